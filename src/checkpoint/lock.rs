@@ -1,0 +1,90 @@
+//! One run at a time for a target and an `app_id`.
+//!
+//! An advisory lock on a file in the target, held by the operating system for the process: it ends with
+//! the process however that ends. Correctness does not rest on it; money and clarity do.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock;
+use crate::ident::RunId;
+use crate::store::{self, StoreError};
+
+const NAME: &str = "run.lock";
+
+/// A held lock; dropping it lets go.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+/// A lock that could not be taken.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// Another run holds it.
+    #[error("another run holds this job: {holder} (lock file {})", path.display())]
+    Held {
+        /// Who, as far as the file says.
+        holder: String,
+        /// The lock file.
+        path: PathBuf,
+    },
+    /// The lock file is out of reach.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+#[derive(Serialize, Deserialize)]
+struct Holder {
+    pid: u32,
+    run: RunId,
+    since: String,
+}
+
+impl Lock {
+    /// Takes the lock in a folder, which is created if it is missing.
+    ///
+    /// # Errors
+    /// [`LockError::Held`] when another process has it.
+    pub fn take(folder: &Path, run: RunId) -> Result<Lock, LockError> {
+        store::create_folder(folder)?;
+        let path = folder.join(NAME);
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(StoreError::of("open the lock file", &path))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(LockError::Held { holder: describe(&mut file), path });
+            }
+            Err(TryLockError::Error(error)) => return Err(StoreError::of("lock", &path)(error).into()),
+        }
+        let holder = Holder {
+            pid: std::process::id(),
+            run,
+            since: clock::wall().to_rfc3339_opts(chrono::SecondsFormat::Secs, true),
+        };
+        let text = serde_json::to_vec(&holder).expect("writing JSON to memory does not fail");
+        file.set_len(0)
+            .and_then(|()| file.seek(SeekFrom::Start(0)))
+            .and_then(|_| file.write_all(&text))
+            .map_err(StoreError::of("write", &path))?;
+        Ok(Lock { _file: file })
+    }
+}
+
+fn describe(file: &mut File) -> String {
+    let mut text = String::new();
+    let holder = file.read_to_string(&mut text).ok().and_then(|_| serde_json::from_str::<Holder>(&text).ok());
+    holder.map_or_else(
+        || "its process has not said who it is".to_owned(),
+        |holder| format!("process {} since {}, run {}", holder.pid, holder.since, holder.run),
+    )
+}

@@ -1,0 +1,15 @@
+//! The checkpoint: what is planned and how far the source is read; its lock; its recovery.
+//!
+//! It saves work and money and decides nothing: whether a batch is committed is for the Delta log to say.
+//! The plan of a batch is durable here before its first call, so that a restart runs the same rows under
+//! the same number.
+
+mod file;
+mod lock;
+mod plan;
+mod recovery;
+
+pub use file::{Checkpoint, CheckpointError, CheckpointFile};
+pub use lock::{Lock, LockError};
+pub use plan::{Part, PlannedBatch, Position, SourceId};
+pub use recovery::{CommittedUpTo, Recovery, Refusal, recover};

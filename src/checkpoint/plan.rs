@@ -1,0 +1,138 @@
+//! What a plan consists of: stored in the checkpoint and, in part, in commits of the target.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ident::{BatchId, Fingerprint};
+
+/// Which source a checkpoint belongs to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum SourceId {
+    /// A Delta table, by the id in its metadata.
+    Delta {
+        /// The id.
+        table_id: String,
+    },
+    /// A Parquet file or a directory of them, as the job file names it and where that led.
+    Parquet {
+        /// As it stands in the job file.
+        written: String,
+        /// The absolute path.
+        path: String,
+    },
+}
+
+impl SourceId {
+    /// Whether both are the same source: a moved project keeps what its job file says, and a rewritten
+    /// job file keeps the place.
+    #[must_use]
+    pub fn is_same(&self, other: &SourceId) -> bool {
+        match (self, other) {
+            (SourceId::Delta { table_id: a }, SourceId::Delta { table_id: b }) => a == b,
+            (SourceId::Parquet { written: a, path: p }, SourceId::Parquet { written: b, path: q }) => {
+                a == b || p == q
+            }
+            _ => false,
+        }
+    }
+}
+
+/// How far a source is read: everything up to here is planned.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Position {
+    /// Nothing is read.
+    #[default]
+    Start,
+    /// In the files of a Delta table as of a pinned version, ordered by (modification time, path).
+    DeltaSnapshot {
+        /// The pinned version.
+        version: u64,
+        /// Modification time of the newest file begun, in milliseconds since 1970.
+        modified_ms: i64,
+        /// Path of that file.
+        file: String,
+        /// Next physical row in it; none when all of it is planned.
+        row: Option<u64>,
+    },
+    /// In the files that later commits of a Delta table add, in the order of its log.
+    DeltaLog {
+        /// The next version to read, or the one being read.
+        version: u64,
+        /// Files of that version that are planned.
+        files: u64,
+        /// Next physical row in the file after those.
+        row: u64,
+    },
+    /// In a set of Parquet files, which are read once each.
+    Parquet {
+        /// The files begun, with their size in bytes.
+        files: BTreeMap<String, u64>,
+        /// The file that is not planned to its end, and its next row.
+        partial: Option<(String, u64)>,
+    },
+}
+
+/// A range of physical rows of one source file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// Path relative to the source's root.
+    pub file: String,
+    /// Size of the file in bytes, when it was planned.
+    pub size: u64,
+    /// Version of the source that showed the file; none for Parquet sources.
+    pub version: Option<u64>,
+    /// First row.
+    pub start: u64,
+    /// Row after the last.
+    pub end: u64,
+}
+
+impl Part {
+    /// The physical rows.
+    #[must_use]
+    pub fn rows(&self) -> Range<u64> {
+        self.start..self.end
+    }
+}
+
+/// A batch whose content is fixed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedBatch {
+    /// Its number.
+    pub id: BatchId,
+    /// Its rows, in the source's order.
+    pub parts: Vec<Part>,
+    /// What its rows take in memory, in bytes, estimated from Parquet footers.
+    pub bytes: u64,
+    /// Position of the source after it.
+    pub next: Position,
+}
+
+impl PlannedBatch {
+    /// Physical rows in it.
+    #[must_use]
+    pub fn rows(&self) -> u64 {
+        self.parts.iter().map(|part| part.end - part.start).sum()
+    }
+
+    /// Digest of its content: the files and rows, in order.
+    #[must_use]
+    pub fn digest(&self) -> Fingerprint {
+        let parts: Vec<Vec<u8>> = self
+            .parts
+            .iter()
+            .flat_map(|part| {
+                [
+                    part.file.clone().into_bytes(),
+                    part.start.to_le_bytes().to_vec(),
+                    part.end.to_le_bytes().to_vec(),
+                ]
+            })
+            .collect();
+        Fingerprint::of(parts.iter().map(Vec::as_slice))
+    }
+}

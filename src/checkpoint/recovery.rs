@@ -1,0 +1,132 @@
+//! What a checkpoint and a Delta log say together. Pure.
+
+use super::file::Checkpoint;
+use super::plan::PlannedBatch;
+use crate::ident::BatchId;
+
+/// What the target's log says about an application id and its lineage: the newest committed batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CommittedUpTo {
+    /// Under the `app_id`, by whatever lineage.
+    pub app: Option<BatchId>,
+    /// Under the `app_id` and this checkpoint's lineage.
+    pub lineage: Option<BatchId>,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Recovery {
+    /// Go on: these planned batches are not committed and are run exactly as planned.
+    Continue(Vec<PlannedBatch>),
+    /// The checkpoint is older than the table (restored from a backup, perhaps): its position is of no
+    /// use and is found anew, as if it were lost.
+    Behind {
+        /// The newest committed batch.
+        committed: BatchId,
+    },
+}
+
+/// Why a run must not go on.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Another checkpoint writes under this `app_id`.
+    #[error(
+        "another checkpoint writes to this target under the same app_id: batch {batch} of app_id {app_id:?} was committed, but not by this checkpoint"
+    )]
+    Foreign {
+        /// Newest batch under the `app_id`.
+        batch: BatchId,
+        /// The name of the job.
+        app_id: String,
+    },
+    /// The table lacks a batch that this checkpoint saw committed.
+    #[error(
+        "the target lacks batch {missing}, which was committed before: it was restored to an earlier version or replaced"
+    )]
+    TableBehind {
+        /// The first batch that is missing.
+        missing: BatchId,
+    },
+}
+
+/// Holds a checkpoint against the target's log.
+///
+/// # Errors
+/// [`Refusal`] when another checkpoint has written under the same `app_id`.
+pub fn recover(checkpoint: &Checkpoint, committed: CommittedUpTo) -> Result<Recovery, Refusal> {
+    if committed.app != committed.lineage {
+        let batch = committed.app.or(committed.lineage).unwrap_or(BatchId::FIRST);
+        return Err(Refusal::Foreign { batch, app_id: checkpoint.app_id.clone() });
+    }
+    let expected = committed.lineage.map_or(BatchId::FIRST, BatchId::next);
+    if expected > checkpoint.next_batch {
+        return Ok(Recovery::Behind { committed: committed.lineage.unwrap_or(BatchId::FIRST) });
+    }
+    let left: Vec<PlannedBatch> =
+        checkpoint.planned.iter().filter(|batch| batch.id >= expected).cloned().collect();
+    if left.first().map_or(checkpoint.next_batch, |batch| batch.id) != expected {
+        return Err(Refusal::TableBehind { missing: expected });
+    }
+    Ok(Recovery::Continue(left))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::plan::{Position, SourceId};
+    use super::*;
+    use crate::ident::Lineage;
+
+    fn checkpoint(planned: &[u64], next: u64) -> Checkpoint {
+        let batch = |id: &u64| PlannedBatch {
+            id: BatchId::new(*id),
+            parts: Vec::new(),
+            bytes: 0,
+            next: Position::Start,
+        };
+        Checkpoint {
+            app_id: "job".into(),
+            lineage: Lineage::random(),
+            source: SourceId::Delta { table_id: "t".into() },
+            target_id: "u".into(),
+            next_batch: BatchId::new(next),
+            position: Position::Start,
+            planned: planned.iter().map(batch).collect(),
+        }
+    }
+
+    fn log(app: Option<u64>, lineage: Option<u64>) -> CommittedUpTo {
+        CommittedUpTo { app: app.map(BatchId::new), lineage: lineage.map(BatchId::new) }
+    }
+
+    fn left(recovery: Recovery) -> Vec<u64> {
+        match recovery {
+            Recovery::Continue(left) => left.iter().map(|batch| batch.id.get()).collect(),
+            Recovery::Behind { .. } => panic!("the checkpoint is not behind"),
+        }
+    }
+
+    #[test]
+    fn planned_batches_that_the_log_has_are_done() {
+        assert_eq!(left(recover(&checkpoint(&[3, 4, 5], 6), log(Some(4), Some(4))).unwrap()), [5]);
+        assert_eq!(left(recover(&checkpoint(&[0, 1], 2), log(None, None)).unwrap()), [0, 1]);
+    }
+
+    #[test]
+    fn a_commit_of_another_lineage_is_refused() {
+        assert!(recover(&checkpoint(&[0], 1), log(Some(0), None)).is_err());
+        assert!(recover(&checkpoint(&[5], 6), log(Some(7), Some(4))).is_err());
+    }
+
+    #[test]
+    fn a_table_that_lost_a_commit_is_refused() {
+        let refused = recover(&checkpoint(&[4], 5), log(Some(2), Some(2))).unwrap_err();
+        assert_eq!(refused, Refusal::TableBehind { missing: BatchId::new(3) });
+        assert!(recover(&checkpoint(&[], 5), log(None, None)).is_err());
+    }
+
+    #[test]
+    fn a_checkpoint_older_than_the_table_is_found_out() {
+        let recovery = recover(&checkpoint(&[1], 2), log(Some(9), Some(9))).unwrap();
+        assert_eq!(recovery, Recovery::Behind { committed: BatchId::new(9) });
+    }
+}

@@ -1,0 +1,50 @@
+//! Time and chance, in one place, so that tests can hold both.
+//!
+//! The monotonic clock is tokio's: under `tokio::time::pause` it stands still until a test moves it.
+//! Nothing else in the crate may ask for the time or for random numbers (a lint sees to the first).
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+/// A moment of the monotonic clock.
+pub type Instant = tokio::time::Instant;
+
+/// The present moment.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "this is the one place")]
+pub fn now() -> Instant {
+    Instant::now()
+}
+
+/// The wall clock's time, for people and for table columns; never for intervals.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "this is the one place")]
+pub fn wall() -> DateTime<Utc> {
+    Utc::now()
+}
+
+/// Seeded random numbers for delays.
+#[derive(Clone, Debug)]
+pub struct Jitter(fastrand::Rng);
+
+impl Jitter {
+    /// A sequence that differs from run to run.
+    #[must_use]
+    pub fn from_entropy() -> Self {
+        Jitter(fastrand::Rng::new())
+    }
+
+    /// The same sequence for the same seed.
+    #[must_use]
+    pub fn seeded(seed: u64) -> Self {
+        Jitter(fastrand::Rng::with_seed(seed))
+    }
+
+    /// Full jitter: a uniform delay between nothing and `most`
+    /// (M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
+    #[must_use]
+    pub fn full(&mut self, most: Duration) -> Duration {
+        most.mul_f64(self.0.f64())
+    }
+}

@@ -1,0 +1,75 @@
+//! What can be wrong with a job file, in the words that a person reads.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+/// A mistake in a job file.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the job file {}: {source}", path.display())]
+    Unreadable {
+        /// The job file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is not TOML, or has a key or a value that does not belong there.
+    #[error("{}:{line}: {message}", path.display())]
+    Syntax {
+        /// The job file.
+        path: PathBuf,
+        /// Line of the mistake, counted from 1.
+        line: usize,
+        /// What is wrong.
+        message: String,
+    },
+    /// A value that parses and cannot be meant.
+    #[error("{}: `{key}` {message}", path.display())]
+    Value {
+        /// The job file.
+        path: PathBuf,
+        /// Dotted path of the key.
+        key: String,
+        /// What is wrong, and what would be right.
+        message: String,
+    },
+}
+
+impl ConfigError {
+    pub(super) fn from_toml(path: &Path, text: &str, error: &toml::de::Error) -> Self {
+        let line = error.span().map_or(1, |span| line_of(text, &span));
+        ConfigError::Syntax { path: path.to_owned(), line, message: explain(error.message()) }
+    }
+
+    pub(super) fn value(path: &Path, key: impl Into<String>, message: impl Into<String>) -> Self {
+        ConfigError::Value { path: path.to_owned(), key: key.into(), message: message.into() }
+    }
+}
+
+fn line_of(text: &str, span: &Range<usize>) -> usize {
+    text.bytes().take(span.start).filter(|byte| *byte == b'\n').count() + 1
+}
+
+/// Turns serde's list of everything that would have been right into the one key that was meant.
+fn explain(message: &str) -> String {
+    let Some(rest) = message.strip_prefix("unknown field ") else { return message.trim().replace('\n', " ") };
+    let mut quoted = rest.split('`').skip(1).step_by(2);
+    let unknown = quoted.next().unwrap_or_default();
+    let known: Vec<&str> = quoted.collect();
+    match nearest(unknown, known.iter().copied()) {
+        Some(near) => format!("unknown key `{unknown}`; did you mean `{near}`?"),
+        None => format!("unknown key `{unknown}`; the keys here are {}", known.join(", ")),
+    }
+}
+
+/// The candidate that a misspelt name is most like, if any is near enough to be meant.
+pub(crate) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let lower = name.to_lowercase();
+    candidates
+        .into_iter()
+        .map(|candidate| (strsim::jaro_winkler(&lower, &candidate.to_lowercase()), candidate))
+        .filter(|(likeness, _)| *likeness > 0.75)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, candidate)| candidate)
+}

@@ -1,0 +1,18 @@
+//! The job file: from TOML to a validated [`Job`].
+//!
+//! What a person wrote is parsed as it stands ([`raw`]), then checked and resolved against the folder of
+//! the job file ([`job`]). Nothing here opens a table or calls a provider; reading keys is the only look
+//! at the environment. Every error names the file, and the line or the key.
+
+mod error;
+mod job;
+mod raw;
+mod units;
+
+pub use error::ConfigError;
+pub use job::{
+    ApiKey, BatchLimits, Job, NullInputs, Params, Provider, RetryPolicy, SourceSpec, StepSpec, TargetSpec,
+    WindowLimits,
+};
+pub use raw::{FaultSpec, LimitSpec, LimitWindow, SimulatorSpec};
+pub use units::{ByteSize, Span};

@@ -1,0 +1,112 @@
+//! Named places at which a test can kill the process or make a write fail.
+//!
+//! Compiled to nothing without the feature `fault-points`, which only this crate's own tests turn on.
+//! `ENRICH_FAULT=journal-append.before=kill@3` kills the process with SIGKILL the third time that it
+//! is about to append to a journal; `=io`, `=full` and `=readonly` return the matching error once.
+
+use std::io;
+
+/// Which side of an action a point stands on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The action has not begun.
+    Before,
+    /// The action has succeeded.
+    After,
+}
+
+/// The actions that have a point on each side.
+pub const ACTIONS: &[&str] = &[
+    "plan",
+    "checkpoint",
+    "first-call",
+    "journal-append",
+    "parquet-file",
+    "delta-commit",
+    "journal-removal",
+];
+
+/// Passes a point.
+///
+/// # Errors
+/// The error that the environment asks for at this point.
+#[cfg(not(feature = "fault-points"))]
+#[inline(always)]
+pub fn pass(_action: &'static str, _side: Side) -> io::Result<()> {
+    Ok(())
+}
+
+/// Passes a point.
+///
+/// # Errors
+/// The error that the environment asks for at this point.
+#[cfg(feature = "fault-points")]
+pub fn pass(action: &'static str, side: Side) -> io::Result<()> {
+    armed::pass(action, side)
+}
+
+#[cfg(feature = "fault-points")]
+mod armed {
+    use std::io;
+    use std::sync::LazyLock;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::{ACTIONS, Side};
+
+    struct Armed {
+        action: String,
+        side: Side,
+        effect: String,
+        hit: u64,
+        seen: AtomicU64,
+    }
+
+    static ARMED: LazyLock<Option<Armed>> = LazyLock::new(|| {
+        let text = std::env::var("ENRICH_FAULT").ok()?;
+        let parsed = parse(&text);
+        assert!(parsed.is_some(), "ENRICH_FAULT={text} does not name a fault point");
+        parsed
+    });
+
+    fn parse(text: &str) -> Option<Armed> {
+        let (point, effect) = text.split_once('=')?;
+        let (action, side) = point.split_once('.')?;
+        let (effect, hit) = effect.split_once('@').unwrap_or((effect, "1"));
+        let side = match side {
+            "before" => Side::Before,
+            "after" => Side::After,
+            _ => return None,
+        };
+        let known = ACTIONS.contains(&action) && ["kill", "io", "full", "readonly"].contains(&effect);
+        known.then_some(Armed {
+            action: action.to_owned(),
+            side,
+            effect: effect.to_owned(),
+            hit: hit.parse().ok()?,
+            seen: AtomicU64::new(0),
+        })
+    }
+
+    pub(super) fn pass(action: &'static str, side: Side) -> io::Result<()> {
+        debug_assert!(ACTIONS.contains(&action));
+        let Some(armed) = ARMED.as_ref() else { return Ok(()) };
+        if armed.action != action || armed.side != side {
+            return Ok(());
+        }
+        if armed.seen.fetch_add(1, Ordering::SeqCst) + 1 != armed.hit {
+            return Ok(());
+        }
+        match armed.effect.as_str() {
+            "kill" => {
+                let _ =
+                    rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+                loop {
+                    std::thread::park();
+                }
+            }
+            "full" => Err(io::Error::new(io::ErrorKind::StorageFull, "no space left on device")),
+            "readonly" => Err(io::Error::new(io::ErrorKind::ReadOnlyFilesystem, "read-only file system")),
+            _ => Err(io::Error::other(format!("fault injected at {action}"))),
+        }
+    }
+}

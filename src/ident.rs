@@ -1,0 +1,287 @@
+//! Names for everything that is counted, addressed or compared.
+//!
+//! A newtype for every id, so that a row number cannot stand where a batch number is meant. Nothing
+//! here does more than print, parse and compare.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// Number of a micro-batch of one job: 0, 1, 2, … without gaps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct BatchId(u64);
+
+impl BatchId {
+    /// The first batch of a lineage.
+    pub const FIRST: BatchId = BatchId(0);
+
+    /// Makes an id from its number.
+    #[must_use]
+    pub const fn new(number: u64) -> Self {
+        BatchId(number)
+    }
+
+    /// The number itself.
+    #[must_use]
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+
+    /// The batch after this one.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        BatchId(self.0 + 1)
+    }
+
+    /// The version of the Delta `txn` action that says that this batch is committed.
+    ///
+    /// Delta's versions are signed 64-bit numbers; a batch number never comes near their end.
+    #[must_use]
+    pub const fn txn_version(self) -> i64 {
+        self.0.cast_signed()
+    }
+
+    /// The batch that a `txn` version stands for; none for a negative version, which this program
+    /// never writes.
+    #[must_use]
+    pub fn from_txn_version(version: i64) -> Option<Self> {
+        u64::try_from(version).ok().map(BatchId)
+    }
+}
+
+impl fmt::Display for BatchId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Position of a step in its job, counted from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct StepId(u16);
+
+impl StepId {
+    /// The first step of a job.
+    pub const FIRST: StepId = StepId(0);
+
+    /// Makes an id from the position in the job's list of steps.
+    ///
+    /// # Panics
+    /// When a job has more than 65,535 steps, which the configuration refuses.
+    #[must_use]
+    pub fn new(position: usize) -> Self {
+        StepId(u16::try_from(position).expect("the configuration bounds the number of steps"))
+    }
+
+    /// Position in the job's list of steps.
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+
+    /// The step after this one.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        StepId(self.0 + 1)
+    }
+}
+
+/// One row of one step in one open batch: the unit that is asked, answered and settled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Cell {
+    /// The batch that holds the row.
+    pub batch: BatchId,
+    /// Position of the row in its batch, counted from 0 in the source's order.
+    pub row: u32,
+    /// The step that asks.
+    pub step: StepId,
+}
+
+impl fmt::Display for Cell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "row {} of batch {}, step {}", self.row, self.batch, self.step.0)
+    }
+}
+
+/// Name of a source row for good: the file and the physical row in it.
+///
+/// `file` is the path relative to the source's root; `row` counts from 0 over everything that the
+/// file holds, rows that a deletion vector hides included.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RowKey {
+    /// Path of the file, relative to the source's root, with forward slashes.
+    pub file: Arc<str>,
+    /// Physical row in the file, counted from 0.
+    pub row: u64,
+}
+
+impl fmt::Display for RowKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "row {} of {}", self.row, self.file)
+    }
+}
+
+/// One invocation of `enrich run`; ids of later runs sort after those of earlier ones (UUID v7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RunId(Uuid);
+
+impl RunId {
+    /// A new id.
+    #[must_use]
+    pub fn random() -> Self {
+        RunId(Uuid::now_v7())
+    }
+}
+
+impl fmt::Display for RunId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Random id made together with a new checkpoint. It tells the batches of one checkpoint from those
+/// of another that writes under the same `app_id`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Lineage(Uuid);
+
+impl Lineage {
+    /// A new lineage.
+    #[must_use]
+    pub fn random() -> Self {
+        Lineage(Uuid::new_v4())
+    }
+
+    /// The sixteen bytes of the id, as the journal stores them.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; 16] {
+        self.0.into_bytes()
+    }
+
+    /// The lineage with these sixteen bytes.
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+        Lineage(Uuid::from_bytes(bytes))
+    }
+
+    /// The application id of the second `txn` action of every commit.
+    #[must_use]
+    pub fn app_id(self, app_id: &str) -> String {
+        format!("{app_id}#{self}")
+    }
+}
+
+impl FromStr for Lineage {
+    type Err = uuid::Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(Lineage)
+    }
+}
+
+impl fmt::Display for Lineage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// 128 bits of a BLAKE3 hash, printed as 32 hexadecimal digits.
+///
+/// Stands for the content of a request (its fingerprint) or of a batch (its digest).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Fingerprint([u8; 16]);
+
+impl Fingerprint {
+    /// Hashes parts, each preceded by its length, so that `["ab", "c"]` and `["a", "bc"]` differ.
+    #[must_use]
+    pub fn of<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        for part in parts {
+            hasher.update(&(part.len() as u64).to_le_bytes());
+            hasher.update(part);
+        }
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+        Fingerprint(bytes)
+    }
+
+    /// The sixteen bytes.
+    #[must_use]
+    pub const fn to_bytes(self) -> [u8; 16] {
+        self.0
+    }
+
+    /// The fingerprint with these sixteen bytes.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Fingerprint(bytes)
+    }
+}
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Tokens of one response, as the provider's `usage` counts them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tokens {
+    /// Tokens of the request, cached ones included.
+    pub prompt: u64,
+    /// Tokens of the request that the provider had cached.
+    pub cached: u64,
+    /// Tokens of the answer, reasoning included.
+    pub completion: u64,
+}
+
+impl Tokens {
+    /// Both sums together.
+    #[must_use]
+    pub const fn total(self) -> u64 {
+        self.prompt + self.completion
+    }
+}
+
+impl std::ops::AddAssign for Tokens {
+    fn add_assign(&mut self, other: Self) {
+        self.prompt += other.prompt;
+        self.cached += other.cached;
+        self.completion += other.completion;
+    }
+}
+
+/// Money in millionths of a US dollar. Never a float.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct MicroUsd(pub i64);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fingerprint_depends_on_where_its_parts_end() {
+        let split = |a: &str, b: &str| Fingerprint::of([a.as_bytes(), b.as_bytes()]);
+        assert_ne!(split("ab", "c"), split("a", "bc"));
+        assert_eq!(split("ab", "c"), split("ab", "c"));
+        assert_eq!(split("ab", "c").to_string().len(), 32);
+    }
+
+    #[test]
+    fn a_lineage_survives_its_bytes_and_its_text() {
+        let lineage = Lineage::random();
+        assert_eq!(Lineage::from_bytes(lineage.to_bytes()), lineage);
+        assert_eq!(lineage.to_string().parse::<Lineage>().unwrap(), lineage);
+    }
+}

@@ -1,0 +1,153 @@
+//! The folder that holds a job's journals.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use super::format::{Header, Record};
+use super::{JournalError, JournalReader, JournalWriter, read_all};
+use crate::faultpoint::{self, Side};
+use crate::ident::{BatchId, Fingerprint, RowKey};
+
+const ENDING: &str = "journal";
+
+/// The folder of a job's journals.
+#[derive(Clone, Debug)]
+pub struct JournalFolder {
+    path: PathBuf,
+}
+
+/// A journal that a former run left.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// The file.
+    pub path: PathBuf,
+    /// What it belongs to; none for a file that was cut within its header.
+    pub header: Option<Header>,
+}
+
+impl JournalFolder {
+    /// Uses a folder, creating it if it is missing.
+    ///
+    /// # Errors
+    /// When the folder cannot be made.
+    pub fn open(path: &Path) -> Result<Self, JournalError> {
+        std::fs::create_dir_all(path).map_err(|source| JournalError::Io {
+            action: "make the folder of",
+            path: path.to_owned(),
+            source,
+        })?;
+        Ok(JournalFolder { path: path.to_owned() })
+    }
+
+    /// Every journal in the folder, by name.
+    ///
+    /// # Errors
+    /// When the folder or a header cannot be read.
+    pub fn list(&self) -> Result<Vec<Found>, JournalError> {
+        let io = |source| JournalError::Io { action: "list", path: self.path.clone(), source };
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(&self.path).map_err(io)? {
+            let path = entry.map_err(io)?.path();
+            if path.extension().is_some_and(|ending| ending == ENDING) {
+                let header = JournalReader::open(&path)?.header().copied();
+                found.push(Found { path, header });
+            }
+        }
+        found.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(found)
+    }
+
+    /// Opens the journal of a batch; see [`JournalWriter::open`].
+    ///
+    /// # Errors
+    /// As [`JournalWriter::open`].
+    pub fn writer(&self, header: &Header, take: impl FnMut(Record)) -> Result<JournalWriter, JournalError> {
+        JournalWriter::open(&self.file_of(header.batch), header, take)
+    }
+
+    /// Removes the journal of a committed batch.
+    ///
+    /// # Errors
+    /// When it is there and cannot be removed.
+    pub fn forget(&self, batch: BatchId) -> Result<(), JournalError> {
+        let path = self.file_of(batch);
+        let removed = faultpoint::pass("journal-removal", Side::Before)
+            .and_then(|()| remove(&path))
+            .and_then(|()| faultpoint::pass("journal-removal", Side::After));
+        removed.map_err(|source| JournalError::Io { action: "remove", path, source })
+    }
+
+    /// Puts aside a journal that belongs to no planned batch, under a name that no batch takes.
+    ///
+    /// # Errors
+    /// When it cannot be renamed.
+    pub fn put_aside(&self, found: &Found) -> Result<PathBuf, JournalError> {
+        let is_aside =
+            |path: &Path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("aside-"));
+        if is_aside(&found.path) {
+            return Ok(found.path.clone());
+        }
+        let path = self.path.join(format!("aside-{}.{ENDING}", uuid::Uuid::now_v7()));
+        std::fs::rename(&found.path, &path).map_err(|source| JournalError::Io {
+            action: "put aside",
+            path: found.path.clone(),
+            source,
+        })?;
+        Ok(path)
+    }
+
+    fn file_of(&self, batch: BatchId) -> PathBuf {
+        self.path.join(format!("{:010}.{ENDING}", batch.get()))
+    }
+}
+
+fn remove(path: &Path) -> std::io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// Paid answers of journals that belong to no planned batch: after a checkpoint was lost or its plan
+/// changed. They are still good for the same row and the same request.
+#[derive(Debug, Default)]
+pub struct StrayAnswers {
+    files: Vec<PathBuf>,
+    records: HashMap<(RowKey, String, Fingerprint), Record>,
+}
+
+impl StrayAnswers {
+    /// Reads a journal that was put aside.
+    ///
+    /// # Errors
+    /// As [`read_all`].
+    pub fn absorb(&mut self, path: PathBuf) -> Result<(), JournalError> {
+        for record in read_all(&path)? {
+            let key = (record.key.clone(), record.step.clone(), record.fingerprint);
+            self.records.insert(key, record);
+        }
+        self.files.push(path);
+        Ok(())
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// Takes the answer to this request of this row out of the collection.
+    pub fn claim(&mut self, key: &RowKey, step: &str, fingerprint: Fingerprint) -> Option<Record> {
+        self.records.remove(&(key.clone(), step.to_owned(), fingerprint))
+    }
+
+    /// Removes the files, when every row that could use them is in the target.
+    ///
+    /// # Errors
+    /// When one is there and cannot be removed.
+    pub fn discard(self) -> Result<(), JournalError> {
+        self.files.into_iter().try_for_each(|path| {
+            remove(&path).map_err(|source| JournalError::Io { action: "remove", path, source })
+        })
+    }
+}

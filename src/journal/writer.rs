@@ -1,0 +1,99 @@
+//! Appends to a journal.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use super::format::{HEADER_LEN, Header, Record, encode, encode_header};
+use super::{JournalError, JournalReader};
+use crate::faultpoint::{self, Side};
+
+/// A journal being written. One process writes a journal at a time; the job's lock sees to it.
+#[derive(Debug)]
+pub struct JournalWriter {
+    path: PathBuf,
+    file: File,
+    len: u64,
+    buffer: Vec<u8>,
+    poisoned: bool,
+}
+
+impl JournalWriter {
+    /// Opens a batch's journal, creating it if it is missing, and hands its records to `take`, oldest
+    /// first. A torn tail is cut off.
+    ///
+    /// # Errors
+    /// When the file cannot be made, read or cut, is damaged, or belongs to another batch.
+    pub fn open(path: &Path, header: &Header, mut take: impl FnMut(Record)) -> Result<Self, JournalError> {
+        let io = |action| move |source| JournalError::Io { action, path: path.to_owned(), source };
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)
+            .map_err(io("open"))?;
+        let mut reader = JournalReader::open(path)?;
+        if reader.header().is_some_and(|found| found != header) {
+            return Err(JournalError::Damaged {
+                path: path.to_owned(),
+                offset: 0,
+                what: "it belongs to another batch",
+                intact: 0,
+            });
+        }
+        while let Some(record) = reader.next_record()? {
+            take(record);
+        }
+        let mut len = reader.intact_len();
+        file.set_len(len).map_err(io("cut"))?;
+        file.seek(SeekFrom::Start(len)).map_err(io("open"))?;
+        if len == 0 {
+            file.write_all(&encode_header(header)).map_err(io("begin"))?;
+            len = HEADER_LEN as u64;
+        }
+        Ok(JournalWriter { path: path.to_owned(), file, len, buffer: Vec::new(), poisoned: false })
+    }
+
+    /// Appends records with one write. When it returns, they survive the death of this process.
+    ///
+    /// # Errors
+    /// When the write fails; then none of these records is in the file.
+    pub fn append<'a>(&mut self, records: impl IntoIterator<Item = &'a Record>) -> Result<(), JournalError> {
+        let io = |action, path: &Path| {
+            let path = path.to_owned();
+            move |source| JournalError::Io { action, path, source }
+        };
+        if self.poisoned {
+            let source = std::io::Error::other("an earlier write left it in an unknown state");
+            return Err(io("append to", &self.path)(source));
+        }
+        self.buffer.clear();
+        records.into_iter().for_each(|record| encode(record, &mut self.buffer));
+        let written =
+            faultpoint::pass("journal-append", Side::Before).and_then(|()| self.file.write_all(&self.buffer));
+        if let Err(source) = written {
+            // What was written of it must not stand before the next record.
+            let undone = self.file.set_len(self.len).and_then(|()| self.file.seek(SeekFrom::Start(self.len)));
+            self.poisoned = undone.is_err();
+            return Err(io("append to", &self.path)(source));
+        }
+        self.len += self.buffer.len() as u64;
+        if self.buffer.capacity() > 1 << 20 {
+            self.buffer = Vec::new();
+        }
+        faultpoint::pass("journal-append", Side::After).map_err(io("append to", &self.path))
+    }
+
+    /// Flushes the records to the disk, so that they survive a power failure too.
+    ///
+    /// # Errors
+    /// When the flush fails.
+    pub fn sync(&self) -> Result<(), JournalError> {
+        self.file.sync_data().map_err(|source| JournalError::Io {
+            action: "flush",
+            path: self.path.clone(),
+            source,
+        })
+    }
+}

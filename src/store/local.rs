@@ -1,0 +1,99 @@
+//! Files on a local disk.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+/// A file that could not be read or written.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {action} {}: {source}", path.display())]
+pub struct StoreError {
+    /// What was tried.
+    pub action: &'static str,
+    /// The file or folder.
+    pub path: PathBuf,
+    /// Why it failed.
+    pub source: io::Error,
+}
+
+impl StoreError {
+    /// Makes the function that turns an I/O error into one that names the file.
+    pub fn of(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
+        move |source| StoreError { action, path: path.to_owned(), source }
+    }
+}
+
+/// Creates a folder and those above it; nothing happens if it is there.
+///
+/// # Errors
+/// When the folder cannot be made.
+pub fn create_folder(path: &Path) -> Result<(), StoreError> {
+    std::fs::create_dir_all(path).map_err(StoreError::of("create the folder", path))
+}
+
+/// Reads a whole file; none if it is not there.
+///
+/// # Errors
+/// When the file is there and cannot be read.
+pub fn read(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(StoreError::of("read", path)(error)),
+    }
+}
+
+/// Removes a file; nothing happens if it is not there.
+///
+/// # Errors
+/// When the file is there and cannot be removed.
+pub fn remove(path: &Path) -> Result<(), StoreError> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(StoreError::of("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Replaces a file as a whole: afterwards, also after a crash, it holds the old bytes or the new ones.
+///
+/// # Errors
+/// When one of the steps fails; the old file is then untouched, except that after a failed flush of
+/// the folder either version may survive a crash.
+pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    let beside = path.with_extension("tmp");
+    let written = File::create(&beside).and_then(|mut file| {
+        file.write_all(bytes)?;
+        file.sync_all()
+    });
+    if let Err(error) = written {
+        let _ = std::fs::remove_file(&beside);
+        return Err(StoreError::of("write", path)(error));
+    }
+    std::fs::rename(&beside, path).map_err(StoreError::of("replace", path))?;
+    path.parent().map_or(Ok(()), sync_folder)
+}
+
+/// Flushes a folder's entries to the disk.
+///
+/// # Errors
+/// When the folder cannot be opened or flushed.
+pub fn sync_folder(path: &Path) -> Result<(), StoreError> {
+    File::open(path).and_then(|folder| folder.sync_all()).map_err(StoreError::of("flush the folder", path))
+}
+
+/// Finds out whether files can be made in a folder, which is created if it is missing.
+///
+/// # Errors
+/// When they cannot.
+pub fn probe(folder: &Path) -> Result<(), StoreError> {
+    create_folder(folder)?;
+    let path = folder.join(format!(".probe-{}", std::process::id()));
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(&path)
+        .and_then(|mut file| file.write_all(b"probe"))
+        .map_err(StoreError::of("write to", folder))?;
+    remove(&path)
+}

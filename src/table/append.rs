@@ -1,0 +1,117 @@
+//! Appending: data files first, then one commit that names them.
+
+use arrow::record_batch::RecordBatch;
+use deltalake::DeltaTableError;
+use deltalake::kernel::transaction::{CommitBuilder, CommitProperties};
+use deltalake::kernel::{Action, Add, Transaction};
+use deltalake::protocol::{DeltaOperation, SaveMode};
+use deltalake::writer::{DeltaWriter, RecordBatchWriter};
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::properties::WriterProperties;
+use serde_json::{Map, Value, json};
+
+use super::open::error_of;
+use super::{Table, TableError};
+
+/// Rows of a row group: bounds the writer's memory.
+const ROW_GROUP_ROWS: usize = 131_072;
+
+/// Data files that no commit names yet. If none ever does, VACUUM removes them.
+#[derive(Debug, Default)]
+pub struct Staged {
+    adds: Vec<Add>,
+}
+
+impl Staged {
+    /// Adds the smallest and largest value of an integer column inside a struct to the files'
+    /// statistics. (deltalake 1.1 matches `delta.dataSkippingStatsColumns` against the last part of a
+    /// column's path only, and so leaves nested columns out.)
+    ///
+    /// # Errors
+    /// Never for statistics that the writer made.
+    pub fn add_nested_statistics(
+        &mut self,
+        parent: &str,
+        column: &str,
+        min: i64,
+        max: i64,
+    ) -> Result<(), serde_json::Error> {
+        for add in &mut self.adds {
+            let mut stats: Map<String, Value> =
+                add.stats.as_deref().map_or_else(|| Ok(Map::new()), serde_json::from_str)?;
+            for (kind, value) in [("minValues", min), ("maxValues", max), ("nullCount", 0)] {
+                let columns = stats.entry(kind).or_insert_with(|| json!({}));
+                if let Some(columns) = columns.as_object_mut() {
+                    let nested = columns.entry(parent).or_insert_with(|| json!({}));
+                    nested[column] = json!(value);
+                }
+            }
+            add.stats = Some(serde_json::to_string(&stats)?);
+        }
+        Ok(())
+    }
+}
+
+/// A `txn` action: this application has committed up to this version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Txn {
+    /// Name of the application.
+    pub app_id: String,
+    /// Rises with every commit of that application.
+    pub version: i64,
+}
+
+impl Table {
+    /// Writes record batches of the table's schema into data files, without committing them. Batches
+    /// are encoded as they come and streamed to the disk.
+    ///
+    /// # Errors
+    /// When a batch does not fit or a file cannot be written.
+    pub async fn stage(
+        &self,
+        batches: impl IntoIterator<Item = Result<RecordBatch, arrow::error::ArrowError>> + Send,
+    ) -> Result<Staged, TableError> {
+        let error = error_of("write to", self.path());
+        let properties = WriterProperties::builder()
+            .set_compression(Compression::ZSTD(ZstdLevel::default()))
+            .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+            .build();
+        let mut writer =
+            RecordBatchWriter::for_table(&self.inner).map_err(&error)?.with_writer_properties(properties);
+        for batch in batches {
+            let batch = batch.map_err(|source| error(DeltaTableError::from(source)))?;
+            writer.write(batch).await.map_err(&error)?;
+        }
+        Ok(Staged { adds: writer.flush().await.map_err(&error)? })
+    }
+
+    /// Commits staged files as a blind append together with `txn` actions, on the version that the
+    /// table is at, and brings the table to the new version, which is returned.
+    ///
+    /// # Errors
+    /// When the commit fails, or seems to: after an error only the log can say whether it did.
+    pub async fn append(
+        &mut self,
+        staged: &Staged,
+        txns: &[Txn],
+        info: Map<String, Value>,
+    ) -> Result<u64, TableError> {
+        let action = "commit to";
+        let error = error_of(action, self.path());
+        let mut properties =
+            CommitProperties::default().with_metadata(info).with_cleanup_expired_logs(Some(false));
+        for txn in txns {
+            properties =
+                properties.with_application_transaction(Transaction::new(txn.app_id.clone(), txn.version));
+        }
+        let operation = DeltaOperation::Write { mode: SaveMode::Append, partition_by: None, predicate: None };
+        let actions = staged.adds.iter().cloned().map(Action::Add).collect();
+        let commit = CommitBuilder::from(properties)
+            .with_actions(actions)
+            .build(Some(self.state(action)?), self.inner.log_store(), operation)
+            .await
+            .map_err(&error)?;
+        self.inner.update_state().await.map_err(&error)?;
+        Ok(commit.version())
+    }
+}

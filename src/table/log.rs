@@ -1,0 +1,107 @@
+//! The files of a version and the entries of the log.
+
+use std::collections::BTreeMap;
+
+use deltalake::kernel::{Action, Add};
+use deltalake::logstore::get_actions;
+use serde_json::Value;
+
+use super::open::error_of;
+use super::{Table, TableError};
+
+/// A data file of a table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DataFile {
+    /// Path relative to the table.
+    pub path: String,
+    /// Size in bytes.
+    pub size: u64,
+    /// When it was made, in milliseconds since 1970.
+    pub modified_ms: i64,
+    /// Values of the partition columns, as the log has them.
+    pub partition_values: BTreeMap<String, Option<String>>,
+    /// Whether some of its rows are deleted by a deletion vector.
+    pub has_deletion_vector: bool,
+    /// Rows in it, deleted ones included, where the log says so.
+    pub rows: Option<u64>,
+}
+
+/// A commit of a table.
+#[derive(Clone, Debug, Default)]
+pub struct LogEntry {
+    /// Files that bring new rows, in the order of the commit.
+    pub added: Vec<DataFile>,
+    /// Paths of files whose rows the commit deletes or rewrites.
+    pub removed: Vec<String>,
+    /// Whether the commit changes schema, partitioning or properties.
+    pub changes_metadata: bool,
+    /// Name of the operation, where the commit says it.
+    pub operation: Option<String>,
+    /// What the committing application added to the commit's information.
+    pub info: BTreeMap<String, Value>,
+}
+
+impl Table {
+    /// The files of this version, ordered by (modification time, path).
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn files(&self) -> Result<Vec<DataFile>, TableError> {
+        let mut files: Vec<DataFile> = self
+            .state("list the files of")?
+            .log_data()
+            .iter()
+            .map(|file| DataFile {
+                path: file.object_store_path().to_string(),
+                size: u64::try_from(file.size()).unwrap_or_default(),
+                modified_ms: file.modification_time(),
+                partition_values: file.partition_values_map().into_iter().collect(),
+                has_deletion_vector: file.deletion_vector_descriptor().is_some(),
+                rows: file.num_records().map(|rows| rows as u64),
+            })
+            .collect();
+        files.sort_by(|a, b| (a.modified_ms, &a.path).cmp(&(b.modified_ms, &b.path)));
+        Ok(files)
+    }
+
+    /// The commit that made a version; none if the log has no entry for it.
+    ///
+    /// # Errors
+    /// When the entry cannot be read.
+    pub async fn log_entry(&self, version: u64) -> Result<Option<LogEntry>, TableError> {
+        let error = error_of("read the log of", self.path());
+        let Some(bytes) = self.inner.log_store().read_commit_entry(version).await.map_err(&error)? else {
+            return Ok(None);
+        };
+        let mut entry = LogEntry::default();
+        for action in get_actions(version, &bytes).map_err(&error)? {
+            match action {
+                Action::Add(add) if add.data_change => entry.added.push(data_file(add)),
+                Action::Remove(remove) if remove.data_change => entry.removed.push(remove.path),
+                Action::Metadata(_) | Action::Protocol(_) => entry.changes_metadata = true,
+                Action::CommitInfo(info) => {
+                    entry.operation = info.operation;
+                    entry.info = info.info.into_iter().collect();
+                }
+                _ => {}
+            }
+        }
+        Ok(Some(entry))
+    }
+}
+
+fn data_file(add: Add) -> DataFile {
+    let rows = add
+        .stats
+        .as_deref()
+        .and_then(|stats| serde_json::from_str::<Value>(stats).ok())
+        .and_then(|stats| stats.get("numRecords").and_then(Value::as_u64));
+    DataFile {
+        path: add.path,
+        size: u64::try_from(add.size).unwrap_or_default(),
+        modified_ms: add.modification_time,
+        partition_values: add.partition_values.into_iter().collect(),
+        has_deletion_vector: add.deletion_vector.is_some(),
+        rows,
+    }
+}

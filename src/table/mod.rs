@@ -1,0 +1,29 @@
+//! Delta tables: open at a version, list files, read the log, append, query.
+//!
+//! The only module that names the deltalake crate; everything it hands out is Arrow or a type of its own.
+//! It knows nothing of jobs, batches or rows' answers.
+
+mod append;
+mod create;
+mod log;
+mod open;
+mod query;
+
+pub use append::{Staged, Txn};
+pub use create::{delta_schema, unsupported_type};
+pub use log::{DataFile, LogEntry};
+pub use open::{Table, is_delta_table};
+
+use std::path::PathBuf;
+
+/// A table that cannot be opened, read or written.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {action} the Delta table {}: {source}", path.display())]
+pub struct TableError {
+    /// What was tried.
+    pub action: &'static str,
+    /// The table's folder.
+    pub path: PathBuf,
+    /// Why it failed.
+    pub source: Box<dyn std::error::Error + Send + Sync>,
+}

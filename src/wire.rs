@@ -1,0 +1,195 @@
+//! The OpenAI-compatible interface, as serde types.
+//!
+//! Sources: the OpenAI API reference (chat completions, models) and what compatible servers add to it
+//! (`usage.cost` of OpenRouter, an error inside a successful response). Reading is lenient: unknown
+//! fields are passed over and most known ones may be missing or null.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// Body of a request for a chat completion.
+#[derive(Debug, Serialize)]
+pub struct ChatRequest<'a> {
+    /// Name of the model.
+    pub model: &'a str,
+    /// The conversation.
+    pub messages: &'a [Message],
+    /// Sampling temperature.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub temperature: Option<f64>,
+    /// Everything else.
+    #[serde(flatten)]
+    pub rest: &'a Map<String, Value>,
+}
+
+/// One message of a conversation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Message {
+    /// Who speaks.
+    pub role: Role,
+    /// What is said.
+    pub content: String,
+}
+
+/// Who speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// The operator.
+    System,
+    /// The one who asks.
+    User,
+}
+
+/// Body of a response to a request for a chat completion.
+#[derive(Debug, Default, Deserialize)]
+pub struct ChatResponse {
+    /// The model that answered, as the server names it.
+    #[serde(default)]
+    pub model: Option<String>,
+    /// The answers; one is asked for.
+    #[serde(default)]
+    pub choices: Vec<Choice>,
+    /// What was used.
+    #[serde(default)]
+    pub usage: Option<Usage>,
+    /// An error inside a successful response.
+    #[serde(default)]
+    pub error: Option<ErrorObject>,
+}
+
+/// One answer.
+#[derive(Debug, Default, Deserialize)]
+pub struct Choice {
+    /// What was said.
+    #[serde(default)]
+    pub message: Option<Answer>,
+    /// Why it ends: `stop`, `length`, `content_filter`, `tool_calls`, `error`, …
+    #[serde(default)]
+    pub finish_reason: Option<String>,
+    /// An error of this answer alone (OpenRouter).
+    #[serde(default)]
+    pub error: Option<ErrorObject>,
+}
+
+/// What the model said.
+#[derive(Debug, Default, Deserialize)]
+pub struct Answer {
+    /// The text.
+    #[serde(default)]
+    pub content: Option<String>,
+    /// Why it declined to answer.
+    #[serde(default)]
+    pub refusal: Option<String>,
+}
+
+/// What a request used.
+#[derive(Debug, Default, Deserialize)]
+pub struct Usage {
+    /// Tokens of the request.
+    #[serde(default)]
+    pub prompt_tokens: Option<u64>,
+    /// Tokens of the answer.
+    #[serde(default)]
+    pub completion_tokens: Option<u64>,
+    /// Parts of `prompt_tokens`.
+    #[serde(default)]
+    pub prompt_tokens_details: Option<PromptTokensDetails>,
+    /// US dollars (OpenRouter).
+    #[serde(default)]
+    pub cost: Option<f64>,
+}
+
+/// Parts of a request's tokens.
+#[derive(Debug, Default, Deserialize)]
+pub struct PromptTokensDetails {
+    /// Tokens that the provider had cached.
+    #[serde(default)]
+    pub cached_tokens: Option<u64>,
+}
+
+/// Body of a refused request.
+#[derive(Debug, Default, Deserialize)]
+pub struct ErrorBody {
+    /// What is wrong.
+    #[serde(default)]
+    pub error: Option<ErrorObject>,
+    /// What is wrong, in the words of servers that have no error object (FastAPI).
+    #[serde(default)]
+    pub detail: Option<Value>,
+    /// What is wrong, where it stands at the top (Mistral).
+    #[serde(default)]
+    pub message: Option<Value>,
+}
+
+/// An error in the provider's words. Some servers send a bare string instead of an object.
+#[derive(Debug, Default, Deserialize)]
+#[serde(from = "ErrorForm")]
+pub struct ErrorObject {
+    /// For people.
+    pub message: Option<String>,
+    /// For programs; some servers send the HTTP status as a number here.
+    pub code: Option<String>,
+    /// The kind of error.
+    pub kind: Option<String>,
+    /// The parameter that is wrong.
+    pub param: Option<String>,
+    /// Further facts (OpenRouter).
+    pub metadata: Option<Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum ErrorForm {
+    Object {
+        #[serde(default)]
+        message: Option<Value>,
+        #[serde(default)]
+        code: Option<Value>,
+        #[serde(default, rename = "type")]
+        kind: Option<Value>,
+        #[serde(default)]
+        param: Option<Value>,
+        #[serde(default)]
+        metadata: Option<Value>,
+    },
+    Other(Value),
+}
+
+impl From<ErrorForm> for ErrorObject {
+    fn from(form: ErrorForm) -> Self {
+        match form {
+            ErrorForm::Object { message, code, kind, param, metadata } => ErrorObject {
+                message: message.and_then(text),
+                code: code.and_then(text),
+                kind: kind.and_then(text),
+                param: param.and_then(text),
+                metadata,
+            },
+            ErrorForm::Other(value) => ErrorObject { message: text(value), ..ErrorObject::default() },
+        }
+    }
+}
+
+/// A JSON value as a person would read it; none for null.
+pub(crate) fn text(value: Value) -> Option<String> {
+    match value {
+        Value::Null => None,
+        Value::String(text) => Some(text),
+        other => Some(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_read_in_every_form_that_servers_send() {
+        let read = |json: &str| serde_json::from_str::<ErrorBody>(json).unwrap().error.unwrap();
+        assert_eq!(read(r#"{"error":{"message":"m","code":429}}"#).code.as_deref(), Some("429"));
+        assert_eq!(read(r#"{"error":{"message":"m","code":null,"type":"t"}}"#).kind.as_deref(), Some("t"));
+        assert_eq!(read(r#"{"error":"plain"}"#).message.as_deref(), Some("plain"));
+        assert!(serde_json::from_str::<ErrorBody>(r#"{"error":null}"#).unwrap().error.is_none());
+    }
+}
