@@ -8,6 +8,7 @@ pub mod fault;
 pub mod faultpoint;
 pub mod ident;
 pub mod journal;
+pub mod ledger;
 pub mod store;
 pub mod table;
 pub mod wire;

@@ -1,0 +1,63 @@
+//! One uncommitted batch and its rows.
+
+use crate::ident::StepId;
+
+/// How far a batch has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Its plan is durable; its rows are not in memory.
+    Planned,
+    /// Its rows are being read.
+    Loading,
+    /// Its rows are asked about.
+    Open,
+    /// Its commit is under way.
+    Committing,
+    /// It is in the table; its journal is being removed.
+    Forgetting,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RowState {
+    /// Its step may be asked.
+    Ready,
+    /// Its step is asked.
+    Asked,
+    /// Every step has an outcome.
+    Done,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Row {
+    pub(super) step: StepId,
+    pub(super) state: RowState,
+}
+
+#[derive(Debug)]
+pub(super) struct Batch {
+    pub(super) phase: Phase,
+    pub(super) size: u64,
+    pub(super) bytes: u64,
+    pub(super) rows: Vec<Row>,
+    /// Rows that are not done.
+    pub(super) unfinished: u64,
+    /// Rows before this one were handed out once or had outcomes when the batch was opened.
+    pub(super) fresh: u32,
+}
+
+impl Batch {
+    pub(super) fn new(phase: Phase, size: u64, bytes: u64) -> Self {
+        Batch { phase, size, bytes, rows: Vec::new(), unfinished: size, fresh: 0 }
+    }
+
+    /// Whether its rows take room in the window.
+    pub(super) fn is_in_memory(&self) -> bool {
+        self.phase != Phase::Planned
+    }
+
+    pub(super) fn fill(&mut self, rows: u32) {
+        self.size = u64::from(rows);
+        self.unfinished = self.size;
+        self.rows = vec![Row { step: StepId::FIRST, state: RowState::Ready }; rows as usize];
+    }
+}

@@ -1,0 +1,296 @@
+//! The machine.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::batch::{Batch, Phase, RowState};
+use crate::ident::{BatchId, Cell, StepId};
+
+/// How much may be open at once. One batch may always be open, however large.
+#[derive(Clone, Copy, Debug)]
+pub struct Window {
+    /// Rows of open batches.
+    pub max_rows: u64,
+    /// Bytes of open batches.
+    pub max_bytes: u64,
+    /// Rows that a batch which is yet to be planned may have.
+    pub batch_rows: u64,
+    /// Bytes that it may have.
+    pub batch_bytes: u64,
+}
+
+/// Something for the engine to do, once; it reports back through the method named with each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Duty {
+    /// Fix the content of the next batch, durably, and read its rows: [`Ledger::planned`] and
+    /// [`Ledger::loaded`], or [`Ledger::source_ended`].
+    Plan,
+    /// Read the rows of a planned batch: [`Ledger::loaded`].
+    Load(BatchId),
+    /// Commit a batch whose rows all have outcomes: [`Ledger::committed`].
+    Commit(BatchId),
+    /// Remove the journal of a committed batch: [`Ledger::forgotten`].
+    Forget(BatchId),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    Open,
+    Planning,
+    Ended,
+}
+
+/// The states of all uncommitted batches and their rows.
+#[derive(Debug)]
+pub struct Ledger {
+    window: Window,
+    steps: usize,
+    batches: BTreeMap<BatchId, Batch>,
+    next_batch: BatchId,
+    source: Source,
+    /// Rows that are ready for a step out of turn: behind their first step, or handed back.
+    ready: Vec<VecDeque<(BatchId, u32)>>,
+    asked: u64,
+    stopped: bool,
+}
+
+impl Ledger {
+    /// Starts with the batches that a checkpoint holds and the log does not, as (id, rows, bytes).
+    ///
+    /// # Panics
+    /// When their numbers have gaps.
+    #[must_use]
+    pub fn new(
+        window: Window,
+        steps: usize,
+        next_batch: BatchId,
+        planned: impl IntoIterator<Item = (BatchId, u64, u64)>,
+    ) -> Self {
+        let batches: BTreeMap<BatchId, Batch> = planned
+            .into_iter()
+            .map(|(id, rows, bytes)| (id, Batch::new(Phase::Planned, rows, bytes)))
+            .collect();
+        let first = batches.keys().next().copied().unwrap_or(next_batch);
+        let expected = (first.get()..next_batch.get()).map(BatchId::new);
+        assert!(expected.eq(batches.keys().copied()), "planned batches have no gaps");
+        Ledger {
+            window,
+            steps,
+            batches,
+            next_batch,
+            source: Source::Open,
+            ready: vec![VecDeque::new(); steps],
+            asked: 0,
+            stopped: false,
+        }
+    }
+
+    /// The next thing to do besides asking; none if there is nothing until something is reported.
+    pub fn next_duty(&mut self) -> Option<Duty> {
+        if let Some((&id, batch)) = self.batches.iter_mut().next()
+            && batch.phase == Phase::Open
+            && batch.unfinished == 0
+        {
+            batch.phase = Phase::Committing;
+            return Some(Duty::Commit(id));
+        }
+        if self.stopped || self.batches.values().any(|batch| batch.phase == Phase::Loading) {
+            return None;
+        }
+        if let Some((&id, batch)) = self.batches.iter().find(|(_, batch)| batch.phase == Phase::Planned) {
+            if !self.has_room(batch.size, batch.bytes) {
+                return None;
+            }
+            self.batch_mut(id).phase = Phase::Loading;
+            return Some(Duty::Load(id));
+        }
+        if self.source == Source::Open && self.has_room(self.window.batch_rows, self.window.batch_bytes) {
+            self.source = Source::Planning;
+            return Some(Duty::Plan);
+        }
+        None
+    }
+
+    fn has_room(&self, rows: u64, bytes: u64) -> bool {
+        let (open_rows, open_bytes) = self.open();
+        open_rows == 0
+            || (open_rows + rows <= self.window.max_rows && open_bytes + bytes <= self.window.max_bytes)
+    }
+
+    /// Rows and bytes that are open.
+    #[must_use]
+    pub fn open(&self) -> (u64, u64) {
+        let open = self.batches.values().filter(|batch| batch.is_in_memory());
+        open.fold((0, 0), |(rows, bytes), batch| (rows + batch.size, bytes + batch.bytes))
+    }
+
+    /// A batch is planned, durably, and its rows are being read.
+    ///
+    /// # Panics
+    /// When none was to be planned.
+    pub fn planned(&mut self, rows: u64, bytes: u64) -> BatchId {
+        assert_eq!(self.source, Source::Planning, "a plan answers a duty");
+        self.source = Source::Open;
+        let id = self.next_batch;
+        self.next_batch = id.next();
+        self.batches.insert(id, Batch::new(Phase::Loading, rows, bytes));
+        id
+    }
+
+    /// There is nothing more to plan in this run.
+    pub fn source_ended(&mut self) {
+        self.source = Source::Ended;
+    }
+
+    /// A batch's rows are in memory, so many of them.
+    ///
+    /// # Panics
+    /// When the batch was not being read.
+    pub fn loaded(&mut self, id: BatchId, rows: u32) {
+        let batch = self.batch_mut(id);
+        assert_eq!(batch.phase, Phase::Loading, "batch {id} was being read");
+        batch.fill(rows);
+        batch.phase = Phase::Open;
+    }
+
+    /// The next row to ask for a step: rows of earlier batches first, each batch in order.
+    pub fn next_ask(&mut self, step: StepId) -> Option<Cell> {
+        if self.stopped {
+            return None;
+        }
+        while let Some((id, row)) = self.ready[step.index()].pop_front() {
+            if let Some(cell) = self.ask(id, row, step) {
+                return Some(cell);
+            }
+        }
+        if step != StepId::FIRST {
+            return None;
+        }
+        let open = self.batches.iter_mut().filter(|(_, batch)| batch.phase == Phase::Open);
+        let mut found = None;
+        'search: for (&id, batch) in open {
+            while let Some(row) = batch.rows.get(batch.fresh as usize) {
+                let at = batch.fresh;
+                batch.fresh += 1;
+                if row.state == RowState::Ready && row.step == step {
+                    found = Some((id, at));
+                    break 'search;
+                }
+            }
+        }
+        found.and_then(|(id, row)| self.ask(id, row, step))
+    }
+
+    fn ask(&mut self, id: BatchId, row: u32, step: StepId) -> Option<Cell> {
+        let entry = self.batches.get_mut(&id)?.rows.get_mut(row as usize)?;
+        if entry.state != RowState::Ready || entry.step != step {
+            return None;
+        }
+        entry.state = RowState::Asked;
+        self.asked += 1;
+        Some(Cell { batch: id, row, step })
+    }
+
+    /// A row was handed out and not asked, or its request came to nothing: it is as if never handed out.
+    ///
+    /// # Panics
+    /// When it was not handed out.
+    pub fn give_back(&mut self, cell: Cell) {
+        let row = self.row_mut(cell);
+        assert_eq!(row.state, RowState::Asked, "{cell} was handed out");
+        row.state = RowState::Ready;
+        self.asked -= 1;
+        self.ready[cell.step.index()].push_front((cell.batch, cell.row));
+    }
+
+    /// A row of a step has its outcome, whether it was asked or its outcome was found. The row goes on to
+    /// its next step, if there is one.
+    ///
+    /// # Panics
+    /// When the row is at another step or done.
+    pub fn settle(&mut self, cell: Cell) {
+        let steps = self.steps;
+        let row = self.row_mut(cell);
+        assert!(row.step == cell.step && row.state != RowState::Done, "{cell} has no outcome yet");
+        let was_asked = row.state == RowState::Asked;
+        let next = cell.step.next();
+        let done = next.index() == steps;
+        row.state = if done { RowState::Done } else { RowState::Ready };
+        if !done {
+            row.step = next;
+        }
+        self.asked -= u64::from(was_asked);
+        if done {
+            self.batch_mut(cell.batch).unfinished -= 1;
+        } else {
+            self.ready[next.index()].push_back((cell.batch, cell.row));
+        }
+    }
+
+    /// A batch is in the table.
+    ///
+    /// # Panics
+    /// When it was not being committed.
+    pub fn committed(&mut self, id: BatchId) -> Duty {
+        let batch = self.batch_mut(id);
+        assert_eq!(batch.phase, Phase::Committing, "batch {id} was being committed");
+        batch.phase = Phase::Forgetting;
+        Duty::Forget(id)
+    }
+
+    /// A committed batch's journal is gone.
+    ///
+    /// # Panics
+    /// When it was not committed.
+    pub fn forgotten(&mut self, id: BatchId) {
+        let batch = self.batches.remove(&id);
+        assert!(batch.is_some_and(|batch| batch.phase == Phase::Forgetting), "batch {id} was committed");
+    }
+
+    /// From now on nothing new is planned, read or asked; full batches are still committed.
+    pub fn stop(&mut self) {
+        self.stopped = true;
+    }
+
+    /// Whether [`Ledger::stop`] was called.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.stopped
+    }
+
+    /// Rows that are handed out and have no outcome.
+    #[must_use]
+    pub fn asked(&self) -> u64 {
+        self.asked
+    }
+
+    /// Whether every row of the source that was planned is in the table and nothing more is to plan.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.source == Source::Ended && self.batches.is_empty()
+    }
+
+    /// Whether nothing is left to do: complete, or stopped with nothing under way.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        let busy = self
+            .batches
+            .values()
+            .any(|batch| matches!(batch.phase, Phase::Loading | Phase::Committing | Phase::Forgetting));
+        let first_is_full = self
+            .batches
+            .values()
+            .next()
+            .is_some_and(|batch| batch.phase == Phase::Open && batch.unfinished == 0);
+        self.is_complete()
+            || (self.stopped && self.asked == 0 && self.source != Source::Planning && !busy && !first_is_full)
+    }
+
+    fn batch_mut(&mut self, id: BatchId) -> &mut Batch {
+        self.batches.get_mut(&id).unwrap_or_else(|| panic!("batch {id} is uncommitted"))
+    }
+
+    fn row_mut(&mut self, cell: Cell) -> &mut super::batch::Row {
+        let rows = &mut self.batch_mut(cell.batch).rows;
+        rows.get_mut(cell.row as usize).unwrap_or_else(|| panic!("{cell} is in memory"))
+    }
+}

@@ -1,0 +1,318 @@
+//! Drives the ledger through random answers, failures, stragglers and kills, with a model of the disk and
+//! of the provider, and checks after every step what the program promises.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+
+use super::{Duty, Ledger, Window};
+use crate::ident::{BatchId, Cell, StepId};
+
+const STEPS: usize = 2;
+
+/// What survives a kill.
+#[derive(Default)]
+struct Disk {
+    /// Source rows of each planned batch.
+    plan: BTreeMap<BatchId, Vec<u64>>,
+    /// (batch, row, step) → what was answered.
+    journal: BTreeMap<Cell, String>,
+    /// What was committed: source row and its outputs, in order.
+    table: Vec<(u64, Vec<String>)>,
+    committed: Option<BatchId>,
+}
+
+struct World {
+    random: fastrand::Rng,
+    source_rows: u64,
+    window: Window,
+    disk: Disk,
+    ledger: Ledger,
+    /// Outputs in memory.
+    outputs: BTreeMap<Cell, String>,
+    in_flight: BTreeSet<Cell>,
+    stragglers: BTreeSet<Cell>,
+    may_straggle: bool,
+    /// (source row, step) → paid answers.
+    paid: BTreeMap<(u64, usize), u64>,
+    /// (source row, step) → how often it was in flight at a kill.
+    cut: BTreeMap<(u64, usize), u64>,
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let batch_rows = random.u64(1..12);
+        let window = Window {
+            max_rows: random.u64(1..40),
+            max_bytes: random.u64(1..400),
+            batch_rows,
+            batch_bytes: batch_rows * 10,
+        };
+        World {
+            source_rows: random.u64(0..120),
+            window,
+            disk: Disk::default(),
+            ledger: Ledger::new(window, STEPS, BatchId::FIRST, []),
+            outputs: BTreeMap::new(),
+            in_flight: BTreeSet::new(),
+            stragglers: BTreeSet::new(),
+            may_straggle: true,
+            paid: BTreeMap::new(),
+            cut: BTreeMap::new(),
+            random,
+        }
+    }
+
+    fn source_row(&self, cell: Cell) -> u64 {
+        self.disk.plan[&cell.batch][cell.row as usize]
+    }
+
+    fn planned_rows(&self) -> u64 {
+        self.disk.plan.values().map(|rows| rows.len() as u64).sum()
+    }
+
+    /// Kills the process and starts it again from what is on the disk.
+    fn kill(&mut self) {
+        for cell in std::mem::take(&mut self.in_flight) {
+            // The server may or may not have answered what was in flight.
+            let key = (self.source_row(cell), cell.step.index());
+            if self.random.bool() {
+                *self.paid.entry(key).or_default() += 1;
+            }
+            *self.cut.entry(key).or_default() += 1;
+        }
+        self.stragglers.clear();
+        self.outputs.clear();
+        let next = self.disk.plan.keys().last().map_or(BatchId::FIRST, |last| last.next());
+        let left = self.disk.plan.iter().filter(|(id, _)| self.disk.committed.is_none_or(|done| **id > done));
+        let left = left.map(|(id, rows)| (*id, rows.len() as u64, rows.len() as u64 * 10));
+        self.ledger = Ledger::new(self.window, STEPS, next, left);
+    }
+
+    fn load(&mut self, id: BatchId) {
+        let rows = u32::try_from(self.disk.plan[&id].len()).unwrap();
+        self.ledger.loaded(id, rows);
+    }
+
+    /// Asks the next row of a step, unless the journal knows the answer. False if there is none.
+    fn ask(&mut self, step: StepId) -> bool {
+        let Some(cell) = self.ledger.next_ask(step) else { return false };
+        if let Some(answer) = self.disk.journal.get(&cell) {
+            self.outputs.insert(cell, answer.clone());
+            self.ledger.settle(cell);
+        } else {
+            assert!(self.in_flight.insert(cell), "{cell} is asked once at a time");
+            if self.may_straggle && self.random.u8(..20) == 0 {
+                self.stragglers.insert(cell);
+            }
+        }
+        true
+    }
+
+    fn carry_out(&mut self, duty: Duty) {
+        match duty {
+            Duty::Plan => {
+                let first = self.planned_rows();
+                let most = self.window.batch_rows.min(self.source_rows - first);
+                if most == 0 {
+                    self.ledger.source_ended();
+                    return;
+                }
+                let rows = self.random.u64(1..=most);
+                let next = self.disk.plan.keys().last().map_or(BatchId::FIRST, |last| last.next());
+                self.disk.plan.insert(next, (first..first + rows).collect());
+                if self.random.u8(..10) == 0 {
+                    return self.kill();
+                }
+                assert_eq!(self.ledger.planned(rows, rows * 10), next);
+                self.load(next);
+            }
+            Duty::Load(id) => self.load(id),
+            Duty::Commit(id) => {
+                assert_eq!(id, self.disk.committed.map_or(BatchId::FIRST, BatchId::next), "in order, once");
+                if self.random.u8(..10) == 0 {
+                    return self.kill();
+                }
+                for (row, source_row) in self.disk.plan[&id].iter().enumerate() {
+                    let row = u32::try_from(row).unwrap();
+                    let outputs = (0..STEPS)
+                        .map(|step| self.outputs[&Cell { batch: id, row, step: StepId::new(step) }].clone());
+                    self.disk.table.push((*source_row, outputs.collect()));
+                }
+                self.disk.committed = Some(id);
+                if self.random.u8(..10) == 0 {
+                    return self.kill();
+                }
+                assert_eq!(self.ledger.committed(id), Duty::Forget(id));
+                self.carry_out(Duty::Forget(id));
+            }
+            Duty::Forget(id) => {
+                if self.random.u8(..10) == 0 {
+                    return self.kill();
+                }
+                self.disk.journal.retain(|cell, _| cell.batch != id);
+                self.outputs.retain(|cell, _| cell.batch != id);
+                self.ledger.forgotten(id);
+            }
+        }
+    }
+
+    /// One answer arrives: paid for, journalled, settled; a kill may come between any two of these.
+    fn answer(&mut self, cell: Cell) {
+        self.in_flight.remove(&cell);
+        self.stragglers.remove(&cell);
+        let source_row = self.source_row(cell);
+        match self.random.u8(..10) {
+            // Nothing came of it; the row stays pending.
+            0 => return self.ledger.give_back(cell),
+            // An error that is the row's: not paid, settled all the same.
+            1 => {
+                self.outputs.insert(cell, format!("ERROR of {source_row} step {}", cell.step.index()));
+                return self.ledger.settle(cell);
+            }
+            _ => {}
+        }
+        *self.paid.entry((source_row, cell.step.index())).or_default() += 1;
+        let answer = format!("answer to {source_row} step {}", cell.step.index());
+        self.disk.journal.insert(cell, answer.clone());
+        if self.random.u8(..20) == 0 {
+            return self.kill();
+        }
+        self.outputs.insert(cell, answer);
+        self.ledger.settle(cell);
+    }
+
+    fn step(&mut self) {
+        match self.random.u8(..100) {
+            0 => self.kill(),
+            1..40 => {
+                if let Some(duty) = self.ledger.next_duty() {
+                    self.carry_out(duty);
+                }
+            }
+            40..70 => {
+                let step = StepId::new(self.random.usize(..STEPS));
+                self.ask(step);
+            }
+            _ => {
+                let release = self.random.u16(..1_000) == 0;
+                let ready: Vec<Cell> = self
+                    .in_flight
+                    .iter()
+                    .filter(|cell| release || !self.stragglers.contains(cell))
+                    .copied()
+                    .collect();
+                if !ready.is_empty() {
+                    let cell = ready[self.random.usize(..ready.len())];
+                    self.answer(cell);
+                }
+            }
+        }
+        self.check();
+    }
+
+    fn check(&self) {
+        // Exactly once, and beside its own row: the table is a prefix of the source.
+        let rows = self.disk.table.iter().map(|(row, _)| *row);
+        assert!(rows.eq(0..self.disk.table.len() as u64), "the table holds each row once, in order");
+        for (row, outputs) in &self.disk.table {
+            for (step, output) in outputs.iter().enumerate() {
+                assert!(output.ends_with(&format!(" {row} step {step}")), "row {row} has {output:?}");
+            }
+        }
+        // Never paid twice, but for what was in flight at a kill.
+        for (key, paid) in &self.paid {
+            let cut = self.cut.get(key).copied().unwrap_or_default();
+            assert!(*paid <= 1 + cut, "{key:?} was paid {paid} times and cut {cut} times");
+        }
+        // Flat: the window holds, except that one batch may always be open.
+        let (rows, bytes) = self.ledger.open();
+        let largest = self.window.batch_rows;
+        assert!(rows <= self.window.max_rows.max(largest), "{rows} rows are open");
+        assert!(bytes <= self.window.max_bytes.max(largest * 10), "{bytes} bytes are open");
+        assert_eq!(self.ledger.asked(), self.in_flight.len() as u64);
+    }
+
+    /// No barrier: with every straggler held back, everything else that fits the window gets done.
+    fn drain_around_stragglers(&mut self) {
+        loop {
+            let mut moved = false;
+            for step in (0..STEPS).map(StepId::new) {
+                while self.ask(step) {
+                    moved = true;
+                }
+            }
+            let quick: Vec<Cell> = self.in_flight.difference(&self.stragglers).copied().collect();
+            for cell in quick {
+                // A kill on the way empties the set.
+                if self.in_flight.contains(&cell) {
+                    self.answer(cell);
+                    moved = true;
+                }
+            }
+            while let Some(duty) = self.ledger.next_duty() {
+                self.carry_out(duty);
+                moved = true;
+            }
+            self.check();
+            if !moved {
+                break;
+            }
+        }
+        // What is left is a straggler, or waits in the window behind the batch of one.
+        let (rows, bytes) = self.ledger.open();
+        let full = rows + self.window.batch_rows > self.window.max_rows
+            || bytes + self.window.batch_bytes > self.window.max_bytes;
+        assert!(self.stragglers.is_superset(&self.in_flight));
+        assert!(self.ledger.is_complete() || (full && !self.stragglers.is_empty()) || self.all_is_planned());
+    }
+
+    fn all_is_planned(&self) -> bool {
+        self.planned_rows() == self.source_rows
+    }
+}
+
+fn simulate(seed: u64) {
+    let mut world = World::new(seed);
+    for _ in 0..world.random.u32(0..3_000) {
+        world.step();
+    }
+    world.drain_around_stragglers();
+    world.stragglers.clear();
+    world.may_straggle = false;
+    world.drain_around_stragglers();
+    assert!(world.ledger.is_complete() && world.ledger.is_finished());
+    assert_eq!(world.disk.table.len() as u64, world.source_rows, "every row is in the table");
+    assert!(world.disk.journal.is_empty() || world.disk.committed.is_some());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn random_lives_keep_every_promise(seed in any::<u64>()) {
+        simulate(seed);
+    }
+}
+
+#[test]
+fn a_stopped_ledger_commits_what_is_full_and_ends() {
+    let window = Window { max_rows: 10, max_bytes: 100, batch_rows: 2, batch_bytes: 20 };
+    let mut ledger = Ledger::new(window, 1, BatchId::FIRST, []);
+    for _ in 0..2 {
+        assert_eq!(ledger.next_duty(), Some(Duty::Plan));
+        let id = ledger.planned(2, 20);
+        ledger.loaded(id, 2);
+    }
+    let cells: Vec<Cell> = std::iter::from_fn(|| ledger.next_ask(StepId::FIRST)).take(3).collect();
+    ledger.stop();
+    assert!(!ledger.is_finished(), "three rows are in flight");
+    cells.iter().for_each(|cell| ledger.settle(*cell));
+    assert!(!ledger.is_finished(), "the first batch is full");
+    assert_eq!(ledger.next_duty(), Some(Duty::Commit(BatchId::FIRST)));
+    assert_eq!(ledger.committed(BatchId::FIRST), Duty::Forget(BatchId::FIRST));
+    ledger.forgotten(BatchId::FIRST);
+    assert_eq!(ledger.next_duty(), None);
+    assert!(ledger.is_finished() && !ledger.is_complete());
+}
