@@ -1,14 +1,21 @@
 //! Runs a language model over every row of a table, exactly once.
 
+pub mod admission;
 pub mod checkpoint;
 pub mod clock;
 pub mod config;
+pub mod decode;
+pub mod dispatch;
 pub mod event;
 pub mod fault;
 pub mod faultpoint;
 pub mod ident;
 pub mod journal;
 pub mod ledger;
+pub mod plan;
+pub mod prompt;
+pub mod source;
 pub mod store;
 pub mod table;
+pub mod transport;
 pub mod wire;

@@ -89,6 +89,9 @@ pub struct Part {
     pub start: u64,
     /// Row after the last.
     pub end: u64,
+    /// Values of the partition columns, which are not in the file.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub partition: BTreeMap<String, Option<String>>,
 }
 
 impl Part {

@@ -10,6 +10,7 @@ mod raw;
 mod units;
 
 pub use error::ConfigError;
+pub(crate) use error::nearest;
 pub use job::{
     ApiKey, BatchLimits, Job, NullInputs, Params, Provider, RetryPolicy, SourceSpec, StepSpec, TargetSpec,
     WindowLimits,

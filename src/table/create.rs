@@ -1,8 +1,9 @@
 //! Making a table, and which Arrow types it can hold.
 
 use std::path::Path;
+use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
 use deltalake::kernel::StructType;
 use deltalake::kernel::engine::arrow_conversion::{TryIntoArrow, TryIntoKernel};
 use deltalake::operations::create::CreateBuilder;
@@ -41,62 +42,61 @@ impl Table {
 }
 
 /// The types that columns have once they went through a Delta table: every column nullable, strings and
-/// lists in their plain forms, timestamps in microseconds.
+/// lists in their plain forms, timestamps in microseconds, unsigned numbers in the next larger signed type.
 ///
 /// # Errors
 /// A description of the first column that Delta cannot hold.
 pub fn delta_schema(schema: &Schema) -> Result<SchemaRef, String> {
+    let mut fields = Vec::with_capacity(schema.fields().len());
     for field in schema.fields() {
-        if let Some(found) = unsupported_type(field.data_type()) {
-            return Err(format!(
-                "column {:?} has the type {found}, which a Delta table cannot hold",
-                field.name()
-            ));
-        }
+        let data_type = delta_type(field.data_type()).ok_or_else(|| {
+            let (name, found) = (field.name(), field.data_type());
+            format!("column {name:?} has the type {found}, which a Delta table cannot hold")
+        })?;
+        fields.push(Field::new(field.name(), data_type, true));
     }
-    let bare: Vec<Field> = schema
-        .fields()
-        .iter()
-        .map(|field| Field::new(field.name(), field.data_type().clone(), true))
-        .collect();
-    let kernel: StructType = (&Schema::new(bare))
-        .try_into_kernel()
-        .map_err(|error| format!("cannot become a Delta schema: {error}"))?;
-    let arrow: Schema =
-        (&kernel).try_into_arrow().map_err(|error| format!("cannot become a Delta schema: {error}"))?;
+    let lost = |error| format!("the columns cannot become those of a Delta table: {error}");
+    let kernel: StructType = (&Schema::new(fields)).try_into_kernel().map_err(lost)?;
+    let arrow: Schema = (&kernel).try_into_arrow().map_err(lost)?;
     Ok(arrow.into())
 }
 
-/// The first type inside a type that a Delta table cannot hold without losing something.
-#[must_use]
-pub fn unsupported_type(data_type: &DataType) -> Option<DataType> {
-    match data_type {
-        DataType::Utf8
-        | DataType::LargeUtf8
-        | DataType::Utf8View
+/// The type that holds every value of this one in a Delta table; none if there is none. Nanoseconds are
+/// cut to microseconds.
+fn delta_type(data_type: &DataType) -> Option<DataType> {
+    let inner = |field: &Field| {
+        delta_type(field.data_type()).map(|inner| Field::new(field.name(), inner, field.is_nullable()))
+    };
+    Some(match data_type {
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => DataType::Utf8,
+        DataType::Binary | DataType::LargeBinary | DataType::BinaryView | DataType::FixedSizeBinary(_) => {
+            DataType::Binary
+        }
+        DataType::Boolean
         | DataType::Int8
         | DataType::Int16
         | DataType::Int32
         | DataType::Int64
         | DataType::Float32
         | DataType::Float64
-        | DataType::Boolean
-        | DataType::Binary
-        | DataType::LargeBinary
-        | DataType::BinaryView
-        | DataType::FixedSizeBinary(_)
-        | DataType::Date32
-        | DataType::Timestamp(TimeUnit::Microsecond | TimeUnit::Millisecond | TimeUnit::Second, None) => None,
-        DataType::Timestamp(TimeUnit::Microsecond | TimeUnit::Millisecond | TimeUnit::Second, Some(_)) => {
-            None
+        | DataType::Date32 => data_type.clone(),
+        DataType::UInt8 => DataType::Int16,
+        DataType::UInt16 => DataType::Int32,
+        DataType::UInt32 => DataType::Int64,
+        DataType::UInt64 => DataType::Decimal128(20, 0),
+        DataType::Float16 => DataType::Float32,
+        DataType::Date64 => DataType::Date32,
+        DataType::Timestamp(_, None) => DataType::Timestamp(TimeUnit::Microsecond, None),
+        DataType::Timestamp(_, Some(_)) => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
+        DataType::Decimal128(_, scale) if *scale >= 0 => data_type.clone(),
+        DataType::List(field) | DataType::LargeList(field) | DataType::FixedSizeList(field, _) => {
+            DataType::List(Arc::new(inner(field)?))
         }
-        DataType::Decimal128(_, scale) if *scale >= 0 => None,
-        DataType::List(field)
-        | DataType::LargeList(field)
-        | DataType::FixedSizeList(field, _)
-        | DataType::Map(field, _) => unsupported_type(field.data_type()),
-        DataType::Struct(fields) => fields.iter().find_map(|field| unsupported_type(field.data_type())),
-        DataType::Dictionary(_, values) => unsupported_type(values),
-        other => Some(other.clone()),
-    }
+        DataType::Struct(fields) => {
+            DataType::Struct(fields.iter().map(|field| inner(field)).collect::<Option<Fields>>()?)
+        }
+        DataType::Map(field, sorted) => DataType::Map(Arc::new(inner(field)?), *sorted),
+        DataType::Dictionary(_, values) => delta_type(values)?,
+        _ => return None,
+    })
 }

@@ -10,7 +10,7 @@ mod open;
 mod query;
 
 pub use append::{Staged, Txn};
-pub use create::{delta_schema, unsupported_type};
+pub use create::delta_schema;
 pub use log::{DataFile, LogEntry};
 pub use open::{Table, is_delta_table};
 

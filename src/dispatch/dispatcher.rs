@@ -1,0 +1,304 @@
+//! The dispatcher's task.
+
+use std::collections::{BinaryHeap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::sleep_until;
+
+use super::retry::{Due, Next, Pending};
+use crate::admission::{Admission, Admit, Blame};
+use crate::clock::{self, Instant, Jitter};
+use crate::config::{Params, Provider, RetryPolicy};
+use crate::event::{Event, Voice};
+use crate::fault::{Failure, Policy};
+use crate::ident::Cell;
+use crate::prompt::Question;
+use crate::transport::{Endpoint, Paid};
+
+/// A question to be asked.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The row and step that ask.
+    pub cell: Cell,
+    /// What is asked.
+    pub question: Arc<Question>,
+    /// With which parameters.
+    pub params: Arc<Params>,
+    /// Time over all attempts.
+    pub deadline: Duration,
+}
+
+/// What came of a request.
+#[derive(Debug)]
+pub struct Reply {
+    /// The row and step that asked.
+    pub cell: Cell,
+    /// What was asked.
+    pub question: Arc<Question>,
+    /// Attempts that it took.
+    pub attempts: u32,
+    /// What came of it.
+    pub verdict: Verdict,
+}
+
+/// What came of a request.
+#[derive(Debug)]
+pub enum Verdict {
+    /// An answer that was paid for.
+    Paid(Box<Paid>),
+    /// A failure that ends the row.
+    Failed(Failure),
+    /// A failure that ends the run; the row is as if it had not been asked.
+    Stop(Failure),
+    /// Nothing: the run ends, and the row is as if it had not been asked.
+    Unsent,
+}
+
+/// What the dispatcher may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Everything.
+    Running,
+    /// Wait for what is in flight, send nothing.
+    Draining,
+}
+
+/// One provider's dispatcher.
+pub struct Dispatcher {
+    name: String,
+    endpoint: Arc<Endpoint>,
+    policy: RetryPolicy,
+    admission: Admission,
+    jitter: Jitter,
+    voice: Voice,
+    inbox: mpsc::Receiver<Request>,
+    outbox: mpsc::Sender<Reply>,
+    mode: watch::Receiver<Mode>,
+    hungry: Arc<Notify>,
+    ready: VecDeque<Pending>,
+    most_ready: usize,
+    due: BinaryHeap<Due>,
+    order: u64,
+    flights: JoinSet<(Pending, Duration, Result<Paid, Failure>)>,
+}
+
+impl Dispatcher {
+    /// Makes the dispatcher of a provider. It takes requests from `inbox`, reports to `outbox` and calls
+    /// on `hungry` when it could take more.
+    #[must_use]
+    pub fn new(
+        provider: &Provider,
+        endpoint: Arc<Endpoint>,
+        inbox: mpsc::Receiver<Request>,
+        outbox: mpsc::Sender<Reply>,
+        mode: watch::Receiver<Mode>,
+        hungry: Arc<Notify>,
+        voice: Voice,
+    ) -> Self {
+        Dispatcher {
+            name: provider.name.clone(),
+            endpoint,
+            policy: provider.retry,
+            admission: Admission::new(provider, clock::now(), Jitter::from_entropy()),
+            jitter: Jitter::from_entropy(),
+            voice,
+            inbox,
+            outbox,
+            mode,
+            hungry,
+            ready: VecDeque::new(),
+            most_ready: provider.max_concurrency as usize,
+            due: BinaryHeap::new(),
+            order: 0,
+            flights: JoinSet::new(),
+        }
+    }
+
+    /// Runs until the inbox is closed and everything has come back, or nobody listens any more.
+    pub async fn run(mut self) {
+        loop {
+            let draining = *self.mode.borrow() == Mode::Draining;
+            let wake = if draining {
+                if self.hand_back().await.is_err() {
+                    return;
+                }
+                None
+            } else {
+                self.send_ready()
+            };
+            let idle = self.ready.is_empty() && self.due.is_empty() && self.flights.is_empty();
+            let has_space = draining || self.ready.len() < self.most_ready;
+            let done = tokio::select! {
+                biased;
+                Some(landed) = self.flights.join_next(), if !self.flights.is_empty() => {
+                    self.land(landed).await
+                }
+                request = self.inbox.recv(), if has_space => match request {
+                    Some(request) => {
+                        self.take(request);
+                        Ok(())
+                    }
+                    None if idle => return,
+                    // Closed: wait for what is under way.
+                    None => self.wait_closed(wake).await,
+                },
+                changed = self.mode.changed() => if changed.is_err() { Err(Gone) } else { Ok(()) },
+                () = sleep_until(wake.unwrap_or_else(clock::now)), if wake.is_some() => Ok(()),
+            };
+            if done.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// With a closed inbox: until a flight lands, a wake is due or the mode changes.
+    async fn wait_closed(&mut self, wake: Option<Instant>) -> Result<(), Gone> {
+        tokio::select! {
+            Some(landed) = self.flights.join_next(), if !self.flights.is_empty() => self.land(landed).await,
+            changed = self.mode.changed() => changed.map_err(|_| Gone),
+            () = sleep_until(wake.unwrap_or_else(clock::now)), if wake.is_some() => Ok(()),
+        }
+    }
+
+    fn take(&mut self, request: Request) {
+        self.ready.push_back(Pending::new(request, &self.policy));
+        while self.ready.len() < self.most_ready {
+            let Ok(request) = self.inbox.try_recv() else { break };
+            self.ready.push_back(Pending::new(request, &self.policy));
+        }
+        self.hungry.notify_one();
+    }
+
+    /// Sends what is ready as far as admission allows; says when to look again.
+    fn send_ready(&mut self) -> Option<Instant> {
+        let now = clock::now();
+        while self.due.peek().is_some_and(|due| due.at <= now) {
+            if let Some(due) = self.due.pop() {
+                self.ready.push_front(due.pending);
+            }
+        }
+        let next_due = self.due.peek().map(|due| due.at);
+        while !self.ready.is_empty() {
+            match self.admission.admit(now) {
+                Admit::Now => {
+                    if let Some(pending) = self.ready.pop_front() {
+                        self.send(pending);
+                    }
+                }
+                Admit::At(at) => return Some(next_due.map_or(at, |due| due.min(at))),
+                Admit::WhenOneEnds => break,
+            }
+        }
+        next_due
+    }
+
+    fn send(&mut self, mut pending: Pending) {
+        pending.attempts += 1;
+        let endpoint = Arc::clone(&self.endpoint);
+        self.flights.spawn(async move {
+            let started = clock::now();
+            let Request { question, params, .. } = &pending.request;
+            let result = endpoint.send(question, params, pending.left()).await;
+            (pending, clock::now() - started, result)
+        });
+    }
+
+    async fn land(
+        &mut self,
+        landed: Result<(Pending, Duration, Result<Paid, Failure>), tokio::task::JoinError>,
+    ) -> Result<(), Gone> {
+        let (mut pending, took, result) = match landed {
+            Ok(landed) => landed,
+            Err(error) => {
+                debug_assert!(error.is_cancelled(), "sending does not panic: {error}");
+                self.admission.abandoned();
+                return Ok(());
+            }
+        };
+        match result {
+            Ok(paid) => {
+                self.admission.answered();
+                self.reply(pending, Verdict::Paid(Box::new(paid))).await
+            }
+            Err(failure) => match failure.class.policy() {
+                Policy::Reject => {
+                    self.admission.answered();
+                    self.reply(pending, Verdict::Failed(failure)).await
+                }
+                Policy::Stop => {
+                    self.admission.answered();
+                    self.reply(pending, Verdict::Stop(failure)).await
+                }
+                Policy::Wait => {
+                    pending.attempts -= 1;
+                    let blame = self.admission.throttled(clock::now(), &failure);
+                    self.excuse(pending, failure, blame).await
+                }
+                Policy::Retry => {
+                    let blame = self.admission.failed(clock::now(), &failure);
+                    if blame == Blame::Row {
+                        pending.spent += took;
+                        self.retry(pending, failure).await
+                    } else {
+                        pending.attempts -= 1;
+                        self.excuse(pending, failure, blame).await
+                    }
+                }
+            },
+        }
+    }
+
+    /// A failure that the row does not pay for: it is asked again behind those that are ready, so that a
+    /// row which the provider chokes on is not its only probe.
+    async fn excuse(&mut self, pending: Pending, failure: Failure, blame: Blame) -> Result<(), Gone> {
+        if let Blame::Run(failure) = blame {
+            return self.reply(pending, Verdict::Stop(failure)).await;
+        }
+        if let Some(pause) = self.admission.pause_left(clock::now()) {
+            self.voice.say(&Event::Paused { provider: &self.name, failure: &failure, pause });
+        }
+        if failure.class.policy() == Policy::Wait {
+            self.ready.push_front(pending);
+        } else {
+            self.ready.push_back(pending);
+        }
+        Ok(())
+    }
+
+    async fn retry(&mut self, pending: Pending, failure: Failure) -> Result<(), Gone> {
+        match pending.after(failure.clone(), &mut self.jitter, self.policy.max_retry_after) {
+            Next::GiveUp(pending, failure) => self.reply(pending, Verdict::Failed(failure)).await,
+            Next::Again(pending, after) => {
+                self.voice.say(&Event::Retried { provider: &self.name, failure: &failure, after });
+                self.order += 1;
+                self.due.push(Due { at: clock::now() + after, order: self.order, pending });
+                Ok(())
+            }
+        }
+    }
+
+    /// Gives back everything that is not in flight.
+    async fn hand_back(&mut self) -> Result<(), Gone> {
+        while let Ok(request) = self.inbox.try_recv() {
+            self.ready.push_back(Pending::new(request, &self.policy));
+        }
+        let due = std::mem::take(&mut self.due).into_iter().map(|due| due.pending);
+        let unsent: Vec<Pending> = std::mem::take(&mut self.ready).into_iter().chain(due).collect();
+        for pending in unsent {
+            self.reply(pending, Verdict::Unsent).await?;
+        }
+        Ok(())
+    }
+
+    async fn reply(&self, pending: Pending, verdict: Verdict) -> Result<(), Gone> {
+        let Pending { request, attempts, .. } = pending;
+        let reply = Reply { cell: request.cell, question: request.question, attempts, verdict };
+        self.outbox.send(reply).await.map_err(|_| Gone)
+    }
+}
+
+/// Nobody listens any more.
+struct Gone;

@@ -1,0 +1,77 @@
+//! Cuts a source into batches.
+//!
+//! A plan is a function of the source, the position and the limits, and is recorded explicitly, so that
+//! it is never computed twice for the same batch.
+
+use crate::checkpoint::{Part, PlannedBatch, Position};
+use crate::config::BatchLimits;
+use crate::faultpoint::{self, Side};
+use crate::ident::BatchId;
+use crate::source::{FileShape, NextFile, Source, SourceError};
+
+/// Plans one batch after another.
+#[derive(Debug)]
+pub struct Planner {
+    source: Source,
+    limits: BatchLimits,
+    position: Position,
+    /// Footer of the file that the position stands in.
+    shape: Option<(String, FileShape)>,
+    /// Rows that may yet be planned in this run.
+    rows_left: Option<u64>,
+}
+
+impl Planner {
+    /// Starts after a position. At most `rows_left` rows are planned, if that is set.
+    #[must_use]
+    pub fn new(source: Source, limits: BatchLimits, position: Position, rows_left: Option<u64>) -> Self {
+        Planner { source, limits, position, shape: None, rows_left }
+    }
+
+    /// The source that is planned.
+    #[must_use]
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// Fixes the content of the next batch; none when the source is planned to its end.
+    ///
+    /// # Errors
+    /// When the source cannot be read on; the position stays where it was.
+    pub async fn next(&mut self, id: BatchId) -> Result<Option<PlannedBatch>, SourceError> {
+        let failed = |error: std::io::Error, source: &Source| SourceError::file(source.root(), error);
+        faultpoint::pass("plan", Side::Before).map_err(|error| failed(error, &self.source))?;
+        let max_rows = self.rows_left.unwrap_or(u64::MAX).min(u64::from(self.limits.max_rows));
+        let mut batch = PlannedBatch { id, parts: Vec::new(), bytes: 0, next: self.position.clone() };
+        let mut rows = 0;
+        while rows < max_rows {
+            let Some(NextFile { part, path }) = self.source.next_file(&batch.next).await? else { break };
+            if self.shape.as_ref().is_none_or(|(file, _)| *file != part.file) {
+                self.shape = Some((part.file.clone(), FileShape::read(&path)?));
+            }
+            let Some((_, shape)) = &self.shape else { break };
+            let room = self.limits.max_bytes.saturating_sub(batch.bytes);
+            let (taken, bytes) = shape.fit(part.start, max_rows - rows, room, rows == 0);
+            let end = part.start + taken;
+            let is_whole = end >= shape.rows();
+            if taken == 0 && !is_whole {
+                break;
+            }
+            batch.next = self.source.advance(&batch.next, &part, end, is_whole);
+            rows += taken;
+            batch.bytes += bytes;
+            if taken > 0 {
+                batch.parts.push(Part { end, ..part });
+            }
+        }
+        if rows == 0 {
+            return Ok(None);
+        }
+        self.position = batch.next.clone();
+        if let Some(left) = &mut self.rows_left {
+            *left -= rows;
+        }
+        faultpoint::pass("plan", Side::After).map_err(|error| failed(error, &self.source))?;
+        Ok(Some(batch))
+    }
+}

@@ -1,0 +1,10 @@
+//! Prompts: from the templates of a step and a row to the question that is asked.
+//!
+//! Templates are Jinja (minijinja), compiled once and checked against the source's columns before the run.
+//! Null renders as nothing; a column or an attribute that is not there is an error, never an empty string.
+
+mod row;
+mod template;
+
+pub use row::Rows;
+pub use template::{Prompt, PromptError, Question, Rendered};

@@ -1,0 +1,167 @@
+//! Rows of Arrow columns as values of a template.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::{Array, AsArray};
+use arrow::datatypes::{
+    DataType, Float16Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, Schema,
+    UInt8Type, UInt16Type, UInt32Type, UInt64Type,
+};
+use arrow::record_batch::RecordBatch;
+use arrow::util::display::{ArrayFormatter, FormatOptions};
+use minijinja::Value;
+use minijinja::value::{Enumerator, Object};
+
+/// A record batch whose rows can be rendered. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Rows(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    batch: RecordBatch,
+    columns: HashMap<String, usize>,
+}
+
+impl Rows {
+    /// Makes the rows of a record batch available to templates.
+    #[must_use]
+    pub fn new(batch: RecordBatch) -> Self {
+        let columns = batch
+            .schema_ref()
+            .fields()
+            .iter()
+            .enumerate()
+            .map(|(at, field)| (field.name().clone(), at))
+            .collect();
+        Rows(Arc::new(Inner { batch, columns }))
+    }
+
+    /// The record batch.
+    #[must_use]
+    pub fn batch(&self) -> &RecordBatch {
+        &self.0.batch
+    }
+
+    /// Whether the row is null in all these columns.
+    pub(super) fn all_null(&self, row: usize, columns: &[usize]) -> bool {
+        columns.iter().all(|column| self.0.batch.column(*column).is_null(row))
+    }
+
+    pub(super) fn value(&self, row: usize) -> Value {
+        Value::from_object(RowValue { rows: self.clone(), row })
+    }
+}
+
+/// The variables of a template: the columns of one row, and `row` for all of them.
+#[derive(Debug)]
+struct RowValue {
+    rows: Rows,
+    row: usize,
+}
+
+impl Object for RowValue {
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        self.get_value_by_str(key.as_str()?)
+    }
+
+    fn get_value_by_str(self: &Arc<Self>, key: &str) -> Option<Value> {
+        match self.rows.0.columns.get(key) {
+            Some(column) => Some(to_value(self.rows.0.batch.column(*column), self.row)),
+            None if key == "row" => Some(Value::from_dyn_object(Arc::clone(self))),
+            None => None,
+        }
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        let names = self.rows.0.batch.schema_ref().fields().iter();
+        Enumerator::Values(names.map(|field| Value::from(field.name().as_str())).collect())
+    }
+}
+
+/// The first column, of those that the template names, that holds binary data somewhere inside.
+pub(super) fn binary_column<'a>(schema: &'a Schema, columns: &[usize]) -> Option<&'a str> {
+    let mut fields = columns.iter().map(|column| schema.field(*column));
+    fields.find(|field| has_binary(field.data_type())).map(|field| field.name().as_str())
+}
+
+fn has_binary(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Binary | DataType::LargeBinary | DataType::BinaryView | DataType::FixedSizeBinary(_) => {
+            true
+        }
+        DataType::List(field)
+        | DataType::LargeList(field)
+        | DataType::FixedSizeList(field, _)
+        | DataType::Map(field, _) => has_binary(field.data_type()),
+        DataType::Struct(fields) => fields.iter().any(|field| has_binary(field.data_type())),
+        DataType::Dictionary(_, values) => has_binary(values),
+        _ => false,
+    }
+}
+
+/// A cell as a template sees it: numbers as numbers, decimals, dates and times as text, lists, structs and
+/// maps as what they are.
+fn to_value(array: &dyn Array, row: usize) -> Value {
+    if array.is_null(row) {
+        return Value::from(());
+    }
+    match array.data_type() {
+        DataType::Null => Value::from(()),
+        DataType::Boolean => Value::from(array.as_boolean().value(row)),
+        DataType::Int8 => Value::from(array.as_primitive::<Int8Type>().value(row)),
+        DataType::Int16 => Value::from(array.as_primitive::<Int16Type>().value(row)),
+        DataType::Int32 => Value::from(array.as_primitive::<Int32Type>().value(row)),
+        DataType::Int64 => Value::from(array.as_primitive::<Int64Type>().value(row)),
+        DataType::UInt8 => Value::from(array.as_primitive::<UInt8Type>().value(row)),
+        DataType::UInt16 => Value::from(array.as_primitive::<UInt16Type>().value(row)),
+        DataType::UInt32 => Value::from(array.as_primitive::<UInt32Type>().value(row)),
+        DataType::UInt64 => Value::from(array.as_primitive::<UInt64Type>().value(row)),
+        DataType::Float16 => Value::from(f32::from(array.as_primitive::<Float16Type>().value(row))),
+        DataType::Float32 => Value::from(array.as_primitive::<Float32Type>().value(row)),
+        DataType::Float64 => Value::from(array.as_primitive::<Float64Type>().value(row)),
+        DataType::Utf8 => Value::from(array.as_string::<i32>().value(row)),
+        DataType::LargeUtf8 => Value::from(array.as_string::<i64>().value(row)),
+        DataType::Utf8View => Value::from(array.as_string_view().value(row)),
+        DataType::List(_) => to_list(&array.as_list::<i32>().value(row)),
+        DataType::LargeList(_) => to_list(&array.as_list::<i64>().value(row)),
+        DataType::FixedSizeList(..) => to_list(&array.as_fixed_size_list().value(row)),
+        DataType::Struct(fields) => {
+            let columns = array.as_struct().columns().iter();
+            let pairs = fields.iter().zip(columns);
+            let pairs =
+                pairs.map(|(field, column)| (Value::from(field.name().as_str()), to_value(column, row)));
+            Value::from_object(Pairs(pairs.collect()))
+        }
+        DataType::Map(..) => {
+            let entries = array.as_map().value(row);
+            let (keys, values) = (entries.column(0), entries.column(1));
+            let pairs = (0..entries.len()).map(|at| (to_value(keys, at), to_value(values, at)));
+            Value::from_object(Pairs(pairs.collect()))
+        }
+        DataType::Dictionary(..) => {
+            let dictionary = array.as_any_dictionary();
+            to_value(dictionary.values(), dictionary.normalized_keys()[row])
+        }
+        _ => ArrayFormatter::try_new(array, &FormatOptions::default())
+            .map_or_else(|_| Value::from(()), |formatter| Value::from(formatter.value(row).to_string())),
+    }
+}
+
+/// A struct or a map, in its own order.
+#[derive(Debug)]
+struct Pairs(Vec<(Value, Value)>);
+
+impl Object for Pairs {
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        self.0.iter().find(|(name, _)| name == key).map(|(_, value)| value.clone())
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Values(self.0.iter().map(|(name, _)| name.clone()).collect())
+    }
+}
+
+fn to_list(array: &dyn Array) -> Value {
+    (0..array.len()).map(|row| to_value(array, row)).collect()
+}

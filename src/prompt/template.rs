@@ -1,0 +1,337 @@
+//! The compiled templates of one step.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use arrow::datatypes::Schema;
+use minijinja::{Environment, Error, Output, State, UndefinedBehavior, Value};
+
+use super::row::{Rows, binary_column};
+use crate::config::{NullInputs, Params, StepSpec, nearest};
+use crate::fault::{Class, Failure};
+use crate::ident::Fingerprint;
+use crate::wire::{Message, Role};
+
+const USER: &str = "prompt";
+const SYSTEM: &str = "system";
+
+/// A template that cannot be used with this source.
+#[derive(Debug, thiserror::Error)]
+pub enum PromptError {
+    /// It is not well-formed.
+    #[error("step {step:?}: the {which} template is wrong{}: {message}", line.map_or_else(String::new, |line| format!(" in line {line}")))]
+    Syntax {
+        /// Output of the step.
+        step: String,
+        /// `prompt` or `system`.
+        which: &'static str,
+        /// Line in the template, counted from 1.
+        line: Option<usize>,
+        /// What is wrong.
+        message: String,
+    },
+    /// It names a column that the source does not have.
+    #[error("step {step:?}: the templates name the column {column:?}, which the source does not have{}", hint(near.as_deref(), known))]
+    UnknownColumn {
+        /// Output of the step.
+        step: String,
+        /// The column.
+        column: String,
+        /// The column that was meant, perhaps.
+        near: Option<String>,
+        /// The columns there are.
+        known: Vec<String>,
+    },
+    /// It names a column of bytes.
+    #[error(
+        "step {step:?}: the templates name the column {column:?}, which holds binary data; a prompt is text"
+    )]
+    Binary {
+        /// Output of the step.
+        step: String,
+        /// The column.
+        column: String,
+    },
+}
+
+fn hint(near: Option<&str>, known: &[String]) -> String {
+    near.map_or_else(|| format!("; it has {}", known.join(", ")), |near| format!("; did you mean {near:?}?"))
+}
+
+/// What is asked: the conversation and what stands for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// The conversation.
+    pub messages: Vec<Message>,
+    /// Hash of the conversation and the parameters; not of address, key or provider.
+    pub fingerprint: Fingerprint,
+}
+
+/// What becomes of a row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rendered {
+    /// It is asked about.
+    Ask(Question),
+    /// All its inputs are null; nothing is asked.
+    Skip,
+}
+
+/// The compiled templates of one step.
+pub struct Prompt {
+    environment: Environment<'static>,
+    has_system: bool,
+    /// Columns that the templates name.
+    inputs: Vec<usize>,
+    skips_nulls: bool,
+    params: Vec<u8>,
+}
+
+impl fmt::Debug for Prompt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Prompt(inputs: {:?})", self.inputs)
+    }
+}
+
+impl Prompt {
+    /// Compiles a step's templates and holds them against the columns of the source.
+    ///
+    /// # Errors
+    /// When a template is malformed or names a column that is not there or is binary.
+    pub fn compile(step: &StepSpec, schema: &Schema) -> Result<Prompt, PromptError> {
+        let mut environment = Environment::new();
+        environment.set_undefined_behavior(UndefinedBehavior::Strict);
+        environment.set_formatter(format_value);
+        let templates = [(USER, Some(&step.prompt)), (SYSTEM, step.system.as_ref())];
+        for (which, text) in templates {
+            let Some(text) = text else { continue };
+            environment.add_template_owned(which, text.clone()).map_err(|error| PromptError::Syntax {
+                step: step.output.clone(),
+                which,
+                line: error.line(),
+                message: error.detail().map_or_else(|| error.kind().to_string(), str::to_owned),
+            })?;
+        }
+        let inputs = inputs(step, schema, &environment)?;
+        if let Some(column) = binary_column(schema, &inputs) {
+            return Err(PromptError::Binary { step: step.output.clone(), column: column.to_owned() });
+        }
+        Ok(Prompt {
+            has_system: step.system.is_some(),
+            skips_nulls: step.null_inputs == NullInputs::Skip && !inputs.is_empty(),
+            inputs,
+            params: params(&step.params),
+            environment,
+        })
+    }
+
+    /// Renders a row of a record batch.
+    ///
+    /// # Errors
+    /// A failure of class `template`.
+    pub fn render(&self, rows: &Rows, row: usize) -> Result<Rendered, Failure> {
+        if self.skips_nulls && rows.all_null(row, &self.inputs) {
+            return Ok(Rendered::Skip);
+        }
+        let context = rows.value(row);
+        let mut messages = Vec::with_capacity(2);
+        if self.has_system {
+            messages.push(Message { role: Role::System, content: self.text(SYSTEM, &context)? });
+        }
+        messages.push(Message { role: Role::User, content: self.text(USER, &context)? });
+        let fingerprint = Fingerprint::of(
+            std::iter::once(self.params.as_slice())
+                .chain(messages.iter().flat_map(|message| [role(message.role), message.content.as_bytes()])),
+        );
+        Ok(Rendered::Ask(Question { messages, fingerprint }))
+    }
+
+    fn text(&self, which: &str, context: &Value) -> Result<String, Failure> {
+        self.environment
+            .get_template(which)
+            .and_then(|template| template.render(context))
+            .map_err(|error| Failure::new(Class::Template, describe(&error)))
+    }
+}
+
+fn role(role: Role) -> &'static [u8] {
+    match role {
+        Role::System => b"system",
+        Role::User => b"user",
+    }
+}
+
+/// The parameters as bytes that are the same for the same parameters.
+fn params(params: &Params) -> Vec<u8> {
+    let mut extra: Vec<_> = params.extra_body.iter().collect();
+    extra.sort_by_key(|(name, _)| name.as_str());
+    serde_json::to_vec(&(params.temperature, params.max_tokens, extra)).unwrap_or_default()
+}
+
+fn describe(error: &Error) -> String {
+    let what = error
+        .detail()
+        .map_or_else(|| error.kind().to_string(), |detail| format!("{}: {detail}", error.kind()));
+    match (error.name(), error.line()) {
+        (Some(name), Some(line)) => format!("{what} ({name} template, line {line})"),
+        _ => what,
+    }
+}
+
+/// Null renders as nothing, not as the word `none`.
+fn format_value(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
+    if value.is_none() { Ok(()) } else { minijinja::escape_formatter(out, state, value) }
+}
+
+/// Positions of the columns that the templates name.
+fn inputs(
+    step: &StepSpec,
+    schema: &Schema,
+    environment: &Environment<'static>,
+) -> Result<Vec<usize>, PromptError> {
+    let globals: BTreeSet<&str> = environment.globals().map(|(name, _)| name).collect();
+    let mut inputs = BTreeSet::new();
+    for (_, template) in environment.templates() {
+        for name in template.undeclared_variables(false) {
+            match schema.index_of(&name) {
+                Ok(column) => {
+                    inputs.insert(column);
+                }
+                // `row` stands for every column.
+                Err(_) if name == "row" => inputs.extend(0..schema.fields().len()),
+                Err(_) if globals.contains(name.as_str()) => {}
+                Err(_) => return Err(unknown(step, schema, name)),
+            }
+        }
+        // `row.name` can be checked too; `row["name"]` shows only when it is rendered.
+        for path in template.undeclared_variables(true) {
+            let column = path.strip_prefix("row.").and_then(|rest| rest.split('.').next());
+            if let Some(column) = column
+                && schema.index_of("row").is_err()
+                && schema.index_of(column).is_err()
+            {
+                return Err(unknown(step, schema, column.to_owned()));
+            }
+        }
+    }
+    // Columns of bytes that only `row` brings in are not in the way.
+    let named_by_row_only = inputs.len() == schema.fields().len();
+    Ok(inputs
+        .into_iter()
+        .filter(|column| !named_by_row_only || binary_column(schema, &[*column]).is_none())
+        .collect())
+}
+
+fn unknown(step: &StepSpec, schema: &Schema, column: String) -> PromptError {
+    let known: Vec<String> = schema.fields().iter().map(|field| field.name().clone()).collect();
+    let near = nearest(&column, known.iter().map(String::as_str)).map(str::to_owned);
+    PromptError::UnknownColumn { step: step.output.clone(), column, near, known }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use arrow::array::{
+        ArrayRef, BinaryArray, Date32Array, Decimal128Array, Int64Array, ListArray, MapBuilder, StringArray,
+        StringBuilder, StructArray, TimestampMicrosecondArray,
+    };
+    use arrow::datatypes::{DataType, Field, Int32Type};
+    use arrow::record_batch::RecordBatch;
+
+    use super::*;
+
+    fn step(prompt: &str) -> StepSpec {
+        StepSpec {
+            output: "answer".into(),
+            provider: 0,
+            prompt: prompt.into(),
+            system: None,
+            params: Params::default(),
+            null_inputs: NullInputs::Skip,
+            row_deadline: Duration::from_secs(600),
+        }
+    }
+
+    fn rows() -> Rows {
+        let mut map = MapBuilder::new(None, StringBuilder::new(), StringBuilder::new());
+        map.keys().append_value("k");
+        map.values().append_value("v");
+        map.append(true).unwrap();
+        map.append(false).unwrap();
+        let structs = StructArray::from(vec![(
+            Arc::new(Field::new("inner", DataType::Int64, true)),
+            Arc::new(Int64Array::from(vec![Some(5), None])) as ArrayRef,
+        )]);
+        let lists = ListArray::from_iter_primitive::<Int32Type, _, _>([Some(vec![Some(1), None]), None]);
+        let columns: Vec<(&str, ArrayRef)> = vec![
+            ("text", Arc::new(StringArray::from(vec![Some("a\u{0}b <ü>"), None]))),
+            (
+                "price",
+                Arc::new(Decimal128Array::from(vec![1990, 5]).with_precision_and_scale(10, 2).unwrap()),
+            ),
+            ("day", Arc::new(Date32Array::from(vec![19_000, 0]))),
+            ("at", Arc::new(TimestampMicrosecondArray::from(vec![0, 1]).with_timezone("UTC"))),
+            ("items", Arc::new(lists)),
+            ("nested", Arc::new(structs)),
+            ("tags", Arc::new(map.finish())),
+            ("blob", Arc::new(BinaryArray::from(vec![Some(b"x".as_slice()), None]))),
+            ("two words", Arc::new(Int64Array::from(vec![7, 8]))),
+        ];
+        Rows::new(RecordBatch::try_from_iter(columns).unwrap())
+    }
+
+    fn text(prompt: &str, row: usize) -> String {
+        let rows = rows();
+        let prompt = Prompt::compile(&step(prompt), rows.batch().schema_ref()).unwrap();
+        match prompt.render(&rows, row).unwrap() {
+            Rendered::Ask(question) => question.messages[0].content.clone(),
+            Rendered::Skip => "(skipped)".into(),
+        }
+    }
+
+    #[test]
+    fn every_type_renders_as_a_person_would_write_it() {
+        let all = "{{ text }}|{{ price }}|{{ day }}|{{ at }}|{{ items }}|{{ nested.inner }}|{{ tags.k }}|{{ row['two words'] }}";
+        assert_eq!(text(all, 0), "a\u{0}b <ü>|19.90|2022-01-08|1970-01-01T00:00:00Z|[1, none]|5|v|7");
+    }
+
+    #[test]
+    fn null_renders_as_nothing_and_rows_without_input_are_skipped() {
+        assert_eq!(text("[{{ text }}] {{ price }}", 1), "[] 0.05");
+        assert_eq!(text("{{ text }}{{ items }}", 1), "(skipped)");
+        assert_eq!(text("{% if text is none %}nothing{% endif %} {{ price }}", 1), "nothing 0.05");
+    }
+
+    #[test]
+    fn columns_that_are_not_there_or_binary_are_refused_before_the_run() {
+        let rows = rows();
+        let refusal =
+            |prompt: &str| Prompt::compile(&step(prompt), rows.batch().schema_ref()).unwrap_err().to_string();
+        assert_eq!(
+            refusal("{{ txt }}"),
+            "step \"answer\": the templates name the column \"txt\", which the source does not have; did you mean \"text\"?"
+        );
+        assert!(refusal("{{ row.prise }}").contains("did you mean \"price\""));
+        assert!(refusal("{{ blob }}").contains("binary"));
+        assert!(refusal("{{ text").contains("line 1"));
+    }
+
+    #[test]
+    fn a_fingerprint_stands_for_messages_and_parameters() {
+        let rows = rows();
+        let fingerprint = |step: &StepSpec| {
+            let prompt = Prompt::compile(step, rows.batch().schema_ref()).unwrap();
+            match prompt.render(&rows, 0).unwrap() {
+                Rendered::Ask(question) => question.fingerprint,
+                Rendered::Skip => unreachable!("the row has input"),
+            }
+        };
+        let plain = step("{{ text }}");
+        let mut warm = step("{{ text }}");
+        warm.params.temperature = Some(0.5);
+        assert_eq!(fingerprint(&plain), fingerprint(&step("{{ text }}")));
+        assert_ne!(fingerprint(&plain), fingerprint(&warm));
+        assert_ne!(fingerprint(&plain), fingerprint(&step("{{ text }} ")));
+    }
+}

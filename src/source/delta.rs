@@ -1,0 +1,258 @@
+//! A Delta table as a source: the files of a pinned version, then what later commits add.
+//!
+//! The order is that of Spark's Delta source: files of the first version by (modification time, path),
+//! then commit by commit in the order of their `add` actions with `dataChange`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use ::arrow::datatypes::SchemaRef;
+
+use super::{HeldFile, SourceError};
+use crate::checkpoint::{Part, Position, SourceId};
+use crate::table::{DataFile, LogEntry, Table};
+
+#[derive(Debug)]
+pub(super) struct DeltaSource {
+    path: PathBuf,
+    /// Pinned at the newest version when the run started.
+    table: Table,
+    skip_change_commits: bool,
+    /// Files of the version that a snapshot position speaks of.
+    snapshot: Option<(u64, Vec<DataFile>)>,
+    /// The log entry read last.
+    entry: Option<(u64, LogEntry)>,
+}
+
+impl DeltaSource {
+    pub(super) async fn open(
+        path: &Path,
+        skip_change_commits: bool,
+    ) -> Result<(Self, SchemaRef, SourceId), SourceError> {
+        let table = Table::open(path).await?;
+        let mapping = table.properties()?.get("delta.columnMapping.mode").cloned();
+        if let Some(mode) = mapping.filter(|mode| mode != "none") {
+            let what = format!(
+                "uses column mapping (delta.columnMapping.mode = {mode:?}), which cannot be read yet"
+            );
+            return Err(SourceError::Unsupported { path: path.to_owned(), what });
+        }
+        let schema = table.schema()?;
+        let id = SourceId::Delta { table_id: table.id()? };
+        let source =
+            DeltaSource { path: path.to_owned(), table, skip_change_commits, snapshot: None, entry: None };
+        Ok((source, schema, id))
+    }
+
+    pub(super) async fn next_file(&mut self, position: &Position) -> Result<Option<Part>, SourceError> {
+        match position {
+            Position::Start => {
+                let version = self.table.version();
+                match self.snapshot_files(version).await?.first() {
+                    Some(file) => Ok(Some(part(file, version, 0))),
+                    None => Ok(None),
+                }
+            }
+            Position::DeltaSnapshot { version, modified_ms, file, row } => {
+                let version = *version;
+                let key = (*modified_ms, file.as_str());
+                let files = self.snapshot_files(version).await?;
+                let next = files.iter().find_map(|candidate| {
+                    let candidate_key = (candidate.modified_ms, candidate.path.as_str());
+                    match row {
+                        Some(row) if candidate_key == key => Some(part(candidate, version, *row)),
+                        _ if candidate_key > key => Some(part(candidate, version, 0)),
+                        _ => None,
+                    }
+                });
+                match next {
+                    Some(next) => Ok(Some(next)),
+                    None => self.next_in_log(version + 1, 0, 0).await,
+                }
+            }
+            Position::DeltaLog { version, files, row } => self.next_in_log(*version, *files, *row).await,
+            Position::Parquet { .. } => Err(SourceError::Unsupported {
+                path: self.path.clone(),
+                what: "was a set of Parquet files when the checkpoint was made, and is a Delta table now"
+                    .into(),
+            }),
+        }
+    }
+
+    async fn next_in_log(
+        &mut self,
+        mut version: u64,
+        mut skip: u64,
+        mut row: u64,
+    ) -> Result<Option<Part>, SourceError> {
+        while version <= self.table.version() {
+            let entry = self.log_entry(version).await?;
+            let at = usize::try_from(skip).unwrap_or(usize::MAX);
+            if let Some(file) = entry.added.get(at) {
+                self.refuse_deletion_vector(file)?;
+                return Ok(Some(part(file, version, row)));
+            }
+            version += 1;
+            (skip, row) = (0, 0);
+        }
+        Ok(None)
+    }
+
+    /// The commit of a version with only those files that bring new rows.
+    async fn log_entry(&mut self, version: u64) -> Result<LogEntry, SourceError> {
+        if let Some((_, entry)) = self.entry.as_ref().filter(|(cached, _)| *cached == version) {
+            return Ok(entry.clone());
+        }
+        let mut entry = self
+            .table
+            .log_entry(version)
+            .await?
+            .ok_or_else(|| SourceError::Gap { path: self.path.clone(), version })?;
+        if !entry.removed.is_empty() {
+            if !self.skip_change_commits {
+                return Err(SourceError::Changed {
+                    path: self.path.clone(),
+                    version,
+                    operation: format!(
+                        "({}) deletes or rewrites",
+                        entry.operation.as_deref().unwrap_or("unnamed")
+                    ),
+                    files: entry.removed.len(),
+                });
+            }
+            entry.added.clear();
+        }
+        self.entry = Some((version, entry.clone()));
+        Ok(entry)
+    }
+
+    async fn snapshot_files(&mut self, version: u64) -> Result<&[DataFile], SourceError> {
+        if self.snapshot.as_ref().is_none_or(|(cached, _)| *cached != version) {
+            let files = if version == self.table.version() {
+                self.table.files()?
+            } else {
+                Table::open_at(&self.path, version).await?.files()?
+            };
+            files.iter().try_for_each(|file| self.refuse_deletion_vector(file))?;
+            self.snapshot = Some((version, files));
+        }
+        Ok(self.snapshot.as_ref().map_or(&[], |(_, files)| files.as_slice()))
+    }
+
+    fn refuse_deletion_vector(&self, file: &DataFile) -> Result<(), SourceError> {
+        if file.has_deletion_vector {
+            return Err(SourceError::Unsupported {
+                path: self.path.clone(),
+                what: format!("has deletion vectors (file {}), which cannot be read yet", file.path),
+            });
+        }
+        Ok(())
+    }
+
+    pub(super) fn advance(&self, before: &Position, part: &Part, end: u64, is_whole: bool) -> Position {
+        let version = part.version.unwrap_or_default();
+        let in_snapshot = match before {
+            Position::Start => true,
+            Position::DeltaSnapshot { version: pinned, .. } => version == *pinned,
+            _ => false,
+        };
+        if in_snapshot {
+            let files = self.snapshot.as_ref().map_or(&[][..], |(_, files)| files);
+            let modified_ms =
+                files.iter().find(|file| file.path == part.file).map_or(0, |file| file.modified_ms);
+            return Position::DeltaSnapshot {
+                version,
+                modified_ms,
+                file: part.file.clone(),
+                row: (!is_whole).then_some(end),
+            };
+        }
+        let done = match before {
+            Position::DeltaLog { version: reading, files, .. } if *reading == version => *files,
+            _ => 0,
+        };
+        if is_whole {
+            Position::DeltaLog { version, files: done + 1, row: 0 }
+        } else {
+            Position::DeltaLog { version, files: done, row: end }
+        }
+    }
+
+    /// Only what the files of the newest version tell; none once the log is followed.
+    pub(super) fn rows_after(&self, position: &Position) -> Option<u64> {
+        match position {
+            Position::Start => self.table.files().ok()?.iter().map(|file| file.rows).sum(),
+            Position::DeltaSnapshot { version, modified_ms, file, row } => {
+                let (cached, files) = self.snapshot.as_ref()?;
+                if cached != version || *version != self.table.version() {
+                    return None;
+                }
+                let key = (*modified_ms, file.as_str());
+                files
+                    .iter()
+                    .map(|candidate| match (candidate.modified_ms, candidate.path.as_str()) {
+                        found if found == key => {
+                            candidate.rows.map(|rows| row.map_or(0, |row| rows.saturating_sub(row)))
+                        }
+                        found if found > key => candidate.rows,
+                        _ => Some(0),
+                    })
+                    .sum()
+            }
+            _ => None,
+        }
+    }
+
+    pub(super) fn position_after(&self, held: &[HeldFile]) -> Result<Position, SourceError> {
+        let unknown = |what: String| SourceError::Unsupported { path: self.path.clone(), what };
+        let mut held: BTreeMap<&str, &HeldFile> =
+            held.iter().map(|file| (file.file.as_str(), file)).collect();
+        let mut last = None;
+        for file in self.table.files()? {
+            let Some(found) = held.remove(file.path.as_str()) else {
+                if held.is_empty() {
+                    break;
+                }
+                if file.rows == Some(0) {
+                    continue;
+                }
+                return Err(unknown(format!(
+                    "cannot be matched with the target: the target lacks {}, and holds rows of later files",
+                    file.path
+                )));
+            };
+            if found.rows != found.end
+                || (!held.is_empty() && file.rows.is_some_and(|rows| rows != found.end))
+            {
+                return Err(unknown(format!(
+                    "cannot be matched with the target: the target holds only some rows of {}",
+                    file.path
+                )));
+            }
+            last = Some((file, found.end));
+        }
+        if let Some(file) = held.keys().next() {
+            return Err(unknown(format!(
+                "cannot be matched with the target: the target holds rows of {file}, which is no file of version {}",
+                self.table.version()
+            )));
+        }
+        Ok(last.map_or(Position::Start, |(file, end)| Position::DeltaSnapshot {
+            version: self.table.version(),
+            modified_ms: file.modified_ms,
+            file: file.path,
+            row: Some(end),
+        }))
+    }
+}
+
+fn part(file: &DataFile, version: u64, start: u64) -> Part {
+    Part {
+        file: file.path.clone(),
+        size: file.size,
+        version: Some(version),
+        start,
+        end: 0,
+        partition: file.partition_values.clone(),
+    }
+}

@@ -1,0 +1,197 @@
+//! A Parquet file or a directory of them as a source: each file is read once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+use ::arrow::datatypes::SchemaRef;
+
+use super::shape::metadata;
+use super::{FileShape, HeldFile, SourceError};
+use crate::checkpoint::{Part, Position};
+use crate::table::delta_schema;
+
+const MAGIC: &[u8] = b"PAR1";
+
+#[derive(Debug)]
+pub(super) struct ParquetSource {
+    path: PathBuf,
+    root: PathBuf,
+    /// As the folder was when the run started, by (modification time, path).
+    files: Vec<Found>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Found {
+    modified_ms: u128,
+    path: String,
+    size: u64,
+}
+
+impl ParquetSource {
+    pub(super) fn open(path: &Path) -> Result<(Self, PathBuf, SchemaRef), SourceError> {
+        let mut files = Vec::new();
+        let root = if path.is_dir() {
+            walk(path, path, &mut files)?;
+            path.to_owned()
+        } else {
+            let root = path.parent().unwrap_or(path).to_owned();
+            let starts_right = std::fs::File::open(path)
+                .and_then(|mut file| {
+                    let mut magic = [0; 4];
+                    std::io::Read::read_exact(&mut file, &mut magic).map(|()| magic == MAGIC)
+                })
+                .unwrap_or(false);
+            if !starts_right {
+                return Err(SourceError::NoTable { path: path.to_owned() });
+            }
+            files.push(found(&root, path)?);
+            root
+        };
+        files.sort();
+        let Some(first) = files.first() else {
+            return Err(SourceError::NoTable { path: path.to_owned() });
+        };
+        let first = root.join(&first.path);
+        let schema =
+            delta_schema(metadata(&first)?.schema()).map_err(|what| SourceError::file(&first, what))?;
+        Ok((ParquetSource { path: path.to_owned(), root: root.clone(), files }, root, schema))
+    }
+
+    pub(super) fn next_file(&mut self, position: &Position) -> Result<Option<Part>, SourceError> {
+        let nothing = BTreeMap::new();
+        let (seen, partial) = match position {
+            Position::Start => (&nothing, None),
+            Position::Parquet { files, partial } => (files, partial.as_ref()),
+            _ => {
+                return Err(SourceError::Unsupported {
+                    path: self.path.clone(),
+                    what: "was a Delta table when the checkpoint was made, and is a set of Parquet files now"
+                        .into(),
+                });
+            }
+        };
+        for file in &self.files {
+            if let Some(size) = seen.get(&file.path).filter(|size| **size != file.size) {
+                return Err(SourceError::file(
+                    &self.root.join(&file.path),
+                    format!(
+                        "it had {size} bytes when it was read and has {} now; a file is read once, give new data a new name",
+                        file.size
+                    ),
+                ));
+            }
+        }
+        if let Some((name, row)) = partial {
+            let file = self.files.iter().find(|file| file.path == *name).ok_or_else(|| {
+                SourceError::file(&self.root.join(name), "it is gone, and not all of its rows are read")
+            })?;
+            return Ok(Some(part(file, *row)));
+        }
+        let next = self.files.iter().find(|file| !seen.contains_key(&file.path));
+        Ok(next.map(|file| part(file, 0)))
+    }
+
+    /// Reads the footers of the files that are left.
+    pub(super) fn rows_after(&self, position: &Position) -> Option<u64> {
+        let rows = |file: &Found| FileShape::read(&self.root.join(&file.path)).ok().map(|shape| shape.rows());
+        match position {
+            Position::Start => self.files.iter().map(rows).sum(),
+            Position::Parquet { files, partial } => {
+                let fresh = self.files.iter().filter(|file| !files.contains_key(&file.path));
+                let begun = partial.as_ref().and_then(|(name, row)| {
+                    let file = self.files.iter().find(|file| file.path == *name)?;
+                    Some(rows(file)?.saturating_sub(*row))
+                });
+                fresh.map(rows).sum::<Option<u64>>().map(|fresh| fresh + begun.unwrap_or_default())
+            }
+            _ => None,
+        }
+    }
+
+    pub(super) fn position_after(&self, held: &[HeldFile]) -> Result<Position, SourceError> {
+        let unknown = |what: String| SourceError::Unsupported { path: self.path.clone(), what };
+        let mut files = BTreeMap::new();
+        let mut partial = None;
+        for held in held {
+            let file = self.files.iter().find(|file| file.path == held.file).ok_or_else(|| {
+                unknown(format!(
+                    "cannot be matched with the target: it lacks {}, whose rows the target holds",
+                    held.file
+                ))
+            })?;
+            let rows = FileShape::read(&self.root.join(&file.path))?.rows();
+            if held.rows != held.end || held.end > rows || (held.end < rows && partial.is_some()) {
+                return Err(unknown(format!(
+                    "cannot be matched with the target: the target holds only some rows of {}",
+                    file.path
+                )));
+            }
+            if held.end < rows {
+                partial = Some((file.path.clone(), held.end));
+            }
+            files.insert(file.path.clone(), file.size);
+        }
+        Ok(Position::Parquet { files, partial })
+    }
+}
+
+pub(super) fn advance(before: &Position, part: &Part, end: u64, is_whole: bool) -> Position {
+    let mut files = match before {
+        Position::Parquet { files, .. } => files.clone(),
+        _ => BTreeMap::new(),
+    };
+    files.insert(part.file.clone(), part.size);
+    Position::Parquet { files, partial: (!is_whole).then(|| (part.file.clone(), end)) }
+}
+
+fn part(file: &Found, start: u64) -> Part {
+    Part {
+        file: file.path.clone(),
+        size: file.size,
+        version: None,
+        start,
+        end: 0,
+        partition: BTreeMap::new(),
+    }
+}
+
+/// Collects the Parquet files below a folder. Names that begin with `_` or `.` are passed over, as Spark
+/// and Hive do.
+fn walk(root: &Path, folder: &Path, files: &mut Vec<Found>) -> Result<(), SourceError> {
+    let entries = std::fs::read_dir(folder).map_err(|error| SourceError::file(folder, error))?;
+    let mut paths = BTreeSet::new();
+    for entry in entries {
+        paths.insert(entry.map_err(|error| SourceError::file(folder, error))?.path());
+    }
+    for path in paths {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if name.starts_with(['_', '.']) {
+            continue;
+        }
+        if path.is_dir() {
+            if name.contains('=') {
+                return Err(SourceError::Unsupported {
+                    path: root.to_owned(),
+                    what: format!("has a partition folder ({name}); such directories cannot be read yet"),
+                });
+            }
+            walk(root, &path, files)?;
+        } else if path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("parquet")) {
+            files.push(found(root, &path)?);
+        }
+    }
+    Ok(())
+}
+
+fn found(root: &Path, path: &Path) -> Result<Found, SourceError> {
+    let metadata = std::fs::metadata(path).map_err(|error| SourceError::file(path, error))?;
+    let modified = metadata.modified().map_err(|error| SourceError::file(path, error))?;
+    let relative = path.strip_prefix(root).unwrap_or(path);
+    let name = relative.to_str().ok_or_else(|| SourceError::file(path, "its name is not Unicode"))?;
+    Ok(Found {
+        modified_ms: modified.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis(),
+        path: name.replace('\\', "/"),
+        size: metadata.len(),
+    })
+}

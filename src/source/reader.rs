@@ -1,0 +1,192 @@
+//! Rows of Parquet files, read forward.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use ::arrow::array::{ArrayRef, StringArray, new_null_array};
+use ::arrow::compute::{CastOptions, cast_with_options};
+use ::arrow::datatypes::{DataType, SchemaRef};
+use ::arrow::record_batch::RecordBatch;
+use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelector};
+
+use super::SourceError;
+use super::shape::metadata;
+use crate::checkpoint::Part;
+
+/// Rows are decoded in pieces of about this many bytes.
+const PIECE_BYTES: u64 = 4_000_000;
+const PIECE_ROWS: u64 = 8_192;
+
+/// Consecutive rows of one file.
+#[derive(Clone, Debug)]
+pub struct Chunk {
+    /// Path of the file, relative to the source's root.
+    pub file: Arc<str>,
+    /// Physical rows, in the order of `rows`.
+    pub physical: Vec<u64>,
+    /// The rows, in the source's columns.
+    pub rows: RecordBatch,
+}
+
+/// Reads parts of files; a part that begins where the last one ended goes on with the same reader.
+#[derive(Debug)]
+pub struct RowReader {
+    root: PathBuf,
+    schema: SchemaRef,
+    open: Option<OpenFile>,
+    decoded: u64,
+}
+
+struct OpenFile {
+    file: String,
+    reader: ParquetRecordBatchReader,
+    /// Physical row that `rest`, or else the reader, begins at.
+    at: u64,
+    rest: Option<RecordBatch>,
+}
+
+impl std::fmt::Debug for OpenFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "OpenFile({} at row {})", self.file, self.at)
+    }
+}
+
+impl RowReader {
+    /// A reader of files below `root` that gives rows in these columns.
+    #[must_use]
+    pub fn new(root: PathBuf, schema: SchemaRef) -> Self {
+        RowReader { root, schema, open: None, decoded: 0 }
+    }
+
+    /// Rows decoded so far, those passed over inside a row group included.
+    #[must_use]
+    pub fn decoded(&self) -> u64 {
+        self.decoded
+    }
+
+    /// Reads the rows of a part. Blocks.
+    ///
+    /// # Errors
+    /// When the file is gone, has changed since it was planned, or cannot be decoded.
+    pub fn read(&mut self, part: &Part) -> Result<Vec<Chunk>, SourceError> {
+        let continues =
+            self.open.as_ref().is_some_and(|open| open.file == part.file && open.at == part.start);
+        if !continues {
+            self.open = None;
+            self.open = Some(self.open_at(part)?);
+        }
+        let path = self.root.join(&part.file);
+        let file: Arc<str> = part.file.as_str().into();
+        let mut chunks = Vec::new();
+        let mut at = part.start;
+        while at < part.end {
+            let Some(open) = &mut self.open else { break };
+            let rows = match open.rest.take() {
+                Some(rows) => rows,
+                None => match open.reader.next() {
+                    Some(rows) => {
+                        let rows = rows.map_err(|error| SourceError::file(&path, error))?;
+                        self.decoded += rows.num_rows() as u64;
+                        rows
+                    }
+                    None => {
+                        return Err(SourceError::file(
+                            &path,
+                            format!("it ends at row {at}, before row {}", part.end),
+                        ));
+                    }
+                },
+            };
+            let wanted = usize::try_from(part.end - at).unwrap_or(usize::MAX).min(rows.num_rows());
+            if wanted < rows.num_rows() {
+                open.rest = Some(rows.slice(wanted, rows.num_rows() - wanted));
+            }
+            let next = at + wanted as u64;
+            open.at = next;
+            let rows = self.conform(&rows.slice(0, wanted), part)?;
+            chunks.push(Chunk { file: Arc::clone(&file), physical: (at..next).collect(), rows });
+            at = next;
+        }
+        Ok(chunks)
+    }
+
+    /// Opens a file at the row group that holds a row.
+    fn open_at(&mut self, part: &Part) -> Result<OpenFile, SourceError> {
+        let path = self.root.join(&part.file);
+        let error = |error: &dyn ToString| SourceError::file(&path, error.to_string());
+        let file = File::open(&path).map_err(|source| error(&source))?;
+        let size = file.metadata().map_err(|source| error(&source))?.len();
+        if size != part.size {
+            return Err(error(&format!("it had {} bytes when it was planned and has {size} now", part.size)));
+        }
+        let metadata = metadata(&path)?;
+        let groups = metadata.metadata().row_groups();
+        let (mut first_group, mut first_row) = (0, 0);
+        for group in groups {
+            let rows = u64::try_from(group.num_rows()).unwrap_or_default();
+            if first_row + rows > part.start {
+                break;
+            }
+            first_group += 1;
+            first_row += rows;
+        }
+        let skip = part.start - first_row;
+        let left: u64 = groups
+            .iter()
+            .skip(first_group)
+            .map(|group| u64::try_from(group.num_rows()).unwrap_or_default())
+            .sum();
+        let row_bytes = groups.iter().map(|group| group.total_byte_size() / group.num_rows().max(1)).max();
+        let row_bytes = u64::try_from(row_bytes.unwrap_or_default()).unwrap_or_default().max(1);
+        let piece = (PIECE_BYTES / row_bytes).clamp(1, PIECE_ROWS);
+        let rows = |rows: u64| usize::try_from(rows).unwrap_or(usize::MAX);
+        let mut builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata.clone())
+            .with_row_groups((first_group..groups.len()).collect())
+            .with_batch_size(rows(piece));
+        if skip > 0 {
+            let selection = vec![RowSelector::skip(rows(skip)), RowSelector::select(rows(left - skip))];
+            builder = builder.with_row_selection(selection.into());
+            self.decoded += skip;
+        }
+        let reader = builder.build().map_err(|source| error(&source))?;
+        Ok(OpenFile { file: part.file.clone(), reader, at: part.start, rest: None })
+    }
+
+    /// Brings rows of a file to the source's columns: by name, with partition values as constants and null
+    /// where the file has no such column.
+    fn conform(&self, rows: &RecordBatch, part: &Part) -> Result<RecordBatch, SourceError> {
+        let path = self.root.join(&part.file);
+        let columns: Result<Vec<ArrayRef>, SourceError> = self
+            .schema
+            .fields()
+            .iter()
+            .map(|field| {
+                let name = field.name();
+                let wrong = |error: &dyn ToString| {
+                    SourceError::file(&path, format!("column {name:?}: {}", error.to_string()))
+                };
+                if let Some(value) = part.partition.get(name) {
+                    let value = value.as_deref().filter(|value| !value.is_empty());
+                    let text: ArrayRef =
+                        Arc::new(StringArray::from_iter(std::iter::repeat_n(value, rows.num_rows())));
+                    return cast(&text, field.data_type()).map_err(|error| wrong(&error));
+                }
+                match rows.column_by_name(name) {
+                    Some(column) => cast(column, field.data_type()).map_err(|error| wrong(&error)),
+                    None => Ok(new_null_array(field.data_type(), rows.num_rows())),
+                }
+            })
+            .collect();
+        RecordBatch::try_new(Arc::clone(&self.schema), columns?)
+            .map_err(|error| SourceError::file(&path, error))
+    }
+}
+
+fn cast(array: &ArrayRef, to: &DataType) -> Result<ArrayRef, ::arrow::error::ArrowError> {
+    if array.data_type() == to {
+        return Ok(Arc::clone(array));
+    }
+    let options = CastOptions { safe: false, ..CastOptions::default() };
+    cast_with_options(array, to, &options)
+}
