@@ -2,10 +2,12 @@
 
 pub mod admission;
 pub mod checkpoint;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod decode;
 pub mod dispatch;
+pub mod engine;
 pub mod event;
 pub mod fault;
 pub mod faultpoint;
@@ -14,6 +16,9 @@ pub mod journal;
 pub mod ledger;
 pub mod plan;
 pub mod prompt;
+pub mod report;
+pub mod simulator;
+pub mod sink;
 pub mod source;
 pub mod store;
 pub mod table;

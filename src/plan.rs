@@ -34,6 +34,12 @@ impl Planner {
         &self.source
     }
 
+    /// Rows that may yet be planned; none if there is no limit.
+    #[must_use]
+    pub fn rows_left(&self) -> Option<u64> {
+        self.rows_left
+    }
+
     /// Fixes the content of the next batch; none when the source is planned to its end.
     ///
     /// # Errors

@@ -141,30 +141,33 @@ pub struct ErrorObject {
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum ErrorForm {
-    Object {
-        #[serde(default)]
-        message: Option<Value>,
-        #[serde(default)]
-        code: Option<Value>,
-        #[serde(default, rename = "type")]
-        kind: Option<Value>,
-        #[serde(default)]
-        param: Option<Value>,
-        #[serde(default)]
-        metadata: Option<Value>,
-    },
+    Object(Box<ErrorFields>),
     Other(Value),
+}
+
+#[derive(Deserialize)]
+struct ErrorFields {
+    #[serde(default)]
+    message: Option<Value>,
+    #[serde(default)]
+    code: Option<Value>,
+    #[serde(default, rename = "type")]
+    kind: Option<Value>,
+    #[serde(default)]
+    param: Option<Value>,
+    #[serde(default)]
+    metadata: Option<Value>,
 }
 
 impl From<ErrorForm> for ErrorObject {
     fn from(form: ErrorForm) -> Self {
         match form {
-            ErrorForm::Object { message, code, kind, param, metadata } => ErrorObject {
-                message: message.and_then(text),
-                code: code.and_then(text),
-                kind: kind.and_then(text),
-                param: param.and_then(text),
-                metadata,
+            ErrorForm::Object(fields) => ErrorObject {
+                message: fields.message.and_then(text),
+                code: fields.code.and_then(text),
+                kind: fields.kind.and_then(text),
+                param: fields.param.and_then(text),
+                metadata: fields.metadata,
             },
             ErrorForm::Other(value) => ErrorObject { message: text(value), ..ErrorObject::default() },
         }

@@ -36,6 +36,10 @@ pub struct Checkpoint {
     pub position: Position,
     /// Batches that are planned and not known to be committed, in order.
     pub planned: Vec<PlannedBatch>,
+    /// For a checkpoint rebuilt after the log had forgotten its lineage: the newest batch that was
+    /// committed under the `app_id` then. It counts as this lineage's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adopted: Option<BatchId>,
 }
 
 /// A checkpoint that cannot be used.
@@ -145,6 +149,7 @@ mod tests {
             next_batch: BatchId::new(7),
             position: Position::DeltaLog { version: 3, files: 1, row: 20 },
             planned: Vec::new(),
+            adopted: None,
         }
     }
 

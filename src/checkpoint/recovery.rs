@@ -91,6 +91,7 @@ mod tests {
             next_batch: BatchId::new(next),
             position: Position::Start,
             planned: planned.iter().map(batch).collect(),
+            adopted: None,
         }
     }
 

@@ -207,6 +207,16 @@ impl Job {
         Job::parse(file, &text, |name| std::env::var(name).ok())
     }
 
+    /// Reads and validates a job file for a command that calls no provider: keys are neither needed nor read.
+    ///
+    /// # Errors
+    /// As [`Job::load`], without those about keys.
+    pub fn load_without_keys(file: &Path) -> Result<Job, ConfigError> {
+        let text = std::fs::read_to_string(file)
+            .map_err(|source| ConfigError::Unreadable { path: file.to_owned(), source })?;
+        Job::check(file, &text, None)
+    }
+
     /// Validates the text of a job file. `file` gives the folder for relative paths; `environment`
     /// looks up variables.
     ///
@@ -217,19 +227,27 @@ impl Job {
         text: &str,
         environment: impl Fn(&str) -> Option<String>,
     ) -> Result<Job, ConfigError> {
+        Job::check(file, text, Some(&environment))
+    }
+
+    fn check(file: &Path, text: &str, environment: Option<Environment<'_>>) -> Result<Job, ConfigError> {
         let raw: RawJob = toml::from_str(text).map_err(|error| ConfigError::from_toml(file, text, &error))?;
         let folder = match file.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
-        Checker { file, folder, environment: &environment }.job(raw)
+        Checker { file, folder, environment }.job(raw)
     }
 }
+
+/// Looks up environment variables.
+type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 struct Checker<'a> {
     file: &'a Path,
     folder: &'a Path,
-    environment: &'a dyn Fn(&str) -> Option<String>,
+    /// None where keys are not wanted.
+    environment: Option<Environment<'a>>,
 }
 
 impl Checker<'_> {
@@ -413,6 +431,7 @@ impl Checker<'_> {
         file: Option<&str>,
         header: Option<String>,
     ) -> Result<Option<ApiKey>, ConfigError> {
+        let Some(environment) = self.environment else { return Ok(None) };
         let secret = match (variable, file) {
             (None, None) => return Ok(None),
             (Some(_), Some(_)) => {
@@ -421,7 +440,7 @@ impl Checker<'_> {
                     "and api_key_env are both set; keep one",
                 ));
             }
-            (Some(variable), None) => (self.environment)(variable).ok_or_else(|| {
+            (Some(variable), None) => environment(variable).ok_or_else(|| {
                 self.wrong(
                     format!("provider.{provider}.api_key_env"),
                     format!("names the variable {variable}, which is not set; set it, or take the line out for an endpoint without keys"),

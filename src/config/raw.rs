@@ -191,6 +191,10 @@ pub struct SimulatorSpec {
     /// What goes wrong; the first that matches a request counts.
     #[serde(default, rename = "fault")]
     pub faults: Vec<FaultSpec>,
+    /// What happens to the first request, the second, and so on; a request beyond the last is refused
+    /// loudly. Default: none.
+    #[serde(default)]
+    pub script: Vec<FaultSpec>,
 }
 
 /// A limit that the simulator enforces.

@@ -64,6 +64,8 @@ pub enum Mode {
     Running,
     /// Wait for what is in flight, send nothing.
     Draining,
+    /// Cut off what is in flight, hand over what has arrived, and end.
+    Aborting,
 }
 
 /// One provider's dispatcher.
@@ -120,7 +122,12 @@ impl Dispatcher {
     /// Runs until the inbox is closed and everything has come back, or nobody listens any more.
     pub async fn run(mut self) {
         loop {
-            let draining = *self.mode.borrow() == Mode::Draining;
+            let mode = *self.mode.borrow();
+            if mode == Mode::Aborting {
+                self.abort().await;
+                return;
+            }
+            let draining = mode == Mode::Draining;
             let wake = if draining {
                 if self.hand_back().await.is_err() {
                     return;
@@ -269,13 +276,25 @@ impl Dispatcher {
     }
 
     async fn retry(&mut self, pending: Pending, failure: Failure) -> Result<(), Gone> {
-        match pending.after(failure.clone(), &mut self.jitter, self.policy.max_retry_after) {
+        match pending.after(&failure, &mut self.jitter, self.policy.max_retry_after) {
             Next::GiveUp(pending, failure) => self.reply(pending, Verdict::Failed(failure)).await,
             Next::Again(pending, after) => {
                 self.voice.say(&Event::Retried { provider: &self.name, failure: &failure, after });
                 self.order += 1;
                 self.due.push(Due { at: clock::now() + after, order: self.order, pending });
                 Ok(())
+            }
+        }
+    }
+
+    /// Cuts off what is in flight; what has arrived whole is still handed over.
+    async fn abort(&mut self) {
+        self.flights.abort_all();
+        while let Some(landed) = self.flights.join_next().await {
+            if let Ok((pending, _, Ok(paid))) = landed
+                && self.reply(pending, Verdict::Paid(Box::new(paid))).await.is_err()
+            {
+                return;
             }
         }
     }

@@ -42,7 +42,7 @@ impl Pending {
         self.request.deadline.saturating_sub(self.spent)
     }
 
-    pub(super) fn after(mut self, failure: Failure, jitter: &mut Jitter, most_asked: Duration) -> Next {
+    pub(super) fn after(mut self, failure: &Failure, jitter: &mut Jitter, most_asked: Duration) -> Next {
         let attempts = self.attempts;
         let times = if attempts == 1 { "attempt" } else { "attempts" };
         let Some(delay) = self.delays.next() else {

@@ -9,6 +9,7 @@ use crate::faultpoint::{self, Side};
 use crate::ident::{BatchId, Fingerprint, RowKey};
 
 const ENDING: &str = "journal";
+const ASIDE: &str = "aside-";
 
 /// The folder of a job's journals.
 #[derive(Clone, Debug)]
@@ -23,6 +24,14 @@ pub struct Found {
     pub path: PathBuf,
     /// What it belongs to; none for a file that was cut within its header.
     pub header: Option<Header>,
+}
+
+impl Found {
+    /// Whether it was put aside: it belongs to no batch.
+    #[must_use]
+    pub fn is_aside(&self) -> bool {
+        self.path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(ASIDE))
+    }
 }
 
 impl JournalFolder {
@@ -82,12 +91,10 @@ impl JournalFolder {
     /// # Errors
     /// When it cannot be renamed.
     pub fn put_aside(&self, found: &Found) -> Result<PathBuf, JournalError> {
-        let is_aside =
-            |path: &Path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("aside-"));
-        if is_aside(&found.path) {
+        if found.is_aside() {
             return Ok(found.path.clone());
         }
-        let path = self.path.join(format!("aside-{}.{ENDING}", uuid::Uuid::now_v7()));
+        let path = self.path.join(format!("{ASIDE}{}.{ENDING}", uuid::Uuid::now_v7()));
         std::fs::rename(&found.path, &path).map_err(|source| JournalError::Io {
             action: "put aside",
             path: found.path.clone(),

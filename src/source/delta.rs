@@ -183,10 +183,10 @@ impl DeltaSource {
         match position {
             Position::Start => self.table.files().ok()?.iter().map(|file| file.rows).sum(),
             Position::DeltaSnapshot { version, modified_ms, file, row } => {
-                let (cached, files) = self.snapshot.as_ref()?;
-                if cached != version || *version != self.table.version() {
+                if *version != self.table.version() {
                     return None;
                 }
+                let files = self.table.files().ok()?;
                 let key = (*modified_ms, file.as_str());
                 files
                     .iter()

@@ -79,6 +79,7 @@ pub enum SourceError {
 }
 
 impl SourceError {
+    #[expect(clippy::needless_pass_by_value, reason = "errors and strings are handed over alike")]
     pub(crate) fn file(path: &Path, message: impl ToString) -> Self {
         SourceError::File { path: path.to_owned(), message: message.to_string() }
     }

@@ -1,7 +1,8 @@
 //! Appending: data files first, then one commit that names them.
 
+use std::path::PathBuf;
+
 use arrow::record_batch::RecordBatch;
-use deltalake::DeltaTableError;
 use deltalake::kernel::transaction::{CommitBuilder, CommitProperties};
 use deltalake::kernel::{Action, Add, Transaction};
 use deltalake::protocol::{DeltaOperation, SaveMode};
@@ -61,28 +62,46 @@ pub struct Txn {
     pub version: i64,
 }
 
-impl Table {
-    /// Writes record batches of the table's schema into data files, without committing them. Batches
-    /// are encoded as they come and streamed to the disk.
+/// Data files being written.
+#[derive(Debug)]
+pub struct Staging {
+    writer: RecordBatchWriter,
+    path: PathBuf,
+}
+
+impl Staging {
+    /// Encodes rows in the table's columns; what is encoded is streamed to the disk.
     ///
     /// # Errors
-    /// When a batch does not fit or a file cannot be written.
-    pub async fn stage(
-        &self,
-        batches: impl IntoIterator<Item = Result<RecordBatch, arrow::error::ArrowError>> + Send,
-    ) -> Result<Staged, TableError> {
+    /// When they do not fit or a file cannot be written.
+    pub async fn write(&mut self, rows: RecordBatch) -> Result<(), TableError> {
+        self.writer.write(rows).await.map_err(error_of("write to", &self.path))
+    }
+
+    /// Ends the files.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub async fn finish(mut self) -> Result<Staged, TableError> {
+        let adds = self.writer.flush().await.map_err(error_of("write to", &self.path))?;
+        Ok(Staged { adds })
+    }
+}
+
+impl Table {
+    /// Begins data files that are not committed yet.
+    ///
+    /// # Errors
+    /// When the table has a feature that cannot be written.
+    pub fn stage(&self) -> Result<Staging, TableError> {
         let error = error_of("write to", self.path());
         let properties = WriterProperties::builder()
             .set_compression(Compression::ZSTD(ZstdLevel::default()))
             .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
             .build();
-        let mut writer =
+        let writer =
             RecordBatchWriter::for_table(&self.inner).map_err(&error)?.with_writer_properties(properties);
-        for batch in batches {
-            let batch = batch.map_err(|source| error(DeltaTableError::from(source)))?;
-            writer.write(batch).await.map_err(&error)?;
-        }
-        Ok(Staged { adds: writer.flush().await.map_err(&error)? })
+        Ok(Staging { writer, path: self.path().to_owned() })
     }
 
     /// Commits staged files as a blind append together with `txn` actions, on the version that the

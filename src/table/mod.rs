@@ -9,7 +9,7 @@ mod log;
 mod open;
 mod query;
 
-pub use append::{Staged, Txn};
+pub use append::{Staged, Staging, Txn};
 pub use create::delta_schema;
 pub use log::{DataFile, LogEntry};
 pub use open::{Table, is_delta_table};

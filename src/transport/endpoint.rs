@@ -15,6 +15,7 @@ use crate::clock;
 use crate::config::{Params, Provider};
 use crate::decode;
 use crate::fault::{Class, Failure};
+use crate::faultpoint::{self, Side};
 use crate::prompt::Question;
 use crate::wire::{ChatRequest, ChatResponse};
 
@@ -117,6 +118,8 @@ impl Endpoint {
     /// A classified failure, without secrets.
     pub async fn send(&self, question: &Question, params: &Params, most: Duration) -> Result<Paid, Failure> {
         let limit = self.request_timeout.min(most);
+        let broken = |error: std::io::Error| Failure::new(Class::Connection, error.to_string());
+        faultpoint::pass("first-call", Side::Before).map_err(broken)?;
         let started = clock::now();
         let answer = match tokio::time::timeout(limit, self.exchange(question, params)).await {
             Ok(answer) => answer,
@@ -126,6 +129,7 @@ impl Endpoint {
             )),
         };
         let latency = clock::now() - started;
+        faultpoint::pass("first-call", Side::After).map_err(broken)?;
         answer
             .map(|(body, response)| Paid { body, response, latency })
             .map_err(|failure| self.redact(failure))

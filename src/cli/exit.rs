@@ -1,0 +1,36 @@
+//! Exit statuses.
+
+use std::process::ExitCode;
+
+/// How a command ended, for scripts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// Done; rows with errors are counted in the last line.
+    Done = 0,
+    /// Trouble on the way: a disk, a table, or this program.
+    Internal = 1,
+    /// Wrong arguments, job file, source or target.
+    Usage = 2,
+    /// Stopped by the provider: key, quota, model, or no success for too long.
+    Provider = 4,
+    /// Another run holds the job.
+    Running = 6,
+    /// Interrupted; everything that was answered is kept.
+    Interrupted = 130,
+}
+
+/// The same, for `--help`.
+pub(super) const HELP: &str = "\
+Exit status:
+  0    done; rows with errors are counted in the last line
+  1    trouble on the way: a disk, a table, or this program
+  2    wrong arguments, job file, source or target
+  4    stopped by the provider: key, quota, model, or no success for too long
+  6    another run holds the job (0 with --if-running skip)
+  130  interrupted; everything that was answered is kept";
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        ExitCode::from(exit as u8)
+    }
+}

@@ -1,0 +1,84 @@
+//! The command line: arguments, one file per command, exit statuses.
+//!
+//! Standard output is data, standard error is talk; both may be closed without harm.
+
+mod errors;
+mod exit;
+mod output;
+mod run;
+mod signals;
+mod simulate;
+
+pub use exit::Exit;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::ConfigError;
+use crate::engine::EngineError;
+
+/// Runs a language model over every row of a Delta or Parquet table and writes the answers to a Delta
+/// table, exactly once.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100, after_help = exit::HELP)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Enrich the rows that the source has and the target has not
+    Run(run::RunArguments),
+    /// List the rows that ended with an error
+    Errors(errors::ErrorsArguments),
+    /// Serve the built-in OpenAI-compatible simulator on loopback
+    Simulate(simulate::SimulateArguments),
+}
+
+/// Runs the command line and says how it ended.
+#[must_use]
+pub fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage } else { Exit::Done }.into();
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            output::talk(format!("error: cannot start: {error}"));
+            return Exit::Internal.into();
+        }
+    };
+    let result = runtime.block_on(async {
+        match arguments.command {
+            Command::Run(arguments) => Box::pin(run::run(arguments)).await,
+            Command::Errors(arguments) => Box::pin(errors::errors(arguments)).await,
+            Command::Simulate(arguments) => simulate::simulate(arguments).await,
+        }
+    });
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    result.unwrap_or_else(|error| explain(&error)).into()
+}
+
+/// Tells an error with what to do about it, and finds its exit status.
+fn explain(error: &anyhow::Error) -> Exit {
+    output::talk(format!("error: {error:#}"));
+    if error.is::<ConfigError>() {
+        return Exit::Usage;
+    }
+    let Some(error) = error.downcast_ref::<EngineError>() else { return Exit::Internal };
+    if let Some(hint) = error.hint() {
+        output::talk(format!("hint: {hint}"));
+    }
+    match error {
+        EngineError::Lock(crate::checkpoint::LockError::Held { .. }) => Exit::Running,
+        error if error.is_usage() => Exit::Usage,
+        _ => Exit::Internal,
+    }
+}

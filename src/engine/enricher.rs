@@ -1,0 +1,574 @@
+//! Rows in, rows with outcomes out: the part of the engine that knows neither source nor sink.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinSet;
+
+use super::error::EngineError;
+use super::open_batch::OpenBatch;
+use super::prepare::Prepared;
+use super::probation::{Judgement, Probation};
+use crate::checkpoint::PlannedBatch;
+use crate::config::{Params, Provider};
+use crate::decode;
+use crate::dispatch::{Dispatcher, Mode, Reply, Request, Verdict};
+use crate::event::{Ending, Event, Voice};
+use crate::fault::{Class, Failure, Policy};
+use crate::ident::{BatchId, Cell, Fingerprint, Lineage, StepId};
+use crate::journal::{self, Header, JournalError, JournalFolder, Record, StrayAnswers};
+use crate::ledger::{Duty, Ledger};
+use crate::prompt::{Prompt, Question, Rendered};
+use crate::sink::{FilledBatch, Outcome, Settled};
+use crate::source::Chunk;
+use crate::transport::Endpoint;
+
+/// Outcomes that are settled in one go before the engine looks at answers again.
+const SETTLED_AT_ONCE: usize = 1_024;
+const REPLIES_AT_ONCE: usize = 256;
+
+/// Why nothing new is asked any more.
+#[derive(Debug)]
+pub enum Stop {
+    /// The provider makes it useless.
+    Provider {
+        /// Its name.
+        provider: String,
+        /// Why.
+        failure: Failure,
+    },
+    /// An answer could not be kept.
+    Journal(JournalError),
+    /// As many rows as were wanted are asked.
+    MaxRows,
+    /// The caller asked for it.
+    Asked,
+}
+
+/// The way to a provider.
+#[derive(Debug)]
+pub struct Lane {
+    name: Arc<str>,
+    model: Arc<str>,
+    inbox: mpsc::Sender<Request>,
+}
+
+/// A step, ready to ask.
+#[derive(Debug)]
+struct Step {
+    output: String,
+    prompt: Prompt,
+    params: Arc<Params>,
+    deadline: Duration,
+    lane: usize,
+}
+
+/// What is known of a row before it is asked.
+enum Found {
+    /// Nothing: it is asked.
+    Nothing(Request),
+    /// Its outcome.
+    Settled(Box<Settled>),
+    /// Its answer, which could not be kept.
+    Lost(JournalError),
+}
+
+impl Found {
+    fn settled(settled: Settled) -> Self {
+        Found::Settled(Box::new(settled))
+    }
+}
+
+/// Takes batches of rows, asks about them, and gives them back with an outcome for every row.
+///
+/// Paid answers are in the journal before they are used. The caller carries out the duties that
+/// [`Enricher::next_duty`] names: plan and load batches, commit them in order.
+#[derive(Debug)]
+pub struct Enricher {
+    steps: Vec<Step>,
+    lanes: Vec<Lane>,
+    ledger: Ledger,
+    open: BTreeMap<BatchId, OpenBatch>,
+    lineage: Lineage,
+    journal: JournalFolder,
+    strays: StrayAnswers,
+    replies: mpsc::Receiver<Reply>,
+    buffer: Vec<Reply>,
+    hungry: Arc<Notify>,
+    mode: watch::Sender<Mode>,
+    dispatchers: JoinSet<()>,
+    probation: Probation,
+    asks_left: Option<u64>,
+    stop: Option<Stop>,
+    voice: Voice,
+}
+
+impl Enricher {
+    /// Starts the dispatchers of the providers.
+    #[must_use]
+    pub fn start(
+        prepared: Prepared,
+        ledger: Ledger,
+        lineage: Lineage,
+        journal: JournalFolder,
+        strays: StrayAnswers,
+        max_rows: Option<u64>,
+        voice: Voice,
+    ) -> Self {
+        let (outbox, replies) = mpsc::channel(1_024);
+        let (mode, watching) = watch::channel(Mode::Running);
+        let hungry = Arc::new(Notify::new());
+        let mut dispatchers = JoinSet::new();
+        let mut lane = |provider: &Provider, endpoint: Endpoint| {
+            let model: Arc<str> = endpoint.model().into();
+            let (inbox, requests) = mpsc::channel(provider.max_concurrency as usize);
+            let dispatcher = Dispatcher::new(
+                provider,
+                Arc::new(endpoint),
+                requests,
+                outbox.clone(),
+                watching.clone(),
+                Arc::clone(&hungry),
+                voice.clone(),
+            );
+            dispatchers.spawn(dispatcher.run());
+            Lane { name: provider.name.as_str().into(), model, inbox }
+        };
+        let lanes =
+            prepared.endpoints.into_iter().map(|(provider, endpoint)| lane(&provider, endpoint)).collect();
+        let steps = prepared
+            .prompts
+            .into_iter()
+            .map(|(spec, prompt)| Step {
+                output: spec.output,
+                prompt,
+                params: Arc::new(spec.params),
+                deadline: spec.row_deadline,
+                lane: spec.provider,
+            })
+            .collect();
+        Enricher {
+            steps,
+            lanes,
+            ledger,
+            open: BTreeMap::new(),
+            lineage,
+            journal,
+            strays,
+            replies,
+            buffer: Vec::with_capacity(REPLIES_AT_ONCE),
+            hungry,
+            mode,
+            dispatchers,
+            probation: Probation::default(),
+            asks_left: max_rows,
+            stop: None,
+            voice,
+        }
+    }
+
+    /// The next thing for the caller to do; none if there is nothing until something happens.
+    pub fn next_duty(&mut self) -> Option<Duty> {
+        self.ledger.next_duty()
+    }
+
+    /// A batch was planned, durably, and is about to be opened.
+    pub fn planned(&mut self, plan: &PlannedBatch) {
+        let id = self.ledger.planned(plan.rows(), plan.bytes);
+        debug_assert_eq!(id, plan.id, "batches are planned in order");
+        self.voice.say(&Event::Planned { batch: plan.id, rows: plan.rows() });
+    }
+
+    /// There is nothing more to plan.
+    pub fn source_ended(&mut self) {
+        self.ledger.source_ended();
+    }
+
+    /// Opens a batch with its rows; what its journal holds need not be asked again. `decoded` is the
+    /// number of rows that were decoded to get them.
+    ///
+    /// # Errors
+    /// When the journal cannot be made or read.
+    pub fn open(&mut self, plan: PlannedBatch, chunks: Vec<Chunk>, decoded: u64) -> Result<(), EngineError> {
+        let id = plan.id;
+        let header = Header { lineage: self.lineage, batch: id, digest: plan.digest() };
+        let mut records = Vec::new();
+        let writer = self.journal.writer(&header, |record| records.push(record))?;
+        let recovered = records.len() as u64;
+        let batch = OpenBatch::new(plan, chunks, self.steps.len(), writer, records);
+        let rows = batch.rows();
+        self.ledger.loaded(id, rows);
+        self.open.insert(id, batch);
+        self.voice.say(&Event::Opened { batch: id, rows: u64::from(rows), recovered, decoded });
+        Ok(())
+    }
+
+    /// Takes a batch whose rows all have outcomes out of memory, to be committed.
+    ///
+    /// # Errors
+    /// Never for a batch that [`Enricher::next_duty`] named.
+    pub fn take(&mut self, id: BatchId) -> Result<FilledBatch, EngineError> {
+        let batch = self.open.remove(&id);
+        batch.map(OpenBatch::fill).ok_or_else(|| EngineError::Task(format!("batch {id} is not open")))
+    }
+
+    /// A batch is in the table: its journal is removed.
+    ///
+    /// # Errors
+    /// When the journal cannot be removed.
+    pub fn committed(&mut self, id: BatchId) -> Result<(), EngineError> {
+        self.ledger.committed(id);
+        self.journal.forget(id)?;
+        self.ledger.forgotten(id);
+        Ok(())
+    }
+
+    /// Hands out rows as far as the dispatchers take them, and settles what needs no asking.
+    pub fn feed(&mut self) {
+        let mut settled = 0;
+        for step in (0..self.steps.len()).map(StepId::new) {
+            let inbox = self.lanes[self.steps[step.index()].lane].inbox.clone();
+            while let Ok(permit) = inbox.try_reserve() {
+                if self.asks_left == Some(0) && !self.ledger.is_stopped() {
+                    self.halt(Stop::MaxRows);
+                }
+                let Some(cell) = self.ledger.next_ask(step) else { break };
+                match self.prepare(cell) {
+                    Some(request) => {
+                        if let Some(left) = self.asks_left.as_mut().filter(|_| step == StepId::FIRST) {
+                            *left -= 1;
+                        }
+                        permit.send(request);
+                    }
+                    None => settled += 1,
+                }
+                if settled == SETTLED_AT_ONCE {
+                    self.hungry.notify_one();
+                    return;
+                }
+            }
+        }
+    }
+
+    /// The request of a row; none if the row could be settled without one, or could not be settled.
+    fn prepare(&mut self, cell: Cell) -> Option<Request> {
+        match self.look_up(cell) {
+            Found::Nothing(request) => return Some(request),
+            Found::Settled(settled) => self.settle(cell, *settled, false),
+            Found::Lost(error) => {
+                self.ledger.give_back(cell);
+                self.halt(Stop::Journal(error));
+            }
+        }
+        None
+    }
+
+    /// Renders a row and looks for an answer that is paid for already.
+    fn look_up(&mut self, cell: Cell) -> Found {
+        let Self { steps, lanes, open, strays, .. } = self;
+        let step = &steps[cell.step.index()];
+        let lane = &lanes[step.lane];
+        let batch = open.get_mut(&cell.batch).expect("rows are handed out while their batch is open");
+        let (rows, row) = batch.locate(cell.row);
+        let question = match step.prompt.render(rows, row) {
+            Ok(Rendered::Ask(question)) => question,
+            Ok(Rendered::Skip) => return Found::settled(Settled::unasked(Outcome::Skipped)),
+            Err(failure) => return Found::settled(Settled::unasked(Outcome::Failed(failure))),
+        };
+        if batch.has_recovered() || !strays.is_empty() {
+            let key = batch.key(cell.row);
+            let fits = |record: &Record| {
+                record.step == step.output
+                    && record.fingerprint == question.fingerprint
+                    && *record.provider == *lane.name
+                    && *record.model == *lane.model
+            };
+            if let Some(record) = batch.claim(&key, fits) {
+                return Found::settled(from_record(&record));
+            }
+            let stray = strays.claim(&key, &step.output, question.fingerprint);
+            if let Some(record) = stray.filter(fits) {
+                return match batch.journal.append([&record]) {
+                    Ok(()) => Found::settled(from_record(&record)),
+                    Err(error) => Found::Lost(error),
+                };
+            }
+        }
+        Found::Nothing(Request {
+            cell,
+            question: Arc::new(question),
+            params: Arc::clone(&step.params),
+            deadline: step.deadline,
+        })
+    }
+
+    /// Waits until there is something to take in or to hand out.
+    pub async fn wait(&mut self) {
+        tokio::select! {
+            biased;
+            _ = self.replies.recv_many(&mut self.buffer, REPLIES_AT_ONCE) => {}
+            () = self.hungry.notified() => {}
+        }
+    }
+
+    /// Takes in the replies that have come: journals what was paid, then settles it.
+    pub fn take_in(&mut self) {
+        let replies = std::mem::take(&mut self.buffer);
+        let mut kept: BTreeMap<BatchId, Vec<(Cell, Record, Settled)>> = BTreeMap::new();
+        for reply in replies {
+            let cell = reply.cell;
+            let Reply { question, attempts, verdict, .. } = reply;
+            match verdict {
+                Verdict::Paid(paid) => {
+                    for (held, failure) in self.probation.end() {
+                        self.keep(&mut kept, held, failure);
+                    }
+                    let record = self.record(
+                        cell,
+                        &question,
+                        attempts,
+                        paid.latency,
+                        journal::Outcome::Response(paid.body),
+                    );
+                    let settled =
+                        from_response(&record, decode::facts(&paid.response), decode::text(paid.response));
+                    kept.entry(cell.batch).or_default().push((cell, record, settled));
+                }
+                Verdict::Failed(failure) if is_terminal(failure.class) => {
+                    let reply = Reply { cell, question, attempts, verdict: Verdict::Unsent };
+                    match self.probation.refused(reply, failure) {
+                        Judgement::Hold => {}
+                        Judgement::Release(released) => {
+                            for (reply, failure) in released {
+                                self.keep(&mut kept, reply, failure);
+                            }
+                        }
+                        Judgement::Stop(held) => self.refuse_all(&held),
+                    }
+                }
+                Verdict::Failed(failure) => {
+                    // It may pass: another run asks again, so it is not kept.
+                    let settled = self.failed(cell, question.fingerprint, attempts, failure);
+                    self.settle(cell, settled, true);
+                }
+                Verdict::Stop(failure) => {
+                    self.ledger.give_back(cell);
+                    let provider = self.lanes[self.steps[cell.step.index()].lane].name.to_string();
+                    self.halt(Stop::Provider { provider, failure });
+                }
+                Verdict::Unsent => self.ledger.give_back(cell),
+            }
+        }
+        self.write_down(kept);
+    }
+
+    /// With nothing in flight and nothing to ask, refusals that are held back are the rows' own.
+    pub fn release_held(&mut self) {
+        if self.probation.held() == 0 || self.ledger.asked() > self.probation.held() {
+            return;
+        }
+        let mut kept = BTreeMap::new();
+        for (reply, failure) in self.probation.end() {
+            self.keep(&mut kept, reply, failure);
+        }
+        self.write_down(kept);
+    }
+
+    fn keep(
+        &self,
+        kept: &mut BTreeMap<BatchId, Vec<(Cell, Record, Settled)>>,
+        reply: Reply,
+        failure: Failure,
+    ) {
+        let Reply { cell, question, attempts, .. } = reply;
+        let outcome = journal::Outcome::Failure(failure.clone());
+        let record = self.record(cell, &question, attempts, Duration::ZERO, outcome);
+        let settled = self.failed(cell, question.fingerprint, attempts, failure);
+        kept.entry(cell.batch).or_default().push((cell, record, settled));
+    }
+
+    /// Appends to the journals first, then settles: one write for all that came at once for a batch.
+    fn write_down(&mut self, kept: BTreeMap<BatchId, Vec<(Cell, Record, Settled)>>) {
+        for (id, entries) in kept {
+            let batch = self.open.get_mut(&id).expect("a batch is open while its rows are asked");
+            match batch.journal.append(entries.iter().map(|(_, record, _)| record)) {
+                Ok(()) => {
+                    for (cell, _, settled) in entries {
+                        self.settle(cell, settled, true);
+                    }
+                }
+                Err(error) => {
+                    entries.iter().for_each(|(cell, ..)| self.ledger.give_back(*cell));
+                    self.halt(Stop::Journal(error));
+                }
+            }
+        }
+    }
+
+    fn refuse_all(&mut self, held: &[(Reply, Failure)]) {
+        let Some((first, failure)) = held.first() else { return };
+        let provider = self.lanes[self.steps[first.cell.step.index()].lane].name.to_string();
+        let detail = format!("the first {} rows were all refused: {failure}", held.len());
+        let failure = Failure::new(Class::SameRefusal, detail);
+        held.iter().for_each(|(reply, _)| self.ledger.give_back(reply.cell));
+        self.halt(Stop::Provider { provider, failure });
+    }
+
+    fn settle(&mut self, cell: Cell, settled: Settled, is_new: bool) {
+        let ending = match &settled.outcome {
+            Outcome::Answer(_) => Ending::Answer,
+            Outcome::Skipped => Ending::Skipped,
+            Outcome::Failed(failure) => Ending::Failed(failure.class),
+        };
+        let tokens = settled.tokens.filter(|_| is_new).unwrap_or_default();
+        let batch = self.open.get_mut(&cell.batch).expect("a batch is open until all its rows are settled");
+        batch.settle(cell, settled);
+        self.ledger.settle(cell);
+        self.voice.say(&Event::Settled { ending, tokens });
+    }
+
+    fn record(
+        &self,
+        cell: Cell,
+        question: &Question,
+        attempts: u32,
+        latency: Duration,
+        outcome: journal::Outcome,
+    ) -> Record {
+        let step = &self.steps[cell.step.index()];
+        let lane = &self.lanes[step.lane];
+        let batch = self.open.get(&cell.batch).expect("a batch is open while its rows are asked");
+        Record {
+            key: batch.key(cell.row),
+            step: step.output.clone(),
+            fingerprint: question.fingerprint,
+            provider: lane.name.to_string(),
+            model: lane.model.to_string(),
+            attempts,
+            latency_ms: u64::try_from(latency.as_millis()).unwrap_or(u64::MAX),
+            outcome,
+        }
+    }
+
+    fn failed(&self, cell: Cell, fingerprint: Fingerprint, attempts: u32, failure: Failure) -> Settled {
+        let lane = &self.lanes[self.steps[cell.step.index()].lane];
+        Settled {
+            provider: Some(Arc::clone(&lane.name)),
+            model: Some(Arc::clone(&lane.model)),
+            attempts,
+            fingerprint: Some(fingerprint),
+            ..Settled::unasked(Outcome::Failed(failure))
+        }
+    }
+
+    /// From now on nothing new is asked; what is in flight is waited for.
+    pub fn halt(&mut self, stop: Stop) {
+        // The first reason counts, except that a lost answer must not hide behind it.
+        if self.stop.is_none() || matches!(stop, Stop::Journal(_)) {
+            let why = match &stop {
+                Stop::Provider { provider, failure } => format!("provider {provider}: {failure}"),
+                Stop::Journal(error) => error.to_string(),
+                Stop::MaxRows => "as many rows as wanted are asked".to_owned(),
+                Stop::Asked => "asked to stop".to_owned(),
+            };
+            self.voice.say(&Event::Stopping(&why));
+            self.stop = Some(stop);
+        }
+        self.ledger.stop();
+        self.mode.send_replace(Mode::Draining);
+    }
+
+    /// Cuts off what is in flight and takes in what has arrived whole.
+    pub async fn abort(&mut self) {
+        self.ledger.stop();
+        self.mode.send_replace(Mode::Aborting);
+        loop {
+            tokio::select! {
+                biased;
+                received = self.replies.recv_many(&mut self.buffer, REPLIES_AT_ONCE) => {
+                    self.take_in();
+                    if received == 0 {
+                        return;
+                    }
+                }
+                ended = self.dispatchers.join_next() => if ended.is_none() {
+                    while let Ok(reply) = self.replies.try_recv() {
+                        self.buffer.push(reply);
+                    }
+                    self.take_in();
+                    return;
+                },
+            }
+        }
+    }
+
+    /// Whether something is handed out that has not come back.
+    #[must_use]
+    pub fn is_waiting(&self) -> bool {
+        self.ledger.asked() > 0
+    }
+
+    /// Whether nothing is left to do.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.ledger.is_finished()
+    }
+
+    /// Whether all that was planned is committed and nothing more is to plan.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.ledger.is_complete()
+    }
+
+    /// Ends the dispatchers and flushes the journals; says why it stopped early, if it did.
+    ///
+    /// # Errors
+    /// When a journal cannot be flushed or removed.
+    pub fn finish(mut self) -> Result<Option<Stop>, EngineError> {
+        self.dispatchers.abort_all();
+        self.open.values().try_for_each(|batch| batch.journal.sync())?;
+        if self.ledger.is_complete() {
+            // Every row that could use a stray answer is in the table.
+            self.strays.discard()?;
+        }
+        Ok(self.stop)
+    }
+}
+
+/// Whether another run would meet the same failure.
+fn is_terminal(class: Class) -> bool {
+    class.policy() == Policy::Reject && class != Class::Deadline
+}
+
+fn from_record(record: &Record) -> Settled {
+    match &record.outcome {
+        journal::Outcome::Response(body) => match decode::parse(body) {
+            Ok(response) => from_response(record, decode::facts(&response), decode::text(response)),
+            Err(failure) => from_response(record, decode::Facts::default(), Err(failure)),
+        },
+        journal::Outcome::Failure(failure) => {
+            let failure = Err(failure.clone());
+            let settled = from_response(record, decode::Facts::default(), failure);
+            Settled { latency_ms: None, ..settled }
+        }
+    }
+}
+
+fn from_response(record: &Record, facts: decode::Facts, text: Result<String, Failure>) -> Settled {
+    Settled {
+        outcome: match text {
+            Ok(text) => Outcome::Answer(text),
+            Err(failure) => Outcome::Failed(failure),
+        },
+        provider: Some(record.provider.as_str().into()),
+        model: Some(facts.model.as_deref().unwrap_or(&record.model).into()),
+        attempts: record.attempts,
+        finish_reason: facts.finish_reason.map(Into::into),
+        tokens: facts.tokens,
+        cost: facts.cost,
+        latency_ms: Some(record.latency_ms),
+        fingerprint: Some(record.fingerprint),
+    }
+}

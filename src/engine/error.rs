@@ -1,0 +1,119 @@
+//! What ends a run with an error, and what to do about it.
+
+use std::path::PathBuf;
+
+use crate::checkpoint::{CheckpointError, LockError, Refusal};
+use crate::journal::JournalError;
+use crate::prompt::PromptError;
+use crate::sink::TargetError;
+use crate::source::SourceError;
+use crate::store::StoreError;
+use crate::table::TableError;
+use crate::transport::EndpointError;
+
+/// What ends a run with an error.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The source cannot be read.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// The target does not fit or cannot be used.
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    /// A table cannot be read or written.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// A template is wrong.
+    #[error(transparent)]
+    Prompt(#[from] PromptError),
+    /// The checkpoint cannot be used.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The journal cannot be used.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// A folder cannot be written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Another run has the job.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// An endpoint cannot be made.
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
+    /// Checkpoint and target contradict each other.
+    #[error("{refusal} (checkpoint {})", checkpoint.display())]
+    Refused {
+        /// What contradicts what.
+        refusal: Refusal,
+        /// The checkpoint.
+        checkpoint: PathBuf,
+    },
+    /// The checkpoint or the target belongs to something else.
+    #[error("{what}")]
+    Mismatch {
+        /// What belongs to what.
+        what: String,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// A task of the engine died.
+    #[error("a task of the engine died: {0}")]
+    Task(String),
+}
+
+impl EngineError {
+    /// What to do about it, where that can be said.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            EngineError::Refused { refusal: Refusal::Foreign { .. }, .. } => Some(
+                "go on with the checkpoint that wrote there, or give this job an app_id or a target of its own",
+            ),
+            EngineError::Refused { refusal: Refusal::TableBehind { .. }, .. } => Some(
+                "bring the table back to its newest version, or start over with another target or app_id",
+            ),
+            EngineError::Mismatch { hint, .. } => Some(hint),
+            EngineError::Checkpoint(CheckpointError::Damaged { .. }) => Some(
+                "move the file away and run again: the checkpoint is rebuilt from the target, and paid answers stay in the journal",
+            ),
+            EngineError::Journal(JournalError::Damaged { .. }) => {
+                Some("move the file away and run again: what it holds is asked, and paid for, again")
+            }
+            EngineError::Checkpoint(CheckpointError::Version { .. })
+            | EngineError::Journal(JournalError::Version { .. }) => {
+                Some("run it with the version of enrich that wrote it, or a later one")
+            }
+            EngineError::Journal(JournalError::Io { .. })
+            | EngineError::Store(_)
+            | EngineError::Checkpoint(CheckpointError::Store(_))
+            | EngineError::Table(_) => {
+                Some("see to the disk or the permissions and run again: what is answered is kept")
+            }
+            EngineError::Lock(_) => Some("wait for it to end; nothing was changed"),
+            _ => None,
+        }
+    }
+
+    /// Whether it is a mistake in the job or its surroundings, as opposed to trouble on the way.
+    #[must_use]
+    pub fn is_usage(&self) -> bool {
+        matches!(
+            self,
+            EngineError::Source(
+                SourceError::Missing { .. }
+                    | SourceError::NoTable { .. }
+                    | SourceError::Unsupported { .. }
+                    | SourceError::Changed { .. }
+            ) | EngineError::Target(
+                TargetError::Columns { .. }
+                    | TargetError::Schema { .. }
+                    | TargetError::Retention { .. }
+                    | TargetError::NoTable { .. }
+            ) | EngineError::Prompt(_)
+                | EngineError::Refused { .. }
+                | EngineError::Mismatch { .. }
+                | EngineError::Endpoint(_)
+        )
+    }
+}

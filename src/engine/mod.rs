@@ -1,0 +1,18 @@
+//! The engine: input and output around the ledger.
+//!
+//! [`Enricher`] takes batches of rows and gives them back with their outcomes; it owns the journal and the
+//! dispatchers. [`run`] puts a source, a plan, a checkpoint and a sink around it. Nothing here prints.
+
+mod enricher;
+mod error;
+mod open_batch;
+mod prepare;
+mod probation;
+mod reading;
+mod run;
+mod start;
+
+pub use enricher::{Enricher, Lane, Stop};
+pub use error::EngineError;
+pub use prepare::{Prepared, prepare};
+pub use run::{End, RunOptions, StopRequest, run};

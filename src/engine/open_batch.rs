@@ -1,0 +1,106 @@
+//! A batch whose rows are in memory.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::checkpoint::PlannedBatch;
+use crate::ident::{Cell, RowKey};
+use crate::journal::{JournalWriter, Record};
+use crate::prompt::Rows;
+use crate::sink::{FilledBatch, Settled};
+use crate::source::Chunk;
+
+/// A batch whose rows are in memory.
+#[derive(Debug)]
+pub(super) struct OpenBatch {
+    plan: PlannedBatch,
+    chunks: Vec<(u32, Chunk, Rows)>,
+    outcomes: Vec<Vec<Option<Settled>>>,
+    pub(super) journal: JournalWriter,
+    /// What its journal held when it was opened.
+    recovered: HashMap<RowKey, Vec<Record>>,
+}
+
+impl OpenBatch {
+    pub(super) fn new(
+        plan: PlannedBatch,
+        chunks: Vec<Chunk>,
+        steps: usize,
+        journal: JournalWriter,
+        records: Vec<Record>,
+    ) -> Self {
+        let mut first = 0;
+        let chunks: Vec<(u32, Chunk, Rows)> = chunks
+            .into_iter()
+            .map(|chunk| {
+                let start = first;
+                first += u32::try_from(chunk.rows.num_rows()).expect("a batch has fewer than 2^32 rows");
+                let rows = Rows::new(chunk.rows.clone());
+                (start, chunk, rows)
+            })
+            .collect();
+        let mut recovered: HashMap<RowKey, Vec<Record>> = HashMap::new();
+        for record in records {
+            recovered.entry(record.key.clone()).or_default().push(record);
+        }
+        let outcomes = vec![vec![None; first as usize]; steps];
+        OpenBatch { plan, chunks, outcomes, journal, recovered }
+    }
+
+    pub(super) fn rows(&self) -> u32 {
+        self.chunks.last().map_or(0, |(start, chunk, _)| {
+            start + u32::try_from(chunk.rows.num_rows()).expect("a batch has fewer than 2^32 rows")
+        })
+    }
+
+    /// The record batch that holds a row, and the row's place in it.
+    pub(super) fn locate(&self, row: u32) -> (&Rows, usize) {
+        let (start, _, rows) = &self.chunks[self.chunk_of(row)];
+        (rows, (row - start) as usize)
+    }
+
+    pub(super) fn key(&self, row: u32) -> RowKey {
+        let (start, chunk, _) = &self.chunks[self.chunk_of(row)];
+        RowKey { file: Arc::clone(&chunk.file), row: chunk.physical[(row - start) as usize] }
+    }
+
+    fn chunk_of(&self, row: u32) -> usize {
+        self.chunks.partition_point(|(start, ..)| *start <= row) - 1
+    }
+
+    pub(super) fn has_recovered(&self) -> bool {
+        !self.recovered.is_empty()
+    }
+
+    /// Takes the newest record of a row that passes the test.
+    pub(super) fn claim(&mut self, key: &RowKey, fits: impl Fn(&Record) -> bool) -> Option<Record> {
+        let records = self.recovered.get_mut(key)?;
+        let at = records.iter().rposition(fits)?;
+        let record = records.swap_remove(at);
+        if records.is_empty() {
+            self.recovered.remove(key);
+        }
+        Some(record)
+    }
+
+    pub(super) fn settle(&mut self, cell: Cell, settled: Settled) {
+        let place = &mut self.outcomes[cell.step.index()][cell.row as usize];
+        debug_assert!(place.is_none(), "{cell} is settled once");
+        *place = Some(settled);
+    }
+
+    /// The batch with its outcomes, when every row has them.
+    pub(super) fn fill(self) -> FilledBatch {
+        let outcomes = self
+            .outcomes
+            .into_iter()
+            .map(|step| {
+                let filled =
+                    step.into_iter().map(|settled| settled.expect("the ledger says that every row is done"));
+                filled.collect()
+            })
+            .collect();
+        let chunks = self.chunks.into_iter().map(|(_, chunk, _)| chunk).collect();
+        FilledBatch { plan: self.plan, chunks, outcomes }
+    }
+}

@@ -1,0 +1,291 @@
+//! One run of a job: from its source to its target.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::sleep_until;
+use url::Url;
+
+use super::enricher::{Enricher, Stop};
+use super::error::EngineError;
+use super::prepare::prepare;
+use super::reading::{Loaded, Reading};
+use super::start::{Started, start};
+use crate::clock::{self, Instant};
+use crate::config::Job;
+use crate::event::{Event, Voice};
+use crate::fault::Failure;
+use crate::ident::{BatchId, Lineage, RunId};
+use crate::ledger::Duty;
+use crate::sink::{Committed, FilledBatch, Sink};
+use crate::source::Source;
+use crate::store;
+use crate::table::TableError;
+
+/// How long a run may go on.
+#[derive(Clone, Copy, Debug)]
+pub struct RunOptions {
+    /// How long requests in flight may take once the run is asked to stop.
+    pub grace: Duration,
+    /// Rows to ask about, at most.
+    pub max_rows: Option<u64>,
+    /// Time after which nothing new is asked.
+    pub max_duration: Option<Duration>,
+}
+
+/// What the caller wants of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum StopRequest {
+    /// Go on.
+    None,
+    /// Ask nothing new, keep what is in flight, commit what is full.
+    Gently,
+    /// End at once; what is answered is kept.
+    Now,
+}
+
+/// How a run ended without an error of its own.
+#[derive(Debug)]
+pub enum End {
+    /// Everything that the source had when the run started is in the target.
+    Complete,
+    /// `max_rows` are asked.
+    MaxRows,
+    /// `max_duration` is over.
+    MaxDuration,
+    /// The caller asked for it.
+    Stopped,
+    /// The provider made it useless to go on.
+    Provider {
+        /// Name of the provider.
+        provider: String,
+        /// Why.
+        failure: Failure,
+    },
+}
+
+enum Done {
+    Planned(Box<Reading>, Result<Option<Loaded>, EngineError>),
+    Loaded(Box<Reading>, Result<Loaded, EngineError>),
+    Committed(Box<Sink>, BatchId, u64, Result<Committed, TableError>),
+}
+
+/// Runs a job. `simulator` is where the built-in simulator listens, if the job asks for it.
+///
+/// # Errors
+/// What makes the run impossible or cuts it short; what was answered until then is kept.
+pub async fn run(
+    job: &Job,
+    options: RunOptions,
+    stop: watch::Receiver<StopRequest>,
+    simulator: Option<&Url>,
+    voice: Voice,
+) -> Result<End, EngineError> {
+    let run = RunId::random();
+    let source = Source::open(&job.source).await?;
+    let prepared = prepare(job, source.schema(), simulator)?;
+    store::probe(job.checkpoint.path())?;
+    store::probe(&job.journal)?;
+    let Started { enricher, reading, sink, lineage, lock } =
+        start(job, prepared, source, run, options.max_rows, &voice).await?;
+    let running = Running {
+        enricher,
+        reading: Some(Box::new(reading)),
+        sink: Some(Box::new(sink)),
+        lineage,
+        tasks: JoinSet::new(),
+        newest: None,
+        error: None,
+        voice,
+    };
+    let end = running.run(options, stop).await;
+    drop(lock);
+    end
+}
+
+struct Running {
+    enricher: Enricher,
+    reading: Option<Box<Reading>>,
+    sink: Option<Box<Sink>>,
+    lineage: Lineage,
+    tasks: JoinSet<Done>,
+    newest: Option<BatchId>,
+    error: Option<EngineError>,
+    voice: Voice,
+}
+
+impl Running {
+    async fn run(
+        mut self,
+        options: RunOptions,
+        mut stop: watch::Receiver<StopRequest>,
+    ) -> Result<End, EngineError> {
+        let mut finish_by: Option<Instant> = options.max_duration.map(|most| clock::now() + most);
+        let mut cut_off: Option<Instant> = None;
+        let mut timed_out = false;
+        loop {
+            self.enricher.feed();
+            while let Some(duty) = self.enricher.next_duty() {
+                self.carry_out(duty)?;
+            }
+            if self.tasks.is_empty() {
+                self.enricher.release_held();
+                if self.enricher.is_finished() {
+                    break;
+                }
+            }
+            let wake = [finish_by, cut_off].into_iter().flatten().min();
+            tokio::select! {
+                biased;
+                Ok(()) = stop.changed() => {
+                    let request = *stop.borrow_and_update();
+                    if request == StopRequest::Now {
+                        self.enricher.halt(Stop::Asked);
+                        self.enricher.abort().await;
+                        self.tasks.abort_all();
+                        return self.end(options, false).await;
+                    }
+                    self.enricher.halt(Stop::Asked);
+                    cut_off.get_or_insert(clock::now() + options.grace);
+                }
+                Some(done) = self.tasks.join_next(), if !self.tasks.is_empty() => {
+                    let done = done.map_err(|error| EngineError::Task(error.to_string()))?;
+                    if let Err(error) = self.take(done) {
+                        self.fail(error, &mut cut_off, options.grace);
+                    }
+                }
+                () = sleep_until(wake.unwrap_or_else(clock::now)), if wake.is_some() => {
+                    let now = clock::now();
+                    if finish_by.is_some_and(|at| at <= now) {
+                        finish_by = None;
+                        timed_out = true;
+                        self.enricher.halt(Stop::Asked);
+                        cut_off.get_or_insert(now + options.grace);
+                    }
+                    if cut_off.is_some_and(|at| at <= now) {
+                        self.cut_off().await?;
+                        break;
+                    }
+                }
+                () = self.enricher.wait() => self.enricher.take_in(),
+            }
+        }
+        self.end(options, timed_out).await
+    }
+
+    /// What is in flight has had its time; full batches are still committed.
+    async fn cut_off(&mut self) -> Result<(), EngineError> {
+        self.enricher.abort().await;
+        loop {
+            while let Some(duty) = self.enricher.next_duty() {
+                self.carry_out(duty)?;
+            }
+            let Some(done) = self.tasks.join_next().await else { return Ok(()) };
+            self.take(done.map_err(|error| EngineError::Task(error.to_string()))?)?;
+        }
+    }
+
+    /// Goes on only with what is in flight; the first error is the one that is told.
+    fn fail(&mut self, error: EngineError, cut_off: &mut Option<Instant>, grace: Duration) {
+        self.voice.say(&Event::Stopping(&error.to_string()));
+        self.error.get_or_insert(error);
+        self.enricher.halt(Stop::Asked);
+        cut_off.get_or_insert(clock::now() + grace);
+    }
+
+    fn carry_out(&mut self, duty: Duty) -> Result<(), EngineError> {
+        match duty {
+            Duty::Plan => {
+                let mut reading = self.reading.take().ok_or_else(|| busy("source"))?;
+                let newest = self.newest;
+                self.tasks.spawn(async move {
+                    let planned = reading.plan(newest).await;
+                    Done::Planned(reading, planned)
+                });
+            }
+            Duty::Load(id) => {
+                let mut reading = self.reading.take().ok_or_else(|| busy("source"))?;
+                let plan = reading.checkpoint.planned.iter().find(|batch| batch.id == id).cloned();
+                let plan = plan.ok_or_else(|| EngineError::Task(format!("batch {id} has no plan")))?;
+                self.tasks.spawn(async move {
+                    let loaded = reading.load(plan).await;
+                    Done::Loaded(reading, loaded)
+                });
+            }
+            Duty::Commit(id) => {
+                let mut sink = self.sink.take().ok_or_else(|| busy("target"))?;
+                let batch: FilledBatch = self.enricher.take(id)?;
+                let lineage = self.lineage;
+                self.tasks.spawn(async move {
+                    let rows = batch.rows() as u64;
+                    let committed = sink.commit(&batch, lineage).await;
+                    Done::Committed(sink, id, rows, committed)
+                });
+            }
+            Duty::Forget(id) => {
+                return Err(EngineError::Task(format!("batch {id} was to be forgotten twice")));
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, done: Done) -> Result<(), EngineError> {
+        match done {
+            Done::Planned(reading, planned) => {
+                self.reading = Some(reading);
+                match planned? {
+                    None => self.enricher.source_ended(),
+                    Some(Loaded { plan, chunks, decoded }) => {
+                        self.enricher.planned(&plan);
+                        self.enricher.open(plan, chunks, decoded)?;
+                    }
+                }
+            }
+            Done::Loaded(reading, loaded) => {
+                self.reading = Some(reading);
+                let Loaded { plan, chunks, decoded } = loaded?;
+                self.enricher.open(plan, chunks, decoded)?;
+            }
+            Done::Committed(sink, id, rows, committed) => {
+                self.sink = Some(sink);
+                match committed? {
+                    Committed::Now(version) => self.voice.say(&Event::Committed { batch: id, rows, version }),
+                    Committed::Before => self.voice.say(&Event::AlreadyCommitted { batch: id }),
+                }
+                self.newest = Some(id);
+                self.enricher.committed(id)?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn end(mut self, options: RunOptions, timed_out: bool) -> Result<End, EngineError> {
+        let is_complete = self.enricher.is_complete();
+        if let Some(reading) = &mut self.reading {
+            let pruned = reading.prune(self.newest).await;
+            if let Err(error) = pruned {
+                self.error.get_or_insert(error);
+            }
+        }
+        let planned_all = self.reading.as_ref().is_none_or(|reading| reading.planner.rows_left() != Some(0));
+        let stopped = self.enricher.finish()?;
+        if let Some(error) = self.error {
+            return Err(error);
+        }
+        Ok(match stopped {
+            Some(Stop::Provider { provider, failure }) => End::Provider { provider, failure },
+            Some(Stop::Journal(error)) => return Err(error.into()),
+            Some(Stop::MaxRows) => End::MaxRows,
+            Some(Stop::Asked) if timed_out => End::MaxDuration,
+            Some(Stop::Asked) => End::Stopped,
+            None if options.max_rows.is_some() && !planned_all => End::MaxRows,
+            None if is_complete => End::Complete,
+            None => End::Stopped,
+        })
+    }
+}
+
+fn busy(what: &str) -> EngineError {
+    EngineError::Task(format!("the {what} was wanted twice at once"))
+}

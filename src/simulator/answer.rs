@@ -1,0 +1,33 @@
+//! What the simulator says.
+
+use crate::ident::Fingerprint;
+
+const WORDS: usize = 12;
+
+/// The answer to a prompt: the beginning of its last line and a mark that no other prompt shares.
+#[must_use]
+pub fn answer_to(prompt: &str) -> String {
+    let last = prompt.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
+    let words: Vec<&str> = last.split_whitespace().take(WORDS).collect();
+    let mark: String = Fingerprint::of([prompt.as_bytes()]).to_string().chars().take(8).collect();
+    format!("In short: {} [{mark}]", words.join(" "))
+}
+
+/// A token is about four bytes of text.
+pub(super) fn tokens_of(text: &str) -> u64 {
+    (text.len() as u64).div_ceil(4)
+}
+
+/// A number between 0 and 1 that depends on the arguments alone.
+pub(super) fn chance(seed: u64, purpose: &str, prompt: &str, nth: u64) -> f64 {
+    let print = Fingerprint::of([
+        seed.to_le_bytes().as_slice(),
+        purpose.as_bytes(),
+        prompt.as_bytes(),
+        nth.to_le_bytes().as_slice(),
+    ]);
+    let bytes: [u8; 8] = print.to_bytes()[..8].try_into().expect("a fingerprint has sixteen bytes");
+    #[expect(clippy::cast_precision_loss, reason = "53 bits are enough for a chance")]
+    let number = (u64::from_le_bytes(bytes) >> 11) as f64;
+    number / (1_u64 << 53) as f64
+}

@@ -1,0 +1,66 @@
+//! What the simulator counted.
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde::Serialize;
+
+use crate::ident::Fingerprint;
+
+/// What the simulator was asked and what it answered, so far.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Counts {
+    /// Requests for chat completions.
+    pub requests: u64,
+    /// Responses by HTTP status; a connection closed in the middle counts as 0.
+    pub statuses: BTreeMap<u16, u64>,
+    /// Most requests in flight at once.
+    pub most_in_flight: u64,
+    /// Answers that were sent: what a provider would bill.
+    pub answered: u64,
+    /// Prompts that were answered.
+    pub answered_prompts: u64,
+    /// Requests for something that the simulator does not have.
+    pub unknown_routes: Vec<String>,
+    /// Requests that came when the script had run out.
+    pub script_exhausted: u64,
+    #[serde(skip)]
+    pub(super) in_flight: u64,
+    #[serde(skip)]
+    answers: HashMap<Fingerprint, u32>,
+    #[serde(skip)]
+    asked: HashMap<Fingerprint, u32>,
+}
+
+impl Counts {
+    /// How often a prompt was answered.
+    #[must_use]
+    pub fn answers_to(&self, prompt: &str) -> u32 {
+        self.answers.get(&Fingerprint::of([prompt.as_bytes()])).copied().unwrap_or_default()
+    }
+
+    /// Answers beyond the first to each prompt: what was paid again.
+    #[must_use]
+    pub fn paid_again(&self) -> u64 {
+        self.answered - self.answered_prompts
+    }
+
+    /// Notes that a prompt is asked; says how often it was before.
+    pub(super) fn asked(&mut self, prompt: &str) -> u32 {
+        self.requests += 1;
+        let times = self.asked.entry(Fingerprint::of([prompt.as_bytes()])).or_default();
+        *times += 1;
+        *times - 1
+    }
+
+    pub(super) fn began(&mut self) {
+        self.in_flight += 1;
+        self.most_in_flight = self.most_in_flight.max(self.in_flight);
+    }
+
+    pub(super) fn answered(&mut self, prompt: &str) {
+        self.answered += 1;
+        let times = self.answers.entry(Fingerprint::of([prompt.as_bytes()])).or_default();
+        *times += 1;
+        self.answered_prompts += u64::from(*times == 1);
+    }
+}

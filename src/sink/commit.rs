@@ -1,0 +1,234 @@
+//! Committing batches, once each.
+
+use std::io;
+use std::path::PathBuf;
+
+use arrow::datatypes::{Schema, SchemaRef};
+use serde_json::{Map, Value, json};
+
+use super::columns::Layout;
+use super::rebuild::Progress;
+use super::settled::FilledBatch;
+use super::target::{self, ERROR_COUNT, TargetError};
+use crate::checkpoint::{CommittedUpTo, Position, SourceId};
+use crate::config::Job;
+use crate::faultpoint::{self, Side};
+use crate::ident::{BatchId, Lineage, RunId};
+use crate::table::{Table, TableError, Txn};
+
+/// Commits after which the table is opened anew: its handle grows with every update.
+const REOPEN_AFTER: u32 = 200;
+/// Tries of a commit that others got ahead of.
+const COMMIT_TRIES: u32 = 5;
+
+/// How a commit ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Committed {
+    /// This call committed the batch, as this version.
+    Now(u64),
+    /// The log had it already.
+    Before,
+}
+
+/// The target of a job.
+#[derive(Debug)]
+pub struct Sink {
+    path: PathBuf,
+    table: Table,
+    schema: SchemaRef,
+    metadata: String,
+    outputs: Vec<String>,
+    app_id: String,
+    run: RunId,
+    source: SourceId,
+    commits: u32,
+}
+
+impl Sink {
+    /// Opens the target, creating it if it is missing, after holding it against the job.
+    ///
+    /// # Errors
+    /// When the target does not fit or cannot be used.
+    pub async fn open(
+        job: &Job,
+        wanted: &Schema,
+        source: &SourceId,
+        run: RunId,
+    ) -> Result<Sink, TargetError> {
+        let path = job.target.location.path();
+        let metadata = &job.target.metadata_column;
+        let table = match target::open(path, wanted).await? {
+            Some(table) => table,
+            None => target::create(path, wanted, metadata).await?,
+        };
+        Ok(Sink {
+            path: path.to_owned(),
+            schema: table.schema()?,
+            table,
+            metadata: metadata.clone(),
+            outputs: job.steps.iter().map(|step| step.output.clone()).collect(),
+            app_id: job.app_id.clone(),
+            run,
+            source: source.clone(),
+            commits: 0,
+        })
+    }
+
+    /// Id of the target table.
+    ///
+    /// # Errors
+    /// Never for a table that is open.
+    pub fn table_id(&self) -> Result<String, TableError> {
+        self.table.id()
+    }
+
+    /// What the log says about the job and a lineage, as of the version that was read last.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub async fn committed(&self, lineage: Lineage) -> Result<CommittedUpTo, TableError> {
+        let app = self.table.txn_version(&self.app_id).await?;
+        let own = self.table.txn_version(&lineage.app_id(&self.app_id)).await?;
+        Ok(CommittedUpTo {
+            app: app.and_then(BatchId::from_txn_version),
+            lineage: own.and_then(BatchId::from_txn_version),
+        })
+    }
+
+    /// What the target tells about a job whose checkpoint is lost; see [`Progress`].
+    ///
+    /// # Errors
+    /// When the log or the rows cannot be read.
+    pub async fn progress(&self) -> Result<Progress, TableError> {
+        Progress::read(&self.table, &self.app_id).await
+    }
+
+    /// Writes and commits a batch, unless the log has it.
+    ///
+    /// # Errors
+    /// When the files cannot be written or the commit failed for certain.
+    pub async fn commit(&mut self, batch: &FilledBatch, lineage: Lineage) -> Result<Committed, TableError> {
+        self.reload().await?;
+        let id = batch.plan.id;
+        if self.has(id, lineage).await? {
+            return Ok(Committed::Before);
+        }
+        let error_counts = batch.error_counts();
+        let layout = Layout {
+            schema: &self.schema,
+            metadata: &self.metadata,
+            outputs: &self.outputs,
+            app_id: &self.app_id,
+            run: self.run,
+        };
+        self.pass("parquet-file", Side::Before)?;
+        let mut staging = self.table.stage()?;
+        let mut offset = 0;
+        for chunk in &batch.chunks {
+            let rows = layout.rows(batch, chunk, offset, &error_counts);
+            offset += chunk.rows.num_rows();
+            staging.write(rows.map_err(|error| self.error("make the rows of", error))?).await?;
+        }
+        let mut staged = staging.finish().await?;
+        self.pass("parquet-file", Side::After)?;
+        let range = (error_counts.iter().min(), error_counts.iter().max());
+        if let (Some(min), Some(max)) = range {
+            let added =
+                staged.add_nested_statistics(&self.metadata, ERROR_COUNT, i64::from(*min), i64::from(*max));
+            added.map_err(|error| self.error("write statistics to", error))?;
+        }
+        let txns = [
+            Txn { app_id: self.app_id.clone(), version: id.txn_version() },
+            Txn { app_id: lineage.app_id(&self.app_id), version: id.txn_version() },
+        ];
+        let info = self.info(batch, lineage);
+        let mut tries = 0;
+        loop {
+            self.pass("delta-commit", Side::Before)?;
+            let result = self.table.append(&staged, &txns, info.clone()).await;
+            self.pass("delta-commit", Side::After)?;
+            let error = match result {
+                Ok(version) => return Ok(Committed::Now(version)),
+                Err(error) => error,
+            };
+            // Only the log knows whether the commit landed: the answer to it may have been lost.
+            tries += 1;
+            self.table = Table::open(&self.path).await?;
+            if self.has(id, lineage).await? {
+                return Ok(Committed::Now(self.table.version()));
+            }
+            if tries == COMMIT_TRIES {
+                return Err(error);
+            }
+        }
+    }
+
+    pub(super) fn metadata(&self) -> &str {
+        &self.metadata
+    }
+
+    pub(super) fn app_id(&self) -> &str {
+        &self.app_id
+    }
+
+    pub(super) fn table(&self) -> &Table {
+        &self.table
+    }
+
+    pub(super) fn failed_reading(&self, error: arrow::error::ArrowError) -> TableError {
+        self.error("read", error)
+    }
+
+    async fn reload(&mut self) -> Result<(), TableError> {
+        self.commits += 1;
+        if self.commits.is_multiple_of(REOPEN_AFTER) {
+            self.table = Table::open(&self.path).await?;
+            return Ok(());
+        }
+        self.table.refresh().await
+    }
+
+    /// Whether the log has a batch of this lineage.
+    async fn has(&self, id: BatchId, lineage: Lineage) -> Result<bool, TableError> {
+        let committed = self.committed(lineage).await?;
+        if committed.app.is_some_and(|app| app >= id) && committed.lineage.is_none_or(|own| own < id) {
+            let what = format!(
+                "batch {id} of app_id {:?} was committed by another checkpoint meanwhile",
+                self.app_id
+            );
+            return Err(self.error("commit to", io::Error::other(what)));
+        }
+        Ok(committed.lineage.is_some_and(|own| own >= id))
+    }
+
+    fn info(&self, batch: &FilledBatch, lineage: Lineage) -> Map<String, Value> {
+        // The position in a set of files names them all; it is found again from the rows' keys.
+        let position = match &batch.plan.next {
+            Position::Parquet { .. } => Value::Null,
+            position => json!(position),
+        };
+        let own = json!({
+            "app_id": self.app_id,
+            "lineage": lineage,
+            "batch_id": batch.plan.id,
+            "run_id": self.run,
+            "rows": batch.rows(),
+            "digest": batch.plan.digest().to_string(),
+            "source": self.source,
+            "position": position,
+        });
+        Map::from_iter([("enrich".to_owned(), own)])
+    }
+
+    fn pass(&self, action: &'static str, side: Side) -> Result<(), TableError> {
+        faultpoint::pass(action, side).map_err(|error| self.error("write to", error))
+    }
+
+    fn error(
+        &self,
+        action: &'static str,
+        source: impl std::error::Error + Send + Sync + 'static,
+    ) -> TableError {
+        TableError { action, path: self.path.clone(), source: Box::new(source) }
+    }
+}

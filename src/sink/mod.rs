@@ -1,0 +1,18 @@
+//! What is written: a batch of outcomes becomes data files and one commit.
+//!
+//! A commit is a blind append with two `txn` actions, the `app_id` and the `app_id` with the lineage, both
+//! at the batch's number, and goes through only from a version of the table in which neither has come
+//! that far (test `recovery::every_fault_point`).
+
+mod columns;
+mod commit;
+mod failed;
+mod rebuild;
+mod settled;
+mod target;
+
+pub use commit::{Committed, Sink};
+pub use failed::{FailedRow, failed_rows};
+pub use rebuild::Progress;
+pub use settled::{FilledBatch, Outcome, Settled};
+pub use target::{TargetError, check_columns};

@@ -1,0 +1,106 @@
+//! What a target tells about a job whose checkpoint is lost.
+//!
+//! The newest commit of the job says its lineage, its source and the position after it, while the log
+//! still holds that commit. After that the keys of the rows say what was read.
+
+use arrow::array::AsArray;
+use arrow::datatypes::Int64Type;
+use serde::Deserialize;
+
+use super::target::{APP_ID, SOURCE_FILE, SOURCE_ROW};
+use crate::checkpoint::{Position, SourceId};
+use crate::ident::{BatchId, Lineage};
+use crate::source::HeldFile;
+use crate::table::{Table, TableError};
+
+/// How far a job has come, as its target tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// It has committed nothing.
+    None,
+    /// Its newest commit is in the log and tells everything.
+    Commit {
+        /// The batch of that commit.
+        batch: BatchId,
+        /// Lineage of the checkpoint.
+        lineage: Lineage,
+        /// What was read.
+        source: SourceId,
+        /// Position of the source after the batch; none where the keys of the rows must tell it.
+        position: Option<Position>,
+    },
+    /// Its newest commit is no longer in the log.
+    Txn {
+        /// The newest batch, by the `txn` action.
+        batch: BatchId,
+    },
+}
+
+#[derive(Deserialize)]
+struct Info {
+    app_id: String,
+    lineage: Lineage,
+    batch_id: BatchId,
+    source: SourceId,
+    position: Option<Position>,
+}
+
+impl Progress {
+    pub(super) async fn read(table: &Table, app_id: &str) -> Result<Self, TableError> {
+        let Some(newest) = table.txn_version(app_id).await?.and_then(BatchId::from_txn_version) else {
+            return Ok(Progress::None);
+        };
+        for version in (0..=table.version()).rev() {
+            let Some(mut entry) = table.log_entry(version).await? else { break };
+            let info = entry.info.remove("enrich").and_then(|info| serde_json::from_value::<Info>(info).ok());
+            if let Some(info) = info.filter(|info| info.app_id == app_id) {
+                if info.batch_id != newest {
+                    break;
+                }
+                return Ok(Progress::Commit {
+                    batch: info.batch_id,
+                    lineage: info.lineage,
+                    source: info.source,
+                    position: info.position,
+                });
+            }
+        }
+        Ok(Progress::Txn { batch: newest })
+    }
+}
+
+impl super::Sink {
+    /// Per source file, the rows that the target holds.
+    ///
+    /// # Errors
+    /// When the table cannot be read.
+    pub async fn held_files(&self) -> Result<Vec<HeldFile>, TableError> {
+        let metadata = format!("\"{}\"", self.metadata().replace('"', "\"\""));
+        let app_id = self.app_id().replace('\'', "''");
+        let sql = format!(
+            "SELECT CAST({metadata}['{SOURCE_FILE}'] AS VARCHAR) AS file, \
+                    COUNT(DISTINCT {metadata}['{SOURCE_ROW}']) AS rows, \
+                    MAX({metadata}['{SOURCE_ROW}']) + 1 AS row_end \
+             FROM target WHERE {metadata}['{APP_ID}'] = '{app_id}' GROUP BY 1 ORDER BY 1"
+        );
+        let mut held = Vec::new();
+        self.table()
+            .query(&sql, |batch| {
+                let strings = arrow::compute::cast(batch.column(0), &arrow::datatypes::DataType::Utf8)
+                    .map_err(|error| self.failed_reading(error))?;
+                let files = strings.as_string::<i32>();
+                let rows = batch.column(1).as_primitive::<Int64Type>();
+                let ends = batch.column(2).as_primitive::<Int64Type>();
+                for at in 0..batch.num_rows() {
+                    held.push(HeldFile {
+                        file: files.value(at).to_owned(),
+                        rows: rows.value(at).cast_unsigned(),
+                        end: ends.value(at).cast_unsigned(),
+                    });
+                }
+                Ok::<(), TableError>(())
+            })
+            .await?;
+        Ok(held)
+    }
+}

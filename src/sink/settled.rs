@@ -1,0 +1,90 @@
+//! Rows with their outcomes, as the engine hands them over.
+
+use std::sync::Arc;
+
+use crate::checkpoint::PlannedBatch;
+use crate::fault::Failure;
+use crate::ident::{Fingerprint, MicroUsd, Tokens};
+use crate::source::Chunk;
+
+/// What became of a row of a step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The model's answer.
+    Answer(String),
+    /// Nothing was asked.
+    Skipped,
+    /// An error.
+    Failed(Failure),
+}
+
+/// An outcome and how it came about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settled {
+    /// What became of the row.
+    pub outcome: Outcome,
+    /// Name of the provider that was asked.
+    pub provider: Option<Arc<str>>,
+    /// The model that was asked.
+    pub model: Option<Arc<str>>,
+    /// Attempts; 0 if nothing was asked.
+    pub attempts: u32,
+    /// Why the answer ends.
+    pub finish_reason: Option<Arc<str>>,
+    /// What the answer used.
+    pub tokens: Option<Tokens>,
+    /// What the provider says that it cost.
+    pub cost: Option<MicroUsd>,
+    /// Time that the answer took.
+    pub latency_ms: Option<u64>,
+    /// Fingerprint of the request.
+    pub fingerprint: Option<Fingerprint>,
+}
+
+impl Settled {
+    /// An outcome that nobody was asked for.
+    #[must_use]
+    pub fn unasked(outcome: Outcome) -> Self {
+        Settled {
+            outcome,
+            provider: None,
+            model: None,
+            attempts: 0,
+            finish_reason: None,
+            tokens: None,
+            cost: None,
+            latency_ms: None,
+            fingerprint: None,
+        }
+    }
+}
+
+/// A batch whose rows all have outcomes.
+#[derive(Debug)]
+pub struct FilledBatch {
+    /// Its plan.
+    pub plan: PlannedBatch,
+    /// Its rows, in order.
+    pub chunks: Vec<Chunk>,
+    /// Outcomes by step, then by row.
+    pub outcomes: Vec<Vec<Settled>>,
+}
+
+impl FilledBatch {
+    /// Rows in it.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.chunks.iter().map(|chunk| chunk.rows.num_rows()).sum()
+    }
+
+    /// Errors of each row, in order.
+    pub(super) fn error_counts(&self) -> Vec<i32> {
+        let mut counts = vec![0; self.rows()];
+        for step in &self.outcomes {
+            for (count, settled) in counts.iter_mut().zip(step) {
+                *count += i32::from(matches!(settled.outcome, Outcome::Failed(_)));
+            }
+        }
+        counts
+    }
+}

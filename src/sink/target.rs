@@ -1,0 +1,213 @@
+//! The target's columns, and whether an existing table has them.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
+
+use crate::config::Job;
+use crate::table::{Table, TableError, delta_schema, is_delta_table};
+
+/// Fields of the metadata column before those of the steps.
+pub(super) const APP_ID: &str = "app_id";
+pub(super) const BATCH_ID: &str = "batch_id";
+pub(super) const RUN_ID: &str = "run_id";
+pub(super) const SOURCE_FILE: &str = "source_file";
+pub(super) const SOURCE_ROW: &str = "source_row";
+pub(super) const ERROR_COUNT: &str = "error_count";
+const RESERVED: [&str; 6] = [APP_ID, BATCH_ID, RUN_ID, SOURCE_FILE, SOURCE_ROW, ERROR_COUNT];
+
+/// Table property that lets a `txn` action expire, after which a batch could be written again.
+const RETENTION: &str = "delta.setTransactionRetentionDuration";
+const STATS_COLUMNS: &str = "delta.dataSkippingStatsColumns";
+/// Source columns that statistics are kept for, as many as Delta's own default.
+const STATS_LIMIT: usize = 32;
+
+/// A target that cannot be written.
+#[derive(Debug, thiserror::Error)]
+pub enum TargetError {
+    /// The job's columns do not fit together.
+    #[error("{message}")]
+    Columns {
+        /// What clashes, and what to do.
+        message: String,
+    },
+    /// The table has other columns than the job needs.
+    #[error("the target {} does not fit this job: {what}", path.display())]
+    Schema {
+        /// The table.
+        path: PathBuf,
+        /// The first column that does not fit.
+        what: String,
+    },
+    /// The table lets its `txn` actions expire.
+    #[error("the target {} sets {RETENTION}: a forgotten transaction could be written again. Unset the property", path.display())]
+    Retention {
+        /// The table.
+        path: PathBuf,
+    },
+    /// There is something else in its place.
+    #[error("the target {} is there and is no Delta table", path.display())]
+    NoTable {
+        /// Where it is.
+        path: PathBuf,
+    },
+    /// The table cannot be read or written.
+    #[error(transparent)]
+    Table(#[from] TableError),
+}
+
+/// The columns of the target: the source's, each step's output, and the metadata column.
+///
+/// # Errors
+/// When names clash or a type cannot be held.
+pub fn check_columns(job: &Job, source: &Schema) -> Result<SchemaRef, TargetError> {
+    let wrong = |message: String| TargetError::Columns { message };
+    let clash = |name: &str| {
+        source.fields().iter().find(|field| field.name().eq_ignore_ascii_case(name)).map(|field| field.name())
+    };
+    let mut fields: Vec<Field> = source.fields().iter().map(|field| field.as_ref().clone()).collect();
+    for step in &job.steps {
+        if let Some(column) = clash(&step.output) {
+            return Err(wrong(format!(
+                "the output {:?} has the name of the source's column {column:?}; rename the step's output",
+                step.output
+            )));
+        }
+        if let Some(reserved) = RESERVED.iter().find(|name| name.eq_ignore_ascii_case(&step.output)) {
+            return Err(wrong(format!(
+                "the output {:?} has the name of a field of {}.{reserved}; rename the step's output",
+                step.output, job.target.metadata_column
+            )));
+        }
+        fields.push(Field::new(&step.output, DataType::Utf8, true));
+    }
+    let metadata = &job.target.metadata_column;
+    if let Some(column) = clash(metadata) {
+        return Err(wrong(format!(
+            "the source has a column {column:?}, as the metadata column of the target is called (is the source the \
+             target of an earlier job?); set target.metadata_column to another name"
+        )));
+    }
+    fields.push(Field::new(metadata, DataType::Struct(metadata_fields(job)), true));
+    delta_schema(&Schema::new(fields)).map_err(wrong)
+}
+
+fn metadata_fields(job: &Job) -> Fields {
+    let field = |name: &str, data_type| Field::new(name, data_type, true);
+    let mut fields = vec![
+        field(APP_ID, DataType::Utf8),
+        field(BATCH_ID, DataType::Int64),
+        field(RUN_ID, DataType::Utf8),
+        field(SOURCE_FILE, DataType::Utf8),
+        field(SOURCE_ROW, DataType::Int64),
+        field(ERROR_COUNT, DataType::Int32),
+    ];
+    fields.extend(job.steps.iter().map(|step| field(&step.output, DataType::Struct(step_fields()))));
+    fields.into()
+}
+
+pub(super) fn step_fields() -> Fields {
+    let field = |name: &str, data_type| Field::new(name, data_type, true);
+    Fields::from(vec![
+        field("error", DataType::Utf8),
+        field("provider", DataType::Utf8),
+        field("model", DataType::Utf8),
+        field("attempts", DataType::Int32),
+        field("finish_reason", DataType::Utf8),
+        field("prompt_tokens", DataType::Int64),
+        field("cached_tokens", DataType::Int64),
+        field("completion_tokens", DataType::Int64),
+        field("cost_micro_usd", DataType::Int64),
+        field("latency_ms", DataType::Int64),
+        field("fingerprint", DataType::Utf8),
+    ])
+}
+
+/// Opens the target and holds it against the columns that the job needs; none if it is not there yet.
+pub(super) async fn open(path: &Path, wanted: &Schema) -> Result<Option<Table>, TargetError> {
+    if !is_delta_table(path) {
+        let is_empty = std::fs::read_dir(path).map(|entries| {
+            entries.flatten().all(|entry| entry.file_name().to_string_lossy().starts_with('_'))
+        });
+        return match is_empty {
+            Ok(false) => Err(TargetError::NoTable { path: path.to_owned() }),
+            Ok(true) => Ok(None),
+            Err(_) if path.exists() => Err(TargetError::NoTable { path: path.to_owned() }),
+            Err(_) => Ok(None),
+        };
+    }
+    let table = Table::open(path).await?;
+    if table.properties()?.contains_key(RETENTION) {
+        return Err(TargetError::Retention { path: path.to_owned() });
+    }
+    fits(table.schema()?.as_ref(), wanted)
+        .map_err(|what| TargetError::Schema { path: path.to_owned(), what })?;
+    Ok(Some(table))
+}
+
+/// Creates the target.
+pub(super) async fn create(path: &Path, wanted: &Schema, metadata: &str) -> Result<Table, TargetError> {
+    let is_plain =
+        |field: &&Arc<Field>| !field.data_type().is_nested() && *field.data_type() != DataType::Binary;
+    let quoted = |name: &str| format!("`{}`", name.replace('`', "``"));
+    let mut stats: Vec<String> = wanted
+        .fields()
+        .iter()
+        .filter(is_plain)
+        // The writer takes the property for SQL names and splits it at commas.
+        .filter(|field| field.name().chars().all(|c| c.is_ascii_alphanumeric() || c == '_'))
+        .take(STATS_LIMIT)
+        .map(|field| quoted(field.name()))
+        .collect();
+    stats.push(format!("{}.{}", quoted(metadata), quoted(ERROR_COUNT)));
+    Ok(Table::create(path, wanted, &[(STATS_COLUMNS, stats.join(","))]).await?)
+}
+
+/// Whether a table takes rows of these columns; its further columns become null.
+fn fits(table: &Schema, wanted: &Schema) -> Result<(), String> {
+    for field in wanted.fields() {
+        let name = field.name();
+        match table.field_with_name(name) {
+            Err(_) => return Err(format!("it has no column {name:?}")),
+            Ok(found) if !same_type(found.data_type(), field.data_type()) => {
+                return Err(format!(
+                    "its column {name:?} has the type {}, and {} is to be written",
+                    found.data_type(),
+                    field.data_type()
+                ));
+            }
+            Ok(_) => {}
+        }
+    }
+    let extra = table
+        .fields()
+        .iter()
+        .find(|field| !field.is_nullable() && wanted.field_with_name(field.name()).is_err());
+    match extra {
+        Some(field) => {
+            Err(format!("its column {:?} must not be null, and the job has no values for it", field.name()))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Whether two types hold the same values; names of list items and nullability do not matter.
+fn same_type(a: &DataType, b: &DataType) -> bool {
+    match (a, b) {
+        (DataType::List(a), DataType::List(b)) => same_type(a.data_type(), b.data_type()),
+        (DataType::Map(a, _), DataType::Map(b, _)) => match (a.data_type(), b.data_type()) {
+            (DataType::Struct(a), DataType::Struct(b)) => {
+                a.iter().zip(b).all(|(a, b)| same_type(a.data_type(), b.data_type()))
+            }
+            _ => false,
+        },
+        (DataType::Struct(a), DataType::Struct(b)) => {
+            a.len() == b.len()
+                && a.iter()
+                    .zip(b)
+                    .all(|(a, b)| a.name() == b.name() && same_type(a.data_type(), b.data_type()))
+        }
+        _ => a == b,
+    }
+}

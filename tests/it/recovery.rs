@@ -1,0 +1,116 @@
+//! Kill or fail at each point, resume, compare tables and paid calls.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use enrich::faultpoint::ACTIONS;
+use enrich::journal::{Outcome as Kept, read_all};
+use enrich::simulator::Counts;
+
+use crate::support::{World, prompt_of};
+
+const ROWS: i64 = 45;
+
+/// Prompts whose answers the journals or the table hold.
+async fn recorded(world: &World) -> BTreeSet<i64> {
+    let mut held = BTreeSet::new();
+    if world.path("target/_delta_log").exists() {
+        held.extend(world.target().await.iter().map(|row| row.id));
+    }
+    held.extend(journalled(&world.path("target/_checkpoints/test/journal")));
+    held
+}
+
+/// Rows of the source whose answers are in journals. Files hold rows in the order of their ids.
+fn journalled(folder: &Path) -> Vec<i64> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    let journals = entries.flatten().map(|entry| entry.path());
+    let records = journals.flat_map(|path| read_all(&path).unwrap());
+    records
+        .filter(|record| matches!(record.outcome, Kept::Response(_)))
+        .map(|record| {
+            let Kept::Response(body) = &record.outcome else { unreachable!("filtered") };
+            let text = String::from_utf8_lossy(body).into_owned();
+            let after = text.split("Row ").nth(1).unwrap();
+            after.split(' ').next().unwrap().parse().unwrap()
+        })
+        .collect()
+}
+
+fn answered(counts: &Counts) -> BTreeSet<i64> {
+    (0..ROWS).filter(|id| counts.answers_to(&prompt_of(*id)) > 0).collect()
+}
+
+/// Runs with a fault, resumes, and holds the result against a run without faults.
+async fn cross(fault: &str) -> (bool, u64) {
+    let world = World::with_rows(ROWS, 3).await;
+    let faulty = world.run_with(&[], &[("ENRICH_FAULT", fault)]).await;
+    let was_hit = faulty.status != Some(0);
+    let before = world.simulator.counts();
+    let unrecorded: BTreeSet<i64> = answered(&before).difference(&recorded(&world).await).copied().collect();
+    assert!(unrecorded.len() <= 4, "{fault}: at most what was in flight is unrecorded: {unrecorded:?}");
+
+    let resumed = world.run(&[]).await;
+    resumed.assert_status(0);
+    world.assert_target(0..ROWS).await;
+    let after = world.simulator.counts();
+    for id in 0..ROWS {
+        let times = after.answers_to(&prompt_of(id));
+        let allowed = 1 + u32::from(unrecorded.contains(&id));
+        assert!((1..=allowed).contains(&times), "{fault}: row {id} was answered {times} times");
+    }
+    let batches: BTreeSet<i64> = world.target().await.iter().map(|row| row.batch).collect();
+    assert_eq!(batches, (0..5).collect(), "{fault}: the same batches under the same numbers");
+    let left = std::fs::read_dir(world.path("target/_checkpoints/test/journal")).unwrap().count();
+    assert_eq!(left, 0, "{fault}: no journal is left");
+    assert_eq!(after.unknown_routes, Vec::<String>::new());
+
+    // And once more: nothing to do.
+    let version = world.target_version().await;
+    world.run(&[]).await.assert_status(0).assert_says("nothing to do");
+    assert_eq!(world.simulator.counts().requests, after.requests);
+    assert_eq!(world.target_version().await, version);
+    (was_hit, after.paid_again())
+}
+
+async fn cross_all(effect: &str) {
+    for action in ACTIONS {
+        for side in ["before", "after"] {
+            for hit in [1, 3] {
+                let fault = format!("{action}.{side}={effect}@{hit}");
+                let (was_hit, paid_again) = cross(&fault).await;
+                // A broken call is repeated within the run.
+                let is_absorbed = *action == "first-call" && effect != "kill";
+                assert_eq!(was_hit, !is_absorbed, "{fault}");
+                assert!(paid_again <= 4, "{fault}: {paid_again} answers were paid again");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_fault_point_survives_a_kill() {
+    cross_all("kill").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_fault_point_survives_an_io_error() {
+    cross_all("io").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_or_read_only_disk_is_told_with_the_file_and_loses_nothing() {
+    let writes = ["checkpoint", "journal-append", "parquet-file", "delta-commit", "journal-removal"];
+    for (effect, words) in [("full", "no space left on device"), ("readonly", "read-only file system")] {
+        for action in writes {
+            let world = World::with_rows(12, 1).await;
+            let fault = format!("{action}.before={effect}");
+            let failed = world.run_with(&[], &[("ENRICH_FAULT", &fault)]).await;
+            failed.assert_status(1).assert_says(words).assert_says("hint: see to the disk");
+            let names_file = failed.stderr.contains(world.folder.path().to_str().unwrap());
+            assert!(names_file, "{fault} names the file: {}", failed.stderr);
+            world.run(&[]).await.assert_status(0);
+            world.assert_target(0..12).await;
+        }
+    }
+}
