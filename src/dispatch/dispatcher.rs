@@ -14,7 +14,8 @@ use crate::clock::{self, Instant, Jitter};
 use crate::config::{Params, Provider, RetryPolicy};
 use crate::event::{Event, Voice};
 use crate::fault::{Failure, Policy};
-use crate::ident::Cell;
+use crate::ident::{Cell, RowKey};
+use crate::journal::{Journal, JournalError, Outcome, Record};
 use crate::prompt::Question;
 use crate::transport::{Endpoint, Paid};
 
@@ -29,6 +30,19 @@ pub struct Request {
     pub params: Arc<Params>,
     /// Time over all attempts.
     pub deadline: Duration,
+    /// Where the answer is kept.
+    pub receipt: Receipt,
+}
+
+/// Where the answer to a request is kept before anybody hears of it.
+#[derive(Clone, Debug)]
+pub struct Receipt {
+    /// The journal of the row's batch.
+    pub journal: Journal,
+    /// The row.
+    pub key: RowKey,
+    /// Output of the step.
+    pub step: Arc<str>,
 }
 
 /// What came of a request.
@@ -47,8 +61,10 @@ pub struct Reply {
 /// What came of a request.
 #[derive(Debug)]
 pub enum Verdict {
-    /// An answer that was paid for.
+    /// An answer that was paid for, and is in the journal.
     Paid(Box<Paid>),
+    /// An answer that was paid for and could not be kept.
+    Lost(JournalError),
     /// A failure that ends the row.
     Failed(Failure),
     /// A failure that ends the run; the row is as if it had not been asked.
@@ -70,7 +86,7 @@ pub enum Mode {
 
 /// One provider's dispatcher.
 pub struct Dispatcher {
-    name: String,
+    name: Arc<str>,
     endpoint: Arc<Endpoint>,
     policy: RetryPolicy,
     admission: Admission,
@@ -84,7 +100,7 @@ pub struct Dispatcher {
     most_ready: usize,
     due: BinaryHeap<Due>,
     order: u64,
-    flights: JoinSet<(Pending, Duration, Result<Paid, Failure>)>,
+    flights: JoinSet<(Pending, Duration, Landed)>,
 }
 
 impl Dispatcher {
@@ -101,7 +117,7 @@ impl Dispatcher {
         voice: Voice,
     ) -> Self {
         Dispatcher {
-            name: provider.name.clone(),
+            name: provider.name.as_str().into(),
             endpoint,
             policy: provider.retry,
             admission: Admission::new(provider, clock::now(), Jitter::from_entropy()),
@@ -205,17 +221,21 @@ impl Dispatcher {
     fn send(&mut self, mut pending: Pending) {
         pending.attempts += 1;
         let endpoint = Arc::clone(&self.endpoint);
+        let provider = Arc::clone(&self.name);
         self.flights.spawn(async move {
             let started = clock::now();
             let Request { question, params, .. } = &pending.request;
-            let result = endpoint.send(question, params, pending.left()).await;
-            (pending, clock::now() - started, result)
+            let landed = match endpoint.send(question, params, pending.left()).await {
+                Ok(paid) => keep(&pending, provider, endpoint.model(), paid),
+                Err(failure) => Landed::Failed(failure),
+            };
+            (pending, clock::now() - started, landed)
         });
     }
 
     async fn land(
         &mut self,
-        landed: Result<(Pending, Duration, Result<Paid, Failure>), tokio::task::JoinError>,
+        landed: Result<(Pending, Duration, Landed), tokio::task::JoinError>,
     ) -> Result<(), Gone> {
         let (mut pending, took, result) = match landed {
             Ok(landed) => landed,
@@ -226,11 +246,15 @@ impl Dispatcher {
             }
         };
         match result {
-            Ok(paid) => {
+            Landed::Paid(paid) => {
                 self.admission.answered();
-                self.reply(pending, Verdict::Paid(Box::new(paid))).await
+                self.reply(pending, Verdict::Paid(paid)).await
             }
-            Err(failure) => match failure.class.policy() {
+            Landed::Lost(error) => {
+                self.admission.answered();
+                self.reply(pending, Verdict::Lost(error)).await
+            }
+            Landed::Failed(failure) => match failure.class.policy() {
                 Policy::Reject => {
                     self.admission.answered();
                     self.reply(pending, Verdict::Failed(failure)).await
@@ -291,8 +315,8 @@ impl Dispatcher {
     async fn abort(&mut self) {
         self.flights.abort_all();
         while let Some(landed) = self.flights.join_next().await {
-            if let Ok((pending, _, Ok(paid))) = landed
-                && self.reply(pending, Verdict::Paid(Box::new(paid))).await.is_err()
+            if let Ok((pending, _, Landed::Paid(paid))) = landed
+                && self.reply(pending, Verdict::Paid(paid)).await.is_err()
             {
                 return;
             }
@@ -316,6 +340,32 @@ impl Dispatcher {
         let Pending { request, attempts, .. } = pending;
         let reply = Reply { cell: request.cell, question: request.question, attempts, verdict };
         self.outbox.send(reply).await.map_err(|_| Gone)
+    }
+}
+
+/// How an attempt ended.
+enum Landed {
+    Paid(Box<Paid>),
+    Lost(JournalError),
+    Failed(Failure),
+}
+
+/// Puts an answer into the journal, still as part of its flight: a request is in flight until then.
+fn keep(pending: &Pending, provider: Arc<str>, model: &Arc<str>, paid: Paid) -> Landed {
+    let Request { question, receipt, .. } = &pending.request;
+    let record = Record {
+        key: receipt.key.clone(),
+        step: Arc::clone(&receipt.step),
+        fingerprint: question.fingerprint,
+        provider,
+        model: Arc::clone(model),
+        attempts: pending.attempts,
+        latency_ms: u64::try_from(paid.latency.as_millis()).unwrap_or(u64::MAX),
+        outcome: Outcome::Response(paid.body.clone()),
+    };
+    match receipt.journal.append([&record]) {
+        Ok(()) => Landed::Paid(Box::new(paid)),
+        Err(error) => Landed::Lost(error),
     }
 }
 

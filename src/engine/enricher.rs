@@ -14,7 +14,7 @@ use super::probation::{Judgement, Probation};
 use crate::checkpoint::PlannedBatch;
 use crate::config::{Params, Provider};
 use crate::decode;
-use crate::dispatch::{Dispatcher, Mode, Reply, Request, Verdict};
+use crate::dispatch::{Dispatcher, Mode, Receipt, Reply, Request, Verdict};
 use crate::event::{Ending, Event, Voice};
 use crate::fault::{Class, Failure, Policy};
 use crate::ident::{BatchId, Cell, Fingerprint, Lineage, StepId};
@@ -58,7 +58,7 @@ pub struct Lane {
 /// A step, ready to ask.
 #[derive(Debug)]
 struct Step {
-    output: String,
+    output: Arc<str>,
     prompt: Prompt,
     params: Arc<Params>,
     deadline: Duration,
@@ -122,7 +122,7 @@ impl Enricher {
         let hungry = Arc::new(Notify::new());
         let mut dispatchers = JoinSet::new();
         let mut lane = |provider: &Provider, endpoint: Endpoint| {
-            let model: Arc<str> = endpoint.model().into();
+            let model = Arc::clone(endpoint.model());
             let (inbox, requests) = mpsc::channel(provider.max_concurrency as usize);
             let dispatcher = Dispatcher::new(
                 provider,
@@ -142,7 +142,7 @@ impl Enricher {
             .prompts
             .into_iter()
             .map(|(spec, prompt)| Step {
-                output: spec.output,
+                output: spec.output.into(),
                 prompt,
                 params: Arc::new(spec.params),
                 deadline: spec.row_deadline,
@@ -219,10 +219,19 @@ impl Enricher {
     /// # Errors
     /// When the journal cannot be removed.
     pub fn committed(&mut self, id: BatchId) -> Result<(), EngineError> {
-        self.ledger.committed(id);
-        self.journal.forget(id)?;
-        self.ledger.forgotten(id);
-        Ok(())
+        let duty = self.ledger.committed(id);
+        let removed = self.journal.forget(id);
+        match removed {
+            Ok(()) => self.ledger.forgotten(id),
+            Err(_) => self.ledger.failed(duty),
+        }
+        Ok(removed?)
+    }
+
+    /// A duty failed; nothing new is asked.
+    pub fn failed(&mut self, duty: Duty) {
+        self.ledger.failed(duty);
+        self.halt(Stop::Asked);
     }
 
     /// Hands out rows as far as the dispatchers take them, and settles what needs no asking.
@@ -301,6 +310,11 @@ impl Enricher {
             question: Arc::new(question),
             params: Arc::clone(&step.params),
             deadline: step.deadline,
+            receipt: Receipt {
+                journal: batch.journal.clone(),
+                key: batch.key(cell.row),
+                step: Arc::clone(&step.output),
+            },
         })
     }
 
@@ -325,16 +339,22 @@ impl Enricher {
                     for (held, failure) in self.probation.end() {
                         self.keep(&mut kept, held, failure);
                     }
-                    let record = self.record(
-                        cell,
-                        &question,
+                    let step = &self.steps[cell.step.index()];
+                    let lane = &self.lanes[step.lane];
+                    let source = Source {
+                        provider: &lane.name,
+                        model: &lane.model,
                         attempts,
-                        paid.latency,
-                        journal::Outcome::Response(paid.body),
-                    );
-                    let settled =
-                        from_response(&record, decode::facts(&paid.response), decode::text(paid.response));
-                    kept.entry(cell.batch).or_default().push((cell, record, settled));
+                        latency: Some(paid.latency),
+                        fingerprint: question.fingerprint,
+                    };
+                    let facts = decode::facts(&paid.response);
+                    let settled = source.settled(facts, decode::text(paid.response));
+                    self.settle(cell, settled, true);
+                }
+                Verdict::Lost(error) => {
+                    self.ledger.give_back(cell);
+                    self.halt(Stop::Journal(error));
                 }
                 Verdict::Failed(failure) if is_terminal(failure.class) => {
                     let reply = Reply { cell, question, attempts, verdict: Verdict::Unsent };
@@ -350,7 +370,7 @@ impl Enricher {
                 }
                 Verdict::Failed(failure) => {
                     // It may pass: another run asks again, so it is not kept.
-                    let settled = self.failed(cell, question.fingerprint, attempts, failure);
+                    let settled = self.row_failed(cell, question.fingerprint, attempts, failure);
                     self.settle(cell, settled, true);
                 }
                 Verdict::Stop(failure) => {
@@ -383,9 +403,8 @@ impl Enricher {
         failure: Failure,
     ) {
         let Reply { cell, question, attempts, .. } = reply;
-        let outcome = journal::Outcome::Failure(failure.clone());
-        let record = self.record(cell, &question, attempts, Duration::ZERO, outcome);
-        let settled = self.failed(cell, question.fingerprint, attempts, failure);
+        let record = self.record(cell, &question, attempts, failure.clone());
+        let settled = self.row_failed(cell, question.fingerprint, attempts, failure);
         kept.entry(cell.batch).or_default().push((cell, record, settled));
     }
 
@@ -429,30 +448,23 @@ impl Enricher {
         self.voice.say(&Event::Settled { ending, tokens });
     }
 
-    fn record(
-        &self,
-        cell: Cell,
-        question: &Question,
-        attempts: u32,
-        latency: Duration,
-        outcome: journal::Outcome,
-    ) -> Record {
+    fn record(&self, cell: Cell, question: &Question, attempts: u32, failure: Failure) -> Record {
         let step = &self.steps[cell.step.index()];
         let lane = &self.lanes[step.lane];
         let batch = self.open.get(&cell.batch).expect("a batch is open while its rows are asked");
         Record {
             key: batch.key(cell.row),
-            step: step.output.clone(),
+            step: Arc::clone(&step.output),
             fingerprint: question.fingerprint,
-            provider: lane.name.to_string(),
-            model: lane.model.to_string(),
+            provider: Arc::clone(&lane.name),
+            model: Arc::clone(&lane.model),
             attempts,
-            latency_ms: u64::try_from(latency.as_millis()).unwrap_or(u64::MAX),
-            outcome,
+            latency_ms: 0,
+            outcome: journal::Outcome::Failure(failure),
         }
     }
 
-    fn failed(&self, cell: Cell, fingerprint: Fingerprint, attempts: u32, failure: Failure) -> Settled {
+    fn row_failed(&self, cell: Cell, fingerprint: Fingerprint, attempts: u32, failure: Failure) -> Settled {
         let lane = &self.lanes[self.steps[cell.step.index()].lane];
         Settled {
             provider: Some(Arc::clone(&lane.name)),
@@ -543,32 +555,49 @@ fn is_terminal(class: Class) -> bool {
 }
 
 fn from_record(record: &Record) -> Settled {
+    let source = Source {
+        provider: &record.provider,
+        model: &record.model,
+        attempts: record.attempts,
+        latency: Some(Duration::from_millis(record.latency_ms)),
+        fingerprint: record.fingerprint,
+    };
     match &record.outcome {
         journal::Outcome::Response(body) => match decode::parse(body) {
-            Ok(response) => from_response(record, decode::facts(&response), decode::text(response)),
-            Err(failure) => from_response(record, decode::Facts::default(), Err(failure)),
+            Ok(response) => source.settled(decode::facts(&response), decode::text(response)),
+            Err(failure) => source.settled(decode::Facts::default(), Err(failure)),
         },
         journal::Outcome::Failure(failure) => {
-            let failure = Err(failure.clone());
-            let settled = from_response(record, decode::Facts::default(), failure);
-            Settled { latency_ms: None, ..settled }
+            Source { latency: None, ..source }.settled(decode::Facts::default(), Err(failure.clone()))
         }
     }
 }
 
-fn from_response(record: &Record, facts: decode::Facts, text: Result<String, Failure>) -> Settled {
-    Settled {
-        outcome: match text {
-            Ok(text) => Outcome::Answer(text),
-            Err(failure) => Outcome::Failed(failure),
-        },
-        provider: Some(record.provider.as_str().into()),
-        model: Some(facts.model.as_deref().unwrap_or(&record.model).into()),
-        attempts: record.attempts,
-        finish_reason: facts.finish_reason.map(Into::into),
-        tokens: facts.tokens,
-        cost: facts.cost,
-        latency_ms: Some(record.latency_ms),
-        fingerprint: Some(record.fingerprint),
+/// Where an outcome came from.
+struct Source<'a> {
+    provider: &'a Arc<str>,
+    model: &'a Arc<str>,
+    attempts: u32,
+    latency: Option<Duration>,
+    fingerprint: Fingerprint,
+}
+
+impl Source<'_> {
+    fn settled(self, facts: decode::Facts, text: Result<String, Failure>) -> Settled {
+        let model = facts.model.filter(|named| **named != **self.model);
+        Settled {
+            outcome: match text {
+                Ok(text) => Outcome::Answer(text),
+                Err(failure) => Outcome::Failed(failure),
+            },
+            provider: Some(Arc::clone(self.provider)),
+            model: Some(model.map_or_else(|| Arc::clone(self.model), Into::into)),
+            attempts: self.attempts,
+            finish_reason: facts.finish_reason.map(Into::into),
+            tokens: facts.tokens,
+            cost: facts.cost,
+            latency_ms: self.latency.map(|latency| u64::try_from(latency.as_millis()).unwrap_or(u64::MAX)),
+            fingerprint: Some(self.fingerprint),
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::checkpoint::PlannedBatch;
 use crate::ident::{Cell, RowKey};
-use crate::journal::{JournalWriter, Record};
+use crate::journal::{Journal, Record};
 use crate::prompt::Rows;
 use crate::sink::{FilledBatch, Settled};
 use crate::source::Chunk;
@@ -16,7 +16,7 @@ pub(super) struct OpenBatch {
     plan: PlannedBatch,
     chunks: Vec<(u32, Chunk, Rows)>,
     outcomes: Vec<Vec<Option<Settled>>>,
-    pub(super) journal: JournalWriter,
+    pub(super) journal: Journal,
     /// What its journal held when it was opened.
     recovered: HashMap<RowKey, Vec<Record>>,
 }
@@ -26,7 +26,7 @@ impl OpenBatch {
         plan: PlannedBatch,
         chunks: Vec<Chunk>,
         steps: usize,
-        journal: JournalWriter,
+        journal: Journal,
         records: Vec<Record>,
     ) -> Self {
         let mut first = 0;

@@ -12,6 +12,7 @@ use super::error::EngineError;
 use super::prepare::prepare;
 use super::reading::{Loaded, Reading};
 use super::start::{Started, start};
+use crate::checkpoint::PlannedBatch;
 use crate::clock::{self, Instant};
 use crate::config::Job;
 use crate::event::{Event, Voice};
@@ -19,7 +20,7 @@ use crate::fault::Failure;
 use crate::ident::{BatchId, Lineage, RunId};
 use crate::ledger::Duty;
 use crate::sink::{Committed, FilledBatch, Sink};
-use crate::source::Source;
+use crate::source::{Chunk, Source};
 use crate::store;
 use crate::table::TableError;
 
@@ -67,7 +68,7 @@ pub enum End {
 
 enum Done {
     Planned(Box<Reading>, Result<Option<Loaded>, EngineError>),
-    Loaded(Box<Reading>, Result<Loaded, EngineError>),
+    Loaded(Box<Reading>, BatchId, Result<Loaded, EngineError>),
     Committed(Box<Sink>, BatchId, u64, Result<Committed, TableError>),
 }
 
@@ -210,7 +211,7 @@ impl Running {
                 let plan = plan.ok_or_else(|| EngineError::Task(format!("batch {id} has no plan")))?;
                 self.tasks.spawn(async move {
                     let loaded = reading.load(plan).await;
-                    Done::Loaded(reading, loaded)
+                    Done::Loaded(reading, id, loaded)
                 });
             }
             Duty::Commit(id) => {
@@ -234,22 +235,24 @@ impl Running {
         match done {
             Done::Planned(reading, planned) => {
                 self.reading = Some(reading);
-                match planned? {
+                match planned.inspect_err(|_| self.enricher.failed(Duty::Plan))? {
                     None => self.enricher.source_ended(),
                     Some(Loaded { plan, chunks, decoded }) => {
                         self.enricher.planned(&plan);
-                        self.enricher.open(plan, chunks, decoded)?;
+                        self.open(plan, chunks, decoded)?;
                     }
                 }
             }
-            Done::Loaded(reading, loaded) => {
+            Done::Loaded(reading, id, loaded) => {
                 self.reading = Some(reading);
-                let Loaded { plan, chunks, decoded } = loaded?;
-                self.enricher.open(plan, chunks, decoded)?;
+                let failed = |_: &EngineError| self.enricher.failed(Duty::Load(id));
+                let Loaded { plan, chunks, decoded } = loaded.inspect_err(failed)?;
+                self.open(plan, chunks, decoded)?;
             }
             Done::Committed(sink, id, rows, committed) => {
                 self.sink = Some(sink);
-                match committed? {
+                let failed = |_: &TableError| self.enricher.failed(Duty::Commit(id));
+                match committed.inspect_err(failed)? {
                     Committed::Now(version) => self.voice.say(&Event::Committed { batch: id, rows, version }),
                     Committed::Before => self.voice.say(&Event::AlreadyCommitted { batch: id }),
                 }
@@ -258,6 +261,12 @@ impl Running {
             }
         }
         Ok(())
+    }
+
+    fn open(&mut self, plan: PlannedBatch, chunks: Vec<Chunk>, decoded: u64) -> Result<(), EngineError> {
+        let id = plan.id;
+        let opened = self.enricher.open(plan, chunks, decoded);
+        opened.inspect_err(|_| self.enricher.failed(Duty::Load(id)))
     }
 
     async fn end(mut self, options: RunOptions, timed_out: bool) -> Result<End, EngineError> {

@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::format::{Header, Record};
-use super::{JournalError, JournalReader, JournalWriter, read_all};
+use super::{Journal, JournalError, JournalReader, JournalWriter, read_all};
 use crate::faultpoint::{self, Side};
 use crate::ident::{BatchId, Fingerprint, RowKey};
 
@@ -70,8 +71,8 @@ impl JournalFolder {
     ///
     /// # Errors
     /// As [`JournalWriter::open`].
-    pub fn writer(&self, header: &Header, take: impl FnMut(Record)) -> Result<JournalWriter, JournalError> {
-        JournalWriter::open(&self.file_of(header.batch), header, take)
+    pub fn writer(&self, header: &Header, take: impl FnMut(Record)) -> Result<Journal, JournalError> {
+        JournalWriter::open(&self.file_of(header.batch), header, take).map(Journal::new)
     }
 
     /// Removes the journal of a committed batch.
@@ -120,7 +121,7 @@ fn remove(path: &Path) -> std::io::Result<()> {
 #[derive(Debug, Default)]
 pub struct StrayAnswers {
     files: Vec<PathBuf>,
-    records: HashMap<(RowKey, String, Fingerprint), Record>,
+    records: HashMap<(RowKey, Arc<str>, Fingerprint), Record>,
 }
 
 impl StrayAnswers {
@@ -130,7 +131,7 @@ impl StrayAnswers {
     /// As [`read_all`].
     pub fn absorb(&mut self, path: PathBuf) -> Result<(), JournalError> {
         for record in read_all(&path)? {
-            let key = (record.key.clone(), record.step.clone(), record.fingerprint);
+            let key = (record.key.clone(), Arc::clone(&record.step), record.fingerprint);
             self.records.insert(key, record);
         }
         self.files.push(path);
@@ -144,8 +145,8 @@ impl StrayAnswers {
     }
 
     /// Takes the answer to this request of this row out of the collection.
-    pub fn claim(&mut self, key: &RowKey, step: &str, fingerprint: Fingerprint) -> Option<Record> {
-        self.records.remove(&(key.clone(), step.to_owned(), fingerprint))
+    pub fn claim(&mut self, key: &RowKey, step: &Arc<str>, fingerprint: Fingerprint) -> Option<Record> {
+        self.records.remove(&(key.clone(), Arc::clone(step), fingerprint))
     }
 
     /// Removes the files, when every row that could use them is in the target.

@@ -9,6 +9,9 @@
 //! All numbers are little-endian; crc32 is the one of IEEE 802.3. The length has a checksum of its own,
 //! so that a damaged length is not taken for a torn tail that hides the records after it.
 
+use std::borrow::Cow;
+use std::sync::Arc;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -43,13 +46,13 @@ pub struct Record {
     /// The row.
     pub key: RowKey,
     /// The step's output column.
-    pub step: String,
+    pub step: Arc<str>,
     /// Fingerprint of the request.
     pub fingerprint: Fingerprint,
     /// Name of the provider.
-    pub provider: String,
+    pub provider: Arc<str>,
     /// The model that was asked.
-    pub model: String,
+    pub model: Arc<str>,
     /// Attempts that the row took.
     pub attempts: u32,
     /// Time from the first byte sent to the last one received, of the attempt that succeeded.
@@ -68,14 +71,18 @@ pub enum Outcome {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Head {
+struct Head<'a> {
     kind: Kind,
-    file: String,
+    #[serde(borrow)]
+    file: Cow<'a, str>,
     row: u64,
-    step: String,
+    #[serde(borrow)]
+    step: Cow<'a, str>,
     fingerprint: String,
-    provider: String,
-    model: String,
+    #[serde(borrow)]
+    provider: Cow<'a, str>,
+    #[serde(borrow)]
+    model: Cow<'a, str>,
     attempts: u32,
     latency_ms: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -145,12 +152,12 @@ pub(super) fn encode(record: &Record, buffer: &mut Vec<u8>) {
     };
     let head = Head {
         kind,
-        file: record.key.file.to_string(),
+        file: Cow::Borrowed(&*record.key.file),
         row: record.key.row,
-        step: record.step.clone(),
+        step: Cow::Borrowed(&*record.step),
         fingerprint: record.fingerprint.to_string(),
-        provider: record.provider.clone(),
-        model: record.model.clone(),
+        provider: Cow::Borrowed(&*record.provider),
+        model: Cow::Borrowed(&*record.model),
         attempts: record.attempts,
         latency_ms: record.latency_ms,
         class,
@@ -177,7 +184,7 @@ fn u32_of(len: usize) -> u32 {
 pub(super) fn decode(payload: &Bytes) -> Option<Record> {
     let head_len = u32::from_le_bytes(payload.get(..4)?.try_into().ok()?) as usize;
     let head_end = head_len.checked_add(4)?;
-    let head: Head = serde_json::from_slice(payload.get(4..head_end)?).ok()?;
+    let head: Head<'_> = serde_json::from_slice(payload.get(4..head_end)?).ok()?;
     let outcome = match head.kind {
         Kind::Response => Outcome::Response(payload.slice(head_end..)),
         Kind::Failure => {
@@ -188,10 +195,10 @@ pub(super) fn decode(payload: &Bytes) -> Option<Record> {
     };
     Some(Record {
         key: RowKey { file: head.file.into(), row: head.row },
-        step: head.step,
+        step: head.step.into(),
         fingerprint: parse_fingerprint(&head.fingerprint)?,
-        provider: head.provider,
-        model: head.model,
+        provider: head.provider.into(),
+        model: head.model.into(),
         attempts: head.attempts,
         latency_ms: head.latency_ms,
         outcome,

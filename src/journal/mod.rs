@@ -8,11 +8,13 @@
 mod folder;
 mod format;
 mod reader;
+mod shared;
 mod writer;
 
 pub use folder::{Found, JournalFolder, StrayAnswers};
 pub use format::{Header, Outcome, Record};
 pub use reader::{JournalReader, read_all};
+pub use shared::Journal;
 pub use writer::JournalWriter;
 
 use std::io;

@@ -246,6 +246,30 @@ impl Ledger {
         assert!(batch.is_some_and(|batch| batch.phase == Phase::Forgetting), "batch {id} was committed");
     }
 
+    /// A duty failed: what it was to do is not done. A batch that could not be committed is out of memory
+    /// and is left to another run.
+    ///
+    /// # Panics
+    /// When the duty was not under way.
+    pub fn failed(&mut self, duty: Duty) {
+        self.stop();
+        match duty {
+            Duty::Plan => {
+                assert_eq!(self.source, Source::Planning, "a plan was under way");
+                self.source = Source::Open;
+            }
+            Duty::Load(id) | Duty::Commit(id) => {
+                let batch = self.batch_mut(id);
+                assert!(
+                    matches!(batch.phase, Phase::Loading | Phase::Committing),
+                    "batch {id} was under way"
+                );
+                batch.phase = Phase::Planned;
+            }
+            Duty::Forget(id) => self.forgotten(id),
+        }
+    }
+
     /// From now on nothing new is planned, read or asked; full batches are still committed.
     pub fn stop(&mut self) {
         self.stopped = true;

@@ -297,6 +297,29 @@ proptest! {
 }
 
 #[test]
+fn a_failed_duty_ends_the_ledger_and_takes_nothing_with_it() {
+    let window = Window { max_rows: 10, max_bytes: 100, batch_rows: 2, batch_bytes: 20 };
+    for broken in [0, 1, 2] {
+        let planned = [(BatchId::FIRST, 1, 10)].into_iter().take(broken.min(1));
+        let mut ledger = Ledger::new(window, 1, BatchId::new(broken.min(1) as u64), planned);
+        match (broken, ledger.next_duty().unwrap()) {
+            (0, duty @ Duty::Plan) | (1, duty @ Duty::Load(_)) => ledger.failed(duty),
+            (_, Duty::Load(id)) => {
+                ledger.loaded(id, 1);
+                let cell = ledger.next_ask(StepId::FIRST).unwrap();
+                ledger.settle(cell);
+                let duty = ledger.next_duty().unwrap();
+                assert_eq!(duty, Duty::Commit(id));
+                ledger.failed(duty);
+            }
+            (_, other) => panic!("{other:?} is not the first duty"),
+        }
+        assert_eq!(ledger.next_duty(), None);
+        assert!(ledger.is_finished() && !ledger.is_complete());
+    }
+}
+
+#[test]
 fn a_stopped_ledger_commits_what_is_full_and_ends() {
     let window = Window { max_rows: 10, max_bytes: 100, batch_rows: 2, batch_bytes: 20 };
     let mut ledger = Ledger::new(window, 1, BatchId::FIRST, []);

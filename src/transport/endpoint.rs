@@ -1,6 +1,7 @@
 //! An endpoint with its model, its key and its pooled connections.
 
 use std::error::Error;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -58,7 +59,7 @@ pub enum EndpointError {
 pub struct Endpoint {
     client: Client,
     url: Url,
-    model: String,
+    model: Arc<str>,
     headers: HeaderMap,
     extra_body: Map<String, Value>,
     max_tokens_field: String,
@@ -88,7 +89,7 @@ impl Endpoint {
         Ok(Endpoint {
             client,
             url: completions(base, provider),
-            model: provider.model.clone(),
+            model: provider.model.as_str().into(),
             headers: headers(provider)?,
             extra_body: provider.extra_body.clone(),
             max_tokens_field: provider.max_tokens_field.clone(),
@@ -108,7 +109,7 @@ impl Endpoint {
 
     /// The model's name.
     #[must_use]
-    pub fn model(&self) -> &str {
+    pub fn model(&self) -> &Arc<str> {
         &self.model
     }
 

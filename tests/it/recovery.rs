@@ -56,7 +56,9 @@ async fn cross(fault: &str) -> (bool, u64) {
     let after = world.simulator.counts();
     for id in 0..ROWS {
         let times = after.answers_to(&prompt_of(id));
-        let allowed = 1 + u32::from(unrecorded.contains(&id));
+        // An answer that broke off on the way was not received and is asked for again.
+        let is_broken_off = fault.starts_with("first-call.after=io");
+        let allowed = 1 + u32::from(is_broken_off || unrecorded.contains(&id));
         assert!((1..=allowed).contains(&times), "{fault}: row {id} was answered {times} times");
     }
     let batches: BTreeSet<i64> = world.target().await.iter().map(|row| row.batch).collect();
