@@ -1,5 +1,7 @@
 //! Runs a language model over every row of a table, exactly once.
 
+#![doc = include_str!("ARCHITECTURE.md")]
+
 pub mod admission;
 pub mod checkpoint;
 pub mod cli;

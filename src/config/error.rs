@@ -68,8 +68,14 @@ pub(crate) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a s
     let lower = name.to_lowercase();
     candidates
         .into_iter()
-        .map(|candidate| (strsim::jaro_winkler(&lower, &candidate.to_lowercase()), candidate))
-        .filter(|(likeness, _)| *likeness > 0.75)
+        .map(|candidate| (likeness(&lower, &candidate.to_lowercase()), candidate))
+        .filter(|(likeness, _)| *likeness > 0.6)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, candidate)| candidate)
+}
+
+/// The larger of two measures: one likes common beginnings, the other swapped and mistyped letters.
+fn likeness(a: &str, b: &str) -> f64 {
+    let beginning = strsim::jaro_winkler(a, b) - 0.15;
+    beginning.max(strsim::normalized_damerau_levenshtein(a, b))
 }

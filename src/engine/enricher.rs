@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 
 use super::error::EngineError;
 use super::open_batch::OpenBatch;
+use super::outcome::{Origin, from_record, is_terminal};
 use super::prepare::Prepared;
 use super::probation::{Judgement, Probation};
 use crate::checkpoint::PlannedBatch;
@@ -16,7 +17,7 @@ use crate::config::{Params, Provider};
 use crate::decode;
 use crate::dispatch::{Dispatcher, Mode, Receipt, Reply, Request, Verdict};
 use crate::event::{Ending, Event, Voice};
-use crate::fault::{Class, Failure, Policy};
+use crate::fault::{Class, Failure};
 use crate::ident::{BatchId, Cell, Fingerprint, Lineage, StepId};
 use crate::journal::{self, Header, JournalError, JournalFolder, Record, StrayAnswers};
 use crate::ledger::{Duty, Ledger};
@@ -341,7 +342,7 @@ impl Enricher {
                     }
                     let step = &self.steps[cell.step.index()];
                     let lane = &self.lanes[step.lane];
-                    let source = Source {
+                    let origin = Origin {
                         provider: &lane.name,
                         model: &lane.model,
                         attempts,
@@ -349,7 +350,7 @@ impl Enricher {
                         fingerprint: question.fingerprint,
                     };
                     let facts = decode::facts(&paid.response);
-                    let settled = source.settled(facts, decode::text(paid.response));
+                    let settled = origin.settled(facts, decode::text(paid.response));
                     self.settle(cell, settled, true);
                 }
                 Verdict::Lost(error) => {
@@ -384,16 +385,22 @@ impl Enricher {
         self.write_down(kept);
     }
 
-    /// With nothing in flight and nothing to ask, refusals that are held back are the rows' own.
+    /// With nothing in flight and nothing to ask, refusals that are held back are the rows' own; unless the
+    /// run was stopped, then nobody knows.
     pub fn release_held(&mut self) {
         if self.probation.held() == 0 || self.ledger.asked() > self.probation.held() {
             return;
         }
-        let mut kept = BTreeMap::new();
-        for (reply, failure) in self.probation.end() {
-            self.keep(&mut kept, reply, failure);
+        let held = self.probation.end();
+        if matches!(self.stop, None | Some(Stop::MaxRows)) {
+            let mut kept = BTreeMap::new();
+            for (reply, failure) in held {
+                self.keep(&mut kept, reply, failure);
+            }
+            self.write_down(kept);
+        } else {
+            held.iter().for_each(|(reply, _)| self.ledger.give_back(reply.cell));
         }
-        self.write_down(kept);
     }
 
     fn keep(
@@ -427,12 +434,11 @@ impl Enricher {
     }
 
     fn refuse_all(&mut self, held: &[(Reply, Failure)]) {
+        held.iter().for_each(|(reply, _)| self.ledger.give_back(reply.cell));
         let Some((first, failure)) = held.first() else { return };
         let provider = self.lanes[self.steps[first.cell.step.index()].lane].name.to_string();
         let detail = format!("the first {} rows were all refused: {failure}", held.len());
-        let failure = Failure::new(Class::SameRefusal, detail);
-        held.iter().for_each(|(reply, _)| self.ledger.give_back(reply.cell));
-        self.halt(Stop::Provider { provider, failure });
+        self.halt(Stop::Provider { provider, failure: Failure::new(Class::SameRefusal, detail) });
     }
 
     fn settle(&mut self, cell: Cell, settled: Settled, is_new: bool) {
@@ -478,7 +484,7 @@ impl Enricher {
     /// From now on nothing new is asked; what is in flight is waited for.
     pub fn halt(&mut self, stop: Stop) {
         // The first reason counts, except that a lost answer must not hide behind it.
-        if self.stop.is_none() || matches!(stop, Stop::Journal(_)) {
+        if matches!(self.stop, None | Some(Stop::MaxRows)) || matches!(stop, Stop::Journal(_)) {
             let why = match &stop {
                 Stop::Provider { provider, failure } => format!("provider {provider}: {failure}"),
                 Stop::Journal(error) => error.to_string(),
@@ -489,7 +495,10 @@ impl Enricher {
             self.stop = Some(stop);
         }
         self.ledger.stop();
-        self.mode.send_replace(Mode::Draining);
+        // Rows within the limit that are handed out already are asked.
+        if !matches!(self.stop, Some(Stop::MaxRows)) {
+            self.mode.send_replace(Mode::Draining);
+        }
     }
 
     /// Cuts off what is in flight and takes in what has arrived whole.
@@ -546,58 +555,5 @@ impl Enricher {
             self.strays.discard()?;
         }
         Ok(self.stop)
-    }
-}
-
-/// Whether another run would meet the same failure.
-fn is_terminal(class: Class) -> bool {
-    class.policy() == Policy::Reject && class != Class::Deadline
-}
-
-fn from_record(record: &Record) -> Settled {
-    let source = Source {
-        provider: &record.provider,
-        model: &record.model,
-        attempts: record.attempts,
-        latency: Some(Duration::from_millis(record.latency_ms)),
-        fingerprint: record.fingerprint,
-    };
-    match &record.outcome {
-        journal::Outcome::Response(body) => match decode::parse(body) {
-            Ok(response) => source.settled(decode::facts(&response), decode::text(response)),
-            Err(failure) => source.settled(decode::Facts::default(), Err(failure)),
-        },
-        journal::Outcome::Failure(failure) => {
-            Source { latency: None, ..source }.settled(decode::Facts::default(), Err(failure.clone()))
-        }
-    }
-}
-
-/// Where an outcome came from.
-struct Source<'a> {
-    provider: &'a Arc<str>,
-    model: &'a Arc<str>,
-    attempts: u32,
-    latency: Option<Duration>,
-    fingerprint: Fingerprint,
-}
-
-impl Source<'_> {
-    fn settled(self, facts: decode::Facts, text: Result<String, Failure>) -> Settled {
-        let model = facts.model.filter(|named| **named != **self.model);
-        Settled {
-            outcome: match text {
-                Ok(text) => Outcome::Answer(text),
-                Err(failure) => Outcome::Failed(failure),
-            },
-            provider: Some(Arc::clone(self.provider)),
-            model: Some(model.map_or_else(|| Arc::clone(self.model), Into::into)),
-            attempts: self.attempts,
-            finish_reason: facts.finish_reason.map(Into::into),
-            tokens: facts.tokens,
-            cost: facts.cost,
-            latency_ms: self.latency.map(|latency| u64::try_from(latency.as_millis()).unwrap_or(u64::MAX)),
-            fingerprint: Some(self.fingerprint),
-        }
     }
 }

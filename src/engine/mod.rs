@@ -6,6 +6,7 @@
 mod enricher;
 mod error;
 mod open_batch;
+mod outcome;
 mod prepare;
 mod probation;
 mod reading;

@@ -10,6 +10,8 @@ const SAME_REFUSALS: usize = 20;
 #[derive(Debug, Default)]
 pub(super) struct Probation {
     is_over: bool,
+    /// The run is stopped because of them: what was in flight meets the same refusal.
+    is_condemned: bool,
     class: Option<Class>,
     held: Vec<(Reply, Failure)>,
 }
@@ -30,6 +32,9 @@ impl Probation {
         if self.is_over {
             return Judgement::Release(vec![(reply, failure)]);
         }
+        if self.is_condemned {
+            return Judgement::Stop(vec![(reply, failure)]);
+        }
         let is_same = *self.class.get_or_insert(failure.class) == failure.class;
         self.held.push((reply, failure));
         if !is_same {
@@ -38,6 +43,7 @@ impl Probation {
         if self.held.len() < SAME_REFUSALS {
             return Judgement::Hold;
         }
+        self.is_condemned = true;
         Judgement::Stop(std::mem::take(&mut self.held))
     }
 

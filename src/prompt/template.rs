@@ -2,9 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 
+use arrow::array::new_null_array;
 use arrow::datatypes::Schema;
-use minijinja::{Environment, Error, Output, State, UndefinedBehavior, Value};
+use arrow::record_batch::RecordBatch;
+use minijinja::{Environment, Error, ErrorKind, Output, State, UndefinedBehavior, Value};
 
 use super::row::{Rows, binary_column};
 use crate::config::{NullInputs, Params, StepSpec, nearest};
@@ -104,24 +107,49 @@ impl Prompt {
         let templates = [(USER, Some(&step.prompt)), (SYSTEM, step.system.as_ref())];
         for (which, text) in templates {
             let Some(text) = text else { continue };
-            environment.add_template_owned(which, text.clone()).map_err(|error| PromptError::Syntax {
-                step: step.output.clone(),
-                which,
-                line: error.line(),
-                message: error.detail().map_or_else(|| error.kind().to_string(), str::to_owned),
-            })?;
+            environment
+                .add_template_owned(which, text.clone())
+                .map_err(|error| syntax(step, which, &error))?;
         }
         let inputs = inputs(step, schema, &environment)?;
         if let Some(column) = binary_column(schema, &inputs) {
             return Err(PromptError::Binary { step: step.output.clone(), column: column.to_owned() });
         }
-        Ok(Prompt {
+        let prompt = Prompt {
             has_system: step.system.is_some(),
             skips_nulls: step.null_inputs == NullInputs::Skip && !inputs.is_empty(),
             inputs,
             params: params(&step.params),
             environment,
-        })
+        };
+        prompt.rehearse(step, schema)?;
+        Ok(prompt)
+    }
+
+    /// Renders a row of nulls, for mistakes that show only then: filters, tests and functions that are not
+    /// there. What is wrong with nulls alone is no mistake.
+    fn rehearse(&self, step: &StepSpec, schema: &Schema) -> Result<(), PromptError> {
+        let nulls = schema.fields().iter().map(|field| new_null_array(field.data_type(), 1)).collect();
+        let fields: Vec<_> =
+            schema.fields().iter().map(|field| field.as_ref().clone().with_nullable(true)).collect();
+        let Ok(nulls) = RecordBatch::try_new(Arc::new(Schema::new(fields)), nulls) else { return Ok(()) };
+        let context = Rows::new(nulls).value(0);
+        for (which, is_there) in [(USER, true), (SYSTEM, self.has_system)] {
+            if !is_there {
+                continue;
+            }
+            let rendered =
+                self.environment.get_template(which).and_then(|template| template.render(&context));
+            let Err(error) = rendered else { continue };
+            let is_mistake = matches!(
+                error.kind(),
+                ErrorKind::UnknownFilter | ErrorKind::UnknownTest | ErrorKind::UnknownFunction
+            );
+            if is_mistake {
+                return Err(syntax(step, which, &error));
+            }
+        }
+        Ok(())
     }
 
     /// Renders a row of a record batch.
@@ -150,6 +178,15 @@ impl Prompt {
             .get_template(which)
             .and_then(|template| template.render(context))
             .map_err(|error| Failure::new(Class::Template, describe(&error)))
+    }
+}
+
+fn syntax(step: &StepSpec, which: &'static str, error: &Error) -> PromptError {
+    PromptError::Syntax {
+        step: step.output.clone(),
+        which,
+        line: error.line(),
+        message: error.detail().map_or_else(|| error.kind().to_string(), str::to_owned),
     }
 }
 
@@ -229,7 +266,6 @@ fn unknown(step: &StepSpec, schema: &Schema, column: String) -> PromptError {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::time::Duration;
 
     use arrow::array::{
@@ -237,7 +273,6 @@ mod tests {
         StringBuilder, StructArray, TimestampMicrosecondArray,
     };
     use arrow::datatypes::{DataType, Field, Int32Type};
-    use arrow::record_batch::RecordBatch;
 
     use super::*;
 

@@ -23,8 +23,8 @@ pub struct Counts {
     pub unknown_routes: Vec<String>,
     /// Requests that came when the script had run out.
     pub script_exhausted: u64,
-    #[serde(skip)]
-    pub(super) in_flight: u64,
+    /// Requests in flight now.
+    pub in_flight: u64,
     #[serde(skip)]
     answers: HashMap<Fingerprint, u32>,
     #[serde(skip)]

@@ -1,1 +1,126 @@
-//! To come.
+//! What a person sees: the quickstart from a clone, and the texts of the commands.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use enrich::config::SimulatorSpec;
+use enrich::table::Table;
+
+use crate::support::{Outcome, World, append_delta, rows};
+
+fn run_in(folder: &Path, arguments: &[&str]) -> Outcome {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_enrich"));
+    Outcome::of(&command.args(arguments).current_dir(folder).env_remove("RUST_LOG").output().unwrap())
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().flatten() {
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+/// The parts of the project that the quickstart needs, somewhere else.
+fn clone() -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let project = Path::new(env!("CARGO_MANIFEST_DIR"));
+    copy(&project.join("config"), &folder.path().join("config"));
+    copy(&project.join("examples/data"), &folder.path().join("examples/data"));
+    let root = folder.path().canonicalize().unwrap();
+    (folder, root)
+}
+
+/// Takes out what differs from run to run.
+fn steady(text: &str, root: &Path) -> String {
+    let text = text.replace(root.to_str().unwrap(), "[project]");
+    let mut steady = String::new();
+    for line in text.lines() {
+        let line = match line.rfind(" retries, ") {
+            Some(at) => format!("{} retries, [time]", line.get(..at).unwrap()),
+            None => line.to_owned(),
+        };
+        let line = match (line.find("part-00000-"), line.find(".parquet")) {
+            (Some(from), Some(to)) => {
+                format!("{}[file]{}", line.get(..from).unwrap(), line.get(to..).unwrap())
+            }
+            _ => line,
+        };
+        steady.push_str(line.trim_end());
+        steady.push('\n');
+    }
+    steady
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_quickstart_shows_what_the_readme_says() {
+    let (_folder, root) = clone();
+    let ran = run_in(&root, &["run", "config/quickstart.toml"]);
+    insta::assert_snapshot!("quickstart_run", steady(&ran.stderr, &root));
+    assert_eq!((ran.status, ran.stdout.as_str()), (Some(0), ""));
+    let listed = run_in(&root, &["errors", "config/quickstart.toml"]);
+    insta::assert_snapshot!(
+        "quickstart_errors",
+        steady(&listed.stdout, &root) + &steady(&listed.stderr, &root)
+    );
+    let again = run_in(&root, &["run", "config/quickstart.toml"]);
+    insta::assert_snapshot!("quickstart_again", steady(&again.stderr, &root));
+
+    let table = Table::open(&root.join("out/reviews_enriched")).await.unwrap();
+    let mut count = 0;
+    table
+        .query("SELECT * FROM target", |batch| {
+            count += batch.num_rows();
+            Ok::<(), enrich::table::TableError>(())
+        })
+        .await
+        .unwrap();
+    assert_eq!(count, 60);
+}
+
+#[test]
+fn relative_paths_are_relative_to_the_job_file_from_any_directory() {
+    let (_folder, root) = clone();
+    let job = root.join("config/quickstart.toml");
+    let ran = run_in(Path::new("/"), &["run", job.to_str().unwrap()]);
+    ran.assert_status(0).assert_says("done: 60 rows written");
+    assert!(root.join("out/reviews_enriched/_delta_log").exists());
+    run_in(&root.join("config"), &["run", "quickstart.toml"]).assert_status(0).assert_says("nothing to do");
+}
+
+#[test]
+fn help_names_commands_options_and_exit_statuses() {
+    let (_folder, root) = clone();
+    for (name, arguments) in [
+        ("help", vec!["--help"]),
+        ("help_run", vec!["run", "--help"]),
+        ("help_simulate", vec!["simulate", "--help"]),
+    ] {
+        let shown = run_in(&root, &arguments);
+        assert_eq!(shown.status, Some(0));
+        insta::assert_snapshot!(name, steady(&shown.stdout, &root));
+    }
+    run_in(&root, &["rnu"]).assert_status(2).assert_says("unrecognized subcommand 'rnu'");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_runs_against_a_simulator_in_another_process() {
+    let world = World::new(SimulatorSpec::default()).await;
+    append_delta(&world.path("source"), &rows(0..12)).await;
+    let mut served = world.command(&["simulate", "--port", "0"]);
+    let mut served = served.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut url = String::new();
+    let mut stdout = std::io::BufReader::new(served.stdout.take().unwrap());
+    std::io::BufRead::read_line(&mut stdout, &mut url).unwrap();
+    world.write_text(&world.usual_job("").replace(world.simulator.url().as_str(), url.trim()));
+    let ran = world.run(&[]).await;
+    served.kill().unwrap();
+    served.wait().unwrap();
+    ran.assert_status(0).assert_says("12 answers");
+    world.assert_target(0..12).await;
+    assert_eq!(world.simulator.counts().requests, 0);
+}

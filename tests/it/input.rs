@@ -1,1 +1,289 @@
-//! To come.
+//! Bad input, each with the message that a person reads.
+
+use std::fs;
+
+use arrow::array::{ArrayRef, Int64Array, StringArray, Time32SecondArray};
+use arrow::datatypes::{DataType, Field, Schema};
+use arrow::record_batch::RecordBatch;
+use enrich::config::SimulatorSpec;
+use enrich::simulator::answer_to;
+use enrich::table::Table;
+
+use crate::support::{World, append_delta, everything_below, rows, write_parquet};
+
+/// Runs the usual job after a change to its text and expects a refusal before the first call.
+async fn refused(world: &World, change: impl Fn(String) -> String, says: &[&str]) {
+    world.write_text(&change(world.usual_job("")));
+    let outcome = world.run(&[]).await;
+    outcome.assert_status(2);
+    for text in says {
+        outcome.assert_says(text);
+    }
+    assert_eq!(world.simulator.counts().requests, 0, "refused before the first call");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mistake_in_the_job_file_names_file_and_line_or_key() {
+    let world = World::with_rows(3, 1).await;
+    let replace = |from: &'static str, to: &'static str| {
+        move |text: String| {
+            assert!(text.contains(from));
+            text.replace(from, to)
+        }
+    };
+    let cases: Vec<(&str, &str, &[&str])> = vec![
+        ("model = ", "modle = ", &["job.toml:10: unknown key `modle`; did you mean `model`?"]),
+        ("[batch]", "[batches]", &["job.toml:6: unknown key `batches`; did you mean `batch`?"]),
+        ("max_rows = 10", "max_rows = \"ten\"", &["job.toml:7: ", "invalid type: string \"ten\""]),
+        ("max_rows = 10", "max_rows = 0", &["`batch.max_rows` is 0; it must be at least 1"]),
+        ("max_rows = 10", "max_rows = -1", &["job.toml:7: ", "-1"]),
+        ("max_concurrency = 4", "requests_per_minute = 0", &["`provider.sim.requests_per_minute` is 0"]),
+        (
+            "max_concurrency = 4",
+            "request_timeout = \"soon\"",
+            &["job.toml:11: ", "`soon` is no length of time"],
+        ),
+        (
+            "max_concurrency = 4",
+            "api_key_env = \"NO_SUCH_KEY_1\"",
+            &["names the variable NO_SUCH_KEY_1, which is not set"],
+        ),
+        ("max_concurrency = 4", "api_key_file = \"nokey\"", &["names ", "nokey, which cannot be read"]),
+        ("app_id = \"test\"", "app_id = \"../x\"", &["`app_id` is \"../x\"; it takes 1 to 100 letters"]),
+        ("app_id = \"test\"\n", "", &["missing field `app_id`"]),
+        ("path = \"source\"", "path = \"nowhere\"", &["the source ", "nowhere is not there"]),
+        (
+            "path = \"source\"",
+            "path = \"s3://bucket/x\"",
+            &["`source.path` is \"s3://bucket/x\"; only local paths"],
+        ),
+        (
+            "path = \"target\"",
+            "path = \"./source\"",
+            &["`target.path` is the source: every row written would become a row to read"],
+        ),
+        (
+            "output = \"answer\"",
+            "output = \"Text\"",
+            &["the output \"Text\" has the name of the source's column \"text\""],
+        ),
+        (
+            "output = \"answer\"",
+            "output = \"batch_id\"",
+            &["the output \"batch_id\" has the name of a field of _enrich.batch_id"],
+        ),
+        ("output = \"answer\"", "output = \"_enrich\"", &["the name of the metadata column"]),
+        (
+            "output = \"answer\"",
+            "output = \"answer\"\nprovider = \"smi\"",
+            &["there is no [provider.smi]; did you mean \"sim\"?"],
+        ),
+        (
+            "output = \"answer\"",
+            "output = \"answer\"\ntemperature = 3",
+            &["`step[0].temperature` lies outside 0 to 2"],
+        ),
+        (
+            "{{ text }}",
+            "{{ txet }}",
+            &["name the column \"txet\", which the source does not have; did you mean \"text\"?"],
+        ),
+        ("{{ text }}", "{{ text", &["the prompt template is wrong in line 2: "]),
+        ("{{ text }}", "{{ text | nofilter }}", &["nofilter"]),
+    ];
+    for (from, to, says) in cases {
+        refused(&world, replace(from, to), says).await;
+        assert!(!world.path("target").exists(), "{to}: nothing is made");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sources_that_are_no_table_are_told_apart() {
+    let world = World::new(SimulatorSpec::default()).await;
+    let source = world.path("source");
+    fs::create_dir(&source).unwrap();
+    let says = ["neither a Delta table nor a Parquet file nor a directory of Parquet files"];
+    refused(&world, |text| text, &says).await;
+    fs::write(source.join("notes.txt"), "text").unwrap();
+    refused(&world, |text| text, &says).await;
+    fs::write(world.path("file"), "PAR0").unwrap();
+    refused(&world, |text| text.replace("\"source\"", "\"file\""), &says).await;
+
+    let whole = source.join("a.parquet");
+    write_parquet(&whole, &rows(0..100), 50);
+    let bytes = fs::read(&whole).unwrap();
+    fs::write(&whole, &bytes[..bytes.len() / 2]).unwrap();
+    world.write_job("");
+    let outcome = world.run(&[]).await;
+    outcome
+        .assert_status(1)
+        .assert_says("a.parquet: it is no whole Parquet file (cut off, or still being written?)");
+    assert_eq!(world.simulator.counts().requests, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_source_is_nothing_to_do() {
+    let world = World::new(SimulatorSpec::default()).await;
+    append_delta(&world.path("source"), &rows(0..0)).await;
+    world.write_job("");
+    world.run(&[]).await.assert_status(0).assert_says("nothing to do");
+    append_delta(&world.path("source"), &rows(0..3)).await;
+    world.run(&[]).await.assert_status(0);
+    world.assert_target(0..3).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_file_that_is_gone_or_changed_is_named_and_the_rest_is_kept() {
+    let world = World::new(SimulatorSpec::default()).await;
+    let source = world.path("source");
+    fs::create_dir(&source).unwrap();
+    write_parquet(&source.join("a.parquet"), &rows(0..10), 100);
+    write_parquet(&source.join("b.parquet"), &rows(10..25), 100);
+    world.write_job("");
+    world.run(&["--max-rows", "15"]).await.assert_status(0);
+    let b = fs::read(source.join("b.parquet")).unwrap();
+    fs::remove_file(source.join("b.parquet")).unwrap();
+    world
+        .run(&[])
+        .await
+        .assert_status(1)
+        .assert_says("b.parquet: it is gone, and not all of its rows are read");
+    write_parquet(&source.join("b.parquet"), &rows(10..20), 100);
+    world.run(&[]).await.assert_status(1).assert_says("a file is read once, give new data a new name");
+    fs::write(source.join("b.parquet"), b).unwrap();
+    world.run(&[]).await.assert_status(0);
+    world.assert_target(0..25).await;
+    assert_eq!(world.simulator.counts().requests, 25);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn targets_that_do_not_fit_are_refused() {
+    let world = World::with_rows(3, 1).await;
+    let target = world.path("target");
+    fs::create_dir(&target).unwrap();
+    fs::write(target.join("letter.txt"), "x").unwrap();
+    refused(&world, |text| text, &["target is there and is no Delta table"]).await;
+    fs::remove_dir_all(&target).unwrap();
+
+    append_delta(&target, &rows(0..1)).await;
+    refused(&world, |text| text, &["does not fit this job: it has no column \"answer\""]).await;
+    fs::remove_dir_all(&target).unwrap();
+
+    let fields = vec![
+        Field::new("id", DataType::Int64, true),
+        Field::new("text", DataType::Utf8, true),
+        Field::new("answer", DataType::Int32, true),
+    ];
+    Table::create(&target, &Schema::new(fields), &[]).await.unwrap();
+    refused(&world, |text| text, &["its column \"answer\" has the type Int32, and Utf8 is to be written"])
+        .await;
+    fs::remove_dir_all(&target).unwrap();
+
+    let retention = [("delta.setTransactionRetentionDuration", "interval 7 days".to_owned())];
+    Table::create(&target, &rows(0..0).schema(), &retention).await.unwrap();
+    refused(&world, |text| text, &["sets delta.setTransactionRetentionDuration", "Unset the property"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_target_of_an_earlier_job_as_a_source_needs_another_metadata_column() {
+    let world = World::with_rows(4, 1).await;
+    world.run(&[]).await.assert_status(0);
+    let requests = world.simulator.counts().requests;
+    let second = world
+        .usual_job("")
+        .replace("path = \"target\"", "path = \"second\"")
+        .replace("path = \"source\"", "path = \"target\"")
+        .replace("output = \"answer\"", "output = \"more\"");
+    world.write_text(&second);
+    let outcome = world.run(&[]).await;
+    outcome.assert_status(2).assert_says("is the source the target of an earlier job?");
+    outcome.assert_says("set target.metadata_column to another name");
+    assert_eq!(world.simulator.counts().requests, requests);
+    world
+        .write_text(&second.replace("path = \"second\"", "path = \"second\"\nmetadata_column = \"_second\""));
+    world.run(&[]).await.assert_status(0).assert_says("4 answers");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_type_that_delta_cannot_hold_is_refused_by_column() {
+    let world = World::new(SimulatorSpec::default()).await;
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("text", std::sync::Arc::new(StringArray::from(vec!["a"]))),
+        ("at", std::sync::Arc::new(Time32SecondArray::from(vec![1]))),
+    ];
+    let source = world.path("source");
+    fs::create_dir(&source).unwrap();
+    write_parquet(&source.join("a.parquet"), &RecordBatch::try_from_iter(columns).unwrap(), 10);
+    world.write_job("");
+    world.run(&[]).await.assert_says("column \"at\" has the type Time32(s), which a Delta table cannot hold");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unicode_control_characters_and_rows_of_a_megabyte_come_through_whole() {
+    let world = World::new(SimulatorSpec::default()).await;
+    let texts: Vec<String> = vec![
+        "\u{0}\u{1}\u{7f}\u{85}\u{2028}".into(),
+        "\u{202e}right to left\u{202c} \u{feff}\u{200d}".into(),
+        "👩‍👩‍👧‍👦 ÿ \u{10ffff} e\u{301}".into(),
+        "\"quotes\" \\ / {{ text }} {% raw %} \r\n\t".into(),
+        "x".repeat(1_000_000),
+        "ü".repeat(500_000),
+    ];
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("id", std::sync::Arc::new(Int64Array::from_iter_values(0..texts.len() as i64))),
+        ("text", std::sync::Arc::new(StringArray::from(texts.clone()))),
+    ];
+    append_delta(&world.path("source"), &RecordBatch::try_from_iter(columns).unwrap()).await;
+    world.write_job("");
+    world.run(&[]).await.assert_status(0);
+    let target = world.target().await;
+    for (row, text) in target.iter().zip(&texts) {
+        assert_eq!(row.text.as_ref(), Some(text));
+        let prompt = format!("Say something about:\n{text}");
+        assert_eq!(row.answer.as_ref(), Some(&answer_to(&prompt)), "row {}", row.id);
+    }
+    assert_eq!(target.len(), texts.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_found_nowhere_but_in_the_request() {
+    const KEY: &str = "sk-very-secret-0123456789";
+    let echo = enrich::config::FaultSpec {
+        contains: Some("Row 1 ".into()),
+        share: 1.0,
+        times: None,
+        status: Some(400),
+        code: None,
+        message: Some(format!("your key {KEY} does not like this")),
+        retry_after: None,
+        finish_reason: None,
+        body: None,
+        hang_up: false,
+        delay: None,
+    };
+    let spec = SimulatorSpec { api_key: Some(KEY.into()), faults: vec![echo], ..SimulatorSpec::default() };
+    let world = World::new(spec).await;
+    append_delta(&world.path("source"), &rows(0..12)).await;
+    world.write_job("api_key_env = \"ENRICH_TEST_KEY\"");
+    let crash =
+        [("ENRICH_TEST_KEY", KEY), ("RUST_LOG", "trace"), ("ENRICH_FAULT", "delta-commit.before=kill")];
+    let crashed = world.run_with(&[], &crash).await;
+    let places = everything_below(world.folder.path());
+    let done = world.run_with(&[], &[("ENRICH_TEST_KEY", KEY), ("RUST_LOG", "trace")]).await;
+    done.assert_status(0).assert_says("11 answers");
+    let places = places.into_iter().chain(everything_below(world.folder.path()));
+    for (path, bytes) in places {
+        let is_there = bytes.windows(KEY.len()).any(|window| window == KEY.as_bytes());
+        assert!(!is_there, "the key stands in {}", path.display());
+    }
+    assert!(!(crashed.stderr + &done.stderr).contains(KEY), "the key stands in the log");
+    let error = world.target().await[1].answer.clone().unwrap();
+    assert!(error.contains("your key [key] does not like this"), "{error}");
+
+    let wrong = world.path("wrong");
+    world.write_text(&world.usual_job("api_key_file = \"wrong\"").replace("\"target\"", "\"other\""));
+    fs::write(&wrong, "  sk-other\n").unwrap();
+    world.run(&[]).await.assert_status(4).assert_says("auth: HTTP 401 invalid_api_key");
+    fs::write(&wrong, format!("  {KEY}\n")).unwrap();
+    world.run(&[]).await.assert_status(0);
+}

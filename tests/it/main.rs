@@ -1,6 +1,7 @@
 //! The integration tests: one binary, real servers on loopback, real tables, real processes.
 
 #![expect(unreachable_pub, reason = "a test binary has no callers")]
+#![expect(clippy::print_stdout, reason = "seeds and counts are printed")]
 #![allow(clippy::unwrap_used, reason = "a test that unwraps fails where it should")]
 
 mod cli;
@@ -8,6 +9,8 @@ mod damage;
 mod input;
 mod recovery;
 mod resume;
+mod soak;
 mod sources;
+mod stops;
 mod support;
 mod tidy;

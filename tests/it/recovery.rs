@@ -1,12 +1,11 @@
 //! Kill or fail at each point, resume, compare tables and paid calls.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
 use enrich::faultpoint::ACTIONS;
-use enrich::journal::{Outcome as Kept, read_all};
 use enrich::simulator::Counts;
 
+use crate::soak::journalled;
 use crate::support::{World, prompt_of};
 
 const ROWS: i64 = 45;
@@ -19,22 +18,6 @@ async fn recorded(world: &World) -> BTreeSet<i64> {
     }
     held.extend(journalled(&world.path("target/_checkpoints/test/journal")));
     held
-}
-
-/// Rows of the source whose answers are in journals. Files hold rows in the order of their ids.
-fn journalled(folder: &Path) -> Vec<i64> {
-    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
-    let journals = entries.flatten().map(|entry| entry.path());
-    let records = journals.flat_map(|path| read_all(&path).unwrap());
-    records
-        .filter(|record| matches!(record.outcome, Kept::Response(_)))
-        .map(|record| {
-            let Kept::Response(body) = &record.outcome else { unreachable!("filtered") };
-            let text = String::from_utf8_lossy(body).into_owned();
-            let after = text.split("Row ").nth(1).unwrap();
-            after.split(' ').next().unwrap().parse().unwrap()
-        })
-        .collect()
 }
 
 fn answered(counts: &Counts) -> BTreeSet<i64> {

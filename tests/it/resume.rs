@@ -1,1 +1,169 @@
-//! To come.
+//! Runs after runs: what comes again is not asked again, and who may go on is decided by the table.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use deltalake::{DeltaTableBuilder, checkpoints, ensure_table_uri};
+use enrich::config::{SimulatorSpec, Span};
+use enrich::table::{Staged, Table};
+
+use crate::support::{World, append_delta, prompt_of, rows};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn running_again_makes_no_call_and_no_commit_and_appended_rows_alone_are_asked() {
+    let world = World::with_rows(25, 2).await;
+    world.run(&[]).await.assert_status(0).assert_says("done: 25 rows written, 25 answers, 0 errors");
+    let version = world.target_version().await;
+    world.run(&[]).await.assert_status(0).assert_says("nothing to do");
+    assert_eq!((world.simulator.counts().requests, world.target_version().await), (25, version));
+
+    append_delta(&world.path("source"), &rows(25..40)).await;
+    world.run(&[]).await.assert_status(0).assert_says("done: 15 rows written");
+    assert_eq!(world.simulator.counts().requests, 40);
+    world.assert_target(0..40).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_run_at_the_same_time_is_refused_and_changes_nothing() {
+    let slow = SimulatorSpec { latency: Some(Span(Duration::from_millis(100))), ..SimulatorSpec::default() };
+    let world = World::new(slow).await;
+    append_delta(&world.path("source"), &rows(0..40)).await;
+    world.write_job("");
+    let job = world.job();
+    let mut command = world.command(&["run", job.to_str().unwrap()]);
+    let mut first = command.stderr(Stdio::null()).spawn().unwrap();
+    while world.simulator.counts().requests < 5 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let second = world.run(&[]).await;
+    second.assert_status(6).assert_says("another run holds this job: process");
+    second.assert_says("nothing was changed");
+    world.run(&["--if-running", "skip"]).await.assert_status(0).assert_says("skipped: another run");
+    let status = tokio::task::spawn_blocking(move || first.wait().unwrap()).await.unwrap();
+    assert!(status.success());
+    assert_eq!(world.simulator.counts().requests, 40);
+    world.assert_target(0..40).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_checkpoint_is_rebuilt_from_the_last_commit() {
+    let world = World::with_rows(25, 2).await;
+    // Killed in the middle: three batches of five are not committed, and some answers are journalled.
+    world.run_with(&[], &[("ENRICH_FAULT", "delta-commit.after=kill@2")]).await;
+    std::fs::remove_file(world.path("target/_checkpoints/test/checkpoint.json")).unwrap();
+    let resumed = world.run(&[]).await;
+    resumed
+        .assert_status(0)
+        .assert_says("the checkpoint was rebuilt from the target, which holds batches up to 1");
+    world.assert_target(0..25).await;
+    let counts = world.simulator.counts();
+    assert!(counts.paid_again() <= 4, "only what was in flight is paid again: {}", counts.paid_again());
+}
+
+/// Somebody else's commit, a log checkpoint, and no entries before it: as after 30 days.
+async fn clean_log(world: &World) {
+    let path = world.path("target");
+    let mut table = Table::open(&path).await.unwrap();
+    let newest = table.append(&Staged::default(), &[], serde_json::Map::new()).await.unwrap();
+    let url = ensure_table_uri(path.to_str().unwrap()).unwrap();
+    let table = DeltaTableBuilder::from_url(url).unwrap().load().await.unwrap();
+    checkpoints::create_checkpoint(&table, None).await.unwrap();
+    for entry in std::fs::read_dir(path.join("_delta_log")).unwrap().flatten() {
+        let is_newest = entry.file_name().to_string_lossy().starts_with(&format!("{newest:020}."));
+        if !is_newest && entry.path().extension().is_some_and(|ending| ending == "json") {
+            std::fs::remove_file(entry.path()).unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_checkpoint_is_rebuilt_from_the_row_keys_when_the_log_was_cleaned() {
+    let world = World::with_rows(25, 2).await;
+    world.run(&["--max-rows", "14"]).await.assert_status(0).assert_says("stopped after --max-rows");
+    assert_eq!(world.target().await.len(), 14);
+    clean_log(&world).await;
+    std::fs::remove_dir_all(world.path("target/_checkpoints")).unwrap();
+    world.run(&[]).await.assert_status(0).assert_says("rebuilt from the target");
+    world.assert_target(0..25).await;
+    assert_eq!(world.simulator.counts().requests, 25);
+    // And the rebuilt checkpoint goes on by itself.
+    append_delta(&world.path("source"), &rows(25..30)).await;
+    world.run(&[]).await.assert_status(0);
+    world.assert_target(0..30).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_from_a_backup_is_found_to_be_behind() {
+    let world = World::with_rows(30, 1).await;
+    let checkpoint = world.path("target/_checkpoints/test/checkpoint.json");
+    world.run(&["--max-rows", "10"]).await.assert_status(0);
+    let backup = std::fs::read(&checkpoint).unwrap();
+    world.run(&["--max-rows", "10"]).await.assert_status(0);
+    std::fs::write(&checkpoint, backup).unwrap();
+    world.run(&[]).await.assert_status(0).assert_says("the checkpoint is older than the target");
+    world.assert_target(0..30).await;
+    assert_eq!(world.simulator.counts().requests, 30);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_checkpoints_for_one_target_and_app_id_the_second_is_refused() {
+    let world = World::with_rows(20, 1).await;
+    let other = world.usual_job("") + "[checkpoint]\npath = \"elsewhere\"\n";
+    world.write_text(&other);
+    // It plans its first batch and dies before it commits.
+    world.run_with(&[], &[("ENRICH_FAULT", "delta-commit.before=kill")]).await;
+    world.write_job("");
+    world.run(&[]).await.assert_status(0);
+    world.write_text(&other);
+    let refused = world.run(&[]).await;
+    refused.assert_status(2).assert_says("another checkpoint writes to this target under the same app_id");
+    refused.assert_says("hint: go on with the checkpoint that wrote there");
+    world.assert_target(0..20).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_of_another_job_source_or_target_is_refused() {
+    let world = World::with_rows(5, 1).await;
+    world.run(&[]).await.assert_status(0);
+    let usual = world.usual_job("");
+
+    let shared = format!(
+        "{}[checkpoint]\npath = \"target/_checkpoints/test\"\n",
+        usual.replace("\"test\"", "\"other\"")
+    );
+    world.write_text(&shared);
+    world.run(&[]).await.assert_status(2).assert_says("belongs to the app_id \"test\", not \"other\"");
+
+    append_delta(&world.path("source2"), &rows(0..5)).await;
+    world.write_text(&usual.replace("path = \"source\"", "path = \"source2\""));
+    world.run(&[]).await.assert_status(2).assert_says("was made for another source");
+
+    world.write_text(&usual);
+    std::fs::remove_dir_all(world.path("target/_delta_log")).unwrap();
+    for entry in std::fs::read_dir(world.path("target")).unwrap().flatten() {
+        if entry.path().is_file() {
+            std::fs::remove_file(entry.path()).unwrap();
+        }
+    }
+    world.run(&[]).await.assert_status(2).assert_says("it was removed or replaced");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_prompt_asks_anew_what_is_not_committed_and_a_changed_address_does_not() {
+    let world = World::with_rows(10, 1).await;
+    world.run_with(&[], &[("ENRICH_FAULT", "delta-commit.before=kill")]).await;
+    assert_eq!(world.simulator.counts().answered, 10);
+    // The journal holds every answer; another address of the same provider and model changes nothing.
+    let text = world.usual_job("").replace("/v1", "/nowhere/v1");
+    world.write_text(&text);
+    world.run(&[]).await.assert_status(0);
+    world.assert_target(0..10).await;
+    assert_eq!(world.simulator.counts().requests, 10);
+
+    let world = World::with_rows(10, 1).await;
+    world.run_with(&[], &[("ENRICH_FAULT", "delta-commit.before=kill")]).await;
+    world.write_text(&world.usual_job("").replace("Say something about:", "Say more about:"));
+    world.run(&[]).await.assert_status(0);
+    let counts = world.simulator.counts();
+    assert_eq!((counts.answered, counts.answers_to(&prompt_of(3))), (20, 1));
+}

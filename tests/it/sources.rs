@@ -1,1 +1,160 @@
-//! To come.
+//! Sources: order, tailing, files that are split, files that come later.
+
+use std::fs;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Int64Array, StringArray, UInt32Array};
+use arrow::datatypes::DataType;
+use arrow::record_batch::RecordBatch;
+use deltalake::datafusion::prelude::{col, lit};
+use deltalake::{DeltaTableBuilder, ensure_table_uri};
+use enrich::checkpoint::Part;
+use enrich::config::SimulatorSpec;
+use enrich::source::RowReader;
+use enrich::table::Table;
+
+use crate::support::{World, append_delta, rows, schema, write_parquet};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_of_parquet_files_is_read_once_and_new_files_later() {
+    let world = World::new(SimulatorSpec::default()).await;
+    let source = world.path("source");
+    fs::create_dir_all(source.join("nested/_temporary")).unwrap();
+    write_parquet(&source.join("b.parquet"), &rows(0..7), 3);
+    write_parquet(&source.join("nested/a.parquet"), &rows(7..20), 5);
+    write_parquet(&source.join("nested/_temporary/x.parquet"), &rows(900..910), 5);
+    fs::write(source.join("_SUCCESS"), "").unwrap();
+    world.write_job("");
+    world.run(&[]).await.assert_status(0);
+    world.assert_target(0..20).await;
+    let files: Vec<String> = world.target().await.iter().map(|row| row.file.clone()).collect();
+    assert_eq!((files[0].as_str(), files[19].as_str()), ("b.parquet", "nested/a.parquet"));
+    // A late file whose name sorts first.
+    write_parquet(&source.join("a.parquet"), &rows(20..23), 5);
+    world.run(&[]).await.assert_status(0).assert_says("3 rows written");
+    world.assert_target(0..23).await;
+    assert_eq!(world.simulator.counts().requests, 23);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_parquet_file_is_a_source() {
+    let world = World::new(SimulatorSpec::default()).await;
+    write_parquet(&world.path("source"), &rows(0..12), 5);
+    world.write_job("");
+    world.run(&[]).await.assert_status(0);
+    world.assert_target(0..12).await;
+    world.run(&[]).await.assert_status(0).assert_says("nothing to do");
+}
+
+#[test]
+fn a_thousand_batches_of_a_file_decode_it_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.parquet");
+    write_parquet(&path, &rows(0..10_000), 2_500);
+    let size = fs::metadata(&path).unwrap().len();
+    let part = |start: u64, end: u64| Part {
+        file: "a.parquet".into(),
+        size,
+        version: None,
+        start,
+        end,
+        partition: Default::default(),
+    };
+    let mut reader = RowReader::new(folder.path().to_owned(), schema());
+    for batch in 0..1_000 {
+        let chunks = reader.read(&part(batch * 10, batch * 10 + 10)).unwrap();
+        let ids: Vec<i64> = chunks.iter().flat_map(|chunk| ids(&chunk.rows)).collect();
+        assert_eq!(ids, (batch as i64 * 10..batch as i64 * 10 + 10).collect::<Vec<_>>());
+        assert_eq!(chunks[0].physical[0], batch * 10);
+    }
+    assert_eq!(reader.decoded(), 10_000);
+
+    // A restart in the middle begins at the row group, not at the file.
+    let mut reader = RowReader::new(folder.path().to_owned(), schema());
+    let chunks = reader.read(&part(7_510, 7_520)).unwrap();
+    assert_eq!(ids(&chunks[0].rows)[0], 7_510);
+    assert!(reader.decoded() <= 2_500, "{} rows were decoded", reader.decoded());
+}
+
+fn ids(rows: &RecordBatch) -> Vec<i64> {
+    rows.column(0).as_any().downcast_ref::<Int64Array>().unwrap().values().to_vec()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_ends_where_the_source_ended_when_it_started() {
+    let world = World::with_rows(10, 1).await;
+    let killed = world.run_with(&[], &[("ENRICH_FAULT", "first-call.before=kill")]).await;
+    assert_eq!(killed.status, None);
+    append_delta(&world.path("source"), &rows(10..15)).await;
+    append_delta(&world.path("source"), &rows(15..20)).await;
+    world.run(&[]).await.assert_status(0);
+    world.assert_target(0..20).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commits_that_change_rows_are_refused_by_name_unless_they_are_passed_over() {
+    let world = World::with_rows(10, 1).await;
+    world.run(&[]).await.assert_status(0);
+    let path = world.path("source");
+    let table = || async {
+        let url = ensure_table_uri(path.to_str().unwrap()).unwrap();
+        DeltaTableBuilder::from_url(url).unwrap().load().await.unwrap()
+    };
+    let delete = table().await.delete().with_predicate(col("id").eq(lit(3_i64)));
+    delete.await.unwrap();
+    append_delta(&path, &rows(10..14)).await;
+    let refused = world.run(&[]).await;
+    refused
+        .assert_status(2)
+        .assert_says("version 2 of the source ")
+        .assert_says("(DELETE) deletes or rewrites rows of 1 files");
+    refused.assert_says("skip_change_commits = true");
+    assert_eq!(world.simulator.counts().requests, 10);
+    let text =
+        world.usual_job("").replace("path = \"source\"", "path = \"source\"\nskip_change_commits = true");
+    world.write_text(&text);
+    world.run(&[]).await.assert_status(0);
+    world.assert_target(0..14).await;
+    assert_eq!(world.simulator.counts().requests, 14);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compaction_of_the_source_brings_no_row_again() {
+    let world = World::with_rows(12, 3).await;
+    world.run(&[]).await.assert_status(0);
+    let path = world.path("source");
+    let url = ensure_table_uri(path.to_str().unwrap()).unwrap();
+    let table = DeltaTableBuilder::from_url(url).unwrap().load().await.unwrap();
+    table.optimize().await.unwrap();
+    assert_eq!(Table::open(&path).await.unwrap().files().unwrap().len(), 1);
+    world.run(&[]).await.assert_status(0).assert_says("nothing to do");
+    append_delta(&path, &rows(12..15)).await;
+    world.run(&[]).await.assert_status(0);
+    world.assert_target(0..15).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn types_that_delta_lacks_are_widened_without_loss() {
+    let world = World::new(SimulatorSpec::default()).await;
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("id", Arc::new(Int64Array::from(vec![0]))),
+        ("text", Arc::new(StringArray::from(vec![crate::support::text_of(0)]))),
+        ("big", Arc::new(UInt32Array::from(vec![u32::MAX]))),
+    ];
+    fs::create_dir(world.path("source")).unwrap();
+    write_parquet(&world.path("source/a.parquet"), &RecordBatch::try_from_iter(columns).unwrap(), 10);
+    world.write_job("");
+    world.run(&[]).await.assert_status(0);
+    world.assert_target(0..1).await;
+    let table = Table::open(&world.path("target")).await.unwrap();
+    assert_eq!(*table.schema().unwrap().field_with_name("big").unwrap().data_type(), DataType::Int64);
+    let mut sum = 0;
+    table
+        .query("SELECT big FROM target", |batch| {
+            sum += ids(&batch)[0];
+            Ok::<(), enrich::table::TableError>(())
+        })
+        .await
+        .unwrap();
+    assert_eq!(sum, i64::from(u32::MAX));
+}

@@ -1,0 +1,273 @@
+//! Speed and memory of whole runs, side by side with an HTTP load generator on the same server.
+//!
+//! `cargo bench --bench throughput`; needs `wrk` or `oha` for the first figure. Every figure is the median
+//! of interleaved runs; what matters are the ratios.
+
+#![expect(clippy::print_stdout, reason = "a benchmark prints")]
+#![expect(clippy::cast_precision_loss, reason = "figures for people")]
+
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::{Int64Array, StringArray};
+use arrow::datatypes::{DataType, Field, Schema};
+use arrow::record_batch::RecordBatch;
+use bytes::Bytes;
+use enrich::clock;
+use enrich::ident::{BatchId, Fingerprint, Lineage, RowKey};
+use enrich::journal::{Header, JournalWriter, Outcome, Record};
+use parquet::arrow::ArrowWriter;
+
+const ROUNDS: usize = 5;
+const CONCURRENCY: u32 = 64;
+
+/// CPU time and peak memory of a process that has ended.
+#[derive(Clone, Copy, Debug, Default)]
+struct Used {
+    wall: f64,
+    cpu: f64,
+    peak_mb: f64,
+}
+
+/// Waits for a process and reads from /proc what it used; the last look is at most 2 ms before its end.
+fn watch(mut child: Child) -> Used {
+    let started = clock::now();
+    let mut used = Used::default();
+    let stat = format!("/proc/{}/stat", child.id());
+    let status = format!("/proc/{}/status", child.id());
+    loop {
+        if let Ok(text) = std::fs::read_to_string(&stat)
+            && let Some((_, rest)) = text.rsplit_once(") ")
+        {
+            let ticks: Vec<f64> =
+                rest.split(' ').skip(11).take(2).filter_map(|number| number.parse().ok()).collect();
+            used.cpu = ticks.iter().sum::<f64>() / 100.0;
+        }
+        if let Ok(text) = std::fs::read_to_string(&status)
+            && let Some(line) = text.lines().find(|line| line.starts_with("VmHWM:"))
+        {
+            let kb: f64 =
+                line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).unwrap_or(0.0);
+            used.peak_mb = kb / 1024.0;
+        }
+        if let Ok(Some(status)) = child.try_wait() {
+            assert!(status.success(), "a run failed");
+            used.wall = (clock::now() - started).as_secs_f64();
+            return used;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// A simulator in a process of its own; it ends with this value.
+struct Server {
+    child: Child,
+    url: String,
+}
+
+impl Server {
+    fn start(folder: &Path, simulator: &str) -> Server {
+        let job = folder.join("simulator.toml");
+        std::fs::write(&job, job_text("simulator", "unused", 1, simulator)).expect("a job file");
+        let mut child = enrich()
+            .args(["simulate", "--port", "0"])
+            .arg(&job)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the simulator starts");
+        let mut url = String::new();
+        let stdout = child.stdout.take().expect("a pipe");
+        BufReader::new(stdout).read_line(&mut url).expect("its address");
+        Server { child, url: url.trim().to_owned() }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn enrich() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_enrich"))
+}
+
+fn job_text(url: &str, target: &str, concurrency: u32, simulator: &str) -> String {
+    format!(
+        "app_id = \"bench\"\n[source]\npath = \"source.parquet\"\n[target]\npath = \"{target}\"\n\
+         [provider.p]\nbase_url = \"{url}\"\nmodel = \"m\"\nmax_concurrency = {concurrency}\n\
+         [[step]]\noutput = \"answer\"\nprompt = \"Summarize in one sentence: {{{{ text }}}}\"\n\
+         [simulator]\n{simulator}\n"
+    )
+}
+
+fn text(id: i64) -> String {
+    let mut text = format!("Review {id}: ");
+    for word in 0..60 {
+        let _ = write!(text, "word{} ", (id * 7 + word) % 997);
+    }
+    text
+}
+
+fn make_source(folder: &Path, rows: i64) {
+    let schema = Arc::new(Schema::new(vec![
+        Field::new("id", DataType::Int64, true),
+        Field::new("text", DataType::Utf8, true),
+    ]));
+    let file = std::fs::File::create(folder.join("source.parquet")).expect("a source");
+    let mut writer = ArrowWriter::try_new(file, Arc::clone(&schema), None).expect("a writer");
+    for first in (0..rows).step_by(10_000) {
+        let ids = first..(first + 10_000).min(rows);
+        let texts: StringArray = ids.clone().map(|id| Some(text(id))).collect();
+        let columns = vec![Arc::new(Int64Array::from_iter_values(ids)) as _, Arc::new(texts) as _];
+        writer.write(&RecordBatch::try_new(Arc::clone(&schema), columns).expect("a batch")).expect("a write");
+    }
+    writer.close().expect("a footer");
+}
+
+/// One whole run into a new target.
+fn run(folder: &Path, url: &str, concurrency: u32) -> Used {
+    let target = folder.join("target");
+    let _ = std::fs::remove_dir_all(&target);
+    let job = folder.join("job.toml");
+    std::fs::write(&job, job_text(url, "target", concurrency, "")).expect("a job file");
+    let child = enrich().args(["run", "--quiet"]).arg(&job).stderr(Stdio::inherit()).spawn().expect("a run");
+    watch(child)
+}
+
+/// Requests per second of `wrk` or `oha` posting the body of one row; none if neither is installed.
+fn load(folder: &Path, url: &str) -> Option<(&'static str, f64)> {
+    let body = serde_json::json!({
+        "model": "m",
+        "messages": [{"role": "user", "content": format!("Summarize in one sentence: {}", text(1))}],
+    })
+    .to_string();
+    let address = format!("{url}/chat/completions");
+    let script = folder.join("post.lua");
+    let lua = format!(
+        "wrk.method = \"POST\"\nwrk.headers[\"Content-Type\"] = \"application/json\"\nwrk.body = [==[{body}]==]\n"
+    );
+    std::fs::write(&script, lua).expect("a script");
+    let wrk = Command::new("wrk").args(["-t1", "-c64", "-d4s", "-s"]).arg(&script).arg(&address).output();
+    if let Ok(output) = wrk {
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let line = text.lines().find(|line| line.starts_with("Requests/sec:"))?;
+        return Some(("wrk", line.split_whitespace().nth(1)?.parse().ok()?));
+    }
+    let oha = Command::new("oha")
+        .args([
+            "--no-tui",
+            "-z",
+            "4s",
+            "-c",
+            "64",
+            "-m",
+            "POST",
+            "-T",
+            "application/json",
+            "-d",
+            &body,
+            &address,
+        ])
+        .output()
+        .ok()?;
+    let text = String::from_utf8_lossy(&oha.stdout).into_owned();
+    let line = text.lines().find(|line| line.trim_start().starts_with("Requests/sec:"))?;
+    Some(("oha", line.split_whitespace().nth(1)?.parse().ok()?))
+}
+
+/// CPU seconds that it takes to append a response of usual size to a journal.
+fn journal_cost(folder: &Path) -> f64 {
+    let path = folder.join("bench.journal");
+    let header = Header {
+        lineage: Lineage::random(),
+        batch: BatchId::FIRST,
+        digest: Fingerprint::of([b"bench".as_slice()]),
+    };
+    let mut writer = JournalWriter::open(&path, &header, |_| {}).expect("a journal");
+    let record = Record {
+        key: RowKey { file: "source.parquet".into(), row: 1 },
+        step: "answer".into(),
+        fingerprint: header.digest,
+        provider: "p".into(),
+        model: "m".into(),
+        attempts: 1,
+        latency_ms: 1,
+        outcome: Outcome::Response(Bytes::from(vec![b'x'; 420])),
+    };
+    let rows = 100_000;
+    let started = clock::now();
+    for _ in 0..rows {
+        writer.append([&record]).expect("an append");
+    }
+    let took = (clock::now() - started).as_secs_f64() / f64::from(rows);
+    let _ = std::fs::remove_file(path);
+    took
+}
+
+fn main() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    let server = Server::start(folder, "");
+    let rows = 100_000;
+    make_source(folder, rows);
+    let (mut rates, mut cpus, mut loads, mut name) = (Vec::new(), Vec::new(), Vec::new(), None);
+    let mut journal = Vec::new();
+    run(folder, &server.url, CONCURRENCY);
+    for _ in 0..ROUNDS {
+        let used = run(folder, &server.url, CONCURRENCY);
+        rates.push(rows as f64 / used.wall);
+        cpus.push(used.cpu / rows as f64 * 1e6);
+        journal.push(journal_cost(folder) * 1e6);
+        if let Some((tool, rate)) = load(folder, &server.url) {
+            name = Some(tool);
+            loads.push(rate);
+        }
+    }
+    let (rate, cpu, kept) = (median(rates), median(cpus), median(journal));
+    println!("zero latency, {rows} rows, {CONCURRENCY} at once, medians of {ROUNDS} interleaved runs");
+    println!("  rows per second               {rate:>10.0}");
+    match name {
+        Some(tool) => {
+            let load = median(loads);
+            println!("  {tool} requests per second      {load:>10.0}");
+            println!("  share of {tool}                  {:>10.3}   (to reach: 0.17)", rate / load);
+        }
+        None => println!("  share of wrk or oha: neither is installed"),
+    }
+    println!("  CPU per row, µs               {cpu:>10.1}");
+    println!("  journal append, µs            {kept:>10.2}   ({:.1} % of it)", kept / cpu * 100.0);
+
+    let mut peaks = Vec::new();
+    for rows in [10_000, 400_000] {
+        make_source(folder, rows);
+        let peak = median((0..3).map(|_| run(folder, &server.url, CONCURRENCY).peak_mb).collect());
+        println!("  peak memory at {rows:>7} rows, MB {peak:>7.0}");
+        peaks.push(peak);
+    }
+    println!("  memory, large to small        {:>10.2}   (to reach: 1)", peaks[1] / peaks[0]);
+    drop(server);
+
+    for (kind, sigma, rows) in [("fixed", 0.0, 20_000_i64), ("log-normal", 0.5, 20_000)] {
+        let latency = 0.05;
+        let server = Server::start(folder, &format!("latency = \"50ms\"\nlatency_sigma = {sigma}"));
+        make_source(folder, rows);
+        // The mean of a log-normal latency whose median is 1.
+        let mean = latency * f64::exp(sigma * sigma / 2.0);
+        let ideal = f64::from(CONCURRENCY) / mean;
+        let shares =
+            (0..3).map(|_| rows as f64 / run(folder, &server.url, CONCURRENCY).wall / ideal).collect();
+        println!("  share of C/L, {kind:<10}      {:>10.3}   (to reach: 0.97)", median(shares));
+    }
+}

@@ -1,0 +1,284 @@
+//! Ends of runs that are not the end of the source: signals, limits, providers that make it useless.
+
+use std::io::Read;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use enrich::config::{FaultSpec, SimulatorSpec, Span};
+
+use crate::support::{Outcome, World, append_delta, prompt_of, rows};
+
+fn slow(millis: u64) -> SimulatorSpec {
+    SimulatorSpec { latency: Some(Span(Duration::from_millis(millis))), ..SimulatorSpec::default() }
+}
+
+async fn world_of(spec: SimulatorSpec, count: i64) -> World {
+    let world = World::new(spec).await;
+    append_delta(&world.path("source"), &rows(0..count)).await;
+    world.write_job("");
+    world
+}
+
+fn fault() -> FaultSpec {
+    FaultSpec {
+        contains: None,
+        share: 1.0,
+        times: None,
+        status: None,
+        code: None,
+        message: None,
+        retry_after: None,
+        finish_reason: None,
+        body: None,
+        hang_up: false,
+        delay: None,
+    }
+}
+
+fn faulty(fault: FaultSpec) -> SimulatorSpec {
+    SimulatorSpec { faults: vec![fault], ..SimulatorSpec::default() }
+}
+
+fn start(world: &World, more: &[&str]) -> Child {
+    let job = world.job();
+    let mut command = world.command(&["run", job.to_str().unwrap()]);
+    command.args(more).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+async fn until_requests(world: &World, requests: u64) {
+    while world.simulator.counts().requests < requests {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+fn send(child: &Child, signal: &str) {
+    let status =
+        Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status().unwrap();
+    assert!(status.success());
+}
+
+async fn wait(mut child: Child) -> Outcome {
+    let task = tokio::task::spawn_blocking(move || {
+        let mut text = String::new();
+        if let Some(mut stderr) = child.stderr.take() {
+            stderr.read_to_string(&mut text).unwrap();
+        }
+        (child.wait().unwrap(), text)
+    });
+    let (status, stderr) = task.await.unwrap();
+    Outcome { status: status.code(), stdout: String::new(), stderr }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_signal_lets_what_is_in_flight_end_and_says_how_to_go_on() {
+    for signal in ["INT", "TERM", "HUP"] {
+        let world = world_of(slow(60), 60).await;
+        let child = start(&world, &[]);
+        until_requests(&world, 22).await;
+        send(&child, signal);
+        let ended = wait(child).await;
+        ended.assert_status(130).assert_says("everything that was answered is kept; to go on: enrich run ");
+        let counts = world.simulator.counts();
+        assert!(counts.requests < 40, "nothing new is asked: {}", counts.requests);
+        assert!(world.target().await.len() >= 20, "full batches are committed");
+        world.run(&[]).await.assert_status(0);
+        world.assert_target(0..60).await;
+        assert_eq!(world.simulator.counts().paid_again(), 0, "SIG{signal} cost an answer");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_stops_at_once_and_loses_nothing_that_was_answered() {
+    let world = world_of(slow(1_500), 30).await;
+    let child = start(&world, &[]);
+    // The first request goes alone.
+    until_requests(&world, 5).await;
+    send(&child, "INT");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    send(&child, "INT");
+    wait(child).await.assert_status(130);
+    assert_eq!(world.simulator.counts().answered, 1, "nobody waited for the four in flight");
+    world.run(&[]).await.assert_status(0);
+    assert_eq!(world.simulator.counts().answers_to(&prompt_of(0)), 1);
+    world.assert_target(0..30).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_in_flight_have_the_grace_and_no_more() {
+    let world = world_of(slow(20_000), 10).await;
+    let child = start(&world, &["--grace", "200ms"]);
+    until_requests(&world, 1).await;
+    send(&child, "TERM");
+    wait(child).await.assert_status(130);
+    assert_eq!(world.simulator.counts().answered, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn max_rows_and_max_duration_end_a_run_well() {
+    let world = world_of(slow(30), 60).await;
+    world
+        .run(&["--max-rows", "15"])
+        .await
+        .assert_status(0)
+        .assert_says("stopped after --max-rows: 15 rows written");
+    assert_eq!(world.simulator.counts().requests, 15);
+    let ended = world.run(&["--max-duration", "150ms"]).await;
+    ended.assert_status(0).assert_says("stopped after --max-duration");
+    assert!(world.simulator.counts().requests < 60);
+    world.run(&[]).await.assert_status(0);
+    world.assert_target(0..60).await;
+    assert_eq!(world.simulator.counts().requests, 60);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_closed_stdout_and_stderr_do_not_kill_a_run() {
+    let world = world_of(SimulatorSpec::default(), 20).await;
+    let mut child = start(&world, &[]);
+    drop(child.stdout.take());
+    drop(child.stderr.take());
+    wait(child).await.assert_status(0);
+    world.assert_target(0..20).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_provider_stops_the_run_and_the_rows_stay_pending() {
+    let refusal = |status: u16, code: &str, message: &str| FaultSpec {
+        status: Some(status),
+        code: Some(code.into()),
+        message: Some(message.into()),
+        ..fault()
+    };
+    let cases = [
+        (
+            refusal(401, "invalid_api_key", "Wrong key."),
+            "auth: HTTP 401 invalid_api_key: Wrong key.",
+            "check the key",
+        ),
+        (refusal(403, "forbidden", "No."), "auth: HTTP 403", "check the key"),
+        (refusal(402, "payment", "Pay."), "billing: HTTP 402", "raise the quota"),
+        (
+            refusal(404, "model_not_found", "No such model."),
+            "unknown_model: HTTP 404",
+            "check the model's name",
+        ),
+        (
+            refusal(429, "insufficient_quota", "Spent."),
+            "quota: HTTP 429 insufficient_quota: Spent.",
+            "raise the quota",
+        ),
+        (refusal(307, "moved", "There."), "redirect: HTTP 307", "check base_url"),
+        (
+            refusal(400, "bad", "No."),
+            "same_refusal: the first 20 rows were all refused: bad_request: HTTP 400 bad: No.",
+            "check the job",
+        ),
+        (
+            FaultSpec { retry_after: Some("7200".into()), ..refusal(429, "slow", "Later.") },
+            "rate_limited: it asks to come back in 2h",
+            "come back",
+        ),
+    ];
+    for (fault, says, advice) in cases {
+        let world = world_of(faulty(fault.clone()), 40).await;
+        let stopped = world.run(&[]).await;
+        stopped.assert_status(4).assert_says(says).assert_says(advice);
+        assert_eq!(world.target().await.len(), 0, "{says}: no row becomes an error");
+        // The cause is mended: every row is asked.
+        world.write_text(&world.usual_job("").replace(world.simulator.url().as_str(), "simulator"));
+        world.run(&[]).await.assert_status(0).assert_says("done: 40 rows written, 40 answers, 0 errors");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unreachable_endpoint_stops_the_run_and_names_it() {
+    let world = world_of(SimulatorSpec::default(), 5).await;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let text = world.usual_job("").replace(world.simulator.url().as_str(), &format!("http://{address}/v1"));
+    world.write_text(&text);
+    let stopped = world.run(&[]).await;
+    stopped.assert_status(4).assert_says("unavailable: it was never reached in this run: cannot connect");
+    stopped.assert_says("check base_url");
+    assert_eq!(world.target().await.len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refusals_of_single_rows_fail_those_rows_alone() {
+    let only = |id: i64, fault: FaultSpec| FaultSpec { contains: Some(format!("Row {id} ")), ..fault };
+    let spec = SimulatorSpec {
+        faults: vec![
+            only(1, FaultSpec { status: Some(400), message: Some("bad\nrow".into()), ..fault() }),
+            only(2, FaultSpec { status: Some(413), ..fault() }),
+            only(3, FaultSpec { finish_reason: Some("content_filter".into()), ..fault() }),
+            only(4, FaultSpec { finish_reason: Some("length".into()), ..fault() }),
+            only(
+                5,
+                FaultSpec { body: Some(r#"{"error":{"code":502,"message":"upstream"}}"#.into()), ..fault() },
+            ),
+            only(6, FaultSpec { body: Some("<html>oops</html>".into()), ..fault() }),
+            only(7, FaultSpec { hang_up: true, ..fault() }),
+            only(8, FaultSpec { status: Some(500), times: Some(2), ..fault() }),
+            only(
+                9,
+                FaultSpec { status: Some(503), retry_after: Some("0.05".into()), times: Some(9), ..fault() },
+            ),
+            only(10, FaultSpec { hang_up: true, times: Some(4), ..fault() }),
+        ],
+        ..SimulatorSpec::default()
+    };
+    let world = world_of(spec, 30).await;
+    world.run(&[]).await.assert_status(0).assert_says("7 errors");
+    let target = world.target().await;
+    assert_eq!(target.len(), 30);
+    let error = |id: usize| target[id].answer.clone().unwrap();
+    assert_eq!(error(1), "ERROR: bad_request: HTTP 400 simulated_fault: bad row");
+    assert!(error(2).starts_with("ERROR: too_large: "), "{}", error(2));
+    assert!(error(3).starts_with("ERROR: content_filter: "), "{}", error(3));
+    assert!(error(4).starts_with("ERROR: length: "), "{}", error(4));
+    assert_eq!(error(5), "ERROR: server_error: 502 inside an HTTP 200: upstream (after 5 attempts)");
+    assert!(
+        error(6).starts_with("ERROR: invalid_response: the answer is not what the interface"),
+        "{}",
+        error(6)
+    );
+    assert!(error(7).starts_with("ERROR: connection: "), "{}", error(7));
+    for row in target.iter().filter(|row| !(1..=7).contains(&row.id)) {
+        assert!(row.answer.as_deref().unwrap().starts_with("In short: "), "row {}", row.id);
+    }
+    let counts: Vec<i64> = target.iter().map(|row| row.error_count).collect();
+    assert_eq!(counts.iter().sum::<i64>(), 7);
+    // What is refused is refused for good; it waits for a retry that somebody asks for.
+    let requests = world.simulator.counts().requests;
+    world.run(&[]).await.assert_status(0);
+    assert_eq!(world.simulator.counts().requests, requests);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn throttling_costs_time_and_never_an_attempt() {
+    let fault = FaultSpec {
+        status: Some(429),
+        code: Some("rate_limit_exceeded".into()),
+        retry_after: Some("0.02".into()),
+        times: Some(7),
+        ..fault()
+    };
+    let world = world_of(faulty(fault), 6).await;
+    world.run(&[]).await.assert_status(0).assert_says("6 answers, 0 errors");
+    world.assert_target(0..6).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn timeouts_and_deadlines_are_errors_of_their_own_class() {
+    let fault =
+        FaultSpec { contains: Some("Row 3 ".into()), delay: Some(Span(Duration::from_secs(60))), ..fault() };
+    let world = world_of(faulty(fault), 8).await;
+    world.write_job("request_timeout = \"100ms\"\nmax_attempts = 2");
+    world.run(&[]).await.assert_status(0).assert_says("timeout 1");
+    let answer = world.target().await[3].answer.clone().unwrap();
+    assert_eq!(answer, "ERROR: timeout: no whole answer within 100ms (after 2 attempts)");
+
+    let again = world.usual_job("request_timeout = \"100ms\"").replace("\"target\"", "\"target2\"");
+    world.write_text(&(again + "row_deadline = \"150ms\"\n"));
+    world.run(&[]).await.assert_status(0).assert_says("deadline 1");
+}
