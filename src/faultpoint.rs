@@ -48,6 +48,7 @@ pub fn pass(action: &'static str, side: Side) -> io::Result<()> {
 #[cfg(feature = "fault-points")]
 mod armed {
     use std::io;
+    use std::process::Command;
     use std::sync::LazyLock;
     use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -98,8 +99,8 @@ mod armed {
         }
         match armed.effect.as_str() {
             "kill" => {
-                let _ =
-                    rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+                // SIGKILL cannot be raised without unsafe code; kill(1) can, and this thread waits for it.
+                let _ = Command::new("kill").args(["-KILL", &std::process::id().to_string()]).status();
                 loop {
                     std::thread::park();
                 }
