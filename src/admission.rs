@@ -271,3 +271,135 @@ const _: fn() = || {
     fn is_reference<T: Reference>() {}
     is_reference::<Elapsed>();
 };
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::clock;
+    use crate::config::Job;
+
+    fn admission(more: &str) -> (Admission, Instant) {
+        let text = format!(
+            "app_id = \"a\"\n[source]\npath = \"s\"\n[target]\npath = \"t\"\n[provider.p]\n\
+             base_url = \"simulator\"\nmodel = \"m\"\nmax_concurrency = 4\n{more}\n\
+             [[step]]\noutput = \"o\"\nprompt = \"p\"\n"
+        );
+        let job = Job::parse(Path::new("/job.toml"), &text, |_| None).unwrap();
+        let now = clock::now();
+        (Admission::new(&job.providers[0], now, Jitter::seeded(1)), now)
+    }
+
+    fn failure(class: Class) -> Failure {
+        Failure::new(class, "no")
+    }
+
+    /// Requests that are admitted at once.
+    fn burst(admission: &mut Admission, now: Instant) -> u32 {
+        (0..).take_while(|_| admission.admit(now) == Admit::Now).count().try_into().unwrap()
+    }
+
+    #[test]
+    fn one_request_goes_alone_until_something_is_heard() {
+        let (mut admission, now) = admission("");
+        assert_eq!(burst(&mut admission, now), 1);
+        assert_eq!(admission.admit(now), Admit::WhenOneEnds);
+        admission.answered();
+        assert_eq!(burst(&mut admission, now), 4);
+    }
+
+    #[test]
+    fn requests_per_minute_are_kept_and_used() {
+        let (mut admission, start) = admission("requests_per_minute = 600");
+        let mut sent = 0;
+        let mut now = start;
+        while now - start < Duration::from_secs(60) {
+            match admission.admit(now) {
+                Admit::Now => {
+                    sent += 1;
+                    admission.answered();
+                }
+                Admit::At(at) => now = at,
+                Admit::WhenOneEnds => unreachable!("every request ends at once"),
+            }
+        }
+        // A minute's worth, and the burst of one second at its beginning.
+        assert!((600..=611).contains(&sent), "{sent} requests in a minute");
+    }
+
+    #[test]
+    fn a_throttled_provider_is_left_alone_as_long_as_it_asks_and_comes_back_slowly() {
+        let (mut admission, now) = admission("");
+        admission.admit(now);
+        admission.answered();
+        assert_eq!(burst(&mut admission, now), 4);
+        let busy = failure(Class::RateLimited).with_delay(Some(Duration::from_secs(7)));
+        for _ in 0..4 {
+            assert_eq!(admission.throttled(now, &busy), Blame::Provider);
+        }
+        assert_eq!(admission.admit(now), Admit::At(now + Duration::from_secs(7)));
+        let later = now + Duration::from_secs(7);
+        assert_eq!(burst(&mut admission, later), 1);
+        admission.answered();
+        assert_eq!(burst(&mut admission, later), 2);
+        let hours = failure(Class::RateLimited).with_delay(Some(Duration::from_secs(7_200)));
+        assert!(matches!(admission.throttled(later, &hours), Blame::Run(_)));
+    }
+
+    #[test]
+    fn failures_in_a_row_open_the_breaker_and_then_cost_rows_nothing() {
+        let (mut admission, mut now) = admission("");
+        admission.admit(now);
+        admission.answered();
+        for _ in 0..BREAKER_FAILURES {
+            assert_eq!(admission.admit(now), Admit::Now);
+            assert_eq!(admission.failed(now, &failure(Class::ServerError)), Blame::Row);
+        }
+        let mut probes = 0;
+        loop {
+            match admission.admit(now) {
+                Admit::Now => {
+                    probes += 1;
+                    match admission.failed(now, &failure(Class::Connection)) {
+                        Blame::Provider => {}
+                        Blame::Run(failure) => {
+                            assert_eq!(failure.class, Class::Unavailable);
+                            break;
+                        }
+                        Blame::Row => panic!("an outage is not the row's"),
+                    }
+                }
+                Admit::At(at) => now = at,
+                Admit::WhenOneEnds => panic!("one probe at a time, and it has ended"),
+            }
+        }
+        assert!((15..60).contains(&probes), "{probes} probes in fifteen minutes");
+    }
+
+    #[test]
+    fn an_answer_closes_the_breaker() {
+        let (mut admission, now) = admission("");
+        admission.admit(now);
+        admission.answered();
+        for _ in 0..BREAKER_FAILURES {
+            admission.admit(now);
+            admission.failed(now, &failure(Class::Timeout));
+        }
+        let later = now + LAST_PROBE;
+        assert_eq!(burst(&mut admission, later), 1);
+        admission.answered();
+        admission.admit(later);
+        assert_eq!(admission.failed(later, &failure(Class::Timeout)), Blame::Row);
+    }
+
+    #[test]
+    fn a_provider_that_was_never_reached_ends_the_run_after_one_rows_attempts() {
+        let (mut admission, now) = admission("max_attempts = 3");
+        for attempt in 1..=3 {
+            assert_eq!(admission.admit(now), Admit::Now);
+            let blame = admission.failed(now, &failure(Class::Connection));
+            assert_eq!(blame == Blame::Row, attempt < 3, "attempt {attempt}");
+        }
+    }
+}

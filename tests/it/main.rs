@@ -7,7 +7,9 @@
 mod cli;
 mod damage;
 mod input;
+mod plans;
 mod recovery;
+mod requests;
 mod resume;
 mod soak;
 mod sources;
