@@ -15,6 +15,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use tokio::task::JoinSet;
 
 use crate::config::ConfigError;
 use crate::engine::EngineError;
@@ -55,15 +56,24 @@ pub fn main() -> ExitCode {
             return Exit::Internal.into();
         }
     };
-    let result = runtime.block_on(async {
-        match arguments.command {
-            Command::Run(arguments) => Box::pin(run::run(arguments)).await,
-            Command::Errors(arguments) => Box::pin(errors::errors(arguments)).await,
-            Command::Simulate(arguments) => simulate::simulate(arguments).await,
-        }
-    });
+    // On a worker, not beside them: the engine talks to tasks there with every row.
+    let mut task = JoinSet::new();
+    task.spawn_on(command(arguments.command), runtime.handle());
+    let result = match runtime.block_on(task.join_next()) {
+        Some(Ok(result)) => result,
+        Some(Err(error)) => Err(error.into()),
+        None => Ok(Exit::Internal),
+    };
     runtime.shutdown_timeout(Duration::from_millis(100));
     result.unwrap_or_else(|error| explain(&error)).into()
+}
+
+async fn command(command: Command) -> anyhow::Result<Exit> {
+    match command {
+        Command::Run(arguments) => Box::pin(run::run(arguments)).await,
+        Command::Errors(arguments) => Box::pin(errors::errors(arguments)).await,
+        Command::Simulate(arguments) => simulate::simulate(arguments).await,
+    }
 }
 
 /// Tells an error with what to do about it, and finds its exit status.
