@@ -3,6 +3,7 @@
 //! Immediately before a send it grants everything at once or nothing: no pause, no open breaker, a place
 //! among the requests in flight, and a request of the quota. Nothing waits while holding one of them.
 
+use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,9 +17,11 @@ use governor::{Quota, RateLimiter};
 use crate::clock::{Instant, Jitter};
 use crate::config::Provider;
 use crate::fault::{Class, Failure};
+use crate::ident::Cell;
 
-/// Failed attempts in a row, over all rows, that open the breaker.
-const BREAKER_FAILURES: u32 = 10;
+/// So many rows, one failure after the other, open the breaker. Rows, not attempts: a few rows that the
+/// provider chokes on are not an outage.
+const BREAKER_ROWS: usize = 10;
 const FIRST_PROBE: Duration = Duration::from_secs(2);
 const LAST_PROBE: Duration = Duration::from_secs(60);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -55,16 +58,20 @@ pub struct Admission {
     in_flight: u32,
     requests: Option<Requests>,
     blocked_until: Option<Instant>,
-    failures_in_a_row: u32,
-    /// Pauses and probes since the last success.
-    episode: u32,
+    /// Rows whose attempts failed since the last answer.
+    failing: BTreeSet<Cell>,
+    /// Pauses and probes since the last answer.
+    streak: u32,
+    /// Whether it comes back from a pause: twice as many at once with each answer.
+    recovering: bool,
     is_open: bool,
     /// Whether the provider has answered anything in this run.
-    heard: bool,
+    has_answered: bool,
+    /// Rises with each pause; tells what was sent before it.
+    generation: u64,
     failing_since: Option<Instant>,
     max_retry_after: Duration,
     outage_deadline: Duration,
-    max_attempts: u32,
     jitter: Jitter,
 }
 
@@ -78,14 +85,15 @@ impl Admission {
             in_flight: 0,
             requests: provider.requests_per_minute.and_then(|limit| Requests::new(limit, now)),
             blocked_until: None,
-            failures_in_a_row: 0,
-            episode: 0,
+            failing: BTreeSet::new(),
+            streak: 0,
+            recovering: false,
             is_open: false,
-            heard: false,
+            has_answered: false,
+            generation: 0,
             failing_since: None,
             max_retry_after: provider.retry.max_retry_after,
             outage_deadline: provider.retry.outage_deadline,
-            max_attempts: provider.retry.max_attempts,
             jitter,
         }
     }
@@ -108,20 +116,28 @@ impl Admission {
         Admit::Now
     }
 
-    /// A request in flight was answered, be it with a refusal that is the row's own.
-    pub fn answered(&mut self) {
+    /// Stands for the time between two pauses; to be given back with the answer.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// A request that was sent in this generation was answered, be it with a refusal that is the row's own.
+    pub fn answered(&mut self, generation: u64) {
         self.ended();
-        if self.heard && self.episode > 0 {
-            // Back from a pause: twice as many at once with each answer.
-            self.concurrency = (self.concurrency * 2).min(self.max_concurrency);
-            if self.concurrency == self.max_concurrency {
-                self.episode = 0;
-            }
-        } else {
-            self.concurrency = self.max_concurrency;
+        self.has_answered = true;
+        if generation != self.generation {
+            // It was sent before the pause and says nothing about now.
+            return;
         }
-        self.heard = true;
-        self.failures_in_a_row = 0;
+        self.concurrency = if self.recovering {
+            self.concurrency.saturating_mul(2).min(self.max_concurrency)
+        } else {
+            self.max_concurrency
+        };
+        self.recovering &= self.concurrency < self.max_concurrency;
+        self.streak = 0;
+        self.failing.clear();
         self.failing_since = None;
         self.is_open = false;
     }
@@ -131,35 +147,43 @@ impl Admission {
         self.ended();
     }
 
-    /// An attempt failed in a way that another one may not. Says whose fault that is.
-    pub fn failed(&mut self, now: Instant, failure: &Failure) -> Blame {
+    /// An attempt of a row that was sent in this generation failed in a way that another one may not. Says
+    /// whose fault that is; `is_last` tells that the row would have no attempt left.
+    pub fn failed(
+        &mut self,
+        now: Instant,
+        generation: u64,
+        row: Cell,
+        failure: &Failure,
+        is_last: bool,
+    ) -> Blame {
         self.ended();
-        let reached = !matches!(failure.class, Class::Connection | Class::Timeout);
-        self.heard |= reached;
-        self.failures_in_a_row += 1;
+        self.failing.insert(row);
         let since = *self.failing_since.get_or_insert(now);
-        if !self.heard && self.failures_in_a_row >= self.max_attempts {
-            let detail = format!("it was never reached in this run: {}", failure.detail);
+        if is_last && !self.has_answered && !self.is_open {
+            let detail = format!("it has answered nothing in this run: {}", failure.detail);
             return Blame::Run(Failure::new(Class::Unavailable, detail));
         }
         if now - since > self.outage_deadline {
             return Blame::Run(self.gave_up(now - since, failure));
         }
         if self.is_open {
-            self.probe_later(now);
+            // What was in flight when it opened is part of the same trouble.
+            if generation == self.generation {
+                self.probe_later(now);
+            }
             return Blame::Provider;
         }
-        if self.heard && self.failures_in_a_row >= BREAKER_FAILURES {
+        if self.failing.len() >= BREAKER_ROWS {
             self.is_open = true;
             self.probe_later(now);
         }
         Blame::Row
     }
 
-    /// The provider asked to wait. The row loses nothing.
-    pub fn throttled(&mut self, now: Instant, failure: &Failure) -> Blame {
+    /// The provider asked to wait, for a request sent in this generation. The row loses nothing.
+    pub fn throttled(&mut self, now: Instant, generation: u64, failure: &Failure) -> Blame {
         self.ended();
-        self.heard = true;
         let since = *self.failing_since.get_or_insert(now);
         if let Some(delay) = failure.delay.filter(|delay| *delay > self.max_retry_after) {
             let wait = humantime::format_duration(Duration::from_secs(delay.as_secs()));
@@ -169,8 +193,15 @@ impl Admission {
         if now - since > self.outage_deadline {
             return Blame::Run(self.gave_up(now - since, failure));
         }
-        let own = doubled(FIRST_PAUSE, self.episode, LAST_PAUSE);
-        let pause = failure.delay.unwrap_or_else(|| self.jitter.full(own));
+        if generation != self.generation {
+            // One pause for all that was in flight, except that the longest delay counts.
+            if let Some(delay) = failure.delay {
+                self.blocked_until = self.blocked_until.max(Some(now + delay));
+            }
+            return Blame::Provider;
+        }
+        let own = doubled(FIRST_PAUSE, self.streak, LAST_PAUSE);
+        let pause = failure.delay.unwrap_or_else(|| own / 2 + self.jitter.full(own / 2));
         self.pause(now + pause);
         Blame::Provider
     }
@@ -186,18 +217,17 @@ impl Admission {
     }
 
     fn probe_later(&mut self, now: Instant) {
-        let wait = doubled(FIRST_PROBE, self.episode, LAST_PROBE);
+        let wait = doubled(FIRST_PROBE, self.streak, LAST_PROBE);
         let pause = wait / 2 + self.jitter.full(wait / 2);
         self.pause(now + pause);
     }
 
-    /// One episode, however many requests in flight report it.
     fn pause(&mut self, until: Instant) {
-        if self.concurrency > 1 || self.in_flight == 0 {
-            self.episode = self.episode.saturating_add(1);
-        }
+        self.streak = self.streak.saturating_add(1);
+        self.recovering = true;
         self.concurrency = 1;
-        self.blocked_until = Some(self.blocked_until.map_or(until, |old| old.max(until)));
+        self.generation += 1;
+        self.blocked_until = self.blocked_until.max(Some(until));
     }
 
     fn gave_up(&self, waited: Duration, failure: &Failure) -> Failure {
@@ -279,6 +309,7 @@ mod tests {
     use super::*;
     use crate::clock;
     use crate::config::Job;
+    use crate::ident::{BatchId, StepId};
 
     fn admission(more: &str) -> (Admission, Instant) {
         let text = format!(
@@ -300,12 +331,24 @@ mod tests {
         (0..).take_while(|_| admission.admit(now) == Admit::Now).count().try_into().unwrap()
     }
 
+    fn row(row: u32) -> Cell {
+        Cell { batch: BatchId::FIRST, row, step: StepId::FIRST }
+    }
+
+    /// A state that has heard of its provider.
+    fn heard() -> (Admission, Instant) {
+        let (mut admission, now) = admission("");
+        admission.admit(now);
+        admission.answered(0);
+        (admission, now)
+    }
+
     #[test]
     fn one_request_goes_alone_until_something_is_heard() {
         let (mut admission, now) = admission("");
         assert_eq!(burst(&mut admission, now), 1);
         assert_eq!(admission.admit(now), Admit::WhenOneEnds);
-        admission.answered();
+        admission.answered(0);
         assert_eq!(burst(&mut admission, now), 4);
     }
 
@@ -318,7 +361,7 @@ mod tests {
             match admission.admit(now) {
                 Admit::Now => {
                     sent += 1;
-                    admission.answered();
+                    admission.answered(0);
                 }
                 Admit::At(at) => now = at,
                 Admit::WhenOneEnds => unreachable!("every request ends at once"),
@@ -330,38 +373,46 @@ mod tests {
 
     #[test]
     fn a_throttled_provider_is_left_alone_as_long_as_it_asks_and_comes_back_slowly() {
-        let (mut admission, now) = admission("");
-        admission.admit(now);
-        admission.answered();
+        let (mut admission, now) = heard();
         assert_eq!(burst(&mut admission, now), 4);
+        let before = admission.generation();
         let busy = failure(Class::RateLimited).with_delay(Some(Duration::from_secs(7)));
-        for _ in 0..4 {
-            assert_eq!(admission.throttled(now, &busy), Blame::Provider);
+        for _ in 0..3 {
+            assert_eq!(admission.throttled(now, before, &busy), Blame::Provider);
         }
+        // An answer to what was sent before the pause does not cut it short.
+        admission.answered(before);
         assert_eq!(admission.admit(now), Admit::At(now + Duration::from_secs(7)));
         let later = now + Duration::from_secs(7);
         assert_eq!(burst(&mut admission, later), 1);
-        admission.answered();
+        admission.answered(admission.generation());
         assert_eq!(burst(&mut admission, later), 2);
         let hours = failure(Class::RateLimited).with_delay(Some(Duration::from_secs(7_200)));
-        assert!(matches!(admission.throttled(later, &hours), Blame::Run(_)));
+        assert!(matches!(admission.throttled(later, admission.generation(), &hours), Blame::Run(_)));
     }
 
     #[test]
-    fn failures_in_a_row_open_the_breaker_and_then_cost_rows_nothing() {
-        let (mut admission, mut now) = admission("");
-        admission.admit(now);
-        admission.answered();
-        for _ in 0..BREAKER_FAILURES {
+    fn failures_of_many_rows_open_the_breaker_and_then_cost_rows_nothing() {
+        let (mut admission, mut now) = heard();
+        for at in 0..10 {
             assert_eq!(admission.admit(now), Admit::Now);
-            assert_eq!(admission.failed(now, &failure(Class::ServerError)), Blame::Row);
+            assert_eq!(
+                admission.failed(now, admission.generation(), row(at), &failure(Class::ServerError), false),
+                Blame::Row
+            );
         }
         let mut probes = 0;
         loop {
             match admission.admit(now) {
                 Admit::Now => {
                     probes += 1;
-                    match admission.failed(now, &failure(Class::Connection)) {
+                    match admission.failed(
+                        now,
+                        admission.generation(),
+                        row(probes),
+                        &failure(Class::Connection),
+                        true,
+                    ) {
                         Blame::Provider => {}
                         Blame::Run(failure) => {
                             assert_eq!(failure.class, Class::Unavailable);
@@ -378,28 +429,50 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_closes_the_breaker() {
-        let (mut admission, now) = admission("");
-        admission.admit(now);
-        admission.answered();
-        for _ in 0..BREAKER_FAILURES {
-            admission.admit(now);
-            admission.failed(now, &failure(Class::Timeout));
+    fn a_few_rows_that_the_provider_chokes_on_are_no_outage() {
+        let (mut admission, now) = heard();
+        for attempt in 1..=5 {
+            for at in 0..3 {
+                assert_eq!(admission.admit(now), Admit::Now);
+                let blame = admission.failed(
+                    now,
+                    admission.generation(),
+                    row(at),
+                    &failure(Class::ServerError),
+                    attempt == 5,
+                );
+                assert_eq!(blame, Blame::Row);
+            }
         }
-        let later = now + LAST_PROBE;
-        assert_eq!(burst(&mut admission, later), 1);
-        admission.answered();
-        admission.admit(later);
-        assert_eq!(admission.failed(later, &failure(Class::Timeout)), Blame::Row);
     }
 
     #[test]
-    fn a_provider_that_was_never_reached_ends_the_run_after_one_rows_attempts() {
-        let (mut admission, now) = admission("max_attempts = 3");
-        for attempt in 1..=3 {
-            assert_eq!(admission.admit(now), Admit::Now);
-            let blame = admission.failed(now, &failure(Class::Connection));
-            assert_eq!(blame == Blame::Row, attempt < 3, "attempt {attempt}");
+    fn an_answer_closes_the_breaker() {
+        let (mut admission, now) = heard();
+        for at in 0..10 {
+            admission.admit(now);
+            admission.failed(now, admission.generation(), row(at), &failure(Class::Timeout), false);
+        }
+        let later = now + LAST_PROBE;
+        assert_eq!(burst(&mut admission, later), 1);
+        admission.answered(admission.generation());
+        admission.admit(later);
+        assert_eq!(
+            admission.failed(later, admission.generation(), row(0), &failure(Class::Timeout), false),
+            Blame::Row
+        );
+    }
+
+    #[test]
+    fn a_provider_that_answers_nobody_ends_the_run_and_not_the_row() {
+        for class in [Class::Connection, Class::ServerError] {
+            let (mut admission, now) = admission("");
+            for attempt in 1..=5 {
+                assert_eq!(admission.admit(now), Admit::Now);
+                let blame =
+                    admission.failed(now, admission.generation(), row(0), &failure(class), attempt == 5);
+                assert_eq!(blame == Blame::Row, attempt < 5, "attempt {attempt}");
+            }
         }
     }
 }

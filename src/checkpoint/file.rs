@@ -36,8 +36,8 @@ pub struct Checkpoint {
     pub position: Position,
     /// Batches that are planned and not known to be committed, in order.
     pub planned: Vec<PlannedBatch>,
-    /// For a checkpoint rebuilt after the log had forgotten its lineage: the newest batch that was
-    /// committed under the `app_id` then. It counts as this lineage's own.
+    /// For a checkpoint that was rebuilt: the newest batch that was committed under the `app_id` then. It
+    /// counts as this lineage's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adopted: Option<BatchId>,
 }

@@ -78,7 +78,7 @@ async fn command(command: Command) -> anyhow::Result<Exit> {
 
 /// Tells an error with what to do about it, and finds its exit status.
 fn explain(error: &anyhow::Error) -> Exit {
-    output::talk(format!("error: {error:#}"));
+    output::talk(format!("error: {error}"));
     if error.is::<ConfigError>() {
         return Exit::Usage;
     }

@@ -6,10 +6,17 @@ use indicatif::ProgressBar;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Writes a line of data. False if nobody reads any more.
-pub(super) fn data(line: impl AsRef<str>) -> bool {
+/// Writes a line of data. False if nobody reads any more, which is no error (`| head`).
+///
+/// # Errors
+/// When the line could not be written for another reason.
+pub(super) fn data(line: impl AsRef<str>) -> io::Result<bool> {
     let mut out = io::stdout().lock();
-    writeln!(out, "{}", line.as_ref()).and_then(|()| out.flush()).is_ok()
+    match writeln!(out, "{}", line.as_ref()).and_then(|()| out.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Writes a line of talk.

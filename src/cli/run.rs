@@ -61,8 +61,8 @@ pub(super) async fn run(arguments: RunArguments) -> anyhow::Result<Exit> {
         listeners.push(Box::new(progress));
     }
     let simulator = match &job.simulator {
-        Some(spec) => Some(Simulator::start(spec.clone(), 0).await?),
-        None => None,
+        Some(spec) if job.simulated => Some(Simulator::start(spec.clone(), 0).await?),
+        _ => None,
     };
     let options = RunOptions {
         grace: arguments.grace,
@@ -76,7 +76,9 @@ pub(super) async fn run(arguments: RunArguments) -> anyhow::Result<Exit> {
     }
     let end = match ended {
         Err(EngineError::Lock(LockError::Held { holder, .. })) if arguments.if_running == IfRunning::Skip => {
-            output::talk(format!("skipped: another run holds this job: {holder}"));
+            if !arguments.quiet {
+                output::talk(format!("skipped: another run holds this job: {holder}"));
+            }
             return Ok(Exit::Done);
         }
         other => other?,
@@ -89,6 +91,7 @@ pub(super) async fn run(arguments: RunArguments) -> anyhow::Result<Exit> {
     Ok(match end {
         End::Complete | End::MaxRows | End::MaxDuration => Exit::Done,
         End::Stopped => Exit::Interrupted,
+        End::Provider { failure, .. } if failure.class == Class::Template => Exit::Usage,
         End::Provider { .. } => Exit::Provider,
     })
 }
@@ -118,7 +121,18 @@ impl Last<'_> {
             End::MaxDuration => self.summary("stopped after --max-duration"),
             End::Stopped => {
                 self.summary("interrupted");
-                output::talk(format!("everything that was answered is kept; to go on: {again}"));
+                output::talk(format!(
+                    "everything that was answered is kept; what was cut off in flight is asked again; to go on: {again}"
+                ));
+                return;
+            }
+            End::Provider { failure, .. } if failure.class == Class::Template => {
+                output::talk(format!(
+                    "error: the templates fail for each of the first rows: {}",
+                    failure.detail
+                ));
+                output::talk("hint: mend the template; decimals, dates and times are text in it");
+                self.summary("stopped");
                 return;
             }
             End::Provider { provider, failure } => {

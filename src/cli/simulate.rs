@@ -27,7 +27,7 @@ pub(super) async fn simulate(arguments: SimulateArguments) -> anyhow::Result<Exi
     let mut tasks = JoinSet::new();
     let mut stop = signals::watch_signals(&mut tasks)?;
     let simulator = Simulator::start(spec, arguments.port).await?;
-    output::data(simulator.url().as_str());
+    output::data(simulator.url().as_str())?;
     output::talk("counts: GET /simulator/counts; Ctrl-C ends it");
     tokio::select! {
         () = simulator.serve() => {}

@@ -12,6 +12,7 @@ use url::Url;
 use super::error::{ConfigError, nearest};
 use super::raw::{RawJob, RawProvider, RawStep, SimulatorSpec};
 use super::units::{ByteSize, Span};
+use crate::ident::Fingerprint;
 use crate::store::Location;
 
 const MAX_STEPS: usize = 100;
@@ -40,8 +41,10 @@ pub struct Job {
     pub providers: Vec<Provider>,
     /// The steps, in their order.
     pub steps: Vec<StepSpec>,
-    /// The built-in simulator, if a provider's `base_url` asks for it.
+    /// How the built-in simulator behaves, if the job says so or uses it.
     pub simulator: Option<SimulatorSpec>,
+    /// Whether a provider's `base_url` asks for the built-in simulator.
+    pub simulated: bool,
 }
 
 /// What is read.
@@ -275,12 +278,24 @@ impl Checker<'_> {
                 "is the source: every row written would become a row to read. Give the answers a table of their own",
             ));
         }
+        if target.location.is_inside(&source.location) || source.location.is_inside(&target.location) {
+            return Err(self.wrong(
+                "target.path",
+                "and source.path lie one inside the other: what is written could be read again, or removed as foreign. Put them beside each other",
+            ));
+        }
         let checkpoint = match &raw.checkpoint.path {
             Some(path) => self.location("checkpoint.path", path)?,
             None => target.location.join("_checkpoints").join(&raw.app_id),
         };
         let journal = match &raw.journal.path {
-            Some(path) => self.location("journal.path", path)?.path().to_owned(),
+            // Several jobs may name the same folder.
+            Some(path) => {
+                let place = target.location.to_string();
+                let target = Fingerprint::of([place.as_bytes()]).to_string();
+                let name = format!("{}-{}", raw.app_id, target.chars().take(8).collect::<String>());
+                self.location("journal.path", path)?.join(&name).path().to_owned()
+            }
             None => checkpoint.join("journal").path().to_owned(),
         };
         let batch = BatchLimits {
@@ -313,7 +328,8 @@ impl Checker<'_> {
             window,
             providers,
             steps,
-            simulator: simulated.then(|| raw.simulator.unwrap_or_default()),
+            simulator: raw.simulator.or_else(|| simulated.then(SimulatorSpec::default)),
+            simulated,
         })
     }
 

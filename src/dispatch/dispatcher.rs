@@ -100,6 +100,8 @@ pub struct Dispatcher {
     most_ready: usize,
     due: BinaryHeap<Due>,
     order: u64,
+    /// The pause that was told last.
+    told: u64,
     flights: JoinSet<(Pending, Duration, Landed)>,
 }
 
@@ -131,6 +133,7 @@ impl Dispatcher {
             most_ready: provider.max_concurrency as usize,
             due: BinaryHeap::new(),
             order: 0,
+            told: 0,
             flights: JoinSet::new(),
         }
     }
@@ -220,6 +223,7 @@ impl Dispatcher {
 
     fn send(&mut self, mut pending: Pending) {
         pending.attempts += 1;
+        pending.generation = self.admission.generation();
         let endpoint = Arc::clone(&self.endpoint);
         let provider = Arc::clone(&self.name);
         self.flights.spawn(async move {
@@ -239,37 +243,41 @@ impl Dispatcher {
     ) -> Result<(), Gone> {
         let (mut pending, took, result) = match landed {
             Ok(landed) => landed,
-            Err(error) => {
-                debug_assert!(error.is_cancelled(), "sending does not panic: {error}");
+            // The row would never come back: better that the run ends.
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(_) => {
                 self.admission.abandoned();
                 return Ok(());
             }
         };
         match result {
             Landed::Paid(paid) => {
-                self.admission.answered();
+                self.admission.answered(pending.generation);
                 self.reply(pending, Verdict::Paid(paid)).await
             }
             Landed::Lost(error) => {
-                self.admission.answered();
+                self.admission.answered(pending.generation);
                 self.reply(pending, Verdict::Lost(error)).await
             }
             Landed::Failed(failure) => match failure.class.policy() {
                 Policy::Reject => {
-                    self.admission.answered();
+                    self.admission.answered(pending.generation);
                     self.reply(pending, Verdict::Failed(failure)).await
                 }
                 Policy::Stop => {
-                    self.admission.answered();
+                    self.admission.answered(pending.generation);
                     self.reply(pending, Verdict::Stop(failure)).await
                 }
                 Policy::Wait => {
                     pending.attempts -= 1;
-                    let blame = self.admission.throttled(clock::now(), &failure);
+                    let blame = self.admission.throttled(clock::now(), pending.generation, &failure);
                     self.excuse(pending, failure, blame).await
                 }
                 Policy::Retry => {
-                    let blame = self.admission.failed(clock::now(), &failure);
+                    let is_last = pending.attempts >= self.policy.max_attempts;
+                    let row = pending.request.cell;
+                    let blame =
+                        self.admission.failed(clock::now(), pending.generation, row, &failure, is_last);
                     if blame == Blame::Row {
                         pending.spent += took;
                         self.retry(pending, failure).await
@@ -288,7 +296,10 @@ impl Dispatcher {
         if let Blame::Run(failure) = blame {
             return self.reply(pending, Verdict::Stop(failure)).await;
         }
-        if let Some(pause) = self.admission.pause_left(clock::now()) {
+        if let Some(pause) =
+            self.admission.pause_left(clock::now()).filter(|_| self.told != self.admission.generation())
+        {
+            self.told = self.admission.generation();
             self.voice.say(&Event::Paused { provider: &self.name, failure: &failure, pause });
         }
         if failure.class.policy() == Policy::Wait {

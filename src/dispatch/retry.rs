@@ -15,6 +15,8 @@ use crate::fault::{Class, Failure};
 pub(super) struct Pending {
     pub(super) request: Request,
     pub(super) attempts: u32,
+    /// Admission's generation when it was last sent.
+    pub(super) generation: u64,
     /// Time in attempts and in delays between them; waiting for admission does not count.
     pub(super) spent: Duration,
     delays: ExponentialBackoff,
@@ -34,7 +36,7 @@ impl Pending {
             .with_factor(2.0)
             .with_max_times(policy.max_attempts as usize - 1)
             .build();
-        Pending { request, attempts: 0, spent: Duration::ZERO, delays }
+        Pending { request, attempts: 0, generation: 0, spent: Duration::ZERO, delays }
     }
 
     /// Time that is left for attempts.

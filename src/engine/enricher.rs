@@ -11,7 +11,7 @@ use super::error::EngineError;
 use super::open_batch::OpenBatch;
 use super::outcome::{Origin, from_record, is_terminal};
 use super::prepare::Prepared;
-use super::probation::{Judgement, Probation};
+use super::probation::{Held, Judgement, Probation};
 use crate::checkpoint::PlannedBatch;
 use crate::config::{Params, Provider};
 use crate::decode;
@@ -66,6 +66,9 @@ struct Step {
     lane: usize,
 }
 
+/// Outcomes to be written down, by batch.
+type Kept = BTreeMap<BatchId, Vec<(Cell, Record, Settled)>>;
+
 /// What is known of a row before it is asked.
 enum Found {
     /// Nothing: it is asked.
@@ -100,7 +103,8 @@ pub struct Enricher {
     hungry: Arc<Notify>,
     mode: watch::Sender<Mode>,
     dispatchers: JoinSet<()>,
-    probation: Probation,
+    /// One for each step.
+    probations: Vec<Probation>,
     asks_left: Option<u64>,
     stop: Option<Stop>,
     voice: Voice,
@@ -139,7 +143,7 @@ impl Enricher {
         };
         let lanes =
             prepared.endpoints.into_iter().map(|(provider, endpoint)| lane(&provider, endpoint)).collect();
-        let steps = prepared
+        let steps: Vec<Step> = prepared
             .prompts
             .into_iter()
             .map(|(spec, prompt)| Step {
@@ -150,6 +154,7 @@ impl Enricher {
                 lane: spec.provider,
             })
             .collect();
+        let probations = steps.iter().map(|_| Probation::default()).collect();
         Enricher {
             steps,
             lanes,
@@ -163,7 +168,7 @@ impl Enricher {
             hungry,
             mode,
             dispatchers,
-            probation: Probation::default(),
+            probations,
             asks_left: max_rows,
             stop: None,
             voice,
@@ -198,9 +203,10 @@ impl Enricher {
         let mut records = Vec::new();
         let writer = self.journal.writer(&header, |record| records.push(record))?;
         let recovered = records.len() as u64;
+        let bytes = chunks.iter().map(Chunk::bytes).sum();
         let batch = OpenBatch::new(plan, chunks, self.steps.len(), writer, records);
         let rows = batch.rows();
-        self.ledger.loaded(id, rows);
+        self.ledger.loaded(id, rows, bytes);
         self.open.insert(id, batch);
         self.voice.say(&Event::Opened { batch: id, rows: u64::from(rows), recovered, decoded });
         Ok(())
@@ -241,8 +247,8 @@ impl Enricher {
         for step in (0..self.steps.len()).map(StepId::new) {
             let inbox = self.lanes[self.steps[step.index()].lane].inbox.clone();
             while let Ok(permit) = inbox.try_reserve() {
-                if self.asks_left == Some(0) && !self.ledger.is_stopped() {
-                    self.halt(Stop::MaxRows);
+                if self.asks_left == Some(0) && step == StepId::FIRST {
+                    break;
                 }
                 let Some(cell) = self.ledger.next_ask(step) else { break };
                 match self.prepare(cell) {
@@ -260,13 +266,24 @@ impl Enricher {
                 }
             }
         }
+        if self.asks_left == Some(0) && self.ledger.asked() == 0 && settled == 0 {
+            self.halt(Stop::MaxRows);
+        }
     }
 
     /// The request of a row; none if the row could be settled without one, or could not be settled.
     fn prepare(&mut self, cell: Cell) -> Option<Request> {
         match self.look_up(cell) {
             Found::Nothing(request) => return Some(request),
-            Found::Settled(settled) => self.settle(cell, *settled, false),
+            Found::Settled(settled) => match &settled.outcome {
+                Outcome::Failed(failure) if failure.class == Class::Template => {
+                    let failure = failure.clone();
+                    let mut kept = Kept::new();
+                    self.judge(&mut kept, Held::Known(cell, settled, failure));
+                    self.write_down(kept);
+                }
+                _ => self.settle(cell, *settled, false),
+            },
             Found::Lost(error) => {
                 self.ledger.give_back(cell);
                 self.halt(Stop::Journal(error));
@@ -320,26 +337,31 @@ impl Enricher {
     }
 
     /// Waits until there is something to take in or to hand out.
-    pub async fn wait(&mut self) {
+    ///
+    /// # Errors
+    /// When a dispatcher has died.
+    pub async fn wait(&mut self) -> Result<(), EngineError> {
         tokio::select! {
             biased;
-            _ = self.replies.recv_many(&mut self.buffer, REPLIES_AT_ONCE) => {}
-            () = self.hungry.notified() => {}
+            received = self.replies.recv_many(&mut self.buffer, REPLIES_AT_ONCE) => {
+                if received == 0 { Err(EngineError::Task("every dispatcher has ended".into())) } else { Ok(()) }
+            }
+            () = self.hungry.notified() => Ok(()),
+            ended = self.dispatchers.join_next() => {
+                Err(EngineError::Task(format!("a dispatcher has ended: {ended:?}")))
+            }
         }
     }
 
     /// Takes in the replies that have come: journals what was paid, then settles it.
     pub fn take_in(&mut self) {
         let replies = std::mem::take(&mut self.buffer);
-        let mut kept: BTreeMap<BatchId, Vec<(Cell, Record, Settled)>> = BTreeMap::new();
+        let mut kept = Kept::new();
         for reply in replies {
             let cell = reply.cell;
             let Reply { question, attempts, verdict, .. } = reply;
             match verdict {
                 Verdict::Paid(paid) => {
-                    for (held, failure) in self.probation.end() {
-                        self.keep(&mut kept, held, failure);
-                    }
                     let step = &self.steps[cell.step.index()];
                     let lane = &self.lanes[step.lane];
                     let origin = Origin {
@@ -351,7 +373,14 @@ impl Enricher {
                     };
                     let facts = decode::facts(&paid.response);
                     let settled = origin.settled(facts, decode::text(paid.response));
-                    self.settle(cell, settled, true);
+                    if let Outcome::Failed(failure) = &settled.outcome {
+                        let failure = failure.clone();
+                        self.judge(&mut kept, Held::Known(cell, Box::new(settled), failure));
+                    } else {
+                        let released = self.probations[cell.step.index()].end();
+                        self.keep_all(&mut kept, released);
+                        self.settle(cell, settled, true);
+                    }
                 }
                 Verdict::Lost(error) => {
                     self.ledger.give_back(cell);
@@ -359,15 +388,7 @@ impl Enricher {
                 }
                 Verdict::Failed(failure) if is_terminal(failure.class) => {
                     let reply = Reply { cell, question, attempts, verdict: Verdict::Unsent };
-                    match self.probation.refused(reply, failure) {
-                        Judgement::Hold => {}
-                        Judgement::Release(released) => {
-                            for (reply, failure) in released {
-                                self.keep(&mut kept, reply, failure);
-                            }
-                        }
-                        Judgement::Stop(held) => self.refuse_all(&held),
-                    }
+                    self.judge(&mut kept, Held::Refused(reply, failure));
                 }
                 Verdict::Failed(failure) => {
                     // It may pass: another run asks again, so it is not kept.
@@ -386,37 +407,47 @@ impl Enricher {
     }
 
     /// With nothing in flight and nothing to ask, refusals that are held back are the rows' own; unless the
-    /// run was stopped, then nobody knows.
-    pub fn release_held(&mut self) {
-        if self.probation.held() == 0 || self.ledger.asked() > self.probation.held() {
-            return;
+    /// run was stopped, then nobody knows. Says whether there were any.
+    pub fn release_held(&mut self) -> bool {
+        let held: u64 = self.probations.iter().map(Probation::held).sum();
+        if held == 0 || self.ledger.asked() > held {
+            return false;
         }
-        let held = self.probation.end();
+        let held: Vec<Held> = self.probations.iter_mut().flat_map(Probation::release).collect();
         if matches!(self.stop, None | Some(Stop::MaxRows)) {
-            let mut kept = BTreeMap::new();
-            for (reply, failure) in held {
-                self.keep(&mut kept, reply, failure);
-            }
+            let mut kept = Kept::new();
+            self.keep_all(&mut kept, held);
             self.write_down(kept);
         } else {
-            held.iter().for_each(|(reply, _)| self.ledger.give_back(reply.cell));
+            held.iter().for_each(|held| self.ledger.give_back(held.cell()));
+        }
+        true
+    }
+
+    /// Finds out whether a refusal is the row's own or the run's.
+    fn judge(&mut self, kept: &mut Kept, held: Held) {
+        match self.probations[held.cell().step.index()].refused(held) {
+            Judgement::Hold => {}
+            Judgement::Release(released) => self.keep_all(kept, released),
+            Judgement::Stop(held) => self.refuse_all(&held),
         }
     }
 
-    fn keep(
-        &self,
-        kept: &mut BTreeMap<BatchId, Vec<(Cell, Record, Settled)>>,
-        reply: Reply,
-        failure: Failure,
-    ) {
-        let Reply { cell, question, attempts, .. } = reply;
-        let record = self.record(cell, &question, attempts, failure.clone());
-        let settled = self.row_failed(cell, question.fingerprint, attempts, failure);
-        kept.entry(cell.batch).or_default().push((cell, record, settled));
+    fn keep_all(&mut self, kept: &mut Kept, released: Vec<Held>) {
+        for held in released {
+            match held {
+                Held::Known(cell, settled, _) => self.settle(cell, *settled, true),
+                Held::Refused(Reply { cell, question, attempts, .. }, failure) => {
+                    let record = self.record(cell, &question, attempts, failure.clone());
+                    let settled = self.row_failed(cell, question.fingerprint, attempts, failure);
+                    kept.entry(cell.batch).or_default().push((cell, record, settled));
+                }
+            }
+        }
     }
 
     /// Appends to the journals first, then settles: one write for all that came at once for a batch.
-    fn write_down(&mut self, kept: BTreeMap<BatchId, Vec<(Cell, Record, Settled)>>) {
+    fn write_down(&mut self, kept: Kept) {
         for (id, entries) in kept {
             let batch = self.open.get_mut(&id).expect("a batch is open while its rows are asked");
             match batch.journal.append(entries.iter().map(|(_, record, _)| record)) {
@@ -433,12 +464,17 @@ impl Enricher {
         }
     }
 
-    fn refuse_all(&mut self, held: &[(Reply, Failure)]) {
-        held.iter().for_each(|(reply, _)| self.ledger.give_back(reply.cell));
-        let Some((first, failure)) = held.first() else { return };
-        let provider = self.lanes[self.steps[first.cell.step.index()].lane].name.to_string();
-        let detail = format!("the first {} rows were all refused: {failure}", held.len());
-        self.halt(Stop::Provider { provider, failure: Failure::new(Class::SameRefusal, detail) });
+    fn refuse_all(&mut self, held: &[Held]) {
+        held.iter().for_each(|held| self.ledger.give_back(held.cell()));
+        let Some(first) = held.first() else { return };
+        let provider = self.lanes[self.steps[first.cell().step.index()].lane].name.to_string();
+        let failure = match first.failure() {
+            failure if failure.class == Class::Template => failure.clone(),
+            failure => {
+                Failure::new(Class::SameRefusal, format!("the first rows were all refused: {failure}"))
+            }
+        };
+        self.halt(Stop::Provider { provider, failure });
     }
 
     fn settle(&mut self, cell: Cell, settled: Settled, is_new: bool) {
@@ -485,13 +521,14 @@ impl Enricher {
     pub fn halt(&mut self, stop: Stop) {
         // The first reason counts, except that a lost answer must not hide behind it.
         if matches!(self.stop, None | Some(Stop::MaxRows)) || matches!(stop, Stop::Journal(_)) {
-            let why = match &stop {
-                Stop::Provider { provider, failure } => format!("provider {provider}: {failure}"),
-                Stop::Journal(error) => error.to_string(),
-                Stop::MaxRows => "as many rows as wanted are asked".to_owned(),
-                Stop::Asked => "asked to stop".to_owned(),
-            };
-            self.voice.say(&Event::Stopping(&why));
+            match &stop {
+                Stop::Provider { provider, failure } => {
+                    self.voice.say(&Event::Stopping(&format!("provider {provider}: {failure}")));
+                }
+                Stop::Journal(error) => self.voice.say(&Event::Stopping(&error.to_string())),
+                // Who asks knows why.
+                Stop::MaxRows | Stop::Asked => {}
+            }
             self.stop = Some(stop);
         }
         self.ledger.stop();
@@ -543,14 +580,15 @@ impl Enricher {
         self.ledger.is_complete()
     }
 
-    /// Ends the dispatchers and flushes the journals; says why it stopped early, if it did.
+    /// Ends the dispatchers and flushes the journals; says why it stopped early, if it did. `reached_end`
+    /// tells that the source was planned to its end, not to a limit of this run.
     ///
     /// # Errors
     /// When a journal cannot be flushed or removed.
-    pub fn finish(mut self) -> Result<Option<Stop>, EngineError> {
+    pub fn finish(mut self, reached_end: bool) -> Result<Option<Stop>, EngineError> {
         self.dispatchers.abort_all();
         self.open.values().try_for_each(|batch| batch.journal.sync())?;
-        if self.ledger.is_complete() {
+        if reached_end && self.ledger.is_complete() {
             // Every row that could use a stray answer is in the table.
             self.strays.discard()?;
         }

@@ -1,55 +1,83 @@
-//! The first rows of a run: refusals are held back until something tells that they are the rows' own.
+//! The first rows of a step: refusals are held back until something tells that they are the rows' own.
 
 use crate::dispatch::Reply;
 use crate::fault::{Class, Failure};
+use crate::ident::Cell;
+use crate::sink::Settled;
 
 /// So many first rows with the same refusal stop the run.
 const SAME_REFUSALS: usize = 20;
 
-/// Holds back the refusals of the first rows.
+/// A refusal that is held back.
+#[derive(Debug)]
+pub(super) enum Held {
+    /// Nothing was paid, and nothing is written down yet.
+    Refused(Reply, Failure),
+    /// Nothing is to be written down: a template that fails, or an answer without text, which was paid for
+    /// and is in the journal.
+    Known(Cell, Box<Settled>, Failure),
+}
+
+impl Held {
+    pub(super) fn cell(&self) -> Cell {
+        match self {
+            Held::Refused(reply, _) => reply.cell,
+            Held::Known(cell, ..) => *cell,
+        }
+    }
+
+    pub(super) fn failure(&self) -> &Failure {
+        match self {
+            Held::Refused(_, failure) | Held::Known(_, _, failure) => failure,
+        }
+    }
+}
+
+/// Holds back the refusals of the first rows of a step.
 #[derive(Debug, Default)]
 pub(super) struct Probation {
     is_over: bool,
-    /// The run is stopped because of them: what was in flight meets the same refusal.
-    is_condemned: bool,
+    /// Refusals so far, all of one class.
+    refused: usize,
     class: Option<Class>,
-    held: Vec<(Reply, Failure)>,
+    held: Vec<Held>,
 }
 
 /// What becomes of a refusal.
 pub(super) enum Judgement {
     /// It is the row's own, as are those that were held back before it.
-    Release(Vec<(Reply, Failure)>),
+    Release(Vec<Held>),
     /// It is held back.
     Hold,
     /// It is the run's: these rows are as if they had not been asked.
-    Stop(Vec<(Reply, Failure)>),
+    Stop(Vec<Held>),
 }
 
 impl Probation {
     /// A row was refused.
-    pub(super) fn refused(&mut self, reply: Reply, failure: Failure) -> Judgement {
+    pub(super) fn refused(&mut self, held: Held) -> Judgement {
         if self.is_over {
-            return Judgement::Release(vec![(reply, failure)]);
+            return Judgement::Release(vec![held]);
         }
-        if self.is_condemned {
-            return Judgement::Stop(vec![(reply, failure)]);
-        }
-        let is_same = *self.class.get_or_insert(failure.class) == failure.class;
-        self.held.push((reply, failure));
+        let class = held.failure().class;
+        let is_same = *self.class.get_or_insert(class) == class;
+        self.refused += 1;
+        self.held.push(held);
         if !is_same {
             return Judgement::Release(self.end());
         }
-        if self.held.len() < SAME_REFUSALS {
-            return Judgement::Hold;
-        }
-        self.is_condemned = true;
-        Judgement::Stop(std::mem::take(&mut self.held))
+        // What was in flight when the run was stopped meets the same refusal.
+        if self.refused >= SAME_REFUSALS { Judgement::Stop(self.release()) } else { Judgement::Hold }
     }
 
-    /// A row was answered, or nothing else can come: what is held back is the rows' own.
-    pub(super) fn end(&mut self) -> Vec<(Reply, Failure)> {
+    /// A row was answered: what is held back is the rows' own, and so is all that follows.
+    pub(super) fn end(&mut self) -> Vec<Held> {
         self.is_over = true;
+        self.release()
+    }
+
+    /// Nothing else can come for now: what is held back must go on. The next refusals still count.
+    pub(super) fn release(&mut self) -> Vec<Held> {
         std::mem::take(&mut self.held)
     }
 

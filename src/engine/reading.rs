@@ -33,7 +33,10 @@ impl Reading {
     /// Plans the next batch, makes the plan durable, and reads its rows; none at the end of the source.
     /// Batches up to `done` are committed and leave the checkpoint.
     pub(super) async fn plan(&mut self, done: Option<BatchId>) -> Result<Option<Loaded>, EngineError> {
-        let Some(plan) = self.planner.next(self.checkpoint.next_batch).await? else { return Ok(None) };
+        let Some(plan) = self.planner.next(self.checkpoint.next_batch).await? else {
+            self.note_end().await?;
+            return Ok(None);
+        };
         let mut checkpoint = self.checkpoint.clone();
         checkpoint.planned.retain(|batch| done.is_none_or(|done| batch.id > done));
         checkpoint.planned.push(plan.clone());
@@ -41,6 +44,18 @@ impl Reading {
         checkpoint.position = plan.next.clone();
         self.save(checkpoint).await?;
         self.load(plan).await.map(Some)
+    }
+
+    /// Passes for good over versions of the source that bring no rows: their log may be cleaned any day.
+    async fn note_end(&mut self) -> Result<(), EngineError> {
+        let is_limited = self.planner.rows_left() == Some(0);
+        match self.planner.source().end() {
+            Some(end) if !is_limited && end != self.checkpoint.position => {
+                let checkpoint = Checkpoint { position: end, ..self.checkpoint.clone() };
+                self.save(checkpoint).await
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Reads the rows of a planned batch.

@@ -131,7 +131,10 @@ impl Running {
                 self.carry_out(duty)?;
             }
             if self.tasks.is_empty() {
-                self.enricher.release_held();
+                if self.enricher.release_held() {
+                    // There may be something to do or to ask now.
+                    continue;
+                }
                 if self.enricher.is_finished() {
                     break;
                 }
@@ -169,7 +172,10 @@ impl Running {
                         break;
                     }
                 }
-                () = self.enricher.wait() => self.enricher.take_in(),
+                waited = self.enricher.wait() => {
+                    waited?;
+                    self.enricher.take_in();
+                }
             }
         }
         self.end(options, timed_out).await
@@ -277,8 +283,8 @@ impl Running {
                 self.error.get_or_insert(error);
             }
         }
-        let planned_all = self.reading.as_ref().is_none_or(|reading| reading.planner.rows_left() != Some(0));
-        let stopped = self.enricher.finish()?;
+        let planned_all = self.reading.as_ref().is_some_and(|reading| reading.planner.rows_left() != Some(0));
+        let stopped = self.enricher.finish(planned_all)?;
         if let Some(error) = self.error {
             return Err(error);
         }

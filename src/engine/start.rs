@@ -78,7 +78,7 @@ impl Recoverer<'_> {
                 self.belongs(&checkpoint)?;
                 checkpoint
             }
-            None => self.rebuild(None).await?,
+            None => self.rebuild().await?,
         };
         let mut rebuilt = false;
         loop {
@@ -94,7 +94,7 @@ impl Recoverer<'_> {
                         "the checkpoint is older than the target (batch {committed} is committed); its position is taken from the target"
                     );
                     self.voice.say(&Event::Notice(&text));
-                    checkpoint = self.rebuild(Some(checkpoint.lineage)).await?;
+                    checkpoint = self.rebuild().await?;
                     rebuilt = true;
                 }
                 Ok(Recovery::Behind { committed }) => {
@@ -139,12 +139,13 @@ impl Recoverer<'_> {
         Ok(())
     }
 
-    /// Makes a checkpoint from what the target tells, which is nothing for a new job, and saves it.
-    async fn rebuild(&self, lineage: Option<Lineage>) -> Result<Checkpoint, EngineError> {
-        let fresh = |lineage, next_batch, position, adopted| -> Result<Checkpoint, EngineError> {
+    /// Makes a checkpoint from what the target tells, which is nothing for a new job, and saves it. It has a
+    /// lineage of its own, so that the old one, should it turn up again, is found to be another.
+    async fn rebuild(&self) -> Result<Checkpoint, EngineError> {
+        let fresh = |next_batch, position, adopted| -> Result<Checkpoint, EngineError> {
             Ok(Checkpoint {
                 app_id: self.job.app_id.clone(),
-                lineage,
+                lineage: Lineage::random(),
                 source: self.source.id().clone(),
                 target_id: self.sink.table_id()?,
                 next_batch,
@@ -154,11 +155,8 @@ impl Recoverer<'_> {
             })
         };
         let checkpoint = match self.sink.progress().await? {
-            Progress::None => {
-                let lineage = lineage.unwrap_or_else(Lineage::random);
-                fresh(lineage, BatchId::FIRST, Position::Start, None)?
-            }
-            Progress::Commit { batch, lineage, source, position } => {
+            Progress::None => fresh(BatchId::FIRST, Position::Start, None)?,
+            Progress::Commit { batch, source, position } => {
                 if !source.is_same(self.source.id()) {
                     return Err(EngineError::Mismatch {
                         what: format!(
@@ -173,13 +171,12 @@ impl Recoverer<'_> {
                     None => self.source.position_after(&self.sink.held_files().await?)?,
                 };
                 self.tell_rebuilt(batch);
-                fresh(lineage, batch.next(), position, None)?
+                fresh(batch.next(), position, Some(batch))?
             }
             Progress::Txn { batch } => {
                 let position = self.source.position_after(&self.sink.held_files().await?)?;
                 self.tell_rebuilt(batch);
-                let lineage = lineage.unwrap_or_else(Lineage::random);
-                fresh(lineage, batch.next(), position, Some(batch))?
+                fresh(batch.next(), position, Some(batch))?
             }
         };
         self.file.save(&checkpoint)?;

@@ -141,14 +141,15 @@ impl Ledger {
         self.source = Source::Ended;
     }
 
-    /// A batch's rows are in memory, so many of them.
+    /// A batch's rows are in memory, so many of them, and take so many bytes there.
     ///
     /// # Panics
     /// When the batch was not being read.
-    pub fn loaded(&mut self, id: BatchId, rows: u32) {
+    pub fn loaded(&mut self, id: BatchId, rows: u32, bytes: u64) {
         let batch = self.batch_mut(id);
         assert_eq!(batch.phase, Phase::Loading, "batch {id} was being read");
         batch.fill(rows);
+        batch.bytes = bytes;
         batch.phase = Phase::Open;
     }
 

@@ -92,7 +92,7 @@ impl World {
 
     fn load(&mut self, id: BatchId) {
         let rows = u32::try_from(self.disk.plan[&id].len()).unwrap();
-        self.ledger.loaded(id, rows);
+        self.ledger.loaded(id, rows, u64::from(rows) * 10);
     }
 
     /// Asks the next row of a step, unless the journal knows the answer. False if there is none.
@@ -305,7 +305,7 @@ fn a_failed_duty_ends_the_ledger_and_takes_nothing_with_it() {
         match (broken, ledger.next_duty().unwrap()) {
             (0, duty @ Duty::Plan) | (1, duty @ Duty::Load(_)) => ledger.failed(duty),
             (_, Duty::Load(id)) => {
-                ledger.loaded(id, 1);
+                ledger.loaded(id, 1, 10);
                 let cell = ledger.next_ask(StepId::FIRST).unwrap();
                 ledger.settle(cell);
                 let duty = ledger.next_duty().unwrap();
@@ -326,7 +326,7 @@ fn a_stopped_ledger_commits_what_is_full_and_ends() {
     for _ in 0..2 {
         assert_eq!(ledger.next_duty(), Some(Duty::Plan));
         let id = ledger.planned(2, 20);
-        ledger.loaded(id, 2);
+        ledger.loaded(id, 2, 20);
     }
     let cells: Vec<Cell> = std::iter::from_fn(|| ledger.next_ask(StepId::FIRST)).take(3).collect();
     ledger.stop();

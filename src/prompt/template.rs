@@ -233,20 +233,17 @@ fn inputs(
                 Ok(column) => {
                     inputs.insert(column);
                 }
-                // `row` stands for every column.
-                Err(_) if name == "row" => inputs.extend(0..schema.fields().len()),
+                Err(_) if name == "row" => match uses_of_row(template.source()) {
+                    Some(columns) => {
+                        for column in columns {
+                            let found = schema.index_of(&column);
+                            inputs.insert(found.map_err(|_| unknown(step, schema, column))?);
+                        }
+                    }
+                    None => inputs.extend(0..schema.fields().len()),
+                },
                 Err(_) if globals.contains(name.as_str()) => {}
                 Err(_) => return Err(unknown(step, schema, name)),
-            }
-        }
-        // `row.name` can be checked too; `row["name"]` shows only when it is rendered.
-        for path in template.undeclared_variables(true) {
-            let column = path.strip_prefix("row.").and_then(|rest| rest.split('.').next());
-            if let Some(column) = column
-                && schema.index_of("row").is_err()
-                && schema.index_of(column).is_err()
-            {
-                return Err(unknown(step, schema, column.to_owned()));
             }
         }
     }
@@ -256,6 +253,34 @@ fn inputs(
         .into_iter()
         .filter(|column| !named_by_row_only || binary_column(schema, &[*column]).is_none())
         .collect())
+}
+
+/// The columns that a template names as `row.name` or `row["name"]`; none if it uses `row` in another way,
+/// which may mean any of them.
+fn uses_of_row(source: &str) -> Option<Vec<String>> {
+    let is_name = |c: char| c.is_alphanumeric() || c == '_';
+    let mut columns = Vec::new();
+    for tag in source.split(['{', '}']).filter(|part| part.contains("row")) {
+        let mut rest = tag;
+        let mut before = ' ';
+        while let Some((head, tail)) = rest.split_once("row") {
+            let left = head.chars().next_back().unwrap_or(before);
+            before = 'w';
+            rest = tail;
+            if is_name(left) || matches!(left, '.' | '"' | '\'') || tail.starts_with(is_name) {
+                continue;
+            }
+            if let Some(name) = tail.strip_prefix('.') {
+                columns.push(name.chars().take_while(|c| is_name(*c)).collect());
+            } else {
+                let inside = tail.trim_start().strip_prefix('[')?.trim_start();
+                let quote = inside.chars().next().filter(|c| matches!(c, '"' | '\''))?;
+                let (name, _) = inside.get(1..)?.split_once(quote)?;
+                columns.push(name.to_owned());
+            }
+        }
+    }
+    Some(columns)
 }
 
 fn unknown(step: &StepSpec, schema: &Schema, column: String) -> PromptError {
@@ -328,13 +353,15 @@ mod tests {
     #[test]
     fn every_type_renders_as_a_person_would_write_it() {
         let all = "{{ text }}|{{ price }}|{{ day }}|{{ at }}|{{ items }}|{{ nested.inner }}|{{ tags.k }}|{{ row['two words'] }}";
-        assert_eq!(text(all, 0), "a\u{0}b <ü>|19.90|2022-01-08|1970-01-01T00:00:00Z|[1, none]|5|v|7");
+        assert_eq!(text(all, 0), "a\u{0}b <ü>|19.90|2022-01-08|1970-01-01T00:00:00Z|[1, None]|5|v|7");
     }
 
     #[test]
     fn null_renders_as_nothing_and_rows_without_input_are_skipped() {
         assert_eq!(text("[{{ text }}] {{ price }}", 1), "[] 0.05");
         assert_eq!(text("{{ text }}{{ items }}", 1), "(skipped)");
+        assert_eq!(text("{{ row.text }}{{ row['items'] }}", 1), "(skipped)");
+        assert_eq!(text("{{ row['text'] }} {{ row | length }}", 1), " 9");
         assert_eq!(text("{% if text is none %}nothing{% endif %} {{ price }}", 1), "nothing 0.05");
     }
 
@@ -348,6 +375,7 @@ mod tests {
             "step \"answer\": the templates name the column \"txt\", which the source does not have; did you mean \"text\"?"
         );
         assert!(refusal("{{ row.prise }}").contains("did you mean \"price\""));
+        assert!(refusal("{{ row['two wrods'] }}").contains("did you mean \"two words\""));
         assert!(refusal("{{ blob }}").contains("binary"));
         assert!(refusal("{{ text").contains("line 1"));
     }

@@ -28,7 +28,8 @@ impl Listener for Log {
             }
             Event::AlreadyCommitted { batch } => tracing::info!(%batch, "batch was committed before"),
             Event::Notice(text) => tracing::info!("{text}"),
-            Event::Stopping(why) => tracing::warn!("stopping: {why}"),
+            // The command tells the reason when it ends; until then what is in flight goes on.
+            Event::Stopping(why) => tracing::info!("stopping: {why}"),
         }
     }
 }

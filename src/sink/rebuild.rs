@@ -1,6 +1,6 @@
 //! What a target tells about a job whose checkpoint is lost.
 //!
-//! The newest commit of the job says its lineage, its source and the position after it, while the log
+//! The newest commit of the job says its source and the position after it, while the log
 //! still holds that commit. After that the keys of the rows say what was read.
 
 use arrow::array::AsArray;
@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::target::{APP_ID, SOURCE_FILE, SOURCE_ROW};
 use crate::checkpoint::{Position, SourceId};
-use crate::ident::{BatchId, Lineage};
+use crate::ident::BatchId;
 use crate::source::HeldFile;
 use crate::table::{Table, TableError};
 
@@ -22,8 +22,6 @@ pub enum Progress {
     Commit {
         /// The batch of that commit.
         batch: BatchId,
-        /// Lineage of the checkpoint.
-        lineage: Lineage,
         /// What was read.
         source: SourceId,
         /// Position of the source after the batch; none where the keys of the rows must tell it.
@@ -39,7 +37,6 @@ pub enum Progress {
 #[derive(Deserialize)]
 struct Info {
     app_id: String,
-    lineage: Lineage,
     batch_id: BatchId,
     source: SourceId,
     position: Option<Position>,
@@ -59,7 +56,6 @@ impl Progress {
                 }
                 return Ok(Progress::Commit {
                     batch: info.batch_id,
-                    lineage: info.lineage,
                     source: info.source,
                     position: info.position,
                 });

@@ -160,6 +160,10 @@ impl DeltaSource {
             let files = self.snapshot.as_ref().map_or(&[][..], |(_, files)| files);
             let modified_ms =
                 files.iter().find(|file| file.path == part.file).map_or(0, |file| file.modified_ms);
+            // The last file's end is the snapshot's end, for which the old version need not be opened again.
+            if is_whole && files.last().is_some_and(|last| last.path == part.file) {
+                return Position::DeltaLog { version: version + 1, files: 0, row: 0 };
+            }
             return Position::DeltaSnapshot {
                 version,
                 modified_ms,
@@ -171,11 +175,20 @@ impl DeltaSource {
             Position::DeltaLog { version: reading, files, .. } if *reading == version => *files,
             _ => 0,
         };
-        if is_whole {
+        let in_commit = self.entry.as_ref().filter(|(cached, _)| *cached == version);
+        let is_last = in_commit.is_some_and(|(_, entry)| done + 1 == entry.added.len() as u64);
+        if is_whole && is_last {
+            Position::DeltaLog { version: version + 1, files: 0, row: 0 }
+        } else if is_whole {
             Position::DeltaLog { version, files: done + 1, row: 0 }
         } else {
             Position::DeltaLog { version, files: done, row: end }
         }
+    }
+
+    /// The position after everything that this source has.
+    pub(super) fn end(&self) -> Position {
+        Position::DeltaLog { version: self.table.version() + 1, files: 0, row: 0 }
     }
 
     /// Only what the files of the newest version tell; none once the log is followed.

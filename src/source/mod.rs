@@ -169,6 +169,16 @@ impl Source {
         }
     }
 
+    /// The position after everything that this source has, for when it is planned to its end; none where
+    /// that says no more than the position does.
+    #[must_use]
+    pub fn end(&self) -> Option<Position> {
+        match &self.kind {
+            Kind::Delta(delta) => Some(delta.end()),
+            Kind::Parquet(_) => None,
+        }
+    }
+
     /// Rows after a position, where that is known without opening files.
     pub fn rows_after(&self, position: &Position) -> Option<u64> {
         match &self.kind {

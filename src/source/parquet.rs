@@ -9,7 +9,7 @@ use ::arrow::datatypes::SchemaRef;
 use super::shape::metadata;
 use super::{FileShape, HeldFile, SourceError};
 use crate::checkpoint::{Part, Position};
-use crate::table::delta_schema;
+use crate::table::{delta_schema, is_delta_table};
 
 const MAGIC: &[u8] = b"PAR1";
 
@@ -170,6 +170,12 @@ fn walk(root: &Path, folder: &Path, files: &mut Vec<Found>) -> Result<(), Source
             continue;
         }
         if path.is_dir() {
+            if is_delta_table(&path) {
+                return Err(SourceError::Unsupported {
+                    path: root.to_owned(),
+                    what: format!("has a Delta table inside ({name}), whose removed files would be read too"),
+                });
+            }
             if name.contains('=') {
                 return Err(SourceError::Unsupported {
                     path: root.to_owned(),

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use ::arrow::array::{ArrayRef, StringArray, new_null_array};
+use ::arrow::array::{Array, ArrayRef, StringArray, new_null_array};
 use ::arrow::compute::{CastOptions, cast_with_options};
 use ::arrow::datatypes::{DataType, SchemaRef};
 use ::arrow::record_batch::RecordBatch;
@@ -27,6 +27,15 @@ pub struct Chunk {
     pub physical: Vec<u64>,
     /// The rows, in the source's columns.
     pub rows: RecordBatch,
+}
+
+impl Chunk {
+    /// What the rows take in memory, in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        let column = |column: &ArrayRef| column.to_data().get_slice_memory_size().unwrap_or_default() as u64;
+        self.rows.columns().iter().map(column).sum()
+    }
 }
 
 /// Reads parts of files; a part that begins where the last one ended goes on with the same reader.

@@ -71,6 +71,14 @@ impl Location {
         &self.path
     }
 
+    /// Whether this is a place below the other one, symbolic links followed where they exist.
+    #[must_use]
+    pub fn is_inside(&self, other: &Location) -> bool {
+        let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let (own, other) = (real(&self.path), real(&other.path));
+        own != other && own.starts_with(&other)
+    }
+
     /// Whether both name the same file or folder, symbolic links followed where they exist.
     #[must_use]
     pub fn is_same_place(&self, other: &Location) -> bool {

@@ -13,7 +13,7 @@ use url::Url;
 
 use super::classify::{classify, classify_inner, delay_of};
 use crate::clock;
-use crate::config::{Params, Provider};
+use crate::config::{ApiKey, Params, Provider};
 use crate::decode;
 use crate::fault::{Class, Failure};
 use crate::faultpoint::{self, Side};
@@ -65,7 +65,7 @@ pub struct Endpoint {
     max_tokens_field: String,
     request_timeout: Duration,
     max_response_bytes: usize,
-    secret: Option<String>,
+    key: Option<ApiKey>,
 }
 
 impl Endpoint {
@@ -95,7 +95,7 @@ impl Endpoint {
             max_tokens_field: provider.max_tokens_field.clone(),
             request_timeout: provider.request_timeout,
             max_response_bytes: usize::try_from(provider.max_response_bytes).unwrap_or(usize::MAX),
-            secret: provider.key.as_ref().map(|key| key.secret().to_owned()),
+            key: provider.key.clone(),
         })
     }
 
@@ -210,7 +210,8 @@ impl Endpoint {
     }
 
     fn redact(&self, mut failure: Failure) -> Failure {
-        if let Some(secret) = self.secret.as_deref().filter(|secret| failure.detail.contains(secret)) {
+        let secret = self.key.as_ref().map(ApiKey::secret);
+        if let Some(secret) = secret.filter(|secret| failure.detail.contains(secret)) {
             failure.detail = failure.detail.replace(secret, "[key]");
         }
         failure

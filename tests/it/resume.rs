@@ -167,3 +167,52 @@ async fn a_changed_prompt_asks_anew_what_is_not_committed_and_a_changed_address_
     let counts = world.simulator.counts();
     assert_eq!((counts.answered, counts.answers_to(&prompt_of(3))), (20, 1));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_checkpoint_that_turns_up_after_a_rebuild_is_refused() {
+    let world = World::with_rows(60, 1).await;
+    let checkpoint = world.path("target/_checkpoints/test/checkpoint.json");
+    world.run_with(&[], &[("ENRICH_FAULT", "delta-commit.after=kill@2")]).await;
+    let old = std::fs::read(&checkpoint).unwrap();
+    std::fs::remove_file(&checkpoint).unwrap();
+    // The rebuilt one cuts other batches under the same numbers.
+    world.write_text(&world.usual_job("").replace("max_rows = 10", "max_rows = 7"));
+    world.run(&["--max-rows", "7"]).await.assert_status(0);
+    let new = std::fs::read(&checkpoint).unwrap();
+    std::fs::write(&checkpoint, old).unwrap();
+    world.run(&[]).await.assert_status(2).assert_says("another checkpoint writes to this target");
+    std::fs::write(&checkpoint, new).unwrap();
+    world.run(&[]).await.assert_status(0);
+    world.assert_target(0..60).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limited_run_keeps_the_paid_answers_that_it_did_not_reach() {
+    let world = World::with_rows(30, 1).await;
+    world.run_with(&[], &[("ENRICH_FAULT", "delta-commit.before=kill")]).await;
+    let answered = world.simulator.counts().answered;
+    assert!(answered >= 10);
+    std::fs::remove_file(world.path("target/_checkpoints/test/checkpoint.json")).unwrap();
+    world.run(&["--max-rows", "3"]).await.assert_status(0);
+    world.run(&[]).await.assert_status(0);
+    world.assert_target(0..30).await;
+    assert!(world.simulator.counts().paid_again() <= 4, "{:?}", world.simulator.counts().paid_again());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_that_name_one_journal_folder_leave_each_other_alone() {
+    let world = World::with_rows(20, 1).await;
+    let with_journal = |app_id: &str| {
+        let text = world.usual_job("").replace("\"test\"", &format!("{app_id:?}"));
+        text.replace("\"target\"", &format!("\"target-{app_id}\"")) + "[journal]\npath = \"journals\"\n"
+    };
+    world.write_text(&with_journal("a"));
+    world.run_with(&[], &[("ENRICH_FAULT", "delta-commit.before=kill")]).await;
+    let answered = world.simulator.counts().answered;
+    world.write_text(&with_journal("b"));
+    world.run(&[]).await.assert_status(0);
+    assert_eq!(world.simulator.counts().answered, answered + 20, "b uses nothing of a");
+    world.write_text(&with_journal("a"));
+    world.run(&[]).await.assert_status(0);
+    assert!(world.simulator.counts().answered <= 40 + 4, "a has kept its own");
+}

@@ -77,7 +77,7 @@ async fn every_signal_lets_what_is_in_flight_end_and_says_how_to_go_on() {
         until_requests(&world, 22).await;
         send(&child, signal);
         let ended = wait(child).await;
-        ended.assert_status(130).assert_says("everything that was answered is kept; to go on: enrich run ");
+        ended.assert_status(130).assert_says("everything that was answered is kept; what was cut off in flight is asked again; to go on: enrich run ");
         let counts = world.simulator.counts();
         assert!(counts.requests < 40, "nothing new is asked: {}", counts.requests);
         assert!(world.target().await.len() >= 20, "full batches are committed");
@@ -169,7 +169,7 @@ async fn a_bad_provider_stops_the_run_and_the_rows_stay_pending() {
         (refusal(307, "moved", "There."), "redirect: HTTP 307", "check base_url"),
         (
             refusal(400, "bad", "No."),
-            "same_refusal: the first 20 rows were all refused: bad_request: HTTP 400 bad: No.",
+            "same_refusal: the first rows were all refused: bad_request: HTTP 400 bad: No.",
             "check the job",
         ),
         (
@@ -198,7 +198,7 @@ async fn an_unreachable_endpoint_stops_the_run_and_names_it() {
     let text = world.usual_job("").replace(world.simulator.url().as_str(), &format!("http://{address}/v1"));
     world.write_text(&text);
     let stopped = world.run(&[]).await;
-    stopped.assert_status(4).assert_says("unavailable: it was never reached in this run: cannot connect");
+    stopped.assert_status(4).assert_says("unavailable: it has answered nothing in this run: cannot connect");
     stopped.assert_says("check base_url");
     assert_eq!(world.target().await.len(), 0);
 }
@@ -281,4 +281,82 @@ async fn timeouts_and_deadlines_are_errors_of_their_own_class() {
     let again = world.usual_job("request_timeout = \"100ms\"").replace("\"target\"", "\"target2\"");
     world.write_text(&(again + "row_deadline = \"150ms\"\n"));
     world.run(&[]).await.assert_status(0).assert_says("deadline 1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fewer_rows_than_make_a_pattern_are_failed_rows_also_in_a_small_window() {
+    let refusal = || faulty(FaultSpec { status: Some(400), ..fault() });
+    let world = world_of(refusal(), 7).await;
+    world.run(&[]).await.assert_status(0).assert_says("7 rows written, 0 answers, 7 errors (bad_request 7)");
+    let world = world_of(refusal(), 60).await;
+    world.write_text(&world.usual_job("").replace("max_rows = 10", "max_rows = 2"));
+    // A window of eight rows lets them through; the pattern is seen all the same.
+    world.run(&[]).await.assert_status(4).assert_says("same_refusal");
+    assert!(world.target().await.len() < 20);
+    let world = world_of(refusal(), 60).await;
+    world.run(&["--max-rows", "5"]).await.assert_status(0).assert_says("5 rows written, 0 answers, 5 errors");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_few_rows_that_the_provider_chokes_on_are_failed_rows() {
+    let poison = |id: i64| FaultSpec { contains: Some(format!("Row {id} ")), status: Some(500), ..fault() };
+    let spec = SimulatorSpec { faults: vec![poison(27), poison(28), poison(29)], ..SimulatorSpec::default() };
+    let world = world_of(spec, 30).await;
+    world
+        .run(&[])
+        .await
+        .assert_status(0)
+        .assert_says("30 rows written, 27 answers, 3 errors (server_error 3)");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_that_meets_a_single_row_is_no_failed_row() {
+    let world = world_of(faulty(FaultSpec { status: Some(500), ..fault() }), 1).await;
+    world
+        .run(&[])
+        .await
+        .assert_status(4)
+        .assert_says("unavailable: it has answered nothing in this run: HTTP 500");
+    assert_eq!(world.target().await.len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_later_step_that_is_refused_for_everybody_stops_the_run_too() {
+    let refusal = FaultSpec { contains: Some("Second:".into()), status: Some(400), ..fault() };
+    let world = world_of(faulty(refusal), 60).await;
+    let step = "[[step]]\noutput = \"more\"\nprompt = \"Second: {{ text }}\"\n";
+    world.write_text(&(world.usual_job("") + step));
+    world.run(&[]).await.assert_status(4).assert_says("same_refusal");
+    assert_eq!(world.target().await.len(), 0);
+
+    let world = world_of(SimulatorSpec::default(), 30).await;
+    world.write_text(&(world.usual_job("") + step));
+    world.run(&["--max-rows", "10"]).await.assert_status(0).assert_says("10 rows written, 20 answers");
+    world.run(&[]).await.assert_status(0).assert_says("20 rows written, 40 answers");
+    world.assert_target(0..30).await;
+    assert_eq!(world.simulator.counts().requests, 60);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_without_text_stop_a_run_that_gets_nothing_else() {
+    let world = world_of(faulty(FaultSpec { finish_reason: Some("length".into()), ..fault() }), 60).await;
+    let stopped = world.run(&[]).await;
+    stopped
+        .assert_status(4)
+        .assert_says("same_refusal: the first rows were all refused: length: the token limit");
+    let requests = world.simulator.counts().requests;
+    assert!(requests <= 24, "{requests} answers were paid for");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_template_that_fails_for_everybody_stops_the_run() {
+    let world = world_of(SimulatorSpec::default(), 60).await;
+    world.write_text(&world.usual_job("").replace("{{ text }}", "{{ text + 1 }}"));
+    let stopped = world.run(&[]).await;
+    stopped.assert_status(2).assert_says("error: the templates fail for each of the first rows: ");
+    stopped.assert_says("hint: mend the template");
+    assert_eq!((world.simulator.counts().requests, world.target().await.len()), (0, 0));
+    world.write_job("");
+    world.run(&[]).await.assert_status(0);
+    world.assert_target(0..60).await;
 }
