@@ -4,6 +4,7 @@
 //! the job file ([`job`]). Nothing here opens a table or calls a provider; reading keys is the only look
 //! at the environment. Every error names the file, and the line or the key.
 
+mod check;
 mod error;
 mod job;
 mod raw;

@@ -24,6 +24,10 @@ use parquet::arrow::ArrowWriter;
 
 const ROUNDS: usize = 5;
 const CONCURRENCY: u32 = 64;
+/// The default.
+const BATCH: u32 = 10_000;
+/// Small enough that 10,000 rows fill the window of four batches too.
+const SMALL_BATCH: u32 = 1_000;
 
 /// CPU time and peak memory of a process that has ended.
 #[derive(Clone, Copy, Debug, Default)]
@@ -77,7 +81,7 @@ struct Server {
 impl Server {
     fn start(folder: &Path, simulator: &str) -> Server {
         let job = folder.join("simulator.toml");
-        std::fs::write(&job, job_text("simulator", "unused", 1, simulator)).expect("a job file");
+        std::fs::write(&job, job_text("simulator", "unused", BATCH, simulator)).expect("a job file");
         let mut child = enrich()
             .args(["simulate", "--port", "0"])
             .arg(&job)
@@ -103,10 +107,11 @@ fn enrich() -> Command {
     Command::new(env!("CARGO_BIN_EXE_enrich"))
 }
 
-fn job_text(url: &str, target: &str, concurrency: u32, simulator: &str) -> String {
+fn job_text(url: &str, target: &str, batch: u32, simulator: &str) -> String {
     format!(
         "app_id = \"bench\"\n[source]\npath = \"source.parquet\"\n[target]\npath = \"{target}\"\n\
-         [provider.p]\nbase_url = \"{url}\"\nmodel = \"m\"\nmax_concurrency = {concurrency}\n\
+         [batch]\nmax_rows = {batch}\n\
+         [provider.p]\nbase_url = \"{url}\"\nmodel = \"m\"\nmax_concurrency = {CONCURRENCY}\n\
          [[step]]\noutput = \"answer\"\nprompt = \"Summarize in one sentence: {{{{ text }}}}\"\n\
          [simulator]\n{simulator}\n"
     )
@@ -137,11 +142,11 @@ fn make_source(folder: &Path, rows: i64) {
 }
 
 /// One whole run into a new target.
-fn run(folder: &Path, url: &str, concurrency: u32) -> Used {
+fn run(folder: &Path, url: &str, batch: u32) -> Used {
     let target = folder.join("target");
     let _ = std::fs::remove_dir_all(&target);
     let job = folder.join("job.toml");
-    std::fs::write(&job, job_text(url, "target", concurrency, "")).expect("a job file");
+    std::fs::write(&job, job_text(url, "target", batch, "")).expect("a job file");
     let child = enrich().args(["run", "--quiet"]).arg(&job).stderr(Stdio::inherit()).spawn().expect("a run");
     watch(child)
 }
@@ -224,9 +229,9 @@ fn main() {
     make_source(folder, rows);
     let (mut rates, mut cpus, mut loads, mut name) = (Vec::new(), Vec::new(), Vec::new(), None);
     let mut journal = Vec::new();
-    run(folder, &server.url, CONCURRENCY);
+    run(folder, &server.url, BATCH);
     for _ in 0..ROUNDS {
-        let used = run(folder, &server.url, CONCURRENCY);
+        let used = run(folder, &server.url, BATCH);
         rates.push(rows as f64 / used.wall);
         cpus.push(used.cpu / rows as f64 * 1e6);
         journal.push(journal_cost(folder) * 1e6);
@@ -252,7 +257,7 @@ fn main() {
     let mut peaks = Vec::new();
     for rows in [10_000, 400_000] {
         make_source(folder, rows);
-        let peak = median((0..3).map(|_| run(folder, &server.url, CONCURRENCY).peak_mb).collect());
+        let peak = median((0..3).map(|_| run(folder, &server.url, SMALL_BATCH).peak_mb).collect());
         println!("  peak memory at {rows:>7} rows, MB {peak:>7.0}");
         peaks.push(peak);
     }
@@ -260,14 +265,13 @@ fn main() {
     drop(server);
 
     for (kind, sigma, rows) in [("fixed", 0.0, 20_000_i64), ("log-normal", 0.5, 20_000)] {
-        let latency = 0.05;
-        let server = Server::start(folder, &format!("latency = \"50ms\"\nlatency_sigma = {sigma}"));
+        let latency = 0.1;
+        let server = Server::start(folder, &format!("latency = \"100ms\"\nlatency_sigma = {sigma}"));
         make_source(folder, rows);
         // The mean of a log-normal latency whose median is 1.
         let mean = latency * f64::exp(sigma * sigma / 2.0);
         let ideal = f64::from(CONCURRENCY) / mean;
-        let shares =
-            (0..3).map(|_| rows as f64 / run(folder, &server.url, CONCURRENCY).wall / ideal).collect();
+        let shares = (0..3).map(|_| rows as f64 / run(folder, &server.url, BATCH).wall / ideal).collect();
         println!("  share of C/L, {kind:<10}      {:>10.3}   (to reach: 0.97)", median(shares));
     }
 }

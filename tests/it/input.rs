@@ -63,6 +63,11 @@ async fn a_mistake_in_the_job_file_names_file_and_line_or_key() {
             &["`target.path` is the source: every row written would become a row to read"],
         ),
         (
+            "path = \"target\"",
+            "path = \"source/out\"",
+            &["`target.path` and source.path lie one inside the other"],
+        ),
+        (
             "output = \"answer\"",
             "output = \"Text\"",
             &["the output \"Text\" has the name of the source's column \"text\""],

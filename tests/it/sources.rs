@@ -134,6 +134,25 @@ async fn a_compaction_of_the_source_brings_no_row_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn versions_that_are_read_may_leave_the_log() {
+    let world = World::with_rows(12, 3).await;
+    world.run(&[]).await.assert_status(0);
+    let path = world.path("source");
+    let log = |version: u64| path.join(format!("_delta_log/{version:020}.json"));
+    let url = ensure_table_uri(path.to_str().unwrap()).unwrap();
+    let table = DeltaTableBuilder::from_url(url.clone()).unwrap().load().await.unwrap();
+    let (table, _) = table.optimize().await.unwrap();
+    world.run(&[]).await.assert_status(0).assert_says("nothing to do");
+    append_delta(&path, &rows(12..15)).await;
+    let newest = DeltaTableBuilder::from_url(url).unwrap().load().await.unwrap();
+    deltalake::checkpoints::create_checkpoint(&newest, None).await.unwrap();
+    (0..=table.version().unwrap()).for_each(|version| fs::remove_file(log(version)).unwrap());
+    world.run(&[]).await.assert_status(0);
+    world.assert_target(0..15).await;
+    assert_eq!(world.simulator.counts().requests, 15);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn types_that_delta_lacks_are_widened_without_loss() {
     let world = World::new(SimulatorSpec::default()).await;
     let columns: Vec<(&str, ArrayRef)> = vec![

@@ -1,0 +1,379 @@
+//! The checks: from what was written to what is meant, with an error for the first mistake.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+use url::Url;
+
+use super::error::{ConfigError, nearest};
+use super::job::{
+    ApiKey, BatchLimits, Job, Params, Provider, RetryPolicy, SourceSpec, StepSpec, TargetSpec, WindowLimits,
+};
+use super::raw::{RawJob, RawProvider, RawStep, SimulatorSpec};
+use super::units::{ByteSize, Span};
+use crate::ident::Fingerprint;
+use crate::store::Location;
+
+const MAX_STEPS: usize = 100;
+const METADATA_COLUMN: &str = "_enrich";
+
+/// Looks up environment variables.
+pub(super) type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+pub(super) struct Checker<'a> {
+    pub(super) file: &'a Path,
+    pub(super) folder: &'a Path,
+    /// None where keys are not wanted.
+    pub(super) environment: Option<Environment<'a>>,
+}
+
+impl Checker<'_> {
+    fn wrong(&self, key: impl Into<String>, message: impl Into<String>) -> ConfigError {
+        ConfigError::value(self.file, key, message)
+    }
+
+    pub(super) fn job(&self, raw: RawJob) -> Result<Job, ConfigError> {
+        self.app_id(&raw.app_id)?;
+        let source = SourceSpec {
+            location: self.location("source.path", &raw.source.path)?,
+            written: raw.source.path,
+            skip_change_commits: raw.source.skip_change_commits,
+        };
+        let target = TargetSpec {
+            location: self.location("target.path", &raw.target.path)?,
+            metadata_column: raw.target.metadata_column.unwrap_or_else(|| METADATA_COLUMN.to_owned()),
+        };
+        if target.metadata_column.is_empty() {
+            return Err(self.wrong("target.metadata_column", "is empty"));
+        }
+        if source.location.is_same_place(&target.location) {
+            return Err(self.wrong(
+                "target.path",
+                "is the source: every row written would become a row to read. Give the answers a table of their own",
+            ));
+        }
+        if target.location.is_inside(&source.location) || source.location.is_inside(&target.location) {
+            return Err(self.wrong(
+                "target.path",
+                "and source.path lie one inside the other: what is written could be read again, or removed as foreign. Put them beside each other",
+            ));
+        }
+        let checkpoint = match &raw.checkpoint.path {
+            Some(path) => self.location("checkpoint.path", path)?,
+            None => target.location.join("_checkpoints").join(&raw.app_id),
+        };
+        let journal = match &raw.journal.path {
+            // Several jobs may name the same folder.
+            Some(path) => {
+                let place = target.location.to_string();
+                let target = Fingerprint::of([place.as_bytes()]).to_string();
+                let name = format!("{}-{}", raw.app_id, target.chars().take(8).collect::<String>());
+                self.location("journal.path", path)?.join(&name).path().to_owned()
+            }
+            None => checkpoint.join("journal").path().to_owned(),
+        };
+        let batch = BatchLimits {
+            max_rows: self.positive("batch.max_rows", raw.batch.max_rows, 10_000)?,
+            max_bytes: self.positive_bytes("batch.max_bytes", raw.batch.max_bytes, 50_000_000)?,
+        };
+        let default_window = batch.max_rows.saturating_mul(4);
+        let window = WindowLimits {
+            max_rows: u64::from(self.positive("window.max_rows", raw.window.max_rows, default_window)?),
+            max_bytes: self.positive_bytes("window.max_bytes", raw.window.max_bytes, 256_000_000)?,
+        };
+        let providers = raw
+            .provider
+            .into_iter()
+            .map(|(name, provider)| self.provider(name, provider))
+            .collect::<Result<Vec<_>, _>>()?;
+        let simulated = providers.iter().any(|provider| provider.endpoint.is_none());
+        if let Some(spec) = &raw.simulator {
+            self.simulator(spec)?;
+        }
+        let steps = self.steps(raw.step, &providers, &target.metadata_column)?;
+        Ok(Job {
+            file: self.file.to_owned(),
+            app_id: raw.app_id,
+            source,
+            target,
+            checkpoint,
+            journal,
+            batch,
+            window,
+            providers,
+            steps,
+            simulator: raw.simulator.or_else(|| simulated.then(SimulatorSpec::default)),
+            simulated,
+        })
+    }
+
+    fn app_id(&self, app_id: &str) -> Result<(), ConfigError> {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        if app_id.is_empty() || app_id.len() > 100 || !app_id.chars().all(allowed) || app_id.starts_with('.')
+        {
+            return Err(self.wrong(
+                "app_id",
+                format!(
+                    "is {app_id:?}; it takes 1 to 100 letters, digits, `_`, `-` and `.`, and does not begin with `.`"
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    fn location(&self, key: &str, written: &str) -> Result<Location, ConfigError> {
+        if written.trim().is_empty() {
+            return Err(self.wrong(key, "is empty"));
+        }
+        Location::resolve(written, self.folder).map_err(|error| self.wrong(key, error.to_string()))
+    }
+
+    fn positive(&self, key: &str, given: Option<u32>, default: u32) -> Result<u32, ConfigError> {
+        match given {
+            Some(0) => Err(self.wrong(key, "is 0; it must be at least 1")),
+            other => Ok(other.unwrap_or(default)),
+        }
+    }
+
+    fn positive_bytes(&self, key: &str, given: Option<ByteSize>, default: u64) -> Result<u64, ConfigError> {
+        match given.map(ByteSize::get) {
+            Some(0) => Err(self.wrong(key, "is 0; it must be at least 1 byte")),
+            other => Ok(other.unwrap_or(default)),
+        }
+    }
+
+    fn positive_span(&self, key: &str, given: Option<Span>, default: u64) -> Result<Duration, ConfigError> {
+        match given {
+            Some(Span(span)) if span.is_zero() => Err(self.wrong(key, "is 0; it must be longer than that")),
+            other => Ok(other.unwrap_or(Span::seconds(default)).0),
+        }
+    }
+
+    fn provider(&self, name: String, raw: RawProvider) -> Result<Provider, ConfigError> {
+        let key = |field: &str| format!("provider.{name}.{field}");
+        let endpoint = match raw.base_url.as_str() {
+            "simulator" => None,
+            written => Some(self.endpoint(&key("base_url"), written)?),
+        };
+        if raw.model.is_empty() {
+            return Err(self.wrong(key("model"), "is empty"));
+        }
+        let retry = RetryPolicy {
+            max_attempts: self.positive(&key("max_attempts"), raw.max_attempts, 5)?,
+            min_backoff: self.positive_span(&key("min_backoff"), raw.min_backoff, 1)?,
+            max_backoff: self.positive_span(&key("max_backoff"), raw.max_backoff, 60)?,
+            max_retry_after: self.positive_span(&key("max_retry_after"), raw.max_retry_after, 600)?,
+            outage_deadline: self.positive_span(&key("outage_deadline"), raw.outage_deadline, 900)?,
+        };
+        let requests_per_minute = match raw.requests_per_minute {
+            Some(_) => Some(self.positive(&key("requests_per_minute"), raw.requests_per_minute, 1)?),
+            None => None,
+        };
+        let api_key =
+            self.key(&name, raw.api_key_env.as_deref(), raw.api_key_file.as_deref(), raw.api_key_header)?;
+        for header in raw.headers.keys() {
+            if !is_header_name(header) {
+                return Err(
+                    self.wrong(key("headers"), format!("has {header:?}, which is no name of a header"))
+                );
+            }
+        }
+        Ok(Provider {
+            endpoint,
+            model: raw.model,
+            key: api_key,
+            headers: raw.headers,
+            query: raw.query,
+            extra_body: self.json(&key("extra_body"), raw.extra_body)?,
+            max_tokens_field: raw.max_tokens_field.unwrap_or_else(|| "max_tokens".to_owned()),
+            requests_per_minute,
+            max_concurrency: self.positive(&key("max_concurrency"), raw.max_concurrency, 64)?,
+            connect_timeout: self.positive_span(&key("connect_timeout"), raw.connect_timeout, 10)?,
+            request_timeout: self.positive_span(&key("request_timeout"), raw.request_timeout, 120)?,
+            retry,
+            max_response_bytes: self.positive_bytes(
+                &key("max_response_bytes"),
+                raw.max_response_bytes,
+                16_000_000,
+            )?,
+            name,
+        })
+    }
+
+    fn endpoint(&self, key: &str, written: &str) -> Result<Url, ConfigError> {
+        let url = Url::parse(written)
+            .map_err(|error| self.wrong(key, format!("is {written:?}, which is no URL: {error}")))?;
+        if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
+            return Err(self.wrong(key, format!("is {written:?}; it begins with http:// or https://")));
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(
+                self.wrong(key, "holds a user or a password; keys come from api_key_env or api_key_file")
+            );
+        }
+        Ok(url)
+    }
+
+    fn key(
+        &self,
+        provider: &str,
+        variable: Option<&str>,
+        file: Option<&str>,
+        header: Option<String>,
+    ) -> Result<Option<ApiKey>, ConfigError> {
+        let Some(environment) = self.environment else { return Ok(None) };
+        let secret = match (variable, file) {
+            (None, None) => return Ok(None),
+            (Some(_), Some(_)) => {
+                return Err(self.wrong(
+                    format!("provider.{provider}.api_key_file"),
+                    "and api_key_env are both set; keep one",
+                ));
+            }
+            (Some(variable), None) => environment(variable).ok_or_else(|| {
+                self.wrong(
+                    format!("provider.{provider}.api_key_env"),
+                    format!("names the variable {variable}, which is not set; set it, or take the line out for an endpoint without keys"),
+                )
+            })?,
+            (None, Some(file)) => {
+                let path = self.folder.join(file);
+                std::fs::read_to_string(&path).map_err(|error| {
+                    self.wrong(
+                        format!("provider.{provider}.api_key_file"),
+                        format!("names {}, which cannot be read: {error}", path.display()),
+                    )
+                })?
+            }
+        };
+        let secret = secret.trim().to_owned();
+        let source = if variable.is_some() { "api_key_env" } else { "api_key_file" };
+        if secret.is_empty() || secret.chars().any(char::is_control) || !secret.is_ascii() {
+            return Err(self.wrong(
+                format!("provider.{provider}.{source}"),
+                "leads to a key that is empty or holds characters that no header can carry",
+            ));
+        }
+        let bearer = header.as_deref().is_none_or(|name| name.eq_ignore_ascii_case("authorization"));
+        let header = header.unwrap_or_else(|| "authorization".to_owned());
+        if !is_header_name(&header) {
+            return Err(self.wrong(
+                format!("provider.{provider}.api_key_header"),
+                format!("is {header:?}, which is no name of a header"),
+            ));
+        }
+        Ok(Some(ApiKey::new(header, bearer, secret)))
+    }
+
+    fn json(&self, key: &str, table: toml::Table) -> Result<Map<String, Value>, ConfigError> {
+        match serde_json::to_value(table) {
+            Ok(Value::Object(map)) => Ok(map),
+            _ => Err(self.wrong(key, "cannot be written as JSON")),
+        }
+    }
+
+    fn simulator(&self, spec: &SimulatorSpec) -> Result<(), ConfigError> {
+        if spec.faults.iter().any(|fault| !(0.0..=1.0).contains(&fault.share)) {
+            return Err(self.wrong("simulator.fault.share", "lies outside 0 to 1"));
+        }
+        if !(0.0..=10.0).contains(&spec.latency_sigma) {
+            return Err(self.wrong("simulator.latency_sigma", "lies outside 0 to 10"));
+        }
+        let limits = [("requests", &spec.requests), ("tokens", &spec.tokens)];
+        for (name, limit) in limits {
+            if limit.as_ref().is_some_and(|limit| limit.per_minute == 0 || limit.seconds == Some(0)) {
+                return Err(self.wrong(format!("simulator.{name}"), "has a 0; it must be at least 1"));
+            }
+        }
+        Ok(())
+    }
+
+    fn steps(
+        &self,
+        raw: Vec<RawStep>,
+        providers: &[Provider],
+        metadata_column: &str,
+    ) -> Result<Vec<StepSpec>, ConfigError> {
+        if raw.is_empty() {
+            return Err(
+                self.wrong("step", "is missing; a job has at least one [[step]] with a prompt and an output")
+            );
+        }
+        if raw.len() > MAX_STEPS {
+            return Err(
+                self.wrong("step", format!("stands there {} times; {MAX_STEPS} is the most", raw.len()))
+            );
+        }
+        let mut steps: Vec<StepSpec> = Vec::with_capacity(raw.len());
+        for (position, step) in raw.into_iter().enumerate() {
+            let step = self.step(position, step, providers)?;
+            if step.output.eq_ignore_ascii_case(metadata_column) {
+                return Err(self.wrong(
+                    format!("step[{position}].output"),
+                    format!("is {:?}, the name of the metadata column; choose another", step.output),
+                ));
+            }
+            if steps.iter().any(|other| other.output.eq_ignore_ascii_case(&step.output)) {
+                return Err(self.wrong(
+                    format!("step[{position}].output"),
+                    format!("is {:?}, as in an earlier step; columns need names of their own", step.output),
+                ));
+            }
+            steps.push(step);
+        }
+        Ok(steps)
+    }
+
+    fn step(&self, position: usize, raw: RawStep, providers: &[Provider]) -> Result<StepSpec, ConfigError> {
+        let key = |field: &str| format!("step[{position}].{field}");
+        if raw.output.is_empty() {
+            return Err(self.wrong(key("output"), "is empty; it names the column for the answers"));
+        }
+        if raw.prompt.trim().is_empty() {
+            return Err(self.wrong(key("prompt"), "is empty"));
+        }
+        let names = || providers.iter().map(|provider| provider.name.as_str());
+        let provider = match &raw.provider {
+            Some(name) => names().position(|known| known == name).ok_or_else(|| {
+                let hint = nearest(name, names())
+                    .map_or_else(String::new, |near| format!("; did you mean {near:?}?"));
+                self.wrong(key("provider"), format!("is {name:?}, and there is no [provider.{name}]{hint}"))
+            })?,
+            None if providers.len() == 1 => 0,
+            None if providers.is_empty() => {
+                return Err(self.wrong("provider", "is missing; a job has at least one [provider.<name>]"));
+            }
+            None => {
+                return Err(
+                    self.wrong(key("provider"), "is missing, and there is more than one to choose from")
+                );
+            }
+        };
+        if raw.temperature.is_some_and(|temperature| !(0.0..=2.0).contains(&temperature)) {
+            return Err(self.wrong(key("temperature"), "lies outside 0 to 2"));
+        }
+        let max_tokens = match raw.max_tokens {
+            Some(_) => Some(self.positive(&key("max_tokens"), raw.max_tokens, 1)?),
+            None => None,
+        };
+        Ok(StepSpec {
+            output: raw.output,
+            provider,
+            prompt: raw.prompt,
+            system: raw.system,
+            params: Params {
+                temperature: raw.temperature,
+                max_tokens,
+                extra_body: self.json(&key("extra_body"), raw.extra_body)?,
+            },
+            null_inputs: raw.null_inputs,
+            row_deadline: self.positive_span(&key("row_deadline"), raw.row_deadline, 600)?,
+        })
+    }
+}
+
+/// Whether a name is a token as RFC 9110, section 5.6.2, has it.
+fn is_header_name(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
+}
