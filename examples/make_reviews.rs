@@ -91,6 +91,11 @@ async fn main() -> anyhow::Result<()> {
         let staged = staging.finish().await?;
         table.append(&staged, &[], Map::new()).await?;
     }
+    // The log names the folder it was made in, which is nobody's business.
+    let first = folder.join("_delta_log/00000000000000000000.json");
+    let log = std::fs::read_to_string(&first)?;
+    let place = format!("file://{}/", folder.display());
+    std::fs::write(&first, log.replace(&place, "file:///reviews/"))?;
     println!("{} at version {}", folder.display(), table.version());
     Ok(())
 }

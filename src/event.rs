@@ -21,6 +21,17 @@ pub enum Ending {
     Failed(Class),
 }
 
+/// Where an outcome came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The provider was asked, in this run.
+    Asked,
+    /// The journal of a former run.
+    Journal,
+    /// Nobody had to be asked.
+    Unasked,
+}
+
 /// Something that happened.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -70,6 +81,8 @@ pub enum Event<'a> {
     Settled {
         /// How it ended.
         ending: Ending,
+        /// Where that came from.
+        origin: Origin,
         /// What the answer used; zero for an outcome that nothing was paid for in this run.
         tokens: Tokens,
     },

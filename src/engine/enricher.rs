@@ -16,7 +16,7 @@ use crate::checkpoint::PlannedBatch;
 use crate::config::{Params, Provider};
 use crate::decode;
 use crate::dispatch::{Dispatcher, Mode, Receipt, Reply, Request, Verdict};
-use crate::event::{Ending, Event, Voice};
+use crate::event::{self, Ending, Event, Voice};
 use crate::fault::{Class, Failure};
 use crate::ident::{BatchId, Cell, Fingerprint, Lineage, StepId};
 use crate::journal::{self, Header, JournalError, JournalFolder, Record, StrayAnswers};
@@ -73,15 +73,19 @@ type Kept = BTreeMap<BatchId, Vec<(Cell, Record, Settled)>>;
 enum Found {
     /// Nothing: it is asked.
     Nothing(Request),
-    /// Its outcome.
-    Settled(Box<Settled>),
+    /// Its outcome, and where that came from.
+    Settled(Box<Settled>, event::Origin),
     /// Its answer, which could not be kept.
     Lost(JournalError),
 }
 
 impl Found {
-    fn settled(settled: Settled) -> Self {
-        Found::Settled(Box::new(settled))
+    fn unasked(outcome: Outcome) -> Self {
+        Found::Settled(Box::new(Settled::unasked(outcome)), event::Origin::Unasked)
+    }
+
+    fn recorded(record: &Record) -> Self {
+        Found::Settled(Box::new(from_record(record)), event::Origin::Journal)
     }
 }
 
@@ -275,14 +279,14 @@ impl Enricher {
     fn prepare(&mut self, cell: Cell) -> Option<Request> {
         match self.look_up(cell) {
             Found::Nothing(request) => return Some(request),
-            Found::Settled(settled) => match &settled.outcome {
+            Found::Settled(settled, origin) => match &settled.outcome {
                 Outcome::Failed(failure) if failure.class == Class::Template => {
                     let failure = failure.clone();
                     let mut kept = Kept::new();
                     self.judge(&mut kept, Held::Known(cell, settled, failure));
                     self.write_down(kept);
                 }
-                _ => self.settle(cell, *settled, false),
+                _ => self.settle(cell, *settled, origin),
             },
             Found::Lost(error) => {
                 self.ledger.give_back(cell);
@@ -301,8 +305,8 @@ impl Enricher {
         let (rows, row) = batch.locate(cell.row);
         let question = match step.prompt.render(rows, row) {
             Ok(Rendered::Ask(question)) => question,
-            Ok(Rendered::Skip) => return Found::settled(Settled::unasked(Outcome::Skipped)),
-            Err(failure) => return Found::settled(Settled::unasked(Outcome::Failed(failure))),
+            Ok(Rendered::Skip) => return Found::unasked(Outcome::Skipped),
+            Err(failure) => return Found::unasked(Outcome::Failed(failure)),
         };
         if batch.has_recovered() || !strays.is_empty() {
             let key = batch.key(cell.row);
@@ -313,12 +317,12 @@ impl Enricher {
                     && *record.model == *lane.model
             };
             if let Some(record) = batch.claim(&key, fits) {
-                return Found::settled(from_record(&record));
+                return Found::recorded(&record);
             }
             let stray = strays.claim(&key, &step.output, question.fingerprint);
             if let Some(record) = stray.filter(fits) {
                 return match batch.journal.append([&record]) {
-                    Ok(()) => Found::settled(from_record(&record)),
+                    Ok(()) => Found::recorded(&record),
                     Err(error) => Found::Lost(error),
                 };
             }
@@ -379,7 +383,7 @@ impl Enricher {
                     } else {
                         let released = self.probations[cell.step.index()].end();
                         self.keep_all(&mut kept, released);
-                        self.settle(cell, settled, true);
+                        self.settle(cell, settled, event::Origin::Asked);
                     }
                 }
                 Verdict::Lost(error) => {
@@ -393,7 +397,7 @@ impl Enricher {
                 Verdict::Failed(failure) => {
                     // It may pass: another run asks again, so it is not kept.
                     let settled = self.row_failed(cell, question.fingerprint, attempts, failure);
-                    self.settle(cell, settled, true);
+                    self.settle(cell, settled, event::Origin::Asked);
                 }
                 Verdict::Stop(failure) => {
                     self.ledger.give_back(cell);
@@ -436,7 +440,11 @@ impl Enricher {
     fn keep_all(&mut self, kept: &mut Kept, released: Vec<Held>) {
         for held in released {
             match held {
-                Held::Known(cell, settled, _) => self.settle(cell, *settled, true),
+                Held::Known(cell, settled, _) => {
+                    let was_asked = settled.fingerprint.is_some();
+                    let origin = if was_asked { event::Origin::Asked } else { event::Origin::Unasked };
+                    self.settle(cell, *settled, origin);
+                }
                 Held::Refused(Reply { cell, question, attempts, .. }, failure) => {
                     let record = self.record(cell, &question, attempts, failure.clone());
                     let settled = self.row_failed(cell, question.fingerprint, attempts, failure);
@@ -453,7 +461,7 @@ impl Enricher {
             match batch.journal.append(entries.iter().map(|(_, record, _)| record)) {
                 Ok(()) => {
                     for (cell, _, settled) in entries {
-                        self.settle(cell, settled, true);
+                        self.settle(cell, settled, event::Origin::Asked);
                     }
                 }
                 Err(error) => {
@@ -477,17 +485,17 @@ impl Enricher {
         self.halt(Stop::Provider { provider, failure });
     }
 
-    fn settle(&mut self, cell: Cell, settled: Settled, is_new: bool) {
+    fn settle(&mut self, cell: Cell, settled: Settled, origin: event::Origin) {
         let ending = match &settled.outcome {
             Outcome::Answer(_) => Ending::Answer,
             Outcome::Skipped => Ending::Skipped,
             Outcome::Failed(failure) => Ending::Failed(failure.class),
         };
-        let tokens = settled.tokens.filter(|_| is_new).unwrap_or_default();
+        let tokens = settled.tokens.filter(|_| origin == event::Origin::Asked).unwrap_or_default();
         let batch = self.open.get_mut(&cell.batch).expect("a batch is open until all its rows are settled");
         batch.settle(cell, settled);
         self.ledger.settle(cell);
-        self.voice.say(&Event::Settled { ending, tokens });
+        self.voice.say(&Event::Settled { ending, origin, tokens });
     }
 
     fn record(&self, cell: Cell, question: &Question, attempts: u32, failure: Failure) -> Record {

@@ -20,8 +20,8 @@ impl Listener for Log {
             Event::Paused { provider, failure, pause } => {
                 tracing::warn!(provider, %failure, pause_ms = pause.as_millis(), "provider paused");
             }
-            Event::Settled { ending, tokens } => {
-                tracing::trace!(?ending, tokens = tokens.total(), "row settled");
+            Event::Settled { ending, origin, tokens } => {
+                tracing::trace!(?ending, ?origin, tokens = tokens.total(), "row settled");
             }
             Event::Committed { batch, rows, version } => {
                 tracing::debug!(%batch, rows, version, "batch committed");

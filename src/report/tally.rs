@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::event::{Ending, Event, Listener};
+use crate::event::{Ending, Event, Listener, Origin};
 use crate::fault::Class;
 use crate::ident::Tokens;
 
@@ -61,12 +61,10 @@ impl Listener for Tally {
         let mut totals = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match event {
             Event::Outstanding { rows } => totals.outstanding = Some(*rows),
-            Event::Opened { recovered, decoded, .. } => {
-                totals.recovered += recovered;
-                totals.decoded += decoded;
-            }
-            Event::Settled { ending, tokens } => {
+            Event::Opened { decoded, .. } => totals.decoded += decoded,
+            Event::Settled { ending, origin, tokens } => {
                 totals.settled += 1;
+                totals.recovered += u64::from(*origin == Origin::Journal);
                 totals.tokens += *tokens;
                 match ending {
                     Ending::Answer => totals.answers += 1,
