@@ -2,6 +2,7 @@
 //!
 //! Standard output is data, standard error is talk; both may be closed without harm.
 
+mod arena;
 mod errors;
 mod exit;
 mod output;
@@ -42,6 +43,7 @@ enum Command {
 /// Runs the command line and says how it ended.
 #[must_use]
 pub fn main() -> ExitCode {
+    arena::settle_on_one();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
