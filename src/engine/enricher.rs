@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 
 use super::error::EngineError;
 use super::open_batch::OpenBatch;
-use super::outcome::{Origin, from_record, is_terminal};
+use super::outcome::{Found, Origin, is_terminal};
 use super::prepare::Prepared;
 use super::probation::{Held, Judgement, Probation};
 use crate::checkpoint::PlannedBatch;
@@ -68,26 +68,6 @@ struct Step {
 
 /// Outcomes to be written down, by batch.
 type Kept = BTreeMap<BatchId, Vec<(Cell, Record, Settled)>>;
-
-/// What is known of a row before it is asked.
-enum Found {
-    /// Nothing: it is asked.
-    Nothing(Request),
-    /// Its outcome, and where that came from.
-    Settled(Box<Settled>, event::Origin),
-    /// Its answer, which could not be kept.
-    Lost(JournalError),
-}
-
-impl Found {
-    fn unasked(outcome: Outcome) -> Self {
-        Found::Settled(Box::new(Settled::unasked(outcome)), event::Origin::Unasked)
-    }
-
-    fn recorded(record: &Record) -> Self {
-        Found::Settled(Box::new(from_record(record)), event::Origin::Journal)
-    }
-}
 
 /// Takes batches of rows, asks about them, and gives them back with an outcome for every row.
 ///

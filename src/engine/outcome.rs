@@ -4,17 +4,39 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::decode;
+use crate::dispatch::Request;
+use crate::event;
 use crate::fault::{Class, Failure, Policy};
 use crate::ident::Fingerprint;
-use crate::journal::{self, Record};
+use crate::journal::{self, JournalError, Record};
 use crate::sink::{Outcome, Settled};
+
+/// What is known of a row before it is asked.
+pub(super) enum Found {
+    /// Nothing: it is asked.
+    Nothing(Request),
+    /// Its outcome, and where that came from.
+    Settled(Box<Settled>, event::Origin),
+    /// Its answer, which could not be kept.
+    Lost(JournalError),
+}
+
+impl Found {
+    pub(super) fn unasked(outcome: Outcome) -> Self {
+        Found::Settled(Box::new(Settled::unasked(outcome)), event::Origin::Unasked)
+    }
+
+    pub(super) fn recorded(record: &Record) -> Self {
+        Found::Settled(Box::new(from_record(record)), event::Origin::Journal)
+    }
+}
 
 /// Whether another run would meet the same failure.
 pub(super) fn is_terminal(class: Class) -> bool {
     class.policy() == Policy::Reject && class != Class::Deadline
 }
 
-pub(super) fn from_record(record: &Record) -> Settled {
+fn from_record(record: &Record) -> Settled {
     let origin = Origin {
         provider: &record.provider,
         model: &record.model,

@@ -366,6 +366,14 @@ mod tests {
     }
 
     #[test]
+    fn a_row_without_input_is_asked_where_the_job_says_so() {
+        let rows = rows();
+        let step = StepSpec { null_inputs: NullInputs::Ask, ..step("[{{ text }}]") };
+        let prompt = Prompt::compile(&step, rows.batch().schema_ref()).unwrap();
+        assert!(matches!(prompt.render(&rows, 1).unwrap(), Rendered::Ask(_)));
+    }
+
+    #[test]
     fn columns_that_are_not_there_or_binary_are_refused_before_the_run() {
         let rows = rows();
         let refusal =

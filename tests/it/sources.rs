@@ -177,3 +177,23 @@ async fn types_that_delta_lacks_are_widened_without_loss() {
         .unwrap();
     assert_eq!(sum, i64::from(u32::MAX));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_stand_in_the_target_in_the_order_of_the_source_however_answers_come() {
+    let latency = Some(enrich::config::Span(std::time::Duration::from_millis(5)));
+    let world = World::new(SimulatorSpec { latency, latency_sigma: 1.5, ..SimulatorSpec::default() }).await;
+    append_delta(&world.path("source"), &rows(0..40)).await;
+    world.write_job("");
+    world.run(&[]).await.assert_status(0);
+    let target = world.path("target");
+    let mut firsts = Vec::new();
+    for file in Table::open(&target).await.unwrap().files().unwrap() {
+        let file = fs::File::open(target.join(file.path)).unwrap();
+        let reader = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
+        let found: Vec<i64> = reader.build().unwrap().flat_map(|batch| ids(&batch.unwrap())).collect();
+        assert_eq!(found, (found[0]..found[0] + 10).collect::<Vec<_>>(), "a file is a batch, in order");
+        firsts.push(found[0]);
+    }
+    firsts.sort_unstable();
+    assert_eq!(firsts, [0, 10, 20, 30]);
+}

@@ -225,7 +225,6 @@ pub async fn read_target(path: &Path) -> Vec<TargetRow> {
     let table = Table::open(path).await.unwrap();
     let sql = "SELECT id, text, answer, _enrich['batch_id'], _enrich['source_file'], _enrich['source_row'], \
                CAST(_enrich['error_count'] AS BIGINT) FROM target";
-    let mut order = Vec::new();
     table
         .query(sql, |batch| {
             let string = |column: usize| {
@@ -249,7 +248,6 @@ pub async fn read_target(path: &Path) -> Vec<TargetRow> {
                     error_count: counts.value(at),
                 };
                 let key = (row.batch, row.file.clone(), row.row);
-                order.push(row.id);
                 found.entry(key).or_default().push(row);
             }
             Ok::<(), TableError>(())
