@@ -17,7 +17,7 @@ use crate::ident::{BatchId, Lineage, RunId};
 use crate::table::{Table, TableError, Txn};
 
 /// Commits after which the table is opened anew: its handle grows by some 400 kB with every update.
-const REOPEN_AFTER: u32 = 20;
+const REOPEN_AFTER: u32 = 10;
 /// Tries of a commit that others got ahead of.
 const COMMIT_TRIES: u32 = 5;
 

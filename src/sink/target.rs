@@ -20,6 +20,9 @@ const RESERVED: [&str; 6] = [APP_ID, BATCH_ID, RUN_ID, SOURCE_FILE, SOURCE_ROW, 
 /// Table property that lets a `txn` action expire, after which a batch could be written again.
 const RETENTION: &str = "delta.setTransactionRetentionDuration";
 const STATS_COLUMNS: &str = "delta.dataSkippingStatsColumns";
+const CHECKPOINT_INTERVAL: &str = "delta.checkpointInterval";
+/// Commits between two checkpoints of the log, as many as Spark's default. The log's tail is in memory.
+const LOG_CHECKPOINT_AFTER: u32 = 10;
 /// Source columns that statistics are kept for, as many as Delta's own default.
 const STATS_LIMIT: usize = 32;
 
@@ -161,7 +164,9 @@ pub(super) async fn create(path: &Path, wanted: &Schema, metadata: &str) -> Resu
         .map(|field| quoted(field.name()))
         .collect();
     stats.push(format!("{}.{}", quoted(metadata), quoted(ERROR_COUNT)));
-    Ok(Table::create(path, wanted, &[(STATS_COLUMNS, stats.join(","))]).await?)
+    let properties =
+        [(STATS_COLUMNS, stats.join(",")), (CHECKPOINT_INTERVAL, LOG_CHECKPOINT_AFTER.to_string())];
+    Ok(Table::create(path, wanted, &properties).await?)
 }
 
 /// Whether a table takes rows of these columns; its further columns become null.

@@ -255,13 +255,13 @@ fn main() {
     println!("  journal append, µs            {kept:>10.2}   ({:.1} % of it)", kept / cpu * 100.0);
 
     let mut peaks = Vec::new();
-    for rows in [10_000, 400_000] {
+    for rows in [10_000, 100_000, 400_000] {
         make_source(folder, rows);
         let peak = median((0..3).map(|_| run(folder, &server.url, SMALL_BATCH).peak_mb).collect());
         println!("  peak memory at {rows:>7} rows, MB {peak:>7.0}");
         peaks.push(peak);
     }
-    println!("  memory, large to small        {:>10.2}   (to reach: 1)", peaks[1] / peaks[0]);
+    println!("  memory, large to small        {:>10.2}   (to reach: 1)", peaks[2] / peaks[0]);
     drop(server);
 
     for (kind, sigma, rows) in [("fixed", 0.0, 20_000_i64), ("log-normal", 0.5, 20_000)] {
