@@ -7,6 +7,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -135,6 +136,14 @@ impl RunId {
     #[must_use]
     pub fn random() -> Self {
         RunId(Uuid::now_v7())
+    }
+
+    /// How ids begin, as text, of runs that start at this time; earlier ids sort before it.
+    #[must_use]
+    pub fn prefix_at(time: DateTime<Utc>) -> String {
+        let hex = format!("{:012x}", time.timestamp_millis().max(0));
+        let (high, low) = hex.split_at(8);
+        format!("{high}-{low}")
     }
 }
 

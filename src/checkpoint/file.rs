@@ -8,6 +8,7 @@
 
 use std::path::{Path, PathBuf};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -19,9 +20,10 @@ use crate::store::{self, StoreError};
 const FORMAT: u32 = 1;
 const NAME: &str = "checkpoint.json";
 
-/// What is planned and how far the source is read.
+/// What is planned and how far the source is read. `P` says how far: a [`Position`] of the source for a run,
+/// [`Retrying`](super::Retrying) for a retry of failed rows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Checkpoint {
+pub struct Checkpoint<P = Position> {
     /// Name of the job.
     pub app_id: String,
     /// Made with the checkpoint; half of what tells its commits from another's.
@@ -33,7 +35,7 @@ pub struct Checkpoint {
     /// Number of the next batch to plan.
     pub next_batch: BatchId,
     /// Position of the source after the last planned batch.
-    pub position: Position,
+    pub position: P,
     /// Batches that are planned and not known to be committed, in order.
     pub planned: Vec<PlannedBatch>,
     /// For a checkpoint that was rebuilt: the newest batch that was committed under the `app_id` then. It
@@ -97,11 +99,11 @@ impl CheckpointFile {
     ///
     /// # Errors
     /// When it cannot be read, is damaged, or is of a later format.
-    pub fn load(&self) -> Result<Option<Checkpoint>, CheckpointError> {
+    pub fn load<P: DeserializeOwned>(&self) -> Result<Option<Checkpoint<P>>, CheckpointError> {
         store::read(&self.path)?.map(|bytes| self.decode(&bytes)).transpose()
     }
 
-    fn decode(&self, bytes: &[u8]) -> Result<Checkpoint, CheckpointError> {
+    fn decode<P: DeserializeOwned>(&self, bytes: &[u8]) -> Result<Checkpoint<P>, CheckpointError> {
         let damaged = |what: &dyn ToString| CheckpointError::Damaged {
             path: self.path.clone(),
             what: what.to_string(),
@@ -121,7 +123,7 @@ impl CheckpointFile {
     ///
     /// # Errors
     /// When it cannot be written; the old one is then still there.
-    pub fn save(&self, checkpoint: &Checkpoint) -> Result<(), CheckpointError> {
+    pub fn save<P: Serialize>(&self, checkpoint: &Checkpoint<P>) -> Result<(), CheckpointError> {
         let body = serde_json::value::to_raw_value(checkpoint).expect("a checkpoint has only string keys");
         let envelope = Envelope { format: FORMAT, checksum: checksum(body.get()), checkpoint: &body };
         let bytes = serde_json::to_vec(&envelope).expect("writing JSON to memory does not fail");
@@ -168,7 +170,7 @@ mod tests {
                     assert_eq!(read, checkpoint, "byte {at}");
                 }
             }
-            assert!(file.decode(&bytes[..at]).is_err(), "cut at {at}");
+            assert!(file.decode::<Position>(&bytes[..at]).is_err(), "cut at {at}");
         }
     }
 }

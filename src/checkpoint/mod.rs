@@ -8,8 +8,10 @@ mod file;
 mod lock;
 mod plan;
 mod recovery;
+mod retrying;
 
 pub use file::{Checkpoint, CheckpointError, CheckpointFile};
 pub use lock::{Lock, LockError};
 pub use plan::{Part, PlannedBatch, Position, SourceId};
 pub use recovery::{CommittedUpTo, Recovery, Refusal, recover};
+pub use retrying::{Retrying, Selection};

@@ -53,7 +53,7 @@ pub enum Refusal {
 ///
 /// # Errors
 /// [`Refusal`] when another checkpoint has written under the same `app_id`.
-pub fn recover(checkpoint: &Checkpoint, committed: CommittedUpTo) -> Result<Recovery, Refusal> {
+pub fn recover<P>(checkpoint: &Checkpoint<P>, committed: CommittedUpTo) -> Result<Recovery, Refusal> {
     if committed.app != committed.lineage {
         let batch = committed.app.or(committed.lineage).unwrap_or(BatchId::FIRST);
         return Err(Refusal::Foreign { batch, app_id: checkpoint.app_id.clone() });

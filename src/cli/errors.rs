@@ -3,35 +3,317 @@
 use std::path::PathBuf;
 
 use anyhow::Context;
-use clap::Args;
+use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Schema};
+use arrow::record_batch::RecordBatch;
+use arrow::util::display::{ArrayFormatter, FormatOptions};
+use clap::{Args, ValueEnum};
+use comfy_table::{ContentArrangement, Table, presets};
 
 use super::exit::Exit;
+use super::listing::{Format, Listing};
 use super::output;
+use super::select::SelectArguments;
 use crate::config::Job;
-use crate::sink::{FailedRow, failed_rows};
-use crate::table::is_delta_table;
+use crate::engine::EngineError;
+use crate::fault::Class;
+use crate::sink::{FailedError, FailedGroup, FailedRows, LISTED};
+
+/// Rows of a table that a person reads, unless another limit is asked for.
+const TABLE_ROWS: u64 = 50;
+/// Source columns that such a table shows, unless others are asked for.
+const TABLE_COLUMNS: usize = 2;
 
 #[derive(Debug, Args)]
 pub(super) struct ErrorsArguments {
     /// The job file
     job: PathBuf,
+    #[command(flatten)]
+    select: SelectArguments,
+    /// Only rows for which these providers were asked last
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    provider: Vec<String>,
+    /// Columns of the source to show [default: all; in a table, the first two]
+    #[arg(long, value_name = "COLUMN", value_delimiter = ',')]
+    columns: Option<Vec<String>>,
+    /// So many rows at most; 0 for all [default: 50 in a table, else all]
+    #[arg(long, value_name = "N")]
+    limit: Option<u64>,
+    /// How to write them; json is one object a line
+    #[arg(long, value_enum, default_value_t = Shape::Table, value_name = "FORMAT")]
+    format: Shape,
+    /// Write them to this file [default: standard output]
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Count them by class, with an example of each and what to do about it
+    #[arg(long, conflicts_with_all = ["columns", "limit", "output"])]
+    summary: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Shape {
+    Table,
+    Json,
+    Csv,
+    Parquet,
 }
 
 pub(super) async fn errors(arguments: ErrorsArguments) -> anyhow::Result<Exit> {
     let job = Job::load_without_keys(&arguments.job)?;
-    if !is_delta_table(job.target.location.path()) {
-        anyhow::bail!("there is no target {} yet; enrich run makes it", job.target.location);
-    }
-    let mut count = 0_u64;
-    let mut written = Ok(true);
-    failed_rows(&job, |FailedRow { key, step, error }| {
-        count += 1;
-        if matches!(written, Ok(true)) {
-            written = output::data(format!("{} row {}\t{step}\t{error}", key.file, key.row));
+    let Some(rows) = FailedRows::open(&job).await.map_err(EngineError::from)? else {
+        return Err(EngineError::Mismatch {
+            what: format!("there is no target {} yet", job.target.location),
+            hint: "enrich run makes it",
         }
-    })
-    .await?;
-    written.context("the list could not be written to the end")?;
+        .into());
+    };
+    let selection = arguments.select.selection(&arguments.provider);
+    let groups = rows.summary(&selection).await.map_err(EngineError::from)?;
+    let count: u64 = groups.iter().map(|group| group.rows).sum();
+    if arguments.summary {
+        summarize(&groups, arguments.format)?;
+    } else {
+        let shown = match arguments.format {
+            Shape::Table => table(&arguments, &rows, &job, count).await?,
+            Shape::Json => listing(&arguments, &rows, Format::Json).await?,
+            Shape::Csv => listing(&arguments, &rows, Format::Csv).await?,
+            Shape::Parquet => listing(&arguments, &rows, Format::Parquet).await?,
+        };
+        if shown < count {
+            output::talk(format!("{shown} of {count} shown; --limit 0 shows all, --summary counts them"));
+        }
+    }
     output::talk(format!("{count} failed rows in {}", job.target.location));
     Ok(Exit::Done)
+}
+
+fn summarize(groups: &[FailedGroup], format: Shape) -> anyhow::Result<()> {
+    match format {
+        Shape::Table => {
+            let mut table = new_table(&["rows", "step", "class", "example", "what to do"]);
+            for group in groups {
+                let advice = advice(&group.class);
+                table.add_row([
+                    &group.rows.to_string(),
+                    &group.step,
+                    &group.class,
+                    short(&group.example),
+                    advice,
+                ]);
+            }
+            if !groups.is_empty() {
+                output::data(table.to_string())?;
+            }
+        }
+        Shape::Json => {
+            for group in groups {
+                let line = serde_json::json!({
+                    "step": group.step,
+                    "class": group.class,
+                    "rows": group.rows,
+                    "example": group.example,
+                    "what_to_do": advice(&group.class),
+                });
+                if !output::data(line.to_string())? {
+                    break;
+                }
+            }
+        }
+        Shape::Csv | Shape::Parquet => anyhow::bail!("--summary is shown as a table or as json"),
+    }
+    Ok(())
+}
+
+/// What a person can do about the errors of a class.
+fn advice(class: &str) -> &'static str {
+    let Ok(class) = class.parse::<Class>() else { return "see the provider's documentation" };
+    match class {
+        Class::Connection | Class::Timeout | Class::ServerError | Class::RateLimited | Class::Unavailable => {
+            "passing trouble: enrich retry"
+        }
+        Class::Deadline => "raise row_deadline, then enrich retry",
+        Class::InvalidResponse => "look at the endpoint; enrich retry, or --provider another",
+        Class::TooLong | Class::TooLarge => {
+            "shorten the prompt, or enrich retry --provider with a longer context"
+        }
+        Class::ContentFilter | Class::Refusal => "change the prompt, or enrich retry --provider another",
+        Class::Length => "raise max_tokens, then enrich retry",
+        Class::EmptyAnswer => "enrich retry; if it stays, change the prompt",
+        Class::Template => "mend the template, then enrich retry",
+        Class::BadRequest | Class::NotFound => "mend what the provider refuses, then enrich retry",
+        Class::Auth | Class::Billing | Class::Quota | Class::UnknownModel | Class::Redirect => {
+            "see to key, account and model, then enrich retry"
+        }
+        Class::SameRefusal => "mend what the provider refuses, then enrich retry",
+    }
+}
+
+fn short(error: &str) -> &str {
+    error.strip_prefix("ERROR: ").unwrap_or(error)
+}
+
+fn new_table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_header(header);
+    let terminal = console::Term::stdout();
+    if terminal.is_term() {
+        let (_, columns) = terminal.size();
+        table.set_width(columns).set_content_arrangement(ContentArrangement::DynamicFullWidth);
+    }
+    table
+}
+
+/// The columns of the source that are asked for, or the first so many.
+fn columns(arguments: &ErrorsArguments, rows: &FailedRows, first: usize) -> Vec<String> {
+    arguments.columns.clone().unwrap_or_else(|| {
+        let source = rows.source_columns();
+        source.fields().iter().take(first).map(|field| field.name().clone()).collect()
+    })
+}
+
+async fn table(arguments: &ErrorsArguments, rows: &FailedRows, job: &Job, count: u64) -> anyhow::Result<u64> {
+    if arguments.output.is_some() {
+        anyhow::bail!("--output takes --format json, csv or parquet");
+    }
+    let columns = columns(arguments, rows, TABLE_COLUMNS);
+    let limit = arguments.limit.unwrap_or(TABLE_ROWS);
+    let limit = (limit > 0).then_some(limit);
+    let with_step = job.steps.len() > 1;
+    let mut header: Vec<&str> = vec!["file", "row"];
+    if !rows.has_metadata() {
+        header.clear();
+    }
+    header.extend(columns.iter().map(String::as_str));
+    header.extend(with_step.then_some("step"));
+    header.push("error");
+    let mut table = new_table(&header);
+    let mut shown = 0;
+    let selection = arguments.select.selection(&arguments.provider);
+    rows.list(&selection, &columns, limit, |batch| {
+        let texts = |name: &str| Texts::new(&batch, name);
+        let own: Vec<Texts> = (0..columns.len()).map(|at| Texts::of(batch.column(at))).collect();
+        let (files, numbers, steps, errors) =
+            (texts("_file"), texts("_row"), texts("_step"), texts("_error"));
+        for at in 0..batch.num_rows() {
+            let mut cells: Vec<String> = Vec::new();
+            if rows.has_metadata() {
+                cells.extend([files.get(at), numbers.get(at)]);
+            }
+            cells.extend(own.iter().map(|texts| texts.get(at)));
+            cells.extend(with_step.then(|| steps.get(at)));
+            cells.push(short(&errors.get(at)).to_owned());
+            let mut row = comfy_table::Row::from(cells);
+            row.max_height(4);
+            table.add_row(row);
+        }
+        shown += batch.num_rows() as u64;
+        Ok::<(), FailedError>(())
+    })
+    .await
+    .map_err(EngineError::from)?;
+    if count > 0 {
+        output::data(table.to_string()).context("the list could not be written")?;
+    }
+    Ok(shown)
+}
+
+/// The values of a column as texts of one line.
+struct Texts(Option<ArrayRef>);
+
+impl Texts {
+    fn new(batch: &RecordBatch, name: &str) -> Self {
+        // Names of the source's columns may be the same.
+        let at = batch.num_columns() - LISTED.len();
+        let own = batch.schema_ref().fields().iter().skip(at).position(|field| field.name() == name);
+        Texts(own.map(|own| std::sync::Arc::clone(batch.column(at + own))))
+    }
+
+    fn of(column: &ArrayRef) -> Self {
+        Texts(Some(std::sync::Arc::clone(column)))
+    }
+
+    fn get(&self, at: usize) -> String {
+        let Some(column) = &self.0 else { return String::new() };
+        let options = FormatOptions::default();
+        let text = match ArrayFormatter::try_new(column.as_ref(), &options) {
+            Ok(formatter) => formatter.value(at).to_string(),
+            Err(_) => String::new(),
+        };
+        text.split(|c: char| c.is_whitespace() || c.is_control())
+            .filter(|word| !word.is_empty())
+            .collect::<Vec<_>>()
+            .join(" ")
+    }
+}
+
+async fn listing(arguments: &ErrorsArguments, rows: &FailedRows, format: Format) -> anyhow::Result<u64> {
+    let mut columns = columns(arguments, rows, usize::MAX);
+    if format == Format::Csv {
+        let source = rows.source_columns();
+        let is_nested =
+            |name: &String| source.field_with_name(name).is_ok_and(|field| field.data_type().is_nested());
+        match columns.iter().find(|name| is_nested(name)) {
+            Some(nested) if arguments.columns.is_some() => {
+                anyhow::bail!("the column {nested:?} has parts, which csv cannot hold; use --format json")
+            }
+            Some(_) => columns.retain(|name| !is_nested(name)),
+            None => {}
+        }
+    }
+    let mut listing = Listing::open(format, arguments.output.as_deref())?;
+    let mut shown = 0;
+    let limit = arguments.limit.filter(|limit| *limit > 0);
+    let selection = arguments.select.selection(&arguments.provider);
+    let mut trouble = None;
+    let listed = rows.list(&selection, &columns, limit, |batch| {
+        shown += batch.num_rows() as u64;
+        let written = plain(&batch).map_err(anyhow::Error::from).and_then(|batch| listing.write(&batch));
+        match written {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Enough::Closed),
+            Err(error) => {
+                trouble = Some(error);
+                Err(Enough::Closed)
+            }
+        }
+    });
+    match listed.await {
+        Ok(()) | Err(Enough::Closed) => {}
+        Err(Enough::Failed(error)) => return Err(EngineError::from(error).into()),
+    }
+    if let Some(error) = trouble {
+        return Err(error.context("the list could not be written to the end"));
+    }
+    listing.finish().context("the list could not be written to the end")?;
+    Ok(shown)
+}
+
+/// Why a listing ends early.
+enum Enough {
+    Closed,
+    Failed(FailedError),
+}
+
+impl From<FailedError> for Enough {
+    fn from(error: FailedError) -> Self {
+        Enough::Failed(error)
+    }
+}
+
+/// Strings in their plain form, for every writer and reader.
+fn plain(batch: &RecordBatch) -> Result<RecordBatch, arrow::error::ArrowError> {
+    let mut fields = Vec::with_capacity(batch.num_columns());
+    let mut columns = Vec::with_capacity(batch.num_columns());
+    for (field, column) in batch.schema_ref().fields().iter().zip(batch.columns()) {
+        let column = match column.data_type() {
+            DataType::Utf8View => cast(column, &DataType::Utf8)?,
+            DataType::BinaryView => cast(column, &DataType::Binary)?,
+            _ => std::sync::Arc::clone(column),
+        };
+        fields.push(field.as_ref().clone().with_data_type(column.data_type().clone()).with_nullable(true));
+        columns.push(column);
+    }
+    debug_assert!(columns.iter().all(|column| column.as_string_view_opt().is_none()));
+    RecordBatch::try_new(std::sync::Arc::new(Schema::new(fields)), columns)
 }

@@ -5,8 +5,11 @@
 mod arena;
 mod errors;
 mod exit;
+mod listing;
 mod output;
+mod retry;
 mod run;
+mod select;
 mod signals;
 mod simulate;
 
@@ -36,6 +39,8 @@ enum Command {
     Run(run::RunArguments),
     /// List the rows that ended with an error
     Errors(errors::ErrorsArguments),
+    /// Ask about failed rows again and put what comes of it in their place
+    Retry(retry::RetryArguments),
     /// Serve the built-in OpenAI-compatible simulator on loopback
     Simulate(simulate::SimulateArguments),
 }
@@ -74,6 +79,7 @@ async fn command(command: Command) -> anyhow::Result<Exit> {
     match command {
         Command::Run(arguments) => Box::pin(run::run(arguments)).await,
         Command::Errors(arguments) => Box::pin(errors::errors(arguments)).await,
+        Command::Retry(arguments) => Box::pin(retry::retry(arguments)).await,
         Command::Simulate(arguments) => simulate::simulate(arguments).await,
     }
 }

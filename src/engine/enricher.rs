@@ -8,6 +8,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::error::EngineError;
+use super::feed::Loaded;
 use super::open_batch::OpenBatch;
 use super::outcome::{Found, Origin, is_terminal};
 use super::prepare::Prepared;
@@ -46,6 +47,15 @@ pub enum Stop {
     MaxRows,
     /// The caller asked for it.
     Asked,
+}
+
+/// What the first refusals mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strictness {
+    /// When the first rows are all refused in the same way, the run is wrong and stops.
+    Probation,
+    /// Each refusal is its row's own.
+    RowByRow,
 }
 
 /// The way to a provider.
@@ -104,6 +114,7 @@ impl Enricher {
         journal: JournalFolder,
         strays: StrayAnswers,
         max_rows: Option<u64>,
+        strictness: Strictness,
         voice: Voice,
     ) -> Self {
         let (outbox, replies) = mpsc::channel(1_024);
@@ -138,7 +149,11 @@ impl Enricher {
                 lane: spec.provider,
             })
             .collect();
-        let probations = steps.iter().map(|_| Probation::default()).collect();
+        let probation = match strictness {
+            Strictness::Probation => Probation::default,
+            Strictness::RowByRow => Probation::over,
+        };
+        let probations = steps.iter().map(|_| probation()).collect();
         Enricher {
             steps,
             lanes,
@@ -176,19 +191,19 @@ impl Enricher {
         self.ledger.source_ended();
     }
 
-    /// Opens a batch with its rows; what its journal holds need not be asked again. `decoded` is the
-    /// number of rows that were decoded to get them.
+    /// Opens a batch with its rows; what its journal holds need not be asked again.
     ///
     /// # Errors
     /// When the journal cannot be made or read.
-    pub fn open(&mut self, plan: PlannedBatch, chunks: Vec<Chunk>, decoded: u64) -> Result<(), EngineError> {
-        let id = plan.id;
+    pub fn open(&mut self, loaded: Loaded) -> Result<(), EngineError> {
+        let Loaded { plan, chunks, decoded, .. } = &loaded;
+        let (id, decoded) = (plan.id, *decoded);
         let header = Header { lineage: self.lineage, batch: id, digest: plan.digest() };
         let mut records = Vec::new();
         let writer = self.journal.writer(&header, |record| records.push(record))?;
         let recovered = records.len() as u64;
         let bytes = chunks.iter().map(Chunk::bytes).sum();
-        let batch = OpenBatch::new(plan, chunks, self.steps.len(), writer, records);
+        let batch = OpenBatch::new(loaded, self.steps.len(), writer, records);
         let rows = batch.rows();
         self.ledger.loaded(id, rows, bytes);
         self.open.insert(id, batch);
@@ -282,6 +297,9 @@ impl Enricher {
         let step = &steps[cell.step.index()];
         let lane = &lanes[step.lane];
         let batch = open.get_mut(&cell.batch).expect("rows are handed out while their batch is open");
+        if batch.keeps(cell) {
+            return Found::unasked(Outcome::Kept);
+        }
         let (rows, row) = batch.locate(cell.row);
         let question = match step.prompt.render(rows, row) {
             Ok(Rendered::Ask(question)) => question,
@@ -467,15 +485,18 @@ impl Enricher {
 
     fn settle(&mut self, cell: Cell, settled: Settled, origin: event::Origin) {
         let ending = match &settled.outcome {
-            Outcome::Answer(_) => Ending::Answer,
-            Outcome::Skipped => Ending::Skipped,
-            Outcome::Failed(failure) => Ending::Failed(failure.class),
+            Outcome::Answer(_) => Some(Ending::Answer),
+            Outcome::Skipped => Some(Ending::Skipped),
+            Outcome::Failed(failure) => Some(Ending::Failed(failure.class)),
+            Outcome::Kept => None,
         };
         let tokens = settled.tokens.filter(|_| origin == event::Origin::Asked).unwrap_or_default();
         let batch = self.open.get_mut(&cell.batch).expect("a batch is open until all its rows are settled");
         batch.settle(cell, settled);
         self.ledger.settle(cell);
-        self.voice.say(&Event::Settled { ending, origin, tokens });
+        if let Some(ending) = ending {
+            self.voice.say(&Event::Settled { ending, origin, tokens });
+        }
     }
 
     fn record(&self, cell: Cell, question: &Question, attempts: u32, failure: Failure) -> Record {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::checkpoint::{CheckpointError, LockError, Refusal};
 use crate::journal::JournalError;
 use crate::prompt::PromptError;
-use crate::sink::TargetError;
+use crate::sink::{FailedError, TargetError};
 use crate::source::SourceError;
 use crate::store::StoreError;
 use crate::table::TableError;
@@ -23,6 +23,9 @@ pub enum EngineError {
     /// A table cannot be read or written.
     #[error(transparent)]
     Table(#[from] TableError),
+    /// The failed rows cannot be listed.
+    #[error(transparent)]
+    Failed(#[from] FailedError),
     /// A template is wrong.
     #[error(transparent)]
     Prompt(#[from] PromptError),
@@ -87,7 +90,8 @@ impl EngineError {
             EngineError::Journal(JournalError::Io { .. })
             | EngineError::Store(_)
             | EngineError::Checkpoint(CheckpointError::Store(_))
-            | EngineError::Table(_) => {
+            | EngineError::Table(_)
+            | EngineError::Failed(FailedError::Table(_)) => {
                 Some("see to the disk or the permissions and run again: what is answered is kept")
             }
             EngineError::Lock(_) => Some("wait for it to end; nothing was changed"),
@@ -110,6 +114,12 @@ impl EngineError {
                     | TargetError::Schema { .. }
                     | TargetError::Retention { .. }
                     | TargetError::NoTable { .. }
+                    | TargetError::AppendOnly { .. }
+                    | TargetError::NoKeys { .. }
+            ) | EngineError::Failed(
+                FailedError::NoMetadata { .. }
+                    | FailedError::UnknownColumn { .. }
+                    | FailedError::Condition { .. }
             ) | EngineError::Prompt(_)
                 | EngineError::Refused { .. }
                 | EngineError::Mismatch { .. }

@@ -5,15 +5,19 @@
 
 mod enricher;
 mod error;
+mod feed;
 mod open_batch;
 mod outcome;
 mod prepare;
 mod probation;
 mod reading;
+mod retry;
 mod run;
 mod start;
 
-pub use enricher::{Enricher, Lane, Stop};
+pub use enricher::{Enricher, Lane, Stop, Strictness};
 pub use error::EngineError;
+pub use feed::Loaded;
 pub use prepare::{Prepared, prepare};
+pub use retry::retry;
 pub use run::{End, RunOptions, StopRequest, run};

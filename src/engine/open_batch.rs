@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::feed::Loaded;
 use crate::checkpoint::PlannedBatch;
 use crate::ident::{Cell, RowKey};
 use crate::journal::{Journal, Record};
@@ -16,19 +17,16 @@ pub(super) struct OpenBatch {
     plan: PlannedBatch,
     chunks: Vec<(u32, Chunk, Rows)>,
     outcomes: Vec<Vec<Option<Settled>>>,
+    /// By step, then by row: whether the target's outcome stays; empty where there is none yet.
+    kept: Vec<Vec<bool>>,
     pub(super) journal: Journal,
     /// What its journal held when it was opened.
     recovered: HashMap<RowKey, Vec<Record>>,
 }
 
 impl OpenBatch {
-    pub(super) fn new(
-        plan: PlannedBatch,
-        chunks: Vec<Chunk>,
-        steps: usize,
-        journal: Journal,
-        records: Vec<Record>,
-    ) -> Self {
+    pub(super) fn new(loaded: Loaded, steps: usize, journal: Journal, records: Vec<Record>) -> Self {
+        let Loaded { plan, chunks, kept, .. } = loaded;
         let mut first = 0;
         let chunks: Vec<(u32, Chunk, Rows)> = chunks
             .into_iter()
@@ -44,7 +42,7 @@ impl OpenBatch {
             recovered.entry(record.key.clone()).or_default().push(record);
         }
         let outcomes = vec![vec![None; first as usize]; steps];
-        OpenBatch { plan, chunks, outcomes, journal, recovered }
+        OpenBatch { plan, chunks, outcomes, kept, journal, recovered }
     }
 
     pub(super) fn rows(&self) -> u32 {
@@ -66,6 +64,11 @@ impl OpenBatch {
 
     fn chunk_of(&self, row: u32) -> usize {
         self.chunks.partition_point(|(start, ..)| *start <= row) - 1
+    }
+
+    /// Whether the target's outcome of a row of a step stays.
+    pub(super) fn keeps(&self, cell: Cell) -> bool {
+        self.kept.get(cell.step.index()).is_some_and(|step| step[cell.row as usize])
     }
 
     pub(super) fn has_recovered(&self) -> bool {

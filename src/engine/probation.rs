@@ -54,6 +54,11 @@ pub(super) enum Judgement {
 }
 
 impl Probation {
+    /// One that is over: every refusal is its row's own.
+    pub(super) fn over() -> Self {
+        Probation { is_over: true, ..Probation::default() }
+    }
+
     /// A row was refused.
     pub(super) fn refused(&mut self, held: Held) -> Judgement {
         if self.is_over {

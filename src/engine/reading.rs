@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use arrow::datatypes::Schema;
 
+use super::error::EngineError;
+use super::feed::{Feed, Loaded};
 use crate::checkpoint::{Checkpoint, CheckpointFile, PlannedBatch};
-use crate::engine::EngineError;
 use crate::ident::BatchId;
 use crate::plan::Planner;
 use crate::source::{Chunk, RowReader};
@@ -20,19 +21,8 @@ pub(super) struct Reading {
     pub(super) checkpoint: Checkpoint,
 }
 
-/// A batch with its rows.
-#[derive(Debug)]
-pub(super) struct Loaded {
-    pub(super) plan: PlannedBatch,
-    pub(super) chunks: Vec<Chunk>,
-    /// Rows decoded for it.
-    pub(super) decoded: u64,
-}
-
-impl Reading {
-    /// Plans the next batch, makes the plan durable, and reads its rows; none at the end of the source.
-    /// Batches up to `done` are committed and leave the checkpoint.
-    pub(super) async fn plan(&mut self, done: Option<BatchId>) -> Result<Option<Loaded>, EngineError> {
+impl Feed for Reading {
+    async fn plan(&mut self, done: Option<BatchId>) -> Result<Option<Loaded>, EngineError> {
         let Some(plan) = self.planner.next(self.checkpoint.next_batch).await? else {
             self.note_end().await?;
             return Ok(None);
@@ -46,6 +36,41 @@ impl Reading {
         self.load(plan).await.map(Some)
     }
 
+    async fn load(&mut self, plan: PlannedBatch) -> Result<Loaded, EngineError> {
+        let before = self.reader.decoded();
+        let idle = RowReader::new(PathBuf::new(), Arc::new(Schema::empty()));
+        let mut reader = std::mem::replace(&mut self.reader, idle);
+        let task = tokio::task::spawn_blocking(move || {
+            let chunks: Result<Vec<Vec<Chunk>>, _> =
+                plan.parts.iter().map(|part| reader.read(part)).collect();
+            (reader, plan, chunks)
+        });
+        let (reader, plan, chunks) = task.await.map_err(|error| EngineError::Task(error.to_string()))?;
+        self.reader = reader;
+        let chunks = chunks?.into_iter().flatten().collect();
+        Ok(Loaded { plan, chunks, decoded: self.reader.decoded() - before, kept: Vec::new() })
+    }
+
+    fn planned(&self, id: BatchId) -> Option<PlannedBatch> {
+        self.checkpoint.planned.iter().find(|batch| batch.id == id).cloned()
+    }
+
+    async fn close(&mut self, done: Option<BatchId>, _complete: bool) -> Result<(), EngineError> {
+        let Some(done) = done else { return Ok(()) };
+        if self.checkpoint.planned.iter().any(|batch| batch.id <= done) {
+            let mut checkpoint = self.checkpoint.clone();
+            checkpoint.planned.retain(|batch| batch.id > done);
+            self.save(checkpoint).await?;
+        }
+        Ok(())
+    }
+
+    fn reaches_end(&self) -> bool {
+        self.planner.rows_left() != Some(0)
+    }
+}
+
+impl Reading {
     /// Passes for good over versions of the source that bring no rows: their log may be cleaned any day.
     async fn note_end(&mut self) -> Result<(), EngineError> {
         let is_limited = self.planner.rows_left() == Some(0);
@@ -58,38 +83,11 @@ impl Reading {
         }
     }
 
-    /// Reads the rows of a planned batch.
-    pub(super) async fn load(&mut self, plan: PlannedBatch) -> Result<Loaded, EngineError> {
-        let before = self.reader.decoded();
-        let idle = RowReader::new(PathBuf::new(), Arc::new(Schema::empty()));
-        let mut reader = std::mem::replace(&mut self.reader, idle);
-        let task = tokio::task::spawn_blocking(move || {
-            let chunks: Result<Vec<Vec<Chunk>>, _> =
-                plan.parts.iter().map(|part| reader.read(part)).collect();
-            (reader, plan, chunks)
-        });
-        let (reader, plan, chunks) = task.await.map_err(|error| EngineError::Task(error.to_string()))?;
-        self.reader = reader;
-        let chunks = chunks?.into_iter().flatten().collect();
-        Ok(Loaded { plan, chunks, decoded: self.reader.decoded() - before })
-    }
-
     /// Replaces the checkpoint on the disk, then here.
-    pub(super) async fn save(&mut self, checkpoint: Checkpoint) -> Result<(), EngineError> {
+    async fn save(&mut self, checkpoint: Checkpoint) -> Result<(), EngineError> {
         let file = self.file.clone();
         let task = tokio::task::spawn_blocking(move || file.save(&checkpoint).map(|()| checkpoint));
         self.checkpoint = task.await.map_err(|error| EngineError::Task(error.to_string()))??;
-        Ok(())
-    }
-
-    /// Takes committed batches out of the checkpoint, if it has any.
-    pub(super) async fn prune(&mut self, done: Option<BatchId>) -> Result<(), EngineError> {
-        let Some(done) = done else { return Ok(()) };
-        if self.checkpoint.planned.iter().any(|batch| batch.id <= done) {
-            let mut checkpoint = self.checkpoint.clone();
-            checkpoint.planned.retain(|batch| batch.id > done);
-            self.save(checkpoint).await?;
-        }
         Ok(())
     }
 }

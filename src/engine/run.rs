@@ -9,18 +9,17 @@ use url::Url;
 
 use super::enricher::{Enricher, Stop};
 use super::error::EngineError;
+use super::feed::{Drain, Feed, Loaded};
 use super::prepare::prepare;
-use super::reading::{Loaded, Reading};
 use super::start::{Started, start};
-use crate::checkpoint::PlannedBatch;
 use crate::clock::{self, Instant};
 use crate::config::Job;
 use crate::event::{Event, Voice};
 use crate::fault::Failure;
 use crate::ident::{BatchId, Lineage, RunId};
 use crate::ledger::Duty;
-use crate::sink::{Committed, FilledBatch, Sink};
-use crate::source::{Chunk, Source};
+use crate::sink::{Committed, FilledBatch};
+use crate::source::Source;
 use crate::store;
 use crate::table::TableError;
 
@@ -66,10 +65,10 @@ pub enum End {
     },
 }
 
-enum Done {
-    Planned(Box<Reading>, Result<Option<Loaded>, EngineError>),
-    Loaded(Box<Reading>, BatchId, Result<Loaded, EngineError>),
-    Committed(Box<Sink>, BatchId, u64, Result<Committed, TableError>),
+enum Done<F, D> {
+    Planned(Box<F>, Result<Option<Loaded>, EngineError>),
+    Loaded(Box<F>, BatchId, Result<Loaded, EngineError>),
+    Committed(Box<D>, BatchId, u64, Result<Committed, TableError>),
 }
 
 /// Runs a job. `simulator` is where the built-in simulator listens, if the job asks for it.
@@ -90,34 +89,38 @@ pub async fn run(
     store::probe(&job.journal)?;
     let Started { enricher, reading, sink, lineage, lock } =
         start(job, prepared, source, run, options.max_rows, &voice).await?;
-    let running = Running {
-        enricher,
-        reading: Some(Box::new(reading)),
-        sink: Some(Box::new(sink)),
-        lineage,
-        tasks: JoinSet::new(),
-        newest: None,
-        error: None,
-        voice,
-    };
-    let end = running.run(options, stop).await;
+    let end = Running::new(enricher, reading, sink, lineage, voice).run(options, stop).await;
     drop(lock);
     end
 }
 
-struct Running {
+/// The loop of a run, between where batches come from and where they go.
+pub(super) struct Running<F, D> {
     enricher: Enricher,
-    reading: Option<Box<Reading>>,
-    sink: Option<Box<Sink>>,
+    feed: Option<Box<F>>,
+    drain: Option<Box<D>>,
     lineage: Lineage,
-    tasks: JoinSet<Done>,
+    tasks: JoinSet<Done<F, D>>,
     newest: Option<BatchId>,
     error: Option<EngineError>,
     voice: Voice,
 }
 
-impl Running {
-    async fn run(
+impl<F: Feed, D: Drain> Running<F, D> {
+    pub(super) fn new(enricher: Enricher, feed: F, drain: D, lineage: Lineage, voice: Voice) -> Self {
+        Running {
+            enricher,
+            feed: Some(Box::new(feed)),
+            drain: Some(Box::new(drain)),
+            lineage,
+            tasks: JoinSet::new(),
+            newest: None,
+            error: None,
+            voice,
+        }
+    }
+
+    pub(super) async fn run(
         mut self,
         options: RunOptions,
         mut stop: watch::Receiver<StopRequest>,
@@ -204,30 +207,30 @@ impl Running {
     fn carry_out(&mut self, duty: Duty) -> Result<(), EngineError> {
         match duty {
             Duty::Plan => {
-                let mut reading = self.reading.take().ok_or_else(|| busy("source"))?;
+                let mut feed = self.feed.take().ok_or_else(|| busy("source"))?;
                 let newest = self.newest;
                 self.tasks.spawn(async move {
-                    let planned = reading.plan(newest).await;
-                    Done::Planned(reading, planned)
+                    let planned = feed.plan(newest).await;
+                    Done::Planned(feed, planned)
                 });
             }
             Duty::Load(id) => {
-                let mut reading = self.reading.take().ok_or_else(|| busy("source"))?;
-                let plan = reading.checkpoint.planned.iter().find(|batch| batch.id == id).cloned();
+                let mut feed = self.feed.take().ok_or_else(|| busy("source"))?;
+                let plan = feed.planned(id);
                 let plan = plan.ok_or_else(|| EngineError::Task(format!("batch {id} has no plan")))?;
                 self.tasks.spawn(async move {
-                    let loaded = reading.load(plan).await;
-                    Done::Loaded(reading, id, loaded)
+                    let loaded = feed.load(plan).await;
+                    Done::Loaded(feed, id, loaded)
                 });
             }
             Duty::Commit(id) => {
-                let mut sink = self.sink.take().ok_or_else(|| busy("target"))?;
+                let mut drain = self.drain.take().ok_or_else(|| busy("target"))?;
                 let batch: FilledBatch = self.enricher.take(id)?;
                 let lineage = self.lineage;
                 self.tasks.spawn(async move {
                     let rows = batch.rows() as u64;
-                    let committed = sink.commit(&batch, lineage).await;
-                    Done::Committed(sink, id, rows, committed)
+                    let committed = drain.commit(&batch, lineage).await;
+                    Done::Committed(drain, id, rows, committed)
                 });
             }
             Duty::Forget(id) => {
@@ -237,26 +240,26 @@ impl Running {
         Ok(())
     }
 
-    fn take(&mut self, done: Done) -> Result<(), EngineError> {
+    fn take(&mut self, done: Done<F, D>) -> Result<(), EngineError> {
         match done {
-            Done::Planned(reading, planned) => {
-                self.reading = Some(reading);
+            Done::Planned(feed, planned) => {
+                self.feed = Some(feed);
                 match planned.inspect_err(|_| self.enricher.failed(Duty::Plan))? {
                     None => self.enricher.source_ended(),
-                    Some(Loaded { plan, chunks, decoded }) => {
-                        self.enricher.planned(&plan);
-                        self.open(plan, chunks, decoded)?;
+                    Some(loaded) => {
+                        self.enricher.planned(&loaded.plan);
+                        self.open(loaded)?;
                     }
                 }
             }
-            Done::Loaded(reading, id, loaded) => {
-                self.reading = Some(reading);
+            Done::Loaded(feed, id, loaded) => {
+                self.feed = Some(feed);
                 let failed = |_: &EngineError| self.enricher.failed(Duty::Load(id));
-                let Loaded { plan, chunks, decoded } = loaded.inspect_err(failed)?;
-                self.open(plan, chunks, decoded)?;
+                let loaded = loaded.inspect_err(failed)?;
+                self.open(loaded)?;
             }
-            Done::Committed(sink, id, rows, committed) => {
-                self.sink = Some(sink);
+            Done::Committed(drain, id, rows, committed) => {
+                self.drain = Some(drain);
                 let failed = |_: &TableError| self.enricher.failed(Duty::Commit(id));
                 match committed.inspect_err(failed)? {
                     Committed::Now(version) => self.voice.say(&Event::Committed { batch: id, rows, version }),
@@ -269,21 +272,21 @@ impl Running {
         Ok(())
     }
 
-    fn open(&mut self, plan: PlannedBatch, chunks: Vec<Chunk>, decoded: u64) -> Result<(), EngineError> {
-        let id = plan.id;
-        let opened = self.enricher.open(plan, chunks, decoded);
+    fn open(&mut self, loaded: Loaded) -> Result<(), EngineError> {
+        let id = loaded.plan.id;
+        let opened = self.enricher.open(loaded);
         opened.inspect_err(|_| self.enricher.failed(Duty::Load(id)))
     }
 
     async fn end(mut self, options: RunOptions, timed_out: bool) -> Result<End, EngineError> {
         let is_complete = self.enricher.is_complete();
-        if let Some(reading) = &mut self.reading {
-            let pruned = reading.prune(self.newest).await;
-            if let Err(error) = pruned {
+        let planned_all = self.feed.as_ref().is_some_and(|feed| feed.reaches_end());
+        if let Some(feed) = &mut self.feed {
+            let closed = feed.close(self.newest, is_complete && planned_all).await;
+            if let Err(error) = closed {
                 self.error.get_or_insert(error);
             }
         }
-        let planned_all = self.reading.as_ref().is_some_and(|reading| reading.planner.rows_left() != Some(0));
         let stopped = self.enricher.finish(planned_all)?;
         if let Some(error) = self.error {
             return Err(error);

@@ -1,6 +1,8 @@
 //! The start of a run: lock, target, checkpoint, recovery, journals.
 
-use super::enricher::Enricher;
+use std::path::Path;
+
+use super::enricher::{Enricher, Strictness};
 use super::error::EngineError;
 use super::prepare::Prepared;
 use super::reading::Reading;
@@ -46,7 +48,7 @@ pub(super) async fn start(
     };
     let planned = outstanding.iter().map(|batch| (batch.id, batch.rows(), batch.bytes));
     let ledger = Ledger::new(window, job.steps.len(), checkpoint.next_batch, planned);
-    let (journal, strays) = sort_journals(job, &checkpoint, &outstanding)?;
+    let (journal, strays) = sort_journals(&job.journal, &checkpoint, &outstanding)?;
 
     let resumed: u64 = outstanding.iter().map(PlannedBatch::rows).sum();
     if let Some(unread) = source.rows_after(&checkpoint.position) {
@@ -57,7 +59,16 @@ pub(super) async fn start(
     let reader = RowReader::new(source.root().to_owned(), source.schema().clone());
     let rows_left = max_rows.map(|most| most.saturating_sub(resumed));
     let planner = Planner::new(source, job.batch, checkpoint.position.clone(), rows_left);
-    let enricher = Enricher::start(prepared, ledger, lineage, journal, strays, max_rows, voice.clone());
+    let enricher = Enricher::start(
+        prepared,
+        ledger,
+        lineage,
+        journal,
+        strays,
+        max_rows,
+        Strictness::Probation,
+        voice.clone(),
+    );
     let reading = Reading { planner, reader, file, checkpoint };
     Ok(Started { enricher, reading, sink, lineage, lock })
 }
@@ -190,12 +201,12 @@ impl Recoverer<'_> {
 }
 
 /// Removes journals of committed batches and puts aside those that belong to no planned batch.
-fn sort_journals(
-    job: &Job,
-    checkpoint: &Checkpoint,
+pub(super) fn sort_journals<P>(
+    folder: &Path,
+    checkpoint: &Checkpoint<P>,
     outstanding: &[PlannedBatch],
 ) -> Result<(JournalFolder, StrayAnswers), EngineError> {
-    let folder = JournalFolder::open(&job.journal)?;
+    let folder = JournalFolder::open(folder)?;
     let mut strays = StrayAnswers::default();
     let first = outstanding.first().map_or(checkpoint.next_batch, |batch| batch.id);
     for found in folder.list()? {

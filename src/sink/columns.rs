@@ -45,7 +45,7 @@ impl Layout<'_> {
                 let name = field.name().as_str();
                 let step = self.outputs.iter().position(|output| output == name);
                 let column = if let Some(step) = step {
-                    outputs(steps[step])
+                    outputs(steps[step].iter())
                 } else if name == self.metadata {
                     self.metadata(batch, chunk, &steps, &error_counts[range.clone()])?
                 } else if let Some(column) = chunk.rows.column_by_name(name) {
@@ -92,18 +92,19 @@ impl Layout<'_> {
         push(SOURCE_ROW, Arc::new(Int64Array::from_iter_values(physical)));
         push(ERROR_COUNT, Arc::new(Int32Array::from(error_counts.to_vec())));
         for (output, step) in self.outputs.iter().zip(steps) {
-            push(output, Arc::new(history(step)?));
+            push(output, Arc::new(history(step.iter())?));
         }
         Ok(Arc::new(StructArray::try_new(Fields::from(fields), columns, None)?))
     }
 }
 
-fn outputs(step: &[Settled]) -> ArrayRef {
+/// The output column of one step.
+pub(super) fn outputs<'a>(step: impl Iterator<Item = &'a Settled>) -> ArrayRef {
     let mut builder = StringBuilder::new();
     for settled in step {
         match &settled.outcome {
             Outcome::Answer(text) => builder.append_value(text),
-            Outcome::Skipped => builder.append_null(),
+            Outcome::Skipped | Outcome::Kept => builder.append_null(),
             Outcome::Failed(failure) => builder.append_value(failure.to_error_string()),
         }
     }
@@ -111,28 +112,29 @@ fn outputs(step: &[Settled]) -> ArrayRef {
 }
 
 /// The struct of one step: how each outcome came about.
-fn history(step: &[Settled]) -> Result<StructArray, ArrowError> {
-    fn text<'a>(step: &'a [Settled], get: impl Fn(&'a Settled) -> Option<&'a str>) -> ArrayRef {
-        Arc::new(step.iter().map(get).collect::<StringArray>())
-    }
+pub(super) fn history<'a>(
+    step: impl Iterator<Item = &'a Settled> + Clone,
+) -> Result<StructArray, ArrowError> {
+    let text = |get: fn(&'a Settled) -> Option<&'a str>| -> ArrayRef {
+        Arc::new(step.clone().map(get).collect::<StringArray>())
+    };
     let number = |get: &dyn Fn(&Settled) -> Option<u64>| -> ArrayRef {
-        let values =
-            step.iter().map(|settled| get(settled).map(|value| i64::try_from(value).unwrap_or(i64::MAX)));
-        Arc::new(values.collect::<Int64Array>())
+        let value = |settled| get(settled).map(|value| i64::try_from(value).unwrap_or(i64::MAX));
+        Arc::new(step.clone().map(value).collect::<Int64Array>())
     };
     let tokens = |get: fn(Tokens) -> u64| number(&move |settled| settled.tokens.map(get));
-    let attempts = step.iter().map(|settled| i32::try_from(settled.attempts).unwrap_or(i32::MAX));
-    let costs = step.iter().map(|settled| settled.cost.map(|cost| cost.0));
-    let fingerprints = step.iter().map(|settled| settled.fingerprint.map(|print| print.to_string()));
+    let attempts = step.clone().map(|settled| i32::try_from(settled.attempts).unwrap_or(i32::MAX));
+    let costs = step.clone().map(|settled| settled.cost.map(|cost| cost.0));
+    let fingerprints = step.clone().map(|settled| settled.fingerprint.map(|print| print.to_string()));
     let columns: Vec<ArrayRef> = vec![
-        text(step, |settled| match &settled.outcome {
+        text(|settled| match &settled.outcome {
             Outcome::Failed(failure) => Some(failure.class.name()),
             _ => None,
         }),
-        text(step, |settled| settled.provider.as_deref()),
-        text(step, |settled| settled.model.as_deref()),
+        text(|settled| settled.provider.as_deref()),
+        text(|settled| settled.model.as_deref()),
         Arc::new(Int32Array::from_iter_values(attempts)),
-        text(step, |settled| settled.finish_reason.as_deref()),
+        text(|settled| settled.finish_reason.as_deref()),
         tokens(|tokens| tokens.prompt),
         tokens(|tokens| tokens.cached),
         tokens(|tokens| tokens.completion),

@@ -1,67 +1,410 @@
 //! The failed rows of a target.
+//!
+//! Files whose statistics say that no row failed are not opened (test `errors::clean_files_are_not_opened`).
 
-use arrow::array::{Array, ArrayRef, AsArray};
+use std::fmt::Write as _;
+
+use arrow::array::{Array, AsArray};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Int64Type};
+use arrow::datatypes::{DataType, Int64Type, Schema, SchemaRef};
+use arrow::record_batch::RecordBatch;
+use serde_json::Value;
 
-use super::target::{APP_ID, ERROR_COUNT, SOURCE_FILE, SOURCE_ROW};
+use super::target::{APP_ID, BATCH_ID, ERROR_COUNT, RUN_ID, SOURCE_FILE, SOURCE_ROW};
+use crate::checkpoint::Selection;
 use crate::config::Job;
-use crate::ident::RowKey;
-use crate::table::{Table, TableError, is_delta_table};
+use crate::ident::RunId;
+use crate::table::{Scan, Table, TableError, is_delta_table};
 
-/// A row of a step that ended with an error.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FailedRow {
-    /// The row.
-    pub key: RowKey,
-    /// Output of the step.
-    pub step: String,
-    /// What the output column holds.
-    pub error: String,
+/// Files that one query reads at most: bounds what it sorts.
+pub(super) const FILES_AT_ONCE: usize = 64;
+/// How an error begins in a table without the metadata column.
+const PLAIN_ERROR: &str = "ERROR: ";
+
+/// The columns of a listing after those of the source.
+pub const LISTED: [&str; 10] =
+    ["_step", "_class", "_error", "_provider", "_model", "_attempts", "_batch", "_run", "_file", "_row"];
+
+/// A question that the target cannot answer.
+#[derive(Debug, thiserror::Error)]
+pub enum FailedError {
+    /// The table cannot be read.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// It needs what only the metadata column tells.
+    #[error("the target has no column {metadata:?}, so {what}")]
+    NoMetadata {
+        /// Name of the metadata column.
+        metadata: String,
+        /// What cannot be told.
+        what: &'static str,
+    },
+    /// A column that is not there.
+    #[error("the target has no column {column:?}{}", near.as_ref().map_or_else(String::new, |near| format!("; did you mean {near:?}?")))]
+    UnknownColumn {
+        /// The column.
+        column: String,
+        /// The one that was meant, perhaps.
+        near: Option<String>,
+    },
+    /// The SQL condition is wrong.
+    #[error("the condition {condition:?} is wrong: {message}")]
+    Condition {
+        /// As it was given.
+        condition: String,
+        /// What is wrong.
+        message: String,
+    },
 }
 
-/// Hands the failed rows of a job to `take`, in the order in which the table gives them. There are none if
-/// there is no target yet.
-///
-/// # Errors
-/// When the target cannot be read.
-pub async fn failed_rows(job: &Job, mut take: impl FnMut(FailedRow)) -> Result<(), TableError> {
-    let path = job.target.location.path();
-    if !is_delta_table(path) {
-        return Ok(());
+/// How many rows of a step failed in one way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FailedGroup {
+    /// Output of the step.
+    pub step: String,
+    /// Class of the error.
+    pub class: String,
+    /// Rows.
+    pub rows: u64,
+    /// What one of them holds.
+    pub example: String,
+}
+
+/// The failed rows of a job in its target.
+#[derive(Clone, Debug)]
+pub struct FailedRows {
+    pub(super) table: Table,
+    pub(super) schema: SchemaRef,
+    metadata: String,
+    app_id: String,
+    outputs: Vec<String>,
+    has_metadata: bool,
+    files: Vec<String>,
+}
+
+impl FailedRows {
+    /// Opens the target of a job; none if there is no table yet.
+    ///
+    /// # Errors
+    /// When the table cannot be read.
+    pub async fn open(job: &Job) -> Result<Option<Self>, TableError> {
+        let path = job.target.location.path();
+        if !is_delta_table(path) {
+            return Ok(None);
+        }
+        let table = Table::open(path).await?;
+        let schema = table.schema()?;
+        let metadata = job.target.metadata_column.clone();
+        let mut found = FailedRows {
+            has_metadata: schema.field_with_name(&metadata).is_ok(),
+            outputs: job.steps.iter().map(|step| step.output.clone()).collect(),
+            app_id: job.app_id.clone(),
+            files: Vec::new(),
+            table,
+            schema,
+            metadata,
+        };
+        found.list_files()?;
+        Ok(Some(found))
     }
-    let table = Table::open(path).await?;
-    let name = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
-    let metadata = name(&job.target.metadata_column);
-    let app_id = job.app_id.replace('\'', "''");
-    for step in &job.steps {
-        let (output, field) = (name(&step.output), step.output.replace('\'', "''"));
-        let sql = format!(
-            "SELECT {metadata}['{SOURCE_FILE}'] AS file, {metadata}['{SOURCE_ROW}'] AS row, {output} AS error \
-             FROM target WHERE {metadata}['{ERROR_COUNT}'] > 0 AND {metadata}['{APP_ID}'] = '{app_id}' \
-             AND {metadata}['{field}']['error'] IS NOT NULL \
-             ORDER BY {metadata}['batch_id'], file, row"
-        );
-        table
-            .query(&sql, |batch| {
-                let text = |column: &ArrayRef| {
-                    cast(column, &DataType::Utf8).map_err(|source| TableError {
-                        action: "read",
-                        path: path.to_owned(),
-                        source: Box::new(source),
-                    })
-                };
-                let (files, errors) = (text(batch.column(0))?, text(batch.column(2))?);
-                let (files, errors) = (files.as_string::<i32>(), errors.as_string::<i32>());
-                let rows = batch.column(1).as_primitive::<Int64Type>();
-                for at in 0..batch.num_rows() {
-                    let error = if errors.is_null(at) { "" } else { errors.value(at) };
-                    let key = RowKey { file: files.value(at).into(), row: rows.value(at).cast_unsigned() };
-                    take(FailedRow { key, step: step.output.clone(), error: error.to_owned() });
+
+    /// Brings the table to its newest version.
+    pub(super) async fn refresh(&mut self) -> Result<(), TableError> {
+        self.table.refresh().await?;
+        self.list_files()
+    }
+
+    fn list_files(&mut self) -> Result<(), TableError> {
+        self.files = Self::files_of(&self.table, &self.metadata)?;
+        Ok(())
+    }
+
+    /// Files of a table that may hold failed rows.
+    pub(super) fn files_of(table: &Table, metadata: &str) -> Result<Vec<String>, TableError> {
+        table.files_where(|stats| {
+            let most = stats.and_then(|stats| stats.get("maxValues")).and_then(|most| most.get(metadata));
+            most.and_then(|most| most.get(ERROR_COUNT)).and_then(Value::as_i64) != Some(0)
+        })
+    }
+
+    /// Files that may hold failed rows.
+    #[must_use]
+    pub fn files(&self) -> &[String] {
+        &self.files
+    }
+
+    /// Whether the target says how each row came about.
+    #[must_use]
+    pub fn has_metadata(&self) -> bool {
+        self.has_metadata
+    }
+
+    /// The columns that are neither outputs of the job nor its metadata.
+    #[must_use]
+    pub fn source_columns(&self) -> SchemaRef {
+        let own = |name: &String| self.outputs.contains(name) || *name == self.metadata;
+        let fields: Vec<_> =
+            self.schema.fields().iter().filter(|field| !own(field.name())).cloned().collect();
+        Schema::new(fields).into()
+    }
+
+    /// Hands failed rows to `take`, one for each step that failed, in the order in which they were
+    /// written: the given columns of the table, then [`LISTED`].
+    ///
+    /// # Errors
+    /// When the question cannot be answered, and what `take` returns.
+    pub async fn list<E: From<FailedError>>(
+        &self,
+        selection: &Selection,
+        columns: &[String],
+        limit: Option<u64>,
+        mut take: impl FnMut(RecordBatch) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.check(selection)?;
+        self.check_columns(columns)?;
+        let shown: String = columns.iter().fold(String::new(), |mut text, column| {
+            let _ = write!(text, "{}, ", name(column));
+            text
+        });
+        let rows = self.steps(selection).map(|(step, condition)| {
+            let of_step = self.of_step(step);
+            let of_row = self.of_row();
+            format!("SELECT {shown}{of_step}, {of_row} FROM target WHERE {condition}")
+        });
+        let rows = rows.collect::<Vec<_>>().join(" UNION ALL ");
+        let mut left = limit;
+        for files in self.files.chunks(FILES_AT_ONCE) {
+            if rows.is_empty() || left == Some(0) {
+                break;
+            }
+            let most = left.map_or_else(String::new, |left| format!(" LIMIT {left}"));
+            let sql = format!("{rows} ORDER BY \"_batch\", \"_file\", \"_row\"{most}");
+            let scan = Scan { files: Some(files), file_column: None };
+            let mut taken = 0;
+            let result: Result<(), Either<E>> = self
+                .table
+                .scan(scan, &sql, |batch| {
+                    taken += batch.num_rows() as u64;
+                    take(batch).map_err(Either::Caller)
+                })
+                .await;
+            result.map_err(|error| match error {
+                Either::Caller(error) => error,
+                Either::Table(error) => explain(selection, error).into(),
+            })?;
+            left = left.map(|left| left.saturating_sub(taken));
+        }
+        Ok(())
+    }
+
+    /// Counts failed rows by step and class, most first.
+    ///
+    /// # Errors
+    /// When the question cannot be answered.
+    pub async fn summary(&self, selection: &Selection) -> Result<Vec<FailedGroup>, FailedError> {
+        self.check(selection)?;
+        let mut groups: Vec<FailedGroup> = Vec::new();
+        for (step, condition) in self.steps(selection) {
+            let of_step = self.of_step(step);
+            let sql = format!(
+                "SELECT CAST(\"_class\" AS VARCHAR), CAST(COUNT(*) AS BIGINT), CAST(MIN(\"_error\") AS VARCHAR) \
+                 FROM (SELECT {of_step} FROM target WHERE {condition}) GROUP BY \"_class\""
+            );
+            let scan = Scan { files: Some(&self.files), file_column: None };
+            if self.files.is_empty() {
+                break;
+            }
+            let counted = self.table.scan(scan, &sql, |batch| {
+                let (classes, examples) = (self.strings(&batch, 0)?, self.strings(&batch, 2)?);
+                let counts = batch.column(1).as_primitive::<Int64Type>();
+                for (at, (class, example)) in classes.into_iter().zip(examples).enumerate() {
+                    let rows = counts.value(at).cast_unsigned();
+                    groups.push(FailedGroup { step: step.to_owned(), class, rows, example });
                 }
                 Ok::<(), TableError>(())
-            })
-            .await?;
+            });
+            counted.await.map_err(|error| explain(selection, error))?;
+        }
+        groups.sort_by(|a, b| (b.rows, &a.step, &a.class).cmp(&(a.rows, &b.step, &b.class)));
+        Ok(groups)
     }
-    Ok(())
+
+    pub(super) fn strings(&self, batch: &RecordBatch, column: usize) -> Result<Vec<String>, TableError> {
+        let strings = cast(batch.column(column), &DataType::Utf8).map_err(|source| TableError {
+            action: "read",
+            path: self.table.path().to_owned(),
+            source: Box::new(source),
+        })?;
+        let strings = strings.as_string::<i32>();
+        let text = |at| if strings.is_null(at) { String::new() } else { strings.value(at).to_owned() };
+        Ok((0..strings.len()).map(text).collect())
+    }
+
+    /// Whether the target can answer a selection at all.
+    pub(super) fn check(&self, selection: &Selection) -> Result<(), FailedError> {
+        if self.has_metadata {
+            return Ok(());
+        }
+        let what = if !selection.providers.is_empty() {
+            "nothing says which provider was asked"
+        } else if selection.batch.is_some() {
+            "nothing says which batch a row is in"
+        } else if selection.since.is_some() {
+            "nothing says when a row was asked"
+        } else {
+            return Ok(());
+        };
+        Err(FailedError::NoMetadata { metadata: self.metadata.clone(), what })
+    }
+
+    fn check_columns(&self, columns: &[String]) -> Result<(), FailedError> {
+        let unknown = columns.iter().find(|column| self.schema.field_with_name(column).is_err());
+        let Some(column) = unknown else { return Ok(()) };
+        let names = self.schema.fields().iter().map(|field| field.name().as_str());
+        let near = crate::config::nearest(column, names).map(ToOwned::to_owned);
+        Err(FailedError::UnknownColumn { column: column.clone(), near })
+    }
+
+    /// The steps that can have failed, each with the condition that a failed row of it meets.
+    fn steps<'a>(&'a self, selection: &'a Selection) -> impl Iterator<Item = (&'a str, String)> + 'a {
+        self.outputs.iter().filter(|output| self.is_recorded(output)).map(|output| {
+            let rows = self.rows_of(selection);
+            (output.as_str(), format!("{} AND {rows}", self.failed_as(output, selection)))
+        })
+    }
+
+    /// Whether the target can say of a step that it failed.
+    pub(super) fn is_recorded(&self, output: &str) -> bool {
+        let recorded =
+            self.schema.field_with_name(&self.metadata).ok().map(|field| match field.data_type() {
+                DataType::Struct(fields) => fields.iter().any(|field| field.name() == output),
+                _ => false,
+            });
+        recorded.unwrap_or_else(|| self.schema.field_with_name(output).is_ok())
+    }
+
+    /// Whether a step of a row failed, in one of the ways selected.
+    pub(super) fn failed_as(&self, output: &str, selection: &Selection) -> String {
+        if !selection.steps.is_empty() && !selection.steps.iter().any(|step| step == output) {
+            return "FALSE".to_owned();
+        }
+        let any_of = |list: &[String], what: &str| match list {
+            [] => String::new(),
+            list => {
+                let list: Vec<String> = list.iter().map(|item| text(item)).collect();
+                format!(" AND {what} IN ({})", list.join(", "))
+            }
+        };
+        if !self.has_metadata {
+            let class = plain_class(output);
+            return format!("{} LIKE '{PLAIN_ERROR}%'{}", name(output), any_of(&selection.classes, &class));
+        }
+        let history = self.history(output);
+        format!(
+            "{history}['error'] IS NOT NULL{}{}",
+            any_of(&selection.classes, &format!("{history}['error']")),
+            any_of(&selection.providers, &format!("{history}['provider']")),
+        )
+    }
+
+    /// The condition on whole rows.
+    pub(super) fn rows_of(&self, selection: &Selection) -> String {
+        let mut conditions = vec![self.own_failed()];
+        if let Some(batch) = selection.batch {
+            conditions.push(format!("{} = {batch}", self.field(BATCH_ID)));
+        }
+        if let Some(since) = selection.since {
+            // Ids of runs begin with their time.
+            conditions.push(format!("{} >= {}", self.field(RUN_ID), text(&RunId::prefix_at(since))));
+        }
+        if let Some(condition) = &selection.condition {
+            conditions.push(format!("({condition})"));
+        }
+        conditions.join(" AND ")
+    }
+
+    /// The rows of this job that have an error.
+    pub(super) fn own_failed(&self) -> String {
+        if !self.has_metadata {
+            return "TRUE".to_owned();
+        }
+        format!("{} > 0 AND {} = {}", self.field(ERROR_COUNT), self.field(APP_ID), text(&self.app_id))
+    }
+
+    pub(super) fn field(&self, field: &str) -> String {
+        format!("{}[{}]", name(&self.metadata), text(field))
+    }
+
+    fn history(&self, output: &str) -> String {
+        self.field(output)
+    }
+
+    fn of_step(&self, output: &str) -> String {
+        let step = text(output);
+        let error = name(output);
+        if !self.has_metadata {
+            let class = plain_class(output);
+            return format!(
+                "{step} AS \"_step\", {class} AS \"_class\", {error} AS \"_error\", CAST(NULL AS VARCHAR) AS \"_provider\", \
+                 CAST(NULL AS VARCHAR) AS \"_model\", CAST(NULL AS INT) AS \"_attempts\""
+            );
+        }
+        let history = self.history(output);
+        format!(
+            "{step} AS \"_step\", {history}['error'] AS \"_class\", {error} AS \"_error\", \
+             {history}['provider'] AS \"_provider\", {history}['model'] AS \"_model\", \
+             {history}['attempts'] AS \"_attempts\""
+        )
+    }
+
+    fn of_row(&self) -> String {
+        if !self.has_metadata {
+            return "CAST(NULL AS BIGINT) AS \"_batch\", CAST(NULL AS VARCHAR) AS \"_run\", \
+                    CAST(NULL AS VARCHAR) AS \"_file\", CAST(NULL AS BIGINT) AS \"_row\""
+                .to_owned();
+        }
+        format!(
+            "{} AS \"_batch\", {} AS \"_run\", {} AS \"_file\", {} AS \"_row\"",
+            self.field(BATCH_ID),
+            self.field(RUN_ID),
+            self.field(SOURCE_FILE),
+            self.field(SOURCE_ROW)
+        )
+    }
+}
+
+enum Either<E> {
+    Caller(E),
+    Table(TableError),
+}
+
+impl<E> From<TableError> for Either<E> {
+    fn from(error: TableError) -> Self {
+        Either::Table(error)
+    }
+}
+
+/// A query that does not plan is the fault of the condition, where there is one.
+pub(super) fn explain(selection: &Selection, error: TableError) -> FailedError {
+    match &selection.condition {
+        Some(condition) => {
+            FailedError::Condition { condition: condition.clone(), message: error.source.to_string() }
+        }
+        None => error.into(),
+    }
+}
+
+/// The class in an error string without metadata.
+fn plain_class(output: &str) -> String {
+    format!("split_part(substr({}, {}), ':', 1)", name(output), PLAIN_ERROR.len() + 1)
+}
+
+/// A name as it stands in SQL.
+pub(super) fn name(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// A text as it stands in SQL.
+pub(super) fn text(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
 }

@@ -8,11 +8,15 @@ mod columns;
 mod commit;
 mod failed;
 mod rebuild;
+mod reload;
+mod repair;
 mod settled;
 mod target;
 
 pub use commit::{Committed, Sink};
-pub use failed::{FailedRow, failed_rows};
+pub use failed::{FailedError, FailedGroup, FailedRows, LISTED};
 pub use rebuild::Progress;
+pub use reload::{FailedReader, Found, Places, Reloaded};
+pub use repair::{Repair, retry_app_id};
 pub use settled::{FilledBatch, Outcome, Settled};
 pub use target::{TargetError, check_columns};

@@ -16,6 +16,8 @@ pub enum Outcome {
     Skipped,
     /// An error.
     Failed(Failure),
+    /// What the target holds stays; only where failed rows are repaired.
+    Kept,
 }
 
 /// An outcome and how it came about.

@@ -18,7 +18,7 @@ pub(super) const ERROR_COUNT: &str = "error_count";
 const RESERVED: [&str; 6] = [APP_ID, BATCH_ID, RUN_ID, SOURCE_FILE, SOURCE_ROW, ERROR_COUNT];
 
 /// Table property that lets a `txn` action expire, after which a batch could be written again.
-const RETENTION: &str = "delta.setTransactionRetentionDuration";
+pub(super) const RETENTION: &str = "delta.setTransactionRetentionDuration";
 const STATS_COLUMNS: &str = "delta.dataSkippingStatsColumns";
 const CHECKPOINT_INTERVAL: &str = "delta.checkpointInterval";
 /// Commits between two checkpoints of the log, as many as Spark's default. The log's tail is in memory.
@@ -48,6 +48,20 @@ pub enum TargetError {
     Retention {
         /// The table.
         path: PathBuf,
+    },
+    /// The table takes new rows only.
+    #[error("the target {} is append-only (delta.appendOnly): failed rows cannot be replaced in it", path.display())]
+    AppendOnly {
+        /// The table.
+        path: PathBuf,
+    },
+    /// Its rows cannot be told from each other.
+    #[error("the target {} has no column {metadata:?}: nothing says which source row a row is, so failed rows cannot be asked again", path.display())]
+    NoKeys {
+        /// The table.
+        path: PathBuf,
+        /// Name of the metadata column.
+        metadata: String,
     },
     /// There is something else in its place.
     #[error("the target {} is there and is no Delta table", path.display())]

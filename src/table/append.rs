@@ -17,13 +17,25 @@ use super::{Table, TableError};
 /// Rows of a row group: bounds the writer's memory.
 const ROW_GROUP_ROWS: usize = 131_072;
 
+pub(super) fn writer_properties() -> WriterProperties {
+    WriterProperties::builder()
+        .set_compression(Compression::ZSTD(ZstdLevel::default()))
+        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+        .build()
+}
+
 /// Data files that no commit names yet. If none ever does, VACUUM removes them.
 #[derive(Debug, Default)]
 pub struct Staged {
-    adds: Vec<Add>,
+    pub(super) adds: Vec<Add>,
 }
 
 impl Staged {
+    /// Takes in the files of another.
+    pub fn absorb(&mut self, other: Staged) {
+        self.adds.extend(other.adds);
+    }
+
     /// Adds the smallest and largest value of an integer column inside a struct to the files'
     /// statistics. (deltalake 1.1 matches `delta.dataSkippingStatsColumns` against the last part of a
     /// column's path only, and so leaves nested columns out.)
@@ -65,8 +77,8 @@ pub struct Txn {
 /// Data files being written.
 #[derive(Debug)]
 pub struct Staging {
-    writer: RecordBatchWriter,
-    path: PathBuf,
+    pub(super) writer: RecordBatchWriter,
+    pub(super) path: PathBuf,
 }
 
 impl Staging {
@@ -95,12 +107,8 @@ impl Table {
     /// When the table has a feature that cannot be written.
     pub fn stage(&self) -> Result<Staging, TableError> {
         let error = error_of("write to", self.path());
-        let properties = WriterProperties::builder()
-            .set_compression(Compression::ZSTD(ZstdLevel::default()))
-            .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
-            .build();
-        let writer =
-            RecordBatchWriter::for_table(&self.inner).map_err(&error)?.with_writer_properties(properties);
+        let writer = RecordBatchWriter::for_table(&self.inner).map_err(&error)?;
+        let writer = writer.with_writer_properties(writer_properties());
         Ok(Staging { writer, path: self.path().to_owned() })
     }
 
@@ -115,6 +123,18 @@ impl Table {
         txns: &[Txn],
         info: Map<String, Value>,
     ) -> Result<u64, TableError> {
+        let operation = DeltaOperation::Write { mode: SaveMode::Append, partition_by: None, predicate: None };
+        let actions = staged.adds.iter().cloned().map(Action::Add).collect();
+        self.commit(actions, operation, txns, info).await
+    }
+
+    pub(super) async fn commit(
+        &mut self,
+        actions: Vec<Action>,
+        operation: DeltaOperation,
+        txns: &[Txn],
+        info: Map<String, Value>,
+    ) -> Result<u64, TableError> {
         let action = "commit to";
         let error = error_of(action, self.path());
         let mut properties =
@@ -123,8 +143,6 @@ impl Table {
             properties =
                 properties.with_application_transaction(Transaction::new(txn.app_id.clone(), txn.version));
         }
-        let operation = DeltaOperation::Write { mode: SaveMode::Append, partition_by: None, predicate: None };
-        let actions = staged.adds.iter().cloned().map(Action::Add).collect();
         let commit = CommitBuilder::from(properties)
             .with_actions(actions)
             .build(Some(self.state(action)?), self.inner.log_store(), operation)

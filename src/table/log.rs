@@ -1,6 +1,6 @@
 //! The files of a version and the entries of the log.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use deltalake::kernel::{Action, Add};
 use deltalake::logstore::get_actions;
@@ -62,6 +62,35 @@ impl Table {
             .collect();
         files.sort_by(|a, b| (a.modified_ms, &a.path).cmp(&(b.modified_ms, &b.path)));
         Ok(files)
+    }
+
+    /// Paths of the files of this version whose statistics, as JSON in the form of the Delta protocol, pass
+    /// a test, ordered by (modification time, path). Files without statistics are tested with `None`.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn files_where(
+        &self,
+        mut keep: impl FnMut(Option<&Value>) -> bool,
+    ) -> Result<Vec<String>, TableError> {
+        let mut kept = Vec::new();
+        for file in self.state("list the files of")?.log_data().iter() {
+            let stats = file.stats().and_then(|stats| serde_json::from_str::<Value>(&stats).ok());
+            if keep(stats.as_ref()) {
+                kept.push((file.modification_time(), file.path().into_owned()));
+            }
+        }
+        kept.sort_unstable();
+        Ok(kept.into_iter().map(|(_, path)| path).collect())
+    }
+
+    /// Whether all of these files belong to this version.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn has_files(&self, wanted: &BTreeSet<String>) -> Result<bool, TableError> {
+        let files = self.state("list the files of")?.log_data();
+        Ok(files.iter().filter(|file| wanted.contains(file.path().as_ref())).count() == wanted.len())
     }
 
     /// The commit that made a version; none if the log has no entry for it.

@@ -1,4 +1,4 @@
-//! Delta tables: open at a version, list files, read the log, append, query.
+//! Delta tables: open at a version, list files, read the log, append, rewrite, query.
 //!
 //! The only module that names the deltalake crate; everything it hands out is Arrow or a type of its own.
 //! It knows nothing of jobs, batches or rows' answers.
@@ -8,11 +8,14 @@ mod create;
 mod log;
 mod open;
 mod query;
+mod rewrite;
 
 pub use append::{Staged, Staging, Txn};
 pub use create::delta_schema;
 pub use log::{DataFile, LogEntry};
 pub use open::{Table, is_delta_table};
+pub use query::Scan;
+pub use rewrite::{ChangeStaging, StagedChanges};
 
 use std::path::PathBuf;
 

@@ -1,35 +1,98 @@
 //! Reading a table through DataFusion.
 
+use std::collections::HashMap;
+
 use arrow::record_batch::RecordBatch;
 use deltalake::DeltaTableError;
-use deltalake::datafusion::prelude::SessionContext;
-use futures::TryStreamExt;
+use deltalake::datafusion::prelude::{SessionConfig, SessionContext};
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
+use url::Url;
 
-use super::open::error_of;
+use super::open::{error_of, uri};
 use super::{Table, TableError};
+
+/// What of a table a query reads.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Scan<'a> {
+    /// Only these files, by their paths relative to the table; all of them if none are given.
+    pub files: Option<&'a [String]>,
+    /// Name of a further column that says which file a row is in; see [`Table::file_names`].
+    pub file_column: Option<&'a str>,
+}
 
 impl Table {
     /// Runs a query over the table, which it names `target`, and hands its batches to `take` as they
-    /// come.
+    /// come. Names stand as they are, also without quotes.
     ///
     /// # Errors
     /// When the query does not plan or a file cannot be read, and what `take` returns.
     pub async fn query<E: From<TableError>>(
         &self,
         sql: &str,
+        take: impl FnMut(RecordBatch) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.scan(Scan::default(), sql, take).await
+    }
+
+    /// Like [`Table::query`], over a part of the table.
+    ///
+    /// # Errors
+    /// As [`Table::query`].
+    pub async fn scan<E: From<TableError>>(
+        &self,
+        scan: Scan<'_>,
+        sql: &str,
         mut take: impl FnMut(RecordBatch) -> Result<(), E>,
     ) -> Result<(), E> {
-        let error = error_of("query", self.path());
-        let of_datafusion = |source| error(DeltaTableError::from(source));
-        let context = SessionContext::new();
-        self.inner.update_datafusion_session(&context.state()).map_err(&error)?;
-        let provider = self.inner.table_provider().await.map_err(of_datafusion)?;
-        context.register_table("target", provider).map_err(of_datafusion)?;
-        let frame = context.sql(sql).await.map_err(of_datafusion)?;
-        let mut stream = frame.execute_stream().await.map_err(of_datafusion)?;
-        while let Some(batch) = stream.try_next().await.map_err(of_datafusion)? {
+        let mut batches = self.stream(scan, sql).await?;
+        while let Some(batch) = batches.try_next().await? {
             take(batch)?;
         }
         Ok(())
+    }
+
+    /// The batches of a query over a part of the table. With a single file and no `ORDER BY`, rows come in
+    /// the order of the file.
+    ///
+    /// # Errors
+    /// When the query does not plan; items are errors when a file cannot be read.
+    pub async fn stream(
+        &self,
+        scan: Scan<'_>,
+        sql: &str,
+    ) -> Result<BoxStream<'static, Result<RecordBatch, TableError>>, TableError> {
+        let error = error_of("query", self.path());
+        let of_datafusion = |source| error(DeltaTableError::from(source));
+        let mut config =
+            SessionConfig::new().set_bool("datafusion.sql_parser.enable_ident_normalization", false);
+        if scan.files.is_some_and(|files| files.len() == 1) {
+            config = config.with_target_partitions(1);
+        }
+        let context = SessionContext::new_with_config(config);
+        self.inner.update_datafusion_session(&context.state()).map_err(&error)?;
+        let mut provider = self.inner.table_provider();
+        if let Some(files) = scan.files {
+            provider = provider.with_file_paths(files);
+        }
+        if let Some(name) = scan.file_column {
+            provider = provider.with_file_column(name);
+        }
+        context.register_table("target", provider.await.map_err(of_datafusion)?).map_err(of_datafusion)?;
+        let frame = context.sql(sql).await.map_err(of_datafusion)?;
+        let stream = frame.execute_stream().await.map_err(of_datafusion)?;
+        let error = error_of("query", self.path());
+        Ok(stream.map_err(move |source| error(DeltaTableError::from(source))).boxed())
+    }
+
+    /// The names by which [`Scan::file_column`] knows these files, each with its place in the list.
+    #[must_use]
+    pub fn file_names(&self, files: &[String]) -> HashMap<String, usize> {
+        let canonical = self.path().canonicalize().ok().and_then(|path| Url::from_directory_path(path).ok());
+        let roots: Vec<Url> = uri(self.path()).ok().into_iter().chain(canonical).collect();
+        let named = |(at, file): (usize, &String)| -> Vec<(String, usize)> {
+            roots.iter().filter_map(|root| Some((root.join(file).ok()?.to_string(), at))).collect()
+        };
+        files.iter().enumerate().flat_map(named).collect()
     }
 }

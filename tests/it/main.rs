@@ -11,6 +11,7 @@ mod plans;
 mod recovery;
 mod requests;
 mod resume;
+mod retry;
 mod soak;
 mod sources;
 mod stops;

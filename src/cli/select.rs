@@ -1,0 +1,61 @@
+//! Arguments that choose failed rows, for `errors` and `retry`.
+
+use chrono::{DateTime, NaiveDate, Utc};
+use clap::Args;
+use clap::builder::PossibleValuesParser;
+
+use crate::checkpoint::Selection;
+use crate::clock;
+use crate::fault::Class;
+use crate::ident::BatchId;
+
+#[derive(Clone, Debug, Args)]
+pub(super) struct SelectArguments {
+    /// Only errors of these classes
+    #[arg(long, value_name = "CLASS", value_delimiter = ',', hide_possible_values = true, value_parser = classes())]
+    class: Vec<String>,
+    /// Only these steps, by their outputs
+    #[arg(long, value_name = "OUTPUT", value_delimiter = ',')]
+    step: Vec<String>,
+    /// Only rows of this batch
+    #[arg(long, value_name = "N")]
+    batch: Option<u64>,
+    /// Only rows that were asked since: a time ("2026-05-01T08:00:00Z"), a day, or a span before now ("2h")
+    #[arg(long, value_name = "TIME", value_parser = since)]
+    since: Option<DateTime<Utc>>,
+    /// Only rows that meet a condition over the target's columns
+    #[arg(long = "where", value_name = "SQL")]
+    condition: Option<String>,
+}
+
+fn classes() -> PossibleValuesParser {
+    PossibleValuesParser::new(Class::ALL.iter().map(|class| class.name()))
+}
+
+fn since(text: &str) -> Result<DateTime<Utc>, String> {
+    if let Ok(time) = DateTime::parse_from_rfc3339(text) {
+        return Ok(time.to_utc());
+    }
+    if let Ok(day) = text.parse::<NaiveDate>() {
+        return Ok(day.and_time(chrono::NaiveTime::MIN).and_utc());
+    }
+    let span = humantime::parse_duration(text).ok().and_then(|span| chrono::TimeDelta::from_std(span).ok());
+    let time = span.and_then(|span| clock::wall().checked_sub_signed(span));
+    time.ok_or_else(|| {
+        "is neither a time like 2026-05-01T08:00:00Z, nor a day, nor a span like 2h".to_owned()
+    })
+}
+
+impl SelectArguments {
+    /// What the arguments choose; `providers` are those that were asked.
+    pub(super) fn selection(&self, providers: &[String]) -> Selection {
+        Selection {
+            classes: self.class.clone(),
+            steps: self.step.clone(),
+            providers: providers.to_vec(),
+            batch: self.batch.map(BatchId::new),
+            since: self.since,
+            condition: self.condition.clone(),
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! What stands at the two ends of the engine: where batches come from and where they go.
+
+use std::future::Future;
+
+use super::error::EngineError;
+use crate::checkpoint::PlannedBatch;
+use crate::ident::{BatchId, Lineage};
+use crate::sink::{Committed, FilledBatch, Repair, Sink};
+use crate::source::Chunk;
+use crate::table::TableError;
+
+/// A batch with its rows.
+#[derive(Debug)]
+pub struct Loaded {
+    /// Its plan.
+    pub plan: PlannedBatch,
+    /// Its rows, in order.
+    pub chunks: Vec<Chunk>,
+    /// Rows decoded for it.
+    pub decoded: u64,
+    /// By step, then by row: whether the target's outcome stays and nothing is asked. Empty where the
+    /// target has none.
+    pub kept: Vec<Vec<bool>>,
+}
+
+/// Where batches come from; used by one task at a time.
+pub(super) trait Feed: Send + 'static {
+    /// Plans the next batch, makes the plan durable, and reads its rows; none at the end. Batches up to
+    /// `done` are committed and leave the checkpoint.
+    fn plan(
+        &mut self,
+        done: Option<BatchId>,
+    ) -> impl Future<Output = Result<Option<Loaded>, EngineError>> + Send;
+
+    /// Reads the rows of a planned batch.
+    fn load(&mut self, plan: PlannedBatch) -> impl Future<Output = Result<Loaded, EngineError>> + Send;
+
+    /// The plan of a batch that is not committed.
+    fn planned(&self, id: BatchId) -> Option<PlannedBatch>;
+
+    /// Ends a run: batches up to `done` are committed; `complete` says that nothing is left.
+    fn close(
+        &mut self,
+        done: Option<BatchId>,
+        complete: bool,
+    ) -> impl Future<Output = Result<(), EngineError>> + Send;
+
+    /// Whether planning ends where there is nothing more, and not at a limit of this run.
+    fn reaches_end(&self) -> bool;
+}
+
+/// Where batches go, in their order; used by one task at a time.
+pub(super) trait Drain: Send + 'static {
+    /// Commits a batch unless the log has it.
+    fn commit(
+        &mut self,
+        batch: &FilledBatch,
+        lineage: Lineage,
+    ) -> impl Future<Output = Result<Committed, TableError>> + Send;
+}
+
+impl Drain for Sink {
+    async fn commit(&mut self, batch: &FilledBatch, lineage: Lineage) -> Result<Committed, TableError> {
+        Sink::commit(self, batch, lineage).await
+    }
+}
+
+impl Drain for Repair {
+    async fn commit(&mut self, batch: &FilledBatch, lineage: Lineage) -> Result<Committed, TableError> {
+        Repair::commit(self, batch, lineage).await
+    }
+}

@@ -1,0 +1,300 @@
+//! A retry of failed rows: from the target back into it.
+//!
+//! It has a checkpoint, a journal, a lineage and a lock of its own, so that a run may go on beside it. Like a
+//! run it plans durably before it asks, and commits each batch once.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use tokio::sync::watch;
+use url::Url;
+
+use super::enricher::{Enricher, Strictness};
+use super::error::EngineError;
+use super::feed::{Feed, Loaded};
+use super::prepare::prepare;
+use super::run::{End, RunOptions, Running, StopRequest};
+use super::start::sort_journals;
+use crate::checkpoint::{
+    Checkpoint, CheckpointFile, Lock, Part, PlannedBatch, Position, Recovery, Retrying, Selection, SourceId,
+    recover,
+};
+use crate::config::Job;
+use crate::event::{Event, Voice};
+use crate::faultpoint::{self, Side};
+use crate::ident::{BatchId, Lineage, RunId};
+use crate::ledger::{Ledger, Window};
+use crate::sink::{FailedReader, FailedRows, Found, Reloaded, Repair, retry_app_id};
+use crate::store;
+
+/// Folder of a retry's checkpoint, lock and journal, beside those of the run.
+const FOLDER: &str = "retry";
+/// What a failed row is taken to need in memory before it is read, in bytes.
+const ROW_BYTES: u64 = 1_000;
+
+/// Asks failed rows again and writes what comes of it in their place. The job's checkpoint is not touched.
+///
+/// # Errors
+/// What makes the retry impossible or cuts it short; what was answered until then is kept.
+pub async fn retry(
+    job: &Job,
+    wanted: &Retrying,
+    options: RunOptions,
+    stop: watch::Receiver<StopRequest>,
+    simulator: Option<&Url>,
+    voice: Voice,
+) -> Result<End, EngineError> {
+    let own = job.target.location.join("_checkpoints").join(&job.app_id).join(FOLDER);
+    let missing = || EngineError::Mismatch {
+        what: format!("there is no target {} yet", job.target.location),
+        hint: "enrich run makes it",
+    };
+    if FailedRows::open(job).await?.is_none() {
+        return Err(missing());
+    }
+    let _lock = Lock::take(own.path(), RunId::random())?;
+    loop {
+        let rows = FailedRows::open(job).await?.ok_or_else(missing)?;
+        let (running, left) = start(job, rows, wanted, options, simulator, &voice).await?;
+        let end = running.run(options, stop.clone()).await?;
+        // An earlier retry of other rows was cut short: it is brought to its end first.
+        if !matches!((left, &end), (Left::Other, End::Complete)) {
+            return Ok(end);
+        }
+    }
+}
+
+/// What a former retry left to do.
+enum Left {
+    /// Nothing, or the same as is wanted now.
+    Same,
+    /// Batches of another selection.
+    Other,
+}
+
+async fn start(
+    job: &Job,
+    rows: FailedRows,
+    wanted: &Retrying,
+    options: RunOptions,
+    simulator: Option<&Url>,
+    voice: &Voice,
+) -> Result<(Running<RetryFeed, Repair>, Left), EngineError> {
+    let columns = rows.source_columns();
+    let file = CheckpointFile::in_folder(&job.checkpoint.path().join(FOLDER));
+    store::probe(&job.checkpoint.path().join(FOLDER))?;
+    let journal = job.journal.join(FOLDER);
+    store::probe(&journal)?;
+
+    // The run's id is part of what is written, and the checkpoint says which one goes on.
+    let found = file.load::<Retrying>()?;
+    let state = found.as_ref().map(|checkpoint| checkpoint.position.clone()).unwrap_or_default();
+    let is_open = found.as_ref().is_some_and(|checkpoint| !checkpoint.planned.is_empty());
+    let is_same = state.selection == wanted.selection && state.provider == wanted.provider;
+    let session = state.session.filter(|_| is_same || is_open).unwrap_or_else(RunId::random);
+    let (selection, provider) = if is_open {
+        (state.selection, state.provider)
+    } else {
+        (wanted.selection.clone(), wanted.provider.clone())
+    };
+    let reader = FailedReader::new(rows.clone(), job);
+    let repair = Repair::open(job, &rows, reader.places(), session)?;
+    let (mut checkpoint, outstanding) = recovered(job, found, &repair).await?;
+    let retrying = Retrying { session: Some(session), selection, provider };
+    checkpoint.position = retrying.clone();
+    file.save(&checkpoint)?;
+
+    let job = &with_provider(job, retrying.provider.as_deref())?;
+    let prepared = prepare(job, &columns, simulator)?;
+    let left = if is_open && !is_same { Left::Other } else { Left::Same };
+    let resumed: u64 = outstanding.iter().map(PlannedBatch::rows).sum();
+    let mut queue: VecDeque<Found> = match left {
+        Left::Other => VecDeque::new(),
+        Left::Same => {
+            let planned = Planned::of(&outstanding);
+            let found = reader.find(&retrying.selection, session).await?;
+            found.into_iter().filter(|found| !planned.has(found)).collect()
+        }
+    };
+    let room = options
+        .max_rows
+        .map_or(usize::MAX, |most| usize::try_from(most.saturating_sub(resumed)).unwrap_or(usize::MAX));
+    let is_limited = queue.len() > room;
+    queue.truncate(room);
+    voice.say(&Event::Outstanding { rows: resumed + queue.len() as u64 });
+
+    let window = Window {
+        max_rows: job.window.max_rows,
+        max_bytes: job.window.max_bytes,
+        batch_rows: u64::from(job.batch.max_rows),
+        batch_bytes: u64::from(job.batch.max_rows) * ROW_BYTES,
+    };
+    let planned = outstanding.iter().map(|batch| (batch.id, batch.rows(), batch.bytes));
+    let ledger = Ledger::new(window, job.steps.len(), checkpoint.next_batch, planned);
+    let (journal, strays) = sort_journals(&journal, &checkpoint, &outstanding)?;
+    let lineage = checkpoint.lineage;
+    let enricher = Enricher::start(
+        prepared,
+        ledger,
+        lineage,
+        journal,
+        strays,
+        None,
+        // Rows that failed before may well all fail again.
+        Strictness::RowByRow,
+        voice.clone(),
+    );
+    let max_rows = job.batch.max_rows as usize;
+    let feed = RetryFeed { reader, queue, max_rows, is_limited, file, checkpoint, places: None };
+    Ok((Running::new(enricher, feed, repair, lineage, voice.clone()), left))
+}
+
+/// The job with all its steps at one provider.
+fn with_provider(job: &Job, provider: Option<&str>) -> Result<Job, EngineError> {
+    let mut job = job.clone();
+    let Some(provider) = provider else { return Ok(job) };
+    let place = job.providers.iter().position(|known| known.name == provider);
+    let place = place.ok_or_else(|| EngineError::Mismatch {
+        what: format!("the job has no provider {provider:?}"),
+        hint: "name one of its [provider.<name>] sections",
+    })?;
+    for step in &mut job.steps {
+        step.provider = place;
+    }
+    Ok(job)
+}
+
+/// The checkpoint of the retries, made, read or rebuilt, and those of its batches that the target lacks.
+async fn recovered(
+    job: &Job,
+    found: Option<Checkpoint<Retrying>>,
+    repair: &Repair,
+) -> Result<(Checkpoint<Retrying>, Vec<PlannedBatch>), EngineError> {
+    let target_id = repair.table_id()?;
+    if let Some(mut checkpoint) = found.filter(|checkpoint| checkpoint.target_id == target_id) {
+        let mut committed = repair.committed(checkpoint.lineage).await?;
+        if committed.lineage.is_none() && committed.app == checkpoint.adopted {
+            committed.lineage = checkpoint.adopted;
+        }
+        if let Ok(Recovery::Continue(outstanding)) = recover(&checkpoint, committed) {
+            checkpoint.planned.clone_from(&outstanding);
+            return Ok((checkpoint, outstanding));
+        }
+        // Whatever it planned, the failed rows in the table are what there is to do: no row is replaced
+        // twice, because one that was repaired has not failed.
+    }
+    let newest = repair.committed(Lineage::random()).await?.app;
+    let checkpoint = Checkpoint {
+        app_id: retry_app_id(&job.app_id),
+        lineage: Lineage::random(),
+        source: SourceId::Delta { table_id: target_id.clone() },
+        target_id,
+        next_batch: newest.map_or(BatchId::FIRST, BatchId::next),
+        position: Retrying::default(),
+        planned: Vec::new(),
+        adopted: newest,
+    };
+    Ok((checkpoint, Vec::new()))
+}
+
+/// Rows of planned batches, for looking up.
+struct Planned<'a>(BTreeSet<(&'a str, u64, u64)>);
+
+impl<'a> Planned<'a> {
+    fn of(batches: &'a [PlannedBatch]) -> Self {
+        let parts = batches.iter().flat_map(|batch| &batch.parts);
+        Planned(parts.map(|part| (part.file.as_str(), part.start, part.end)).collect())
+    }
+
+    fn has(&self, found: &Found) -> bool {
+        let key = (&*found.key.file, found.key.row, u64::MAX);
+        let before = self.0.range(..=key).next_back();
+        before.is_some_and(|(file, start, end)| {
+            **file == *found.key.file && (*start..*end).contains(&found.key.row)
+        })
+    }
+}
+
+/// Failed rows of the target, in batches.
+pub(super) struct RetryFeed {
+    reader: FailedReader,
+    queue: VecDeque<Found>,
+    max_rows: usize,
+    /// Whether there are more rows than this retry is about.
+    is_limited: bool,
+    file: CheckpointFile,
+    checkpoint: Checkpoint<Retrying>,
+    /// Where the rows of the batch that is being planned were seen.
+    places: Option<(BatchId, BTreeSet<String>)>,
+}
+
+impl RetryFeed {
+    fn cut(&mut self, id: BatchId) -> Option<PlannedBatch> {
+        let rows: Vec<Found> = self.queue.drain(..self.max_rows.min(self.queue.len())).collect();
+        let mut parts: Vec<Part> = Vec::new();
+        for Found { key, .. } in &rows {
+            match parts.last_mut() {
+                Some(part) if part.file == *key.file && part.end == key.row => part.end += 1,
+                _ => parts.push(Part {
+                    file: key.file.to_string(),
+                    size: 0,
+                    version: None,
+                    start: key.row,
+                    end: key.row + 1,
+                    partition: std::collections::BTreeMap::new(),
+                }),
+            }
+        }
+        let places = rows.iter().map(|found| found.place.to_string()).collect();
+        self.places = Some((id, places));
+        let bytes = rows.len() as u64 * ROW_BYTES;
+        (!rows.is_empty()).then_some(PlannedBatch { id, parts, bytes, next: Position::Start })
+    }
+
+    async fn save(&mut self, checkpoint: Checkpoint<Retrying>) -> Result<(), EngineError> {
+        let file = self.file.clone();
+        let task = tokio::task::spawn_blocking(move || file.save(&checkpoint).map(|()| checkpoint));
+        self.checkpoint = task.await.map_err(|error| EngineError::Task(error.to_string()))??;
+        Ok(())
+    }
+}
+
+impl Feed for RetryFeed {
+    async fn plan(&mut self, done: Option<BatchId>) -> Result<Option<Loaded>, EngineError> {
+        let pass =
+            |side| faultpoint::pass("plan", side).map_err(|error| EngineError::Task(error.to_string()));
+        pass(Side::Before)?;
+        let Some(plan) = self.cut(self.checkpoint.next_batch) else { return Ok(None) };
+        pass(Side::After)?;
+        let mut checkpoint = self.checkpoint.clone();
+        checkpoint.planned.retain(|batch| done.is_none_or(|done| batch.id > done));
+        checkpoint.planned.push(plan.clone());
+        checkpoint.next_batch = plan.id.next();
+        self.save(checkpoint).await?;
+        self.load(plan).await.map(Some)
+    }
+
+    async fn load(&mut self, plan: PlannedBatch) -> Result<Loaded, EngineError> {
+        let places = self.places.take().filter(|(id, _)| *id == plan.id).map(|(_, places)| places);
+        let selection: &Selection = &self.checkpoint.position.selection;
+        let Reloaded { chunks, kept } = self.reader.reload(plan.id, &plan.parts, selection, places).await?;
+        let decoded = chunks.iter().map(|chunk| chunk.rows.num_rows() as u64).sum();
+        Ok(Loaded { plan, chunks, decoded, kept })
+    }
+
+    fn planned(&self, id: BatchId) -> Option<PlannedBatch> {
+        self.checkpoint.planned.iter().find(|batch| batch.id == id).cloned()
+    }
+
+    async fn close(&mut self, done: Option<BatchId>, complete: bool) -> Result<(), EngineError> {
+        let mut checkpoint = self.checkpoint.clone();
+        checkpoint.planned.retain(|batch| done.is_none_or(|done| batch.id > done));
+        if complete {
+            checkpoint.position = Retrying::default();
+        }
+        if checkpoint == self.checkpoint { Ok(()) } else { self.save(checkpoint).await }
+    }
+
+    fn reaches_end(&self) -> bool {
+        !self.is_limited
+    }
+}

@@ -1,0 +1,259 @@
+//! Failed rows, read from the target to be asked again.
+//!
+//! Rows are known by their keys and looked for in the newest version each time, so that a compaction in
+//! between does no harm (test `retry::random_errors_kills_and_a_compaction`).
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow::array::{AsArray, BooleanArray, UInt32Array};
+use arrow::compute::{cast, concat_batches, take_record_batch};
+use arrow::datatypes::{Int64Type, SchemaRef};
+use arrow::error::ArrowError;
+use arrow::record_batch::RecordBatch;
+
+use super::failed::{FILES_AT_ONCE, FailedError, FailedRows, explain, name};
+use super::target::{BATCH_ID, RUN_ID, SOURCE_FILE, SOURCE_ROW};
+use crate::checkpoint::{Part, Selection};
+use crate::config::Job;
+use crate::ident::{BatchId, RowKey, RunId};
+use crate::source::Chunk;
+use crate::table::{Scan, TableError};
+
+pub(super) const PLACE: &str = "__enrich_place";
+
+/// Files of the target in which the rows of open batches were last seen.
+#[derive(Clone, Debug, Default)]
+pub struct Places(Arc<Mutex<BTreeMap<BatchId, BTreeSet<String>>>>);
+
+impl Places {
+    pub(super) fn put(&self, batch: BatchId, files: BTreeSet<String>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(batch, files);
+    }
+
+    pub(super) fn take(&self, batch: BatchId) -> Option<BTreeSet<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&batch)
+    }
+}
+
+/// A failed row and the file of the target that holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// The row.
+    pub key: RowKey,
+    /// Path of the target's file, relative to the table.
+    pub place: Arc<str>,
+}
+
+/// Failed rows with their columns, ready to be asked again.
+#[derive(Debug)]
+pub struct Reloaded {
+    /// The rows, by source file.
+    pub chunks: Vec<Chunk>,
+    /// By step, then by row: whether the target's outcome stays.
+    pub kept: Vec<Vec<bool>>,
+}
+
+/// Reads failed rows from the target.
+#[derive(Debug)]
+pub struct FailedReader {
+    rows: FailedRows,
+    columns: SchemaRef,
+    outputs: Vec<String>,
+    places: Places,
+}
+
+impl FailedReader {
+    /// Begins with the failed rows of a job.
+    #[must_use]
+    pub fn new(rows: FailedRows, job: &Job) -> Self {
+        let outputs = job.steps.iter().map(|step| step.output.clone()).collect();
+        FailedReader { columns: rows.source_columns(), outputs, rows, places: Places::default() }
+    }
+
+    /// Where rows are seen; for the one who writes them.
+    #[must_use]
+    pub fn places(&self) -> Places {
+        self.places.clone()
+    }
+
+    /// The failed rows of a selection, except those that this run wrote, in the order in which they were
+    /// written.
+    ///
+    /// # Errors
+    /// When the target cannot be read or the selection is wrong.
+    pub async fn find(&self, selection: &Selection, except: RunId) -> Result<Vec<Found>, FailedError> {
+        self.rows.check(selection)?;
+        let any: Vec<String> = self
+            .outputs
+            .iter()
+            .map(|output| format!("({})", self.rows.failed_as(output, selection)))
+            .collect();
+        let field = |field: &str| self.rows.field(field);
+        let sql = format!(
+            "SELECT CAST({place} AS VARCHAR), CAST({file} AS VARCHAR) AS \"_file\", {row} AS \"_row\", {batch} AS \"_batch\" \
+             FROM target WHERE {rows} AND ({any}) AND {run} <> '{except}' ORDER BY \"_batch\", \"_file\", \"_row\"",
+            place = name(PLACE),
+            file = field(SOURCE_FILE),
+            row = field(SOURCE_ROW),
+            batch = field(BATCH_ID),
+            rows = self.rows.rows_of(selection),
+            any = any.join(" OR "),
+            run = field(RUN_ID),
+        );
+        let mut found = Vec::new();
+        for files in self.rows.files().chunks(FILES_AT_ONCE) {
+            let names = self.rows.table.file_names(files);
+            let places: Vec<Arc<str>> = files.iter().map(|file| file.as_str().into()).collect();
+            let mut source_files: HashMap<String, Arc<str>> = HashMap::new();
+            let scan = Scan { files: Some(files), file_column: Some(PLACE) };
+            let listed = self.rows.table.scan(scan, &sql, |batch| {
+                let (in_files, of_files) = (self.rows.strings(&batch, 0)?, self.rows.strings(&batch, 1)?);
+                let numbers = batch.column(2).as_primitive::<Int64Type>();
+                for (at, (place, file)) in in_files.into_iter().zip(of_files).enumerate() {
+                    let place = names.get(&place).map(|at| Arc::clone(&places[*at]));
+                    let place = place.ok_or_else(|| self.lost_place())?;
+                    let file = source_files.entry(file).or_insert_with_key(|file| file.as_str().into());
+                    let key = RowKey { file: Arc::clone(file), row: numbers.value(at).cast_unsigned() };
+                    found.push(Found { key, place });
+                }
+                Ok::<(), TableError>(())
+            });
+            listed.await.map_err(|error| explain(selection, error))?;
+        }
+        Ok(found)
+    }
+
+    /// Reads rows again, in the order of the parts. Rows that have not failed any more, in any of the ways
+    /// selected, are left out. `places` are the files that they were last seen in.
+    ///
+    /// # Errors
+    /// When the target cannot be read.
+    pub async fn reload(
+        &mut self,
+        batch: BatchId,
+        parts: &[Part],
+        selection: &Selection,
+        places: Option<BTreeSet<String>>,
+    ) -> Result<Reloaded, TableError> {
+        self.rows.refresh().await?;
+        let seen = match places {
+            Some(places) if self.rows.table.has_files(&places)? => places.into_iter().collect(),
+            _ => self.rows.files().to_vec(),
+        };
+        let columns: Vec<String> = self.columns.fields().iter().map(|field| name(field.name())).collect();
+        let again = self.outputs.iter().enumerate().map(|(at, output)| {
+            format!("COALESCE({}, FALSE) AS \"__again_{at}\"", self.rows.failed_as(output, selection))
+        });
+        let own = [
+            format!("CAST({} AS VARCHAR)", name(PLACE)),
+            format!("CAST({} AS VARCHAR)", self.rows.field(SOURCE_FILE)),
+            self.rows.field(SOURCE_ROW),
+        ];
+        let shown: Vec<String> = own.into_iter().chain(again).chain(columns).collect();
+        let sql = format!("SELECT {} FROM target WHERE {}", shown.join(", "), self.rows.own_failed());
+        let wanted = Wanted::of(parts);
+        let mut kept_rows: Vec<(usize, u64, Vec<bool>)> = Vec::new();
+        let mut batches: Vec<RecordBatch> = Vec::new();
+        let mut held = BTreeSet::new();
+        for files in seen.chunks(FILES_AT_ONCE) {
+            let names = self.rows.table.file_names(files);
+            let scan = Scan { files: Some(files), file_column: Some(PLACE) };
+            self.rows
+                .table
+                .scan(scan, &sql, |batch| {
+                    let (in_files, of_files) = (self.rows.strings(&batch, 0)?, self.rows.strings(&batch, 1)?);
+                    let numbers = batch.column(2).as_primitive::<Int64Type>();
+                    let again: Vec<&BooleanArray> =
+                        (0..self.outputs.len()).map(|step| batch.column(3 + step).as_boolean()).collect();
+                    let mut picked = Vec::new();
+                    for (at, file) in of_files.iter().enumerate() {
+                        let row = numbers.value(at).cast_unsigned();
+                        let kept: Vec<bool> = again.iter().map(|again| !again.value(at)).collect();
+                        let Some(file) = wanted.place(file, row).filter(|_| kept.contains(&false)) else {
+                            continue;
+                        };
+                        picked.push(u32::try_from(at).unwrap_or(u32::MAX));
+                        kept_rows.push((file, row, kept));
+                        let place = names.get(&in_files[at]).ok_or_else(|| self.lost_place())?;
+                        held.insert(files[*place].clone());
+                    }
+                    if !picked.is_empty() {
+                        let picked = self.picked(&batch, picked).map_err(|error| self.unreadable(error))?;
+                        batches.push(picked);
+                    }
+                    Ok::<(), TableError>(())
+                })
+                .await?;
+        }
+        let reloaded = self.in_order(parts, &batches, &kept_rows).map_err(|error| self.unreadable(error))?;
+        self.places.put(batch, held);
+        Ok(reloaded)
+    }
+
+    /// The source's columns of some rows of a query's batch.
+    fn picked(&self, batch: &RecordBatch, rows: Vec<u32>) -> Result<RecordBatch, ArrowError> {
+        let first = 3 + self.outputs.len();
+        let columns = (first..batch.num_columns())
+            .zip(self.columns.fields())
+            .map(|(at, field)| cast(batch.column(at), field.data_type()));
+        let rows_of_source =
+            RecordBatch::try_new(Arc::clone(&self.columns), columns.collect::<Result<_, _>>()?)?;
+        take_record_batch(&rows_of_source, &UInt32Array::from(rows))
+    }
+
+    fn in_order(
+        &self,
+        parts: &[Part],
+        batches: &[RecordBatch],
+        rows: &[(usize, u64, Vec<bool>)],
+    ) -> Result<Reloaded, ArrowError> {
+        let all = concat_batches(&self.columns, batches)?;
+        let mut order: Vec<u32> = (0..u32::try_from(rows.len()).unwrap_or(u32::MAX)).collect();
+        order.sort_by_key(|at| {
+            let (part, row, _) = &rows[*at as usize];
+            (*part, *row)
+        });
+        let mut chunks = Vec::new();
+        let file = |at: &u32| parts[rows[*at as usize].0].file.as_str();
+        for of_file in order.chunk_by(|a, b| file(a) == file(b)) {
+            let Some(first) = of_file.first() else { continue };
+            chunks.push(Chunk {
+                file: file(first).into(),
+                physical: of_file.iter().map(|at| rows[*at as usize].1).collect(),
+                rows: take_record_batch(&all, &UInt32Array::from(of_file.to_vec()))?,
+            });
+        }
+        let kept = (0..self.outputs.len())
+            .map(|step| order.iter().map(|at| rows[*at as usize].2[step]).collect())
+            .collect();
+        Ok(Reloaded { chunks, kept })
+    }
+
+    fn unreadable(&self, source: ArrowError) -> TableError {
+        TableError { action: "read", path: self.rows.table.path().to_owned(), source: Box::new(source) }
+    }
+
+    fn lost_place(&self) -> TableError {
+        self.unreadable(ArrowError::InvalidArgumentError("a row is in a file that was not asked for".into()))
+    }
+}
+
+/// Rows by file, for looking up.
+struct Wanted<'a>(HashMap<&'a str, BTreeMap<u64, (u64, usize)>>);
+
+impl<'a> Wanted<'a> {
+    fn of(parts: &'a [Part]) -> Self {
+        let mut wanted: HashMap<&str, BTreeMap<u64, (u64, usize)>> = HashMap::new();
+        for (at, part) in parts.iter().enumerate() {
+            wanted.entry(&part.file).or_default().insert(part.start, (part.end, at));
+        }
+        Wanted(wanted)
+    }
+
+    /// The part that a row belongs to.
+    fn place(&self, file: &str, row: u64) -> Option<usize> {
+        let (_, (end, at)) = self.0.get(file)?.range(..=row).next_back()?;
+        (row < *end).then_some(*at)
+    }
+}

@@ -1,0 +1,426 @@
+//! Repair: new outcomes of failed rows take the place of the old ones, once each.
+//!
+//! A file that holds such rows is written anew, row by row in its order; files without are untouched. A batch
+//! is one commit, with two `txn` actions like those of a run.
+
+use std::collections::{BTreeSet, HashMap};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, Int32Array, StringArray, StructArray, UInt64Array};
+use arrow::compute::{cast, interleave, take_record_batch};
+use arrow::datatypes::{DataType, Int32Type, Int64Type, SchemaRef};
+use arrow::error::ArrowError;
+use arrow::record_batch::RecordBatch;
+use futures::TryStreamExt;
+use serde_json::{Map, Value, json};
+
+use super::columns::{history, outputs};
+use super::commit::Committed;
+use super::failed::{FILES_AT_ONCE, FailedRows, name, text};
+use super::reload::{PLACE, Places};
+use super::settled::{FilledBatch, Outcome, Settled};
+use super::target::{APP_ID, ERROR_COUNT, RETENTION, RUN_ID, SOURCE_FILE, SOURCE_ROW, TargetError};
+use crate::checkpoint::CommittedUpTo;
+use crate::config::Job;
+use crate::faultpoint::{self, Side};
+use crate::ident::{BatchId, Lineage, RowKey, RunId};
+use crate::table::{Scan, Staged, Table, TableError, Txn};
+
+/// Tries of a commit that others got ahead of.
+const COMMIT_TRIES: u32 = 10;
+
+/// Name under which the retries of a job commit.
+#[must_use]
+pub fn retry_app_id(app_id: &str) -> String {
+    // No job can be called so: `#` does not stand in an app_id.
+    format!("{app_id}#retry")
+}
+
+/// The target of a retry.
+#[derive(Debug)]
+pub struct Repair {
+    path: PathBuf,
+    table: Table,
+    schema: SchemaRef,
+    metadata: String,
+    outputs: Vec<String>,
+    app_id: String,
+    run: RunId,
+    places: Places,
+}
+
+/// A file as it becomes.
+struct Mended {
+    staged: Staged,
+    rows: usize,
+}
+
+impl Repair {
+    /// Takes the target of a job, after a look at whether it can be repaired.
+    ///
+    /// # Errors
+    /// When it cannot.
+    pub fn open(job: &Job, rows: &FailedRows, places: Places, run: RunId) -> Result<Repair, TargetError> {
+        let path = job.target.location.path().to_owned();
+        let table = rows.table.clone();
+        if !rows.has_metadata() {
+            return Err(TargetError::NoKeys { path, metadata: job.target.metadata_column.clone() });
+        }
+        if table.is_append_only()? {
+            return Err(TargetError::AppendOnly { path });
+        }
+        if table.properties()?.contains_key(RETENTION) {
+            return Err(TargetError::Retention { path });
+        }
+        let outputs: Vec<String> = job.steps.iter().map(|step| step.output.clone()).collect();
+        if let Some(output) = outputs.iter().find(|output| !rows.is_recorded(output)) {
+            let what = format!("it has no column for the step {output:?}");
+            return Err(TargetError::Schema { path, what });
+        }
+        Ok(Repair {
+            path,
+            schema: rows.schema.clone(),
+            table,
+            metadata: job.target.metadata_column.clone(),
+            outputs,
+            app_id: job.app_id.clone(),
+            run,
+            places,
+        })
+    }
+
+    /// Id of the target table.
+    ///
+    /// # Errors
+    /// Never for a table that is open.
+    pub fn table_id(&self) -> Result<String, TableError> {
+        self.table.id()
+    }
+
+    /// What the log says about retries of the job and a lineage of them.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub async fn committed(&self, lineage: Lineage) -> Result<CommittedUpTo, TableError> {
+        let retry = retry_app_id(&self.app_id);
+        let app = self.table.txn_version(&retry).await?;
+        let own = self.table.txn_version(&lineage.app_id(&retry)).await?;
+        Ok(CommittedUpTo {
+            app: app.and_then(BatchId::from_txn_version),
+            lineage: own.and_then(BatchId::from_txn_version),
+        })
+    }
+
+    /// Writes the new outcomes of a batch's rows over the old ones and commits them, unless the log has the
+    /// batch. Rows that are gone, or have been repaired by somebody else, are left as they are.
+    ///
+    /// # Errors
+    /// When files cannot be read or written, or the commit failed for certain.
+    pub async fn commit(&mut self, batch: &FilledBatch, lineage: Lineage) -> Result<Committed, TableError> {
+        let id = batch.plan.id;
+        let rows = keys(batch);
+        let seen = self.places.take(id);
+        let mut tries = 0;
+        loop {
+            self.table = Table::open(&self.path).await?;
+            if self.has(id, lineage).await? {
+                return Ok(if tries == 0 { Committed::Before } else { Committed::Now(self.table.version()) });
+            }
+            let places = match &seen {
+                Some(places) if self.table.has_files(places)? => places.clone(),
+                _ => self.find(&rows).await?,
+            };
+            let error = match self.rewrite(batch, &rows, &places, lineage).await {
+                Ok(version) => return Ok(Committed::Now(version)),
+                Err(error) => error,
+            };
+            tries += 1;
+            if tries == COMMIT_TRIES {
+                return Err(error);
+            }
+        }
+    }
+
+    async fn rewrite(
+        &mut self,
+        batch: &FilledBatch,
+        rows: &HashMap<RowKey, usize>,
+        places: &BTreeSet<String>,
+        lineage: Lineage,
+    ) -> Result<u64, TableError> {
+        self.pass("parquet-file", Side::Before)?;
+        let mut staged = Staged::default();
+        let mut replaced = BTreeSet::new();
+        let mut changes = self.table.stage_changes()?;
+        for place in places {
+            let mended = self.mend(place, batch, rows, changes.as_mut()).await?;
+            if mended.rows > 0 {
+                staged.absorb(mended.staged);
+                replaced.insert(place.clone());
+            }
+        }
+        let changes = match changes {
+            Some(changes) => Some(changes.finish().await?),
+            None => None,
+        };
+        self.pass("parquet-file", Side::After)?;
+        let retry = retry_app_id(&self.app_id);
+        let version = batch.plan.id.txn_version();
+        let txns = [Txn { app_id: lineage.app_id(&retry), version }, Txn { app_id: retry, version }];
+        let info = self.info(batch, lineage);
+        self.pass("delta-commit", Side::Before)?;
+        let committed = self.table.rewrite(&replaced, &staged, changes.as_ref(), &txns, info).await;
+        self.pass("delta-commit", Side::After)?;
+        committed
+    }
+
+    /// Writes one file anew, with the new outcomes of the batch's rows in it.
+    async fn mend(
+        &self,
+        place: &str,
+        batch: &FilledBatch,
+        rows: &HashMap<RowKey, usize>,
+        mut changes: Option<&mut crate::table::ChangeStaging>,
+    ) -> Result<Mended, TableError> {
+        let files = [place.to_owned()];
+        let scan = Scan { files: Some(&files), file_column: None };
+        let columns: Vec<String> = self.schema.fields().iter().map(|field| name(field.name())).collect();
+        let sql = format!("SELECT {} FROM target", columns.join(", "));
+        let mut stream = self.table.stream(scan, &sql).await?;
+        let mut staging = self.table.stage()?;
+        let (mut found, mut fewest, mut most) = (0, i32::MAX, i32::MIN);
+        while let Some(read) = stream.try_next().await? {
+            let of_arrow = |error| self.error("read", error);
+            let before = conform(&read, &self.schema).map_err(of_arrow)?;
+            let hits = self.hits(&before, rows).map_err(of_arrow)?;
+            let after = self.patched(&before, batch, &hits).map_err(of_arrow)?;
+            let counts = self.member(&after, ERROR_COUNT).map_err(of_arrow)?;
+            for count in counts.as_primitive::<Int32Type>().iter().flatten() {
+                (fewest, most) = (fewest.min(count), most.max(count));
+            }
+            if let Some(changes) = changes.as_mut().filter(|_| !hits.is_empty()) {
+                let at = UInt64Array::from_iter_values(hits.iter().map(|(at, _)| *at as u64));
+                let old = take_record_batch(&before, &at).map_err(of_arrow)?;
+                changes.write(&old, &take_record_batch(&after, &at).map_err(of_arrow)?).await?;
+            }
+            found += hits.len();
+            staging.write(after).await?;
+        }
+        if found == 0 {
+            return Ok(Mended { staged: Staged::default(), rows: 0 });
+        }
+        let mut staged = staging.finish().await?;
+        if fewest <= most {
+            let (fewest, most) = (i64::from(fewest), i64::from(most));
+            let added = staged.add_nested_statistics(&self.metadata, ERROR_COUNT, fewest, most);
+            added.map_err(|error| self.error("write statistics to", error))?;
+        }
+        Ok(Mended { staged, rows: found })
+    }
+
+    /// Which rows of a file are rows of the batch that have still failed: their places here and there.
+    fn hits(
+        &self,
+        file: &RecordBatch,
+        rows: &HashMap<RowKey, usize>,
+    ) -> Result<Vec<(usize, usize)>, ArrowError> {
+        let app_ids = self.member(file, APP_ID)?;
+        let files = self.member(file, SOURCE_FILE)?;
+        let (app_ids, files) = (app_ids.as_string::<i32>(), files.as_string::<i32>());
+        let numbers = self.member(file, SOURCE_ROW)?;
+        let numbers = numbers.as_primitive::<Int64Type>();
+        let counts = self.member(file, ERROR_COUNT)?;
+        let counts = counts.as_primitive::<Int32Type>();
+        let mut hits = Vec::new();
+        for at in 0..file.num_rows() {
+            if counts.is_null(at) || counts.value(at) == 0 || app_ids.value(at) != self.app_id {
+                continue;
+            }
+            let key = RowKey { file: files.value(at).into(), row: numbers.value(at).cast_unsigned() };
+            if let Some(row) = rows.get(&key) {
+                hits.push((at, *row));
+            }
+        }
+        Ok(hits)
+    }
+
+    fn member(&self, rows: &RecordBatch, field: &str) -> Result<ArrayRef, ArrowError> {
+        let metadata = rows.column_by_name(&self.metadata).and_then(|column| column.as_struct_opt());
+        let member = metadata.and_then(|metadata| metadata.column_by_name(field).cloned());
+        member.ok_or_else(|| {
+            ArrowError::SchemaError(format!("the target has no {}.{field} any more", self.metadata))
+        })
+    }
+
+    /// The rows of a file with the new outcomes in place.
+    fn patched(
+        &self,
+        before: &RecordBatch,
+        batch: &FilledBatch,
+        hits: &[(usize, usize)],
+    ) -> Result<RecordBatch, ArrowError> {
+        if hits.is_empty() {
+            return Ok(before.clone());
+        }
+        let metadata = before.column_by_name(&self.metadata).and_then(|column| column.as_struct_opt());
+        let metadata = metadata.ok_or_else(|| {
+            ArrowError::SchemaError(format!("the target has no {} any more", self.metadata))
+        })?;
+        let mut members: Vec<ArrayRef> = metadata.columns().to_vec();
+        let mut columns: Vec<ArrayRef> = before.columns().to_vec();
+        let mut counts = self.member(before, ERROR_COUNT)?.as_primitive::<Int32Type>().values().to_vec();
+        let mut newly: Vec<i32> = vec![0; hits.len()];
+        for (step, output) in self.outputs.iter().enumerate() {
+            let settled = |row: usize| &batch.outcomes[step][row];
+            let renewed: Vec<(usize, &Settled)> = hits
+                .iter()
+                .map(|(at, row)| (*at, settled(*row)))
+                .filter(|(_, settled)| settled.outcome != Outcome::Kept)
+                .collect();
+            let errors = self.error_of(before, output)?;
+            for (hit, (at, row)) in newly.iter_mut().zip(hits) {
+                *hit += i32::from(match &settled(*row).outcome {
+                    Outcome::Failed(_) => true,
+                    Outcome::Kept => errors.is_valid(*at),
+                    Outcome::Answer(_) | Outcome::Skipped => false,
+                });
+            }
+            let place = |name: &str| before.schema_ref().index_of(name);
+            let values = outputs(renewed.iter().map(|(_, settled)| *settled));
+            let at = place(output)?;
+            columns[at] = replaced(&columns[at], &values, &renewed)?;
+            let (member, _) = find_member(metadata, output)?;
+            let values: ArrayRef = Arc::new(history(renewed.iter().map(|(_, settled)| *settled))?);
+            members[member] = replaced(&members[member], &values, &renewed)?;
+        }
+        for ((at, _), count) in hits.iter().zip(&newly) {
+            counts[*at] = *count;
+        }
+        let (member, _) = find_member(metadata, ERROR_COUNT)?;
+        members[member] = Arc::new(Int32Array::from(counts));
+        let (member, _) = find_member(metadata, RUN_ID)?;
+        let run = self.run.to_string();
+        let runs: ArrayRef = Arc::new(StringArray::from_iter_values(std::iter::repeat_n(&run, hits.len())));
+        members[member] = replaced(&members[member], &runs, hits)?;
+        let at = before.schema_ref().index_of(&self.metadata)?;
+        let metadata = StructArray::try_new(metadata.fields().clone(), members, metadata.nulls().cloned())?;
+        columns[at] = Arc::new(metadata);
+        RecordBatch::try_new(before.schema(), columns)
+    }
+
+    /// The class of error of each row of a step.
+    fn error_of(&self, rows: &RecordBatch, output: &str) -> Result<ArrayRef, ArrowError> {
+        let history = self.member(rows, output)?;
+        let error = history.as_struct_opt().and_then(|history| history.column_by_name("error").cloned());
+        error.ok_or_else(|| ArrowError::SchemaError(format!("{}.{output} has no field error", self.metadata)))
+    }
+
+    /// Where the rows of a batch are in the newest version.
+    async fn find(&self, rows: &HashMap<RowKey, usize>) -> Result<BTreeSet<String>, TableError> {
+        let field = |field: &str| format!("{}[{}]", name(&self.metadata), text(field));
+        let sql = format!(
+            "SELECT CAST({} AS VARCHAR), CAST({} AS VARCHAR), {} FROM target WHERE {} > 0 AND {} = {}",
+            name(PLACE),
+            field(SOURCE_FILE),
+            field(SOURCE_ROW),
+            field(ERROR_COUNT),
+            field(APP_ID),
+            text(&self.app_id)
+        );
+        let files = FailedRows::files_of(&self.table, &self.metadata)?;
+        let mut places = BTreeSet::new();
+        for files in files.chunks(FILES_AT_ONCE) {
+            let names = self.table.file_names(files);
+            let scan = Scan { files: Some(files), file_column: Some(PLACE) };
+            let listed = self.table.scan(scan, &sql, |batch| {
+                let strings = |column: usize| {
+                    cast(batch.column(column), &DataType::Utf8).map_err(|error| self.error("read", error))
+                };
+                let (in_files, of_files) = (strings(0)?, strings(1)?);
+                let (in_files, of_files) = (in_files.as_string::<i32>(), of_files.as_string::<i32>());
+                let numbers = batch.column(2).as_primitive::<Int64Type>();
+                for at in 0..batch.num_rows() {
+                    let row = numbers.value(at).cast_unsigned();
+                    let key = RowKey { file: of_files.value(at).into(), row };
+                    if let Some(place) = names.get(in_files.value(at)).filter(|_| rows.contains_key(&key)) {
+                        places.insert(files[*place].clone());
+                    }
+                }
+                Ok::<(), TableError>(())
+            });
+            listed.await?;
+        }
+        Ok(places)
+    }
+
+    async fn has(&self, id: BatchId, lineage: Lineage) -> Result<bool, TableError> {
+        let committed = self.committed(lineage).await?;
+        if committed.app.is_some_and(|app| app >= id) && committed.lineage.is_none_or(|own| own < id) {
+            let what = format!("batch {id} of the retries was committed by another checkpoint meanwhile");
+            return Err(self.error("commit to", io::Error::other(what)));
+        }
+        Ok(committed.lineage.is_some_and(|own| own >= id))
+    }
+
+    fn info(&self, batch: &FilledBatch, lineage: Lineage) -> Map<String, Value> {
+        let own = json!({
+            "app_id": self.app_id,
+            "lineage": lineage,
+            "batch_id": batch.plan.id,
+            "run_id": self.run,
+            "rows": batch.rows(),
+            "digest": batch.plan.digest().to_string(),
+        });
+        Map::from_iter([("enrich_retry".to_owned(), own)])
+    }
+
+    fn pass(&self, action: &'static str, side: Side) -> Result<(), TableError> {
+        faultpoint::pass(action, side).map_err(|error| self.error("write to", error))
+    }
+
+    fn error(
+        &self,
+        action: &'static str,
+        source: impl std::error::Error + Send + Sync + 'static,
+    ) -> TableError {
+        TableError { action, path: self.path.clone(), source: Box::new(source) }
+    }
+}
+
+/// The rows of a batch by their keys.
+fn keys(batch: &FilledBatch) -> HashMap<RowKey, usize> {
+    let keys = batch.chunks.iter().flat_map(|chunk| {
+        chunk.physical.iter().map(|row| RowKey { file: Arc::clone(&chunk.file), row: *row })
+    });
+    keys.zip(0..).collect()
+}
+
+fn find_member<'a>(metadata: &'a StructArray, name: &str) -> Result<(usize, &'a ArrayRef), ArrowError> {
+    let at = metadata.column_names().iter().position(|field| *field == name);
+    at.map(|at| (at, metadata.column(at)))
+        .ok_or_else(|| ArrowError::SchemaError(format!("the metadata column has no field {name:?}")))
+}
+
+/// A column with new values at some of its rows, in their order.
+fn replaced<T>(column: &ArrayRef, values: &ArrayRef, at: &[(usize, T)]) -> Result<ArrayRef, ArrowError> {
+    let values = cast(values, column.data_type())?;
+    let mut indices: Vec<(usize, usize)> = (0..column.len()).map(|row| (0, row)).collect();
+    for (place, (row, _)) in at.iter().enumerate() {
+        indices[*row] = (1, place);
+    }
+    interleave(&[column.as_ref(), values.as_ref()], &indices)
+}
+
+/// The rows in the types of the table.
+fn conform(rows: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
+    let columns = rows.columns().iter().zip(schema.fields()).map(|(column, field)| {
+        if column.data_type() == field.data_type() {
+            Ok(Arc::clone(column))
+        } else {
+            cast(column, field.data_type())
+        }
+    });
+    RecordBatch::try_new(Arc::clone(schema), columns.collect::<Result<_, _>>()?)
+}

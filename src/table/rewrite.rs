@@ -1,0 +1,139 @@
+//! Rewriting: data files that take the place of others, in one commit, with the change data of the rows that
+//! differ.
+//!
+//! Source of the format: the Delta protocol, "Add CDC File" and "Change Data Files".
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, StringArray};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::error::ArrowError;
+use arrow::record_batch::RecordBatch;
+use deltalake::kernel::{Action, AddCDCFile};
+use deltalake::protocol::DeltaOperation;
+use deltalake::writer::RecordBatchWriter;
+use serde_json::{Map, Value};
+
+use super::append::{Staged, Staging, Txn, writer_properties};
+use super::open::{error_of, uri};
+use super::{Table, TableError};
+
+const APPEND_ONLY: &str = "delta.appendOnly";
+const CHANGE_DATA: &str = "delta.enableChangeDataFeed";
+const FOLDER: &str = "_change_data";
+const CHANGE_TYPE: &str = "_change_type";
+
+/// Change data of updated rows that is not committed yet.
+#[derive(Debug)]
+pub struct StagedChanges {
+    files: Vec<AddCDCFile>,
+}
+
+/// Change data being written.
+#[derive(Debug)]
+pub struct ChangeStaging {
+    staging: Staging,
+    schema: SchemaRef,
+}
+
+impl ChangeStaging {
+    /// Encodes rows, in the table's columns, as they were and as they become.
+    ///
+    /// # Errors
+    /// When they do not fit or a file cannot be written.
+    pub async fn write(&mut self, before: &RecordBatch, after: &RecordBatch) -> Result<(), TableError> {
+        for (rows, kind) in [(before, "update_preimage"), (after, "update_postimage")] {
+            let rows = marked(rows, kind, &self.schema).map_err(|source| TableError {
+                action: "write change data to",
+                path: self.staging.path.clone(),
+                source: Box::new(source),
+            })?;
+            self.staging.write(rows).await?;
+        }
+        Ok(())
+    }
+
+    /// Ends the files.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub async fn finish(self) -> Result<StagedChanges, TableError> {
+        let staged = self.staging.finish().await?;
+        let files = staged.adds.into_iter().map(|add| AddCDCFile {
+            path: format!("{FOLDER}/{}", add.path),
+            size: add.size,
+            partition_values: add.partition_values,
+            data_change: false,
+            tags: None,
+        });
+        Ok(StagedChanges { files: files.collect() })
+    }
+}
+
+fn marked(rows: &RecordBatch, kind: &str, schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
+    let kinds: ArrayRef = Arc::new(StringArray::from_iter_values(std::iter::repeat_n(kind, rows.num_rows())));
+    let columns = rows.columns().iter().cloned().chain([kinds]).collect();
+    RecordBatch::try_new(Arc::clone(schema), columns)
+}
+
+impl Table {
+    /// Whether the table takes new rows only.
+    ///
+    /// # Errors
+    /// Never for a table that is open.
+    pub fn is_append_only(&self) -> Result<bool, TableError> {
+        self.has_property(APPEND_ONLY)
+    }
+
+    fn has_property(&self, name: &str) -> Result<bool, TableError> {
+        Ok(self.properties()?.get(name).is_some_and(|value| value.eq_ignore_ascii_case("true")))
+    }
+
+    /// Begins change data files that are not committed yet; none for a table that keeps no change data.
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    pub fn stage_changes(&self) -> Result<Option<ChangeStaging>, TableError> {
+        if !self.has_property(CHANGE_DATA)? {
+            return Ok(None);
+        }
+        let error = error_of("write change data to", self.path());
+        let mut fields = self.schema()?.fields().to_vec();
+        fields.push(Arc::new(Field::new(CHANGE_TYPE, DataType::Utf8, true)));
+        let schema: SchemaRef = Arc::new(Schema::new(fields));
+        let folder = uri(&self.path().join(FOLDER)).map_err(&error)?;
+        let partitions = Some(self.partition_columns()?);
+        let writer =
+            RecordBatchWriter::try_new(folder, Arc::clone(&schema), partitions, None).map_err(&error)?;
+        let writer = writer.with_writer_properties(writer_properties());
+        Ok(Some(ChangeStaging { staging: Staging { writer, path: self.path().to_owned() }, schema }))
+    }
+
+    /// Commits staged files in the place of others, together with `txn` actions, and brings the table to
+    /// the new version, which is returned.
+    ///
+    /// # Errors
+    /// When one of the replaced files is no longer in the table, and when the commit fails, or seems to:
+    /// after an error only the log can say whether it did.
+    pub async fn rewrite(
+        &mut self,
+        replaced: &BTreeSet<String>,
+        staged: &Staged,
+        changes: Option<&StagedChanges>,
+        txns: &[Txn],
+        info: Map<String, Value>,
+    ) -> Result<u64, TableError> {
+        let action = "commit to";
+        let files = self.state(action)?.log_data();
+        let removed = files.iter().filter(|file| replaced.contains(file.path().as_ref()));
+        let mut actions: Vec<Action> = removed.map(|file| Action::Remove(file.remove_action(true))).collect();
+        if actions.len() != replaced.len() {
+            let source = std::io::Error::other("a file that is to be replaced is no longer in the table");
+            return Err(TableError { action, path: self.path().to_owned(), source: Box::new(source) });
+        }
+        actions.extend(staged.adds.iter().cloned().map(Action::Add));
+        actions.extend(changes.iter().flat_map(|changes| changes.files.iter().cloned().map(Action::Cdc)));
+        self.commit(actions, DeltaOperation::Update { predicate: None }, txns, info).await
+    }
+}

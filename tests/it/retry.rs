@@ -1,0 +1,350 @@
+//! `enrich retry`: failed rows are asked again, once, and mended in place.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Stdio;
+use std::time::Duration;
+
+use deltalake::{DeltaTable, DeltaTableBuilder, ensure_table_uri};
+use enrich::config::{FaultSpec, SimulatorSpec, Span};
+use enrich::faultpoint::ACTIONS;
+use enrich::simulator::{Simulator, answer_to};
+
+use crate::support::{Outcome, TargetRow, World, append_delta, prompt_of, read_target, rows, text_of};
+
+/// Refuses the prompts of these rows.
+fn refusing(ids: impl IntoIterator<Item = i64>, status: u16, code: &str) -> Vec<FaultSpec> {
+    let fault = |id| FaultSpec {
+        contains: Some(text_of(id)),
+        share: 1.0,
+        times: None,
+        status: Some(status),
+        code: Some(code.to_owned()),
+        message: None,
+        retry_after: None,
+        finish_reason: None,
+        body: None,
+        hang_up: false,
+        delay: None,
+    };
+    ids.into_iter().map(fault).collect()
+}
+
+/// A target in which these rows have failed; the world's own simulator has not been asked.
+async fn with_failed(rows_in_all: i64, commits: i64, faults: Vec<FaultSpec>) -> World {
+    let world = World::with_rows(rows_in_all, commits).await;
+    let spec = SimulatorSpec { faults, ..SimulatorSpec::default() };
+    let broken = Simulator::start(spec, 0).await.unwrap();
+    let job = world.usual_job("").replace(world.simulator.url().as_str(), broken.url().as_str());
+    world.write_text(&job);
+    world.run(&[]).await.assert_status(0);
+    world.write_job("");
+    world
+}
+
+async fn retry(world: &World, more: &[&str]) -> Outcome {
+    retry_with(world, more, &[]).await
+}
+
+async fn retry_with(world: &World, more: &[&str], environment: &[(&str, &str)]) -> Outcome {
+    let job = world.job();
+    let mut arguments = vec!["retry", job.to_str().unwrap()];
+    arguments.extend(more);
+    let mut command = world.command(&arguments);
+    command.envs(environment.iter().copied());
+    Outcome::of(&world.output(command).await)
+}
+
+async fn delta(world: &World) -> DeltaTable {
+    let url = ensure_table_uri(world.path("target").to_string_lossy()).unwrap();
+    DeltaTableBuilder::from_url(url).unwrap().load().await.unwrap()
+}
+
+/// Files of the newest version.
+async fn files(world: &World) -> BTreeSet<String> {
+    let table = delta(world).await;
+    table.get_file_uris().unwrap().map(|uri| uri.rsplit('/').next().unwrap().to_owned()).collect()
+}
+
+/// Files of the newest version that hold failed rows.
+async fn failed_files(world: &World) -> BTreeSet<String> {
+    let table = delta(world).await;
+    let adds = table.snapshot().unwrap().log_data();
+    let has_errors = |stats: &str| {
+        !stats.contains("\"maxValues\":{}") && !stats.contains("{\"error_count\":0}},\"nullCount\"")
+    };
+    adds.iter()
+        .filter(|file| file.stats().is_none_or(|stats| has_errors(&stats)))
+        .map(|file| file.path().into_owned())
+        .collect()
+}
+
+fn failed_ids(target: &[TargetRow]) -> BTreeSet<i64> {
+    target.iter().filter(|row| row.error_count > 0).map(|row| row.id).collect()
+}
+
+/// All rows of one file, in their order in it.
+async fn order_in_files(world: &World) -> BTreeMap<String, Vec<i64>> {
+    let table = enrich::table::Table::open(&world.path("target")).await.unwrap();
+    let mut order = BTreeMap::new();
+    for file in files(world).await {
+        let mut ids: Vec<i64> = Vec::new();
+        let names = [file.clone()];
+        let scan = enrich::table::Scan { files: Some(&names), file_column: None };
+        table
+            .scan(scan, "SELECT id FROM target", |batch| {
+                use arrow::array::AsArray;
+                ids.extend(batch.column(0).as_primitive::<arrow::datatypes::Int64Type>().values());
+                Ok::<(), enrich::table::TableError>(())
+            })
+            .await
+            .unwrap();
+        order.insert(file, ids);
+    }
+    order
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failed_rows_are_asked_once_and_mended_in_place() {
+    let world = with_failed(40, 4, refusing([3, 4, 17], 400, "content_filter")).await;
+    let before = files(&world).await;
+    let failed = failed_files(&world).await;
+    assert_eq!((before.len(), failed.len()), (4, 2));
+    retry(&world, &[]).await.assert_status(0).assert_says("3 answers");
+    world.assert_target(0..40).await;
+    let after = files(&world).await;
+    assert_eq!(after.intersection(&before).count(), 2, "files without errors are the same files");
+    assert!(after.is_disjoint(&failed));
+    for ids in order_in_files(&world).await.values() {
+        assert!(ids.is_sorted(), "rows keep their order: {ids:?}");
+    }
+    let counts = world.simulator.counts();
+    assert_eq!((counts.requests, counts.answered), (3, 3));
+    for id in [3, 4, 17] {
+        assert_eq!(counts.answers_to(&prompt_of(id)), 1);
+    }
+    let version = world.target_version().await;
+    retry(&world, &[]).await.assert_status(0).assert_says("nothing to do");
+    assert_eq!((world.target_version().await, world.simulator.counts().requests), (version, 3));
+    world.run(&[]).await.assert_status(0).assert_says("nothing to do");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_takes_the_rows_it_is_told_and_no_others() {
+    let mut faults = refusing([1, 2, 3], 400, "content_filter");
+    faults.extend(refusing([11, 12, 25], 413, "too_large"));
+    let world = with_failed(30, 3, faults).await;
+    let failed = async || failed_ids(&world.target().await).into_iter().collect::<Vec<_>>();
+    assert_eq!(failed().await, [1, 2, 3, 11, 12, 25]);
+    retry(&world, &["--class", "content_filter", "--limit", "1"]).await.assert_status(0);
+    assert_eq!(failed().await, [2, 3, 11, 12, 25]);
+    retry(&world, &["--where", "id > 11 AND text LIKE '%tab'"]).await.assert_status(0);
+    assert_eq!(failed().await, [2, 3, 11]);
+    retry(&world, &["--batch", "1"]).await.assert_status(0);
+    assert_eq!(failed().await, [2, 3]);
+    retry(&world, &["--step", "other"]).await.assert_status(0).assert_says("nothing to do");
+    retry(&world, &["--where", "nonsense = 1"])
+        .await
+        .assert_status(2)
+        .assert_says("the condition \"nonsense = 1\" is wrong");
+    retry(&world, &["--class", "content_filter,too_large"]).await.assert_status(0);
+    assert!(failed().await.is_empty());
+    assert_eq!(world.simulator.counts().answered, 6);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_fail_again_keep_their_newest_error() {
+    let world = with_failed(30, 1, refusing(5..30, 400, "content_filter")).await;
+    let spec = SimulatorSpec { faults: refusing(5..29, 413, "x"), ..SimulatorSpec::default() };
+    let other = Simulator::start(spec, 0).await.unwrap();
+    world.write_text(&world.usual_job("").replace(world.simulator.url().as_str(), other.url().as_str()));
+    // More rows are refused in the same way than would stop a run.
+    retry(&world, &[]).await.assert_status(0).assert_says("1 answers").assert_says("24 errors");
+    let target = world.target().await;
+    assert_eq!(failed_ids(&target), (5..29).collect());
+    for row in target.iter().filter(|row| row.error_count > 0) {
+        assert!(row.answer.as_deref().unwrap().starts_with("ERROR: too_large"), "{row:?}");
+    }
+    assert_eq!(target.len(), 30);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_provider_can_be_asked() {
+    let world = with_failed(12, 1, refusing([5], 400, "content_filter")).await;
+    let other = Simulator::start(SimulatorSpec::default(), 0).await.unwrap();
+    let job = world.usual_job("") + "provider = \"sim\"\n";
+    let job = job.replace(
+        "[[step]]",
+        &format!("[provider.other]\nbase_url = \"{}\"\nmodel = \"other\"\n[[step]]", other.url()),
+    );
+    world.write_text(&job);
+    retry(&world, &["--provider", "nobody"])
+        .await
+        .assert_status(2)
+        .assert_says("the job has no provider \"nobody\"");
+    retry(&world, &["--provider", "other"]).await.assert_status(0);
+    world.assert_target(0..12).await;
+    assert_eq!((world.simulator.counts().requests, other.counts().requests), (0, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_append_only_target_is_refused_before_anything_is_paid() {
+    let world = with_failed(12, 1, refusing([5], 400, "content_filter")).await;
+    let properties = [("delta.appendOnly".to_owned(), "true".to_owned())];
+    delta(&world).await.set_tbl_properties().with_properties(properties.into()).await.unwrap();
+    let version = world.target_version().await;
+    retry(&world, &[]).await.assert_status(2).assert_says("is append-only");
+    assert_eq!((world.simulator.counts().requests, world.target_version().await), (0, version));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn change_data_is_written_where_the_feed_is_on() {
+    let world = with_failed(20, 2, refusing([5, 15], 400, "content_filter")).await;
+    let properties = [("delta.enableChangeDataFeed".to_owned(), "true".to_owned())];
+    delta(&world).await.set_tbl_properties().with_properties(properties.into()).await.unwrap();
+    let version = world.target_version().await;
+    retry(&world, &[]).await.assert_status(0);
+    world.assert_target(0..20).await;
+    let context = deltalake::datafusion::prelude::SessionContext::new();
+    let plan = delta(&world)
+        .await
+        .scan_cdf()
+        .with_starting_version(version + 1)
+        .build(&context.state(), None)
+        .await
+        .unwrap();
+    let batches = deltalake::datafusion::physical_plan::collect(plan, context.task_ctx()).await.unwrap();
+    let mut changes = Vec::new();
+    for batch in &batches {
+        let text = |name: &str| {
+            let column = batch.column_by_name(name).unwrap();
+            arrow::compute::cast(column, &arrow::datatypes::DataType::Utf8).unwrap()
+        };
+        let (ids, kinds, answers) = (text("id"), text("_change_type"), text("answer"));
+        use arrow::array::AsArray;
+        for at in 0..batch.num_rows() {
+            changes.push((
+                ids.as_string::<i32>().value(at).parse::<i64>().unwrap(),
+                kinds.as_string::<i32>().value(at).to_owned(),
+                answers.as_string::<i32>().value(at).to_owned(),
+            ));
+        }
+    }
+    changes.sort();
+    let kinds: Vec<(i64, &str)> = changes.iter().map(|(id, kind, _)| (*id, kind.as_str())).collect();
+    let (before, after) = ("update_preimage", "update_postimage");
+    assert_eq!(kinds, [(5, after), (5, before), (15, after), (15, before)]);
+    for (id, kind, answer) in &changes {
+        if kind == after {
+            assert_eq!(*answer, answer_to(&prompt_of(*id)));
+        } else {
+            assert!(answer.starts_with("ERROR: content_filter"));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_beside_a_retry_is_no_conflict() {
+    let world = with_failed(60, 6, refusing((0..60).step_by(2), 413, "x")).await;
+    let slow = SimulatorSpec { latency: Some(Span(Duration::from_millis(30))), ..SimulatorSpec::default() };
+    let slow = Simulator::start(slow, 0).await.unwrap();
+    world.write_text(&world.usual_job("").replace(world.simulator.url().as_str(), slow.url().as_str()));
+    append_delta(&world.path("source"), &rows(60..120)).await;
+    let job = world.job();
+    let spawn = |command: &str| {
+        let mut command = world.command(&[command, job.to_str().unwrap()]);
+        command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let retrying = spawn("retry");
+    while slow.counts().requests == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let running = spawn("run");
+    retry(&world, &[]).await.assert_status(6).assert_says("another run holds this job");
+    let end = |child: std::process::Child| {
+        tokio::task::spawn_blocking(move || Outcome::of(&child.wait_with_output().unwrap()))
+    };
+    let (retried, ran) = tokio::join!(end(retrying), end(running));
+    retried.unwrap().assert_status(0);
+    ran.unwrap().assert_status(0);
+    world.assert_target(0..120).await;
+    assert_eq!(slow.counts().answered, 30 + 60);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_fault_point_of_a_retry_survives_a_kill() {
+    for action in ACTIONS {
+        for side in ["before", "after"] {
+            let failed: BTreeSet<i64> = (0..45).filter(|id| id % 3 == 0).collect();
+            let world = with_failed(45, 3, refusing(failed.iter().copied(), 413, "x")).await;
+            world.write_text(&world.usual_job("").replace("max_rows = 10", "max_rows = 4"));
+            let fault = format!("{action}.{side}=kill@2");
+            let killed = retry_with(&world, &[], &[("ENRICH_FAULT", &fault)]).await;
+            assert_eq!(killed.status, None, "{fault}: {}", killed.stderr);
+            retry(&world, &[]).await.assert_status(0);
+            world.assert_target(0..45).await;
+            let counts = world.simulator.counts();
+            assert!(counts.paid_again() <= 4, "{fault}: {} were paid again", counts.paid_again());
+            for id in 0..45 {
+                let times = counts.answers_to(&prompt_of(id));
+                assert_eq!(times > 0, failed.contains(&id), "{fault}: row {id} was answered {times} times");
+            }
+            let left = std::fs::read_dir(world.path("target/_checkpoints/test/journal/retry")).unwrap();
+            assert_eq!(left.count(), 0, "{fault}: no journal is left");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn random_errors_kills_and_a_compaction() {
+    let seed = std::env::var("ENRICH_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed: u64 = seed.unwrap_or_else(|| fastrand::u64(..));
+    println!("ENRICH_SEED={seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    for _ in 0..6 {
+        let count = random.i64(20..80);
+        let commits = random.i64(1..6);
+        let failed: BTreeSet<i64> = (0..count).filter(|_| random.f64() < 0.3).collect();
+        let mut faults = Vec::new();
+        for id in &failed {
+            let (status, code) = [(400, "content_filter"), (413, "x"), (422, "y")][random.usize(..3)];
+            faults.extend(refusing([*id], status, code));
+        }
+        let world = with_failed(count, commits, faults).await;
+        let size = random.u32(1..12);
+        world.write_text(&world.usual_job("").replace("max_rows = 10", &format!("max_rows = {size}")));
+        let clean: BTreeSet<String> =
+            files(&world).await.difference(&failed_files(&world).await).cloned().collect();
+        let mut in_flight = 0;
+        let mut compacted = false;
+        for _ in 0..random.u32(0..5) {
+            let side = if random.bool() { "before" } else { "after" };
+            let (action, hit) = (ACTIONS[random.usize(..ACTIONS.len())], random.u32(1..4));
+            let fault = format!("{action}.{side}=kill@{hit}");
+            let killed = retry_with(&world, &[], &[("ENRICH_FAULT", &fault)]).await;
+            in_flight += u64::from(killed.status.is_none()) * 4;
+            assert!(matches!(killed.status, None | Some(0)), "{}", killed.stderr);
+            if !compacted && random.bool() {
+                delta(&world).await.optimize().await.unwrap();
+                compacted = true;
+            }
+        }
+        retry(&world, &[]).await.assert_status(0);
+        let mut target = read_target(&world.path("target")).await;
+        target.sort_by_key(|row| row.id);
+        let ids: Vec<i64> = target.iter().map(|row| row.id).collect();
+        assert_eq!(ids, (0..count).collect::<Vec<_>>());
+        for row in &target {
+            assert_eq!(row.text.as_deref(), Some(text_of(row.id).as_str()));
+            assert_eq!(row.answer.as_deref(), Some(answer_to(&prompt_of(row.id)).as_str()));
+            assert_eq!(row.error_count, 0);
+        }
+        if !compacted {
+            assert!(files(&world).await.is_superset(&clean), "files without errors are the same files");
+        }
+        let counts = world.simulator.counts();
+        for id in 0..count {
+            assert_eq!(counts.answers_to(&prompt_of(id)) > 0, failed.contains(&id), "row {id}");
+        }
+        assert!(counts.paid_again() <= in_flight, "{} paid again", counts.paid_again());
+    }
+}
