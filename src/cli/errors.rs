@@ -22,6 +22,10 @@ use crate::sink::{FailedError, FailedGroup, FailedRows, LISTED};
 
 /// Rows of a table that a person reads, unless another limit is asked for.
 const TABLE_ROWS: u64 = 50;
+/// Terminals of fewer columns get a paragraph for each row.
+const NARROW: u16 = 70;
+/// Characters of a file's name that it shows; `part-00000-` and the first part of an id.
+const FILE_CHARS: usize = 20;
 /// Source columns that such a table shows, unless others are asked for.
 const TABLE_COLUMNS: usize = 2;
 
@@ -84,7 +88,8 @@ pub(super) async fn errors(arguments: ErrorsArguments) -> anyhow::Result<Exit> {
             output::talk(format!("{shown} of {count} shown; --limit 0 shows all, --summary counts them"));
         }
     }
-    output::talk(format!("{count} failed rows in {}", job.target.location));
+    let rows = if count == 1 { "row" } else { "rows" };
+    output::talk(format!("{count} failed {rows} in {}", job.target.location));
     Ok(Exit::Done)
 }
 
@@ -93,17 +98,11 @@ fn summarize(groups: &[FailedGroup], format: Shape) -> anyhow::Result<()> {
         Shape::Table => {
             let mut table = new_table(&["rows", "step", "class", "example", "what to do"]);
             for group in groups {
-                let advice = advice(&group.class);
-                table.add_row([
-                    &group.rows.to_string(),
-                    &group.step,
-                    &group.class,
-                    short(&group.example),
-                    advice,
-                ]);
+                let (advice, example) = (advice(&group.class), without_class(&group.example, &group.class));
+                table.add_row([&group.rows.to_string(), &group.step, &group.class, example, advice]);
             }
             if !groups.is_empty() {
-                output::data(table.to_string())?;
+                show(&table)?;
             }
         }
         Shape::Json => {
@@ -149,19 +148,53 @@ fn advice(class: &str) -> &'static str {
     }
 }
 
+fn without_class<'a>(error: &'a str, class: &str) -> &'a str {
+    let error = short(error);
+    error.strip_prefix(class).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(error)
+}
+
 fn short(error: &str) -> &str {
     error.strip_prefix("ERROR: ").unwrap_or(error)
 }
 
+/// The name of a file, as much of it as tells it from others.
+fn short_file(path: &str) -> String {
+    let name = path.rsplit('/').next().unwrap_or(path);
+    if name.chars().count() <= FILE_CHARS {
+        return name.to_owned();
+    }
+    let mut short: String = name.chars().take(FILE_CHARS - 1).collect();
+    short.push('…');
+    short
+}
+
 fn new_table(header: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_header(header);
+    table.load_preset(presets::NOTHING).set_header(header);
     let terminal = console::Term::stdout();
     if terminal.is_term() {
         let (_, columns) = terminal.size();
-        table.set_width(columns).set_content_arrangement(ContentArrangement::DynamicFullWidth);
+        table.set_width(columns).set_content_arrangement(ContentArrangement::Dynamic);
     }
     table
+}
+
+fn show(table: &Table) -> anyhow::Result<()> {
+    let narrow = table.width().filter(|width| *width < NARROW);
+    let text = if narrow.is_some() { stacked(table) } else { table.trim_fmt() };
+    output::data(text).context("the list could not be written")?;
+    Ok(())
+}
+
+/// A table whose rows are paragraphs, one line for each cell.
+fn stacked(table: &Table) -> String {
+    let header: Vec<String> =
+        table.header().iter().flat_map(|row| row.cell_iter()).map(comfy_table::Cell::content).collect();
+    let rows = table.row_iter().map(|row| {
+        let cells = row.cell_iter().zip(&header).filter(|(cell, _)| !cell.content().is_empty());
+        cells.map(|(cell, name)| format!("{name}: {}", cell.content())).collect::<Vec<_>>().join("\n")
+    });
+    rows.collect::<Vec<_>>().join("\n\n")
 }
 
 /// The columns of the source that are asked for, or the first so many.
@@ -198,7 +231,7 @@ async fn table(arguments: &ErrorsArguments, rows: &FailedRows, job: &Job, count:
         for at in 0..batch.num_rows() {
             let mut cells: Vec<String> = Vec::new();
             if rows.has_metadata() {
-                cells.extend([files.get(at), numbers.get(at)]);
+                cells.extend([short_file(&files.get(at)), numbers.get(at)]);
             }
             cells.extend(own.iter().map(|texts| texts.get(at)));
             cells.extend(with_step.then(|| steps.get(at)));
@@ -213,7 +246,7 @@ async fn table(arguments: &ErrorsArguments, rows: &FailedRows, job: &Job, count:
     .await
     .map_err(EngineError::from)?;
     if count > 0 {
-        output::data(table.to_string()).context("the list could not be written")?;
+        show(&table)?;
     }
     Ok(shown)
 }

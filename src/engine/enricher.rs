@@ -12,7 +12,8 @@ use super::feed::Loaded;
 use super::open_batch::OpenBatch;
 use super::outcome::{Found, Origin, is_terminal};
 use super::prepare::Prepared;
-use super::probation::{Held, Judgement, Probation};
+use super::probation::{Held, Judgement, Probation, Strictness};
+use super::start::Journals;
 use crate::checkpoint::PlannedBatch;
 use crate::config::{Params, Provider};
 use crate::decode;
@@ -47,15 +48,6 @@ pub enum Stop {
     MaxRows,
     /// The caller asked for it.
     Asked,
-}
-
-/// What the first refusals mean.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Strictness {
-    /// When the first rows are all refused in the same way, the run is wrong and stops.
-    Probation,
-    /// Each refusal is its row's own.
-    RowByRow,
 }
 
 /// The way to a provider.
@@ -110,13 +102,12 @@ impl Enricher {
     pub fn start(
         prepared: Prepared,
         ledger: Ledger,
-        lineage: Lineage,
-        journal: JournalFolder,
-        strays: StrayAnswers,
+        journals: Journals,
         max_rows: Option<u64>,
         strictness: Strictness,
         voice: Voice,
     ) -> Self {
+        let Journals { lineage, folder: journal, strays } = journals;
         let (outbox, replies) = mpsc::channel(1_024);
         let (mode, watching) = watch::channel(Mode::Running);
         let hungry = Arc::new(Notify::new());
@@ -149,11 +140,7 @@ impl Enricher {
                 lane: spec.provider,
             })
             .collect();
-        let probation = match strictness {
-            Strictness::Probation => Probation::default,
-            Strictness::RowByRow => Probation::over,
-        };
-        let probations = steps.iter().map(|_| probation()).collect();
+        let probations = steps.iter().map(|_| Probation::new(strictness)).collect();
         Enricher {
             steps,
             lanes,

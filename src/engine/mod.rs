@@ -15,9 +15,11 @@ mod retry;
 mod run;
 mod start;
 
-pub use enricher::{Enricher, Lane, Stop, Strictness};
+pub use enricher::{Enricher, Lane, Stop};
 pub use error::EngineError;
 pub use feed::Loaded;
 pub use prepare::{Prepared, prepare};
+pub use probation::Strictness;
 pub use retry::retry;
 pub use run::{End, RunOptions, StopRequest, run};
+pub use start::Journals;

@@ -8,6 +8,15 @@ use crate::sink::Settled;
 /// So many first rows with the same refusal stop the run.
 const SAME_REFUSALS: usize = 20;
 
+/// What the first refusals mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strictness {
+    /// When the first rows are all refused in the same way, the run is wrong and stops.
+    Probation,
+    /// Each refusal is its row's own.
+    RowByRow,
+}
+
 /// A refusal that is held back.
 #[derive(Debug)]
 pub(super) enum Held {
@@ -54,9 +63,8 @@ pub(super) enum Judgement {
 }
 
 impl Probation {
-    /// One that is over: every refusal is its row's own.
-    pub(super) fn over() -> Self {
-        Probation { is_over: true, ..Probation::default() }
+    pub(super) fn new(strictness: Strictness) -> Self {
+        Probation { is_over: strictness == Strictness::RowByRow, ..Probation::default() }
     }
 
     /// A row was refused.

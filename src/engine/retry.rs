@@ -8,10 +8,11 @@ use std::collections::{BTreeSet, VecDeque};
 use tokio::sync::watch;
 use url::Url;
 
-use super::enricher::{Enricher, Strictness};
+use super::enricher::Enricher;
 use super::error::EngineError;
 use super::feed::{Feed, Loaded};
 use super::prepare::prepare;
+use super::probation::Strictness;
 use super::run::{End, RunOptions, Running, StopRequest};
 use super::start::sort_journals;
 use crate::checkpoint::{
@@ -130,14 +131,12 @@ async fn start(
     };
     let planned = outstanding.iter().map(|batch| (batch.id, batch.rows(), batch.bytes));
     let ledger = Ledger::new(window, job.steps.len(), checkpoint.next_batch, planned);
-    let (journal, strays) = sort_journals(&journal, &checkpoint, &outstanding)?;
+    let journals = sort_journals(&journal, &checkpoint, &outstanding)?;
     let lineage = checkpoint.lineage;
     let enricher = Enricher::start(
         prepared,
         ledger,
-        lineage,
-        journal,
-        strays,
+        journals,
         None,
         // Rows that failed before may well all fail again.
         Strictness::RowByRow,

@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
-use super::enricher::{Enricher, Strictness};
+use super::enricher::Enricher;
 use super::error::EngineError;
 use super::prepare::Prepared;
+use super::probation::Strictness;
 use super::reading::Reading;
 use crate::checkpoint::{Checkpoint, CheckpointFile, Lock, PlannedBatch, Position, Recovery, recover};
 use crate::config::Job;
@@ -15,6 +16,17 @@ use crate::ledger::{Ledger, Window};
 use crate::plan::Planner;
 use crate::sink::{Progress, Sink};
 use crate::source::{RowReader, Source};
+
+/// The journals of a lineage.
+#[derive(Debug)]
+pub struct Journals {
+    /// The lineage.
+    pub lineage: Lineage,
+    /// Where they are.
+    pub folder: JournalFolder,
+    /// Answers that belong to none of its batches.
+    pub strays: StrayAnswers,
+}
 
 /// Everything that a run goes on with.
 pub(super) struct Started {
@@ -48,7 +60,7 @@ pub(super) async fn start(
     };
     let planned = outstanding.iter().map(|batch| (batch.id, batch.rows(), batch.bytes));
     let ledger = Ledger::new(window, job.steps.len(), checkpoint.next_batch, planned);
-    let (journal, strays) = sort_journals(&job.journal, &checkpoint, &outstanding)?;
+    let journals = sort_journals(&job.journal, &checkpoint, &outstanding)?;
 
     let resumed: u64 = outstanding.iter().map(PlannedBatch::rows).sum();
     if let Some(unread) = source.rows_after(&checkpoint.position) {
@@ -59,16 +71,8 @@ pub(super) async fn start(
     let reader = RowReader::new(source.root().to_owned(), source.schema().clone());
     let rows_left = max_rows.map(|most| most.saturating_sub(resumed));
     let planner = Planner::new(source, job.batch, checkpoint.position.clone(), rows_left);
-    let enricher = Enricher::start(
-        prepared,
-        ledger,
-        lineage,
-        journal,
-        strays,
-        max_rows,
-        Strictness::Probation,
-        voice.clone(),
-    );
+    let enricher =
+        Enricher::start(prepared, ledger, journals, max_rows, Strictness::Probation, voice.clone());
     let reading = Reading { planner, reader, file, checkpoint };
     Ok(Started { enricher, reading, sink, lineage, lock })
 }
@@ -205,7 +209,7 @@ pub(super) fn sort_journals<P>(
     folder: &Path,
     checkpoint: &Checkpoint<P>,
     outstanding: &[PlannedBatch],
-) -> Result<(JournalFolder, StrayAnswers), EngineError> {
+) -> Result<Journals, EngineError> {
     let folder = JournalFolder::open(folder)?;
     let mut strays = StrayAnswers::default();
     let first = outstanding.first().map_or(checkpoint.next_batch, |batch| batch.id);
@@ -221,5 +225,5 @@ pub(super) fn sort_journals<P>(
             _ => strays.absorb(folder.put_aside(&found)?)?,
         }
     }
-    Ok((folder, strays))
+    Ok(Journals { lineage: checkpoint.lineage, folder, strays })
 }

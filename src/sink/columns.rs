@@ -92,7 +92,7 @@ impl Layout<'_> {
         push(SOURCE_ROW, Arc::new(Int64Array::from_iter_values(physical)));
         push(ERROR_COUNT, Arc::new(Int32Array::from(error_counts.to_vec())));
         for (output, step) in self.outputs.iter().zip(steps) {
-            push(output, Arc::new(history(step.iter())?));
+            push(output, Arc::new(history(&step.iter())?));
         }
         Ok(Arc::new(StructArray::try_new(Fields::from(fields), columns, None)?))
     }
@@ -113,7 +113,7 @@ pub(super) fn outputs<'a>(step: impl Iterator<Item = &'a Settled>) -> ArrayRef {
 
 /// The struct of one step: how each outcome came about.
 pub(super) fn history<'a>(
-    step: impl Iterator<Item = &'a Settled> + Clone,
+    step: &(impl Iterator<Item = &'a Settled> + Clone),
 ) -> Result<StructArray, ArrowError> {
     let text = |get: fn(&'a Settled) -> Option<&'a str>| -> ArrayRef {
         Arc::new(step.clone().map(get).collect::<StringArray>())

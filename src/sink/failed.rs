@@ -388,7 +388,14 @@ impl<E> From<TableError> for Either<E> {
 pub(super) fn explain(selection: &Selection, error: TableError) -> FailedError {
     match &selection.condition {
         Some(condition) => {
-            FailedError::Condition { condition: condition.clone(), message: error.source.to_string() }
+            let message = error.source.to_string();
+            // What is wrong stands at the end of a chain of names.
+            let message = message.rsplit_once("error: ").map_or(message.as_str(), |(_, last)| last);
+            // A place in a query that nobody sees helps nobody.
+            let message = message.strip_prefix("ParserError(\"").map_or(message, |message| {
+                message.split_once(" at Line").map_or(message, |(message, _)| message)
+            });
+            FailedError::Condition { condition: condition.clone(), message: message.to_owned() }
         }
         None => error.into(),
     }

@@ -292,7 +292,7 @@ impl Repair {
             let at = place(output)?;
             columns[at] = replaced(&columns[at], &values, &renewed)?;
             let (member, _) = find_member(metadata, output)?;
-            let values: ArrayRef = Arc::new(history(renewed.iter().map(|(_, settled)| *settled))?);
+            let values: ArrayRef = Arc::new(history(&renewed.iter().map(|(_, settled)| *settled))?);
             members[member] = replaced(&members[member], &values, &renewed)?;
         }
         for ((at, _), count) in hits.iter().zip(&newly) {

@@ -44,7 +44,7 @@ fn steady(text: &str, root: &Path) -> String {
             Some(at) => format!("{} retries, [time]", line.get(..at).unwrap()),
             None => line.to_owned(),
         };
-        let line = match (line.find("part-00000-"), line.find(".parquet")) {
+        let line = match (line.find("part-00000-"), line.find('…')) {
             (Some(from), Some(to)) => {
                 format!("{}[file]{}", line.get(..from).unwrap(), line.get(to..).unwrap())
             }

@@ -6,6 +6,7 @@
 
 mod cli;
 mod damage;
+mod errors;
 mod input;
 mod plans;
 mod recovery;

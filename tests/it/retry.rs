@@ -12,7 +12,7 @@ use enrich::simulator::{Simulator, answer_to};
 use crate::support::{Outcome, TargetRow, World, append_delta, prompt_of, read_target, rows, text_of};
 
 /// Refuses the prompts of these rows.
-fn refusing(ids: impl IntoIterator<Item = i64>, status: u16, code: &str) -> Vec<FaultSpec> {
+pub fn refusing(ids: impl IntoIterator<Item = i64>, status: u16, code: &str) -> Vec<FaultSpec> {
     let fault = |id| FaultSpec {
         contains: Some(text_of(id)),
         share: 1.0,
@@ -30,7 +30,7 @@ fn refusing(ids: impl IntoIterator<Item = i64>, status: u16, code: &str) -> Vec<
 }
 
 /// A target in which these rows have failed; the world's own simulator has not been asked.
-async fn with_failed(rows_in_all: i64, commits: i64, faults: Vec<FaultSpec>) -> World {
+pub async fn with_failed(rows_in_all: i64, commits: i64, faults: Vec<FaultSpec>) -> World {
     let world = World::with_rows(rows_in_all, commits).await;
     let spec = SimulatorSpec { faults, ..SimulatorSpec::default() };
     let broken = Simulator::start(spec, 0).await.unwrap();
@@ -41,7 +41,7 @@ async fn with_failed(rows_in_all: i64, commits: i64, faults: Vec<FaultSpec>) -> 
     world
 }
 
-async fn retry(world: &World, more: &[&str]) -> Outcome {
+pub async fn retry(world: &World, more: &[&str]) -> Outcome {
     retry_with(world, more, &[]).await
 }
 

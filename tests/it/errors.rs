@@ -1,0 +1,199 @@
+//! `enrich errors`: the failed rows, in every form, without opening the files that have none.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::array::StringArray;
+use arrow::datatypes::{DataType, Field, Schema};
+use arrow::record_batch::RecordBatch;
+use enrich::config::SimulatorSpec;
+use enrich::sink::FailedRows;
+use enrich::table::Table;
+
+use crate::retry::{refusing, with_failed};
+use crate::support::{Outcome, World, append_delta, rows};
+
+async fn errors(world: &World, more: &[&str]) -> Outcome {
+    let job = world.job();
+    let mut arguments = vec!["errors", job.to_str().unwrap()];
+    arguments.extend(more);
+    let command = world.command(&arguments);
+    Outcome::of(&world.output(command).await)
+}
+
+/// The ids in a listing as JSON lines.
+fn ids(listed: &Outcome) -> Vec<i64> {
+    listed.assert_status(0);
+    let id = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["id"].as_i64().unwrap();
+    listed.stdout.lines().map(id).collect()
+}
+
+/// Two kinds of failure in five files, one of which is clean.
+async fn sample() -> World {
+    let mut faults = refusing([3, 4, 17, 18, 19, 44], 400, "content_filter");
+    faults.extend(refusing([20, 21], 413, "x"));
+    with_failed(50, 5, faults).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failed_rows_are_chosen_by_class_batch_time_condition_and_number() {
+    let world = sample().await;
+    let listed = async |more: &[&str]| ids(&errors(&world, &[&["--format", "json"], more].concat()).await);
+    assert_eq!(listed(&[]).await, [3, 4, 17, 18, 19, 20, 21, 44]);
+    assert_eq!(listed(&["--class", "too_large"]).await, [20, 21]);
+    assert_eq!(listed(&["--class", "too_large,content_filter"]).await.len(), 8);
+    assert_eq!(listed(&["--batch", "1"]).await, [17, 18, 19]);
+    assert_eq!(listed(&["--provider", "sim", "--limit", "2"]).await, [3, 4]);
+    assert!(listed(&["--provider", "other"]).await.is_empty());
+    assert_eq!(listed(&["--step", "answer", "--where", "id % 2 = 0"]).await, [4, 18, 20, 44]);
+    assert_eq!(listed(&["--since", "1h"]).await.len(), 8);
+    assert!(listed(&["--since", "2999-01-01"]).await.is_empty());
+    errors(&world, &["--since", "soon"]).await.assert_status(2).assert_says("is neither a time");
+    errors(&world, &["--class", "tooo_large"]).await.assert_status(2).assert_says("'too_large'");
+    errors(&world, &["--columns", "txt"]).await.assert_status(2).assert_says("did you mean \"text\"?");
+    errors(&world, &["--where", "id ="])
+        .await
+        .assert_status(2)
+        .assert_says("the condition \"id =\" is wrong");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_format_holds_the_same_rows() {
+    let world = sample().await;
+    let table = errors(&world, &["--columns", "id"]).await;
+    table.assert_status(0).assert_says("8 failed rows");
+    insta::assert_snapshot!("errors_table", steady(&table.stdout));
+    let json = errors(&world, &["--format", "json", "--class", "too_large"]).await;
+    let line: serde_json::Value = serde_json::from_str(json.stdout.lines().next().unwrap()).unwrap();
+    let names: Vec<&str> = line.as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(
+        names,
+        [
+            "id",
+            "text",
+            "_step",
+            "_class",
+            "_error",
+            "_provider",
+            "_model",
+            "_attempts",
+            "_batch",
+            "_run",
+            "_file",
+            "_row"
+        ]
+    );
+    assert_eq!(line["_class"], "too_large");
+    assert_eq!((&line["_step"], &line["_batch"]), (&"answer".into(), &2.into()));
+    let csv = errors(&world, &["--format", "csv", "--columns", "id"]).await;
+    let firsts: Vec<&str> = csv.stdout.lines().map(|line| line.split(',').next().unwrap()).collect();
+    assert_eq!(firsts, ["id", "3", "4", "17", "18", "19", "20", "21", "44"]);
+    let file = world.path("failed.parquet");
+    let named = ["--format", "parquet", "--output", file.to_str().unwrap()];
+    errors(&world, &named).await.assert_status(0);
+    let reader = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(
+        std::fs::File::open(&file).unwrap(),
+    );
+    let read: Vec<RecordBatch> = reader.unwrap().build().unwrap().map(Result::unwrap).collect();
+    assert_eq!(read.iter().map(RecordBatch::num_rows).sum::<usize>(), 8);
+    let summary = errors(&world, &["--summary"]).await;
+    insta::assert_snapshot!("errors_summary", steady(&summary.stdout));
+    let summary = errors(&world, &["--summary", "--format", "json"]).await;
+    let counts: Vec<u64> = summary
+        .stdout
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["rows"].as_u64().unwrap())
+        .collect();
+    assert_eq!(counts, [6, 2]);
+}
+
+fn steady(text: &str) -> String {
+    let mut steady = String::new();
+    for line in text.lines() {
+        let line = match (line.find("part-00000-"), line.find('…')) {
+            (Some(from), Some(to)) => {
+                format!("{}part-00000-[id]{}", line.get(..from).unwrap(), line.get(to..).unwrap())
+            }
+            _ => line.to_owned(),
+        };
+        steady.push_str(line.trim_end());
+        steady.push('\n');
+    }
+    steady
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clean_files_are_not_opened() {
+    let world = with_failed(500, 50, refusing([123, 477], 413, "x")).await;
+    let job = enrich::config::Job::load_without_keys(&world.job()).unwrap();
+    let failed = FailedRows::open(&job).await.unwrap().unwrap();
+    let opened: BTreeSet<&String> = failed.files().iter().collect();
+    assert_eq!(opened.len(), 2, "of fifty files");
+    // Whoever opened another would fail.
+    let mut spoilt = 0;
+    for entry in std::fs::read_dir(world.path("target")).unwrap().flatten() {
+        let name = entry.file_name().into_string().unwrap();
+        if Path::new(&name).extension().is_some_and(|ending| ending == "parquet") && !opened.contains(&name) {
+            std::fs::write(entry.path(), "spoilt").unwrap();
+            spoilt += 1;
+        }
+    }
+    assert_eq!(spoilt, 48);
+    assert_eq!(ids(&errors(&world, &["--format", "json"]).await), [123, 477]);
+    errors(&world, &["--summary"]).await.assert_status(0).assert_says("2 failed rows");
+    crate::retry::retry(&world, &[]).await.assert_status(0).assert_says("2 answers");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_begins_like_an_error_is_none() {
+    let world = World::new(SimulatorSpec::default()).await;
+    append_delta(&world.path("source"), &rows(0..3)).await;
+    let body = r#"{"choices":[{"index":0,"finish_reason":"stop","message":{"role":"assistant","content":"ERROR: said the model"}}]}"#;
+    let mut fault = refusing([1], 200, "").remove(0);
+    fault.body = Some(body.to_owned());
+    let spec = SimulatorSpec { faults: vec![fault], ..SimulatorSpec::default() };
+    let simulator = enrich::simulator::Simulator::start(spec, 0).await.unwrap();
+    world.write_text(&world.usual_job("").replace(world.simulator.url().as_str(), simulator.url().as_str()));
+    world.run(&[]).await.assert_status(0);
+    assert_eq!(world.target().await[1].answer.as_deref(), Some("ERROR: said the model"));
+    let listed = errors(&world, &[]).await;
+    listed.assert_status(0).assert_says("0 failed rows");
+    assert_eq!(listed.stdout, "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_with_only_the_string_is_read_too() {
+    let world = World::with_rows(3, 1).await;
+    let schema = Arc::new(Schema::new(vec![
+        Field::new("id", DataType::Utf8, true),
+        Field::new("answer", DataType::Utf8, true),
+    ]));
+    let answers = ["fine", "ERROR: timeout: no answer", "ERROR: something of its own"];
+    let columns = vec![
+        Arc::new(StringArray::from(vec!["a", "b", "c"])) as _,
+        Arc::new(StringArray::from(answers.to_vec())) as _,
+    ];
+    append_delta(&world.path("target"), &RecordBatch::try_new(schema, columns).unwrap()).await;
+    let listed = errors(&world, &["--format", "csv"]).await;
+    listed.assert_status(0).assert_says("2 failed rows");
+    assert!(listed.stdout.contains("b,answer,timeout,ERROR: timeout: no answer,"), "{}", listed.stdout);
+    errors(&world, &["--summary"]).await.assert_status(0);
+    errors(&world, &["--batch", "1"])
+        .await
+        .assert_status(2)
+        .assert_says("the target has no column \"_enrich\", so nothing says which batch a row is in");
+    crate::retry::retry(&world, &[]).await.assert_status(2).assert_says("failed rows cannot be asked again");
+    assert_eq!(world.simulator.counts().requests, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_target_there_is_nothing_to_list() {
+    let world = World::with_rows(3, 1).await;
+    errors(&world, &[])
+        .await
+        .assert_status(2)
+        .assert_says("there is no target")
+        .assert_says("enrich run makes it");
+    assert!(Table::open(&world.path("target")).await.is_err());
+}
