@@ -123,9 +123,21 @@ impl Voice {
         Voice(listeners.into())
     }
 
+    /// A voice that one more hears.
+    #[must_use]
+    pub fn and(self, listener: Box<dyn Listener>) -> Self {
+        Voice::new(vec![Box::new(self), listener])
+    }
+
     /// Tells every listener.
     pub fn say(&self, event: &Event<'_>) {
         self.0.iter().for_each(|listener| listener.on(event));
+    }
+}
+
+impl Listener for Voice {
+    fn on(&self, event: &Event<'_>) {
+        self.say(event);
     }
 }
 

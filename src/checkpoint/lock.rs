@@ -3,9 +3,11 @@
 //! An advisory lock on a file in the target, held by the operating system for the process: it ends with
 //! the process however that ends. Correctness does not rest on it; money and clarity do.
 
+use std::fmt;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +16,8 @@ use crate::ident::RunId;
 use crate::store::{self, StoreError};
 
 const NAME: &str = "run.lock";
+const LOOKS: u32 = 3;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 
 /// A held lock; dropping it lets go.
 #[derive(Debug)]
@@ -37,11 +41,18 @@ pub enum LockError {
     Store(#[from] StoreError),
 }
 
-#[derive(Serialize, Deserialize)]
+/// Who holds a lock.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Holder {
     pid: u32,
     run: RunId,
     since: String,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "process {} since {}, run {}", self.pid, self.since, self.run)
+    }
 }
 
 impl Lock {
@@ -59,12 +70,20 @@ impl Lock {
             .truncate(false)
             .open(&path)
             .map_err(StoreError::of("open the lock file", &path))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(LockError::Held { holder: describe(&mut file), path });
+        let mut looks = 0;
+        loop {
+            match file.try_lock() {
+                Ok(()) => break,
+                // Somebody may only be looking who holds it; see `Lock::holder`.
+                Err(TryLockError::WouldBlock) if looks < LOOKS => {
+                    looks += 1;
+                    std::thread::sleep(BETWEEN_LOOKS);
+                }
+                Err(TryLockError::WouldBlock) => {
+                    return Err(LockError::Held { holder: describe(&mut file), path });
+                }
+                Err(TryLockError::Error(error)) => return Err(StoreError::of("lock", &path)(error).into()),
             }
-            Err(TryLockError::Error(error)) => return Err(StoreError::of("lock", &path)(error).into()),
         }
         let holder = Holder {
             pid: std::process::id(),
@@ -80,11 +99,21 @@ impl Lock {
     }
 }
 
+impl Lock {
+    /// Who holds the lock in a folder, in words; none if nobody does. It takes the lock for a moment, which
+    /// [`Lock::take`] sits out.
+    #[must_use]
+    pub fn holder(folder: &Path) -> Option<String> {
+        let mut file = File::open(folder.join(NAME)).ok()?;
+        match file.try_lock_shared() {
+            Err(TryLockError::WouldBlock) => Some(describe(&mut file)),
+            Ok(()) | Err(TryLockError::Error(_)) => None,
+        }
+    }
+}
+
 fn describe(file: &mut File) -> String {
     let mut text = String::new();
     let holder = file.read_to_string(&mut text).ok().and_then(|_| serde_json::from_str::<Holder>(&text).ok());
-    holder.map_or_else(
-        || "its process has not said who it is".to_owned(),
-        |holder| format!("process {} since {}, run {}", holder.pid, holder.since, holder.run),
-    )
+    holder.map_or_else(|| "its process has not said who it is".to_owned(), |holder| holder.to_string())
 }

@@ -5,12 +5,14 @@
 //! the same number.
 
 mod file;
+mod history;
 mod lock;
 mod plan;
 mod recovery;
 mod retrying;
 
 pub use file::{Checkpoint, CheckpointError, CheckpointFile};
+pub use history::LastRun;
 pub use lock::{Lock, LockError};
 pub use plan::{Part, PlannedBatch, Position, SourceId};
 pub use recovery::{CommittedUpTo, Recovery, Refusal, recover};

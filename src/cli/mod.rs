@@ -12,6 +12,7 @@ mod run;
 mod select;
 mod signals;
 mod simulate;
+mod status;
 
 pub use exit::Exit;
 
@@ -41,6 +42,8 @@ enum Command {
     Errors(errors::ErrorsArguments),
     /// Ask about failed rows again and put what comes of it in their place
     Retry(retry::RetryArguments),
+    /// Say how a job stands: what is left to do, what failed, who runs it
+    Status(status::StatusArguments),
     /// Serve the built-in OpenAI-compatible simulator on loopback
     Simulate(simulate::SimulateArguments),
 }
@@ -80,6 +83,7 @@ async fn command(command: Command) -> anyhow::Result<Exit> {
         Command::Run(arguments) => Box::pin(run::run(arguments)).await,
         Command::Errors(arguments) => Box::pin(errors::errors(arguments)).await,
         Command::Retry(arguments) => Box::pin(retry::retry(arguments)).await,
+        Command::Status(arguments) => Box::pin(status::status(arguments)).await,
         Command::Simulate(arguments) => simulate::simulate(arguments).await,
     }
 }

@@ -14,6 +14,7 @@ mod reading;
 mod retry;
 mod run;
 mod start;
+mod status;
 
 pub use enricher::{Enricher, Lane, Stop};
 pub use error::EngineError;
@@ -23,3 +24,4 @@ pub use probation::Strictness;
 pub use retry::retry;
 pub use run::{End, RunOptions, StopRequest, run};
 pub use start::Journals;
+pub use status::{OpenBatch, SourceStatus, Status, TargetStatus, status};

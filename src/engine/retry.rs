@@ -28,7 +28,7 @@ use crate::sink::{FailedReader, FailedRows, Found, Reloaded, Repair, retry_app_i
 use crate::store;
 
 /// Folder of a retry's checkpoint, lock and journal, beside those of the run.
-const FOLDER: &str = "retry";
+pub(super) const FOLDER: &str = "retry";
 /// What a failed row is taken to need in memory before it is read, in bytes.
 const ROW_BYTES: u64 = 1_000;
 

@@ -12,12 +12,14 @@ use super::error::EngineError;
 use super::feed::{Drain, Feed, Loaded};
 use super::prepare::prepare;
 use super::start::{Started, start};
+use crate::checkpoint::LastRun;
 use crate::clock::{self, Instant};
 use crate::config::Job;
 use crate::event::{Event, Voice};
 use crate::fault::Failure;
 use crate::ident::{BatchId, Lineage, RunId};
 use crate::ledger::Duty;
+use crate::report::{Tally, Totals};
 use crate::sink::{Committed, FilledBatch};
 use crate::source::Source;
 use crate::store;
@@ -65,6 +67,29 @@ pub enum End {
     },
 }
 
+impl End {
+    /// In a word, for those who read it by machine.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            End::Complete => "complete",
+            End::MaxRows => "max_rows",
+            End::MaxDuration => "max_duration",
+            End::Stopped => "interrupted",
+            End::Provider { .. } => "provider",
+        }
+    }
+
+    /// Why, where that needs saying.
+    #[must_use]
+    pub fn message(&self) -> Option<String> {
+        match self {
+            End::Provider { provider, failure } => Some(format!("provider {provider}: {failure}")),
+            _ => None,
+        }
+    }
+}
+
 enum Done<F, D> {
     Planned(Box<F>, Result<Option<Loaded>, EngineError>),
     Loaded(Box<F>, BatchId, Result<Loaded, EngineError>),
@@ -83,15 +108,40 @@ pub async fn run(
     voice: Voice,
 ) -> Result<End, EngineError> {
     let run = RunId::random();
+    let started = clock::wall();
+    let tally = Tally::default();
+    let voice = voice.and(Box::new(tally.clone()));
     let source = Source::open(&job.source).await?;
     let prepared = prepare(job, source.schema(), simulator)?;
     store::probe(job.checkpoint.path())?;
     store::probe(&job.journal)?;
     let Started { enricher, reading, sink, lineage, lock } =
         start(job, prepared, source, run, options.max_rows, &voice).await?;
+    let folder = job.target.location.join("_checkpoints").join(&job.app_id);
+    let begun = LastRun::begun(run, started);
+    begun.save(folder.path())?;
     let end = Running::new(enricher, reading, sink, lineage, voice).run(options, stop).await;
+    // It only informs: a full disk is told by what depends on it.
+    let _ = ended(begun, &end, &tally.totals()).save(folder.path());
     drop(lock);
     end
+}
+
+fn ended(begun: LastRun, end: &Result<End, EngineError>, totals: &Totals) -> LastRun {
+    let (word, message) = match end {
+        Ok(end) => (end.word(), end.message()),
+        Err(error) => ("error", Some(error.to_string())),
+    };
+    LastRun {
+        ended: Some(clock::wall()),
+        end: Some(word.to_owned()),
+        message,
+        rows: totals.committed_rows,
+        answers: totals.answers,
+        errors: totals.errors.iter().map(|(class, count)| ((*class).to_owned(), *count)).collect(),
+        tokens: totals.tokens,
+        ..begun
+    }
 }
 
 /// The loop of a run, between where batches come from and where they go.

@@ -49,6 +49,15 @@ impl JournalFolder {
         Ok(JournalFolder { path: path.to_owned() })
     }
 
+    /// Bytes of the journals in a folder, as far as they can be told.
+    #[must_use]
+    pub fn bytes_in(folder: &Path) -> u64 {
+        let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
+        let journals =
+            entries.flatten().filter(|entry| entry.path().extension().is_some_and(|ending| ending == ENDING));
+        journals.filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len()).sum()
+    }
+
     /// Every journal in the folder, by name.
     ///
     /// # Errors

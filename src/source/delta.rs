@@ -187,6 +187,11 @@ impl DeltaSource {
     }
 
     /// The position after everything that this source has.
+    /// The version that the source ends with.
+    pub(super) fn version(&self) -> u64 {
+        self.table.version()
+    }
+
     pub(super) fn end(&self) -> Position {
         Position::DeltaLog { version: self.table.version() + 1, files: 0, row: 0 }
     }

@@ -187,6 +187,33 @@ impl Source {
         }
     }
 
+    /// What there is after a position. Opens the footer of each file that is not planned.
+    ///
+    /// # Errors
+    /// As [`Source::next_file`].
+    pub async fn lag(&mut self, position: &Position) -> Result<Lag, SourceError> {
+        let mut lag = Lag { versions: self.versions_after(position), files: 0, rows: 0 };
+        let mut position = position.clone();
+        while let Some(NextFile { part, path }) = self.next_file(&position).await? {
+            let rows = FileShape::read(&path)?.rows();
+            lag.files += 1;
+            lag.rows += rows.saturating_sub(part.start);
+            position = self.advance(&position, &part, rows, true);
+        }
+        Ok(lag)
+    }
+
+    fn versions_after(&self, position: &Position) -> Option<u64> {
+        let Kind::Delta(delta) = &self.kind else { return None };
+        let read = match position {
+            Position::Start => 0,
+            Position::DeltaSnapshot { version, .. } => version + 1,
+            Position::DeltaLog { version, .. } => *version,
+            Position::Parquet { .. } => return None,
+        };
+        Some((delta.version() + 1).saturating_sub(read))
+    }
+
     /// The position after everything that a target holds, given per file the number of rows and the row
     /// after the last; for a checkpoint that was lost.
     ///
@@ -198,6 +225,17 @@ impl Source {
             Kind::Parquet(parquet) => parquet.position_after(held),
         }
     }
+}
+
+/// How far a job is behind its source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lag {
+    /// Versions of a Delta table that are not read to their end; none for Parquet files.
+    pub versions: Option<u64>,
+    /// Files with rows that are not planned.
+    pub files: u64,
+    /// Those rows.
+    pub rows: u64,
 }
 
 /// What a target holds of a source file.

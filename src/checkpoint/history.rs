@@ -1,0 +1,74 @@
+//! What is known of a job's last run: written when it begins and when it ends, for those who look later.
+//! Nothing depends on it, and it may be lost.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::ident::{RunId, Tokens};
+use crate::store::{self, StoreError};
+
+const NAME: &str = "last_run.json";
+
+/// A job's last run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastRun {
+    /// The run.
+    pub run: RunId,
+    /// When it began.
+    pub started: DateTime<Utc>,
+    /// When it ended; none while it goes on, and for good if it was killed.
+    pub ended: Option<DateTime<Utc>>,
+    /// How it ended, in a word.
+    pub end: Option<String>,
+    /// Why, where that needs saying.
+    pub message: Option<String>,
+    /// Rows that it wrote.
+    pub rows: u64,
+    /// Answers that it got.
+    pub answers: u64,
+    /// Rows that failed, by class.
+    pub errors: BTreeMap<String, u64>,
+    /// What its answers used.
+    pub tokens: Tokens,
+}
+
+impl LastRun {
+    /// A run that begins now.
+    #[must_use]
+    pub fn begun(run: RunId, started: DateTime<Utc>) -> Self {
+        LastRun {
+            run,
+            started,
+            ended: None,
+            end: None,
+            message: None,
+            rows: 0,
+            answers: 0,
+            errors: BTreeMap::new(),
+            tokens: Tokens::default(),
+        }
+    }
+
+    /// Reads it from a folder; none if there is none, or nothing that can be read.
+    #[must_use]
+    pub fn load(folder: &Path) -> Option<LastRun> {
+        let bytes = store::read(&path(folder)).ok()??;
+        serde_json::from_slice(&bytes).ok()
+    }
+
+    /// Puts it into a folder.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn save(&self, folder: &Path) -> Result<(), StoreError> {
+        let bytes = serde_json::to_vec(self).expect("a record of strings and numbers becomes JSON");
+        store::replace(&path(folder), &bytes)
+    }
+}
+
+fn path(folder: &Path) -> PathBuf {
+    folder.join(NAME)
+}
