@@ -6,6 +6,7 @@
 
 mod cli;
 mod damage;
+mod endpoint;
 mod input;
 mod plans;
 mod recovery;
