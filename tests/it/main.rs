@@ -8,6 +8,7 @@ mod cli;
 mod damage;
 mod endpoint;
 mod input;
+mod jobs;
 mod plans;
 mod recovery;
 mod requests;
