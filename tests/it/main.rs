@@ -11,6 +11,7 @@ mod input;
 mod jobs;
 mod plans;
 mod recovery;
+mod reference;
 mod requests;
 mod resume;
 mod soak;
