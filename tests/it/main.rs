@@ -7,6 +7,7 @@
 mod cli;
 mod damage;
 mod endpoint;
+mod examples;
 mod input;
 mod jobs;
 mod plans;
