@@ -2,12 +2,14 @@
 //!
 //! What a person wrote is parsed as it stands ([`raw`]), then checked and resolved against the folder of
 //! the job file ([`job`]). Nothing here opens a table or calls a provider; reading keys is the only look
-//! at the environment. Every error names the file, and the line or the key.
+//! at the environment. Every error names the file, and the line or the key. The page of all keys and the
+//! schema for editors in `config/` are made from the doc comments ([`reference`]).
 
 mod check;
 mod error;
 mod job;
 mod raw;
+pub mod reference;
 mod units;
 
 pub use error::ConfigError;

@@ -1,218 +1,288 @@
 //! The job file as it is written: serde types, one field a key.
 //!
-//! The doc comment of a field is its reference: unit, default, what a wrong value does.
+//! The doc comment of a field is its reference ([`super::reference`]): unit, what a wrong value does where
+//! that is not plain, and at its end `Required.` or `Default: ….` The `schemars` attributes say to editors
+//! what [`super::check`] refuses.
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use super::units::{ByteSize, Span};
 
-#[derive(Debug, Deserialize)]
+/// A job of enrich: what is read, what is asked about each row, and where the answers go.
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+// A missing provider or step is told by the checks, in better words than serde's.
+#[schemars(title = "enrich job", extend("required" = ["app_id", "source", "target", "provider", "step"]))]
 pub(super) struct RawJob {
-    /// Stable name of the job: half of what makes its writes exactly once. Letters, digits, `.`, `_`
-    /// and `-`, at most 100. Required. Renaming it makes the job forget what it has done.
+    /// Stable name of the job: with the target, what makes its writes exactly once. 1 to 100 letters,
+    /// digits, `.`, `_` and `-`, not beginning with `.`. A job that is renamed has done nothing yet: it
+    /// asks about every row again. Required.
+    #[schemars(length(min = 1, max = 100), regex(pattern = "^[A-Za-z0-9_-][A-Za-z0-9._-]*$"))]
     pub(super) app_id: String,
+    /// What is read. Required.
     pub(super) source: RawSource,
+    /// What is written. Required.
     pub(super) target: RawTarget,
+    /// Where the run's plan and position are kept. Default: in the target.
     #[serde(default)]
     pub(super) checkpoint: RawCheckpoint,
+    /// Where paid answers are kept until they are in the target. Default: beside the checkpoint.
     #[serde(default)]
     pub(super) journal: RawJournal,
+    /// How large a commit becomes. Default: as its keys say.
     #[serde(default)]
     pub(super) batch: RawBatch,
+    /// How much is open at once. Default: as its keys say.
     #[serde(default)]
     pub(super) window: RawWindow,
+    /// The endpoints with their models and limits, each under a name of its own; at least one. Required.
     #[serde(default)]
+    #[schemars(extend("minProperties" = 1))]
     pub(super) provider: BTreeMap<String, RawProvider>,
+    /// The prompts, each with the column for its answers; 1 to 100. Required.
     #[serde(default)]
+    #[schemars(length(min = 1, max = 100))]
     pub(super) step: Vec<RawStep>,
+    /// How the built-in simulator behaves, for a provider whose `base_url` is `simulator` and for
+    /// `enrich simulate`. Default: it answers everything at once.
     pub(super) simulator: Option<SimulatorSpec>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawSource {
-    /// Delta table, Parquet file, or directory of Parquet files; relative to the job file. Required.
+    /// Delta table, Parquet file, or directory of Parquet files: a local path or `file://` URL, relative
+    /// to the job file. Required.
+    #[schemars(length(min = 1))]
     pub(super) path: String,
     /// Whether to pass over the changes of commits that delete or rewrite rows of a Delta source,
-    /// instead of refusing them. Their new files are not read. Default: false.
+    /// instead of refusing them. The rows that such a commit writes are not read. Default: false.
     #[serde(default)]
     pub(super) skip_change_commits: bool,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawTarget {
-    /// Delta table that takes the rows; created if missing; relative to the job file. Required.
+    /// Delta table that takes the rows, created if it is missing: a local path or `file://` URL,
+    /// relative to the job file. The source, or a place inside it, is refused. Required.
+    #[schemars(length(min = 1))]
     pub(super) path: String,
-    /// Name of the struct column that says where each row came from and how it was answered.
-    /// Default: `_enrich`.
+    /// Name of the struct column that says where each row came from and how it was answered. A source
+    /// that is itself the target of a job needs another one here. Default: `_enrich`.
+    #[schemars(length(min = 1))]
     pub(super) metadata_column: Option<String>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawCheckpoint {
-    /// Folder of the checkpoint; relative to the job file. Default: `_checkpoints/<app_id>` in the
+    /// Folder of the checkpoint, relative to the job file. Default: `_checkpoints/<app_id>` in the
     /// target.
+    #[schemars(length(min = 1))]
     pub(super) path: Option<String>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawJournal {
-    /// Folder of the journal, on a local disk; relative to the job file. Default: `journal` in the
-    /// checkpoint's folder.
+    /// Folder of the journal, on a local disk that outlives the run, relative to the job file. Several
+    /// jobs may name the same one. When it is lost, what it held is paid for again. Default: `journal` in
+    /// the checkpoint's folder.
+    #[schemars(length(min = 1))]
     pub(super) path: Option<String>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawBatch {
-    /// Most rows of a batch, which is also a commit and a file of the target. Default: 10,000.
+    /// Most rows of a batch, which is also a commit and a file of the target; at least 1.
+    /// Default: 10,000.
+    #[schemars(range(min = 1))]
     pub(super) max_rows: Option<u32>,
-    /// Most bytes of a batch, as its rows take in memory (estimated from the Parquet footer).
-    /// Default: 50 MB.
+    /// Most bytes of a batch, as its rows take in memory (estimated from the Parquet footer). A row that
+    /// is larger makes a batch of its own. Default: 50 MB.
     pub(super) max_bytes: Option<ByteSize>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawWindow {
-    /// Most rows that are open at once: read and not yet committed. A slow row holds back only its
-    /// own batch until the window is full. Default: four batches.
+    /// Most rows that are open at once, read and not yet committed; at least 1. A slow row holds back
+    /// only its own batch until the window is full. One batch may always be open, whatever stands here.
+    /// Default: four batches.
+    #[schemars(range(min = 1))]
     pub(super) max_rows: Option<u32>,
     /// Most bytes that are open at once; with `max_rows` it bounds the memory of a run.
     /// Default: 256 MB.
     pub(super) max_bytes: Option<ByteSize>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawProvider {
-    /// Where the OpenAI-compatible interface begins, for example `https://api.openai.com/v1`, or
-    /// `simulator` for the built-in one. Required.
+    /// Where the OpenAI-compatible interface begins, for example `https://api.openai.com/v1`;
+    /// `/chat/completions` is added to it. Or `simulator` for the built-in one. A user or a password in
+    /// it is refused. Required.
+    #[schemars(regex(pattern = "^(simulator|https?://.+)$"))]
     pub(super) base_url: String,
-    /// The model's name at this provider. Required.
+    /// The model's name at this provider. After a change, answers that are stored and not yet in the
+    /// target are asked for again. Required.
+    #[schemars(length(min = 1))]
     pub(super) model: String,
-    /// Environment variable that holds the key. Default: no key is sent.
+    /// Environment variable that holds the key, white space around it aside; one that is not set stops
+    /// the run before it begins. Default: no key is sent.
+    #[schemars(length(min = 1))]
     pub(super) api_key_env: Option<String>,
-    /// File that holds the key, white space around it aside; relative to the job file.
+    /// File that holds the key, white space around it aside; relative to the job file. Not together with
+    /// `api_key_env`. Default: no key is sent.
+    #[schemars(length(min = 1))]
     pub(super) api_key_file: Option<String>,
-    /// Header that carries the key. Default: `Authorization: Bearer <key>`; with another name the
-    /// bare key is its value (`api-key` for Azure).
+    /// Header that carries the key. With another name than the default's the bare key is its value
+    /// (`api-key` for Azure). Default: `Authorization`, as `Bearer <key>`.
+    #[schemars(length(min = 1))]
     pub(super) api_key_header: Option<String>,
-    /// Further headers, sent as they stand. Not for secrets.
+    /// Further headers of every request, sent as they stand. Not for secrets: the job file is no place
+    /// for them. Default: none.
     #[serde(default)]
     pub(super) headers: BTreeMap<String, String>,
-    /// Query parameters of every request (`api-version` for Azure).
+    /// Query parameters of every request (`api-version` for Azure). Default: none.
     #[serde(default)]
     pub(super) query: BTreeMap<String, String>,
-    /// Further fields of the request body, sent as they stand (OpenRouter's `provider.sort`).
+    /// Further fields of the request body that have to do with the endpoint, sent as they stand
+    /// (OpenRouter's `provider.sort`). Stored answers are used after a change too: what changes the
+    /// answer belongs into the step's `extra_body`, whose fields win. Default: none.
     #[serde(default)]
+    #[schemars(with = "Map<String, Value>")]
     pub(super) extra_body: toml::Table,
-    /// Name of the field that carries a step's `max_tokens`. Default: `max_tokens`; OpenAI's reasoning
-    /// models want `max_completion_tokens`.
+    /// Name of the field that carries a step's `max_tokens`; OpenAI's models that reason refuse the
+    /// default and want `max_completion_tokens`. Default: `max_tokens`.
+    #[schemars(length(min = 1))]
     pub(super) max_tokens_field: Option<String>,
-    /// Requests per minute, at most. Default: not limited.
+    /// Requests per minute, at most, spread evenly: a burst is what a second allows; at least 1. A 429
+    /// makes the run wait with or without it. Default: not limited.
+    #[schemars(range(min = 1))]
     pub(super) requests_per_minute: Option<u32>,
-    /// Requests in flight at once, at most. Default: 64.
+    /// Requests in flight at once, at most; at least 1. These are what a kill can make you pay twice.
+    /// Default: 64.
+    #[schemars(range(min = 1))]
     pub(super) max_concurrency: Option<u32>,
     /// Longest time to connect. Default: 10 s.
     pub(super) connect_timeout: Option<Span>,
     /// Longest time for one attempt, from the first byte sent to the last one received.
     /// Default: 120 s.
     pub(super) request_timeout: Option<Span>,
-    /// Attempts for one row at most; throttled ones do not count. Default: 5.
+    /// Attempts for one row, at most; at least 1. Those that a limit or an outage refused do not count.
+    /// Default: 5.
+    #[schemars(range(min = 1))]
     pub(super) max_attempts: Option<u32>,
-    /// Longest first delay before another attempt; it doubles with each. Default: 1 s.
+    /// Longest delay before the second attempt; it doubles with each, and a random part of it is waited.
+    /// Default: 1 s.
     pub(super) min_backoff: Option<Span>,
-    /// Longest delay before another attempt. Default: 60 s.
+    /// Longest delay before any attempt, unless the server asks for more. Default: 60 s.
     pub(super) max_backoff: Option<Span>,
-    /// Longest delay that the server may ask for; a longer one stops the run. Default: 10 min.
+    /// Longest delay that a server that throttles may ask for; a longer one stops the run with status 4.
+    /// Default: 10 min.
     pub(super) max_retry_after: Option<Span>,
-    /// How long a provider may fail or throttle without one success before the run stops.
+    /// How long a provider may fail or throttle without one success before the run stops with status 4.
     /// Default: 15 min.
     pub(super) outage_deadline: Option<Span>,
-    /// Largest response body, after decompression. Default: 16 MB.
+    /// Largest response body, after decompression; a larger one is a failed attempt. Default: 16 MB.
     pub(super) max_response_bytes: Option<ByteSize>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawStep {
-    /// Column of the target that takes the answers. Required.
+    /// Column of the target that takes the answers, as text. A name that the source, the metadata or an
+    /// earlier step has is refused. Required.
+    #[schemars(length(min = 1))]
     pub(super) output: String,
     /// Name of a `[provider.<name>]`. Default: the only one there is.
     pub(super) provider: Option<String>,
-    /// Template of the user's message, over the row's columns (Jinja). Required.
+    /// Template of the user's message (Jinja) over the source's columns: `{{ name }}`, or
+    /// `{{ row["a name"] }}` where the name is no identifier. A column that the source does not have is
+    /// refused before the first call. Required.
+    #[schemars(length(min = 1))]
     pub(super) prompt: String,
-    /// Template of the system message. Default: none is sent.
+    /// Template of the system message, like `prompt`. Default: none is sent.
     pub(super) system: Option<String>,
     /// Sampling temperature, 0 to 2. Default: not sent.
+    #[schemars(range(min = 0.0, max = 2.0))]
     pub(super) temperature: Option<f64>,
-    /// Most tokens of an answer. Default: not sent.
+    /// Most tokens of an answer, reasoning included; at least 1. An answer that it cuts off before its
+    /// first word is an error of its row. Default: not sent.
+    #[schemars(range(min = 1))]
     pub(super) max_tokens: Option<u32>,
-    /// Further fields of the request body that belong to the question (`seed`, `top_p`); a change
-    /// makes stored answers unfit.
+    /// Further fields of the request body that belong to the question (`seed`, `top_p`,
+    /// `reasoning_effort`), sent as they stand. After a change, answers that are stored and not yet in the
+    /// target are asked for again. Default: none.
     #[serde(default)]
+    #[schemars(with = "Map<String, Value>")]
     pub(super) extra_body: toml::Table,
-    /// What happens to a row whose columns in the templates are all null: `skip` leaves the output
-    /// null and asks nothing, `ask` asks. Default: `skip`.
+    /// What happens to a row whose columns in the templates are all null. Default: `skip`.
     #[serde(default)]
     pub(super) null_inputs: super::job::NullInputs,
-    /// Longest time for a row over all its attempts; waiting for a limit does not count.
-    /// Default: 10 min.
+    /// Longest time for a row over all its attempts and the delays between them; waiting for a limit does
+    /// not count. Beyond it the row ends with an error. Default: 10 min.
     pub(super) row_deadline: Option<Span>,
 }
 
 /// How the built-in simulator behaves.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SimulatorSpec {
     /// Time that an answer takes; with `latency_sigma`, its median. Default: none.
     pub latency: Option<Span>,
-    /// Spread of a log-normal latency: standard deviation of the logarithm. Default: 0, fixed.
+    /// Spread of a log-normal latency, 0 to 10: standard deviation of the logarithm. Default: 0, always
+    /// the same.
     #[serde(default)]
+    #[schemars(range(min = 0.0, max = 10.0))]
     pub latency_sigma: f64,
     /// Seed of latencies and of faults by share. Default: 0.
     #[serde(default)]
     pub seed: u64,
-    /// Key that a request must carry as a bearer token. Default: any or none will do.
+    /// Key that a request must carry as a bearer token; another is refused with 401. Default: any or none
+    /// will do.
     pub api_key: Option<String>,
-    /// Model that it knows; another is refused. Default: any will do.
+    /// Model that it knows; another is refused with 404. Default: any will do.
     pub model: Option<String>,
-    /// Limit on requests. Default: none.
+    /// Limit on requests; beyond it they are refused with 429. Default: none.
     pub requests: Option<LimitSpec>,
-    /// Limit on tokens. Default: none.
+    /// Limit on tokens, those of the prompt and the most for the answer; beyond it requests are refused
+    /// with 429. Default: none.
     pub tokens: Option<LimitSpec>,
-    /// What goes wrong; the first that matches a request counts.
+    /// What goes wrong; the first that matches a request counts. Default: nothing.
     #[serde(default, rename = "fault")]
     pub faults: Vec<FaultSpec>,
     /// What happens to the first request, the second, and so on; a request beyond the last is refused
-    /// loudly. Default: none.
+    /// loudly. Default: `fault` alone decides.
     #[serde(default)]
     pub script: Vec<FaultSpec>,
 }
 
 /// A limit that the simulator enforces.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LimitSpec {
-    /// How many a minute.
+    /// How many a minute; at least 1. Required.
+    #[schemars(range(min = 1))]
     pub per_minute: u32,
-    /// How it is counted. Default: a token bucket.
+    /// How it is counted. Default: `token_bucket`.
     #[serde(default)]
     pub window: LimitWindow,
-    /// Seconds that a window lasts, or that a full bucket is worth. Default: 60 for windows, 1 for
-    /// the bucket.
+    /// Seconds that a window lasts, or that a full bucket is worth; at least 1. Default: 60 for windows,
+    /// 1 for the bucket.
+    #[schemars(range(min = 1))]
     pub seconds: Option<u32>,
 }
 
 /// How a limit is counted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LimitWindow {
     /// Refills steadily up to a burst.
@@ -225,32 +295,33 @@ pub enum LimitWindow {
 }
 
 /// Something that goes wrong at the simulator.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FaultSpec {
     /// Only for prompts that contain this text. Default: every prompt.
     pub contains: Option<String>,
     /// Share of the requests that it happens to, 0 to 1. Default: 1.
     #[serde(default = "whole")]
+    #[schemars(range(min = 0.0, max = 1.0))]
     pub share: f64,
     /// Only for so many first requests of the same prompt. Default: all.
     pub times: Option<u32>,
-    /// HTTP status to answer with. Default: 500, or 200 with `finish_reason`.
+    /// HTTP status to answer with. Default: 200 with `finish_reason`, `body` or only a `delay`, else 500.
     pub status: Option<u16>,
-    /// `code` of the error object.
+    /// `code` of the error object. Default: `simulated_fault`.
     pub code: Option<String>,
-    /// `message` of the error object.
+    /// `message` of the error object. Default: a sentence that says so.
     pub message: Option<String>,
-    /// Value of a `Retry-After` header.
+    /// Value of a `Retry-After` header. Default: none is sent.
     pub retry_after: Option<String>,
-    /// Answers with this `finish_reason` and no text.
+    /// Answers with this `finish_reason` and no text. Default: an answer ends with `stop`.
     pub finish_reason: Option<String>,
-    /// Sends this text as the whole body.
+    /// Sends this text as the whole body. Default: the error object.
     pub body: Option<String>,
-    /// Closes the connection in the middle of the answer.
+    /// Closes the connection in the middle of the answer. Default: false.
     #[serde(default)]
     pub hang_up: bool,
-    /// Further time before the answer.
+    /// Further time before the answer. Default: none.
     pub delay: Option<Span>,
 }
 

@@ -1,8 +1,13 @@
 //! Quantities as people write them in a job file.
+//!
+//! Their schemas are looser than their parsers: an editor may let a wrong one pass, it never marks a
+//! right one.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, de};
 
 /// A number of bytes, written as `"50MB"`, `"64 MiB"` or a plain number.
@@ -30,6 +35,22 @@ impl fmt::Display for ByteSize {
     }
 }
 
+impl JsonSchema for ByteSize {
+    fn schema_name() -> Cow<'static, str> {
+        "size".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "title": "size",
+            "type": ["string", "integer"],
+            "pattern": "^[0-9][0-9.]* *([KMGTPEkmgtpe][Ii]?)?[Bb]?$",
+            "minimum": 1,
+            "examples": ["50MB", "64 MiB"],
+        })
+    }
+}
+
 /// A length of time, written as `"10s"`, `"250ms"` or `"1h 30m"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Span(pub Duration);
@@ -53,6 +74,21 @@ impl<'de> Deserialize<'de> for Span {
         let text = String::deserialize(deserializer)?;
         humantime::parse_duration(&text).map(Span).map_err(|error| {
             de::Error::custom(format!("`{text}` is no length of time like \"90s\": {error}"))
+        })
+    }
+}
+
+impl JsonSchema for Span {
+    fn schema_name() -> Cow<'static, str> {
+        "time".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "title": "time",
+            "type": "string",
+            "pattern": "^([0-9][0-9.]* *[a-zA-Zµ]+ *)+$",
+            "examples": ["90s", "250ms", "1h 30m"],
         })
     }
 }

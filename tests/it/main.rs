@@ -6,10 +6,14 @@
 
 mod cli;
 mod damage;
+mod endpoint;
 mod errors;
+mod examples;
 mod input;
+mod jobs;
 mod plans;
 mod recovery;
+mod reference;
 mod requests;
 mod resume;
 mod retry;

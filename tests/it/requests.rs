@@ -2,15 +2,10 @@
 
 use std::io::Write;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use axum::Router;
-use axum::body::Bytes;
-use axum::extract::State;
-use axum::http::{HeaderMap, Uri, header};
+use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::any;
 use enrich::config::Job;
 use enrich::fault::{Class, Failure};
 use enrich::ident::Fingerprint;
@@ -19,32 +14,9 @@ use enrich::transport::{Endpoint, Paid};
 use enrich::wire::{Message, Role};
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use serde_json::{Value, json};
-use tokio::task::JoinSet;
+use serde_json::json;
 
-const ANSWER: &str = r#"{"model":"m-2026","choices":[{"message":{"content":"yes"},"finish_reason":"stop"}]}"#;
-
-#[derive(Clone, Default)]
-struct Seen(Arc<Mutex<Vec<(String, HeaderMap, Value)>>>);
-
-type Answer = fn(&HeaderMap) -> Response;
-
-/// A server that notes what it is sent and answers as it is told.
-async fn serve(answer: Answer) -> (String, Seen, JoinSet<()>) {
-    let seen = Seen::default();
-    let note = move |State(seen): State<Seen>, uri: Uri, headers: HeaderMap, body: Bytes| async move {
-        let response = answer(&headers);
-        let body = serde_json::from_slice(&body).unwrap();
-        seen.0.lock().unwrap().push((uri.to_string(), headers, body));
-        response
-    };
-    let router = Router::new().fallback(any(note)).with_state(seen.clone());
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    let mut tasks = JoinSet::new();
-    tasks.spawn(async move { axum::serve(listener, router).await.unwrap() });
-    (url, seen, tasks)
-}
+use crate::endpoint::{ANSWER, Answer, plain, serve};
 
 fn job(url: &str, provider: &str, step: &str) -> Job {
     let text = format!(
@@ -67,10 +39,6 @@ async fn ask(job: &Job) -> Result<Paid, Failure> {
     endpoint.send(&question, &job.steps[0].params, Duration::from_secs(30)).await
 }
 
-fn plain(_: &HeaderMap) -> Response {
-    ([(header::CONTENT_TYPE, "application/json")], ANSWER).into_response()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_carries_what_the_job_says_as_it_stands() {
     let (url, seen, _tasks) = serve(plain).await;
@@ -80,7 +48,7 @@ async fn a_request_carries_what_the_job_says_as_it_stands() {
     let step = "temperature = 0.2\nmax_tokens = 50\nextra_body = { seed = 7 }";
     let paid = ask(&job(&format!("{url}/openai/v1/"), provider, step)).await.unwrap();
     assert_eq!(&paid.body[..], ANSWER.as_bytes());
-    let (uri, headers, body) = seen.0.lock().unwrap().remove(0);
+    let (uri, headers, body) = seen.take().remove(0);
     assert_eq!(uri, "/openai/v1/chat/completions?api-version=2024-10-21");
     assert_eq!(headers["authorization"], "Bearer secret-key");
     assert_eq!(headers["x-title"], "a title");
@@ -103,7 +71,7 @@ async fn a_request_carries_what_the_job_says_as_it_stands() {
 async fn a_key_goes_into_the_header_that_the_job_names() {
     let (url, seen, _tasks) = serve(plain).await;
     ask(&job(&url, "api_key_env = \"KEY\"\napi_key_header = \"api-key\"", "")).await.unwrap();
-    let (uri, headers, body) = seen.0.lock().unwrap().remove(0);
+    let (uri, headers, body) = seen.take().remove(0);
     assert_eq!((uri.as_str(), &headers["api-key"]), ("/chat/completions", &"secret-key".parse().unwrap()));
     assert!(!headers.contains_key("authorization"));
     assert_eq!(body.as_object().unwrap().len(), 2, "nothing is sent that the job does not say: {body}");
@@ -159,7 +127,7 @@ async fn a_redirect_is_not_followed_with_the_key() {
     let (url, seen, _tasks) = serve(redirect).await;
     let failure = ask(&job(&url, "api_key_env = \"KEY\"", "")).await.unwrap_err();
     assert_eq!(failure.class, Class::Redirect);
-    assert_eq!(seen.0.lock().unwrap().len(), 1);
+    assert_eq!(seen.take().len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,242 @@
+//! The jobs in `config/`: what each sends, byte for byte as far as its provider looks.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, StringArray};
+use arrow::record_batch::RecordBatch;
+use enrich::config::Job;
+use serde_json::{Value, json};
+
+use crate::endpoint::{plain, serve};
+use crate::support::{Outcome, append_delta};
+
+const PROMPT: &str = "Summarize the following review of kettle in one sentence.\n\nIt boils.";
+
+/// What one job has to send.
+struct Expected {
+    file: &'static str,
+    /// What the loopback server stands in for.
+    host: &'static str,
+    uri: &'static str,
+    /// Variable, header, and what stands before the key.
+    key: Option<(&'static str, &'static str, &'static str)>,
+    headers: &'static [(&'static str, &'static str)],
+    body: Value,
+}
+
+const BEARER: &str = "Bearer ";
+
+fn asked(model: &str, more: Value) -> Value {
+    let mut body = json!({"model": model, "messages": [{"role": "user", "content": PROMPT}]});
+    let Value::Object(more) = more else { panic!("{more}") };
+    body.as_object_mut().unwrap().extend(more);
+    body
+}
+
+fn expected() -> Vec<Expected> {
+    let usual = Expected {
+        file: "",
+        host: "",
+        uri: "/v1/chat/completions",
+        key: None,
+        headers: &[],
+        body: Value::Null,
+    };
+    vec![
+        Expected {
+            file: "openai.toml",
+            host: "https://api.openai.com",
+            key: Some(("OPENAI_API_KEY", "authorization", BEARER)),
+            body: asked("gpt-6-luna", json!({"max_completion_tokens": 200, "reasoning_effort": "none"})),
+            ..usual
+        },
+        Expected {
+            file: "openrouter.toml",
+            host: "https://openrouter.ai",
+            uri: "/api/v1/chat/completions",
+            key: Some(("OPENROUTER_API_KEY", "authorization", BEARER)),
+            headers: &[
+                ("http-referer", "https://example.com/reviews"),
+                ("x-openrouter-title", "Review summaries"),
+            ],
+            body: asked(
+                "mistralai/ministral-3b-2512",
+                json!({
+                    "max_tokens": 200,
+                    "provider": {
+                        "sort": "price",
+                        "require_parameters": true,
+                        "data_collection": "deny",
+                        "max_price": {"prompt": 0.2, "completion": 0.2},
+                    },
+                }),
+            ),
+        },
+        Expected {
+            file: "mistral.toml",
+            host: "https://api.mistral.ai",
+            key: Some(("MISTRAL_API_KEY", "authorization", BEARER)),
+            body: asked("ministral-3b-2512", json!({"max_tokens": 200, "random_seed": 7})),
+            ..usual
+        },
+        Expected {
+            file: "anthropic.toml",
+            host: "https://api.anthropic.com",
+            key: Some(("ANTHROPIC_API_KEY", "authorization", BEARER)),
+            body: json!({
+                "model": "claude-haiku-5-5",
+                "messages": [
+                    {
+                        "role": "system",
+                        "content": "You summarize reviews for a buyer who has little time. \
+                                    Answer with the summary alone.",
+                    },
+                    {"role": "user", "content": PROMPT},
+                ],
+                "max_tokens": 1000,
+            }),
+            ..usual
+        },
+        Expected {
+            file: "azure.toml",
+            host: "https://my-resource.openai.azure.com",
+            uri: "/openai/deployments/my-deployment/chat/completions?api-version=2024-10-21",
+            key: Some(("AZURE_OPENAI_API_KEY", "api-key", "")),
+            body: asked("my-deployment", json!({"max_tokens": 200})),
+            ..usual
+        },
+        Expected {
+            file: "gemini.toml",
+            host: "https://generativelanguage.googleapis.com",
+            uri: "/v1beta/openai/chat/completions",
+            key: Some(("GEMINI_API_KEY", "authorization", BEARER)),
+            body: asked("gemini-3.5-flash-lite", json!({"max_tokens": 500, "reasoning_effort": "low"})),
+            ..usual
+        },
+        Expected {
+            file: "ollama.toml",
+            host: "http://localhost:11434",
+            body: asked("llama3.2", json!({"max_tokens": 200, "temperature": 0.2})),
+            ..usual
+        },
+        Expected {
+            file: "vllm.toml",
+            host: "http://localhost:8000",
+            body: asked(
+                "Qwen/Qwen3-8B",
+                json!({
+                    "max_tokens": 200,
+                    "temperature": 0.2,
+                    "top_k": 20,
+                    "chat_template_kwargs": {"enable_thinking": false},
+                }),
+            ),
+            ..usual
+        },
+        Expected {
+            file: "llama-cpp.toml",
+            host: "http://localhost:8080",
+            body: asked("model.gguf", json!({"max_tokens": 200, "temperature": 0.2, "seed": 7})),
+            ..usual
+        },
+    ]
+}
+
+fn project() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Every job in `config/`.
+pub fn shipped() -> Vec<PathBuf> {
+    let files = fs::read_dir(project().join("config")).unwrap().map(|entry| entry.unwrap().path());
+    let mut jobs: Vec<PathBuf> =
+        files.filter(|path| path.extension().is_some_and(|ending| ending == "toml")).collect();
+    jobs.sort();
+    jobs
+}
+
+fn name(path: &Path) -> &str {
+    path.file_name().unwrap().to_str().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_job_sends_what_its_provider_expects() {
+    let folder = tempfile::tempdir().unwrap();
+    let columns: [(&str, ArrayRef); 2] = [
+        ("product", Arc::new(StringArray::from(vec!["kettle"]))),
+        ("review", Arc::new(StringArray::from(vec!["It boils."]))),
+    ];
+    let source = folder.path().join("examples/data/reviews");
+    append_delta(&source, &RecordBatch::try_from_iter(columns).unwrap()).await;
+    fs::create_dir(folder.path().join("config")).unwrap();
+    let (url, seen, _tasks) = serve(plain).await;
+    for expected in expected() {
+        let file = expected.file;
+        let text = fs::read_to_string(project().join("config").join(file)).unwrap();
+        let address = format!("base_url = \"{}/", expected.host);
+        assert_eq!(text.matches(&address).count(), 1, "{file} asks at {}", expected.host);
+        let job = folder.path().join("config").join(file);
+        fs::write(&job, text.replace(&address, &format!("base_url = \"{url}/"))).unwrap();
+
+        let mut command = Command::new(env!("CARGO_BIN_EXE_enrich"));
+        command.arg("run").arg(&job).current_dir("/").env_remove("RUST_LOG");
+        if let Some((variable, ..)) = expected.key {
+            command.env(variable, "key-of-the-test");
+        }
+        let ran = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        Outcome::of(&ran).assert_status(0).assert_says("done: 1 rows written, 1 answers");
+
+        let mut requests = seen.take();
+        assert_eq!(requests.len(), 1, "{file}");
+        let (uri, headers, body) = requests.remove(0);
+        assert_eq!(uri, expected.uri, "{file}");
+        assert_eq!(body, expected.body, "{file}");
+        let key = expected.key.map(|(_, header, before)| (header, format!("{before}key-of-the-test")));
+        for header in ["authorization", "api-key"] {
+            let given = headers.get(header).map(|value| value.to_str().unwrap());
+            let wanted = key.as_ref().filter(|(name, _)| *name == header).map(|(_, value)| value.as_str());
+            assert_eq!(given, wanted, "{file}: {header}");
+        }
+        for (header, value) in expected.headers {
+            assert_eq!(headers[*header], *value, "{file}: {header}");
+        }
+        let known = ["accept", "accept-encoding", "content-length", "content-type", "host", "user-agent"];
+        let named = expected.headers.iter().map(|(header, _)| *header);
+        let all: BTreeSet<&str> =
+            known.into_iter().chain(named).chain(key.as_ref().map(|(header, _)| *header)).collect();
+        let sent: BTreeSet<&str> = headers.keys().map(axum::http::HeaderName::as_str).collect();
+        assert_eq!(sent, all, "{file}: nothing else is sent");
+    }
+}
+
+#[test]
+fn no_job_is_shipped_without_an_expectation() {
+    // The quickstart asks the simulator; the test of its own is in `cli`.
+    let mut known: Vec<&str> = expected().iter().map(|expected| expected.file).collect();
+    known.push("quickstart.toml");
+    known.sort_unstable();
+    assert_eq!(shipped().iter().map(|path| name(path)).collect::<Vec<_>>(), known);
+}
+
+#[test]
+fn every_job_reads_the_sample_and_writes_a_table_of_its_own() {
+    let mut names = BTreeSet::new();
+    let mut targets = BTreeSet::new();
+    for path in shipped() {
+        let text = fs::read_to_string(&path).unwrap();
+        let job = Job::parse(&path, &text, |_| Some("key".to_owned())).unwrap();
+        assert_eq!(
+            job.source.location.path(),
+            project().join("examples/data/reviews").canonicalize().unwrap()
+        );
+        assert!(job.target.location.path().starts_with(project().join("out")), "{}", job.target.location);
+        assert!(names.insert(job.app_id.clone()), "{} stands in two jobs", job.app_id);
+        assert!(targets.insert(job.target.location.to_string()), "{}", job.target.location);
+        assert!(text.starts_with("#:schema job.schema.json\n"), "{}: editors are told", name(&path));
+        assert!(!text.contains("sk-"), "{}: a key", name(&path));
+    }
+}

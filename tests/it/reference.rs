@@ -1,0 +1,243 @@
+//! The reference of the job file: as the code says, complete, and no stricter or laxer than the parser.
+
+use std::fs;
+use std::path::Path;
+
+use enrich::config::{ConfigError, Job, reference};
+use regex::Regex;
+use serde_json::{Map, Value};
+
+use crate::jobs::shipped;
+
+/// The parts of a schema that stand below a value's own: keys, elements, values of a map.
+fn below(schema: &Value) -> Vec<(String, &Value)> {
+    let keys = schema["properties"].as_object().into_iter().flatten();
+    let keys = keys.map(|(key, schema)| (format!(".{key}"), schema));
+    let inner = [("[]", &schema["items"]), (".<name>", &schema["additionalProperties"])];
+    keys.chain(inner.map(|(name, schema)| (name.to_owned(), schema)))
+        .filter(|(_, schema)| schema.is_object())
+        .collect()
+}
+
+/// Every key of the schema with its dotted path and whether it is required.
+fn keys<'a>(path: &str, schema: &'a Value, found: &mut Vec<(String, &'a Value, bool)>) {
+    for (name, inner) in below(schema) {
+        let path = format!("{path}{name}");
+        if let Some(key) = name.strip_prefix('.').filter(|key| *key != "<name>") {
+            let required = schema["required"].as_array().into_iter().flatten().any(|name| name == key);
+            found.push((path.clone(), inner, required));
+        }
+        keys(&path, inner, found);
+    }
+}
+
+/// What is wrong with a value, by the keywords that our schema uses; any other is an error here.
+fn judge(schema: &Value, value: &Value, at: &str) -> Result<(), String> {
+    let wrong = |what: &str| Err(format!("{at}: {value} {what}"));
+    let object = schema.as_object().unwrap();
+    for (keyword, rule) in object {
+        let right = match keyword.as_str() {
+            "$schema" | "title" | "description" | "examples" => true,
+            "type" => {
+                let own = match value {
+                    Value::String(_) => "string",
+                    Value::Bool(_) => "boolean",
+                    Value::Number(number) if number.is_i64() || number.is_u64() => "integer",
+                    Value::Number(_) => "number",
+                    Value::Array(_) => "array",
+                    Value::Object(_) => "object",
+                    Value::Null => "null",
+                };
+                let fits = |name: &Value| name == own || (name == "number" && own == "integer");
+                rule.as_array().map_or_else(|| fits(rule), |names| names.iter().any(fits))
+            }
+            "const" => rule == value,
+            "enum" => rule.as_array().unwrap().contains(value),
+            "oneOf" => {
+                let choices = rule.as_array().unwrap();
+                choices.iter().filter(|choice| judge(choice, value, at).is_ok()).count() == 1
+            }
+            "minimum" => value.as_f64().is_none_or(|number| number >= rule.as_f64().unwrap()),
+            "maximum" => value.as_f64().is_none_or(|number| number <= rule.as_f64().unwrap()),
+            "minLength" => value.as_str().is_none_or(|text| text.len() as u64 >= rule.as_u64().unwrap()),
+            "maxLength" => value.as_str().is_none_or(|text| text.len() as u64 <= rule.as_u64().unwrap()),
+            "minItems" => value.as_array().is_none_or(|list| list.len() as u64 >= rule.as_u64().unwrap()),
+            "maxItems" => value.as_array().is_none_or(|list| list.len() as u64 <= rule.as_u64().unwrap()),
+            "minProperties" => value.as_object().is_none_or(|map| map.len() as u64 >= rule.as_u64().unwrap()),
+            "pattern" => {
+                let pattern = Regex::new(rule.as_str().unwrap()).unwrap();
+                value.as_str().is_none_or(|text| pattern.is_match(text))
+            }
+            "required" => {
+                rule.as_array().unwrap().iter().all(|key| value.get(key.as_str().unwrap()).is_some())
+            }
+            "items" => {
+                for (position, value) in value.as_array().into_iter().flatten().enumerate() {
+                    judge(rule, value, &format!("{at}[{position}]"))?;
+                }
+                true
+            }
+            "properties" => {
+                for (key, value) in value.as_object().into_iter().flatten() {
+                    rule.get(key).map_or(Ok(()), |rule| judge(rule, value, &format!("{at}.{key}")))?;
+                }
+                true
+            }
+            "additionalProperties" => {
+                let known = |key: &str| object.get("properties").is_some_and(|keys| keys.get(key).is_some());
+                for (key, value) in value.as_object().into_iter().flatten().filter(|(key, _)| !known(key)) {
+                    match rule {
+                        Value::Bool(true) => {}
+                        Value::Bool(false) => return Err(format!("{at}: unknown key {key}")),
+                        rule => judge(rule, value, &format!("{at}.{key}"))?,
+                    }
+                }
+                true
+            }
+            other => panic!("{at}: the schema uses {other}, which is not judged here"),
+        };
+        if !right {
+            return wrong(&format!("does not fit {keyword} {rule}"));
+        }
+    }
+    Ok(())
+}
+
+fn judge_text(text: &str) -> Result<(), String> {
+    let table: toml::Table = toml::from_str(text).unwrap();
+    judge(&reference::schema(), &serde_json::to_value(table).unwrap(), "job")
+}
+
+/// A value with everything that the schema knows.
+fn whole(schema: &Value) -> Value {
+    if let Some(example) = schema["examples"].get(0) {
+        return example.clone();
+    }
+    match schema["type"].as_str() {
+        None => schema["oneOf"][0]["const"].clone(),
+        Some("boolean") => Value::Bool(true),
+        Some("integer" | "number") => schema["minimum"].clone(),
+        Some("array") => vec![whole(&schema["items"])].into(),
+        Some("object") => {
+            let named: Map<String, Value> = below(schema)
+                .into_iter()
+                .map(|(name, schema)| {
+                    let key = name.strip_prefix('.').unwrap();
+                    (if key == "<name>" { "any" } else { key }.to_owned(), whole(schema))
+                })
+                .collect();
+            named.into()
+        }
+        Some("string") if schema["enum"].is_array() => schema["enum"][0].clone(),
+        Some("string") if schema["pattern"].as_str().is_some_and(|pattern| pattern.contains("simulator")) => {
+            "simulator".into()
+        }
+        Some("string") => "any".into(),
+        Some(other) => panic!("{other}"),
+    }
+}
+
+#[test]
+fn the_reference_in_config_is_what_the_code_says() {
+    let schema = serde_json::to_string_pretty(&reference::schema()).unwrap() + "\n";
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
+    for (file, made) in [("README.md", reference::page()), ("job.schema.json", schema)] {
+        let path = folder.join(file);
+        let mut kept = fs::read_to_string(&path).unwrap_or_default();
+        if kept != made && std::env::var_os("ENRICH_UPDATE").is_some() {
+            fs::write(&path, &made).unwrap();
+            kept.clone_from(&made);
+        }
+        assert!(
+            kept == made,
+            "config/{file} is not what the code says: ENRICH_UPDATE=1 cargo test reference"
+        );
+    }
+}
+
+#[test]
+fn the_page_names_every_job() {
+    let page = reference::page();
+    for path in shipped() {
+        let file = path.file_name().unwrap().to_str().unwrap();
+        assert!(page.contains(&format!("[`{file}`]({file})")), "{file} is not in config/README.md");
+    }
+}
+
+#[test]
+fn every_key_says_what_it_is_and_its_default_or_that_it_is_required() {
+    let schema = reference::schema();
+    let mut all = Vec::new();
+    keys("", &schema, &mut all);
+    assert!(all.len() > 60, "{}", all.len());
+    for (path, schema, required) in all {
+        let text = schema["description"].as_str().unwrap_or_else(|| panic!("{path} says nothing"));
+        let default = text.rsplit_once("Default: ").map(|(_, default)| default);
+        assert_eq!(text.ends_with("Required."), required, "{path}: {text}");
+        assert_eq!(default.is_some_and(|default| default.ends_with('.')), !required, "{path}: {text}");
+        assert!(
+            schema["type"] != "object" || schema["additionalProperties"] != Value::Null,
+            "{path} is open"
+        );
+    }
+    for line in reference::page().lines().filter(|line| line.starts_with("| `")) {
+        let line = line.replace("\\|", "/");
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        assert!(cells.len() == 6 && cells[1..5].iter().all(|cell| !cell.is_empty()), "{line}");
+    }
+}
+
+#[test]
+fn every_key_of_the_schema_is_read() {
+    let mut job = whole(&reference::schema());
+    // Names that must differ, and two keys of which one may be set.
+    job["source"]["path"] = "source".into();
+    job["target"]["metadata_column"] = "_any".into();
+    job["provider"]["any"].as_object_mut().unwrap().shift_remove("api_key_file");
+    let text = toml::to_string(&job).unwrap();
+    judge_text(&text).unwrap();
+    let read = Job::parse(Path::new("/job.toml"), &text, |_| Some("key".to_owned()));
+    assert!(read.is_ok(), "{}\n{text}", read.unwrap_err());
+}
+
+#[test]
+fn the_shipped_jobs_fit_the_schema_and_mistakes_do_not() {
+    let quickstart = shipped().into_iter().find(|path| path.ends_with("quickstart.toml")).unwrap();
+    for path in shipped() {
+        let text = fs::read_to_string(&path).unwrap();
+        judge_text(&text).unwrap_or_else(|wrong| panic!("{}: {wrong}", path.display()));
+    }
+    let text = fs::read_to_string(&quickstart).unwrap();
+    for (from, to) in [
+        ("model = ", "modle = "),
+        ("[batch]", "[batches]"),
+        ("times = 1", "tmies = 1"),
+        ("max_rows = 20", "max_rows = 0"),
+        ("max_rows = 20", "max_rows = \"20\""),
+        ("max_rows = 20", "max_bytes = \"some\""),
+        ("app_id = \"quickstart\"", "app_id = \"a/b\""),
+        ("app_id = \"quickstart\"", ""),
+        ("\"simulator\"", "\"ftp://example.com\""),
+        ("\"40ms\"", "\"40\""),
+        ("output = ", "temperature = 3.0\noutput = "),
+        ("output = ", "null_inputs = \"drop\"\noutput = "),
+        ("[provider.local]", "[other.local]"),
+    ] {
+        assert!(text.contains(from), "{from}");
+        let wrong = text.replacen(from, to, 1);
+        assert!(judge_text(&wrong).is_err(), "the schema lets {to:?} pass");
+        assert!(Job::parse(&quickstart, &wrong, |_| None).is_err(), "the parser lets {to:?} pass");
+    }
+}
+
+#[test]
+fn an_unknown_key_is_refused_in_every_section() {
+    let quickstart = shipped().into_iter().find(|path| path.ends_with("quickstart.toml")).unwrap();
+    let text = fs::read_to_string(&quickstart).unwrap();
+    for section in ["[source]", "[target]", "[batch]", "[provider.local]", "[[step]]", "[simulator]"] {
+        let wrong = text.replacen(section, &format!("{section}\nzzz = 1"), 1);
+        assert!(judge_text(&wrong).unwrap_err().contains("unknown key zzz"), "{section}");
+        let error = Job::parse(&quickstart, &wrong, |_| None).unwrap_err();
+        assert!(matches!(error, ConfigError::Syntax { .. }), "{section}: {error}");
+    }
+}
