@@ -3,6 +3,7 @@
 //! Standard output is data, standard error is talk; both may be closed without harm.
 
 mod arena;
+mod check;
 mod errors;
 mod exit;
 mod listing;
@@ -44,6 +45,8 @@ enum Command {
     Retry(retry::RetryArguments),
     /// Say how a job stands: what is left to do, what failed, who runs it
     Status(status::StatusArguments),
+    /// Look at everything that a run looks at before its first call
+    Check(check::CheckArguments),
     /// Serve the built-in OpenAI-compatible simulator on loopback
     Simulate(simulate::SimulateArguments),
 }
@@ -84,6 +87,7 @@ async fn command(command: Command) -> anyhow::Result<Exit> {
         Command::Errors(arguments) => Box::pin(errors::errors(arguments)).await,
         Command::Retry(arguments) => Box::pin(retry::retry(arguments)).await,
         Command::Status(arguments) => Box::pin(status::status(arguments)).await,
+        Command::Check(arguments) => Box::pin(check::check(arguments)).await,
         Command::Simulate(arguments) => simulate::simulate(arguments).await,
     }
 }
@@ -98,8 +102,13 @@ fn explain(error: &anyhow::Error) -> Exit {
     if let Some(hint) = error.hint() {
         output::talk(format!("hint: {hint}"));
     }
+    exit_of(error)
+}
+
+fn exit_of(error: &EngineError) -> Exit {
     match error {
         EngineError::Lock(crate::checkpoint::LockError::Held { .. }) => Exit::Running,
+        EngineError::Provider { .. } => Exit::Provider,
         error if error.is_usage() => Exit::Usage,
         _ => Exit::Internal,
     }

@@ -24,6 +24,20 @@ pub enum ConfigError {
         /// What is wrong.
         message: String,
     },
+    /// A key that cannot be set on the command line.
+    #[error("{message}")]
+    Set {
+        /// What is wrong.
+        message: String,
+    },
+    /// The file with what the command line sets has a key or a value that does not belong there.
+    #[error("{} with what --set says: {message}", path.display())]
+    Merged {
+        /// The job file.
+        path: PathBuf,
+        /// What is wrong.
+        message: String,
+    },
     /// A value that parses and cannot be meant.
     #[error("{}: `{key}` {message}", path.display())]
     Value {
@@ -40,6 +54,10 @@ impl ConfigError {
     pub(super) fn from_toml(path: &Path, text: &str, error: &toml::de::Error) -> Self {
         let line = error.span().map_or(1, |span| line_of(text, &span));
         ConfigError::Syntax { path: path.to_owned(), line, message: explain(error.message()) }
+    }
+
+    pub(super) fn merged(path: &Path, error: &toml::de::Error) -> Self {
+        ConfigError::Merged { path: path.to_owned(), message: explain(error.message()) }
     }
 
     pub(super) fn value(path: &Path, key: impl Into<String>, message: impl Into<String>) -> Self {

@@ -12,6 +12,7 @@ use url::Url;
 
 use super::check::{Checker, Environment};
 use super::error::ConfigError;
+use super::overrides;
 use super::raw::{RawJob, SimulatorSpec};
 use crate::store::Location;
 
@@ -206,9 +207,7 @@ impl Job {
     /// # Errors
     /// [`ConfigError`] for the first mistake found.
     pub fn load(file: &Path) -> Result<Job, ConfigError> {
-        let text = std::fs::read_to_string(file)
-            .map_err(|source| ConfigError::Unreadable { path: file.to_owned(), source })?;
-        Job::parse(file, &text, |name| std::env::var(name).ok())
+        Job::of_text(file, &read(file)?, &[], Keys::Read)
     }
 
     /// Reads and validates a job file for a command that calls no provider: keys are neither needed nor read.
@@ -216,9 +215,36 @@ impl Job {
     /// # Errors
     /// As [`Job::load`], without those about keys.
     pub fn load_without_keys(file: &Path) -> Result<Job, ConfigError> {
-        let text = std::fs::read_to_string(file)
-            .map_err(|source| ConfigError::Unreadable { path: file.to_owned(), source })?;
-        Job::check(file, &text, None)
+        Job::of_text(file, &read(file)?, &[], Keys::Unneeded)
+    }
+
+    /// Reads and validates a job file with some of its keys set otherwise, each written as
+    /// `section.key=value`.
+    ///
+    /// # Errors
+    /// As [`Job::load`], and when a key cannot be set.
+    pub fn load_set(file: &Path, set: &[String], keys: Keys) -> Result<Job, ConfigError> {
+        Job::of_text(file, &read(file)?, set, keys)
+    }
+
+    /// Validates the text of a job, with some of its keys set otherwise. `file` gives the folder for relative
+    /// paths.
+    ///
+    /// # Errors
+    /// As [`Job::load_set`].
+    pub fn of_text(file: &Path, text: &str, set: &[String], keys: Keys) -> Result<Job, ConfigError> {
+        let environment: Environment<'_> = &|name| std::env::var(name).ok();
+        let environment = (keys == Keys::Read).then_some(environment);
+        if set.is_empty() {
+            return Job::check(file, text, environment);
+        }
+        let syntax = |error| ConfigError::from_toml(file, text, &error);
+        let mut table: toml::Table = toml::from_str(text).map_err(syntax)?;
+        for written in set {
+            overrides::set(&mut table, written).map_err(|message| ConfigError::Set { message })?;
+        }
+        let raw = RawJob::deserialize(table).map_err(|error| ConfigError::merged(file, &error))?;
+        Job::validate(file, raw, environment)
     }
 
     /// Validates the text of a job file. `file` gives the folder for relative paths; `environment`
@@ -236,10 +262,27 @@ impl Job {
 
     fn check(file: &Path, text: &str, environment: Option<Environment<'_>>) -> Result<Job, ConfigError> {
         let raw: RawJob = toml::from_str(text).map_err(|error| ConfigError::from_toml(file, text, &error))?;
+        Job::validate(file, raw, environment)
+    }
+
+    fn validate(file: &Path, raw: RawJob, environment: Option<Environment<'_>>) -> Result<Job, ConfigError> {
         let folder = match file.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
         Checker { file, folder, environment }.job(raw)
     }
+}
+
+fn read(file: &Path) -> Result<String, ConfigError> {
+    std::fs::read_to_string(file).map_err(|source| ConfigError::Unreadable { path: file.to_owned(), source })
+}
+
+/// Whether a command calls a provider.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keys {
+    /// It does: keys are read.
+    Read,
+    /// It does not: keys are neither needed nor read.
+    Unneeded,
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::checkpoint::{CheckpointError, LockError, Refusal};
+use crate::fault::Failure;
 use crate::journal::JournalError;
 use crate::prompt::PromptError;
 use crate::sink::{FailedError, TargetError};
@@ -59,6 +60,14 @@ pub enum EngineError {
         what: String,
         /// What to do.
         hint: &'static str,
+    },
+    /// A provider did not answer a question that was asked to see whether it does.
+    #[error("provider {provider}: {failure}")]
+    Provider {
+        /// Its name.
+        provider: String,
+        /// Why.
+        failure: Failure,
     },
     /// A task of the engine died.
     #[error("a task of the engine died: {0}")]

@@ -3,6 +3,7 @@
 //! [`Enricher`] takes batches of rows and gives them back with their outcomes; it owns the journal and the
 //! dispatchers. [`run`] puts a source, a plan, a checkpoint and a sink around it. Nothing here prints.
 
+mod check;
 mod enricher;
 mod error;
 mod feed;
@@ -11,11 +12,13 @@ mod outcome;
 mod prepare;
 mod probation;
 mod reading;
+mod recover;
 mod retry;
 mod run;
 mod start;
 mod status;
 
+pub use check::{Finding, check, repair};
 pub use enricher::{Enricher, Lane, Stop};
 pub use error::EngineError;
 pub use feed::Loaded;

@@ -8,12 +8,14 @@
 mod folder;
 mod format;
 mod reader;
+mod salvage;
 mod shared;
 mod writer;
 
 pub use folder::{Found, JournalFolder, StrayAnswers};
 pub use format::{Header, Outcome, Record};
 pub use reader::{JournalReader, read_all};
+pub use salvage::{Salvaged, salvage};
 pub use shared::Journal;
 pub use writer::JournalWriter;
 

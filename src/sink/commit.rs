@@ -1,7 +1,7 @@
 //! Committing batches, once each.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use arrow::datatypes::{Schema, SchemaRef};
 use serde_json::{Map, Value, json};
@@ -72,6 +72,14 @@ impl Sink {
             source: source.clone(),
             commits: 0,
         })
+    }
+
+    /// Whether a target can be made in a place where there is no table.
+    ///
+    /// # Errors
+    /// When something else is there.
+    pub fn can_create(path: &Path) -> Result<(), TargetError> {
+        target::is_free(path)
     }
 
     /// Id of the target table.

@@ -144,15 +144,7 @@ pub(super) fn step_fields() -> Fields {
 /// Opens the target and holds it against the columns that the job needs; none if it is not there yet.
 pub(super) async fn open(path: &Path, wanted: &Schema) -> Result<Option<Table>, TargetError> {
     if !is_delta_table(path) {
-        let is_empty = std::fs::read_dir(path).map(|entries| {
-            entries.flatten().all(|entry| entry.file_name().to_string_lossy().starts_with('_'))
-        });
-        return match is_empty {
-            Ok(false) => Err(TargetError::NoTable { path: path.to_owned() }),
-            Ok(true) => Ok(None),
-            Err(_) if path.exists() => Err(TargetError::NoTable { path: path.to_owned() }),
-            Err(_) => Ok(None),
-        };
+        return is_free(path).map(|()| None);
     }
     let table = Table::open(path).await?;
     if table.properties()?.contains_key(RETENTION) {
@@ -161,6 +153,16 @@ pub(super) async fn open(path: &Path, wanted: &Schema) -> Result<Option<Table>, 
     fits(table.schema()?.as_ref(), wanted)
         .map_err(|what| TargetError::Schema { path: path.to_owned(), what })?;
     Ok(Some(table))
+}
+
+/// Whether nothing but folders of this program is where the target is to be.
+pub(super) fn is_free(path: &Path) -> Result<(), TargetError> {
+    let own = |entry: std::fs::DirEntry| entry.file_name().to_string_lossy().starts_with('_');
+    match std::fs::read_dir(path).map(|entries| entries.flatten().all(own)) {
+        Ok(true) => Ok(()),
+        Err(_) if !path.exists() => Ok(()),
+        Ok(false) | Err(_) => Err(TargetError::NoTable { path: path.to_owned() }),
+    }
 }
 
 /// Creates the target.

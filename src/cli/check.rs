@@ -1,0 +1,61 @@
+//! `enrich check`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use console::style;
+
+use super::exit::Exit;
+use super::{exit_of, output};
+use crate::config::Job;
+use crate::engine;
+use crate::simulator::Simulator;
+
+#[derive(Debug, Args)]
+pub(super) struct CheckArguments {
+    /// The job file
+    job: PathBuf,
+    /// Ask each provider once, for next to nothing
+    #[arg(long)]
+    live: bool,
+    /// Do what is safe after damage: put damaged checkpoints and journals aside, keep what is intact in them
+    #[arg(long)]
+    repair: bool,
+}
+
+pub(super) async fn check(arguments: CheckArguments) -> anyhow::Result<Exit> {
+    let job = Job::load(&arguments.job)?;
+    if arguments.repair {
+        let done = engine::repair(&job)?;
+        for line in &done {
+            output::data(format!("{}  {line}", style("mended").yellow()))?;
+        }
+        if done.is_empty() {
+            output::data("nothing is damaged")?;
+        }
+    }
+    let simulator = match &job.simulator {
+        Some(spec) if job.simulated => Some(Simulator::start(spec.clone(), 0).await?),
+        _ => None,
+    };
+    let findings = engine::check(&job, arguments.live, simulator.as_ref().map(Simulator::url)).await;
+    let mut exit = Exit::Done;
+    output::data(format!("{}  job: {}", style("ok    ").green(), job.file.display()))?;
+    for finding in findings {
+        match finding.result {
+            Ok(found) => {
+                output::data(format!("{}  {}: {found}", style("ok    ").green(), finding.about))?;
+            }
+            Err(error) => {
+                output::data(format!("{}  {}: {error}", style("wrong ").red(), finding.about))?;
+                if let Some(hint) = error.hint() {
+                    output::data(format!("        {hint}"))?;
+                }
+                if exit == Exit::Done {
+                    exit = exit_of(&error);
+                }
+            }
+        }
+    }
+    Ok(exit)
+}

@@ -1,0 +1,202 @@
+//! Everything that a run looks at before its first call, looked at without a run.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use url::Url;
+
+use super::error::EngineError;
+use super::prepare::prepare;
+use super::recover::Recoverer;
+use super::retry::FOLDER;
+use crate::checkpoint::{CheckpointError, CheckpointFile, Lock, Position, Retrying};
+use crate::clock;
+use crate::config::{Job, Params};
+use crate::decode;
+use crate::event::Voice;
+use crate::fault::Failure;
+use crate::ident::{Fingerprint, RunId};
+use crate::journal::{self, JournalError};
+use crate::prompt::Question;
+use crate::sink::Sink;
+use crate::source::Source;
+use crate::store::{self, StoreError};
+use crate::table::is_delta_table;
+use crate::transport::Endpoint;
+use crate::wire::{Message, Role};
+
+/// The smallest request that shows that a provider answers.
+const LIVE_PROMPT: &str = "Reply with the word OK.";
+const LIVE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Something that was looked at.
+#[derive(Debug)]
+pub struct Finding {
+    /// What it is about.
+    pub about: String,
+    /// What was found, or what is wrong with it.
+    pub result: Result<String, EngineError>,
+}
+
+/// Looks at everything that a run looks at before its first call. With `live`, each provider is asked once.
+/// Nothing is changed.
+pub async fn check(job: &Job, live: bool, simulator: Option<&Url>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut note = |about: &str, result: Result<String, EngineError>| {
+        findings.push(Finding { about: about.to_owned(), result });
+    };
+    let source = Source::open(&job.source).await;
+    let source = match source {
+        Ok(source) => {
+            let columns = source.schema().fields().len();
+            note("source", Ok(format!("{}, {columns} columns", job.source.location)));
+            source
+        }
+        Err(error) => {
+            note("source", Err(error.into()));
+            return findings;
+        }
+    };
+    let prepared = match prepare(job, source.schema(), simulator) {
+        Ok(prepared) => {
+            let steps: Vec<&str> = job.steps.iter().map(|step| step.output.as_str()).collect();
+            note("templates", Ok(format!("{} fit the source's columns", steps.join(", "))));
+            prepared
+        }
+        Err(error) => {
+            note("templates", Err(error));
+            return findings;
+        }
+    };
+    for (about, folder) in [("checkpoint", job.checkpoint.path()), ("journal", job.journal.as_path())] {
+        if let Err(error) = can_write(folder) {
+            note(about, Err(error.into()));
+        }
+    }
+    match job.target.location.path() {
+        path if is_delta_table(path) => {
+            match Sink::open(job, &prepared.columns, source.id(), RunId::random()).await {
+                Ok(sink) => {
+                    note("target", Ok(format!("{} takes the job's columns", job.target.location)));
+                    let file = CheckpointFile::in_folder(job.checkpoint.path());
+                    let voice = Voice::default();
+                    let recoverer =
+                        Recoverer { job, source: &source, sink: &sink, file: &file, voice: &voice };
+                    note("checkpoint", recoverer.look().await);
+                }
+                Err(error) => note("target", Err(error.into())),
+            }
+        }
+        path => {
+            let made = Sink::can_create(path).map_err(EngineError::from).and_then(|()| Ok(can_write(path)?));
+            note("target", made.map(|()| format!("{} is made by the first run", job.target.location)));
+        }
+    }
+    for path in journals(job) {
+        let records = journal::read_all(&path);
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        note(
+            "journal",
+            records.map(|records| format!("{name}: {} answers", records.len())).map_err(Into::into),
+        );
+    }
+    let folder = job.target.location.join("_checkpoints").join(&job.app_id);
+    if let Some(holder) = Lock::holder(folder.path()) {
+        note("lock", Ok(format!("a run goes on: {holder}")));
+    }
+    for (provider, endpoint) in &prepared.endpoints {
+        let about = format!("provider {}", provider.name);
+        let asked = if live {
+            ask(endpoint)
+                .await
+                .map_err(|failure| EngineError::Provider { provider: provider.name.clone(), failure })
+        } else {
+            Ok(format!("{} at {}", provider.model, endpoint.address()))
+        };
+        note(&about, asked);
+    }
+    findings
+}
+
+/// Asks a provider for next to nothing.
+async fn ask(endpoint: &Endpoint) -> Result<String, Failure> {
+    let question = Question {
+        messages: vec![Message { role: Role::User, content: LIVE_PROMPT.to_owned() }],
+        fingerprint: Fingerprint::of([LIVE_PROMPT.as_bytes()]),
+    };
+    let params = Params { temperature: None, max_tokens: None, extra_body: serde_json::Map::new() };
+    let started = clock::now();
+    let paid = endpoint.send(&question, &params, LIVE_TIMEOUT).await?;
+    let took = clock::now() - started;
+    let facts = decode::facts(&paid.response);
+    let model = facts.model.unwrap_or_else(|| endpoint.model().to_string());
+    let used = facts.tokens.map_or_else(String::new, |tokens| format!(", {} tokens", tokens.total()));
+    Ok(format!("{model} at {} answered in {} ms{used}", endpoint.address(), took.as_millis()))
+}
+
+/// Whether a folder, or the nearest one above it that is there, can be written.
+fn can_write(folder: &Path) -> Result<(), StoreError> {
+    let there = folder.ancestors().find(|folder| folder.exists()).unwrap_or(folder);
+    store::probe(there)
+}
+
+/// The journals of runs and retries.
+fn journals(job: &Job) -> Vec<PathBuf> {
+    let folders = [job.journal.clone(), job.journal.join(FOLDER)];
+    let entries = folders.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten();
+    let mut journals: Vec<PathBuf> = entries
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|ending| ending == "journal"))
+        .collect();
+    journals.sort();
+    journals
+}
+
+/// Does what is safe after damage, and says what: damaged checkpoints and journals are put aside, and what
+/// is intact in the journals is kept. No table is touched.
+///
+/// # Errors
+/// When a run goes on, and when a file cannot be read or moved.
+pub fn repair(job: &Job) -> Result<Vec<String>, EngineError> {
+    let folder = job.target.location.join("_checkpoints").join(&job.app_id);
+    let mut done = Vec::new();
+    if !folder.path().exists() && !job.checkpoint.path().exists() && !job.journal.exists() {
+        return Ok(done);
+    }
+    let _run = Lock::take(folder.path(), RunId::random())?;
+    let _retry = Lock::take(&folder.path().join(FOLDER), RunId::random())?;
+    let run = CheckpointFile::in_folder(job.checkpoint.path());
+    let retry = CheckpointFile::in_folder(&job.checkpoint.path().join(FOLDER));
+    let loaded = [run.load::<Position>().map(|_| ()), retry.load::<Retrying>().map(|_| ())];
+    for loaded in loaded {
+        match loaded {
+            Ok(()) => {}
+            Err(CheckpointError::Damaged { path, .. }) => {
+                let aside = path.with_extension("damaged");
+                fs::rename(&path, &aside).map_err(StoreError::of("put aside", &path))?;
+                done.push(format!(
+                    "put the damaged checkpoint aside as {}; the next run rebuilds it from the target",
+                    aside.display()
+                ));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    for path in journals(job) {
+        match journal::read_all(&path) {
+            Ok(_) => {}
+            Err(JournalError::Damaged { .. }) => {
+                let journal::Salvaged { damaged, kept, lost_bytes } = journal::salvage(&path)?;
+                done.push(format!(
+                    "kept {kept} answers of the damaged journal {}; {lost_bytes} bytes could not be read and what they \
+                     held is asked again (the damaged file is {})",
+                    path.display(),
+                    damaged.display()
+                ));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(done)
+}

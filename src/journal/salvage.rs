@@ -1,0 +1,72 @@
+//! Takes the intact records out of a damaged journal.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::JournalError;
+use super::format::{FRAME_LEN, HEADER_LEN, MAX_PAYLOAD, array, decode_header};
+
+/// What came of a damaged journal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Salvaged {
+    /// Where the damaged file is now.
+    pub damaged: PathBuf,
+    /// Records that the new journal holds.
+    pub kept: u64,
+    /// Bytes in which nothing could be read.
+    pub lost_bytes: u64,
+}
+
+/// Writes a journal anew from its intact records and keeps the damaged file beside it. The length of a
+/// record has a checksum of its own, so that a damaged record can be passed over; where a length is damaged,
+/// the rest is lost.
+///
+/// # Errors
+/// When a file cannot be read or written.
+pub fn salvage(path: &Path) -> Result<Salvaged, JournalError> {
+    let io = |action| move |source| JournalError::Io { action, path: path.to_owned(), source };
+    let bytes = fs::read(path).map_err(io("read"))?;
+    let mut intact: Vec<u8> = Vec::new();
+    let mut kept = 0;
+    let header = bytes.first_chunk::<HEADER_LEN>().filter(|header| decode_header(header).is_ok());
+    if let Some(header) = header {
+        intact.extend_from_slice(header);
+        let mut rest = bytes.get(HEADER_LEN..).unwrap_or_default();
+        while let Some((frame, left)) = next_frame(rest) {
+            rest = left;
+            if is_intact(frame) {
+                intact.extend_from_slice(frame);
+                kept += 1;
+            }
+        }
+    }
+    let damaged = path.with_extension("damaged");
+    if header.is_some() {
+        let fresh = path.with_extension("salvaged");
+        let write = || {
+            fs::write(&fresh, &intact)?;
+            fs::File::open(&fresh)?.sync_all()?;
+            fs::rename(path, &damaged)?;
+            fs::rename(&fresh, path)
+        };
+        write().map_err(io("salvage"))?;
+    } else {
+        fs::rename(path, &damaged).map_err(io("put aside"))?;
+    }
+    Ok(Salvaged { damaged, kept, lost_bytes: (bytes.len() - intact.len()) as u64 })
+}
+
+/// The next frame with its payload, and what follows; none where a length cannot be trusted.
+fn next_frame(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let length = bytes.get(..4)?;
+    if crc32fast::hash(length) != u32::from_le_bytes(array(bytes.get(4..8)?)) {
+        return None;
+    }
+    let length = usize::try_from(u32::from_le_bytes(array(length))).ok()?;
+    (length <= MAX_PAYLOAD && bytes.len() >= FRAME_LEN + length).then(|| bytes.split_at(FRAME_LEN + length))
+}
+
+fn is_intact(frame: &[u8]) -> bool {
+    let (head, payload) = frame.split_at(FRAME_LEN);
+    crc32fast::hash(payload) == u32::from_le_bytes(array(&head[8..]))
+}
