@@ -5,6 +5,7 @@
 
 mod enricher;
 mod error;
+mod lane;
 mod open_batch;
 mod outcome;
 mod prepare;
@@ -12,8 +13,10 @@ mod probation;
 mod reading;
 mod run;
 mod start;
+mod stop;
 
-pub use enricher::{Enricher, Lane, Stop};
+pub use enricher::Enricher;
 pub use error::EngineError;
 pub use prepare::{Prepared, prepare};
 pub use run::{End, RunOptions, StopRequest, run};
+pub use stop::Stop;

@@ -7,11 +7,12 @@ use tokio::task::JoinSet;
 use tokio::time::sleep_until;
 use url::Url;
 
-use super::enricher::{Enricher, Stop};
+use super::enricher::Enricher;
 use super::error::EngineError;
 use super::prepare::prepare;
 use super::reading::{Loaded, Reading};
 use super::start::{Started, start};
+use super::stop::Stop;
 use crate::checkpoint::PlannedBatch;
 use crate::clock::{self, Instant};
 use crate::config::Job;
@@ -90,6 +91,7 @@ pub async fn run(
     store::probe(&job.journal)?;
     let Started { enricher, reading, sink, lineage, lock } =
         start(job, prepared, source, run, options.max_rows, &voice).await?;
+    voice.say(&Event::Started { run });
     let running = Running {
         enricher,
         reading: Some(Box::new(reading)),

@@ -43,7 +43,7 @@ fn style(template: &str) -> ProgressStyle {
 impl Listener for Progress {
     fn on(&self, event: &Event<'_>) {
         match event {
-            Event::Outstanding { rows } => {
+            Event::Outstanding { rows, .. } => {
                 self.bar.set_length(*rows);
                 self.bar
                     .set_style(style("{wide_bar} {human_pos}/{human_len} rows, {per_sec}, {eta} left{msg}"));
