@@ -3,12 +3,14 @@
 //! Standard output is data, standard error is talk; both may be closed without harm.
 
 mod arena;
+mod ending;
 mod errors;
 mod exit;
 mod output;
 mod run;
 mod signals;
 mod simulate;
+mod summary;
 
 pub use exit::Exit;
 
@@ -18,6 +20,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use tokio::task::JoinSet;
 
+use self::output::Console;
 use crate::config::ConfigError;
 use crate::engine::EngineError;
 
@@ -67,7 +70,7 @@ pub fn main() -> ExitCode {
         None => Ok(Exit::Internal),
     };
     runtime.shutdown_timeout(Duration::from_millis(100));
-    result.unwrap_or_else(|error| explain(&error)).into()
+    result.unwrap_or_else(|error| explain(&error, &Console::default())).into()
 }
 
 async fn command(command: Command) -> anyhow::Result<Exit> {
@@ -79,15 +82,16 @@ async fn command(command: Command) -> anyhow::Result<Exit> {
 }
 
 /// Tells an error with what to do about it, and finds its exit status.
-fn explain(error: &anyhow::Error) -> Exit {
-    output::talk(format!("error: {error}"));
-    if error.is::<ConfigError>() {
-        return Exit::Usage;
+fn explain(error: &anyhow::Error, console: &Console) -> Exit {
+    if let Some(error) = error.downcast_ref::<EngineError>() {
+        return explain_engine(error, console);
     }
-    let Some(error) = error.downcast_ref::<EngineError>() else { return Exit::Internal };
-    if let Some(hint) = error.hint() {
-        output::talk(format!("hint: {hint}"));
-    }
+    console.problem(error.to_string(), None);
+    if error.is::<ConfigError>() { Exit::Usage } else { Exit::Internal }
+}
+
+fn explain_engine(error: &EngineError, console: &Console) -> Exit {
+    console.problem(error.to_string(), error.hint());
     match error {
         EngineError::Lock(crate::checkpoint::LockError::Held { .. }) => Exit::Running,
         error if error.is_usage() => Exit::Usage,

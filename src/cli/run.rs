@@ -1,27 +1,28 @@
 //! `enrich run`.
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use tokio::task::JoinSet;
 
+use super::ending::{self, Ended, Facts};
 use super::exit::Exit;
-use super::{output, signals};
+use super::output::{self, Console, LogFormat};
+use super::signals;
+use super::summary::Summary;
 use crate::checkpoint::LockError;
 use crate::clock;
 use crate::config::Job;
-use crate::engine::{self, End, EngineError, RunOptions};
-use crate::event::{Listener, Voice};
-use crate::fault::Class;
-use crate::report::{Log, Progress, Tally, Totals};
+use crate::engine::{self, EngineError, RunOptions};
+use crate::event::Voice;
+use crate::report::{Display, Log, Tally, log_progress};
 use crate::simulator::Simulator;
 
 #[derive(Debug, Args)]
 pub(super) struct RunArguments {
     /// The job file
-    job: PathBuf,
+    pub(super) job: PathBuf,
     /// How long requests in flight may take when the run is asked to stop
     #[arg(long, default_value = "30s", value_parser = humantime::parse_duration, value_name = "TIME")]
     grace: Duration,
@@ -37,6 +38,24 @@ pub(super) struct RunArguments {
     /// Say nothing but problems
     #[arg(long, short)]
     quiet: bool,
+    /// How what is said on standard error is written; RUST_LOG says how much of it
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    log_format: LogFormat,
+    /// What is printed when the run has ended
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    summary: SummaryFormat,
+    /// How often progress is logged where there is no display
+    #[arg(long, hide = true, default_value = "30s", value_parser = positive_duration)]
+    progress_interval: Duration,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum SummaryFormat {
+    /// Some lines for people, on standard error
+    #[default]
+    Text,
+    /// Besides, a JSON object for scripts, on standard output
+    Json,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -48,18 +67,18 @@ enum IfRunning {
 }
 
 pub(super) async fn run(arguments: RunArguments) -> anyhow::Result<Exit> {
+    let console = Console::new(arguments.log_format);
+    // The console says how even the first mistake is told.
+    Ok(attempt(&arguments, &console).await.unwrap_or_else(|error| super::explain(&error, &console)))
+}
+
+async fn attempt(arguments: &RunArguments, console: &Console) -> anyhow::Result<Exit> {
     let started = clock::now();
     let mut tasks = JoinSet::new();
-    let stop = signals::watch_signals(&mut tasks)?;
+    let stop = signals::watch_signals(&mut tasks, console)?;
     let job = Job::load(&arguments.job)?;
-    let progress = (!arguments.quiet && std::io::stderr().is_terminal()).then(Progress::new);
-    let bar = progress.as_ref().map(Progress::bar);
-    output::start_log(bar.clone(), if arguments.quiet { "off,enrich=warn" } else { "off,enrich=info" });
     let tally = Tally::default();
-    let mut listeners: Vec<Box<dyn Listener>> = vec![Box::new(tally.clone()), Box::new(Log)];
-    if let Some(progress) = progress {
-        listeners.push(Box::new(progress));
-    }
+    let mut reports = report(arguments, console, &tally);
     let simulator = match &job.simulator {
         Some(spec) if job.simulated => Some(Simulator::start(spec.clone(), 0).await?),
         _ => None,
@@ -70,125 +89,71 @@ pub(super) async fn run(arguments: RunArguments) -> anyhow::Result<Exit> {
         max_duration: arguments.max_duration,
     };
     let url = simulator.as_ref().map(Simulator::url);
-    let ended = engine::run(&job, options, stop, url, Voice::new(listeners)).await;
-    if let Some(bar) = bar {
-        bar.finish_and_clear();
-    }
-    let end = match ended {
+    let voice = Voice::new(vec![Box::new(tally.clone()), Box::new(Log)]);
+    let ended = match engine::run(&job, options, stop, url, voice).await {
+        Ok(end) => Ended::Run(end),
         Err(EngineError::Lock(LockError::Held { holder, .. })) if arguments.if_running == IfRunning::Skip => {
-            if !arguments.quiet {
-                output::talk(format!("skipped: another run holds this job: {holder}"));
-            }
-            return Ok(Exit::Done);
+            Ended::Skipped { holder: holder.to_string() }
         }
-        other => other?,
+        Err(error) => Ended::Failed(error),
     };
+    reports.shutdown().await;
+    console.end_display();
     let totals = tally.totals();
-    if !arguments.quiet || !matches!(end, End::Complete | End::MaxRows | End::MaxDuration) {
-        let last = Last { arguments: &arguments, job: &job, totals: &totals, took: clock::now() - started };
-        last.say(&end);
-    }
-    Ok(match end {
-        End::Complete | End::MaxRows | End::MaxDuration => Exit::Done,
-        End::Stopped => Exit::Interrupted,
-        End::Provider { failure, .. } if failure.class == Class::Template => Exit::Usage,
-        End::Provider { .. } => Exit::Provider,
-    })
+    let facts = Facts { arguments, job: &job, totals: &totals, took: clock::now() - started };
+    tell(&ended, &facts, console)
 }
 
-/// The last lines of a run.
-struct Last<'a> {
-    arguments: &'a RunArguments,
-    job: &'a Job,
-    totals: &'a Totals,
-    took: Duration,
-}
-
-impl Last<'_> {
-    fn say(&self, end: &End) {
-        let job = self.arguments.job.display();
-        let again = format!("enrich run {job}");
-        match end {
-            End::Complete if self.totals.settled == 0 && self.totals.committed_rows == 0 => {
-                output::talk(format!(
-                    "nothing to do: every row of the source is in {}",
-                    self.job.target.location
-                ));
-                return;
-            }
-            End::Complete => self.summary("done"),
-            End::MaxRows => self.summary("stopped after --max-rows"),
-            End::MaxDuration => self.summary("stopped after --max-duration"),
-            End::Stopped => {
-                self.summary("interrupted");
-                output::talk(format!(
-                    "everything that was answered is kept; what was cut off in flight is asked again; to go on: {again}"
-                ));
-                return;
-            }
-            End::Provider { failure, .. } if failure.class == Class::Template => {
-                output::talk(format!(
-                    "error: the templates fail for each of the first rows: {}",
-                    failure.detail
-                ));
-                output::talk("hint: mend the template; decimals, dates and times are text in it");
-                self.summary("stopped");
-                return;
-            }
-            End::Provider { provider, failure } => {
-                output::talk(format!("error: provider {provider} stopped the run: {failure}"));
-                output::talk(format!("hint: {}; then: {again}", advice(failure.class)));
-                self.summary("stopped");
-                return;
-            }
-        }
-        output::talk(format!("result: {}", self.job.target.location));
-        if self.totals.error_count() > 0 {
-            output::talk(format!("next: enrich errors {job}"));
-        } else if !matches!(end, End::Complete) {
-            output::talk(format!("to go on: {again}"));
+/// Starts what tells how far the run has come: a display on a terminal, else a line in the log now and then.
+fn report(arguments: &RunArguments, console: &Console, tally: &Tally) -> JoinSet<()> {
+    let mut reports = JoinSet::new();
+    if arguments.quiet {
+        console.start_log("off,enrich=warn");
+        return reports;
+    }
+    let display = if arguments.log_format == LogFormat::Text { Display::start(tally.clone()) } else { None };
+    match display {
+        Some(display) => console.show(display),
+        None => {
+            reports.spawn(log_progress(tally.clone(), arguments.progress_interval));
         }
     }
-
-    fn summary(&self, how: &str) {
-        let totals = self.totals;
-        let took = Duration::from_millis(u64::try_from(self.took.as_millis()).unwrap_or(u64::MAX));
-        let mut line = format!(
-            "{how}: {} rows written, {} answers, {} errors",
-            totals.committed_rows,
-            totals.answers,
-            totals.error_count()
-        );
-        if !totals.errors.is_empty() {
-            let classes: Vec<String> =
-                totals.errors.iter().map(|(class, count)| format!("{class} {count}")).collect();
-            line.push_str(&format!(" ({})", classes.join(", ")));
-        }
-        if totals.skipped > 0 {
-            line.push_str(&format!(", {} skipped", totals.skipped));
-        }
-        if totals.recovered > 0 {
-            line.push_str(&format!(", {} from the journal", totals.recovered));
-        }
-        let (prompt, completion) = (totals.tokens.prompt, totals.tokens.completion);
-        line.push_str(&format!(
-            ", {prompt} + {completion} tokens, {} retries, {}",
-            totals.retries,
-            humantime::format_duration(took)
-        ));
-        output::talk(line);
-    }
+    console.start_log("off,enrich=info");
+    reports
 }
 
-/// What to do about a provider that stopped the run.
-fn advice(class: Class) -> &'static str {
-    match class {
-        Class::Auth => "check the key and what it may do",
-        Class::Billing | Class::Quota => "raise the quota or the budget at the provider",
-        Class::UnknownModel => "check the model's name in the job file",
-        Class::Redirect => "check base_url: the endpoint wants another address",
-        Class::SameRefusal => "check the job: the provider refuses its requests as they are",
-        Class::RateLimited => "come back at that time",
-        _ => "check base_url and the network, or wait for the provider",
+/// Tells people and scripts how the run ended.
+fn tell(ended: &Ended, facts: &Facts<'_>, console: &Console) -> anyhow::Result<Exit> {
+    let arguments = facts.arguments;
+    let exit = match ended {
+        Ended::Run(end) => ending::exit(end),
+        Ended::Failed(error) => super::explain_engine(error, console),
+        Ended::Skipped { .. } => Exit::Done,
+    };
+    let summary = Summary::new(ended, exit, facts);
+    match ended {
+        Ended::Run(end) if !arguments.quiet || exit != Exit::Done => {
+            let words = facts.words(end);
+            if let Some((what, hint)) = &words.problem {
+                console.problem(what, hint.as_deref());
+            }
+            console.last(&words.lines, &summary);
+        }
+        Ended::Skipped { holder } if !arguments.quiet => {
+            console.talk(format!("skipped: another run holds this job: {holder}"));
+        }
+        _ => {}
+    }
+    if arguments.summary == SummaryFormat::Json {
+        output::data(serde_json::to_string(&summary)?)?;
+    }
+    Ok(exit)
+}
+
+fn positive_duration(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(Duration::ZERO) => Err("it must be longer than that".into()),
+        Ok(time) => Ok(time),
+        Err(error) => Err(error.to_string()),
     }
 }

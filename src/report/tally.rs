@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::waits::Waits;
+use crate::clock;
 use crate::event::{Ending, Event, Extent, Listener, Origin};
 use crate::fault::Class;
 use crate::ident::{RunId, Tokens};
@@ -50,6 +52,8 @@ pub struct Totals {
     pub pauses: u64,
     /// What this run's answers used.
     pub tokens: Tokens,
+    /// What is in flight and what is waited for.
+    pub(super) waits: Waits,
 }
 
 impl Totals {
@@ -107,6 +111,9 @@ impl Listener for Tally {
             Event::Retried { .. } => totals.retries += 1,
             Event::Throttled { .. } => totals.throttled += 1,
             Event::Paused { .. } => totals.pauses += 1,
+            Event::InFlight { .. } | Event::Waiting { .. } | Event::Held(_) => {
+                totals.waits.note(event, clock::now());
+            }
             _ => {}
         }
     }
