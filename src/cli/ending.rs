@@ -41,16 +41,22 @@ pub(super) struct Words {
 }
 
 /// The exit status of an end that is no error of the run's own.
-pub(super) fn exit(end: &End) -> Exit {
+pub(super) fn exit(end: &End, facts: &Facts<'_>) -> Exit {
     match end {
+        End::Complete | End::MaxRows | End::MaxDuration if facts.is_failed_by_errors() => Exit::Errors,
         End::Complete | End::MaxRows | End::MaxDuration => Exit::Done,
         End::Stopped => Exit::Interrupted,
+        End::Errors(_) => Exit::Errors,
         End::Provider { failure, .. } if failure.class == Class::Template => Exit::Usage,
         End::Provider { .. } => Exit::Provider,
     }
 }
 
 impl Facts<'_> {
+    fn is_failed_by_errors(&self) -> bool {
+        self.arguments.fail_on_errors && self.totals.error_count() > 0
+    }
+
     pub(super) fn words(&self, end: &End) -> Words {
         let job = self.arguments.job.display();
         let again = format!("enrich run {job}");
@@ -70,6 +76,13 @@ impl Facts<'_> {
                     "everything that was answered is kept; what was cut off in flight is asked again; to go on: {again}"
                 ),
             ]),
+            End::Errors(errors) => self.bad(
+                format!("too many errors: {errors}"),
+                format!(
+                    "see them with enrich errors {job} and mend the cause, or raise max_error_rate ({}); then: {again}",
+                    self.job.max_error_rate
+                ),
+            ),
             End::Provider { failure, .. } if failure.class == Class::Template => self.bad(
                 format!("the templates fail for each of the first rows: {}", failure.detail),
                 "mend the template; decimals, dates and times are text in it".into(),
@@ -85,6 +98,9 @@ impl Facts<'_> {
         let result = format!("result: {}", self.job.target.location);
         let mut words = Words::of([self.counts(how), result]);
         let errors = self.totals.error_count();
+        if self.is_failed_by_errors() {
+            words.problem = Some((format!("{errors} errors, and --fail-on-errors is given"), None));
+        }
         if errors > 0 {
             words.lines.push(format!("next: enrich errors {}", self.arguments.job.display()));
         } else if let Some(again) = again {

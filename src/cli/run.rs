@@ -35,6 +35,9 @@ pub(super) struct RunArguments {
     /// What to do when another run holds the job
     #[arg(long, value_enum, default_value_t = IfRunning::Fail, value_name = "WHAT")]
     if_running: IfRunning,
+    /// End with status 3 if any row ended with an error
+    #[arg(long)]
+    pub(super) fail_on_errors: bool,
     /// Say nothing but problems
     #[arg(long, short)]
     quiet: bool,
@@ -126,7 +129,7 @@ fn report(arguments: &RunArguments, console: &Console, tally: &Tally) -> JoinSet
 fn tell(ended: &Ended, facts: &Facts<'_>, console: &Console) -> anyhow::Result<Exit> {
     let arguments = facts.arguments;
     let exit = match ended {
-        Ended::Run(end) => ending::exit(end),
+        Ended::Run(end) => ending::exit(end, facts),
         Ended::Failed(error) => super::explain_engine(error, console),
         Ended::Skipped { .. } => Exit::Done,
     };

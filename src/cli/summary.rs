@@ -33,9 +33,11 @@ pub(super) struct Summary<'a> {
     throttled: u64,
     tokens: Tokens,
     duration_seconds: f64,
-    /// The provider that stopped it.
+    /// The provider, or the step, that stopped it.
     #[serde(skip_serializing_if = "Option::is_none")]
     provider: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    step: Option<&'a str>,
     /// Class of the failure that stopped it.
     #[serde(skip_serializing_if = "Option::is_none")]
     class: Option<&'static str>,
@@ -74,6 +76,7 @@ impl<'a> Summary<'a> {
             },
             duration_seconds: (facts.took.as_secs_f64() * 1_000.0).round() / 1_000.0,
             provider: None,
+            step: None,
             class: None,
             message: None,
         };
@@ -82,6 +85,12 @@ impl<'a> Summary<'a> {
             Ended::Run(End::MaxRows) => summary.end = "max_rows",
             Ended::Run(End::MaxDuration) => summary.end = "max_duration",
             Ended::Run(End::Stopped) => summary.end = "interrupted",
+            Ended::Run(End::Errors(errors)) => {
+                summary.end = "error_rate";
+                summary.step = Some(&errors.step);
+                summary.class = Some(errors.class.name());
+                summary.message = Some(errors.to_string());
+            }
             Ended::Run(End::Provider { provider, failure }) => {
                 // A template that fails is nothing of the provider's.
                 let is_provider = failure.class != Class::Template;

@@ -14,6 +14,9 @@ pub(super) struct RawJob {
     /// Stable name of the job: half of what makes its writes exactly once. Letters, digits, `.`, `_`
     /// and `-`, at most 100. Required. Renaming it makes the job forget what it has done.
     pub(super) app_id: String,
+    /// Share of a step's newest 1,000 answers and errors that may be errors, more than 0 and at most 1;
+    /// beyond it the run stops. 1 allows them all. Default: 0.5.
+    pub(super) max_error_rate: Option<f64>,
     pub(super) source: RawSource,
     pub(super) target: RawTarget,
     #[serde(default)]

@@ -7,6 +7,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::error::EngineError;
+use super::error_rate::ErrorRate;
 use super::lane::{Lane, Step};
 use super::open_batch::OpenBatch;
 use super::outcome::{Found, Origin, is_terminal};
@@ -54,6 +55,8 @@ pub struct Enricher {
     dispatchers: JoinSet<()>,
     /// One for each step.
     probations: Vec<Probation>,
+    /// One for each step.
+    error_rates: Vec<ErrorRate>,
     asks_left: Option<u64>,
     /// Requests that may be in flight at all providers together.
     places: u64,
@@ -108,6 +111,8 @@ impl Enricher {
                 lane: spec.provider,
             })
             .collect();
+        let error_rates =
+            steps.iter().map(|step| ErrorRate::new(&*step.output, prepared.max_error_rate)).collect();
         let probations = steps.iter().map(|_| Probation::default()).collect();
         Enricher {
             steps,
@@ -123,6 +128,7 @@ impl Enricher {
             mode,
             dispatchers,
             probations,
+            error_rates,
             asks_left: max_rows,
             places,
             hold: None,
@@ -449,11 +455,14 @@ impl Enricher {
     }
 
     fn settle(&mut self, cell: Cell, settled: Settled, origin: event::Origin) {
-        let ending = match &settled.outcome {
-            Outcome::Answer(_) => Ending::Answer,
-            Outcome::Skipped => Ending::Skipped,
-            Outcome::Failed(failure) => Ending::Failed(failure.class),
+        let (ending, failure) = match &settled.outcome {
+            Outcome::Answer(_) => (Ending::Answer, None),
+            Outcome::Skipped => (Ending::Skipped, None),
+            Outcome::Failed(failure) => (Ending::Failed(failure.class), Some(failure)),
         };
+        // What the journal held was judged when it was asked.
+        let is_news = origin != event::Origin::Journal && ending != Ending::Skipped;
+        let errors = if is_news { self.error_rates[cell.step.index()].note(failure) } else { None };
         let is_last = cell.step.index() + 1 == self.steps.len();
         let extent = if is_last { Extent::Row } else { Extent::Step };
         let tokens = settled.tokens.filter(|_| origin == event::Origin::Asked).unwrap_or_default();
@@ -461,6 +470,9 @@ impl Enricher {
         batch.settle(cell, settled);
         self.ledger.settle(cell);
         self.voice.say(&Event::Settled { ending, extent, origin, tokens });
+        if let Some(errors) = errors {
+            self.halt(Stop::Errors(errors));
+        }
     }
 
     fn record(&self, cell: Cell, question: &Question, attempts: u32, failure: Failure) -> Record {

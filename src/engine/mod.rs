@@ -5,6 +5,7 @@
 
 mod enricher;
 mod error;
+mod error_rate;
 mod lane;
 mod open_batch;
 mod outcome;
@@ -17,6 +18,7 @@ mod stop;
 
 pub use enricher::Enricher;
 pub use error::EngineError;
+pub use error_rate::TooManyErrors;
 pub use prepare::{Prepared, prepare};
 pub use run::{End, RunOptions, StopRequest, run};
 pub use stop::Stop;

@@ -9,6 +9,7 @@ use url::Url;
 
 use super::enricher::Enricher;
 use super::error::EngineError;
+use super::error_rate::TooManyErrors;
 use super::prepare::prepare;
 use super::reading::{Loaded, Reading};
 use super::start::{Started, start};
@@ -65,6 +66,8 @@ pub enum End {
         /// Why.
         failure: Failure,
     },
+    /// More rows failed than the job allows.
+    Errors(TooManyErrors),
 }
 
 enum Done {
@@ -292,6 +295,7 @@ impl Running {
         }
         Ok(match stopped {
             Some(Stop::Provider { provider, failure }) => End::Provider { provider, failure },
+            Some(Stop::Errors(errors)) => End::Errors(errors),
             Some(Stop::Journal(error)) => return Err(error.into()),
             Some(Stop::MaxRows) => End::MaxRows,
             Some(Stop::Asked) if timed_out => End::MaxDuration,

@@ -1,5 +1,6 @@
 //! Why a run asks nothing new before its end.
 
+use super::error_rate::TooManyErrors;
 use crate::fault::Failure;
 use crate::journal::JournalError;
 
@@ -13,6 +14,8 @@ pub enum Stop {
         /// Why.
         failure: Failure,
     },
+    /// Too many rows fail.
+    Errors(TooManyErrors),
     /// An answer could not be kept.
     Journal(JournalError),
     /// As many rows as were wanted are asked.
@@ -26,6 +29,7 @@ impl Stop {
     pub(super) fn reason(&self) -> Option<String> {
         match self {
             Stop::Provider { provider, failure } => Some(format!("provider {provider}: {failure}")),
+            Stop::Errors(errors) => Some(format!("too many errors: {errors}")),
             Stop::Journal(error) => Some(error.to_string()),
             Stop::MaxRows | Stop::Asked => None,
         }
