@@ -9,6 +9,7 @@ mod damage;
 mod input;
 mod plans;
 mod recovery;
+mod reports;
 mod requests;
 mod resume;
 mod soak;
