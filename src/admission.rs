@@ -16,6 +16,7 @@ use governor::{Quota, RateLimiter};
 
 use crate::clock::{Instant, Jitter};
 use crate::config::Provider;
+use crate::event::Waiting;
 use crate::fault::{Class, Failure};
 use crate::ident::Cell;
 
@@ -32,8 +33,8 @@ const LAST_PAUSE: Duration = Duration::from_secs(60);
 pub enum Admit {
     /// Yes; everything it takes is granted.
     Now,
-    /// Not before this moment.
-    At(Instant),
+    /// Not before this moment, and why.
+    At(Instant, Waiting),
     /// Not before a request in flight has ended.
     WhenOneEnds,
 }
@@ -102,7 +103,8 @@ impl Admission {
     pub fn admit(&mut self, now: Instant) -> Admit {
         if let Some(until) = self.blocked_until {
             if now < until {
-                return Admit::At(until);
+                let waiting = if self.is_open { Waiting::Breaker } else { Waiting::Pause };
+                return Admit::At(until, waiting);
             }
             self.blocked_until = None;
         }
@@ -110,7 +112,7 @@ impl Admission {
             return Admit::WhenOneEnds;
         }
         if let Some(wait) = self.requests.as_ref().and_then(|requests| requests.take(now)) {
-            return Admit::At(now + wait);
+            return Admit::At(now + wait, Waiting::RequestsPerMinute);
         }
         self.in_flight += 1;
         Admit::Now
@@ -363,7 +365,10 @@ mod tests {
                     sent += 1;
                     admission.answered(0);
                 }
-                Admit::At(at) => now = at,
+                Admit::At(at, why) => {
+                    assert_eq!(why, Waiting::RequestsPerMinute);
+                    now = at;
+                }
                 Admit::WhenOneEnds => unreachable!("every request ends at once"),
             }
         }
@@ -382,7 +387,7 @@ mod tests {
         }
         // An answer to what was sent before the pause does not cut it short.
         admission.answered(before);
-        assert_eq!(admission.admit(now), Admit::At(now + Duration::from_secs(7)));
+        assert_eq!(admission.admit(now), Admit::At(now + Duration::from_secs(7), Waiting::Pause));
         let later = now + Duration::from_secs(7);
         assert_eq!(burst(&mut admission, later), 1);
         admission.answered(admission.generation());
@@ -421,7 +426,10 @@ mod tests {
                         Blame::Row => panic!("an outage is not the row's"),
                     }
                 }
-                Admit::At(at) => now = at,
+                Admit::At(at, why) => {
+                    assert_eq!(why, Waiting::Breaker);
+                    now = at;
+                }
                 Admit::WhenOneEnds => panic!("one probe at a time, and it has ended"),
             }
         }

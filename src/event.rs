@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::fault::{Class, Failure};
-use crate::ident::{BatchId, Tokens};
+use crate::ident::{BatchId, RunId, Tokens};
 
 /// How a row of a step ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +19,15 @@ pub enum Ending {
     Skipped,
     /// An error of this class.
     Failed(Class),
+}
+
+/// What of a row has its outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// All of it: this was its last step.
+    Row,
+    /// A step before the last.
+    Step,
 }
 
 /// Where an outcome came from.
@@ -32,14 +41,44 @@ pub enum Origin {
     Unasked,
 }
 
+/// What a provider's dispatcher waits for while rows are ready to be asked. A place among the requests in
+/// flight is not in this list: a run that waits for answers is as it should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waiting {
+    /// The quota of requests per minute.
+    RequestsPerMinute,
+    /// The end of a pause that the provider asked for.
+    Pause,
+    /// The next try of a provider that failed too often.
+    Breaker,
+    /// The delays before the next attempts of rows that failed; nothing else is left to be asked.
+    Backoff,
+}
+
+/// What keeps rows that come next out of the window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// Rows of this batch, the oldest one, that have no outcome yet.
+    SlowRows(BatchId),
+    /// The commit of this batch.
+    Commit(BatchId),
+}
+
 /// Something that happened.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
-    /// Rows that this run may ask about at most, as far as known when it started.
+    /// Source, target and checkpoint fit: the run begins.
+    Started {
+        /// Its id, as in the target.
+        run: RunId,
+    },
+    /// Rows that are not in the target, as far as known when the run started.
     Outstanding {
         /// Rows of planned and of unread files together.
         rows: u64,
+        /// Rows that this run may ask about, where that is limited; those that need no asking come on top.
+        most_asked: Option<u64>,
     },
     /// A batch was planned and its plan is durable.
     Planned {
@@ -68,6 +107,31 @@ pub enum Event<'a> {
         /// When it is tried again at the earliest.
         after: Duration,
     },
+    /// An attempt came to nothing because the provider is asked too much; the row loses nothing.
+    Throttled {
+        /// Name of the provider.
+        provider: &'a str,
+        /// What it said.
+        failure: &'a Failure,
+    },
+    /// The number of requests in flight changed.
+    InFlight {
+        /// Name of the provider.
+        provider: &'a str,
+        /// How many there are now.
+        requests: u32,
+    },
+    /// What a provider's dispatcher waits for changed.
+    Waiting {
+        /// Name of the provider.
+        provider: &'a str,
+        /// What it waits for; none if it sends what it can.
+        waiting: Option<Waiting>,
+        /// How long that takes, as far as is known now.
+        left: Duration,
+    },
+    /// What keeps the next rows from being read and asked changed; none if nothing does.
+    Held(Option<Hold>),
     /// A provider asked to wait, or failed so often that it is left alone for a while.
     Paused {
         /// Name of the provider.
@@ -81,6 +145,8 @@ pub enum Event<'a> {
     Settled {
         /// How it ended.
         ending: Ending,
+        /// The row itself, or a step of it that others follow.
+        extent: Extent,
         /// Where that came from.
         origin: Origin,
         /// What the answer used; zero for an outcome that nothing was paid for in this run.

@@ -1,20 +1,19 @@
 //! `enrich check`.
 
-use std::path::PathBuf;
-
 use clap::Args;
 use console::style;
 
 use super::exit::Exit;
+use super::job::JobArguments;
 use super::{exit_of, output};
-use crate::config::Job;
+use crate::config::Keys;
 use crate::engine;
 use crate::simulator::Simulator;
 
 #[derive(Debug, Args)]
 pub(super) struct CheckArguments {
-    /// The job file
-    job: PathBuf,
+    #[command(flatten)]
+    job: JobArguments,
     /// Ask each provider once, for next to nothing
     #[arg(long)]
     live: bool,
@@ -24,7 +23,7 @@ pub(super) struct CheckArguments {
 }
 
 pub(super) async fn check(arguments: CheckArguments) -> anyhow::Result<Exit> {
-    let job = Job::load(&arguments.job)?;
+    let job = arguments.job.load(Keys::Read)?;
     if arguments.repair {
         let done = engine::repair(&job)?;
         for line in &done {

@@ -12,10 +12,11 @@ use clap::{Args, ValueEnum};
 use comfy_table::{ContentArrangement, Table, presets};
 
 use super::exit::Exit;
+use super::job::JobArguments;
 use super::listing::{Format, Listing};
 use super::output;
 use super::select::SelectArguments;
-use crate::config::Job;
+use crate::config::{Job, Keys};
 use crate::engine::EngineError;
 use crate::fault::Class;
 use crate::sink::{FailedError, FailedGroup, FailedRows, LISTED};
@@ -31,8 +32,8 @@ const TABLE_COLUMNS: usize = 2;
 
 #[derive(Debug, Args)]
 pub(super) struct ErrorsArguments {
-    /// The job file
-    job: PathBuf,
+    #[command(flatten)]
+    job: JobArguments,
     #[command(flatten)]
     select: SelectArguments,
     /// Only rows for which these providers were asked last
@@ -64,7 +65,7 @@ enum Shape {
 }
 
 pub(super) async fn errors(arguments: ErrorsArguments) -> anyhow::Result<Exit> {
-    let job = Job::load_without_keys(&arguments.job)?;
+    let job = arguments.job.load(Keys::Unneeded)?;
     let Some(rows) = FailedRows::open(&job).await.map_err(EngineError::from)? else {
         return Err(EngineError::Mismatch {
             what: format!("there is no target {} yet", job.target.location),

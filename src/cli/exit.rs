@@ -11,6 +11,8 @@ pub enum Exit {
     Internal = 1,
     /// Wrong arguments, job file, source or target.
     Usage = 2,
+    /// Too many rows failed for `max_error_rate` or `--fail-on-errors`.
+    Errors = 3,
     /// Stopped by the provider: key, quota, model, or no success for too long.
     Provider = 4,
     /// Another run holds the job.
@@ -25,6 +27,7 @@ Exit status:
   0    done; rows with errors are counted in the last line
   1    trouble on the way: a disk, a table, or this program
   2    wrong arguments, job file, source or target
+  3    too many error rows: more than max_error_rate, or any with --fail-on-errors
   4    stopped by the provider: key, quota, model, or no success for too long
   6    another run holds the job (0 with --if-running skip)
   130  interrupted; everything that was answered is kept";

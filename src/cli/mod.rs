@@ -4,16 +4,21 @@
 
 mod arena;
 mod check;
+mod direct;
+mod ending;
 mod errors;
 mod exit;
+mod job;
 mod listing;
 mod output;
 mod retry;
 mod run;
 mod select;
+mod session;
 mod signals;
 mod simulate;
 mod status;
+mod summary;
 
 pub use exit::Exit;
 
@@ -23,6 +28,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use tokio::task::JoinSet;
 
+use self::output::Console;
 use crate::config::ConfigError;
 use crate::engine::EngineError;
 
@@ -78,7 +84,7 @@ pub fn main() -> ExitCode {
         None => Ok(Exit::Internal),
     };
     runtime.shutdown_timeout(Duration::from_millis(100));
-    result.unwrap_or_else(|error| explain(&error)).into()
+    result.unwrap_or_else(|error| explain(&error, &Console::default())).into()
 }
 
 async fn command(command: Command) -> anyhow::Result<Exit> {
@@ -93,15 +99,16 @@ async fn command(command: Command) -> anyhow::Result<Exit> {
 }
 
 /// Tells an error with what to do about it, and finds its exit status.
-fn explain(error: &anyhow::Error) -> Exit {
-    output::talk(format!("error: {error}"));
-    if error.is::<ConfigError>() {
-        return Exit::Usage;
+fn explain(error: &anyhow::Error, console: &Console) -> Exit {
+    if let Some(error) = error.downcast_ref::<EngineError>() {
+        return explain_engine(error, console);
     }
-    let Some(error) = error.downcast_ref::<EngineError>() else { return Exit::Internal };
-    if let Some(hint) = error.hint() {
-        output::talk(format!("hint: {hint}"));
-    }
+    console.problem(error.to_string(), None);
+    if error.is::<ConfigError>() { Exit::Usage } else { Exit::Internal }
+}
+
+fn explain_engine(error: &EngineError, console: &Console) -> Exit {
+    console.problem(error.to_string(), error.hint());
     exit_of(error)
 }
 

@@ -1,10 +1,17 @@
 //! Standard output and standard error. Either may be closed; that is nobody's error.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
+use std::sync::{Arc, OnceLock};
 
-use indicatif::ProgressBar;
+use chrono::SecondsFormat;
+use clap::ValueEnum;
+use serde::Serialize;
+use serde_json::{Map, Value};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
+
+use crate::clock;
+use crate::report::Display;
 
 /// Writes a line of data. False if nobody reads any more, which is no error (`| head`).
 ///
@@ -19,41 +26,140 @@ pub(super) fn data(line: impl AsRef<str>) -> io::Result<bool> {
     }
 }
 
-/// Writes a line of talk.
+/// Writes a line of talk, for commands that show no display.
 pub(super) fn talk(line: impl AsRef<str>) {
-    let _ = writeln!(io::stderr().lock(), "{}", line.as_ref());
+    Console::default().talk(line);
 }
 
-/// Sends the log to standard error, above the progress line where there is one.
-pub(super) fn start_log(bar: Option<ProgressBar>, default: &str) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_target(false)
-        .with_ansi(io::IsTerminal::is_terminal(&io::stderr()) && std::env::var_os("NO_COLOR").is_none())
-        .with_writer(AboveBar(bar))
-        .log_internal_errors(false)
-        .try_init();
+/// How the log and all other talk is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum LogFormat {
+    /// For people
+    #[default]
+    Text,
+    /// One JSON object a line
+    Json,
 }
 
-#[derive(Clone)]
-struct AboveBar(Option<ProgressBar>);
+/// Standard error: talk and log, above the display where there is one.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Console {
+    format: LogFormat,
+    display: Arc<OnceLock<Display>>,
+}
 
-impl MakeWriter<'_> for AboveBar {
-    type Writer = AboveBar;
+impl Console {
+    pub(super) fn new(format: LogFormat) -> Self {
+        Console { format, display: Arc::default() }
+    }
 
-    fn make_writer(&self) -> AboveBar {
+    /// From now on writes above this display.
+    pub(super) fn show(&self, display: Display) {
+        let _ = self.display.set(display);
+    }
+
+    /// Takes the display away.
+    pub(super) fn end_display(&self) {
+        if let Some(display) = self.display.get() {
+            display.end();
+        }
+    }
+
+    /// Tells something.
+    pub(super) fn talk(&self, line: impl AsRef<str>) {
+        match self.format {
+            LogFormat::Text => self.line(line.as_ref()),
+            LogFormat::Json => self.object("INFO", line.as_ref(), &[]),
+        }
+    }
+
+    /// Tells of a problem and what to do about it.
+    pub(super) fn problem(&self, what: impl AsRef<str>, hint: Option<&str>) {
+        let what = what.as_ref();
+        match self.format {
+            LogFormat::Text => {
+                self.line(&format!("error: {what}"));
+                if let Some(hint) = hint {
+                    self.line(&format!("hint: {hint}"));
+                }
+            }
+            LogFormat::Json => {
+                let hint = hint.map(|hint| ("hint", Value::from(hint)));
+                self.object("ERROR", what, hint.as_slice());
+            }
+        }
+    }
+
+    /// Tells how a run ended: in lines for people, or in one object with the figures.
+    pub(super) fn last(&self, lines: &[String], summary: &impl Serialize) {
+        match self.format {
+            LogFormat::Text => lines.iter().for_each(|line| self.line(line)),
+            LogFormat::Json => {
+                let message = lines.first().map(String::as_str).unwrap_or_default();
+                let summary = serde_json::to_value(summary).unwrap_or_default();
+                self.object("INFO", message, &[("summary", summary)]);
+            }
+        }
+    }
+
+    /// The same form as that of the log's lines.
+    fn object(&self, level: &str, message: &str, more: &[(&str, Value)]) {
+        let mut object = Map::new();
+        let time = clock::wall().to_rfc3339_opts(SecondsFormat::Micros, true);
+        object.insert("timestamp".into(), time.into());
+        object.insert("level".into(), level.into());
+        object.insert("message".into(), message.into());
+        object.extend(more.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
+        self.line(&Value::Object(object).to_string());
+    }
+
+    fn line(&self, line: &str) {
+        self.emit(format!("{line}\n").as_bytes());
+    }
+
+    fn emit(&self, bytes: &[u8]) {
+        let write = || {
+            let _ = io::stderr().lock().write_all(bytes);
+        };
+        match self.display.get() {
+            Some(display) => display.above(write),
+            None => write(),
+        }
+    }
+
+    /// Sends the log here too. `RUST_LOG` says what is logged, or else `default` does.
+    pub(super) fn start_log(&self, default: &str) {
+        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+        let log = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_target(false)
+            .with_ansi(may_colour())
+            .with_writer(self.clone())
+            .log_internal_errors(false);
+        let _ = match self.format {
+            LogFormat::Text => log.try_init(),
+            LogFormat::Json => log.json().flatten_event(true).with_current_span(false).try_init(),
+        };
+    }
+}
+
+/// Colours are for terminals whose owners have not asked to be spared them (no-color.org).
+fn may_colour() -> bool {
+    let is_unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    io::stderr().is_terminal() && !is_unwanted
+}
+
+impl MakeWriter<'_> for Console {
+    type Writer = Console;
+
+    fn make_writer(&self) -> Console {
         self.clone()
     }
 }
 
-impl Write for AboveBar {
+impl Write for Console {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let write = || io::stderr().lock().write_all(bytes);
-        let _ = match &self.0 {
-            Some(bar) => bar.suspend(write),
-            None => write(),
-        };
+        self.emit(bytes);
         Ok(bytes.len())
     }
 

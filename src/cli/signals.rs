@@ -4,12 +4,16 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::output;
+use super::output::Console;
 use crate::engine::StopRequest;
 
 /// Watches for SIGINT, SIGTERM and SIGHUP: the first asks gently, the second at once. The watch ends when
 /// the set is dropped.
-pub(super) fn watch_signals(tasks: &mut JoinSet<()>) -> std::io::Result<watch::Receiver<StopRequest>> {
+pub(super) fn watch_signals(
+    tasks: &mut JoinSet<()>,
+    console: &Console,
+) -> std::io::Result<watch::Receiver<StopRequest>> {
+    let console = console.clone();
     let (sender, receiver) = watch::channel(StopRequest::None);
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -23,7 +27,7 @@ pub(super) fn watch_signals(tasks: &mut JoinSet<()>) -> std::io::Result<watch::R
                 () = next(&mut hangup) => {}
             }
             if request == StopRequest::Gently {
-                output::talk("stopping: waiting for what is in flight; once more to stop at once");
+                console.talk("stopping: waiting for what is in flight; once more to stop at once");
             }
             sender.send_replace(request);
         }

@@ -25,7 +25,7 @@ pub(super) async fn simulate(arguments: SimulateArguments) -> anyhow::Result<Exi
         None => SimulatorSpec::default(),
     };
     let mut tasks = JoinSet::new();
-    let mut stop = signals::watch_signals(&mut tasks)?;
+    let mut stop = signals::watch_signals(&mut tasks, &output::Console::default())?;
     let simulator = Simulator::start(spec, arguments.port).await?;
     output::data(simulator.url().as_str())?;
     output::talk("counts: GET /simulator/counts; Ctrl-C ends it");

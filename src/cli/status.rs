@@ -1,20 +1,19 @@
 //! `enrich status`.
 
-use std::path::PathBuf;
-
 use clap::{Args, ValueEnum};
 use indicatif::{HumanBytes, HumanCount};
 
 use super::exit::Exit;
+use super::job::JobArguments;
 use super::output;
 use crate::checkpoint::LastRun;
-use crate::config::Job;
+use crate::config::{Job, Keys};
 use crate::engine::{self, OpenBatch, Status};
 
 #[derive(Debug, Args)]
 pub(super) struct StatusArguments {
-    /// The job file
-    job: PathBuf,
+    #[command(flatten)]
+    job: JobArguments,
     /// How to write it
     #[arg(long, value_enum, default_value_t = Shape::Text, value_name = "FORMAT")]
     format: Shape,
@@ -27,7 +26,7 @@ enum Shape {
 }
 
 pub(super) async fn status(arguments: StatusArguments) -> anyhow::Result<Exit> {
-    let job = Job::load_without_keys(&arguments.job)?;
+    let job = arguments.job.load(Keys::Unneeded)?;
     let status = engine::status(&job).await?;
     match arguments.format {
         Shape::Json => output::data(serde_json::to_string(&status)?)?,

@@ -16,6 +16,7 @@ use crate::ident::Fingerprint;
 use crate::store::Location;
 
 const MAX_STEPS: usize = 100;
+const MAX_ERROR_RATE: f64 = 0.5;
 const METADATA_COLUMN: &str = "_enrich";
 
 /// Looks up environment variables.
@@ -35,6 +36,13 @@ impl Checker<'_> {
 
     pub(super) fn job(&self, raw: RawJob) -> Result<Job, ConfigError> {
         self.app_id(&raw.app_id)?;
+        let max_error_rate = raw.max_error_rate.unwrap_or(MAX_ERROR_RATE);
+        if !(max_error_rate > 0.0 && max_error_rate <= 1.0) {
+            return Err(self.wrong(
+                "max_error_rate",
+                format!("is {max_error_rate}; it must be more than 0 and at most 1, which allows every row to fail"),
+            ));
+        }
         let source = SourceSpec {
             location: self.location("source.path", &raw.source.path)?,
             written: raw.source.path,
@@ -95,6 +103,7 @@ impl Checker<'_> {
         Ok(Job {
             file: self.file.to_owned(),
             app_id: raw.app_id,
+            max_error_rate,
             source,
             target,
             checkpoint,

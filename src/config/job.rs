@@ -23,6 +23,8 @@ pub struct Job {
     pub file: PathBuf,
     /// Stable name of the job.
     pub app_id: String,
+    /// Share of a step's newest outcomes that may be errors; more than 0, and 1 for no limit.
+    pub max_error_rate: f64,
     /// What is read.
     pub source: SourceSpec,
     /// What is written.

@@ -23,6 +23,10 @@ pub(super) struct RawJob {
     /// asks about every row again. Required.
     #[schemars(length(min = 1, max = 100), regex(pattern = "^[A-Za-z0-9_-][A-Za-z0-9._-]*$"))]
     pub(super) app_id: String,
+    /// Share of a step's newest 1,000 answers and errors that may be errors, more than 0 and at most 1;
+    /// beyond it the run stops. 1 allows them all. Default: 0.5.
+    #[schemars(range(min = 0, max = 1))]
+    pub(super) max_error_rate: Option<f64>,
     /// What is read. Required.
     pub(super) source: RawSource,
     /// What is written. Required.

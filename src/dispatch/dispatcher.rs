@@ -9,10 +9,11 @@ use tokio::task::JoinSet;
 use tokio::time::sleep_until;
 
 use super::retry::{Due, Next, Pending};
+use super::told::Told;
 use crate::admission::{Admission, Admit, Blame};
 use crate::clock::{self, Instant, Jitter};
 use crate::config::{Params, Provider, RetryPolicy};
-use crate::event::{Event, Voice};
+use crate::event::{Event, Voice, Waiting};
 use crate::fault::{Failure, Policy};
 use crate::ident::{Cell, RowKey};
 use crate::journal::{Journal, JournalError, Outcome, Record};
@@ -100,8 +101,9 @@ pub struct Dispatcher {
     most_ready: usize,
     due: BinaryHeap<Due>,
     order: u64,
+    told: Told,
     /// The pause that was told last.
-    told: u64,
+    pause_told: u64,
     flights: JoinSet<(Pending, Duration, Landed)>,
 }
 
@@ -133,7 +135,8 @@ impl Dispatcher {
             most_ready: provider.max_concurrency as usize,
             due: BinaryHeap::new(),
             order: 0,
-            told: 0,
+            told: Told::default(),
+            pause_told: 0,
             flights: JoinSet::new(),
         }
     }
@@ -151,6 +154,7 @@ impl Dispatcher {
                 if self.hand_back().await.is_err() {
                     return;
                 }
+                self.tell(clock::now(), None);
                 None
             } else {
                 self.send_ready()
@@ -207,6 +211,7 @@ impl Dispatcher {
             }
         }
         let next_due = self.due.peek().map(|due| due.at);
+        let mut waiting = None;
         while !self.ready.is_empty() {
             match self.admission.admit(now) {
                 Admit::Now => {
@@ -214,11 +219,22 @@ impl Dispatcher {
                         self.send(pending);
                     }
                 }
-                Admit::At(at) => return Some(next_due.map_or(at, |due| due.min(at))),
+                Admit::At(at, why) => {
+                    waiting = Some((why, at));
+                    break;
+                }
                 Admit::WhenOneEnds => break,
             }
         }
-        next_due
+        let is_idle = self.ready.is_empty() && self.flights.is_empty();
+        let backoff = next_due.filter(|_| is_idle).map(|due| (Waiting::Backoff, due));
+        self.tell(now, waiting.or(backoff));
+        [next_due, waiting.map(|(_, at)| at)].into_iter().flatten().min()
+    }
+
+    fn tell(&mut self, now: Instant, waiting: Option<(Waiting, Instant)>) {
+        let in_flight = u32::try_from(self.flights.len()).unwrap_or(u32::MAX);
+        self.told.tell(&self.voice, &self.name, now, in_flight, waiting);
     }
 
     fn send(&mut self, mut pending: Pending) {
@@ -270,6 +286,7 @@ impl Dispatcher {
                 }
                 Policy::Wait => {
                     pending.attempts -= 1;
+                    self.voice.say(&Event::Throttled { provider: &self.name, failure: &failure });
                     let blame = self.admission.throttled(clock::now(), pending.generation, &failure);
                     self.excuse(pending, failure, blame).await
                 }
@@ -297,9 +314,9 @@ impl Dispatcher {
             return self.reply(pending, Verdict::Stop(failure)).await;
         }
         if let Some(pause) =
-            self.admission.pause_left(clock::now()).filter(|_| self.told != self.admission.generation())
+            self.admission.pause_left(clock::now()).filter(|_| self.pause_told != self.admission.generation())
         {
-            self.told = self.admission.generation();
+            self.pause_told = self.admission.generation();
             self.voice.say(&Event::Paused { provider: &self.name, failure: &failure, pause });
         }
         if failure.class.policy() == Policy::Wait {

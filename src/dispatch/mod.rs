@@ -7,5 +7,6 @@
 
 mod dispatcher;
 mod retry;
+mod told;
 
 pub use dispatcher::{Dispatcher, Mode, Receipt, Reply, Request, Verdict};

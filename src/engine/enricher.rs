@@ -2,28 +2,30 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::error::EngineError;
+use super::error_rate::ErrorRate;
 use super::feed::Loaded;
+use super::lane::{Lane, Step};
 use super::open_batch::OpenBatch;
 use super::outcome::{Found, Origin, is_terminal};
 use super::prepare::Prepared;
 use super::probation::{Held, Judgement, Probation, Strictness};
 use super::start::Journals;
+use super::stop::Stop;
 use crate::checkpoint::PlannedBatch;
-use crate::config::{Params, Provider};
+use crate::config::Provider;
 use crate::decode;
 use crate::dispatch::{Dispatcher, Mode, Receipt, Reply, Request, Verdict};
-use crate::event::{self, Ending, Event, Voice};
+use crate::event::{self, Ending, Event, Extent, Hold, Voice};
 use crate::fault::{Class, Failure};
 use crate::ident::{BatchId, Cell, Fingerprint, Lineage, StepId};
-use crate::journal::{self, Header, JournalError, JournalFolder, Record, StrayAnswers};
+use crate::journal::{self, Header, JournalFolder, Record, StrayAnswers};
 use crate::ledger::{Duty, Ledger};
-use crate::prompt::{Prompt, Question, Rendered};
+use crate::prompt::{Question, Rendered};
 use crate::sink::{FilledBatch, Outcome, Settled};
 use crate::source::Chunk;
 use crate::transport::Endpoint;
@@ -31,42 +33,6 @@ use crate::transport::Endpoint;
 /// Outcomes that are settled in one go before the engine looks at answers again.
 const SETTLED_AT_ONCE: usize = 1_024;
 const REPLIES_AT_ONCE: usize = 256;
-
-/// Why nothing new is asked any more.
-#[derive(Debug)]
-pub enum Stop {
-    /// The provider makes it useless.
-    Provider {
-        /// Its name.
-        provider: String,
-        /// Why.
-        failure: Failure,
-    },
-    /// An answer could not be kept.
-    Journal(JournalError),
-    /// As many rows as were wanted are asked.
-    MaxRows,
-    /// The caller asked for it.
-    Asked,
-}
-
-/// The way to a provider.
-#[derive(Debug)]
-pub struct Lane {
-    name: Arc<str>,
-    model: Arc<str>,
-    inbox: mpsc::Sender<Request>,
-}
-
-/// A step, ready to ask.
-#[derive(Debug)]
-struct Step {
-    output: Arc<str>,
-    prompt: Prompt,
-    params: Arc<Params>,
-    deadline: Duration,
-    lane: usize,
-}
 
 /// Outcomes to be written down, by batch.
 type Kept = BTreeMap<BatchId, Vec<(Cell, Record, Settled)>>;
@@ -91,7 +57,13 @@ pub struct Enricher {
     dispatchers: JoinSet<()>,
     /// One for each step.
     probations: Vec<Probation>,
+    /// One for each step.
+    error_rates: Vec<ErrorRate>,
     asks_left: Option<u64>,
+    /// Requests that may be in flight at all providers together.
+    places: u64,
+    /// What was told to keep rows waiting.
+    hold: Option<Hold>,
     stop: Option<Stop>,
     voice: Voice,
 }
@@ -127,6 +99,7 @@ impl Enricher {
             dispatchers.spawn(dispatcher.run());
             Lane { name: provider.name.as_str().into(), model, inbox }
         };
+        let places = prepared.endpoints.iter().map(|(provider, _)| u64::from(provider.max_concurrency)).sum();
         let lanes =
             prepared.endpoints.into_iter().map(|(provider, endpoint)| lane(&provider, endpoint)).collect();
         let steps: Vec<Step> = prepared
@@ -140,6 +113,9 @@ impl Enricher {
                 lane: spec.provider,
             })
             .collect();
+        // Rows that failed before may all fail again.
+        let rate = if strictness == Strictness::RowByRow { 1.0 } else { prepared.max_error_rate };
+        let error_rates = steps.iter().map(|step| ErrorRate::new(&*step.output, rate)).collect();
         let probations = steps.iter().map(|_| Probation::new(strictness)).collect();
         Enricher {
             steps,
@@ -155,7 +131,10 @@ impl Enricher {
             mode,
             dispatchers,
             probations,
+            error_rates,
             asks_left: max_rows,
+            places,
+            hold: None,
             stop: None,
             voice,
         }
@@ -230,13 +209,17 @@ impl Enricher {
     /// Hands out rows as far as the dispatchers take them, and settles what needs no asking.
     pub fn feed(&mut self) {
         let mut settled = 0;
+        let mut is_short_of_rows = false;
         for step in (0..self.steps.len()).map(StepId::new) {
             let inbox = self.lanes[self.steps[step.index()].lane].inbox.clone();
             while let Ok(permit) = inbox.try_reserve() {
                 if self.asks_left == Some(0) && step == StepId::FIRST {
                     break;
                 }
-                let Some(cell) = self.ledger.next_ask(step) else { break };
+                let Some(cell) = self.ledger.next_ask(step) else {
+                    is_short_of_rows |= step == StepId::FIRST;
+                    break;
+                };
                 match self.prepare(cell) {
                     Some(request) => {
                         if let Some(left) = self.asks_left.as_mut().filter(|_| step == StepId::FIRST) {
@@ -254,6 +237,13 @@ impl Enricher {
         }
         if self.asks_left == Some(0) && self.ledger.asked() == 0 && settled == 0 {
             self.halt(Stop::MaxRows);
+        }
+        // While there is enough to ask, a full window keeps nobody waiting.
+        let is_idle = is_short_of_rows && self.ledger.asked() < self.places;
+        let hold = if is_idle { self.ledger.hold() } else { None };
+        if hold != self.hold {
+            self.hold = hold;
+            self.voice.say(&Event::Held(hold));
         }
     }
 
@@ -471,18 +461,26 @@ impl Enricher {
     }
 
     fn settle(&mut self, cell: Cell, settled: Settled, origin: event::Origin) {
-        let ending = match &settled.outcome {
-            Outcome::Answer(_) => Some(Ending::Answer),
-            Outcome::Skipped => Some(Ending::Skipped),
-            Outcome::Failed(failure) => Some(Ending::Failed(failure.class)),
-            Outcome::Kept => None,
+        let (ending, failure) = match &settled.outcome {
+            Outcome::Answer(_) => (Some(Ending::Answer), None),
+            Outcome::Skipped => (Some(Ending::Skipped), None),
+            Outcome::Failed(failure) => (Some(Ending::Failed(failure.class)), Some(failure)),
+            Outcome::Kept => (None, None),
         };
+        // What the journal held was judged when it was asked.
+        let is_news = origin != event::Origin::Journal && !matches!(ending, None | Some(Ending::Skipped));
+        let errors = if is_news { self.error_rates[cell.step.index()].note(failure) } else { None };
+        let is_last = cell.step.index() + 1 == self.steps.len();
+        let extent = if is_last { Extent::Row } else { Extent::Step };
         let tokens = settled.tokens.filter(|_| origin == event::Origin::Asked).unwrap_or_default();
         let batch = self.open.get_mut(&cell.batch).expect("a batch is open until all its rows are settled");
         batch.settle(cell, settled);
         self.ledger.settle(cell);
         if let Some(ending) = ending {
-            self.voice.say(&Event::Settled { ending, origin, tokens });
+            self.voice.say(&Event::Settled { ending, extent, origin, tokens });
+        }
+        if let Some(errors) = errors {
+            self.halt(Stop::Errors(errors));
         }
     }
 
@@ -515,15 +513,9 @@ impl Enricher {
 
     /// From now on nothing new is asked; what is in flight is waited for.
     pub fn halt(&mut self, stop: Stop) {
-        // The first reason counts, except that a lost answer must not hide behind it.
-        if matches!(self.stop, None | Some(Stop::MaxRows)) || matches!(stop, Stop::Journal(_)) {
-            match &stop {
-                Stop::Provider { provider, failure } => {
-                    self.voice.say(&Event::Stopping(&format!("provider {provider}: {failure}")));
-                }
-                Stop::Journal(error) => self.voice.say(&Event::Stopping(&error.to_string())),
-                // Who asks knows why.
-                Stop::MaxRows | Stop::Asked => {}
+        if stop.outranks(self.stop.as_ref()) {
+            if let Some(reason) = stop.reason() {
+                self.voice.say(&Event::Stopping(&reason));
             }
             self.stop = Some(stop);
         }

@@ -6,7 +6,9 @@
 mod check;
 mod enricher;
 mod error;
+mod error_rate;
 mod feed;
+mod lane;
 mod open_batch;
 mod outcome;
 mod prepare;
@@ -17,10 +19,12 @@ mod retry;
 mod run;
 mod start;
 mod status;
+mod stop;
 
 pub use check::{Finding, check, repair};
-pub use enricher::{Enricher, Lane, Stop};
+pub use enricher::Enricher;
 pub use error::EngineError;
+pub use error_rate::TooManyErrors;
 pub use feed::Loaded;
 pub use prepare::{Prepared, prepare};
 pub use probation::Strictness;
@@ -28,3 +32,4 @@ pub use retry::retry;
 pub use run::{End, RunOptions, StopRequest, run};
 pub use start::Journals;
 pub use status::{OpenBatch, SourceStatus, Status, TargetStatus, status};
+pub use stop::Stop;

@@ -16,6 +16,8 @@ pub struct Prepared {
     pub prompts: Vec<(StepSpec, Prompt)>,
     /// The providers with their endpoints.
     pub endpoints: Vec<(Provider, Endpoint)>,
+    /// Share of errors that is allowed.
+    pub max_error_rate: f64,
     /// The target's columns.
     pub columns: SchemaRef,
 }
@@ -43,5 +45,5 @@ pub fn prepare(job: &Job, source: &Schema, simulator: Option<&Url>) -> Result<Pr
             Ok((provider.clone(), Endpoint::new(provider, base)?))
         })
         .collect::<Result<_, EngineError>>()?;
-    Ok(Prepared { prompts, endpoints, columns })
+    Ok(Prepared { prompts, endpoints, max_error_rate: job.max_error_rate, columns })
 }

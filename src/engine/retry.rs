@@ -121,7 +121,9 @@ async fn start(
         .map_or(usize::MAX, |most| usize::try_from(most.saturating_sub(resumed)).unwrap_or(usize::MAX));
     let is_limited = queue.len() > room;
     queue.truncate(room);
-    voice.say(&Event::Outstanding { rows: resumed + queue.len() as u64 });
+    let rows = resumed + queue.len() as u64;
+    voice.say(&Event::Outstanding { rows, most_asked: None });
+    voice.say(&Event::Started { run: session });
 
     let window = Window {
         max_rows: job.window.max_rows,

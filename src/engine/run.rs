@@ -7,11 +7,13 @@ use tokio::task::JoinSet;
 use tokio::time::sleep_until;
 use url::Url;
 
-use super::enricher::{Enricher, Stop};
+use super::enricher::Enricher;
 use super::error::EngineError;
+use super::error_rate::TooManyErrors;
 use super::feed::{Drain, Feed, Loaded};
 use super::prepare::prepare;
 use super::start::{Started, start};
+use super::stop::Stop;
 use crate::checkpoint::LastRun;
 use crate::clock::{self, Instant};
 use crate::config::Job;
@@ -65,6 +67,8 @@ pub enum End {
         /// Why.
         failure: Failure,
     },
+    /// More rows failed than the job allows.
+    Errors(TooManyErrors),
 }
 
 impl End {
@@ -77,6 +81,7 @@ impl End {
             End::MaxDuration => "max_duration",
             End::Stopped => "interrupted",
             End::Provider { .. } => "provider",
+            End::Errors(_) => "error_rate",
         }
     }
 
@@ -85,6 +90,7 @@ impl End {
     pub fn message(&self) -> Option<String> {
         match self {
             End::Provider { provider, failure } => Some(format!("provider {provider}: {failure}")),
+            End::Errors(errors) => Some(errors.to_string()),
             _ => None,
         }
     }
@@ -117,17 +123,18 @@ pub async fn run(
     store::probe(&job.journal)?;
     let Started { enricher, reading, sink, lineage, lock } =
         start(job, prepared, source, run, options.max_rows, &voice).await?;
+    voice.say(&Event::Started { run });
     let folder = job.target.location.join("_checkpoints").join(&job.app_id);
     let begun = LastRun::begun(run, started);
     begun.save(folder.path())?;
     let end = Running::new(enricher, reading, sink, lineage, voice).run(options, stop).await;
     // It only informs: a full disk is told by what depends on it.
-    let _ = ended(begun, &end, &tally.totals()).save(folder.path());
+    let _ = ended(&begun, &end, &tally.totals()).save(folder.path());
     drop(lock);
     end
 }
 
-fn ended(begun: LastRun, end: &Result<End, EngineError>, totals: &Totals) -> LastRun {
+fn ended(begun: &LastRun, end: &Result<End, EngineError>, totals: &Totals) -> LastRun {
     let (word, message) = match end {
         Ok(end) => (end.word(), end.message()),
         Err(error) => ("error", Some(error.to_string())),
@@ -140,7 +147,7 @@ fn ended(begun: LastRun, end: &Result<End, EngineError>, totals: &Totals) -> Las
         answers: totals.answers,
         errors: totals.errors.iter().map(|(class, count)| ((*class).to_owned(), *count)).collect(),
         tokens: totals.tokens,
-        ..begun
+        ..begun.clone()
     }
 }
 
@@ -343,6 +350,7 @@ impl<F: Feed, D: Drain> Running<F, D> {
         }
         Ok(match stopped {
             Some(Stop::Provider { provider, failure }) => End::Provider { provider, failure },
+            Some(Stop::Errors(errors)) => End::Errors(errors),
             Some(Stop::Journal(error)) => return Err(error.into()),
             Some(Stop::MaxRows) => End::MaxRows,
             Some(Stop::Asked) if timed_out => End::MaxDuration,

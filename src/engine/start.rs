@@ -65,8 +65,7 @@ pub(super) async fn start(
 
     let resumed: u64 = outstanding.iter().map(PlannedBatch::rows).sum();
     if let Some(unread) = source.rows_after(&checkpoint.position) {
-        let rows = max_rows.map_or(resumed + unread, |most| most.min(resumed + unread));
-        voice.say(&Event::Outstanding { rows });
+        voice.say(&Event::Outstanding { rows: resumed + unread, most_asked: max_rows });
     }
     let lineage = checkpoint.lineage;
     let reader = RowReader::new(source.root().to_owned(), source.schema().clone());

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::batch::{Batch, Phase, RowState};
+use crate::event::Hold;
 use crate::ident::{BatchId, Cell, StepId};
 
 /// How much may be open at once. One batch may always be open, however large.
@@ -121,6 +122,29 @@ impl Ledger {
     pub fn open(&self) -> (u64, u64) {
         let open = self.batches.values().filter(|batch| batch.is_in_memory());
         open.fold((0, 0), |(rows, bytes), batch| (rows + batch.size, bytes + batch.bytes))
+    }
+
+    /// What keeps the next batch out of a full window; none if none is to come or one is on its way.
+    #[must_use]
+    pub fn hold(&self) -> Option<Hold> {
+        let is_coming = self.source == Source::Planning
+            || self.batches.values().any(|batch| batch.phase == Phase::Loading);
+        if self.stopped || is_coming {
+            return None;
+        }
+        let (rows, bytes) = match self.batches.values().find(|batch| batch.phase == Phase::Planned) {
+            Some(batch) => (batch.size, batch.bytes),
+            None if self.source == Source::Open => (self.window.batch_rows, self.window.batch_bytes),
+            None => return None,
+        };
+        if self.has_room(rows, bytes) {
+            return None;
+        }
+        let (&id, oldest) = self.batches.iter().next()?;
+        Some(match oldest.phase {
+            Phase::Committing | Phase::Forgetting => Hold::Commit(id),
+            _ => Hold::SlowRows(id),
+        })
     }
 
     /// A batch is planned, durably, and its rows are being read.

@@ -1,6 +1,13 @@
 //! Events as lines of a log.
 
+use std::time::Duration;
+
 use crate::event::{Event, Listener};
+
+/// Milliseconds as a number: a wider integer would be text in JSON.
+fn ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
 
 /// Writes events to the log.
 #[derive(Clone, Copy, Debug, Default)]
@@ -9,19 +16,28 @@ pub struct Log;
 impl Listener for Log {
     fn on(&self, event: &Event<'_>) {
         match event {
-            Event::Outstanding { rows } => tracing::debug!(rows, "outstanding"),
+            Event::Started { run } => tracing::debug!(%run, "run started"),
+            Event::Outstanding { rows, most_asked } => tracing::debug!(rows, most_asked, "outstanding"),
             Event::Planned { batch, rows } => tracing::debug!(%batch, rows, "batch planned"),
             Event::Opened { batch, rows, recovered, decoded } => {
                 tracing::debug!(%batch, rows, recovered, decoded, "batch opened");
             }
             Event::Retried { provider, failure, after } => {
-                tracing::debug!(provider, %failure, after_ms = after.as_millis(), "attempt failed");
+                tracing::debug!(provider, %failure, after_ms = ms(*after), "attempt failed");
             }
+            Event::Throttled { provider, failure } => {
+                tracing::debug!(provider, %failure, "attempt throttled");
+            }
+            Event::InFlight { provider, requests } => tracing::trace!(provider, requests, "in flight"),
+            Event::Waiting { provider, waiting, left } => {
+                tracing::trace!(provider, ?waiting, left_ms = ms(*left), "waiting");
+            }
+            Event::Held(hold) => tracing::debug!(?hold, "window"),
             Event::Paused { provider, failure, pause } => {
-                tracing::warn!(provider, %failure, pause_ms = pause.as_millis(), "provider paused");
+                tracing::warn!(provider, %failure, pause_ms = ms(*pause), "provider paused");
             }
-            Event::Settled { ending, origin, tokens } => {
-                tracing::trace!(?ending, ?origin, tokens = tokens.total(), "row settled");
+            Event::Settled { ending, extent, origin, tokens } => {
+                tracing::trace!(?ending, ?extent, ?origin, tokens = tokens.total(), "row settled");
             }
             Event::Committed { batch, rows, version } => {
                 tracing::debug!(%batch, rows, version, "batch committed");

@@ -1,9 +1,17 @@
-//! Listeners of events: a tally for the last line, a progress line for terminals, a log for everyone else.
+//! What a run tells people: a tally that listens to its events, a display on terminals, a line in the log now
+//! and then for everyone else, and the log.
 
+mod display;
+mod figures;
+mod layout;
 mod log;
-mod progress;
+mod pace;
+mod periodic;
+mod screen;
 mod tally;
+mod waits;
 
+pub use display::Display;
 pub use log::Log;
-pub use progress::Progress;
+pub use periodic::log_progress;
 pub use tally::{Tally, Totals};

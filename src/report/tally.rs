@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::event::{Ending, Event, Listener, Origin};
+use super::waits::Waits;
+use crate::clock;
+use crate::event::{Ending, Event, Extent, Listener, Origin};
 use crate::fault::Class;
-use crate::ident::Tokens;
+use crate::ident::{RunId, Tokens};
 
 /// Counts events. Clones count together.
 #[derive(Clone, Debug, Default)]
@@ -14,9 +16,19 @@ pub struct Tally(Arc<Mutex<Totals>>);
 /// What happened in a run, as far as it has come.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// Rows that the run may ask about at most, where that is known.
+    /// The run, once it has begun.
+    pub run: Option<RunId>,
+    /// Rows that were not in the target when the run began, where that is known.
     pub outstanding: Option<u64>,
-    /// Rows with an outcome, those from the journal included; a row of two steps counts twice.
+    /// Rows that the run may ask about, where that is limited.
+    pub most_asked: Option<u64>,
+    /// Rows that are through all their steps.
+    pub rows: u64,
+    /// Those among them that were asked for their last step.
+    pub asked_rows: u64,
+    /// Those among them whose last outcome a former run had paid for.
+    pub recovered_rows: u64,
+    /// Outcomes of rows, those from the journal included; a row of two steps counts twice.
     pub settled: u64,
     /// Answers among them.
     pub answers: u64,
@@ -34,13 +46,24 @@ pub struct Totals {
     pub committed_batches: u64,
     /// Attempts that were repeated.
     pub retries: u64,
+    /// Attempts that came to nothing because a provider was asked too much.
+    pub throttled: u64,
     /// Times that a provider had to be left alone for a while.
     pub pauses: u64,
     /// What this run's answers used.
     pub tokens: Tokens,
+    /// What is in flight and what is waited for.
+    pub(super) waits: Waits,
 }
 
 impl Totals {
+    /// Rows that the run is for, where that is known: those that need no asking are beyond its limit.
+    #[must_use]
+    pub fn planned(&self) -> Option<u64> {
+        let most = self.most_asked.map(|most| most.saturating_add(self.rows - self.asked_rows));
+        self.outstanding.map(|rows| most.map_or(rows, |most| rows.min(most)))
+    }
+
     /// All errors together.
     #[must_use]
     pub fn error_count(&self) -> u64 {
@@ -60,9 +83,18 @@ impl Listener for Tally {
     fn on(&self, event: &Event<'_>) {
         let mut totals = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match event {
-            Event::Outstanding { rows } => totals.outstanding = Some(*rows),
+            Event::Started { run } => totals.run = Some(*run),
+            Event::Outstanding { rows, most_asked } => {
+                totals.outstanding = Some(*rows);
+                totals.most_asked = *most_asked;
+            }
             Event::Opened { decoded, .. } => totals.decoded += decoded,
-            Event::Settled { ending, origin, tokens } => {
+            Event::Settled { ending, extent, origin, tokens } => {
+                if *extent == Extent::Row {
+                    totals.rows += 1;
+                    totals.asked_rows += u64::from(*origin == Origin::Asked);
+                    totals.recovered_rows += u64::from(*origin == Origin::Journal);
+                }
                 totals.settled += 1;
                 totals.recovered += u64::from(*origin == Origin::Journal);
                 totals.tokens += *tokens;
@@ -77,7 +109,11 @@ impl Listener for Tally {
                 totals.committed_batches += 1;
             }
             Event::Retried { .. } => totals.retries += 1,
+            Event::Throttled { .. } => totals.throttled += 1,
             Event::Paused { .. } => totals.pauses += 1,
+            Event::InFlight { .. } | Event::Waiting { .. } | Event::Held(_) => {
+                totals.waits.note(event, clock::now());
+            }
             _ => {}
         }
     }

@@ -14,6 +14,7 @@ mod jobs;
 mod plans;
 mod recovery;
 mod reference;
+mod reports;
 mod requests;
 mod resume;
 mod retry;

@@ -116,6 +116,7 @@ fn whole(schema: &Value) -> Value {
     match schema["type"].as_str() {
         None => schema["oneOf"][0]["const"].clone(),
         Some("boolean") => Value::Bool(true),
+        Some("integer" | "number") if schema["maximum"].is_number() => schema["maximum"].clone(),
         Some("integer" | "number") => schema["minimum"].clone(),
         Some("array") => vec![whole(&schema["items"])].into(),
         Some("object") => {

@@ -150,7 +150,8 @@ fn entries(folder: &Path) -> usize {
     count(folder) + count(&folder.join("_delta_log"))
 }
 
-async fn settle(world: &World) {
+/// Waits until what dead clients had sent is answered.
+pub async fn settle(world: &World) {
     while world.simulator.counts().in_flight > 0 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }

@@ -8,18 +8,18 @@ use enrich::config::{FaultSpec, SimulatorSpec, Span};
 
 use crate::support::{Outcome, World, append_delta, prompt_of, rows};
 
-fn slow(millis: u64) -> SimulatorSpec {
+pub fn slow(millis: u64) -> SimulatorSpec {
     SimulatorSpec { latency: Some(Span(Duration::from_millis(millis))), ..SimulatorSpec::default() }
 }
 
-async fn world_of(spec: SimulatorSpec, count: i64) -> World {
+pub async fn world_of(spec: SimulatorSpec, count: i64) -> World {
     let world = World::new(spec).await;
     append_delta(&world.path("source"), &rows(0..count)).await;
     world.write_job("");
     world
 }
 
-fn fault() -> FaultSpec {
+pub fn fault() -> FaultSpec {
     FaultSpec {
         contains: None,
         share: 1.0,
@@ -35,7 +35,7 @@ fn fault() -> FaultSpec {
     }
 }
 
-fn faulty(fault: FaultSpec) -> SimulatorSpec {
+pub fn faulty(fault: FaultSpec) -> SimulatorSpec {
     SimulatorSpec { faults: vec![fault], ..SimulatorSpec::default() }
 }
 

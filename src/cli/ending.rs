@@ -1,0 +1,171 @@
+//! The last words of a run, for people: what came of it, and what to do next.
+
+use std::time::Duration;
+
+use super::exit::Exit;
+use super::session::{Errand, SessionArguments};
+use crate::config::Job;
+use crate::engine::{End, EngineError};
+use crate::fault::Class;
+use crate::report::Totals;
+
+/// How the command ended, once the job file was read.
+#[derive(Debug)]
+pub(super) enum Ended {
+    /// The run came to one of its ends.
+    Run(End),
+    /// An error of its own ended the run, or kept it from beginning.
+    Failed(EngineError),
+    /// Another run holds the job, and that is as it should be.
+    Skipped {
+        /// What is known of it.
+        holder: String,
+    },
+}
+
+/// What the last words are about.
+#[derive(Clone, Copy)]
+pub(super) struct Facts<'a> {
+    pub(super) arguments: &'a SessionArguments,
+    pub(super) errand: &'a Errand,
+    pub(super) job: &'a Job,
+    pub(super) totals: &'a Totals,
+    pub(super) took: Duration,
+}
+
+/// The last words.
+#[derive(Debug, Default)]
+pub(super) struct Words {
+    /// What is wrong, and what to do about it.
+    pub(super) problem: Option<(String, Option<String>)>,
+    pub(super) lines: Vec<String>,
+}
+
+/// The exit status of an end that is no error of the run's own.
+pub(super) fn exit(end: &End, facts: &Facts<'_>) -> Exit {
+    match end {
+        End::Complete | End::MaxRows | End::MaxDuration if facts.is_failed_by_errors() => Exit::Errors,
+        End::Complete | End::MaxRows | End::MaxDuration => Exit::Done,
+        End::Stopped => Exit::Interrupted,
+        End::Errors(_) => Exit::Errors,
+        End::Provider { failure, .. } if failure.class == Class::Template => Exit::Usage,
+        End::Provider { .. } => Exit::Provider,
+    }
+}
+
+impl Facts<'_> {
+    fn is_failed_by_errors(&self) -> bool {
+        self.arguments.fail_on_errors && self.totals.error_count() > 0
+    }
+
+    pub(super) fn words(&self, end: &End) -> Words {
+        let job = self.job.file.display();
+        let again = match self.errand {
+            Errand::Run(_) => format!("enrich run {job}"),
+            Errand::Retry(..) => format!("enrich retry {job}"),
+        };
+        match end {
+            End::Complete if self.totals.settled == 0 && self.totals.committed_rows == 0 => {
+                let target = &self.job.target.location;
+                Words::of([match self.errand {
+                    Errand::Run(_) => format!("nothing to do: every row of the source is in {target}"),
+                    Errand::Retry(..) => format!("nothing to do: no such failed row is in {target}"),
+                }])
+            }
+            End::Complete => self.good("done", None),
+            End::MaxRows => {
+                let limit = if matches!(self.errand, Errand::Run(_)) { "--max-rows" } else { "--limit" };
+                self.good(&format!("stopped after {limit}"), Some(&again))
+            }
+            End::MaxDuration => self.good("stopped after --max-duration", Some(&again)),
+            End::Stopped => Words::of([
+                self.counts("interrupted"),
+                format!(
+                    "everything that was answered is kept; what was cut off in flight is asked again; to go on: {again}"
+                ),
+            ]),
+            End::Errors(errors) => self.bad(
+                format!("too many errors: {errors}"),
+                format!(
+                    "see them with enrich errors {job} and mend the cause, or raise max_error_rate ({}); then: {again}",
+                    self.job.max_error_rate
+                ),
+            ),
+            End::Provider { failure, .. } if failure.class == Class::Template => self.bad(
+                format!("the templates fail for each of the first rows: {}", failure.detail),
+                "mend the template; decimals, dates and times are text in it".into(),
+            ),
+            End::Provider { provider, failure } => self.bad(
+                format!("provider {provider} stopped the run: {failure}"),
+                format!("{}; then: {again}", advice(failure.class)),
+            ),
+        }
+    }
+
+    fn good(&self, how: &str, again: Option<&str>) -> Words {
+        let result = format!("result: {}", self.job.target.location);
+        let mut words = Words::of([self.counts(how), result]);
+        let errors = self.totals.error_count();
+        if self.is_failed_by_errors() {
+            words.problem = Some((format!("{errors} errors, and --fail-on-errors is given"), None));
+        }
+        if errors > 0 {
+            words.lines.push(format!("next: enrich errors {}", self.job.file.display()));
+        } else if let Some(again) = again {
+            words.lines.push(format!("to go on: {again}"));
+        }
+        words
+    }
+
+    fn bad(&self, what: String, hint: String) -> Words {
+        Words { problem: Some((what, Some(hint))), ..Words::of([self.counts("stopped")]) }
+    }
+
+    fn counts(&self, how: &str) -> String {
+        let totals = self.totals;
+        let took = Duration::from_millis(u64::try_from(self.took.as_millis()).unwrap_or(u64::MAX));
+        let mut line = format!(
+            "{how}: {} rows written, {} answers, {} errors",
+            totals.committed_rows,
+            totals.answers,
+            totals.error_count()
+        );
+        if !totals.errors.is_empty() {
+            let classes: Vec<String> =
+                totals.errors.iter().map(|(class, count)| format!("{class} {count}")).collect();
+            line.push_str(&format!(" ({})", classes.join(", ")));
+        }
+        if totals.skipped > 0 {
+            line.push_str(&format!(", {} skipped", totals.skipped));
+        }
+        if totals.recovered > 0 {
+            line.push_str(&format!(", {} from the journal", totals.recovered));
+        }
+        let (prompt, completion) = (totals.tokens.prompt, totals.tokens.completion);
+        line.push_str(&format!(
+            ", {prompt} + {completion} tokens, {} retries, {}",
+            totals.retries,
+            humantime::format_duration(took)
+        ));
+        line
+    }
+}
+
+impl Words {
+    fn of<const N: usize>(lines: [String; N]) -> Self {
+        Words { problem: None, lines: lines.into() }
+    }
+}
+
+/// What to do about a provider that stopped the run.
+fn advice(class: Class) -> &'static str {
+    match class {
+        Class::Auth => "check the key and what it may do",
+        Class::Billing | Class::Quota => "raise the quota or the budget at the provider",
+        Class::UnknownModel => "check the model's name in the job file",
+        Class::Redirect => "check base_url: the endpoint wants another address",
+        Class::SameRefusal => "check the job: the provider refuses its requests as they are",
+        Class::RateLimited => "come back at that time",
+        _ => "check base_url and the network, or wait for the provider",
+    }
+}

@@ -1,0 +1,177 @@
+//! What `run` and `retry` have in common: arguments, reports while they go on, and last words.
+
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use tokio::task::JoinSet;
+
+use super::ending::{self, Ended, Facts};
+use super::exit::Exit;
+use super::output::{self, Console, LogFormat};
+use super::signals;
+use super::summary::Summary;
+use crate::checkpoint::{LockError, Retrying};
+use crate::clock;
+use crate::config::Job;
+use crate::engine::{self, EngineError, RunOptions};
+use crate::event::Voice;
+use crate::report::{Display, Log, Tally, log_progress};
+use crate::simulator::Simulator;
+
+#[derive(Clone, Debug, Args)]
+pub(super) struct SessionArguments {
+    /// How long requests in flight may take when asked to stop
+    #[arg(long, default_value = "30s", value_parser = humantime::parse_duration, value_name = "TIME")]
+    grace: Duration,
+    /// Ask nothing new after this time
+    #[arg(long, value_parser = humantime::parse_duration, value_name = "TIME")]
+    max_duration: Option<Duration>,
+    /// What to do when another one holds the job
+    #[arg(long, value_enum, default_value_t = IfRunning::Fail, value_name = "WHAT")]
+    if_running: IfRunning,
+    /// End with status 3 if any row ended with an error
+    #[arg(long)]
+    pub(super) fail_on_errors: bool,
+    /// Say nothing but problems
+    #[arg(long, short)]
+    quiet: bool,
+    /// How what is said on standard error is written; RUST_LOG says how much of it
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    log_format: LogFormat,
+    /// What is printed at the end
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    summary: SummaryFormat,
+    /// How often progress is logged where there is no display
+    #[arg(long, hide = true, default_value = "30s", value_parser = positive_duration)]
+    progress_interval: Duration,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum SummaryFormat {
+    /// Some lines for people, on standard error
+    #[default]
+    Text,
+    /// Besides, a JSON object for scripts, on standard output
+    Json,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum IfRunning {
+    /// End with status 6
+    Fail,
+    /// End with status 0
+    Skip,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug)]
+pub(super) enum Errand {
+    /// Enrich rows, so many at most.
+    Run(Option<u64>),
+    /// Ask again about failed rows, so many at most.
+    Retry(Retrying, Option<u64>),
+}
+
+/// Does it and tells how it went. The job is what `load` reads.
+pub(super) async fn attend(
+    arguments: &SessionArguments,
+    errand: &Errand,
+    load: impl FnOnce() -> anyhow::Result<Job>,
+) -> anyhow::Result<Exit> {
+    let console = Console::new(arguments.log_format);
+    // The console says how even the first mistake is told.
+    let attempt = attempt(arguments, errand, load, &console);
+    Ok(attempt.await.unwrap_or_else(|error| super::explain(&error, &console)))
+}
+
+async fn attempt(
+    arguments: &SessionArguments,
+    errand: &Errand,
+    load: impl FnOnce() -> anyhow::Result<Job>,
+    console: &Console,
+) -> anyhow::Result<Exit> {
+    let started = clock::now();
+    let mut tasks = JoinSet::new();
+    let stop = signals::watch_signals(&mut tasks, console)?;
+    let job = load()?;
+    let tally = Tally::default();
+    let mut reports = report(arguments, console, &tally);
+    let simulator = match &job.simulator {
+        Some(spec) if job.simulated => Some(Simulator::start(spec.clone(), 0).await?),
+        _ => None,
+    };
+    let (Errand::Run(max_rows) | Errand::Retry(_, max_rows)) = *errand;
+    let options = RunOptions { grace: arguments.grace, max_rows, max_duration: arguments.max_duration };
+    let url = simulator.as_ref().map(Simulator::url);
+    let voice = Voice::new(vec![Box::new(tally.clone()), Box::new(Log)]);
+    let ended = match errand {
+        Errand::Run(_) => engine::run(&job, options, stop, url, voice).await,
+        Errand::Retry(wanted, _) => engine::retry(&job, wanted, options, stop, url, voice).await,
+    };
+    let ended = match ended {
+        Ok(end) => Ended::Run(end),
+        Err(EngineError::Lock(LockError::Held { holder, .. })) if arguments.if_running == IfRunning::Skip => {
+            Ended::Skipped { holder }
+        }
+        Err(error) => Ended::Failed(error),
+    };
+    reports.shutdown().await;
+    console.end_display();
+    let totals = tally.totals();
+    let facts = Facts { arguments, errand, job: &job, totals: &totals, took: clock::now() - started };
+    tell(&ended, &facts, console)
+}
+
+/// Starts what tells how far the run has come: a display on a terminal, else a line in the log now and then.
+fn report(arguments: &SessionArguments, console: &Console, tally: &Tally) -> JoinSet<()> {
+    let mut reports = JoinSet::new();
+    if arguments.quiet {
+        console.start_log("off,enrich=warn");
+        return reports;
+    }
+    let display = if arguments.log_format == LogFormat::Text { Display::start(tally.clone()) } else { None };
+    match display {
+        Some(display) => console.show(display),
+        None => {
+            reports.spawn(log_progress(tally.clone(), arguments.progress_interval));
+        }
+    }
+    console.start_log("off,enrich=info");
+    reports
+}
+
+/// Tells people and scripts how the run ended.
+fn tell(ended: &Ended, facts: &Facts<'_>, console: &Console) -> anyhow::Result<Exit> {
+    let arguments = facts.arguments;
+    let exit = match ended {
+        Ended::Run(end) => ending::exit(end, facts),
+        Ended::Failed(error) => super::explain_engine(error, console),
+        Ended::Skipped { .. } => Exit::Done,
+    };
+    let summary = Summary::new(ended, exit, facts);
+    match ended {
+        Ended::Run(end) if !arguments.quiet || exit != Exit::Done => {
+            let words = facts.words(end);
+            if let Some((what, hint)) = &words.problem {
+                console.problem(what, hint.as_deref());
+            }
+            console.last(&words.lines, &summary);
+        }
+        Ended::Skipped { holder } if !arguments.quiet => {
+            console.talk(format!("skipped: another run holds this job: {holder}"));
+        }
+        _ => {}
+    }
+    if arguments.summary == SummaryFormat::Json {
+        output::data(serde_json::to_string(&summary)?)?;
+    }
+    Ok(exit)
+}
+
+fn positive_duration(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(Duration::ZERO) => Err("it must be longer than that".into()),
+        Ok(time) => Ok(time),
+        Err(error) => Err(error.to_string()),
+    }
+}

@@ -1,0 +1,113 @@
+//! The summary of a run for scripts: one JSON object. Its fields stand in the README and keep their names.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::ending::{Ended, Facts};
+use super::exit::Exit;
+use crate::engine::End;
+use crate::fault::Class;
+
+/// What came of a run.
+#[derive(Debug, Serialize)]
+pub(super) struct Summary<'a> {
+    /// How it ended, in a word.
+    end: &'static str,
+    /// The exit status.
+    status: u8,
+    app_id: &'a str,
+    /// None if it did not come to begin.
+    run_id: Option<String>,
+    target: String,
+    /// Rows and batches that this run committed.
+    rows_written: u64,
+    batches: u64,
+    answers: u64,
+    skipped: u64,
+    /// Errors by class.
+    errors: &'a BTreeMap<&'static str, u64>,
+    /// Outcomes that a former run had paid for.
+    recovered: u64,
+    retries: u64,
+    throttled: u64,
+    tokens: Tokens,
+    duration_seconds: f64,
+    /// The provider, or the step, that stopped it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    provider: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    step: Option<&'a str>,
+    /// Class of the failure that stopped it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    class: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Tokens {
+    prompt: u64,
+    cached: u64,
+    completion: u64,
+}
+
+impl<'a> Summary<'a> {
+    pub(super) fn new(ended: &'a Ended, exit: Exit, facts: &Facts<'a>) -> Self {
+        let totals = facts.totals;
+        let mut summary = Summary {
+            end: "complete",
+            status: exit as u8,
+            app_id: &facts.job.app_id,
+            run_id: totals.run.map(|run| run.to_string()),
+            target: facts.job.target.location.to_string(),
+            rows_written: totals.committed_rows,
+            batches: totals.committed_batches,
+            answers: totals.answers,
+            skipped: totals.skipped,
+            errors: &totals.errors,
+            recovered: totals.recovered,
+            retries: totals.retries,
+            throttled: totals.throttled,
+            tokens: Tokens {
+                prompt: totals.tokens.prompt,
+                cached: totals.tokens.cached,
+                completion: totals.tokens.completion,
+            },
+            duration_seconds: (facts.took.as_secs_f64() * 1_000.0).round() / 1_000.0,
+            provider: None,
+            step: None,
+            class: None,
+            message: None,
+        };
+        match ended {
+            Ended::Run(End::Complete) => {}
+            Ended::Run(End::MaxRows) => summary.end = "max_rows",
+            Ended::Run(End::MaxDuration) => summary.end = "max_duration",
+            Ended::Run(End::Stopped) => summary.end = "interrupted",
+            Ended::Run(End::Errors(errors)) => {
+                summary.end = "error_rate";
+                summary.step = Some(&errors.step);
+                summary.class = Some(errors.class.name());
+                summary.message = Some(errors.to_string());
+            }
+            Ended::Run(End::Provider { provider, failure }) => {
+                // A template that fails is nothing of the provider's.
+                let is_provider = failure.class != Class::Template;
+                summary.end = if is_provider { "provider" } else { "error" };
+                summary.provider = is_provider.then_some(provider);
+                summary.class = Some(failure.class.name());
+                summary.message = Some(failure.detail.clone());
+            }
+            Ended::Failed(error) => {
+                summary.end = "error";
+                summary.message = Some(error.to_string());
+            }
+            Ended::Skipped { holder } => {
+                summary.end = "skipped";
+                summary.message = Some(format!("another run holds this job: {holder}"));
+            }
+        }
+        summary
+    }
+}

@@ -1,0 +1,43 @@
+//! Why a run asks nothing new before its end.
+
+use super::error_rate::TooManyErrors;
+use crate::fault::Failure;
+use crate::journal::JournalError;
+
+/// Why nothing new is asked any more.
+#[derive(Debug)]
+pub enum Stop {
+    /// The provider makes it useless.
+    Provider {
+        /// Its name.
+        provider: String,
+        /// Why.
+        failure: Failure,
+    },
+    /// Too many rows fail.
+    Errors(TooManyErrors),
+    /// An answer could not be kept.
+    Journal(JournalError),
+    /// As many rows as were wanted are asked.
+    MaxRows,
+    /// The caller asked for it.
+    Asked,
+}
+
+impl Stop {
+    /// The reason in words; none where those who asked for it know why.
+    pub(super) fn reason(&self) -> Option<String> {
+        match self {
+            Stop::Provider { provider, failure } => Some(format!("provider {provider}: {failure}")),
+            Stop::Errors(errors) => Some(format!("too many errors: {errors}")),
+            Stop::Journal(error) => Some(error.to_string()),
+            Stop::MaxRows | Stop::Asked => None,
+        }
+    }
+
+    /// Whether this reason takes the place of one before it: the first counts, except that a lost answer
+    /// must not hide behind it.
+    pub(super) fn outranks(&self, before: Option<&Stop>) -> bool {
+        matches!(before, None | Some(Stop::MaxRows)) || matches!(self, Stop::Journal(_))
+    }
+}

@@ -1,0 +1,261 @@
+//! What a run says while it goes on and when it ends: progress, log formats, the summary for scripts, and the
+//! share of errors that ends it.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use enrich::config::{FaultSpec, SimulatorSpec, Span};
+use serde_json::Value;
+
+use crate::stops::{fault, faulty, slow, world_of};
+use crate::support::{Outcome, World, append_delta, rows};
+
+/// Takes out what differs from run to run: times, ids, folders.
+fn steady(text: &str, world: &World) -> String {
+    let folder = world.folder.path().canonicalize().unwrap();
+    let text = text.replace(folder.to_str().unwrap(), "[folder]");
+    let text = text.replace(world.folder.path().to_str().unwrap(), "[folder]");
+    let mut steady = String::new();
+    for line in text.lines() {
+        let line = match line.rfind(" retries, ") {
+            Some(at) => format!("{} retries, [time]", line.get(..at).unwrap()),
+            None => line.to_owned(),
+        };
+        steady.push_str(line.trim_end());
+        steady.push('\n');
+    }
+    steady
+}
+
+/// The only line of standard output, as JSON with steady values.
+#[track_caller]
+fn summary(outcome: &Outcome, world: &World) -> Value {
+    assert_eq!(outcome.stdout.lines().count(), 1, "one object: {:?}", outcome.stdout);
+    let mut summary: Value = serde_json::from_str(&outcome.stdout).unwrap();
+    assert!(summary["duration_seconds"].is_f64());
+    summary["duration_seconds"] = "[time]".into();
+    if summary["run_id"].is_string() {
+        summary["run_id"] = "[run]".into();
+    }
+    serde_json::from_str(&steady(&summary.to_string(), world)).unwrap()
+}
+
+fn pretty(value: &Value) -> String {
+    serde_json::to_string_pretty(value).unwrap()
+}
+
+/// Refuses two of three prompts.
+fn mostly_refusing() -> SimulatorSpec {
+    let refusal =
+        FaultSpec { share: 0.67, status: Some(400), message: Some("Bad characters.".into()), ..fault() };
+    faulty(refusal)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_terminal_progress_is_a_line_now_and_then_and_quiet_takes_it_away() {
+    let world = world_of(slow(100), 40).await;
+    let ran = world.run(&["--progress-interval", "250ms"]).await;
+    ran.assert_status(0).assert_says("done: 40 rows written");
+    let lines: Vec<&str> = ran.stderr.lines().filter(|line| line.contains("progress")).collect();
+    assert!(!lines.is_empty(), "{}", ran.stderr);
+    for line in &lines {
+        assert!(line.contains(" INFO progress rows="), "{line}");
+        assert!(line.contains(" of=40 ") && line.contains(" in_flight="), "{line}");
+    }
+    assert_eq!(ran.stderr.lines().count(), lines.len() + 2, "{}", ran.stderr);
+
+    let world = world_of(slow(100), 20).await;
+    let quiet = world.run(&["--progress-interval", "50ms", "--quiet"]).await;
+    assert_eq!((quiet.assert_status(0).stderr.as_str(), quiet.stdout.as_str()), ("", ""));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn progress_has_every_figure_and_says_what_the_run_waits_for() {
+    // The first row is answered, and the others wait for the second minute.
+    let world = world_of(SimulatorSpec::default(), 40).await;
+    world.write_job("requests_per_minute = 1");
+    let ran =
+        world.run(&["--progress-interval", "400ms", "--max-duration", "2s", "--log-format", "json"]).await;
+    ran.assert_status(0);
+    let lines: Vec<Value> = ran.stderr.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let mut progress = lines.iter().find(|line| line["rows"] == 1).unwrap().clone();
+    for moving in ["rows_per_second", "left"] {
+        progress.as_object_mut().unwrap().remove(moving);
+    }
+    assert!(progress["timestamp"].as_str().unwrap().ends_with('Z'));
+    progress["timestamp"] = "[time]".into();
+    insta::assert_snapshot!("progress", pretty(&progress));
+    let last = lines.last().unwrap();
+    assert_eq!((&last["level"], &last["summary"]["end"]), (&"INFO".into(), &"max_duration".into()));
+    assert!(last["message"].as_str().unwrap().starts_with("stopped after --max-duration: 0 rows written"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_row_that_fills_the_window_is_what_the_run_waits_for() {
+    let late =
+        FaultSpec { contains: Some("Row 3 ".into()), delay: Some(Span(Duration::from_secs(4))), ..fault() };
+    let world = world_of(faulty(late), 60).await;
+    let ran = world.run(&["--progress-interval", "500ms"]).await;
+    ran.assert_status(0).assert_says("rows=39 of=60 ");
+    ran.assert_says("waiting=\"slow rows of batch 0, the window is full\"");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn throttled_attempts_are_counted_apart_from_retries() {
+    let only = |id: i64, fault: FaultSpec| FaultSpec { contains: Some(format!("Row {id} ")), ..fault };
+    let spec = SimulatorSpec {
+        faults: vec![
+            only(
+                2,
+                FaultSpec { status: Some(429), retry_after: Some("0.05".into()), times: Some(3), ..fault() },
+            ),
+            only(5, FaultSpec { status: Some(500), times: Some(2), ..fault() }),
+            only(7, FaultSpec { status: Some(400), ..fault() }),
+        ],
+        ..SimulatorSpec::default()
+    };
+    let world = world_of(spec, 20).await;
+    let ran = world.run(&["--summary", "json"]).await;
+    ran.assert_status(0);
+    insta::assert_snapshot!("summary_complete", pretty(&summary(&ran, &world)));
+    let again = world.run(&["--summary", "json", "--quiet"]).await;
+    assert_eq!(again.assert_status(0).stderr, "");
+    assert_eq!(summary(&again, &world)["end"], "complete");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_summary_says_how_a_run_ended() {
+    let refusal = FaultSpec {
+        status: Some(401),
+        code: Some("invalid_api_key".into()),
+        message: Some("No.".into()),
+        ..fault()
+    };
+    let world = world_of(faulty(refusal), 20).await;
+    let stopped = world.run(&["--summary", "json"]).await;
+    insta::assert_snapshot!("summary_provider", pretty(&summary(stopped.assert_status(4), &world)));
+
+    let world = world_of(SimulatorSpec::default(), 20).await;
+    let limited = world.run(&["--summary", "json", "--max-rows", "5"]).await;
+    assert_eq!(summary(limited.assert_status(0), &world)["end"], "max_rows");
+    std::fs::write(world.path("target/_checkpoints/test/checkpoint.json"), "{}").unwrap();
+    let broken = world.run(&["--summary", "json"]).await;
+    let told = summary(broken.assert_status(1), &world);
+    assert_eq!((&told["end"], &told["run_id"]), (&"error".into(), &Value::Null));
+    broken.assert_says(&format!(
+        "error: {}",
+        told["message"].as_str().unwrap().replace("[folder]", world.folder.path().to_str().unwrap())
+    ));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn json_is_all_there_is_on_stderr_when_it_is_asked_for() {
+    let world = world_of(mostly_refusing(), 20).await;
+    for arguments in [vec![], vec!["--fail-on-errors"], vec!["--max-rows", "2"]] {
+        let mut arguments = arguments;
+        arguments.extend(["--log-format", "json"]);
+        let ran = world.run_with(&arguments, &[("RUST_LOG", "enrich=debug")]).await;
+        assert!(ran.stderr.lines().count() > 1);
+        for line in ran.stderr.lines() {
+            let object: Value = serde_json::from_str(line).unwrap();
+            assert!(object["message"].is_string() && object["level"].is_string(), "{line}");
+        }
+    }
+    world.write_text("app_id = 7");
+    let wrong = world.run(&["--log-format", "json"]).await;
+    let object: Value = serde_json::from_str(wrong.assert_status(2).stderr.trim_end()).unwrap();
+    assert_eq!(object["level"], "ERROR");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rust_log_says_what_is_logged() {
+    let world = world_of(SimulatorSpec::default(), 20).await;
+    let ran = world.run_with(&[], &[("RUST_LOG", "enrich=debug")]).await;
+    ran.assert_status(0).assert_says("DEBUG batch committed");
+    assert!(!ran.stderr.contains('\u{1b}'), "no colours where there is no terminal");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_fails_for_most_rows_stops_and_keeps_what_was_answered() {
+    let world = world_of(mostly_refusing(), 3_000).await;
+    let text = world.usual_job("").replace("max_rows = 10", "max_rows = 100");
+    world.write_text(&text);
+    let stopped = world.run(&["--summary", "json"]).await;
+    stopped.assert_status(3);
+    let told = summary(&stopped, &world);
+    assert_eq!(
+        (&told["end"], &told["class"], &told["step"]),
+        (&"error_rate".into(), &"bad_request".into(), &"answer".into())
+    );
+    let shown = steady(&stopped.stderr, &world);
+    let digits = |c: char| c.is_ascii_digit();
+    // Which of the rows are among the last depends on when they came back.
+    let shown: Vec<String> = shown
+        .lines()
+        .map(|line| {
+            line.split(' ')
+                .map(|word| if word.starts_with(digits) { "[n]" } else { word })
+                .collect::<Vec<_>>()
+                .join(" ")
+        })
+        .filter(|line| !line.contains("INFO"))
+        .collect();
+    insta::assert_snapshot!("too_many_errors", shown.join("\n"));
+    let (requests, written) = (world.simulator.counts().requests, world.target().await.len());
+    assert!((1_000..1_200).contains(&requests), "{requests} requests");
+    assert!(written >= 900 && written % 100 == 0, "{written} rows: full batches are committed");
+
+    // What is in the journal is not judged again, and the rows that are left are asked.
+    world.write_text(&format!("max_error_rate = 1\n{text}"));
+    world.run(&[]).await.assert_status(0);
+    assert_eq!(world.target().await.len(), 3_000);
+    assert_eq!(world.simulator.counts().requests, 3_000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_later_step_that_fails_for_most_rows_is_not_outweighed_by_the_first() {
+    let refusal = FaultSpec { contains: Some("Second:".into()), share: 0.8, status: Some(400), ..fault() };
+    let world = world_of(faulty(refusal), 2_000).await;
+    let step = "[[step]]\noutput = \"more\"\nprompt = \"Second: {{ text }}\"\n";
+    world.write_text(&(world.usual_job("").replace("max_rows = 10", "max_rows = 500") + step));
+    world.run(&[]).await.assert_status(3).assert_says("of the last 1000 rows of step \"more\" failed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn errors_fail_a_run_where_that_is_asked_for() {
+    let refusal = FaultSpec { contains: Some("Row 4 ".into()), status: Some(400), ..fault() };
+    let world = world_of(faulty(refusal), 20).await;
+    let ran = world.run(&["--fail-on-errors"]).await;
+    ran.assert_status(3).assert_says("error: 1 errors, and --fail-on-errors is given");
+    ran.assert_says("done: 20 rows written, 19 answers, 1 errors");
+    world.run(&["--fail-on-errors"]).await.assert_status(0).assert_says("nothing to do");
+    append_delta(&world.path("source"), &rows(20..30)).await;
+    world.run(&["--fail-on-errors"]).await.assert_status(0).assert_says("done: 10 rows written");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_share_of_errors_that_cannot_be_is_a_mistake_in_the_job() {
+    let world = world_of(SimulatorSpec::default(), 1).await;
+    for wrong in ["0", "0.0", "-0.5", "1.01", "nan", "inf"] {
+        world.write_text(&format!("max_error_rate = {wrong}\n{}", world.usual_job("")));
+        world
+            .run(&[])
+            .await
+            .assert_status(2)
+            .assert_says("`max_error_rate` is ")
+            .assert_says("more than 0 and at most 1");
+    }
+    world.write_text(&format!("max_error_rate = \"half\"\n{}", world.usual_job("")));
+    world.run(&[]).await.assert_status(2).assert_says("job.toml:1: ");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_closed_stdout_does_not_fail_a_run_that_has_a_summary() {
+    let world = world_of(SimulatorSpec::default(), 20).await;
+    let job = world.job();
+    let mut command = world.command(&["run", job.to_str().unwrap(), "--summary", "json"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    drop(child.stdout.take());
+    let status = tokio::task::spawn_blocking(move || child.wait().unwrap()).await.unwrap();
+    assert_eq!(status.code(), Some(0));
+}
