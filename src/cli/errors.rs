@@ -89,8 +89,7 @@ pub(super) async fn errors(arguments: ErrorsArguments) -> anyhow::Result<Exit> {
             output::talk(format!("{shown} of {count} shown; --limit 0 shows all, --summary counts them"));
         }
     }
-    let rows = if count == 1 { "row" } else { "rows" };
-    output::talk(format!("{count} failed {rows} in {}", job.target.location));
+    output::talk(format!("{} in {}", output::counted(count, "failed row"), job.target.location));
     Ok(Exit::Done)
 }
 

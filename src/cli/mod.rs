@@ -8,6 +8,7 @@ mod direct;
 mod ending;
 mod errors;
 mod exit;
+mod init;
 mod job;
 mod listing;
 mod output;
@@ -25,7 +26,7 @@ pub use exit::Exit;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use tokio::task::JoinSet;
 
 use self::output::Console;
@@ -53,6 +54,13 @@ enum Command {
     Status(status::StatusArguments),
     /// Look at everything that a run looks at before its first call
     Check(check::CheckArguments),
+    /// Write a job file to begin with; asks for what is not given
+    Init(init::InitArguments),
+    /// Print what a shell needs to complete commands
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
     /// Serve the built-in OpenAI-compatible simulator on loopback
     Simulate(simulate::SimulateArguments),
 }
@@ -94,6 +102,13 @@ async fn command(command: Command) -> anyhow::Result<Exit> {
         Command::Retry(arguments) => Box::pin(retry::retry(arguments)).await,
         Command::Status(arguments) => Box::pin(status::status(arguments)).await,
         Command::Check(arguments) => Box::pin(check::check(arguments)).await,
+        Command::Init(arguments) => Box::pin(init::init(arguments)).await,
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "enrich", &mut script);
+            output::data(String::from_utf8_lossy(&script))?;
+            Ok(Exit::Done)
+        }
         Command::Simulate(arguments) => simulate::simulate(arguments).await,
     }
 }

@@ -5,7 +5,7 @@ use indicatif::{HumanBytes, HumanCount};
 
 use super::exit::Exit;
 use super::job::JobArguments;
-use super::output;
+use super::output::{self, counted};
 use crate::checkpoint::LastRun;
 use crate::config::{Job, Keys};
 use crate::engine::{self, OpenBatch, Status};
@@ -48,14 +48,16 @@ fn text(job: &Job, status: &Status) -> String {
     lines.push((
         "",
         match &status.source {
-            Ok(lag) if lag.rows == 0 => "everything is planned".to_owned(),
-            Ok(lag) => {
+            Some(lag) if lag.rows == 0 => "everything is planned".to_owned(),
+            Some(lag) => {
                 let versions = lag
                     .versions
-                    .map_or_else(String::new, |versions| format!("{} versions, ", HumanCount(versions)));
-                format!("behind by {versions}{} files, {} rows", HumanCount(lag.files), HumanCount(lag.rows))
+                    .map_or_else(String::new, |versions| format!("{}, ", counted(versions, "version")));
+                format!("behind by {versions}{}, {}", counted(lag.files, "file"), counted(lag.rows, "row"))
             }
-            Err(error) => format!("cannot tell how far behind: {error}"),
+            None => {
+                format!("cannot tell how far behind: {}", status.source_error.as_deref().unwrap_or_default())
+            }
         },
     ));
     lines.push(("target", job.target.location.to_string()));
@@ -65,7 +67,7 @@ fn text(job: &Job, status: &Status) -> String {
             let rows = target.rows.map_or_else(|| "?".to_owned(), |rows| HumanCount(rows).to_string());
             lines.push((
                 "",
-                format!("version {}, {rows} rows in {} files", target.version, HumanCount(target.files)),
+                format!("version {}, {rows} rows in {}", target.version, counted(target.files, "file")),
             ));
             let failed: u64 = target.failed.iter().map(|group| group.rows).sum();
             let groups: Vec<String> = target
@@ -91,7 +93,13 @@ fn batches(open: &[OpenBatch]) -> String {
     match (open.first(), open.last()) {
         (Some(first), Some(last)) => {
             let rows: u64 = open.iter().map(|batch| batch.rows).sum();
-            format!("{} batches ({} to {}), {} rows", open.len(), first.batch, last.batch, HumanCount(rows))
+            format!(
+                "{} ({} to {}), {}",
+                counted(open.len() as u64, "batch"),
+                first.batch,
+                last.batch,
+                counted(rows, "row")
+            )
         }
         _ => "no batch".to_owned(),
     }
@@ -113,10 +121,10 @@ fn last_run(status: &Status) -> Vec<(&'static str, String)> {
         lines.push((
             "",
             format!(
-                "{} rows written, {} answers, {} errors, {} + {} tokens",
-                HumanCount(*rows),
-                HumanCount(*answers),
-                HumanCount(failed),
+                "{} written, {}, {}, {} + {} tokens",
+                counted(*rows, "row"),
+                counted(*answers, "answer"),
+                counted(failed, "error"),
                 HumanCount(tokens.prompt),
                 HumanCount(tokens.completion)
             ),

@@ -98,7 +98,7 @@ pub async fn check(job: &Job, live: bool, simulator: Option<&Url>) -> Vec<Findin
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         note(
             "journal",
-            records.map(|records| format!("{name}: {} answers", records.len())).map_err(Into::into),
+            records.map(|records| format!("{name}, answers in it: {}", records.len())).map_err(Into::into),
         );
     }
     let folder = job.target.location.join("_checkpoints").join(&job.app_id);

@@ -26,7 +26,7 @@ pub use enricher::Enricher;
 pub use error::EngineError;
 pub use error_rate::TooManyErrors;
 pub use feed::Loaded;
-pub use prepare::{Prepared, prepare};
+pub use prepare::{Prepared, check_templates, prepare};
 pub use probation::Strictness;
 pub use retry::retry;
 pub use run::{End, RunOptions, StopRequest, run};

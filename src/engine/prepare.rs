@@ -47,3 +47,13 @@ pub fn prepare(job: &Job, source: &Schema, simulator: Option<&Url>) -> Result<Pr
         .collect::<Result<_, EngineError>>()?;
     Ok(Prepared { prompts, endpoints, max_error_rate: job.max_error_rate, columns })
 }
+
+/// Holds only the templates and the columns of a job against those of its source.
+///
+/// # Errors
+/// The first mistake.
+pub fn check_templates(job: &Job, source: &Schema) -> Result<(), EngineError> {
+    job.steps.iter().try_for_each(|step| Prompt::compile(step, source).map(drop))?;
+    check_columns(job, source)?;
+    Ok(())
+}

@@ -21,8 +21,10 @@ pub struct Status {
     pub running: Option<String>,
     /// Who retries failed rows now.
     pub retrying: Option<String>,
-    /// What the source has and no batch holds; none if it cannot be told, and then why.
-    pub source: Result<SourceStatus, String>,
+    /// What the source has and no batch holds; none if it cannot be told.
+    pub source: Option<SourceStatus>,
+    /// Why that cannot be told.
+    pub source_error: Option<String>,
     /// Batches that are planned and not known to be committed.
     pub open_batches: Vec<OpenBatch>,
     /// The same of a retry.
@@ -78,9 +80,9 @@ pub async fn status(job: &Job) -> Result<Status, EngineError> {
     let retried: Option<Checkpoint<Retrying>> =
         CheckpointFile::in_folder(&job.checkpoint.path().join(retry::FOLDER)).load()?;
     let position = run.as_ref().map(|checkpoint| checkpoint.position.clone()).unwrap_or_default();
-    let source = match lag(job, &position).await {
-        Ok(Lag { versions, files, rows }) => Ok(SourceStatus { versions, files, rows }),
-        Err(error) => Err(error.to_string()),
+    let (source, source_error) = match lag(job, &position).await {
+        Ok(Lag { versions, files, rows }) => (Some(SourceStatus { versions, files, rows }), None),
+        Err(error) => (None, Some(error.to_string())),
     };
     let journals = [job.journal.clone(), job.journal.join(retry::FOLDER)];
     Ok(Status {
@@ -88,6 +90,7 @@ pub async fn status(job: &Job) -> Result<Status, EngineError> {
         running: Lock::holder(folder.path()),
         retrying: Lock::holder(&folder.path().join(retry::FOLDER)),
         source,
+        source_error,
         open_batches: open(run.as_ref()),
         open_retry_batches: open(retried.as_ref()),
         journal_bytes: journals.iter().map(|folder| JournalFolder::bytes_in(folder)).sum(),
