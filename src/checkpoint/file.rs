@@ -6,6 +6,7 @@
 //! The checksum is the [`Fingerprint`] of the bytes of the inner document as they stand: a flipped digit
 //! in a row range would lose rows without a word.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
@@ -42,6 +43,12 @@ pub struct Checkpoint<P = Position> {
     /// counts as this lineage's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adopted: Option<BatchId>,
+    /// What the steps asked when it was saved, by output: to tell when that changes.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub steps: BTreeMap<String, String>,
+    /// Whether the target is still to be emptied, for a job that starts over.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub clears_target: bool,
 }
 
 /// A checkpoint that cannot be used.
@@ -152,6 +159,8 @@ mod tests {
             position: Position::DeltaLog { version: 3, files: 1, row: 20 },
             planned: Vec::new(),
             adopted: None,
+            steps: BTreeMap::new(),
+            clears_target: false,
         }
     }
 

@@ -72,6 +72,8 @@ pub fn recover<P>(checkpoint: &Checkpoint<P>, committed: CommittedUpTo) -> Resul
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::super::plan::{Position, SourceId};
     use super::*;
     use crate::ident::Lineage;
@@ -92,6 +94,8 @@ mod tests {
             position: Position::Start,
             planned: planned.iter().map(batch).collect(),
             adopted: None,
+            steps: BTreeMap::new(),
+            clears_target: false,
         }
     }
 

@@ -61,20 +61,20 @@ impl Facts<'_> {
     pub(super) fn words(&self, end: &End) -> Words {
         let job = self.job.file.display();
         let again = match self.errand {
-            Errand::Run(_) => format!("enrich run {job}"),
+            Errand::Run(..) => format!("enrich run {job}"),
             Errand::Retry(..) => format!("enrich retry {job}"),
         };
         match end {
             End::Complete if self.totals.settled == 0 && self.totals.committed_rows == 0 => {
                 let target = &self.job.target.location;
                 Words::of([match self.errand {
-                    Errand::Run(_) => format!("nothing to do: every row of the source is in {target}"),
+                    Errand::Run(..) => format!("nothing to do: every row of the source is in {target}"),
                     Errand::Retry(..) => format!("nothing to do: no such failed row is in {target}"),
                 }])
             }
             End::Complete => self.good("done", None),
             End::MaxRows => {
-                let limit = if matches!(self.errand, Errand::Run(_)) { "--max-rows" } else { "--limit" };
+                let limit = if matches!(self.errand, Errand::Run(..)) { "--max-rows" } else { "--limit" };
                 self.good(&format!("stopped after {limit}"), Some(&again))
             }
             End::MaxDuration => self.good("stopped after --max-duration", Some(&again)),

@@ -1,5 +1,6 @@
 //! `enrich run`.
 
+use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::PathBuf;
 
 use clap::Args;
@@ -8,7 +9,8 @@ use super::direct::DirectArguments;
 use super::exit::Exit;
 use super::job::SetArguments;
 use super::session::{self, Errand, SessionArguments};
-use crate::config::Keys;
+use crate::config::{Job, Keys};
+use crate::engine::{Begin, EngineError};
 
 #[derive(Debug, Args)]
 pub(super) struct RunArguments {
@@ -20,6 +22,12 @@ pub(super) struct RunArguments {
     /// Ask about so many rows at most
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     max_rows: Option<u64>,
+    /// Empty the target and ask about every row again; asks first
+    #[arg(long)]
+    restart: bool,
+    /// Do not ask first
+    #[arg(long, requires = "restart")]
+    yes: bool,
     #[command(flatten)]
     session: SessionArguments,
     #[command(flatten)]
@@ -27,13 +35,35 @@ pub(super) struct RunArguments {
 }
 
 pub(super) async fn run(arguments: RunArguments) -> anyhow::Result<Exit> {
-    let RunArguments { job, set, max_rows, session, direct } = arguments;
+    let RunArguments { job, set, max_rows, restart, yes, session, direct } = arguments;
     let load = || {
         let file = match job {
             Some(file) => file,
             None => direct.job_file()?,
         };
-        Ok(set.load(&file, Keys::Read)?)
+        let job = set.load(&file, Keys::Read)?;
+        if restart && !yes {
+            confirm(&job)?;
+        }
+        Ok(job)
     };
-    session::attend(&session, &Errand::Run(max_rows), load).await
+    let begin = if restart { Begin::Restart } else { Begin::GoOn };
+    session::attend(&session, &Errand::Run(max_rows, begin), load).await
+}
+
+/// Asks whether the target is to be emptied.
+fn confirm(job: &Job) -> anyhow::Result<()> {
+    if !io::stdin().is_terminal() {
+        let what = format!("--restart removes every row of {}, and nobody can be asked", job.target.location);
+        return Err(EngineError::Mismatch { what, hint: "say --yes if that is meant" }.into());
+    }
+    let mut err = io::stderr().lock();
+    write!(err, "Remove every row of {} and ask, and pay, again? [y/N] ", job.target.location)?;
+    err.flush()?;
+    let mut line = String::new();
+    io::stdin().lock().read_line(&mut line)?;
+    if matches!(line.trim(), "y" | "Y" | "yes") {
+        return Ok(());
+    }
+    anyhow::bail!("nothing was changed")
 }

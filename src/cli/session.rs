@@ -13,7 +13,7 @@ use super::summary::Summary;
 use crate::checkpoint::{LockError, Retrying};
 use crate::clock;
 use crate::config::Job;
-use crate::engine::{self, EngineError, RunOptions};
+use crate::engine::{self, Begin, EngineError, RunOptions};
 use crate::event::Voice;
 use crate::report::{Display, Log, Tally, log_progress};
 use crate::simulator::Simulator;
@@ -66,8 +66,8 @@ enum IfRunning {
 /// What is to be done.
 #[derive(Clone, Debug)]
 pub(super) enum Errand {
-    /// Enrich rows, so many at most.
-    Run(Option<u64>),
+    /// Enrich rows, so many at most, from here.
+    Run(Option<u64>, Begin),
     /// Ask again about failed rows, so many at most.
     Retry(Retrying, Option<u64>),
 }
@@ -100,12 +100,16 @@ async fn attempt(
         Some(spec) if job.simulated => Some(Simulator::start(spec.clone(), 0).await?),
         _ => None,
     };
-    let (Errand::Run(max_rows) | Errand::Retry(_, max_rows)) = *errand;
-    let options = RunOptions { grace: arguments.grace, max_rows, max_duration: arguments.max_duration };
+    let (max_rows, begin) = match errand {
+        Errand::Run(max_rows, begin) => (*max_rows, *begin),
+        Errand::Retry(_, limit) => (*limit, Begin::GoOn),
+    };
+    let options =
+        RunOptions { grace: arguments.grace, max_rows, max_duration: arguments.max_duration, begin };
     let url = simulator.as_ref().map(Simulator::url);
     let voice = Voice::new(vec![Box::new(tally.clone()), Box::new(Log)]);
     let ended = match errand {
-        Errand::Run(_) => engine::run(&job, options, stop, url, voice).await,
+        Errand::Run(..) => engine::run(&job, options, stop, url, voice).await,
         Errand::Retry(wanted, _) => engine::retry(&job, wanted, options, stop, url, voice).await,
     };
     let ended = match ended {

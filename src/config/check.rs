@@ -51,6 +51,7 @@ impl Checker<'_> {
         let target = TargetSpec {
             location: self.location("target.path", &raw.target.path)?,
             metadata_column: raw.target.metadata_column.unwrap_or_else(|| METADATA_COLUMN.to_owned()),
+            on_new_columns: raw.target.on_new_columns,
         };
         if target.metadata_column.is_empty() {
             return Err(self.wrong("target.metadata_column", "is empty"));

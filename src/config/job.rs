@@ -14,6 +14,7 @@ use super::check::{Checker, Environment};
 use super::error::ConfigError;
 use super::overrides;
 use super::raw::{RawJob, SimulatorSpec};
+use crate::ident::Fingerprint;
 use crate::store::Location;
 
 /// A validated job.
@@ -65,6 +66,8 @@ pub struct TargetSpec {
     pub location: Location,
     /// Name of the struct column with each row's origin and history.
     pub metadata_column: String,
+    /// What happens to columns of the source that the table does not have.
+    pub on_new_columns: OnNewColumns,
 }
 
 /// How large a batch becomes.
@@ -181,6 +184,17 @@ pub struct StepSpec {
     pub row_deadline: Duration,
 }
 
+impl StepSpec {
+    /// Stands for what the step asks, whatever the row: templates and parameters.
+    #[must_use]
+    pub fn template_fingerprint(&self) -> Fingerprint {
+        let Params { temperature, max_tokens, extra_body } = &self.params;
+        let params = serde_json::json!([temperature, max_tokens, extra_body]).to_string();
+        let system = self.system.as_deref().map_or(&[][..], |system| system.as_bytes());
+        Fingerprint::of([self.prompt.as_bytes(), system, params.as_bytes()])
+    }
+}
+
 /// Parameters of the question: with the messages, they are what a request's fingerprint stands for.
 #[derive(Clone, Debug, Default)]
 pub struct Params {
@@ -190,6 +204,19 @@ pub struct Params {
     pub max_tokens: Option<u32>,
     /// Further fields of the body.
     pub extra_body: Map<String, Value>,
+}
+
+/// What happens to columns of the source that an existing target does not have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnNewColumns {
+    /// The run is refused.
+    #[default]
+    Stop,
+    /// They are read and not written.
+    Ignore,
+    /// The table gets them; they are null in the rows it has.
+    Add,
 }
 
 /// What happens to a row whose inputs are all null.

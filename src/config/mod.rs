@@ -16,8 +16,8 @@ mod units;
 pub use error::ConfigError;
 pub(crate) use error::nearest;
 pub use job::{
-    ApiKey, BatchLimits, Job, Keys, NullInputs, Params, Provider, RetryPolicy, SourceSpec, StepSpec,
-    TargetSpec, WindowLimits,
+    ApiKey, BatchLimits, Job, Keys, NullInputs, OnNewColumns, Params, Provider, RetryPolicy, SourceSpec,
+    StepSpec, TargetSpec, WindowLimits,
 };
 pub use raw::{FaultSpec, LimitSpec, LimitWindow, SimulatorSpec};
 pub use units::{ByteSize, Span};

@@ -80,6 +80,10 @@ pub(super) struct RawTarget {
     /// that is itself the target of a job needs another one here. Default: `_enrich`.
     #[schemars(length(min = 1))]
     pub(super) metadata_column: Option<String>,
+    /// What happens to columns of the source that an existing target does not have: `stop` refuses the
+    /// run, `ignore` reads them and does not write them, `add` adds them to the table. Default: `stop`.
+    #[serde(default)]
+    pub(super) on_new_columns: super::job::OnNewColumns,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]

@@ -106,6 +106,7 @@ impl Enricher {
             .prompts
             .into_iter()
             .map(|(spec, prompt)| Step {
+                template: spec.template_fingerprint().to_string().into(),
                 output: spec.output.into(),
                 prompt,
                 params: Arc::new(spec.params),
@@ -460,7 +461,10 @@ impl Enricher {
         self.halt(Stop::Provider { provider, failure });
     }
 
-    fn settle(&mut self, cell: Cell, settled: Settled, origin: event::Origin) {
+    fn settle(&mut self, cell: Cell, mut settled: Settled, origin: event::Origin) {
+        if settled.fingerprint.is_some() {
+            settled.template = Some(Arc::clone(&self.steps[cell.step.index()].template));
+        }
         let (ending, failure) = match &settled.outcome {
             Outcome::Answer(_) => (Some(Ending::Answer), None),
             Outcome::Skipped => (Some(Ending::Skipped), None),

@@ -125,6 +125,7 @@ impl EngineError {
                     | TargetError::NoTable { .. }
                     | TargetError::AppendOnly { .. }
                     | TargetError::NoKeys { .. }
+                    | TargetError::Shared { .. }
             ) | EngineError::Failed(
                 FailedError::NoMetadata { .. }
                     | FailedError::UnknownColumn { .. }

@@ -21,6 +21,8 @@ pub(super) struct Lane {
 #[derive(Debug)]
 pub(super) struct Step {
     pub(super) output: Arc<str>,
+    /// Fingerprint of templates and parameters, as text.
+    pub(super) template: Arc<str>,
     pub(super) prompt: Prompt,
     pub(super) params: Arc<Params>,
     pub(super) deadline: Duration,

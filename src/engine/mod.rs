@@ -29,7 +29,7 @@ pub use feed::Loaded;
 pub use prepare::{Prepared, check_templates, prepare};
 pub use probation::Strictness;
 pub use retry::retry;
-pub use run::{End, RunOptions, StopRequest, run};
+pub use run::{Begin, End, RunOptions, StopRequest, run};
 pub use start::Journals;
 pub use status::{OpenBatch, SourceStatus, Status, TargetStatus, status};
 pub use stop::Stop;

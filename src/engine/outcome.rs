@@ -80,6 +80,7 @@ impl Origin<'_> {
             cost: facts.cost,
             latency_ms: self.latency.map(|latency| u64::try_from(latency.as_millis()).unwrap_or(u64::MAX)),
             fingerprint: Some(self.fingerprint),
+            template: None,
         }
     }
 }

@@ -1,10 +1,12 @@
 //! The checkpoint of a run: made, read, rebuilt, or refused.
 
+use std::collections::BTreeMap;
+
 use super::error::EngineError;
 use crate::checkpoint::{
     Checkpoint, CheckpointFile, CommittedUpTo, PlannedBatch, Position, Recovery, recover,
 };
-use crate::config::Job;
+use crate::config::{Job, StepSpec};
 use crate::event::{Event, Voice};
 use crate::ident::{BatchId, Lineage};
 use crate::sink::{Progress, Sink};
@@ -22,13 +24,18 @@ pub(super) struct Recoverer<'a> {
 impl Recoverer<'_> {
     /// The checkpoint, made, read or rebuilt, and those of its batches that the target lacks.
     pub(super) async fn run(&self) -> Result<(Checkpoint, Vec<PlannedBatch>), EngineError> {
-        let mut checkpoint = match self.file.load()? {
+        let mut checkpoint: Checkpoint = match self.file.load()? {
             Some(checkpoint) => {
                 self.belongs(&checkpoint)?;
                 checkpoint
             }
             None => self.rebuild().await?,
         };
+        if checkpoint.clears_target {
+            // The target was to be emptied, and nobody knows whether that came to pass.
+            self.clear(&mut checkpoint).await?;
+        }
+        self.compare_steps(&mut checkpoint)?;
         let mut rebuilt = false;
         loop {
             match recover(&checkpoint, self.committed(&checkpoint).await?) {
@@ -52,6 +59,66 @@ impl Recoverer<'_> {
                 }
             }
         }
+    }
+
+    /// Begins a new lineage into an emptied target. The intent is durable first: a run that finds it ends
+    /// what was begun.
+    pub(super) async fn restart(&self) -> Result<(), EngineError> {
+        let newest = match self.sink.progress().await? {
+            Progress::None => None,
+            Progress::Commit { batch, .. } | Progress::Txn { batch } => Some(batch),
+        };
+        let mut checkpoint = Checkpoint {
+            app_id: self.job.app_id.clone(),
+            lineage: Lineage::random(),
+            source: self.source.id().clone(),
+            target_id: self.sink.table_id()?,
+            next_batch: newest.map_or(BatchId::FIRST, BatchId::next),
+            position: Position::Start,
+            planned: Vec::new(),
+            adopted: newest,
+            steps: self.steps(),
+            clears_target: true,
+        };
+        self.sink.may_clear().await?;
+        self.file.save(&checkpoint)?;
+        self.clear(&mut checkpoint).await
+    }
+
+    async fn clear(&self, checkpoint: &mut Checkpoint) -> Result<(), EngineError> {
+        self.sink.clear().await?;
+        checkpoint.clears_target = false;
+        Ok(self.file.save(checkpoint)?)
+    }
+
+    /// Tells when the steps ask something else than they did before.
+    fn compare_steps(&self, checkpoint: &mut Checkpoint) -> Result<(), EngineError> {
+        let steps = self.steps();
+        if checkpoint.steps == steps {
+            return Ok(());
+        }
+        for (output, asked) in &steps {
+            if checkpoint.steps.get(output).is_some_and(|before| before != asked) {
+                let text = format!(
+                    "step {output} asks otherwise than before: rows from now on differ from those in the target, and \
+                     {}.{output} says of each row what it had (template, model); enrich run --restart asks about all \
+                     of them again",
+                    self.job.target.metadata_column
+                );
+                self.voice.say(&Event::Notice(&text));
+            }
+        }
+        checkpoint.steps = steps;
+        Ok(self.file.save(checkpoint)?)
+    }
+
+    /// What the steps ask and whom, by output.
+    fn steps(&self) -> BTreeMap<String, String> {
+        let step = |step: &StepSpec| {
+            let model = &self.job.providers[step.provider].model;
+            (step.output.clone(), format!("{} {model}", step.template_fingerprint()))
+        };
+        self.job.steps.iter().map(step).collect()
     }
 
     /// What a run would begin with, in words; nothing is changed.
@@ -129,6 +196,8 @@ impl Recoverer<'_> {
                 position,
                 planned: Vec::new(),
                 adopted,
+                steps: BTreeMap::new(),
+                clears_target: false,
             })
         };
         let checkpoint = match self.sink.progress().await? {

@@ -3,6 +3,7 @@
 //! It has a checkpoint, a journal, a lineage and a lock of its own, so that a run may go on beside it. Like a
 //! run it plans durably before it asks, and commits each batch once.
 
+use std::collections::BTreeMap;
 use std::collections::{BTreeSet, VecDeque};
 
 use tokio::sync::watch;
@@ -193,6 +194,8 @@ async fn recovered(
         position: Retrying::default(),
         planned: Vec::new(),
         adopted: newest,
+        steps: BTreeMap::new(),
+        clears_target: false,
     };
     Ok((checkpoint, Vec::new()))
 }

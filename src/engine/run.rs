@@ -36,6 +36,18 @@ pub struct RunOptions {
     pub max_rows: Option<u64>,
     /// Time after which nothing new is asked.
     pub max_duration: Option<Duration>,
+    /// Where it begins.
+    pub begin: Begin,
+}
+
+/// Where a run begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Begin {
+    /// Where the last one ended.
+    #[default]
+    GoOn,
+    /// At the start of the source, into an emptied target.
+    Restart,
 }
 
 /// What the caller wants of a run.
@@ -122,7 +134,7 @@ pub async fn run(
     store::probe(job.checkpoint.path())?;
     store::probe(&job.journal)?;
     let Started { enricher, reading, sink, lineage, lock } =
-        start(job, prepared, source, run, options.max_rows, &voice).await?;
+        start(job, prepared, source, run, options, &voice).await?;
     voice.say(&Event::Started { run });
     let folder = job.target.location.join("_checkpoints").join(&job.app_id);
     let begun = LastRun::begun(run, started);

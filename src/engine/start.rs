@@ -8,6 +8,7 @@ use super::prepare::Prepared;
 use super::probation::Strictness;
 use super::reading::Reading;
 use super::recover::Recoverer;
+use super::run::{Begin, RunOptions};
 use crate::checkpoint::{Checkpoint, CheckpointFile, Lock, PlannedBatch};
 use crate::config::Job;
 use crate::event::{Event, Voice};
@@ -43,15 +44,19 @@ pub(super) async fn start(
     prepared: Prepared,
     source: Source,
     run: RunId,
-    max_rows: Option<u64>,
+    options: RunOptions,
     voice: &Voice,
 ) -> Result<Started, EngineError> {
     let folder = job.target.location.join("_checkpoints").join(&job.app_id);
     let lock = Lock::take(folder.path(), run)?;
     let sink = Sink::open(job, &prepared.columns, source.id(), run).await?;
     let file = CheckpointFile::in_folder(job.checkpoint.path());
-    let (checkpoint, outstanding) =
-        Recoverer { job, source: &source, sink: &sink, file: &file, voice }.run().await?;
+    let recoverer = Recoverer { job, source: &source, sink: &sink, file: &file, voice };
+    if options.begin == Begin::Restart {
+        recoverer.restart().await?;
+    }
+    let (checkpoint, outstanding) = recoverer.run().await?;
+    let max_rows = options.max_rows;
 
     let window = Window {
         max_rows: job.window.max_rows,

@@ -141,6 +141,7 @@ pub(super) fn history<'a>(
         Arc::new(costs.collect::<Int64Array>()),
         number(&|settled| settled.latency_ms),
         Arc::new(fingerprints.collect::<StringArray>()),
+        text(|settled| settled.template.as_deref()),
     ];
     debug_assert!(columns.iter().all(|column| *column.data_type() != DataType::Null));
     StructArray::try_new(step_fields(), columns, None)

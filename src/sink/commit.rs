@@ -3,13 +3,15 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::array::AsArray;
+use arrow::datatypes::{Int64Type, Schema, SchemaRef};
 use serde_json::{Map, Value, json};
 
 use super::columns::Layout;
+use super::failed::{name, text};
 use super::rebuild::Progress;
 use super::settled::FilledBatch;
-use super::target::{self, ERROR_COUNT, TargetError};
+use super::target::{self, APP_ID, ERROR_COUNT, TargetError};
 use crate::checkpoint::{CommittedUpTo, Position, SourceId};
 use crate::config::Job;
 use crate::faultpoint::{self, Side};
@@ -57,7 +59,9 @@ impl Sink {
     ) -> Result<Sink, TargetError> {
         let path = job.target.location.path();
         let metadata = &job.target.metadata_column;
-        let table = match target::open(path, wanted).await? {
+        let mut own: Vec<&str> = job.steps.iter().map(|step| step.output.as_str()).collect();
+        own.push(metadata);
+        let table = match target::open(path, wanted, &own, job.target.on_new_columns).await? {
             Some(table) => table,
             None => target::create(path, wanted, metadata).await?,
         };
@@ -80,6 +84,45 @@ impl Sink {
     /// When something else is there.
     pub fn can_create(path: &Path) -> Result<(), TargetError> {
         target::is_free(path)
+    }
+
+    /// Whether every row of the target may be removed.
+    ///
+    /// # Errors
+    /// When the table is append-only, holds rows of other jobs, or cannot be read.
+    pub async fn may_clear(&self) -> Result<(), TargetError> {
+        let table = Table::open(&self.path).await?;
+        if table.is_append_only()? {
+            return Err(TargetError::AppendOnly { path: self.path.clone() });
+        }
+        let sql = format!(
+            "SELECT COUNT(*) FROM target WHERE {0} IS NULL OR {0}['{APP_ID}'] <> {1}",
+            name(&self.metadata),
+            text(&self.app_id)
+        );
+        let mut foreign = 0;
+        let counted = table.query(&sql, |batch| {
+            foreign += batch.column(0).as_primitive::<Int64Type>().values().iter().sum::<i64>();
+            Ok::<(), TableError>(())
+        });
+        counted.await?;
+        match foreign {
+            0 => Ok(()),
+            rows => Err(TargetError::Shared { path: self.path.clone(), rows: rows.cast_unsigned() }),
+        }
+    }
+
+    /// Removes every row of the target; the table and its transactions stay.
+    ///
+    /// # Errors
+    /// As [`Sink::may_clear`], and when the table cannot be written.
+    pub async fn clear(&self) -> Result<(), TargetError> {
+        self.may_clear().await?;
+        let info = json!({ "app_id": self.app_id, "run_id": self.run });
+        let mut table = Table::open(&self.path).await?;
+        self.pass("delta-commit", Side::Before)?;
+        table.clear(Map::from_iter([("enrich_restart".to_owned(), info)])).await?;
+        Ok(self.pass("delta-commit", Side::After)?)
     }
 
     /// Id of the target table.

@@ -41,6 +41,8 @@ pub struct Settled {
     pub latency_ms: Option<u64>,
     /// Fingerprint of the request.
     pub fingerprint: Option<Fingerprint>,
+    /// Fingerprint of the step's templates and parameters, as text.
+    pub template: Option<Arc<str>>,
 }
 
 impl Settled {
@@ -57,6 +59,7 @@ impl Settled {
             cost: None,
             latency_ms: None,
             fingerprint: None,
+            template: None,
         }
     }
 }

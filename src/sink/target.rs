@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 
-use crate::config::Job;
+use crate::config::{Job, OnNewColumns};
 use crate::table::{Table, TableError, delta_schema, is_delta_table};
 
 /// Fields of the metadata column before those of the steps.
@@ -54,6 +54,14 @@ pub enum TargetError {
     AppendOnly {
         /// The table.
         path: PathBuf,
+    },
+    /// The table holds rows of other jobs.
+    #[error("the target {} holds {rows} rows of other jobs, so it is not emptied", path.display())]
+    Shared {
+        /// The table.
+        path: PathBuf,
+        /// Those rows.
+        rows: u64,
     },
     /// Its rows cannot be told from each other.
     #[error("the target {} has no column {metadata:?}: nothing says which source row a row is, so failed rows cannot be asked again", path.display())]
@@ -138,11 +146,18 @@ pub(super) fn step_fields() -> Fields {
         field("cost_micro_usd", DataType::Int64),
         field("latency_ms", DataType::Int64),
         field("fingerprint", DataType::Utf8),
+        field("template", DataType::Utf8),
     ])
 }
 
-/// Opens the target and holds it against the columns that the job needs; none if it is not there yet.
-pub(super) async fn open(path: &Path, wanted: &Schema) -> Result<Option<Table>, TargetError> {
+/// Opens the target and holds it against the columns that the job needs; none if it is not there yet. What
+/// becomes of columns that it lacks is for `on_new` to say; those of `own` are the job's, and must be there.
+pub(super) async fn open(
+    path: &Path,
+    wanted: &Schema,
+    own: &[&str],
+    on_new: OnNewColumns,
+) -> Result<Option<Table>, TargetError> {
     if !is_delta_table(path) {
         return is_free(path).map(|()| None);
     }
@@ -150,7 +165,23 @@ pub(super) async fn open(path: &Path, wanted: &Schema) -> Result<Option<Table>, 
     if table.properties()?.contains_key(RETENTION) {
         return Err(TargetError::Retention { path: path.to_owned() });
     }
-    fits(table.schema()?.as_ref(), wanted)
+    let mut table = table;
+    let schema = table.schema()?;
+    let is_new = |field: &&Arc<Field>| {
+        schema.field_with_name(field.name()).is_err() && !own.contains(&field.name().as_str())
+    };
+    let new: Vec<Arc<Field>> = wanted.fields().iter().filter(is_new).cloned().collect();
+    let mut wanted = wanted.clone();
+    match on_new {
+        OnNewColumns::Stop => {}
+        OnNewColumns::Add if !new.is_empty() => table = table.add_columns(&Schema::new(new)).await?,
+        OnNewColumns::Add => {}
+        OnNewColumns::Ignore => {
+            let kept = wanted.fields().iter().filter(|field| !is_new(field)).cloned();
+            wanted = Schema::new(kept.collect::<Vec<_>>());
+        }
+    }
+    fits(table.schema()?.as_ref(), &wanted)
         .map_err(|what| TargetError::Schema { path: path.to_owned(), what })?;
     Ok(Some(table))
 }
@@ -190,7 +221,11 @@ fn fits(table: &Schema, wanted: &Schema) -> Result<(), String> {
     for field in wanted.fields() {
         let name = field.name();
         match table.field_with_name(name) {
-            Err(_) => return Err(format!("it has no column {name:?}")),
+            Err(_) => {
+                return Err(format!(
+                    "it has no column {name:?} (for a new column of the source, see target.on_new_columns)"
+                ));
+            }
             Ok(found) if !same_type(found.data_type(), field.data_type()) => {
                 return Err(format!(
                     "its column {name:?} has the type {}, and {} is to be written",

@@ -10,7 +10,8 @@ use arrow::array::{ArrayRef, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
-use deltalake::kernel::{Action, AddCDCFile};
+use deltalake::kernel::engine::arrow_conversion::TryIntoKernel;
+use deltalake::kernel::{Action, AddCDCFile, StructType};
 use deltalake::protocol::DeltaOperation;
 use deltalake::writer::RecordBatchWriter;
 use serde_json::{Map, Value};
@@ -108,6 +109,37 @@ impl Table {
             RecordBatchWriter::try_new(folder, Arc::clone(&schema), partitions, None).map_err(&error)?;
         let writer = writer.with_writer_properties(writer_properties());
         Ok(Some(ChangeStaging { staging: Staging { writer, path: self.path().to_owned() }, schema }))
+    }
+
+    /// Removes every file of the newest version in one commit.
+    ///
+    /// # Errors
+    /// When the commit fails, or seems to.
+    pub async fn clear(&mut self, info: Map<String, Value>) -> Result<(), TableError> {
+        let files = self.state("commit to")?.log_data();
+        let removed: Vec<Action> =
+            files.iter().map(|file| Action::Remove(file.remove_action(true))).collect();
+        if !removed.is_empty() {
+            self.commit(removed, DeltaOperation::Delete { predicate: None }, &[], info).await?;
+        }
+        Ok(())
+    }
+
+    /// Adds columns, which are null in the rows that are there.
+    ///
+    /// # Errors
+    /// When the commit fails.
+    pub async fn add_columns(self, columns: &Schema) -> Result<Table, TableError> {
+        let action = "add columns to";
+        let path = self.path().to_owned();
+        let kernel: StructType = columns.try_into_kernel().map_err(|source| TableError {
+            action,
+            path: path.clone(),
+            source: Box::new(source),
+        })?;
+        let fields: Vec<_> = kernel.fields().cloned().collect();
+        let inner = self.inner.add_columns().with_fields(fields).await.map_err(error_of(action, &path))?;
+        Ok(Table::wrap(inner, &path))
     }
 
     /// Commits staged files in the place of others, together with `txn` actions, and brings the table to

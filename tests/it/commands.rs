@@ -82,19 +82,18 @@ async fn the_status_says_who_runs_the_job_and_stands_in_nobodys_way() {
     running.wait().unwrap();
     assert_eq!(status(&world).await["running"], Value::Null);
     // Somebody looks all the time while a run begins.
-    let looking = tokio::spawn({
-        let folder = world.path("target/_checkpoints/test");
-        async move {
-            loop {
-                let _ = enrich::checkpoint::Lock::holder(&folder);
-                tokio::task::yield_now().await;
-            }
+    let mut looking = tokio::task::JoinSet::new();
+    let folder = world.path("target/_checkpoints/test");
+    looking.spawn(async move {
+        loop {
+            let _ = enrich::checkpoint::Lock::holder(&folder);
+            tokio::task::yield_now().await;
         }
     });
     for _ in 0..5 {
         world.run(&["--max-rows", "1"]).await.assert_status(0);
     }
-    looking.abort();
+    looking.abort_all();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,157 @@
+//! Jobs that change: other prompts, starting over, columns that the target does not have.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{AsArray, Int64Array, StringArray};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Field, Schema};
+use arrow::record_batch::RecordBatch;
+use deltalake::{DeltaTableBuilder, ensure_table_uri};
+use enrich::simulator::answer_to;
+use enrich::table::{Table, TableError};
+
+use crate::support::{World, append_delta, prompt_of, rows, text_of};
+
+/// What a query says of the target, as texts.
+async fn query(world: &World, sql: &str) -> Vec<Vec<Option<String>>> {
+    let table = Table::open(&world.path("target")).await.unwrap();
+    let mut found = Vec::new();
+    table
+        .query(sql, |batch| {
+            let columns: Vec<_> =
+                batch.columns().iter().map(|column| cast(column, &DataType::Utf8).unwrap()).collect();
+            for at in 0..batch.num_rows() {
+                let text = |column: &arrow::array::ArrayRef| {
+                    let column = column.as_string::<i32>();
+                    arrow::array::Array::is_valid(column, at).then(|| column.value(at).to_owned())
+                };
+                found.push(columns.iter().map(text).collect());
+            }
+            Ok::<(), TableError>(())
+        })
+        .await
+        .unwrap();
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prompt_that_changes_in_the_middle_is_told_and_can_be_told_apart() {
+    let world = World::with_rows(20, 1).await;
+    world.run(&["--max-rows", "10"]).await.assert_status(0);
+    let other = world.usual_job("").replace("Say something about:", "Say it otherwise:");
+    world.write_text(&other);
+    world.run(&[]).await.assert_status(0).assert_says("step answer asks otherwise than before");
+    let again = world.run(&[]).await;
+    assert!(!again.assert_status(0).stderr.contains("otherwise"), "it is told once: {}", again.stderr);
+    let sql = "SELECT _enrich['answer']['template'], MIN(id), MAX(id) FROM target GROUP BY 1 ORDER BY 2";
+    let templates = query(&world, sql).await;
+    assert_eq!(templates.len(), 2);
+    assert_ne!(templates[0][0], templates[1][0]);
+    assert_eq!(templates[0][1..], [Some("0".to_owned()), Some("9".to_owned())]);
+    let target = world.target().await;
+    assert_eq!(target[3].answer, Some(answer_to(&prompt_of(3))));
+    assert_eq!(target[15].answer, Some(answer_to(&format!("Say it otherwise:\n{}", text_of(15)))));
+    // Another model is another step, too.
+    world.write_text(&other.replace("\"simulated\"", "\"another\""));
+    world.run(&[]).await.assert_status(0).assert_says("step answer asks otherwise than before");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_asks_first_and_begins_anew_in_the_same_table() {
+    let world = World::with_rows(20, 2).await;
+    world.run(&[]).await.assert_status(0);
+    let (id, version) = {
+        let table = Table::open(&world.path("target")).await.unwrap();
+        (table.id().unwrap(), table.version())
+    };
+    world.run(&["--restart"]).await.assert_status(2).assert_says("nobody can be asked").assert_says("--yes");
+    assert_eq!(world.target_version().await, version);
+    world.run(&["--yes"]).await.assert_status(2);
+    world.run(&["--restart", "--yes"]).await.assert_status(0).assert_says("20 answers");
+    world.assert_target(0..20).await;
+    assert_eq!(Table::open(&world.path("target")).await.unwrap().id().unwrap(), id);
+    for row in 0..20 {
+        assert_eq!(world.simulator.counts().answers_to(&prompt_of(row)), 2);
+    }
+    append_delta(&world.path("source"), &rows(20..25)).await;
+    world.run(&[]).await.assert_status(0).assert_says("5 answers");
+    world.assert_target(0..25).await;
+    // The rows of another job are not this one's to remove.
+    let other = world.usual_job("").replace("app_id = \"test\"", "app_id = \"other\"");
+    world.write_text(&other);
+    world.run(&["--max-rows", "3"]).await.assert_status(0);
+    let version = world.target_version().await;
+    world.run(&["--restart", "--yes"]).await.assert_status(2).assert_says("25 rows of other jobs");
+    assert_eq!(world.target_version().await, version);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_that_is_killed_leaves_every_row_once() {
+    for fault in [
+        "checkpoint.before=kill@1",
+        "checkpoint.after=kill@1",
+        "delta-commit.before=kill@1",
+        "delta-commit.after=kill@1",
+        "checkpoint.before=kill@2",
+        "journal-append.after=kill@3",
+    ] {
+        let world = World::with_rows(20, 1).await;
+        world.run(&[]).await.assert_status(0);
+        let killed = world.run_with(&["--restart", "--yes"], &[("ENRICH_FAULT", fault)]).await;
+        assert_eq!(killed.status, None, "{fault}: {}", killed.stderr);
+        world.run(&[]).await.assert_status(0);
+        world.assert_target(0..20).await;
+        let again = world.run(&[]).await;
+        again.assert_status(0).assert_says("nothing to do");
+    }
+}
+
+/// Adds a column to the source, and rows that have it.
+async fn widen_source(world: &World) {
+    let url = ensure_table_uri(world.path("source").to_string_lossy()).unwrap();
+    let table = DeltaTableBuilder::from_url(url).unwrap().load().await.unwrap();
+    let field = deltalake::kernel::StructField::nullable("stars", deltalake::kernel::DataType::LONG);
+    table.add_columns().with_fields([field]).await.unwrap();
+    let schema = Arc::new(Schema::new(vec![
+        Field::new("id", DataType::Int64, true),
+        Field::new("text", DataType::Utf8, true),
+        Field::new("stars", DataType::Int64, true),
+    ]));
+    let texts: StringArray = (10..14).map(|id| Some(text_of(id))).collect();
+    let columns = vec![
+        Arc::new(Int64Array::from_iter_values(10..14)) as _,
+        Arc::new(texts) as _,
+        Arc::new(Int64Array::from(vec![1, 2, 3, 4])) as _,
+    ];
+    append_delta(&world.path("source"), &RecordBatch::try_new(schema, columns).unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_column_stops_the_run_is_ignored_or_is_added() {
+    for (on_new, stars) in [("ignore", None), ("add", Some(4))] {
+        let world = World::with_rows(10, 1).await;
+        world.run(&[]).await.assert_status(0);
+        widen_source(&world).await;
+        let calls = world.simulator.counts().requests;
+        world
+            .run(&[])
+            .await
+            .assert_status(2)
+            .assert_says("it has no column \"stars\"")
+            .assert_says("target.on_new_columns");
+        assert_eq!(world.simulator.counts().requests, calls);
+        world.run(&["--set", &format!("target.on_new_columns={on_new}")]).await.assert_status(0);
+        world.assert_target(0..14).await;
+        let table = Table::open(&world.path("target")).await.unwrap();
+        assert_eq!(table.schema().unwrap().field_with_name("stars").is_ok(), stars.is_some());
+        if stars.is_some() {
+            let found: BTreeMap<String, Option<String>> = query(&world, "SELECT id, stars FROM target")
+                .await
+                .into_iter()
+                .map(|mut row| (row.remove(0).unwrap(), row.remove(0)))
+                .collect();
+            assert_eq!((&found["3"], &found["13"]), (&None, &Some("4".to_owned())));
+        }
+    }
+}
