@@ -26,7 +26,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 /// The parts of the project that the quickstart needs, somewhere else.
-fn clone() -> (tempfile::TempDir, PathBuf) {
+pub fn clone() -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let project = Path::new(env!("CARGO_MANIFEST_DIR"));
     copy(&project.join("config"), &folder.path().join("config"));

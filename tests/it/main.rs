@@ -14,6 +14,7 @@ mod examples;
 mod input;
 mod jobs;
 mod plans;
+mod readme;
 mod recovery;
 mod reference;
 mod reports;
