@@ -98,6 +98,12 @@ fn help_names_commands_options_and_exit_statuses() {
     for (name, arguments) in [
         ("help", vec!["--help"]),
         ("help_run", vec!["run", "--help"]),
+        ("help_errors", vec!["errors", "--help"]),
+        ("help_retry", vec!["retry", "--help"]),
+        ("help_status", vec!["status", "--help"]),
+        ("help_check", vec!["check", "--help"]),
+        ("help_init", vec!["init", "--help"]),
+        ("help_completions", vec!["completions", "--help"]),
         ("help_simulate", vec!["simulate", "--help"]),
     ] {
         let shown = run_in(&root, &arguments);
