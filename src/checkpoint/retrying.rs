@@ -32,4 +32,7 @@ pub struct Retrying {
     pub selection: Selection,
     /// The provider that is asked in place of the steps' own.
     pub provider: Option<String>,
+    /// Most rows that it is about.
+    #[serde(default)]
+    pub limit: Option<u64>,
 }

@@ -6,6 +6,7 @@ use anyhow::Context;
 use clap::Args;
 use toml::{Table, Value};
 
+use super::exit::misuse;
 use crate::config::{Job, Keys};
 use crate::store;
 
@@ -46,14 +47,15 @@ impl DirectArguments {
         let (Some(source), Some(target), Some(prompt), Some(model), Some(app_id)) =
             (&self.source, &self.target, &self.prompt, &self.model, &self.app_id)
         else {
-            anyhow::bail!("neither a job file nor a source is given");
+            misuse!("neither a job file nor a source is given");
         };
         let text = |text: &str| Value::String(text.to_owned());
         let section = |entries: &[(&str, Value)]| {
             Value::Table(entries.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect())
         };
         let mut provider = vec![("base_url", text(&self.base_url)), ("model", text(model))];
-        if std::env::var_os(KEY_VARIABLE).is_some() {
+        // Other endpoints may want no key; that this one does is known.
+        if self.base_url == BASE_URL || std::env::var_os(KEY_VARIABLE).is_some() {
             provider.push(("api_key_env", text(KEY_VARIABLE)));
         }
         let step = section(&[("output", text(&self.output_column)), ("prompt", text(prompt))]);

@@ -109,10 +109,10 @@ impl Facts<'_> {
         if self.is_failed_by_errors() {
             words.problem = Some((format!("{errors} errors, and --fail-on-errors is given"), None));
         }
-        if errors > 0 {
+        if let Some(again) = again {
+            words.lines.push(format!("answers of batches that are not full are kept; to go on: {again}"));
+        } else if errors > 0 {
             words.lines.push(format!("next: enrich errors {}", self.job.file.display()));
-        } else if let Some(again) = again {
-            words.lines.push(format!("to go on: {again}"));
         }
         words
     }

@@ -11,11 +11,12 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use clap::{Args, ValueEnum};
 use comfy_table::{ContentArrangement, Table, presets};
 
-use super::exit::Exit;
+use super::exit::{Exit, misuse};
 use super::job::JobArguments;
 use super::listing::{Format, Listing};
 use super::output;
 use super::select::SelectArguments;
+use crate::checkpoint::Selection;
 use crate::config::{Job, Keys};
 use crate::engine::EngineError;
 use crate::fault::Class;
@@ -25,6 +26,8 @@ use crate::sink::{FailedError, FailedGroup, FailedRows, LISTED};
 const TABLE_ROWS: u64 = 50;
 /// Terminals of fewer columns get a paragraph for each row.
 const NARROW: u16 = 70;
+/// Characters of a source column that it shows.
+const CELL_CHARS: usize = 60;
 /// Characters of a file's name that it shows; `part-00000-` and the first part of an id.
 const FILE_CHARS: usize = 20;
 /// Source columns that such a table shows, unless others are asked for.
@@ -89,7 +92,8 @@ pub(super) async fn errors(arguments: ErrorsArguments) -> anyhow::Result<Exit> {
             output::talk(format!("{shown} of {count} shown; --limit 0 shows all, --summary counts them"));
         }
     }
-    output::talk(format!("{} in {}", output::counted(count, "failed row"), job.target.location));
+    let such = if selection == Selection::default() { "failed row" } else { "such failed row" };
+    output::talk(format!("{} in {}", output::counted(count, such), job.target.location));
     Ok(Exit::Done)
 }
 
@@ -119,7 +123,7 @@ fn summarize(groups: &[FailedGroup], format: Shape) -> anyhow::Result<()> {
                 }
             }
         }
-        Shape::Csv | Shape::Parquet => anyhow::bail!("--summary is shown as a table or as json"),
+        Shape::Csv | Shape::Parquet => misuse!("--summary is shown as a table or as json"),
     }
     Ok(())
 }
@@ -159,11 +163,14 @@ fn short(error: &str) -> &str {
 
 /// The name of a file, as much of it as tells it from others.
 fn short_file(path: &str) -> String {
-    let name = path.rsplit('/').next().unwrap_or(path);
-    if name.chars().count() <= FILE_CHARS {
-        return name.to_owned();
+    shortened(path.rsplit('/').next().unwrap_or(path), FILE_CHARS)
+}
+
+fn shortened(text: &str, most: usize) -> String {
+    if text.chars().count() <= most {
+        return text.to_owned();
     }
-    let mut short: String = name.chars().take(FILE_CHARS - 1).collect();
+    let mut short: String = text.chars().take(most - 1).collect();
     short.push('…');
     short
 }
@@ -207,7 +214,7 @@ fn columns(arguments: &ErrorsArguments, rows: &FailedRows, first: usize) -> Vec<
 
 async fn table(arguments: &ErrorsArguments, rows: &FailedRows, job: &Job, count: u64) -> anyhow::Result<u64> {
     if arguments.output.is_some() {
-        anyhow::bail!("--output takes --format json, csv or parquet");
+        misuse!("--output takes --format json, csv or parquet");
     }
     let columns = columns(arguments, rows, TABLE_COLUMNS);
     let limit = arguments.limit.unwrap_or(TABLE_ROWS);
@@ -233,7 +240,7 @@ async fn table(arguments: &ErrorsArguments, rows: &FailedRows, job: &Job, count:
             if rows.has_metadata() {
                 cells.extend([short_file(&files.get(at)), numbers.get(at)]);
             }
-            cells.extend(own.iter().map(|texts| texts.get(at)));
+            cells.extend(own.iter().map(|texts| shortened(&texts.get(at), CELL_CHARS)));
             cells.extend(with_step.then(|| steps.get(at)));
             cells.push(short(&errors.get(at)).to_owned());
             let mut row = comfy_table::Row::from(cells);
@@ -288,7 +295,7 @@ async fn listing(arguments: &ErrorsArguments, rows: &FailedRows, format: Format)
             |name: &String| source.field_with_name(name).is_ok_and(|field| field.data_type().is_nested());
         match columns.iter().find(|name| is_nested(name)) {
             Some(nested) if arguments.columns.is_some() => {
-                anyhow::bail!("the column {nested:?} has parts, which csv cannot hold; use --format json")
+                misuse!("the column {nested:?} has parts, which csv cannot hold; use --format json")
             }
             Some(_) => columns.retain(|name| !is_nested(name)),
             None => {}

@@ -32,6 +32,17 @@ Exit status:
   6    another run holds the job (0 with --if-running skip)
   130  interrupted; everything that was answered is kept";
 
+/// Arguments that do not fit together or the place.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Misuse(pub(super) String);
+
+/// Ends a command whose arguments do not fit.
+macro_rules! misuse {
+    ($($text:tt)*) => { return Err(crate::cli::exit::Misuse(format!($($text)*)).into()) };
+}
+pub(super) use misuse;
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         ExitCode::from(exit as u8)

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 
-use super::exit::Exit;
+use super::exit::{Exit, misuse};
 use super::output;
 use crate::config::{Job, Keys};
 use crate::engine;
@@ -104,7 +104,7 @@ pub(super) async fn init(arguments: InitArguments) -> anyhow::Result<Exit> {
     let InitArguments { file, source, target, column, task, provider, model, app_id, output_column, force } =
         arguments;
     if file.exists() && !force {
-        anyhow::bail!("{} is there already; give another name, or --force", file.display());
+        misuse!("{} is there already; give another name, or --force", file.display());
     }
     let source = answer(source, "source", "Source (Delta table, Parquet file or folder)", None)?;
     let column = match column {
@@ -164,7 +164,7 @@ fn answer(given: Option<String>, flag: &str, what: &str, usual: Option<&str>) ->
         return Ok(given);
     }
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-        anyhow::bail!("--{flag} is missing, and there is no terminal to ask for it");
+        misuse!("--{flag} is missing, and there is no terminal to ask for it");
     }
     let hint = usual.map_or_else(String::new, |usual| format!(" [{usual}]"));
     loop {
@@ -172,7 +172,7 @@ fn answer(given: Option<String>, flag: &str, what: &str, usual: Option<&str>) ->
         write!(err, "{what}{hint}: ").and_then(|()| err.flush())?;
         let mut line = String::new();
         if io::stdin().lock().read_line(&mut line)? == 0 {
-            anyhow::bail!("nothing was written");
+            misuse!("nothing was written");
         }
         match (line.trim(), usual) {
             ("", Some(usual)) => return Ok(usual.to_owned()),

@@ -119,7 +119,7 @@ fn explain(error: &anyhow::Error, console: &Console) -> Exit {
         return explain_engine(error, console);
     }
     console.problem(error.to_string(), None);
-    if error.is::<ConfigError>() { Exit::Usage } else { Exit::Internal }
+    if error.is::<ConfigError>() || error.is::<exit::Misuse>() { Exit::Usage } else { Exit::Internal }
 }
 
 fn explain_engine(error: &EngineError, console: &Console) -> Exit {

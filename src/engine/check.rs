@@ -10,7 +10,9 @@ use super::error::EngineError;
 use super::prepare::prepare;
 use super::recover::Recoverer;
 use super::retry::FOLDER;
-use crate::checkpoint::{CheckpointError, CheckpointFile, Lock, Position, Retrying};
+use crate::checkpoint::{
+    Checkpoint, CheckpointError, CheckpointFile, Lock, PlannedBatch, Position, Retrying,
+};
 use crate::clock;
 use crate::config::{Job, Params};
 use crate::decode;
@@ -20,7 +22,7 @@ use crate::ident::{Fingerprint, RunId};
 use crate::journal::{self, JournalError};
 use crate::prompt::Question;
 use crate::sink::Sink;
-use crate::source::Source;
+use crate::source::{Lag, Source};
 use crate::store::{self, StoreError};
 use crate::table::is_delta_table;
 use crate::transport::Endpoint;
@@ -51,8 +53,13 @@ pub async fn check(job: &Job, live: bool, simulator: Option<&Url>) -> Vec<Findin
         Ok(source) => {
             let columns = source.schema().fields().len();
             note("source", Ok(format!("{}, {columns} columns", job.source.location)));
-            source
+            note("source files", files(job, source).await);
+            Source::open(&job.source).await
         }
+        Err(error) => Err(error),
+    };
+    let source = match source {
+        Ok(source) => source,
         Err(error) => {
             note("source", Err(error.into()));
             return findings;
@@ -93,9 +100,20 @@ pub async fn check(job: &Job, live: bool, simulator: Option<&Url>) -> Vec<Findin
             note("target", made.map(|()| format!("{} is made by the first run", job.target.location)));
         }
     }
+    let retry: Result<Option<Checkpoint<Retrying>>, _> =
+        CheckpointFile::in_folder(&job.checkpoint.path().join(FOLDER)).load();
+    match retry {
+        Ok(None) => {}
+        Ok(Some(retry)) => {
+            let rows: u64 = retry.planned.iter().map(PlannedBatch::rows).sum();
+            note("retry", Ok(format!("its checkpoint can be read; rows planned: {rows}")));
+        }
+        Err(error) => note("retry", Err(error.into())),
+    }
     for path in journals(job) {
+        let folder = path.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy();
+        let name = format!("{folder}/{}", path.file_name().unwrap_or_default().to_string_lossy());
         let records = journal::read_all(&path);
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         note(
             "journal",
             records.map(|records| format!("{name}, answers in it: {}", records.len())).map_err(Into::into),
@@ -117,6 +135,21 @@ pub async fn check(job: &Job, live: bool, simulator: Option<&Url>) -> Vec<Findin
         note(&about, asked);
     }
     findings
+}
+
+/// Whether the files that are to be read can be: those of open batches, and those that no batch holds.
+async fn files(job: &Job, mut source: Source) -> Result<String, EngineError> {
+    let found: Option<Checkpoint<Position>> =
+        CheckpointFile::in_folder(job.checkpoint.path()).load().ok().flatten();
+    for part in found.iter().flat_map(|checkpoint| &checkpoint.planned).flat_map(|batch| &batch.parts) {
+        source.holds(part)?;
+    }
+    let position = found.map(|checkpoint| checkpoint.position).unwrap_or_default();
+    let Lag { files, rows, .. } = source.lag(&position).await?;
+    Ok(match files {
+        0 => "nothing new".to_owned(),
+        _ => format!("new files: {files}, with {rows} rows"),
+    })
 }
 
 /// Asks a provider for next to nothing.

@@ -87,10 +87,10 @@ impl EngineError {
             ),
             EngineError::Mismatch { hint, .. } => Some(hint),
             EngineError::Checkpoint(CheckpointError::Damaged { .. }) => Some(
-                "move the file away and run again: the checkpoint is rebuilt from the target, and paid answers stay in the journal",
+                "enrich check JOB --repair puts it aside; the next run rebuilds it from the target, and paid answers stay in the journal",
             ),
             EngineError::Journal(JournalError::Damaged { .. }) => {
-                Some("move the file away and run again: what it holds is asked, and paid for, again")
+                Some("enrich check JOB --repair keeps the answers in it that are intact")
             }
             EngineError::Checkpoint(CheckpointError::Version { .. })
             | EngineError::Journal(JournalError::Version { .. }) => {
@@ -103,7 +103,19 @@ impl EngineError {
             | EngineError::Failed(FailedError::Table(_)) => {
                 Some("see to the disk or the permissions and run again: what is answered is kept")
             }
-            EngineError::Lock(_) => Some("wait for it to end; nothing was changed"),
+            EngineError::Lock(LockError::Held { .. }) => Some("wait for it to end; nothing was changed"),
+            EngineError::Lock(LockError::Store(_)) => {
+                Some("see to the disk or the permissions and run again: nothing was changed")
+            }
+            EngineError::Target(TargetError::NoTable { .. }) => {
+                Some("give the answers a place of their own: target.path names a Delta table, or nothing yet")
+            }
+            EngineError::Provider { .. } => {
+                Some("check key, model and base_url of the provider in the job file")
+            }
+            EngineError::Source(SourceError::File { .. }) => {
+                Some("bring the file back as it was; what is answered is kept")
+            }
             _ => None,
         }
     }
@@ -129,6 +141,7 @@ impl EngineError {
             ) | EngineError::Failed(
                 FailedError::NoMetadata { .. }
                     | FailedError::UnknownColumn { .. }
+                    | FailedError::UnknownStep { .. }
                     | FailedError::Condition { .. }
             ) | EngineError::Prompt(_)
                 | EngineError::Refused { .. }

@@ -35,7 +35,20 @@ impl Recoverer<'_> {
             // The target was to be emptied, and nobody knows whether that came to pass.
             self.clear(&mut checkpoint).await?;
         }
-        self.compare_steps(&mut checkpoint)?;
+        let begins_anew = checkpoint.position == Position::Start && checkpoint.adopted.is_some();
+        if begins_anew
+            && self.sink.committed(checkpoint.lineage).await?.lineage.is_none()
+            && self.sink.own_rows().await? > 0
+        {
+            return Err(EngineError::Mismatch {
+                what: format!(
+                    "the job starts over, and the target {} holds rows of it: it was restored to an earlier version",
+                    self.job.target.location
+                ),
+                hint: "enrich run --restart empties it again; to keep its rows, move the checkpoint away: it is rebuilt",
+            });
+        }
+        self.compare_steps(&mut checkpoint);
         let mut rebuilt = false;
         loop {
             match recover(&checkpoint, self.committed(&checkpoint).await?) {
@@ -66,7 +79,9 @@ impl Recoverer<'_> {
     pub(super) async fn restart(&self) -> Result<(), EngineError> {
         let newest = match self.sink.progress().await? {
             Progress::None => None,
-            Progress::Commit { batch, .. } | Progress::Txn { batch } => Some(batch),
+            Progress::Commit { batch, .. } | Progress::Restarted { batch } | Progress::Txn { batch } => {
+                Some(batch)
+            }
         };
         let mut checkpoint = Checkpoint {
             app_id: self.job.app_id.clone(),
@@ -91,11 +106,13 @@ impl Recoverer<'_> {
         Ok(self.file.save(checkpoint)?)
     }
 
-    /// Tells when the steps ask something else than they did before.
-    fn compare_steps(&self, checkpoint: &mut Checkpoint) -> Result<(), EngineError> {
+    /// Tells when the steps ask something else than they did before, if there is anything to ask. The
+    /// checkpoint is saved with the next plan.
+    fn compare_steps(&self, checkpoint: &mut Checkpoint) {
         let steps = self.steps();
-        if checkpoint.steps == steps {
-            return Ok(());
+        let is_idle = checkpoint.planned.is_empty() && self.source.is_after_all(&checkpoint.position);
+        if checkpoint.steps == steps || is_idle {
+            return;
         }
         for (output, asked) in &steps {
             if checkpoint.steps.get(output).is_some_and(|before| before != asked) {
@@ -109,7 +126,6 @@ impl Recoverer<'_> {
             }
         }
         checkpoint.steps = steps;
-        Ok(self.file.save(checkpoint)?)
     }
 
     /// What the steps ask and whom, by output.
@@ -130,11 +146,16 @@ impl Recoverer<'_> {
             });
         };
         self.belongs(&checkpoint)?;
+        if checkpoint.clears_target {
+            self.sink.may_clear().await?;
+            return Ok("a restart was cut short; the run empties the target and starts over".to_owned());
+        }
         match recover(&checkpoint, self.committed(&checkpoint).await?) {
             Ok(Recovery::Continue(open)) => {
                 let rows: u64 = open.iter().map(PlannedBatch::rows).sum();
                 Ok(match open.len() {
                     0 => "fits the target; no batch is open".to_owned(),
+                    1 => format!("fits the target; a batch of {rows} rows is open"),
                     batches => format!("fits the target; {batches} batches with {rows} rows are open"),
                 })
             }
@@ -201,7 +222,18 @@ impl Recoverer<'_> {
             })
         };
         let checkpoint = match self.sink.progress().await? {
-            Progress::None => fresh(BatchId::FIRST, Position::Start, None)?,
+            Progress::None => {
+                let rows = self.sink.rows()?;
+                if rows > 0 {
+                    let text = format!(
+                        "the target {} holds {rows} rows, none of them of the app_id {:?}: every row of the source is \
+                         asked about",
+                        self.job.target.location, self.job.app_id
+                    );
+                    self.voice.say(&Event::Notice(&text));
+                }
+                fresh(BatchId::FIRST, Position::Start, None)?
+            }
             Progress::Commit { batch, source, position } => {
                 if !source.is_same(self.source.id()) {
                     return Err(EngineError::Mismatch {
@@ -218,6 +250,10 @@ impl Recoverer<'_> {
                 };
                 self.tell_rebuilt(batch);
                 fresh(batch.next(), position, Some(batch))?
+            }
+            Progress::Restarted { batch } => {
+                self.tell_rebuilt(batch);
+                fresh(batch.next(), Position::Start, Some(batch))?
             }
             Progress::Txn { batch } => {
                 let position = self.source.position_after(&self.sink.held_files().await?)?;

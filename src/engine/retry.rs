@@ -54,23 +54,8 @@ pub async fn retry(
         return Err(missing());
     }
     let _lock = Lock::take(own.path(), RunId::random())?;
-    loop {
-        let rows = FailedRows::open(job).await?.ok_or_else(missing)?;
-        let (running, left) = start(job, rows, wanted, options, simulator, &voice).await?;
-        let end = running.run(options, stop.clone()).await?;
-        // An earlier retry of other rows was cut short: it is brought to its end first.
-        if !matches!((left, &end), (Left::Other, End::Complete)) {
-            return Ok(end);
-        }
-    }
-}
-
-/// What a former retry left to do.
-enum Left {
-    /// Nothing, or the same as is wanted now.
-    Same,
-    /// Batches of another selection.
-    Other,
+    let rows = FailedRows::open(job).await?.ok_or_else(missing)?;
+    start(job, rows, wanted, options, simulator, &voice).await?.run(options, stop).await
 }
 
 async fn start(
@@ -80,7 +65,7 @@ async fn start(
     options: RunOptions,
     simulator: Option<&Url>,
     voice: &Voice,
-) -> Result<(Running<RetryFeed, Repair>, Left), EngineError> {
+) -> Result<Running<RetryFeed, Repair>, EngineError> {
     let columns = rows.source_columns();
     let file = CheckpointFile::in_folder(&job.checkpoint.path().join(FOLDER));
     store::probe(&job.checkpoint.path().join(FOLDER))?;
@@ -90,37 +75,30 @@ async fn start(
     // The run's id is part of what is written, and the checkpoint says which one goes on.
     let found = file.load::<Retrying>()?;
     let state = found.as_ref().map(|checkpoint| checkpoint.position.clone()).unwrap_or_default();
-    let is_open = found.as_ref().is_some_and(|checkpoint| !checkpoint.planned.is_empty());
-    let is_same = state.selection == wanted.selection && state.provider == wanted.provider;
-    let session = state.session.filter(|_| is_same || is_open).unwrap_or_else(RunId::random);
-    let (selection, provider) = if is_open {
-        (state.selection, state.provider)
-    } else {
-        (wanted.selection.clone(), wanted.provider.clone())
-    };
+    let mut retrying = Retrying { session: None, limit: options.max_rows, ..wanted.clone() };
+    // An earlier retry of the same rows that was cut short goes on. The plan of another one is dropped: its
+    // rows have still failed, and what was answered stays in the journals for whoever asks about them.
+    let goes_on = Retrying { session: None, ..state.clone() } == retrying;
+    let session = state.session.filter(|_| goes_on).unwrap_or_else(RunId::random);
+    retrying.session = Some(session);
+    let found = found.filter(|checkpoint| goes_on || checkpoint.planned.is_empty());
     let reader = FailedReader::new(rows.clone(), job);
     let repair = Repair::open(job, &rows, reader.places(), session)?;
     let (mut checkpoint, outstanding) = recovered(job, found, &repair).await?;
-    let retrying = Retrying { session: Some(session), selection, provider };
     checkpoint.position = retrying.clone();
     file.save(&checkpoint)?;
 
     let job = &with_provider(job, retrying.provider.as_deref())?;
     let prepared = prepare(job, &columns, simulator)?;
-    let left = if is_open && !is_same { Left::Other } else { Left::Same };
     let resumed: u64 = outstanding.iter().map(PlannedBatch::rows).sum();
-    let mut queue: VecDeque<Found> = match left {
-        Left::Other => VecDeque::new(),
-        Left::Same => {
-            let planned = Planned::of(&outstanding);
-            let found = reader.find(&retrying.selection, session).await?;
-            found.into_iter().filter(|found| !planned.has(found)).collect()
-        }
-    };
+    let planned = Planned::of(&outstanding);
+    let failed = reader.find(&retrying.selection, session).await?;
+    let mut queue: VecDeque<Found> = failed.into_iter().filter(|found| !planned.has(found)).collect();
     let room = options
         .max_rows
         .map_or(usize::MAX, |most| usize::try_from(most.saturating_sub(resumed)).unwrap_or(usize::MAX));
-    let is_limited = queue.len() > room;
+    // Answers to rows that are not selected now are kept for when they are.
+    let is_limited = queue.len() > room || retrying.selection != Selection::default();
     queue.truncate(room);
     let rows = resumed + queue.len() as u64;
     voice.say(&Event::Outstanding { rows, most_asked: None });
@@ -147,7 +125,7 @@ async fn start(
     );
     let max_rows = job.batch.max_rows as usize;
     let feed = RetryFeed { reader, queue, max_rows, is_limited, file, checkpoint, places: None };
-    Ok((Running::new(enricher, feed, repair, lineage, voice.clone()), left))
+    Ok(Running::new(enricher, feed, repair, lineage, voice.clone()))
 }
 
 /// The job with all its steps at one provider.
@@ -172,7 +150,9 @@ async fn recovered(
     repair: &Repair,
 ) -> Result<(Checkpoint<Retrying>, Vec<PlannedBatch>), EngineError> {
     let target_id = repair.table_id()?;
-    if let Some(mut checkpoint) = found.filter(|checkpoint| checkpoint.target_id == target_id) {
+    if let Some(mut checkpoint) =
+        found.filter(|found| found.target_id == target_id && found.app_id == retry_app_id(&job.app_id))
+    {
         let mut committed = repair.committed(checkpoint.lineage).await?;
         if committed.lineage.is_none() && committed.app == checkpoint.adopted {
             committed.lineage = checkpoint.adopted;
@@ -223,7 +203,7 @@ pub(super) struct RetryFeed {
     reader: FailedReader,
     queue: VecDeque<Found>,
     max_rows: usize,
-    /// Whether there are more rows than this retry is about.
+    /// Whether there may be failed rows that this retry is not about.
     is_limited: bool,
     file: CheckpointFile,
     checkpoint: Checkpoint<Retrying>,

@@ -22,10 +22,10 @@ use crate::fault::Failure;
 use crate::ident::{BatchId, Lineage, RunId};
 use crate::ledger::Duty;
 use crate::report::{Tally, Totals};
-use crate::sink::{Committed, FilledBatch};
+use crate::sink::{Committed, FilledBatch, Sink};
 use crate::source::Source;
 use crate::store;
-use crate::table::TableError;
+use crate::table::{TableError, is_delta_table};
 
 /// How long a run may go on.
 #[derive(Clone, Copy, Debug)]
@@ -131,6 +131,9 @@ pub async fn run(
     let voice = voice.and(Box::new(tally.clone()));
     let source = Source::open(&job.source).await?;
     let prepared = prepare(job, source.schema(), simulator)?;
+    if !is_delta_table(job.target.location.path()) {
+        Sink::can_create(job.target.location.path())?;
+    }
     store::probe(job.checkpoint.path())?;
     store::probe(&job.journal)?;
     let Started { enricher, reading, sink, lineage, lock } =

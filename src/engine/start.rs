@@ -53,6 +53,8 @@ pub(super) async fn start(
     let file = CheckpointFile::in_folder(job.checkpoint.path());
     let recoverer = Recoverer { job, source: &source, sink: &sink, file: &file, voice };
     if options.begin == Begin::Restart {
+        // A retry would put answers to the old questions into the new table.
+        let _retry = Lock::take(&folder.path().join(super::retry::FOLDER), run)?;
         recoverer.restart().await?;
     }
     let (checkpoint, outstanding) = recoverer.run().await?;

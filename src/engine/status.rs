@@ -8,7 +8,7 @@ use crate::checkpoint::{Checkpoint, CheckpointFile, LastRun, Lock, Position, Ret
 use crate::config::Job;
 use crate::ident::BatchId;
 use crate::journal::JournalFolder;
-use crate::sink::{FailedGroup, FailedRows};
+use crate::sink::{FailedGroup, FailedRows, Sink};
 use crate::source::{Lag, Source};
 use crate::table::{Table, is_delta_table};
 
@@ -112,6 +112,7 @@ fn open<P>(checkpoint: Option<&Checkpoint<P>>) -> Vec<OpenBatch> {
 async fn target(job: &Job) -> Result<Option<TargetStatus>, EngineError> {
     let path = job.target.location.path();
     if !is_delta_table(path) {
+        Sink::can_create(path)?;
         return Ok(None);
     }
     let table = Table::open(path).await?;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::JournalError;
 use super::format::{FRAME_LEN, HEADER_LEN, MAX_PAYLOAD, array, decode_header};
+use crate::store;
 
 /// What came of a damaged journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,19 +41,10 @@ pub fn salvage(path: &Path) -> Result<Salvaged, JournalError> {
             }
         }
     }
-    let damaged = path.with_extension("damaged");
-    if header.is_some() {
-        let fresh = path.with_extension("salvaged");
-        let write = || {
-            fs::write(&fresh, &intact)?;
-            fs::File::open(&fresh)?.sync_all()?;
-            fs::rename(path, &damaged)?;
-            fs::rename(&fresh, path)
-        };
-        write().map_err(io("salvage"))?;
-    } else {
-        fs::rename(path, &damaged).map_err(io("put aside"))?;
-    }
+    let damaged = path.with_extension(format!("damaged-{}", uuid::Uuid::now_v7()));
+    fs::copy(path, &damaged).map_err(io("keep a copy of"))?;
+    let salvaged = if header.is_some() { store::replace(path, &intact) } else { store::remove(path) };
+    salvaged.map_err(|error| io("salvage")(error.source))?;
     Ok(Salvaged { damaged, kept, lost_bytes: (bytes.len() - intact.len()) as u64 })
 }
 

@@ -20,6 +20,8 @@ use crate::table::{Table, TableError, Txn};
 
 /// Commits after which the table is opened anew: its handle grows by some 400 kB with every update.
 const REOPEN_AFTER: u32 = 10;
+/// Key of a restart in a commit's information.
+pub(super) const RESTART: &str = "enrich_restart";
 /// Tries of a commit that others got ahead of.
 const COMMIT_TRIES: u32 = 5;
 
@@ -86,6 +88,34 @@ impl Sink {
         target::is_free(path)
     }
 
+    /// Rows in the target, of whatever job, as far as its statistics say.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn rows(&self) -> Result<u64, TableError> {
+        Ok(self.table.files()?.iter().filter_map(|file| file.rows).sum())
+    }
+
+    /// Rows of this job in the newest version of the target.
+    ///
+    /// # Errors
+    /// When the table cannot be read.
+    pub async fn own_rows(&self) -> Result<u64, TableError> {
+        let table = Table::open(&self.path).await?;
+        self.count(&table, &format!("{}['{APP_ID}'] = {}", name(&self.metadata), text(&self.app_id))).await
+    }
+
+    async fn count(&self, table: &Table, condition: &str) -> Result<u64, TableError> {
+        let mut rows = 0;
+        let sql = format!("SELECT COUNT(*) FROM target WHERE {condition}");
+        let counted = table.query(&sql, |batch| {
+            rows += batch.column(0).as_primitive::<Int64Type>().values().iter().sum::<i64>().cast_unsigned();
+            Ok::<(), TableError>(())
+        });
+        counted.await?;
+        Ok(rows)
+    }
+
     /// Whether every row of the target may be removed.
     ///
     /// # Errors
@@ -95,20 +125,11 @@ impl Sink {
         if table.is_append_only()? {
             return Err(TargetError::AppendOnly { path: self.path.clone() });
         }
-        let sql = format!(
-            "SELECT COUNT(*) FROM target WHERE {0} IS NULL OR {0}['{APP_ID}'] <> {1}",
-            name(&self.metadata),
-            text(&self.app_id)
-        );
-        let mut foreign = 0;
-        let counted = table.query(&sql, |batch| {
-            foreign += batch.column(0).as_primitive::<Int64Type>().values().iter().sum::<i64>();
-            Ok::<(), TableError>(())
-        });
-        counted.await?;
-        match foreign {
+        let foreign =
+            format!("{0} IS NULL OR {0}['{APP_ID}'] <> {1}", name(&self.metadata), text(&self.app_id));
+        match self.count(&table, &foreign).await? {
             0 => Ok(()),
-            rows => Err(TargetError::Shared { path: self.path.clone(), rows: rows.cast_unsigned() }),
+            rows => Err(TargetError::Shared { path: self.path.clone(), rows }),
         }
     }
 
@@ -117,12 +138,23 @@ impl Sink {
     /// # Errors
     /// As [`Sink::may_clear`], and when the table cannot be written.
     pub async fn clear(&self) -> Result<(), TargetError> {
-        self.may_clear().await?;
         let info = json!({ "app_id": self.app_id, "run_id": self.run });
-        let mut table = Table::open(&self.path).await?;
-        self.pass("delta-commit", Side::Before)?;
-        table.clear(Map::from_iter([("enrich_restart".to_owned(), info)])).await?;
-        Ok(self.pass("delta-commit", Side::After)?)
+        let info = Map::from_iter([(RESTART.to_owned(), info)]);
+        let mut tries = 0;
+        loop {
+            self.may_clear().await?;
+            let mut table = Table::open(&self.path).await?;
+            self.pass("delta-commit", Side::Before)?;
+            let cleared = table.clear(info.clone()).await;
+            self.pass("delta-commit", Side::After)?;
+            tries += 1;
+            match cleared {
+                Ok(()) => return Ok(()),
+                Err(error) if tries == COMMIT_TRIES => return Err(error.into()),
+                // Another commit came first, a compaction perhaps.
+                Err(_) => {}
+            }
+        }
     }
 
     /// Id of the target table.

@@ -48,6 +48,14 @@ pub enum FailedError {
         /// The one that was meant, perhaps.
         near: Option<String>,
     },
+    /// A step that the job does not have.
+    #[error("the job has no step with the output {step:?}; its outputs are {}", known.join(", "))]
+    UnknownStep {
+        /// What was given.
+        step: String,
+        /// The outputs of the job's steps.
+        known: Vec<String>,
+    },
     /// The SQL condition is wrong.
     #[error("the condition {condition:?} is wrong: {message}")]
     Condition {
@@ -164,7 +172,10 @@ impl FailedRows {
         self.check(selection)?;
         self.check_columns(columns)?;
         let shown: String = columns.iter().fold(String::new(), |mut text, column| {
-            let _ = write!(text, "{}, ", name(column));
+            let _ = match LISTED.contains(&column.as_str()) {
+                true => write!(text, "{} AS {}, ", name(column), name(&format!("source.{column}"))),
+                false => write!(text, "{}, ", name(column)),
+            };
             text
         });
         let rows = self.steps(selection).map(|(step, condition)| {
@@ -243,6 +254,9 @@ impl FailedRows {
 
     /// Whether the target can answer a selection at all.
     pub(super) fn check(&self, selection: &Selection) -> Result<(), FailedError> {
+        if let Some(step) = selection.steps.iter().find(|step| !self.outputs.contains(step)) {
+            return Err(FailedError::UnknownStep { step: step.clone(), known: self.outputs.clone() });
+        }
         if self.has_metadata {
             return Ok(());
         }

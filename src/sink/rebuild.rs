@@ -7,6 +7,7 @@ use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
 use serde::Deserialize;
 
+use super::commit::RESTART;
 use super::target::{APP_ID, SOURCE_FILE, SOURCE_ROW};
 use crate::checkpoint::{Position, SourceId};
 use crate::ident::BatchId;
@@ -26,6 +27,11 @@ pub enum Progress {
         source: SourceId,
         /// Position of the source after the batch; none where the keys of the rows must tell it.
         position: Option<Position>,
+    },
+    /// It has been emptied since its newest commit, to start over.
+    Restarted {
+        /// The newest batch before that.
+        batch: BatchId,
     },
     /// Its newest commit is no longer in the log.
     Txn {
@@ -49,6 +55,10 @@ impl Progress {
         };
         for version in (0..=table.version()).rev() {
             let Some(mut entry) = table.log_entry(version).await? else { break };
+            let restart = entry.info.get(RESTART).and_then(|info| info.get("app_id"));
+            if restart.and_then(serde_json::Value::as_str) == Some(app_id) {
+                return Ok(Progress::Restarted { batch: newest });
+            }
             let info = entry.info.remove("enrich").and_then(|info| serde_json::from_value::<Info>(info).ok());
             if let Some(info) = info.filter(|info| info.app_id == app_id) {
                 if info.batch_id != newest {

@@ -143,7 +143,7 @@ impl FailedReader {
         };
         let columns: Vec<String> = self.columns.fields().iter().map(|field| name(field.name())).collect();
         let again = self.outputs.iter().enumerate().map(|(at, output)| {
-            format!("COALESCE({}, FALSE) AS \"__again_{at}\"", self.rows.failed_as(output, selection))
+            format!("COALESCE({}, FALSE) AS \"__enrich_again_{at}\"", self.rows.failed_as(output, selection))
         });
         let own = [
             format!("CAST({} AS VARCHAR)", name(PLACE)),

@@ -7,6 +7,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::{Array, ArrayRef, AsArray, Int32Array, StringArray, StructArray, UInt64Array};
 use arrow::compute::{cast, interleave, take_record_batch};
@@ -26,10 +27,12 @@ use crate::checkpoint::CommittedUpTo;
 use crate::config::Job;
 use crate::faultpoint::{self, Side};
 use crate::ident::{BatchId, Lineage, RowKey, RunId};
-use crate::table::{Scan, Staged, Table, TableError, Txn};
+use crate::table::{Scan, Staged, StagedChanges, Table, TableError, Txn};
 
-/// Tries of a commit that others got ahead of.
+/// Tries of a batch whose files others rewrote meanwhile.
 const COMMIT_TRIES: u32 = 10;
+/// The same while the files that are replaced stay where they are.
+const REPLACE_TRIES: u64 = 50;
 
 /// Name under which the retries of a job commit.
 #[must_use]
@@ -49,6 +52,21 @@ pub struct Repair {
     app_id: String,
     run: RunId,
     places: Places,
+}
+
+/// The files of a batch as they become.
+struct AllMended {
+    staged: Staged,
+    replaced: BTreeSet<String>,
+    changes: Option<StagedChanges>,
+}
+
+/// What came of a commit.
+enum Replaced {
+    /// It is in the table, as this version.
+    Now(u64),
+    /// Files that it was to replace are gone: compacted, perhaps.
+    Moved(TableError),
 }
 
 /// A file as it becomes.
@@ -132,9 +150,10 @@ impl Repair {
                 Some(places) if self.table.has_files(places)? => places.clone(),
                 _ => self.find(&rows).await?,
             };
-            let error = match self.rewrite(batch, &rows, &places, lineage).await {
-                Ok(version) => return Ok(Committed::Now(version)),
-                Err(error) => error,
+            let mended = self.mend_all(batch, &rows, &places).await?;
+            let error = match self.replace(batch, lineage, &mended).await? {
+                Replaced::Now(version) => return Ok(Committed::Now(version)),
+                Replaced::Moved(error) => error,
             };
             tries += 1;
             if tries == COMMIT_TRIES {
@@ -143,13 +162,12 @@ impl Repair {
         }
     }
 
-    async fn rewrite(
-        &mut self,
+    async fn mend_all(
+        &self,
         batch: &FilledBatch,
         rows: &HashMap<RowKey, usize>,
         places: &BTreeSet<String>,
-        lineage: Lineage,
-    ) -> Result<u64, TableError> {
+    ) -> Result<AllMended, TableError> {
         self.pass("parquet-file", Side::Before)?;
         let mut staged = Staged::default();
         let mut replaced = BTreeSet::new();
@@ -166,14 +184,44 @@ impl Repair {
             None => None,
         };
         self.pass("parquet-file", Side::After)?;
+        Ok(AllMended { staged, replaced, changes })
+    }
+
+    /// Commits files in the place of others, as long as those are in the table.
+    async fn replace(
+        &mut self,
+        batch: &FilledBatch,
+        lineage: Lineage,
+        mended: &AllMended,
+    ) -> Result<Replaced, TableError> {
         let retry = retry_app_id(&self.app_id);
         let version = batch.plan.id.txn_version();
         let txns = [Txn { app_id: lineage.app_id(&retry), version }, Txn { app_id: retry, version }];
         let info = self.info(batch, lineage);
-        self.pass("delta-commit", Side::Before)?;
-        let committed = self.table.rewrite(&replaced, &staged, changes.as_ref(), &txns, info).await;
-        self.pass("delta-commit", Side::After)?;
-        committed
+        let AllMended { staged, replaced, changes } = mended;
+        let mut tries = 0;
+        loop {
+            self.pass("delta-commit", Side::Before)?;
+            let committed = self.table.rewrite(replaced, staged, changes.as_ref(), &txns, info.clone()).await;
+            self.pass("delta-commit", Side::After)?;
+            let error = match committed {
+                Ok(version) => return Ok(Replaced::Now(version)),
+                Err(error) => error,
+            };
+            // Only the log knows whether the commit landed, or who came first.
+            self.table = Table::open(&self.path).await?;
+            if self.has(batch.plan.id, lineage).await? {
+                return Ok(Replaced::Now(self.table.version()));
+            }
+            if !self.table.has_files(replaced)? {
+                return Ok(Replaced::Moved(error));
+            }
+            tries += 1;
+            if tries == REPLACE_TRIES {
+                return Err(error);
+            }
+            tokio::time::sleep(Duration::from_millis(fastrand::u64(1..=20 * tries))).await;
+        }
     }
 
     /// Writes one file anew, with the new outcomes of the batch's rows in it.
@@ -270,8 +318,9 @@ impl Repair {
         })?;
         let mut members: Vec<ArrayRef> = metadata.columns().to_vec();
         let mut columns: Vec<ArrayRef> = before.columns().to_vec();
-        let mut counts = self.member(before, ERROR_COUNT)?.as_primitive::<Int32Type>().values().to_vec();
-        let mut newly: Vec<i32> = vec![0; hits.len()];
+        let counts = self.member(before, ERROR_COUNT)?;
+        let mut counts: Vec<Option<i32>> = counts.as_primitive::<Int32Type>().iter().collect();
+        let mut newly = self.errors_of_others(metadata, hits);
         for (step, output) in self.outputs.iter().enumerate() {
             let settled = |row: usize| &batch.outcomes[step][row];
             let renewed: Vec<(usize, &Settled)> = hits
@@ -296,7 +345,7 @@ impl Repair {
             members[member] = replaced(&members[member], &values, &renewed)?;
         }
         for ((at, _), count) in hits.iter().zip(&newly) {
-            counts[*at] = *count;
+            counts[*at] = Some(*count);
         }
         let (member, _) = find_member(metadata, ERROR_COUNT)?;
         members[member] = Arc::new(Int32Array::from(counts));
@@ -308,6 +357,20 @@ impl Repair {
         let metadata = StructArray::try_new(metadata.fields().clone(), members, metadata.nulls().cloned())?;
         columns[at] = Arc::new(metadata);
         RecordBatch::try_new(before.schema(), columns)
+    }
+
+    /// Errors of steps that the target knows and the job does not.
+    fn errors_of_others(&self, metadata: &StructArray, hits: &[(usize, usize)]) -> Vec<i32> {
+        let is_other = |name: &str| !self.outputs.iter().any(|output| output == name);
+        let others: Vec<&ArrayRef> = metadata
+            .column_names()
+            .into_iter()
+            .zip(metadata.columns())
+            .filter(|(name, _)| is_other(name))
+            .filter_map(|(_, column)| column.as_struct_opt()?.column_by_name("error"))
+            .collect();
+        let count = |(at, _): &(usize, usize)| others.iter().filter(|error| error.is_valid(*at)).count();
+        hits.iter().map(|hit| i32::try_from(count(hit)).unwrap_or(i32::MAX)).collect()
     }
 
     /// The class of error of each row of a step.

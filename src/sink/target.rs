@@ -20,6 +20,8 @@ const RESERVED: [&str; 6] = [APP_ID, BATCH_ID, RUN_ID, SOURCE_FILE, SOURCE_ROW, 
 /// Table property that lets a `txn` action expire, after which a batch could be written again.
 pub(super) const RETENTION: &str = "delta.setTransactionRetentionDuration";
 const STATS_COLUMNS: &str = "delta.dataSkippingStatsColumns";
+/// How columns begin that only queries have.
+const INTERNAL: &str = "__enrich";
 const CHECKPOINT_INTERVAL: &str = "delta.checkpointInterval";
 /// Commits between two checkpoints of the log, as many as Spark's default. The log's tail is in memory.
 const LOG_CHECKPOINT_AFTER: u32 = 10;
@@ -106,6 +108,10 @@ pub fn check_columns(job: &Job, source: &Schema) -> Result<SchemaRef, TargetErro
             )));
         }
         fields.push(Field::new(&step.output, DataType::Utf8, true));
+    }
+    if let Some(column) = source.fields().iter().find(|field| field.name().starts_with(INTERNAL)) {
+        let (name, what) = (column.name(), "names that begin so are this program's own");
+        return Err(wrong(format!("the source has a column {name:?}; {what}. Rename the column")));
     }
     let metadata = &job.target.metadata_column;
     if let Some(column) = clash(metadata) {

@@ -203,6 +203,26 @@ impl Source {
         Ok(lag)
     }
 
+    /// Whether a position is known to be after everything that there is.
+    #[must_use]
+    pub fn is_after_all(&self, position: &Position) -> bool {
+        self.end().as_ref() == Some(position) || self.rows_after(position) == Some(0)
+    }
+
+    /// Whether the file of a planned part is there as it was planned.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub fn holds(&self, part: &Part) -> Result<(), SourceError> {
+        let path = self.root.join(&part.file);
+        let size = std::fs::metadata(&path).map_err(|error| SourceError::file(&path, error))?.len();
+        if size == part.size {
+            return Ok(());
+        }
+        let what = format!("it had {} bytes when it was planned and has {size} now", part.size);
+        Err(SourceError::file(&path, what))
+    }
+
     fn versions_after(&self, position: &Position) -> Option<u64> {
         let Kind::Delta(delta) = &self.kind else { return None };
         let read = match position {

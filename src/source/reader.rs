@@ -15,7 +15,7 @@ use super::shape::metadata;
 use crate::checkpoint::Part;
 
 /// Rows are decoded in pieces of about this many bytes.
-const PIECE_BYTES: u64 = 4_000_000;
+const PIECE_BYTES: u64 = 1_000_000;
 const PIECE_ROWS: u64 = 8_192;
 
 /// Consecutive rows of one file.

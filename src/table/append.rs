@@ -65,6 +65,16 @@ impl Staged {
     }
 }
 
+/// What happens when another commit takes the version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rebase {
+    /// The commit goes on top of it. Right for appends.
+    Yes,
+    /// The commit fails. deltalake 1.1 does not see that a compaction removed a file that this commit
+    /// removes too, and both would bring its rows.
+    No,
+}
+
 /// A `txn` action: this application has committed up to this version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Txn {
@@ -125,7 +135,7 @@ impl Table {
     ) -> Result<u64, TableError> {
         let operation = DeltaOperation::Write { mode: SaveMode::Append, partition_by: None, predicate: None };
         let actions = staged.adds.iter().cloned().map(Action::Add).collect();
-        self.commit(actions, operation, txns, info).await
+        self.commit(actions, operation, txns, info, Rebase::Yes).await
     }
 
     pub(super) async fn commit(
@@ -134,6 +144,7 @@ impl Table {
         operation: DeltaOperation,
         txns: &[Txn],
         info: Map<String, Value>,
+        rebase: Rebase,
     ) -> Result<u64, TableError> {
         let action = "commit to";
         let error = error_of(action, self.path());
@@ -142,6 +153,9 @@ impl Table {
         for txn in txns {
             properties =
                 properties.with_application_transaction(Transaction::new(txn.app_id.clone(), txn.version));
+        }
+        if rebase == Rebase::No {
+            properties = properties.with_max_retries(0);
         }
         let commit = CommitBuilder::from(properties)
             .with_actions(actions)

@@ -21,7 +21,7 @@ use std::path::PathBuf;
 
 /// A table that cannot be opened, read or written.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {action} the Delta table {}: {source}", path.display())]
+#[error("cannot {action} the Delta table {}: {}", path.display(), without_backtrace(source.as_ref()))]
 pub struct TableError {
     /// What was tried.
     pub action: &'static str,
@@ -29,4 +29,10 @@ pub struct TableError {
     pub path: PathBuf,
     /// Why it failed.
     pub source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+/// DataFusion puts a backtrace into its messages where the environment asks for one.
+fn without_backtrace(source: &dyn std::error::Error) -> String {
+    let text = source.to_string();
+    text.split_once("\n\nbacktrace:").map_or(text.as_str(), |(text, _)| text).trim_end().to_owned()
 }

@@ -73,7 +73,7 @@ impl Table {
         self.inner.update_datafusion_session(&context.state()).map_err(&error)?;
         let mut provider = self.inner.table_provider();
         if let Some(files) = scan.files {
-            provider = provider.with_file_paths(files);
+            provider = provider.with_file_paths(files.iter().map(|file| as_url(file)));
         }
         if let Some(name) = scan.file_column {
             provider = provider.with_file_column(name);
@@ -91,8 +91,13 @@ impl Table {
         let canonical = self.path().canonicalize().ok().and_then(|path| Url::from_directory_path(path).ok());
         let roots: Vec<Url> = uri(self.path()).ok().into_iter().chain(canonical).collect();
         let named = |(at, file): (usize, &String)| -> Vec<(String, usize)> {
-            roots.iter().filter_map(|root| Some((root.join(file).ok()?.to_string(), at))).collect()
+            roots.iter().filter_map(|root| Some((root.join(&as_url(file)).ok()?.to_string(), at))).collect()
         };
         files.iter().enumerate().flat_map(named).collect()
     }
+}
+
+/// A path as part of a URL. Folders of partitions may have names with `%` in them.
+fn as_url(path: &str) -> String {
+    path.replace('%', "%25").replace('#', "%23").replace('?', "%3F")
 }

@@ -16,7 +16,7 @@ use deltalake::protocol::DeltaOperation;
 use deltalake::writer::RecordBatchWriter;
 use serde_json::{Map, Value};
 
-use super::append::{Staged, Staging, Txn, writer_properties};
+use super::append::{Rebase, Staged, Staging, Txn, writer_properties};
 use super::open::{error_of, uri};
 use super::{Table, TableError};
 
@@ -120,7 +120,7 @@ impl Table {
         let removed: Vec<Action> =
             files.iter().map(|file| Action::Remove(file.remove_action(true))).collect();
         if !removed.is_empty() {
-            self.commit(removed, DeltaOperation::Delete { predicate: None }, &[], info).await?;
+            self.commit(removed, DeltaOperation::Delete { predicate: None }, &[], info, Rebase::No).await?;
         }
         Ok(())
     }
@@ -146,8 +146,8 @@ impl Table {
     /// the new version, which is returned.
     ///
     /// # Errors
-    /// When one of the replaced files is no longer in the table, and when the commit fails, or seems to:
-    /// after an error only the log can say whether it did.
+    /// When one of the replaced files is no longer in the table, when another commit took the version, and
+    /// when the commit fails, or seems to: after an error only the log can say whether it did.
     pub async fn rewrite(
         &mut self,
         replaced: &BTreeSet<String>,
@@ -166,6 +166,6 @@ impl Table {
         }
         actions.extend(staged.adds.iter().cloned().map(Action::Add));
         actions.extend(changes.iter().flat_map(|changes| changes.files.iter().cloned().map(Action::Cdc)));
-        self.commit(actions, DeltaOperation::Update { predicate: None }, txns, info).await
+        self.commit(actions, DeltaOperation::Update { predicate: None }, txns, info, Rebase::No).await
     }
 }

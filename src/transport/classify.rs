@@ -42,7 +42,11 @@ pub fn classify(status: u16, body: &[u8], model: &str, delay: Option<Duration>) 
 pub(super) fn classify_inner(error: &ErrorObject, model: &str, delay: Option<Duration>) -> Failure {
     let status =
         error.code.as_deref().and_then(|code| code.parse().ok()).filter(|code| (400..600).contains(code));
-    let class = class_of(status.unwrap_or(502), error, model, delay.is_some());
+    // Without a status the names decide, where they are those of a refusal.
+    let class = match class_of(400, error, model, delay.is_some()) {
+        Class::BadRequest => class_of(status.unwrap_or(502), error, model, delay.is_some()),
+        named => named,
+    };
     let said = error.message.as_deref().unwrap_or("no message");
     let code = error.code.as_deref().or(error.kind.as_deref()).unwrap_or("error");
     Failure::new(class, format!("{code} inside an HTTP 200: {said}")).with_delay(delay)

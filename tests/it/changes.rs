@@ -52,8 +52,10 @@ async fn a_prompt_that_changes_in_the_middle_is_told_and_can_be_told_apart() {
     let target = world.target().await;
     assert_eq!(target[3].answer, Some(answer_to(&prompt_of(3))));
     assert_eq!(target[15].answer, Some(answer_to(&format!("Say it otherwise:\n{}", text_of(15)))));
-    // Another model is another step, too.
+    // Another model is another step, too; with nothing to ask nobody need know.
     world.write_text(&other.replace("\"simulated\"", "\"another\""));
+    world.run(&[]).await.assert_status(0).assert_says("nothing to do");
+    append_delta(&world.path("source"), &rows(20..22)).await;
     world.run(&[]).await.assert_status(0).assert_says("step answer asks otherwise than before");
 }
 
@@ -105,6 +107,17 @@ async fn a_restart_that_is_killed_leaves_every_row_once() {
         let again = world.run(&[]).await;
         again.assert_status(0).assert_says("nothing to do");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_whose_checkpoint_is_lost_still_starts_over() {
+    let world = World::with_rows(20, 1).await;
+    world.run(&[]).await.assert_status(0);
+    let fault = [("ENRICH_FAULT", "delta-commit.after=kill@1")];
+    assert_eq!(world.run_with(&["--restart", "--yes"], &fault).await.status, None);
+    std::fs::remove_dir_all(world.path("target/_checkpoints")).unwrap();
+    world.run(&[]).await.assert_status(0).assert_says("20 answers");
+    world.assert_target(0..20).await;
 }
 
 /// Adds a column to the source, and rows that have it.

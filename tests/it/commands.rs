@@ -180,13 +180,13 @@ async fn a_job_made_by_init_passes_the_check_and_runs() {
         .assert_status(2)
         .assert_says("did you mean \"text\"?");
     assert!(!world.path("made.toml").exists());
-    call(&world, &usual).await.assert_status(1).assert_says("--column is missing");
+    call(&world, &usual).await.assert_status(2).assert_says("--column is missing");
     let arguments = [&usual[..], &["--column", "text"]].concat();
     call(&world, &arguments).await.assert_status(0).assert_says("next: enrich check made.toml --live");
     insta::assert_snapshot!("init", fs::read_to_string(world.path("made.toml")).unwrap());
     call(&world, &["check", "made.toml", "--live"]).await.assert_status(0);
     call(&world, &["run", "made.toml"]).await.assert_status(0).assert_says("12 answers");
-    call(&world, &arguments).await.assert_status(1).assert_says("is there already");
+    call(&world, &arguments).await.assert_status(2).assert_says("is there already");
     for provider in
         ["openai", "openrouter", "mistral", "anthropic", "azure", "gemini", "ollama", "vllm", "llama-cpp"]
     {

@@ -115,7 +115,7 @@ async fn damage_is_told_with_file_and_place_and_nothing_is_asked() {
     outcome
         .assert_status(1)
         .assert_says("0000000000.journal is damaged at byte 54: a record fails its checksum");
-    outcome.assert_says("hint: move the file away and run again");
+    outcome.assert_says("hint: enrich check JOB --repair");
     assert_eq!(world.simulator.counts().requests, 10);
     fs::write(&journal, whole).unwrap();
 
@@ -129,7 +129,7 @@ async fn damage_is_told_with_file_and_place_and_nothing_is_asked() {
     outcome
         .assert_status(1)
         .assert_says("checkpoint.json is damaged: ")
-        .assert_says("hint: move the file away");
+        .assert_says("hint: enrich check JOB --repair");
     // As the hint says: the checkpoint goes, the paid answers stay.
     fs::rename(&checkpoint, world.path("damaged.json")).unwrap();
     world.run(&[]).await.assert_status(0);

@@ -141,7 +141,7 @@ async fn a_retry_takes_the_rows_it_is_told_and_no_others() {
     assert_eq!(failed().await, [2, 3, 11]);
     retry(&world, &["--batch", "1"]).await.assert_status(0);
     assert_eq!(failed().await, [2, 3]);
-    retry(&world, &["--step", "other"]).await.assert_status(0).assert_says("nothing to do");
+    retry(&world, &["--step", "other"]).await.assert_status(2).assert_says("its outputs are answer");
     retry(&world, &["--where", "nonsense = 1"])
         .await
         .assert_status(2)
@@ -347,4 +347,63 @@ async fn random_errors_kills_and_a_compaction() {
         }
         assert!(counts.paid_again() <= in_flight, "{} paid again", counts.paid_again());
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compaction_between_reading_and_committing_is_seen() {
+    let world = with_failed(40, 4, refusing([3, 17], 413, "x")).await;
+    let path = world.path("target");
+    let mut stale = enrich::table::Table::open(&path).await.unwrap();
+    let replaced: BTreeSet<String> =
+        stale.files().unwrap().into_iter().take(1).map(|file| file.path).collect();
+    let rewritten = stale.stage().unwrap().finish().await.unwrap();
+    delta(&world).await.optimize().await.unwrap();
+    let version = world.target_version().await;
+    let info = serde_json::Map::new;
+    assert!(stale.rewrite(&replaced, &rewritten, None, &[], info()).await.is_err());
+    let mut stale = enrich::table::Table::open_at(&path, version - 1).await.unwrap();
+    assert!(stale.clear(info()).await.is_err());
+    assert_eq!(world.target_version().await, version);
+    retry(&world, &[]).await.assert_status(0);
+    let mut ids: Vec<i64> = world.target().await.iter().map(|row| row.id).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, (0..40).collect::<Vec<_>>());
+    assert!(failed_ids(&world.target().await).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_retry_drops_the_plan_of_one_that_was_cut_short_and_keeps_its_answers() {
+    let mut faults = refusing([1, 2, 3, 4, 5, 6], 400, "content_filter");
+    faults.extend(refusing([11, 12], 413, "x"));
+    let world = with_failed(30, 3, faults).await;
+    let killed = retry_with(&world, &[], &[("ENRICH_FAULT", "journal-append.after=kill@4")]).await;
+    assert_eq!(killed.status, None);
+    crate::soak::settle(&world).await;
+    // Only what is selected now is asked and written.
+    retry(&world, &["--class", "too_large"]).await.assert_status(0);
+    assert_eq!(failed_ids(&world.target().await), (1..=6).collect());
+    retry(&world, &["--limit", "2"]).await.assert_status(0).assert_says("from the journal");
+    assert_eq!(failed_ids(&world.target().await).len(), 4);
+    retry(&world, &[]).await.assert_status(0);
+    world.assert_target(0..30).await;
+    assert!(world.simulator.counts().paid_again() <= 4, "{}", world.simulator.counts().paid_again());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_that_the_job_does_not_have_any_more_keeps_its_errors() {
+    let world = World::with_rows(10, 1).await;
+    let spec = SimulatorSpec { faults: refusing([4, 7], 413, "x"), ..SimulatorSpec::default() };
+    let broken = Simulator::start(spec, 0).await.unwrap();
+    let one = world.usual_job("").replace(world.simulator.url().as_str(), broken.url().as_str());
+    let two = format!("{one}[[step]]\noutput = \"other\"\nprompt = \"Also: {{{{ text }}}}\"\n");
+    world.write_text(&two);
+    world.run(&[]).await.assert_status(0).assert_says("4 errors");
+    world.write_text(&one.replace(broken.url().as_str(), world.simulator.url().as_str()));
+    retry(&world, &[]).await.assert_status(0).assert_says("2 answers");
+    assert_eq!(failed_ids(&world.target().await), [4, 7].into());
+    world.write_text(&two.replace(broken.url().as_str(), world.simulator.url().as_str()));
+    retry(&world, &[]).await.assert_status(0).assert_says("2 answers");
+    world.assert_target(0..10).await;
+    // Each step was asked once about each row.
+    assert_eq!(world.simulator.counts().answered, 4);
 }
