@@ -20,7 +20,7 @@ use crate::checkpoint::{
     Checkpoint, CheckpointFile, Lock, Part, PlannedBatch, Position, Recovery, Retrying, Selection, SourceId,
     recover,
 };
-use crate::config::Job;
+use crate::config::{BatchLimits, Job};
 use crate::event::{Event, Voice};
 use crate::faultpoint::{self, Side};
 use crate::ident::{BatchId, Lineage, RunId};
@@ -30,8 +30,6 @@ use crate::store;
 
 /// Folder of a retry's checkpoint, lock and journal, beside those of the run.
 pub(super) const FOLDER: &str = "retry";
-/// What a failed row is taken to need in memory before it is read, in bytes.
-const ROW_BYTES: u64 = 1_000;
 
 /// Asks failed rows again and writes what comes of it in their place. The job's checkpoint is not touched.
 ///
@@ -108,7 +106,7 @@ async fn start(
         max_rows: job.window.max_rows,
         max_bytes: job.window.max_bytes,
         batch_rows: u64::from(job.batch.max_rows),
-        batch_bytes: u64::from(job.batch.max_rows) * ROW_BYTES,
+        batch_bytes: job.batch.max_bytes,
     };
     let planned = outstanding.iter().map(|batch| (batch.id, batch.rows(), batch.bytes));
     let ledger = Ledger::new(window, job.steps.len(), checkpoint.next_batch, planned);
@@ -123,8 +121,7 @@ async fn start(
         Strictness::RowByRow,
         voice.clone(),
     );
-    let max_rows = job.batch.max_rows as usize;
-    let feed = RetryFeed { reader, queue, max_rows, is_limited, file, checkpoint, places: None };
+    let feed = RetryFeed { reader, queue, limits: job.batch, is_limited, file, checkpoint, places: None };
     Ok(Running::new(enricher, feed, repair, lineage, voice.clone()))
 }
 
@@ -202,7 +199,7 @@ impl<'a> Planned<'a> {
 pub(super) struct RetryFeed {
     reader: FailedReader,
     queue: VecDeque<Found>,
-    max_rows: usize,
+    limits: BatchLimits,
     /// Whether there may be failed rows that this retry is not about.
     is_limited: bool,
     file: CheckpointFile,
@@ -213,7 +210,13 @@ pub(super) struct RetryFeed {
 
 impl RetryFeed {
     fn cut(&mut self, id: BatchId) -> Option<PlannedBatch> {
-        let rows: Vec<Found> = self.queue.drain(..self.max_rows.min(self.queue.len())).collect();
+        let mut bytes = 0;
+        let fits = |found: &&Found| {
+            bytes += found.bytes;
+            bytes <= self.limits.max_bytes
+        };
+        let most = self.queue.iter().take(self.limits.max_rows as usize).take_while(fits).count();
+        let rows: Vec<Found> = self.queue.drain(..most.max(1).min(self.queue.len())).collect();
         let mut parts: Vec<Part> = Vec::new();
         for Found { key, .. } in &rows {
             match parts.last_mut() {
@@ -230,7 +233,7 @@ impl RetryFeed {
         }
         let places = rows.iter().map(|found| found.place.to_string()).collect();
         self.places = Some((id, places));
-        let bytes = rows.len() as u64 * ROW_BYTES;
+        let bytes = rows.iter().map(|found| found.bytes).sum();
         (!rows.is_empty()).then_some(PlannedBatch { id, parts, bytes, next: Position::Start })
     }
 

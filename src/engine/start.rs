@@ -49,7 +49,7 @@ pub(super) async fn start(
 ) -> Result<Started, EngineError> {
     let folder = job.target.location.join("_checkpoints").join(&job.app_id);
     let lock = Lock::take(folder.path(), run)?;
-    let sink = Sink::open(job, &prepared.columns, source.id(), run).await?;
+    let mut sink = Sink::open(job, &prepared.columns, source.id(), run).await?;
     let file = CheckpointFile::in_folder(job.checkpoint.path());
     let recoverer = Recoverer { job, source: &source, sink: &sink, file: &file, voice };
     if options.begin == Begin::Restart {
@@ -58,6 +58,7 @@ pub(super) async fn start(
         recoverer.restart().await?;
     }
     let (checkpoint, outstanding) = recoverer.run().await?;
+    sink.add_columns().await?;
     let max_rows = options.max_rows;
 
     let window = Window {

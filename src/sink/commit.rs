@@ -2,9 +2,10 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use arrow::array::AsArray;
-use arrow::datatypes::{Int64Type, Schema, SchemaRef};
+use arrow::datatypes::{Field, Int64Type, Schema, SchemaRef};
 use serde_json::{Map, Value, json};
 
 use super::columns::Layout;
@@ -46,6 +47,8 @@ pub struct Sink {
     run: RunId,
     source: SourceId,
     commits: u32,
+    /// Columns of the source that the table is yet to get.
+    to_add: Vec<Arc<Field>>,
 }
 
 impl Sink {
@@ -63,9 +66,9 @@ impl Sink {
         let metadata = &job.target.metadata_column;
         let mut own: Vec<&str> = job.steps.iter().map(|step| step.output.as_str()).collect();
         own.push(metadata);
-        let table = match target::open(path, wanted, &own, job.target.on_new_columns).await? {
-            Some(table) => table,
-            None => target::create(path, wanted, metadata).await?,
+        let (table, to_add) = match target::open(path, wanted, &own, job.target.on_new_columns).await? {
+            Some(found) => found,
+            None => (target::create(path, wanted, metadata).await?, Vec::new()),
         };
         Ok(Sink {
             path: path.to_owned(),
@@ -77,7 +80,21 @@ impl Sink {
             run,
             source: source.clone(),
             commits: 0,
+            to_add,
         })
+    }
+
+    /// Gives the table the columns of the source that it is to get; the last thing before a run begins.
+    ///
+    /// # Errors
+    /// When the table cannot be written.
+    pub async fn add_columns(&mut self) -> Result<(), TableError> {
+        if !self.to_add.is_empty() {
+            let columns = Schema::new(std::mem::take(&mut self.to_add));
+            self.table = self.table.clone().add_columns(&columns).await?;
+            self.schema = self.table.schema()?;
+        }
+        Ok(())
     }
 
     /// Whether a target can be made in a place where there is no table.

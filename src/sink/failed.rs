@@ -169,7 +169,7 @@ impl FailedRows {
         limit: Option<u64>,
         mut take: impl FnMut(RecordBatch) -> Result<(), E>,
     ) -> Result<(), E> {
-        self.check(selection)?;
+        self.check(selection).await?;
         self.check_columns(columns)?;
         let shown: String = columns.iter().fold(String::new(), |mut text, column| {
             let _ = match LISTED.contains(&column.as_str()) {
@@ -202,7 +202,7 @@ impl FailedRows {
                 .await;
             result.map_err(|error| match error {
                 Either::Caller(error) => error,
-                Either::Table(error) => explain(selection, error).into(),
+                Either::Table(error) => FailedError::from(error).into(),
             })?;
             left = left.map(|left| left.saturating_sub(taken));
         }
@@ -214,7 +214,7 @@ impl FailedRows {
     /// # Errors
     /// When the question cannot be answered.
     pub async fn summary(&self, selection: &Selection) -> Result<Vec<FailedGroup>, FailedError> {
-        self.check(selection)?;
+        self.check(selection).await?;
         let mut groups: Vec<FailedGroup> = Vec::new();
         for (step, condition) in self.steps(selection) {
             let of_step = self.of_step(step);
@@ -235,7 +235,7 @@ impl FailedRows {
                 }
                 Ok::<(), TableError>(())
             });
-            counted.await.map_err(|error| explain(selection, error))?;
+            counted.await?;
         }
         groups.sort_by(|a, b| (b.rows, &a.step, &a.class).cmp(&(a.rows, &b.step, &b.class)));
         Ok(groups)
@@ -253,7 +253,11 @@ impl FailedRows {
     }
 
     /// Whether the target can answer a selection at all.
-    pub(super) fn check(&self, selection: &Selection) -> Result<(), FailedError> {
+    pub(super) async fn check(&self, selection: &Selection) -> Result<(), FailedError> {
+        if let Some(condition) = &selection.condition {
+            let checked = self.table.condition(condition).await;
+            checked.map_err(|message| FailedError::Condition { condition: condition.clone(), message })?;
+        }
         if let Some(step) = selection.steps.iter().find(|step| !self.outputs.contains(step)) {
             return Err(FailedError::UnknownStep { step: step.clone(), known: self.outputs.clone() });
         }
@@ -396,23 +400,6 @@ enum Either<E> {
 impl<E> From<TableError> for Either<E> {
     fn from(error: TableError) -> Self {
         Either::Table(error)
-    }
-}
-
-/// A query that does not plan is the fault of the condition, where there is one.
-pub(super) fn explain(selection: &Selection, error: TableError) -> FailedError {
-    match &selection.condition {
-        Some(condition) => {
-            let message = error.source.to_string();
-            // What is wrong stands at the end of a chain of names.
-            let message = message.rsplit_once("error: ").map_or(message.as_str(), |(_, last)| last);
-            // A place in a query that nobody sees helps nobody.
-            let message = message.strip_prefix("ParserError(\"").map_or(message, |message| {
-                message.split_once(" at Line").map_or(message, |(message, _)| message)
-            });
-            FailedError::Condition { condition: condition.clone(), message: message.to_owned() }
-        }
-        None => error.into(),
     }
 }
 

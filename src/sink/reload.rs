@@ -12,14 +12,16 @@ use arrow::datatypes::{Int64Type, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
 
-use super::failed::{FILES_AT_ONCE, FailedError, FailedRows, explain, name};
+use super::failed::{FILES_AT_ONCE, FailedError, FailedRows, name};
 use super::target::{BATCH_ID, RUN_ID, SOURCE_FILE, SOURCE_ROW};
 use crate::checkpoint::{Part, Selection};
 use crate::config::Job;
 use crate::ident::{BatchId, RowKey, RunId};
 use crate::source::Chunk;
-use crate::table::{Scan, TableError};
+use crate::table::{DataFile, Scan, TableError};
 
+/// What a row takes in memory at least, in bytes.
+const ROW_BYTES: u64 = 1_000;
 pub(super) const PLACE: &str = "__enrich_place";
 
 /// Files of the target in which the rows of open batches were last seen.
@@ -43,6 +45,8 @@ pub struct Found {
     pub key: RowKey,
     /// Path of the target's file, relative to the table.
     pub place: Arc<str>,
+    /// What the row takes in memory, in bytes, estimated from the size of that file.
+    pub bytes: u64,
 }
 
 /// Failed rows with their columns, ready to be asked again.
@@ -83,7 +87,7 @@ impl FailedReader {
     /// # Errors
     /// When the target cannot be read or the selection is wrong.
     pub async fn find(&self, selection: &Selection, except: RunId) -> Result<Vec<Found>, FailedError> {
-        self.rows.check(selection)?;
+        self.rows.check(selection).await?;
         let any: Vec<String> = self
             .outputs
             .iter()
@@ -101,6 +105,8 @@ impl FailedReader {
             any = any.join(" OR "),
             run = field(RUN_ID),
         );
+        let sizes: HashMap<String, u64> =
+            self.rows.table.files()?.into_iter().map(|file| (file.path.clone(), row_bytes(&file))).collect();
         let mut found = Vec::new();
         for files in self.rows.files().chunks(FILES_AT_ONCE) {
             let names = self.rows.table.file_names(files);
@@ -115,11 +121,12 @@ impl FailedReader {
                     let place = place.ok_or_else(|| self.lost_place())?;
                     let file = source_files.entry(file).or_insert_with_key(|file| file.as_str().into());
                     let key = RowKey { file: Arc::clone(file), row: numbers.value(at).cast_unsigned() };
-                    found.push(Found { key, place });
+                    let bytes = sizes.get(&*place).copied().unwrap_or(ROW_BYTES);
+                    found.push(Found { key, place, bytes });
                 }
                 Ok::<(), TableError>(())
             });
-            listed.await.map_err(|error| explain(selection, error))?;
+            listed.await?;
         }
         Ok(found)
     }
@@ -237,6 +244,11 @@ impl FailedReader {
     fn lost_place(&self) -> TableError {
         self.unreadable(ArrowError::InvalidArgumentError("a row is in a file that was not asked for".into()))
     }
+}
+
+/// What a row of a file takes in memory: text is several times as large there as in the file.
+fn row_bytes(file: &DataFile) -> u64 {
+    file.rows.filter(|rows| *rows > 0).map_or(ROW_BYTES, |rows| (file.size * 5 / rows).max(ROW_BYTES))
 }
 
 /// Rows by file, for looking up.

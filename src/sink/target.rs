@@ -157,13 +157,13 @@ pub(super) fn step_fields() -> Fields {
 }
 
 /// Opens the target and holds it against the columns that the job needs; none if it is not there yet. What
-/// becomes of columns that it lacks is for `on_new` to say; those of `own` are the job's, and must be there.
+/// becomes of columns that it lacks is for `on_new` to say (those to be added are given back); those of `own` are the job's, and must be there.
 pub(super) async fn open(
     path: &Path,
     wanted: &Schema,
     own: &[&str],
     on_new: OnNewColumns,
-) -> Result<Option<Table>, TargetError> {
+) -> Result<Option<(Table, Vec<Arc<Field>>)>, TargetError> {
     if !is_delta_table(path) {
         return is_free(path).map(|()| None);
     }
@@ -171,25 +171,16 @@ pub(super) async fn open(
     if table.properties()?.contains_key(RETENTION) {
         return Err(TargetError::Retention { path: path.to_owned() });
     }
-    let mut table = table;
     let schema = table.schema()?;
     let is_new = |field: &&Arc<Field>| {
         schema.field_with_name(field.name()).is_err() && !own.contains(&field.name().as_str())
     };
     let new: Vec<Arc<Field>> = wanted.fields().iter().filter(is_new).cloned().collect();
-    let mut wanted = wanted.clone();
-    match on_new {
-        OnNewColumns::Stop => {}
-        OnNewColumns::Add if !new.is_empty() => table = table.add_columns(&Schema::new(new)).await?,
-        OnNewColumns::Add => {}
-        OnNewColumns::Ignore => {
-            let kept = wanted.fields().iter().filter(|field| !is_new(field)).cloned();
-            wanted = Schema::new(kept.collect::<Vec<_>>());
-        }
-    }
-    fits(table.schema()?.as_ref(), &wanted)
-        .map_err(|what| TargetError::Schema { path: path.to_owned(), what })?;
-    Ok(Some(table))
+    let kept = wanted.fields().iter().filter(|field| on_new == OnNewColumns::Stop || !is_new(field));
+    let wanted = Schema::new(kept.cloned().collect::<Vec<_>>());
+    fits(schema.as_ref(), &wanted).map_err(|what| TargetError::Schema { path: path.to_owned(), what })?;
+    let to_add = if on_new == OnNewColumns::Add { new } else { Vec::new() };
+    Ok(Some((table, to_add)))
 }
 
 /// Whether nothing but folders of this program is where the target is to be.

@@ -5,6 +5,9 @@ use std::collections::HashMap;
 use arrow::record_batch::RecordBatch;
 use deltalake::DeltaTableError;
 use deltalake::datafusion::prelude::{SessionConfig, SessionContext};
+use deltalake::datafusion::sql::sqlparser::dialect::GenericDialect;
+use deltalake::datafusion::sql::sqlparser::parser::{Parser, ParserError};
+use deltalake::datafusion::sql::sqlparser::tokenizer::Token;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use url::Url;
@@ -85,6 +88,24 @@ impl Table {
         Ok(stream.map_err(move |source| error(DeltaTableError::from(source))).boxed())
     }
 
+    /// Checks that a condition over the table's columns is one SQL expression, and gives it back as it is
+    /// understood.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words.
+    pub async fn condition(&self, written: &str) -> Result<String, String> {
+        let condition = expression(written)?;
+        let sql = format!("SELECT 1 FROM target WHERE ({condition})");
+        match self.stream(Scan::default(), &sql).await {
+            Ok(_) => Ok(condition),
+            Err(error) => {
+                let text = error.source.to_string();
+                let text = text.rsplit_once("error: ").map_or(text.as_str(), |(_, last)| last);
+                Err(text.split("\n\nbacktrace:").next().unwrap_or(text).replace("target.", ""))
+            }
+        }
+    }
+
     /// The names by which [`Scan::file_column`] knows these files, each with its place in the list.
     #[must_use]
     pub fn file_names(&self, files: &[String]) -> HashMap<String, usize> {
@@ -94,6 +115,24 @@ impl Table {
             roots.iter().filter_map(|root| Some((root.join(&as_url(file)).ok()?.to_string(), at))).collect()
         };
         files.iter().enumerate().flat_map(named).collect()
+    }
+}
+
+/// The one SQL expression that a text is.
+fn expression(written: &str) -> Result<String, String> {
+    let dialect = GenericDialect {};
+    let mut parser = Parser::new(&dialect).try_with_sql(written).map_err(|error| message(&error))?;
+    let expression = parser.parse_expr().map_err(|error| message(&error))?;
+    match parser.peek_token().token {
+        Token::EOF => Ok(expression.to_string()),
+        rest => Err(format!("nothing may follow the condition, and {rest} does")),
+    }
+}
+
+fn message(error: &ParserError) -> String {
+    match error {
+        ParserError::TokenizerError(text) | ParserError::ParserError(text) => text.clone(),
+        ParserError::RecursionLimitExceeded => "it is nested too deeply".to_owned(),
     }
 }
 

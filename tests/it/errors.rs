@@ -52,6 +52,9 @@ async fn failed_rows_are_chosen_by_class_batch_time_condition_and_number() {
     errors(&world, &["--since", "soon"]).await.assert_status(2).assert_says("is neither a time");
     errors(&world, &["--class", "tooo_large"]).await.assert_status(2).assert_says("'too_large'");
     errors(&world, &["--columns", "txt"]).await.assert_status(2).assert_says("did you mean \"text\"?");
+    for escape in ["1=1) OR (1=1", "TRUE; DROP TABLE target", "TRUE UNION ALL SELECT 1"] {
+        errors(&world, &["--where", escape]).await.assert_status(2).assert_says("nothing may follow");
+    }
     errors(&world, &["--where", "id ="])
         .await
         .assert_status(2)
