@@ -47,6 +47,9 @@ pub(super) trait Feed: Send + 'static {
 
     /// Whether planning ends where there is nothing more, and not at a limit of this run.
     fn reaches_end(&self) -> bool;
+
+    /// Whether every row that could use an answer of an earlier plan is among those planned.
+    fn covers_all(&self) -> bool;
 }
 
 /// Where batches go, in their order; used by one task at a time.

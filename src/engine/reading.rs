@@ -68,6 +68,10 @@ impl Feed for Reading {
     fn reaches_end(&self) -> bool {
         self.planner.rows_left() != Some(0)
     }
+
+    fn covers_all(&self) -> bool {
+        self.reaches_end()
+    }
 }
 
 impl Reading {

@@ -95,8 +95,7 @@ async fn start(
     let room = options
         .max_rows
         .map_or(usize::MAX, |most| usize::try_from(most.saturating_sub(resumed)).unwrap_or(usize::MAX));
-    // Answers to rows that are not selected now are kept for when they are.
-    let is_limited = queue.len() > room || retrying.selection != Selection::default();
+    let is_limited = queue.len() > room;
     queue.truncate(room);
     let rows = resumed + queue.len() as u64;
     voice.say(&Event::Outstanding { rows, most_asked: None });
@@ -200,7 +199,7 @@ pub(super) struct RetryFeed {
     reader: FailedReader,
     queue: VecDeque<Found>,
     limits: BatchLimits,
-    /// Whether there may be failed rows that this retry is not about.
+    /// Whether there are more rows of the selection than this retry is about.
     is_limited: bool,
     file: CheckpointFile,
     checkpoint: Checkpoint<Retrying>,
@@ -283,5 +282,10 @@ impl Feed for RetryFeed {
 
     fn reaches_end(&self) -> bool {
         !self.is_limited
+    }
+
+    fn covers_all(&self) -> bool {
+        // Answers to rows that are not selected now are kept for when they are.
+        self.reaches_end() && self.checkpoint.position.selection == Selection::default()
     }
 }

@@ -353,13 +353,14 @@ impl<F: Feed, D: Drain> Running<F, D> {
     async fn end(mut self, options: RunOptions, timed_out: bool) -> Result<End, EngineError> {
         let is_complete = self.enricher.is_complete();
         let planned_all = self.feed.as_ref().is_some_and(|feed| feed.reaches_end());
+        let covers_all = self.feed.as_ref().is_some_and(|feed| feed.covers_all());
         if let Some(feed) = &mut self.feed {
             let closed = feed.close(self.newest, is_complete && planned_all).await;
             if let Err(error) = closed {
                 self.error.get_or_insert(error);
             }
         }
-        let stopped = self.enricher.finish(planned_all)?;
+        let stopped = self.enricher.finish(covers_all)?;
         if let Some(error) = self.error {
             return Err(error);
         }

@@ -407,3 +407,16 @@ async fn a_step_that_the_job_does_not_have_any_more_keeps_its_errors() {
     // Each step was asked once about each row.
     assert_eq!(world.simulator.counts().answered, 4);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_retry_again_asks_the_rows_that_failed_again() {
+    let world = with_failed(20, 2, refusing([3, 14], 413, "x")).await;
+    let spec = SimulatorSpec { faults: refusing([3, 14], 413, "x"), ..SimulatorSpec::default() };
+    let broken = Simulator::start(spec, 0).await.unwrap();
+    let fixed = world.usual_job("");
+    world.write_text(&fixed.replace(world.simulator.url().as_str(), broken.url().as_str()));
+    retry(&world, &["--class", "too_large"]).await.assert_status(0).assert_says("2 errors");
+    world.write_text(&fixed);
+    retry(&world, &["--class", "too_large"]).await.assert_status(0).assert_says("2 answers");
+    world.assert_target(0..20).await;
+}
