@@ -101,14 +101,8 @@ async fn start(
     voice.say(&Event::Outstanding { rows, most_asked: None });
     voice.say(&Event::Started { run: session });
 
-    let window = Window {
-        max_rows: job.window.max_rows,
-        max_bytes: job.window.max_bytes,
-        batch_rows: u64::from(job.batch.max_rows),
-        batch_bytes: job.batch.max_bytes,
-    };
     let planned = outstanding.iter().map(|batch| (batch.id, batch.rows(), batch.bytes));
-    let ledger = Ledger::new(window, job.steps.len(), checkpoint.next_batch, planned);
+    let ledger = Ledger::new(Window::of(job), job.steps.len(), checkpoint.next_batch, planned);
     let journals = sort_journals(&journal, &checkpoint, &outstanding)?;
     let lineage = checkpoint.lineage;
     let enricher = Enricher::start(

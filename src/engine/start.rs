@@ -61,14 +61,8 @@ pub(super) async fn start(
     sink.add_columns().await?;
     let max_rows = options.max_rows;
 
-    let window = Window {
-        max_rows: job.window.max_rows,
-        max_bytes: job.window.max_bytes,
-        batch_rows: u64::from(job.batch.max_rows),
-        batch_bytes: job.batch.max_bytes,
-    };
     let planned = outstanding.iter().map(|batch| (batch.id, batch.rows(), batch.bytes));
-    let ledger = Ledger::new(window, job.steps.len(), checkpoint.next_batch, planned);
+    let ledger = Ledger::new(Window::of(job), job.steps.len(), checkpoint.next_batch, planned);
     let journals = sort_journals(&job.journal, &checkpoint, &outstanding)?;
 
     let resumed: u64 = outstanding.iter().map(PlannedBatch::rows).sum();

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::batch::{Batch, Phase, RowState};
+use crate::config::Job;
 use crate::event::Hold;
 use crate::ident::{BatchId, Cell, StepId};
 
@@ -17,6 +18,19 @@ pub struct Window {
     pub batch_rows: u64,
     /// Bytes that it may have.
     pub batch_bytes: u64,
+}
+
+impl Window {
+    /// The window of a job.
+    #[must_use]
+    pub fn of(job: &Job) -> Self {
+        Window {
+            max_rows: job.window.max_rows,
+            max_bytes: job.window.max_bytes,
+            batch_rows: u64::from(job.batch.max_rows),
+            batch_bytes: job.batch.max_bytes,
+        }
+    }
 }
 
 /// Something for the engine to do, once; it reports back through the method named with each.

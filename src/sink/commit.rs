@@ -1,6 +1,5 @@
 //! Committing batches, once each.
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,6 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::columns::Layout;
 use super::failed::{name, text};
+use super::logged;
 use super::rebuild::Progress;
 use super::settled::FilledBatch;
 use super::target::{self, APP_ID, ERROR_COUNT, TargetError};
@@ -187,12 +187,7 @@ impl Sink {
     /// # Errors
     /// When the log cannot be read.
     pub async fn committed(&self, lineage: Lineage) -> Result<CommittedUpTo, TableError> {
-        let app = self.table.txn_version(&self.app_id).await?;
-        let own = self.table.txn_version(&lineage.app_id(&self.app_id)).await?;
-        Ok(CommittedUpTo {
-            app: app.and_then(BatchId::from_txn_version),
-            lineage: own.and_then(BatchId::from_txn_version),
-        })
+        logged::committed(&self.table, &self.app_id, lineage).await
     }
 
     /// What the target tells about a job whose checkpoint is lost; see [`Progress`].
@@ -290,15 +285,7 @@ impl Sink {
 
     /// Whether the log has a batch of this lineage.
     async fn has(&self, id: BatchId, lineage: Lineage) -> Result<bool, TableError> {
-        let committed = self.committed(lineage).await?;
-        if committed.app.is_some_and(|app| app >= id) && committed.lineage.is_none_or(|own| own < id) {
-            let what = format!(
-                "batch {id} of app_id {:?} was committed by another checkpoint meanwhile",
-                self.app_id
-            );
-            return Err(self.error("commit to", io::Error::other(what)));
-        }
-        Ok(committed.lineage.is_some_and(|own| own >= id))
+        logged::has(&self.table, &self.app_id, id, lineage).await
     }
 
     fn info(&self, batch: &FilledBatch, lineage: Lineage) -> Map<String, Value> {

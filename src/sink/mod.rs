@@ -7,6 +7,7 @@
 mod columns;
 mod commit;
 mod failed;
+mod logged;
 mod rebuild;
 mod reload;
 mod repair;

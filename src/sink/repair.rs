@@ -4,7 +4,6 @@
 //! is one commit, with two `txn` actions like those of a run.
 
 use std::collections::{BTreeSet, HashMap};
-use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +19,7 @@ use serde_json::{Map, Value, json};
 use super::columns::{history, outputs};
 use super::commit::Committed;
 use super::failed::{FILES_AT_ONCE, FailedRows, name, text};
+use super::logged;
 use super::reload::{PLACE, Places};
 use super::settled::{FilledBatch, Outcome, Settled};
 use super::target::{APP_ID, ERROR_COUNT, RETENTION, RUN_ID, SOURCE_FILE, SOURCE_ROW, TargetError};
@@ -122,13 +122,7 @@ impl Repair {
     /// # Errors
     /// When the log cannot be read.
     pub async fn committed(&self, lineage: Lineage) -> Result<CommittedUpTo, TableError> {
-        let retry = retry_app_id(&self.app_id);
-        let app = self.table.txn_version(&retry).await?;
-        let own = self.table.txn_version(&lineage.app_id(&retry)).await?;
-        Ok(CommittedUpTo {
-            app: app.and_then(BatchId::from_txn_version),
-            lineage: own.and_then(BatchId::from_txn_version),
-        })
+        logged::committed(&self.table, &retry_app_id(&self.app_id), lineage).await
     }
 
     /// Writes the new outcomes of a batch's rows over the old ones and commits them, unless the log has the
@@ -419,12 +413,7 @@ impl Repair {
     }
 
     async fn has(&self, id: BatchId, lineage: Lineage) -> Result<bool, TableError> {
-        let committed = self.committed(lineage).await?;
-        if committed.app.is_some_and(|app| app >= id) && committed.lineage.is_none_or(|own| own < id) {
-            let what = format!("batch {id} of the retries was committed by another checkpoint meanwhile");
-            return Err(self.error("commit to", io::Error::other(what)));
-        }
-        Ok(committed.lineage.is_some_and(|own| own >= id))
+        logged::has(&self.table, &retry_app_id(&self.app_id), id, lineage).await
     }
 
     fn info(&self, batch: &FilledBatch, lineage: Lineage) -> Map<String, Value> {

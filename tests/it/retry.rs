@@ -9,24 +9,18 @@ use enrich::config::{FaultSpec, SimulatorSpec, Span};
 use enrich::faultpoint::ACTIONS;
 use enrich::simulator::{Simulator, answer_to};
 
+use crate::stops::fault;
 use crate::support::{Outcome, TargetRow, World, append_delta, prompt_of, read_target, rows, text_of};
 
 /// Refuses the prompts of these rows.
 pub fn refusing(ids: impl IntoIterator<Item = i64>, status: u16, code: &str) -> Vec<FaultSpec> {
-    let fault = |id| FaultSpec {
+    let refusal = |id| FaultSpec {
         contains: Some(text_of(id)),
-        share: 1.0,
-        times: None,
         status: Some(status),
         code: Some(code.to_owned()),
-        message: None,
-        retry_after: None,
-        finish_reason: None,
-        body: None,
-        hang_up: false,
-        delay: None,
+        ..fault()
     };
-    ids.into_iter().map(fault).collect()
+    ids.into_iter().map(refusal).collect()
 }
 
 /// A target in which these rows have failed; the world's own simulator has not been asked.
