@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::fault::{Class, Failure};
+use crate::fault::{Class, Failure, Scarce};
 use crate::ident::{BatchId, RunId, Tokens};
 
 /// How a row of a step ended.
@@ -47,6 +47,8 @@ pub enum Origin {
 pub enum Waiting {
     /// The quota of requests per minute.
     RequestsPerMinute,
+    /// The quota of tokens per minute.
+    TokensPerMinute,
     /// The end of a pause that the provider asked for.
     Pause,
     /// The next try of a provider that failed too often.
@@ -62,6 +64,32 @@ pub enum Hold {
     SlowRows(BatchId),
     /// The commit of this batch.
     Commit(BatchId),
+}
+
+/// How a provider's limits stand at a moment.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Gauge {
+    /// Requests that were sent in this run.
+    pub requests: u64,
+    /// Those among them that were refused for being asked too much.
+    pub throttled: u64,
+    /// Requests that may be in flight at once.
+    pub concurrency: u32,
+    /// How much of each limit that is known is used.
+    pub shares: Vec<Share>,
+    /// Whether its breaker is open.
+    pub is_open: bool,
+}
+
+/// How much of a limit is used.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Share {
+    /// What is limited.
+    pub of: Scarce,
+    /// The limit, configured, stated by the provider or learned, in a minute.
+    pub per_minute: f64,
+    /// What was taken of it since the first request, 1 for all of it.
+    pub used: f64,
 }
 
 /// Something that happened.
@@ -120,6 +148,13 @@ pub enum Event<'a> {
         provider: &'a str,
         /// How many there are now.
         requests: u32,
+    },
+    /// How a provider's limits stand; told now and then, and at the end.
+    Gauged {
+        /// Name of the provider.
+        provider: &'a str,
+        /// The figures.
+        gauge: &'a Gauge,
     },
     /// What a provider's dispatcher waits for changed.
     Waiting {

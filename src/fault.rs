@@ -128,19 +128,39 @@ pub struct Failure {
     pub detail: String,
     /// How long the server asks to wait before another try.
     pub delay: Option<Duration>,
+    /// What there is too little of, where a refusal for being asked too much says so.
+    pub scarce: Option<Scarce>,
+}
+
+/// What a provider limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scarce {
+    /// The number of requests.
+    Requests,
+    /// The tokens of prompts, answers, or both.
+    Tokens,
+    /// The server is busy, whoever asks.
+    Capacity,
 }
 
 impl Failure {
     /// Makes a failure whose detail is brought to one line without control characters.
     #[must_use]
     pub fn new(class: Class, detail: impl AsRef<str>) -> Self {
-        Failure { class, detail: one_line(detail.as_ref()), delay: None }
+        Failure { class, detail: one_line(detail.as_ref()), delay: None, scarce: None }
     }
 
     /// The same failure with the delay that the server asked for.
     #[must_use]
     pub fn with_delay(mut self, delay: Option<Duration>) -> Self {
         self.delay = delay;
+        self
+    }
+
+    /// The same failure with what the server said there is too little of.
+    #[must_use]
+    pub fn with_scarce(mut self, scarce: Option<Scarce>) -> Self {
+        self.scarce = scarce;
         self
     }
 

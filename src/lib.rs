@@ -16,6 +16,7 @@ pub mod faultpoint;
 pub mod ident;
 pub mod journal;
 pub mod ledger;
+pub mod meter;
 pub mod plan;
 pub mod prompt;
 pub mod report;

@@ -7,7 +7,9 @@ use serde::Serialize;
 use super::ending::{Ended, Facts};
 use super::exit::Exit;
 use crate::engine::End;
-use crate::fault::Class;
+use crate::event::{Gauge, Share};
+use crate::fault::{Class, Scarce};
+use crate::report::ProviderFigures;
 
 /// What came of a run.
 #[derive(Debug, Serialize)]
@@ -32,6 +34,8 @@ pub(super) struct Summary<'a> {
     retries: u64,
     throttled: u64,
     tokens: Tokens,
+    /// What of its limits each provider gave, by name.
+    providers: BTreeMap<&'a str, Provider>,
     duration_seconds: f64,
     /// The provider, or the step, that stopped it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -50,6 +54,48 @@ struct Tokens {
     prompt: u64,
     cached: u64,
     completion: u64,
+}
+
+/// A provider's part in a run.
+#[derive(Debug, Serialize)]
+struct Provider {
+    requests: u64,
+    throttled: u64,
+    retries: u64,
+    concurrency: u32,
+    /// `open` while it is left alone because it fails.
+    breaker: &'static str,
+    limits: Vec<Limit>,
+}
+
+/// A limit, configured, stated by the provider or learned.
+#[derive(Debug, Serialize)]
+struct Limit {
+    /// `requests` or `tokens`.
+    of: &'static str,
+    per_minute: f64,
+    /// What of it was used since the first request, 1 for all.
+    share: f64,
+}
+
+impl Provider {
+    fn new(figures: &ProviderFigures) -> Self {
+        let Gauge { requests, throttled, concurrency, shares, is_open } = &figures.gauge;
+        let rounded = |number: f64, parts: f64| (number * parts).round() / parts;
+        let limit = |share: &Share| Limit {
+            of: if share.of == Scarce::Tokens { "tokens" } else { "requests" },
+            per_minute: rounded(share.per_minute, 10.0),
+            share: rounded(share.used, 10_000.0),
+        };
+        Provider {
+            requests: *requests,
+            throttled: *throttled,
+            retries: figures.retries,
+            concurrency: *concurrency,
+            breaker: if *is_open { "open" } else { "closed" },
+            limits: shares.iter().map(limit).collect(),
+        }
+    }
 }
 
 impl<'a> Summary<'a> {
@@ -74,6 +120,11 @@ impl<'a> Summary<'a> {
                 cached: totals.tokens.cached,
                 completion: totals.tokens.completion,
             },
+            providers: totals
+                .providers
+                .iter()
+                .map(|(name, figures)| (name.as_str(), Provider::new(figures)))
+                .collect(),
             duration_seconds: (facts.took.as_secs_f64() * 1_000.0).round() / 1_000.0,
             provider: None,
             step: None,

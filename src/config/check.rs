@@ -8,9 +8,11 @@ use url::Url;
 
 use super::error::{ConfigError, nearest};
 use super::job::{
-    ApiKey, BatchLimits, Job, Params, Provider, RetryPolicy, SourceSpec, StepSpec, TargetSpec, WindowLimits,
+    ApiKey, BatchLimits, Job, Params, Provider, RetryPolicy, SourceSpec, StepSpec, TargetSpec, TokenLimits,
+    WindowLimits,
 };
-use super::raw::{RawJob, RawProvider, RawStep, SimulatorSpec};
+use super::raw::{OneOrMore, RawJob, RawProvider, RawStep};
+use super::simulated::SimulatorSpec;
 use super::units::{ByteSize, Span};
 use crate::ident::Fingerprint;
 use crate::store::Location;
@@ -146,6 +148,13 @@ impl Checker<'_> {
         }
     }
 
+    fn tokens(&self, key: &str, given: Option<u64>) -> Result<Option<u64>, ConfigError> {
+        match given {
+            Some(0) => Err(self.wrong(key, "is 0; it must be at least 1")),
+            other => Ok(other),
+        }
+    }
+
     fn positive_bytes(&self, key: &str, given: Option<ByteSize>, default: u64) -> Result<u64, ConfigError> {
         match given.map(ByteSize::get) {
             Some(0) => Err(self.wrong(key, "is 0; it must be at least 1 byte")),
@@ -180,6 +189,17 @@ impl Checker<'_> {
             Some(_) => Some(self.positive(&key("requests_per_minute"), raw.requests_per_minute, 1)?),
             None => None,
         };
+        let token_limits = TokenLimits {
+            total: self.tokens(&key("tokens_per_minute"), raw.tokens_per_minute)?,
+            input: self.tokens(&key("input_tokens_per_minute"), raw.input_tokens_per_minute)?,
+            output: self.tokens(&key("output_tokens_per_minute"), raw.output_tokens_per_minute)?,
+        };
+        if token_limits.total.is_some() && (token_limits.input.is_some() || token_limits.output.is_some()) {
+            return Err(self.wrong(
+                key("tokens_per_minute"),
+                "counts both kinds of tokens together; it does not go with input_tokens_per_minute or output_tokens_per_minute",
+            ));
+        }
         let api_key =
             self.key(&name, raw.api_key_env.as_deref(), raw.api_key_file.as_deref(), raw.api_key_header)?;
         for header in raw.headers.keys() {
@@ -198,6 +218,9 @@ impl Checker<'_> {
             extra_body: self.json(&key("extra_body"), raw.extra_body)?,
             max_tokens_field: raw.max_tokens_field.unwrap_or_else(|| "max_tokens".to_owned()),
             requests_per_minute,
+            token_limits,
+            token_charge: raw.token_charge,
+            learns_concurrency: raw.max_concurrency.is_none(),
             max_concurrency: self.positive(&key("max_concurrency"), raw.max_concurrency, 64)?,
             connect_timeout: self.positive_span(&key("connect_timeout"), raw.connect_timeout, 10)?,
             request_timeout: self.positive_span(&key("request_timeout"), raw.request_timeout, 120)?,
@@ -287,8 +310,23 @@ impl Checker<'_> {
         if spec.faults.iter().any(|fault| !(0.0..=1.0).contains(&fault.share)) {
             return Err(self.wrong("simulator.fault.share", "lies outside 0 to 1"));
         }
-        if !(0.0..=10.0).contains(&spec.latency_sigma) {
-            return Err(self.wrong("simulator.latency_sigma", "lies outside 0 to 10"));
+        for (name, sigma) in
+            [("latency_sigma", spec.latency_sigma), ("completion_sigma", spec.completion_sigma)]
+        {
+            if !(0.0..=10.0).contains(&sigma) {
+                return Err(self.wrong(format!("simulator.{name}"), "lies outside 0 to 10"));
+            }
+        }
+        let others = spec.phases.iter().filter_map(|phase| phase.other_client);
+        if others.chain([spec.other_client]).any(|share| !(0.0..=1.0).contains(&share)) {
+            return Err(self.wrong("simulator.other_client", "lies outside 0 to 1"));
+        }
+        let factors = spec.phases.iter().filter_map(|phase| phase.limits);
+        if factors.into_iter().any(|factor| !(factor > 0.0 && factor.is_finite())) {
+            return Err(self.wrong("simulator.phase.limits", "is not more than 0"));
+        }
+        if spec.slots == Some(0) || spec.completion_tokens == Some(0) {
+            return Err(self.wrong("simulator", "has a 0 where it must be at least 1"));
         }
         let limits = [("requests", &spec.requests), ("tokens", &spec.tokens)];
         for (name, limit) in limits {
@@ -343,23 +381,10 @@ impl Checker<'_> {
         if raw.prompt.trim().is_empty() {
             return Err(self.wrong(key("prompt"), "is empty"));
         }
-        let names = || providers.iter().map(|provider| provider.name.as_str());
-        let provider = match &raw.provider {
-            Some(name) => names().position(|known| known == name).ok_or_else(|| {
-                let hint = nearest(name, names())
-                    .map_or_else(String::new, |near| format!("; did you mean {near:?}?"));
-                self.wrong(key("provider"), format!("is {name:?}, and there is no [provider.{name}]{hint}"))
-            })?,
-            None if providers.len() == 1 => 0,
-            None if providers.is_empty() => {
-                return Err(self.wrong("provider", "is missing; a job has at least one [provider.<name>]"));
-            }
-            None => {
-                return Err(
-                    self.wrong(key("provider"), "is missing, and there is more than one to choose from")
-                );
-            }
-        };
+        let chosen = self.providers_of(&key("provider"), raw.provider.as_ref(), providers)?;
+        if raw.balance && chosen.len() == 1 {
+            return Err(self.wrong(key("balance"), "is set, and there is one provider only; name several"));
+        }
         if raw.temperature.is_some_and(|temperature| !(0.0..=2.0).contains(&temperature)) {
             return Err(self.wrong(key("temperature"), "lies outside 0 to 2"));
         }
@@ -369,7 +394,8 @@ impl Checker<'_> {
         };
         Ok(StepSpec {
             output: raw.output,
-            provider,
+            providers: chosen,
+            balance: raw.balance,
             prompt: raw.prompt,
             system: raw.system,
             params: Params {
@@ -380,6 +406,39 @@ impl Checker<'_> {
             null_inputs: raw.null_inputs,
             row_deadline: self.positive_span(&key("row_deadline"), raw.row_deadline, 600)?,
         })
+    }
+
+    /// Positions of the providers that a step names.
+    fn providers_of(
+        &self,
+        key: &str,
+        named: Option<&OneOrMore>,
+        providers: &[Provider],
+    ) -> Result<Vec<usize>, ConfigError> {
+        let known = || providers.iter().map(|provider| provider.name.as_str());
+        let Some(named) = named else {
+            return match providers.len() {
+                1 => Ok(vec![0]),
+                0 => Err(self.wrong("provider", "is missing; a job has at least one [provider.<name>]")),
+                _ => Err(self.wrong(key, "is missing, and there is more than one to choose from")),
+            };
+        };
+        let mut chosen = Vec::new();
+        for name in named.names() {
+            let position = known().position(|known| known == name).ok_or_else(|| {
+                let hint = nearest(name, known())
+                    .map_or_else(String::new, |near| format!("; did you mean {near:?}?"));
+                self.wrong(key, format!("is {name:?}, and there is no [provider.{name}]{hint}"))
+            })?;
+            if chosen.contains(&position) {
+                return Err(self.wrong(key, format!("names {name:?} twice")));
+            }
+            chosen.push(position);
+        }
+        if chosen.is_empty() {
+            return Err(self.wrong(key, "is an empty list; name at least one provider"));
+        }
+        Ok(chosen)
     }
 }
 

@@ -6,14 +6,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use url::Url;
 
 use super::check::{Checker, Environment};
 use super::error::ConfigError;
 use super::overrides;
-use super::raw::{RawJob, SimulatorSpec};
+use super::raw::RawJob;
+use super::simulated::SimulatorSpec;
 use crate::ident::Fingerprint;
 use crate::store::Location;
 
@@ -110,8 +111,14 @@ pub struct Provider {
     pub max_tokens_field: String,
     /// Requests per minute.
     pub requests_per_minute: Option<u32>,
+    /// Tokens per minute.
+    pub token_limits: TokenLimits,
+    /// What an answer counts for; none if that is to be learned.
+    pub token_charge: Option<TokenCharge>,
     /// Requests in flight.
     pub max_concurrency: u32,
+    /// Whether fewer may be in flight where more bring nothing: nobody said how many are right.
+    pub learns_concurrency: bool,
     /// Time to connect.
     pub connect_timeout: Duration,
     /// Time for one attempt.
@@ -120,6 +127,27 @@ pub struct Provider {
     pub retry: RetryPolicy,
     /// Bytes of a response body, decompressed.
     pub max_response_bytes: u64,
+}
+
+/// Tokens per minute; none where that is to be learned.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TokenLimits {
+    /// Of prompts and answers together.
+    pub total: Option<u64>,
+    /// Of prompts.
+    pub input: Option<u64>,
+    /// Of answers.
+    pub output: Option<u64>,
+}
+
+/// What an answer counts for against a limit on tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TokenCharge {
+    /// The request's `max_tokens`, as it arrives.
+    Max,
+    /// What it used, once it is there.
+    Actual,
 }
 
 /// How failed attempts are repeated.
@@ -170,8 +198,10 @@ impl fmt::Debug for ApiKey {
 pub struct StepSpec {
     /// Column that takes the answers.
     pub output: String,
-    /// Position in [`Job::providers`].
-    pub provider: usize,
+    /// Positions in [`Job::providers`], in the order in which they are tried; at least one.
+    pub providers: Vec<usize>,
+    /// Whether all of them are asked at once.
+    pub balance: bool,
     /// Template of the user's message.
     pub prompt: String,
     /// Template of the system message.

@@ -11,13 +11,16 @@ mod job;
 mod overrides;
 mod raw;
 pub mod reference;
+mod simulated;
 mod units;
 
 pub use error::ConfigError;
 pub(crate) use error::nearest;
 pub use job::{
     ApiKey, BatchLimits, Job, Keys, NullInputs, OnNewColumns, Params, Provider, RetryPolicy, SourceSpec,
-    StepSpec, TargetSpec, WindowLimits,
+    StepSpec, TargetSpec, TokenCharge, TokenLimits, WindowLimits,
 };
-pub use raw::{FaultSpec, LimitSpec, LimitWindow, SimulatorSpec};
+pub use simulated::{
+    DelayForm, FaultSpec, HeaderFamily, LimitSpec, LimitWindow, PhaseSpec, SimulatedCharge, SimulatorSpec,
+};
 pub use units::{ByteSize, Span};

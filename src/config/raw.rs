@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::simulated::SimulatorSpec;
 use super::units::{ByteSize, Span};
 
 /// A job of enrich: what is read, what is asked about each row, and where the answers go.
@@ -171,12 +172,28 @@ pub(super) struct RawProvider {
     /// default and want `max_completion_tokens`. Default: `max_tokens`.
     #[schemars(length(min = 1))]
     pub(super) max_tokens_field: Option<String>,
-    /// Requests per minute, at most, spread evenly: a burst is what a second allows; at least 1. A 429
-    /// makes the run wait with or without it. Default: not limited.
+    /// Requests per minute, at most, spread evenly; at least 1. A provider whose real limit is lower is
+    /// asked less. Default: learned from what the provider says and refuses.
     #[schemars(range(min = 1))]
     pub(super) requests_per_minute: Option<u32>,
+    /// Tokens per minute of prompts and answers together, at most; at least 1. A request that is larger
+    /// than what a second allows waits for an empty moment and goes alone. Default: learned.
+    #[schemars(range(min = 1))]
+    pub(super) tokens_per_minute: Option<u64>,
+    /// Tokens per minute of prompts, for a provider that counts them apart. Not together with
+    /// `tokens_per_minute`. Default: learned.
+    #[schemars(range(min = 1))]
+    pub(super) input_tokens_per_minute: Option<u64>,
+    /// Tokens per minute of answers, for a provider that counts them apart. Not together with
+    /// `tokens_per_minute`. Default: learned.
+    #[schemars(range(min = 1))]
+    pub(super) output_tokens_per_minute: Option<u64>,
+    /// What the provider counts for an answer: `max`, a request's `max_tokens` as it arrives, or `actual`,
+    /// what the answer used. Default: learned; `actual` until the provider refuses a request that it
+    /// should have taken.
+    pub(super) token_charge: Option<super::job::TokenCharge>,
     /// Requests in flight at once, at most; at least 1. These are what a kill can make you pay twice.
-    /// Default: 64.
+    /// Default: 64; fewer where more do not make the provider any faster.
     #[schemars(range(min = 1))]
     pub(super) max_concurrency: Option<u32>,
     /// Longest time to connect. Default: 10 s.
@@ -210,8 +227,13 @@ pub(super) struct RawStep {
     /// earlier step has is refused. Required.
     #[schemars(length(min = 1))]
     pub(super) output: String,
-    /// Name of a `[provider.<name>]`. Default: the only one there is.
-    pub(super) provider: Option<String>,
+    /// Name of a `[provider.<name>]`, or a list of them: the first is asked, the next while it fails or
+    /// refuses to answer at all. Default: the only one there is.
+    pub(super) provider: Option<OneOrMore>,
+    /// Whether rows go to all providers of the list at once, each as much as it takes, instead of to the
+    /// first. Default: false.
+    #[serde(default)]
+    pub(super) balance: bool,
     /// Template of the user's message (Jinja) over the source's columns: `{{ name }}`, or
     /// `{{ row["a name"] }}` where the name is no identifier. A column that the source does not have is
     /// refused before the first call. Required.
@@ -240,99 +262,19 @@ pub(super) struct RawStep {
     pub(super) row_deadline: Option<Span>,
 }
 
-/// How the built-in simulator behaves.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct SimulatorSpec {
-    /// Time that an answer takes; with `latency_sigma`, its median. Default: none.
-    pub latency: Option<Span>,
-    /// Spread of a log-normal latency, 0 to 10: standard deviation of the logarithm. Default: 0, always
-    /// the same.
-    #[serde(default)]
-    #[schemars(range(min = 0.0, max = 10.0))]
-    pub latency_sigma: f64,
-    /// Seed of latencies and of faults by share. Default: 0.
-    #[serde(default)]
-    pub seed: u64,
-    /// Key that a request must carry as a bearer token; another is refused with 401. Default: any or none
-    /// will do.
-    pub api_key: Option<String>,
-    /// Model that it knows; another is refused with 404. Default: any will do.
-    pub model: Option<String>,
-    /// Limit on requests; beyond it they are refused with 429. Default: none.
-    pub requests: Option<LimitSpec>,
-    /// Limit on tokens, those of the prompt and the most for the answer; beyond it requests are refused
-    /// with 429. Default: none.
-    pub tokens: Option<LimitSpec>,
-    /// What goes wrong; the first that matches a request counts. Default: nothing.
-    #[serde(default, rename = "fault")]
-    pub faults: Vec<FaultSpec>,
-    /// What happens to the first request, the second, and so on; a request beyond the last is refused
-    /// loudly. Default: `fault` alone decides.
-    #[serde(default)]
-    pub script: Vec<FaultSpec>,
+/// A name or a list of names.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub(super) enum OneOrMore {
+    One(String),
+    More(#[schemars(length(min = 1))] Vec<String>),
 }
 
-/// A limit that the simulator enforces.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct LimitSpec {
-    /// How many a minute; at least 1. Required.
-    #[schemars(range(min = 1))]
-    pub per_minute: u32,
-    /// How it is counted. Default: `token_bucket`.
-    #[serde(default)]
-    pub window: LimitWindow,
-    /// Seconds that a window lasts, or that a full bucket is worth; at least 1. Default: 60 for windows,
-    /// 1 for the bucket.
-    #[schemars(range(min = 1))]
-    pub seconds: Option<u32>,
-}
-
-/// How a limit is counted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum LimitWindow {
-    /// Refills steadily up to a burst.
-    #[default]
-    TokenBucket,
-    /// Counts from the start of each window.
-    FixedWindow,
-    /// Counts over the window that ends now.
-    SlidingWindow,
-}
-
-/// Something that goes wrong at the simulator.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct FaultSpec {
-    /// Only for prompts that contain this text. Default: every prompt.
-    pub contains: Option<String>,
-    /// Share of the requests that it happens to, 0 to 1. Default: 1.
-    #[serde(default = "whole")]
-    #[schemars(range(min = 0.0, max = 1.0))]
-    pub share: f64,
-    /// Only for so many first requests of the same prompt. Default: all.
-    pub times: Option<u32>,
-    /// HTTP status to answer with. Default: 200 with `finish_reason`, `body` or only a `delay`, else 500.
-    pub status: Option<u16>,
-    /// `code` of the error object. Default: `simulated_fault`.
-    pub code: Option<String>,
-    /// `message` of the error object. Default: a sentence that says so.
-    pub message: Option<String>,
-    /// Value of a `Retry-After` header. Default: none is sent.
-    pub retry_after: Option<String>,
-    /// Answers with this `finish_reason` and no text. Default: an answer ends with `stop`.
-    pub finish_reason: Option<String>,
-    /// Sends this text as the whole body. Default: the error object.
-    pub body: Option<String>,
-    /// Closes the connection in the middle of the answer. Default: false.
-    #[serde(default)]
-    pub hang_up: bool,
-    /// Further time before the answer. Default: none.
-    pub delay: Option<Span>,
-}
-
-fn whole() -> f64 {
-    1.0
+impl OneOrMore {
+    pub(super) fn names(&self) -> &[String] {
+        match self {
+            OneOrMore::One(name) => std::slice::from_ref(name),
+            OneOrMore::More(names) => names,
+        }
+    }
 }

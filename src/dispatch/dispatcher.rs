@@ -8,95 +8,60 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::sleep_until;
 
+use super::ask::{Ask, harmless_question};
+use super::budget::RetryBudget;
+use super::lessons::Lessons;
+use super::request::{Mode, Reply, Request, Verdict};
 use super::retry::{Due, Next, Pending};
+use super::standing::Standing;
 use super::told::Told;
-use crate::admission::{Admission, Admit, Blame};
+use crate::admission::{Admission, Admit, Blame, Cost, Health, Ticket};
 use crate::clock::{self, Instant, Jitter};
-use crate::config::{Params, Provider, RetryPolicy};
+use crate::config::{Provider, RetryPolicy};
+use crate::decode;
 use crate::event::{Event, Voice, Waiting};
 use crate::fault::{Failure, Policy};
-use crate::ident::{Cell, RowKey};
-use crate::journal::{Journal, JournalError, Outcome, Record};
-use crate::prompt::Question;
-use crate::transport::{Endpoint, Paid};
+use crate::journal::{JournalError, Outcome, Record};
+use crate::meter::Meter;
+use crate::transport::{Paid, Sent};
+use crate::wire::Limits;
 
-/// A question to be asked.
-#[derive(Clone, Debug)]
-pub struct Request {
-    /// The row and step that ask.
-    pub cell: Cell,
-    /// What is asked.
-    pub question: Arc<Question>,
-    /// With which parameters.
-    pub params: Arc<Params>,
-    /// Time over all attempts.
-    pub deadline: Duration,
-    /// Where the answer is kept.
-    pub receipt: Receipt,
-}
+/// Longest time for the answer to a harmless question.
+const HARMLESS_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Where the answer to a request is kept before anybody hears of it.
-#[derive(Clone, Debug)]
-pub struct Receipt {
-    /// The journal of the row's batch.
-    pub journal: Journal,
-    /// The row.
-    pub key: RowKey,
-    /// Output of the step.
-    pub step: Arc<str>,
-}
-
-/// What came of a request.
+/// What connects a dispatcher to those who use it.
 #[derive(Debug)]
-pub struct Reply {
-    /// The row and step that asked.
-    pub cell: Cell,
-    /// What was asked.
-    pub question: Arc<Question>,
-    /// Attempts that it took.
-    pub attempts: u32,
-    /// What came of it.
-    pub verdict: Verdict,
-}
-
-/// What came of a request.
-#[derive(Debug)]
-pub enum Verdict {
-    /// An answer that was paid for, and is in the journal.
-    Paid(Box<Paid>),
-    /// An answer that was paid for and could not be kept.
-    Lost(JournalError),
-    /// A failure that ends the row.
-    Failed(Failure),
-    /// A failure that ends the run; the row is as if it had not been asked.
-    Stop(Failure),
-    /// Nothing: the run ends, and the row is as if it had not been asked.
-    Unsent,
-}
-
-/// What the dispatcher may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// Everything.
-    Running,
-    /// Wait for what is in flight, send nothing.
-    Draining,
-    /// Cut off what is in flight, hand over what has arrived, and end.
-    Aborting,
+pub struct Wires {
+    /// Its number, in its replies.
+    pub lane: usize,
+    /// Requests come in here.
+    pub inbox: mpsc::Receiver<Request>,
+    /// Replies go out here.
+    pub outbox: mpsc::Sender<Reply>,
+    /// What it may do.
+    pub mode: watch::Receiver<Mode>,
+    /// Called on when it could take more.
+    pub hungry: Arc<Notify>,
+    /// Whether it takes rows.
+    pub standing: Standing,
+    /// Whether its rows can be asked elsewhere: then it hands them back while the provider fails.
+    pub has_fallback: bool,
+    /// Where it leaves what it learned.
+    pub lessons: Lessons,
+    /// Hears what happens.
+    pub voice: Voice,
 }
 
 /// One provider's dispatcher.
-pub struct Dispatcher {
+pub struct Dispatcher<A> {
     name: Arc<str>,
-    endpoint: Arc<Endpoint>,
+    endpoint: Arc<A>,
     policy: RetryPolicy,
     admission: Admission,
+    meter: Meter,
+    budget: RetryBudget,
     jitter: Jitter,
-    voice: Voice,
-    inbox: mpsc::Receiver<Request>,
-    outbox: mpsc::Sender<Reply>,
-    mode: watch::Receiver<Mode>,
-    hungry: Arc<Notify>,
+    wires: Wires,
     ready: VecDeque<Pending>,
     most_ready: usize,
     due: BinaryHeap<Due>,
@@ -104,39 +69,43 @@ pub struct Dispatcher {
     told: Told,
     /// The pause that was told last.
     pause_told: u64,
-    flights: JoinSet<(Pending, Duration, Landed)>,
+    /// Rows whose last attempt failed while nobody was answered: it may be the provider.
+    doubted: Vec<(Pending, Failure)>,
+    /// Whether a harmless question should be asked, and whether one is under way.
+    doubt: Doubt,
+    flights: JoinSet<Flight>,
 }
 
-impl Dispatcher {
-    /// Makes the dispatcher of a provider. It takes requests from `inbox`, reports to `outbox` and calls
-    /// on `hungry` when it could take more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Doubt {
+    None,
+    Wanted,
+    Asked,
+}
+
+impl<A: Ask> Dispatcher<A> {
+    /// Makes the dispatcher of a provider.
     #[must_use]
-    pub fn new(
-        provider: &Provider,
-        endpoint: Arc<Endpoint>,
-        inbox: mpsc::Receiver<Request>,
-        outbox: mpsc::Sender<Reply>,
-        mode: watch::Receiver<Mode>,
-        hungry: Arc<Notify>,
-        voice: Voice,
-    ) -> Self {
+    pub fn new(provider: &Provider, endpoint: Arc<A>, wires: Wires) -> Self {
+        let now = clock::now();
+        let (learned, meter) = wires.lessons.recall(&provider.name);
         Dispatcher {
             name: provider.name.as_str().into(),
             endpoint,
             policy: provider.retry,
-            admission: Admission::new(provider, clock::now(), Jitter::from_entropy()),
+            admission: Admission::new(provider, &learned, now, Jitter::from_entropy()),
+            meter,
+            budget: RetryBudget::new(now),
             jitter: Jitter::from_entropy(),
-            voice,
-            inbox,
-            outbox,
-            mode,
-            hungry,
+            wires,
             ready: VecDeque::new(),
             most_ready: provider.max_concurrency as usize,
             due: BinaryHeap::new(),
             order: 0,
             told: Told::default(),
             pause_told: 0,
+            doubted: Vec::new(),
+            doubt: Doubt::None,
             flights: JoinSet::new(),
         }
     }
@@ -144,7 +113,7 @@ impl Dispatcher {
     /// Runs until the inbox is closed and everything has come back, or nobody listens any more.
     pub async fn run(mut self) {
         loop {
-            let mode = *self.mode.borrow();
+            let mode = *self.wires.mode.borrow();
             if mode == Mode::Aborting {
                 self.abort().await;
                 return;
@@ -157,16 +126,19 @@ impl Dispatcher {
                 self.tell(clock::now(), None);
                 None
             } else {
+                if self.yield_rows().await.is_err() {
+                    return;
+                }
                 self.send_ready()
             };
-            let idle = self.ready.is_empty() && self.due.is_empty() && self.flights.is_empty();
+            let idle = self.is_at_rest() && self.doubted.is_empty();
             let has_space = draining || self.ready.len() < self.most_ready;
             let done = tokio::select! {
                 biased;
                 Some(landed) = self.flights.join_next(), if !self.flights.is_empty() => {
                     self.land(landed).await
                 }
-                request = self.inbox.recv(), if has_space => match request {
+                request = self.wires.inbox.recv(), if has_space => match request {
                     Some(request) => {
                         self.take(request);
                         Ok(())
@@ -175,7 +147,7 @@ impl Dispatcher {
                     // Closed: wait for what is under way.
                     None => self.wait_closed(wake).await,
                 },
-                changed = self.mode.changed() => if changed.is_err() { Err(Gone) } else { Ok(()) },
+                changed = self.wires.mode.changed() => if changed.is_err() { Err(Gone) } else { Ok(()) },
                 () = sleep_until(wake.unwrap_or_else(clock::now)), if wake.is_some() => Ok(()),
             };
             if done.is_err() {
@@ -188,77 +160,165 @@ impl Dispatcher {
     async fn wait_closed(&mut self, wake: Option<Instant>) -> Result<(), Gone> {
         tokio::select! {
             Some(landed) = self.flights.join_next(), if !self.flights.is_empty() => self.land(landed).await,
-            changed = self.mode.changed() => changed.map_err(|_| Gone),
+            changed = self.wires.mode.changed() => changed.map_err(|_| Gone),
             () = sleep_until(wake.unwrap_or_else(clock::now)), if wake.is_some() => Ok(()),
         }
+    }
+
+    fn is_at_rest(&self) -> bool {
+        self.ready.is_empty() && self.due.is_empty() && self.flights.is_empty()
     }
 
     fn take(&mut self, request: Request) {
         self.ready.push_back(Pending::new(request, &self.policy));
         while self.ready.len() < self.most_ready {
-            let Ok(request) = self.inbox.try_recv() else { break };
+            let Ok(request) = self.wires.inbox.try_recv() else { break };
             self.ready.push_back(Pending::new(request, &self.policy));
         }
-        self.hungry.notify_one();
+        self.wires.hungry.notify_one();
+    }
+
+    /// Lets others know whether this provider takes rows; hands back those that it does not, as far as they
+    /// can be asked elsewhere.
+    async fn yield_rows(&mut self) -> Result<(), Gone> {
+        if !self.wires.has_fallback {
+            return Ok(());
+        }
+        let health = self.admission.health(clock::now());
+        if matches!(health, Health::Down(_)) || self.wires.standing.is_out() {
+            while let Ok(request) = self.wires.inbox.try_recv() {
+                self.ready.push_back(Pending::new(request, &self.policy));
+            }
+            for pending in self.take_unsent() {
+                self.reply(pending, Verdict::Elsewhere).await?;
+            }
+        }
+        let has_probe = !self.is_at_rest();
+        if self.wires.standing.tell(health, has_probe) {
+            self.wires.hungry.notify_one();
+        }
+        Ok(())
     }
 
     /// Sends what is ready as far as admission allows; says when to look again.
     fn send_ready(&mut self) -> Option<Instant> {
         let now = clock::now();
-        while self.due.peek().is_some_and(|due| due.at <= now) {
+        let mut next_due = None;
+        while let Some(due) = self.due.peek() {
+            if due.at > now {
+                next_due = Some(due.at);
+                break;
+            }
+            if let Err(later) = self.budget.spend(now) {
+                next_due = Some(later);
+                break;
+            }
             if let Some(due) = self.due.pop() {
                 self.ready.push_front(due.pending);
             }
         }
-        let next_due = self.due.peek().map(|due| due.at);
-        let mut waiting = None;
-        while !self.ready.is_empty() {
-            match self.admission.admit(now) {
-                Admit::Now => {
-                    if let Some(pending) = self.ready.pop_front() {
-                        self.send(pending);
-                    }
-                }
-                Admit::At(at, why) => {
-                    waiting = Some((why, at));
-                    break;
-                }
-                Admit::WhenOneEnds => break,
-            }
+        if self.is_at_rest() && !self.doubted.is_empty() && self.doubt == Doubt::None {
+            // Nobody is left whose answer could tell.
+            self.doubt = Doubt::Wanted;
         }
+        let waiting = self.send_while_admitted(now);
         let is_idle = self.ready.is_empty() && self.flights.is_empty();
         let backoff = next_due.filter(|_| is_idle).map(|due| (Waiting::Backoff, due));
         self.tell(now, waiting.or(backoff));
-        [next_due, waiting.map(|(_, at)| at)].into_iter().flatten().min()
+        let probe = match self.admission.health(now) {
+            Health::Down(until) if self.wires.has_fallback => Some(until),
+            _ => None,
+        };
+        [next_due, waiting.map(|(_, at)| at), probe].into_iter().flatten().min()
+    }
+
+    fn send_while_admitted(&mut self, now: Instant) -> Option<(Waiting, Instant)> {
+        let counts_tokens = self.admission.counts_tokens();
+        loop {
+            let is_open = self.admission.health(now) != Health::Up;
+            let front = self.ready.front();
+            // Rows that have failed since the last answer may be the trouble themselves.
+            let is_suspect = front.is_some_and(|pending| self.admission.suspects(pending.request.cell));
+            if is_open && is_suspect && self.doubt == Doubt::None && !self.wires.has_fallback {
+                self.doubt = Doubt::Wanted;
+            }
+            if self.doubt == Doubt::Asked && (is_open || is_suspect) {
+                return None;
+            }
+            let cost = match (self.doubt, front) {
+                (Doubt::Wanted, _) | (_, None) => Cost::default(),
+                (_, Some(pending)) if counts_tokens => self.cost(&pending.request),
+                _ => Cost::default(),
+            };
+            if self.doubt != Doubt::Wanted && self.ready.is_empty() {
+                return None;
+            }
+            match self.admission.admit(cost, now) {
+                Admit::Now(ticket) if self.doubt == Doubt::Wanted => self.send_harmless(ticket),
+                Admit::Now(ticket) => {
+                    if let Some(pending) = self.ready.pop_front() {
+                        self.send(pending, ticket);
+                    }
+                }
+                Admit::At(at, why) => return Some((why, at)),
+                Admit::WhenOneEnds => return None,
+            }
+        }
+    }
+
+    fn cost(&self, request: &Request) -> Cost {
+        let max_tokens = request.params.max_tokens;
+        let (input, output) = self.meter.expect(&request.receipt.step, request.bytes(), max_tokens);
+        Cost { input, output, most_output: max_tokens.map(f64::from) }
     }
 
     fn tell(&mut self, now: Instant, waiting: Option<(Waiting, Instant)>) {
         let in_flight = u32::try_from(self.flights.len()).unwrap_or(u32::MAX);
-        self.told.tell(&self.voice, &self.name, now, in_flight, waiting);
+        let Self { wires, name, admission, meter, told, .. } = self;
+        if told.tell(&wires.voice, name, now, in_flight, waiting, || admission.gauge()) {
+            wires.lessons.keep(name, admission.learned(), meter);
+        }
     }
 
-    fn send(&mut self, mut pending: Pending) {
+    fn send(&mut self, mut pending: Pending, ticket: Ticket) {
+        if pending.attempts == 0 {
+            self.budget.earn();
+        }
         pending.attempts += 1;
-        pending.generation = self.admission.generation();
         let endpoint = Arc::clone(&self.endpoint);
         let provider = Arc::clone(&self.name);
         self.flights.spawn(async move {
             let started = clock::now();
             let Request { question, params, .. } = &pending.request;
-            let landed = match endpoint.send(question, params, pending.left()).await {
+            let Sent { result, limits } = endpoint.ask(question, params, pending.left()).await;
+            let landed = match result {
                 Ok(paid) => keep(&pending, provider, endpoint.model(), paid),
                 Err(failure) => Landed::Failed(failure),
             };
-            (pending, clock::now() - started, landed)
+            let took = clock::now() - started;
+            Flight { ticket, limits, took, landed, pending: Some(Box::new(pending)) }
         });
     }
 
-    async fn land(
-        &mut self,
-        landed: Result<(Pending, Duration, Landed), tokio::task::JoinError>,
-    ) -> Result<(), Gone> {
-        let (mut pending, took, result) = match landed {
-            Ok(landed) => landed,
+    /// Asks what every provider can answer that works at all.
+    fn send_harmless(&mut self, ticket: Ticket) {
+        self.doubt = Doubt::Asked;
+        let endpoint = Arc::clone(&self.endpoint);
+        self.flights.spawn(async move {
+            let started = clock::now();
+            let (question, params) = harmless_question();
+            let Sent { result, limits } = endpoint.ask(&question, &params, HARMLESS_TIMEOUT).await;
+            let landed = match result {
+                Ok(paid) => Landed::Paid(Box::new(paid)),
+                Err(failure) => Landed::Failed(failure),
+            };
+            Flight { ticket, limits, took: clock::now() - started, landed, pending: None }
+        });
+    }
+
+    async fn land(&mut self, landed: Result<Flight, tokio::task::JoinError>) -> Result<(), Gone> {
+        let Flight { ticket, limits, took, landed, pending } = match landed {
+            Ok(flight) => flight,
             // The row would never come back: better that the run ends.
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             Err(_) => {
@@ -266,45 +326,137 @@ impl Dispatcher {
                 return Ok(());
             }
         };
-        match result {
+        let now = clock::now();
+        match pending {
+            Some(pending) => self.land_row(*pending, landed, &ticket, &limits, took, now).await,
+            None => self.land_harmless(landed, &ticket, &limits, now).await,
+        }
+    }
+
+    async fn land_row(
+        &mut self,
+        mut pending: Pending,
+        landed: Landed,
+        ticket: &Ticket,
+        limits: &Limits,
+        took: Duration,
+        now: Instant,
+    ) -> Result<(), Gone> {
+        match landed {
             Landed::Paid(paid) => {
-                self.admission.answered(pending.generation);
+                let tokens = decode::facts(&paid.response).tokens;
+                self.admission.answered(ticket, tokens, limits, now);
+                if let Some(tokens) = tokens {
+                    let Request { receipt, .. } = &pending.request;
+                    self.meter.learn(&receipt.step, pending.request.bytes(), tokens);
+                }
+                self.end_doubt().await?;
                 self.reply(pending, Verdict::Paid(paid)).await
             }
             Landed::Lost(error) => {
-                self.admission.answered(pending.generation);
+                self.admission.answered(ticket, None, limits, now);
                 self.reply(pending, Verdict::Lost(error)).await
             }
             Landed::Failed(failure) => match failure.class.policy() {
                 Policy::Reject => {
-                    self.admission.answered(pending.generation);
+                    self.admission.answered(ticket, None, limits, now);
+                    self.end_doubt().await?;
                     self.reply(pending, Verdict::Failed(failure)).await
                 }
                 Policy::Stop => {
-                    self.admission.answered(pending.generation);
+                    self.admission.answered(ticket, None, limits, now);
                     self.reply(pending, Verdict::Stop(failure)).await
                 }
                 Policy::Wait => {
                     pending.attempts -= 1;
-                    self.voice.say(&Event::Throttled { provider: &self.name, failure: &failure });
-                    let blame = self.admission.throttled(clock::now(), pending.generation, &failure);
+                    self.wires.voice.say(&Event::Throttled { provider: &self.name, failure: &failure });
+                    let blame = self.admission.throttled(ticket, &failure, limits, now);
                     self.excuse(pending, failure, blame).await
                 }
                 Policy::Retry => {
                     let is_last = pending.attempts >= self.policy.max_attempts;
                     let row = pending.request.cell;
-                    let blame =
-                        self.admission.failed(clock::now(), pending.generation, row, &failure, is_last);
-                    if blame == Blame::Row {
-                        pending.spent += took;
-                        self.retry(pending, failure).await
-                    } else {
-                        pending.attempts -= 1;
-                        self.excuse(pending, failure, blame).await
+                    let generation = self.admission.generation();
+                    let blame = self.admission.failed(ticket, row, &failure, is_last, limits, now);
+                    match blame {
+                        Blame::Row => {
+                            pending.spent += took;
+                            pending.failed_in(generation);
+                            self.retry(pending, failure).await
+                        }
+                        Blame::Doubt => {
+                            pending.spent += took;
+                            pending.failed_in(generation);
+                            self.doubted.push((pending, failure));
+                            Ok(())
+                        }
+                        Blame::Provider | Blame::Run(_) => {
+                            if self.admission.generation() != generation {
+                                self.refund(generation);
+                                pending.refund(generation);
+                            }
+                            pending.attempts = pending.attempts.saturating_sub(1);
+                            self.excuse(pending, failure, blame).await
+                        }
                     }
                 }
             },
         }
+    }
+
+    async fn land_harmless(
+        &mut self,
+        landed: Landed,
+        ticket: &Ticket,
+        limits: &Limits,
+        now: Instant,
+    ) -> Result<(), Gone> {
+        self.doubt = Doubt::None;
+        let failure = match landed {
+            // It answers, whatever it thinks of the question.
+            Landed::Failed(failure) if failure.class.policy() != Policy::Reject => failure,
+            _ => {
+                self.admission.answered(ticket, None, limits, now);
+                self.admission.vouched(now);
+                return self.end_doubt().await;
+            }
+        };
+        let generation = self.admission.generation();
+        let blame = match failure.class.policy() {
+            Policy::Stop => Blame::Run(failure.clone()),
+            Policy::Wait => self.admission.throttled(ticket, &failure, limits, now),
+            _ => self.admission.doubted(ticket, &failure, limits, now),
+        };
+        self.refund(generation);
+        self.pause_is_told(&failure, now);
+        match (blame, self.ready.pop_front()) {
+            (Blame::Run(failure), Some(pending)) => self.reply(pending, Verdict::Stop(failure)).await,
+            (_, Some(pending)) => {
+                self.ready.push_front(pending);
+                Ok(())
+            }
+            (_, None) => Ok(()),
+        }
+    }
+
+    /// The provider answers: what failed with its last attempt has failed.
+    async fn end_doubt(&mut self) -> Result<(), Gone> {
+        for (pending, failure) in std::mem::take(&mut self.doubted) {
+            self.retry(pending, failure).await?;
+        }
+        Ok(())
+    }
+
+    /// The provider's trouble began with attempts that rows were charged for.
+    fn refund(&mut self, generation: u64) {
+        for (mut pending, _) in std::mem::take(&mut self.doubted) {
+            pending.attempts = pending.attempts.saturating_sub(1);
+            self.ready.push_back(pending);
+        }
+        self.ready.iter_mut().for_each(|pending| pending.refund(generation));
+        let mut due = std::mem::take(&mut self.due).into_vec();
+        due.iter_mut().for_each(|due| due.pending.refund(generation));
+        self.due = due.into();
     }
 
     /// A failure that the row does not pay for: it is asked again behind those that are ready, so that a
@@ -313,12 +465,7 @@ impl Dispatcher {
         if let Blame::Run(failure) = blame {
             return self.reply(pending, Verdict::Stop(failure)).await;
         }
-        if let Some(pause) =
-            self.admission.pause_left(clock::now()).filter(|_| self.pause_told != self.admission.generation())
-        {
-            self.pause_told = self.admission.generation();
-            self.voice.say(&Event::Paused { provider: &self.name, failure: &failure, pause });
-        }
+        self.pause_is_told(&failure, clock::now());
         if failure.class.policy() == Policy::Wait {
             self.ready.push_front(pending);
         } else {
@@ -327,11 +474,20 @@ impl Dispatcher {
         Ok(())
     }
 
+    fn pause_is_told(&mut self, failure: &Failure, now: Instant) {
+        if let Some(pause) =
+            self.admission.pause_left(now).filter(|_| self.pause_told != self.admission.generation())
+        {
+            self.pause_told = self.admission.generation();
+            self.wires.voice.say(&Event::Paused { provider: &self.name, failure, pause });
+        }
+    }
+
     async fn retry(&mut self, pending: Pending, failure: Failure) -> Result<(), Gone> {
         match pending.after(&failure, &mut self.jitter, self.policy.max_retry_after) {
             Next::GiveUp(pending, failure) => self.reply(pending, Verdict::Failed(failure)).await,
             Next::Again(pending, after) => {
-                self.voice.say(&Event::Retried { provider: &self.name, failure: &failure, after });
+                self.wires.voice.say(&Event::Retried { provider: &self.name, failure: &failure, after });
                 self.order += 1;
                 self.due.push(Due { at: clock::now() + after, order: self.order, pending });
                 Ok(())
@@ -343,8 +499,8 @@ impl Dispatcher {
     async fn abort(&mut self) {
         self.flights.abort_all();
         while let Some(landed) = self.flights.join_next().await {
-            if let Ok((pending, _, Landed::Paid(paid))) = landed
-                && self.reply(pending, Verdict::Paid(paid)).await.is_err()
+            if let Ok(Flight { pending: Some(pending), landed: Landed::Paid(paid), .. }) = landed
+                && self.reply(*pending, Verdict::Paid(paid)).await.is_err()
             {
                 return;
             }
@@ -353,22 +509,43 @@ impl Dispatcher {
 
     /// Gives back everything that is not in flight.
     async fn hand_back(&mut self) -> Result<(), Gone> {
-        while let Ok(request) = self.inbox.try_recv() {
+        while let Ok(request) = self.wires.inbox.try_recv() {
             self.ready.push_back(Pending::new(request, &self.policy));
         }
-        let due = std::mem::take(&mut self.due).into_iter().map(|due| due.pending);
-        let unsent: Vec<Pending> = std::mem::take(&mut self.ready).into_iter().chain(due).collect();
-        for pending in unsent {
+        for pending in self.take_unsent() {
             self.reply(pending, Verdict::Unsent).await?;
         }
         Ok(())
     }
 
+    fn take_unsent(&mut self) -> Vec<Pending> {
+        let due = std::mem::take(&mut self.due).into_iter().map(|due| due.pending);
+        let doubted = std::mem::take(&mut self.doubted).into_iter().map(|(pending, _)| pending);
+        std::mem::take(&mut self.ready).into_iter().chain(due).chain(doubted).collect()
+    }
+
     async fn reply(&self, pending: Pending, verdict: Verdict) -> Result<(), Gone> {
         let Pending { request, attempts, .. } = pending;
-        let reply = Reply { cell: request.cell, question: request.question, attempts, verdict };
-        self.outbox.send(reply).await.map_err(|_| Gone)
+        let reply = Reply { request, lane: self.wires.lane, attempts, verdict };
+        self.wires.outbox.send(reply).await.map_err(|_| Gone)
     }
+}
+
+impl<A> Drop for Dispatcher<A> {
+    fn drop(&mut self) {
+        self.wires.voice.say(&Event::Gauged { provider: &self.name, gauge: &self.admission.gauge() });
+        self.wires.lessons.keep(&self.name, self.admission.learned(), &self.meter);
+    }
+}
+
+/// An attempt that has ended.
+struct Flight {
+    ticket: Ticket,
+    limits: Limits,
+    took: Duration,
+    landed: Landed,
+    /// None for a harmless question.
+    pending: Option<Box<Pending>>,
 }
 
 /// How an attempt ended.

@@ -5,8 +5,17 @@
 //! enters comes back exactly once: paid and kept, failed, or unsent. A request is in flight until its
 //! answer is in the journal, so that a kill costs no more answers than there were requests in flight.
 
+mod ask;
+mod budget;
 mod dispatcher;
+mod lessons;
+mod request;
 mod retry;
+mod standing;
 mod told;
 
-pub use dispatcher::{Dispatcher, Mode, Receipt, Reply, Request, Verdict};
+pub use ask::{Ask, harmless_question};
+pub use dispatcher::{Dispatcher, Wires};
+pub use lessons::{Lesson, Lessons};
+pub use request::{Mode, Receipt, Reply, Request, Verdict};
+pub use standing::Standing;

@@ -5,18 +5,23 @@ use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 
-use super::dispatcher::Request;
+use super::request::Request;
 use crate::clock::{Instant, Jitter};
 use crate::config::RetryPolicy;
 use crate::fault::{Class, Failure};
+
+/// A row that meets outage after outage is asked no longer than that.
+const MOST_REFUNDS: u32 = 3;
 
 /// A request that has no answer yet.
 #[derive(Debug)]
 pub(super) struct Pending {
     pub(super) request: Request,
     pub(super) attempts: u32,
-    /// Admission's generation when it was last sent.
-    pub(super) generation: u64,
+    /// Failed attempts since the provider's last pause, and which that was.
+    failures: (u64, u32),
+    /// How often such attempts may still be given back.
+    refunds: u32,
     /// Time in attempts and in delays between them; waiting for admission does not count.
     pub(super) spent: Duration,
     delays: ExponentialBackoff,
@@ -36,7 +41,30 @@ impl Pending {
             .with_factor(2.0)
             .with_max_times(policy.max_attempts as usize - 1)
             .build();
-        Pending { request, attempts: 0, generation: 0, spent: Duration::ZERO, delays }
+        Pending {
+            request,
+            attempts: 0,
+            failures: (0, 0),
+            refunds: MOST_REFUNDS,
+            spent: Duration::ZERO,
+            delays,
+        }
+    }
+
+    /// An attempt of its own failed, in this generation of admission's.
+    pub(super) fn failed_in(&mut self, generation: u64) {
+        let (before, failures) = self.failures;
+        self.failures = (generation, if before == generation { failures + 1 } else { 1 });
+    }
+
+    /// What failed in this generation was the provider's trouble: the row gets its attempts back.
+    pub(super) fn refund(&mut self, generation: u64) {
+        let (failed_in, failures) = self.failures;
+        if failed_in == generation && failures > 0 && self.refunds > 0 {
+            self.attempts -= failures.min(self.attempts);
+            self.failures = (generation, 0);
+            self.refunds -= 1;
+        }
     }
 
     /// Time that is left for attempts.

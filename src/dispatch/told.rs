@@ -1,17 +1,24 @@
 //! What a dispatcher has told of its state, so that it tells changes only.
 
+use std::time::Duration;
+
 use crate::clock::Instant;
-use crate::event::{Event, Voice, Waiting};
+use crate::event::{Event, Gauge, Voice, Waiting};
+
+/// How often figures are told that change with every request.
+const GAUGED_EVERY: Duration = Duration::from_millis(500);
 
 /// What was told last.
 #[derive(Debug, Default)]
 pub(super) struct Told {
     in_flight: u32,
     waiting: Option<(Waiting, Instant)>,
+    gauged: Option<Instant>,
 }
 
 impl Told {
-    /// Tells what is in flight and what is waited for, where that is news.
+    /// Tells what is in flight and what is waited for, where that is news, and how the limits stand when that
+    /// is due; says whether it was.
     pub(super) fn tell(
         &mut self,
         voice: &Voice,
@@ -19,7 +26,13 @@ impl Told {
         now: Instant,
         in_flight: u32,
         waiting: Option<(Waiting, Instant)>,
-    ) {
+        gauge: impl FnOnce() -> Gauge,
+    ) -> bool {
+        let is_due = self.gauged.is_none_or(|gauged| now.saturating_duration_since(gauged) >= GAUGED_EVERY);
+        if is_due {
+            self.gauged = Some(now);
+            voice.say(&Event::Gauged { provider, gauge: &gauge() });
+        }
         if self.in_flight != in_flight {
             self.in_flight = in_flight;
             voice.say(&Event::InFlight { provider, requests: in_flight });
@@ -29,13 +42,15 @@ impl Told {
             voice.say(&Event::Waiting { provider, waiting: waiting.map(|(what, _)| what), left });
             self.waiting = waiting;
         }
+        is_due
     }
 }
 
 /// The quota's next request is a moment away, and another moment with each: that is no news.
 fn is_news(told: Option<(Waiting, Instant)>, now: Option<(Waiting, Instant)>) -> bool {
     match (told, now) {
-        (Some((Waiting::RequestsPerMinute, _)), Some((Waiting::RequestsPerMinute, _))) => false,
+        (Some((Waiting::RequestsPerMinute, _)), Some((Waiting::RequestsPerMinute, _)))
+        | (Some((Waiting::TokensPerMinute, _)), Some((Waiting::TokensPerMinute, _))) => false,
         (told, now) => told != now,
     }
 }
@@ -43,7 +58,6 @@ fn is_news(told: Option<(Waiting, Instant)>, now: Option<(Waiting, Instant)>) ->
 #[cfg(test)]
 mod tests {
     use std::sync::{Arc, Mutex};
-    use std::time::Duration;
 
     use super::*;
     use crate::clock;
@@ -57,6 +71,7 @@ mod tests {
             let text = match event {
                 Event::InFlight { requests, .. } => format!("{requests} in flight"),
                 Event::Waiting { waiting, left, .. } => format!("{waiting:?} {left:?}"),
+                Event::Gauged { .. } => return,
                 other => panic!("{other:?}"),
             };
             self.0.lock().unwrap().push(text);
@@ -70,13 +85,13 @@ mod tests {
         let now = clock::now();
         let mut told = Told::default();
         let at = |seconds| now + Duration::from_secs(seconds);
-        told.tell(&voice, "p", now, 0, None);
-        told.tell(&voice, "p", now, 4, Some((Waiting::RequestsPerMinute, at(1))));
-        told.tell(&voice, "p", at(1), 4, Some((Waiting::RequestsPerMinute, at(2))));
-        told.tell(&voice, "p", at(1), 4, Some((Waiting::Pause, at(5))));
-        told.tell(&voice, "p", at(2), 4, Some((Waiting::Pause, at(5))));
-        told.tell(&voice, "p", at(2), 4, Some((Waiting::Pause, at(9))));
-        told.tell(&voice, "p", at(9), 3, None);
+        told.tell(&voice, "p", now, 0, None, Gauge::default);
+        told.tell(&voice, "p", now, 4, Some((Waiting::RequestsPerMinute, at(1))), Gauge::default);
+        told.tell(&voice, "p", at(1), 4, Some((Waiting::RequestsPerMinute, at(2))), Gauge::default);
+        told.tell(&voice, "p", at(1), 4, Some((Waiting::Pause, at(5))), Gauge::default);
+        told.tell(&voice, "p", at(2), 4, Some((Waiting::Pause, at(5))), Gauge::default);
+        told.tell(&voice, "p", at(2), 4, Some((Waiting::Pause, at(9))), Gauge::default);
+        told.tell(&voice, "p", at(9), 3, None, Gauge::default);
         assert_eq!(
             *heard.0.lock().unwrap(),
             [

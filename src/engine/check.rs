@@ -14,22 +14,20 @@ use crate::checkpoint::{
     Checkpoint, CheckpointError, CheckpointFile, Lock, PlannedBatch, Position, Retrying,
 };
 use crate::clock;
-use crate::config::{Job, Params};
+use crate::config::Job;
 use crate::decode;
+use crate::dispatch::harmless_question;
 use crate::event::Voice;
 use crate::fault::Failure;
-use crate::ident::{Fingerprint, RunId};
+use crate::ident::RunId;
 use crate::journal::{self, JournalError};
-use crate::prompt::Question;
 use crate::sink::Sink;
 use crate::source::{Lag, Source};
 use crate::store::{self, StoreError};
 use crate::table::is_delta_table;
 use crate::transport::Endpoint;
-use crate::wire::{Message, Role};
 
 /// The smallest request that shows that a provider answers.
-const LIVE_PROMPT: &str = "Reply with the word OK.";
 const LIVE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Something that was looked at.
@@ -154,13 +152,9 @@ async fn files(job: &Job, mut source: Source) -> Result<String, EngineError> {
 
 /// Asks a provider for next to nothing.
 async fn ask(endpoint: &Endpoint) -> Result<String, Failure> {
-    let question = Question {
-        messages: vec![Message { role: Role::User, content: LIVE_PROMPT.to_owned() }],
-        fingerprint: Fingerprint::of([LIVE_PROMPT.as_bytes()]),
-    };
-    let params = Params { temperature: None, max_tokens: None, extra_body: serde_json::Map::new() };
+    let (question, params) = harmless_question();
     let started = clock::now();
-    let paid = endpoint.send(&question, &params, LIVE_TIMEOUT).await?;
+    let paid = endpoint.send(&question, &params, LIVE_TIMEOUT).await.result?;
     let took = clock::now() - started;
     let facts = decode::facts(&paid.response);
     let model = facts.model.unwrap_or_else(|| endpoint.model().to_string());

@@ -1,6 +1,6 @@
 //! Rows in, rows with outcomes out: the part of the engine that knows neither source nor sink.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use tokio::sync::{Notify, mpsc, watch};
@@ -9,7 +9,8 @@ use tokio::task::JoinSet;
 use super::error::EngineError;
 use super::error_rate::ErrorRate;
 use super::feed::Loaded;
-use super::lane::{Lane, Step};
+use super::lane::{Hub, Lane, Step, bit};
+use super::learned::LearnedFile;
 use super::open_batch::OpenBatch;
 use super::outcome::{Found, Origin, is_terminal};
 use super::prepare::Prepared;
@@ -17,9 +18,8 @@ use super::probation::{Held, Judgement, Probation, Strictness};
 use super::start::Journals;
 use super::stop::Stop;
 use crate::checkpoint::PlannedBatch;
-use crate::config::Provider;
 use crate::decode;
-use crate::dispatch::{Dispatcher, Mode, Receipt, Reply, Request, Verdict};
+use crate::dispatch::{Mode, Receipt, Reply, Request, Verdict};
 use crate::event::{self, Ending, Event, Extent, Hold, Voice};
 use crate::fault::{Class, Failure};
 use crate::ident::{BatchId, Cell, Fingerprint, Lineage, StepId};
@@ -28,7 +28,6 @@ use crate::ledger::{Duty, Ledger};
 use crate::prompt::{Question, Rendered};
 use crate::sink::{FilledBatch, Outcome, Settled};
 use crate::source::Chunk;
-use crate::transport::Endpoint;
 
 /// Outcomes that are settled in one go before the engine looks at answers again.
 const SETTLED_AT_ONCE: usize = 1_024;
@@ -49,6 +48,7 @@ pub struct Enricher {
     open: BTreeMap<BatchId, OpenBatch>,
     lineage: Lineage,
     journal: JournalFolder,
+    learned: LearnedFile,
     strays: StrayAnswers,
     replies: mpsc::Receiver<Reply>,
     buffer: Vec<Reply>,
@@ -59,6 +59,8 @@ pub struct Enricher {
     probations: Vec<Probation>,
     /// One for each step.
     error_rates: Vec<ErrorRate>,
+    /// Requests that one provider could not answer and another one may.
+    detours: VecDeque<Request>,
     asks_left: Option<u64>,
     /// Requests that may be in flight at all providers together.
     places: u64,
@@ -79,29 +81,11 @@ impl Enricher {
         strictness: Strictness,
         voice: Voice,
     ) -> Self {
-        let Journals { lineage, folder: journal, strays } = journals;
+        let Journals { lineage, folder: journal, strays, learned } = journals;
         let (outbox, replies) = mpsc::channel(1_024);
         let (mode, watching) = watch::channel(Mode::Running);
         let hungry = Arc::new(Notify::new());
         let mut dispatchers = JoinSet::new();
-        let mut lane = |provider: &Provider, endpoint: Endpoint| {
-            let model = Arc::clone(endpoint.model());
-            let (inbox, requests) = mpsc::channel(provider.max_concurrency as usize);
-            let dispatcher = Dispatcher::new(
-                provider,
-                Arc::new(endpoint),
-                requests,
-                outbox.clone(),
-                watching.clone(),
-                Arc::clone(&hungry),
-                voice.clone(),
-            );
-            dispatchers.spawn(dispatcher.run());
-            Lane { name: provider.name.as_str().into(), model, inbox }
-        };
-        let places = prepared.endpoints.iter().map(|(provider, _)| u64::from(provider.max_concurrency)).sum();
-        let lanes =
-            prepared.endpoints.into_iter().map(|(provider, endpoint)| lane(&provider, endpoint)).collect();
         let steps: Vec<Step> = prepared
             .prompts
             .into_iter()
@@ -111,9 +95,18 @@ impl Enricher {
                 prompt,
                 params: Arc::new(spec.params),
                 deadline: spec.row_deadline,
-                lane: spec.provider,
+                lanes: spec.providers,
+                balance: spec.balance,
             })
             .collect();
+        let places = prepared.endpoints.iter().map(|(provider, _)| u64::from(provider.max_concurrency)).sum();
+        let lessons = learned.lessons();
+        let hub = Hub { outbox, mode: watching, hungry: &hungry, lessons: &lessons, voice: &voice };
+        let lanes = prepared.endpoints.into_iter().enumerate().map(|(lane, (provider, endpoint))| {
+            let has_fallback = steps.iter().any(|step| step.lanes.len() > 1 && step.lanes.contains(&lane));
+            hub.start(lane, &provider, endpoint, has_fallback, &mut dispatchers)
+        });
+        let lanes = lanes.collect();
         // Rows that failed before may all fail again.
         let rate = if strictness == Strictness::RowByRow { 1.0 } else { prepared.max_error_rate };
         let error_rates = steps.iter().map(|step| ErrorRate::new(&*step.output, rate)).collect();
@@ -125,6 +118,7 @@ impl Enricher {
             open: BTreeMap::new(),
             lineage,
             journal,
+            learned,
             strays,
             replies,
             buffer: Vec::with_capacity(REPLIES_AT_ONCE),
@@ -133,6 +127,7 @@ impl Enricher {
             dispatchers,
             probations,
             error_rates,
+            detours: VecDeque::new(),
             asks_left: max_rows,
             places,
             hold: None,
@@ -192,6 +187,7 @@ impl Enricher {
     /// # Errors
     /// When the journal cannot be removed.
     pub fn committed(&mut self, id: BatchId) -> Result<(), EngineError> {
+        self.learned.save();
         let duty = self.ledger.committed(id);
         let removed = self.journal.forget(id);
         match removed {
@@ -211,9 +207,12 @@ impl Enricher {
     pub fn feed(&mut self) {
         let mut settled = 0;
         let mut is_short_of_rows = false;
+        self.feed_detours();
         for step in (0..self.steps.len()).map(StepId::new) {
-            let inbox = self.lanes[self.steps[step.index()].lane].inbox.clone();
-            while let Ok(permit) = inbox.try_reserve() {
+            loop {
+                let Some(lane) = self.steps[step.index()].route(&self.lanes, 0) else { break };
+                let inbox = self.lanes[lane].inbox.clone();
+                let Ok(permit) = inbox.try_reserve() else { break };
                 if self.asks_left == Some(0) && step == StepId::FIRST {
                     break;
                 }
@@ -248,6 +247,19 @@ impl Enricher {
         }
     }
 
+    /// Sends on what one provider could not answer.
+    fn feed_detours(&mut self) {
+        for _ in 0..self.detours.len() {
+            let Some(request) = self.detours.pop_front() else { return };
+            let step = &self.steps[request.cell.step.index()];
+            let lane = step.route(&self.lanes, request.tried);
+            match lane.map(|lane| self.lanes[lane].inbox.try_reserve()) {
+                Some(Ok(permit)) => permit.send(request),
+                _ => self.detours.push_back(request),
+            }
+        }
+    }
+
     /// The request of a row; none if the row could be settled without one, or could not be settled.
     fn prepare(&mut self, cell: Cell) -> Option<Request> {
         match self.look_up(cell) {
@@ -273,7 +285,6 @@ impl Enricher {
     fn look_up(&mut self, cell: Cell) -> Found {
         let Self { steps, lanes, open, strays, .. } = self;
         let step = &steps[cell.step.index()];
-        let lane = &lanes[step.lane];
         let batch = open.get_mut(&cell.batch).expect("rows are handed out while their batch is open");
         if batch.keeps(cell) {
             return Found::unasked(Outcome::Kept);
@@ -289,8 +300,7 @@ impl Enricher {
             let fits = |record: &Record| {
                 record.step == step.output
                     && record.fingerprint == question.fingerprint
-                    && *record.provider == *lane.name
-                    && *record.model == *lane.model
+                    && step.takes(lanes, &record.provider, &record.model)
             };
             if let Some(record) = batch.claim(&key, fits) {
                 return Found::recorded(&record);
@@ -313,6 +323,7 @@ impl Enricher {
                 key: batch.key(cell.row),
                 step: Arc::clone(&step.output),
             },
+            tried: 0,
         })
     }
 
@@ -338,12 +349,12 @@ impl Enricher {
         let replies = std::mem::take(&mut self.buffer);
         let mut kept = Kept::new();
         for reply in replies {
-            let cell = reply.cell;
-            let Reply { question, attempts, verdict, .. } = reply;
+            let Reply { request, lane: asked, attempts, verdict } = reply;
+            let cell = request.cell;
+            let question = &request.question;
+            let lane = &self.lanes[asked];
             match verdict {
                 Verdict::Paid(paid) => {
-                    let step = &self.steps[cell.step.index()];
-                    let lane = &self.lanes[step.lane];
                     let origin = Origin {
                         provider: &lane.name,
                         model: &lane.model,
@@ -367,23 +378,59 @@ impl Enricher {
                     self.halt(Stop::Journal(error));
                 }
                 Verdict::Failed(failure) if is_terminal(failure.class) => {
-                    let reply = Reply { cell, question, attempts, verdict: Verdict::Unsent };
+                    let reply = Reply { request, lane: asked, attempts, verdict: Verdict::Unsent };
                     self.judge(&mut kept, Held::Refused(reply, failure));
                 }
-                Verdict::Failed(failure) => {
-                    // It may pass: another run asks again, so it is not kept.
-                    let settled = self.row_failed(cell, question.fingerprint, attempts, failure);
-                    self.settle(cell, settled, event::Origin::Asked);
-                }
-                Verdict::Stop(failure) => {
-                    self.ledger.give_back(cell);
-                    let provider = self.lanes[self.steps[cell.step.index()].lane].name.to_string();
-                    self.halt(Stop::Provider { provider, failure });
-                }
+                Verdict::Failed(failure) => self.failed_at(request, asked, attempts, failure),
+                Verdict::Stop(failure) => self.stopped_by(cell, asked, failure),
+                Verdict::Elsewhere => self.give_back(cell),
                 Verdict::Unsent => self.ledger.give_back(cell),
             }
         }
         self.write_down(kept);
+    }
+
+    /// A provider could not answer a row: another one may.
+    fn failed_at(&mut self, mut request: Request, lane: usize, attempts: u32, failure: Failure) {
+        request.tried |= bit(lane);
+        let step = &self.steps[request.cell.step.index()];
+        if failure.class != Class::Deadline
+            && self.stop.is_none()
+            && step.has_other(&self.lanes, request.tried)
+        {
+            self.detours.push_back(request);
+            return;
+        }
+        // It may pass: another run asks again, so it is not kept.
+        let settled = self.row_failed(lane, request.question.fingerprint, attempts, failure);
+        self.settle(request.cell, settled, event::Origin::Asked);
+    }
+
+    /// A provider ends the run, unless the row can be asked elsewhere.
+    fn stopped_by(&mut self, cell: Cell, lane: usize, failure: Failure) {
+        let step = &self.steps[cell.step.index()];
+        let Lane { name, standing, .. } = &self.lanes[lane];
+        if self.stop.is_none() && step.has_other(&self.lanes, bit(lane)) {
+            // Without an answer it may come back; what it refuses outright it refuses for good.
+            if failure.class != Class::Unavailable && !standing.is_out() {
+                standing.rule_out();
+                let text = format!("{name} is not asked any more in this run: {failure}");
+                self.voice.say(&Event::Notice(&text));
+            }
+            self.give_back(cell);
+            return;
+        }
+        let provider = name.to_string();
+        self.ledger.give_back(cell);
+        self.halt(Stop::Provider { provider, failure });
+    }
+
+    /// A row is as if it had not been asked, and may be asked again in this run.
+    fn give_back(&mut self, cell: Cell) {
+        self.ledger.give_back(cell);
+        if let Some(left) = self.asks_left.as_mut().filter(|_| cell.step == StepId::FIRST) {
+            *left += 1;
+        }
     }
 
     /// With nothing in flight and nothing to ask, refusals that are held back are the rows' own; unless the
@@ -421,9 +468,10 @@ impl Enricher {
                     let origin = if was_asked { event::Origin::Asked } else { event::Origin::Unasked };
                     self.settle(cell, *settled, origin);
                 }
-                Held::Refused(Reply { cell, question, attempts, .. }, failure) => {
-                    let record = self.record(cell, &question, attempts, failure.clone());
-                    let settled = self.row_failed(cell, question.fingerprint, attempts, failure);
+                Held::Refused(Reply { request, lane, attempts, .. }, failure) => {
+                    let Request { cell, question, .. } = request;
+                    let record = self.record(cell, lane, &question, attempts, failure.clone());
+                    let settled = self.row_failed(lane, question.fingerprint, attempts, failure);
                     kept.entry(cell.batch).or_default().push((cell, record, settled));
                 }
             }
@@ -451,7 +499,11 @@ impl Enricher {
     fn refuse_all(&mut self, held: &[Held]) {
         held.iter().for_each(|held| self.ledger.give_back(held.cell()));
         let Some(first) = held.first() else { return };
-        let provider = self.lanes[self.steps[first.cell().step.index()].lane].name.to_string();
+        let lane = match first {
+            Held::Refused(reply, _) => reply.lane,
+            Held::Known(cell, ..) => self.steps[cell.step.index()].lanes[0],
+        };
+        let provider = self.lanes[lane].name.to_string();
         let failure = match first.failure() {
             failure if failure.class == Class::Template => failure.clone(),
             failure => {
@@ -488,9 +540,16 @@ impl Enricher {
         }
     }
 
-    fn record(&self, cell: Cell, question: &Question, attempts: u32, failure: Failure) -> Record {
+    fn record(
+        &self,
+        cell: Cell,
+        lane: usize,
+        question: &Question,
+        attempts: u32,
+        failure: Failure,
+    ) -> Record {
         let step = &self.steps[cell.step.index()];
-        let lane = &self.lanes[step.lane];
+        let lane = &self.lanes[lane];
         let batch = self.open.get(&cell.batch).expect("a batch is open while its rows are asked");
         Record {
             key: batch.key(cell.row),
@@ -504,8 +563,8 @@ impl Enricher {
         }
     }
 
-    fn row_failed(&self, cell: Cell, fingerprint: Fingerprint, attempts: u32, failure: Failure) -> Settled {
-        let lane = &self.lanes[self.steps[cell.step.index()].lane];
+    fn row_failed(&self, lane: usize, fingerprint: Fingerprint, attempts: u32, failure: Failure) -> Settled {
+        let lane = &self.lanes[lane];
         Settled {
             provider: Some(Arc::clone(&lane.name)),
             model: Some(Arc::clone(&lane.model)),
@@ -524,6 +583,9 @@ impl Enricher {
             self.stop = Some(stop);
         }
         self.ledger.stop();
+        for request in std::mem::take(&mut self.detours) {
+            self.ledger.give_back(request.cell);
+        }
         // Rows within the limit that are handed out already are asked.
         if !matches!(self.stop, Some(Stop::MaxRows)) {
             self.mode.send_replace(Mode::Draining);
@@ -532,6 +594,7 @@ impl Enricher {
 
     /// Cuts off what is in flight and takes in what has arrived whole.
     pub async fn abort(&mut self) {
+        self.learned.save();
         self.ledger.stop();
         self.mode.send_replace(Mode::Aborting);
         loop {
@@ -579,6 +642,7 @@ impl Enricher {
     /// When a journal cannot be flushed or removed.
     pub fn finish(mut self, reached_end: bool) -> Result<Option<Stop>, EngineError> {
         self.dispatchers.abort_all();
+        self.learned.save();
         self.open.values().try_for_each(|batch| batch.journal.sync())?;
         if reached_end && self.ledger.is_complete() {
             // Every row that could use a stray answer is in the table.

@@ -3,11 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinSet;
 
-use crate::config::Params;
-use crate::dispatch::Request;
+use crate::config::{Params, Provider};
+use crate::dispatch::{Dispatcher, Lessons, Mode, Reply, Request, Standing, Wires};
+use crate::event::Voice;
 use crate::prompt::Prompt;
+use crate::transport::Endpoint;
 
 /// The way to a provider.
 #[derive(Debug)]
@@ -15,6 +18,45 @@ pub(super) struct Lane {
     pub(super) name: Arc<str>,
     pub(super) model: Arc<str>,
     pub(super) inbox: mpsc::Sender<Request>,
+    pub(super) standing: Standing,
+}
+
+/// What dispatchers are started with.
+pub(super) struct Hub<'a> {
+    pub(super) outbox: mpsc::Sender<Reply>,
+    pub(super) mode: watch::Receiver<Mode>,
+    pub(super) hungry: &'a Arc<Notify>,
+    pub(super) lessons: &'a Lessons,
+    pub(super) voice: &'a Voice,
+}
+
+impl Hub<'_> {
+    /// Starts the dispatcher of a provider.
+    pub(super) fn start(
+        &self,
+        lane: usize,
+        provider: &Provider,
+        endpoint: Endpoint,
+        has_fallback: bool,
+        dispatchers: &mut JoinSet<()>,
+    ) -> Lane {
+        let model = Arc::clone(endpoint.model());
+        let (sender, inbox) = mpsc::channel(provider.max_concurrency as usize);
+        let standing = Standing::default();
+        let wires = Wires {
+            lane,
+            inbox,
+            outbox: self.outbox.clone(),
+            mode: self.mode.clone(),
+            hungry: Arc::clone(self.hungry),
+            standing: standing.clone(),
+            has_fallback,
+            lessons: self.lessons.clone(),
+            voice: self.voice.clone(),
+        };
+        dispatchers.spawn(Dispatcher::new(provider, Arc::new(endpoint), wires).run());
+        Lane { name: provider.name.as_str().into(), model, inbox: sender, standing }
+    }
 }
 
 /// A step, ready to ask.
@@ -26,6 +68,46 @@ pub(super) struct Step {
     pub(super) prompt: Prompt,
     pub(super) params: Arc<Params>,
     pub(super) deadline: Duration,
-    /// Position among the lanes.
-    pub(super) lane: usize,
+    /// Positions among the lanes, in the order in which they are tried.
+    pub(super) lanes: Vec<usize>,
+    /// Whether all of them are asked at once.
+    pub(super) balance: bool,
+}
+
+impl Step {
+    /// Where the next row is asked: the first lane that takes rows, or with balance the one with the most
+    /// room; one that failed gets a row when it wants to be tried. None while all of them fail.
+    pub(super) fn route(&self, lanes: &[Lane], tried: u64) -> Option<usize> {
+        if let [only] = self.lanes.as_slice() {
+            return Some(*only);
+        }
+        let open = || self.lanes.iter().copied().filter(|lane| tried & bit(*lane) == 0);
+        if let Some(probe) = open().find(|lane| lanes[*lane].standing.claim_probe()) {
+            return Some(probe);
+        }
+        let mut up = open().filter(|lane| lanes[*lane].standing.is_up());
+        if self.balance { up.max_by_key(|lane| lanes[*lane].room()) } else { up.next() }
+    }
+
+    /// Whether another lane than these could answer.
+    pub(super) fn has_other(&self, lanes: &[Lane], tried: u64) -> bool {
+        self.lanes.iter().any(|lane| tried & bit(*lane) == 0 && lanes[*lane].standing.is_up())
+    }
+
+    /// Whether an answer of this provider and model is one of this step's.
+    pub(super) fn takes(&self, lanes: &[Lane], provider: &str, model: &str) -> bool {
+        self.lanes.iter().any(|lane| *lanes[*lane].name == *provider && *lanes[*lane].model == *model)
+    }
+}
+
+impl Lane {
+    /// Room for requests, in thousandths of all of it.
+    fn room(&self) -> usize {
+        self.inbox.capacity() * 1_000 / self.inbox.max_capacity().max(1)
+    }
+}
+
+/// A lane in a set of lanes.
+pub(super) fn bit(lane: usize) -> u64 {
+    1 << (lane % 64)
 }

@@ -30,7 +30,7 @@ pub(super) enum Held {
 impl Held {
     pub(super) fn cell(&self) -> Cell {
         match self {
-            Held::Refused(reply, _) => reply.cell,
+            Held::Refused(reply, _) => reply.request.cell,
             Held::Known(cell, ..) => *cell,
         }
     }

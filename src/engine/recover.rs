@@ -131,8 +131,9 @@ impl Recoverer<'_> {
     /// What the steps ask and whom, by output.
     fn steps(&self) -> BTreeMap<String, String> {
         let step = |step: &StepSpec| {
-            let model = &self.job.providers[step.provider].model;
-            (step.output.clone(), format!("{} {model}", step.template_fingerprint()))
+            let models: Vec<&str> =
+                step.providers.iter().map(|place| self.job.providers[*place].model.as_str()).collect();
+            (step.output.clone(), format!("{} {}", step.template_fingerprint(), models.join(" ")))
         };
         self.job.steps.iter().map(step).collect()
     }

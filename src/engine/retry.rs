@@ -103,7 +103,7 @@ async fn start(
 
     let planned = outstanding.iter().map(|batch| (batch.id, batch.rows(), batch.bytes));
     let ledger = Ledger::new(Window::of(job), job.steps.len(), checkpoint.next_batch, planned);
-    let journals = sort_journals(&journal, &checkpoint, &outstanding)?;
+    let journals = sort_journals(job, &journal, &checkpoint, &outstanding)?;
     let lineage = checkpoint.lineage;
     let enricher = Enricher::start(
         prepared,
@@ -128,7 +128,8 @@ fn with_provider(job: &Job, provider: Option<&str>) -> Result<Job, EngineError> 
         hint: "name one of its [provider.<name>] sections",
     })?;
     for step in &mut job.steps {
-        step.provider = place;
+        step.providers = vec![place];
+        step.balance = false;
     }
     Ok(job)
 }

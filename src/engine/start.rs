@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::enricher::Enricher;
 use super::error::EngineError;
+use super::learned::LearnedFile;
 use super::prepare::Prepared;
 use super::probation::Strictness;
 use super::reading::Reading;
@@ -28,6 +29,8 @@ pub struct Journals {
     pub folder: JournalFolder,
     /// Answers that belong to none of its batches.
     pub strays: StrayAnswers,
+    /// What was learned about providers.
+    pub learned: LearnedFile,
 }
 
 /// Everything that a run goes on with.
@@ -63,7 +66,7 @@ pub(super) async fn start(
 
     let planned = outstanding.iter().map(|batch| (batch.id, batch.rows(), batch.bytes));
     let ledger = Ledger::new(Window::of(job), job.steps.len(), checkpoint.next_batch, planned);
-    let journals = sort_journals(&job.journal, &checkpoint, &outstanding)?;
+    let journals = sort_journals(job, &job.journal, &checkpoint, &outstanding)?;
 
     let resumed: u64 = outstanding.iter().map(PlannedBatch::rows).sum();
     if let Some(unread) = source.rows_after(&checkpoint.position) {
@@ -81,6 +84,7 @@ pub(super) async fn start(
 
 /// Removes journals of committed batches and puts aside those that belong to no planned batch.
 pub(super) fn sort_journals<P>(
+    job: &Job,
     folder: &Path,
     checkpoint: &Checkpoint<P>,
     outstanding: &[PlannedBatch],
@@ -100,5 +104,6 @@ pub(super) fn sort_journals<P>(
             _ => strays.absorb(folder.put_aside(&found)?)?,
         }
     }
-    Ok(Journals { lineage: checkpoint.lineage, folder, strays })
+    let learned = LearnedFile::load(job.checkpoint.path());
+    Ok(Journals { lineage: checkpoint.lineage, folder, strays, learned })
 }

@@ -304,7 +304,8 @@ mod tests {
     fn step(prompt: &str) -> StepSpec {
         StepSpec {
             output: "answer".into(),
-            provider: 0,
+            providers: vec![0],
+            balance: false,
             prompt: prompt.into(),
             system: None,
             params: Params::default(),

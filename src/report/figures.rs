@@ -24,6 +24,8 @@ pub(super) struct Figures {
     pub(super) retries: u64,
     pub(super) throttled: u64,
     pub(super) tokens: Tokens,
+    /// How the limits of each provider stand, in words.
+    pub(super) providers: Vec<String>,
     /// What is waited for, in words.
     pub(super) waiting: Option<String>,
 }
@@ -44,6 +46,7 @@ impl Figures {
             left,
             in_flight: totals.waits.in_flight(),
             waiting: totals.waits.in_words(now),
+            providers: totals.providers.iter().map(|(name, figures)| figures.in_words(name)).collect(),
             errors: totals.errors,
             retries: totals.retries,
             throttled: totals.throttled,

@@ -11,6 +11,8 @@ use super::waits::brief;
 const GAP: &str = "  ";
 const LONGEST_BAR: usize = 40;
 const SHORTEST_BAR: usize = 10;
+const FEWEST_ROWS_FOR_LIMITS: usize = 10;
+const MOST_PROVIDERS: usize = 4;
 
 /// What a part of a line tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +52,10 @@ pub(super) fn lines(figures: &Figures, columns: usize, rows: usize) -> Vec<Strin
     lines.extend(figures.waiting.as_ref().map(|what| format!("waiting: {what}")));
     // In a terminal of very few rows, what the run waits for says more than its counts.
     lines.insert(lines.len().min(1), counts(figures, width));
+    // Limits where there is plenty of room.
+    if rows >= FEWEST_ROWS_FOR_LIMITS {
+        lines.splice(2..2, figures.providers.iter().take(MOST_PROVIDERS).cloned());
+    }
     if lines.len() >= rows.max(2) && lines.len() > 1 {
         lines.remove(1);
     }
@@ -194,12 +200,21 @@ mod tests {
             retries: 4_321,
             throttled: 17,
             tokens: Tokens { prompt: 123_456_789, cached: 0, completion: 45_678_901 },
+            providers: vec!["openrouter: 99% of 500 requests/min, 64 at once, 429s 17".into()],
             waiting: Some("requests per minute of openrouter".into()),
         }
     }
 
     fn unknown() -> Figures {
-        Figures { of: None, left: None, waiting: None, rows: 17, per_second: Some(0.25), ..busy() }
+        Figures {
+            of: None,
+            left: None,
+            waiting: None,
+            providers: Vec::new(),
+            rows: 17,
+            per_second: Some(0.25),
+            ..busy()
+        }
     }
 
     #[test]

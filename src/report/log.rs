@@ -28,6 +28,7 @@ impl Listener for Log {
             Event::Throttled { provider, failure } => {
                 tracing::debug!(provider, %failure, "attempt throttled");
             }
+            Event::Gauged { provider, gauge } => tracing::trace!(provider, ?gauge, "limits"),
             Event::InFlight { provider, requests } => tracing::trace!(provider, requests, "in flight"),
             Event::Waiting { provider, waiting, left } => {
                 tracing::trace!(provider, ?waiting, left_ms = ms(*left), "waiting");

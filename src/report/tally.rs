@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::provider::ProviderFigures;
 use super::waits::Waits;
 use crate::clock;
 use crate::event::{Ending, Event, Extent, Listener, Origin};
@@ -14,7 +15,7 @@ use crate::ident::{RunId, Tokens};
 pub struct Tally(Arc<Mutex<Totals>>);
 
 /// What happened in a run, as far as it has come.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Totals {
     /// The run, once it has begun.
     pub run: Option<RunId>,
@@ -52,6 +53,8 @@ pub struct Totals {
     pub pauses: u64,
     /// What this run's answers used.
     pub tokens: Tokens,
+    /// What is known of each provider.
+    pub providers: BTreeMap<String, ProviderFigures>,
     /// What is in flight and what is waited for.
     pub(super) waits: Waits,
 }
@@ -62,6 +65,13 @@ impl Totals {
     pub fn planned(&self) -> Option<u64> {
         let most = self.most_asked.map(|most| most.saturating_add(self.rows - self.asked_rows));
         self.outstanding.map(|rows| most.map_or(rows, |most| rows.min(most)))
+    }
+
+    fn provider(&mut self, name: &str) -> &mut ProviderFigures {
+        if !self.providers.contains_key(name) {
+            self.providers.insert(name.to_owned(), ProviderFigures::default());
+        }
+        self.providers.get_mut(name).expect("it is there now")
     }
 
     /// All errors together.
@@ -108,7 +118,11 @@ impl Listener for Tally {
                 totals.committed_rows += rows;
                 totals.committed_batches += 1;
             }
-            Event::Retried { .. } => totals.retries += 1,
+            Event::Retried { provider, .. } => {
+                totals.retries += 1;
+                totals.provider(provider).retries += 1;
+            }
+            Event::Gauged { provider, gauge } => totals.provider(provider).gauge = (*gauge).clone(),
             Event::Throttled { .. } => totals.throttled += 1,
             Event::Paused { .. } => totals.pauses += 1,
             Event::InFlight { .. } | Event::Waiting { .. } | Event::Held(_) => {

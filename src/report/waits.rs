@@ -78,12 +78,14 @@ impl Waits {
     pub(super) fn in_words(&self, now: Instant) -> Option<String> {
         let lanes = self.lanes.iter().filter_map(|(name, lane)| {
             let (waiting, until) = lane.waiting.get(now)?;
-            if waiting != Waiting::RequestsPerMinute && until <= now {
+            let is_steady = matches!(waiting, Waiting::RequestsPerMinute | Waiting::TokensPerMinute);
+            if !is_steady && until <= now {
                 return None;
             }
             let left = brief(until.saturating_duration_since(now));
             Some(match waiting {
                 Waiting::RequestsPerMinute => format!("requests per minute of {name}"),
+                Waiting::TokensPerMinute => format!("tokens per minute of {name}"),
                 Waiting::Pause => format!("{name} asked to pause, {left} left"),
                 Waiting::Breaker => format!("{name} fails, next try in {left}"),
                 Waiting::Backoff => format!("retries at {name}, next in {left}"),

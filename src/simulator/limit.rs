@@ -6,17 +6,21 @@ use std::time::Duration;
 use crate::clock::Instant;
 use crate::config::{LimitSpec, LimitWindow};
 
+/// Rounding of sums of fractions.
+const SLACK: f64 = 1e-6;
+
 /// One limit on requests or on tokens.
 #[derive(Debug)]
 pub(super) struct Limiter {
     window: LimitWindow,
-    /// What a full bucket or a window holds.
-    capacity: f64,
-    /// How long a window lasts.
-    length: Duration,
+    /// Seconds that a window lasts, or that a full bucket is worth.
+    seconds: f64,
     per_second: f64,
-    /// Bucket: what it holds, as of `since`. Window: what was taken since `since`.
-    level: f64,
+    /// Whether a window or bucket holds at least one.
+    least: f64,
+    /// What was taken: of the bucket and not refilled, or in the window.
+    used: f64,
+    /// Bucket: `used` is as of this moment. Fixed window: its beginning.
     since: Instant,
     taken: VecDeque<(Instant, f64)>,
 }
@@ -24,64 +28,106 @@ pub(super) struct Limiter {
 impl Limiter {
     pub(super) fn new(spec: &LimitSpec, now: Instant) -> Self {
         let default = if spec.window == LimitWindow::TokenBucket { 1 } else { 60 };
-        let seconds = spec.seconds.unwrap_or(default);
-        let per_second = f64::from(spec.per_minute) / 60.0;
-        let capacity = (per_second * f64::from(seconds)).max(1.0);
         Limiter {
             window: spec.window,
-            capacity,
-            length: Duration::from_secs(seconds.into()),
-            per_second,
-            level: if spec.window == LimitWindow::TokenBucket { capacity } else { 0.0 },
+            seconds: f64::from(spec.seconds.unwrap_or(default)),
+            per_second: f64::from(spec.per_minute) / 60.0,
+            least: 1.0,
+            used: 0.0,
             since: now,
             taken: VecDeque::new(),
         }
     }
 
-    /// Takes an amount; or says how long to wait. More than the capacity goes through when nothing else
-    /// stands against it.
-    pub(super) fn take(&mut self, amount: f64, now: Instant) -> Result<(), Duration> {
+    /// From now on the limit is this many times what it was.
+    pub(super) fn scale(&mut self, factor: f64, now: Instant) {
+        self.advance(now);
+        self.per_second *= factor;
+    }
+
+    /// What it allows in a minute.
+    pub(super) fn per_minute(&self) -> f64 {
+        self.per_second * 60.0
+    }
+
+    fn capacity(&self) -> f64 {
+        (self.per_second * self.seconds).max(self.least)
+    }
+
+    fn length(&self) -> Duration {
+        Duration::from_secs_f64(self.seconds)
+    }
+
+    /// Lets the time pass.
+    pub(super) fn advance(&mut self, now: Instant) {
         match self.window {
             LimitWindow::TokenBucket => {
                 let refilled = (now - self.since).as_secs_f64() * self.per_second;
-                self.level = (self.level + refilled).min(self.capacity);
+                self.used = (self.used - refilled).max(0.0);
                 self.since = now;
-                let needed = amount.min(self.capacity);
-                if self.level + 1e-9 < needed {
-                    return Err(Duration::from_secs_f64((needed - self.level) / self.per_second));
-                }
-                self.level -= amount;
-                Ok(())
             }
             LimitWindow::FixedWindow => {
-                let windows = (now - self.since).as_secs_f64() / self.length.as_secs_f64();
+                let windows = ((now - self.since).as_secs_f64() / self.seconds + 1e-9).floor();
                 if windows >= 1.0 {
-                    self.since += self.length.mul_f64(windows.floor());
-                    self.level = 0.0;
+                    self.since += self.length().mul_f64(windows);
+                    self.used = 0.0;
                 }
-                if self.level > 0.0 && self.level + amount > self.capacity + 1e-9 {
-                    return Err(self.since + self.length - now);
-                }
-                self.level += amount;
-                Ok(())
             }
             LimitWindow::SlidingWindow => {
                 while let Some((at, taken)) = self.taken.front().copied() {
-                    if now - at < self.length {
+                    if now - at < self.length() {
                         break;
                     }
-                    self.level -= taken;
+                    self.used = (self.used - taken).max(0.0);
                     self.taken.pop_front();
                 }
-                if let Some((oldest, _)) = self.taken.front()
-                    && self.level + amount > self.capacity + 1e-9
-                {
-                    return Err(*oldest + self.length - now);
-                }
-                self.level += amount;
-                self.taken.push_back((now, amount));
-                Ok(())
             }
+        }
+    }
+
+    /// How long until an amount can be taken, after [`Limiter::advance`]; none if it can be taken now. More
+    /// than the capacity goes through when nothing else stands against it.
+    pub(super) fn wait(&self, amount: f64, now: Instant) -> Option<Duration> {
+        let room = self.capacity() - amount.min(self.capacity()) + SLACK;
+        if self.used <= room {
+            return None;
+        }
+        Some(match self.window {
+            LimitWindow::TokenBucket => Duration::from_secs_f64((self.used - room) / self.per_second),
+            LimitWindow::FixedWindow => self.since + self.length() - now,
+            LimitWindow::SlidingWindow => {
+                let mut used = self.used;
+                let freed = self.taken.iter().find(|(_, taken)| {
+                    used -= taken;
+                    used <= room
+                });
+                freed.map_or(Duration::ZERO, |(at, _)| *at + self.length() - now)
+            }
+        })
+    }
+
+    /// Takes an amount, be there room for it or not.
+    pub(super) fn take(&mut self, amount: f64, now: Instant) {
+        self.used += amount;
+        if self.window == LimitWindow::SlidingWindow && amount > 0.0 {
+            self.taken.push_back((now, amount));
+        }
+    }
+
+    /// What is left of a minute's allowance, as headers tell it.
+    pub(super) fn remaining(&self) -> f64 {
+        (self.per_minute() - self.used).max(0.0).min(self.per_minute())
+    }
+
+    /// How long until everything is there again, if nothing more is taken.
+    pub(super) fn reset(&self, now: Instant) -> Duration {
+        match self.window {
+            LimitWindow::TokenBucket => Duration::from_secs_f64(self.used / self.per_second),
+            LimitWindow::FixedWindow => (self.since + self.length()).saturating_duration_since(now),
+            LimitWindow::SlidingWindow => self
+                .taken
+                .back()
+                .map_or(Duration::ZERO, |(at, _)| (*at + self.length()).saturating_duration_since(now)),
         }
     }
 }
@@ -97,7 +143,12 @@ mod tests {
         let mut limiter = Limiter::new(&LimitSpec { per_minute: 60, window, seconds }, start);
         let mut passed = 0;
         for tenth in 0..1_800 {
-            passed += u32::from(limiter.take(1.0, start + Duration::from_millis(tenth * 100)).is_ok());
+            let now = start + Duration::from_millis(tenth * 100);
+            limiter.advance(now);
+            if limiter.wait(1.0, now).is_none() {
+                limiter.take(1.0, now);
+                passed += 1;
+            }
         }
         passed
     }
@@ -109,5 +160,25 @@ mod tests {
         assert_eq!(through(LimitWindow::FixedWindow, None), 180);
         assert_eq!(through(LimitWindow::SlidingWindow, None), 180);
         assert_eq!(through(LimitWindow::SlidingWindow, Some(10)), 180);
+    }
+
+    #[test]
+    fn the_time_to_wait_is_when_there_is_room() {
+        for window in [LimitWindow::TokenBucket, LimitWindow::FixedWindow, LimitWindow::SlidingWindow] {
+            let start = clock::now();
+            let mut limiter = Limiter::new(&LimitSpec { per_minute: 600, window, seconds: Some(10) }, start);
+            for tenth in 0..100 {
+                limiter.take(1.0, start + Duration::from_millis(tenth));
+            }
+            let now = start + Duration::from_secs(1);
+            limiter.advance(now);
+            while let Some(wait) = limiter.wait(30.0, now) {
+                let later = now + wait + Duration::from_micros(1);
+                limiter.advance(later);
+                assert_eq!(limiter.wait(30.0, later), None, "{window:?} after {wait:?}");
+                break;
+            }
+            assert!(limiter.remaining() > 500.0, "a minute's allowance is 600");
+        }
     }
 }

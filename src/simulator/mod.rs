@@ -7,8 +7,10 @@
 mod answer;
 mod counts;
 mod limit;
+mod model;
 mod server;
 
 pub use answer::answer_to;
 pub use counts::Counts;
+pub use model::{Model, Refusal};
 pub use server::Simulator;

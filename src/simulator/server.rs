@@ -2,12 +2,11 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::serve::ListenerExt;
@@ -20,7 +19,7 @@ use url::Url;
 
 use super::answer::{answer_to, chance, tokens_of};
 use super::counts::Counts;
-use super::limit::Limiter;
+use super::model::{Model, Refusal};
 use crate::clock;
 use crate::config::{FaultSpec, SimulatorSpec};
 
@@ -43,8 +42,7 @@ struct Shared {
 #[derive(Debug)]
 struct Inner {
     counts: Counts,
-    requests: Option<Limiter>,
-    tokens: Option<Limiter>,
+    model: Model,
     next_in_script: usize,
 }
 
@@ -67,12 +65,10 @@ impl Simulator {
             // Without it answers wait for acknowledgements.
             let _ = stream.set_nodelay(true);
         });
-        let now = clock::now();
         let shared = Arc::new(Shared {
             state: Mutex::new(Inner {
                 counts: Counts::default(),
-                requests: spec.requests.as_ref().map(|limit| Limiter::new(limit, now)),
-                tokens: spec.tokens.as_ref().map(|limit| Limiter::new(limit, now)),
+                model: Model::new(&spec, clock::now()),
                 next_in_script: 0,
             }),
             spec,
@@ -155,12 +151,7 @@ async fn respond(shared: &Shared, headers: &HeaderMap, body: &[u8]) -> Response 
         Ok(asked) => asked,
         Err(error) => {
             shared.lock().counts.requests += 1;
-            return refuse(
-                400,
-                "invalid_request_error",
-                &format!("we could not parse the body: {error}"),
-                None,
-            );
+            return refuse(400, "invalid_request_error", &format!("we could not parse the body: {error}"));
         }
     };
     let prompt =
@@ -170,20 +161,19 @@ async fn respond(shared: &Shared, headers: &HeaderMap, body: &[u8]) -> Response 
     if let Some(key) = &spec.api_key
         && given != Some(&format!("Bearer {key}"))
     {
-        return refuse(401, "invalid_api_key", "Incorrect API key provided.", None);
+        return refuse(401, "invalid_api_key", "Incorrect API key provided.");
     }
     if spec.model.as_ref().is_some_and(|model| *model != asked.model) {
         let message = format!("The model `{}` does not exist", asked.model);
-        return refuse(404, "model_not_found", &message, None);
+        return refuse(404, "model_not_found", &message);
     }
     let prompt_tokens: u64 = asked.messages.iter().map(|said| tokens_of(&said.content)).sum();
-    if let Some(wait) = throttle(shared, prompt_tokens + asked.max_tokens.unwrap_or_default()) {
-        let seconds = format!("{:.3}", wait.as_secs_f64());
-        let message = format!("Rate limit reached. Please try again in {seconds}s.");
-        return refuse(429, "rate_limit_exceeded", &message, Some(&seconds));
-    }
-    if let Some(latency) = spec.latency {
-        tokio::time::sleep(spread(latency.0, spec, prompt, nth.into())).await;
+    let takes = match admit(shared, prompt, nth.into(), prompt_tokens, asked.max_tokens) {
+        Ok(done) => done.saturating_duration_since(clock::now()),
+        Err(refused) => return refused,
+    };
+    if !takes.is_zero() {
+        tokio::time::sleep(takes).await;
     }
     let fault = match next_in_script(shared) {
         Some(Ok(scripted)) => Some(scripted),
@@ -201,8 +191,15 @@ async fn respond(shared: &Shared, headers: &HeaderMap, body: &[u8]) -> Response 
     let answer = answer_to(prompt);
     let finish_reason = fault.as_ref().and_then(|fault| fault.finish_reason.clone());
     let content = if finish_reason.is_some() { Value::Null } else { Value::String(answer.clone()) };
-    let completion_tokens = if finish_reason.is_some() { 0 } else { tokens_of(&answer) };
-    shared.lock().counts.answered(prompt);
+    let (completion_tokens, limits) = {
+        let mut inner = shared.lock();
+        let drawn = inner.model.completion_tokens(prompt, nth.into(), asked.max_tokens);
+        let completion_tokens =
+            if finish_reason.is_some() { 0 } else { drawn.unwrap_or_else(|| tokens_of(&answer)) };
+        inner.model.answered(prompt_tokens + completion_tokens, clock::now());
+        inner.counts.answered(prompt);
+        (completion_tokens, inner.model.headers(clock::now(), clock::wall()))
+    };
     let body = json!({
         "id": "chatcmpl-simulated",
         "object": "chat.completion",
@@ -218,26 +215,44 @@ async fn respond(shared: &Shared, headers: &HeaderMap, body: &[u8]) -> Response 
             "total_tokens": prompt_tokens + completion_tokens,
         },
     });
-    (StatusCode::OK, [(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()
+    let mut response =
+        (StatusCode::OK, [(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response();
+    add(&mut response, limits);
+    response
 }
 
-fn throttle(shared: &Shared, tokens: u64) -> Option<Duration> {
-    let now = clock::now();
+/// Lets a request pass and says when it will be answered, or refuses it.
+fn admit(
+    shared: &Shared,
+    prompt: &str,
+    nth: u64,
+    prompt_tokens: u64,
+    max_tokens: Option<u64>,
+) -> Result<clock::Instant, Response> {
+    let (now, wall) = (clock::now(), clock::wall());
     let mut inner = shared.lock();
-    #[expect(clippy::cast_precision_loss, reason = "token counts are far below 2^52")]
-    let tokens = tokens as f64;
-    let requests = inner.requests.as_mut().and_then(|limiter| limiter.take(1.0, now).err());
-    requests.or_else(|| inner.tokens.as_mut().and_then(|limiter| limiter.take(tokens, now).err()))
+    let model = &mut inner.model;
+    match model.arrive(prompt_tokens, max_tokens.unwrap_or_default(), now, wall) {
+        Ok(()) => {
+            let latency = model.latency(prompt, nth);
+            Ok(model.work(latency, now))
+        }
+        Err(Refusal { status: 0, .. }) => Err(hang_up()),
+        Err(Refusal { status, kind, code, message, headers }) => {
+            let mut response = refuse_as(status, kind, code, &message);
+            let headers = headers.into_iter().map(|(name, value)| (name.to_owned(), value));
+            add(&mut response, headers.chain(model.headers(now, wall)));
+            Err(response)
+        }
+    }
 }
 
-/// The median, or a log-normal latency around it (Box and Muller, 1958).
-fn spread(median: Duration, spec: &SimulatorSpec, prompt: &str, nth: u64) -> Duration {
-    if spec.latency_sigma == 0.0 {
-        return median;
+fn add(response: &mut Response, headers: impl IntoIterator<Item = (String, String)>) {
+    for (name, value) in headers {
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
+            response.headers_mut().insert(name, value);
+        }
     }
-    let (u, v) = (chance(spec.seed, "u", prompt, nth), chance(spec.seed, "v", prompt, nth));
-    let normal = (-2.0 * (1.0 - u).ln()).sqrt() * (std::f64::consts::TAU * v).cos();
-    median.mul_f64((spec.latency_sigma * normal).exp())
 }
 
 fn next_in_script(shared: &Shared) -> Option<Result<FaultSpec, Response>> {
@@ -250,7 +265,7 @@ fn next_in_script(shared: &Shared) -> Option<Result<FaultSpec, Response>> {
     inner.next_in_script += 1;
     Some(next.ok_or_else(|| {
         inner.counts.script_exhausted += 1;
-        refuse(500, "script_exhausted", "the simulator's script has run out", None)
+        refuse(500, "script_exhausted", "the simulator's script has run out")
     }))
 }
 
@@ -266,14 +281,19 @@ fn fault_for(spec: &SimulatorSpec, prompt: &str, nth: u32) -> Option<FaultSpec> 
 #[derive(Clone)]
 struct HangUp;
 
+/// A connection that breaks in the middle of the answer.
+fn hang_up() -> Response {
+    let pieces: [Result<&'static str, std::io::Error>; 2] =
+        [Ok("{\"choices\":[{\"message\":"), Err(std::io::ErrorKind::ConnectionReset.into())];
+    let mut response = Response::new(Body::from_stream(stream::iter(pieces)));
+    response.extensions_mut().insert(HangUp);
+    response
+}
+
 /// The response of a fault; none for one that only changes the answer.
 fn go_wrong(fault: &FaultSpec) -> Option<Response> {
     if fault.hang_up {
-        let pieces: [Result<&'static str, std::io::Error>; 2] =
-            [Ok("{\"choices\":[{\"message\":"), Err(std::io::ErrorKind::ConnectionReset.into())];
-        let mut response = Response::new(Body::from_stream(stream::iter(pieces)));
-        response.extensions_mut().insert(HangUp);
-        return Some(response);
+        return Some(hang_up());
     }
     let status = fault.status.unwrap_or(if fault.body.is_some() { 200 } else { 500 });
     let mut response = if let Some(body) = &fault.body {
@@ -283,7 +303,7 @@ fn go_wrong(fault: &FaultSpec) -> Option<Response> {
         return None;
     } else {
         let code = fault.code.as_deref().unwrap_or("simulated_fault");
-        refuse(status, code, fault.message.as_deref().unwrap_or("a fault that was asked for"), None)
+        refuse(status, code, fault.message.as_deref().unwrap_or("a fault that was asked for"))
     };
     if let Some(value) = fault.retry_after.as_deref().and_then(|value| HeaderValue::from_str(value).ok()) {
         response.headers_mut().insert(header::RETRY_AFTER, value);
@@ -291,15 +311,14 @@ fn go_wrong(fault: &FaultSpec) -> Option<Response> {
     Some(response)
 }
 
-fn refuse(status: u16, code: &str, message: &str, retry_after: Option<&str>) -> Response {
-    let body = json!({"error": {"message": message, "type": code, "code": code, "param": null}});
+fn refuse(status: u16, code: &str, message: &str) -> Response {
+    refuse_as(status, code, code, message)
+}
+
+fn refuse_as(status: u16, kind: &str, code: &str, message: &str) -> Response {
+    let body = json!({"error": {"message": message, "type": kind, "code": code, "param": null}});
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response =
-        (status, [(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response();
-    if let Some(value) = retry_after.and_then(|value| HeaderValue::from_str(value).ok()) {
-        response.headers_mut().insert(header::RETRY_AFTER, value);
-    }
-    response
+    (status, [(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()
 }
 
 async fn models(State(shared): State<Arc<Shared>>) -> Response {
@@ -316,5 +335,5 @@ async fn counts(State(shared): State<Arc<Shared>>) -> Response {
 async fn unknown(State(shared): State<Arc<Shared>>, method: Method, uri: Uri) -> Response {
     let route = format!("{method} {}", uri.path());
     shared.lock().counts.unknown_routes.push(route.clone());
-    refuse(404, "unknown_route", &format!("the simulator has no {route}"), None)
+    refuse(404, "unknown_route", &format!("the simulator has no {route}"))
 }

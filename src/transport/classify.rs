@@ -5,8 +5,8 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 
-use crate::fault::{Class, Failure};
-use crate::wire::{self, ErrorBody, ErrorObject};
+use crate::fault::{Class, Failure, Policy, Scarce};
+use crate::wire::{self, ErrorBody, ErrorObject, Limits, Quota};
 
 /// Codes and types of a 429 that is about money, not about rate.
 const QUOTA: &[&str] = &[
@@ -19,29 +19,62 @@ const QUOTA: &[&str] = &[
     "billing_hard_limit_reached",
 ];
 
+/// What the headers of a response say besides its status.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Heard {
+    /// How long the server asks to wait.
+    pub delay: Option<Duration>,
+    /// Whether another try makes sense, where the server says so (`x-should-retry`).
+    pub should_retry: Option<bool>,
+    /// What is left of the limits.
+    pub limits: Limits,
+}
+
+impl Heard {
+    /// Reads the headers of a response that came at `now`.
+    #[must_use]
+    pub fn read<'a>(header: impl Fn(&str) -> Option<&'a str>, now: DateTime<Utc>) -> Heard {
+        let should_retry = match header("x-should-retry") {
+            Some("true") => Some(true),
+            Some("false") => Some(false),
+            _ => None,
+        };
+        Heard { delay: delay_of(&header, now), should_retry, limits: Limits::read(&header, now) }
+    }
+}
+
 /// Classifies a response whose status is not a success.
 #[must_use]
-pub fn classify(status: u16, body: &[u8], model: &str, delay: Option<Duration>) -> Failure {
-    let parsed: ErrorBody = serde_json::from_slice(body).unwrap_or_default();
+pub fn classify(status: u16, body: &[u8], model: &str, heard: &Heard) -> Failure {
+    let parsed = parse(body);
     let error = parsed.error.unwrap_or_else(|| ErrorObject {
         message: parsed.message.or(parsed.detail).and_then(wire::text),
         ..ErrorObject::default()
     });
-    let class = class_of(status, &error, model, delay.is_some());
+    let delay = heard.delay.or_else(|| delay_in(&error).filter(|_| matches!(status, 429 | 503)));
+    let class = match (class_of(status, &error, model, delay.is_some()), heard.should_retry) {
+        // A limit that waiting does not help against is a quota that is used up.
+        (Class::RateLimited, Some(false)) => Class::Quota,
+        (class, Some(false)) if class.policy() == Policy::Retry => Class::BadRequest,
+        (class, Some(true)) if class.policy() == Policy::Reject => Class::ServerError,
+        (class, _) => class,
+    };
     let said = error.message.clone().unwrap_or_else(|| String::from_utf8_lossy(body).into_owned());
     let code = error.code.as_deref().or(error.kind.as_deref());
     let detail = match code.filter(|code| *code != status.to_string()) {
         Some(code) => format!("HTTP {status} {code}: {said}"),
         None => format!("HTTP {status}: {said}"),
     };
-    Failure::new(class, detail.trim_end_matches([':', ' '])).with_delay(delay)
+    let scarce = (class == Class::RateLimited).then(|| scarce(status, &error, &heard.limits)).flatten();
+    Failure::new(class, detail.trim_end_matches([':', ' '])).with_delay(delay).with_scarce(scarce)
 }
 
 /// Classifies an error that came inside a successful response.
 #[must_use]
-pub(super) fn classify_inner(error: &ErrorObject, model: &str, delay: Option<Duration>) -> Failure {
+pub(super) fn classify_inner(error: &ErrorObject, model: &str, heard: &Heard) -> Failure {
     let status =
         error.code.as_deref().and_then(|code| code.parse().ok()).filter(|code| (400..600).contains(code));
+    let delay = heard.delay.or_else(|| delay_in(error).filter(|_| matches!(status, Some(429 | 503))));
     // Without a status the names decide, where they are those of a refusal.
     let class = match class_of(400, error, model, delay.is_some()) {
         Class::BadRequest => class_of(status.unwrap_or(502), error, model, delay.is_some()),
@@ -50,6 +83,38 @@ pub(super) fn classify_inner(error: &ErrorObject, model: &str, delay: Option<Dur
     let said = error.message.as_deref().unwrap_or("no message");
     let code = error.code.as_deref().or(error.kind.as_deref()).unwrap_or("error");
     Failure::new(class, format!("{code} inside an HTTP 200: {said}")).with_delay(delay)
+}
+
+/// The body of a refusal; Google wraps its object into a list.
+fn parse(body: &[u8]) -> ErrorBody {
+    let is_list = body.trim_ascii_start().first() == Some(&b'[');
+    let list = || serde_json::from_slice::<Vec<ErrorBody>>(body).ok()?.into_iter().next();
+    let parsed = if is_list { list() } else { serde_json::from_slice(body).ok() };
+    parsed.unwrap_or_default()
+}
+
+/// The delay that the error object asks for: in Google's details, else in the words of the message.
+fn delay_in(error: &ErrorObject) -> Option<Duration> {
+    let detailed = error.details.as_ref().and_then(Value::as_array).and_then(|details| {
+        details.iter().find_map(|detail| wire::duration(detail.get("retryDelay")?.as_str()?))
+    });
+    detailed.or_else(|| wire::delay_in_text(error.message.as_deref()?))
+}
+
+/// What a refusal for being asked too much is about: as its names say, else as its headers.
+fn scarce(status: u16, error: &ErrorObject, limits: &Limits) -> Option<Scarce> {
+    let named = |names: &[&str]| {
+        [&error.code, &error.kind].into_iter().flatten().any(|found| names.contains(&found.as_str()))
+    };
+    let tokens = [limits.tokens, limits.input_tokens, limits.output_tokens];
+    match status {
+        503 => Some(Scarce::Capacity),
+        _ if named(&["tokens", "input_tokens", "output_tokens"]) => Some(Scarce::Tokens),
+        _ if named(&["requests"]) => Some(Scarce::Requests),
+        _ if limits.requests.is_spent() => Some(Scarce::Requests),
+        _ if tokens.iter().any(Quota::is_spent) => Some(Scarce::Tokens),
+        _ => None,
+    }
 }
 
 fn class_of(status: u16, error: &ErrorObject, model: &str, has_delay: bool) -> Class {
@@ -81,8 +146,7 @@ fn class_of(status: u16, error: &ErrorObject, model: &str, has_delay: bool) -> C
 }
 
 /// The delay that the headers ask for: `retry-after-ms`, else `retry-after` as seconds or as a date.
-#[must_use]
-pub(super) fn delay_of<'a>(header: impl Fn(&str) -> Option<&'a str>, now: DateTime<Utc>) -> Option<Duration> {
+fn delay_of<'a>(header: impl Fn(&str) -> Option<&'a str>, now: DateTime<Utc>) -> Option<Duration> {
     let seconds =
         |text: &str| text.trim().parse::<f64>().ok().filter(|number| number.is_finite() && *number >= 0.0);
     if let Some(millis) = header("retry-after-ms").and_then(seconds) {
@@ -101,7 +165,7 @@ mod tests {
     use super::*;
 
     fn class(status: u16, body: &str) -> Class {
-        classify(status, body.as_bytes(), "gpt-x", None).class
+        classify(status, body.as_bytes(), "gpt-x", &Heard::default()).class
     }
 
     #[test]
@@ -125,16 +189,21 @@ mod tests {
         assert_eq!(class(413, ""), Class::TooLarge);
         assert_eq!(class(529, "overloaded"), Class::ServerError);
         assert_eq!(class(308, ""), Class::Redirect);
-        let busy = classify(503, b"", "gpt-x", Some(Duration::from_secs(3)));
+        let delayed = Heard { delay: Some(Duration::from_secs(3)), ..Heard::default() };
+        let busy = classify(503, b"", "gpt-x", &delayed);
         assert_eq!((busy.class, busy.delay), (Class::RateLimited, Some(Duration::from_secs(3))));
     }
 
     #[test]
     fn the_detail_is_in_the_providers_words() {
-        let failure =
-            classify(400, br#"{"error":{"message":"bad\nthing","type":"invalid_request_error"}}"#, "m", None);
+        let failure = classify(
+            400,
+            br#"{"error":{"message":"bad\nthing","type":"invalid_request_error"}}"#,
+            "m",
+            &Heard::default(),
+        );
         assert_eq!(failure.detail, "HTTP 400 invalid_request_error: bad thing");
-        assert_eq!(classify(500, b"", "m", None).detail, "HTTP 500");
+        assert_eq!(classify(500, b"", "m", &Heard::default()).detail, "HTTP 500");
     }
 
     #[test]
@@ -150,5 +219,35 @@ mod tests {
         assert_eq!(read("retry-after", "soon"), None);
         assert_eq!(read("retry-after", "-1"), None);
         assert_eq!(read("retry-after", "1e300"), None);
+    }
+
+    #[test]
+    fn what_is_scarce_and_for_how_long_is_read_from_names_headers_and_words() {
+        let heard = |headers: &'static [(&str, &str)]| {
+            let find = |name: &str| headers.iter().find(|(known, _)| *known == name).map(|(_, value)| *value);
+            Heard::read(find, DateTime::UNIX_EPOCH)
+        };
+        let refused = |body: &str, heard: &Heard| classify(429, body.as_bytes(), "m", heard);
+        let tokens = refused(
+            r#"{"error":{"type":"tokens","code":"rate_limit_exceeded","message":"Please try again in 1.5s."}}"#,
+            &Heard::default(),
+        );
+        assert_eq!((tokens.scarce, tokens.delay), (Some(Scarce::Tokens), Some(Duration::from_millis(1_500))));
+        let spent = heard(&[
+            ("x-ratelimit-limit-requests", "60"),
+            ("x-ratelimit-remaining-requests", "0"),
+            ("retry-after", "7"),
+        ]);
+        let requests = refused(r#"{"error":{"message":"try again in 1s"}}"#, &spent);
+        let expected = (Some(Scarce::Requests), Some(Duration::from_secs(7)));
+        assert_eq!((requests.scarce, requests.delay), expected, "a header counts more than words");
+        let google = r#"[{"error":{"code":429,"message":"quota","details":[{"x":1},{"retryDelay":"46s"}]}}]"#;
+        assert_eq!(refused(google, &Heard::default()).delay, Some(Duration::from_secs(46)));
+        let never = heard(&[("x-should-retry", "false")]);
+        assert_eq!(refused("{}", &never).class, Class::Quota);
+        assert_eq!(classify(500, b"", "m", &never).class, Class::BadRequest);
+        let again = heard(&[("x-should-retry", "true")]);
+        assert_eq!(classify(400, b"", "m", &again).class, Class::ServerError);
+        assert_eq!(classify(401, b"", "m", &again).class, Class::Auth);
     }
 }

@@ -11,14 +11,14 @@ use reqwest::{Client, Response};
 use serde_json::{Map, Value};
 use url::Url;
 
-use super::classify::{classify, classify_inner, delay_of};
+use super::classify::{Heard, classify, classify_inner};
 use crate::clock;
 use crate::config::{ApiKey, Params, Provider};
 use crate::decode;
 use crate::fault::{Class, Failure};
 use crate::faultpoint::{self, Side};
 use crate::prompt::Question;
-use crate::wire::{ChatRequest, ChatResponse};
+use crate::wire::{ChatRequest, ChatResponse, Limits};
 
 /// A response that was paid for.
 #[derive(Debug)]
@@ -29,6 +29,15 @@ pub struct Paid {
     pub response: ChatResponse,
     /// From the first byte sent to the last one received.
     pub latency: Duration,
+}
+
+/// What came of a request that was sent once.
+#[derive(Debug)]
+pub struct Sent {
+    /// The answer, or a classified failure without secrets.
+    pub result: Result<Paid, Failure>,
+    /// What the response said of the provider's limits, whatever came of it.
+    pub limits: Limits,
 }
 
 /// An endpoint that cannot be made.
@@ -114,15 +123,24 @@ impl Endpoint {
     }
 
     /// Sends a question once and reads the whole answer, within the request's time limit and `most`.
-    ///
-    /// # Errors
-    /// A classified failure, without secrets.
-    pub async fn send(&self, question: &Question, params: &Params, most: Duration) -> Result<Paid, Failure> {
+    pub async fn send(&self, question: &Question, params: &Params, most: Duration) -> Sent {
+        let mut limits = Limits::default();
+        let result = self.attempt(question, params, most, &mut limits).await;
+        Sent { result: result.map_err(|failure| self.redact(failure)), limits }
+    }
+
+    async fn attempt(
+        &self,
+        question: &Question,
+        params: &Params,
+        most: Duration,
+        limits: &mut Limits,
+    ) -> Result<Paid, Failure> {
         let limit = self.request_timeout.min(most);
         let broken = |error: std::io::Error| Failure::new(Class::Connection, error.to_string());
         faultpoint::pass("first-call", Side::Before).map_err(broken)?;
         let started = clock::now();
-        let answer = match tokio::time::timeout(limit, self.exchange(question, params)).await {
+        let answer = match tokio::time::timeout(limit, self.exchange(question, params, limits)).await {
             Ok(answer) => answer,
             Err(_) => Err(Failure::new(
                 Class::Timeout,
@@ -131,12 +149,15 @@ impl Endpoint {
         };
         let latency = clock::now() - started;
         faultpoint::pass("first-call", Side::After).map_err(broken)?;
-        answer
-            .map(|(body, response)| Paid { body, response, latency })
-            .map_err(|failure| self.redact(failure))
+        answer.map(|(body, response)| Paid { body, response, latency })
     }
 
-    async fn exchange(&self, question: &Question, params: &Params) -> Result<(Bytes, ChatResponse), Failure> {
+    async fn exchange(
+        &self,
+        question: &Question,
+        params: &Params,
+        limits: &mut Limits,
+    ) -> Result<(Bytes, ChatResponse), Failure> {
         let request = self
             .client
             .post(self.url.clone())
@@ -144,17 +165,19 @@ impl Endpoint {
             .body(self.body(question, params));
         let mut response = request.send().await.map_err(|error| failed(&error))?;
         let status = response.status().as_u16();
-        let headers = response.headers().clone();
-        let delay = delay_of(|name| headers.get(name).and_then(|value| value.to_str().ok()), clock::wall());
+        let headers = response.headers();
+        let heard =
+            Heard::read(|name| headers.get(name).and_then(|value| value.to_str().ok()), clock::wall());
+        *limits = heard.limits;
         let body = self.read(&mut response).await?;
         if !(200..300).contains(&status) {
-            return Err(classify(status, &body, &self.model, delay));
+            return Err(classify(status, &body, &self.model, &heard));
         }
         let parsed = decode::parse(&body)?;
         let choice = parsed.choices.first();
         let inner = parsed.error.as_ref().or(choice.and_then(|choice| choice.error.as_ref()));
         if let Some(error) = inner {
-            return Err(classify_inner(error, &self.model, delay));
+            return Err(classify_inner(error, &self.model, &heard));
         }
         match choice {
             None => Err(Failure::new(Class::InvalidResponse, "the answer has no choices")),

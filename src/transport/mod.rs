@@ -6,5 +6,5 @@
 mod classify;
 mod endpoint;
 
-pub use classify::classify;
-pub use endpoint::{Endpoint, EndpointError, Paid};
+pub use classify::{Heard, classify};
+pub use endpoint::{Endpoint, EndpointError, Paid, Sent};

@@ -13,6 +13,7 @@ mod errors;
 mod examples;
 mod input;
 mod jobs;
+mod limits;
 mod plans;
 mod readme;
 mod recovery;

@@ -136,6 +136,8 @@ pub struct ErrorObject {
     pub param: Option<String>,
     /// Further facts (OpenRouter).
     pub metadata: Option<Value>,
+    /// Further facts (Google).
+    pub details: Option<Value>,
 }
 
 #[derive(Deserialize)]
@@ -157,6 +159,8 @@ struct ErrorFields {
     param: Option<Value>,
     #[serde(default)]
     metadata: Option<Value>,
+    #[serde(default)]
+    details: Option<Value>,
 }
 
 impl From<ErrorForm> for ErrorObject {
@@ -168,6 +172,7 @@ impl From<ErrorForm> for ErrorObject {
                 kind: fields.kind.and_then(text),
                 param: fields.param.and_then(text),
                 metadata: fields.metadata,
+                details: fields.details,
             },
             ErrorForm::Other(value) => ErrorObject { message: text(value), ..ErrorObject::default() },
         }

@@ -1,0 +1,138 @@
+//! A bucket of requests or tokens whose rate may change, that takes refunds and carries debts.
+//!
+//! It is nearly empty at the start and after a time in which nobody waited for it, so that no window of the
+//! provider, however short, sees a burst on top of the steady rate. Only what a waiter lost by waking late
+//! is made up for, up to what the bucket holds.
+
+use std::time::Duration;
+
+use crate::clock::Instant;
+
+/// Nobody waited for it: so much of a second's rate is there at most, or one.
+const UNASKED_SECONDS: f64 = 0.05;
+/// What a late waiter can make up for.
+const HELD_SECONDS: f64 = 1.0;
+/// Rounding of sums of fractions.
+const SLACK: f64 = 1e-6;
+
+/// A token bucket (J. Turner, "New Directions in Communications", 1986) with debts.
+#[derive(Clone, Debug)]
+pub(super) struct Bucket {
+    per_second: f64,
+    level: f64,
+    at: Instant,
+    /// Whether somebody waits for it.
+    is_awaited: bool,
+}
+
+impl Bucket {
+    pub(super) fn new(per_second: f64, now: Instant) -> Self {
+        Bucket { per_second, level: 1.0_f64.max(per_second * UNASKED_SECONDS), at: now, is_awaited: false }
+    }
+
+    pub(super) fn per_second(&self) -> f64 {
+        self.per_second
+    }
+
+    /// Whether it is what holds requests back: nearly nothing is left of it.
+    pub(super) fn is_bound(&self) -> bool {
+        self.is_awaited || self.level < self.per_second * UNASKED_SECONDS
+    }
+
+    /// From now on it fills at another rate.
+    pub(super) fn set_rate(&mut self, per_second: f64, now: Instant) {
+        self.refill(now);
+        self.per_second = per_second;
+    }
+
+    /// Empties it; debts stay.
+    pub(super) fn drain(&mut self, now: Instant) {
+        self.refill(now);
+        self.level = self.level.min(0.0);
+    }
+
+    /// How long until an amount can be taken; none if it can be taken now. One that is larger than the
+    /// bucket waits until the bucket is full.
+    pub(super) fn wait(&mut self, amount: f64, now: Instant) -> Option<Duration> {
+        self.refill(now);
+        let needed = amount.min(self.held());
+        if self.level + SLACK >= needed {
+            return None;
+        }
+        self.is_awaited = true;
+        let wait = (needed - self.level) / self.per_second;
+        Some(Duration::try_from_secs_f64(wait).unwrap_or(Duration::MAX / 4).max(Duration::from_micros(1)))
+    }
+
+    /// Takes an amount.
+    pub(super) fn take(&mut self, amount: f64, now: Instant) {
+        self.refill(now);
+        self.is_awaited = false;
+        self.level -= amount;
+    }
+
+    /// Takes what was used beyond what was taken; gives back what was not used.
+    pub(super) fn settle(&mut self, more: f64, now: Instant) {
+        self.refill(now);
+        self.level = (self.level - more).min(self.held());
+    }
+
+    /// What it can hold at most.
+    fn held(&self) -> f64 {
+        (self.per_second * HELD_SECONDS).max(1.0)
+    }
+
+    fn refill(&mut self, now: Instant) {
+        let elapsed = now.saturating_duration_since(self.at).as_secs_f64();
+        self.at = self.at.max(now);
+        let most = if self.is_awaited { self.held() } else { 1.0_f64.max(self.per_second * UNASKED_SECONDS) };
+        // A refund may have lifted it above what an unasked bucket holds.
+        self.level = (self.level + elapsed * self.per_second).min(most.max(self.level));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+
+    #[test]
+    fn an_idle_bucket_allows_no_burst_and_a_late_waiter_loses_nothing() {
+        let start = clock::now();
+        let mut bucket = Bucket::new(100.0, start);
+        let later = start + Duration::from_secs(60);
+        let mut at_once = 0;
+        while bucket.wait(1.0, later).is_none() {
+            bucket.take(1.0, later);
+            at_once += 1;
+        }
+        assert_eq!(at_once, 5);
+        // It is waited for, and looked at half a second too late.
+        let late = later + Duration::from_millis(500);
+        let mut made_up = 0;
+        while bucket.wait(1.0, late).is_none() {
+            bucket.take(1.0, late);
+            made_up += 1;
+        }
+        assert_eq!(made_up, 50);
+    }
+
+    #[test]
+    fn debts_are_paid_back_and_what_is_larger_than_the_bucket_goes_alone() {
+        let start = clock::now();
+        let mut bucket = Bucket::new(100.0, start);
+        let wait = bucket.wait(1_000.0, start).unwrap();
+        assert!(wait < Duration::from_secs(1), "it waits for a full bucket: {wait:?}");
+        let full = start + Duration::from_secs(1);
+        assert_eq!(bucket.wait(1_000.0, full), None);
+        bucket.take(1_000.0, full);
+        let wait = bucket.wait(1.0, full).unwrap();
+        assert!((wait.as_secs_f64() - 9.01).abs() < 0.01, "{wait:?}");
+        bucket.settle(-500.0, full);
+        let wait = bucket.wait(1.0, full).unwrap();
+        assert!((wait.as_secs_f64() - 4.01).abs() < 0.01, "{wait:?}");
+        bucket.settle(100.0, full);
+        let wait = bucket.wait(1.0, full).unwrap();
+        assert!((wait.as_secs_f64() - 5.01).abs() < 0.01, "{wait:?}");
+    }
+}

@@ -1,0 +1,600 @@
+//! The state of one provider: pauses, breaker, requests in flight, and the quotas behind them.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::time::Duration;
+
+use super::concurrency::Concurrency;
+use super::learned::Learned;
+use super::quotas::{Cost, Quotas, Taken};
+use crate::clock::{Instant, Jitter};
+use crate::config::Provider;
+use crate::event::{Gauge, Waiting};
+use crate::fault::{Class, Failure, Scarce};
+use crate::ident::{Cell, Tokens};
+use crate::wire::Limits;
+
+/// So many rows, one failure after the other, open the breaker. Rows, not attempts: a few rows that the
+/// provider chokes on are not an outage.
+const BREAKER_ROWS: usize = 10;
+/// Of so many attempts, this share of failures by as many rows opens it too.
+const BREAKER_ATTEMPTS: usize = 40;
+const BREAKER_SHARE: f64 = 0.75;
+const FIRST_PROBE: Duration = Duration::from_secs(2);
+const LAST_PROBE: Duration = Duration::from_secs(60);
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LAST_PAUSE: Duration = Duration::from_secs(60);
+
+/// The answer to "may I send?".
+#[derive(Clone, Copy, Debug)]
+pub enum Admit {
+    /// Yes; everything it takes is granted.
+    Now(Ticket),
+    /// Not before this moment, and why.
+    At(Instant, Waiting),
+    /// Not before a request in flight has ended.
+    WhenOneEnds,
+}
+
+/// What was granted to a request, to be given back with what came of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Ticket {
+    generation: u64,
+    taken: Taken,
+}
+
+/// What a failed attempt means for its row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Blame {
+    /// It was one of the row's attempts.
+    Row,
+    /// It was the provider's trouble; the row loses nothing.
+    Provider,
+    /// It was the row's last attempt, and nobody has been answered since it was sent: whoever is answered
+    /// next tells.
+    Doubt,
+    /// It is the end of the run.
+    Run(Failure),
+}
+
+/// Whether a provider takes rows, for those who could ask another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// It does.
+    Up,
+    /// It failed too often, and is left alone until then.
+    Down(Instant),
+    /// It failed too often, and one row may find out how it is now.
+    Probing,
+}
+
+/// The state of one provider.
+#[derive(Debug)]
+pub struct Admission {
+    concurrency: Concurrency,
+    in_flight: u32,
+    /// Requests that were sent, and those that were refused for being too many.
+    requests: u64,
+    refusals: u64,
+    /// Whether a request waited for the place of another one.
+    is_bound: bool,
+    quotas: Quotas,
+    blocked_until: Option<Instant>,
+    /// Rows whose attempts failed since the last answer.
+    failing: BTreeSet<Cell>,
+    /// The newest attempts: the rows of those that failed.
+    newest: VecDeque<Option<Cell>>,
+    /// Pauses and probes since the last answer.
+    streak: u32,
+    is_open: bool,
+    /// When the provider last answered.
+    answered: Option<Instant>,
+    /// When the first of the failing attempts was sent.
+    failing_from: Option<Instant>,
+    /// Rises with each pause; tells what was sent before it.
+    generation: u64,
+    /// Requests of this generation that are in flight while it is not known to be welcome.
+    probing: u32,
+    failing_since: Option<Instant>,
+    max_retry_after: Duration,
+    outage_deadline: Duration,
+    jitter: Jitter,
+}
+
+impl Admission {
+    /// The state of a provider at the start of a run, with what a former one learned: one request alone
+    /// until something is heard.
+    #[must_use]
+    pub fn new(provider: &Provider, learned: &Learned, now: Instant, jitter: Jitter) -> Self {
+        let mut concurrency = Concurrency::new(provider.max_concurrency, provider.learns_concurrency);
+        if let Some(limit) = learned.concurrency {
+            concurrency.remember(limit);
+        }
+        let mut quotas = Quotas::new(provider, now);
+        let a_second = |per_minute: Option<f64>| per_minute.map(|limit| limit / 60.0);
+        let (requests, tokens) = (learned.requests_per_minute, learned.tokens_per_minute);
+        quotas.remember(a_second(requests), a_second(tokens), learned.token_charge, now);
+        Admission {
+            concurrency,
+            in_flight: 0,
+            requests: 0,
+            refusals: 0,
+            is_bound: false,
+            quotas,
+            blocked_until: None,
+            failing: BTreeSet::new(),
+            newest: VecDeque::new(),
+            streak: 0,
+            is_open: false,
+            answered: None,
+            failing_from: None,
+            generation: 0,
+            probing: 0,
+            failing_since: None,
+            max_retry_after: provider.retry.max_retry_after,
+            outage_deadline: provider.retry.outage_deadline,
+            jitter,
+        }
+    }
+
+    /// Takes everything that a request needs, or nothing.
+    pub fn admit(&mut self, cost: Cost, now: Instant) -> Admit {
+        if let Some(until) = self.blocked_until {
+            if now < until {
+                let waiting = if self.is_open { Waiting::Breaker } else { Waiting::Pause };
+                return Admit::At(until, waiting);
+            }
+            self.blocked_until = None;
+            self.quotas.resumed(until);
+        }
+        // What was refused again and again is tried with one request.
+        let is_probe = self.is_open || self.streak > 1;
+        if self.in_flight >= self.concurrency.now() || (is_probe && self.probing > 0) {
+            self.is_bound = true;
+            return Admit::WhenOneEnds;
+        }
+        match self.quotas.take(cost, self.in_flight == 0, now) {
+            Ok(taken) => {
+                self.in_flight += 1;
+                self.requests += 1;
+                self.probing += 1;
+                Admit::Now(Ticket { generation: self.generation, taken })
+            }
+            Err((wait, why)) => Admit::At(now + wait, why),
+        }
+    }
+
+    /// Whether anything counts tokens, so that a request's cost matters.
+    #[must_use]
+    pub fn counts_tokens(&self) -> bool {
+        self.quotas.counts_tokens()
+    }
+
+    /// Stands for the time between two pauses.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// A request was answered, be it with a refusal that is the row's own; it used so many tokens, where
+    /// that is known, and the response said that of the limits.
+    pub fn answered(&mut self, ticket: &Ticket, tokens: Option<Tokens>, limits: &Limits, now: Instant) {
+        self.ended(ticket);
+        self.quotas.answered(&ticket.taken, tokens, limits, now);
+        self.answered = Some(now);
+        self.note(None);
+        if ticket.generation != self.generation || self.failing_from.is_some_and(|from| ticket.taken.at < from) {
+            // It was sent before the trouble and says nothing about now.
+            return;
+        }
+        #[expect(clippy::cast_precision_loss, reason = "token counts are far below 2^52")]
+        let work = tokens.map_or(1.0, |tokens| tokens.completion as f64);
+        self.concurrency.answered(work, self.is_bound, now);
+        self.is_bound = false;
+        self.vouched(now);
+    }
+
+    /// The provider answers, as far as can be told without asking about a row.
+    pub fn vouched(&mut self, now: Instant) {
+        self.answered = Some(now);
+        self.streak = 0;
+        self.failing.clear();
+        self.failing_from = None;
+        self.failing_since = None;
+        if self.is_open {
+            self.is_open = false;
+            self.newest.clear();
+            self.blocked_until = None;
+        }
+    }
+
+    /// A request in flight ended without being answered or counted: it was abandoned.
+    pub fn abandoned(&mut self) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+    }
+
+    /// An attempt of a row failed in a way that another one may not. Says whose fault that is; `is_last`
+    /// tells that the row would have no attempt left.
+    pub fn failed(
+        &mut self,
+        ticket: &Ticket,
+        row: Cell,
+        failure: &Failure,
+        is_last: bool,
+        limits: &Limits,
+        now: Instant,
+    ) -> Blame {
+        self.ended(ticket);
+        self.quotas.failed(&ticket.taken, limits, now);
+        self.failing.insert(row);
+        self.failing_from = Some(self.failing_from.map_or(ticket.taken.at, |from| from.min(ticket.taken.at)));
+        self.note(Some(row));
+        let since = *self.failing_since.get_or_insert(now);
+        if now - since > self.outage_deadline {
+            self.open(now);
+            return Blame::Run(self.gave_up(now - since, failure));
+        }
+        if self.is_open {
+            // What was in flight when it opened is part of the same trouble.
+            if ticket.generation == self.generation {
+                self.probe_later(now);
+            }
+            return Blame::Provider;
+        }
+        if self.failing.len() >= BREAKER_ROWS || self.mostly_fails() {
+            self.open(now);
+            return Blame::Provider;
+        }
+        if is_last && self.answered.is_none_or(|answered| answered < ticket.taken.at) {
+            return Blame::Doubt;
+        }
+        Blame::Row
+    }
+
+    /// A harmless question was asked, out of doubt, and failed as well.
+    pub fn doubted(&mut self, ticket: &Ticket, failure: &Failure, limits: &Limits, now: Instant) -> Blame {
+        self.ended(ticket);
+        self.quotas.failed(&ticket.taken, limits, now);
+        let since = *self.failing_since.get_or_insert(now);
+        self.open(now);
+        if self.answered.is_none() {
+            let detail = format!("it has answered nothing in this run: {}", failure.detail);
+            return Blame::Run(Failure::new(Class::Unavailable, detail));
+        }
+        if now - since > self.outage_deadline {
+            return Blame::Run(self.gave_up(now - since, failure));
+        }
+        Blame::Provider
+    }
+
+    /// The provider asked to wait. The row loses nothing.
+    pub fn throttled(&mut self, ticket: &Ticket, failure: &Failure, limits: &Limits, now: Instant) -> Blame {
+        self.ended(ticket);
+        self.refusals += 1;
+        self.quotas.refused(&ticket.taken, limits, now);
+        let since = *self.failing_since.get_or_insert(now);
+        if let Some(delay) = failure.delay.filter(|delay| *delay > self.max_retry_after) {
+            let wait = humantime::format_duration(Duration::from_secs(delay.as_secs()));
+            let until = (crate::clock::wall() + delay).format("%Y-%m-%d %H:%M UTC");
+            let detail = format!("it asks to come back in {wait}, at {until}: {}", failure.detail);
+            return Blame::Run(Failure::new(Class::RateLimited, detail));
+        }
+        if now - since > self.outage_deadline {
+            return Blame::Run(self.gave_up(now - since, failure));
+        }
+        if ticket.generation != self.generation {
+            // One pause for all that was in flight, except that the longest delay counts.
+            if let Some(delay) = failure.delay.filter(|_| self.blocked_until.is_some()) {
+                self.blocked_until = self.blocked_until.max(Some(now + delay));
+            }
+            return Blame::Provider;
+        }
+        let own = doubled(FIRST_PAUSE, self.streak, LAST_PAUSE);
+        let pause = failure.delay.unwrap_or_else(|| own / 2 + self.jitter.full(own / 2));
+        if failure.scarce == Some(Scarce::Capacity) {
+            self.concurrency.collapse();
+        }
+        self.quotas.less(&ticket.taken, failure.scarce, pause, now);
+        self.pause(now + pause);
+        Blame::Provider
+    }
+
+    /// For how long nothing is sent, if that is so.
+    #[must_use]
+    pub fn pause_left(&self, now: Instant) -> Option<Duration> {
+        self.blocked_until.and_then(|until| until.checked_duration_since(now)).filter(|left| !left.is_zero())
+    }
+
+    /// Whether rows should be asked here, where there is another provider for them.
+    #[must_use]
+    pub fn health(&self, now: Instant) -> Health {
+        match (self.is_open, self.blocked_until.filter(|until| *until > now)) {
+            (false, _) => Health::Up,
+            (true, Some(until)) => Health::Down(until),
+            (true, None) => Health::Probing,
+        }
+    }
+
+    /// Whether a row failed since the last answer, and so is no good to find out with.
+    #[must_use]
+    pub fn suspects(&self, row: Cell) -> bool {
+        self.failing.contains(&row)
+    }
+
+    /// What was learned so far, for the next run.
+    #[must_use]
+    pub fn learned(&self) -> Learned {
+        let (requests, tokens, token_charge) = self.quotas.learned();
+        Learned {
+            requests_per_minute: requests.map(|rate| rate * 60.0),
+            tokens_per_minute: tokens.map(|rate| rate * 60.0),
+            concurrency: self.concurrency.learned(),
+            token_charge,
+        }
+    }
+
+    /// What is so now, for people.
+    #[must_use]
+    pub fn gauge(&self) -> Gauge {
+        Gauge {
+            requests: self.requests,
+            throttled: self.refusals,
+            concurrency: self.concurrency.now(),
+            shares: self.quotas.shares(),
+            is_open: self.is_open,
+        }
+    }
+
+    fn ended(&mut self, ticket: &Ticket) {
+        self.in_flight = self.in_flight.checked_sub(1).expect("a request that ends was in flight");
+        if ticket.generation == self.generation {
+            self.probing = self.probing.saturating_sub(1);
+        }
+    }
+
+    fn note(&mut self, failed: Option<Cell>) {
+        self.newest.push_back(failed);
+        if self.newest.len() > BREAKER_ATTEMPTS {
+            self.newest.pop_front();
+        }
+    }
+
+    fn mostly_fails(&self) -> bool {
+        let rows: BTreeSet<Cell> = self.newest.iter().flatten().copied().collect();
+        let failed = self.newest.iter().flatten().count();
+        #[expect(clippy::cast_precision_loss, reason = "small counts")]
+        let share = failed as f64 / BREAKER_ATTEMPTS as f64;
+        self.newest.len() == BREAKER_ATTEMPTS && share >= BREAKER_SHARE && rows.len() >= BREAKER_ROWS
+    }
+
+    fn open(&mut self, now: Instant) {
+        self.is_open = true;
+        self.probe_later(now);
+    }
+
+    fn probe_later(&mut self, now: Instant) {
+        let wait = doubled(FIRST_PROBE, self.streak, LAST_PROBE);
+        let pause = wait / 2 + self.jitter.full(wait / 2);
+        self.concurrency.collapse();
+        self.pause(now + pause);
+    }
+
+    fn pause(&mut self, until: Instant) {
+        self.streak = self.streak.saturating_add(1);
+        self.generation += 1;
+        self.probing = 0;
+        self.blocked_until = self.blocked_until.max(Some(until));
+    }
+
+    fn gave_up(&self, waited: Duration, failure: &Failure) -> Failure {
+        let waited = humantime::format_duration(Duration::from_secs(waited.as_secs()));
+        Failure::new(
+            Class::Unavailable,
+            format!("no success within {waited}; the last failure was {failure}"),
+        )
+    }
+}
+
+fn doubled(first: Duration, times: u32, most: Duration) -> Duration {
+    first.saturating_mul(1 << times.min(16)).min(most)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::clock;
+    use crate::config::Job;
+    use crate::ident::{BatchId, StepId};
+
+    fn admission(more: &str) -> (Admission, Instant) {
+        let text = format!(
+            "app_id = \"a\"\n[source]\npath = \"s\"\n[target]\npath = \"t\"\n[provider.p]\n\
+             base_url = \"simulator\"\nmodel = \"m\"\nmax_concurrency = 4\n{more}\n\
+             [[step]]\noutput = \"o\"\nprompt = \"p\"\n"
+        );
+        let job = Job::parse(Path::new("/job.toml"), &text, |_| None).unwrap();
+        let now = clock::now();
+        (Admission::new(&job.providers[0], &Learned::default(), now, Jitter::seeded(1)), now)
+    }
+
+    fn failure(class: Class) -> Failure {
+        Failure::new(class, "no")
+    }
+
+    /// Tickets of requests that are admitted at once.
+    fn burst(admission: &mut Admission, now: Instant) -> Vec<Ticket> {
+        std::iter::from_fn(|| match admission.admit(Cost::default(), now) {
+            Admit::Now(ticket) => Some(ticket),
+            _ => None,
+        })
+        .collect()
+    }
+
+    fn sent(admission: &mut Admission, now: Instant) -> Ticket {
+        match admission.admit(Cost::default(), now) {
+            Admit::Now(ticket) => ticket,
+            other => panic!("not admitted: {other:?}"),
+        }
+    }
+
+    fn row(row: u32) -> Cell {
+        Cell { batch: BatchId::FIRST, row, step: StepId::FIRST }
+    }
+
+    fn limits() -> Limits {
+        Limits::default()
+    }
+
+    /// A state that has heard of its provider.
+    fn heard() -> (Admission, Instant) {
+        let (mut admission, now) = admission("");
+        let ticket = sent(&mut admission, now);
+        admission.answered(&ticket, None, &limits(), now);
+        (admission, now + Duration::from_millis(1))
+    }
+
+    fn fail(admission: &mut Admission, at: u32, is_last: bool, now: Instant) -> Blame {
+        let ticket = sent(admission, now);
+        admission.failed(&ticket, row(at), &failure(Class::ServerError), is_last, &limits(), now)
+    }
+
+    #[test]
+    fn one_request_goes_alone_until_something_is_heard() {
+        let (mut admission, now) = admission("");
+        let tickets = burst(&mut admission, now);
+        assert_eq!(tickets.len(), 1);
+        assert!(matches!(admission.admit(Cost::default(), now), Admit::WhenOneEnds));
+        admission.answered(&tickets[0], None, &limits(), now);
+        assert_eq!(burst(&mut admission, now).len(), 4);
+    }
+
+    #[test]
+    fn a_throttled_provider_is_left_alone_as_long_as_it_asks() {
+        let (mut admission, now) = heard();
+        let before = burst(&mut admission, now);
+        assert_eq!(before.len(), 4);
+        let busy = failure(Class::RateLimited).with_delay(Some(Duration::from_secs(7)));
+        for ticket in &before[..3] {
+            assert_eq!(admission.throttled(ticket, &busy, &limits(), now), Blame::Provider);
+        }
+        // An answer to what was sent before the pause does not cut it short.
+        admission.answered(&before[3], None, &limits(), now);
+        match admission.admit(Cost::default(), now) {
+            Admit::At(until, Waiting::Pause) => assert_eq!(until, now + Duration::from_secs(7)),
+            other => panic!("{other:?}"),
+        }
+        let later = now + Duration::from_secs(9);
+        let ticket = sent(&mut admission, later);
+        let hours = failure(Class::RateLimited).with_delay(Some(Duration::from_secs(7_200)));
+        assert!(matches!(admission.throttled(&ticket, &hours, &limits(), later), Blame::Run(_)));
+    }
+
+    #[test]
+    fn failures_of_many_rows_open_the_breaker_and_then_cost_rows_nothing() {
+        let (mut admission, mut now) = heard();
+        for at in 0..9 {
+            assert_eq!(fail(&mut admission, at, false, now), Blame::Row);
+        }
+        assert_eq!(fail(&mut admission, 9, false, now), Blame::Provider, "it opens");
+        let mut probes = 0;
+        loop {
+            match admission.admit(Cost::default(), now) {
+                Admit::Now(ticket) => {
+                    probes += 1;
+                    let broken = failure(Class::Connection);
+                    match admission.failed(&ticket, row(probes), &broken, true, &limits(), now) {
+                        Blame::Provider => {}
+                        Blame::Run(failure) => {
+                            assert_eq!(failure.class, Class::Unavailable);
+                            break;
+                        }
+                        other => panic!("an outage is not the row's: {other:?}"),
+                    }
+                }
+                Admit::At(at, why) => {
+                    assert_eq!(why, Waiting::Breaker);
+                    now = at;
+                }
+                Admit::WhenOneEnds => panic!("one probe at a time, and it has ended"),
+            }
+        }
+        assert!((15..60).contains(&probes), "{probes} probes in fifteen minutes");
+    }
+
+    #[test]
+    fn a_few_rows_that_the_provider_chokes_on_are_no_outage() {
+        let (mut admission, mut now) = heard();
+        for attempt in 1..=5 {
+            for at in 0..3 {
+                let poison = sent(&mut admission, now);
+                let other = sent(&mut admission, now);
+                now += Duration::from_millis(1);
+                admission.answered(&other, None, &limits(), now);
+                let broken = failure(Class::ServerError);
+                let blame = admission.failed(&poison, row(at), &broken, attempt == 5, &limits(), now);
+                assert_eq!(blame, Blame::Row);
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_is_not_given_up_while_nobody_is_answered() {
+        let (mut admission, now) = heard();
+        assert_eq!(fail(&mut admission, 0, true, now), Blame::Doubt);
+        // The provider answers something harmless: then it was the row.
+        let ticket = sent(&mut admission, now);
+        let later = now + Duration::from_secs(1);
+        admission.vouched(later);
+        let broken = failure(Class::ServerError);
+        assert_eq!(admission.failed(&ticket, row(0), &broken, true, &limits(), later), Blame::Row);
+    }
+
+    #[test]
+    fn a_provider_that_fails_most_of_the_time_is_left_alone() {
+        let (mut admission, mut now) = heard();
+        let mut opened = None;
+        for at in 0..200 {
+            now += Duration::from_millis(1);
+            let ticket = sent(&mut admission, now);
+            if at % 9 == 8 {
+                admission.answered(&ticket, None, &limits(), now);
+                continue;
+            }
+            let broken = failure(Class::ServerError);
+            if admission.failed(&ticket, row(at), &broken, false, &limits(), now) == Blame::Provider {
+                opened = Some(at);
+                break;
+            }
+        }
+        assert_eq!(opened, Some(38), "the answer before counts as well");
+    }
+
+    #[test]
+    fn an_answer_closes_the_breaker() {
+        let (mut admission, now) = heard();
+        for at in 0..10 {
+            fail(&mut admission, at, false, now);
+        }
+        assert!(matches!(admission.health(now), Health::Down(_)));
+        let later = now + LAST_PROBE;
+        assert_eq!(admission.health(later), Health::Probing);
+        let probe = burst(&mut admission, later);
+        assert_eq!(probe.len(), 1);
+        admission.answered(&probe[0], None, &limits(), later);
+        assert_eq!(admission.health(later), Health::Up);
+        assert_eq!(fail(&mut admission, 0, false, later), Blame::Row);
+    }
+
+    #[test]
+    fn a_provider_that_answers_nobody_ends_the_run_and_not_the_row() {
+        let (mut admission, now) = admission("");
+        for attempt in 1..=5 {
+            let blame = fail(&mut admission, 0, attempt == 5, now);
+            assert_eq!(blame, if attempt < 5 { Blame::Row } else { Blame::Doubt });
+        }
+        let ticket = sent(&mut admission, now);
+        let blame = admission.doubted(&ticket, &failure(Class::Connection), &limits(), now);
+        assert!(matches!(blame, Blame::Run(_)));
+    }
+}

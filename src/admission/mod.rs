@@ -1,0 +1,18 @@
+//! Whether a provider may be sent another request now. Pure state: the caller brings the time.
+//!
+//! Immediately before a send it grants everything at once or nothing: no pause, no open breaker, a place
+//! among the requests in flight, a request and tokens of the quota. Nothing waits while holding one of them.
+
+mod bucket;
+mod concurrency;
+mod gate;
+mod governed;
+mod learned;
+mod log;
+mod pace;
+mod quotas;
+mod told;
+
+pub use gate::{Admission, Admit, Blame, Health, Ticket};
+pub use learned::Learned;
+pub use quotas::Cost;

@@ -1,0 +1,249 @@
+//! The paces of requests and of tokens together: a request takes of all of them or of none.
+
+use std::time::Duration;
+
+use super::pace::Pace;
+use crate::clock::Instant;
+use crate::config::{Provider, TokenCharge};
+use crate::event::{Share, Waiting};
+use crate::fault::Scarce;
+use crate::ident::Tokens;
+use crate::wire::Limits;
+
+const KINDS: usize = 4;
+const REQUESTS: usize = 0;
+const TOKENS: usize = 1;
+const INPUT: usize = 2;
+const OUTPUT: usize = 3;
+
+/// What a request is expected to take of the limits on tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Cost {
+    /// Tokens of the prompt.
+    pub input: f64,
+    /// Tokens of the answer, as expected.
+    pub output: f64,
+    /// The most that the answer may have, where the request says so.
+    pub most_output: Option<f64>,
+}
+
+/// What was taken for a request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Taken {
+    amounts: [f64; KINDS],
+    /// All that had been taken then, this included.
+    marks: [f64; KINDS],
+    pub(super) at: Instant,
+    /// Whether it was sent while nothing else was in flight.
+    is_alone: bool,
+    cost: Cost,
+}
+
+/// The limits of a provider.
+#[derive(Debug)]
+pub(super) struct Quotas {
+    paces: [Pace; KINDS],
+    charge: Option<TokenCharge>,
+    is_charge_known: bool,
+    used: [f64; KINDS],
+    since: Option<Instant>,
+    last: Option<Instant>,
+}
+
+impl Quotas {
+    pub(super) fn new(provider: &Provider, now: Instant) -> Self {
+        let limits = provider.token_limits;
+        Quotas {
+            paces: [
+                Pace::of_requests(provider.requests_per_minute, now),
+                Pace::of_tokens(limits.total, now),
+                Pace::of_tokens(limits.input, now),
+                Pace::of_tokens(limits.output, now),
+            ],
+            charge: provider.token_charge,
+            is_charge_known: provider.token_charge.is_some(),
+            used: [0.0; KINDS],
+            since: None,
+            last: None,
+        }
+    }
+
+    /// What was learned: requests and tokens a second, and what an answer counts for.
+    pub(super) fn learned(&self) -> (Option<f64>, Option<f64>, Option<TokenCharge>) {
+        let charge = self.charge.filter(|_| !self.is_charge_known);
+        (self.paces[REQUESTS].ceiling(), self.paces[TOKENS].ceiling(), charge)
+    }
+
+    /// Takes up what a former run learned.
+    pub(super) fn remember(
+        &mut self,
+        requests: Option<f64>,
+        tokens: Option<f64>,
+        charge: Option<TokenCharge>,
+        now: Instant,
+    ) {
+        for (kind, rate) in [(REQUESTS, requests), (TOKENS, tokens)] {
+            if let Some(rate) = rate {
+                self.paces[kind].remember(rate, now);
+            }
+        }
+        self.charge = self.charge.or(charge);
+    }
+
+    /// Whether anything counts tokens.
+    pub(super) fn counts_tokens(&self) -> bool {
+        self.paces.iter().skip(TOKENS).any(Pace::is_limited)
+    }
+
+    /// Takes what a request needs, or says how long that takes and what is short.
+    pub(super) fn take(
+        &mut self,
+        cost: Cost,
+        is_alone: bool,
+        now: Instant,
+    ) -> Result<Taken, (Duration, Waiting)> {
+        let amounts = self.amounts(cost);
+        let waits = self.paces.iter_mut().zip(amounts).enumerate().filter_map(|(kind, (pace, amount))| {
+            let what = if kind == REQUESTS { Waiting::RequestsPerMinute } else { Waiting::TokensPerMinute };
+            pace.wait(amount, now).map(|wait| (wait, what))
+        });
+        if let Some(longest) = waits.max_by_key(|(wait, _)| *wait) {
+            return Err(longest);
+        }
+        // Last of all, since it cannot be asked without being taken from.
+        self.paces[REQUESTS].govern(now).map_err(|wait| (wait, Waiting::RequestsPerMinute))?;
+        let mut marks = [0.0; KINDS];
+        for ((pace, amount), mark) in self.paces.iter_mut().zip(amounts).zip(&mut marks) {
+            *mark = pace.take(amount, now);
+        }
+        for (used, amount) in self.used.iter_mut().zip(amounts) {
+            *used += amount;
+        }
+        self.since.get_or_insert(now);
+        self.last = Some(now);
+        Ok(Taken { amounts, marks, at: now, is_alone, cost })
+    }
+
+    /// A request was answered and used this, where that is known; the response said that of the limits.
+    pub(super) fn answered(&mut self, taken: &Taken, tokens: Option<Tokens>, limits: &Limits, now: Instant) {
+        if let Some(tokens) = tokens {
+            self.settle(taken, tokens, now);
+            self.learn_charge(taken, tokens, limits);
+        }
+        self.heard(taken, limits, now);
+    }
+
+    /// A request came to nothing: what was set aside for its answer is free again.
+    pub(super) fn failed(&mut self, taken: &Taken, limits: &Limits, now: Instant) {
+        self.settle_to(taken, [1.0, taken.cost.input, taken.cost.input, 0.0], now);
+        self.heard(taken, limits, now);
+    }
+
+    /// A request was refused by a limit and took nothing of it.
+    pub(super) fn refused(&mut self, taken: &Taken, limits: &Limits, now: Instant) {
+        self.settle_to(taken, [0.0; KINDS], now);
+        self.heard(taken, limits, now);
+    }
+
+    /// The first request that was refused since the last pause: less may be sent.
+    pub(super) fn less(&mut self, taken: &Taken, scarce: Option<Scarce>, delay: Duration, now: Instant) {
+        let kind = match scarce {
+            Some(Scarce::Capacity) => return,
+            Some(Scarce::Tokens) => {
+                if !self.is_charge_known
+                    && self.charge.is_none()
+                    && self.counts_tokens()
+                    && taken.cost.most_output.is_some_and(|most| most > 1.5 * taken.cost.output)
+                {
+                    // By our count it should have passed: the provider counts more than what is used.
+                    self.charge = Some(TokenCharge::Max);
+                    return;
+                }
+                self.scarcest_tokens()
+            }
+            Some(Scarce::Requests) | None => REQUESTS,
+        };
+        self.paces[kind].refused(taken.at, delay, now);
+    }
+
+    /// A pause is over.
+    pub(super) fn resumed(&mut self, now: Instant) {
+        self.paces.iter_mut().for_each(|pace| pace.resumed(now));
+    }
+
+    /// How much of each limit that is known is used.
+    pub(super) fn shares(&self) -> Vec<Share> {
+        let elapsed = self.since.zip(self.last).map_or(0.0, |(since, last)| (last - since).as_secs_f64());
+        let kinds = [Scarce::Requests, Scarce::Tokens, Scarce::Tokens, Scarce::Tokens];
+        let shares = self.paces.iter().zip(self.used).zip(kinds);
+        shares
+            .filter_map(|((pace, used), of)| {
+                let limit = pace.limit()?;
+                let used = if elapsed < 1.0 { 0.0 } else { used / (limit * elapsed) };
+                Some(Share { of, per_minute: limit * 60.0, used })
+            })
+            .collect()
+    }
+
+    fn amounts(&self, cost: Cost) -> [f64; KINDS] {
+        let output = match self.charge {
+            Some(TokenCharge::Max) => cost.most_output.unwrap_or(cost.output),
+            _ => cost.output,
+        };
+        [1.0, cost.input + output, cost.input, output]
+    }
+
+    fn heard(&mut self, taken: &Taken, limits: &Limits, now: Instant) {
+        let quotas = [&limits.requests, &limits.tokens, &limits.input_tokens, &limits.output_tokens];
+        for (kind, quota) in quotas.into_iter().enumerate() {
+            self.paces[kind].heard(quota, taken.at, taken.marks[kind], now);
+        }
+    }
+
+    fn settle(&mut self, taken: &Taken, tokens: Tokens, now: Instant) {
+        #[expect(clippy::cast_precision_loss, reason = "token counts are far below 2^52")]
+        let (input, output) = (tokens.prompt as f64, tokens.completion as f64);
+        let output = match self.charge {
+            // It counts what was asked for and gives nothing back.
+            Some(TokenCharge::Max) => taken.amounts[OUTPUT].max(output),
+            _ => output,
+        };
+        self.settle_to(taken, [1.0, input + output, input, output], now);
+    }
+
+    fn settle_to(&mut self, taken: &Taken, amounts: [f64; KINDS], now: Instant) {
+        for kind in 0..KINDS {
+            let more = amounts[kind] - taken.amounts[kind];
+            if more != 0.0 {
+                self.paces[kind].settle(more, taken.at, now);
+                self.used[kind] += more;
+            }
+        }
+    }
+
+    /// What is missing of a full limit after one request alone is what that request counted for.
+    fn learn_charge(&mut self, taken: &Taken, tokens: Tokens, limits: &Limits) {
+        let (Some(limit), Some(remaining)) = (limits.tokens.limit, limits.tokens.remaining) else { return };
+        if self.charge.is_some() || !taken.is_alone || limits.tokens.is_long() {
+            return;
+        }
+        let Some(most) = taken.cost.most_output else { return };
+        #[expect(clippy::cast_precision_loss, reason = "token counts are far below 2^52")]
+        let (counted, input, used) =
+            (limit.saturating_sub(remaining) as f64, tokens.prompt as f64, tokens.completion as f64);
+        if most > 2.0 * used && counted > 0.0 && counted < 4.0 * (input + most) {
+            let is_max = counted >= input + 0.9 * most;
+            self.charge = Some(if is_max { TokenCharge::Max } else { TokenCharge::Actual });
+        }
+    }
+
+    /// The kind of tokens that a refusal without a name is about.
+    fn scarcest_tokens(&self) -> usize {
+        match (self.paces[INPUT].is_limited(), self.paces[OUTPUT].is_limited()) {
+            _ if self.paces[TOKENS].is_limited() => TOKENS,
+            (true, false) => INPUT,
+            (false, true) => OUTPUT,
+            _ => TOKENS,
+        }
+    }
+}

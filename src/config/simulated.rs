@@ -1,0 +1,207 @@
+//! How the built-in simulator behaves, as the job file says it. The doc comments are its reference, like
+//! those of [`super::raw`].
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::units::Span;
+
+/// How the built-in simulator behaves.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SimulatorSpec {
+    /// Time that an answer takes; with `latency_sigma`, its median. Default: none.
+    pub latency: Option<Span>,
+    /// Spread of a log-normal latency, 0 to 10: standard deviation of the logarithm. Default: 0, always
+    /// the same.
+    #[serde(default)]
+    #[schemars(range(min = 0.0, max = 10.0))]
+    pub latency_sigma: f64,
+    /// Requests that are worked on at once; others wait their turn, as at a server of one's own.
+    /// Default: all.
+    #[schemars(range(min = 1))]
+    pub slots: Option<u32>,
+    /// Tokens that an answer is said to have used, whatever its text; with `completion_sigma`, their
+    /// median. `max_tokens` of the request is the most. Default: as its text has.
+    #[schemars(range(min = 1))]
+    pub completion_tokens: Option<u32>,
+    /// Spread of log-normal `completion_tokens`, 0 to 10. Default: 0, always the same.
+    #[serde(default)]
+    #[schemars(range(min = 0.0, max = 10.0))]
+    pub completion_sigma: f64,
+    /// Seed of latencies, lengths and of faults by share. Default: 0.
+    #[serde(default)]
+    pub seed: u64,
+    /// Key that a request must carry as a bearer token; another is refused with 401. Default: any or none
+    /// will do.
+    pub api_key: Option<String>,
+    /// Model that it knows; another is refused with 404. Default: any will do.
+    pub model: Option<String>,
+    /// Limit on requests; beyond it they are refused with 429. Default: none.
+    pub requests: Option<LimitSpec>,
+    /// Limit on tokens of prompt and answer; beyond it requests are refused with 429. Default: none.
+    pub tokens: Option<LimitSpec>,
+    /// When the tokens of an answer are counted. Default: `max`.
+    #[serde(default)]
+    pub token_charge: SimulatedCharge,
+    /// Whether a request that is refused counts against the limits too. Default: false.
+    #[serde(default)]
+    pub count_refused: bool,
+    /// Whose headers tell of the limits. Default: `none`.
+    #[serde(default)]
+    pub headers: HeaderFamily,
+    /// How a request that is refused by a limit is told when to come back. Default: `seconds`.
+    #[serde(default)]
+    pub retry_after: DelayForm,
+    /// Share of both limits that another client of the same key uses up, 0 to 1. Default: 0.
+    #[serde(default)]
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub other_client: f64,
+    /// Answers after which the quota is used up and everything is refused. Default: no end.
+    pub quota: Option<u64>,
+    /// Times at which it behaves otherwise. Default: none.
+    #[serde(default, rename = "phase")]
+    pub phases: Vec<PhaseSpec>,
+    /// What goes wrong; the first that matches a request counts. Default: nothing.
+    #[serde(default, rename = "fault")]
+    pub faults: Vec<FaultSpec>,
+    /// What happens to the first request, the second, and so on; a request beyond the last is refused
+    /// loudly. Default: `fault` alone decides.
+    #[serde(default)]
+    pub script: Vec<FaultSpec>,
+}
+
+/// A limit that the simulator enforces.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LimitSpec {
+    /// How many a minute; at least 1. Required.
+    #[schemars(range(min = 1))]
+    pub per_minute: u32,
+    /// How it is counted. Default: `token_bucket`.
+    #[serde(default)]
+    pub window: LimitWindow,
+    /// Seconds that a window lasts, or that a full bucket is worth; at least 1. Default: 60 for windows,
+    /// 1 for the bucket.
+    #[schemars(range(min = 1))]
+    pub seconds: Option<u32>,
+}
+
+/// How a limit is counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LimitWindow {
+    /// Refills steadily up to a burst.
+    #[default]
+    TokenBucket,
+    /// Counts from the start of each window.
+    FixedWindow,
+    /// Counts over the window that ends now.
+    SlidingWindow,
+}
+
+/// When the simulator counts the tokens of an answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SimulatedCharge {
+    /// With the request, at the most that `max_tokens` allows.
+    #[default]
+    Max,
+    /// With the answer, as it is; a request passes while anything is left.
+    Usage,
+}
+
+/// Whose headers the simulator sends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum HeaderFamily {
+    /// None.
+    #[default]
+    None,
+    /// OpenAI's, resets as Go durations.
+    Openai,
+    /// Azure's: OpenAI's names, resets in whole seconds.
+    Azure,
+    /// Anthropic's, resets as moments in RFC 3339.
+    Anthropic,
+    /// Groq's: requests are counted per day.
+    Groq,
+    /// OpenAI's, and they say that nothing is left, which is not true.
+    LyingEmpty,
+    /// OpenAI's, and they say that ten times as much is left as is true.
+    LyingFull,
+}
+
+/// How the simulator says when to come back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DelayForm {
+    /// `retry-after` with a fraction of a second.
+    #[default]
+    Seconds,
+    /// `retry-after` in whole seconds, rounded up.
+    WholeSeconds,
+    /// `retry-after-ms`.
+    Millis,
+    /// `retry-after` as an HTTP date.
+    Date,
+    /// In the words of the message only.
+    Body,
+    /// Not at all.
+    None,
+}
+
+/// A time at which the simulator behaves otherwise.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PhaseSpec {
+    /// When it begins, after the first request. Required.
+    pub after: Span,
+    /// How long it lasts; of two at once the later one counts. Default: to the end.
+    pub lasts: Option<Span>,
+    /// Every request is answered with this status; 0 breaks the connection. Default: they are answered.
+    pub status: Option<u16>,
+    /// Value of a `Retry-After` header with that status. Default: none is sent.
+    pub retry_after: Option<String>,
+    /// What the limits are multiplied with, more than 0. Default: 1.
+    #[schemars(range(min = 0.0))]
+    pub limits: Option<f64>,
+    /// `other_client` in that time. Default: as it stands there.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub other_client: Option<f64>,
+}
+
+/// Something that goes wrong at the simulator.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FaultSpec {
+    /// Only for prompts that contain this text. Default: every prompt.
+    pub contains: Option<String>,
+    /// Share of the requests that it happens to, 0 to 1. Default: 1.
+    #[serde(default = "whole")]
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub share: f64,
+    /// Only for so many first requests of the same prompt. Default: all.
+    pub times: Option<u32>,
+    /// HTTP status to answer with. Default: 200 with `finish_reason`, `body` or only a `delay`, else 500.
+    pub status: Option<u16>,
+    /// `code` of the error object. Default: `simulated_fault`.
+    pub code: Option<String>,
+    /// `message` of the error object. Default: a sentence that says so.
+    pub message: Option<String>,
+    /// Value of a `Retry-After` header. Default: none is sent.
+    pub retry_after: Option<String>,
+    /// Answers with this `finish_reason` and no text. Default: an answer ends with `stop`.
+    pub finish_reason: Option<String>,
+    /// Sends this text as the whole body. Default: the error object.
+    pub body: Option<String>,
+    /// Closes the connection in the middle of the answer. Default: false.
+    #[serde(default)]
+    pub hang_up: bool,
+    /// Further time before the answer. Default: none.
+    pub delay: Option<Span>,
+}
+
+fn whole() -> f64 {
+    1.0
+}

@@ -1,0 +1,88 @@
+//! What goes into a dispatcher and what comes out of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::config::Params;
+use crate::fault::Failure;
+use crate::ident::{Cell, RowKey};
+use crate::journal::{Journal, JournalError};
+use crate::prompt::Question;
+use crate::transport::Paid;
+
+/// A question to be asked.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The row and step that ask.
+    pub cell: Cell,
+    /// What is asked.
+    pub question: Arc<Question>,
+    /// With which parameters.
+    pub params: Arc<Params>,
+    /// Time over all attempts.
+    pub deadline: Duration,
+    /// Where the answer is kept.
+    pub receipt: Receipt,
+    /// Providers that could not answer it, one bit each.
+    pub tried: u64,
+}
+
+impl Request {
+    /// Bytes of the messages.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.question.messages.iter().map(|message| message.content.len()).sum()
+    }
+}
+
+/// Where the answer to a request is kept before anybody hears of it.
+#[derive(Clone, Debug)]
+pub struct Receipt {
+    /// The journal of the row's batch.
+    pub journal: Journal,
+    /// The row.
+    pub key: RowKey,
+    /// Output of the step.
+    pub step: Arc<str>,
+}
+
+/// What came of a request.
+#[derive(Debug)]
+pub struct Reply {
+    /// What was asked.
+    pub request: Request,
+    /// Number of the dispatcher that asked.
+    pub lane: usize,
+    /// Attempts that it took there.
+    pub attempts: u32,
+    /// What came of it.
+    pub verdict: Verdict,
+}
+
+/// What came of a request.
+#[derive(Debug)]
+pub enum Verdict {
+    /// An answer that was paid for, and is in the journal.
+    Paid(Box<Paid>),
+    /// An answer that was paid for and could not be kept.
+    Lost(JournalError),
+    /// A failure that ends the row, at this provider.
+    Failed(Failure),
+    /// A failure that ends the run; the row is as if it had not been asked.
+    Stop(Failure),
+    /// Nothing: the provider is left alone for a while and others could be asked.
+    Elsewhere,
+    /// Nothing: the run ends, and the row is as if it had not been asked.
+    Unsent,
+}
+
+/// What the dispatcher may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Everything.
+    Running,
+    /// Wait for what is in flight, send nothing.
+    Draining,
+    /// Cut off what is in flight, hand over what has arrived, and end.
+    Aborting,
+}

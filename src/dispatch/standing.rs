@@ -1,0 +1,53 @@
+//! What a dispatcher lets those know who could ask another provider: whether it takes rows.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use crate::admission::Health;
+
+const UP: u8 = 0;
+const DOWN: u8 = 1;
+const WANTS_PROBE: u8 = 2;
+const OUT: u8 = 3;
+
+/// Whether a provider takes rows. Clones tell of the same one.
+#[derive(Clone, Debug, Default)]
+pub struct Standing(Arc<AtomicU8>);
+
+impl Standing {
+    /// Whether it takes rows.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.0.load(Ordering::Acquire) == UP
+    }
+
+    /// Whether it is out for the rest of the run.
+    #[must_use]
+    pub fn is_out(&self) -> bool {
+        self.0.load(Ordering::Acquire) == OUT
+    }
+
+    /// Whether it failed and now wants one row, to find out how it is; only one caller is told so.
+    #[must_use]
+    pub fn claim_probe(&self) -> bool {
+        self.0.compare_exchange(WANTS_PROBE, DOWN, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// It takes no rows any more in this run.
+    pub fn rule_out(&self) {
+        self.0.store(OUT, Ordering::Release);
+    }
+
+    /// Tells how it is; says whether others should look again.
+    pub(super) fn tell(&self, health: Health, has_probe: bool) -> bool {
+        let now = match health {
+            Health::Up => UP,
+            Health::Probing if !has_probe => WANTS_PROBE,
+            Health::Down(_) | Health::Probing => DOWN,
+        };
+        let before = self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, |before| {
+            (before != OUT && before != now).then_some(now)
+        });
+        before.is_ok() && now != DOWN
+    }
+}

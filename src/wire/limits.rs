@@ -1,0 +1,260 @@
+//! What the headers of a response say of the provider's limits, in one type for all families.
+//!
+//! Sources: the rate-limit pages of OpenAI and Azure (`x-ratelimit-…`, resets as Go durations or whole
+//! seconds), Anthropic (`anthropic-ratelimit-…`, resets in RFC 3339), Groq (OpenAI's names, requests per
+//! day) and OpenRouter (`x-ratelimit-…` without a unit, resets as milliseconds since 1970). Reading is
+//! lenient: what cannot be read was not said.
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+/// Any of these makes it Anthropic's family.
+const ANTHROPIC: [&str; 4] = [
+    "anthropic-ratelimit-requests-limit",
+    "anthropic-ratelimit-tokens-limit",
+    "anthropic-ratelimit-input-tokens-limit",
+    "anthropic-ratelimit-output-tokens-limit",
+];
+/// A reset so much further away than a minute belongs to a limit per hour or per day.
+const LONGEST_MINUTE: Duration = Duration::from_secs(90);
+/// Numbers beyond it are a moment, in seconds or milliseconds since 1970, and not a length of time.
+const FIRST_EPOCH_SECOND: f64 = 1e9;
+const FIRST_EPOCH_MILLISECOND: f64 = 1e12;
+
+/// What a response says of all limits.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Limits {
+    /// On requests.
+    pub requests: Quota,
+    /// On tokens of prompts and answers together.
+    pub tokens: Quota,
+    /// On tokens of prompts.
+    pub input_tokens: Quota,
+    /// On tokens of answers.
+    pub output_tokens: Quota,
+}
+
+/// What a response says of one limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Quota {
+    /// How many there are in a window.
+    pub limit: Option<u64>,
+    /// How many are left of it.
+    pub remaining: Option<u64>,
+    /// When it is whole again.
+    pub reset: Option<Reset>,
+}
+
+/// When a limit is whole again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reset {
+    /// From when the response was read.
+    pub after: Duration,
+    /// Whether it was rounded to whole seconds.
+    pub is_rounded: bool,
+}
+
+impl Limits {
+    /// Reads the headers of a response that came at `now`.
+    #[must_use]
+    pub fn read<'a>(header: impl Fn(&str) -> Option<&'a str>, now: DateTime<Utc>) -> Limits {
+        let openai = |unit: &str| Quota {
+            limit: header(&format!("x-ratelimit-limit-{unit}")).and_then(count),
+            remaining: header(&format!("x-ratelimit-remaining-{unit}")).and_then(count),
+            reset: header(&format!("x-ratelimit-reset-{unit}")).and_then(|text| reset(text, now)),
+        };
+        let anthropic = |unit: &str| Quota {
+            limit: header(&format!("anthropic-ratelimit-{unit}-limit")).and_then(count),
+            remaining: header(&format!("anthropic-ratelimit-{unit}-remaining")).and_then(count),
+            reset: header(&format!("anthropic-ratelimit-{unit}-reset")).and_then(|text| reset(text, now)),
+        };
+        if header("x-ratelimit-limit-requests").is_some() || header("x-ratelimit-limit-tokens").is_some() {
+            return Limits { requests: openai("requests"), tokens: openai("tokens"), ..Limits::default() };
+        }
+        if ANTHROPIC.iter().any(|name| header(name).is_some()) {
+            return Limits {
+                requests: anthropic("requests"),
+                tokens: anthropic("tokens"),
+                input_tokens: anthropic("input-tokens"),
+                output_tokens: anthropic("output-tokens"),
+            };
+        }
+        let requests = Quota {
+            limit: header("x-ratelimit-limit").and_then(count),
+            remaining: header("x-ratelimit-remaining").and_then(count),
+            reset: header("x-ratelimit-reset").and_then(|text| reset(text, now)),
+        };
+        Limits { requests, ..Limits::default() }
+    }
+}
+
+impl Quota {
+    /// Whether the count is one per hour or per day: it says nothing about the next minute.
+    #[must_use]
+    pub fn is_long(&self) -> bool {
+        self.reset.is_some_and(|reset| reset.after > LONGEST_MINUTE)
+    }
+
+    /// Whether nothing of it is left.
+    #[must_use]
+    pub fn is_spent(&self) -> bool {
+        self.remaining == Some(0)
+    }
+}
+
+fn count(text: &str) -> Option<u64> {
+    let number: f64 = text.trim().parse().ok()?;
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count, saturating")]
+    (number.is_finite() && number >= 0.0).then_some(number as u64)
+}
+
+/// A length of time, a moment in RFC 3339, or a number: seconds from now or since 1970.
+fn reset(text: &str, now: DateTime<Utc>) -> Option<Reset> {
+    let text = text.trim();
+    let until = |moment: DateTime<Utc>| (moment - now).to_std().unwrap_or_default();
+    if let Ok(number) = text.parse::<f64>() {
+        if !number.is_finite() || number < 0.0 {
+            return None;
+        }
+        let millis = if number >= FIRST_EPOCH_MILLISECOND { number } else { number * 1e3 };
+        if number >= FIRST_EPOCH_SECOND {
+            #[expect(clippy::cast_possible_truncation, reason = "checked by what it is added to")]
+            let since = TimeDelta::try_milliseconds(millis as i64)?;
+            let moment = DateTime::<Utc>::UNIX_EPOCH.checked_add_signed(since)?;
+            return Some(Reset { after: until(moment), is_rounded: number < FIRST_EPOCH_MILLISECOND });
+        }
+        let after = Duration::try_from_secs_f64(number).ok()?;
+        return Some(Reset { after, is_rounded: !text.contains('.') });
+    }
+    if let Ok(moment) = DateTime::parse_from_rfc3339(text) {
+        let is_rounded = moment.timestamp_subsec_nanos() == 0;
+        return Some(Reset { after: until(moment.with_timezone(&Utc)), is_rounded });
+    }
+    let after = duration(text)?;
+    Some(Reset { after, is_rounded: after.subsec_nanos() == 0 })
+}
+
+/// Reads a length of time as Go writes it: `1s`, `6m0s`, `12ms`, `1h2m3.5s`.
+#[must_use]
+pub fn duration(text: &str) -> Option<Duration> {
+    let (duration, rest) = leading_duration(text)?;
+    rest.is_empty().then_some(duration)
+}
+
+/// The delay that an error message asks for: `try again in 1.5s`, `Please retry in 46s`,
+/// `retry after 20 seconds`. It moves a time and decides nothing else.
+#[must_use]
+pub fn delay_in_text(text: &str) -> Option<Duration> {
+    let lower = text.to_ascii_lowercase();
+    ["try again in ", "retry in ", "retry after ", "try again after "]
+        .into_iter()
+        .filter_map(|words| lower.split_once(words))
+        .find_map(|(_, rest)| leading_duration(rest).map(|(duration, _)| duration))
+}
+
+/// The length of time that a text begins with, and what follows it.
+fn leading_duration(text: &str) -> Option<(Duration, &str)> {
+    let mut rest = text;
+    let mut sum = Duration::ZERO;
+    let mut is_some = false;
+    loop {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+        let (number, after) = rest.split_at_checked(digits)?;
+        let Ok(number) = number.parse::<f64>() else { break };
+        let spaceless = after.trim_start_matches(' ');
+        let letters = spaceless.find(|c: char| !c.is_alphabetic()).unwrap_or(spaceless.len());
+        let (unit, after) = spaceless.split_at_checked(letters)?;
+        let seconds = match unit {
+            "ns" => 1e-9,
+            "us" | "µs" | "μs" => 1e-6,
+            "ms" | "millisecond" | "milliseconds" => 1e-3,
+            "s" | "sec" | "secs" | "second" | "seconds" => 1.0,
+            "m" | "min" | "mins" | "minute" | "minutes" => 60.0,
+            "h" | "hour" | "hours" => 3_600.0,
+            "d" | "day" | "days" => 86_400.0,
+            _ => break,
+        };
+        sum = sum.checked_add(Duration::try_from_secs_f64(number * seconds).ok()?)?;
+        is_some = true;
+        rest = after;
+    }
+    is_some.then_some((sum, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn now() -> DateTime<Utc> {
+        DateTime::parse_from_rfc3339("2026-11-21T10:00:00Z").unwrap().with_timezone(&Utc)
+    }
+
+    fn read(headers: &[(&str, &'static str)]) -> Limits {
+        Limits::read(|name| headers.iter().find(|(known, _)| *known == name).map(|(_, value)| *value), now())
+    }
+
+    fn quota(limit: u64, remaining: u64, after: Duration, is_rounded: bool) -> Quota {
+        let reset = Some(Reset { after, is_rounded });
+        Quota { limit: Some(limit), remaining: Some(remaining), reset }
+    }
+
+    #[test]
+    fn go_durations_are_read_in_every_form() {
+        let read =
+            ["1s", "6m0s", "12ms", "1h2m3.5s", "2m59.56s", "1.5", "", "soon", "5 parsecs"].map(duration);
+        let millis = read.map(|found| found.map(|found| found.as_millis()));
+        assert_eq!(
+            millis,
+            [Some(1_000), Some(360_000), Some(12), Some(3_723_500), Some(179_560), None, None, None, None]
+        );
+    }
+
+    #[test]
+    fn every_family_of_headers_is_read_into_one_type() {
+        let openai = read(&[
+            ("x-ratelimit-limit-requests", "500"),
+            ("x-ratelimit-remaining-requests", "499"),
+            ("x-ratelimit-reset-requests", "120ms"),
+            ("x-ratelimit-limit-tokens", "30000"),
+            ("x-ratelimit-remaining-tokens", "0"),
+            ("x-ratelimit-reset-tokens", "6m0s"),
+        ]);
+        assert_eq!(openai.requests, quota(500, 499, Duration::from_millis(120), false));
+        assert_eq!(openai.tokens, quota(30_000, 0, Duration::from_secs(360), true));
+        assert!(openai.tokens.is_long() && openai.tokens.is_spent() && !openai.requests.is_long());
+        let azure = read(&[("x-ratelimit-limit-requests", "60"), ("x-ratelimit-reset-requests", "7")]);
+        let reset = Some(Reset { after: Duration::from_secs(7), is_rounded: true });
+        assert_eq!(azure.requests, Quota { limit: Some(60), remaining: None, reset });
+        let anthropic = read(&[
+            ("anthropic-ratelimit-input-tokens-limit", "50000"),
+            ("anthropic-ratelimit-input-tokens-remaining", "49000"),
+            ("anthropic-ratelimit-input-tokens-reset", "2026-11-21T10:00:01Z"),
+            ("anthropic-ratelimit-output-tokens-remaining", "7"),
+        ]);
+        assert_eq!(anthropic.input_tokens, quota(50_000, 49_000, Duration::from_secs(1), true));
+        assert_eq!(anthropic.output_tokens.remaining, Some(7));
+        let openrouter = read(&[
+            ("x-ratelimit-limit", "20"),
+            ("x-ratelimit-remaining", "0"),
+            ("x-ratelimit-reset", "1795255230500"),
+        ]);
+        assert_eq!(openrouter.requests.limit, Some(20));
+        assert_eq!(openrouter.requests.reset.unwrap().after, Duration::from_millis(30_500));
+        let garbage = read(&[("x-ratelimit-limit-requests", "many"), ("x-ratelimit-reset-requests", "-1")]);
+        assert_eq!(garbage, Limits::default());
+        assert_eq!(read(&[]), Limits::default());
+    }
+
+    #[test]
+    fn delays_are_found_in_messages() {
+        let found = |text| delay_in_text(text).map(|delay| delay.as_millis());
+        assert_eq!(found("Rate limit reached for gpt-x. Please try again in 1.5s. Visit …"), Some(1_500));
+        assert_eq!(found("Please try again in 250ms."), Some(250));
+        assert_eq!(found("You exceeded your quota. Please retry in 46.39s."), Some(46_390));
+        assert_eq!(found("Please retry after 20 seconds."), Some(20_000));
+        assert_eq!(found("try again in 6m0s"), Some(360_000));
+        assert_eq!(found("try again in a while"), None);
+        assert_eq!(found("nothing of that kind"), None);
+    }
+}

@@ -1,0 +1,11 @@
+//! The OpenAI-compatible interface: its bodies as serde types, and what its headers say of limits.
+
+mod chat;
+mod limits;
+
+pub(crate) use chat::text;
+pub use chat::{
+    Answer, ChatRequest, ChatResponse, Choice, ErrorBody, ErrorObject, Message, PromptTokensDetails, Role,
+    Usage,
+};
+pub use limits::{Limits, Quota, Reset, delay_in_text, duration};

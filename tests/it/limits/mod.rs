@@ -1,0 +1,78 @@
+//! Rehearsals: how much of a quota is used and how much is refused, against models of many providers, in
+//! virtual time. One file a scenario.
+
+pub mod rehearsal;
+
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use enrich::dispatch::Lessons;
+use rehearsal::Scenario;
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/limits")
+}
+
+/// Plays every case of a scenario, as many at once as there are processors.
+fn play(name: &str) {
+    let scenario = Scenario::load(&folder().join(name).with_extension("toml"));
+    let cases = Mutex::new(scenario.cases().into_iter());
+    let faults = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                loop {
+                    let Some((variant, case)) = cases.lock().unwrap().next() else { return };
+                    let played = case.play(&Lessons::default());
+                    println!("{name}{variant}: {}", played.line(&case.expect.share));
+                    let wrong = case.faults(&played);
+                    if !wrong.is_empty() {
+                        faults.lock().unwrap().push(format!("{variant}: {}", wrong.join("; ")));
+                    }
+                }
+            });
+        }
+    });
+    let faults = faults.into_inner().unwrap();
+    assert!(faults.is_empty(), "{}, {}:\n{}", name, scenario.about, faults.join("\n"));
+}
+
+macro_rules! scenarios {
+    ($($name:ident,)+) => {
+        $(#[test]
+        fn $name() {
+            play(stringify!($name));
+        })+
+
+        #[test]
+        fn every_file_is_played() {
+            let mut files: Vec<String> = std::fs::read_dir(folder())
+                .unwrap()
+                .map(|entry| entry.unwrap().path())
+                .filter(|path| path.extension().is_some_and(|ending| ending == "toml"))
+                .map(|path| path.file_stem().unwrap().to_string_lossy().into_owned())
+                .collect();
+            files.sort();
+            let mut played = vec![$(stringify!($name).to_owned()),+];
+            played.sort();
+            assert_eq!(files, played);
+        }
+    };
+}
+
+scenarios! {
+    bursts_of_503,
+    charge_learned,
+    day_exhausted,
+    limits_changed,
+    many_rows,
+    outage,
+    queue,
+    quota_exhausted,
+    requests_configured,
+    requests_learned,
+    second_client,
+    slow_recovery,
+    tokens_max,
+    tokens_usage,
+}

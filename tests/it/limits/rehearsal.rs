@@ -1,0 +1,555 @@
+//! Rehearsals of admission in virtual time: the real dispatcher against a model of a provider, as scenario
+//! files say. The file says how the provider behaves and what must come of it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write as _;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use enrich::clock::{self, Instant};
+use enrich::config::{Job, Params, SimulatedCharge, SimulatorSpec};
+use enrich::dispatch::{Ask, Dispatcher, Lessons, Mode, Receipt, Reply, Request, Standing, Verdict, Wires};
+use enrich::event::{Event, Gauge, Listener, Voice};
+use enrich::fault::{Class, Failure};
+use enrich::ident::{BatchId, Cell, Fingerprint, Lineage, RowKey, StepId};
+use enrich::journal::{Header, Journal, JournalFolder};
+use enrich::prompt::Question;
+use enrich::simulator::{Model, Refusal};
+use enrich::transport::{Heard, Paid, Sent, classify};
+use enrich::wire::{Message, Role};
+use serde::Deserialize;
+use tokio::sync::{Notify, mpsc, watch};
+
+/// One way over the network.
+const NETWORK: Duration = Duration::from_millis(10);
+/// So much later some requests arrive than others.
+const NETWORK_JITTER: f64 = 0.002;
+
+/// A scenario file.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scenario {
+    /// What it is about.
+    pub about: String,
+    /// Keys of the provider in the job.
+    #[serde(default)]
+    pub provider: toml::Table,
+    /// Keys of the step in the job.
+    #[serde(default)]
+    pub step: toml::Table,
+    /// How the provider behaves.
+    #[serde(default)]
+    pub simulator: toml::Table,
+    pub run: Run,
+    pub expect: Expect,
+    /// Keys of `simulator` or `provider` with the values that they take in turn; all are crossed.
+    #[serde(default)]
+    pub vary: BTreeMap<String, Vec<toml::Value>>,
+}
+
+/// How long it goes on, in seconds of virtual time.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Run {
+    /// For a scenario without an end of rows: its end. With `rows`: the most that it may take.
+    pub seconds: u64,
+    /// Rows. Without it there is always another one.
+    pub rows: Option<u64>,
+    /// Bytes of a prompt.
+    #[serde(default = "prompt_bytes")]
+    pub prompt_bytes: usize,
+}
+
+fn prompt_bytes() -> usize {
+    400
+}
+
+/// What must come of it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Expect {
+    /// Shares of the quota that must be reached.
+    #[serde(default)]
+    pub share: Vec<Share>,
+    /// Share of requests that may be refused with 429.
+    pub throttled: Option<f64>,
+    /// Refusals in some time.
+    #[serde(default)]
+    pub requests: Vec<Most>,
+    /// Class of the failure that must stop the run.
+    pub stop: Option<String>,
+    /// Attempts that rows may have lost.
+    pub lost_attempts: Option<u64>,
+    /// Requests that may be in flight at the end, at least and at most.
+    pub concurrency: Option<[u32; 2]>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Share {
+    pub from: u64,
+    pub to: u64,
+    /// Part of the quota that is there to be had.
+    #[serde(default = "whole")]
+    pub of: f64,
+    pub least: f64,
+    /// In virtual time it is never more than this.
+    #[serde(default = "whole")]
+    pub most: f64,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Most {
+    pub from: u64,
+    pub to: u64,
+    pub most: u64,
+}
+
+fn whole() -> f64 {
+    1.0
+}
+
+impl Scenario {
+    pub fn load(path: &Path) -> Scenario {
+        let text = std::fs::read_to_string(path).unwrap();
+        toml::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    }
+
+    /// The scenario with every combination of what varies, each with a name.
+    pub fn cases(&self) -> Vec<(String, Scenario)> {
+        let mut cases = vec![(String::new(), Scenario { vary: BTreeMap::new(), ..self.clone() })];
+        for (key, values) in &self.vary {
+            cases = cases
+                .into_iter()
+                .flat_map(|(name, case)| {
+                    values.iter().map(move |value| {
+                        let mut case = case.clone();
+                        set(&mut case, key, value.clone());
+                        let value = value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned);
+                        (format!("{name} {}={value}", key.rsplit('.').next().unwrap()), case)
+                    })
+                })
+                .collect();
+        }
+        cases
+    }
+
+    fn job(&self) -> Job {
+        let mut provider = self.provider.clone();
+        provider.insert("base_url".into(), "simulator".into());
+        provider.insert("model".into(), "m".into());
+        let mut step = self.step.clone();
+        step.insert("output".into(), "o".into());
+        step.insert("prompt".into(), "p".into());
+        let table = |path: &str| toml::Value::Table([("path".to_owned(), path.into())].into_iter().collect());
+        let job: toml::Table = [
+            ("app_id".to_owned(), "rehearsal".into()),
+            ("source".to_owned(), table("source")),
+            ("target".to_owned(), table("target")),
+            (
+                "provider".to_owned(),
+                toml::Value::Table([("p".to_owned(), provider.into())].into_iter().collect()),
+            ),
+            ("step".to_owned(), toml::Value::Array(vec![step.into()])),
+            ("simulator".to_owned(), self.simulator.clone().into()),
+        ]
+        .into_iter()
+        .collect();
+        Job::parse(Path::new("/rehearsal.toml"), &job.to_string(), |_| None).unwrap()
+    }
+
+    /// Plays it; with what a former run learned, if any.
+    pub fn play(&self, lessons: &Lessons) -> Played {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(self.perform(lessons.clone()))
+    }
+
+    async fn perform(&self, lessons: Lessons) -> Played {
+        let job = self.job();
+        let spec = job.simulator.clone().unwrap();
+        let start = clock::now();
+        let rehearsed = Arc::new(Rehearsed {
+            model: "m".into(),
+            state: Mutex::new(State {
+                model: Model::new(&spec, start),
+                asked: HashMap::new(),
+                seconds: Vec::new(),
+                start,
+                charge: spec.token_charge,
+            }),
+        });
+        let heard = Heard_::default();
+        let (to_inbox, inbox) = mpsc::channel(64);
+        let (outbox, mut replies) = mpsc::channel(1_024);
+        let (mode, watching) = watch::channel(Mode::Running);
+        let wires = Wires {
+            lane: 0,
+            inbox,
+            outbox,
+            mode: watching,
+            hungry: Arc::new(Notify::new()),
+            standing: Standing::default(),
+            has_fallback: false,
+            lessons,
+            voice: Voice::new(vec![Box::new(heard.clone())]),
+        };
+        let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn(Dispatcher::new(&job.providers[0], Arc::clone(&rehearsed), wires).run());
+        let folder = tempfile::tempdir().unwrap();
+        let header = Header {
+            lineage: Lineage::random(),
+            batch: BatchId::FIRST,
+            digest: Fingerprint::of([b"rehearsal".as_slice()]),
+        };
+        let journal = JournalFolder::open(folder.path()).unwrap().writer(&header, |_| {}).unwrap();
+        let step = Step { params: Arc::new(job.steps[0].params.clone()), journal };
+        let (rows, bytes) = (self.run.rows.unwrap_or(u64::MAX), self.run.prompt_bytes);
+        tasks.spawn(async move {
+            for row in 0..rows {
+                if to_inbox.send(step.request(row, bytes)).await.is_err() {
+                    return;
+                }
+            }
+        });
+        let mut played = Played::default();
+        let end = start + Duration::from_secs(self.run.seconds);
+        while let Ok(Some(reply)) = tokio::time::timeout_at(end, replies.recv()).await {
+            played.note(reply, &mode);
+            if played.stop.is_some() || played.answered + played.failed == rows {
+                break;
+            }
+        }
+        played.took = clock::now() - start;
+        tasks.shutdown().await;
+        played.seconds = std::mem::take(&mut rehearsed.state.lock().unwrap().seconds);
+        played.limits = Limits::of(&spec);
+        played.gauge = heard.0.lock().unwrap().clone();
+        played
+    }
+
+    /// What of a play is not as it must be, line by line.
+    pub fn faults(&self, played: &Played) -> Vec<String> {
+        let mut faults = Vec::new();
+        let Expect { share, throttled, requests, stop, lost_attempts, concurrency } = &self.expect;
+        for wanted in share {
+            let reached = played.share(wanted.from, wanted.to) / wanted.of;
+            if reached < wanted.least || reached > wanted.most + 0.005 {
+                faults.push(format!(
+                    "share of the quota from {} s to {} s is {reached:.4}, not {} to {}",
+                    wanted.from, wanted.to, wanted.least, wanted.most
+                ));
+            }
+        }
+        if let Some(most) = throttled.filter(|most| played.throttled() > *most) {
+            faults.push(format!("{:.4} of the requests got a 429, at most {most} may", played.throttled()));
+        }
+        for Most { from, to, most } in requests {
+            let sent = played.sum(*from, *to, |second| second.accepted + second.refused + second.broken);
+            if sent > *most {
+                faults.push(format!("{sent} requests from {from} s to {to} s, at most {most} may be"));
+            }
+        }
+        if played.failed > 0 {
+            faults.push(format!("{} rows failed: {:?}", played.failed, played.failure));
+        }
+        if played.stop.map(Class::name) != stop.as_deref() {
+            faults.push(format!("stopped by {:?}, wanted {stop:?}: {:?}", played.stop, played.failure));
+        }
+        if let Some(most) = lost_attempts.filter(|most| played.lost_attempts > *most) {
+            faults.push(format!("rows lost {} attempts, at most {most} may be", played.lost_attempts));
+        }
+        let reached = played.gauge.concurrency;
+        if let Some([least, most]) = concurrency.filter(|[least, most]| !(*least..=*most).contains(&reached)) {
+            faults.push(format!("{reached} requests at once, not {least} to {most}"));
+        }
+        if let Some(rows) = self.run.rows.filter(|rows| stop.is_none() && played.answered < *rows) {
+            faults.push(format!("{} of {rows} rows answered in {} s", played.answered, self.run.seconds));
+        }
+        faults
+    }
+}
+
+fn set(case: &mut Scenario, key: &str, value: toml::Value) {
+    let mut path = key.split('.');
+    let mut table = match path.next() {
+        Some("simulator") => &mut case.simulator,
+        Some("provider") => &mut case.provider,
+        Some("step") => &mut case.step,
+        other => panic!("{other:?} does not vary"),
+    };
+    let mut keys = path.peekable();
+    while let Some(key) = keys.next() {
+        if keys.peek().is_none() {
+            table.insert(key.to_owned(), value);
+            return;
+        }
+        table = table
+            .entry(key)
+            .or_insert_with(|| toml::Value::Table(toml::Table::new()))
+            .as_table_mut()
+            .unwrap();
+    }
+}
+
+struct Step {
+    params: Arc<Params>,
+    journal: Journal,
+}
+
+impl Step {
+    fn request(&self, row: u64, bytes: usize) -> Request {
+        let mut content = format!("row {row} ");
+        content.push_str(&"x".repeat(bytes.saturating_sub(content.len())));
+        let fingerprint = Fingerprint::of([content.as_bytes()]);
+        let cell = Cell {
+            batch: BatchId::FIRST,
+            row: u32::try_from(row).unwrap(),
+            step: StepId::FIRST,
+        };
+        Request {
+            cell,
+            question: Arc::new(Question {
+                messages: vec![Message { role: Role::User, content }],
+                fingerprint,
+            }),
+            params: Arc::clone(&self.params),
+            deadline: Duration::from_secs(600),
+            receipt: Receipt {
+                journal: self.journal.clone(),
+                key: RowKey { file: "f".into(), row },
+                step: "o".into(),
+            },
+            tried: 0,
+        }
+    }
+}
+
+/// What came of a scenario.
+#[derive(Debug, Default)]
+pub struct Played {
+    pub answered: u64,
+    pub failed: u64,
+    /// Attempts of answered rows beyond the first.
+    pub lost_attempts: u64,
+    pub stop: Option<Class>,
+    pub failure: Option<Failure>,
+    pub took: Duration,
+    pub seconds: Vec<Second>,
+    pub gauge: Gauge,
+    limits: Limits,
+}
+
+/// The limits per second that the provider has.
+#[derive(Debug, Default)]
+struct Limits {
+    requests: Option<f64>,
+    tokens: Option<f64>,
+}
+
+impl Limits {
+    fn of(spec: &SimulatorSpec) -> Limits {
+        let a_second = |limit: &Option<enrich::config::LimitSpec>| {
+            limit.as_ref().map(|limit| f64::from(limit.per_minute) / 60.0)
+        };
+        Limits { requests: a_second(&spec.requests), tokens: a_second(&spec.tokens) }
+    }
+}
+
+/// What a provider saw in a second.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Second {
+    pub accepted: u64,
+    pub refused: u64,
+    pub broken: u64,
+    pub tokens: u64,
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts for shares")]
+impl Played {
+    fn note(&mut self, reply: Reply, mode: &watch::Sender<Mode>) {
+        match reply.verdict {
+            Verdict::Paid(_) => {
+                self.answered += 1;
+                self.lost_attempts += u64::from(reply.attempts - 1);
+            }
+            Verdict::Failed(failure) => {
+                self.failed += 1;
+                self.failure = Some(failure);
+            }
+            Verdict::Stop(failure) => {
+                self.stop = Some(failure.class);
+                self.failure = Some(failure);
+                mode.send_replace(Mode::Draining);
+            }
+            Verdict::Lost(error) => panic!("{error}"),
+            Verdict::Elsewhere | Verdict::Unsent => {}
+        }
+    }
+
+    fn sum(&self, from: u64, to: u64, of: impl Fn(&Second) -> u64) -> u64 {
+        let to = usize::try_from(to).unwrap().min(self.seconds.len());
+        let from = usize::try_from(from).unwrap().min(to);
+        self.seconds[from..to].iter().map(of).sum()
+    }
+
+    /// The share of the quota that was used: of tokens, where only these are limited.
+    pub fn share(&self, from: u64, to: u64) -> f64 {
+        let (used, limit) = match (self.limits.requests, self.limits.tokens) {
+            (Some(limit), _) => (self.sum(from, to, |second| second.accepted), limit),
+            (None, Some(limit)) => (self.sum(from, to, |second| second.tokens), limit),
+            (None, None) => panic!("nothing is limited"),
+        };
+        used as f64 / (limit * (to - from) as f64)
+    }
+
+    /// The share of requests that were refused for being too many.
+    pub fn throttled(&self) -> f64 {
+        let refused = self.sum(0, u64::MAX >> 1, |second| second.refused);
+        let accepted = self.sum(0, u64::MAX >> 1, |second| second.accepted);
+        refused as f64 / (refused + accepted).max(1) as f64
+    }
+
+    /// A line for people.
+    pub fn line(&self, shares: &[Share]) -> String {
+        let mut line = String::new();
+        for Share { from, to, of, .. } in shares {
+            let _ = write!(line, "share {:.3}  ", self.share(*from, *to) / of);
+        }
+        let _ = write!(line, "429s {:.2}%  {:.0} s", self.throttled() * 100.0, self.took.as_secs_f64());
+        line
+    }
+}
+
+/// A provider that answers in virtual time.
+struct Rehearsed {
+    model: Arc<str>,
+    state: Mutex<State>,
+}
+
+struct State {
+    model: Model,
+    asked: HashMap<Fingerprint, u64>,
+    seconds: Vec<Second>,
+    start: Instant,
+    charge: SimulatedCharge,
+}
+
+impl State {
+    fn second(&mut self, now: Instant) -> &mut Second {
+        let at = usize::try_from((now - self.start).as_secs()).unwrap();
+        if self.seconds.len() <= at {
+            self.seconds.resize(at + 1, Second::default());
+        }
+        &mut self.seconds[at]
+    }
+}
+
+/// What a response's headers say.
+fn read(headers: &[(String, String)], wall: DateTime<Utc>) -> Heard {
+    Heard::read(
+        |name| headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str()),
+        wall,
+    )
+}
+
+impl Ask for Rehearsed {
+    async fn ask(&self, question: &Question, params: &Params, most: Duration) -> Sent {
+        let prompt = question.messages[0].content.as_str();
+        let prompt_tokens = prompt.len() as u64 / 4;
+        let max_tokens = params.max_tokens.map(u64::from);
+        let spread = f64::from(u16::from_le_bytes([question.fingerprint.to_bytes()[0], question.fingerprint.to_bytes()[1]]));
+        tokio::time::sleep(NETWORK + Duration::from_secs_f64(NETWORK_JITTER * spread / 65_536.0)).await;
+        let wall = clock::wall();
+        let (done, nth) = {
+            let now = clock::now();
+            let mut state = self.state.lock().unwrap();
+            let times = state.asked.entry(question.fingerprint).or_default();
+            *times += 1;
+            let nth = *times - 1;
+            match state.model.arrive(prompt_tokens, max_tokens.unwrap_or_default(), now, wall) {
+                Err(refusal) => {
+                    let second = state.second(now);
+                    match refusal.status {
+                        429 => second.refused += 1,
+                        _ => second.broken += 1,
+                    }
+                    let mut headers = state.model.headers(now, wall);
+                    headers.extend(refusal.headers.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+                    (Err((refusal, headers)), nth)
+                }
+                Ok(()) => {
+                    let second = state.second(now);
+                    second.accepted += 1;
+                    if state.charge == SimulatedCharge::Max {
+                        let charged = prompt_tokens + max_tokens.unwrap_or_default();
+                        state.second(now).tokens += charged;
+                    }
+                    let latency = state.model.latency(prompt, nth);
+                    (Ok(state.model.work(latency, now)), nth)
+                }
+            }
+        };
+        let started = clock::now();
+        match done {
+            Err((refusal, headers)) => {
+                tokio::time::sleep(NETWORK).await;
+                refused(&refusal, &read(&headers, wall))
+            }
+            Ok(done) if done - started > most => {
+                tokio::time::sleep(most).await;
+                Sent { result: Err(Failure::new(Class::Timeout, "too slow")), limits: Default::default() }
+            }
+            Ok(done) => {
+                tokio::time::sleep_until(done).await;
+                let now = clock::now();
+                let (tokens, headers) = {
+                    let mut state = self.state.lock().unwrap();
+                    let tokens = state.model.completion_tokens(prompt, nth, max_tokens).unwrap_or(20);
+                    state.model.answered(prompt_tokens + tokens, now);
+                    if state.charge == SimulatedCharge::Usage {
+                        state.second(now).tokens += prompt_tokens + tokens;
+                    }
+                    (tokens, state.model.headers(now, wall))
+                };
+                tokio::time::sleep(NETWORK).await;
+                let body = format!(
+                    r#"{{"choices":[{{"message":{{"content":"ok"}},"finish_reason":"stop"}}],"usage":{{"prompt_tokens":{prompt_tokens},"completion_tokens":{tokens}}}}}"#
+                );
+                let response = serde_json::from_str(&body).unwrap();
+                let paid = Paid { body: Bytes::from(body), response, latency: now - started };
+                Sent { result: Ok(paid), limits: read(&headers, wall).limits }
+            }
+        }
+    }
+
+    fn model(&self) -> &Arc<str> {
+        &self.model
+    }
+}
+
+fn refused(refusal: &Refusal, heard: &Heard) -> Sent {
+    let Refusal { status, kind, code, message, .. } = refusal;
+    if *status == 0 {
+        let failure = Failure::new(Class::Connection, "the connection broke");
+        return Sent { result: Err(failure), limits: heard.limits };
+    }
+    let body = serde_json::json!({"error": {"message": message, "type": kind, "code": code}}).to_string();
+    Sent { result: Err(classify(*status, body.as_bytes(), "m", heard)), limits: heard.limits }
+}
+
+/// Remembers the last gauge.
+#[derive(Clone, Default)]
+struct Heard_(Arc<Mutex<Gauge>>);
+
+impl Listener for Heard_ {
+    fn on(&self, event: &Event<'_>) {
+        if let Event::Gauged { gauge, .. } = event {
+            *self.0.lock().unwrap() = (*gauge).clone();
+        }
+    }
+}
