@@ -29,6 +29,8 @@ pub(super) struct Facts<'a> {
     pub(super) arguments: &'a SessionArguments,
     pub(super) errand: &'a Errand,
     pub(super) job: &'a Job,
+    /// The job file and what is set in it, as they are typed again.
+    pub(super) typed: &'a str,
     pub(super) totals: &'a Totals,
     pub(super) took: Duration,
 }
@@ -59,7 +61,7 @@ impl Facts<'_> {
     }
 
     pub(super) fn words(&self, end: &End) -> Words {
-        let job = self.job.file.display();
+        let job = self.typed;
         let again = match self.errand {
             Errand::Run(..) => format!("enrich run {job}"),
             Errand::Retry(..) => format!("enrich retry {job}"),
@@ -112,7 +114,7 @@ impl Facts<'_> {
         if let Some(again) = again {
             words.lines.push(format!("answers of batches that are not full are kept; to go on: {again}"));
         } else if errors > 0 {
-            words.lines.push(format!("next: enrich errors {}", self.job.file.display()));
+            words.lines.push(format!("next: enrich errors {}", self.typed));
         }
         words
     }

@@ -8,6 +8,7 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 
 use super::exit::{Exit, misuse};
+use super::job::shell_quoted;
 use super::output;
 use crate::config::{Job, Keys};
 use crate::engine;
@@ -154,7 +155,8 @@ pub(super) async fn init(arguments: InitArguments) -> anyhow::Result<Exit> {
     let written = options.open(&file).and_then(|mut file| file.write_all(text.as_bytes()));
     written.with_context(|| format!("cannot write {}", file.display()))?;
     output::talk(format!("wrote {}", file.display()));
-    output::talk(format!("next: enrich check {0} --live, then enrich run {0} --max-rows 20", file.display()));
+    let typed = shell_quoted(&file.to_string_lossy());
+    output::talk(format!("next: enrich check {typed} --live, then enrich run {typed} --max-rows 20"));
     Ok(Exit::Done)
 }
 

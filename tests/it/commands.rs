@@ -239,6 +239,32 @@ async fn any_key_can_be_set_on_the_command_line() {
     world.run(&["--set", "provider.sim.modle=x"]).await.assert_status(2).assert_says("did you mean `model`?");
     world.run(&["--set", "batch.max_rows=0"]).await.assert_status(2).assert_says("`batch.max_rows` is 0");
     world.run(&["--set", "batch"]).await.assert_status(2).assert_says("write it as KEY=VALUE");
+    let wrong = world.run(&["--set", "provider.sim.max_concurrency=abc"]).await;
+    wrong.assert_status(2).assert_says("`provider.sim.max_concurrency`: invalid type: string \"abc\"");
+    let none = world.run(&["--set", "provider.smi.model=x"]).await;
+    none.assert_status(2).assert_says("there is no [provider.smi]; did you mean \"sim\"?");
+    let none = world.run(&["--set", "step.1.output=x"]).await;
+    none.assert_status(2).assert_says("there is no number \"1\" among 1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_to_be_typed_next_sets_the_same_keys() {
+    let spec = SimulatorSpec { faults: refusing([3], 413, "x"), ..SimulatorSpec::default() };
+    let world = World::new(spec).await;
+    append_delta(&world.path("source"), &rows(0..12)).await;
+    world.write_job("");
+    let set = ["--set", "batch.max_rows=5", "--set", "step.0.output=ans wer's", "--set", "app_id=x"];
+    let set = [&set[..], &["--set", "target.path=other"]].concat();
+    let job = world.job().display().to_string();
+    let typed = format!(
+        "{job} --set batch.max_rows=5 --set 'step.0.output=ans wer'\\''s' --set app_id=x --set target.path=other"
+    );
+    let ran = world.run(&[&set[..], &["--max-rows", "2"]].concat()).await;
+    ran.assert_status(0).assert_says(&format!("to go on: enrich run {typed}"));
+    let ran = world.run(&set).await;
+    ran.assert_status(0).assert_says(&format!("next: enrich errors {typed}"));
+    let retried = on_job(&world, "retry", &[&set[..], &["--max-duration", "1ns"]].concat()).await;
+    retried.assert_says(&format!("to go on: enrich retry {typed}"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
