@@ -2,6 +2,7 @@
 //! Nothing depends on it, and it may be lost.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
@@ -11,6 +12,10 @@ use crate::ident::{RunId, Tokens};
 use crate::store::{self, StoreError};
 
 const NAME: &str = "last_run.json";
+/// Bytes that the file takes from the beginning: on a disk that has become full, how the run ended is
+/// written over them.
+const ROOM: usize = 8192;
+const MAX_MESSAGE_CHARS: usize = 1000;
 
 /// A job's last run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,13 +64,20 @@ impl LastRun {
         serde_json::from_slice(&bytes).ok()
     }
 
-    /// Puts it into a folder.
+    /// Puts it into a folder; on a full disk, over the one that is there.
     ///
     /// # Errors
     /// When it cannot be written.
     pub fn save(&self, folder: &Path) -> Result<(), StoreError> {
-        let bytes = serde_json::to_vec(self).expect("a record of strings and numbers becomes JSON");
-        store::replace(&path(folder), &bytes)
+        let short = |message: &String| message.chars().take(MAX_MESSAGE_CHARS).collect();
+        let record = LastRun { message: self.message.as_ref().map(short), ..self.clone() };
+        let mut bytes = serde_json::to_vec(&record).expect("a record of strings and numbers becomes JSON");
+        bytes.resize(bytes.len().max(ROOM), b' ');
+        let path = path(folder);
+        store::replace(&path, &bytes).or_else(|error| match error.source.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => store::overwrite(&path, &bytes),
+            _ => Err(error),
+        })
     }
 }
 

@@ -12,6 +12,7 @@ use url::Url;
 use super::enricher::Enricher;
 use super::error::EngineError;
 use super::feed::{Feed, Loaded};
+use super::history::History;
 use super::prepare::prepare;
 use super::probation::Strictness;
 use super::run::{End, RunOptions, Running, StopRequest};
@@ -20,11 +21,13 @@ use crate::checkpoint::{
     Checkpoint, CheckpointFile, Lock, Part, PlannedBatch, Position, Recovery, Retrying, Selection, SourceId,
     recover,
 };
+use crate::clock;
 use crate::config::{BatchLimits, Job};
 use crate::event::{Event, Voice};
 use crate::faultpoint::{self, Side};
 use crate::ident::{BatchId, Lineage, RunId};
 use crate::ledger::{Ledger, Window};
+use crate::report::Tally;
 use crate::sink::{FailedReader, FailedRows, Found, Reloaded, Repair, retry_app_id};
 use crate::store;
 
@@ -52,8 +55,15 @@ pub async fn retry(
         return Err(missing());
     }
     let _lock = Lock::take(own.path(), RunId::random())?;
+    let started = clock::wall();
+    let tally = Tally::default();
+    let voice = voice.and(Box::new(tally.clone()));
     let rows = FailedRows::open(job).await?.ok_or_else(missing)?;
-    start(job, rows, wanted, options, simulator, &voice).await?.run(options, stop).await
+    let (session, running) = start(job, rows, wanted, options, simulator, &voice).await?;
+    let history = History::begin(own.path(), session, started, tally)?;
+    let end = running.run(options, stop).await;
+    history.end(&end);
+    end
 }
 
 async fn start(
@@ -63,7 +73,7 @@ async fn start(
     options: RunOptions,
     simulator: Option<&Url>,
     voice: &Voice,
-) -> Result<Running<RetryFeed, Repair>, EngineError> {
+) -> Result<(RunId, Running<RetryFeed, Repair>), EngineError> {
     let columns = rows.source_columns();
     let file = CheckpointFile::in_folder(&job.checkpoint.path().join(FOLDER));
     store::probe(&job.checkpoint.path().join(FOLDER))?;
@@ -115,7 +125,7 @@ async fn start(
         voice.clone(),
     );
     let feed = RetryFeed { reader, queue, limits: job.batch, is_limited, file, checkpoint, places: None };
-    Ok(Running::new(enricher, feed, repair, lineage, voice.clone()))
+    Ok((session, Running::new(enricher, feed, repair, lineage, voice.clone())))
 }
 
 /// The job with all its steps at one provider.

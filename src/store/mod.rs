@@ -7,5 +7,5 @@
 mod local;
 mod location;
 
-pub use local::{StoreError, create_folder, probe, read, remove, replace, sync_folder};
+pub use local::{StoreError, create_folder, overwrite, probe, read, remove, replace, sync_folder};
 pub use location::{Location, LocationError};

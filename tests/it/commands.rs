@@ -1,99 +1,33 @@
-//! `status`, `check`, `init`, `completions`, and jobs that come from the command line.
+//! `check`, `init`, `completions`, and jobs that come from the command line.
 
 use std::fs;
-use std::time::Duration;
 
-use enrich::config::{SimulatorSpec, Span};
+use enrich::config::SimulatorSpec;
 use enrich::simulator::Simulator;
-use serde_json::Value;
 
-use crate::retry::{refusing, with_failed};
+use crate::retry::refusing;
 use crate::support::{Outcome, World, append_delta, rows};
 
-async fn call(world: &World, arguments: &[&str]) -> Outcome {
+pub async fn call(world: &World, arguments: &[&str]) -> Outcome {
     let mut command = world.command(arguments);
     command.env_remove("OPENAI_API_KEY").env_remove("OPENAI_BASE_URL").current_dir(world.folder.path());
     Outcome::of(&world.output(command).await)
 }
 
-async fn on_job(world: &World, command: &str, more: &[&str]) -> Outcome {
+pub async fn on_job(world: &World, command: &str, more: &[&str]) -> Outcome {
     let job = world.job();
     call(world, &[&[command, job.to_str().unwrap()], more].concat()).await
 }
 
-async fn status(world: &World) -> Value {
-    let shown = on_job(world, "status", &["--format", "json"]).await;
-    serde_json::from_str(&shown.assert_status(0).stdout).unwrap()
-}
-
 /// Takes out what differs from run to run.
-fn steady(text: &str, world: &World) -> String {
+pub fn steady(text: &str, world: &World) -> String {
     let text = text.replace(world.folder.path().to_str().unwrap(), "[folder]");
     let text = text.replace(world.simulator.url().as_str().trim_end_matches('/'), "[simulator]");
-    let number = regex::Regex::new(r"process \d+|answered in \d+ ms|[0-9a-f]{8}-[0-9a-f-]{27}").unwrap();
+    let number =
+        regex::Regex::new(r"process \d+|answered in \d+ ms|[0-9a-f]{8}-[0-9a-f-]{27}|\d+\.\d\d KiB").unwrap();
     let text = number.replace_all(&text, "[…]");
     let time = regex::Regex::new(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d( UTC|Z)").unwrap();
     time.replace_all(&text, "[time]").into_owned()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_status_follows_a_job_through_its_life() {
-    let world = World::with_rows(30, 3).await;
-    let fresh = status(&world).await;
-    assert_eq!((&fresh["target"], &fresh["last_run"]), (&Value::Null, &Value::Null));
-    assert_eq!(fresh["source"], serde_json::json!({"versions": 4, "files": 3, "rows": 30}));
-    assert!(!world.path("target").exists(), "looking changes nothing");
-
-    let world = with_failed(30, 3, refusing([3, 17], 413, "x")).await;
-    append_delta(&world.path("source"), &rows(30..42)).await;
-    let behind = status(&world).await;
-    assert_eq!(behind["source"], serde_json::json!({"versions": 1, "files": 1, "rows": 12}));
-    assert_eq!(behind["target"]["rows"], 30);
-    assert_eq!(behind["target"]["failed"][0]["class"], "too_large");
-    assert_eq!(behind["last_run"]["end"], "complete");
-    assert_eq!(behind["last_run"]["errors"]["too_large"], 2);
-    assert_eq!((&behind["running"], &behind["journal_bytes"]), (&Value::Null, &0.into()));
-    insta::assert_snapshot!("status", steady(&on_job(&world, "status", &[]).await.stdout, &world));
-
-    // Killed in the middle of its calls.
-    let fault = [("ENRICH_FAULT", "journal-append.after=kill@5")];
-    assert_eq!(world.run_with(&[], &fault).await.status, None);
-    let killed = status(&world).await;
-    assert_eq!(killed["open_batches"][0]["rows"], 10);
-    assert!(killed["journal_bytes"].as_u64().unwrap() > 0);
-    assert_eq!((&killed["last_run"]["ended"], &killed["running"]), (&Value::Null, &Value::Null));
-    on_job(&world, "status", &[]).await.assert_status(0);
-    insta::assert_snapshot!("status_killed", steady(&on_job(&world, "status", &[]).await.stdout, &world));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_status_says_who_runs_the_job_and_stands_in_nobodys_way() {
-    let world = World::with_rows(40, 1).await;
-    let slow = SimulatorSpec { latency: Some(Span(Duration::from_millis(100))), ..SimulatorSpec::default() };
-    let slow = Simulator::start(slow, 0).await.unwrap();
-    world.write_text(&world.usual_job("").replace(world.simulator.url().as_str(), slow.url().as_str()));
-    let mut running = world.command(&["run", world.job().to_str().unwrap(), "--quiet"]).spawn().unwrap();
-    while slow.counts().requests == 0 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    let busy = status(&world).await;
-    assert!(busy["running"].as_str().unwrap().contains(&format!("process {}", running.id())));
-    running.kill().unwrap();
-    running.wait().unwrap();
-    assert_eq!(status(&world).await["running"], Value::Null);
-    // Somebody looks all the time while a run begins.
-    let mut looking = tokio::task::JoinSet::new();
-    let folder = world.path("target/_checkpoints/test");
-    looking.spawn(async move {
-        loop {
-            let _ = enrich::checkpoint::Lock::holder(&folder);
-            tokio::task::yield_now().await;
-        }
-    });
-    for _ in 0..5 {
-        world.run(&["--max-rows", "1"]).await.assert_status(0);
-    }
-    looking.abort_all();
 }
 
 #[tokio::test(flavor = "multi_thread")]
