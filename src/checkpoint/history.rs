@@ -2,7 +2,6 @@
 //! Nothing depends on it, and it may be lost.
 
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
@@ -74,9 +73,9 @@ impl LastRun {
         let mut bytes = serde_json::to_vec(&record).expect("a record of strings and numbers becomes JSON");
         bytes.resize(bytes.len().max(ROOM), b' ');
         let path = path(folder);
-        store::replace(&path, &bytes).or_else(|error| match error.source.kind() {
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => store::overwrite(&path, &bytes),
-            _ => Err(error),
+        store::replace(&path, &bytes).or_else(|error| {
+            let is_over_old = store::is_full(&error.source) && store::overwrite(&path, &bytes).is_ok();
+            if is_over_old { Ok(()) } else { Err(error) }
         })
     }
 }

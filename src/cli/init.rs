@@ -153,6 +153,10 @@ pub(super) async fn init(arguments: InitArguments) -> anyhow::Result<Exit> {
     let options = options.write(true).truncate(true);
     let options = if force { options.create(true) } else { options.create_new(true) };
     let written = options.open(&file).and_then(|mut file| file.write_all(text.as_bytes()));
+    if !force && written.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::AlreadyExists) {
+        // A piece of a job would stand in the way of the next one.
+        let _ = std::fs::remove_file(&file);
+    }
     written.with_context(|| format!("cannot write {}", file.display()))?;
     output::talk(format!("wrote {}", file.display()));
     let typed = shell_quoted(&file.to_string_lossy());

@@ -22,7 +22,10 @@ pub(super) fn data(line: impl AsRef<str>) -> io::Result<bool> {
     match writeln!(out, "{}", line.as_ref()).and_then(|()| out.flush()) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-        Err(error) => Err(error),
+        Err(error) => {
+            let what = format!("cannot write to the standard output: {error}");
+            Err(io::Error::new(error.kind(), what))
+        }
     }
 }
 
