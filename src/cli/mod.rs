@@ -9,6 +9,7 @@ mod ending;
 mod errors;
 mod exit;
 mod init;
+mod interview;
 mod job;
 mod listing;
 mod output;

@@ -1,6 +1,11 @@
 //! `check`, `init`, `completions`, and jobs that come from the command line.
 
 use std::fs;
+use std::io::{BufReader, Read, Write};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::time::Duration;
 
 use enrich::config::SimulatorSpec;
 use enrich::simulator::Simulator;
@@ -127,7 +132,15 @@ async fn a_job_made_by_init_passes_the_check_and_runs() {
         let named = format!("{provider}.toml");
         let arguments =
             ["init", &named, "--source", "source", "--column", "text", "--task", "x", "--provider", provider];
-        call(&world, &[&arguments[..], &["--model", "my-model"]].concat()).await.assert_status(0);
+        let made = call(&world, &[&arguments[..], &["--model", "my-model"]].concat()).await;
+        let is_placeholder = ["azure", "ollama", "vllm", "llama-cpp"].contains(&provider);
+        assert_eq!(made.assert_status(0).stderr.contains("edit first: "), is_placeholder, "{}", made.stderr);
+        assert_eq!(
+            provider == "openai",
+            made.stderr.contains("variable OPENAI_API_KEY, "),
+            "{}",
+            made.stderr
+        );
         let job = enrich::config::Job::load_without_keys(&world.path(&named)).unwrap();
         assert_eq!((job.providers.len(), job.providers[0].model.as_str()), (1, "my-model"));
     }
@@ -207,5 +220,78 @@ async fn shells_can_complete_commands() {
     for shell in ["bash", "zsh", "fish"] {
         let script = call(&world, &["completions", shell]).await;
         assert!(script.assert_status(0).stdout.contains("retry"), "{shell}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn init_asks_at_a_terminal_and_asks_again_after_a_mistake() {
+    let world = World::with_rows(3, 1).await;
+    let binary = env!("CARGO_BIN_EXE_enrich");
+    let mut terminal = Terminal::open(&format!("{binary} init made.toml"), world.folder.path());
+    terminal.expect("Source (Delta table, Parquet file or folder): ").type_line("nowhere");
+    terminal.expect("nowhere is not there").expect("Source (").type_line("source");
+    terminal.expect("Column that the model is to read (text, id) [text]: ").type_line("txet");
+    terminal
+        .expect("the source has no column \"txet\"; did you mean \"text\"?")
+        .expect("[text]: ")
+        .type_line("");
+    terminal.expect("What it is to do [Summarize").type_line("");
+    terminal.expect("Provider (openai, openrouter").type_line("opnai");
+    terminal
+        .expect("there is no provider \"opnai\"; there are openai, ")
+        .expect("[openai]: ")
+        .type_line("azure");
+    terminal.expect("Stable name of the job [source-enrich]: ").type_line("../x");
+    terminal.expect("it takes 1 to 100 letters").expect("[source-enrich]: ").type_line("mine");
+    terminal.expect("wrote made.toml").expect("edit first: my-resource and my-deployment");
+    terminal.expect("next: enrich check made.toml --live");
+    assert!(terminal.ends_well());
+    let job = enrich::config::Job::load_without_keys(&world.path("made.toml")).unwrap();
+    assert_eq!((job.app_id.as_str(), job.providers[0].name.as_str()), ("mine", "azure"));
+    assert!(job.steps[0].prompt.ends_with("{{ text }}"), "{}", job.steps[0].prompt);
+}
+
+/// A program at a pseudo-terminal, which util-linux's script(1) makes.
+struct Terminal {
+    script: Child,
+    shown: Receiver<u8>,
+    seen: String,
+}
+
+impl Terminal {
+    fn open(command: &str, folder: &Path) -> Terminal {
+        let mut script = Command::new("script")
+            .args(["--quiet", "--return", "--command", command, "/dev/null"])
+            .current_dir(folder)
+            .env_remove("RUST_LOG")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("script(1) of util-linux is installed");
+        let (sender, shown) = mpsc::channel();
+        let stdout = BufReader::new(script.stdout.take().unwrap());
+        std::thread::spawn(move || stdout.bytes().try_for_each(|byte| sender.send(byte.unwrap())));
+        Terminal { script, shown, seen: String::new() }
+    }
+
+    /// Waits until this is shown, after what was waited for before.
+    #[track_caller]
+    fn expect(&mut self, text: &str) -> &mut Self {
+        while !self.seen.ends_with(text) {
+            match self.shown.recv_timeout(Duration::from_secs(20)) {
+                Ok(byte) => self.seen.push(char::from(byte)),
+                Err(_) => panic!("{text:?} is not shown:\n{}", self.seen),
+            }
+        }
+        self.seen.clear();
+        self
+    }
+
+    fn type_line(&mut self, line: &str) {
+        writeln!(self.script.stdin.as_ref().unwrap(), "{line}").unwrap();
+    }
+
+    fn ends_well(mut self) -> bool {
+        self.script.wait().unwrap().success()
     }
 }
