@@ -15,6 +15,7 @@ use crate::config::{ConfigError, Job, Keys, nearest};
 use crate::engine;
 use crate::engine::EngineError;
 use crate::source::Source;
+use crate::store;
 
 #[derive(Debug, Args)]
 pub(super) struct InitArguments {
@@ -170,6 +171,9 @@ pub(super) async fn init(arguments: InitArguments) -> anyhow::Result<Exit> {
     let read = Job::of_text(&file, &text, &[], Keys::Unneeded)?;
     let opened = Source::open(&read.source).await.map_err(EngineError::from)?;
     engine::check_templates(&read, opened.schema())?;
+    if let Some(folder) = file.parent() {
+        store::create_folder(folder).map_err(EngineError::from)?;
+    }
     let mut options = OpenOptions::new();
     let options = options.write(true).truncate(true);
     let options = if force { options.create(true) } else { options.create_new(true) };

@@ -29,16 +29,6 @@ pub(super) fn data(line: impl AsRef<str>) -> io::Result<bool> {
     }
 }
 
-/// A number and what it counts.
-pub(super) fn counted(number: u64, noun: &str) -> String {
-    let ending = match (number, noun.strip_suffix("ch")) {
-        (1, _) => "",
-        (_, Some(_)) => "es",
-        _ => "s",
-    };
-    format!("{} {noun}{ending}", indicatif::HumanCount(number))
-}
-
 /// Writes a line of talk, for commands that show no display.
 pub(super) fn talk(line: impl AsRef<str>) {
     Console::default().talk(line);

@@ -5,10 +5,11 @@ use indicatif::{HumanBytes, HumanCount};
 
 use super::exit::Exit;
 use super::job::JobArguments;
-use super::output::{self, counted};
+use super::output;
 use crate::checkpoint::LastRun;
 use crate::config::{Job, Keys};
 use crate::engine::{self, CheckpointStatus, Next, OpenBatch, Status};
+use crate::report::counted;
 
 #[derive(Debug, Args)]
 pub(super) struct StatusArguments {

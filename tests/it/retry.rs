@@ -152,7 +152,7 @@ async fn rows_that_fail_again_keep_their_newest_error() {
     let other = Simulator::start(spec, 0).await.unwrap();
     world.write_text(&world.usual_job("").replace(world.simulator.url().as_str(), other.url().as_str()));
     // More rows are refused in the same way than would stop a run.
-    retry(&world, &[]).await.assert_status(0).assert_says("1 answers").assert_says("24 errors");
+    retry(&world, &[]).await.assert_status(0).assert_says("1 answer,").assert_says("24 errors");
     let target = world.target().await;
     assert_eq!(failed_ids(&target), (5..29).collect());
     for row in target.iter().filter(|row| row.error_count > 0) {
