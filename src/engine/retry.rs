@@ -101,12 +101,12 @@ async fn start(
     let resumed: u64 = outstanding.iter().map(PlannedBatch::rows).sum();
     let planned = Planned::of(&outstanding);
     let failed = reader.find(&retrying.selection, session).await?;
-    let mut queue: VecDeque<Found> = failed.into_iter().filter(|found| !planned.has(found)).collect();
+    let failed: Vec<Found> = failed.into_iter().filter(|found| !planned.has(found)).collect();
     let room = options
         .max_rows
         .map_or(usize::MAX, |most| usize::try_from(most.saturating_sub(resumed)).unwrap_or(usize::MAX));
-    let is_limited = queue.len() > room;
-    queue.truncate(room);
+    let is_limited = failed.len() > room;
+    let queue = longest_unasked(failed, room);
     let rows = resumed + queue.len() as u64;
     voice.say(&Event::Outstanding { rows, most_asked: None });
     voice.say(&Event::Started { run: session });
@@ -126,6 +126,19 @@ async fn start(
     );
     let feed = RetryFeed { reader, queue, limits: job.batch, is_limited, file, checkpoint, places: None };
     Ok((session, Running::new(enricher, feed, repair, lineage, voice.clone())))
+}
+
+/// So many of the rows, in their order: those that were asked longest ago, so that retries that follow each other
+/// come to every row.
+fn longest_unasked(rows: Vec<Found>, most: usize) -> VecDeque<Found> {
+    if rows.len() <= most {
+        return rows.into();
+    }
+    let mut by_age: Vec<(usize, Found)> = rows.into_iter().enumerate().collect();
+    by_age.sort_by(|(_, a), (_, b)| a.run.cmp(&b.run));
+    by_age.truncate(most);
+    by_age.sort_unstable_by_key(|(at, _)| *at);
+    by_age.into_iter().map(|(_, found)| found).collect()
 }
 
 /// The job with all its steps at one provider.

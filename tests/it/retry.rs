@@ -181,6 +181,25 @@ async fn another_provider_can_be_asked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn limited_retries_that_follow_each_other_come_to_every_row() {
+    let failing = [2, 7, 11, 15, 18];
+    let world = with_failed(20, 2, refusing(failing, 413, "x")).await;
+    let spec = SimulatorSpec { faults: refusing(failing, 413, "x"), ..SimulatorSpec::default() };
+    let broken = Simulator::start(spec, 0).await.unwrap();
+    world.write_text(&world.usual_job("").replace(world.simulator.url().as_str(), broken.url().as_str()));
+    for (asked, limit) in [(2, "2"), (4, "2")] {
+        retry(&world, &["--since", "2h", "--limit", limit]).await.assert_status(0);
+        assert_eq!(broken.counts().requests, asked);
+    }
+    // One is left that no retry has come to; now it can be answered.
+    world.write_job("");
+    retry(&world, &["--since", "2h", "--limit", "1"]).await.assert_status(0);
+    let failed: Vec<i64> =
+        world.target().await.iter().filter(|row| row.error_count > 0).map(|row| row.id).collect();
+    assert_eq!(failed, [2, 7, 11, 15], "the one that was not asked by the retries before");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_append_only_target_is_refused_before_anything_is_paid() {
     let world = with_failed(12, 1, refusing([5], 400, "content_filter")).await;
     let properties = [("delta.appendOnly".to_owned(), "true".to_owned())];
