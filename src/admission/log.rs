@@ -46,20 +46,40 @@ impl SendLog {
         }
     }
 
-    /// What was sent in a time that ends at `until`.
+    /// What was sent in a time that ends at `until`, to the tenth of a second.
     pub(super) fn sum(&self, over: Duration, until: Instant) -> f64 {
-        let last = self.slot(until);
-        let first = self.slot(until.checked_sub(over).unwrap_or(self.origin));
-        self.slots
-            .iter()
-            .zip(self.first..)
-            .filter(|(_, slot)| (first..=last).contains(slot))
-            .map(|(sum, _)| sum)
-            .sum()
+        let end = self.slot(until);
+        let first = end.saturating_sub(u64::try_from(over.as_millis() / SLOT.as_millis()).unwrap_or(u64::MAX));
+        let skipped = usize::try_from(first.saturating_sub(self.first)).unwrap_or(usize::MAX);
+        let taken = usize::try_from(end.saturating_sub(first.max(self.first))).unwrap_or(usize::MAX);
+        self.slots.iter().skip(skipped).take(taken).sum()
     }
 
     fn slot(&self, at: Instant) -> u64 {
         let elapsed = at.saturating_duration_since(self.origin).as_millis() / SLOT.as_millis();
         u64::try_from(elapsed).unwrap_or(u64::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+
+    #[test]
+    fn sums_are_of_the_time_that_is_asked_for() {
+        let start = clock::now();
+        let mut log = SendLog::new(start);
+        let at = |tenths: u64| start + Duration::from_millis(100 * tenths + 50);
+        for tenth in 0..1_000 {
+            log.add(1.0, at(tenth));
+        }
+        assert_eq!(log.sum(Duration::from_secs(2), at(1_000)), 20.0);
+        assert_eq!(log.sum(Duration::from_secs(60), at(1_000)), 600.0);
+        assert_eq!(log.sum(Duration::from_secs(90), at(1_000)), 640.0, "it remembers a minute");
+        log.add(-1.0, at(999));
+        assert_eq!(log.sum(Duration::from_secs(2), at(1_000)), 19.0);
+        log.add(1.0, at(9_000));
+        assert_eq!(log.sum(Duration::from_secs(2), at(9_001)), 1.0);
     }
 }

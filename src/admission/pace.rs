@@ -33,6 +33,12 @@ const GROWTH_DOUBLES: f64 = 12.0;
 /// What a refusal is measured by: at least this much of the time before it.
 const LEAST_MEASURED: Duration = Duration::from_secs(2);
 const MOST_MEASURED: Duration = Duration::from_secs(60);
+/// Windows over which providers count.
+const WINDOWS: [Duration; 3] = [Duration::from_secs(60), Duration::from_secs(10), Duration::from_secs(1)];
+/// Such a share of a window's limit is all of it.
+const FULL: f64 = 0.97;
+/// How long until a full window is looked at again.
+const A_MOMENT: Duration = Duration::from_millis(100);
 /// A ceiling that is remembered from a former run is tested from here.
 const FROM_MEMORY: f64 = 0.97;
 
@@ -52,6 +58,10 @@ pub(super) struct Pace {
     /// All that was sent.
     sent: f64,
     log: SendLog,
+    /// What answers turned out to have used, when they came.
+    done: SendLog,
+    /// The provider counts what was used over a window as long as this: it is kept to as well.
+    window: Option<Duration>,
     /// Since when it goes on without a pause; none before the first request.
     since: Option<Instant>,
     refused: Option<Instant>,
@@ -94,6 +104,8 @@ impl Pace {
             learned: None,
             sent: 0.0,
             log: SendLog::new(now),
+            done: SendLog::new(now),
+            window: None,
             since: None,
             refused: None,
         }
@@ -132,12 +144,13 @@ impl Pace {
         self.grow(now);
         let refills = self.limit();
         let told = refills.and_then(|refills| self.told.wait(amount, self.sent, refills, now));
+        let full = self.window.filter(|window| self.is_full(*window, now)).map(|_| A_MOMENT);
         let buckets = [
             self.bucket.as_mut(),
             self.stated.as_mut(),
             self.learned.as_mut().map(|learned| &mut learned.bucket),
         ];
-        buckets.into_iter().flatten().filter_map(|bucket| bucket.wait(amount, now)).chain(told).max()
+        buckets.into_iter().flatten().filter_map(|bucket| bucket.wait(amount, now)).chain(told).chain(full).max()
     }
 
     /// Takes a request from governor; or says how long it takes until there is one.
@@ -170,9 +183,29 @@ impl Pace {
         self.log.add(more, sent);
     }
 
+    /// An answer came that used so much.
+    pub(super) fn used(&mut self, amount: f64, now: Instant) {
+        self.done.add(amount, now);
+    }
+
+    /// Whether a refusal has its reason in answers that came close together, not in a limit that is lower
+    /// than configured: then their window is kept to from now on.
+    pub(super) fn explains(&mut self, now: Instant) -> bool {
+        let Some(limit) = self.configured else { return false };
+        let fill = |window: Duration| self.done.sum(window, now) / (limit * window.as_secs_f64());
+        let fullest = WINDOWS.into_iter().max_by(|a, b| fill(*a).total_cmp(&fill(*b)));
+        let Some(fullest) = fullest.filter(|window| fill(*window) >= FULL) else { return false };
+        self.window = Some(fullest);
+        true
+    }
+
+    fn is_full(&self, window: Duration, now: Instant) -> bool {
+        self.configured.is_some_and(|limit| self.done.sum(window, now) >= limit * window.as_secs_f64() * FULL)
+    }
+
     /// A response to a request that was sent at a time, when so much had been sent in all, says this.
     pub(super) fn heard(&mut self, quota: &Quota, sent: Instant, mark: f64, now: Instant) {
-        self.told.heard(quota, sent, mark, now);
+        self.told.heard(quota, sent, mark, self.sent, now);
         if self.configured.is_some() {
             return;
         }

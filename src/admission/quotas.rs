@@ -159,7 +159,11 @@ impl Quotas {
                     self.charge = Some(TokenCharge::Max);
                     return;
                 }
-                self.scarcest_tokens()
+                let kind = self.scarcest_tokens();
+                if self.charge != Some(TokenCharge::Max) && self.paces[kind].explains(now) {
+                    return;
+                }
+                kind
             }
             Some(Scarce::Requests) | None => REQUESTS,
         };
@@ -208,6 +212,9 @@ impl Quotas {
             Some(TokenCharge::Max) => taken.amounts[OUTPUT].max(output),
             _ => output,
         };
+        for (kind, amount) in [(TOKENS, input + output), (INPUT, input), (OUTPUT, output)] {
+            self.paces[kind].used(amount, now);
+        }
         self.settle_to(taken, [1.0, input + output, input, output], now);
     }
 

@@ -14,6 +14,9 @@ const AGREE_TIMES: u32 = 8;
 const AGREE_FOR: Duration = Duration::from_secs(3);
 /// Responses come late by different times; resets are rounded to seconds.
 const TOLERANCE: Duration = Duration::from_millis(1_500);
+/// Where so many times as much is used as we sent, and so much more, others use it too.
+const SHARED: f64 = 1.1;
+const SHARED_LEAST: f64 = 10.0;
 /// So much of a second's rate is let through beyond what a steadily refilled limit is said to hold: it is
 /// an estimate.
 const SLACK_SECONDS: f64 = 0.1;
@@ -32,6 +35,8 @@ struct Newest {
     remaining: f64,
     /// All that had been sent when its request had been, itself included.
     mark: f64,
+    /// All that had been sent when the response was heard.
+    heard: f64,
     sent: Instant,
     reset: Instant,
 }
@@ -42,6 +47,9 @@ struct Window {
     reset: Instant,
     since: Instant,
     agreed: u32,
+    /// What was used of it, by us or by anybody, and what of that we sent.
+    used: f64,
+    own: f64,
 }
 
 impl Told {
@@ -50,8 +58,9 @@ impl Told {
         self.limit.map(|per_minute| per_minute / 60.0)
     }
 
-    /// A response to a request that was sent at a time, when so much had been sent in all, says this.
-    pub(super) fn heard(&mut self, quota: &Quota, sent: Instant, mark: f64, now: Instant) {
+    /// A response to a request that was sent at a time, when so much had been sent in all, says this; by now
+    /// so much has been.
+    pub(super) fn heard(&mut self, quota: &Quota, sent: Instant, mark: f64, sent_by_now: f64, now: Instant) {
         if quota.is_long() {
             // A count per day says nothing about the minute; when it is used up, a refusal says so.
             *self = Told::default();
@@ -69,8 +78,8 @@ impl Told {
         let reset = now + reset.after.saturating_sub(rounding);
         #[expect(clippy::cast_precision_loss, reason = "a count is far below 2^52")]
         let remaining = remaining as f64;
-        self.weigh(remaining, reset, now);
-        self.newest = Some(Newest { remaining, mark, sent, reset });
+        self.weigh(remaining, mark, reset, now);
+        self.newest = Some(Newest { remaining, mark, heard: sent_by_now, sent, reset });
     }
 
     /// How long until an amount should be sent, when so much has been sent in all and the limit refills at
@@ -78,7 +87,10 @@ impl Told {
     pub(super) fn wait(&self, amount: f64, mark: f64, per_second: f64, now: Instant) -> Option<Duration> {
         let newest = self.newest.as_ref()?;
         let left = newest.remaining - (mark - newest.mark);
-        if self.is_window() {
+        if let Some(window) = self.window.filter(Window::is_believed) {
+            // Nobody says whether a response counts what arrived while it was made. Where others use the
+            // limit too, it is taken not to.
+            let left = if window.is_shared() { left } else { newest.remaining - (mark - newest.heard) };
             let until = newest.reset.checked_duration_since(now)?;
             return (left < amount && !until.is_zero()).then_some(until);
         }
@@ -88,26 +100,36 @@ impl Told {
             .then(|| Duration::try_from_secs_f64(missing / per_second).unwrap_or(Duration::from_secs(1)))
     }
 
-    fn is_window(&self) -> bool {
-        self.window.is_some_and(|window| {
-            window.agreed >= AGREE_TIMES && window.reset.saturating_duration_since(window.since) >= AGREE_FOR
-        })
-    }
-
     /// Compares a response with the one before it: does it describe the same window?
-    fn weigh(&mut self, remaining: f64, reset: Instant, now: Instant) {
+    fn weigh(&mut self, remaining: f64, mark: f64, reset: Instant, now: Instant) {
         let near = |a: Instant, b: Instant| a.max(b) - a.min(b) <= TOLERANCE;
-        let new = Window { reset, since: now, agreed: 0 };
+        let new = Window { reset, since: now, agreed: 0, used: 0.0, own: 0.0 };
         self.window = match (self.window, self.newest) {
             (Some(window), Some(newest)) if near(window.reset, reset) && remaining < newest.remaining => {
-                Some(Window { agreed: window.agreed + 1, ..window })
+                Some(Window {
+                    agreed: window.agreed + 1,
+                    used: window.used + newest.remaining - remaining,
+                    own: window.own + mark - newest.mark,
+                    ..window
+                })
             }
             // The next window has begun.
             (Some(window), Some(_)) if now + TOLERANCE >= window.reset && reset > window.reset => {
-                Some(Window { reset, ..window })
+                Some(Window { reset, used: window.used / 2.0, own: window.own / 2.0, ..window })
             }
             _ => Some(new),
         };
+    }
+}
+
+impl Window {
+    fn is_believed(&self) -> bool {
+        self.agreed >= AGREE_TIMES && self.reset.saturating_duration_since(self.since) >= AGREE_FOR
+    }
+
+    /// Whether others use it too.
+    fn is_shared(&self) -> bool {
+        self.used > self.own * SHARED && self.used > self.own + SHARED_LEAST
     }
 }
 
@@ -132,7 +154,7 @@ mod tests {
         let mut now = start;
         for nth in 1..=50_u32 {
             now = start + Duration::from_millis(u64::from(nth) * 100);
-            told.heard(&says(nth.into()), now, nth.into(), now);
+            told.heard(&says(nth.into()), now, nth.into(), nth.into(), now);
         }
         (told, now)
     }
@@ -144,6 +166,14 @@ mod tests {
         assert_eq!(told.per_second(), Some(10.0));
         assert_eq!(told.wait(1.0, 52.0, 10.0, now), None);
         assert_eq!(told.wait(1.0, 53.0, 10.0, now), Some(Duration::from_secs(55)));
+    }
+
+    #[test]
+    fn what_is_in_flight_counts_where_others_use_the_limit_too() {
+        let ends = |nth: u64| Duration::from_secs(60) - Duration::from_millis(nth * 100);
+        let (told, now) = after(|nth| quota(200 - 3 * nth, ends(nth)));
+        assert_eq!(told.wait(1.0, 99.0, 10.0, now), None);
+        assert_eq!(told.wait(1.0, 100.0, 10.0, now), Some(Duration::from_secs(55)));
     }
 
     #[test]

@@ -11,6 +11,10 @@ use crate::ident::{RunId, Tokens};
 use crate::store::{self, StoreError};
 
 const NAME: &str = "last_run.json";
+/// Bytes that the file takes from the beginning: on a disk that has become full, how the run ended is
+/// written over them.
+const ROOM: usize = 8192;
+const MAX_MESSAGE_CHARS: usize = 1000;
 
 /// A job's last run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,13 +63,20 @@ impl LastRun {
         serde_json::from_slice(&bytes).ok()
     }
 
-    /// Puts it into a folder.
+    /// Puts it into a folder; on a full disk, over the one that is there.
     ///
     /// # Errors
     /// When it cannot be written.
     pub fn save(&self, folder: &Path) -> Result<(), StoreError> {
-        let bytes = serde_json::to_vec(self).expect("a record of strings and numbers becomes JSON");
-        store::replace(&path(folder), &bytes)
+        let short = |message: &String| message.chars().take(MAX_MESSAGE_CHARS).collect();
+        let record = LastRun { message: self.message.as_ref().map(short), ..self.clone() };
+        let mut bytes = serde_json::to_vec(&record).expect("a record of strings and numbers becomes JSON");
+        bytes.resize(bytes.len().max(ROOM), b' ');
+        let path = path(folder);
+        store::replace(&path, &bytes).or_else(|error| {
+            let is_over_old = store::is_full(&error.source) && store::overwrite(&path, &bytes).is_ok();
+            if is_over_old { Ok(()) } else { Err(error) }
+        })
     }
 }
 

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use indicatif::HumanCount;
+
 use super::exit::Exit;
 use super::session::{Errand, SessionArguments};
 use crate::config::Job;
 use crate::engine::{End, EngineError};
 use crate::fault::Class;
-use crate::report::Totals;
+use crate::report::{Totals, counted};
 
 /// How the command ended, once the job file was read.
 #[derive(Debug)]
@@ -29,6 +31,8 @@ pub(super) struct Facts<'a> {
     pub(super) arguments: &'a SessionArguments,
     pub(super) errand: &'a Errand,
     pub(super) job: &'a Job,
+    /// The job file and what is set in it, as they are typed again.
+    pub(super) typed: &'a str,
     pub(super) totals: &'a Totals,
     pub(super) took: Duration,
 }
@@ -59,7 +63,7 @@ impl Facts<'_> {
     }
 
     pub(super) fn words(&self, end: &End) -> Words {
-        let job = self.job.file.display();
+        let job = self.typed;
         let again = match self.errand {
             Errand::Run(..) => format!("enrich run {job}"),
             Errand::Retry(..) => format!("enrich retry {job}"),
@@ -107,12 +111,13 @@ impl Facts<'_> {
         let mut words = Words::of([self.counts(how), result]);
         let errors = self.totals.error_count();
         if self.is_failed_by_errors() {
-            words.problem = Some((format!("{errors} errors, and --fail-on-errors is given"), None));
+            words.problem =
+                Some((format!("{}, and --fail-on-errors is given", counted(errors, "error")), None));
         }
         if let Some(again) = again {
             words.lines.push(format!("answers of batches that are not full are kept; to go on: {again}"));
         } else if errors > 0 {
-            words.lines.push(format!("next: enrich errors {}", self.job.file.display()));
+            words.lines.push(format!("next: enrich errors {}", self.typed));
         }
         words
     }
@@ -125,10 +130,10 @@ impl Facts<'_> {
         let totals = self.totals;
         let took = Duration::from_millis(u64::try_from(self.took.as_millis()).unwrap_or(u64::MAX));
         let mut line = format!(
-            "{how}: {} rows written, {} answers, {} errors",
-            totals.committed_rows,
-            totals.answers,
-            totals.error_count()
+            "{how}: {} written, {}, {}",
+            counted(totals.committed_rows, "row"),
+            counted(totals.answers, "answer"),
+            counted(totals.error_count(), "error")
         );
         if !totals.errors.is_empty() {
             let classes: Vec<String> =
@@ -141,10 +146,11 @@ impl Facts<'_> {
         if totals.recovered > 0 {
             line.push_str(&format!(", {} from the journal", totals.recovered));
         }
-        let (prompt, completion) = (totals.tokens.prompt, totals.tokens.completion);
         line.push_str(&format!(
-            ", {prompt} + {completion} tokens, {} retries, {}",
-            totals.retries,
+            ", {} + {} tokens, {}, {}",
+            HumanCount(totals.tokens.prompt),
+            HumanCount(totals.tokens.completion),
+            counted(totals.retries, "retry"),
             humantime::format_duration(took)
         ));
         line

@@ -20,6 +20,7 @@ use crate::checkpoint::Selection;
 use crate::config::{Job, Keys};
 use crate::engine::EngineError;
 use crate::fault::Class;
+use crate::report::counted;
 use crate::sink::{FailedError, FailedGroup, FailedRows, LISTED};
 
 /// Rows of a table that a person reads, unless another limit is asked for.
@@ -93,7 +94,7 @@ pub(super) async fn errors(arguments: ErrorsArguments) -> anyhow::Result<Exit> {
         }
     }
     let such = if selection == Selection::default() { "failed row" } else { "such failed row" };
-    output::talk(format!("{} in {}", output::counted(count, such), job.target.location));
+    output::talk(format!("{} in {}", counted(count, such), job.target.location));
     Ok(Exit::Done)
 }
 

@@ -1,18 +1,21 @@
 //! `enrich init`: writes a job file to begin with.
 
 use std::fs::OpenOptions;
-use std::io::{self, BufRead, IsTerminal, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 
 use super::exit::{Exit, misuse};
+use super::interview::{Question, again};
+use super::job::shell_quoted;
 use super::output;
-use crate::config::{Job, Keys};
+use crate::config::{ConfigError, Job, Keys, nearest};
 use crate::engine;
 use crate::engine::EngineError;
 use crate::source::Source;
+use crate::store;
 
 #[derive(Debug, Args)]
 pub(super) struct InitArguments {
@@ -92,6 +95,27 @@ impl Preset {
         lines.collect::<Vec<_>>().join("\n").trim_end().to_owned()
     }
 
+    /// The variable that its key is read from.
+    fn key_variable(self) -> Option<String> {
+        let job: toml::Table = self.provider(None).parse().ok()?;
+        let provider = job.get("provider")?.as_table()?.values().next()?;
+        provider.get("api_key_env")?.as_str().map(ToOwned::to_owned)
+    }
+
+    /// The names in it that stand for the user's own.
+    fn names_to_edit(self) -> Option<&'static str> {
+        match self {
+            Preset::Azure => Some(
+                "my-resource and my-deployment, in base_url and model, stand for the names of your Azure resource and \
+                 of your deployment in it",
+            ),
+            Preset::Vllm | Preset::LlamaCpp | Preset::Ollama => {
+                Some("base_url and model, unless your server is where they say and serves that model")
+            }
+            _ => None,
+        }
+    }
+
     /// The lines of that job on the step that do not depend on the task.
     fn step(self) -> Vec<&'static str> {
         let lines = self.job().lines().skip_while(|line| !line.starts_with("[[step]]")).skip(1);
@@ -106,33 +130,32 @@ pub(super) async fn init(arguments: InitArguments) -> anyhow::Result<Exit> {
     if file.exists() && !force {
         misuse!("{} is there already; give another name, or --force", file.display());
     }
-    let source = answer(source, "source", "Source (Delta table, Parquet file or folder)", None)?;
-    let column = match column {
-        Some(column) => column,
-        None => {
+    let asks = source.is_none() || column.is_none() || task.is_none() || provider.is_none();
+    let (source, columns) = match source {
+        Some(source) => {
             let columns = columns(&source).await?;
-            let what = format!("Column that the model is to read ({})", columns.join(", "));
-            answer(None, "column", &what, columns.first().map(String::as_str))?
+            (source, columns)
         }
+        None => ask_source().await?,
     };
-    let task = answer(task, "task", "What it is to do", Some("Summarize the following in one sentence."))?;
+    let what = format!("Column that the model is to read ({})", columns.join(", "));
+    let question = Question { flag: "column", text: &what, usual: columns.first().map(String::as_str) };
+    let column = question.answer(column.as_deref(), |column| known_column(column, &columns))?;
+    let usual = Some("Summarize the following in one sentence.");
+    let question = Question { flag: "task", text: "What it is to do", usual };
+    let task = question.answer(task.as_deref(), |task| Ok(task.to_owned()))?;
     let provider = match provider {
         Some(provider) => provider,
-        None => {
-            let names: Vec<String> = Preset::value_variants()
-                .iter()
-                .filter_map(ValueEnum::to_possible_value)
-                .map(|value| value.get_name().to_owned())
-                .collect();
-            let named =
-                answer(None, "provider", &format!("Provider ({})", names.join(", ")), Some("openai"))?;
-            Preset::from_str(&named, true).map_err(|_| {
-                anyhow::anyhow!("there is no provider {named:?}; there are {}", names.join(", "))
-            })?
-        }
+        None => ask_provider()?,
     };
     let target = target.unwrap_or_else(|| beside(&source));
-    let app_id = app_id.unwrap_or_else(|| name_of(&source));
+    let usual = name_of(&source);
+    let question = Question { flag: "app-id", text: "Stable name of the job", usual: Some(&usual) };
+    let given = app_id.as_deref().or_else(|| (!asks).then_some(usual.as_str()));
+    let app_id = question.answer(given, |app_id| {
+        sample(&source, app_id)?;
+        Ok(app_id.to_owned())
+    })?;
     let text = job(&JobText {
         file: &file,
         source: &source,
@@ -148,48 +171,79 @@ pub(super) async fn init(arguments: InitArguments) -> anyhow::Result<Exit> {
     let read = Job::of_text(&file, &text, &[], Keys::Unneeded)?;
     let opened = Source::open(&read.source).await.map_err(EngineError::from)?;
     engine::check_templates(&read, opened.schema())?;
+    if let Some(folder) = file.parent() {
+        store::create_folder(folder).map_err(EngineError::from)?;
+    }
     let mut options = OpenOptions::new();
     let options = options.write(true).truncate(true);
     let options = if force { options.create(true) } else { options.create_new(true) };
     let written = options.open(&file).and_then(|mut file| file.write_all(text.as_bytes()));
+    if !force && written.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::AlreadyExists) {
+        // A piece of a job would stand in the way of the next one.
+        let _ = std::fs::remove_file(&file);
+    }
     written.with_context(|| format!("cannot write {}", file.display()))?;
     output::talk(format!("wrote {}", file.display()));
-    output::talk(format!("next: enrich check {0} --live, then enrich run {0} --max-rows 20", file.display()));
+    if let Some(names) = provider.names_to_edit() {
+        output::talk(format!("edit first: {names}"));
+    }
+    if let Some(variable) = provider.key_variable().filter(|name| std::env::var_os(name).is_none()) {
+        output::talk(format!("set first: the environment variable {variable}, to the provider's key"));
+    }
+    let typed = shell_quoted(&file.to_string_lossy());
+    output::talk(format!("next: enrich check {typed} --live, then enrich run {typed} --max-rows 20"));
     Ok(Exit::Done)
 }
 
-/// Takes what was given, or asks where somebody can answer.
-fn answer(given: Option<String>, flag: &str, what: &str, usual: Option<&str>) -> anyhow::Result<String> {
-    if let Some(given) = given {
-        return Ok(given);
-    }
-    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-        misuse!("--{flag} is missing, and there is no terminal to ask for it");
-    }
-    let hint = usual.map_or_else(String::new, |usual| format!(" [{usual}]"));
+async fn ask_source() -> anyhow::Result<(String, Vec<String>)> {
+    let text = "Source (Delta table, Parquet file or folder)";
     loop {
-        let mut err = io::stderr().lock();
-        write!(err, "{what}{hint}: ").and_then(|()| err.flush())?;
-        let mut line = String::new();
-        if io::stdin().lock().read_line(&mut line)? == 0 {
-            misuse!("nothing was written");
-        }
-        match (line.trim(), usual) {
-            ("", Some(usual)) => return Ok(usual.to_owned()),
-            ("", None) => {}
-            (line, _) => return Ok(line.to_owned()),
+        let source = Question { flag: "source", text, usual: None }.ask()?;
+        match columns(&source).await {
+            Ok(columns) => return Ok((source, columns)),
+            Err(error) => again(&error),
         }
     }
+}
+
+fn ask_provider() -> anyhow::Result<Preset> {
+    let names: Vec<String> = Preset::value_variants()
+        .iter()
+        .filter_map(ValueEnum::to_possible_value)
+        .map(|value| value.get_name().to_owned())
+        .collect();
+    let text = format!("Provider ({})", names.join(", "));
+    let question = Question { flag: "provider", text: &text, usual: Some("openai") };
+    question.answer(None, |name| {
+        Preset::from_str(name, true)
+            .map_err(|_| anyhow::anyhow!("there is no provider {name:?}; there are {}", names.join(", ")))
+    })
+}
+
+fn known_column(column: &str, columns: &[String]) -> anyhow::Result<String> {
+    if columns.iter().any(|known| known == column) {
+        return Ok(column.to_owned());
+    }
+    match nearest(column, columns.iter().map(String::as_str)) {
+        Some(near) => misuse!("the source has no column {column:?}; did you mean {near:?}?"),
+        None => misuse!("the source has no column {column:?}; it has {}", columns.join(", ")),
+    }
+}
+
+/// A job that has nothing of its own but its source and its name.
+fn sample(source: &str, app_id: &str) -> Result<Job, ConfigError> {
+    let text = format!(
+        "app_id = {}\n[source]\npath = {}\n[target]\npath = \"init-target\"\n[provider.p]\nbase_url = \"simulator\"\n\
+         model = \"m\"\n[[step]]\noutput = \"init_output\"\nprompt = \"{{{{ row }}}}\"\n",
+        quoted(app_id),
+        quoted(source)
+    );
+    Job::of_text(Path::new("job.toml"), &text, &[], Keys::Unneeded)
 }
 
 /// The columns of a source that text can be made of, those of text first.
 async fn columns(source: &str) -> anyhow::Result<Vec<String>> {
-    let text = format!(
-        "app_id = \"init\"\n[source]\npath = {}\n[target]\npath = \"init-target\"\n[provider.p]\nbase_url = \"simulator\"\n\
-         model = \"m\"\n[[step]]\noutput = \"init_output\"\nprompt = \"{{{{ row }}}}\"\n",
-        quoted(source)
-    );
-    let job = Job::of_text(Path::new("job.toml"), &text, &[], Keys::Unneeded)?;
+    let job = sample(source, "init")?;
     let source = Source::open(&job.source).await.map_err(EngineError::from)?;
     let fields = source.schema().fields();
     let is_text =

@@ -22,13 +22,53 @@ pub(super) struct SetArguments {
 }
 
 impl JobArguments {
+    /// As they are typed again for another command.
+    pub(super) fn typed(&self) -> String {
+        self.set.typed(&self.job)
+    }
+
     pub(super) fn load(&self, keys: Keys) -> Result<Job, ConfigError> {
         self.set.load(&self.job, keys)
     }
 }
 
 impl SetArguments {
+    /// The job file and what is set, as they are typed again for another command.
+    pub(super) fn typed(&self, file: &Path) -> String {
+        let mut typed = shell_quoted(&file.to_string_lossy());
+        for written in &self.set {
+            typed.push_str(" --set ");
+            typed.push_str(&shell_quoted(written));
+        }
+        typed
+    }
+
     pub(super) fn load(&self, file: &Path, keys: Keys) -> Result<Job, ConfigError> {
         Job::load_set(file, &self.set, keys)
+    }
+}
+
+/// A word as a POSIX shell reads it back.
+pub(super) fn shell_quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || "_-./:=@%+,".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quoted_word_is_read_back_by_a_shell() {
+        for word in ["job.toml", "step.0.prompt=it's {{ a }} \"b\" $HOME `x` \\", "", "ünï cödé\nx", "*", "~"]
+        {
+            let script = format!("printf %s {}", shell_quoted(word));
+            let said = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
+            assert_eq!(String::from_utf8(said.stdout).unwrap(), word);
+        }
+        assert_eq!(shell_quoted("provider.p.model=gpt-4o"), "provider.p.model=gpt-4o");
     }
 }

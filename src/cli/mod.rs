@@ -9,9 +9,11 @@ mod ending;
 mod errors;
 mod exit;
 mod init;
+mod interview;
 mod job;
 mod listing;
 mod output;
+mod panics;
 mod retry;
 mod run;
 mod select;
@@ -69,6 +71,7 @@ enum Command {
 #[must_use]
 pub fn main() -> ExitCode {
     arena::settle_on_one();
+    panics::pass_over_expected();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -118,8 +121,19 @@ fn explain(error: &anyhow::Error, console: &Console) -> Exit {
     if let Some(error) = error.downcast_ref::<EngineError>() {
         return explain_engine(error, console);
     }
-    console.problem(error.to_string(), None);
+    console.problem(told(error), None);
     if error.is::<ConfigError>() || error.is::<exit::Misuse>() { Exit::Usage } else { Exit::Internal }
+}
+
+/// The message of an error with its causes, those that it tells itself left out.
+fn told(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 fn explain_engine(error: &EngineError, console: &Console) -> Exit {

@@ -22,18 +22,11 @@ pub(super) fn data(line: impl AsRef<str>) -> io::Result<bool> {
     match writeln!(out, "{}", line.as_ref()).and_then(|()| out.flush()) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-        Err(error) => Err(error),
+        Err(error) => {
+            let what = format!("cannot write to the standard output: {error}");
+            Err(io::Error::new(error.kind(), what))
+        }
     }
-}
-
-/// A number and what it counts.
-pub(super) fn counted(number: u64, noun: &str) -> String {
-    let ending = match (number, noun.strip_suffix("ch")) {
-        (1, _) => "",
-        (_, Some(_)) => "es",
-        _ => "s",
-    };
-    format!("{} {noun}{ending}", indicatif::HumanCount(number))
 }
 
 /// Writes a line of talk, for commands that show no display.

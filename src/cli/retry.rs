@@ -28,5 +28,6 @@ pub(super) struct RetryArguments {
 pub(super) async fn retry(arguments: RetryArguments) -> anyhow::Result<Exit> {
     let RetryArguments { job, select, provider, limit, session } = arguments;
     let wanted = Retrying { selection: select.selection(&[]), provider, ..Retrying::default() };
-    session::attend(&session, &Errand::Retry(wanted, limit), || Ok(job.load(Keys::Read)?)).await
+    session::attend(&session, &Errand::Retry(wanted, limit), || Ok((job.load(Keys::Read)?, job.typed())))
+        .await
 }

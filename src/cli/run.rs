@@ -45,7 +45,7 @@ pub(super) async fn run(arguments: RunArguments) -> anyhow::Result<Exit> {
         if restart && !yes {
             confirm(&job)?;
         }
-        Ok(job)
+        Ok((job, set.typed(&file)))
     };
     let begin = if restart { Begin::Restart } else { Begin::GoOn };
     session::attend(&session, &Errand::Run(max_rows, begin), load).await

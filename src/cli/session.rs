@@ -72,11 +72,12 @@ pub(super) enum Errand {
     Retry(Retrying, Option<u64>),
 }
 
-/// Does it and tells how it went. The job is what `load` reads.
+/// Does it and tells how it went. The job is what `load` reads, with its file and what is set in it as they
+/// are typed again.
 pub(super) async fn attend(
     arguments: &SessionArguments,
     errand: &Errand,
-    load: impl FnOnce() -> anyhow::Result<Job>,
+    load: impl FnOnce() -> anyhow::Result<(Job, String)>,
 ) -> anyhow::Result<Exit> {
     let console = Console::new(arguments.log_format);
     // The console says how even the first mistake is told.
@@ -87,13 +88,13 @@ pub(super) async fn attend(
 async fn attempt(
     arguments: &SessionArguments,
     errand: &Errand,
-    load: impl FnOnce() -> anyhow::Result<Job>,
+    load: impl FnOnce() -> anyhow::Result<(Job, String)>,
     console: &Console,
 ) -> anyhow::Result<Exit> {
     let started = clock::now();
     let mut tasks = JoinSet::new();
     let stop = signals::watch_signals(&mut tasks, console)?;
-    let job = load()?;
+    let (job, typed) = load()?;
     let tally = Tally::default();
     let mut reports = report(arguments, console, &tally);
     let simulator = match &job.simulator {
@@ -122,7 +123,8 @@ async fn attempt(
     reports.shutdown().await;
     console.end_display();
     let totals = tally.totals();
-    let facts = Facts { arguments, errand, job: &job, totals: &totals, took: clock::now() - started };
+    let took = clock::now() - started;
+    let facts = Facts { arguments, errand, job: &job, typed: &typed, totals: &totals, took };
     tell(&ended, &facts, console)
 }
 

@@ -5,10 +5,11 @@ use indicatif::{HumanBytes, HumanCount};
 
 use super::exit::Exit;
 use super::job::JobArguments;
-use super::output::{self, counted};
+use super::output;
 use crate::checkpoint::LastRun;
 use crate::config::{Job, Keys};
-use crate::engine::{self, OpenBatch, Status};
+use crate::engine::{self, CheckpointStatus, Next, OpenBatch, Status};
+use crate::report::counted;
 
 #[derive(Debug, Args)]
 pub(super) struct StatusArguments {
@@ -30,12 +31,12 @@ pub(super) async fn status(arguments: StatusArguments) -> anyhow::Result<Exit> {
     let status = engine::status(&job).await?;
     match arguments.format {
         Shape::Json => output::data(serde_json::to_string(&status)?)?,
-        Shape::Text => output::data(text(&job, &status))?,
+        Shape::Text => output::data(text(&job, &status, &arguments.job.typed()))?,
     };
     Ok(Exit::Done)
 }
 
-fn text(job: &Job, status: &Status) -> String {
+fn text(job: &Job, status: &Status, typed: &str) -> String {
     let mut lines: Vec<(&str, String)> = vec![("job", status.app_id.clone())];
     match (&status.running, &status.retrying) {
         (None, None) => lines.push(("running", "nobody".to_owned())),
@@ -45,29 +46,23 @@ fn text(job: &Job, status: &Status) -> String {
         }
     }
     lines.push(("source", job.source.location.to_string()));
-    lines.push((
-        "",
-        match &status.source {
-            Some(lag) if lag.rows == 0 => "everything is planned".to_owned(),
-            Some(lag) => {
-                let versions = lag
-                    .versions
-                    .map_or_else(String::new, |versions| format!("{}, ", counted(versions, "version")));
-                format!("behind by {versions}{}, {}", counted(lag.files, "file"), counted(lag.rows, "row"))
-            }
-            None => {
-                format!("cannot tell how far behind: {}", status.source_error.as_deref().unwrap_or_default())
-            }
-        },
-    ));
+    lines.push(("", source(status)));
+    let checkpoint = match status.checkpoint {
+        CheckpointStatus::None | CheckpointStatus::Good => None,
+        CheckpointStatus::Missing => Some("missing; enrich run rebuilds it from the target"),
+        CheckpointStatus::Old => Some("older than the target; enrich run takes its position from there"),
+        CheckpointStatus::Refused => Some("does not fit the target; enrich check says why"),
+    };
+    lines.extend(checkpoint.map(|what| ("checkpoint", what.to_owned())));
     lines.push(("target", job.target.location.to_string()));
     match &status.target {
         None => lines.push(("", "not there yet; enrich run makes it".to_owned())),
         Some(target) => {
-            let rows = target.rows.map_or_else(|| "?".to_owned(), |rows| HumanCount(rows).to_string());
+            let rows = target.rows.map_or_else(|| "? rows".to_owned(), |rows| counted(rows, "row"));
+            let files = counted(target.files, "file");
             lines.push((
                 "",
-                format!("version {}, {rows} rows in {}", target.version, counted(target.files, "file")),
+                format!("version {}, {rows} in {files}, whichever job wrote them", target.version),
             ));
             let failed: u64 = target.failed.iter().map(|group| group.rows).sum();
             let groups: Vec<String> = target
@@ -84,37 +79,70 @@ fn text(job: &Job, status: &Status) -> String {
         lines.push(("open retry", batches(&status.open_retry_batches)));
     }
     lines.push(("journal", HumanBytes(status.journal_bytes).to_string()));
-    lines.extend(last_run(status));
+    let is_running = status.running.is_some();
+    lines.extend(last("last run", status.last_run.as_ref(), is_running));
+    if status.last_retry.is_some() {
+        lines.extend(last("last retry", status.last_retry.as_ref(), status.retrying.is_some()));
+    }
+    lines.extend(status.next.map(|next| {
+        let command = match next {
+            Next::Run => format!("enrich run {typed}"),
+            Next::Retry => format!("enrich retry {typed}"),
+            Next::Errors => format!("enrich errors {typed} --summary"),
+            Next::Check => format!("enrich check {typed}"),
+        };
+        ("next:", command)
+    }));
     let lines = lines.iter().map(|(name, text)| format!("{name:<10}  {text}").trim_end().to_owned());
     lines.collect::<Vec<_>>().join("\n")
 }
 
-fn batches(open: &[OpenBatch]) -> String {
-    match (open.first(), open.last()) {
-        (Some(first), Some(last)) => {
-            let rows: u64 = open.iter().map(|batch| batch.rows).sum();
-            format!(
-                "{} ({} to {}), {}",
-                counted(open.len() as u64, "batch"),
-                first.batch,
-                last.batch,
-                counted(rows, "row")
-            )
+/// What the source has that the target has not.
+fn source(status: &Status) -> String {
+    let open: u64 = status.open_batches.iter().map(|batch| batch.rows).sum();
+    match &status.source {
+        Some(lag) if lag.rows == 0 && open == 0 => "every row is in the target".to_owned(),
+        Some(lag) if lag.rows == 0 => {
+            let are = if open == 1 { "is" } else { "are" };
+            format!("read to its end; {} {are} not in the target yet", counted(open, "row"))
         }
-        _ => "no batch".to_owned(),
+        Some(lag) => {
+            let versions = lag
+                .versions
+                .map_or_else(String::new, |versions| format!("{}, ", counted(versions, "version")));
+            format!("behind by {versions}{}, {}", counted(lag.files, "file"), counted(lag.rows, "row"))
+        }
+        None => format!("cannot tell how far behind: {}", status.source_error.as_deref().unwrap_or_default()),
     }
 }
 
-fn last_run(status: &Status) -> Vec<(&'static str, String)> {
-    let Some(run) = &status.last_run else { return vec![("last run", "none".to_owned())] };
+fn batches(open: &[OpenBatch]) -> String {
+    let (Some(first), Some(last)) = (open.first(), open.last()) else { return "no batch".to_owned() };
+    let rows: u64 = open.iter().map(|batch| batch.rows).sum();
+    let answered: u64 = open.iter().map(|batch| batch.answered).sum();
+    let numbers = match open.len() {
+        1 => first.batch.to_string(),
+        _ => format!("{} to {}", first.batch, last.batch),
+    };
+    format!(
+        "{} ({numbers}), {}: {} answered and to be written, {} to be asked",
+        counted(open.len() as u64, "batch"),
+        counted(rows, "row"),
+        HumanCount(answered),
+        HumanCount(rows - answered)
+    )
+}
+
+fn last(name: &'static str, run: Option<&LastRun>, goes_on: bool) -> Vec<(&'static str, String)> {
+    let Some(run) = run else { return vec![(name, "none".to_owned())] };
     let time = |time: &chrono::DateTime<chrono::Utc>| time.format("%Y-%m-%d %H:%M:%S UTC").to_string();
     let LastRun { started, ended, end, rows, answers, errors, tokens, message, .. } = run;
     let how = match (ended, end) {
         (Some(ended), Some(end)) => format!("to {}: {end}", time(ended)),
-        _ if status.running.is_some() => "goes on".to_owned(),
-        _ => "it did not say how it ended: killed, or the machine went down; run it again".to_owned(),
+        _ if goes_on => "goes on".to_owned(),
+        _ => "it did not say how it ended: killed, or the machine went down".to_owned(),
     };
-    let mut lines = vec![("last run", format!("{} {how}", time(started)))];
+    let mut lines = vec![(name, format!("{} {how}", time(started)))];
     lines.extend(message.iter().map(|message| ("", message.clone())));
     if ended.is_some() {
         let failed: u64 = errors.values().sum();

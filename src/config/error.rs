@@ -3,6 +3,9 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+/// What serde's path says where it is at no key.
+pub(super) const NO_KEY: &str = ".";
+
 /// A mistake in a job file.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -51,13 +54,14 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
-    pub(super) fn from_toml(path: &Path, text: &str, error: &toml::de::Error) -> Self {
+    /// `key` is the dotted path of what is wrong, as far as it is known.
+    pub(super) fn from_toml(path: &Path, text: &str, key: &str, error: &toml::de::Error) -> Self {
         let line = error.span().map_or(1, |span| line_of(text, &span));
-        ConfigError::Syntax { path: path.to_owned(), line, message: explain(error.message()) }
+        ConfigError::Syntax { path: path.to_owned(), line, message: explain(key, error.message()) }
     }
 
-    pub(super) fn merged(path: &Path, error: &toml::de::Error) -> Self {
-        ConfigError::Merged { path: path.to_owned(), message: explain(error.message()) }
+    pub(super) fn merged(path: &Path, key: &str, error: &toml::de::Error) -> Self {
+        ConfigError::Merged { path: path.to_owned(), message: explain(key, error.message()) }
     }
 
     pub(super) fn value(path: &Path, key: impl Into<String>, message: impl Into<String>) -> Self {
@@ -69,15 +73,18 @@ fn line_of(text: &str, span: &Range<usize>) -> usize {
     text.bytes().take(span.start).filter(|byte| *byte == b'\n').count() + 1
 }
 
-/// Turns serde's list of everything that would have been right into the one key that was meant.
-fn explain(message: &str) -> String {
-    let Some(rest) = message.strip_prefix("unknown field ") else { return message.trim().replace('\n', " ") };
+/// Names the key, and turns serde's list of everything that would have been right into the one that was meant.
+fn explain(key: &str, message: &str) -> String {
+    let Some(rest) = message.strip_prefix("unknown field ") else {
+        let message = message.trim().replace('\n', " ");
+        return if key == NO_KEY { message } else { format!("`{key}`: {message}") };
+    };
     let mut quoted = rest.split('`').skip(1).step_by(2);
     let unknown = quoted.next().unwrap_or_default();
     let known: Vec<&str> = quoted.collect();
     match nearest(unknown, known.iter().copied()) {
-        Some(near) => format!("unknown key `{unknown}`; did you mean `{near}`?"),
-        None => format!("unknown key `{unknown}`; the keys here are {}", known.join(", ")),
+        Some(near) => format!("unknown key `{key}`; did you mean `{near}`?"),
+        None => format!("unknown key `{key}`; the keys here are {}", known.join(", ")),
     }
 }
 

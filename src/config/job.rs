@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use url::Url;
 
 use super::check::{Checker, Environment};
-use super::error::ConfigError;
+use super::error::{ConfigError, NO_KEY};
 use super::overrides;
 use super::raw::RawJob;
 use super::simulated::SimulatorSpec;
@@ -297,12 +297,13 @@ impl Job {
         if set.is_empty() {
             return Job::check(file, text, environment);
         }
-        let syntax = |error| ConfigError::from_toml(file, text, &error);
+        let syntax = |error| ConfigError::from_toml(file, text, NO_KEY, &error);
         let mut table: toml::Table = toml::from_str(text).map_err(syntax)?;
         for written in set {
             overrides::set(&mut table, written).map_err(|message| ConfigError::Set { message })?;
         }
-        let raw = RawJob::deserialize(table).map_err(|error| ConfigError::merged(file, &error))?;
+        let raw: RawJob = serde_path_to_error::deserialize(table)
+            .map_err(|error| ConfigError::merged(file, &error.path().to_string(), error.inner()))?;
         Job::validate(file, raw, environment)
     }
 
@@ -320,7 +321,10 @@ impl Job {
     }
 
     fn check(file: &Path, text: &str, environment: Option<Environment<'_>>) -> Result<Job, ConfigError> {
-        let raw: RawJob = toml::from_str(text).map_err(|error| ConfigError::from_toml(file, text, &error))?;
+        let document = toml::Deserializer::parse(text)
+            .map_err(|error| ConfigError::from_toml(file, text, NO_KEY, &error))?;
+        let raw: RawJob = serde_path_to_error::deserialize(document)
+            .map_err(|error| ConfigError::from_toml(file, text, &error.path().to_string(), error.inner()))?;
         Job::validate(file, raw, environment)
     }
 

@@ -2,8 +2,14 @@
 
 use toml::{Table, Value};
 
+use super::error::nearest;
+
+/// The section whose tables have names that the user gives.
+const PROVIDER: &str = "provider";
+
 /// Sets one key, written as `provider.openai.model=gpt-…`. The value is TOML where it parses as such, else a
-/// text. A number in the path counts the `[[step]]`s, from 0.
+/// text. A number in the path counts the `[[step]]`s, from 0. A section is made where the file leaves it out,
+/// but no provider: a misspelt name would be a new one.
 ///
 /// # Errors
 /// What is wrong with it.
@@ -20,31 +26,44 @@ pub(super) fn set(table: &mut Table, written: &str) -> Result<(), String> {
         table.insert((*last).to_owned(), value_of(value));
         return Ok(());
     };
+    if let (PROVIDER, Some(name)) = (*first, rest.first()) {
+        provider(table, name).map_err(|what| format!("--set {written:?}: {what}"))?;
+    }
     let mut place = table.entry(*first).or_insert_with(|| Value::Table(Table::new()));
     for key in rest {
-        place = child(place, key).ok_or_else(|| no_place(written, key))?;
+        place = child(place, key).map_err(|what| format!("--set {written:?}: {what}"))?;
     }
+    let place = child(place, last).map_err(|what| format!("--set {written:?}: {what}"))?;
+    *place = value_of(value);
+    Ok(())
+}
+
+/// Whether there is a provider of this name.
+fn provider(table: &Table, name: &str) -> Result<(), String> {
+    let known = table.get(PROVIDER).and_then(Value::as_table);
+    let names: Vec<&str> = known.iter().flat_map(|known| known.keys()).map(String::as_str).collect();
+    if names.contains(&name) {
+        return Ok(());
+    }
+    Err(match nearest(name, names.iter().copied()) {
+        Some(near) => format!("there is no [provider.{name}]; did you mean {near:?}?"),
+        None if names.is_empty() => format!("there is no [provider.{name}], nor any other"),
+        None => format!("there is no [provider.{name}]; the job has {}", names.join(", ")),
+    })
+}
+
+fn child<'a>(place: &'a mut Value, key: &str) -> Result<&'a mut Value, String> {
     match place {
-        Value::Table(table) => {
-            table.insert((*last).to_owned(), value_of(value));
-            Ok(())
+        Value::Table(table) => Ok(table.entry(key).or_insert_with(|| Value::Table(Table::new()))),
+        Value::Array(array) => {
+            let count = array.len();
+            let at = key.parse::<usize>().ok().and_then(|at| array.get_mut(at));
+            at.ok_or_else(|| {
+                format!("there is no number {key:?} among {count}, which are counted from 0, as in step.0.prompt=…")
+            })
         }
-        _ => Err(no_place(written, last)),
+        _ => Err(format!("what stands there is a value and has no {key:?} in it")),
     }
-}
-
-fn child<'a>(place: &'a mut Value, key: &str) -> Option<&'a mut Value> {
-    match place {
-        Value::Table(table) => Some(table.entry(key).or_insert_with(|| Value::Table(Table::new()))),
-        Value::Array(array) => array.get_mut(key.parse::<usize>().ok()?),
-        _ => None,
-    }
-}
-
-fn no_place(written: &str, key: &str) -> String {
-    format!(
-        "--set {written:?}: there is nothing to set at {key:?}; steps are counted from 0, as in step.0.prompt=…"
-    )
 }
 
 fn value_of(text: &str) -> Value {
@@ -69,6 +88,7 @@ mod tests {
         let table = with("provider.p.model = gpt-4o").unwrap();
         assert_eq!(table["provider"]["p"]["model"].as_str(), Some("gpt-4o"));
         assert_eq!(with("batch.max_rows=7").unwrap()["batch"]["max_rows"].as_integer(), Some(7));
+        assert_eq!(with("step.0={ output = \"o\" }").unwrap()["step"][0]["output"].as_str(), Some("o"));
         assert_eq!(with("step.0.prompt=a=b").unwrap()["step"][0]["prompt"].as_str(), Some("a=b"));
         assert_eq!(
             with("provider.p.headers={ a = \"b\" }").unwrap()["provider"]["p"]["headers"]["a"].as_str(),
@@ -78,8 +98,32 @@ mod tests {
 
     #[test]
     fn what_cannot_be_set_is_told() {
-        for written in ["app_id", "=x", "a..b=1", "app_id.x=1", "step.3.prompt=x", "step.prompt.x=1"] {
-            assert!(with(written).unwrap_err().contains("--set"), "{written}");
+        for (written, what) in [
+            ("app_id", "KEY=VALUE"),
+            ("=x", "names no key"),
+            ("a..b=1", "names no key"),
+            ("app_id.x=1", "a value and has no \"x\""),
+            ("app_id.x.y=1", "a value and has no \"x\""),
+            ("step.3.prompt=x", "no number \"3\" among 1"),
+            ("step.1={ prompt = \"x\" }", "no number \"1\" among 1"),
+            ("step.prompt.x=1", "no number \"prompt\""),
+            ("step.prompt=1", "no number \"prompt\""),
+            ("provider.pp.model=x", "no [provider.pp]; did you mean \"p\"?"),
+            ("provider.other.headers.a=x", "no [provider.other]; the job has p"),
+        ] {
+            let told = with(written).unwrap_err();
+            assert!(told.contains("--set") && told.contains(what), "{written}: {told}");
         }
+    }
+
+    #[test]
+    fn a_section_that_the_file_leaves_out_is_made() {
+        assert_eq!(with("batch.max_rows=7").unwrap()["batch"]["max_rows"].as_integer(), Some(7));
+        assert_eq!(
+            with("provider.p.headers.a=b").unwrap()["provider"]["p"]["headers"]["a"].as_str(),
+            Some("b")
+        );
+        let whole = with("provider.q={ base_url = \"simulator\", model = \"m\" }").unwrap();
+        assert_eq!(whole["provider"]["q"]["model"].as_str(), Some("m"));
     }
 }

@@ -21,6 +21,7 @@ use crate::event::Voice;
 use crate::fault::Failure;
 use crate::ident::RunId;
 use crate::journal::{self, JournalError};
+use crate::report::counted;
 use crate::sink::Sink;
 use crate::source::{Lag, Source};
 use crate::store::{self, StoreError};
@@ -49,8 +50,8 @@ pub async fn check(job: &Job, live: bool, simulator: Option<&Url>) -> Vec<Findin
     let source = Source::open(&job.source).await;
     let source = match source {
         Ok(source) => {
-            let columns = source.schema().fields().len();
-            note("source", Ok(format!("{}, {columns} columns", job.source.location)));
+            let columns = counted(source.schema().fields().len() as u64, "column");
+            note("source", Ok(format!("{}, {columns}", job.source.location)));
             note("source files", files(job, source).await);
             Source::open(&job.source).await
         }
@@ -146,7 +147,7 @@ async fn files(job: &Job, mut source: Source) -> Result<String, EngineError> {
     let Lag { files, rows, .. } = source.lag(&position).await?;
     Ok(match files {
         0 => "nothing new".to_owned(),
-        _ => format!("new files: {files}, with {rows} rows"),
+        _ => format!("new: {} with {}", counted(files, "file"), counted(rows, "row")),
     })
 }
 
@@ -158,7 +159,8 @@ async fn ask(endpoint: &Endpoint) -> Result<String, Failure> {
     let took = clock::now() - started;
     let facts = decode::facts(&paid.response);
     let model = facts.model.unwrap_or_else(|| endpoint.model().to_string());
-    let used = facts.tokens.map_or_else(String::new, |tokens| format!(", {} tokens", tokens.total()));
+    let used =
+        facts.tokens.map_or_else(String::new, |tokens| format!(", {}", counted(tokens.total(), "token")));
     Ok(format!("{model} at {} answered in {} ms{used}", endpoint.address(), took.as_millis()))
 }
 
@@ -216,9 +218,11 @@ pub fn repair(job: &Job) -> Result<Vec<String>, EngineError> {
             Err(JournalError::Damaged { .. }) => {
                 let journal::Salvaged { damaged, kept, lost_bytes } = journal::salvage(&path)?;
                 done.push(format!(
-                    "kept {kept} answers of the damaged journal {}; {lost_bytes} bytes could not be read and what they \
-                     held is asked again (the damaged file is {})",
+                    "kept {} of the damaged journal {}; {} could not be read and what was there is asked again (the \
+                     damaged file is {})",
+                    counted(kept, "answer"),
                     path.display(),
+                    counted(lost_bytes, "byte"),
                     damaged.display()
                 ));
             }

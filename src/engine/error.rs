@@ -8,7 +8,7 @@ use crate::journal::JournalError;
 use crate::prompt::PromptError;
 use crate::sink::{FailedError, TargetError};
 use crate::source::SourceError;
-use crate::store::StoreError;
+use crate::store::{self, StoreError};
 use crate::table::TableError;
 use crate::transport::EndpointError;
 
@@ -78,6 +78,9 @@ impl EngineError {
     /// What to do about it, where that can be said.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
+        if store::disk_trouble(self).is_some_and(store::is_full) {
+            return Some("make room on that disk and run again: what is answered is kept");
+        }
         match self {
             EngineError::Refused { refusal: Refusal::Foreign { .. }, .. } => Some(
                 "go on with the checkpoint that wrote there, or give this job an app_id or a target of its own",

@@ -9,6 +9,7 @@ use crate::checkpoint::{
 use crate::config::{Job, StepSpec};
 use crate::event::{Event, Voice};
 use crate::ident::{BatchId, Lineage};
+use crate::report::counted;
 use crate::sink::{Progress, Sink};
 use crate::source::Source;
 
@@ -153,11 +154,10 @@ impl Recoverer<'_> {
         }
         match recover(&checkpoint, self.committed(&checkpoint).await?) {
             Ok(Recovery::Continue(open)) => {
-                let rows: u64 = open.iter().map(PlannedBatch::rows).sum();
-                Ok(match open.len() {
+                let rows = counted(open.iter().map(PlannedBatch::rows).sum(), "row");
+                Ok(match open.len() as u64 {
                     0 => "fits the target; no batch is open".to_owned(),
-                    1 => format!("fits the target; a batch of {rows} rows is open"),
-                    batches => format!("fits the target; {batches} batches with {rows} rows are open"),
+                    batches => format!("fits the target; open: {} with {rows}", counted(batches, "batch")),
                 })
             }
             Ok(Recovery::Behind { .. }) => {
@@ -227,9 +227,10 @@ impl Recoverer<'_> {
                 let rows = self.sink.rows()?;
                 if rows > 0 {
                     let text = format!(
-                        "the target {} holds {rows} rows, none of them of the app_id {:?}: every row of the source is \
-                         asked about",
-                        self.job.target.location, self.job.app_id
+                        "the target {} holds {}, but none of the app_id {:?}: every row of the source is asked about",
+                        self.job.target.location,
+                        counted(rows, "row"),
+                        self.job.app_id
                     );
                     self.voice.say(&Event::Notice(&text));
                 }

@@ -12,6 +12,7 @@ use url::Url;
 use super::enricher::Enricher;
 use super::error::EngineError;
 use super::feed::{Feed, Loaded};
+use super::history::History;
 use super::prepare::prepare;
 use super::probation::Strictness;
 use super::run::{End, RunOptions, Running, StopRequest};
@@ -20,11 +21,13 @@ use crate::checkpoint::{
     Checkpoint, CheckpointFile, Lock, Part, PlannedBatch, Position, Recovery, Retrying, Selection, SourceId,
     recover,
 };
+use crate::clock;
 use crate::config::{BatchLimits, Job};
 use crate::event::{Event, Voice};
 use crate::faultpoint::{self, Side};
 use crate::ident::{BatchId, Lineage, RunId};
 use crate::ledger::{Ledger, Window};
+use crate::report::Tally;
 use crate::sink::{FailedReader, FailedRows, Found, Reloaded, Repair, retry_app_id};
 use crate::store;
 
@@ -52,8 +55,15 @@ pub async fn retry(
         return Err(missing());
     }
     let _lock = Lock::take(own.path(), RunId::random())?;
+    let started = clock::wall();
+    let tally = Tally::default();
+    let voice = voice.and(Box::new(tally.clone()));
     let rows = FailedRows::open(job).await?.ok_or_else(missing)?;
-    start(job, rows, wanted, options, simulator, &voice).await?.run(options, stop).await
+    let (session, running) = start(job, rows, wanted, options, simulator, &voice).await?;
+    let history = History::begin(own.path(), session, started, tally)?;
+    let end = running.run(options, stop).await;
+    history.end(&end);
+    end
 }
 
 async fn start(
@@ -63,7 +73,7 @@ async fn start(
     options: RunOptions,
     simulator: Option<&Url>,
     voice: &Voice,
-) -> Result<Running<RetryFeed, Repair>, EngineError> {
+) -> Result<(RunId, Running<RetryFeed, Repair>), EngineError> {
     let columns = rows.source_columns();
     let file = CheckpointFile::in_folder(&job.checkpoint.path().join(FOLDER));
     store::probe(&job.checkpoint.path().join(FOLDER))?;
@@ -91,12 +101,12 @@ async fn start(
     let resumed: u64 = outstanding.iter().map(PlannedBatch::rows).sum();
     let planned = Planned::of(&outstanding);
     let failed = reader.find(&retrying.selection, session).await?;
-    let mut queue: VecDeque<Found> = failed.into_iter().filter(|found| !planned.has(found)).collect();
+    let failed: Vec<Found> = failed.into_iter().filter(|found| !planned.has(found)).collect();
     let room = options
         .max_rows
         .map_or(usize::MAX, |most| usize::try_from(most.saturating_sub(resumed)).unwrap_or(usize::MAX));
-    let is_limited = queue.len() > room;
-    queue.truncate(room);
+    let is_limited = failed.len() > room;
+    let queue = longest_unasked(failed, room);
     let rows = resumed + queue.len() as u64;
     voice.say(&Event::Outstanding { rows, most_asked: None });
     voice.say(&Event::Started { run: session });
@@ -115,7 +125,20 @@ async fn start(
         voice.clone(),
     );
     let feed = RetryFeed { reader, queue, limits: job.batch, is_limited, file, checkpoint, places: None };
-    Ok(Running::new(enricher, feed, repair, lineage, voice.clone()))
+    Ok((session, Running::new(enricher, feed, repair, lineage, voice.clone())))
+}
+
+/// So many of the rows, in their order: those that were asked longest ago, so that retries that follow each other
+/// come to every row.
+fn longest_unasked(rows: Vec<Found>, most: usize) -> VecDeque<Found> {
+    if rows.len() <= most {
+        return rows.into();
+    }
+    let mut by_age: Vec<(usize, Found)> = rows.into_iter().enumerate().collect();
+    by_age.sort_by(|(_, a), (_, b)| a.run.cmp(&b.run));
+    by_age.truncate(most);
+    by_age.sort_unstable_by_key(|(at, _)| *at);
+    by_age.into_iter().map(|(_, found)| found).collect()
 }
 
 /// The job with all its steps at one provider.

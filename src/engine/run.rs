@@ -11,17 +11,17 @@ use super::enricher::Enricher;
 use super::error::EngineError;
 use super::error_rate::TooManyErrors;
 use super::feed::{Drain, Feed, Loaded};
+use super::history::History;
 use super::prepare::prepare;
 use super::start::{Started, start};
 use super::stop::Stop;
-use crate::checkpoint::LastRun;
 use crate::clock::{self, Instant};
 use crate::config::Job;
 use crate::event::{Event, Voice};
 use crate::fault::Failure;
 use crate::ident::{BatchId, Lineage, RunId};
 use crate::ledger::Duty;
-use crate::report::{Tally, Totals};
+use crate::report::Tally;
 use crate::sink::{Committed, FilledBatch, Sink};
 use crate::source::Source;
 use crate::store;
@@ -140,30 +140,11 @@ pub async fn run(
         start(job, prepared, source, run, options, &voice).await?;
     voice.say(&Event::Started { run });
     let folder = job.target.location.join("_checkpoints").join(&job.app_id);
-    let begun = LastRun::begun(run, started);
-    begun.save(folder.path())?;
+    let history = History::begin(folder.path(), run, started, tally)?;
     let end = Running::new(enricher, reading, sink, lineage, voice).run(options, stop).await;
-    // It only informs: a full disk is told by what depends on it.
-    let _ = ended(&begun, &end, &tally.totals()).save(folder.path());
+    history.end(&end);
     drop(lock);
     end
-}
-
-fn ended(begun: &LastRun, end: &Result<End, EngineError>, totals: &Totals) -> LastRun {
-    let (word, message) = match end {
-        Ok(end) => (end.word(), end.message()),
-        Err(error) => ("error", Some(error.to_string())),
-    };
-    LastRun {
-        ended: Some(clock::wall()),
-        end: Some(word.to_owned()),
-        message,
-        rows: totals.committed_rows,
-        answers: totals.answers,
-        errors: totals.errors.iter().map(|(class, count)| ((*class).to_owned(), *count)).collect(),
-        tokens: totals.tokens,
-        ..begun.clone()
-    }
 }
 
 /// The loop of a run, between where batches come from and where they go.

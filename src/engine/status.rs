@@ -4,13 +4,15 @@ use serde::Serialize;
 
 use super::error::EngineError;
 use super::retry;
-use crate::checkpoint::{Checkpoint, CheckpointFile, LastRun, Lock, Position, Retrying, Selection};
+use crate::checkpoint::{
+    Checkpoint, CheckpointFile, LastRun, Lock, PlannedBatch, Position, Recovery, Retrying, Selection, recover,
+};
 use crate::config::Job;
 use crate::ident::BatchId;
-use crate::journal::JournalFolder;
-use crate::sink::{FailedGroup, FailedRows, Sink};
+use crate::journal::{Header, JournalFolder};
+use crate::sink::{self, FailedGroup, FailedRows, Progress, Sink, retry_app_id};
 use crate::source::{Lag, Source};
-use crate::table::{Table, is_delta_table};
+use crate::table::{Table, TableError, is_delta_table};
 
 /// How a job stands.
 #[derive(Debug, Serialize)]
@@ -25,7 +27,9 @@ pub struct Status {
     pub source: Option<SourceStatus>,
     /// Why that cannot be told.
     pub source_error: Option<String>,
-    /// Batches that are planned and not known to be committed.
+    /// What the checkpoint is worth.
+    pub checkpoint: CheckpointStatus,
+    /// Batches that are planned and not committed.
     pub open_batches: Vec<OpenBatch>,
     /// The same of a retry.
     pub open_retry_batches: Vec<OpenBatch>,
@@ -35,6 +39,10 @@ pub struct Status {
     pub target: Option<TargetStatus>,
     /// The last run; none if there was none, or it left no word.
     pub last_run: Option<LastRun>,
+    /// The last retry of failed rows.
+    pub last_retry: Option<LastRun>,
+    /// The command that there is a reason to run; none if all is well, or somebody is at it.
+    pub next: Option<Next>,
 }
 
 /// What the source has and no batch holds.
@@ -48,13 +56,31 @@ pub struct SourceStatus {
     pub rows: u64,
 }
 
-/// A batch that is planned and not known to be committed.
+/// What a checkpoint is worth to the next run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CheckpointStatus {
+    /// There is none, and the target holds nothing of the job: it has not begun.
+    None,
+    /// It fits the target.
+    Good,
+    /// It is lost; the next run rebuilds it from the target, which says how far the source is read.
+    Missing,
+    /// It is older than the target, which says how far the source is read.
+    Old,
+    /// It contradicts the target, and a run is refused.
+    Refused,
+}
+
+/// A batch that is planned and not committed.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct OpenBatch {
     /// Its number.
     pub batch: BatchId,
     /// Rows in it.
     pub rows: u64,
+    /// Rows among them whose outcome for every step is in the journal: they are not asked again.
+    pub answered: u64,
 }
 
 /// The target of a job.
@@ -70,32 +96,128 @@ pub struct TargetStatus {
     pub failed: Vec<FailedGroup>,
 }
 
+/// A command that there is a reason to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Next {
+    /// Rows of the source are not in the target.
+    Run,
+    /// A retry was cut short.
+    Retry,
+    /// Rows of the target have failed.
+    Errors,
+    /// A run would be refused, or the source cannot be read.
+    Check,
+}
+
+/// What checkpoint and target say together.
+struct Standing {
+    checkpoint: CheckpointStatus,
+    /// How far the source is read; none if only the keys of the target's rows tell.
+    position: Option<Position>,
+    open: Vec<PlannedBatch>,
+}
+
 /// Finds out how a job stands.
 ///
 /// # Errors
 /// When the target or the checkpoint cannot be read.
 pub async fn status(job: &Job) -> Result<Status, EngineError> {
     let folder = job.target.location.join("_checkpoints").join(&job.app_id);
+    let retry_folder = folder.join(retry::FOLDER);
+    let table = match job.target.location.path() {
+        path if is_delta_table(path) => Some(Table::open(path).await?),
+        path => {
+            Sink::can_create(path)?;
+            None
+        }
+    };
     let run: Option<Checkpoint<Position>> = CheckpointFile::in_folder(job.checkpoint.path()).load()?;
     let retried: Option<Checkpoint<Retrying>> =
         CheckpointFile::in_folder(&job.checkpoint.path().join(retry::FOLDER)).load()?;
-    let position = run.as_ref().map(|checkpoint| checkpoint.position.clone()).unwrap_or_default();
-    let (source, source_error) = match lag(job, &position).await {
-        Ok(Lag { versions, files, rows }) => (Some(SourceStatus { versions, files, rows }), None),
-        Err(error) => (None, Some(error.to_string())),
+    let Standing { checkpoint, position, open } = standing(job, run.as_ref(), table.as_ref()).await?;
+    let (source, source_error) = match &position {
+        Some(position) => match lag(job, position).await {
+            Ok(Lag { versions, files, rows }) => (Some(SourceStatus { versions, files, rows }), None),
+            Err(error) => (None, Some(error.to_string())),
+        },
+        None => (None, Some("only the rows of the target tell it, which the next run reads".to_owned())),
     };
-    let journals = [job.journal.clone(), job.journal.join(retry::FOLDER)];
-    Ok(Status {
+    let retry_journal = job.journal.join(retry::FOLDER);
+    let open_retry = open_retry(job, retried.as_ref(), table.as_ref()).await?;
+    let mut status = Status {
         app_id: job.app_id.clone(),
         running: Lock::holder(folder.path()),
-        retrying: Lock::holder(&folder.path().join(retry::FOLDER)),
+        retrying: Lock::holder(retry_folder.path()),
         source,
         source_error,
-        open_batches: open(run.as_ref()),
-        open_retry_batches: open(retried.as_ref()),
-        journal_bytes: journals.iter().map(|folder| JournalFolder::bytes_in(folder)).sum(),
-        target: target(job).await?,
+        checkpoint,
+        open_batches: open_batches(job, &job.journal, run.as_ref(), &open),
+        open_retry_batches: open_batches(job, &retry_journal, retried.as_ref(), &open_retry),
+        journal_bytes: JournalFolder::bytes_in(&job.journal) + JournalFolder::bytes_in(&retry_journal),
+        target: target(job, table.as_ref()).await?,
         last_run: LastRun::load(folder.path()),
+        last_retry: LastRun::load(retry_folder.path()),
+        next: None,
+    };
+    status.next = next(&status);
+    Ok(status)
+}
+
+async fn standing(
+    job: &Job,
+    found: Option<&Checkpoint>,
+    table: Option<&Table>,
+) -> Result<Standing, EngineError> {
+    let stands = |checkpoint, position, open| Ok(Standing { checkpoint, position, open });
+    match (found, table) {
+        (None, None) => stands(CheckpointStatus::None, Some(Position::Start), Vec::new()),
+        (None, Some(table)) => Ok(told_by(table, job, CheckpointStatus::Missing).await?),
+        (Some(found), Some(table)) if found.target_id == table.id()? => {
+            let mut committed = sink::committed(table, &job.app_id, found.lineage).await?;
+            committed.lineage = committed.lineage.max(found.adopted);
+            match recover(found, committed) {
+                Ok(Recovery::Continue(open)) => {
+                    stands(CheckpointStatus::Good, Some(found.position.clone()), open)
+                }
+                Ok(Recovery::Behind { .. }) => Ok(told_by(table, job, CheckpointStatus::Old).await?),
+                Err(_) => {
+                    stands(CheckpointStatus::Refused, Some(found.position.clone()), found.planned.clone())
+                }
+            }
+        }
+        (Some(found), _) => {
+            stands(CheckpointStatus::Refused, Some(found.position.clone()), found.planned.clone())
+        }
+    }
+}
+
+/// How far the source is read, by the newest commit of the job; `checkpoint` says why that is asked.
+async fn told_by(table: &Table, job: &Job, checkpoint: CheckpointStatus) -> Result<Standing, TableError> {
+    let (checkpoint, position) = match Progress::read(table, &job.app_id).await? {
+        Progress::None => (CheckpointStatus::None, Some(Position::Start)),
+        Progress::Commit { position, .. } => (checkpoint, position),
+        Progress::Restarted { .. } => (checkpoint, Some(Position::Start)),
+        Progress::Txn { .. } => (checkpoint, None),
+    };
+    Ok(Standing { checkpoint, position, open: Vec::new() })
+}
+
+/// The batches of a retry that are open; one whose plan does not fit the target has none.
+async fn open_retry(
+    job: &Job,
+    found: Option<&Checkpoint<Retrying>>,
+    table: Option<&Table>,
+) -> Result<Vec<PlannedBatch>, EngineError> {
+    let (Some(found), Some(table)) = (found, table) else { return Ok(Vec::new()) };
+    if found.planned.is_empty() || found.target_id != table.id()? {
+        return Ok(Vec::new());
+    }
+    let mut committed = sink::committed(table, &retry_app_id(&job.app_id), found.lineage).await?;
+    committed.lineage = committed.lineage.max(found.adopted);
+    Ok(match recover(found, committed) {
+        Ok(Recovery::Continue(open)) => open,
+        Ok(Recovery::Behind { .. }) | Err(_) => Vec::new(),
     })
 }
 
@@ -104,18 +226,23 @@ async fn lag(job: &Job, position: &Position) -> Result<Lag, EngineError> {
     Ok(source.lag(position).await?)
 }
 
-fn open<P>(checkpoint: Option<&Checkpoint<P>>) -> Vec<OpenBatch> {
-    let planned = checkpoint.iter().flat_map(|checkpoint| &checkpoint.planned);
-    planned.map(|batch| OpenBatch { batch: batch.id, rows: batch.rows() }).collect()
+fn open_batches<P>(
+    job: &Job,
+    journal: &std::path::Path,
+    checkpoint: Option<&Checkpoint<P>>,
+    open: &[PlannedBatch],
+) -> Vec<OpenBatch> {
+    let Some(checkpoint) = checkpoint else { return Vec::new() };
+    let batch = |plan: &PlannedBatch| {
+        let header = Header { lineage: checkpoint.lineage, batch: plan.id, digest: plan.digest() };
+        let answered = JournalFolder::settled_rows(journal, &header, job.steps.len());
+        OpenBatch { batch: plan.id, rows: plan.rows(), answered: answered.min(plan.rows()) }
+    };
+    open.iter().map(batch).collect()
 }
 
-async fn target(job: &Job) -> Result<Option<TargetStatus>, EngineError> {
-    let path = job.target.location.path();
-    if !is_delta_table(path) {
-        Sink::can_create(path)?;
-        return Ok(None);
-    }
-    let table = Table::open(path).await?;
+async fn target(job: &Job, table: Option<&Table>) -> Result<Option<TargetStatus>, EngineError> {
+    let Some(table) = table else { return Ok(None) };
     let files = table.files()?;
     let failed = match FailedRows::open(job).await? {
         Some(rows) => rows.summary(&Selection::default()).await?,
@@ -123,4 +250,25 @@ async fn target(job: &Job) -> Result<Option<TargetStatus>, EngineError> {
     };
     let rows = files.iter().map(|file| file.rows).sum();
     Ok(Some(TargetStatus { version: table.version(), rows, files: files.len() as u64, failed }))
+}
+
+fn next(status: &Status) -> Option<Next> {
+    let needs_rebuilding = matches!(status.checkpoint, CheckpointStatus::Missing | CheckpointStatus::Old);
+    if status.running.is_some() || status.retrying.is_some() {
+        None
+    } else if status.checkpoint == CheckpointStatus::Refused || (status.source.is_none() && !needs_rebuilding)
+    {
+        Some(Next::Check)
+    } else if status.target.is_none()
+        || needs_rebuilding
+        || !status.open_batches.is_empty()
+        || status.source.is_some_and(|source| source.rows > 0)
+    {
+        Some(Next::Run)
+    } else if !status.open_retry_batches.is_empty() {
+        Some(Next::Retry)
+    } else {
+        let has_failed = status.target.as_ref().is_some_and(|target| !target.failed.is_empty());
+        has_failed.then_some(Next::Errors)
+    }
 }

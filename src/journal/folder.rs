@@ -1,6 +1,6 @@
 //! The folder that holds a job's journals.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -56,6 +56,22 @@ impl JournalFolder {
         let journals =
             entries.flatten().filter(|entry| entry.path().extension().is_some_and(|ending| ending == ENDING));
         journals.filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len()).sum()
+    }
+
+    /// Rows of a batch that have an outcome for each of so many steps in its journal in a folder, as far as
+    /// can be told.
+    #[must_use]
+    pub fn settled_rows(folder: &Path, header: &Header, steps: usize) -> u64 {
+        let folder = JournalFolder { path: folder.to_owned() };
+        let Ok(mut reader) = JournalReader::open(&folder.file_of(header.batch)) else { return 0 };
+        if reader.header() != Some(header) {
+            return 0;
+        }
+        let mut settled: HashMap<RowKey, HashSet<Arc<str>>> = HashMap::new();
+        while let Ok(Some(record)) = reader.next_record() {
+            settled.entry(record.key).or_default().insert(record.step);
+        }
+        settled.values().filter(|done| done.len() >= steps).count() as u64
     }
 
     /// Every journal in the folder, by name.

@@ -36,7 +36,7 @@ pub enum JournalError {
         source: io::Error,
     },
     /// The file is damaged in the middle, or is no journal.
-    #[error("the journal {} is damaged at byte {offset}: {what}; {intact} intact records stand before it", path.display())]
+    #[error("the journal {} is damaged at byte {offset}: {what}; intact records before it: {intact}", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,

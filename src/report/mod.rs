@@ -1,6 +1,7 @@
 //! What a run tells people: a tally that listens to its events, a display on terminals, a line in the log now
 //! and then for everyone else, and the log.
 
+mod counted;
 mod display;
 mod figures;
 mod layout;
@@ -12,6 +13,7 @@ mod screen;
 mod tally;
 mod waits;
 
+pub use counted::counted;
 pub use display::Display;
 pub use log::Log;
 pub use periodic::log_progress;

@@ -8,11 +8,10 @@ use crate::table::{Table, TableError};
 
 /// The newest batches committed under an application id, and under a lineage of it, as of the version that
 /// the table is at.
-pub(super) async fn committed(
-    table: &Table,
-    app_id: &str,
-    lineage: Lineage,
-) -> Result<CommittedUpTo, TableError> {
+///
+/// # Errors
+/// When the log cannot be read.
+pub async fn committed(table: &Table, app_id: &str, lineage: Lineage) -> Result<CommittedUpTo, TableError> {
     let app = table.txn_version(app_id).await?;
     let own = table.txn_version(&lineage.app_id(app_id)).await?;
     Ok(CommittedUpTo {

@@ -16,6 +16,7 @@ mod target;
 
 pub use commit::{Committed, Sink};
 pub use failed::{FailedError, FailedGroup, FailedRows, LISTED};
+pub use logged::committed;
 pub use rebuild::Progress;
 pub use reload::{FailedReader, Found, Places, Reloaded};
 pub use repair::{Repair, retry_app_id};

@@ -49,7 +49,11 @@ struct Info {
 }
 
 impl Progress {
-    pub(super) async fn read(table: &Table, app_id: &str) -> Result<Self, TableError> {
+    /// Reads it from a table's log.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub async fn read(table: &Table, app_id: &str) -> Result<Self, TableError> {
         let Some(newest) = table.txn_version(app_id).await?.and_then(BatchId::from_txn_version) else {
             return Ok(Progress::None);
         };

@@ -47,6 +47,8 @@ pub struct Found {
     pub place: Arc<str>,
     /// What the row takes in memory, in bytes, estimated from the size of that file.
     pub bytes: u64,
+    /// The run that asked it last; ids of later runs are greater.
+    pub run: Arc<str>,
 }
 
 /// Failed rows with their columns, ready to be asked again.
@@ -95,7 +97,8 @@ impl FailedReader {
             .collect();
         let field = |field: &str| self.rows.field(field);
         let sql = format!(
-            "SELECT CAST({place} AS VARCHAR), CAST({file} AS VARCHAR) AS \"_file\", {row} AS \"_row\", {batch} AS \"_batch\" \
+            "SELECT CAST({place} AS VARCHAR), CAST({file} AS VARCHAR) AS \"_file\", {row} AS \"_row\", {batch} AS \"_batch\", \
+             CAST({run} AS VARCHAR) \
              FROM target WHERE {rows} AND ({any}) AND {run} <> '{except}' ORDER BY \"_batch\", \"_file\", \"_row\"",
             place = name(PLACE),
             file = field(SOURCE_FILE),
@@ -108,6 +111,7 @@ impl FailedReader {
         let sizes: HashMap<String, u64> =
             self.rows.table.files()?.into_iter().map(|file| (file.path.clone(), row_bytes(&file))).collect();
         let mut found = Vec::new();
+        let mut runs: HashMap<String, Arc<str>> = HashMap::new();
         for files in self.rows.files().chunks(FILES_AT_ONCE) {
             let names = self.rows.table.file_names(files);
             let places: Vec<Arc<str>> = files.iter().map(|file| file.as_str().into()).collect();
@@ -116,13 +120,16 @@ impl FailedReader {
             let listed = self.rows.table.scan(scan, &sql, |batch| {
                 let (in_files, of_files) = (self.rows.strings(&batch, 0)?, self.rows.strings(&batch, 1)?);
                 let numbers = batch.column(2).as_primitive::<Int64Type>();
-                for (at, (place, file)) in in_files.into_iter().zip(of_files).enumerate() {
+                let asked_by = self.rows.strings(&batch, 4)?;
+                for (at, ((place, file), run)) in in_files.into_iter().zip(of_files).zip(asked_by).enumerate()
+                {
                     let place = names.get(&place).map(|at| Arc::clone(&places[*at]));
                     let place = place.ok_or_else(|| self.lost_place())?;
                     let file = source_files.entry(file).or_insert_with_key(|file| file.as_str().into());
                     let key = RowKey { file: Arc::clone(file), row: numbers.value(at).cast_unsigned() };
                     let bytes = sizes.get(&*place).copied().unwrap_or(ROW_BYTES);
-                    found.push(Found { key, place, bytes });
+                    let run = runs.entry(run).or_insert_with_key(|run| run.as_str().into());
+                    found.push(Found { key, place, bytes, run: Arc::clone(run) });
                 }
                 Ok::<(), TableError>(())
             });

@@ -17,6 +17,7 @@ use ::arrow::datatypes::SchemaRef;
 
 use crate::checkpoint::{Part, Position, SourceId};
 use crate::config::SourceSpec;
+use crate::report::counted;
 use crate::table::{TableError, is_delta_table};
 
 use self::delta::DeltaSource;
@@ -46,7 +47,7 @@ pub enum SourceError {
         what: String,
     },
     /// A commit changes rows that may have been read.
-    #[error("version {version} of the source {} {operation} rows of {files} files: a later run would not see the change. Set source.skip_change_commits = true to pass over such commits", path.display())]
+    #[error("version {version} of the source {} {operation} rows of {}: a later run would not see the change. Set source.skip_change_commits = true to pass over such commits", path.display(), counted(*files as u64, "file"))]
     Changed {
         /// Where it is.
         path: PathBuf,

@@ -73,6 +73,20 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     path.parent().map_or(Ok(()), sync_folder)
 }
 
+/// Writes over a file that is there, which takes no room on most disks if the new bytes are no more than the
+/// old. A crash can leave both mixed.
+///
+/// # Errors
+/// When the file is not there or cannot be written.
+pub fn overwrite(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    let written = OpenOptions::new().write(true).open(path).and_then(|mut file| {
+        file.write_all(bytes)?;
+        file.set_len(bytes.len() as u64)?;
+        file.sync_all()
+    });
+    written.map_err(StoreError::of("write", path))
+}
+
 /// Flushes a folder's entries to the disk.
 ///
 /// # Errors

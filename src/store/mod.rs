@@ -6,6 +6,8 @@
 
 mod local;
 mod location;
+mod trouble;
 
-pub use local::{StoreError, create_folder, probe, read, remove, replace, sync_folder};
+pub use local::{StoreError, create_folder, overwrite, probe, read, remove, replace, sync_folder};
 pub use location::{Location, LocationError};
+pub use trouble::{disk_trouble, is_full};

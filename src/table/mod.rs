@@ -19,9 +19,11 @@ pub use rewrite::{ChangeStaging, StagedChanges};
 
 use std::path::PathBuf;
 
+use crate::store;
+
 /// A table that cannot be opened, read or written.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {action} the Delta table {}: {}", path.display(), without_backtrace(source.as_ref()))]
+#[error("cannot {action} the Delta table {}: {}", path.display(), reason(source.as_ref()))]
 pub struct TableError {
     /// What was tried.
     pub action: &'static str,
@@ -31,8 +33,12 @@ pub struct TableError {
     pub source: Box<dyn std::error::Error + Send + Sync>,
 }
 
-/// DataFusion puts a backtrace into its messages where the environment asks for one.
-fn without_backtrace(source: &dyn std::error::Error) -> String {
+/// Why it failed, in the words of the operating system where it is the disk. DataFusion puts a backtrace into its
+/// messages where the environment asks for one.
+fn reason(source: &(dyn std::error::Error + 'static)) -> String {
+    if let Some(trouble) = store::disk_trouble(source) {
+        return trouble.to_string();
+    }
     let text = source.to_string();
     text.split_once("\n\nbacktrace:").map_or(text.as_str(), |(text, _)| text).trim_end().to_owned()
 }

@@ -1,99 +1,38 @@
-//! `status`, `check`, `init`, `completions`, and jobs that come from the command line.
+//! `check`, `init`, `completions`, and jobs that come from the command line.
 
 use std::fs;
+use std::io::{BufReader, Read, Write};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
-use enrich::config::{SimulatorSpec, Span};
+use enrich::config::SimulatorSpec;
 use enrich::simulator::Simulator;
-use serde_json::Value;
 
-use crate::retry::{refusing, with_failed};
+use crate::retry::refusing;
 use crate::support::{Outcome, World, append_delta, rows};
 
-async fn call(world: &World, arguments: &[&str]) -> Outcome {
+pub async fn call(world: &World, arguments: &[&str]) -> Outcome {
     let mut command = world.command(arguments);
     command.env_remove("OPENAI_API_KEY").env_remove("OPENAI_BASE_URL").current_dir(world.folder.path());
     Outcome::of(&world.output(command).await)
 }
 
-async fn on_job(world: &World, command: &str, more: &[&str]) -> Outcome {
+pub async fn on_job(world: &World, command: &str, more: &[&str]) -> Outcome {
     let job = world.job();
     call(world, &[&[command, job.to_str().unwrap()], more].concat()).await
 }
 
-async fn status(world: &World) -> Value {
-    let shown = on_job(world, "status", &["--format", "json"]).await;
-    serde_json::from_str(&shown.assert_status(0).stdout).unwrap()
-}
-
 /// Takes out what differs from run to run.
-fn steady(text: &str, world: &World) -> String {
+pub fn steady(text: &str, world: &World) -> String {
     let text = text.replace(world.folder.path().to_str().unwrap(), "[folder]");
     let text = text.replace(world.simulator.url().as_str().trim_end_matches('/'), "[simulator]");
-    let number = regex::Regex::new(r"process \d+|answered in \d+ ms|[0-9a-f]{8}-[0-9a-f-]{27}").unwrap();
+    let number =
+        regex::Regex::new(r"process \d+|answered in \d+ ms|[0-9a-f]{8}-[0-9a-f-]{27}|\d+\.\d\d KiB").unwrap();
     let text = number.replace_all(&text, "[…]");
     let time = regex::Regex::new(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d( UTC|Z)").unwrap();
     time.replace_all(&text, "[time]").into_owned()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_status_follows_a_job_through_its_life() {
-    let world = World::with_rows(30, 3).await;
-    let fresh = status(&world).await;
-    assert_eq!((&fresh["target"], &fresh["last_run"]), (&Value::Null, &Value::Null));
-    assert_eq!(fresh["source"], serde_json::json!({"versions": 4, "files": 3, "rows": 30}));
-    assert!(!world.path("target").exists(), "looking changes nothing");
-
-    let world = with_failed(30, 3, refusing([3, 17], 413, "x")).await;
-    append_delta(&world.path("source"), &rows(30..42)).await;
-    let behind = status(&world).await;
-    assert_eq!(behind["source"], serde_json::json!({"versions": 1, "files": 1, "rows": 12}));
-    assert_eq!(behind["target"]["rows"], 30);
-    assert_eq!(behind["target"]["failed"][0]["class"], "too_large");
-    assert_eq!(behind["last_run"]["end"], "complete");
-    assert_eq!(behind["last_run"]["errors"]["too_large"], 2);
-    assert_eq!((&behind["running"], &behind["journal_bytes"]), (&Value::Null, &0.into()));
-    insta::assert_snapshot!("status", steady(&on_job(&world, "status", &[]).await.stdout, &world));
-
-    // Killed in the middle of its calls.
-    let fault = [("ENRICH_FAULT", "journal-append.after=kill@5")];
-    assert_eq!(world.run_with(&[], &fault).await.status, None);
-    let killed = status(&world).await;
-    assert_eq!(killed["open_batches"][0]["rows"], 10);
-    assert!(killed["journal_bytes"].as_u64().unwrap() > 0);
-    assert_eq!((&killed["last_run"]["ended"], &killed["running"]), (&Value::Null, &Value::Null));
-    on_job(&world, "status", &[]).await.assert_status(0);
-    insta::assert_snapshot!("status_killed", steady(&on_job(&world, "status", &[]).await.stdout, &world));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_status_says_who_runs_the_job_and_stands_in_nobodys_way() {
-    let world = World::with_rows(40, 1).await;
-    let slow = SimulatorSpec { latency: Some(Span(Duration::from_millis(100))), ..SimulatorSpec::default() };
-    let slow = Simulator::start(slow, 0).await.unwrap();
-    world.write_text(&world.usual_job("").replace(world.simulator.url().as_str(), slow.url().as_str()));
-    let mut running = world.command(&["run", world.job().to_str().unwrap(), "--quiet"]).spawn().unwrap();
-    while slow.counts().requests == 0 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    let busy = status(&world).await;
-    assert!(busy["running"].as_str().unwrap().contains(&format!("process {}", running.id())));
-    running.kill().unwrap();
-    running.wait().unwrap();
-    assert_eq!(status(&world).await["running"], Value::Null);
-    // Somebody looks all the time while a run begins.
-    let mut looking = tokio::task::JoinSet::new();
-    let folder = world.path("target/_checkpoints/test");
-    looking.spawn(async move {
-        loop {
-            let _ = enrich::checkpoint::Lock::holder(&folder);
-            tokio::task::yield_now().await;
-        }
-    });
-    for _ in 0..5 {
-        world.run(&["--max-rows", "1"]).await.assert_status(0);
-    }
-    looking.abort_all();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -193,7 +132,15 @@ async fn a_job_made_by_init_passes_the_check_and_runs() {
         let named = format!("{provider}.toml");
         let arguments =
             ["init", &named, "--source", "source", "--column", "text", "--task", "x", "--provider", provider];
-        call(&world, &[&arguments[..], &["--model", "my-model"]].concat()).await.assert_status(0);
+        let made = call(&world, &[&arguments[..], &["--model", "my-model"]].concat()).await;
+        let is_placeholder = ["azure", "ollama", "vllm", "llama-cpp"].contains(&provider);
+        assert_eq!(made.assert_status(0).stderr.contains("edit first: "), is_placeholder, "{}", made.stderr);
+        assert_eq!(
+            provider == "openai",
+            made.stderr.contains("variable OPENAI_API_KEY, "),
+            "{}",
+            made.stderr
+        );
         let job = enrich::config::Job::load_without_keys(&world.path(&named)).unwrap();
         assert_eq!((job.providers.len(), job.providers[0].model.as_str()), (1, "my-model"));
     }
@@ -239,6 +186,32 @@ async fn any_key_can_be_set_on_the_command_line() {
     world.run(&["--set", "provider.sim.modle=x"]).await.assert_status(2).assert_says("did you mean `model`?");
     world.run(&["--set", "batch.max_rows=0"]).await.assert_status(2).assert_says("`batch.max_rows` is 0");
     world.run(&["--set", "batch"]).await.assert_status(2).assert_says("write it as KEY=VALUE");
+    let wrong = world.run(&["--set", "provider.sim.max_concurrency=abc"]).await;
+    wrong.assert_status(2).assert_says("`provider.sim.max_concurrency`: invalid type: string \"abc\"");
+    let none = world.run(&["--set", "provider.smi.model=x"]).await;
+    none.assert_status(2).assert_says("there is no [provider.smi]; did you mean \"sim\"?");
+    let none = world.run(&["--set", "step.1.output=x"]).await;
+    none.assert_status(2).assert_says("there is no number \"1\" among 1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_to_be_typed_next_sets_the_same_keys() {
+    let spec = SimulatorSpec { faults: refusing([3], 413, "x"), ..SimulatorSpec::default() };
+    let world = World::new(spec).await;
+    append_delta(&world.path("source"), &rows(0..12)).await;
+    world.write_job("");
+    let set = ["--set", "batch.max_rows=5", "--set", "step.0.output=ans wer's", "--set", "app_id=x"];
+    let set = [&set[..], &["--set", "target.path=other"]].concat();
+    let job = world.job().display().to_string();
+    let typed = format!(
+        "{job} --set batch.max_rows=5 --set 'step.0.output=ans wer'\\''s' --set app_id=x --set target.path=other"
+    );
+    let ran = world.run(&[&set[..], &["--max-rows", "2"]].concat()).await;
+    ran.assert_status(0).assert_says(&format!("to go on: enrich run {typed}"));
+    let ran = world.run(&set).await;
+    ran.assert_status(0).assert_says(&format!("next: enrich errors {typed}"));
+    let retried = on_job(&world, "retry", &[&set[..], &["--max-duration", "1ns"]].concat()).await;
+    retried.assert_says(&format!("to go on: enrich retry {typed}"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -247,5 +220,78 @@ async fn shells_can_complete_commands() {
     for shell in ["bash", "zsh", "fish"] {
         let script = call(&world, &["completions", shell]).await;
         assert!(script.assert_status(0).stdout.contains("retry"), "{shell}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn init_asks_at_a_terminal_and_asks_again_after_a_mistake() {
+    let world = World::with_rows(3, 1).await;
+    let binary = env!("CARGO_BIN_EXE_enrich");
+    let mut terminal = Terminal::open(&format!("{binary} init made.toml"), world.folder.path());
+    terminal.expect("Source (Delta table, Parquet file or folder): ").type_line("nowhere");
+    terminal.expect("nowhere is not there").expect("Source (").type_line("source");
+    terminal.expect("Column that the model is to read (text, id) [text]: ").type_line("txet");
+    terminal
+        .expect("the source has no column \"txet\"; did you mean \"text\"?")
+        .expect("[text]: ")
+        .type_line("");
+    terminal.expect("What it is to do [Summarize").type_line("");
+    terminal.expect("Provider (openai, openrouter").type_line("opnai");
+    terminal
+        .expect("there is no provider \"opnai\"; there are openai, ")
+        .expect("[openai]: ")
+        .type_line("azure");
+    terminal.expect("Stable name of the job [source-enrich]: ").type_line("../x");
+    terminal.expect("it takes 1 to 100 letters").expect("[source-enrich]: ").type_line("mine");
+    terminal.expect("wrote made.toml").expect("edit first: my-resource and my-deployment");
+    terminal.expect("next: enrich check made.toml --live");
+    assert!(terminal.ends_well());
+    let job = enrich::config::Job::load_without_keys(&world.path("made.toml")).unwrap();
+    assert_eq!((job.app_id.as_str(), job.providers[0].name.as_str()), ("mine", "azure"));
+    assert!(job.steps[0].prompt.ends_with("{{ text }}"), "{}", job.steps[0].prompt);
+}
+
+/// A program at a pseudo-terminal, which util-linux's script(1) makes.
+struct Terminal {
+    script: Child,
+    shown: Receiver<u8>,
+    seen: String,
+}
+
+impl Terminal {
+    fn open(command: &str, folder: &Path) -> Terminal {
+        let mut script = Command::new("script")
+            .args(["--quiet", "--return", "--command", command, "/dev/null"])
+            .current_dir(folder)
+            .env_remove("RUST_LOG")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("script(1) of util-linux is installed");
+        let (sender, shown) = mpsc::channel();
+        let stdout = BufReader::new(script.stdout.take().unwrap());
+        std::thread::spawn(move || stdout.bytes().try_for_each(|byte| sender.send(byte.unwrap())));
+        Terminal { script, shown, seen: String::new() }
+    }
+
+    /// Waits until this is shown, after what was waited for before.
+    #[track_caller]
+    fn expect(&mut self, text: &str) -> &mut Self {
+        while !self.seen.ends_with(text) {
+            match self.shown.recv_timeout(Duration::from_secs(20)) {
+                Ok(byte) => self.seen.push(char::from(byte)),
+                Err(_) => panic!("{text:?} is not shown:\n{}", self.seen),
+            }
+        }
+        self.seen.clear();
+        self
+    }
+
+    fn type_line(&mut self, line: &str) {
+        writeln!(self.script.stdin.as_ref().unwrap(), "{line}").unwrap();
+    }
+
+    fn ends_well(mut self) -> bool {
+        self.script.wait().unwrap().success()
     }
 }

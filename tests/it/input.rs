@@ -32,16 +32,20 @@ async fn a_mistake_in_the_job_file_names_file_and_line_or_key() {
         }
     };
     let cases: Vec<(&str, &str, &[&str])> = vec![
-        ("model = ", "modle = ", &["job.toml:10: unknown key `modle`; did you mean `model`?"]),
+        ("model = ", "modle = ", &["job.toml:10: unknown key `provider.sim.modle`; did you mean `model`?"]),
         ("[batch]", "[batches]", &["job.toml:6: unknown key `batches`; did you mean `batch`?"]),
-        ("max_rows = 10", "max_rows = \"ten\"", &["job.toml:7: ", "invalid type: string \"ten\""]),
+        (
+            "max_rows = 10",
+            "max_rows = \"ten\"",
+            &["job.toml:7: `batch.max_rows`: invalid type: string \"ten\""],
+        ),
         ("max_rows = 10", "max_rows = 0", &["`batch.max_rows` is 0; it must be at least 1"]),
-        ("max_rows = 10", "max_rows = -1", &["job.toml:7: ", "-1"]),
+        ("max_rows = 10", "max_rows = -1", &["job.toml:7: `batch.max_rows`: ", "-1"]),
         ("max_concurrency = 4", "requests_per_minute = 0", &["`provider.sim.requests_per_minute` is 0"]),
         (
             "max_concurrency = 4",
             "request_timeout = \"soon\"",
-            &["job.toml:11: ", "`soon` is no length of time"],
+            &["job.toml:11: `provider.sim.request_timeout`: ", "`soon` is no length of time"],
         ),
         (
             "max_concurrency = 4",

@@ -188,7 +188,7 @@ async fn each_job_sends_what_its_provider_expects() {
             command.env(variable, "key-of-the-test");
         }
         let ran = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
-        Outcome::of(&ran).assert_status(0).assert_says("done: 1 rows written, 1 answers");
+        Outcome::of(&ran).assert_status(0).assert_says("done: 1 row written, 1 answer, 0 errors");
 
         let mut requests = seen.take();
         assert_eq!(requests.len(), 1, "{file}");

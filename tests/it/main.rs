@@ -24,6 +24,7 @@ mod resume;
 mod retry;
 mod soak;
 mod sources;
+mod status;
 mod stops;
 mod support;
 mod tidy;

@@ -2,11 +2,14 @@
 
 use std::collections::BTreeSet;
 
+use arrow::array::{Int64Array, StringArray};
+use arrow::record_batch::RecordBatch;
+use enrich::config::SimulatorSpec;
 use enrich::faultpoint::ACTIONS;
 use enrich::simulator::Counts;
 
 use crate::soak::{journalled, settle};
-use crate::support::{World, prompt_of};
+use crate::support::{Outcome, World, append_delta, prompt_of, schema};
 
 const ROWS: i64 = 45;
 
@@ -88,16 +91,49 @@ async fn every_fault_point_survives_an_io_error() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_or_read_only_disk_is_told_with_the_file_and_loses_nothing() {
     let writes = ["checkpoint", "journal-append", "parquet-file", "delta-commit", "journal-removal"];
-    for (effect, words) in [("full", "no space left on device"), ("readonly", "read-only file system")] {
+    for (effect, words, hint) in [
+        ("full", "no space left on device", "hint: make room on that disk"),
+        ("readonly", "read-only file system", "hint: see to the disk"),
+    ] {
         for action in writes {
             let world = World::with_rows(12, 1).await;
             let fault = format!("{action}.before={effect}");
             let failed = world.run_with(&[], &[("ENRICH_FAULT", &fault)]).await;
-            failed.assert_status(1).assert_says(words).assert_says("hint: see to the disk");
+            failed.assert_status(1).assert_says(words).assert_says(hint);
             let names_file = failed.stderr.contains(world.folder.path().to_str().unwrap());
             assert!(names_file, "{fault} names the file: {}", failed.stderr);
             world.run(&[]).await.assert_status(0);
             world.assert_target(0..12).await;
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_cannot_be_written_to_its_end_is_told_in_one_message() {
+    let world = World::new(SimulatorSpec::default()).await;
+    let mut random = fastrand::Rng::with_seed(7);
+    let mut texts: Vec<String> = Vec::new();
+    for _ in 0..10 {
+        texts.push(std::iter::repeat_with(|| random.alphanumeric()).take(8_000).collect());
+    }
+    let texts = std::sync::Arc::new(StringArray::from(texts));
+    let ids = std::sync::Arc::new(Int64Array::from_iter_values(0..10));
+    append_delta(&world.path("source"), &RecordBatch::try_new(schema(), vec![ids, texts]).unwrap()).await;
+    world.write_text(&world.usual_job("").replace("{{ text }}", "{{ id }}"));
+    let (binary, job) = (env!("CARGO_BIN_EXE_enrich"), world.job());
+    // In blocks of 512 bytes: enough for everything but the table's file.
+    let script = format!("trap '' XFSZ; ulimit -f 64; exec {binary} run {} --quiet", job.display());
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", &script]).env_remove("RUST_LOG");
+    let failed = Outcome::of(&world.output(command).await);
+    let table = world.path("target").display().to_string();
+    let told = "hint: see to the disk or the permissions and run again: what is answered is kept";
+    let told =
+        format!("error: cannot write to the Delta table {table}: File too large (os error 27)\n{told}\n");
+    assert_eq!((failed.status, failed.stderr), (Some(1), told));
+    let status = crate::commands::on_job(&world, "status", &[]).await.stdout;
+    assert!(status.contains(": error\n            cannot write to the Delta table"), "{status}");
+    world.run(&[]).await.assert_status(0);
+    assert_eq!(world.target().await.len(), 10);
+    assert_eq!(world.simulator.counts().answered, 10, "no answer is paid for again");
 }

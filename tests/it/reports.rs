@@ -226,8 +226,8 @@ async fn errors_fail_a_run_where_that_is_asked_for() {
     let refusal = FaultSpec { contains: Some("Row 4 ".into()), status: Some(400), ..fault() };
     let world = world_of(faulty(refusal), 20).await;
     let ran = world.run(&["--fail-on-errors"]).await;
-    ran.assert_status(3).assert_says("error: 1 errors, and --fail-on-errors is given");
-    ran.assert_says("done: 20 rows written, 19 answers, 1 errors");
+    ran.assert_status(3).assert_says("error: 1 error, and --fail-on-errors is given");
+    ran.assert_says("done: 20 rows written, 19 answers, 1 error (");
     world.run(&["--fail-on-errors"]).await.assert_status(0).assert_says("nothing to do");
     append_delta(&world.path("source"), &rows(20..30)).await;
     world.run(&["--fail-on-errors"]).await.assert_status(0).assert_says("done: 10 rows written");

@@ -152,7 +152,7 @@ async fn rows_that_fail_again_keep_their_newest_error() {
     let other = Simulator::start(spec, 0).await.unwrap();
     world.write_text(&world.usual_job("").replace(world.simulator.url().as_str(), other.url().as_str()));
     // More rows are refused in the same way than would stop a run.
-    retry(&world, &[]).await.assert_status(0).assert_says("1 answers").assert_says("24 errors");
+    retry(&world, &[]).await.assert_status(0).assert_says("1 answer,").assert_says("24 errors");
     let target = world.target().await;
     assert_eq!(failed_ids(&target), (5..29).collect());
     for row in target.iter().filter(|row| row.error_count > 0) {
@@ -178,6 +178,25 @@ async fn another_provider_can_be_asked() {
     retry(&world, &["--provider", "other"]).await.assert_status(0);
     world.assert_target(0..12).await;
     assert_eq!((world.simulator.counts().requests, other.counts().requests), (0, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limited_retries_that_follow_each_other_come_to_every_row() {
+    let failing = [2, 7, 11, 15, 18];
+    let world = with_failed(20, 2, refusing(failing, 413, "x")).await;
+    let spec = SimulatorSpec { faults: refusing(failing, 413, "x"), ..SimulatorSpec::default() };
+    let broken = Simulator::start(spec, 0).await.unwrap();
+    world.write_text(&world.usual_job("").replace(world.simulator.url().as_str(), broken.url().as_str()));
+    for (asked, limit) in [(2, "2"), (4, "2")] {
+        retry(&world, &["--since", "2h", "--limit", limit]).await.assert_status(0);
+        assert_eq!(broken.counts().requests, asked);
+    }
+    // One is left that no retry has come to; now it can be answered.
+    world.write_job("");
+    retry(&world, &["--since", "2h", "--limit", "1"]).await.assert_status(0);
+    let failed: Vec<i64> =
+        world.target().await.iter().filter(|row| row.error_count > 0).map(|row| row.id).collect();
+    assert_eq!(failed, [2, 7, 11, 15], "the one that was not asked by the retries before");
 }
 
 #[tokio::test(flavor = "multi_thread")]

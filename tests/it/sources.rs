@@ -107,7 +107,7 @@ async fn commits_that_change_rows_are_refused_by_name_unless_they_are_passed_ove
     refused
         .assert_status(2)
         .assert_says("version 2 of the source ")
-        .assert_says("(DELETE) deletes or rewrites rows of 1 files");
+        .assert_says("(DELETE) deletes or rewrites rows of 1 file");
     refused.assert_says("skip_change_commits = true");
     assert_eq!(world.simulator.counts().requests, 10);
     let text =

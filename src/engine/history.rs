@@ -1,0 +1,55 @@
+//! The record that a run or a retry leaves for those who look later. It only informs: what depends on a disk
+//! tells when that is full.
+
+use std::path::{Path, PathBuf};
+
+use chrono::{DateTime, Utc};
+
+use super::error::EngineError;
+use super::run::End;
+use crate::checkpoint::LastRun;
+use crate::clock;
+use crate::ident::RunId;
+use crate::report::Tally;
+use crate::store::StoreError;
+
+/// The record of a run that goes on.
+pub(super) struct History {
+    folder: PathBuf,
+    begun: LastRun,
+    tally: Tally,
+}
+
+impl History {
+    /// Records that a run has begun; the tally counts what it does.
+    pub(super) fn begin(
+        folder: &Path,
+        run: RunId,
+        started: DateTime<Utc>,
+        tally: Tally,
+    ) -> Result<History, StoreError> {
+        let begun = LastRun::begun(run, started);
+        begun.save(folder)?;
+        Ok(History { folder: folder.to_owned(), begun, tally })
+    }
+
+    /// Records how it ended, as far as the disk lets it.
+    pub(super) fn end(self, end: &Result<End, EngineError>) {
+        let (word, message) = match end {
+            Ok(end) => (end.word(), end.message()),
+            Err(error) => ("error", Some(error.to_string())),
+        };
+        let totals = self.tally.totals();
+        let ended = LastRun {
+            ended: Some(clock::wall()),
+            end: Some(word.to_owned()),
+            message,
+            rows: totals.committed_rows,
+            answers: totals.answers,
+            errors: totals.errors.iter().map(|(class, count)| ((*class).to_owned(), *count)).collect(),
+            tokens: totals.tokens,
+            ..self.begun
+        };
+        let _ = ended.save(&self.folder);
+    }
+}

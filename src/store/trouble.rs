@@ -1,0 +1,46 @@
+//! What of an error is the disk's: found below whatever the libraries between put around it.
+
+use std::error::Error;
+use std::io::{self, ErrorKind};
+
+/// The trouble with the disk that an error comes from: it is full, over a limit, read-only or forbidden; none if
+/// it comes from something else.
+#[must_use]
+pub fn disk_trouble<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a io::Error> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let io = error.downcast_ref::<io::Error>();
+        if let Some(io) = io.filter(|io| is_of_the_disk(io.kind())) {
+            return Some(io);
+        }
+        // An error in an I/O error is not its source.
+        let inner = io.and_then(io::Error::get_ref).map(|inner| inner as &(dyn Error + 'static));
+        next = inner.or_else(|| error.source());
+    }
+    None
+}
+
+/// Whether an error says that a disk has no room.
+#[must_use]
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+}
+
+fn is_of_the_disk(kind: ErrorKind) -> bool {
+    use ErrorKind::{FileTooLarge, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    matches!(kind, StorageFull | QuotaExceeded | FileTooLarge | ReadOnlyFilesystem | PermissionDenied)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::StoreError;
+
+    #[test]
+    fn trouble_with_the_disk_is_found_below_other_errors() {
+        let full = io::Error::from(ErrorKind::StorageFull);
+        let wrapped = io::Error::other(StoreError::of("write", "x".as_ref())(io::Error::other(full)));
+        assert!(is_full(disk_trouble(&wrapped).unwrap()));
+        assert!(disk_trouble(&io::Error::other("x")).is_none());
+    }
+}
