@@ -9,7 +9,6 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use serde::Serialize;
-use serde_json::Value;
 
 use super::target::{APP_ID, BATCH_ID, ERROR_COUNT, RUN_ID, SOURCE_FILE, SOURCE_ROW};
 use crate::checkpoint::Selection;
@@ -138,10 +137,12 @@ impl FailedRows {
 
     /// Files of a table that may hold failed rows.
     pub(super) fn files_of(table: &Table, metadata: Option<&str>) -> Result<Vec<String>, TableError> {
-        table.files_where(|stats| {
-            let most = stats.and_then(|stats| stats.get("maxValues")?.get(metadata?)?.get(ERROR_COUNT));
-            most.and_then(Value::as_i64) != Some(0)
-        })
+        match metadata {
+            Some(metadata) => {
+                table.files_where(&["maxValues", metadata, ERROR_COUNT], |most| most != Some(0))
+            }
+            None => table.files_where(&[], |_| true),
+        }
     }
 
     /// Files that may hold failed rows.

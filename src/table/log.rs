@@ -7,6 +7,7 @@ use deltalake::logstore::get_actions;
 use serde_json::Value;
 
 use super::open::error_of;
+use super::statistics::integer_at;
 use super::{Table, TableError};
 
 /// A data file of a table.
@@ -64,19 +65,20 @@ impl Table {
         Ok(files)
     }
 
-    /// Paths of the files of this version whose statistics, as JSON in the form of the Delta protocol, pass
-    /// a test, ordered by (modification time, path). Files without statistics are tested with `None`.
+    /// Paths of the files of this version of which an integer in the statistics passes a test, ordered by
+    /// (modification time, path). `place` is the path of that integer in the form of the Delta protocol;
+    /// files whose statistics lack it are tested with `None`.
     ///
     /// # Errors
     /// When the log cannot be read.
     pub fn files_where(
         &self,
-        mut keep: impl FnMut(Option<&Value>) -> bool,
+        place: &[&str],
+        mut keep: impl FnMut(Option<i64>) -> bool,
     ) -> Result<Vec<String>, TableError> {
         let mut kept = Vec::new();
         for file in self.state("list the files of")?.log_data().iter() {
-            let stats = file.stats().and_then(|stats| serde_json::from_str::<Value>(&stats).ok());
-            if keep(stats.as_ref()) {
+            if keep(file.stats().and_then(|stats| integer_at(&stats, place))) {
                 kept.push((file.modification_time(), file.path().into_owned()));
             }
         }

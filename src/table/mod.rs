@@ -7,8 +7,10 @@ mod append;
 mod create;
 mod log;
 mod open;
+mod part;
 mod query;
 mod rewrite;
+mod statistics;
 
 pub use append::{Staged, Staging, Txn};
 pub use create::delta_schema;
