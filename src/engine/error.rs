@@ -119,6 +119,9 @@ impl EngineError {
             EngineError::Target(TargetError::HasMetadata { .. }) => Some(
                 "take target.metadata = false out to go on with the column (target.metadata_column names it), or give the answers another target.path",
             ),
+            EngineError::Target(TargetError::FilesGone { .. }) => Some(
+                "bring them back from a backup; without one, take them out of the log (FSCK REPAIR TABLE in Spark, repair() in delta-rs): their rows are lost, and only enrich run --restart asks about them again",
+            ),
             EngineError::Target(TargetError::Unowned { .. }) => {
                 Some("give the answers another target.path, or remove this table yourself")
             }

@@ -17,7 +17,7 @@ use crate::checkpoint::{CommittedUpTo, Position, SourceId};
 use crate::config::Job;
 use crate::faultpoint::{self, Side};
 use crate::ident::{BatchId, Lineage, RunId};
-use crate::table::{Table, TableError, Txn};
+use crate::table::{OnDisk, Table, TableError, Txn};
 
 /// Commits after which the table is opened anew: its handle grows by some 400 kB with every update.
 const REOPEN_AFTER: u32 = 10;
@@ -180,6 +180,18 @@ impl Sink {
                 // Another commit came first, a compaction perhaps.
                 Err(_) => {}
             }
+        }
+    }
+
+    /// Looks whether the data files of the target are on the disk, and says how many they are.
+    ///
+    /// # Errors
+    /// When some are not, and when the log or a folder cannot be read.
+    pub fn look_for_files(&self) -> Result<usize, TargetError> {
+        let OnDisk { files, missing, example } = self.table.on_disk()?;
+        match example {
+            None => Ok(files),
+            Some(example) => Err(TargetError::FilesGone { path: self.path.clone(), files, missing, example }),
         }
     }
 

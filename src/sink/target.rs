@@ -95,6 +95,18 @@ pub enum TargetError {
         /// Name of the metadata column.
         metadata: String,
     },
+    /// Data files of the table were deleted behind its back.
+    #[error("of {files} data files of the target {}, {missing} are not on the disk, for example {example}", path.display())]
+    FilesGone {
+        /// The table.
+        path: PathBuf,
+        /// Files that its log names.
+        files: usize,
+        /// Those that are gone.
+        missing: usize,
+        /// One of them, relative to the table.
+        example: String,
+    },
     /// There is something else in its place.
     #[error("the target {} is there and is no Delta table", path.display())]
     NoTable {

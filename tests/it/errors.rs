@@ -226,6 +226,8 @@ async fn the_files_of_a_part_are_found_whatever_their_names() {
     table.append(&staged, &[], serde_json::Map::new()).await.unwrap();
     let files = table.files_where(&[], |_| true).unwrap();
     assert_eq!(files.len(), 4);
+    let on_disk = table.on_disk().unwrap();
+    assert_eq!((on_disk.files, on_disk.missing), (4, 0), "{:?}", on_disk.example);
     let mut found = BTreeSet::new();
     for file in &files {
         let part = [file.clone()];
