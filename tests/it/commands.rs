@@ -30,7 +30,8 @@ async fn status(world: &World) -> Value {
 fn steady(text: &str, world: &World) -> String {
     let text = text.replace(world.folder.path().to_str().unwrap(), "[folder]");
     let text = text.replace(world.simulator.url().as_str().trim_end_matches('/'), "[simulator]");
-    let number = regex::Regex::new(r"process \d+|answered in \d+ ms|[0-9a-f]{8}-[0-9a-f-]{27}").unwrap();
+    let number =
+        regex::Regex::new(r"process \d+|answered in \d+ ms|\d+\.\d+ KiB|[0-9a-f]{8}-[0-9a-f-]{27}").unwrap();
     let text = number.replace_all(&text, "[…]");
     let time = regex::Regex::new(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d( UTC|Z)").unwrap();
     time.replace_all(&text, "[time]").into_owned()
