@@ -164,9 +164,10 @@ impl Recoverer<'_> {
                     batches => format!("fits the target; {batches} batches with {rows} rows are open"),
                 })
             }
-            Ok(Recovery::Behind { .. }) => {
-                Ok("older than the target; the run takes its position from there".to_owned())
-            }
+            Ok(Recovery::Behind { .. }) => match self.sink.progress().await? {
+                Progress::Txn { .. } if !self.sink.has_row_keys() => Err(self.lost()),
+                _ => Ok("older than the target; the run takes its position from there".to_owned()),
+            },
             Err(refusal) => Err(EngineError::Refused { refusal, checkpoint: self.file.path().to_owned() }),
         }
     }

@@ -111,6 +111,25 @@ async fn when_checkpoint_and_newest_commit_are_gone_no_row_is_read_a_second_time
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_from_a_backup_is_refused_when_the_newest_commit_is_gone() {
+    let world = world_of(25).await;
+    let checkpoint = world.path("target/_checkpoints/test/checkpoint.json");
+    world.run(&["--max-rows", "7"]).await.assert_status(0);
+    let backup = fs::read(&checkpoint).unwrap();
+    world.run(&["--max-rows", "7"]).await.assert_status(0);
+    let newest = fs::read(&checkpoint).unwrap();
+    clean_log(&world).await;
+    fs::write(&checkpoint, backup).unwrap();
+    world.run(&[]).await.assert_status(2).assert_says("the checkpoint is lost or too old");
+    let check = call(&world, "check", &[]).await;
+    assert!(check.assert_status(2).stdout.contains("wrong   checkpoint: "), "{}", check.stdout);
+    assert_eq!(world.simulator.counts().requests, 14);
+    fs::write(&checkpoint, newest).unwrap();
+    world.run(&[]).await.assert_status(0);
+    assert_target(&world, 0..25).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn errors_are_listed_by_their_text_and_a_retry_is_refused_before_it_asks() {
     let world = world_of(30).await;
     let mut faults = refusing([3, 17], 400, "content_filter");
