@@ -78,24 +78,51 @@ pub(super) async fn errors(arguments: ErrorsArguments) -> anyhow::Result<Exit> {
         .into());
     };
     let selection = arguments.select.selection(&arguments.provider);
-    let groups = rows.summary(&selection).await.map_err(EngineError::from)?;
-    let count: u64 = groups.iter().map(|group| group.rows).sum();
-    if arguments.summary {
+    let count = if arguments.summary {
+        let groups = rows.summary(&selection).await.map_err(EngineError::from)?;
         summarize(&groups, arguments.format)?;
+        total(&groups)
     } else {
         let shown = match arguments.format {
-            Shape::Table => table(&arguments, &rows, &job, count).await?,
+            Shape::Table => table(&arguments, &rows, &job).await?,
             Shape::Json => listing(&arguments, &rows, Format::Json).await?,
             Shape::Csv => listing(&arguments, &rows, Format::Csv).await?,
             Shape::Parquet => listing(&arguments, &rows, Format::Parquet).await?,
         };
-        if shown < count {
-            output::talk(format!("{shown} of {count} shown; --limit 0 shows all, --summary counts them"));
+        match shown {
+            Shown::All(count) => count,
+            Shown::First(shown) => {
+                let count = total(&rows.summary(&selection).await.map_err(EngineError::from)?);
+                if shown < count {
+                    output::talk(format!(
+                        "{shown} of {count} shown; --limit 0 shows all, --summary counts them"
+                    ));
+                }
+                count
+            }
         }
-    }
+    };
     let such = if selection == Selection::default() { "failed row" } else { "such failed row" };
     output::talk(format!("{} in {}", counted(count, such), job.target.location));
     Ok(Exit::Done)
+}
+
+/// Rows that were shown.
+enum Shown {
+    /// Every one that was asked for.
+    All(u64),
+    /// So many, and perhaps there are more.
+    First(u64),
+}
+
+impl Shown {
+    fn of(rows: u64, limit: Option<u64>) -> Self {
+        if limit.is_some_and(|limit| rows >= limit) { Shown::First(rows) } else { Shown::All(rows) }
+    }
+}
+
+fn total(groups: &[FailedGroup]) -> u64 {
+    groups.iter().map(|group| group.rows).sum()
 }
 
 fn summarize(groups: &[FailedGroup], format: Shape) -> anyhow::Result<()> {
@@ -213,7 +240,7 @@ fn columns(arguments: &ErrorsArguments, rows: &FailedRows, first: usize) -> Vec<
     })
 }
 
-async fn table(arguments: &ErrorsArguments, rows: &FailedRows, job: &Job, count: u64) -> anyhow::Result<u64> {
+async fn table(arguments: &ErrorsArguments, rows: &FailedRows, job: &Job) -> anyhow::Result<Shown> {
     if arguments.output.is_some() {
         misuse!("--output takes --format json, csv or parquet");
     }
@@ -253,10 +280,10 @@ async fn table(arguments: &ErrorsArguments, rows: &FailedRows, job: &Job, count:
     })
     .await
     .map_err(EngineError::from)?;
-    if count > 0 {
+    if shown > 0 {
         show(&table)?;
     }
-    Ok(shown)
+    Ok(Shown::of(shown, limit))
 }
 
 /// The values of a column as texts of one line.
@@ -288,7 +315,7 @@ impl Texts {
     }
 }
 
-async fn listing(arguments: &ErrorsArguments, rows: &FailedRows, format: Format) -> anyhow::Result<u64> {
+async fn listing(arguments: &ErrorsArguments, rows: &FailedRows, format: Format) -> anyhow::Result<Shown> {
     let mut columns = columns(arguments, rows, usize::MAX);
     if format == Format::Csv {
         let source = rows.source_columns();
@@ -319,15 +346,16 @@ async fn listing(arguments: &ErrorsArguments, rows: &FailedRows, format: Format)
             }
         }
     });
-    match listed.await {
-        Ok(()) | Err(Enough::Closed) => {}
+    let is_closed = match listed.await {
+        Ok(()) => false,
+        Err(Enough::Closed) => true,
         Err(Enough::Failed(error)) => return Err(EngineError::from(error).into()),
-    }
+    };
     if let Some(error) = trouble {
         return Err(error.context("the list could not be written to the end"));
     }
     listing.finish().context("the list could not be written to the end")?;
-    Ok(shown)
+    Ok(if is_closed { Shown::First(shown) } else { Shown::of(shown, limit) })
 }
 
 /// Why a listing ends early.

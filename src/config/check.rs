@@ -52,12 +52,9 @@ impl Checker<'_> {
         };
         let target = TargetSpec {
             location: self.location("target.path", &raw.target.path)?,
-            metadata_column: raw.target.metadata_column.unwrap_or_else(|| METADATA_COLUMN.to_owned()),
+            metadata_column: self.metadata_column(raw.target.metadata, raw.target.metadata_column)?,
             on_new_columns: raw.target.on_new_columns,
         };
-        if target.metadata_column.is_empty() {
-            return Err(self.wrong("target.metadata_column", "is empty"));
-        }
         if source.location.is_same_place(&target.location) {
             return Err(self.wrong(
                 "target.path",
@@ -102,7 +99,7 @@ impl Checker<'_> {
         if let Some(spec) = &raw.simulator {
             self.simulator(spec)?;
         }
-        let steps = self.steps(raw.step, &providers, &target.metadata_column)?;
+        let steps = self.steps(raw.step, &providers, target.metadata_column.as_deref())?;
         Ok(Job {
             file: self.file.to_owned(),
             app_id: raw.app_id,
@@ -132,6 +129,22 @@ impl Checker<'_> {
             ));
         }
         Ok(())
+    }
+
+    fn metadata_column(
+        &self,
+        wanted: Option<bool>,
+        named: Option<String>,
+    ) -> Result<Option<String>, ConfigError> {
+        match named {
+            Some(_) if wanted == Some(false) => Err(self.wrong(
+                "target.metadata_column",
+                "names a column that target.metadata = false takes away; keep one of the two",
+            )),
+            Some(name) if name.is_empty() => Err(self.wrong("target.metadata_column", "is empty")),
+            Some(name) => Ok(Some(name)),
+            None => Ok((wanted != Some(false)).then(|| METADATA_COLUMN.to_owned())),
+        }
     }
 
     fn location(&self, key: &str, written: &str) -> Result<Location, ConfigError> {
@@ -341,7 +354,7 @@ impl Checker<'_> {
         &self,
         raw: Vec<RawStep>,
         providers: &[Provider],
-        metadata_column: &str,
+        metadata_column: Option<&str>,
     ) -> Result<Vec<StepSpec>, ConfigError> {
         if raw.is_empty() {
             return Err(
@@ -356,7 +369,7 @@ impl Checker<'_> {
         let mut steps: Vec<StepSpec> = Vec::with_capacity(raw.len());
         for (position, step) in raw.into_iter().enumerate() {
             let step = self.step(position, step, providers)?;
-            if step.output.eq_ignore_ascii_case(metadata_column) {
+            if metadata_column.is_some_and(|metadata| step.output.eq_ignore_ascii_case(metadata)) {
                 return Err(self.wrong(
                     format!("step[{position}].output"),
                     format!("is {:?}, the name of the metadata column; choose another", step.output),

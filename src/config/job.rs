@@ -65,8 +65,8 @@ pub struct SourceSpec {
 pub struct TargetSpec {
     /// The table.
     pub location: Location,
-    /// Name of the struct column with each row's origin and history.
-    pub metadata_column: String,
+    /// Name of the struct column with each row's origin and history; none where it is off.
+    pub metadata_column: Option<String>,
     /// What happens to columns of the source that the table does not have.
     pub on_new_columns: OnNewColumns,
 }

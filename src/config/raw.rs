@@ -81,6 +81,10 @@ pub(super) struct RawTarget {
     /// that is itself the target of a job needs another one here. Default: `_enrich`.
     #[schemars(length(min = 1))]
     pub(super) metadata_column: Option<String>,
+    /// Whether there is such a column. Without it `enrich errors` knows a failed row by its text alone,
+    /// `enrich retry` is refused, and a lost checkpoint is rebuilt only while the log still holds the
+    /// newest commit. An existing target that says otherwise is refused. Default: true.
+    pub(super) metadata: Option<bool>,
     /// What happens to columns of the source that an existing target does not have: `stop` refuses the
     /// run, `ignore` reads them and does not write them, `add` adds them to the table. Default: `stop`.
     #[serde(default)]

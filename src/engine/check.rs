@@ -85,6 +85,8 @@ pub async fn check(job: &Job, live: bool, simulator: Option<&Url>) -> Vec<Findin
             match Sink::open(job, &prepared.columns, source.id(), RunId::random()).await {
                 Ok(sink) => {
                     note("target", Ok(format!("{} takes the job's columns", job.target.location)));
+                    let there = sink.look_for_files().map_err(EngineError::from);
+                    note("target files", there.map(|files| format!("{files} in the log, all on the disk")));
                     let file = CheckpointFile::in_folder(job.checkpoint.path());
                     let voice = Voice::default();
                     let recoverer =

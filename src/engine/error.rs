@@ -113,6 +113,21 @@ impl EngineError {
             EngineError::Target(TargetError::NoTable { .. }) => {
                 Some("give the answers a place of their own: target.path names a Delta table, or nothing yet")
             }
+            EngineError::Target(TargetError::NoKeys { .. }) => Some(
+                "enrich errors lists them; enrich run --restart asks about every row again; only a target made with target.metadata = true can be retried",
+            ),
+            EngineError::Target(TargetError::NoMetadata { .. }) => Some(
+                "set target.metadata = false to go on without the column, or give the answers another target.path",
+            ),
+            EngineError::Target(TargetError::HasMetadata { .. }) => Some(
+                "take target.metadata = false out to go on with the column (target.metadata_column names it), or give the answers another target.path",
+            ),
+            EngineError::Target(TargetError::FilesGone { .. }) => Some(
+                "bring them back from a backup; without one, take them out of the log (FSCK REPAIR TABLE in Spark, repair() in delta-rs): their rows are lost, and only enrich run --restart asks about them again",
+            ),
+            EngineError::Target(TargetError::Unowned { .. }) => {
+                Some("give the answers another target.path, or remove this table yourself")
+            }
             EngineError::Provider { .. } => {
                 Some("check key, model and base_url of the provider in the job file")
             }
@@ -140,6 +155,9 @@ impl EngineError {
                     | TargetError::NoTable { .. }
                     | TargetError::AppendOnly { .. }
                     | TargetError::NoKeys { .. }
+                    | TargetError::NoMetadata { .. }
+                    | TargetError::HasMetadata { .. }
+                    | TargetError::Unowned { .. }
                     | TargetError::Shared { .. }
             ) | EngineError::Failed(
                 FailedError::NoMetadata { .. }

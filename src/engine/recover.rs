@@ -117,11 +117,15 @@ impl Recoverer<'_> {
         }
         for (output, asked) in &steps {
             if checkpoint.steps.get(output).is_some_and(|before| before != asked) {
+                let told = match &self.job.target.metadata_column {
+                    Some(metadata) => {
+                        format!("{metadata}.{output} says of each row what it had (template, model)")
+                    }
+                    None => "nothing in a row says which it is (target.metadata is off)".to_owned(),
+                };
                 let text = format!(
                     "step {output} asks otherwise than before: rows from now on differ from those in the target, and \
-                     {}.{output} says of each row what it had (template, model); enrich run --restart asks about all \
-                     of them again",
-                    self.job.target.metadata_column
+                     {told}; enrich run --restart asks about all of them again"
                 );
                 self.voice.say(&Event::Notice(&text));
             }
@@ -144,6 +148,7 @@ impl Recoverer<'_> {
         let Some(checkpoint) = self.file.load()? else {
             return Ok(match self.sink.progress().await? {
                 Progress::None => "none yet; the run makes it".to_owned(),
+                Progress::Txn { .. } if !self.sink.has_row_keys() => return Err(self.lost()),
                 _ => "none; the run rebuilds it from the target".to_owned(),
             });
         };
@@ -160,9 +165,10 @@ impl Recoverer<'_> {
                     batches => format!("fits the target; open: {} with {rows}", counted(batches, "batch")),
                 })
             }
-            Ok(Recovery::Behind { .. }) => {
-                Ok("older than the target; the run takes its position from there".to_owned())
-            }
+            Ok(Recovery::Behind { .. }) => match self.sink.progress().await? {
+                Progress::Txn { .. } if !self.sink.has_row_keys() => Err(self.lost()),
+                _ => Ok("older than the target; the run takes its position from there".to_owned()),
+            },
             Err(refusal) => Err(EngineError::Refused { refusal, checkpoint: self.file.path().to_owned() }),
         }
     }
@@ -248,7 +254,7 @@ impl Recoverer<'_> {
                 }
                 let position = match position {
                     Some(position) => position,
-                    None => self.source.position_after(&self.sink.held_files().await?)?,
+                    None => self.position_of_rows().await?,
                 };
                 self.tell_rebuilt(batch);
                 fresh(batch.next(), position, Some(batch))?
@@ -258,13 +264,32 @@ impl Recoverer<'_> {
                 fresh(batch.next(), Position::Start, Some(batch))?
             }
             Progress::Txn { batch } => {
-                let position = self.source.position_after(&self.sink.held_files().await?)?;
+                let position = self.position_of_rows().await?;
                 self.tell_rebuilt(batch);
                 fresh(batch.next(), position, Some(batch))?
             }
         };
         self.file.save(&checkpoint)?;
         Ok(checkpoint)
+    }
+
+    /// The position after the rows of the target.
+    async fn position_of_rows(&self) -> Result<Position, EngineError> {
+        let held = self.sink.held_files().await?.ok_or_else(|| self.lost())?;
+        Ok(self.source.position_after(&held)?)
+    }
+
+    /// Nothing is left that says which rows were read, and to read them all could write them twice.
+    fn lost(&self) -> EngineError {
+        EngineError::Mismatch {
+            what: format!(
+                "the target {} holds batches of the app_id {:?}, and nothing says any more which rows of the source \
+                 are in it: the checkpoint is lost or too old, the newest commit is no longer in the log, and rows \
+                 have no keys (target.metadata is off)",
+                self.job.target.location, self.job.app_id
+            ),
+            hint: "bring the newest checkpoint back from a backup, or start over with another target.path",
+        }
     }
 
     fn tell_rebuilt(&self, batch: BatchId) {

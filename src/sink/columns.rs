@@ -19,7 +19,8 @@ use crate::source::Chunk;
 pub(super) struct Layout<'a> {
     /// The table's columns.
     pub(super) schema: &'a SchemaRef,
-    pub(super) metadata: &'a str,
+    /// Name of the metadata column, if there is one.
+    pub(super) metadata: Option<&'a str>,
     pub(super) outputs: &'a [String],
     pub(super) app_id: &'a str,
     pub(super) run: RunId,
@@ -46,7 +47,7 @@ impl Layout<'_> {
                 let step = self.outputs.iter().position(|output| output == name);
                 let column = if let Some(step) = step {
                     outputs(steps[step].iter())
-                } else if name == self.metadata {
+                } else if self.metadata == Some(name) {
                     self.metadata(batch, chunk, &steps, &error_counts[range.clone()])?
                 } else if let Some(column) = chunk.rows.column_by_name(name) {
                     Arc::clone(column)

@@ -10,14 +10,14 @@ use serde_json::{Map, Value, json};
 use super::columns::Layout;
 use super::failed::{name, text};
 use super::logged;
-use super::rebuild::Progress;
+use super::rebuild::{Progress, holds_own_alone};
 use super::settled::FilledBatch;
 use super::target::{self, APP_ID, ERROR_COUNT, TargetError};
 use crate::checkpoint::{CommittedUpTo, Position, SourceId};
 use crate::config::Job;
 use crate::faultpoint::{self, Side};
 use crate::ident::{BatchId, Lineage, RunId};
-use crate::table::{Table, TableError, Txn};
+use crate::table::{OnDisk, Table, TableError, Txn};
 
 /// Commits after which the table is opened anew: its handle grows by some 400 kB with every update.
 const REOPEN_AFTER: u32 = 10;
@@ -41,7 +41,7 @@ pub struct Sink {
     path: PathBuf,
     table: Table,
     schema: SchemaRef,
-    metadata: String,
+    metadata: Option<String>,
     outputs: Vec<String>,
     app_id: String,
     run: RunId,
@@ -65,10 +65,10 @@ impl Sink {
         let path = job.target.location.path();
         let metadata = &job.target.metadata_column;
         let mut own: Vec<&str> = job.steps.iter().map(|step| step.output.as_str()).collect();
-        own.push(metadata);
-        let (table, to_add) = match target::open(path, wanted, &own, job.target.on_new_columns).await? {
+        own.extend(metadata.as_deref());
+        let (table, to_add) = match target::open(job, wanted, &own).await? {
             Some(found) => found,
-            None => (target::create(path, wanted, metadata).await?, Vec::new()),
+            None => (target::create(path, wanted, metadata.as_deref()).await?, Vec::new()),
         };
         Ok(Sink {
             path: path.to_owned(),
@@ -113,13 +113,17 @@ impl Sink {
         Ok(self.table.files()?.iter().filter_map(|file| file.rows).sum())
     }
 
-    /// Rows of this job in the newest version of the target.
+    /// Rows of this job in the newest version of the target; where nothing says whose they are, all rows.
     ///
     /// # Errors
     /// When the table cannot be read.
     pub async fn own_rows(&self) -> Result<u64, TableError> {
         let table = Table::open(&self.path).await?;
-        self.count(&table, &format!("{}['{APP_ID}'] = {}", name(&self.metadata), text(&self.app_id))).await
+        let condition = match &self.metadata {
+            Some(metadata) => format!("{}['{APP_ID}'] = {}", name(metadata), text(&self.app_id)),
+            None => "TRUE".to_owned(),
+        };
+        self.count(&table, &condition).await
     }
 
     async fn count(&self, table: &Table, condition: &str) -> Result<u64, TableError> {
@@ -136,14 +140,19 @@ impl Sink {
     /// Whether every row of the target may be removed.
     ///
     /// # Errors
-    /// When the table is append-only, holds rows of other jobs, or cannot be read.
+    /// When the table is append-only, holds rows of other jobs or of nobody knows whom, or cannot be read.
     pub async fn may_clear(&self) -> Result<(), TargetError> {
         let table = Table::open(&self.path).await?;
         if table.is_append_only()? {
             return Err(TargetError::AppendOnly { path: self.path.clone() });
         }
-        let foreign =
-            format!("{0} IS NULL OR {0}['{APP_ID}'] <> {1}", name(&self.metadata), text(&self.app_id));
+        let Some(metadata) = &self.metadata else {
+            return match holds_own_alone(&table, &self.app_id).await? {
+                true => Ok(()),
+                false => Err(TargetError::Unowned { path: self.path.clone() }),
+            };
+        };
+        let foreign = format!("{0} IS NULL OR {0}['{APP_ID}'] <> {1}", name(metadata), text(&self.app_id));
         match self.count(&table, &foreign).await? {
             0 => Ok(()),
             rows => Err(TargetError::Shared { path: self.path.clone(), rows }),
@@ -171,6 +180,18 @@ impl Sink {
                 // Another commit came first, a compaction perhaps.
                 Err(_) => {}
             }
+        }
+    }
+
+    /// Looks whether the data files of the target are on the disk, and says how many they are.
+    ///
+    /// # Errors
+    /// When some are not, and when the log or a folder cannot be read.
+    pub fn look_for_files(&self) -> Result<usize, TargetError> {
+        let OnDisk { files, missing, example } = self.table.on_disk()?;
+        match example {
+            None => Ok(files),
+            Some(example) => Err(TargetError::FilesGone { path: self.path.clone(), files, missing, example }),
         }
     }
 
@@ -211,7 +232,7 @@ impl Sink {
         let error_counts = batch.error_counts();
         let layout = Layout {
             schema: &self.schema,
-            metadata: &self.metadata,
+            metadata: self.metadata.as_deref(),
             outputs: &self.outputs,
             app_id: &self.app_id,
             run: self.run,
@@ -227,9 +248,8 @@ impl Sink {
         let mut staged = staging.finish().await?;
         self.pass("parquet-file", Side::After)?;
         let range = (error_counts.iter().min(), error_counts.iter().max());
-        if let (Some(min), Some(max)) = range {
-            let added =
-                staged.add_nested_statistics(&self.metadata, ERROR_COUNT, i64::from(*min), i64::from(*max));
+        if let (Some(metadata), Some(min), Some(max)) = (&self.metadata, range.0, range.1) {
+            let added = staged.add_nested_statistics(metadata, ERROR_COUNT, i64::from(*min), i64::from(*max));
             added.map_err(|error| self.error("write statistics to", error))?;
         }
         let txns = [
@@ -258,8 +278,14 @@ impl Sink {
         }
     }
 
-    pub(super) fn metadata(&self) -> &str {
-        &self.metadata
+    /// Whether the rows of the target say which source rows they are.
+    #[must_use]
+    pub fn has_row_keys(&self) -> bool {
+        self.metadata.is_some()
+    }
+
+    pub(super) fn metadata(&self) -> Option<&str> {
+        self.metadata.as_deref()
     }
 
     pub(super) fn app_id(&self) -> &str {
@@ -289,9 +315,10 @@ impl Sink {
     }
 
     fn info(&self, batch: &FilledBatch, lineage: Lineage) -> Map<String, Value> {
-        // The position in a set of files names them all; it is found again from the rows' keys.
+        // The position in a set of files names them all; it is found again from the rows' keys, if they
+        // have any.
         let position = match &batch.plan.next {
-            Position::Parquet { .. } => Value::Null,
+            Position::Parquet { .. } if self.has_row_keys() => Value::Null,
             position => json!(position),
         };
         let own = json!({

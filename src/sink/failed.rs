@@ -6,10 +6,9 @@ use std::fmt::Write as _;
 
 use arrow::array::{Array, AsArray};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Int64Type, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use serde::Serialize;
-use serde_json::Value;
 
 use super::target::{APP_ID, BATCH_ID, ERROR_COUNT, RUN_ID, SOURCE_FILE, SOURCE_ROW};
 use crate::checkpoint::Selection;
@@ -33,10 +32,10 @@ pub enum FailedError {
     #[error(transparent)]
     Table(#[from] TableError),
     /// It needs what only the metadata column tells.
-    #[error("the target has no column {metadata:?}, so {what}")]
+    #[error("{}, so {what}", lacking(metadata.as_deref()))]
     NoMetadata {
-        /// Name of the metadata column.
-        metadata: String,
+        /// Name of the metadata column; none where the job has it off.
+        metadata: Option<String>,
         /// What cannot be told.
         what: &'static str,
     },
@@ -66,6 +65,13 @@ pub enum FailedError {
     },
 }
 
+fn lacking(metadata: Option<&str>) -> String {
+    match metadata {
+        Some(metadata) => format!("the target has no column {metadata:?}"),
+        None => "target.metadata is off".to_owned(),
+    }
+}
+
 /// How many rows of a step failed in one way.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct FailedGroup {
@@ -84,7 +90,8 @@ pub struct FailedGroup {
 pub struct FailedRows {
     pub(super) table: Table,
     pub(super) schema: SchemaRef,
-    metadata: String,
+    /// Name of the metadata column, whether the table has it or not; none where the job has it off.
+    metadata: Option<String>,
     app_id: String,
     outputs: Vec<String>,
     has_metadata: bool,
@@ -105,7 +112,7 @@ impl FailedRows {
         let schema = table.schema()?;
         let metadata = job.target.metadata_column.clone();
         let mut found = FailedRows {
-            has_metadata: schema.field_with_name(&metadata).is_ok(),
+            has_metadata: metadata.as_ref().is_some_and(|metadata| schema.field_with_name(metadata).is_ok()),
             outputs: job.steps.iter().map(|step| step.output.clone()).collect(),
             app_id: job.app_id.clone(),
             files: Vec::new(),
@@ -124,16 +131,18 @@ impl FailedRows {
     }
 
     fn list_files(&mut self) -> Result<(), TableError> {
-        self.files = Self::files_of(&self.table, &self.metadata)?;
+        self.files = Self::files_of(&self.table, self.metadata.as_deref())?;
         Ok(())
     }
 
     /// Files of a table that may hold failed rows.
-    pub(super) fn files_of(table: &Table, metadata: &str) -> Result<Vec<String>, TableError> {
-        table.files_where(|stats| {
-            let most = stats.and_then(|stats| stats.get("maxValues")).and_then(|most| most.get(metadata));
-            most.and_then(|most| most.get(ERROR_COUNT)).and_then(Value::as_i64) != Some(0)
-        })
+    pub(super) fn files_of(table: &Table, metadata: Option<&str>) -> Result<Vec<String>, TableError> {
+        match metadata {
+            Some(metadata) => {
+                table.files_where(&["maxValues", metadata, ERROR_COUNT], |most| most != Some(0))
+            }
+            None => table.files_where(&[], |_| true),
+        }
     }
 
     /// Files that may hold failed rows.
@@ -151,14 +160,14 @@ impl FailedRows {
     /// The columns that are neither outputs of the job nor its metadata.
     #[must_use]
     pub fn source_columns(&self) -> SchemaRef {
-        let own = |name: &String| self.outputs.contains(name) || *name == self.metadata;
+        let own = |name: &String| self.outputs.contains(name) || Some(name) == self.metadata.as_ref();
         let fields: Vec<_> =
             self.schema.fields().iter().filter(|field| !own(field.name())).cloned().collect();
         Schema::new(fields).into()
     }
 
     /// Hands failed rows to `take`, one for each step that failed, in the order in which they were
-    /// written: the given columns of the table, then [`LISTED`].
+    /// written (if the metadata tells it): the given columns of the table, then [`LISTED`].
     ///
     /// # Errors
     /// When the question cannot be answered, and what `take` returns.
@@ -294,12 +303,12 @@ impl FailedRows {
 
     /// Whether the target can say of a step that it failed.
     pub(super) fn is_recorded(&self, output: &str) -> bool {
-        let recorded =
-            self.schema.field_with_name(&self.metadata).ok().map(|field| match field.data_type() {
-                DataType::Struct(fields) => fields.iter().any(|field| field.name() == output),
-                _ => false,
-            });
-        recorded.unwrap_or_else(|| self.schema.field_with_name(output).is_ok())
+        let metadata = self.metadata.as_ref().and_then(|name| self.schema.field_with_name(name).ok());
+        match metadata.map(Field::data_type) {
+            Some(DataType::Struct(fields)) => fields.iter().any(|field| field.name() == output),
+            Some(_) => false,
+            None => self.schema.field_with_name(output).is_ok(),
+        }
     }
 
     /// Whether a step of a row failed, in one of the ways selected.
@@ -351,7 +360,7 @@ impl FailedRows {
     }
 
     pub(super) fn field(&self, field: &str) -> String {
-        format!("{}[{}]", name(&self.metadata), text(field))
+        format!("{}[{}]", name(self.metadata.as_deref().unwrap_or_default()), text(field))
     }
 
     fn history(&self, output: &str) -> String {

@@ -79,13 +79,30 @@ impl Progress {
     }
 }
 
+/// Whether the log shows that every row of a table came with a commit of this job, or that the job had
+/// emptied the table before. A log that was cleaned shows nothing.
+pub(super) async fn holds_own_alone(table: &Table, app_id: &str) -> Result<bool, TableError> {
+    for version in (0..=table.version()).rev() {
+        let Some(entry) = table.log_entry(version).await? else { return Ok(false) };
+        let by = |key: &str| entry.info.get(key).and_then(|info| info.get("app_id")?.as_str());
+        if by(RESTART).is_some() {
+            return Ok(true);
+        }
+        if !entry.added.is_empty() && by("enrich") != Some(app_id) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 impl super::Sink {
-    /// Per source file, the rows that the target holds.
+    /// Per source file, the rows that the target holds; none if the rows do not say.
     ///
     /// # Errors
     /// When the table cannot be read.
-    pub async fn held_files(&self) -> Result<Vec<HeldFile>, TableError> {
-        let metadata = format!("\"{}\"", self.metadata().replace('"', "\"\""));
+    pub async fn held_files(&self) -> Result<Option<Vec<HeldFile>>, TableError> {
+        let Some(metadata) = self.metadata() else { return Ok(None) };
+        let metadata = format!("\"{}\"", metadata.replace('"', "\"\""));
         let app_id = self.app_id().replace('\'', "''");
         let sql = format!(
             "SELECT CAST({metadata}['{SOURCE_FILE}'] AS VARCHAR) AS file, \
@@ -111,6 +128,6 @@ impl super::Sink {
                 Ok::<(), TableError>(())
             })
             .await?;
-        Ok(held)
+        Ok(Some(held))
     }
 }

@@ -83,9 +83,10 @@ impl Repair {
     pub fn open(job: &Job, rows: &FailedRows, places: Places, run: RunId) -> Result<Repair, TargetError> {
         let path = job.target.location.path().to_owned();
         let table = rows.table.clone();
-        if !rows.has_metadata() {
-            return Err(TargetError::NoKeys { path, metadata: job.target.metadata_column.clone() });
-        }
+        let metadata = job.target.metadata_column.clone();
+        let Some(metadata) = metadata.clone().filter(|_| rows.has_metadata()) else {
+            return Err(TargetError::NoKeys { path, metadata });
+        };
         if table.is_append_only()? {
             return Err(TargetError::AppendOnly { path });
         }
@@ -101,7 +102,7 @@ impl Repair {
             path,
             schema: rows.schema.clone(),
             table,
-            metadata: job.target.metadata_column.clone(),
+            metadata,
             outputs,
             app_id: job.app_id.clone(),
             run,
@@ -386,7 +387,7 @@ impl Repair {
             field(APP_ID),
             text(&self.app_id)
         );
-        let files = FailedRows::files_of(&self.table, &self.metadata)?;
+        let files = FailedRows::files_of(&self.table, Some(&self.metadata))?;
         let mut places = BTreeSet::new();
         for files in files.chunks(FILES_AT_ONCE) {
             let names = self.table.file_names(files);

@@ -65,13 +65,47 @@ pub enum TargetError {
         /// Those rows.
         rows: u64,
     },
+    /// It is not certain whose rows the table holds.
+    #[error("the target {} may hold rows of others, so it is not emptied: target.metadata is off, and its log does not show that every row is of this job", path.display())]
+    Unowned {
+        /// The table.
+        path: PathBuf,
+    },
     /// Its rows cannot be told from each other.
-    #[error("the target {} has no column {metadata:?}: nothing says which source row a row is, so failed rows cannot be asked again", path.display())]
+    #[error("{}: nothing says which source row a row is, so failed rows cannot be asked again", lacking(path, metadata.as_deref()))]
     NoKeys {
+        /// The table.
+        path: PathBuf,
+        /// Name of the metadata column; none where the job has it off.
+        metadata: Option<String>,
+    },
+    /// The job has the metadata column, the table has not.
+    #[error("the target {} does not fit this job: it has no column {metadata:?}, and target.metadata is on", path.display())]
+    NoMetadata {
         /// The table.
         path: PathBuf,
         /// Name of the metadata column.
         metadata: String,
+    },
+    /// The table has a metadata column, the job has not.
+    #[error("the target {} does not fit this job: its column {metadata:?} says where rows came from, and target.metadata is off", path.display())]
+    HasMetadata {
+        /// The table.
+        path: PathBuf,
+        /// Name of the metadata column.
+        metadata: String,
+    },
+    /// Data files of the table were deleted behind its back.
+    #[error("of {files} data files of the target {}, {missing} are not on the disk, for example {example}", path.display())]
+    FilesGone {
+        /// The table.
+        path: PathBuf,
+        /// Files that its log names.
+        files: usize,
+        /// Those that are gone.
+        missing: usize,
+        /// One of them, relative to the table.
+        example: String,
     },
     /// There is something else in its place.
     #[error("the target {} is there and is no Delta table", path.display())]
@@ -84,7 +118,15 @@ pub enum TargetError {
     Table(#[from] TableError),
 }
 
-/// The columns of the target: the source's, each step's output, and the metadata column.
+/// Why rows of a target have no metadata.
+fn lacking(path: &Path, metadata: Option<&str>) -> String {
+    match metadata {
+        Some(metadata) => format!("the target {} has no column {metadata:?}", path.display()),
+        None => format!("target.metadata is off for the target {}", path.display()),
+    }
+}
+
+/// The columns of the target: the source's, each step's output, and the metadata column, if there is one.
 ///
 /// # Errors
 /// When names clash or a type cannot be held.
@@ -101,10 +143,11 @@ pub fn check_columns(job: &Job, source: &Schema) -> Result<SchemaRef, TargetErro
                 step.output
             )));
         }
-        if let Some(reserved) = RESERVED.iter().find(|name| name.eq_ignore_ascii_case(&step.output)) {
+        let reserved = RESERVED.iter().find(|name| name.eq_ignore_ascii_case(&step.output));
+        if let (Some(reserved), Some(metadata)) = (reserved, &job.target.metadata_column) {
             return Err(wrong(format!(
-                "the output {:?} has the name of a field of {}.{reserved}; rename the step's output",
-                step.output, job.target.metadata_column
+                "the output {:?} has the name of a field of {metadata}.{reserved}; rename the step's output",
+                step.output
             )));
         }
         fields.push(Field::new(&step.output, DataType::Utf8, true));
@@ -113,14 +156,15 @@ pub fn check_columns(job: &Job, source: &Schema) -> Result<SchemaRef, TargetErro
         let (name, what) = (column.name(), "names that begin so are this program's own");
         return Err(wrong(format!("the source has a column {name:?}; {what}. Rename the column")));
     }
-    let metadata = &job.target.metadata_column;
-    if let Some(column) = clash(metadata) {
-        return Err(wrong(format!(
-            "the source has a column {column:?}, as the metadata column of the target is called (is the source the \
-             target of an earlier job?); set target.metadata_column to another name"
-        )));
+    if let Some(metadata) = &job.target.metadata_column {
+        if let Some(column) = clash(metadata) {
+            return Err(wrong(format!(
+                "the source has a column {column:?}, as the metadata column of the target is called (is the source the \
+                 target of an earlier job?); set target.metadata_column to another name"
+            )));
+        }
+        fields.push(Field::new(metadata, DataType::Struct(metadata_fields(job)), true));
     }
-    fields.push(Field::new(metadata, DataType::Struct(metadata_fields(job)), true));
     delta_schema(&Schema::new(fields)).map_err(wrong)
 }
 
@@ -159,11 +203,11 @@ pub(super) fn step_fields() -> Fields {
 /// Opens the target and holds it against the columns that the job needs; none if it is not there yet. What
 /// becomes of columns that it lacks is for `on_new` to say (those to be added are given back); those of `own` are the job's, and must be there.
 pub(super) async fn open(
-    path: &Path,
+    job: &Job,
     wanted: &Schema,
     own: &[&str],
-    on_new: OnNewColumns,
 ) -> Result<Option<(Table, Vec<Arc<Field>>)>, TargetError> {
+    let (path, on_new) = (job.target.location.path(), job.target.on_new_columns);
     if !is_delta_table(path) {
         return is_free(path).map(|()| None);
     }
@@ -178,9 +222,29 @@ pub(super) async fn open(
     let new: Vec<Arc<Field>> = wanted.fields().iter().filter(is_new).cloned().collect();
     let kept = wanted.fields().iter().filter(|field| on_new == OnNewColumns::Stop || !is_new(field));
     let wanted = Schema::new(kept.cloned().collect::<Vec<_>>());
-    fits(schema.as_ref(), &wanted).map_err(|what| TargetError::Schema { path: path.to_owned(), what })?;
+    let misfit = |what| TargetError::Schema { path: path.to_owned(), what };
+    let metadata = job.target.metadata_column.as_deref();
+    if let Some(metadata) = metadata.filter(|metadata| schema.field_with_name(metadata).is_err()) {
+        // Of a table that lacks other columns too, those are told: it is no target of this job.
+        let others = wanted.fields().iter().filter(|field| field.name() != metadata).cloned();
+        fits(&schema, &Schema::new(others.collect::<Vec<_>>())).map_err(misfit)?;
+        return Err(TargetError::NoMetadata { path: path.to_owned(), metadata: metadata.to_owned() });
+    }
+    let is_foreign = |field: &&Arc<Field>| wanted.field_with_name(field.name()).is_err();
+    let like_metadata = schema.fields().iter().filter(is_foreign).find(|field| is_metadata(field));
+    if let Some(column) = like_metadata.filter(|_| metadata.is_none()) {
+        let metadata = column.name().clone();
+        return Err(TargetError::HasMetadata { path: path.to_owned(), metadata });
+    }
+    fits(&schema, &wanted).map_err(misfit)?;
     let to_add = if on_new == OnNewColumns::Add { new } else { Vec::new() };
     Ok(Some((table, to_add)))
+}
+
+/// Whether a column is a metadata column of some job.
+fn is_metadata(field: &Field) -> bool {
+    let DataType::Struct(fields) = field.data_type() else { return false };
+    RESERVED.iter().all(|name| fields.find(name).is_some())
 }
 
 /// Whether nothing but folders of this program is where the target is to be.
@@ -194,7 +258,11 @@ pub(super) fn is_free(path: &Path) -> Result<(), TargetError> {
 }
 
 /// Creates the target.
-pub(super) async fn create(path: &Path, wanted: &Schema, metadata: &str) -> Result<Table, TargetError> {
+pub(super) async fn create(
+    path: &Path,
+    wanted: &Schema,
+    metadata: Option<&str>,
+) -> Result<Table, TargetError> {
     let is_plain =
         |field: &&Arc<Field>| !field.data_type().is_nested() && *field.data_type() != DataType::Binary;
     let quoted = |name: &str| format!("`{}`", name.replace('`', "``"));
@@ -207,7 +275,7 @@ pub(super) async fn create(path: &Path, wanted: &Schema, metadata: &str) -> Resu
         .take(STATS_LIMIT)
         .map(|field| quoted(field.name()))
         .collect();
-    stats.push(format!("{}.{}", quoted(metadata), quoted(ERROR_COUNT)));
+    stats.extend(metadata.map(|metadata| format!("{}.{}", quoted(metadata), quoted(ERROR_COUNT))));
     let properties =
         [(STATS_COLUMNS, stats.join(",")), (CHECKPOINT_INTERVAL, LOG_CHECKPOINT_AFTER.to_string())];
     Ok(Table::create(path, wanted, &properties).await?)

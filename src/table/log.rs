@@ -1,12 +1,17 @@
 //! The files of a version and the entries of the log.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use deltalake::kernel::{Action, Add};
 use deltalake::logstore::get_actions;
 use serde_json::Value;
 
 use super::open::error_of;
+use super::statistics::integer_at;
 use super::{Table, TableError};
 
 /// A data file of a table.
@@ -24,6 +29,17 @@ pub struct DataFile {
     pub has_deletion_vector: bool,
     /// Rows in it, deleted ones included, where the log says so.
     pub rows: Option<u64>,
+}
+
+/// The data files of a version, held against the disk.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OnDisk {
+    /// Files that were looked for.
+    pub files: usize,
+    /// Those that are not there.
+    pub missing: usize,
+    /// One of them, relative to the table.
+    pub example: Option<String>,
 }
 
 /// A commit of a table.
@@ -64,19 +80,20 @@ impl Table {
         Ok(files)
     }
 
-    /// Paths of the files of this version whose statistics, as JSON in the form of the Delta protocol, pass
-    /// a test, ordered by (modification time, path). Files without statistics are tested with `None`.
+    /// Paths of the files of this version of which an integer in the statistics passes a test, ordered by
+    /// (modification time, path). `place` is the path of that integer in the form of the Delta protocol;
+    /// files whose statistics lack it are tested with `None`.
     ///
     /// # Errors
     /// When the log cannot be read.
     pub fn files_where(
         &self,
-        mut keep: impl FnMut(Option<&Value>) -> bool,
+        place: &[&str],
+        mut keep: impl FnMut(Option<i64>) -> bool,
     ) -> Result<Vec<String>, TableError> {
         let mut kept = Vec::new();
         for file in self.state("list the files of")?.log_data().iter() {
-            let stats = file.stats().and_then(|stats| serde_json::from_str::<Value>(&stats).ok());
-            if keep(stats.as_ref()) {
+            if keep(file.stats().and_then(|stats| integer_at(&stats, place))) {
                 kept.push((file.modification_time(), file.path().into_owned()));
             }
         }
@@ -91,6 +108,42 @@ impl Table {
     pub fn has_files(&self, wanted: &BTreeSet<String>) -> Result<bool, TableError> {
         let files = self.state("list the files of")?.log_data();
         Ok(files.iter().filter(|file| wanted.contains(file.path().as_ref())).count() == wanted.len())
+    }
+
+    /// Looks for the files of this version on the disk, by their names in the listings of their folders.
+    /// Files that the log names by a URL, as shallow clones do, are not looked for.
+    ///
+    /// # Errors
+    /// When the log or a folder cannot be read.
+    pub fn on_disk(&self) -> Result<OnDisk, TableError> {
+        let action = "list the files of";
+        let mut folders: HashMap<PathBuf, HashSet<OsString>> = HashMap::new();
+        let mut found = OnDisk::default();
+        for file in self.state(action)?.log_data().iter() {
+            let path = file.path();
+            if path.contains("://") {
+                continue;
+            }
+            found.files += 1;
+            let place = self.path().join(path.as_ref());
+            let (Some(folder), Some(name)) = (place.parent(), place.file_name()) else { continue };
+            let names = match folders.entry(folder.to_owned()) {
+                Entry::Occupied(names) => names.into_mut(),
+                Entry::Vacant(unread) => {
+                    let names = names_in(folder).map_err(|source| TableError {
+                        action,
+                        path: self.path().to_owned(),
+                        source: Box::new(source),
+                    })?;
+                    unread.insert(names)
+                }
+            };
+            if !names.contains(name) {
+                found.missing += 1;
+                found.example.get_or_insert_with(|| path.into_owned());
+            }
+        }
+        Ok(found)
     }
 
     /// The commit that made a version; none if the log has no entry for it.
@@ -116,6 +169,15 @@ impl Table {
             }
         }
         Ok(Some(entry))
+    }
+}
+
+/// Names in a folder; none if there is no such folder.
+fn names_in(folder: &Path) -> io::Result<HashSet<OsString>> {
+    match fs::read_dir(folder) {
+        Ok(entries) => entries.map(|entry| Ok(entry?.file_name())).collect(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(HashSet::new()),
+        Err(error) => Err(error),
     }
 }
 

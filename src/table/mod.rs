@@ -7,12 +7,14 @@ mod append;
 mod create;
 mod log;
 mod open;
+mod part;
 mod query;
 mod rewrite;
+mod statistics;
 
 pub use append::{Staged, Staging, Txn};
 pub use create::delta_schema;
-pub use log::{DataFile, LogEntry};
+pub use log::{DataFile, LogEntry, OnDisk};
 pub use open::{Table, is_delta_table};
 pub use query::Scan;
 pub use rewrite::{ChangeStaging, StagedChanges};

@@ -74,10 +74,10 @@ impl Table {
         }
         let context = SessionContext::new_with_config(config);
         self.inner.update_datafusion_session(&context.state()).map_err(&error)?;
-        let mut provider = self.inner.table_provider();
-        if let Some(files) = scan.files {
-            provider = provider.with_file_paths(files.iter().map(|file| as_url(file)));
-        }
+        let mut provider = match scan.files {
+            Some(files) => self.part(files).await?.table_provider(),
+            None => self.inner.table_provider(),
+        };
         if let Some(name) = scan.file_column {
             provider = provider.with_file_column(name);
         }
@@ -96,7 +96,8 @@ impl Table {
     pub async fn condition(&self, written: &str) -> Result<String, String> {
         let condition = expression(written)?;
         let sql = format!("SELECT 1 FROM target WHERE ({condition})");
-        match self.stream(Scan::default(), &sql).await {
+        // Only the columns matter.
+        match self.stream(Scan { files: Some(&[]), file_column: None }, &sql).await {
             Ok(_) => Ok(condition),
             Err(error) => {
                 let text = error.source.to_string();

@@ -29,7 +29,7 @@ pub fn steady(text: &str, world: &World) -> String {
     let text = text.replace(world.folder.path().to_str().unwrap(), "[folder]");
     let text = text.replace(world.simulator.url().as_str().trim_end_matches('/'), "[simulator]");
     let number =
-        regex::Regex::new(r"process \d+|answered in \d+ ms|[0-9a-f]{8}-[0-9a-f-]{27}|\d+\.\d\d KiB").unwrap();
+        regex::Regex::new(r"process \d+|answered in \d+ ms|[0-9a-f]{8}-[0-9a-f-]{27}|\d+\.\d+ KiB").unwrap();
     let text = number.replace_all(&text, "[…]");
     let time = regex::Regex::new(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d( UTC|Z)").unwrap();
     time.replace_all(&text, "[time]").into_owned()
@@ -62,6 +62,28 @@ async fn a_check_shows_all_that_a_run_looks_at_and_changes_nothing() {
         "{}",
         wrong.stdout
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_misses_files_of_the_target_that_were_deleted() {
+    let world = World::with_rows(40, 1).await;
+    world.run(&[]).await.assert_status(0);
+    let fine = on_job(&world, "check", &[]).await;
+    let says = "ok      target files: 4 in the log, all on the disk";
+    assert!(fine.assert_status(0).stdout.contains(says), "{}", fine.stdout);
+    let path = world.path("target");
+    let files = enrich::table::Table::open(&path).await.unwrap().files().unwrap();
+    for file in &files[1..3] {
+        fs::remove_file(path.join(&file.path)).unwrap();
+    }
+    let wrong = on_job(&world, "check", &[]).await;
+    let says = format!(
+        "wrong   target files: of 4 data files of the target {}, 2 are not on the disk",
+        path.display()
+    );
+    assert!(wrong.assert_status(1).stdout.contains(&says), "{}", wrong.stdout);
+    let named = files[1..3].iter().any(|file| wrong.stdout.contains(&format!("for example {}", file.path)));
+    assert!(named && wrong.stdout.contains("bring them back from a backup"), "{}", wrong.stdout);
 }
 
 #[tokio::test(flavor = "multi_thread")]

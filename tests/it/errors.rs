@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::StringArray;
+use arrow::array::{ArrayRef, AsArray, StringArray};
+use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Schema};
 use arrow::record_batch::RecordBatch;
 use enrich::config::SimulatorSpec;
 use enrich::sink::FailedRows;
-use enrich::table::Table;
+use enrich::table::{Scan, Table, TableError};
 
 use crate::retry::{refusing, with_failed};
 use crate::support::{Outcome, World, append_delta, rows};
@@ -199,4 +200,55 @@ async fn without_a_target_there_is_nothing_to_list() {
         .assert_says("there is no target")
         .assert_says("enrich run makes it");
     assert!(Table::open(&world.path("target")).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_files_of_a_part_are_found_whatever_their_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a b#c ü");
+    std::fs::create_dir(&path).unwrap();
+    let url = deltalake::ensure_table_uri(path.to_str().unwrap()).unwrap();
+    let kind = deltalake::kernel::DataType::STRING;
+    let made = deltalake::operations::create::CreateBuilder::new()
+        .with_location(url.as_str())
+        .with_column("id", kind.clone(), true, None)
+        .with_column("kind", kind, true, None)
+        .with_partition_columns(["kind"]);
+    made.await.unwrap();
+    let mut table = Table::open(&path).await.unwrap();
+    let kinds = ["100% #1?", "50%25", "ü/ö", " "];
+    let columns = ["a", "b", "c", "d"].to_vec();
+    let columns =
+        vec![Arc::new(StringArray::from(columns)) as _, Arc::new(StringArray::from(kinds.to_vec())) as _];
+    let mut staging = table.stage().unwrap();
+    staging.write(RecordBatch::try_new(table.schema().unwrap(), columns).unwrap()).await.unwrap();
+    let staged = staging.finish().await.unwrap();
+    table.append(&staged, &[], serde_json::Map::new()).await.unwrap();
+    let files = table.files_where(&[], |_| true).unwrap();
+    assert_eq!(files.len(), 4);
+    let on_disk = table.on_disk().unwrap();
+    assert_eq!((on_disk.files, on_disk.missing), (4, 0), "{:?}", on_disk.example);
+    let mut found = BTreeSet::new();
+    for file in &files {
+        let part = [file.clone()];
+        let names = table.file_names(&part);
+        let scan = Scan { files: Some(&part), file_column: Some("place") };
+        let sql = "SELECT CAST(id AS VARCHAR), CAST(kind AS VARCHAR), CAST(place AS VARCHAR) FROM target";
+        let read = table.scan(scan, sql, |batch| {
+            let texts: Vec<ArrayRef> =
+                batch.columns().iter().map(|column| cast(column, &DataType::Utf8).unwrap()).collect();
+            let text = |column: usize| texts[column].as_string::<i32>().value(0).to_owned();
+            assert_eq!(batch.num_rows(), 1);
+            assert_eq!(names.get(&text(2)), Some(&0), "{}", text(2));
+            found.insert((text(0), text(1)));
+            Ok::<(), TableError>(())
+        });
+        read.await.unwrap();
+    }
+    let expected = ["a", "b", "c", "d"].into_iter().zip(kinds);
+    assert_eq!(found, expected.map(|(id, kind)| (id.to_owned(), kind.to_owned())).collect());
+    let gone = ["kind=x/gone.parquet".to_owned()];
+    let scan = Scan { files: Some(&gone), file_column: None };
+    let error = table.stream(scan, "SELECT id FROM target").await.err().unwrap();
+    assert!(error.to_string().contains("is no longer in the table"), "{error}");
 }

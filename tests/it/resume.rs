@@ -61,7 +61,7 @@ async fn a_deleted_checkpoint_is_rebuilt_from_the_last_commit() {
 }
 
 /// Somebody else's commit, a log checkpoint, and no entries before it: as after 30 days.
-async fn clean_log(world: &World) {
+pub async fn clean_log(world: &World) {
     let path = world.path("target");
     let mut table = Table::open(&path).await.unwrap();
     let newest = table.append(&Staged::default(), &[], serde_json::Map::new()).await.unwrap();
