@@ -81,11 +81,17 @@ impl Concurrency {
         self.ramp = Some(1);
     }
 
-    /// A request was answered, with so many tokens; `is_bound` tells that others waited for its place.
-    pub(super) fn answered(&mut self, tokens: f64, is_bound: bool, now: Instant) {
+    /// A request was answered, with so many tokens; `is_bound` tells that others waited for its place, and
+    /// `is_paced` that a limit holds back the requests that may be in flight.
+    pub(super) fn answered(&mut self, tokens: f64, is_bound: bool, is_paced: bool, now: Instant) {
         if let Some(ramp) = self.ramp {
-            // The first answer of all opens what was configured at once.
-            let ramp = if self.is_heard { ramp.saturating_mul(2) } else { u32::MAX };
+            // The first answer of all opens what was configured at once, where a limit holds it back.
+            let ramp = match (is_paced, self.is_heard) {
+                (true, false) => u32::MAX,
+                (true, true) => ramp.saturating_mul(2),
+                // Nobody knows how many a second are right: twice as many with each round.
+                (false, _) => ramp + 1,
+            };
             self.ramp = Some(ramp).filter(|ramp| *ramp < self.limit);
         }
         self.is_heard = true;
@@ -154,7 +160,7 @@ mod tests {
             let every = Duration::from_secs(1) / at_once.min(slots);
             for _ in 0..at_once {
                 now += every;
-                concurrency.answered(100.0, true, now);
+                concurrency.answered(100.0, true, false, now);
             }
             highest = highest.max(concurrency.now());
         }
@@ -176,15 +182,18 @@ mod tests {
         let mut concurrency = Concurrency::new(64, false);
         let now = clock::now();
         assert_eq!(concurrency.now(), 1);
-        concurrency.answered(1.0, true, now);
+        concurrency.answered(1.0, true, true, now);
         assert_eq!(concurrency.now(), 64);
         concurrency.collapse();
         let ramp: Vec<u32> = std::iter::repeat_with(|| {
-            concurrency.answered(1.0, true, now);
+            concurrency.answered(1.0, true, true, now);
             concurrency.now()
         })
         .take(6)
         .collect();
         assert_eq!(ramp, [2, 4, 8, 16, 32, 64]);
+        let mut unlimited = Concurrency::new(64, false);
+        (0..10).for_each(|_| unlimited.answered(1.0, true, false, now));
+        assert_eq!(unlimited.now(), 11, "twice as many with each round, and no more");
     }
 }

@@ -21,8 +21,8 @@ const BREAKER_ATTEMPTS: usize = 40;
 const BREAKER_SHARE: f64 = 0.75;
 const FIRST_PROBE: Duration = Duration::from_secs(2);
 const LAST_PROBE: Duration = Duration::from_secs(60);
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LAST_PAUSE: Duration = Duration::from_secs(60);
+const FIRST_PAUSE: Duration = Duration::from_millis(300);
+const LAST_PAUSE: Duration = Duration::from_secs(6);
 
 /// The answer to "may I send?".
 #[derive(Clone, Copy, Debug)]
@@ -182,13 +182,17 @@ impl Admission {
         self.quotas.answered(&ticket.taken, tokens, limits, now);
         self.answered = Some(now);
         self.note(None);
-        if ticket.generation != self.generation || self.failing_from.is_some_and(|from| ticket.taken.at < from) {
+        if ticket.generation != self.generation
+            || self.failing_from.is_some_and(|from| ticket.taken.at < from)
+        {
             // It was sent before the trouble and says nothing about now.
             return;
         }
         #[expect(clippy::cast_precision_loss, reason = "token counts are far below 2^52")]
         let work = tokens.map_or(1.0, |tokens| tokens.completion as f64);
-        self.concurrency.answered(work, self.is_bound, now);
+        self.quotas.welcomed(&ticket.taken, now);
+        let is_paced = self.quotas.limits_requests();
+        self.concurrency.answered(work, self.is_bound, is_paced, now);
         self.is_bound = false;
         self.vouched(now);
     }

@@ -49,7 +49,8 @@ impl SendLog {
     /// What was sent in a time that ends at `until`, to the tenth of a second.
     pub(super) fn sum(&self, over: Duration, until: Instant) -> f64 {
         let end = self.slot(until);
-        let first = end.saturating_sub(u64::try_from(over.as_millis() / SLOT.as_millis()).unwrap_or(u64::MAX));
+        let first =
+            end.saturating_sub(u64::try_from(over.as_millis() / SLOT.as_millis()).unwrap_or(u64::MAX));
         let skipped = usize::try_from(first.saturating_sub(self.first)).unwrap_or(usize::MAX);
         let taken = usize::try_from(end.saturating_sub(first.max(self.first))).unwrap_or(usize::MAX);
         self.slots.iter().skip(skipped).take(taken).sum()

@@ -22,21 +22,32 @@ const SOON: Duration = Duration::from_secs(10);
 const AFTER_REFUSAL_SOON: f64 = 0.85;
 /// Growth in a second, of the ceiling: far below it, near it, and beyond it.
 const GROWTH_BELOW: f64 = 0.05;
-const GROWTH_NEAR: f64 = 0.01;
-const GROWTH_BEYOND: f64 = 0.000_5;
-const MOST_GROWTH: f64 = 0.03;
+const GROWTH_NEAR: f64 = 0.02;
+const GROWTH_BEYOND: f64 = 0.001;
+const MOST_GROWTH: f64 = 0.02;
+/// The same where the provider counts over a long window.
+const MOST_GROWTH_LONG: f64 = 0.004;
 /// Growth in a second, of the rate, while the ceiling is a guess.
 const GROWTH_UNSURE: f64 = 0.25;
 /// Growth beyond the ceiling doubles in this time, and in a multiple of it where the ceiling was met again
 /// and again.
-const GROWTH_DOUBLES: f64 = 12.0;
-/// What a refusal is measured by: at least this much of the time before it.
-const LEAST_MEASURED: Duration = Duration::from_secs(2);
+const GROWTH_DOUBLES: f64 = 8.0;
+/// The remembered ceiling falls no further at once than to this, and to this where nothing was measured.
+const FORGOTTEN: f64 = 0.7;
+const FORGOTTEN_UNMEASURED: f64 = 0.9;
+/// Refusals that lasted so long were those of a window that was used up; the ceiling is what that allowed,
+/// and falls no further than to this.
+const LONG_EPISODE: Duration = Duration::from_secs(3);
+const FORGOTTEN_AT_LAST: f64 = 0.25;
+/// What a refusal is measured by: at least this much of the time before it, if it went on for so long.
+const LEAST_MEASURED: Duration = Duration::from_secs(10);
+const LEAST_GOING: Duration = Duration::from_millis(500);
 const MOST_MEASURED: Duration = Duration::from_secs(60);
 /// Windows over which providers count.
 const WINDOWS: [Duration; 3] = [Duration::from_secs(60), Duration::from_secs(10), Duration::from_secs(1)];
-/// Such a share of a window's limit is all of it.
-const FULL: f64 = 0.97;
+/// Such a share of a window's limit may be all of it, and such a share is.
+const NEARLY_FULL: f64 = 0.95;
+const FULL: f64 = 0.99;
 /// How long until a full window is looked at again.
 const A_MOMENT: Duration = Duration::from_millis(100);
 /// A ceiling that is remembered from a former run is tested from here.
@@ -62,9 +73,31 @@ pub(super) struct Pace {
     done: SendLog,
     /// The provider counts what was used over a window as long as this: it is kept to as well.
     window: Option<Duration>,
+    /// How far off full each of the windows was when a request was refused, all refusals together.
+    off: [f64; WINDOWS.len()],
     /// Since when it goes on without a pause; none before the first request.
     since: Option<Instant>,
+    /// The first request.
+    first: Option<Instant>,
     refused: Option<Instant>,
+    /// Whether the provider was found to count over a long window: what goes too fast now is refused later,
+    /// all at once.
+    is_long: bool,
+    /// Refusals without an answer between them.
+    episode: Option<Episode>,
+}
+
+/// One refusal after the other.
+#[derive(Clone, Copy, Debug)]
+struct Episode {
+    /// When the first of the refused requests was sent.
+    began: Instant,
+    refusals: u32,
+    /// How long it had gone well before, a minute at most, and what was sent in that time.
+    before: Duration,
+    sent: f64,
+    /// What was remembered then.
+    ceiling: Option<f64>,
 }
 
 #[derive(Debug)]
@@ -106,8 +139,12 @@ impl Pace {
             log: SendLog::new(now),
             done: SendLog::new(now),
             window: None,
+            off: [0.0; WINDOWS.len()],
             since: None,
+            first: None,
             refused: None,
+            is_long: false,
+            episode: None,
         }
     }
 
@@ -150,7 +187,13 @@ impl Pace {
             self.stated.as_mut(),
             self.learned.as_mut().map(|learned| &mut learned.bucket),
         ];
-        buckets.into_iter().flatten().filter_map(|bucket| bucket.wait(amount, now)).chain(told).chain(full).max()
+        buckets
+            .into_iter()
+            .flatten()
+            .filter_map(|bucket| bucket.wait(amount, now))
+            .chain(told)
+            .chain(full)
+            .max()
     }
 
     /// Takes a request from governor; or says how long it takes until there is one.
@@ -168,6 +211,7 @@ impl Pace {
         }
         self.log.add(amount, now);
         self.since.get_or_insert(now);
+        self.first.get_or_insert(now);
         self.sent += amount;
         self.sent
     }
@@ -192,10 +236,16 @@ impl Pace {
     /// than configured: then their window is kept to from now on.
     pub(super) fn explains(&mut self, now: Instant) -> bool {
         let Some(limit) = self.configured else { return false };
-        let fill = |window: Duration| self.done.sum(window, now) / (limit * window.as_secs_f64());
-        let fullest = WINDOWS.into_iter().max_by(|a, b| fill(*a).total_cmp(&fill(*b)));
-        let Some(fullest) = fullest.filter(|window| fill(*window) >= FULL) else { return false };
-        self.window = Some(fullest);
+        let fills = WINDOWS.map(|window| self.done.sum(window, now) / (limit * window.as_secs_f64()));
+        if fills.iter().all(|fill| *fill < NEARLY_FULL) {
+            return false;
+        }
+        // Whichever window the provider counts over, that one was just full.
+        for (off, fill) in self.off.iter_mut().zip(fills) {
+            *off += (fill - 1.0).abs();
+        }
+        let nearest = self.off.iter().zip(WINDOWS).min_by(|(a, _), (b, _)| a.total_cmp(b));
+        self.window = nearest.map(|(_, window)| window);
         true
     }
 
@@ -224,28 +274,63 @@ impl Pace {
     /// for it.
     pub(super) fn refused(&mut self, sent: Instant, delay: Duration, now: Instant) {
         let going = self.since.map_or(Duration::ZERO, |since| sent.saturating_duration_since(since));
+        match &mut self.episode {
+            Some(episode) => episode.refusals += 1,
+            None => {
+                let before = going.min(MOST_MEASURED);
+                let sent_before = self.log.sum(before, sent);
+                let ceiling = self.ceiling();
+                self.episode = Some(Episode { began: sent, refusals: 1, before, sent: sent_before, ceiling });
+            }
+        }
+        self.is_long |= delay >= LONG_EPISODE;
         // A long delay is the rest of a long window: what it allowed was sent in the time before.
         let measured = going.min((delay * 10).clamp(LEAST_MEASURED, MOST_MEASURED));
         let allowed = self.log.sum(measured, sent) / (measured + delay).as_secs_f64().max(1e-3);
         let is_soon = self.refused.is_some_and(|last| now.saturating_duration_since(last) < SOON);
-        let known = self.configured.or_else(|| self.told.per_second());
-        let rate_before = self
-            .learned
-            .as_ref()
-            .map(|learned| learned.bucket.per_second())
-            .or_else(|| known.map(|known| known * MARGIN));
-        let measured_is_enough = measured >= Duration::from_millis(500) && allowed > 0.0;
-        let mut ceiling = match (measured_is_enough, rate_before) {
-            (true, Some(before)) => allowed.min(before),
-            (true, None) => allowed,
-            (false, Some(before)) => before * AFTER_REFUSAL_SOON,
-            (false, None) => (self.sent / going.max(LEAST_MEASURED).as_secs_f64()).max(1e-3),
+        let known = self.configured.or_else(|| self.told.per_second()).map(|known| known * MARGIN);
+        let is_measured = measured >= LEAST_GOING && allowed > 0.0;
+        let (before, remembered) = match (&self.learned, known) {
+            (Some(learned), _) => (learned.bucket.per_second(), learned.ceiling),
+            (None, Some(known)) => (known, known),
+            (None, None) => {
+                let guess = (self.sent / going.max(LEAST_MEASURED).as_secs_f64()).max(1.0 / 60.0);
+                let ceiling = if is_measured { allowed } else { guess };
+                (ceiling, ceiling)
+            }
         };
-        if is_soon && let Some(before) = rate_before {
-            ceiling = ceiling.min(before * AFTER_REFUSAL_SOON);
-        }
-        self.learn(ceiling, ceiling * AFTER_REFUSAL, measured_is_enough, now);
+        let rate = before * if is_soon { AFTER_REFUSAL_SOON } else { AFTER_REFUSAL };
+        let (rate, ceiling) = if self.is_long && self.sent_long_enough(sent) {
+            // Pauses are part of a long window: what was sent in all of it is what it allows.
+            let allowed = self.log.sum(MOST_MEASURED, sent) / (MOST_MEASURED + delay).as_secs_f64();
+            (rate.min(allowed * AFTER_REFUSAL), allowed.clamp(remembered * FORGOTTEN, before.max(remembered)))
+        } else if is_measured {
+            (rate.min(allowed * AFTER_REFUSAL), allowed.clamp(remembered * FORGOTTEN, before.max(remembered)))
+        } else {
+            (rate, remembered * FORGOTTEN_UNMEASURED)
+        };
+        self.learn(ceiling, rate, is_measured, now);
         self.refused = Some(now);
+    }
+
+    fn sent_long_enough(&self, sent: Instant) -> bool {
+        self.first.is_some_and(|first| sent.saturating_duration_since(first) >= MOST_MEASURED)
+    }
+
+    /// A request that was sent at a time was answered. Where nobody said how long to wait, it is known only
+    /// now how long the refusals lasted, and so how much is allowed in all.
+    pub(super) fn welcomed(&mut self, sent: Instant, now: Instant) {
+        let Some(episode) = self.episode.take() else { return };
+        let lasted = sent.saturating_duration_since(episode.began);
+        if episode.refusals < 3 || lasted < LONG_EPISODE {
+            return;
+        }
+        let allowed = episode.sent / (episode.before + lasted).as_secs_f64().max(1e-3);
+        let least = episode.ceiling.map_or(0.0, |ceiling| ceiling * FORGOTTEN_AT_LAST);
+        let ceiling = allowed.max(least);
+        self.is_long = true;
+        self.learned = self.learned.take().map(|learned| Learned { ceiling, ..learned });
+        self.learn(ceiling, ceiling * AFTER_REFUSAL, true, now);
     }
 
     /// A pause is over.
@@ -262,8 +347,9 @@ impl Pace {
         let rate = rate.max(1.0 / 60.0);
         let met_again = self.learned.as_ref().map_or(0, |learned| {
             let is_same = (learned.ceiling - ceiling).abs() < learned.ceiling * 0.05;
-            if is_same { (learned.met_again + 1).min(4) } else { 0 }
+            if is_same { (learned.met_again + 1).min(2) } else { 0 }
         });
+        let is_sure = is_sure || self.learned.as_ref().is_some_and(|learned| learned.is_sure);
         let mut bucket = match self.learned.take() {
             Some(learned) => learned.bucket,
             None => Bucket::new(rate, now),
@@ -275,6 +361,7 @@ impl Pace {
     /// Grows what was learned, if it has held requests back since it was last looked at.
     fn grow(&mut self, now: Instant) {
         let most = self.configured.or_else(|| self.told.per_second()).map(|rate| rate * MARGIN);
+        let most_growth = if self.is_long { MOST_GROWTH_LONG } else { MOST_GROWTH };
         let Some(learned) = &mut self.learned else { return };
         let elapsed = now.saturating_duration_since(learned.grew).as_secs_f64();
         if elapsed < 0.1 {
@@ -296,7 +383,7 @@ impl Pace {
         } else {
             learned.beyond += elapsed;
             let doubles = GROWTH_DOUBLES * f64::from(1 + learned.met_again);
-            (GROWTH_BEYOND * (learned.beyond / doubles).exp2()).min(MOST_GROWTH)
+            (GROWTH_BEYOND * (learned.beyond / doubles).exp2()).min(most_growth)
         };
         let rate = rate + ceiling.max(rate * 0.5) * growth * elapsed;
         if most.is_some_and(|most| rate >= most) {

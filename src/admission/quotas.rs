@@ -95,6 +95,11 @@ impl Quotas {
         self.paces.iter().skip(TOKENS).any(Pace::is_limited)
     }
 
+    /// Whether anything limits how many requests a second are sent.
+    pub(super) fn limits_requests(&self) -> bool {
+        self.paces.iter().any(Pace::is_limited)
+    }
+
     /// Takes what a request needs, or says how long that takes and what is short.
     pub(super) fn take(
         &mut self,
@@ -168,6 +173,11 @@ impl Quotas {
             Some(Scarce::Requests) | None => REQUESTS,
         };
         self.paces[kind].refused(taken.at, delay, now);
+    }
+
+    /// A request was answered that was sent after the last pause.
+    pub(super) fn welcomed(&mut self, taken: &Taken, now: Instant) {
+        self.paces.iter_mut().for_each(|pace| pace.welcomed(taken.at, now));
     }
 
     /// A pause is over.

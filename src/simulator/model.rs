@@ -79,16 +79,14 @@ impl Model {
         self.arrived += 1;
         let start = *self.start.get_or_insert(now);
         let phase = self.phase(now - start).cloned();
+        let share = phase.as_ref().and_then(|phase| phase.other_client).unwrap_or(self.spec.other_client);
+        self.other_client(share, now);
         let factor = phase.as_ref().and_then(|phase| phase.limits).unwrap_or(1.0);
         for limiter in [&mut self.requests, &mut self.tokens].into_iter().flatten() {
             limiter.advance(now);
             limiter.scale(factor / self.factor, now);
         }
         self.factor = factor;
-        self.other_client(
-            phase.as_ref().and_then(|phase| phase.other_client).unwrap_or(self.spec.other_client),
-            now,
-        );
         if let Some(PhaseSpec { status: Some(status), retry_after, .. }) = phase {
             let headers = retry_after.map(|value| ("retry-after", value)).into_iter().collect();
             let message = "The server is not available.".to_owned();
@@ -229,6 +227,7 @@ impl Model {
         let every = Duration::from_secs_f64(amount * 60.0 / (limiter.per_minute() * share));
         let mut next = self.other.unwrap_or(now);
         while next <= now {
+            limiter.advance(next);
             if limiter.wait(amount, next).is_none() {
                 limiter.take(amount, next);
             }

@@ -34,7 +34,9 @@ fn main() {
         .filter(|path| path.extension().is_some_and(|ending| ending == "toml"))
         .collect();
     files.sort();
-    println!("| scenario | variants | share of quota, mean | worst | 429s, mean | worst | rows answered | rows failed |");
+    println!(
+        "| scenario | variants | share of quota, mean | worst | 429s, mean | worst | rows answered | rows failed |"
+    );
     println!("| --- | --: | --: | --: | --: | --: | --: | --: |");
     for file in files {
         let scenario = Scenario::load(&file);

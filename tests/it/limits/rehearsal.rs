@@ -183,7 +183,7 @@ impl Scenario {
                 charge: spec.token_charge,
             }),
         });
-        let heard = Heard_::default();
+        let heard = LastGauge::default();
         let (to_inbox, inbox) = mpsc::channel(64);
         let (outbox, mut replies) = mpsc::channel(1_024);
         let (mode, watching) = watch::channel(Mode::Running);
@@ -264,7 +264,8 @@ impl Scenario {
             faults.push(format!("rows lost {} attempts, at most {most} may be", played.lost_attempts));
         }
         let reached = played.gauge.concurrency;
-        if let Some([least, most]) = concurrency.filter(|[least, most]| !(*least..=*most).contains(&reached)) {
+        if let Some([least, most]) = concurrency.filter(|[least, most]| !(*least..=*most).contains(&reached))
+        {
             faults.push(format!("{reached} requests at once, not {least} to {most}"));
         }
         if let Some(rows) = self.run.rows.filter(|rows| stop.is_none() && played.answered < *rows) {
@@ -306,11 +307,7 @@ impl Step {
         let mut content = format!("row {row} ");
         content.push_str(&"x".repeat(bytes.saturating_sub(content.len())));
         let fingerprint = Fingerprint::of([content.as_bytes()]);
-        let cell = Cell {
-            batch: BatchId::FIRST,
-            row: u32::try_from(row).unwrap(),
-            step: StepId::FIRST,
-        };
+        let cell = Cell { batch: BatchId::FIRST, row: u32::try_from(row).unwrap(), step: StepId::FIRST };
         Request {
             cell,
             question: Arc::new(Question {
@@ -451,10 +448,7 @@ impl State {
 
 /// What a response's headers say.
 fn read(headers: &[(String, String)], wall: DateTime<Utc>) -> Heard {
-    Heard::read(
-        |name| headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str()),
-        wall,
-    )
+    Heard::read(|name| headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str()), wall)
 }
 
 impl Ask for Rehearsed {
@@ -462,7 +456,10 @@ impl Ask for Rehearsed {
         let prompt = question.messages[0].content.as_str();
         let prompt_tokens = prompt.len() as u64 / 4;
         let max_tokens = params.max_tokens.map(u64::from);
-        let spread = f64::from(u16::from_le_bytes([question.fingerprint.to_bytes()[0], question.fingerprint.to_bytes()[1]]));
+        let spread = f64::from(u16::from_le_bytes([
+            question.fingerprint.to_bytes()[0],
+            question.fingerprint.to_bytes()[1],
+        ]));
         tokio::time::sleep(NETWORK + Duration::from_secs_f64(NETWORK_JITTER * spread / 65_536.0)).await;
         let wall = clock::wall();
         let (done, nth) = {
@@ -479,7 +476,9 @@ impl Ask for Rehearsed {
                         _ => second.broken += 1,
                     }
                     let mut headers = state.model.headers(now, wall);
-                    headers.extend(refusal.headers.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+                    headers.extend(
+                        refusal.headers.iter().map(|(name, value)| ((*name).to_owned(), value.clone())),
+                    );
                     (Err((refusal, headers)), nth)
                 }
                 Ok(()) => {
@@ -544,9 +543,9 @@ fn refused(refusal: &Refusal, heard: &Heard) -> Sent {
 
 /// Remembers the last gauge.
 #[derive(Clone, Default)]
-struct Heard_(Arc<Mutex<Gauge>>);
+struct LastGauge(Arc<Mutex<Gauge>>);
 
-impl Listener for Heard_ {
+impl Listener for LastGauge {
     fn on(&self, event: &Event<'_>) {
         if let Event::Gauged { gauge, .. } = event {
             *self.0.lock().unwrap() = (*gauge).clone();
