@@ -28,7 +28,7 @@ const MOST_GROWTH: f64 = 0.02;
 /// The same where the provider counts over a long window.
 const MOST_GROWTH_LONG: f64 = 0.004;
 /// Growth in a second, of the rate, while the ceiling is a guess.
-const GROWTH_UNSURE: f64 = 0.25;
+const GROWTH_UNSURE: f64 = 0.4;
 /// Growth beyond the ceiling doubles in this time, and in a multiple of it where the ceiling was met again
 /// and again.
 const GROWTH_DOUBLES: f64 = 8.0;
@@ -42,6 +42,10 @@ const FORGOTTEN_AT_LAST: f64 = 0.25;
 /// What a refusal is measured by: at least this much of the time before it, if it went on for so long.
 const LEAST_MEASURED: Duration = Duration::from_secs(10);
 const LEAST_GOING: Duration = Duration::from_millis(500);
+/// So many refusals without an answer between them lower the rate.
+const MOST_LOWERED: u32 = 2;
+/// So many refusals sooner than that are a limit.
+const HICCUPS: u32 = 4;
 const MOST_MEASURED: Duration = Duration::from_secs(60);
 /// Windows over which providers count.
 const WINDOWS: [Duration; 3] = [Duration::from_secs(60), Duration::from_secs(10), Duration::from_secs(1)];
@@ -83,8 +87,19 @@ pub(super) struct Pace {
     /// Whether the provider was found to count over a long window: what goes too fast now is refused later,
     /// all at once.
     is_long: bool,
+    /// Refusals that came before anything could be measured.
+    unmeasured: u32,
     /// Refusals without an answer between them.
     episode: Option<Episode>,
+}
+
+/// What is known after a refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Known {
+    /// No limit.
+    Nothing,
+    /// Roughly what is allowed.
+    Ceiling,
 }
 
 /// One refusal after the other.
@@ -144,6 +159,7 @@ impl Pace {
             first: None,
             refused: None,
             is_long: false,
+            unmeasured: 0,
             episode: None,
         }
     }
@@ -272,7 +288,7 @@ impl Pace {
 
     /// A request was refused, the first since the last pause; the provider wants a delay, or one was chosen
     /// for it.
-    pub(super) fn refused(&mut self, sent: Instant, delay: Duration, now: Instant) {
+    pub(super) fn refused(&mut self, sent: Instant, delay: Duration, now: Instant) -> Known {
         let going = self.since.map_or(Duration::ZERO, |since| sent.saturating_duration_since(since));
         match &mut self.episode {
             Some(episode) => episode.refusals += 1,
@@ -293,12 +309,22 @@ impl Pace {
         let (before, remembered) = match (&self.learned, known) {
             (Some(learned), _) => (learned.bucket.per_second(), learned.ceiling),
             (None, Some(known)) => (known, known),
+            (None, None) if is_measured => (allowed, allowed),
             (None, None) => {
-                let guess = (self.sent / going.max(LEAST_MEASURED).as_secs_f64()).max(1.0 / 60.0);
-                let ceiling = if is_measured { allowed } else { guess };
-                (ceiling, ceiling)
+                // Too soon to tell a limit from a hiccup; the pause is enough until it comes again.
+                self.unmeasured += 1;
+                if self.unmeasured < HICCUPS {
+                    return Known::Nothing;
+                }
+                let all = self.first.map_or(Duration::ZERO, |first| now.saturating_duration_since(first));
+                let guess = self.sent / all.max(LEAST_GOING).as_secs_f64();
+                (guess, guess)
             }
         };
+        if !is_measured && self.episode.is_some_and(|episode| episode.refusals > MOST_LOWERED) {
+            // One refusal after the other says that it is too early, not that it is ever less.
+            return Known::Ceiling;
+        }
         let rate = before * if is_soon { AFTER_REFUSAL_SOON } else { AFTER_REFUSAL };
         let (rate, ceiling) = if self.is_long && self.sent_long_enough(sent) {
             // Pauses are part of a long window: what was sent in all of it is what it allows.
@@ -311,6 +337,7 @@ impl Pace {
         };
         self.learn(ceiling, rate, is_measured, now);
         self.refused = Some(now);
+        Known::Ceiling
     }
 
     fn sent_long_enough(&self, sent: Instant) -> bool {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::pace::Pace;
+use super::pace::{Known, Pace};
 use crate::clock::Instant;
 use crate::config::{Provider, TokenCharge};
 use crate::event::{Share, Waiting};
@@ -150,10 +150,17 @@ impl Quotas {
         self.heard(taken, limits, now);
     }
 
-    /// The first request that was refused since the last pause: less may be sent.
-    pub(super) fn less(&mut self, taken: &Taken, scarce: Option<Scarce>, delay: Duration, now: Instant) {
+    /// The first request that was refused since the last pause: less may be sent. Says whether it is known
+    /// how much.
+    pub(super) fn less(
+        &mut self,
+        taken: &Taken,
+        scarce: Option<Scarce>,
+        delay: Duration,
+        now: Instant,
+    ) -> Known {
         let kind = match scarce {
-            Some(Scarce::Capacity) => return,
+            Some(Scarce::Capacity) => return Known::Nothing,
             Some(Scarce::Tokens) => {
                 if !self.is_charge_known
                     && self.charge.is_none()
@@ -162,17 +169,17 @@ impl Quotas {
                 {
                     // By our count it should have passed: the provider counts more than what is used.
                     self.charge = Some(TokenCharge::Max);
-                    return;
+                    return Known::Ceiling;
                 }
                 let kind = self.scarcest_tokens();
                 if self.charge != Some(TokenCharge::Max) && self.paces[kind].explains(now) {
-                    return;
+                    return Known::Ceiling;
                 }
                 kind
             }
             Some(Scarce::Requests) | None => REQUESTS,
         };
-        self.paces[kind].refused(taken.at, delay, now);
+        self.paces[kind].refused(taken.at, delay, now)
     }
 
     /// A request was answered that was sent after the last pause.
@@ -229,11 +236,12 @@ impl Quotas {
     }
 
     fn settle_to(&mut self, taken: &Taken, amounts: [f64; KINDS], now: Instant) {
-        for kind in 0..KINDS {
-            let more = amounts[kind] - taken.amounts[kind];
+        let kinds = self.paces.iter_mut().zip(&mut self.used);
+        for ((pace, used), (amount, before)) in kinds.zip(amounts.into_iter().zip(taken.amounts)) {
+            let more = amount - before;
             if more != 0.0 {
-                self.paces[kind].settle(more, taken.at, now);
-                self.used[kind] += more;
+                pace.settle(more, taken.at, now);
+                *used += more;
             }
         }
     }

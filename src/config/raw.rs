@@ -4,9 +4,10 @@
 //! that is not plain, and at its end `Required.` or `Default: ….` The `schemars` attributes say to editors
 //! what [`super::check`] refuses.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -267,11 +268,27 @@ pub(super) struct RawStep {
 }
 
 /// A name or a list of names.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Deserialize)]
 #[serde(untagged)]
 pub(super) enum OneOrMore {
     One(String),
-    More(#[schemars(length(min = 1))] Vec<String>),
+    More(Vec<String>),
+}
+
+impl JsonSchema for OneOrMore {
+    fn schema_name() -> Cow<'static, str> {
+        "name or list".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "title": "name or list",
+            "type": ["string", "array"],
+            "items": { "type": "string" },
+            "minItems": 1,
+            "examples": ["any"],
+        })
+    }
 }
 
 impl OneOrMore {

@@ -164,7 +164,7 @@ pub struct PhaseSpec {
     /// Value of a `Retry-After` header with that status. Default: none is sent.
     pub retry_after: Option<String>,
     /// What the limits are multiplied with, more than 0. Default: 1.
-    #[schemars(range(min = 0.0))]
+    #[schemars(range(min = 0.001))]
     pub limits: Option<f64>,
     /// `other_client` in that time. Default: as it stands there.
     #[schemars(range(min = 0.0, max = 1.0))]

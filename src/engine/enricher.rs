@@ -9,23 +9,22 @@ use tokio::task::JoinSet;
 use super::error::EngineError;
 use super::error_rate::ErrorRate;
 use super::feed::Loaded;
-use super::lane::{Hub, Lane, Step, bit};
+use super::lane::{Hub, Lane, Step};
 use super::learned::LearnedFile;
 use super::open_batch::OpenBatch;
-use super::outcome::{Found, Origin, is_terminal};
+use super::outcome::Found;
 use super::prepare::Prepared;
-use super::probation::{Held, Judgement, Probation, Strictness};
+use super::probation::{Held, Probation, Strictness};
 use super::start::Journals;
 use super::stop::Stop;
 use crate::checkpoint::PlannedBatch;
-use crate::decode;
-use crate::dispatch::{Mode, Receipt, Reply, Request, Verdict};
-use crate::event::{self, Ending, Event, Extent, Hold, Voice};
-use crate::fault::{Class, Failure};
-use crate::ident::{BatchId, Cell, Fingerprint, Lineage, StepId};
-use crate::journal::{self, Header, JournalFolder, Record, StrayAnswers};
+use crate::dispatch::{Mode, Receipt, Reply, Request};
+use crate::event::{Event, Hold, Voice};
+use crate::fault::Class;
+use crate::ident::{BatchId, Cell, Lineage, StepId};
+use crate::journal::{Header, JournalFolder, Record, StrayAnswers};
 use crate::ledger::{Duty, Ledger};
-use crate::prompt::{Question, Rendered};
+use crate::prompt::Rendered;
 use crate::sink::{FilledBatch, Outcome, Settled};
 use crate::source::Chunk;
 
@@ -34,7 +33,7 @@ const SETTLED_AT_ONCE: usize = 1_024;
 const REPLIES_AT_ONCE: usize = 256;
 
 /// Outcomes to be written down, by batch.
-type Kept = BTreeMap<BatchId, Vec<(Cell, Record, Settled)>>;
+pub(super) type Kept = BTreeMap<BatchId, Vec<(Cell, Record, Settled)>>;
 
 /// Takes batches of rows, asks about them, and gives them back with an outcome for every row.
 ///
@@ -42,32 +41,32 @@ type Kept = BTreeMap<BatchId, Vec<(Cell, Record, Settled)>>;
 /// [`Enricher::next_duty`] names: plan and load batches, commit them in order.
 #[derive(Debug)]
 pub struct Enricher {
-    steps: Vec<Step>,
-    lanes: Vec<Lane>,
-    ledger: Ledger,
-    open: BTreeMap<BatchId, OpenBatch>,
-    lineage: Lineage,
-    journal: JournalFolder,
-    learned: LearnedFile,
-    strays: StrayAnswers,
-    replies: mpsc::Receiver<Reply>,
-    buffer: Vec<Reply>,
-    hungry: Arc<Notify>,
-    mode: watch::Sender<Mode>,
-    dispatchers: JoinSet<()>,
+    pub(super) steps: Vec<Step>,
+    pub(super) lanes: Vec<Lane>,
+    pub(super) ledger: Ledger,
+    pub(super) open: BTreeMap<BatchId, OpenBatch>,
+    pub(super) lineage: Lineage,
+    pub(super) journal: JournalFolder,
+    pub(super) learned: LearnedFile,
+    pub(super) strays: StrayAnswers,
+    pub(super) replies: mpsc::Receiver<Reply>,
+    pub(super) buffer: Vec<Reply>,
+    pub(super) hungry: Arc<Notify>,
+    pub(super) mode: watch::Sender<Mode>,
+    pub(super) dispatchers: JoinSet<()>,
     /// One for each step.
-    probations: Vec<Probation>,
+    pub(super) probations: Vec<Probation>,
     /// One for each step.
-    error_rates: Vec<ErrorRate>,
+    pub(super) error_rates: Vec<ErrorRate>,
     /// Requests that one provider could not answer and another one may.
-    detours: VecDeque<Request>,
-    asks_left: Option<u64>,
+    pub(super) detours: VecDeque<Request>,
+    pub(super) asks_left: Option<u64>,
     /// Requests that may be in flight at all providers together.
-    places: u64,
+    pub(super) places: u64,
     /// What was told to keep rows waiting.
-    hold: Option<Hold>,
-    stop: Option<Stop>,
-    voice: Voice,
+    pub(super) hold: Option<Hold>,
+    pub(super) stop: Option<Stop>,
+    pub(super) voice: Voice,
 }
 
 impl Enricher {
@@ -209,8 +208,7 @@ impl Enricher {
         let mut is_short_of_rows = false;
         self.feed_detours();
         for step in (0..self.steps.len()).map(StepId::new) {
-            loop {
-                let Some(lane) = self.steps[step.index()].route(&self.lanes, 0) else { break };
+            while let Some(lane) = self.steps[step.index()].route(&self.lanes, 0) {
                 let inbox = self.lanes[lane].inbox.clone();
                 let Ok(permit) = inbox.try_reserve() else { break };
                 if self.asks_left == Some(0) && step == StepId::FIRST {
@@ -344,236 +342,6 @@ impl Enricher {
         }
     }
 
-    /// Takes in the replies that have come: journals what was paid, then settles it.
-    pub fn take_in(&mut self) {
-        let replies = std::mem::take(&mut self.buffer);
-        let mut kept = Kept::new();
-        for reply in replies {
-            let Reply { request, lane: asked, attempts, verdict } = reply;
-            let cell = request.cell;
-            let question = &request.question;
-            let lane = &self.lanes[asked];
-            match verdict {
-                Verdict::Paid(paid) => {
-                    let origin = Origin {
-                        provider: &lane.name,
-                        model: &lane.model,
-                        attempts,
-                        latency: Some(paid.latency),
-                        fingerprint: question.fingerprint,
-                    };
-                    let facts = decode::facts(&paid.response);
-                    let settled = origin.settled(facts, decode::text(paid.response));
-                    if let Outcome::Failed(failure) = &settled.outcome {
-                        let failure = failure.clone();
-                        self.judge(&mut kept, Held::Known(cell, Box::new(settled), failure));
-                    } else {
-                        let released = self.probations[cell.step.index()].end();
-                        self.keep_all(&mut kept, released);
-                        self.settle(cell, settled, event::Origin::Asked);
-                    }
-                }
-                Verdict::Lost(error) => {
-                    self.ledger.give_back(cell);
-                    self.halt(Stop::Journal(error));
-                }
-                Verdict::Failed(failure) if is_terminal(failure.class) => {
-                    let reply = Reply { request, lane: asked, attempts, verdict: Verdict::Unsent };
-                    self.judge(&mut kept, Held::Refused(reply, failure));
-                }
-                Verdict::Failed(failure) => self.failed_at(request, asked, attempts, failure),
-                Verdict::Stop(failure) => self.stopped_by(cell, asked, failure),
-                Verdict::Elsewhere => self.give_back(cell),
-                Verdict::Unsent => self.ledger.give_back(cell),
-            }
-        }
-        self.write_down(kept);
-    }
-
-    /// A provider could not answer a row: another one may.
-    fn failed_at(&mut self, mut request: Request, lane: usize, attempts: u32, failure: Failure) {
-        request.tried |= bit(lane);
-        let step = &self.steps[request.cell.step.index()];
-        if failure.class != Class::Deadline
-            && self.stop.is_none()
-            && step.has_other(&self.lanes, request.tried)
-        {
-            self.detours.push_back(request);
-            return;
-        }
-        // It may pass: another run asks again, so it is not kept.
-        let settled = self.row_failed(lane, request.question.fingerprint, attempts, failure);
-        self.settle(request.cell, settled, event::Origin::Asked);
-    }
-
-    /// A provider ends the run, unless the row can be asked elsewhere.
-    fn stopped_by(&mut self, cell: Cell, lane: usize, failure: Failure) {
-        let step = &self.steps[cell.step.index()];
-        let Lane { name, standing, .. } = &self.lanes[lane];
-        if self.stop.is_none() && step.has_other(&self.lanes, bit(lane)) {
-            // Without an answer it may come back; what it refuses outright it refuses for good.
-            if failure.class != Class::Unavailable && !standing.is_out() {
-                standing.rule_out();
-                let text = format!("{name} is not asked any more in this run: {failure}");
-                self.voice.say(&Event::Notice(&text));
-            }
-            self.give_back(cell);
-            return;
-        }
-        let provider = name.to_string();
-        self.ledger.give_back(cell);
-        self.halt(Stop::Provider { provider, failure });
-    }
-
-    /// A row is as if it had not been asked, and may be asked again in this run.
-    fn give_back(&mut self, cell: Cell) {
-        self.ledger.give_back(cell);
-        if let Some(left) = self.asks_left.as_mut().filter(|_| cell.step == StepId::FIRST) {
-            *left += 1;
-        }
-    }
-
-    /// With nothing in flight and nothing to ask, refusals that are held back are the rows' own; unless the
-    /// run was stopped, then nobody knows. Says whether there were any.
-    pub fn release_held(&mut self) -> bool {
-        let held: u64 = self.probations.iter().map(Probation::held).sum();
-        if held == 0 || self.ledger.asked() > held {
-            return false;
-        }
-        let held: Vec<Held> = self.probations.iter_mut().flat_map(Probation::release).collect();
-        if matches!(self.stop, None | Some(Stop::MaxRows)) {
-            let mut kept = Kept::new();
-            self.keep_all(&mut kept, held);
-            self.write_down(kept);
-        } else {
-            held.iter().for_each(|held| self.ledger.give_back(held.cell()));
-        }
-        true
-    }
-
-    /// Finds out whether a refusal is the row's own or the run's.
-    fn judge(&mut self, kept: &mut Kept, held: Held) {
-        match self.probations[held.cell().step.index()].refused(held) {
-            Judgement::Hold => {}
-            Judgement::Release(released) => self.keep_all(kept, released),
-            Judgement::Stop(held) => self.refuse_all(&held),
-        }
-    }
-
-    fn keep_all(&mut self, kept: &mut Kept, released: Vec<Held>) {
-        for held in released {
-            match held {
-                Held::Known(cell, settled, _) => {
-                    let was_asked = settled.fingerprint.is_some();
-                    let origin = if was_asked { event::Origin::Asked } else { event::Origin::Unasked };
-                    self.settle(cell, *settled, origin);
-                }
-                Held::Refused(Reply { request, lane, attempts, .. }, failure) => {
-                    let Request { cell, question, .. } = request;
-                    let record = self.record(cell, lane, &question, attempts, failure.clone());
-                    let settled = self.row_failed(lane, question.fingerprint, attempts, failure);
-                    kept.entry(cell.batch).or_default().push((cell, record, settled));
-                }
-            }
-        }
-    }
-
-    /// Appends to the journals first, then settles: one write for all that came at once for a batch.
-    fn write_down(&mut self, kept: Kept) {
-        for (id, entries) in kept {
-            let batch = self.open.get_mut(&id).expect("a batch is open while its rows are asked");
-            match batch.journal.append(entries.iter().map(|(_, record, _)| record)) {
-                Ok(()) => {
-                    for (cell, _, settled) in entries {
-                        self.settle(cell, settled, event::Origin::Asked);
-                    }
-                }
-                Err(error) => {
-                    entries.iter().for_each(|(cell, ..)| self.ledger.give_back(*cell));
-                    self.halt(Stop::Journal(error));
-                }
-            }
-        }
-    }
-
-    fn refuse_all(&mut self, held: &[Held]) {
-        held.iter().for_each(|held| self.ledger.give_back(held.cell()));
-        let Some(first) = held.first() else { return };
-        let lane = match first {
-            Held::Refused(reply, _) => reply.lane,
-            Held::Known(cell, ..) => self.steps[cell.step.index()].lanes[0],
-        };
-        let provider = self.lanes[lane].name.to_string();
-        let failure = match first.failure() {
-            failure if failure.class == Class::Template => failure.clone(),
-            failure => {
-                Failure::new(Class::SameRefusal, format!("the first rows were all refused: {failure}"))
-            }
-        };
-        self.halt(Stop::Provider { provider, failure });
-    }
-
-    fn settle(&mut self, cell: Cell, mut settled: Settled, origin: event::Origin) {
-        if settled.fingerprint.is_some() {
-            settled.template = Some(Arc::clone(&self.steps[cell.step.index()].template));
-        }
-        let (ending, failure) = match &settled.outcome {
-            Outcome::Answer(_) => (Some(Ending::Answer), None),
-            Outcome::Skipped => (Some(Ending::Skipped), None),
-            Outcome::Failed(failure) => (Some(Ending::Failed(failure.class)), Some(failure)),
-            Outcome::Kept => (None, None),
-        };
-        // What the journal held was judged when it was asked.
-        let is_news = origin != event::Origin::Journal && !matches!(ending, None | Some(Ending::Skipped));
-        let errors = if is_news { self.error_rates[cell.step.index()].note(failure) } else { None };
-        let is_last = cell.step.index() + 1 == self.steps.len();
-        let extent = if is_last { Extent::Row } else { Extent::Step };
-        let tokens = settled.tokens.filter(|_| origin == event::Origin::Asked).unwrap_or_default();
-        let batch = self.open.get_mut(&cell.batch).expect("a batch is open until all its rows are settled");
-        batch.settle(cell, settled);
-        self.ledger.settle(cell);
-        if let Some(ending) = ending {
-            self.voice.say(&Event::Settled { ending, extent, origin, tokens });
-        }
-        if let Some(errors) = errors {
-            self.halt(Stop::Errors(errors));
-        }
-    }
-
-    fn record(
-        &self,
-        cell: Cell,
-        lane: usize,
-        question: &Question,
-        attempts: u32,
-        failure: Failure,
-    ) -> Record {
-        let step = &self.steps[cell.step.index()];
-        let lane = &self.lanes[lane];
-        let batch = self.open.get(&cell.batch).expect("a batch is open while its rows are asked");
-        Record {
-            key: batch.key(cell.row),
-            step: Arc::clone(&step.output),
-            fingerprint: question.fingerprint,
-            provider: Arc::clone(&lane.name),
-            model: Arc::clone(&lane.model),
-            attempts,
-            latency_ms: 0,
-            outcome: journal::Outcome::Failure(failure),
-        }
-    }
-
-    fn row_failed(&self, lane: usize, fingerprint: Fingerprint, attempts: u32, failure: Failure) -> Settled {
-        let lane = &self.lanes[lane];
-        Settled {
-            provider: Some(Arc::clone(&lane.name)),
-            model: Some(Arc::clone(&lane.model)),
-            attempts,
-            fingerprint: Some(fingerprint),
-            ..Settled::unasked(Outcome::Failed(failure))
-        }
-    }
-
     /// From now on nothing new is asked; what is in flight is waited for.
     pub fn halt(&mut self, stop: Stop) {
         if stop.outranks(self.stop.as_ref()) {
@@ -640,8 +408,9 @@ impl Enricher {
     ///
     /// # Errors
     /// When a journal cannot be flushed or removed.
-    pub fn finish(mut self, reached_end: bool) -> Result<Option<Stop>, EngineError> {
-        self.dispatchers.abort_all();
+    pub async fn finish(mut self, reached_end: bool) -> Result<Option<Stop>, EngineError> {
+        // They tell their last figures and lessons as they go.
+        self.dispatchers.shutdown().await;
         self.learned.save();
         self.open.values().try_for_each(|batch| batch.journal.sync())?;
         if reached_end && self.ledger.is_complete() {

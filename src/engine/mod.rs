@@ -17,6 +17,7 @@ mod prepare;
 mod probation;
 mod reading;
 mod recover;
+mod replies;
 mod retry;
 mod run;
 mod start;

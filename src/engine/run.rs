@@ -341,7 +341,7 @@ impl<F: Feed, D: Drain> Running<F, D> {
                 self.error.get_or_insert(error);
             }
         }
-        let stopped = self.enricher.finish(covers_all)?;
+        let stopped = self.enricher.finish(covers_all).await?;
         if let Some(error) = self.error {
             return Err(error);
         }

@@ -170,7 +170,7 @@ async fn respond(shared: &Shared, headers: &HeaderMap, body: &[u8]) -> Response 
     let prompt_tokens: u64 = asked.messages.iter().map(|said| tokens_of(&said.content)).sum();
     let takes = match admit(shared, prompt, nth.into(), prompt_tokens, asked.max_tokens) {
         Ok(done) => done.saturating_duration_since(clock::now()),
-        Err(refused) => return refused,
+        Err(refused) => return *refused,
     };
     if !takes.is_zero() {
         tokio::time::sleep(takes).await;
@@ -228,7 +228,7 @@ fn admit(
     nth: u64,
     prompt_tokens: u64,
     max_tokens: Option<u64>,
-) -> Result<clock::Instant, Response> {
+) -> Result<clock::Instant, Box<Response>> {
     let (now, wall) = (clock::now(), clock::wall());
     let mut inner = shared.lock();
     let model = &mut inner.model;
@@ -237,12 +237,12 @@ fn admit(
             let latency = model.latency(prompt, nth);
             Ok(model.work(latency, now))
         }
-        Err(Refusal { status: 0, .. }) => Err(hang_up()),
+        Err(Refusal { status: 0, .. }) => Err(Box::new(hang_up())),
         Err(Refusal { status, kind, code, message, headers }) => {
             let mut response = refuse_as(status, kind, code, &message);
             let headers = headers.into_iter().map(|(name, value)| (name.to_owned(), value));
             add(&mut response, headers.chain(model.headers(now, wall)));
-            Err(response)
+            Err(Box::new(response))
         }
     }
 }

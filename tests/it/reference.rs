@@ -191,10 +191,14 @@ fn every_key_says_what_it_is_and_its_default_or_that_it_is_required() {
 #[test]
 fn every_key_of_the_schema_is_read() {
     let mut job = whole(&reference::schema());
-    // Names that must differ, and two keys of which one may be set.
+    // Names that must differ, keys of which one may be set, and a balance of one.
     job["source"]["path"] = "source".into();
     job["target"]["metadata_column"] = "_any".into();
     job["provider"]["any"].as_object_mut().unwrap().shift_remove("api_key_file");
+    for key in ["input_tokens_per_minute", "output_tokens_per_minute"] {
+        job["provider"]["any"].as_object_mut().unwrap().shift_remove(key);
+    }
+    job["step"][0]["balance"] = false.into();
     let text = toml::to_string(&job).unwrap();
     judge_text(&text).unwrap();
     let read = Job::parse(Path::new("/job.toml"), &text, |_| Some("key".to_owned()));

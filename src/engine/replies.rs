@@ -1,0 +1,256 @@
+//! What the enricher does with replies: journals what must be kept, then settles rows, asks elsewhere, or
+//! stops.
+
+use std::sync::Arc;
+
+use super::enricher::{Enricher, Kept};
+use super::lane::{Lane, bit};
+use super::outcome::{Origin, is_terminal};
+use super::probation::{Held, Judgement, Probation};
+use super::stop::Stop;
+use crate::decode;
+use crate::dispatch::{Reply, Request, Verdict};
+use crate::event::{self, Ending, Event, Extent};
+use crate::fault::{Class, Failure};
+use crate::ident::{Cell, Fingerprint, StepId};
+use crate::journal::{self, Record};
+use crate::prompt::Question;
+use crate::sink::{Outcome, Settled};
+
+impl Enricher {
+    /// Takes in the replies that have come: journals what was paid, then settles it.
+    pub fn take_in(&mut self) {
+        let replies = std::mem::take(&mut self.buffer);
+        let mut kept = Kept::new();
+        for reply in replies {
+            let Reply { request, lane: asked, attempts, verdict } = reply;
+            let cell = request.cell;
+            let question = &request.question;
+            let lane = &self.lanes[asked];
+            match verdict {
+                Verdict::Paid(paid) => {
+                    let origin = Origin {
+                        provider: &lane.name,
+                        model: &lane.model,
+                        attempts,
+                        latency: Some(paid.latency),
+                        fingerprint: question.fingerprint,
+                    };
+                    let facts = decode::facts(&paid.response);
+                    let settled = origin.settled(facts, decode::text(paid.response));
+                    if let Outcome::Failed(failure) = &settled.outcome {
+                        let failure = failure.clone();
+                        self.judge(&mut kept, Held::Known(cell, Box::new(settled), failure));
+                    } else {
+                        let released = self.probations[cell.step.index()].end();
+                        self.keep_all(&mut kept, released);
+                        self.settle(cell, settled, event::Origin::Asked);
+                    }
+                }
+                Verdict::Lost(error) => {
+                    self.ledger.give_back(cell);
+                    self.halt(Stop::Journal(error));
+                }
+                Verdict::Failed(failure) if is_terminal(failure.class) => {
+                    let reply = Reply { request, lane: asked, attempts, verdict: Verdict::Unsent };
+                    self.judge(&mut kept, Held::Refused(reply, failure));
+                }
+                Verdict::Failed(failure) => self.failed_at(request, asked, attempts, failure),
+                Verdict::Stop(failure) => self.stopped_by(cell, asked, failure),
+                Verdict::Elsewhere => self.give_back(cell),
+                Verdict::Unsent => self.ledger.give_back(cell),
+            }
+        }
+        self.write_down(kept);
+    }
+
+    /// A provider could not answer a row: another one may.
+    pub(super) fn failed_at(&mut self, mut request: Request, lane: usize, attempts: u32, failure: Failure) {
+        request.tried |= bit(lane);
+        let step = &self.steps[request.cell.step.index()];
+        if failure.class != Class::Deadline
+            && self.stop.is_none()
+            && step.has_other(&self.lanes, request.tried)
+        {
+            self.detours.push_back(request);
+            return;
+        }
+        // It may pass: another run asks again, so it is not kept.
+        let settled = self.row_failed(lane, request.question.fingerprint, attempts, failure);
+        self.settle(request.cell, settled, event::Origin::Asked);
+    }
+
+    /// A provider ends the run, unless the row can be asked elsewhere.
+    pub(super) fn stopped_by(&mut self, cell: Cell, lane: usize, failure: Failure) {
+        let step = &self.steps[cell.step.index()];
+        let Lane { name, standing, .. } = &self.lanes[lane];
+        if self.stop.is_none() && step.has_other(&self.lanes, bit(lane)) {
+            // Without an answer it may come back; what it refuses outright it refuses for good.
+            if failure.class != Class::Unavailable && !standing.is_out() {
+                standing.rule_out();
+                let text = format!("{name} is not asked any more in this run: {failure}");
+                self.voice.say(&Event::Notice(&text));
+            }
+            self.give_back(cell);
+            return;
+        }
+        let provider = name.to_string();
+        self.ledger.give_back(cell);
+        self.halt(Stop::Provider { provider, failure });
+    }
+
+    /// A row is as if it had not been asked, and may be asked again in this run.
+    pub(super) fn give_back(&mut self, cell: Cell) {
+        self.ledger.give_back(cell);
+        if let Some(left) = self.asks_left.as_mut().filter(|_| cell.step == StepId::FIRST) {
+            *left += 1;
+        }
+    }
+
+    /// With nothing in flight and nothing to ask, refusals that are held back are the rows' own; unless the
+    /// run was stopped, then nobody knows. Says whether there were any.
+    pub fn release_held(&mut self) -> bool {
+        let held: u64 = self.probations.iter().map(Probation::held).sum();
+        if held == 0 || self.ledger.asked() > held {
+            return false;
+        }
+        let held: Vec<Held> = self.probations.iter_mut().flat_map(Probation::release).collect();
+        if matches!(self.stop, None | Some(Stop::MaxRows)) {
+            let mut kept = Kept::new();
+            self.keep_all(&mut kept, held);
+            self.write_down(kept);
+        } else {
+            held.iter().for_each(|held| self.ledger.give_back(held.cell()));
+        }
+        true
+    }
+
+    /// Finds out whether a refusal is the row's own or the run's.
+    pub(super) fn judge(&mut self, kept: &mut Kept, held: Held) {
+        match self.probations[held.cell().step.index()].refused(held) {
+            Judgement::Hold => {}
+            Judgement::Release(released) => self.keep_all(kept, released),
+            Judgement::Stop(held) => self.refuse_all(&held),
+        }
+    }
+
+    pub(super) fn keep_all(&mut self, kept: &mut Kept, released: Vec<Held>) {
+        for held in released {
+            match held {
+                Held::Known(cell, settled, _) => {
+                    let was_asked = settled.fingerprint.is_some();
+                    let origin = if was_asked { event::Origin::Asked } else { event::Origin::Unasked };
+                    self.settle(cell, *settled, origin);
+                }
+                Held::Refused(Reply { request, lane, attempts, .. }, failure) => {
+                    let Request { cell, question, .. } = request;
+                    let record = self.record(cell, lane, &question, attempts, failure.clone());
+                    let settled = self.row_failed(lane, question.fingerprint, attempts, failure);
+                    kept.entry(cell.batch).or_default().push((cell, record, settled));
+                }
+            }
+        }
+    }
+
+    /// Appends to the journals first, then settles: one write for all that came at once for a batch.
+    pub(super) fn write_down(&mut self, kept: Kept) {
+        for (id, entries) in kept {
+            let batch = self.open.get_mut(&id).expect("a batch is open while its rows are asked");
+            match batch.journal.append(entries.iter().map(|(_, record, _)| record)) {
+                Ok(()) => {
+                    for (cell, _, settled) in entries {
+                        self.settle(cell, settled, event::Origin::Asked);
+                    }
+                }
+                Err(error) => {
+                    entries.iter().for_each(|(cell, ..)| self.ledger.give_back(*cell));
+                    self.halt(Stop::Journal(error));
+                }
+            }
+        }
+    }
+
+    pub(super) fn refuse_all(&mut self, held: &[Held]) {
+        held.iter().for_each(|held| self.ledger.give_back(held.cell()));
+        let Some(first) = held.first() else { return };
+        let lane = match first {
+            Held::Refused(reply, _) => reply.lane,
+            Held::Known(cell, ..) => self.steps[cell.step.index()].lanes[0],
+        };
+        let provider = self.lanes[lane].name.to_string();
+        let failure = match first.failure() {
+            failure if failure.class == Class::Template => failure.clone(),
+            failure => {
+                Failure::new(Class::SameRefusal, format!("the first rows were all refused: {failure}"))
+            }
+        };
+        self.halt(Stop::Provider { provider, failure });
+    }
+
+    pub(super) fn settle(&mut self, cell: Cell, mut settled: Settled, origin: event::Origin) {
+        if settled.fingerprint.is_some() {
+            settled.template = Some(Arc::clone(&self.steps[cell.step.index()].template));
+        }
+        let (ending, failure) = match &settled.outcome {
+            Outcome::Answer(_) => (Some(Ending::Answer), None),
+            Outcome::Skipped => (Some(Ending::Skipped), None),
+            Outcome::Failed(failure) => (Some(Ending::Failed(failure.class)), Some(failure)),
+            Outcome::Kept => (None, None),
+        };
+        // What the journal held was judged when it was asked.
+        let is_news = origin != event::Origin::Journal && !matches!(ending, None | Some(Ending::Skipped));
+        let errors = if is_news { self.error_rates[cell.step.index()].note(failure) } else { None };
+        let is_last = cell.step.index() + 1 == self.steps.len();
+        let extent = if is_last { Extent::Row } else { Extent::Step };
+        let tokens = settled.tokens.filter(|_| origin == event::Origin::Asked).unwrap_or_default();
+        let batch = self.open.get_mut(&cell.batch).expect("a batch is open until all its rows are settled");
+        batch.settle(cell, settled);
+        self.ledger.settle(cell);
+        if let Some(ending) = ending {
+            self.voice.say(&Event::Settled { ending, extent, origin, tokens });
+        }
+        if let Some(errors) = errors {
+            self.halt(Stop::Errors(errors));
+        }
+    }
+
+    pub(super) fn record(
+        &self,
+        cell: Cell,
+        lane: usize,
+        question: &Question,
+        attempts: u32,
+        failure: Failure,
+    ) -> Record {
+        let step = &self.steps[cell.step.index()];
+        let lane = &self.lanes[lane];
+        let batch = self.open.get(&cell.batch).expect("a batch is open while its rows are asked");
+        Record {
+            key: batch.key(cell.row),
+            step: Arc::clone(&step.output),
+            fingerprint: question.fingerprint,
+            provider: Arc::clone(&lane.name),
+            model: Arc::clone(&lane.model),
+            attempts,
+            latency_ms: 0,
+            outcome: journal::Outcome::Failure(failure),
+        }
+    }
+
+    pub(super) fn row_failed(
+        &self,
+        lane: usize,
+        fingerprint: Fingerprint,
+        attempts: u32,
+        failure: Failure,
+    ) -> Settled {
+        let lane = &self.lanes[lane];
+        Settled {
+            provider: Some(Arc::clone(&lane.name)),
+            model: Some(Arc::clone(&lane.model)),
+            attempts,
+            fingerprint: Some(fingerprint),
+            ..Settled::unasked(Outcome::Failed(failure))
+        }
+    }
+}
