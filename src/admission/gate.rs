@@ -21,7 +21,7 @@ const BREAKER_ROWS: usize = 10;
 const BREAKER_ATTEMPTS: usize = 40;
 const BREAKER_SHARE: f64 = 0.75;
 const FIRST_PROBE: Duration = Duration::from_secs(2);
-const LAST_PROBE: Duration = Duration::from_secs(60);
+pub(super) const LAST_PROBE: Duration = Duration::from_secs(60);
 const FIRST_PAUSE: Duration = Duration::from_millis(300);
 const LAST_PAUSE: Duration = Duration::from_secs(6);
 
@@ -401,7 +401,3 @@ impl Admission {
 fn doubled(first: Duration, times: u32, most: Duration) -> Duration {
     first.saturating_mul(1 << times.min(16)).min(most)
 }
-
-#[cfg(test)]
-#[path = "gate_tests.rs"]
-mod tests;

@@ -1,11 +1,16 @@
 //! What the gate lets through, moment by moment.
 
 use std::path::Path;
+use std::time::Duration;
 
-use super::*;
-use crate::clock;
+use super::gate::{Admission, Admit, Blame, Health, LAST_PROBE, Ticket};
+use super::{Cost, Learned};
+use crate::clock::{self, Instant, Jitter};
 use crate::config::Job;
-use crate::ident::{BatchId, StepId};
+use crate::event::Waiting;
+use crate::fault::{Class, Failure};
+use crate::ident::{BatchId, Cell, StepId};
+use crate::wire::Limits;
 
 fn admission(more: &str) -> (Admission, Instant) {
     let text = format!(

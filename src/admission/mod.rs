@@ -6,6 +6,8 @@
 mod bucket;
 mod concurrency;
 mod gate;
+#[cfg(test)]
+mod gate_tests;
 mod governed;
 mod learned;
 mod log;

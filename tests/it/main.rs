@@ -12,6 +12,7 @@ mod damage;
 mod endpoint;
 mod errors;
 mod examples;
+mod fallback;
 mod input;
 mod jobs;
 mod limits;

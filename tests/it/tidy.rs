@@ -14,6 +14,7 @@ const LAYERS: &[&[(&str, &[&str])]] = &[
         ("journal", &[]),
         ("prompt", &[]),
         ("decode", &[]),
+        ("meter", &[]),
         ("transport", &["decode", "prompt"]),
         ("admission", &[]),
         ("simulator", &[]),
