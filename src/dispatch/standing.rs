@@ -33,6 +33,12 @@ impl Standing {
         self.0.compare_exchange(WANTS_PROBE, DOWN, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
+    /// There was no row to find out with: it still wants one.
+    pub fn unclaim_probe(&self) {
+        // Whatever it told meanwhile counts more.
+        let _ = self.0.compare_exchange(DOWN, WANTS_PROBE, Ordering::AcqRel, Ordering::Acquire);
+    }
+
     /// It takes no rows any more in this run.
     pub fn rule_out(&self) {
         self.0.store(OUT, Ordering::Release);

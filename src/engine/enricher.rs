@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use super::error::EngineError;
 use super::error_rate::ErrorRate;
 use super::feed::Loaded;
-use super::lane::{Hub, Lane, Step};
+use super::lane::{Errand, Hub, Lane, Step};
 use super::learned::LearnedFile;
 use super::open_batch::OpenBatch;
 use super::outcome::Found;
@@ -34,6 +34,19 @@ const REPLIES_AT_ONCE: usize = 256;
 
 /// Outcomes to be written down, by batch.
 pub(super) type Kept = BTreeMap<BatchId, Vec<(Cell, Record, Settled)>>;
+
+/// What became of an attempt to hand out a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Handed {
+    /// It is asked.
+    Asked,
+    /// It needed no asking.
+    Settled,
+    /// There is none now.
+    NoRow,
+    /// The lane, or this run, takes no more now.
+    NoRoom,
+}
 
 /// Takes batches of rows, asks about them, and gives them back with an outcome for every row.
 ///
@@ -208,24 +221,19 @@ impl Enricher {
         let mut is_short_of_rows = false;
         self.feed_detours();
         for step in (0..self.steps.len()).map(StepId::new) {
-            while let Some(lane) = self.steps[step.index()].route(&self.lanes, 0) {
-                let inbox = self.lanes[lane].inbox.clone();
-                let Ok(permit) = inbox.try_reserve() else { break };
-                if self.asks_left == Some(0) && step == StepId::FIRST {
-                    break;
+            while let Some((lane, errand)) = self.steps[step.index()].route(&self.lanes, 0) {
+                let handed = self.hand_out(step, lane);
+                if errand == Errand::Probe && handed != Handed::Asked {
+                    self.lanes[lane].standing.unclaim_probe();
                 }
-                let Some(cell) = self.ledger.next_ask(step) else {
-                    is_short_of_rows |= step == StepId::FIRST;
+                match handed {
+                    Handed::Asked => {}
+                    Handed::Settled => settled += 1,
+                    Handed::NoRow => is_short_of_rows |= step == StepId::FIRST,
+                    Handed::NoRoom => {}
+                }
+                if matches!(handed, Handed::NoRow | Handed::NoRoom) {
                     break;
-                };
-                match self.prepare(cell) {
-                    Some(request) => {
-                        if let Some(left) = self.asks_left.as_mut().filter(|_| step == StepId::FIRST) {
-                            *left -= 1;
-                        }
-                        permit.send(request);
-                    }
-                    None => settled += 1,
                 }
                 if settled == SETTLED_AT_ONCE {
                     self.hungry.notify_one();
@@ -245,15 +253,36 @@ impl Enricher {
         }
     }
 
+    /// Hands the next row of a step to a lane.
+    fn hand_out(&mut self, step: StepId, lane: usize) -> Handed {
+        let inbox = self.lanes[lane].inbox.clone();
+        let Ok(permit) = inbox.try_reserve() else { return Handed::NoRoom };
+        if self.asks_left == Some(0) && step == StepId::FIRST {
+            return Handed::NoRoom;
+        }
+        let Some(cell) = self.ledger.next_ask(step) else { return Handed::NoRow };
+        let Some(request) = self.prepare(cell) else { return Handed::Settled };
+        if let Some(left) = self.asks_left.as_mut().filter(|_| step == StepId::FIRST) {
+            *left -= 1;
+        }
+        permit.send(request);
+        Handed::Asked
+    }
+
     /// Sends on what one provider could not answer.
     fn feed_detours(&mut self) {
         for _ in 0..self.detours.len() {
             let Some(request) = self.detours.pop_front() else { return };
             let step = &self.steps[request.cell.step.index()];
             let lane = step.route(&self.lanes, request.tried);
-            match lane.map(|lane| self.lanes[lane].inbox.try_reserve()) {
+            match lane.map(|(lane, _)| self.lanes[lane].inbox.try_reserve()) {
                 Some(Ok(permit)) => permit.send(request),
-                _ => self.detours.push_back(request),
+                _ => {
+                    if let Some((lane, Errand::Probe)) = lane {
+                        self.lanes[lane].standing.unclaim_probe();
+                    }
+                    self.detours.push_back(request);
+                }
             }
         }
     }

@@ -74,19 +74,29 @@ pub(super) struct Step {
     pub(super) balance: bool,
 }
 
+/// What a row is handed to a lane for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Errand {
+    /// Its answer.
+    Answer,
+    /// To find out whether a provider that failed answers again.
+    Probe,
+}
+
 impl Step {
-    /// Where the next row is asked: the first lane that takes rows, or with balance the one with the most
+    /// Where the next row is asked, and whether it is to find out how a provider that failed is now: the first lane that takes rows, or with balance the one with the most
     /// room; one that failed gets a row when it wants to be tried. None while all of them fail.
-    pub(super) fn route(&self, lanes: &[Lane], tried: u64) -> Option<usize> {
+    pub(super) fn route(&self, lanes: &[Lane], tried: u64) -> Option<(usize, Errand)> {
         if let [only] = self.lanes.as_slice() {
-            return Some(*only);
+            return Some((*only, Errand::Answer));
         }
         let open = || self.lanes.iter().copied().filter(|lane| tried & bit(*lane) == 0);
         if let Some(probe) = open().find(|lane| lanes[*lane].standing.claim_probe()) {
-            return Some(probe);
+            return Some((probe, Errand::Probe));
         }
         let mut up = open().filter(|lane| lanes[*lane].standing.is_up());
-        if self.balance { up.max_by_key(|lane| lanes[*lane].room()) } else { up.next() }
+        let lane = if self.balance { up.max_by_key(|lane| lanes[*lane].room()) } else { up.next() };
+        lane.map(|lane| (lane, Errand::Answer))
     }
 
     /// Whether another lane than these could answer.
