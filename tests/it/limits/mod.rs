@@ -1,6 +1,7 @@
 //! Rehearsals: how much of a quota is used and how much is refused, against models of many providers, in
 //! virtual time. One file a scenario.
 
+mod loopback;
 pub mod rehearsal;
 
 use std::path::{Path, PathBuf};
@@ -78,4 +79,18 @@ scenarios! {
     slow_recovery,
     tokens_max,
     tokens_usage,
+}
+
+#[test]
+fn what_a_run_learned_is_used_by_the_next() {
+    let scenario = Scenario::load(&folder().join("requests_learned.toml"));
+    let wanted = "headers=none seconds=1 window=token_bucket retry_after=seconds";
+    let (_, case) = scenario.cases().into_iter().find(|(variant, _)| variant.trim() == wanted).unwrap();
+    let lessons = Lessons::default();
+    let first = case.play(&lessons);
+    let second = case.play(&lessons);
+    println!("first {}, then {}", first.line(&case.expect.share), second.line(&case.expect.share));
+    assert!(first.share(5, 20) < 0.95, "it has to find the limit");
+    let share = second.share(5, 20);
+    assert!((0.93..=1.02).contains(&share), "{share} of the quota from the beginning");
 }
