@@ -73,6 +73,8 @@ pub struct Dispatcher<A> {
     doubted: Vec<(Pending, Failure)>,
     /// Whether a harmless question should be asked, and whether one is under way.
     doubt: Doubt,
+    /// Whether the provider has ended the run.
+    is_stopped: bool,
     flights: JoinSet<Flight>,
 }
 
@@ -106,6 +108,7 @@ impl<A: Ask> Dispatcher<A> {
             pause_told: 0,
             doubted: Vec::new(),
             doubt: Doubt::None,
+            is_stopped: false,
             flights: JoinSet::new(),
         }
     }
@@ -234,7 +237,7 @@ impl<A: Ask> Dispatcher<A> {
 
     fn send_while_admitted(&mut self, now: Instant) -> Option<(Waiting, Instant)> {
         let counts_tokens = self.admission.counts_tokens();
-        loop {
+        while !self.is_stopped {
             let is_open = self.admission.health(now) != Health::Up;
             let front = self.ready.front();
             // Rows that have failed since the last answer may be the trouble themselves.
@@ -264,6 +267,7 @@ impl<A: Ask> Dispatcher<A> {
                 Admit::WhenOneEnds => return None,
             }
         }
+        None
     }
 
     fn cost(&self, request: &Request) -> Cost {
@@ -524,7 +528,9 @@ impl<A: Ask> Dispatcher<A> {
         std::mem::take(&mut self.ready).into_iter().chain(due).chain(doubted).collect()
     }
 
-    async fn reply(&self, pending: Pending, verdict: Verdict) -> Result<(), Gone> {
+    async fn reply(&mut self, pending: Pending, verdict: Verdict) -> Result<(), Gone> {
+        // Whoever hears of it ends the run: until then nothing more is sent into the same refusal.
+        self.is_stopped |= matches!(verdict, Verdict::Stop(_)) && !self.wires.has_fallback;
         let Pending { request, attempts, .. } = pending;
         let reply = Reply { request, lane: self.wires.lane, attempts, verdict };
         self.wires.outbox.send(reply).await.map_err(|_| Gone)

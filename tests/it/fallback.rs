@@ -68,9 +68,9 @@ async fn rows_go_to_the_next_provider_while_the_first_fails_and_come_back_to_it(
     let (a, b) = (world.simulator.counts(), other.counts());
     assert_eq!(a.answered + b.answered, 1_500, "every row is paid for once");
     assert_eq!(a.answers_to(&prompt_of(1_499)), 1, "the last rows went back to the first provider");
-    // Ten failures open the breaker; after that one row at a time finds out.
+    // Ten rows that fail, some of them more than once, open the breaker; then one row at a time finds out.
     let broken = a.statuses.get(&0).copied().unwrap_or_default();
-    assert!(broken <= 20, "{broken} requests into the outage");
+    assert!(broken <= 45, "{broken} requests into the outage");
 }
 
 #[tokio::test(flavor = "multi_thread")]
