@@ -41,12 +41,12 @@ const LONG_EPISODE: Duration = Duration::from_secs(3);
 const FORGOTTEN_AT_LAST: f64 = 0.25;
 /// What a refusal is measured by: at least this much of the time before it, if it went on for so long.
 const LEAST_MEASURED: Duration = Duration::from_secs(10);
+const MOST_MEASURED: Duration = Duration::from_secs(60);
 const LEAST_GOING: Duration = Duration::from_millis(500);
 /// So many refusals without an answer between them lower the rate.
 const MOST_LOWERED: u32 = 2;
 /// So many refusals sooner than that are a limit.
 const HICCUPS: u32 = 4;
-const MOST_MEASURED: Duration = Duration::from_secs(60);
 /// Windows over which providers count.
 const WINDOWS: [Duration; 3] = [Duration::from_secs(60), Duration::from_secs(10), Duration::from_secs(1)];
 /// Such a share of a window's limit may be all of it, and such a share is.
@@ -326,11 +326,14 @@ impl Pace {
             return Known::Ceiling;
         }
         let rate = before * if is_soon { AFTER_REFUSAL_SOON } else { AFTER_REFUSAL };
-        let (rate, ceiling) = if self.is_long && self.sent_long_enough(sent) {
-            // Pauses are part of a long window: what was sent in all of it is what it allows.
-            let allowed = self.log.sum(MOST_MEASURED, sent) / (MOST_MEASURED + delay).as_secs_f64();
-            (rate.min(allowed * AFTER_REFUSAL), allowed.clamp(remembered * FORGOTTEN, before.max(remembered)))
-        } else if is_measured {
+        // Pauses are part of a long window: what was sent in all of it is what it allows.
+        let in_all = self.is_long && self.sent_long_enough(sent);
+        let allowed = if in_all {
+            self.log.sum(MOST_MEASURED, sent) / (MOST_MEASURED + delay).as_secs_f64()
+        } else {
+            allowed
+        };
+        let (rate, ceiling) = if in_all || is_measured {
             (rate.min(allowed * AFTER_REFUSAL), allowed.clamp(remembered * FORGOTTEN, before.max(remembered)))
         } else {
             (rate, remembered * FORGOTTEN_UNMEASURED)
