@@ -41,6 +41,12 @@ impl Jitter {
         Jitter(fastrand::Rng::with_seed(seed))
     }
 
+    /// Another sequence, that follows from this one.
+    #[must_use]
+    pub fn fork(&mut self) -> Self {
+        Jitter(self.0.fork())
+    }
+
     /// Full jitter: a uniform delay between nothing and `most`
     /// (M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
     #[must_use]

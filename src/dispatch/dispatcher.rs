@@ -48,6 +48,8 @@ pub struct Wires {
     pub has_fallback: bool,
     /// Where it leaves what it learned.
     pub lessons: Lessons,
+    /// Its chance.
+    pub jitter: Jitter,
     /// Hears what happens.
     pub voice: Voice,
 }
@@ -88,17 +90,17 @@ enum Doubt {
 impl<A: Ask> Dispatcher<A> {
     /// Makes the dispatcher of a provider.
     #[must_use]
-    pub fn new(provider: &Provider, endpoint: Arc<A>, wires: Wires) -> Self {
+    pub fn new(provider: &Provider, endpoint: Arc<A>, mut wires: Wires) -> Self {
         let now = clock::now();
         let (learned, meter) = wires.lessons.recall(&provider.name);
         Dispatcher {
             name: provider.name.as_str().into(),
             endpoint,
             policy: provider.retry,
-            admission: Admission::new(provider, &learned, now, Jitter::from_entropy()),
+            admission: Admission::new(provider, &learned, now, wires.jitter.fork()),
             meter,
             budget: RetryBudget::new(now),
-            jitter: Jitter::from_entropy(),
+            jitter: wires.jitter.fork(),
             wires,
             ready: VecDeque::new(),
             most_ready: provider.max_concurrency as usize,
@@ -162,6 +164,7 @@ impl<A: Ask> Dispatcher<A> {
     /// With a closed inbox: until a flight lands, a wake is due or the mode changes.
     async fn wait_closed(&mut self, wake: Option<Instant>) -> Result<(), Gone> {
         tokio::select! {
+            biased;
             Some(landed) = self.flights.join_next(), if !self.flights.is_empty() => self.land(landed).await,
             changed = self.wires.mode.changed() => changed.map_err(|_| Gone),
             () = sleep_until(wake.unwrap_or_else(clock::now)), if wake.is_some() => Ok(()),

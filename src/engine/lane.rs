@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
+use crate::clock::Jitter;
 use crate::config::{Params, Provider};
 use crate::dispatch::{Dispatcher, Lessons, Mode, Reply, Request, Standing, Wires};
 use crate::event::Voice;
@@ -52,6 +53,7 @@ impl Hub<'_> {
             standing: standing.clone(),
             has_fallback,
             lessons: self.lessons.clone(),
+            jitter: Jitter::from_entropy(),
             voice: self.voice.clone(),
         };
         dispatchers.spawn(Dispatcher::new(provider, Arc::new(endpoint), wires).run());

@@ -73,7 +73,7 @@ fn play(scenario: &Scenario) -> Vec<Case> {
             scope.spawn(|| {
                 loop {
                     let Some((_, case)) = cases.lock().unwrap().next() else { return };
-                    let one = case.play(&Lessons::default());
+                    let one = case.play(&Lessons::default(), 0);
                     let shares = case.expect.share.iter();
                     let share = shares.map(|wanted| one.share(wanted.from, wanted.to) / wanted.of);
                     let share = share.reduce(f64::min);

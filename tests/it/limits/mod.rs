@@ -20,18 +20,37 @@ fn play(name: &str) {
     // Some of the cases only, while working on them.
     let only = std::env::var("ENRICH_LIMITS").unwrap_or_default();
     let chosen = |(variant, _): &(String, Scenario)| only.split(' ').all(|part| variant.contains(part));
-    let cases = Mutex::new(scenario.cases().into_iter().filter(chosen));
+    // More seeds than one, to find what is rare.
+    let seeds = std::env::var("ENRICH_LIMITS_SEEDS").map_or(0..1, |seeds| {
+        let (from, to) = seeds.split_once("..").unwrap();
+        from.parse().unwrap()..to.parse::<u64>().unwrap()
+    });
+    let cases = scenario.cases().into_iter().filter(chosen);
+    let cases = Mutex::new(cases.flat_map(|case| seeds.clone().map(move |seed| (case.clone(), seed))));
     let faults = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
             scope.spawn(|| {
                 loop {
-                    let Some((variant, case)) = cases.lock().unwrap().next() else { return };
-                    let played = case.play(&Lessons::default());
-                    println!("{name}{variant}: {}", played.line(&case.expect.share));
+                    let Some(((variant, case), seed)) = cases.lock().unwrap().next() else { return };
+                    let played = case.play(&Lessons::default(), seed);
+                    println!("{name}{variant} seed={seed}: {}", played.line(&case.expect.share));
+                    if std::env::var_os("ENRICH_LIMITS_TRACE").is_some() {
+                        for (at, ten) in played.seconds.chunks(10).enumerate() {
+                            let sum = |of: fn(&rehearsal::Second) -> u64| ten.iter().map(of).sum::<u64>();
+                            println!(
+                                "{:>5} s: {} answered, {} refused, {} broken, {} tokens",
+                                at * 10,
+                                sum(|second| second.accepted),
+                                sum(|second| second.refused),
+                                sum(|second| second.broken),
+                                sum(|second| second.tokens),
+                            );
+                        }
+                    }
                     let wrong = case.faults(&played);
                     if !wrong.is_empty() {
-                        faults.lock().unwrap().push(format!("{variant}: {}", wrong.join("; ")));
+                        faults.lock().unwrap().push(format!("{variant} seed={seed}: {}", wrong.join("; ")));
                     }
                 }
             });
@@ -87,8 +106,8 @@ fn what_a_run_learned_is_used_by_the_next() {
     let wanted = "headers=none seconds=1 window=token_bucket retry_after=seconds";
     let (_, case) = scenario.cases().into_iter().find(|(variant, _)| variant.trim() == wanted).unwrap();
     let lessons = Lessons::default();
-    let first = case.play(&lessons);
-    let second = case.play(&lessons);
+    let first = case.play(&lessons, 0);
+    let second = case.play(&lessons, 0);
     println!("first {}, then {}", first.line(&case.expect.share), second.line(&case.expect.share));
     assert!(first.share(5, 20) < 0.95, "it has to find the limit");
     let share = second.share(5, 20);

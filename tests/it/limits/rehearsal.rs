@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use enrich::clock::{self, Instant};
+use enrich::clock::{self, Instant, Jitter};
 use enrich::config::{Job, Params, SimulatedCharge, SimulatorSpec};
 use enrich::dispatch::{Ask, Dispatcher, Lessons, Mode, Receipt, Reply, Request, Standing, Verdict, Wires};
 use enrich::event::{Event, Gauge, Listener, Voice};
@@ -162,14 +162,14 @@ impl Scenario {
         Job::parse(Path::new("/rehearsal.toml"), &job.to_string(), |_| None).unwrap()
     }
 
-    /// Plays it; with what a former run learned, if any.
-    pub fn play(&self, lessons: &Lessons) -> Played {
+    /// Plays it, the same way for the same seed; with what a former run learned, if any.
+    pub fn play(&self, lessons: &Lessons, seed: u64) -> Played {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-        runtime.block_on(self.perform(lessons.clone()))
+        runtime.block_on(self.perform(lessons.clone(), seed))
     }
 
-    async fn perform(&self, lessons: Lessons) -> Played {
+    async fn perform(&self, lessons: Lessons, seed: u64) -> Played {
         let job = self.job();
         let spec = job.simulator.clone().unwrap();
         let start = clock::now();
@@ -180,6 +180,7 @@ impl Scenario {
                 asked: HashMap::new(),
                 seconds: Vec::new(),
                 start,
+                wall: DateTime::from_timestamp(1_800_000_000, 0).unwrap(),
                 charge: spec.token_charge,
             }),
         });
@@ -196,6 +197,7 @@ impl Scenario {
             standing: Standing::default(),
             has_fallback: false,
             lessons,
+            jitter: Jitter::seeded(seed),
             voice: Voice::new(vec![Box::new(heard.clone())]),
         };
         let mut tasks = tokio::task::JoinSet::new();
@@ -207,7 +209,7 @@ impl Scenario {
             digest: Fingerprint::of([b"rehearsal".as_slice()]),
         };
         let journal = JournalFolder::open(folder.path()).unwrap().writer(&header, |_| {}).unwrap();
-        let step = Step { params: Arc::new(job.steps[0].params.clone()), journal };
+        let step = Step { seed, params: Arc::new(job.steps[0].params.clone()), journal };
         let (rows, bytes) = (self.run.rows.unwrap_or(u64::MAX), self.run.prompt_bytes);
         tasks.spawn(async move {
             for row in 0..rows {
@@ -298,13 +300,14 @@ fn set(case: &mut Scenario, key: &str, value: toml::Value) {
 }
 
 struct Step {
+    seed: u64,
     params: Arc<Params>,
     journal: Journal,
 }
 
 impl Step {
     fn request(&self, row: u64, bytes: usize) -> Request {
-        let mut content = format!("row {row} ");
+        let mut content = format!("row {row} of {} ", self.seed);
         content.push_str(&"x".repeat(bytes.saturating_sub(content.len())));
         let fingerprint = Fingerprint::of([content.as_bytes()]);
         let cell = Cell { batch: BatchId::FIRST, row: u32::try_from(row).unwrap(), step: StepId::FIRST };
@@ -433,10 +436,16 @@ struct State {
     asked: HashMap<Fingerprint, u64>,
     seconds: Vec<Second>,
     start: Instant,
+    /// The time of day at the start.
+    wall: DateTime<Utc>,
     charge: SimulatedCharge,
 }
 
 impl State {
+    fn wall(&self, now: Instant) -> DateTime<Utc> {
+        self.wall + (now - self.start)
+    }
+
     fn second(&mut self, now: Instant) -> &mut Second {
         let at = usize::try_from((now - self.start).as_secs()).unwrap();
         if self.seconds.len() <= at {
@@ -461,10 +470,10 @@ impl Ask for Rehearsed {
             question.fingerprint.to_bytes()[1],
         ]));
         tokio::time::sleep(NETWORK + Duration::from_secs_f64(NETWORK_JITTER * spread / 65_536.0)).await;
-        let wall = clock::wall();
-        let (done, nth) = {
+        let (done, nth, wall) = {
             let now = clock::now();
             let mut state = self.state.lock().unwrap();
+            let wall = state.wall(now);
             let times = state.asked.entry(question.fingerprint).or_default();
             *times += 1;
             let nth = *times - 1;
@@ -479,7 +488,7 @@ impl Ask for Rehearsed {
                     headers.extend(
                         refusal.headers.iter().map(|(name, value)| ((*name).to_owned(), value.clone())),
                     );
-                    (Err((refusal, headers)), nth)
+                    (Err((refusal, headers)), nth, wall)
                 }
                 Ok(()) => {
                     let second = state.second(now);
@@ -489,7 +498,7 @@ impl Ask for Rehearsed {
                         state.second(now).tokens += charged;
                     }
                     let latency = state.model.latency(prompt, nth);
-                    (Ok(state.model.work(latency, now)), nth)
+                    (Ok(state.model.work(latency, now)), nth, wall)
                 }
             }
         };
@@ -506,14 +515,15 @@ impl Ask for Rehearsed {
             Ok(done) => {
                 tokio::time::sleep_until(done).await;
                 let now = clock::now();
-                let (tokens, headers) = {
+                let (tokens, headers, wall) = {
                     let mut state = self.state.lock().unwrap();
+                    let wall = state.wall(now);
                     let tokens = state.model.completion_tokens(prompt, nth, max_tokens).unwrap_or(20);
                     state.model.answered(prompt_tokens + tokens, now);
                     if state.charge == SimulatedCharge::Usage {
                         state.second(now).tokens += prompt_tokens + tokens;
                     }
-                    (tokens, state.model.headers(now, wall))
+                    (tokens, state.model.headers(now, wall), wall)
                 };
                 tokio::time::sleep(NETWORK).await;
                 let body = format!(
