@@ -20,6 +20,7 @@ const SLACK: f64 = 1e-6;
 pub(super) struct Bucket {
     per_second: f64,
     level: f64,
+    held_seconds: f64,
     at: Instant,
     /// Whether somebody waits for it.
     is_awaited: bool,
@@ -27,7 +28,8 @@ pub(super) struct Bucket {
 
 impl Bucket {
     pub(super) fn new(per_second: f64, now: Instant) -> Self {
-        Bucket { per_second, level: 1.0_f64.max(per_second * UNASKED_SECONDS), at: now, is_awaited: false }
+        let level = 1.0_f64.max(per_second * UNASKED_SECONDS);
+        Bucket { per_second, level, held_seconds: HELD_SECONDS, at: now, is_awaited: false }
     }
 
     pub(super) fn per_second(&self) -> f64 {
@@ -55,13 +57,18 @@ impl Bucket {
     /// bucket waits until the bucket is full.
     pub(super) fn wait(&mut self, amount: f64, now: Instant) -> Option<Duration> {
         self.refill(now);
-        let needed = amount.min(self.held());
+        let needed = amount.min((self.per_second * HELD_SECONDS).max(1.0));
         if self.level + SLACK >= needed {
             return None;
         }
         self.is_awaited = true;
         let wait = (needed - self.level) / self.per_second;
         Some(Duration::try_from_secs_f64(wait).unwrap_or(Duration::MAX / 4).max(Duration::from_micros(1)))
+    }
+
+    /// From now on so many seconds' worth can be made up for.
+    pub(super) fn hold(&mut self, seconds: f64) {
+        self.held_seconds = seconds.max(HELD_SECONDS);
     }
 
     /// Takes an amount.
@@ -79,7 +86,7 @@ impl Bucket {
 
     /// What it can hold at most.
     fn held(&self) -> f64 {
-        (self.per_second * HELD_SECONDS).max(1.0)
+        (self.per_second * self.held_seconds).max(1.0)
     }
 
     fn refill(&mut self, now: Instant) {

@@ -25,8 +25,11 @@ const GROWTH_BELOW: f64 = 0.05;
 const GROWTH_NEAR: f64 = 0.02;
 const GROWTH_BEYOND: f64 = 0.001;
 const MOST_GROWTH: f64 = 0.02;
-/// The same where the provider counts over a long window.
+/// The same where the provider counts over a long window, and where it is not yet known over which.
 const MOST_GROWTH_LONG: f64 = 0.004;
+const MOST_GROWTH_UNKNOWN: f64 = 0.01;
+/// So many seconds beyond the ceiling are more than the longest window.
+const LONG_WITHOUT_REFUSAL: f64 = 65.0;
 /// Growth in a second, of the rate, while the ceiling is a guess.
 const GROWTH_UNSURE: f64 = 0.4;
 /// Growth beyond the ceiling doubles in this time, and in a multiple of it where the ceiling was met again
@@ -49,9 +52,20 @@ const MOST_LOWERED: u32 = 2;
 const HICCUPS: u32 = 4;
 /// Windows over which providers count.
 const WINDOWS: [Duration; 3] = [Duration::from_secs(60), Duration::from_secs(10), Duration::from_secs(1)];
+/// Those that a refusal can be measured by alone. It is known which after some refusals, and the newest of
+/// them count most.
+const LONG_WINDOWS: [Duration; 2] = [Duration::from_secs(60), Duration::from_secs(10)];
+const LEAST_HELD: u32 = 2;
+const HELD_OF: u32 = 4;
 /// Such a share of a window's limit may be all of it, and such a share is.
 const NEARLY_FULL: f64 = 0.95;
-const FULL: f64 = 0.99;
+const FULL: f64 = 0.98;
+/// A window that was less than full speaks so much more against it than one that was more.
+const LESS_THAN_FULL: f64 = 4.0;
+/// A window that one refusal spoke for is kept to for so long.
+const KEPT_TO: Duration = Duration::from_secs(60);
+/// So much of a window's limit can be made up for.
+const HELD_OF_WINDOW: f64 = 0.4;
 /// How long until a full window is looked at again.
 const A_MOMENT: Duration = Duration::from_millis(100);
 /// A ceiling that is remembered from a former run is tested from here.
@@ -79,6 +93,9 @@ pub(super) struct Pace {
     window: Option<Duration>,
     /// How far off full each of the windows was when a request was refused, all refusals together.
     off: [f64; WINDOWS.len()],
+    /// Those refusals, and the newest of them.
+    explained: u32,
+    explained_at: Instant,
     /// Since when it goes on without a pause; none before the first request.
     since: Option<Instant>,
     /// The first request.
@@ -87,10 +104,21 @@ pub(super) struct Pace {
     /// Whether the provider was found to count over a long window: what goes too fast now is refused later,
     /// all at once.
     is_long: bool,
+    /// How much each of the long windows held when a request was refused.
+    held: [Held; LONG_WINDOWS.len()],
     /// Refusals that came before anything could be measured.
     unmeasured: u32,
     /// Refusals without an answer between them.
     episode: Option<Episode>,
+}
+
+/// What a window held at the refusals so far.
+#[derive(Clone, Copy, Debug, Default)]
+struct Held {
+    times: u32,
+    /// A moving mean, and that of the distance from it.
+    mean: f64,
+    off: f64,
 }
 
 /// What is known after a refusal.
@@ -155,10 +183,13 @@ impl Pace {
             done: SendLog::new(now),
             window: None,
             off: [0.0; WINDOWS.len()],
+            explained: 0,
+            explained_at: now,
             since: None,
             first: None,
             refused: None,
             is_long: false,
+            held: [Held::default(); LONG_WINDOWS.len()],
             unmeasured: 0,
             episode: None,
         }
@@ -197,6 +228,7 @@ impl Pace {
         self.grow(now);
         let refills = self.limit();
         let told = refills.and_then(|refills| self.told.wait(amount, self.sent, refills, now));
+        self.forget_window(now);
         let full = self.window.filter(|window| self.is_full(*window, now)).map(|_| A_MOMENT);
         let buckets = [
             self.bucket.as_mut(),
@@ -258,11 +290,30 @@ impl Pace {
         }
         // Whichever window the provider counts over, that one was just full.
         for (off, fill) in self.off.iter_mut().zip(fills) {
-            *off += (fill - 1.0).abs();
+            *off += (fill - 1.0).max((1.0 - fill) * LESS_THAN_FULL);
         }
+        self.explained += 1;
+        self.explained_at = now;
         let nearest = self.off.iter().zip(WINDOWS).min_by(|(a, _), (b, _)| a.total_cmp(b));
         self.window = nearest.map(|(_, window)| window);
+        if let (Some(window), Some(bucket)) = (self.window, &mut self.bucket) {
+            // What a full window holds back is made up for in the next ones.
+            bucket.hold(window.as_secs_f64() * HELD_OF_WINDOW);
+        }
         true
+    }
+
+    /// Chance may have chosen a window; the more refusals spoke for it, the longer it is kept to.
+    fn forget_window(&mut self, now: Instant) {
+        let known = now.saturating_duration_since(self.explained_at);
+        if self.window.is_none() || known < KEPT_TO * self.explained.pow(2) {
+            return;
+        }
+        self.window = None;
+        if let Some(bucket) = &mut self.bucket {
+            bucket.hold(0.0);
+            bucket.drain(now);
+        }
     }
 
     fn is_full(&self, window: Duration, now: Instant) -> bool {
@@ -293,13 +344,18 @@ impl Pace {
         match &mut self.episode {
             Some(episode) => episode.refusals += 1,
             None => {
-                let before = going.min(MOST_MEASURED);
+                // Pauses are part of a long window.
+                let is_whole = self.is_long && self.sent_long_enough(sent);
+                let before = if is_whole { MOST_MEASURED } else { going.min(MOST_MEASURED) };
                 let sent_before = self.log.sum(before, sent);
                 let ceiling = self.ceiling();
                 self.episode = Some(Episode { began: sent, refusals: 1, before, sent: sent_before, ceiling });
             }
         }
         self.is_long |= delay >= LONG_EPISODE;
+        if self.sent_long_enough(sent) && self.episode.is_some_and(|episode| episode.refusals == 1) {
+            self.note_held(sent);
+        }
         // A long delay is the rest of a long window: what it allowed was sent in the time before.
         let measured = going.min((delay * 10).clamp(LEAST_MEASURED, MOST_MEASURED));
         let allowed = self.log.sum(measured, sent) / (measured + delay).as_secs_f64().max(1e-3);
@@ -328,10 +384,15 @@ impl Pace {
         let rate = before * if is_soon { AFTER_REFUSAL_SOON } else { AFTER_REFUSAL };
         // Pauses are part of a long window: what was sent in all of it is what it allows.
         let in_all = self.is_long && self.sent_long_enough(sent);
-        let allowed = if in_all {
-            self.log.sum(MOST_MEASURED, sent) / (MOST_MEASURED + delay).as_secs_f64()
-        } else {
-            allowed
+        let held = |window: Duration| self.log.sum(window, sent) / (window + delay).as_secs_f64();
+        let allowed = match self.long_window() {
+            _ if !in_all => allowed,
+            Some(window) => held(window),
+            // In the middle, until it is known; what holds a pause may hold too little.
+            None => {
+                let [longest, shorter] = LONG_WINDOWS.map(held);
+                if shorter > longest { (longest * shorter).sqrt() } else { longest }
+            }
         };
         let (rate, ceiling) = if in_all || is_measured {
             (rate.min(allowed * AFTER_REFUSAL), allowed.clamp(remembered * FORGOTTEN, before.max(remembered)))
@@ -341,6 +402,25 @@ impl Pace {
         self.learn(ceiling, rate, is_measured, now);
         self.refused = Some(now);
         Known::Ceiling
+    }
+
+    /// Notes what the long windows held when a request was refused that was sent at a time.
+    fn note_held(&mut self, sent: Instant) {
+        for (held, window) in self.held.iter_mut().zip(LONG_WINDOWS) {
+            let sum = self.log.sum(window, sent);
+            if held.times > 0 && held.mean > 0.0 {
+                held.off += ((sum / held.mean - 1.0).abs() - held.off) / f64::from(held.times.min(HELD_OF));
+            }
+            held.times += 1;
+            held.mean += (sum - held.mean) / f64::from(held.times.min(HELD_OF));
+        }
+    }
+
+    /// The window over which the provider seems to count: whichever it is, that one holds the same at each
+    /// refusal.
+    fn long_window(&self) -> Option<Duration> {
+        let known = self.held.iter().zip(LONG_WINDOWS).filter(|(held, _)| held.times >= LEAST_HELD);
+        known.min_by(|(a, _), (b, _)| a.off.total_cmp(&b.off)).map(|(_, window)| window)
     }
 
     fn sent_long_enough(&self, sent: Instant) -> bool {
@@ -391,8 +471,11 @@ impl Pace {
     /// Grows what was learned, if it has held requests back since it was last looked at.
     fn grow(&mut self, now: Instant) {
         let most = self.configured.or_else(|| self.told.per_second()).map(|rate| rate * MARGIN);
-        let most_growth = if self.is_long { MOST_GROWTH_LONG } else { MOST_GROWTH };
+        let is_long = self.is_long;
+        let long_growth = self.long_window().map_or(MOST_GROWTH_UNKNOWN, |_| MOST_GROWTH_LONG);
         let Some(learned) = &mut self.learned else { return };
+        let is_wary = is_long && learned.beyond < LONG_WITHOUT_REFUSAL;
+        let most_growth = if is_wary { long_growth } else { MOST_GROWTH };
         let elapsed = now.saturating_duration_since(learned.grew).as_secs_f64();
         if elapsed < 0.1 {
             return;
