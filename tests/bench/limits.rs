@@ -1,7 +1,7 @@
 //! How much of a quota is used and how much is refused, scenario by scenario, in virtual time.
 //!
 //! `cargo bench --bench limits` plays every scenario of `tests/it/limits` and prints the table that stands
-//! in the README. Share: of the quota that is there, in the measured part; the worst and the mean of all
+//! in the README; then it plays their short forms over loopback. Share: of the quota that is there, in the measured part; the worst and the mean of all
 //! variants.
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints")]
@@ -38,8 +38,8 @@ fn main() {
         "| scenario | variants | share of quota, mean | worst | 429s, mean | worst | rows answered | rows failed |"
     );
     println!("| --- | --: | --: | --: | --: | --: | --: | --: |");
-    for file in files {
-        let scenario = Scenario::load(&file);
+    for file in &files {
+        let scenario = Scenario::load(file);
         let cases = play(&scenario);
         let shares: Vec<f64> = cases.iter().filter_map(|case| case.share).collect();
         let (mean, worst) = match shares.as_slice() {
@@ -62,6 +62,13 @@ fn main() {
             refused * 100.0,
             most * 100.0
         );
+    }
+
+    println!("\nthe short forms over loopback, in real time:");
+    for file in &files {
+        let Some(short) = Scenario::load(file).short() else { continue };
+        let line = short.play_over_loopback().line(&short.expect.share);
+        println!("  {:24} {line}", file.file_stem().unwrap().to_string_lossy().replace('_', " "));
     }
 }
 

@@ -60,12 +60,31 @@ fn play(name: &str) {
     assert!(faults.is_empty(), "{}, {}:\n{}", name, scenario.about, faults.join("\n"));
 }
 
+/// Plays the short form of a scenario against the real simulator, in real time.
+fn play_short(name: &str) {
+    let scenario = Scenario::load(&folder().join(name).with_extension("toml"));
+    let short = scenario.short().expect("every scenario has a short form");
+    let played = short.play_over_loopback();
+    println!("{name} over loopback: {}", played.line(&short.expect.share));
+    assert!(played.took.as_secs() < short.run.seconds, "it did not end");
+    let short = Scenario { expect: rehearsal::Expect { share: Vec::new(), ..short.expect.clone() }, ..short };
+    let wrong = short.faults(&played);
+    assert!(wrong.is_empty(), "{name}, {}, over loopback:\n{}", scenario.about, wrong.join("\n"));
+}
+
 macro_rules! scenarios {
     ($($name:ident,)+) => {
         $(#[test]
         fn $name() {
             play(stringify!($name));
         })+
+
+        mod over_loopback {
+            $(#[test]
+            fn $name() {
+                super::play_short(stringify!($name));
+            })+
+        }
 
         #[test]
         fn every_file_is_played() {

@@ -17,8 +17,8 @@ use enrich::fault::{Class, Failure};
 use enrich::ident::{BatchId, Cell, Fingerprint, Lineage, RowKey, StepId};
 use enrich::journal::{Header, Journal, JournalFolder};
 use enrich::prompt::Question;
-use enrich::simulator::{Model, Refusal};
-use enrich::transport::{Heard, Paid, Sent, classify};
+use enrich::simulator::{Model, Refusal, Simulator};
+use enrich::transport::{Endpoint, Heard, Paid, Sent, classify};
 use enrich::wire::{Message, Role};
 use serde::Deserialize;
 use tokio::sync::{Notify, mpsc, watch};
@@ -48,6 +48,19 @@ pub struct Scenario {
     /// Keys of `simulator` or `provider` with the values that they take in turn; all are crossed.
     #[serde(default)]
     pub vary: BTreeMap<String, Vec<toml::Value>>,
+    /// Its short form, in real time over loopback.
+    pub loopback: Option<Short>,
+}
+
+/// What is otherwise in the short form of a scenario. Shares are only printed there: they depend on the
+/// machine.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Short {
+    /// Keys of `simulator` or `provider` with their values.
+    pub set: BTreeMap<String, toml::Value>,
+    pub run: Run,
+    pub expect: Expect,
 }
 
 /// How long it goes on, in seconds of virtual time.
@@ -138,6 +151,16 @@ impl Scenario {
         cases
     }
 
+    /// The short form.
+    pub fn short(&self) -> Option<Scenario> {
+        let Short { set: keys, run, expect } = self.loopback.clone()?;
+        let mut short = Scenario { run, expect, vary: BTreeMap::new(), ..self.clone() };
+        for (key, value) in keys {
+            set(&mut short, &key, value);
+        }
+        Some(short)
+    }
+
     fn job(&self) -> Job {
         let mut provider = self.provider.clone();
         provider.insert("base_url".into(), "simulator".into());
@@ -169,6 +192,27 @@ impl Scenario {
         runtime.block_on(self.perform(lessons.clone(), seed))
     }
 
+    /// Plays it with the real simulator and the real client over loopback, in real time.
+    pub fn play_over_loopback(&self) -> Played {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        runtime.block_on(async {
+            let job = self.job();
+            let spec = job.simulator.clone().unwrap();
+            let simulator = Simulator::start(spec.clone(), 0).await.unwrap();
+            let endpoint = Arc::new(Endpoint::new(&job.providers[0], simulator.url()).unwrap());
+            let mut played = self.drive(&job, endpoint, Lessons::default(), 0).await;
+            let counts = simulator.counts();
+            let last = Second {
+                refused: counts.statuses.get(&429).copied().unwrap_or_default(),
+                ..Second::default()
+            };
+            played.seconds.push(last);
+            played.limits = Limits::of(&spec);
+            played
+        })
+    }
+
     async fn perform(&self, lessons: Lessons, seed: u64) -> Played {
         let job = self.job();
         let spec = job.simulator.clone().unwrap();
@@ -184,6 +228,15 @@ impl Scenario {
                 charge: spec.token_charge,
             }),
         });
+        let mut played = self.drive(&job, Arc::clone(&rehearsed), lessons, seed).await;
+        played.seconds = std::mem::take(&mut rehearsed.state.lock().unwrap().seconds);
+        played.limits = Limits::of(&spec);
+        played
+    }
+
+    /// Sends rows through a dispatcher until the scenario ends; the seconds are those of the replies.
+    async fn drive<A: Ask>(&self, job: &Job, endpoint: Arc<A>, lessons: Lessons, seed: u64) -> Played {
+        let start = clock::now();
         let heard = LastGauge::default();
         let (to_inbox, inbox) = mpsc::channel(64);
         let (outbox, mut replies) = mpsc::channel(1_024);
@@ -201,7 +254,7 @@ impl Scenario {
             voice: Voice::new(vec![Box::new(heard.clone())]),
         };
         let mut tasks = tokio::task::JoinSet::new();
-        tasks.spawn(Dispatcher::new(&job.providers[0], Arc::clone(&rehearsed), wires).run());
+        tasks.spawn(Dispatcher::new(&job.providers[0], endpoint, wires).run());
         let folder = tempfile::tempdir().unwrap();
         let header = Header {
             lineage: Lineage::random(),
@@ -221,15 +274,13 @@ impl Scenario {
         let mut played = Played::default();
         let end = start + Duration::from_secs(self.run.seconds);
         while let Ok(Some(reply)) = tokio::time::timeout_at(end, replies.recv()).await {
-            played.note(reply, &mode);
+            played.note(reply, &mode, start);
             if played.stop.is_some() || played.answered + played.failed == rows {
                 break;
             }
         }
         played.took = clock::now() - start;
         tasks.shutdown().await;
-        played.seconds = std::mem::take(&mut rehearsed.state.lock().unwrap().seconds);
-        played.limits = Limits::of(&spec);
         played.gauge = heard.0.lock().unwrap().clone();
         played
     }
@@ -371,9 +422,15 @@ pub struct Second {
 
 #[expect(clippy::cast_precision_loss, reason = "counts for shares")]
 impl Played {
-    fn note(&mut self, reply: Reply, mode: &watch::Sender<Mode>) {
+    fn note(&mut self, reply: Reply, mode: &watch::Sender<Mode>, start: Instant) {
         match reply.verdict {
-            Verdict::Paid(_) => {
+            Verdict::Paid(paid) => {
+                let at = usize::try_from((clock::now() - start).as_secs()).unwrap();
+                self.seconds.resize(self.seconds.len().max(at + 1), Second::default());
+                self.seconds[at].accepted += 1;
+                self.seconds[at].tokens += paid.response.usage.as_ref().map_or(0, |usage| {
+                    usage.prompt_tokens.unwrap_or_default() + usage.completion_tokens.unwrap_or_default()
+                });
                 self.answered += 1;
                 self.lost_attempts += u64::from(reply.attempts - 1);
             }
