@@ -130,5 +130,6 @@ fn what_a_run_learned_is_used_by_the_next() {
     println!("first {}, then {}", first.line(&case.expect.share), second.line(&case.expect.share));
     assert!(first.share(5, 20) < 0.95, "it has to find the limit");
     let share = second.share(5, 20);
-    assert!((0.93..=1.02).contains(&share), "{share} of the quota from the beginning");
+    // In so short a time the second that a full bucket is worth counts.
+    assert!((0.93..=1.0 + 1.0 / 15.0).contains(&share), "{share} of the quota from the beginning");
 }
