@@ -1,5 +1,6 @@
 //! The dispatcher's task.
 
+use std::cell::OnceCell;
 use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +23,7 @@ use crate::decode;
 use crate::event::{Event, Voice, Waiting};
 use crate::fault::{Failure, Policy};
 use crate::journal::{JournalError, Outcome, Record};
-use crate::meter::Meter;
+use crate::meter::{Encoding, Meter};
 use crate::transport::{Paid, Sent};
 use crate::wire::Limits;
 
@@ -61,6 +62,8 @@ pub struct Dispatcher<A> {
     policy: RetryPolicy,
     admission: Admission,
     meter: Meter,
+    /// How the model counts tokens, once they matter.
+    encoding: OnceCell<Option<Encoding>>,
     budget: RetryBudget,
     jitter: Jitter,
     wires: Wires,
@@ -99,6 +102,7 @@ impl<A: Ask> Dispatcher<A> {
             policy: provider.retry,
             admission: Admission::new(provider, &learned, now, wires.jitter.fork()),
             meter,
+            encoding: OnceCell::new(),
             budget: RetryBudget::new(now),
             jitter: wires.jitter.fork(),
             wires,
@@ -251,11 +255,8 @@ impl<A: Ask> Dispatcher<A> {
             if self.doubt == Doubt::Asked && (is_open || is_suspect) {
                 return None;
             }
-            let cost = match (self.doubt, front) {
-                (Doubt::Wanted, _) | (_, None) => Cost::default(),
-                (_, Some(pending)) if counts_tokens => self.cost(&pending.request),
-                _ => Cost::default(),
-            };
+            let cost =
+                if counts_tokens && self.doubt != Doubt::Wanted { self.cost() } else { Cost::default() };
             if self.doubt != Doubt::Wanted && self.ready.is_empty() {
                 return None;
             }
@@ -273,10 +274,14 @@ impl<A: Ask> Dispatcher<A> {
         None
     }
 
-    fn cost(&self, request: &Request) -> Cost {
-        let max_tokens = request.params.max_tokens;
-        let (input, output) = self.meter.expect(&request.receipt.step, request.bytes(), max_tokens);
-        Cost { input, output, most_output: max_tokens.map(f64::from) }
+    /// Tokens that the row at the front is going to take.
+    fn cost(&mut self) -> Cost {
+        let Some(pending) = self.ready.front_mut() else { return Cost::default() };
+        let encoding = self.encoding.get_or_init(|| Encoding::of(self.endpoint.model()));
+        let counted = pending.input(*encoding);
+        let Request { receipt, params, .. } = &pending.request;
+        let (input, output) = self.meter.expect(&receipt.step, pending.request.bytes(), params.max_tokens);
+        Cost { input: counted.unwrap_or(input), output, most_output: params.max_tokens.map(f64::from) }
     }
 
     fn tell(&mut self, now: Instant, waiting: Option<(Waiting, Instant)>) {

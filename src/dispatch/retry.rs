@@ -9,6 +9,7 @@ use super::request::Request;
 use crate::clock::{Instant, Jitter};
 use crate::config::RetryPolicy;
 use crate::fault::{Class, Failure};
+use crate::meter::Encoding;
 
 /// A row that meets outage after outage is asked no longer than that.
 const MOST_REFUNDS: u32 = 3;
@@ -24,6 +25,8 @@ pub(super) struct Pending {
     refunds: u32,
     /// Time in attempts and in delays between them; waiting for admission does not count.
     pub(super) spent: Duration,
+    /// Tokens of the prompt, once it came to that; none inside where they cannot be counted.
+    counted: Option<Option<f64>>,
     delays: ExponentialBackoff,
 }
 
@@ -47,8 +50,18 @@ impl Pending {
             failures: (0, 0),
             refunds: MOST_REFUNDS,
             spent: Duration::ZERO,
+            counted: None,
             delays,
         }
+    }
+
+    /// Tokens of the prompt, counted the first time.
+    pub(super) fn input(&mut self, encoding: Option<Encoding>) -> Option<f64> {
+        let texts = self.request.question.messages.iter().map(|message| message.content.as_str());
+        *self.counted.get_or_insert_with(|| {
+            let count = encoding?.count(texts)?;
+            u32::try_from(count).ok().map(f64::from)
+        })
     }
 
     /// An attempt of its own failed, in this generation of admission's.

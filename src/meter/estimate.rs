@@ -1,4 +1,4 @@
-//! How many tokens a request is going to take, learned from what requests took.
+//! What a request is going to take, learned from what requests took.
 //!
 //! An estimate only has to be right on average: what it is wrong by is settled when the answer is there.
 
