@@ -53,8 +53,8 @@ impl Bucket {
         self.level = self.level.min(0.0);
     }
 
-    /// How long until an amount can be taken; none if it can be taken now. One that is larger than the
-    /// bucket waits until the bucket is full.
+    /// How long until an amount can be taken; none if it can be taken now. One that is larger than a second's worth
+    /// waits for that second's worth, and leaves a debt.
     pub(super) fn wait(&mut self, amount: f64, now: Instant) -> Option<Duration> {
         self.refill(now);
         let needed = amount.min((self.per_second * HELD_SECONDS).max(1.0));

@@ -350,12 +350,12 @@ impl Pace {
                 let sent_before = self.log.sum(before, sent);
                 let ceiling = self.ceiling();
                 self.episode = Some(Episode { began: sent, refusals: 1, before, sent: sent_before, ceiling });
+                if self.sent_long_enough(sent) {
+                    self.note_held(sent);
+                }
             }
         }
         self.is_long |= delay >= LONG_EPISODE;
-        if self.sent_long_enough(sent) && self.episode.is_some_and(|episode| episode.refusals == 1) {
-            self.note_held(sent);
-        }
         // A long delay is the rest of a long window: what it allowed was sent in the time before.
         let measured = going.min((delay * 10).clamp(LEAST_MEASURED, MOST_MEASURED));
         let allowed = self.log.sum(measured, sent) / (measured + delay).as_secs_f64().max(1e-3);
