@@ -2,7 +2,7 @@
 //! read again gives the same rows.
 
 use crate::fault::{Class, Failure};
-use crate::ident::{MicroUsd, Tokens};
+use crate::ident::{Money, Tokens};
 use crate::wire::ChatResponse;
 
 /// What the provider says of a response besides its text.
@@ -15,7 +15,7 @@ pub struct Facts {
     /// What was used; none if the server does not say.
     pub tokens: Option<Tokens>,
     /// What it cost; none if the server does not say.
-    pub cost: Option<MicroUsd>,
+    pub cost: Option<Money>,
 }
 
 /// Reads the body of a response.
@@ -47,15 +47,8 @@ pub fn facts(response: &ChatResponse) -> Facts {
                 .unwrap_or_default(),
             completion: usage.completion_tokens.unwrap_or_default(),
         }),
-        cost: usage.and_then(|usage| usage.cost).and_then(micro_usd),
+        cost: usage.and_then(|usage| usage.cost).and_then(Money::from_dollars),
     }
-}
-
-/// Dollars as JSON has them, in millionths; none for what cannot be money.
-fn micro_usd(dollars: f64) -> Option<MicroUsd> {
-    let micros = (dollars * 1e6).round();
-    #[expect(clippy::cast_possible_truncation, reason = "the range is checked")]
-    (0.0..1e15).contains(&micros).then_some(MicroUsd(micros as i64))
 }
 
 /// The text of a chat completion.
@@ -106,11 +99,11 @@ mod tests {
     }
 
     #[test]
-    fn cost_is_counted_in_whole_micro_dollars() {
+    fn what_the_provider_says_of_the_cost_is_read() {
         let response =
             parse(br#"{"usage":{"prompt_tokens":3,"completion_tokens":4,"cost":0.0000125}}"#).unwrap();
         let facts = facts(&response);
-        assert_eq!(facts.cost, Some(MicroUsd(13)));
+        assert_eq!(facts.cost, Some(Money::picodollars(12_500_000)));
         assert_eq!(facts.tokens.map(Tokens::total), Some(7));
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::fault::{Class, Failure, Scarce};
-use crate::ident::{BatchId, RunId, Tokens};
+use crate::ident::{BatchId, Money, RunId, Tokens};
 
 /// How a row of a step ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +55,8 @@ pub enum Waiting {
     Breaker,
     /// The delays before the next attempts of rows that failed; nothing else is left to be asked.
     Backoff,
+    /// What requests in flight leave of the budget.
+    Budget,
 }
 
 /// What keeps rows that come next out of the window.
@@ -186,6 +188,8 @@ pub enum Event<'a> {
         origin: Origin,
         /// What the answer used; zero for an outcome that nothing was paid for in this run.
         tokens: Tokens,
+        /// What it cost; none if nobody says, or nothing was paid for.
+        cost: Option<Money>,
     },
     /// A batch is in the target table.
     Committed {

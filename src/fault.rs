@@ -79,6 +79,8 @@ classes! {
     Redirect = "redirect" => Stop,
     /// The provider could not be reached, or failed without end.
     Unavailable = "unavailable" => Stop,
+    /// The job's own budget is spent.
+    Budget = "budget" => Stop,
     /// The first rows of a run were all refused in the same way.
     SameRefusal = "same_refusal" => Stop,
 }

@@ -3,7 +3,7 @@
 //! A newtype for every id, so that a row number cannot stand where a batch number is meant. Nothing
 //! here does more than print, parse and compare.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -271,9 +271,115 @@ impl std::ops::AddAssign for Tokens {
     }
 }
 
-/// Money in millionths of a US dollar. Never a float.
+/// Money in picodollars, millionths of a millionth of a US dollar: of those, a token's price is a whole number.
+/// Never a float. Sums stay at the largest that there is, 18 million dollars.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct MicroUsd(pub i64);
+pub struct Money(u64);
+
+impl Money {
+    /// None.
+    pub const ZERO: Money = Money(0);
+    const MOST_DOLLARS: f64 = 1e6;
+
+    /// So many picodollars.
+    #[must_use]
+    pub const fn picodollars(picos: u64) -> Self {
+        Money(picos)
+    }
+
+    /// In picodollars.
+    #[must_use]
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+
+    /// So many dollars; none for what is no money, or more than a million.
+    #[must_use]
+    pub fn from_dollars(dollars: f64) -> Option<Self> {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the range is checked")]
+        (0.0..=Self::MOST_DOLLARS).contains(&dollars).then(|| Money((dollars * 1e12).round() as u64))
+    }
+
+    /// The price of one token, of a million of which this is the price in dollars; none for what is no price.
+    #[must_use]
+    pub fn per_million(dollars: f64) -> Option<Self> {
+        Self::from_dollars(dollars).map(|million| Money(million.0.div_ceil(1_000_000)))
+    }
+
+    /// In dollars, for people and charts.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "it is shown, not reckoned with")]
+    pub fn dollars(self) -> f64 {
+        self.0 as f64 / 1e12
+    }
+
+    /// In millionths of a dollar, rounded.
+    #[must_use]
+    pub fn microdollars(self) -> i64 {
+        i64::try_from((self.0 + 500_000) / 1_000_000).unwrap_or(i64::MAX)
+    }
+}
+
+impl fmt::Display for Money {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = format!("{:.6}", self.dollars());
+        let cents = text.len() - 4;
+        let shown = text.trim_end_matches('0').len().max(cents);
+        f.write_str("$")?;
+        text.chars().take(shown).try_for_each(|digit| f.write_char(digit))
+    }
+}
+
+impl std::ops::Add for Money {
+    type Output = Money;
+
+    fn add(self, other: Money) -> Money {
+        Money(self.0.saturating_add(other.0))
+    }
+}
+
+impl std::ops::Mul<u64> for Money {
+    type Output = Money;
+
+    fn mul(self, times: u64) -> Money {
+        Money(self.0.saturating_mul(times))
+    }
+}
+
+/// What was, or may be, spent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Spend {
+    /// Money.
+    pub money: Money,
+    /// Tokens of prompts and answers.
+    pub tokens: u64,
+    /// Requests.
+    pub requests: u64,
+}
+
+impl std::ops::Add for Spend {
+    type Output = Spend;
+
+    fn add(self, other: Spend) -> Spend {
+        Spend {
+            money: self.money + other.money,
+            tokens: self.tokens.saturating_add(other.tokens),
+            requests: self.requests.saturating_add(other.requests),
+        }
+    }
+}
+
+impl std::ops::Sub for Spend {
+    type Output = Spend;
+
+    fn sub(self, other: Spend) -> Spend {
+        Spend {
+            money: Money(self.money.0.saturating_sub(other.money.0)),
+            tokens: self.tokens.saturating_sub(other.tokens),
+            requests: self.requests.saturating_sub(other.requests),
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -285,6 +391,16 @@ mod tests {
         assert_ne!(split("ab", "c"), split("a", "bc"));
         assert_eq!(split("ab", "c"), split("ab", "c"));
         assert_eq!(split("ab", "c").to_string().len(), 32);
+    }
+
+    #[test]
+    fn money_is_whole_picodollars_and_shown_to_the_microdollar() {
+        assert_eq!(Money::per_million(0.0375), Some(Money::picodollars(37_500)));
+        assert_eq!(Money::from_dollars(-0.1), None);
+        assert_eq!(Money::from_dollars(f64::NAN), None);
+        let shown = |dollars| Money::from_dollars(dollars).unwrap().to_string();
+        assert_eq!([shown(12.5), shown(0.0), shown(0.000_012_5)], ["$12.50", "$0.00", "$0.000013"]);
+        assert_eq!(Money::from_dollars(0.000_012_5).unwrap().microdollars(), 13);
     }
 
     #[test]

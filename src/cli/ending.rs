@@ -52,6 +52,7 @@ pub(super) fn exit(end: &End, facts: &Facts<'_>) -> Exit {
         End::Complete | End::MaxRows | End::MaxDuration => Exit::Done,
         End::Stopped => Exit::Interrupted,
         End::Errors(_) => Exit::Errors,
+        End::Budget(_) => Exit::Budget,
         End::Provider { failure, .. } if failure.class == Class::Template => Exit::Usage,
         End::Provider { .. } => Exit::Provider,
     }
@@ -94,6 +95,10 @@ impl Facts<'_> {
                     "see them with enrich errors {job} and mend the cause, or raise max_error_rate ({}); then: {again}",
                     self.job.max_error_rate
                 ),
+            ),
+            End::Budget(words) => self.bad(
+                format!("the budget is spent: {words}"),
+                format!("raise that key, then: {again}; what was answered is kept"),
             ),
             End::Provider { failure, .. } if failure.class == Class::Template => self.bad(
                 format!("the templates fail for each of the first rows: {}", failure.detail),
@@ -146,8 +151,9 @@ impl Facts<'_> {
         if totals.recovered > 0 {
             line.push_str(&format!(", {} from the journal", totals.recovered));
         }
+        let cost = totals.cost.map_or_else(String::new, |cost| format!(", {cost}"));
         line.push_str(&format!(
-            ", {} + {} tokens, {}, {}",
+            ", {} + {} tokens{cost}, {}, {}",
             HumanCount(totals.tokens.prompt),
             HumanCount(totals.tokens.completion),
             counted(totals.retries, "retry"),

@@ -176,6 +176,7 @@ fn advice(class: &str) -> &'static str {
         Class::Auth | Class::Billing | Class::Quota | Class::UnknownModel | Class::Redirect => {
             "see to key, account and model, then enrich retry"
         }
+        Class::Budget => "raise the budget, then enrich run",
         Class::SameRefusal => "mend what the provider refuses, then enrich retry",
     }
 }

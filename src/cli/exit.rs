@@ -15,6 +15,8 @@ pub enum Exit {
     Errors = 3,
     /// Stopped by the provider: key, quota, model, or no success for too long.
     Provider = 4,
+    /// Stopped by the job's own budget.
+    Budget = 5,
     /// Another run holds the job.
     Running = 6,
     /// Interrupted; everything that was answered is kept.
@@ -29,6 +31,7 @@ Exit status:
   2    wrong arguments, job file, source or target
   3    too many error rows: more than max_error_rate, or any with --fail-on-errors
   4    stopped by the provider: key, quota, model, or no success for too long
+  5    stopped by the job's own budget
   6    another run holds the job (0 with --if-running skip)
   130  interrupted; everything that was answered is kept";
 

@@ -9,6 +9,7 @@ use super::exit::Exit;
 use crate::engine::End;
 use crate::event::{Gauge, Share};
 use crate::fault::{Class, Scarce};
+use crate::ident::Money;
 use crate::report::ProviderFigures;
 
 /// What came of a run.
@@ -34,6 +35,9 @@ pub(super) struct Summary<'a> {
     retries: u64,
     throttled: u64,
     tokens: Tokens,
+    /// What this run's answers cost; none where nobody says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cost_usd: Option<f64>,
     /// What of its limits each provider gave, by name.
     providers: BTreeMap<&'a str, Provider>,
     duration_seconds: f64,
@@ -120,6 +124,7 @@ impl<'a> Summary<'a> {
                 cached: totals.tokens.cached,
                 completion: totals.tokens.completion,
             },
+            cost_usd: totals.cost.map(Money::dollars),
             providers: totals
                 .providers
                 .iter()
@@ -136,6 +141,10 @@ impl<'a> Summary<'a> {
             Ended::Run(End::MaxRows) => summary.end = "max_rows",
             Ended::Run(End::MaxDuration) => summary.end = "max_duration",
             Ended::Run(End::Stopped) => summary.end = "interrupted",
+            Ended::Run(End::Budget(words)) => {
+                summary.end = "budget";
+                summary.message = Some(words.clone());
+            }
             Ended::Run(End::Errors(errors)) => {
                 summary.end = "error_rate";
                 summary.step = Some(&errors.step);

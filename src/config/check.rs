@@ -14,7 +14,7 @@ use super::job::{
 use super::raw::{OneOrMore, RawJob, RawProvider, RawStep};
 use super::simulated::SimulatorSpec;
 use super::units::{ByteSize, Span};
-use crate::ident::Fingerprint;
+use crate::ident::{Fingerprint, Money};
 use crate::store::Location;
 
 const MAX_STEPS: usize = 100;
@@ -32,7 +32,7 @@ pub(super) struct Checker<'a> {
 }
 
 impl Checker<'_> {
-    fn wrong(&self, key: impl Into<String>, message: impl Into<String>) -> ConfigError {
+    pub(super) fn wrong(&self, key: impl Into<String>, message: impl Into<String>) -> ConfigError {
         ConfigError::value(self.file, key, message)
     }
 
@@ -100,6 +100,7 @@ impl Checker<'_> {
             self.simulator(spec)?;
         }
         let steps = self.steps(raw.step, &providers, target.metadata_column.as_deref())?;
+        let budget = self.budget(&raw.budget, &providers, &steps)?;
         Ok(Job {
             file: self.file.to_owned(),
             app_id: raw.app_id,
@@ -110,6 +111,7 @@ impl Checker<'_> {
             journal,
             batch,
             window,
+            budget,
             providers,
             steps,
             simulator: raw.simulator.or_else(|| simulated.then(SimulatorSpec::default)),
@@ -161,7 +163,7 @@ impl Checker<'_> {
         }
     }
 
-    fn tokens(&self, key: &str, given: Option<u64>) -> Result<Option<u64>, ConfigError> {
+    pub(super) fn tokens(&self, key: &str, given: Option<u64>) -> Result<Option<u64>, ConfigError> {
         match given {
             Some(0) => Err(self.wrong(key, "is 0; it must be at least 1")),
             other => Ok(other),
@@ -213,6 +215,7 @@ impl Checker<'_> {
                 "counts both kinds of tokens together; it does not go with input_tokens_per_minute or output_tokens_per_minute",
             ));
         }
+        let prices = self.prices(&name, &raw)?;
         let api_key =
             self.key(&name, raw.api_key_env.as_deref(), raw.api_key_file.as_deref(), raw.api_key_header)?;
         for header in raw.headers.keys() {
@@ -233,6 +236,7 @@ impl Checker<'_> {
             requests_per_minute,
             token_limits,
             token_charge: raw.token_charge,
+            prices,
             learns_concurrency: raw.max_concurrency.is_none(),
             max_concurrency: self.positive(&key("max_concurrency"), raw.max_concurrency, 64)?,
             connect_timeout: self.positive_span(&key("connect_timeout"), raw.connect_timeout, 10)?,
@@ -328,6 +332,15 @@ impl Checker<'_> {
         {
             if !(0.0..=10.0).contains(&sigma) {
                 return Err(self.wrong(format!("simulator.{name}"), "lies outside 0 to 10"));
+            }
+        }
+        let prices = [
+            ("price_per_million_input", spec.price_per_million_input),
+            ("price_per_million_output", spec.price_per_million_output),
+        ];
+        for (name, price) in prices {
+            if Money::per_million(price).is_none() {
+                return Err(self.wrong(format!("simulator.{name}"), "lies outside 0 to 1,000,000"));
             }
         }
         let others = spec.phases.iter().filter_map(|phase| phase.other_client);

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use url::Url;
 
+use super::budget::{Budget, Prices};
 use super::check::{Checker, Environment};
 use super::error::{ConfigError, NO_KEY};
 use super::overrides;
@@ -39,6 +40,8 @@ pub struct Job {
     pub batch: BatchLimits,
     /// How much is open at once.
     pub window: WindowLimits,
+    /// What may be spent.
+    pub budget: Budget,
     /// The providers that steps use.
     pub providers: Vec<Provider>,
     /// The steps, in their order.
@@ -115,6 +118,8 @@ pub struct Provider {
     pub token_limits: TokenLimits,
     /// What an answer counts for; none if that is to be learned.
     pub token_charge: Option<TokenCharge>,
+    /// What its tokens cost; none if nobody said.
+    pub prices: Option<Prices>,
     /// Requests in flight.
     pub max_concurrency: u32,
     /// Whether fewer may be in flight where more bring nothing: nobody said how many are right.

@@ -5,6 +5,7 @@
 //! at the environment. Every error names the file, and the line or the key. The page of all keys and the
 //! schema for editors in `config/` are made from the doc comments ([`reference`]).
 
+mod budget;
 mod check;
 mod error;
 mod job;
@@ -14,6 +15,7 @@ pub mod reference;
 mod simulated;
 mod units;
 
+pub use budget::{Allowance, Budget, Prices};
 pub use error::ConfigError;
 pub(crate) use error::nearest;
 pub use job::{

@@ -11,6 +11,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::budget::RawBudget;
 use super::simulated::SimulatorSpec;
 use super::units::{ByteSize, Span};
 
@@ -45,6 +46,10 @@ pub(super) struct RawJob {
     /// How much is open at once. Default: as its keys say.
     #[serde(default)]
     pub(super) window: RawWindow,
+    /// What may be spent; when it is, the run stops with status 5, and a larger budget lets it go on.
+    /// Default: no limit.
+    #[serde(default)]
+    pub(super) budget: RawBudget,
     /// The endpoints with their models and limits, each under a name of its own; at least one. Required.
     #[serde(default)]
     #[schemars(extend("minProperties" = 1))]
@@ -197,6 +202,17 @@ pub(super) struct RawProvider {
     /// what the answer used. Default: learned; `actual` until the provider refuses a request that it
     /// should have taken.
     pub(super) token_charge: Option<super::job::TokenCharge>,
+    /// US dollars for a million tokens of prompts. What a provider itself says that a request cost
+    /// (`usage.cost`) counts instead. Default: not known.
+    #[schemars(range(min = 0))]
+    pub(super) price_per_million_input: Option<f64>,
+    /// US dollars for a million tokens of prompts that the provider had in its cache.
+    /// Default: `price_per_million_input`.
+    #[schemars(range(min = 0))]
+    pub(super) price_per_million_cached_input: Option<f64>,
+    /// US dollars for a million tokens of answers. Default: not known.
+    #[schemars(range(min = 0))]
+    pub(super) price_per_million_output: Option<f64>,
     /// Requests in flight at once, at most; at least 1. These are what a kill can make you pay twice.
     /// Default: 64; fewer where more do not make the provider any faster.
     #[schemars(range(min = 1))]

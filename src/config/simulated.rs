@@ -57,6 +57,20 @@ pub struct SimulatorSpec {
     #[serde(default)]
     #[schemars(range(min = 0.0, max = 1.0))]
     pub other_client: f64,
+    /// US dollars that it bills for a million tokens of prompts. Default: nothing.
+    #[serde(default)]
+    #[schemars(range(min = 0.0))]
+    pub price_per_million_input: f64,
+    /// US dollars that it bills for a million tokens of answers. Default: nothing.
+    #[serde(default)]
+    #[schemars(range(min = 0.0))]
+    pub price_per_million_output: f64,
+    /// Whether an answer says what it cost (`usage.cost`). Default: false.
+    #[serde(default)]
+    pub tells_cost: bool,
+    /// Whether a request is worked on to its end, and billed, when its client has gone. Default: false.
+    #[serde(default)]
+    pub bills_the_gone: bool,
     /// Answers after which the quota is used up and everything is refused. Default: no end.
     pub quota: Option<u64>,
     /// Times at which it behaves otherwise. Default: none.

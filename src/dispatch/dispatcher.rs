@@ -11,6 +11,7 @@ use tokio::time::sleep_until;
 
 use super::ask::{Ask, harmless_question};
 use super::budget::RetryBudget;
+use super::flight::{Desk, Flight, Landed};
 use super::lessons::Lessons;
 use super::request::{Mode, Reply, Request, Verdict};
 use super::retry::{Due, Next, Pending};
@@ -21,14 +22,15 @@ use crate::clock::{self, Instant, Jitter};
 use crate::config::{Provider, RetryPolicy};
 use crate::decode;
 use crate::event::{Event, Voice, Waiting};
-use crate::fault::{Failure, Policy};
-use crate::journal::{JournalError, Outcome, Record};
-use crate::meter::{Encoding, Meter};
-use crate::transport::{Paid, Sent};
+use crate::fault::{Class, Failure, Policy};
+use crate::ident::Spend;
+use crate::meter::{Account, Encoding, Meter, Refused, Reservation, worst_case};
 use crate::wire::Limits;
 
-/// Longest time for the answer to a harmless question.
-const HARMLESS_TIMEOUT: Duration = Duration::from_secs(30);
+/// Enough for the answer to a harmless question, also of a model that thinks first.
+const HARMLESS_TOKENS: u32 = 256;
+/// How soon it is looked again whether requests in flight left something of the budget.
+const BUDGET_LOOK: Duration = Duration::from_millis(20);
 
 /// What connects a dispatcher to those who use it.
 #[derive(Debug)]
@@ -49,6 +51,8 @@ pub struct Wires {
     pub has_fallback: bool,
     /// Where it leaves what it learned.
     pub lessons: Lessons,
+    /// What may be spent.
+    pub account: Account,
     /// Its chance.
     pub jitter: Jitter,
     /// Hears what happens.
@@ -57,14 +61,13 @@ pub struct Wires {
 
 /// One provider's dispatcher.
 pub struct Dispatcher<A> {
-    name: Arc<str>,
-    endpoint: Arc<A>,
+    desk: Desk<A>,
     policy: RetryPolicy,
     admission: Admission,
     meter: Meter,
     /// How the model counts tokens, once they matter.
     encoding: OnceCell<Option<Encoding>>,
-    budget: RetryBudget,
+    retries: RetryBudget,
     jitter: Jitter,
     wires: Wires,
     ready: VecDeque<Pending>,
@@ -78,8 +81,10 @@ pub struct Dispatcher<A> {
     doubted: Vec<(Pending, Failure)>,
     /// Whether a harmless question should be asked, and whether one is under way.
     doubt: Doubt,
-    /// Whether the provider has ended the run.
+    /// Whether the provider, or the budget, has ended the run.
     is_stopped: bool,
+    /// How the budget has, until that is told.
+    broke: Option<Failure>,
     flights: JoinSet<Flight>,
 }
 
@@ -97,13 +102,12 @@ impl<A: Ask> Dispatcher<A> {
         let now = clock::now();
         let (learned, meter) = wires.lessons.recall(&provider.name);
         Dispatcher {
-            name: provider.name.as_str().into(),
-            endpoint,
+            desk: Desk { provider: provider.name.as_str().into(), endpoint, prices: provider.prices },
             policy: provider.retry,
             admission: Admission::new(provider, &learned, now, wires.jitter.fork()),
             meter,
             encoding: OnceCell::new(),
-            budget: RetryBudget::new(now),
+            retries: RetryBudget::new(now),
             jitter: wires.jitter.fork(),
             wires,
             ready: VecDeque::new(),
@@ -115,6 +119,7 @@ impl<A: Ask> Dispatcher<A> {
             doubted: Vec::new(),
             doubt: Doubt::None,
             is_stopped: false,
+            broke: None,
             flights: JoinSet::new(),
         }
     }
@@ -138,7 +143,11 @@ impl<A: Ask> Dispatcher<A> {
                 if self.yield_rows().await.is_err() {
                     return;
                 }
-                self.send_ready()
+                let wake = self.send_ready();
+                if self.go_broke().await.is_err() {
+                    return;
+                }
+                wake
             };
             let idle = self.is_at_rest() && self.doubted.is_empty();
             let has_space = draining || self.ready.len() < self.most_ready;
@@ -219,7 +228,7 @@ impl<A: Ask> Dispatcher<A> {
                 next_due = Some(due.at);
                 break;
             }
-            if let Err(later) = self.budget.spend(now) {
+            if let Err(later) = self.retries.spend(now) {
                 next_due = Some(later);
                 break;
             }
@@ -260,11 +269,20 @@ impl<A: Ask> Dispatcher<A> {
             if self.doubt != Doubt::Wanted && self.ready.is_empty() {
                 return None;
             }
+            let reservation = match self.reserve() {
+                Ok(reservation) => reservation,
+                Err(Refused::Later) => return Some((Waiting::Budget, now + BUDGET_LOOK)),
+                Err(Refused::Spent(words)) => {
+                    self.is_stopped = true;
+                    self.broke = Some(Failure::new(Class::Budget, words));
+                    return None;
+                }
+            };
             match self.admission.admit(cost, now) {
-                Admit::Now(ticket) if self.doubt == Doubt::Wanted => self.send_harmless(ticket),
+                Admit::Now(ticket) if self.doubt == Doubt::Wanted => self.send_harmless(ticket, reservation),
                 Admit::Now(ticket) => {
                     if let Some(pending) = self.ready.pop_front() {
-                        self.send(pending, ticket);
+                        self.send(pending, ticket, reservation);
                     }
                 }
                 Admit::At(at, why) => return Some((why, at)),
@@ -277,55 +295,63 @@ impl<A: Ask> Dispatcher<A> {
     /// Tokens that the row at the front is going to take.
     fn cost(&mut self) -> Cost {
         let Some(pending) = self.ready.front_mut() else { return Cost::default() };
-        let encoding = self.encoding.get_or_init(|| Encoding::of(self.endpoint.model()));
+        let encoding = self.encoding.get_or_init(|| Encoding::of(self.desk.endpoint.model()));
         let counted = pending.input(*encoding);
         let Request { receipt, params, .. } = &pending.request;
         let (input, output) = self.meter.expect(&receipt.step, pending.request.bytes(), params.max_tokens);
         Cost { input: counted.unwrap_or(input), output, most_output: params.max_tokens.map(f64::from) }
     }
 
+    /// Sets aside what the next request can take at its worst.
+    fn reserve(&self) -> Result<Reservation, Refused> {
+        let prices = self.desk.prices.as_ref();
+        let worst = match self.ready.front() {
+            _ if !self.wires.account.is_limited() => Spend::default(),
+            Some(Pending { request, .. }) if self.doubt != Doubt::Wanted => {
+                let messages = request.question.messages.len();
+                worst_case(prices, messages, request.bytes(), request.params.max_tokens)
+            }
+            _ => {
+                let (question, _) = harmless_question();
+                let bytes = question.messages.iter().map(|message| message.content.len()).sum();
+                worst_case(prices, question.messages.len(), bytes, Some(HARMLESS_TOKENS))
+            }
+        };
+        self.wires.account.reserve(worst)
+    }
+
+    /// With the budget spent, a row that cannot be asked any more ends the run.
+    async fn go_broke(&mut self) -> Result<(), Gone> {
+        let Some(failure) = self.broke.take() else { return Ok(()) };
+        let doubted = || self.doubted.pop().map(|(pending, _)| pending);
+        match self.ready.pop_front().or_else(doubted) {
+            Some(pending) => self.reply(pending, Verdict::Stop(failure)).await,
+            None => Ok(()),
+        }
+    }
+
     fn tell(&mut self, now: Instant, waiting: Option<(Waiting, Instant)>) {
         let in_flight = u32::try_from(self.flights.len()).unwrap_or(u32::MAX);
-        let Self { wires, name, admission, meter, told, .. } = self;
+        let Self { wires, desk, admission, meter, told, .. } = self;
+        let name = &desk.provider;
         if told.tell(&wires.voice, name, now, in_flight, waiting, || admission.gauge()) {
             wires.lessons.keep(name, admission.learned(), meter);
         }
     }
 
-    fn send(&mut self, mut pending: Pending, ticket: Ticket) {
+    fn send(&mut self, mut pending: Pending, ticket: Ticket, reservation: Reservation) {
         if pending.attempts == 0 {
-            self.budget.earn();
+            self.retries.earn();
         }
         pending.attempts += 1;
-        let endpoint = Arc::clone(&self.endpoint);
-        let provider = Arc::clone(&self.name);
-        self.flights.spawn(async move {
-            let started = clock::now();
-            let Request { question, params, .. } = &pending.request;
-            let Sent { result, limits } = endpoint.ask(question, params, pending.left()).await;
-            let landed = match result {
-                Ok(paid) => keep(&pending, provider, endpoint.model(), paid),
-                Err(failure) => Landed::Failed(failure),
-            };
-            let took = clock::now() - started;
-            Flight { ticket, limits, took, landed, pending: Some(Box::new(pending)) }
-        });
+        self.flights.spawn(self.desk.clone().ask(pending, ticket, reservation));
     }
 
     /// Asks what every provider can answer that works at all.
-    fn send_harmless(&mut self, ticket: Ticket) {
+    fn send_harmless(&mut self, ticket: Ticket, reservation: Reservation) {
         self.doubt = Doubt::Asked;
-        let endpoint = Arc::clone(&self.endpoint);
-        self.flights.spawn(async move {
-            let started = clock::now();
-            let (question, params) = harmless_question();
-            let Sent { result, limits } = endpoint.ask(&question, &params, HARMLESS_TIMEOUT).await;
-            let landed = match result {
-                Ok(paid) => Landed::Paid(Box::new(paid)),
-                Err(failure) => Landed::Failed(failure),
-            };
-            Flight { ticket, limits, took: clock::now() - started, landed, pending: None }
-        });
+        let max_tokens = self.wires.account.is_limited().then_some(HARMLESS_TOKENS);
+        self.flights.spawn(self.desk.clone().ask_harmless(max_tokens, ticket, reservation));
     }
 
     async fn land(&mut self, landed: Result<Flight, tokio::task::JoinError>) -> Result<(), Gone> {
@@ -381,7 +407,9 @@ impl<A: Ask> Dispatcher<A> {
                 }
                 Policy::Wait => {
                     pending.attempts -= 1;
-                    self.wires.voice.say(&Event::Throttled { provider: &self.name, failure: &failure });
+                    self.wires
+                        .voice
+                        .say(&Event::Throttled { provider: &self.desk.provider, failure: &failure });
                     let blame = self.admission.throttled(ticket, &failure, limits, now);
                     self.excuse(pending, failure, blame).await
                 }
@@ -491,7 +519,7 @@ impl<A: Ask> Dispatcher<A> {
             self.admission.pause_left(now).filter(|_| self.pause_told != self.admission.generation())
         {
             self.pause_told = self.admission.generation();
-            self.wires.voice.say(&Event::Paused { provider: &self.name, failure, pause });
+            self.wires.voice.say(&Event::Paused { provider: &self.desk.provider, failure, pause });
         }
     }
 
@@ -499,7 +527,11 @@ impl<A: Ask> Dispatcher<A> {
         match pending.after(&failure, &mut self.jitter, self.policy.max_retry_after) {
             Next::GiveUp(pending, failure) => self.reply(pending, Verdict::Failed(failure)).await,
             Next::Again(pending, after) => {
-                self.wires.voice.say(&Event::Retried { provider: &self.name, failure: &failure, after });
+                self.wires.voice.say(&Event::Retried {
+                    provider: &self.desk.provider,
+                    failure: &failure,
+                    after,
+                });
                 self.order += 1;
                 self.due.push(Due { at: clock::now() + after, order: self.order, pending });
                 Ok(())
@@ -547,44 +579,10 @@ impl<A: Ask> Dispatcher<A> {
 
 impl<A> Drop for Dispatcher<A> {
     fn drop(&mut self) {
-        self.wires.voice.say(&Event::Gauged { provider: &self.name, gauge: &self.admission.gauge() });
-        self.wires.lessons.keep(&self.name, self.admission.learned(), &self.meter);
-    }
-}
-
-/// An attempt that has ended.
-struct Flight {
-    ticket: Ticket,
-    limits: Limits,
-    took: Duration,
-    landed: Landed,
-    /// None for a harmless question.
-    pending: Option<Box<Pending>>,
-}
-
-/// How an attempt ended.
-enum Landed {
-    Paid(Box<Paid>),
-    Lost(JournalError),
-    Failed(Failure),
-}
-
-/// Puts an answer into the journal, still as part of its flight: a request is in flight until then.
-fn keep(pending: &Pending, provider: Arc<str>, model: &Arc<str>, paid: Paid) -> Landed {
-    let Request { question, receipt, .. } = &pending.request;
-    let record = Record {
-        key: receipt.key.clone(),
-        step: Arc::clone(&receipt.step),
-        fingerprint: question.fingerprint,
-        provider,
-        model: Arc::clone(model),
-        attempts: pending.attempts,
-        latency_ms: u64::try_from(paid.latency.as_millis()).unwrap_or(u64::MAX),
-        outcome: Outcome::Response(paid.body.clone()),
-    };
-    match receipt.journal.append([&record]) {
-        Ok(()) => Landed::Paid(Box::new(paid)),
-        Err(error) => Landed::Lost(error),
+        self.wires
+            .voice
+            .say(&Event::Gauged { provider: &self.desk.provider, gauge: &self.admission.gauge() });
+        self.wires.lessons.keep(&self.desk.provider, self.admission.learned(), &self.meter);
     }
 }
 

@@ -8,6 +8,7 @@
 mod ask;
 mod budget;
 mod dispatcher;
+mod flight;
 mod lessons;
 mod request;
 mod retry;

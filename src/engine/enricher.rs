@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 use super::error::EngineError;
 use super::error_rate::ErrorRate;
 use super::feed::Loaded;
+use super::funds::Funds;
 use super::lane::{Errand, Hub, Lane, Step};
 use super::learned::LearnedFile;
 use super::open_batch::OpenBatch;
@@ -18,6 +19,7 @@ use super::probation::{Held, Probation, Strictness};
 use super::start::Journals;
 use super::stop::Stop;
 use crate::checkpoint::PlannedBatch;
+use crate::config::Prices;
 use crate::dispatch::{Mode, Receipt, Reply, Request};
 use crate::event::{Event, Hold, Voice};
 use crate::fault::Class;
@@ -61,6 +63,7 @@ pub struct Enricher {
     pub(super) lineage: Lineage,
     pub(super) journal: JournalFolder,
     pub(super) learned: LearnedFile,
+    pub(super) funds: Funds,
     pub(super) strays: StrayAnswers,
     pub(super) replies: mpsc::Receiver<Reply>,
     pub(super) buffer: Vec<Reply>,
@@ -93,7 +96,7 @@ impl Enricher {
         strictness: Strictness,
         voice: Voice,
     ) -> Self {
-        let Journals { lineage, folder: journal, strays, learned } = journals;
+        let Journals { lineage, folder: journal, strays, learned, funds } = journals;
         let (outbox, replies) = mpsc::channel(1_024);
         let (mode, watching) = watch::channel(Mode::Running);
         let hungry = Arc::new(Notify::new());
@@ -113,7 +116,14 @@ impl Enricher {
             .collect();
         let places = prepared.endpoints.iter().map(|(provider, _)| u64::from(provider.max_concurrency)).sum();
         let lessons = learned.lessons();
-        let hub = Hub { outbox, mode: watching, hungry: &hungry, lessons: &lessons, voice: &voice };
+        let hub = Hub {
+            outbox,
+            mode: watching,
+            hungry: &hungry,
+            lessons: &lessons,
+            account: &funds.account,
+            voice: &voice,
+        };
         let lanes = prepared.endpoints.into_iter().enumerate().map(|(lane, (provider, endpoint))| {
             let has_fallback = steps.iter().any(|step| step.lanes.len() > 1 && step.lanes.contains(&lane));
             hub.start(lane, &provider, endpoint, has_fallback, &mut dispatchers)
@@ -131,6 +141,7 @@ impl Enricher {
             lineage,
             journal,
             learned,
+            funds,
             strays,
             replies,
             buffer: Vec::with_capacity(REPLIES_AT_ONCE),
@@ -330,12 +341,12 @@ impl Enricher {
                     && step.takes(lanes, &record.provider, &record.model)
             };
             if let Some(record) = batch.claim(&key, fits) {
-                return Found::recorded(&record);
+                return Found::recorded(&record, prices_of(lanes, &record));
             }
             let stray = strays.claim(&key, &step.output, question.fingerprint);
             if let Some(record) = stray.filter(fits) {
                 return match batch.journal.append([&record]) {
-                    Ok(()) => Found::recorded(&record),
+                    Ok(()) => Found::recorded(&record, prices_of(lanes, &record)),
                     Err(error) => Found::Lost(error),
                 };
             }
@@ -441,6 +452,7 @@ impl Enricher {
         // They tell their last figures and lessons as they go.
         self.dispatchers.shutdown().await;
         self.learned.save();
+        self.funds.account.sync()?;
         self.open.values().try_for_each(|batch| batch.journal.sync())?;
         if reached_end && self.ledger.is_complete() {
             // Every row that could use a stray answer is in the table.
@@ -448,4 +460,9 @@ impl Enricher {
         }
         Ok(self.stop)
     }
+}
+
+/// What tokens cost at the provider that gave an answer.
+fn prices_of(lanes: &[Lane], record: &Record) -> Option<Prices> {
+    lanes.iter().find(|lane| lane.name == record.provider)?.prices
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use crate::checkpoint::{CheckpointError, LockError, Refusal};
 use crate::fault::Failure;
 use crate::journal::JournalError;
+use crate::meter::SpendingError;
 use crate::prompt::PromptError;
 use crate::sink::{FailedError, TargetError};
 use crate::source::SourceError;
@@ -36,6 +37,9 @@ pub enum EngineError {
     /// The journal cannot be used.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// What the job has spent cannot be told.
+    #[error(transparent)]
+    Spending(#[from] SpendingError),
     /// A folder cannot be written.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -99,7 +103,11 @@ impl EngineError {
             | EngineError::Journal(JournalError::Version { .. }) => {
                 Some("run it with the version of enrich that wrote it, or a later one")
             }
-            EngineError::Journal(JournalError::Io { .. })
+            EngineError::Spending(SpendingError::Damaged { .. }) => Some(
+                "put that file aside to count from nothing, and take what was spent until now, as the provider bills it, off the budget",
+            ),
+            EngineError::Journal(JournalError::Io { .. } | JournalError::Store(_))
+            | EngineError::Spending(SpendingError::Store(_))
             | EngineError::Store(_)
             | EngineError::Checkpoint(CheckpointError::Store(_))
             | EngineError::Table(_)

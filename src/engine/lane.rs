@@ -7,9 +7,10 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::clock::Jitter;
-use crate::config::{Params, Provider};
+use crate::config::{Params, Prices, Provider};
 use crate::dispatch::{Dispatcher, Lessons, Mode, Reply, Request, Standing, Wires};
 use crate::event::Voice;
+use crate::meter::Account;
 use crate::prompt::Prompt;
 use crate::transport::Endpoint;
 
@@ -18,6 +19,7 @@ use crate::transport::Endpoint;
 pub(super) struct Lane {
     pub(super) name: Arc<str>,
     pub(super) model: Arc<str>,
+    pub(super) prices: Option<Prices>,
     pub(super) inbox: mpsc::Sender<Request>,
     pub(super) standing: Standing,
 }
@@ -28,6 +30,7 @@ pub(super) struct Hub<'a> {
     pub(super) mode: watch::Receiver<Mode>,
     pub(super) hungry: &'a Arc<Notify>,
     pub(super) lessons: &'a Lessons,
+    pub(super) account: &'a Account,
     pub(super) voice: &'a Voice,
 }
 
@@ -53,11 +56,12 @@ impl Hub<'_> {
             standing: standing.clone(),
             has_fallback,
             lessons: self.lessons.clone(),
+            account: self.account.clone(),
             jitter: Jitter::from_entropy(),
             voice: self.voice.clone(),
         };
         dispatchers.spawn(Dispatcher::new(provider, Arc::new(endpoint), wires).run());
-        Lane { name: provider.name.as_str().into(), model, inbox: sender, standing }
+        Lane { name: provider.name.as_str().into(), model, prices: provider.prices, inbox: sender, standing }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::config::Prices;
 use crate::decode;
 use crate::dispatch::Request;
 use crate::event;
@@ -26,8 +27,8 @@ impl Found {
         Found::Settled(Box::new(Settled::unasked(outcome)), event::Origin::Unasked)
     }
 
-    pub(super) fn recorded(record: &Record) -> Self {
-        Found::Settled(Box::new(from_record(record)), event::Origin::Journal)
+    pub(super) fn recorded(record: &Record, prices: Option<Prices>) -> Self {
+        Found::Settled(Box::new(from_record(record, prices)), event::Origin::Journal)
     }
 }
 
@@ -36,13 +37,14 @@ pub(super) fn is_terminal(class: Class) -> bool {
     class.policy() == Policy::Reject && class != Class::Deadline
 }
 
-fn from_record(record: &Record) -> Settled {
+fn from_record(record: &Record, prices: Option<Prices>) -> Settled {
     let origin = Origin {
         provider: &record.provider,
         model: &record.model,
         attempts: record.attempts,
         latency: Some(Duration::from_millis(record.latency_ms)),
         fingerprint: record.fingerprint,
+        prices,
     };
     match &record.outcome {
         journal::Outcome::Response(body) => match decode::parse(body) {
@@ -62,6 +64,8 @@ pub(super) struct Origin<'a> {
     pub(super) attempts: u32,
     pub(super) latency: Option<Duration>,
     pub(super) fingerprint: Fingerprint,
+    /// What its tokens cost, where the provider does not say it.
+    pub(super) prices: Option<Prices>,
 }
 
 impl Origin<'_> {
@@ -77,7 +81,7 @@ impl Origin<'_> {
             attempts: self.attempts,
             finish_reason: facts.finish_reason.map(Into::into),
             tokens: facts.tokens,
-            cost: facts.cost,
+            cost: facts.cost.or_else(|| Some(self.prices?.cost(facts.tokens?))),
             latency_ms: self.latency.map(|latency| u64::try_from(latency.as_millis()).unwrap_or(u64::MAX)),
             fingerprint: Some(self.fingerprint),
             template: None,

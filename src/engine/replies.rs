@@ -35,6 +35,7 @@ impl Enricher {
                         attempts,
                         latency: Some(paid.latency),
                         fingerprint: question.fingerprint,
+                        prices: lane.prices,
                     };
                     let facts = decode::facts(&paid.response);
                     let settled = origin.settled(facts, decode::text(paid.response));
@@ -82,6 +83,12 @@ impl Enricher {
 
     /// A provider ends the run, unless the row can be asked elsewhere.
     pub(super) fn stopped_by(&mut self, cell: Cell, lane: usize, failure: Failure) {
+        if failure.class == Class::Budget {
+            // It is the same one for every provider.
+            self.ledger.give_back(cell);
+            self.halt(Stop::Budget(failure.detail));
+            return;
+        }
         let step = &self.steps[cell.step.index()];
         let Lane { name, standing, .. } = &self.lanes[lane];
         if self.stop.is_none() && step.has_other(&self.lanes, bit(lane)) {
@@ -202,12 +209,14 @@ impl Enricher {
         let errors = if is_news { self.error_rates[cell.step.index()].note(failure) } else { None };
         let is_last = cell.step.index() + 1 == self.steps.len();
         let extent = if is_last { Extent::Row } else { Extent::Step };
-        let tokens = settled.tokens.filter(|_| origin == event::Origin::Asked).unwrap_or_default();
+        let is_asked = origin == event::Origin::Asked;
+        let tokens = settled.tokens.filter(|_| is_asked).unwrap_or_default();
+        let cost = settled.cost.filter(|_| is_asked);
         let batch = self.open.get_mut(&cell.batch).expect("a batch is open until all its rows are settled");
         batch.settle(cell, settled);
         self.ledger.settle(cell);
         if let Some(ending) = ending {
-            self.voice.say(&Event::Settled { ending, extent, origin, tokens });
+            self.voice.say(&Event::Settled { ending, extent, origin, tokens, cost });
         }
         if let Some(errors) = errors {
             self.halt(Stop::Errors(errors));

@@ -113,7 +113,7 @@ async fn start(
 
     let planned = outstanding.iter().map(|batch| (batch.id, batch.rows(), batch.bytes));
     let ledger = Ledger::new(Window::of(job), job.steps.len(), checkpoint.next_batch, planned);
-    let journals = sort_journals(job, &journal, &checkpoint, &outstanding)?;
+    let journals = sort_journals(job, &journal, session, &checkpoint, &outstanding)?;
     let lineage = checkpoint.lineage;
     let enricher = Enricher::start(
         prepared,

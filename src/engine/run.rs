@@ -79,6 +79,8 @@ pub enum End {
         /// Why.
         failure: Failure,
     },
+    /// The budget is spent, with these words.
+    Budget(String),
     /// More rows failed than the job allows.
     Errors(TooManyErrors),
 }
@@ -93,6 +95,7 @@ impl End {
             End::MaxDuration => "max_duration",
             End::Stopped => "interrupted",
             End::Provider { .. } => "provider",
+            End::Budget(_) => "budget",
             End::Errors(_) => "error_rate",
         }
     }
@@ -102,6 +105,7 @@ impl End {
     pub fn message(&self) -> Option<String> {
         match self {
             End::Provider { provider, failure } => Some(format!("provider {provider}: {failure}")),
+            End::Budget(words) => Some(format!("the budget is spent: {words}")),
             End::Errors(errors) => Some(errors.to_string()),
             _ => None,
         }
@@ -347,6 +351,7 @@ impl<F: Feed, D: Drain> Running<F, D> {
         }
         Ok(match stopped {
             Some(Stop::Provider { provider, failure }) => End::Provider { provider, failure },
+            Some(Stop::Budget(words)) => End::Budget(words),
             Some(Stop::Errors(errors)) => End::Errors(errors),
             Some(Stop::Journal(error)) => return Err(error.into()),
             Some(Stop::MaxRows) => End::MaxRows,

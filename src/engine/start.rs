@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::enricher::Enricher;
 use super::error::EngineError;
+use super::funds::Funds;
 use super::learned::LearnedFile;
 use super::prepare::Prepared;
 use super::probation::Strictness;
@@ -31,6 +32,8 @@ pub struct Journals {
     pub strays: StrayAnswers,
     /// What was learned about providers.
     pub learned: LearnedFile,
+    /// What may be spent.
+    pub funds: Funds,
 }
 
 /// Everything that a run goes on with.
@@ -66,7 +69,7 @@ pub(super) async fn start(
 
     let planned = outstanding.iter().map(|batch| (batch.id, batch.rows(), batch.bytes));
     let ledger = Ledger::new(Window::of(job), job.steps.len(), checkpoint.next_batch, planned);
-    let journals = sort_journals(job, &job.journal, &checkpoint, &outstanding)?;
+    let journals = sort_journals(job, &job.journal, run, &checkpoint, &outstanding)?;
 
     let resumed: u64 = outstanding.iter().map(PlannedBatch::rows).sum();
     if let Some(unread) = source.rows_after(&checkpoint.position) {
@@ -86,6 +89,7 @@ pub(super) async fn start(
 pub(super) fn sort_journals<P>(
     job: &Job,
     folder: &Path,
+    run: RunId,
     checkpoint: &Checkpoint<P>,
     outstanding: &[PlannedBatch],
 ) -> Result<Journals, EngineError> {
@@ -105,5 +109,6 @@ pub(super) fn sort_journals<P>(
         }
     }
     let learned = LearnedFile::load(job.checkpoint.path());
-    Ok(Journals { lineage: checkpoint.lineage, folder, strays, learned })
+    let funds = Funds::open(job, run)?;
+    Ok(Journals { lineage: checkpoint.lineage, folder, strays, learned, funds })
 }

@@ -3,12 +3,13 @@
 use serde::Serialize;
 
 use super::error::EngineError;
+use super::funds::Funds;
 use super::retry;
 use crate::checkpoint::{
     Checkpoint, CheckpointFile, LastRun, Lock, PlannedBatch, Position, Recovery, Retrying, Selection, recover,
 };
 use crate::config::Job;
-use crate::ident::BatchId;
+use crate::ident::{BatchId, Spend};
 use crate::journal::{Header, JournalFolder};
 use crate::sink::{self, FailedGroup, FailedRows, Progress, Sink, retry_app_id};
 use crate::source::{Lag, Source};
@@ -35,6 +36,8 @@ pub struct Status {
     pub open_retry_batches: Vec<OpenBatch>,
     /// Bytes of all journals.
     pub journal_bytes: u64,
+    /// What all runs and retries spent while the job had a budget; none if it never had one.
+    pub spent: Option<Spent>,
     /// The target; none if it is not there yet.
     pub target: Option<TargetStatus>,
     /// The last run; none if there was none, or it left no word.
@@ -43,6 +46,17 @@ pub struct Status {
     pub last_retry: Option<LastRun>,
     /// The command that there is a reason to run; none if all is well, or somebody is at it.
     pub next: Option<Next>,
+}
+
+/// What was spent of a budget.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Spent {
+    /// US dollars.
+    pub cost_usd: f64,
+    /// Tokens of prompts and answers.
+    pub tokens: u64,
+    /// Requests that no provider refused.
+    pub requests: u64,
 }
 
 /// What the source has and no batch holds.
@@ -155,6 +169,11 @@ pub async fn status(job: &Job) -> Result<Status, EngineError> {
         open_batches: open_batches(job, &job.journal, run.as_ref(), &open),
         open_retry_batches: open_batches(job, &retry_journal, retried.as_ref(), &open_retry),
         journal_bytes: JournalFolder::bytes_in(&job.journal) + JournalFolder::bytes_in(&retry_journal),
+        spent: Funds::spent(job)?.map(|Spend { money, tokens, requests }| Spent {
+            cost_usd: money.dollars(),
+            tokens,
+            requests,
+        }),
         target: target(job, table.as_ref()).await?,
         last_run: LastRun::load(folder.path()),
         last_retry: LastRun::load(retry_folder.path()),

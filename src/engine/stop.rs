@@ -14,6 +14,8 @@ pub enum Stop {
         /// Why.
         failure: Failure,
     },
+    /// The budget is spent.
+    Budget(String),
     /// Too many rows fail.
     Errors(TooManyErrors),
     /// An answer could not be kept.
@@ -29,6 +31,7 @@ impl Stop {
     pub(super) fn reason(&self) -> Option<String> {
         match self {
             Stop::Provider { provider, failure } => Some(format!("provider {provider}: {failure}")),
+            Stop::Budget(words) => Some(format!("the budget is spent: {words}")),
             Stop::Errors(errors) => Some(format!("too many errors: {errors}")),
             Stop::Journal(error) => Some(error.to_string()),
             Stop::MaxRows | Stop::Asked => None,

@@ -22,6 +22,8 @@ pub use writer::JournalWriter;
 use std::io;
 use std::path::PathBuf;
 
+use crate::store::StoreError;
+
 /// A journal that cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
@@ -35,6 +37,9 @@ pub enum JournalError {
         /// Why it failed.
         source: io::Error,
     },
+    /// What is kept beside it is out of reach.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// The file is damaged in the middle, or is no journal.
     #[error("the journal {} is damaged at byte {offset}: {what}; intact records before it: {intact}", path.display())]
     Damaged {

@@ -1,8 +1,12 @@
-//! How many tokens a request is going to take: counted where the model's encoding is known, else learned from what
-//! requests took.
+//! What a request is going to take and what it took: tokens, counted where the model's encoding is known, else
+//! learned; and the budget, from which the worst is set aside before a request and what it took is booked after.
 
+mod account;
 mod encoding;
 mod estimate;
+mod spending;
 
+pub use account::{Account, Refused, Reservation, worst_case};
 pub use encoding::Encoding;
 pub use estimate::{Meter, StepTokens};
+pub use spending::{Spending, SpendingError};

@@ -37,7 +37,7 @@ impl Listener for Log {
             Event::Paused { provider, failure, pause } => {
                 tracing::warn!(provider, %failure, pause_ms = ms(*pause), "provider paused");
             }
-            Event::Settled { ending, extent, origin, tokens } => {
+            Event::Settled { ending, extent, origin, tokens, .. } => {
                 tracing::trace!(?ending, ?extent, ?origin, tokens = tokens.total(), "row settled");
             }
             Event::Committed { batch, rows, version } => {

@@ -8,7 +8,7 @@ use super::waits::Waits;
 use crate::clock;
 use crate::event::{Ending, Event, Extent, Listener, Origin};
 use crate::fault::Class;
-use crate::ident::{RunId, Tokens};
+use crate::ident::{Money, RunId, Tokens};
 
 /// Counts events. Clones count together.
 #[derive(Clone, Debug, Default)]
@@ -53,6 +53,8 @@ pub struct Totals {
     pub pauses: u64,
     /// What this run's answers used.
     pub tokens: Tokens,
+    /// What they cost; none where nobody says.
+    pub cost: Option<Money>,
     /// What is known of each provider.
     pub providers: BTreeMap<String, ProviderFigures>,
     /// What is in flight and what is waited for.
@@ -99,7 +101,7 @@ impl Listener for Tally {
                 totals.most_asked = *most_asked;
             }
             Event::Opened { decoded, .. } => totals.decoded += decoded,
-            Event::Settled { ending, extent, origin, tokens } => {
+            Event::Settled { ending, extent, origin, tokens, cost } => {
                 if *extent == Extent::Row {
                     totals.rows += 1;
                     totals.asked_rows += u64::from(*origin == Origin::Asked);
@@ -108,6 +110,9 @@ impl Listener for Tally {
                 totals.settled += 1;
                 totals.recovered += u64::from(*origin == Origin::Journal);
                 totals.tokens += *tokens;
+                if let Some(cost) = cost {
+                    totals.cost = Some(totals.cost.unwrap_or_default() + *cost);
+                }
                 match ending {
                     Ending::Answer => totals.answers += 1,
                     Ending::Skipped => totals.skipped += 1,

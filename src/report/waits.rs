@@ -88,6 +88,7 @@ impl Waits {
                 Waiting::TokensPerMinute => format!("tokens per minute of {name}"),
                 Waiting::Pause => format!("{name} asked to pause, {left} left"),
                 Waiting::Breaker => format!("{name} fails, next try in {left}"),
+                Waiting::Budget => "what requests in flight leave of the budget".to_owned(),
                 Waiting::Backoff => format!("retries at {name}, next in {left}"),
             })
         });

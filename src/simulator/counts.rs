@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde::Serialize;
 
-use crate::ident::Fingerprint;
+use crate::ident::{Fingerprint, Money, Tokens};
 
 /// What the simulator was asked and what it answered, so far.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -17,6 +17,10 @@ pub struct Counts {
     pub most_in_flight: u64,
     /// Answers that were sent: what a provider would bill.
     pub answered: u64,
+    /// Tokens of prompts and answers that were billed.
+    pub billed_tokens: u64,
+    /// What was billed, in picodollars.
+    pub billed_picodollars: u64,
     /// Prompts that were answered.
     pub answered_prompts: u64,
     /// Requests for something that the simulator does not have.
@@ -57,8 +61,10 @@ impl Counts {
         self.most_in_flight = self.most_in_flight.max(self.in_flight);
     }
 
-    pub(super) fn answered(&mut self, prompt: &str) {
+    pub(super) fn answered(&mut self, prompt: &str, tokens: Tokens, cost: Money) {
         self.answered += 1;
+        self.billed_tokens += tokens.total();
+        self.billed_picodollars += cost.get();
         let times = self.answers.entry(Fingerprint::of([prompt.as_bytes()])).or_default();
         *times += 1;
         self.answered_prompts += u64::from(*times == 1);

@@ -14,6 +14,7 @@ use futures::stream;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use url::Url;
 
@@ -21,7 +22,8 @@ use super::answer::{answer_to, chance, tokens_of};
 use super::counts::Counts;
 use super::model::{Model, Refusal};
 use crate::clock;
-use crate::config::{FaultSpec, SimulatorSpec};
+use crate::config::{FaultSpec, Prices, SimulatorSpec};
+use crate::ident::{Money, Tokens};
 
 const LARGEST_REQUEST: usize = 64 << 20;
 
@@ -36,6 +38,7 @@ pub struct Simulator {
 #[derive(Debug)]
 struct Shared {
     spec: SimulatorSpec,
+    prices: Prices,
     state: Mutex<Inner>,
 }
 
@@ -44,6 +47,8 @@ struct Inner {
     counts: Counts,
     model: Model,
     next_in_script: usize,
+    /// Requests that are worked on whether or not their clients wait.
+    tasks: JoinSet<()>,
 }
 
 impl Shared {
@@ -70,7 +75,9 @@ impl Simulator {
                 counts: Counts::default(),
                 model: Model::new(&spec, clock::now()),
                 next_in_script: 0,
+                tasks: JoinSet::new(),
             }),
+            prices: prices(&spec),
             spec,
         });
         let router = Router::new()
@@ -107,6 +114,12 @@ impl Simulator {
     }
 }
 
+fn prices(spec: &SimulatorSpec) -> Prices {
+    let price = |dollars| Money::per_million(dollars).unwrap_or_default();
+    let input = price(spec.price_per_million_input);
+    Prices { input, cached_input: input, output: price(spec.price_per_million_output) }
+}
+
 #[derive(Deserialize)]
 struct Asked {
     model: String,
@@ -138,6 +151,20 @@ impl Drop for InFlight {
 }
 
 async fn complete(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes) -> Response {
+    if !shared.spec.bills_the_gone {
+        return work(shared, headers, body).await;
+    }
+    // Its task outlives the connection.
+    let (sender, receiver) = oneshot::channel();
+    let task = work(Arc::clone(&shared), headers, body);
+    shared.lock().tasks.spawn(async move {
+        // The client may have gone.
+        let _ = sender.send(task.await);
+    });
+    receiver.await.unwrap_or_else(|_| refuse(500, "stopped", "the simulator stops"))
+}
+
+async fn work(shared: Arc<Shared>, headers: HeaderMap, body: Bytes) -> Response {
     let _in_flight = InFlight::begin(&shared);
     let response = respond(&shared, &headers, &body).await;
     let status = if response.extensions().get::<HangUp>().is_some() { 0 } else { response.status().as_u16() };
@@ -191,15 +218,25 @@ async fn respond(shared: &Shared, headers: &HeaderMap, body: &[u8]) -> Response 
     let answer = answer_to(prompt);
     let finish_reason = fault.as_ref().and_then(|fault| fault.finish_reason.clone());
     let content = if finish_reason.is_some() { Value::Null } else { Value::String(answer.clone()) };
-    let (completion_tokens, limits) = {
+    let (completion_tokens, cost, limits) = {
         let mut inner = shared.lock();
         let drawn = inner.model.completion_tokens(prompt, nth.into(), asked.max_tokens);
         let completion_tokens =
             if finish_reason.is_some() { 0 } else { drawn.unwrap_or_else(|| tokens_of(&answer)) };
         inner.model.answered(prompt_tokens + completion_tokens, clock::now());
-        inner.counts.answered(prompt);
-        (completion_tokens, inner.model.headers(clock::now(), clock::wall()))
+        let tokens = Tokens { prompt: prompt_tokens, cached: 0, completion: completion_tokens };
+        let cost = shared.prices.cost(tokens);
+        inner.counts.answered(prompt, tokens, cost);
+        (completion_tokens, cost, inner.model.headers(clock::now(), clock::wall()))
     };
+    let mut usage = json!({
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+    });
+    if spec.tells_cost {
+        usage["cost"] = cost.dollars().into();
+    }
     let body = json!({
         "id": "chatcmpl-simulated",
         "object": "chat.completion",
@@ -209,11 +246,7 @@ async fn respond(shared: &Shared, headers: &HeaderMap, body: &[u8]) -> Response 
             "message": {"role": "assistant", "content": content},
             "finish_reason": finish_reason.as_deref().unwrap_or("stop"),
         }],
-        "usage": {
-            "prompt_tokens": prompt_tokens,
-            "completion_tokens": completion_tokens,
-            "total_tokens": prompt_tokens + completion_tokens,
-        },
+        "usage": usage,
     });
     let mut response =
         (StatusCode::OK, [(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response();

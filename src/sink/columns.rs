@@ -12,7 +12,7 @@ use arrow::record_batch::RecordBatch;
 
 use super::settled::{FilledBatch, Outcome, Settled};
 use super::target::{APP_ID, BATCH_ID, ERROR_COUNT, RUN_ID, SOURCE_FILE, SOURCE_ROW, step_fields};
-use crate::ident::{RunId, Tokens};
+use crate::ident::{Money, RunId, Tokens};
 use crate::source::Chunk;
 
 /// What the columns of a batch are made for.
@@ -125,7 +125,7 @@ pub(super) fn history<'a>(
     };
     let tokens = |get: fn(Tokens) -> u64| number(&move |settled| settled.tokens.map(get));
     let attempts = step.clone().map(|settled| i32::try_from(settled.attempts).unwrap_or(i32::MAX));
-    let costs = step.clone().map(|settled| settled.cost.map(|cost| cost.0));
+    let costs = step.clone().map(|settled| settled.cost.map(Money::microdollars));
     let fingerprints = step.clone().map(|settled| settled.fingerprint.map(|print| print.to_string()));
     let columns: Vec<ArrayRef> = vec![
         text(|settled| match &settled.outcome {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::checkpoint::PlannedBatch;
 use crate::fault::Failure;
-use crate::ident::{Fingerprint, MicroUsd, Tokens};
+use crate::ident::{Fingerprint, Money, Tokens};
 use crate::source::Chunk;
 
 /// What became of a row of a step.
@@ -36,7 +36,7 @@ pub struct Settled {
     /// What the answer used.
     pub tokens: Option<Tokens>,
     /// What the provider says that it cost.
-    pub cost: Option<MicroUsd>,
+    pub cost: Option<Money>,
     /// Time that the answer took.
     pub latency_ms: Option<u64>,
     /// Fingerprint of the request.

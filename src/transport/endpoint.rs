@@ -38,6 +38,15 @@ pub struct Sent {
     pub result: Result<Paid, Failure>,
     /// What the response said of the provider's limits, whatever came of it.
     pub limits: Limits,
+    /// Whether the provider may bill it: it does not bill what it refuses or never heard of.
+    pub may_be_billed: bool,
+}
+
+/// What is known of a response, however far it came.
+#[derive(Debug, Default)]
+struct Course {
+    limits: Limits,
+    was_refused: bool,
 }
 
 /// An endpoint that cannot be made.
@@ -124,9 +133,10 @@ impl Endpoint {
 
     /// Sends a question once and reads the whole answer, within the request's time limit and `most`.
     pub async fn send(&self, question: &Question, params: &Params, most: Duration) -> Sent {
-        let mut limits = Limits::default();
-        let result = self.attempt(question, params, most, &mut limits).await;
-        Sent { result: result.map_err(|failure| self.redact(failure)), limits }
+        let mut course = Course::default();
+        let result = self.attempt(question, params, most, &mut course).await;
+        let Course { limits, was_refused } = course;
+        Sent { result: result.map_err(|failure| self.redact(failure)), limits, may_be_billed: !was_refused }
     }
 
     async fn attempt(
@@ -134,13 +144,13 @@ impl Endpoint {
         question: &Question,
         params: &Params,
         most: Duration,
-        limits: &mut Limits,
+        course: &mut Course,
     ) -> Result<Paid, Failure> {
         let limit = self.request_timeout.min(most);
         let broken = |error: std::io::Error| Failure::new(Class::Connection, error.to_string());
         faultpoint::pass("first-call", Side::Before).map_err(broken)?;
         let started = clock::now();
-        let answer = match tokio::time::timeout(limit, self.exchange(question, params, limits)).await {
+        let answer = match tokio::time::timeout(limit, self.exchange(question, params, course)).await {
             Ok(answer) => answer,
             Err(_) => Err(Failure::new(
                 Class::Timeout,
@@ -156,19 +166,23 @@ impl Endpoint {
         &self,
         question: &Question,
         params: &Params,
-        limits: &mut Limits,
+        course: &mut Course,
     ) -> Result<(Bytes, ChatResponse), Failure> {
         let request = self
             .client
             .post(self.url.clone())
             .headers(self.headers.clone())
             .body(self.body(question, params));
-        let mut response = request.send().await.map_err(|error| failed(&error))?;
+        let mut response = request.send().await.map_err(|error| {
+            course.was_refused = error.is_connect();
+            failed(&error)
+        })?;
         let status = response.status().as_u16();
         let headers = response.headers();
         let heard =
             Heard::read(|name| headers.get(name).and_then(|value| value.to_str().ok()), clock::wall());
-        *limits = heard.limits;
+        course.limits = heard.limits;
+        course.was_refused = !(200..300).contains(&status);
         let body = self.read(&mut response).await?;
         if !(200..300).contains(&status) {
             return Err(classify(status, &body, &self.model, &heard));

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that unwraps fails where it should")]
 
 mod bare;
+mod budget;
 mod changes;
 mod cli;
 mod commands;

@@ -16,6 +16,7 @@ use enrich::event::{Event, Gauge, Listener, Voice};
 use enrich::fault::{Class, Failure};
 use enrich::ident::{BatchId, Cell, Fingerprint, Lineage, RowKey, StepId};
 use enrich::journal::{Header, Journal, JournalFolder};
+use enrich::meter::Account;
 use enrich::prompt::Question;
 use enrich::simulator::{Model, Refusal, Simulator};
 use enrich::transport::{Endpoint, Heard, Paid, Sent, classify};
@@ -250,6 +251,7 @@ impl Scenario {
             standing: Standing::default(),
             has_fallback: false,
             lessons,
+            account: Account::default(),
             jitter: Jitter::seeded(seed),
             voice: Voice::new(vec![Box::new(heard.clone())]),
         };
@@ -567,7 +569,11 @@ impl Ask for Rehearsed {
             }
             Ok(done) if done - started > most => {
                 tokio::time::sleep(most).await;
-                Sent { result: Err(Failure::new(Class::Timeout, "too slow")), limits: Default::default() }
+                Sent {
+                    result: Err(Failure::new(Class::Timeout, "too slow")),
+                    limits: Default::default(),
+                    may_be_billed: true,
+                }
             }
             Ok(done) => {
                 tokio::time::sleep_until(done).await;
@@ -588,7 +594,7 @@ impl Ask for Rehearsed {
                 );
                 let response = serde_json::from_str(&body).unwrap();
                 let paid = Paid { body: Bytes::from(body), response, latency: now - started };
-                Sent { result: Ok(paid), limits: read(&headers, wall).limits }
+                Sent { result: Ok(paid), limits: read(&headers, wall).limits, may_be_billed: true }
             }
         }
     }
@@ -602,10 +608,14 @@ fn refused(refusal: &Refusal, heard: &Heard) -> Sent {
     let Refusal { status, kind, code, message, .. } = refusal;
     if *status == 0 {
         let failure = Failure::new(Class::Connection, "the connection broke");
-        return Sent { result: Err(failure), limits: heard.limits };
+        return Sent { result: Err(failure), limits: heard.limits, may_be_billed: true };
     }
     let body = serde_json::json!({"error": {"message": message, "type": kind, "code": code}}).to_string();
-    Sent { result: Err(classify(*status, body.as_bytes(), "m", heard)), limits: heard.limits }
+    Sent {
+        result: Err(classify(*status, body.as_bytes(), "m", heard)),
+        limits: heard.limits,
+        may_be_billed: false,
+    }
 }
 
 /// Remembers the last gauge.

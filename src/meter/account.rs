@@ -1,0 +1,245 @@
+//! The budget of a job: the worst that a request can take is set aside before it is sent, and what it took is
+//! booked when it is back.
+//!
+//! What is set aside and never booked counts as spent at its worst: nobody knows whether the provider billed it.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::spending::Spending;
+use crate::config::{Allowance, Budget, Prices};
+use crate::ident::{Spend, Tokens};
+use crate::store::StoreError;
+
+/// Tokens that a provider may add to each message, and to a request, for a template of its own.
+const MOST_ADDED: u64 = 16;
+
+/// The most that a request can take: a token is at least a byte of the prompt.
+#[must_use]
+pub fn worst_case(prices: Option<&Prices>, messages: usize, bytes: usize, max_tokens: Option<u32>) -> Spend {
+    let prompt = bytes as u64 + MOST_ADDED * (messages as u64 + 1);
+    let tokens = Tokens { prompt, cached: 0, completion: max_tokens.unwrap_or_default().into() };
+    let money = prices.map(|prices| {
+        let dearest = Prices { input: prices.input.max(prices.cached_input), ..*prices };
+        dearest.cost(tokens)
+    });
+    Spend { money: money.unwrap_or_default(), tokens: tokens.total(), requests: 1 }
+}
+
+/// What a job may spend and what it has spent. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Account(Option<Arc<Mutex<Books>>>);
+
+#[derive(Debug)]
+struct Books {
+    budget: Budget,
+    /// By this run.
+    run: Spend,
+    /// Set aside, not yet spent.
+    reserved: Spend,
+    /// By all runs together; it is kept where the budget is for all of them.
+    job: Option<Spending>,
+}
+
+/// Why nothing is set aside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// What is set aside for other requests may yet be there for this one.
+    Later,
+    /// The budget is spent, with these words.
+    Spent(String),
+}
+
+impl Account {
+    /// Opens the account of a run. `job` is what all runs before it spent, where the budget is for all of them.
+    #[must_use]
+    pub fn open(budget: Budget, job: Option<Spending>) -> Self {
+        if budget == Budget::default() {
+            return Account(None);
+        }
+        Account(Some(Arc::new(Mutex::new(Books {
+            budget,
+            run: Spend::default(),
+            reserved: Spend::default(),
+            job,
+        }))))
+    }
+
+    /// Whether there is anything to keep to.
+    #[must_use]
+    pub fn is_limited(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Sets aside what a request can take. Dropping the reservation gives it back.
+    ///
+    /// # Errors
+    /// When there is not so much left, now or at all.
+    pub fn reserve(&self, worst: Spend) -> Result<Reservation, Refused> {
+        let Some(books) = &self.0 else { return Ok(Reservation { books: None, worst, sent: None }) };
+        {
+            let mut books = lock(books);
+            books.check(worst)?;
+            books.reserved = books.reserved + worst;
+        }
+        Ok(Reservation { books: Some(Arc::clone(books)), worst, sent: None })
+    }
+
+    /// What this run spent so far.
+    #[must_use]
+    pub fn spent(&self) -> Spend {
+        self.0.as_ref().map(|books| lock(books).run).unwrap_or_default()
+    }
+
+    /// Flushes what all runs spent to the disk.
+    ///
+    /// # Errors
+    /// When the flush fails.
+    pub fn sync(&self) -> Result<(), StoreError> {
+        match &self.0 {
+            Some(books) => lock(books).job.as_ref().map_or(Ok(()), Spending::sync),
+            None => Ok(()),
+        }
+    }
+}
+
+fn lock(books: &Mutex<Books>) -> MutexGuard<'_, Books> {
+    books.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Books {
+    fn check(&self, worst: Spend) -> Result<(), Refused> {
+        let job = self.job.as_ref().map(Spending::settled).unwrap_or_default();
+        let scopes = [("budget", &self.budget.job, job), ("budget.run", &self.budget.run, self.run)];
+        for (scope, allowance, spent) in scopes {
+            if let Some(words) = over(scope, allowance, spent, worst) {
+                return Err(Refused::Spent(words));
+            }
+        }
+        let is_short =
+            |(scope, allowance, spent)| over(scope, allowance, spent + self.reserved, worst).is_some();
+        if scopes.into_iter().any(is_short) { Err(Refused::Later) } else { Ok(()) }
+    }
+}
+
+/// Which limit a request would break, in words; none if it breaks none.
+fn over(scope: &str, allowance: &Allowance, spent: Spend, worst: Spend) -> Option<String> {
+    let after = spent + worst;
+    let counted = |name: &str, most: u64, spent: u64, worst: u64| {
+        format!("{scope}.{name} is {most}: {spent} are spent, and the next request may take {worst}")
+    };
+    if let Some(most) = allowance.money.filter(|most| after.money > *most) {
+        let (spent, worst) = (spent.money, worst.money);
+        return Some(format!(
+            "{scope}.max_cost_usd is {most}: {spent} is spent, and the next request may cost {worst}"
+        ));
+    }
+    if let Some(most) = allowance.tokens.filter(|most| after.tokens > *most) {
+        return Some(counted("max_tokens", most, spent.tokens, worst.tokens));
+    }
+    let most = allowance.requests.filter(|most| after.requests > *most)?;
+    Some(format!("{scope}.max_requests is {most}, and so many are sent"))
+}
+
+/// What is set aside for a request.
+#[derive(Debug)]
+pub struct Reservation {
+    books: Option<Arc<Mutex<Books>>>,
+    worst: Spend,
+    /// Its number in the books of the job, once it is under way.
+    sent: Option<Option<u64>>,
+}
+
+impl Reservation {
+    /// Writes down that the request is sent: from now on it counts, whatever becomes of this process.
+    ///
+    /// # Errors
+    /// When that cannot be written; then the request must not be sent.
+    pub fn begin(&mut self) -> Result<(), StoreError> {
+        let Some(books) = &self.books else { return Ok(()) };
+        let number = lock(books).job.as_mut().map(|job| job.begin(self.worst)).transpose()?;
+        self.sent = Some(number);
+        Ok(())
+    }
+
+    /// Books what the request took.
+    pub fn settle(mut self, took: Spend) {
+        let (Some(books), Some(number)) = (self.books.take(), self.sent) else { return };
+        let mut books = lock(&books);
+        books.reserved = books.reserved - self.worst;
+        books.run = books.run + took;
+        if let (Some(job), Some(number)) = (&mut books.job, number) {
+            job.settle(number, took);
+        }
+    }
+
+    /// What the request can take.
+    #[must_use]
+    pub fn worst(&self) -> Spend {
+        self.worst
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        let Some(books) = self.books.take() else { return };
+        let mut books = lock(&books);
+        books.reserved = books.reserved - self.worst;
+        let Some(number) = self.sent else { return };
+        // Nobody knows what became of it.
+        books.run = books.run + self.worst;
+        if let (Some(job), Some(number)) = (&mut books.job, number) {
+            job.settle(number, self.worst);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ident::Money;
+
+    fn spend(tokens: u64) -> Spend {
+        Spend { money: Money::ZERO, tokens, requests: 1 }
+    }
+
+    fn account(tokens: u64) -> Account {
+        let run = Allowance { tokens: Some(tokens), ..Allowance::default() };
+        Account::open(Budget { run, ..Budget::default() }, None)
+    }
+
+    #[test]
+    fn the_worst_is_set_aside_and_what_was_not_taken_comes_back() {
+        let account = account(100);
+        let mut first = account.reserve(spend(60)).unwrap();
+        assert_eq!(account.reserve(spend(60)).unwrap_err(), Refused::Later);
+        drop(account.reserve(spend(40)).unwrap());
+        first.begin().unwrap();
+        first.settle(spend(30));
+        assert_eq!(account.spent().tokens, 30);
+        let mut second = account.reserve(spend(60)).unwrap();
+        second.begin().unwrap();
+        drop(second);
+        assert_eq!(account.spent().tokens, 90, "it may have been billed");
+        let Refused::Spent(words) = account.reserve(spend(11)).unwrap_err() else { panic!("not spent") };
+        assert_eq!(words, "budget.run.max_tokens is 100: 90 are spent, and the next request may take 11");
+    }
+
+    #[test]
+    fn without_a_budget_nothing_is_counted() {
+        let account = Account::open(Budget::default(), None);
+        assert!(!account.is_limited());
+        let mut reservation = account.reserve(spend(u64::MAX)).unwrap();
+        reservation.begin().unwrap();
+        reservation.settle(spend(5));
+        assert_eq!(account.spent(), Spend::default());
+    }
+
+    #[test]
+    fn the_worst_case_is_a_token_for_each_byte() {
+        let price = |dollars| Money::per_million(dollars).unwrap();
+        let prices = Prices { input: price(1.0), cached_input: price(0.5), output: price(2.0) };
+        let worst = worst_case(Some(&prices), 1, 1_000, Some(100));
+        assert_eq!((worst.tokens, worst.requests), (1_132, 1));
+        assert_eq!(worst.money, Money::picodollars(1_032_000_000 + 200_000_000));
+    }
+}

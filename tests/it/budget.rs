@@ -1,0 +1,254 @@
+//! A budget is never exceeded, by the account of the server, and what is left of it is less than a request.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use arrow::array::AsArray;
+use arrow::datatypes::Int64Type;
+use enrich::config::{FaultSpec, SimulatorSpec, Span};
+use enrich::table::{Table, TableError};
+use serde_json::Value;
+
+use crate::soak::settle;
+use crate::stops::{fault, slow};
+use crate::support::{Outcome, World, append_delta, rows};
+
+/// Picodollars in a dollar.
+const PICO: f64 = 1e12;
+
+/// A provider that bills 2 and 8 dollars for a million tokens.
+fn dear() -> SimulatorSpec {
+    SimulatorSpec { price_per_million_input: 2.0, price_per_million_output: 8.0, ..SimulatorSpec::default() }
+}
+
+async fn world_of(spec: SimulatorSpec, count: i64, prices: &str, budget: &str) -> World {
+    let world = World::new(spec).await;
+    append_delta(&world.path("source"), &rows(0..count)).await;
+    let job = world.usual_job(prices).replace("output = \"answer\"", "output = \"answer\"\nmax_tokens = 50");
+    world.write_text(&format!("{job}{budget}\n"));
+    world
+}
+
+const PRICES: &str = "price_per_million_input = 2.0\nprice_per_million_output = 8.0";
+
+async fn spent(world: &World) -> Value {
+    let job = world.job();
+    let status = Outcome::of(
+        &world.output(world.command(&["status", job.to_str().unwrap(), "--format", "json"])).await,
+    );
+    status.assert_status(0);
+    serde_json::from_str::<Value>(&status.stdout).unwrap()["spent"].clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spent_budget_stops_with_status_5_and_a_larger_one_goes_on() {
+    let world = world_of(dear(), 60, PRICES, "[budget]\nmax_cost_usd = 0.006").await;
+    let stopped = world.run(&["--summary", "json"]).await;
+    stopped.assert_status(5).assert_says("the budget is spent: budget.max_cost_usd is $0.006");
+    let summary: Value = serde_json::from_str(&stopped.stdout).unwrap();
+    assert_eq!((&summary["end"], &summary["status"]), (&"budget".into(), &5.into()));
+    let counts = world.simulator.counts();
+    assert!(counts.answered > 5, "{}", counts.answered);
+    let billed = counts.billed_picodollars as f64 / PICO;
+    assert!(billed <= 0.006, "{billed}");
+    // The next request might have taken all of this: its bytes, what a template adds, and `max_tokens`.
+    let worst = ((80 + 32) as f64 * 2.0 + 50.0 * 8.0) / 1e6;
+    assert!(billed > 0.006 - worst, "{billed} of 0.006");
+
+    let again = world.run(&[]).await;
+    again.assert_status(5);
+    assert_eq!(world.simulator.counts().answered, counts.answered, "nothing is left to spend");
+
+    world.run(&["--set", "budget.max_cost_usd=1"]).await.assert_status(0).assert_says(", $0.0");
+    world.assert_target(0..60).await;
+    let counts = world.simulator.counts();
+    assert_eq!(counts.answered, 60, "nothing is paid twice");
+    let spent = spent(&world).await;
+    assert_eq!(spent["requests"], 60);
+    assert_eq!(spent["tokens"], counts.billed_tokens);
+    assert_eq!(spent["cost_usd"].as_f64().unwrap(), counts.billed_picodollars as f64 / PICO);
+
+    let mut written = 0;
+    let table = Table::open(&world.path("target")).await.unwrap();
+    let sql = "SELECT _enrich['answer']['cost_micro_usd'] FROM target";
+    let summed = table.query(sql, |batch| {
+        written += batch.column(0).as_primitive::<Int64Type>().values().iter().sum::<i64>();
+        Ok::<(), TableError>(())
+    });
+    summed.await.unwrap();
+    assert_eq!(written, i64::try_from(counts.billed_picodollars / 1_000_000).unwrap(), "in the table too");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_has_a_budget_of_its_own() {
+    let world = world_of(dear(), 25, "", "[budget.run]\nmax_requests = 10").await;
+    for (nth, status) in [5, 5, 0].into_iter().enumerate() {
+        world.run(&[]).await.assert_status(status);
+        assert_eq!(world.simulator.counts().requests, [10, 20, 25][nth]);
+    }
+    world.assert_target(0..25).await;
+    assert_eq!(spent(&world).await, Value::Null, "nothing is counted over runs");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_provider_says_of_the_cost_counts() {
+    // The price list is ten times what the provider bills.
+    let spec = SimulatorSpec { tells_cost: true, ..dear() };
+    let prices = "price_per_million_input = 20.0\nprice_per_million_output = 80.0";
+    let world = world_of(spec, 20, prices, "[budget]\nmax_cost_usd = 1").await;
+    world.run(&[]).await.assert_status(0);
+    let billed = world.simulator.counts().billed_picodollars as f64 / PICO;
+    assert!((spent(&world).await["cost_usd"].as_f64().unwrap() - billed).abs() < 1e-9);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_budget_has_one_user_at_a_time() {
+    // One row fails, for the retry to be about.
+    let failing = FaultSpec { contains: Some("Row 3".into()), status: Some(400), ..fault() };
+    let spec = SimulatorSpec { faults: vec![failing], ..slow(700) };
+    let world = world_of(spec, 5, "", "[budget]\nmax_requests = 100").await;
+    let job = world.job();
+    world.run(&[]).await.assert_status(0).assert_says("1 error");
+    append_delta(&world.path("source"), &rows(5..9)).await;
+    let mut run = world
+        .command(&["run", job.to_str().unwrap()])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let requests = world.simulator.counts().requests;
+    while world.simulator.counts().requests == requests {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    let retry = Outcome::of(&world.output(world.command(&["retry", job.to_str().unwrap()])).await);
+    retry.assert_status(6).assert_says("another run holds this job");
+    let ended = tokio::task::spawn_blocking(move || run.wait().unwrap()).await.unwrap();
+    assert!(ended.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_reckoned_with_is_refused_before_the_first_call() {
+    let world = world_of(dear(), 5, "", "[budget]\nmax_cost_usd = 1").await;
+    let refused = world.run(&[]).await;
+    refused
+        .assert_status(2)
+        .assert_says("`provider.sim.price_per_million_input` is missing, and budget.max_cost_usd needs it");
+    for (set, said) in [
+        ("budget.max_cost_usd=-1", "`budget.max_cost_usd` is -1; it is US dollars"),
+        ("budget.run.max_tokens=0", "`budget.run.max_tokens` is 0; it must be at least 1"),
+        ("provider.sim.price_per_million_input=3", "`provider.sim.price_per_million_output` is missing"),
+    ] {
+        world.run(&["--set", set]).await.assert_status(2).assert_says(said);
+    }
+    let world = world_of(dear(), 5, "[provider.sim.extra_body]\nn = 3", "[budget]\nmax_tokens = 9").await;
+    world
+        .run(&[])
+        .await
+        .assert_status(2)
+        .assert_says("`provider.sim.extra_body` has \"n\", which budget.max_tokens cannot reckon with");
+    world.write_text(&format!("{}[budget.run]\nmax_tokens = 9\n", world.usual_job("")));
+    world
+        .run(&[])
+        .await
+        .assert_status(2)
+        .assert_says("`step[0].max_tokens` is missing, and budget.run.max_tokens needs it");
+    assert_eq!(world.simulator.counts().requests, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_account_is_told_and_nothing_is_asked() {
+    let world = world_of(dear(), 20, PRICES, "[budget]\nmax_cost_usd = 0.002").await;
+    world.run(&[]).await.assert_status(5);
+    let requests = world.simulator.counts().requests;
+    let path = world.path("target/_checkpoints/test/journal/budget/spending");
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[30] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    world
+        .run(&["--set", "budget.max_cost_usd=1"])
+        .await
+        .assert_status(1)
+        .assert_says("is damaged at byte 16")
+        .assert_says("put that file aside");
+    assert_eq!(world.simulator.counts().requests, requests);
+}
+
+/// A provider whose answers come late, break off, are junk, or are refused.
+fn troubled(seed: u64) -> SimulatorSpec {
+    let with_share = |share: f64, fault: FaultSpec| FaultSpec { share, ..fault };
+    SimulatorSpec {
+        latency: Some(Span(Duration::from_millis(4))),
+        latency_sigma: 0.8,
+        completion_tokens: Some(40),
+        completion_sigma: 1.0,
+        seed,
+        tells_cost: seed.is_multiple_of(2),
+        bills_the_gone: true,
+        faults: vec![
+            with_share(0.03, FaultSpec { status: Some(500), times: Some(2), ..fault() }),
+            with_share(0.02, FaultSpec { hang_up: true, times: Some(1), ..fault() }),
+            with_share(0.02, FaultSpec { body: Some("no JSON".into()), times: Some(1), ..fault() }),
+            with_share(0.02, FaultSpec { status: Some(400), ..fault() }),
+        ],
+        ..dear()
+    }
+}
+
+/// Runs with a budget that grows, killed at random moments; says how often it was spent.
+async fn spend_all(seed: u64, sessions: u32) -> u32 {
+    println!("seed {seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let concurrency = random.u32(1..24);
+    let prices = format!("{PRICES}\nrequest_timeout = \"30ms\"")
+        + if random.bool() { "\nmax_attempts = 2" } else { "" };
+    let world = world_of(troubled(seed), 1_000, &prices, "[budget]\nmax_cost_usd = 0").await;
+    let (mut budget, mut stops) = (0.01, 0);
+    for session in 0..sessions {
+        let more = format!("budget.max_cost_usd={budget:.6}");
+        let places = format!("provider.sim.max_concurrency={concurrency}");
+        let job = world.job();
+        let mut run = world
+            .command(&["run", job.to_str().unwrap(), "--set", &more, "--set", &places])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        if random.bool() {
+            let (before, requests) = (world.simulator.counts().requests, random.u64(10..120));
+            while run.try_wait().unwrap().is_none() && world.simulator.counts().requests < before + requests {
+                tokio::time::sleep(Duration::from_micros(500)).await;
+            }
+            run.kill().unwrap();
+        }
+        let ended = tokio::task::spawn_blocking(move || run.wait().unwrap());
+        let status = ended.await.unwrap().code();
+        settle(&world).await;
+        let billed = world.simulator.counts().billed_picodollars as f64 / PICO;
+        assert!(
+            billed <= budget + 1e-9,
+            "session {session} with {concurrency} in flight: {billed} of {budget}"
+        );
+        match status {
+            // Killed: what is left is asked for by the next one.
+            None => {}
+            Some(5) => {
+                stops += 1;
+                budget += f64::from(random.u32(1..30_000)) / 1e6;
+            }
+            status => {
+                assert_eq!(status, Some(0));
+                return stops;
+            }
+        }
+    }
+    stops
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_budget_is_never_exceeded_whatever_happens() {
+    let mut stops = 0;
+    for seed in 0..4 {
+        stops += spend_all(seed, 12).await;
+    }
+    assert!(stops >= 4, "budgets were spent {stops} times");
+}
