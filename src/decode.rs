@@ -1,9 +1,11 @@
 //! From a response to what stands in the output column, or to a class of failure. Pure, so that a journal
 //! read again gives the same rows.
 
+use serde_json::Value;
+
 use crate::fault::{Class, Failure};
 use crate::ident::{Money, Tokens};
-use crate::wire::ChatResponse;
+use crate::wire::{ChatResponse, Usage};
 
 /// What the provider says of a response besides its text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -38,17 +40,26 @@ pub fn facts(response: &ChatResponse) -> Facts {
     Facts {
         model: response.model.clone(),
         finish_reason: response.choices.first().and_then(|choice| choice.finish_reason.clone()),
-        tokens: usage.map(|usage| Tokens {
-            prompt: usage.prompt_tokens.unwrap_or_default(),
-            cached: usage
-                .prompt_tokens_details
-                .as_ref()
-                .and_then(|details| details.cached_tokens)
-                .unwrap_or_default(),
-            completion: usage.completion_tokens.unwrap_or_default(),
-        }),
-        cost: usage.and_then(|usage| usage.cost).and_then(Money::from_dollars),
+        tokens: usage.and_then(tokens),
+        cost: usage.and_then(|usage| usage.cost.as_ref()).and_then(cost),
     }
+}
+
+/// What was used. What the total holds beyond the prompt is billed as answer, thinking included.
+fn tokens(usage: &Usage) -> Option<Tokens> {
+    let prompt = usage.prompt_tokens?;
+    let rest = usage.total_tokens.map(|total| total.saturating_sub(prompt));
+    let completion = usage.completion_tokens.max(rest)?;
+    let details = usage.prompt_tokens_details.as_ref();
+    Some(Tokens {
+        prompt,
+        cached: details.and_then(|details| details.cached_tokens).unwrap_or_default(),
+        completion,
+    })
+}
+
+fn cost(cost: &Value) -> Option<Money> {
+    cost.as_f64().or_else(|| cost.get("total_cost")?.as_f64()).and_then(Money::from_dollars)
 }
 
 /// The text of a chat completion.
@@ -105,5 +116,12 @@ mod tests {
         let facts = facts(&response);
         assert_eq!(facts.cost, Some(Money::picodollars(12_500_000)));
         assert_eq!(facts.tokens.map(Tokens::total), Some(7));
+        let read = |usage: &str| super::facts(&parse(format!("{{\"usage\":{usage}}}").as_bytes()).unwrap());
+        let thinking =
+            read(r#"{"prompt_tokens":3,"completion_tokens":4,"total_tokens":20,"cost":{"total_cost":0.5}}"#);
+        assert_eq!(thinking.tokens.map(|tokens| tokens.completion), Some(17));
+        assert_eq!(thinking.cost, Money::from_dollars(0.5));
+        assert_eq!(read(r#"{"prompt_tokens":3}"#).tokens, None);
+        assert_eq!(read("{}").tokens, None);
     }
 }

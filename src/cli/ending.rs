@@ -98,7 +98,7 @@ impl Facts<'_> {
             ),
             End::Budget(words) => self.bad(
                 format!("the budget is spent: {words}"),
-                format!("raise that key, then: {again}; what was answered is kept"),
+                "raise it in the job file or with --set, and run again (each run has a budget.run of its own); what was answered is kept".into(),
             ),
             End::Provider { failure, .. } if failure.class == Class::Template => self.bad(
                 format!("the templates fail for each of the first rows: {}", failure.detail),

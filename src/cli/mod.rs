@@ -145,6 +145,7 @@ fn exit_of(error: &EngineError) -> Exit {
     match error {
         EngineError::Lock(crate::checkpoint::LockError::Held { .. }) => Exit::Running,
         EngineError::Provider { .. } => Exit::Provider,
+        EngineError::Budget(_) => Exit::Budget,
         error if error.is_usage() => Exit::Usage,
         _ => Exit::Internal,
     }

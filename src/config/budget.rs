@@ -10,14 +10,28 @@ use super::job::{Provider, StepSpec};
 use super::raw::RawProvider;
 use crate::ident::{Money, Tokens};
 
-/// Fields of a request that would make its answer longer than `max_tokens`.
-const UNBOUNDED: [&str; 5] = ["max_tokens", "max_completion_tokens", "n", "best_of", "max_output_tokens"];
+/// Fields of a request that make it cost something else than its messages and `max_tokens` tell.
+const UNBOUNDED: [&str; 13] = [
+    "max_tokens",
+    "max_completion_tokens",
+    "max_output_tokens",
+    "n",
+    "best_of",
+    "messages",
+    "model",
+    "models",
+    "service_tier",
+    "prediction",
+    "modalities",
+    "plugins",
+    "web_search_options",
+];
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawBudget {
-    /// Most US dollars that all runs and retries of the job together may spend, from the first one that has a
-    /// budget on. The price of each provider must be known then, and each step needs `max_tokens`.
+    /// Most US dollars that all runs and retries of the job that have this section may spend together. The
+    /// price of each provider must be known then, and each step needs `max_tokens`.
     /// Default: no limit.
     #[schemars(range(min = 0))]
     max_cost_usd: Option<f64>,
@@ -124,27 +138,33 @@ impl Checker<'_> {
                     ),
                 ));
             }
-            let used = step.providers.iter().map(|provider| &providers[*provider]);
-            for provider in used.clone() {
-                if with_money.is_some() && provider.prices.is_none() {
-                    return Err(self.wrong(
-                        format!("provider.{}.price_per_million_input", provider.name),
-                        format!("is missing, and {key} needs it and price_per_million_output: the price of {:?} is not known", provider.model),
-                    ));
-                }
+        }
+        // Also those that no step names: a retry may ask any of them.
+        for provider in providers {
+            if with_money.is_some() && provider.prices.is_none() {
+                return Err(self.wrong(
+                    format!("provider.{}.price_per_million_input", provider.name),
+                    format!(
+                        "is missing, and {key} needs it and price_per_million_output: the price of {:?} is not known",
+                        provider.model
+                    ),
+                ));
             }
-            let bodies =
-                used.map(|provider| (format!("provider.{}.extra_body", provider.name), &provider.extra_body));
-            let own = (format!("step[{position}].extra_body"), &step.params.extra_body);
-            for (place, body) in bodies.chain([own]) {
-                if let Some(field) = UNBOUNDED.iter().find(|field| body.contains_key(**field)) {
-                    return Err(self.wrong(
-                        place,
-                        format!(
-                            "has {field:?}, which {key} cannot reckon with; say it with the step's max_tokens"
-                        ),
-                    ));
-                }
+        }
+        let of_providers =
+            providers.iter().map(|provider| (format!("provider.{}", provider.name), &provider.extra_body));
+        let of_steps =
+            steps.iter().enumerate().map(|(at, step)| (format!("step[{at}]"), &step.params.extra_body));
+        let limits: Vec<&str> = providers.iter().map(|provider| provider.max_tokens_field.as_str()).collect();
+        for (place, body) in of_providers.chain(of_steps) {
+            let field = body
+                .keys()
+                .find(|field| UNBOUNDED.contains(&field.as_str()) || limits.contains(&field.as_str()));
+            if let Some(field) = field {
+                return Err(self.wrong(
+                    format!("{place}.extra_body"),
+                    format!("has {field:?}, which {key} cannot reckon with; take it out, or the budget"),
+                ));
             }
         }
         Ok(budget)

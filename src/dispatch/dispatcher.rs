@@ -9,9 +9,9 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::sleep_until;
 
-use super::ask::{Ask, harmless_question};
+use super::ask::Ask;
 use super::budget::RetryBudget;
-use super::flight::{Desk, Flight, Landed};
+use super::flight::{Desk, Flight, Landed, length_of};
 use super::lessons::Lessons;
 use super::request::{Mode, Reply, Request, Verdict};
 use super::retry::{Due, Next, Pending};
@@ -24,11 +24,9 @@ use crate::decode;
 use crate::event::{Event, Voice, Waiting};
 use crate::fault::{Class, Failure, Policy};
 use crate::ident::Spend;
-use crate::meter::{Account, Encoding, Meter, Refused, Reservation, worst_case};
+use crate::meter::{Account, Encoding, Meter, Refused, Reservation};
 use crate::wire::Limits;
 
-/// Enough for the answer to a harmless question, also of a model that thinks first.
-const HARMLESS_TOKENS: u32 = 256;
 /// How soon it is looked again whether requests in flight left something of the budget.
 const BUDGET_LOOK: Duration = Duration::from_millis(20);
 
@@ -102,7 +100,13 @@ impl<A: Ask> Dispatcher<A> {
         let now = clock::now();
         let (learned, meter) = wires.lessons.recall(&provider.name);
         Dispatcher {
-            desk: Desk { provider: provider.name.as_str().into(), endpoint, prices: provider.prices },
+            desk: Desk {
+                provider: provider.name.as_str().into(),
+                endpoint,
+                prices: provider.prices,
+                voice: wires.voice.clone(),
+                extra_bytes: length_of(&provider.extra_body),
+            },
             policy: provider.retry,
             admission: Admission::new(provider, &learned, now, wires.jitter.fork()),
             meter,
@@ -304,30 +308,23 @@ impl<A: Ask> Dispatcher<A> {
 
     /// Sets aside what the next request can take at its worst.
     fn reserve(&self) -> Result<Reservation, Refused> {
-        let prices = self.desk.prices.as_ref();
         let worst = match self.ready.front() {
             _ if !self.wires.account.is_limited() => Spend::default(),
             Some(Pending { request, .. }) if self.doubt != Doubt::Wanted => {
-                let messages = request.question.messages.len();
-                worst_case(prices, messages, request.bytes(), request.params.max_tokens)
+                self.desk.worst(&request.question, &request.params)
             }
-            _ => {
-                let (question, _) = harmless_question();
-                let bytes = question.messages.iter().map(|message| message.content.len()).sum();
-                worst_case(prices, question.messages.len(), bytes, Some(HARMLESS_TOKENS))
-            }
+            _ => self.desk.worst_of_harmless(),
         };
         self.wires.account.reserve(worst)
     }
 
     /// With the budget spent, a row that cannot be asked any more ends the run.
     async fn go_broke(&mut self) -> Result<(), Gone> {
-        let Some(failure) = self.broke.take() else { return Ok(()) };
+        let Some(failure) = self.broke.clone() else { return Ok(()) };
         let doubted = || self.doubted.pop().map(|(pending, _)| pending);
-        match self.ready.pop_front().or_else(doubted) {
-            Some(pending) => self.reply(pending, Verdict::Stop(failure)).await,
-            None => Ok(()),
-        }
+        let Some(pending) = self.ready.pop_front().or_else(doubted) else { return Ok(()) };
+        self.broke = None;
+        self.reply(pending, Verdict::Stop(failure)).await
     }
 
     fn tell(&mut self, now: Instant, waiting: Option<(Waiting, Instant)>) {
@@ -350,8 +347,8 @@ impl<A: Ask> Dispatcher<A> {
     /// Asks what every provider can answer that works at all.
     fn send_harmless(&mut self, ticket: Ticket, reservation: Reservation) {
         self.doubt = Doubt::Asked;
-        let max_tokens = self.wires.account.is_limited().then_some(HARMLESS_TOKENS);
-        self.flights.spawn(self.desk.clone().ask_harmless(max_tokens, ticket, reservation));
+        let is_limited = self.wires.account.is_limited();
+        self.flights.spawn(self.desk.clone().ask_harmless(is_limited, ticket, reservation));
     }
 
     async fn land(&mut self, landed: Result<Flight, tokio::task::JoinError>) -> Result<(), Gone> {
@@ -390,6 +387,10 @@ impl<A: Ask> Dispatcher<A> {
                 }
                 self.end_doubt().await?;
                 self.reply(pending, Verdict::Paid(paid)).await
+            }
+            Landed::Unsent(error) => {
+                self.admission.abandoned();
+                self.reply(pending, Verdict::Lost(error)).await
             }
             Landed::Lost(error) => {
                 self.admission.answered(ticket, None, limits, now);

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::{Map, Value};
+
 use super::ask::{Ask, harmless_question};
 use super::request::Request;
 use super::retry::Pending;
@@ -10,13 +12,17 @@ use crate::admission::Ticket;
 use crate::clock;
 use crate::config::{Params, Prices};
 use crate::decode;
+use crate::event::{Event, Voice};
 use crate::fault::Failure;
 use crate::ident::{Spend, Tokens};
 use crate::journal::{JournalError, Outcome, Record};
-use crate::meter::Reservation;
+use crate::meter::{Reservation, worst_case};
+use crate::prompt::Question;
 use crate::transport::{Paid, Sent};
 use crate::wire::Limits;
 
+/// Enough for the answer to a harmless question, also of a model that thinks first.
+const HARMLESS_TOKENS: u32 = 256;
 /// Longest time for the answer to a harmless question.
 const HARMLESS_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -25,6 +31,9 @@ pub(super) struct Desk<A> {
     pub(super) provider: Arc<str>,
     pub(super) endpoint: Arc<A>,
     pub(super) prices: Option<Prices>,
+    pub(super) voice: Voice,
+    /// Bytes of the further fields of its requests.
+    pub(super) extra_bytes: usize,
 }
 
 impl<A> Clone for Desk<A> {
@@ -33,6 +42,8 @@ impl<A> Clone for Desk<A> {
             provider: Arc::clone(&self.provider),
             endpoint: Arc::clone(&self.endpoint),
             prices: self.prices,
+            voice: self.voice.clone(),
+            extra_bytes: self.extra_bytes,
         }
     }
 }
@@ -49,7 +60,7 @@ impl<A: Ask> Desk<A> {
             pending: Some(Box::new(pending)),
         };
         if let Err(error) = reservation.begin() {
-            return flight(Landed::Lost(error.into()), Limits::default(), pending);
+            return flight(Landed::Unsent(error.into()), Limits::default(), pending);
         }
         let Request { question, params, .. } = &pending.request;
         let Sent { result, limits, may_be_billed } =
@@ -57,12 +68,12 @@ impl<A: Ask> Desk<A> {
         let landed = match result {
             Ok(paid) => {
                 let took = self.spend(&paid, reservation.worst());
-                let landed = keep(&pending, self.provider, self.endpoint.model(), paid);
-                reservation.settle(took);
+                let landed = keep(&pending, &self.provider, self.endpoint.model(), paid);
+                self.book(reservation, took);
                 landed
             }
             Err(failure) => {
-                release(reservation, may_be_billed);
+                close(reservation, may_be_billed);
                 Landed::Failed(failure)
             }
         };
@@ -72,7 +83,7 @@ impl<A: Ask> Desk<A> {
     /// Asks what every provider can answer that works at all.
     pub(super) async fn ask_harmless(
         self,
-        max_tokens: Option<u32>,
+        is_limited: bool,
         ticket: Ticket,
         mut reservation: Reservation,
     ) -> Flight {
@@ -80,24 +91,49 @@ impl<A: Ask> Desk<A> {
         let flight =
             |landed, limits| Flight { ticket, limits, took: clock::now() - started, landed, pending: None };
         if let Err(error) = reservation.begin() {
-            return flight(Landed::Lost(error.into()), Limits::default());
+            return flight(Landed::Unsent(error.into()), Limits::default());
         }
         let (question, params) = harmless_question();
-        let params = Params { max_tokens, ..params };
+        let params = Params { max_tokens: is_limited.then_some(HARMLESS_TOKENS), ..params };
         let Sent { result, limits, may_be_billed } =
             self.endpoint.ask(&question, &params, HARMLESS_TIMEOUT).await;
         let landed = match result {
             Ok(paid) => {
                 let took = self.spend(&paid, reservation.worst());
-                reservation.settle(took);
+                self.book(reservation, took);
                 Landed::Paid(Box::new(paid))
             }
             Err(failure) => {
-                release(reservation, may_be_billed);
+                close(reservation, may_be_billed);
                 Landed::Failed(failure)
             }
         };
         flight(landed, limits)
+    }
+
+    /// The most that a question can take.
+    pub(super) fn worst(&self, question: &Question, params: &Params) -> Spend {
+        let messages = &question.messages;
+        let bytes: usize = messages.iter().map(|message| message.content.len()).sum();
+        // Tools and schemas are read like a prompt.
+        let bytes = bytes + self.extra_bytes + length_of(&params.extra_body);
+        worst_case(self.prices.as_ref(), messages.len(), bytes, params.max_tokens)
+    }
+
+    pub(super) fn worst_of_harmless(&self) -> Spend {
+        let (question, params) = harmless_question();
+        self.worst(&question, &Params { max_tokens: Some(HARMLESS_TOKENS), ..params })
+    }
+
+    fn book(&self, reservation: Reservation, took: Spend) {
+        let worst = reservation.worst();
+        if reservation.settle(took) {
+            let text = format!(
+                "{} billed {} and {} tokens for a request that should take {} and {} at most; the budget can be exceeded by what is in flight",
+                self.provider, took.money, took.tokens, worst.money, worst.tokens
+            );
+            self.voice.say(&Event::Notice(&text));
+        }
     }
 
     /// What an answer took; the worst where neither provider nor price list says.
@@ -109,10 +145,15 @@ impl<A: Ask> Desk<A> {
     }
 }
 
-/// A request failed: what the provider may have billed is spent.
-fn release(reservation: Reservation, may_be_billed: bool) {
+/// Bytes of further fields of a request.
+pub(super) fn length_of(fields: &Map<String, Value>) -> usize {
+    if fields.is_empty() { 0 } else { Value::Object(fields.clone()).to_string().len() }
+}
+
+/// A request failed: a reservation that may have been billed is dropped, and so counts at its worst.
+fn close(reservation: Reservation, may_be_billed: bool) {
     if !may_be_billed {
-        reservation.settle(Spend::default());
+        let _ = reservation.settle(Spend::default());
     }
 }
 
@@ -129,18 +170,21 @@ pub(super) struct Flight {
 /// How an attempt ended.
 pub(super) enum Landed {
     Paid(Box<Paid>),
+    /// Answered, and the answer could not be kept.
     Lost(JournalError),
+    /// That it is sent could not be written down, so it was not.
+    Unsent(JournalError),
     Failed(Failure),
 }
 
 /// Puts an answer into the journal, still as part of its flight: a request is in flight until then.
-fn keep(pending: &Pending, provider: Arc<str>, model: &Arc<str>, paid: Paid) -> Landed {
+fn keep(pending: &Pending, provider: &Arc<str>, model: &Arc<str>, paid: Paid) -> Landed {
     let Request { question, receipt, .. } = &pending.request;
     let record = Record {
         key: receipt.key.clone(),
         step: Arc::clone(&receipt.step),
         fingerprint: question.fingerprint,
-        provider,
+        provider: Arc::clone(provider),
         model: Arc::clone(model),
         attempts: pending.attempts,
         latency_ms: u64::try_from(paid.latency.as_millis()).unwrap_or(u64::MAX),

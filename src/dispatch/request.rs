@@ -64,7 +64,7 @@ pub struct Reply {
 pub enum Verdict {
     /// An answer that was paid for, and is in the journal.
     Paid(Box<Paid>),
-    /// An answer that was paid for and could not be kept.
+    /// An answer that was paid for could not be kept, or a request not be written down before it was sent.
     Lost(JournalError),
     /// A failure that ends the row, at this provider.
     Failed(Failure),

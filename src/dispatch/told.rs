@@ -50,7 +50,8 @@ impl Told {
 fn is_news(told: Option<(Waiting, Instant)>, now: Option<(Waiting, Instant)>) -> bool {
     match (told, now) {
         (Some((Waiting::RequestsPerMinute, _)), Some((Waiting::RequestsPerMinute, _)))
-        | (Some((Waiting::TokensPerMinute, _)), Some((Waiting::TokensPerMinute, _))) => false,
+        | (Some((Waiting::TokensPerMinute, _)), Some((Waiting::TokensPerMinute, _)))
+        | (Some((Waiting::Budget, _)), Some((Waiting::Budget, _))) => false,
         (told, now) => told != now,
     }
 }

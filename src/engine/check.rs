@@ -7,6 +7,7 @@ use std::time::Duration;
 use url::Url;
 
 use super::error::EngineError;
+use super::funds::Funds;
 use super::prepare::prepare;
 use super::recover::Recoverer;
 use super::retry::FOLDER;
@@ -19,7 +20,7 @@ use crate::decode;
 use crate::dispatch::harmless_question;
 use crate::event::Voice;
 use crate::fault::Failure;
-use crate::ident::RunId;
+use crate::ident::{RunId, Spend};
 use crate::journal::{self, JournalError};
 use crate::report::counted;
 use crate::sink::Sink;
@@ -110,6 +111,13 @@ pub async fn check(job: &Job, live: bool, simulator: Option<&Url>) -> Vec<Findin
             note("retry", Ok(format!("its checkpoint can be read; rows planned: {rows}")));
         }
         Err(error) => note("retry", Err(error.into())),
+    }
+    match Funds::spent(job) {
+        Ok(None) => {}
+        Ok(Some(Spend { money, tokens, requests })) => {
+            note("budget", Ok(format!("spent {money}, {tokens} tokens, {requests} requests")));
+        }
+        Err(error) => note("budget", Err(error)),
     }
     for path in journals(job) {
         let folder = path.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy();

@@ -211,6 +211,8 @@ impl Enricher {
     /// When the journal cannot be removed.
     pub fn committed(&mut self, id: BatchId) -> Result<(), EngineError> {
         self.learned.save();
+        // What these rows cost is not in the journal any more.
+        self.funds.account.sync()?;
         let duty = self.ledger.committed(id);
         let removed = self.journal.forget(id);
         match removed {

@@ -40,6 +40,9 @@ pub enum EngineError {
     /// What the job has spent cannot be told.
     #[error(transparent)]
     Spending(#[from] SpendingError),
+    /// Nothing is left of the budget for what was to be begun.
+    #[error("the budget is spent: {0}")]
+    Budget(String),
     /// A folder cannot be written.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -103,6 +106,7 @@ impl EngineError {
             | EngineError::Journal(JournalError::Version { .. }) => {
                 Some("run it with the version of enrich that wrote it, or a later one")
             }
+            EngineError::Budget(_) => Some("raise it first; nothing was changed"),
             EngineError::Spending(SpendingError::Damaged { .. }) => Some(
                 "put that file aside to count from nothing, and take what was spent until now, as the provider bills it, off the budget",
             ),

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use super::error::EngineError;
 use crate::checkpoint::Lock;
 use crate::config::Job;
-use crate::ident::{RunId, Spend};
-use crate::meter::{Account, Spending};
+use crate::ident::{Money, RunId, Spend};
+use crate::meter::{Account, Refused, Spending};
 
 /// Folder of what all runs spent, in that of the journal.
 const FOLDER: &str = "budget";
@@ -29,6 +29,15 @@ impl Funds {
         let lock = Lock::take(&folder, run)?;
         let account = Account::open(job.budget, Some(Spending::open(&folder)?));
         Ok(Funds { account, _lock: Some(lock) })
+    }
+
+    /// Whether anything is left to be spent.
+    pub(super) fn check(&self) -> Result<(), EngineError> {
+        let least = Spend { money: Money::picodollars(1), tokens: 1, requests: 1 };
+        match self.account.reserve(least) {
+            Err(Refused::Spent(words)) => Err(EngineError::Budget(words)),
+            _ => Ok(()),
+        }
     }
 
     /// What all runs of a job spent so far; none if it was not counted.

@@ -12,6 +12,7 @@ use url::Url;
 use super::enricher::Enricher;
 use super::error::EngineError;
 use super::feed::{Feed, Loaded};
+use super::funds::Funds;
 use super::history::History;
 use super::prepare::prepare;
 use super::probation::Strictness;
@@ -55,11 +56,12 @@ pub async fn retry(
         return Err(missing());
     }
     let _lock = Lock::take(own.path(), RunId::random())?;
+    let funds = Funds::open(job, RunId::random())?;
     let started = clock::wall();
     let tally = Tally::default();
     let voice = voice.and(Box::new(tally.clone()));
     let rows = FailedRows::open(job).await?.ok_or_else(missing)?;
-    let (session, running) = start(job, rows, wanted, options, simulator, &voice).await?;
+    let (session, running) = start(job, rows, funds, wanted, options, simulator, &voice).await?;
     let history = History::begin(own.path(), session, started, tally)?;
     let end = running.run(options, stop).await;
     history.end(&end);
@@ -69,6 +71,7 @@ pub async fn retry(
 async fn start(
     job: &Job,
     rows: FailedRows,
+    funds: Funds,
     wanted: &Retrying,
     options: RunOptions,
     simulator: Option<&Url>,
@@ -113,7 +116,7 @@ async fn start(
 
     let planned = outstanding.iter().map(|batch| (batch.id, batch.rows(), batch.bytes));
     let ledger = Ledger::new(Window::of(job), job.steps.len(), checkpoint.next_batch, planned);
-    let journals = sort_journals(job, &journal, session, &checkpoint, &outstanding)?;
+    let journals = sort_journals(job, &journal, funds, &checkpoint, &outstanding)?;
     let lineage = checkpoint.lineage;
     let enricher = Enricher::start(
         prepared,

@@ -55,12 +55,15 @@ pub(super) async fn start(
 ) -> Result<Started, EngineError> {
     let folder = job.target.location.join("_checkpoints").join(&job.app_id);
     let lock = Lock::take(folder.path(), run)?;
+    let funds = Funds::open(job, run)?;
     let mut sink = Sink::open(job, &prepared.columns, source.id(), run).await?;
     let file = CheckpointFile::in_folder(job.checkpoint.path());
     let recoverer = Recoverer { job, source: &source, sink: &sink, file: &file, voice };
     if options.begin == Begin::Restart {
         // A retry would put answers to the old questions into the new table.
         let _retry = Lock::take(&folder.path().join(super::retry::FOLDER), run)?;
+        // Nothing could be asked for the rows that are taken out.
+        funds.check()?;
         recoverer.restart().await?;
     }
     let (checkpoint, outstanding) = recoverer.run().await?;
@@ -69,7 +72,7 @@ pub(super) async fn start(
 
     let planned = outstanding.iter().map(|batch| (batch.id, batch.rows(), batch.bytes));
     let ledger = Ledger::new(Window::of(job), job.steps.len(), checkpoint.next_batch, planned);
-    let journals = sort_journals(job, &job.journal, run, &checkpoint, &outstanding)?;
+    let journals = sort_journals(job, &job.journal, funds, &checkpoint, &outstanding)?;
 
     let resumed: u64 = outstanding.iter().map(PlannedBatch::rows).sum();
     if let Some(unread) = source.rows_after(&checkpoint.position) {
@@ -89,7 +92,7 @@ pub(super) async fn start(
 pub(super) fn sort_journals<P>(
     job: &Job,
     folder: &Path,
-    run: RunId,
+    funds: Funds,
     checkpoint: &Checkpoint<P>,
     outstanding: &[PlannedBatch],
 ) -> Result<Journals, EngineError> {
@@ -109,6 +112,5 @@ pub(super) fn sort_journals<P>(
         }
     }
     let learned = LearnedFile::load(job.checkpoint.path());
-    let funds = Funds::open(job, run)?;
     Ok(Journals { lineage: checkpoint.lineage, folder, strays, learned, funds })
 }

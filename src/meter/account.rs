@@ -36,6 +36,8 @@ struct Books {
     run: Spend,
     /// Set aside, not yet spent.
     reserved: Spend,
+    /// Whether a request took more than its worst case.
+    was_exceeded: bool,
     /// By all runs together; it is kept where the budget is for all of them.
     job: Option<Spending>,
 }
@@ -60,6 +62,7 @@ impl Account {
             budget,
             run: Spend::default(),
             reserved: Spend::default(),
+            was_exceeded: false,
             job,
         }))))
     }
@@ -161,15 +164,18 @@ impl Reservation {
         Ok(())
     }
 
-    /// Books what the request took.
-    pub fn settle(mut self, took: Spend) {
-        let (Some(books), Some(number)) = (self.books.take(), self.sent) else { return };
+    /// Books what the request took. The first time that it is more than the worst case it says so.
+    pub fn settle(mut self, took: Spend) -> bool {
+        let Some(books) = self.books.take() else { return false };
         let mut books = lock(&books);
         books.reserved = books.reserved - self.worst;
+        let Some(number) = self.sent else { return false };
         books.run = books.run + took;
         if let (Some(job), Some(number)) = (&mut books.job, number) {
             job.settle(number, took);
         }
+        let is_within = took.money <= self.worst.money && took.tokens <= self.worst.tokens;
+        !is_within && !std::mem::replace(&mut books.was_exceeded, true)
     }
 
     /// What the request can take.
@@ -214,14 +220,18 @@ mod tests {
         assert_eq!(account.reserve(spend(60)).unwrap_err(), Refused::Later);
         drop(account.reserve(spend(40)).unwrap());
         first.begin().unwrap();
-        first.settle(spend(30));
+        assert!(!first.settle(spend(30)));
         assert_eq!(account.spent().tokens, 30);
         let mut second = account.reserve(spend(60)).unwrap();
         second.begin().unwrap();
         drop(second);
         assert_eq!(account.spent().tokens, 90, "it may have been billed");
+        let mut third = account.reserve(spend(5)).unwrap();
+        third.begin().unwrap();
+        assert!(third.settle(spend(6)), "more than the worst case");
+        assert_eq!(account.spent().tokens, 96);
         let Refused::Spent(words) = account.reserve(spend(11)).unwrap_err() else { panic!("not spent") };
-        assert_eq!(words, "budget.run.max_tokens is 100: 90 are spent, and the next request may take 11");
+        assert_eq!(words, "budget.run.max_tokens is 100: 96 are spent, and the next request may take 11");
     }
 
     #[test]
@@ -230,7 +240,7 @@ mod tests {
         assert!(!account.is_limited());
         let mut reservation = account.reserve(spend(u64::MAX)).unwrap();
         reservation.begin().unwrap();
-        reservation.settle(spend(5));
+        assert!(!reservation.settle(spend(5)));
         assert_eq!(account.spent(), Spend::default());
     }
 

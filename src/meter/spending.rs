@@ -176,7 +176,14 @@ fn replay(path: &Path, bytes: &[u8]) -> Result<Spend, SpendingError> {
     let mut open: BTreeMap<u64, Spend> = BTreeMap::new();
     // What is left over is a record that was being written: its request was never sent, or counts at its worst.
     for (at, record) in records.chunks_exact(RECORD).enumerate() {
-        let (kind, number, spend) = decode(record).ok_or_else(|| damaged(HEADER.len() + at * RECORD))?;
+        let Some((kind, number, spend)) = decode(record) else {
+            // After a power failure a file system may show a tail that was never written, or not to its end.
+            let rest = &records[at * RECORD..];
+            if rest.len() < 2 * RECORD || rest.iter().all(|byte| *byte == 0) {
+                break;
+            }
+            return Err(damaged(HEADER.len() + at * RECORD));
+        };
         match kind {
             Kind::Sum => settled = spend,
             Kind::Sent => {

@@ -35,7 +35,7 @@ pub struct Settled {
     pub finish_reason: Option<Arc<str>>,
     /// What the answer used.
     pub tokens: Option<Tokens>,
-    /// What the provider says that it cost.
+    /// What it cost: what the provider says, else its tokens at the job's prices.
     pub cost: Option<Money>,
     /// Time that the answer took.
     pub latency_ms: Option<u64>,

@@ -15,7 +15,7 @@ use super::classify::{Heard, classify, classify_inner};
 use crate::clock;
 use crate::config::{ApiKey, Params, Provider};
 use crate::decode;
-use crate::fault::{Class, Failure};
+use crate::fault::{Class, Failure, Policy as Retry};
 use crate::faultpoint::{self, Side};
 use crate::prompt::Question;
 use crate::wire::{ChatRequest, ChatResponse, Limits};
@@ -38,9 +38,12 @@ pub struct Sent {
     pub result: Result<Paid, Failure>,
     /// What the response said of the provider's limits, whatever came of it.
     pub limits: Limits,
-    /// Whether the provider may bill it: it does not bill what it refuses or never heard of.
+    /// Whether the provider may bill it: it does not bill what it refuses, cannot do, or never heard of.
     pub may_be_billed: bool,
 }
+
+/// Statuses by which something before the provider gives up, which may still have worked, and billed.
+const MAYBE_WORKED_ON: [u16; 4] = [408, 502, 504, 524];
 
 /// What is known of a response, however far it came.
 #[derive(Debug, Default)]
@@ -182,7 +185,7 @@ impl Endpoint {
         let heard =
             Heard::read(|name| headers.get(name).and_then(|value| value.to_str().ok()), clock::wall());
         course.limits = heard.limits;
-        course.was_refused = !(200..300).contains(&status);
+        course.was_refused = !(200..300).contains(&status) && !MAYBE_WORKED_ON.contains(&status);
         let body = self.read(&mut response).await?;
         if !(200..300).contains(&status) {
             return Err(classify(status, &body, &self.model, &heard));
@@ -191,7 +194,9 @@ impl Endpoint {
         let choice = parsed.choices.first();
         let inner = parsed.error.as_ref().or(choice.and_then(|choice| choice.error.as_ref()));
         if let Some(error) = inner {
-            return Err(classify_inner(error, &self.model, &heard));
+            let failure = classify_inner(error, &self.model, &heard);
+            course.was_refused = failure.class.policy() != Retry::Retry;
+            return Err(failure);
         }
         match choice {
             None => Err(Failure::new(Class::InvalidResponse, "the answer has no choices")),

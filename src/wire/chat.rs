@@ -92,12 +92,15 @@ pub struct Usage {
     /// Tokens of the answer.
     #[serde(default)]
     pub completion_tokens: Option<u64>,
+    /// Tokens of both, and of thinking where the provider does not count it as part of the answer.
+    #[serde(default)]
+    pub total_tokens: Option<u64>,
     /// Parts of `prompt_tokens`.
     #[serde(default)]
     pub prompt_tokens_details: Option<PromptTokensDetails>,
-    /// US dollars (OpenRouter).
+    /// US dollars: a number (OpenRouter) or an object with `total_cost` (Perplexity).
     #[serde(default)]
-    pub cost: Option<f64>,
+    pub cost: Option<Value>,
 }
 
 /// Parts of a request's tokens.

@@ -58,6 +58,11 @@ async fn a_spent_budget_stops_with_status_5_and_a_larger_one_goes_on() {
     let again = world.run(&[]).await;
     again.assert_status(5);
     assert_eq!(world.simulator.counts().answered, counts.answered, "nothing is left to spend");
+    let kept = world.target().await;
+    assert!(!kept.is_empty());
+    let none_left = ["--restart", "--yes", "--set", "budget.max_cost_usd=0.005"];
+    world.run(&none_left).await.assert_status(5).assert_says("nothing was changed");
+    assert_eq!(world.target().await, kept, "a target is not emptied that cannot be filled again");
 
     world.run(&["--set", "budget.max_cost_usd=1"]).await.assert_status(0).assert_says(", $0.0");
     world.assert_target(0..60).await;
@@ -146,6 +151,12 @@ async fn what_cannot_be_reckoned_with_is_refused_before_the_first_call() {
         .await
         .assert_status(2)
         .assert_says("`provider.sim.extra_body` has \"n\", which budget.max_tokens cannot reckon with");
+    let unused = "[provider.unused]\nbase_url = \"http://127.0.0.1:9/v1\"\nmodel = \"m\"\n[[step]]\nprovider = \"sim\"\n";
+    let job = std::fs::read_to_string(world.job()).unwrap();
+    let job =
+        job.replace("[provider.sim.extra_body]\nn = 3", PRICES).replace("max_tokens = 9", "max_cost_usd = 1");
+    world.write_text(&job.replace("[[step]]\n", unused));
+    world.run(&[]).await.assert_status(2).assert_says("`provider.unused.price_per_million_input` is missing");
     world.write_text(&format!("{}[budget.run]\nmax_tokens = 9\n", world.usual_job("")));
     world
         .run(&[])
@@ -202,6 +213,15 @@ async fn spend_all(seed: u64, sessions: u32) -> u32 {
     let prices = format!("{PRICES}\nrequest_timeout = \"30ms\"")
         + if random.bool() { "\nmax_attempts = 2" } else { "" };
     let world = world_of(troubled(seed), 1_000, &prices, "[budget]\nmax_cost_usd = 0").await;
+    if seed % 4 == 1 {
+        // Two providers draw on one account.
+        let job = std::fs::read_to_string(world.job()).unwrap();
+        let url = world.simulator.url();
+        let second = format!(
+            "[provider.other]\nbase_url = \"{url}\"\nmodel = \"other\"\n{prices}\n[[step]]\nprovider = [\"sim\", \"other\"]\nbalance = true\n"
+        );
+        world.write_text(&job.replace("[[step]]\n", &second));
+    }
     let (mut budget, mut stops) = (0.01, 0);
     for session in 0..sessions {
         let more = format!("budget.max_cost_usd={budget:.6}");
