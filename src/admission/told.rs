@@ -14,6 +14,8 @@ const AGREE_TIMES: u32 = 8;
 const AGREE_FOR: Duration = Duration::from_secs(3);
 /// Responses come late by different times; resets are rounded to seconds.
 const TOLERANCE: Duration = Duration::from_millis(1_500);
+/// A window that is said to be used up is tried again after this time, with one request.
+const LOOK_AFTER: Duration = Duration::from_secs(5);
 /// Where so many times as much is used as we sent, and so much more, others use it too.
 const SHARED: f64 = 1.1;
 const SHARED_LEAST: f64 = 10.0;
@@ -92,7 +94,17 @@ impl Told {
             // limit too, it is taken not to.
             let left = if window.is_shared() { left } else { newest.remaining - (mark - newest.heard) };
             let until = newest.reset.checked_duration_since(now)?;
-            return (left < amount && !until.is_zero()).then_some(until);
+            if left >= amount || until.is_zero() {
+                return None;
+            }
+            // It may be no such window after all: a single request finds out.
+            let is_quiet = mark <= newest.heard;
+            let looked = now.saturating_duration_since(newest.sent);
+            return match LOOK_AFTER.checked_sub(looked).filter(|left| !left.is_zero()) {
+                None if is_quiet => None,
+                Some(left) if is_quiet => Some(left.min(until)),
+                _ => Some(until),
+            };
         }
         let refilled = now.saturating_duration_since(newest.sent).as_secs_f64() * per_second;
         let missing = amount.min(per_second) - (left + refilled + per_second * SLACK_SECONDS);
@@ -166,6 +178,16 @@ mod tests {
         assert_eq!(told.per_second(), Some(10.0));
         assert_eq!(told.wait(1.0, 52.0, 10.0, now), None);
         assert_eq!(told.wait(1.0, 53.0, 10.0, now), Some(Duration::from_secs(55)));
+    }
+
+    #[test]
+    fn a_used_up_window_is_tried_with_a_single_request() {
+        let ends = |nth: u64| Duration::from_secs(60) - Duration::from_millis(nth * 100);
+        let (told, now) = after(|nth| quota(50 - nth, ends(nth)));
+        assert_eq!(told.wait(1.0, 50.0, 10.0, now), Some(LOOK_AFTER));
+        let later = now + LOOK_AFTER;
+        assert_eq!(told.wait(1.0, 50.0, 10.0, later), None);
+        assert_eq!(told.wait(1.0, 51.0, 10.0, later), Some(Duration::from_secs(50)), "it is under way");
     }
 
     #[test]
