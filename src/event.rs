@@ -127,6 +127,8 @@ pub enum Event<'a> {
         recovered: u64,
         /// Rows decoded from Parquet for this batch, those before it in its row group included.
         decoded: u64,
+        /// Rows of its plan that are deleted in the source.
+        deleted: u64,
     },
     /// An attempt failed and the row will be tried again.
     Retried {

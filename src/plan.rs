@@ -34,6 +34,11 @@ impl Planner {
         &self.source
     }
 
+    /// The same, to ask it more.
+    pub fn source_mut(&mut self) -> &mut Source {
+        &mut self.source
+    }
+
     /// Rows that may yet be planned; none if there is no limit.
     #[must_use]
     pub fn rows_left(&self) -> Option<u64> {

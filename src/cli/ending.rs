@@ -148,6 +148,9 @@ impl Facts<'_> {
         if totals.skipped > 0 {
             line.push_str(&format!(", {} skipped", totals.skipped));
         }
+        if totals.deleted > 0 {
+            line.push_str(&format!(", {} deleted in the source", totals.deleted));
+        }
         if totals.recovered > 0 {
             line.push_str(&format!(", {} from the journal", totals.recovered));
         }

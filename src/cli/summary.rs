@@ -28,6 +28,8 @@ pub(super) struct Summary<'a> {
     batches: u64,
     answers: u64,
     skipped: u64,
+    /// Planned rows that are deleted in the source.
+    deleted: u64,
     /// Errors by class.
     errors: &'a BTreeMap<&'static str, u64>,
     /// Outcomes that a former run had paid for.
@@ -115,6 +117,7 @@ impl<'a> Summary<'a> {
             batches: totals.committed_batches,
             answers: totals.answers,
             skipped: totals.skipped,
+            deleted: totals.deleted,
             errors: &totals.errors,
             recovered: totals.recovered,
             retries: totals.retries,

@@ -181,8 +181,8 @@ impl Enricher {
     /// # Errors
     /// When the journal cannot be made or read.
     pub fn open(&mut self, loaded: Loaded) -> Result<(), EngineError> {
-        let Loaded { plan, chunks, decoded, .. } = &loaded;
-        let (id, decoded) = (plan.id, *decoded);
+        let Loaded { plan, chunks, decoded, deleted, .. } = &loaded;
+        let (id, decoded, deleted) = (plan.id, *decoded, *deleted);
         let header = Header { lineage: self.lineage, batch: id, digest: plan.digest() };
         let mut records = Vec::new();
         let writer = self.journal.writer(&header, |record| records.push(record))?;
@@ -192,7 +192,7 @@ impl Enricher {
         let rows = batch.rows();
         self.ledger.loaded(id, rows, bytes);
         self.open.insert(id, batch);
-        self.voice.say(&Event::Opened { batch: id, rows: u64::from(rows), recovered, decoded });
+        self.voice.say(&Event::Opened { batch: id, rows: u64::from(rows), recovered, decoded, deleted });
         Ok(())
     }
 

@@ -18,6 +18,8 @@ pub struct Loaded {
     pub chunks: Vec<Chunk>,
     /// Rows decoded for it.
     pub decoded: u64,
+    /// Rows of its plan that are deleted in the source.
+    pub deleted: u64,
     /// By step, then by row: whether the target's outcome stays and nothing is asked. Empty where the
     /// target has none.
     pub kept: Vec<Vec<bool>>,

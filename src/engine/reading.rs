@@ -38,17 +38,25 @@ impl Feed for Reading {
 
     async fn load(&mut self, plan: PlannedBatch) -> Result<Loaded, EngineError> {
         let before = self.reader.decoded();
-        let idle = RowReader::new(PathBuf::new(), Arc::new(Schema::empty()));
+        let mut kept = Vec::with_capacity(plan.parts.len());
+        for part in &plan.parts {
+            kept.push(self.planner.source_mut().kept(part).await?);
+        }
+        let empty = Arc::new(Schema::empty());
+        let idle = RowReader::new(PathBuf::new(), Arc::clone(&empty), empty);
         let mut reader = std::mem::replace(&mut self.reader, idle);
         let task = tokio::task::spawn_blocking(move || {
+            let parts = plan.parts.iter().zip(kept);
             let chunks: Result<Vec<Vec<Chunk>>, _> =
-                plan.parts.iter().map(|part| reader.read(part)).collect();
+                parts.map(|(part, kept)| reader.read(part, kept.as_deref())).collect();
             (reader, plan, chunks)
         });
         let (reader, plan, chunks) = task.await.map_err(|error| EngineError::Task(error.to_string()))?;
         self.reader = reader;
-        let chunks = chunks?.into_iter().flatten().collect();
-        Ok(Loaded { plan, chunks, decoded: self.reader.decoded() - before, kept: Vec::new() })
+        let chunks: Vec<Chunk> = chunks?.into_iter().flatten().collect();
+        let found: u64 = chunks.iter().map(|chunk| chunk.physical.len() as u64).sum();
+        let (decoded, deleted) = (self.reader.decoded() - before, plan.rows() - found);
+        Ok(Loaded { plan, chunks, decoded, deleted, kept: Vec::new() })
     }
 
     fn planned(&self, id: BatchId) -> Option<PlannedBatch> {

@@ -285,7 +285,7 @@ impl Feed for RetryFeed {
         let selection: &Selection = &self.checkpoint.position.selection;
         let Reloaded { chunks, kept } = self.reader.reload(plan.id, &plan.parts, selection, places).await?;
         let decoded = chunks.iter().map(|chunk| chunk.rows.num_rows() as u64).sum();
-        Ok(Loaded { plan, chunks, decoded, kept })
+        Ok(Loaded { plan, chunks, decoded, deleted: 0, kept })
     }
 
     fn planned(&self, id: BatchId) -> Option<PlannedBatch> {

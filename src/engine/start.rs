@@ -19,7 +19,7 @@ use crate::journal::{JournalFolder, StrayAnswers};
 use crate::ledger::{Ledger, Window};
 use crate::plan::Planner;
 use crate::sink::Sink;
-use crate::source::{RowReader, Source};
+use crate::source::Source;
 
 /// The journals of a lineage.
 #[derive(Debug)]
@@ -79,7 +79,7 @@ pub(super) async fn start(
         voice.say(&Event::Outstanding { rows: resumed + unread, most_asked: max_rows });
     }
     let lineage = checkpoint.lineage;
-    let reader = RowReader::new(source.root().to_owned(), source.schema().clone());
+    let reader = source.reader();
     let rows_left = max_rows.map(|most| most.saturating_sub(resumed));
     let planner = Planner::new(source, job.batch, checkpoint.position.clone(), rows_left);
     let enricher =

@@ -19,7 +19,7 @@ impl Listener for Log {
             Event::Started { run } => tracing::debug!(%run, "run started"),
             Event::Outstanding { rows, most_asked } => tracing::debug!(rows, most_asked, "outstanding"),
             Event::Planned { batch, rows } => tracing::debug!(%batch, rows, "batch planned"),
-            Event::Opened { batch, rows, recovered, decoded } => {
+            Event::Opened { batch, rows, recovered, decoded, .. } => {
                 tracing::debug!(%batch, rows, recovered, decoded, "batch opened");
             }
             Event::Retried { provider, failure, after } => {

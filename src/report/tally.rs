@@ -41,6 +41,8 @@ pub struct Totals {
     pub recovered: u64,
     /// Rows that were decoded from Parquet.
     pub decoded: u64,
+    /// Planned rows that are deleted in the source.
+    pub deleted: u64,
     /// Rows committed by this run.
     pub committed_rows: u64,
     /// Batches committed by this run.
@@ -100,7 +102,10 @@ impl Listener for Tally {
                 totals.outstanding = Some(*rows);
                 totals.most_asked = *most_asked;
             }
-            Event::Opened { decoded, .. } => totals.decoded += decoded,
+            Event::Opened { decoded, deleted, .. } => {
+                totals.decoded += decoded;
+                totals.deleted += deleted;
+            }
             Event::Settled { ending, extent, origin, tokens, cost } => {
                 if *extent == Extent::Row {
                     totals.rows += 1;

@@ -3,8 +3,9 @@
 //! The order is that of Spark's Delta source: files of the first version by (modification time, path),
 //! then commit by commit in the order of their `add` actions with `dataChange`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use ::arrow::datatypes::SchemaRef;
 
@@ -22,7 +23,22 @@ pub(super) struct DeltaSource {
     snapshot: Option<(u64, Vec<DataFile>)>,
     /// The log entry read last.
     entry: Option<(u64, LogEntry)>,
+    /// Files of the pinned version; true for those with deleted rows.
+    deleted: Option<HashMap<String, bool>>,
+    /// The file that was asked about last, and which of its rows are kept.
+    kept: Option<(String, Option<Arc<[bool]>>)>,
 }
+
+/// Features of tables that ask something of a reader and that this source knows.
+const READ: [&str; 7] = [
+    "columnMapping",
+    "deletionVectors",
+    "timestampNtz",
+    "typeWidening",
+    "typeWidening-preview",
+    "v2Checkpoint",
+    "vacuumProtocolCheck",
+];
 
 impl DeltaSource {
     pub(super) async fn open(
@@ -30,17 +46,22 @@ impl DeltaSource {
         skip_change_commits: bool,
     ) -> Result<(Self, SchemaRef, SourceId), SourceError> {
         let table = Table::open(path).await?;
-        let mapping = table.properties()?.get("delta.columnMapping.mode").cloned();
-        if let Some(mode) = mapping.filter(|mode| mode != "none") {
-            let what = format!(
-                "uses column mapping (delta.columnMapping.mode = {mode:?}), which cannot be read yet"
-            );
+        let features = table.reader_features()?;
+        if let Some(feature) = features.iter().find(|feature| !READ.contains(&feature.as_str())) {
+            let what = format!("has the table feature {feature}, which cannot be read");
             return Err(SourceError::Unsupported { path: path.to_owned(), what });
         }
         let schema = table.schema()?;
         let id = SourceId::Delta { table_id: table.id()? };
-        let source =
-            DeltaSource { path: path.to_owned(), table, skip_change_commits, snapshot: None, entry: None };
+        let source = DeltaSource {
+            path: path.to_owned(),
+            table,
+            skip_change_commits,
+            snapshot: None,
+            entry: None,
+            deleted: None,
+            kept: None,
+        };
         Ok((source, schema, id))
     }
 
@@ -89,7 +110,6 @@ impl DeltaSource {
             let entry = self.log_entry(version).await?;
             let at = usize::try_from(skip).unwrap_or(usize::MAX);
             if let Some(file) = entry.added.get(at) {
-                self.refuse_deletion_vector(file)?;
                 return Ok(Some(part(file, version, row)));
             }
             version += 1;
@@ -133,20 +153,36 @@ impl DeltaSource {
             } else {
                 Table::open_at(&self.path, version).await?.files()?
             };
-            files.iter().try_for_each(|file| self.refuse_deletion_vector(file))?;
             self.snapshot = Some((version, files));
         }
         Ok(self.snapshot.as_ref().map_or(&[], |(_, files)| files.as_slice()))
     }
 
-    fn refuse_deletion_vector(&self, file: &DataFile) -> Result<(), SourceError> {
-        if file.has_deletion_vector {
-            return Err(SourceError::Unsupported {
-                path: self.path.clone(),
-                what: format!("has deletion vectors (file {}), which cannot be read yet", file.path),
-            });
+    /// Which rows of a part's file are not deleted, as the newest version has it that still has the file; none if
+    /// all are there.
+    pub(super) async fn kept(&mut self, part: &Part) -> Result<Option<Arc<[bool]>>, SourceError> {
+        if let Some((_, kept)) = self.kept.as_ref().filter(|(file, _)| *file == part.file) {
+            return Ok(kept.clone());
         }
-        Ok(())
+        if self.deleted.is_none() {
+            let files = self.table.files()?.into_iter();
+            self.deleted = Some(files.map(|file| (file.path, file.deleted_rows > 0)).collect());
+        }
+        let found = self.deleted.as_ref().and_then(|files| files.get(&part.file)).copied();
+        let kept = match (found, part.version) {
+            (Some(false), _) | (None, None) => None,
+            (Some(true), _) => self.table.kept_rows(&part.file).await?,
+            // Rewritten or deleted since it was planned.
+            (None, Some(version)) => {
+                let planned = Table::open_at(&self.path, version).await?;
+                let has_deleted =
+                    planned.files()?.iter().any(|file| file.path == part.file && file.deleted_rows > 0);
+                if has_deleted { planned.kept_rows(&part.file).await? } else { None }
+            }
+        };
+        let kept: Option<Arc<[bool]>> = kept.map(Into::into);
+        self.kept = Some((part.file.clone(), kept.clone()));
+        Ok(kept)
     }
 
     pub(super) fn advance(&self, before: &Position, part: &Part, end: u64, is_whole: bool) -> Position {
@@ -186,12 +222,12 @@ impl DeltaSource {
         }
     }
 
-    /// The position after everything that this source has.
     /// The version that the source ends with.
     pub(super) fn version(&self) -> u64 {
         self.table.version()
     }
 
+    /// The position after everything that this source has.
     pub(super) fn end(&self) -> Position {
         Position::DeltaLog { version: self.table.version() + 1, files: 0, row: 0 }
     }
@@ -199,7 +235,7 @@ impl DeltaSource {
     /// Only what the files of the newest version tell; none once the log is followed.
     pub(super) fn rows_after(&self, position: &Position) -> Option<u64> {
         match position {
-            Position::Start => self.table.files().ok()?.iter().map(|file| file.rows).sum(),
+            Position::Start => self.table.files().ok()?.iter().map(DataFile::live_rows).sum(),
             Position::DeltaSnapshot { version, modified_ms, file, row } => {
                 if *version != self.table.version() {
                     return None;
@@ -212,7 +248,7 @@ impl DeltaSource {
                         found if found == key => {
                             candidate.rows.map(|rows| row.map_or(0, |row| rows.saturating_sub(row)))
                         }
-                        found if found > key => candidate.rows,
+                        found if found > key => candidate.live_rows(),
                         _ => Some(0),
                     })
                     .sum()
@@ -231,7 +267,7 @@ impl DeltaSource {
                 if held.is_empty() {
                     break;
                 }
-                if file.rows == Some(0) {
+                if file.live_rows() == Some(0) {
                     continue;
                 }
                 return Err(unknown(format!(
@@ -239,8 +275,10 @@ impl DeltaSource {
                     file.path
                 )));
             };
-            if found.rows != found.end
-                || (!held.is_empty() && file.rows.is_some_and(|rows| rows != found.end))
+            // Deleted rows may be there, from before, or not.
+            let lacks = |rows: u64, of: u64| rows > of || rows + file.deleted_rows < of;
+            if lacks(found.rows, found.end)
+                || (!held.is_empty() && file.rows.is_some_and(|rows| lacks(found.rows, rows)))
             {
                 return Err(unknown(format!(
                     "cannot be matched with the target: the target holds only some rows of {}",

@@ -3,6 +3,7 @@
 //! The end is fixed when a run starts; later runs take what came after. Files are read row group by row
 //! group and never as a whole; consecutive batches of a file go on with the same reader.
 
+mod conform;
 mod delta;
 mod parquet;
 mod reader;
@@ -12,8 +13,9 @@ pub use reader::{Chunk, RowReader};
 pub use shape::FileShape;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use ::arrow::datatypes::SchemaRef;
+use ::arrow::datatypes::{Schema, SchemaRef};
 
 use crate::checkpoint::{Part, Position, SourceId};
 use crate::config::SourceSpec;
@@ -100,6 +102,7 @@ pub struct NextFile {
 pub struct Source {
     root: PathBuf,
     schema: SchemaRef,
+    noted: SchemaRef,
     id: SourceId,
     kind: Kind,
 }
@@ -122,18 +125,37 @@ impl Source {
         }
         if is_delta_table(path) {
             let (source, schema, id) = DeltaSource::open(path, spec.skip_change_commits).await?;
-            return Ok(Source { root: path.to_owned(), schema, id, kind: Kind::Delta(Box::new(source)) });
+            let kind = Kind::Delta(Box::new(source));
+            return Ok(Source { root: path.to_owned(), schema: plain(&schema), noted: schema, id, kind });
         }
         let (source, root, schema) = ParquetSource::open(path)?;
         let id =
             SourceId::Parquet { written: spec.written.clone(), path: path.to_string_lossy().into_owned() };
-        Ok(Source { root, schema, id, kind: Kind::Parquet(source) })
+        Ok(Source { root, noted: plain(&schema), schema, id, kind: Kind::Parquet(source) })
     }
 
     /// The columns, in types that a Delta table can hold.
     #[must_use]
     pub fn schema(&self) -> &SchemaRef {
         &self.schema
+    }
+
+    /// A reader of its rows.
+    #[must_use]
+    pub fn reader(&self) -> RowReader {
+        RowReader::new(self.root.clone(), Arc::clone(&self.schema), Arc::clone(&self.noted))
+    }
+
+    /// Which rows of a part's file are there, one entry for each row of the file as far as there are deleted ones;
+    /// none if all are.
+    ///
+    /// # Errors
+    /// When the log or a deletion vector cannot be read.
+    pub async fn kept(&mut self, part: &Part) -> Result<Option<Arc<[bool]>>, SourceError> {
+        match &mut self.kind {
+            Kind::Delta(delta) => delta.kept(part).await,
+            Kind::Parquet(_) => Ok(None),
+        }
     }
 
     /// Which source it is.
@@ -246,6 +268,11 @@ impl Source {
             Kind::Parquet(parquet) => parquet.position_after(held),
         }
     }
+}
+
+/// Columns without what a table notes about them.
+fn plain(schema: &SchemaRef) -> SchemaRef {
+    Arc::new(Schema::new(conform::logical(schema.fields())))
 }
 
 /// How far a job is behind its source.

@@ -4,13 +4,14 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use ::arrow::array::{Array, ArrayRef, StringArray, new_null_array};
-use ::arrow::compute::{CastOptions, cast_with_options};
-use ::arrow::datatypes::{DataType, SchemaRef};
+use ::arrow::array::{Array, ArrayRef, BooleanArray, StringArray, new_null_array};
+use ::arrow::compute::filter_record_batch;
+use ::arrow::datatypes::SchemaRef;
 use ::arrow::record_batch::RecordBatch;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelector};
 
 use super::SourceError;
+use super::conform::{cast, conform, find, physical_name};
 use super::shape::metadata;
 use crate::checkpoint::Part;
 
@@ -43,6 +44,8 @@ impl Chunk {
 pub struct RowReader {
     root: PathBuf,
     schema: SchemaRef,
+    /// The same columns with what the table notes about them.
+    noted: SchemaRef,
     open: Option<OpenFile>,
     decoded: u64,
 }
@@ -62,10 +65,11 @@ impl std::fmt::Debug for OpenFile {
 }
 
 impl RowReader {
-    /// A reader of files below `root` that gives rows in these columns.
+    /// A reader of files below `root` that gives rows in these columns; `noted` are the same with what the table
+    /// notes about them.
     #[must_use]
-    pub fn new(root: PathBuf, schema: SchemaRef) -> Self {
-        RowReader { root, schema, open: None, decoded: 0 }
+    pub fn new(root: PathBuf, schema: SchemaRef, noted: SchemaRef) -> Self {
+        RowReader { root, schema, noted, open: None, decoded: 0 }
     }
 
     /// Rows decoded so far, those passed over inside a row group included.
@@ -74,11 +78,12 @@ impl RowReader {
         self.decoded
     }
 
-    /// Reads the rows of a part. Blocks.
+    /// Reads the rows of a part, without those that are not kept: one entry for each row of the file, as far as there
+    /// are deleted ones. Blocks.
     ///
     /// # Errors
     /// When the file is gone, has changed since it was planned, or cannot be decoded.
-    pub fn read(&mut self, part: &Part) -> Result<Vec<Chunk>, SourceError> {
+    pub fn read(&mut self, part: &Part, kept: Option<&[bool]>) -> Result<Vec<Chunk>, SourceError> {
         let continues =
             self.open.as_ref().is_some_and(|open| open.file == part.file && open.at == part.start);
         if !continues {
@@ -113,8 +118,19 @@ impl RowReader {
             }
             let next = at + wanted as u64;
             open.at = next;
-            let rows = self.conform(&rows.slice(0, wanted), part)?;
-            chunks.push(Chunk { file: Arc::clone(&file), physical: (at..next).collect(), rows });
+            let mut rows = rows.slice(0, wanted);
+            let mut physical: Vec<u64> = (at..next).collect();
+            let is_kept =
+                |row: &u64| kept.and_then(|kept| kept.get(usize::try_from(*row).ok()?)) != Some(&false);
+            if !physical.iter().all(is_kept) {
+                let mask = BooleanArray::from_iter(physical.iter().map(|row| Some(is_kept(row))));
+                rows = filter_record_batch(&rows, &mask).map_err(|error| SourceError::file(&path, error))?;
+                physical.retain(is_kept);
+            }
+            if !physical.is_empty() {
+                let rows = self.conform(&rows, part)?;
+                chunks.push(Chunk { file: Arc::clone(&file), physical, rows });
+            }
             at = next;
         }
         Ok(chunks)
@@ -166,36 +182,26 @@ impl RowReader {
     /// where the file has no such column.
     fn conform(&self, rows: &RecordBatch, part: &Part) -> Result<RecordBatch, SourceError> {
         let path = self.root.join(&part.file);
-        let columns: Result<Vec<ArrayRef>, SourceError> = self
-            .schema
-            .fields()
-            .iter()
-            .map(|field| {
-                let name = field.name();
-                let wrong = |error: &dyn ToString| {
-                    SourceError::file(&path, format!("column {name:?}: {}", error.to_string()))
-                };
-                if let Some(value) = part.partition.get(name) {
-                    let value = value.as_deref().filter(|value| !value.is_empty());
-                    let text: ArrayRef =
-                        Arc::new(StringArray::from_iter(std::iter::repeat_n(value, rows.num_rows())));
-                    return cast(&text, field.data_type()).map_err(|error| wrong(&error));
-                }
-                match rows.column_by_name(name) {
-                    Some(column) => cast(column, field.data_type()).map_err(|error| wrong(&error)),
-                    None => Ok(new_null_array(field.data_type(), rows.num_rows())),
-                }
-            })
-            .collect();
+        let file = rows.schema_ref().fields();
+        let columns = self.schema.fields().iter().zip(self.noted.fields()).map(|(field, noted)| {
+            let name = field.name();
+            let wrong = |error: &dyn ToString| {
+                SourceError::file(&path, format!("column {name:?}: {}", error.to_string()))
+            };
+            let constant = part.partition.get(physical_name(noted)).or_else(|| part.partition.get(name));
+            if let Some(value) = constant {
+                let value = value.as_deref().filter(|value| !value.is_empty());
+                let text: ArrayRef =
+                    Arc::new(StringArray::from_iter(std::iter::repeat_n(value, rows.num_rows())));
+                return cast(&text, field.data_type()).map_err(|error| wrong(&error));
+            }
+            match find(file, rows.columns(), noted) {
+                Some(column) => conform(column, noted, field.data_type()).map_err(|error| wrong(&error)),
+                None => Ok(new_null_array(field.data_type(), rows.num_rows())),
+            }
+        });
+        let columns: Result<Vec<ArrayRef>, SourceError> = columns.collect();
         RecordBatch::try_new(Arc::clone(&self.schema), columns?)
             .map_err(|error| SourceError::file(&path, error))
     }
-}
-
-fn cast(array: &ArrayRef, to: &DataType) -> Result<ArrayRef, ::arrow::error::ArrowError> {
-    if array.data_type() == to {
-        return Ok(Arc::clone(array));
-    }
-    let options = CastOptions { safe: false, ..CastOptions::default() };
-    cast_with_options(array, to, &options)
 }

@@ -25,10 +25,18 @@ pub struct DataFile {
     pub modified_ms: i64,
     /// Values of the partition columns, as the log has them.
     pub partition_values: BTreeMap<String, Option<String>>,
-    /// Whether some of its rows are deleted by a deletion vector.
-    pub has_deletion_vector: bool,
+    /// Rows that its deletion vector takes out.
+    pub deleted_rows: u64,
     /// Rows in it, deleted ones included, where the log says so.
     pub rows: Option<u64>,
+}
+
+impl DataFile {
+    /// Rows in it that are not deleted, where the log says so.
+    #[must_use]
+    pub fn live_rows(&self) -> Option<u64> {
+        self.rows.map(|rows| rows.saturating_sub(self.deleted_rows))
+    }
 }
 
 /// The data files of a version, held against the disk.
@@ -72,7 +80,7 @@ impl Table {
                 size: u64::try_from(file.size()).unwrap_or_default(),
                 modified_ms: file.modification_time(),
                 partition_values: file.partition_values_map().into_iter().collect(),
-                has_deletion_vector: file.deletion_vector_descriptor().is_some(),
+                deleted_rows: file.deletion_vector_descriptor().map_or(0, |vector| count(vector.cardinality)),
                 rows: file.num_records().map(|rows| rows as u64),
             })
             .collect();
@@ -181,6 +189,10 @@ fn names_in(folder: &Path) -> io::Result<HashSet<OsString>> {
     }
 }
 
+fn count(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or_default()
+}
+
 fn data_file(add: Add) -> DataFile {
     let rows = add
         .stats
@@ -192,7 +204,7 @@ fn data_file(add: Add) -> DataFile {
         size: u64::try_from(add.size).unwrap_or_default(),
         modified_ms: add.modification_time,
         partition_values: add.partition_values.into_iter().collect(),
-        has_deletion_vector: add.deletion_vector.is_some(),
+        deleted_rows: add.deletion_vector.map_or(0, |vector| count(vector.cardinality)),
         rows,
     }
 }

@@ -5,6 +5,7 @@
 
 mod append;
 mod create;
+mod deleted;
 mod log;
 mod open;
 mod part;

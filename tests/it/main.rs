@@ -30,4 +30,5 @@ mod sources;
 mod status;
 mod stops;
 mod support;
+mod tables;
 mod tidy;

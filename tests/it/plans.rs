@@ -6,7 +6,7 @@ use enrich::checkpoint::{PlannedBatch, Position};
 use enrich::config::{BatchLimits, Job};
 use enrich::ident::BatchId;
 use enrich::plan::Planner;
-use enrich::source::{RowReader, Source};
+use enrich::source::Source;
 use proptest::prelude::*;
 
 use crate::support::{append_delta, rows, write_parquet};
@@ -55,13 +55,13 @@ async fn check(
 
     // Every row once, in order, in batches of bounded size.
     let opened = source(folder.path()).await;
-    let mut reader = RowReader::new(opened.root().to_owned(), opened.schema().clone());
+    let mut reader = opened.reader();
     let mut ids: Vec<i64> = Vec::new();
     for batch in &batches {
         assert!((1..=u64::from(max_rows)).contains(&batch.rows()));
         assert!(batch.bytes <= max_bytes || batch.rows() == 1);
         for part in &batch.parts {
-            for chunk in reader.read(part).unwrap() {
+            for chunk in reader.read(part, None).unwrap() {
                 let column =
                     chunk.rows.column(0).as_any().downcast_ref::<arrow::array::Int64Array>().unwrap();
                 ids.extend(column.values());

@@ -60,9 +60,9 @@ fn a_thousand_batches_of_a_file_decode_it_once() {
         end,
         partition: Default::default(),
     };
-    let mut reader = RowReader::new(folder.path().to_owned(), schema());
+    let mut reader = RowReader::new(folder.path().to_owned(), schema(), schema());
     for batch in 0..1_000 {
-        let chunks = reader.read(&part(batch * 10, batch * 10 + 10)).unwrap();
+        let chunks = reader.read(&part(batch * 10, batch * 10 + 10), None).unwrap();
         let ids: Vec<i64> = chunks.iter().flat_map(|chunk| ids(&chunk.rows)).collect();
         assert_eq!(ids, (batch as i64 * 10..batch as i64 * 10 + 10).collect::<Vec<_>>());
         assert_eq!(chunks[0].physical[0], batch * 10);
@@ -70,8 +70,8 @@ fn a_thousand_batches_of_a_file_decode_it_once() {
     assert_eq!(reader.decoded(), 10_000);
 
     // A restart in the middle begins at the row group, not at the file.
-    let mut reader = RowReader::new(folder.path().to_owned(), schema());
-    let chunks = reader.read(&part(7_510, 7_520)).unwrap();
+    let mut reader = RowReader::new(folder.path().to_owned(), schema(), schema());
+    let chunks = reader.read(&part(7_510, 7_520), None).unwrap();
     assert_eq!(ids(&chunks[0].rows)[0], 7_510);
     assert!(reader.decoded() <= 2_500, "{} rows were decoded", reader.decoded());
 }
