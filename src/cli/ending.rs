@@ -98,7 +98,11 @@ impl Facts<'_> {
             ),
             End::Budget(words) => self.bad(
                 format!("the budget is spent: {words}"),
-                "raise it in the job file or with --set, and run again (each run has a budget.run of its own); what was answered is kept".into(),
+                if words.starts_with("budget.run") {
+                    format!("the next run has as much again, or raise it; what was answered is kept; to go on: {again}")
+                } else {
+                    "raise it in the job file or with --set, and run again: what was answered is kept".into()
+                },
             ),
             End::Provider { failure, .. } if failure.class == Class::Template => self.bad(
                 format!("the templates fail for each of the first rows: {}", failure.detail),

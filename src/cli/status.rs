@@ -7,9 +7,8 @@ use super::exit::Exit;
 use super::job::JobArguments;
 use super::output;
 use crate::checkpoint::LastRun;
-use crate::config::{Allowance, Job, Keys};
-use crate::engine::{self, CheckpointStatus, Next, OpenBatch, Spent, Status};
-use crate::ident::Money;
+use crate::config::{Job, Keys};
+use crate::engine::{self, CheckpointStatus, Next, OpenBatch, Status};
 use crate::report::counted;
 
 #[derive(Debug, Args)]
@@ -80,7 +79,7 @@ fn text(job: &Job, status: &Status, typed: &str) -> String {
         lines.push(("open retry", batches(&status.open_retry_batches)));
     }
     lines.push(("journal", HumanBytes(status.journal_bytes).to_string()));
-    lines.extend(status.spent.map(|spent| ("budget", budget(&job.budget.job, spent))));
+    lines.extend(status.spent.as_ref().map(|spent| ("budget", spent.to_string())));
     let is_running = status.running.is_some();
     lines.extend(last("last run", status.last_run.as_ref(), is_running));
     if status.last_retry.is_some() {
@@ -92,6 +91,7 @@ fn text(job: &Job, status: &Status, typed: &str) -> String {
             Next::Retry => format!("enrich retry {typed}"),
             Next::Errors => format!("enrich errors {typed} --summary"),
             Next::Check => format!("enrich check {typed}"),
+            Next::Budget => format!("raise the budget, then enrich run {typed}"),
         };
         ("next:", command)
     }));
@@ -116,20 +116,6 @@ fn source(status: &Status) -> String {
         }
         None => format!("cannot tell how far behind: {}", status.source_error.as_deref().unwrap_or_default()),
     }
-}
-
-/// What is spent of a budget for all runs.
-fn budget(allowance: &Allowance, spent: Spent) -> String {
-    let of = |most: Option<u64>| most.map_or_else(String::new, |most| format!(" of {}", HumanCount(most)));
-    let money = Money::from_dollars(spent.cost_usd).unwrap_or_default();
-    let most = allowance.money.map_or_else(String::new, |most| format!(" of {most}"));
-    format!(
-        "spent {money}{most}, {}{} tokens, {}{} requests",
-        HumanCount(spent.tokens),
-        of(allowance.tokens),
-        HumanCount(spent.requests),
-        of(allowance.requests)
-    )
 }
 
 fn batches(open: &[OpenBatch]) -> String {

@@ -66,8 +66,8 @@ pub(super) struct RawJob {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawSource {
-    /// Delta table, Parquet file, or directory of Parquet files: a local path or `file://` URL, relative
-    /// to the job file. Required.
+    /// Delta table, Parquet file, or directory of Parquet files, in which folders named `column=value` are
+    /// columns of text: a local path or `file://` URL, relative to the job file. Required.
     #[schemars(length(min = 1))]
     pub(super) path: String,
     /// Whether to pass over the changes of commits that delete or rewrite rows of a Delta source,

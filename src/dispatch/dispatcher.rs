@@ -15,7 +15,7 @@ use super::flight::{Desk, Flight, Landed, length_of};
 use super::lessons::Lessons;
 use super::request::{Mode, Reply, Request, Verdict};
 use super::retry::{Due, Next, Pending};
-use super::standing::Standing;
+use super::standing::{News, Standing};
 use super::told::Told;
 use crate::admission::{Admission, Admit, Blame, Cost, Health, Ticket};
 use crate::clock::{self, Instant, Jitter};
@@ -217,7 +217,11 @@ impl<A: Ask> Dispatcher<A> {
             }
         }
         let has_probe = !self.is_at_rest();
-        if self.wires.standing.tell(health, has_probe) {
+        let news = self.wires.standing.tell(health, has_probe);
+        if let Some(text) = news.in_words(&self.desk.provider) {
+            self.wires.voice.say(&Event::Notice(&text));
+        }
+        if matches!(news, News::WantsProbe | News::Answers) {
             self.wires.hungry.notify_one();
         }
         Ok(())

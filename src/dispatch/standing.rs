@@ -44,8 +44,8 @@ impl Standing {
         self.0.store(OUT, Ordering::Release);
     }
 
-    /// Tells how it is; says whether others should look again.
-    pub(super) fn tell(&self, health: Health, has_probe: bool) -> bool {
+    /// Tells how it is.
+    pub(super) fn tell(&self, health: Health, has_probe: bool) -> News {
         let now = match health {
             Health::Up => UP,
             Health::Probing if !has_probe => WANTS_PROBE,
@@ -54,6 +54,37 @@ impl Standing {
         let before = self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, |before| {
             (before != OUT && before != now).then_some(now)
         });
-        before.is_ok() && now != DOWN
+        match (before, now) {
+            (Ok(UP), DOWN) => News::Fails,
+            (Ok(_), UP) => News::Answers,
+            (Ok(_), WANTS_PROBE) => News::WantsProbe,
+            _ => News::None,
+        }
+    }
+}
+
+/// What is new about a provider.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum News {
+    /// Nothing.
+    None,
+    /// It takes no rows any more.
+    Fails,
+    /// It wants one row.
+    WantsProbe,
+    /// It takes rows again.
+    Answers,
+}
+
+impl News {
+    /// In words, where people should hear of it.
+    pub(super) fn in_words(self, provider: &str) -> Option<String> {
+        match self {
+            News::Fails => {
+                Some(format!("{provider} fails: its rows go to the next provider until it answers"))
+            }
+            News::Answers => Some(format!("{provider} answers again, and takes its rows back")),
+            News::None | News::WantsProbe => None,
+        }
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use url::Url;
 
 use super::error::EngineError;
-use super::funds::Funds;
+use super::funds::{Funds, Spent};
 use super::prepare::prepare;
 use super::recover::Recoverer;
 use super::retry::FOLDER;
@@ -20,7 +20,7 @@ use crate::decode;
 use crate::dispatch::harmless_question;
 use crate::event::Voice;
 use crate::fault::Failure;
-use crate::ident::{RunId, Spend};
+use crate::ident::RunId;
 use crate::journal::{self, JournalError};
 use crate::report::counted;
 use crate::sink::Sink;
@@ -112,11 +112,10 @@ pub async fn check(job: &Job, live: bool, simulator: Option<&Url>) -> Vec<Findin
         }
         Err(error) => note("retry", Err(error.into())),
     }
-    match Funds::spent(job) {
+    match Funds::look(job) {
         Ok(None) => {}
-        Ok(Some(Spend { money, tokens, requests })) => {
-            note("budget", Ok(format!("spent {money}, {tokens} tokens, {requests} requests")));
-        }
+        Ok(Some(Spent { exhausted: Some(words), .. })) => note("budget", Err(EngineError::Budget(words))),
+        Ok(Some(spent)) => note("budget", Ok(spent.to_string())),
         Err(error) => note("budget", Err(error)),
     }
     for path in journals(job) {

@@ -1,12 +1,16 @@
 //! The budget of a job, opened for a run or a retry.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
+
+use serde::Serialize;
 
 use super::error::EngineError;
 use crate::checkpoint::Lock;
 use crate::config::Job;
 use crate::ident::{Money, RunId, Spend};
-use crate::meter::{Account, Refused, Spending};
+use crate::meter::{Account, Refused, Spending, over, worst_case};
+use crate::report::counted;
 
 /// Folder of what all runs spent, in that of the journal.
 const FOLDER: &str = "budget";
@@ -31,19 +35,96 @@ impl Funds {
         Ok(Funds { account, _lock: Some(lock) })
     }
 
-    /// Whether anything is left to be spent.
-    pub(super) fn check(&self) -> Result<(), EngineError> {
-        let least = Spend { money: Money::picodollars(1), tokens: 1, requests: 1 };
-        match self.account.reserve(least) {
+    /// Whether enough is left for a request.
+    pub(super) fn check(&self, job: &Job) -> Result<(), EngineError> {
+        match self.account.reserve(least(job)) {
             Err(Refused::Spent(words)) => Err(EngineError::Budget(words)),
             _ => Ok(()),
         }
     }
 
-    /// What all runs of a job spent so far; none if it was not counted.
-    pub(super) fn spent(job: &Job) -> Result<Option<Spend>, EngineError> {
-        Ok(Spending::read(&folder(&job.journal))?)
+    /// What was spent of the budget for all runs of a job; none if it has none and none was counted.
+    pub(super) fn look(job: &Job) -> Result<Option<Spent>, EngineError> {
+        let found = Spending::read(&folder(&job.journal))?;
+        let allowance = job.budget.job;
+        if found.is_none() && allowance.is_unlimited() {
+            return Ok(None);
+        }
+        let spent = found.unwrap_or_default();
+        Ok(Some(Spent {
+            cost_usd: spent.money.dollars(),
+            tokens: spent.tokens,
+            requests: spent.requests,
+            max_cost_usd: allowance.money.map(Money::dollars),
+            max_tokens: allowance.tokens,
+            max_requests: allowance.requests,
+            exhausted: over("budget", &allowance, spent, least(job)),
+        }))
     }
+}
+
+/// What was spent of a budget.
+#[derive(Clone, Debug, Serialize)]
+pub struct Spent {
+    /// US dollars.
+    pub cost_usd: f64,
+    /// Tokens of prompts and answers.
+    pub tokens: u64,
+    /// Requests that no provider refused.
+    pub requests: u64,
+    /// The most that the job allows of each; none for no limit.
+    pub max_cost_usd: Option<f64>,
+    /// Tokens.
+    pub max_tokens: Option<u64>,
+    /// Requests.
+    pub max_requests: Option<u64>,
+    /// Which limit leaves too little for a request; none where there is enough.
+    pub exhausted: Option<String>,
+}
+
+impl Spent {
+    /// Whether a run that ended with these words would end so again: nobody has raised the limit.
+    pub(super) fn still_says(&self, words: &str) -> bool {
+        let money = self.max_cost_usd.and_then(Money::from_dollars).map(|most| most.to_string());
+        let counts = [("max_tokens", self.max_tokens), ("max_requests", self.max_requests)];
+        let counts = counts.into_iter().filter_map(|(name, most)| Some((name, most?.to_string())));
+        let mut limits = money.map(|most| ("max_cost_usd", most)).into_iter().chain(counts);
+        limits.any(|(name, most)| {
+            words.contains(&format!("budget.{name} is {most}:"))
+                || words.contains(&format!("budget.{name} is {most},"))
+        })
+    }
+}
+
+impl fmt::Display for Spent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let money = |dollars| Money::from_dollars(dollars).unwrap_or_default().to_string();
+        let of = |most: Option<String>| most.map_or_else(String::new, |most| format!(" of {most}"));
+        write!(
+            f,
+            "spent {}{}, {}{}, {}{}",
+            money(self.cost_usd),
+            of(self.max_cost_usd.map(money)),
+            counted(self.tokens, "token"),
+            of(self.max_tokens.map(|most| most.to_string())),
+            counted(self.requests, "request"),
+            of(self.max_requests.map(|most| most.to_string())),
+        )
+    }
+}
+
+/// The least that any request of a job can take at its worst.
+fn least(job: &Job) -> Spend {
+    let requests = job.steps.iter().flat_map(|step| {
+        let providers = step.providers.iter().map(|provider| &job.providers[*provider]);
+        providers.map(|provider| worst_case(provider.prices.as_ref(), 1, 0, step.params.max_tokens))
+    });
+    let smaller = |a: Spend, b: Spend| Spend {
+        money: a.money.min(b.money),
+        tokens: a.tokens.min(b.tokens),
+        requests: a.requests.min(b.requests),
+    };
+    requests.reduce(smaller).unwrap_or_default()
 }
 
 fn folder(journal: &Path) -> PathBuf {

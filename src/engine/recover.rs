@@ -125,7 +125,8 @@ impl Recoverer<'_> {
                 };
                 let text = format!(
                     "step {output} asks otherwise than before: rows from now on differ from those in the target, and \
-                     {told}; enrich run --restart asks about all of them again"
+                     {told}; stored answers that are not in the target yet are asked for again. enrich run --restart asks \
+                     about all rows again"
                 );
                 self.voice.say(&Event::Notice(&text));
             }

@@ -63,7 +63,7 @@ pub(super) async fn start(
         // A retry would put answers to the old questions into the new table.
         let _retry = Lock::take(&folder.path().join(super::retry::FOLDER), run)?;
         // Nothing could be asked for the rows that are taken out.
-        funds.check()?;
+        funds.check(job)?;
         recoverer.restart().await?;
     }
     let (checkpoint, outstanding) = recoverer.run().await?;

@@ -3,13 +3,13 @@
 use serde::Serialize;
 
 use super::error::EngineError;
-use super::funds::Funds;
+use super::funds::{Funds, Spent};
 use super::retry;
 use crate::checkpoint::{
     Checkpoint, CheckpointFile, LastRun, Lock, PlannedBatch, Position, Recovery, Retrying, Selection, recover,
 };
 use crate::config::Job;
-use crate::ident::{BatchId, Spend};
+use crate::ident::BatchId;
 use crate::journal::{Header, JournalFolder};
 use crate::sink::{self, FailedGroup, FailedRows, Progress, Sink, retry_app_id};
 use crate::source::{Lag, Source};
@@ -36,7 +36,7 @@ pub struct Status {
     pub open_retry_batches: Vec<OpenBatch>,
     /// Bytes of all journals.
     pub journal_bytes: u64,
-    /// What all runs and retries spent while the job had a budget; none if it never had one.
+    /// What was spent of the budget for all runs; none if there is none.
     pub spent: Option<Spent>,
     /// The target; none if it is not there yet.
     pub target: Option<TargetStatus>,
@@ -46,17 +46,6 @@ pub struct Status {
     pub last_retry: Option<LastRun>,
     /// The command that there is a reason to run; none if all is well, or somebody is at it.
     pub next: Option<Next>,
-}
-
-/// What was spent of a budget.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct Spent {
-    /// US dollars.
-    pub cost_usd: f64,
-    /// Tokens of prompts and answers.
-    pub tokens: u64,
-    /// Requests that no provider refused.
-    pub requests: u64,
 }
 
 /// What the source has and no batch holds.
@@ -122,6 +111,8 @@ pub enum Next {
     Errors,
     /// A run would be refused, or the source cannot be read.
     Check,
+    /// There is something to ask, and too little of the budget left.
+    Budget,
 }
 
 /// What checkpoint and target say together.
@@ -169,17 +160,19 @@ pub async fn status(job: &Job) -> Result<Status, EngineError> {
         open_batches: open_batches(job, &job.journal, run.as_ref(), &open),
         open_retry_batches: open_batches(job, &retry_journal, retried.as_ref(), &open_retry),
         journal_bytes: JournalFolder::bytes_in(&job.journal) + JournalFolder::bytes_in(&retry_journal),
-        spent: Funds::spent(job)?.map(|Spend { money, tokens, requests }| Spent {
-            cost_usd: money.dollars(),
-            tokens,
-            requests,
-        }),
+        spent: Funds::look(job)?,
         target: target(job, table.as_ref()).await?,
         last_run: LastRun::load(folder.path()),
         last_retry: LastRun::load(retry_folder.path()),
         next: None,
     };
     status.next = next(&status);
+    let newest = status.last_run.as_ref().and_then(|run| run.message.as_deref()).unwrap_or_default();
+    let is_exhausted =
+        status.spent.as_ref().is_some_and(|spent| spent.exhausted.is_some() || spent.still_says(newest));
+    if is_exhausted && matches!(status.next, Some(Next::Run | Next::Retry)) {
+        status.next = Some(Next::Budget);
+    }
     Ok(status)
 }
 

@@ -124,8 +124,9 @@ impl Books {
     }
 }
 
-/// Which limit a request would break, in words; none if it breaks none.
-fn over(scope: &str, allowance: &Allowance, spent: Spend, worst: Spend) -> Option<String> {
+/// Which limit a request would break, in words; none if it breaks none. `scope` is the section with the limits.
+#[must_use]
+pub fn over(scope: &str, allowance: &Allowance, spent: Spend, worst: Spend) -> Option<String> {
     let after = spent + worst;
     let counted = |name: &str, most: u64, spent: u64, worst: u64| {
         format!("{scope}.{name} is {most}: {spent} are spent, and the next request may take {worst}")

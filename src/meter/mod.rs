@@ -6,7 +6,7 @@ mod encoding;
 mod estimate;
 mod spending;
 
-pub use account::{Account, Refused, Reservation, worst_case};
+pub use account::{Account, Refused, Reservation, over, worst_case};
 pub use encoding::Encoding;
 pub use estimate::{Meter, StepTokens};
 pub use spending::{Spending, SpendingError};

@@ -1,10 +1,13 @@
-//! A Parquet file or a directory of them as a source: each file is read once.
+//! A Parquet file or a directory of them as a source: each file is read once. Folders named `column=value` are
+//! partitions as Hive writes them; their columns are text.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
-use ::arrow::datatypes::SchemaRef;
+use ::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use percent_encoding::percent_decode_str;
 
 use super::shape::metadata;
 use super::{FileShape, HeldFile, SourceError};
@@ -12,6 +15,8 @@ use crate::checkpoint::{Part, Position};
 use crate::table::{delta_schema, is_delta_table};
 
 const MAGIC: &[u8] = b"PAR1";
+/// How Hive names the folder of null.
+const NULL_PARTITION: &str = "__HIVE_DEFAULT_PARTITION__";
 
 #[derive(Debug)]
 pub(super) struct ParquetSource {
@@ -26,6 +31,8 @@ struct Found {
     modified_ms: u128,
     path: String,
     size: u64,
+    /// What its folders say, by column.
+    partition: BTreeMap<String, Option<String>>,
 }
 
 impl ParquetSource {
@@ -52,9 +59,16 @@ impl ParquetSource {
         let Some(first) = files.first() else {
             return Err(SourceError::NoTable { path: path.to_owned() });
         };
-        let first = root.join(&first.path);
-        let schema =
-            delta_schema(metadata(&first)?.schema()).map_err(|what| SourceError::file(&first, what))?;
+        if let Some(other) = files.iter().find(|file| !file.partition.keys().eq(first.partition.keys())) {
+            let what = format!(
+                "has files in partition folders of different names ({} and {}); a source has the same ones for all its files",
+                first.path, other.path
+            );
+            return Err(SourceError::Unsupported { path: path.to_owned(), what });
+        }
+        let file = root.join(&first.path);
+        let schema = with_partitions(metadata(&file)?.schema(), &first.partition);
+        let schema = delta_schema(&schema).map_err(|what| SourceError::file(&file, what))?;
         Ok((ParquetSource { path: path.to_owned(), root: root.clone(), files }, root, schema))
     }
 
@@ -152,8 +166,23 @@ fn part(file: &Found, start: u64) -> Part {
         version: None,
         start,
         end: 0,
-        partition: BTreeMap::new(),
+        partition: file.partition.clone(),
     }
+}
+
+/// The columns of a file and those of its folders, which count where both have one.
+fn with_partitions(schema: &Schema, partition: &BTreeMap<String, Option<String>>) -> Schema {
+    let own = schema.fields().iter().filter(|field| !partition.contains_key(field.name())).cloned();
+    let folders = partition.keys().map(|name| Arc::new(Field::new(name, DataType::Utf8, true)));
+    Schema::new(own.chain(folders).collect::<Vec<_>>())
+}
+
+/// What folders named `column=value` on the way to a file say.
+fn partition_of(path: &str) -> BTreeMap<String, Option<String>> {
+    let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+    let folders = path.rsplit_once('/').map_or("", |(folders, _)| folders);
+    let pairs = folders.split('/').filter_map(|folder| folder.split_once('='));
+    pairs.map(|(name, value)| (decoded(name), (value != NULL_PARTITION).then(|| decoded(value)))).collect()
 }
 
 /// Collects the Parquet files below a folder. Names that begin with `_` or `.` are passed over, as Spark
@@ -176,12 +205,6 @@ fn walk(root: &Path, folder: &Path, files: &mut Vec<Found>) -> Result<(), Source
                     what: format!("has a Delta table inside ({name}), whose removed files would be read too"),
                 });
             }
-            if name.contains('=') {
-                return Err(SourceError::Unsupported {
-                    path: root.to_owned(),
-                    what: format!("has a partition folder ({name}); such directories cannot be read yet"),
-                });
-            }
             walk(root, &path, files)?;
         } else if path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("parquet")) {
             files.push(found(root, &path)?);
@@ -195,9 +218,11 @@ fn found(root: &Path, path: &Path) -> Result<Found, SourceError> {
     let modified = metadata.modified().map_err(|error| SourceError::file(path, error))?;
     let relative = path.strip_prefix(root).unwrap_or(path);
     let name = relative.to_str().ok_or_else(|| SourceError::file(path, "its name is not Unicode"))?;
+    let name = name.replace('\\', "/");
     Ok(Found {
         modified_ms: modified.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis(),
-        path: name.replace('\\', "/"),
+        partition: partition_of(&name),
+        path: name,
         size: metadata.len(),
     })
 }

@@ -58,6 +58,18 @@ async fn a_spent_budget_stops_with_status_5_and_a_larger_one_goes_on() {
     let again = world.run(&[]).await;
     again.assert_status(5);
     assert_eq!(world.simulator.counts().answered, counts.answered, "nothing is left to spend");
+    let job = world.job();
+    let look = |command: &'static str| {
+        let command = world.command(&[command, job.to_str().unwrap()]);
+        async { Outcome::of(&world.output(command).await) }
+    };
+    let status = look("status").await;
+    assert!(status.stdout.contains("next:       raise the budget, then enrich run"), "{}", status.stdout);
+    assert!(status.stdout.contains(" of $0.006, "), "{}", status.stdout);
+    let none_left = world.command(&["check", job.to_str().unwrap(), "--set", "budget.max_cost_usd=0.005"]);
+    let check = Outcome::of(&world.output(none_left).await);
+    check.assert_status(5);
+    assert!(check.stdout.contains("the budget is spent: budget.max_cost_usd is $0.005"), "{}", check.stdout);
     let kept = world.target().await;
     assert!(!kept.is_empty());
     let none_left = ["--restart", "--yes", "--set", "budget.max_cost_usd=0.005"];

@@ -59,7 +59,11 @@ async fn rows_go_to_the_next_provider_while_the_first_fails_and_come_back_to_it(
     let world = world_of(first, 1_500).await;
     let other = Simulator::start(slow(20), 0).await.unwrap();
     write_job(&world, &other, "", "");
-    world.run(&["--summary", "json"]).await.assert_status(0).assert_says("0 errors");
+    let ran = world.run(&["--summary", "json"]).await;
+    ran.assert_status(0)
+        .assert_says("0 errors")
+        .assert_says("sim fails: its rows go to the next provider until it answers")
+        .assert_says("sim answers again, and takes its rows back");
     world.assert_target(0..1_500).await;
     let by = answered_by(&world).await;
     println!("{by:?}");

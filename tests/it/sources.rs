@@ -3,7 +3,7 @@
 use std::fs;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int64Array, StringArray, UInt32Array};
+use arrow::array::{ArrayRef, AsArray, Int64Array, StringArray, UInt32Array};
 use arrow::datatypes::DataType;
 use arrow::record_batch::RecordBatch;
 use deltalake::datafusion::prelude::{col, lit};
@@ -196,4 +196,35 @@ async fn rows_stand_in_the_target_in_the_order_of_the_source_however_answers_com
     }
     firsts.sort_unstable();
     assert_eq!(firsts, [0, 10, 20, 30]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn folders_of_partitions_are_columns_of_text() {
+    let world = World::new(SimulatorSpec::default()).await;
+    let folders =
+        ["year=2024/country=de", "year=2024/country=a%2Fb", "year=2025/country=__HIVE_DEFAULT_PARTITION__"];
+    for (at, folder) in (0..).zip(folders) {
+        let folder = world.path("source").join(folder);
+        fs::create_dir_all(&folder).unwrap();
+        write_parquet(&folder.join("a.parquet"), &rows(at..at + 1), 10);
+    }
+    world.write_text(&world.usual_job("").replace("{{ text }}", "{{ text }} of {{ country }}, {{ year }}"));
+    world.run(&[]).await.assert_status(0);
+    let mut found = Vec::new();
+    let table = Table::open(&world.path("target")).await.unwrap();
+    let sql = "SELECT id, concat(year, ' ', coalesce(country, 'nowhere')) FROM target ORDER BY id";
+    let read = table.query(sql, |batch| {
+        let texts = arrow::compute::cast(batch.column(1), &DataType::Utf8).unwrap();
+        found.extend(texts.as_string::<i32>().iter().flatten().map(ToOwned::to_owned));
+        Ok::<(), enrich::table::TableError>(())
+    });
+    read.await.unwrap();
+    assert_eq!(found, ["2024 de", "2024 a/b", "2025 nowhere"]);
+    assert_eq!(world.simulator.counts().requests, 3);
+
+    fs::create_dir_all(world.path("source/month=1")).unwrap();
+    write_parquet(&world.path("source/month=1/a.parquet"), &rows(3..4), 10);
+    let refused = world.run(&[]).await;
+    refused.assert_status(2).assert_says("partition folders of different names");
+    assert_eq!(world.simulator.counts().requests, 3);
 }
