@@ -8,6 +8,7 @@ use arrow::datatypes::Schema;
 use super::error::EngineError;
 use super::feed::{Feed, Loaded};
 use crate::checkpoint::{Checkpoint, CheckpointFile, PlannedBatch};
+use crate::event::{Event, Voice};
 use crate::ident::BatchId;
 use crate::plan::Planner;
 use crate::source::{Chunk, RowReader};
@@ -19,12 +20,20 @@ pub(super) struct Reading {
     pub(super) reader: RowReader,
     pub(super) file: CheckpointFile,
     pub(super) checkpoint: Checkpoint,
+    pub(super) voice: Voice,
 }
 
 impl Feed for Reading {
     async fn plan(&mut self, done: Option<BatchId>) -> Result<Option<Loaded>, EngineError> {
         let Some(plan) = self.planner.next(self.checkpoint.next_batch).await? else {
             self.note_end().await?;
+            for path in self.planner.source().unfinished() {
+                let text = format!(
+                    "{} is no whole Parquet file (cut off, or still being written?): it is left for the next run",
+                    path.display()
+                );
+                self.voice.say(&Event::Notice(&text));
+            }
             return Ok(None);
         };
         let mut checkpoint = self.checkpoint.clone();

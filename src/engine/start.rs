@@ -84,7 +84,7 @@ pub(super) async fn start(
     let planner = Planner::new(source, job.batch, checkpoint.position.clone(), rows_left);
     let enricher =
         Enricher::start(prepared, ledger, journals, max_rows, Strictness::Probation, voice.clone());
-    let reading = Reading { planner, reader, file, checkpoint };
+    let reading = Reading { planner, reader, file, checkpoint, voice: voice.clone() };
     Ok(Started { enricher, reading, sink, lineage, lock })
 }
 

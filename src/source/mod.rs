@@ -202,6 +202,15 @@ impl Source {
         }
     }
 
+    /// Files that were passed over because they are not whole yet; they are read when they are.
+    #[must_use]
+    pub fn unfinished(&self) -> Vec<PathBuf> {
+        match &self.kind {
+            Kind::Delta(_) => Vec::new(),
+            Kind::Parquet(parquet) => parquet.unfinished().iter().map(|file| self.root.join(file)).collect(),
+        }
+    }
+
     /// Rows after a position, where that is known without opening files.
     pub fn rows_after(&self, position: &Position) -> Option<u64> {
         match &self.kind {

@@ -2,6 +2,7 @@
 //! partitions as Hive writes them; their columns are text.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
@@ -24,6 +25,8 @@ pub(super) struct ParquetSource {
     root: PathBuf,
     /// As the folder was when the run started, by (modification time, path).
     files: Vec<Found>,
+    /// Files without a footer, which are left for a later run.
+    unfinished: BTreeSet<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,7 +49,7 @@ impl ParquetSource {
             let starts_right = std::fs::File::open(path)
                 .and_then(|mut file| {
                     let mut magic = [0; 4];
-                    std::io::Read::read_exact(&mut file, &mut magic).map(|()| magic == MAGIC)
+                    file.read_exact(&mut magic).map(|()| magic == MAGIC)
                 })
                 .unwrap_or(false);
             if !starts_right {
@@ -56,7 +59,8 @@ impl ParquetSource {
             root
         };
         files.sort();
-        let Some(first) = files.first() else {
+        // Where nothing is whole, the first says what is wrong.
+        let Some(first) = files.iter().find(|file| is_whole(&root.join(&file.path))).or(files.first()) else {
             return Err(SourceError::NoTable { path: path.to_owned() });
         };
         if let Some(other) = files.iter().find(|file| !file.partition.keys().eq(first.partition.keys())) {
@@ -69,7 +73,8 @@ impl ParquetSource {
         let file = root.join(&first.path);
         let schema = with_partitions(metadata(&file)?.schema(), &first.partition);
         let schema = delta_schema(&schema).map_err(|what| SourceError::file(&file, what))?;
-        Ok((ParquetSource { path: path.to_owned(), root: root.clone(), files }, root, schema))
+        let unfinished = BTreeSet::new();
+        Ok((ParquetSource { path: path.to_owned(), root: root.clone(), files, unfinished }, root, schema))
     }
 
     pub(super) fn next_file(&mut self, position: &Position) -> Result<Option<Part>, SourceError> {
@@ -102,13 +107,32 @@ impl ParquetSource {
             })?;
             return Ok(Some(part(file, *row)));
         }
-        let next = self.files.iter().find(|file| !seen.contains_key(&file.path));
-        Ok(next.map(|file| part(file, 0)))
+        for file in self.files.iter().filter(|file| !seen.contains_key(&file.path)) {
+            if self.unfinished.contains(&file.path) {
+                continue;
+            }
+            if is_whole(&self.root.join(&file.path)) {
+                return Ok(Some(part(file, 0)));
+            }
+            self.unfinished.insert(file.path.clone());
+        }
+        Ok(None)
+    }
+
+    /// Files that were passed over because they have no footer.
+    pub(super) fn unfinished(&self) -> &BTreeSet<String> {
+        &self.unfinished
     }
 
     /// Reads the footers of the files that are left.
     pub(super) fn rows_after(&self, position: &Position) -> Option<u64> {
-        let rows = |file: &Found| FileShape::read(&self.root.join(&file.path)).ok().map(|shape| shape.rows());
+        let rows = |file: &Found| {
+            let path = self.root.join(&file.path);
+            if !is_whole(&path) {
+                return Some(0);
+            }
+            FileShape::read(&path).ok().map(|shape| shape.rows())
+        };
         match position {
             Position::Start => self.files.iter().map(rows).sum(),
             Position::Parquet { files, partial } => {
@@ -183,6 +207,19 @@ fn partition_of(path: &str) -> BTreeMap<String, Option<String>> {
     let folders = path.rsplit_once('/').map_or("", |(folders, _)| folders);
     let pairs = folders.split('/').filter_map(|folder| folder.split_once('='));
     pairs.map(|(name, value)| (decoded(name), (value != NULL_PARTITION).then(|| decoded(value)))).collect()
+}
+
+/// Whether a file ends as Parquet files do, or cannot be looked at: then reading it says why.
+fn is_whole(path: &Path) -> bool {
+    let end = std::fs::File::open(path).and_then(|mut file| {
+        let mut magic = [0; 4];
+        file.seek(SeekFrom::End(-4))?;
+        file.read_exact(&mut magic).map(|()| magic == MAGIC)
+    });
+    match end {
+        Ok(is_whole) => is_whole,
+        Err(error) => error.kind() != std::io::ErrorKind::InvalidInput,
+    }
 }
 
 /// Collects the Parquet files below a folder. Names that begin with `_` or `.` are passed over, as Spark

@@ -228,3 +228,25 @@ async fn folders_of_partitions_are_columns_of_text() {
     refused.assert_status(2).assert_says("partition folders of different names");
     assert_eq!(world.simulator.counts().requests, 3);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_still_being_written_is_left_for_the_next_run() {
+    let world = World::new(SimulatorSpec::default()).await;
+    let source = world.path("source");
+    fs::create_dir(&source).unwrap();
+    write_parquet(&source.join("b.parquet"), &rows(0..5), 10);
+    write_parquet(&world.path("whole"), &rows(5..9), 10);
+    let whole = fs::read(world.path("whole")).unwrap();
+    world.write_job("");
+    for written in [0, 3, whole.len() / 2] {
+        fs::write(source.join("a.parquet"), &whole[..written]).unwrap();
+        let left = world.run(&[]).await;
+        left.assert_status(0)
+            .assert_says("a.parquet is no whole Parquet file")
+            .assert_says("left for the next run");
+        world.assert_target(0..5).await;
+    }
+    fs::write(source.join("a.parquet"), &whole).unwrap();
+    world.run(&[]).await.assert_status(0).assert_says("4 rows written");
+    world.assert_target(0..9).await;
+}
