@@ -306,7 +306,7 @@ impl Pace {
     /// Chance may have chosen a window; the more refusals spoke for it, the longer it is kept to.
     fn forget_window(&mut self, now: Instant) {
         let known = now.saturating_duration_since(self.explained_at);
-        if self.window.is_none() || known < KEPT_TO * self.explained.pow(2) {
+        if self.window.is_none() || known < KEPT_TO * self.explained.saturating_pow(2) {
             return;
         }
         self.window = None;

@@ -23,6 +23,8 @@ pub(super) struct DeltaSource {
     snapshot: Option<(u64, Vec<DataFile>)>,
     /// The log entry read last.
     entry: Option<(u64, LogEntry)>,
+    /// Whether files of the table can have deletion vectors.
+    has_vectors: bool,
     /// Files of the pinned version; true for those with deleted rows.
     deleted: Option<HashMap<String, bool>>,
     /// The file that was asked about last, and which of its rows are kept.
@@ -59,6 +61,7 @@ impl DeltaSource {
             skip_change_commits,
             snapshot: None,
             entry: None,
+            has_vectors: features.iter().any(|feature| feature == "deletionVectors"),
             deleted: None,
             kept: None,
         };
@@ -161,6 +164,9 @@ impl DeltaSource {
     /// Which rows of a part's file are not deleted, as the newest version has it that still has the file; none if
     /// all are there.
     pub(super) async fn kept(&mut self, part: &Part) -> Result<Option<Arc<[bool]>>, SourceError> {
+        if !self.has_vectors {
+            return Ok(None);
+        }
         if let Some((_, kept)) = self.kept.as_ref().filter(|(file, _)| *file == part.file) {
             return Ok(kept.clone());
         }
