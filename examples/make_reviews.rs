@@ -86,7 +86,7 @@ async fn main() -> anyhow::Result<()> {
     ]));
     let mut table = Table::create(&folder, &schema, &[]).await?;
     for commit in 0..3 {
-        let mut staging = table.stage()?;
+        let mut staging = table.stage().await?;
         staging.write(rows(commit * 20..(commit + 1) * 20, &schema)?).await?;
         let staged = staging.finish().await?;
         table.append(&staged, &[], Map::new()).await?;

@@ -39,6 +39,12 @@ impl Planner {
         &mut self.source
     }
 
+    /// How far it has planned, over files without a row to plan too.
+    #[must_use]
+    pub fn position(&self) -> &Position {
+        &self.position
+    }
+
     /// Rows that may yet be planned; none if there is no limit.
     #[must_use]
     pub fn rows_left(&self) -> Option<u64> {
@@ -53,32 +59,41 @@ impl Planner {
         let failed = |error: std::io::Error, source: &Source| SourceError::file(source.root(), error);
         faultpoint::pass("plan", Side::Before).map_err(|error| failed(error, &self.source))?;
         let max_rows = self.rows_left.unwrap_or(u64::MAX).min(u64::from(self.limits.max_rows));
-        let mut batch = PlannedBatch { id, parts: Vec::new(), bytes: 0, next: self.position.clone() };
+        let condition = self.source.condition().map(ToOwned::to_owned);
+        let mut batch =
+            PlannedBatch { id, parts: Vec::new(), bytes: 0, next: self.position.clone(), condition };
         let mut rows = 0;
         while rows < max_rows {
-            let Some(NextFile { part, path }) = self.source.next_file(&batch.next).await? else { break };
+            let Some(NextFile { part, path, may_match }) = self.source.next_file(&batch.next).await? else {
+                break;
+            };
+            if !may_match {
+                batch.next = self.source.advance(&batch.next, &part, 0, true);
+                continue;
+            }
             if self.shape.as_ref().is_none_or(|(file, _)| *file != part.file) {
-                self.shape = Some((part.file.clone(), FileShape::read(&path)?));
+                self.shape = Some((part.file.clone(), self.source.shape(&path)?));
             }
             let Some((_, shape)) = &self.shape else { break };
+            let kept = self.source.kept(&part, batch.condition.as_deref()).await?;
             let room = self.limits.max_bytes.saturating_sub(batch.bytes);
-            let (taken, bytes) = shape.fit(part.start, max_rows - rows, room, rows == 0);
-            let end = part.start + taken;
-            let is_whole = end >= shape.rows();
-            if taken == 0 && !is_whole {
+            let fitting = shape.fit(part.start, &kept, max_rows - rows, room, rows == 0);
+            if fitting.rows == 0 && !fitting.is_last {
                 break;
             }
-            batch.next = self.source.advance(&batch.next, &part, end, is_whole);
-            rows += taken;
-            batch.bytes += bytes;
-            if taken > 0 {
+            // What is after the last row that is kept need not be looked at again.
+            let end = if fitting.is_last { shape.rows() } else { fitting.end };
+            batch.next = self.source.advance(&batch.next, &part, end, fitting.is_last);
+            rows += fitting.rows;
+            batch.bytes += fitting.bytes;
+            if fitting.rows > 0 {
                 batch.parts.push(Part { end, ..part });
             }
         }
+        self.position = batch.next.clone();
         if rows == 0 {
             return Ok(None);
         }
-        self.position = batch.next.clone();
         if let Some(left) = &mut self.rows_left {
             *left -= rows;
         }

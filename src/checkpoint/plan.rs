@@ -113,16 +113,19 @@ pub struct PlannedBatch {
     pub bytes: u64,
     /// Position of the source after it.
     pub next: Position,
+    /// The condition that its rows must meet, as it was when they were planned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub condition: Option<String>,
 }
 
 impl PlannedBatch {
-    /// Physical rows in it.
+    /// Physical rows in it, those included that do not meet the condition.
     #[must_use]
     pub fn rows(&self) -> u64 {
         self.parts.iter().map(|part| part.end - part.start).sum()
     }
 
-    /// Digest of its content: the files and rows, in order.
+    /// Digest of its content: the files and rows, in order, and the condition.
     #[must_use]
     pub fn digest(&self) -> Fingerprint {
         let parts: Vec<Vec<u8>> = self
@@ -135,6 +138,7 @@ impl PlannedBatch {
                     part.end.to_le_bytes().to_vec(),
                 ]
             })
+            .chain(self.condition.iter().map(|condition| condition.clone().into_bytes()))
             .collect();
         Fingerprint::of(parts.iter().map(Vec::as_slice))
     }

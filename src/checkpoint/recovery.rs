@@ -84,6 +84,7 @@ mod tests {
             parts: Vec::new(),
             bytes: 0,
             next: Position::Start,
+            condition: None,
         };
         Checkpoint {
             app_id: "job".into(),

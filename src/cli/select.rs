@@ -1,11 +1,12 @@
 //! Arguments that choose failed rows, for `errors` and `retry`.
 
-use chrono::{DateTime, NaiveDate, Utc};
+use chrono::{DateTime, Utc};
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 
 use crate::checkpoint::Selection;
 use crate::clock;
+use crate::config::moment;
 use crate::fault::Class;
 use crate::ident::BatchId;
 
@@ -33,11 +34,8 @@ fn classes() -> PossibleValuesParser {
 }
 
 fn since(text: &str) -> Result<DateTime<Utc>, String> {
-    if let Ok(time) = DateTime::parse_from_rfc3339(text) {
-        return Ok(time.to_utc());
-    }
-    if let Ok(day) = text.parse::<NaiveDate>() {
-        return Ok(day.and_time(chrono::NaiveTime::MIN).and_utc());
+    if let Some(time) = moment(text) {
+        return Ok(time);
     }
     let span = humantime::parse_duration(text).ok().and_then(|span| chrono::TimeDelta::from_std(span).ok());
     let time = span.and_then(|span| clock::wall().checked_sub_signed(span));

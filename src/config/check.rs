@@ -8,12 +8,12 @@ use url::Url;
 
 use super::error::{ConfigError, nearest};
 use super::job::{
-    ApiKey, BatchLimits, Job, Params, Provider, RetryPolicy, SourceSpec, StepSpec, TargetSpec, TokenLimits,
-    WindowLimits,
+    ApiKey, BatchLimits, Job, Params, Provider, RetryPolicy, SourceSpec, SourceStart, StepSpec, TargetSpec,
+    TokenLimits, WindowLimits,
 };
-use super::raw::{OneOrMore, RawJob, RawProvider, RawStep};
+use super::raw::{OneOrMore, RawJob, RawProvider, RawSource, RawStep};
 use super::simulated::SimulatorSpec;
-use super::units::{ByteSize, Span};
+use super::units::{ByteSize, Span, moment};
 use crate::ident::{Fingerprint, Money};
 use crate::store::Location;
 
@@ -36,6 +36,43 @@ impl Checker<'_> {
         ConfigError::value(self.file, key, message)
     }
 
+    fn source(&self, raw: RawSource) -> Result<SourceSpec, ConfigError> {
+        let location = self.location("source.path", &raw.path)?;
+        if let Some(columns) = &raw.columns {
+            if columns.is_empty() {
+                return Err(self.wrong("source.columns", "is empty; take it out to read all columns"));
+            }
+            let twice = columns.iter().enumerate().find(|(at, column)| columns[..*at].contains(column));
+            if let Some((_, column)) = twice {
+                return Err(self.wrong("source.columns", format!("names {column:?} twice")));
+            }
+        }
+        let start = match (raw.starting_version, raw.starting_timestamp) {
+            (Some(_), Some(_)) => {
+                return Err(self
+                    .wrong("source.starting_timestamp", "and starting_version are both set; take one out"));
+            }
+            (Some(version), None) => Some(SourceStart::Version(version)),
+            (None, Some(time)) => {
+                let moment = moment(&time).ok_or_else(|| {
+                    let message =
+                        format!("is {time:?}, neither a time like \"2026-05-01T08:00:00Z\" nor a day");
+                    self.wrong("source.starting_timestamp", message)
+                })?;
+                Some(SourceStart::Timestamp(moment))
+            }
+            (None, None) => None,
+        };
+        Ok(SourceSpec {
+            location,
+            written: raw.path,
+            skip_change_commits: raw.skip_change_commits,
+            columns: raw.columns,
+            condition: raw.condition,
+            start,
+        })
+    }
+
     pub(super) fn job(&self, raw: RawJob) -> Result<Job, ConfigError> {
         self.app_id(&raw.app_id)?;
         let max_error_rate = raw.max_error_rate.unwrap_or(MAX_ERROR_RATE);
@@ -45,11 +82,7 @@ impl Checker<'_> {
                 format!("is {max_error_rate}; it must be more than 0 and at most 1, which allows every row to fail"),
             ));
         }
-        let source = SourceSpec {
-            location: self.location("source.path", &raw.source.path)?,
-            written: raw.source.path,
-            skip_change_commits: raw.source.skip_change_commits,
-        };
+        let source = self.source(raw.source)?;
         let target = TargetSpec {
             location: self.location("target.path", &raw.target.path)?,
             metadata_column: self.metadata_column(raw.target.metadata, raw.target.metadata_column)?,

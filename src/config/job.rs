@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -61,6 +62,41 @@ pub struct SourceSpec {
     pub location: Location,
     /// Whether commits that change rows are passed over instead of refused.
     pub skip_change_commits: bool,
+    /// The columns that are carried to the target; none for all.
+    pub columns: Option<Vec<String>>,
+    /// The SQL condition that rows must meet.
+    pub condition: Option<String>,
+    /// Where a job begins that has no checkpoint; none for the whole table.
+    pub start: Option<SourceStart>,
+}
+
+/// The first version of a Delta source that is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SourceStart {
+    /// By its number.
+    Version(u64),
+    /// The first that was made then or later.
+    Timestamp(DateTime<Utc>),
+}
+
+impl SourceStart {
+    /// The key of the job file that says so.
+    #[must_use]
+    pub const fn key(self) -> &'static str {
+        match self {
+            SourceStart::Version(_) => "starting_version",
+            SourceStart::Timestamp(_) => "starting_timestamp",
+        }
+    }
+
+    /// Its number, where that is said.
+    #[must_use]
+    pub const fn version(self) -> Option<u64> {
+        match self {
+            SourceStart::Version(version) => Some(version),
+            SourceStart::Timestamp(_) => None,
+        }
+    }
 }
 
 /// What is written.

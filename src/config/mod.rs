@@ -20,9 +20,9 @@ pub use error::ConfigError;
 pub(crate) use error::nearest;
 pub use job::{
     ApiKey, BatchLimits, Job, Keys, NullInputs, OnNewColumns, Params, Provider, RetryPolicy, SourceSpec,
-    StepSpec, TargetSpec, TokenCharge, TokenLimits, WindowLimits,
+    SourceStart, StepSpec, TargetSpec, TokenCharge, TokenLimits, WindowLimits,
 };
 pub use simulated::{
     DelayForm, FaultSpec, HeaderFamily, LimitSpec, LimitWindow, PhaseSpec, SimulatedCharge, SimulatorSpec,
 };
-pub use units::{ByteSize, Span};
+pub use units::{ByteSize, Span, moment};

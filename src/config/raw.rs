@@ -74,6 +74,25 @@ pub(super) struct RawSource {
     /// instead of refusing them. The rows that such a commit writes are not read. Default: false.
     #[serde(default)]
     pub(super) skip_change_commits: bool,
+    /// The columns that are read and carried to the target, in this order; templates know no others.
+    /// Default: all.
+    #[schemars(length(min = 1))]
+    pub(super) columns: Option<Vec<String>>,
+    /// Which rows are read: an SQL condition over the columns of the source, also those that are not
+    /// carried. The others are passed over for good, so that a later change of it concerns rows that are
+    /// not planned yet. Files and row groups whose statistics or partition values rule it out are not
+    /// opened. Functions of the time or of chance are refused. Default: every row.
+    #[serde(rename = "where")]
+    #[schemars(length(min = 1))]
+    pub(super) condition: Option<String>,
+    /// Version of a Delta source to begin with: what it and later versions add is read, and nothing of
+    /// what was there before. Has no effect once there is a checkpoint. Default: the whole table, as it
+    /// is at the first run.
+    pub(super) starting_version: Option<u64>,
+    /// The same by time: the first version made then or later, `2026-05-01T08:00:00Z` or a day. Not
+    /// together with `starting_version`. Default: as for `starting_version`.
+    #[schemars(length(min = 1))]
+    pub(super) starting_timestamp: Option<String>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]

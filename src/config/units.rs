@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
+use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, de};
 
@@ -49,6 +50,16 @@ impl JsonSchema for ByteSize {
             "examples": ["50MB", "64 MiB"],
         })
     }
+}
+
+/// A moment, written as RFC 3339 or as a day, which begins in UTC.
+#[must_use]
+pub fn moment(text: &str) -> Option<DateTime<Utc>> {
+    if let Ok(time) = DateTime::parse_from_rfc3339(text) {
+        return Some(time.to_utc());
+    }
+    let day = text.parse::<NaiveDate>().ok()?;
+    Some(day.and_time(NaiveTime::MIN).and_utc())
 }
 
 /// A length of time, written as `"10s"`, `"250ms"` or `"1h 30m"`.

@@ -58,7 +58,7 @@ pub async fn check(job: &Job, live: bool, simulator: Option<&Url>) -> Vec<Findin
         }
         Err(error) => Err(error),
     };
-    let source = match source {
+    let mut source = match source {
         Ok(source) => source,
         Err(error) => {
             note("source", Err(error.into()));
@@ -86,12 +86,12 @@ pub async fn check(job: &Job, live: bool, simulator: Option<&Url>) -> Vec<Findin
             match Sink::open(job, &prepared.columns, source.id(), RunId::random()).await {
                 Ok(sink) => {
                     note("target", Ok(format!("{} takes the job's columns", job.target.location)));
-                    let there = sink.look_for_files().map_err(EngineError::from);
+                    let there = sink.look_for_files().await.map_err(EngineError::from);
                     note("target files", there.map(|files| format!("{files} in the log, all on the disk")));
                     let file = CheckpointFile::in_folder(job.checkpoint.path());
                     let voice = Voice::default();
-                    let recoverer =
-                        Recoverer { job, source: &source, sink: &sink, file: &file, voice: &voice };
+                    let mut recoverer =
+                        Recoverer { job, source: &mut source, sink: &sink, file: &file, voice: &voice };
                     note("checkpoint", recoverer.look().await);
                 }
                 Err(error) => note("target", Err(error.into())),

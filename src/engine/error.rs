@@ -160,6 +160,9 @@ impl EngineError {
                     | SourceError::NoTable { .. }
                     | SourceError::Unsupported { .. }
                     | SourceError::Changed { .. }
+                    | SourceError::UnknownColumn { .. }
+                    | SourceError::Condition { .. }
+                    | SourceError::Start { .. }
             ) | EngineError::Target(
                 TargetError::Columns { .. }
                     | TargetError::Schema { .. }

@@ -49,22 +49,23 @@ impl Feed for Reading {
         let before = self.reader.decoded();
         let mut kept = Vec::with_capacity(plan.parts.len());
         for part in &plan.parts {
-            kept.push(self.planner.source_mut().kept(part).await?);
+            kept.push(self.planner.source_mut().kept(part, plan.condition.as_deref()).await?);
         }
         let empty = Arc::new(Schema::empty());
         let idle = RowReader::new(PathBuf::new(), Arc::clone(&empty), empty);
         let mut reader = std::mem::replace(&mut self.reader, idle);
         let task = tokio::task::spawn_blocking(move || {
-            let parts = plan.parts.iter().zip(kept);
+            let parts = plan.parts.iter().zip(&kept);
+            let deleted: u64 = parts.clone().map(|(part, kept)| kept.deleted(part.rows())).sum();
             let chunks: Result<Vec<Vec<Chunk>>, _> =
-                parts.map(|(part, kept)| reader.read(part, kept.as_deref())).collect();
-            (reader, plan, chunks)
+                parts.map(|(part, kept)| reader.read(part, kept)).collect();
+            (reader, plan, chunks, deleted)
         });
-        let (reader, plan, chunks) = task.await.map_err(|error| EngineError::Task(error.to_string()))?;
+        let (reader, plan, chunks, deleted) =
+            task.await.map_err(|error| EngineError::Task(error.to_string()))?;
         self.reader = reader;
         let chunks: Vec<Chunk> = chunks?.into_iter().flatten().collect();
-        let found: u64 = chunks.iter().map(|chunk| chunk.physical.len() as u64).sum();
-        let (decoded, deleted) = (self.reader.decoded() - before, plan.rows() - found);
+        let decoded = self.reader.decoded() - before;
         Ok(Loaded { plan, chunks, decoded, deleted, kept: Vec::new() })
     }
 
@@ -92,16 +93,17 @@ impl Feed for Reading {
 }
 
 impl Reading {
-    /// Passes for good over versions of the source that bring no rows: their log may be cleaned any day.
+    /// Passes for good over what brings no rows: files in which none meets the condition, and versions of a table,
+    /// whose log may be cleaned any day.
     async fn note_end(&mut self) -> Result<(), EngineError> {
         let is_limited = self.planner.rows_left() == Some(0);
-        match self.planner.source().end() {
-            Some(end) if !is_limited && end != self.checkpoint.position => {
-                let checkpoint = Checkpoint { position: end, ..self.checkpoint.clone() };
-                self.save(checkpoint).await
-            }
-            _ => Ok(()),
+        let end = self.planner.source().end().filter(|_| !is_limited);
+        let position = end.unwrap_or_else(|| self.planner.position().clone());
+        if position == self.checkpoint.position {
+            return Ok(());
         }
+        let checkpoint = Checkpoint { position, ..self.checkpoint.clone() };
+        self.save(checkpoint).await
     }
 
     /// Replaces the checkpoint on the disk, then here.

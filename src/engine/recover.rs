@@ -16,7 +16,7 @@ use crate::source::Source;
 /// Holds a checkpoint against its target.
 pub(super) struct Recoverer<'a> {
     pub(super) job: &'a Job,
-    pub(super) source: &'a Source,
+    pub(super) source: &'a mut Source,
     pub(super) sink: &'a Sink,
     pub(super) file: &'a CheckpointFile,
     pub(super) voice: &'a Voice,
@@ -24,7 +24,7 @@ pub(super) struct Recoverer<'a> {
 
 impl Recoverer<'_> {
     /// The checkpoint, made, read or rebuilt, and those of its batches that the target lacks.
-    pub(super) async fn run(&self) -> Result<(Checkpoint, Vec<PlannedBatch>), EngineError> {
+    pub(super) async fn run(&mut self) -> Result<(Checkpoint, Vec<PlannedBatch>), EngineError> {
         let mut checkpoint: Checkpoint = match self.file.load()? {
             Some(checkpoint) => {
                 self.belongs(&checkpoint)?;
@@ -49,7 +49,7 @@ impl Recoverer<'_> {
                 hint: "enrich run --restart empties it again; to keep its rows, move the checkpoint away: it is rebuilt",
             });
         }
-        self.compare_steps(&mut checkpoint);
+        self.compare_steps(&mut checkpoint).await;
         let mut rebuilt = false;
         loop {
             match recover(&checkpoint, self.committed(&checkpoint).await?) {
@@ -77,7 +77,7 @@ impl Recoverer<'_> {
 
     /// Begins a new lineage into an emptied target. The intent is durable first: a run that finds it ends
     /// what was begun.
-    pub(super) async fn restart(&self) -> Result<(), EngineError> {
+    pub(super) async fn restart(&mut self) -> Result<(), EngineError> {
         let newest = match self.sink.progress().await? {
             Progress::None => None,
             Progress::Commit { batch, .. } | Progress::Restarted { batch } | Progress::Txn { batch } => {
@@ -109,9 +109,9 @@ impl Recoverer<'_> {
 
     /// Tells when the steps ask something else than they did before, if there is anything to ask. The
     /// checkpoint is saved with the next plan.
-    fn compare_steps(&self, checkpoint: &mut Checkpoint) {
+    async fn compare_steps(&self, checkpoint: &mut Checkpoint) {
         let steps = self.steps();
-        let is_idle = checkpoint.planned.is_empty() && self.source.is_after_all(&checkpoint.position);
+        let is_idle = checkpoint.planned.is_empty() && self.source.is_after_all(&checkpoint.position).await;
         if checkpoint.steps == steps || is_idle {
             return;
         }
@@ -145,7 +145,7 @@ impl Recoverer<'_> {
     }
 
     /// What a run would begin with, in words; nothing is changed.
-    pub(super) async fn look(&self) -> Result<String, EngineError> {
+    pub(super) async fn look(&mut self) -> Result<String, EngineError> {
         let Some(checkpoint) = self.file.load()? else {
             return Ok(match self.sink.progress().await? {
                 Progress::None => "none yet; the run makes it".to_owned(),
@@ -214,24 +214,22 @@ impl Recoverer<'_> {
 
     /// Makes a checkpoint from what the target tells, which is nothing for a new job, and saves it. It has a
     /// lineage of its own, so that the old one, should it turn up again, is found to be another.
-    async fn rebuild(&self) -> Result<Checkpoint, EngineError> {
-        let fresh = |next_batch, position, adopted| -> Result<Checkpoint, EngineError> {
-            Ok(Checkpoint {
-                app_id: self.job.app_id.clone(),
-                lineage: Lineage::random(),
-                source: self.source.id().clone(),
-                target_id: self.sink.table_id()?,
-                next_batch,
-                position,
-                planned: Vec::new(),
-                adopted,
-                steps: BTreeMap::new(),
-                clears_target: false,
-            })
+    async fn rebuild(&mut self) -> Result<Checkpoint, EngineError> {
+        let empty = Checkpoint {
+            app_id: self.job.app_id.clone(),
+            lineage: Lineage::random(),
+            source: self.source.id().clone(),
+            target_id: self.sink.table_id()?,
+            next_batch: BatchId::FIRST,
+            position: Position::Start,
+            planned: Vec::new(),
+            adopted: None,
+            steps: BTreeMap::new(),
+            clears_target: false,
         };
-        let checkpoint = match self.sink.progress().await? {
+        let (batch, position) = match self.sink.progress().await? {
             Progress::None => {
-                let rows = self.sink.rows()?;
+                let rows = self.sink.rows().await?;
                 if rows > 0 {
                     let text = format!(
                         "the target {} holds {}, but none of the app_id {:?}: every row of the source is asked about",
@@ -241,7 +239,7 @@ impl Recoverer<'_> {
                     );
                     self.voice.say(&Event::Notice(&text));
                 }
-                fresh(BatchId::FIRST, Position::Start, None)?
+                (None, Position::Start)
             }
             Progress::Commit { batch, source, position } => {
                 if !source.is_same(self.source.id()) {
@@ -257,27 +255,24 @@ impl Recoverer<'_> {
                     Some(position) => position,
                     None => self.position_of_rows().await?,
                 };
-                self.tell_rebuilt(batch);
-                fresh(batch.next(), position, Some(batch))?
+                (Some(batch), position)
             }
-            Progress::Restarted { batch } => {
-                self.tell_rebuilt(batch);
-                fresh(batch.next(), Position::Start, Some(batch))?
-            }
-            Progress::Txn { batch } => {
-                let position = self.position_of_rows().await?;
-                self.tell_rebuilt(batch);
-                fresh(batch.next(), position, Some(batch))?
-            }
+            Progress::Restarted { batch } => (Some(batch), Position::Start),
+            Progress::Txn { batch } => (Some(batch), self.position_of_rows().await?),
         };
+        if let Some(batch) = batch {
+            self.tell_rebuilt(batch);
+        }
+        let next_batch = batch.map_or(BatchId::FIRST, BatchId::next);
+        let checkpoint = Checkpoint { next_batch, position, adopted: batch, ..empty };
         self.file.save(&checkpoint)?;
         Ok(checkpoint)
     }
 
     /// The position after the rows of the target.
-    async fn position_of_rows(&self) -> Result<Position, EngineError> {
+    async fn position_of_rows(&mut self) -> Result<Position, EngineError> {
         let held = self.sink.held_files().await?.ok_or_else(|| self.lost())?;
-        Ok(self.source.position_after(&held)?)
+        Ok(self.source.position_after(&held).await?)
     }
 
     /// Nothing is left that says which rows were read, and to read them all could write them twice.

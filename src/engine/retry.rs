@@ -254,7 +254,13 @@ impl RetryFeed {
         let places = rows.iter().map(|found| found.place.to_string()).collect();
         self.places = Some((id, places));
         let bytes = rows.iter().map(|found| found.bytes).sum();
-        (!rows.is_empty()).then_some(PlannedBatch { id, parts, bytes, next: Position::Start })
+        (!rows.is_empty()).then_some(PlannedBatch {
+            id,
+            parts,
+            bytes,
+            next: Position::Start,
+            condition: None,
+        })
     }
 
     async fn save(&mut self, checkpoint: Checkpoint<Retrying>) -> Result<(), EngineError> {

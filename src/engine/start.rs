@@ -48,7 +48,7 @@ pub(super) struct Started {
 pub(super) async fn start(
     job: &Job,
     prepared: Prepared,
-    source: Source,
+    mut source: Source,
     run: RunId,
     options: RunOptions,
     voice: &Voice,
@@ -58,7 +58,7 @@ pub(super) async fn start(
     let funds = Funds::open(job, run)?;
     let mut sink = Sink::open(job, &prepared.columns, source.id(), run).await?;
     let file = CheckpointFile::in_folder(job.checkpoint.path());
-    let recoverer = Recoverer { job, source: &source, sink: &sink, file: &file, voice };
+    let mut recoverer = Recoverer { job, source: &mut source, sink: &sink, file: &file, voice };
     if options.begin == Begin::Restart {
         // A retry would put answers to the old questions into the new table.
         let _retry = Lock::take(&folder.path().join(super::retry::FOLDER), run)?;
@@ -75,7 +75,7 @@ pub(super) async fn start(
     let journals = sort_journals(job, &job.journal, funds, &checkpoint, &outstanding)?;
 
     let resumed: u64 = outstanding.iter().map(PlannedBatch::rows).sum();
-    if let Some(unread) = source.rows_after(&checkpoint.position) {
+    if let Some(unread) = source.rows_after(&checkpoint.position).await {
         voice.say(&Event::Outstanding { rows: resumed + unread, most_asked: max_rows });
     }
     let lineage = checkpoint.lineage;

@@ -255,7 +255,7 @@ fn open_batches<P>(
 
 async fn target(job: &Job, table: Option<&Table>) -> Result<Option<TargetStatus>, EngineError> {
     let Some(table) = table else { return Ok(None) };
-    let files = table.files()?;
+    let files = table.files().await?;
     let failed = match FailedRows::open(job).await? {
         Some(rows) => rows.summary(&Selection::default()).await?,
         None => Vec::new(),

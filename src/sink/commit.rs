@@ -109,8 +109,8 @@ impl Sink {
     ///
     /// # Errors
     /// When the log cannot be read.
-    pub fn rows(&self) -> Result<u64, TableError> {
-        Ok(self.table.files()?.iter().filter_map(|file| file.rows).sum())
+    pub async fn rows(&self) -> Result<u64, TableError> {
+        Ok(self.table.files().await?.iter().filter_map(|file| file.rows).sum())
     }
 
     /// Rows of this job in the newest version of the target; where nothing says whose they are, all rows.
@@ -187,8 +187,8 @@ impl Sink {
     ///
     /// # Errors
     /// When some are not, and when the log or a folder cannot be read.
-    pub fn look_for_files(&self) -> Result<usize, TargetError> {
-        let OnDisk { files, missing, example } = self.table.on_disk()?;
+    pub async fn look_for_files(&self) -> Result<usize, TargetError> {
+        let OnDisk { files, missing, example } = self.table.on_disk().await?;
         match example {
             None => Ok(files),
             Some(example) => Err(TargetError::FilesGone { path: self.path.clone(), files, missing, example }),
@@ -238,7 +238,7 @@ impl Sink {
             run: self.run,
         };
         self.pass("parquet-file", Side::Before)?;
-        let mut staging = self.table.stage()?;
+        let mut staging = self.table.stage().await?;
         let mut offset = 0;
         for chunk in &batch.chunks {
             let rows = layout.rows(batch, chunk, offset, &error_counts);

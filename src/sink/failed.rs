@@ -120,28 +120,31 @@ impl FailedRows {
             schema,
             metadata,
         };
-        found.list_files()?;
+        found.list_files().await?;
         Ok(Some(found))
     }
 
     /// Brings the table to its newest version.
     pub(super) async fn refresh(&mut self) -> Result<(), TableError> {
         self.table.refresh().await?;
-        self.list_files()
+        self.list_files().await
     }
 
-    fn list_files(&mut self) -> Result<(), TableError> {
-        self.files = Self::files_of(&self.table, self.metadata.as_deref())?;
+    async fn list_files(&mut self) -> Result<(), TableError> {
+        self.files = Self::files_of(&mut self.table, self.metadata.as_deref()).await?;
         Ok(())
     }
 
     /// Files of a table that may hold failed rows.
-    pub(super) fn files_of(table: &Table, metadata: Option<&str>) -> Result<Vec<String>, TableError> {
-        match metadata {
-            Some(metadata) => {
-                table.files_where(&["maxValues", metadata, ERROR_COUNT], |most| most != Some(0))
-            }
-            None => table.files_where(&[], |_| true),
+    pub(super) async fn files_of(
+        table: &mut Table,
+        metadata: Option<&str>,
+    ) -> Result<Vec<String>, TableError> {
+        let counted = metadata
+            .filter(|metadata| table.schema().is_ok_and(|schema| schema.field_with_name(metadata).is_ok()));
+        match counted {
+            Some(metadata) => table.files_above_zero(metadata, ERROR_COUNT).await,
+            None => table.paths().await,
         }
     }
 

@@ -21,4 +21,4 @@ pub use rebuild::Progress;
 pub use reload::{FailedReader, Found, Places, Reloaded};
 pub use repair::{Repair, retry_app_id};
 pub use settled::{FilledBatch, Outcome, Settled};
-pub use target::{TargetError, check_columns};
+pub use target::{TargetError, check_columns, properties};

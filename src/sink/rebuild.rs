@@ -58,7 +58,7 @@ impl Progress {
             return Ok(Progress::None);
         };
         for version in (0..=table.version()).rev() {
-            let Some(mut entry) = table.log_entry(version).await? else { break };
+            let Some(mut entry) = table.log_entry(version, None).await? else { break };
             let restart = entry.info.get(RESTART).and_then(|info| info.get("app_id"));
             if restart.and_then(serde_json::Value::as_str) == Some(app_id) {
                 return Ok(Progress::Restarted { batch: newest });
@@ -83,7 +83,7 @@ impl Progress {
 /// emptied the table before. A log that was cleaned shows nothing.
 pub(super) async fn holds_own_alone(table: &Table, app_id: &str) -> Result<bool, TableError> {
     for version in (0..=table.version()).rev() {
-        let Some(entry) = table.log_entry(version).await? else { return Ok(false) };
+        let Some(entry) = table.log_entry(version, None).await? else { return Ok(false) };
         let by = |key: &str| entry.info.get(key).and_then(|info| info.get("app_id")?.as_str());
         if by(RESTART).is_some() {
             return Ok(true);

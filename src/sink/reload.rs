@@ -108,8 +108,14 @@ impl FailedReader {
             any = any.join(" OR "),
             run = field(RUN_ID),
         );
-        let sizes: HashMap<String, u64> =
-            self.rows.table.files()?.into_iter().map(|file| (file.path.clone(), row_bytes(&file))).collect();
+        let sizes: HashMap<String, u64> = self
+            .rows
+            .table
+            .files()
+            .await?
+            .into_iter()
+            .map(|file| (file.path.clone(), row_bytes(&file)))
+            .collect();
         let mut found = Vec::new();
         let mut runs: HashMap<String, Arc<str>> = HashMap::new();
         for files in self.rows.files().chunks(FILES_AT_ONCE) {
@@ -152,7 +158,7 @@ impl FailedReader {
     ) -> Result<Reloaded, TableError> {
         self.rows.refresh().await?;
         let seen = match places {
-            Some(places) if self.rows.table.has_files(&places)? => places.into_iter().collect(),
+            Some(places) if self.rows.table.has_files(&places).await? => places.into_iter().collect(),
             _ => self.rows.files().to_vec(),
         };
         let columns: Vec<String> = self.columns.fields().iter().map(|field| name(field.name())).collect();

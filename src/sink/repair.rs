@@ -142,7 +142,7 @@ impl Repair {
                 return Ok(if tries == 0 { Committed::Before } else { Committed::Now(self.table.version()) });
             }
             let places = match &seen {
-                Some(places) if self.table.has_files(places)? => places.clone(),
+                Some(places) if self.table.has_files(places).await? => places.clone(),
                 _ => self.find(&rows).await?,
             };
             let mended = self.mend_all(batch, &rows, &places).await?;
@@ -208,7 +208,7 @@ impl Repair {
             if self.has(batch.plan.id, lineage).await? {
                 return Ok(Replaced::Now(self.table.version()));
             }
-            if !self.table.has_files(replaced)? {
+            if !self.table.has_files(replaced).await? {
                 return Ok(Replaced::Moved(error));
             }
             tries += 1;
@@ -232,7 +232,7 @@ impl Repair {
         let columns: Vec<String> = self.schema.fields().iter().map(|field| name(field.name())).collect();
         let sql = format!("SELECT {} FROM target", columns.join(", "));
         let mut stream = self.table.stream(scan, &sql).await?;
-        let mut staging = self.table.stage()?;
+        let mut staging = self.table.stage().await?;
         let (mut found, mut fewest, mut most) = (0, i32::MAX, i32::MIN);
         while let Some(read) = stream.try_next().await? {
             let of_arrow = |error| self.error("read", error);
@@ -376,7 +376,7 @@ impl Repair {
     }
 
     /// Where the rows of a batch are in the newest version.
-    async fn find(&self, rows: &HashMap<RowKey, usize>) -> Result<BTreeSet<String>, TableError> {
+    async fn find(&mut self, rows: &HashMap<RowKey, usize>) -> Result<BTreeSet<String>, TableError> {
         let field = |field: &str| format!("{}[{}]", name(&self.metadata), text(field));
         let sql = format!(
             "SELECT CAST({} AS VARCHAR), CAST({} AS VARCHAR), {} FROM target WHERE {} > 0 AND {} = {}",
@@ -387,7 +387,7 @@ impl Repair {
             field(APP_ID),
             text(&self.app_id)
         );
-        let files = FailedRows::files_of(&self.table, Some(&self.metadata))?;
+        let files = FailedRows::files_of(&mut self.table, Some(&self.metadata)).await?;
         let mut places = BTreeSet::new();
         for files in files.chunks(FILES_AT_ONCE) {
             let names = self.table.file_names(files);

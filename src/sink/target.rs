@@ -23,6 +23,8 @@ const STATS_COLUMNS: &str = "delta.dataSkippingStatsColumns";
 /// How columns begin that only queries have.
 const INTERNAL: &str = "__enrich";
 const CHECKPOINT_INTERVAL: &str = "delta.checkpointInterval";
+/// Statistics as columns of the log's checkpoints: one can be looked at without decoding all of them.
+const STATS_AS_STRUCT: &str = "delta.checkpoint.writeStatsAsStruct";
 /// Commits between two checkpoints of the log, as many as Spark's default. The log's tail is in memory.
 const LOG_CHECKPOINT_AFTER: u32 = 10;
 /// Source columns that statistics are kept for, as many as Delta's own default.
@@ -263,6 +265,12 @@ pub(super) async fn create(
     wanted: &Schema,
     metadata: Option<&str>,
 ) -> Result<Table, TargetError> {
+    Ok(Table::create(path, wanted, &properties(wanted, metadata)).await?)
+}
+
+/// The table properties that a target of these columns is created with.
+#[must_use]
+pub fn properties(wanted: &Schema, metadata: Option<&str>) -> [(&'static str, String); 3] {
     let is_plain =
         |field: &&Arc<Field>| !field.data_type().is_nested() && *field.data_type() != DataType::Binary;
     let quoted = |name: &str| format!("`{}`", name.replace('`', "``"));
@@ -276,9 +284,11 @@ pub(super) async fn create(
         .map(|field| quoted(field.name()))
         .collect();
     stats.extend(metadata.map(|metadata| format!("{}.{}", quoted(metadata), quoted(ERROR_COUNT))));
-    let properties =
-        [(STATS_COLUMNS, stats.join(",")), (CHECKPOINT_INTERVAL, LOG_CHECKPOINT_AFTER.to_string())];
-    Ok(Table::create(path, wanted, &properties).await?)
+    [
+        (STATS_COLUMNS, stats.join(",")),
+        (CHECKPOINT_INTERVAL, LOG_CHECKPOINT_AFTER.to_string()),
+        (STATS_AS_STRUCT, "true".to_owned()),
+    ]
 }
 
 /// Whether a table takes rows of these columns; its further columns become null.

@@ -10,8 +10,9 @@ use ::arrow::compute::{CastOptions, cast_with_options};
 use ::arrow::datatypes::{DataType, Field, FieldRef, Fields};
 use ::arrow::error::ArrowError;
 
-/// Where Delta keeps a column's name in the files, and its id there ("Column Mapping" in the Delta protocol).
-const PHYSICAL_NAME: &str = "delta.columnMapping.physicalName";
+use crate::table::physical_name;
+
+/// Where Delta notes a column's id in the files ("Column Mapping" in the Delta protocol).
 const COLUMN_ID: &str = "delta.columnMapping.id";
 /// Where the Parquet reader puts the id of a file's column.
 const FIELD_ID: &str = "PARQUET:field_id";
@@ -33,19 +34,17 @@ fn plain(field: &FieldRef) -> FieldRef {
     Arc::new(field.as_ref().clone().with_data_type(data_type).with_metadata(metadata))
 }
 
-/// The name of a column in the files and in the log's partition values.
-pub(super) fn physical_name(field: &Field) -> &str {
-    field.metadata().get(PHYSICAL_NAME).map_or_else(|| field.name().as_str(), String::as_str)
-}
-
 /// The column of a file that is a column of the table; none if the file has no such column.
 pub(super) fn find<'a>(fields: &Fields, columns: &'a [ArrayRef], wanted: &Field) -> Option<&'a ArrayRef> {
+    Some(&columns[place(fields, wanted)?])
+}
+
+/// Where that column stands in the file.
+pub(super) fn place(fields: &Fields, wanted: &Field) -> Option<usize> {
     let id = wanted.metadata().get(COLUMN_ID);
     let has_id = |field: &FieldRef| id.is_some() && field.metadata().get(FIELD_ID) == id;
     let name = physical_name(wanted);
-    let at =
-        fields.iter().position(|field| field.name() == name).or_else(|| fields.iter().position(has_id))?;
-    Some(&columns[at])
+    fields.iter().position(|field| field.name() == name).or_else(|| fields.iter().position(has_id))
 }
 
 /// Brings a column of a file to the type of the table's: `noted` is that with what the table notes about it.
@@ -96,6 +95,8 @@ mod tests {
     use ::arrow::array::{Int32Array, Int64Array, StringArray};
 
     use super::*;
+
+    const PHYSICAL_NAME: &str = "delta.columnMapping.physicalName";
 
     fn mapped(name: &str, physical: &str, data_type: DataType) -> FieldRef {
         let noted = [(PHYSICAL_NAME, physical), (COLUMN_ID, "7")];

@@ -9,15 +9,20 @@ use std::sync::Arc;
 
 use ::arrow::datatypes::SchemaRef;
 
-use super::{HeldFile, SourceError};
+use super::{Expected, HeldFile, SourceError};
 use crate::checkpoint::{Part, Position, SourceId};
-use crate::table::{DataFile, LogEntry, Table};
+use crate::config::{SourceSpec, SourceStart};
+use crate::table::{Condition, DataFile, LogEntry, Table};
 
 #[derive(Debug)]
 pub(super) struct DeltaSource {
     path: PathBuf,
     /// Pinned at the newest version when the run started.
     table: Table,
+    /// Where a job begins that has read nothing yet; with the whole table if it does not say.
+    start: Option<SourceStart>,
+    /// What rows must meet: for passing over files.
+    pub(super) condition: Option<Condition>,
     skip_change_commits: bool,
     /// Files of the version that a snapshot position speaks of.
     snapshot: Option<(u64, Vec<DataFile>)>,
@@ -45,7 +50,7 @@ const READ: [&str; 7] = [
 impl DeltaSource {
     pub(super) async fn open(
         path: &Path,
-        skip_change_commits: bool,
+        spec: &SourceSpec,
     ) -> Result<(Self, SchemaRef, SourceId), SourceError> {
         let table = Table::open(path).await?;
         let features = table.reader_features()?;
@@ -58,7 +63,9 @@ impl DeltaSource {
         let source = DeltaSource {
             path: path.to_owned(),
             table,
-            skip_change_commits,
+            start: spec.start,
+            condition: None,
+            skip_change_commits: spec.skip_change_commits,
             snapshot: None,
             entry: None,
             has_vectors: features.iter().any(|feature| feature == "deletionVectors"),
@@ -68,12 +75,19 @@ impl DeltaSource {
         Ok((source, schema, id))
     }
 
-    pub(super) async fn next_file(&mut self, position: &Position) -> Result<Option<Part>, SourceError> {
+    pub(super) async fn next_file(
+        &mut self,
+        position: &Position,
+    ) -> Result<Option<(Part, bool)>, SourceError> {
         match position {
             Position::Start => {
+                if let Some(start) = self.start {
+                    let first = self.first_version(start).await?;
+                    return self.next_in_log(first, 0, 0).await;
+                }
                 let version = self.table.version();
                 match self.snapshot_files(version).await?.first() {
-                    Some(file) => Ok(Some(part(file, version, 0))),
+                    Some(file) => Ok(Some((part(file, version, 0), file.may_match))),
                     None => Ok(None),
                 }
             }
@@ -83,11 +97,12 @@ impl DeltaSource {
                 let files = self.snapshot_files(version).await?;
                 let next = files.iter().find_map(|candidate| {
                     let candidate_key = (candidate.modified_ms, candidate.path.as_str());
-                    match row {
-                        Some(row) if candidate_key == key => Some(part(candidate, version, *row)),
-                        _ if candidate_key > key => Some(part(candidate, version, 0)),
-                        _ => None,
-                    }
+                    let start = match row {
+                        Some(row) if candidate_key == key => *row,
+                        _ if candidate_key > key => 0,
+                        _ => return None,
+                    };
+                    Some((part(candidate, version, start), candidate.may_match))
                 });
                 match next {
                     Some(next) => Ok(Some(next)),
@@ -108,17 +123,49 @@ impl DeltaSource {
         mut version: u64,
         mut skip: u64,
         mut row: u64,
-    ) -> Result<Option<Part>, SourceError> {
+    ) -> Result<Option<(Part, bool)>, SourceError> {
         while version <= self.table.version() {
             let entry = self.log_entry(version).await?;
             let at = usize::try_from(skip).unwrap_or(usize::MAX);
             if let Some(file) = entry.added.get(at) {
-                return Ok(Some(part(file, version, row)));
+                return Ok(Some((part(file, version, row), file.may_match)));
             }
             version += 1;
             (skip, row) = (0, 0);
         }
         Ok(None)
+    }
+
+    /// The version that a job begins with.
+    async fn first_version(&self, start: SourceStart) -> Result<u64, SourceError> {
+        let wrong =
+            |message: String| SourceError::Start { path: self.path.clone(), key: start.key(), message };
+        let newest = self.table.version();
+        match start {
+            SourceStart::Version(version) if version > newest + 1 => {
+                Err(wrong(format!("{version} is after the newest version, {newest}")))
+            }
+            SourceStart::Version(version) => Ok(version),
+            SourceStart::Timestamp(time) => {
+                let commits = self.table.commit_times().await?;
+                let wanted = time.timestamp_millis();
+                match commits.iter().find(|(_, made)| *made >= wanted) {
+                    // Commits before it may have been made in time too.
+                    Some((version, _))
+                        if commits.first().is_some_and(|(first, _)| first == version) && *version > 0 =>
+                    {
+                        Err(wrong(format!(
+                            "the log begins with version {version}, which is later than {time}: what came between cannot be found. Set source.starting_version = {version} to begin there"
+                        )))
+                    }
+                    Some((version, _)) => Ok(*version),
+                    None => Err(wrong(format!(
+                        "no version was made at {time} or later. To begin with the next one, set source.starting_version = {}",
+                        newest + 1
+                    ))),
+                }
+            }
+        }
     }
 
     /// The commit of a version with only those files that bring new rows.
@@ -128,7 +175,7 @@ impl DeltaSource {
         }
         let mut entry = self
             .table
-            .log_entry(version)
+            .log_entry(version, self.condition.as_ref())
             .await?
             .ok_or_else(|| SourceError::Gap { path: self.path.clone(), version })?;
         if !entry.removed.is_empty() {
@@ -152,9 +199,9 @@ impl DeltaSource {
     async fn snapshot_files(&mut self, version: u64) -> Result<&[DataFile], SourceError> {
         if self.snapshot.as_ref().is_none_or(|(cached, _)| *cached != version) {
             let files = if version == self.table.version() {
-                self.table.files()?
+                self.table.files_for(self.condition.as_ref()).await?
             } else {
-                Table::open_at(&self.path, version).await?.files()?
+                Table::open_at(&self.path, version).await?.files_for(self.condition.as_ref()).await?
             };
             self.snapshot = Some((version, files));
         }
@@ -171,7 +218,7 @@ impl DeltaSource {
             return Ok(kept.clone());
         }
         if self.deleted.is_none() {
-            let files = self.table.files()?.into_iter();
+            let files = self.table.files().await?.into_iter();
             self.deleted = Some(files.map(|file| (file.path, file.deleted_rows > 0)).collect());
         }
         let found = self.deleted.as_ref().and_then(|files| files.get(&part.file)).copied();
@@ -182,7 +229,7 @@ impl DeltaSource {
             (None, Some(version)) => {
                 let planned = Table::open_at(&self.path, version).await?;
                 let has_deleted =
-                    planned.files()?.iter().any(|file| file.path == part.file && file.deleted_rows > 0);
+                    planned.files().await?.iter().any(|file| file.path == part.file && file.deleted_rows > 0);
                 if has_deleted { planned.kept_rows(&part.file).await? } else { None }
             }
         };
@@ -194,7 +241,7 @@ impl DeltaSource {
     pub(super) fn advance(&self, before: &Position, part: &Part, end: u64, is_whole: bool) -> Position {
         let version = part.version.unwrap_or_default();
         let in_snapshot = match before {
-            Position::Start => true,
+            Position::Start => self.start.is_none(),
             Position::DeltaSnapshot { version: pinned, .. } => version == *pinned,
             _ => false,
         };
@@ -228,6 +275,11 @@ impl DeltaSource {
         }
     }
 
+    /// The version that the job says to begin with.
+    pub(super) fn first(&self) -> Option<u64> {
+        self.start.and_then(SourceStart::version)
+    }
+
     /// The version that the source ends with.
     pub(super) fn version(&self) -> u64 {
         self.table.version()
@@ -239,14 +291,15 @@ impl DeltaSource {
     }
 
     /// Only what the files of the newest version tell; none once the log is followed.
-    pub(super) fn rows_after(&self, position: &Position) -> Option<u64> {
+    pub(super) async fn rows_after(&self, position: &Position) -> Option<u64> {
         match position {
-            Position::Start => self.table.files().ok()?.iter().map(DataFile::live_rows).sum(),
+            Position::Start if self.start.is_some() => None,
+            Position::Start => self.table.files().await.ok()?.iter().map(DataFile::live_rows).sum(),
             Position::DeltaSnapshot { version, modified_ms, file, row } => {
                 if *version != self.table.version() {
                     return None;
                 }
-                let files = self.table.files().ok()?;
+                let files = self.table.files().await.ok()?;
                 let key = (*modified_ms, file.as_str());
                 files
                     .iter()
@@ -263,17 +316,33 @@ impl DeltaSource {
         }
     }
 
-    pub(super) fn position_after(&self, held: &[HeldFile]) -> Result<Position, SourceError> {
+    /// The files of the newest version, whole, in which a row may meet the condition.
+    pub(super) async fn parts(&self) -> Result<Vec<Part>, SourceError> {
+        let version = self.table.version();
+        let files = self.table.files_for(self.condition.as_ref()).await?.into_iter();
+        Ok(files.filter(|file| file.may_match).map(|file| part(&file, version, 0)).collect())
+    }
+
+    /// `expected` has the files that may have rows to read, where a condition chooses these.
+    pub(super) async fn position_after(
+        &self,
+        held: &[HeldFile],
+        expected: &HashMap<String, Expected>,
+    ) -> Result<Position, SourceError> {
         let unknown = |what: String| SourceError::Unsupported { path: self.path.clone(), what };
         let mut held: BTreeMap<&str, &HeldFile> =
             held.iter().map(|file| (file.file.as_str(), file)).collect();
         let mut last = None;
-        for file in self.table.files()? {
+        for file in self.table.files().await? {
             let Some(found) = held.remove(file.path.as_str()) else {
                 if held.is_empty() {
                     break;
                 }
-                if file.live_rows() == Some(0) {
+                let has_rows = match &self.condition {
+                    Some(_) => expected.get(&file.path).is_some_and(|of_file| of_file.after > 0),
+                    None => file.live_rows() != Some(0),
+                };
+                if !has_rows {
                     continue;
                 }
                 return Err(unknown(format!(
@@ -283,9 +352,17 @@ impl DeltaSource {
             };
             // Deleted rows may be there, from before, or not.
             let lacks = |rows: u64, of: u64| rows > of || rows + file.deleted_rows < of;
-            if lacks(found.rows, found.end)
-                || (!held.is_empty() && file.rows.is_some_and(|rows| lacks(found.rows, rows)))
-            {
+            let is_wrong = match (&self.condition, expected.get(&file.path)) {
+                (Some(_), Some(Expected { before, deleted, after })) => {
+                    found.rows < *before || found.rows > before + deleted || (!held.is_empty() && *after > 0)
+                }
+                (Some(_), None) => true,
+                (None, _) => {
+                    lacks(found.rows, found.end)
+                        || (!held.is_empty() && file.rows.is_some_and(|rows| lacks(found.rows, rows)))
+                }
+            };
+            if is_wrong {
                 return Err(unknown(format!(
                     "cannot be matched with the target: the target holds only some rows of {}",
                     file.path

@@ -5,25 +5,34 @@
 
 mod conform;
 mod delta;
+mod filter;
+mod kept;
 mod parquet;
 mod reader;
 mod shape;
 
+pub use kept::Kept;
 pub use reader::{Chunk, RowReader};
-pub use shape::FileShape;
+pub use shape::{FileShape, Fitting};
 
+use std::collections::{HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ::arrow::datatypes::{Schema, SchemaRef};
 
 use crate::checkpoint::{Part, Position, SourceId};
-use crate::config::SourceSpec;
+use crate::config::{SourceSpec, nearest};
 use crate::report::counted;
 use crate::table::{TableError, is_delta_table};
 
 use self::delta::DeltaSource;
+use self::filter::Filter;
 use self::parquet::ParquetSource;
+
+/// Files, and rows of them, that are remembered as kept or not: a batch is planned and then read.
+const KEPT_FILES: usize = 1_000;
+const KEPT_ROWS: usize = 16_000_000;
 
 /// A source that cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +77,34 @@ pub enum SourceError {
         /// The version.
         version: u64,
     },
+    /// A column is named that it does not have.
+    #[error("source.columns names {column:?}, and the source {} has no such column{}", path.display(), near.as_ref().map_or_else(String::new, |near| format!("; did you mean {near:?}?")))]
+    UnknownColumn {
+        /// Where it is.
+        path: PathBuf,
+        /// The column.
+        column: String,
+        /// The one that was meant, perhaps.
+        near: Option<String>,
+    },
+    /// The condition on its rows is wrong.
+    #[error("source.where = {condition:?} is wrong: {message}")]
+    Condition {
+        /// As it stands in the job file.
+        condition: String,
+        /// What is wrong.
+        message: String,
+    },
+    /// The place to start at is not there.
+    #[error("source.{key} of {}: {message}", path.display())]
+    Start {
+        /// Where it is.
+        path: PathBuf,
+        /// The key in the job file.
+        key: &'static str,
+        /// What is wrong, and what to do.
+        message: String,
+    },
     /// A file cannot be read.
     #[error("cannot read the source file {}: {message}", path.display())]
     File {
@@ -95,14 +132,23 @@ pub struct NextFile {
     pub part: Part,
     /// Absolute path.
     pub path: PathBuf,
+    /// Whether it may have a row that meets the source's condition, as far as the log tells.
+    pub may_match: bool,
 }
 
 /// A source whose end is fixed.
 #[derive(Debug)]
 pub struct Source {
     root: PathBuf,
+    /// The columns that are carried to the target.
     schema: SchemaRef,
+    /// The same, with what the table notes about them.
     noted: SchemaRef,
+    /// All columns.
+    all: SchemaRef,
+    filter: Option<Arc<Filter>>,
+    /// The files and conditions that were asked for last, and the answers.
+    kept: VecDeque<(String, Option<String>, Kept)>,
     id: SourceId,
     kind: Kind,
 }
@@ -123,15 +169,31 @@ impl Source {
         if !path.exists() {
             return Err(SourceError::Missing { path: path.to_owned() });
         }
-        if is_delta_table(path) {
-            let (source, schema, id) = DeltaSource::open(path, spec.skip_change_commits).await?;
-            let kind = Kind::Delta(Box::new(source));
-            return Ok(Source { root: path.to_owned(), schema: plain(&schema), noted: schema, id, kind });
-        }
-        let (source, root, schema) = ParquetSource::open(path)?;
-        let id =
-            SourceId::Parquet { written: spec.written.clone(), path: path.to_string_lossy().into_owned() };
-        Ok(Source { root, noted: plain(&schema), schema, id, kind: Kind::Parquet(source) })
+        let filter = |root: &Path, all: &SchemaRef| {
+            let filter = spec.condition.as_deref().map(|condition| Filter::new(condition, root, all));
+            filter.transpose().map(|filter| filter.map(Arc::new))
+        };
+        let (root, all, filter, id, kind) = if is_delta_table(path) {
+            let (mut source, all, id) = DeltaSource::open(path, spec).await?;
+            let filter = filter(path, &all)?;
+            source.condition = filter.as_ref().map(|filter| filter.condition().clone());
+            (path.to_owned(), all, filter, id, Kind::Delta(Box::new(source)))
+        } else {
+            if let Some(start) = &spec.start {
+                return Err(SourceError::Start {
+                    path: path.to_owned(),
+                    key: start.key(),
+                    message: "Parquet files have no versions; take the key out".into(),
+                });
+            }
+            let (source, root, all) = ParquetSource::open(path)?;
+            let filter = filter(&root, &all)?;
+            let place = path.to_string_lossy().into_owned();
+            let id = SourceId::Parquet { written: spec.written.clone(), path: place };
+            (root, all, filter, id, Kind::Parquet(source))
+        };
+        let noted = chosen(spec, path, &all)?;
+        Ok(Source { root, schema: plain(&noted), noted, all, filter, kept: VecDeque::new(), id, kind })
     }
 
     /// The columns, in types that a Delta table can hold.
@@ -146,16 +208,55 @@ impl Source {
         RowReader::new(self.root.clone(), Arc::clone(&self.schema), Arc::clone(&self.noted))
     }
 
-    /// Which rows of a part's file are there, one entry for each row of the file as far as there are deleted ones;
-    /// none if all are.
+    /// The condition that rows must meet, if there is one.
+    #[must_use]
+    pub fn condition(&self) -> Option<&str> {
+        self.filter.as_deref().map(|filter| filter.condition().written())
+    }
+
+    /// The rows of a file and what they take.
     ///
     /// # Errors
-    /// When the log or a deletion vector cannot be read.
-    pub async fn kept(&mut self, part: &Part) -> Result<Option<Arc<[bool]>>, SourceError> {
-        match &mut self.kind {
-            Kind::Delta(delta) => delta.kept(part).await,
-            Kind::Parquet(_) => Ok(None),
+    /// As [`FileShape::read`].
+    pub fn shape(&self, path: &Path) -> Result<FileShape, SourceError> {
+        FileShape::read(path, &self.noted)
+    }
+
+    /// Which rows of a part's file are there and meet a condition, which may be an earlier one of this source.
+    ///
+    /// # Errors
+    /// When the log, a deletion vector or the file cannot be read, and when the condition does not fit the source.
+    pub async fn kept(&mut self, part: &Part, condition: Option<&str>) -> Result<Kept, SourceError> {
+        let known =
+            self.kept.iter().find(|(file, asked, _)| *file == part.file && asked.as_deref() == condition);
+        if let Some((_, _, kept)) = known {
+            return Ok(kept.clone());
         }
+        let there = match &mut self.kind {
+            Kind::Delta(delta) => delta.kept(part).await?,
+            Kind::Parquet(_) => None,
+        };
+        let there = Kept::there(there);
+        let kept = match condition {
+            None => there,
+            Some(condition) => {
+                let own = self.filter.as_ref().filter(|own| own.condition().written() == condition);
+                let filter = match own {
+                    Some(own) => Arc::clone(own),
+                    None => Arc::new(Filter::new(condition, &self.root, &self.all)?),
+                };
+                let (part, path) = (part.clone(), self.root.join(&part.file));
+                let look = move || filter.rows(&part, &there).map(|rows| there.and(rows));
+                let looked = tokio::task::spawn_blocking(look).await;
+                looked.map_err(|error| SourceError::file(&path, error))??
+            }
+        };
+        self.kept.push_back((part.file.clone(), condition.map(ToOwned::to_owned), kept.clone()));
+        let rows = |kept: &VecDeque<(_, _, Kept)>| kept.iter().map(|(_, _, kept)| kept.size()).sum::<usize>();
+        while self.kept.len() > 1 && (self.kept.len() > KEPT_FILES || rows(&self.kept) > KEPT_ROWS) {
+            self.kept.pop_front();
+        }
+        Ok(kept)
     }
 
     /// Which source it is.
@@ -175,11 +276,11 @@ impl Source {
     /// # Errors
     /// When the log or the folder says something that must not be passed over.
     pub async fn next_file(&mut self, position: &Position) -> Result<Option<NextFile>, SourceError> {
-        let part = match &mut self.kind {
+        let next = match &mut self.kind {
             Kind::Delta(delta) => delta.next_file(position).await?,
-            Kind::Parquet(parquet) => parquet.next_file(position)?,
+            Kind::Parquet(parquet) => parquet.next_file(position)?.map(|part| (part, true)),
         };
-        Ok(part.map(|part| NextFile { path: self.root.join(&part.file), part }))
+        Ok(next.map(|(part, may_match)| NextFile { path: self.root.join(&part.file), part, may_match }))
     }
 
     /// The position after rows up to `end` of a file that [`Source::next_file`] returned for `before`;
@@ -212,33 +313,42 @@ impl Source {
     }
 
     /// Rows after a position, where that is known without opening files.
-    pub fn rows_after(&self, position: &Position) -> Option<u64> {
+    pub async fn rows_after(&self, position: &Position) -> Option<u64> {
+        if self.filter.is_some() {
+            return None;
+        }
         match &self.kind {
-            Kind::Delta(delta) => delta.rows_after(position),
+            Kind::Delta(delta) => delta.rows_after(position).await,
             Kind::Parquet(parquet) => parquet.rows_after(position),
         }
     }
 
-    /// What there is after a position. Opens the footer of each file that is not planned.
+    /// What there is after a position. Opens the footer of each file that is not planned, and reads the columns of
+    /// a condition.
     ///
     /// # Errors
     /// As [`Source::next_file`].
     pub async fn lag(&mut self, position: &Position) -> Result<Lag, SourceError> {
         let mut lag = Lag { versions: self.versions_after(position), files: 0, rows: 0 };
         let mut position = position.clone();
-        while let Some(NextFile { part, path }) = self.next_file(&position).await? {
-            let rows = FileShape::read(&path)?.rows();
-            lag.files += 1;
-            lag.rows += rows.saturating_sub(part.start);
-            position = self.advance(&position, &part, rows, true);
+        let condition = self.condition().map(ToOwned::to_owned);
+        while let Some(NextFile { part, path, may_match }) = self.next_file(&position).await? {
+            let mut end = 0;
+            if may_match {
+                end = self.shape(&path)?.rows();
+                let kept = self.kept(&part, condition.as_deref()).await?;
+                let rows = kept.rows(part.start..end).count() as u64;
+                lag.files += u64::from(rows > 0 || condition.is_none());
+                lag.rows += rows;
+            }
+            position = self.advance(&position, &part, end, true);
         }
         Ok(lag)
     }
 
     /// Whether a position is known to be after everything that there is.
-    #[must_use]
-    pub fn is_after_all(&self, position: &Position) -> bool {
-        self.end().as_ref() == Some(position) || self.rows_after(position) == Some(0)
+    pub async fn is_after_all(&self, position: &Position) -> bool {
+        self.end().as_ref() == Some(position) || self.rows_after(position).await == Some(0)
     }
 
     /// Whether the file of a planned part is there as it was planned.
@@ -258,7 +368,7 @@ impl Source {
     fn versions_after(&self, position: &Position) -> Option<u64> {
         let Kind::Delta(delta) = &self.kind else { return None };
         let read = match position {
-            Position::Start => 0,
+            Position::Start => delta.first().unwrap_or_default(),
             Position::DeltaSnapshot { version, .. } => version + 1,
             Position::DeltaLog { version, .. } => *version,
             Position::Parquet { .. } => return None,
@@ -271,12 +381,49 @@ impl Source {
     ///
     /// # Errors
     /// When the rows are not the beginning of this source.
-    pub fn position_after(&self, held: &[HeldFile]) -> Result<Position, SourceError> {
+    pub async fn position_after(&mut self, held: &[HeldFile]) -> Result<Position, SourceError> {
+        let expected = self.expected(held).await?;
         match &self.kind {
-            Kind::Delta(delta) => delta.position_after(held),
-            Kind::Parquet(parquet) => parquet.position_after(held),
+            Kind::Delta(delta) => delta.position_after(held, &expected).await,
+            Kind::Parquet(parquet) => parquet.position_after(held, &expected),
         }
     }
+
+    /// What a target holds of each file that was read as far as it says, where a condition chose the rows.
+    async fn expected(&mut self, held: &[HeldFile]) -> Result<HashMap<String, Expected>, SourceError> {
+        let mut expected = HashMap::new();
+        let Some(condition) = self.condition().map(ToOwned::to_owned) else { return Ok(expected) };
+        let ends: HashMap<&str, u64> = held.iter().map(|held| (held.file.as_str(), held.end)).collect();
+        let parts = match &self.kind {
+            Kind::Delta(delta) => delta.parts().await?,
+            Kind::Parquet(parquet) => parquet.parts(),
+        };
+        for part in parts {
+            let end = ends.get(part.file.as_str()).copied().unwrap_or_default();
+            let rows = self.shape(&self.root.join(&part.file))?.rows();
+            let kept = self.kept(&part, Some(&condition)).await?;
+            let count = |range| kept.rows(range).count() as u64;
+            let of_file =
+                Expected { before: count(0..end), deleted: kept.deleted(0..end), after: count(end..rows) };
+            expected.insert(part.file, of_file);
+        }
+        Ok(expected)
+    }
+}
+
+/// The columns that a job carries to its target, in the order in which it names them.
+fn chosen(spec: &SourceSpec, path: &Path, all: &SchemaRef) -> Result<SchemaRef, SourceError> {
+    let Some(columns) = &spec.columns else { return Ok(Arc::clone(all)) };
+    let place = |column: &String| {
+        all.index_of(column).map_err(|_| SourceError::UnknownColumn {
+            path: path.to_owned(),
+            column: column.clone(),
+            near: nearest(column, all.fields().iter().map(|field| field.name().as_str())).map(Into::into),
+        })
+    };
+    let places = columns.iter().map(place).collect::<Result<Vec<_>, _>>()?;
+    let fields: Vec<_> = places.into_iter().map(|at| Arc::clone(&all.fields()[at])).collect();
+    Ok(Arc::new(Schema::new_with_metadata(fields, all.metadata().clone())))
 }
 
 /// Columns without what a table notes about them.
@@ -293,6 +440,17 @@ pub struct Lag {
     pub files: u64,
     /// Those rows.
     pub rows: u64,
+}
+
+/// What a target holds of a source file that was read up to some row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Expected {
+    /// Rows before it that are kept.
+    before: u64,
+    /// Deleted rows before it, which may be in the target from before they were.
+    deleted: u64,
+    /// Rows after it that are kept.
+    after: u64,
 }
 
 /// What a target holds of a source file.

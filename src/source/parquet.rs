@@ -1,7 +1,7 @@
 //! A Parquet file or a directory of them as a source: each file is read once. Folders named `column=value` are
 //! partitions as Hive writes them; their columns are text.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use ::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use percent_encoding::percent_decode_str;
 
 use super::shape::metadata;
-use super::{FileShape, HeldFile, SourceError};
+use super::{Expected, FileShape, HeldFile, SourceError};
 use crate::checkpoint::{Part, Position};
 use crate::table::{delta_schema, is_delta_table};
 
@@ -131,7 +131,7 @@ impl ParquetSource {
             if !is_whole(&path) {
                 return Some(0);
             }
-            FileShape::read(&path).ok().map(|shape| shape.rows())
+            FileShape::read(&path, &Schema::empty()).ok().map(|shape| shape.rows())
         };
         match position {
             Position::Start => self.files.iter().map(rows).sum(),
@@ -147,7 +147,18 @@ impl ParquetSource {
         }
     }
 
-    pub(super) fn position_after(&self, held: &[HeldFile]) -> Result<Position, SourceError> {
+    /// The files that are whole.
+    pub(super) fn parts(&self) -> Vec<Part> {
+        let whole = self.files.iter().filter(|file| is_whole(&self.root.join(&file.path)));
+        whole.map(|file| part(file, 0)).collect()
+    }
+
+    /// `expected` says what the target should hold of a file, where a condition chooses the rows.
+    pub(super) fn position_after(
+        &self,
+        held: &[HeldFile],
+        expected: &HashMap<String, Expected>,
+    ) -> Result<Position, SourceError> {
         let unknown = |what: String| SourceError::Unsupported { path: self.path.clone(), what };
         let mut files = BTreeMap::new();
         let mut partial = None;
@@ -158,14 +169,17 @@ impl ParquetSource {
                     held.file
                 ))
             })?;
-            let rows = FileShape::read(&self.root.join(&file.path))?.rows();
-            if held.rows != held.end || held.end > rows || (held.end < rows && partial.is_some()) {
+            let rows = FileShape::read(&self.root.join(&file.path), &Schema::empty())?.rows();
+            let of_file = expected.get(&file.path);
+            let (before, after) = of_file
+                .map_or((held.end, rows.saturating_sub(held.end)), |of_file| (of_file.before, of_file.after));
+            if held.rows != before || held.end > rows || (after > 0 && partial.is_some()) {
                 return Err(unknown(format!(
                     "cannot be matched with the target: the target holds only some rows of {}",
                     file.path
                 )));
             }
-            if held.end < rows {
+            if after > 0 {
                 partial = Some((file.path.clone(), held.end));
             }
             files.insert(file.path.clone(), file.size);

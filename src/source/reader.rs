@@ -1,19 +1,22 @@
 //! Rows of Parquet files, read forward.
 
 use std::fs::File;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use ::arrow::array::{Array, ArrayRef, BooleanArray, StringArray, new_null_array};
-use ::arrow::compute::filter_record_batch;
+use ::arrow::array::{Array, ArrayRef, StringArray, new_null_array};
 use ::arrow::datatypes::SchemaRef;
-use ::arrow::record_batch::RecordBatch;
+use ::arrow::record_batch::{RecordBatch, RecordBatchOptions};
+use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelector};
 
 use super::SourceError;
-use super::conform::{cast, conform, find, physical_name};
+use super::conform::{cast, conform, find, place};
+use super::kept::Kept;
 use super::shape::metadata;
 use crate::checkpoint::Part;
+use crate::table::physical_name;
 
 /// Rows are decoded in pieces of about this many bytes.
 const PIECE_BYTES: u64 = 1_000_000;
@@ -53,7 +56,9 @@ pub struct RowReader {
 struct OpenFile {
     file: String,
     reader: ParquetRecordBatchReader,
-    /// Physical row that `rest`, or else the reader, begins at.
+    /// The rows that the reader gives.
+    kept: Kept,
+    /// Everything before this physical row is read.
     at: u64,
     rest: Option<RecordBatch>,
 }
@@ -78,24 +83,25 @@ impl RowReader {
         self.decoded
     }
 
-    /// Reads the rows of a part, without those that are not kept: one entry for each row of the file, as far as there
-    /// are deleted ones. Blocks.
+    /// Reads those rows of a part that are kept. Blocks.
     ///
     /// # Errors
     /// When the file is gone, has changed since it was planned, or cannot be decoded.
-    pub fn read(&mut self, part: &Part, kept: Option<&[bool]>) -> Result<Vec<Chunk>, SourceError> {
-        let continues =
-            self.open.as_ref().is_some_and(|open| open.file == part.file && open.at == part.start);
-        if !continues {
+    pub fn read(&mut self, part: &Part, kept: &Kept) -> Result<Vec<Chunk>, SourceError> {
+        let wanted: Vec<u64> = kept.rows(part.rows()).collect();
+        let continues = self
+            .open
+            .as_ref()
+            .is_some_and(|open| open.file == part.file && open.at == part.start && open.kept.is_same(kept));
+        if !continues && !wanted.is_empty() {
             self.open = None;
-            self.open = Some(self.open_at(part)?);
+            self.open = Some(self.open_at(part, kept)?);
         }
         let path = self.root.join(&part.file);
         let file: Arc<str> = part.file.as_str().into();
         let mut chunks = Vec::new();
-        let mut at = part.start;
-        while at < part.end {
-            let Some(open) = &mut self.open else { break };
+        let mut left = wanted.as_slice();
+        while let ([first, ..], Some(open)) = (left, &mut self.open) {
             let rows = match open.rest.take() {
                 Some(rows) => rows,
                 None => match open.reader.next() {
@@ -104,40 +110,27 @@ impl RowReader {
                         self.decoded += rows.num_rows() as u64;
                         rows
                     }
-                    None => {
-                        return Err(SourceError::file(
-                            &path,
-                            format!("it ends at row {at}, before row {}", part.end),
-                        ));
-                    }
+                    None => return Err(SourceError::file(&path, format!("it ends before row {first}"))),
                 },
             };
-            let wanted = usize::try_from(part.end - at).unwrap_or(usize::MAX).min(rows.num_rows());
-            if wanted < rows.num_rows() {
-                open.rest = Some(rows.slice(wanted, rows.num_rows() - wanted));
+            let taken = left.len().min(rows.num_rows());
+            if taken < rows.num_rows() {
+                open.rest = Some(rows.slice(taken, rows.num_rows() - taken));
             }
-            let next = at + wanted as u64;
-            open.at = next;
-            let mut rows = rows.slice(0, wanted);
-            let mut physical: Vec<u64> = (at..next).collect();
-            let is_kept =
-                |row: &u64| kept.and_then(|kept| kept.get(usize::try_from(*row).ok()?)) != Some(&false);
-            if !physical.iter().all(is_kept) {
-                let mask = BooleanArray::from_iter(physical.iter().map(|row| Some(is_kept(row))));
-                rows = filter_record_batch(&rows, &mask).map_err(|error| SourceError::file(&path, error))?;
-                physical.retain(is_kept);
-            }
-            if !physical.is_empty() {
-                let rows = self.conform(&rows, part)?;
-                chunks.push(Chunk { file: Arc::clone(&file), physical, rows });
-            }
-            at = next;
+            let rows = self.conform(&rows.slice(0, taken), part)?;
+            chunks.push(Chunk { file: Arc::clone(&file), physical: left[..taken].to_vec(), rows });
+            left = &left[taken..];
+        }
+        // What was not wanted has been passed over as well.
+        if let Some(open) = self.open.as_mut().filter(|_| continues || !wanted.is_empty()) {
+            open.at = part.end;
         }
         Ok(chunks)
     }
 
-    /// Opens a file at the row group that holds a row.
-    fn open_at(&mut self, part: &Part) -> Result<OpenFile, SourceError> {
+    /// Opens a file at the first row of a part, for the rows from there on that are kept. Row groups without one
+    /// are not read.
+    fn open_at(&mut self, part: &Part, kept: &Kept) -> Result<OpenFile, SourceError> {
         let path = self.root.join(&part.file);
         let error = |error: &dyn ToString| SourceError::file(&path, error.to_string());
         let file = File::open(&path).map_err(|source| error(&source))?;
@@ -146,36 +139,37 @@ impl RowReader {
             return Err(error(&format!("it had {} bytes when it was planned and has {size} now", part.size)));
         }
         let metadata = metadata(&path)?;
-        let groups = metadata.metadata().row_groups();
-        let (mut first_group, mut first_row) = (0, 0);
-        for group in groups {
-            let rows = u64::try_from(group.num_rows()).unwrap_or_default();
-            if first_row + rows > part.start {
-                break;
+        let mut picked = Vec::new();
+        let mut selectors: Vec<RowSelector> = Vec::new();
+        let (mut end, mut row_bytes) = (0, 1);
+        for (at, group) in metadata.metadata().row_groups().iter().enumerate() {
+            let first = end;
+            end += u64::try_from(group.num_rows()).unwrap_or_default();
+            let of_group = selection(first.max(part.start)..end, kept);
+            if !of_group.iter().any(|selector| !selector.skip) {
+                continue;
             }
-            first_group += 1;
-            first_row += rows;
+            picked.push(at);
+            row_bytes = row_bytes.max(group.total_byte_size() / group.num_rows().max(1));
+            let skipped = part.start.saturating_sub(first);
+            if skipped > 0 {
+                selectors.push(RowSelector::skip(usize::try_from(skipped).unwrap_or(usize::MAX)));
+                self.decoded += skipped;
+            }
+            selectors.extend(of_group);
         }
-        let skip = part.start - first_row;
-        let left: u64 = groups
-            .iter()
-            .skip(first_group)
-            .map(|group| u64::try_from(group.num_rows()).unwrap_or_default())
-            .sum();
-        let row_bytes = groups.iter().map(|group| group.total_byte_size() / group.num_rows().max(1)).max();
-        let row_bytes = u64::try_from(row_bytes.unwrap_or_default()).unwrap_or_default().max(1);
-        let piece = (PIECE_BYTES / row_bytes).clamp(1, PIECE_ROWS);
-        let rows = |rows: u64| usize::try_from(rows).unwrap_or(usize::MAX);
-        let mut builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata.clone())
-            .with_row_groups((first_group..groups.len()).collect())
-            .with_batch_size(rows(piece));
-        if skip > 0 {
-            let selection = vec![RowSelector::skip(rows(skip)), RowSelector::select(rows(left - skip))];
-            builder = builder.with_row_selection(selection.into());
-            self.decoded += skip;
+        let piece = PIECE_BYTES / u64::try_from(row_bytes).unwrap_or_default().max(1);
+        let wanted = self.noted.fields().iter().filter_map(|noted| place(metadata.schema().fields(), noted));
+        let columns = ProjectionMask::roots(metadata.parquet_schema(), wanted);
+        let mut builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata)
+            .with_row_groups(picked)
+            .with_projection(columns)
+            .with_batch_size(usize::try_from(piece.clamp(1, PIECE_ROWS)).unwrap_or(usize::MAX));
+        if selectors.iter().any(|selector| selector.skip) {
+            builder = builder.with_row_selection(selectors.into());
         }
         let reader = builder.build().map_err(|source| error(&source))?;
-        Ok(OpenFile { file: part.file.clone(), reader, at: part.start, rest: None })
+        Ok(OpenFile { file: part.file.clone(), reader, kept: kept.clone(), at: part.start, rest: None })
     }
 
     /// Brings rows of a file to the source's columns: by name, with partition values as constants and null
@@ -201,7 +195,26 @@ impl RowReader {
             }
         });
         let columns: Result<Vec<ArrayRef>, SourceError> = columns.collect();
-        RecordBatch::try_new(Arc::clone(&self.schema), columns?)
+        let count = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
+        RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns?, &count)
             .map_err(|error| SourceError::file(&path, error))
     }
+}
+
+/// The rows of a range that are kept, as runs.
+fn selection(range: Range<u64>, kept: &Kept) -> Vec<RowSelector> {
+    let mut runs: Vec<RowSelector> = Vec::new();
+    if kept.is_all() {
+        let rows = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX);
+        runs.extend((rows > 0).then(|| RowSelector::select(rows)));
+        return runs;
+    }
+    for row in range {
+        let skip = !kept.holds(row);
+        match runs.last_mut() {
+            Some(run) if run.skip == skip => run.row_count += 1,
+            _ => runs.push(RowSelector { row_count: 1, skip }),
+        }
+    }
+    runs
 }

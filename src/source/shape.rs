@@ -1,30 +1,54 @@
 //! What the footer of a Parquet file tells about its size.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::Path;
 
+use ::arrow::datatypes::Schema;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
+use parquet::file::metadata::RowGroupMetaData;
 
 use super::SourceError;
+use super::conform::place;
+use super::kept::Kept;
 
-/// Row groups of a file: their rows and the bytes that these take uncompressed.
+/// Row groups of a file: their rows and the bytes that the columns which are read take uncompressed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileShape {
     groups: Vec<(u64, u64)>,
 }
 
+/// What of a file fits into a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fitting {
+    /// The row after the last that was looked at.
+    pub end: u64,
+    /// Rows that fit and are kept.
+    pub rows: u64,
+    /// What they take, in bytes.
+    pub bytes: u64,
+    /// Whether none of the file's rows is left that is kept.
+    pub is_last: bool,
+}
+
 impl FileShape {
-    /// Reads the footer of a file.
+    /// Reads the footer of a file; `columns` are those that are read, with what their table notes about them.
     ///
     /// # Errors
     /// When the file is not there, is no Parquet file, or is cut off.
-    pub fn read(path: &Path) -> Result<FileShape, SourceError> {
-        let metadata = metadata(path)?;
+    pub fn read(path: &Path, columns: &Schema) -> Result<FileShape, SourceError> {
+        let file = metadata(path)?;
         let count = |number: i64| u64::try_from(number).unwrap_or_default();
-        let groups = metadata.metadata().row_groups().iter();
-        Ok(FileShape {
-            groups: groups.map(|group| (count(group.num_rows()), count(group.total_byte_size()))).collect(),
-        })
+        let places = columns.fields().iter().filter_map(|noted| place(file.schema().fields(), noted));
+        let places: BTreeSet<usize> = places.collect();
+        let roots = file.parquet_schema();
+        let bytes = |group: &RowGroupMetaData| {
+            let columns = group.columns().iter().enumerate();
+            let read = columns.filter(|(leaf, _)| places.contains(&roots.get_column_root_idx(*leaf)));
+            read.map(|(_, column)| count(column.uncompressed_size())).sum()
+        };
+        let groups = file.metadata().row_groups().iter();
+        Ok(FileShape { groups: groups.map(|group| (count(group.num_rows()), bytes(group))).collect() })
     }
 
     /// Rows of the file.
@@ -33,31 +57,26 @@ impl FileShape {
         self.groups.iter().map(|(rows, _)| rows).sum()
     }
 
-    /// How many rows from `start` on fit `max_rows` and `max_bytes`, and what they take in bytes. At least
-    /// one row if there is one and `max_rows` is not 0 and `must_take` is set.
+    /// How many rows from `start` on that are kept fit `max_rows` and `max_bytes`. At least one row if there is one
+    /// and `max_rows` is not 0 and `must_take` is set.
     #[must_use]
-    pub fn fit(&self, start: u64, max_rows: u64, max_bytes: u64, must_take: bool) -> (u64, u64) {
-        let (mut first, mut taken, mut bytes) = (0, 0, 0);
+    pub fn fit(&self, start: u64, kept: &Kept, max_rows: u64, max_bytes: u64, must_take: bool) -> Fitting {
+        let mut fitting = Fitting { end: self.rows(), rows: 0, bytes: 0, is_last: true };
+        let mut first = 0;
         for (rows, size) in &self.groups {
             let end = first + rows;
-            let begin = (start + taken).max(first);
+            let row_bytes = size.div_ceil((*rows).max(1)).max(1);
+            for row in kept.rows(start.max(first)..end) {
+                let fits = fitting.bytes + row_bytes <= max_bytes || (fitting.rows == 0 && must_take);
+                if fitting.rows == max_rows || !fits {
+                    return Fitting { end: row, is_last: false, ..fitting };
+                }
+                fitting.rows += 1;
+                fitting.bytes += row_bytes;
+            }
             first = end;
-            if begin >= end || taken == max_rows {
-                continue;
-            }
-            let row_bytes = size.div_ceil(*rows).max(1);
-            let mut fitting = (max_bytes.saturating_sub(bytes)) / row_bytes;
-            if fitting == 0 && taken == 0 && must_take {
-                fitting = 1;
-            }
-            let take = (end - begin).min(max_rows - taken).min(fitting);
-            taken += take;
-            bytes += take * row_bytes;
-            if begin + take < end {
-                break;
-            }
         }
-        (taken, bytes)
+        fitting
     }
 }
 
@@ -75,15 +94,33 @@ pub(super) fn metadata(path: &Path) -> Result<ArrowReaderMetadata, SourceError> 
 mod tests {
     use super::*;
 
+    fn fit(shape: &FileShape, start: u64, max_rows: u64, max_bytes: u64, must_take: bool) -> (u64, u64, u64) {
+        let fitting = shape.fit(start, &Kept::default(), max_rows, max_bytes, must_take);
+        assert_eq!(fitting.is_last, fitting.end == shape.rows());
+        (fitting.end, fitting.rows, fitting.bytes)
+    }
+
     #[test]
     fn a_batch_takes_what_fits_across_row_groups() {
         let shape = FileShape { groups: vec![(10, 100), (0, 0), (10, 1_000)] };
-        assert_eq!(shape.fit(0, 100, 1_000_000, true), (20, 1_100));
-        assert_eq!(shape.fit(0, 5, 1_000_000, true), (5, 50));
-        assert_eq!(shape.fit(8, 5, 1_000_000, true), (5, 20 + 300));
-        assert_eq!(shape.fit(0, 100, 250, true), (11, 200));
-        assert_eq!(shape.fit(10, 100, 50, true), (1, 100), "one row always fits");
-        assert_eq!(shape.fit(10, 100, 50, false), (0, 0), "unless the batch has rows already");
-        assert_eq!(shape.fit(20, 100, 50, true), (0, 0));
+        assert_eq!(fit(&shape, 0, 100, 1_000_000, true), (20, 20, 1_100));
+        assert_eq!(fit(&shape, 0, 5, 1_000_000, true), (5, 5, 50));
+        assert_eq!(fit(&shape, 8, 5, 1_000_000, true), (13, 5, 20 + 300));
+        assert_eq!(fit(&shape, 0, 100, 250, true), (11, 11, 200));
+        assert_eq!(fit(&shape, 10, 100, 50, true), (11, 1, 100), "one row always fits");
+        assert_eq!(fit(&shape, 10, 100, 50, false), (10, 0, 0), "unless the batch has rows already");
+        assert_eq!(fit(&shape, 20, 100, 50, true), (20, 0, 0));
+    }
+
+    #[test]
+    fn rows_that_are_not_kept_take_no_room() {
+        let shape = FileShape { groups: vec![(4, 40), (4, 40)] };
+        let kept = [false, true, false, false, false, true, true, false];
+        let kept = Kept::there(Some(kept.into()));
+        let fit = |start, max_rows| shape.fit(start, &kept, max_rows, 1_000, true);
+        assert_eq!(fit(0, 2), Fitting { end: 6, rows: 2, bytes: 20, is_last: false });
+        assert_eq!(fit(6, 2), Fitting { end: 8, rows: 1, bytes: 10, is_last: true });
+        assert_eq!(fit(0, 3), Fitting { end: 8, rows: 3, bytes: 30, is_last: true });
+        assert_eq!(fit(7, 3), Fitting { end: 8, rows: 0, bytes: 0, is_last: true });
     }
 }

@@ -115,9 +115,10 @@ impl Table {
     ///
     /// # Errors
     /// When the table has a feature that cannot be written.
-    pub fn stage(&self) -> Result<Staging, TableError> {
-        let error = error_of("write to", self.path());
-        let writer = RecordBatchWriter::for_table(&self.inner).map_err(&error)?;
+    pub async fn stage(&self) -> Result<Staging, TableError> {
+        let action = "write to";
+        let error = error_of(action, self.path());
+        let writer = RecordBatchWriter::for_table(self.loaded(action).await?).map_err(&error)?;
         let writer = writer.with_writer_properties(writer_properties());
         Ok(Staging { writer, path: self.path().to_owned() })
     }
@@ -157,12 +158,13 @@ impl Table {
         if rebase == Rebase::No {
             properties = properties.with_max_retries(0);
         }
+        let table = self.loaded_mut(action).await?;
         let commit = CommitBuilder::from(properties)
             .with_actions(actions)
-            .build(Some(self.state(action)?), self.inner.log_store(), operation)
+            .build(Some(table.snapshot().map_err(&error)?), table.log_store(), operation)
             .await
             .map_err(&error)?;
-        self.inner.update_state().await.map_err(&error)?;
+        table.update_state().await.map_err(&error)?;
         Ok(commit.version())
     }
 }

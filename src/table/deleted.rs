@@ -5,6 +5,7 @@ use std::slice;
 use deltalake::DeltaTableError;
 use deltalake::datafusion::prelude::SessionContext;
 use deltalake::delta_datafusion::DeltaScanNext;
+use deltalake::kernel::LogicalFileView;
 
 use super::open::error_of;
 use super::{Table, TableError};
@@ -19,13 +20,17 @@ impl Table {
         let action = "read a deletion vector of";
         let error = error_of(action, self.path());
         let of_datafusion = |source| error(DeltaTableError::from(source));
-        let files = self.state(action)?.log_data();
-        let found = files.iter().find(|file| file.object_store_path().as_ref() == path);
-        let written = found.map_or_else(|| path.to_owned(), |file| file.path().into_owned());
+        let mut written = path.to_owned();
+        let look = |file: LogicalFileView| {
+            if file.object_store_path().as_ref() == path {
+                written = file.path().into_owned();
+            }
+        };
+        self.each_file(action, None, look).await?;
         let part = self.part(slice::from_ref(&written)).await?;
         let snapshot = part.snapshot().map_err(&error)?.snapshot().clone();
         let context = SessionContext::new();
-        self.inner.update_datafusion_session(&context.state()).map_err(&error)?;
+        part.update_datafusion_session(&context.state()).map_err(&error)?;
         let scan = DeltaScanNext::builder().with_eager_snapshot(snapshot).build();
         let scan = scan.await.map_err(of_datafusion)?;
         let found = scan.deletion_vectors(&context.state()).await.map_err(of_datafusion)?;
@@ -38,7 +43,7 @@ impl Table {
     /// Never for a table that is open.
     pub fn reader_features(&self) -> Result<Vec<String>, TableError> {
         let action = "read the protocol of";
-        let protocol = serde_json::to_value(self.state(action)?.protocol());
+        let protocol = serde_json::to_value(self.protocol()?);
         let protocol = protocol.map_err(|error| error_of(action, self.path())(error.into()))?;
         let features = protocol["readerFeatures"].as_array().cloned().unwrap_or_default();
         Ok(features.iter().filter_map(|feature| feature.as_str().map(ToOwned::to_owned)).collect())

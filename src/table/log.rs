@@ -1,18 +1,26 @@
 //! The files of a version and the entries of the log.
 
-use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::{fs, io};
 
-use deltalake::kernel::{Action, Add};
+use delta_kernel::{Expression, Predicate, PredicateRef};
+use deltalake::kernel::{Action, Add, LogicalFileView};
 use deltalake::logstore::get_actions;
+use futures::TryStreamExt;
+use object_store::ObjectStore;
+use object_store::path::Path as ObjectPath;
 use serde_json::Value;
 
-use super::open::error_of;
+use super::condition::Condition;
+use super::open::{State, error_of};
 use super::statistics::integer_at;
 use super::{Table, TableError};
+
+const LOG_FOLDER: &str = "_delta_log";
+const IN_COMMIT_TIMES: &str = "delta.enableInCommitTimestamps";
 
 /// A data file of a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +37,8 @@ pub struct DataFile {
     pub deleted_rows: u64,
     /// Rows in it, deleted ones included, where the log says so.
     pub rows: Option<u64>,
+    /// Whether it may have a row that meets the condition asked about, as far as its statistics tell.
+    pub may_match: bool,
 }
 
 impl DataFile {
@@ -66,56 +76,108 @@ pub struct LogEntry {
 }
 
 impl Table {
+    /// Goes through the files of this version, or those of which a predicate on the statistics may be true.
+    pub(super) async fn each_file(
+        &self,
+        action: &'static str,
+        predicate: Option<PredicateRef>,
+        mut visit: impl FnMut(LogicalFileView),
+    ) -> Result<(), TableError> {
+        let error = error_of(action, self.path());
+        match &self.state {
+            State::Loaded(table) => {
+                table.snapshot().map_err(error)?.log_data().iter().for_each(visit);
+            }
+            State::Opened(snapshot, _) => {
+                let mut files = snapshot.file_views(self.store.as_ref(), predicate);
+                while let Some(file) = files.try_next().await.map_err(&error)? {
+                    visit(file);
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// The files of this version, ordered by (modification time, path).
     ///
     /// # Errors
     /// When the log cannot be read.
-    pub fn files(&self) -> Result<Vec<DataFile>, TableError> {
-        let mut files: Vec<DataFile> = self
-            .state("list the files of")?
-            .log_data()
-            .iter()
-            .map(|file| DataFile {
+    pub async fn files(&self) -> Result<Vec<DataFile>, TableError> {
+        self.files_for(None).await
+    }
+
+    /// The same; each says whether it may have a row that meets a condition.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub async fn files_for(&self, condition: Option<&Condition>) -> Result<Vec<DataFile>, TableError> {
+        let mut files: Vec<DataFile> = Vec::new();
+        let take = |file: LogicalFileView| {
+            let partition_values = file.partition_values_map().into_iter().collect();
+            let may_match = condition.is_none_or(|condition| {
+                condition.may_hold_in_file(file.stats().as_deref(), &partition_values)
+            });
+            files.push(DataFile {
                 path: file.object_store_path().to_string(),
                 size: u64::try_from(file.size()).unwrap_or_default(),
                 modified_ms: file.modification_time(),
-                partition_values: file.partition_values_map().into_iter().collect(),
+                partition_values,
+                may_match,
                 deleted_rows: file.deletion_vector_descriptor().map_or(0, |vector| count(vector.cardinality)),
-                rows: file.num_records().map(|rows| rows as u64),
-            })
-            .collect();
+                rows: file.num_records().and_then(|rows| u64::try_from(rows).ok()),
+            });
+        };
+        self.each_file("list the files of", None, take).await?;
         files.sort_by(|a, b| (a.modified_ms, &a.path).cmp(&(b.modified_ms, &b.path)));
         Ok(files)
     }
 
-    /// Paths of the files of this version of which an integer in the statistics passes a test, ordered by
-    /// (modification time, path). `place` is the path of that integer in the form of the Delta protocol;
-    /// files whose statistics lack it are tested with `None`.
+    /// Paths of the files of this version in which an integer inside a struct may be more than 0, ordered by
+    /// (modification time, path): those whose statistics do not say that it is not. Of the other files nothing
+    /// but the entry in the log is read.
     ///
     /// # Errors
     /// When the log cannot be read.
-    pub fn files_where(
-        &self,
-        place: &[&str],
-        mut keep: impl FnMut(Option<i64>) -> bool,
-    ) -> Result<Vec<String>, TableError> {
-        let mut kept = Vec::new();
-        for file in self.state("list the files of")?.log_data().iter() {
-            if keep(file.stats().and_then(|stats| integer_at(&stats, place))) {
-                kept.push((file.modification_time(), file.path().into_owned()));
+    pub async fn files_above_zero(&mut self, parent: &str, column: &str) -> Result<Vec<String>, TableError> {
+        let integer = Expression::column([parent, column]);
+        let predicate = Arc::new(Predicate::gt(integer, Expression::literal(0_i32)));
+        let mut kept = HashMap::new();
+        let take = |file: LogicalFileView| {
+            let add = entry_of(&file);
+            let stats = add.stats.as_deref().unwrap_or_default();
+            if integer_at(stats, &["maxValues", parent, column]).is_none_or(|most| most > 0) {
+                kept.insert(add.path.clone(), add);
             }
-        }
-        kept.sort_unstable();
-        Ok(kept.into_iter().map(|(_, path)| path).collect())
+        };
+        self.each_file("list the files of", Some(predicate), take).await?;
+        let mut files: Vec<&Add> = kept.values().collect();
+        files.sort_unstable_by_key(|add| (add.modification_time, &add.path));
+        let paths = files.into_iter().map(|add| add.path.clone()).collect();
+        self.entries = kept;
+        Ok(paths)
+    }
+
+    /// Paths of the files of this version, as [`Table::scan`] takes them, ordered by (modification time, path).
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub async fn paths(&self) -> Result<Vec<String>, TableError> {
+        let mut files = Vec::new();
+        let take = |file: LogicalFileView| files.push((file.modification_time(), file.path().into_owned()));
+        self.each_file("list the files of", None, take).await?;
+        files.sort_unstable();
+        Ok(files.into_iter().map(|(_, path)| path).collect())
     }
 
     /// Whether all of these files belong to this version.
     ///
     /// # Errors
     /// When the log cannot be read.
-    pub fn has_files(&self, wanted: &BTreeSet<String>) -> Result<bool, TableError> {
-        let files = self.state("list the files of")?.log_data();
-        Ok(files.iter().filter(|file| wanted.contains(file.path().as_ref())).count() == wanted.len())
+    pub async fn has_files(&self, wanted: &BTreeSet<String>) -> Result<bool, TableError> {
+        let mut found = 0;
+        let look = |file: LogicalFileView| found += usize::from(wanted.contains(file.path().as_ref()));
+        self.each_file("list the files of", None, look).await?;
+        Ok(found == wanted.len())
     }
 
     /// Looks for the files of this version on the disk, by their names in the listings of their folders.
@@ -123,50 +185,92 @@ impl Table {
     ///
     /// # Errors
     /// When the log or a folder cannot be read.
-    pub fn on_disk(&self) -> Result<OnDisk, TableError> {
+    pub async fn on_disk(&self) -> Result<OnDisk, TableError> {
         let action = "list the files of";
-        let mut folders: HashMap<PathBuf, HashSet<OsString>> = HashMap::new();
+        let mut named: BTreeMap<PathBuf, BTreeSet<OsString>> = BTreeMap::new();
         let mut found = OnDisk::default();
-        for file in self.state(action)?.log_data().iter() {
+        let take = |file: LogicalFileView| {
             let path = file.path();
-            if path.contains("://") {
-                continue;
-            }
-            found.files += 1;
             let place = self.path().join(path.as_ref());
-            let (Some(folder), Some(name)) = (place.parent(), place.file_name()) else { continue };
-            let names = match folders.entry(folder.to_owned()) {
-                Entry::Occupied(names) => names.into_mut(),
-                Entry::Vacant(unread) => {
-                    let names = names_in(folder).map_err(|source| TableError {
-                        action,
-                        path: self.path().to_owned(),
-                        source: Box::new(source),
-                    })?;
-                    unread.insert(names)
-                }
-            };
-            if !names.contains(name) {
+            if let (false, Some(folder), Some(name)) =
+                (path.contains("://"), place.parent(), place.file_name())
+            {
+                found.files += 1;
+                named.entry(folder.to_owned()).or_default().insert(name.to_owned());
+            }
+        };
+        self.each_file(action, None, take).await?;
+        for (folder, wanted) in named {
+            let there = names_in(&folder).map_err(|source| TableError {
+                action,
+                path: self.path().to_owned(),
+                source: Box::new(source),
+            })?;
+            let missing = wanted.iter().filter(|name| !there.contains(*name));
+            for name in missing {
                 found.missing += 1;
-                found.example.get_or_insert_with(|| path.into_owned());
+                let place = folder.join(name);
+                let place = place.strip_prefix(self.path()).unwrap_or(&place);
+                found.example.get_or_insert_with(|| place.to_string_lossy().into_owned());
             }
         }
         Ok(found)
     }
 
-    /// The commit that made a version; none if the log has no entry for it.
+    /// The versions in the log and when each was made, in milliseconds since 1970, both rising: by the times of the
+    /// log's files, as Delta defines it, or by what commits say where the table has in-commit timestamps.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub async fn commit_times(&self) -> Result<Vec<(u64, i64)>, TableError> {
+        let error = error_of("list the log of", self.path());
+        let store = self.store.object_store(None);
+        let mut times: BTreeMap<u64, i64> = BTreeMap::new();
+        let mut entries = store.list(Some(&ObjectPath::from(LOG_FOLDER)));
+        while let Some(entry) = entries.try_next().await.map_err(|source| error(source.into()))? {
+            let name = entry.location.filename().unwrap_or_default();
+            if let Some(Ok(version)) = name.strip_suffix(".json").map(str::parse) {
+                times.insert(version, entry.last_modified.timestamp_millis());
+            }
+        }
+        let in_commit = self.properties()?.get(IN_COMMIT_TIMES).is_some_and(|value| value == "true");
+        if in_commit {
+            for (version, time) in &mut times {
+                let entry = self.log_entry(*version, None).await?;
+                let told =
+                    entry.and_then(|entry| entry.info.get("inCommitTimestamp").and_then(Value::as_i64));
+                *time = told.unwrap_or(*time);
+            }
+        }
+        let mut newest = i64::MIN;
+        Ok(times
+            .into_iter()
+            .map(|(version, time)| {
+                // A clock may have gone back, or files been copied.
+                newest = time.max(newest.saturating_add(1));
+                (version, newest)
+            })
+            .collect())
+    }
+
+    /// The commit that made a version; none if the log has no entry for it. Its files say whether they may have a
+    /// row that meets a condition.
     ///
     /// # Errors
     /// When the entry cannot be read.
-    pub async fn log_entry(&self, version: u64) -> Result<Option<LogEntry>, TableError> {
+    pub async fn log_entry(
+        &self,
+        version: u64,
+        condition: Option<&Condition>,
+    ) -> Result<Option<LogEntry>, TableError> {
         let error = error_of("read the log of", self.path());
-        let Some(bytes) = self.inner.log_store().read_commit_entry(version).await.map_err(&error)? else {
+        let Some(bytes) = self.store.read_commit_entry(version).await.map_err(&error)? else {
             return Ok(None);
         };
         let mut entry = LogEntry::default();
         for action in get_actions(version, &bytes).map_err(&error)? {
             match action {
-                Action::Add(add) if add.data_change => entry.added.push(data_file(add)),
+                Action::Add(add) if add.data_change => entry.added.push(data_file(add, condition)),
                 Action::Remove(remove) if remove.data_change => entry.removed.push(remove.path),
                 Action::Metadata(_) | Action::Protocol(_) => entry.changes_metadata = true,
                 Action::CommitInfo(info) => {
@@ -177,6 +281,20 @@ impl Table {
             }
         }
         Ok(Some(entry))
+    }
+}
+
+/// The entry of a file in the log.
+pub(super) fn entry_of(file: &LogicalFileView) -> Add {
+    Add {
+        path: file.path().into_owned(),
+        partition_values: file.partition_values_map(),
+        size: file.size(),
+        modification_time: file.modification_time(),
+        data_change: true,
+        stats: file.stats(),
+        deletion_vector: file.deletion_vector_descriptor(),
+        ..Add::default()
     }
 }
 
@@ -193,17 +311,20 @@ fn count(number: i64) -> u64 {
     u64::try_from(number).unwrap_or_default()
 }
 
-fn data_file(add: Add) -> DataFile {
+fn data_file(add: Add, condition: Option<&Condition>) -> DataFile {
     let rows = add
         .stats
         .as_deref()
         .and_then(|stats| serde_json::from_str::<Value>(stats).ok())
         .and_then(|stats| stats.get("numRecords").and_then(Value::as_u64));
+    let partition_values = add.partition_values.into_iter().collect();
     DataFile {
+        may_match: condition
+            .is_none_or(|condition| condition.may_hold_in_file(add.stats.as_deref(), &partition_values)),
         path: add.path,
         size: u64::try_from(add.size).unwrap_or_default(),
         modified_ms: add.modification_time,
-        partition_values: add.partition_values.into_iter().collect(),
+        partition_values,
         deleted_rows: add.deletion_vector.map_or(0, |vector| count(vector.cardinality)),
         rows,
     }

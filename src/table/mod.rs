@@ -4,6 +4,7 @@
 //! It knows nothing of jobs, batches or rows' answers.
 
 mod append;
+mod condition;
 mod create;
 mod deleted;
 mod log;
@@ -14,6 +15,7 @@ mod rewrite;
 mod statistics;
 
 pub use append::{Staged, Staging, Txn};
+pub use condition::{Condition, physical_name};
 pub use create::delta_schema;
 pub use log::{DataFile, LogEntry, OnDisk};
 pub use open::{Table, is_delta_table};

@@ -1,19 +1,38 @@
 //! Opening a table and asking what it is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
 use deltalake::kernel::engine::arrow_conversion::TryIntoArrow;
+use deltalake::kernel::{Add, Metadata, Protocol, Snapshot, StructType};
+use deltalake::logstore::LogStoreRef;
 use deltalake::{DeltaTable, DeltaTableBuilder, DeltaTableError, ensure_table_uri};
+use tokio::sync::OnceCell;
 
 use super::TableError;
 
 /// A Delta table at a version.
+///
+/// Opening it reads the metadata alone. What asks for files goes through the log once and keeps nothing of it,
+/// save for commits and queries over the whole table: deltalake keeps the entries of all files for these.
 #[derive(Clone, Debug)]
 pub struct Table {
-    pub(super) inner: DeltaTable,
+    pub(super) state: State,
+    pub(super) store: LogStoreRef,
+    /// Entries of files that were looked for in this version.
+    pub(super) entries: HashMap<String, Add>,
     path: PathBuf,
+}
+
+/// What of a version is in memory.
+#[derive(Clone, Debug)]
+pub(super) enum State {
+    /// The metadata, and the entries of the files from when they were first needed.
+    Opened(Arc<Snapshot>, OnceCell<DeltaTable>),
+    /// The metadata and the entries of the files.
+    Loaded(DeltaTable),
 }
 
 /// Whether a folder holds a Delta table.
@@ -46,17 +65,16 @@ impl Table {
 
     async fn build(path: &Path, version: Option<u64>) -> Result<Table, TableError> {
         let error = error_of("open", path);
-        let url = uri(path).map_err(&error)?;
-        let mut builder = DeltaTableBuilder::from_url(url).map_err(&error)?;
-        if let Some(version) = version {
-            builder = builder.with_version(version);
-        }
-        let inner = builder.load().await.map_err(&error)?;
-        Ok(Table { inner, path: path.to_owned() })
+        let builder = DeltaTableBuilder::from_url(uri(path).map_err(&error)?).map_err(&error)?;
+        let store = builder.build_storage().map_err(&error)?;
+        let snapshot = Snapshot::try_new(store.as_ref(), version).await.map_err(&error)?;
+        let state = State::Opened(Arc::new(snapshot), OnceCell::new());
+        Ok(Table { state, store, entries: HashMap::new(), path: path.to_owned() })
     }
 
     pub(super) fn wrap(inner: DeltaTable, path: &Path) -> Self {
-        Table { inner, path: path.to_owned() }
+        let (store, entries) = (inner.log_store(), HashMap::new());
+        Table { store, state: State::Loaded(inner), entries, path: path.to_owned() }
     }
 
     /// The table's folder.
@@ -71,13 +89,29 @@ impl Table {
     /// When the log cannot be read.
     pub async fn refresh(&mut self) -> Result<(), TableError> {
         let error = error_of("refresh", &self.path);
-        self.inner.update_state().await.map_err(error)
+        self.entries.clear();
+        match &mut self.state {
+            State::Loaded(table) => table.update_state().await.map_err(error),
+            State::Opened(snapshot, loaded) => {
+                if let Some(mut table) = loaded.take() {
+                    table.update_state().await.map_err(error)?;
+                    self.state = State::Loaded(table);
+                    return Ok(());
+                }
+                let engine = self.store.engine(None);
+                *snapshot = Arc::clone(snapshot).update(engine, None).await.map_err(error)?;
+                Ok(())
+            }
+        }
     }
 
     /// The version.
     #[must_use]
     pub fn version(&self) -> u64 {
-        self.inner.version().unwrap_or_default()
+        match &self.state {
+            State::Opened(snapshot, _) => snapshot.version(),
+            State::Loaded(table) => table.version().unwrap_or_default(),
+        }
     }
 
     /// The id that the table's metadata carries.
@@ -85,7 +119,7 @@ impl Table {
     /// # Errors
     /// Never for a table that is open.
     pub fn id(&self) -> Result<String, TableError> {
-        Ok(self.state("read the metadata of")?.metadata().id().to_owned())
+        Ok(self.metadata()?.id().to_owned())
     }
 
     /// The columns, partition columns included, in the order of the table's schema.
@@ -94,7 +128,11 @@ impl Table {
     /// When a type has no counterpart in Arrow.
     pub fn schema(&self) -> Result<SchemaRef, TableError> {
         let action = "read the schema of";
-        let schema = self.state(action)?.schema();
+        let error = error_of(action, &self.path);
+        let schema: Arc<StructType> = match &self.state {
+            State::Opened(snapshot, _) => snapshot.schema(),
+            State::Loaded(table) => table.snapshot().map_err(error)?.schema(),
+        };
         let arrow: Schema = schema.as_ref().try_into_arrow().map_err(|source| TableError {
             action,
             path: self.path.clone(),
@@ -108,7 +146,7 @@ impl Table {
     /// # Errors
     /// Never for a table that is open.
     pub fn partition_columns(&self) -> Result<Vec<String>, TableError> {
-        Ok(self.state("read the metadata of")?.metadata().partition_columns().into())
+        Ok(self.metadata()?.partition_columns().into())
     }
 
     /// The table's properties.
@@ -116,7 +154,7 @@ impl Table {
     /// # Errors
     /// Never for a table that is open.
     pub fn properties(&self) -> Result<BTreeMap<String, String>, TableError> {
-        let configuration = self.state("read the metadata of")?.metadata().configuration();
+        let configuration = self.metadata()?.configuration();
         Ok(configuration.iter().map(|(key, value)| (key.clone(), value.clone())).collect())
     }
 
@@ -126,18 +164,58 @@ impl Table {
     /// When the log cannot be read.
     pub async fn txn_version(&self, app_id: &str) -> Result<Option<i64>, TableError> {
         let action = "read the transactions of";
-        let log_store = self.inner.log_store();
-        self.state(action)?
-            .transaction_version(log_store.as_ref(), app_id)
+        self.loaded(action)
+            .await?
+            .snapshot()
+            .map_err(error_of(action, &self.path))?
+            .transaction_version(self.store.as_ref(), app_id)
             .await
             .map_err(error_of(action, &self.path))
     }
 
-    pub(super) fn state(
-        &self,
-        action: &'static str,
-    ) -> Result<&deltalake::table::state::DeltaTableState, TableError> {
-        self.inner.snapshot().map_err(error_of(action, &self.path))
+    pub(super) fn metadata(&self) -> Result<&Metadata, TableError> {
+        match &self.state {
+            State::Opened(snapshot, _) => Ok(snapshot.metadata()),
+            State::Loaded(table) => {
+                Ok(table.snapshot().map_err(error_of("read the metadata of", &self.path))?.metadata())
+            }
+        }
+    }
+
+    pub(super) fn protocol(&self) -> Result<&Protocol, TableError> {
+        match &self.state {
+            State::Opened(snapshot, _) => Ok(snapshot.protocol()),
+            State::Loaded(table) => {
+                Ok(table.snapshot().map_err(error_of("read the protocol of", &self.path))?.protocol())
+            }
+        }
+    }
+
+    /// This version with the entries of all files, for what of deltalake needs them.
+    pub(super) async fn loaded(&self, action: &'static str) -> Result<&DeltaTable, TableError> {
+        match &self.state {
+            State::Loaded(table) => Ok(table),
+            State::Opened(snapshot, loaded) => {
+                let load = async || {
+                    let builder = DeltaTableBuilder::from_url(uri(&self.path)?)?;
+                    builder.with_version(snapshot.version()).load().await
+                };
+                loaded.get_or_try_init(load).await.map_err(error_of(action, &self.path))
+            }
+        }
+    }
+
+    /// The same, to be changed.
+    pub(super) async fn loaded_mut(&mut self, action: &'static str) -> Result<&mut DeltaTable, TableError> {
+        self.entries.clear();
+        if let State::Opened(..) = &self.state {
+            let table = self.loaded(action).await?.clone();
+            self.state = State::Loaded(table);
+        }
+        match &mut self.state {
+            State::Loaded(table) => Ok(table),
+            State::Opened(..) => unreachable!("it has just been loaded"),
+        }
     }
 }
 

@@ -4,15 +4,16 @@
 //! commit that is kept in memory and names only those files spares that, so that a query takes as long as what
 //! it reads (bench `errors`). The files stay where they are, and nothing is written.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use deltalake::kernel::{Action, Add};
+use deltalake::kernel::{Action, Add, LogicalFileView};
 use deltalake::{DeltaTable, DeltaTableBuilder, DeltaTableError};
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 
+use super::log::entry_of;
 use super::open::{error_of, uri};
 use super::{Table, TableError};
 
@@ -25,32 +26,29 @@ impl Table {
     /// When one of them does not belong to this version.
     pub(super) async fn part(&self, files: &[String]) -> Result<DeltaTable, TableError> {
         let error = error_of("query", self.path());
-        let state = self.state("query")?;
-        let mut missing: HashSet<&str> = files.iter().map(String::as_str).collect();
-        let mut actions =
-            vec![Action::Protocol(state.protocol().clone()), Action::Metadata(state.metadata().clone())];
-        for file in state.log_data().iter() {
-            let path = file.path();
-            if missing.remove(path.as_ref()) {
-                actions.push(Action::Add(Add {
-                    path: path.into_owned(),
-                    partition_values: file.partition_values_map(),
-                    size: file.size(),
-                    modification_time: file.modification_time(),
-                    data_change: true,
-                    stats: file.stats(),
-                    deletion_vector: file.deletion_vector_descriptor(),
-                    ..Add::default()
-                }));
-            }
+        let mut adds: HashMap<&str, Add> = HashMap::new();
+        for file in files {
+            adds.extend(self.entries.get(file).map(|add| (file.as_str(), add.clone())));
         }
-        if let Some(missing) = missing.into_iter().next() {
+        if adds.len() < files.len() {
+            let wanted: HashSet<&str> = files.iter().map(String::as_str).collect();
+            let take = |file: LogicalFileView| {
+                if let Some(path) = wanted.get(file.path().as_ref()) {
+                    adds.insert(path, entry_of(&file));
+                }
+            };
+            self.each_file("query", None, take).await?;
+        }
+        if let Some(missing) = files.iter().find(|file| !adds.contains_key(file.as_str())) {
             let what = format!("the file {missing} is no longer in the table");
             return Err(error(DeltaTableError::Generic(what)));
         }
+        let actions =
+            [Action::Protocol(self.protocol()?.clone()), Action::Metadata(self.metadata()?.clone())];
+        let actions = actions.into_iter().chain(adds.into_values().map(Action::Add));
         let mut log = String::new();
-        for action in &actions {
-            log += &serde_json::to_string(action).map_err(|source| error(source.into()))?;
+        for action in actions {
+            log += &serde_json::to_string(&action).map_err(|source| error(source.into()))?;
             log.push('\n');
         }
         let root = uri(self.path()).map_err(&error)?;

@@ -5,13 +5,11 @@ use std::collections::HashMap;
 use arrow::record_batch::RecordBatch;
 use deltalake::DeltaTableError;
 use deltalake::datafusion::prelude::{SessionConfig, SessionContext};
-use deltalake::datafusion::sql::sqlparser::dialect::GenericDialect;
-use deltalake::datafusion::sql::sqlparser::parser::{Parser, ParserError};
-use deltalake::datafusion::sql::sqlparser::tokenizer::Token;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use url::Url;
 
+use super::condition::expression;
 use super::open::{error_of, uri};
 use super::{Table, TableError};
 
@@ -73,11 +71,12 @@ impl Table {
             config = config.with_target_partitions(1);
         }
         let context = SessionContext::new_with_config(config);
-        self.inner.update_datafusion_session(&context.state()).map_err(&error)?;
-        let mut provider = match scan.files {
-            Some(files) => self.part(files).await?.table_provider(),
-            None => self.inner.table_provider(),
+        let table = match scan.files {
+            Some(files) => &self.part(files).await?,
+            None => self.loaded("query").await?,
         };
+        table.update_datafusion_session(&context.state()).map_err(&error)?;
+        let mut provider = table.table_provider();
         if let Some(name) = scan.file_column {
             provider = provider.with_file_column(name);
         }
@@ -116,24 +115,6 @@ impl Table {
             roots.iter().filter_map(|root| Some((root.join(&as_url(file)).ok()?.to_string(), at))).collect()
         };
         files.iter().enumerate().flat_map(named).collect()
-    }
-}
-
-/// The one SQL expression that a text is.
-fn expression(written: &str) -> Result<String, String> {
-    let dialect = GenericDialect {};
-    let mut parser = Parser::new(&dialect).try_with_sql(written).map_err(|error| message(&error))?;
-    let expression = parser.parse_expr().map_err(|error| message(&error))?;
-    match parser.peek_token().token {
-        Token::EOF => Ok(expression.to_string()),
-        rest => Err(format!("nothing may follow the condition, and {rest} does")),
-    }
-}
-
-fn message(error: &ParserError) -> String {
-    match error {
-        ParserError::TokenizerError(text) | ParserError::ParserError(text) => text.clone(),
-        ParserError::RecursionLimitExceeded => "it is nested too deeply".to_owned(),
     }
 }
 

@@ -11,7 +11,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
 use deltalake::kernel::engine::arrow_conversion::TryIntoKernel;
-use deltalake::kernel::{Action, AddCDCFile, StructType};
+use deltalake::kernel::{Action, AddCDCFile, LogicalFileView, StructType};
 use deltalake::protocol::DeltaOperation;
 use deltalake::writer::RecordBatchWriter;
 use serde_json::{Map, Value};
@@ -116,9 +116,9 @@ impl Table {
     /// # Errors
     /// When the commit fails, or seems to.
     pub async fn clear(&mut self, info: Map<String, Value>) -> Result<(), TableError> {
-        let files = self.state("commit to")?.log_data();
-        let removed: Vec<Action> =
-            files.iter().map(|file| Action::Remove(file.remove_action(true))).collect();
+        let mut removed = Vec::new();
+        let take = |file: LogicalFileView| removed.push(Action::Remove(file.remove_action(true)));
+        self.each_file("commit to", None, take).await?;
         if !removed.is_empty() {
             self.commit(removed, DeltaOperation::Delete { predicate: None }, &[], info, Rebase::No).await?;
         }
@@ -138,7 +138,8 @@ impl Table {
             source: Box::new(source),
         })?;
         let fields: Vec<_> = kernel.fields().cloned().collect();
-        let inner = self.inner.add_columns().with_fields(fields).await.map_err(error_of(action, &path))?;
+        let table = self.loaded(action).await?.clone();
+        let inner = table.add_columns().with_fields(fields).await.map_err(error_of(action, &path))?;
         Ok(Table::wrap(inner, &path))
     }
 
@@ -157,9 +158,13 @@ impl Table {
         info: Map<String, Value>,
     ) -> Result<u64, TableError> {
         let action = "commit to";
-        let files = self.state(action)?.log_data();
-        let removed = files.iter().filter(|file| replaced.contains(file.path().as_ref()));
-        let mut actions: Vec<Action> = removed.map(|file| Action::Remove(file.remove_action(true))).collect();
+        let mut actions = Vec::new();
+        let take = |file: LogicalFileView| {
+            if replaced.contains(file.path().as_ref()) {
+                actions.push(Action::Remove(file.remove_action(true)));
+            }
+        };
+        self.each_file(action, None, take).await?;
         if actions.len() != replaced.len() {
             let source = std::io::Error::other("a file that is to be replaced is no longer in the table");
             return Err(TableError { action, path: self.path().to_owned(), source: Box::new(source) });

@@ -14,11 +14,11 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use enrich::clock;
 use enrich::config::Job;
-use enrich::sink::check_columns;
+use enrich::sink::{check_columns, properties};
 use enrich::table::{Staged, Table};
 use serde_json::Map;
 
-const ROUNDS: usize = 7;
+const ROUNDS: usize = 21;
 const FAILED: usize = 50;
 const FILE_ROWS: usize = 1_000;
 const FILES_IN_A_COMMIT: usize = 50;
@@ -77,13 +77,13 @@ async fn make(folder: &Path, files: usize) -> Job {
         Schema::new(vec![Field::new("id", DataType::Int64, true), Field::new("text", DataType::Utf8, true)]);
     let wanted = check_columns(&job, &source).expect("the target's columns");
     let target = job.target.location.path();
-    let properties = [("delta.checkpointInterval", "10".to_owned())];
+    let properties = properties(&wanted, job.target.metadata_column.as_deref());
     let mut table = Table::create(target, &wanted, &properties).await.expect("a table");
     let schema = table.schema().expect("its columns");
     let mut staged = Staged::default();
     for file in 0..files {
         let failed = file % (files / FAILED) == 0;
-        let mut staging = table.stage().expect("a file");
+        let mut staging = table.stage().await.expect("a file");
         staging.write(rows(&schema, file, failed)).await.expect("a write");
         let mut written = staging.finish().await.expect("a file");
         written.add_nested_statistics("_enrich", "error_count", 0, i64::from(failed)).expect("statistics");
@@ -130,7 +130,7 @@ async fn main() {
     let medians: Vec<f64> = took.into_iter().map(median).collect();
     for (seconds, files) in medians.iter().zip(sizes) {
         let rows = files * FILE_ROWS;
-        println!("  {files:>5} files, {rows:>8} rows, seconds  {seconds:>6.2}");
+        println!("  {files:>5} files, {rows:>8} rows, seconds  {seconds:>6.3}");
     }
     println!("  ten times the clean files, ratio      {:>6.2}", medians[1] / medians[0]);
 }

@@ -72,7 +72,7 @@ async fn a_check_misses_files_of_the_target_that_were_deleted() {
     let says = "ok      target files: 4 in the log, all on the disk";
     assert!(fine.assert_status(0).stdout.contains(says), "{}", fine.stdout);
     let path = world.path("target");
-    let files = enrich::table::Table::open(&path).await.unwrap().files().unwrap();
+    let files = enrich::table::Table::open(&path).await.unwrap().files().await.unwrap();
     for file in &files[1..3] {
         fs::remove_file(path.join(&file.path)).unwrap();
     }

@@ -220,13 +220,13 @@ async fn the_files_of_a_part_are_found_whatever_their_names() {
     let columns = ["a", "b", "c", "d"].to_vec();
     let columns =
         vec![Arc::new(StringArray::from(columns)) as _, Arc::new(StringArray::from(kinds.to_vec())) as _];
-    let mut staging = table.stage().unwrap();
+    let mut staging = table.stage().await.unwrap();
     staging.write(RecordBatch::try_new(table.schema().unwrap(), columns).unwrap()).await.unwrap();
     let staged = staging.finish().await.unwrap();
     table.append(&staged, &[], serde_json::Map::new()).await.unwrap();
-    let files = table.files_where(&[], |_| true).unwrap();
+    let files = table.paths().await.unwrap();
     assert_eq!(files.len(), 4);
-    let on_disk = table.on_disk().unwrap();
+    let on_disk = table.on_disk().await.unwrap();
     assert_eq!((on_disk.files, on_disk.missing), (4, 0), "{:?}", on_disk.example);
     let mut found = BTreeSet::new();
     for file in &files {

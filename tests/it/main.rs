@@ -7,6 +7,7 @@
 mod bare;
 mod budget;
 mod changes;
+mod chosen;
 mod cli;
 mod commands;
 mod damage;

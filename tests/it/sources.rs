@@ -10,7 +10,7 @@ use deltalake::datafusion::prelude::{col, lit};
 use deltalake::{DeltaTableBuilder, ensure_table_uri};
 use enrich::checkpoint::Part;
 use enrich::config::SimulatorSpec;
-use enrich::source::RowReader;
+use enrich::source::{Kept, RowReader};
 use enrich::table::Table;
 
 use crate::support::{World, append_delta, rows, schema, write_parquet};
@@ -62,7 +62,7 @@ fn a_thousand_batches_of_a_file_decode_it_once() {
     };
     let mut reader = RowReader::new(folder.path().to_owned(), schema(), schema());
     for batch in 0..1_000 {
-        let chunks = reader.read(&part(batch * 10, batch * 10 + 10), None).unwrap();
+        let chunks = reader.read(&part(batch * 10, batch * 10 + 10), &Kept::default()).unwrap();
         let ids: Vec<i64> = chunks.iter().flat_map(|chunk| ids(&chunk.rows)).collect();
         assert_eq!(ids, (batch as i64 * 10..batch as i64 * 10 + 10).collect::<Vec<_>>());
         assert_eq!(chunks[0].physical[0], batch * 10);
@@ -71,7 +71,7 @@ fn a_thousand_batches_of_a_file_decode_it_once() {
 
     // A restart in the middle begins at the row group, not at the file.
     let mut reader = RowReader::new(folder.path().to_owned(), schema(), schema());
-    let chunks = reader.read(&part(7_510, 7_520), None).unwrap();
+    let chunks = reader.read(&part(7_510, 7_520), &Kept::default()).unwrap();
     assert_eq!(ids(&chunks[0].rows)[0], 7_510);
     assert!(reader.decoded() <= 2_500, "{} rows were decoded", reader.decoded());
 }
@@ -126,7 +126,7 @@ async fn a_compaction_of_the_source_brings_no_row_again() {
     let url = ensure_table_uri(path.to_str().unwrap()).unwrap();
     let table = DeltaTableBuilder::from_url(url).unwrap().load().await.unwrap();
     table.optimize().await.unwrap();
-    assert_eq!(Table::open(&path).await.unwrap().files().unwrap().len(), 1);
+    assert_eq!(Table::open(&path).await.unwrap().files().await.unwrap().len(), 1);
     world.run(&[]).await.assert_status(0).assert_says("nothing to do");
     append_delta(&path, &rows(12..15)).await;
     world.run(&[]).await.assert_status(0);
@@ -187,7 +187,7 @@ async fn rows_stand_in_the_target_in_the_order_of_the_source_however_answers_com
     world.run(&[]).await.assert_status(0);
     let target = world.path("target");
     let mut firsts = Vec::new();
-    for file in Table::open(&target).await.unwrap().files().unwrap() {
+    for file in Table::open(&target).await.unwrap().files().await.unwrap() {
         let file = fs::File::open(target.join(file.path)).unwrap();
         let reader = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
         let found: Vec<i64> = reader.build().unwrap().flat_map(|batch| ids(&batch.unwrap())).collect();

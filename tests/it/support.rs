@@ -57,7 +57,7 @@ pub async fn append_delta(path: &Path, batch: &RecordBatch) {
         Ok(table) => table,
         Err(_) => Table::create(path, &batch.schema(), &[]).await.unwrap(),
     };
-    let mut staging = table.stage().unwrap();
+    let mut staging = table.stage().await.unwrap();
     staging.write(batch.clone()).await.unwrap();
     let staged = staging.finish().await.unwrap();
     table.append(&staged, &[], Map::new()).await.unwrap();
@@ -177,10 +177,10 @@ Say something about:
     }
 
     /// Every row exactly once, in the source's order, with its own answer.
-    pub async fn assert_target(&self, ids: std::ops::Range<i64>) {
+    pub async fn assert_target(&self, ids: impl IntoIterator<Item = i64>) {
         let target = self.target().await;
         let found: Vec<i64> = target.iter().map(|row| row.id).collect();
-        assert_eq!(found, ids.collect::<Vec<_>>(), "each row once, in order");
+        assert_eq!(found, ids.into_iter().collect::<Vec<_>>(), "each row once, in order");
         for row in &target {
             assert_eq!(row.text.as_deref(), Some(text_of(row.id).as_str()));
             assert_eq!(row.answer.as_deref(), Some(answer_to(&prompt_of(row.id)).as_str()), "row {}", row.id);

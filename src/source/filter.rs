@@ -1,0 +1,73 @@
+//! The condition that rows of a source must meet.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ::arrow::datatypes::{Schema, SchemaRef};
+
+use super::kept::Kept;
+use super::reader::RowReader;
+use super::shape::metadata;
+use super::{SourceError, conform};
+use crate::checkpoint::Part;
+use crate::table::Condition;
+
+/// Rows that are looked at together.
+const PIECE_ROWS: usize = 65_536;
+
+/// A condition and how the columns are read that it needs.
+#[derive(Clone, Debug)]
+pub(super) struct Filter {
+    condition: Condition,
+    root: PathBuf,
+    schema: SchemaRef,
+    noted: SchemaRef,
+}
+
+impl Filter {
+    /// `noted` are all columns of the source, with what its table notes about them.
+    pub(super) fn new(written: &str, root: &Path, noted: &SchemaRef) -> Result<Self, SourceError> {
+        let wrong = |message| SourceError::Condition { condition: written.to_owned(), message };
+        let condition = Condition::new(written, noted).map_err(wrong)?;
+        let noted = noted.project(condition.columns()).map_err(|error| wrong(error.to_string()))?;
+        let schema: Schema = Schema::new(conform::logical(noted.fields()));
+        Ok(Filter { condition, root: root.to_owned(), schema: schema.into(), noted: noted.into() })
+    }
+
+    pub(super) fn condition(&self) -> &Condition {
+        &self.condition
+    }
+
+    /// For each row of a part's file whether it is to be read: it is there and meets the condition. Row groups whose
+    /// statistics rule it out are not decoded. Blocks.
+    pub(super) fn rows(&self, part: &Part, there: &Kept) -> Result<Arc<[bool]>, SourceError> {
+        let path = self.root.join(&part.file);
+        let file = metadata(&path)?;
+        let may_hold = self.condition.may_hold_in_groups(&file);
+        let mut candidates = Vec::new();
+        for (group, may_hold) in file.metadata().row_groups().iter().zip(may_hold) {
+            let first = candidates.len() as u64;
+            let rows = first..first + u64::try_from(group.num_rows()).unwrap_or_default();
+            candidates.extend(rows.map(|row| may_hold && there.holds(row)));
+        }
+        let mut wanted = vec![false; candidates.len()];
+        let candidates = Kept::there(Some(candidates.into()));
+        let mut reader = RowReader::new(self.root.clone(), Arc::clone(&self.schema), Arc::clone(&self.noted));
+        for start in (0..wanted.len()).step_by(PIECE_ROWS) {
+            let end = wanted.len().min(start + PIECE_ROWS);
+            let piece = Part { start: start as u64, end: end as u64, ..part.clone() };
+            for chunk in reader.read(&piece, &candidates)? {
+                let holds = self.condition.holds(&chunk.rows).map_err(|message| {
+                    let message = format!("source.where = {:?}: {message}", self.condition.written());
+                    SourceError::file(&path, message)
+                })?;
+                for (row, holds) in chunk.physical.iter().zip(holds.values()) {
+                    if let Some(wanted) = usize::try_from(*row).ok().and_then(|row| wanted.get_mut(row)) {
+                        *wanted = holds;
+                    }
+                }
+            }
+        }
+        Ok(wanted.into())
+    }
+}
