@@ -84,9 +84,9 @@ async fn main() -> anyhow::Result<()> {
         Field::new("review", DataType::Utf8, true),
         Field::new("reviewed_on", DataType::Date32, true),
     ]));
-    let mut table = Table::create(&folder, &schema, &[]).await?;
+    let mut table = Table::create(&folder, &schema, &[], &[]).await?;
     for commit in 0..3 {
-        let mut staging = table.stage().await?;
+        let mut staging = table.stage(u64::MAX).await?;
         staging.write(rows(commit * 20..(commit + 1) * 20, &schema)?).await?;
         let staged = staging.finish().await?;
         table.append(&staged, &[], Map::new()).await?;

@@ -193,6 +193,13 @@ pub enum Event<'a> {
         /// What it cost; none if nobody says, or nothing was paid for.
         cost: Option<Money>,
     },
+    /// What a batch was to hold and the target does not take: it holds errors instead.
+    Refused {
+        /// Answers.
+        answers: u64,
+        /// Outcomes for which nothing was asked.
+        skipped: u64,
+    },
     /// A batch is in the target table.
     Committed {
         /// The batch.

@@ -65,6 +65,8 @@ classes! {
     Length = "length" => Reject,
     /// The answer has no text.
     EmptyAnswer = "empty_answer" => Reject,
+    /// The target's constraints do not allow what was to be written.
+    Constraint = "constraint" => Reject,
     /// The row's prompt could not be made from the template.
     Template = "template" => Reject,
     /// The key is missing, wrong or lacks a right (401, 403).

@@ -36,17 +36,20 @@ impl Checker<'_> {
         ConfigError::value(self.file, key, message)
     }
 
+    fn distinct(&self, key: &str, columns: Option<Vec<String>>) -> Result<Option<Vec<String>>, ConfigError> {
+        let Some(columns) = columns else { return Ok(None) };
+        if columns.is_empty() {
+            return Err(self.wrong(key, "is empty; name columns, or take it out"));
+        }
+        let twice = columns.iter().enumerate().find(|(at, column)| columns[..*at].contains(column));
+        match twice {
+            Some((_, column)) => Err(self.wrong(key, format!("names {column:?} twice"))),
+            None => Ok(Some(columns)),
+        }
+    }
+
     fn source(&self, raw: RawSource) -> Result<SourceSpec, ConfigError> {
         let location = self.location("source.path", &raw.path)?;
-        if let Some(columns) = &raw.columns {
-            if columns.is_empty() {
-                return Err(self.wrong("source.columns", "is empty; take it out to read all columns"));
-            }
-            let twice = columns.iter().enumerate().find(|(at, column)| columns[..*at].contains(column));
-            if let Some((_, column)) = twice {
-                return Err(self.wrong("source.columns", format!("names {column:?} twice")));
-            }
-        }
         let start = match (raw.starting_version, raw.starting_timestamp) {
             (Some(_), Some(_)) => {
                 return Err(self
@@ -67,7 +70,7 @@ impl Checker<'_> {
             location,
             written: raw.path,
             skip_change_commits: raw.skip_change_commits,
-            columns: raw.columns,
+            columns: self.distinct("source.columns", raw.columns)?,
             condition: raw.condition,
             start,
         })
@@ -87,6 +90,8 @@ impl Checker<'_> {
             location: self.location("target.path", &raw.target.path)?,
             metadata_column: self.metadata_column(raw.target.metadata, raw.target.metadata_column)?,
             on_new_columns: raw.target.on_new_columns,
+            partition_by: self.distinct("target.partition_by", raw.target.partition_by)?,
+            file_size: raw.target.file_size,
         };
         if source.location.is_same_place(&target.location) {
             return Err(self.wrong(

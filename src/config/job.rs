@@ -17,6 +17,7 @@ use super::error::{ConfigError, NO_KEY};
 use super::overrides;
 use super::raw::RawJob;
 use super::simulated::SimulatorSpec;
+use super::units::ByteSize;
 use crate::ident::Fingerprint;
 use crate::store::Location;
 
@@ -108,6 +109,10 @@ pub struct TargetSpec {
     pub metadata_column: Option<String>,
     /// What happens to columns of the source that the table does not have.
     pub on_new_columns: OnNewColumns,
+    /// Columns that partition a table that is made; of one that is there, those that it must have.
+    pub partition_by: Option<Vec<String>>,
+    /// Bytes of a data file, about.
+    pub file_size: ByteSize,
 }
 
 /// How large a batch becomes.

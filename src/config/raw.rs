@@ -114,6 +114,18 @@ pub(super) struct RawTarget {
     /// run, `ignore` reads them and does not write them, `add` adds them to the table. Default: `stop`.
     #[serde(default)]
     pub(super) on_new_columns: super::job::OnNewColumns,
+    /// Columns of the source by whose values a new target is partitioned, outermost first. An existing
+    /// target keeps its own; naming others for it is refused. Default: none.
+    #[schemars(length(min = 1))]
+    pub(super) partition_by: Option<Vec<String>>,
+    /// About how large a data file becomes; a batch begins a new file when it is reached. A batch that is
+    /// smaller makes one file (in each partition). Default: `100MB`.
+    #[serde(default = "file_size")]
+    pub(super) file_size: ByteSize,
+}
+
+fn file_size() -> ByteSize {
+    ByteSize::bytes(100_000_000)
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]

@@ -86,6 +86,15 @@ pub async fn check(job: &Job, live: bool, simulator: Option<&Url>) -> Vec<Findin
             match Sink::open(job, &prepared.columns, source.id(), RunId::random()).await {
                 Ok(sink) => {
                     note("target", Ok(format!("{} takes the job's columns", job.target.location)));
+                    let demands = sink.constraints(job).map(|constraints| {
+                        let count = constraints.len() as u64;
+                        if count == 0 {
+                            "none".to_owned()
+                        } else {
+                            format!("{} that rows must meet", counted(count, "demand"))
+                        }
+                    });
+                    note("target constraints", demands.map_err(EngineError::from));
                     let there = sink.look_for_files().await.map_err(EngineError::from);
                     note("target files", there.map(|files| format!("{files} in the log, all on the disk")));
                     let file = CheckpointFile::in_folder(job.checkpoint.path());

@@ -137,6 +137,12 @@ impl EngineError {
             EngineError::Target(TargetError::FilesGone { .. }) => Some(
                 "bring them back from a backup; without one, take them out of the log (FSCK REPAIR TABLE in Spark, repair() in delta-rs): their rows are lost, and only enrich run --restart asks about them again",
             ),
+            EngineError::Target(TargetError::Unwritable { .. }) => Some(
+                "where the row itself breaks it, leave such rows out with source.where; where an error in the output does, let the constraint allow it (OR answer LIKE 'ERROR: %')",
+            ),
+            EngineError::Target(TargetError::Feature { .. }) => Some(
+                "take the feature off the table with the engine that wrote it, or give the answers another target.path",
+            ),
             EngineError::Target(TargetError::Unowned { .. }) => {
                 Some("give the answers another target.path, or remove this table yourself")
             }
@@ -174,6 +180,9 @@ impl EngineError {
                     | TargetError::HasMetadata { .. }
                     | TargetError::Unowned { .. }
                     | TargetError::Shared { .. }
+                    | TargetError::Feature { .. }
+                    | TargetError::Constraint { .. }
+                    | TargetError::Unwritable { .. }
             ) | EngineError::Failed(
                 FailedError::NoMetadata { .. }
                     | FailedError::UnknownColumn { .. }

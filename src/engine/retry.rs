@@ -128,7 +128,8 @@ async fn start(
         voice.clone(),
     );
     let feed = RetryFeed { reader, queue, limits: job.batch, is_limited, file, checkpoint, places: None };
-    Ok((session, Running::new(enricher, feed, repair, lineage, voice.clone())))
+    let constraints = repair.constraints(job)?;
+    Ok((session, Running::new(enricher, feed, repair, lineage, constraints, voice.clone())))
 }
 
 /// So many of the rows, in their order: those that were asked longest ago, so that retries that follow each other

@@ -22,7 +22,7 @@ use crate::fault::Failure;
 use crate::ident::{BatchId, Lineage, RunId};
 use crate::ledger::Duty;
 use crate::report::Tally;
-use crate::sink::{Committed, FilledBatch, Sink};
+use crate::sink::{Committed, Constraints, FilledBatch, Sink, Turned};
 use crate::source::Source;
 use crate::store;
 use crate::table::{TableError, is_delta_table};
@@ -140,12 +140,12 @@ pub async fn run(
     }
     store::probe(job.checkpoint.path())?;
     store::probe(&job.journal)?;
-    let Started { enricher, reading, sink, lineage, lock } =
+    let Started { enricher, reading, sink, lineage, constraints, lock } =
         start(job, prepared, source, run, options, &voice).await?;
     voice.say(&Event::Started { run });
     let folder = job.target.location.join("_checkpoints").join(&job.app_id);
     let history = History::begin(folder.path(), run, started, tally)?;
-    let end = Running::new(enricher, reading, sink, lineage, voice).run(options, stop).await;
+    let end = Running::new(enricher, reading, sink, lineage, constraints, voice).run(options, stop).await;
     history.end(&end);
     drop(lock);
     end
@@ -157,6 +157,7 @@ pub(super) struct Running<F, D> {
     feed: Option<Box<F>>,
     drain: Option<Box<D>>,
     lineage: Lineage,
+    constraints: Constraints,
     tasks: JoinSet<Done<F, D>>,
     newest: Option<BatchId>,
     error: Option<EngineError>,
@@ -164,12 +165,20 @@ pub(super) struct Running<F, D> {
 }
 
 impl<F: Feed, D: Drain> Running<F, D> {
-    pub(super) fn new(enricher: Enricher, feed: F, drain: D, lineage: Lineage, voice: Voice) -> Self {
+    pub(super) fn new(
+        enricher: Enricher,
+        feed: F,
+        drain: D,
+        lineage: Lineage,
+        constraints: Constraints,
+        voice: Voice,
+    ) -> Self {
         Running {
             enricher,
             feed: Some(Box::new(feed)),
             drain: Some(Box::new(drain)),
             lineage,
+            constraints,
             tasks: JoinSet::new(),
             newest: None,
             error: None,
@@ -282,7 +291,11 @@ impl<F: Feed, D: Drain> Running<F, D> {
             }
             Duty::Commit(id) => {
                 let mut drain = self.drain.take().ok_or_else(|| busy("target"))?;
-                let batch: FilledBatch = self.enricher.take(id)?;
+                let mut batch: FilledBatch = self.enricher.take(id)?;
+                let turned = self.constraints.judge(&mut batch).map_err(EngineError::Task)?;
+                if turned != Turned::default() {
+                    self.voice.say(&Event::Refused { answers: turned.answers, skipped: turned.skipped });
+                }
                 let lineage = self.lineage;
                 self.tasks.spawn(async move {
                     let rows = batch.rows() as u64;
@@ -331,6 +344,8 @@ impl<F: Feed, D: Drain> Running<F, D> {
 
     fn open(&mut self, loaded: Loaded) -> Result<(), EngineError> {
         let id = loaded.plan.id;
+        let admitted = loaded.chunks.iter().try_for_each(|chunk| self.constraints.admit(chunk));
+        admitted.inspect_err(|_| self.enricher.failed(Duty::Load(id)))?;
         let opened = self.enricher.open(loaded);
         opened.inspect_err(|_| self.enricher.failed(Duty::Load(id)))
     }

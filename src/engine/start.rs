@@ -18,7 +18,7 @@ use crate::ident::{Lineage, RunId};
 use crate::journal::{JournalFolder, StrayAnswers};
 use crate::ledger::{Ledger, Window};
 use crate::plan::Planner;
-use crate::sink::Sink;
+use crate::sink::{Constraints, Sink};
 use crate::source::Source;
 
 /// The journals of a lineage.
@@ -42,6 +42,7 @@ pub(super) struct Started {
     pub(super) reading: Reading,
     pub(super) sink: Sink,
     pub(super) lineage: Lineage,
+    pub(super) constraints: Constraints,
     pub(super) lock: Lock,
 }
 
@@ -68,6 +69,7 @@ pub(super) async fn start(
     }
     let (checkpoint, outstanding) = recoverer.run().await?;
     sink.add_columns().await?;
+    let constraints = sink.constraints(job)?;
     let max_rows = options.max_rows;
 
     let planned = outstanding.iter().map(|batch| (batch.id, batch.rows(), batch.bytes));
@@ -85,7 +87,7 @@ pub(super) async fn start(
     let enricher =
         Enricher::start(prepared, ledger, journals, max_rows, Strictness::Probation, voice.clone());
     let reading = Reading { planner, reader, file, checkpoint, voice: voice.clone() };
-    Ok(Started { enricher, reading, sink, lineage, lock })
+    Ok(Started { enricher, reading, sink, lineage, constraints, lock })
 }
 
 /// Removes journals of committed batches and puts aside those that belong to no planned batch.

@@ -43,6 +43,13 @@ impl Listener for Log {
             Event::Committed { batch, rows, version } => {
                 tracing::debug!(%batch, rows, version, "batch committed");
             }
+            Event::Refused { answers, skipped } => {
+                tracing::warn!(
+                    answers,
+                    skipped,
+                    "not allowed by the target's constraints: errors are written"
+                );
+            }
             Event::AlreadyCommitted { batch } => tracing::info!(%batch, "batch was committed before"),
             Event::Notice(text) => tracing::info!("{text}"),
             // The command tells the reason when it ends; until then what is in flight goes on.

@@ -124,6 +124,11 @@ impl Listener for Tally {
                     Ending::Failed(class) => *totals.errors.entry(Class::name(*class)).or_default() += 1,
                 }
             }
+            Event::Refused { answers, skipped } => {
+                totals.answers = totals.answers.saturating_sub(*answers);
+                totals.skipped = totals.skipped.saturating_sub(*skipped);
+                *totals.errors.entry(Class::Constraint.name()).or_default() += answers + skipped;
+            }
             Event::Committed { rows, .. } => {
                 totals.committed_rows += rows;
                 totals.committed_batches += 1;

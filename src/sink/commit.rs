@@ -8,6 +8,7 @@ use arrow::datatypes::{Field, Int64Type, Schema, SchemaRef};
 use serde_json::{Map, Value, json};
 
 use super::columns::Layout;
+use super::constraints::Constraints;
 use super::failed::{name, text};
 use super::logged;
 use super::rebuild::{Progress, holds_own_alone};
@@ -47,6 +48,8 @@ pub struct Sink {
     run: RunId,
     source: SourceId,
     commits: u32,
+    /// Bytes of a data file, about.
+    file_bytes: u64,
     /// Columns of the source that the table is yet to get.
     to_add: Vec<Arc<Field>>,
 }
@@ -68,7 +71,7 @@ impl Sink {
         own.extend(metadata.as_deref());
         let (table, to_add) = match target::open(job, wanted, &own).await? {
             Some(found) => found,
-            None => (target::create(path, wanted, metadata.as_deref()).await?, Vec::new()),
+            None => (target::create(job, wanted).await?, Vec::new()),
         };
         Ok(Sink {
             path: path.to_owned(),
@@ -80,6 +83,7 @@ impl Sink {
             run,
             source: source.clone(),
             commits: 0,
+            file_bytes: job.target.file_size.get(),
             to_add,
         })
     }
@@ -95,6 +99,14 @@ impl Sink {
             self.schema = self.table.schema()?;
         }
         Ok(())
+    }
+
+    /// What the target demands of its rows.
+    ///
+    /// # Errors
+    /// When something of it cannot be seen to.
+    pub fn constraints(&self, job: &Job) -> Result<Constraints, TargetError> {
+        Constraints::of(job, &self.table)
     }
 
     /// Whether a target can be made in a place where there is no table.
@@ -238,20 +250,18 @@ impl Sink {
             run: self.run,
         };
         self.pass("parquet-file", Side::Before)?;
-        let mut staging = self.table.stage().await?;
+        let mut staging = self.table.stage(self.file_bytes).await?;
+        if let Some(metadata) = &self.metadata {
+            staging = staging.counting(metadata, ERROR_COUNT);
+        }
         let mut offset = 0;
         for chunk in &batch.chunks {
             let rows = layout.rows(batch, chunk, offset, &error_counts);
             offset += chunk.rows.num_rows();
             staging.write(rows.map_err(|error| self.error("make the rows of", error))?).await?;
         }
-        let mut staged = staging.finish().await?;
+        let staged = staging.finish().await?;
         self.pass("parquet-file", Side::After)?;
-        let range = (error_counts.iter().min(), error_counts.iter().max());
-        if let (Some(metadata), Some(min), Some(max)) = (&self.metadata, range.0, range.1) {
-            let added = staged.add_nested_statistics(metadata, ERROR_COUNT, i64::from(*min), i64::from(*max));
-            added.map_err(|error| self.error("write statistics to", error))?;
-        }
         let txns = [
             Txn { app_id: self.app_id.clone(), version: id.txn_version() },
             Txn { app_id: lineage.app_id(&self.app_id), version: id.txn_version() },

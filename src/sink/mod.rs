@@ -6,6 +6,7 @@
 
 mod columns;
 mod commit;
+mod constraints;
 mod failed;
 mod logged;
 mod rebuild;
@@ -15,6 +16,7 @@ mod settled;
 mod target;
 
 pub use commit::{Committed, Sink};
+pub use constraints::{Constraints, Turned};
 pub use failed::{FailedError, FailedGroup, FailedRows, LISTED};
 pub use logged::committed;
 pub use rebuild::Progress;

@@ -18,6 +18,7 @@ use serde_json::{Map, Value, json};
 
 use super::columns::{history, outputs};
 use super::commit::Committed;
+use super::constraints::Constraints;
 use super::failed::{FILES_AT_ONCE, FailedRows, name, text};
 use super::logged;
 use super::reload::{PLACE, Places};
@@ -93,6 +94,9 @@ impl Repair {
         if table.properties()?.contains_key(RETENTION) {
             return Err(TargetError::Retention { path });
         }
+        if let Some(feature) = table.unwritable_feature()? {
+            return Err(TargetError::Feature { path, feature });
+        }
         let outputs: Vec<String> = job.steps.iter().map(|step| step.output.clone()).collect();
         if let Some(output) = outputs.iter().find(|output| !rows.is_recorded(output)) {
             let what = format!("it has no column for the step {output:?}");
@@ -108,6 +112,14 @@ impl Repair {
             run,
             places,
         })
+    }
+
+    /// What the target demands of its rows.
+    ///
+    /// # Errors
+    /// When something of it cannot be seen to.
+    pub fn constraints(&self, job: &Job) -> Result<Constraints, TargetError> {
+        Constraints::of(job, &self.table)
     }
 
     /// Id of the target table.
@@ -232,17 +244,13 @@ impl Repair {
         let columns: Vec<String> = self.schema.fields().iter().map(|field| name(field.name())).collect();
         let sql = format!("SELECT {} FROM target", columns.join(", "));
         let mut stream = self.table.stream(scan, &sql).await?;
-        let mut staging = self.table.stage().await?;
-        let (mut found, mut fewest, mut most) = (0, i32::MAX, i32::MIN);
+        let mut staging = self.table.stage(u64::MAX).await?.counting(&self.metadata, ERROR_COUNT);
+        let mut found = 0;
         while let Some(read) = stream.try_next().await? {
             let of_arrow = |error| self.error("read", error);
             let before = conform(&read, &self.schema).map_err(of_arrow)?;
             let hits = self.hits(&before, rows).map_err(of_arrow)?;
             let after = self.patched(&before, batch, &hits).map_err(of_arrow)?;
-            let counts = self.member(&after, ERROR_COUNT).map_err(of_arrow)?;
-            for count in counts.as_primitive::<Int32Type>().iter().flatten() {
-                (fewest, most) = (fewest.min(count), most.max(count));
-            }
             if let Some(changes) = changes.as_mut().filter(|_| !hits.is_empty()) {
                 let at = UInt64Array::from_iter_values(hits.iter().map(|(at, _)| *at as u64));
                 let old = take_record_batch(&before, &at).map_err(of_arrow)?;
@@ -254,13 +262,7 @@ impl Repair {
         if found == 0 {
             return Ok(Mended { staged: Staged::default(), rows: 0 });
         }
-        let mut staged = staging.finish().await?;
-        if fewest <= most {
-            let (fewest, most) = (i64::from(fewest), i64::from(most));
-            let added = staged.add_nested_statistics(&self.metadata, ERROR_COUNT, fewest, most);
-            added.map_err(|error| self.error("write statistics to", error))?;
-        }
-        Ok(Mended { staged, rows: found })
+        Ok(Mended { staged: staging.finish().await?, rows: found })
     }
 
     /// Which rows of a file are rows of the batch that have still failed: their places here and there.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 
-use crate::config::{Job, OnNewColumns};
+use crate::config::{Job, OnNewColumns, TargetSpec, nearest};
 use crate::table::{Table, TableError, delta_schema, is_delta_table};
 
 /// Fields of the metadata column before those of the steps.
@@ -109,6 +109,36 @@ pub enum TargetError {
         /// One of them, relative to the table.
         example: String,
     },
+    /// The table has a feature that writing to it would not keep.
+    #[error("the target {} has the table feature {feature}, which cannot be written", path.display())]
+    Feature {
+        /// The table.
+        path: PathBuf,
+        /// Its name in the Delta protocol.
+        feature: String,
+    },
+    /// Something that the table demands of its rows cannot be seen to.
+    #[error("the target {} demands that {demand} holds: {message}", path.display())]
+    Constraint {
+        /// The table.
+        path: PathBuf,
+        /// What it demands.
+        demand: String,
+        /// Why it cannot be checked.
+        message: String,
+    },
+    /// A row that the table would not take even as an error row.
+    #[error("the target {} demands that {demand} holds, which row {row} of {file} does not do, also as an error row", path.display())]
+    Unwritable {
+        /// The table.
+        path: PathBuf,
+        /// What it demands.
+        demand: String,
+        /// The row's source file.
+        file: String,
+        /// Its physical row there.
+        row: u64,
+    },
     /// There is something else in its place.
     #[error("the target {} is there and is no Delta table", path.display())]
     NoTable {
@@ -167,7 +197,9 @@ pub fn check_columns(job: &Job, source: &Schema) -> Result<SchemaRef, TargetErro
         }
         fields.push(Field::new(metadata, DataType::Struct(metadata_fields(job)), true));
     }
-    delta_schema(&Schema::new(fields)).map_err(wrong)
+    let columns = delta_schema(&Schema::new(fields)).map_err(wrong)?;
+    check_partitions(job, &columns, job.target.partition_by.as_deref().unwrap_or_default())?;
+    Ok(columns)
 }
 
 fn metadata_fields(job: &Job) -> Fields {
@@ -217,6 +249,9 @@ pub(super) async fn open(
     if table.properties()?.contains_key(RETENTION) {
         return Err(TargetError::Retention { path: path.to_owned() });
     }
+    if let Some(feature) = table.unwritable_feature()? {
+        return Err(TargetError::Feature { path: path.to_owned(), feature });
+    }
     let schema = table.schema()?;
     let is_new = |field: &&Arc<Field>| {
         schema.field_with_name(field.name()).is_err() && !own.contains(&field.name().as_str())
@@ -239,6 +274,12 @@ pub(super) async fn open(
         return Err(TargetError::HasMetadata { path: path.to_owned(), metadata });
     }
     fits(&schema, &wanted).map_err(misfit)?;
+    let partitions = table.partition_columns()?;
+    if let Some(wanted) = job.target.partition_by.as_ref().filter(|wanted| **wanted != partitions) {
+        return Err(misfit(format!(
+            "it is partitioned by {partitions:?}, and target.partition_by is {wanted:?}; take the key out to leave it as it is"
+        )));
+    }
     let to_add = if on_new == OnNewColumns::Add { new } else { Vec::new() };
     Ok(Some((table, to_add)))
 }
@@ -260,12 +301,42 @@ pub(super) fn is_free(path: &Path) -> Result<(), TargetError> {
 }
 
 /// Creates the target.
-pub(super) async fn create(
-    path: &Path,
-    wanted: &Schema,
-    metadata: Option<&str>,
-) -> Result<Table, TargetError> {
-    Ok(Table::create(path, wanted, &properties(wanted, metadata)).await?)
+pub(super) async fn create(job: &Job, wanted: &Schema) -> Result<Table, TargetError> {
+    let TargetSpec { location, metadata_column, partition_by, .. } = &job.target;
+    let partitions = partition_by.as_deref().unwrap_or_default();
+    let properties = properties(wanted, metadata_column.as_deref());
+    Ok(Table::create(location.path(), wanted, partitions, &properties).await?)
+}
+
+/// Whether a target may be partitioned by these columns.
+fn check_partitions(job: &Job, wanted: &Schema, partitions: &[String]) -> Result<(), TargetError> {
+    let wrong = |column: &str, what: &str| {
+        let message = format!("target.partition_by names {column:?}, {what}");
+        Err(TargetError::Columns { message })
+    };
+    for column in partitions {
+        let Ok(field) = wanted.field_with_name(column) else {
+            let near = nearest(column, wanted.fields().iter().map(|field| field.name().as_str()));
+            let near = near.map_or_else(String::new, |near| format!("; did you mean {near:?}?"));
+            return wrong(column, &format!("and the target has no such column{near}"));
+        };
+        if job.steps.iter().any(|step| step.output == *column) {
+            return wrong(
+                column,
+                "an output: a row that is asked again would have to move. Take a column of the source",
+            );
+        }
+        if field.data_type().is_nested() || *field.data_type() == DataType::Binary {
+            return wrong(
+                column,
+                &format!("which is of type {}: partitions are named by plain values", field.data_type()),
+            );
+        }
+    }
+    if partitions.len() == wanted.fields().len() {
+        return wrong(&partitions[0], "and every other column: one must be left that is no partition");
+    }
+    Ok(())
 }
 
 /// The table properties that a target of these columns is created with.

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use arrow::array::AsArray;
+use arrow::datatypes::Int32Type;
 use arrow::record_batch::RecordBatch;
 use deltalake::kernel::transaction::{CommitBuilder, CommitProperties};
 use deltalake::kernel::{Action, Add, Transaction};
@@ -39,10 +41,7 @@ impl Staged {
     /// Adds the smallest and largest value of an integer column inside a struct to the files'
     /// statistics. (deltalake 1.1 matches `delta.dataSkippingStatsColumns` against the last part of a
     /// column's path only, and so leaves nested columns out.)
-    ///
-    /// # Errors
-    /// Never for statistics that the writer made.
-    pub fn add_nested_statistics(
+    fn add_nested_statistics(
         &mut self,
         parent: &str,
         column: &str,
@@ -89,15 +88,67 @@ pub struct Txn {
 pub struct Staging {
     pub(super) writer: RecordBatchWriter,
     pub(super) path: PathBuf,
+    /// Bytes after which a file ends and another begins.
+    pub(super) file_bytes: u64,
+    /// An integer column inside a struct that statistics are kept of, and its bounds in the files begun.
+    pub(super) counted: Option<Counted>,
+    pub(super) staged: Staged,
+}
+
+/// A struct column and an integer column in it, with the smallest and largest value seen.
+#[derive(Debug)]
+pub(super) struct Counted {
+    parent: String,
+    column: String,
+    bounds: Option<(i32, i32)>,
+}
+
+impl Counted {
+    fn see(&mut self, rows: &RecordBatch) {
+        let parent = rows.column_by_name(&self.parent).and_then(|column| column.as_struct_opt());
+        let column = parent.and_then(|parent| parent.column_by_name(&self.column));
+        let Some(values) = column.and_then(|column| column.as_primitive_opt::<Int32Type>()) else { return };
+        for value in values.iter().flatten() {
+            let (min, max) = self.bounds.unwrap_or((value, value));
+            self.bounds = Some((min.min(value), max.max(value)));
+        }
+    }
 }
 
 impl Staging {
+    /// Keeps the smallest and largest value of an integer column inside a struct in the files' statistics.
+    #[must_use]
+    pub fn counting(mut self, parent: &str, column: &str) -> Self {
+        self.counted = Some(Counted { parent: parent.to_owned(), column: column.to_owned(), bounds: None });
+        self
+    }
+
     /// Encodes rows in the table's columns; what is encoded is streamed to the disk.
     ///
     /// # Errors
     /// When they do not fit or a file cannot be written.
     pub async fn write(&mut self, rows: RecordBatch) -> Result<(), TableError> {
-        self.writer.write(rows).await.map_err(error_of("write to", &self.path))
+        if let Some(counted) = &mut self.counted {
+            counted.see(&rows);
+        }
+        self.writer.write(rows).await.map_err(error_of("write to", &self.path))?;
+        if self.writer.buffer_len() as u64 >= self.file_bytes {
+            self.end_files().await?;
+        }
+        Ok(())
+    }
+
+    async fn end_files(&mut self) -> Result<(), TableError> {
+        let adds = self.writer.flush().await.map_err(error_of("write to", &self.path))?;
+        let mut ended = Staged { adds };
+        if let Some(counted) = &mut self.counted
+            && let Some((min, max)) = counted.bounds.take()
+        {
+            let added = ended.add_nested_statistics(&counted.parent, &counted.column, min.into(), max.into());
+            added.map_err(|source| error_of("write statistics to", &self.path)(source.into()))?;
+        }
+        self.staged.absorb(ended);
+        Ok(())
     }
 
     /// Ends the files.
@@ -105,22 +156,23 @@ impl Staging {
     /// # Errors
     /// When a file cannot be written.
     pub async fn finish(mut self) -> Result<Staged, TableError> {
-        let adds = self.writer.flush().await.map_err(error_of("write to", &self.path))?;
-        Ok(Staged { adds })
+        self.end_files().await?;
+        Ok(self.staged)
     }
 }
 
 impl Table {
-    /// Begins data files that are not committed yet.
+    /// Begins data files that are not committed yet, of about so many bytes each.
     ///
     /// # Errors
     /// When the table has a feature that cannot be written.
-    pub async fn stage(&self) -> Result<Staging, TableError> {
+    pub async fn stage(&self, file_bytes: u64) -> Result<Staging, TableError> {
         let action = "write to";
         let error = error_of(action, self.path());
         let writer = RecordBatchWriter::for_table(self.loaded(action).await?).map_err(&error)?;
         let writer = writer.with_writer_properties(writer_properties());
-        Ok(Staging { writer, path: self.path().to_owned() })
+        let (path, staged) = (self.path().to_owned(), Staged::default());
+        Ok(Staging { writer, path, file_bytes, counted: None, staged })
     }
 
     /// Commits staged files as a blind append together with `txn` actions, on the version that the

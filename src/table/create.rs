@@ -12,13 +12,14 @@ use super::open::{error_of, uri};
 use super::{Table, TableError};
 
 impl Table {
-    /// Creates a table with these columns and properties.
+    /// Creates a table with these columns, some of which partition it, and these properties.
     ///
     /// # Errors
     /// When it is there already or cannot be made.
     pub async fn create(
         path: &Path,
         schema: &Schema,
+        partitions: &[String],
         properties: &[(&str, String)],
     ) -> Result<Table, TableError> {
         let action = "create";
@@ -32,6 +33,7 @@ impl Table {
         let inner = CreateBuilder::new()
             .with_location(location.to_string())
             .with_columns(kernel.fields().cloned())
+            .with_partition_columns(partitions)
             .with_configuration(
                 properties.iter().map(|(key, value)| ((*key).to_owned(), Some(value.clone()))),
             )

@@ -36,16 +36,4 @@ impl Table {
         let found = scan.deletion_vectors(&context.state()).await.map_err(of_datafusion)?;
         Ok(found.into_iter().next().map(|selection| selection.keep_mask))
     }
-
-    /// Names of the features that a reader of the table must know.
-    ///
-    /// # Errors
-    /// Never for a table that is open.
-    pub fn reader_features(&self) -> Result<Vec<String>, TableError> {
-        let action = "read the protocol of";
-        let protocol = serde_json::to_value(self.protocol()?);
-        let protocol = protocol.map_err(|error| error_of(action, self.path())(error.into()))?;
-        let features = protocol["readerFeatures"].as_array().cloned().unwrap_or_default();
-        Ok(features.iter().filter_map(|feature| feature.as_str().map(ToOwned::to_owned)).collect())
-    }
 }

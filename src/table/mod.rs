@@ -10,6 +10,7 @@ mod deleted;
 mod log;
 mod open;
 mod part;
+mod protocol;
 mod query;
 mod rewrite;
 mod statistics;

@@ -108,7 +108,14 @@ impl Table {
         let writer =
             RecordBatchWriter::try_new(folder, Arc::clone(&schema), partitions, None).map_err(&error)?;
         let writer = writer.with_writer_properties(writer_properties());
-        Ok(Some(ChangeStaging { staging: Staging { writer, path: self.path().to_owned() }, schema }))
+        let staging = Staging {
+            writer,
+            path: self.path().to_owned(),
+            file_bytes: u64::MAX,
+            counted: None,
+            staged: Staged::default(),
+        };
+        Ok(Some(ChangeStaging { staging, schema }))
     }
 
     /// Removes every file of the newest version in one commit.

@@ -78,16 +78,14 @@ async fn make(folder: &Path, files: usize) -> Job {
     let wanted = check_columns(&job, &source).expect("the target's columns");
     let target = job.target.location.path();
     let properties = properties(&wanted, job.target.metadata_column.as_deref());
-    let mut table = Table::create(target, &wanted, &properties).await.expect("a table");
+    let mut table = Table::create(target, &wanted, &[], &properties).await.expect("a table");
     let schema = table.schema().expect("its columns");
     let mut staged = Staged::default();
     for file in 0..files {
         let failed = file % (files / FAILED) == 0;
-        let mut staging = table.stage().await.expect("a file");
+        let mut staging = table.stage(u64::MAX).await.expect("a file").counting("_enrich", "error_count");
         staging.write(rows(&schema, file, failed)).await.expect("a write");
-        let mut written = staging.finish().await.expect("a file");
-        written.add_nested_statistics("_enrich", "error_count", 0, i64::from(failed)).expect("statistics");
-        staged.absorb(written);
+        staged.absorb(staging.finish().await.expect("a file"));
         if (file + 1) % FILES_IN_A_COMMIT == 0 {
             table.append(&staged, &[], Map::new()).await.expect("a commit");
             staged = Staged::default();

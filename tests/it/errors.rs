@@ -220,7 +220,7 @@ async fn the_files_of_a_part_are_found_whatever_their_names() {
     let columns = ["a", "b", "c", "d"].to_vec();
     let columns =
         vec![Arc::new(StringArray::from(columns)) as _, Arc::new(StringArray::from(kinds.to_vec())) as _];
-    let mut staging = table.stage().await.unwrap();
+    let mut staging = table.stage(u64::MAX).await.unwrap();
     staging.write(RecordBatch::try_new(table.schema().unwrap(), columns).unwrap()).await.unwrap();
     let staged = staging.finish().await.unwrap();
     table.append(&staged, &[], serde_json::Map::new()).await.unwrap();

@@ -183,13 +183,13 @@ async fn targets_that_do_not_fit_are_refused() {
         Field::new("text", DataType::Utf8, true),
         Field::new("answer", DataType::Int32, true),
     ];
-    Table::create(&target, &Schema::new(fields), &[]).await.unwrap();
+    Table::create(&target, &Schema::new(fields), &[], &[]).await.unwrap();
     refused(&world, |text| text, &["its column \"answer\" has the type Int32, and Utf8 is to be written"])
         .await;
     fs::remove_dir_all(&target).unwrap();
 
     let retention = [("delta.setTransactionRetentionDuration", "interval 7 days".to_owned())];
-    Table::create(&target, &rows(0..0).schema(), &retention).await.unwrap();
+    Table::create(&target, &rows(0..0).schema(), &[], &retention).await.unwrap();
     refused(&world, |text| text, &["sets delta.setTransactionRetentionDuration", "Unset the property"]).await;
 }
 

@@ -32,4 +32,5 @@ mod status;
 mod stops;
 mod support;
 mod tables;
+mod targets;
 mod tidy;

@@ -369,7 +369,7 @@ async fn a_compaction_between_reading_and_committing_is_seen() {
     let mut stale = enrich::table::Table::open(&path).await.unwrap();
     let replaced: BTreeSet<String> =
         stale.files().await.unwrap().into_iter().take(1).map(|file| file.path).collect();
-    let rewritten = stale.stage().await.unwrap().finish().await.unwrap();
+    let rewritten = stale.stage(u64::MAX).await.unwrap().finish().await.unwrap();
     delta(&world).await.optimize().await.unwrap();
     let version = world.target_version().await;
     let info = serde_json::Map::new;

@@ -55,9 +55,9 @@ pub async fn append_delta(path: &Path, batch: &RecordBatch) {
     std::fs::create_dir_all(path).unwrap();
     let mut table = match Table::open(path).await {
         Ok(table) => table,
-        Err(_) => Table::create(path, &batch.schema(), &[]).await.unwrap(),
+        Err(_) => Table::create(path, &batch.schema(), &[], &[]).await.unwrap(),
     };
-    let mut staging = table.stage().await.unwrap();
+    let mut staging = table.stage(u64::MAX).await.unwrap();
     staging.write(batch.clone()).await.unwrap();
     let staged = staging.finish().await.unwrap();
     table.append(&staged, &[], Map::new()).await.unwrap();

@@ -17,12 +17,12 @@ use enrich::table::{Table, TableError};
 
 use crate::support::{Outcome, World, append_delta};
 
-fn tables() -> PathBuf {
+pub fn tables() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tables")
 }
 
 /// The rows of a query as texts.
-async fn rows_of(path: &Path, sql: &str) -> Vec<Vec<String>> {
+pub async fn rows_of(path: &Path, sql: &str) -> Vec<Vec<String>> {
     let mut rows = Vec::new();
     let table = Table::open(path).await.unwrap();
     let read = table.query(sql, |batch: RecordBatch| {
@@ -41,8 +41,21 @@ async fn rows_of(path: &Path, sql: &str) -> Vec<Vec<String>> {
     rows
 }
 
+/// A table that may be changed.
+pub fn copy_of(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().flatten() {
+        let (path, to) = (entry.path(), to.join(entry.file_name()));
+        if path.is_dir() {
+            copy_of(&path, &to);
+        } else {
+            std::fs::copy(&path, &to).unwrap();
+        }
+    }
+}
+
 /// A job over a table, with these lines more for its source.
-async fn world_over(source: &Path, more: &str) -> World {
+pub async fn world_over(source: &Path, more: &str) -> World {
     let world = World::new(SimulatorSpec::default()).await;
     let job = world.usual_job("").replace("path = \"source\"", &format!("path = {source:?}\n{more}"));
     let (job, _) = job.split_once("prompt = ").unwrap();
