@@ -245,12 +245,14 @@ pub(super) async fn open(
     if !is_delta_table(path) {
         return is_free(path).map(|()| None);
     }
-    let table = Table::open(path).await?;
+    let refused = |feature: &str| TargetError::Feature { path: path.to_owned(), feature: feature.to_owned() };
+    let table = Table::open(path).await;
+    let table = table.map_err(|error| error.feature().map_or_else(|| error.into(), refused))?;
     if table.properties()?.contains_key(RETENTION) {
         return Err(TargetError::Retention { path: path.to_owned() });
     }
     if let Some(feature) = table.unwritable_feature()? {
-        return Err(TargetError::Feature { path: path.to_owned(), feature });
+        return Err(refused(&feature));
     }
     let schema = table.schema()?;
     let is_new = |field: &&Arc<Field>| {

@@ -52,11 +52,15 @@ impl DeltaSource {
         path: &Path,
         spec: &SourceSpec,
     ) -> Result<(Self, SchemaRef, SourceId), SourceError> {
-        let table = Table::open(path).await?;
+        let unread = |feature: &str| SourceError::Unsupported {
+            path: path.to_owned(),
+            what: format!("has the table feature {feature}, which cannot be read"),
+        };
+        let table = Table::open(path).await;
+        let table = table.map_err(|error| error.feature().map_or_else(|| error.into(), unread))?;
         let features = table.reader_features()?;
         if let Some(feature) = features.iter().find(|feature| !READ.contains(&feature.as_str())) {
-            let what = format!("has the table feature {feature}, which cannot be read");
-            return Err(SourceError::Unsupported { path: path.to_owned(), what });
+            return Err(unread(feature));
         }
         let schema = table.schema()?;
         let id = SourceId::Delta { table_id: table.id()? };

@@ -39,6 +39,15 @@ pub struct TableError {
     pub source: Box<dyn std::error::Error + Send + Sync>,
 }
 
+impl TableError {
+    /// The feature for which the table cannot even be opened, as the Delta protocol calls it.
+    #[must_use]
+    pub fn feature(&self) -> Option<&'static str> {
+        // The kernel has no variant that says so.
+        self.source.to_string().contains("catalog-managed").then_some("catalogManaged")
+    }
+}
+
 /// Why it failed, in the words of the operating system where it is the disk. DataFusion puts a backtrace into its
 /// messages where the environment asks for one.
 fn reason(source: &(dyn std::error::Error + 'static)) -> String {

@@ -15,6 +15,7 @@ mod endpoint;
 mod errors;
 mod examples;
 mod fallback;
+mod features;
 mod input;
 mod jobs;
 mod limits;

@@ -32,7 +32,7 @@ async fn delta(path: &Path) -> DeltaTable {
 }
 
 /// Makes the target that the world's job would make, without its rows.
-async fn make_target(world: &World, change: impl Fn(Field) -> Field) {
+pub async fn make_target(world: &World, change: impl Fn(Field) -> Field) {
     let job = Job::load_without_keys(&world.job()).unwrap();
     let source = Table::open(&world.path("source")).await.unwrap().schema().unwrap();
     let wanted = check_columns(&job, &source).unwrap();
