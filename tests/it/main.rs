@@ -16,6 +16,7 @@ mod errors;
 mod examples;
 mod fallback;
 mod features;
+mod independent;
 mod input;
 mod jobs;
 mod limits;

@@ -64,13 +64,16 @@ pub async fn append_delta(path: &Path, batch: &RecordBatch) {
 }
 
 /// A row of the target.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
 pub struct TargetRow {
     pub id: i64,
     pub text: Option<String>,
     pub answer: Option<String>,
+    #[serde(rename = "batch_id")]
     pub batch: i64,
+    #[serde(rename = "source_file")]
     pub file: String,
+    #[serde(rename = "source_row")]
     pub row: i64,
     pub error_count: i64,
 }
