@@ -149,7 +149,13 @@ impl EngineError {
             EngineError::Provider { .. } => {
                 Some("check key, model and base_url of the provider in the job file")
             }
-            EngineError::Source(SourceError::File { .. }) => {
+            EngineError::Source(SourceError::Gone { is_of_table: true, .. }) => Some(
+                "bring the file back (from a backup, or RESTORE the table); a longer delta.deletedFileRetentionDuration keeps files as long as a job takes. Without the file only enrich run --restart goes on",
+            ),
+            EngineError::Source(SourceError::Gap { .. }) => Some(
+                "a longer delta.logRetentionDuration keeps the log as long as there may be between two runs. Without that version only enrich run --restart goes on, which reads the table as it is now",
+            ),
+            EngineError::Source(SourceError::File { .. } | SourceError::Gone { .. }) => {
                 Some("bring the file back as it was; what is answered is kept")
             }
             _ => None,
@@ -169,6 +175,8 @@ impl EngineError {
                     | SourceError::UnknownColumn { .. }
                     | SourceError::Condition { .. }
                     | SourceError::Start { .. }
+                    | SourceError::Gap { .. }
+                    | SourceError::Gone { .. }
             ) | EngineError::Target(
                 TargetError::Columns { .. }
                     | TargetError::Schema { .. }

@@ -1,6 +1,7 @@
 //! The start of a run: lock, target, checkpoint, recovery, journals.
 
 use std::path::Path;
+use std::time::Duration;
 
 use super::enricher::Enricher;
 use super::error::EngineError;
@@ -18,6 +19,7 @@ use crate::ident::{Lineage, RunId};
 use crate::journal::{JournalFolder, StrayAnswers};
 use crate::ledger::{Ledger, Window};
 use crate::plan::Planner;
+use crate::report::counted;
 use crate::sink::{Constraints, Sink};
 use crate::source::Source;
 
@@ -78,7 +80,19 @@ pub(super) async fn start(
 
     let resumed: u64 = outstanding.iter().map(PlannedBatch::rows).sum();
     if let Some(unread) = source.rows_after(&checkpoint.position).await {
-        voice.say(&Event::Outstanding { rows: resumed + unread, most_asked: max_rows });
+        let rows = resumed + unread;
+        voice.say(&Event::Outstanding { rows, most_asked: max_rows });
+        if let (Some(kept), Some(least)) =
+            (source.retention(), least_time(job, max_rows.unwrap_or(rows).min(rows)))
+            && least > kept
+        {
+            let text = format!(
+                "at the job's requests_per_minute this takes {} at least, and the source keeps removed files for {} (delta.deletedFileRetentionDuration): a VACUUM could take files that are not read yet",
+                in_days(least),
+                in_days(kept)
+            );
+            voice.say(&Event::Notice(&text));
+        }
     }
     let lineage = checkpoint.lineage;
     let reader = source.reader();
@@ -88,6 +102,23 @@ pub(super) async fn start(
         Enricher::start(prepared, ledger, journals, max_rows, Strictness::Probation, voice.clone());
     let reading = Reading { planner, reader, file, checkpoint, voice: voice.clone() };
     Ok(Started { enricher, reading, sink, lineage, constraints, lock })
+}
+
+/// The time that so many rows take at the job's own limits; none where a step has a provider without one.
+fn least_time(job: &Job, rows: u64) -> Option<Duration> {
+    let per_minute = job.steps.iter().map(|step| {
+        let limits = step.providers.iter().map(|at| job.providers[*at].requests_per_minute.map(f64::from));
+        limits.sum::<Option<f64>>()
+    });
+    let slowest = per_minute.collect::<Option<Vec<f64>>>()?.into_iter().reduce(f64::min)?;
+    #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+    let minutes = rows as f64 / slowest;
+    Duration::try_from_secs_f64(minutes * 60.0).ok()
+}
+
+fn in_days(time: Duration) -> String {
+    let hours = time.as_secs() / 3_600;
+    if hours < 48 { counted(hours, "hour") } else { counted(hours / 24, "day") }
 }
 
 /// Removes journals of committed batches and puts aside those that belong to no planned batch.

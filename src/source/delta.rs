@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use ::arrow::datatypes::SchemaRef;
 
@@ -24,8 +25,8 @@ pub(super) struct DeltaSource {
     /// What rows must meet: for passing over files.
     pub(super) condition: Option<Condition>,
     skip_change_commits: bool,
-    /// Files of the version that a snapshot position speaks of.
-    snapshot: Option<(u64, Vec<DataFile>)>,
+    /// The next files of the version that a snapshot position speaks of.
+    snapshot: Option<Listing>,
     /// The log entry read last.
     entry: Option<(u64, LogEntry)>,
     /// Whether files of the table can have deletion vectors.
@@ -34,6 +35,20 @@ pub(super) struct DeltaSource {
     deleted: Option<HashMap<String, bool>>,
     /// The file that was asked about last, and which of its rows are kept.
     kept: Option<(String, Option<Arc<[bool]>>)>,
+}
+
+/// Table property that says how long removed files are kept; 7 days by default.
+const RETENTION: &str = "delta.deletedFileRetentionDuration";
+/// Files of a version that are in memory at once.
+const LISTED_FILES: usize = 1_000;
+
+/// Consecutive files of a version, in the order in which they are read.
+#[derive(Debug)]
+struct Listing {
+    version: u64,
+    files: Vec<DataFile>,
+    /// Whether the version has files after these.
+    has_more: bool,
 }
 
 /// Features of tables that ask something of a reader and that this source knows.
@@ -90,16 +105,14 @@ impl DeltaSource {
                     return self.next_in_log(first, 0, 0).await;
                 }
                 let version = self.table.version();
-                match self.snapshot_files(version).await?.first() {
-                    Some(file) => Ok(Some((part(file, version, 0), file.may_match))),
-                    None => Ok(None),
-                }
+                let listing = self.listing(version, None).await?;
+                Ok(listing.files.first().map(|file| (part(file, version, 0), file.may_match)))
             }
             Position::DeltaSnapshot { version, modified_ms, file, row } => {
                 let version = *version;
                 let key = (*modified_ms, file.as_str());
-                let files = self.snapshot_files(version).await?;
-                let next = files.iter().find_map(|candidate| {
+                let listing = self.listing(version, Some((key, *row))).await?;
+                let next = listing.files.iter().find_map(|candidate| {
                     let candidate_key = (candidate.modified_ms, candidate.path.as_str());
                     let start = match row {
                         Some(row) if candidate_key == key => *row,
@@ -200,16 +213,43 @@ impl DeltaSource {
         Ok(entry)
     }
 
-    async fn snapshot_files(&mut self, version: u64) -> Result<&[DataFile], SourceError> {
-        if self.snapshot.as_ref().is_none_or(|(cached, _)| *cached != version) {
-            let files = if version == self.table.version() {
-                self.table.files_for(self.condition.as_ref()).await?
-            } else {
-                Table::open_at(&self.path, version).await?.files_for(self.condition.as_ref()).await?
+    /// Files of a version, the one among them that comes next after a file, or goes on with a row of it; from the
+    /// beginning if none is given.
+    async fn listing(
+        &mut self,
+        version: u64,
+        after: Option<((i64, &str), Option<u64>)>,
+    ) -> Result<&Listing, SourceError> {
+        let holds = |listing: &&Listing| {
+            let key = |file: &DataFile| (file.modified_ms, file.path.clone());
+            let (first, last) = (listing.files.first().map(key), listing.files.last().map(key));
+            listing.version == version
+                && match after {
+                    None => false,
+                    Some(((time, path), row)) => {
+                        let at = Some((time, path.to_owned()));
+                        // Of a file that is read to its end the next one must be there, if there is one.
+                        first <= at && (at < last || (at == last && row.is_some()) || !listing.has_more)
+                    }
+                }
+        };
+        if self.snapshot.as_ref().filter(holds).is_none() {
+            let old;
+            let table = match version == self.table.version() {
+                true => &self.table,
+                false => {
+                    old = Table::open_at(&self.path, version).await?;
+                    &old
+                }
             };
-            self.snapshot = Some((version, files));
+            let first = after.map(|(key, _)| key);
+            // One more than is read next, since the first may be read to its end.
+            let listed = table.files_from(self.condition.as_ref(), first, LISTED_FILES + 1).await?;
+            self.snapshot = Some(Listing { version, files: listed.0, has_more: listed.1 });
         }
-        Ok(self.snapshot.as_ref().map_or(&[], |(_, files)| files.as_slice()))
+        self.snapshot
+            .as_ref()
+            .ok_or_else(|| SourceError::Unsupported { path: self.path.clone(), what: "has no files".into() })
     }
 
     /// Which rows of a part's file are not deleted, as the newest version has it that still has the file; none if
@@ -250,11 +290,14 @@ impl DeltaSource {
             _ => false,
         };
         if in_snapshot {
-            let files = self.snapshot.as_ref().map_or(&[][..], |(_, files)| files);
+            let (files, has_more) = match &self.snapshot {
+                Some(listing) => (listing.files.as_slice(), listing.has_more),
+                None => (&[][..], false),
+            };
             let modified_ms =
                 files.iter().find(|file| file.path == part.file).map_or(0, |file| file.modified_ms);
             // The last file's end is the snapshot's end, for which the old version need not be opened again.
-            if is_whole && files.last().is_some_and(|last| last.path == part.file) {
+            if is_whole && !has_more && files.last().is_some_and(|last| last.path == part.file) {
                 return Position::DeltaLog { version: version + 1, files: 0, row: 0 };
             }
             return Position::DeltaSnapshot {
@@ -284,6 +327,15 @@ impl DeltaSource {
         self.start.and_then(SourceStart::version)
     }
 
+    /// How long files that leave the table are kept: what a VACUUM spares.
+    pub(super) fn retention(&self) -> Duration {
+        let properties = self.table.properties().unwrap_or_default();
+        let written =
+            properties.get(RETENTION).map(|written| written.replace("interval", "").replace(' ', ""));
+        let found = written.and_then(|written| humantime::parse_duration(&written).ok());
+        found.unwrap_or(Duration::from_secs(7 * 86_400))
+    }
+
     /// The version that the source ends with.
     pub(super) fn version(&self) -> u64 {
         self.table.version()
@@ -298,23 +350,11 @@ impl DeltaSource {
     pub(super) async fn rows_after(&self, position: &Position) -> Option<u64> {
         match position {
             Position::Start if self.start.is_some() => None,
-            Position::Start => self.table.files().await.ok()?.iter().map(DataFile::live_rows).sum(),
-            Position::DeltaSnapshot { version, modified_ms, file, row } => {
-                if *version != self.table.version() {
-                    return None;
-                }
-                let files = self.table.files().await.ok()?;
-                let key = (*modified_ms, file.as_str());
-                files
-                    .iter()
-                    .map(|candidate| match (candidate.modified_ms, candidate.path.as_str()) {
-                        found if found == key => {
-                            candidate.rows.map(|rows| row.map_or(0, |row| rows.saturating_sub(row)))
-                        }
-                        found if found > key => candidate.live_rows(),
-                        _ => Some(0),
-                    })
-                    .sum()
+            Position::Start => self.table.rows_after(None, None).await.ok()?,
+            Position::DeltaSnapshot { version, modified_ms, file, row }
+                if *version == self.table.version() =>
+            {
+                self.table.rows_after(Some((*modified_ms, file)), *row).await.ok()?
             }
             _ => None,
         }

@@ -7,6 +7,7 @@ mod conform;
 mod delta;
 mod filter;
 mod kept;
+mod merge;
 mod parquet;
 mod reader;
 mod shape;
@@ -18,6 +19,7 @@ pub use shape::{FileShape, Fitting};
 use std::collections::{HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use ::arrow::datatypes::{Schema, SchemaRef};
 
@@ -105,6 +107,14 @@ pub enum SourceError {
         /// What is wrong, and what to do.
         message: String,
     },
+    /// A planned file is not there any more.
+    #[error("the source file {} is gone, and rows of it are planned and not written: {}", path.display(), if *is_of_table { "it was deleted, or taken out of the table and vacuumed" } else { "it was deleted or renamed" })]
+    Gone {
+        /// The file.
+        path: PathBuf,
+        /// Whether a Delta table had it.
+        is_of_table: bool,
+    },
     /// A file cannot be read.
     #[error("cannot read the source file {}: {message}", path.display())]
     File {
@@ -122,6 +132,16 @@ impl SourceError {
     #[expect(clippy::needless_pass_by_value, reason = "errors and strings are handed over alike")]
     pub(crate) fn file(path: &Path, message: impl ToString) -> Self {
         SourceError::File { path: path.to_owned(), message: message.to_string() }
+    }
+
+    /// For a planned file that cannot be opened.
+    fn gone(path: &Path, part: &Part, error: std::io::Error) -> Self {
+        match error.kind() {
+            std::io::ErrorKind::NotFound => {
+                SourceError::Gone { path: path.to_owned(), is_of_table: part.version.is_some() }
+            }
+            _ => SourceError::file(path, error),
+        }
     }
 }
 
@@ -303,6 +323,15 @@ impl Source {
         }
     }
 
+    /// How long files that a Delta table removes are kept; none for Parquet files.
+    #[must_use]
+    pub fn retention(&self) -> Option<Duration> {
+        match &self.kind {
+            Kind::Delta(delta) => Some(delta.retention()),
+            Kind::Parquet(_) => None,
+        }
+    }
+
     /// Files that were passed over because they are not whole yet; they are read when they are.
     #[must_use]
     pub fn unfinished(&self) -> Vec<PathBuf> {
@@ -357,7 +386,7 @@ impl Source {
     /// When it is not.
     pub fn holds(&self, part: &Part) -> Result<(), SourceError> {
         let path = self.root.join(&part.file);
-        let size = std::fs::metadata(&path).map_err(|error| SourceError::file(&path, error))?.len();
+        let size = std::fs::metadata(&path).map_err(|error| SourceError::gone(&path, part, error))?.len();
         if size == part.size {
             return Ok(());
         }

@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
-use ::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use ::arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 use percent_encoding::percent_decode_str;
 
+use super::merge::merge;
 use super::shape::metadata;
 use super::{Expected, FileShape, HeldFile, SourceError};
 use crate::checkpoint::{Part, Position};
@@ -70,9 +71,7 @@ impl ParquetSource {
             );
             return Err(SourceError::Unsupported { path: path.to_owned(), what });
         }
-        let file = root.join(&first.path);
-        let schema = with_partitions(metadata(&file)?.schema(), &first.partition);
-        let schema = delta_schema(&schema).map_err(|what| SourceError::file(&file, what))?;
+        let schema = schema_of(&root, &files, first)?;
         let unfinished = BTreeSet::new();
         Ok((ParquetSource { path: path.to_owned(), root: root.clone(), files, unfinished }, root, schema))
     }
@@ -186,6 +185,29 @@ impl ParquetSource {
         }
         Ok(Position::Parquet { files, partial })
     }
+}
+
+/// The columns of all files together, and those of their folders.
+fn schema_of(root: &Path, files: &[Found], first: &Found) -> Result<SchemaRef, SourceError> {
+    let mut columns = Fields::empty();
+    let mut untyped: Vec<Field> = Vec::new();
+    let whole = files.iter().filter(|file| is_whole(&root.join(&file.path)));
+    // Where none is whole, reading the first says why.
+    for file in whole.chain([first].into_iter().filter(|first| !is_whole(&root.join(&first.path)))) {
+        let path = root.join(&file.path);
+        let footer = metadata(&path)?;
+        let (nulls, typed): (Vec<_>, Vec<_>) =
+            footer.schema().fields().iter().cloned().partition(|field| *field.data_type() == DataType::Null);
+        let own = delta_schema(&Schema::new(typed)).map_err(|what| SourceError::file(&path, what))?;
+        columns = merge(&columns, own.fields()).map_err(|what| SourceError::file(&path, what))?;
+        // A column without any value has no type yet.
+        untyped.extend(nulls.iter().map(|field| Field::new(field.name(), DataType::Utf8, true)));
+    }
+    let columns =
+        merge(&columns, &untyped.into_iter().filter(|field| columns.find(field.name()).is_none()).collect());
+    let columns = columns.map_err(|what| SourceError::file(root, what))?;
+    let schema = with_partitions(&Schema::new(columns), &first.partition);
+    delta_schema(&schema).map_err(|what| SourceError::file(root, what))
 }
 
 pub(super) fn advance(before: &Position, part: &Part, end: u64, is_whole: bool) -> Position {

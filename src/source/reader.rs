@@ -133,7 +133,7 @@ impl RowReader {
     fn open_at(&mut self, part: &Part, kept: &Kept) -> Result<OpenFile, SourceError> {
         let path = self.root.join(&part.file);
         let error = |error: &dyn ToString| SourceError::file(&path, error.to_string());
-        let file = File::open(&path).map_err(|source| error(&source))?;
+        let file = File::open(&path).map_err(|error| SourceError::gone(&path, part, error))?;
         let size = file.metadata().map_err(|source| error(&source))?.len();
         if size != part.size {
             return Err(error(&format!("it had {} bytes when it was planned and has {size} now", part.size)));

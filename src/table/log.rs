@@ -1,5 +1,6 @@
 //! The files of a version and the entries of the log.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -111,25 +112,80 @@ impl Table {
     /// # Errors
     /// When the log cannot be read.
     pub async fn files_for(&self, condition: Option<&Condition>) -> Result<Vec<DataFile>, TableError> {
-        let mut files: Vec<DataFile> = Vec::new();
+        Ok(self.files_from(condition, None, usize::MAX).await?.0)
+    }
+
+    /// The first `most` of the files, in their order, that are at or after a (modification time, path); and whether
+    /// there are more. Only so many are ever in memory.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub async fn files_from(
+        &self,
+        condition: Option<&Condition>,
+        first: Option<(i64, &str)>,
+        most: usize,
+    ) -> Result<(Vec<DataFile>, bool), TableError> {
+        let mut files: BTreeMap<(i64, String), DataFile> = BTreeMap::new();
+        let mut has_more = false;
         let take = |file: LogicalFileView| {
+            let path = file.object_store_path().to_string();
+            let key = (file.modification_time(), path);
+            let is_before = first.is_some_and(|(time, path)| (key.0, key.1.as_str()) < (time, path));
+            let is_beyond =
+                files.len() >= most && files.last_key_value().is_some_and(|(last, _)| key > *last);
+            has_more |= is_beyond;
+            if is_before || is_beyond {
+                return;
+            }
             let partition_values = file.partition_values_map().into_iter().collect();
             let may_match = condition.is_none_or(|condition| {
                 condition.may_hold_in_file(file.stats().as_deref(), &partition_values)
             });
-            files.push(DataFile {
-                path: file.object_store_path().to_string(),
+            let found = DataFile {
+                path: key.1.clone(),
                 size: u64::try_from(file.size()).unwrap_or_default(),
-                modified_ms: file.modification_time(),
+                modified_ms: key.0,
                 partition_values,
                 may_match,
                 deleted_rows: file.deletion_vector_descriptor().map_or(0, |vector| count(vector.cardinality)),
-                rows: file.num_records().and_then(|rows| u64::try_from(rows).ok()),
-            });
+                rows: rows_in(&file),
+            };
+            files.insert(key, found);
+            if files.len() > most {
+                files.pop_last();
+                has_more = true;
+            }
         };
         self.each_file("list the files of", None, take).await?;
-        files.sort_by(|a, b| (a.modified_ms, &a.path).cmp(&(b.modified_ms, &b.path)));
-        Ok(files)
+        Ok((files.into_values().collect(), has_more))
+    }
+
+    /// Rows of the files after a (modification time, path) and of that file from a row on, deleted ones left out
+    /// where they are counted; none where the log does not say how many a file has.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub async fn rows_after(
+        &self,
+        after: Option<(i64, &str)>,
+        row: Option<u64>,
+    ) -> Result<Option<u64>, TableError> {
+        let mut sum = Some(0_u64);
+        let take = |file: LogicalFileView| {
+            let path = file.object_store_path().to_string();
+            let order = after
+                .map_or(Ordering::Greater, |after| (file.modification_time(), path.as_str()).cmp(&after));
+            let deleted = || file.deletion_vector_descriptor().map_or(0, |vector| count(vector.cardinality));
+            let rows = match (order, row) {
+                (Ordering::Greater, _) => rows_in(&file).map(|rows| rows.saturating_sub(deleted())),
+                (Ordering::Equal, Some(row)) => rows_in(&file).map(|rows| rows.saturating_sub(row)),
+                _ => Some(0),
+            };
+            sum = sum.zip(rows).map(|(sum, rows)| sum + rows);
+        };
+        self.each_file("list the files of", None, take).await?;
+        Ok(sum)
     }
 
     /// Paths of the files of this version in which an integer inside a struct may be more than 0, ordered by
@@ -282,6 +338,11 @@ impl Table {
         }
         Ok(Some(entry))
     }
+}
+
+/// Rows in a file, deleted ones included, where its statistics say so.
+fn rows_in(file: &LogicalFileView) -> Option<u64> {
+    file.num_records().and_then(|rows| u64::try_from(rows).ok())
 }
 
 /// The entry of a file in the log.

@@ -6,12 +6,12 @@
 #![expect(clippy::print_stdout, reason = "a benchmark prints")]
 #![expect(clippy::cast_precision_loss, reason = "figures for people")]
 
+mod measure;
+
 use std::fmt::Write as _;
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
 
 use arrow::array::{Int64Array, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
@@ -20,6 +20,7 @@ use bytes::Bytes;
 use enrich::clock;
 use enrich::ident::{BatchId, Fingerprint, Lineage, RowKey};
 use enrich::journal::{Header, JournalWriter, Outcome, Record};
+use measure::{Server, Used, enrich, median, watch};
 use parquet::arrow::ArrowWriter;
 
 const ROUNDS: usize = 5;
@@ -28,84 +29,6 @@ const CONCURRENCY: u32 = 64;
 const BATCH: u32 = 10_000;
 /// Small enough that 10,000 rows fill the window of four batches too.
 const SMALL_BATCH: u32 = 1_000;
-
-/// CPU time and peak memory of a process that has ended.
-#[derive(Clone, Copy, Debug, Default)]
-struct Used {
-    wall: f64,
-    cpu: f64,
-    peak_mb: f64,
-}
-
-/// Waits for a process and reads from /proc what it used; the last look is at most 2 ms before its end.
-fn watch(mut child: Child) -> Used {
-    let started = clock::now();
-    let mut used = Used::default();
-    let stat = format!("/proc/{}/stat", child.id());
-    let status = format!("/proc/{}/status", child.id());
-    loop {
-        if let Ok(text) = std::fs::read_to_string(&stat)
-            && let Some((_, rest)) = text.rsplit_once(") ")
-        {
-            let ticks: Vec<f64> =
-                rest.split(' ').skip(11).take(2).filter_map(|number| number.parse().ok()).collect();
-            used.cpu = ticks.iter().sum::<f64>() / 100.0;
-        }
-        if let Ok(text) = std::fs::read_to_string(&status)
-            && let Some(line) = text.lines().find(|line| line.starts_with("VmHWM:"))
-        {
-            let kb: f64 =
-                line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).unwrap_or(0.0);
-            used.peak_mb = kb / 1024.0;
-        }
-        if let Ok(Some(status)) = child.try_wait() {
-            assert!(status.success(), "a run failed");
-            used.wall = (clock::now() - started).as_secs_f64();
-            return used;
-        }
-        std::thread::sleep(Duration::from_millis(2));
-    }
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
-/// A simulator in a process of its own; it ends with this value.
-struct Server {
-    child: Child,
-    url: String,
-}
-
-impl Server {
-    fn start(folder: &Path, simulator: &str) -> Server {
-        let job = folder.join("simulator.toml");
-        std::fs::write(&job, job_text("simulator", "unused", BATCH, simulator)).expect("a job file");
-        let mut child = enrich()
-            .args(["simulate", "--port", "0"])
-            .arg(&job)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the simulator starts");
-        let mut url = String::new();
-        let stdout = child.stdout.take().expect("a pipe");
-        BufReader::new(stdout).read_line(&mut url).expect("its address");
-        Server { child, url: url.trim().to_owned() }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn enrich() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_enrich"))
-}
 
 fn job_text(url: &str, target: &str, batch: u32, simulator: &str) -> String {
     format!(
@@ -226,7 +149,7 @@ fn journal_cost(folder: &Path) -> f64 {
 fn main() {
     let folder = tempfile::tempdir().expect("a folder");
     let folder = folder.path();
-    let server = Server::start(folder, "");
+    let server = Server::start(folder, &job_text("simulator", "unused", BATCH, ""));
     let rows = 100_000;
     make_source(folder, rows);
     let (mut rates, mut cpus, mut loads, mut name) = (Vec::new(), Vec::new(), Vec::new(), None);
@@ -268,7 +191,10 @@ fn main() {
 
     for (kind, sigma, rows) in [("fixed", 0.0, 20_000_i64), ("log-normal", 0.5, 20_000)] {
         let latency = 0.1;
-        let server = Server::start(folder, &format!("latency = \"100ms\"\nlatency_sigma = {sigma}"));
+        let server = Server::start(
+            folder,
+            &job_text("simulator", "unused", BATCH, &format!("latency = \"100ms\"\nlatency_sigma = {sigma}")),
+        );
         make_source(folder, rows);
         // The mean of a log-normal latency whose median is 1.
         let mean = latency * f64::exp(sigma * sigma / 2.0);

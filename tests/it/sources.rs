@@ -3,7 +3,7 @@
 use std::fs;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, Int64Array, StringArray, UInt32Array};
+use arrow::array::{ArrayRef, AsArray, Int32Array, Int64Array, NullArray, StringArray, UInt32Array};
 use arrow::datatypes::DataType;
 use arrow::record_batch::RecordBatch;
 use deltalake::datafusion::prelude::{col, lit};
@@ -249,4 +249,203 @@ async fn a_file_that_is_still_being_written_is_left_for_the_next_run() {
     fs::write(source.join("a.parquet"), &whole).unwrap();
     world.run(&[]).await.assert_status(0).assert_says("4 rows written");
     world.assert_target(0..9).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_version_of_many_files_is_read_in_order_a_part_of_its_list_at_a_time() {
+    let world = World::new(SimulatorSpec::default()).await;
+    let source = world.path("source");
+    append_delta(&source, &rows(0..1)).await;
+    let log = source.join("_delta_log/00000000000000000001.json");
+    let text = fs::read_to_string(&log).unwrap();
+    let mut actions: Vec<serde_json::Value> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let at = actions.iter().position(|action| action.get("add").is_some()).unwrap();
+    let add = actions.remove(at);
+    let data = fs::read(source.join(add["add"]["path"].as_str().unwrap())).unwrap();
+    let count = 2_500_u64;
+    for number in 0..count {
+        let mut add = add.clone();
+        // Neither the paths nor the places in the log are in the order of the times, and some times are alike.
+        let path = format!("{:04}.parquet", (number * 7) % count);
+        fs::write(source.join(&path), &data).unwrap();
+        add["add"]["path"] = path.into();
+        add["add"]["modificationTime"] = (1_700_000_000_000 + (number * 13) % 900).into();
+        actions.push(add);
+    }
+    let text: Vec<String> = actions.iter().map(ToString::to_string).collect();
+    fs::write(&log, text.join("\n") + "\n").unwrap();
+    world.write_text(&world.usual_job("").replace("max_rows = 10", "max_rows = 300"));
+    world.run(&["--max-rows", "1900"]).await.assert_status(0);
+    world.run(&[]).await.assert_status(0);
+    let keys = "SELECT _enrich['batch_id'], _enrich['source_file'] FROM target";
+    let mut found = crate::tables::rows_of(&world.path("target"), keys).await;
+    found.sort_by_key(|row| row[0].parse::<u64>().unwrap());
+    assert_eq!(found.len() as u64, count);
+    let files = Table::open(&source).await.unwrap().files().await.unwrap();
+    // Rows of a batch are compared as a set: they come back in no order.
+    let mut wanted = files.iter().map(|file| file.path.clone());
+    for batch in found.chunk_by(|a, b| a[0] == b[0]) {
+        let mut batch: Vec<&str> = batch.iter().map(|row| row[1].as_str()).collect();
+        let mut files: Vec<String> = wanted.by_ref().take(batch.len()).collect();
+        batch.sort_unstable();
+        files.sort_unstable();
+        assert_eq!(batch, files);
+    }
+    assert_eq!(world.simulator.counts().requests, count);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_whose_columns_differ_are_one_table_of_the_widest_types() {
+    let world = World::new(SimulatorSpec::default()).await;
+    let source = world.path("source");
+    fs::create_dir_all(&source).unwrap();
+    let text = |id: i64| -> ArrayRef { Arc::new(StringArray::from(vec![crate::support::text_of(id)])) };
+    let files: [(&str, Vec<(&str, ArrayRef)>); 4] = [
+        ("a", vec![("id", Arc::new(Int32Array::from(vec![0]))), ("text", text(0))]),
+        ("b", vec![("text", text(1)), ("id", Arc::new(Int64Array::from(vec![1]))), ("more", text(100))]),
+        (
+            "c",
+            vec![
+                ("id", Arc::new(Int32Array::from(vec![2]))),
+                ("text", text(2)),
+                ("more", Arc::new(NullArray::new(1))),
+            ],
+        ),
+        (
+            "d",
+            vec![
+                ("id", Arc::new(Int64Array::from(vec![3]))),
+                ("text", text(3)),
+                ("none", Arc::new(NullArray::new(1))),
+            ],
+        ),
+    ];
+    for (name, columns) in files {
+        let batch = RecordBatch::try_from_iter_with_nullable(
+            columns.into_iter().map(|(name, column)| (name, column, true)),
+        );
+        write_parquet(&source.join(format!("{name}.parquet")), &batch.unwrap(), 5);
+    }
+    world.write_job("");
+    world.run(&[]).await.assert_status(0);
+    world.assert_target(0..4).await;
+    let schema = Table::open(&world.path("target")).await.unwrap().schema().unwrap();
+    let types: Vec<String> = schema
+        .fields()
+        .iter()
+        .take(4)
+        .map(|field| format!("{} {}", field.name(), field.data_type()))
+        .collect();
+    assert_eq!(types, ["id Int64", "text Utf8", "more Utf8", "none Utf8"]);
+    let more =
+        crate::tables::rows_of(&world.path("target"), "SELECT more FROM target WHERE more IS NOT NULL").await;
+    assert_eq!(more, [[crate::support::text_of(100)]]);
+
+    let texts: ArrayRef = Arc::new(StringArray::from(vec!["five"]));
+    write_parquet(&source.join("e.parquet"), &RecordBatch::try_from_iter([("id", texts)]).unwrap(), 5);
+    let ended = world.run(&[]).await;
+    ended
+        .assert_status(1)
+        .assert_says("e.parquet: column \"id\" has the type Utf8 here and Int64 in other files");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_compression_dictionaries_and_empty_files_are_read() {
+    use parquet::basic::{BrotliLevel, Compression, GzipLevel, ZstdLevel};
+    let world = World::new(SimulatorSpec::default()).await;
+    let source = world.path("source");
+    fs::create_dir_all(&source).unwrap();
+    let compressions = [
+        Compression::UNCOMPRESSED,
+        Compression::SNAPPY,
+        Compression::GZIP(GzipLevel::default()),
+        Compression::BROTLI(BrotliLevel::default()),
+        Compression::LZ4,
+        Compression::LZ4_RAW,
+        Compression::ZSTD(ZstdLevel::default()),
+    ];
+    let count = compressions.len() as i64;
+    for (at, compression) in compressions.into_iter().enumerate() {
+        let first = at as i64 * 10;
+        // With a dictionary of values, and without.
+        let plain = rows(first..first + 10);
+        let keyed = arrow::compute::cast(
+            plain.column(1),
+            &DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8)),
+        );
+        let columns = [("id", plain.column(0).clone()), ("text", keyed.unwrap())];
+        let batch = if at % 2 == 0 { plain } else { RecordBatch::try_from_iter(columns).unwrap() };
+        let properties = parquet::file::properties::WriterProperties::builder()
+            .set_compression(compression)
+            .set_dictionary_enabled(at % 2 == 1)
+            .build();
+        let file = fs::File::create(source.join(format!("{at}.parquet"))).unwrap();
+        let mut writer =
+            parquet::arrow::ArrowWriter::try_new(file, batch.schema(), Some(properties)).unwrap();
+        writer.write(&batch).unwrap();
+        writer.close().unwrap();
+    }
+    write_parquet(&source.join("empty.parquet"), &rows(0..0), 5);
+    world.write_job("");
+    world.run(&[]).await.assert_status(0);
+    world.assert_target(0..count * 10).await;
+    world.run(&[]).await.assert_status(0).assert_says("nothing to do");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_planned_file_that_was_vacuumed_is_told_and_found_again_when_it_is_back() {
+    let world = World::with_rows(40, 2).await;
+    world.run_with(&["--max-rows", "30"], &[("ENRICH_FAULT", "delta-commit.before=kill@2")]).await;
+    let table =
+        DeltaTableBuilder::from_url(ensure_table_uri(world.path("source").to_string_lossy()).unwrap());
+    let (table, _) = table.unwrap().load().await.unwrap().optimize().await.unwrap();
+    let files = Table::open_at(&world.path("source"), 2).await.unwrap().files().await.unwrap();
+    let kept: Vec<Vec<u8>> =
+        files.iter().map(|file| fs::read(world.path("source").join(&file.path)).unwrap()).collect();
+    let vacuum = table.vacuum().with_retention_period(chrono::TimeDelta::zero());
+    vacuum.with_enforce_retention_duration(false).await.unwrap();
+    let ended = world.run(&[]).await;
+    ended.assert_status(2).assert_says("is gone, and rows of it are planned and not written");
+    ended.assert_says("hint: bring the file back").assert_says("delta.deletedFileRetentionDuration");
+    for (file, bytes) in files.iter().zip(kept) {
+        fs::write(world.path("source").join(&file.path), bytes).unwrap();
+    }
+    world.run(&[]).await.assert_status(0);
+    world.assert_target(0..40).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_that_left_the_log_is_told_with_what_can_be_done() {
+    let world = World::with_rows(20, 2).await;
+    world.run(&[]).await.assert_status(0);
+    for ids in [20..30, 30..40] {
+        append_delta(&world.path("source"), &rows(ids)).await;
+    }
+    let url = ensure_table_uri(world.path("source").to_string_lossy()).unwrap();
+    let table = DeltaTableBuilder::from_url(url).unwrap().load().await.unwrap();
+    deltalake::checkpoints::create_checkpoint(&table, None).await.unwrap();
+    fs::remove_file(world.path("source/_delta_log/00000000000000000003.json")).unwrap();
+    let ended = world.run(&[]).await;
+    ended.assert_status(2).assert_says("version 3 of the source").assert_says("is no longer in its log");
+    ended.assert_says("hint: a longer delta.logRetentionDuration");
+    world.assert_target(0..20).await;
+    assert_eq!(world.simulator.counts().requests, 20);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_takes_longer_than_the_source_keeps_its_files_is_warned_of() {
+    let world = World::with_rows(600, 1).await;
+    let slow = "requests_per_minute = 1_200";
+    // 600 rows at 1,200 a minute take half a minute.
+    let url = ensure_table_uri(world.path("source").to_string_lossy()).unwrap();
+    let table = DeltaTableBuilder::from_url(url).unwrap().load().await.unwrap();
+    let keep = |time: &str| [("delta.deletedFileRetentionDuration".to_owned(), time.to_owned())].into();
+    let table = table.set_tbl_properties().with_properties(keep("interval 20 seconds")).await.unwrap();
+    world.write_job(slow);
+    let warning = "a VACUUM could take files that are not read yet";
+    world.run(&["--max-duration", "1s"]).await.assert_says(warning);
+    table.set_tbl_properties().with_properties(keep("interval 1 day")).await.unwrap();
+    let ended = world.run(&["--max-duration", "1s"]).await;
+    assert!(!ended.stderr.contains(warning), "{}", ended.stderr);
 }
