@@ -64,7 +64,7 @@ impl Planner {
             PlannedBatch { id, parts: Vec::new(), bytes: 0, next: self.position.clone(), condition };
         let mut rows = 0;
         while rows < max_rows {
-            let Some(NextFile { part, path, may_match }) = self.source.next_file(&batch.next).await? else {
+            let Some(NextFile { part, may_match }) = self.source.next_file(&batch.next).await? else {
                 break;
             };
             if !may_match {
@@ -72,7 +72,7 @@ impl Planner {
                 continue;
             }
             if self.shape.as_ref().is_none_or(|(file, _)| *file != part.file) {
-                self.shape = Some((part.file.clone(), self.source.shape(&path)?));
+                self.shape = Some((part.file.clone(), self.source.shape(&part).await?));
             }
             let Some((_, shape)) = &self.shape else { break };
             let kept = self.source.kept(&part, batch.condition.as_deref()).await?;

@@ -68,9 +68,9 @@ impl DirectArguments {
         let written = format!("# Made from the arguments of a run.\n{}", toml::to_string(&job)?);
         // Where it lies is only known once it is read.
         let read = Job::of_text(Path::new("the command line"), &written, &[], Keys::Unneeded)?;
-        let folder = read.target.location.join("_checkpoints").join(&read.app_id);
-        let file = folder.path().join(NAME);
-        store::create_folder(folder.path())?;
+        let folder = &read.state;
+        let file = folder.join(NAME);
+        store::create_folder(folder)?;
         store::replace(&file, written.as_bytes()).context("the job cannot be kept")?;
         Ok(file)
     }

@@ -1,6 +1,6 @@
 //! The checks: from what was written to what is meant, with an error for the first mistake.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::{Map, Value};
@@ -105,19 +105,27 @@ impl Checker<'_> {
                 "and source.path lie one inside the other: what is written could be read again, or removed as foreign. Put them beside each other",
             ));
         }
-        let checkpoint = match &raw.checkpoint.path {
-            Some(path) => self.location("checkpoint.path", path)?,
-            None => target.location.join("_checkpoints").join(&raw.app_id),
+        let beside = target.location.path().map(|path| path.join("_checkpoints").join(&raw.app_id));
+        let checkpoint = match (&raw.checkpoint.path, &beside) {
+            (Some(path), _) => self.local("checkpoint.path", path)?,
+            (None, Some(beside)) => beside.clone(),
+            (None, None) => {
+                return Err(self.wrong(
+                    "checkpoint.path",
+                    "is missing: with a target in an object store it names a local folder, which later runs find again (a checkpoint in a store is not possible yet)",
+                ));
+            }
         };
+        let state = beside.unwrap_or_else(|| checkpoint.clone());
         let journal = match &raw.journal.path {
             // Several jobs may name the same folder.
             Some(path) => {
                 let place = target.location.to_string();
                 let target = Fingerprint::of([place.as_bytes()]).to_string();
                 let name = format!("{}-{}", raw.app_id, target.chars().take(8).collect::<String>());
-                self.location("journal.path", path)?.join(&name).path().to_owned()
+                self.local("journal.path", path)?.join(&name)
             }
-            None => checkpoint.join("journal").path().to_owned(),
+            None => checkpoint.join("journal"),
         };
         let batch = BatchLimits {
             max_rows: self.positive("batch.max_rows", raw.batch.max_rows, 10_000)?,
@@ -146,6 +154,7 @@ impl Checker<'_> {
             source,
             target,
             checkpoint,
+            state,
             journal,
             batch,
             window,
@@ -192,6 +201,12 @@ impl Checker<'_> {
             return Err(self.wrong(key, "is empty"));
         }
         Location::resolve(written, self.folder).map_err(|error| self.wrong(key, error.to_string()))
+    }
+
+    fn local(&self, key: &str, written: &str) -> Result<PathBuf, ConfigError> {
+        let location = self.location(key, written)?;
+        let path = location.path().map(Path::to_owned);
+        path.ok_or_else(|| self.wrong(key, format!("is {location}; it must be a local folder")))
     }
 
     fn positive(&self, key: &str, given: Option<u32>, default: u32) -> Result<u32, ConfigError> {

@@ -35,7 +35,9 @@ pub struct Job {
     /// What is written.
     pub target: TargetSpec,
     /// Folder of the checkpoint.
-    pub checkpoint: Location,
+    pub checkpoint: PathBuf,
+    /// Local folder of what goes with the target on this machine: locks, the history of runs, retries.
+    pub state: PathBuf,
     /// Folder of the journal.
     pub journal: PathBuf,
     /// How large a batch becomes.

@@ -76,43 +76,44 @@ pub async fn check(job: &Job, live: bool, simulator: Option<&Url>) -> Vec<Findin
             return findings;
         }
     };
-    for (about, folder) in [("checkpoint", job.checkpoint.path()), ("journal", job.journal.as_path())] {
+    for (about, folder) in [("checkpoint", &job.checkpoint), ("journal", &job.journal)] {
         if let Err(error) = can_write(folder) {
             note(about, Err(error.into()));
         }
     }
-    match job.target.location.path() {
-        path if is_delta_table(path) => {
-            match Sink::open(job, &prepared.columns, source.id(), RunId::random()).await {
-                Ok(sink) => {
-                    note("target", Ok(format!("{} takes the job's columns", job.target.location)));
-                    let demands = sink.constraints(job).map(|constraints| {
-                        let count = constraints.len() as u64;
-                        if count == 0 {
-                            "none".to_owned()
-                        } else {
-                            format!("{} that rows must meet", counted(count, "demand"))
-                        }
-                    });
-                    note("target constraints", demands.map_err(EngineError::from));
-                    let there = sink.look_for_files().await.map_err(EngineError::from);
-                    note("target files", there.map(|files| format!("{files} in the log, all on the disk")));
-                    let file = CheckpointFile::in_folder(job.checkpoint.path());
-                    let voice = Voice::default();
-                    let mut recoverer =
-                        Recoverer { job, source: &mut source, sink: &sink, file: &file, voice: &voice };
-                    note("checkpoint", recoverer.look().await);
-                }
-                Err(error) => note("target", Err(error.into())),
+    let target = &job.target.location;
+    match is_delta_table(target).await {
+        Ok(true) => match Sink::open(job, &prepared.columns, source.id(), RunId::random()).await {
+            Ok(sink) => {
+                note("target", Ok(format!("{} takes the job's columns", job.target.location)));
+                let demands = sink.constraints(job).map(|constraints| {
+                    let count = constraints.len() as u64;
+                    if count == 0 {
+                        "none".to_owned()
+                    } else {
+                        format!("{} that rows must meet", counted(count, "demand"))
+                    }
+                });
+                note("target constraints", demands.map_err(EngineError::from));
+                let there = sink.look_for_files().await.map_err(EngineError::from);
+                note("target files", there.map(|files| format!("{files} in the log, all on the disk")));
+                let file = CheckpointFile::in_folder(&job.checkpoint);
+                let voice = Voice::default();
+                let mut recoverer =
+                    Recoverer { job, source: &mut source, sink: &sink, file: &file, voice: &voice };
+                note("checkpoint", recoverer.look().await);
             }
-        }
-        path => {
-            let made = Sink::can_create(path).map_err(EngineError::from).and_then(|()| Ok(can_write(path)?));
+            Err(error) => note("target", Err(error.into())),
+        },
+        Err(error) => note("target", Err(error.into())),
+        Ok(false) => {
+            let free = Sink::can_create(target).await.map_err(EngineError::from);
+            let made = free.and_then(|()| target.path().map_or(Ok(()), |path| Ok(can_write(path)?)));
             note("target", made.map(|()| format!("{} is made by the first run", job.target.location)));
         }
     }
     let retry: Result<Option<Checkpoint<Retrying>>, _> =
-        CheckpointFile::in_folder(&job.checkpoint.path().join(FOLDER)).load();
+        CheckpointFile::in_folder(&job.checkpoint.join(FOLDER)).load();
     match retry {
         Ok(None) => {}
         Ok(Some(retry)) => {
@@ -136,8 +137,8 @@ pub async fn check(job: &Job, live: bool, simulator: Option<&Url>) -> Vec<Findin
             records.map(|records| format!("{name}, answers in it: {}", records.len())).map_err(Into::into),
         );
     }
-    let folder = job.target.location.join("_checkpoints").join(&job.app_id);
-    if let Some(holder) = Lock::holder(folder.path()) {
+    let folder = &job.state;
+    if let Some(holder) = Lock::holder(folder) {
         note("lock", Ok(format!("a run goes on: {holder}")));
     }
     for (provider, endpoint) in &prepared.endpoints {
@@ -157,9 +158,9 @@ pub async fn check(job: &Job, live: bool, simulator: Option<&Url>) -> Vec<Findin
 /// Whether the files that are to be read can be: those of open batches, and those that no batch holds.
 async fn files(job: &Job, mut source: Source) -> Result<String, EngineError> {
     let found: Option<Checkpoint<Position>> =
-        CheckpointFile::in_folder(job.checkpoint.path()).load().ok().flatten();
+        CheckpointFile::in_folder(&job.checkpoint).load().ok().flatten();
     for part in found.iter().flat_map(|checkpoint| &checkpoint.planned).flat_map(|batch| &batch.parts) {
-        source.holds(part)?;
+        source.holds(part).await?;
     }
     let position = found.map(|checkpoint| checkpoint.position).unwrap_or_default();
     let Lag { files, rows, .. } = source.lag(&position).await?;
@@ -206,15 +207,15 @@ fn journals(job: &Job) -> Vec<PathBuf> {
 /// # Errors
 /// When a run goes on, and when a file cannot be read or moved.
 pub fn repair(job: &Job) -> Result<Vec<String>, EngineError> {
-    let folder = job.target.location.join("_checkpoints").join(&job.app_id);
+    let folder = &job.state;
     let mut done = Vec::new();
-    if !folder.path().exists() && !job.checkpoint.path().exists() && !job.journal.exists() {
+    if !folder.exists() && !job.checkpoint.exists() && !job.journal.exists() {
         return Ok(done);
     }
-    let _run = Lock::take(folder.path(), RunId::random())?;
-    let _retry = Lock::take(&folder.path().join(FOLDER), RunId::random())?;
-    let run = CheckpointFile::in_folder(job.checkpoint.path());
-    let retry = CheckpointFile::in_folder(&job.checkpoint.path().join(FOLDER));
+    let _run = Lock::take(folder, RunId::random())?;
+    let _retry = Lock::take(&folder.join(FOLDER), RunId::random())?;
+    let run = CheckpointFile::in_folder(&job.checkpoint);
+    let retry = CheckpointFile::in_folder(&job.checkpoint.join(FOLDER));
     let loaded = [run.load::<Position>().map(|_| ()), retry.load::<Retrying>().map(|_| ())];
     for loaded in loaded {
         match loaded {

@@ -1,6 +1,5 @@
 //! Planning and reading: the part of a run that walks the source forward.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::datatypes::Schema;
@@ -12,6 +11,7 @@ use crate::event::{Event, Voice};
 use crate::ident::BatchId;
 use crate::plan::Planner;
 use crate::source::{Chunk, RowReader};
+use crate::store::Location;
 
 /// The planner, the reader and the checkpoint; used by one task at a time.
 #[derive(Debug)]
@@ -29,8 +29,7 @@ impl Feed for Reading {
             self.note_end().await?;
             for path in self.planner.source().unfinished() {
                 let text = format!(
-                    "{} is no whole Parquet file (cut off, or still being written?): it is left for the next run",
-                    path.display()
+                    "{path} is no whole Parquet file (cut off, or still being written?): it is left for the next run"
                 );
                 self.voice.say(&Event::Notice(&text));
             }
@@ -52,7 +51,7 @@ impl Feed for Reading {
             kept.push(self.planner.source_mut().kept(part, plan.condition.as_deref()).await?);
         }
         let empty = Arc::new(Schema::empty());
-        let idle = RowReader::new(PathBuf::new(), Arc::clone(&empty), empty);
+        let idle = RowReader::new(Location::local(""), Arc::clone(&empty), empty);
         let mut reader = std::mem::replace(&mut self.reader, idle);
         let task = tokio::task::spawn_blocking(move || {
             let parts = plan.parts.iter().zip(&kept);

@@ -47,7 +47,7 @@ pub async fn retry(
     simulator: Option<&Url>,
     voice: Voice,
 ) -> Result<End, EngineError> {
-    let own = job.target.location.join("_checkpoints").join(&job.app_id).join(FOLDER);
+    let own = job.state.join(FOLDER);
     let missing = || EngineError::Mismatch {
         what: format!("there is no target {} yet", job.target.location),
         hint: "enrich run makes it",
@@ -55,14 +55,14 @@ pub async fn retry(
     if FailedRows::open(job).await?.is_none() {
         return Err(missing());
     }
-    let _lock = Lock::take(own.path(), RunId::random())?;
+    let _lock = Lock::take(&own, RunId::random())?;
     let funds = Funds::open(job, RunId::random())?;
     let started = clock::wall();
     let tally = Tally::default();
     let voice = voice.and(Box::new(tally.clone()));
     let rows = FailedRows::open(job).await?.ok_or_else(missing)?;
     let (session, running) = start(job, rows, funds, wanted, options, simulator, &voice).await?;
-    let history = History::begin(own.path(), session, started, tally)?;
+    let history = History::begin(&own, session, started, tally)?;
     let end = running.run(options, stop).await;
     history.end(&end);
     end
@@ -78,8 +78,8 @@ async fn start(
     voice: &Voice,
 ) -> Result<(RunId, Running<RetryFeed, Repair>), EngineError> {
     let columns = rows.source_columns();
-    let file = CheckpointFile::in_folder(&job.checkpoint.path().join(FOLDER));
-    store::probe(&job.checkpoint.path().join(FOLDER))?;
+    let file = CheckpointFile::in_folder(&job.checkpoint.join(FOLDER));
+    store::probe(&job.checkpoint.join(FOLDER))?;
     let journal = job.journal.join(FOLDER);
     store::probe(&journal)?;
 

@@ -135,16 +135,16 @@ pub async fn run(
     let voice = voice.and(Box::new(tally.clone()));
     let source = Source::open(&job.source).await?;
     let prepared = prepare(job, source.schema(), simulator)?;
-    if !is_delta_table(job.target.location.path()) {
-        Sink::can_create(job.target.location.path())?;
+    if !is_delta_table(&job.target.location).await? {
+        Sink::can_create(&job.target.location).await?;
     }
-    store::probe(job.checkpoint.path())?;
+    store::probe(&job.checkpoint)?;
     store::probe(&job.journal)?;
     let Started { enricher, reading, sink, lineage, constraints, lock } =
         start(job, prepared, source, run, options, &voice).await?;
     voice.say(&Event::Started { run });
-    let folder = job.target.location.join("_checkpoints").join(&job.app_id);
-    let history = History::begin(folder.path(), run, started, tally)?;
+    let folder = &job.state;
+    let history = History::begin(folder, run, started, tally)?;
     let end = Running::new(enricher, reading, sink, lineage, constraints, voice).run(options, stop).await;
     history.end(&end);
     drop(lock);

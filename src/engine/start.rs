@@ -56,15 +56,15 @@ pub(super) async fn start(
     options: RunOptions,
     voice: &Voice,
 ) -> Result<Started, EngineError> {
-    let folder = job.target.location.join("_checkpoints").join(&job.app_id);
-    let lock = Lock::take(folder.path(), run)?;
+    let folder = &job.state;
+    let lock = Lock::take(folder, run)?;
     let funds = Funds::open(job, run)?;
     let mut sink = Sink::open(job, &prepared.columns, source.id(), run).await?;
-    let file = CheckpointFile::in_folder(job.checkpoint.path());
+    let file = CheckpointFile::in_folder(&job.checkpoint);
     let mut recoverer = Recoverer { job, source: &mut source, sink: &sink, file: &file, voice };
     if options.begin == Begin::Restart {
         // A retry would put answers to the old questions into the new table.
-        let _retry = Lock::take(&folder.path().join(super::retry::FOLDER), run)?;
+        let _retry = Lock::take(&folder.join(super::retry::FOLDER), run)?;
         // Nothing could be asked for the rows that are taken out.
         funds.check(job)?;
         recoverer.restart().await?;
@@ -144,6 +144,6 @@ pub(super) fn sort_journals<P>(
             _ => strays.absorb(folder.put_aside(&found)?)?,
         }
     }
-    let learned = LearnedFile::load(job.checkpoint.path());
+    let learned = LearnedFile::load(&job.checkpoint);
     Ok(Journals { lineage: checkpoint.lineage, folder, strays, learned, funds })
 }

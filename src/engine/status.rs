@@ -128,18 +128,18 @@ struct Standing {
 /// # Errors
 /// When the target or the checkpoint cannot be read.
 pub async fn status(job: &Job) -> Result<Status, EngineError> {
-    let folder = job.target.location.join("_checkpoints").join(&job.app_id);
+    let folder = &job.state;
     let retry_folder = folder.join(retry::FOLDER);
-    let table = match job.target.location.path() {
-        path if is_delta_table(path) => Some(Table::open(path).await?),
-        path => {
-            Sink::can_create(path)?;
-            None
-        }
+    let target_at = &job.target.location;
+    let table = if is_delta_table(target_at).await? {
+        Some(Table::open(target_at).await?)
+    } else {
+        Sink::can_create(target_at).await?;
+        None
     };
-    let run: Option<Checkpoint<Position>> = CheckpointFile::in_folder(job.checkpoint.path()).load()?;
+    let run: Option<Checkpoint<Position>> = CheckpointFile::in_folder(&job.checkpoint).load()?;
     let retried: Option<Checkpoint<Retrying>> =
-        CheckpointFile::in_folder(&job.checkpoint.path().join(retry::FOLDER)).load()?;
+        CheckpointFile::in_folder(&job.checkpoint.join(retry::FOLDER)).load()?;
     let Standing { checkpoint, position, open } = standing(job, run.as_ref(), table.as_ref()).await?;
     let (source, source_error) = match &position {
         Some(position) => match lag(job, position).await {
@@ -152,8 +152,8 @@ pub async fn status(job: &Job) -> Result<Status, EngineError> {
     let open_retry = open_retry(job, retried.as_ref(), table.as_ref()).await?;
     let mut status = Status {
         app_id: job.app_id.clone(),
-        running: Lock::holder(folder.path()),
-        retrying: Lock::holder(retry_folder.path()),
+        running: Lock::holder(folder),
+        retrying: Lock::holder(&retry_folder),
         source,
         source_error,
         checkpoint,
@@ -162,8 +162,8 @@ pub async fn status(job: &Job) -> Result<Status, EngineError> {
         journal_bytes: JournalFolder::bytes_in(&job.journal) + JournalFolder::bytes_in(&retry_journal),
         spent: Funds::look(job)?,
         target: target(job, table.as_ref()).await?,
-        last_run: LastRun::load(folder.path()),
-        last_retry: LastRun::load(retry_folder.path()),
+        last_run: LastRun::load(folder),
+        last_retry: LastRun::load(&retry_folder),
         next: None,
     };
     status.next = next(&status);

@@ -1,6 +1,5 @@
 //! Committing batches, once each.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::AsArray;
@@ -18,6 +17,7 @@ use crate::checkpoint::{CommittedUpTo, Position, SourceId};
 use crate::config::Job;
 use crate::faultpoint::{self, Side};
 use crate::ident::{BatchId, Lineage, RunId};
+use crate::store::Location;
 use crate::table::{OnDisk, Table, TableError, Txn};
 
 /// Commits after which the table is opened anew: its handle grows by some 400 kB with every update.
@@ -39,7 +39,7 @@ pub enum Committed {
 /// The target of a job.
 #[derive(Debug)]
 pub struct Sink {
-    path: PathBuf,
+    at: Location,
     table: Table,
     schema: SchemaRef,
     metadata: Option<String>,
@@ -65,7 +65,7 @@ impl Sink {
         source: &SourceId,
         run: RunId,
     ) -> Result<Sink, TargetError> {
-        let path = job.target.location.path();
+        let at = &job.target.location;
         let metadata = &job.target.metadata_column;
         let mut own: Vec<&str> = job.steps.iter().map(|step| step.output.as_str()).collect();
         own.extend(metadata.as_deref());
@@ -74,7 +74,7 @@ impl Sink {
             None => (target::create(job, wanted).await?, Vec::new()),
         };
         Ok(Sink {
-            path: path.to_owned(),
+            at: at.to_owned(),
             schema: table.schema()?,
             table,
             metadata: metadata.clone(),
@@ -113,8 +113,8 @@ impl Sink {
     ///
     /// # Errors
     /// When something else is there.
-    pub fn can_create(path: &Path) -> Result<(), TargetError> {
-        target::is_free(path)
+    pub async fn can_create(at: &Location) -> Result<(), TargetError> {
+        target::is_free(at).await
     }
 
     /// Rows in the target, of whatever job, as far as its statistics say.
@@ -130,7 +130,7 @@ impl Sink {
     /// # Errors
     /// When the table cannot be read.
     pub async fn own_rows(&self) -> Result<u64, TableError> {
-        let table = Table::open(&self.path).await?;
+        let table = Table::open(&self.at).await?;
         let condition = match &self.metadata {
             Some(metadata) => format!("{}['{APP_ID}'] = {}", name(metadata), text(&self.app_id)),
             None => "TRUE".to_owned(),
@@ -154,20 +154,20 @@ impl Sink {
     /// # Errors
     /// When the table is append-only, holds rows of other jobs or of nobody knows whom, or cannot be read.
     pub async fn may_clear(&self) -> Result<(), TargetError> {
-        let table = Table::open(&self.path).await?;
+        let table = Table::open(&self.at).await?;
         if table.is_append_only()? {
-            return Err(TargetError::AppendOnly { path: self.path.clone() });
+            return Err(TargetError::AppendOnly { at: self.at.clone() });
         }
         let Some(metadata) = &self.metadata else {
             return match holds_own_alone(&table, &self.app_id).await? {
                 true => Ok(()),
-                false => Err(TargetError::Unowned { path: self.path.clone() }),
+                false => Err(TargetError::Unowned { at: self.at.clone() }),
             };
         };
         let foreign = format!("{0} IS NULL OR {0}['{APP_ID}'] <> {1}", name(metadata), text(&self.app_id));
         match self.count(&table, &foreign).await? {
             0 => Ok(()),
-            rows => Err(TargetError::Shared { path: self.path.clone(), rows }),
+            rows => Err(TargetError::Shared { at: self.at.clone(), rows }),
         }
     }
 
@@ -181,7 +181,7 @@ impl Sink {
         let mut tries = 0;
         loop {
             self.may_clear().await?;
-            let mut table = Table::open(&self.path).await?;
+            let mut table = Table::open(&self.at).await?;
             self.pass("delta-commit", Side::Before)?;
             let cleared = table.clear(info.clone()).await;
             self.pass("delta-commit", Side::After)?;
@@ -203,7 +203,7 @@ impl Sink {
         let OnDisk { files, missing, example } = self.table.on_disk().await?;
         match example {
             None => Ok(files),
-            Some(example) => Err(TargetError::FilesGone { path: self.path.clone(), files, missing, example }),
+            Some(example) => Err(TargetError::FilesGone { at: self.at.clone(), files, missing, example }),
         }
     }
 
@@ -278,7 +278,7 @@ impl Sink {
             };
             // Only the log knows whether the commit landed: the answer to it may have been lost.
             tries += 1;
-            self.table = Table::open(&self.path).await?;
+            self.table = Table::open(&self.at).await?;
             if self.has(id, lineage).await? {
                 return Ok(Committed::Now(self.table.version()));
             }
@@ -313,7 +313,7 @@ impl Sink {
     async fn reload(&mut self) -> Result<(), TableError> {
         self.commits += 1;
         if self.commits.is_multiple_of(REOPEN_AFTER) {
-            self.table = Table::open(&self.path).await?;
+            self.table = Table::open(&self.at).await?;
             return Ok(());
         }
         self.table.refresh().await
@@ -353,6 +353,6 @@ impl Sink {
         action: &'static str,
         source: impl std::error::Error + Send + Sync + 'static,
     ) -> TableError {
-        TableError { action, path: self.path.clone(), source: Box::new(source) }
+        TableError { action, at: self.at.clone(), source: Box::new(source) }
     }
 }

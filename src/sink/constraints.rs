@@ -3,7 +3,6 @@
 //! A row whose answers break one becomes an error row. A row that breaks one as an error row too cannot be written
 //! at all: that is told before anything is asked about its batch.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BooleanArray, new_null_array};
@@ -18,6 +17,7 @@ use super::target::TargetError;
 use crate::config::Job;
 use crate::fault::{Class, Failure};
 use crate::source::Chunk;
+use crate::store::Location;
 use crate::table::{Condition, Table};
 
 /// What the rows of a target must meet.
@@ -27,7 +27,7 @@ pub struct Constraints {
     /// The target's columns, none of which need have a value.
     schema: SchemaRef,
     outputs: Vec<String>,
-    path: PathBuf,
+    at: Location,
 }
 
 #[derive(Debug)]
@@ -72,7 +72,7 @@ impl Constraints {
         let mut checks = Vec::new();
         for (demand, expression) in demands.chain(constraints) {
             let wrong = |message: String| TargetError::Constraint {
-                path: table.path().to_owned(),
+                at: table.at().clone(),
                 demand: demand.clone(),
                 message,
             };
@@ -85,7 +85,7 @@ impl Constraints {
             checks.push(Check { demand, condition });
         }
         let outputs = job.steps.iter().map(|step| step.output.clone()).collect();
-        Ok(Constraints { checks, schema: nullable, outputs, path: table.path().to_owned() })
+        Ok(Constraints { checks, schema: nullable, outputs, at: table.at().clone() })
     }
 
     /// How many there are.
@@ -109,13 +109,13 @@ impl Constraints {
         let outcomes: Vec<&[Settled]> = self.outputs.iter().map(|_| failed.as_slice()).collect();
         for check in &self.checks {
             let met = self.met(check, chunk, &outcomes).map_err(|message| TargetError::Constraint {
-                path: self.path.clone(),
+                at: self.at.clone(),
                 demand: check.demand.clone(),
                 message,
             })?;
             if let Some(at) = (0..met.len()).find(|at| !met.value(*at)) {
                 return Err(TargetError::Unwritable {
-                    path: self.path.clone(),
+                    at: self.at.clone(),
                     demand: check.demand.clone(),
                     file: chunk.file.to_string(),
                     row: chunk.physical[at],

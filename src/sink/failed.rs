@@ -104,11 +104,11 @@ impl FailedRows {
     /// # Errors
     /// When the table cannot be read.
     pub async fn open(job: &Job) -> Result<Option<Self>, TableError> {
-        let path = job.target.location.path();
-        if !is_delta_table(path) {
+        let at = &job.target.location;
+        if !is_delta_table(at).await? {
             return Ok(None);
         }
-        let table = Table::open(path).await?;
+        let table = Table::open(at).await?;
         let schema = table.schema()?;
         let metadata = job.target.metadata_column.clone();
         let mut found = FailedRows {
@@ -256,7 +256,7 @@ impl FailedRows {
     pub(super) fn strings(&self, batch: &RecordBatch, column: usize) -> Result<Vec<String>, TableError> {
         let strings = cast(batch.column(column), &DataType::Utf8).map_err(|source| TableError {
             action: "read",
-            path: self.table.path().to_owned(),
+            at: self.table.at().clone(),
             source: Box::new(source),
         })?;
         let strings = strings.as_string::<i32>();

@@ -33,8 +33,8 @@ pub(super) async fn has(
     let committed = committed(table, app_id, lineage).await?;
     if committed.app.is_some_and(|app| app >= id) && committed.lineage.is_none_or(|own| own < id) {
         let what = format!("batch {id} of app_id {app_id:?} was committed by another checkpoint meanwhile");
-        let path = table.path().to_owned();
-        return Err(TableError { action: "commit to", path, source: Box::new(io::Error::other(what)) });
+        let at = table.at().clone();
+        return Err(TableError { action: "commit to", at, source: Box::new(io::Error::other(what)) });
     }
     Ok(committed.lineage.is_some_and(|own| own >= id))
 }

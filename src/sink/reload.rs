@@ -251,7 +251,7 @@ impl FailedReader {
     }
 
     fn unreadable(&self, source: ArrowError) -> TableError {
-        TableError { action: "read", path: self.rows.table.path().to_owned(), source: Box::new(source) }
+        TableError { action: "read", at: self.rows.table.at().clone(), source: Box::new(source) }
     }
 
     fn lost_place(&self) -> TableError {

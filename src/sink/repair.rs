@@ -4,7 +4,6 @@
 //! is one commit, with two `txn` actions like those of a run.
 
 use std::collections::{BTreeSet, HashMap};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +27,7 @@ use crate::checkpoint::CommittedUpTo;
 use crate::config::Job;
 use crate::faultpoint::{self, Side};
 use crate::ident::{BatchId, Lineage, RowKey, RunId};
+use crate::store::Location;
 use crate::table::{Scan, Staged, StagedChanges, Table, TableError, Txn};
 
 /// Tries of a batch whose files others rewrote meanwhile.
@@ -45,7 +45,7 @@ pub fn retry_app_id(app_id: &str) -> String {
 /// The target of a retry.
 #[derive(Debug)]
 pub struct Repair {
-    path: PathBuf,
+    at: Location,
     table: Table,
     schema: SchemaRef,
     metadata: String,
@@ -82,28 +82,28 @@ impl Repair {
     /// # Errors
     /// When it cannot.
     pub fn open(job: &Job, rows: &FailedRows, places: Places, run: RunId) -> Result<Repair, TargetError> {
-        let path = job.target.location.path().to_owned();
+        let at = job.target.location.clone();
         let table = rows.table.clone();
         let metadata = job.target.metadata_column.clone();
         let Some(metadata) = metadata.clone().filter(|_| rows.has_metadata()) else {
-            return Err(TargetError::NoKeys { path, metadata });
+            return Err(TargetError::NoKeys { at, metadata });
         };
         if table.is_append_only()? {
-            return Err(TargetError::AppendOnly { path });
+            return Err(TargetError::AppendOnly { at });
         }
         if table.properties()?.contains_key(RETENTION) {
-            return Err(TargetError::Retention { path });
+            return Err(TargetError::Retention { at });
         }
         if let Some(feature) = table.unwritable_feature()? {
-            return Err(TargetError::Feature { path, feature });
+            return Err(TargetError::Feature { at, feature });
         }
         let outputs: Vec<String> = job.steps.iter().map(|step| step.output.clone()).collect();
         if let Some(output) = outputs.iter().find(|output| !rows.is_recorded(output)) {
             let what = format!("it has no column for the step {output:?}");
-            return Err(TargetError::Schema { path, what });
+            return Err(TargetError::Schema { at, what });
         }
         Ok(Repair {
-            path,
+            at,
             schema: rows.schema.clone(),
             table,
             metadata,
@@ -149,7 +149,7 @@ impl Repair {
         let seen = self.places.take(id);
         let mut tries = 0;
         loop {
-            self.table = Table::open(&self.path).await?;
+            self.table = Table::open(&self.at).await?;
             if self.has(id, lineage).await? {
                 return Ok(if tries == 0 { Committed::Before } else { Committed::Now(self.table.version()) });
             }
@@ -216,7 +216,7 @@ impl Repair {
                 Err(error) => error,
             };
             // Only the log knows whether the commit landed, or who came first.
-            self.table = Table::open(&self.path).await?;
+            self.table = Table::open(&self.at).await?;
             if self.has(batch.plan.id, lineage).await? {
                 return Ok(Replaced::Now(self.table.version()));
             }
@@ -440,7 +440,7 @@ impl Repair {
         action: &'static str,
         source: impl std::error::Error + Send + Sync + 'static,
     ) -> TableError {
-        TableError { action, path: self.path.clone(), source: Box::new(source) }
+        TableError { action, at: self.at.clone(), source: Box::new(source) }
     }
 }
 

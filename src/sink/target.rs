@@ -1,12 +1,12 @@
 //! The target's columns, and whether an existing table has them.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 
 use crate::config::{Job, OnNewColumns, TargetSpec, nearest};
-use crate::table::{Table, TableError, delta_schema, is_delta_table};
+use crate::store::Location;
+use crate::table::{Table, TableError, delta_schema, is_delta_table, is_vacant};
 
 /// Fields of the metadata column before those of the steps.
 pub(super) const APP_ID: &str = "app_id";
@@ -40,68 +40,83 @@ pub enum TargetError {
         message: String,
     },
     /// The table has other columns than the job needs.
-    #[error("the target {} does not fit this job: {what}", path.display())]
+    #[error("the target {at} does not fit this job: {what}")]
     Schema {
         /// The table.
-        path: PathBuf,
+        at: Location,
         /// The first column that does not fit.
         what: String,
     },
     /// The table lets its `txn` actions expire.
-    #[error("the target {} sets {RETENTION}: a forgotten transaction could be written again. Unset the property", path.display())]
+    #[error(
+        "the target {} sets {RETENTION}: a forgotten transaction could be written again. Unset the property",
+        at
+    )]
     Retention {
         /// The table.
-        path: PathBuf,
+        at: Location,
     },
     /// The table takes new rows only.
-    #[error("the target {} is append-only (delta.appendOnly): failed rows cannot be replaced in it", path.display())]
+    #[error("the target {at} is append-only (delta.appendOnly): failed rows cannot be replaced in it")]
     AppendOnly {
         /// The table.
-        path: PathBuf,
+        at: Location,
     },
     /// The table holds rows of other jobs.
-    #[error("the target {} holds {rows} rows of other jobs, so it is not emptied", path.display())]
+    #[error("the target {at} holds {rows} rows of other jobs, so it is not emptied")]
     Shared {
         /// The table.
-        path: PathBuf,
+        at: Location,
         /// Those rows.
         rows: u64,
     },
     /// It is not certain whose rows the table holds.
-    #[error("the target {} may hold rows of others, so it is not emptied: target.metadata is off, and its log does not show that every row is of this job", path.display())]
+    #[error(
+        "the target {} may hold rows of others, so it is not emptied: target.metadata is off, and its log does not show that every row is of this job",
+        at
+    )]
     Unowned {
         /// The table.
-        path: PathBuf,
+        at: Location,
     },
     /// Its rows cannot be told from each other.
-    #[error("{}: nothing says which source row a row is, so failed rows cannot be asked again", lacking(path, metadata.as_deref()))]
+    #[error("{}: nothing says which source row a row is, so failed rows cannot be asked again", lacking(at, metadata.as_deref()))]
     NoKeys {
         /// The table.
-        path: PathBuf,
+        at: Location,
         /// Name of the metadata column; none where the job has it off.
         metadata: Option<String>,
     },
     /// The job has the metadata column, the table has not.
-    #[error("the target {} does not fit this job: it has no column {metadata:?}, and target.metadata is on", path.display())]
+    #[error(
+        "the target {} does not fit this job: it has no column {metadata:?}, and target.metadata is on",
+        at
+    )]
     NoMetadata {
         /// The table.
-        path: PathBuf,
+        at: Location,
         /// Name of the metadata column.
         metadata: String,
     },
     /// The table has a metadata column, the job has not.
-    #[error("the target {} does not fit this job: its column {metadata:?} says where rows came from, and target.metadata is off", path.display())]
+    #[error(
+        "the target {} does not fit this job: its column {metadata:?} says where rows came from, and target.metadata is off",
+        at
+    )]
     HasMetadata {
         /// The table.
-        path: PathBuf,
+        at: Location,
         /// Name of the metadata column.
         metadata: String,
     },
     /// Data files of the table were deleted behind its back.
-    #[error("of {files} data files of the target {}, {missing} are not on the disk, for example {example}", path.display())]
+    #[error(
+        "of {files} data files of the target {}, {missing} are not on the disk, for example {example}",
+        at
+    )]
     FilesGone {
         /// The table.
-        path: PathBuf,
+        at: Location,
         /// Files that its log names.
         files: usize,
         /// Those that are gone.
@@ -110,28 +125,31 @@ pub enum TargetError {
         example: String,
     },
     /// The table has a feature that writing to it would not keep.
-    #[error("the target {} has the table feature {feature}, which cannot be written", path.display())]
+    #[error("the target {at} has the table feature {feature}, which cannot be written")]
     Feature {
         /// The table.
-        path: PathBuf,
+        at: Location,
         /// Its name in the Delta protocol.
         feature: String,
     },
     /// Something that the table demands of its rows cannot be seen to.
-    #[error("the target {} demands that {demand} holds: {message}", path.display())]
+    #[error("the target {at} demands that {demand} holds: {message}")]
     Constraint {
         /// The table.
-        path: PathBuf,
+        at: Location,
         /// What it demands.
         demand: String,
         /// Why it cannot be checked.
         message: String,
     },
     /// A row that the table would not take even as an error row.
-    #[error("the target {} demands that {demand} holds, which row {row} of {file} does not do, also as an error row", path.display())]
+    #[error(
+        "the target {} demands that {demand} holds, which row {row} of {file} does not do, also as an error row",
+        at
+    )]
     Unwritable {
         /// The table.
-        path: PathBuf,
+        at: Location,
         /// What it demands.
         demand: String,
         /// The row's source file.
@@ -140,10 +158,10 @@ pub enum TargetError {
         row: u64,
     },
     /// There is something else in its place.
-    #[error("the target {} is there and is no Delta table", path.display())]
+    #[error("the target {at} is there and is no Delta table")]
     NoTable {
         /// Where it is.
-        path: PathBuf,
+        at: Location,
     },
     /// The table cannot be read or written.
     #[error(transparent)]
@@ -151,10 +169,10 @@ pub enum TargetError {
 }
 
 /// Why rows of a target have no metadata.
-fn lacking(path: &Path, metadata: Option<&str>) -> String {
+fn lacking(at: &Location, metadata: Option<&str>) -> String {
     match metadata {
-        Some(metadata) => format!("the target {} has no column {metadata:?}", path.display()),
-        None => format!("target.metadata is off for the target {}", path.display()),
+        Some(metadata) => format!("the target {at} has no column {metadata:?}"),
+        None => format!("target.metadata is off for the target {at}"),
     }
 }
 
@@ -241,15 +259,15 @@ pub(super) async fn open(
     wanted: &Schema,
     own: &[&str],
 ) -> Result<Option<(Table, Vec<Arc<Field>>)>, TargetError> {
-    let (path, on_new) = (job.target.location.path(), job.target.on_new_columns);
-    if !is_delta_table(path) {
-        return is_free(path).map(|()| None);
+    let (at, on_new) = (&job.target.location, job.target.on_new_columns);
+    if !is_delta_table(at).await? {
+        return is_free(at).await.map(|()| None);
     }
-    let refused = |feature: &str| TargetError::Feature { path: path.to_owned(), feature: feature.to_owned() };
-    let table = Table::open(path).await;
+    let refused = |feature: &str| TargetError::Feature { at: at.to_owned(), feature: feature.to_owned() };
+    let table = Table::open(at).await;
     let table = table.map_err(|error| error.feature().map_or_else(|| error.into(), refused))?;
     if table.properties()?.contains_key(RETENTION) {
-        return Err(TargetError::Retention { path: path.to_owned() });
+        return Err(TargetError::Retention { at: at.to_owned() });
     }
     if let Some(feature) = table.unwritable_feature()? {
         return Err(refused(&feature));
@@ -261,19 +279,19 @@ pub(super) async fn open(
     let new: Vec<Arc<Field>> = wanted.fields().iter().filter(is_new).cloned().collect();
     let kept = wanted.fields().iter().filter(|field| on_new == OnNewColumns::Stop || !is_new(field));
     let wanted = Schema::new(kept.cloned().collect::<Vec<_>>());
-    let misfit = |what| TargetError::Schema { path: path.to_owned(), what };
+    let misfit = |what| TargetError::Schema { at: at.to_owned(), what };
     let metadata = job.target.metadata_column.as_deref();
     if let Some(metadata) = metadata.filter(|metadata| schema.field_with_name(metadata).is_err()) {
         // Of a table that lacks other columns too, those are told: it is no target of this job.
         let others = wanted.fields().iter().filter(|field| field.name() != metadata).cloned();
         fits(&schema, &Schema::new(others.collect::<Vec<_>>())).map_err(misfit)?;
-        return Err(TargetError::NoMetadata { path: path.to_owned(), metadata: metadata.to_owned() });
+        return Err(TargetError::NoMetadata { at: at.to_owned(), metadata: metadata.to_owned() });
     }
     let is_foreign = |field: &&Arc<Field>| wanted.field_with_name(field.name()).is_err();
     let like_metadata = schema.fields().iter().filter(is_foreign).find(|field| is_metadata(field));
     if let Some(column) = like_metadata.filter(|_| metadata.is_none()) {
         let metadata = column.name().clone();
-        return Err(TargetError::HasMetadata { path: path.to_owned(), metadata });
+        return Err(TargetError::HasMetadata { at: at.to_owned(), metadata });
     }
     fits(&schema, &wanted).map_err(misfit)?;
     let partitions = table.partition_columns()?;
@@ -293,12 +311,10 @@ fn is_metadata(field: &Field) -> bool {
 }
 
 /// Whether nothing but folders of this program is where the target is to be.
-pub(super) fn is_free(path: &Path) -> Result<(), TargetError> {
-    let own = |entry: std::fs::DirEntry| entry.file_name().to_string_lossy().starts_with('_');
-    match std::fs::read_dir(path).map(|entries| entries.flatten().all(own)) {
-        Ok(true) => Ok(()),
-        Err(_) if !path.exists() => Ok(()),
-        Ok(false) | Err(_) => Err(TargetError::NoTable { path: path.to_owned() }),
+pub(super) async fn is_free(at: &Location) -> Result<(), TargetError> {
+    match is_vacant(at).await? {
+        true => Ok(()),
+        false => Err(TargetError::NoTable { at: at.clone() }),
     }
 }
 
@@ -307,7 +323,7 @@ pub(super) async fn create(job: &Job, wanted: &Schema) -> Result<Table, TargetEr
     let TargetSpec { location, metadata_column, partition_by, .. } = &job.target;
     let partitions = partition_by.as_deref().unwrap_or_default();
     let properties = properties(wanted, metadata_column.as_deref());
-    Ok(Table::create(location.path(), wanted, partitions, &properties).await?)
+    Ok(Table::create(location, wanted, partitions, &properties).await?)
 }
 
 /// Whether a target may be partitioned by these columns.

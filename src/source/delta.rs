@@ -4,7 +4,6 @@
 //! then commit by commit in the order of their `add` actions with `dataChange`.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,11 +12,12 @@ use ::arrow::datatypes::SchemaRef;
 use super::{Expected, HeldFile, SourceError};
 use crate::checkpoint::{Part, Position, SourceId};
 use crate::config::{SourceSpec, SourceStart};
+use crate::store::Location;
 use crate::table::{Condition, DataFile, LogEntry, Table};
 
 #[derive(Debug)]
 pub(super) struct DeltaSource {
-    path: PathBuf,
+    path: Location,
     /// Pinned at the newest version when the run started.
     table: Table,
     /// Where a job begins that has read nothing yet; with the whole table if it does not say.
@@ -64,7 +64,7 @@ const READ: [&str; 7] = [
 
 impl DeltaSource {
     pub(super) async fn open(
-        path: &Path,
+        path: &Location,
         spec: &SourceSpec,
     ) -> Result<(Self, SchemaRef, SourceId), SourceError> {
         let unread = |feature: &str| SourceError::Unsupported {

@@ -1,13 +1,13 @@
 //! The condition that rows of a source must meet.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ::arrow::datatypes::{Schema, SchemaRef};
 
+use super::file::Root;
 use super::kept::Kept;
 use super::reader::RowReader;
-use super::shape::metadata;
+use super::shape::footer;
 use super::{SourceError, conform};
 use crate::checkpoint::Part;
 use crate::table::Condition;
@@ -19,19 +19,19 @@ const PIECE_ROWS: usize = 65_536;
 #[derive(Clone, Debug)]
 pub(super) struct Filter {
     condition: Condition,
-    root: PathBuf,
+    root: Root,
     schema: SchemaRef,
     noted: SchemaRef,
 }
 
 impl Filter {
     /// `noted` are all columns of the source, with what its table notes about them.
-    pub(super) fn new(written: &str, root: &Path, noted: &SchemaRef) -> Result<Self, SourceError> {
+    pub(super) fn new(written: &str, root: &Root, noted: &SchemaRef) -> Result<Self, SourceError> {
         let wrong = |message| SourceError::Condition { condition: written.to_owned(), message };
         let condition = Condition::new(written, noted).map_err(wrong)?;
         let noted = noted.project(condition.columns()).map_err(|error| wrong(error.to_string()))?;
         let schema: Schema = Schema::new(conform::logical(noted.fields()));
-        Ok(Filter { condition, root: root.to_owned(), schema: schema.into(), noted: noted.into() })
+        Ok(Filter { condition, root: root.clone(), schema: schema.into(), noted: noted.into() })
     }
 
     pub(super) fn condition(&self) -> &Condition {
@@ -41,8 +41,8 @@ impl Filter {
     /// For each row of a part's file whether it is to be read: it is there and meets the condition. Row groups whose
     /// statistics rule it out are not decoded. Blocks.
     pub(super) fn rows(&self, part: &Part, there: &Kept) -> Result<Arc<[bool]>, SourceError> {
-        let path = self.root.join(&part.file);
-        let file = metadata(&path)?;
+        let path = self.root.place(&part.file);
+        let file = footer(&self.root, &part.file)?;
         let may_hold = self.condition.may_hold_in_groups(&file);
         let mut candidates = Vec::new();
         for (group, may_hold) in file.metadata().row_groups().iter().zip(may_hold) {

@@ -5,6 +5,7 @@
 
 mod conform;
 mod delta;
+mod file;
 mod filter;
 mod kept;
 mod merge;
@@ -12,12 +13,12 @@ mod parquet;
 mod reader;
 mod shape;
 
+pub use file::Root;
 pub use kept::Kept;
 pub use reader::{Chunk, RowReader};
 pub use shape::{FileShape, Fitting};
 
 use std::collections::{HashMap, VecDeque};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,7 +27,8 @@ use ::arrow::datatypes::{Schema, SchemaRef};
 use crate::checkpoint::{Part, Position, SourceId};
 use crate::config::{SourceSpec, nearest};
 use crate::report::counted;
-use crate::table::{TableError, is_delta_table};
+use crate::store::Location;
+use crate::table::{TableError, is_delta_table, objects};
 
 use self::delta::DeltaSource;
 use self::filter::Filter;
@@ -40,30 +42,33 @@ const KEPT_ROWS: usize = 16_000_000;
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
     /// There is nothing at its place.
-    #[error("the source {} is not there", path.display())]
+    #[error("the source {path} is not there")]
     Missing {
         /// Where it should be.
-        path: PathBuf,
+        path: Location,
     },
     /// What is there is no table.
-    #[error("the source {} is neither a Delta table nor a Parquet file nor a directory of Parquet files", path.display())]
+    #[error(
+        "the source {} is neither a Delta table nor a Parquet file nor a directory of Parquet files",
+        path
+    )]
     NoTable {
         /// Where it is.
-        path: PathBuf,
+        path: Location,
     },
     /// It has something that this version cannot read.
-    #[error("the source {} {what}", path.display())]
+    #[error("the source {path} {what}")]
     Unsupported {
         /// Where it is.
-        path: PathBuf,
+        path: Location,
         /// What it has.
         what: String,
     },
     /// A commit changes rows that may have been read.
-    #[error("version {version} of the source {} {operation} rows of {}: a later run would not see the change. Set source.skip_change_commits = true to pass over such commits", path.display(), counted(*files as u64, "file"))]
+    #[error("version {version} of the source {path} {operation} rows of {}: a later run would not see the change. Set source.skip_change_commits = true to pass over such commits", counted(*files as u64, "file"))]
     Changed {
         /// Where it is.
-        path: PathBuf,
+        path: Location,
         /// The version.
         version: u64,
         /// What the commit does, for example "deletes".
@@ -72,18 +77,21 @@ pub enum SourceError {
         files: usize,
     },
     /// The log lacks a version that is to be read.
-    #[error("version {version} of the source {} is no longer in its log: the rows that it added cannot be found", path.display())]
+    #[error(
+        "version {version} of the source {} is no longer in its log: the rows that it added cannot be found",
+        path
+    )]
     Gap {
         /// Where it is.
-        path: PathBuf,
+        path: Location,
         /// The version.
         version: u64,
     },
     /// A column is named that it does not have.
-    #[error("source.columns names {column:?}, and the source {} has no such column{}", path.display(), near.as_ref().map_or_else(String::new, |near| format!("; did you mean {near:?}?")))]
+    #[error("source.columns names {column:?}, and the source {path} has no such column{}", near.as_ref().map_or_else(String::new, |near| format!("; did you mean {near:?}?")))]
     UnknownColumn {
         /// Where it is.
-        path: PathBuf,
+        path: Location,
         /// The column.
         column: String,
         /// The one that was meant, perhaps.
@@ -98,28 +106,28 @@ pub enum SourceError {
         message: String,
     },
     /// The place to start at is not there.
-    #[error("source.{key} of {}: {message}", path.display())]
+    #[error("source.{key} of {path}: {message}")]
     Start {
         /// Where it is.
-        path: PathBuf,
+        path: Location,
         /// The key in the job file.
         key: &'static str,
         /// What is wrong, and what to do.
         message: String,
     },
     /// A planned file is not there any more.
-    #[error("the source file {} is gone, and rows of it are planned and not written: {}", path.display(), if *is_of_table { "it was deleted, or taken out of the table and vacuumed" } else { "it was deleted or renamed" })]
+    #[error("the source file {path} is gone, and rows of it are planned and not written: {}", if *is_of_table { "it was deleted, or taken out of the table and vacuumed" } else { "it was deleted or renamed" })]
     Gone {
         /// The file.
-        path: PathBuf,
+        path: Location,
         /// Whether a Delta table had it.
         is_of_table: bool,
     },
     /// A file cannot be read.
-    #[error("cannot read the source file {}: {message}", path.display())]
+    #[error("cannot read the source file {path}: {message}")]
     File {
         /// The file.
-        path: PathBuf,
+        path: Location,
         /// Why.
         message: String,
     },
@@ -130,12 +138,12 @@ pub enum SourceError {
 
 impl SourceError {
     #[expect(clippy::needless_pass_by_value, reason = "errors and strings are handed over alike")]
-    pub(crate) fn file(path: &Path, message: impl ToString) -> Self {
+    pub(crate) fn file(path: &Location, message: impl ToString) -> Self {
         SourceError::File { path: path.to_owned(), message: message.to_string() }
     }
 
     /// For a planned file that cannot be opened.
-    fn gone(path: &Path, part: &Part, error: std::io::Error) -> Self {
+    fn gone(path: &Location, part: &Part, error: std::io::Error) -> Self {
         match error.kind() {
             std::io::ErrorKind::NotFound => {
                 SourceError::Gone { path: path.to_owned(), is_of_table: part.version.is_some() }
@@ -150,8 +158,6 @@ impl SourceError {
 pub struct NextFile {
     /// The whole file as a part; `end` is not known and 0.
     pub part: Part,
-    /// Absolute path.
-    pub path: PathBuf,
     /// Whether it may have a row that meets the source's condition, as far as the log tells.
     pub may_match: bool,
 }
@@ -159,7 +165,7 @@ pub struct NextFile {
 /// A source whose end is fixed.
 #[derive(Debug)]
 pub struct Source {
-    root: PathBuf,
+    root: Root,
     /// The columns that are carried to the target.
     schema: SchemaRef,
     /// The same, with what the table notes about them.
@@ -185,34 +191,37 @@ impl Source {
     /// # Errors
     /// When it is not there, is no table, or has something that cannot be read.
     pub async fn open(spec: &SourceSpec) -> Result<Source, SourceError> {
-        let path = spec.location.path();
-        if !path.exists() {
-            return Err(SourceError::Missing { path: path.to_owned() });
+        let at = &spec.location;
+        if at.path().is_some_and(|path| !path.exists()) {
+            return Err(SourceError::Missing { path: at.clone() });
         }
-        let filter = |root: &Path, all: &SchemaRef| {
+        let filter = |root: &Root, all: &SchemaRef| {
             let filter = spec.condition.as_deref().map(|condition| Filter::new(condition, root, all));
             filter.transpose().map(|filter| filter.map(Arc::new))
         };
-        let (root, all, filter, id, kind) = if is_delta_table(path) {
-            let (mut source, all, id) = DeltaSource::open(path, spec).await?;
-            let filter = filter(path, &all)?;
+        let (root, all, filter, id, kind) = if is_delta_table(at).await? {
+            let (mut source, all, id) = DeltaSource::open(at, spec).await?;
+            let root = match at.path() {
+                Some(_) => Root::from(at.clone()),
+                None => Root::remote(at.clone(), objects(at)?),
+            };
+            let filter = filter(&root, &all)?;
             source.condition = filter.as_ref().map(|filter| filter.condition().clone());
-            (path.to_owned(), all, filter, id, Kind::Delta(Box::new(source)))
+            (root, all, filter, id, Kind::Delta(Box::new(source)))
         } else {
             if let Some(start) = &spec.start {
                 return Err(SourceError::Start {
-                    path: path.to_owned(),
+                    path: at.clone(),
                     key: start.key(),
                     message: "Parquet files have no versions; take the key out".into(),
                 });
             }
-            let (source, root, all) = ParquetSource::open(path)?;
+            let (source, root, all) = ParquetSource::open(at).await?;
             let filter = filter(&root, &all)?;
-            let place = path.to_string_lossy().into_owned();
-            let id = SourceId::Parquet { written: spec.written.clone(), path: place };
+            let id = SourceId::Parquet { written: spec.written.clone(), path: at.to_string() };
             (root, all, filter, id, Kind::Parquet(source))
         };
-        let noted = chosen(spec, path, &all)?;
+        let noted = chosen(spec, at, &all)?;
         Ok(Source { root, schema: plain(&noted), noted, all, filter, kept: VecDeque::new(), id, kind })
     }
 
@@ -238,8 +247,9 @@ impl Source {
     ///
     /// # Errors
     /// As [`FileShape::read`].
-    pub fn shape(&self, path: &Path) -> Result<FileShape, SourceError> {
-        FileShape::read(path, &self.noted)
+    pub async fn shape(&self, part: &Part) -> Result<FileShape, SourceError> {
+        let (file, noted) = (part.file.clone(), Arc::clone(&self.noted));
+        self.root.blocking(move |root| FileShape::read(&root, &file, &noted)).await
     }
 
     /// Which rows of a part's file are there and meet a condition, which may be an earlier one of this source.
@@ -265,10 +275,9 @@ impl Source {
                     Some(own) => Arc::clone(own),
                     None => Arc::new(Filter::new(condition, &self.root, &self.all)?),
                 };
-                let (part, path) = (part.clone(), self.root.join(&part.file));
-                let look = move || filter.rows(&part, &there).map(|rows| there.and(rows));
-                let looked = tokio::task::spawn_blocking(look).await;
-                looked.map_err(|error| SourceError::file(&path, error))??
+                let part = part.clone();
+                let look = move |_| filter.rows(&part, &there).map(|rows| there.and(rows));
+                self.root.blocking(look).await?
             }
         };
         self.kept.push_back((part.file.clone(), condition.map(ToOwned::to_owned), kept.clone()));
@@ -287,8 +296,8 @@ impl Source {
 
     /// The folder that paths of files are relative to.
     #[must_use]
-    pub fn root(&self) -> &Path {
-        &self.root
+    pub fn root(&self) -> &Location {
+        self.root.at()
     }
 
     /// The next file after a position, with the row to begin at; none at the end.
@@ -300,7 +309,7 @@ impl Source {
             Kind::Delta(delta) => delta.next_file(position).await?,
             Kind::Parquet(parquet) => parquet.next_file(position)?.map(|part| (part, true)),
         };
-        Ok(next.map(|(part, may_match)| NextFile { path: self.root.join(&part.file), part, may_match }))
+        Ok(next.map(|(part, may_match)| NextFile { part, may_match }))
     }
 
     /// The position after rows up to `end` of a file that [`Source::next_file`] returned for `before`;
@@ -334,10 +343,10 @@ impl Source {
 
     /// Files that were passed over because they are not whole yet; they are read when they are.
     #[must_use]
-    pub fn unfinished(&self) -> Vec<PathBuf> {
+    pub fn unfinished(&self) -> Vec<Location> {
         match &self.kind {
             Kind::Delta(_) => Vec::new(),
-            Kind::Parquet(parquet) => parquet.unfinished().iter().map(|file| self.root.join(file)).collect(),
+            Kind::Parquet(parquet) => parquet.unfinished().iter().map(|file| self.root.place(file)).collect(),
         }
     }
 
@@ -361,10 +370,10 @@ impl Source {
         let mut lag = Lag { versions: self.versions_after(position), files: 0, rows: 0 };
         let mut position = position.clone();
         let condition = self.condition().map(ToOwned::to_owned);
-        while let Some(NextFile { part, path, may_match }) = self.next_file(&position).await? {
+        while let Some(NextFile { part, may_match }) = self.next_file(&position).await? {
             let mut end = 0;
             if may_match {
-                end = self.shape(&path)?.rows();
+                end = self.shape(&part).await?.rows();
                 let kept = self.kept(&part, condition.as_deref()).await?;
                 let rows = kept.rows(part.start..end).count() as u64;
                 lag.files += u64::from(rows > 0 || condition.is_none());
@@ -384,9 +393,10 @@ impl Source {
     ///
     /// # Errors
     /// When it is not.
-    pub fn holds(&self, part: &Part) -> Result<(), SourceError> {
-        let path = self.root.join(&part.file);
-        let size = std::fs::metadata(&path).map_err(|error| SourceError::gone(&path, part, error))?.len();
+    pub async fn holds(&self, part: &Part) -> Result<(), SourceError> {
+        let path = self.root.place(&part.file);
+        let size = self.root.size(&part.file).await;
+        let size = size.map_err(|error| SourceError::gone(&path, part, error))?;
         if size == part.size {
             return Ok(());
         }
@@ -429,7 +439,7 @@ impl Source {
         };
         for part in parts {
             let end = ends.get(part.file.as_str()).copied().unwrap_or_default();
-            let rows = self.shape(&self.root.join(&part.file))?.rows();
+            let rows = self.shape(&part).await?.rows();
             let kept = self.kept(&part, Some(&condition)).await?;
             let count = |range| kept.rows(range).count() as u64;
             let of_file =
@@ -441,7 +451,7 @@ impl Source {
 }
 
 /// The columns that a job carries to its target, in the order in which it names them.
-fn chosen(spec: &SourceSpec, path: &Path, all: &SchemaRef) -> Result<SchemaRef, SourceError> {
+fn chosen(spec: &SourceSpec, path: &Location, all: &SchemaRef) -> Result<SchemaRef, SourceError> {
     let Some(columns) = &spec.columns else { return Ok(Arc::clone(all)) };
     let place = |column: &String| {
         all.index_of(column).map_err(|_| SourceError::UnknownColumn {

@@ -1,8 +1,6 @@
 //! Rows of Parquet files, read forward.
 
-use std::fs::File;
 use std::ops::Range;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use ::arrow::array::{Array, ArrayRef, StringArray, new_null_array};
@@ -11,8 +9,11 @@ use ::arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelector};
 
+use parquet::file::reader::Length;
+
 use super::SourceError;
 use super::conform::{cast, conform, find, place};
+use super::file::Root;
 use super::kept::Kept;
 use super::shape::metadata;
 use crate::checkpoint::Part;
@@ -45,7 +46,7 @@ impl Chunk {
 /// Reads parts of files; a part that begins where the last one ended goes on with the same reader.
 #[derive(Debug)]
 pub struct RowReader {
-    root: PathBuf,
+    root: Root,
     schema: SchemaRef,
     /// The same columns with what the table notes about them.
     noted: SchemaRef,
@@ -73,8 +74,8 @@ impl RowReader {
     /// A reader of files below `root` that gives rows in these columns; `noted` are the same with what the table
     /// notes about them.
     #[must_use]
-    pub fn new(root: PathBuf, schema: SchemaRef, noted: SchemaRef) -> Self {
-        RowReader { root, schema, noted, open: None, decoded: 0 }
+    pub fn new(root: impl Into<Root>, schema: SchemaRef, noted: SchemaRef) -> Self {
+        RowReader { root: root.into(), schema, noted, open: None, decoded: 0 }
     }
 
     /// Rows decoded so far, those passed over inside a row group included.
@@ -97,7 +98,7 @@ impl RowReader {
             self.open = None;
             self.open = Some(self.open_at(part, kept)?);
         }
-        let path = self.root.join(&part.file);
+        let path = self.root.place(&part.file);
         let file: Arc<str> = part.file.as_str().into();
         let mut chunks = Vec::new();
         let mut left = wanted.as_slice();
@@ -131,14 +132,14 @@ impl RowReader {
     /// Opens a file at the first row of a part, for the rows from there on that are kept. Row groups without one
     /// are not read.
     fn open_at(&mut self, part: &Part, kept: &Kept) -> Result<OpenFile, SourceError> {
-        let path = self.root.join(&part.file);
+        let path = self.root.place(&part.file);
         let error = |error: &dyn ToString| SourceError::file(&path, error.to_string());
-        let file = File::open(&path).map_err(|error| SourceError::gone(&path, part, error))?;
-        let size = file.metadata().map_err(|source| error(&source))?.len();
+        let file = self.root.open(&part.file).map_err(|error| SourceError::gone(&path, part, error))?;
+        let size = file.len();
         if size != part.size {
             return Err(error(&format!("it had {} bytes when it was planned and has {size} now", part.size)));
         }
-        let metadata = metadata(&path)?;
+        let metadata = metadata(&file, &path)?;
         let mut picked = Vec::new();
         let mut selectors: Vec<RowSelector> = Vec::new();
         let (mut end, mut row_bytes) = (0, 1);
@@ -175,7 +176,7 @@ impl RowReader {
     /// Brings rows of a file to the source's columns: by name, with partition values as constants and null
     /// where the file has no such column.
     fn conform(&self, rows: &RecordBatch, part: &Part) -> Result<RecordBatch, SourceError> {
-        let path = self.root.join(&part.file);
+        let path = self.root.place(&part.file);
         let file = rows.schema_ref().fields();
         let columns = self.schema.fields().iter().zip(self.noted.fields()).map(|(field, noted)| {
             let name = field.name();

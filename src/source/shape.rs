@@ -1,8 +1,6 @@
 //! What the footer of a Parquet file tells about its size.
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::path::Path;
 
 use ::arrow::datatypes::Schema;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
@@ -10,7 +8,9 @@ use parquet::file::metadata::RowGroupMetaData;
 
 use super::SourceError;
 use super::conform::place;
+use super::file::{Root, SourceFile};
 use super::kept::Kept;
+use crate::store::Location;
 
 /// Row groups of a file: their rows and the bytes that the columns which are read take uncompressed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,9 +35,9 @@ impl FileShape {
     /// Reads the footer of a file; `columns` are those that are read, with what their table notes about them.
     ///
     /// # Errors
-    /// When the file is not there, is no Parquet file, or is cut off.
-    pub fn read(path: &Path, columns: &Schema) -> Result<FileShape, SourceError> {
-        let file = metadata(path)?;
+    /// When the file is not there, is no Parquet file, or is cut off. Blocks.
+    pub(super) fn read(root: &Root, file: &str, columns: &Schema) -> Result<FileShape, SourceError> {
+        let file = footer(root, file)?;
         let count = |number: i64| u64::try_from(number).unwrap_or_default();
         let places = columns.fields().iter().filter_map(|noted| place(file.schema().fields(), noted));
         let places: BTreeSet<usize> = places.collect();
@@ -80,9 +80,16 @@ impl FileShape {
     }
 }
 
-pub(super) fn metadata(path: &Path) -> Result<ArrowReaderMetadata, SourceError> {
-    let file = File::open(path).map_err(|error| SourceError::file(path, error))?;
-    ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).map_err(|error| {
+/// The footer of a file. Blocks.
+pub(super) fn footer(root: &Root, file: &str) -> Result<ArrowReaderMetadata, SourceError> {
+    let path = root.place(file);
+    let file = root.open(file).map_err(|error| SourceError::file(&path, error))?;
+    metadata(&file, &path)
+}
+
+/// The footer of an open file; `path` is for messages.
+pub(super) fn metadata(file: &SourceFile, path: &Location) -> Result<ArrowReaderMetadata, SourceError> {
+    ArrowReaderMetadata::load(file, ArrowReaderOptions::new()).map_err(|error| {
         SourceError::file(
             path,
             format!("it is no whole Parquet file (cut off, or still being written?): {error}"),

@@ -1,26 +1,45 @@
-//! A place named in a job file: resolved against the file's folder.
+//! A place named in a job file: a local path, resolved against the file's folder, or a URL of an object store.
 
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use url::Url;
 
+/// Schemes of object stores.
+const REMOTE: [&str; 8] = ["s3", "s3a", "az", "azure", "abfs", "abfss", "adl", "gs"];
+
 /// A place where a table or a file lies.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Location {
-    path: PathBuf,
+pub struct Location(Place);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Place {
+    Local(PathBuf),
+    /// Without a slash at the end.
+    Remote(Arc<Url>),
 }
 
 /// A place that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum LocationError {
-    /// An object store.
-    #[error("is {written:?}; only local paths can be used, {scheme}:// is not supported yet")]
+    /// A URL of some other kind.
+    #[error(
+        "is {written:?}; it is a local path, or a URL that begins with file, s3, az, abfss or gs, not with {scheme}"
+    )]
     Scheme {
         /// As it stands in the job file.
         written: String,
         /// Its scheme.
         scheme: String,
+    },
+    /// A URL of an object store that names no place in it.
+    #[error("is {written:?}, which is no URL of a place in an object store: {message}")]
+    NoPlace {
+        /// As it stands in the job file.
+        written: String,
+        /// What is wrong with it.
+        message: String,
     },
     /// A `file://` URL that names no path.
     #[error("is {written:?}, which names no local path")]
@@ -37,59 +56,157 @@ impl Location {
     /// Resolves what a job file says against the folder of the job file.
     ///
     /// # Errors
-    /// [`LocationError`] for URLs that name no local path.
+    /// [`LocationError`] for URLs that name no place.
     pub fn resolve(written: &str, folder: &Path) -> Result<Self, LocationError> {
         let path = match written.split_once("://") {
             Some(("file", _)) => Url::parse(written)
                 .ok()
                 .and_then(|url| url.to_file_path().ok())
                 .ok_or_else(|| LocationError::NoPath { written: written.to_owned() })?,
+            Some((scheme, _)) if REMOTE.contains(&scheme) => return remote(written),
             Some((scheme, _)) => {
                 return Err(LocationError::Scheme { written: written.to_owned(), scheme: scheme.to_owned() });
             }
             None => PathBuf::from(written),
         };
         let absolute = std::path::absolute(folder.join(path))?;
-        Ok(Location { path: tidy(&absolute) })
+        Ok(Location(Place::Local(tidy(&absolute))))
     }
 
     /// The place with this absolute path.
     #[must_use]
     pub fn local(path: impl Into<PathBuf>) -> Self {
-        Location { path: path.into() }
+        Location(Place::Local(path.into()))
     }
 
-    /// A place below this one.
+    /// A place below this one, by a relative path with `/` between its parts.
     #[must_use]
     pub fn join(&self, name: &str) -> Self {
-        Location { path: self.path.join(name) }
+        Location(match &self.0 {
+            Place::Local(path) => Place::Local(path.join(name)),
+            Place::Remote(url) => {
+                let mut joined = Url::clone(url);
+                if let Ok(mut parts) = joined.path_segments_mut() {
+                    parts.pop_if_empty().extend(name.split('/').filter(|part| !part.is_empty()));
+                }
+                Place::Remote(joined.into())
+            }
+        })
     }
 
-    /// The absolute path.
+    /// The place that this one lies in, and its name there.
     #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
+    pub fn split(&self) -> Option<(Location, String)> {
+        match &self.0 {
+            Place::Local(path) => {
+                let name = path.file_name()?.to_str()?.to_owned();
+                Some((Location(Place::Local(path.parent()?.to_owned())), name))
+            }
+            Place::Remote(url) => {
+                let name = url.path_segments()?.next_back()?.to_owned();
+                let mut parent = Url::clone(url);
+                parent.path_segments_mut().ok()?.pop();
+                Some((Location(Place::Remote(parent.into())), name))
+            }
+        }
+    }
+
+    /// The absolute path; none in an object store.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        match &self.0 {
+            Place::Local(path) => Some(path),
+            Place::Remote(_) => None,
+        }
+    }
+
+    /// The URL, without a slash at its end; none of a local path.
+    #[must_use]
+    pub fn url(&self) -> Option<&Url> {
+        match &self.0 {
+            Place::Local(_) => None,
+            Place::Remote(url) => Some(url),
+        }
     }
 
     /// Whether this is a place below the other one, symbolic links followed where they exist.
     #[must_use]
     pub fn is_inside(&self, other: &Location) -> bool {
-        let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        let (own, other) = (real(&self.path), real(&other.path));
-        own != other && own.starts_with(&other)
+        match (&self.0, &other.0) {
+            (Place::Local(own), Place::Local(other)) => {
+                let (own, other) = (real(own), real(other));
+                own != other && own.starts_with(&other)
+            }
+            (Place::Remote(own), Place::Remote(other)) => {
+                own.as_str().strip_prefix(other.as_str()).is_some_and(|below| below.starts_with('/'))
+            }
+            _ => false,
+        }
     }
 
     /// Whether both name the same file or folder, symbolic links followed where they exist.
     #[must_use]
     pub fn is_same_place(&self, other: &Location) -> bool {
-        let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        real(&self.path) == real(&other.path)
+        match (&self.0, &other.0) {
+            (Place::Local(own), Place::Local(other)) => real(own) == real(other),
+            (own, other) => own == other,
+        }
+    }
+}
+
+fn remote(written: &str) -> Result<Location, LocationError> {
+    let wrong =
+        |message: &str| LocationError::NoPlace { written: written.to_owned(), message: message.to_owned() };
+    let mut url = Url::parse(written).map_err(|error| wrong(&error.to_string()))?;
+    if url.query().is_some() || url.fragment().is_some() || url.password().is_some() {
+        return Err(wrong("it has more than a bucket and a path; options come from the environment"));
+    }
+    if url.host_str().is_none_or(str::is_empty) {
+        return Err(wrong("it names no bucket"));
+    }
+    if url.path().trim_matches('/').is_empty() {
+        return Err(wrong("it names a bucket and no place in it"));
+    }
+    if let Ok(mut parts) = url.path_segments_mut() {
+        parts.pop_if_empty();
+    }
+    Ok(Location(Place::Remote(url.into())))
+}
+
+fn real(path: &Path) -> PathBuf {
+    std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
+}
+
+impl From<&Path> for Location {
+    fn from(path: &Path) -> Self {
+        Location::local(path)
+    }
+}
+
+impl From<&PathBuf> for Location {
+    fn from(path: &PathBuf) -> Self {
+        Location::local(path)
+    }
+}
+
+impl From<PathBuf> for Location {
+    fn from(path: PathBuf) -> Self {
+        Location::local(path)
+    }
+}
+
+impl From<&Location> for Location {
+    fn from(location: &Location) -> Self {
+        location.clone()
     }
 }
 
 impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.path.display().fmt(f)
+        match &self.0 {
+            Place::Local(path) => path.display().fmt(f),
+            Place::Remote(url) => url.fmt(f),
+        }
     }
 }
 
@@ -110,4 +227,42 @@ fn tidy(path: &Path) -> PathBuf {
         }
     }
     tidied
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(written: &str) -> Location {
+        Location::resolve(written, Path::new("/jobs")).unwrap()
+    }
+
+    #[test]
+    fn places_are_joined_and_compared_in_stores_as_on_the_disk() {
+        let table = at("s3://bucket/tables/reviews/");
+        assert_eq!(table.to_string(), "s3://bucket/tables/reviews");
+        assert_eq!(
+            table.join("_checkpoints/a b").to_string(),
+            "s3://bucket/tables/reviews/_checkpoints/a%20b"
+        );
+        assert!(table.is_same_place(&at("s3://bucket/tables/reviews")));
+        assert!(table.join("x").is_inside(&table) && !table.is_inside(&table));
+        assert!(!at("s3://bucket/tables/reviews2").is_inside(&table));
+        assert!(!at("gs://bucket/tables/reviews/x").is_inside(&table) && !at("tables").is_inside(&table));
+        assert_eq!(at("../data").path(), Some(Path::new("/data")));
+        assert_eq!(at("abfss://container@account.dfs.core.windows.net/t").path(), None);
+    }
+
+    #[test]
+    fn what_is_no_place_is_refused() {
+        for (written, told) in [
+            ("s3://bucket", "names a bucket and no place in it"),
+            ("s3:///tables", "names no bucket"),
+            ("s3://bucket/t?region=x", "options come from the environment"),
+            ("ftp://host/t", "not with ftp"),
+        ] {
+            let error = Location::resolve(written, Path::new("/jobs")).unwrap_err().to_string();
+            assert!(error.contains(told), "{error}");
+        }
+    }
 }

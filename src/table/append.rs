@@ -1,7 +1,5 @@
 //! Appending: data files first, then one commit that names them.
 
-use std::path::PathBuf;
-
 use arrow::array::AsArray;
 use arrow::datatypes::Int32Type;
 use arrow::record_batch::RecordBatch;
@@ -15,6 +13,7 @@ use serde_json::{Map, Value, json};
 
 use super::open::error_of;
 use super::{Table, TableError};
+use crate::store::Location;
 
 /// Rows of a row group: bounds the writer's memory.
 const ROW_GROUP_ROWS: usize = 131_072;
@@ -87,7 +86,7 @@ pub struct Txn {
 #[derive(Debug)]
 pub struct Staging {
     pub(super) writer: RecordBatchWriter,
-    pub(super) path: PathBuf,
+    pub(super) at: Location,
     /// Bytes after which a file ends and another begins.
     pub(super) file_bytes: u64,
     /// An integer column inside a struct that statistics are kept of, and its bounds in the files begun.
@@ -131,7 +130,7 @@ impl Staging {
         if let Some(counted) = &mut self.counted {
             counted.see(&rows);
         }
-        self.writer.write(rows).await.map_err(error_of("write to", &self.path))?;
+        self.writer.write(rows).await.map_err(error_of("write to", &self.at))?;
         if self.writer.buffer_len() as u64 >= self.file_bytes {
             self.end_files().await?;
         }
@@ -139,13 +138,13 @@ impl Staging {
     }
 
     async fn end_files(&mut self) -> Result<(), TableError> {
-        let adds = self.writer.flush().await.map_err(error_of("write to", &self.path))?;
+        let adds = self.writer.flush().await.map_err(error_of("write to", &self.at))?;
         let mut ended = Staged { adds };
         if let Some(counted) = &mut self.counted
             && let Some((min, max)) = counted.bounds.take()
         {
             let added = ended.add_nested_statistics(&counted.parent, &counted.column, min.into(), max.into());
-            added.map_err(|source| error_of("write statistics to", &self.path)(source.into()))?;
+            added.map_err(|source| error_of("write statistics to", &self.at)(source.into()))?;
         }
         self.staged.absorb(ended);
         Ok(())
@@ -168,11 +167,11 @@ impl Table {
     /// When the table has a feature that cannot be written.
     pub async fn stage(&self, file_bytes: u64) -> Result<Staging, TableError> {
         let action = "write to";
-        let error = error_of(action, self.path());
+        let error = error_of(action, self.at());
         let writer = RecordBatchWriter::for_table(self.loaded(action).await?).map_err(&error)?;
         let writer = writer.with_writer_properties(writer_properties());
-        let (path, staged) = (self.path().to_owned(), Staged::default());
-        Ok(Staging { writer, path, file_bytes, counted: None, staged })
+        let (at, staged) = (self.at().clone(), Staged::default());
+        Ok(Staging { writer, at, file_bytes, counted: None, staged })
     }
 
     /// Commits staged files as a blind append together with `txn` actions, on the version that the
@@ -200,7 +199,7 @@ impl Table {
         rebase: Rebase,
     ) -> Result<u64, TableError> {
         let action = "commit to";
-        let error = error_of(action, self.path());
+        let error = error_of(action, self.at());
         let mut properties =
             CommitProperties::default().with_metadata(info).with_cleanup_expired_logs(Some(false));
         for txn in txns {

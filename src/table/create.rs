@@ -1,6 +1,5 @@
 //! Making a table, and which Arrow types it can hold.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
@@ -10,6 +9,7 @@ use deltalake::operations::create::CreateBuilder;
 
 use super::open::{error_of, uri};
 use super::{Table, TableError};
+use crate::store::Location;
 
 impl Table {
     /// Creates a table with these columns, some of which partition it, and these properties.
@@ -17,19 +17,19 @@ impl Table {
     /// # Errors
     /// When it is there already or cannot be made.
     pub async fn create(
-        path: &Path,
+        at: impl Into<Location>,
         schema: &Schema,
         partitions: &[String],
         properties: &[(&str, String)],
     ) -> Result<Table, TableError> {
-        let action = "create";
+        let (action, at) = ("create", at.into());
         let kernel: StructType = schema.try_into_kernel().map_err(|source| TableError {
             action,
-            path: path.to_owned(),
+            at: at.clone(),
             source: Box::new(source),
         })?;
-        let error = error_of(action, path);
-        let location = uri(path).map_err(&error)?;
+        let error = error_of(action, &at);
+        let location = uri(&at).map_err(&error)?;
         let inner = CreateBuilder::new()
             .with_location(location.to_string())
             .with_columns(kernel.fields().cloned())
@@ -39,7 +39,7 @@ impl Table {
             )
             .await
             .map_err(&error)?;
-        Ok(Table::wrap(inner, path))
+        Ok(Table::wrap(inner, &at))
     }
 }
 

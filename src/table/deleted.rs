@@ -18,7 +18,7 @@ impl Table {
     /// When the file does not belong to this version, or its deletion vector cannot be read.
     pub async fn kept_rows(&self, path: &str) -> Result<Option<Vec<bool>>, TableError> {
         let action = "read a deletion vector of";
-        let error = error_of(action, self.path());
+        let error = error_of(action, self.at());
         let of_datafusion = |source| error(DeltaTableError::from(source));
         let mut written = path.to_owned();
         let look = |file: LogicalFileView| {

@@ -16,11 +16,10 @@ use object_store::path::Path as ObjectPath;
 use serde_json::Value;
 
 use super::condition::Condition;
-use super::open::{State, error_of};
+use super::open::{LOG_FOLDER, State, error_of};
 use super::statistics::integer_at;
 use super::{Table, TableError};
 
-const LOG_FOLDER: &str = "_delta_log";
 const IN_COMMIT_TIMES: &str = "delta.enableInCommitTimestamps";
 
 /// A data file of a table.
@@ -84,7 +83,7 @@ impl Table {
         predicate: Option<PredicateRef>,
         mut visit: impl FnMut(LogicalFileView),
     ) -> Result<(), TableError> {
-        let error = error_of(action, self.path());
+        let error = error_of(action, self.at());
         match &self.state {
             State::Loaded(table) => {
                 table.snapshot().map_err(error)?.log_data().iter().for_each(visit);
@@ -243,11 +242,15 @@ impl Table {
     /// When the log or a folder cannot be read.
     pub async fn on_disk(&self) -> Result<OnDisk, TableError> {
         let action = "list the files of";
+        if self.at().path().is_none() {
+            return self.in_store().await;
+        }
         let mut named: BTreeMap<PathBuf, BTreeSet<OsString>> = BTreeMap::new();
         let mut found = OnDisk::default();
+        let root = self.at().path().unwrap_or(Path::new("")).to_owned();
         let take = |file: LogicalFileView| {
             let path = file.path();
-            let place = self.path().join(path.as_ref());
+            let place = root.join(path.as_ref());
             if let (false, Some(folder), Some(name)) =
                 (path.contains("://"), place.parent(), place.file_name())
             {
@@ -259,18 +262,38 @@ impl Table {
         for (folder, wanted) in named {
             let there = names_in(&folder).map_err(|source| TableError {
                 action,
-                path: self.path().to_owned(),
+                at: self.at().clone(),
                 source: Box::new(source),
             })?;
             let missing = wanted.iter().filter(|name| !there.contains(*name));
             for name in missing {
                 found.missing += 1;
                 let place = folder.join(name);
-                let place = place.strip_prefix(self.path()).unwrap_or(&place);
+                let place = place.strip_prefix(&root).unwrap_or(&place);
                 found.example.get_or_insert_with(|| place.to_string_lossy().into_owned());
             }
         }
         Ok(found)
+    }
+
+    /// The same in an object store, by its listing.
+    async fn in_store(&self) -> Result<OnDisk, TableError> {
+        let action = "list the files of";
+        let error = error_of(action, self.at());
+        let mut wanted = BTreeSet::new();
+        let take = |file: LogicalFileView| {
+            if !file.path().contains("://") {
+                wanted.insert(file.object_store_path().to_string());
+            }
+        };
+        self.each_file(action, None, take).await?;
+        let files = wanted.len();
+        let store = self.store.object_store(None);
+        let mut objects = store.list(None);
+        while let Some(object) = objects.try_next().await.map_err(|source| error(source.into()))? {
+            wanted.remove(object.location.as_ref());
+        }
+        Ok(OnDisk { files, missing: wanted.len(), example: wanted.into_iter().next() })
     }
 
     /// The versions in the log and when each was made, in milliseconds since 1970, both rising: by the times of the
@@ -279,7 +302,7 @@ impl Table {
     /// # Errors
     /// When the log cannot be read.
     pub async fn commit_times(&self) -> Result<Vec<(u64, i64)>, TableError> {
-        let error = error_of("list the log of", self.path());
+        let error = error_of("list the log of", self.at());
         let store = self.store.object_store(None);
         let mut times: BTreeMap<u64, i64> = BTreeMap::new();
         let mut entries = store.list(Some(&ObjectPath::from(LOG_FOLDER)));
@@ -319,7 +342,7 @@ impl Table {
         version: u64,
         condition: Option<&Condition>,
     ) -> Result<Option<LogEntry>, TableError> {
-        let error = error_of("read the log of", self.path());
+        let error = error_of("read the log of", self.at());
         let Some(bytes) = self.store.read_commit_entry(version).await.map_err(&error)? else {
             return Ok(None);
         };

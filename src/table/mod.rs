@@ -19,22 +19,20 @@ pub use append::{Staged, Staging, Txn};
 pub use condition::{Condition, physical_name};
 pub use create::delta_schema;
 pub use log::{DataFile, LogEntry, OnDisk};
-pub use open::{Table, is_delta_table};
+pub use open::{Table, is_delta_table, is_vacant, objects};
 pub use query::Scan;
 pub use rewrite::{ChangeStaging, StagedChanges};
 
-use std::path::PathBuf;
-
-use crate::store;
+use crate::store::{self, Location};
 
 /// A table that cannot be opened, read or written.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {action} the Delta table {}: {}", path.display(), reason(source.as_ref()))]
+#[error("cannot {action} the Delta table {at}: {}", reason(source.as_ref()))]
 pub struct TableError {
     /// What was tried.
     pub action: &'static str,
-    /// The table's folder.
-    pub path: PathBuf,
+    /// The table.
+    pub at: Location,
     /// Why it failed.
     pub source: Box<dyn std::error::Error + Send + Sync>,
 }

@@ -1,7 +1,7 @@
 //! Opening a table and asking what it is.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
@@ -9,9 +9,16 @@ use deltalake::kernel::engine::arrow_conversion::TryIntoArrow;
 use deltalake::kernel::{Add, Metadata, Protocol, Snapshot, StructType};
 use deltalake::logstore::LogStoreRef;
 use deltalake::{DeltaTable, DeltaTableBuilder, DeltaTableError, ensure_table_uri};
+use futures::TryStreamExt;
+use object_store::ObjectStore;
+use object_store::path::Path as ObjectPath;
 use tokio::sync::OnceCell;
+use url::Url;
 
 use super::TableError;
+use crate::store::Location;
+
+pub(super) const LOG_FOLDER: &str = "_delta_log";
 
 /// A Delta table at a version.
 ///
@@ -23,7 +30,7 @@ pub struct Table {
     pub(super) store: LogStoreRef,
     /// Entries of files that were looked for in this version.
     pub(super) entries: HashMap<String, Add>,
-    path: PathBuf,
+    at: Location,
 }
 
 /// What of a version is in memory.
@@ -35,15 +42,62 @@ pub(super) enum State {
     Loaded(DeltaTable),
 }
 
-/// Whether a folder holds a Delta table.
-#[must_use]
-pub fn is_delta_table(path: &Path) -> bool {
-    let Ok(entries) = std::fs::read_dir(path.join("_delta_log")) else { return false };
-    entries.flatten().any(|entry| {
-        let name = entry.file_name();
-        let ending = Path::new(&name).extension().and_then(|ending| ending.to_str());
-        matches!(ending, Some("json" | "parquet")) && name.to_string_lossy().starts_with('0')
-    })
+/// Whether a place holds a Delta table.
+///
+/// # Errors
+/// When an object store cannot be asked.
+pub async fn is_delta_table(at: impl Into<Location>) -> Result<bool, TableError> {
+    let at = at.into();
+    let is_entry = |name: &str| {
+        let ending = Path::new(name).extension().and_then(|ending| ending.to_str());
+        matches!(ending, Some("json" | "parquet")) && name.starts_with('0')
+    };
+    if let Some(path) = at.path() {
+        let Ok(entries) = std::fs::read_dir(path.join(LOG_FOLDER)) else { return Ok(false) };
+        return Ok(entries.flatten().any(|entry| is_entry(&entry.file_name().to_string_lossy())));
+    }
+    let error = error_of("look for", &at);
+    let store = objects(&at)?;
+    let mut entries = store.list(Some(&ObjectPath::from(LOG_FOLDER)));
+    while let Some(entry) = entries.try_next().await.map_err(|source| error(source.into()))? {
+        if entry.location.filename().is_some_and(is_entry) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Whether there is nothing at a place, or only what begins with `_`.
+///
+/// # Errors
+/// When an object store cannot be asked.
+pub async fn is_vacant(at: &Location) -> Result<bool, TableError> {
+    if let Some(path) = at.path() {
+        let own = |entry: std::fs::DirEntry| entry.file_name().to_string_lossy().starts_with('_');
+        return Ok(match std::fs::read_dir(path) {
+            Ok(entries) => entries.flatten().all(own),
+            Err(_) => !path.exists(),
+        });
+    }
+    let error = error_of("look for", at);
+    let store = objects(at)?;
+    let mut objects = store.list(None);
+    while let Some(object) = objects.try_next().await.map_err(|source| error(source.into()))? {
+        if !object.location.as_ref().starts_with('_') {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// The object store of a place, whose paths are relative to it.
+///
+/// # Errors
+/// When the environment lacks what it needs.
+pub fn objects(at: &Location) -> Result<Arc<dyn ObjectStore>, TableError> {
+    let error = error_of("reach", at);
+    let builder = DeltaTableBuilder::from_url(uri(at).map_err(&error)?).map_err(&error)?;
+    Ok(builder.build_storage().map_err(&error)?.object_store(None))
 }
 
 impl Table {
@@ -51,36 +105,36 @@ impl Table {
     ///
     /// # Errors
     /// When there is no table, or one that cannot be read.
-    pub async fn open(path: &Path) -> Result<Table, TableError> {
-        Self::build(path, None).await
+    pub async fn open(at: impl Into<Location>) -> Result<Table, TableError> {
+        Self::build(&at.into(), None).await
     }
 
     /// Opens a version.
     ///
     /// # Errors
     /// When there is no such version, or its log is gone.
-    pub async fn open_at(path: &Path, version: u64) -> Result<Table, TableError> {
-        Self::build(path, Some(version)).await
+    pub async fn open_at(at: impl Into<Location>, version: u64) -> Result<Table, TableError> {
+        Self::build(&at.into(), Some(version)).await
     }
 
-    async fn build(path: &Path, version: Option<u64>) -> Result<Table, TableError> {
-        let error = error_of("open", path);
-        let builder = DeltaTableBuilder::from_url(uri(path).map_err(&error)?).map_err(&error)?;
+    async fn build(at: &Location, version: Option<u64>) -> Result<Table, TableError> {
+        let error = error_of("open", at);
+        let builder = DeltaTableBuilder::from_url(uri(at).map_err(&error)?).map_err(&error)?;
         let store = builder.build_storage().map_err(&error)?;
         let snapshot = Snapshot::try_new(store.as_ref(), version).await.map_err(&error)?;
         let state = State::Opened(Arc::new(snapshot), OnceCell::new());
-        Ok(Table { state, store, entries: HashMap::new(), path: path.to_owned() })
+        Ok(Table { state, store, entries: HashMap::new(), at: at.clone() })
     }
 
-    pub(super) fn wrap(inner: DeltaTable, path: &Path) -> Self {
+    pub(super) fn wrap(inner: DeltaTable, at: &Location) -> Self {
         let (store, entries) = (inner.log_store(), HashMap::new());
-        Table { store, state: State::Loaded(inner), entries, path: path.to_owned() }
+        Table { store, state: State::Loaded(inner), entries, at: at.clone() }
     }
 
-    /// The table's folder.
+    /// Where the table lies.
     #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
+    pub fn at(&self) -> &Location {
+        &self.at
     }
 
     /// Brings the table to its newest version.
@@ -88,7 +142,7 @@ impl Table {
     /// # Errors
     /// When the log cannot be read.
     pub async fn refresh(&mut self) -> Result<(), TableError> {
-        let error = error_of("refresh", &self.path);
+        let error = error_of("refresh", &self.at);
         self.entries.clear();
         match &mut self.state {
             State::Loaded(table) => table.update_state().await.map_err(error),
@@ -128,14 +182,14 @@ impl Table {
     /// When a type has no counterpart in Arrow.
     pub fn schema(&self) -> Result<SchemaRef, TableError> {
         let action = "read the schema of";
-        let error = error_of(action, &self.path);
+        let error = error_of(action, &self.at);
         let schema: Arc<StructType> = match &self.state {
             State::Opened(snapshot, _) => snapshot.schema(),
             State::Loaded(table) => table.snapshot().map_err(error)?.schema(),
         };
         let arrow: Schema = schema.as_ref().try_into_arrow().map_err(|source| TableError {
             action,
-            path: self.path.clone(),
+            at: self.at.clone(),
             source: Box::new(source),
         })?;
         Ok(arrow.into())
@@ -167,17 +221,17 @@ impl Table {
         self.loaded(action)
             .await?
             .snapshot()
-            .map_err(error_of(action, &self.path))?
+            .map_err(error_of(action, &self.at))?
             .transaction_version(self.store.as_ref(), app_id)
             .await
-            .map_err(error_of(action, &self.path))
+            .map_err(error_of(action, &self.at))
     }
 
     pub(super) fn metadata(&self) -> Result<&Metadata, TableError> {
         match &self.state {
             State::Opened(snapshot, _) => Ok(snapshot.metadata()),
             State::Loaded(table) => {
-                Ok(table.snapshot().map_err(error_of("read the metadata of", &self.path))?.metadata())
+                Ok(table.snapshot().map_err(error_of("read the metadata of", &self.at))?.metadata())
             }
         }
     }
@@ -186,7 +240,7 @@ impl Table {
         match &self.state {
             State::Opened(snapshot, _) => Ok(snapshot.protocol()),
             State::Loaded(table) => {
-                Ok(table.snapshot().map_err(error_of("read the protocol of", &self.path))?.protocol())
+                Ok(table.snapshot().map_err(error_of("read the protocol of", &self.at))?.protocol())
             }
         }
     }
@@ -197,10 +251,10 @@ impl Table {
             State::Loaded(table) => Ok(table),
             State::Opened(snapshot, loaded) => {
                 let load = async || {
-                    let builder = DeltaTableBuilder::from_url(uri(&self.path)?)?;
+                    let builder = DeltaTableBuilder::from_url(uri(&self.at)?)?;
                     builder.with_version(snapshot.version()).load().await
                 };
-                loaded.get_or_try_init(load).await.map_err(error_of(action, &self.path))
+                loaded.get_or_try_init(load).await.map_err(error_of(action, &self.at))
             }
         }
     }
@@ -219,11 +273,17 @@ impl Table {
     }
 }
 
-pub(super) fn uri(path: &Path) -> Result<url::Url, DeltaTableError> {
-    ensure_table_uri(path.to_string_lossy())
+pub(super) fn uri(at: &Location) -> Result<Url, DeltaTableError> {
+    match at.path() {
+        Some(path) => ensure_table_uri(path.to_string_lossy()),
+        None => ensure_table_uri(at.to_string()),
+    }
 }
 
-pub(super) fn error_of(action: &'static str, path: &Path) -> impl Fn(DeltaTableError) -> TableError + use<> {
-    let path = path.to_owned();
-    move |source| TableError { action, path: path.clone(), source: Box::new(source) }
+pub(super) fn error_of(
+    action: &'static str,
+    at: &Location,
+) -> impl Fn(DeltaTableError) -> TableError + use<> {
+    let at = at.clone();
+    move |source| TableError { action, at: at.clone(), source: Box::new(source) }
 }

@@ -25,7 +25,7 @@ impl Table {
     /// # Errors
     /// When one of them does not belong to this version.
     pub(super) async fn part(&self, files: &[String]) -> Result<DeltaTable, TableError> {
-        let error = error_of("query", self.path());
+        let error = error_of("query", self.at());
         let mut adds: HashMap<&str, Add> = HashMap::new();
         for file in files {
             adds.extend(self.entries.get(file).map(|add| (file.as_str(), add.clone())));
@@ -51,7 +51,7 @@ impl Table {
             log += &serde_json::to_string(&action).map_err(|source| error(source.into()))?;
             log.push('\n');
         }
-        let root = uri(self.path()).map_err(&error)?;
+        let root = uri(self.at()).map_err(&error)?;
         let at = format!("{}/{FIRST_COMMIT}", root.path().trim_end_matches('/'));
         let at = Path::from_url_path(at).map_err(|source| error(DeltaTableError::generic(source)))?;
         let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());

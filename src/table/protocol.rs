@@ -42,7 +42,7 @@ impl Table {
 
     fn protocol_json(&self) -> Result<Value, TableError> {
         let protocol = serde_json::to_value(self.protocol()?);
-        protocol.map_err(|error| error_of("read the protocol of", self.path())(error.into()))
+        protocol.map_err(|error| error_of("read the protocol of", self.at())(error.into()))
     }
 
     /// The first feature that the table uses and that would not be kept by writing to it; none if it can be

@@ -63,7 +63,7 @@ impl Table {
         scan: Scan<'_>,
         sql: &str,
     ) -> Result<BoxStream<'static, Result<RecordBatch, TableError>>, TableError> {
-        let error = error_of("query", self.path());
+        let error = error_of("query", self.at());
         let of_datafusion = |source| error(DeltaTableError::from(source));
         let mut config =
             SessionConfig::new().set_bool("datafusion.sql_parser.enable_ident_normalization", false);
@@ -76,6 +76,11 @@ impl Table {
             None => self.loaded("query").await?,
         };
         table.update_datafusion_session(&context.state()).map_err(&error)?;
+        if self.at().path().is_none() {
+            // Of a part only the log is where it looks.
+            let store = self.store.root_object_store(None);
+            context.runtime_env().register_object_store(&uri(self.at()).map_err(&error)?, store);
+        }
         let mut provider = table.table_provider();
         if let Some(name) = scan.file_column {
             provider = provider.with_file_column(name);
@@ -83,7 +88,7 @@ impl Table {
         context.register_table("target", provider.await.map_err(of_datafusion)?).map_err(of_datafusion)?;
         let frame = context.sql(sql).await.map_err(of_datafusion)?;
         let stream = frame.execute_stream().await.map_err(of_datafusion)?;
-        let error = error_of("query", self.path());
+        let error = error_of("query", self.at());
         Ok(stream.map_err(move |source| error(DeltaTableError::from(source))).boxed())
     }
 
@@ -109,8 +114,9 @@ impl Table {
     /// The names by which [`Scan::file_column`] knows these files, each with its place in the list.
     #[must_use]
     pub fn file_names(&self, files: &[String]) -> HashMap<String, usize> {
-        let canonical = self.path().canonicalize().ok().and_then(|path| Url::from_directory_path(path).ok());
-        let roots: Vec<Url> = uri(self.path()).ok().into_iter().chain(canonical).collect();
+        let canonical = self.at().path().and_then(|path| path.canonicalize().ok());
+        let canonical = canonical.and_then(|path| Url::from_directory_path(path).ok());
+        let roots: Vec<Url> = uri(self.at()).ok().into_iter().chain(canonical).collect();
         let named = |(at, file): (usize, &String)| -> Vec<(String, usize)> {
             roots.iter().filter_map(|root| Some((root.join(&as_url(file)).ok()?.to_string(), at))).collect()
         };

@@ -47,7 +47,7 @@ impl ChangeStaging {
         for (rows, kind) in [(before, "update_preimage"), (after, "update_postimage")] {
             let rows = marked(rows, kind, &self.schema).map_err(|source| TableError {
                 action: "write change data to",
-                path: self.staging.path.clone(),
+                at: self.staging.at.clone(),
                 source: Box::new(source),
             })?;
             self.staging.write(rows).await?;
@@ -99,18 +99,18 @@ impl Table {
         if !self.has_property(CHANGE_DATA)? {
             return Ok(None);
         }
-        let error = error_of("write change data to", self.path());
+        let error = error_of("write change data to", self.at());
         let mut fields = self.schema()?.fields().to_vec();
         fields.push(Arc::new(Field::new(CHANGE_TYPE, DataType::Utf8, true)));
         let schema: SchemaRef = Arc::new(Schema::new(fields));
-        let folder = uri(&self.path().join(FOLDER)).map_err(&error)?;
+        let folder = uri(&self.at().join(FOLDER)).map_err(&error)?;
         let partitions = Some(self.partition_columns()?);
         let writer =
             RecordBatchWriter::try_new(folder, Arc::clone(&schema), partitions, None).map_err(&error)?;
         let writer = writer.with_writer_properties(writer_properties());
         let staging = Staging {
             writer,
-            path: self.path().to_owned(),
+            at: self.at().clone(),
             file_bytes: u64::MAX,
             counted: None,
             staged: Staged::default(),
@@ -138,16 +138,16 @@ impl Table {
     /// When the commit fails.
     pub async fn add_columns(self, columns: &Schema) -> Result<Table, TableError> {
         let action = "add columns to";
-        let path = self.path().to_owned();
+        let at = self.at().clone();
         let kernel: StructType = columns.try_into_kernel().map_err(|source| TableError {
             action,
-            path: path.clone(),
+            at: at.clone(),
             source: Box::new(source),
         })?;
         let fields: Vec<_> = kernel.fields().cloned().collect();
         let table = self.loaded(action).await?.clone();
-        let inner = table.add_columns().with_fields(fields).await.map_err(error_of(action, &path))?;
-        Ok(Table::wrap(inner, &path))
+        let inner = table.add_columns().with_fields(fields).await.map_err(error_of(action, &at))?;
+        Ok(Table::wrap(inner, &at))
     }
 
     /// Commits staged files in the place of others, together with `txn` actions, and brings the table to
@@ -174,7 +174,7 @@ impl Table {
         self.each_file(action, None, take).await?;
         if actions.len() != replaced.len() {
             let source = std::io::Error::other("a file that is to be replaced is no longer in the table");
-            return Err(TableError { action, path: self.path().to_owned(), source: Box::new(source) });
+            return Err(TableError { action, at: self.at().clone(), source: Box::new(source) });
         }
         actions.extend(staged.adds.iter().cloned().map(Action::Add));
         actions.extend(changes.iter().flat_map(|changes| changes.files.iter().cloned().map(Action::Cdc)));

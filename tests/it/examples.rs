@@ -94,8 +94,12 @@ fn the_job_in_the_config_map_is_one_and_lies_where_the_pod_looks() {
     let mounts: Vec<&str> =
         pod.lines().filter_map(|line| line.split_once("mountPath: ")).map(|(_, path)| path).collect();
     assert!(mounts.iter().any(|mount| Path::new(file).parent() == Some(Path::new(mount))), "{mounts:?}");
-    for place in [job.source.location.path(), job.target.location.path(), job.checkpoint.path(), &job.journal]
-    {
+    for place in [
+        job.source.location.path().unwrap(),
+        job.target.location.path().unwrap(),
+        &job.checkpoint,
+        &job.journal,
+    ] {
         assert!(place.starts_with("/data") && mounts.contains(&"/data"), "{}", place.display());
     }
 }

@@ -58,8 +58,13 @@ async fn a_mistake_in_the_job_file_names_file_and_line_or_key() {
         ("path = \"source\"", "path = \"nowhere\"", &["the source ", "nowhere is not there"]),
         (
             "path = \"source\"",
+            "path = \"ftp://host/x\"",
+            &["`source.path` is \"ftp://host/x\"; it is a local path, or a URL that begins with file, s3"],
+        ),
+        (
+            "path = \"target\"",
             "path = \"s3://bucket/x\"",
-            &["`source.path` is \"s3://bucket/x\"; only local paths"],
+            &["`checkpoint.path` is missing: with a target in an object store it names a local folder"],
         ),
         (
             "path = \"target\"",

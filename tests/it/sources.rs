@@ -11,6 +11,7 @@ use deltalake::{DeltaTableBuilder, ensure_table_uri};
 use enrich::checkpoint::Part;
 use enrich::config::SimulatorSpec;
 use enrich::source::{Kept, RowReader};
+use enrich::store::Location;
 use enrich::table::Table;
 
 use crate::support::{World, append_delta, rows, schema, write_parquet};
@@ -60,7 +61,7 @@ fn a_thousand_batches_of_a_file_decode_it_once() {
         end,
         partition: Default::default(),
     };
-    let mut reader = RowReader::new(folder.path().to_owned(), schema(), schema());
+    let mut reader = RowReader::new(Location::from(folder.path()), schema(), schema());
     for batch in 0..1_000 {
         let chunks = reader.read(&part(batch * 10, batch * 10 + 10), &Kept::default()).unwrap();
         let ids: Vec<i64> = chunks.iter().flat_map(|chunk| ids(&chunk.rows)).collect();
@@ -70,7 +71,7 @@ fn a_thousand_batches_of_a_file_decode_it_once() {
     assert_eq!(reader.decoded(), 10_000);
 
     // A restart in the middle begins at the row group, not at the file.
-    let mut reader = RowReader::new(folder.path().to_owned(), schema(), schema());
+    let mut reader = RowReader::new(Location::from(folder.path()), schema(), schema());
     let chunks = reader.read(&part(7_510, 7_520), &Kept::default()).unwrap();
     assert_eq!(ids(&chunks[0].rows)[0], 7_510);
     assert!(reader.decoded() <= 2_500, "{} rows were decoded", reader.decoded());
