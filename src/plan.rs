@@ -60,8 +60,14 @@ impl Planner {
         faultpoint::pass("plan", Side::Before).map_err(|error| failed(error, &self.source))?;
         let max_rows = self.rows_left.unwrap_or(u64::MAX).min(u64::from(self.limits.max_rows));
         let condition = self.source.condition().map(ToOwned::to_owned);
-        let mut batch =
-            PlannedBatch { id, parts: Vec::new(), bytes: 0, next: self.position.clone(), condition };
+        let mut batch = PlannedBatch {
+            id,
+            parts: Vec::new(),
+            bytes: 0,
+            next: self.position.clone(),
+            condition,
+            kept: None,
+        };
         let mut rows = 0;
         while rows < max_rows {
             let Some(NextFile { part, may_match }) = self.source.next_file(&batch.next).await? else {
@@ -94,6 +100,7 @@ impl Planner {
         if rows == 0 {
             return Ok(None);
         }
+        batch.kept = (rows != batch.rows()).then_some(rows);
         if let Some(left) = &mut self.rows_left {
             *left -= rows;
         }

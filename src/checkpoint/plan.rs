@@ -116,12 +116,19 @@ pub struct PlannedBatch {
     /// The condition that its rows must meet, as it was when they were planned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub condition: Option<String>,
+    /// Rows that met it then and were not deleted; none where nothing was left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<u64>,
 }
 
 impl PlannedBatch {
-    /// Physical rows in it, those included that do not meet the condition.
+    /// Rows in it that there were to ask about when it was planned.
     #[must_use]
     pub fn rows(&self) -> u64 {
+        self.kept.unwrap_or_else(|| self.physical_rows())
+    }
+
+    fn physical_rows(&self) -> u64 {
         self.parts.iter().map(|part| part.end - part.start).sum()
     }
 

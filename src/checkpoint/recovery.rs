@@ -85,6 +85,7 @@ mod tests {
             bytes: 0,
             next: Position::Start,
             condition: None,
+            kept: None,
         };
         Checkpoint {
             app_id: "job".into(),

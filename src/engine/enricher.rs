@@ -27,7 +27,7 @@ use crate::ident::{BatchId, Cell, Lineage, StepId};
 use crate::journal::{Header, JournalFolder, Record, StrayAnswers};
 use crate::ledger::{Duty, Ledger};
 use crate::prompt::Rendered;
-use crate::sink::{FilledBatch, Outcome, Settled};
+use crate::sink::{FilledBatch, Outcome, Settled, Turned};
 use crate::source::Chunk;
 
 /// Outcomes that are settled in one go before the engine looks at answers again.
@@ -203,6 +203,17 @@ impl Enricher {
     pub fn take(&mut self, id: BatchId) -> Result<FilledBatch, EngineError> {
         let batch = self.open.remove(&id);
         batch.map(OpenBatch::fill).ok_or_else(|| EngineError::Task(format!("batch {id} is not open")))
+    }
+
+    /// Outcomes of a batch, by step, that the target does not take: they count as errors.
+    pub fn refused(&mut self, turned: &[Turned]) {
+        for (step, turned) in turned.iter().enumerate() {
+            let Some(failure) = &turned.example else { continue };
+            self.voice.say(&Event::Refused { answers: turned.answers, skipped: turned.skipped });
+            if let Some(errors) = self.error_rates[step].turn(turned.answers, failure) {
+                self.halt(Stop::Errors(errors));
+            }
+        }
     }
 
     /// A batch is in the table: its journal is removed.

@@ -90,6 +90,26 @@ impl ErrorRate {
         self.judge()
     }
 
+    /// So many outcomes that were noted as no errors turned out to be some: the newest are taken for them.
+    pub(super) fn turn(&mut self, outcomes: u64, failure: &Failure) -> Option<TooManyErrors> {
+        let most = usize::try_from(outcomes).unwrap_or(usize::MAX);
+        let mut turned = 0;
+        for class in self.newest.iter_mut().rev().filter(|class| class.is_none()).take(most) {
+            *class = Some(failure.class);
+            turned += 1;
+        }
+        if turned == 0 {
+            return None;
+        }
+        self.failed += turned;
+        let errors = self.classes.entry(failure.class).or_default();
+        if errors.count == 0 {
+            errors.example.clone_from(&failure.detail);
+        }
+        errors.count += turned;
+        self.judge()
+    }
+
     fn judge(&self) -> Option<TooManyErrors> {
         #[expect(clippy::cast_precision_loss, reason = "a thousand is exact")]
         let is_too_many = self.failed as f64 > self.most * self.reach as f64;

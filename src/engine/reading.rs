@@ -10,6 +10,7 @@ use crate::checkpoint::{Checkpoint, CheckpointFile, PlannedBatch};
 use crate::event::{Event, Voice};
 use crate::ident::BatchId;
 use crate::plan::Planner;
+use crate::sink::Constraints;
 use crate::source::{Chunk, RowReader};
 use crate::store::Location;
 
@@ -20,6 +21,7 @@ pub(super) struct Reading {
     pub(super) reader: RowReader,
     pub(super) file: CheckpointFile,
     pub(super) checkpoint: Checkpoint,
+    pub(super) constraints: Arc<Constraints>,
     pub(super) voice: Voice,
 }
 
@@ -35,13 +37,16 @@ impl Feed for Reading {
             }
             return Ok(None);
         };
+        let loaded = self.load(plan).await?;
+        // A batch that cannot be written is not planned: a change of the job may leave its rows out.
+        loaded.chunks.iter().try_for_each(|chunk| self.constraints.admit(chunk))?;
         let mut checkpoint = self.checkpoint.clone();
         checkpoint.planned.retain(|batch| done.is_none_or(|done| batch.id > done));
-        checkpoint.planned.push(plan.clone());
-        checkpoint.next_batch = plan.id.next();
-        checkpoint.position = plan.next.clone();
+        checkpoint.planned.push(loaded.plan.clone());
+        checkpoint.next_batch = loaded.plan.id.next();
+        checkpoint.position = loaded.plan.next.clone();
         self.save(checkpoint).await?;
-        self.load(plan).await.map(Some)
+        Ok(Some(loaded))
     }
 
     async fn load(&mut self, plan: PlannedBatch) -> Result<Loaded, EngineError> {

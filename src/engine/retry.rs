@@ -128,7 +128,7 @@ async fn start(
         voice.clone(),
     );
     let feed = RetryFeed { reader, queue, limits: job.batch, is_limited, file, checkpoint, places: None };
-    let constraints = repair.constraints(job)?;
+    let constraints = std::sync::Arc::new(repair.constraints(job)?);
     Ok((session, Running::new(enricher, feed, repair, lineage, constraints, voice.clone())))
 }
 
@@ -261,6 +261,7 @@ impl RetryFeed {
             bytes,
             next: Position::Start,
             condition: None,
+            kept: None,
         })
     }
 

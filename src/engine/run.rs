@@ -1,5 +1,6 @@
 //! One run of a job: from its source to its target.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -22,7 +23,7 @@ use crate::fault::Failure;
 use crate::ident::{BatchId, Lineage, RunId};
 use crate::ledger::Duty;
 use crate::report::Tally;
-use crate::sink::{Committed, Constraints, FilledBatch, Sink, Turned};
+use crate::sink::{Committed, Constraints, FilledBatch, Sink};
 use crate::source::Source;
 use crate::store;
 use crate::table::{TableError, is_delta_table};
@@ -157,7 +158,7 @@ pub(super) struct Running<F, D> {
     feed: Option<Box<F>>,
     drain: Option<Box<D>>,
     lineage: Lineage,
-    constraints: Constraints,
+    constraints: Arc<Constraints>,
     tasks: JoinSet<Done<F, D>>,
     newest: Option<BatchId>,
     error: Option<EngineError>,
@@ -170,7 +171,7 @@ impl<F: Feed, D: Drain> Running<F, D> {
         feed: F,
         drain: D,
         lineage: Lineage,
-        constraints: Constraints,
+        constraints: Arc<Constraints>,
         voice: Voice,
     ) -> Self {
         Running {
@@ -292,10 +293,9 @@ impl<F: Feed, D: Drain> Running<F, D> {
             Duty::Commit(id) => {
                 let mut drain = self.drain.take().ok_or_else(|| busy("target"))?;
                 let mut batch: FilledBatch = self.enricher.take(id)?;
-                let turned = self.constraints.judge(&mut batch).map_err(EngineError::Task)?;
-                if turned != Turned::default() {
-                    self.voice.say(&Event::Refused { answers: turned.answers, skipped: turned.skipped });
-                }
+                let turned = self.constraints.judge(&mut batch);
+                let turned = turned.inspect_err(|_| self.enricher.failed(Duty::Commit(id)))?;
+                self.enricher.refused(&turned);
                 let lineage = self.lineage;
                 self.tasks.spawn(async move {
                     let rows = batch.rows() as u64;

@@ -1,6 +1,7 @@
 //! The start of a run: lock, target, checkpoint, recovery, journals.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::enricher::Enricher;
@@ -44,7 +45,7 @@ pub(super) struct Started {
     pub(super) reading: Reading,
     pub(super) sink: Sink,
     pub(super) lineage: Lineage,
-    pub(super) constraints: Constraints,
+    pub(super) constraints: Arc<Constraints>,
     pub(super) lock: Lock,
 }
 
@@ -71,7 +72,7 @@ pub(super) async fn start(
     }
     let (checkpoint, outstanding) = recoverer.run().await?;
     sink.add_columns().await?;
-    let constraints = sink.constraints(job)?;
+    let constraints = Arc::new(sink.constraints(job)?);
     let max_rows = options.max_rows;
 
     let planned = outstanding.iter().map(|batch| (batch.id, batch.rows(), batch.bytes));
@@ -100,7 +101,8 @@ pub(super) async fn start(
     let planner = Planner::new(source, job.batch, checkpoint.position.clone(), rows_left);
     let enricher =
         Enricher::start(prepared, ledger, journals, max_rows, Strictness::Probation, voice.clone());
-    let reading = Reading { planner, reader, file, checkpoint, voice: voice.clone() };
+    let of_target = Arc::clone(&constraints);
+    let reading = Reading { planner, reader, file, checkpoint, constraints: of_target, voice: voice.clone() };
     Ok(Started { enricher, reading, sink, lineage, constraints, lock })
 }
 

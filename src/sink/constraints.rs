@@ -5,9 +5,9 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, new_null_array};
+use arrow::array::{Array, ArrayRef, AsArray, new_null_array};
 use arrow::compute::{CastOptions, cast_with_options};
-use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 
@@ -27,6 +27,7 @@ pub struct Constraints {
     /// The target's columns, none of which need have a value.
     schema: SchemaRef,
     outputs: Vec<String>,
+    partitions: Vec<String>,
     at: Location,
 }
 
@@ -37,21 +38,26 @@ struct Check {
     condition: Condition,
 }
 
-/// Outcomes that became errors because the target does not take them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Outcomes of a step that became errors because the target does not take them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Turned {
     /// That were answers.
     pub answers: u64,
     /// For which nothing was asked.
     pub skipped: u64,
+    /// What one of them is now.
+    pub example: Option<Failure>,
 }
+
+/// The longest name of a folder on common file systems, in bytes.
+const FOLDER_BYTES: usize = 255;
 
 impl Constraints {
     /// Those of a job's target.
     ///
     /// # Errors
-    /// When one of them cannot be checked, or no row of this job could meet it.
-    pub fn of(job: &Job, table: &Table) -> Result<Self, TargetError> {
+    /// When one of them cannot be checked.
+    pub(super) fn of(job: &Job, table: &Table) -> Result<Self, TargetError> {
         let schema = table.schema()?;
         let nullable: Vec<Field> =
             schema.fields().iter().map(|field| field.as_ref().clone().with_nullable(true)).collect();
@@ -85,7 +91,27 @@ impl Constraints {
             checks.push(Check { demand, condition });
         }
         let outputs = job.steps.iter().map(|step| step.output.clone()).collect();
-        Ok(Constraints { checks, schema: nullable, outputs, at: table.at().clone() })
+        let partitions = table.partition_columns()?;
+        Ok(Constraints { checks, schema: nullable, outputs, partitions, at: table.at().clone() })
+    }
+
+    /// The same for a retry, which knows the new outcomes of a row only.
+    ///
+    /// # Errors
+    /// When one of them is about several outputs, too.
+    pub(super) fn of_retry(job: &Job, table: &Table) -> Result<Self, TargetError> {
+        let constraints = Self::of(job, table)?;
+        let outputs = |check: &Check| {
+            constraints.outputs.iter().filter(|output| constraints.is_about(check, output)).count()
+        };
+        match constraints.checks.iter().find(|check| outputs(check) > 1) {
+            None => Ok(constraints),
+            Some(check) => Err(TargetError::Constraint {
+                at: constraints.at.clone(),
+                demand: check.demand.clone(),
+                message: "it is about several outputs, of which a retry may write one: enrich run --restart asks about whole rows".to_owned(),
+            }),
+        }
     }
 
     /// How many there are.
@@ -105,47 +131,63 @@ impl Constraints {
     /// # Errors
     /// The first row that cannot be, with the demand that it does not meet.
     pub fn admit(&self, chunk: &Chunk) -> Result<(), TargetError> {
-        let failed = vec![Settled::unasked(shortest(Class::Constraint)); chunk.physical.len()];
+        let failed = vec![
+            Settled::unasked(Outcome::Failed(Failure::new(Class::Constraint, "")));
+            chunk.physical.len()
+        ];
         let outcomes: Vec<&[Settled]> = self.outputs.iter().map(|_| failed.as_slice()).collect();
+        let unwritable = |demand: &str, at: usize| TargetError::Unwritable {
+            at: self.at.clone(),
+            demand: demand.to_owned(),
+            file: chunk.file.to_string(),
+            row: chunk.physical[at],
+        };
         for check in &self.checks {
-            let met = self.met(check, chunk, &outcomes).map_err(|message| TargetError::Constraint {
-                at: self.at.clone(),
-                demand: check.demand.clone(),
-                message,
-            })?;
-            if let Some(at) = (0..met.len()).find(|at| !met.value(*at)) {
-                return Err(TargetError::Unwritable {
-                    at: self.at.clone(),
-                    demand: check.demand.clone(),
-                    file: chunk.file.to_string(),
-                    row: chunk.physical[at],
-                });
+            let met = self.met(check, chunk, &outcomes)?;
+            if let Some(at) = met.iter().position(|met| !met) {
+                return Err(unwritable(&check.demand, at));
+            }
+        }
+        for column in &self.partitions {
+            let Some(values) = chunk.rows.column_by_name(column) else { continue };
+            let values = cast_with_options(values, &DataType::Utf8, &CastOptions::default());
+            let values = values.map_err(|error| self.unchecked(column, &error))?;
+            let values = values.as_string::<i32>();
+            let room = FOLDER_BYTES.saturating_sub(encoded(column) + 1);
+            let is_long = |at: &usize| values.is_valid(*at) && encoded(values.value(*at)) > room;
+            if let Some(at) = (0..values.len()).find(is_long) {
+                let demand =
+                    format!("a folder can be named {column}=<value> in at most {FOLDER_BYTES} bytes");
+                return Err(unwritable(&demand, at));
             }
         }
         Ok(())
     }
 
-    /// Turns outcomes that break a demand into errors.
+    /// Turns outcomes that break a demand into errors, and gives what was turned by step.
     ///
     /// # Errors
-    /// When a demand cannot be checked.
-    pub fn judge(&self, batch: &mut FilledBatch) -> Result<Turned, String> {
-        let mut turned = Turned::default();
+    /// When a column of the source does not fit that of the target.
+    pub fn judge(&self, batch: &mut FilledBatch) -> Result<Vec<Turned>, TargetError> {
+        let mut turned = vec![Turned::default(); self.outputs.len()];
         let mut first = 0;
-        for chunk in 0..batch.chunks.len() {
-            let end = first + batch.chunks[chunk].physical.len();
-            for check in &self.checks {
-                // First with words, then as short as can be.
-                for detail in
-                    [format!("{} is not met by what was to be written", check.demand), String::new()]
-                {
+        for chunk in &batch.chunks {
+            let end = first + chunk.physical.len();
+            // One demand may be broken by what another one made of a row: all are looked at until all are met, and
+            // what is written becomes less each time, down to what `admit` found to meet all of them.
+            for measure in [Measure::Tell, Measure::Shorten, Measure::Least] {
+                let mut broken = false;
+                for check in &self.checks {
                     let outcomes: Vec<&[Settled]> =
                         batch.outcomes.iter().map(|step| &step[first..end]).collect();
-                    let met = self.met(check, &batch.chunks[chunk], &outcomes)?;
-                    let broken: Vec<usize> = (0..met.len()).filter(|at| !met.value(*at)).collect();
-                    for at in broken {
-                        self.turn(check, &detail, &mut batch.outcomes, first + at, &mut turned);
+                    let met = self.met(check, chunk, &outcomes)?;
+                    for at in (0..met.len()).filter(|at| !met[*at]) {
+                        broken = true;
+                        self.turn(check, measure, &mut batch.outcomes, first + at, &mut turned);
                     }
+                }
+                if !broken {
+                    break;
                 }
             }
             first = end;
@@ -153,34 +195,39 @@ impl Constraints {
         Ok(turned)
     }
 
-    /// Makes errors of the outcomes of a row that a check is about.
+    /// Makes errors of the outcomes of a row that a check is about; in the end of all of them.
     fn turn(
         &self,
         check: &Check,
-        detail: &str,
+        measure: Measure,
         outcomes: &mut [Vec<Settled>],
         row: usize,
-        turned: &mut Turned,
+        turned: &mut [Turned],
     ) {
-        for (output, step) in self.outputs.iter().zip(outcomes) {
+        let steps = self.outputs.iter().zip(outcomes).zip(turned);
+        for ((output, step), turned) in steps {
             let outcome = &mut step[row].outcome;
-            if !self.is_about(check, output) {
+            let is_concerned = measure == Measure::Least || self.is_about(check, output);
+            if !is_concerned || *outcome == Outcome::Kept {
                 continue;
             }
-            *outcome = match outcome {
-                // A check that a kept outcome has a part in was met with another one.
-                Outcome::Kept => continue,
-                Outcome::Failed(failure) if failure.class != Class::Constraint => shortest(failure.class),
-                Outcome::Failed(_) => shortest(Class::Constraint),
-                Outcome::Answer(_) => {
-                    turned.answers += 1;
-                    Outcome::Failed(Failure::new(Class::Constraint, detail))
-                }
-                Outcome::Skipped => {
-                    turned.skipped += 1;
-                    Outcome::Failed(Failure::new(Class::Constraint, detail))
-                }
+            match outcome {
+                Outcome::Answer(_) => turned.answers += 1,
+                Outcome::Skipped => turned.skipped += 1,
+                Outcome::Failed(_) | Outcome::Kept => {}
+            }
+            let failure = match (measure, &*outcome) {
+                (Measure::Least, _) => Failure::new(Class::Constraint, ""),
+                (_, Outcome::Failed(failure)) => Failure::new(failure.class, ""),
+                _ => Failure::new(
+                    Class::Constraint,
+                    format!("{} is not met by what was to be written", check.demand),
+                ),
             };
+            if failure.class == Class::Constraint {
+                turned.example.get_or_insert_with(|| failure.clone());
+            }
+            *outcome = Outcome::Failed(failure);
         }
     }
 
@@ -188,16 +235,21 @@ impl Constraints {
         check.condition.columns().iter().any(|at| self.schema.field(*at).name() == column)
     }
 
-    /// For each row of a chunk whether it meets a demand, with these outcomes by step.
-    fn met(&self, check: &Check, chunk: &Chunk, outcomes: &[&[Settled]]) -> Result<BooleanArray, String> {
-        let rows = self.rows(check, chunk, outcomes).map_err(|error| error.to_string())?;
-        let met = check.condition.holds(&rows)?;
-        let is_kept = |at: usize| {
-            let of_check =
-                self.outputs.iter().zip(outcomes).filter(|(output, _)| self.is_about(check, output));
-            of_check.into_iter().any(|(_, step)| step[at].outcome == Outcome::Kept)
-        };
-        Ok((0..met.len()).map(|at| Some(met.value(at) || is_kept(at))).collect())
+    /// For each row of a chunk whether it meets a demand, with these outcomes by step. A demand that cannot be
+    /// asked of a row is not met.
+    fn met(&self, check: &Check, chunk: &Chunk, outcomes: &[&[Settled]]) -> Result<Vec<bool>, TargetError> {
+        let rows = self.rows(check, chunk, outcomes);
+        let rows = rows.map_err(|error| self.unchecked(&check.demand, &error))?;
+        let about = self.outputs.iter().zip(outcomes).filter(|(output, _)| self.is_about(check, output));
+        let about: Vec<&[Settled]> = about.map(|(_, step)| *step).collect();
+        // What stays has met it before.
+        let stays = |at: usize| about.iter().any(|step| step[at].outcome == Outcome::Kept);
+        let met = check.condition.of_rows(&rows).into_iter().enumerate();
+        Ok(met.map(|(at, met)| met.unwrap_or(false) || stays(at)).collect())
+    }
+
+    fn unchecked(&self, demand: &str, error: &ArrowError) -> TargetError {
+        TargetError::Constraint { at: self.at.clone(), demand: demand.to_owned(), message: error.to_string() }
     }
 
     /// The columns that a check reads.
@@ -222,6 +274,18 @@ impl Constraints {
     }
 }
 
-fn shortest(class: Class) -> Outcome {
-    Outcome::Failed(Failure::new(class, ""))
+/// What is done about an outcome that breaks a demand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Measure {
+    /// An answer becomes an error that says why; an error loses its words.
+    Tell,
+    /// Errors lose their words.
+    Shorten,
+    /// Every outcome of the row becomes the shortest error there is.
+    Least,
+}
+
+/// Bytes of a text in the name of a folder, where all but letters and digits may be encoded.
+fn encoded(text: &str) -> usize {
+    text.bytes().map(|byte| if byte.is_ascii_alphanumeric() { 1 } else { 3 }).sum()
 }

@@ -119,7 +119,7 @@ impl Repair {
     /// # Errors
     /// When something of it cannot be seen to.
     pub fn constraints(&self, job: &Job) -> Result<Constraints, TargetError> {
-        Constraints::of(job, &self.table)
+        Constraints::of_retry(job, &self.table)
     }
 
     /// Id of the target table.

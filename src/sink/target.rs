@@ -322,7 +322,7 @@ pub(super) async fn is_free(at: &Location) -> Result<(), TargetError> {
 pub(super) async fn create(job: &Job, wanted: &Schema) -> Result<Table, TargetError> {
     let TargetSpec { location, metadata_column, partition_by, .. } = &job.target;
     let partitions = partition_by.as_deref().unwrap_or_default();
-    let properties = properties(wanted, metadata_column.as_deref());
+    let properties = properties(wanted, metadata_column.as_deref(), partitions);
     Ok(Table::create(location, wanted, partitions, &properties).await?)
 }
 
@@ -359,14 +359,21 @@ fn check_partitions(job: &Job, wanted: &Schema, partitions: &[String]) -> Result
 
 /// The table properties that a target of these columns is created with.
 #[must_use]
-pub fn properties(wanted: &Schema, metadata: Option<&str>) -> [(&'static str, String); 3] {
-    let is_plain =
-        |field: &&Arc<Field>| !field.data_type().is_nested() && *field.data_type() != DataType::Binary;
+pub fn properties(
+    wanted: &Schema,
+    metadata: Option<&str>,
+    partitions: &[String],
+) -> [(&'static str, String); 3] {
+    let is_plain = |field: &&Arc<Field>| {
+        !field.data_type().is_nested() && !matches!(field.data_type(), DataType::Binary | DataType::Boolean)
+    };
     let quoted = |name: &str| format!("`{}`", name.replace('`', "``"));
     let mut stats: Vec<String> = wanted
         .fields()
         .iter()
         .filter(is_plain)
+        // Spark refuses to alter a table that lists these.
+        .filter(|field| !partitions.contains(field.name()))
         // The writer takes the property for SQL names and splits it at commas.
         .filter(|field| field.name().chars().all(|c| c.is_ascii_alphanumeric() || c == '_'))
         .take(STATS_LIMIT)

@@ -43,7 +43,7 @@ impl Filter {
     pub(super) fn rows(&self, part: &Part, there: &Kept) -> Result<Arc<[bool]>, SourceError> {
         let path = self.root.place(&part.file);
         let file = footer(&self.root, &part.file)?;
-        let may_hold = self.condition.may_hold_in_groups(&file);
+        let may_hold = self.condition.may_hold_in_groups(&file, &part.partition);
         let mut candidates = Vec::new();
         for (group, may_hold) in file.metadata().row_groups().iter().zip(may_hold) {
             let first = candidates.len() as u64;
@@ -57,11 +57,11 @@ impl Filter {
             let end = wanted.len().min(start + PIECE_ROWS);
             let piece = Part { start: start as u64, end: end as u64, ..part.clone() };
             for chunk in reader.read(&piece, &candidates)? {
-                let holds = self.condition.holds(&chunk.rows).map_err(|message| {
-                    let message = format!("source.where = {:?}: {message}", self.condition.written());
-                    SourceError::file(&path, message)
-                })?;
-                for (row, holds) in chunk.physical.iter().zip(holds.values()) {
+                for (row, holds) in chunk.physical.iter().zip(self.condition.of_rows(&chunk.rows)) {
+                    let holds = holds.map_err(|message| SourceError::Condition {
+                        condition: self.condition.written().to_owned(),
+                        message: format!("for row {row} of {path}: {message}"),
+                    })?;
                     if let Some(wanted) = usize::try_from(*row).ok().and_then(|row| wanted.get_mut(row)) {
                         *wanted = holds;
                     }

@@ -15,10 +15,11 @@ pub(super) fn merge(fields: &Fields, others: &Fields) -> Result<Fields, String> 
     for field in fields {
         merged.push(match others.find(field.name()) {
             Some((_, other)) => merge_field(field, other)?,
-            None => Arc::clone(field),
+            None => Arc::new(field.as_ref().clone().with_nullable(true)),
         });
     }
-    merged.extend(others.iter().filter(|other| fields.find(other.name()).is_none()).cloned());
+    let added = others.iter().filter(|other| fields.find(other.name()).is_none());
+    merged.extend(added.map(|field| -> FieldRef { Arc::new(field.as_ref().clone().with_nullable(true)) }));
     Ok(merged.into())
 }
 
@@ -28,7 +29,19 @@ fn merge_field(field: &FieldRef, other: &FieldRef) -> Result<FieldRef, String> {
         let (name, found, wanted) = (field.name(), other.data_type(), field.data_type());
         format!("column {name:?} has the type {found} here and {wanted} in other files")
     })?;
-    Ok(Arc::new(field.as_ref().clone().with_data_type(merged)))
+    Ok(Arc::new(field.as_ref().clone().with_data_type(nullable(&merged)).with_nullable(true)))
+}
+
+/// A type whose nested columns may all be null: a file may lack them.
+fn nullable(data_type: &DataType) -> DataType {
+    let inner = |field: &FieldRef| -> FieldRef {
+        Arc::new(field.as_ref().clone().with_data_type(nullable(field.data_type())).with_nullable(true))
+    };
+    match data_type {
+        DataType::Struct(fields) => DataType::Struct(fields.iter().map(inner).collect()),
+        DataType::List(item) => DataType::List(inner(item)),
+        other => other.clone(),
+    }
 }
 
 /// The type that holds the values of both; none if there is none.

@@ -183,7 +183,7 @@ impl RowReader {
             let wrong = |error: &dyn ToString| {
                 SourceError::file(&path, format!("column {name:?}: {}", error.to_string()))
             };
-            let constant = part.partition.get(physical_name(noted)).or_else(|| part.partition.get(name));
+            let constant = part.partition.get(physical_name(noted));
             if let Some(value) = constant {
                 let value = value.as_deref().filter(|value| !value.is_empty());
                 let text: ArrayRef =

@@ -71,6 +71,8 @@ pub struct LogEntry {
     pub changes_metadata: bool,
     /// Name of the operation, where the commit says it.
     pub operation: Option<String>,
+    /// When it was made, in milliseconds since 1970, where the table has in-commit timestamps.
+    pub made_ms: Option<i64>,
     /// What the committing application added to the commit's information.
     pub info: BTreeMap<String, Value>,
 }
@@ -86,6 +88,9 @@ impl Table {
         let error = error_of(action, self.at());
         match &self.state {
             State::Loaded(table) => {
+                table.snapshot().map_err(error)?.log_data().iter().for_each(visit);
+            }
+            State::Opened(_, loaded) if let Some(table) = loaded.get() => {
                 table.snapshot().map_err(error)?.log_data().iter().for_each(visit);
             }
             State::Opened(snapshot, _) => {
@@ -316,9 +321,7 @@ impl Table {
         if in_commit {
             for (version, time) in &mut times {
                 let entry = self.log_entry(*version, None).await?;
-                let told =
-                    entry.and_then(|entry| entry.info.get("inCommitTimestamp").and_then(Value::as_i64));
-                *time = told.unwrap_or(*time);
+                *time = entry.and_then(|entry| entry.made_ms).unwrap_or(*time);
             }
         }
         let mut newest = i64::MIN;
@@ -354,6 +357,7 @@ impl Table {
                 Action::Metadata(_) | Action::Protocol(_) => entry.changes_metadata = true,
                 Action::CommitInfo(info) => {
                     entry.operation = info.operation;
+                    entry.made_ms = info.in_commit_timestamp;
                     entry.info = info.info.into_iter().collect();
                 }
                 _ => {}

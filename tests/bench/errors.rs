@@ -77,7 +77,7 @@ async fn make(folder: &Path, files: usize) -> Job {
         Schema::new(vec![Field::new("id", DataType::Int64, true), Field::new("text", DataType::Utf8, true)]);
     let wanted = check_columns(&job, &source).expect("the target's columns");
     let target = &job.target.location;
-    let properties = properties(&wanted, job.target.metadata_column.as_deref());
+    let properties = properties(&wanted, job.target.metadata_column.as_deref(), &[]);
     let mut table = Table::create(target, &wanted, &[], &properties).await.expect("a table");
     let schema = table.schema().expect("its columns");
     let mut staged = Staged::default();

@@ -211,3 +211,73 @@ async fn a_job_begins_with_the_first_version_made_at_a_time() {
     files.write_text(&job(&files, "starting_version = 1"));
     files.run(&[]).await.assert_status(2).assert_says("Parquet files have no versions");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_begins_by_in_commit_timestamps_where_a_table_has_them() {
+    let world = World::with_rows(40, 4).await;
+    let log = world.path("source/_delta_log");
+    for version in 0..=4_i64 {
+        let file = log.join(format!("{version:020}.json"));
+        let text = fs::read_to_string(&file).unwrap();
+        let actions = text.lines().map(|line| {
+            let mut action: serde_json::Value = serde_json::from_str(line).unwrap();
+            if let Some(info) = action.get_mut("commitInfo") {
+                info["inCommitTimestamp"] = (1_767_225_600_000 + version * 86_400_000).into();
+            }
+            if let Some(metadata) = action.get_mut("metaData") {
+                metadata["configuration"]["delta.enableInCommitTimestamps"] = "true".into();
+            }
+            if action.get("protocol").is_some() {
+                action["protocol"] = serde_json::json!({
+                    "minReaderVersion": 1, "minWriterVersion": 7, "writerFeatures": ["inCommitTimestamp"],
+                });
+            }
+            action.to_string()
+        });
+        // The commit's information comes first.
+        let mut actions: Vec<String> = actions.collect();
+        actions.sort_by_key(|action| !action.contains("\"commitInfo\""));
+        fs::write(&file, actions.join("\n") + "\n").unwrap();
+    }
+    world.write_text(&job(&world, "starting_timestamp = \"2026-01-04\""));
+    world.run(&[]).await.assert_status(0).assert_says("20 rows written");
+    world.assert_target(20..40).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_condition_that_fails_for_a_row_is_told_with_the_row_unless_it_guards_itself() {
+    let world = World::with_rows(20, 1).await;
+    world.write_text(&job(&world, "where = \"id <> 0 AND 100 / id > 10\""));
+    world.run(&[]).await.assert_status(0);
+    world.assert_target(1..10).await;
+    let world = World::with_rows(20, 1).await;
+    world.write_text(&job(&world, "where = \"100 / id > 10\""));
+    let ended = world.run(&[]).await;
+    ended.assert_status(2).assert_says("source.where = \"100 / id > 10\" is wrong: for row 0 of");
+    assert_eq!(world.simulator.counts().requests, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_a_condition_leaves_out_count_nowhere() {
+    let world = World::with_rows(400, 1).await;
+    world.write_text(&job(&world, "where = \"id % 10 = 0\""));
+    world.run_with(&["--max-rows", "10"], &[("ENRICH_FAULT", "delta-commit.before=kill")]).await;
+    let path = world.job();
+    let status = world.output(world.command(&["status", "--format", "json", path.to_str().unwrap()])).await;
+    let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
+    assert_eq!(status["open_batches"][0]["rows"], 10, "{status}");
+    world.run(&["--max-rows", "25"]).await.assert_status(0).assert_says("25 rows written");
+    world.run(&[]).await.assert_status(0).assert_says("15 rows written");
+    world.assert_target(every(10, 0..400)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_names_the_value_of_a_column_that_its_files_have_too() {
+    let world = World::new(SimulatorSpec::default()).await;
+    let folder = world.path("source/text=en");
+    fs::create_dir_all(&folder).unwrap();
+    write_parquet(&folder.join("a.parquet"), &rows(0..5), 5);
+    world.write_text(&job(&world, "where = \"text = 'en'\""));
+    world.run(&[]).await.assert_status(0).assert_says("5 rows written");
+    assert!(world.target().await.iter().all(|row| row.text.as_deref() == Some("en")));
+}

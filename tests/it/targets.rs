@@ -343,3 +343,101 @@ async fn append_delta_of(path: &Path, row: usize) {
     let batch = arrow::record_batch::RecordBatch::try_new(schema.clone(), columns.collect()).unwrap();
     append_delta(path, &batch).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_row_is_not_planned_so_that_a_condition_can_leave_it_out() {
+    let world = World::with_rows(20, 1).await;
+    make_target(&world, |field| field).await;
+    constrain(&world, &[("known", "id <> 3")]).await;
+    world.run(&[]).await.assert_status(2).assert_says("hint: where the row itself breaks it");
+    let text = world.usual_job("").replace("path = \"source\"", "path = \"source\"\nwhere = \"id <> 3\"");
+    world.write_text(&text);
+    world.run(&[]).await.assert_status(0);
+    world.assert_target((0..20).filter(|id| *id != 3)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn constraints_that_fail_for_a_row_or_follow_from_each_other_are_kept() {
+    // One cannot be evaluated for an error without a number in it, one is about the length of every error.
+    for (name, constraint, told) in [
+        ("guarded", "answer LIKE 'ERROR: c%' OR CAST(answer AS INT) BETWEEN 1 AND 5", "ERROR: constraint"),
+        ("exact", "answer = 'ERROR: constraint'", "ERROR: constraint"),
+    ] {
+        let world = World::new(refusing("Row 3 ", None)).await;
+        append_delta(&world.path("source"), &rows(0..8)).await;
+        world.write_job("");
+        make_target(&world, |field| field).await;
+        set_property(&world, &format!("delta.constraints.{name}"), constraint);
+        world.run(&[]).await.assert_status(0);
+        for row in world.target().await {
+            let answer = row.answer.unwrap();
+            assert!(answer.starts_with(told), "{name}: {answer}");
+            assert_eq!(row.error_count, 1);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_demand_that_is_broken_by_what_another_made_of_a_row_is_kept_too() {
+    let world = World::with_rows(6, 1).await;
+    let steps = world.usual_job("") + "[[step]]\noutput = \"second\"\nprompt = \"{{ text }}\"\n";
+    world.write_text(&steps);
+    make_target(&world, |field| field).await;
+    let forbidden = answer_to(&prompt_of(2)).replace('\'', "''");
+    set_property(&world, "delta.constraints.a1", "answer NOT LIKE 'ERROR%' OR second LIKE 'ERROR%'");
+    set_property(&world, "delta.constraints.b2", &format!("answer <> '{forbidden}'"));
+    world.run(&[]).await.assert_status(0);
+    let rows = rows_of(&world.path("target"), "SELECT id, answer, second FROM target ORDER BY id").await;
+    for row in rows {
+        let has_failed = row[0] == "2";
+        assert!(row[1].starts_with("ERROR: constraint") == has_failed, "{row:?}");
+        assert!(row[2].starts_with("ERROR: constraint") == has_failed, "{row:?}");
+    }
+    // A retry of one step alone could not tell whether such a demand is met.
+    let job = world.job();
+    let retried = world.output(world.command(&["retry", job.to_str().unwrap()])).await;
+    assert_eq!(retried.status.code(), Some(2));
+    let told = String::from_utf8(retried.stderr).unwrap();
+    assert!(told.contains("it is about several outputs"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_that_a_target_does_not_take_stop_a_run_like_other_errors() {
+    let world = World::with_rows(3_000, 1).await;
+    let job = world.usual_job("").replace("max_rows = 10", "max_rows = 100");
+    world.write_text(&job.replace("max_concurrency = 4", "max_concurrency = 32"));
+    make_target(&world, |field| field).await;
+    set_property(&world, "delta.constraints.never", "answer LIKE 'ERROR%'");
+    let ended = world.run(&[]).await;
+    ended
+        .assert_status(3)
+        .assert_says("of the last 1000 rows of step \"answer\" failed")
+        .assert_says("constraint");
+    assert!(world.simulator.counts().requests < 2_900, "{}", world.simulator.counts().requests);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_value_that_no_folder_can_be_named_by_is_told_before_anything_is_asked() {
+    let world = World::new(SimulatorSpec::default()).await;
+    append_delta(&world.path("source"), &rows(0..3)).await;
+    let long = "語".repeat(30);
+    let columns = vec![
+        std::sync::Arc::new(arrow::array::Int64Array::from(vec![3])) as _,
+        std::sync::Arc::new(arrow::array::StringArray::from(vec![long])) as _,
+    ];
+    let batch = arrow::record_batch::RecordBatch::try_new(crate::support::schema(), columns).unwrap();
+    append_delta(&world.path("source"), &batch).await;
+    world.write_text(&job(&world, "partition_by = [\"text\"]"));
+    let ended = world.run(&[]).await;
+    ended.assert_status(2).assert_says("a folder can be named text=<value> in at most 255 bytes");
+    assert_eq!(world.simulator.counts().requests, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn statistics_are_kept_of_columns_that_every_engine_allows_them_for() {
+    let world = World::with_rows(4, 1).await;
+    world.write_text(&job(&world, "partition_by = [\"id\"]"));
+    world.run(&[]).await.assert_status(0);
+    let properties = Table::open(&world.path("target")).await.unwrap().properties().unwrap();
+    assert_eq!(properties["delta.dataSkippingStatsColumns"], "`text`,`answer`,`_enrich`.`error_count`");
+}
