@@ -67,7 +67,10 @@ pub(super) struct RawJob {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawSource {
     /// Delta table, Parquet file, or directory of Parquet files, in which folders named `column=value` are
-    /// columns of text: a local path or `file://` URL, relative to the job file. Required.
+    /// columns of text: a local path, relative to the job file, or a URL: `file://`, `s3://`, `az://`,
+    /// `abfss://` or `gs://`. Keys, region and endpoint of a store come from the environment
+    /// (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, `AZURE_STORAGE_ACCOUNT_NAME`,
+    /// `GOOGLE_APPLICATION_CREDENTIALS`, …) and from where the store's own tools keep them. Required.
     #[schemars(length(min = 1))]
     pub(super) path: String,
     /// Whether to pass over the changes of commits that delete or rewrite rows of a Delta source,
@@ -98,8 +101,8 @@ pub(super) struct RawSource {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawTarget {
-    /// Delta table that takes the rows, created if it is missing: a local path or `file://` URL,
-    /// relative to the job file. The source, or a place inside it, is refused. Required.
+    /// Delta table that takes the rows, created if it is missing: a path or a URL as for the source, relative
+    /// to the job file. The source, or a place inside it, is refused. Required.
     #[schemars(length(min = 1))]
     pub(super) path: String,
     /// Name of the struct column that says where each row came from and how it was answered. A source
@@ -131,8 +134,8 @@ fn file_size() -> ByteSize {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawCheckpoint {
-    /// Folder of the checkpoint, relative to the job file. Default: `_checkpoints/<app_id>` in the
-    /// target.
+    /// Local folder of the checkpoint, relative to the job file; with a target in an object store it must
+    /// be given, and be the same for every run. Default: `_checkpoints/<app_id>` in the target.
     #[schemars(length(min = 1))]
     pub(super) path: Option<String>,
 }

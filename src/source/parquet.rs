@@ -355,11 +355,13 @@ async fn in_store(at: &Location) -> Result<(Root, Vec<Found>), SourceError> {
         && is_parquet(&name)
     {
         let store = objects(&folder)?;
-        let object = store.head(&ObjectPath::from(name)).await.map_err(|error| match error {
+        let object = store.head(&ObjectPath::from(name.as_str())).await.map_err(|error| match error {
             object_store::Error::NotFound { .. } => SourceError::Missing { path: at.clone() },
             error => wrong(error),
         })?;
-        return Ok((Root::remote(folder, store), vec![found(&object)]));
+        // A store below a prefix does not take that off what it tells of one object.
+        let file = Found { path: name, ..found(&object) };
+        return Ok((Root::remote(folder, store), vec![Found { partition: BTreeMap::new(), ..file }]));
     }
     if files.is_empty() {
         return Err(SourceError::Missing { path: at.clone() });

@@ -1,7 +1,7 @@
 //! Where files lie and how they are replaced.
 //!
-//! Only local paths so far: a URL of an object store is refused by name. Everything that is durable by
-//! promise goes through [`replace`]: written beside, flushed to the disk, renamed over the old file, and
+//! Places in object stores are named here; tables reach them through deltalake, sources through the same. What is
+//! durable by promise is local so far and goes through [`replace`]: written beside, flushed to the disk, renamed over the old file, and
 //! the folder flushed (test `recovery::every_fault_point`).
 
 mod local;

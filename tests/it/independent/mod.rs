@@ -1,39 +1,13 @@
 //! A target, read by a program that shares no code with this one: DuckDB, of which PyPI has builds.
-//!
-//! Where there is no Python, nothing is read; `ENRICH_INDEPENDENT=required`, as CI sets it, makes that a failure.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use enrich::config::FaultSpec;
 
+use crate::python;
 use crate::stops::{fault, faulty};
 use crate::support::{TargetRow, World, append_delta, read_target, rows};
-
-/// A Python that has DuckDB; one is made in the folder of builds if need be.
-fn python() -> Result<PathBuf, String> {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("independent-reader");
-    let python = folder.join("bin/python");
-    let has = |python: &Path| {
-        Command::new(python)
-            .args(["-c", "import duckdb"])
-            .output()
-            .is_ok_and(|output| output.status.success())
-    };
-    if has(&python) {
-        return Ok(python);
-    }
-    let run = |program: &Path, arguments: &[&str]| {
-        let output = Command::new(program).args(arguments).output().map_err(|error| error.to_string())?;
-        match output.status.success() {
-            true => Ok(()),
-            false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
-        }
-    };
-    run(Path::new("python3"), &["-m", "venv", folder.to_str().unwrap()])?;
-    run(&python, &["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "duckdb>=1.2"])?;
-    Ok(python)
-}
 
 fn read(python: &Path, target: &Path) -> Vec<TargetRow> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/independent/read.py");
@@ -47,14 +21,7 @@ fn read(python: &Path, target: &Path) -> Vec<TargetRow> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_independent_reader_finds_the_same_rows() {
-    let python = match python() {
-        Ok(python) => python,
-        Err(error) => {
-            assert!(std::env::var_os("ENRICH_INDEPENDENT").is_none(), "no Python with DuckDB: {error}");
-            println!("skipped: no Python with DuckDB: {error}");
-            return;
-        }
-    };
+    let Some(python) = python::with("duckdb", "duckdb>=1.2") else { return };
     for partitioned in ["", "partition_by = [\"id\"]"] {
         let refuse = FaultSpec { status: Some(400), share: 0.2, times: Some(1), ..fault() };
         let world = World::new(faulty(refuse)).await;
