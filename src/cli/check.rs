@@ -46,7 +46,11 @@ pub(super) async fn check(arguments: CheckArguments) -> anyhow::Result<Exit> {
                 output::data(format!("{}  {}: {found}", style("ok    ").green(), finding.about))?;
             }
             Err(error) => {
-                output::data(format!("{}  {}: {error}", style("wrong ").red(), finding.about))?;
+                // It may begin with what the line begins with.
+                let told = error.to_string();
+                let about = format!("{}: ", finding.about);
+                let told = told.strip_prefix(&about).unwrap_or(&told);
+                output::data(format!("{}  {about}{told}", style("wrong ").red()))?;
                 if let Some(hint) = error.hint() {
                     output::data(format!("        {hint}"))?;
                 }

@@ -76,7 +76,7 @@ fn line_of(text: &str, span: &Range<usize>) -> usize {
 /// Names the key, and turns serde's list of everything that would have been right into the one that was meant.
 fn explain(key: &str, message: &str) -> String {
     let Some(rest) = message.strip_prefix("unknown field ") else {
-        let message = message.trim().replace('\n', " ");
+        let message = plain(&message.trim().replace('\n', " "));
         return if key == NO_KEY { message } else { format!("`{key}`: {message}") };
     };
     let mut quoted = rest.split('`').skip(1).step_by(2);
@@ -86,6 +86,22 @@ fn explain(key: &str, message: &str) -> String {
         Some(near) => format!("unknown key `{key}`; did you mean `{near}`?"),
         None => format!("unknown key `{key}`; the keys here are {}", known.join(", ")),
     }
+}
+
+/// What serde expects, without the names of Rust's types.
+fn plain(message: &str) -> String {
+    let Some((before, expected)) = message.rsplit_once("expected ") else { return message.to_owned() };
+    let kind = match expected {
+        "f64" | "f32" => "a number",
+        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number that is not negative",
+        "i8" | "i16" | "i32" | "i64" => "a whole number",
+        "a boolean" => "true or false",
+        "a sequence" => "a list in [ ]",
+        "a map" => "a section or { key = value }",
+        structure if structure.starts_with("struct ") => "a section or { key = value }",
+        other => other,
+    };
+    format!("{before}expected {kind}")
 }
 
 /// The candidate that a misspelt name is most like, if any is near enough to be meant.
@@ -103,4 +119,24 @@ pub(crate) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a s
 fn likeness(a: &str, b: &str) -> f64 {
     let beginning = strsim::jaro_winkler(a, b) - 0.15;
     beginning.max(strsim::normalized_damerau_levenshtein(a, b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_are_told_in_plain_words() {
+        for (message, told) in [
+            ("invalid type: string \"x\", expected f64", "invalid type: string \"x\", expected a number"),
+            (
+                "invalid type: integer `3`, expected struct RawRunBudget",
+                "invalid type: integer `3`, expected a section or { key = value }",
+            ),
+            ("invalid type: map, expected a string", "invalid type: map, expected a string"),
+            ("missing field `path`", "missing field `path`"),
+        ] {
+            assert_eq!(plain(message), told);
+        }
+    }
 }

@@ -262,8 +262,7 @@ impl DeltaSource {
             return Ok(kept.clone());
         }
         if self.deleted.is_none() {
-            let files = self.table.files().await?.into_iter();
-            self.deleted = Some(files.map(|file| (file.path, file.deleted_rows > 0)).collect());
+            self.deleted = Some(self.table.have_deleted_rows().await?);
         }
         let found = self.deleted.as_ref().and_then(|files| files.get(&part.file)).copied();
         let kept = match (found, part.version) {

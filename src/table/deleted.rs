@@ -1,5 +1,6 @@
 //! Rows that deletion vectors take out of files.
 
+use std::collections::HashMap;
 use std::slice;
 
 use deltalake::DeltaTableError;
@@ -7,10 +8,33 @@ use deltalake::datafusion::prelude::SessionContext;
 use deltalake::delta_datafusion::DeltaScanNext;
 use deltalake::kernel::LogicalFileView;
 
+use super::log::entry_of;
 use super::open::error_of;
 use super::{Table, TableError};
 
 impl Table {
+    /// For each file of this version, by the path of [`super::DataFile`], whether it has deleted rows. Remembers what
+    /// the log says of those that have.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub async fn have_deleted_rows(&mut self) -> Result<HashMap<String, bool>, TableError> {
+        let (mut found, mut entries, mut written) = (HashMap::new(), HashMap::new(), HashMap::new());
+        let look = |file: LogicalFileView| {
+            let path = file.object_store_path().to_string();
+            let has = file.deletion_vector_descriptor().is_some_and(|vector| vector.cardinality > 0);
+            if has {
+                let entry = entry_of(&file);
+                written.insert(path.clone(), entry.path.clone());
+                entries.insert(entry.path.clone(), entry);
+            }
+            found.insert(path, has);
+        };
+        self.each_file("list the files of", None, look).await?;
+        (self.entries, self.written) = (entries, written);
+        Ok(found)
+    }
+
     /// For each physical row of a file of this version whether it is kept; rows beyond the end of the list are. None
     /// if the file has no deletion vector. `path` is that of [`super::DataFile`].
     ///
@@ -20,13 +44,16 @@ impl Table {
         let action = "read a deletion vector of";
         let error = error_of(action, self.at());
         let of_datafusion = |source| error(DeltaTableError::from(source));
-        let mut written = path.to_owned();
-        let look = |file: LogicalFileView| {
-            if file.object_store_path().as_ref() == path {
-                written = file.path().into_owned();
-            }
-        };
-        self.each_file(action, None, look).await?;
+        let mut written = self.written.get(path).cloned();
+        if written.is_none() {
+            let look = |file: LogicalFileView| {
+                if file.object_store_path().as_ref() == path {
+                    written = Some(file.path().into_owned());
+                }
+            };
+            self.each_file(action, None, look).await?;
+        }
+        let written = written.unwrap_or_else(|| path.to_owned());
         let part = self.part(slice::from_ref(&written)).await?;
         let snapshot = part.snapshot().map_err(&error)?.snapshot().clone();
         let context = SessionContext::new();

@@ -30,6 +30,8 @@ pub struct Table {
     pub(super) store: LogStoreRef,
     /// Entries of files that were looked for in this version.
     pub(super) entries: HashMap<String, Add>,
+    /// How the log writes the paths of files with deleted rows.
+    pub(super) written: HashMap<String, String>,
     at: Location,
 }
 
@@ -123,12 +125,12 @@ impl Table {
         let store = builder.build_storage().map_err(&error)?;
         let snapshot = Snapshot::try_new(store.as_ref(), version).await.map_err(&error)?;
         let state = State::Opened(Arc::new(snapshot), OnceCell::new());
-        Ok(Table { state, store, entries: HashMap::new(), at: at.clone() })
+        Ok(Table { state, store, entries: HashMap::new(), written: HashMap::new(), at: at.clone() })
     }
 
     pub(super) fn wrap(inner: DeltaTable, at: &Location) -> Self {
-        let (store, entries) = (inner.log_store(), HashMap::new());
-        Table { store, state: State::Loaded(inner), entries, at: at.clone() }
+        let (store, entries, written) = (inner.log_store(), HashMap::new(), HashMap::new());
+        Table { store, state: State::Loaded(inner), entries, written, at: at.clone() }
     }
 
     /// Where the table lies.
@@ -144,6 +146,7 @@ impl Table {
     pub async fn refresh(&mut self) -> Result<(), TableError> {
         let error = error_of("refresh", &self.at);
         self.entries.clear();
+        self.written.clear();
         match &mut self.state {
             State::Loaded(table) => table.update_state().await.map_err(error),
             State::Opened(snapshot, loaded) => {
@@ -262,6 +265,7 @@ impl Table {
     /// The same, to be changed.
     pub(super) async fn loaded_mut(&mut self, action: &'static str) -> Result<&mut DeltaTable, TableError> {
         self.entries.clear();
+        self.written.clear();
         if let State::Opened(..) = &self.state {
             let table = self.loaded(action).await?.clone();
             self.state = State::Loaded(table);

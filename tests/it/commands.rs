@@ -57,11 +57,7 @@ async fn a_check_shows_all_that_a_run_looks_at_and_changes_nothing() {
     world.write_text(&world.usual_job("").replace(world.simulator.url().as_str(), refused.url().as_str()));
     on_job(&world, "check", &[]).await.assert_status(0);
     let wrong = on_job(&world, "check", &["--live"]).await;
-    assert!(
-        wrong.assert_status(4).stdout.contains("wrong   provider sim: provider sim: auth"),
-        "{}",
-        wrong.stdout
-    );
+    assert!(wrong.assert_status(4).stdout.contains("wrong   provider sim: auth"), "{}", wrong.stdout);
 }
 
 #[tokio::test(flavor = "multi_thread")]
