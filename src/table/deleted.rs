@@ -54,13 +54,23 @@ impl Table {
             self.each_file(action, None, look).await?;
         }
         let written = written.unwrap_or_else(|| path.to_owned());
-        let part = self.part(slice::from_ref(&written)).await?;
-        let snapshot = part.snapshot().map_err(&error)?.snapshot().clone();
+        let part;
+        let table = if self.at().path().is_some() {
+            part = self.part(slice::from_ref(&written)).await?;
+            &part
+        } else {
+            // In an object store the vectors are looked for where the log is, which a part has in memory.
+            self.loaded(action).await?
+        };
+        let snapshot = table.snapshot().map_err(&error)?.snapshot().clone();
         let context = SessionContext::new();
-        part.update_datafusion_session(&context.state()).map_err(&error)?;
+        table.update_datafusion_session(&context.state()).map_err(&error)?;
         let scan = DeltaScanNext::builder().with_eager_snapshot(snapshot).build();
         let scan = scan.await.map_err(of_datafusion)?;
         let found = scan.deletion_vectors(&context.state()).await.map_err(of_datafusion)?;
-        Ok(found.into_iter().next().map(|selection| selection.keep_mask))
+        let names = self.file_names(slice::from_ref(&written));
+        let is_asked = |filepath: &str| self.at().path().is_some() || names.contains_key(filepath);
+        let found = found.into_iter().find(|selection| is_asked(&selection.filepath));
+        Ok(found.map(|selection| selection.keep_mask))
     }
 }

@@ -76,11 +76,7 @@ impl Table {
             None => self.loaded("query").await?,
         };
         table.update_datafusion_session(&context.state()).map_err(&error)?;
-        if self.at().path().is_none() {
-            // Of a part only the log is where it looks.
-            let store = self.store.root_object_store(None);
-            context.runtime_env().register_object_store(&uri(self.at()).map_err(&error)?, store);
-        }
+        self.register(&context)?;
         let mut provider = table.table_provider();
         if let Some(name) = scan.file_column {
             provider = provider.with_file_column(name);
@@ -90,6 +86,15 @@ impl Table {
         let stream = frame.execute_stream().await.map_err(of_datafusion)?;
         let error = error_of("query", self.at());
         Ok(stream.map_err(move |source| error(DeltaTableError::from(source))).boxed())
+    }
+
+    /// Tells a session where the files of a table in an object store are: of a part it knows the log only.
+    pub(super) fn register(&self, context: &SessionContext) -> Result<(), TableError> {
+        if self.at().path().is_none() {
+            let url = uri(self.at()).map_err(error_of("query", self.at()))?;
+            context.runtime_env().register_object_store(&url, self.store.root_object_store(None));
+        }
+        Ok(())
     }
 
     /// Checks that a condition over the table's columns is one SQL expression, and gives it back as it is

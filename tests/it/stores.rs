@@ -232,6 +232,28 @@ async fn parquet_files_in_a_store_are_read_with_their_folders_and_conditions() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn tables_of_other_engines_in_a_store_come_through_once() {
+    let Some(store) = Store::start() else { return };
+    for name in ["table-with-dv-small", "table_with_column_mapping", "delta-0.8.0-special-partition"] {
+        let table = crate::tables::tables().join(name);
+        let world = crate::tables::world_over(&table, "").await;
+        store.upload(&table, &format!("tables/{name}")).await;
+        let text = std::fs::read_to_string(world.job()).unwrap();
+        let at = format!("path = {table:?}");
+        let text = text.replace(&at, &format!("path = \"s3://bucket/tables/{name}\""));
+        world.write_text(&text);
+        let ended = run(&world, &store, "run", &[], "").await;
+        assert_eq!(ended.status, Some(0), "{name}: {}", ended.stderr);
+        let schema = enrich::table::Table::open(&table).await.unwrap().schema().unwrap();
+        let columns: Vec<String> =
+            schema.fields().iter().map(|field| format!("\"{}\"", field.name())).collect();
+        let sql = format!("SELECT {} FROM target", columns.join(", "));
+        let wanted = crate::tables::rows_of(&table, &sql).await;
+        assert_eq!(crate::tables::rows_of(&world.path("target"), &sql).await, wanted, "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_is_not_there_or_lets_nobody_in_is_told() {
     let Some(store) = Store::start() else { return };
     let world = World::new(SimulatorSpec::default()).await;
