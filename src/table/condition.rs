@@ -312,10 +312,13 @@ fn message(error: &ParserError) -> String {
     }
 }
 
+fn words(error: &DataFusionError) -> String {
+    without_kinds(&error.to_string())
+}
+
 /// What DataFusion says, without the kinds of its errors before it and a backtrace behind.
-pub(super) fn words(error: &DataFusionError) -> String {
-    let text = error.to_string();
-    let text = text.rsplit_once("error: ").map_or(text.as_str(), |(_, last)| last);
+pub(super) fn without_kinds(text: &str) -> String {
+    let text = text.rsplit_once("error: ").map_or(text, |(_, last)| last);
     let text = text.strip_prefix("Error during planning: ").unwrap_or(text);
     text.split("\n\nbacktrace:").next().unwrap_or(text).to_owned()
 }

@@ -272,7 +272,7 @@ impl Table {
         }
         match &mut self.state {
             State::Loaded(table) => Ok(table),
-            State::Opened(..) => unreachable!("it has just been loaded"),
+            State::Opened(..) => Err(error_of(action, &self.at)(DeltaTableError::NotInitialized)),
         }
     }
 }

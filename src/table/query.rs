@@ -9,7 +9,7 @@ use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use url::Url;
 
-use super::condition::expression;
+use super::condition::{expression, without_kinds};
 use super::open::{error_of, uri};
 use super::{Table, TableError};
 
@@ -108,11 +108,7 @@ impl Table {
         // Only the columns matter.
         match self.stream(Scan { files: Some(&[]), file_column: None }, &sql).await {
             Ok(_) => Ok(condition),
-            Err(error) => {
-                let text = error.source.to_string();
-                let text = text.rsplit_once("error: ").map_or(text.as_str(), |(_, last)| last);
-                Err(text.split("\n\nbacktrace:").next().unwrap_or(text).replace("target.", ""))
-            }
+            Err(error) => Err(without_kinds(&error.source.to_string()).replace("target.", "")),
         }
     }
 
