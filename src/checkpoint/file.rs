@@ -5,10 +5,14 @@
 //! ```
 //! The checksum is the [`Fingerprint`] of the bytes of the inner document as they stand: a flipped digit
 //! in a row range would lose rows without a word.
+//!
+//! In an object store it is put under the condition that it is still the one that was read or put last. Of two runs
+//! of a job one learns so that it came late before it has planned anything: a number stands for one batch for good.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -16,10 +20,11 @@ use serde_json::value::RawValue;
 use super::plan::{PlannedBatch, Position, SourceId};
 use crate::faultpoint::{self, Side};
 use crate::ident::{BatchId, Fingerprint, Lineage};
-use crate::store::{self, StoreError};
+use crate::store::{self, Expected, Folder, Location, Objects, PutError, StoreError, Version};
 
 const FORMAT: u32 = 1;
 const NAME: &str = "checkpoint.json";
+const ASIDE: &str = "checkpoint.damaged";
 
 /// What is planned and how far the source is read. `P` says how far: a [`Position`] of the source for a run,
 /// [`Retrying`](super::Retrying) for a retry of failed rows.
@@ -58,20 +63,26 @@ pub enum CheckpointError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The file is not what was written.
-    #[error("the checkpoint {} is damaged: {what}", path.display())]
+    #[error("the checkpoint {at} is damaged: {what}")]
     Damaged {
         /// The file.
-        path: PathBuf,
+        at: Location,
         /// What is wrong.
         what: String,
     },
     /// The file was written by a later version of this program.
-    #[error("the checkpoint {} has format {found}, and this version reads {FORMAT}", path.display())]
+    #[error("the checkpoint {at} has format {found}, and this version reads {FORMAT}")]
     Version {
         /// The file.
-        path: PathBuf,
+        at: Location,
         /// Format of the file.
         found: u32,
+    },
+    /// Another run has replaced the file since it was read.
+    #[error("another run of this job has changed the checkpoint {at} meanwhile")]
+    Changed {
+        /// The file.
+        at: Location,
     },
 }
 
@@ -86,38 +97,49 @@ struct Envelope<'a> {
 /// Where a checkpoint is kept.
 #[derive(Clone, Debug)]
 pub struct CheckpointFile {
-    path: PathBuf,
+    folder: Folder,
+    /// Which content in an object store was read or put last; none for none.
+    known: Arc<Mutex<Option<Version>>>,
 }
 
 impl CheckpointFile {
     /// The checkpoint in this folder.
     #[must_use]
-    pub fn in_folder(folder: &Path) -> Self {
-        CheckpointFile { path: folder.join(NAME) }
+    pub fn in_folder(folder: &Folder) -> Self {
+        CheckpointFile { folder: folder.clone(), known: Arc::default() }
     }
 
-    /// The file.
+    /// Where it is.
     #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
+    pub fn at(&self) -> Location {
+        match &self.folder {
+            Folder::Local(path) => path.join(NAME).into(),
+            Folder::Remote(objects) => objects.place(NAME),
+        }
     }
 
     /// Reads the checkpoint; none if there is none.
     ///
     /// # Errors
     /// When it cannot be read, is damaged, or is of a later format.
-    pub fn load<P: DeserializeOwned>(&self) -> Result<Option<Checkpoint<P>>, CheckpointError> {
-        store::read(&self.path)?.map(|bytes| self.decode(&bytes)).transpose()
+    pub async fn load<P: DeserializeOwned>(&self) -> Result<Option<Checkpoint<P>>, CheckpointError> {
+        let bytes = match &self.folder {
+            Folder::Local(path) => store::read(&path.join(NAME))?.map(Bytes::from),
+            Folder::Remote(objects) => {
+                let found = objects.get(NAME).await?;
+                self.knows(found.as_ref().map(|object| object.version.clone()));
+                found.map(|object| object.bytes)
+            }
+        };
+        bytes.map(|bytes| self.decode(&bytes)).transpose()
     }
 
     fn decode<P: DeserializeOwned>(&self, bytes: &[u8]) -> Result<Checkpoint<P>, CheckpointError> {
-        let damaged = |what: &dyn ToString| CheckpointError::Damaged {
-            path: self.path.clone(),
-            what: what.to_string(),
-        };
+        let damaged =
+            |what: &dyn ToString| CheckpointError::Damaged { at: self.at(), what: what.to_string() };
         let envelope: Envelope<'_> = serde_json::from_slice(bytes).map_err(|error| damaged(&error))?;
         if envelope.format != FORMAT {
-            return Err(CheckpointError::Version { path: self.path.clone(), found: envelope.format });
+            return Err(CheckpointError::Version { at: self.at(), found: envelope.format });
         }
         let body = envelope.checkpoint.get();
         if checksum(body) != envelope.checksum {
@@ -126,18 +148,77 @@ impl CheckpointFile {
         serde_json::from_str(body).map_err(|error| damaged(&error))
     }
 
-    /// Replaces the checkpoint. When it returns, the new one is on the disk.
+    /// Replaces the checkpoint. When it returns, the new one is on the disk, or in the store.
     ///
     /// # Errors
-    /// When it cannot be written; the old one is then still there.
-    pub fn save<P: Serialize>(&self, checkpoint: &Checkpoint<P>) -> Result<(), CheckpointError> {
+    /// When it cannot be written, which leaves the old one, and [`CheckpointError::Changed`] when there is another
+    /// one in the store than was read or put last.
+    pub async fn save<P: Serialize>(&self, checkpoint: &Checkpoint<P>) -> Result<(), CheckpointError> {
         let body = serde_json::value::to_raw_value(checkpoint).expect("a checkpoint has only string keys");
         let envelope = Envelope { format: FORMAT, checksum: checksum(body.get()), checkpoint: &body };
         let bytes = serde_json::to_vec(&envelope).expect("writing JSON to memory does not fail");
-        faultpoint::pass("checkpoint", Side::Before).map_err(StoreError::of("write", &self.path))?;
-        store::replace(&self.path, &bytes)?;
-        faultpoint::pass("checkpoint", Side::After).map_err(StoreError::of("write", &self.path))?;
+        let pass = |side| faultpoint::pass("checkpoint", side).map_err(StoreError::of("write", self.at()));
+        pass(Side::Before)?;
+        match &self.folder {
+            Folder::Local(path) => {
+                let path = path.join(NAME);
+                let task = tokio::task::spawn_blocking(move || store::replace(&path, &bytes));
+                let replaced = task.await.map_err(|error| std::io::Error::other(error.to_string()));
+                replaced.map_err(StoreError::of("write", self.at()))??;
+            }
+            Folder::Remote(objects) => self.swap(objects, bytes.into()).await?,
+        }
+        pass(Side::After)?;
         Ok(())
+    }
+
+    async fn swap(&self, objects: &Objects, bytes: Bytes) -> Result<(), CheckpointError> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let expected = known.as_ref().map_or(Expected::Absent, Expected::Version);
+        let error = match objects.put_if(NAME, bytes.clone(), expected).await {
+            Ok(version) => {
+                self.knows(Some(version));
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        // It may be there all the same: the store's answer was lost, or was about a second try.
+        if let Ok(Some(found)) = objects.get(NAME).await
+            && found.bytes == bytes
+        {
+            self.knows(Some(found.version));
+            return Ok(());
+        }
+        Err(match error {
+            PutError::Changed => CheckpointError::Changed { at: self.at() },
+            PutError::Store(error) => error.into(),
+        })
+    }
+
+    fn knows(&self, version: Option<Version>) {
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = version;
+    }
+
+    /// Puts a checkpoint that cannot be read aside, and says where it is then.
+    ///
+    /// # Errors
+    /// When it cannot be moved.
+    pub async fn put_aside(&self) -> Result<Location, CheckpointError> {
+        match &self.folder {
+            Folder::Local(path) => {
+                let aside = path.join(ASIDE);
+                std::fs::rename(path.join(NAME), &aside).map_err(StoreError::of("put aside", self.at()))?;
+                Ok(aside.into())
+            }
+            Folder::Remote(objects) => {
+                if let Some(found) = objects.get(NAME).await? {
+                    objects.put(ASIDE, found.bytes).await?;
+                    objects.delete(NAME).await?;
+                }
+                self.knows(None);
+                Ok(objects.place(ASIDE))
+            }
+        }
     }
 }
 
@@ -164,13 +245,13 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_flipped_byte_is_never_read_as_another_plan() {
+    #[tokio::test]
+    async fn a_flipped_byte_is_never_read_as_another_plan() {
         let folder = tempfile::tempdir().unwrap();
-        let file = CheckpointFile::in_folder(folder.path());
+        let file = CheckpointFile::in_folder(&Folder::Local(folder.path().to_owned()));
         let checkpoint = sample();
-        file.save(&checkpoint).unwrap();
-        let bytes = std::fs::read(file.path()).unwrap();
+        file.save(&checkpoint).await.unwrap();
+        let bytes = std::fs::read(folder.path().join(NAME)).unwrap();
         for at in 0..bytes.len() {
             for mask in [1, 0x20, 0x80] {
                 let mut flipped = bytes.clone();
@@ -181,5 +262,25 @@ mod tests {
             }
             assert!(file.decode::<Position>(&bytes[..at]).is_err(), "cut at {at}");
         }
+    }
+
+    #[tokio::test]
+    async fn of_two_runs_over_one_checkpoint_in_a_store_one_learns_that_it_came_late() {
+        let store = Arc::new(object_store::memory::InMemory::new());
+        let at = Location::resolve("s3://bucket/job", std::path::Path::new("/")).unwrap();
+        let open = || CheckpointFile::in_folder(&Folder::Remote(Objects::new(at.clone(), store.clone())));
+        let (one, other) = (open(), open());
+        assert_eq!(one.load::<Position>().await.unwrap(), None);
+        assert_eq!(other.load::<Position>().await.unwrap(), None);
+        one.save(&sample()).await.unwrap();
+        let late = other.save(&sample()).await.unwrap_err();
+        assert!(matches!(late, CheckpointError::Changed { .. }), "{late}");
+        let found = other.load::<Position>().await.unwrap().unwrap();
+        other.save(&Checkpoint { next_batch: BatchId::new(8), ..found }).await.unwrap();
+        one.save(&sample()).await.unwrap_err();
+        let aside = other.put_aside().await.unwrap();
+        assert_eq!(aside.to_string(), "s3://bucket/job/checkpoint.damaged");
+        one.save(&sample()).await.unwrap_err();
+        other.save(&sample()).await.unwrap();
     }
 }

@@ -1,4 +1,4 @@
-//! One run at a time for a target and an `app_id`.
+//! One run at a time for a target and an `app_id` on one machine.
 //!
 //! An advisory lock on a file in the target, held by the operating system for the process: it ends with
 //! the process however that ends. Correctness does not rest on it; money and clarity do.
@@ -6,14 +6,14 @@
 use std::fmt;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::clock;
 use crate::ident::RunId;
-use crate::store::{self, StoreError};
+use crate::store::{self, Location, StoreError};
 
 const NAME: &str = "run.lock";
 const LOOKS: u32 = 3;
@@ -29,12 +29,12 @@ pub struct Lock {
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
     /// Another run holds it.
-    #[error("another run holds this job: {holder} (lock file {})", path.display())]
+    #[error("another run holds this job: {holder} (lock {at})")]
     Held {
-        /// Who, as far as the file says.
+        /// Who, as far as the lock says.
         holder: String,
-        /// The lock file.
-        path: PathBuf,
+        /// The lock file, or the lease.
+        at: Location,
     },
     /// The lock file is out of reach.
     #[error(transparent)]
@@ -80,7 +80,7 @@ impl Lock {
                     std::thread::sleep(BETWEEN_LOOKS);
                 }
                 Err(TryLockError::WouldBlock) => {
-                    return Err(LockError::Held { holder: describe(&mut file), path });
+                    return Err(LockError::Held { holder: describe(&mut file), at: path.into() });
                 }
                 Err(TryLockError::Error(error)) => return Err(StoreError::of("lock", &path)(error).into()),
             }

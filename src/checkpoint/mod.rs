@@ -6,14 +6,18 @@
 
 mod file;
 mod history;
+mod lease;
 mod lock;
+mod machine;
 mod plan;
 mod recovery;
 mod retrying;
 
 pub use file::{Checkpoint, CheckpointError, CheckpointFile};
 pub use history::LastRun;
+pub use lease::{Lease, LeaseError};
 pub use lock::{Lock, LockError};
+pub use machine::MachineId;
 pub use plan::{Part, PlannedBatch, Position, SourceId};
 pub use recovery::{CommittedUpTo, Recovery, Refusal, recover};
 pub use retrying::{Retrying, Selection};

@@ -25,7 +25,7 @@ pub(super) struct CheckArguments {
 pub(super) async fn check(arguments: CheckArguments) -> anyhow::Result<Exit> {
     let job = arguments.job.load(Keys::Read)?;
     if arguments.repair {
-        let done = engine::repair(&job)?;
+        let done = engine::repair(&job).await?;
         for line in &done {
             output::data(format!("{}  {line}", style("mended").yellow()))?;
         }

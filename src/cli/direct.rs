@@ -68,7 +68,7 @@ impl DirectArguments {
         let written = format!("# Made from the arguments of a run.\n{}", toml::to_string(&job)?);
         // Where it lies is only known once it is read.
         let read = Job::of_text(Path::new("the command line"), &written, &[], Keys::Unneeded)?;
-        let folder = &read.state;
+        let folder = &read.places.state;
         let file = folder.join(NAME);
         store::create_folder(folder)?;
         store::replace(&file, written.as_bytes()).context("the job cannot be kept")?;

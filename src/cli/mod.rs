@@ -32,6 +32,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use tokio::task::JoinSet;
 
 use self::output::Console;
+use crate::checkpoint::{CheckpointError, LeaseError, LockError};
 use crate::config::ConfigError;
 use crate::engine::EngineError;
 
@@ -143,7 +144,9 @@ fn explain_engine(error: &EngineError, console: &Console) -> Exit {
 
 fn exit_of(error: &EngineError) -> Exit {
     match error {
-        EngineError::Lock(crate::checkpoint::LockError::Held { .. }) => Exit::Running,
+        EngineError::Lock(LockError::Held { .. })
+        | EngineError::Lease(LeaseError::Lost { .. })
+        | EngineError::Checkpoint(CheckpointError::Changed { .. }) => Exit::Running,
         EngineError::Provider { .. } => Exit::Provider,
         EngineError::Budget(_) => Exit::Budget,
         error if error.is_usage() => Exit::Usage,

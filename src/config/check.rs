@@ -14,7 +14,7 @@ use super::job::{
 use super::raw::{OneOrMore, RawJob, RawProvider, RawSource, RawStep};
 use super::simulated::SimulatorSpec;
 use super::units::{ByteSize, Span, moment};
-use crate::ident::{Fingerprint, Money};
+use crate::ident::Money;
 use crate::store::Location;
 
 const MAX_STEPS: usize = 100;
@@ -105,28 +105,7 @@ impl Checker<'_> {
                 "and source.path lie one inside the other: what is written could be read again, or removed as foreign. Put them beside each other",
             ));
         }
-        let beside = target.location.path().map(|path| path.join("_checkpoints").join(&raw.app_id));
-        let checkpoint = match (&raw.checkpoint.path, &beside) {
-            (Some(path), _) => self.local("checkpoint.path", path)?,
-            (None, Some(beside)) => beside.clone(),
-            (None, None) => {
-                return Err(self.wrong(
-                    "checkpoint.path",
-                    "is missing: with a target in an object store it names a local folder, which later runs find again (a checkpoint in a store is not possible yet)",
-                ));
-            }
-        };
-        let state = beside.unwrap_or_else(|| checkpoint.clone());
-        let journal = match &raw.journal.path {
-            // Several jobs may name the same folder.
-            Some(path) => {
-                let place = target.location.to_string();
-                let target = Fingerprint::of([place.as_bytes()]).to_string();
-                let name = format!("{}-{}", raw.app_id, target.chars().take(8).collect::<String>());
-                self.local("journal.path", path)?.join(&name)
-            }
-            None => checkpoint.join("journal"),
-        };
+        let places = self.places(&raw.app_id, &target.location, &raw.checkpoint, &raw.journal)?;
         let batch = BatchLimits {
             max_rows: self.positive("batch.max_rows", raw.batch.max_rows, 10_000)?,
             max_bytes: self.positive_bytes("batch.max_bytes", raw.batch.max_bytes, 50_000_000)?,
@@ -153,9 +132,7 @@ impl Checker<'_> {
             max_error_rate,
             source,
             target,
-            checkpoint,
-            state,
-            journal,
+            places,
             batch,
             window,
             budget,
@@ -196,14 +173,14 @@ impl Checker<'_> {
         }
     }
 
-    fn location(&self, key: &str, written: &str) -> Result<Location, ConfigError> {
+    pub(super) fn location(&self, key: &str, written: &str) -> Result<Location, ConfigError> {
         if written.trim().is_empty() {
             return Err(self.wrong(key, "is empty"));
         }
         Location::resolve(written, self.folder).map_err(|error| self.wrong(key, error.to_string()))
     }
 
-    fn local(&self, key: &str, written: &str) -> Result<PathBuf, ConfigError> {
+    pub(super) fn local(&self, key: &str, written: &str) -> Result<PathBuf, ConfigError> {
         let location = self.location(key, written)?;
         let path = location.path().map(Path::to_owned);
         path.ok_or_else(|| self.wrong(key, format!("is {location}; it must be a local folder")))
@@ -223,14 +200,24 @@ impl Checker<'_> {
         }
     }
 
-    fn positive_bytes(&self, key: &str, given: Option<ByteSize>, default: u64) -> Result<u64, ConfigError> {
+    pub(super) fn positive_bytes(
+        &self,
+        key: &str,
+        given: Option<ByteSize>,
+        default: u64,
+    ) -> Result<u64, ConfigError> {
         match given.map(ByteSize::get) {
             Some(0) => Err(self.wrong(key, "is 0; it must be at least 1 byte")),
             other => Ok(other.unwrap_or(default)),
         }
     }
 
-    fn positive_span(&self, key: &str, given: Option<Span>, default: u64) -> Result<Duration, ConfigError> {
+    pub(super) fn positive_span(
+        &self,
+        key: &str,
+        given: Option<Span>,
+        default: u64,
+    ) -> Result<Duration, ConfigError> {
         match given {
             Some(Span(span)) if span.is_zero() => Err(self.wrong(key, "is 0; it must be longer than that")),
             other => Ok(other.unwrap_or(Span::seconds(default)).0),

@@ -34,12 +34,8 @@ pub struct Job {
     pub source: SourceSpec,
     /// What is written.
     pub target: TargetSpec,
-    /// Folder of the checkpoint.
-    pub checkpoint: PathBuf,
-    /// Local folder of what goes with the target on this machine: locks, the history of runs, retries.
-    pub state: PathBuf,
-    /// Folder of the journal.
-    pub journal: PathBuf,
+    /// Where it keeps what it needs from run to run.
+    pub places: Places,
     /// How large a batch becomes.
     pub batch: BatchLimits,
     /// How much is open at once.
@@ -54,6 +50,30 @@ pub struct Job {
     pub simulator: Option<SimulatorSpec>,
     /// Whether a provider's `base_url` asks for the built-in simulator.
     pub simulated: bool,
+}
+
+/// Where a job keeps what it needs from run to run.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// Folder of the checkpoint.
+    pub checkpoint: Location,
+    /// How long a run has the job after it last said so; for a checkpoint in an object store.
+    pub lease: Duration,
+    /// Local folder of locks and of the history of runs.
+    pub state: PathBuf,
+    /// Local folder of the journal.
+    pub journal: PathBuf,
+    /// How the journal is copied to a checkpoint's folder in an object store.
+    pub copying: Copying,
+}
+
+/// How a journal is copied.
+#[derive(Clone, Copy, Debug)]
+pub struct Copying {
+    /// Age of the oldest record that is not copied, at most.
+    pub every: Duration,
+    /// Bytes that are not copied, at most.
+    pub bytes: u64,
 }
 
 /// What is read.

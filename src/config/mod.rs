@@ -10,6 +10,7 @@ mod check;
 mod error;
 mod job;
 mod overrides;
+mod places;
 mod raw;
 pub mod reference;
 mod simulated;
@@ -19,8 +20,8 @@ pub use budget::{Allowance, Budget, Prices};
 pub use error::ConfigError;
 pub(crate) use error::nearest;
 pub use job::{
-    ApiKey, BatchLimits, Job, Keys, NullInputs, OnNewColumns, Params, Provider, RetryPolicy, SourceSpec,
-    SourceStart, StepSpec, TargetSpec, TokenCharge, TokenLimits, WindowLimits,
+    ApiKey, BatchLimits, Copying, Job, Keys, NullInputs, OnNewColumns, Params, Places, Provider, RetryPolicy,
+    SourceSpec, SourceStart, StepSpec, TargetSpec, TokenCharge, TokenLimits, WindowLimits,
 };
 pub use simulated::{
     DelayForm, FaultSpec, HeaderFamily, LimitSpec, LimitWindow, PhaseSpec, SimulatedCharge, SimulatorSpec,

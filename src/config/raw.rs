@@ -134,10 +134,14 @@ fn file_size() -> ByteSize {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawCheckpoint {
-    /// Local folder of the checkpoint, relative to the job file; with a target in an object store it must
-    /// be given, and be the same for every run. Default: `_checkpoints/<app_id>` in the target.
+    /// Folder of the checkpoint: a local path relative to the job file, or a URL of an object store, the
+    /// same for every run. Default: `_checkpoints/<app_id>` in the target.
     #[schemars(length(min = 1))]
     pub(super) path: Option<String>,
+    /// With a checkpoint in an object store: how long a run has the job after it last said so there, which it does
+    /// three times as often. When a machine vanishes, this long no other one gets the job. At least `1s`.
+    /// Default: `60s`.
+    pub(super) lease: Option<Span>,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -145,9 +149,16 @@ pub(super) struct RawCheckpoint {
 pub(super) struct RawJournal {
     /// Folder of the journal, on a local disk that outlives the run, relative to the job file. Several
     /// jobs may name the same one. When it is lost, what it held is paid for again. Default: `journal` in
-    /// the checkpoint's folder.
+    /// the checkpoint's folder; with a checkpoint in an object store, beside a local target, else below
+    /// `$XDG_STATE_HOME/enrich` (`~/.local/state/enrich`).
     #[schemars(length(min = 1))]
     pub(super) path: Option<String>,
+    /// With a checkpoint in an object store the journal is copied there, so that another machine can go on. Answers
+    /// are copied when the oldest one that is not is this old: what a vanished machine costs at most.
+    /// At least `100ms`. Default: `5s`.
+    pub(super) copy_every: Option<Span>,
+    /// They are copied earlier when so much of them is not. Default: `4MB`.
+    pub(super) copy_bytes: Option<ByteSize>,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]

@@ -7,15 +7,14 @@ use std::time::Duration;
 use url::Url;
 
 use super::error::EngineError;
+use super::exclusive::{Exclusive, holder, home};
 use super::funds::{Funds, Spent};
 use super::prepare::prepare;
 use super::recover::Recoverer;
-use super::retry::FOLDER;
-use crate::checkpoint::{
-    Checkpoint, CheckpointError, CheckpointFile, Lock, PlannedBatch, Position, Retrying,
-};
+use super::retry::{self, FOLDER};
+use crate::checkpoint::{Checkpoint, CheckpointError, CheckpointFile, PlannedBatch, Position, Retrying};
 use crate::clock;
-use crate::config::Job;
+use crate::config::{Job, Places};
 use crate::decode;
 use crate::dispatch::harmless_question;
 use crate::event::Voice;
@@ -25,7 +24,7 @@ use crate::journal::{self, JournalError};
 use crate::report::counted;
 use crate::sink::Sink;
 use crate::source::{Lag, Source};
-use crate::store::{self, StoreError};
+use crate::store::{self, Folder, StoreError};
 use crate::table::is_delta_table;
 use crate::transport::Endpoint;
 
@@ -76,8 +75,19 @@ pub async fn check(job: &Job, live: bool, simulator: Option<&Url>) -> Vec<Findin
             return findings;
         }
     };
-    for (about, folder) in [("checkpoint", &job.checkpoint), ("journal", &job.journal)] {
-        if let Err(error) = can_write(folder) {
+    let home = match home(job) {
+        Ok(home) => home,
+        Err(error) => {
+            note("checkpoint", Err(error));
+            return findings;
+        }
+    };
+    let can_keep = match home.path() {
+        Some(path) => can_write(path),
+        None => home.probe().await,
+    };
+    for (about, can) in [("checkpoint", can_keep), ("journal", can_write(&job.places.journal))] {
+        if let Err(error) = can {
             note(about, Err(error.into()));
         }
     }
@@ -97,7 +107,7 @@ pub async fn check(job: &Job, live: bool, simulator: Option<&Url>) -> Vec<Findin
                 note("target constraints", demands.map_err(EngineError::from));
                 let there = sink.look_for_files().await.map_err(EngineError::from);
                 note("target files", there.map(|files| format!("{files} in the log, all on the disk")));
-                let file = CheckpointFile::in_folder(&job.checkpoint);
+                let file = CheckpointFile::in_folder(&home);
                 let voice = Voice::default();
                 let mut recoverer =
                     Recoverer { job, source: &mut source, sink: &sink, file: &file, voice: &voice };
@@ -113,7 +123,7 @@ pub async fn check(job: &Job, live: bool, simulator: Option<&Url>) -> Vec<Findin
         }
     }
     let retry: Result<Option<Checkpoint<Retrying>>, _> =
-        CheckpointFile::in_folder(&job.checkpoint.join(FOLDER)).load();
+        CheckpointFile::in_folder(&home.join(FOLDER)).load().await;
     match retry {
         Ok(None) => {}
         Ok(Some(retry)) => {
@@ -137,8 +147,8 @@ pub async fn check(job: &Job, live: bool, simulator: Option<&Url>) -> Vec<Findin
             records.map(|records| format!("{name}, answers in it: {}", records.len())).map_err(Into::into),
         );
     }
-    let folder = &job.state;
-    if let Some(holder) = Lock::holder(folder) {
+    let folder = &job.places.state;
+    if let Some(holder) = holder(folder, &home).await {
         note("lock", Ok(format!("a run goes on: {holder}")));
     }
     for (provider, endpoint) in &prepared.endpoints {
@@ -158,7 +168,7 @@ pub async fn check(job: &Job, live: bool, simulator: Option<&Url>) -> Vec<Findin
 /// Whether the files that are to be read can be: those of open batches, and those that no batch holds.
 async fn files(job: &Job, mut source: Source) -> Result<String, EngineError> {
     let found: Option<Checkpoint<Position>> =
-        CheckpointFile::in_folder(&job.checkpoint).load().ok().flatten();
+        CheckpointFile::in_folder(&home(job)?).load().await.ok().flatten();
     for part in found.iter().flat_map(|checkpoint| &checkpoint.planned).flat_map(|batch| &batch.parts) {
         source.holds(part).await?;
     }
@@ -191,7 +201,7 @@ fn can_write(folder: &Path) -> Result<(), StoreError> {
 
 /// The journals of runs and retries.
 fn journals(job: &Job) -> Vec<PathBuf> {
-    let folders = [job.journal.clone(), job.journal.join(FOLDER)];
+    let folders = [job.places.journal.clone(), job.places.journal.join(FOLDER)];
     let entries = folders.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten();
     let mut journals: Vec<PathBuf> = entries
         .map(|entry| entry.path())
@@ -206,26 +216,34 @@ fn journals(job: &Job) -> Vec<PathBuf> {
 ///
 /// # Errors
 /// When a run goes on, and when a file cannot be read or moved.
-pub fn repair(job: &Job) -> Result<Vec<String>, EngineError> {
-    let folder = &job.state;
+pub async fn repair(job: &Job) -> Result<Vec<String>, EngineError> {
+    let folder = &job.places.state;
     let mut done = Vec::new();
-    if !folder.exists() && !job.checkpoint.exists() && !job.journal.exists() {
+    let home = home(job)?;
+    let is_new = |folder: &Path| !folder.exists();
+    if is_new(folder) && is_new(&job.places.journal) && home.path().is_some_and(is_new) {
         return Ok(done);
     }
-    let _run = Lock::take(folder, RunId::random())?;
-    let _retry = Lock::take(&folder.join(FOLDER), RunId::random())?;
-    let run = CheckpointFile::in_folder(&job.checkpoint);
-    let retry = CheckpointFile::in_folder(&job.checkpoint.join(FOLDER));
-    let loaded = [run.load::<Position>().map(|_| ()), retry.load::<Retrying>().map(|_| ())];
-    for loaded in loaded {
+    let Places { state, journal, lease, .. } = &job.places;
+    let run = Exclusive::take(state, &home, journal, *lease, RunId::random()).await?;
+    let retry = retry::exclusive(job, &home, RunId::random()).await?;
+    let repaired = repair_held(job, &home, &mut done).await;
+    retry.release().await;
+    run.release().await;
+    repaired.map(|()| done)
+}
+
+async fn repair_held(job: &Job, home: &Folder, done: &mut Vec<String>) -> Result<(), EngineError> {
+    let run = CheckpointFile::in_folder(home);
+    let retry = CheckpointFile::in_folder(&home.join(FOLDER));
+    let loaded = [run.load::<Position>().await.map(|_| ()), retry.load::<Retrying>().await.map(|_| ())];
+    for (file, loaded) in [run, retry].iter().zip(loaded) {
         match loaded {
             Ok(()) => {}
-            Err(CheckpointError::Damaged { path, .. }) => {
-                let aside = path.with_extension("damaged");
-                fs::rename(&path, &aside).map_err(StoreError::of("put aside", &path))?;
+            Err(CheckpointError::Damaged { .. }) => {
+                let aside = file.put_aside().await?;
                 done.push(format!(
-                    "put the damaged checkpoint aside as {}; the next run rebuilds it from the target",
-                    aside.display()
+                    "put the damaged checkpoint aside as {aside}; the next run rebuilds it from the target"
                 ));
             }
             Err(error) => return Err(error.into()),
@@ -248,5 +266,5 @@ pub fn repair(job: &Job) -> Result<Vec<String>, EngineError> {
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(done)
+    Ok(())
 }

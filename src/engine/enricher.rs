@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
+use super::copying::Copier;
 use super::error::EngineError;
 use super::error_rate::ErrorRate;
 use super::feed::Loaded;
@@ -65,6 +66,7 @@ pub struct Enricher {
     pub(super) learned: LearnedFile,
     pub(super) funds: Funds,
     pub(super) strays: StrayAnswers,
+    pub(super) copier: Option<Copier>,
     pub(super) replies: mpsc::Receiver<Reply>,
     pub(super) buffer: Vec<Reply>,
     pub(super) hungry: Arc<Notify>,
@@ -96,7 +98,7 @@ impl Enricher {
         strictness: Strictness,
         voice: Voice,
     ) -> Self {
-        let Journals { lineage, folder: journal, strays, learned, funds } = journals;
+        let Journals { lineage, folder: journal, strays, learned, funds, copier } = journals;
         let (outbox, replies) = mpsc::channel(1_024);
         let (mode, watching) = watch::channel(Mode::Running);
         let hungry = Arc::new(Notify::new());
@@ -143,6 +145,7 @@ impl Enricher {
             learned,
             funds,
             strays,
+            copier,
             replies,
             buffer: Vec::with_capacity(REPLIES_AT_ONCE),
             hungry,
@@ -470,7 +473,14 @@ impl Enricher {
         if reached_end && self.ledger.is_complete() {
             // Every row that could use a stray answer is in the table.
             self.strays.discard()?;
+            if let Some(copier) = &self.copier {
+                copier.copies.discard_strays();
+            }
         }
+        if let Some(copier) = self.copier.take() {
+            copier.finish().await;
+        }
+        self.funds.close().await;
         Ok(self.stop)
     }
 }

@@ -1,15 +1,13 @@
 //! What ends a run with an error, and what to do about it.
 
-use std::path::PathBuf;
-
-use crate::checkpoint::{CheckpointError, LockError, Refusal};
+use crate::checkpoint::{CheckpointError, LeaseError, LockError, Refusal};
 use crate::fault::Failure;
 use crate::journal::JournalError;
 use crate::meter::SpendingError;
 use crate::prompt::PromptError;
 use crate::sink::{FailedError, TargetError};
 use crate::source::SourceError;
-use crate::store::{self, StoreError};
+use crate::store::{self, Location, StoreError};
 use crate::table::TableError;
 use crate::transport::EndpointError;
 
@@ -49,16 +47,19 @@ pub enum EngineError {
     /// Another run has the job.
     #[error(transparent)]
     Lock(#[from] LockError),
+    /// Another run has got the job meanwhile.
+    #[error(transparent)]
+    Lease(#[from] LeaseError),
     /// An endpoint cannot be made.
     #[error(transparent)]
     Endpoint(#[from] EndpointError),
     /// Checkpoint and target contradict each other.
-    #[error("{refusal} (checkpoint {})", checkpoint.display())]
+    #[error("{refusal} (checkpoint {checkpoint})")]
     Refused {
         /// What contradicts what.
         refusal: Refusal,
         /// The checkpoint.
-        checkpoint: PathBuf,
+        checkpoint: Location,
     },
     /// The checkpoint or the target belongs to something else.
     #[error("{what}")]
@@ -102,6 +103,13 @@ impl EngineError {
             EngineError::Journal(JournalError::Damaged { .. }) => {
                 Some("enrich check JOB --repair keeps the answers in it that are intact")
             }
+            EngineError::Checkpoint(CheckpointError::Changed { .. })
+            | EngineError::Lease(LeaseError::Lost { .. }) => {
+                Some("let that run end; what was answered here is kept")
+            }
+            EngineError::Lease(LeaseError::RunOut { .. }) => Some(
+                "see to the store, its credentials and the network and run again: what is answered is kept",
+            ),
             EngineError::Checkpoint(CheckpointError::Version { .. })
             | EngineError::Journal(JournalError::Version { .. }) => {
                 Some("run it with the version of enrich that wrote it, or a later one")

@@ -3,36 +3,99 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use super::error::EngineError;
-use crate::checkpoint::Lock;
+use super::exclusive::Exclusive;
 use crate::config::Job;
 use crate::ident::{Money, RunId, Spend};
 use crate::meter::{Account, Refused, Spending, over, worst_case};
 use crate::report::counted;
+use crate::store::{Folder, Objects};
 
 /// Folder of what all runs spent, in that of the journal.
 const FOLDER: &str = "budget";
+/// Name of its copy in the store of the checkpoint.
+const COPY: &str = "spent.json";
 
 /// What a run may spend.
 #[derive(Debug, Default)]
 pub struct Funds {
     pub(super) account: Account,
     /// A run and a retry cannot both keep to one budget.
-    _lock: Option<Lock>,
+    exclusive: Option<Exclusive>,
+    pub(super) copy: Option<SpentCopy>,
+}
+
+/// The copy of what all runs spent, in the store of the checkpoint.
+#[derive(Debug)]
+pub(super) struct SpentCopy {
+    account: Account,
+    objects: Objects,
+    copied: Option<Spend>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Counted {
+    picodollars: u64,
+    tokens: u64,
+    requests: u64,
+}
+
+impl SpentCopy {
+    /// Puts it there, if it has changed.
+    pub(super) async fn copy(&mut self) -> Result<(), EngineError> {
+        let spent = self.account.spent_by_all();
+        if let Some(Spend { money, tokens, requests }) = spent.filter(|_| spent != self.copied) {
+            let counted = Counted { picodollars: money.get(), tokens, requests };
+            let bytes = serde_json::to_vec(&counted).expect("numbers become JSON");
+            self.objects.put(COPY, Bytes::from(bytes)).await?;
+            self.copied = spent;
+        }
+        Ok(())
+    }
+
+    async fn read(objects: &Objects) -> Result<Option<Spend>, EngineError> {
+        let Some(found) = objects.get(COPY).await? else { return Ok(None) };
+        let counted: Counted = serde_json::from_slice(&found.bytes).map_err(|_| EngineError::Mismatch {
+            what: format!("{} is damaged: what the job has spent cannot be told", objects.place(COPY)),
+            hint: "remove it to count from what this machine knows",
+        })?;
+        let Counted { picodollars, tokens, requests } = counted;
+        Ok(Some(Spend { money: Money::picodollars(picodollars), tokens, requests }))
+    }
 }
 
 impl Funds {
     /// Opens the account of a job. Where the budget is for all runs together, one has it at a time.
-    pub(super) fn open(job: &Job, run: RunId) -> Result<Self, EngineError> {
+    pub(super) async fn open(job: &Job, home: &Folder, run: RunId) -> Result<Self, EngineError> {
         if job.budget.job.is_unlimited() {
-            return Ok(Funds { account: Account::open(job.budget, None), _lock: None });
+            return Ok(Funds { account: Account::open(job.budget, None), exclusive: None, copy: None });
         }
-        let folder = folder(&job.journal);
-        let lock = Lock::take(&folder, run)?;
-        let account = Account::open(job.budget, Some(Spending::open(&folder)?));
-        Ok(Funds { account, _lock: Some(lock) })
+        let folder = folder(&job.places.journal);
+        let home = home.join(FOLDER);
+        let exclusive = Exclusive::take(&folder, &home, &folder, job.places.lease, run).await?;
+        let mut spending = Spending::open(&folder)?;
+        if let Some(objects) = home.objects()
+            && let Some(counted) = SpentCopy::read(objects).await?
+        {
+            spending.raise(counted)?;
+        }
+        let account = Account::open(job.budget, Some(spending));
+        let copy = home.objects().map(|objects| SpentCopy {
+            account: account.clone(),
+            objects: objects.clone(),
+            copied: None,
+        });
+        Ok(Funds { account, exclusive: Some(exclusive), copy })
+    }
+
+    /// Gives the account back.
+    pub(super) async fn close(&mut self) {
+        if let Some(exclusive) = self.exclusive.take() {
+            exclusive.release().await;
+        }
     }
 
     /// Whether enough is left for a request.
@@ -45,7 +108,7 @@ impl Funds {
 
     /// What was spent of the budget for all runs of a job; none if it has none and none was counted.
     pub(super) fn look(job: &Job) -> Result<Option<Spent>, EngineError> {
-        let found = Spending::read(&folder(&job.journal))?;
+        let found = Spending::read(&folder(&job.places.journal))?;
         let allowance = job.budget.job;
         if found.is_none() && allowance.is_unlimited() {
             return Ok(None);

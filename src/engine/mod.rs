@@ -4,9 +4,11 @@
 //! dispatchers. [`run`] puts a source, a plan, a checkpoint and a sink around it. Nothing here prints.
 
 mod check;
+mod copying;
 mod enricher;
 mod error;
 mod error_rate;
+mod exclusive;
 mod feed;
 mod funds;
 mod history;

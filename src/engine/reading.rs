@@ -112,9 +112,8 @@ impl Reading {
 
     /// Replaces the checkpoint on the disk, then here.
     async fn save(&mut self, checkpoint: Checkpoint) -> Result<(), EngineError> {
-        let file = self.file.clone();
-        let task = tokio::task::spawn_blocking(move || file.save(&checkpoint).map(|()| checkpoint));
-        self.checkpoint = task.await.map_err(|error| EngineError::Task(error.to_string()))??;
+        self.file.save(&checkpoint).await?;
+        self.checkpoint = checkpoint;
         Ok(())
     }
 }

@@ -25,7 +25,7 @@ pub(super) struct Recoverer<'a> {
 impl Recoverer<'_> {
     /// The checkpoint, made, read or rebuilt, and those of its batches that the target lacks.
     pub(super) async fn run(&mut self) -> Result<(Checkpoint, Vec<PlannedBatch>), EngineError> {
-        let mut checkpoint: Checkpoint = match self.file.load()? {
+        let mut checkpoint: Checkpoint = match self.file.load().await? {
             Some(checkpoint) => {
                 self.belongs(&checkpoint)?;
                 checkpoint
@@ -69,7 +69,7 @@ impl Recoverer<'_> {
                     return Err(EngineError::Task(format!("a rebuilt checkpoint lacks batch {committed}")));
                 }
                 Err(refusal) => {
-                    return Err(EngineError::Refused { refusal, checkpoint: self.file.path().to_owned() });
+                    return Err(EngineError::Refused { refusal, checkpoint: self.file.at() });
                 }
             }
         }
@@ -97,14 +97,14 @@ impl Recoverer<'_> {
             clears_target: true,
         };
         self.sink.may_clear().await?;
-        self.file.save(&checkpoint)?;
+        self.file.save(&checkpoint).await?;
         self.clear(&mut checkpoint).await
     }
 
     async fn clear(&self, checkpoint: &mut Checkpoint) -> Result<(), EngineError> {
         self.sink.clear().await?;
         checkpoint.clears_target = false;
-        Ok(self.file.save(checkpoint)?)
+        Ok(self.file.save(checkpoint).await?)
     }
 
     /// Tells when the steps ask something else than they did before, if there is anything to ask. The
@@ -146,7 +146,7 @@ impl Recoverer<'_> {
 
     /// What a run would begin with, in words; nothing is changed.
     pub(super) async fn look(&mut self) -> Result<String, EngineError> {
-        let Some(checkpoint) = self.file.load()? else {
+        let Some(checkpoint) = self.file.load().await? else {
             return Ok(match self.sink.progress().await? {
                 Progress::None => "none yet; the run makes it".to_owned(),
                 Progress::Txn { .. } if !self.sink.has_row_keys() => return Err(self.lost()),
@@ -170,7 +170,7 @@ impl Recoverer<'_> {
                 Progress::Txn { .. } if !self.sink.has_row_keys() => Err(self.lost()),
                 _ => Ok("older than the target; the run takes its position from there".to_owned()),
             },
-            Err(refusal) => Err(EngineError::Refused { refusal, checkpoint: self.file.path().to_owned() }),
+            Err(refusal) => Err(EngineError::Refused { refusal, checkpoint: self.file.at() }),
         }
     }
 
@@ -181,7 +181,7 @@ impl Recoverer<'_> {
     }
 
     fn belongs(&self, checkpoint: &Checkpoint) -> Result<(), EngineError> {
-        let path = self.file.path().display();
+        let path = self.file.at();
         if checkpoint.app_id != self.job.app_id {
             return Err(EngineError::Mismatch {
                 what: format!(
@@ -265,7 +265,7 @@ impl Recoverer<'_> {
         }
         let next_batch = batch.map_or(BatchId::FIRST, BatchId::next);
         let checkpoint = Checkpoint { next_batch, position, adopted: batch, ..empty };
-        self.file.save(&checkpoint)?;
+        self.file.save(&checkpoint).await?;
         Ok(checkpoint)
     }
 

@@ -11,6 +11,7 @@ use url::Url;
 
 use super::enricher::Enricher;
 use super::error::EngineError;
+use super::exclusive::{Exclusive, Tenure, home};
 use super::feed::{Feed, Loaded};
 use super::funds::Funds;
 use super::history::History;
@@ -19,18 +20,18 @@ use super::probation::Strictness;
 use super::run::{End, RunOptions, Running, StopRequest};
 use super::start::sort_journals;
 use crate::checkpoint::{
-    Checkpoint, CheckpointFile, Lock, Part, PlannedBatch, Position, Recovery, Retrying, Selection, SourceId,
+    Checkpoint, CheckpointFile, Part, PlannedBatch, Position, Recovery, Retrying, Selection, SourceId,
     recover,
 };
 use crate::clock;
-use crate::config::{BatchLimits, Job};
+use crate::config::{BatchLimits, Job, Places};
 use crate::event::{Event, Voice};
 use crate::faultpoint::{self, Side};
 use crate::ident::{BatchId, Lineage, RunId};
 use crate::ledger::{Ledger, Window};
 use crate::report::Tally;
 use crate::sink::{FailedReader, FailedRows, Found, Reloaded, Repair, retry_app_id};
-use crate::store;
+use crate::store::{self, Folder};
 
 /// Folder of a retry's checkpoint, lock and journal, beside those of the run.
 pub(super) const FOLDER: &str = "retry";
@@ -47,7 +48,6 @@ pub async fn retry(
     simulator: Option<&Url>,
     voice: Voice,
 ) -> Result<End, EngineError> {
-    let own = job.state.join(FOLDER);
     let missing = || EngineError::Mismatch {
         what: format!("there is no target {} yet", job.target.location),
         hint: "enrich run makes it",
@@ -55,21 +55,38 @@ pub async fn retry(
     if FailedRows::open(job).await?.is_none() {
         return Err(missing());
     }
-    let _lock = Lock::take(&own, RunId::random())?;
-    let funds = Funds::open(job, RunId::random())?;
+    let home = home(job)?;
+    let exclusive = exclusive(job, &home, RunId::random()).await?;
     let started = clock::wall();
     let tally = Tally::default();
     let voice = voice.and(Box::new(tally.clone()));
-    let rows = FailedRows::open(job).await?.ok_or_else(missing)?;
-    let (session, running) = start(job, rows, funds, wanted, options, simulator, &voice).await?;
-    let history = History::begin(&own, session, started, tally)?;
-    let end = running.run(options, stop).await;
-    history.end(&end);
+    let end = async {
+        let funds = Funds::open(job, &home, RunId::random()).await?;
+        let rows = FailedRows::open(job).await?.ok_or_else(missing)?;
+        let tenure = exclusive.tenure();
+        let (session, running) =
+            start(job, &home.join(FOLDER), tenure, rows, funds, wanted, options, simulator, &voice).await?;
+        let history = History::begin(&job.places.state.join(FOLDER), session, started, tally)?;
+        let end = running.run(options, stop).await;
+        history.end(&end);
+        end
+    };
+    let end = end.await;
+    exclusive.release().await;
     end
 }
 
+/// Takes what a retry needs for itself.
+pub(super) async fn exclusive(job: &Job, home: &Folder, run: RunId) -> Result<Exclusive, EngineError> {
+    let Places { state, journal, lease, .. } = &job.places;
+    Exclusive::take(&state.join(FOLDER), &home.join(FOLDER), &journal.join(FOLDER), *lease, run).await
+}
+
+#[expect(clippy::too_many_arguments, reason = "all that a retry begins with, in its one place")]
 async fn start(
     job: &Job,
+    home: &Folder,
+    tenure: Tenure,
     rows: FailedRows,
     funds: Funds,
     wanted: &Retrying,
@@ -78,13 +95,13 @@ async fn start(
     voice: &Voice,
 ) -> Result<(RunId, Running<RetryFeed, Repair>), EngineError> {
     let columns = rows.source_columns();
-    let file = CheckpointFile::in_folder(&job.checkpoint.join(FOLDER));
-    store::probe(&job.checkpoint.join(FOLDER))?;
-    let journal = job.journal.join(FOLDER);
+    let file = CheckpointFile::in_folder(home);
+    home.probe().await?;
+    let journal = job.places.journal.join(FOLDER);
     store::probe(&journal)?;
 
     // The run's id is part of what is written, and the checkpoint says which one goes on.
-    let found = file.load::<Retrying>()?;
+    let found = file.load::<Retrying>().await?;
     let state = found.as_ref().map(|checkpoint| checkpoint.position.clone()).unwrap_or_default();
     let mut retrying = Retrying { session: None, limit: options.max_rows, ..wanted.clone() };
     // An earlier retry of the same rows that was cut short goes on. The plan of another one is dropped: its
@@ -97,7 +114,7 @@ async fn start(
     let repair = Repair::open(job, &rows, reader.places(), session)?;
     let (mut checkpoint, outstanding) = recovered(job, found, &repair).await?;
     checkpoint.position = retrying.clone();
-    file.save(&checkpoint)?;
+    file.save(&checkpoint).await?;
 
     let job = &with_provider(job, retrying.provider.as_deref())?;
     let prepared = prepare(job, &columns, simulator)?;
@@ -116,7 +133,7 @@ async fn start(
 
     let planned = outstanding.iter().map(|batch| (batch.id, batch.rows(), batch.bytes));
     let ledger = Ledger::new(Window::of(job), job.steps.len(), checkpoint.next_batch, planned);
-    let journals = sort_journals(job, &journal, funds, &checkpoint, &outstanding)?;
+    let journals = sort_journals(job, home, &journal, funds, &checkpoint, &outstanding, voice).await?;
     let lineage = checkpoint.lineage;
     let enricher = Enricher::start(
         prepared,
@@ -129,7 +146,7 @@ async fn start(
     );
     let feed = RetryFeed { reader, queue, limits: job.batch, is_limited, file, checkpoint, places: None };
     let constraints = std::sync::Arc::new(repair.constraints(job)?);
-    Ok((session, Running::new(enricher, feed, repair, lineage, constraints, voice.clone())))
+    Ok((session, Running::new(enricher, feed, repair, lineage, constraints, tenure, voice.clone())))
 }
 
 /// So many of the rows, in their order: those that were asked longest ago, so that retries that follow each other
@@ -266,9 +283,8 @@ impl RetryFeed {
     }
 
     async fn save(&mut self, checkpoint: Checkpoint<Retrying>) -> Result<(), EngineError> {
-        let file = self.file.clone();
-        let task = tokio::task::spawn_blocking(move || file.save(&checkpoint).map(|()| checkpoint));
-        self.checkpoint = task.await.map_err(|error| EngineError::Task(error.to_string()))??;
+        self.file.save(&checkpoint).await?;
+        self.checkpoint = checkpoint;
         Ok(())
     }
 }

@@ -11,13 +11,14 @@ use url::Url;
 use super::enricher::Enricher;
 use super::error::EngineError;
 use super::error_rate::TooManyErrors;
+use super::exclusive::{Exclusive, Tenure, home};
 use super::feed::{Drain, Feed, Loaded};
 use super::history::History;
 use super::prepare::prepare;
 use super::start::{Started, start};
 use super::stop::Stop;
 use crate::clock::{self, Instant};
-use crate::config::Job;
+use crate::config::{Job, Places};
 use crate::event::{Event, Voice};
 use crate::fault::Failure;
 use crate::ident::{BatchId, Lineage, RunId};
@@ -26,7 +27,7 @@ use crate::report::Tally;
 use crate::sink::{Committed, Constraints, FilledBatch, Sink};
 use crate::source::Source;
 use crate::store;
-use crate::table::{TableError, is_delta_table};
+use crate::table::is_delta_table;
 
 /// How long a run may go on.
 #[derive(Clone, Copy, Debug)]
@@ -116,7 +117,7 @@ impl End {
 enum Done<F, D> {
     Planned(Box<F>, Result<Option<Loaded>, EngineError>),
     Loaded(Box<F>, BatchId, Result<Loaded, EngineError>),
-    Committed(Box<D>, BatchId, u64, Result<Committed, TableError>),
+    Committed(Box<D>, BatchId, u64, Result<Committed, EngineError>),
 }
 
 /// Runs a job. `simulator` is where the built-in simulator listens, if the job asks for it.
@@ -139,16 +140,24 @@ pub async fn run(
     if !is_delta_table(&job.target.location).await? {
         Sink::can_create(&job.target.location).await?;
     }
-    store::probe(&job.checkpoint)?;
-    store::probe(&job.journal)?;
-    let Started { enricher, reading, sink, lineage, constraints, lock } =
-        start(job, prepared, source, run, options, &voice).await?;
-    voice.say(&Event::Started { run });
-    let folder = &job.state;
-    let history = History::begin(folder, run, started, tally)?;
-    let end = Running::new(enricher, reading, sink, lineage, constraints, voice).run(options, stop).await;
-    history.end(&end);
-    drop(lock);
+    let home = home(job)?;
+    home.probe().await?;
+    store::probe(&job.places.journal)?;
+    let Places { state, journal, lease, .. } = &job.places;
+    let exclusive = Exclusive::take(state, &home, journal, *lease, run).await?;
+    let tenure = exclusive.tenure();
+    let end = async {
+        let Started { enricher, reading, sink, lineage, constraints } =
+            start(job, &home, prepared, source, run, options, &voice).await?;
+        voice.say(&Event::Started { run });
+        let history = History::begin(state, run, started, tally)?;
+        let running = Running::new(enricher, reading, sink, lineage, constraints, tenure, voice);
+        let end = running.run(options, stop).await;
+        history.end(&end);
+        end
+    };
+    let end = end.await;
+    exclusive.release().await;
     end
 }
 
@@ -159,6 +168,7 @@ pub(super) struct Running<F, D> {
     drain: Option<Box<D>>,
     lineage: Lineage,
     constraints: Arc<Constraints>,
+    tenure: Tenure,
     tasks: JoinSet<Done<F, D>>,
     newest: Option<BatchId>,
     error: Option<EngineError>,
@@ -172,6 +182,7 @@ impl<F: Feed, D: Drain> Running<F, D> {
         drain: D,
         lineage: Lineage,
         constraints: Arc<Constraints>,
+        tenure: Tenure,
         voice: Voice,
     ) -> Self {
         Running {
@@ -180,6 +191,7 @@ impl<F: Feed, D: Drain> Running<F, D> {
             drain: Some(Box::new(drain)),
             lineage,
             constraints,
+            tenure,
             tasks: JoinSet::new(),
             newest: None,
             error: None,
@@ -195,6 +207,7 @@ impl<F: Feed, D: Drain> Running<F, D> {
         let mut finish_by: Option<Instant> = options.max_duration.map(|most| clock::now() + most);
         let mut cut_off: Option<Instant> = None;
         let mut timed_out = false;
+        let tenure = self.tenure.clone();
         loop {
             self.enricher.feed();
             while let Some(duty) = self.enricher.next_duty() {
@@ -241,6 +254,9 @@ impl<F: Feed, D: Drain> Running<F, D> {
                         self.cut_off().await?;
                         break;
                     }
+                }
+                lost = tenure.lost(), if self.error.is_none() => {
+                    self.fail(lost.into(), &mut cut_off, options.grace);
                 }
                 waited = self.enricher.wait() => {
                     waited?;
@@ -296,10 +312,13 @@ impl<F: Feed, D: Drain> Running<F, D> {
                 let turned = self.constraints.judge(&mut batch);
                 let turned = turned.inspect_err(|_| self.enricher.failed(Duty::Commit(id)))?;
                 self.enricher.refused(&turned);
-                let lineage = self.lineage;
+                let (lineage, tenure) = (self.lineage, self.tenure.clone());
                 self.tasks.spawn(async move {
                     let rows = batch.rows() as u64;
-                    let committed = drain.commit(&batch, lineage).await;
+                    let committed = match tenure.confirm().await {
+                        Ok(()) => drain.commit(&batch, lineage).await.map_err(EngineError::from),
+                        Err(lost) => Err(lost.into()),
+                    };
                     Done::Committed(drain, id, rows, committed)
                 });
             }
@@ -330,7 +349,7 @@ impl<F: Feed, D: Drain> Running<F, D> {
             }
             Done::Committed(drain, id, rows, committed) => {
                 self.drain = Some(drain);
-                let failed = |_: &TableError| self.enricher.failed(Duty::Commit(id));
+                let failed = |_: &EngineError| self.enricher.failed(Duty::Commit(id));
                 match committed.inspect_err(failed)? {
                     Committed::Now(version) => self.voice.say(&Event::Committed { batch: id, rows, version }),
                     Committed::Before => self.voice.say(&Event::AlreadyCommitted { batch: id }),

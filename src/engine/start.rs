@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::copying::Copier;
 use super::enricher::Enricher;
 use super::error::EngineError;
 use super::funds::Funds;
@@ -12,17 +13,19 @@ use super::prepare::Prepared;
 use super::probation::Strictness;
 use super::reading::Reading;
 use super::recover::Recoverer;
+use super::retry;
 use super::run::{Begin, RunOptions};
-use crate::checkpoint::{Checkpoint, CheckpointFile, Lock, PlannedBatch};
+use crate::checkpoint::{Checkpoint, CheckpointFile, MachineId, PlannedBatch};
 use crate::config::Job;
 use crate::event::{Event, Voice};
 use crate::ident::{Lineage, RunId};
-use crate::journal::{JournalFolder, StrayAnswers};
+use crate::journal::{Copies, Header, JournalFolder, Restored, StrayAnswers};
 use crate::ledger::{Ledger, Window};
 use crate::plan::Planner;
 use crate::report::counted;
 use crate::sink::{Constraints, Sink};
 use crate::source::Source;
+use crate::store::Folder;
 
 /// The journals of a lineage.
 #[derive(Debug)]
@@ -37,6 +40,8 @@ pub struct Journals {
     pub learned: LearnedFile,
     /// What may be spent.
     pub funds: Funds,
+    /// What copies them, where they are copied.
+    pub(super) copier: Option<Copier>,
 }
 
 /// Everything that a run goes on with.
@@ -46,29 +51,29 @@ pub(super) struct Started {
     pub(super) sink: Sink,
     pub(super) lineage: Lineage,
     pub(super) constraints: Arc<Constraints>,
-    pub(super) lock: Lock,
 }
 
 pub(super) async fn start(
     job: &Job,
+    home: &Folder,
     prepared: Prepared,
     mut source: Source,
     run: RunId,
     options: RunOptions,
     voice: &Voice,
 ) -> Result<Started, EngineError> {
-    let folder = &job.state;
-    let lock = Lock::take(folder, run)?;
-    let funds = Funds::open(job, run)?;
+    let funds = Funds::open(job, home, run).await?;
     let mut sink = Sink::open(job, &prepared.columns, source.id(), run).await?;
-    let file = CheckpointFile::in_folder(&job.checkpoint);
+    let file = CheckpointFile::in_folder(home);
     let mut recoverer = Recoverer { job, source: &mut source, sink: &sink, file: &file, voice };
     if options.begin == Begin::Restart {
         // A retry would put answers to the old questions into the new table.
-        let _retry = Lock::take(&folder.join(super::retry::FOLDER), run)?;
+        let retry = retry::exclusive(job, home, run).await?;
         // Nothing could be asked for the rows that are taken out.
         funds.check(job)?;
-        recoverer.restart().await?;
+        let restarted = recoverer.restart().await;
+        retry.release().await;
+        restarted?;
     }
     let (checkpoint, outstanding) = recoverer.run().await?;
     sink.add_columns().await?;
@@ -77,7 +82,8 @@ pub(super) async fn start(
 
     let planned = outstanding.iter().map(|batch| (batch.id, batch.rows(), batch.bytes));
     let ledger = Ledger::new(Window::of(job), job.steps.len(), checkpoint.next_batch, planned);
-    let journals = sort_journals(job, &job.journal, funds, &checkpoint, &outstanding)?;
+    let journals =
+        sort_journals(job, home, &job.places.journal, funds, &checkpoint, &outstanding, voice).await?;
 
     let resumed: u64 = outstanding.iter().map(PlannedBatch::rows).sum();
     if let Some(unread) = source.rows_after(&checkpoint.position).await {
@@ -103,7 +109,7 @@ pub(super) async fn start(
         Enricher::start(prepared, ledger, journals, max_rows, Strictness::Probation, voice.clone());
     let of_target = Arc::clone(&constraints);
     let reading = Reading { planner, reader, file, checkpoint, constraints: of_target, voice: voice.clone() };
-    Ok(Started { enricher, reading, sink, lineage, constraints, lock })
+    Ok(Started { enricher, reading, sink, lineage, constraints })
 }
 
 /// The time that so many rows take at the job's own limits; none where a step has a provider without one.
@@ -124,14 +130,17 @@ fn in_days(time: Duration) -> String {
 }
 
 /// Removes journals of committed batches and puts aside those that belong to no planned batch.
-pub(super) fn sort_journals<P>(
+/// With a checkpoint in a store it brings back what this machine lacks.
+pub(super) async fn sort_journals<P>(
     job: &Job,
+    home: &Folder,
     folder: &Path,
-    funds: Funds,
+    mut funds: Funds,
     checkpoint: &Checkpoint<P>,
     outstanding: &[PlannedBatch],
+    voice: &Voice,
 ) -> Result<Journals, EngineError> {
-    let folder = JournalFolder::open(folder)?;
+    let mut folder = JournalFolder::open(folder)?;
     let mut strays = StrayAnswers::default();
     let first = outstanding.first().map_or(checkpoint.next_batch, |batch| batch.id);
     for found in folder.list()? {
@@ -146,6 +155,33 @@ pub(super) fn sort_journals<P>(
             _ => strays.absorb(folder.put_aside(&found)?)?,
         }
     }
-    let learned = LearnedFile::load(&job.checkpoint);
-    Ok(Journals { lineage: checkpoint.lineage, folder, strays, learned, funds })
+    let mut copier = None;
+    if let Some(objects) = home.objects() {
+        let machine = MachineId::of(folder.path())?;
+        let copies = Copies::new(objects.join("journal"), &machine, job.places.copying.bytes);
+        let lineage = checkpoint.lineage;
+        let header = |plan: &PlannedBatch| Header { lineage, batch: plan.id, digest: plan.digest() };
+        let planned: Vec<Header> = outstanding.iter().map(header).collect();
+        let restored = copies.restore(&folder, lineage, first, &planned).await?;
+        tell_restored(&restored, voice);
+        strays.absorb_copies(restored.strays);
+        folder.copy_to(copies.clone());
+        copier = Some(Copier::start(copies, funds.copy.take(), job.places.copying.every, voice.clone()));
+    }
+    let learned = LearnedFile::load(home.path().unwrap_or(&job.places.state));
+    Ok(Journals { lineage: checkpoint.lineage, folder, strays, learned, funds, copier })
+}
+
+fn tell_restored(restored: &Restored, voice: &Voice) {
+    let Restored { records, strays, damaged } = restored;
+    let found = records + strays.len() as u64;
+    if found > 0 {
+        let text =
+            format!("{} brought back from the copies of another machine's journal", counted(found, "answer"));
+        voice.say(&Event::Notice(&text));
+    }
+    for place in damaged {
+        let text = format!("{place} is damaged: answers in it that cannot be read are asked for again");
+        voice.say(&Event::Notice(&text));
+    }
 }

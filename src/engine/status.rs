@@ -3,10 +3,11 @@
 use serde::Serialize;
 
 use super::error::EngineError;
+use super::exclusive::{holder, home};
 use super::funds::{Funds, Spent};
 use super::retry;
 use crate::checkpoint::{
-    Checkpoint, CheckpointFile, LastRun, Lock, PlannedBatch, Position, Recovery, Retrying, Selection, recover,
+    Checkpoint, CheckpointFile, LastRun, PlannedBatch, Position, Recovery, Retrying, Selection, recover,
 };
 use crate::config::Job;
 use crate::ident::BatchId;
@@ -128,8 +129,9 @@ struct Standing {
 /// # Errors
 /// When the target or the checkpoint cannot be read.
 pub async fn status(job: &Job) -> Result<Status, EngineError> {
-    let folder = &job.state;
+    let folder = &job.places.state;
     let retry_folder = folder.join(retry::FOLDER);
+    let home = home(job)?;
     let target_at = &job.target.location;
     let table = if is_delta_table(target_at).await? {
         Some(Table::open(target_at).await?)
@@ -137,9 +139,9 @@ pub async fn status(job: &Job) -> Result<Status, EngineError> {
         Sink::can_create(target_at).await?;
         None
     };
-    let run: Option<Checkpoint<Position>> = CheckpointFile::in_folder(&job.checkpoint).load()?;
+    let run: Option<Checkpoint<Position>> = CheckpointFile::in_folder(&home).load().await?;
     let retried: Option<Checkpoint<Retrying>> =
-        CheckpointFile::in_folder(&job.checkpoint.join(retry::FOLDER)).load()?;
+        CheckpointFile::in_folder(&home.join(retry::FOLDER)).load().await?;
     let Standing { checkpoint, position, open } = standing(job, run.as_ref(), table.as_ref()).await?;
     let (source, source_error) = match &position {
         Some(position) => match lag(job, position).await {
@@ -148,18 +150,18 @@ pub async fn status(job: &Job) -> Result<Status, EngineError> {
         },
         None => (None, Some("only the rows of the target tell it, which the next run reads".to_owned())),
     };
-    let retry_journal = job.journal.join(retry::FOLDER);
+    let retry_journal = job.places.journal.join(retry::FOLDER);
     let open_retry = open_retry(job, retried.as_ref(), table.as_ref()).await?;
     let mut status = Status {
         app_id: job.app_id.clone(),
-        running: Lock::holder(folder),
-        retrying: Lock::holder(&retry_folder),
+        running: holder(folder, &home).await,
+        retrying: holder(&retry_folder, &home.join(retry::FOLDER)).await,
         source,
         source_error,
         checkpoint,
-        open_batches: open_batches(job, &job.journal, run.as_ref(), &open),
+        open_batches: open_batches(job, &job.places.journal, run.as_ref(), &open),
         open_retry_batches: open_batches(job, &retry_journal, retried.as_ref(), &open_retry),
-        journal_bytes: JournalFolder::bytes_in(&job.journal) + JournalFolder::bytes_in(&retry_journal),
+        journal_bytes: JournalFolder::bytes_in(&job.places.journal) + JournalFolder::bytes_in(&retry_journal),
         spent: Funds::look(job)?,
         target: target(job, table.as_ref()).await?,
         last_run: LastRun::load(folder),

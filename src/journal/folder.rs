@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::format::{Header, Record};
-use super::{Journal, JournalError, JournalReader, JournalWriter, read_all};
+use super::{Copies, Journal, JournalError, JournalReader, JournalWriter, read_all};
 use crate::faultpoint::{self, Side};
 use crate::ident::{BatchId, Fingerprint, RowKey};
 
@@ -16,6 +16,8 @@ const ASIDE: &str = "aside-";
 #[derive(Clone, Debug)]
 pub struct JournalFolder {
     path: PathBuf,
+    /// Where its journals are copied to, if they are.
+    copies: Option<Copies>,
 }
 
 /// A journal that a former run left.
@@ -46,7 +48,18 @@ impl JournalFolder {
             path: path.to_owned(),
             source,
         })?;
-        Ok(JournalFolder { path: path.to_owned() })
+        Ok(JournalFolder { path: path.to_owned(), copies: None })
+    }
+
+    /// Has its journals copied from now on.
+    pub fn copy_to(&mut self, copies: Copies) {
+        self.copies = Some(copies);
+    }
+
+    /// The folder.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Bytes of the journals in a folder, as far as they can be told.
@@ -62,7 +75,7 @@ impl JournalFolder {
     /// can be told.
     #[must_use]
     pub fn settled_rows(folder: &Path, header: &Header, steps: usize) -> u64 {
-        let folder = JournalFolder { path: folder.to_owned() };
+        let folder = JournalFolder { path: folder.to_owned(), copies: None };
         let Ok(mut reader) = JournalReader::open(&folder.file_of(header.batch)) else { return 0 };
         if reader.header() != Some(header) {
             return 0;
@@ -97,7 +110,13 @@ impl JournalFolder {
     /// # Errors
     /// As [`JournalWriter::open`].
     pub fn writer(&self, header: &Header, take: impl FnMut(Record)) -> Result<Journal, JournalError> {
-        JournalWriter::open(&self.file_of(header.batch), header, take).map(Journal::new)
+        let path = self.file_of(header.batch);
+        let writer = JournalWriter::open(&path, header, take)?;
+        let journal = Journal::new(writer, self.copies.as_ref().map(Copies::pending));
+        if let Some(copies) = &self.copies {
+            copies.follow(header, path, &journal);
+        }
+        Ok(journal)
     }
 
     /// Removes the journal of a committed batch.
@@ -109,6 +128,9 @@ impl JournalFolder {
         let removed = faultpoint::pass("journal-removal", Side::Before)
             .and_then(|()| remove(&path))
             .and_then(|()| faultpoint::pass("journal-removal", Side::After));
+        if let Some(copies) = &self.copies {
+            copies.forget(batch);
+        }
         removed.map_err(|source| JournalError::Io { action: "remove", path, source })
     }
 
@@ -129,7 +151,7 @@ impl JournalFolder {
         Ok(path)
     }
 
-    fn file_of(&self, batch: BatchId) -> PathBuf {
+    pub(super) fn file_of(&self, batch: BatchId) -> PathBuf {
         self.path.join(format!("{:010}.{ENDING}", batch.get()))
     }
 }
@@ -155,12 +177,17 @@ impl StrayAnswers {
     /// # Errors
     /// As [`read_all`].
     pub fn absorb(&mut self, path: PathBuf) -> Result<(), JournalError> {
-        for record in read_all(&path)? {
+        self.absorb_copies(read_all(&path)?);
+        self.files.push(path);
+        Ok(())
+    }
+
+    /// Takes in records that are copied somewhere else.
+    pub fn absorb_copies(&mut self, records: Vec<Record>) {
+        for record in records {
             let key = (record.key.clone(), Arc::clone(&record.step), record.fingerprint);
             self.records.insert(key, record);
         }
-        self.files.push(path);
-        Ok(())
     }
 
     /// Whether there are none.

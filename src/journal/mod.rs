@@ -3,8 +3,10 @@
 //! One append-only file a batch, on a local disk. A record is written before anything else uses what it
 //! holds, so that after `kill -9` only requests in flight are asked again (test
 //! `recovery::every_fault_point`). It is not flushed to the disk record by record: a power failure may
-//! cost the newest answers, never a wrong one. A torn tail is cut; damage before it is an error.
+//! cost the newest answers, never a wrong one. A torn tail is cut; damage before it is an error. With a checkpoint in an
+//! object store it is copied there every few seconds ([`Copies`]), for when the machine is lost.
 
+mod copies;
 mod folder;
 mod format;
 mod reader;
@@ -12,6 +14,7 @@ mod salvage;
 mod shared;
 mod writer;
 
+pub use copies::{Copies, Restored};
 pub use folder::{Found, JournalFolder, StrayAnswers};
 pub use format::{Header, Outcome, Record};
 pub use reader::{JournalReader, read_all};

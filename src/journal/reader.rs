@@ -1,7 +1,7 @@
 //! Reads a journal, frame by frame.
 
 use std::fs::File;
-use std::io::{BufReader, ErrorKind, Read};
+use std::io::{self, BufReader, Cursor, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -11,11 +11,26 @@ use super::format::{
     BadHeader, FORMAT, FRAME_LEN, HEADER_LEN, Header, MAX_PAYLOAD, Record, array, decode, decode_header,
 };
 
+#[derive(Debug)]
+enum Input {
+    File(BufReader<File>),
+    Bytes(Cursor<Bytes>),
+}
+
+impl Read for Input {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Input::File(file) => file.read(buffer),
+            Input::Bytes(bytes) => bytes.read(buffer),
+        }
+    }
+}
+
 /// A journal being read.
 #[derive(Debug)]
 pub struct JournalReader {
     path: PathBuf,
-    input: BufReader<File>,
+    input: Input,
     header: Option<Header>,
     len: u64,
     offset: u64,
@@ -31,14 +46,21 @@ impl JournalReader {
         let io = |source| JournalError::Io { action: "read", path: path.to_owned(), source };
         let file = File::open(path).map_err(io)?;
         let len = file.metadata().map_err(io)?.len();
-        let mut reader = JournalReader {
-            path: path.to_owned(),
-            input: BufReader::with_capacity(1 << 16, file),
-            header: None,
-            len,
-            offset: 0,
-            records: 0,
-        };
+        JournalReader::begin(path, Input::File(BufReader::with_capacity(1 << 16, file)), len)
+    }
+
+    /// Reads a journal that is in memory; `path` names it in messages.
+    ///
+    /// # Errors
+    /// When it is no journal.
+    pub fn of_bytes(path: &Path, bytes: Bytes) -> Result<Self, JournalError> {
+        let len = bytes.len() as u64;
+        JournalReader::begin(path, Input::Bytes(Cursor::new(bytes)), len)
+    }
+
+    fn begin(path: &Path, input: Input, len: u64) -> Result<Self, JournalError> {
+        let mut reader =
+            JournalReader { path: path.to_owned(), input, header: None, len, offset: 0, records: 0 };
         let mut bytes = [0; HEADER_LEN];
         if reader.fill(&mut bytes)? && bytes.iter().any(|byte| *byte != 0) {
             reader.header = Some(decode_header(&bytes).map_err(|bad| match bad {

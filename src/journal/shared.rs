@@ -1,7 +1,8 @@
 //! A journal that several requests of a batch write to.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::copies::Pending;
 use super::{JournalError, JournalWriter, Record};
 
 /// The journal of an open batch. Clones write to the same file.
@@ -9,11 +10,19 @@ use super::{JournalError, JournalWriter, Record};
 /// A request in flight appends its own answer before it lands, so that an answer is either in flight or
 /// in the journal, and nowhere in between.
 #[derive(Clone, Debug)]
-pub struct Journal(Arc<Mutex<JournalWriter>>);
+pub struct Journal {
+    writer: Arc<Mutex<JournalWriter>>,
+    /// What is to be copied, where the journal is.
+    pending: Option<Pending>,
+}
 
 impl Journal {
-    pub(super) fn new(writer: JournalWriter) -> Self {
-        Journal(Arc::new(Mutex::new(writer)))
+    pub(super) fn new(writer: JournalWriter, pending: Option<Pending>) -> Self {
+        Journal { writer: Arc::new(Mutex::new(writer)), pending }
+    }
+
+    fn writer(&self) -> MutexGuard<'_, JournalWriter> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// See [`JournalWriter::append`].
@@ -21,7 +30,18 @@ impl Journal {
     /// # Errors
     /// As there.
     pub fn append<'a>(&self, records: impl IntoIterator<Item = &'a Record>) -> Result<(), JournalError> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).append(records)
+        let mut writer = self.writer();
+        let before = writer.len();
+        let appended = writer.append(records);
+        if let Some(pending) = &self.pending {
+            pending.add(writer.len() - before);
+        }
+        appended
+    }
+
+    /// Bytes of the file, which ends with a whole record.
+    pub(super) fn len(&self) -> u64 {
+        self.writer().len()
     }
 
     /// See [`JournalWriter::sync`].
@@ -29,6 +49,6 @@ impl Journal {
     /// # Errors
     /// As there.
     pub fn sync(&self) -> Result<(), JournalError> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).sync()
+        self.writer().sync()
     }
 }

@@ -85,6 +85,11 @@ impl JournalWriter {
         faultpoint::pass("journal-append", Side::After).map_err(io("append to", &self.path))
     }
 
+    /// Bytes of the file: where the next record begins.
+    pub(super) fn len(&self) -> u64 {
+        self.len
+    }
+
     /// Flushes the records to the disk, so that they survive a power failure too.
     ///
     /// # Errors

@@ -90,6 +90,28 @@ impl Spending {
         self.settled
     }
 
+    /// What was spent, with requests that are under way at their worst.
+    pub(super) fn with_open(&self) -> Spend {
+        self.open.values().fold(self.settled, |sum, worst| sum + *worst)
+    }
+
+    /// Takes over what another machine counted, where that is more.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn raise(&mut self, counted: Spend) -> Result<(), StoreError> {
+        let settled = Spend {
+            money: self.settled.money.max(counted.money),
+            tokens: self.settled.tokens.max(counted.tokens),
+            requests: self.settled.requests.max(counted.requests),
+        };
+        if settled != self.settled {
+            (self.file, self.len) = write_anew(&self.path, settled, &self.open)?;
+            self.settled = settled;
+        }
+        Ok(())
+    }
+
     /// Writes down that a request is sent, and its worst; the number stands for it.
     pub(super) fn begin(&mut self, worst: Spend) -> Result<u64, StoreError> {
         if self.len > MOST_BYTES {

@@ -4,23 +4,34 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
+use super::Location;
+
 /// A file that could not be read or written.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {action} {}: {source}", path.display())]
+#[error("cannot {action} {at}: {source}")]
 pub struct StoreError {
     /// What was tried.
     pub action: &'static str,
     /// The file or folder.
-    pub path: PathBuf,
+    pub at: Location,
     /// Why it failed.
     pub source: io::Error,
 }
 
 impl StoreError {
     /// Makes the function that turns an I/O error into one that names the file.
-    pub fn of(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
-        move |source| StoreError { action, path: path.to_owned(), source }
+    pub fn of(action: &'static str, at: impl Into<Location>) -> impl FnOnce(io::Error) -> StoreError {
+        move |source| StoreError { action, at: at.into(), source }
     }
+}
+
+/// The folder for what this program keeps on this machine from run to run, after the XDG Base Directory
+/// Specification; none where the environment names no home.
+#[must_use]
+pub fn state_folder() -> Option<PathBuf> {
+    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let state = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")))?;
+    Some(state.join("enrich"))
 }
 
 /// Creates a folder and those above it; nothing happens if it is there.

@@ -1,13 +1,19 @@
 //! Where files lie and how they are replaced.
 //!
-//! Places in object stores are named here; tables reach them through deltalake, sources through the same. What is
-//! durable by promise is local so far and goes through [`replace`]: written beside, flushed to the disk, renamed over the old file, and
-//! the folder flushed (test `recovery::every_fault_point`).
+//! On a local disk what is durable by promise goes through [`replace`]: written beside, flushed to the disk, renamed
+//! over the old file, and the folder flushed (test `recovery::every_fault_point`). In an object store it is put
+//! under a condition, so that of two writers one learns that it came late ([`Objects::put_if`]).
 
+mod folder;
 mod local;
 mod location;
+mod objects;
 mod trouble;
 
-pub use local::{StoreError, create_folder, overwrite, probe, read, remove, replace, sync_folder};
+pub use folder::Folder;
+pub use local::{
+    StoreError, create_folder, overwrite, probe, read, remove, replace, state_folder, sync_folder,
+};
 pub use location::{Location, LocationError};
+pub use objects::{Expected, Object, Objects, PutError, Version};
 pub use trouble::{disk_trouble, is_full};

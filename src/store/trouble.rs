@@ -39,7 +39,8 @@ mod tests {
     #[test]
     fn trouble_with_the_disk_is_found_below_other_errors() {
         let full = io::Error::from(ErrorKind::StorageFull);
-        let wrapped = io::Error::other(StoreError::of("write", "x".as_ref())(io::Error::other(full)));
+        let wrapped =
+            io::Error::other(StoreError::of("write", std::path::Path::new("x"))(io::Error::other(full)));
         assert!(is_full(disk_trouble(&wrapped).unwrap()));
         assert!(disk_trouble(&io::Error::other("x")).is_none());
     }

@@ -97,8 +97,8 @@ fn the_job_in_the_config_map_is_one_and_lies_where_the_pod_looks() {
     for place in [
         job.source.location.path().unwrap(),
         job.target.location.path().unwrap(),
-        &job.checkpoint,
-        &job.journal,
+        job.places.checkpoint.path().unwrap(),
+        &job.places.journal,
     ] {
         assert!(place.starts_with("/data") && mounts.contains(&"/data"), "{}", place.display());
     }

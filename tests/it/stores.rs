@@ -1,128 +1,20 @@
-//! Tables in an object store: moto's server of S3's interface, with conditional puts, beside the run.
-
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+//! Tables in an object store: sources, targets and checkpoints.
 
 use enrich::config::SimulatorSpec;
-use futures::TryStreamExt;
-use object_store::aws::AmazonS3Builder;
-use object_store::{ObjectStore, ObjectStoreExt};
 
-use crate::python;
+use crate::moto::Store;
 use crate::support::{Outcome, World, append_delta, read_target, rows, write_parquet};
 
-/// A server with one bucket; it ends with this value.
-struct Store {
-    child: Child,
-    port: u16,
-}
-
-impl Store {
-    fn start() -> Option<Store> {
-        let python = python::with("moto.server, flask", "moto[server]>=5.1")?;
-        // Free a moment ago: nobody else on this machine asks for a port between.
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let child = Command::new(python)
-            .args(["-m", "moto.server", "-H", "127.0.0.1", "-p", &port.to_string()])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let store = Store { child, port };
-        let mut tries = 0;
-        while store.put_bucket().is_err() {
-            tries += 1;
-            assert!(tries < 300, "the store does not answer");
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        Some(store)
-    }
-
-    fn put_bucket(&self) -> std::io::Result<()> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
-        let host = format!("127.0.0.1:{}", self.port);
-        write!(
-            stream,
-            "PUT /bucket HTTP/1.1\r\nHost: {host}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-        )?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        match answer.starts_with("HTTP/1.1 200") {
-            true => Ok(()),
-            false => Err(std::io::Error::other(answer)),
-        }
-    }
-
-    fn endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
-    }
-
-    /// What a command finds in its environment.
-    fn environment(&self) -> [(&'static str, String); 5] {
-        [
-            ("AWS_ENDPOINT_URL", self.endpoint()),
-            ("AWS_ALLOW_HTTP", "true".into()),
-            ("AWS_ACCESS_KEY_ID", "test".into()),
-            ("AWS_SECRET_ACCESS_KEY", "test".into()),
-            ("AWS_REGION", "us-east-1".into()),
-        ]
-    }
-
-    fn objects(&self) -> impl ObjectStore {
-        AmazonS3Builder::new()
-            .with_endpoint(self.endpoint())
-            .with_allow_http(true)
-            .with_access_key_id("test")
-            .with_secret_access_key("test")
-            .with_region("us-east-1")
-            .with_bucket_name("bucket")
-            .build()
-            .unwrap()
-    }
-
-    /// Puts everything below a folder into the bucket.
-    async fn upload(&self, folder: &Path, to: &str) {
-        let store = self.objects();
-        for (path, bytes) in crate::support::everything_below(folder) {
-            let below = path.strip_prefix(folder).unwrap().to_str().unwrap();
-            let at = object_store::path::Path::parse(format!("{to}/{below}")).unwrap();
-            store.put(&at, bytes.into()).await.unwrap();
-        }
-    }
-
-    /// Brings everything below a prefix into a folder.
-    async fn download(&self, from: &str, folder: &Path) {
-        let _ = std::fs::remove_dir_all(folder);
-        let store = self.objects();
-        let prefix = object_store::path::Path::parse(from).unwrap();
-        let objects: Vec<_> = store.list(Some(&prefix)).try_collect().await.unwrap();
-        for object in objects {
-            let below = object.location.as_ref().strip_prefix(from).unwrap().trim_start_matches('/');
-            let place = folder.join(below);
-            std::fs::create_dir_all(place.parent().unwrap()).unwrap();
-            let bytes = store.get(&object.location).await.unwrap().bytes().await.unwrap();
-            std::fs::write(place, bytes).unwrap();
-        }
-    }
-}
-
-impl Drop for Store {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// A job with its source and target in the store, and its checkpoint on the disk.
+/// A job with its source, target and checkpoint in the store.
 fn job(world: &World) -> String {
     let text = world.usual_job("");
-    text.replace("path = \"source\"", "path = \"s3://bucket/tables/source\"").replace(
-        "path = \"target\"",
-        "path = \"s3://bucket/tables/target\"\n[checkpoint]\npath = \"checkpoint\"",
-    )
+    text.replace("path = \"source\"", "path = \"s3://bucket/tables/source\"")
+        .replace("path = \"target\"", "path = \"s3://bucket/tables/target\"")
+}
+
+/// Its checkpoint on the disk.
+fn with_local_checkpoint(job: &str) -> String {
+    job.replace("[batch]", "[checkpoint]\npath = \"checkpoint\"\n[batch]")
 }
 
 async fn run(world: &World, store: &Store, command: &str, more: &[&str], fault: &str) -> Outcome {
@@ -130,7 +22,7 @@ async fn run(world: &World, store: &Store, command: &str, more: &[&str], fault: 
     let mut arguments = vec![command, job.to_str().unwrap()];
     arguments.extend(more);
     let mut command = world.command(&arguments);
-    command.envs(store.environment());
+    command.envs(store.environment()).env("XDG_STATE_HOME", world.path("state"));
     if !fault.is_empty() {
         command.env("ENRICH_FAULT", fault);
     }
@@ -145,6 +37,48 @@ async fn assert_rows(world: &World, store: &Store, ids: std::ops::Range<i64>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_delta_table_in_a_store_is_enriched_into_another_exactly_once_whatever_is_killed() {
     let Some(store) = Store::start() else { return };
+    whatever_is_killed(&store, job).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_its_checkpoint_on_the_disk_too() {
+    let Some(store) = Store::start() else { return };
+    whatever_is_killed(&store, |world| with_local_checkpoint(&job(world))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_its_checkpoint_alone_in_the_store_too() {
+    let Some(store) = Store::start() else { return };
+    let world = World::with_rows(60, 3).await;
+    let text = world.usual_job("");
+    world.write_text(
+        &text.replace("[batch]", "[checkpoint]\npath = \"s3://bucket/checkpoints/a job\"\n[batch]"),
+    );
+    for fault in ["journal-append.after=kill@7", "checkpoint.before=kill@3", "delta-commit.after=kill"] {
+        let killed = run(&world, &store, "run", &[], fault).await;
+        assert_ne!(killed.status, Some(0), "{fault}: {}", killed.stderr);
+    }
+    run(&world, &store, "run", &[], "").await.assert_status(0);
+    world.assert_target(0..60).await;
+    assert!((60..=60 + 3 * 4).contains(&world.simulator.counts().requests));
+    store.download("checkpoints", &world.path("store")).await;
+    assert!(
+        world.path("store/a job/checkpoint.json").exists()
+            && !world.path("target/_checkpoints/test/checkpoint.json").exists()
+    );
+    let damaged = store.objects();
+    let at = object_store::path::Path::from("checkpoints/a job/checkpoint.json");
+    object_store::ObjectStoreExt::put(&damaged, &at, "{}".into()).await.unwrap();
+    let ended = run(&world, &store, "run", &[], "").await;
+    ended.assert_says("s3://bucket/checkpoints/a%20job/checkpoint.json is damaged").assert_says("--repair");
+    let repaired = run(&world, &store, "check", &["--repair"], "").await;
+    repaired.assert_status(0);
+    assert!(repaired.stdout.contains("a%20job/checkpoint.damaged"), "{}", repaired.stdout);
+    run(&world, &store, "run", &[], "").await.assert_status(0).assert_says("rebuilt from the target");
+    world.assert_target(0..60).await;
+}
+
+async fn whatever_is_killed(store: &Store, job: impl Fn(&World) -> String) {
     let world = World::new(SimulatorSpec::default()).await;
     append_delta(&world.path("local"), &rows(0..40)).await;
     append_delta(&world.path("local"), &rows(40..60)).await;
@@ -156,23 +90,23 @@ async fn a_delta_table_in_a_store_is_enriched_into_another_exactly_once_whatever
         "delta-commit.before=kill",
         "delta-commit.after=kill@2",
     ] {
-        let killed = run(&world, &store, "run", &[], fault).await;
+        let killed = run(&world, store, "run", &[], fault).await;
         assert_ne!(killed.status, Some(0), "{fault}: {}", killed.stderr);
     }
-    let ended = run(&world, &store, "run", &[], "").await;
+    let ended = run(&world, store, "run", &[], "").await;
     assert_eq!(ended.status, Some(0), "{}", ended.stderr);
     ended.assert_says("result: s3://bucket/tables/target");
-    assert_rows(&world, &store, 0..60).await;
+    assert_rows(&world, store, 0..60).await;
     let asked = world.simulator.counts().requests;
     // At most what was in flight at each kill is asked again.
     assert!((60..=60 + 4 * 4).contains(&asked), "{asked}");
-    run(&world, &store, "run", &[], "").await.assert_status(0).assert_says("nothing to do");
+    run(&world, store, "run", &[], "").await.assert_status(0).assert_says("nothing to do");
     append_delta(&world.path("local"), &rows(60..65)).await;
     store.upload(&world.path("local"), "tables/source").await;
-    run(&world, &store, "run", &[], "").await.assert_status(0).assert_says("5 rows written");
-    assert_rows(&world, &store, 0..65).await;
-    run(&world, &store, "check", &[], "").await.assert_status(0);
-    let status = run(&world, &store, "status", &["--format", "json"], "").await;
+    run(&world, store, "run", &[], "").await.assert_status(0).assert_says("5 rows written");
+    assert_rows(&world, store, 0..65).await;
+    run(&world, store, "check", &[], "").await.assert_status(0);
+    let status = run(&world, store, "status", &["--format", "json"], "").await;
     let status: serde_json::Value = serde_json::from_str(&status.stdout).unwrap();
     assert_eq!((&status["source"]["rows"], &status["target"]["rows"]), (&0.into(), &65.into()), "{status}");
 }
@@ -260,9 +194,5 @@ async fn a_store_that_is_not_there_or_lets_nobody_in_is_told() {
     world.write_text(&job(&world));
     let ended = run(&world, &store, "run", &[], "").await;
     ended.assert_status(2).assert_says("the source s3://bucket/tables/source is not there");
-    world.write_text(&job(&world).replace("[checkpoint]\npath = \"checkpoint\"", ""));
-    run(&world, &store, "run", &[], "").await.assert_status(2).assert_says("`checkpoint.path` is missing");
-    world.write_text(&job(&world).replace("path = \"checkpoint\"", "path = \"s3://bucket/checkpoint\""));
-    run(&world, &store, "run", &[], "").await.assert_status(2).assert_says("it must be a local folder");
     assert_eq!(world.simulator.counts().requests, 0);
 }

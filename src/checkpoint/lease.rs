@@ -1,0 +1,332 @@
+//! One run at a time for a job on several machines: a lease in the object store of the checkpoint.
+//!
+//! The holder renews it by puts under the condition that it is still its own; who finds it not renewed for its
+//! term, by the store's clock, takes it in the same way. A run that loses it stops before its next commit.
+//! Correctness does not rest on it: two runs at once waste money, and the checkpoint's own condition and the Delta
+//! log decide who goes on. The pattern is from C. Gray, D. Cheriton, "Leases: An Efficient Fault-Tolerant Mechanism
+//! for Distributed File Cache Consistency", SOSP 1989.
+
+use std::future::pending;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Mutex, watch};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use super::{LockError, MachineId};
+use crate::clock::{self, Instant};
+use crate::ident::RunId;
+use crate::store::{Expected, Location, Object, Objects, PutError, StoreError, Version};
+
+const NAME: &str = "run.lease";
+/// Tries to put it where others do so at the same time, or answers are lost.
+const TRIES: u32 = 5;
+/// Renewals in a term.
+const RENEWALS: u32 = 3;
+/// Stores tell times in whole seconds.
+const MARGIN: Duration = Duration::from_secs(1);
+
+/// A lease that is held; dropping it leaves it to run out. Clones hold the same one.
+#[derive(Clone, Debug)]
+pub struct Lease {
+    held: Arc<Held>,
+    lost: watch::Receiver<bool>,
+    /// The renewing task, which ends with the last clone.
+    _renewal: Arc<JoinSet<()>>,
+}
+
+#[derive(Debug)]
+struct Held {
+    objects: Objects,
+    term: Duration,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    note: Note,
+    version: Version,
+    /// Until when nobody else takes it.
+    until: Instant,
+}
+
+/// A lease that is not held any more.
+#[derive(Debug, thiserror::Error)]
+pub enum LeaseError {
+    /// Another run has taken it.
+    #[error("this run has lost the job to another one: {holder} (lease {at})")]
+    Lost {
+        /// Who has it.
+        holder: String,
+        /// The lease.
+        at: Location,
+    },
+    /// It has run out, and the store did not let it be renewed.
+    #[error("the lease {at} ran out and cannot be renewed: {reason}")]
+    RunOut {
+        /// The lease.
+        at: Location,
+        /// Why not.
+        reason: String,
+    },
+}
+
+/// What the object says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Note {
+    run: RunId,
+    machine: MachineId,
+    host: String,
+    pid: u32,
+    since: DateTime<Utc>,
+    term_ms: u64,
+    /// Goes up, so that no two contents are the same.
+    renewals: u64,
+    /// Given back: anybody may take it.
+    released: bool,
+}
+
+impl Note {
+    fn of(object: &Object) -> Option<Note> {
+        serde_json::from_slice(&object.bytes).ok()
+    }
+
+    fn bytes(&self) -> Bytes {
+        serde_json::to_vec(self).expect("strings and numbers become JSON").into()
+    }
+
+    /// What is left of the term, by the store's clock and this machine's.
+    fn left(&self, object: &Object) -> Duration {
+        let end = object.modified + Duration::from_millis(self.term_ms) + MARGIN;
+        (end - clock::wall()).to_std().unwrap_or_default()
+    }
+
+    fn describe(&self, left: Duration) -> String {
+        let since = self.since.to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
+        format!(
+            "process {} on {} since {since}, run {}; unless it is renewed, its lease ends in {} s",
+            self.pid,
+            self.host,
+            self.run,
+            left.as_secs_f64().ceil()
+        )
+    }
+}
+
+impl Lease {
+    /// Takes the lease in a folder for a run on a machine. One that was given back, that has run out, or that a
+    /// dead run of the same machine left is free: the caller has this machine's [`Lock`](super::Lock).
+    ///
+    /// # Errors
+    /// [`LockError::Held`] when another machine has it.
+    pub async fn take(
+        objects: &Objects,
+        run: RunId,
+        machine: MachineId,
+        term: Duration,
+    ) -> Result<Lease, LockError> {
+        let note = Note {
+            run,
+            machine,
+            host: host(),
+            pid: std::process::id(),
+            since: clock::wall(),
+            term_ms: u64::try_from(term.as_millis()).unwrap_or(u64::MAX),
+            renewals: 0,
+            released: false,
+        };
+        for _ in 0..TRIES {
+            let begun = clock::now();
+            let found = objects.get(NAME).await?;
+            let there = found.as_ref().and_then(|object| Some((Note::of(object)?, object)));
+            if let Some((there, object)) = there
+                && there.run != run
+                && !there.released
+                && there.machine != machine
+                && there.left(object) > Duration::ZERO
+            {
+                let holder = there.describe(there.left(object));
+                return Err(LockError::Held { holder, at: objects.place(NAME) });
+            }
+            let expected =
+                found.as_ref().map_or(Expected::Absent, |object| Expected::Version(&object.version));
+            match objects.put_if(NAME, note.bytes(), expected).await {
+                Ok(version) => {
+                    let state = Mutex::new(State { note, version, until: begun + term });
+                    return Ok(Lease::start(Arc::new(Held { objects: objects.clone(), term, state })));
+                }
+                // Somebody else's, or this one's of which the answer was lost.
+                Err(PutError::Changed) => {}
+                Err(PutError::Store(error)) => return Err(error.into()),
+            }
+        }
+        Err(LockError::Held { holder: "several try at once".to_owned(), at: objects.place(NAME) })
+    }
+
+    fn start(held: Arc<Held>) -> Lease {
+        let (tell, lost) = watch::channel(false);
+        let mut renewal = JoinSet::new();
+        let renewed = Arc::clone(&held);
+        renewal.spawn(async move {
+            loop {
+                sleep(renewed.term / RENEWALS).await;
+                // A store that does not answer is asked again; whether it is too late shows at the next commit.
+                let renewal = timeout(renewed.term / 2, renewed.renew(false)).await;
+                if let Ok(Err(LeaseError::Lost { .. })) = renewal {
+                    let _ = tell.send(true);
+                    return;
+                }
+            }
+        });
+        Lease { held, lost, _renewal: Arc::new(renewal) }
+    }
+
+    /// Makes sure that nobody else has it at this moment.
+    ///
+    /// # Errors
+    /// When somebody has, and when that cannot be told.
+    pub async fn confirm(&self) -> Result<(), LeaseError> {
+        if clock::now() < self.held.state.lock().await.until && !*self.lost.borrow() {
+            return Ok(());
+        }
+        self.held.renew(false).await
+    }
+
+    /// Ends when another run has taken it, which may be never.
+    pub async fn lost(&self) {
+        let mut lost = self.lost.clone();
+        if lost.wait_for(|lost| *lost).await.is_err() {
+            pending::<()>().await;
+        }
+    }
+
+    /// Gives it back, so that nobody has to wait for its end. If that fails, it runs out.
+    pub async fn release(self) {
+        let _ = timeout(self.held.term, self.held.renew(true)).await;
+    }
+
+    /// Who has the lease in a folder, in words; none if nobody does.
+    ///
+    /// # Errors
+    /// When the store cannot be asked.
+    pub async fn holder(objects: &Objects) -> Result<Option<String>, StoreError> {
+        let Some(object) = objects.get(NAME).await? else { return Ok(None) };
+        let note = Note::of(&object).filter(|note| !note.released && !note.left(&object).is_zero());
+        Ok(note.map(|note| note.describe(note.left(&object))))
+    }
+}
+
+impl Held {
+    /// Puts the lease anew.
+    async fn renew(&self, released: bool) -> Result<(), LeaseError> {
+        let mut state = self.state.lock().await;
+        let at = || self.objects.place(NAME);
+        let run_out = |error: StoreError| LeaseError::RunOut { at: at(), reason: error.to_string() };
+        if state.note.released {
+            return Ok(());
+        }
+        for _ in 0..TRIES {
+            let begun = clock::now();
+            state.note.renewals += 1;
+            state.note.released = released;
+            let expected = Expected::Version(&state.version);
+            match self.objects.put_if(NAME, state.note.bytes(), expected).await {
+                Ok(version) => {
+                    state.version = version;
+                    state.until = begun + self.term;
+                    return Ok(());
+                }
+                Err(PutError::Store(error)) => return Err(run_out(error)),
+                Err(PutError::Changed) => {}
+            }
+            // By this run, if an answer was lost; else by another one.
+            let found = self.objects.get(NAME).await.map_err(run_out)?;
+            match found.as_ref().map(|object| (Note::of(object), object)) {
+                Some((Some(note), object)) if note.run == state.note.run => {
+                    state.version = object.version.clone();
+                }
+                Some((Some(note), object)) => {
+                    return Err(LeaseError::Lost { holder: note.describe(note.left(object)), at: at() });
+                }
+                _ => return Err(LeaseError::Lost { holder: "it was removed".to_owned(), at: at() }),
+            }
+        }
+        Err(LeaseError::RunOut { at: at(), reason: "its answers contradict each other".to_owned() })
+    }
+}
+
+/// What this machine is called.
+fn host() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
+    let name = name.or_else(|| std::env::var("HOSTNAME").ok()).unwrap_or_default();
+    match name.trim() {
+        "" => "another machine".to_owned(),
+        name => name.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    struct Machines {
+        objects: Objects,
+        folders: [tempfile::TempDir; 2],
+    }
+
+    impl Machines {
+        fn new() -> Self {
+            let at = Location::resolve("s3://bucket/job", Path::new("/")).unwrap();
+            let objects = Objects::new(at, Arc::new(object_store::memory::InMemory::new()));
+            Machines { objects, folders: [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()] }
+        }
+
+        async fn take(&self, machine: usize, term: Duration) -> Result<Lease, LockError> {
+            let id = MachineId::of(self.folders[machine].path()).unwrap();
+            Lease::take(&self.objects, RunId::random(), id, term).await
+        }
+    }
+
+    #[tokio::test]
+    async fn one_machine_has_it_until_it_gives_it_back_or_its_own_next_run_comes() {
+        let machines = Machines::new();
+        let term = Duration::from_secs(600);
+        let first = machines.take(0, term).await.unwrap();
+        let refused = machines.take(1, term).await.unwrap_err().to_string();
+        assert!(refused.contains("another run holds this job: process"), "{refused}");
+        assert!(Lease::holder(&machines.objects).await.unwrap().is_some());
+        first.confirm().await.unwrap();
+        drop(first);
+        let second = machines.take(0, term).await.unwrap();
+        second.release().await;
+        assert!(Lease::holder(&machines.objects).await.unwrap().is_none());
+        machines.take(1, term).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_has_lost_it_is_told() {
+        let machines = Machines::new();
+        let lost = machines.take(0, Duration::from_millis(30)).await.unwrap();
+        // As after a pause that was longer than the term.
+        let thief = Note {
+            machine: MachineId::of(machines.folders[1].path()).unwrap(),
+            ..lost.held.state.lock().await.note.clone()
+        };
+        let thief = Note { run: RunId::random(), ..thief };
+        machines.objects.put(NAME, thief.bytes()).await.unwrap();
+        lost.lost().await;
+        let told = lost.confirm().await.unwrap_err().to_string();
+        assert!(
+            told.contains(&format!("lost the job to another one: process {}", std::process::id())),
+            "{told}"
+        );
+        lost.release().await;
+        assert!(Lease::holder(&machines.objects).await.unwrap().is_some(), "the other's stays");
+    }
+}

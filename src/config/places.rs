@@ -1,0 +1,81 @@
+//! Where a job keeps what it needs from run to run.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::check::Checker;
+use super::error::ConfigError;
+use super::job::{Copying, Places};
+use super::raw::{RawCheckpoint, RawJournal};
+use super::units::Span;
+use crate::ident::Fingerprint;
+use crate::store::{self, Location};
+
+const FOLDER: &str = "_checkpoints";
+
+impl Checker<'_> {
+    /// The places of a job with this target.
+    pub(super) fn places(
+        &self,
+        app_id: &str,
+        target: &Location,
+        checkpoint: &RawCheckpoint,
+        journal: &RawJournal,
+    ) -> Result<Places, ConfigError> {
+        let beside = target.join(FOLDER).join(app_id);
+        let at = match &checkpoint.path {
+            Some(path) => self.location("checkpoint.path", path)?,
+            None => beside.clone(),
+        };
+        // Jobs of one name have different targets.
+        let place = Fingerprint::of([target.to_string().as_bytes()]).to_string();
+        let own = format!("{app_id}-{}", place.chars().take(8).collect::<String>());
+        let state = beside.path().or(at.path()).map(PathBuf::from);
+        let journal_folder = match &journal.path {
+            Some(path) => Some(self.local("journal.path", path)?.join(&own)),
+            None => None,
+        };
+        let state = match (state, store::state_folder(), &journal_folder) {
+            (Some(state), ..) => state,
+            (None, Some(folder), _) => folder.join(&own),
+            (None, None, Some(journal)) => journal.clone(),
+            (None, None, None) => {
+                return Err(self.wrong(
+                    "journal.path",
+                    "is missing: target and checkpoint lie in object stores, and neither XDG_STATE_HOME nor HOME names a \
+                     place for what is kept on this machine",
+                ));
+            }
+        };
+        let default_journal = || at.path().unwrap_or(&state).join("journal");
+        Ok(Places {
+            lease: self.at_least("checkpoint.lease", checkpoint.lease, 60, Duration::from_secs(1))?,
+            copying: Copying {
+                every: self.at_least(
+                    "journal.copy_every",
+                    journal.copy_every,
+                    5,
+                    Duration::from_millis(100),
+                )?,
+                bytes: self.positive_bytes("journal.copy_bytes", journal.copy_bytes, 4_000_000)?,
+            },
+            journal: journal_folder.unwrap_or_else(default_journal),
+            state,
+            checkpoint: at,
+        })
+    }
+
+    fn at_least(
+        &self,
+        key: &str,
+        given: Option<Span>,
+        default: u64,
+        least: Duration,
+    ) -> Result<Duration, ConfigError> {
+        let span = self.positive_span(key, given, default)?;
+        match span < least {
+            true => Err(self.wrong(key, format!("is {}; it must be at least {}", Span(span), Span(least)))),
+            false => Ok(span),
+        }
+    }
+}

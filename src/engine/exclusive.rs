@@ -1,0 +1,100 @@
+//! What makes a run the only one of its job: a lock on this machine and, with a checkpoint in an object store, a
+//! lease there.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::error::EngineError;
+use crate::checkpoint::{Lease, LeaseError, Lock, MachineId};
+use crate::config::Job;
+use crate::ident::RunId;
+use crate::store::{Folder, Objects};
+use crate::table;
+
+/// A job that this run has to itself.
+#[derive(Debug)]
+pub(super) struct Exclusive {
+    tenure: Tenure,
+    /// Ends after the lease.
+    _lock: Lock,
+}
+
+/// Whether the job is still this run's; on one machine it is as long as the process lives.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Tenure(Option<Lease>);
+
+impl Exclusive {
+    /// Takes a job, or a part of it: the lock in a local folder, and the lease in its folder in the store. The
+    /// machine is the one that has the journal.
+    ///
+    /// # Errors
+    /// When another run has it.
+    pub(super) async fn take(
+        local: &Path,
+        home: &Folder,
+        journal: &Path,
+        term: Duration,
+        run: RunId,
+    ) -> Result<Exclusive, EngineError> {
+        let lock = Lock::take(local, run)?;
+        let lease = match home.objects() {
+            Some(objects) => Some(Lease::take(objects, run, MachineId::of(journal)?, term).await?),
+            None => None,
+        };
+        Ok(Exclusive { tenure: Tenure(lease), _lock: lock })
+    }
+
+    pub(super) fn tenure(&self) -> Tenure {
+        self.tenure.clone()
+    }
+
+    /// Gives it back.
+    pub(super) async fn release(self) {
+        if let Some(lease) = self.tenure.0 {
+            lease.release().await;
+        }
+    }
+}
+
+impl Tenure {
+    /// Makes sure that the job is still this run's.
+    pub(super) async fn confirm(&self) -> Result<(), LeaseError> {
+        match &self.0 {
+            Some(lease) => lease.confirm().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Ends when the job is another run's, and says whose.
+    pub(super) async fn lost(&self) -> LeaseError {
+        loop {
+            match &self.0 {
+                Some(lease) => lease.lost().await,
+                None => std::future::pending().await,
+            }
+            if let Err(error) = self.confirm().await {
+                return error;
+            }
+        }
+    }
+}
+
+/// Who has a job, in words; none if nobody does, as far as can be told.
+pub(super) async fn holder(local: &Path, home: &Folder) -> Option<String> {
+    match (Lock::holder(local), home.objects()) {
+        (None, Some(objects)) => Lease::holder(objects).await.ok().flatten(),
+        (holder, _) => holder,
+    }
+}
+
+/// The folder of a job's checkpoint.
+///
+/// # Errors
+/// When the environment lacks what its store needs.
+pub(super) fn home(job: &Job) -> Result<Folder, EngineError> {
+    let at = &job.places.checkpoint;
+    Ok(match at.path() {
+        Some(path) => Folder::Local(path.to_owned()),
+        None => Folder::Remote(Objects::new(at.clone(), table::objects(at)?)),
+    })
+}

@@ -1,0 +1,353 @@
+//! Copies of journals in an object store, for when the machine is lost.
+//!
+//! A segment is a journal of its own, a header and some frames: what was appended to a batch's journal between two
+//! rounds of copying. Its name says which batch, which machine, and which bytes of that machine's file:
+//! `<lineage>/<batch>/<machine>-<start>-<end>-<round>`. It is removed after the batch's commit.
+//!
+//! Answers are restored from segments of other machines; where the own file is shorter than what was copied of it,
+//! from the own ones too. A record that is there already is left out.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs::File;
+use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use super::format::{FRAME_LEN, HEADER_LEN, Header, Record, array, encode_header};
+use super::{Journal, JournalError, JournalFolder, JournalReader};
+use crate::ident::{BatchId, Fingerprint, Lineage, RowKey};
+use crate::store::{Objects, StoreError};
+
+/// Bytes that are read for a segment at once.
+const MOST_AT_ONCE: u64 = 32 << 20;
+
+/// Where the journals of a lineage are copied to. Clones are the same.
+#[derive(Clone, Debug)]
+pub struct Copies {
+    objects: Objects,
+    machine: String,
+    pending: Pending,
+    state: Arc<Mutex<State>>,
+}
+
+/// What waits to be copied.
+#[derive(Clone, Debug)]
+pub(super) struct Pending {
+    bytes: Arc<AtomicU64>,
+    /// How much of it does not wait for the next round.
+    most: u64,
+    urgent: Arc<Notify>,
+}
+
+impl Pending {
+    pub(super) fn add(&self, bytes: u64) {
+        if self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes >= self.most {
+            self.urgent.notify_one();
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct State {
+    open: BTreeMap<BatchId, Followed>,
+    /// Bytes of a batch's file that were copied before it was opened.
+    copied: BTreeMap<BatchId, u64>,
+    /// Batches and segments that are not needed any more.
+    doomed_batches: Vec<(Lineage, BatchId)>,
+    doomed: Vec<String>,
+    /// Segments that belong to no planned batch.
+    strays: Vec<String>,
+}
+
+/// An open journal.
+#[derive(Clone, Debug)]
+struct Followed {
+    header: Header,
+    path: PathBuf,
+    journal: Journal,
+    /// Bytes of the file that are copied.
+    copied: u64,
+}
+
+/// What was found in the store when a run began.
+#[derive(Debug, Default)]
+pub struct Restored {
+    /// Records that were added to journals of planned batches.
+    pub records: u64,
+    /// Records that belong to no planned batch.
+    pub strays: Vec<Record>,
+    /// Segments that could not be read to their end.
+    pub damaged: Vec<String>,
+}
+
+/// The name of a segment.
+struct Name {
+    lineage: String,
+    batch: BatchId,
+    machine: String,
+    end: u64,
+}
+
+impl Name {
+    fn parse(name: &str) -> Option<Name> {
+        let mut parts = name.split('/');
+        let (lineage, batch, rest) = (parts.next()?, parts.next()?, parts.next()?);
+        let mut rest = rest.split('-');
+        let (machine, _start, end) = (rest.next()?, rest.next()?, rest.next()?);
+        Some(Name {
+            lineage: lineage.to_owned(),
+            batch: BatchId::new(batch.parse().ok()?),
+            machine: machine.to_owned(),
+            end: end.parse().ok()?,
+        })
+    }
+}
+
+impl Copies {
+    /// Copies go to a folder in a store, in the name of a machine; a round does not wait while so many bytes do.
+    #[must_use]
+    pub fn new(objects: Objects, machine: &impl ToString, most_bytes: u64) -> Self {
+        let pending = Pending { bytes: Arc::default(), most: most_bytes, urgent: Arc::default() };
+        Copies { objects, machine: machine.to_string(), pending, state: Arc::default() }
+    }
+
+    pub(super) fn pending(&self) -> Pending {
+        self.pending.clone()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends when so much waits to be copied that it should not wait longer.
+    pub async fn urgent(&self) {
+        self.pending.urgent.notified().await;
+    }
+
+    pub(super) fn follow(&self, header: &Header, path: PathBuf, journal: &Journal) {
+        let mut state = self.state();
+        let copied = state.copied.remove(&header.batch).unwrap_or_default();
+        let followed = Followed { header: *header, path, journal: journal.clone(), copied };
+        state.open.insert(header.batch, followed);
+    }
+
+    pub(super) fn forget(&self, batch: BatchId) {
+        let mut state = self.state();
+        if let Some(followed) = state.open.remove(&batch) {
+            state.doomed_batches.push((followed.header.lineage, batch));
+        }
+    }
+
+    /// Every row that could use an answer of no planned batch is in the table.
+    pub fn discard_strays(&self) {
+        let mut state = self.state();
+        let strays = std::mem::take(&mut state.strays);
+        state.doomed.extend(strays);
+    }
+
+    /// Copies what is new, and removes what is of no use any more.
+    ///
+    /// # Errors
+    /// When a journal cannot be read, or the store does not take something; the next round tries it again.
+    pub async fn round(&self) -> Result<(), JournalError> {
+        self.pending.bytes.store(0, Ordering::Relaxed);
+        let open: Vec<Followed> = self.state().open.values().cloned().collect();
+        for mut followed in open {
+            let len = followed.journal.len();
+            while followed.copied.max(HEADER_LEN as u64) < len {
+                let end = self.copy(&followed, len).await?;
+                followed.copied = end;
+                if let Some(open) = self.state().open.get_mut(&followed.header.batch) {
+                    open.copied = end;
+                }
+            }
+        }
+        self.remove().await.map_err(JournalError::from)
+    }
+
+    /// Puts one segment, and says where in the file it ends.
+    async fn copy(&self, followed: &Followed, len: u64) -> Result<u64, JournalError> {
+        let Followed { header, path, .. } = followed;
+        let start = followed.copied.max(HEADER_LEN as u64);
+        let (reading, header_bytes) = (path.clone(), encode_header(header));
+        let task = tokio::task::spawn_blocking(move || frames(&reading, start, len, &header_bytes));
+        let read = task.await.unwrap_or_else(|error| Err(std::io::Error::other(error.to_string())));
+        let bytes = match read {
+            Ok(bytes) => bytes,
+            // The batch was committed meanwhile.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(len),
+            Err(source) => return Err(JournalError::Io { action: "copy", path: path.clone(), source }),
+        };
+        let end = start + (bytes.len() - HEADER_LEN) as u64;
+        let round = Uuid::now_v7().simple();
+        let name = format!("{}-{start:012}-{end:012}-{round}", self.machine);
+        self.objects.put(&format!("{}/{name}", folder(header.lineage, header.batch)), bytes).await?;
+        Ok(end)
+    }
+
+    async fn remove(&self) -> Result<(), StoreError> {
+        loop {
+            let Some((lineage, batch)) = self.state().doomed_batches.last().copied() else { break };
+            let folder = self.objects.join(&folder(lineage, batch));
+            for name in folder.list().await? {
+                folder.delete(&name).await?;
+            }
+            self.state().doomed_batches.retain(|doomed| *doomed != (lineage, batch));
+        }
+        loop {
+            let Some(name) = self.state().doomed.last().cloned() else { return Ok(()) };
+            self.objects.delete(&name).await?;
+            self.state().doomed.pop();
+        }
+    }
+
+    /// Brings answers from the store into the journals of planned batches, of which the oldest is `first`. Journals
+    /// in the folder that belong to none of them are put aside already.
+    ///
+    /// # Errors
+    /// When the store cannot be read, or a journal not be written.
+    pub async fn restore(
+        &self,
+        folder: &JournalFolder,
+        lineage: Lineage,
+        first: BatchId,
+        planned: &[Header],
+    ) -> Result<Restored, JournalError> {
+        let mut restored = Restored::default();
+        let mut of_batches: BTreeMap<BatchId, Vec<(String, Name)>> = BTreeMap::new();
+        let own = lineage.to_string();
+        for name in self.objects.list().await? {
+            let Some(parsed) = Name::parse(&name) else { continue };
+            if parsed.lineage == own && planned.iter().any(|header| header.batch == parsed.batch) {
+                of_batches.entry(parsed.batch).or_default().push((name, parsed));
+            } else if parsed.lineage == own && parsed.batch < first {
+                self.state().doomed.push(name);
+            } else {
+                // The own ones were put aside.
+                if parsed.machine != self.machine {
+                    let records = self.read(&name, |_| true, &mut restored.damaged).await?;
+                    restored.strays.extend(records);
+                }
+                self.state().strays.push(name);
+            }
+        }
+        for header in planned {
+            let segments = of_batches.remove(&header.batch).unwrap_or_default();
+            if !segments.is_empty() {
+                self.restore_batch(folder, header, segments, &mut restored).await?;
+            }
+        }
+        Ok(restored)
+    }
+
+    async fn restore_batch(
+        &self,
+        folder: &JournalFolder,
+        header: &Header,
+        segments: Vec<(String, Name)>,
+        restored: &mut Restored,
+    ) -> Result<(), JournalError> {
+        let path = folder.file_of(header.batch);
+        let len = match path.exists() {
+            true => intact_len(&path)?,
+            false => 0,
+        };
+        let own = segments.iter().filter(|(_, name)| name.machine == self.machine);
+        let copied = own.map(|(_, name)| name.end).max().unwrap_or_default();
+        let is_short = len < copied;
+        self.state().copied.insert(header.batch, copied.min(len));
+        let mut records = Vec::new();
+        for (name, parsed) in segments {
+            if parsed.machine != self.machine || is_short {
+                records.extend(self.read(&name, |found| found == header, &mut restored.damaged).await?);
+            }
+        }
+        if records.is_empty() {
+            return Ok(());
+        }
+        let mut known = HashSet::new();
+        let mut writer = super::JournalWriter::open(&path, header, |record| {
+            known.insert(Known::of(&record));
+        })?;
+        records.retain(|record| known.insert(Known::of(record)));
+        writer.append(&records)?;
+        restored.records += records.len() as u64;
+        Ok(())
+    }
+
+    /// Records of a segment whose header fits, as far as they are intact.
+    async fn read(
+        &self,
+        name: &str,
+        fits: impl Fn(&Header) -> bool,
+        damaged: &mut Vec<String>,
+    ) -> Result<Vec<Record>, JournalError> {
+        let Some(object) = self.objects.get(name).await? else { return Ok(Vec::new()) };
+        let place = PathBuf::from(self.objects.place(name).to_string());
+        let mut records = Vec::new();
+        let read = || -> Result<(), JournalError> {
+            let mut reader = JournalReader::of_bytes(&place, object.bytes)?;
+            if reader.header().is_some_and(fits) {
+                while let Some(record) = reader.next_record()? {
+                    records.push(record);
+                }
+            }
+            Ok(())
+        };
+        match read() {
+            Ok(()) => {}
+            Err(JournalError::Damaged { .. }) => damaged.push(place.display().to_string()),
+            Err(error) => return Err(error),
+        }
+        Ok(records)
+    }
+}
+
+/// What makes two records the same answer.
+#[derive(PartialEq, Eq, Hash)]
+struct Known(RowKey, Arc<str>, Fingerprint, Arc<str>, Arc<str>);
+
+impl Known {
+    fn of(record: &Record) -> Known {
+        let Record { key, step, fingerprint, provider, model, .. } = record;
+        Known(key.clone(), Arc::clone(step), *fingerprint, Arc::clone(provider), Arc::clone(model))
+    }
+}
+
+fn folder(lineage: Lineage, batch: BatchId) -> String {
+    format!("{lineage}/{:010}", batch.get())
+}
+
+fn intact_len(path: &Path) -> Result<u64, JournalError> {
+    let mut reader = JournalReader::open(path)?;
+    while reader.next_record()?.is_some() {}
+    Ok(reader.intact_len())
+}
+
+/// Whole frames of a journal's file from `start`, after a header: all up to `end`, or as many as one segment takes.
+fn frames(path: &Path, start: u64, end: u64, header: &[u8; HEADER_LEN]) -> std::io::Result<Bytes> {
+    let mut file = BufReader::new(File::open(path)?);
+    file.seek(SeekFrom::Start(start))?;
+    let mut bytes = header.to_vec();
+    let mut at = start;
+    while at < end {
+        let mut frame = [0; FRAME_LEN];
+        file.read_exact(&mut frame)?;
+        let length = u64::from(u32::from_le_bytes(array(&frame[..4])));
+        let next = at + FRAME_LEN as u64 + length;
+        if next > end || (at > start && next - start > MOST_AT_ONCE) {
+            break;
+        }
+        bytes.extend_from_slice(&frame);
+        if (&mut file).take(length).read_to_end(&mut bytes)? as u64 != length {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        at = next;
+    }
+    Ok(bytes.into())
+}

@@ -1,0 +1,64 @@
+//! A folder, on a local disk or in an object store.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use super::{Objects, StoreError, local};
+
+/// A folder, wherever it is.
+#[derive(Clone, Debug)]
+pub enum Folder {
+    /// On a local disk.
+    Local(PathBuf),
+    /// In an object store.
+    Remote(Objects),
+}
+
+impl Folder {
+    /// A folder in this one.
+    #[must_use]
+    pub fn join(&self, name: &str) -> Folder {
+        match self {
+            Folder::Local(path) => Folder::Local(path.join(name)),
+            Folder::Remote(objects) => Folder::Remote(objects.join(name)),
+        }
+    }
+
+    /// The folder in a store; none on a local disk.
+    #[must_use]
+    pub fn objects(&self) -> Option<&Objects> {
+        match self {
+            Folder::Local(_) => None,
+            Folder::Remote(objects) => Some(objects),
+        }
+    }
+
+    /// The path on a local disk; none in a store.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Folder::Local(path) => Some(path),
+            Folder::Remote(_) => None,
+        }
+    }
+
+    /// Finds out whether files can be made here; a local folder is created if it is missing.
+    ///
+    /// # Errors
+    /// When they cannot.
+    pub async fn probe(&self) -> Result<(), StoreError> {
+        match self {
+            Folder::Local(path) => local::probe(path),
+            Folder::Remote(objects) => objects.probe().await,
+        }
+    }
+}
+
+impl fmt::Display for Folder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Folder::Local(path) => path.display().fmt(f),
+            Folder::Remote(objects) => objects.fmt(f),
+        }
+    }
+}

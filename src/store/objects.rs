@@ -1,0 +1,244 @@
+//! A folder in an object store: whole objects, put under a condition.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use futures::TryStreamExt;
+use object_store::path::Path;
+use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, UpdateVersion};
+
+use super::{Location, StoreError};
+
+/// A folder in an object store.
+#[derive(Clone, Debug)]
+pub struct Objects {
+    at: Location,
+    store: Arc<dyn ObjectStore>,
+    /// Path of the folder in `store`.
+    below: Path,
+}
+
+/// Which content an object has: what the store calls its ETag or its generation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Version(UpdateVersion);
+
+/// What an object must be for it to be replaced.
+#[derive(Clone, Copy, Debug)]
+pub enum Expected<'a> {
+    /// It must not be there.
+    Absent,
+    /// It must be the one that was read or put last.
+    Version(&'a Version),
+}
+
+/// An object, read as a whole.
+#[derive(Clone, Debug)]
+pub struct Object {
+    /// Its content.
+    pub bytes: Bytes,
+    /// Which content that is.
+    pub version: Version,
+    /// When it was put, by the store's clock.
+    pub modified: DateTime<Utc>,
+}
+
+/// Why an object was not put under a condition.
+#[derive(Debug, thiserror::Error)]
+pub enum PutError {
+    /// It is another one than was expected.
+    #[error("it was changed meanwhile")]
+    Changed,
+    /// The store did not take it, or its answer was lost.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Objects {
+    /// The folder `at`, which is the root of `store`.
+    #[must_use]
+    pub fn new(at: Location, store: Arc<dyn ObjectStore>) -> Self {
+        Objects { at, store, below: Path::default() }
+    }
+
+    /// A folder in this one.
+    #[must_use]
+    pub fn join(&self, name: &str) -> Self {
+        let below = name.split('/').fold(self.below.clone(), Path::join);
+        Objects { at: self.at.join(name), store: Arc::clone(&self.store), below }
+    }
+
+    /// Where an object in the folder is.
+    #[must_use]
+    pub fn place(&self, name: &str) -> Location {
+        self.at.join(name)
+    }
+
+    fn path(&self, name: &str) -> Path {
+        name.split('/').fold(self.below.clone(), Path::join)
+    }
+
+    fn error(&self, action: &'static str, name: &str) -> impl FnOnce(Error) -> StoreError {
+        let at = self.place(name);
+        move |error| StoreError::of(action, at)(std::io::Error::other(error))
+    }
+
+    /// Reads an object; none if it is not there.
+    ///
+    /// # Errors
+    /// When the store cannot be asked.
+    pub async fn get(&self, name: &str) -> Result<Option<Object>, StoreError> {
+        let found = match self.store.get(&self.path(name)).await {
+            Ok(found) => found,
+            Err(Error::NotFound { .. }) => return Ok(None),
+            Err(error) => return Err(self.error("read", name)(error)),
+        };
+        let meta = found.meta.clone();
+        let version = Version(UpdateVersion { e_tag: meta.e_tag, version: meta.version });
+        let bytes = found.bytes().await.map_err(self.error("read", name))?;
+        Ok(Some(Object { bytes, version, modified: meta.last_modified }))
+    }
+
+    /// Puts an object, whatever is there.
+    ///
+    /// # Errors
+    /// When the store does not take it.
+    pub async fn put(&self, name: &str, bytes: Bytes) -> Result<(), StoreError> {
+        let put = self.store.put(&self.path(name), PutPayload::from(bytes)).await;
+        put.map(|_| ()).map_err(self.error("write", name))
+    }
+
+    /// Puts an object if the one that is there is the expected one, and says which version it is now.
+    ///
+    /// # Errors
+    /// [`PutError::Changed`] if there is another one. After any error the new object may be there all the same: the
+    /// answer of the store may have been lost, or be about a try of which the answer was lost.
+    pub async fn put_if(
+        &self,
+        name: &str,
+        bytes: Bytes,
+        expected: Expected<'_>,
+    ) -> Result<Version, PutError> {
+        let mode = match expected {
+            Expected::Absent => PutMode::Create,
+            Expected::Version(version) => PutMode::Update(version.0.clone()),
+        };
+        let options = PutOptions { mode, ..PutOptions::default() };
+        match self.store.put_opts(&self.path(name), PutPayload::from(bytes), options).await {
+            Ok(put) => Ok(Version(put.into())),
+            Err(Error::AlreadyExists { .. } | Error::Precondition { .. } | Error::NotModified { .. }) => {
+                Err(PutError::Changed)
+            }
+            Err(error) => Err(self.error("write", name)(error).into()),
+        }
+    }
+
+    /// Removes an object; nothing happens if it is not there.
+    ///
+    /// # Errors
+    /// When the store does not remove it.
+    pub async fn delete(&self, name: &str) -> Result<(), StoreError> {
+        match self.store.delete(&self.path(name)).await {
+            Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(self.error("remove", name)(error)),
+        }
+    }
+
+    /// Names of all objects below the folder, relative to it, in order.
+    ///
+    /// # Errors
+    /// When the store does not list them.
+    pub async fn list(&self) -> Result<Vec<String>, StoreError> {
+        let listed = self.store.list(Some(&self.below)).try_collect::<Vec<_>>().await;
+        let listed = listed.map_err(self.error("list", ""))?;
+        let below = |path: &Path| -> Option<String> {
+            let parts = path.prefix_match(&self.below)?;
+            Some(parts.map(|part| part.as_ref().to_owned()).collect::<Vec<_>>().join("/"))
+        };
+        let mut names: Vec<String> = listed.iter().filter_map(|object| below(&object.location)).collect();
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    /// Finds out whether objects can be put here, and whether the store keeps to the conditions of a put.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn probe(&self) -> Result<(), StoreError> {
+        let name = format!(".probe-{}", uuid::Uuid::new_v4());
+        let probed = self.probe_with(&name).await;
+        let removed = self.delete(&name).await;
+        probed.and(removed)
+    }
+
+    async fn probe_with(&self, name: &str) -> Result<(), StoreError> {
+        let put = async |text: &'static str, expected: Expected<'_>| {
+            self.put_if(name, Bytes::from_static(text.as_bytes()), expected).await
+        };
+        let unfit = || {
+            let source = std::io::Error::new(
+                std::io::ErrorKind::Unsupported,
+                "the store does not keep to the conditions of a put (If-None-Match, If-Match), on which safety rests",
+            );
+            StoreError::of("use", self.at.clone())(source)
+        };
+        let version = match put("one", Expected::Absent).await {
+            Ok(version) => version,
+            Err(PutError::Changed) => return Err(unfit()),
+            Err(PutError::Store(error)) => return Err(error),
+        };
+        let is_refused = |put: Result<Version, PutError>| match put {
+            Err(PutError::Changed) => Ok(true),
+            Ok(_) => Ok(false),
+            Err(PutError::Store(error)) => Err(error),
+        };
+        if !is_refused(put("two", Expected::Absent).await)? {
+            return Err(unfit());
+        }
+        match put("three", Expected::Version(&version)).await {
+            Ok(_) => {}
+            Err(PutError::Changed) => return Err(unfit()),
+            Err(PutError::Store(error)) => return Err(error),
+        }
+        match is_refused(put("four", Expected::Version(&version)).await)? {
+            true => Ok(()),
+            false => Err(unfit()),
+        }
+    }
+}
+
+impl fmt::Display for Objects {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.at.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use object_store::memory::InMemory;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn objects_are_put_under_conditions_and_listed_by_name() {
+        let at = Location::resolve("s3://bucket/folder", std::path::Path::new("/")).unwrap();
+        let folder = Objects::new(at, Arc::new(InMemory::new()));
+        folder.probe().await.unwrap();
+        let below = folder.join("a b/c");
+        let bytes = Bytes::from_static;
+        let version = below.put_if("x", bytes(b"1"), Expected::Absent).await.unwrap();
+        let again = below.put_if("x", bytes(b"2"), Expected::Absent).await;
+        assert!(matches!(again, Err(PutError::Changed)));
+        below.put_if("x", bytes(b"3"), Expected::Version(&version)).await.unwrap();
+        let late = below.put_if("x", bytes(b"4"), Expected::Version(&version)).await;
+        assert!(matches!(late, Err(PutError::Changed)));
+        assert_eq!(below.get("x").await.unwrap().unwrap().bytes, bytes(b"3"));
+        assert_eq!(folder.list().await.unwrap(), ["a b/c/x"], "the probe is gone");
+        assert_eq!(below.list().await.unwrap(), ["x"]);
+        assert_eq!(below.place("x").to_string(), "s3://bucket/folder/a%20b/c/x");
+        below.delete("x").await.unwrap();
+        below.delete("x").await.unwrap();
+        assert!(below.get("x").await.unwrap().is_none());
+    }
+}
