@@ -26,6 +26,9 @@ pub const ACTIONS: &[&str] = &[
     "journal-removal",
 ];
 
+/// The actions of jobs with a checkpoint in an object store that have a point on each side.
+pub const STORE_ACTIONS: &[&str] = &["lease", "journal-copy"];
+
 /// Passes a point.
 ///
 /// # Errors
@@ -52,7 +55,7 @@ mod armed {
     use std::sync::LazyLock;
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    use super::{ACTIONS, Side};
+    use super::{ACTIONS, STORE_ACTIONS, Side};
 
     struct Armed {
         action: String,
@@ -78,7 +81,8 @@ mod armed {
             "after" => Side::After,
             _ => return None,
         };
-        let known = ACTIONS.contains(&action) && ["kill", "io", "full", "readonly"].contains(&effect);
+        let is_action = ACTIONS.iter().chain(STORE_ACTIONS).any(|known| *known == action);
+        let known = is_action && ["kill", "io", "full", "readonly"].contains(&effect);
         known.then_some(Armed {
             action: action.to_owned(),
             side,
@@ -89,7 +93,7 @@ mod armed {
     }
 
     pub(super) fn pass(action: &'static str, side: Side) -> io::Result<()> {
-        debug_assert!(ACTIONS.contains(&action));
+        debug_assert!(ACTIONS.iter().chain(STORE_ACTIONS).any(|known| *known == action));
         let Some(armed) = ARMED.as_ref() else { return Ok(()) };
         if armed.action != action || armed.side != side {
             return Ok(());

@@ -19,6 +19,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{LockError, MachineId};
 use crate::clock::{self, Instant};
+use crate::faultpoint::{self, Side};
 use crate::ident::RunId;
 use crate::store::{Expected, Location, Object, Objects, PutError, StoreError, Version};
 
@@ -154,7 +155,7 @@ impl Lease {
             }
             let expected =
                 found.as_ref().map_or(Expected::Absent, |object| Expected::Version(&object.version));
-            match objects.put_if(NAME, note.bytes(), expected).await {
+            match put(objects, &note, expected).await {
                 Ok(version) => {
                     let state = Mutex::new(State { note, version, until: begun + term });
                     return Ok(Lease::start(Arc::new(Held { objects: objects.clone(), term, state })));
@@ -234,7 +235,7 @@ impl Held {
             state.note.renewals += 1;
             state.note.released = released;
             let expected = Expected::Version(&state.version);
-            match self.objects.put_if(NAME, state.note.bytes(), expected).await {
+            match put(&self.objects, &state.note, expected).await {
                 Ok(version) => {
                     state.version = version;
                     state.until = begun + self.term;
@@ -257,6 +258,14 @@ impl Held {
         }
         Err(LeaseError::RunOut { at: at(), reason: "its answers contradict each other".to_owned() })
     }
+}
+
+async fn put(objects: &Objects, note: &Note, expected: Expected<'_>) -> Result<Version, PutError> {
+    let pass = |side| faultpoint::pass("lease", side).map_err(StoreError::of("write", objects.place(NAME)));
+    pass(Side::Before)?;
+    let put = objects.put_if(NAME, note.bytes(), expected).await?;
+    pass(Side::After)?;
+    Ok(put)
 }
 
 /// What this machine is called.

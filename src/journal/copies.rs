@@ -20,6 +20,7 @@ use uuid::Uuid;
 
 use super::format::{FRAME_LEN, HEADER_LEN, Header, Record, array, encode_header};
 use super::{Journal, JournalError, JournalFolder, JournalReader};
+use crate::faultpoint::{self, Side};
 use crate::ident::{BatchId, Fingerprint, Lineage, RowKey};
 use crate::store::{Objects, StoreError};
 
@@ -186,7 +187,13 @@ impl Copies {
         let end = start + (bytes.len() - HEADER_LEN) as u64;
         let round = Uuid::now_v7().simple();
         let name = format!("{}-{start:012}-{end:012}-{round}", self.machine);
+        let pass = |side| {
+            let failed = |source| JournalError::Io { action: "copy", path: path.clone(), source };
+            faultpoint::pass("journal-copy", side).map_err(failed)
+        };
+        pass(Side::Before)?;
         self.objects.put(&format!("{}/{name}", folder(header.lineage, header.batch)), bytes).await?;
+        pass(Side::After)?;
         Ok(end)
     }
 

@@ -312,7 +312,8 @@ fn is_metadata(field: &Field) -> bool {
 
 /// Whether nothing but folders of this program is where the target is to be.
 pub(super) async fn is_free(at: &Location) -> Result<(), TargetError> {
-    match is_vacant(at).await? {
+    // Another run may just have made the table.
+    match is_vacant(at).await? || is_delta_table(at).await? {
         true => Ok(()),
         false => Err(TargetError::NoTable { at: at.clone() }),
     }

@@ -20,6 +20,7 @@ mod independent;
 mod input;
 mod jobs;
 mod limits;
+mod machines;
 mod moto;
 mod plans;
 mod python;

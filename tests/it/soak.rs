@@ -171,17 +171,18 @@ async fn held(world: &World) -> BTreeSet<i64> {
 pub fn journalled(folder: &Path) -> Vec<i64> {
     let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
     let journals = entries.flatten().map(|entry| entry.path());
-    let records = journals.flat_map(|path| read_all(&path).unwrap());
-    records
-        .filter_map(|record| match record.outcome {
-            Kept::Response(body) => Some(String::from_utf8_lossy(&body).into_owned()),
-            Kept::Failure(_) => None,
-        })
-        .map(|text| {
-            let after = text.split("Row ").nth(1).unwrap();
-            after.split(' ').next().unwrap().parse().unwrap()
-        })
-        .collect()
+    journals.flat_map(|path| ids_in(&path)).collect()
+}
+
+/// Rows of the source whose answers are in a journal.
+pub fn ids_in(journal: &Path) -> Vec<i64> {
+    let records = read_all(journal).unwrap().into_iter();
+    let texts = records.filter_map(|record| match record.outcome {
+        Kept::Response(body) => Some(String::from_utf8_lossy(&body).into_owned()),
+        Kept::Failure(_) => None,
+    });
+    let id = |text: String| text.split("Row ").nth(1)?.split(' ').next()?.parse().ok();
+    texts.map(|text| id(text).unwrap()).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
