@@ -75,7 +75,7 @@ pub async fn check(job: &Job, live: bool, simulator: Option<&Url>) -> Vec<Findin
             return findings;
         }
     };
-    let home = match home(job) {
+    let home = match home(job).await {
         Ok(home) => home,
         Err(error) => {
             note("checkpoint", Err(error));
@@ -168,7 +168,7 @@ pub async fn check(job: &Job, live: bool, simulator: Option<&Url>) -> Vec<Findin
 /// Whether the files that are to be read can be: those of open batches, and those that no batch holds.
 async fn files(job: &Job, mut source: Source) -> Result<String, EngineError> {
     let found: Option<Checkpoint<Position>> =
-        CheckpointFile::in_folder(&home(job)?).load().await.ok().flatten();
+        CheckpointFile::in_folder(&home(job).await?).load().await.ok().flatten();
     for part in found.iter().flat_map(|checkpoint| &checkpoint.planned).flat_map(|batch| &batch.parts) {
         source.holds(part).await?;
     }
@@ -219,7 +219,7 @@ fn journals(job: &Job) -> Vec<PathBuf> {
 pub async fn repair(job: &Job) -> Result<Vec<String>, EngineError> {
     let folder = &job.places.state;
     let mut done = Vec::new();
-    let home = home(job)?;
+    let home = home(job).await?;
     let is_new = |folder: &Path| !folder.exists();
     if is_new(folder) && is_new(&job.places.journal) && home.path().is_some_and(is_new) {
         return Ok(done);

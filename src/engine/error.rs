@@ -82,12 +82,34 @@ pub enum EngineError {
     Task(String),
 }
 
+const STORE_HINT: &str =
+    "see to the store, its credentials and the network and run again: what is answered is kept";
+
 impl EngineError {
+    /// Whether an object store did not do what it was asked.
+    fn is_of_a_store(&self) -> bool {
+        let at = match self {
+            EngineError::Store(StoreError { at, .. })
+            | EngineError::Checkpoint(CheckpointError::Store(StoreError { at, .. }))
+            | EngineError::Journal(JournalError::Store(StoreError { at, .. }))
+            | EngineError::Lock(LockError::Store(StoreError { at, .. }))
+            | EngineError::Table(TableError { at, .. })
+            | EngineError::Failed(FailedError::Table(TableError { at, .. }))
+            | EngineError::Target(TargetError::Table(TableError { at, .. }))
+            | EngineError::Source(SourceError::Table(TableError { at, .. })) => at,
+            _ => return false,
+        };
+        at.url().is_some()
+    }
+
     /// What to do about it, where that can be said.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
         if store::disk_trouble(self).is_some_and(store::is_full) {
             return Some("make room on that disk and run again: what is answered is kept");
+        }
+        if self.is_of_a_store() {
+            return Some(STORE_HINT);
         }
         match self {
             EngineError::Refused { refusal: Refusal::Foreign { .. }, .. } => Some(
@@ -107,9 +129,7 @@ impl EngineError {
             | EngineError::Lease(LeaseError::Lost { .. }) => {
                 Some("let that run end; what was answered here is kept")
             }
-            EngineError::Lease(LeaseError::RunOut { .. }) => Some(
-                "see to the store, its credentials and the network and run again: what is answered is kept",
-            ),
+            EngineError::Lease(LeaseError::RunOut { .. }) => Some(STORE_HINT),
             EngineError::Checkpoint(CheckpointError::Version { .. })
             | EngineError::Journal(JournalError::Version { .. }) => {
                 Some("run it with the version of enrich that wrote it, or a later one")

@@ -91,10 +91,10 @@ pub(super) async fn holder(local: &Path, home: &Folder) -> Option<String> {
 ///
 /// # Errors
 /// When the environment lacks what its store needs.
-pub(super) fn home(job: &Job) -> Result<Folder, EngineError> {
+pub(super) async fn home(job: &Job) -> Result<Folder, EngineError> {
     let at = &job.places.checkpoint;
     Ok(match at.path() {
         Some(path) => Folder::Local(path.to_owned()),
-        None => Folder::Remote(Objects::new(at.clone(), table::objects(at)?)),
+        None => Folder::Remote(Objects::new(at.clone(), table::objects(at).await?)),
     })
 }

@@ -55,7 +55,7 @@ pub async fn retry(
     if FailedRows::open(job).await?.is_none() {
         return Err(missing());
     }
-    let home = home(job)?;
+    let home = home(job).await?;
     let exclusive = exclusive(job, &home, RunId::random()).await?;
     let started = clock::wall();
     let tally = Tally::default();

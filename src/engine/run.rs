@@ -140,7 +140,7 @@ pub async fn run(
     if !is_delta_table(&job.target.location).await? {
         Sink::can_create(&job.target.location).await?;
     }
-    let home = home(job)?;
+    let home = home(job).await?;
     home.probe().await?;
     store::probe(&job.places.journal)?;
     let Places { state, journal, lease, .. } = &job.places;

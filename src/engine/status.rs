@@ -131,7 +131,7 @@ struct Standing {
 pub async fn status(job: &Job) -> Result<Status, EngineError> {
     let folder = &job.places.state;
     let retry_folder = folder.join(retry::FOLDER);
-    let home = home(job)?;
+    let home = home(job).await?;
     let target_at = &job.target.location;
     let table = if is_delta_table(target_at).await? {
         Some(Table::open(target_at).await?)

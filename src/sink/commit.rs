@@ -71,7 +71,11 @@ impl Sink {
         own.extend(metadata.as_deref());
         let (table, to_add) = match target::open(job, wanted, &own).await? {
             Some(found) => found,
-            None => (target::create(job, wanted).await?, Vec::new()),
+            None => match target::create(job, wanted).await {
+                Ok(table) => (table, Vec::new()),
+                // Another run may have been quicker.
+                Err(error) => target::open(job, wanted, &own).await?.ok_or(error)?,
+            },
         };
         Ok(Sink {
             at: at.to_owned(),

@@ -203,7 +203,7 @@ impl Source {
             let (mut source, all, id) = DeltaSource::open(at, spec).await?;
             let root = match at.path() {
                 Some(_) => Root::from(at.clone()),
-                None => Root::remote(at.clone(), objects(at)?),
+                None => Root::remote(at.clone(), objects(at).await?),
             };
             let filter = filter(&root, &all)?;
             source.condition = filter.as_ref().map(|filter| filter.condition().clone());

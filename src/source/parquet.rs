@@ -337,7 +337,7 @@ async fn in_store(at: &Location) -> Result<(Root, Vec<Found>), SourceError> {
         let modified_ms = u64::try_from(object.last_modified.timestamp_millis()).unwrap_or_default();
         Found::new(object.location.to_string(), modified_ms, object.size)
     };
-    let store = objects(at)?;
+    let store = objects(at).await?;
     let mut files = Vec::new();
     let mut listed = store.list(None);
     while let Some(object) = listed.try_next().await.map_err(wrong)? {
@@ -354,7 +354,7 @@ async fn in_store(at: &Location) -> Result<(Root, Vec<Found>), SourceError> {
         && let Some((folder, name)) = at.split()
         && is_parquet(&name)
     {
-        let store = objects(&folder)?;
+        let store = objects(&folder).await?;
         let object = store.head(&ObjectPath::from(name.as_str())).await.map_err(|error| match error {
             object_store::Error::NotFound { .. } => SourceError::Missing { path: at.clone() },
             error => wrong(error),

@@ -30,7 +30,7 @@ impl Table {
         })?;
         let error = error_of(action, &at);
         let location = uri(&at).map_err(&error)?;
-        let inner = CreateBuilder::new()
+        CreateBuilder::new()
             .with_location(location.to_string())
             .with_columns(kernel.fields().cloned())
             .with_partition_columns(partitions)
@@ -39,7 +39,7 @@ impl Table {
             )
             .await
             .map_err(&error)?;
-        Ok(Table::wrap(inner, &at))
+        Table::open(at).await
     }
 }
 

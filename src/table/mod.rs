@@ -12,6 +12,7 @@ mod open;
 mod part;
 mod protocol;
 mod query;
+mod reach;
 mod rewrite;
 mod statistics;
 
@@ -19,8 +20,9 @@ pub use append::{Staged, Staging, Txn};
 pub use condition::{Condition, physical_name};
 pub use create::delta_schema;
 pub use log::{DataFile, LogEntry, OnDisk};
-pub use open::{Table, is_delta_table, is_vacant, objects};
+pub use open::{Table, is_delta_table, is_vacant};
 pub use query::Scan;
+pub use reach::objects;
 pub use rewrite::{ChangeStaging, StagedChanges};
 
 use crate::store::{self, Location};

@@ -8,14 +8,14 @@ use arrow::datatypes::{Schema, SchemaRef};
 use deltalake::kernel::engine::arrow_conversion::TryIntoArrow;
 use deltalake::kernel::{Add, Metadata, Protocol, Snapshot, StructType};
 use deltalake::logstore::LogStoreRef;
-use deltalake::{DeltaTable, DeltaTableBuilder, DeltaTableError, ensure_table_uri};
+use deltalake::{DeltaTable, DeltaTableError, ensure_table_uri};
 use futures::TryStreamExt;
-use object_store::ObjectStore;
 use object_store::path::Path as ObjectPath;
 use tokio::sync::OnceCell;
 use url::Url;
 
 use super::TableError;
+use super::reach::{builder, objects};
 use crate::store::Location;
 
 pub(super) const LOG_FOLDER: &str = "_delta_log";
@@ -59,7 +59,7 @@ pub async fn is_delta_table(at: impl Into<Location>) -> Result<bool, TableError>
         return Ok(entries.flatten().any(|entry| is_entry(&entry.file_name().to_string_lossy())));
     }
     let error = error_of("look for", &at);
-    let store = objects(&at)?;
+    let store = objects(&at).await?;
     let mut entries = store.list(Some(&ObjectPath::from(LOG_FOLDER)));
     while let Some(entry) = entries.try_next().await.map_err(|source| error(source.into()))? {
         if entry.location.filename().is_some_and(is_entry) {
@@ -82,7 +82,7 @@ pub async fn is_vacant(at: &Location) -> Result<bool, TableError> {
         });
     }
     let error = error_of("look for", at);
-    let store = objects(at)?;
+    let store = objects(at).await?;
     let mut objects = store.list(None);
     while let Some(object) = objects.try_next().await.map_err(|source| error(source.into()))? {
         if !object.location.as_ref().starts_with('_') {
@@ -90,16 +90,6 @@ pub async fn is_vacant(at: &Location) -> Result<bool, TableError> {
         }
     }
     Ok(true)
-}
-
-/// The object store of a place, whose paths are relative to it.
-///
-/// # Errors
-/// When the environment lacks what it needs.
-pub fn objects(at: &Location) -> Result<Arc<dyn ObjectStore>, TableError> {
-    let error = error_of("reach", at);
-    let builder = DeltaTableBuilder::from_url(uri(at).map_err(&error)?).map_err(&error)?;
-    Ok(builder.build_storage().map_err(&error)?.object_store(None))
 }
 
 impl Table {
@@ -121,8 +111,7 @@ impl Table {
 
     async fn build(at: &Location, version: Option<u64>) -> Result<Table, TableError> {
         let error = error_of("open", at);
-        let builder = DeltaTableBuilder::from_url(uri(at).map_err(&error)?).map_err(&error)?;
-        let store = builder.build_storage().map_err(&error)?;
+        let store = builder(at).await?.build_storage().map_err(&error)?;
         let snapshot = Snapshot::try_new(store.as_ref(), version).await.map_err(&error)?;
         let state = State::Opened(Arc::new(snapshot), OnceCell::new());
         Ok(Table { state, store, entries: HashMap::new(), written: HashMap::new(), at: at.clone() })
@@ -254,10 +243,10 @@ impl Table {
             State::Loaded(table) => Ok(table),
             State::Opened(snapshot, loaded) => {
                 let load = async || {
-                    let builder = DeltaTableBuilder::from_url(uri(&self.at)?)?;
-                    builder.with_version(snapshot.version()).load().await
+                    let builder = builder(&self.at).await?.with_version(snapshot.version());
+                    builder.load().await.map_err(error_of(action, &self.at))
                 };
-                loaded.get_or_try_init(load).await.map_err(error_of(action, &self.at))
+                loaded.get_or_try_init(load).await
             }
         }
     }

@@ -12,7 +12,7 @@ use enrich::config::{SimulatorSpec, Span};
 use enrich::faultpoint::{ACTIONS, STORE_ACTIONS};
 use futures::{StreamExt, stream};
 
-use crate::moto::Store;
+use crate::emulators::Store;
 use crate::soak::{ids_in, settle};
 use crate::support::{Outcome, World, append_delta, everything_below, prompt_of, rows};
 

@@ -2,7 +2,7 @@
 
 use enrich::config::SimulatorSpec;
 
-use crate::moto::Store;
+use crate::emulators::Store;
 use crate::support::{Outcome, World, append_delta, read_target, rows, write_parquet};
 
 /// A job with its source, target and checkpoint in the store.

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use enrich::config::FaultSpec;
 
-use crate::python;
+use crate::packages;
 use crate::stops::{fault, faulty};
 use crate::support::{TargetRow, World, append_delta, read_target, rows};
 
@@ -21,7 +21,7 @@ fn read(python: &Path, target: &Path) -> Vec<TargetRow> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_independent_reader_finds_the_same_rows() {
-    let Some(python) = python::with("duckdb", "duckdb>=1.2") else { return };
+    let Some(python) = packages::of_pypi("duckdb", "duckdb>=1.2") else { return };
     for partitioned in ["", "partition_by = [\"id\"]"] {
         let refuse = FaultSpec { status: Some(400), share: 0.2, times: Some(1), ..fault() };
         let world = World::new(faulty(refuse)).await;

@@ -1,4 +1,5 @@
-//! moto's server of S3's interface, from PyPI, with conditional puts.
+//! Servers of object stores' interfaces, with conditional puts: moto's of Amazon's, from PyPI, and Azurite's of
+//! Azure's, from npm.
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
@@ -9,36 +10,92 @@ use std::time::Duration;
 
 use futures::TryStreamExt;
 use object_store::aws::AmazonS3Builder;
+use object_store::azure::MicrosoftAzureBuilder;
 use object_store::{ObjectStore, ObjectStoreExt};
 
-use crate::python;
+use crate::packages;
 use crate::support::everything_below;
 
 /// A server with one bucket; it ends with this value.
 pub struct Store {
     child: Child,
     port: u16,
+    kind: Kind,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Amazon,
+    Azure,
+}
+
+/// The key that Azurite's documentation gives for its one account.
+const AZURITE_KEY: &str =
+    "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
+
+/// Makes a container, with a request signed as Azure's documentation of "Shared Key" says.
+const MAKE_CONTAINER: &str = r#"
+const [port, name, key] = process.argv.slice(1);
+const account = "devstoreaccount1";
+const date = new Date().toUTCString();
+const signed = "PUT" + "\n".repeat(12) +
+  `x-ms-date:${date}\nx-ms-version:2021-08-06\n/${account}/${account}/${name}\nrestype:container`;
+const hmac = require("crypto").createHmac("sha256", Buffer.from(key, "base64"));
+const headers = {
+  "x-ms-date": date, "x-ms-version": "2021-08-06", "content-length": 0,
+  authorization: `SharedKey ${account}:${hmac.update(signed).digest("base64")}`,
+};
+const path = `/${account}/${name}?restype=container`;
+require("http").request({ port, host: "127.0.0.1", method: "PUT", path, headers },
+  (answer) => process.exit(answer.statusCode === 201 ? 0 : 1)).on("error", () => process.exit(1)).end();
+"#;
+
 impl Store {
+    /// Azurite with one container.
+    pub fn azure() -> Option<Store> {
+        let azurite = packages::of_npm("azurite", "azurite@3")?;
+        let port = free_port();
+        let child = Command::new("node")
+            .arg(azurite.join("dist/src/blob/main.js"))
+            .args(["--silent", "--disableTelemetry", "--inMemoryPersistence", "--skipApiVersionCheck"])
+            .args(["--blobPort", &port.to_string()])
+            .current_dir(std::env::temp_dir())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let store = Store { child, port, kind: Kind::Azure };
+        store.wait(|store| {
+            let port = store.port.to_string();
+            let made =
+                Command::new("node").args(["-e", MAKE_CONTAINER, &port, "bucket", AZURITE_KEY]).status()?;
+            if made.success() { Ok(()) } else { Err(std::io::Error::other(made.to_string())) }
+        });
+        Some(store)
+    }
+
+    /// moto with one bucket.
     pub fn start() -> Option<Store> {
-        let python = python::with("moto.server, flask", "moto[server]>=5.1")?;
-        // Free a moment ago: nobody else on this machine asks for a port between.
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let python = packages::of_pypi("moto.server, flask", "moto[server]>=5.1")?;
+        let port = free_port();
         let child = Command::new(python)
             .args(["-m", "moto.server", "-H", "127.0.0.1", "-p", &port.to_string()])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let store = Store { child, port };
+        let store = Store { child, port, kind: Kind::Amazon };
+        store.wait(Store::put_bucket);
+        Some(store)
+    }
+
+    fn wait(&self, is_there: impl Fn(&Store) -> std::io::Result<()>) {
         let mut tries = 0;
-        while store.put_bucket().is_err() {
+        while is_there(self).is_err() {
             tries += 1;
             assert!(tries < 300, "the store does not answer");
             std::thread::sleep(Duration::from_millis(100));
         }
-        Some(store)
     }
 
     fn put_bucket(&self) -> std::io::Result<()> {
@@ -61,8 +118,14 @@ impl Store {
     }
 
     /// What a command finds in its environment.
-    pub fn environment(&self) -> [(&'static str, String); 5] {
-        [
+    pub fn environment(&self) -> Vec<(&'static str, String)> {
+        if self.kind == Kind::Azure {
+            return vec![
+                ("AZURE_STORAGE_USE_EMULATOR", "true".into()),
+                ("AZURITE_BLOB_STORAGE_URL", self.endpoint()),
+            ];
+        }
+        vec![
             ("AWS_ENDPOINT_URL", self.endpoint()),
             ("AWS_ALLOW_HTTP", "true".into()),
             ("AWS_ACCESS_KEY_ID", "test".into()),
@@ -71,16 +134,30 @@ impl Store {
         ]
     }
 
-    pub fn objects(&self) -> impl ObjectStore {
-        AmazonS3Builder::new()
+    /// A URL of a place in the store.
+    pub fn url(&self, place: &str) -> String {
+        let scheme = if self.kind == Kind::Azure { "az" } else { "s3" };
+        format!("{scheme}://bucket/{place}")
+    }
+
+    pub fn objects(&self) -> Box<dyn ObjectStore> {
+        if self.kind == Kind::Azure {
+            let azure = MicrosoftAzureBuilder::new()
+                .with_account("devstoreaccount1")
+                .with_access_key(AZURITE_KEY)
+                .with_endpoint(format!("{}/devstoreaccount1", self.endpoint()))
+                .with_allow_http(true)
+                .with_container_name("bucket");
+            return Box::new(azure.build().unwrap());
+        }
+        let amazon = AmazonS3Builder::new()
             .with_endpoint(self.endpoint())
             .with_allow_http(true)
             .with_access_key_id("test")
             .with_secret_access_key("test")
             .with_region("us-east-1")
-            .with_bucket_name("bucket")
-            .build()
-            .unwrap()
+            .with_bucket_name("bucket");
+        Box::new(amazon.build().unwrap())
     }
 
     /// Puts everything below a folder into the bucket.
@@ -116,6 +193,11 @@ impl Store {
             all.filter(|path| !there.contains(path)).for_each(|path| std::fs::remove_file(path).unwrap());
         }
     }
+}
+
+/// Free a moment ago: nobody else on this machine asks for a port between.
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 impl Drop for Store {

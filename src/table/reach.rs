@@ -1,0 +1,56 @@
+//! Reaching the object store of a place: quick to say that it is not there, patient once it was.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use deltalake::{DeltaTableBuilder, DeltaTableError};
+use futures::TryStreamExt;
+use object_store::ObjectStore;
+use object_store::path::Path;
+
+use super::TableError;
+use super::open::{LOG_FOLDER, error_of, uri};
+use crate::store::Location;
+
+/// How requests to a store are repeated once it has answered: with delays that grow to ten seconds, for about a minute
+/// in all. (With object_store's own base of 2 its jittered delays do not grow, and ten of them last two seconds.)
+const PATIENT: [(&str, &str); 5] = [
+    ("max_retries", "15"),
+    ("retry_timeout", "180s"),
+    ("backoff_config.max_backoff", "10s"),
+    ("backoff_config.base", "4"),
+    ("timeout", "120s"),
+];
+
+/// Stores that have answered this process.
+static REACHED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+/// The object store of a place, whose paths are relative to it.
+///
+/// # Errors
+/// When the environment lacks what it needs, or the store does not answer.
+pub async fn objects(at: &Location) -> Result<Arc<dyn ObjectStore>, TableError> {
+    let error = error_of("reach", at);
+    Ok(builder(at).await?.build_storage().map_err(&error)?.object_store(None))
+}
+
+/// What opens a table; before the first one in a store that is asked whether it is there.
+pub(super) async fn builder(at: &Location) -> Result<DeltaTableBuilder, TableError> {
+    let error = error_of("reach", at);
+    let new = || -> Result<DeltaTableBuilder, DeltaTableError> { DeltaTableBuilder::from_url(uri(at)?) };
+    let builder = new().map_err(&error)?;
+    let Some(url) = at.url() else { return Ok(builder) };
+    let store = format!("{}://{}", url.scheme(), url.authority());
+    if !is_reached(&store) {
+        let quick = new().and_then(|builder| builder.build_storage()).map_err(&error)?.object_store(None);
+        let mut listed = quick.list(Some(&Path::from(LOG_FOLDER)));
+        listed.try_next().await.map_err(|source| error(source.into()))?;
+        REACHED.lock().unwrap_or_else(PoisonError::into_inner).insert(store);
+    }
+    let options = PATIENT.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    Ok(builder.with_storage_options(HashMap::from(options)))
+}
+
+fn is_reached(store: &str) -> bool {
+    REACHED.lock().unwrap_or_else(PoisonError::into_inner).contains(store)
+}
