@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt, stream};
 use object_store::aws::AmazonS3Builder;
 use object_store::azure::MicrosoftAzureBuilder;
 use object_store::{ObjectStore, ObjectStoreExt};
@@ -163,11 +163,13 @@ impl Store {
     /// Puts everything below a folder into the bucket.
     pub async fn upload(&self, folder: &Path, to: &str) {
         let store = self.objects();
-        for (path, bytes) in everything_below(folder) {
+        let put = everything_below(folder).into_iter().map(|(path, bytes)| {
             let below = path.strip_prefix(folder).unwrap().to_str().unwrap();
             let at = object_store::path::Path::parse(format!("{to}/{below}")).unwrap();
-            store.put(&at, bytes.into()).await.unwrap();
-        }
+            let store = &store;
+            async move { store.put(&at, bytes.into()).await.unwrap() }
+        });
+        stream::iter(put).buffer_unordered(8).collect::<Vec<_>>().await;
     }
 
     /// Brings everything below a prefix into a folder, and takes away what is no longer there.

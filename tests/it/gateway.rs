@@ -191,10 +191,10 @@ impl Inner {
             headers.remove("if-match");
             headers.remove("if-none-match");
         }
-        if self.is_google {
-            if let Err(refused) = self.from_google(path, &mut headers).await {
-                return refused;
-            }
+        if self.is_google
+            && let Err(refused) = self.translate(path, &mut headers).await
+        {
+            return refused;
         }
         let url = format!("{}{path}", self.behind);
         let sent = self.client.request(method, url).headers(headers).body(body).send().await;
@@ -214,7 +214,7 @@ impl Inner {
     }
 
     /// Puts Amazon's condition in the place of Google's.
-    async fn from_google(&self, path: &str, headers: &mut HeaderMap) -> Result<(), Response> {
+    async fn translate(&self, path: &str, headers: &mut HeaderMap) -> Result<(), Response> {
         headers.insert("authorization", HeaderValue::from_static(SIGNED));
         let Some(wanted) = headers.remove("x-goog-if-generation-match") else { return Ok(()) };
         if wanted == "0" {
