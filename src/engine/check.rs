@@ -132,7 +132,7 @@ pub async fn check(job: &Job, live: bool, simulator: Option<&Url>) -> Vec<Findin
         }
         Err(error) => note("retry", Err(error.into())),
     }
-    match Funds::look(job) {
+    match Funds::look(job, &home).await {
         Ok(None) => {}
         Ok(Some(Spent { exhausted: Some(words), .. })) => note("budget", Err(EngineError::Budget(words))),
         Ok(Some(spent)) => note("budget", Ok(spent.to_string())),

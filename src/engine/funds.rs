@@ -107,8 +107,13 @@ impl Funds {
     }
 
     /// What was spent of the budget for all runs of a job; none if it has none and none was counted.
-    pub(super) fn look(job: &Job) -> Result<Option<Spent>, EngineError> {
-        let found = Spending::read(&folder(&job.places.journal))?;
+    pub(super) async fn look(job: &Job, home: &Folder) -> Result<Option<Spent>, EngineError> {
+        let own = Spending::read(&folder(&job.places.journal))?;
+        let copied = match home.join(FOLDER).objects() {
+            Some(objects) => SpentCopy::read(objects).await?,
+            None => None,
+        };
+        let found = own.map_or(copied, |own| Some(copied.map_or(own, |copied| own.most(copied))));
         let allowance = job.budget.job;
         if found.is_none() && allowance.is_unlimited() {
             return Ok(None);

@@ -27,6 +27,9 @@ use crate::sink::{Constraints, Sink};
 use crate::source::Source;
 use crate::store::Folder;
 
+/// Folder of a journal's copies, in that of the checkpoint.
+pub(super) const COPIES: &str = "journal";
+
 /// The journals of a lineage.
 #[derive(Debug)]
 pub struct Journals {
@@ -158,7 +161,7 @@ pub(super) async fn sort_journals<P>(
     let mut copier = None;
     if let Some(objects) = home.objects() {
         let machine = MachineId::of(folder.path())?;
-        let copies = Copies::new(objects.join("journal"), &machine, job.places.copying.bytes);
+        let copies = Copies::new(objects.join(COPIES), &machine, job.places.copying.bytes);
         let lineage = checkpoint.lineage;
         let header = |plan: &PlannedBatch| Header { lineage, batch: plan.id, digest: plan.digest() };
         let planned: Vec<Header> = outstanding.iter().map(header).collect();

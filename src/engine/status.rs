@@ -6,14 +6,16 @@ use super::error::EngineError;
 use super::exclusive::{holder, home};
 use super::funds::{Funds, Spent};
 use super::retry;
+use super::start::COPIES;
 use crate::checkpoint::{
     Checkpoint, CheckpointFile, LastRun, PlannedBatch, Position, Recovery, Retrying, Selection, recover,
 };
 use crate::config::Job;
 use crate::ident::BatchId;
-use crate::journal::{Header, JournalFolder};
+use crate::journal::{Copies, Header, JournalFolder};
 use crate::sink::{self, FailedGroup, FailedRows, Progress, Sink, retry_app_id};
 use crate::source::{Lag, Source};
+use crate::store::Folder;
 use crate::table::{Table, TableError, is_delta_table};
 
 /// How a job stands.
@@ -132,6 +134,7 @@ pub async fn status(job: &Job) -> Result<Status, EngineError> {
     let folder = &job.places.state;
     let retry_folder = folder.join(retry::FOLDER);
     let home = home(job).await?;
+    let retry_home = home.join(retry::FOLDER);
     let target_at = &job.target.location;
     let table = if is_delta_table(target_at).await? {
         Some(Table::open(target_at).await?)
@@ -140,8 +143,7 @@ pub async fn status(job: &Job) -> Result<Status, EngineError> {
         None
     };
     let run: Option<Checkpoint<Position>> = CheckpointFile::in_folder(&home).load().await?;
-    let retried: Option<Checkpoint<Retrying>> =
-        CheckpointFile::in_folder(&home.join(retry::FOLDER)).load().await?;
+    let retried: Option<Checkpoint<Retrying>> = CheckpointFile::in_folder(&retry_home).load().await?;
     let Standing { checkpoint, position, open } = standing(job, run.as_ref(), table.as_ref()).await?;
     let (source, source_error) = match &position {
         Some(position) => match lag(job, position).await {
@@ -155,14 +157,15 @@ pub async fn status(job: &Job) -> Result<Status, EngineError> {
     let mut status = Status {
         app_id: job.app_id.clone(),
         running: holder(folder, &home).await,
-        retrying: holder(&retry_folder, &home.join(retry::FOLDER)).await,
+        retrying: holder(&retry_folder, &retry_home).await,
         source,
         source_error,
         checkpoint,
-        open_batches: open_batches(job, &job.places.journal, run.as_ref(), &open),
-        open_retry_batches: open_batches(job, &retry_journal, retried.as_ref(), &open_retry),
+        open_batches: open_batches(job, &home, &job.places.journal, run.as_ref(), &open).await?,
+        open_retry_batches: open_batches(job, &retry_home, &retry_journal, retried.as_ref(), &open_retry)
+            .await?,
         journal_bytes: JournalFolder::bytes_in(&job.places.journal) + JournalFolder::bytes_in(&retry_journal),
-        spent: Funds::look(job)?,
+        spent: Funds::look(job, &home).await?,
         target: target(job, table.as_ref()).await?,
         last_run: LastRun::load(folder),
         last_retry: LastRun::load(&retry_folder),
@@ -240,19 +243,25 @@ async fn lag(job: &Job, position: &Position) -> Result<Lag, EngineError> {
     Ok(source.lag(position).await?)
 }
 
-fn open_batches<P>(
+async fn open_batches<P>(
     job: &Job,
+    home: &Folder,
     journal: &std::path::Path,
     checkpoint: Option<&Checkpoint<P>>,
     open: &[PlannedBatch],
-) -> Vec<OpenBatch> {
-    let Some(checkpoint) = checkpoint else { return Vec::new() };
-    let batch = |plan: &PlannedBatch| {
+) -> Result<Vec<OpenBatch>, EngineError> {
+    let Some(checkpoint) = checkpoint else { return Ok(Vec::new()) };
+    let mut batches = Vec::with_capacity(open.len());
+    for plan in open {
         let header = Header { lineage: checkpoint.lineage, batch: plan.id, digest: plan.digest() };
-        let answered = JournalFolder::settled_rows(journal, &header, job.steps.len());
-        OpenBatch { batch: plan.id, rows: plan.rows(), answered: answered.min(plan.rows()) }
-    };
-    open.iter().map(batch).collect()
+        let copied = match home.objects() {
+            Some(objects) => Copies::read_of(&objects.join(COPIES), &header).await?,
+            None => Vec::new(),
+        };
+        let answered = JournalFolder::settled_rows(journal, &header, job.steps.len(), copied);
+        batches.push(OpenBatch { batch: plan.id, rows: plan.rows(), answered: answered.min(plan.rows()) });
+    }
+    Ok(batches)
 }
 
 async fn target(job: &Job, table: Option<&Table>) -> Result<Option<TargetStatus>, EngineError> {

@@ -287,6 +287,19 @@ impl Copies {
         Ok(())
     }
 
+    /// What was copied of a batch's journal to a folder in a store.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn read_of(objects: &Objects, header: &Header) -> Result<Vec<Record>, JournalError> {
+        let copies = Copies::new(objects.join(&folder(header.lineage, header.batch)), &"", u64::MAX);
+        let mut records = Vec::new();
+        for name in copies.objects.list().await? {
+            records.extend(copies.read(&name, |found| found == header, &mut Vec::new()).await?);
+        }
+        Ok(records)
+    }
+
     /// Records of a segment whose header fits, as far as they are intact.
     async fn read(
         &self,

@@ -71,18 +71,22 @@ impl JournalFolder {
         journals.filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len()).sum()
     }
 
-    /// Rows of a batch that have an outcome for each of so many steps in its journal in a folder, as far as
-    /// can be told.
+    /// Rows of a batch that have an outcome for each of so many steps in its journal in a folder, or among what was
+    /// copied of it, as far as can be told.
     #[must_use]
-    pub fn settled_rows(folder: &Path, header: &Header, steps: usize) -> u64 {
+    pub fn settled_rows(folder: &Path, header: &Header, steps: usize, copied: Vec<Record>) -> u64 {
         let folder = JournalFolder { path: folder.to_owned(), copies: None };
-        let Ok(mut reader) = JournalReader::open(&folder.file_of(header.batch)) else { return 0 };
-        if reader.header() != Some(header) {
-            return 0;
-        }
         let mut settled: HashMap<RowKey, HashSet<Arc<str>>> = HashMap::new();
-        while let Ok(Some(record)) = reader.next_record() {
-            settled.entry(record.key).or_default().insert(record.step);
+        let mut settle = |record: Record| settled.entry(record.key).or_default().insert(record.step);
+        for record in copied {
+            settle(record);
+        }
+        if let Ok(mut reader) = JournalReader::open(&folder.file_of(header.batch))
+            && reader.header() == Some(header)
+        {
+            while let Ok(Some(record)) = reader.next_record() {
+                settle(record);
+            }
         }
         settled.values().filter(|done| done.len() >= steps).count() as u64
     }

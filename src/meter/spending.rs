@@ -100,11 +100,7 @@ impl Spending {
     /// # Errors
     /// When it cannot be written.
     pub fn raise(&mut self, counted: Spend) -> Result<(), StoreError> {
-        let settled = Spend {
-            money: self.settled.money.max(counted.money),
-            tokens: self.settled.tokens.max(counted.tokens),
-            requests: self.settled.requests.max(counted.requests),
-        };
+        let settled = self.settled.most(counted);
         if settled != self.settled {
             (self.file, self.len) = write_anew(&self.path, settled, &self.open)?;
             self.settled = settled;

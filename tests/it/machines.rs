@@ -350,3 +350,88 @@ async fn signal(child: &Child, name: &str) {
     command.args([&format!("-{name}"), &child.id().to_string()]);
     tokio::task::spawn_blocking(move || command.status().unwrap()).await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_machines_with_checkpoints_of_their_own_one_is_refused() {
+    let Some(store) = Store::start() else { return };
+    let spec = SimulatorSpec { latency: Some(Span(Duration::from_millis(60))), ..SimulatorSpec::default() };
+    let site = Site::new(&Arc::new(store), "apart".to_owned(), spec).await;
+    site.append(0..60).await;
+    let text = std::fs::read_to_string(site.world.job()).unwrap();
+    let mut runs = Vec::new();
+    for machine in 0..2 {
+        let path = site.world.path(&format!("job-{machine}.toml"));
+        let own = format!("[checkpoint]\npath = \"checkpoint-{machine}\"");
+        std::fs::write(&path, text.replace("[checkpoint]", &own)).unwrap();
+        let mut command = site.world.command(&["run", path.to_str().unwrap()]);
+        command.envs(site.store.environment());
+        runs.push(command);
+    }
+    let ends = futures::future::join_all(runs.into_iter().map(|run| site.world.output(run))).await;
+    let ends: Vec<Outcome> = ends.iter().map(Outcome::of).collect();
+    let refused = ends.iter().find(|end| end.status != Some(0)).expect("one of them is not let on");
+    let is_told = ["by another checkpoint", "another checkpoint writes to this target"]
+        .iter()
+        .any(|words| refused.stderr.contains(words));
+    assert!(is_told, "{}", refused.stderr);
+    assert!(ends.iter().any(|end| end.status == Some(0)), "{ends:?}");
+    site.download().await;
+    site.world.assert_target(0..60).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_machine_goes_on_with_a_retry_and_its_answers() {
+    let Some(store) = Store::start() else { return };
+    let fault = enrich::config::FaultSpec {
+        status: Some(400),
+        contains: Some("Row 1".into()),
+        times: Some(1),
+        ..crate::stops::fault()
+    };
+    let mut spec = crate::stops::faulty(fault);
+    spec.latency = Some(Span(Duration::from_millis(100)));
+    let site = Site::new(&Arc::new(store), "mended".to_owned(), spec).await;
+    site.append(0..20).await;
+    site.run(0, "").await.assert_status(0).assert_says("11 errors");
+    let mut killed = site.command(0, &["retry"]);
+    killed.env("ENRICH_FAULT", "journal-append.after=kill@9");
+    assert_ne!(Outcome::of(&site.world.output(killed).await).status, Some(0));
+    settle(&site.world).await;
+    let before = site.world.simulator.counts().requests;
+    let retried = site.world.output(site.command(1, &["retry"])).await;
+    Outcome::of(&retried).assert_status(6).assert_says("another run holds this job");
+    tokio::time::sleep(Duration::from_millis(2_200)).await;
+    let retried = Outcome::of(&site.world.output(site.command(1, &["retry"])).await);
+    retried.assert_status(0).assert_says("brought back from the copies");
+    site.download().await;
+    site.world.assert_target(0..20).await;
+    // Four were in flight, and up to four more had come within the last tenth of a second.
+    let again = site.world.simulator.counts().requests - before;
+    assert!((2..=10).contains(&again), "{again} of 11 are asked by the other machine");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn machines_share_a_budget() {
+    let Some(store) = Store::start() else { return };
+    let spec = SimulatorSpec { latency: Some(Span(Duration::from_millis(20))), ..SimulatorSpec::default() };
+    let site = Site::new(&Arc::new(store), "budget".to_owned(), spec).await;
+    site.append(0..60).await;
+    let text = std::fs::read_to_string(site.world.job()).unwrap();
+    site.world.write_text(&text.replace("[batch]", "[budget]\nmax_requests = 25\n[batch]"));
+    let mut first = site.command(0, &["run"]);
+    first.args(["--max-rows", "20"]);
+    Outcome::of(&site.world.output(first).await).assert_status(0);
+    let other = site.run(1, "").await;
+    other.assert_status(5).assert_says("budget.max_requests is 25");
+    assert_eq!(site.world.simulator.counts().requests, 25);
+    site.run(0, "").await.assert_status(5);
+    assert_eq!(site.world.simulator.counts().requests, 25);
+    let status = Outcome::of(&site.world.output(site.command(2, &["status"])).await);
+    status.assert_status(0);
+    let of_both = "25 requests of 25";
+    assert!(
+        status.stdout.contains(of_both) && status.stdout.contains("40 rows: 5 answered"),
+        "{}",
+        status.stdout
+    );
+}
