@@ -1,6 +1,7 @@
 //! Jobs that change: other prompts, starting over, columns that the target does not have.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{AsArray, Int64Array, StringArray};
@@ -8,10 +9,12 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Schema};
 use arrow::record_batch::RecordBatch;
 use deltalake::{DeltaTableBuilder, ensure_table_uri};
+use enrich::config::SimulatorSpec;
 use enrich::simulator::answer_to;
 use enrich::table::{Table, TableError};
 
 use crate::support::{World, append_delta, prompt_of, rows, text_of};
+use crate::tables::{copy_of, rows_of, tables, world_over};
 
 /// What a query says of the target, as texts.
 async fn query(world: &World, sql: &str) -> Vec<Vec<Option<String>>> {
@@ -167,4 +170,89 @@ async fn a_new_column_stops_the_run_is_ignored_or_is_added() {
             assert_eq!((&found["3"], &found["13"]), (&None, &Some("4".to_owned())));
         }
     }
+}
+
+/// Appends a commit that another engine could have written.
+fn commit(table: &Path, version: u64, actions: &[serde_json::Value]) {
+    let lines: Vec<String> = actions.iter().map(ToString::to_string).collect();
+    std::fs::write(table.join(format!("_delta_log/{version:020}.json")), lines.join("\n")).unwrap();
+}
+
+/// The newest action of a kind in a commit.
+fn action(table: &Path, version: u64, kind: &str) -> serde_json::Value {
+    let log = std::fs::read_to_string(table.join(format!("_delta_log/{version:020}.json"))).unwrap();
+    let actions = log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    actions.rev().find(|action| action.get(kind).is_some()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_column_that_is_renamed_under_column_mapping_is_a_new_column() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("source");
+    copy_of(&tables().join("table_with_column_mapping"), &source);
+    let world = world_over(&source, "").await;
+    world.run(&[]).await.assert_status(0);
+    // The rows of the last file once more, as new ones, in a table whose column has another name now.
+    let mut add = action(&source, 0, "add");
+    let path = add["add"]["path"].as_str().unwrap().to_owned();
+    std::fs::copy(source.join(&path), source.join("again.parquet")).unwrap();
+    add["add"]["path"] = "again.parquet".into();
+    let mut metadata = action(&source, 0, "metaData");
+    let schema =
+        metadata["metaData"]["schemaString"].as_str().unwrap().replace("\"Super Name\"", "\"Name now\"");
+    metadata["metaData"]["schemaString"] = schema.into();
+    commit(&source, 1, &[metadata, add]);
+    let calls = world.simulator.counts().requests;
+    world.run(&[]).await.assert_status(2).assert_says("it has no column \"Name now\"");
+    assert_eq!(world.simulator.counts().requests, calls);
+    world.run(&["--set", "target.on_new_columns=add"]).await.assert_status(0);
+    let sql = "SELECT \"Super Name\" IS NULL, \"Name now\" IS NULL, count(*) FROM target GROUP BY 1, 2";
+    let found = rows_of(&world.path("target"), sql).await;
+    let rows = |old: &str, new: &str| found.iter().any(|row| row[0] == old && row[1] == new);
+    assert!(rows("false", "true") && rows("true", "false") && found.len() == 2, "{found:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_column_whose_type_is_widened_is_read_in_its_new_type() {
+    let world = World::new(SimulatorSpec::default()).await;
+    let source = world.path("source");
+    let batch = |column: arrow::array::ArrayRef, ids: std::ops::Range<i64>| {
+        let rows = rows(ids);
+        let mut fields = rows.schema().fields().to_vec();
+        fields.push(Arc::new(Field::new("n", column.data_type().clone(), true)));
+        let columns = rows.columns().iter().cloned().chain([column]).collect();
+        RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap()
+    };
+    append_delta(&source, &batch(Arc::new(arrow::array::Int32Array::from(vec![1, 2, 3])), 0..3)).await;
+    world.write_job("");
+    world.run(&["--max-rows", "2"]).await.assert_status(0);
+    // As Spark's ALTER COLUMN … TYPE BIGINT leaves it.
+    let wide = batch(Arc::new(Int64Array::from(vec![1_i64 << 40, 5])), 3..5);
+    crate::support::write_parquet(&source.join("wide.parquet"), &wide, 10);
+    let mut metadata = action(&source, 0, "metaData");
+    let mut schema: serde_json::Value =
+        serde_json::from_str(metadata["metaData"]["schemaString"].as_str().unwrap()).unwrap();
+    schema["fields"][2]["type"] = "long".into();
+    schema["fields"][2]["metadata"] =
+        serde_json::json!({ "delta.typeChanges": [{ "fromType": "integer", "toType": "long" }] });
+    metadata["metaData"]["schemaString"] = schema.to_string().into();
+    metadata["metaData"]["configuration"] = serde_json::json!({ "delta.enableTypeWidening": "true" });
+    let protocol = serde_json::json!({ "protocol": {
+        "minReaderVersion": 3, "minWriterVersion": 7, "readerFeatures": ["typeWidening"],
+        "writerFeatures": ["typeWidening", "appendOnly", "invariants"],
+    }});
+    let size = std::fs::metadata(source.join("wide.parquet")).unwrap().len();
+    let add = serde_json::json!({ "add": {
+        "path": "wide.parquet", "partitionValues": {}, "size": size, "modificationTime": 1_700_000_000_000_i64,
+        "dataChange": true,
+    }});
+    commit(&source, 2, &[protocol, metadata, add]);
+    // The target's column is the narrow one, and no feature that is written here widens it.
+    let calls = world.simulator.counts().requests;
+    world.run(&[]).await.assert_status(2).assert_says("\"n\"");
+    assert_eq!(world.simulator.counts().requests, calls);
+    world.run(&["--set", "target.path=wide"]).await.assert_status(0);
+    let found = rows_of(&world.path("wide"), "SELECT id, n FROM target ORDER BY id").await;
+    let numbers: Vec<&str> = found.iter().map(|row| row[1].as_str()).collect();
+    assert_eq!(numbers, ["1", "2", "3", "1099511627776", "5"]);
 }

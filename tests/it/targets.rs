@@ -309,6 +309,14 @@ async fn others_may_append_compact_and_vacuum_beside_a_run() {
     world.write_job("");
     make_target(&world, |field| field).await;
     let path = world.path("target");
+    // Of nobody, and old enough for a VACUUM that keeps an hour.
+    let orphan = path.join("orphan.parquet");
+    let kept = path.join("_checkpoints/test/kept");
+    fs::create_dir_all(kept.parent().unwrap()).unwrap();
+    for old in [&orphan, &kept] {
+        let file = fs::File::create(old).unwrap();
+        file.set_modified((enrich::clock::wall() - Duration::from_secs(7_200)).into()).unwrap();
+    }
     let job = world.job();
     let mut child = world.command(&["run", "--quiet", job.to_str().unwrap()]).spawn().unwrap();
     let mut appended = 0;
@@ -318,12 +326,17 @@ async fn others_may_append_compact_and_vacuum_beside_a_run() {
         appended += 1;
         // Each may lose a race against a commit; none may harm one.
         let _ = delta(&path).await.optimize().await;
-        let vacuum = delta(&path).await.vacuum().with_retention_period(chrono::TimeDelta::zero());
-        let _ = vacuum.with_enforce_retention_duration(false).with_dry_run(true).await;
+        let vacuum = delta(&path).await.vacuum().with_retention_period(chrono::TimeDelta::hours(1));
+        let vacuum = vacuum.with_mode(deltalake::operations::vacuum::VacuumMode::Full);
+        let _ = vacuum.with_enforce_retention_duration(false).await;
         tokio::time::sleep(Duration::from_millis(30)).await;
     }
     assert!(child.wait().unwrap().success());
     assert!(appended > 2, "{appended} appends beside the run");
+    assert!(
+        !orphan.exists() && kept.exists(),
+        "VACUUM takes what is nobody's and leaves the job's own folder alone"
+    );
     let own = rows_of(&path, "SELECT id, count(*) FROM target WHERE answer IS NOT NULL GROUP BY id").await;
     assert_eq!(own.len(), 300);
     assert!(own.iter().all(|row| row[1] == "1"));
