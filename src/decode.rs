@@ -3,6 +3,7 @@
 
 use serde_json::Value;
 
+use crate::config::Form;
 use crate::fault::{Class, Failure};
 use crate::ident::{Money, Tokens};
 use crate::wire::{ChatResponse, Usage};
@@ -62,6 +63,48 @@ fn cost(cost: &Value) -> Option<Money> {
     cost.as_f64().or_else(|| cost.get("total_cost")?.as_f64()).and_then(Money::from_dollars)
 }
 
+/// What an answer says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// What stands in the output column.
+    Good(String),
+    /// Something else than was asked for.
+    Invalid {
+        /// What was said.
+        said: String,
+        /// What is wrong with it, to be told to the model.
+        complaint: String,
+    },
+}
+
+/// What a response says, held against what an answer must be. White space around it and the fences of a block of
+/// Markdown do not count; nothing else is guessed.
+///
+/// # Errors
+/// As [`text`].
+pub fn answer(response: ChatResponse, form: &Form) -> Result<Answer, Failure> {
+    let said = text(response)?;
+    let Form::Classes(classes) = form else { return Ok(Answer::Good(said)) };
+    let bare = unfenced(&said);
+    if let Some(class) = classes.iter().find(|class| *class == bare) {
+        return Ok(Answer::Good(class.clone()));
+    }
+    let complaint = format!(
+        "That is not one of the answers that there may be. Answer with one of the following and nothing else:\n{}",
+        classes.join("\n")
+    );
+    Ok(Answer::Invalid { said, complaint })
+}
+
+/// What stands in a block of Markdown, if that is all there is.
+fn unfenced(text: &str) -> &str {
+    let text = text.trim();
+    let inner = text.strip_prefix("```").and_then(|text| text.strip_suffix("```"));
+    // The first line may name a language.
+    let inner = inner.and_then(|inner| inner.split_once('\n'));
+    inner.map_or(text, |(_, inner)| inner.trim())
+}
+
 /// The text of a chat completion.
 ///
 /// # Errors
@@ -107,6 +150,29 @@ mod tests {
         assert_eq!(choice(r#""message":{"content":null,"refusal":"no"}"#), Err(Class::Refusal));
         assert_eq!(read(r#"{"choices":[]}"#), Err(Class::InvalidResponse));
         assert_eq!(read("<html>"), Err(Class::InvalidResponse));
+    }
+
+    #[test]
+    fn an_answer_is_one_of_the_classes_or_invalid() {
+        let form = Form::Classes(vec!["bug".into(), "a feature".into()]);
+        let read = |said: &str| {
+            let choice = serde_json::json!({ "message": { "content": said } });
+            let body = serde_json::json!({ "choices": [choice] }).to_string();
+            match answer(parse(body.as_bytes()).unwrap(), &form).unwrap() {
+                Answer::Good(class) => Some(class),
+                Answer::Invalid { said: told, complaint } => {
+                    assert!(told == said && complaint.ends_with("else:\nbug\na feature"), "{complaint}");
+                    None
+                }
+            }
+        };
+        for good in ["bug", " bug\n", "```\nbug\n```", "```text\nbug```"] {
+            assert_eq!(read(good).as_deref(), Some("bug"), "{good:?}");
+        }
+        assert_eq!(read("a feature").as_deref(), Some("a feature"));
+        for bad in ["Bug", "bug.", "a  feature", "It is a bug", "bug\na feature", "```bug```", "\"bug\""] {
+            assert_eq!(read(bad), None, "{bad:?}");
+        }
     }
 
     #[test]

@@ -65,6 +65,8 @@ classes! {
     Length = "length" => Reject,
     /// The answer has no text.
     EmptyAnswer = "empty_answer" => Reject,
+    /// The answer is not what the step asks for, also after repairs.
+    InvalidOutput = "invalid_output" => Reject,
     /// The target's constraints do not allow what was to be written.
     Constraint = "constraint" => Reject,
     /// The row's prompt could not be made from the template.

@@ -171,6 +171,9 @@ fn advice(class: &str) -> &'static str {
         Class::ContentFilter | Class::Refusal => "change the prompt, or enrich retry --provider another",
         Class::Length => "raise max_tokens, then enrich retry",
         Class::Constraint => "enrich retry; if it stays, change the prompt or the target's constraint",
+        Class::InvalidOutput => {
+            "enrich retry, or --provider another; if it stays, change the prompt or the classes"
+        }
         Class::EmptyAnswer => "enrich retry; if it stays, change the prompt",
         Class::Template => "mend the template, then enrich retry",
         Class::BadRequest | Class::NotFound => "mend what the provider refuses, then enrich retry",

@@ -8,8 +8,8 @@ use url::Url;
 
 use super::error::{ConfigError, nearest};
 use super::job::{
-    ApiKey, BatchLimits, Job, Params, Provider, RetryPolicy, SourceSpec, SourceStart, StepSpec, TargetSpec,
-    TokenLimits, WindowLimits,
+    ApiKey, BatchLimits, Form, Job, Params, Provider, RetryPolicy, SourceSpec, SourceStart, StepSpec,
+    TargetSpec, TokenLimits, WindowLimits,
 };
 use super::raw::{OneOrMore, RawJob, RawProvider, RawSource, RawStep};
 use super::simulated::SimulatorSpec;
@@ -17,6 +17,8 @@ use super::units::{ByteSize, Span, moment};
 use crate::ident::Money;
 use crate::store::Location;
 
+/// Each repair is paid for.
+const MAX_REPAIRS: u32 = 10;
 const MAX_STEPS: usize = 100;
 const MAX_ERROR_RATE: f64 = 0.5;
 const METADATA_COLUMN: &str = "_enrich";
@@ -458,7 +460,27 @@ impl Checker<'_> {
             Some(_) => Some(self.positive(&key("max_tokens"), raw.max_tokens, 1)?),
             None => None,
         };
+        let form = match raw.classes {
+            Some(classes) => self.classes(&key("classes"), classes)?,
+            None => Form::Text,
+        };
+        let max_repairs = match (raw.max_repairs, &form) {
+            (Some(_), Form::Text) => {
+                return Err(self.wrong(
+                    key("max_repairs"),
+                    "is set, and any text is an answer of this step; it goes with classes",
+                ));
+            }
+            (Some(repairs), _) if repairs > MAX_REPAIRS => {
+                return Err(
+                    self.wrong(key("max_repairs"), format!("is {repairs}; {MAX_REPAIRS} is the most"))
+                );
+            }
+            (repairs, _) => repairs.unwrap_or(2),
+        };
         Ok(StepSpec {
+            form,
+            max_repairs,
             output: raw.output,
             providers: chosen,
             balance: raw.balance,
@@ -472,6 +494,24 @@ impl Checker<'_> {
             null_inputs: raw.null_inputs,
             row_deadline: self.positive_span(&key("row_deadline"), raw.row_deadline, 600)?,
         })
+    }
+
+    fn classes(&self, key: &str, classes: Vec<String>) -> Result<Form, ConfigError> {
+        if classes.is_empty() {
+            return Err(self.wrong(key, "is empty; it names the answers that there may be"));
+        }
+        for (at, class) in classes.iter().enumerate() {
+            if class.is_empty() || class.trim() != class || class.chars().any(char::is_control) {
+                return Err(self.wrong(
+                    key,
+                    format!("has the entry {class:?}; a class is text without white space at its ends"),
+                ));
+            }
+            if classes.iter().take(at).any(|other| other == class) {
+                return Err(self.wrong(key, format!("has {class:?} twice")));
+            }
+        }
+        Ok(Form::Classes(classes))
     }
 
     /// Positions of the providers that a step names.

@@ -274,6 +274,10 @@ pub struct StepSpec {
     pub prompt: String,
     /// Template of the system message.
     pub system: Option<String>,
+    /// What an answer must be.
+    pub form: Form,
+    /// How often a row is asked again whose answer is not that.
+    pub max_repairs: u32,
     /// What is asked for besides the messages.
     pub params: Params,
     /// What happens to rows without input.
@@ -289,8 +293,24 @@ impl StepSpec {
         let Params { temperature, max_tokens, extra_body } = &self.params;
         let params = serde_json::json!([temperature, max_tokens, extra_body]).to_string();
         let system = self.system.as_deref().map_or(&[][..], |system| system.as_bytes());
-        Fingerprint::of([self.prompt.as_bytes(), system, params.as_bytes()])
+        let asked = [self.prompt.as_bytes(), system, params.as_bytes()];
+        match &self.form {
+            Form::Text => Fingerprint::of(asked),
+            Form::Classes(classes) => {
+                Fingerprint::of(asked.into_iter().chain(classes.iter().map(String::as_bytes)))
+            }
+        }
     }
+}
+
+/// What an answer must be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Form {
+    /// Any text.
+    #[default]
+    Text,
+    /// One of these.
+    Classes(Vec<String>),
 }
 
 /// Parameters of the question: with the messages, they are what a request's fingerprint stands for.

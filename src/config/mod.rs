@@ -20,8 +20,8 @@ pub use budget::{Allowance, Budget, Prices};
 pub use error::ConfigError;
 pub(crate) use error::nearest;
 pub use job::{
-    ApiKey, BatchLimits, Copying, Job, Keys, NullInputs, OnNewColumns, Params, Places, Provider, RetryPolicy,
-    SourceSpec, SourceStart, StepSpec, TargetSpec, TokenCharge, TokenLimits, WindowLimits,
+    ApiKey, BatchLimits, Copying, Form, Job, Keys, NullInputs, OnNewColumns, Params, Places, Provider,
+    RetryPolicy, SourceSpec, SourceStart, StepSpec, TargetSpec, TokenCharge, TokenLimits, WindowLimits,
 };
 pub use simulated::{
     DelayForm, FaultSpec, HeaderFamily, LimitSpec, LimitWindow, PhaseSpec, SimulatedCharge, SimulatorSpec,

@@ -307,6 +307,15 @@ pub(super) struct RawStep {
     pub(super) prompt: String,
     /// Template of the system message, like `prompt`. Default: none is sent.
     pub(super) system: Option<String>,
+    /// The answers that there may be: the column holds one of them, or an error. They are named to the model after
+    /// the prompt; letters count as they stand here. At least one, each once and without white space at its ends.
+    /// Default: any text.
+    #[schemars(length(min = 1))]
+    pub(super) classes: Option<Vec<String>>,
+    /// How often a row whose answer is not one of the `classes` is asked again, with its answer and what is wrong with
+    /// it; each is paid for. At most 10; after that the row is an error. Default: 2.
+    #[schemars(range(min = 0, max = 10))]
+    pub(super) max_repairs: Option<u32>,
     /// Sampling temperature, 0 to 2. Default: not sent.
     #[schemars(range(min = 0.0, max = 2.0))]
     pub(super) temperature: Option<f64>,

@@ -25,6 +25,9 @@ pub struct SimulatorSpec {
     /// median. `max_tokens` of the request is the most. Default: as its text has.
     #[schemars(range(min = 1))]
     pub completion_tokens: Option<u32>,
+    /// What it answers: one of these for each prompt. Default: the beginning of the prompt's last line.
+    #[serde(default)]
+    pub answers: Vec<String>,
     /// Spread of log-normal `completion_tokens`, 0 to 10. Default: 0, always the same.
     #[serde(default)]
     #[schemars(range(min = 0.0, max = 10.0))]
@@ -197,7 +200,7 @@ pub struct FaultSpec {
     pub share: f64,
     /// Only for so many first requests of the same prompt. Default: all.
     pub times: Option<u32>,
-    /// HTTP status to answer with. Default: 200 with `finish_reason`, `body` or only a `delay`, else 500.
+    /// HTTP status to answer with. Default: 200 with `finish_reason`, `text`, `body` or only a `delay`, else 500.
     pub status: Option<u16>,
     /// `code` of the error object. Default: `simulated_fault`.
     pub code: Option<String>,
@@ -207,6 +210,8 @@ pub struct FaultSpec {
     pub retry_after: Option<String>,
     /// Answers with this `finish_reason` and no text. Default: an answer ends with `stop`.
     pub finish_reason: Option<String>,
+    /// Answers with this text, as if nothing were wrong. Default: an answer like any other.
+    pub text: Option<String>,
     /// Sends this text as the whole body. Default: the error object.
     pub body: Option<String>,
     /// Closes the connection in the middle of the answer. Default: false.

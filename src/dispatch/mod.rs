@@ -18,5 +18,5 @@ mod told;
 pub use ask::{Ask, harmless_question};
 pub use dispatcher::{Dispatcher, Wires};
 pub use lessons::{Lesson, Lessons};
-pub use request::{Mode, Receipt, Reply, Request, Verdict};
+pub use request::{Earlier, Mode, Receipt, Reply, Request, Verdict};
 pub use standing::Standing;

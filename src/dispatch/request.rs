@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::config::Params;
 use crate::fault::Failure;
-use crate::ident::{Cell, RowKey};
+use crate::ident::{Cell, Fingerprint, Money, RowKey, Tokens};
 use crate::journal::{Journal, JournalError};
 use crate::prompt::Question;
 use crate::transport::Paid;
@@ -25,9 +25,35 @@ pub struct Request {
     pub receipt: Receipt,
     /// Providers that could not answer it, one bit each.
     pub tried: u64,
+    /// What was paid for the row and the step before, for answers that were not what was asked for.
+    pub earlier: Earlier,
+}
+
+/// Answers of a row and a step that were not what was asked for, together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Earlier {
+    /// How many there were.
+    pub answers: u32,
+    /// Fingerprint of the first question.
+    pub first: Option<Fingerprint>,
+    /// Attempts that they took.
+    pub attempts: u32,
+    /// What they used.
+    pub tokens: Option<Tokens>,
+    /// What they cost.
+    pub cost: Option<Money>,
+    /// Time that they took.
+    pub latency: Duration,
 }
 
 impl Request {
+    /// The request for a row whose answer was not what was asked for: any provider may be asked again.
+    #[must_use]
+    pub fn repaired(self, said: &str, complaint: &str, earlier: Earlier) -> Request {
+        let question = Arc::new(self.question.repaired(said, complaint));
+        Request { question, earlier, tried: 0, ..self }
+    }
+
     /// Bytes of the messages.
     #[must_use]
     pub fn bytes(&self) -> usize {

@@ -14,15 +14,15 @@ use super::funds::Funds;
 use super::lane::{Errand, Hub, Lane, Step};
 use super::learned::LearnedFile;
 use super::open_batch::OpenBatch;
-use super::outcome::Found;
+use super::outcome::{Found, Judged, Origin};
 use super::prepare::Prepared;
 use super::probation::{Held, Probation, Strictness};
 use super::start::Journals;
 use super::stop::Stop;
 use crate::checkpoint::PlannedBatch;
 use crate::config::Prices;
-use crate::dispatch::{Mode, Receipt, Reply, Request};
-use crate::event::{Event, Hold, Voice};
+use crate::dispatch::{Earlier, Mode, Receipt, Reply, Request};
+use crate::event::{self, Event, Hold, Voice};
 use crate::fault::Class;
 use crate::ident::{BatchId, Cell, Lineage, StepId};
 use crate::journal::{Header, JournalFolder, Record, StrayAnswers};
@@ -111,6 +111,8 @@ impl Enricher {
                 output: spec.output.into(),
                 prompt,
                 params: Arc::new(spec.params),
+                form: spec.form,
+                max_repairs: spec.max_repairs,
                 deadline: spec.row_deadline,
                 lanes: spec.providers,
                 balance: spec.balance,
@@ -344,27 +346,36 @@ impl Enricher {
             return Found::unasked(Outcome::Kept);
         }
         let (rows, row) = batch.locate(cell.row);
-        let question = match step.prompt.render(rows, row) {
+        let mut question = match step.prompt.render(rows, row) {
             Ok(Rendered::Ask(question)) => question,
             Ok(Rendered::Skip) => return Found::unasked(Outcome::Skipped),
             Err(failure) => return Found::unasked(Outcome::Failed(failure)),
         };
-        if batch.has_recovered() || !strays.is_empty() {
+        let mut earlier = Earlier::default();
+        while batch.has_recovered() || !strays.is_empty() {
             let key = batch.key(cell.row);
             let fits = |record: &Record| {
                 record.step == step.output
                     && record.fingerprint == question.fingerprint
                     && step.takes(lanes, &record.provider, &record.model)
             };
-            if let Some(record) = batch.claim(&key, fits) {
-                return Found::recorded(&record, prices_of(lanes, &record));
-            }
-            let stray = strays.claim(&key, &step.output, question.fingerprint);
-            if let Some(record) = stray.filter(fits) {
-                return match batch.journal.append([&record]) {
-                    Ok(()) => Found::recorded(&record, prices_of(lanes, &record)),
-                    Err(error) => Found::Lost(error),
-                };
+            let record = match batch.claim(&key, fits) {
+                Some(record) => record,
+                None => match strays.claim(&key, &step.output, question.fingerprint).filter(fits) {
+                    Some(stray) => match batch.journal.append([&stray]) {
+                        Ok(()) => stray,
+                        Err(error) => return Found::Lost(error),
+                    },
+                    None => break,
+                },
+            };
+            let origin = Origin::of_record(&record, prices_of(lanes, &record), earlier);
+            match origin.judged_record(&record.outcome, step) {
+                Judged::Settled(settled) => return Found::Settled(settled, event::Origin::Journal),
+                Judged::Invalid(invalid) => {
+                    question = question.repaired(&invalid.said, &invalid.complaint);
+                    earlier = invalid.earlier;
+                }
             }
         }
         Found::Nothing(Request {
@@ -378,6 +389,7 @@ impl Enricher {
                 step: Arc::clone(&step.output),
             },
             tried: 0,
+            earlier,
         })
     }
 

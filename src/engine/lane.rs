@@ -7,7 +7,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::clock::Jitter;
-use crate::config::{Params, Prices, Provider};
+use crate::config::{Form, Params, Prices, Provider};
 use crate::dispatch::{Dispatcher, Lessons, Mode, Reply, Request, Standing, Wires};
 use crate::event::Voice;
 use crate::meter::Account;
@@ -73,6 +73,10 @@ pub(super) struct Step {
     pub(super) template: Arc<str>,
     pub(super) prompt: Prompt,
     pub(super) params: Arc<Params>,
+    /// What an answer must be.
+    pub(super) form: Form,
+    /// How often a row is asked again whose answer is not that.
+    pub(super) max_repairs: u32,
     pub(super) deadline: Duration,
     /// Positions among the lanes, in the order in which they are tried.
     pub(super) lanes: Vec<usize>,

@@ -3,18 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::Prices;
-use crate::decode;
-use crate::dispatch::Request;
+use super::lane::Step;
+use crate::config::{Form, Prices};
+use crate::decode::{self, Answer};
+use crate::dispatch::{Earlier, Request};
 use crate::event;
 use crate::fault::{Class, Failure, Policy};
-use crate::ident::Fingerprint;
+use crate::ident::{Fingerprint, Money, Tokens};
 use crate::journal::{self, JournalError, Record};
 use crate::sink::{Outcome, Settled};
+use crate::wire::ChatResponse;
 
 /// What is known of a row before it is asked.
 pub(super) enum Found {
-    /// Nothing: it is asked.
+    /// Nothing, or only answers that were not what was asked for: it is asked.
     Nothing(Request),
     /// Its outcome, and where that came from.
     Settled(Box<Settled>, event::Origin),
@@ -26,35 +28,29 @@ impl Found {
     pub(super) fn unasked(outcome: Outcome) -> Self {
         Found::Settled(Box::new(Settled::unasked(outcome)), event::Origin::Unasked)
     }
+}
 
-    pub(super) fn recorded(record: &Record, prices: Option<Prices>) -> Self {
-        Found::Settled(Box::new(from_record(record, prices)), event::Origin::Journal)
-    }
+/// What a response means for its row.
+pub(super) enum Judged {
+    /// It has its outcome.
+    Settled(Box<Settled>),
+    /// It is asked again.
+    Invalid(Invalid),
+}
+
+/// An answer that is not what was asked for, and may be mended.
+pub(super) struct Invalid {
+    /// What was said.
+    pub(super) said: String,
+    /// What is wrong with it.
+    pub(super) complaint: String,
+    /// What was paid for the row so far, this answer included.
+    pub(super) earlier: Earlier,
 }
 
 /// Whether another run would meet the same failure.
 pub(super) fn is_terminal(class: Class) -> bool {
     class.policy() == Policy::Reject && class != Class::Deadline
-}
-
-fn from_record(record: &Record, prices: Option<Prices>) -> Settled {
-    let origin = Origin {
-        provider: &record.provider,
-        model: &record.model,
-        attempts: record.attempts,
-        latency: Some(Duration::from_millis(record.latency_ms)),
-        fingerprint: record.fingerprint,
-        prices,
-    };
-    match &record.outcome {
-        journal::Outcome::Response(body) => match decode::parse(body) {
-            Ok(response) => origin.settled(decode::facts(&response), decode::text(response)),
-            Err(failure) => origin.settled(decode::Facts::default(), Err(failure)),
-        },
-        journal::Outcome::Failure(failure) => {
-            Origin { latency: None, ..origin }.settled(decode::Facts::default(), Err(failure.clone()))
-        }
-    }
 }
 
 /// Where an outcome came from.
@@ -66,10 +62,75 @@ pub(super) struct Origin<'a> {
     pub(super) fingerprint: Fingerprint,
     /// What its tokens cost, where the provider does not say it.
     pub(super) prices: Option<Prices>,
+    /// What was paid for the row before.
+    pub(super) earlier: Earlier,
 }
 
-impl Origin<'_> {
+impl<'a> Origin<'a> {
+    pub(super) fn of_record(record: &'a Record, prices: Option<Prices>, earlier: Earlier) -> Self {
+        let is_answer = matches!(record.outcome, journal::Outcome::Response(_));
+        Origin {
+            provider: &record.provider,
+            model: &record.model,
+            attempts: record.attempts,
+            latency: is_answer.then(|| Duration::from_millis(record.latency_ms)),
+            fingerprint: record.fingerprint,
+            prices,
+            earlier,
+        }
+    }
+
+    pub(super) fn judged_record(self, outcome: &journal::Outcome, step: &Step) -> Judged {
+        match outcome {
+            journal::Outcome::Response(body) => self.judged(decode::parse(body), step),
+            journal::Outcome::Failure(failure) => {
+                Judged::Settled(Box::new(self.settled(decode::Facts::default(), Err(failure.clone()))))
+            }
+        }
+    }
+
+    /// Holds a response against what the step asks for.
+    pub(super) fn judged(self, response: Result<ChatResponse, Failure>, step: &Step) -> Judged {
+        let (facts, answer) = match response {
+            Ok(response) => (decode::facts(&response), decode::answer(response, &step.form)),
+            Err(failure) => (decode::Facts::default(), Err(failure)),
+        };
+        let text = match answer {
+            Ok(Answer::Good(text)) => Ok(text),
+            Ok(Answer::Invalid { said, complaint }) if self.earlier.answers < step.max_repairs => {
+                let earlier = self.with_this(&facts);
+                return Judged::Invalid(Invalid { said, complaint, earlier });
+            }
+            Ok(Answer::Invalid { said, .. }) => {
+                Err(Failure::new(Class::InvalidOutput, refused(&step.form, self.earlier.answers, &said)))
+            }
+            Err(failure) => Err(failure),
+        };
+        Judged::Settled(Box::new(self.settled(facts, text)))
+    }
+
+    fn with_this(&self, facts: &decode::Facts) -> Earlier {
+        Earlier {
+            answers: self.earlier.answers + 1,
+            first: self.earlier.first.or(Some(self.fingerprint)),
+            attempts: self.attempts + self.earlier.attempts,
+            tokens: sum(self.earlier.tokens, facts.tokens),
+            cost: total(self.earlier.cost, self.cost(facts)),
+            latency: self.latency.unwrap_or_default() + self.earlier.latency,
+        }
+    }
+
+    fn cost(&self, facts: &decode::Facts) -> Option<Money> {
+        facts.cost.or_else(|| Some(self.prices?.cost(facts.tokens?)))
+    }
+
     pub(super) fn settled(self, facts: decode::Facts, text: Result<String, Failure>) -> Settled {
+        let earlier = &self.earlier;
+        let cost = total(earlier.cost, self.cost(&facts));
+        let latency = match (self.latency, earlier.answers) {
+            (None, 0) => None,
+            (latency, _) => Some(latency.unwrap_or_default() + earlier.latency),
+        };
         let model = facts.model.filter(|named| **named != **self.model);
         Settled {
             outcome: match text {
@@ -78,13 +139,42 @@ impl Origin<'_> {
             },
             provider: Some(Arc::clone(self.provider)),
             model: Some(model.map_or_else(|| Arc::clone(self.model), Into::into)),
-            attempts: self.attempts,
+            attempts: self.attempts + earlier.attempts,
             finish_reason: facts.finish_reason.map(Into::into),
-            tokens: facts.tokens,
-            cost: facts.cost.or_else(|| Some(self.prices?.cost(facts.tokens?))),
-            latency_ms: self.latency.map(|latency| u64::try_from(latency.as_millis()).unwrap_or(u64::MAX)),
-            fingerprint: Some(self.fingerprint),
+            tokens: sum(earlier.tokens, facts.tokens),
+            cost,
+            latency_ms: latency.map(|latency| u64::try_from(latency.as_millis()).unwrap_or(u64::MAX)),
+            fingerprint: Some(earlier.first.unwrap_or(self.fingerprint)),
             template: None,
         }
+    }
+}
+
+/// What a row's error says of its last answer.
+fn refused(form: &Form, repairs: u32, said: &str) -> String {
+    let what = match form {
+        Form::Text => "what was asked for",
+        Form::Classes(_) => "one of the classes",
+    };
+    match repairs {
+        0 => format!("the answer is not {what}: {said:?}"),
+        _ => format!("the answer is not {what}, after it was asked again {repairs} times: {said:?}"),
+    }
+}
+
+fn sum(before: Option<Tokens>, tokens: Option<Tokens>) -> Option<Tokens> {
+    match (before, tokens) {
+        (Some(mut before), Some(tokens)) => {
+            before += tokens;
+            Some(before)
+        }
+        (before, tokens) => before.or(tokens),
+    }
+}
+
+fn total(before: Option<Money>, cost: Option<Money>) -> Option<Money> {
+    match (before, cost) {
+        (Some(before), Some(cost)) => Some(before + cost),
+        (before, cost) => before.or(cost),
     }
 }

@@ -21,7 +21,7 @@ pub enum Strictness {
 #[derive(Debug)]
 pub(super) enum Held {
     /// Nothing was paid, and nothing is written down yet.
-    Refused(Reply, Failure),
+    Refused(Box<Reply>, Failure),
     /// Nothing is to be written down: a template that fails, or an answer without text, which was paid for
     /// and is in the journal.
     Known(Cell, Box<Settled>, Failure),

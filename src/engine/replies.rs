@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use super::enricher::{Enricher, Kept};
 use super::lane::{Lane, bit};
-use super::outcome::{Origin, is_terminal};
+use super::outcome::{Invalid, Judged, Origin, is_terminal};
 use super::probation::{Held, Judgement, Probation};
 use super::stop::Stop;
 use crate::decode;
 use crate::dispatch::{Reply, Request, Verdict};
 use crate::event::{self, Ending, Event, Extent};
 use crate::fault::{Class, Failure};
-use crate::ident::{Cell, Fingerprint, StepId};
+use crate::ident::{Cell, StepId};
 use crate::journal::{self, Record};
 use crate::prompt::Question;
 use crate::sink::{Outcome, Settled};
@@ -36,16 +36,20 @@ impl Enricher {
                         latency: Some(paid.latency),
                         fingerprint: question.fingerprint,
                         prices: lane.prices,
+                        earlier: request.earlier,
                     };
-                    let facts = decode::facts(&paid.response);
-                    let settled = origin.settled(facts, decode::text(paid.response));
-                    if let Outcome::Failed(failure) = &settled.outcome {
-                        let failure = failure.clone();
-                        self.judge(&mut kept, Held::Known(cell, Box::new(settled), failure));
-                    } else {
-                        let released = self.probations[cell.step.index()].end();
-                        self.keep_all(&mut kept, released);
-                        self.settle(cell, settled, event::Origin::Asked);
+                    match origin.judged(Ok(paid.response), &self.steps[cell.step.index()]) {
+                        Judged::Invalid(invalid) => self.ask_again(request, &invalid),
+                        Judged::Settled(settled) => {
+                            if let Outcome::Failed(failure) = &settled.outcome {
+                                let failure = failure.clone();
+                                self.judge(&mut kept, Held::Known(cell, settled, failure));
+                            } else {
+                                let released = self.probations[cell.step.index()].end();
+                                self.keep_all(&mut kept, released);
+                                self.settle(cell, *settled, event::Origin::Asked);
+                            }
+                        }
                     }
                 }
                 Verdict::Lost(error) => {
@@ -54,15 +58,25 @@ impl Enricher {
                 }
                 Verdict::Failed(failure) if is_terminal(failure.class) => {
                     let reply = Reply { request, lane: asked, attempts, verdict: Verdict::Unsent };
-                    self.judge(&mut kept, Held::Refused(reply, failure));
+                    self.judge(&mut kept, Held::Refused(Box::new(reply), failure));
                 }
                 Verdict::Failed(failure) => self.failed_at(request, asked, attempts, failure),
-                Verdict::Stop(failure) => self.stopped_by(cell, asked, failure),
-                Verdict::Elsewhere => self.give_back(cell),
+                Verdict::Stop(failure) => self.stopped_by(request, asked, failure),
+                Verdict::Elsewhere => self.hand_back(request),
                 Verdict::Unsent => self.ledger.give_back(cell),
             }
         }
         self.write_down(kept);
+    }
+
+    /// An answer is not what the step asks for, and is in the journal: the row is asked again.
+    fn ask_again(&mut self, request: Request, invalid: &Invalid) {
+        if self.stop.is_some() {
+            self.give_back(request.cell);
+            return;
+        }
+        self.detours.push_back(request.repaired(&invalid.said, &invalid.complaint, invalid.earlier));
+        self.hungry.notify_one();
     }
 
     /// A provider could not answer a row: another one may.
@@ -77,12 +91,13 @@ impl Enricher {
             return;
         }
         // It may pass: another run asks again, so it is not kept.
-        let settled = self.row_failed(lane, request.question.fingerprint, attempts, failure);
+        let settled = self.row_failed(lane, &request, attempts, failure);
         self.settle(request.cell, settled, event::Origin::Asked);
     }
 
     /// A provider ends the run, unless the row can be asked elsewhere.
-    pub(super) fn stopped_by(&mut self, cell: Cell, lane: usize, failure: Failure) {
+    pub(super) fn stopped_by(&mut self, request: Request, lane: usize, failure: Failure) {
+        let cell = request.cell;
         if failure.class == Class::Budget {
             // It is the same one for every provider.
             self.ledger.give_back(cell);
@@ -98,12 +113,22 @@ impl Enricher {
                 let text = format!("{name} is not asked any more in this run: {failure}");
                 self.voice.say(&Event::Notice(&text));
             }
-            self.give_back(cell);
+            self.hand_back(request);
             return;
         }
         let provider = name.to_string();
         self.ledger.give_back(cell);
         self.halt(Stop::Provider { provider, failure });
+    }
+
+    /// A row is as if it had not been asked this time. Where answers were paid for before it, its first question is not
+    /// asked again: in the journal they are found by the next run only.
+    fn hand_back(&mut self, request: Request) {
+        if request.earlier.answers > 0 && self.stop.is_none() {
+            self.detours.push_back(request);
+        } else {
+            self.give_back(request.cell);
+        }
     }
 
     /// A row is as if it had not been asked, and may be asked again in this run.
@@ -149,10 +174,11 @@ impl Enricher {
                     let origin = if was_asked { event::Origin::Asked } else { event::Origin::Unasked };
                     self.settle(cell, *settled, origin);
                 }
-                Held::Refused(Reply { request, lane, attempts, .. }, failure) => {
-                    let Request { cell, question, .. } = request;
-                    let record = self.record(cell, lane, &question, attempts, failure.clone());
-                    let settled = self.row_failed(lane, question.fingerprint, attempts, failure);
+                Held::Refused(reply, failure) => {
+                    let Reply { request, lane, attempts, .. } = *reply;
+                    let cell = request.cell;
+                    let record = self.record(cell, lane, &request.question, attempts, failure.clone());
+                    let settled = self.row_failed(lane, &request, attempts, failure);
                     kept.entry(cell.batch).or_default().push((cell, record, settled));
                 }
             }
@@ -249,17 +275,20 @@ impl Enricher {
     pub(super) fn row_failed(
         &self,
         lane: usize,
-        fingerprint: Fingerprint,
+        request: &Request,
         attempts: u32,
         failure: Failure,
     ) -> Settled {
         let lane = &self.lanes[lane];
-        Settled {
-            provider: Some(Arc::clone(&lane.name)),
-            model: Some(Arc::clone(&lane.model)),
+        let origin = Origin {
+            provider: &lane.name,
+            model: &lane.model,
             attempts,
-            fingerprint: Some(fingerprint),
-            ..Settled::unasked(Outcome::Failed(failure))
-        }
+            latency: None,
+            fingerprint: request.question.fingerprint,
+            prices: None,
+            earlier: request.earlier,
+        };
+        origin.settled(decode::Facts::default(), Err(failure))
     }
 }

@@ -10,7 +10,7 @@ use arrow::record_batch::RecordBatch;
 use minijinja::{Environment, Error, ErrorKind, Output, State, UndefinedBehavior, Value};
 
 use super::row::{Rows, binary_column};
-use crate::config::{NullInputs, Params, StepSpec, nearest};
+use crate::config::{Form, NullInputs, Params, StepSpec, nearest};
 use crate::fault::{Class, Failure};
 use crate::ident::Fingerprint;
 use crate::wire::{Message, Role};
@@ -70,6 +70,19 @@ pub struct Question {
     pub fingerprint: Fingerprint,
 }
 
+impl Question {
+    /// The same question once more, after an answer that was not what is asked for.
+    #[must_use]
+    pub fn repaired(&self, said: &str, complaint: &str) -> Question {
+        let message = |role, content: &str| Message { role, content: content.to_owned() };
+        let mut messages = self.messages.clone();
+        messages.extend([message(Role::Assistant, said), message(Role::User, complaint)]);
+        let before = self.fingerprint.to_bytes();
+        let fingerprint = Fingerprint::of([before.as_slice(), said.as_bytes(), complaint.as_bytes()]);
+        Question { messages, fingerprint }
+    }
+}
+
 /// What becomes of a row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Rendered {
@@ -87,6 +100,8 @@ pub struct Prompt {
     inputs: Vec<usize>,
     skips_nulls: bool,
     params: Vec<u8>,
+    /// What an answer must be, in words.
+    instruction: String,
 }
 
 impl fmt::Debug for Prompt {
@@ -120,6 +135,7 @@ impl Prompt {
             skips_nulls: step.null_inputs == NullInputs::Skip && !inputs.is_empty(),
             inputs,
             params: params(&step.params),
+            instruction: instruction(&step.form),
             environment,
         };
         prompt.rehearse(step, schema)?;
@@ -165,7 +181,9 @@ impl Prompt {
         if self.has_system {
             messages.push(Message { role: Role::System, content: self.text(SYSTEM, &context)? });
         }
-        messages.push(Message { role: Role::User, content: self.text(USER, &context)? });
+        let mut content = self.text(USER, &context)?;
+        content.push_str(&self.instruction);
+        messages.push(Message { role: Role::User, content });
         let fingerprint = Fingerprint::of(
             std::iter::once(self.params.as_slice())
                 .chain(messages.iter().flat_map(|message| [role(message.role), message.content.as_bytes()])),
@@ -194,6 +212,17 @@ fn role(role: Role) -> &'static [u8] {
     match role {
         Role::System => b"system",
         Role::User => b"user",
+        Role::Assistant => b"assistant",
+    }
+}
+
+/// What the model is told about the form of its answer.
+fn instruction(form: &Form) -> String {
+    match form {
+        Form::Text => String::new(),
+        Form::Classes(classes) => {
+            format!("\n\nAnswer with one of the following and nothing else:\n{}", classes.join("\n"))
+        }
     }
 }
 
@@ -303,6 +332,8 @@ mod tests {
 
     fn step(prompt: &str) -> StepSpec {
         StepSpec {
+            form: Form::Text,
+            max_repairs: 0,
             output: "answer".into(),
             providers: vec![0],
             balance: false,

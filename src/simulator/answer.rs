@@ -13,6 +13,19 @@ pub fn answer_to(prompt: &str) -> String {
     format!("In short: {} [{mark}]", words.join(" "))
 }
 
+/// One of several answers, always the same for a prompt.
+#[must_use]
+pub fn choose(answers: &[String], seed: u64, prompt: &str) -> String {
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a few answers"
+    )]
+    let at = (chance(seed, "answer", prompt, 0) * answers.len() as f64) as usize;
+    answers.get(at).cloned().unwrap_or_default()
+}
+
 /// A token is about four bytes of text.
 pub(super) fn tokens_of(text: &str) -> u64 {
     (text.len() as u64).div_ceil(4)

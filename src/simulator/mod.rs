@@ -10,7 +10,7 @@ mod limit;
 mod model;
 mod server;
 
-pub use answer::answer_to;
+pub use answer::{answer_to, choose};
 pub use counts::Counts;
 pub use model::{Model, Refusal};
 pub use server::Simulator;

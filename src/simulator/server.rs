@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use url::Url;
 
-use super::answer::{answer_to, chance, tokens_of};
+use super::answer::{answer_to, chance, choose, tokens_of};
 use super::counts::Counts;
 use super::model::{Model, Refusal};
 use crate::clock;
@@ -181,8 +181,9 @@ async fn respond(shared: &Shared, headers: &HeaderMap, body: &[u8]) -> Response 
             return refuse(400, "invalid_request_error", &format!("we could not parse the body: {error}"));
         }
     };
+    // A conversation goes on about its first question.
     let prompt =
-        asked.messages.iter().rfind(|said| said.role == "user").map_or("", |said| said.content.as_str());
+        asked.messages.iter().find(|said| said.role == "user").map_or("", |said| said.content.as_str());
     let nth = shared.lock().counts.asked(prompt);
     let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     if let Some(key) = &spec.api_key
@@ -215,7 +216,11 @@ async fn respond(shared: &Shared, headers: &HeaderMap, body: &[u8]) -> Response 
             return response;
         }
     }
-    let answer = answer_to(prompt);
+    let answer = match (fault.as_ref().and_then(|fault| fault.text.clone()), spec.answers.len()) {
+        (Some(text), _) => text,
+        (None, 0) => answer_to(prompt),
+        (None, _) => choose(&spec.answers, spec.seed, prompt),
+    };
     let finish_reason = fault.as_ref().and_then(|fault| fault.finish_reason.clone());
     let content = if finish_reason.is_some() { Value::Null } else { Value::String(answer.clone()) };
     let (completion_tokens, cost, limits) = {
@@ -332,7 +337,10 @@ fn go_wrong(fault: &FaultSpec) -> Option<Response> {
     let mut response = if let Some(body) = &fault.body {
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
         (status, [(header::CONTENT_TYPE, "application/json")], body.clone()).into_response()
-    } else if fault.finish_reason.is_some() || (fault.status.is_none() && fault.delay.is_some()) {
+    } else if fault.finish_reason.is_some()
+        || fault.text.is_some()
+        || (fault.status.is_none() && fault.delay.is_some())
+    {
         return None;
     } else {
         let code = fault.code.as_deref().unwrap_or("simulated_fault");

@@ -39,6 +39,8 @@ pub enum Role {
     System,
     /// The one who asks.
     User,
+    /// The one who answers.
+    Assistant,
 }
 
 /// Body of a response to a request for a chat completion.

@@ -271,6 +271,7 @@ async fn a_key_is_found_nowhere_but_in_the_request() {
         message: Some(format!("your key {KEY} does not like this")),
         retry_after: None,
         finish_reason: None,
+        text: None,
         body: None,
         hang_up: false,
         delay: None,

@@ -29,6 +29,7 @@ pub fn fault() -> FaultSpec {
         message: None,
         retry_after: None,
         finish_reason: None,
+        text: None,
         body: None,
         hang_up: false,
         delay: None,

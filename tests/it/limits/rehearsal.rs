@@ -378,6 +378,7 @@ impl Step {
                 step: "o".into(),
             },
             tried: 0,
+            earlier: enrich::dispatch::Earlier::default(),
         }
     }
 }
