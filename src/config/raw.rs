@@ -302,7 +302,8 @@ pub(super) struct RawStep {
     pub(super) balance: bool,
     /// Template of the user's message (Jinja) over the source's columns: `{{ name }}`, or
     /// `{{ row["a name"] }}` where the name is no identifier. A column that the source does not have is
-    /// refused before the first call. Required.
+    /// refused before the first call. Beside Jinja's filters there are `tojson`, `date("%d %B %Y")` and
+    /// `truncate_tokens(500)`, which counts as OpenAI's newer models do. Required.
     #[schemars(length(min = 1))]
     pub(super) prompt: String,
     /// Template of the system message, like `prompt`. Default: none is sent.

@@ -3,6 +3,7 @@
 //! Templates are Jinja (minijinja), compiled once and checked against the source's columns before the run.
 //! Null renders as nothing; a column or an attribute that is not there is an error, never an empty string.
 
+mod filters;
 mod row;
 mod template;
 

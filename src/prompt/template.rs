@@ -9,6 +9,7 @@ use arrow::datatypes::Schema;
 use arrow::record_batch::RecordBatch;
 use minijinja::{Environment, Error, ErrorKind, Output, State, UndefinedBehavior, Value};
 
+use super::filters;
 use super::row::{Rows, binary_column};
 use crate::config::{Form, NullInputs, Params, StepSpec, nearest};
 use crate::fault::{Class, Failure};
@@ -119,6 +120,7 @@ impl Prompt {
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
         environment.set_formatter(format_value);
+        filters::add(&mut environment);
         let templates = [(USER, Some(&step.prompt)), (SYSTEM, step.system.as_ref())];
         for (which, text) in templates {
             let Some(text) = text else { continue };

@@ -1,0 +1,133 @@
+//! Filters of templates beside those of Jinja: JSON, dates, and a text cut to so many tokens.
+
+use std::fmt::Write;
+
+use chrono::format::{Item, StrftimeItems};
+use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
+use minijinja::{Environment, Error, ErrorKind, Value};
+
+/// No token of the encoding is longer, in bytes.
+const LONGEST_TOKEN: usize = 128;
+
+/// Adds the filters to an environment.
+pub(super) fn add(environment: &mut Environment<'_>) {
+    environment.add_filter("tojson", to_json);
+    environment.add_filter("date", date);
+    environment.add_filter("truncate_tokens", truncate_tokens);
+}
+
+fn wrong(message: String) -> Error {
+    Error::new(ErrorKind::InvalidOperation, message)
+}
+
+/// A value as JSON in one line, letters of all languages as they are.
+fn to_json(value: &Value) -> Result<String, Error> {
+    serde_json::to_string(value).map_err(|error| wrong(format!("tojson: {error}")))
+}
+
+/// A day or a time, as columns of these types and RFC 3339 write them, in another form: `date("%d %B %Y")` (strftime).
+/// What is null stays null.
+fn date(value: &Value, format: &str) -> Result<Value, Error> {
+    if value.is_none() {
+        return Ok(value.clone());
+    }
+    let text = value.as_str().ok_or_else(|| wrong(format!("date: {value} is no day and no time")))?;
+    let items: Vec<Item<'_>> = StrftimeItems::new(format).collect();
+    if items.contains(&Item::Error) {
+        return Err(wrong(format!("date: {format:?} is no format of dates")));
+    }
+    let time = moment(text).ok_or_else(|| wrong(format!("date: {text:?} is no day and no time")))?;
+    let mut formatted = String::new();
+    write!(formatted, "{}", time.format_with_items(items.iter()))
+        .map_err(|_| wrong(format!("date: {format:?} asks for what {text:?} does not have")))?;
+    Ok(Value::from(formatted))
+}
+
+fn moment(text: &str) -> Option<DateTime<Utc>> {
+    let text = text.trim();
+    if let Ok(time) = DateTime::parse_from_rfc3339(text) {
+        return Some(time.to_utc());
+    }
+    let forms = ["%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f"];
+    let time = forms.iter().find_map(|form| NaiveDateTime::parse_from_str(text, form).ok());
+    let day = || NaiveDate::parse_from_str(text, "%Y-%m-%d").ok()?.and_hms_opt(0, 0, 0);
+    time.or_else(day).map(|time| time.and_utc())
+}
+
+/// The beginning of a text, so many tokens of OpenAI's encoding `o200k_base` at most; other models count a little
+/// otherwise. What is null stays null.
+fn truncate_tokens(value: &Value, most: usize) -> Result<Value, Error> {
+    let Some(text) = value.as_str() else {
+        let is_null = value.is_none();
+        return if is_null {
+            Ok(value.clone())
+        } else {
+            Err(wrong(format!("truncate_tokens: {value} is no text")))
+        };
+    };
+    let longest = text.floor_char_boundary(most.saturating_mul(LONGEST_TOKEN).min(text.len()));
+    let (text, _) = text.split_at(longest);
+    let encoding = tiktoken_rs::o200k_base_singleton();
+    let tokens = encoding.encode_ordinary(text);
+    if tokens.len() <= most {
+        return Ok(Value::from(text));
+    }
+    let kept = encoding.decode_bytes(tokens.get(..most).unwrap_or_default());
+    let kept = kept.map_err(|error| wrong(format!("truncate_tokens: {error}")))?;
+    // A token may end within a letter.
+    let (cut, _) = text.split_at(text.floor_char_boundary(kept.len()));
+    Ok(Value::from(cut))
+}
+
+#[cfg(test)]
+mod tests {
+    use minijinja::context;
+
+    use super::*;
+
+    fn render(template: &str) -> Result<String, String> {
+        let mut environment = Environment::new();
+        add(&mut environment);
+        let row = context! {
+            tags => vec!["ä \"b\"", "<c>"], day => "2026-02-03", time => "2026-02-03T04:05:06.123456",
+            zoned => "2026-02-03T23:30:00-02:00", none => (), text => "tiktoken is great! ünïcödé 🦀🦀",
+        };
+        environment.render_str(template, row).map_err(|error| error.detail().unwrap_or_default().to_owned())
+    }
+
+    #[test]
+    fn values_become_json_other_dates_and_shorter_texts() {
+        for (template, rendered) in [
+            ("{{ tags | tojson }}", r#"["ä \"b\"","<c>"]"#),
+            ("{{ none | tojson }}", "null"),
+            (r#"{{ day | date("%d.%m.%Y") }}"#, "03.02.2026"),
+            (r#"{{ time | date("%-d %B, %H:%M") }}"#, "3 February, 04:05"),
+            (r#"{{ zoned | date("%F %R") }}"#, "2026-02-04 01:30"),
+            (r#"{{ none | date("%F") | tojson }}"#, "null"),
+            ("{{ text | truncate_tokens(6) }}", "tiktoken is great!"),
+            ("{{ text | truncate_tokens(0) }}", ""),
+            ("{{ text | truncate_tokens(1000) }}", "tiktoken is great! ünïcödé 🦀🦀"),
+        ] {
+            assert_eq!(render(template).as_deref(), Ok(rendered), "{template}");
+        }
+        for (template, told) in [
+            (r#"{{ text | date("%F") }}"#, "is no day and no time"),
+            (r#"{{ day | date("%Q") }}"#, "\"%Q\" is no format of dates"),
+            ("{{ tags | truncate_tokens(1) }}", "is no text"),
+        ] {
+            let error = render(template).unwrap_err();
+            assert!(error.contains(told), "{template}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_text_is_cut_at_so_many_tokens_and_never_within_a_letter() {
+        let text = "The crab 🦀 said: „ünïcödé“. ".repeat(3_000);
+        let encoding = tiktoken_rs::o200k_base_singleton();
+        for most in [1, 2, 3, 4, 5, 17, 400] {
+            let cut = truncate_tokens(&Value::from(text.as_str()), most).unwrap();
+            let cut = cut.as_str().unwrap();
+            assert!(text.starts_with(cut) && encoding.count_ordinary(cut) <= most, "{most}: {cut}");
+        }
+    }
+}
