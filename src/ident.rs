@@ -357,18 +357,6 @@ pub struct Spend {
     pub requests: u64,
 }
 
-impl Spend {
-    /// The larger one of each.
-    #[must_use]
-    pub fn most(self, other: Spend) -> Spend {
-        Spend {
-            money: self.money.max(other.money),
-            tokens: self.tokens.max(other.tokens),
-            requests: self.requests.max(other.requests),
-        }
-    }
-}
-
 impl std::ops::Add for Spend {
     type Output = Spend;
 

@@ -134,6 +134,18 @@ impl CheckpointFile {
         bytes.map(|bytes| self.decode(&bytes)).transpose()
     }
 
+    /// Looks which checkpoint is there, whatever it says, so that it may be replaced.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn look(&self) -> Result<(), CheckpointError> {
+        if let Folder::Remote(objects) = &self.folder {
+            let found = objects.get(NAME).await?;
+            self.knows(found.map(|object| object.version));
+        }
+        Ok(())
+    }
+
     fn decode<P: DeserializeOwned>(&self, bytes: &[u8]) -> Result<Checkpoint<P>, CheckpointError> {
         let damaged =
             |what: &dyn ToString| CheckpointError::Damaged { at: self.at(), what: what.to_string() };

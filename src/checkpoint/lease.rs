@@ -28,6 +28,8 @@ const NAME: &str = "run.lease";
 const TRIES: u32 = 5;
 /// Renewals in a term.
 const RENEWALS: u32 = 3;
+/// How long after its end a run goes on asking, at least, while the store does not answer.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Stores tell times in whole seconds.
 const MARGIN: Duration = Duration::from_secs(1);
 
@@ -35,7 +37,7 @@ const MARGIN: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub struct Lease {
     held: Arc<Held>,
-    lost: watch::Receiver<bool>,
+    lost: watch::Receiver<Option<LeaseError>>,
     /// The renewing task, which ends with the last clone.
     _renewal: Arc<JoinSet<()>>,
 }
@@ -56,7 +58,7 @@ struct State {
 }
 
 /// A lease that is not held any more.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum LeaseError {
     /// Another run has taken it.
     #[error("this run has lost the job to another one: {holder} (lease {at})")]
@@ -100,21 +102,20 @@ impl Note {
         serde_json::to_vec(self).expect("strings and numbers become JSON").into()
     }
 
-    /// What is left of the term, by the store's clock and this machine's.
-    fn left(&self, object: &Object) -> Duration {
+    /// What is left of the term; the object tells its time by the store's clock.
+    fn left(&self, object: &Object, now: DateTime<Utc>) -> Duration {
         let end = object.modified + Duration::from_millis(self.term_ms) + MARGIN;
-        (end - clock::wall()).to_std().unwrap_or_default()
+        (end - now).to_std().unwrap_or_default()
     }
 
     fn describe(&self, left: Duration) -> String {
         let since = self.since.to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
-        format!(
-            "process {} on {} since {since}, run {}; unless it is renewed, its lease ends in {} s",
-            self.pid,
-            self.host,
-            self.run,
-            left.as_secs_f64().ceil()
-        )
+        let Note { pid, host, run, .. } = self;
+        let ends = match self.released || left.is_zero() {
+            true => "it has ended since".to_owned(),
+            false => format!("unless it is renewed, its lease ends in {} s", left.as_secs_f64().ceil()),
+        };
+        format!("process {pid} on {host} since {since}, run {run}; {ends}")
     }
 }
 
@@ -148,10 +149,12 @@ impl Lease {
                 && there.run != run
                 && !there.released
                 && there.machine != machine
-                && there.left(object) > Duration::ZERO
             {
-                let holder = there.describe(there.left(object));
-                return Err(LockError::Held { holder, at: objects.place(NAME) });
+                let left = there.left(object, objects.now().await?);
+                if left > Duration::ZERO {
+                    let holder = there.describe(left);
+                    return Err(LockError::Held { holder, at: objects.place(NAME) });
+                }
             }
             let expected =
                 found.as_ref().map_or(Expected::Absent, |object| Expected::Version(&object.version));
@@ -169,18 +172,26 @@ impl Lease {
     }
 
     fn start(held: Arc<Held>) -> Lease {
-        let (tell, lost) = watch::channel(false);
+        let (tell, lost) = watch::channel(None);
         let mut renewal = JoinSet::new();
         let renewed = Arc::clone(&held);
         renewal.spawn(async move {
             loop {
                 sleep(renewed.term / RENEWALS).await;
-                // A store that does not answer is asked again; whether it is too late shows at the next commit.
                 let renewal = timeout(renewed.term / 2, renewed.renew(false)).await;
-                if let Ok(Err(LeaseError::Lost { .. })) = renewal {
-                    let _ = tell.send(true);
-                    return;
-                }
+                let lost = match renewal {
+                    Ok(Ok(())) => continue,
+                    Ok(Err(lost @ LeaseError::Lost { .. })) => lost,
+                    // A store that does not answer is asked again, for a while.
+                    Ok(Err(run_out)) if renewed.is_long_over().await => run_out,
+                    Err(_) if renewed.is_long_over().await => LeaseError::RunOut {
+                        at: renewed.objects.place(NAME),
+                        reason: "the store does not answer in time".to_owned(),
+                    },
+                    _ => continue,
+                };
+                let _ = tell.send(Some(lost));
+                return;
             }
         });
         Lease { held, lost, _renewal: Arc::new(renewal) }
@@ -191,23 +202,32 @@ impl Lease {
     /// # Errors
     /// When somebody has, and when that cannot be told.
     pub async fn confirm(&self) -> Result<(), LeaseError> {
-        if clock::now() < self.held.state.lock().await.until && !*self.lost.borrow() {
+        if let Some(lost) = &*self.lost.borrow() {
+            return Err(lost.clone());
+        }
+        if clock::now() < self.held.state.lock().await.until {
             return Ok(());
         }
         self.held.renew(false).await
     }
 
-    /// Ends when another run has taken it, which may be never.
-    pub async fn lost(&self) {
-        let mut lost = self.lost.clone();
-        if lost.wait_for(|lost| *lost).await.is_err() {
-            pending::<()>().await;
+    /// Ends when another run has taken it, or when it has run out long ago, which may be never.
+    pub async fn lost(&self) -> LeaseError {
+        let mut told = self.lost.clone();
+        loop {
+            let lost = told.borrow_and_update().clone();
+            if let Some(lost) = lost {
+                return lost;
+            }
+            if told.changed().await.is_err() {
+                pending::<()>().await;
+            }
         }
     }
 
     /// Gives it back, so that nobody has to wait for its end. If that fails, it runs out.
     pub async fn release(self) {
-        let _ = timeout(self.held.term, self.held.renew(true)).await;
+        let _ = self.held.renew(true).await;
     }
 
     /// Who has the lease in a folder, in words; none if nobody does.
@@ -216,12 +236,18 @@ impl Lease {
     /// When the store cannot be asked.
     pub async fn holder(objects: &Objects) -> Result<Option<String>, StoreError> {
         let Some(object) = objects.get(NAME).await? else { return Ok(None) };
-        let note = Note::of(&object).filter(|note| !note.released && !note.left(&object).is_zero());
-        Ok(note.map(|note| note.describe(note.left(&object))))
+        let Some(note) = Note::of(&object).filter(|note| !note.released) else { return Ok(None) };
+        let left = note.left(&object, objects.now().await?);
+        Ok((!left.is_zero()).then(|| note.describe(left)))
     }
 }
 
 impl Held {
+    /// Whether it ran out so long ago that nothing more should be asked in its name.
+    async fn is_long_over(&self) -> bool {
+        clock::now() > self.state.lock().await.until + self.term.max(PATIENCE)
+    }
+
     /// Puts the lease anew.
     async fn renew(&self, released: bool) -> Result<(), LeaseError> {
         let mut state = self.state.lock().await;
@@ -251,7 +277,8 @@ impl Held {
                     state.version = object.version.clone();
                 }
                 Some((Some(note), object)) => {
-                    return Err(LeaseError::Lost { holder: note.describe(note.left(object)), at: at() });
+                    let holder = note.describe(note.left(object, clock::wall()));
+                    return Err(LeaseError::Lost { holder, at: at() });
                 }
                 _ => return Err(LeaseError::Lost { holder: "it was removed".to_owned(), at: at() }),
             }

@@ -22,14 +22,30 @@ impl MachineId {
     /// When the folder cannot be read or written.
     pub fn of(folder: &Path) -> Result<Self, StoreError> {
         store::create_folder(folder)?;
-        let path = folder.join(NAME);
-        let found = store::read(&path)?.and_then(|bytes| String::from_utf8(bytes).ok());
-        if let Some(id) = found.and_then(|text| text.trim().parse().ok()) {
-            return Ok(MachineId(id));
+        if let Some(found) = Self::found(folder)? {
+            return Ok(found);
         }
         let id = Uuid::new_v4();
-        store::replace(&path, id.to_string().as_bytes())?;
+        store::replace(&folder.join(NAME), id.to_string().as_bytes())?;
         Ok(MachineId(id))
+    }
+
+    /// The id in a folder, if there is one.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn found(folder: &Path) -> Result<Option<Self>, StoreError> {
+        let found = store::read(&folder.join(NAME))?.and_then(|bytes| String::from_utf8(bytes).ok());
+        Ok(found.and_then(|text| text.trim().parse().ok()).map(MachineId))
+    }
+
+    /// Forgets the id in a folder, whose journals are not any more what was copied of them: from then on the copies
+    /// are another machine's.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn forget(folder: &Path) -> Result<(), StoreError> {
+        store::remove(&folder.join(NAME))
     }
 }
 

@@ -12,7 +12,9 @@ use super::funds::{Funds, Spent};
 use super::prepare::prepare;
 use super::recover::Recoverer;
 use super::retry::{self, FOLDER};
-use crate::checkpoint::{Checkpoint, CheckpointError, CheckpointFile, PlannedBatch, Position, Retrying};
+use crate::checkpoint::{
+    Checkpoint, CheckpointError, CheckpointFile, MachineId, PlannedBatch, Position, Retrying,
+};
 use crate::clock;
 use crate::config::{Job, Places};
 use crate::decode;
@@ -254,6 +256,9 @@ async fn repair_held(job: &Job, home: &Folder, done: &mut Vec<String>) -> Result
             Ok(_) => {}
             Err(JournalError::Damaged { .. }) => {
                 let journal::Salvaged { damaged, kept, lost_bytes } = journal::salvage(&path)?;
+                if let Some(folder) = path.parent() {
+                    MachineId::forget(folder)?;
+                }
                 done.push(format!(
                     "kept {} of the damaged journal {}; {} could not be read and what was there is asked again (the \
                      damaged file is {})",

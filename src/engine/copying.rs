@@ -11,15 +11,13 @@ use super::funds::SpentCopy;
 use crate::event::{Event, Voice};
 use crate::journal::Copies;
 
-/// How long the last round may take.
-const LAST_ROUND: Duration = Duration::from_secs(60);
-
 /// A task that copies until it is told to end.
 #[derive(Debug)]
 pub(super) struct Copier {
     pub(super) copies: Copies,
     ending: watch::Sender<bool>,
-    task: JoinSet<()>,
+    task: JoinSet<bool>,
+    voice: Voice,
 }
 
 struct Rounds {
@@ -32,30 +30,37 @@ struct Rounds {
 impl Copier {
     pub(super) fn start(copies: Copies, spent: Option<SpentCopy>, every: Duration, voice: Voice) -> Self {
         let (ending, mut told) = watch::channel(false);
-        let mut rounds = Rounds { copies: copies.clone(), spent, voice, is_failing: false };
+        let mut rounds = Rounds { copies: copies.clone(), spent, voice: voice.clone(), is_failing: false };
         let mut task = JoinSet::new();
         task.spawn(async move {
             while !*told.borrow() {
                 tokio::select! {
                     () = sleep(every) => {}
                     () = rounds.copies.urgent() => {}
-                    _ = told.changed() => {}
+                    _ = told.changed() => break,
                 }
                 rounds.turn().await;
             }
+            // What came while the last turn went on.
+            rounds.turn().await
         });
-        Copier { copies, ending, task }
+        Copier { copies, ending, task, voice }
     }
 
-    /// Copies what is left, and ends.
-    pub(super) async fn finish(mut self) {
+    /// Copies what is left, in so much time, and ends.
+    pub(super) async fn finish(mut self, most: Duration) {
         let _ = self.ending.send(true);
-        let _ = timeout(LAST_ROUND, self.task.join_next()).await;
+        if !matches!(timeout(most, self.task.join_next()).await, Ok(Some(Ok(true)))) {
+            let text = "the newest answers are not copied to the store: until the next run here they are on this machine \
+                        alone";
+            self.voice.say(&Event::Notice(text));
+        }
     }
 }
 
 impl Rounds {
-    async fn turn(&mut self) {
+    /// Copies what is new, and says whether that went well.
+    async fn turn(&mut self) -> bool {
         match self.copy().await {
             Ok(()) => self.is_failing = false,
             Err(error) => {
@@ -68,6 +73,7 @@ impl Rounds {
                 self.is_failing = true;
             }
         }
+        !self.is_failing
     }
 
     async fn copy(&mut self) -> Result<(), EngineError> {

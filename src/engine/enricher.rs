@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
@@ -471,28 +472,33 @@ impl Enricher {
         self.ledger.is_complete()
     }
 
-    /// Ends the dispatchers and flushes the journals; says why it stopped early, if it did. `reached_end`
+    /// Ends the dispatchers, flushes the journals, and copies what is left of them in so much time; says why it stopped early, if it did. `reached_end`
     /// tells that the source was planned to its end, not to a limit of this run.
     ///
     /// # Errors
     /// When a journal cannot be flushed or removed.
-    pub async fn finish(mut self, reached_end: bool) -> Result<Option<Stop>, EngineError> {
+    pub async fn finish(
+        mut self,
+        reached_end: bool,
+        patience: Duration,
+    ) -> Result<Option<Stop>, EngineError> {
         // They tell their last figures and lessons as they go.
         self.dispatchers.shutdown().await;
         self.learned.save();
-        self.funds.account.sync()?;
-        self.open.values().try_for_each(|batch| batch.journal.sync())?;
-        if reached_end && self.ledger.is_complete() {
-            // Every row that could use a stray answer is in the table.
-            self.strays.discard()?;
-            if let Some(copier) = &self.copier {
+        let is_done = reached_end && self.ledger.is_complete();
+        if let Some(copier) = self.copier.take() {
+            if is_done {
                 copier.copies.discard_strays();
             }
+            // Also where the disk fails: then it is all there is.
+            copier.finish(patience).await;
         }
-        if let Some(copier) = self.copier.take() {
-            copier.finish().await;
+        self.funds.account.sync()?;
+        self.open.values().try_for_each(|batch| batch.journal.sync())?;
+        if is_done {
+            // Every row that could use a stray answer is in the table.
+            self.strays.discard()?;
         }
-        self.funds.close().await;
         Ok(self.stop)
     }
 }

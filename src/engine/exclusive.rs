@@ -4,6 +4,8 @@
 use std::path::Path;
 use std::time::Duration;
 
+use tokio::time::timeout;
+
 use super::error::EngineError;
 use crate::checkpoint::{Lease, LeaseError, Lock, MachineId};
 use crate::config::Job;
@@ -11,12 +13,15 @@ use crate::ident::RunId;
 use crate::store::{Folder, Objects};
 use crate::table;
 
+/// How long giving the lease back may take; else it runs out.
+const RELEASE: Duration = Duration::from_secs(5);
+
 /// A job that this run has to itself.
 #[derive(Debug)]
 pub(super) struct Exclusive {
     tenure: Tenure,
-    /// Ends after the lease.
-    _lock: Lock,
+    /// End after the lease.
+    _locks: Vec<Lock>,
 }
 
 /// Whether the job is still this run's; on one machine it is as long as the process lives.
@@ -36,12 +41,16 @@ impl Exclusive {
         term: Duration,
         run: RunId,
     ) -> Result<Exclusive, EngineError> {
-        let lock = Lock::take(local, run)?;
-        let lease = match home.objects() {
-            Some(objects) => Some(Lease::take(objects, run, MachineId::of(journal)?, term).await?),
-            None => None,
-        };
-        Ok(Exclusive { tenure: Tenure(lease), _lock: lock })
+        let mut locks = vec![Lock::take(local, run)?];
+        let mut lease = None;
+        if let Some(objects) = home.objects() {
+            // Several folders of locks may go with one of a journal, which says what the machine is.
+            if journal != local {
+                locks.push(Lock::take(journal, run)?);
+            }
+            lease = Some(Lease::take(objects, run, MachineId::of(journal)?, term).await?);
+        }
+        Ok(Exclusive { tenure: Tenure(lease), _locks: locks })
     }
 
     pub(super) fn tenure(&self) -> Tenure {
@@ -51,7 +60,7 @@ impl Exclusive {
     /// Gives it back.
     pub(super) async fn release(self) {
         if let Some(lease) = self.tenure.0 {
-            lease.release().await;
+            let _ = timeout(RELEASE, lease.release()).await;
         }
     }
 }
@@ -65,16 +74,11 @@ impl Tenure {
         }
     }
 
-    /// Ends when the job is another run's, and says whose.
+    /// Ends when the job is another run's, or may be, and says whose.
     pub(super) async fn lost(&self) -> LeaseError {
-        loop {
-            match &self.0 {
-                Some(lease) => lease.lost().await,
-                None => std::future::pending().await,
-            }
-            if let Err(error) = self.confirm().await {
-                return error;
-            }
+        match &self.0 {
+            Some(lease) => lease.lost().await,
+            None => std::future::pending().await,
         }
     }
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::EngineError;
 use super::exclusive::Exclusive;
+use crate::checkpoint::MachineId;
 use crate::config::Job;
 use crate::ident::{Money, RunId, Spend};
 use crate::meter::{Account, Refused, Spending, over, worst_case};
@@ -16,23 +17,23 @@ use crate::store::{Folder, Objects};
 
 /// Folder of what all runs spent, in that of the journal.
 const FOLDER: &str = "budget";
-/// Name of its copy in the store of the checkpoint.
-const COPY: &str = "spent.json";
+/// How its copies in the store of the checkpoint begin.
+const COPY: &str = "spent-";
 
 /// What a run may spend.
 #[derive(Debug, Default)]
 pub struct Funds {
     pub(super) account: Account,
-    /// A run and a retry cannot both keep to one budget.
-    exclusive: Option<Exclusive>,
     pub(super) copy: Option<SpentCopy>,
 }
 
-/// The copy of what all runs spent, in the store of the checkpoint.
+/// The copy of what the runs on this machine spent, in the store of the checkpoint. Each machine has one of its own,
+/// which no other one writes; all together are what the job spent.
 #[derive(Debug)]
 pub(super) struct SpentCopy {
     account: Account,
     objects: Objects,
+    name: String,
     copied: Option<Spend>,
 }
 
@@ -46,56 +47,70 @@ struct Counted {
 impl SpentCopy {
     /// Puts it there, if it has changed.
     pub(super) async fn copy(&mut self) -> Result<(), EngineError> {
-        let spent = self.account.spent_by_all();
+        let spent = self.account.spent_here();
         if let Some(Spend { money, tokens, requests }) = spent.filter(|_| spent != self.copied) {
             let counted = Counted { picodollars: money.get(), tokens, requests };
             let bytes = serde_json::to_vec(&counted).expect("numbers become JSON");
-            self.objects.put(COPY, Bytes::from(bytes)).await?;
+            self.objects.put(&self.name, Bytes::from(bytes)).await?;
             self.copied = spent;
         }
         Ok(())
     }
 
-    async fn read(objects: &Objects) -> Result<Option<Spend>, EngineError> {
-        let Some(found) = objects.get(COPY).await? else { return Ok(None) };
-        let counted: Counted = serde_json::from_slice(&found.bytes).map_err(|_| EngineError::Mismatch {
-            what: format!("{} is damaged: what the job has spent cannot be told", objects.place(COPY)),
-            hint: "remove it to count from what this machine knows",
-        })?;
-        let Counted { picodollars, tokens, requests } = counted;
-        Ok(Some(Spend { money: Money::picodollars(picodollars), tokens, requests }))
+    /// What the other machines spent.
+    async fn of_others(objects: &Objects, own: &str) -> Result<Spend, EngineError> {
+        let mut spent = Spend::default();
+        for name in objects.list().await? {
+            let is_other = name.starts_with(COPY) && name != own;
+            let Some(found) = (if is_other { objects.get(&name).await? } else { None }) else { continue };
+            let counted: Counted =
+                serde_json::from_slice(&found.bytes).map_err(|_| EngineError::Mismatch {
+                    what: format!("{} is damaged: what the job has spent cannot be told", objects.place(&name)),
+                    hint: "remove it, and take what that machine spent, as the provider bills it, off the budget",
+                })?;
+            let Counted { picodollars, tokens, requests } = counted;
+            spent = spent + Spend { money: Money::picodollars(picodollars), tokens, requests };
+        }
+        Ok(spent)
     }
 }
 
+fn copy_name(machine: MachineId) -> String {
+    format!("{COPY}{machine}.json")
+}
+
 impl Funds {
-    /// Opens the account of a job. Where the budget is for all runs together, one has it at a time.
-    pub(super) async fn open(job: &Job, home: &Folder, run: RunId) -> Result<Self, EngineError> {
+    /// Has the account of a job to itself, where the budget is for all runs together: a run and a retry cannot both keep
+    /// to it. None where there is no such budget.
+    pub(super) async fn exclusive(
+        job: &Job,
+        home: &Folder,
+        run: RunId,
+    ) -> Result<Option<Exclusive>, EngineError> {
         if job.budget.job.is_unlimited() {
-            return Ok(Funds { account: Account::open(job.budget, None), exclusive: None, copy: None });
+            return Ok(None);
         }
         let folder = folder(&job.places.journal);
-        let home = home.join(FOLDER);
-        let exclusive = Exclusive::take(&folder, &home, &folder, job.places.lease, run).await?;
-        let mut spending = Spending::open(&folder)?;
-        if let Some(objects) = home.objects()
-            && let Some(counted) = SpentCopy::read(objects).await?
-        {
-            spending.raise(counted)?;
-        }
-        let account = Account::open(job.budget, Some(spending));
-        let copy = home.objects().map(|objects| SpentCopy {
-            account: account.clone(),
-            objects: objects.clone(),
-            copied: None,
-        });
-        Ok(Funds { account, exclusive: Some(exclusive), copy })
+        Exclusive::take(&folder, &home.join(FOLDER), &folder, job.places.lease, run).await.map(Some)
     }
 
-    /// Gives the account back.
-    pub(super) async fn close(&mut self) {
-        if let Some(exclusive) = self.exclusive.take() {
-            exclusive.release().await;
+    /// Opens the account of a job; the caller has it to itself.
+    pub(super) async fn open(job: &Job, home: &Folder) -> Result<Self, EngineError> {
+        if job.budget.job.is_unlimited() {
+            return Ok(Funds { account: Account::open(job.budget, None), copy: None });
         }
+        let folder = folder(&job.places.journal);
+        let mut spending = Spending::open(&folder)?;
+        let home = home.join(FOLDER);
+        let Some(objects) = home.objects() else {
+            return Ok(Funds { account: Account::open(job.budget, Some(spending)), copy: None });
+        };
+        let name = copy_name(MachineId::of(&folder)?);
+        spending.add_others(SpentCopy::of_others(objects, &name).await?);
+        let account = Account::open(job.budget, Some(spending));
+        let mut copy = SpentCopy { account: account.clone(), objects: objects.clone(), name, copied: None };
+        copy.copy().await?;
+        Ok(Funds { account, copy: Some(copy) })
     }
 
     /// Whether enough is left for a request.
@@ -108,12 +123,14 @@ impl Funds {
 
     /// What was spent of the budget for all runs of a job; none if it has none and none was counted.
     pub(super) async fn look(job: &Job, home: &Folder) -> Result<Option<Spent>, EngineError> {
-        let own = Spending::read(&folder(&job.places.journal))?;
-        let copied = match home.join(FOLDER).objects() {
-            Some(objects) => SpentCopy::read(objects).await?,
-            None => None,
-        };
-        let found = own.map_or(copied, |own| Some(copied.map_or(own, |copied| own.most(copied))));
+        let folder = folder(&job.places.journal);
+        let mut found = Spending::read(&folder)?;
+        if let Some(objects) = home.join(FOLDER).objects() {
+            let own = MachineId::found(&folder)?.map(copy_name).unwrap_or_default();
+            let others = SpentCopy::of_others(objects, &own).await?;
+            found =
+                (found.is_some() || others != Spend::default()).then(|| found.unwrap_or_default() + others);
+        }
         let allowance = job.budget.job;
         if found.is_none() && allowance.is_unlimited() {
             return Ok(None);

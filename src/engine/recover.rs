@@ -97,6 +97,7 @@ impl Recoverer<'_> {
             clears_target: true,
         };
         self.sink.may_clear().await?;
+        self.file.look().await?;
         self.file.save(&checkpoint).await?;
         self.clear(&mut checkpoint).await
     }

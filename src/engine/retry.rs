@@ -17,7 +17,7 @@ use super::funds::Funds;
 use super::history::History;
 use super::prepare::prepare;
 use super::probation::Strictness;
-use super::run::{End, RunOptions, Running, StopRequest};
+use super::run::{End, RunOptions, Running, StopRequest, unless_stopped};
 use super::start::sort_journals;
 use crate::checkpoint::{
     Checkpoint, CheckpointFile, Part, PlannedBatch, Position, Recovery, Retrying, Selection, SourceId,
@@ -61,14 +61,26 @@ pub async fn retry(
     let tally = Tally::default();
     let voice = voice.and(Box::new(tally.clone()));
     let end = async {
-        let funds = Funds::open(job, &home, RunId::random()).await?;
-        let rows = FailedRows::open(job).await?.ok_or_else(missing)?;
-        let tenure = exclusive.tenure();
-        let (session, running) =
-            start(job, &home.join(FOLDER), tenure, rows, funds, wanted, options, simulator, &voice).await?;
-        let history = History::begin(&job.places.state.join(FOLDER), session, started, tally)?;
-        let end = running.run(options, stop).await;
-        history.end(&end);
+        let purse = Funds::exclusive(job, &home, RunId::random()).await?;
+        let begun = unless_stopped(&stop, async {
+            let funds = Funds::open(job, &home).await?;
+            let rows = FailedRows::open(job).await?.ok_or_else(missing)?;
+            let tenure = exclusive.tenure();
+            start(job, &home.join(FOLDER), tenure, rows, funds, wanted, options, simulator, &voice).await
+        });
+        let end = match begun.await {
+            Ok(Some((session, running))) => {
+                let history = History::begin(&job.places.state.join(FOLDER), session, started, tally)?;
+                let end = running.run(options, stop).await;
+                history.end(&end);
+                end
+            }
+            Ok(None) => Ok(End::Stopped),
+            Err(error) => Err(error),
+        };
+        if let Some(purse) = purse {
+            purse.release().await;
+        }
         end
     };
     let end = end.await;

@@ -13,6 +13,7 @@ use super::error::EngineError;
 use super::error_rate::TooManyErrors;
 use super::exclusive::{Exclusive, Tenure, home};
 use super::feed::{Drain, Feed, Loaded};
+use super::funds::Funds;
 use super::history::History;
 use super::prepare::prepare;
 use super::start::{Started, start};
@@ -28,6 +29,11 @@ use crate::sink::{Committed, Constraints, FilledBatch, Sink};
 use crate::source::Source;
 use crate::store;
 use crate::table::is_delta_table;
+
+/// How long the last answers may take to be copied to the store, where they are.
+const LAST_COPIES: Duration = Duration::from_secs(60);
+/// The same when the caller wants the end at once.
+const AT_ONCE: Duration = Duration::from_secs(2);
 
 /// How long a run may go on.
 #[derive(Clone, Copy, Debug)]
@@ -135,30 +141,65 @@ pub async fn run(
     let started = clock::wall();
     let tally = Tally::default();
     let voice = voice.and(Box::new(tally.clone()));
-    let source = Source::open(&job.source).await?;
-    let prepared = prepare(job, source.schema(), simulator)?;
-    if !is_delta_table(&job.target.location).await? {
-        Sink::can_create(&job.target.location).await?;
-    }
-    let home = home(job).await?;
-    home.probe().await?;
-    store::probe(&job.places.journal)?;
-    let Places { state, journal, lease, .. } = &job.places;
-    let exclusive = Exclusive::take(state, &home, journal, *lease, run).await?;
-    let tenure = exclusive.tenure();
+    let told = stop.clone();
+    let begun = unless_stopped(&told, async {
+        let source = Source::open(&job.source).await?;
+        let prepared = prepare(job, source.schema(), simulator)?;
+        if !is_delta_table(&job.target.location).await? {
+            Sink::can_create(&job.target.location).await?;
+        }
+        let home = home(job).await?;
+        home.probe().await?;
+        store::probe(&job.places.journal)?;
+        let Places { state, journal, lease, .. } = &job.places;
+        let exclusive = Exclusive::take(state, &home, journal, *lease, run).await?;
+        Ok((source, prepared, home, exclusive))
+    });
+    let Some((source, prepared, home, exclusive)) = begun.await? else { return Ok(End::Stopped) };
     let end = async {
-        let Started { enricher, reading, sink, lineage, constraints } =
-            start(job, &home, prepared, source, run, options, &voice).await?;
-        voice.say(&Event::Started { run });
-        let history = History::begin(state, run, started, tally)?;
-        let running = Running::new(enricher, reading, sink, lineage, constraints, tenure, voice);
-        let end = running.run(options, stop).await;
-        history.end(&end);
+        let purse = Funds::exclusive(job, &home, run).await?;
+        let started_run =
+            unless_stopped(&told, start(job, &home, prepared, source, run, options, &voice)).await;
+        let end = match started_run {
+            Ok(Some(Started { enricher, reading, sink, lineage, constraints })) => {
+                voice.say(&Event::Started { run });
+                let history = History::begin(&job.places.state, run, started, tally)?;
+                let tenure = exclusive.tenure();
+                let running = Running::new(enricher, reading, sink, lineage, constraints, tenure, voice);
+                let end = running.run(options, stop).await;
+                history.end(&end);
+                end
+            }
+            Ok(None) => Ok(End::Stopped),
+            Err(error) => Err(error),
+        };
+        if let Some(purse) = purse {
+            purse.release().await;
+        }
         end
     };
     let end = end.await;
     exclusive.release().await;
     end
+}
+
+/// What comes of something that is done before a run begins; none where the caller asks for the end first. It may be
+/// left at any point, as a process may be killed at any.
+pub(super) async fn unless_stopped<T>(
+    stop: &watch::Receiver<StopRequest>,
+    work: impl Future<Output = Result<T, EngineError>>,
+) -> Result<Option<T>, EngineError> {
+    let mut stop = stop.clone();
+    let asked = async {
+        if stop.wait_for(|asked| *asked != StopRequest::None).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        biased;
+        done = work => done.map(Some),
+        () = asked => Ok(None),
+    }
 }
 
 /// The loop of a run, between where batches come from and where they go.
@@ -231,7 +272,7 @@ impl<F: Feed, D: Drain> Running<F, D> {
                         self.enricher.halt(Stop::Asked);
                         self.enricher.abort().await;
                         self.tasks.abort_all();
-                        return self.end(options, false).await;
+                        return self.end(options, false, AT_ONCE).await;
                     }
                     self.enricher.halt(Stop::Asked);
                     cut_off.get_or_insert(clock::now() + options.grace);
@@ -264,7 +305,7 @@ impl<F: Feed, D: Drain> Running<F, D> {
                 }
             }
         }
-        self.end(options, timed_out).await
+        self.end(options, timed_out, LAST_COPIES).await
     }
 
     /// What is in flight has had its time; full batches are still committed.
@@ -369,17 +410,27 @@ impl<F: Feed, D: Drain> Running<F, D> {
         opened.inspect_err(|_| self.enricher.failed(Duty::Load(id)))
     }
 
-    async fn end(mut self, options: RunOptions, timed_out: bool) -> Result<End, EngineError> {
+    async fn end(
+        mut self,
+        options: RunOptions,
+        timed_out: bool,
+        patience: Duration,
+    ) -> Result<End, EngineError> {
         let is_complete = self.enricher.is_complete();
         let planned_all = self.feed.as_ref().is_some_and(|feed| feed.reaches_end());
         let covers_all = self.feed.as_ref().is_some_and(|feed| feed.covers_all());
-        if let Some(feed) = &mut self.feed {
+        // Who has lost the job leaves the checkpoint to the one who has it, and who is in a hurry to the next run.
+        let is_lost = matches!(self.error, Some(EngineError::Lease(_)));
+        if let Some(feed) = &mut self.feed
+            && !is_lost
+            && patience > AT_ONCE
+        {
             let closed = feed.close(self.newest, is_complete && planned_all).await;
             if let Err(error) = closed {
                 self.error.get_or_insert(error);
             }
         }
-        let stopped = self.enricher.finish(covers_all).await?;
+        let stopped = self.enricher.finish(covers_all && !is_lost, patience).await?;
         if let Some(error) = self.error {
             return Err(error);
         }

@@ -65,7 +65,7 @@ pub(super) async fn start(
     options: RunOptions,
     voice: &Voice,
 ) -> Result<Started, EngineError> {
-    let funds = Funds::open(job, home, run).await?;
+    let funds = Funds::open(job, home).await?;
     let mut sink = Sink::open(job, &prepared.columns, source.id(), run).await?;
     let file = CheckpointFile::in_folder(home);
     let mut recoverer = Recoverer { job, source: &mut source, sink: &sink, file: &file, voice };
@@ -179,8 +179,7 @@ fn tell_restored(restored: &Restored, voice: &Voice) {
     let Restored { records, strays, damaged } = restored;
     let found = records + strays.len() as u64;
     if found > 0 {
-        let text =
-            format!("{} brought back from the copies of another machine's journal", counted(found, "answer"));
+        let text = format!("{} brought back from the copies of the journal", counted(found, "answer"));
         voice.say(&Event::Notice(&text));
     }
     for place in damaged {

@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
@@ -24,6 +25,8 @@ use crate::faultpoint::{self, Side};
 use crate::ident::{BatchId, Fingerprint, Lineage, RowKey};
 use crate::store::{Objects, StoreError};
 
+/// Segments that are removed at once.
+const AT_ONCE: usize = 8;
 /// Bytes that are read for a segment at once.
 const MOST_AT_ONCE: u64 = 32 << 20;
 
@@ -185,6 +188,10 @@ impl Copies {
             Err(source) => return Err(JournalError::Io { action: "copy", path: path.clone(), source }),
         };
         let end = start + (bytes.len() - HEADER_LEN) as u64;
+        if end == start {
+            let source = std::io::Error::other(format!("no record begins at byte {start}"));
+            return Err(JournalError::Io { action: "copy", path: path.clone(), source });
+        }
         let round = Uuid::now_v7().simple();
         let name = format!("{}-{start:012}-{end:012}-{round}", self.machine);
         let pass = |side| {
@@ -201,9 +208,12 @@ impl Copies {
         loop {
             let Some((lineage, batch)) = self.state().doomed_batches.last().copied() else { break };
             let folder = self.objects.join(&folder(lineage, batch));
-            for name in folder.list().await? {
-                folder.delete(&name).await?;
-            }
+            let names = folder.list().await?;
+            let deleted = stream::iter(names).map(|name| {
+                let folder = folder.clone();
+                async move { folder.delete(&name).await }
+            });
+            deleted.buffer_unordered(AT_ONCE).try_collect::<Vec<()>>().await?;
             self.state().doomed_batches.retain(|doomed| *doomed != (lineage, batch));
         }
         loop {
@@ -260,17 +270,14 @@ impl Copies {
         restored: &mut Restored,
     ) -> Result<(), JournalError> {
         let path = folder.file_of(header.batch);
-        let len = match path.exists() {
-            true => intact_len(&path)?,
-            false => 0,
-        };
         let own = segments.iter().filter(|(_, name)| name.machine == self.machine);
         let copied = own.map(|(_, name)| name.end).max().unwrap_or_default();
-        let is_short = len < copied;
-        self.state().copied.insert(header.batch, copied.min(len));
+        // A file that lost its end, or whose records stand elsewhere, is not what was copied of it.
+        let is_other = copied > 0 && !(path.exists() && has_record_end(&path, copied)?);
+        self.state().copied.insert(header.batch, if is_other { 0 } else { copied });
         let mut records = Vec::new();
         for (name, parsed) in segments {
-            if parsed.machine != self.machine || is_short {
+            if parsed.machine != self.machine || is_other {
                 records.extend(self.read(&name, |found| found == header, &mut restored.damaged).await?);
             }
         }
@@ -343,10 +350,11 @@ fn folder(lineage: Lineage, batch: BatchId) -> String {
     format!("{lineage}/{:010}", batch.get())
 }
 
-fn intact_len(path: &Path) -> Result<u64, JournalError> {
+/// Whether a record ends at this byte of a journal.
+fn has_record_end(path: &Path, at: u64) -> Result<bool, JournalError> {
     let mut reader = JournalReader::open(path)?;
-    while reader.next_record()?.is_some() {}
-    Ok(reader.intact_len())
+    while reader.intact_len() < at && reader.next_record()?.is_some() {}
+    Ok(reader.intact_len() == at)
 }
 
 /// Whole frames of a journal's file from `start`, after a header: all up to `end`, or as many as one segment takes.

@@ -93,10 +93,10 @@ impl Account {
         self.0.as_ref().map(|books| lock(books).run).unwrap_or_default()
     }
 
-    /// What all runs spent, with requests under way at their worst; none where it is not counted.
+    /// What all runs spent on this machine, with requests under way at their worst; none where it is not counted.
     #[must_use]
-    pub fn spent_by_all(&self) -> Option<Spend> {
-        self.0.as_ref().and_then(|books| lock(books).job.as_ref().map(Spending::with_open))
+    pub fn spent_here(&self) -> Option<Spend> {
+        self.0.as_ref().and_then(|books| lock(books).job.as_ref().map(Spending::here))
     }
 
     /// Flushes what all runs spent to the disk.

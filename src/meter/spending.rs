@@ -39,6 +39,8 @@ pub struct Spending {
     /// A failed write could not be undone.
     is_torn: bool,
     settled: Spend,
+    /// What other machines spent.
+    others: Spend,
     /// Requests that are sent and not settled, at their worst.
     open: BTreeMap<u64, Spend>,
     next: u64,
@@ -81,31 +83,24 @@ impl Spending {
         let settled = Self::read(folder)?.unwrap_or_default();
         let path = folder.join(NAME);
         let (file, len) = write_anew(&path, settled, &BTreeMap::new())?;
-        Ok(Spending { path, file, len, is_torn: false, settled, open: BTreeMap::new(), next: 0 })
+        let (others, open) = (Spend::default(), BTreeMap::new());
+        Ok(Spending { path, file, len, is_torn: false, settled, others, open, next: 0 })
     }
 
-    /// What was spent, without requests that are under way.
+    /// What was spent, without requests that are under way, and with what other machines spent.
     #[must_use]
     pub fn settled(&self) -> Spend {
-        self.settled
+        self.settled + self.others
     }
 
-    /// What was spent, with requests that are under way at their worst.
-    pub(super) fn with_open(&self) -> Spend {
+    /// What was spent on this machine, with requests that are under way at their worst.
+    pub(super) fn here(&self) -> Spend {
         self.open.values().fold(self.settled, |sum, worst| sum + *worst)
     }
 
-    /// Takes over what another machine counted, where that is more.
-    ///
-    /// # Errors
-    /// When it cannot be written.
-    pub fn raise(&mut self, counted: Spend) -> Result<(), StoreError> {
-        let settled = self.settled.most(counted);
-        if settled != self.settled {
-            (self.file, self.len) = write_anew(&self.path, settled, &self.open)?;
-            self.settled = settled;
-        }
-        Ok(())
+    /// Counts what other machines spent; it is not written down here.
+    pub fn add_others(&mut self, spent: Spend) {
+        self.others = self.others + spent;
     }
 
     /// Writes down that a request is sent, and its worst; the number stands for it.

@@ -161,6 +161,19 @@ impl Objects {
         Ok(names)
     }
 
+    /// The time by the store's clock, in whole seconds.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn now(&self) -> Result<DateTime<Utc>, StoreError> {
+        let name = format!(".clock-{}", uuid::Uuid::new_v4());
+        self.put(&name, Bytes::from_static(b"now")).await?;
+        let found = self.get(&name).await;
+        self.delete(&name).await?;
+        let gone = || StoreError::of("read", self.place(&name))(std::io::ErrorKind::NotFound.into());
+        Ok(found?.ok_or_else(gone)?.modified)
+    }
+
     /// Finds out whether objects can be put here, and whether the store keeps to the conditions of a put.
     ///
     /// # Errors

@@ -77,6 +77,34 @@ async fn a_store_that_is_away_for_some_seconds_is_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_ends_a_run_whose_store_does_not_answer_any_more() {
+    let Some(store) = Store::start() else { return };
+    let world = world(&store, 400).await;
+    let hangs_after = Some(Duration::from_secs(3));
+    let gateway = Gateway::start(store.endpoint(), Trouble { hangs_after, ..Trouble::default() }).await;
+    let mut hanging = command(&world, &["run"]);
+    hanging.envs(through(&store, &gateway)).stderr(std::process::Stdio::piped());
+    let child = hanging.spawn().unwrap();
+    let pid = child.id().to_string();
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    for _ in 0..2 {
+        assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    // The store never answers: without an end of its own the run would stay for many minutes.
+    let ended = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap());
+    let Ok(ended) = tokio::time::timeout(Duration::from_secs(90), ended).await else {
+        let _ = Command::new("kill").args(["-KILL", &pid]).status();
+        panic!("the run does not end");
+    };
+    Outcome::of(&ended.unwrap()).assert_status(130).assert_says("are not copied to the store");
+    run(&world, &store.environment()).await.assert_status(0);
+    store.download("tables/target", &world.path("target")).await;
+    world.assert_target(0..400).await;
+    assert!((400..=404).contains(&world.simulator.counts().requests));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn keys_of_an_instance_that_expire_on_the_way_are_renewed() {
     for forced in [false, true] {
         let Some(store) = Store::start() else { return };

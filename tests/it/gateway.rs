@@ -31,6 +31,8 @@ pub struct Trouble {
     pub keys_last: Option<Duration>,
     /// Puts are done whatever their conditions say.
     pub ignores_conditions: bool,
+    /// After this time nobody is answered any more.
+    pub hangs_after: Option<Duration>,
     /// Nobody gets through in this stretch of time after the start.
     pub outage: Option<(Duration, Duration)>,
 }
@@ -118,6 +120,9 @@ async fn pass(State(gate): State<Arc<Inner>>, request: Request) -> Response {
     let number = gate.requests.fetch_add(1, Ordering::Relaxed) + 1;
     let is_hit = |every: Option<u64>| every.is_some_and(|every| number.is_multiple_of(every));
     let since = clock::now() - gate.started;
+    if gate.trouble.hangs_after.is_some_and(|after| since > after) {
+        std::future::pending::<()>().await;
+    }
     let is_out = gate.trouble.outage.is_some_and(|(from, to)| (from..to).contains(&since));
     if is_hit(gate.trouble.refused) || is_out {
         gate.turned_away.fetch_add(1, Ordering::Relaxed);

@@ -435,3 +435,93 @@ async fn machines_share_a_budget() {
         status.stdout
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_run_over_one_journal_is_refused_wherever_its_locks_are() {
+    let Some(store) = Store::start() else { return };
+    let spec = SimulatorSpec { latency: Some(Span(Duration::from_millis(100))), ..SimulatorSpec::default() };
+    let site = Site::new(&Arc::new(store), "one-journal".to_owned(), spec).await;
+    site.append(0..100).await;
+    let text = std::fs::read_to_string(site.world.job()).unwrap();
+    site.world.write_text(&text.replace("[journal]", "[journal]\npath = \"journals\""));
+    let mut first = site.command(0, &["run"]);
+    let mut first = first.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    while site.world.simulator.counts().requests < 8 {
+        assert!(first.try_wait().unwrap().is_none());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    site.run(1, "").await.assert_status(6).assert_says("another run holds this job");
+    assert!(first.wait().unwrap().success());
+    assert_eq!(site.world.simulator.counts().requests, 100);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_stops_in_order_leaves_every_answer_to_the_next_machine() {
+    let Some(store) = Store::start() else { return };
+    let spec = SimulatorSpec { latency: Some(Span(Duration::from_millis(100))), ..SimulatorSpec::default() };
+    let site = Site::new(&Arc::new(store), "stopped".to_owned(), spec).await;
+    site.append(0..60).await;
+    let text = std::fs::read_to_string(site.world.job()).unwrap();
+    // Nothing is copied before the end.
+    let text = text
+        .replace("copy_every = \"100ms\"", "copy_every = \"1h\"")
+        .replace("max_rows = 10", "max_rows = 60");
+    site.world.write_text(&text);
+    let mut first = site.command(0, &["run"]);
+    let mut first = first.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    while site.world.simulator.counts().requests < 16 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    signal(&first, "INT").await;
+    assert_eq!(first.wait().unwrap().code(), Some(130));
+    let before = site.world.simulator.counts();
+    assert!(before.answered < 60);
+    site.run(1, "").await.assert_status(0).assert_says("brought back from the copies");
+    site.download().await;
+    site.world.assert_target(0..60).await;
+    assert_eq!(site.world.simulator.counts().requests, 60);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_journal_that_was_damaged_is_healed_from_its_copies() {
+    let Some(store) = Store::start() else { return };
+    let spec = SimulatorSpec { latency: Some(Span(Duration::from_millis(100))), ..SimulatorSpec::default() };
+    let site = Site::new(&Arc::new(store), "healed".to_owned(), spec).await;
+    site.append(0..60).await;
+    let text = std::fs::read_to_string(site.world.job()).unwrap();
+    site.world.write_text(&text.replace("max_rows = 10", "max_rows = 60"));
+    assert_ne!(site.run(0, "journal-append.after=kill@30").await.status, Some(0));
+    settle(&site.world).await;
+    let recorded = site.recorded(0).await;
+    let journals = everything_below(&site.state(0));
+    let (journal, mut bytes) = journals.into_iter().find(|(_, bytes)| bytes.starts_with(b"ENRICHJ")).unwrap();
+    bytes[200] ^= 1;
+    std::fs::write(&journal, bytes).unwrap();
+    site.run(0, "").await.assert_status(1).assert_says("--repair");
+    let repaired = Outcome::of(&site.world.output(site.command(0, &["check", "--repair"])).await);
+    repaired.assert_status(0);
+    let before = site.world.simulator.counts().requests;
+    // The repair gave the folder another name: the lease of the old one runs out.
+    site.run_to_the_end(0).await;
+    site.download().await;
+    site.world.assert_target(0..60).await;
+    let asked = site.world.simulator.counts().requests - before;
+    assert_eq!(asked, 60 - recorded.len() as u64, "what was damaged is in the copies");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_cannot_begin_keeps_nobody_out() {
+    let Some(store) = Store::start() else { return };
+    let site = Site::new(&Arc::new(store), "begun".to_owned(), SimulatorSpec::default()).await;
+    site.append(0..10).await;
+    let text = std::fs::read_to_string(site.world.job()).unwrap();
+    let text = text.replace("lease = \"1s\"", "lease = \"10m\"");
+    let text = text.replace("[batch]", "[budget]\nmax_requests = 25\n[batch]");
+    site.world.write_text(&text);
+    site.run(0, "").await.assert_status(0);
+    site.append(10..20).await;
+    site.world.write_text(&text.replace("output = \"answer\"", "output = \"other\""));
+    site.run(0, "").await.assert_status(2);
+    site.world.write_text(&text);
+    site.run(1, "").await.assert_status(0).assert_says("10 rows written");
+}

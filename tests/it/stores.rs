@@ -196,3 +196,23 @@ async fn a_store_that_is_not_there_or_lets_nobody_in_is_told() {
     ended.assert_status(2).assert_says("the source s3://bucket/tables/source is not there");
     assert_eq!(world.simulator.counts().requests, 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_in_a_store_starts_over() {
+    let Some(store) = Store::start() else { return };
+    let world = World::new(SimulatorSpec::default()).await;
+    append_delta(&world.path("local"), &rows(0..20)).await;
+    store.upload(&world.path("local"), "tables/source").await;
+    world.write_text(&job(&world));
+    run(&world, &store, "run", &[], "").await.assert_status(0);
+    run(&world, &store, "run", &["--restart", "--yes"], "")
+        .await
+        .assert_status(0)
+        .assert_says("20 rows written");
+    assert_rows(&world, &store, 0..20).await;
+    assert_eq!(world.simulator.counts().requests, 40);
+    let killed = run(&world, &store, "run", &["--restart", "--yes"], "delta-commit.after=kill").await;
+    assert_ne!(killed.status, Some(0));
+    run(&world, &store, "run", &[], "").await.assert_status(0);
+    assert_rows(&world, &store, 0..20).await;
+}
