@@ -60,14 +60,17 @@ pub async fn retry(
     let started = clock::wall();
     let tally = Tally::default();
     let voice = voice.and(Box::new(tally.clone()));
-    let end = async {
+    let end = Box::pin(async {
         let purse = Funds::exclusive(job, &home, RunId::random()).await?;
-        let begun = unless_stopped(&stop, async {
-            let funds = Funds::open(job, &home).await?;
-            let rows = FailedRows::open(job).await?.ok_or_else(missing)?;
-            let tenure = exclusive.tenure();
-            start(job, &home.join(FOLDER), tenure, rows, funds, wanted, options, simulator, &voice).await
-        });
+        let begun = unless_stopped(
+            &stop,
+            Box::pin(async {
+                let funds = Funds::open(job, &home).await?;
+                let rows = FailedRows::open(job).await?.ok_or_else(missing)?;
+                let tenure = exclusive.tenure();
+                start(job, &home.join(FOLDER), tenure, rows, funds, wanted, options, simulator, &voice).await
+            }),
+        );
         let end = match begun.await {
             Ok(Some((session, running))) => {
                 let history = History::begin(&job.places.state.join(FOLDER), session, started, tally)?;
@@ -82,7 +85,7 @@ pub async fn retry(
             purse.release().await;
         }
         end
-    };
+    });
     let end = end.await;
     exclusive.release().await;
     end

@@ -142,21 +142,24 @@ pub async fn run(
     let tally = Tally::default();
     let voice = voice.and(Box::new(tally.clone()));
     let told = stop.clone();
-    let begun = unless_stopped(&told, async {
-        let source = Source::open(&job.source).await?;
-        let prepared = prepare(job, source.schema(), simulator)?;
-        if !is_delta_table(&job.target.location).await? {
-            Sink::can_create(&job.target.location).await?;
-        }
-        let home = home(job).await?;
-        home.probe().await?;
-        store::probe(&job.places.journal)?;
-        let Places { state, journal, lease, .. } = &job.places;
-        let exclusive = Exclusive::take(state, &home, journal, *lease, run).await?;
-        Ok((source, prepared, home, exclusive))
-    });
+    let begun = unless_stopped(
+        &told,
+        Box::pin(async {
+            let source = Source::open(&job.source).await?;
+            let prepared = prepare(job, source.schema(), simulator)?;
+            if !is_delta_table(&job.target.location).await? {
+                Sink::can_create(&job.target.location).await?;
+            }
+            let home = home(job).await?;
+            home.probe().await?;
+            store::probe(&job.places.journal)?;
+            let Places { state, journal, lease, .. } = &job.places;
+            let exclusive = Exclusive::take(state, &home, journal, *lease, run).await?;
+            Ok((source, prepared, home, exclusive))
+        }),
+    );
     let Some((source, prepared, home, exclusive)) = begun.await? else { return Ok(End::Stopped) };
-    let end = async {
+    let end = Box::pin(async {
         let purse = Funds::exclusive(job, &home, run).await?;
         let started_run =
             unless_stopped(&told, start(job, &home, prepared, source, run, options, &voice)).await;
@@ -177,7 +180,7 @@ pub async fn run(
             purse.release().await;
         }
         end
-    };
+    });
     let end = end.await;
     exclusive.release().await;
     end
