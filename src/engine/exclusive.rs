@@ -57,6 +57,13 @@ impl Exclusive {
         self.tenure.clone()
     }
 
+    /// Does something that needs it, and gives it back.
+    pub(super) async fn during<T>(self, work: impl Future<Output = T>) -> T {
+        let done = work.await;
+        self.release().await;
+        done
+    }
+
     /// Gives it back.
     pub(super) async fn release(self) {
         if let Some(lease) = self.tenure.0 {

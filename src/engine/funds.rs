@@ -80,18 +80,20 @@ fn copy_name(machine: MachineId) -> String {
 }
 
 impl Funds {
-    /// Has the account of a job to itself, where the budget is for all runs together: a run and a retry cannot both keep
-    /// to it. None where there is no such budget.
-    pub(super) async fn exclusive(
+    /// Does something that has the account of a job to itself, where the budget is for all runs together: a run and a
+    /// retry cannot both keep to it.
+    pub(super) async fn during<T>(
         job: &Job,
         home: &Folder,
         run: RunId,
-    ) -> Result<Option<Exclusive>, EngineError> {
+        work: impl Future<Output = Result<T, EngineError>>,
+    ) -> Result<T, EngineError> {
         if job.budget.job.is_unlimited() {
-            return Ok(None);
+            return work.await;
         }
         let folder = folder(&job.places.journal);
-        Exclusive::take(&folder, &home.join(FOLDER), &folder, job.places.lease, run).await.map(Some)
+        let purse = Exclusive::take(&folder, &home.join(FOLDER), &folder, job.places.lease, run).await?;
+        purse.during(work).await
     }
 
     /// Opens the account of a job; the caller has it to itself.

@@ -60,35 +60,21 @@ pub async fn retry(
     let started = clock::wall();
     let tally = Tally::default();
     let voice = voice.and(Box::new(tally.clone()));
-    let end = Box::pin(async {
-        let purse = Funds::exclusive(job, &home, RunId::random()).await?;
-        let begun = unless_stopped(
-            &stop,
-            Box::pin(async {
-                let funds = Funds::open(job, &home).await?;
-                let rows = FailedRows::open(job).await?.ok_or_else(missing)?;
-                let tenure = exclusive.tenure();
-                start(job, &home.join(FOLDER), tenure, rows, funds, wanted, options, simulator, &voice).await
-            }),
-        );
-        let end = match begun.await {
-            Ok(Some((session, running))) => {
-                let history = History::begin(&job.places.state.join(FOLDER), session, started, tally)?;
-                let end = running.run(options, stop).await;
-                history.end(&end);
-                end
-            }
-            Ok(None) => Ok(End::Stopped),
-            Err(error) => Err(error),
-        };
-        if let Some(purse) = purse {
-            purse.release().await;
-        }
+    let tenure = exclusive.tenure();
+    let work = async {
+        let begun = Box::pin(async {
+            let funds = Funds::open(job, &home).await?;
+            let rows = FailedRows::open(job).await?.ok_or_else(missing)?;
+            start(job, &home.join(FOLDER), tenure, rows, funds, wanted, options, simulator, &voice).await
+        });
+        let begun = unless_stopped(&stop, begun).await?;
+        let Some((session, running)) = begun else { return Ok(End::Stopped) };
+        let history = History::begin(&job.places.state.join(FOLDER), session, started, tally)?;
+        let end = running.run(options, stop).await;
+        history.end(&end);
         end
-    });
-    let end = end.await;
-    exclusive.release().await;
-    end
+    };
+    exclusive.during(Box::pin(Funds::during(job, &home, RunId::random(), work))).await
 }
 
 /// Takes what a retry needs for itself.

@@ -159,31 +159,19 @@ pub async fn run(
         }),
     );
     let Some((source, prepared, home, exclusive)) = begun.await? else { return Ok(End::Stopped) };
-    let end = Box::pin(async {
-        let purse = Funds::exclusive(job, &home, run).await?;
-        let started_run =
-            unless_stopped(&told, start(job, &home, prepared, source, run, options, &voice)).await;
-        let end = match started_run {
-            Ok(Some(Started { enricher, reading, sink, lineage, constraints })) => {
-                voice.say(&Event::Started { run });
-                let history = History::begin(&job.places.state, run, started, tally)?;
-                let tenure = exclusive.tenure();
-                let running = Running::new(enricher, reading, sink, lineage, constraints, tenure, voice);
-                let end = running.run(options, stop).await;
-                history.end(&end);
-                end
-            }
-            Ok(None) => Ok(End::Stopped),
-            Err(error) => Err(error),
-        };
-        if let Some(purse) = purse {
-            purse.release().await;
-        }
+    let tenure = exclusive.tenure();
+    let work = async {
+        let begun = unless_stopped(&told, start(job, &home, prepared, source, run, options, &voice));
+        let Some(started_run) = begun.await? else { return Ok(End::Stopped) };
+        let Started { enricher, reading, sink, lineage, constraints } = started_run;
+        voice.say(&Event::Started { run });
+        let history = History::begin(&job.places.state, run, started, tally)?;
+        let running = Running::new(enricher, reading, sink, lineage, constraints, tenure, voice.clone());
+        let end = running.run(options, stop).await;
+        history.end(&end);
         end
-    });
-    let end = end.await;
-    exclusive.release().await;
-    end
+    };
+    exclusive.during(Box::pin(Funds::during(job, &home, run, work))).await
 }
 
 /// What comes of something that is done before a run begins; none where the caller asks for the end first. It may be
