@@ -108,7 +108,7 @@ pub async fn check(job: &Job, live: bool, simulator: Option<&Url>) -> Vec<Findin
                 });
                 note("target constraints", demands.map_err(EngineError::from));
                 let there = sink.look_for_files().await.map_err(EngineError::from);
-                note("target files", there.map(|files| format!("{files} in the log, all on the disk")));
+                note("target files", there.map(|files| format!("{files} in the log, all there")));
                 let file = CheckpointFile::in_folder(&home);
                 let voice = Voice::default();
                 let mut recoverer =

@@ -42,6 +42,10 @@ pub(super) async fn builder(at: &Location) -> Result<DeltaTableBuilder, TableErr
     let Some(url) = at.url() else { return Ok(builder) };
     let store = format!("{}://{}", url.scheme(), url.authority());
     if !is_reached(&store) {
+        if let Some(endpoint) = forbidden_endpoint(url.scheme()) {
+            let what = format!("the endpoint is {endpoint}, without TLS, and AWS_ALLOW_HTTP=true is not set");
+            return Err(error(DeltaTableError::Generic(what)));
+        }
         let quick = new().and_then(|builder| builder.build_storage()).map_err(&error)?.object_store(None);
         let mut listed = quick.list(Some(&Path::from(LOG_FOLDER)));
         listed.try_next().await.map_err(|source| error(source.into()))?;
@@ -49,6 +53,15 @@ pub(super) async fn builder(at: &Location) -> Result<DeltaTableBuilder, TableErr
     }
     let options = PATIENT.map(|(key, value)| (key.to_owned(), value.to_owned()));
     Ok(builder.with_storage_options(HashMap::from(options)))
+}
+
+/// An endpoint that object_store refuses, in words that nobody would guess ("builder error").
+fn forbidden_endpoint(scheme: &str) -> Option<String> {
+    let text = |name| std::env::var(name).ok();
+    let endpoint = text("AWS_ENDPOINT_URL").or_else(|| text("AWS_ENDPOINT"))?;
+    let is_allowed =
+        text("AWS_ALLOW_HTTP").is_some_and(|allowed| !matches!(allowed.as_str(), "" | "0" | "false"));
+    (scheme.starts_with("s3") && endpoint.starts_with("http://") && !is_allowed).then_some(endpoint)
 }
 
 fn is_reached(store: &str) -> bool {

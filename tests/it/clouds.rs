@@ -164,6 +164,18 @@ async fn a_store_without_conditions_is_refused_before_anything_is_asked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_without_tls_is_told_from_one_that_does_not_answer() {
+    let world = World::new(SimulatorSpec::default()).await;
+    world.write_text(&world.usual_job("").replace("path = \"source\"", "path = \"s3://bucket/source\""));
+    let endpoint = ("AWS_ENDPOINT_URL", "http://127.0.0.1:9".to_owned());
+    let keys = [("AWS_ACCESS_KEY_ID", "key".to_owned()), ("AWS_SECRET_ACCESS_KEY", "secret".to_owned())];
+    let mut environment = [&[endpoint][..], &keys].concat();
+    run(&world, &environment).await.assert_status(1).assert_says("AWS_ALLOW_HTTP=true is not set");
+    environment.push(("AWS_ALLOW_HTTP", "true".to_owned()));
+    run(&world, &environment).await.assert_status(1).assert_says("error sending request");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_source_of_more_files_than_a_page_of_a_listing_is_read_whole() {
     const FILES: i64 = 1_010;
     let Some(store) = Store::start() else { return };

@@ -65,7 +65,7 @@ async fn a_check_misses_files_of_the_target_that_were_deleted() {
     let world = World::with_rows(40, 1).await;
     world.run(&[]).await.assert_status(0);
     let fine = on_job(&world, "check", &[]).await;
-    let says = "ok      target files: 4 in the log, all on the disk";
+    let says = "ok      target files: 4 in the log, all there";
     assert!(fine.assert_status(0).stdout.contains(says), "{}", fine.stdout);
     let path = world.path("target");
     let files = enrich::table::Table::open(&path).await.unwrap().files().await.unwrap();
