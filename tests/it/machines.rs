@@ -269,6 +269,34 @@ async fn two_machines_contend_for_a_job_with_pauses_longer_than_the_lease() {
     println!("{schedules} schedules; no row lost or doubled; {told:?}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn who_slept_through_the_lease_stops_before_the_next_commit() {
+    let Some(store) = Store::start() else { return };
+    let spec = SimulatorSpec { latency: Some(Span(Duration::from_millis(200))), ..SimulatorSpec::default() };
+    let site = Site::new(&Arc::new(store), "slept".to_owned(), spec).await;
+    site.append(0..120).await;
+    let mut sleeper = site.command(0, &["run"]);
+    let sleeper = sleeper.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    while site.world.simulator.counts().answered < 30 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    signal(&sleeper, "STOP").await;
+    // The other one waits for the end of the lease, and has the job to its end.
+    site.run_to_the_end(1).await;
+    site.download().await;
+    let version = site.world.target_version().await;
+    signal(&sleeper, "CONT").await;
+    let woken = tokio::task::spawn_blocking(move || sleeper.wait_with_output().unwrap()).await.unwrap();
+    let woken = Outcome::of(&woken);
+    woken
+        .assert_status(6)
+        .assert_says("this run has lost the job to another one")
+        .assert_says("it has ended since");
+    site.download().await;
+    assert_eq!(site.world.target_version().await, version, "it commits nothing any more");
+    site.world.assert_target(0..120).await;
+}
+
 const ENDS: [(&str, &str); 5] = [
     ("the lease was another's", "another run holds this job"),
     ("lost the lease", "this run has lost the job to another one"),
