@@ -63,8 +63,13 @@ async fn a_mistake_in_the_job_file_names_file_and_line_or_key() {
         ),
         (
             "path = \"target\"",
-            "path = \"s3://bucket/x\"",
-            &["`checkpoint.path` is missing: with a target in an object store it names a local folder"],
+            "path = \"target\"\n[journal]\npath = \"s3://bucket/x\"",
+            &["`journal.path` is s3://bucket/x; it must be a local folder"],
+        ),
+        (
+            "path = \"target\"",
+            "path = \"target\"\n[checkpoint]\nlease = \"200ms\"",
+            &["`checkpoint.lease` is 200ms; it must be at least 1s"],
         ),
         (
             "path = \"target\"",
