@@ -1,4 +1,4 @@
-//! The checkpoint: what is planned and how far the source is read; its lock; its recovery.
+//! The checkpoint: what is planned and how far the source is read; its lock and its lease; its recovery.
 //!
 //! It saves work and money and decides nothing: whether a batch is committed is for the Delta log to say.
 //! The plan of a batch is durable here before its first call, so that a restart runs the same rows under
