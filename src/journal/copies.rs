@@ -4,8 +4,8 @@
 //! rounds of copying. Its name says which batch, which machine, and which bytes of that machine's file:
 //! `<lineage>/<batch>/<machine>-<start>-<end>-<round>`. It is removed after the batch's commit.
 //!
-//! Answers are restored from segments of other machines; where the own file is shorter than what was copied of it,
-//! from the own ones too. A record that is there already is left out.
+//! Answers are restored from segments of other machines; where the own file is not what was copied of it, from the own
+//! ones too. A record that is there already is left out.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
@@ -219,7 +219,8 @@ impl Copies {
         loop {
             let Some(name) = self.state().doomed.last().cloned() else { return Ok(()) };
             self.objects.delete(&name).await?;
-            self.state().doomed.pop();
+            // More may have come meanwhile.
+            self.state().doomed.retain(|doomed| *doomed != name);
         }
     }
 

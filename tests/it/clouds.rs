@@ -86,7 +86,9 @@ async fn a_second_signal_ends_a_run_whose_store_does_not_answer_any_more() {
     hanging.envs(through(&store, &gateway)).stderr(std::process::Stdio::piped());
     let child = hanging.spawn().unwrap();
     let pid = child.id().to_string();
-    tokio::time::sleep(Duration::from_secs(6)).await;
+    while gateway.hanging() == 0 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     for _ in 0..2 {
         assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
         tokio::time::sleep(Duration::from_millis(300)).await;

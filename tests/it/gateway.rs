@@ -52,6 +52,7 @@ struct Inner {
     started: Instant,
     requests: AtomicU64,
     turned_away: AtomicU64,
+    hanging: AtomicU64,
     /// Keys that were given out, and when.
     keys: Mutex<BTreeMap<String, Instant>>,
     seen: Mutex<Vec<(Method, String, HeaderMap)>>,
@@ -78,6 +79,7 @@ impl Gateway {
             started: clock::now(),
             requests: AtomicU64::new(0),
             turned_away: AtomicU64::new(0),
+            hanging: AtomicU64::new(0),
             keys: Mutex::default(),
             seen: Mutex::default(),
         });
@@ -92,6 +94,11 @@ impl Gateway {
     /// Requests that did not get through, or whose answer was lost.
     pub fn turned_away(&self) -> u64 {
         self.inner.turned_away.load(Ordering::Relaxed)
+    }
+
+    /// Requests that are never answered.
+    pub fn hanging(&self) -> u64 {
+        self.inner.hanging.load(Ordering::Relaxed)
     }
 
     /// Keys that were given out.
@@ -121,6 +128,7 @@ async fn pass(State(gate): State<Arc<Inner>>, request: Request) -> Response {
     let is_hit = |every: Option<u64>| every.is_some_and(|every| number.is_multiple_of(every));
     let since = clock::now() - gate.started;
     if gate.trouble.hangs_after.is_some_and(|after| since > after) {
+        gate.hanging.fetch_add(1, Ordering::Relaxed);
         std::future::pending::<()>().await;
     }
     let is_out = gate.trouble.outage.is_some_and(|(from, to)| (from..to).contains(&since));

@@ -410,13 +410,7 @@ async fn of_two_machines_with_checkpoints_of_their_own_one_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn another_machine_goes_on_with_a_retry_and_its_answers() {
     let Some(store) = Store::start() else { return };
-    let fault = enrich::config::FaultSpec {
-        status: Some(400),
-        contains: Some("Row 1".into()),
-        times: Some(1),
-        ..crate::stops::fault()
-    };
-    let mut spec = crate::stops::faulty(fault);
+    let mut spec = crate::stops::refusing_once("Row 1");
     spec.latency = Some(Span(Duration::from_millis(100)));
     let site = Site::new(&Arc::new(store), "mended".to_owned(), spec).await;
     site.append(0..20).await;

@@ -36,6 +36,11 @@ pub fn fault() -> FaultSpec {
     }
 }
 
+/// Prompts with a text in them are refused the first time.
+pub fn refusing_once(text: &str) -> SimulatorSpec {
+    faulty(FaultSpec { status: Some(400), contains: Some(text.into()), times: Some(1), ..fault() })
+}
+
 pub fn faulty(fault: FaultSpec) -> SimulatorSpec {
     SimulatorSpec { faults: vec![fault], ..SimulatorSpec::default() }
 }

@@ -114,13 +114,7 @@ async fn whatever_is_killed(store: &Store, job: impl Fn(&World) -> String) {
 #[tokio::test(flavor = "multi_thread")]
 async fn failed_rows_in_a_store_are_listed_and_mended() {
     let Some(store) = Store::start() else { return };
-    let fault = enrich::config::FaultSpec {
-        status: Some(400),
-        contains: Some("Row 1".into()),
-        times: Some(1),
-        ..crate::stops::fault()
-    };
-    let world = World::new(crate::stops::faulty(fault)).await;
+    let world = World::new(crate::stops::refusing_once("Row 1")).await;
     append_delta(&world.path("local"), &rows(0..20)).await;
     store.upload(&world.path("local"), "tables/source").await;
     world.write_text(&job(&world));
