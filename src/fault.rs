@@ -69,8 +69,10 @@ classes! {
     InvalidOutput = "invalid_output" => Reject,
     /// The target's constraints do not allow what was to be written.
     Constraint = "constraint" => Reject,
-    /// The row's prompt could not be made from the template.
+    /// The row's prompt could not be made from the template, or a condition could not be asked of it.
     Template = "template" => Reject,
+    /// An earlier step failed whose output this one needs.
+    Upstream = "upstream" => Reject,
     /// The key is missing, wrong or lacks a right (401, 403).
     Auth = "auth" => Stop,
     /// Payment is due (402).

@@ -1,6 +1,8 @@
 //! Runs a language model over every row of a table, exactly once.
 
 #![doc = include_str!("ARCHITECTURE.md")]
+// What a task holds of a query is deep to look through.
+#![recursion_limit = "256"]
 
 pub mod admission;
 pub mod checkpoint;

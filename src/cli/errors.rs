@@ -172,8 +172,9 @@ fn advice(class: &str) -> &'static str {
         Class::Length => "raise max_tokens, then enrich retry",
         Class::Constraint => "enrich retry; if it stays, change the prompt or the target's constraint",
         Class::InvalidOutput => {
-            "enrich retry, or --provider another; if it stays, change the prompt or the classes"
+            "enrich retry, or --provider another; if it stays, change the prompt or what the step asks for"
         }
+        Class::Upstream => "see to the step that failed: enrich retry asks both again",
         Class::EmptyAnswer => "enrich retry; if it stays, change the prompt",
         Class::Template => "mend the template, then enrich retry",
         Class::BadRequest | Class::NotFound => "mend what the provider refuses, then enrich retry",

@@ -6,20 +6,17 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 use url::Url;
 
-use super::error::{ConfigError, nearest};
+use super::error::ConfigError;
 use super::job::{
-    ApiKey, BatchLimits, Form, Job, Params, Provider, RetryPolicy, SourceSpec, SourceStart, StepSpec,
-    TargetSpec, TokenLimits, WindowLimits,
+    ApiKey, BatchLimits, Job, Provider, RetryPolicy, SourceSpec, SourceStart, TargetSpec, TokenLimits,
+    WindowLimits,
 };
-use super::raw::{OneOrMore, RawJob, RawProvider, RawSource, RawStep};
-use super::simulated::SimulatorSpec;
+use super::raw::{RawJob, RawProvider, RawSource};
+use super::simulated::{MOST_DIMENSIONS, SimulatorSpec};
 use super::units::{ByteSize, Span, moment};
 use crate::ident::Money;
 use crate::store::Location;
 
-/// Each repair is paid for.
-const MAX_REPAIRS: u32 = 10;
-const MAX_STEPS: usize = 100;
 const MAX_ERROR_RATE: f64 = 0.5;
 const METADATA_COLUMN: &str = "_enrich";
 
@@ -188,7 +185,7 @@ impl Checker<'_> {
         path.ok_or_else(|| self.wrong(key, format!("is {location}; it must be a local folder")))
     }
 
-    fn positive(&self, key: &str, given: Option<u32>, default: u32) -> Result<u32, ConfigError> {
+    pub(super) fn positive(&self, key: &str, given: Option<u32>, default: u32) -> Result<u32, ConfigError> {
         match given {
             Some(0) => Err(self.wrong(key, "is 0; it must be at least 1")),
             other => Ok(other.unwrap_or(default)),
@@ -275,6 +272,11 @@ impl Checker<'_> {
             query: raw.query,
             extra_body: self.json(&key("extra_body"), raw.extra_body)?,
             max_tokens_field: raw.max_tokens_field.unwrap_or_else(|| "max_tokens".to_owned()),
+            schema_form: raw.schema_form,
+            inputs_per_request: self.positive(&key("inputs_per_request"), raw.inputs_per_request, 128)?,
+            input_tokens_per_request: self
+                .tokens(&key("input_tokens_per_request"), raw.input_tokens_per_request)?
+                .unwrap_or(100_000),
             requests_per_minute,
             token_limits,
             token_charge: raw.token_charge,
@@ -358,7 +360,7 @@ impl Checker<'_> {
         Ok(Some(ApiKey::new(header, bearer, secret)))
     }
 
-    fn json(&self, key: &str, table: toml::Table) -> Result<Map<String, Value>, ConfigError> {
+    pub(super) fn json(&self, key: &str, table: toml::Table) -> Result<Map<String, Value>, ConfigError> {
         match serde_json::to_value(table) {
             Ok(Value::Object(map)) => Ok(map),
             _ => Err(self.wrong(key, "cannot be written as JSON")),
@@ -393,8 +395,12 @@ impl Checker<'_> {
         if factors.into_iter().any(|factor| !(factor > 0.0 && factor.is_finite())) {
             return Err(self.wrong("simulator.phase.limits", "is not more than 0"));
         }
-        if spec.slots == Some(0) || spec.completion_tokens == Some(0) {
+        let least_one = [spec.slots, spec.completion_tokens, spec.max_inputs, spec.max_input_tokens];
+        if least_one.contains(&Some(0)) || spec.context_tokens == Some(0) {
             return Err(self.wrong("simulator", "has a 0 where it must be at least 1"));
+        }
+        if spec.dimensions.is_some_and(|dimensions| !(1..=MOST_DIMENSIONS).contains(&dimensions)) {
+            return Err(self.wrong("simulator.dimensions", "lies outside 1 to 65,536"));
         }
         let limits = [("requests", &spec.requests), ("tokens", &spec.tokens)];
         for (name, limit) in limits {
@@ -403,148 +409,6 @@ impl Checker<'_> {
             }
         }
         Ok(())
-    }
-
-    fn steps(
-        &self,
-        raw: Vec<RawStep>,
-        providers: &[Provider],
-        metadata_column: Option<&str>,
-    ) -> Result<Vec<StepSpec>, ConfigError> {
-        if raw.is_empty() {
-            return Err(
-                self.wrong("step", "is missing; a job has at least one [[step]] with a prompt and an output")
-            );
-        }
-        if raw.len() > MAX_STEPS {
-            return Err(
-                self.wrong("step", format!("stands there {} times; {MAX_STEPS} is the most", raw.len()))
-            );
-        }
-        let mut steps: Vec<StepSpec> = Vec::with_capacity(raw.len());
-        for (position, step) in raw.into_iter().enumerate() {
-            let step = self.step(position, step, providers)?;
-            if metadata_column.is_some_and(|metadata| step.output.eq_ignore_ascii_case(metadata)) {
-                return Err(self.wrong(
-                    format!("step[{position}].output"),
-                    format!("is {:?}, the name of the metadata column; choose another", step.output),
-                ));
-            }
-            if steps.iter().any(|other| other.output.eq_ignore_ascii_case(&step.output)) {
-                return Err(self.wrong(
-                    format!("step[{position}].output"),
-                    format!("is {:?}, as in an earlier step; columns need names of their own", step.output),
-                ));
-            }
-            steps.push(step);
-        }
-        Ok(steps)
-    }
-
-    fn step(&self, position: usize, raw: RawStep, providers: &[Provider]) -> Result<StepSpec, ConfigError> {
-        let key = |field: &str| format!("step[{position}].{field}");
-        if raw.output.is_empty() {
-            return Err(self.wrong(key("output"), "is empty; it names the column for the answers"));
-        }
-        if raw.prompt.trim().is_empty() {
-            return Err(self.wrong(key("prompt"), "is empty"));
-        }
-        let chosen = self.providers_of(&key("provider"), raw.provider.as_ref(), providers)?;
-        if raw.balance && chosen.len() == 1 {
-            return Err(self.wrong(key("balance"), "is set, and there is one provider only; name several"));
-        }
-        if raw.temperature.is_some_and(|temperature| !(0.0..=2.0).contains(&temperature)) {
-            return Err(self.wrong(key("temperature"), "lies outside 0 to 2"));
-        }
-        let max_tokens = match raw.max_tokens {
-            Some(_) => Some(self.positive(&key("max_tokens"), raw.max_tokens, 1)?),
-            None => None,
-        };
-        let form = match raw.classes {
-            Some(classes) => self.classes(&key("classes"), classes)?,
-            None => Form::Text,
-        };
-        let max_repairs = match (raw.max_repairs, &form) {
-            (Some(_), Form::Text) => {
-                return Err(self.wrong(
-                    key("max_repairs"),
-                    "is set, and any text is an answer of this step; it goes with classes",
-                ));
-            }
-            (Some(repairs), _) if repairs > MAX_REPAIRS => {
-                return Err(
-                    self.wrong(key("max_repairs"), format!("is {repairs}; {MAX_REPAIRS} is the most"))
-                );
-            }
-            (repairs, _) => repairs.unwrap_or(2),
-        };
-        Ok(StepSpec {
-            form,
-            max_repairs,
-            output: raw.output,
-            providers: chosen,
-            balance: raw.balance,
-            prompt: raw.prompt,
-            system: raw.system,
-            params: Params {
-                temperature: raw.temperature,
-                max_tokens,
-                extra_body: self.json(&key("extra_body"), raw.extra_body)?,
-            },
-            null_inputs: raw.null_inputs,
-            row_deadline: self.positive_span(&key("row_deadline"), raw.row_deadline, 600)?,
-        })
-    }
-
-    fn classes(&self, key: &str, classes: Vec<String>) -> Result<Form, ConfigError> {
-        if classes.is_empty() {
-            return Err(self.wrong(key, "is empty; it names the answers that there may be"));
-        }
-        for (at, class) in classes.iter().enumerate() {
-            if class.is_empty() || class.trim() != class || class.chars().any(char::is_control) {
-                return Err(self.wrong(
-                    key,
-                    format!("has the entry {class:?}; a class is text without white space at its ends"),
-                ));
-            }
-            if classes.iter().take(at).any(|other| other == class) {
-                return Err(self.wrong(key, format!("has {class:?} twice")));
-            }
-        }
-        Ok(Form::Classes(classes))
-    }
-
-    /// Positions of the providers that a step names.
-    fn providers_of(
-        &self,
-        key: &str,
-        named: Option<&OneOrMore>,
-        providers: &[Provider],
-    ) -> Result<Vec<usize>, ConfigError> {
-        let known = || providers.iter().map(|provider| provider.name.as_str());
-        let Some(named) = named else {
-            return match providers.len() {
-                1 => Ok(vec![0]),
-                0 => Err(self.wrong("provider", "is missing; a job has at least one [provider.<name>]")),
-                _ => Err(self.wrong(key, "is missing, and there is more than one to choose from")),
-            };
-        };
-        let mut chosen = Vec::new();
-        for name in named.names() {
-            let position = known().position(|known| known == name).ok_or_else(|| {
-                let hint = nearest(name, known())
-                    .map_or_else(String::new, |near| format!("; did you mean {near:?}?"));
-                self.wrong(key, format!("is {name:?}, and there is no [provider.{name}]{hint}"))
-            })?;
-            if chosen.contains(&position) {
-                return Err(self.wrong(key, format!("names {name:?} twice")));
-            }
-            chosen.push(position);
-        }
-        if chosen.is_empty() {
-            return Err(self.wrong(key, "is an empty list; name at least one provider"));
-        }
-        Ok(chosen)
     }
 }
 

@@ -16,6 +16,7 @@ use super::check::{Checker, Environment};
 use super::error::{ConfigError, NO_KEY};
 use super::overrides;
 use super::raw::RawJob;
+use super::shape::Shape;
 use super::simulated::SimulatorSpec;
 use super::units::ByteSize;
 use crate::ident::Fingerprint;
@@ -175,6 +176,12 @@ pub struct Provider {
     pub extra_body: Map<String, Value>,
     /// Name of the field that carries `max_tokens`.
     pub max_tokens_field: String,
+    /// How it is told what an answer must hold.
+    pub schema_form: SchemaForm,
+    /// Texts in one request for embeddings, at most.
+    pub inputs_per_request: u32,
+    /// Their tokens together, at most.
+    pub input_tokens_per_request: u64,
     /// Requests per minute.
     pub requests_per_minute: Option<u32>,
     /// Tokens per minute.
@@ -270,6 +277,8 @@ pub struct StepSpec {
     pub providers: Vec<usize>,
     /// Whether all of them are asked at once.
     pub balance: bool,
+    /// The SQL condition that rows must meet to be asked about.
+    pub when: Option<String>,
     /// Template of the user's message.
     pub prompt: String,
     /// Template of the system message.
@@ -290,7 +299,7 @@ impl StepSpec {
     /// Stands for what the step asks, whatever the row: templates and parameters.
     #[must_use]
     pub fn template_fingerprint(&self) -> Fingerprint {
-        let Params { temperature, max_tokens, extra_body } = &self.params;
+        let Params { temperature, max_tokens, extra_body, .. } = &self.params;
         let params = serde_json::json!([temperature, max_tokens, extra_body]).to_string();
         let system = self.system.as_deref().map_or(&[][..], |system| system.as_bytes());
         let asked = [self.prompt.as_bytes(), system, params.as_bytes()];
@@ -299,18 +308,98 @@ impl StepSpec {
             Form::Classes(classes) => {
                 Fingerprint::of(asked.into_iter().chain(classes.iter().map(String::as_bytes)))
             }
+            Form::Typed(typed) => Fingerprint::of(asked.into_iter().chain([typed.shape.text().as_bytes()])),
+            Form::Embedding(Vectors { dimensions, .. }) => {
+                let dimensions = format!("embedding {dimensions:?}");
+                Fingerprint::of(asked.into_iter().chain([dimensions.as_bytes()]))
+            }
         }
     }
 }
 
 /// What an answer must be.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub enum Form {
     /// Any text.
     #[default]
     Text,
     /// One of these.
     Classes(Vec<String>),
+    /// An object.
+    Typed(Typed),
+    /// The vector of the text.
+    Embedding(Vectors),
+}
+
+/// Which vectors are asked for, and how.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Vectors {
+    /// How many numbers one has; none for what the model gives.
+    pub dimensions: Option<u32>,
+    /// How they are sent.
+    pub encoding: Option<VectorEncoding>,
+}
+
+/// How the numbers of a vector are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum VectorEncoding {
+    /// As a list of numbers.
+    Float,
+    /// In base64: a third of the bytes.
+    Base64,
+}
+
+/// What a step asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum StepKind {
+    /// Answers to prompts.
+    #[default]
+    Chat,
+    /// Vectors of texts.
+    Embedding,
+}
+
+impl Form {
+    /// Whether the text of an answer is kept beside what it means.
+    #[must_use]
+    pub fn keeps_raw(&self) -> bool {
+        matches!(self, Form::Typed(Typed { keep_raw: true, .. }))
+    }
+}
+
+/// An answer that is an object, and the columns that it becomes.
+#[derive(Clone, Debug)]
+pub struct Typed {
+    /// What it holds.
+    pub shape: Shape,
+    /// Whether each field has a column of its own, instead of all in one struct column.
+    pub flat: bool,
+    /// Whether the text of the answer has a column, too.
+    pub keep_raw: bool,
+}
+
+/// How a request says what an answer must hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SchemaForm {
+    /// What the endpoint turns out to take and to heed: `json_schema`, else `tool`, else `json_object`, else `words`.
+    /// It is remembered.
+    #[default]
+    Auto,
+    /// `response_format` with the schema, as OpenAI has it.
+    JsonSchema,
+    /// A tool that the model has to call.
+    Tool,
+    /// `response_format` that asks for JSON, and the schema in the prompt.
+    JsonObject,
+    /// `response_format` that asks for JSON, with the schema beside it, as llama.cpp has it.
+    LlamaCpp,
+    /// `structured_outputs`, as vLLM has it.
+    Vllm,
+    /// In the prompt alone.
+    Words,
 }
 
 /// Parameters of the question: with the messages, they are what a request's fingerprint stands for.
@@ -322,6 +411,10 @@ pub struct Params {
     pub max_tokens: Option<u32>,
     /// Further fields of the body.
     pub extra_body: Map<String, Value>,
+    /// What an answer must hold.
+    pub shape: Option<Shape>,
+    /// Which vector is asked for; none where an answer is.
+    pub vectors: Option<Vectors>,
 }
 
 /// What happens to columns of the source that an existing target does not have.
@@ -349,6 +442,13 @@ pub enum NullInputs {
 }
 
 impl Job {
+    /// Whether a provider is asked for nothing but vectors.
+    #[must_use]
+    pub fn only_embeds(&self, provider: usize) -> bool {
+        let mut steps = self.steps.iter().filter(|step| step.providers.contains(&provider)).peekable();
+        steps.peek().is_some() && steps.all(|step| step.params.vectors.is_some())
+    }
+
     /// Reads and validates a job file. Keys are read from the environment and from files here.
     ///
     /// # Errors

@@ -13,7 +13,9 @@ mod overrides;
 mod places;
 mod raw;
 pub mod reference;
+mod shape;
 mod simulated;
+mod steps;
 mod units;
 
 pub use budget::{Allowance, Budget, Prices};
@@ -21,9 +23,13 @@ pub use error::ConfigError;
 pub(crate) use error::nearest;
 pub use job::{
     ApiKey, BatchLimits, Copying, Form, Job, Keys, NullInputs, OnNewColumns, Params, Places, Provider,
-    RetryPolicy, SourceSpec, SourceStart, StepSpec, TargetSpec, TokenCharge, TokenLimits, WindowLimits,
+    RetryPolicy, SchemaForm, SourceSpec, SourceStart, StepKind, StepSpec, TargetSpec, TokenCharge,
+    TokenLimits, Typed, VectorEncoding, Vectors, WindowLimits,
 };
+pub use shape::Shape;
+pub(crate) use simulated::MOST_DIMENSIONS;
 pub use simulated::{
-    DelayForm, FaultSpec, HeaderFamily, LimitSpec, LimitWindow, PhaseSpec, SimulatedCharge, SimulatorSpec,
+    DelayForm, FaultSpec, HeaderFamily, LimitSpec, LimitWindow, PhaseSpec, SchemaFormName, SimulatedCharge,
+    SimulatorSpec, WrongForm,
 };
 pub use units::{ByteSize, Span, moment};

@@ -227,6 +227,19 @@ pub(super) struct RawProvider {
     /// default and want `max_completion_tokens`. Default: `max_tokens`.
     #[schemars(length(min = 1))]
     pub(super) max_tokens_field: Option<String>,
+    /// How it is told what a typed answer holds: `json_schema`, `tool` (a tool that has to be called), `json_object`,
+    /// `llama_cpp`, `vllm`, `words` (in the prompt), or `auto`, which begins with the first and goes on to `tool`,
+    /// `json_object` and `words` while the endpoint refuses or ignores it. Answers are checked in any case.
+    /// Default: `auto`.
+    #[serde(default)]
+    pub(super) schema_form: super::job::SchemaForm,
+    /// Texts in one request for embeddings, at most; at least 1. Default: 128.
+    #[schemars(range(min = 1))]
+    pub(super) inputs_per_request: Option<u32>,
+    /// Tokens of the texts of one request for embeddings, at most; at least 1. A text that is larger goes alone.
+    /// Default: 100,000.
+    #[schemars(range(min = 1))]
+    pub(super) input_tokens_per_request: Option<u64>,
     /// Requests per minute, at most, spread evenly; at least 1. A provider whose real limit is lower is
     /// asked less. Default: learned from what the provider says and refuses.
     #[schemars(range(min = 1))]
@@ -289,10 +302,19 @@ pub(super) struct RawProvider {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawStep {
-    /// Column of the target that takes the answers, as text. A name that the source, the metadata or an
-    /// earlier step has is refused. Required.
+    /// Column of the target that takes the answers, as text where nothing else is said. A name that the source, the
+    /// metadata or an earlier step has is refused. Required.
     #[schemars(length(min = 1))]
     pub(super) output: String,
+    /// What is asked for: `chat` for an answer to the prompt, `embedding` for the vector of it, a list of 32-bit floats;
+    /// several rows go into one request then. Default: `chat`.
+    #[serde(default)]
+    pub(super) kind: super::job::StepKind,
+    /// Numbers in a vector, at least 1; for models that let one choose. Default: what the model gives.
+    #[schemars(range(min = 1))]
+    pub(super) dimensions: Option<u32>,
+    /// How vectors are sent: `float`, or `base64`, which is a third as long. Default: as the endpoint likes.
+    pub(super) encoding: Option<super::job::VectorEncoding>,
     /// Name of a `[provider.<name>]`, or a list of them: the first is asked, the next while it fails or
     /// refuses to answer at all. Default: the only one there is.
     pub(super) provider: Option<OneOrMore>,
@@ -300,9 +322,14 @@ pub(super) struct RawStep {
     /// first. Default: false.
     #[serde(default)]
     pub(super) balance: bool,
-    /// Template of the user's message (Jinja) over the source's columns: `{{ name }}`, or
-    /// `{{ row["a name"] }}` where the name is no identifier. A column that the source does not have is
-    /// refused before the first call. Beside Jinja's filters there are `tojson`, `date("%d %B %Y")` and
+    /// SQL condition on the row's columns and the outputs of earlier steps (`triage.urgent AND length(body) > 20`); a row
+    /// that does not meet it is not asked about, and its output is null. Default: every row is asked about.
+    #[schemars(length(min = 1))]
+    pub(super) when: Option<String>,
+    /// Template of the user's message (Jinja) over the source's columns and the outputs of earlier steps: `{{ name }}`, or
+    /// `{{ row["a name"] }}` where the name is no identifier, and `{{ triage.urgency }}` for a field of a typed
+    /// output. A column that is not there is refused before the first call; a row whose earlier step failed ends as
+    /// an error of class `upstream`. Beside Jinja's filters there are `tojson`, `date("%d %B %Y")` and
     /// `truncate_tokens(500)`, which counts as OpenAI's newer models do. Required.
     #[schemars(length(min = 1))]
     pub(super) prompt: String,
@@ -313,8 +340,21 @@ pub(super) struct RawStep {
     /// Default: any text.
     #[schemars(length(min = 1))]
     pub(super) classes: Option<Vec<String>>,
-    /// How often a row whose answer is not one of the `classes` is asked again, with its answer and what is wrong with
-    /// it; each is paid for. At most 10; after that the row is an error. Default: 2.
+    /// What an answer holds, field by field, in a struct column: `string`, `int`, `float`, `bool`, `date` or `timestamp`,
+    /// with a `?` at its end where it may be null, a list as `"[string]"`, one of several texts as
+    /// `["low", "high"]`, an object as `{ name = "string" }`, a list of those in brackets. Answers are held against it;
+    /// the column is null where a row failed, and `<output>_error` says why. Default: the answer is a text.
+    #[schemars(with = "Option<Map<String, Value>>", length(min = 1))]
+    pub(super) fields: Option<toml::Table>,
+    /// The same as a JSON Schema, here or in a file (a path relative to the job file). References lead into the schema
+    /// itself only; what a column cannot hold is refused. Not together with `fields`. Default: as for `fields`.
+    pub(super) schema: Option<FileOrTable>,
+    /// Whether each field has a column of its own, `<output>_<field>`, instead of all in one struct. Default: false.
+    pub(super) flat: Option<bool>,
+    /// Whether the text of a typed answer is kept as well, in `<output>_raw`. Default: false.
+    pub(super) keep_raw: Option<bool>,
+    /// How often a row whose answer is not what `classes`, `fields` or `schema` ask for is asked again, with its answer
+    /// and what is wrong with it; each is paid for. At most 10; after that the row is an error. Default: 2.
     #[schemars(range(min = 0, max = 10))]
     pub(super) max_repairs: Option<u32>,
     /// Sampling temperature, 0 to 2. Default: not sent.
@@ -336,6 +376,24 @@ pub(super) struct RawStep {
     /// Longest time for a row over all its attempts and the delays between them; waiting for a limit does
     /// not count. Beyond it the row ends with an error. Default: 10 min.
     pub(super) row_deadline: Option<Span>,
+}
+
+/// A path to a file or what would stand in it.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub(super) enum FileOrTable {
+    File(String),
+    Table(toml::Table),
+}
+
+impl JsonSchema for FileOrTable {
+    fn schema_name() -> Cow<'static, str> {
+        "file or table".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "title": "file or table", "type": ["string", "object"], "examples": ["any"] })
+    }
 }
 
 /// A name or a list of names.

@@ -6,6 +6,9 @@ use serde::Deserialize;
 
 use super::units::Span;
 
+/// Most numbers in a vector of an embedding.
+pub(crate) const MOST_DIMENSIONS: u32 = 65_536;
+
 /// How the built-in simulator behaves.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -25,7 +28,8 @@ pub struct SimulatorSpec {
     /// median. `max_tokens` of the request is the most. Default: as its text has.
     #[schemars(range(min = 1))]
     pub completion_tokens: Option<u32>,
-    /// What it answers: one of these for each prompt. Default: the beginning of the prompt's last line.
+    /// What it answers: one of these for each prompt, save where a JSON Schema is given. Default: the
+    /// beginning of the prompt's last line.
     #[serde(default)]
     pub answers: Vec<String>,
     /// Spread of log-normal `completion_tokens`, 0 to 10. Default: 0, always the same.
@@ -40,6 +44,28 @@ pub struct SimulatorSpec {
     pub api_key: Option<String>,
     /// Model that it knows; another is refused with 404. Default: any will do.
     pub model: Option<String>,
+    /// Tokens that the prompt and `max_tokens` may have together; a request with more is refused with 400 and
+    /// the code `context_length_exceeded`. Default: any number.
+    #[schemars(range(min = 1))]
+    pub context_tokens: Option<u64>,
+    /// Forms of a JSON Schema that it takes, of `json_schema`, `json_object`, `tool`, `llama_cpp` and `vllm`; a
+    /// request with another is refused with 400 and the code `unsupported_parameter`. A schema in the words of
+    /// a prompt needs none. Default: all of them.
+    pub schema_forms: Option<Vec<SchemaFormName>>,
+    /// Whether it takes a JSON Schema in any form and answers as if there were none. Default: false.
+    #[serde(default)]
+    pub ignores_schema: bool,
+    /// Numbers in a vector of an embedding, at most 65,536; `dimensions` of the request counts before it.
+    /// Default: 8.
+    #[schemars(range(min = 1, max = 65_536))]
+    pub dimensions: Option<u32>,
+    /// Inputs that a request for embeddings may have; one with more is refused with 400. Default: 2048.
+    #[schemars(range(min = 1))]
+    pub max_inputs: Option<u32>,
+    /// Tokens that each input of a request for embeddings may have; one with more is refused with 400 and the
+    /// code `context_length_exceeded`. Default: 8192.
+    #[schemars(range(min = 1))]
+    pub max_input_tokens: Option<u32>,
     /// Limit on requests; beyond it they are refused with 429. Default: none.
     pub requests: Option<LimitSpec>,
     /// Limit on tokens of prompt and answer; beyond it requests are refused with 429. Default: none.
@@ -86,6 +112,22 @@ pub struct SimulatorSpec {
     /// loudly. Default: `fault` alone decides.
     #[serde(default)]
     pub script: Vec<FaultSpec>,
+}
+
+/// How a request carries a JSON Schema.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SchemaFormName {
+    /// `response_format` of type `json_schema`.
+    JsonSchema,
+    /// `response_format` of type `json_object`; the schema stands in the words of the prompt.
+    JsonObject,
+    /// Parameters of a function in `tools`.
+    Tool,
+    /// `response_format` of type `json_object` with a `schema`, as llama.cpp has it.
+    LlamaCpp,
+    /// `structured_outputs`, as vLLM has it.
+    Vllm,
 }
 
 /// A limit that the simulator enforces.
@@ -200,7 +242,8 @@ pub struct FaultSpec {
     pub share: f64,
     /// Only for so many first requests of the same prompt. Default: all.
     pub times: Option<u32>,
-    /// HTTP status to answer with. Default: 200 with `finish_reason`, `text`, `body` or only a `delay`, else 500.
+    /// HTTP status to answer with. Default: 200 with `finish_reason`, `text`, `wrong`, `body` or only a
+    /// `delay`, else 500.
     pub status: Option<u16>,
     /// `code` of the error object. Default: `simulated_fault`.
     pub code: Option<String>,
@@ -212,6 +255,9 @@ pub struct FaultSpec {
     pub finish_reason: Option<String>,
     /// Answers with this text, as if nothing were wrong. Default: an answer like any other.
     pub text: Option<String>,
+    /// Answers with something else than was asked for, as if nothing were wrong. Default: an answer like any
+    /// other.
+    pub wrong: Option<WrongForm>,
     /// Sends this text as the whole body. Default: the error object.
     pub body: Option<String>,
     /// Closes the connection in the middle of the answer. Default: false.
@@ -219,6 +265,33 @@ pub struct FaultSpec {
     pub hang_up: bool,
     /// Further time before the answer. Default: none.
     pub delay: Option<Span>,
+}
+
+/// How an answer is something else than was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WrongForm {
+    /// A sentence without any JSON.
+    Prose,
+    /// The right JSON in a block of Markdown.
+    Fenced,
+    /// JSON with a further property at its root.
+    ExtraField,
+    /// JSON with a value that is not in its list of values; where there is no list, its first property has
+    /// another type.
+    WrongEnum,
+    /// The right JSON, cut in the middle.
+    CutJson,
+    /// JSON without its first required property.
+    MissingField,
+    /// Embeddings, two of which carry the same index.
+    WrongIndex,
+    /// Embeddings in another order, each with its index.
+    Shuffled,
+    /// Embeddings without the last one.
+    Fewer,
+    /// Embeddings with one number more.
+    OtherDimension,
 }
 
 fn whole() -> f64 {

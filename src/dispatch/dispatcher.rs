@@ -14,19 +14,20 @@ use super::budget::RetryBudget;
 use super::flight::{Desk, Flight, Landed, length_of};
 use super::lessons::Lessons;
 use super::request::{Mode, Reply, Request, Verdict};
-use super::retry::{Due, Next, Pending};
+use super::retry::{Due, Pending};
 use super::standing::{News, Standing};
+use super::together::Together;
 use super::told::Told;
-use crate::admission::{Admission, Admit, Blame, Cost, Health, Ticket};
+use crate::admission::{Admission, Admit, Cost, Health, Ticket};
 use crate::clock::{self, Instant, Jitter};
 use crate::config::{Provider, RetryPolicy};
-use crate::decode;
 use crate::event::{Event, Voice, Waiting};
-use crate::fault::{Class, Failure, Policy};
+use crate::fault::{Class, Failure};
 use crate::ident::Spend;
 use crate::meter::{Account, Encoding, Meter, Refused, Reservation};
-use crate::wire::Limits;
 
+/// How long a row waits for others to go with it.
+const LINGER: Duration = Duration::from_millis(20);
 /// How soon it is looked again whether requests in flight left something of the budget.
 const BUDGET_LOOK: Duration = Duration::from_millis(20);
 
@@ -45,6 +46,10 @@ pub struct Wires {
     pub hungry: Arc<Notify>,
     /// Whether it takes rows.
     pub standing: Standing,
+    /// Rows that it keeps ready.
+    pub room: usize,
+    /// Whether it is asked for nothing but vectors.
+    pub only_embeds: bool,
     /// Whether its rows can be asked elsewhere: then it hands them back while the provider fails.
     pub has_fallback: bool,
     /// Where it leaves what it learned.
@@ -58,27 +63,30 @@ pub struct Wires {
 }
 
 /// One provider's dispatcher.
-pub struct Dispatcher<A> {
-    desk: Desk<A>,
-    policy: RetryPolicy,
-    admission: Admission,
-    meter: Meter,
+pub struct Dispatcher<A: Ask> {
+    pub(super) desk: Desk<A>,
+    pub(super) policy: RetryPolicy,
+    pub(super) admission: Admission,
+    pub(super) meter: Meter,
     /// How the model counts tokens, once they matter.
     encoding: OnceCell<Option<Encoding>>,
     retries: RetryBudget,
-    jitter: Jitter,
-    wires: Wires,
-    ready: VecDeque<Pending>,
+    pub(super) jitter: Jitter,
+    pub(super) wires: Wires,
+    pub(super) ready: VecDeque<Pending>,
     most_ready: usize,
-    due: BinaryHeap<Due>,
-    order: u64,
+    most_together: Together,
+    pub(super) due: BinaryHeap<Due>,
+    pub(super) order: u64,
     told: Told,
+    /// When rows that wait for others to go with them go without.
+    linger: Option<Instant>,
     /// The pause that was told last.
-    pause_told: u64,
+    pub(super) pause_told: u64,
     /// Rows whose last attempt failed while nobody was answered: it may be the provider.
-    doubted: Vec<(Pending, Failure)>,
+    pub(super) doubted: Vec<(Pending, Failure)>,
     /// Whether a harmless question should be asked, and whether one is under way.
-    doubt: Doubt,
+    pub(super) doubt: Doubt,
     /// Whether the provider, or the budget, has ended the run.
     is_stopped: bool,
     /// How the budget has, until that is told.
@@ -87,7 +95,7 @@ pub struct Dispatcher<A> {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Doubt {
+pub(super) enum Doubt {
     None,
     Wanted,
     Asked,
@@ -98,7 +106,10 @@ impl<A: Ask> Dispatcher<A> {
     #[must_use]
     pub fn new(provider: &Provider, endpoint: Arc<A>, mut wires: Wires) -> Self {
         let now = clock::now();
-        let (learned, meter) = wires.lessons.recall(&provider.name);
+        let (learned, meter, schema_form) = wires.lessons.recall(&provider.name);
+        if let Some(form) = schema_form {
+            endpoint.begin_with(form);
+        }
         Dispatcher {
             desk: Desk {
                 provider: provider.name.as_str().into(),
@@ -106,6 +117,7 @@ impl<A: Ask> Dispatcher<A> {
                 prices: provider.prices,
                 voice: wires.voice.clone(),
                 extra_bytes: length_of(&provider.extra_body),
+                only_embeds: wires.only_embeds,
             },
             policy: provider.retry,
             admission: Admission::new(provider, &learned, now, wires.jitter.fork()),
@@ -113,12 +125,14 @@ impl<A: Ask> Dispatcher<A> {
             encoding: OnceCell::new(),
             retries: RetryBudget::new(now),
             jitter: wires.jitter.fork(),
+            most_ready: wires.room,
             wires,
             ready: VecDeque::new(),
-            most_ready: provider.max_concurrency as usize,
+            most_together: Together::of(provider),
             due: BinaryHeap::new(),
             order: 0,
             told: Told::default(),
+            linger: None,
             pause_told: 0,
             doubted: Vec::new(),
             doubt: Doubt::None,
@@ -248,6 +262,7 @@ impl<A: Ask> Dispatcher<A> {
             // Nobody is left whose answer could tell.
             self.doubt = Doubt::Wanted;
         }
+        self.linger = None;
         let waiting = self.send_while_admitted(now);
         let is_idle = self.ready.is_empty() && self.flights.is_empty();
         let backoff = next_due.filter(|_| is_idle).map(|due| (Waiting::Backoff, due));
@@ -256,7 +271,7 @@ impl<A: Ask> Dispatcher<A> {
             Health::Down(until) if self.wires.has_fallback => Some(until),
             _ => None,
         };
-        [next_due, waiting.map(|(_, at)| at), probe].into_iter().flatten().min()
+        [next_due, waiting.map(|(_, at)| at), probe, self.linger].into_iter().flatten().min()
     }
 
     fn send_while_admitted(&mut self, now: Instant) -> Option<(Waiting, Instant)> {
@@ -272,12 +287,17 @@ impl<A: Ask> Dispatcher<A> {
             if self.doubt == Doubt::Asked && (is_open || is_suspect) {
                 return None;
             }
-            let cost =
-                if counts_tokens && self.doubt != Doubt::Wanted { self.cost() } else { Cost::default() };
             if self.doubt != Doubt::Wanted && self.ready.is_empty() {
                 return None;
             }
-            let reservation = match self.reserve() {
+            let (group, more) = self.group(now);
+            if let Some(until) = more.filter(|_| self.doubt != Doubt::Wanted) {
+                self.linger = Some(until);
+                return None;
+            }
+            let cost =
+                if counts_tokens && self.doubt != Doubt::Wanted { self.cost(group) } else { Cost::default() };
+            let reservation = match self.reserve(group) {
                 Ok(reservation) => reservation,
                 Err(Refused::Later) => return Some((Waiting::Budget, now + BUDGET_LOOK)),
                 Err(Refused::Spent(words)) => {
@@ -289,9 +309,8 @@ impl<A: Ask> Dispatcher<A> {
             match self.admission.admit(cost, now) {
                 Admit::Now(ticket) if self.doubt == Doubt::Wanted => self.send_harmless(ticket, reservation),
                 Admit::Now(ticket) => {
-                    if let Some(pending) = self.ready.pop_front() {
-                        self.send(pending, ticket, reservation);
-                    }
+                    let rows = self.ready.drain(..group).collect();
+                    self.send(rows, ticket, reservation);
                 }
                 Admit::At(at, why) => return Some((why, at)),
                 Admit::WhenOneEnds => return None,
@@ -300,22 +319,44 @@ impl<A: Ask> Dispatcher<A> {
         None
     }
 
-    /// Tokens that the row at the front is going to take.
-    fn cost(&mut self) -> Cost {
-        let Some(pending) = self.ready.front_mut() else { return Cost::default() };
-        let encoding = self.encoding.get_or_init(|| Encoding::of(self.desk.endpoint.model()));
-        let counted = pending.input(*encoding);
-        let Request { receipt, params, .. } = &pending.request;
-        let (input, output) = self.meter.expect(&receipt.step, pending.request.bytes(), params.max_tokens);
-        Cost { input: counted.unwrap_or(input), output, most_output: params.max_tokens.map(f64::from) }
+    /// Rows at the front that go together, and when to look again if more should go with them.
+    fn group(&mut self, now: Instant) -> (usize, Option<Instant>) {
+        let group = self.most_together.group(&self.ready);
+        let is_growing = group == self.ready.len() && !self.most_together.is_full(group);
+        let Some(first) = self.ready.front().filter(|_| is_growing) else { return (group, None) };
+        let is_alone =
+            first.request.params.vectors.is_none() || first.together <= group || first.attempts > 0;
+        let until = first.since + LINGER;
+        (group, (!is_alone && until > now).then_some(until))
+    }
+
+    /// Tokens that the rows at the front are going to take, so many of them.
+    fn cost(&mut self, group: usize) -> Cost {
+        let encoding = *self.encoding.get_or_init(|| Encoding::of(self.desk.endpoint.model()));
+        let mut cost = Cost::default();
+        for pending in self.ready.iter_mut().take(group) {
+            let counted = pending.input(encoding);
+            let Request { receipt, params, .. } = &pending.request;
+            let (input, output) =
+                self.meter.expect(&receipt.step, pending.request.bytes(), params.max_tokens);
+            cost.input += counted.unwrap_or(input);
+            if params.vectors.is_none() {
+                cost.output += output;
+                cost.most_output = params.max_tokens.map(f64::from);
+            } else {
+                cost.most_output = Some(0.0);
+            }
+        }
+        cost
     }
 
     /// Sets aside what the next request can take at its worst.
-    fn reserve(&self) -> Result<Reservation, Refused> {
+    fn reserve(&self, group: usize) -> Result<Reservation, Refused> {
         let worst = match self.ready.front() {
             _ if !self.wires.account.is_limited() => Spend::default(),
             Some(Pending { request, .. }) if self.doubt != Doubt::Wanted => {
-                self.desk.worst(&request.question, &request.params)
+                let questions = self.ready.iter().take(group).map(|pending| &pending.request.question);
+                self.desk.worst(questions, &request.params)
             }
             _ => self.desk.worst_of_harmless(),
         };
@@ -336,16 +377,16 @@ impl<A: Ask> Dispatcher<A> {
         let Self { wires, desk, admission, meter, told, .. } = self;
         let name = &desk.provider;
         if told.tell(&wires.voice, name, now, in_flight, waiting, || admission.gauge()) {
-            wires.lessons.keep(name, admission.learned(), meter);
+            wires.lessons.keep(name, admission.learned(), meter, desk.endpoint.schema_form());
         }
     }
 
-    fn send(&mut self, mut pending: Pending, ticket: Ticket, reservation: Reservation) {
-        if pending.attempts == 0 {
+    fn send(&mut self, mut rows: Vec<Pending>, ticket: Ticket, reservation: Reservation) {
+        if rows.iter().any(|pending| pending.attempts == 0) {
             self.retries.earn();
         }
-        pending.attempts += 1;
-        self.flights.spawn(self.desk.clone().ask(pending, ticket, reservation));
+        rows.iter_mut().for_each(|pending| pending.attempts += 1);
+        self.flights.spawn(self.desk.clone().ask(rows, ticket, reservation));
     }
 
     /// Asks what every provider can answer that works at all.
@@ -355,203 +396,16 @@ impl<A: Ask> Dispatcher<A> {
         self.flights.spawn(self.desk.clone().ask_harmless(is_limited, ticket, reservation));
     }
 
-    async fn land(&mut self, landed: Result<Flight, tokio::task::JoinError>) -> Result<(), Gone> {
-        let Flight { ticket, limits, took, landed, pending } = match landed {
-            Ok(flight) => flight,
-            // The row would never come back: better that the run ends.
-            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            Err(_) => {
-                self.admission.abandoned();
-                return Ok(());
-            }
-        };
-        let now = clock::now();
-        match pending {
-            Some(pending) => self.land_row(*pending, landed, &ticket, &limits, took, now).await,
-            None => self.land_harmless(landed, &ticket, &limits, now).await,
-        }
-    }
-
-    async fn land_row(
-        &mut self,
-        mut pending: Pending,
-        landed: Landed,
-        ticket: &Ticket,
-        limits: &Limits,
-        took: Duration,
-        now: Instant,
-    ) -> Result<(), Gone> {
-        match landed {
-            Landed::Paid(paid) => {
-                let tokens = decode::facts(&paid.response).tokens;
-                self.admission.answered(ticket, tokens, limits, now);
-                if let Some(tokens) = tokens {
-                    let Request { receipt, .. } = &pending.request;
-                    self.meter.learn(&receipt.step, pending.request.bytes(), tokens);
-                }
-                self.end_doubt().await?;
-                self.reply(pending, Verdict::Paid(paid)).await
-            }
-            Landed::Unsent(error) => {
-                self.admission.abandoned();
-                self.reply(pending, Verdict::Lost(error)).await
-            }
-            Landed::Lost(error) => {
-                self.admission.answered(ticket, None, limits, now);
-                self.reply(pending, Verdict::Lost(error)).await
-            }
-            Landed::Failed(failure) => match failure.class.policy() {
-                Policy::Reject => {
-                    self.admission.answered(ticket, None, limits, now);
-                    self.end_doubt().await?;
-                    self.reply(pending, Verdict::Failed(failure)).await
-                }
-                Policy::Stop => {
-                    self.admission.answered(ticket, None, limits, now);
-                    self.reply(pending, Verdict::Stop(failure)).await
-                }
-                Policy::Wait => {
-                    pending.attempts -= 1;
-                    self.wires
-                        .voice
-                        .say(&Event::Throttled { provider: &self.desk.provider, failure: &failure });
-                    let blame = self.admission.throttled(ticket, &failure, limits, now);
-                    self.excuse(pending, failure, blame).await
-                }
-                Policy::Retry => {
-                    let is_last = pending.attempts >= self.policy.max_attempts;
-                    let row = pending.request.cell;
-                    let generation = self.admission.generation();
-                    let blame = self.admission.failed(ticket, row, &failure, is_last, limits, now);
-                    match blame {
-                        Blame::Row => {
-                            pending.spent += took;
-                            pending.failed_in(generation);
-                            self.retry(pending, failure).await
-                        }
-                        Blame::Doubt => {
-                            pending.spent += took;
-                            pending.failed_in(generation);
-                            self.doubted.push((pending, failure));
-                            Ok(())
-                        }
-                        Blame::Provider | Blame::Run(_) => {
-                            if self.admission.generation() != generation {
-                                self.refund(generation);
-                                pending.refund(generation);
-                            }
-                            pending.attempts = pending.attempts.saturating_sub(1);
-                            self.excuse(pending, failure, blame).await
-                        }
-                    }
-                }
-            },
-        }
-    }
-
-    async fn land_harmless(
-        &mut self,
-        landed: Landed,
-        ticket: &Ticket,
-        limits: &Limits,
-        now: Instant,
-    ) -> Result<(), Gone> {
-        self.doubt = Doubt::None;
-        let failure = match landed {
-            // It answers, whatever it thinks of the question.
-            Landed::Failed(failure) if failure.class.policy() != Policy::Reject => failure,
-            _ => {
-                self.admission.answered(ticket, None, limits, now);
-                self.admission.vouched(now);
-                return self.end_doubt().await;
-            }
-        };
-        let generation = self.admission.generation();
-        let blame = match failure.class.policy() {
-            Policy::Stop => Blame::Run(failure.clone()),
-            Policy::Wait => self.admission.throttled(ticket, &failure, limits, now),
-            _ => self.admission.doubted(ticket, &failure, limits, now),
-        };
-        self.refund(generation);
-        self.pause_is_told(&failure, now);
-        match (blame, self.ready.pop_front()) {
-            (Blame::Run(failure), Some(pending)) => self.reply(pending, Verdict::Stop(failure)).await,
-            (_, Some(pending)) => {
-                self.ready.push_front(pending);
-                Ok(())
-            }
-            (_, None) => Ok(()),
-        }
-    }
-
-    /// The provider answers: what failed with its last attempt has failed.
-    async fn end_doubt(&mut self) -> Result<(), Gone> {
-        for (pending, failure) in std::mem::take(&mut self.doubted) {
-            self.retry(pending, failure).await?;
-        }
-        Ok(())
-    }
-
-    /// The provider's trouble began with attempts that rows were charged for.
-    fn refund(&mut self, generation: u64) {
-        for (mut pending, _) in std::mem::take(&mut self.doubted) {
-            pending.attempts = pending.attempts.saturating_sub(1);
-            self.ready.push_back(pending);
-        }
-        self.ready.iter_mut().for_each(|pending| pending.refund(generation));
-        let mut due = std::mem::take(&mut self.due).into_vec();
-        due.iter_mut().for_each(|due| due.pending.refund(generation));
-        self.due = due.into();
-    }
-
-    /// A failure that the row does not pay for: it is asked again behind those that are ready, so that a
-    /// row which the provider chokes on is not its only probe.
-    async fn excuse(&mut self, pending: Pending, failure: Failure, blame: Blame) -> Result<(), Gone> {
-        if let Blame::Run(failure) = blame {
-            return self.reply(pending, Verdict::Stop(failure)).await;
-        }
-        self.pause_is_told(&failure, clock::now());
-        if failure.class.policy() == Policy::Wait {
-            self.ready.push_front(pending);
-        } else {
-            self.ready.push_back(pending);
-        }
-        Ok(())
-    }
-
-    fn pause_is_told(&mut self, failure: &Failure, now: Instant) {
-        if let Some(pause) =
-            self.admission.pause_left(now).filter(|_| self.pause_told != self.admission.generation())
-        {
-            self.pause_told = self.admission.generation();
-            self.wires.voice.say(&Event::Paused { provider: &self.desk.provider, failure, pause });
-        }
-    }
-
-    async fn retry(&mut self, pending: Pending, failure: Failure) -> Result<(), Gone> {
-        match pending.after(&failure, &mut self.jitter, self.policy.max_retry_after) {
-            Next::GiveUp(pending, failure) => self.reply(pending, Verdict::Failed(failure)).await,
-            Next::Again(pending, after) => {
-                self.wires.voice.say(&Event::Retried {
-                    provider: &self.desk.provider,
-                    failure: &failure,
-                    after,
-                });
-                self.order += 1;
-                self.due.push(Due { at: clock::now() + after, order: self.order, pending });
-                Ok(())
-            }
-        }
-    }
-
     /// Cuts off what is in flight; what has arrived whole is still handed over.
     async fn abort(&mut self) {
         self.flights.abort_all();
         while let Some(landed) = self.flights.join_next().await {
-            if let Ok(Flight { pending: Some(pending), landed: Landed::Paid(paid), .. }) = landed
-                && self.reply(*pending, Verdict::Paid(paid)).await.is_err()
-            {
-                return;
+            let Ok(Flight { rows, landed: Landed::Paid { shares, .. }, .. }) = landed else { continue };
+            for (pending, paid) in rows.into_iter().zip(shares) {
+                let Some(paid) = paid else { continue };
+                if self.reply(pending, Verdict::Paid(paid)).await.is_err() {
+                    return;
+                }
             }
         }
     }
@@ -573,7 +427,7 @@ impl<A: Ask> Dispatcher<A> {
         std::mem::take(&mut self.ready).into_iter().chain(due).chain(doubted).collect()
     }
 
-    async fn reply(&mut self, pending: Pending, verdict: Verdict) -> Result<(), Gone> {
+    pub(super) async fn reply(&mut self, pending: Pending, verdict: Verdict) -> Result<(), Gone> {
         // Whoever hears of it ends the run: until then nothing more is sent into the same refusal.
         self.is_stopped |= matches!(verdict, Verdict::Stop(_)) && !self.wires.has_fallback;
         let Pending { request, attempts, .. } = pending;
@@ -582,14 +436,15 @@ impl<A: Ask> Dispatcher<A> {
     }
 }
 
-impl<A> Drop for Dispatcher<A> {
+impl<A: Ask> Drop for Dispatcher<A> {
     fn drop(&mut self) {
         self.wires
             .voice
             .say(&Event::Gauged { provider: &self.desk.provider, gauge: &self.admission.gauge() });
-        self.wires.lessons.keep(&self.desk.provider, self.admission.learned(), &self.meter);
+        let Self { wires, desk, admission, meter, .. } = self;
+        wires.lessons.keep(&desk.provider, admission.learned(), meter, desk.endpoint.schema_form());
     }
 }
 
 /// Nobody listens any more.
-struct Gone;
+pub(super) struct Gone;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde_json::{Map, Value};
 
 use super::ask::{Ask, harmless_question};
@@ -23,6 +24,8 @@ use crate::wire::Limits;
 
 /// Enough for the answer to a harmless question, also of a model that thinks first.
 const HARMLESS_TOKENS: u32 = 256;
+/// Bytes around a schema, in whatever form it is sent.
+const AROUND_SCHEMA: usize = 300;
 /// Longest time for the answer to a harmless question.
 const HARMLESS_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -34,6 +37,8 @@ pub(super) struct Desk<A> {
     pub(super) voice: Voice,
     /// Bytes of the further fields of its requests.
     pub(super) extra_bytes: usize,
+    /// Whether it is asked for nothing but vectors.
+    pub(super) only_embeds: bool,
 }
 
 impl<A> Clone for Desk<A> {
@@ -44,31 +49,41 @@ impl<A> Clone for Desk<A> {
             prices: self.prices,
             voice: self.voice.clone(),
             extra_bytes: self.extra_bytes,
+            only_embeds: self.only_embeds,
         }
     }
 }
 
 impl<A: Ask> Desk<A> {
-    /// Asks about a row.
-    pub(super) async fn ask(self, pending: Pending, ticket: Ticket, mut reservation: Reservation) -> Flight {
+    /// Asks about a row, or about several together.
+    pub(super) async fn ask(
+        self,
+        rows: Vec<Pending>,
+        ticket: Ticket,
+        mut reservation: Reservation,
+    ) -> Flight {
         let started = clock::now();
-        let flight = |landed, limits, pending| Flight {
-            ticket,
-            limits,
-            took: clock::now() - started,
-            landed,
-            pending: Some(Box::new(pending)),
-        };
+        let flight =
+            |landed, limits, rows| Flight { ticket, limits, took: clock::now() - started, landed, rows };
         if let Err(error) = reservation.begin() {
-            return flight(Landed::Unsent(error.into()), Limits::default(), pending);
+            return flight(Landed::Unsent(error.into()), Limits::default(), rows);
         }
-        let Request { question, params, .. } = &pending.request;
-        let Sent { result, limits, may_be_billed } =
-            self.endpoint.ask(question, params, pending.left()).await;
+        let questions: Vec<Arc<Question>> =
+            rows.iter().map(|pending| Arc::clone(&pending.request.question)).collect();
+        let params = rows.first().map(|pending| Arc::clone(&pending.request.params)).unwrap_or_default();
+        let left = rows.iter().map(Pending::left).min().unwrap_or_default();
+        let Sent { result, limits, may_be_billed } = self.endpoint.ask(&questions, &params, left).await;
         let landed = match result {
             Ok(paid) => {
                 let took = self.spend(&paid, reservation.worst());
-                let landed = keep(&pending, &self.provider, self.endpoint.model(), paid);
+                let tokens = decode::facts(&paid.response).tokens;
+                let landed = match shared(&rows, &params, paid) {
+                    Ok(shares) => match keep(&rows, &self.provider, self.endpoint.model(), &shares) {
+                        Ok(()) => Landed::Paid { shares, tokens },
+                        Err(error) => Landed::Lost(error),
+                    },
+                    Err(failure) => Landed::Failed(failure),
+                };
                 self.book(reservation, took);
                 landed
             }
@@ -77,7 +92,7 @@ impl<A: Ask> Desk<A> {
                 Landed::Failed(failure)
             }
         };
-        flight(landed, limits, pending)
+        flight(landed, limits, rows)
     }
 
     /// Asks what every provider can answer that works at all.
@@ -88,20 +103,25 @@ impl<A: Ask> Desk<A> {
         mut reservation: Reservation,
     ) -> Flight {
         let started = clock::now();
-        let flight =
-            |landed, limits| Flight { ticket, limits, took: clock::now() - started, landed, pending: None };
+        let flight = |landed, limits| Flight {
+            ticket,
+            limits,
+            took: clock::now() - started,
+            landed,
+            rows: Vec::new(),
+        };
         if let Err(error) = reservation.begin() {
             return flight(Landed::Unsent(error.into()), Limits::default());
         }
-        let (question, params) = harmless_question();
+        let (question, params) = harmless_question(self.only_embeds);
         let params = Params { max_tokens: is_limited.then_some(HARMLESS_TOKENS), ..params };
         let Sent { result, limits, may_be_billed } =
-            self.endpoint.ask(&question, &params, HARMLESS_TIMEOUT).await;
+            self.endpoint.ask(&[question], &params, HARMLESS_TIMEOUT).await;
         let landed = match result {
             Ok(paid) => {
                 let took = self.spend(&paid, reservation.worst());
                 self.book(reservation, took);
-                Landed::Paid(Box::new(paid))
+                Landed::Paid { shares: Vec::new(), tokens: None }
             }
             Err(failure) => {
                 close(reservation, may_be_billed);
@@ -111,18 +131,26 @@ impl<A: Ask> Desk<A> {
         flight(landed, limits)
     }
 
-    /// The most that a question can take.
-    pub(super) fn worst(&self, question: &Question, params: &Params) -> Spend {
-        let messages = &question.messages;
-        let bytes: usize = messages.iter().map(|message| message.content.len()).sum();
+    /// The most that questions can take which are asked together.
+    pub(super) fn worst<'a>(
+        &self,
+        questions: impl Iterator<Item = &'a Arc<Question>>,
+        params: &Params,
+    ) -> Spend {
+        let (mut messages, mut bytes) = (0, 0);
+        for message in questions.flat_map(|question| &question.messages) {
+            messages += 1;
+            bytes += message.content.len();
+        }
         // Tools and schemas are read like a prompt.
-        let bytes = bytes + self.extra_bytes + length_of(&params.extra_body);
-        worst_case(self.prices.as_ref(), messages.len(), bytes, params.max_tokens)
+        let schema = params.shape.as_ref().map_or(0, |shape| shape.text().len() + AROUND_SCHEMA);
+        let bytes = bytes + self.extra_bytes + length_of(&params.extra_body) + schema;
+        worst_case(self.prices.as_ref(), messages, bytes, params.max_tokens)
     }
 
     pub(super) fn worst_of_harmless(&self) -> Spend {
-        let (question, params) = harmless_question();
-        self.worst(&question, &Params { max_tokens: Some(HARMLESS_TOKENS), ..params })
+        let (question, params) = harmless_question(self.only_embeds);
+        self.worst(std::iter::once(&question), &Params { max_tokens: Some(HARMLESS_TOKENS), ..params })
     }
 
     fn book(&self, reservation: Reservation, took: Spend) {
@@ -164,12 +192,16 @@ pub(super) struct Flight {
     pub(super) took: Duration,
     pub(super) landed: Landed,
     /// None for a harmless question.
-    pub(super) pending: Option<Box<Pending>>,
+    pub(super) rows: Vec<Pending>,
 }
 
 /// How an attempt ended.
 pub(super) enum Landed {
-    Paid(Box<Paid>),
+    /// Answered: what each row got, and what all together used.
+    Paid {
+        shares: Vec<Share>,
+        tokens: Option<Tokens>,
+    },
     /// Answered, and the answer could not be kept.
     Lost(JournalError),
     /// That it is sent could not be written down, so it was not.
@@ -177,21 +209,46 @@ pub(super) enum Landed {
     Failed(Failure),
 }
 
-/// Puts an answer into the journal, still as part of its flight: a request is in flight until then.
-fn keep(pending: &Pending, provider: &Arc<str>, model: &Arc<str>, paid: Paid) -> Landed {
-    let Request { question, receipt, .. } = &pending.request;
-    let record = Record {
-        key: receipt.key.clone(),
-        step: Arc::clone(&receipt.step),
-        fingerprint: question.fingerprint,
-        provider: Arc::clone(provider),
-        model: Arc::clone(model),
-        attempts: pending.attempts,
-        latency_ms: u64::try_from(paid.latency.as_millis()).unwrap_or(u64::MAX),
-        outcome: Outcome::Response(paid.body.clone()),
-    };
-    match receipt.journal.append([&record]) {
-        Ok(()) => Landed::Paid(Box::new(paid)),
-        Err(error) => Landed::Lost(error),
+/// What a row got of an answer; none if there was nothing for it.
+pub(super) type Share = Option<Box<Paid>>;
+
+/// What each row gets of an answer.
+fn shared(rows: &[Pending], params: &Params, paid: Paid) -> Result<Vec<Share>, Failure> {
+    if params.vectors.is_none() {
+        return Ok(vec![Some(Box::new(paid))]);
     }
+    let bytes: Vec<usize> = rows.iter().map(|pending| pending.request.bytes()).collect();
+    let own = |body: Option<Bytes>| {
+        let Some(body) = body else { return Ok(None) };
+        let response = decode::parse(&body)?;
+        Ok(Some(Box::new(Paid { body, response, latency: paid.latency })))
+    };
+    decode::share(&paid.response, &bytes)?.into_iter().map(own).collect()
+}
+
+/// Puts answers into the journal, still as part of their flight: a request is in flight until then. Rows that go
+/// together are of one batch, so that one write keeps them all.
+fn keep(
+    rows: &[Pending],
+    provider: &Arc<str>,
+    model: &Arc<str>,
+    shares: &[Share],
+) -> Result<(), JournalError> {
+    let Some(first) = rows.first() else { return Ok(()) };
+    let record = |(pending, share): (&Pending, &Share)| {
+        let paid = share.as_ref()?;
+        let Request { question, receipt, .. } = &pending.request;
+        Some(Record {
+            key: receipt.key.clone(),
+            step: Arc::clone(&receipt.step),
+            fingerprint: question.fingerprint,
+            provider: Arc::clone(provider),
+            model: Arc::clone(model),
+            attempts: pending.attempts,
+            latency_ms: u64::try_from(paid.latency.as_millis()).unwrap_or(u64::MAX),
+            outcome: Outcome::Response(paid.body.clone()),
+        })
+    };
+    let records: Vec<Record> = rows.iter().zip(shares).filter_map(record).collect();
+    first.request.receipt.journal.append(&records)
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use crate::admission::Learned;
+use crate::config::SchemaForm;
 use crate::meter::{Meter, StepTokens};
 
 /// What was learned about one provider.
@@ -17,6 +18,9 @@ pub struct Lesson {
     /// Tokens of its answers, by step.
     #[serde(default)]
     pub steps: BTreeMap<String, StepTokens>,
+    /// The form in which it takes schemas.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schema_form: Option<SchemaForm>,
 }
 
 /// What was learned, by the name of the provider. Clones share it.
@@ -36,17 +40,25 @@ impl Lessons {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(super) fn recall(&self, provider: &str) -> (Learned, Meter) {
+    pub(super) fn recall(&self, provider: &str) -> (Learned, Meter, Option<SchemaForm>) {
         let lesson = self.all().remove(provider).unwrap_or_default();
         let mut meter = Meter::default();
         for (step, tokens) in lesson.steps {
             meter.remember(&step.into(), tokens);
         }
-        (lesson.limits, meter)
+        (lesson.limits, meter, lesson.schema_form)
     }
 
-    pub(super) fn keep(&self, provider: &str, limits: Learned, meter: &Meter) {
-        let lesson = Lesson { limits, steps: meter.learned() };
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(provider.to_owned(), lesson);
+    pub(super) fn keep(
+        &self,
+        provider: &str,
+        limits: Learned,
+        meter: &Meter,
+        schema_form: Option<SchemaForm>,
+    ) {
+        let mut lessons = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = lessons.get(provider).and_then(|lesson| lesson.schema_form);
+        let lesson = Lesson { limits, steps: meter.learned(), schema_form: schema_form.or(before) };
+        lessons.insert(provider.to_owned(), lesson);
     }
 }

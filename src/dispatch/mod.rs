@@ -9,10 +9,12 @@ mod ask;
 mod budget;
 mod dispatcher;
 mod flight;
+mod landing;
 mod lessons;
 mod request;
 mod retry;
 mod standing;
+mod together;
 mod told;
 
 pub use ask::{Ask, harmless_question};

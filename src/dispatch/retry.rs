@@ -6,8 +6,8 @@ use std::time::Duration;
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 
 use super::request::Request;
-use crate::clock::{Instant, Jitter};
-use crate::config::RetryPolicy;
+use crate::clock::{self, Instant, Jitter};
+use crate::config::{RetryPolicy, Shape};
 use crate::fault::{Class, Failure};
 use crate::meter::Encoding;
 
@@ -28,6 +28,10 @@ pub(super) struct Pending {
     /// Tokens of the prompt, once it came to that; none inside where they cannot be counted.
     counted: Option<Option<f64>>,
     delays: ExponentialBackoff,
+    /// Rows that it may go together with, itself included.
+    pub(super) together: usize,
+    /// When it came.
+    pub(super) since: Instant,
 }
 
 /// What becomes of a request after a failed attempt of its own.
@@ -52,12 +56,15 @@ impl Pending {
             spent: Duration::ZERO,
             counted: None,
             delays,
+            together: usize::MAX,
+            since: clock::now(),
         }
     }
 
     /// Tokens of the prompt, counted the first time.
     pub(super) fn input(&mut self, encoding: Option<Encoding>) -> Option<f64> {
         let texts = self.request.question.messages.iter().map(|message| message.content.as_str());
+        let texts = texts.chain(self.request.params.shape.as_ref().map(Shape::text));
         *self.counted.get_or_insert_with(|| {
             let count = encoding?.count(texts)?;
             u32::try_from(count).ok().map(f64::from)

@@ -153,10 +153,11 @@ pub async fn check(job: &Job, live: bool, simulator: Option<&Url>) -> Vec<Findin
     if let Some(holder) = holder(folder, &home).await {
         note("lock", Ok(format!("a run goes on: {holder}")));
     }
-    for (provider, endpoint) in &prepared.endpoints {
+    for (at, (provider, endpoint)) in prepared.endpoints.iter().enumerate() {
+        let embeds = job.only_embeds(at);
         let about = format!("provider {}", provider.name);
         let asked = if live {
-            ask(endpoint)
+            ask(endpoint, embeds)
                 .await
                 .map_err(|failure| EngineError::Provider { provider: provider.name.clone(), failure })
         } else {
@@ -183,10 +184,10 @@ async fn files(job: &Job, mut source: Source) -> Result<String, EngineError> {
 }
 
 /// Asks a provider for next to nothing.
-async fn ask(endpoint: &Endpoint) -> Result<String, Failure> {
-    let (question, params) = harmless_question();
+async fn ask(endpoint: &Endpoint, embeds: bool) -> Result<String, Failure> {
+    let (question, params) = harmless_question(embeds);
     let started = clock::now();
-    let paid = endpoint.send(&question, &params, LIVE_TIMEOUT).await.result?;
+    let paid = endpoint.send(&[question], &params, LIVE_TIMEOUT).await.result?;
     let took = clock::now() - started;
     let facts = decode::facts(&paid.response);
     let model = facts.model.unwrap_or_else(|| endpoint.model().to_string());

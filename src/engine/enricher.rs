@@ -1,7 +1,7 @@
 //! Rows in, rows with outcomes out: the part of the engine that knows neither source nor sink.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, watch};
@@ -12,24 +12,24 @@ use super::error::EngineError;
 use super::error_rate::ErrorRate;
 use super::feed::Loaded;
 use super::funds::Funds;
-use super::lane::{Errand, Hub, Lane, Step};
+use super::inputs;
+use super::lane::{Errand, Hub, Lane, Role, Step};
 use super::learned::LearnedFile;
 use super::open_batch::OpenBatch;
 use super::outcome::{Found, Judged, Origin};
-use super::prepare::Prepared;
+use super::prepare::{Prepared, PreparedStep};
 use super::probation::{Held, Probation, Strictness};
 use super::start::Journals;
 use super::stop::Stop;
 use crate::checkpoint::PlannedBatch;
-use crate::config::Prices;
+use crate::config::{Form, Prices, Vectors};
 use crate::dispatch::{Earlier, Mode, Receipt, Reply, Request};
 use crate::event::{self, Event, Hold, Voice};
 use crate::fault::Class;
 use crate::ident::{BatchId, Cell, Lineage, StepId};
 use crate::journal::{Header, JournalFolder, Record, StrayAnswers};
 use crate::ledger::{Duty, Ledger};
-use crate::prompt::Rendered;
-use crate::sink::{FilledBatch, Outcome, Settled, Turned};
+use crate::sink::{FilledBatch, Outcome, Output, Settled, Turned};
 use crate::source::Chunk;
 
 /// Outcomes that are settled in one go before the engine looks at answers again.
@@ -105,13 +105,17 @@ impl Enricher {
         let hungry = Arc::new(Notify::new());
         let mut dispatchers = JoinSet::new();
         let steps: Vec<Step> = prepared
-            .prompts
+            .steps
             .into_iter()
-            .map(|(spec, prompt)| Step {
+            .map(|PreparedStep { spec, prompt, when, needs }| Step {
                 template: spec.template_fingerprint().to_string().into(),
+                columns: Output::of(&spec),
+                when,
+                needs,
                 output: spec.output.into(),
                 prompt,
                 params: Arc::new(spec.params),
+                dimensions: dimensions_of(&spec.form),
                 form: spec.form,
                 max_repairs: spec.max_repairs,
                 deadline: spec.row_deadline,
@@ -130,8 +134,14 @@ impl Enricher {
             voice: &voice,
         };
         let lanes = prepared.endpoints.into_iter().enumerate().map(|(lane, (provider, endpoint))| {
-            let has_fallback = steps.iter().any(|step| step.lanes.len() > 1 && step.lanes.contains(&lane));
-            hub.start(lane, &provider, endpoint, has_fallback, &mut dispatchers)
+            let own: Vec<&Step> = steps.iter().filter(|step| step.lanes.contains(&lane)).collect();
+            let embeds = own.iter().filter(|step| step.params.vectors.is_some()).count();
+            let role = Role {
+                has_fallback: own.iter().any(|step| step.lanes.len() > 1),
+                embeds: embeds > 0,
+                only_embeds: embeds > 0 && embeds == own.len(),
+            };
+            hub.start(lane, &provider, endpoint, role, &mut dispatchers)
         });
         let lanes = lanes.collect();
         // Rows that failed before may all fail again.
@@ -250,7 +260,8 @@ impl Enricher {
         let mut settled = 0;
         let mut is_short_of_rows = false;
         self.feed_detours();
-        for step in (0..self.steps.len()).map(StepId::new) {
+        // Rows that are on their way first: the fewer are open, the sooner batches are full.
+        for step in (0..self.steps.len()).rev().map(StepId::new) {
             while let Some((lane, errand)) = self.steps[step.index()].route(&self.lanes, 0) {
                 let handed = self.hand_out(step, lane);
                 if errand == Errand::Probe && handed != Handed::Asked {
@@ -270,6 +281,10 @@ impl Enricher {
                     return;
                 }
             }
+        }
+        if settled > 0 {
+            // Their next steps, which were looked at before, have something to do.
+            self.hungry.notify_one();
         }
         if self.asks_left == Some(0) && self.ledger.asked() == 0 && settled == 0 {
             self.halt(Stop::MaxRows);
@@ -346,11 +361,9 @@ impl Enricher {
         if batch.keeps(cell) {
             return Found::unasked(Outcome::Kept);
         }
-        let (rows, row) = batch.locate(cell.row);
-        let mut question = match step.prompt.render(rows, row) {
-            Ok(Rendered::Ask(question)) => question,
-            Ok(Rendered::Skip) => return Found::unasked(Outcome::Skipped),
-            Err(failure) => return Found::unasked(Outcome::Failed(failure)),
+        let mut question = match inputs::question(steps, batch, cell) {
+            Ok(question) => question,
+            Err(outcome) => return Found::unasked(outcome),
         };
         let mut earlier = Earlier::default();
         while batch.has_recovered() || !strays.is_empty() {
@@ -500,6 +513,14 @@ impl Enricher {
             self.strays.discard()?;
         }
         Ok(self.stop)
+    }
+}
+
+/// The length of vectors that the job asks for.
+fn dimensions_of(form: &Form) -> OnceLock<usize> {
+    match form {
+        Form::Embedding(Vectors { dimensions: Some(dimensions), .. }) => OnceLock::from(*dimensions as usize),
+        _ => OnceLock::new(),
     }
 }
 

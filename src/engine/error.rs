@@ -77,6 +77,16 @@ pub enum EngineError {
         /// Why.
         failure: Failure,
     },
+    /// A step's condition cannot be asked of the rows.
+    #[error("step {step:?}: the condition {condition:?} is wrong: {message}")]
+    When {
+        /// Output of the step.
+        step: String,
+        /// As it is written.
+        condition: String,
+        /// What is wrong.
+        message: String,
+    },
     /// A task of the engine died.
     #[error("a task of the engine died: {0}")]
     Task(String),
@@ -225,6 +235,7 @@ impl EngineError {
                     | FailedError::UnknownStep { .. }
                     | FailedError::Condition { .. }
             ) | EngineError::Prompt(_)
+                | EngineError::When { .. }
                 | EngineError::Refused { .. }
                 | EngineError::Mismatch { .. }
                 | EngineError::Endpoint(_)

@@ -5,7 +5,7 @@ use std::future::Future;
 use super::error::EngineError;
 use crate::checkpoint::PlannedBatch;
 use crate::ident::{BatchId, Lineage};
-use crate::sink::{Committed, FilledBatch, Repair, Sink};
+use crate::sink::{Committed, FilledBatch, KeptStep, Repair, Sink};
 use crate::source::Chunk;
 use crate::table::TableError;
 
@@ -20,9 +20,8 @@ pub struct Loaded {
     pub decoded: u64,
     /// Rows of its plan that are deleted in the source.
     pub deleted: u64,
-    /// By step, then by row: whether the target's outcome stays and nothing is asked. Empty where the
-    /// target has none.
-    pub kept: Vec<Vec<bool>>,
+    /// By step: outcomes of the target that stay, and for which nothing is asked. Empty where the target has none.
+    pub kept: Vec<KeptStep>,
 }
 
 /// Where batches come from; used by one task at a time.

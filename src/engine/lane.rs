@@ -1,17 +1,21 @@
 //! A step that is ready to ask, and the way to the provider that it asks.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
+use super::inputs::When;
 use crate::clock::Jitter;
 use crate::config::{Form, Params, Prices, Provider};
+use crate::decode::Content;
 use crate::dispatch::{Dispatcher, Lessons, Mode, Reply, Request, Standing, Wires};
 use crate::event::Voice;
+use crate::fault::{Class, Failure};
 use crate::meter::Account;
 use crate::prompt::Prompt;
+use crate::sink::Output;
 use crate::transport::Endpoint;
 
 /// The way to a provider.
@@ -22,6 +26,20 @@ pub(super) struct Lane {
     pub(super) prices: Option<Prices>,
     pub(super) inbox: mpsc::Sender<Request>,
     pub(super) standing: Standing,
+}
+
+/// Rows that a provider keeps ready, at most, where several go into one request.
+const MOST_READY: usize = 8_192;
+
+/// What a provider is there for.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Role {
+    /// Whether its rows can be asked elsewhere.
+    pub(super) has_fallback: bool,
+    /// Whether it is asked for vectors.
+    pub(super) embeds: bool,
+    /// Whether it is asked for nothing else.
+    pub(super) only_embeds: bool,
 }
 
 /// What dispatchers are started with.
@@ -41,11 +59,14 @@ impl Hub<'_> {
         lane: usize,
         provider: &Provider,
         endpoint: Endpoint,
-        has_fallback: bool,
+        role: Role,
         dispatchers: &mut JoinSet<()>,
     ) -> Lane {
         let model = Arc::clone(endpoint.model());
-        let (sender, inbox) = mpsc::channel(provider.max_concurrency as usize);
+        let Role { has_fallback, only_embeds, embeds } = role;
+        let together = if embeds { provider.inputs_per_request as usize } else { 1 };
+        let room = (provider.max_concurrency as usize * together).min(MOST_READY);
+        let (sender, inbox) = mpsc::channel(room);
         let standing = Standing::default();
         let wires = Wires {
             lane,
@@ -54,6 +75,8 @@ impl Hub<'_> {
             mode: self.mode.clone(),
             hungry: Arc::clone(self.hungry),
             standing: standing.clone(),
+            room,
+            only_embeds,
             has_fallback,
             lessons: self.lessons.clone(),
             account: self.account.clone(),
@@ -72,9 +95,17 @@ pub(super) struct Step {
     /// Fingerprint of templates and parameters, as text.
     pub(super) template: Arc<str>,
     pub(super) prompt: Prompt,
+    /// What rows must meet to be asked about.
+    pub(super) when: Option<When>,
+    /// The earlier steps whose outputs it needs.
+    pub(super) needs: Vec<usize>,
+    /// Its columns.
+    pub(super) columns: Output,
     pub(super) params: Arc<Params>,
     /// What an answer must be.
     pub(super) form: Form,
+    /// Numbers in each of its vectors, once one is there.
+    pub(super) dimensions: OnceLock<usize>,
     /// How often a row is asked again whose answer is not that.
     pub(super) max_repairs: u32,
     pub(super) deadline: Duration,
@@ -112,6 +143,17 @@ impl Step {
     /// Whether another lane than these could answer.
     pub(super) fn has_other(&self, lanes: &[Lane], tried: u64) -> bool {
         self.lanes.iter().any(|lane| tried & bit(*lane) == 0 && lanes[*lane].standing.is_up())
+    }
+
+    /// Holds a vector against those before it: all of a column are of one length.
+    pub(super) fn fits(&self, content: Content) -> Result<Content, Failure> {
+        let Content::Vector(numbers) = &content else { return Ok(content) };
+        let expected = *self.dimensions.get_or_init(|| numbers.len());
+        if numbers.len() == expected {
+            return Ok(content);
+        }
+        let detail = format!("the vector has {} numbers, and {expected} are expected", numbers.len());
+        Err(Failure::new(Class::InvalidOutput, detail))
     }
 
     /// Whether an answer of this provider and model is one of this step's.

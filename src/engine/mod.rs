@@ -12,6 +12,7 @@ mod exclusive;
 mod feed;
 mod funds;
 mod history;
+mod inputs;
 mod lane;
 mod learned;
 mod open_batch;

@@ -3,12 +3,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use arrow::array::ArrayRef;
+
 use super::feed::Loaded;
 use crate::checkpoint::PlannedBatch;
-use crate::ident::{Cell, RowKey};
+use crate::ident::{BatchId, Cell, RowKey};
 use crate::journal::{Journal, Record};
 use crate::prompt::Rows;
-use crate::sink::{FilledBatch, Settled};
+use crate::sink::{FilledBatch, KeptStep, Outcome, Settled};
 use crate::source::Chunk;
 
 /// A batch whose rows are in memory.
@@ -17,8 +19,8 @@ pub(super) struct OpenBatch {
     plan: PlannedBatch,
     chunks: Vec<(u32, Chunk, Rows)>,
     outcomes: Vec<Vec<Option<Settled>>>,
-    /// By step, then by row: whether the target's outcome stays; empty where there is none yet.
-    kept: Vec<Vec<bool>>,
+    /// By step: outcomes of the target that stay; empty where there is none yet.
+    kept: Vec<KeptStep>,
     pub(super) journal: Journal,
     /// What its journal held when it was opened.
     recovered: HashMap<RowKey, Vec<Record>>,
@@ -68,7 +70,30 @@ impl OpenBatch {
 
     /// Whether the target's outcome of a row of a step stays.
     pub(super) fn keeps(&self, cell: Cell) -> bool {
-        self.kept.get(cell.step.index()).is_some_and(|step| step[cell.row as usize])
+        self.kept.get(cell.step.index()).is_some_and(|step| step.stays[cell.row as usize])
+    }
+
+    pub(super) fn id(&self) -> BatchId {
+        self.plan.id
+    }
+
+    /// What the target holds of a step, for those rows whose outcome stays.
+    pub(super) fn held(&self, step: usize) -> Option<&ArrayRef> {
+        self.kept.get(step)?.values.as_ref()
+    }
+
+    /// What a step came to for a row, if it has.
+    pub(super) fn outcome(&self, step: usize, row: u32) -> Option<&Settled> {
+        self.outcomes[step][row as usize].as_ref()
+    }
+
+    /// Whether a step failed for a row, in this run or before.
+    pub(super) fn has_failed(&self, step: usize, row: u32) -> bool {
+        match self.outcome(step, row).map(|settled| &settled.outcome) {
+            Some(Outcome::Failed(_)) => true,
+            Some(Outcome::Kept) => self.kept.get(step).is_some_and(|step| step.failed[row as usize]),
+            Some(Outcome::Answer(_) | Outcome::Skipped) | None => false,
+        }
     }
 
     pub(super) fn has_recovered(&self) -> bool {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::lane::Step;
 use crate::config::{Form, Prices};
-use crate::decode::{self, Answer};
+use crate::decode::{self, Answer, Content};
 use crate::dispatch::{Earlier, Request};
 use crate::event;
 use crate::fault::{Class, Failure, Policy};
@@ -95,18 +95,26 @@ impl<'a> Origin<'a> {
             Ok(response) => (decode::facts(&response), decode::answer(response, &step.form)),
             Err(failure) => (decode::Facts::default(), Err(failure)),
         };
+        let mut kept = None;
         let text = match answer {
-            Ok(Answer::Good(text)) => Ok(text),
-            Ok(Answer::Invalid { said, complaint }) if self.earlier.answers < step.max_repairs => {
+            Ok(Answer::Good { content, said }) => {
+                kept = said;
+                step.fits(content)
+            }
+            Ok(Answer::Invalid { said, complaint, .. }) if self.earlier.answers < step.max_repairs => {
                 let earlier = self.with_this(&facts);
                 return Judged::Invalid(Invalid { said, complaint, earlier });
             }
-            Ok(Answer::Invalid { said, .. }) => {
-                Err(Failure::new(Class::InvalidOutput, refused(&step.form, self.earlier.answers, &said)))
+            Ok(Answer::Invalid { said, mistake, .. }) => {
+                let detail = refused(&step.form, self.earlier.answers, &mistake, &said);
+                kept = step.form.keeps_raw().then_some(said);
+                Err(Failure::new(Class::InvalidOutput, detail))
             }
             Err(failure) => Err(failure),
         };
-        Judged::Settled(Box::new(self.settled(facts, text)))
+        let mut settled = self.settled(facts, text);
+        settled.said = kept.map(String::into_boxed_str);
+        Judged::Settled(Box::new(settled))
     }
 
     fn with_this(&self, facts: &decode::Facts) -> Earlier {
@@ -124,7 +132,7 @@ impl<'a> Origin<'a> {
         facts.cost.or_else(|| Some(self.prices?.cost(facts.tokens?)))
     }
 
-    pub(super) fn settled(self, facts: decode::Facts, text: Result<String, Failure>) -> Settled {
+    pub(super) fn settled(self, facts: decode::Facts, answer: Result<Content, Failure>) -> Settled {
         let earlier = &self.earlier;
         let cost = total(earlier.cost, self.cost(&facts));
         let latency = match (self.latency, earlier.answers) {
@@ -133,8 +141,8 @@ impl<'a> Origin<'a> {
         };
         let model = facts.model.filter(|named| **named != **self.model);
         Settled {
-            outcome: match text {
-                Ok(text) => Outcome::Answer(text),
+            outcome: match answer {
+                Ok(content) => Outcome::Answer(content),
                 Err(failure) => Outcome::Failed(failure),
             },
             provider: Some(Arc::clone(self.provider)),
@@ -146,19 +154,26 @@ impl<'a> Origin<'a> {
             latency_ms: latency.map(|latency| u64::try_from(latency.as_millis()).unwrap_or(u64::MAX)),
             fingerprint: Some(earlier.first.unwrap_or(self.fingerprint)),
             template: None,
+            said: None,
         }
     }
 }
 
 /// What a row's error says of its last answer.
-fn refused(form: &Form, repairs: u32, said: &str) -> String {
+fn refused(form: &Form, repairs: u32, mistake: &str, said: &str) -> String {
     let what = match form {
-        Form::Text => "what was asked for",
+        Form::Text | Form::Typed(_) | Form::Embedding(_) => "what was asked for",
         Form::Classes(_) => "one of the classes",
     };
-    match repairs {
-        0 => format!("the answer is not {what}: {said:?}"),
-        _ => format!("the answer is not {what}, after it was asked again {repairs} times: {said:?}"),
+    let after = match repairs {
+        0 => String::new(),
+        _ => format!(", after it was asked again {repairs} times"),
+    };
+    match form {
+        Form::Typed(_) => format!("the answer is not {what}{after}: {mistake}: {said:?}"),
+        Form::Text | Form::Classes(_) | Form::Embedding(_) => {
+            format!("the answer is not {what}{after}: {said:?}")
+        }
     }
 }
 

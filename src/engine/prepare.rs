@@ -1,19 +1,23 @@
 //! What can be found wrong before anything is touched: templates, columns, endpoints.
 
-use arrow::datatypes::{Schema, SchemaRef};
+use std::sync::Arc;
+
+use arrow::datatypes::{Field, Schema, SchemaRef};
 use url::Url;
 
 use super::error::EngineError;
+use super::inputs::When;
 use crate::config::{Job, Provider, StepSpec};
-use crate::prompt::Prompt;
-use crate::sink::check_columns;
+use crate::prompt::{Prompt, PromptError};
+use crate::sink::{Output, check_columns};
+use crate::table::Condition;
 use crate::transport::Endpoint;
 
 /// A job that fits its source: everything that needs neither target nor network is checked.
 #[derive(Debug)]
 pub struct Prepared {
-    /// The steps with their compiled templates.
-    pub prompts: Vec<(StepSpec, Prompt)>,
+    /// The steps, ready to ask.
+    pub(super) steps: Vec<PreparedStep>,
     /// The providers with their endpoints.
     pub endpoints: Vec<(Provider, Endpoint)>,
     /// Share of errors that is allowed.
@@ -28,11 +32,7 @@ pub struct Prepared {
 /// # Errors
 /// The first mistake.
 pub fn prepare(job: &Job, source: &Schema, simulator: Option<&Url>) -> Result<Prepared, EngineError> {
-    let prompts = job
-        .steps
-        .iter()
-        .map(|step| Ok((step.clone(), Prompt::compile(step, source)?)))
-        .collect::<Result<_, EngineError>>()?;
+    let steps = steps(job, source)?;
     let columns = check_columns(job, source)?;
     let endpoints = job
         .providers
@@ -45,7 +45,7 @@ pub fn prepare(job: &Job, source: &Schema, simulator: Option<&Url>) -> Result<Pr
             Ok((provider.clone(), Endpoint::new(provider, base)?))
         })
         .collect::<Result<_, EngineError>>()?;
-    Ok(Prepared { prompts, endpoints, max_error_rate: job.max_error_rate, columns })
+    Ok(Prepared { steps, endpoints, max_error_rate: job.max_error_rate, columns })
 }
 
 /// Holds only the templates and the columns of a job against those of its source.
@@ -53,7 +53,75 @@ pub fn prepare(job: &Job, source: &Schema, simulator: Option<&Url>) -> Result<Pr
 /// # Errors
 /// The first mistake.
 pub fn check_templates(job: &Job, source: &Schema) -> Result<(), EngineError> {
-    job.steps.iter().try_for_each(|step| Prompt::compile(step, source).map(drop))?;
+    steps(job, source)?;
     check_columns(job, source)?;
     Ok(())
+}
+
+impl Prepared {
+    /// For each step the earlier ones whose outputs it needs.
+    #[must_use]
+    pub fn needs(&self) -> Vec<Vec<usize>> {
+        self.steps.iter().map(|step| step.needs.clone()).collect()
+    }
+}
+
+/// A step with its compiled templates.
+#[derive(Debug)]
+pub(super) struct PreparedStep {
+    pub(super) spec: StepSpec,
+    pub(super) prompt: Prompt,
+    pub(super) when: Option<When>,
+    /// The earlier steps whose outputs it needs.
+    pub(super) needs: Vec<usize>,
+}
+
+fn steps(job: &Job, source: &Schema) -> Result<Vec<PreparedStep>, EngineError> {
+    let mut steps = Vec::with_capacity(job.steps.len());
+    let mut earlier: Vec<Field> = Vec::with_capacity(job.steps.len());
+    for (at, spec) in job.steps.iter().enumerate() {
+        let prompt = Prompt::compile(spec, source, &earlier).map_err(|error| match error {
+            PromptError::UnknownColumn { step, column, .. } if is_output(&job.steps[at..], &column) => {
+                PromptError::TooLate { step, column }
+            }
+            other => other,
+        })?;
+        let when =
+            spec.when.as_deref().map(|written| condition(spec, written, source, &earlier, &job.steps[at..]));
+        let when = when.transpose()?;
+        let mut needs: Vec<usize> = prompt.needs().chain(when.iter().flat_map(When::needs)).collect();
+        needs.sort_unstable();
+        needs.dedup();
+        steps.push(PreparedStep { spec: spec.clone(), prompt, when, needs });
+        earlier.push(Output::of(spec).value_field());
+    }
+    Ok(steps)
+}
+
+fn is_output(steps: &[StepSpec], name: &str) -> bool {
+    steps.iter().any(|step| step.output == name)
+}
+
+/// A condition over the columns of the source and the outputs of earlier steps.
+fn condition(
+    spec: &StepSpec,
+    written: &str,
+    source: &Schema,
+    earlier: &[Field],
+    not_yet: &[StepSpec],
+) -> Result<When, EngineError> {
+    let fields = source.fields().iter().map(|field| field.as_ref().clone()).chain(earlier.iter().cloned());
+    let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+    let condition = Condition::new(written, &schema).map_err(|mut message| {
+        let late = not_yet.iter().find(|step| message.contains(&format!("No field named {}", step.output)));
+        if let Some(late) = late {
+            message = format!(
+                "{:?} is the output of {}; a condition sees those of earlier steps",
+                late.output,
+                if late.output == spec.output { "the step itself" } else { "a later step" }
+            );
+        }
+        EngineError::When { step: spec.output.clone(), condition: written.to_owned(), message }
+    })?;
+    Ok(When::new(condition, source.fields().len()))
 }

@@ -231,7 +231,8 @@ impl Enricher {
             Outcome::Kept => (None, None),
         };
         // What the journal held was judged when it was asked.
-        let is_news = origin != event::Origin::Journal && !matches!(ending, None | Some(Ending::Skipped));
+        let is_news = origin != event::Origin::Journal
+            && !matches!(ending, None | Some(Ending::Skipped | Ending::Failed(Class::Upstream)));
         let errors = if is_news { self.error_rates[cell.step.index()].note(failure) } else { None };
         let is_last = cell.step.index() + 1 == self.steps.len();
         let extent = if is_last { Extent::Row } else { Extent::Step };

@@ -111,14 +111,14 @@ async fn start(
     let session = state.session.filter(|_| goes_on).unwrap_or_else(RunId::random);
     retrying.session = Some(session);
     let found = found.filter(|checkpoint| goes_on || checkpoint.planned.is_empty());
-    let reader = FailedReader::new(rows.clone(), job);
+    let job = &with_provider(job, retrying.provider.as_deref())?;
+    let prepared = prepare(job, &columns, simulator)?;
+    let reader = FailedReader::new(rows.clone(), job, prepared.needs());
     let repair = Repair::open(job, &rows, reader.places(), session)?;
     let (mut checkpoint, outstanding) = recovered(job, found, &repair).await?;
     checkpoint.position = retrying.clone();
     file.save(&checkpoint).await?;
 
-    let job = &with_provider(job, retrying.provider.as_deref())?;
-    let prepared = prepare(job, &columns, simulator)?;
     let resumed: u64 = outstanding.iter().map(PlannedBatch::rows).sum();
     let planned = Planned::of(&outstanding);
     let failed = reader.find(&retrying.selection, session).await?;

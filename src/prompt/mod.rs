@@ -7,5 +7,5 @@ mod filters;
 mod row;
 mod template;
 
-pub use row::Rows;
+pub use row::{Given, Rows};
 pub use template::{Prompt, PromptError, Question, Rendered};

@@ -43,21 +43,110 @@ impl Rows {
         &self.0.batch
     }
 
-    /// Whether the row is null in all these columns.
-    pub(super) fn all_null(&self, row: usize, columns: &[usize]) -> bool {
-        columns.iter().all(|column| self.0.batch.column(*column).is_null(row))
+    /// Whether the row is null in a column.
+    pub(super) fn is_null(&self, row: usize, column: usize) -> bool {
+        self.0.batch.column(column).is_null(row)
     }
 
-    pub(super) fn value(&self, row: usize) -> Value {
-        Value::from_object(RowValue { rows: self.clone(), row })
+    pub(super) fn value(&self, row: usize, given: Vec<(Arc<str>, Given)>) -> Value {
+        Value::from_object(RowValue { rows: self.clone(), row, given })
     }
 }
 
-/// The variables of a template: the columns of one row, and `row` for all of them.
+/// What an earlier step gave for a row.
+#[derive(Clone, Debug)]
+pub struct Given {
+    value: Value,
+    is_null: bool,
+}
+
+impl Given {
+    /// A text.
+    #[must_use]
+    pub fn text(text: &str) -> Self {
+        Given { value: Value::from(text), is_null: false }
+    }
+
+    /// A list of numbers.
+    #[must_use]
+    pub fn numbers(numbers: &[f32]) -> Self {
+        Given { value: numbers.iter().copied().map(Value::from).collect(), is_null: false }
+    }
+
+    /// What a JSON document says.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn json(text: &str) -> Result<Self, serde_json::Error> {
+        let value: serde_json::Value = serde_json::from_str(text)?;
+        Ok(Given { value: of_json(&value), is_null: false })
+    }
+
+    /// A cell of a column.
+    #[must_use]
+    pub fn cell(column: &dyn Array, row: usize) -> Self {
+        if column.is_null(row) {
+            return Given::nothing();
+        }
+        Given { value: to_value(column, row), is_null: false }
+    }
+
+    /// Nothing: it renders as nothing, and so does every field of it.
+    #[must_use]
+    pub fn nothing() -> Self {
+        Given { value: Value::from_object(Nothing), is_null: true }
+    }
+
+    pub(super) fn is_null(&self) -> bool {
+        self.is_null
+    }
+}
+
+fn of_json(json: &serde_json::Value) -> Value {
+    match json {
+        serde_json::Value::Null => Value::from(()),
+        serde_json::Value::Bool(value) => Value::from(*value),
+        serde_json::Value::Number(number) => match number.as_i64() {
+            Some(whole) => Value::from(whole),
+            None => Value::from(number.as_f64()),
+        },
+        serde_json::Value::String(text) => Value::from(text.as_str()),
+        serde_json::Value::Array(items) => items.iter().map(of_json).collect(),
+        serde_json::Value::Object(fields) => {
+            let pairs = fields.iter().map(|(name, value)| (Value::from(name.as_str()), of_json(value)));
+            Value::from_object(Pairs(pairs.collect()))
+        }
+    }
+}
+
+/// What was not asked for: false, empty, and so are its fields.
+#[derive(Debug)]
+struct Nothing;
+
+impl Object for Nothing {
+    fn get_value(self: &Arc<Self>, _: &Value) -> Option<Value> {
+        Some(Value::from(()))
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Empty
+    }
+
+    fn is_true(self: &Arc<Self>) -> bool {
+        false
+    }
+
+    fn render(self: &Arc<Self>, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        Ok(())
+    }
+}
+
+/// The variables of a template: the columns of one row and what earlier steps gave, and `row` for all columns.
 #[derive(Debug)]
 struct RowValue {
     rows: Rows,
     row: usize,
+    given: Vec<(Arc<str>, Given)>,
 }
 
 impl Object for RowValue {
@@ -66,10 +155,11 @@ impl Object for RowValue {
     }
 
     fn get_value_by_str(self: &Arc<Self>, key: &str) -> Option<Value> {
+        let given =
+            || self.given.iter().find(|(name, _)| **name == *key).map(|(_, given)| given.value.clone());
         match self.rows.0.columns.get(key) {
             Some(column) => Some(to_value(self.rows.0.batch.column(*column), self.row)),
-            None if key == "row" => Some(Value::from_dyn_object(Arc::clone(self))),
-            None => None,
+            None => given().or_else(|| (key == "row").then(|| Value::from_dyn_object(Arc::clone(self)))),
         }
     }
 

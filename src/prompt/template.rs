@@ -5,12 +5,12 @@ use std::fmt;
 use std::sync::Arc;
 
 use arrow::array::new_null_array;
-use arrow::datatypes::Schema;
+use arrow::datatypes::{Field, Schema};
 use arrow::record_batch::RecordBatch;
 use minijinja::{Environment, Error, ErrorKind, Output, State, UndefinedBehavior, Value};
 
 use super::filters;
-use super::row::{Rows, binary_column};
+use super::row::{Given, Rows, binary_column};
 use crate::config::{Form, NullInputs, Params, StepSpec, nearest};
 use crate::fault::{Class, Failure};
 use crate::ident::Fingerprint;
@@ -34,7 +34,7 @@ pub enum PromptError {
         /// What is wrong.
         message: String,
     },
-    /// It names a column that the source does not have.
+    /// It names a column that neither the source nor an earlier step has.
     #[error("step {step:?}: the templates name the column {column:?}, which the source does not have{}", hint(near.as_deref(), known))]
     UnknownColumn {
         /// Output of the step.
@@ -45,6 +45,17 @@ pub enum PromptError {
         near: Option<String>,
         /// The columns there are.
         known: Vec<String>,
+    },
+    /// It names what the step itself or a later one gives.
+    #[error(
+        "step {step:?}: the templates name {column:?}, which is the output of this or a later step; a step sees those of \
+         earlier ones, so put its [[step]] behind"
+    )]
+    TooLate {
+        /// Output of the step.
+        step: String,
+        /// The output that is not there yet.
+        column: String,
     },
     /// It names a column of bytes.
     #[error(
@@ -97,8 +108,12 @@ pub enum Rendered {
 pub struct Prompt {
     environment: Environment<'static>,
     has_system: bool,
-    /// Columns that the templates name.
+    /// Columns that the templates name: of the source, then of earlier steps.
     inputs: Vec<usize>,
+    /// Columns of the source.
+    source_columns: usize,
+    /// Steps whose outputs the templates name, and those names.
+    needs: Vec<(usize, Arc<str>)>,
     skips_nulls: bool,
     params: Vec<u8>,
     /// What an answer must be, in words.
@@ -112,11 +127,15 @@ impl fmt::Debug for Prompt {
 }
 
 impl Prompt {
-    /// Compiles a step's templates and holds them against the columns of the source.
+    /// Compiles a step's templates and holds them against the columns of the source and the outputs of earlier
+    /// steps.
     ///
     /// # Errors
     /// When a template is malformed or names a column that is not there or is binary.
-    pub fn compile(step: &StepSpec, schema: &Schema) -> Result<Prompt, PromptError> {
+    pub fn compile(step: &StepSpec, source: &Schema, earlier: &[Field]) -> Result<Prompt, PromptError> {
+        let source_columns = source.fields().len();
+        let all = source.fields().iter().map(|field| field.as_ref().clone()).chain(earlier.iter().cloned());
+        let schema = &Schema::new(all.collect::<Vec<_>>());
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
         environment.set_formatter(format_value);
@@ -128,13 +147,19 @@ impl Prompt {
                 .add_template_owned(which, text.clone())
                 .map_err(|error| syntax(step, which, &error))?;
         }
-        let inputs = inputs(step, schema, &environment)?;
+        let inputs = inputs(step, schema, source_columns, &environment)?;
         if let Some(column) = binary_column(schema, &inputs) {
             return Err(PromptError::Binary { step: step.output.clone(), column: column.to_owned() });
         }
         let prompt = Prompt {
             has_system: step.system.is_some(),
             skips_nulls: step.null_inputs == NullInputs::Skip && !inputs.is_empty(),
+            needs: inputs
+                .iter()
+                .filter(|column| **column >= source_columns)
+                .map(|column| (column - source_columns, schema.field(*column).name().as_str().into()))
+                .collect(),
+            source_columns,
             inputs,
             params: params(&step.params),
             instruction: instruction(&step.form),
@@ -151,7 +176,7 @@ impl Prompt {
         let fields: Vec<_> =
             schema.fields().iter().map(|field| field.as_ref().clone().with_nullable(true)).collect();
         let Ok(nulls) = RecordBatch::try_new(Arc::new(Schema::new(fields)), nulls) else { return Ok(()) };
-        let context = Rows::new(nulls).value(0);
+        let context = Rows::new(nulls).value(0, Vec::new());
         for (which, is_there) in [(USER, true), (SYSTEM, self.has_system)] {
             if !is_there {
                 continue;
@@ -170,15 +195,25 @@ impl Prompt {
         Ok(())
     }
 
-    /// Renders a row of a record batch.
+    /// The earlier steps whose outputs the templates name, by their places among the steps.
+    pub fn needs(&self) -> impl Iterator<Item = usize> {
+        self.needs.iter().map(|(step, _)| *step)
+    }
+
+    /// Renders a row of a record batch, with what the steps gave that it [needs](Prompt::needs), in that order.
     ///
     /// # Errors
     /// A failure of class `template`.
-    pub fn render(&self, rows: &Rows, row: usize) -> Result<Rendered, Failure> {
-        if self.skips_nulls && rows.all_null(row, &self.inputs) {
+    pub fn render(&self, rows: &Rows, row: usize, given: Vec<Given>) -> Result<Rendered, Failure> {
+        let mut of_source = self.inputs.iter().copied().filter(|column| *column < self.source_columns);
+        if self.skips_nulls
+            && given.iter().all(Given::is_null)
+            && of_source.all(|column| rows.is_null(row, column))
+        {
             return Ok(Rendered::Skip);
         }
-        let context = rows.value(row);
+        let names = self.needs.iter().map(|(_, name)| Arc::clone(name));
+        let context = rows.value(row, names.zip(given).collect());
         let mut messages = Vec::with_capacity(2);
         if self.has_system {
             messages.push(Message { role: Role::System, content: self.text(SYSTEM, &context)? });
@@ -221,7 +256,9 @@ fn role(role: Role) -> &'static [u8] {
 /// What the model is told about the form of its answer.
 fn instruction(form: &Form) -> String {
     match form {
-        Form::Text => String::new(),
+        Form::Text | Form::Embedding(_) => String::new(),
+        // The request says it, in a form of its own.
+        Form::Typed(_) => String::new(),
         Form::Classes(classes) => {
             format!("\n\nAnswer with one of the following and nothing else:\n{}", classes.join("\n"))
         }
@@ -232,7 +269,18 @@ fn instruction(form: &Form) -> String {
 fn params(params: &Params) -> Vec<u8> {
     let mut extra: Vec<_> = params.extra_body.iter().collect();
     extra.sort_by_key(|(name, _)| name.as_str());
-    serde_json::to_vec(&(params.temperature, params.max_tokens, extra)).unwrap_or_default()
+    let known = (params.temperature, params.max_tokens, extra);
+    let bytes = match &params.shape {
+        None => serde_json::to_vec(&known),
+        Some(shape) => serde_json::to_vec(&(known, shape.text())),
+    };
+    let bytes = match &params.vectors {
+        None => bytes,
+        Some(vectors) => {
+            bytes.and_then(|bytes| serde_json::to_vec(&(bytes, "embedding", vectors.dimensions)))
+        }
+    };
+    bytes.unwrap_or_default()
 }
 
 fn describe(error: &Error) -> String {
@@ -254,6 +302,7 @@ fn format_value(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) 
 fn inputs(
     step: &StepSpec,
     schema: &Schema,
+    source_columns: usize,
     environment: &Environment<'static>,
 ) -> Result<Vec<usize>, PromptError> {
     let globals: BTreeSet<&str> = environment.globals().map(|(name, _)| name).collect();
@@ -271,7 +320,7 @@ fn inputs(
                             inputs.insert(found.map_err(|_| unknown(step, schema, column))?);
                         }
                     }
-                    None => inputs.extend(0..schema.fields().len()),
+                    None => inputs.extend(0..source_columns),
                 },
                 Err(_) if globals.contains(name.as_str()) => {}
                 Err(_) => return Err(unknown(step, schema, name)),
@@ -279,7 +328,7 @@ fn inputs(
         }
     }
     // Columns of bytes that only `row` brings in are not in the way.
-    let named_by_row_only = inputs.len() == schema.fields().len();
+    let named_by_row_only = inputs.len() >= source_columns;
     Ok(inputs
         .into_iter()
         .filter(|column| !named_by_row_only || binary_column(schema, &[*column]).is_none())
@@ -328,7 +377,7 @@ mod tests {
         ArrayRef, BinaryArray, Date32Array, Decimal128Array, Int64Array, ListArray, MapBuilder, StringArray,
         StringBuilder, StructArray, TimestampMicrosecondArray,
     };
-    use arrow::datatypes::{DataType, Field, Int32Type};
+    use arrow::datatypes::{DataType, Int32Type};
 
     use super::*;
 
@@ -339,6 +388,7 @@ mod tests {
             output: "answer".into(),
             providers: vec![0],
             balance: false,
+            when: None,
             prompt: prompt.into(),
             system: None,
             params: Params::default(),
@@ -377,8 +427,8 @@ mod tests {
 
     fn text(prompt: &str, row: usize) -> String {
         let rows = rows();
-        let prompt = Prompt::compile(&step(prompt), rows.batch().schema_ref()).unwrap();
-        match prompt.render(&rows, row).unwrap() {
+        let prompt = Prompt::compile(&step(prompt), rows.batch().schema_ref(), &[]).unwrap();
+        match prompt.render(&rows, row, Vec::new()).unwrap() {
             Rendered::Ask(question) => question.messages[0].content.clone(),
             Rendered::Skip => "(skipped)".into(),
         }
@@ -403,15 +453,16 @@ mod tests {
     fn a_row_without_input_is_asked_where_the_job_says_so() {
         let rows = rows();
         let step = StepSpec { null_inputs: NullInputs::Ask, ..step("[{{ text }}]") };
-        let prompt = Prompt::compile(&step, rows.batch().schema_ref()).unwrap();
-        assert!(matches!(prompt.render(&rows, 1).unwrap(), Rendered::Ask(_)));
+        let prompt = Prompt::compile(&step, rows.batch().schema_ref(), &[]).unwrap();
+        assert!(matches!(prompt.render(&rows, 1, Vec::new()).unwrap(), Rendered::Ask(_)));
     }
 
     #[test]
     fn columns_that_are_not_there_or_binary_are_refused_before_the_run() {
         let rows = rows();
-        let refusal =
-            |prompt: &str| Prompt::compile(&step(prompt), rows.batch().schema_ref()).unwrap_err().to_string();
+        let refusal = |prompt: &str| {
+            Prompt::compile(&step(prompt), rows.batch().schema_ref(), &[]).unwrap_err().to_string()
+        };
         assert_eq!(
             refusal("{{ txt }}"),
             "step \"answer\": the templates name the column \"txt\", which the source does not have; did you mean \"text\"?"
@@ -426,8 +477,8 @@ mod tests {
     fn a_fingerprint_stands_for_messages_and_parameters() {
         let rows = rows();
         let fingerprint = |step: &StepSpec| {
-            let prompt = Prompt::compile(step, rows.batch().schema_ref()).unwrap();
-            match prompt.render(&rows, 0).unwrap() {
+            let prompt = Prompt::compile(step, rows.batch().schema_ref(), &[]).unwrap();
+            match prompt.render(&rows, 0, Vec::new()).unwrap() {
                 Rendered::Ask(question) => question.fingerprint,
                 Rendered::Skip => unreachable!("the row has input"),
             }

@@ -9,21 +9,30 @@ const WORDS: usize = 12;
 pub fn answer_to(prompt: &str) -> String {
     let last = prompt.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
     let words: Vec<&str> = last.split_whitespace().take(WORDS).collect();
-    let mark: String = Fingerprint::of([prompt.as_bytes()]).to_string().chars().take(8).collect();
-    format!("In short: {} [{mark}]", words.join(" "))
+    format!("In short: {} [{}]", words.join(" "), mark_of(prompt))
+}
+
+/// Eight digits that no other prompt shares.
+pub(super) fn mark_of(prompt: &str) -> String {
+    Fingerprint::of([prompt.as_bytes()]).to_string().chars().take(8).collect()
 }
 
 /// One of several answers, always the same for a prompt.
 #[must_use]
 pub fn choose(answers: &[String], seed: u64, prompt: &str) -> String {
-    #[expect(
-        clippy::cast_precision_loss,
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "a few answers"
-    )]
-    let at = (chance(seed, "answer", prompt, 0) * answers.len() as f64) as usize;
+    let at = draw(answers.len(), chance(seed, "answer", prompt, 0));
     answers.get(at).cloned().unwrap_or_default()
+}
+
+/// One of so many, by a number between 0 and 1.
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a few of them"
+)]
+pub(super) fn draw(count: usize, chance: f64) -> usize {
+    (chance * count as f64) as usize
 }
 
 /// A token is about four bytes of text.

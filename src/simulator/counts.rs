@@ -9,7 +9,7 @@ use crate::ident::{Fingerprint, Money, Tokens};
 /// What the simulator was asked and what it answered, so far.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Counts {
-    /// Requests for chat completions.
+    /// Requests for chat completions and for embeddings.
     pub requests: u64,
     /// Responses by HTTP status; a connection closed in the middle counts as 0.
     pub statuses: BTreeMap<u16, u64>,
@@ -21,8 +21,12 @@ pub struct Counts {
     pub billed_tokens: u64,
     /// What was billed, in picodollars.
     pub billed_picodollars: u64,
-    /// Prompts that were answered.
+    /// Prompts that were answered; the inputs of a request for embeddings count as one.
     pub answered_prompts: u64,
+    /// Inputs that were embedded in requests that were answered.
+    pub embedded: u64,
+    /// Inputs that were embedded beyond the first time for the same text.
+    pub embedded_again: u64,
     /// Requests for something that the simulator does not have.
     pub unknown_routes: Vec<String>,
     /// Requests that came when the script had run out.
@@ -32,6 +36,8 @@ pub struct Counts {
     #[serde(skip)]
     answers: HashMap<Fingerprint, u32>,
     #[serde(skip)]
+    embeddings: HashMap<Fingerprint, u32>,
+    #[serde(skip)]
     asked: HashMap<Fingerprint, u32>,
 }
 
@@ -40,6 +46,12 @@ impl Counts {
     #[must_use]
     pub fn answers_to(&self, prompt: &str) -> u32 {
         self.answers.get(&Fingerprint::of([prompt.as_bytes()])).copied().unwrap_or_default()
+    }
+
+    /// How often a text was embedded.
+    #[must_use]
+    pub fn embeddings_of(&self, text: &str) -> u32 {
+        self.embeddings.get(&Fingerprint::of([text.as_bytes()])).copied().unwrap_or_default()
     }
 
     /// Answers beyond the first to each prompt: what was paid again.
@@ -68,5 +80,14 @@ impl Counts {
         let times = self.answers.entry(Fingerprint::of([prompt.as_bytes()])).or_default();
         *times += 1;
         self.answered_prompts += u64::from(*times == 1);
+    }
+
+    pub(super) fn embedded(&mut self, inputs: &[&str]) {
+        for input in inputs {
+            let times = self.embeddings.entry(Fingerprint::of([input.as_bytes()])).or_default();
+            *times += 1;
+            self.embedded += 1;
+            self.embedded_again += u64::from(*times > 1);
+        }
     }
 }

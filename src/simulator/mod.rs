@@ -1,16 +1,27 @@
 //! An OpenAI-compatible server on loopback, with limits and faults, for first sight and for tests.
 //!
 //! It speaks real HTTP and answers every prompt with a text that depends on the prompt alone
-//! ([`answer_to`]). It counts what it is asked and what it answered; what it does not know it refuses
+//! ([`answer_to`]), with an instance of the JSON Schema that a request carries, or with vectors
+//! ([`embedding_of`]). It counts what it is asked and what it answered; what it does not know it refuses
 //! loudly, and remembers.
 
 mod answer;
+mod asked;
+mod chat;
 mod counts;
+mod embeddings;
+mod gate;
+mod instance;
 mod limit;
 mod model;
+mod reply;
 mod server;
+mod structured;
+mod wrong;
 
 pub use answer::{answer_to, choose};
 pub use counts::Counts;
+pub use embeddings::embedding_of;
+pub use instance::instance_of;
 pub use model::{Model, Refusal};
 pub use server::Simulator;

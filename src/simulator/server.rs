@@ -4,26 +4,25 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::Router;
-use axum::body::{Body, Bytes};
+use axum::body::Bytes;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderMap, Method, Uri};
+use axum::response::Response;
 use axum::routing::{get, post};
 use axum::serve::ListenerExt;
-use futures::stream;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use url::Url;
 
-use super::answer::{answer_to, chance, choose, tokens_of};
 use super::counts::Counts;
-use super::model::{Model, Refusal};
+use super::model::Model;
+use super::reply::{HangUp, refuse, success};
+use super::{chat, embeddings};
 use crate::clock;
-use crate::config::{FaultSpec, Prices, SimulatorSpec};
-use crate::ident::{Money, Tokens};
+use crate::config::{Prices, SimulatorSpec};
+use crate::ident::Money;
 
 const LARGEST_REQUEST: usize = 64 << 20;
 
@@ -35,24 +34,26 @@ pub struct Simulator {
     server: JoinSet<()>,
 }
 
+/// What all requests share.
 #[derive(Debug)]
-struct Shared {
-    spec: SimulatorSpec,
-    prices: Prices,
+pub(super) struct Shared {
+    pub(super) spec: SimulatorSpec,
+    pub(super) prices: Prices,
     state: Mutex<Inner>,
 }
 
+/// What changes.
 #[derive(Debug)]
-struct Inner {
-    counts: Counts,
-    model: Model,
-    next_in_script: usize,
+pub(super) struct Inner {
+    pub(super) counts: Counts,
+    pub(super) model: Model,
+    pub(super) next_in_script: usize,
     /// Requests that are worked on whether or not their clients wait.
     tasks: JoinSet<()>,
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -82,6 +83,7 @@ impl Simulator {
         });
         let router = Router::new()
             .route("/v1/chat/completions", post(complete))
+            .route("/v1/embeddings", post(embed))
             .route("/v1/models", get(models))
             .route("/simulator/counts", get(counts))
             .fallback(unknown)
@@ -120,18 +122,11 @@ fn prices(spec: &SimulatorSpec) -> Prices {
     Prices { input, cached_input: input, output: price(spec.price_per_million_output) }
 }
 
-#[derive(Deserialize)]
-struct Asked {
-    model: String,
-    messages: Vec<Said>,
-    #[serde(default)]
-    max_tokens: Option<u64>,
-}
-
-#[derive(Deserialize)]
-struct Said {
-    role: String,
-    content: String,
+/// What can be asked for.
+#[derive(Clone, Copy)]
+enum Interface {
+    Chat,
+    Embeddings,
 }
 
 /// Counts a request as in flight for as long as it lives, also when the client goes away.
@@ -151,12 +146,20 @@ impl Drop for InFlight {
 }
 
 async fn complete(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes) -> Response {
+    finish(shared, Interface::Chat, headers, body).await
+}
+
+async fn embed(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes) -> Response {
+    finish(shared, Interface::Embeddings, headers, body).await
+}
+
+async fn finish(shared: Arc<Shared>, interface: Interface, headers: HeaderMap, body: Bytes) -> Response {
     if !shared.spec.bills_the_gone {
-        return work(shared, headers, body).await;
+        return work(shared, interface, headers, body).await;
     }
     // Its task outlives the connection.
     let (sender, receiver) = oneshot::channel();
-    let task = work(Arc::clone(&shared), headers, body);
+    let task = work(Arc::clone(&shared), interface, headers, body);
     shared.lock().tasks.spawn(async move {
         // The client may have gone.
         let _ = sender.send(task.await);
@@ -164,217 +167,328 @@ async fn complete(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: B
     receiver.await.unwrap_or_else(|_| refuse(500, "stopped", "the simulator stops"))
 }
 
-async fn work(shared: Arc<Shared>, headers: HeaderMap, body: Bytes) -> Response {
+async fn work(shared: Arc<Shared>, interface: Interface, headers: HeaderMap, body: Bytes) -> Response {
     let _in_flight = InFlight::begin(&shared);
-    let response = respond(&shared, &headers, &body).await;
+    let answered = match interface {
+        Interface::Chat => chat::answer(&shared, &headers, &body).await,
+        Interface::Embeddings => embeddings::answer(&shared, &headers, &body).await,
+    };
+    let response = answered.unwrap_or_else(|refused| *refused);
     let status = if response.extensions().get::<HangUp>().is_some() { 0 } else { response.status().as_u16() };
     *shared.lock().counts.statuses.entry(status).or_default() += 1;
     response
 }
 
-async fn respond(shared: &Shared, headers: &HeaderMap, body: &[u8]) -> Response {
-    let spec = &shared.spec;
-    let asked: Asked = match serde_json::from_slice(body) {
-        Ok(asked) => asked,
-        Err(error) => {
-            shared.lock().counts.requests += 1;
-            return refuse(400, "invalid_request_error", &format!("we could not parse the body: {error}"));
-        }
-    };
-    // A conversation goes on about its first question.
-    let prompt =
-        asked.messages.iter().find(|said| said.role == "user").map_or("", |said| said.content.as_str());
-    let nth = shared.lock().counts.asked(prompt);
-    let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    if let Some(key) = &spec.api_key
-        && given != Some(&format!("Bearer {key}"))
-    {
-        return refuse(401, "invalid_api_key", "Incorrect API key provided.");
-    }
-    if spec.model.as_ref().is_some_and(|model| *model != asked.model) {
-        let message = format!("The model `{}` does not exist", asked.model);
-        return refuse(404, "model_not_found", &message);
-    }
-    let prompt_tokens: u64 = asked.messages.iter().map(|said| tokens_of(&said.content)).sum();
-    let takes = match admit(shared, prompt, nth.into(), prompt_tokens, asked.max_tokens) {
-        Ok(done) => done.saturating_duration_since(clock::now()),
-        Err(refused) => return *refused,
-    };
-    if !takes.is_zero() {
-        tokio::time::sleep(takes).await;
-    }
-    let fault = match next_in_script(shared) {
-        Some(Ok(scripted)) => Some(scripted),
-        Some(Err(exhausted)) => return exhausted,
-        None => fault_for(spec, prompt, nth),
-    };
-    if let Some(fault) = &fault {
-        if let Some(delay) = fault.delay {
-            tokio::time::sleep(delay.0).await;
-        }
-        if let Some(response) = go_wrong(fault) {
-            return response;
-        }
-    }
-    let answer = match (fault.as_ref().and_then(|fault| fault.text.clone()), spec.answers.len()) {
-        (Some(text), _) => text,
-        (None, 0) => answer_to(prompt),
-        (None, _) => choose(&spec.answers, spec.seed, prompt),
-    };
-    let finish_reason = fault.as_ref().and_then(|fault| fault.finish_reason.clone());
-    let content = if finish_reason.is_some() { Value::Null } else { Value::String(answer.clone()) };
-    let (completion_tokens, cost, limits) = {
-        let mut inner = shared.lock();
-        let drawn = inner.model.completion_tokens(prompt, nth.into(), asked.max_tokens);
-        let completion_tokens =
-            if finish_reason.is_some() { 0 } else { drawn.unwrap_or_else(|| tokens_of(&answer)) };
-        inner.model.answered(prompt_tokens + completion_tokens, clock::now());
-        let tokens = Tokens { prompt: prompt_tokens, cached: 0, completion: completion_tokens };
-        let cost = shared.prices.cost(tokens);
-        inner.counts.answered(prompt, tokens, cost);
-        (completion_tokens, cost, inner.model.headers(clock::now(), clock::wall()))
-    };
-    let mut usage = json!({
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": completion_tokens,
-        "total_tokens": prompt_tokens + completion_tokens,
-    });
-    if spec.tells_cost {
-        usage["cost"] = cost.dollars().into();
-    }
-    let body = json!({
-        "id": "chatcmpl-simulated",
-        "object": "chat.completion",
-        "model": asked.model,
-        "choices": [{
-            "index": 0,
-            "message": {"role": "assistant", "content": content},
-            "finish_reason": finish_reason.as_deref().unwrap_or("stop"),
-        }],
-        "usage": usage,
-    });
-    let mut response =
-        (StatusCode::OK, [(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response();
-    add(&mut response, limits);
-    response
-}
-
-/// Lets a request pass and says when it will be answered, or refuses it.
-fn admit(
-    shared: &Shared,
-    prompt: &str,
-    nth: u64,
-    prompt_tokens: u64,
-    max_tokens: Option<u64>,
-) -> Result<clock::Instant, Box<Response>> {
-    let (now, wall) = (clock::now(), clock::wall());
-    let mut inner = shared.lock();
-    let model = &mut inner.model;
-    match model.arrive(prompt_tokens, max_tokens.unwrap_or_default(), now, wall) {
-        Ok(()) => {
-            let latency = model.latency(prompt, nth);
-            Ok(model.work(latency, now))
-        }
-        Err(Refusal { status: 0, .. }) => Err(Box::new(hang_up())),
-        Err(Refusal { status, kind, code, message, headers }) => {
-            let mut response = refuse_as(status, kind, code, &message);
-            let headers = headers.into_iter().map(|(name, value)| (name.to_owned(), value));
-            add(&mut response, headers.chain(model.headers(now, wall)));
-            Err(Box::new(response))
-        }
-    }
-}
-
-fn add(response: &mut Response, headers: impl IntoIterator<Item = (String, String)>) {
-    for (name, value) in headers {
-        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
-            response.headers_mut().insert(name, value);
-        }
-    }
-}
-
-fn next_in_script(shared: &Shared) -> Option<Result<FaultSpec, Response>> {
-    let script = &shared.spec.script;
-    if script.is_empty() {
-        return None;
-    }
-    let mut inner = shared.lock();
-    let next = script.get(inner.next_in_script).cloned();
-    inner.next_in_script += 1;
-    Some(next.ok_or_else(|| {
-        inner.counts.script_exhausted += 1;
-        refuse(500, "script_exhausted", "the simulator's script has run out")
-    }))
-}
-
-fn fault_for(spec: &SimulatorSpec, prompt: &str, nth: u32) -> Option<FaultSpec> {
-    let matches = |(at, fault): &(usize, &FaultSpec)| {
-        fault.contains.as_ref().is_none_or(|text| prompt.contains(text))
-            && fault.times.is_none_or(|times| nth < times)
-            && chance(spec.seed, &format!("fault {at}"), prompt, nth.into()) < fault.share
-    };
-    spec.faults.iter().enumerate().find(matches).map(|(_, fault)| fault.clone())
-}
-
-#[derive(Clone)]
-struct HangUp;
-
-/// A connection that breaks in the middle of the answer.
-fn hang_up() -> Response {
-    let pieces: [Result<&'static str, std::io::Error>; 2] =
-        [Ok("{\"choices\":[{\"message\":"), Err(std::io::ErrorKind::ConnectionReset.into())];
-    let mut response = Response::new(Body::from_stream(stream::iter(pieces)));
-    response.extensions_mut().insert(HangUp);
-    response
-}
-
-/// The response of a fault; none for one that only changes the answer.
-fn go_wrong(fault: &FaultSpec) -> Option<Response> {
-    if fault.hang_up {
-        return Some(hang_up());
-    }
-    let status = fault.status.unwrap_or(if fault.body.is_some() { 200 } else { 500 });
-    let mut response = if let Some(body) = &fault.body {
-        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
-        (status, [(header::CONTENT_TYPE, "application/json")], body.clone()).into_response()
-    } else if fault.finish_reason.is_some()
-        || fault.text.is_some()
-        || (fault.status.is_none() && fault.delay.is_some())
-    {
-        return None;
-    } else {
-        let code = fault.code.as_deref().unwrap_or("simulated_fault");
-        refuse(status, code, fault.message.as_deref().unwrap_or("a fault that was asked for"))
-    };
-    if let Some(value) = fault.retry_after.as_deref().and_then(|value| HeaderValue::from_str(value).ok()) {
-        response.headers_mut().insert(header::RETRY_AFTER, value);
-    }
-    Some(response)
-}
-
-fn refuse(status: u16, code: &str, message: &str) -> Response {
-    refuse_as(status, code, code, message)
-}
-
-fn refuse_as(status: u16, kind: &str, code: &str, message: &str) -> Response {
-    let body = json!({"error": {"message": message, "type": kind, "code": code, "param": null}});
-    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    (status, [(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()
-}
-
 async fn models(State(shared): State<Arc<Shared>>) -> Response {
     let id = shared.spec.model.as_deref().unwrap_or("simulated");
     let body = json!({"object": "list", "data": [{"id": id, "object": "model", "owned_by": "enrich"}]});
-    (StatusCode::OK, [(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()
+    success(body.to_string())
 }
 
 async fn counts(State(shared): State<Arc<Shared>>) -> Response {
     let body = serde_json::to_string(&shared.lock().counts).unwrap_or_default();
-    (StatusCode::OK, [(header::CONTENT_TYPE, "application/json")], body).into_response()
+    success(body)
 }
 
 async fn unknown(State(shared): State<Arc<Shared>>, method: Method, uri: Uri) -> Response {
     let route = format!("{method} {}", uri.path());
     shared.lock().counts.unknown_routes.push(route.clone());
     refuse(404, "unknown_route", &format!("the simulator has no {route}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::Value;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
+    use super::super::{answer_to, embedding_of};
+    use super::*;
+    use crate::wire::{COMPLAINT, SCHEMA_WORDS};
+
+    const PROMPT: &str = "Row 1: what is it?";
+
+    async fn started(spec: &str) -> Simulator {
+        Simulator::start(toml::from_str(spec).unwrap(), 0).await.unwrap()
+    }
+
+    /// Posts a body; the status and the body of the response.
+    async fn post(simulator: &Simulator, path: &str, body: &Value) -> (u16, Value) {
+        let url = simulator.url();
+        let mut stream = TcpStream::connect(("127.0.0.1", url.port().unwrap())).await.unwrap();
+        let body = body.to_string();
+        let head = format!(
+            "POST {}{path} HTTP/1.1\r\nhost: simulator\r\nconnection: close\r\ncontent-type: application/json\r\n\
+             content-length: {}\r\n\r\n",
+            url.path(),
+            body.len()
+        );
+        stream.write_all((head + &body).as_bytes()).await.unwrap();
+        let mut response = String::new();
+        stream.read_to_string(&mut response).await.unwrap();
+        let (head, body) = response.split_once("\r\n\r\n").unwrap();
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), serde_json::from_str(body).unwrap())
+    }
+
+    async fn chat(simulator: &Simulator, prompt: &str, more: Value) -> (u16, Value) {
+        let mut body = json!({"model": "m", "messages": [{"role": "user", "content": prompt}]});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        post(simulator, "/chat/completions", &body).await
+    }
+
+    fn schema() -> Value {
+        json!({
+            "type": "object",
+            "properties": {
+                "kind": {"type": "string", "enum": ["bug", "idea"]},
+                "note": {"type": ["string", "null"]},
+                "parts": {"type": "array", "items": {"type": "string"}},
+            },
+            "required": ["kind", "note", "parts"],
+            "additionalProperties": false,
+        })
+    }
+
+    fn in_words(prompt: &str) -> String {
+        format!("{prompt}\n\n{SCHEMA_WORDS}\n{}", schema())
+    }
+
+    /// Each form by its name, with the prompt that goes with it.
+    fn forms() -> Vec<(&'static str, String, Value)> {
+        let plain = || PROMPT.to_owned();
+        let function = json!({"name": "note", "parameters": schema()});
+        let described = json!({"name": "note", "strict": true, "schema": schema()});
+        vec![
+            (
+                "json_schema",
+                plain(),
+                json!({"response_format": {"type": "json_schema", "json_schema": described}}),
+            ),
+            ("json_object", in_words(PROMPT), json!({"response_format": {"type": "json_object"}})),
+            (
+                "tool",
+                plain(),
+                json!({"tools": [{"type": "function", "function": function}], "tool_choice": "required"}),
+            ),
+            ("llama_cpp", plain(), json!({"response_format": {"type": "json_object", "schema": schema()}})),
+            ("vllm", plain(), json!({"structured_outputs": {"json": schema()}})),
+            ("words", in_words(PROMPT), json!({})),
+        ]
+    }
+
+    fn content(body: &Value) -> &str {
+        body["choices"][0]["message"]["content"].as_str().unwrap()
+    }
+
+    #[tokio::test]
+    async fn every_form_is_answered_with_the_same_instance() {
+        let simulator = started("answers = [\"only where there is no schema\"]").await;
+        let mut told = BTreeSet::new();
+        for (form, prompt, more) in forms() {
+            let (status, body) = chat(&simulator, &prompt, more).await;
+            assert_eq!(status, 200, "{form}: {body}");
+            let choice = &body["choices"][0];
+            let text = if form == "tool" {
+                let call = &choice["message"]["tool_calls"][0];
+                assert!(choice["message"]["content"].is_null() && call["function"]["name"] == "note");
+                assert_eq!(choice["finish_reason"], "tool_calls");
+                call["function"]["arguments"].as_str().unwrap()
+            } else {
+                assert_eq!(choice["finish_reason"], "stop");
+                content(&body)
+            };
+            assert!(jsonschema::is_valid(&schema(), &serde_json::from_str(text).unwrap()), "{text}");
+            told.insert(text.to_owned());
+        }
+        assert_eq!(told.len(), 1, "{told:?}");
+        let (_, body) = chat(&simulator, "Row 2", json!({})).await;
+        assert_eq!(content(&body), "only where there is no schema");
+        let counts = simulator.counts();
+        assert_eq!((counts.answers_to(PROMPT), counts.answered, counts.answered_prompts), (6, 7, 2));
+    }
+
+    #[tokio::test]
+    async fn a_form_that_is_not_taken_is_refused_unanswered_and_words_need_no_support() {
+        let simulator = started("schema_forms = []").await;
+        for (form, prompt, more) in forms() {
+            let (status, body) = chat(&simulator, &prompt, more).await;
+            assert_eq!(status, if form == "words" { 200 } else { 400 }, "{form}");
+            if form == "words" {
+                continue;
+            }
+            assert_eq!(body["error"]["code"], "unsupported_parameter");
+            let message = body["error"]["message"].as_str().unwrap();
+            assert!(message.contains(body["error"]["param"].as_str().unwrap()), "{message}");
+        }
+        let counts = simulator.counts();
+        assert_eq!((counts.requests, counts.answered, counts.statuses[&400]), (6, 1, 5));
+        let some = started("schema_forms = [\"json_object\", \"llama_cpp\", \"vllm\"]").await;
+        for (form, prompt, more) in forms() {
+            let refused = chat(&some, &prompt, more).await.0 == 400;
+            assert_eq!(refused, ["json_schema", "tool"].contains(&form), "{form}");
+        }
+    }
+
+    #[tokio::test]
+    async fn schemas_that_are_ignored_are_answered_with_prose() {
+        let simulator = started("ignores_schema = true\nschema_forms = []").await;
+        for (form, prompt, more) in forms() {
+            let (_, body) = chat(&simulator, &prompt, more).await;
+            assert_eq!(content(&body), answer_to(PROMPT), "{form}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_object_is_an_object_also_without_a_schema() {
+        let simulator = started("").await;
+        let format = json!({"response_format": {"type": "json_object"}});
+        let (_, body) = chat(&simulator, PROMPT, format).await;
+        let object: Value = serde_json::from_str(content(&body)).unwrap();
+        assert!(object["answer"].is_string(), "{object}");
+    }
+
+    #[tokio::test]
+    async fn answers_that_are_wrong_are_billed_and_come_as_often_as_the_fault_says() {
+        let spec = |wrong: &str| format!("[[fault]]\nwrong = \"{wrong}\"\ntimes = 1\ncontains = \"Row 1\"");
+        for wrong in ["prose", "fenced", "extra_field", "wrong_enum", "cut_json", "missing_field"] {
+            let simulator = started(&spec(wrong)).await;
+            for (form, prompt, more) in forms() {
+                let (status, body) = chat(&simulator, &prompt, more.clone()).await;
+                let choice = &body["choices"][0];
+                let call = choice["message"]["tool_calls"][0]["function"]["arguments"].as_str();
+                let text = call.unwrap_or_else(|| content(&body)).to_owned();
+                let fits =
+                    serde_json::from_str(&text).is_ok_and(|value| jsonschema::is_valid(&schema(), &value));
+                let first = form == "json_schema";
+                assert_eq!((status, fits), (200, !first), "{wrong} {form}: {text}");
+                assert_eq!(choice["finish_reason"] == "length", first && wrong == "cut_json");
+            }
+            assert_eq!(simulator.counts().answered, 6);
+            // A complaint leads back to the question, and so does not make it a new one.
+            let said = |role: &str, content: String| json!({"role": role, "content": content});
+            let complaint = said("user", format!("{COMPLAINT}what was asked for."));
+            let messages = [said("user", in_words(PROMPT)), said("assistant", "no".into()), complaint];
+            let (_, body) = chat(&simulator, "", json!({"messages": messages})).await;
+            assert!(jsonschema::is_valid(&schema(), &serde_json::from_str(content(&body)).unwrap()));
+            assert_eq!(simulator.counts().answers_to(PROMPT), 7);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_wrong_call_is_a_text_or_has_wrong_arguments() {
+        let (_, prompt, more) = forms().swap_remove(2);
+        let talking = started("[[fault]]\nwrong = \"prose\"").await;
+        let (_, body) = chat(&talking, &prompt, more.clone()).await;
+        assert!(body["choices"][0]["message"]["tool_calls"].is_null() && !content(&body).contains('{'));
+        let fault = started("[[fault]]\nwrong = \"wrong_enum\"\ntext = \"{}\"").await;
+        let (_, body) = chat(&fault, &prompt, more).await;
+        assert_eq!(body["choices"][0]["message"]["tool_calls"][0]["function"]["arguments"], "{}");
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_longer_than_the_context_is_refused() {
+        let simulator = started("context_tokens = 100").await;
+        let long = "word ".repeat(80);
+        for (prompt, max_tokens, expected) in
+            [(PROMPT, 90, 200), (PROMPT, 99, 400), (&long, 0, 200), (&long, 1, 400)]
+        {
+            let (status, body) = chat(&simulator, prompt, json!({"max_tokens": max_tokens})).await;
+            assert_eq!(status, expected, "{body}");
+            if status == 400 {
+                assert_eq!(body["error"]["code"], "context_length_exceeded");
+            }
+        }
+        assert_eq!(simulator.counts().answered, 2);
+    }
+
+    fn vectors(body: &Value) -> Vec<(u64, Vec<f32>)> {
+        let data = body["data"].as_array().unwrap().iter();
+        let vector = |item: &Value| serde_json::from_value(item["embedding"].clone()).unwrap();
+        data.map(|item| (item["index"].as_u64().unwrap(), vector(item))).collect()
+    }
+
+    async fn embed(simulator: &Simulator, input: Value) -> (u16, Value) {
+        post(simulator, "/embeddings", &json!({"model": "m", "input": input})).await
+    }
+
+    #[tokio::test]
+    async fn embeddings_are_in_order_billed_and_counted_by_input() {
+        let simulator = started("dimensions = 4\ntells_cost = true\nprice_per_million_input = 1000").await;
+        let (_, body) = embed(&simulator, json!(["Row 1", "Row 2", "Row 1"])).await;
+        let expected = ["Row 1", "Row 2", "Row 1"].map(|text| embedding_of(text, 4));
+        assert_eq!(vectors(&body), (0..).zip(expected).collect::<Vec<_>>());
+        assert_eq!((&body["object"], &body["model"]), (&json!("list"), &json!("m")));
+        assert_eq!(body["usage"], json!({"prompt_tokens": 6, "total_tokens": 6, "cost": 0.006}));
+        let (_, body) = embed(&simulator, json!("Row 2")).await;
+        assert_eq!(vectors(&body), [(0, embedding_of("Row 2", 4))]);
+        let body = json!({"model": "m", "input": "Row 3", "dimensions": 2, "encoding_format": "base64"});
+        let (_, body) = post(&simulator, "/embeddings", &body).await;
+        // Two numbers of four bytes.
+        assert_eq!(body["data"][0]["embedding"].as_str().unwrap().len(), 12);
+        let counts = simulator.counts();
+        assert_eq!(
+            (counts.requests, counts.answered, counts.answered_prompts, counts.paid_again()),
+            (3, 3, 3, 0)
+        );
+        assert_eq!((counts.embedded, counts.embedded_again, counts.embeddings_of("Row 2")), (5, 2, 2));
+        assert_eq!((counts.billed_tokens, counts.answers_to("Row 2")), (10, 1));
+    }
+
+    #[tokio::test]
+    async fn inputs_that_cannot_be_embedded_are_refused() {
+        let simulator = started("max_inputs = 2\nmax_input_tokens = 3\n[requests]\nper_minute = 60").await;
+        for (input, code) in [
+            (json!(["a", "b", "c"]), "invalid_request_error"),
+            (json!([]), "invalid_request_error"),
+            (json!(["a", ""]), "invalid_request_error"),
+            (json!(""), "invalid_request_error"),
+            (json!([1, 2]), "invalid_request_error"),
+            (json!(["a", "thirteen long"]), "context_length_exceeded"),
+        ] {
+            let (status, body) = embed(&simulator, input).await;
+            assert_eq!((status, body["error"]["code"].as_str().unwrap()), (400, code), "{body}");
+        }
+        for more in
+            [json!({"dimensions": 0}), json!({"dimensions": 1_000_000}), json!({"encoding_format": "hex"})]
+        {
+            let mut body = json!({"model": "m", "input": "a"});
+            body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            assert_eq!(post(&simulator, "/embeddings", &body).await.0, 400, "{more}");
+        }
+        assert_eq!(embed(&simulator, json!(["a", "twelve signs"])).await.0, 200);
+        let (status, body) = embed(&simulator, json!("b")).await;
+        assert_eq!((status, body["error"]["code"].as_str().unwrap()), (429, "rate_limit_exceeded"));
+        let counts = simulator.counts();
+        assert_eq!((counts.requests, counts.answered, counts.embedded), (11, 1, 2));
+    }
+
+    #[tokio::test]
+    async fn wrong_embeddings_are_billed_and_a_fault_looks_at_each_input() {
+        let texts = json!(["Row 1", "Row 2", "Row 3"]);
+        for (wrong, indexes, dimensions) in [
+            ("wrong_index", vec![0, 1, 1], 8),
+            ("shuffled", vec![2, 1, 0], 8),
+            ("fewer", vec![0, 1], 8),
+            ("other_dimension", vec![0, 1, 2], 9),
+            ("prose", vec![0, 1, 2], 8),
+        ] {
+            let fault = format!("[[fault]]\nwrong = \"{wrong}\"\ntimes = 1\ncontains = \"Row 3\"");
+            let simulator = started(&fault).await;
+            let (_, body) = embed(&simulator, texts.clone()).await;
+            let made = vectors(&body);
+            assert_eq!(made.iter().map(|(index, _)| *index).collect::<Vec<_>>(), indexes, "{wrong}");
+            assert!(made.iter().all(|(_, vector)| vector.len() == dimensions), "{wrong}");
+            let (_, body) = embed(&simulator, texts.clone()).await;
+            let right = ["Row 1", "Row 2", "Row 3"].map(|text| embedding_of(text, 8));
+            assert_eq!(vectors(&body), (0..).zip(right).collect::<Vec<_>>(), "{wrong}");
+            let counts = simulator.counts();
+            assert_eq!((counts.answered, counts.embedded, counts.embedded_again), (2, 6, 3));
+            assert_eq!((counts.answered_prompts, counts.paid_again()), (1, 1));
+        }
+        let refusing = started("[[fault]]\nstatus = 503\ncontains = \"Row 3\"").await;
+        assert_eq!(embed(&refusing, texts).await.0, 503);
+        assert_eq!(embed(&refusing, json!(["Row 1", "Row 2"])).await.0, 200);
+    }
 }

@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 
-use arrow::array::{
-    ArrayRef, Int32Array, Int64Array, StringArray, StringBuilder, StructArray, new_null_array,
-};
+use arrow::array::{ArrayRef, Int32Array, Int64Array, StringArray, StructArray, new_null_array};
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Field, Fields, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
 
+use super::output::Output;
 use super::settled::{FilledBatch, Outcome, Settled};
 use super::target::{APP_ID, BATCH_ID, ERROR_COUNT, RUN_ID, SOURCE_FILE, SOURCE_ROW, step_fields};
 use crate::ident::{Money, RunId, Tokens};
@@ -21,7 +20,7 @@ pub(super) struct Layout<'a> {
     pub(super) schema: &'a SchemaRef,
     /// Name of the metadata column, if there is one.
     pub(super) metadata: Option<&'a str>,
-    pub(super) outputs: &'a [String],
+    pub(super) outputs: &'a [Output],
     pub(super) app_id: &'a str,
     pub(super) run: RunId,
 }
@@ -38,15 +37,16 @@ impl Layout<'_> {
         let rows = chunk.rows.num_rows();
         let range = offset..offset + rows;
         let steps: Vec<&[Settled]> = batch.outcomes.iter().map(|step| &step[range.clone()]).collect();
+        let made = self.outputs.iter().zip(&steps).map(|(output, step)| output.arrays(&step.iter()));
+        let made: Vec<Vec<ArrayRef>> = made.collect::<Result<_, _>>()?;
         let columns: Result<Vec<ArrayRef>, ArrowError> = self
             .schema
             .fields()
             .iter()
             .map(|field| {
                 let name = field.name().as_str();
-                let step = self.outputs.iter().position(|output| output == name);
-                let column = if let Some(step) = step {
-                    outputs(steps[step].iter())
+                let column = if let Some((step, at)) = place(self.outputs, name) {
+                    Arc::clone(&made[step][at])
                 } else if self.metadata == Some(name) {
                     self.metadata(batch, chunk, &steps, &error_counts[range.clone()])?
                 } else if let Some(column) = chunk.rows.column_by_name(name) {
@@ -93,23 +93,18 @@ impl Layout<'_> {
         push(SOURCE_ROW, Arc::new(Int64Array::from_iter_values(physical)));
         push(ERROR_COUNT, Arc::new(Int32Array::from(error_counts.to_vec())));
         for (output, step) in self.outputs.iter().zip(steps) {
-            push(output, Arc::new(history(&step.iter())?));
+            push(output.name(), Arc::new(history(&step.iter())?));
         }
         Ok(Arc::new(StructArray::try_new(Fields::from(fields), columns, None)?))
     }
 }
 
-/// The output column of one step.
-pub(super) fn outputs<'a>(step: impl Iterator<Item = &'a Settled>) -> ArrayRef {
-    let mut builder = StringBuilder::new();
-    for settled in step {
-        match &settled.outcome {
-            Outcome::Answer(text) => builder.append_value(text),
-            Outcome::Skipped | Outcome::Kept => builder.append_null(),
-            Outcome::Failed(failure) => builder.append_value(failure.to_error_string()),
-        }
-    }
-    Arc::new(builder.finish())
+/// The step that a column is of, and its place among that step's columns.
+pub(super) fn place(outputs: &[Output], column: &str) -> Option<(usize, usize)> {
+    outputs.iter().enumerate().find_map(|(step, output)| {
+        let at = output.columns().iter().position(|field| field.name() == column)?;
+        Some((step, at))
+    })
 }
 
 /// The struct of one step: how each outcome came about.

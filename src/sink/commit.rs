@@ -10,6 +10,7 @@ use super::columns::Layout;
 use super::constraints::Constraints;
 use super::failed::{name, text};
 use super::logged;
+use super::output::Output;
 use super::rebuild::{Progress, holds_own_alone};
 use super::settled::FilledBatch;
 use super::target::{self, APP_ID, ERROR_COUNT, TargetError};
@@ -43,7 +44,7 @@ pub struct Sink {
     table: Table,
     schema: SchemaRef,
     metadata: Option<String>,
-    outputs: Vec<String>,
+    outputs: Vec<Output>,
     app_id: String,
     run: RunId,
     source: SourceId,
@@ -67,7 +68,9 @@ impl Sink {
     ) -> Result<Sink, TargetError> {
         let at = &job.target.location;
         let metadata = &job.target.metadata_column;
-        let mut own: Vec<&str> = job.steps.iter().map(|step| step.output.as_str()).collect();
+        let outputs = Output::of_all(&job.steps);
+        let columns = outputs.iter().flat_map(Output::columns);
+        let mut own: Vec<&str> = columns.map(|field| field.name().as_str()).collect();
         own.extend(metadata.as_deref());
         let (table, to_add) = match target::open(job, wanted, &own).await? {
             Some(found) => found,
@@ -82,7 +85,7 @@ impl Sink {
             schema: table.schema()?,
             table,
             metadata: metadata.clone(),
-            outputs: job.steps.iter().map(|step| step.output.clone()).collect(),
+            outputs,
             app_id: job.app_id.clone(),
             run,
             source: source.clone(),

@@ -11,7 +11,8 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 
-use super::columns::outputs;
+use super::columns::place;
+use super::output::Output;
 use super::settled::{FilledBatch, Outcome, Settled};
 use super::target::TargetError;
 use crate::config::Job;
@@ -26,7 +27,7 @@ pub struct Constraints {
     checks: Vec<Check>,
     /// The target's columns, none of which need have a value.
     schema: SchemaRef,
-    outputs: Vec<String>,
+    outputs: Vec<Output>,
     partitions: Vec<String>,
     at: Location,
 }
@@ -90,7 +91,7 @@ impl Constraints {
             }
             checks.push(Check { demand, condition });
         }
-        let outputs = job.steps.iter().map(|step| step.output.clone()).collect();
+        let outputs = Output::of_all(&job.steps);
         let partitions = table.partition_columns()?;
         Ok(Constraints { checks, schema: nullable, outputs, partitions, at: table.at().clone() })
     }
@@ -231,8 +232,8 @@ impl Constraints {
         }
     }
 
-    fn is_about(&self, check: &Check, column: &str) -> bool {
-        check.condition.columns().iter().any(|at| self.schema.field(*at).name() == column)
+    fn is_about(&self, check: &Check, output: &Output) -> bool {
+        check.condition.columns().iter().any(|at| output.has(self.schema.field(*at).name()))
     }
 
     /// For each row of a chunk whether it meets a demand, with these outcomes by step. A demand that cannot be
@@ -257,9 +258,8 @@ impl Constraints {
         let schema = Arc::new(self.schema.project(check.condition.columns())?);
         let count = chunk.physical.len();
         let column = |field: &Arc<Field>| -> Result<ArrayRef, ArrowError> {
-            let step = self.outputs.iter().position(|output| output == field.name());
-            let column = match step {
-                Some(step) => outputs(outcomes[step].iter()),
+            let column = match place(&self.outputs, field.name()) {
+                Some((step, at)) => self.outputs[step].arrays(&outcomes[step].iter())?.swap_remove(at),
                 None => match chunk.rows.column_by_name(field.name()) {
                     Some(column) => Arc::clone(column),
                     None => new_null_array(field.data_type(), count),

@@ -10,6 +10,7 @@ use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use serde::Serialize;
 
+use super::output::Output;
 use super::target::{APP_ID, BATCH_ID, ERROR_COUNT, RUN_ID, SOURCE_FILE, SOURCE_ROW};
 use crate::checkpoint::Selection;
 use crate::config::Job;
@@ -93,7 +94,7 @@ pub struct FailedRows {
     /// Name of the metadata column, whether the table has it or not; none where the job has it off.
     metadata: Option<String>,
     app_id: String,
-    outputs: Vec<String>,
+    pub(super) outputs: Vec<Output>,
     has_metadata: bool,
     files: Vec<String>,
 }
@@ -113,7 +114,7 @@ impl FailedRows {
         let metadata = job.target.metadata_column.clone();
         let mut found = FailedRows {
             has_metadata: metadata.as_ref().is_some_and(|metadata| schema.field_with_name(metadata).is_ok()),
-            outputs: job.steps.iter().map(|step| step.output.clone()).collect(),
+            outputs: Output::of_all(&job.steps),
             app_id: job.app_id.clone(),
             files: Vec::new(),
             table,
@@ -163,7 +164,9 @@ impl FailedRows {
     /// The columns that are neither outputs of the job nor its metadata.
     #[must_use]
     pub fn source_columns(&self) -> SchemaRef {
-        let own = |name: &String| self.outputs.contains(name) || Some(name) == self.metadata.as_ref();
+        let own = |name: &String| {
+            self.outputs.iter().any(|output| output.has(name)) || Some(name) == self.metadata.as_ref()
+        };
         let fields: Vec<_> =
             self.schema.fields().iter().filter(|field| !own(field.name())).cloned().collect();
         Schema::new(fields).into()
@@ -243,7 +246,7 @@ impl FailedRows {
                 let counts = batch.column(1).as_primitive::<Int64Type>();
                 for (at, (class, example)) in classes.into_iter().zip(examples).enumerate() {
                     let rows = counts.value(at).cast_unsigned();
-                    groups.push(FailedGroup { step: step.to_owned(), class, rows, example });
+                    groups.push(FailedGroup { step: step.name().to_owned(), class, rows, example });
                 }
                 Ok::<(), TableError>(())
             });
@@ -270,8 +273,10 @@ impl FailedRows {
             let checked = self.table.condition(condition).await;
             checked.map_err(|message| FailedError::Condition { condition: condition.clone(), message })?;
         }
-        if let Some(step) = selection.steps.iter().find(|step| !self.outputs.contains(step)) {
-            return Err(FailedError::UnknownStep { step: step.clone(), known: self.outputs.clone() });
+        let known = || self.outputs.iter().map(Output::name);
+        if let Some(step) = selection.steps.iter().find(|step| known().all(|name| name != **step)) {
+            let known = known().map(str::to_owned).collect();
+            return Err(FailedError::UnknownStep { step: step.clone(), known });
         }
         if self.has_metadata {
             return Ok(());
@@ -297,26 +302,26 @@ impl FailedRows {
     }
 
     /// The steps that can have failed, each with the condition that a failed row of it meets.
-    fn steps<'a>(&'a self, selection: &'a Selection) -> impl Iterator<Item = (&'a str, String)> + 'a {
+    fn steps<'a>(&'a self, selection: &'a Selection) -> impl Iterator<Item = (&'a Output, String)> + 'a {
         self.outputs.iter().filter(|output| self.is_recorded(output)).map(|output| {
             let rows = self.rows_of(selection);
-            (output.as_str(), format!("{} AND {rows}", self.failed_as(output, selection)))
+            (output, format!("{} AND {rows}", self.failed_as(output, selection)))
         })
     }
 
     /// Whether the target can say of a step that it failed.
-    pub(super) fn is_recorded(&self, output: &str) -> bool {
+    pub(super) fn is_recorded(&self, output: &Output) -> bool {
         let metadata = self.metadata.as_ref().and_then(|name| self.schema.field_with_name(name).ok());
         match metadata.map(Field::data_type) {
-            Some(DataType::Struct(fields)) => fields.iter().any(|field| field.name() == output),
+            Some(DataType::Struct(fields)) => fields.iter().any(|field| field.name() == output.name()),
             Some(_) => false,
-            None => self.schema.field_with_name(output).is_ok(),
+            None => self.schema.field_with_name(output.error_column()).is_ok(),
         }
     }
 
     /// Whether a step of a row failed, in one of the ways selected.
-    pub(super) fn failed_as(&self, output: &str, selection: &Selection) -> String {
-        if !selection.steps.is_empty() && !selection.steps.iter().any(|step| step == output) {
+    pub(super) fn failed_as(&self, output: &Output, selection: &Selection) -> String {
+        if !selection.steps.is_empty() && !selection.steps.iter().any(|step| step == output.name()) {
             return "FALSE".to_owned();
         }
         let any_of = |list: &[String], what: &str| match list {
@@ -328,7 +333,8 @@ impl FailedRows {
         };
         if !self.has_metadata {
             let class = plain_class(output);
-            return format!("{} LIKE '{PLAIN_ERROR}%'{}", name(output), any_of(&selection.classes, &class));
+            let error = name(output.error_column());
+            return format!("{error} LIKE '{PLAIN_ERROR}%'{}", any_of(&selection.classes, &class));
         }
         let history = self.history(output);
         format!(
@@ -366,13 +372,13 @@ impl FailedRows {
         format!("{}[{}]", name(self.metadata.as_deref().unwrap_or_default()), text(field))
     }
 
-    fn history(&self, output: &str) -> String {
-        self.field(output)
+    pub(super) fn history(&self, output: &Output) -> String {
+        self.field(output.name())
     }
 
-    fn of_step(&self, output: &str) -> String {
-        let step = text(output);
-        let error = name(output);
+    fn of_step(&self, output: &Output) -> String {
+        let step = text(output.name());
+        let error = name(output.error_column());
         if !self.has_metadata {
             let class = plain_class(output);
             return format!(
@@ -416,8 +422,8 @@ impl<E> From<TableError> for Either<E> {
 }
 
 /// The class in an error string without metadata.
-fn plain_class(output: &str) -> String {
-    format!("split_part(substr({}, {}), ':', 1)", name(output), PLAIN_ERROR.len() + 1)
+fn plain_class(output: &Output) -> String {
+    format!("split_part(substr({}, {}), ':', 1)", name(output.error_column()), PLAIN_ERROR.len() + 1)
 }
 
 /// A name as it stands in SQL.

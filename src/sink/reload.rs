@@ -6,16 +6,18 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow::array::{AsArray, BooleanArray, UInt32Array};
+use arrow::array::{ArrayRef, AsArray, UInt32Array};
 use arrow::compute::{cast, concat_batches, take_record_batch};
-use arrow::datatypes::{Int64Type, SchemaRef};
+use arrow::datatypes::{Int64Type, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
 
 use super::failed::{FILES_AT_ONCE, FailedError, FailedRows, name};
+use super::output::Output;
 use super::target::{BATCH_ID, RUN_ID, SOURCE_FILE, SOURCE_ROW};
 use crate::checkpoint::{Part, Selection};
 use crate::config::Job;
+use crate::fault::Class;
 use crate::ident::{BatchId, RowKey, RunId};
 use crate::source::Chunk;
 use crate::table::{DataFile, Scan, TableError};
@@ -23,6 +25,8 @@ use crate::table::{DataFile, Scan, TableError};
 /// What a row takes in memory at least, in bytes.
 const ROW_BYTES: u64 = 1_000;
 pub(super) const PLACE: &str = "__enrich_place";
+/// Columns of a query before those of the steps: the place, the source file, the row.
+const OWN: usize = 3;
 
 /// Files of the target in which the rows of open batches were last seen.
 #[derive(Clone, Debug, Default)]
@@ -56,8 +60,19 @@ pub struct Found {
 pub struct Reloaded {
     /// The rows, by source file.
     pub chunks: Vec<Chunk>,
-    /// By step, then by row: whether the target's outcome stays.
-    pub kept: Vec<Vec<bool>>,
+    /// By step: outcomes of the target that stay.
+    pub kept: Vec<KeptStep>,
+}
+
+/// Outcomes of a step in the target, by row.
+#[derive(Clone, Debug, Default)]
+pub struct KeptStep {
+    /// Whether the outcome stays.
+    pub stays: Vec<bool>,
+    /// Whether it is an error.
+    pub failed: Vec<bool>,
+    /// The outputs, where another step needs them.
+    pub values: Option<ArrayRef>,
 }
 
 /// Reads failed rows from the target.
@@ -65,16 +80,28 @@ pub struct Reloaded {
 pub struct FailedReader {
     rows: FailedRows,
     columns: SchemaRef,
-    outputs: Vec<String>,
+    outputs: Vec<Output>,
+    /// For each step the earlier ones whose outputs it needs.
+    needs: Vec<Vec<usize>>,
     places: Places,
 }
 
+/// A failed row as it is read.
+struct Row {
+    part: usize,
+    row: u64,
+    /// By step.
+    stays: Vec<bool>,
+    /// By step.
+    failed: Vec<bool>,
+}
+
 impl FailedReader {
-    /// Begins with the failed rows of a job.
+    /// Begins with the failed rows of a job, whose steps need the outputs of these earlier ones.
     #[must_use]
-    pub fn new(rows: FailedRows, job: &Job) -> Self {
-        let outputs = job.steps.iter().map(|step| step.output.clone()).collect();
-        FailedReader { columns: rows.source_columns(), outputs, rows, places: Places::default() }
+    pub fn new(rows: FailedRows, job: &Job, needs: Vec<Vec<usize>>) -> Self {
+        let outputs = Output::of_all(&job.steps);
+        FailedReader { columns: rows.source_columns(), outputs, rows, needs, places: Places::default() }
     }
 
     /// Where rows are seen; for the one who writes them.
@@ -161,19 +188,26 @@ impl FailedReader {
             Some(places) if self.rows.table.has_files(&places).await? => places.into_iter().collect(),
             _ => self.rows.files().to_vec(),
         };
-        let columns: Vec<String> = self.columns.fields().iter().map(|field| name(field.name())).collect();
-        let again = self.outputs.iter().enumerate().map(|(at, output)| {
-            format!("COALESCE({}, FALSE) AS \"__enrich_again_{at}\"", self.rows.failed_as(output, selection))
+        let columns = self.columns.fields().iter().map(|field| name(field.name()));
+        let given = self.given().flat_map(|(_, output)| output.value_columns());
+        let given = given.map(|field| name(field.name()));
+        let again = self.outputs.iter().enumerate().flat_map(|(at, output)| {
+            let failed = self.rows.failed_as(output, selection);
+            let class = format!("{}['error']", self.rows.history(output));
+            [
+                format!("COALESCE({failed}, FALSE) AS \"__enrich_again_{at}\""),
+                format!("CAST({class} AS VARCHAR) AS \"__enrich_class_{at}\""),
+            ]
         });
         let own = [
             format!("CAST({} AS VARCHAR)", name(PLACE)),
             format!("CAST({} AS VARCHAR)", self.rows.field(SOURCE_FILE)),
             self.rows.field(SOURCE_ROW),
         ];
-        let shown: Vec<String> = own.into_iter().chain(again).chain(columns).collect();
+        let shown: Vec<String> = own.into_iter().chain(again).chain(columns).chain(given).collect();
         let sql = format!("SELECT {} FROM target WHERE {}", shown.join(", "), self.rows.own_failed());
         let wanted = Wanted::of(parts);
-        let mut kept_rows: Vec<(usize, u64, Vec<bool>)> = Vec::new();
+        let mut kept_rows: Vec<Row> = Vec::new();
         let mut batches: Vec<RecordBatch> = Vec::new();
         let mut held = BTreeSet::new();
         for files in seen.chunks(FILES_AT_ONCE) {
@@ -184,17 +218,28 @@ impl FailedReader {
                 .scan(scan, &sql, |batch| {
                     let (in_files, of_files) = (self.rows.strings(&batch, 0)?, self.rows.strings(&batch, 1)?);
                     let numbers = batch.column(2).as_primitive::<Int64Type>();
-                    let again: Vec<&BooleanArray> =
-                        (0..self.outputs.len()).map(|step| batch.column(3 + step).as_boolean()).collect();
+                    let mut steps = Vec::with_capacity(self.outputs.len());
+                    for step in 0..self.outputs.len() {
+                        let at = OWN + 2 * step;
+                        steps.push((
+                            batch.column(at).as_boolean().clone(),
+                            self.rows.strings(&batch, at + 1)?,
+                        ));
+                    }
                     let mut picked = Vec::new();
                     for (at, file) in of_files.iter().enumerate() {
                         let row = numbers.value(at).cast_unsigned();
-                        let kept: Vec<bool> = again.iter().map(|again| !again.value(at)).collect();
-                        let Some(file) = wanted.place(file, row).filter(|_| kept.contains(&false)) else {
+                        let selected = steps.iter().map(|(again, _)| again.value(at)).collect();
+                        let classes: Vec<&str> =
+                            steps.iter().map(|(_, classes)| classes[at].as_str()).collect();
+                        let again = with_dependents(selected, &classes, &self.needs);
+                        let Some(part) = wanted.place(file, row).filter(|_| again.contains(&true)) else {
                             continue;
                         };
+                        let stays = again.iter().map(|again| !again).collect();
+                        let failed = classes.iter().map(|class| !class.is_empty()).collect();
                         picked.push(u32::try_from(at).unwrap_or(u32::MAX));
-                        kept_rows.push((file, row, kept));
+                        kept_rows.push(Row { part, row, stays, failed });
                         let place = names.get(&in_files[at]).ok_or_else(|| self.lost_place())?;
                         held.insert(files[*place].clone());
                     }
@@ -211,43 +256,72 @@ impl FailedReader {
         Ok(reloaded)
     }
 
-    /// The source's columns of some rows of a query's batch.
+    /// The steps whose outputs others need.
+    fn given(&self) -> impl Iterator<Item = (usize, &Output)> {
+        let is_needed = |step: &usize| self.needs.iter().any(|needs| needs.contains(step));
+        self.outputs.iter().enumerate().filter(move |(step, _)| is_needed(step))
+    }
+
+    /// The columns that [`FailedReader::picked`] gives: the source's, then those of steps that others need.
+    fn picked_columns(&self) -> SchemaRef {
+        let given = self.given().flat_map(|(_, output)| output.value_columns()).cloned().map(Arc::new);
+        Arc::new(Schema::new(self.columns.fields().iter().cloned().chain(given).collect::<Vec<_>>()))
+    }
+
+    /// Columns of some rows of a query's batch.
     fn picked(&self, batch: &RecordBatch, rows: Vec<u32>) -> Result<RecordBatch, ArrowError> {
-        let first = 3 + self.outputs.len();
+        let schema = self.picked_columns();
+        let first = OWN + 2 * self.outputs.len();
         let columns = (first..batch.num_columns())
-            .zip(self.columns.fields())
-            .map(|(at, field)| cast(batch.column(at), field.data_type()));
-        let rows_of_source =
-            RecordBatch::try_new(Arc::clone(&self.columns), columns.collect::<Result<_, _>>()?)?;
-        take_record_batch(&rows_of_source, &UInt32Array::from(rows))
+            .zip(schema.fields())
+            .map(|(at, field)| cast(batch.column(at), field.data_type()))
+            .collect::<Result<_, _>>()?;
+        take_record_batch(&RecordBatch::try_new(schema, columns)?, &UInt32Array::from(rows))
     }
 
     fn in_order(
         &self,
         parts: &[Part],
         batches: &[RecordBatch],
-        rows: &[(usize, u64, Vec<bool>)],
+        rows: &[Row],
     ) -> Result<Reloaded, ArrowError> {
-        let all = concat_batches(&self.columns, batches)?;
+        let all = concat_batches(&self.picked_columns(), batches)?;
         let mut order: Vec<u32> = (0..u32::try_from(rows.len()).unwrap_or(u32::MAX)).collect();
         order.sort_by_key(|at| {
-            let (part, row, _) = &rows[*at as usize];
+            let Row { part, row, .. } = &rows[*at as usize];
             (*part, *row)
         });
+        let all = take_record_batch(&all, &UInt32Array::from(order.clone()))?;
+        let of_source: Vec<usize> = (0..self.columns.fields().len()).collect();
+        let source = all.project(&of_source)?;
         let mut chunks = Vec::new();
-        let file = |at: &u32| parts[rows[*at as usize].0].file.as_str();
+        let mut first = 0;
+        let file = |at: &u32| parts[rows[*at as usize].part].file.as_str();
         for of_file in order.chunk_by(|a, b| file(a) == file(b)) {
-            let Some(first) = of_file.first() else { continue };
+            let Some(one) = of_file.first() else { continue };
             chunks.push(Chunk {
-                file: file(first).into(),
-                physical: of_file.iter().map(|at| rows[*at as usize].1).collect(),
-                rows: take_record_batch(&all, &UInt32Array::from(of_file.to_vec()))?,
+                file: file(one).into(),
+                physical: of_file.iter().map(|at| rows[*at as usize].row).collect(),
+                rows: source.slice(first, of_file.len()),
             });
+            first += of_file.len();
         }
-        let kept = (0..self.outputs.len())
-            .map(|step| order.iter().map(|at| rows[*at as usize].2[step]).collect())
-            .collect();
-        Ok(Reloaded { chunks, kept })
+        let mut values = vec![None; self.outputs.len()];
+        let mut next = self.columns.fields().len();
+        for (step, output) in self.given() {
+            let end = next + output.value_columns().len();
+            values[step] = Some(output.value_of(&all.columns()[next..end])?);
+            next = end;
+        }
+        let by_row = |of: fn(&Row) -> &Vec<bool>, step: usize| {
+            order.iter().map(|at| of(&rows[*at as usize])[step]).collect()
+        };
+        let kept = values.into_iter().enumerate().map(|(step, values)| KeptStep {
+            stays: by_row(|row| &row.stays, step),
+            failed: by_row(|row| &row.failed, step),
+            values,
+        });
+        Ok(Reloaded { chunks, kept: kept.collect() })
     }
 
     fn unreadable(&self, source: ArrowError) -> TableError {
@@ -256,6 +330,31 @@ impl FailedReader {
 
     fn lost_place(&self) -> TableError {
         self.unreadable(ArrowError::InvalidArgumentError("a row is in a file that was not asked for".into()))
+    }
+}
+
+/// Which steps of a row are asked again, by step: those selected, those that failed because one of them did, and those
+/// because of which a selected one failed. `classes` are those of their errors, empty where there is none.
+fn with_dependents(mut again: Vec<bool>, classes: &[&str], needs: &[Vec<usize>]) -> Vec<bool> {
+    loop {
+        let mut more = false;
+        for (step, needs) in
+            needs.iter().enumerate().filter(|(step, _)| classes[*step] == Class::Upstream.name())
+        {
+            if !again[step] && needs.iter().any(|needed| again[*needed]) {
+                again[step] = true;
+                more = true;
+            }
+            for needed in needs.iter().filter(|needed| !classes[**needed].is_empty()) {
+                if again[step] && !again[*needed] {
+                    again[*needed] = true;
+                    more = true;
+                }
+            }
+        }
+        if !more {
+            return again;
+        }
     }
 }
 
@@ -280,5 +379,28 @@ impl<'a> Wanted<'a> {
     fn place(&self, file: &str, row: u64) -> Option<usize> {
         let (_, (end, at)) = self.0.get(file)?.range(..=row).next_back()?;
         (row < *end).then_some(*at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_is_asked_again_with_those_that_depend_on_it() {
+        // 1 needs 0, 2 needs 1, 3 needs nothing.
+        let needs = [vec![], vec![0], vec![1], vec![]];
+        let again =
+            |selected: [bool; 4], classes: [&str; 4]| with_dependents(selected.into(), &classes, &needs);
+        let failed = ["refusal", "upstream", "upstream", "timeout"];
+        assert_eq!(again([true, false, false, false], failed), [true, true, true, false]);
+        assert_eq!(
+            again([false, false, true, false], failed),
+            [true, true, true, false],
+            "and what it failed of"
+        );
+        assert_eq!(again([false, false, false, true], failed), [false, false, false, true]);
+        let middle = ["", "refusal", "upstream", ""];
+        assert_eq!(again([false, true, false, false], middle), [false, true, true, false]);
     }
 }

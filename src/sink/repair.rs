@@ -15,11 +15,12 @@ use arrow::record_batch::RecordBatch;
 use futures::TryStreamExt;
 use serde_json::{Map, Value, json};
 
-use super::columns::{history, outputs};
+use super::columns::history;
 use super::commit::Committed;
 use super::constraints::Constraints;
 use super::failed::{FILES_AT_ONCE, FailedRows, name, text};
 use super::logged;
+use super::output::Output;
 use super::reload::{PLACE, Places};
 use super::settled::{FilledBatch, Outcome, Settled};
 use super::target::{APP_ID, ERROR_COUNT, RETENTION, RUN_ID, SOURCE_FILE, SOURCE_ROW, TargetError};
@@ -49,7 +50,7 @@ pub struct Repair {
     table: Table,
     schema: SchemaRef,
     metadata: String,
-    outputs: Vec<String>,
+    outputs: Vec<Output>,
     app_id: String,
     run: RunId,
     places: Places,
@@ -97,9 +98,9 @@ impl Repair {
         if let Some(feature) = table.unwritable_feature()? {
             return Err(TargetError::Feature { at, feature });
         }
-        let outputs: Vec<String> = job.steps.iter().map(|step| step.output.clone()).collect();
+        let outputs = Output::of_all(&job.steps);
         if let Some(output) = outputs.iter().find(|output| !rows.is_recorded(output)) {
-            let what = format!("it has no column for the step {output:?}");
+            let what = format!("it has no column for the step {:?}", output.name());
             return Err(TargetError::Schema { at, what });
         }
         Ok(Repair {
@@ -325,7 +326,7 @@ impl Repair {
                 .map(|(at, row)| (*at, settled(*row)))
                 .filter(|(_, settled)| settled.outcome != Outcome::Kept)
                 .collect();
-            let errors = self.error_of(before, output)?;
+            let errors = self.error_of(before, output.name())?;
             for (hit, (at, row)) in newly.iter_mut().zip(hits) {
                 *hit += i32::from(match &settled(*row).outcome {
                     Outcome::Failed(_) => true,
@@ -333,11 +334,12 @@ impl Repair {
                     Outcome::Answer(_) | Outcome::Skipped => false,
                 });
             }
-            let place = |name: &str| before.schema_ref().index_of(name);
-            let values = outputs(renewed.iter().map(|(_, settled)| *settled));
-            let at = place(output)?;
-            columns[at] = replaced(&columns[at], &values, &renewed)?;
-            let (member, _) = find_member(metadata, output)?;
+            let made = output.arrays(&renewed.iter().map(|(_, settled)| *settled))?;
+            for (field, values) in output.columns().iter().zip(&made) {
+                let at = before.schema_ref().index_of(field.name())?;
+                columns[at] = replaced(&columns[at], values, &renewed)?;
+            }
+            let (member, _) = find_member(metadata, output.name())?;
             let values: ArrayRef = Arc::new(history(&renewed.iter().map(|(_, settled)| *settled))?);
             members[member] = replaced(&members[member], &values, &renewed)?;
         }
@@ -358,7 +360,7 @@ impl Repair {
 
     /// Errors of steps that the target knows and the job does not.
     fn errors_of_others(&self, metadata: &StructArray, hits: &[(usize, usize)]) -> Vec<i32> {
-        let is_other = |name: &str| !self.outputs.iter().any(|output| output == name);
+        let is_other = |name: &str| !self.outputs.iter().any(|output| output.name() == name);
         let others: Vec<&ArrayRef> = metadata
             .column_names()
             .into_iter()

@@ -3,15 +3,16 @@
 use std::sync::Arc;
 
 use crate::checkpoint::PlannedBatch;
+use crate::decode::Content;
 use crate::fault::Failure;
 use crate::ident::{Fingerprint, Money, Tokens};
 use crate::source::Chunk;
 
 /// What became of a row of a step.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
     /// The model's answer.
-    Answer(String),
+    Answer(Content),
     /// Nothing was asked.
     Skipped,
     /// An error.
@@ -21,7 +22,7 @@ pub enum Outcome {
 }
 
 /// An outcome and how it came about.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Settled {
     /// What became of the row.
     pub outcome: Outcome,
@@ -43,6 +44,8 @@ pub struct Settled {
     pub fingerprint: Option<Fingerprint>,
     /// Fingerprint of the step's templates and parameters, as text.
     pub template: Option<Arc<str>>,
+    /// The text of the answer, where it is kept beside what it means.
+    pub said: Option<Box<str>>,
 }
 
 impl Settled {
@@ -60,6 +63,7 @@ impl Settled {
             latency_ms: None,
             fingerprint: None,
             template: None,
+            said: None,
         }
     }
 }

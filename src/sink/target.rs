@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 
+use super::output::Output;
 use crate::config::{Job, OnNewColumns, TargetSpec, nearest};
 use crate::store::Location;
 use crate::table::{Table, TableError, delta_schema, is_delta_table, is_vacant};
@@ -187,11 +188,23 @@ pub fn check_columns(job: &Job, source: &Schema) -> Result<SchemaRef, TargetErro
     };
     let mut fields: Vec<Field> = source.fields().iter().map(|field| field.as_ref().clone()).collect();
     for step in &job.steps {
-        if let Some(column) = clash(&step.output) {
-            return Err(wrong(format!(
-                "the output {:?} has the name of the source's column {column:?}; rename the step's output",
-                step.output
-            )));
+        let output = Output::of(step);
+        for column in output.columns() {
+            if let Some(clashing) = clash(column.name()) {
+                return Err(wrong(format!(
+                    "the output {:?} has the name of the source's column {clashing:?}; rename the step's output",
+                    column.name()
+                )));
+            }
+            if let Some(other) = fields.iter().find(|other| other.name().eq_ignore_ascii_case(column.name()))
+            {
+                return Err(wrong(format!(
+                    "the step {:?} would have a column {:?}, and there is one of that name already; rename an output or a field",
+                    step.output,
+                    other.name()
+                )));
+            }
+            fields.push(column.clone());
         }
         let reserved = RESERVED.iter().find(|name| name.eq_ignore_ascii_case(&step.output));
         if let (Some(reserved), Some(metadata)) = (reserved, &job.target.metadata_column) {
@@ -200,7 +213,6 @@ pub fn check_columns(job: &Job, source: &Schema) -> Result<SchemaRef, TargetErro
                 step.output
             )));
         }
-        fields.push(Field::new(&step.output, DataType::Utf8, true));
     }
     if let Some(column) = source.fields().iter().find(|field| field.name().starts_with(INTERNAL)) {
         let (name, what) = (column.name(), "names that begin so are this program's own");
@@ -339,7 +351,7 @@ fn check_partitions(job: &Job, wanted: &Schema, partitions: &[String]) -> Result
             let near = near.map_or_else(String::new, |near| format!("; did you mean {near:?}?"));
             return wrong(column, &format!("and the target has no such column{near}"));
         };
-        if job.steps.iter().any(|step| step.output == *column) {
+        if job.steps.iter().any(|step| Output::of(step).has(column)) {
             return wrong(
                 column,
                 "an output: a row that is asked again would have to move. Take a column of the source",

@@ -43,6 +43,8 @@ pub struct Condition {
     /// The columns that are read for it, in the order of the table.
     columns: Vec<usize>,
     of_columns: Arc<dyn PhysicalExpr>,
+    /// Those columns.
+    projected: SchemaRef,
     pruning: Option<Arc<PruningPredicate>>,
 }
 
@@ -76,6 +78,7 @@ impl Condition {
             schema: Arc::clone(schema),
             columns,
             of_columns,
+            projected: Arc::new(projected),
             // What cannot be pruned with is asked of every row.
             pruning: PruningPredicateBuilder::new().with_file_schema(Arc::clone(schema)).build(expr),
         })
@@ -91,6 +94,12 @@ impl Condition {
     #[must_use]
     pub fn columns(&self) -> &[usize] {
         &self.columns
+    }
+
+    /// Those columns, as [`Condition::of_rows`] takes them.
+    #[must_use]
+    pub fn row_schema(&self) -> &SchemaRef {
+        &self.projected
     }
 
     /// For each row, in [`Condition::columns`], whether it is met, or what went wrong, in words. Neither true nor

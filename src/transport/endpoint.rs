@@ -1,5 +1,6 @@
 //! An endpoint with its model, its key and its pooled connections.
 
+use std::borrow::Cow;
 use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,13 +13,14 @@ use serde_json::{Map, Value};
 use url::Url;
 
 use super::classify::{Heard, classify, classify_inner};
+use super::forms::{self, Forms};
 use crate::clock;
-use crate::config::{ApiKey, Params, Provider};
+use crate::config::{ApiKey, Params, Provider, SchemaForm, VectorEncoding, Vectors};
 use crate::decode;
 use crate::fault::{Class, Failure, Policy as Retry};
 use crate::faultpoint::{self, Side};
 use crate::prompt::Question;
-use crate::wire::{ChatRequest, ChatResponse, Limits};
+use crate::wire::{ChatRequest, ChatResponse, EmbeddingRequest, Limits};
 
 /// A response that was paid for.
 #[derive(Debug)]
@@ -40,6 +42,14 @@ pub struct Sent {
     pub limits: Limits,
     /// Whether the provider may bill it: it does not bill what it refuses, cannot do, or never heard of.
     pub may_be_billed: bool,
+}
+
+impl Sent {
+    /// What comes of no question at all.
+    fn nothing() -> Self {
+        let failure = Failure::new(Class::BadRequest, "there is nothing to ask");
+        Sent { result: Err(failure), limits: Limits::default(), may_be_billed: false }
+    }
 }
 
 /// Statuses by which something before the provider gives up, which may still have worked, and billed.
@@ -80,10 +90,12 @@ pub enum EndpointError {
 pub struct Endpoint {
     client: Client,
     url: Url,
+    embeddings: Url,
     model: Arc<str>,
     headers: HeaderMap,
     extra_body: Map<String, Value>,
     max_tokens_field: String,
+    forms: Forms,
     request_timeout: Duration,
     max_response_bytes: usize,
     key: Option<ApiKey>,
@@ -109,11 +121,13 @@ impl Endpoint {
             })?;
         Ok(Endpoint {
             client,
-            url: completions(base, provider),
+            url: below(base, provider, &["chat", "completions"]),
+            embeddings: below(base, provider, &["embeddings"]),
             model: provider.model.as_str().into(),
             headers: headers(provider)?,
             extra_body: provider.extra_body.clone(),
             max_tokens_field: provider.max_tokens_field.clone(),
+            forms: Forms::new(provider.schema_form),
             request_timeout: provider.request_timeout,
             max_response_bytes: usize::try_from(provider.max_response_bytes).unwrap_or(usize::MAX),
             key: provider.key.clone(),
@@ -134,18 +148,71 @@ impl Endpoint {
         &self.model
     }
 
-    /// Sends a question once and reads the whole answer, within the request's time limit and `most`.
-    pub async fn send(&self, question: &Question, params: &Params, most: Duration) -> Sent {
+    /// The form in which it takes schemas, where that was found out.
+    #[must_use]
+    pub fn schema_form(&self) -> Option<SchemaForm> {
+        self.forms.settled()
+    }
+
+    /// Begins to find that out with what a former run found.
+    pub fn begin_with(&self, form: SchemaForm) {
+        self.forms.begin_with(form);
+    }
+
+    /// Sends a question, or the texts that vectors are asked for, once and reads the whole answer, within the request's time limit and `most`. While it is not
+    /// known in which form the endpoint takes a schema, what it refuses is sent again in the next form.
+    pub async fn send(&self, questions: &[Arc<Question>], params: &Params, most: Duration) -> Sent {
+        if params.vectors.is_some() {
+            return self.post(&self.embeddings, self.texts(questions, params), most).await;
+        }
+        let Some(question) = questions.first() else { return Sent::nothing() };
+        if params.shape.is_none() {
+            return self.send_as(question, params, SchemaForm::Auto, most).await;
+        }
+        if let Some(form) = self.forms.settled() {
+            return self.send_as(question, params, form, most).await;
+        }
+        let turn = self.forms.turn().await;
+        if let Some(form) = self.forms.settled() {
+            drop(turn);
+            return self.send_as(question, params, form, most).await;
+        }
+        let mut refused: Option<Sent> = None;
+        for form in self.forms.to_try() {
+            let sent = self.send_as(question, params, form, most).await;
+            match &sent.result {
+                Ok(paid) => {
+                    self.forms.answered(form, has_json(&paid.response));
+                    return sent;
+                }
+                Err(failure) if matches!(failure.class, Class::BadRequest | Class::NotFound) => {
+                    refused.get_or_insert(sent);
+                }
+                Err(_) => return sent,
+            }
+        }
+        // In no form: it is the question that it refuses.
+        match refused {
+            Some(sent) => sent,
+            None => self.send_as(question, params, SchemaForm::Auto, most).await,
+        }
+    }
+
+    async fn send_as(&self, question: &Question, params: &Params, form: SchemaForm, most: Duration) -> Sent {
+        self.post(&self.url, self.body(question, params, form), most).await
+    }
+
+    async fn post(&self, url: &Url, asked: Vec<u8>, most: Duration) -> Sent {
         let mut course = Course::default();
-        let result = self.attempt(question, params, most, &mut course).await;
+        let result = self.attempt(url, asked, most, &mut course).await;
         let Course { limits, was_refused } = course;
         Sent { result: result.map_err(|failure| self.redact(failure)), limits, may_be_billed: !was_refused }
     }
 
     async fn attempt(
         &self,
-        question: &Question,
-        params: &Params,
+        url: &Url,
+        asked: Vec<u8>,
         most: Duration,
         course: &mut Course,
     ) -> Result<Paid, Failure> {
@@ -153,7 +220,7 @@ impl Endpoint {
         let broken = |error: std::io::Error| Failure::new(Class::Connection, error.to_string());
         faultpoint::pass("first-call", Side::Before).map_err(broken)?;
         let started = clock::now();
-        let answer = match tokio::time::timeout(limit, self.exchange(question, params, course)).await {
+        let answer = match tokio::time::timeout(limit, self.exchange(url, asked, course)).await {
             Ok(answer) => answer,
             Err(_) => Err(Failure::new(
                 Class::Timeout,
@@ -167,15 +234,11 @@ impl Endpoint {
 
     async fn exchange(
         &self,
-        question: &Question,
-        params: &Params,
+        url: &Url,
+        asked: Vec<u8>,
         course: &mut Course,
     ) -> Result<(Bytes, ChatResponse), Failure> {
-        let request = self
-            .client
-            .post(self.url.clone())
-            .headers(self.headers.clone())
-            .body(self.body(question, params));
+        let request = self.client.post(url.clone()).headers(self.headers.clone()).body(asked);
         let mut response = request.send().await.map_err(|error| {
             course.was_refused = error.is_connect();
             failed(&error)
@@ -199,6 +262,7 @@ impl Endpoint {
             return Err(failure);
         }
         match choice {
+            None if !parsed.data.is_empty() => Ok((body, parsed)),
             None => Err(Failure::new(Class::InvalidResponse, "the answer has no choices")),
             Some(choice) if choice.finish_reason.as_deref() == Some("error") => {
                 Err(Failure::new(Class::ServerError, "the answer broke off (finish_reason \"error\")"))
@@ -207,16 +271,41 @@ impl Endpoint {
         }
     }
 
-    fn body(&self, question: &Question, params: &Params) -> Vec<u8> {
+    fn body(&self, question: &Question, params: &Params, form: SchemaForm) -> Vec<u8> {
         let mut rest = self.extra_body.clone();
         if let Some(max_tokens) = params.max_tokens {
             rest.insert(self.max_tokens_field.clone(), max_tokens.into());
         }
+        let mut messages = Cow::Borrowed(question.messages.as_slice());
+        if let Some(shape) = &params.shape {
+            forms::put(shape, form, &mut rest, messages.to_mut());
+        }
         rest.extend(params.extra_body.iter().map(|(name, value)| (name.clone(), value.clone())));
         let request = ChatRequest {
             model: &self.model,
-            messages: &question.messages,
+            messages: &messages,
             temperature: params.temperature,
+            rest: &rest,
+        };
+        serde_json::to_vec(&request).expect("writing JSON to memory does not fail")
+    }
+
+    /// A request for the vectors of texts.
+    fn texts(&self, questions: &[Arc<Question>], params: &Params) -> Vec<u8> {
+        let mut rest = self.extra_body.clone();
+        rest.extend(params.extra_body.iter().map(|(name, value)| (name.clone(), value.clone())));
+        let Vectors { dimensions, encoding } = params.vectors.unwrap_or_default();
+        let request = EmbeddingRequest {
+            model: &self.model,
+            input: questions
+                .iter()
+                .filter_map(|question| Some(question.messages.last()?.content.as_str()))
+                .collect(),
+            encoding_format: encoding.map(|encoding| match encoding {
+                VectorEncoding::Float => "float",
+                VectorEncoding::Base64 => "base64",
+            }),
+            dimensions,
             rest: &rest,
         };
         serde_json::to_vec(&request).expect("writing JSON to memory does not fail")
@@ -260,10 +349,19 @@ impl Endpoint {
     }
 }
 
-fn completions(base: &Url, provider: &Provider) -> Url {
+/// Whether what was said is an object as JSON, fenced perhaps.
+fn has_json(response: &ChatResponse) -> bool {
+    let message = response.choices.first().and_then(|choice| choice.message.as_ref());
+    let called =
+        message.is_some_and(|message| message.tool_calls.as_ref().is_some_and(|calls| !calls.is_empty()));
+    let said = message.and_then(|message| message.content.as_deref()).unwrap_or_default();
+    called || serde_json::from_str::<Map<String, Value>>(decode::unfenced(said)).is_ok()
+}
+
+fn below(base: &Url, provider: &Provider, route: &[&str]) -> Url {
     let mut url = base.clone();
     if let Ok(mut path) = url.path_segments_mut() {
-        path.pop_if_empty().push("chat").push("completions");
+        path.pop_if_empty().extend(route);
     }
     if !provider.query.is_empty() {
         url.query_pairs_mut().extend_pairs(&provider.query);

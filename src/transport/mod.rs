@@ -5,6 +5,7 @@
 
 mod classify;
 mod endpoint;
+mod forms;
 
 pub use classify::{Heard, classify};
 pub use endpoint::{Endpoint, EndpointError, Paid, Sent};

@@ -5,7 +5,14 @@
 //! fields are passed over and most known ones may be missing or null.
 
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
+
+/// How every message begins that tells a model what is wrong with its answer.
+pub const COMPLAINT: &str = "That is not ";
+
+/// The line before a JSON Schema that is told in words.
+pub const SCHEMA_WORDS: &str = "Answer with a JSON object that this JSON Schema describes and nothing else:";
 
 /// Body of a request for a chat completion.
 #[derive(Debug, Serialize)]
@@ -43,7 +50,25 @@ pub enum Role {
     Assistant,
 }
 
-/// Body of a response to a request for a chat completion.
+/// Body of a request for embeddings.
+#[derive(Debug, Serialize)]
+pub struct EmbeddingRequest<'a> {
+    /// Name of the model.
+    pub model: &'a str,
+    /// The texts.
+    pub input: Vec<&'a str>,
+    /// How the numbers are sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encoding_format: Option<&'a str>,
+    /// How many numbers a vector has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dimensions: Option<u32>,
+    /// Everything else.
+    #[serde(flatten)]
+    pub rest: &'a Map<String, Value>,
+}
+
+/// Body of a response to a request for a chat completion, or for embeddings.
 #[derive(Debug, Default, Deserialize)]
 pub struct ChatResponse {
     /// The model that answered, as the server names it.
@@ -52,12 +77,26 @@ pub struct ChatResponse {
     /// The answers; one is asked for.
     #[serde(default)]
     pub choices: Vec<Choice>,
+    /// The vectors, where those were asked for.
+    #[serde(default)]
+    pub data: Vec<Embedding>,
     /// What was used.
     #[serde(default)]
     pub usage: Option<Usage>,
     /// An error inside a successful response.
     #[serde(default)]
     pub error: Option<ErrorObject>,
+}
+
+/// One vector.
+#[derive(Debug, Default, Deserialize)]
+pub struct Embedding {
+    /// Whose text it is of.
+    #[serde(default)]
+    pub index: Option<u64>,
+    /// Its numbers: a list, or base64.
+    #[serde(default)]
+    pub embedding: Option<Box<RawValue>>,
 }
 
 /// One answer.
@@ -83,6 +122,25 @@ pub struct Answer {
     /// Why it declined to answer.
     #[serde(default)]
     pub refusal: Option<String>,
+    /// The tools that it calls.
+    #[serde(default)]
+    pub tool_calls: Option<Vec<ToolCall>>,
+}
+
+/// A tool that a model calls.
+#[derive(Debug, Default, Deserialize)]
+pub struct ToolCall {
+    /// Its function.
+    #[serde(default)]
+    pub function: Option<CalledFunction>,
+}
+
+/// What a tool is called with.
+#[derive(Debug, Default, Deserialize)]
+pub struct CalledFunction {
+    /// An object as JSON.
+    #[serde(default)]
+    pub arguments: Option<String>,
 }
 
 /// What a request used.

@@ -5,7 +5,7 @@ mod limits;
 
 pub(crate) use chat::text;
 pub use chat::{
-    Answer, ChatRequest, ChatResponse, Choice, ErrorBody, ErrorObject, Message, PromptTokensDetails, Role,
-    Usage,
+    Answer, COMPLAINT, CalledFunction, ChatRequest, ChatResponse, Choice, Embedding, EmbeddingRequest,
+    ErrorBody, ErrorObject, Message, PromptTokensDetails, Role, SCHEMA_WORDS, ToolCall, Usage,
 };
 pub use limits::{Limits, Quota, Reset, delay_in_text, duration};

@@ -268,6 +268,7 @@ async fn unicode_control_characters_and_rows_of_a_megabyte_come_through_whole() 
 async fn a_key_is_found_nowhere_but_in_the_request() {
     const KEY: &str = "sk-very-secret-0123456789";
     let echo = enrich::config::FaultSpec {
+        wrong: None,
         contains: Some("Row 1 ".into()),
         share: 1.0,
         times: None,

@@ -200,6 +200,11 @@ fn every_key_of_the_schema_is_read() {
     }
     job["source"].as_object_mut().unwrap().shift_remove("starting_timestamp");
     job["step"][0]["balance"] = false.into();
+    for key in ["classes", "schema", "dimensions", "encoding"] {
+        job["step"][0].as_object_mut().unwrap().shift_remove(key);
+    }
+    job["step"][0]["kind"] = "chat".into();
+    job["step"][0]["fields"] = serde_json::json!({ "any": "int" });
     let text = toml::to_string(&job).unwrap();
     judge_text(&text).unwrap();
     let read = Job::parse(Path::new("/job.toml"), &text, |_| Some("key".to_owned()));

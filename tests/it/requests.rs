@@ -36,7 +36,7 @@ async fn ask(job: &Job) -> Result<Paid, Failure> {
         messages: vec![message(Role::System, "Be brief."), message(Role::User, "Is it «good»?")],
         fingerprint: Fingerprint::of([]),
     };
-    endpoint.send(&question, &job.steps[0].params, Duration::from_secs(30)).await.result
+    endpoint.send(&[question.into()], &job.steps[0].params, Duration::from_secs(30)).await.result
 }
 
 #[tokio::test(flavor = "multi_thread")]

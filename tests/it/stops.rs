@@ -21,6 +21,7 @@ pub async fn world_of(spec: SimulatorSpec, count: i64) -> World {
 
 pub fn fault() -> FaultSpec {
     FaultSpec {
+        wrong: None,
         contains: None,
         share: 1.0,
         times: None,

@@ -243,6 +243,8 @@ impl Scenario {
         let (outbox, mut replies) = mpsc::channel(1_024);
         let (mode, watching) = watch::channel(Mode::Running);
         let wires = Wires {
+            room: job.providers[0].max_concurrency as usize,
+            only_embeds: false,
             lane: 0,
             inbox,
             outbox,
@@ -521,7 +523,8 @@ fn read(headers: &[(String, String)], wall: DateTime<Utc>) -> Heard {
 }
 
 impl Ask for Rehearsed {
-    async fn ask(&self, question: &Question, params: &Params, most: Duration) -> Sent {
+    async fn ask(&self, questions: &[Arc<Question>], params: &Params, most: Duration) -> Sent {
+        let question = &questions[0];
         let prompt = question.messages[0].content.as_str();
         let prompt_tokens = prompt.len() as u64 / 4;
         let max_tokens = params.max_tokens.map(u64::from);

@@ -1,12 +1,17 @@
 //! From a response to what stands in the output column, or to a class of failure. Pure, so that a journal
 //! read again gives the same rows.
 
+mod embedding;
+mod typed;
+
 use serde_json::Value;
+
+pub use embedding::share;
 
 use crate::config::Form;
 use crate::fault::{Class, Failure};
 use crate::ident::{Money, Tokens};
-use crate::wire::{ChatResponse, Usage};
+use crate::wire::{COMPLAINT, ChatResponse, Usage};
 
 /// What the provider says of a response besides its text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -63,16 +68,32 @@ fn cost(cost: &Value) -> Option<Money> {
     cost.as_f64().or_else(|| cost.get("total_cost")?.as_f64()).and_then(Money::from_dollars)
 }
 
+/// What stands in the output column.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Content {
+    /// A text, or an object as JSON with the fields of the step in their order.
+    Text(String),
+    /// A vector.
+    Vector(Vec<f32>),
+}
+
 /// What an answer says.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Answer {
-    /// What stands in the output column.
-    Good(String),
+    /// What was asked for.
+    Good {
+        /// That.
+        content: Content,
+        /// What was said, where that is something else and is kept.
+        said: Option<String>,
+    },
     /// Something else than was asked for.
     Invalid {
         /// What was said.
         said: String,
-        /// What is wrong with it, to be told to the model.
+        /// What is wrong with it.
+        mistake: String,
+        /// The same, to be told to the model.
         complaint: String,
     },
 }
@@ -83,21 +104,45 @@ pub enum Answer {
 /// # Errors
 /// As [`text`].
 pub fn answer(response: ChatResponse, form: &Form) -> Result<Answer, Failure> {
-    let said = text(response)?;
-    let Form::Classes(classes) = form else { return Ok(Answer::Good(said)) };
-    let bare = unfenced(&said);
-    if let Some(class) = classes.iter().find(|class| *class == bare) {
-        return Ok(Answer::Good(class.clone()));
+    if let Form::Embedding(_) = form {
+        let content = Content::Vector(embedding::vector(&response)?);
+        return Ok(Answer::Good { content, said: None });
     }
-    let complaint = format!(
-        "That is not one of the answers that there may be. Answer with one of the following and nothing else:\n{}",
-        classes.join("\n")
-    );
-    Ok(Answer::Invalid { said, complaint })
+    let is_cut =
+        response.choices.first().and_then(|choice| choice.finish_reason.as_deref()) == Some("length");
+    let said = text(response)?;
+    match form {
+        Form::Text | Form::Embedding(_) => Ok(Answer::Good { content: Content::Text(said), said: None }),
+        Form::Classes(classes) => {
+            let bare = unfenced(&said);
+            if let Some(class) = classes.iter().find(|class| *class == bare) {
+                return Ok(Answer::Good { content: Content::Text(class.clone()), said: None });
+            }
+            let complaint = format!(
+                "{COMPLAINT}one of the answers that there may be. Answer with one of the following and nothing else:\n{}",
+                classes.join("\n")
+            );
+            Ok(Answer::Invalid { said, mistake: "it is not one of the classes".to_owned(), complaint })
+        }
+        Form::Typed(typed) => match typed::read(unfenced(&said), &typed.shape) {
+            Ok(content) => {
+                let said = typed.keep_raw.then_some(said);
+                Ok(Answer::Good { content: Content::Text(content), said })
+            }
+            Err(mistake) => {
+                let mistake = if is_cut { format!("{mistake}; the token limit cut it off") } else { mistake };
+                let complaint = format!(
+                    "{COMPLAINT}what was asked for: {mistake}. Answer with the whole JSON object again, and with nothing else."
+                );
+                Ok(Answer::Invalid { said, mistake, complaint })
+            }
+        },
+    }
 }
 
 /// What stands in a block of Markdown, if that is all there is.
-fn unfenced(text: &str) -> &str {
+#[must_use]
+pub fn unfenced(text: &str) -> &str {
     let text = text.trim();
     let inner = text.strip_prefix("```").and_then(|text| text.strip_suffix("```"));
     // The first line may name a language.
@@ -105,7 +150,7 @@ fn unfenced(text: &str) -> &str {
     inner.map_or(text, |(_, inner)| inner.trim())
 }
 
-/// The text of a chat completion.
+/// The text of a chat completion, or what it calls the one tool with that there is.
 ///
 /// # Errors
 /// A failure when there is no text to write: blocked, declined, cut before the first word, or empty.
@@ -119,6 +164,8 @@ pub fn text(response: ChatResponse) -> Result<String, Failure> {
     }
     let finish_reason = choice.finish_reason.unwrap_or_default();
     let content = answer.content.filter(|content| !content.trim().is_empty());
+    let called = answer.tool_calls.into_iter().flatten().next().and_then(|call| call.function?.arguments);
+    let content = content.or(called).filter(|content| !content.trim().is_empty());
     match (content, finish_reason.as_str()) {
         (_, "content_filter") => {
             Err(Failure::new(Class::ContentFilter, "the provider's filter cut the answer"))
@@ -159,8 +206,9 @@ mod tests {
             let choice = serde_json::json!({ "message": { "content": said } });
             let body = serde_json::json!({ "choices": [choice] }).to_string();
             match answer(parse(body.as_bytes()).unwrap(), &form).unwrap() {
-                Answer::Good(class) => Some(class),
-                Answer::Invalid { said: told, complaint } => {
+                Answer::Good { content: Content::Text(text), .. } => Some(text),
+                Answer::Good { content, .. } => panic!("{content:?}"),
+                Answer::Invalid { said: told, complaint, .. } => {
                     assert!(told == said && complaint.ends_with("else:\nbug\na feature"), "{complaint}");
                     None
                 }

@@ -1,0 +1,424 @@
+//! What a typed answer holds: from `fields` or a JSON Schema to the schema that is sent and the types of columns.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Fields, TimeUnit};
+use serde_json::{Map, Value, json};
+
+/// Names that stand for types.
+const TYPES: [&str; 6] = ["string", "int", "float", "bool", "date", "timestamp"];
+/// What no column of a Delta table may have in its name (the Delta protocol, "Column Mapping").
+const NOT_IN_NAMES: &str = " ,;{}()\n\t=";
+/// Schemas inside schemas, at most: one that holds itself has no end.
+const DEPTH: usize = 20;
+
+/// What a typed answer holds.
+#[derive(Clone)]
+pub struct Shape(Arc<Inner>);
+
+struct Inner {
+    schema: Value,
+    text: String,
+    fields: Fields,
+    is_strict: bool,
+    validator: jsonschema::Validator,
+}
+
+impl fmt::Debug for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Shape({})", self.0.text)
+    }
+}
+
+impl Shape {
+    /// The shape of fields as a job file writes them.
+    pub(super) fn of_fields(fields: &toml::Table) -> Result<Shape, String> {
+        if fields.is_empty() {
+            return Err("is empty; it names what an answer holds, each with its type".to_owned());
+        }
+        Self::of_schema(object(fields, "")?)
+    }
+
+    /// The shape that a JSON Schema describes.
+    ///
+    /// # Errors
+    /// What is wrong with it, or what of it no column can hold.
+    pub fn of_schema(schema: Value) -> Result<Shape, String> {
+        if let Some(reference) = remote_reference(&schema) {
+            return Err(format!(
+                "refers to {reference:?}; only references into the schema itself are followed"
+            ));
+        }
+        let validator = jsonschema::options()
+            .should_validate_formats(true)
+            .build(&schema)
+            .map_err(|error| format!("is no JSON Schema: {error}"))?;
+        let reader = Reader { root: &schema };
+        let (data_type, _) = reader.data_type(&schema, "", 0)?;
+        let DataType::Struct(fields) = data_type else {
+            return Err("is not of an object with properties, as an answer must be".to_owned());
+        };
+        let is_strict = is_strict(&schema);
+        Ok(Shape(Arc::new(Inner { text: schema.to_string(), fields, is_strict, validator, schema })))
+    }
+
+    /// The JSON Schema.
+    #[must_use]
+    pub fn schema(&self) -> &Value {
+        &self.0.schema
+    }
+
+    /// The same as text.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.0.text
+    }
+
+    /// The columns, or the fields of a struct column. All of them may be null: Delta knows no field that is never null
+    /// inside of one that may be.
+    #[must_use]
+    pub fn fields(&self) -> &Fields {
+        &self.0.fields
+    }
+
+    /// Whether every object has all its properties and no others, which OpenAI's strict mode asks for.
+    #[must_use]
+    pub fn is_strict(&self) -> bool {
+        self.0.is_strict
+    }
+
+    /// What holds answers against the schema.
+    #[must_use]
+    pub fn validator(&self) -> &jsonschema::Validator {
+        &self.0.validator
+    }
+}
+
+/// The schema of an object whose fields a job file names.
+fn object(fields: &toml::Table, at: &str) -> Result<Value, String> {
+    let mut properties = Map::new();
+    for (name, written) in fields {
+        let at = if at.is_empty() { name.clone() } else { format!("{at}.{name}") };
+        properties.insert(name.clone(), of_written(written, &at)?);
+    }
+    let required: Vec<&String> = properties.keys().collect();
+    Ok(json!({
+        "type": "object",
+        "required": required,
+        "properties": properties,
+        "additionalProperties": false,
+    }))
+}
+
+fn of_written(written: &toml::Value, at: &str) -> Result<Value, String> {
+    match written {
+        toml::Value::String(text) => of_text(text, at),
+        toml::Value::Table(fields) if fields.is_empty() => {
+            Err(format!("has the field {at:?} without fields of its own"))
+        }
+        toml::Value::Table(fields) => object(fields, at),
+        toml::Value::Array(items) => match items.as_slice() {
+            [] => Err(format!("has an empty list for {at:?}; name the texts that there may be")),
+            [item @ (toml::Value::Table(_) | toml::Value::Array(_))] => {
+                Ok(json!({ "type": "array", "items": of_written(item, at)? }))
+            }
+            items => choice(items, at),
+        },
+        other => Err(format!("has {other} for {at:?}; {}", expected())),
+    }
+}
+
+/// One of several texts.
+fn choice(items: &[toml::Value], at: &str) -> Result<Value, String> {
+    let mut texts: Vec<&str> = Vec::new();
+    for item in items {
+        let text = item.as_str().filter(|text| !text.is_empty());
+        let text = text.ok_or_else(|| format!("has {item} in the list for {at:?}, which takes texts"))?;
+        if texts.contains(&text) {
+            return Err(format!("has {text:?} twice in the list for {at:?}"));
+        }
+        texts.push(text);
+    }
+    match texts.as_slice() {
+        [only] if TYPES.contains(only) => Err(format!(
+            "has [{only:?}] for {at:?}, the text {only:?} alone; a list of that type is \"[{only}]\""
+        )),
+        texts => Ok(json!({ "type": "string", "enum": texts })),
+    }
+}
+
+fn of_text(text: &str, at: &str) -> Result<Value, String> {
+    if let Some(text) = text.strip_suffix('?') {
+        let mut schema = of_text(text, at)?;
+        schema["type"] = json!([schema["type"], "null"]);
+        return Ok(schema);
+    }
+    if let Some(item) = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')) {
+        return Ok(json!({ "type": "array", "items": of_text(item, at)? }));
+    }
+    Ok(match text {
+        "string" => json!({ "type": "string" }),
+        "int" => json!({ "type": "integer" }),
+        "float" => json!({ "type": "number" }),
+        "bool" => json!({ "type": "boolean" }),
+        "date" => json!({ "type": "string", "format": "date" }),
+        "timestamp" => json!({ "type": "string", "format": "date-time" }),
+        _ => {
+            let near = super::nearest(text, TYPES);
+            let near = near.map_or_else(expected, |near| format!("did you mean {near:?}?"));
+            return Err(format!("has the type {text:?} for {at:?}, which is not known; {near}"));
+        }
+    })
+}
+
+fn expected() -> String {
+    format!(
+        "a type is one of {}, with a ? at its end where it may be null, a list of them as \"[int]\", a list of texts to \
+         choose from, or fields of its own",
+        TYPES.join(", ")
+    )
+}
+
+/// The first reference that leaves the schema.
+fn remote_reference(schema: &Value) -> Option<&str> {
+    match schema {
+        Value::Object(map) => {
+            let own = ["$ref", "$dynamicRef"].iter().find_map(|key| map.get(*key)?.as_str());
+            own.filter(|reference| !reference.starts_with('#'))
+                .or_else(|| map.values().find_map(remote_reference))
+        }
+        Value::Array(items) => items.iter().find_map(remote_reference),
+        _ => None,
+    }
+}
+
+/// Whether objects are closed and require all that they have, everywhere.
+fn is_strict(schema: &Value) -> bool {
+    match schema {
+        Value::Object(map) => {
+            let properties = map.get("properties").and_then(Value::as_object);
+            let is_closed = properties.is_none_or(|properties| {
+                let required = map.get("required").and_then(Value::as_array);
+                let has = |name: &String| required.is_some_and(|all| all.iter().any(|one| one == name));
+                map.get("additionalProperties") == Some(&Value::Bool(false)) && properties.keys().all(has)
+            });
+            is_closed && map.values().all(is_strict)
+        }
+        Value::Array(items) => items.iter().all(is_strict),
+        _ => true,
+    }
+}
+
+/// Reads the types of columns out of a schema.
+struct Reader<'a> {
+    root: &'a Value,
+}
+
+impl Reader<'_> {
+    /// The type of what a schema describes, and whether it may be null.
+    fn data_type(&self, schema: &Value, at: &str, depth: usize) -> Result<(DataType, bool), String> {
+        let place = || if at.is_empty() { "the root".to_owned() } else { format!("{at:?}") };
+        let wrong = |what: &str| Err(format!("cannot become columns of a table: {} {what}", place()));
+        if depth > DEPTH {
+            return wrong("holds itself, or too many levels");
+        }
+        let Some(map) = schema.as_object() else { return wrong("allows anything; give it a type") };
+        if let Some(reference) = map.get("$ref").and_then(Value::as_str) {
+            let Some(found) = self.root.pointer(reference.trim_start_matches('#')) else {
+                return wrong(&format!("refers to {reference}, which is not there"));
+            };
+            return self.data_type(found, at, depth + 1);
+        }
+        for key in ["anyOf", "oneOf"] {
+            let Some(branches) = map.get(key).and_then(Value::as_array) else { continue };
+            let (nulls, others): (Vec<&Value>, Vec<&Value>) =
+                branches.iter().partition(|branch| branch.get("type") == Some(&json!("null")));
+            return match others.as_slice() {
+                [one] => Ok((self.data_type(one, at, depth + 1)?.0, !nulls.is_empty())),
+                _ => wrong(&format!("is one of several types ({key})")),
+            };
+        }
+        if let Some([one]) = map.get("allOf").and_then(Value::as_array).map(Vec::as_slice) {
+            return self.data_type(one, at, depth + 1);
+        }
+        let (kind, is_nullable) = match kind_of(map) {
+            Ok(kind) => kind,
+            Err(what) => return wrong(&what),
+        };
+        let data_type = match kind.as_str() {
+            "boolean" => DataType::Boolean,
+            "integer" => DataType::Int64,
+            "number" => DataType::Float64,
+            "string" => match map.get("format").and_then(Value::as_str) {
+                Some("date") => DataType::Date32,
+                Some("date-time") => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
+                _ => DataType::Utf8,
+            },
+            "array" => {
+                let Some(items) = map.get("items") else { return wrong("is a list without items") };
+                let (item, _) = self.data_type(items, &format!("{at}[]"), depth + 1)?;
+                DataType::List(Arc::new(Field::new("element", item, true)))
+            }
+            "object" => return Ok((self.object(map, at, depth)?, is_nullable)),
+            other => return wrong(&format!("is of type {other:?}")),
+        };
+        Ok((data_type, is_nullable))
+    }
+
+    fn object(&self, map: &Map<String, Value>, at: &str, depth: usize) -> Result<DataType, String> {
+        let properties = map.get("properties").and_then(Value::as_object);
+        let Some(properties) = properties.filter(|properties| !properties.is_empty()) else {
+            return Err(format!(
+                "cannot become columns of a table: {} is an object whose properties are not named",
+                if at.is_empty() { "the root".to_owned() } else { format!("{at:?}") }
+            ));
+        };
+        let mut fields: Vec<Field> = Vec::with_capacity(properties.len());
+        for (name, schema) in properties {
+            let at = if at.is_empty() { name.clone() } else { format!("{at}.{name}") };
+            if name.is_empty() || name.contains(|c| NOT_IN_NAMES.contains(c)) {
+                return Err(format!(
+                    "has the name {at:?}; a column of a Delta table takes none of spaces, commas, semicolons, equals \
+                     signs, braces and parentheses"
+                ));
+            }
+            if let Some(other) = fields.iter().find(|other| other.name().eq_ignore_ascii_case(name)) {
+                return Err(format!(
+                    "has {:?} and {name:?}, which differ in capitals alone; Delta takes them for one column",
+                    other.name()
+                ));
+            }
+            fields.push(Field::new(name, self.data_type(schema, &at, depth + 1)?.0, true));
+        }
+        Ok(DataType::Struct(fields.into()))
+    }
+}
+
+/// The one type of a schema besides null, and whether null is allowed.
+fn kind_of(map: &Map<String, Value>) -> Result<(String, bool), String> {
+    let names: Vec<&str> = match map.get("type") {
+        Some(Value::String(name)) => vec![name],
+        Some(Value::Array(names)) => names.iter().filter_map(Value::as_str).collect(),
+        _ => {
+            let values = map.get("enum").and_then(Value::as_array).map(Vec::as_slice);
+            let values = values.or_else(|| map.get("const").map(std::slice::from_ref)).unwrap_or_default();
+            values.iter().map(name_of).collect()
+        }
+    };
+    let mut kinds: Vec<&str> = names.iter().copied().filter(|name| *name != "null").collect();
+    kinds.dedup();
+    match kinds.as_slice() {
+        [kind] => Ok(((*kind).to_owned(), names.contains(&"null"))),
+        [] => Err("has no type".to_owned()),
+        kinds => Err(format!("is of several types ({})", kinds.join(", "))),
+    }
+}
+
+fn name_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(number) if number.is_i64() || number.is_u64() => "integer",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of_fields(text: &str) -> Result<Shape, String> {
+        let table: toml::Table = toml::from_str(text).unwrap();
+        Shape::of_fields(table["fields"].as_table().unwrap())
+    }
+
+    #[test]
+    fn fields_become_a_closed_schema_and_columns_in_their_order() {
+        let shape = of_fields(
+            r#"fields = { sentiment = ["good", "bad"], urgency = "int", due = "date?", tags = "[string]",
+                who = { name = "string", born = "timestamp" }, items = [{ sku = "string", price = "float" }] }"#,
+        )
+        .unwrap();
+        let names: Vec<&str> = shape.fields().iter().map(|field| field.name().as_str()).collect();
+        assert_eq!(names, ["sentiment", "urgency", "due", "tags", "who", "items"]);
+        let of = |name: &str| shape.fields().find(name).unwrap().1.data_type().clone();
+        assert_eq!((of("urgency"), of("due")), (DataType::Int64, DataType::Date32));
+        assert!(
+            matches!(of("items"), DataType::List(item) if matches!(item.data_type(), DataType::Struct(fields) if fields.len() == 2))
+        );
+        assert!(shape.is_strict());
+        assert_eq!(
+            shape.schema()["properties"]["due"],
+            json!({"type": ["string", "null"], "format": "date"})
+        );
+        let answer = json!({"sentiment": "good", "urgency": 3, "due": null, "tags": [],
+            "who": {"name": "x", "born": "2026-01-01T00:00:00Z"}, "items": []});
+        assert!(shape.validator().is_valid(&answer));
+        let mut late = answer.clone();
+        late["due"] = json!("tomorrow");
+        assert!(!shape.validator().is_valid(&late), "formats count");
+    }
+
+    #[test]
+    fn what_is_wrong_with_fields_is_named() {
+        for (written, told) in [
+            (
+                "a = \"integer\"",
+                "has the type \"integer\" for \"a\", which is not known; did you mean \"int\"?",
+            ),
+            ("a = [\"string\"]", "a list of that type is \"[string]\""),
+            ("a = [\"x\", \"x\"]", "has \"x\" twice in the list for \"a\""),
+            ("a = [1, 2]", "has 1 in the list for \"a\""),
+            ("a = 3", "has 3 for \"a\"; a type is one of string, int"),
+            ("a = { b = { \"c d\" = \"int\" } }", "has the name \"a.b.c d\""),
+            ("a = \"int\", A = \"int\"", "differ in capitals alone"),
+            ("a = {}", "has the field \"a\" without fields"),
+            ("a = []", "has an empty list for \"a\""),
+        ] {
+            let found = of_fields(&format!("fields = {{ {written} }}")).unwrap_err();
+            assert!(found.contains(told), "{written}: {found}");
+        }
+    }
+
+    #[test]
+    fn a_schema_becomes_columns_or_the_place_is_named_that_cannot() {
+        let schema = json!({"type": "object", "properties": {
+            "a": {"$ref": "#/$defs/money"}, "b": {"anyOf": [{"type": "null"}, {"type": "boolean"}]}, "c": {"enum": [1, 2]}},
+            "$defs": {"money": {"type": "object", "properties": {"amount": {"type": "number"}}}}});
+        let shape = Shape::of_schema(schema).unwrap();
+        let types: Vec<&DataType> = shape.fields().iter().map(|field| field.data_type()).collect();
+        assert!(matches!(types[0], DataType::Struct(_)));
+        assert_eq!(types[1..], [&DataType::Boolean, &DataType::Int64]);
+        assert!(!shape.is_strict());
+        let of = |property: Value| {
+            let schema = json!({"type": "object", "properties": {"a": property}});
+            Shape::of_schema(schema).unwrap_err()
+        };
+        for (property, told) in [
+            (json!({"type": ["string", "integer"]}), "\"a\" is of several types (string, integer)"),
+            (json!({"type": "object"}), "\"a\" is an object whose properties are not named"),
+            (json!({"type": "array"}), "\"a\" is a list without items"),
+            (json!(true), "\"a\" allows anything"),
+            (json!({"type": "array", "items": {}}), "\"a[]\" has no type"),
+            (
+                json!({"oneOf": [{"type": "string"}, {"type": "number"}]}),
+                "\"a\" is one of several types (oneOf)",
+            ),
+            (json!({"$ref": "#"}), "holds itself"),
+            (json!({"$ref": "https://example.com/schema"}), "refers to \"https://example.com/schema\""),
+            (json!({"type": "text"}), "is no JSON Schema"),
+        ] {
+            let found = of(property.clone());
+            assert!(found.contains(told), "{property}: {found}");
+        }
+        assert!(
+            Shape::of_schema(json!({"type": "array", "items": {"type": "string"}}))
+                .unwrap_err()
+                .contains("object")
+        );
+    }
+}

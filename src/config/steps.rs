@@ -1,0 +1,256 @@
+//! The checks of steps.
+
+use serde_json::Value;
+
+use super::check::Checker;
+use super::error::{ConfigError, nearest};
+use super::job::{Form, Params, Provider, StepKind, StepSpec, Typed, Vectors};
+use super::raw::{FileOrTable, OneOrMore, RawStep};
+use super::shape::Shape;
+
+/// Each repair is paid for.
+const MAX_REPAIRS: u32 = 10;
+const MAX_STEPS: usize = 100;
+
+impl Checker<'_> {
+    pub(super) fn steps(
+        &self,
+        raw: Vec<RawStep>,
+        providers: &[Provider],
+        metadata_column: Option<&str>,
+    ) -> Result<Vec<StepSpec>, ConfigError> {
+        if raw.is_empty() {
+            return Err(
+                self.wrong("step", "is missing; a job has at least one [[step]] with a prompt and an output")
+            );
+        }
+        if raw.len() > MAX_STEPS {
+            return Err(
+                self.wrong("step", format!("stands there {} times; {MAX_STEPS} is the most", raw.len()))
+            );
+        }
+        let mut steps: Vec<StepSpec> = Vec::with_capacity(raw.len());
+        for (position, step) in raw.into_iter().enumerate() {
+            let step = self.step(position, step, providers)?;
+            if metadata_column.is_some_and(|metadata| step.output.eq_ignore_ascii_case(metadata)) {
+                return Err(self.wrong(
+                    format!("step[{position}].output"),
+                    format!("is {:?}, the name of the metadata column; choose another", step.output),
+                ));
+            }
+            if steps.iter().any(|other| other.output.eq_ignore_ascii_case(&step.output)) {
+                return Err(self.wrong(
+                    format!("step[{position}].output"),
+                    format!("is {:?}, as in an earlier step; columns need names of their own", step.output),
+                ));
+            }
+            steps.push(step);
+        }
+        Ok(steps)
+    }
+
+    fn step(&self, position: usize, raw: RawStep, providers: &[Provider]) -> Result<StepSpec, ConfigError> {
+        let key = |field: &str| format!("step[{position}].{field}");
+        if raw.output.is_empty() {
+            return Err(self.wrong(key("output"), "is empty; it names the column for the answers"));
+        }
+        if raw.prompt.trim().is_empty() {
+            return Err(self.wrong(key("prompt"), "is empty"));
+        }
+        if raw.when.as_ref().is_some_and(|when| when.trim().is_empty()) {
+            return Err(self.wrong(key("when"), "is empty; give a condition, or take it out"));
+        }
+        let chosen = self.providers_of(&key("provider"), raw.provider.as_ref(), providers)?;
+        if raw.balance && chosen.len() == 1 {
+            return Err(self.wrong(key("balance"), "is set, and there is one provider only; name several"));
+        }
+        if raw.temperature.is_some_and(|temperature| !(0.0..=2.0).contains(&temperature)) {
+            return Err(self.wrong(key("temperature"), "lies outside 0 to 2"));
+        }
+        let max_tokens = match raw.max_tokens {
+            Some(_) => Some(self.positive(&key("max_tokens"), raw.max_tokens, 1)?),
+            None => None,
+        };
+        let form = self.form(position, &raw)?;
+        let max_repairs = match (raw.max_repairs, &form) {
+            (Some(_), Form::Text) => {
+                return Err(self.wrong(
+                    key("max_repairs"),
+                    "is set, and any text is an answer of this step; it goes with classes, fields and schema",
+                ));
+            }
+            (Some(repairs), _) if repairs > MAX_REPAIRS => {
+                return Err(
+                    self.wrong(key("max_repairs"), format!("is {repairs}; {MAX_REPAIRS} is the most"))
+                );
+            }
+            (repairs, _) => repairs.unwrap_or(2),
+        };
+        let (shape, vectors) = match &form {
+            Form::Typed(typed) => (Some(typed.shape.clone()), None),
+            Form::Embedding(vectors) => (None, Some(*vectors)),
+            Form::Text | Form::Classes(_) => (None, None),
+        };
+        Ok(StepSpec {
+            form,
+            max_repairs,
+            output: raw.output,
+            providers: chosen,
+            balance: raw.balance,
+            when: raw.when,
+            prompt: raw.prompt,
+            system: raw.system,
+            params: Params {
+                temperature: raw.temperature,
+                max_tokens,
+                extra_body: self.json(&key("extra_body"), raw.extra_body)?,
+                shape,
+                vectors,
+            },
+            null_inputs: raw.null_inputs,
+            row_deadline: self.positive_span(&key("row_deadline"), raw.row_deadline, 600)?,
+        })
+    }
+
+    /// What an answer must be.
+    fn form(&self, position: usize, raw: &RawStep) -> Result<Form, ConfigError> {
+        let key = |field: &str| format!("step[{position}].{field}");
+        if raw.kind == StepKind::Embedding {
+            return self.vectors(position, raw);
+        }
+        if raw.dimensions.is_some() || raw.encoding.is_some() {
+            let name = if raw.dimensions.is_some() { "dimensions" } else { "encoding" };
+            return Err(self.wrong(
+                key(name),
+                "is set, and the step asks for no vectors; it goes with kind = \"embedding\"",
+            ));
+        }
+        let said = [
+            ("classes", raw.classes.is_some()),
+            ("fields", raw.fields.is_some()),
+            ("schema", raw.schema.is_some()),
+        ];
+        let mut said = said.iter().filter(|(_, is_there)| *is_there).map(|(name, _)| *name);
+        if let (Some(first), Some(second)) = (said.next(), said.next()) {
+            return Err(self.wrong(key(second), format!("and {first} are both set; an answer has one form")));
+        }
+        let shape = match (&raw.fields, &raw.schema) {
+            (Some(fields), _) => {
+                Shape::of_fields(fields).map_err(|message| self.wrong(key("fields"), message))?
+            }
+            (None, Some(schema)) => self.schema(&key("schema"), schema)?,
+            (None, None) => {
+                let typed_only = [("flat", raw.flat.is_some()), ("keep_raw", raw.keep_raw.is_some())];
+                if let Some((name, _)) = typed_only.iter().find(|(_, is_there)| *is_there) {
+                    return Err(self.wrong(
+                        key(name),
+                        "is set, and the answer is not typed; it goes with fields and schema",
+                    ));
+                }
+                return match &raw.classes {
+                    Some(classes) => self.classes(&key("classes"), classes.clone()),
+                    None => Ok(Form::Text),
+                };
+            }
+        };
+        Ok(Form::Typed(Typed {
+            shape,
+            flat: raw.flat.unwrap_or_default(),
+            keep_raw: raw.keep_raw.unwrap_or_default(),
+        }))
+    }
+
+    /// The form of a step that asks for vectors, which has nothing that goes with answers alone.
+    fn vectors(&self, position: usize, raw: &RawStep) -> Result<Form, ConfigError> {
+        let key = |field: &str| format!("step[{position}].{field}");
+        let foreign = [
+            ("classes", raw.classes.is_some()),
+            ("fields", raw.fields.is_some()),
+            ("schema", raw.schema.is_some()),
+            ("flat", raw.flat.is_some()),
+            ("keep_raw", raw.keep_raw.is_some()),
+            ("max_repairs", raw.max_repairs.is_some()),
+            ("system", raw.system.is_some()),
+            ("temperature", raw.temperature.is_some()),
+            ("max_tokens", raw.max_tokens.is_some()),
+        ];
+        if let Some((name, _)) = foreign.iter().find(|(_, is_there)| *is_there) {
+            return Err(self.wrong(
+                key(name),
+                "is set, and the step asks for vectors (kind = \"embedding\"); take it out",
+            ));
+        }
+        if raw.dimensions == Some(0) {
+            return Err(self.wrong(key("dimensions"), "is 0; it must be at least 1"));
+        }
+        Ok(Form::Embedding(Vectors { dimensions: raw.dimensions, encoding: raw.encoding }))
+    }
+
+    fn schema(&self, key: &str, written: &FileOrTable) -> Result<Shape, ConfigError> {
+        let (schema, of) = match written {
+            FileOrTable::Table(table) => (Value::Object(self.json(key, table.clone())?), String::new()),
+            FileOrTable::File(file) => {
+                let path = self.folder.join(file);
+                let text = std::fs::read_to_string(&path).map_err(|error| {
+                    self.wrong(key, format!("names {}, which cannot be read: {error}", path.display()))
+                })?;
+                let schema = serde_json::from_str(&text).map_err(|error| {
+                    self.wrong(key, format!("names {}, which is no JSON: {error}", path.display()))
+                })?;
+                (schema, format!("names {}, which ", path.display()))
+            }
+        };
+        Shape::of_schema(schema).map_err(|message| self.wrong(key, format!("{of}{message}")))
+    }
+
+    fn classes(&self, key: &str, classes: Vec<String>) -> Result<Form, ConfigError> {
+        if classes.is_empty() {
+            return Err(self.wrong(key, "is empty; it names the answers that there may be"));
+        }
+        for (at, class) in classes.iter().enumerate() {
+            if class.is_empty() || class.trim() != class || class.chars().any(char::is_control) {
+                return Err(self.wrong(
+                    key,
+                    format!("has the entry {class:?}; a class is text without white space at its ends"),
+                ));
+            }
+            if classes.iter().take(at).any(|other| other == class) {
+                return Err(self.wrong(key, format!("has {class:?} twice")));
+            }
+        }
+        Ok(Form::Classes(classes))
+    }
+
+    /// Positions of the providers that a step names.
+    fn providers_of(
+        &self,
+        key: &str,
+        named: Option<&OneOrMore>,
+        providers: &[Provider],
+    ) -> Result<Vec<usize>, ConfigError> {
+        let known = || providers.iter().map(|provider| provider.name.as_str());
+        let Some(named) = named else {
+            return match providers.len() {
+                1 => Ok(vec![0]),
+                0 => Err(self.wrong("provider", "is missing; a job has at least one [provider.<name>]")),
+                _ => Err(self.wrong(key, "is missing, and there is more than one to choose from")),
+            };
+        };
+        let mut chosen = Vec::new();
+        for name in named.names() {
+            let position = known().position(|known| known == name).ok_or_else(|| {
+                let hint = nearest(name, known())
+                    .map_or_else(String::new, |near| format!("; did you mean {near:?}?"));
+                self.wrong(key, format!("is {name:?}, and there is no [provider.{name}]{hint}"))
+            })?;
+            if chosen.contains(&position) {
+                return Err(self.wrong(key, format!("names {name:?} twice")));
+            }
+            chosen.push(position);
+        }
+        if chosen.is_empty() {
+            return Err(self.wrong(key, "is an empty list; name at least one provider"));
+        }
+        Ok(chosen)
+    }
+}

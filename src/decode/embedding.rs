@@ -1,0 +1,137 @@
+//! Vectors: what one request brought for several texts, shared out among them, and the numbers of one.
+//!
+//! Source: the OpenAI API reference, "Embeddings": `data[].index` is the order, base64 holds 32-bit floats, the lowest
+//! byte first.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use serde_json::json;
+use serde_json::value::RawValue;
+
+use crate::fault::{Class, Failure};
+use crate::wire::ChatResponse;
+
+/// The response to each of several texts, as if it had been asked alone, from the one response to all: what was used is
+/// shared out by the bytes of the texts. None for a text without a vector.
+///
+/// # Errors
+/// A failure of class `invalid_response` when it cannot be told which vector is whose.
+pub fn share(response: &ChatResponse, bytes: &[usize]) -> Result<Vec<Option<Bytes>>, Failure> {
+    let wrong = |what: String| Failure::new(Class::InvalidResponse, what);
+    let mut vectors: Vec<Option<&RawValue>> = vec![None; bytes.len()];
+    for (at, item) in response.data.iter().enumerate() {
+        let index = item.index.map_or(Some(at), |index| usize::try_from(index).ok());
+        let place = index.and_then(|index| vectors.get_mut(index));
+        let place = place.ok_or_else(|| {
+            wrong(format!("a vector has the index {:?}, and {} texts were sent", item.index, bytes.len()))
+        })?;
+        if place.is_some() {
+            return Err(wrong(format!("two vectors have the index {}", index.unwrap_or_default())));
+        }
+        *place = item.embedding.as_deref();
+    }
+    if vectors.iter().all(Option::is_none) {
+        return Err(wrong("the answer has no vectors".to_owned()));
+    }
+    let facts = super::facts(response);
+    let weights: Vec<u64> = bytes
+        .iter()
+        .zip(&vectors)
+        .map(|(bytes, vector)| if vector.is_some() { *bytes as u64 + 1 } else { 0 })
+        .collect();
+    let tokens = facts.tokens.map(|tokens| portions(tokens.prompt, &weights));
+    let cost = facts.cost.map(|cost| portions(cost.get(), &weights));
+    let own = |(at, vector): (usize, Option<&RawValue>)| {
+        let vector = vector?;
+        let mut usage = serde_json::Map::new();
+        if let Some(tokens) = &tokens {
+            usage.insert("prompt_tokens".into(), tokens[at].into());
+            usage.insert("total_tokens".into(), tokens[at].into());
+        }
+        if let Some(cost) = &cost {
+            usage.insert("cost".into(), crate::ident::Money::picodollars(cost[at]).dollars().into());
+        }
+        let (model, usage) = (json!(response.model), json!(usage));
+        let body = format!(
+            r#"{{"model":{model},"data":[{{"index":0,"embedding":{}}}],"usage":{usage}}}"#,
+            vector.get()
+        );
+        Some(Bytes::from(body))
+    };
+    Ok(vectors.into_iter().enumerate().map(own).collect())
+}
+
+/// A sum in whole portions by weight, which add up to it.
+fn portions(sum: u64, weights: &[u64]) -> Vec<u64> {
+    let all: u128 = weights.iter().map(|weight| u128::from(*weight)).sum();
+    let mut before: u128 = 0;
+    let upto = |weight: u128| (u128::from(sum) * weight).checked_div(all).unwrap_or_default();
+    let portion = weights.iter().map(|weight| {
+        let from = upto(before);
+        before += u128::from(*weight);
+        u64::try_from(upto(before) - from).unwrap_or(u64::MAX)
+    });
+    portion.collect()
+}
+
+/// The numbers of the one vector of a response.
+///
+/// # Errors
+/// When there is none, or it is none of finite numbers.
+pub(super) fn vector(response: &ChatResponse) -> Result<Vec<f32>, Failure> {
+    let wrong = |what: &str| Failure::new(Class::InvalidResponse, what);
+    let raw = response.data.first().and_then(|item| item.embedding.as_deref());
+    let raw = raw.ok_or_else(|| wrong("the answer has no vector"))?.get();
+    let numbers: Option<Vec<f32>> = match serde_json::from_str::<String>(raw) {
+        Ok(text) => STANDARD.decode(text).ok().filter(|bytes| bytes.len().is_multiple_of(4)).map(|bytes| {
+            let of_four = bytes.chunks_exact(4).filter_map(|four| four.try_into().ok());
+            of_four.map(f32::from_le_bytes).collect()
+        }),
+        Err(_) => serde_json::from_str(raw).ok(),
+    };
+    numbers
+        .filter(|numbers| !numbers.is_empty() && numbers.iter().all(|number| number.is_finite()))
+        .ok_or_else(|| wrong("the vector is neither a list of numbers nor such a list in base64"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decode::{facts, parse};
+
+    #[test]
+    fn each_text_gets_its_vector_and_its_share_of_what_was_used() {
+        let body = br#"{"model":"m","data":[{"index":2,"embedding":[0.5,-1]},{"index":0,"embedding":"AACAPwAAAEA="}],
+            "usage":{"prompt_tokens":10,"total_tokens":10,"cost":0.00001}}"#;
+        let shares = share(&parse(body).unwrap(), &[10, 500, 30]).unwrap();
+        assert!(shares[1].is_none(), "the second text has no vector, and nothing was used for it");
+        let read = |at: usize| parse(shares[at].as_ref().unwrap()).unwrap();
+        assert_eq!(vector(&read(0)).unwrap(), [1.0, 2.0]);
+        assert_eq!(vector(&read(2)).unwrap(), [0.5, -1.0]);
+        let used = [0, 2].map(|at| facts(&read(at)));
+        assert_eq!(used.iter().map(|facts| facts.tokens.unwrap().total()).sum::<u64>(), 10);
+        assert_eq!(used.iter().map(|facts| facts.cost.unwrap().get()).sum::<u64>(), 10_000_000);
+        assert_eq!(used[0].tokens.unwrap().prompt, 2);
+    }
+
+    #[test]
+    fn vectors_that_nobody_can_assign_are_no_answer() {
+        let of = |data: &str| share(&parse(format!("{{\"data\":{data}}}").as_bytes()).unwrap(), &[1, 1]);
+        let told = |data: &str| of(data).unwrap_err().detail;
+        assert_eq!(
+            told(r#"[{"index":0,"embedding":[1]},{"index":0,"embedding":[2]}]"#),
+            "two vectors have the index 0"
+        );
+        assert!(told(r#"[{"index":2,"embedding":[1]}]"#).contains("the index Some(2), and 2 texts"));
+        assert_eq!(told("[]"), "the answer has no vectors");
+        assert!(
+            of(r#"[{"embedding":[1]},{"embedding":[2]}]"#).unwrap().iter().all(Option::is_some),
+            "by their order"
+        );
+        for bad in ["[]", "\"AAA\"", "[\"a\"]", "{}", "\"AADAfw==\"", "null"] {
+            let body = format!("{{\"data\":[{{\"embedding\":{bad}}}]}}");
+            assert!(vector(&parse(body.as_bytes()).unwrap()).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! What becomes of rows whose attempt has ended.
+
+use std::time::Duration;
+
+use super::ask::Ask;
+use super::dispatcher::{Dispatcher, Doubt, Gone};
+use super::flight::{Flight, Landed, Share};
+use super::request::Verdict;
+use super::retry::{Due, Next, Pending};
+use crate::admission::{Blame, Ticket};
+use crate::clock::{self, Instant};
+use crate::event::Event;
+use crate::fault::{Class, Failure, Policy};
+use crate::ident::Tokens;
+use crate::wire::Limits;
+
+/// How an attempt went, besides what came of it.
+struct Course<'a> {
+    ticket: &'a Ticket,
+    limits: &'a Limits,
+    took: Duration,
+    now: Instant,
+}
+
+impl<A: Ask> Dispatcher<A> {
+    pub(super) async fn land(&mut self, landed: Result<Flight, tokio::task::JoinError>) -> Result<(), Gone> {
+        let Flight { ticket, limits, took, landed, rows } = match landed {
+            Ok(flight) => flight,
+            // The row would never come back: better that the run ends.
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(_) => {
+                self.admission.abandoned();
+                return Ok(());
+            }
+        };
+        let now = clock::now();
+        if rows.is_empty() {
+            return self.land_harmless(landed, &ticket, &limits, now).await;
+        }
+        self.land_rows(rows, landed, Course { ticket: &ticket, limits: &limits, took, now }).await
+    }
+
+    async fn land_rows(
+        &mut self,
+        mut rows: Vec<Pending>,
+        landed: Landed,
+        course: Course<'_>,
+    ) -> Result<(), Gone> {
+        let Course { ticket, limits, now, .. } = course;
+        match landed {
+            Landed::Paid { shares, tokens } => self.hand_out(rows, shares, tokens, course).await,
+            Landed::Unsent(error) => {
+                self.admission.abandoned();
+                self.give_up(rows, Verdict::Lost(error)).await
+            }
+            Landed::Lost(error) => {
+                self.admission.answered(ticket, None, limits, now);
+                self.give_up(rows, Verdict::Lost(error)).await
+            }
+            Landed::Failed(failure) => match failure.class.policy() {
+                Policy::Reject => {
+                    self.admission.answered(ticket, None, limits, now);
+                    self.end_doubt().await?;
+                    if rows.len() > 1 {
+                        self.split(rows);
+                        return Ok(());
+                    }
+                    self.reply_all(rows, || Verdict::Failed(failure.clone())).await
+                }
+                Policy::Stop => {
+                    self.admission.answered(ticket, None, limits, now);
+                    self.reply_all(rows, || Verdict::Stop(failure.clone())).await
+                }
+                Policy::Wait => {
+                    rows.iter_mut().for_each(|pending| pending.attempts -= 1);
+                    self.wires
+                        .voice
+                        .say(&Event::Throttled { provider: &self.desk.provider, failure: &failure });
+                    let blame = self.admission.throttled(ticket, &failure, limits, now);
+                    self.excuse(rows, &failure, blame).await
+                }
+                Policy::Retry => self.land_failed(rows, failure, course).await,
+            },
+        }
+    }
+
+    /// Rows get what an answer had for each of them.
+    async fn hand_out(
+        &mut self,
+        rows: Vec<Pending>,
+        shares: Vec<Share>,
+        tokens: Option<Tokens>,
+        course: Course<'_>,
+    ) -> Result<(), Gone> {
+        self.admission.answered(course.ticket, tokens, course.limits, course.now);
+        if let (Some(tokens), Some(first)) = (tokens, rows.first()) {
+            let bytes = rows.iter().map(|pending| pending.request.bytes()).sum();
+            self.meter.learn(&first.request.receipt.step, bytes, tokens);
+        }
+        self.end_doubt().await?;
+        let mut without = Vec::new();
+        for (mut pending, share) in rows.into_iter().zip(shares) {
+            match share {
+                Some(paid) => self.reply(pending, Verdict::Paid(paid)).await?,
+                None => {
+                    pending.spent += course.took;
+                    without.push(pending);
+                }
+            }
+        }
+        let failure = Failure::new(Class::InvalidResponse, "the answer has no vector for this text");
+        self.retry(without, &failure).await
+    }
+
+    /// An attempt failed in a way that may pass.
+    async fn land_failed(
+        &mut self,
+        mut rows: Vec<Pending>,
+        failure: Failure,
+        course: Course<'_>,
+    ) -> Result<(), Gone> {
+        let Course { ticket, limits, took, now } = course;
+        let Some(first) = rows.first() else { return Ok(()) };
+        let is_last = first.attempts >= self.policy.max_attempts;
+        let row = first.request.cell;
+        let generation = self.admission.generation();
+        let blame = self.admission.failed(ticket, row, &failure, is_last, limits, now);
+        if matches!(blame, Blame::Row | Blame::Doubt) {
+            for pending in &mut rows {
+                pending.spent += took;
+                pending.failed_in(generation);
+            }
+        }
+        match blame {
+            Blame::Row => self.retry(rows, &failure).await,
+            Blame::Doubt => {
+                self.doubted.extend(rows.into_iter().map(|pending| (pending, failure.clone())));
+                Ok(())
+            }
+            Blame::Provider | Blame::Run(_) => {
+                if self.admission.generation() != generation {
+                    self.refund(generation);
+                    rows.iter_mut().for_each(|pending| pending.refund(generation));
+                }
+                for pending in &mut rows {
+                    pending.attempts = pending.attempts.saturating_sub(1);
+                }
+                self.excuse(rows, &failure, blame).await
+            }
+        }
+    }
+
+    /// A request about several rows is refused, perhaps for one of them: its halves are asked apart, at once.
+    fn split(&mut self, rows: Vec<Pending>) {
+        let half = rows.len().div_ceil(2);
+        for mut pending in rows.into_iter().rev() {
+            pending.together = half;
+            pending.attempts -= 1;
+            self.ready.push_front(pending);
+        }
+    }
+
+    async fn land_harmless(
+        &mut self,
+        landed: Landed,
+        ticket: &Ticket,
+        limits: &Limits,
+        now: Instant,
+    ) -> Result<(), Gone> {
+        self.doubt = Doubt::None;
+        let failure = match landed {
+            // It answers, whatever it thinks of the question.
+            Landed::Failed(failure) if failure.class.policy() != Policy::Reject => failure,
+            _ => {
+                self.admission.answered(ticket, None, limits, now);
+                self.admission.vouched(now);
+                return self.end_doubt().await;
+            }
+        };
+        let generation = self.admission.generation();
+        let blame = match failure.class.policy() {
+            Policy::Stop => Blame::Run(failure.clone()),
+            Policy::Wait => self.admission.throttled(ticket, &failure, limits, now),
+            _ => self.admission.doubted(ticket, &failure, limits, now),
+        };
+        self.refund(generation);
+        self.pause_is_told(&failure, now);
+        match (blame, self.ready.pop_front()) {
+            (Blame::Run(failure), Some(pending)) => self.reply(pending, Verdict::Stop(failure)).await,
+            (_, Some(pending)) => {
+                self.ready.push_front(pending);
+                Ok(())
+            }
+            (_, None) => Ok(()),
+        }
+    }
+
+    /// The provider answers: what failed with its last attempt has failed.
+    async fn end_doubt(&mut self) -> Result<(), Gone> {
+        for (pending, failure) in std::mem::take(&mut self.doubted) {
+            self.retry(vec![pending], &failure).await?;
+        }
+        Ok(())
+    }
+
+    /// The provider's trouble began with attempts that rows were charged for.
+    fn refund(&mut self, generation: u64) {
+        for (mut pending, _) in std::mem::take(&mut self.doubted) {
+            pending.attempts = pending.attempts.saturating_sub(1);
+            self.ready.push_back(pending);
+        }
+        self.ready.iter_mut().for_each(|pending| pending.refund(generation));
+        let mut due = std::mem::take(&mut self.due).into_vec();
+        due.iter_mut().for_each(|due| due.pending.refund(generation));
+        self.due = due.into();
+    }
+
+    /// A failure that rows do not pay for: they are asked again behind those that are ready, so that a row which the
+    /// provider chokes on is not its only probe.
+    async fn excuse(&mut self, rows: Vec<Pending>, failure: &Failure, blame: Blame) -> Result<(), Gone> {
+        if let Blame::Run(failure) = blame {
+            return self.reply_all(rows, || Verdict::Stop(failure.clone())).await;
+        }
+        self.pause_is_told(failure, clock::now());
+        if failure.class.policy() == Policy::Wait {
+            rows.into_iter().rev().for_each(|pending| self.ready.push_front(pending));
+        } else {
+            self.ready.extend(rows);
+        }
+        Ok(())
+    }
+
+    fn pause_is_told(&mut self, failure: &Failure, now: Instant) {
+        if let Some(pause) =
+            self.admission.pause_left(now).filter(|_| self.pause_told != self.admission.generation())
+        {
+            self.pause_told = self.admission.generation();
+            self.wires.voice.say(&Event::Paused { provider: &self.desk.provider, failure, pause });
+        }
+    }
+
+    /// Rows are asked again after a delay, those that went together at one time.
+    async fn retry(&mut self, rows: Vec<Pending>, failure: &Failure) -> Result<(), Gone> {
+        let mut longest = Duration::ZERO;
+        let mut again = Vec::with_capacity(rows.len());
+        for pending in rows {
+            match pending.after(failure, &mut self.jitter, self.policy.max_retry_after) {
+                Next::GiveUp(pending, failure) => self.reply(pending, Verdict::Failed(failure)).await?,
+                Next::Again(pending, after) => {
+                    longest = longest.max(after);
+                    again.push(pending);
+                }
+            }
+        }
+        if again.is_empty() {
+            return Ok(());
+        }
+        let provider = &self.desk.provider;
+        self.wires.voice.say(&Event::Retried { provider, failure, after: longest });
+        let at = clock::now() + longest;
+        for pending in again {
+            self.order += 1;
+            self.due.push(Due { at, order: self.order, pending });
+        }
+        Ok(())
+    }
+
+    /// Nothing came of rows that were asked together: the first of them says why, the others are as if not asked.
+    async fn give_up(&mut self, rows: Vec<Pending>, verdict: Verdict) -> Result<(), Gone> {
+        let mut verdict = Some(verdict);
+        for pending in rows {
+            self.reply(pending, verdict.take().unwrap_or(Verdict::Unsent)).await?;
+        }
+        Ok(())
+    }
+
+    async fn reply_all(&mut self, rows: Vec<Pending>, verdict: impl Fn() -> Verdict) -> Result<(), Gone> {
+        for pending in rows {
+            self.reply(pending, verdict()).await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,121 @@
+//! Chat completions: a text, an instance of a JSON Schema, or a call of a function with one.
+
+use axum::http::HeaderMap;
+use axum::response::Response;
+use serde_json::{Value, json};
+
+use super::answer::{answer_to, choose, tokens_of};
+use super::asked::Asked;
+use super::gate::{Question, bill, known, pass, read};
+use super::instance::instance_of;
+use super::reply::{Refused, add, invalid, success, usage};
+use super::server::Shared;
+use super::structured::{Shape, split_words};
+use super::wrong::{misput, spoil};
+use crate::config::{FaultSpec, SimulatorSpec, WrongForm};
+
+/// What is said, and how.
+#[derive(Debug)]
+struct Answer {
+    /// None where a fault leaves it out.
+    text: Option<String>,
+    /// The function whose arguments the text is.
+    function: Option<String>,
+    finish_reason: String,
+}
+
+/// Answers a request for a chat completion, or refuses it.
+pub(super) async fn answer(shared: &Shared, headers: &HeaderMap, body: &[u8]) -> Result<Response, Refused> {
+    let spec = &shared.spec;
+    let asked: Asked = read(shared, body)?;
+    let (prompt, words) = split_words(asked.question());
+    let question = Question {
+        prompt,
+        texts: &[prompt],
+        nth: shared.lock().counts.asked(prompt),
+        prompt_tokens: asked.prompt_tokens(),
+        max_tokens: asked.max_tokens,
+    };
+    known(shared, headers, &asked.model)?;
+    let shape = Shape::of(&asked, words, spec)?;
+    within_context(spec, &question)?;
+    let fault = pass(shared, &question).await?;
+    let answer = Answer::new(spec, shape, prompt, fault.as_ref());
+    let completion_tokens = answer.text.as_ref().map_or(0, |text| {
+        let drawn = shared.lock().model.completion_tokens(prompt, question.nth.into(), asked.max_tokens);
+        drawn.unwrap_or_else(|| tokens_of(text))
+    });
+    let bill = bill(shared, &question, completion_tokens, &[]);
+    let body = json!({
+        "id": "chatcmpl-simulated",
+        "object": "chat.completion",
+        "model": asked.model,
+        "choices": [{"index": 0, "message": answer.message(), "finish_reason": answer.finish_reason}],
+        "usage": usage(question.prompt_tokens, Some(completion_tokens), bill.cost),
+    });
+    let mut response = success(body.to_string());
+    add(&mut response, bill.headers);
+    Ok(response)
+}
+
+fn within_context(spec: &SimulatorSpec, question: &Question<'_>) -> Result<(), Refused> {
+    let Some(most) = spec.context_tokens else { return Ok(()) };
+    let (prompt, answer) = (question.prompt_tokens, question.max_tokens.unwrap_or_default());
+    if prompt.saturating_add(answer) <= most {
+        return Ok(());
+    }
+    let message = format!(
+        "This model's maximum context length is {most} tokens. However, you requested {prompt} tokens in the \
+         messages and {answer} in the completion. Please reduce the length of either."
+    );
+    Err(invalid("context_length_exceeded", &message, Some("messages")))
+}
+
+impl Answer {
+    fn new(spec: &SimulatorSpec, shape: Shape, prompt: &str, fault: Option<&FaultSpec>) -> Answer {
+        if let Some(reason) = fault.and_then(|fault| fault.finish_reason.clone()) {
+            return Answer { text: None, function: None, finish_reason: reason };
+        }
+        let said = fault.and_then(|fault| fault.text.clone());
+        let wrong = fault.and_then(|fault| fault.wrong).filter(|_| said.is_none());
+        let instance = |schema: &Value| {
+            let mut instance = instance_of(schema, spec.seed, prompt);
+            if let Some(wrong) = wrong {
+                spoil(&mut instance, schema, wrong);
+            }
+            instance.to_string()
+        };
+        let right = || match &shape {
+            Shape::Json(schema) | Shape::Call { schema, .. } => instance(schema),
+            Shape::Text if spec.answers.is_empty() => answer_to(prompt),
+            Shape::Text => choose(&spec.answers, spec.seed, prompt),
+        };
+        let text = misput(said.unwrap_or_else(right), wrong);
+        let function = match shape {
+            // A model that talks calls nothing.
+            Shape::Call { function, .. } if wrong != Some(WrongForm::Prose) => Some(function),
+            _ => None,
+        };
+        let finish_reason = match (wrong, &function) {
+            (Some(WrongForm::CutJson), _) => "length",
+            (_, Some(_)) => "tool_calls",
+            (_, None) => "stop",
+        };
+        Answer { text: Some(text), function, finish_reason: finish_reason.to_owned() }
+    }
+
+    fn message(&self) -> Value {
+        match &self.function {
+            Some(name) => json!({
+                "role": "assistant",
+                "content": null,
+                "tool_calls": [{
+                    "id": "call_simulated",
+                    "type": "function",
+                    "function": {"name": name, "arguments": self.text},
+                }],
+            }),
+            None => json!({"role": "assistant", "content": self.text}),
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! Embeddings: vectors that depend on the text alone.
+
+use axum::http::HeaderMap;
+use axum::response::Response;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::answer::tokens_of;
+use super::gate::{Question, bill, known, pass, read};
+use super::reply::{Refused, add, invalid, success, usage};
+use super::server::Shared;
+use super::wrong::misplace;
+use crate::config::{MOST_DIMENSIONS, SimulatorSpec, WrongForm};
+use crate::ident::Fingerprint;
+
+const DIMENSIONS: u32 = 8;
+const MAX_INPUTS: u32 = 2_048;
+const MAX_INPUT_TOKENS: u32 = 8_192;
+
+#[derive(Debug, Deserialize)]
+struct Asked {
+    model: String,
+    input: Input,
+    encoding_format: Option<Encoding>,
+    dimensions: Option<u32>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Input {
+    One(String),
+    Many(Vec<String>),
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Encoding {
+    #[default]
+    Float,
+    /// Numbers of four bytes, the lowest first.
+    Base64,
+}
+
+impl Input {
+    fn texts(&self) -> Vec<&str> {
+        match self {
+            Input::One(text) => vec![text],
+            Input::Many(texts) => texts.iter().map(String::as_str).collect(),
+        }
+    }
+}
+
+/// The vector of a text, of length one.
+#[must_use]
+pub fn embedding_of(text: &str, dimensions: usize) -> Vec<f32> {
+    let mut state = seed(text);
+    let drawn: Vec<f64> = (0..dimensions).map(|_| next(&mut state)).collect();
+    let length = drawn.iter().map(|number| number * number).sum::<f64>().sqrt();
+    #[expect(clippy::cast_possible_truncation, reason = "embeddings have so many digits")]
+    let narrow = |number: f64| (number / length) as f32;
+    drawn.into_iter().map(narrow).collect()
+}
+
+fn seed(text: &str) -> u64 {
+    let bytes = Fingerprint::of([text.as_bytes()]).to_bytes();
+    u64::from_le_bytes(bytes[..8].try_into().expect("a fingerprint has sixteen bytes"))
+}
+
+/// A number between -1 and 1, and the state after it (SplitMix64: Steele, Lea and Flood, "Fast Splittable
+/// Pseudorandom Number Generators", 2014).
+fn next(state: &mut u64) -> f64 {
+    *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    let mixed = (*state ^ (*state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    #[expect(clippy::cast_precision_loss, reason = "52 bits and a sign are enough")]
+    let number = ((mixed ^ (mixed >> 31)) >> 11) as f64 / (1_u64 << 52) as f64;
+    number - 1.0
+}
+
+/// Answers a request for embeddings, or refuses it.
+pub(super) async fn answer(shared: &Shared, headers: &HeaderMap, body: &[u8]) -> Result<Response, Refused> {
+    let spec = &shared.spec;
+    let asked: Asked = read(shared, body)?;
+    let inputs = asked.input.texts();
+    let prompt = inputs.join("\n");
+    let question = Question {
+        prompt: &prompt,
+        texts: &inputs,
+        nth: shared.lock().counts.asked(&prompt),
+        prompt_tokens: inputs.iter().map(|input| tokens_of(input)).sum(),
+        max_tokens: None,
+    };
+    known(shared, headers, &asked.model)?;
+    check_inputs(spec, &inputs)?;
+    let dimensions = dimensions(spec, asked.dimensions)?;
+    let wrong = pass(shared, &question).await?.and_then(|fault| fault.wrong);
+    let encoding = asked.encoding_format.unwrap_or_default();
+    let mut data =
+        embed(&inputs, dimensions + usize::from(wrong == Some(WrongForm::OtherDimension)), encoding);
+    if let Some(wrong) = wrong {
+        misplace(&mut data, wrong);
+    }
+    let bill = bill(shared, &question, 0, &inputs);
+    let body = json!({
+        "object": "list",
+        "model": asked.model,
+        "data": data,
+        "usage": usage(question.prompt_tokens, None, bill.cost),
+    });
+    let mut response = success(body.to_string());
+    add(&mut response, bill.headers);
+    Ok(response)
+}
+
+fn check_inputs(spec: &SimulatorSpec, inputs: &[&str]) -> Result<(), Refused> {
+    let wrong = |code: &str, message: &str| Err(invalid(code, message, Some("input")));
+    let most = spec.max_inputs.unwrap_or(MAX_INPUTS) as usize;
+    if inputs.is_empty() {
+        return wrong("invalid_request_error", "Invalid value: 'input' is an empty list.");
+    }
+    if inputs.len() > most {
+        let message = format!("Invalid value: 'input' has {} entries; {most} is the most.", inputs.len());
+        return wrong("invalid_request_error", &message);
+    }
+    if let Some(at) = inputs.iter().position(|input| input.is_empty()) {
+        return wrong("invalid_request_error", &format!("Invalid value: 'input[{at}]' is empty."));
+    }
+    let most = spec.max_input_tokens.unwrap_or(MAX_INPUT_TOKENS).into();
+    match inputs.iter().map(|input| tokens_of(input)).enumerate().find(|(_, tokens)| *tokens > most) {
+        Some((at, tokens)) => wrong(
+            "context_length_exceeded",
+            &format!(
+                "This model's maximum context length is {most} tokens. However, 'input[{at}]' has {tokens}. \
+                 Please reduce its length."
+            ),
+        ),
+        None => Ok(()),
+    }
+}
+
+/// Numbers in a vector: as many as the request says, else as the job says.
+fn dimensions(spec: &SimulatorSpec, asked: Option<u32>) -> Result<usize, Refused> {
+    match asked.or(spec.dimensions).unwrap_or(DIMENSIONS) {
+        known @ 1..=MOST_DIMENSIONS => Ok(known as usize),
+        other => {
+            let message = format!("Invalid value: 'dimensions' is {other}.");
+            Err(invalid("invalid_request_error", &message, Some("dimensions")))
+        }
+    }
+}
+
+fn embed(inputs: &[&str], dimensions: usize, encoding: Encoding) -> Vec<Value> {
+    let item = |(index, input): (usize, &&str)| {
+        let vector = embedding_of(input, dimensions);
+        let embedding = match encoding {
+            Encoding::Float => json!(vector),
+            Encoding::Base64 => {
+                let bytes: Vec<u8> = vector.into_iter().flat_map(f32::to_le_bytes).collect();
+                STANDARD.encode(bytes).into()
+            }
+        };
+        json!({"object": "embedding", "index": index, "embedding": embedding})
+    };
+    inputs.iter().enumerate().map(item).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vectors_have_length_one_and_depend_on_the_text_alone() {
+        for dimensions in [1, 2, 8, 1_536] {
+            let vector = embedding_of("Row 1", dimensions);
+            assert_eq!(vector.len(), dimensions);
+            assert_eq!(vector, embedding_of("Row 1", dimensions));
+            let length = vector.iter().map(|number| f64::from(*number).powi(2)).sum::<f64>().sqrt();
+            assert!((length - 1.0).abs() < 1e-6, "{length}");
+        }
+        assert_ne!(embedding_of("Row 1", 8), embedding_of("Row 2", 8));
+        let mean = embedding_of("Row 1", 10_000).iter().sum::<f32>() / 10_000.0;
+        assert!(mean.abs() < 0.001, "numbers lean to one side: {mean}");
+    }
+
+    #[test]
+    fn both_encodings_hold_the_same_numbers() {
+        let expected = embedding_of("Row 1", 16);
+        let as_json = embed(&["Row 1"], 16, Encoding::Float).remove(0).to_string();
+        let read: Value = serde_json::from_str(&as_json).unwrap();
+        let floats: Vec<f32> = serde_json::from_value(read["embedding"].clone()).unwrap();
+        assert_eq!(floats, expected);
+        let encoded = embed(&["Row 1"], 16, Encoding::Base64).remove(0);
+        let bytes = STANDARD.decode(encoded["embedding"].as_str().unwrap()).unwrap();
+        let numbers: Vec<f32> =
+            bytes.chunks_exact(4).map(|four| f32::from_le_bytes(four.try_into().unwrap())).collect();
+        assert_eq!(numbers, expected);
+    }
+}

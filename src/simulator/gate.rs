@@ -1,0 +1,144 @@
+//! What every request goes through, for a chat or for embeddings: reading, key, model, limits, the time that
+//! an answer takes, faults, and at the end the bill.
+
+use axum::http::{HeaderMap, header};
+use serde::de::DeserializeOwned;
+
+use super::answer::chance;
+use super::model::Refusal;
+use super::reply::{Refused, add, go_wrong, hang_up, invalid, refuse, refuse_as};
+use super::server::Shared;
+use crate::clock;
+use crate::config::{FaultSpec, SimulatorSpec};
+use crate::ident::Tokens;
+
+/// A request, as far as all are alike.
+#[derive(Debug)]
+pub(super) struct Question<'a> {
+    /// What it is about: counts and chances go by it.
+    pub(super) prompt: &'a str,
+    /// What a fault's `contains` is looked for in.
+    pub(super) texts: &'a [&'a str],
+    /// How often it was asked before.
+    pub(super) nth: u32,
+    pub(super) prompt_tokens: u64,
+    pub(super) max_tokens: Option<u64>,
+}
+
+/// What an answer was billed with.
+#[derive(Debug)]
+pub(super) struct Bill {
+    /// US dollars, where the answer is to say so.
+    pub(super) cost: Option<f64>,
+    /// Headers that tell of the limits.
+    pub(super) headers: Vec<(String, String)>,
+}
+
+/// Reads the body of a request; one that cannot be read is counted here.
+pub(super) fn read<T: DeserializeOwned>(shared: &Shared, body: &[u8]) -> Result<T, Refused> {
+    serde_json::from_slice(body).map_err(|error| {
+        shared.lock().counts.requests += 1;
+        invalid("invalid_request_error", &format!("we could not parse the body: {error}"), None)
+    })
+}
+
+/// Looks at the key and the model of a request.
+pub(super) fn known(shared: &Shared, headers: &HeaderMap, model: &str) -> Result<(), Refused> {
+    let spec = &shared.spec;
+    let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    if let Some(key) = &spec.api_key
+        && given != Some(&format!("Bearer {key}"))
+    {
+        return Err(Box::new(refuse(401, "invalid_api_key", "Incorrect API key provided.")));
+    }
+    if spec.model.as_ref().is_some_and(|known| known != model) {
+        let message = format!("The model `{model}` does not exist");
+        return Err(Box::new(refuse(404, "model_not_found", &message)));
+    }
+    Ok(())
+}
+
+/// Waits until a request is to be answered, and says with which fault; or refuses it.
+pub(super) async fn pass(shared: &Shared, question: &Question<'_>) -> Result<Option<FaultSpec>, Refused> {
+    let takes = admit(shared, question)?.saturating_duration_since(clock::now());
+    if !takes.is_zero() {
+        tokio::time::sleep(takes).await;
+    }
+    let fault = match next_in_script(shared)? {
+        Some(scripted) => Some(scripted),
+        None => fault_for(&shared.spec, question),
+    };
+    if let Some(fault) = &fault {
+        if let Some(delay) = fault.delay {
+            tokio::time::sleep(delay.0).await;
+        }
+        if let Some(response) = go_wrong(fault) {
+            return Err(Box::new(response));
+        }
+    }
+    Ok(fault)
+}
+
+/// Bills an answer; `embedded` are the texts that it has vectors of.
+pub(super) fn bill(
+    shared: &Shared,
+    question: &Question<'_>,
+    completion_tokens: u64,
+    embedded: &[&str],
+) -> Bill {
+    let tokens = Tokens { prompt: question.prompt_tokens, cached: 0, completion: completion_tokens };
+    let cost = shared.prices.cost(tokens);
+    let mut inner = shared.lock();
+    inner.model.answered(tokens.total(), clock::now());
+    inner.counts.answered(question.prompt, tokens, cost);
+    inner.counts.embedded(embedded);
+    Bill {
+        cost: shared.spec.tells_cost.then(|| cost.dollars()),
+        headers: inner.model.headers(clock::now(), clock::wall()),
+    }
+}
+
+/// Lets a request pass and says when it will be answered, or refuses it.
+fn admit(shared: &Shared, question: &Question<'_>) -> Result<clock::Instant, Refused> {
+    let (now, wall) = (clock::now(), clock::wall());
+    let mut inner = shared.lock();
+    let model = &mut inner.model;
+    match model.arrive(question.prompt_tokens, question.max_tokens.unwrap_or_default(), now, wall) {
+        Ok(()) => {
+            let latency = model.latency(question.prompt, question.nth.into());
+            Ok(model.work(latency, now))
+        }
+        Err(Refusal { status: 0, .. }) => Err(Box::new(hang_up())),
+        Err(Refusal { status, kind, code, message, headers }) => {
+            let mut response = refuse_as(status, kind, code, &message, None);
+            let headers = headers.into_iter().map(|(name, value)| (name.to_owned(), value));
+            add(&mut response, headers.chain(model.headers(now, wall)));
+            Err(Box::new(response))
+        }
+    }
+}
+
+fn next_in_script(shared: &Shared) -> Result<Option<FaultSpec>, Refused> {
+    let script = &shared.spec.script;
+    if script.is_empty() {
+        return Ok(None);
+    }
+    let mut inner = shared.lock();
+    let next = script.get(inner.next_in_script).cloned();
+    inner.next_in_script += 1;
+    if next.is_none() {
+        inner.counts.script_exhausted += 1;
+        return Err(Box::new(refuse(500, "script_exhausted", "the simulator's script has run out")));
+    }
+    Ok(next)
+}
+
+fn fault_for(spec: &SimulatorSpec, question: &Question<'_>) -> Option<FaultSpec> {
+    let nth = question.nth;
+    let matches = |(at, fault): &(usize, &FaultSpec)| {
+        fault.contains.as_ref().is_none_or(|text| question.texts.iter().any(|own| own.contains(text)))
+            && fault.times.is_none_or(|times| nth < times)
+            && chance(spec.seed, &format!("fault {at}"), question.prompt, nth.into()) < fault.share
+    };
+    spec.faults.iter().enumerate().find(matches).map(|(_, fault)| fault.clone())
+}

@@ -1,0 +1,318 @@
+//! The columns that a step has in the target, and its outcomes in them.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, Float32Builder, ListBuilder, StringBuilder, StructArray, make_array,
+    new_empty_array,
+};
+use arrow::buffer::NullBuffer;
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Field, Fields, Schema};
+use arrow::error::ArrowError;
+use arrow::json::ReaderBuilder;
+
+use super::settled::{Outcome, Settled};
+use crate::config::{Form, StepSpec, Typed};
+use crate::decode::Content;
+
+/// The columns of a step.
+#[derive(Clone, Debug)]
+pub struct Output {
+    name: String,
+    kind: Kind,
+    columns: Vec<Field>,
+    /// Position of the column that holds the `ERROR:` string.
+    error: usize,
+}
+
+#[derive(Clone, Debug)]
+enum Kind {
+    Text,
+    Typed { fields: Fields, flat: bool, keep_raw: bool },
+    Vector,
+}
+
+impl Output {
+    /// Those of a step of a job.
+    #[must_use]
+    pub fn of(step: &StepSpec) -> Self {
+        Output::new(&step.output, &step.form)
+    }
+
+    fn new(name: &str, form: &Form) -> Self {
+        let name = name.to_owned();
+        let field = |name: &str, data_type: &DataType| Field::new(name, data_type.clone(), true);
+        match form {
+            Form::Text | Form::Classes(_) => {
+                Output { columns: vec![field(&name, &DataType::Utf8)], kind: Kind::Text, error: 0, name }
+            }
+            Form::Embedding(_) => {
+                let columns =
+                    vec![field(&name, &vectors_type()), field(&format!("{name}_error"), &DataType::Utf8)];
+                Output { columns, kind: Kind::Vector, error: 1, name }
+            }
+            Form::Typed(Typed { shape, flat, keep_raw }) => {
+                let fields = shape.fields().clone();
+                let mut columns = match flat {
+                    true => fields
+                        .iter()
+                        .map(|inner| field(&format!("{name}_{}", inner.name()), inner.data_type()))
+                        .collect(),
+                    false => vec![field(&name, &DataType::Struct(fields.clone()))],
+                };
+                let error = columns.len();
+                columns.push(field(&format!("{name}_error"), &DataType::Utf8));
+                if *keep_raw {
+                    columns.push(field(&format!("{name}_raw"), &DataType::Utf8));
+                }
+                Output {
+                    kind: Kind::Typed { fields, flat: *flat, keep_raw: *keep_raw },
+                    columns,
+                    error,
+                    name,
+                }
+            }
+        }
+    }
+
+    /// Those of the steps of a job.
+    #[must_use]
+    pub fn of_all(steps: &[StepSpec]) -> Vec<Self> {
+        steps.iter().map(Output::of).collect()
+    }
+
+    /// Name of the step.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The columns.
+    #[must_use]
+    pub fn columns(&self) -> &[Field] {
+        &self.columns
+    }
+
+    /// Whether one of its columns is called so.
+    #[must_use]
+    pub fn has(&self, column: &str) -> bool {
+        self.columns.iter().any(|field| field.name() == column)
+    }
+
+    /// The column that holds the `ERROR:` string of a row that failed.
+    #[must_use]
+    pub fn error_column(&self) -> &str {
+        self.columns[self.error].name()
+    }
+
+    /// Whether its answers are plain texts.
+    #[must_use]
+    pub fn is_text(&self) -> bool {
+        matches!(self.kind, Kind::Text)
+    }
+
+    /// What later steps see of it: its name and type.
+    #[must_use]
+    pub fn value_field(&self) -> Field {
+        let data_type = match &self.kind {
+            Kind::Text => DataType::Utf8,
+            Kind::Typed { fields, .. } => DataType::Struct(fields.clone()),
+            Kind::Vector => vectors_type(),
+        };
+        Field::new(&self.name, data_type, true)
+    }
+
+    /// The columns that [`Output::value_of`] needs.
+    #[must_use]
+    pub fn value_columns(&self) -> &[Field] {
+        match self.kind {
+            Kind::Text => &self.columns,
+            Kind::Typed { .. } | Kind::Vector => &self.columns[..self.error],
+        }
+    }
+
+    /// What later steps see, from the columns of the target.
+    ///
+    /// # Errors
+    /// When a column has another type than it should.
+    pub fn value_of(&self, columns: &[ArrayRef]) -> Result<ArrayRef, ArrowError> {
+        let columns = columns.iter().zip(self.value_columns());
+        let columns =
+            columns.map(|(column, field)| cast(column, field.data_type())).collect::<Result<Vec<_>, _>>()?;
+        match &self.kind {
+            Kind::Typed { fields, flat: true, .. } => {
+                Ok(Arc::new(StructArray::try_new(fields.clone(), columns, None)?))
+            }
+            _ => columns
+                .into_iter()
+                .next()
+                .ok_or_else(|| ArrowError::SchemaError(format!("the step {:?} has no column", self.name))),
+        }
+    }
+
+    /// Outcomes as what later steps see: null for all that are no answers.
+    ///
+    /// # Errors
+    /// When an answer does not fit its column.
+    pub fn values<'a>(&self, step: impl Iterator<Item = &'a Settled>) -> Result<ArrayRef, ArrowError> {
+        let answers = step.map(|settled| match &settled.outcome {
+            Outcome::Answer(answer) => Some(answer),
+            Outcome::Skipped | Outcome::Failed(_) | Outcome::Kept => None,
+        });
+        let text = |answer: Option<&'a Content>| match answer {
+            Some(Content::Text(text)) => Some(text.as_str()),
+            Some(Content::Vector(_)) | None => None,
+        };
+        match &self.kind {
+            Kind::Text => Ok(texts(answers.map(text))),
+            Kind::Typed { fields, .. } => objects(fields, answers.map(text)),
+            Kind::Vector => Ok(vectors(answers)),
+        }
+    }
+
+    /// Outcomes in the columns of the step.
+    ///
+    /// # Errors
+    /// When an answer does not fit its column.
+    pub(super) fn arrays<'a>(
+        &self,
+        step: &(impl Iterator<Item = &'a Settled> + Clone),
+    ) -> Result<Vec<ArrayRef>, ArrowError> {
+        let errors: Vec<Option<String>> = step
+            .clone()
+            .map(|settled| match &settled.outcome {
+                Outcome::Failed(failure) => Some(failure.to_error_string()),
+                Outcome::Answer(_) | Outcome::Skipped | Outcome::Kept => None,
+            })
+            .collect();
+        match &self.kind {
+            Kind::Text => {
+                let rows = step.clone().zip(&errors).map(|(settled, error)| match &settled.outcome {
+                    Outcome::Answer(Content::Text(text)) => Some(text.as_str()),
+                    _ => error.as_deref(),
+                });
+                Ok(vec![texts(rows)])
+            }
+            Kind::Vector => Ok(vec![self.values(step.clone())?, texts(errors.iter().map(Option::as_deref))]),
+            Kind::Typed { flat, keep_raw, .. } => {
+                let values = self.values(step.clone())?;
+                let mut columns = if *flat { spread(values.as_struct())? } else { vec![values] };
+                columns.push(texts(errors.iter().map(Option::as_deref)));
+                if *keep_raw {
+                    columns.push(texts(step.clone().map(|settled| settled.said.as_deref())));
+                }
+                Ok(columns)
+            }
+        }
+    }
+}
+
+fn vectors_type() -> DataType {
+    DataType::List(Arc::new(Field::new("element", DataType::Float32, true)))
+}
+
+fn vectors<'a>(rows: impl Iterator<Item = Option<&'a Content>>) -> ArrayRef {
+    let element = Field::new("element", DataType::Float32, true);
+    let mut builder = ListBuilder::new(Float32Builder::new()).with_field(element);
+    for row in rows {
+        if let Some(Content::Vector(numbers)) = row {
+            builder.values().append_slice(numbers);
+        }
+        builder.append(matches!(row, Some(Content::Vector(_))));
+    }
+    Arc::new(builder.finish())
+}
+
+fn texts<'a>(rows: impl Iterator<Item = Option<&'a str>>) -> ArrayRef {
+    let mut builder = StringBuilder::new();
+    rows.for_each(|row| builder.append_option(row));
+    Arc::new(builder.finish())
+}
+
+/// The fields of a struct as columns, null where it is.
+fn spread(values: &StructArray) -> Result<Vec<ArrayRef>, ArrowError> {
+    let nulls = values.nulls();
+    let column = |column: &ArrayRef| match nulls {
+        None => Ok(Arc::clone(column)),
+        Some(nulls) => {
+            let data = column.to_data().into_builder();
+            let both = NullBuffer::union(column.nulls(), Some(nulls));
+            Ok(make_array(data.nulls(both).build()?))
+        }
+    };
+    values.columns().iter().map(column).collect()
+}
+
+/// Answers that are objects as JSON, in a struct column.
+fn objects<'a>(
+    fields: &Fields,
+    answers: impl Iterator<Item = Option<&'a str>>,
+) -> Result<ArrayRef, ArrowError> {
+    let field = Arc::new(Field::new("value", DataType::Struct(fields.clone()), true));
+    let mut lines = String::new();
+    let mut count = 0;
+    for answer in answers {
+        lines.push_str("{\"value\":");
+        lines.push_str(answer.unwrap_or("null"));
+        lines.push_str("}\n");
+        count += 1;
+    }
+    if count == 0 {
+        return Ok(new_empty_array(field.data_type()));
+    }
+    let schema = Arc::new(Schema::new(vec![field]));
+    let mut decoder = ReaderBuilder::new(schema).with_batch_size(count).build_decoder()?;
+    decoder.decode(lines.as_bytes())?;
+    let lost = || ArrowError::JsonError("answers could not be read".to_owned());
+    let decoded = decoder.flush()?.filter(|batch| batch.num_rows() == count).ok_or_else(lost)?;
+    Ok(Arc::clone(decoded.column(0)))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::config::Shape;
+    use crate::fault::{Class, Failure};
+
+    #[test]
+    fn typed_outcomes_become_columns_that_are_null_where_the_row_failed() {
+        let shape = Shape::of_schema(json!({"type": "object", "properties": {
+            "n": {"type": "integer"}, "at": {"type": "string", "format": "date-time"},
+            "tags": {"type": "array", "items": {"type": "string"}}}}));
+        let settled = |outcome| Settled::unasked(outcome);
+        let rows = [
+            settled(Outcome::Answer(Content::Text(
+                r#"{"n":1,"at":"2026-01-01T00:00:00.000000Z","tags":["a","b"]}"#.into(),
+            ))),
+            settled(Outcome::Failed(Failure::new(Class::Refusal, "no"))),
+            settled(Outcome::Skipped),
+            settled(Outcome::Answer(Content::Text(r#"{"n":null,"at":null,"tags":[]}"#.into()))),
+        ];
+        for flat in [false, true] {
+            let typed = Typed { shape: shape.clone().unwrap(), flat, keep_raw: true };
+            let output = Output::new("o", &Form::Typed(typed));
+            let columns = output.arrays(&rows.iter()).unwrap();
+            assert_eq!(columns.len(), output.columns().len());
+            for (column, field) in columns.iter().zip(output.columns()) {
+                assert_eq!(column.data_type(), field.data_type());
+                assert_eq!(column.len(), 4);
+            }
+            let nulls = |name: &str| {
+                let at = output.columns().iter().position(|field| field.name() == name).unwrap();
+                (0..4).map(|row| columns[at].is_null(row)).collect::<Vec<_>>()
+            };
+            if flat {
+                assert_eq!(nulls("o_n"), [false, true, true, true]);
+                assert_eq!(nulls("o_tags"), [false, true, true, false]);
+            } else {
+                assert_eq!(nulls("o"), [false, true, true, false]);
+            }
+            assert_eq!(nulls("o_error"), [true, false, true, true]);
+            let value = output.value_of(&columns[..output.value_columns().len()]).unwrap();
+            assert_eq!(value.data_type(), output.value_field().data_type());
+        }
+    }
+}

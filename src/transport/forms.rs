@@ -1,0 +1,155 @@
+//! How a request says what an answer must hold, and what an endpoint takes of that.
+//!
+//! Sources: the OpenAI API reference (`response_format`, `tools`), vLLM's and llama.cpp's pages on structured outputs.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+use tokio::sync::MutexGuard as Turn;
+
+use crate::config::{SchemaForm, Shape};
+use crate::wire::{Message, Role, SCHEMA_WORDS};
+
+/// Forms in the order in which they are tried.
+const TRIED: [SchemaForm; 4] =
+    [SchemaForm::JsonSchema, SchemaForm::Tool, SchemaForm::JsonObject, SchemaForm::Words];
+/// Answers without any JSON after which a form counts as ignored.
+const IGNORED_AFTER: u32 = 3;
+/// How long a request waits for the one that finds out.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+/// Name of the schema and of the tool.
+const NAME: &str = "answer";
+
+/// The form that an endpoint takes, found out where nobody said it.
+#[derive(Debug)]
+pub(super) struct Forms {
+    wanted: SchemaForm,
+    state: Mutex<State>,
+    /// One request finds out, the others wait for it.
+    turn: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug)]
+struct State {
+    form: SchemaForm,
+    /// Whether an answer was what the form promises.
+    is_proven: bool,
+    ignored: u32,
+}
+
+impl Forms {
+    pub(super) fn new(wanted: SchemaForm) -> Self {
+        let state = State { form: TRIED[0], is_proven: false, ignored: 0 };
+        Forms { wanted, state: Mutex::new(state), turn: tokio::sync::Mutex::new(()) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The form to use, where that is settled.
+    pub(super) fn settled(&self) -> Option<SchemaForm> {
+        if self.wanted != SchemaForm::Auto {
+            return Some(self.wanted);
+        }
+        let state = self.lock();
+        state.is_proven.then_some(state.form)
+    }
+
+    /// Begins with what a former run found.
+    pub(super) fn begin_with(&self, form: SchemaForm) {
+        if TRIED.contains(&form) {
+            self.lock().form = form;
+        }
+    }
+
+    /// Waits for whoever finds out, not for ever.
+    pub(super) async fn turn(&self) -> Option<Turn<'_, ()>> {
+        tokio::time::timeout(LONGEST_WAIT, self.turn.lock()).await.ok()
+    }
+
+    /// The forms to try, the likeliest first.
+    pub(super) fn to_try(&self) -> Vec<SchemaForm> {
+        let first = self.lock().form;
+        std::iter::once(first).chain(TRIED.into_iter().filter(|form| *form != first)).collect()
+    }
+
+    /// A request in a form was answered, with JSON or without.
+    pub(super) fn answered(&self, form: SchemaForm, has_json: bool) {
+        let mut state = self.lock();
+        if self.wanted != SchemaForm::Auto || state.is_proven {
+            return;
+        }
+        if has_json {
+            *state = State { form, is_proven: true, ignored: 0 };
+        } else if state.form == form {
+            state.ignored += 1;
+            let next = TRIED.iter().skip_while(|tried| **tried != form).nth(1);
+            if let (IGNORED_AFTER.., Some(next)) = (state.ignored, next) {
+                *state = State { form: *next, is_proven: false, ignored: 0 };
+            }
+        } else {
+            *state = State { form, is_proven: false, ignored: 1 };
+        }
+    }
+}
+
+/// Puts a schema into a request.
+pub(super) fn put(shape: &Shape, form: SchemaForm, body: &mut Map<String, Value>, messages: &mut [Message]) {
+    let schema = shape.schema();
+    let format = "response_format";
+    match form {
+        SchemaForm::Auto | SchemaForm::JsonSchema => {
+            let named = json!({ "name": NAME, "strict": shape.is_strict(), "schema": schema });
+            body.insert(format.into(), json!({ "type": "json_schema", "json_schema": named }));
+        }
+        SchemaForm::Tool => {
+            let function = json!({ "name": NAME, "description": "Gives the answer.", "parameters": schema });
+            body.insert("tools".into(), json!([{ "type": "function", "function": function }]));
+            body.insert("tool_choice".into(), json!({ "type": "function", "function": { "name": NAME } }));
+        }
+        SchemaForm::LlamaCpp => {
+            body.insert(format.into(), json!({ "type": "json_object", "schema": schema }));
+        }
+        SchemaForm::Vllm => {
+            body.insert("structured_outputs".into(), json!({ "json": schema }));
+        }
+        SchemaForm::JsonObject => {
+            body.insert(format.into(), json!({ "type": "json_object" }));
+            say(shape, messages);
+        }
+        SchemaForm::Words => say(shape, messages),
+    }
+}
+
+/// Says at the end of the last message what the answer must hold.
+fn say(shape: &Shape, messages: &mut [Message]) {
+    if let Some(last) = messages.iter_mut().rfind(|message| message.role == Role::User) {
+        last.content.push_str(&format!("\n\n{SCHEMA_WORDS}\n{}", shape.text()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_form_is_proven_by_json_and_given_up_when_it_is_ignored() {
+        let forms = Forms::new(SchemaForm::Auto);
+        assert_eq!(forms.settled(), None);
+        for _ in 0..IGNORED_AFTER {
+            assert_eq!(forms.to_try()[0], SchemaForm::JsonSchema);
+            forms.answered(SchemaForm::JsonSchema, false);
+        }
+        assert_eq!(forms.to_try()[0], SchemaForm::Tool);
+        // A late answer to the form before says nothing of this one.
+        forms.answered(SchemaForm::JsonObject, true);
+        assert_eq!(forms.settled(), Some(SchemaForm::JsonObject));
+        forms.answered(SchemaForm::JsonObject, false);
+        assert_eq!(forms.settled(), Some(SchemaForm::JsonObject), "what it could once it can");
+        let said = Forms::new(SchemaForm::Vllm);
+        said.answered(SchemaForm::Vllm, false);
+        assert_eq!(said.settled(), Some(SchemaForm::Vllm));
+    }
+}

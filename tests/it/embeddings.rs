@@ -1,0 +1,151 @@
+//! Vectors: many rows a request, in their places whatever comes back, paid for once.
+
+use enrich::config::{FaultSpec, SimulatorSpec, WrongForm};
+use enrich::simulator::embedding_of;
+
+use crate::stops::fault;
+use crate::support::{World, prompt_of};
+use crate::tables::rows_of;
+use crate::typed::wrong;
+
+async fn world(spec: SimulatorSpec, count: i64, step: &str, provider: &str) -> World {
+    let step = format!("kind = \"embedding\"\n{step}");
+    crate::typed::world(spec, count, &step, &format!("inputs_per_request = 16\n{provider}")).await
+}
+
+fn faulty(faults: Vec<FaultSpec>) -> SimulatorSpec {
+    SimulatorSpec { faults, ..SimulatorSpec::default() }
+}
+
+async fn vectors(world: &World) -> Vec<(i64, Vec<f32>, String)> {
+    let sql = "SELECT id, array_to_string(answer, '|'), answer_error FROM target ORDER BY id";
+    let rows = rows_of(&world.path("target"), sql).await;
+    let numbers = |text: &str| text.split('|').filter_map(|number| number.parse().ok()).collect();
+    let read = |row: &Vec<String>| (row[0].parse().unwrap(), numbers(&row[1]), row[2].clone());
+    let mut read: Vec<(i64, Vec<f32>, String)> = rows.iter().map(read).collect();
+    read.sort_by_key(|(id, ..)| *id);
+    read
+}
+
+async fn assert_all(world: &World, dimensions: usize, count: usize) {
+    let vectors = vectors(world).await;
+    assert_eq!(vectors.len(), count);
+    for (id, vector, error) in vectors {
+        assert_eq!(error, "NULL");
+        let expected = embedding_of(&prompt_of(id), dimensions);
+        let near =
+            vector.len() == expected.len() && vector.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-6);
+        assert!(near, "row {id}: {vector:?}, {expected:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_rows_go_into_one_request_and_each_gets_its_own_vector() {
+    for (step, dimensions) in
+        [("", 8), ("encoding = \"base64\"", 8), ("dimensions = 3\nencoding = \"float\"", 3)]
+    {
+        let world = world(faulty(vec![wrong(WrongForm::Shuffled, 1.0, None)]), 100, step, "").await;
+        world.write_text(
+            &std::fs::read_to_string(world.job()).unwrap().replace("max_rows = 10", "max_rows = 50"),
+        );
+        world.run(&[]).await.assert_status(0).assert_says("100 rows written").assert_says("0 errors");
+        assert_all(&world, dimensions, 100).await;
+        let counts = world.simulator.counts();
+        assert!(counts.requests < 40, "{} requests", counts.requests);
+        assert_eq!((counts.embedded, counts.embedded_again), (100, 0));
+        let sql = "SELECT sum(_enrich['answer']['prompt_tokens']), count(_enrich['answer']['cost_micro_usd']) FROM target";
+        let used = rows_of(&world.path("target"), sql).await.remove(0);
+        assert_eq!(
+            used[0],
+            counts.billed_tokens.to_string(),
+            "what was used is shared out to the last token"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_bad_input_fails_alone() {
+    let spec = SimulatorSpec { max_input_tokens: Some(20), ..SimulatorSpec::default() };
+    let world = world(spec, 64, "", "").await;
+    let text = std::fs::read_to_string(world.job()).unwrap();
+    // Row 9 is too long, row 40 is empty.
+    let prompt =
+        "prompt = \"{% if id == 40 %}{% elif id == 9 %}{{ text * 20 }}{% else %}{{ text }}{% endif %}\"";
+    let (head, _) = text.split_once("prompt =").unwrap();
+    world.write_text(&format!("{}{prompt}\n", head.replace("max_rows = 10", "max_rows = 64")));
+    world.run(&[]).await.assert_status(0).assert_says("2 errors");
+    for (id, vector, error) in vectors(&world).await {
+        match id {
+            9 => assert!(vector.is_empty() && error.starts_with("ERROR: too_long: "), "{error}"),
+            40 => assert!(vector.is_empty() && error.starts_with("ERROR: bad_request: "), "{error}"),
+            _ => assert_eq!((vector.len(), error.as_str()), (8, "NULL"), "row {id}"),
+        }
+    }
+    let counts = world.simulator.counts();
+    assert_eq!((counts.embedded, counts.embedded_again), (62, 0), "nothing was paid for twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn vectors_that_are_missing_or_mixed_up_are_asked_for_again() {
+    for form in [WrongForm::Fewer, WrongForm::WrongIndex] {
+        let world = world(faulty(vec![wrong(form, 0.5, Some(1))]), 60, "", "").await;
+        world.run(&[]).await.assert_status(0).assert_says("0 errors");
+        assert_all(&world, 8, 60).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vector_of_another_length_is_an_error_of_its_row() {
+    let odd = FaultSpec { contains: Some("Row 33 ".into()), ..wrong(WrongForm::OtherDimension, 1.0, None) };
+    let world = world(faulty(vec![odd]), 40, "", "inputs_per_request = 1").await;
+    let text = std::fs::read_to_string(world.job()).unwrap();
+    world.write_text(&text.replacen("inputs_per_request = 16\n", "", 1));
+    world.run(&[]).await.assert_status(0).assert_says("1 error (invalid_output 1)");
+    let vectors = vectors(&world).await;
+    assert_eq!(vectors[33].2, "ERROR: invalid_output: the vector has 9 numbers, and 8 are expected");
+    assert!(vectors.iter().all(|(id, vector, _)| *id == 33 || vector.len() == 8));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_one_request_are_kept_together_through_kills() {
+    for (at, side) in [(1, "after"), (2, "before"), (3, "after"), (5, "after")] {
+        let world = world(SimulatorSpec::default(), 120, "", "").await;
+        world.write_text(
+            &std::fs::read_to_string(world.job()).unwrap().replace("max_rows = 10", "max_rows = 60"),
+        );
+        let fault = format!("journal-append.{side}=kill@{at}");
+        let killed = world.run_with(&[], &[("ENRICH_FAULT", &fault)]).await;
+        assert_ne!(killed.status, Some(0));
+        crate::soak::settle(&world).await;
+        world.run(&[]).await.assert_status(0).assert_says("0 errors");
+        assert_all(&world, 8, 120).await;
+        let counts = world.simulator.counts();
+        // At most what four requests in flight were about.
+        assert!(counts.embedded_again <= 4 * 16, "{}", counts.embedded_again);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_and_outages_are_waited_for_by_whole_requests() {
+    let busy = FaultSpec { status: Some(503), share: 0.2, times: Some(1), ..fault() };
+    let limited =
+        FaultSpec { status: Some(429), retry_after: Some("1".into()), share: 0.2, times: Some(1), ..fault() };
+    let world = world(faulty(vec![limited, busy]), 100, "", "").await;
+    world.run(&[]).await.assert_status(0).assert_says("0 errors");
+    assert_all(&world, 8, 100).await;
+    assert_eq!(world.simulator.counts().embedded_again, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_goes_with_answers_alone_is_refused_for_vectors() {
+    for (step, told) in [
+        ("classes = [\"x\"]", "`step[0].classes` is set, and the step asks for vectors"),
+        ("max_tokens = 5", "`step[0].max_tokens` is set"),
+        ("dimensions = 0", "`step[0].dimensions` is 0"),
+    ] {
+        let world = world(SimulatorSpec::default(), 2, step, "").await;
+        world.run(&[]).await.assert_status(2).assert_says(told);
+    }
+    let chat = crate::typed::world(SimulatorSpec::default(), 2, "dimensions = 3", "").await;
+    chat.run(&[]).await.assert_status(2).assert_says("it goes with kind = \"embedding\"");
+}

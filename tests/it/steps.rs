@@ -1,0 +1,146 @@
+//! Several steps: outputs in templates and conditions, failures upstream, retries that know what depends on what.
+
+use enrich::config::{FaultSpec, SimulatorSpec, WrongForm};
+
+use crate::commands::on_job;
+use crate::stops::fault;
+use crate::support::{World, append_delta, rows};
+use crate::tables::rows_of;
+use crate::typed::wrong;
+
+const STEPS: &str = r#"
+[[step]]
+output = "triage"
+prompt = "Triage {{ text }}"
+fields = { urgent = "bool", topic = ["bill", "bug", "praise"] }
+
+[[step]]
+output = "plan"
+when = "triage.urgent AND id >= 0"
+prompt = "Plan for {{ triage.topic }}: {{ text }}"
+
+[[step]]
+output = "mail"
+prompt = "Mail about {{ triage.topic }}{% if plan %} with {{ plan }}{% endif %}: {{ text }}"
+"#;
+
+async fn world(spec: SimulatorSpec, count: i64, steps: &str) -> World {
+    let world = World::new(spec).await;
+    append_delta(&world.path("source"), &rows(0..count)).await;
+    let job = world.usual_job("");
+    let (head, _) = job.split_once("[[step]]").unwrap();
+    world.write_text(&format!("{head}{steps}"));
+    world
+}
+
+fn faulty(faults: Vec<FaultSpec>) -> SimulatorSpec {
+    SimulatorSpec { faults, ..SimulatorSpec::default() }
+}
+
+async fn table(world: &World) -> Vec<Vec<String>> {
+    let sql = "SELECT id, triage['urgent'], triage['topic'], triage_error, plan, mail, _enrich['error_count'], \
+               _enrich['plan']['error'], _enrich['mail']['error'] FROM target ORDER BY id";
+    let mut rows = rows_of(&world.path("target"), sql).await;
+    rows.sort_by_key(|row| row[0].parse::<i64>().unwrap());
+    rows
+}
+
+/// Whether a row is as it should be where nothing failed.
+fn assert_whole(row: &[String]) {
+    let is_urgent = row[1] == "true";
+    assert_eq!(row[4] != "NULL", is_urgent, "{row:?}");
+    assert!(row[5].contains(&format!("Mail about {}", row[2])), "{row:?}");
+    assert_eq!(row[5].contains("with"), is_urgent, "{row:?}");
+    assert_eq!((row[3].as_str(), row[6].as_str()), ("NULL", "0"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_later_step_sees_what_earlier_ones_gave_and_only_rows_that_meet_its_condition() {
+    let world = world(SimulatorSpec::default(), 40, STEPS).await;
+    world.run(&[]).await.assert_status(0).assert_says("40 rows written").assert_says("0 errors");
+    let table = table(&world).await;
+    table.iter().for_each(|row| assert_whole(row));
+    let urgent = table.iter().filter(|row| row[1] == "true").count();
+    assert!((8..32).contains(&urgent), "{urgent}");
+    assert_eq!(world.simulator.counts().requests, 80 + urgent as u64);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_step_skips_those_that_need_it_and_a_retry_asks_them_all() {
+    let refused =
+        FaultSpec { status: Some(400), contains: Some("Triage Row 3 ".into()), times: Some(1), ..fault() };
+    let mail = FaultSpec { status: Some(400), contains: Some(": Row 5 ".into()), times: Some(1), ..fault() };
+    let world = world(faulty(vec![refused, mail]), 12, STEPS).await;
+    world.run(&[]).await.assert_status(0).assert_says("upstream 2");
+    let before = table(&world).await;
+    assert!(before[3][3].starts_with("ERROR: bad_request"), "{:?}", before[3]);
+    assert_eq!(before[3][4], "ERROR: upstream: the step \"triage\" failed, whose output this one needs");
+    assert_eq!([&before[3][6], &before[3][7], &before[3][8]], ["3", "upstream", "upstream"]);
+    let listed = on_job(&world, "errors", &["--step", "mail"]).await;
+    assert!(listed.assert_status(0).stdout.contains("upstream"), "{}", listed.stdout);
+    // The step that failed is named; what depends on it comes along, and what it gave is read from the table for the rest.
+    on_job(&world, "retry", &["--step", "triage"]).await.assert_status(0);
+    assert_whole(&table(&world).await[3]);
+    let asked = world.simulator.counts().requests;
+    on_job(&world, "retry", &[]).await.assert_status(0);
+    table(&world).await.iter().for_each(|row| assert_whole(row));
+    // One row failed in one or two steps of its own: its triage stays as it was.
+    let again = world.simulator.counts().requests - asked;
+    assert!((1..=2).contains(&again), "{again}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_for_upstream_errors_gets_what_they_come_from() {
+    let refused =
+        FaultSpec { status: Some(400), contains: Some("Triage Row 1 ".into()), times: Some(1), ..fault() };
+    let world = world(faulty(vec![refused]), 4, STEPS).await;
+    world.run(&[]).await.assert_status(0);
+    on_job(&world, "retry", &["--class", "upstream"]).await.assert_status(0);
+    table(&world).await.iter().for_each(|row| assert_whole(row));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn steps_that_do_not_fit_together_are_refused_before_the_first_call() {
+    for (from, to, told) in [
+        (
+            "{{ triage.topic }}: {{ text }}",
+            "{{ mail }}",
+            "name \"mail\", which is the output of this or a later step",
+        ),
+        ("{{ triage.topic }}: {{ text }}", "{{ triagee }}", "did you mean \"triage\"?"),
+        ("Triage {{ text }}", "Triage {{ triage }}", "the output of this or a later step"),
+        ("triage.urgent AND", "mail = 'x' AND", "\"mail\" is the output of a later step"),
+        ("triage.urgent AND", "plan = 'x' AND", "\"plan\" is the output of the step itself"),
+        ("triage.urgent AND", "triage.urgence AND", "urgence"),
+        ("triage.urgent AND id >= 0", "triage.topic", "it is of type Utf8, not true or false"),
+        ("triage.urgent AND id >= 0", "triage.urgent AND", "the condition \"triage.urgent AND\" is wrong"),
+        ("id >= 0", "random() > 0.5", "gives another value each time"),
+    ] {
+        assert!(STEPS.contains(from), "{from}");
+        let world = world(SimulatorSpec::default(), 2, &STEPS.replace(from, to)).await;
+        world.run(&[]).await.assert_status(2).assert_says(told);
+        let checked = on_job(&world, "check", &[]).await;
+        assert!(checked.stdout.contains(told), "{}", checked.stdout);
+        assert_eq!(world.simulator.counts().requests, 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_paid_for_in_each_step_is_not_paid_for_again_after_kills() {
+    let faults = || vec![wrong(WrongForm::ExtraField, 0.3, Some(1))];
+    let whole = world(faulty(faults()), 30, STEPS).await;
+    whole.run(&[]).await.assert_status(0);
+    let expected = table(&whole).await;
+    let asked = whole.simulator.counts().requests;
+    for at in [7, 25, 41, 60] {
+        let world = world(faulty(faults()), 30, STEPS).await;
+        let killed =
+            world.run_with(&[], &[("ENRICH_FAULT", &format!("journal-append.after=kill@{at}"))]).await;
+        assert_ne!(killed.status, Some(0));
+        crate::soak::settle(&world).await;
+        world.run(&[]).await.assert_status(0);
+        assert_eq!(table(&world).await, expected);
+        let again = world.simulator.counts().requests;
+        assert!(again <= asked + 4, "{again} requests, and {asked} without a kill");
+    }
+}
