@@ -5,6 +5,7 @@
 #![recursion_limit = "256"]
 
 pub mod admission;
+pub mod cache;
 pub mod checkpoint;
 pub mod cli;
 pub mod clock;

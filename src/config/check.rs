@@ -8,10 +8,10 @@ use url::Url;
 
 use super::error::ConfigError;
 use super::job::{
-    ApiKey, BatchLimits, Job, Provider, RetryPolicy, SourceSpec, SourceStart, TargetSpec, TokenLimits,
-    WindowLimits,
+    ApiKey, BatchLimits, CacheSpec, Job, Provider, RetryPolicy, SourceSpec, SourceStart, TargetSpec,
+    TokenLimits, WindowLimits,
 };
-use super::raw::{RawJob, RawProvider, RawSource};
+use super::raw::{RawCache, RawJob, RawProvider, RawSource};
 use super::simulated::{MOST_DIMENSIONS, SimulatorSpec};
 use super::units::{ByteSize, Span, moment};
 use crate::ident::Money;
@@ -123,6 +123,7 @@ impl Checker<'_> {
         if let Some(spec) = &raw.simulator {
             self.simulator(spec)?;
         }
+        let cache = raw.cache.map(|cache| self.cache(&cache)).transpose()?;
         let steps = self.steps(raw.step, &providers, target.metadata_column.as_deref())?;
         let budget = self.budget(&raw.budget, &providers, &steps)?;
         Ok(Job {
@@ -135,10 +136,19 @@ impl Checker<'_> {
             batch,
             window,
             budget,
+            cache,
             providers,
             steps,
             simulator: raw.simulator.or_else(|| simulated.then(SimulatorSpec::default)),
             simulated,
+        })
+    }
+
+    fn cache(&self, raw: &RawCache) -> Result<CacheSpec, ConfigError> {
+        Ok(CacheSpec {
+            path: self.local("cache.path", &raw.path)?,
+            max_bytes: self.positive_bytes("cache.max_bytes", raw.max_bytes, 1_000_000_000)?,
+            max_age: self.positive_span("cache.max_age", raw.max_age, 30 * 24 * 3_600)?,
         })
     }
 

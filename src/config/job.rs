@@ -43,6 +43,8 @@ pub struct Job {
     pub window: WindowLimits,
     /// What may be spent.
     pub budget: Budget,
+    /// Where answers are kept across runs and jobs.
+    pub cache: Option<CacheSpec>,
     /// The providers that steps use.
     pub providers: Vec<Provider>,
     /// The steps, in their order.
@@ -51,6 +53,17 @@ pub struct Job {
     pub simulator: Option<SimulatorSpec>,
     /// Whether a provider's `base_url` asks for the built-in simulator.
     pub simulated: bool,
+}
+
+/// Answers across runs and jobs.
+#[derive(Clone, Debug)]
+pub struct CacheSpec {
+    /// The file.
+    pub path: PathBuf,
+    /// Bytes that it may take, about.
+    pub max_bytes: u64,
+    /// Age of an answer, at most.
+    pub max_age: Duration,
 }
 
 /// Where a job keeps what it needs from run to run.
@@ -285,6 +298,8 @@ pub struct StepSpec {
     pub system: Option<String>,
     /// What an answer must be.
     pub form: Form,
+    /// Whether rows with the same question share one answer.
+    pub shares: bool,
     /// How often a row is asked again whose answer is not that.
     pub max_repairs: u32,
     /// What is asked for besides the messages.

@@ -22,8 +22,8 @@ pub use budget::{Allowance, Budget, Prices};
 pub use error::ConfigError;
 pub(crate) use error::nearest;
 pub use job::{
-    ApiKey, BatchLimits, Copying, Form, Job, Keys, NullInputs, OnNewColumns, Params, Places, Provider,
-    RetryPolicy, SchemaForm, SourceSpec, SourceStart, StepKind, StepSpec, TargetSpec, TokenCharge,
+    ApiKey, BatchLimits, CacheSpec, Copying, Form, Job, Keys, NullInputs, OnNewColumns, Params, Places,
+    Provider, RetryPolicy, SchemaForm, SourceSpec, SourceStart, StepKind, StepSpec, TargetSpec, TokenCharge,
     TokenLimits, Typed, VectorEncoding, Vectors, WindowLimits,
 };
 pub use shape::Shape;

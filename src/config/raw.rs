@@ -50,6 +50,8 @@ pub(super) struct RawJob {
     /// Default: no limit.
     #[serde(default)]
     pub(super) budget: RawBudget,
+    /// Answers that are kept across runs and jobs. Default: answers are shared within a run alone.
+    pub(super) cache: Option<RawCache>,
     /// The endpoints with their models and limits, each under a name of its own; at least one. Required.
     #[serde(default)]
     #[schemars(extend("minProperties" = 1))]
@@ -159,6 +161,19 @@ pub(super) struct RawJournal {
     pub(super) copy_every: Option<Span>,
     /// They are copied earlier when so much of them is not. Default: `4MB`.
     pub(super) copy_bytes: Option<ByteSize>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawCache {
+    /// File of the answers on a local disk, relative to the job file; several jobs may use one at once. A question that was
+    /// asked before, of the same model at the same address, is not paid for again. Required.
+    #[schemars(length(min = 1))]
+    pub(super) path: String,
+    /// Bytes that it takes, about; the answers that were used longest ago go first. Default: 1 GB.
+    pub(super) max_bytes: Option<ByteSize>,
+    /// Age beyond which an answer is asked for again. Default: 30 days.
+    pub(super) max_age: Option<Span>,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -357,6 +372,9 @@ pub(super) struct RawStep {
     /// and what is wrong with it; each is paid for. At most 10; after that the row is an error. Default: 2.
     #[schemars(range(min = 0, max = 10))]
     pub(super) max_repairs: Option<u32>,
+    /// Whether rows with the same question share one answer, whose tokens are paid for once: those of this run, and with a
+    /// `[cache]` those of others. Default: true, unless `temperature` is more than 0.
+    pub(super) share: Option<bool>,
     /// Sampling temperature, 0 to 2. Default: not sent.
     #[schemars(range(min = 0.0, max = 2.0))]
     pub(super) temperature: Option<f64>,

@@ -92,6 +92,7 @@ impl Checker<'_> {
             Form::Text | Form::Classes(_) => (None, None),
         };
         Ok(StepSpec {
+            shares: raw.share.unwrap_or_else(|| raw.temperature.is_none_or(|temperature| temperature <= 0.0)),
             form,
             max_repairs,
             output: raw.output,

@@ -246,6 +246,7 @@ fn keep(
             model: Arc::clone(model),
             attempts: pending.attempts,
             latency_ms: u64::try_from(paid.latency.as_millis()).unwrap_or(u64::MAX),
+            shared: false,
             outcome: Outcome::Response(paid.body.clone()),
         })
     };

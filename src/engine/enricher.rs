@@ -1,6 +1,7 @@
 //! Rows in, rows with outcomes out: the part of the engine that knows neither source nor sink.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -19,6 +20,8 @@ use super::open_batch::OpenBatch;
 use super::outcome::{Found, Judged, Origin};
 use super::prepare::{Prepared, PreparedStep};
 use super::probation::{Held, Probation, Strictness};
+use super::replies::shared_record;
+use super::sharing::{Known, Shared, Sharing};
 use super::start::Journals;
 use super::stop::Stop;
 use crate::checkpoint::PlannedBatch;
@@ -27,7 +30,7 @@ use crate::dispatch::{Earlier, Mode, Receipt, Reply, Request};
 use crate::event::{self, Event, Hold, Voice};
 use crate::fault::Class;
 use crate::ident::{BatchId, Cell, Lineage, StepId};
-use crate::journal::{Header, JournalFolder, Record, StrayAnswers};
+use crate::journal::{self, Header, JournalFolder, Record, StrayAnswers};
 use crate::ledger::{Duty, Ledger};
 use crate::sink::{FilledBatch, Outcome, Output, Settled, Turned};
 use crate::source::Chunk;
@@ -46,6 +49,8 @@ enum Handed {
     Asked,
     /// It needed no asking.
     Settled,
+    /// It waits for the answer to another row.
+    Waits,
     /// There is none now.
     NoRow,
     /// The lane, or this run, takes no more now.
@@ -67,6 +72,7 @@ pub struct Enricher {
     pub(super) learned: LearnedFile,
     pub(super) funds: Funds,
     pub(super) strays: StrayAnswers,
+    pub(super) sharing: Sharing,
     pub(super) copier: Option<Copier>,
     pub(super) replies: mpsc::Receiver<Reply>,
     pub(super) buffer: Vec<Reply>,
@@ -99,7 +105,7 @@ impl Enricher {
         strictness: Strictness,
         voice: Voice,
     ) -> Self {
-        let Journals { lineage, folder: journal, strays, learned, funds, copier } = journals;
+        let Journals { lineage, folder: journal, strays, learned, funds, cache, open: _, copier } = journals;
         let (outbox, replies) = mpsc::channel(1_024);
         let (mode, watching) = watch::channel(Mode::Running);
         let hungry = Arc::new(Notify::new());
@@ -116,6 +122,7 @@ impl Enricher {
                 prompt,
                 params: Arc::new(spec.params),
                 dimensions: dimensions_of(&spec.form),
+                shares: spec.shares,
                 form: spec.form,
                 max_repairs: spec.max_repairs,
                 deadline: spec.row_deadline,
@@ -158,6 +165,7 @@ impl Enricher {
             learned,
             funds,
             strays,
+            sharing: Sharing::new(cache),
             copier,
             replies,
             buffer: Vec::with_capacity(REPLIES_AT_ONCE),
@@ -238,6 +246,8 @@ impl Enricher {
     /// When the journal cannot be removed.
     pub fn committed(&mut self, id: BatchId) -> Result<(), EngineError> {
         self.learned.save();
+        // The journal is about to go, and others may share what is in it.
+        self.sharing.flush()?;
         // What these rows cost is not in the journal any more.
         self.funds.account.sync()?;
         let duty = self.ledger.committed(id);
@@ -269,7 +279,7 @@ impl Enricher {
                 }
                 match handed {
                     Handed::Asked => {}
-                    Handed::Settled => settled += 1,
+                    Handed::Settled | Handed::Waits => settled += 1,
                     Handed::NoRow => is_short_of_rows |= step == StepId::FIRST,
                     Handed::NoRoom => {}
                 }
@@ -306,7 +316,10 @@ impl Enricher {
             return Handed::NoRoom;
         }
         let Some(cell) = self.ledger.next_ask(step) else { return Handed::NoRow };
-        let Some(request) = self.prepare(cell) else { return Handed::Settled };
+        let request = match self.prepare(cell) {
+            Ok(request) => request,
+            Err(handed) => return handed,
+        };
         if let Some(left) = self.asks_left.as_mut().filter(|_| step == StepId::FIRST) {
             *left -= 1;
         }
@@ -332,10 +345,10 @@ impl Enricher {
         }
     }
 
-    /// The request of a row; none if the row could be settled without one, or could not be settled.
-    fn prepare(&mut self, cell: Cell) -> Option<Request> {
+    /// The request of a row; or what became of it without one.
+    fn prepare(&mut self, cell: Cell) -> Result<Request, Handed> {
         match self.look_up(cell) {
-            Found::Nothing(request) => return Some(request),
+            Found::Nothing(request) => return Ok(request),
             Found::Settled(settled, origin) => match &settled.outcome {
                 Outcome::Failed(failure) if failure.class == Class::Template => {
                     let failure = failure.clone();
@@ -345,17 +358,22 @@ impl Enricher {
                 }
                 _ => self.settle(cell, *settled, origin),
             },
+            Found::Waits => return Err(Handed::Waits),
+            Found::NoCache(error) => {
+                self.put_back(cell);
+                self.halt(Stop::Cache(error));
+            }
             Found::Lost(error) => {
-                self.ledger.give_back(cell);
+                self.put_back(cell);
                 self.halt(Stop::Journal(error));
             }
         }
-        None
+        Err(Handed::Settled)
     }
 
     /// Renders a row and looks for an answer that is paid for already.
     fn look_up(&mut self, cell: Cell) -> Found {
-        let Self { steps, lanes, open, strays, .. } = self;
+        let Self { steps, lanes, open, strays, sharing, .. } = self;
         let step = &steps[cell.step.index()];
         let batch = open.get_mut(&cell.batch).expect("rows are handed out while their batch is open");
         if batch.keeps(cell) {
@@ -392,19 +410,71 @@ impl Enricher {
                 }
             }
         }
-        Found::Nothing(Request {
+        let fingerprint = question.fingerprint;
+        let receipt = Receipt {
+            journal: batch.journal.clone(),
+            key: batch.key(cell.row),
+            step: Arc::clone(&step.output),
+        };
+        let request = Request {
             cell,
             question: Arc::new(question),
             params: Arc::clone(&step.params),
             deadline: step.deadline,
-            receipt: Receipt {
-                journal: batch.journal.clone(),
-                key: batch.key(cell.row),
-                step: Arc::clone(&step.output),
-            },
+            receipt,
             tried: 0,
             earlier,
-        })
+        };
+        if !step.shares || earlier.answers > 0 {
+            return Found::Nothing(request);
+        }
+        match sharing.look(step, lanes, fingerprint) {
+            Ok(Known::Asked) => {
+                sharing.wait(step, request);
+                return Found::Waits;
+            }
+            Ok(Known::Answer(shared)) => {
+                let record = shared_record(&request.receipt, fingerprint, &shared);
+                let origin = Origin::of_record(&record, None, Earlier::default());
+                // What another job was content with need not be what this one asks for.
+                if let Judged::Settled(settled) = origin.judged_record(&record.outcome, step)
+                    && matches!(settled.outcome, Outcome::Answer(_))
+                {
+                    return match batch.journal.append([&record]) {
+                        Ok(()) => Found::Settled(settled, event::Origin::Unasked),
+                        Err(error) => Found::Lost(error),
+                    };
+                }
+            }
+            Ok(Known::Nothing) => {}
+            Err(error) => return Found::NoCache(error),
+        }
+        sharing.lead(cell, step, fingerprint);
+        Found::Nothing(request)
+    }
+
+    /// Answers of journals that are read later may be shared from now on, so that no row of an earlier batch pays for them
+    /// again.
+    pub(super) fn seed(&mut self, journals: &[PathBuf]) -> Result<(), EngineError> {
+        let Self { steps, lanes, sharing, .. } = self;
+        if !steps.iter().any(|step| step.shares) {
+            return Ok(());
+        }
+        let records = journals.iter().map(|path| journal::read_all(path));
+        for record in records.collect::<Result<Vec<_>, _>>()?.into_iter().flatten() {
+            let journal::Outcome::Response(body) = &record.outcome else { continue };
+            let Some(step) = steps.iter().find(|step| step.output == record.step && step.shares) else {
+                continue;
+            };
+            let origin = Origin::of_record(&record, None, Earlier::default());
+            let Judged::Settled(settled) = origin.judged_record(&record.outcome, step) else { continue };
+            if matches!(settled.outcome, Outcome::Answer(_)) {
+                let (provider, model) = (Arc::clone(&record.provider), Arc::clone(&record.model));
+                let shared = Shared { provider, model, body: body.clone() };
+                sharing.remember(step, lanes, record.fingerprint, shared);
+            }
+        }
+        Ok(sharing.flush()?)
     }
 
     /// Waits until there is something to take in or to hand out.
@@ -434,7 +504,7 @@ impl Enricher {
         }
         self.ledger.stop();
         for request in std::mem::take(&mut self.detours) {
-            self.ledger.give_back(request.cell);
+            self.put_back(request.cell);
         }
         // Rows within the limit that are handed out already are asked.
         if !matches!(self.stop, Some(Stop::MaxRows)) {

@@ -1,5 +1,6 @@
 //! What ends a run with an error, and what to do about it.
 
+use crate::cache::CacheError;
 use crate::checkpoint::{CheckpointError, LeaseError, LockError, Refusal};
 use crate::fault::Failure;
 use crate::journal::JournalError;
@@ -77,6 +78,9 @@ pub enum EngineError {
         /// Why.
         failure: Failure,
     },
+    /// The cache cannot be used.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
     /// A step's condition cannot be asked of the rows.
     #[error("step {step:?}: the condition {condition:?} is wrong: {message}")]
     When {
@@ -129,6 +133,7 @@ impl EngineError {
                 "bring the table back to its newest version, or start over with another target or app_id",
             ),
             EngineError::Mismatch { hint, .. } => Some(hint),
+            EngineError::Cache(error) => error.hint(),
             EngineError::Checkpoint(CheckpointError::Damaged { .. }) => Some(
                 "enrich check JOB --repair puts it aside; the next run rebuilds it from the target, and paid answers stay in the journal",
             ),

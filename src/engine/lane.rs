@@ -23,6 +23,8 @@ use crate::transport::Endpoint;
 pub(super) struct Lane {
     pub(super) name: Arc<str>,
     pub(super) model: Arc<str>,
+    /// Where it is asked.
+    pub(super) address: Arc<str>,
     pub(super) prices: Option<Prices>,
     pub(super) inbox: mpsc::Sender<Request>,
     pub(super) standing: Standing,
@@ -63,6 +65,7 @@ impl Hub<'_> {
         dispatchers: &mut JoinSet<()>,
     ) -> Lane {
         let model = Arc::clone(endpoint.model());
+        let address = endpoint.address().into();
         let Role { has_fallback, only_embeds, embeds } = role;
         let together = if embeds { provider.inputs_per_request as usize } else { 1 };
         let room = (provider.max_concurrency as usize * together).min(MOST_READY);
@@ -84,7 +87,14 @@ impl Hub<'_> {
             voice: self.voice.clone(),
         };
         dispatchers.spawn(Dispatcher::new(provider, Arc::new(endpoint), wires).run());
-        Lane { name: provider.name.as_str().into(), model, prices: provider.prices, inbox: sender, standing }
+        Lane {
+            name: provider.name.as_str().into(),
+            model,
+            address,
+            prices: provider.prices,
+            inbox: sender,
+            standing,
+        }
     }
 }
 
@@ -104,6 +114,8 @@ pub(super) struct Step {
     pub(super) params: Arc<Params>,
     /// What an answer must be.
     pub(super) form: Form,
+    /// Whether rows with the same question share one answer.
+    pub(super) shares: bool,
     /// Numbers in each of its vectors, once one is there.
     pub(super) dimensions: OnceLock<usize>,
     /// How often a row is asked again whose answer is not that.

@@ -24,6 +24,7 @@ mod recover;
 mod replies;
 mod retry;
 mod run;
+mod sharing;
 mod start;
 mod status;
 mod stop;

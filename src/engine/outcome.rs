@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::lane::Step;
+use crate::cache::CacheError;
 use crate::config::{Form, Prices};
 use crate::decode::{self, Answer, Content};
 use crate::dispatch::{Earlier, Request};
@@ -22,6 +23,10 @@ pub(super) enum Found {
     Settled(Box<Settled>, event::Origin),
     /// Its answer, which could not be kept.
     Lost(JournalError),
+    /// It waits for a row that asks the same.
+    Waits,
+    /// The cache cannot be read.
+    NoCache(CacheError),
 }
 
 impl Found {
@@ -64,6 +69,8 @@ pub(super) struct Origin<'a> {
     pub(super) prices: Option<Prices>,
     /// What was paid for the row before.
     pub(super) earlier: Earlier,
+    /// Whether the answer was somebody else's first.
+    pub(super) shared: bool,
 }
 
 impl<'a> Origin<'a> {
@@ -77,6 +84,7 @@ impl<'a> Origin<'a> {
             fingerprint: record.fingerprint,
             prices,
             earlier,
+            shared: record.shared,
         }
     }
 
@@ -134,7 +142,11 @@ impl<'a> Origin<'a> {
 
     pub(super) fn settled(self, facts: decode::Facts, answer: Result<Content, Failure>) -> Settled {
         let earlier = &self.earlier;
-        let cost = total(earlier.cost, self.cost(&facts));
+        let own = match self.shared {
+            true => (Some(Money::ZERO), Some(Tokens::default())),
+            false => (self.cost(&facts), facts.tokens),
+        };
+        let cost = total(earlier.cost, own.0);
         let latency = match (self.latency, earlier.answers) {
             (None, 0) => None,
             (latency, _) => Some(latency.unwrap_or_default() + earlier.latency),
@@ -149,8 +161,9 @@ impl<'a> Origin<'a> {
             model: Some(model.map_or_else(|| Arc::clone(self.model), Into::into)),
             attempts: self.attempts + earlier.attempts,
             finish_reason: facts.finish_reason.map(Into::into),
-            tokens: sum(earlier.tokens, facts.tokens),
+            tokens: sum(earlier.tokens, own.1),
             cost,
+            shared: self.shared,
             latency_ms: latency.map(|latency| u64::try_from(latency.as_millis()).unwrap_or(u64::MAX)),
             fingerprint: Some(earlier.first.unwrap_or(self.fingerprint)),
             template: None,

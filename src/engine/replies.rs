@@ -7,12 +7,13 @@ use super::enricher::{Enricher, Kept};
 use super::lane::{Lane, bit};
 use super::outcome::{Invalid, Judged, Origin, is_terminal};
 use super::probation::{Held, Judgement, Probation};
+use super::sharing::Shared;
 use super::stop::Stop;
 use crate::decode;
-use crate::dispatch::{Reply, Request, Verdict};
+use crate::dispatch::{Earlier, Receipt, Reply, Request, Verdict};
 use crate::event::{self, Ending, Event, Extent};
 use crate::fault::{Class, Failure};
-use crate::ident::{Cell, StepId};
+use crate::ident::{Cell, Fingerprint, StepId};
 use crate::journal::{self, Record};
 use crate::prompt::Question;
 use crate::sink::{Outcome, Settled};
@@ -27,6 +28,7 @@ impl Enricher {
             let cell = request.cell;
             let question = &request.question;
             let lane = &self.lanes[asked];
+            let (lane_name, lane_model) = (Arc::clone(&lane.name), Arc::clone(&lane.model));
             match verdict {
                 Verdict::Paid(paid) => {
                     let origin = Origin {
@@ -37,33 +39,40 @@ impl Enricher {
                         fingerprint: question.fingerprint,
                         prices: lane.prices,
                         earlier: request.earlier,
+                        shared: false,
                     };
+                    let first = request.earlier.first.unwrap_or(question.fingerprint);
+                    let body = paid.body;
                     match origin.judged(Ok(paid.response), &self.steps[cell.step.index()]) {
                         Judged::Invalid(invalid) => self.ask_again(request, &invalid),
                         Judged::Settled(settled) => {
                             if let Outcome::Failed(failure) = &settled.outcome {
                                 let failure = failure.clone();
+                                self.unshare(cell);
                                 self.judge(&mut kept, Held::Known(cell, settled, failure));
                             } else {
                                 let released = self.probations[cell.step.index()].end();
                                 self.keep_all(&mut kept, released);
+                                let (provider, model) = (Arc::clone(&lane_name), Arc::clone(&lane_model));
+                                self.share(cell, first, &Shared { provider, model, body });
                                 self.settle(cell, *settled, event::Origin::Asked);
                             }
                         }
                     }
                 }
                 Verdict::Lost(error) => {
-                    self.ledger.give_back(cell);
+                    self.put_back(cell);
                     self.halt(Stop::Journal(error));
                 }
                 Verdict::Failed(failure) if is_terminal(failure.class) => {
+                    self.unshare(cell);
                     let reply = Reply { request, lane: asked, attempts, verdict: Verdict::Unsent };
                     self.judge(&mut kept, Held::Refused(Box::new(reply), failure));
                 }
                 Verdict::Failed(failure) => self.failed_at(request, asked, attempts, failure),
                 Verdict::Stop(failure) => self.stopped_by(request, asked, failure),
                 Verdict::Elsewhere => self.hand_back(request),
-                Verdict::Unsent => self.ledger.give_back(cell),
+                Verdict::Unsent => self.put_back(cell),
             }
         }
         self.write_down(kept);
@@ -100,7 +109,7 @@ impl Enricher {
         let cell = request.cell;
         if failure.class == Class::Budget {
             // It is the same one for every provider.
-            self.ledger.give_back(cell);
+            self.put_back(cell);
             self.halt(Stop::Budget(failure.detail));
             return;
         }
@@ -117,7 +126,7 @@ impl Enricher {
             return;
         }
         let provider = name.to_string();
-        self.ledger.give_back(cell);
+        self.put_back(cell);
         self.halt(Stop::Provider { provider, failure });
     }
 
@@ -131,9 +140,58 @@ impl Enricher {
         }
     }
 
+    /// A row is as if it had not been handed out.
+    pub(super) fn put_back(&mut self, cell: Cell) {
+        self.ledger.give_back(cell);
+        for waiting in self.sharing.left(cell) {
+            self.ledger.give_back(waiting.cell);
+        }
+    }
+
+    /// A row got no answer that others could share: those that waited for it ask for themselves.
+    fn unshare(&mut self, cell: Cell) {
+        let waiting = self.sharing.left(cell);
+        if self.stop.is_some() {
+            waiting.iter().for_each(|waiting| self.ledger.give_back(waiting.cell));
+        } else if !waiting.is_empty() {
+            self.detours.extend(waiting);
+            self.hungry.notify_one();
+        }
+    }
+
+    /// A row got an answer: those that waited for it get the same one.
+    fn share(&mut self, cell: Cell, question: Fingerprint, shared: &Shared) {
+        let Self { steps, lanes, sharing, .. } = self;
+        let step = &steps[cell.step.index()];
+        if !step.shares {
+            return;
+        }
+        sharing.remember(step, lanes, question, shared.clone());
+        for request in self.sharing.left(cell) {
+            self.take_shared(request, shared);
+        }
+    }
+
+    /// A row gets an answer that another one got.
+    fn take_shared(&mut self, request: Request, shared: &Shared) {
+        let cell = request.cell;
+        let record = shared_record(&request.receipt, request.question.fingerprint, shared);
+        if let Err(error) = request.receipt.journal.append([&record]) {
+            self.put_back(cell);
+            self.halt(Stop::Journal(error));
+            return;
+        }
+        let origin = Origin::of_record(&record, None, Earlier::default());
+        match origin.judged_record(&record.outcome, &self.steps[cell.step.index()]) {
+            Judged::Settled(settled) => self.settle(cell, *settled, event::Origin::Unasked),
+            // It was good for the row that asked, so it is for this one.
+            Judged::Invalid(_) => self.detours.push_back(request),
+        }
+    }
+
     /// A row is as if it had not been asked, and may be asked again in this run.
     pub(super) fn give_back(&mut self, cell: Cell) {
-        self.ledger.give_back(cell);
+        self.put_back(cell);
         if let Some(left) = self.asks_left.as_mut().filter(|_| cell.step == StepId::FIRST) {
             *left += 1;
         }
@@ -152,7 +210,9 @@ impl Enricher {
             self.keep_all(&mut kept, held);
             self.write_down(kept);
         } else {
-            held.iter().for_each(|held| self.ledger.give_back(held.cell()));
+            for held in &held {
+                self.put_back(held.cell());
+            }
         }
         true
     }
@@ -196,7 +256,9 @@ impl Enricher {
                     }
                 }
                 Err(error) => {
-                    entries.iter().for_each(|(cell, ..)| self.ledger.give_back(*cell));
+                    for (cell, ..) in &entries {
+                        self.put_back(*cell);
+                    }
                     self.halt(Stop::Journal(error));
                 }
             }
@@ -204,7 +266,9 @@ impl Enricher {
     }
 
     pub(super) fn refuse_all(&mut self, held: &[Held]) {
-        held.iter().for_each(|held| self.ledger.give_back(held.cell()));
+        for held in held {
+            self.put_back(held.cell());
+        }
         let Some(first) = held.first() else { return };
         let lane = match first {
             Held::Refused(reply, _) => reply.lane,
@@ -242,6 +306,7 @@ impl Enricher {
         let batch = self.open.get_mut(&cell.batch).expect("a batch is open until all its rows are settled");
         batch.settle(cell, settled);
         self.ledger.settle(cell);
+        self.unshare(cell);
         if let Some(ending) = ending {
             self.voice.say(&Event::Settled { ending, extent, origin, tokens, cost });
         }
@@ -269,6 +334,7 @@ impl Enricher {
             model: Arc::clone(&lane.model),
             attempts,
             latency_ms: 0,
+            shared: false,
             outcome: journal::Outcome::Failure(failure),
         }
     }
@@ -289,7 +355,23 @@ impl Enricher {
             fingerprint: request.question.fingerprint,
             prices: None,
             earlier: request.earlier,
+            shared: false,
         };
         origin.settled(decode::Facts::default(), Err(failure))
+    }
+}
+
+/// What a journal keeps of an answer that was somebody else's first.
+pub(super) fn shared_record(receipt: &Receipt, fingerprint: Fingerprint, shared: &Shared) -> Record {
+    Record {
+        key: receipt.key.clone(),
+        step: Arc::clone(&receipt.step),
+        fingerprint,
+        provider: Arc::clone(&shared.provider),
+        model: Arc::clone(&shared.model),
+        attempts: 0,
+        latency_ms: 0,
+        shared: true,
+        outcome: journal::Outcome::Response(shared.body.clone()),
     }
 }

@@ -134,9 +134,10 @@ async fn start(
 
     let planned = outstanding.iter().map(|batch| (batch.id, batch.rows(), batch.bytes));
     let ledger = Ledger::new(Window::of(job), job.steps.len(), checkpoint.next_batch, planned);
-    let journals = sort_journals(job, home, &journal, funds, &checkpoint, &outstanding, voice).await?;
+    let mut journals = sort_journals(job, home, &journal, funds, &checkpoint, &outstanding, voice).await?;
     let lineage = checkpoint.lineage;
-    let enricher = Enricher::start(
+    let open = std::mem::take(&mut journals.open);
+    let mut enricher = Enricher::start(
         prepared,
         ledger,
         journals,
@@ -145,6 +146,7 @@ async fn start(
         Strictness::RowByRow,
         voice.clone(),
     );
+    enricher.seed(&open)?;
     let feed = RetryFeed { reader, queue, limits: job.batch, is_limited, file, checkpoint, places: None };
     let constraints = std::sync::Arc::new(repair.constraints(job)?);
     Ok((session, Running::new(enricher, feed, repair, lineage, constraints, tenure, voice.clone())))

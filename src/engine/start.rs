@@ -1,6 +1,6 @@
 //! The start of a run: lock, target, checkpoint, recovery, journals.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,8 +15,9 @@ use super::reading::Reading;
 use super::recover::Recoverer;
 use super::retry;
 use super::run::{Begin, RunOptions};
+use crate::cache::{CacheError, Limits, Store};
 use crate::checkpoint::{Checkpoint, CheckpointFile, MachineId, PlannedBatch};
-use crate::config::Job;
+use crate::config::{CacheSpec, Job};
 use crate::event::{Event, Voice};
 use crate::ident::{Lineage, RunId};
 use crate::journal::{Copies, Header, JournalFolder, Restored, StrayAnswers};
@@ -43,6 +44,10 @@ pub struct Journals {
     pub learned: LearnedFile,
     /// What may be spent.
     pub funds: Funds,
+    /// Answers across runs and jobs, where they are kept.
+    pub cache: Option<Store>,
+    /// Journals of batches that are to be asked about.
+    pub(super) open: Vec<PathBuf>,
     /// What copies them, where they are copied.
     pub(super) copier: Option<Copier>,
 }
@@ -85,7 +90,7 @@ pub(super) async fn start(
 
     let planned = outstanding.iter().map(|batch| (batch.id, batch.rows(), batch.bytes));
     let ledger = Ledger::new(Window::of(job), job.steps.len(), checkpoint.next_batch, planned);
-    let journals =
+    let mut journals =
         sort_journals(job, home, &job.places.journal, funds, &checkpoint, &outstanding, voice).await?;
 
     let resumed: u64 = outstanding.iter().map(PlannedBatch::rows).sum();
@@ -108,8 +113,10 @@ pub(super) async fn start(
     let reader = source.reader();
     let rows_left = max_rows.map(|most| most.saturating_sub(resumed));
     let planner = Planner::new(source, job.batch, checkpoint.position.clone(), rows_left);
-    let enricher =
+    let open = std::mem::take(&mut journals.open);
+    let mut enricher =
         Enricher::start(prepared, ledger, journals, max_rows, Strictness::Probation, voice.clone());
+    enricher.seed(&open)?;
     let of_target = Arc::clone(&constraints);
     let reading = Reading { planner, reader, file, checkpoint, constraints: of_target, voice: voice.clone() };
     Ok(Started { enricher, reading, sink, lineage, constraints })
@@ -145,6 +152,7 @@ pub(super) async fn sort_journals<P>(
 ) -> Result<Journals, EngineError> {
     let mut folder = JournalFolder::open(folder)?;
     let mut strays = StrayAnswers::default();
+    let mut open = Vec::new();
     let first = outstanding.first().map_or(checkpoint.next_batch, |batch| batch.id);
     for found in folder.list()? {
         let own = found.header.filter(|header| header.lineage == checkpoint.lineage);
@@ -154,7 +162,10 @@ pub(super) async fn sort_journals<P>(
                 if !found.is_aside()
                     && outstanding
                         .iter()
-                        .any(|plan| plan.id == header.batch && plan.digest() == header.digest) => {}
+                        .any(|plan| plan.id == header.batch && plan.digest() == header.digest) =>
+            {
+                open.push(found.path.clone());
+            }
             _ => strays.absorb(folder.put_aside(&found)?)?,
         }
     }
@@ -172,7 +183,8 @@ pub(super) async fn sort_journals<P>(
         copier = Some(Copier::start(copies, funds.copy.take(), job.places.copying.every, voice.clone()));
     }
     let learned = LearnedFile::load(home.path().unwrap_or(&job.places.state));
-    Ok(Journals { lineage: checkpoint.lineage, folder, strays, learned, funds, copier })
+    let cache = job.cache.as_ref().map(open_cache).transpose()?;
+    Ok(Journals { lineage: checkpoint.lineage, folder, strays, learned, funds, cache, open, copier })
 }
 
 fn tell_restored(restored: &Restored, voice: &Voice) {
@@ -186,4 +198,8 @@ fn tell_restored(restored: &Restored, voice: &Voice) {
         let text = format!("{place} is damaged: answers in it that cannot be read are asked for again");
         voice.say(&Event::Notice(&text));
     }
+}
+
+fn open_cache(spec: &CacheSpec) -> Result<Store, CacheError> {
+    Store::open(&spec.path, Limits { max_bytes: spec.max_bytes, max_age: spec.max_age })
 }

@@ -57,6 +57,8 @@ pub struct Record {
     pub attempts: u32,
     /// Time from the first byte sent to the last one received, of the attempt that succeeded.
     pub latency_ms: u64,
+    /// Whether the answer was somebody else's first, and nothing was paid for it here.
+    pub shared: bool,
     /// What came of it.
     pub outcome: Outcome,
 }
@@ -85,6 +87,8 @@ struct Head<'a> {
     model: Cow<'a, str>,
     attempts: u32,
     latency_ms: u64,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    shared: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     class: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -160,6 +164,7 @@ pub(super) fn encode(record: &Record, buffer: &mut Vec<u8>) {
         model: Cow::Borrowed(&*record.model),
         attempts: record.attempts,
         latency_ms: record.latency_ms,
+        shared: record.shared,
         class,
         detail,
     };
@@ -201,6 +206,7 @@ pub(super) fn decode(payload: &Bytes) -> Option<Record> {
         model: head.model.into(),
         attempts: head.attempts,
         latency_ms: head.latency_ms,
+        shared: head.shared,
         outcome,
     })
 }

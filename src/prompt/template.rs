@@ -384,6 +384,7 @@ mod tests {
     fn step(prompt: &str) -> StepSpec {
         StepSpec {
             form: Form::Text,
+            shares: true,
             max_repairs: 0,
             output: "answer".into(),
             providers: vec![0],

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int32Array, Int64Array, StringArray, StructArray, new_null_array};
+use arrow::array::{
+    ArrayRef, BooleanArray, Int32Array, Int64Array, StringArray, StructArray, new_null_array,
+};
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Field, Fields, SchemaRef};
 use arrow::error::ArrowError;
@@ -121,6 +123,7 @@ pub(super) fn history<'a>(
     let tokens = |get: fn(Tokens) -> u64| number(&move |settled| settled.tokens.map(get));
     let attempts = step.clone().map(|settled| i32::try_from(settled.attempts).unwrap_or(i32::MAX));
     let costs = step.clone().map(|settled| settled.cost.map(Money::microdollars));
+    let shared = step.clone().map(|settled| settled.fingerprint.map(|_| settled.shared));
     let fingerprints = step.clone().map(|settled| settled.fingerprint.map(|print| print.to_string()));
     let columns: Vec<ArrayRef> = vec![
         text(|settled| match &settled.outcome {
@@ -136,6 +139,7 @@ pub(super) fn history<'a>(
         tokens(|tokens| tokens.completion),
         Arc::new(costs.collect::<Int64Array>()),
         number(&|settled| settled.latency_ms),
+        Arc::new(shared.collect::<BooleanArray>()),
         Arc::new(fingerprints.collect::<StringArray>()),
         text(|settled| settled.template.as_deref()),
     ];

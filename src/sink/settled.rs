@@ -40,6 +40,8 @@ pub struct Settled {
     pub cost: Option<Money>,
     /// Time that the answer took.
     pub latency_ms: Option<u64>,
+    /// Whether the answer was somebody else's first, and nothing was paid for it here.
+    pub shared: bool,
     /// Fingerprint of the request.
     pub fingerprint: Option<Fingerprint>,
     /// Fingerprint of the step's templates and parameters, as text.
@@ -61,6 +63,7 @@ impl Settled {
             tokens: None,
             cost: None,
             latency_ms: None,
+            shared: false,
             fingerprint: None,
             template: None,
             said: None,

@@ -259,6 +259,7 @@ pub(super) fn step_fields() -> Fields {
         field("completion_tokens", DataType::Int64),
         field("cost_micro_usd", DataType::Int64),
         field("latency_ms", DataType::Int64),
+        field("shared", DataType::Boolean),
         field("fingerprint", DataType::Utf8),
         field("template", DataType::Utf8),
     ])

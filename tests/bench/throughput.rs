@@ -134,6 +134,7 @@ fn journal_cost(folder: &Path) -> f64 {
         model: "m".into(),
         attempts: 1,
         latency_ms: 1,
+        shared: false,
         outcome: Outcome::Response(Bytes::from(vec![b'x'; 420])),
     };
     let rows = 100_000;

@@ -26,6 +26,7 @@ fn record(row: u64, answer: &str) -> Record {
         model: "m".into(),
         attempts: 1,
         latency_ms: 12,
+        shared: false,
         outcome,
     }
 }

@@ -35,6 +35,7 @@ mod reports;
 mod requests;
 mod resume;
 mod retry;
+mod sharing;
 mod soak;
 mod sources;
 mod status;

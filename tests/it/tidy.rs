@@ -12,6 +12,7 @@ const LAYERS: &[&[(&str, &[&str])]] = &[
         ("table", &[]),
         ("checkpoint", &[]),
         ("journal", &[]),
+        ("cache", &[]),
         ("prompt", &[]),
         ("decode", &[]),
         ("meter", &[]),
@@ -99,6 +100,7 @@ fn crates_with_a_door_are_named_behind_it_only() {
         ("governor", "admission"),
         ("axum", "simulator"),
         ("anyhow", "cli"),
+        ("rusqlite", "cache"),
     ] {
         for (file, text) in files() {
             let names = text.contains(&format!("{name}::")) || text.contains(&format!("use {name}"));

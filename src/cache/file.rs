@@ -1,0 +1,138 @@
+//! The file of a cache: how it is made, told from others and opened.
+//!
+//! ```text
+//! application_id  "enrc"
+//! user_version    1
+//! answers         key 16 bytes, the fingerprint of the request; created and used, Unix seconds; body
+//! ```
+//! The body stands last, so that the times are read without it, and the table keeps its rowid: bodies lie in the order
+//! in which they came, and the tree of the keys stays small. Damage to what is read first is found on opening;
+//! damage further in, when it is read.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+
+use super::CacheError;
+use super::error::is_busy;
+use crate::clock;
+
+/// "enrc".
+const APPLICATION_ID: i32 = 0x656e_7263;
+const FORMAT: i32 = 1;
+/// How long one connection waits for another.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+const BETWEEN_TRIES: Duration = Duration::from_millis(10);
+/// The write-ahead log is copied into the file when it is longer, in pages of 4 KiB.
+const LOG_PAGES: i32 = 1000;
+/// The log is cut back to this after it has been copied.
+const LOG_BYTES: i32 = LOG_PAGES * 4096;
+
+const TABLES: &str = "
+    CREATE TABLE answers (
+        key BLOB PRIMARY KEY NOT NULL,
+        created INTEGER NOT NULL,
+        used INTEGER NOT NULL,
+        body BLOB NOT NULL
+    ) STRICT;
+    CREATE INDEX answers_by_created ON answers (created);
+    CREATE INDEX answers_by_used ON answers (used);
+";
+
+/// Whose a file is.
+enum Owner {
+    Nobody,
+    Cache { format: i32 },
+    Other,
+}
+
+/// Opens the connection that writes, and makes the file if it is missing or empty.
+pub(super) fn open_to_write(path: &Path) -> Result<Connection, CacheError> {
+    let failed = || CacheError::of("open", path);
+    let mut connection = connect(path, OpenFlags::SQLITE_OPEN_CREATE).map_err(failed())?;
+    let mut owner = owner(&connection).map_err(failed())?;
+    if matches!(owner, Owner::Nobody) {
+        owner = create(&mut connection).map_err(failed())?;
+    }
+    match owner {
+        Owner::Cache { format: FORMAT } => {}
+        Owner::Cache { format } => {
+            return Err(CacheError::Version { path: path.to_owned(), found: format, known: FORMAT });
+        }
+        Owner::Nobody | Owner::Other => return Err(CacheError::Foreign { path: path.to_owned() }),
+    }
+    set_up(&connection).map_err(failed())?;
+    Ok(connection)
+}
+
+/// Opens the connection that reads; the file is there.
+///
+/// It may write to the disk, but runs no statement that does: the connection that is closed last clears the log away.
+pub(super) fn open_to_read(path: &Path) -> Result<Connection, CacheError> {
+    let opened = connect(path, OpenFlags::empty()).and_then(|connection| {
+        connection.pragma_update(None, "query_only", true)?;
+        Ok(connection)
+    });
+    opened.map_err(CacheError::of("open", path))
+}
+
+/// Bytes of the file that are in use; pages that were freed are used again and do not count.
+pub(super) fn filled_bytes(connection: &Connection) -> rusqlite::Result<u64> {
+    let sql = "SELECT (page_count - freelist_count) * page_size
+               FROM pragma_page_count, pragma_freelist_count, pragma_page_size";
+    let bytes: i64 = connection.query_row(sql, [], |row| row.get(0))?;
+    Ok(u64::try_from(bytes).unwrap_or(0))
+}
+
+fn connect(path: &Path, more: OpenFlags) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | more;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    Ok(connection)
+}
+
+/// Tells whose a file is and changes nothing.
+fn owner(connection: &Connection) -> rusqlite::Result<Owner> {
+    let sql = "SELECT application_id, user_version, (SELECT COUNT(*) FROM sqlite_schema)
+               FROM pragma_application_id, pragma_user_version";
+    let (id, format, objects): (i32, i32, i64) =
+        connection.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+    Ok(match id {
+        APPLICATION_ID => Owner::Cache { format },
+        0 if format == 0 && objects == 0 => Owner::Nobody,
+        _ => Owner::Other,
+    })
+}
+
+/// Makes the tables, unless another process did meanwhile, and tells whose the file is then.
+fn create(connection: &mut Connection) -> rusqlite::Result<Owner> {
+    use_log(connection)?;
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    if matches!(owner(&transaction)?, Owner::Nobody) {
+        transaction.execute_batch(TABLES)?;
+        transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+        transaction.pragma_update(None, "user_version", FORMAT)?;
+    }
+    let owner = owner(&transaction)?;
+    transaction.commit()?;
+    Ok(owner)
+}
+
+fn set_up(connection: &Connection) -> rusqlite::Result<()> {
+    use_log(connection)?;
+    connection.pragma_update(None, "synchronous", "NORMAL")?;
+    connection.pragma_update(None, "wal_autocheckpoint", LOG_PAGES)?;
+    connection.pragma_update(None, "journal_size_limit", LOG_BYTES)
+}
+
+/// Turns the write-ahead log on. SQLite does not wait for other connections there, so this does.
+fn use_log(connection: &Connection) -> rusqlite::Result<()> {
+    let deadline = clock::now() + BUSY_TIMEOUT;
+    loop {
+        match connection.pragma_update(None, "journal_mode", "WAL") {
+            Err(error) if is_busy(&error) && clock::now() < deadline => std::thread::sleep(BETWEEN_TRIES),
+            done => return done,
+        }
+    }
+}

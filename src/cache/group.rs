@@ -1,0 +1,96 @@
+//! What is written with one commit.
+
+use std::sync::mpsc::SyncSender;
+
+use rusqlite::{Connection, Statement, TransactionBehavior};
+
+use super::CacheError;
+use super::limits::TOUCH_AFTER_SECONDS;
+use super::room::Place;
+use crate::ident::Fingerprint;
+
+/// What the writer is told.
+pub(super) enum Message {
+    /// Keep this answer.
+    Put(Entry),
+    /// This answer was used.
+    Touch(Fingerprint),
+    /// Commit what came before, and tell how writing went since the last time.
+    Flush(SyncSender<Result<(), CacheError>>),
+    /// Commit what came before, and end.
+    End,
+}
+
+/// An answer that waits to be written.
+pub(super) struct Entry {
+    /// Fingerprint of its request.
+    pub(super) key: Fingerprint,
+    /// The answer.
+    pub(super) body: Box<[u8]>,
+    /// The room that the body takes.
+    pub(super) _place: Place,
+}
+
+/// What is written with one commit.
+#[derive(Default)]
+pub(super) struct Group {
+    entries: Vec<Entry>,
+    touched: Vec<Fingerprint>,
+    bytes: usize,
+}
+
+impl Group {
+    pub(super) fn put(&mut self, entry: Entry) {
+        self.bytes += entry.body.len();
+        self.entries.push(entry);
+    }
+
+    pub(super) fn touch(&mut self, key: Fingerprint) {
+        self.touched.push(key);
+    }
+
+    /// Answers and marks in it.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len() + self.touched.len()
+    }
+
+    /// Answers in it.
+    pub(super) fn answers(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Bytes of the bodies.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Commits it, all or nothing. The first answer to a request stays, unless it came before `oldest`; times are
+    /// in Unix seconds.
+    pub(super) fn commit(&self, connection: &mut Connection, now: i64, oldest: i64) -> rusqlite::Result<()> {
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        {
+            let mut insert = transaction.prepare(
+                "INSERT INTO answers (key, created, used, body) VALUES (?1, ?2, ?2, ?3)
+                 ON CONFLICT (key) DO NOTHING",
+            )?;
+            let mut remove_old =
+                transaction.prepare("DELETE FROM answers WHERE key = ?1 AND created < ?2")?;
+            for entry in &self.entries {
+                let is_known = insert_one(&mut insert, entry, now)? == 0;
+                if is_known && remove_old.execute((entry.key.to_bytes(), oldest))? > 0 {
+                    insert_one(&mut insert, entry, now)?;
+                }
+            }
+            let mut touch =
+                transaction.prepare("UPDATE answers SET used = ?2 WHERE key = ?1 AND used < ?3")?;
+            for key in &self.touched {
+                touch.execute((key.to_bytes(), now, now - TOUCH_AFTER_SECONDS))?;
+            }
+        }
+        transaction.commit()
+    }
+}
+
+fn insert_one(insert: &mut Statement<'_>, entry: &Entry, now: i64) -> rusqlite::Result<usize> {
+    insert.execute((entry.key.to_bytes(), now, &entry.body[..]))
+}

@@ -1,0 +1,90 @@
+//! Removes answers that are too old, and those used longest ago when the file is full; in small steps, so that
+//! nobody waits long for the file.
+
+use rusqlite::{Connection, Params, Transaction, TransactionBehavior};
+
+use super::Limits;
+use super::file::filled_bytes;
+
+/// Answers that one step removes at most.
+const STEP_ANSWERS: usize = 500;
+/// Bytes of bodies after which a step ends.
+const STEP_BYTES: u64 = 2 << 20;
+/// What an answer takes beside its body, about.
+const ANSWER_BYTES: u64 = 100;
+
+/// What is to be removed.
+#[derive(Debug)]
+pub(super) struct Removal {
+    limits: Limits,
+    /// The file was over its limit and is not yet down to nine tenths of it.
+    is_over: bool,
+}
+
+impl Removal {
+    pub(super) fn new(limits: Limits) -> Self {
+        Removal { limits, is_over: false }
+    }
+
+    /// Removes some answers with one commit and gives the bytes that the file fills then; none if nothing was to be
+    /// removed. `now` is in Unix seconds.
+    pub(super) fn step(&mut self, connection: &mut Connection, now: i64) -> rusqlite::Result<Option<u64>> {
+        self.measure(connection)?;
+        let oldest = self.limits.oldest(now);
+        if !self.is_over && !has_older(connection, oldest)? {
+            return Ok(None);
+        }
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let mut doomed = first(&transaction, "created < ?1 ORDER BY created", [oldest], u64::MAX)?;
+        if doomed.is_empty() {
+            // Another process may have removed some meanwhile.
+            let excess = self.measure(&transaction)?;
+            doomed = first(&transaction, "true ORDER BY used", [], excess)?;
+        }
+        if doomed.is_empty() {
+            return Ok(None);
+        }
+        remove(&transaction, &doomed)?;
+        let left = filled_bytes(&transaction)?;
+        transaction.commit()?;
+        Ok(Some(left))
+    }
+
+    /// Bytes to be removed because the file is full.
+    fn measure(&mut self, connection: &Connection) -> rusqlite::Result<u64> {
+        let goal = self.limits.max_bytes / 10 * 9;
+        let filled = filled_bytes(connection)?;
+        self.is_over = filled > self.limits.max_bytes || (self.is_over && filled > goal);
+        Ok(if self.is_over { filled - goal } else { 0 })
+    }
+}
+
+fn has_older(connection: &Connection, oldest: i64) -> rusqlite::Result<bool> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM answers WHERE created < ?1)";
+    connection.query_row(sql, [oldest], |row| row.get(0))
+}
+
+/// The rowids of the first answers of an order that take so many bytes together, or of as many as one step removes.
+fn first(
+    transaction: &Transaction<'_>,
+    which: &str,
+    parameters: impl Params,
+    bytes: u64,
+) -> rusqlite::Result<Vec<i64>> {
+    let sql = format!("SELECT rowid, length(body) FROM answers WHERE {which} LIMIT {STEP_ANSWERS}");
+    let mut statement = transaction.prepare(&sql)?;
+    let mut rows = statement.query(parameters)?;
+    let (mut found, mut sum) = (Vec::new(), 0);
+    while sum < bytes.min(STEP_BYTES) {
+        let Some(row) = rows.next()? else { break };
+        let body: i64 = row.get(1)?;
+        sum += u64::try_from(body).unwrap_or(0) + ANSWER_BYTES;
+        found.push(row.get(0)?);
+    }
+    Ok(found)
+}
+
+fn remove(transaction: &Transaction<'_>, rowids: &[i64]) -> rusqlite::Result<()> {
+    let mut delete = transaction.prepare("DELETE FROM answers WHERE rowid = ?1")?;
+    rowids.iter().try_for_each(|rowid| delete.execute([rowid]).map(drop))
+}

@@ -1,0 +1,57 @@
+//! Room for bodies that wait to be written: it bounds the memory that they take.
+
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+/// So many bytes, shared by those who put answers.
+#[derive(Debug)]
+pub(super) struct Room {
+    bytes: usize,
+    free: Mutex<usize>,
+    freed: Condvar,
+}
+
+/// Bytes taken of a room; dropped, they are free again.
+#[derive(Debug)]
+pub(super) struct Place {
+    room: Arc<Room>,
+    bytes: usize,
+}
+
+impl Room {
+    pub(super) fn new(bytes: usize) -> Arc<Self> {
+        Arc::new(Room { bytes, free: Mutex::new(bytes), freed: Condvar::new() })
+    }
+
+    /// Takes so many bytes, once they are free; who wants more than there are takes them all.
+    pub(super) fn take(self: &Arc<Self>, bytes: usize) -> Place {
+        let bytes = bytes.min(self.bytes);
+        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.freed.wait_while(free, |free| *free < bytes);
+        *waited.unwrap_or_else(PoisonError::into_inner) -= bytes;
+        Place { room: Arc::clone(self), bytes }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        *self.room.free.lock().unwrap_or_else(PoisonError::into_inner) += self.bytes;
+        self.room.freed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_finds_no_room_waits_for_a_place_to_be_given_back() {
+        let room = Room::new(10);
+        let first = room.take(7);
+        std::thread::scope(|scope| {
+            let second = scope.spawn(|| room.take(99).bytes);
+            drop(first);
+            assert_eq!(second.join().unwrap(), 10);
+        });
+        assert_eq!(*room.free.lock().unwrap(), 10);
+    }
+}

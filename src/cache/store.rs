@@ -1,0 +1,159 @@
+//! A cache as its users see it: answers are put and got by the fingerprint of their request.
+
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{Builder, JoinHandle};
+
+use bytes::Bytes;
+use rusqlite::{Connection, OptionalExtension};
+
+use super::group::{Entry, Message};
+use super::limits::{TOUCH_AFTER_SECONDS, unix_seconds};
+use super::room::Room;
+use super::writer::Writer;
+use super::{CacheError, Limits, file};
+use crate::ident::Fingerprint;
+use crate::store::{self, StoreError};
+
+/// Answers that wait to be written, at most.
+const QUEUE_ANSWERS: usize = 1000;
+/// Bytes of bodies that wait to be written or are being written, at most.
+const QUEUE_BYTES: usize = 8 << 20;
+
+const GET: &str = "SELECT used, body FROM answers WHERE key = ?1 AND created >= ?2";
+
+/// An open cache. Other stores, in this process and others, may have the same file open.
+///
+/// Dropped, it writes what it has and ends its thread; what goes wrong then is not told, so flush first.
+#[derive(Debug)]
+pub struct Store {
+    path: PathBuf,
+    limits: Limits,
+    reader: Mutex<Connection>,
+    room: Arc<Room>,
+    queue: SyncSender<Message>,
+    writer: Option<JoinHandle<()>>,
+}
+
+/// What a cache holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stats {
+    /// Answers, those that are too old and not yet removed included.
+    pub entries: u64,
+    /// Bytes of the file that are in use.
+    pub bytes: u64,
+}
+
+impl Store {
+    /// Opens a cache; folder and file are made if they are missing.
+    ///
+    /// # Errors
+    /// When the file or its folder cannot be made or opened, when the file is damaged or something else than a cache,
+    /// and when a later version wrote it.
+    pub fn open(path: &Path, limits: Limits) -> Result<Self, CacheError> {
+        // SQLite gives relative names a meaning of their own, such as `:memory:` and `file:a?mode=ro`.
+        let path = std::path::absolute(path).map_err(StoreError::of("find", path))?;
+        path.parent().map_or(Ok(()), store::create_folder)?;
+        let connection = file::open_to_write(&path)?;
+        let reader = Mutex::new(file::open_to_read(&path)?);
+        let (queue, messages) = sync_channel(QUEUE_ANSWERS);
+        let writer = Writer::new(messages, connection, path.clone(), limits);
+        let thread = Builder::new().name("cache-writer".to_owned()).spawn(move || writer.run());
+        let writer = thread.map_err(|source| CacheError::Io {
+            action: "start a thread for",
+            path: path.clone(),
+            source,
+        })?;
+        Ok(Store { path, limits, reader, room: Room::new(QUEUE_BYTES), queue, writer: Some(writer) })
+    }
+
+    /// The answer to a request; none if it is not kept or too old. What this store was given last is found after
+    /// [`Store::flush`].
+    ///
+    /// # Errors
+    /// When the file cannot be read or is damaged.
+    pub fn get(&self, key: Fingerprint) -> Result<Option<Bytes>, CacheError> {
+        let now = unix_seconds();
+        // The statement is prepared anew: rusqlite's cache of statements needs a crate more, hashlink.
+        let found: Option<(i64, Vec<u8>)> = self
+            .reader()
+            .query_row(GET, (key.to_bytes(), self.limits.oldest(now)), |row| Ok((row.get(0)?, row.get(1)?)))
+            .optional()
+            .map_err(CacheError::of("read", &self.path))?;
+        let Some((used, body)) = found else { return Ok(None) };
+        if used < now - TOUCH_AFTER_SECONDS {
+            // A full queue costs the mark, not the caller's time: the next one who gets it sets the mark.
+            let _ = self.queue.try_send(Message::Touch(key));
+        }
+        Ok(Some(body.into()))
+    }
+
+    /// Keeps an answer, unless a first one to the same request is kept already and not too old, or it takes more than
+    /// a tenth of the cache. Waits while 1,000 answers or 8 MiB of them wait to be written. It is committed within a
+    /// moment; whether that succeeds, [`Store::flush`] tells.
+    pub fn put(&self, key: Fingerprint, body: &[u8]) {
+        if body.len() as u64 > self.limits.most_body_bytes() {
+            return;
+        }
+        let place = self.room.take(body.len());
+        // Without a writer it is lost; flush says so.
+        let _ = self.queue.send(Message::Put(Entry { key, body: body.into(), _place: place }));
+    }
+
+    /// Waits until what was put before is committed: then it survives the death of this process.
+    ///
+    /// # Errors
+    /// When a write failed since the last flush: the first of those that did. Others are tried all the same.
+    pub fn flush(&self) -> Result<(), CacheError> {
+        let (reply, replied) = sync_channel(1);
+        let ended = || CacheError::Ended { path: self.path.clone() };
+        self.queue.send(Message::Flush(reply)).map_err(|_| ended())?;
+        replied.recv().map_err(|_| ended())?
+    }
+
+    /// Counts what it holds; this reads all keys.
+    ///
+    /// # Errors
+    /// When the file cannot be read or is damaged.
+    pub fn stats(&self) -> Result<Stats, CacheError> {
+        let reader = self.reader();
+        let count = reader.query_row("SELECT COUNT(*) FROM answers", [], |row| row.get::<_, i64>(0));
+        let entries = count.map_err(CacheError::of("read", &self.path))?;
+        let bytes = file::filled_bytes(&reader).map_err(CacheError::of("read", &self.path))?;
+        Ok(Stats { entries: u64::try_from(entries).unwrap_or(0), bytes })
+    }
+
+    fn reader(&self) -> MutexGuard<'_, Connection> {
+        self.reader.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        let _ = self.queue.send(Message::End);
+        if let Some(writer) = self.writer.take() {
+            // A thread that died has said so on its way.
+            let _ = writer.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_writer_that_died_is_told() {
+        fn is_shared_by_threads<T: Send + Sync>(_: &T) {}
+        let folder = tempfile::TempDir::new().unwrap();
+        let limits = Limits { max_bytes: 1 << 20, max_age: Duration::MAX };
+        let mut store = Store::open(&folder.path().join("cache"), limits).unwrap();
+        is_shared_by_threads(&store);
+        store.queue = sync_channel(1).0;
+        store.put(Fingerprint::from_bytes([1; 16]), b"lost");
+        assert!(matches!(store.flush().unwrap_err(), CacheError::Ended { .. }));
+    }
+}

@@ -1,0 +1,148 @@
+//! The one thread of a store that writes: it gathers what comes, commits it in groups and removes what is too much.
+
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
+use std::time::Duration;
+
+use rusqlite::Connection;
+
+use super::file::filled_bytes;
+use super::group::{Group, Message};
+use super::limits::unix_seconds;
+use super::removal::Removal;
+use super::{CacheError, Limits};
+use crate::clock;
+
+/// Answers of one commit at most.
+const GROUP_ANSWERS: usize = 1000;
+/// Bytes of bodies after which a commit is due.
+const GROUP_BYTES: usize = 1 << 20;
+/// How long a group waits for more.
+const GROUP_TIME: Duration = Duration::from_millis(50);
+/// Between two steps of removal, for others to get at the file.
+const BETWEEN_STEPS: Duration = Duration::from_millis(5);
+
+/// The thread that writes.
+#[derive(Debug)]
+pub(super) struct Writer {
+    queue: Receiver<Message>,
+    connection: Connection,
+    path: PathBuf,
+    limits: Limits,
+    removal: Removal,
+    /// There is more to be removed.
+    is_behind: bool,
+    failure: Option<Failure>,
+}
+
+/// What went wrong since the last flush.
+#[derive(Debug)]
+struct Failure {
+    first: rusqlite::Error,
+    lost: u64,
+}
+
+/// Why a group is written.
+enum Due {
+    /// It is large enough, or has waited long enough.
+    Time,
+    /// Somebody waits for it.
+    Flush(SyncSender<Result<(), CacheError>>),
+    /// It is the last one.
+    End,
+}
+
+impl Writer {
+    pub(super) fn new(
+        queue: Receiver<Message>,
+        connection: Connection,
+        path: PathBuf,
+        limits: Limits,
+    ) -> Self {
+        let removal = Removal::new(limits);
+        Writer { queue, connection, path, limits, removal, is_behind: true, failure: None }
+    }
+
+    /// Writes until it is told to end.
+    pub(super) fn run(mut self) {
+        loop {
+            let (group, due) = self.gather();
+            let before = self.write(&group);
+            // Its room is free before anything else is done.
+            drop(group);
+            if let Some(before) = before {
+                self.make_room(before);
+            }
+            match due {
+                Due::Time => {}
+                Due::Flush(reply) => {
+                    // Who does not wait for it any more does not want to know.
+                    let _ = reply.send(self.take_failure());
+                }
+                Due::End => return,
+            }
+        }
+    }
+
+    fn gather(&self) -> (Group, Due) {
+        let mut group = Group::default();
+        let mut next = if self.is_behind {
+            self.queue.recv_timeout(BETWEEN_STEPS)
+        } else {
+            self.queue.recv().map_err(|_| RecvTimeoutError::Disconnected)
+        };
+        let deadline = clock::now() + GROUP_TIME;
+        loop {
+            match next {
+                Ok(Message::Put(entry)) => group.put(entry),
+                Ok(Message::Touch(key)) => group.touch(key),
+                Ok(Message::Flush(reply)) => return (group, Due::Flush(reply)),
+                Ok(Message::End) | Err(RecvTimeoutError::Disconnected) => return (group, Due::End),
+                Err(RecvTimeoutError::Timeout) => return (group, Due::Time),
+            }
+            if group.len() >= GROUP_ANSWERS || group.bytes() >= GROUP_BYTES {
+                return (group, Due::Time);
+            }
+            next = self.queue.recv_timeout(deadline.saturating_duration_since(clock::now()));
+        }
+    }
+
+    /// Commits a group; gives the bytes that the file filled before, unless that failed.
+    fn write(&mut self, group: &Group) -> Option<u64> {
+        let now = unix_seconds();
+        let written = filled_bytes(&self.connection).and_then(|before| {
+            if group.len() > 0 {
+                group.commit(&mut self.connection, now, self.limits.oldest(now))?;
+            }
+            Ok(before)
+        });
+        written.map_err(|error| self.fail(error, group.answers())).ok()
+    }
+
+    /// Removes at least what the file has grown by since it filled `before` bytes, if it fills too many.
+    fn make_room(&mut self, before: u64) {
+        let now = unix_seconds();
+        loop {
+            let left = self.removal.step(&mut self.connection, now);
+            self.is_behind = matches!(left, Ok(Some(_)));
+            match left {
+                Ok(Some(filled)) if filled > before.max(self.limits.max_bytes) => {}
+                Ok(_) => return,
+                Err(error) => return self.fail(error, 0),
+            }
+        }
+    }
+
+    fn fail(&mut self, error: rusqlite::Error, lost: usize) {
+        let failure = self.failure.get_or_insert(Failure { first: error, lost: 0 });
+        failure.lost += lost as u64;
+        self.is_behind = false;
+    }
+
+    fn take_failure(&mut self) -> Result<(), CacheError> {
+        match self.failure.take() {
+            Some(Failure { first, lost }) => Err(CacheError::of_write(&self.path, lost, first)),
+            None => Ok(()),
+        }
+    }
+}
