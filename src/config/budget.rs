@@ -6,8 +6,9 @@ use serde::Deserialize;
 
 use super::check::Checker;
 use super::error::ConfigError;
-use super::job::{Provider, StepSpec};
+use super::job::Provider;
 use super::raw::RawProvider;
+use super::step::StepSpec;
 use crate::ident::{Money, Tokens};
 
 /// Fields of a request that make it cost something else than its messages and `max_tokens` tell.
@@ -130,7 +131,7 @@ impl Checker<'_> {
             (None, None) => return Ok(budget),
         };
         for (position, step) in steps.iter().enumerate() {
-            if step.params.max_tokens.is_none() {
+            if step.params.max_tokens.is_none() && step.params.vectors.is_none() {
                 return Err(self.wrong(
                     format!("step[{position}].max_tokens"),
                     format!(

@@ -283,6 +283,10 @@ impl Checker<'_> {
             extra_body: self.json(&key("extra_body"), raw.extra_body)?,
             max_tokens_field: raw.max_tokens_field.unwrap_or_else(|| "max_tokens".to_owned()),
             schema_form: raw.schema_form,
+            context_window: match raw.context_window {
+                Some(_) => Some(self.positive(&key("context_window"), raw.context_window, 1)?),
+                None => None,
+            },
             inputs_per_request: self.positive(&key("inputs_per_request"), raw.inputs_per_request, 128)?,
             input_tokens_per_request: self
                 .tokens(&key("input_tokens_per_request"), raw.input_tokens_per_request)?

@@ -16,10 +16,9 @@ use super::check::{Checker, Environment};
 use super::error::{ConfigError, NO_KEY};
 use super::overrides;
 use super::raw::RawJob;
-use super::shape::Shape;
 use super::simulated::SimulatorSpec;
+use super::step::{SchemaForm, StepSpec};
 use super::units::ByteSize;
-use crate::ident::Fingerprint;
 use crate::store::Location;
 
 /// A validated job.
@@ -191,6 +190,8 @@ pub struct Provider {
     pub max_tokens_field: String,
     /// How it is told what an answer must hold.
     pub schema_form: SchemaForm,
+    /// Tokens of prompt and answer together, at most; none if nobody said.
+    pub context_window: Option<u32>,
     /// Texts in one request for embeddings, at most.
     pub inputs_per_request: u32,
     /// Their tokens together, at most.
@@ -281,157 +282,6 @@ impl fmt::Debug for ApiKey {
     }
 }
 
-/// One prompt and one output.
-#[derive(Clone, Debug)]
-pub struct StepSpec {
-    /// Column that takes the answers.
-    pub output: String,
-    /// Positions in [`Job::providers`], in the order in which they are tried; at least one.
-    pub providers: Vec<usize>,
-    /// Whether all of them are asked at once.
-    pub balance: bool,
-    /// The SQL condition that rows must meet to be asked about.
-    pub when: Option<String>,
-    /// Template of the user's message.
-    pub prompt: String,
-    /// Template of the system message.
-    pub system: Option<String>,
-    /// What an answer must be.
-    pub form: Form,
-    /// Whether rows with the same question share one answer.
-    pub shares: bool,
-    /// How often a row is asked again whose answer is not that.
-    pub max_repairs: u32,
-    /// What is asked for besides the messages.
-    pub params: Params,
-    /// What happens to rows without input.
-    pub null_inputs: NullInputs,
-    /// Time for a row over all its attempts.
-    pub row_deadline: Duration,
-}
-
-impl StepSpec {
-    /// Stands for what the step asks, whatever the row: templates and parameters.
-    #[must_use]
-    pub fn template_fingerprint(&self) -> Fingerprint {
-        let Params { temperature, max_tokens, extra_body, .. } = &self.params;
-        let params = serde_json::json!([temperature, max_tokens, extra_body]).to_string();
-        let system = self.system.as_deref().map_or(&[][..], |system| system.as_bytes());
-        let asked = [self.prompt.as_bytes(), system, params.as_bytes()];
-        match &self.form {
-            Form::Text => Fingerprint::of(asked),
-            Form::Classes(classes) => {
-                Fingerprint::of(asked.into_iter().chain(classes.iter().map(String::as_bytes)))
-            }
-            Form::Typed(typed) => Fingerprint::of(asked.into_iter().chain([typed.shape.text().as_bytes()])),
-            Form::Embedding(Vectors { dimensions, .. }) => {
-                let dimensions = format!("embedding {dimensions:?}");
-                Fingerprint::of(asked.into_iter().chain([dimensions.as_bytes()]))
-            }
-        }
-    }
-}
-
-/// What an answer must be.
-#[derive(Clone, Debug, Default)]
-pub enum Form {
-    /// Any text.
-    #[default]
-    Text,
-    /// One of these.
-    Classes(Vec<String>),
-    /// An object.
-    Typed(Typed),
-    /// The vector of the text.
-    Embedding(Vectors),
-}
-
-/// Which vectors are asked for, and how.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Vectors {
-    /// How many numbers one has; none for what the model gives.
-    pub dimensions: Option<u32>,
-    /// How they are sent.
-    pub encoding: Option<VectorEncoding>,
-}
-
-/// How the numbers of a vector are sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum VectorEncoding {
-    /// As a list of numbers.
-    Float,
-    /// In base64: a third of the bytes.
-    Base64,
-}
-
-/// What a step asks for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum StepKind {
-    /// Answers to prompts.
-    #[default]
-    Chat,
-    /// Vectors of texts.
-    Embedding,
-}
-
-impl Form {
-    /// Whether the text of an answer is kept beside what it means.
-    #[must_use]
-    pub fn keeps_raw(&self) -> bool {
-        matches!(self, Form::Typed(Typed { keep_raw: true, .. }))
-    }
-}
-
-/// An answer that is an object, and the columns that it becomes.
-#[derive(Clone, Debug)]
-pub struct Typed {
-    /// What it holds.
-    pub shape: Shape,
-    /// Whether each field has a column of its own, instead of all in one struct column.
-    pub flat: bool,
-    /// Whether the text of the answer has a column, too.
-    pub keep_raw: bool,
-}
-
-/// How a request says what an answer must hold.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum SchemaForm {
-    /// What the endpoint turns out to take and to heed: `json_schema`, else `tool`, else `json_object`, else `words`.
-    /// It is remembered.
-    #[default]
-    Auto,
-    /// `response_format` with the schema, as OpenAI has it.
-    JsonSchema,
-    /// A tool that the model has to call.
-    Tool,
-    /// `response_format` that asks for JSON, and the schema in the prompt.
-    JsonObject,
-    /// `response_format` that asks for JSON, with the schema beside it, as llama.cpp has it.
-    LlamaCpp,
-    /// `structured_outputs`, as vLLM has it.
-    Vllm,
-    /// In the prompt alone.
-    Words,
-}
-
-/// Parameters of the question: with the messages, they are what a request's fingerprint stands for.
-#[derive(Clone, Debug, Default)]
-pub struct Params {
-    /// Sampling temperature.
-    pub temperature: Option<f64>,
-    /// Most tokens of an answer.
-    pub max_tokens: Option<u32>,
-    /// Further fields of the body.
-    pub extra_body: Map<String, Value>,
-    /// What an answer must hold.
-    pub shape: Option<Shape>,
-    /// Which vector is asked for; none where an answer is.
-    pub vectors: Option<Vectors>,
-}
-
 /// What happens to columns of the source that an existing target does not have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -445,22 +295,12 @@ pub enum OnNewColumns {
     Add,
 }
 
-/// What happens to a row whose inputs are all null.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum NullInputs {
-    /// The output is null and nothing is asked.
-    #[default]
-    Skip,
-    /// It is asked like any other.
-    Ask,
-}
-
 impl Job {
     /// Whether a provider is asked for nothing but vectors.
     #[must_use]
     pub fn only_embeds(&self, provider: usize) -> bool {
-        let mut steps = self.steps.iter().filter(|step| step.providers.contains(&provider)).peekable();
+        let asks = |step: &&StepSpec| step.all_providers().any(|asked| asked == provider);
+        let mut steps = self.steps.iter().filter(asks).peekable();
         steps.peek().is_some() && steps.all(|step| step.params.vectors.is_some())
     }
 

@@ -15,6 +15,7 @@ mod raw;
 pub mod reference;
 mod shape;
 mod simulated;
+mod step;
 mod steps;
 mod units;
 
@@ -22,14 +23,17 @@ pub use budget::{Allowance, Budget, Prices};
 pub use error::ConfigError;
 pub(crate) use error::nearest;
 pub use job::{
-    ApiKey, BatchLimits, CacheSpec, Copying, Form, Job, Keys, NullInputs, OnNewColumns, Params, Places,
-    Provider, RetryPolicy, SchemaForm, SourceSpec, SourceStart, StepKind, StepSpec, TargetSpec, TokenCharge,
-    TokenLimits, Typed, VectorEncoding, Vectors, WindowLimits,
+    ApiKey, BatchLimits, CacheSpec, Copying, Job, Keys, OnNewColumns, Places, Provider, RetryPolicy,
+    SourceSpec, SourceStart, TargetSpec, TokenCharge, TokenLimits, WindowLimits,
 };
 pub use shape::Shape;
 pub(crate) use simulated::MOST_DIMENSIONS;
 pub use simulated::{
     DelayForm, FaultSpec, HeaderFamily, LimitSpec, LimitWindow, PhaseSpec, SchemaFormName, SimulatedCharge,
     SimulatorSpec, WrongForm,
+};
+pub use step::{
+    Example, Form, NullInputs, OnTooLong, Params, Route, SchemaForm, StepKind, StepSpec, Typed,
+    VectorEncoding, Vectors,
 };
 pub use units::{ByteSize, Span, moment};

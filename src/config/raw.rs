@@ -247,7 +247,12 @@ pub(super) struct RawProvider {
     /// `json_object` and `words` while the endpoint refuses or ignores it. Answers are checked in any case.
     /// Default: `auto`.
     #[serde(default)]
-    pub(super) schema_form: super::job::SchemaForm,
+    pub(super) schema_form: super::step::SchemaForm,
+    /// Tokens of a prompt and its `max_tokens` together that the model takes. A longer prompt is not sent: it goes to the
+    /// next provider of its step that can take it, or `on_too_long` says what becomes of it. Counted as the model
+    /// counts where its encoding is known, else nearly so, with a tenth left free. Default: the provider says.
+    #[schemars(range(min = 1))]
+    pub(super) context_window: Option<u32>,
     /// Texts in one request for embeddings, at most; at least 1. Default: 128.
     #[schemars(range(min = 1))]
     pub(super) inputs_per_request: Option<u32>,
@@ -324,15 +329,22 @@ pub(super) struct RawStep {
     /// What is asked for: `chat` for an answer to the prompt, `embedding` for the vector of it, a list of 32-bit floats;
     /// several rows go into one request then. Default: `chat`.
     #[serde(default)]
-    pub(super) kind: super::job::StepKind,
+    pub(super) kind: super::step::StepKind,
     /// Numbers in a vector, at least 1; for models that let one choose. Default: what the model gives.
     #[schemars(range(min = 1))]
     pub(super) dimensions: Option<u32>,
     /// How vectors are sent: `float`, or `base64`, which is a third as long. Default: as the endpoint likes.
-    pub(super) encoding: Option<super::job::VectorEncoding>,
+    pub(super) encoding: Option<super::step::VectorEncoding>,
     /// Name of a `[provider.<name>]`, or a list of them: the first is asked, the next while it fails or
     /// refuses to answer at all. Default: the only one there is.
     pub(super) provider: Option<OneOrMore>,
+    /// Other providers for rows that meet a condition: `[{ when = "length(body) < 8000", provider = "small" }]`, of which the
+    /// first that is met counts; `provider` is for all other rows. Conditions are as in `when`. Default: none.
+    #[serde(default)]
+    pub(super) route: Vec<RawRoute>,
+    /// What becomes of a prompt that is longer than the `context_window` of each of its providers: `fail` makes the row an
+    /// error that costs nothing, `truncate` cuts what the template made at its end. Default: `fail`.
+    pub(super) on_too_long: Option<super::step::OnTooLong>,
     /// Whether rows go to all providers of the list at once, each as much as it takes, instead of to the
     /// first. Default: false.
     #[serde(default)]
@@ -350,6 +362,11 @@ pub(super) struct RawStep {
     pub(super) prompt: String,
     /// Template of the system message, like `prompt`. Default: none is sent.
     pub(super) system: Option<String>,
+    /// File of examples that the model sees before each row, relative to the job file: a line each, as JSON, with
+    /// `input`, the columns that the template names, and `output`, the answer, which must be one that the step takes.
+    /// Default: none.
+    #[schemars(length(min = 1))]
+    pub(super) examples: Option<String>,
     /// The answers that there may be: the column holds one of them, or an error. They are named to the model after
     /// the prompt; letters count as they stand here. At least one, each once and without white space at its ends.
     /// Default: any text.
@@ -390,10 +407,21 @@ pub(super) struct RawStep {
     pub(super) extra_body: toml::Table,
     /// What happens to a row whose columns in the templates are all null. Default: `skip`.
     #[serde(default)]
-    pub(super) null_inputs: super::job::NullInputs,
+    pub(super) null_inputs: super::step::NullInputs,
     /// Longest time for a row over all its attempts and the delays between them; waiting for a limit does
     /// not count. Beyond it the row ends with an error. Default: 10 min.
     pub(super) row_deadline: Option<Span>,
+}
+
+/// Where rows go that meet a condition.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawRoute {
+    /// SQL condition, as in the step's `when`. Required.
+    #[schemars(length(min = 1))]
+    pub(super) when: String,
+    /// Name of a `[provider.<name>]`, or a list of them. Required.
+    pub(super) provider: OneOrMore,
 }
 
 /// A path to a file or what would stand in it.

@@ -1,12 +1,22 @@
 //! The checks of steps.
 
-use serde_json::Value;
+use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use super::check::Checker;
 use super::error::{ConfigError, nearest};
-use super::job::{Form, Params, Provider, StepKind, StepSpec, Typed, Vectors};
+use super::job::Provider;
 use super::raw::{FileOrTable, OneOrMore, RawStep};
 use super::shape::Shape;
+use super::step::{Example, Form, Params, Route, StepKind, StepSpec, Typed, Vectors};
+
+/// An example as it is written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    input: Map<String, Value>,
+    output: Value,
+}
 
 /// Each repair is paid for.
 const MAX_REPAIRS: u32 = 10;
@@ -86,6 +96,27 @@ impl Checker<'_> {
             }
             (repairs, _) => repairs.unwrap_or(2),
         };
+        let routes = raw.route.iter().enumerate().map(|(nth, route)| {
+            let key = |field: &str| key(&format!("route[{nth}].{field}"));
+            if route.when.trim().is_empty() {
+                return Err(self.wrong(key("when"), "is empty; give a condition"));
+            }
+            let providers = self.providers_of(&key("provider"), Some(&route.provider), providers)?;
+            Ok(Route { when: route.when.clone(), providers })
+        });
+        let routes = routes.collect::<Result<Vec<_>, _>>()?;
+        let asked = routes.iter().flat_map(|route| &route.providers).chain(&chosen);
+        let has_window = asked.into_iter().any(|provider| providers[*provider].context_window.is_some());
+        if raw.on_too_long.is_some() && !has_window {
+            return Err(self.wrong(
+                key("on_too_long"),
+                "is set, and no provider of the step has a context_window: nothing says what is too long",
+            ));
+        }
+        let examples = match &raw.examples {
+            Some(file) => self.examples(&key("examples"), file, &form)?,
+            None => Vec::new(),
+        };
         let (shape, vectors) = match &form {
             Form::Typed(typed) => (Some(typed.shape.clone()), None),
             Form::Embedding(vectors) => (None, Some(*vectors)),
@@ -98,6 +129,9 @@ impl Checker<'_> {
             output: raw.output,
             providers: chosen,
             balance: raw.balance,
+            routes,
+            on_too_long: raw.on_too_long.unwrap_or_default(),
+            examples,
             when: raw.when,
             prompt: raw.prompt,
             system: raw.system,
@@ -171,6 +205,7 @@ impl Checker<'_> {
             ("flat", raw.flat.is_some()),
             ("keep_raw", raw.keep_raw.is_some()),
             ("max_repairs", raw.max_repairs.is_some()),
+            ("examples", raw.examples.is_some()),
             ("system", raw.system.is_some()),
             ("temperature", raw.temperature.is_some()),
             ("max_tokens", raw.max_tokens.is_some()),
@@ -185,6 +220,46 @@ impl Checker<'_> {
             return Err(self.wrong(key("dimensions"), "is 0; it must be at least 1"));
         }
         Ok(Form::Embedding(Vectors { dimensions: raw.dimensions, encoding: raw.encoding }))
+    }
+
+    /// Reads examples and holds their answers against what an answer must be.
+    fn examples(&self, key: &str, file: &str, form: &Form) -> Result<Vec<Example>, ConfigError> {
+        let path = self.folder.join(file);
+        let text = std::fs::read_to_string(&path).map_err(|error| {
+            self.wrong(key, format!("names {}, which cannot be read: {error}", path.display()))
+        })?;
+        let mut examples = Vec::new();
+        for (line, text) in (1..).zip(text.lines()).filter(|(_, text)| !text.trim().is_empty()) {
+            let wrong = |message: String| {
+                self.wrong(key, format!("names {}, whose line {line} {message}", path.display()))
+            };
+            let Written { input, output } = serde_json::from_str(text)
+                .map_err(|error| wrong(format!("is no object with input and output: {error}")))?;
+            let mistake = match (form, &output) {
+                (Form::Classes(classes), Value::String(class)) if !classes.contains(class) => {
+                    Some(format!("has the output {class:?}, which is not one of the classes"))
+                }
+                (Form::Typed(typed), output) => {
+                    let mistake = typed.shape.validator().iter_errors(output).next();
+                    mistake
+                        .map(|mistake| format!("has an output that is not what the step asks for: {mistake}"))
+                }
+                (Form::Text | Form::Classes(_), Value::String(_)) => None,
+                _ => Some(format!("has the output {output}, which is no text")),
+            };
+            if let Some(mistake) = mistake {
+                return Err(wrong(mistake));
+            }
+            let output = match output {
+                Value::String(text) => text,
+                other => other.to_string(),
+            };
+            examples.push(Example { line, input, output });
+        }
+        match examples.is_empty() {
+            true => Err(self.wrong(key, format!("names {}, which has no example in it", path.display()))),
+            false => Ok(examples),
+        }
     }
 
     fn schema(&self, key: &str, written: &FileOrTable) -> Result<Shape, ConfigError> {

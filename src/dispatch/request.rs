@@ -23,6 +23,10 @@ pub struct Request {
     pub deadline: Duration,
     /// Where the answer is kept.
     pub receipt: Receipt,
+    /// Which of the step's lists of providers it goes by.
+    pub route: usize,
+    /// Providers that cannot take it, one bit each.
+    pub barred: u64,
     /// Providers that could not answer it, one bit each.
     pub tried: u64,
     /// What was paid for the row and the step before, for answers that were not what was asked for.

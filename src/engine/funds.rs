@@ -203,7 +203,7 @@ impl fmt::Display for Spent {
 /// The least that any request of a job can take at its worst.
 fn least(job: &Job) -> Spend {
     let requests = job.steps.iter().flat_map(|step| {
-        let providers = step.providers.iter().map(|provider| &job.providers[*provider]);
+        let providers = step.all_providers().map(|provider| &job.providers[provider]);
         providers.map(|provider| worst_case(provider.prices.as_ref(), 1, 0, step.params.max_tokens))
     });
     let smaller = |a: Spend, b: Spend| Spend {

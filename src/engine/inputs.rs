@@ -5,8 +5,9 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 
-use super::lane::Step;
+use super::lane::{Lane, Step, bit};
 use super::open_batch::OpenBatch;
+use crate::config::OnTooLong;
 use crate::decode::Content;
 use crate::fault::{Class, Failure};
 use crate::ident::{Cell, StepId};
@@ -70,8 +71,17 @@ fn cell_of(batch: &OpenBatch, step: usize, row: u32) -> Cell {
     Cell { batch: batch.id(), row, step: StepId::new(step) }
 }
 
-/// The question about a row, or the outcome of one that is not asked about.
-pub(super) fn question(steps: &[Step], batch: &OpenBatch, cell: Cell) -> Result<Question, Outcome> {
+/// What is asked about a row, and who may be asked.
+pub(super) struct Asked {
+    pub(super) question: Question,
+    /// Which of the step's lists of providers it goes by.
+    pub(super) route: usize,
+    /// Providers that cannot take it, one bit each.
+    pub(super) barred: u64,
+}
+
+/// What is asked about a row, or the outcome of one that is not asked about.
+pub(super) fn asked(steps: &[Step], lanes: &[Lane], batch: &OpenBatch, cell: Cell) -> Result<Asked, Outcome> {
     let step = &steps[cell.step.index()];
     if let Some(failed) = step.needs.iter().find(|needed| batch.has_failed(**needed, cell.row)) {
         let detail = format!("the step {:?} failed, whose output this one needs", &*steps[*failed].output);
@@ -85,11 +95,69 @@ pub(super) fn question(steps: &[Step], batch: &OpenBatch, cell: Cell) -> Result<
     let given = step.prompt.needs().map(|needed| given(steps, batch, needed, cell.row));
     let given = given.collect::<Result<Vec<_>, _>>().map_err(Outcome::Failed)?;
     let (rows, row) = batch.locate(cell.row);
-    match step.prompt.render(rows, row, given) {
-        Ok(Rendered::Ask(question)) => Ok(question),
-        Ok(Rendered::Skip) => Err(Outcome::Skipped),
-        Err(failure) => Err(Outcome::Failed(failure)),
+    let question = match step.prompt.render(rows, row, given) {
+        Ok(Rendered::Ask(question)) => question,
+        Ok(Rendered::Skip) => return Err(Outcome::Skipped),
+        Err(failure) => return Err(Outcome::Failed(failure)),
+    };
+    let mut route = 0;
+    for (nth, (when, _)) in step.routes.iter().enumerate() {
+        if when.holds(steps, batch, cell.row).map_err(Outcome::Failed)? {
+            route = nth + 1;
+            break;
+        }
     }
+    within(step, lanes, question, route).map_err(Outcome::Failed)
+}
+
+/// Bars the providers for which a question is too long; where that is all of them, it is cut or fails.
+fn within(step: &Step, lanes: &[Lane], question: Question, route: usize) -> Result<Asked, Failure> {
+    if !step.has_windows {
+        return Ok(Asked { question, route, barred: 0 });
+    }
+    let own = step.lanes_of(route);
+    let excess = |question: &Question, lane: usize| {
+        lanes[lane].window.map_or(0, |window| window.excess(question, &step.params))
+    };
+    let least = own.iter().map(|lane| excess(&question, *lane)).min().unwrap_or_default();
+    let question = match (least, step.on_too_long) {
+        (0, _) => question,
+        (_, OnTooLong::Truncate) => shortened(step, question, least, |question| {
+            own.iter().map(|lane| excess(question, *lane)).min().unwrap_or_default()
+        })?,
+        (_, OnTooLong::Fail) => return Err(too_long(least, "shorten the prompt, or set on_too_long")),
+    };
+    let barred = own.iter().filter(|lane| excess(&question, **lane) > 0).map(|lane| bit(*lane));
+    let barred = barred.fold(0, |all, lane| all | lane);
+    Ok(Asked { question, route, barred })
+}
+
+fn too_long(excess: usize, hint: &str) -> Failure {
+    let detail = format!(
+        "the prompt and the tokens of its answer are about {excess} tokens more than the context_window of any provider; {hint}"
+    );
+    Failure::new(Class::TooLong, detail)
+}
+
+/// A question whose prompt is cut until it is no longer too long.
+fn shortened(
+    step: &Step,
+    mut question: Question,
+    mut excess: usize,
+    measure: impl Fn(&Question) -> usize,
+) -> Result<Question, Failure> {
+    // What is cut is counted in another encoding than the model's, perhaps: a few tries come close.
+    for _ in 0..8 {
+        question = step
+            .prompt
+            .shortened(&question, excess + excess / 20 + 1)
+            .ok_or_else(|| too_long(excess, "nothing of the prompt would be left"))?;
+        excess = measure(&question);
+        if excess == 0 {
+            return Ok(question);
+        }
+    }
+    Err(too_long(excess, "nothing of the prompt would be left"))
 }
 
 /// What a step gave for a row, for a template.

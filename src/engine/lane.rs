@@ -7,8 +7,9 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::inputs::When;
+use super::window::Window;
 use crate::clock::Jitter;
-use crate::config::{Form, Params, Prices, Provider};
+use crate::config::{Form, OnTooLong, Params, Prices, Provider};
 use crate::decode::Content;
 use crate::dispatch::{Dispatcher, Lessons, Mode, Reply, Request, Standing, Wires};
 use crate::event::Voice;
@@ -25,6 +26,9 @@ pub(super) struct Lane {
     pub(super) model: Arc<str>,
     /// Where it is asked.
     pub(super) address: Arc<str>,
+    pub(super) window: Option<Window>,
+    /// Whether it hands back rows while its provider fails.
+    pub(super) has_fallback: bool,
     pub(super) prices: Option<Prices>,
     pub(super) inbox: mpsc::Sender<Request>,
     pub(super) standing: Standing,
@@ -65,7 +69,9 @@ impl Hub<'_> {
         dispatchers: &mut JoinSet<()>,
     ) -> Lane {
         let model = Arc::clone(endpoint.model());
-        let address = endpoint.address().into();
+        // The built-in one has another port each time.
+        let address =
+            if provider.endpoint.is_none() { "simulator".into() } else { endpoint.address().into() };
         let Role { has_fallback, only_embeds, embeds } = role;
         let together = if embeds { provider.inputs_per_request as usize } else { 1 };
         let room = (provider.max_concurrency as usize * together).min(MOST_READY);
@@ -87,7 +93,10 @@ impl Hub<'_> {
             voice: self.voice.clone(),
         };
         dispatchers.spawn(Dispatcher::new(provider, Arc::new(endpoint), wires).run());
+        let window = provider.context_window.map(|tokens| Window::new(tokens, &model));
         Lane {
+            window,
+            has_fallback,
             name: provider.name.as_str().into(),
             model,
             address,
@@ -123,6 +132,12 @@ pub(super) struct Step {
     pub(super) deadline: Duration,
     /// Positions among the lanes, in the order in which they are tried.
     pub(super) lanes: Vec<usize>,
+    /// Other such lists, for rows that meet a condition.
+    pub(super) routes: Vec<(When, Vec<usize>)>,
+    /// Whether one of its providers takes prompts up to a length only.
+    pub(super) has_windows: bool,
+    /// What becomes of a prompt that none of them can take.
+    pub(super) on_too_long: OnTooLong,
     /// Whether all of them are asked at once.
     pub(super) balance: bool,
 }
@@ -137,13 +152,39 @@ pub(super) enum Errand {
 }
 
 impl Step {
-    /// Where the next row is asked, and whether it is to find out how a provider that failed is now: the first lane that takes rows, or with balance the one with the most
-    /// room; one that failed gets a row when it wants to be tried. None while all of them fail.
-    pub(super) fn route(&self, lanes: &[Lane], tried: u64) -> Option<(usize, Errand)> {
-        if let [only] = self.lanes.as_slice() {
+    /// Whether the provider depends on the row.
+    pub(super) fn is_routed(&self) -> bool {
+        !self.routes.is_empty() || self.has_windows
+    }
+
+    /// A list of providers, in the order in which they are tried.
+    pub(super) fn lanes_of(&self, route: usize) -> &[usize] {
+        let routed = route.checked_sub(1).and_then(|route| self.routes.get(route));
+        routed.map_or(&self.lanes, |(_, lanes)| lanes)
+    }
+
+    /// Whether rows that go to a provider may go to another one.
+    pub(super) fn has_fallback(&self, lane: usize) -> bool {
+        let mut lists = self.routes.iter().map(|(_, lanes)| lanes).chain([&self.lanes]);
+        lists.any(|lanes| lanes.len() > 1 && lanes.contains(&lane))
+    }
+
+    /// All providers that it may ask.
+    pub(super) fn all_lanes(&self) -> impl Iterator<Item = usize> {
+        self.routes.iter().flat_map(|(_, lanes)| lanes).chain(&self.lanes).copied()
+    }
+
+    /// Where the next row is asked, and whether it is to find out how a provider that failed is now: the first lane that
+    /// takes rows, or with balance the one with the most room; one that failed gets a row when it wants to be tried.
+    /// None while all of them fail.
+    pub(super) fn route(&self, lanes: &[Lane], route: usize, without: u64) -> Option<(usize, Errand)> {
+        let own = self.lanes_of(route);
+        if let [only] = own
+            && !lanes[*only].has_fallback
+        {
             return Some((*only, Errand::Answer));
         }
-        let open = || self.lanes.iter().copied().filter(|lane| tried & bit(*lane) == 0);
+        let open = || own.iter().copied().filter(|lane| without & bit(*lane) == 0);
         if let Some(probe) = open().find(|lane| lanes[*lane].standing.claim_probe()) {
             return Some((probe, Errand::Probe));
         }
@@ -153,8 +194,8 @@ impl Step {
     }
 
     /// Whether another lane than these could answer.
-    pub(super) fn has_other(&self, lanes: &[Lane], tried: u64) -> bool {
-        self.lanes.iter().any(|lane| tried & bit(*lane) == 0 && lanes[*lane].standing.is_up())
+    pub(super) fn has_other(&self, lanes: &[Lane], route: usize, without: u64) -> bool {
+        self.lanes_of(route).iter().any(|lane| without & bit(*lane) == 0 && lanes[*lane].standing.is_up())
     }
 
     /// Holds a vector against those before it: all of a column are of one length.
@@ -170,7 +211,7 @@ impl Step {
 
     /// Whether an answer of this provider and model is one of this step's.
     pub(super) fn takes(&self, lanes: &[Lane], provider: &str, model: &str) -> bool {
-        self.lanes.iter().any(|lane| *lanes[*lane].name == *provider && *lanes[*lane].model == *model)
+        self.all_lanes().any(|lane| *lanes[lane].name == *provider && *lanes[lane].model == *model)
     }
 }
 

@@ -11,6 +11,7 @@ mod error_rate;
 mod exclusive;
 mod feed;
 mod funds;
+mod handing;
 mod history;
 mod inputs;
 mod lane;
@@ -28,6 +29,7 @@ mod sharing;
 mod start;
 mod status;
 mod stop;
+mod window;
 
 pub use check::{Finding, check, repair};
 pub use enricher::Enricher;

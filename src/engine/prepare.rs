@@ -72,6 +72,8 @@ pub(super) struct PreparedStep {
     pub(super) spec: StepSpec,
     pub(super) prompt: Prompt,
     pub(super) when: Option<When>,
+    /// Conditions of its routes.
+    pub(super) routes: Vec<When>,
     /// The earlier steps whose outputs it needs.
     pub(super) needs: Vec<usize>,
 }
@@ -89,10 +91,14 @@ fn steps(job: &Job, source: &Schema) -> Result<Vec<PreparedStep>, EngineError> {
         let when =
             spec.when.as_deref().map(|written| condition(spec, written, source, &earlier, &job.steps[at..]));
         let when = when.transpose()?;
-        let mut needs: Vec<usize> = prompt.needs().chain(when.iter().flat_map(When::needs)).collect();
+        let routes = spec.routes.iter();
+        let routes = routes.map(|route| condition(spec, &route.when, source, &earlier, &job.steps[at..]));
+        let routes = routes.collect::<Result<Vec<_>, _>>()?;
+        let of_conditions = when.iter().chain(&routes).flat_map(When::needs);
+        let mut needs: Vec<usize> = prompt.needs().chain(of_conditions).collect();
         needs.sort_unstable();
         needs.dedup();
-        steps.push(PreparedStep { spec: spec.clone(), prompt, when, needs });
+        steps.push(PreparedStep { spec: spec.clone(), prompt, when, routes, needs });
         earlier.push(Output::of(spec).value_field());
     }
     Ok(steps)

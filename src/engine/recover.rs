@@ -139,7 +139,7 @@ impl Recoverer<'_> {
     fn steps(&self) -> BTreeMap<String, String> {
         let step = |step: &StepSpec| {
             let models: Vec<&str> =
-                step.providers.iter().map(|place| self.job.providers[*place].model.as_str()).collect();
+                step.all_providers().map(|place| self.job.providers[place].model.as_str()).collect();
             (step.output.clone(), format!("{} {}", step.template_fingerprint(), models.join(" ")))
         };
         self.job.steps.iter().map(step).collect()

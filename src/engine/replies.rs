@@ -94,7 +94,7 @@ impl Enricher {
         let step = &self.steps[request.cell.step.index()];
         if failure.class != Class::Deadline
             && self.stop.is_none()
-            && step.has_other(&self.lanes, request.tried)
+            && step.has_other(&self.lanes, request.route, request.tried | request.barred)
         {
             self.detours.push_back(request);
             return;
@@ -115,7 +115,7 @@ impl Enricher {
         }
         let step = &self.steps[cell.step.index()];
         let Lane { name, standing, .. } = &self.lanes[lane];
-        if self.stop.is_none() && step.has_other(&self.lanes, bit(lane)) {
+        if self.stop.is_none() && step.has_other(&self.lanes, request.route, bit(lane) | request.barred) {
             // Without an answer it may come back; what it refuses outright it refuses for good.
             if failure.class != Class::Unavailable && !standing.is_out() {
                 standing.rule_out();

@@ -176,6 +176,7 @@ fn with_provider(job: &Job, provider: Option<&str>) -> Result<Job, EngineError> 
     })?;
     for step in &mut job.steps {
         step.providers = vec![place];
+        step.routes.clear();
         step.balance = false;
     }
     Ok(job)

@@ -71,7 +71,7 @@ impl Sharing {
             return Ok(Known::Answer(shared.clone()));
         }
         let Some(cache) = &self.cache else { return Ok(Known::Nothing) };
-        for lane in step.lanes.iter().map(|lane| &lanes[*lane]) {
+        for lane in step.all_lanes().map(|lane| &lanes[lane]) {
             if let Some(body) = cache.get(anywhere(lane, question))? {
                 let (provider, model) = (Arc::clone(&lane.name), Arc::clone(&lane.model));
                 return Ok(Known::Answer(Shared { provider, model, body }));

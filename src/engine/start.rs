@@ -125,7 +125,7 @@ pub(super) async fn start(
 /// The time that so many rows take at the job's own limits; none where a step has a provider without one.
 fn least_time(job: &Job, rows: u64) -> Option<Duration> {
     let per_minute = job.steps.iter().map(|step| {
-        let limits = step.providers.iter().map(|at| job.providers[*at].requests_per_minute.map(f64::from));
+        let limits = step.all_providers().map(|at| job.providers[at].requests_per_minute.map(f64::from));
         limits.sum::<Option<f64>>()
     });
     let slowest = per_minute.collect::<Option<Vec<f64>>>()?.into_iter().reduce(f64::min)?;

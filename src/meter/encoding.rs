@@ -36,8 +36,20 @@ impl Encoding {
         if texts.clone().map(str::len).sum::<usize>() > MOST_BYTES {
             return None;
         }
+        Some(self.count_all(texts))
+    }
+
+    /// The tokens of a conversation of these texts, however long.
+    #[must_use]
+    pub fn count_all<'a>(self, texts: impl Iterator<Item = &'a str>) -> usize {
         let count = |text| self.0.count_ordinary(text) + TOKENS_PER_MESSAGE;
-        Some(texts.map(count).sum::<usize>() + TOKENS_BEFORE_ANSWER)
+        texts.map(count).sum::<usize>() + TOKENS_BEFORE_ANSWER
+    }
+
+    /// The encoding of OpenAI's newer models, for want of a model's own.
+    #[must_use]
+    pub fn usual() -> Self {
+        Encoding(tiktoken_rs::o200k_base_singleton())
     }
 }
 

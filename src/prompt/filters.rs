@@ -65,18 +65,28 @@ fn truncate_tokens(value: &Value, most: usize) -> Result<Value, Error> {
             Err(wrong(format!("truncate_tokens: {value} is no text")))
         };
     };
+    cut(text, most).map(Value::from).map_err(|message| wrong(format!("truncate_tokens: {message}")))
+}
+
+/// The beginning of a text, so many tokens at most.
+pub(super) fn cut(text: &str, most: usize) -> Result<&str, String> {
     let longest = text.floor_char_boundary(most.saturating_mul(LONGEST_TOKEN).min(text.len()));
     let (text, _) = text.split_at(longest);
     let encoding = tiktoken_rs::o200k_base_singleton();
     let tokens = encoding.encode_ordinary(text);
     if tokens.len() <= most {
-        return Ok(Value::from(text));
+        return Ok(text);
     }
     let kept = encoding.decode_bytes(tokens.get(..most).unwrap_or_default());
-    let kept = kept.map_err(|error| wrong(format!("truncate_tokens: {error}")))?;
+    let kept = kept.map_err(|error| error.to_string())?;
     // A token may end within a letter.
     let (cut, _) = text.split_at(text.floor_char_boundary(kept.len()));
-    Ok(Value::from(cut))
+    Ok(cut)
+}
+
+/// Tokens of a text, counted as `truncate_tokens` does.
+pub(super) fn count(text: &str) -> usize {
+    tiktoken_rs::o200k_base_singleton().count_ordinary(text)
 }
 
 #[cfg(test)]

@@ -102,6 +102,16 @@ impl Given {
     }
 }
 
+/// The input of an example as the variables of a template, and `row` for all of them.
+pub(super) fn input_value(input: &serde_json::Map<String, serde_json::Value>) -> Value {
+    let mut pairs: Vec<(Value, Value)> =
+        input.iter().map(|(name, value)| (Value::from(name.as_str()), of_json(value))).collect();
+    if !input.contains_key("row") {
+        pairs.push((Value::from("row"), Value::from_object(Pairs(pairs.clone()))));
+    }
+    Value::from_object(Pairs(pairs))
+}
+
 fn of_json(json: &serde_json::Value) -> Value {
     match json {
         serde_json::Value::Null => Value::from(()),

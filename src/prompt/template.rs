@@ -10,8 +10,8 @@ use arrow::record_batch::RecordBatch;
 use minijinja::{Environment, Error, ErrorKind, Output, State, UndefinedBehavior, Value};
 
 use super::filters;
-use super::row::{Given, Rows, binary_column};
-use crate::config::{Form, NullInputs, Params, StepSpec, nearest};
+use super::row::{Given, Rows, binary_column, input_value};
+use crate::config::{Example, Form, NullInputs, Params, StepSpec, nearest};
 use crate::fault::{Class, Failure};
 use crate::ident::Fingerprint;
 use crate::wire::{Message, Role};
@@ -45,6 +45,16 @@ pub enum PromptError {
         near: Option<String>,
         /// The columns there are.
         known: Vec<String>,
+    },
+    /// An example cannot be put into it.
+    #[error("step {step:?}: the example in line {line} does not fit the template: {message}")]
+    Example {
+        /// Output of the step.
+        step: String,
+        /// Line in the file of examples, counted from 1.
+        line: usize,
+        /// What is wrong.
+        message: String,
     },
     /// It names what the step itself or a later one gives.
     #[error(
@@ -118,6 +128,8 @@ pub struct Prompt {
     params: Vec<u8>,
     /// What an answer must be, in words.
     instruction: String,
+    /// Questions and answers before the row's own.
+    examples: Vec<Message>,
 }
 
 impl fmt::Debug for Prompt {
@@ -151,7 +163,7 @@ impl Prompt {
         if let Some(column) = binary_column(schema, &inputs) {
             return Err(PromptError::Binary { step: step.output.clone(), column: column.to_owned() });
         }
-        let prompt = Prompt {
+        let mut prompt = Prompt {
             has_system: step.system.is_some(),
             skips_nulls: step.null_inputs == NullInputs::Skip && !inputs.is_empty(),
             needs: inputs
@@ -163,10 +175,24 @@ impl Prompt {
             inputs,
             params: params(&step.params),
             instruction: instruction(&step.form),
+            examples: Vec::new(),
             environment,
         };
         prompt.rehearse(step, schema)?;
+        prompt.show(step)?;
         Ok(prompt)
+    }
+
+    /// Renders the examples of a step.
+    fn show(&mut self, step: &StepSpec) -> Result<(), PromptError> {
+        for Example { line, input, output } in &step.examples {
+            let wrong =
+                |message: String| PromptError::Example { step: step.output.clone(), line: *line, message };
+            let asked = self.user(&input_value(input)).map_err(|failure| wrong(failure.detail))?;
+            let answer = Message { role: Role::Assistant, content: output.clone() };
+            self.examples.extend([asked, answer]);
+        }
+        Ok(())
     }
 
     /// Renders a row of nulls, for mistakes that show only then: filters, tests and functions that are not
@@ -214,18 +240,40 @@ impl Prompt {
         }
         let names = self.needs.iter().map(|(_, name)| Arc::clone(name));
         let context = rows.value(row, names.zip(given).collect());
-        let mut messages = Vec::with_capacity(2);
+        let mut messages = Vec::with_capacity(2 + self.examples.len());
         if self.has_system {
             messages.push(Message { role: Role::System, content: self.text(SYSTEM, &context)? });
         }
-        let mut content = self.text(USER, &context)?;
+        messages.extend(self.examples.iter().cloned());
+        messages.push(self.user(&context)?);
+        Ok(Rendered::Ask(self.question(messages)))
+    }
+
+    fn user(&self, context: &Value) -> Result<Message, Failure> {
+        let mut content = self.text(USER, context)?;
         content.push_str(&self.instruction);
-        messages.push(Message { role: Role::User, content });
+        Ok(Message { role: Role::User, content })
+    }
+
+    fn question(&self, messages: Vec<Message>) -> Question {
         let fingerprint = Fingerprint::of(
             std::iter::once(self.params.as_slice())
                 .chain(messages.iter().flat_map(|message| [role(message.role), message.content.as_bytes()])),
         );
-        Ok(Rendered::Ask(Question { messages, fingerprint }))
+        Question { messages, fingerprint }
+    }
+
+    /// The same question with so many tokens less at the end of what the template made; none if nothing would be left.
+    #[must_use]
+    pub fn shortened(&self, question: &Question, tokens: usize) -> Option<Question> {
+        let mut messages = question.messages.clone();
+        let last = messages.last_mut()?;
+        let text = last.content.strip_suffix(self.instruction.as_str())?;
+        let left = filters::count(text).checked_sub(tokens).filter(|left| *left > 0)?;
+        let mut content = filters::cut(text, left).ok()?.to_owned();
+        content.push_str(&self.instruction);
+        last.content = content;
+        Some(self.question(messages))
     }
 
     fn text(&self, which: &str, context: &Value) -> Result<String, Failure> {
@@ -385,6 +433,9 @@ mod tests {
         StepSpec {
             form: Form::Text,
             shares: true,
+            examples: Vec::new(),
+            routes: Vec::new(),
+            on_too_long: crate::config::OnTooLong::Fail,
             max_repairs: 0,
             output: "answer".into(),
             providers: vec![0],

@@ -30,7 +30,7 @@ pub fn clone() -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let project = Path::new(env!("CARGO_MANIFEST_DIR"));
     copy(&project.join("config"), &folder.path().join("config"));
-    copy(&project.join("examples/data"), &folder.path().join("examples/data"));
+    copy(&project.join("examples"), &folder.path().join("examples"));
     let root = folder.path().canonicalize().unwrap();
     (folder, root)
 }

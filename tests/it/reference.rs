@@ -103,7 +103,7 @@ fn judge(schema: &Value, value: &Value, at: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn judge_text(text: &str) -> Result<(), String> {
+pub fn judge_text(text: &str) -> Result<(), String> {
     let table: toml::Table = toml::from_str(text).unwrap();
     judge(&reference::schema(), &serde_json::to_value(table).unwrap(), "job")
 }
@@ -200,7 +200,7 @@ fn every_key_of_the_schema_is_read() {
     }
     job["source"].as_object_mut().unwrap().shift_remove("starting_timestamp");
     job["step"][0]["balance"] = false.into();
-    for key in ["classes", "schema", "dimensions", "encoding"] {
+    for key in ["classes", "schema", "dimensions", "encoding", "examples"] {
         job["step"][0].as_object_mut().unwrap().shift_remove(key);
     }
     job["step"][0]["kind"] = "chat".into();

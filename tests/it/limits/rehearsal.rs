@@ -367,6 +367,8 @@ impl Step {
         let fingerprint = Fingerprint::of([content.as_bytes()]);
         let cell = Cell { batch: BatchId::FIRST, row: u32::try_from(row).unwrap(), step: StepId::FIRST };
         Request {
+            route: 0,
+            barred: 0,
             cell,
             question: Arc::new(Question {
                 messages: vec![Message { role: Role::User, content }],

@@ -1,0 +1,293 @@
+//! Handing out rows: which is asked next, whether it needs asking at all, and which provider takes it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::enricher::{Enricher, Kept};
+use super::error::EngineError;
+use super::inputs;
+use super::lane::{Errand, Lane};
+use super::outcome::{Found, Judged, Origin};
+use super::probation::Held;
+use super::replies::shared_record;
+use super::sharing::{Known, Shared};
+use super::stop::Stop;
+use crate::config::Prices;
+use crate::dispatch::{Earlier, Receipt, Request};
+use crate::event::{self, Event};
+use crate::fault::Class;
+use crate::ident::{Cell, StepId};
+use crate::journal::{self, Record};
+use crate::sink::Outcome;
+
+/// Outcomes that are settled in one go before the engine looks at answers again.
+const SETTLED_AT_ONCE: usize = 1_024;
+/// Requests of a step with routes that wait for room at their providers, at most.
+const MOST_WAITING: usize = 1_024;
+
+/// What became of an attempt to hand out a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Handed {
+    /// It is asked.
+    Asked,
+    /// It needed no asking.
+    Settled,
+    /// It waits for the answer to another row.
+    Waits,
+    /// There is none now.
+    NoRow,
+    /// The lane, or this run, takes no more now.
+    NoRoom,
+}
+
+impl Enricher {
+    /// Hands out rows as far as the dispatchers take them, and settles what needs no asking.
+    pub fn feed(&mut self) {
+        let mut settled = 0;
+        let mut is_short_of_rows = false;
+        self.feed_detours();
+        // Rows that are on their way first: the fewer are open, the sooner batches are full.
+        for step in (0..self.steps.len()).rev().map(StepId::new) {
+            if self.steps[step.index()].is_routed() {
+                settled += self.feed_routed(step);
+                continue;
+            }
+            while let Some((lane, errand)) = self.steps[step.index()].route(&self.lanes, 0, 0) {
+                let handed = self.hand_out(step, lane);
+                if errand == Errand::Probe && handed != Handed::Asked {
+                    self.lanes[lane].standing.unclaim_probe();
+                }
+                match handed {
+                    Handed::Asked => {}
+                    Handed::Settled | Handed::Waits => settled += 1,
+                    Handed::NoRow => is_short_of_rows |= step == StepId::FIRST,
+                    Handed::NoRoom => {}
+                }
+                if matches!(handed, Handed::NoRow | Handed::NoRoom) {
+                    break;
+                }
+                if settled == SETTLED_AT_ONCE {
+                    self.hungry.notify_one();
+                    return;
+                }
+            }
+        }
+        if settled > 0 {
+            // Their next steps, which were looked at before, have something to do.
+            self.hungry.notify_one();
+        }
+        if self.asks_left == Some(0) && self.ledger.asked() == 0 && settled == 0 {
+            self.halt(Stop::MaxRows);
+        }
+        // While there is enough to ask, a full window keeps nobody waiting.
+        let is_idle = is_short_of_rows && self.ledger.asked() < self.places;
+        let hold = if is_idle { self.ledger.hold() } else { None };
+        if hold != self.hold {
+            self.hold = hold;
+            self.voice.say(&Event::Held(hold));
+        }
+    }
+
+    /// Hands the next row of a step to a lane.
+    fn hand_out(&mut self, step: StepId, lane: usize) -> Handed {
+        let inbox = self.lanes[lane].inbox.clone();
+        let Ok(permit) = inbox.try_reserve() else { return Handed::NoRoom };
+        if self.asks_left == Some(0) && step == StepId::FIRST {
+            return Handed::NoRoom;
+        }
+        let Some(cell) = self.ledger.next_ask(step) else { return Handed::NoRow };
+        let request = match self.prepare(cell) {
+            Ok(request) => request,
+            Err(handed) => return handed,
+        };
+        if let Some(left) = self.asks_left.as_mut().filter(|_| step == StepId::FIRST) {
+            *left -= 1;
+        }
+        permit.send(request);
+        Handed::Asked
+    }
+
+    /// Hands out rows of a step whose provider depends on the row; says how many needed no asking.
+    fn feed_routed(&mut self, step: StepId) -> usize {
+        let mut settled = 0;
+        while self.detours.len() < MOST_WAITING && settled < SETTLED_AT_ONCE {
+            if self.asks_left == Some(0) && step == StepId::FIRST {
+                break;
+            }
+            let Some(cell) = self.ledger.next_ask(step) else { break };
+            match self.prepare(cell) {
+                Ok(request) => self.send_or_keep(request),
+                Err(Handed::Waits) => {}
+                Err(_) => {
+                    settled += 1;
+                    continue;
+                }
+            }
+            if let Some(left) = self.asks_left.as_mut().filter(|_| step == StepId::FIRST) {
+                *left -= 1;
+            }
+        }
+        settled
+    }
+
+    /// Sends on what has no provider yet, or what one could not answer.
+    fn feed_detours(&mut self) {
+        for request in std::mem::take(&mut self.detours) {
+            self.send_or_keep(request);
+        }
+    }
+
+    /// Hands a request to a provider that it may go to, or keeps it until there is room.
+    fn send_or_keep(&mut self, request: Request) {
+        let step = &self.steps[request.cell.step.index()];
+        let lane = step.route(&self.lanes, request.route, request.tried | request.barred);
+        match lane.map(|(lane, _)| self.lanes[lane].inbox.try_reserve()) {
+            Some(Ok(permit)) => permit.send(request),
+            _ => {
+                if let Some((lane, Errand::Probe)) = lane {
+                    self.lanes[lane].standing.unclaim_probe();
+                }
+                self.detours.push_back(request);
+            }
+        }
+    }
+
+    /// The request of a row; or what became of it without one.
+    fn prepare(&mut self, cell: Cell) -> Result<Request, Handed> {
+        match self.look_up(cell) {
+            Found::Nothing(request) => return Ok(request),
+            Found::Settled(settled, origin) => match &settled.outcome {
+                Outcome::Failed(failure) if failure.class == Class::Template => {
+                    let failure = failure.clone();
+                    let mut kept = Kept::new();
+                    self.judge(&mut kept, Held::Known(cell, settled, failure));
+                    self.write_down(kept);
+                }
+                _ => self.settle(cell, *settled, origin),
+            },
+            Found::Waits => return Err(Handed::Waits),
+            Found::NoCache(error) => {
+                self.put_back(cell);
+                self.halt(Stop::Cache(error));
+            }
+            Found::Lost(error) => {
+                self.put_back(cell);
+                self.halt(Stop::Journal(error));
+            }
+        }
+        Err(Handed::Settled)
+    }
+
+    /// Renders a row and looks for an answer that is paid for already.
+    fn look_up(&mut self, cell: Cell) -> Found {
+        let Self { steps, lanes, open, strays, sharing, .. } = self;
+        let step = &steps[cell.step.index()];
+        let batch = open.get_mut(&cell.batch).expect("rows are handed out while their batch is open");
+        if batch.keeps(cell) {
+            return Found::unasked(Outcome::Kept);
+        }
+        let inputs::Asked { mut question, route, barred } = match inputs::asked(steps, lanes, batch, cell) {
+            Ok(asked) => asked,
+            Err(outcome) => return Found::unasked(outcome),
+        };
+        let mut earlier = Earlier::default();
+        while batch.has_recovered() || !strays.is_empty() {
+            let key = batch.key(cell.row);
+            let fits = |record: &Record| {
+                record.step == step.output
+                    && record.fingerprint == question.fingerprint
+                    && step.takes(lanes, &record.provider, &record.model)
+            };
+            let record = match batch.claim(&key, fits) {
+                Some(record) => record,
+                None => match strays.claim(&key, &step.output, question.fingerprint).filter(fits) {
+                    Some(stray) => match batch.journal.append([&stray]) {
+                        Ok(()) => stray,
+                        Err(error) => return Found::Lost(error),
+                    },
+                    None => break,
+                },
+            };
+            let origin = Origin::of_record(&record, prices_of(lanes, &record), earlier);
+            match origin.judged_record(&record.outcome, step) {
+                Judged::Settled(settled) => return Found::Settled(settled, event::Origin::Journal),
+                Judged::Invalid(invalid) => {
+                    question = question.repaired(&invalid.said, &invalid.complaint);
+                    earlier = invalid.earlier;
+                }
+            }
+        }
+        let fingerprint = question.fingerprint;
+        let receipt = Receipt {
+            journal: batch.journal.clone(),
+            key: batch.key(cell.row),
+            step: Arc::clone(&step.output),
+        };
+        let request = Request {
+            cell,
+            question: Arc::new(question),
+            params: Arc::clone(&step.params),
+            deadline: step.deadline,
+            receipt,
+            route,
+            barred,
+            tried: 0,
+            earlier,
+        };
+        if !step.shares || earlier.answers > 0 {
+            return Found::Nothing(request);
+        }
+        match sharing.look(step, lanes, fingerprint) {
+            Ok(Known::Asked) => {
+                sharing.wait(step, request);
+                return Found::Waits;
+            }
+            Ok(Known::Answer(shared)) => {
+                let record = shared_record(&request.receipt, fingerprint, &shared);
+                let origin = Origin::of_record(&record, None, Earlier::default());
+                // What another job was content with need not be what this one asks for.
+                if let Judged::Settled(settled) = origin.judged_record(&record.outcome, step)
+                    && matches!(settled.outcome, Outcome::Answer(_))
+                {
+                    return match batch.journal.append([&record]) {
+                        Ok(()) => Found::Settled(settled, event::Origin::Unasked),
+                        Err(error) => Found::Lost(error),
+                    };
+                }
+            }
+            Ok(Known::Nothing) => {}
+            Err(error) => return Found::NoCache(error),
+        }
+        sharing.lead(cell, step, fingerprint);
+        Found::Nothing(request)
+    }
+
+    /// Answers of journals that are read later may be shared from now on, so that no row of an earlier batch pays for them
+    /// again.
+    pub(super) fn seed(&mut self, journals: &[PathBuf]) -> Result<(), EngineError> {
+        let Self { steps, lanes, sharing, .. } = self;
+        if !steps.iter().any(|step| step.shares) {
+            return Ok(());
+        }
+        let records = journals.iter().map(|path| journal::read_all(path));
+        for record in records.collect::<Result<Vec<_>, _>>()?.into_iter().flatten() {
+            let journal::Outcome::Response(body) = &record.outcome else { continue };
+            let Some(step) = steps.iter().find(|step| step.output == record.step && step.shares) else {
+                continue;
+            };
+            let origin = Origin::of_record(&record, None, Earlier::default());
+            let Judged::Settled(settled) = origin.judged_record(&record.outcome, step) else { continue };
+            if matches!(settled.outcome, Outcome::Answer(_)) {
+                let (provider, model) = (Arc::clone(&record.provider), Arc::clone(&record.model));
+                let shared = Shared { provider, model, body: body.clone() };
+                sharing.remember(step, lanes, record.fingerprint, shared);
+            }
+        }
+        Ok(sharing.flush()?)
+    }
+}
+
+/// What tokens cost at the provider that gave an answer.
+fn prices_of(lanes: &[Lane], record: &Record) -> Option<Prices> {
+    lanes.iter().find(|lane| lane.name == record.provider)?.prices
+}

@@ -1,0 +1,50 @@
+//! How long a prompt a provider takes.
+
+use crate::config::Params;
+use crate::meter::Encoding;
+use crate::prompt::Question;
+
+/// Tokens that are left free where a model's own encoding is not known, as a share: models differ by about so much.
+const MARGIN: f64 = 0.1;
+
+/// The tokens of prompt and answer that a model takes together.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Window {
+    tokens: usize,
+    encoding: Encoding,
+}
+
+impl Window {
+    pub(super) fn new(tokens: u32, model: &str) -> Self {
+        let tokens = tokens as usize;
+        match Encoding::of(model) {
+            Some(encoding) => Window { tokens, encoding },
+            None => {
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    clippy::cast_sign_loss,
+                    clippy::cast_precision_loss,
+                    reason = "a share of a number of tokens"
+                )]
+                let tokens = (tokens as f64 * (1.0 - MARGIN)) as usize;
+                Window { tokens, encoding: Encoding::usual() }
+            }
+        }
+    }
+
+    /// Tokens by which a question is too long; 0 where it fits.
+    pub(super) fn excess(&self, question: &Question, params: &Params) -> usize {
+        let texts = question.messages.iter().map(|message| message.content.as_str());
+        let texts = texts.chain(params.shape.as_ref().map(crate::config::Shape::text));
+        let answer = params.max_tokens.unwrap_or_default() as usize;
+        let room = self.tokens.saturating_sub(answer);
+        // A token is a byte at least.
+        if texts.clone().map(str::len).sum::<usize>() + AROUND <= room {
+            return 0;
+        }
+        self.encoding.count_all(texts).saturating_sub(room)
+    }
+}
+
+/// Tokens around messages, more than enough.
+const AROUND: usize = 64;
