@@ -327,7 +327,8 @@ pub(super) struct RawStep {
     #[schemars(length(min = 1))]
     pub(super) output: String,
     /// What is asked for: `chat` for an answer to the prompt, `embedding` for the vector of it, a list of 32-bit floats;
-    /// several rows go into one request then. Default: `chat`.
+    /// several rows go into one request then, and each number takes 4 bytes of memory until its batch is written.
+    /// Default: `chat`.
     #[serde(default)]
     pub(super) kind: super::step::StepKind,
     /// Numbers in a vector, at least 1; for models that let one choose. Default: what the model gives.

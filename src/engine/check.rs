@@ -12,11 +12,12 @@ use super::funds::{Funds, Spent};
 use super::prepare::prepare;
 use super::recover::Recoverer;
 use super::retry::{self, FOLDER};
+use crate::cache::{CacheError, Limits, Stats, Store};
 use crate::checkpoint::{
     Checkpoint, CheckpointError, CheckpointFile, MachineId, PlannedBatch, Position, Retrying,
 };
 use crate::clock;
-use crate::config::{Job, Places};
+use crate::config::{CacheSpec, Job, Places};
 use crate::decode;
 use crate::dispatch::harmless_question;
 use crate::event::Voice;
@@ -140,6 +141,9 @@ pub async fn check(job: &Job, live: bool, simulator: Option<&Url>) -> Vec<Findin
         Ok(Some(spent)) => note("budget", Ok(spent.to_string())),
         Err(error) => note("budget", Err(error)),
     }
+    if let Some(found) = job.cache.as_ref().filter(|cache| cache.path.exists()).map(look_into) {
+        note("cache", found.map_err(EngineError::from));
+    }
     for path in journals(job) {
         let folder = path.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy();
         let name = format!("{folder}/{}", path.file_name().unwrap_or_default().to_string_lossy());
@@ -181,6 +185,17 @@ async fn files(job: &Job, mut source: Source) -> Result<String, EngineError> {
         0 => "nothing new".to_owned(),
         _ => format!("new: {} with {}", counted(files, "file"), counted(rows, "row")),
     })
+}
+
+fn look_into(cache: &CacheSpec) -> Result<String, CacheError> {
+    let limits = Limits { max_bytes: cache.max_bytes, max_age: cache.max_age };
+    let Stats { entries, bytes } = Store::open(&cache.path, limits)?.stats()?;
+    Ok(format!(
+        "{} in {}, {} MB",
+        counted(entries, "answer"),
+        cache.path.display(),
+        bytes.div_ceil(1_000_000)
+    ))
 }
 
 /// Asks a provider for next to nothing.

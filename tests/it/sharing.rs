@@ -132,6 +132,8 @@ async fn a_cache_that_is_none_is_refused_before_the_first_call() {
     let refused = world.run(&[]).await;
     assert_ne!(refused.status, Some(0));
     refused.assert_says("answers.cache");
+    let checked = crate::commands::on_job(&world, "check", &[]).await;
+    assert!(checked.status != Some(0) && checked.stdout.contains("answers.cache"), "{}", checked.stdout);
     assert_eq!(world.simulator.counts().requests, 0);
 }
 

@@ -1,5 +1,8 @@
 //! Several steps: outputs in templates and conditions, failures upstream, retries that know what depends on what.
 
+use std::process::Stdio;
+use std::time::Duration;
+
 use enrich::config::{FaultSpec, SimulatorSpec, WrongForm};
 
 use crate::commands::on_job;
@@ -143,4 +146,56 @@ async fn what_was_paid_for_in_each_step_is_not_paid_for_again_after_kills() {
         let again = world.simulator.counts().requests;
         assert!(again <= asked + 4, "{again} requests, and {asked} without a kill");
     }
+}
+
+/// `ENRICH_STEPS_KILLS=200` for the long one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_soak_of_steps_and_repairs_loses_and_doubles_nothing() {
+    const IN_FLIGHT: u64 = 8;
+    const ROWS_PER_KILL: i64 = 40;
+    let kills: i64 = std::env::var("ENRICH_STEPS_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(6);
+    let count = kills * ROWS_PER_KILL;
+    // A plain answer would be taken as it is, and be another one when it is lost.
+    let spoilt =
+        |form, share, times| FaultSpec { contains: Some("Triage".into()), ..wrong(form, share, times) };
+    let spec = || SimulatorSpec {
+        latency: Some(enrich::config::Span(Duration::from_millis(5))),
+        latency_sigma: 0.8,
+        ..faulty(vec![spoilt(WrongForm::ExtraField, 0.3, Some(1)), spoilt(WrongForm::Prose, 0.1, Some(2))])
+    };
+    let more = |world: &World| {
+        let text = std::fs::read_to_string(world.job()).unwrap();
+        let text = text.replace("max_concurrency = 4", &format!("max_concurrency = {IN_FLIGHT}"));
+        world.write_text(&text.replace("max_rows = 10", "max_rows = 20"));
+    };
+    let whole = world(spec(), count, STEPS).await;
+    more(&whole);
+    whole.run(&[]).await.assert_status(0).assert_says("0 errors");
+    let expected = table(&whole).await;
+    let asked = whole.simulator.counts().answered;
+    assert!(asked > u64::try_from(count).unwrap() * 2 + asked / 10, "{asked}");
+
+    let world = world(spec(), count, STEPS).await;
+    more(&world);
+    let mut chance = fastrand::Rng::new();
+    println!("seed {}", chance.get_seed());
+    for _ in 0..kills {
+        let wanted = world.simulator.counts().answered + chance.u64(1..=asked / kills.unsigned_abs());
+        let mut child =
+            world.command(&["run", world.job().to_str().unwrap()]).stderr(Stdio::null()).spawn().unwrap();
+        while world.simulator.counts().answered < wanted && child.try_wait().unwrap().is_none() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        crate::soak::settle(&world).await;
+    }
+    world.run(&[]).await.assert_status(0).assert_says("0 errors");
+    let other = table(&world).await.into_iter().zip(&expected).find(|(row, expected)| row != *expected);
+    assert_eq!(other, None, "row by row as without a kill");
+    assert_eq!(table(&world).await.len(), expected.len());
+    let answered = world.simulator.counts().answered;
+    let most = asked + kills.unsigned_abs() * IN_FLIGHT;
+    println!("{count} rows, {kills} kills: {answered} answers, and {asked} without a kill");
+    assert!(answered <= most, "{answered} answers, and {most} are explained");
 }
