@@ -165,7 +165,8 @@ pub fn text(response: ChatResponse) -> Result<String, Failure> {
     let finish_reason = choice.finish_reason.unwrap_or_default();
     let content = answer.content.filter(|content| !content.trim().is_empty());
     let called = answer.tool_calls.into_iter().flatten().next().and_then(|call| call.function?.arguments);
-    let content = content.or(called).filter(|content| !content.trim().is_empty());
+    // Some models say something beside the call.
+    let content = called.or(content).filter(|content| !content.trim().is_empty());
     match (content, finish_reason.as_str()) {
         (_, "content_filter") => {
             Err(Failure::new(Class::ContentFilter, "the provider's filter cut the answer"))

@@ -2,7 +2,7 @@
 //! one way in which its column is read.
 
 use arrow::datatypes::{DataType, Fields};
-use chrono::{DateTime, NaiveDate, SecondsFormat};
+use chrono::{DateTime, Datelike, NaiveDate, SecondsFormat};
 use serde_json::{Map, Number, Value};
 
 use crate::config::Shape;
@@ -61,10 +61,18 @@ fn conform(value: &Value, data_type: &DataType, at: &str) -> Result<Value, Strin
         }
         (DataType::Date32, Value::String(text)) => {
             let date = NaiveDate::parse_from_str(text, "%Y-%m-%d").map_err(|_| wrong("is no date"))?;
+            if !(1..=9_999).contains(&date.year()) {
+                return Err(wrong("lies outside the years 1 to 9999"));
+            }
             Value::from(date.to_string())
         }
         (DataType::Timestamp(..), Value::String(text)) => {
             let time = DateTime::parse_from_rfc3339(text).map_err(|_| wrong("is no moment"))?;
+            // An offset may lead out of the years that are written with four digits.
+            let is_far = !(1..=9_999).contains(&time.to_utc().year());
+            if is_far {
+                return Err(wrong("lies outside the years 1 to 9999 of UTC"));
+            }
             Value::from(time.to_utc().to_rfc3339_opts(SecondsFormat::Micros, true))
         }
         (DataType::List(item), Value::Array(items)) => {
@@ -119,6 +127,13 @@ mod tests {
         assert!(wrong("\"count\"", "\"counts\"").contains("\"count\" is a required property"));
         assert!(wrong("2026-01-01T01", "2026-13-01T01").contains("is not a \"date-time\""));
         assert!(wrong("}", "").starts_with("it is no JSON (EOF"));
+        // Written in UTC it would have a fifth digit, which no reader of the column takes.
+        assert!(
+            wrong("2026-01-01T01:00:00+01:00", "9999-12-31T23:59:59-05:00").contains("outside the years")
+        );
+        assert!(
+            wrong("2026-01-01T01:00:00+01:00", "0001-01-01T00:00:00+01:00").contains("outside the years")
+        );
         assert!(read("[1]").unwrap_err().contains("is not of type \"object\""));
     }
 

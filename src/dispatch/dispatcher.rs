@@ -245,15 +245,21 @@ impl<A: Ask> Dispatcher<A> {
     fn send_ready(&mut self) -> Option<Instant> {
         let now = clock::now();
         let mut next_due = None;
+        // Rows that went together are due together, and are one retry.
+        let mut spent_for = None;
         while let Some(due) = self.due.peek() {
             if due.at > now {
                 next_due = Some(due.at);
                 break;
             }
-            if let Err(later) = self.retries.spend(now) {
+            let at = due.at;
+            if spent_for != Some(at)
+                && let Err(later) = self.retries.spend(now)
+            {
                 next_due = Some(later);
                 break;
             }
+            spent_for = Some(at);
             if let Some(due) = self.due.pop() {
                 self.ready.push_front(due.pending);
             }

@@ -122,6 +122,7 @@ impl<A: Ask> Dispatcher<A> {
         let Course { ticket, limits, took, now } = course;
         let Some(first) = rows.first() else { return Ok(()) };
         let is_last = first.attempts >= self.policy.max_attempts;
+        let is_last_but_one = first.attempts + 1 >= self.policy.max_attempts;
         let row = first.request.cell;
         let generation = self.admission.generation();
         let blame = self.admission.failed(ticket, row, &failure, is_last, limits, now);
@@ -132,7 +133,12 @@ impl<A: Ask> Dispatcher<A> {
             }
         }
         match blame {
-            Blame::Row => self.retry(rows, &failure).await,
+            Blame::Row => {
+                // One of them may be what the provider chokes on: they go on in halves, and alone before the end.
+                let half = if is_last_but_one { 1 } else { rows.len().div_ceil(2) };
+                rows.iter_mut().for_each(|pending| pending.together = half);
+                self.retry(rows, &failure).await
+            }
             Blame::Doubt => {
                 self.doubted.extend(rows.into_iter().map(|pending| (pending, failure.clone())));
                 Ok(())

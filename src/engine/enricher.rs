@@ -237,7 +237,7 @@ impl Enricher {
     pub fn committed(&mut self, id: BatchId) -> Result<(), EngineError> {
         self.learned.save();
         // The journal is about to go, and others may share what is in it.
-        self.sharing.flush()?;
+        self.sharing.flush();
         // What these rows cost is not in the journal any more.
         self.funds.account.sync()?;
         let duty = self.ledger.committed(id);

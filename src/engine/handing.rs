@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::enricher::{Enricher, Kept};
 use super::error::EngineError;
 use super::inputs;
-use super::lane::{Errand, Lane};
+use super::lane::{Errand, Lane, bit};
 use super::outcome::{Found, Judged, Origin};
 use super::probation::Held;
 use super::replies::shared_record;
@@ -45,7 +45,11 @@ impl Enricher {
     pub fn feed(&mut self) {
         let mut settled = 0;
         let mut is_short_of_rows = false;
+        if let Some(error) = self.sharing.trouble() {
+            self.voice.say(&Event::Notice(&format!("the run goes on without the cache: {error}")));
+        }
         self.feed_detours();
+        self.stop_where_nobody_is_left();
         // Rows that are on their way first: the fewer are open, the sooner batches are full.
         for step in (0..self.steps.len()).rev().map(StepId::new) {
             if self.steps[step.index()].is_routed() {
@@ -107,6 +111,36 @@ impl Enricher {
         Handed::Asked
     }
 
+    /// Ends the run where rows are left for providers alone that are not asked any more.
+    fn stop_where_nobody_is_left(&mut self) {
+        if self.stop.is_some() || !self.lanes.iter().any(|lane| lane.out.is_some()) {
+            return;
+        }
+        let mut list = self.detours.iter().find_map(|request| {
+            let own = self.steps[request.cell.step.index()].lanes_of(request.route);
+            let without = request.tried | request.barred;
+            let mut open = own.iter().filter(|lane| without & bit(**lane) == 0);
+            open.all(|lane| self.lanes[*lane].standing.is_out()).then(|| own.to_vec())
+        });
+        for step in (0..self.steps.len()).map(StepId::new) {
+            let own = &self.steps[step.index()].lanes;
+            if list.is_none()
+                && own.iter().all(|lane| self.lanes[*lane].standing.is_out())
+                && let Some(cell) = self.ledger.next_ask(step)
+            {
+                list = Some(own.clone());
+                self.ledger.give_back(cell);
+            }
+        }
+        let failed = list.into_iter().flatten().find_map(|lane| {
+            let Lane { name, out, .. } = &self.lanes[lane];
+            Some((name.to_string(), out.clone()?))
+        });
+        if let Some((provider, failure)) = failed {
+            self.halt(Stop::Provider { provider, failure });
+        }
+    }
+
     /// Hands out rows of a step whose provider depends on the row; says how many needed no asking.
     fn feed_routed(&mut self, step: StepId) -> usize {
         let mut settled = 0;
@@ -166,10 +200,6 @@ impl Enricher {
                 _ => self.settle(cell, *settled, origin),
             },
             Found::Waits => return Err(Handed::Waits),
-            Found::NoCache(error) => {
-                self.put_back(cell);
-                self.halt(Stop::Cache(error));
-            }
             Found::Lost(error) => {
                 self.put_back(cell);
                 self.halt(Stop::Journal(error));
@@ -237,12 +267,12 @@ impl Enricher {
         if !step.shares || earlier.answers > 0 {
             return Found::Nothing(request);
         }
-        match sharing.look(step, lanes, fingerprint) {
-            Ok(Known::Asked) => {
+        match sharing.look(step, route, lanes, fingerprint) {
+            Known::Asked => {
                 sharing.wait(step, request);
                 return Found::Waits;
             }
-            Ok(Known::Answer(shared)) => {
+            Known::Answer(shared) => {
                 let record = shared_record(&request.receipt, fingerprint, &shared);
                 let origin = Origin::of_record(&record, None, Earlier::default());
                 // What another job was content with need not be what this one asks for.
@@ -255,10 +285,9 @@ impl Enricher {
                     };
                 }
             }
-            Ok(Known::Nothing) => {}
-            Err(error) => return Found::NoCache(error),
+            Known::Nothing => {}
         }
-        sharing.lead(cell, step, fingerprint);
+        sharing.lead(step, &request);
         Found::Nothing(request)
     }
 
@@ -280,10 +309,16 @@ impl Enricher {
             if matches!(settled.outcome, Outcome::Answer(_)) {
                 let (provider, model) = (Arc::clone(&record.provider), Arc::clone(&record.model));
                 let shared = Shared { provider, model, body: body.clone() };
-                sharing.remember(step, lanes, record.fingerprint, shared);
+                // Which list of providers it went by is not written down: those that have its provider.
+                let is_own = |lane: &usize| lanes[*lane].name == record.provider;
+                for route in (0..=step.routes.len()).filter(|route| step.lanes_of(*route).iter().any(is_own))
+                {
+                    sharing.remember(step, route, lanes, record.fingerprint, &shared);
+                }
             }
         }
-        Ok(sharing.flush()?)
+        sharing.flush();
+        Ok(())
     }
 }
 

@@ -32,6 +32,8 @@ pub(super) struct Lane {
     pub(super) prices: Option<Prices>,
     pub(super) inbox: mpsc::Sender<Request>,
     pub(super) standing: Standing,
+    /// Why it is not asked any more in this run.
+    pub(super) out: Option<Failure>,
 }
 
 /// Rows that a provider keeps ready, at most, where several go into one request.
@@ -97,6 +99,7 @@ impl Hub<'_> {
         Lane {
             window,
             has_fallback,
+            out: None,
             name: provider.name.as_str().into(),
             model,
             address,

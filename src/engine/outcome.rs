@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::lane::Step;
-use crate::cache::CacheError;
 use crate::config::{Form, Prices};
 use crate::decode::{self, Answer, Content};
 use crate::dispatch::{Earlier, Request};
@@ -25,8 +24,6 @@ pub(super) enum Found {
     Lost(JournalError),
     /// It waits for a row that asks the same.
     Waits,
-    /// The cache cannot be read.
-    NoCache(CacheError),
 }
 
 impl Found {

@@ -42,6 +42,7 @@ impl Enricher {
                         shared: false,
                     };
                     let first = request.earlier.first.unwrap_or(question.fingerprint);
+                    let route = request.route;
                     let body = paid.body;
                     match origin.judged(Ok(paid.response), &self.steps[cell.step.index()]) {
                         Judged::Invalid(invalid) => self.ask_again(request, &invalid),
@@ -54,7 +55,7 @@ impl Enricher {
                                 let released = self.probations[cell.step.index()].end();
                                 self.keep_all(&mut kept, released);
                                 let (provider, model) = (Arc::clone(&lane_name), Arc::clone(&lane_model));
-                                self.share(cell, first, &Shared { provider, model, body });
+                                self.share(cell, route, first, &Shared { provider, model, body });
                                 self.settle(cell, *settled, event::Origin::Asked);
                             }
                         }
@@ -114,11 +115,13 @@ impl Enricher {
             return;
         }
         let step = &self.steps[cell.step.index()];
-        let Lane { name, standing, .. } = &self.lanes[lane];
-        if self.stop.is_none() && step.has_other(&self.lanes, request.route, bit(lane) | request.barred) {
+        let has_other = step.has_other(&self.lanes, request.route, bit(lane) | request.barred);
+        let Lane { name, standing, out, .. } = &mut self.lanes[lane];
+        if self.stop.is_none() && has_other {
             // Without an answer it may come back; what it refuses outright it refuses for good.
             if failure.class != Class::Unavailable && !standing.is_out() {
                 standing.rule_out();
+                *out = Some(failure.clone());
                 let text = format!("{name} is not asked any more in this run: {failure}");
                 self.voice.say(&Event::Notice(&text));
             }
@@ -160,13 +163,13 @@ impl Enricher {
     }
 
     /// A row got an answer: those that waited for it get the same one.
-    fn share(&mut self, cell: Cell, question: Fingerprint, shared: &Shared) {
+    fn share(&mut self, cell: Cell, route: usize, question: Fingerprint, shared: &Shared) {
         let Self { steps, lanes, sharing, .. } = self;
         let step = &steps[cell.step.index()];
         if !step.shares {
             return;
         }
-        sharing.remember(step, lanes, question, shared.clone());
+        sharing.remember(step, route, lanes, question, shared);
         for request in self.sharing.left(cell) {
             self.take_shared(request, shared);
         }

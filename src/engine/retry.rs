@@ -30,7 +30,7 @@ use crate::faultpoint::{self, Side};
 use crate::ident::{BatchId, Lineage, RunId};
 use crate::ledger::{Ledger, Window};
 use crate::report::Tally;
-use crate::sink::{FailedReader, FailedRows, Found, Reloaded, Repair, retry_app_id};
+use crate::sink::{FailedReader, FailedRows, Found, Places as RowPlaces, Reloaded, Repair, retry_app_id};
 use crate::store::{self, Folder};
 
 /// Folder of a retry's checkpoint, lock and journal, beside those of the run.
@@ -111,10 +111,11 @@ async fn start(
     let session = state.session.filter(|_| goes_on).unwrap_or_else(RunId::random);
     retrying.session = Some(session);
     let found = found.filter(|checkpoint| goes_on || checkpoint.planned.is_empty());
+    let places = RowPlaces::default();
+    let repair = Repair::open(job, &rows, places.clone(), session)?;
     let job = &with_provider(job, retrying.provider.as_deref())?;
     let prepared = prepare(job, &columns, simulator)?;
-    let reader = FailedReader::new(rows.clone(), job, prepared.needs());
-    let repair = Repair::open(job, &rows, reader.places(), session)?;
+    let reader = FailedReader::new(rows, job, prepared.needs(), places);
     let (mut checkpoint, outstanding) = recovered(job, found, &repair).await?;
     checkpoint.position = retrying.clone();
     file.save(&checkpoint).await?;

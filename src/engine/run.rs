@@ -430,7 +430,6 @@ impl<F: Feed, D: Drain> Running<F, D> {
             Some(Stop::Budget(words)) => End::Budget(words),
             Some(Stop::Errors(errors)) => End::Errors(errors),
             Some(Stop::Journal(error)) => return Err(error.into()),
-            Some(Stop::Cache(error)) => return Err(error.into()),
             Some(Stop::MaxRows) => End::MaxRows,
             Some(Stop::Asked) if timed_out => End::MaxDuration,
             Some(Stop::Asked) => End::Stopped,

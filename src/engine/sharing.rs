@@ -12,6 +12,7 @@ use super::lane::{Lane, Step};
 use crate::cache::{CacheError, Store};
 use crate::dispatch::Request;
 use crate::ident::{Cell, Fingerprint};
+use crate::prompt::Question;
 
 /// Bytes of answers that are kept in memory.
 const RECENT_BYTES: usize = 32 << 20;
@@ -43,10 +44,11 @@ pub(super) struct Sharing {
     order: VecDeque<Fingerprint>,
     bytes: usize,
     /// Questions that are being asked, and who waits for the answers.
-    waiting: HashMap<Fingerprint, Vec<Request>>,
+    waiting: HashMap<Fingerprint, (Arc<Question>, Vec<Request>)>,
     /// The rows that ask them.
     leaders: HashMap<Cell, Fingerprint>,
     cache: Option<Store>,
+    trouble: Option<CacheError>,
 }
 
 impl Sharing {
@@ -54,64 +56,89 @@ impl Sharing {
         Sharing { cache, ..Sharing::default() }
     }
 
-    /// What is known of a step's question.
-    pub(super) fn look(
-        &self,
-        step: &Step,
-        lanes: &[Lane],
-        question: Fingerprint,
-    ) -> Result<Known, CacheError> {
-        let key = in_step(step, question);
+    /// What is known of a question of a step that goes by one of its lists of providers.
+    pub(super) fn look(&mut self, step: &Step, route: usize, lanes: &[Lane], question: Fingerprint) -> Known {
+        let key = in_step(step, route, question);
         if self.waiting.contains_key(&key) {
-            return Ok(Known::Asked);
+            return Known::Asked;
         }
-        if let Some(shared) =
-            self.recent.get(&key).filter(|shared| step.takes(lanes, &shared.provider, &shared.model))
-        {
-            return Ok(Known::Answer(shared.clone()));
+        let of_list = |shared: &&Shared| {
+            let is_own = |lane: &Lane| lane.name == shared.provider && lane.model == shared.model;
+            step.lanes_of(route).iter().any(|lane| is_own(&lanes[*lane]))
+        };
+        if let Some(shared) = self.recent.get(&key).filter(of_list) {
+            return Known::Answer(shared.clone());
         }
-        let Some(cache) = &self.cache else { return Ok(Known::Nothing) };
-        for lane in step.all_lanes().map(|lane| &lanes[lane]) {
-            if let Some(body) = cache.get(anywhere(lane, question))? {
-                let (provider, model) = (Arc::clone(&lane.name), Arc::clone(&lane.model));
-                return Ok(Known::Answer(Shared { provider, model, body }));
+        for lane in step.lanes_of(route).iter().map(|lane| &lanes[*lane]) {
+            let Some(cache) = &self.cache else { break };
+            match cache.get(anywhere(lane, question)) {
+                Ok(Some(body)) => {
+                    let (provider, model) = (Arc::clone(&lane.name), Arc::clone(&lane.model));
+                    return Known::Answer(Shared { provider, model, body });
+                }
+                Ok(None) => {}
+                Err(error) => self.go_without(error),
             }
         }
-        Ok(Known::Nothing)
+        Known::Nothing
+    }
+
+    /// The cache only saves money: where it does not work, the run goes on without it.
+    fn go_without(&mut self, error: CacheError) {
+        self.cache = None;
+        self.trouble = Some(error);
+    }
+
+    /// Why the run goes on without the cache, once.
+    pub(super) fn trouble(&mut self) -> Option<CacheError> {
+        self.trouble.take()
     }
 
     /// A row asks a question that nobody asks; others may wait for it.
-    pub(super) fn lead(&mut self, cell: Cell, step: &Step, question: Fingerprint) {
-        let key = in_step(step, question);
-        self.waiting.insert(key, Vec::new());
-        self.leaders.insert(cell, key);
+    pub(super) fn lead(&mut self, step: &Step, request: &Request) {
+        let key = in_step(step, request.route, request.question.fingerprint);
+        self.waiting.insert(key, (Arc::clone(&request.question), Vec::new()));
+        self.leaders.insert(request.cell, key);
     }
 
     /// A row waits for the answer to a question that is being asked.
-    pub(super) fn wait(&mut self, step: &Step, request: Request) {
-        let key = in_step(step, request.question.fingerprint);
-        self.waiting.entry(key).or_default().push(request);
+    pub(super) fn wait(&mut self, step: &Step, mut request: Request) {
+        let key = in_step(step, request.route, request.question.fingerprint);
+        if let Some((question, waiting)) = self.waiting.get_mut(&key) {
+            // However many rows have it, the question is in memory once.
+            request.question = Arc::clone(question);
+            waiting.push(request);
+        }
     }
 
     /// A row is done with its question, or leaves it: those who waited for it.
     pub(super) fn left(&mut self, cell: Cell) -> Vec<Request> {
         let key = self.leaders.remove(&cell);
-        key.and_then(|key| self.waiting.remove(&key)).unwrap_or_default()
+        key.and_then(|key| self.waiting.remove(&key)).map(|(_, waiting)| waiting).unwrap_or_default()
     }
 
-    /// An answer that later rows may share.
-    pub(super) fn remember(&mut self, step: &Step, lanes: &[Lane], question: Fingerprint, shared: Shared) {
+    /// An answer that later rows of the same list of providers may share.
+    pub(super) fn remember(
+        &mut self,
+        step: &Step,
+        route: usize,
+        lanes: &[Lane],
+        question: Fingerprint,
+        shared: &Shared,
+    ) {
         let lane = lanes.iter().find(|lane| lane.name == shared.provider && lane.model == shared.model);
         if let (Some(cache), Some(lane)) = (&self.cache, lane) {
             cache.put(anywhere(lane, question), &shared.body);
         }
-        let key = in_step(step, question);
-        let bytes = shared.body.len() + ENTRY_BYTES;
-        if self.recent.insert(key, shared).is_some() {
+        let key = in_step(step, route, question);
+        if self.recent.contains_key(&key) {
             return;
         }
+        // The body is a part of a larger buffer, which would stay with it.
+        let shared = Shared { body: Bytes::copy_from_slice(&shared.body), ..shared.clone() };
+        self.bytes += shared.body.len() + ENTRY_BYTES;
+        self.recent.insert(key, shared);
         self.order.push_back(key);
-        self.bytes += bytes;
         while self.bytes > RECENT_BYTES {
             let Some(oldest) = self.order.pop_front() else { return };
             let gone = self.recent.remove(&oldest).map_or(0, |shared| shared.body.len() + ENTRY_BYTES);
@@ -120,14 +147,17 @@ impl Sharing {
     }
 
     /// Waits until what was remembered is in the cache.
-    pub(super) fn flush(&self) -> Result<(), CacheError> {
-        self.cache.as_ref().map_or(Ok(()), Store::flush)
+    pub(super) fn flush(&mut self) {
+        if let Some(Err(error)) = self.cache.as_ref().map(Store::flush) {
+            self.go_without(error);
+        }
     }
 }
 
-/// A question of a step of this job.
-fn in_step(step: &Step, question: Fingerprint) -> Fingerprint {
-    Fingerprint::of([question.to_bytes().as_slice(), step.output.as_bytes()])
+/// A question of a step of this job, by one of its lists of providers.
+fn in_step(step: &Step, route: usize, question: Fingerprint) -> Fingerprint {
+    let route = route.to_le_bytes();
+    Fingerprint::of([question.to_bytes().as_slice(), step.output.as_bytes(), route.as_slice()])
 }
 
 /// A question to a model at an address, whoever asks it.

@@ -1,7 +1,6 @@
 //! Why a run asks nothing new before its end.
 
 use super::error_rate::TooManyErrors;
-use crate::cache::CacheError;
 use crate::fault::Failure;
 use crate::journal::JournalError;
 
@@ -21,8 +20,6 @@ pub enum Stop {
     Errors(TooManyErrors),
     /// An answer could not be kept.
     Journal(JournalError),
-    /// The cache cannot be used.
-    Cache(CacheError),
     /// As many rows as were wanted are asked.
     MaxRows,
     /// The caller asked for it.
@@ -37,7 +34,6 @@ impl Stop {
             Stop::Budget(words) => Some(format!("the budget is spent: {words}")),
             Stop::Errors(errors) => Some(format!("too many errors: {errors}")),
             Stop::Journal(error) => Some(error.to_string()),
-            Stop::Cache(error) => Some(error.to_string()),
             Stop::MaxRows | Stop::Asked => None,
         }
     }

@@ -98,16 +98,11 @@ struct Row {
 
 impl FailedReader {
     /// Begins with the failed rows of a job, whose steps need the outputs of these earlier ones.
+    /// `places` is where rows are seen, for the one who writes them.
     #[must_use]
-    pub fn new(rows: FailedRows, job: &Job, needs: Vec<Vec<usize>>) -> Self {
+    pub fn new(rows: FailedRows, job: &Job, needs: Vec<Vec<usize>>, places: Places) -> Self {
         let outputs = Output::of_all(&job.steps);
-        FailedReader { columns: rows.source_columns(), outputs, rows, needs, places: Places::default() }
-    }
-
-    /// Where rows are seen; for the one who writes them.
-    #[must_use]
-    pub fn places(&self) -> Places {
-        self.places.clone()
+        FailedReader { columns: rows.source_columns(), outputs, rows, needs, places }
     }
 
     /// The failed rows of a selection, except those that this run wrote, in the order in which they were

@@ -20,7 +20,7 @@ use crate::decode;
 use crate::fault::{Class, Failure, Policy as Retry};
 use crate::faultpoint::{self, Side};
 use crate::prompt::Question;
-use crate::wire::{ChatRequest, ChatResponse, EmbeddingRequest, Limits};
+use crate::wire::{Answer, ChatRequest, ChatResponse, EmbeddingRequest, Limits};
 
 /// A response that was paid for.
 #[derive(Debug)]
@@ -151,7 +151,7 @@ impl Endpoint {
     /// The form in which it takes schemas, where that was found out.
     #[must_use]
     pub fn schema_form(&self) -> Option<SchemaForm> {
-        self.forms.settled()
+        self.forms.proven()
     }
 
     /// Begins to find that out with what a former run found.
@@ -182,7 +182,9 @@ impl Endpoint {
             let sent = self.send_as(question, params, form, most).await;
             match &sent.result {
                 Ok(paid) => {
-                    self.forms.answered(form, has_json(&paid.response));
+                    if is_whole(&paid.response) {
+                        self.forms.answered(form, has_json(&paid.response));
+                    }
                     return sent;
                 }
                 Err(failure) if matches!(failure.class, Class::BadRequest | Class::NotFound) => {
@@ -347,6 +349,14 @@ impl Endpoint {
         }
         failure
     }
+}
+
+/// Whether the model said all that it wanted to: what was cut or declined tells nothing of the form.
+fn is_whole(response: &ChatResponse) -> bool {
+    let Some(choice) = response.choices.first() else { return false };
+    let is_cut = matches!(choice.finish_reason.as_deref(), Some("length" | "content_filter"));
+    let is_declined = |message: &Answer| message.refusal.as_ref().is_some_and(|text| !text.trim().is_empty());
+    !is_cut && !choice.message.as_ref().is_some_and(is_declined)
 }
 
 /// Whether what was said is an object as JSON, fenced perhaps.

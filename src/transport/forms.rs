@@ -35,12 +35,14 @@ struct State {
     form: SchemaForm,
     /// Whether an answer was what the form promises.
     is_proven: bool,
+    /// Whether none is heeded: then nobody waits to find out any more.
+    is_given_up: bool,
     ignored: u32,
 }
 
 impl Forms {
     pub(super) fn new(wanted: SchemaForm) -> Self {
-        let state = State { form: TRIED[0], is_proven: false, ignored: 0 };
+        let state = State { form: TRIED[0], is_proven: false, is_given_up: false, ignored: 0 };
         Forms { wanted, state: Mutex::new(state), turn: tokio::sync::Mutex::new(()) }
     }
 
@@ -54,7 +56,13 @@ impl Forms {
             return Some(self.wanted);
         }
         let state = self.lock();
-        state.is_proven.then_some(state.form)
+        (state.is_proven || state.is_given_up).then_some(state.form)
+    }
+
+    /// The form that was found out, for the next run.
+    pub(super) fn proven(&self) -> Option<SchemaForm> {
+        let state = self.lock();
+        (self.wanted == SchemaForm::Auto && state.is_proven).then_some(state.form)
     }
 
     /// Begins with what a former run found.
@@ -82,15 +90,16 @@ impl Forms {
             return;
         }
         if has_json {
-            *state = State { form, is_proven: true, ignored: 0 };
+            *state = State { form, is_proven: true, is_given_up: false, ignored: 0 };
         } else if state.form == form {
             state.ignored += 1;
             let next = TRIED.iter().skip_while(|tried| **tried != form).nth(1);
+            state.is_given_up = state.ignored >= IGNORED_AFTER && next.is_none();
             if let (IGNORED_AFTER.., Some(next)) = (state.ignored, next) {
-                *state = State { form: *next, is_proven: false, ignored: 0 };
+                *state = State { form: *next, is_proven: false, is_given_up: false, ignored: 0 };
             }
         } else {
-            *state = State { form, is_proven: false, ignored: 1 };
+            *state = State { form, is_proven: false, is_given_up: false, ignored: 1 };
         }
     }
 }

@@ -88,7 +88,7 @@ async fn one_bad_input_fails_alone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn vectors_that_are_missing_or_mixed_up_are_asked_for_again() {
     for form in [WrongForm::Fewer, WrongForm::WrongIndex] {
-        let world = world(faulty(vec![wrong(form, 0.5, Some(1))]), 60, "", "").await;
+        let world = world(faulty(vec![wrong(form, 0.2, Some(1))]), 60, "", "").await;
         world.run(&[]).await.assert_status(0).assert_says("0 errors");
         assert_all(&world, 8, 60).await;
     }
@@ -148,4 +148,29 @@ async fn what_goes_with_answers_alone_is_refused_for_vectors() {
     }
     let chat = crate::typed::world(SimulatorSpec::default(), 2, "dimensions = 3", "").await;
     chat.run(&[]).await.assert_status(2).assert_says("it goes with kind = \"embedding\"");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_text_that_a_server_breaks_on_fails_alone_too() {
+    let broken = FaultSpec { status: Some(500), contains: Some("Row 9 ".into()), ..fault() };
+    let world = world(faulty(vec![broken]), 60, "", "").await;
+    let text = std::fs::read_to_string(world.job()).unwrap();
+    world.write_text(&text.replace("max_rows = 10", "max_rows = 60"));
+    world.run(&[]).await.assert_status(0).assert_says("1 error (server_error 1)");
+    let vectors = vectors(&world).await;
+    assert!(vectors.iter().all(|(id, vector, _)| vector.is_empty() == (*id == 9)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_fails_is_one_retry_however_many_rows_it_has() {
+    let sometimes = FaultSpec { status: Some(500), share: 0.1, ..fault() };
+    let world = world(faulty(vec![sometimes]), 1_000, "", "").await;
+    let text = std::fs::read_to_string(world.job()).unwrap();
+    let text = text.replace("max_rows = 10", "max_rows = 1000");
+    world.write_text(&text.replace("inputs_per_request = 16", "inputs_per_request = 100"));
+    world.run(&[]).await.assert_status(0).assert_says("0 errors");
+    assert_all(&world, 8, 1_000).await;
+    // Ten, or some more that were not full, and those that were repeated, in halves.
+    let requests = world.simulator.counts().requests;
+    assert!(requests < 40, "{requests} requests");
 }

@@ -54,6 +54,6 @@ async fn every_command_of_the_readme_does_what_it_says() {
         ran += 1;
     }
     assert!(ran > 14);
-    assert!(simulator.counts().answered > 50, "the run without a job file asks where OPENAI_BASE_URL says");
+    assert!(simulator.counts().answered > 20, "the run without a job file asks where OPENAI_BASE_URL says");
     assert!(root.join("out/failed.csv").exists());
 }

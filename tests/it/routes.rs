@@ -123,3 +123,32 @@ async fn routes_that_cannot_be_gone_are_refused() {
         world.run(&[]).await.assert_status(2).assert_says(told);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_with_the_same_question_share_an_answer_of_a_provider_that_is_theirs() {
+    let step = "route = [{ when = \"id % 2 = 0\", provider = \"small\" }]\nprovider = \"large\"\nnull_inputs = \"ask\"\nprompt = \"Say something.\"";
+    let (world, large) = world(20, "", step).await;
+    world.run(&[]).await.assert_status(0).assert_says("0 errors");
+    for (id, provider, _) in providers(&world).await {
+        assert_eq!(provider, if id % 2 == 0 { "small" } else { "large" }, "row {id}");
+    }
+    assert_eq!((world.simulator.counts().requests, large.counts().requests), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_whose_only_provider_is_ruled_out_end_the_run() {
+    let step = "provider = [\"large\", \"small\"]\nprompt = \"{{ text }}\"\n[[step]]\noutput = \"more\"\nprovider = \"large\"\nprompt = \"More: {{ text }}\"";
+    let (world, _) = world(30, "", step).await;
+    let spec = SimulatorSpec { api_key: Some("another".into()), ..SimulatorSpec::default() };
+    let locked = Simulator::start(spec, 0).await.unwrap();
+    let text = std::fs::read_to_string(world.job()).unwrap();
+    let (head, tail) = text.split_once("[provider.large]\nbase_url = \"").unwrap();
+    let (_, tail) = tail.split_once('"').unwrap();
+    world.write_text(&format!("{head}[provider.large]\nbase_url = \"{}\"{tail}", locked.url()));
+    // It would wait for ever where nobody noticed: the run has a time of its own.
+    let stopped = world.run(&["--max-duration", "60s"]).await;
+    stopped
+        .assert_status(4)
+        .assert_says("large is not asked any more")
+        .assert_says("provider large stopped the run: auth");
+}

@@ -276,7 +276,9 @@ async fn a_first_version_of_many_files_is_read_in_order_a_part_of_its_list_at_a_
     }
     let text: Vec<String> = actions.iter().map(ToString::to_string).collect();
     fs::write(&log, text.join("\n") + "\n").unwrap();
-    world.write_text(&world.usual_job("").replace("max_rows = 10", "max_rows = 300"));
+    // Every file holds the same row.
+    let job = world.usual_job("").replace("max_rows = 10", "max_rows = 300");
+    world.write_text(&job.replace("output = \"answer\"", "output = \"answer\"\nshare = false"));
     world.run(&["--max-rows", "1900"]).await.assert_status(0);
     world.run(&[]).await.assert_status(0);
     let keys = "SELECT _enrich['batch_id'], _enrich['source_file'] FROM target";

@@ -59,7 +59,7 @@ pub async fn world_over(source: &Path, more: &str) -> World {
     let world = World::new(SimulatorSpec::default()).await;
     let job = world.usual_job("").replace("path = \"source\"", &format!("path = {source:?}\n{more}"));
     let (job, _) = job.split_once("prompt = ").unwrap();
-    world.write_text(&format!("{job}null_inputs = \"ask\"\nprompt = \"Say something.\"\n"));
+    world.write_text(&format!("{job}null_inputs = \"ask\"\nshare = false\nprompt = \"Say something.\"\n"));
     world
 }
 

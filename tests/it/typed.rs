@@ -275,3 +275,18 @@ async fn a_schema_in_a_file_is_read_and_what_no_table_holds_is_refused_by_name()
     );
     clash.run(&[]).await.assert_status(2).assert_says("\"answer_error\"");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_moment_that_no_column_holds_is_an_error_of_its_row_alone() {
+    let far = FaultSpec {
+        contains: Some("Row 2 ".into()),
+        text: Some(r#"{"at": "9999-12-31T23:59:59-05:00"}"#.into()),
+        ..wrong(WrongForm::Prose, 1.0, None)
+    };
+    let spec = SimulatorSpec { faults: vec![FaultSpec { wrong: None, ..far }], ..SimulatorSpec::default() };
+    let world = world(spec, 5, "fields = { at = \"timestamp\" }", "").await;
+    world.run(&[]).await.assert_status(0).assert_says("1 error (invalid_output 1)");
+    let rows =
+        rows_of(&world.path("target"), "SELECT count(answer['at']), count(answer_error) FROM target").await;
+    assert_eq!(rows, [["4", "1"]]);
+}
