@@ -53,7 +53,9 @@ impl Enricher {
         // Rows that are on their way first: the fewer are open, the sooner batches are full.
         for step in (0..self.steps.len()).rev().map(StepId::new) {
             if self.steps[step.index()].is_routed() {
-                settled += self.feed_routed(step);
+                let (settled_here, is_short) = self.feed_routed(step);
+                settled += settled_here;
+                is_short_of_rows |= is_short && step == StepId::FIRST;
                 continue;
             }
             while let Some((lane, errand)) = self.steps[step.index()].route(&self.lanes, 0, 0) {
@@ -70,7 +72,7 @@ impl Enricher {
                 if matches!(handed, Handed::NoRow | Handed::NoRoom) {
                     break;
                 }
-                if settled == SETTLED_AT_ONCE {
+                if settled >= SETTLED_AT_ONCE {
                     self.hungry.notify_one();
                     return;
                 }
@@ -141,17 +143,17 @@ impl Enricher {
         }
     }
 
-    /// Hands out rows of a step whose provider depends on the row; says how many needed no asking.
-    fn feed_routed(&mut self, step: StepId) -> usize {
+    /// Hands out rows of a step whose provider depends on the row; says how many needed no asking, and whether there were
+    /// too few.
+    fn feed_routed(&mut self, step: StepId) -> (usize, bool) {
         let mut settled = 0;
         while self.detours.len() < MOST_WAITING && settled < SETTLED_AT_ONCE {
             if self.asks_left == Some(0) && step == StepId::FIRST {
                 break;
             }
-            let Some(cell) = self.ledger.next_ask(step) else { break };
+            let Some(cell) = self.ledger.next_ask(step) else { return (settled, true) };
             match self.prepare(cell) {
                 Ok(request) => self.send_or_keep(request),
-                Err(Handed::Waits) => {}
                 Err(_) => {
                     settled += 1;
                     continue;
@@ -161,7 +163,7 @@ impl Enricher {
                 *left -= 1;
             }
         }
-        settled
+        (settled, false)
     }
 
     /// Sends on what has no provider yet, or what one could not answer.

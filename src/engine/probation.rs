@@ -94,6 +94,11 @@ impl Probation {
         std::mem::take(&mut self.held)
     }
 
+    /// Whether a refusal is a row's own from now on.
+    pub(super) fn is_over(&self) -> bool {
+        self.is_over
+    }
+
     /// Rows whose refusal is held back.
     pub(super) fn held(&self) -> u64 {
         self.held.len() as u64

@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::enricher::{Enricher, Kept};
 use super::lane::{Lane, bit};
 use super::outcome::{Invalid, Judged, Origin, is_terminal};
@@ -49,7 +51,8 @@ impl Enricher {
                         Judged::Settled(settled) => {
                             if let Outcome::Failed(failure) = &settled.outcome {
                                 let failure = failure.clone();
-                                self.unshare(cell);
+                                let lane = (&lane_name, &lane_model);
+                                self.share_failure(cell, lane, &failure);
                                 self.judge(&mut kept, Held::Known(cell, settled, failure));
                             } else {
                                 let released = self.probations[cell.step.index()].end();
@@ -175,16 +178,39 @@ impl Enricher {
         }
     }
 
+    /// An answer that was paid for came to nothing, and would again: those that waited for it end like it, as long as
+    /// it is not the provider's doing.
+    fn share_failure(&mut self, cell: Cell, (provider, model): (&Arc<str>, &Arc<str>), failure: &Failure) {
+        if !is_terminal(failure.class) || !self.probations[cell.step.index()].is_over() {
+            self.unshare(cell);
+            return;
+        }
+        for request in self.sharing.left(cell) {
+            let (provider, model) = (Arc::clone(provider), Arc::clone(model));
+            let shared = Shared { provider, model, body: Bytes::new() };
+            let record = Record {
+                outcome: journal::Outcome::Failure(failure.clone()),
+                ..shared_record(&request.receipt, request.question.fingerprint, &shared)
+            };
+            self.take_record(request, &record);
+        }
+    }
+
     /// A row gets an answer that another one got.
     fn take_shared(&mut self, request: Request, shared: &Shared) {
-        let cell = request.cell;
         let record = shared_record(&request.receipt, request.question.fingerprint, shared);
-        if let Err(error) = request.receipt.journal.append([&record]) {
+        self.take_record(request, &record);
+    }
+
+    /// A row gets what another one got, once that is in its journal.
+    fn take_record(&mut self, request: Request, record: &Record) {
+        let cell = request.cell;
+        if let Err(error) = request.receipt.journal.append([record]) {
             self.put_back(cell);
             self.halt(Stop::Journal(error));
             return;
         }
-        let origin = Origin::of_record(&record, None, Earlier::default());
+        let origin = Origin::of_record(record, None, Earlier::default());
         match origin.judged_record(&record.outcome, &self.steps[cell.step.index()]) {
             Judged::Settled(settled) => self.settle(cell, *settled, event::Origin::Unasked),
             // It was good for the row that asked, so it is for this one.

@@ -142,7 +142,11 @@ impl Output {
             columns.map(|(column, field)| cast(column, field.data_type())).collect::<Result<Vec<_>, _>>()?;
         match &self.kind {
             Kind::Typed { fields, flat: true, .. } => {
-                Ok(Arc::new(StructArray::try_new(fields.clone(), columns, None)?))
+                // Where every field is null, nothing was asked, or nothing came of it.
+                let rows = columns.first().map_or(0, Array::len);
+                let nulls: NullBuffer =
+                    (0..rows).map(|row| columns.iter().any(|column| column.is_valid(row))).collect();
+                Ok(Arc::new(StructArray::try_new(fields.clone(), columns, Some(nulls))?))
             }
             _ => columns
                 .into_iter()

@@ -88,6 +88,24 @@ async fn rows_whose_question_is_refused_ask_for_themselves_and_none_is_left_wait
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_comes_to_nothing_is_paid_for_once_for_all_rows_with_its_question() {
+    let bad =
+        FaultSpec { status: None, text: Some("no class".into()), contains: Some("Row 1 ".into()), ..fault() };
+    let spec = SimulatorSpec { faults: vec![bad], answers: vec!["yes".into()], ..crate::stops::slow(20) };
+    let classes = |text: String| {
+        text.replace("output = \"answer\"", "output = \"answer\"\nclasses = [\"yes\", \"no\"]")
+    };
+    let world = world(spec, 80, 4, classes).await;
+    world.run(&[]).await.assert_status(0).assert_says("20 errors (invalid_output 20)");
+    // Three questions, and one three times; those that waited for it while nothing had been answered yet ask for
+    // themselves.
+    let requests = world.simulator.counts().requests;
+    assert!((6..6 + 20 * 3).contains(&requests), "{requests}");
+    let again = world.run(&[]).await;
+    again.assert_status(0).assert_says("nothing to do");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_cache_answers_other_runs_and_other_jobs_of_the_same_model() {
     let cached = |text: String| text.replace("[batch]", "[cache]\npath = \"answers.cache\"\n[batch]");
     let world = world(SimulatorSpec::default(), 60, 6, cached).await;
