@@ -82,26 +82,23 @@ impl CacheError {
 
     /// Makes the function that turns SQLite's error into one that names the file.
     pub(super) fn of(action: &'static str, path: &Path) -> impl FnOnce(rusqlite::Error) -> CacheError {
-        move |error| {
-            let (path, is_damage) = (path.to_owned(), is_damage(&error));
-            let source = io_error(error);
-            if is_damage {
-                CacheError::Damaged { path, source }
-            } else {
-                CacheError::Io { action, path, source }
-            }
-        }
+        move |error| CacheError::told(path, error, |path, source| CacheError::Io { action, path, source })
     }
 
     /// A write that failed and what it lost.
     pub(super) fn of_write(path: &Path, lost: u64, error: rusqlite::Error) -> CacheError {
+        CacheError::told(path, error, |path, source| CacheError::Write { path, lost, source })
+    }
+
+    /// Damage, whatever was done; else what the caller makes of it.
+    fn told(
+        path: &Path,
+        error: rusqlite::Error,
+        otherwise: impl FnOnce(PathBuf, io::Error) -> CacheError,
+    ) -> CacheError {
         let (path, is_damage) = (path.to_owned(), is_damage(&error));
         let source = io_error(error);
-        if is_damage {
-            CacheError::Damaged { path, source }
-        } else {
-            CacheError::Write { path, lost, source }
-        }
+        if is_damage { CacheError::Damaged { path, source } } else { otherwise(path, source) }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::clock;
+use crate::config::CacheSpec;
 
 /// An answer is marked as used when the mark is older than this.
 pub(super) const TOUCH_AFTER_SECONDS: i64 = 24 * 60 * 60;
@@ -15,6 +16,12 @@ pub struct Limits {
     pub max_bytes: u64,
     /// For how long an answer is given after it came, in whole seconds.
     pub max_age: Duration,
+}
+
+impl From<&CacheSpec> for Limits {
+    fn from(spec: &CacheSpec) -> Self {
+        Limits { max_bytes: spec.max_bytes, max_age: spec.max_age }
+    }
 }
 
 impl Limits {

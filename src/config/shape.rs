@@ -218,8 +218,7 @@ struct Reader<'a> {
 impl Reader<'_> {
     /// The type of what a schema describes, and whether it may be null.
     fn data_type(&self, schema: &Value, at: &str, depth: usize) -> Result<(DataType, bool), String> {
-        let place = || if at.is_empty() { "the root".to_owned() } else { format!("{at:?}") };
-        let wrong = |what: &str| Err(format!("cannot become columns of a table: {} {what}", place()));
+        let wrong = |what: &str| Err(unfit(at, what));
         if depth > DEPTH {
             return wrong("holds itself, or too many levels");
         }
@@ -269,10 +268,7 @@ impl Reader<'_> {
     fn object(&self, map: &Map<String, Value>, at: &str, depth: usize) -> Result<DataType, String> {
         let properties = map.get("properties").and_then(Value::as_object);
         let Some(properties) = properties.filter(|properties| !properties.is_empty()) else {
-            return Err(format!(
-                "cannot become columns of a table: {} is an object whose properties are not named",
-                if at.is_empty() { "the root".to_owned() } else { format!("{at:?}") }
-            ));
+            return Err(unfit(at, "is an object whose properties are not named"));
         };
         let mut fields: Vec<Field> = Vec::with_capacity(properties.len());
         for (name, schema) in properties {
@@ -293,6 +289,12 @@ impl Reader<'_> {
         }
         Ok(DataType::Struct(fields.into()))
     }
+}
+
+/// What of a schema no column can hold.
+fn unfit(at: &str, what: &str) -> String {
+    let place = if at.is_empty() { "the root".to_owned() } else { format!("{at:?}") };
+    format!("cannot become columns of a table: {place} {what}")
 }
 
 /// The one type of a schema besides null, and whether null is allowed.

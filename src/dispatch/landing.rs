@@ -48,7 +48,7 @@ impl<A: Ask> Dispatcher<A> {
     ) -> Result<(), Gone> {
         let Course { ticket, limits, now, .. } = course;
         match landed {
-            Landed::Paid { shares, tokens } => self.hand_out(rows, shares, tokens, course).await,
+            Landed::Paid { shares, tokens } => self.share_out(rows, shares, tokens, course).await,
             Landed::Unsent(error) => {
                 self.admission.abandoned();
                 self.give_up(rows, Verdict::Lost(error)).await
@@ -85,7 +85,7 @@ impl<A: Ask> Dispatcher<A> {
     }
 
     /// Rows get what an answer had for each of them.
-    async fn hand_out(
+    async fn share_out(
         &mut self,
         rows: Vec<Pending>,
         shares: Vec<Share>,

@@ -12,7 +12,7 @@ use super::funds::{Funds, Spent};
 use super::prepare::prepare;
 use super::recover::Recoverer;
 use super::retry::{self, FOLDER};
-use crate::cache::{CacheError, Limits, Stats, Store};
+use crate::cache::{CacheError, Stats, Store};
 use crate::checkpoint::{
     Checkpoint, CheckpointError, CheckpointFile, MachineId, PlannedBatch, Position, Retrying,
 };
@@ -188,8 +188,7 @@ async fn files(job: &Job, mut source: Source) -> Result<String, EngineError> {
 }
 
 fn look_into(cache: &CacheSpec) -> Result<String, CacheError> {
-    let limits = Limits { max_bytes: cache.max_bytes, max_age: cache.max_age };
-    let Stats { entries, bytes } = Store::open(&cache.path, limits)?.stats()?;
+    let Stats { entries, bytes } = Store::open(&cache.path, cache.into())?.stats()?;
     Ok(format!(
         "{} in {}, {} MB",
         counted(entries, "answer"),

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use super::enricher::{Enricher, Kept};
 use super::error::EngineError;
 use super::inputs;
-use super::lane::{Errand, Lane, bit};
+use super::lane::{Errand, Lane, Step, bit};
 use super::outcome::{Found, Judged, Origin};
 use super::probation::Held;
 use super::replies::shared_record;
-use super::sharing::{Known, Shared};
+use super::sharing::{self, Known, Shared, Sharing};
 use super::stop::Stop;
 use crate::config::Prices;
 use crate::dispatch::{Earlier, Receipt, Request};
@@ -249,7 +249,7 @@ impl Enricher {
                 }
             }
         }
-        let fingerprint = question.fingerprint;
+        let key = sharing::in_step(step, route, question.fingerprint);
         let receipt = Receipt {
             journal: batch.journal.clone(),
             key: batch.key(cell.row),
@@ -269,13 +269,13 @@ impl Enricher {
         if !step.shares || earlier.answers > 0 {
             return Found::Nothing(request);
         }
-        match sharing.look(step, route, lanes, fingerprint) {
+        match sharing.look(key, step, lanes, &request) {
             Known::Asked => {
-                sharing.wait(step, request);
+                sharing.wait(key, request);
                 return Found::Waits;
             }
             Known::Answer(shared) => {
-                let record = shared_record(&request.receipt, fingerprint, &shared);
+                let record = shared_record(&request, &shared);
                 let origin = Origin::of_record(&record, None, Earlier::default());
                 // What another job was content with need not be what this one asks for.
                 if let Judged::Settled(settled) = origin.judged_record(&record.outcome, step)
@@ -289,7 +289,7 @@ impl Enricher {
             }
             Known::Nothing => {}
         }
-        sharing.lead(step, &request);
+        sharing.lead(key, &request);
         Found::Nothing(request)
     }
 
@@ -300,27 +300,31 @@ impl Enricher {
         if !steps.iter().any(|step| step.shares) {
             return Ok(());
         }
-        let records = journals.iter().map(|path| journal::read_all(path));
-        for record in records.collect::<Result<Vec<_>, _>>()?.into_iter().flatten() {
-            let journal::Outcome::Response(body) = &record.outcome else { continue };
-            let Some(step) = steps.iter().find(|step| step.output == record.step && step.shares) else {
-                continue;
-            };
-            let origin = Origin::of_record(&record, None, Earlier::default());
-            let Judged::Settled(settled) = origin.judged_record(&record.outcome, step) else { continue };
-            if matches!(settled.outcome, Outcome::Answer(_)) {
-                let (provider, model) = (Arc::clone(&record.provider), Arc::clone(&record.model));
-                let shared = Shared { provider, model, body: body.clone() };
-                // Which list of providers it went by is not written down: those that have its provider.
-                let is_own = |lane: &usize| lanes[*lane].name == record.provider;
-                for route in (0..=step.routes.len()).filter(|route| step.lanes_of(*route).iter().any(is_own))
-                {
-                    sharing.remember(step, route, lanes, record.fingerprint, &shared);
-                }
+        for journal in journals {
+            for record in journal::read_all(journal)? {
+                Self::seed_with(steps, lanes, sharing, &record);
             }
         }
         sharing.flush();
         Ok(())
+    }
+
+    fn seed_with(steps: &[Step], lanes: &[Lane], sharing: &mut Sharing, record: &Record) {
+        let Record { step, provider, model, outcome, fingerprint, .. } = record;
+        let journal::Outcome::Response(body) = outcome else { return };
+        let Some(step) = steps.iter().find(|known| known.output == *step && known.shares) else { return };
+        let origin = Origin::of_record(record, None, Earlier::default());
+        let Judged::Settled(settled) = origin.judged_record(outcome, step) else { return };
+        if !matches!(settled.outcome, Outcome::Answer(_)) {
+            return;
+        }
+        let shared = Shared { provider: Arc::clone(provider), model: Arc::clone(model), body: body.clone() };
+        // Which list of providers it went by is not written down: those that have its provider.
+        for route in 0..=step.routes.len() {
+            if step.takes_by(route, lanes, provider, model) {
+                sharing.remember(step, route, lanes, *fingerprint, &shared);
+            }
+        }
     }
 }
 

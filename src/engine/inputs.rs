@@ -10,10 +10,13 @@ use super::open_batch::OpenBatch;
 use crate::config::OnTooLong;
 use crate::decode::Content;
 use crate::fault::{Class, Failure};
-use crate::ident::{Cell, StepId};
+use crate::ident::Cell;
 use crate::prompt::{Given, Question, Rendered};
 use crate::sink::Outcome;
 use crate::table::Condition;
+
+/// Times that a prompt is cut, at most, until it is short enough.
+const MOST_CUTS: u32 = 8;
 
 /// A condition of a step, over the columns of the source and the outputs of earlier steps, in this order.
 #[derive(Clone, Debug)]
@@ -61,14 +64,11 @@ fn value(
     step: usize,
     row: u32,
 ) -> Result<ArrayRef, arrow::error::ArrowError> {
-    match batch.held(step) {
-        Some(held) if batch.keeps(cell_of(batch, step, row)) => Ok(held.slice(row as usize, 1)),
-        _ => steps[step].columns.values(batch.outcome(step, row).into_iter()),
+    let settled = batch.outcome(step, row);
+    match (batch.held(step), settled.map(|settled| &settled.outcome)) {
+        (Some(held), Some(Outcome::Kept)) => Ok(held.slice(row as usize, 1)),
+        _ => steps[step].columns.values(settled.into_iter()),
     }
-}
-
-fn cell_of(batch: &OpenBatch, step: usize, row: u32) -> Cell {
-    Cell { batch: batch.id(), row, step: StepId::new(step) }
 }
 
 /// What is asked about a row, and who may be asked.
@@ -111,25 +111,31 @@ pub(super) fn asked(steps: &[Step], lanes: &[Lane], batch: &OpenBatch, cell: Cel
 }
 
 /// Bars the providers for which a question is too long; where that is all of them, it is cut or fails.
-fn within(step: &Step, lanes: &[Lane], question: Question, route: usize) -> Result<Asked, Failure> {
+fn within(step: &Step, lanes: &[Lane], mut question: Question, route: usize) -> Result<Asked, Failure> {
     if !step.has_windows {
         return Ok(Asked { question, route, barred: 0 });
     }
     let own = step.lanes_of(route);
-    let excess = |question: &Question, lane: usize| {
-        lanes[lane].window.map_or(0, |window| window.excess(question, &step.params))
-    };
-    let least = own.iter().map(|lane| excess(&question, *lane)).min().unwrap_or_default();
-    let question = match (least, step.on_too_long) {
-        (0, _) => question,
-        (_, OnTooLong::Truncate) => shortened(step, question, least, |question| {
-            own.iter().map(|lane| excess(question, *lane)).min().unwrap_or_default()
-        })?,
-        (_, OnTooLong::Fail) => return Err(too_long(least, "shorten the prompt, or set on_too_long")),
-    };
-    let barred = own.iter().filter(|lane| excess(&question, **lane) > 0).map(|lane| bit(*lane));
-    let barred = barred.fold(0, |all, lane| all | lane);
-    Ok(Asked { question, route, barred })
+    let mut cuts = 0;
+    loop {
+        let excess =
+            |lane: &usize| lanes[*lane].window.map_or(0, |window| window.excess(&question, &step.params));
+        let excesses: Vec<usize> = own.iter().map(excess).collect();
+        let least = excesses.iter().copied().min().unwrap_or_default();
+        if least == 0 {
+            let too_small = own.iter().zip(excesses).filter(|(_, excess)| *excess > 0);
+            let barred = too_small.fold(0, |all, (lane, _)| all | bit(*lane));
+            return Ok(Asked { question, route, barred });
+        }
+        if step.on_too_long == OnTooLong::Fail {
+            return Err(too_long(least, "shorten the prompt, or set on_too_long"));
+        }
+        // What is cut is counted in another encoding than the model's, perhaps: a few cuts come close.
+        let shorter = (cuts < MOST_CUTS).then(|| step.prompt.shortened(&question, least + least / 20 + 1));
+        let nothing_left = || too_long(least, "nothing of the prompt would be left");
+        question = shorter.flatten().ok_or_else(nothing_left)?;
+        cuts += 1;
+    }
 }
 
 fn too_long(excess: usize, hint: &str) -> Failure {
@@ -137,27 +143,6 @@ fn too_long(excess: usize, hint: &str) -> Failure {
         "the prompt and the tokens of its answer are about {excess} tokens more than the context_window of any provider; {hint}"
     );
     Failure::new(Class::TooLong, detail)
-}
-
-/// A question whose prompt is cut until it is no longer too long.
-fn shortened(
-    step: &Step,
-    mut question: Question,
-    mut excess: usize,
-    measure: impl Fn(&Question) -> usize,
-) -> Result<Question, Failure> {
-    // What is cut is counted in another encoding than the model's, perhaps: a few tries come close.
-    for _ in 0..8 {
-        question = step
-            .prompt
-            .shortened(&question, excess + excess / 20 + 1)
-            .ok_or_else(|| too_long(excess, "nothing of the prompt would be left"))?;
-        excess = measure(&question);
-        if excess == 0 {
-            return Ok(question);
-        }
-    }
-    Err(too_long(excess, "nothing of the prompt would be left"))
 }
 
 /// What a step gave for a row, for a template.

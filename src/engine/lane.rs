@@ -214,7 +214,13 @@ impl Step {
 
     /// Whether an answer of this provider and model is one of this step's.
     pub(super) fn takes(&self, lanes: &[Lane], provider: &str, model: &str) -> bool {
-        self.all_lanes().any(|lane| *lanes[lane].name == *provider && *lanes[lane].model == *model)
+        (0..=self.routes.len()).any(|route| self.takes_by(route, lanes, provider, model))
+    }
+
+    /// The same of one of its lists of providers.
+    pub(super) fn takes_by(&self, route: usize, lanes: &[Lane], provider: &str, model: &str) -> bool {
+        let mut own = self.lanes_of(route).iter().map(|lane| &lanes[*lane]);
+        own.any(|lane| *lane.name == *provider && *lane.model == *model)
     }
 }
 

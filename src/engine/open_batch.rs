@@ -7,7 +7,7 @@ use arrow::array::ArrayRef;
 
 use super::feed::Loaded;
 use crate::checkpoint::PlannedBatch;
-use crate::ident::{BatchId, Cell, RowKey};
+use crate::ident::{Cell, RowKey};
 use crate::journal::{Journal, Record};
 use crate::prompt::Rows;
 use crate::sink::{FilledBatch, KeptStep, Outcome, Settled};
@@ -71,10 +71,6 @@ impl OpenBatch {
     /// Whether the target's outcome of a row of a step stays.
     pub(super) fn keeps(&self, cell: Cell) -> bool {
         self.kept.get(cell.step.index()).is_some_and(|step| step.stays[cell.row as usize])
-    }
-
-    pub(super) fn id(&self) -> BatchId {
-        self.plan.id
     }
 
     /// What the target holds of a step, for those rows whose outcome stays.

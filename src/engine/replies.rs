@@ -3,8 +3,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use super::enricher::{Enricher, Kept};
 use super::lane::{Lane, bit};
 use super::outcome::{Invalid, Judged, Origin, is_terminal};
@@ -12,7 +10,7 @@ use super::probation::{Held, Judgement, Probation};
 use super::sharing::Shared;
 use super::stop::Stop;
 use crate::decode;
-use crate::dispatch::{Earlier, Receipt, Reply, Request, Verdict};
+use crate::dispatch::{Earlier, Reply, Request, Verdict};
 use crate::event::{self, Ending, Event, Extent};
 use crate::fault::{Class, Failure};
 use crate::ident::{Cell, Fingerprint, StepId};
@@ -30,7 +28,6 @@ impl Enricher {
             let cell = request.cell;
             let question = &request.question;
             let lane = &self.lanes[asked];
-            let (lane_name, lane_model) = (Arc::clone(&lane.name), Arc::clone(&lane.model));
             match verdict {
                 Verdict::Paid(paid) => {
                     let origin = Origin {
@@ -45,20 +42,19 @@ impl Enricher {
                     };
                     let first = request.earlier.first.unwrap_or(question.fingerprint);
                     let route = request.route;
-                    let body = paid.body;
+                    let (provider, model) = (Arc::clone(&lane.name), Arc::clone(&lane.model));
+                    let shared = Shared { provider, model, body: paid.body };
                     match origin.judged(Ok(paid.response), &self.steps[cell.step.index()]) {
                         Judged::Invalid(invalid) => self.ask_again(request, &invalid),
                         Judged::Settled(settled) => {
                             if let Outcome::Failed(failure) = &settled.outcome {
                                 let failure = failure.clone();
-                                let lane = (&lane_name, &lane_model);
-                                self.share_failure(cell, lane, &failure);
+                                self.share_failure(cell, &shared, &failure);
                                 self.judge(&mut kept, Held::Known(cell, settled, failure));
                             } else {
                                 let released = self.probations[cell.step.index()].end();
                                 self.keep_all(&mut kept, released);
-                                let (provider, model) = (Arc::clone(&lane_name), Arc::clone(&lane_model));
-                                self.share(cell, route, first, &Shared { provider, model, body });
+                                self.share(cell, route, first, &shared);
                                 self.settle(cell, *settled, event::Origin::Asked);
                             }
                         }
@@ -174,32 +170,23 @@ impl Enricher {
         }
         sharing.remember(step, route, lanes, question, shared);
         for request in self.sharing.left(cell) {
-            self.take_shared(request, shared);
+            let record = shared_record(&request, shared);
+            self.take_record(request, &record);
         }
     }
 
     /// An answer that was paid for came to nothing, and would again: those that waited for it end like it, as long as
     /// it is not the provider's doing.
-    fn share_failure(&mut self, cell: Cell, (provider, model): (&Arc<str>, &Arc<str>), failure: &Failure) {
+    fn share_failure(&mut self, cell: Cell, shared: &Shared, failure: &Failure) {
         if !is_terminal(failure.class) || !self.probations[cell.step.index()].is_over() {
             self.unshare(cell);
             return;
         }
         for request in self.sharing.left(cell) {
-            let (provider, model) = (Arc::clone(provider), Arc::clone(model));
-            let shared = Shared { provider, model, body: Bytes::new() };
-            let record = Record {
-                outcome: journal::Outcome::Failure(failure.clone()),
-                ..shared_record(&request.receipt, request.question.fingerprint, &shared)
-            };
+            let outcome = journal::Outcome::Failure(failure.clone());
+            let record = Record { outcome, ..shared_record(&request, shared) };
             self.take_record(request, &record);
         }
-    }
-
-    /// A row gets an answer that another one got.
-    fn take_shared(&mut self, request: Request, shared: &Shared) {
-        let record = shared_record(&request.receipt, request.question.fingerprint, shared);
-        self.take_record(request, &record);
     }
 
     /// A row gets what another one got, once that is in its journal.
@@ -391,11 +378,12 @@ impl Enricher {
 }
 
 /// What a journal keeps of an answer that was somebody else's first.
-pub(super) fn shared_record(receipt: &Receipt, fingerprint: Fingerprint, shared: &Shared) -> Record {
+pub(super) fn shared_record(request: &Request, shared: &Shared) -> Record {
+    let Request { question, receipt, .. } = request;
     Record {
         key: receipt.key.clone(),
         step: Arc::clone(&receipt.step),
-        fingerprint,
+        fingerprint: question.fingerprint,
         provider: Arc::clone(&shared.provider),
         model: Arc::clone(&shared.model),
         attempts: 0,

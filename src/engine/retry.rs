@@ -115,7 +115,7 @@ async fn start(
     let repair = Repair::open(job, &rows, places.clone(), session)?;
     let job = &with_provider(job, retrying.provider.as_deref())?;
     let prepared = prepare(job, &columns, simulator)?;
-    let reader = FailedReader::new(rows, job, prepared.needs(), places);
+    let reader = FailedReader::new(rows, prepared.needs(), places);
     let (mut checkpoint, outstanding) = recovered(job, found, &repair).await?;
     checkpoint.position = retrying.clone();
     file.save(&checkpoint).await?;

@@ -56,22 +56,17 @@ impl Sharing {
         Sharing { cache, ..Sharing::default() }
     }
 
-    /// What is known of a question of a step that goes by one of its lists of providers.
-    pub(super) fn look(&mut self, step: &Step, route: usize, lanes: &[Lane], question: Fingerprint) -> Known {
-        let key = in_step(step, route, question);
+    /// What is known of the question of a request.
+    pub(super) fn look(&mut self, key: Fingerprint, step: &Step, lanes: &[Lane], request: &Request) -> Known {
         if self.waiting.contains_key(&key) {
             return Known::Asked;
         }
-        let of_list = |shared: &&Shared| {
-            let is_own = |lane: &Lane| lane.name == shared.provider && lane.model == shared.model;
-            step.lanes_of(route).iter().any(|lane| is_own(&lanes[*lane]))
-        };
-        if let Some(shared) = self.recent.get(&key).filter(of_list) {
+        if let Some(shared) = self.recent.get(&key) {
             return Known::Answer(shared.clone());
         }
-        for lane in step.lanes_of(route).iter().map(|lane| &lanes[*lane]) {
+        for lane in step.lanes_of(request.route).iter().map(|lane| &lanes[*lane]) {
             let Some(cache) = &self.cache else { break };
-            match cache.get(anywhere(lane, question)) {
+            match cache.get(anywhere(lane, request.question.fingerprint)) {
                 Ok(Some(body)) => {
                     let (provider, model) = (Arc::clone(&lane.name), Arc::clone(&lane.model));
                     return Known::Answer(Shared { provider, model, body });
@@ -95,15 +90,13 @@ impl Sharing {
     }
 
     /// A row asks a question that nobody asks; others may wait for it.
-    pub(super) fn lead(&mut self, step: &Step, request: &Request) {
-        let key = in_step(step, request.route, request.question.fingerprint);
+    pub(super) fn lead(&mut self, key: Fingerprint, request: &Request) {
         self.waiting.insert(key, (Arc::clone(&request.question), Vec::new()));
         self.leaders.insert(request.cell, key);
     }
 
     /// A row waits for the answer to a question that is being asked.
-    pub(super) fn wait(&mut self, step: &Step, mut request: Request) {
-        let key = in_step(step, request.route, request.question.fingerprint);
+    pub(super) fn wait(&mut self, key: Fingerprint, mut request: Request) {
         if let Some((question, waiting)) = self.waiting.get_mut(&key) {
             // However many rows have it, the question is in memory once.
             request.question = Arc::clone(question);
@@ -117,7 +110,7 @@ impl Sharing {
         key.and_then(|key| self.waiting.remove(&key)).map(|(_, waiting)| waiting).unwrap_or_default()
     }
 
-    /// An answer that later rows of the same list of providers may share.
+    /// An answer that later rows of the same list of providers, to which its own belongs, may share.
     pub(super) fn remember(
         &mut self,
         step: &Step,
@@ -155,7 +148,7 @@ impl Sharing {
 }
 
 /// A question of a step of this job, by one of its lists of providers.
-fn in_step(step: &Step, route: usize, question: Fingerprint) -> Fingerprint {
+pub(super) fn in_step(step: &Step, route: usize, question: Fingerprint) -> Fingerprint {
     let route = route.to_le_bytes();
     Fingerprint::of([question.to_bytes().as_slice(), step.output.as_bytes(), route.as_slice()])
 }

@@ -15,9 +15,9 @@ use super::reading::Reading;
 use super::recover::Recoverer;
 use super::retry;
 use super::run::{Begin, RunOptions};
-use crate::cache::{CacheError, Limits, Store};
+use crate::cache::Store;
 use crate::checkpoint::{Checkpoint, CheckpointFile, MachineId, PlannedBatch};
-use crate::config::{CacheSpec, Job};
+use crate::config::Job;
 use crate::event::{Event, Voice};
 use crate::ident::{Lineage, RunId};
 use crate::journal::{Copies, Header, JournalFolder, Restored, StrayAnswers};
@@ -183,7 +183,7 @@ pub(super) async fn sort_journals<P>(
         copier = Some(Copier::start(copies, funds.copy.take(), job.places.copying.every, voice.clone()));
     }
     let learned = LearnedFile::load(home.path().unwrap_or(&job.places.state));
-    let cache = job.cache.as_ref().map(open_cache).transpose()?;
+    let cache = job.cache.as_ref().map(|spec| Store::open(&spec.path, spec.into())).transpose()?;
     Ok(Journals { lineage: checkpoint.lineage, folder, strays, learned, funds, cache, open, copier })
 }
 
@@ -198,8 +198,4 @@ fn tell_restored(restored: &Restored, voice: &Voice) {
         let text = format!("{place} is damaged: answers in it that cannot be read are asked for again");
         voice.say(&Event::Notice(&text));
     }
-}
-
-fn open_cache(spec: &CacheSpec) -> Result<Store, CacheError> {
-    Store::open(&spec.path, Limits { max_bytes: spec.max_bytes, max_age: spec.max_age })
 }

@@ -16,7 +16,6 @@ use super::failed::{FILES_AT_ONCE, FailedError, FailedRows, name};
 use super::output::Output;
 use super::target::{BATCH_ID, RUN_ID, SOURCE_FILE, SOURCE_ROW};
 use crate::checkpoint::{Part, Selection};
-use crate::config::Job;
 use crate::fault::Class;
 use crate::ident::{BatchId, RowKey, RunId};
 use crate::source::Chunk;
@@ -80,7 +79,6 @@ pub struct KeptStep {
 pub struct FailedReader {
     rows: FailedRows,
     columns: SchemaRef,
-    outputs: Vec<Output>,
     /// For each step the earlier ones whose outputs it needs.
     needs: Vec<Vec<usize>>,
     places: Places,
@@ -100,9 +98,8 @@ impl FailedReader {
     /// Begins with the failed rows of a job, whose steps need the outputs of these earlier ones.
     /// `places` is where rows are seen, for the one who writes them.
     #[must_use]
-    pub fn new(rows: FailedRows, job: &Job, needs: Vec<Vec<usize>>, places: Places) -> Self {
-        let outputs = Output::of_all(&job.steps);
-        FailedReader { columns: rows.source_columns(), outputs, rows, needs, places }
+    pub fn new(rows: FailedRows, needs: Vec<Vec<usize>>, places: Places) -> Self {
+        FailedReader { columns: rows.source_columns(), rows, needs, places }
     }
 
     /// The failed rows of a selection, except those that this run wrote, in the order in which they were
@@ -113,6 +110,7 @@ impl FailedReader {
     pub async fn find(&self, selection: &Selection, except: RunId) -> Result<Vec<Found>, FailedError> {
         self.rows.check(selection).await?;
         let any: Vec<String> = self
+            .rows
             .outputs
             .iter()
             .map(|output| format!("({})", self.rows.failed_as(output, selection)))
@@ -186,7 +184,7 @@ impl FailedReader {
         let columns = self.columns.fields().iter().map(|field| name(field.name()));
         let given = self.given().flat_map(|(_, output)| output.value_columns());
         let given = given.map(|field| name(field.name()));
-        let again = self.outputs.iter().enumerate().flat_map(|(at, output)| {
+        let again = self.rows.outputs.iter().enumerate().flat_map(|(at, output)| {
             let failed = self.rows.failed_as(output, selection);
             let class = format!("{}['error']", self.rows.history(output));
             [
@@ -213,8 +211,8 @@ impl FailedReader {
                 .scan(scan, &sql, |batch| {
                     let (in_files, of_files) = (self.rows.strings(&batch, 0)?, self.rows.strings(&batch, 1)?);
                     let numbers = batch.column(2).as_primitive::<Int64Type>();
-                    let mut steps = Vec::with_capacity(self.outputs.len());
-                    for step in 0..self.outputs.len() {
+                    let mut steps = Vec::with_capacity(self.rows.outputs.len());
+                    for step in 0..self.rows.outputs.len() {
                         let at = OWN + 2 * step;
                         steps.push((
                             batch.column(at).as_boolean().clone(),
@@ -254,7 +252,7 @@ impl FailedReader {
     /// The steps whose outputs others need.
     fn given(&self) -> impl Iterator<Item = (usize, &Output)> {
         let is_needed = |step: &usize| self.needs.iter().any(|needs| needs.contains(step));
-        self.outputs.iter().enumerate().filter(move |(step, _)| is_needed(step))
+        self.rows.outputs.iter().enumerate().filter(move |(step, _)| is_needed(step))
     }
 
     /// The columns that [`FailedReader::picked`] gives: the source's, then those of steps that others need.
@@ -266,7 +264,7 @@ impl FailedReader {
     /// Columns of some rows of a query's batch.
     fn picked(&self, batch: &RecordBatch, rows: Vec<u32>) -> Result<RecordBatch, ArrowError> {
         let schema = self.picked_columns();
-        let first = OWN + 2 * self.outputs.len();
+        let first = OWN + 2 * self.rows.outputs.len();
         let columns = (first..batch.num_columns())
             .zip(schema.fields())
             .map(|(at, field)| cast(batch.column(at), field.data_type()))
@@ -301,7 +299,7 @@ impl FailedReader {
             });
             first += of_file.len();
         }
-        let mut values = vec![None; self.outputs.len()];
+        let mut values = vec![None; self.rows.outputs.len()];
         let mut next = self.columns.fields().len();
         for (step, output) in self.given() {
             let end = next + output.value_columns().len();

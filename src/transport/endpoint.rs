@@ -194,10 +194,7 @@ impl Endpoint {
             }
         }
         // In no form: it is the question that it refuses.
-        match refused {
-            Some(sent) => sent,
-            None => self.send_as(question, params, SchemaForm::Auto, most).await,
-        }
+        refused.unwrap_or_else(Sent::nothing)
     }
 
     async fn send_as(&self, question: &Question, params: &Params, form: SchemaForm, most: Duration) -> Sent {

@@ -40,10 +40,16 @@ struct State {
     ignored: u32,
 }
 
+impl State {
+    /// Nothing is known of a form.
+    fn of(form: SchemaForm) -> Self {
+        State { form, is_proven: false, is_given_up: false, ignored: 0 }
+    }
+}
+
 impl Forms {
     pub(super) fn new(wanted: SchemaForm) -> Self {
-        let state = State { form: TRIED[0], is_proven: false, is_given_up: false, ignored: 0 };
-        Forms { wanted, state: Mutex::new(state), turn: tokio::sync::Mutex::new(()) }
+        Forms { wanted, state: Mutex::new(State::of(TRIED[0])), turn: tokio::sync::Mutex::new(()) }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -89,17 +95,19 @@ impl Forms {
         if self.wanted != SchemaForm::Auto || state.is_proven {
             return;
         }
+        if state.form != form {
+            *state = State::of(form);
+        }
         if has_json {
-            *state = State { form, is_proven: true, is_given_up: false, ignored: 0 };
-        } else if state.form == form {
-            state.ignored += 1;
-            let next = TRIED.iter().skip_while(|tried| **tried != form).nth(1);
-            state.is_given_up = state.ignored >= IGNORED_AFTER && next.is_none();
-            if let (IGNORED_AFTER.., Some(next)) = (state.ignored, next) {
-                *state = State { form: *next, is_proven: false, is_given_up: false, ignored: 0 };
+            state.is_proven = true;
+            return;
+        }
+        state.ignored += 1;
+        if state.ignored >= IGNORED_AFTER {
+            match TRIED.iter().skip_while(|tried| **tried != form).nth(1) {
+                Some(next) => *state = State::of(*next),
+                None => state.is_given_up = true,
             }
-        } else {
-            *state = State { form, is_proven: false, is_given_up: false, ignored: 1 };
         }
     }
 }
