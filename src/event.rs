@@ -146,6 +146,11 @@ pub enum Event<'a> {
         /// What it said.
         failure: &'a Failure,
     },
+    /// A request is about to be sent.
+    Sent {
+        /// Name of the provider.
+        provider: &'a str,
+    },
     /// The number of requests in flight changed.
     InFlight {
         /// Name of the provider.
@@ -188,9 +193,12 @@ pub enum Event<'a> {
         extent: Extent,
         /// Where that came from.
         origin: Origin,
-        /// What the answer used; zero for an outcome that nothing was paid for in this run.
+    },
+    /// An answer was paid for, whatever becomes of its row.
+    Paid {
+        /// What it used.
         tokens: Tokens,
-        /// What it cost; none if nobody says, or nothing was paid for.
+        /// What it cost; none if nobody says.
         cost: Option<Money>,
     },
     /// What a batch was to hold and the target does not take: it holds errors instead.

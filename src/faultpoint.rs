@@ -21,8 +21,10 @@ pub const ACTIONS: &[&str] = &[
     "checkpoint",
     "first-call",
     "journal-append",
+    "metrics",
     "parquet-file",
     "delta-commit",
+    "metrics-commit",
     "journal-removal",
 ];
 

@@ -147,6 +147,14 @@ impl RunId {
     }
 }
 
+impl FromStr for RunId {
+    type Err = uuid::Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(RunId)
+    }
+}
+
 impl fmt::Display for RunId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
@@ -253,6 +261,9 @@ pub struct Tokens {
     pub cached: u64,
     /// Tokens of the answer, reasoning included.
     pub completion: u64,
+    /// Tokens of the answer that were thought and not said, where the provider tells.
+    #[serde(default)]
+    pub reasoning: u64,
 }
 
 impl Tokens {
@@ -268,6 +279,7 @@ impl std::ops::AddAssign for Tokens {
         self.prompt += other.prompt;
         self.cached += other.cached;
         self.completion += other.completion;
+        self.reasoning += other.reasoning;
     }
 }
 

@@ -20,6 +20,7 @@ pub mod ident;
 pub mod journal;
 pub mod ledger;
 pub mod meter;
+pub mod metrics;
 pub mod plan;
 pub mod prompt;
 pub mod report;

@@ -11,8 +11,8 @@ use crate::store::StoreError;
 #[derive(Debug, thiserror::Error)]
 pub enum CacheError {
     /// Its folder cannot be made.
-    #[error(transparent)]
-    Store(#[from] StoreError),
+    #[error("cache.path: {0}")]
+    Store(#[source] StoreError),
     /// It cannot be opened or read.
     #[error("cannot {action} the cache {}: {source}", path.display())]
     Io {

@@ -51,7 +51,7 @@ pub(super) fn exit(end: &End, facts: &Facts<'_>) -> Exit {
         End::Complete | End::MaxRows | End::MaxDuration if facts.is_failed_by_errors() => Exit::Errors,
         End::Complete | End::MaxRows | End::MaxDuration => Exit::Done,
         End::Stopped => Exit::Interrupted,
-        End::Errors(_) => Exit::Errors,
+        End::Errors(_) | End::Anomaly(_) => Exit::Errors,
         End::Budget(_) => Exit::Budget,
         End::Provider { failure, .. } if failure.class == Class::Template => Exit::Usage,
         End::Provider { .. } => Exit::Provider,
@@ -96,6 +96,13 @@ impl Facts<'_> {
                     self.job.max_error_rate
                 ),
             ),
+            End::Anomaly(anomaly) => self.bad(
+                format!("something is wrong with the answers: {anomaly}"),
+                format!(
+                    "mend the prompt, the model or max_tokens, or raise anomalies.{} if that is as it should be; what was answered is kept; then: {again}",
+                    anomaly.key
+                ),
+            ),
             End::Budget(words) => self.bad(
                 format!("the budget is spent: {words}"),
                 if words.starts_with("budget.run") {
@@ -106,7 +113,7 @@ impl Facts<'_> {
             ),
             End::Provider { failure, .. } if failure.class == Class::Template => self.bad(
                 format!("the templates fail for each of the first rows: {}", failure.detail),
-                "mend the template; decimals, dates and times are text in it".into(),
+                "mend the template".into(),
             ),
             End::Provider { provider, failure } => self.bad(
                 format!("provider {provider} stopped the run: {failure}"),
@@ -183,7 +190,7 @@ fn advice(class: Class) -> &'static str {
         Class::Billing | Class::Quota => "raise the quota or the budget at the provider",
         Class::UnknownModel => "check the model's name in the job file",
         Class::Redirect => "check base_url: the endpoint wants another address",
-        Class::SameRefusal => "check the job: the provider refuses its requests as they are",
+        Class::SameRefusal => "mend what is said of them: the prompt, the model, or what the step asks for",
         Class::RateLimited => "come back at that time",
         _ => "check base_url and the network, or wait for the provider",
     }

@@ -102,7 +102,13 @@ pub(super) async fn errors(arguments: ErrorsArguments) -> anyhow::Result<Exit> {
             }
         }
     };
-    let such = if selection == Selection::default() { "failed row" } else { "such failed row" };
+    // A row may have failed in several steps, and is listed for each.
+    let such = match (selection == Selection::default(), job.steps.len()) {
+        (true, 1) => "failed row",
+        (false, 1) => "such failed row",
+        (true, _) => "error",
+        (false, _) => "such error",
+    };
     output::talk(format!("{} in {}", counted(count, such), job.target.location));
     Ok(Exit::Done)
 }

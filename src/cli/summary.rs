@@ -154,6 +154,11 @@ impl<'a> Summary<'a> {
                 summary.class = Some(errors.class.name());
                 summary.message = Some(errors.to_string());
             }
+            Ended::Run(End::Anomaly(anomaly)) => {
+                summary.end = "anomaly";
+                summary.step = Some(&anomaly.step);
+                summary.message = Some(anomaly.to_string());
+            }
             Ended::Run(End::Provider { provider, failure }) => {
                 // A template that fails is nothing of the provider's.
                 let is_provider = failure.class != Class::Template;

@@ -229,7 +229,7 @@ mod tests {
     fn a_request_costs_what_its_tokens_cost() {
         let price = |dollars| Money::per_million(dollars).unwrap();
         let prices = Prices { input: price(0.15), cached_input: price(0.075), output: price(0.6) };
-        let cost = prices.cost(Tokens { prompt: 1_000, cached: 400, completion: 100 });
+        let cost = prices.cost(Tokens { prompt: 1_000, cached: 400, completion: 100, reasoning: 0 });
         assert_eq!(cost, Money::from_dollars(0.000_09 + 0.000_03 + 0.000_06).unwrap());
     }
 }

@@ -123,6 +123,8 @@ impl Checker<'_> {
         if let Some(spec) = &raw.simulator {
             self.simulator(spec)?;
         }
+        let anomalies = self.anomalies(&raw.anomalies)?;
+        let metrics = self.metrics(&raw.metrics, &source, &target)?;
         let cache = raw.cache.map(|cache| self.cache(&cache)).transpose()?;
         let steps = self.steps(raw.step, &providers, target.metadata_column.as_deref())?;
         let budget = self.budget(&raw.budget, &providers, &steps)?;
@@ -136,6 +138,8 @@ impl Checker<'_> {
             batch,
             window,
             budget,
+            anomalies,
+            metrics,
             cache,
             providers,
             steps,

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use url::Url;
 
+use super::anomalies::Anomalies;
 use super::budget::{Budget, Prices};
 use super::check::{Checker, Environment};
 use super::error::{ConfigError, NO_KEY};
@@ -42,6 +43,10 @@ pub struct Job {
     pub window: WindowLimits,
     /// What may be spent.
     pub budget: Budget,
+    /// What of the answers is so unusual that the run stops.
+    pub anomalies: Anomalies,
+    /// The table for figures of each batch; none if they are not kept.
+    pub metrics: Option<Location>,
     /// Where answers are kept across runs and jobs.
     pub cache: Option<CacheSpec>,
     /// The providers that steps use.

@@ -5,10 +5,12 @@
 //! at the environment. Every error names the file, and the line or the key. The page of all keys and the
 //! schema for editors in `config/` are made from the doc comments ([`reference`]).
 
+mod anomalies;
 mod budget;
 mod check;
 mod error;
 mod job;
+mod metrics;
 mod overrides;
 mod places;
 mod raw;
@@ -19,6 +21,7 @@ mod step;
 mod steps;
 mod units;
 
+pub use anomalies::Anomalies;
 pub use budget::{Allowance, Budget, Prices};
 pub use error::ConfigError;
 pub(crate) use error::nearest;

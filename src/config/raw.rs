@@ -11,7 +11,9 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::anomalies::RawAnomalies;
 use super::budget::RawBudget;
+use super::metrics::RawMetrics;
 use super::simulated::SimulatorSpec;
 use super::units::{ByteSize, Span};
 
@@ -50,6 +52,13 @@ pub(super) struct RawJob {
     /// Default: no limit.
     #[serde(default)]
     pub(super) budget: RawBudget,
+    /// What of the answers is so unusual that the run stops, with status 3, and shows samples. Default: as its keys
+    /// say.
+    #[serde(default)]
+    pub(super) anomalies: RawAnomalies,
+    /// Where figures of each batch are kept. Default: in a table beside the target.
+    #[serde(default)]
+    pub(super) metrics: RawMetrics,
     /// Answers that are kept across runs and jobs. Default: answers are shared within a run alone.
     pub(super) cache: Option<RawCache>,
     /// The endpoints with their models and limits, each under a name of its own; at least one. Required.

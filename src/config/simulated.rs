@@ -28,8 +28,8 @@ pub struct SimulatorSpec {
     /// median. `max_tokens` of the request is the most. Default: as its text has.
     #[schemars(range(min = 1))]
     pub completion_tokens: Option<u32>,
-    /// What it answers: one of these for each prompt, save where a JSON Schema is given. Default: the
-    /// beginning of the prompt's last line.
+    /// What it answers: one of these for each prompt, save where a JSON Schema is given. Default: one of the step's
+    /// `classes`, else the beginning of the prompt's last line and a mark of its own.
     #[serde(default)]
     pub answers: Vec<String>,
     /// Spread of log-normal `completion_tokens`, 0 to 10. Default: 0, always the same.

@@ -24,7 +24,8 @@ pub fn share(response: &ChatResponse, bytes: &[usize]) -> Result<Vec<Option<Byte
         let index = item.index.map_or(Some(at), |index| usize::try_from(index).ok());
         let place = index.and_then(|index| vectors.get_mut(index));
         let place = place.ok_or_else(|| {
-            wrong(format!("a vector has the index {:?}, and {} texts were sent", item.index, bytes.len()))
+            let index = item.index.map_or_else(|| "none".to_owned(), |index| index.to_string());
+            wrong(format!("the index of a vector is {index}, and {} texts were sent", bytes.len()))
         })?;
         if place.is_some() {
             return Err(wrong(format!("two vectors have the index {}", index.unwrap_or_default())));
@@ -123,7 +124,7 @@ mod tests {
             told(r#"[{"index":0,"embedding":[1]},{"index":0,"embedding":[2]}]"#),
             "two vectors have the index 0"
         );
-        assert!(told(r#"[{"index":2,"embedding":[1]}]"#).contains("the index Some(2), and 2 texts"));
+        assert!(told(r#"[{"index":2,"embedding":[1]}]"#).contains("is 2, and 2 texts"));
         assert_eq!(told("[]"), "the answer has no vectors");
         assert!(
             of(r#"[{"embedding":[1]},{"embedding":[2]}]"#).unwrap().iter().all(Option::is_some),

@@ -11,7 +11,7 @@ pub use embedding::share;
 use crate::config::Form;
 use crate::fault::{Class, Failure};
 use crate::ident::{Money, Tokens};
-use crate::wire::{COMPLAINT, ChatResponse, Usage};
+use crate::wire::{CLASSES_WORDS, COMPLAINT, ChatResponse, Usage};
 
 /// What the provider says of a response besides its text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -61,6 +61,11 @@ fn tokens(usage: &Usage) -> Option<Tokens> {
         prompt,
         cached: details.and_then(|details| details.cached_tokens).unwrap_or_default(),
         completion,
+        reasoning: usage
+            .completion_tokens_details
+            .as_ref()
+            .and_then(|details| details.reasoning_tokens)
+            .unwrap_or_default(),
     })
 }
 
@@ -119,7 +124,7 @@ pub fn answer(response: ChatResponse, form: &Form) -> Result<Answer, Failure> {
                 return Ok(Answer::Good { content: Content::Text(class.clone()), said: None });
             }
             let complaint = format!(
-                "{COMPLAINT}one of the answers that there may be. Answer with one of the following and nothing else:\n{}",
+                "{COMPLAINT}one of the answers that there may be. {CLASSES_WORDS}\n{}",
                 classes.join("\n")
             );
             Ok(Answer::Invalid { said, mistake: "it is not one of the classes".to_owned(), complaint })

@@ -68,6 +68,7 @@ impl<A: Ask> Desk<A> {
         if let Err(error) = reservation.begin() {
             return flight(Landed::Unsent(error.into()), Limits::default(), rows);
         }
+        self.voice.say(&Event::Sent { provider: &self.provider });
         let questions: Vec<Arc<Question>> =
             rows.iter().map(|pending| Arc::clone(&pending.request.question)).collect();
         let params = rows.first().map(|pending| Arc::clone(&pending.request.params)).unwrap_or_default();
@@ -113,6 +114,7 @@ impl<A: Ask> Desk<A> {
         if let Err(error) = reservation.begin() {
             return flight(Landed::Unsent(error.into()), Limits::default());
         }
+        self.voice.say(&Event::Sent { provider: &self.provider });
         let (question, params) = harmless_question(self.only_embeds);
         let params = Params { max_tokens: is_limited.then_some(HARMLESS_TOKENS), ..params };
         let Sent { result, limits, may_be_billed } =

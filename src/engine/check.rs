@@ -141,8 +141,12 @@ pub async fn check(job: &Job, live: bool, simulator: Option<&Url>) -> Vec<Findin
         Ok(Some(spent)) => note("budget", Ok(spent.to_string())),
         Err(error) => note("budget", Err(error)),
     }
-    if let Some(found) = job.cache.as_ref().filter(|cache| cache.path.exists()).map(look_into) {
-        note("cache", found.map_err(EngineError::from));
+    if let Some(cache) = &job.cache {
+        let found = match cache.path.exists() {
+            true => look_into(cache).map_err(EngineError::from),
+            false => made_at(cache),
+        };
+        note("cache", found);
     }
     for path in journals(job) {
         let folder = path.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy();
@@ -165,7 +169,7 @@ pub async fn check(job: &Job, live: bool, simulator: Option<&Url>) -> Vec<Findin
                 .await
                 .map_err(|failure| EngineError::Provider { provider: provider.name.clone(), failure })
         } else {
-            Ok(format!("{} at {}", provider.model, endpoint.address()))
+            Ok(format!("{} at {}", provider.model, address(endpoint, embeds)))
         };
         note(&about, asked);
     }
@@ -187,6 +191,17 @@ async fn files(job: &Job, mut source: Source) -> Result<String, EngineError> {
     })
 }
 
+/// Whether a cache can be made that is not there yet.
+fn made_at(cache: &CacheSpec) -> Result<String, EngineError> {
+    let folder = cache.path.parent().unwrap_or(Path::new("."));
+    let made = can_write(folder);
+    made.map_err(|error| EngineError::Mismatch {
+        what: format!("cache.path: {} cannot be made: {error}", cache.path.display()),
+        hint: "name a place that can be written",
+    })?;
+    Ok(format!("{} is made by the first run", cache.path.display()))
+}
+
 fn look_into(cache: &CacheSpec) -> Result<String, CacheError> {
     let Stats { entries, bytes } = Store::open(&cache.path, cache.into())?.stats()?;
     Ok(format!(
@@ -195,6 +210,11 @@ fn look_into(cache: &CacheSpec) -> Result<String, CacheError> {
         cache.path.display(),
         bytes.div_ceil(1_000_000)
     ))
+}
+
+/// Where a provider is asked.
+fn address(endpoint: &Endpoint, embeds: bool) -> String {
+    if embeds { endpoint.embeddings_address() } else { endpoint.address() }
 }
 
 /// Asks a provider for next to nothing.
@@ -207,7 +227,7 @@ async fn ask(endpoint: &Endpoint, embeds: bool) -> Result<String, Failure> {
     let model = facts.model.unwrap_or_else(|| endpoint.model().to_string());
     let used =
         facts.tokens.map_or_else(String::new, |tokens| format!(", {}", counted(tokens.total(), "token")));
-    Ok(format!("{model} at {} answered in {} ms{used}", endpoint.address(), took.as_millis()))
+    Ok(format!("{model} at {} answered in {} ms{used}", address(endpoint, embeds), took.as_millis()))
 }
 
 /// Whether a folder, or the nearest one above it that is there, can be written.

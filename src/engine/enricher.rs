@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
+use super::anomalies::Watch;
 use super::copying::Copier;
 use super::error::EngineError;
 use super::error_rate::ErrorRate;
@@ -21,7 +22,6 @@ use super::sharing::Sharing;
 use super::start::Journals;
 use super::stop::Stop;
 use crate::checkpoint::PlannedBatch;
-use crate::config::{Form, Vectors};
 use crate::dispatch::{Mode, Reply, Request};
 use crate::event::{Event, Hold, Voice};
 use crate::ident::{BatchId, Cell, Lineage};
@@ -61,6 +61,8 @@ pub struct Enricher {
     pub(super) probations: Vec<Probation>,
     /// One for each step.
     pub(super) error_rates: Vec<ErrorRate>,
+    /// One for each step; none where rows that failed before are asked.
+    pub(super) watches: Vec<Watch>,
     /// Requests that one provider could not answer and another one may.
     pub(super) detours: VecDeque<Request>,
     pub(super) asks_left: Option<u64>,
@@ -96,7 +98,7 @@ impl Enricher {
                 let has_windows = step.spec.all_providers().any(has_window);
                 (has_windows, step)
             })
-            .map(|(has_windows, PreparedStep { spec, prompt, when, routes, needs })| Step {
+            .map(|(has_windows, PreparedStep { spec, prompt, when, routes, needs, dimensions })| Step {
                 has_windows,
                 routes: routes
                     .into_iter()
@@ -110,7 +112,7 @@ impl Enricher {
                 output: spec.output.into(),
                 prompt,
                 params: Arc::new(spec.params),
-                dimensions: dimensions_of(&spec.form),
+                dimensions: dimensions.map_or_else(OnceLock::new, OnceLock::from),
                 shares: spec.shares,
                 form: spec.form,
                 max_repairs: spec.max_repairs,
@@ -144,6 +146,8 @@ impl Enricher {
         // Rows that failed before may all fail again.
         let rate = if strictness == Strictness::RowByRow { 1.0 } else { prepared.max_error_rate };
         let error_rates = steps.iter().map(|step| ErrorRate::new(&*step.output, rate)).collect();
+        let watched = if strictness == Strictness::RowByRow { &[] } else { &*steps };
+        let watches = watched.iter().map(|step| Watch::new(&*step.output, prepared.anomalies)).collect();
         let probations = steps.iter().map(|_| Probation::new(strictness)).collect();
         Enricher {
             steps,
@@ -164,6 +168,7 @@ impl Enricher {
             dispatchers,
             probations,
             error_rates,
+            watches,
             detours: VecDeque::new(),
             asks_left: max_rows,
             places,
@@ -361,13 +366,5 @@ impl Enricher {
             self.strays.discard()?;
         }
         Ok(self.stop)
-    }
-}
-
-/// The length of vectors that the job asks for.
-fn dimensions_of(form: &Form) -> OnceLock<usize> {
-    match form {
-        Form::Embedding(Vectors { dimensions: Some(dimensions), .. }) => OnceLock::from(*dimensions as usize),
-        _ => OnceLock::new(),
     }
 }

@@ -5,6 +5,7 @@ use crate::checkpoint::{CheckpointError, LeaseError, LockError, Refusal};
 use crate::fault::Failure;
 use crate::journal::JournalError;
 use crate::meter::SpendingError;
+use crate::metrics::MetricsError;
 use crate::prompt::PromptError;
 use crate::sink::{FailedError, TargetError};
 use crate::source::SourceError;
@@ -39,6 +40,9 @@ pub enum EngineError {
     /// What the job has spent cannot be told.
     #[error(transparent)]
     Spending(#[from] SpendingError),
+    /// The figures of batches cannot be kept.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
     /// Nothing is left of the budget for what was to be begun.
     #[error("the budget is spent: {0}")]
     Budget(String),
@@ -107,6 +111,9 @@ impl EngineError {
             | EngineError::Checkpoint(CheckpointError::Store(StoreError { at, .. }))
             | EngineError::Journal(JournalError::Store(StoreError { at, .. }))
             | EngineError::Lock(LockError::Store(StoreError { at, .. }))
+            | EngineError::Metrics(
+                MetricsError::Table(TableError { at, .. }) | MetricsError::Store(StoreError { at, .. }),
+            )
             | EngineError::Table(TableError { at, .. })
             | EngineError::Failed(FailedError::Table(TableError { at, .. }))
             | EngineError::Target(TargetError::Table(TableError { at, .. }))
@@ -220,26 +227,29 @@ impl EngineError {
                     | SourceError::Start { .. }
                     | SourceError::Gap { .. }
                     | SourceError::Gone { .. }
-            ) | EngineError::Target(
-                TargetError::Columns { .. }
-                    | TargetError::Schema { .. }
-                    | TargetError::Retention { .. }
-                    | TargetError::NoTable { .. }
-                    | TargetError::AppendOnly { .. }
-                    | TargetError::NoKeys { .. }
-                    | TargetError::NoMetadata { .. }
-                    | TargetError::HasMetadata { .. }
-                    | TargetError::Unowned { .. }
-                    | TargetError::Shared { .. }
-                    | TargetError::Feature { .. }
-                    | TargetError::Constraint { .. }
-                    | TargetError::Unwritable { .. }
-            ) | EngineError::Failed(
-                FailedError::NoMetadata { .. }
-                    | FailedError::UnknownColumn { .. }
-                    | FailedError::UnknownStep { .. }
-                    | FailedError::Condition { .. }
-            ) | EngineError::Prompt(_)
+            ) | EngineError::Metrics(MetricsError::Mismatch { .. })
+                | EngineError::Target(
+                    TargetError::Columns { .. }
+                        | TargetError::Schema { .. }
+                        | TargetError::Retention { .. }
+                        | TargetError::NoTable { .. }
+                        | TargetError::AppendOnly { .. }
+                        | TargetError::NoKeys { .. }
+                        | TargetError::NoMetadata { .. }
+                        | TargetError::HasMetadata { .. }
+                        | TargetError::Unowned { .. }
+                        | TargetError::Shared { .. }
+                        | TargetError::Feature { .. }
+                        | TargetError::Constraint { .. }
+                        | TargetError::Unwritable { .. }
+                )
+                | EngineError::Failed(
+                    FailedError::NoMetadata { .. }
+                        | FailedError::UnknownColumn { .. }
+                        | FailedError::UnknownStep { .. }
+                        | FailedError::Condition { .. }
+                )
+                | EngineError::Prompt(_)
                 | EngineError::When { .. }
                 | EngineError::Refused { .. }
                 | EngineError::Mismatch { .. }

@@ -5,9 +5,9 @@ use std::future::Future;
 use super::error::EngineError;
 use crate::checkpoint::PlannedBatch;
 use crate::ident::{BatchId, Lineage};
+use crate::metrics::Keeper;
 use crate::sink::{Committed, FilledBatch, KeptStep, Repair, Sink};
 use crate::source::Chunk;
-use crate::table::TableError;
 
 /// A batch with its rows.
 #[derive(Debug)]
@@ -60,17 +60,55 @@ pub(super) trait Drain: Send + 'static {
         &mut self,
         batch: &FilledBatch,
         lineage: Lineage,
-    ) -> impl Future<Output = Result<Committed, TableError>> + Send;
+    ) -> impl Future<Output = Result<Committed, EngineError>> + Send;
+
+    /// Ends a run, after its last commit.
+    fn close(&mut self) -> impl Future<Output = Result<(), EngineError>> + Send {
+        async { Ok(()) }
+    }
 }
 
 impl Drain for Sink {
-    async fn commit(&mut self, batch: &FilledBatch, lineage: Lineage) -> Result<Committed, TableError> {
-        Sink::commit(self, batch, lineage).await
+    async fn commit(&mut self, batch: &FilledBatch, lineage: Lineage) -> Result<Committed, EngineError> {
+        Ok(Sink::commit(self, batch, lineage).await?)
     }
 }
 
 impl Drain for Repair {
-    async fn commit(&mut self, batch: &FilledBatch, lineage: Lineage) -> Result<Committed, TableError> {
-        Repair::commit(self, batch, lineage).await
+    async fn commit(&mut self, batch: &FilledBatch, lineage: Lineage) -> Result<Committed, EngineError> {
+        Ok(Repair::commit(self, batch, lineage).await?)
+    }
+}
+
+/// Keeps the figures of the batches that go somewhere.
+#[derive(Debug)]
+pub(super) struct Metered<D> {
+    inner: D,
+    keeper: Option<Keeper>,
+}
+
+impl<D> Metered<D> {
+    pub(super) fn new(inner: D, keeper: Option<Keeper>) -> Self {
+        Metered { inner, keeper }
+    }
+}
+
+impl<D: Drain + Sync> Drain for Metered<D> {
+    async fn commit(&mut self, batch: &FilledBatch, lineage: Lineage) -> Result<Committed, EngineError> {
+        if let Some(keeper) = &mut self.keeper {
+            keeper.note(batch).await?;
+        }
+        let committed = self.inner.commit(batch, lineage).await?;
+        if let Some(keeper) = &mut self.keeper {
+            keeper.committed().await?;
+        }
+        Ok(committed)
+    }
+
+    async fn close(&mut self) -> Result<(), EngineError> {
+        match &mut self.keeper {
+            Some(keeper) => Ok(keeper.flush().await?),
+            None => Ok(()),
+        }
     }
 }

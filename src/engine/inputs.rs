@@ -140,7 +140,7 @@ fn within(step: &Step, lanes: &[Lane], mut question: Question, route: usize) -> 
 
 fn too_long(excess: usize, hint: &str) -> Failure {
     let detail = format!(
-        "the prompt and the tokens of its answer are about {excess} tokens more than the context_window of any provider; {hint}"
+        "the prompt and the tokens of its answer are about {excess} tokens too many for the context_window of any provider; {hint}"
     );
     Failure::new(Class::TooLong, detail)
 }

@@ -3,6 +3,7 @@
 //! [`Enricher`] takes batches of rows and gives them back with their outcomes; it owns the journal and the
 //! dispatchers. [`run`] puts a source, a plan, a checkpoint and a sink around it. Nothing here prints.
 
+mod anomalies;
 mod check;
 mod copying;
 mod enricher;

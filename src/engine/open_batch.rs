@@ -4,9 +4,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::ArrayRef;
+use chrono::{DateTime, Utc};
 
 use super::feed::Loaded;
 use crate::checkpoint::PlannedBatch;
+use crate::clock;
 use crate::ident::{Cell, RowKey};
 use crate::journal::{Journal, Record};
 use crate::prompt::Rows;
@@ -17,6 +19,7 @@ use crate::source::Chunk;
 #[derive(Debug)]
 pub(super) struct OpenBatch {
     plan: PlannedBatch,
+    opened_at: DateTime<Utc>,
     chunks: Vec<(u32, Chunk, Rows)>,
     outcomes: Vec<Vec<Option<Settled>>>,
     /// By step: outcomes of the target that stay; empty where there is none yet.
@@ -44,7 +47,7 @@ impl OpenBatch {
             recovered.entry(record.key.clone()).or_default().push(record);
         }
         let outcomes = vec![vec![None; first as usize]; steps];
-        OpenBatch { plan, chunks, outcomes, kept, journal, recovered }
+        OpenBatch { plan, opened_at: clock::wall(), chunks, outcomes, kept, journal, recovered }
     }
 
     pub(super) fn rows(&self) -> u32 {
@@ -125,6 +128,6 @@ impl OpenBatch {
             })
             .collect();
         let chunks = self.chunks.into_iter().map(|(_, chunk, _)| chunk).collect();
-        FilledBatch { plan: self.plan, chunks, outcomes }
+        FilledBatch { plan: self.plan, opened_at: self.opened_at, chunks, outcomes }
     }
 }

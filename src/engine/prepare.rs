@@ -7,7 +7,7 @@ use url::Url;
 
 use super::error::EngineError;
 use super::inputs::When;
-use crate::config::{Job, Provider, StepSpec};
+use crate::config::{Anomalies, Form, Job, Provider, StepSpec, Typed};
 use crate::prompt::{Prompt, PromptError};
 use crate::sink::{Output, check_columns};
 use crate::table::Condition;
@@ -22,6 +22,8 @@ pub struct Prepared {
     pub endpoints: Vec<(Provider, Endpoint)>,
     /// Share of errors that is allowed.
     pub max_error_rate: f64,
+    /// Shares of unusual outcomes that are allowed.
+    pub anomalies: Anomalies,
     /// The target's columns.
     pub columns: SchemaRef,
 }
@@ -45,7 +47,7 @@ pub fn prepare(job: &Job, source: &Schema, simulator: Option<&Url>) -> Result<Pr
             Ok((provider.clone(), Endpoint::new(provider, base)?))
         })
         .collect::<Result<_, EngineError>>()?;
-    Ok(Prepared { steps, endpoints, max_error_rate: job.max_error_rate, columns })
+    Ok(Prepared { steps, endpoints, max_error_rate: job.max_error_rate, anomalies: job.anomalies, columns })
 }
 
 /// Holds only the templates and the columns of a job against those of its source.
@@ -76,6 +78,31 @@ pub(super) struct PreparedStep {
     pub(super) routes: Vec<When>,
     /// The earlier steps whose outputs it needs.
     pub(super) needs: Vec<usize>,
+    /// How long its vectors must be, where that is known.
+    pub(super) dimensions: Option<usize>,
+}
+
+impl PreparedStep {
+    pub(super) fn gives_vectors(&self) -> bool {
+        matches!(self.spec.form, Form::Embedding(_))
+    }
+
+    /// Holds its vectors to the length of those that the target has.
+    pub(super) fn hold_length(&mut self, held: Option<usize>) -> Result<(), EngineError> {
+        let Some(held) = held else { return Ok(()) };
+        if let Some(wanted) = self.dimensions.filter(|wanted| *wanted != held) {
+            return Err(EngineError::Mismatch {
+                what: format!(
+                    "step {:?}: the vectors in the target have {held} numbers, and dimensions is {wanted}: they could not be \
+                     compared",
+                    self.spec.output
+                ),
+                hint: "set dimensions as it was, name another target.path, or begin anew with enrich run --restart",
+            });
+        }
+        self.dimensions = Some(held);
+        Ok(())
+    }
 }
 
 fn steps(job: &Job, source: &Schema) -> Result<Vec<PreparedStep>, EngineError> {
@@ -86,19 +113,27 @@ fn steps(job: &Job, source: &Schema) -> Result<Vec<PreparedStep>, EngineError> {
             PromptError::UnknownColumn { step, column, .. } if is_output(&job.steps[at..], &column) => {
                 PromptError::TooLate { step, column }
             }
+            PromptError::UnknownColumn { step, column, near, known } => {
+                let near = of_flat(&job.steps[..at], &column).or(near);
+                PromptError::UnknownColumn { step, column, near, known }
+            }
             other => other,
         })?;
         let when =
-            spec.when.as_deref().map(|written| condition(spec, written, source, &earlier, &job.steps[at..]));
+            spec.when.as_deref().map(|written| condition(spec, written, source, &earlier, &job.steps, at));
         let when = when.transpose()?;
         let routes = spec.routes.iter();
-        let routes = routes.map(|route| condition(spec, &route.when, source, &earlier, &job.steps[at..]));
+        let routes = routes.map(|route| condition(spec, &route.when, source, &earlier, &job.steps, at));
         let routes = routes.collect::<Result<Vec<_>, _>>()?;
         let of_conditions = when.iter().chain(&routes).flat_map(When::needs);
         let mut needs: Vec<usize> = prompt.needs().chain(of_conditions).collect();
         needs.sort_unstable();
         needs.dedup();
-        steps.push(PreparedStep { spec: spec.clone(), prompt, when, routes, needs });
+        let dimensions = match &spec.form {
+            Form::Embedding(vectors) => vectors.dimensions.map(|dimensions| dimensions as usize),
+            _ => None,
+        };
+        steps.push(PreparedStep { spec: spec.clone(), prompt, when, routes, needs, dimensions });
         earlier.push(Output::of(spec).value_field());
     }
     Ok(steps)
@@ -108,18 +143,33 @@ fn is_output(steps: &[StepSpec], name: &str) -> bool {
     steps.iter().any(|step| step.output == name)
 }
 
+/// How a template and a condition name what is a column of its own in the target.
+fn of_flat(earlier: &[StepSpec], column: &str) -> Option<String> {
+    earlier.iter().find_map(|step| {
+        let Form::Typed(Typed { shape, flat: true, .. }) = &step.form else { return None };
+        let field = column.strip_prefix(&step.output)?.strip_prefix('_')?;
+        shape.fields().find(field).map(|_| format!("{}.{field}", step.output))
+    })
+}
+
 /// A condition over the columns of the source and the outputs of earlier steps.
 fn condition(
     spec: &StepSpec,
     written: &str,
     source: &Schema,
     earlier: &[Field],
-    not_yet: &[StepSpec],
+    steps: &[StepSpec],
+    at: usize,
 ) -> Result<When, EngineError> {
     let fields = source.fields().iter().map(|field| field.as_ref().clone()).chain(earlier.iter().cloned());
     let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
     let condition = Condition::new(written, &schema).map_err(|mut message| {
-        let late = not_yet.iter().find(|step| message.contains(&format!("No field named {}", step.output)));
+        let is_missing = |name: &str| message.contains(&format!("No field named {name}."));
+        let late = steps[at..].iter().find(|step| is_missing(&step.output));
+        let unknown = message.split("No field named ").nth(1).and_then(|rest| rest.split('.').next());
+        if let Some(meant) = unknown.and_then(|name| of_flat(&steps[..at], name)) {
+            message = format!("{message} Did you mean {meant:?}?");
+        }
         if let Some(late) = late {
             message = format!(
                 "{:?} is the output of {}; a condition sees those of earlier steps",

@@ -30,6 +30,10 @@ impl Enricher {
             let lane = &self.lanes[asked];
             match verdict {
                 Verdict::Paid(paid) => {
+                    let facts = decode::facts(&paid.response);
+                    let tokens = facts.tokens.unwrap_or_default();
+                    let cost = facts.cost.or_else(|| Some(lane.prices?.cost(facts.tokens?)));
+                    self.voice.say(&Event::Paid { tokens, cost });
                     let origin = Origin {
                         provider: &lane.name,
                         model: &lane.model,
@@ -294,7 +298,13 @@ impl Enricher {
         let failure = match first.failure() {
             failure if failure.class == Class::Template => failure.clone(),
             failure => {
-                Failure::new(Class::SameRefusal, format!("the first rows were all refused: {failure}"))
+                let how = match first {
+                    Held::Refused(..) => "were all refused",
+                    Held::Known(..) => "all came to nothing",
+                };
+                let step = &self.steps[first.cell().step.index()].output;
+                let told = format!("the first rows of step {step:?} {how}: {failure}");
+                Failure::new(Class::SameRefusal, told)
             }
         };
         self.halt(Stop::Provider { provider, failure });
@@ -314,20 +324,24 @@ impl Enricher {
         let is_news = origin != event::Origin::Journal
             && !matches!(ending, None | Some(Ending::Skipped | Ending::Failed(Class::Upstream)));
         let errors = if is_news { self.error_rates[cell.step.index()].note(failure) } else { None };
+        let anomaly = self.watches.get_mut(cell.step.index()).filter(|_| is_news).and_then(|watch| {
+            let batch = self.open.get(&cell.batch).expect("a batch is open until all its rows are settled");
+            watch.note(&settled, &self.steps[cell.step.index()].form, &batch.key(cell.row))
+        });
         let is_last = cell.step.index() + 1 == self.steps.len();
         let extent = if is_last { Extent::Row } else { Extent::Step };
-        let is_asked = origin == event::Origin::Asked;
-        let tokens = settled.tokens.filter(|_| is_asked).unwrap_or_default();
-        let cost = settled.cost.filter(|_| is_asked);
         let batch = self.open.get_mut(&cell.batch).expect("a batch is open until all its rows are settled");
         batch.settle(cell, settled);
         self.ledger.settle(cell);
         self.unshare(cell);
         if let Some(ending) = ending {
-            self.voice.say(&Event::Settled { ending, extent, origin, tokens, cost });
+            self.voice.say(&Event::Settled { ending, extent, origin });
         }
         if let Some(errors) = errors {
             self.halt(Stop::Errors(errors));
+        }
+        if let Some(anomaly) = anomaly {
+            self.halt(Stop::Anomaly(anomaly));
         }
     }
 

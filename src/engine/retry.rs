@@ -12,13 +12,13 @@ use url::Url;
 use super::enricher::Enricher;
 use super::error::EngineError;
 use super::exclusive::{Exclusive, Tenure, home};
-use super::feed::{Feed, Loaded};
+use super::feed::{Feed, Loaded, Metered};
 use super::funds::Funds;
 use super::history::History;
 use super::prepare::prepare;
 use super::probation::Strictness;
 use super::run::{End, RunOptions, Running, StopRequest, unless_stopped};
-use super::start::sort_journals;
+use super::start::{keep_figures, owner, sort_journals};
 use crate::checkpoint::{
     Checkpoint, CheckpointFile, Part, PlannedBatch, Position, Recovery, Retrying, Selection, SourceId,
     recover,
@@ -29,6 +29,7 @@ use crate::event::{Event, Voice};
 use crate::faultpoint::{self, Side};
 use crate::ident::{BatchId, Lineage, RunId};
 use crate::ledger::{Ledger, Window};
+use crate::metrics::Kind;
 use crate::report::Tally;
 use crate::sink::{FailedReader, FailedRows, Found, Places as RowPlaces, Reloaded, Repair, retry_app_id};
 use crate::store::{self, Folder};
@@ -94,7 +95,7 @@ async fn start(
     options: RunOptions,
     simulator: Option<&Url>,
     voice: &Voice,
-) -> Result<(RunId, Running<RetryFeed, Repair>), EngineError> {
+) -> Result<(RunId, Running<RetryFeed, Metered<Repair>>), EngineError> {
     let columns = rows.source_columns();
     let file = CheckpointFile::in_folder(home);
     home.probe().await?;
@@ -114,12 +115,25 @@ async fn start(
     let places = RowPlaces::default();
     let repair = Repair::open(job, &rows, places.clone(), session)?;
     let job = &with_provider(job, retrying.provider.as_deref())?;
-    let prepared = prepare(job, &columns, simulator)?;
+    let mut prepared = prepare(job, &columns, simulator)?;
+    for step in prepared.steps.iter_mut().filter(|step| step.gives_vectors()) {
+        step.hold_length(repair.vector_length(&step.spec.output).await?)?;
+    }
     let reader = FailedReader::new(rows, prepared.needs(), places);
     let (mut checkpoint, outstanding) = recovered(job, found, &repair).await?;
     checkpoint.position = retrying.clone();
     file.save(&checkpoint).await?;
 
+    let owner = owner(job, Kind::Retry, session, checkpoint.lineage);
+    let (mut keeper, voice) = keep_figures(job, home, &journal, owner, voice).await?;
+    let voice = &voice;
+    if let Some(keeper) = &mut keeper {
+        let mut committed = BTreeMap::new();
+        for lineage in keeper.left_behind() {
+            committed.insert(lineage, repair.committed(lineage).await?.lineage);
+        }
+        keeper.bring_in(&committed).await?;
+    }
     let resumed: u64 = outstanding.iter().map(PlannedBatch::rows).sum();
     let planned = Planned::of(&outstanding);
     let failed = reader.find(&retrying.selection, session).await?;
@@ -150,7 +164,18 @@ async fn start(
     enricher.seed(&open)?;
     let feed = RetryFeed { reader, queue, limits: job.batch, is_limited, file, checkpoint, places: None };
     let constraints = std::sync::Arc::new(repair.constraints(job)?);
-    Ok((session, Running::new(enricher, feed, repair, lineage, constraints, tenure, voice.clone())))
+    Ok((
+        session,
+        Running::new(
+            enricher,
+            feed,
+            Metered::new(repair, keeper),
+            lineage,
+            constraints,
+            tenure,
+            voice.clone(),
+        ),
+    ))
 }
 
 /// So many of the rows, in their order: those that were asked longest ago, so that retries that follow each other

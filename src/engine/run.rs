@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep_until;
 use url::Url;
 
+use super::anomalies::Anomaly;
 use super::enricher::Enricher;
 use super::error::EngineError;
 use super::error_rate::TooManyErrors;
@@ -91,6 +92,8 @@ pub enum End {
     Budget(String),
     /// More rows failed than the job allows.
     Errors(TooManyErrors),
+    /// More outcomes make little sense than the job allows.
+    Anomaly(Anomaly),
 }
 
 impl End {
@@ -105,6 +108,7 @@ impl End {
             End::Provider { .. } => "provider",
             End::Budget(_) => "budget",
             End::Errors(_) => "error_rate",
+            End::Anomaly(_) => "anomaly",
         }
     }
 
@@ -115,6 +119,7 @@ impl End {
             End::Provider { provider, failure } => Some(format!("provider {provider}: {failure}")),
             End::Budget(words) => Some(format!("the budget is spent: {words}")),
             End::Errors(errors) => Some(errors.to_string()),
+            End::Anomaly(anomaly) => Some(anomaly.to_string()),
             _ => None,
         }
     }
@@ -161,12 +166,13 @@ pub async fn run(
     let Some((source, prepared, home, exclusive)) = begun.await? else { return Ok(End::Stopped) };
     let tenure = exclusive.tenure();
     let work = async {
-        let begun = unless_stopped(&told, start(job, &home, prepared, source, run, options, &voice));
+        let begun = Box::pin(start(job, &home, prepared, source, run, options, &voice));
+        let begun = unless_stopped(&told, begun);
         let Some(started_run) = begun.await? else { return Ok(End::Stopped) };
-        let Started { enricher, reading, sink, lineage, constraints } = started_run;
+        let Started { enricher, reading, drain, lineage, constraints } = started_run;
         voice.say(&Event::Started { run });
         let history = History::begin(&job.places.state, run, started, tally)?;
-        let running = Running::new(enricher, reading, sink, lineage, constraints, tenure, voice.clone());
+        let running = Running::new(enricher, reading, drain, lineage, constraints, tenure, voice.clone());
         let end = running.run(options, stop).await;
         history.end(&end);
         end
@@ -348,7 +354,7 @@ impl<F: Feed, D: Drain> Running<F, D> {
                 self.tasks.spawn(async move {
                     let rows = batch.rows() as u64;
                     let committed = match tenure.confirm().await {
-                        Ok(()) => drain.commit(&batch, lineage).await.map_err(EngineError::from),
+                        Ok(()) => drain.commit(&batch, lineage).await,
                         Err(lost) => Err(lost.into()),
                     };
                     Done::Committed(drain, id, rows, committed)
@@ -421,6 +427,13 @@ impl<F: Feed, D: Drain> Running<F, D> {
                 self.error.get_or_insert(error);
             }
         }
+        if let Some(drain) = &mut self.drain
+            && !is_lost
+            && patience > AT_ONCE
+            && let Err(error) = drain.close().await
+        {
+            self.error.get_or_insert(error);
+        }
         let stopped = self.enricher.finish(covers_all && !is_lost, patience).await?;
         if let Some(error) = self.error {
             return Err(error);
@@ -429,6 +442,7 @@ impl<F: Feed, D: Drain> Running<F, D> {
             Some(Stop::Provider { provider, failure }) => End::Provider { provider, failure },
             Some(Stop::Budget(words)) => End::Budget(words),
             Some(Stop::Errors(errors)) => End::Errors(errors),
+            Some(Stop::Anomaly(anomaly)) => End::Anomaly(anomaly),
             Some(Stop::Journal(error)) => return Err(error.into()),
             Some(Stop::MaxRows) => End::MaxRows,
             Some(Stop::Asked) if timed_out => End::MaxDuration,

@@ -1,5 +1,6 @@
 //! The start of a run: lock, target, checkpoint, recovery, journals.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,6 +8,7 @@ use std::time::Duration;
 use super::copying::Copier;
 use super::enricher::Enricher;
 use super::error::EngineError;
+use super::feed::Metered;
 use super::funds::Funds;
 use super::learned::LearnedFile;
 use super::prepare::Prepared;
@@ -22,6 +24,7 @@ use crate::event::{Event, Voice};
 use crate::ident::{Lineage, RunId};
 use crate::journal::{Copies, Header, JournalFolder, Restored, StrayAnswers};
 use crate::ledger::{Ledger, Window};
+use crate::metrics::{self, Counters, Keeper, Kind, Owner};
 use crate::plan::Planner;
 use crate::report::counted;
 use crate::sink::{Constraints, Sink};
@@ -56,7 +59,7 @@ pub struct Journals {
 pub(super) struct Started {
     pub(super) enricher: Enricher,
     pub(super) reading: Reading,
-    pub(super) sink: Sink,
+    pub(super) drain: Metered<Sink>,
     pub(super) lineage: Lineage,
     pub(super) constraints: Arc<Constraints>,
 }
@@ -64,7 +67,7 @@ pub(super) struct Started {
 pub(super) async fn start(
     job: &Job,
     home: &Folder,
-    prepared: Prepared,
+    mut prepared: Prepared,
     mut source: Source,
     run: RunId,
     options: RunOptions,
@@ -85,6 +88,19 @@ pub(super) async fn start(
     }
     let (checkpoint, outstanding) = recoverer.run().await?;
     sink.add_columns().await?;
+    for step in prepared.steps.iter_mut().filter(|step| step.gives_vectors()) {
+        step.hold_length(sink.vector_length(&step.spec.output).await?)?;
+    }
+    let owner = owner(job, Kind::Run, run, checkpoint.lineage);
+    let (mut keeper, voice) = keep_figures(job, home, &job.places.journal, owner, voice).await?;
+    let voice = &voice;
+    if let Some(keeper) = &mut keeper {
+        let mut committed = BTreeMap::new();
+        for lineage in keeper.left_behind() {
+            committed.insert(lineage, sink.committed(lineage).await?.lineage);
+        }
+        keeper.bring_in(&committed).await?;
+    }
     let constraints = Arc::new(sink.constraints(job)?);
     let max_rows = options.max_rows;
 
@@ -119,7 +135,37 @@ pub(super) async fn start(
     enricher.seed(&open)?;
     let of_target = Arc::clone(&constraints);
     let reading = Reading { planner, reader, file, checkpoint, constraints: of_target, voice: voice.clone() };
-    Ok(Started { enricher, reading, sink, lineage, constraints })
+    Ok(Started { enricher, reading, drain: Metered::new(sink, keeper), lineage, constraints })
+}
+
+/// Whose figures a run's are.
+pub(super) fn owner(job: &Job, kind: Kind, run_id: RunId, lineage: Lineage) -> Owner {
+    let first_step = |at: usize| {
+        let step = job.steps.iter().find(|step| step.all_providers().any(|own| own == at))?;
+        Some(metrics::Lane { provider: job.providers[at].name.clone(), step: step.output.clone() })
+    };
+    Owner {
+        app_id: job.app_id.clone(),
+        kind,
+        run_id,
+        lineage,
+        steps: job.steps.iter().map(|step| step.output.as_str().into()).collect(),
+        lanes: (0..job.providers.len()).filter_map(first_step).collect(),
+    }
+}
+
+/// What keeps the figures of a job that has a table for them, and a voice that what counts for it hears.
+pub(super) async fn keep_figures(
+    job: &Job,
+    home: &Folder,
+    journal: &Path,
+    owner: Owner,
+    voice: &Voice,
+) -> Result<(Option<Keeper>, Voice), EngineError> {
+    let Some(at) = &job.metrics else { return Ok((None, voice.clone())) };
+    let counters = Counters::open(journal, job.providers.iter().map(|provider| provider.name.clone()))?;
+    let keeper = Keeper::open(at, home.clone(), owner, counters.clone()).await?;
+    Ok((Some(keeper), voice.clone().and(Box::new(counters))))
 }
 
 /// The time that so many rows take at the job's own limits; none where a step has a provider without one.

@@ -1,5 +1,6 @@
 //! Why a run asks nothing new before its end.
 
+use super::anomalies::Anomaly;
 use super::error_rate::TooManyErrors;
 use crate::fault::Failure;
 use crate::journal::JournalError;
@@ -18,6 +19,8 @@ pub enum Stop {
     Budget(String),
     /// Too many rows fail.
     Errors(TooManyErrors),
+    /// Too many outcomes make little sense.
+    Anomaly(Anomaly),
     /// An answer could not be kept.
     Journal(JournalError),
     /// As many rows as were wanted are asked.
@@ -33,6 +36,7 @@ impl Stop {
             Stop::Provider { provider, failure } => Some(format!("provider {provider}: {failure}")),
             Stop::Budget(words) => Some(format!("the budget is spent: {words}")),
             Stop::Errors(errors) => Some(format!("too many errors: {errors}")),
+            Stop::Anomaly(anomaly) => Some(format!("something is wrong with the answers: {anomaly}")),
             Stop::Journal(error) => Some(error.to_string()),
             Stop::MaxRows | Stop::Asked => None,
         }

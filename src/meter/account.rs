@@ -17,7 +17,8 @@ const MOST_ADDED: u64 = 16;
 #[must_use]
 pub fn worst_case(prices: Option<&Prices>, messages: usize, bytes: usize, max_tokens: Option<u32>) -> Spend {
     let prompt = bytes as u64 + MOST_ADDED * (messages as u64 + 1);
-    let tokens = Tokens { prompt, cached: 0, completion: max_tokens.unwrap_or_default().into() };
+    let completion = max_tokens.unwrap_or_default().into();
+    let tokens = Tokens { prompt, cached: 0, completion, reasoning: 0 };
     let money = prices.map(|prices| {
         let dearest = Prices { input: prices.input.max(prices.cached_input), ..*prices };
         dearest.cost(tokens)

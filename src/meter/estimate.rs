@@ -157,7 +157,7 @@ mod tests {
         let (short, long): (Arc<str>, Arc<str>) = ("short".into(), "long".into());
         assert_eq!(meter.expect("short", 400, Some(64)), (100.0, 64.0));
         for nth in 0..1_000 {
-            let tokens = |completion| Tokens { prompt: 200, cached: 0, completion };
+            let tokens = |completion| Tokens { prompt: 200, completion, ..Tokens::default() };
             meter.learn(&short, 400, tokens(10));
             meter.learn(&long, 400, tokens(100 + nth % 900));
         }

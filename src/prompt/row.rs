@@ -135,7 +135,7 @@ struct Nothing;
 
 impl Object for Nothing {
     fn get_value(self: &Arc<Self>, _: &Value) -> Option<Value> {
-        Some(Value::from(()))
+        Some(Value::from_dyn_object(Arc::clone(self)))
     }
 
     fn enumerate(self: &Arc<Self>) -> Enumerator {

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use arrow::array::new_null_array;
-use arrow::datatypes::{Field, Schema};
+use arrow::datatypes::{DataType, Field, Schema};
 use arrow::record_batch::RecordBatch;
 use minijinja::{Environment, Error, ErrorKind, Output, State, UndefinedBehavior, Value};
 
@@ -14,7 +14,7 @@ use super::row::{Given, Rows, binary_column, input_value};
 use crate::config::{Example, Form, NullInputs, Params, StepSpec, nearest};
 use crate::fault::{Class, Failure};
 use crate::ident::Fingerprint;
-use crate::wire::{Message, Role};
+use crate::wire::{CLASSES_WORDS, Message, Role};
 
 const USER: &str = "prompt";
 const SYSTEM: &str = "system";
@@ -58,14 +58,28 @@ pub enum PromptError {
     },
     /// It names what the step itself or a later one gives.
     #[error(
-        "step {step:?}: the templates name {column:?}, which is the output of this or a later step; a step sees those of \
-         earlier ones, so put its [[step]] behind"
+        "step {step:?}: the templates name {column:?}, which is the output of {}; a step sees those of earlier ones, and \
+         steps cannot name each other in a circle", if step == column { "the step itself" } else { "a later step" }
     )]
     TooLate {
         /// Output of the step.
         step: String,
         /// The output that is not there yet.
         column: String,
+    },
+    /// It names a field that a column or an output does not have.
+    #[error("step {step:?}: the templates name {path:?}, and {parent} has no such field{}", hint(near.as_deref(), known))]
+    UnknownField {
+        /// Output of the step.
+        step: String,
+        /// As it is named.
+        path: String,
+        /// What should have the field.
+        parent: String,
+        /// The field that was meant, perhaps.
+        near: Option<String>,
+        /// The fields there are.
+        known: Vec<String>,
     },
     /// It names a column of bytes.
     #[error(
@@ -308,7 +322,7 @@ fn instruction(form: &Form) -> String {
         // The request says it, in a form of its own.
         Form::Typed(_) => String::new(),
         Form::Classes(classes) => {
-            format!("\n\nAnswer with one of the following and nothing else:\n{}", classes.join("\n"))
+            format!("\n\n{CLASSES_WORDS}\n{}", classes.join("\n"))
         }
     }
 }
@@ -335,9 +349,13 @@ fn describe(error: &Error) -> String {
     let what = error
         .detail()
         .map_or_else(|| error.kind().to_string(), |detail| format!("{}: {detail}", error.kind()));
+    let hint = match error.kind() {
+        ErrorKind::UndefinedError => "; where what holds it may be null, {{ x.y if x }} passes over it",
+        _ => "",
+    };
     match (error.name(), error.line()) {
-        (Some(name), Some(line)) => format!("{what} ({name} template, line {line})"),
-        _ => what,
+        (Some(name), Some(line)) => format!("{what} ({name} template, line {line}){hint}"),
+        _ => format!("{what}{hint}"),
     }
 }
 
@@ -356,6 +374,9 @@ fn inputs(
     let globals: BTreeSet<&str> = environment.globals().map(|(name, _)| name).collect();
     let mut inputs = BTreeSet::new();
     for (_, template) in environment.templates() {
+        for path in template.undeclared_variables(true) {
+            known_fields(step, schema, &path)?;
+        }
         for name in template.undeclared_variables(false) {
             match schema.index_of(&name) {
                 Ok(column) => {
@@ -381,6 +402,26 @@ fn inputs(
         .into_iter()
         .filter(|column| !named_by_row_only || binary_column(schema, &[*column]).is_none())
         .collect())
+}
+
+/// Holds a path such as `column.field` against the fields of structs.
+fn known_fields(step: &StepSpec, schema: &Schema, path: &str) -> Result<(), PromptError> {
+    let mut parts = path.split('.');
+    let Some(first) = parts.next() else { return Ok(()) };
+    let Ok(mut field) = schema.field_with_name(first) else { return Ok(()) };
+    let mut parent = first.to_owned();
+    for part in parts {
+        let DataType::Struct(fields) = field.data_type() else { return Ok(()) };
+        let Some((_, found)) = fields.find(part) else {
+            let known: Vec<String> = fields.iter().map(|field| field.name().clone()).collect();
+            let near = nearest(part, known.iter().map(String::as_str)).map(str::to_owned);
+            let (step, path) = (step.output.clone(), path.to_owned());
+            return Err(PromptError::UnknownField { step, path, parent, near, known });
+        };
+        field = found;
+        parent = format!("{parent}.{part}");
+    }
+    Ok(())
 }
 
 /// The columns that a template names as `row.name` or `row["name"]`; none if it uses `row` in another way,

@@ -98,7 +98,7 @@ mod tests {
     use crate::ident::RunId;
 
     fn settled(origin: Origin, extent: Extent) -> Event<'static> {
-        Event::Settled { ending: Ending::Answer, extent, origin, tokens: Tokens::default(), cost: None }
+        Event::Settled { ending: Ending::Answer, extent, origin }
     }
 
     #[test]

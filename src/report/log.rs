@@ -29,6 +29,7 @@ impl Listener for Log {
                 tracing::debug!(provider, %failure, "attempt throttled");
             }
             Event::Gauged { provider, gauge } => tracing::trace!(provider, ?gauge, "limits"),
+            Event::Sent { provider } => tracing::trace!(provider, "request sent"),
             Event::InFlight { provider, requests } => tracing::trace!(provider, requests, "in flight"),
             Event::Waiting { provider, waiting, left } => {
                 tracing::trace!(provider, ?waiting, left_ms = ms(*left), "waiting");
@@ -37,8 +38,9 @@ impl Listener for Log {
             Event::Paused { provider, failure, pause } => {
                 tracing::warn!(provider, %failure, pause_ms = ms(*pause), "provider paused");
             }
-            Event::Settled { ending, extent, origin, tokens, .. } => {
-                tracing::trace!(?ending, ?extent, ?origin, tokens = tokens.total(), "row settled");
+            Event::Paid { tokens, cost } => tracing::trace!(tokens = tokens.total(), ?cost, "answer paid"),
+            Event::Settled { ending, extent, origin } => {
+                tracing::trace!(?ending, ?extent, ?origin, "row settled");
             }
             Event::Committed { batch, rows, version } => {
                 tracing::debug!(%batch, rows, version, "batch committed");

@@ -106,7 +106,13 @@ impl Listener for Tally {
                 totals.decoded += decoded;
                 totals.deleted += deleted;
             }
-            Event::Settled { ending, extent, origin, tokens, cost } => {
+            Event::Paid { tokens, cost } => {
+                totals.tokens += *tokens;
+                if let Some(cost) = cost {
+                    totals.cost = Some(totals.cost.unwrap_or_default() + *cost);
+                }
+            }
+            Event::Settled { ending, extent, origin } => {
                 if *extent == Extent::Row {
                     totals.rows += 1;
                     totals.asked_rows += u64::from(*origin == Origin::Asked);
@@ -114,10 +120,6 @@ impl Listener for Tally {
                 }
                 totals.settled += 1;
                 totals.recovered += u64::from(*origin == Origin::Journal);
-                totals.tokens += *tokens;
-                if let Some(cost) = cost {
-                    totals.cost = Some(totals.cost.unwrap_or_default() + *cost);
-                }
                 match ending {
                     Ending::Answer => totals.answers += 1,
                     Ending::Skipped => totals.skipped += 1,

@@ -13,6 +13,7 @@ use super::server::Shared;
 use super::structured::{Shape, split_words};
 use super::wrong::{misput, spoil};
 use crate::config::{FaultSpec, SimulatorSpec, WrongForm};
+use crate::wire::CLASSES_WORDS;
 
 /// What is said, and how.
 #[derive(Debug)]
@@ -71,6 +72,13 @@ fn within_context(spec: &SimulatorSpec, question: &Question<'_>) -> Result<(), R
     Err(invalid("context_length_exceeded", &message, Some("messages")))
 }
 
+/// The answers that the last paragraph of a prompt allows, where that is what it says.
+fn classes_in(prompt: &str) -> Vec<String> {
+    let line = format!("\n\n{CLASSES_WORDS}\n");
+    let classes = prompt.rsplit_once(&line).map(|(_, classes)| classes).unwrap_or_default();
+    classes.lines().filter(|class| !class.is_empty()).map(ToOwned::to_owned).collect()
+}
+
 impl Answer {
     fn new(spec: &SimulatorSpec, shape: Shape, prompt: &str, fault: Option<&FaultSpec>) -> Answer {
         if let Some(reason) = fault.and_then(|fault| fault.finish_reason.clone()) {
@@ -87,8 +95,11 @@ impl Answer {
         };
         let right = || match &shape {
             Shape::Json(schema) | Shape::Call { schema, .. } => instance(schema),
-            Shape::Text if spec.answers.is_empty() => answer_to(prompt),
-            Shape::Text => choose(&spec.answers, spec.seed, prompt),
+            Shape::Text if !spec.answers.is_empty() => choose(&spec.answers, spec.seed, prompt),
+            Shape::Text => match classes_in(prompt) {
+                classes if classes.is_empty() => answer_to(prompt),
+                classes => choose(&classes, spec.seed, prompt),
+            },
         };
         let text = misput(said.unwrap_or_else(right), wrong);
         let function = match shape {

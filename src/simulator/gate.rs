@@ -86,7 +86,8 @@ pub(super) fn bill(
     completion_tokens: u64,
     embedded: &[&str],
 ) -> Bill {
-    let tokens = Tokens { prompt: question.prompt_tokens, cached: 0, completion: completion_tokens };
+    let tokens =
+        Tokens { prompt: question.prompt_tokens, cached: 0, completion: completion_tokens, reasoning: 0 };
     let cost = shared.prices.cost(tokens);
     let mut inner = shared.lock();
     inner.model.answered(tokens.total(), clock::now());

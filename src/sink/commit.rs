@@ -21,6 +21,22 @@ use crate::ident::{BatchId, Lineage, RunId};
 use crate::store::Location;
 use crate::table::{OnDisk, Table, TableError, Txn};
 
+/// How long the vectors of a column are, as the first one tells.
+pub(super) async fn vector_length(table: &Table, column: &str) -> Result<Option<usize>, TableError> {
+    let mut length = None;
+    let column = name(column);
+    let sql = format!(
+        "SELECT CAST(array_length({column}) AS BIGINT) FROM target WHERE {column} IS NOT NULL LIMIT 1"
+    );
+    let found = table.query(&sql, |batch| {
+        let lengths = batch.column(0).as_primitive::<Int64Type>();
+        length = lengths.iter().flatten().next().and_then(|length| usize::try_from(length).ok());
+        Ok::<(), TableError>(())
+    });
+    found.await?;
+    Ok(length)
+}
+
 /// Commits after which the table is opened anew: its handle grows by some 400 kB with every update.
 const REOPEN_AFTER: u32 = 10;
 /// Key of a restart in a commit's information.
@@ -220,6 +236,14 @@ impl Sink {
     /// Never for a table that is open.
     pub fn table_id(&self) -> Result<String, TableError> {
         self.table.id()
+    }
+
+    /// How long the vectors are that the target holds in a column; none if there are none.
+    ///
+    /// # Errors
+    /// When the table cannot be read.
+    pub async fn vector_length(&self, column: &str) -> Result<Option<usize>, TableError> {
+        vector_length(&self.table, column).await
     }
 
     /// What the log says about the job and a lineage, as of the version that was read last.

@@ -16,7 +16,7 @@ use futures::TryStreamExt;
 use serde_json::{Map, Value, json};
 
 use super::columns::history;
-use super::commit::Committed;
+use super::commit::{Committed, vector_length};
 use super::constraints::Constraints;
 use super::failed::{FILES_AT_ONCE, FailedRows, name, text};
 use super::logged;
@@ -129,6 +129,14 @@ impl Repair {
     /// Never for a table that is open.
     pub fn table_id(&self) -> Result<String, TableError> {
         self.table.id()
+    }
+
+    /// How long the vectors are that the target holds in a column; none if there are none.
+    ///
+    /// # Errors
+    /// When the table cannot be read.
+    pub async fn vector_length(&self, column: &str) -> Result<Option<usize>, TableError> {
+        vector_length(&self.table, column).await
     }
 
     /// What the log says about retries of the job and a lineage of them.

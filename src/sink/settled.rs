@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
+
 use crate::checkpoint::PlannedBatch;
 use crate::decode::Content;
 use crate::fault::Failure;
@@ -76,6 +78,8 @@ impl Settled {
 pub struct FilledBatch {
     /// Its plan.
     pub plan: PlannedBatch,
+    /// When its rows were read.
+    pub opened_at: DateTime<Utc>,
     /// Its rows, in order.
     pub chunks: Vec<Chunk>,
     /// Outcomes by step, then by row.

@@ -306,6 +306,12 @@ pub(super) async fn open(
         let metadata = column.name().clone();
         return Err(TargetError::HasMetadata { at: at.to_owned(), metadata });
     }
+    let late = own.iter().filter(|name| Some(**name) != metadata);
+    if let Some(late) = late.copied().find(|name| schema.field_with_name(name).is_err()) {
+        return Err(misfit(format!(
+            "it has no column {late:?}, which a step of the job is to fill: its rows were written by other steps. Name another target.path"
+        )));
+    }
     fits(&schema, &wanted).map_err(misfit)?;
     let partitions = table.partition_columns()?;
     if let Some(wanted) = job.target.partition_by.as_ref().filter(|wanted| **wanted != partitions) {
@@ -412,10 +418,9 @@ fn fits(table: &Schema, wanted: &Schema) -> Result<(), String> {
                 ));
             }
             Ok(found) if !same_type(found.data_type(), field.data_type()) => {
+                let (name, found, wanted) = difference(name, found.data_type(), field.data_type());
                 return Err(format!(
-                    "its column {name:?} has the type {}, and {} is to be written",
-                    found.data_type(),
-                    field.data_type()
+                    "its column {name:?} has the type {found}, and {wanted} is to be written"
                 ));
             }
             Ok(_) => {}
@@ -430,6 +435,28 @@ fn fits(table: &Schema, wanted: &Schema) -> Result<(), String> {
             Err(format!("its column {:?} must not be null, and the job has no values for it", field.name()))
         }
         None => Ok(()),
+    }
+}
+
+/// Where two types differ, down to the field that does.
+fn difference<'a>(
+    name: &str,
+    found: &'a DataType,
+    wanted: &'a DataType,
+) -> (String, &'a DataType, &'a DataType) {
+    let (DataType::Struct(has), DataType::Struct(wants)) = (found, wanted) else {
+        return (name.to_owned(), found, wanted);
+    };
+    let names = |fields: &Fields| fields.iter().map(|field| field.name().clone()).collect::<Vec<_>>();
+    if names(has) != names(wants) {
+        return (name.to_owned(), found, wanted);
+    }
+    let mut fields = has.iter().zip(wants);
+    match fields.find(|(has, wants)| !same_type(has.data_type(), wants.data_type())) {
+        Some((has, wants)) => {
+            difference(&format!("{name}.{}", has.name()), has.data_type(), wants.data_type())
+        }
+        None => (name.to_owned(), found, wanted),
     }
 }
 

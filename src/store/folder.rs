@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
+
 use super::{Objects, StoreError, local};
 
 /// A folder, wherever it is.
@@ -39,6 +41,31 @@ impl Folder {
         match self {
             Folder::Local(path) => Some(path),
             Folder::Remote(_) => None,
+        }
+    }
+
+    /// The bytes of a file; none if it is not there.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn get(&self, name: &str) -> Result<Option<Bytes>, StoreError> {
+        match self {
+            Folder::Local(path) => Ok(local::read(&path.join(name))?.map(Bytes::from)),
+            Folder::Remote(objects) => Ok(objects.get(name).await?.map(|object| object.bytes)),
+        }
+    }
+
+    /// Replaces a file as a whole; a local folder is created if it is missing.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub async fn put(&self, name: &str, bytes: Bytes) -> Result<(), StoreError> {
+        match self {
+            Folder::Local(path) => {
+                local::create_folder(path)?;
+                local::replace(&path.join(name), &bytes)
+            }
+            Folder::Remote(objects) => objects.put(name, bytes).await,
         }
     }
 

@@ -142,6 +142,14 @@ impl Endpoint {
         url.to_string()
     }
 
+    /// The same for vectors.
+    #[must_use]
+    pub fn embeddings_address(&self) -> String {
+        let mut url = self.embeddings.clone();
+        url.set_query(None);
+        url.to_string()
+    }
+
     /// The model's name.
     #[must_use]
     pub fn model(&self) -> &Arc<str> {

@@ -11,6 +11,9 @@ use serde_json::{Map, Value};
 /// How every message begins that tells a model what is wrong with its answer.
 pub const COMPLAINT: &str = "That is not ";
 
+/// The line before the answers that there may be, one a line.
+pub const CLASSES_WORDS: &str = "Answer with one of the following and nothing else:";
+
 /// The line before a JSON Schema that is told in words.
 pub const SCHEMA_WORDS: &str = "Answer with a JSON object that this JSON Schema describes and nothing else:";
 
@@ -158,6 +161,9 @@ pub struct Usage {
     /// Parts of `prompt_tokens`.
     #[serde(default)]
     pub prompt_tokens_details: Option<PromptTokensDetails>,
+    /// Parts of `completion_tokens`.
+    #[serde(default)]
+    pub completion_tokens_details: Option<CompletionTokensDetails>,
     /// US dollars: a number (OpenRouter) or an object with `total_cost` (Perplexity).
     #[serde(default)]
     pub cost: Option<Value>,
@@ -169,6 +175,14 @@ pub struct PromptTokensDetails {
     /// Tokens that the provider had cached.
     #[serde(default)]
     pub cached_tokens: Option<u64>,
+}
+
+/// Parts of an answer's tokens.
+#[derive(Debug, Default, Deserialize)]
+pub struct CompletionTokensDetails {
+    /// Tokens that were thought and not said.
+    #[serde(default)]
+    pub reasoning_tokens: Option<u64>,
 }
 
 /// Body of a refused request.

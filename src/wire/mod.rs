@@ -5,7 +5,8 @@ mod limits;
 
 pub(crate) use chat::text;
 pub use chat::{
-    Answer, COMPLAINT, CalledFunction, ChatRequest, ChatResponse, Choice, Embedding, EmbeddingRequest,
-    ErrorBody, ErrorObject, Message, PromptTokensDetails, Role, SCHEMA_WORDS, ToolCall, Usage,
+    Answer, CLASSES_WORDS, COMPLAINT, CalledFunction, ChatRequest, ChatResponse, Choice,
+    CompletionTokensDetails, Embedding, EmbeddingRequest, ErrorBody, ErrorObject, Message,
+    PromptTokensDetails, Role, SCHEMA_WORDS, ToolCall, Usage,
 };
 pub use limits::{Limits, Quota, Reset, delay_in_text, duration};

@@ -1,10 +1,10 @@
 //! Vectors: many rows a request, in their places whatever comes back, paid for once.
 
 use enrich::config::{FaultSpec, SimulatorSpec, WrongForm};
-use enrich::simulator::embedding_of;
+use enrich::simulator::{Simulator, embedding_of};
 
 use crate::stops::fault;
-use crate::support::{World, prompt_of};
+use crate::support::{Outcome, World, append_delta, prompt_of, rows};
 use crate::tables::rows_of;
 use crate::typed::wrong;
 
@@ -173,4 +173,32 @@ async fn a_request_that_fails_is_one_retry_however_many_rows_it_has() {
     // Ten, or some more that were not full, and those that were repeated, in halves.
     let requests = world.simulator.counts().requests;
     assert!(requests < 40, "{requests} requests");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn vectors_of_another_length_than_the_targets_are_refused_whoever_asks_for_them() {
+    let world = world(SimulatorSpec::default(), 20, "", "").await;
+    world.run(&[]).await.assert_status(0);
+    append_delta(&world.path("source"), &rows(20..24)).await;
+    let asked = world.simulator.counts().requests;
+    let told = "step \"answer\": the vectors in the target have 8 numbers, and dimensions is 3";
+    let text = std::fs::read_to_string(world.job()).unwrap();
+    world.write_text(&text.replace("kind = \"embedding\"", "kind = \"embedding\"\ndimensions = 3"));
+    world.run(&[]).await.assert_status(2).assert_says(told).assert_says("--restart");
+    assert_eq!(world.simulator.counts().requests, asked);
+    // Where the job does not say how long they are, the first one in the table does.
+    let other =
+        Simulator::start(SimulatorSpec { dimensions: Some(5), ..SimulatorSpec::default() }, 0).await.unwrap();
+    world.write_text(&text.replace(world.simulator.url().as_str(), other.url().as_str()));
+    let wrong = "the vector has 5 numbers, and 8 are expected";
+    world.run(&[]).await.assert_status(0).assert_says("4 errors (invalid_output 4)");
+    let errors = vectors(&world)
+        .await
+        .into_iter()
+        .filter(|(_, vector, error)| vector.is_empty() && error.contains(wrong));
+    assert_eq!(errors.count(), 4);
+    world.write_text(&text);
+    let retry = world.command(&["retry", world.job().to_str().unwrap()]);
+    Outcome::of(&world.output(retry).await).assert_status(0);
+    assert_all(&world, 8, 24).await;
 }

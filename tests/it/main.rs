@@ -4,6 +4,7 @@
 #![expect(clippy::print_stdout, reason = "seeds and counts are printed")]
 #![allow(clippy::unwrap_used, reason = "a test that unwraps fails where it should")]
 
+mod anomalies;
 mod answers;
 mod bare;
 mod budget;
@@ -26,6 +27,7 @@ mod input;
 mod jobs;
 mod limits;
 mod machines;
+mod metrics;
 mod packages;
 mod pipelines;
 mod plans;

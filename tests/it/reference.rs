@@ -193,6 +193,8 @@ fn every_key_of_the_schema_is_read() {
     let mut job = whole(&reference::schema());
     // Names that must differ, keys of which one may be set, and a balance of one.
     job["source"]["path"] = "source".into();
+    job["metrics"]["path"] = "metrics".into();
+    job["metrics"]["enabled"] = true.into();
     job["target"]["metadata_column"] = "_any".into();
     job["provider"]["any"].as_object_mut().unwrap().shift_remove("api_key_file");
     for key in ["input_tokens_per_minute", "output_tokens_per_minute"] {

@@ -51,7 +51,7 @@ async fn a_prompt_that_is_too_long_goes_on_or_fails_or_is_cut_before_it_is_paid_
     // Nobody can.
     let (fails, large) = world(6, "context_window = 100", &format!("provider = \"small\"\n{prompt}")).await;
     fails.run(&[]).await.assert_status(0).assert_says("1 error (too_long 1)");
-    assert!(providers(&fails).await[3].2.contains("tokens more than the context_window of any provider"));
+    assert!(providers(&fails).await[3].2.contains("tokens too many for the context_window of any provider"));
     assert_eq!((fails.simulator.counts().requests, large.counts().requests), (5, 0));
     // Cut at its end.
     let cut = format!(

@@ -84,7 +84,7 @@ async fn rows_whose_question_is_refused_ask_for_themselves_and_none_is_left_wait
     // All rows have the one question, and it is refused: the run stops as it would without sharing.
     let all = FaultSpec { contains: None, ..refused(None) };
     let none = world(SimulatorSpec { faults: vec![all], ..slow() }, 200, 1, |text| text).await;
-    none.run(&[]).await.assert_status(4).assert_says("the first rows were all refused");
+    none.run(&[]).await.assert_status(4).assert_says("the first rows of step \"answer\" were all refused");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -108,10 +108,11 @@ async fn steps_that_do_not_fit_together_are_refused_before_the_first_call() {
         (
             "{{ triage.topic }}: {{ text }}",
             "{{ mail }}",
-            "name \"mail\", which is the output of this or a later step",
+            "name \"mail\", which is the output of a later step",
         ),
         ("{{ triage.topic }}: {{ text }}", "{{ triagee }}", "did you mean \"triage\"?"),
-        ("Triage {{ text }}", "Triage {{ triage }}", "the output of this or a later step"),
+        ("Triage {{ text }}", "Triage {{ triage }}", "the output of the step itself"),
+        ("{{ triage.topic }}: {{ text }}", "{{ triage.topick }}", "did you mean \"topic\"?"),
         ("triage.urgent AND", "mail = 'x' AND", "\"mail\" is the output of a later step"),
         ("triage.urgent AND", "plan = 'x' AND", "\"plan\" is the output of the step itself"),
         ("triage.urgent AND", "triage.urgence AND", "urgence"),

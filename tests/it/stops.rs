@@ -176,8 +176,8 @@ async fn a_bad_provider_stops_the_run_and_the_rows_stay_pending() {
         (refusal(307, "moved", "There."), "redirect: HTTP 307", "check base_url"),
         (
             refusal(400, "bad", "No."),
-            "same_refusal: the first rows were all refused: bad_request: HTTP 400 bad: No.",
-            "check the job",
+            "same_refusal: the first rows of step \"answer\" were all refused: bad_request: HTTP 400 bad: No.",
+            "mend what is said of them",
         ),
         (
             FaultSpec { retry_after: Some("7200".into()), ..refusal(429, "slow", "Later.") },
@@ -348,9 +348,9 @@ async fn a_later_step_that_is_refused_for_everybody_stops_the_run_too() {
 async fn answers_without_text_stop_a_run_that_gets_nothing_else() {
     let world = world_of(faulty(FaultSpec { finish_reason: Some("length".into()), ..fault() }), 60).await;
     let stopped = world.run(&[]).await;
-    stopped
-        .assert_status(4)
-        .assert_says("same_refusal: the first rows were all refused: length: the token limit");
+    stopped.assert_status(4).assert_says(
+        "same_refusal: the first rows of step \"answer\" all came to nothing: length: the token limit",
+    );
     let requests = world.simulator.counts().requests;
     assert!(requests < 40, "{requests} answers were paid for");
 }

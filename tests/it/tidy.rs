@@ -21,7 +21,13 @@ const LAYERS: &[&[(&str, &[&str])]] = &[
         ("simulator", &[]),
         ("report", &[]),
     ],
-    &[("source", &[]), ("sink", &["source"]), ("plan", &["source"]), ("dispatch", &[])],
+    &[
+        ("source", &[]),
+        ("sink", &["source"]),
+        ("plan", &["source"]),
+        ("dispatch", &[]),
+        ("metrics", &["sink"]),
+    ],
     &[("ledger", &[]), ("engine", &["ledger"])],
     &[("cli", &[])],
 ];

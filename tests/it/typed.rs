@@ -183,7 +183,7 @@ async fn an_endpoint_that_ignores_schemas_is_told_in_words_or_stops_the_run() {
     let ignores = || SimulatorSpec { ignores_schema: true, ..SimulatorSpec::default() };
     let stopped = world(ignores(), 200, FIELDS, "schema_form = \"json_schema\"").await;
     let outcome = stopped.run(&[]).await;
-    outcome.assert_status(4).assert_says("invalid_output").assert_says("the first rows were all refused");
+    outcome.assert_status(4).assert_says("invalid_output").assert_says("all came to nothing: invalid_output");
     assert_eq!(rows_of(&stopped.path("target"), "SELECT id FROM target").await.len(), 0);
     // It does not read words either, so nothing helps; but each form was tried.
     let auto = world(ignores(), 200, FIELDS, "").await;

@@ -1,0 +1,226 @@
+//! Whether the newest outcomes of a step are of a kind that makes little sense: a run that succeeds at nonsense is
+//! stopped, with samples.
+
+use std::collections::VecDeque;
+use std::fmt;
+
+use crate::config::{Anomalies, Form};
+use crate::decode::Content;
+use crate::fault::Class;
+use crate::ident::RowKey;
+use crate::sink::{Outcome, Settled};
+
+/// Samples that are shown.
+const SAMPLES: usize = 3;
+/// Characters of a sample's text.
+const SAMPLE_CHARS: usize = 120;
+
+/// What is unusual about an outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sign {
+    Empty,
+    Refused,
+    Invalid,
+    Cut,
+}
+
+impl Sign {
+    const ALL: [Sign; 4] = [Sign::Empty, Sign::Refused, Sign::Invalid, Sign::Cut];
+
+    /// What of an outcome is unusual. A cut answer counts where it is free text alone: what must have a form is held
+    /// against that.
+    fn of(settled: &Settled, form: &Form) -> Option<Sign> {
+        match &settled.outcome {
+            Outcome::Failed(failure) => match failure.class {
+                Class::EmptyAnswer | Class::Length => Some(Sign::Empty),
+                Class::Refusal | Class::ContentFilter => Some(Sign::Refused),
+                Class::InvalidOutput => Some(Sign::Invalid),
+                _ => None,
+            },
+            Outcome::Answer(_) => {
+                let is_cut = settled.finish_reason.as_deref() == Some("length");
+                (is_cut && matches!(form, Form::Text)).then_some(Sign::Cut)
+            }
+            Outcome::Skipped | Outcome::Kept => None,
+        }
+    }
+
+    fn in_words(self) -> &'static str {
+        match self {
+            Sign::Empty => "came back without text",
+            Sign::Refused => "were declined",
+            Sign::Invalid => "came back in another form than was asked for",
+            Sign::Cut => "were cut off at max_tokens",
+        }
+    }
+
+    fn key(self) -> &'static str {
+        match self {
+            Sign::Empty => "max_empty_rate",
+            Sign::Refused => "max_refusal_rate",
+            Sign::Invalid => "max_invalid_rate",
+            Sign::Cut => "max_cut_rate",
+        }
+    }
+
+    fn most(self, bounds: &Anomalies) -> f64 {
+        match self {
+            Sign::Empty => bounds.empty,
+            Sign::Refused => bounds.refused,
+            Sign::Invalid => bounds.invalid,
+            Sign::Cut => bounds.cut,
+        }
+    }
+}
+
+/// More outcomes of a kind than the job allows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Anomaly {
+    /// Output of the step.
+    pub step: String,
+    /// Outcomes of the kind among the newest.
+    pub count: usize,
+    /// Outcomes that were looked at.
+    pub of: usize,
+    /// What became of them, in words.
+    pub what: &'static str,
+    /// The key of the job file that sets the bound.
+    pub key: &'static str,
+    /// The bound.
+    pub most: f64,
+    /// The newest of them: the row, and what it holds.
+    pub samples: Vec<(RowKey, String)>,
+}
+
+impl fmt::Display for Anomaly {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Anomaly { step, count, of, what, key, most, samples } = self;
+        write!(f, "{count} of the last {of} rows of step {step:?} {what}; anomalies.{key} is {most}")?;
+        for (at, (row, text)) in samples.iter().enumerate() {
+            let before = if at == 0 { "; for example" } else { ";" };
+            write!(f, "{before} row {} of {}: {text:?}", row.row, row.file)?;
+        }
+        Ok(())
+    }
+}
+
+/// The newest outcomes of one step.
+#[derive(Debug)]
+pub(super) struct Watch {
+    step: String,
+    bounds: Anomalies,
+    newest: VecDeque<Option<Sign>>,
+    counts: [usize; Sign::ALL.len()],
+    samples: [VecDeque<(RowKey, String)>; Sign::ALL.len()],
+}
+
+impl Watch {
+    pub(super) fn new(step: impl Into<String>, bounds: Anomalies) -> Self {
+        let (newest, counts, samples) = Default::default();
+        Watch { step: step.into(), bounds, newest, counts, samples }
+    }
+
+    /// Takes note of the outcome of a row; says when too many are of a kind.
+    pub(super) fn note(&mut self, settled: &Settled, form: &Form, row: &RowKey) -> Option<Anomaly> {
+        let reach = self.bounds.rows as usize;
+        if self.newest.len() == reach
+            && let Some(sign) = self.newest.pop_front().flatten()
+        {
+            self.counts[sign as usize] -= 1;
+        }
+        let sign = Sign::of(settled, form);
+        self.newest.push_back(sign);
+        let sign = sign?;
+        self.counts[sign as usize] += 1;
+        let samples = &mut self.samples[sign as usize];
+        samples.truncate(SAMPLES - 1);
+        samples.push_front((row.clone(), text(settled)));
+        let count = self.counts[sign as usize];
+        #[expect(clippy::cast_precision_loss, reason = "a million is exact")]
+        let is_too_many = count as f64 > sign.most(&self.bounds) * reach as f64;
+        (self.newest.len() == reach && is_too_many).then(|| Anomaly {
+            step: self.step.clone(),
+            count,
+            of: reach,
+            what: sign.in_words(),
+            key: sign.key(),
+            most: sign.most(&self.bounds),
+            samples: self.samples[sign as usize].iter().cloned().collect(),
+        })
+    }
+}
+
+/// What of an outcome is shown: the end of an answer that was cut there, the beginning of an error.
+fn text(settled: &Settled) -> String {
+    match &settled.outcome {
+        Outcome::Answer(Content::Text(text)) => {
+            let left_out = text.chars().count().saturating_sub(SAMPLE_CHARS);
+            let shown: String = text.chars().skip(left_out).collect();
+            if left_out > 0 { format!("…{shown}") } else { shown }
+        }
+        Outcome::Failed(failure) => {
+            let mut shown: String = failure.detail.chars().take(SAMPLE_CHARS).collect();
+            if shown.len() < failure.detail.len() {
+                shown.push('…');
+            }
+            shown
+        }
+        Outcome::Answer(Content::Vector(_)) | Outcome::Skipped | Outcome::Kept => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::fault::Failure;
+
+    fn row(row: u64) -> RowKey {
+        RowKey { file: "a.parquet".into(), row }
+    }
+
+    fn failed(class: Class, detail: &str) -> Settled {
+        Settled::unasked(Outcome::Failed(Failure::new(class, detail)))
+    }
+
+    fn said(text: &str, finish_reason: &str) -> Settled {
+        let outcome = Outcome::Answer(Content::Text(text.to_owned()));
+        Settled { finish_reason: Some(Arc::from(finish_reason)), ..Settled::unasked(outcome) }
+    }
+
+    #[test]
+    fn a_share_above_its_bound_over_a_full_window_is_told_with_the_newest_samples() {
+        let bounds = Anomalies { rows: 20, empty: 0.2, refused: 0.3, invalid: 0.3, cut: 1.0 };
+        let mut watch = Watch::new("answer", bounds);
+        let mut note = |settled: &Settled, at: u64| watch.note(settled, &Form::Text, &row(at));
+        // Within the first twenty nothing is said, and four of twenty are allowed.
+        for at in 0..20 {
+            let settled = if at < 4 { failed(Class::EmptyAnswer, "") } else { said("yes", "stop") };
+            assert_eq!(note(&settled, at), None);
+        }
+        // One of the first four leaves with each that comes: it is the fifth at once that is too much.
+        for at in 20..24 {
+            assert_eq!(note(&failed(Class::EmptyAnswer, "no text"), at), None);
+        }
+        let told = note(&failed(Class::Length, "cut before any text"), 24).unwrap();
+        assert_eq!((told.count, told.of, told.key), (5, 20, "max_empty_rate"));
+        let shown: Vec<u64> = told.samples.iter().map(|(row, _)| row.row).collect();
+        assert_eq!(shown, [24, 23, 22]);
+        assert_eq!(
+            told.to_string(),
+            "5 of the last 20 rows of step \"answer\" came back without text; anomalies.max_empty_rate is 0.2; for \
+             example row 24 of a.parquet: \"cut before any text\"; row 23 of a.parquet: \"no text\"; row 22 of \
+             a.parquet: \"no text\""
+        );
+    }
+
+    #[test]
+    fn a_cut_answer_counts_where_it_is_free_text() {
+        let cut = said(&format!("{}the end", "so ".repeat(100)), "length");
+        assert_eq!(Sign::of(&cut, &Form::Text), Some(Sign::Cut));
+        assert_eq!(Sign::of(&cut, &Form::Classes(vec!["yes".into()])), None);
+        assert_eq!(Sign::of(&said("yes", "stop"), &Form::Text), None);
+        assert!(text(&cut).starts_with('…') && text(&cut).ends_with("the end"));
+    }
+}

@@ -1,0 +1,263 @@
+//! What providers did, counted as it happens, in a file that survives `kill -9`.
+//!
+//! ```text
+//! header    "enrich counters" and the version, 1, then a random number     24 bytes
+//! provider  fingerprint of its name, requests u64, throttled u64, six
+//!           times waited in milliseconds u64, CRC-32 of these u32           84 bytes
+//! ```
+//! All numbers are little-endian and only grow. A request is counted before it is sent.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::figures::{Load, WAITS};
+use crate::clock::{self, Instant};
+use crate::event::{Event, Listener, Waiting};
+use crate::fault::Scarce;
+use crate::ident::Fingerprint;
+use crate::store::{self, StoreError};
+
+const NAME: &str = "counters";
+const HEADER: &[u8; 16] = b"enrich counters\x01";
+const HEAD: usize = 24;
+const RECORD: usize = 84;
+
+/// Counts what providers do. Clones count together.
+#[derive(Clone, Debug)]
+pub struct Counters(Arc<Mutex<State>>);
+
+#[derive(Debug)]
+struct State {
+    path: PathBuf,
+    file: File,
+    id: u64,
+    lanes: Vec<Lane>,
+    /// A write failed: what was counted since then is in memory alone.
+    is_stale: bool,
+}
+
+#[derive(Debug)]
+struct Lane {
+    name: String,
+    load: Load,
+    /// What is waited for, counted up to this moment.
+    waiting: Option<(Waiting, Instant)>,
+    /// Parts of milliseconds that are not counted yet.
+    rest: Duration,
+}
+
+impl Counters {
+    /// Goes on counting in a folder, which is created if it is missing. One process does so at a time. Counts that are
+    /// damaged begin anew.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written.
+    pub fn open(folder: &Path, providers: impl IntoIterator<Item = String>) -> Result<Self, StoreError> {
+        store::create_folder(folder)?;
+        let path = folder.join(NAME);
+        let bytes = store::read(&path)?.unwrap_or_default();
+        let known = parse(&bytes);
+        let id = known.as_ref().map_or_else(|| fastrand::u64(1..), |(id, _)| *id);
+        let known = known.map(|(_, known)| known).unwrap_or_default();
+        let lanes: Vec<Lane> = providers
+            .into_iter()
+            .map(|name| {
+                let load = known.get(&print(&name)).copied().unwrap_or_default();
+                Lane { name, load, waiting: None, rest: Duration::ZERO }
+            })
+            .collect();
+        let mut image = HEADER.to_vec();
+        image.extend(id.to_le_bytes());
+        lanes.iter().for_each(|lane| image.extend(record(lane)));
+        // A file of the same size is as it is but for providers that came and went.
+        if image != bytes {
+            store::replace(&path, &image)?;
+        }
+        let file = OpenOptions::new().write(true).open(&path).map_err(StoreError::of("open", &path))?;
+        Ok(Counters(Arc::new(Mutex::new(State { path, file, id, lanes, is_stale: false }))))
+    }
+
+    fn with<T>(&self, look: impl FnOnce(&mut State) -> T) -> T {
+        look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Which counts these are: another number where they began anew.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.with(|state| state.id)
+    }
+
+    /// What each provider did since the counts began.
+    #[must_use]
+    pub fn loads(&self) -> BTreeMap<String, Load> {
+        self.with(|state| state.lanes.iter().map(|lane| (lane.name.clone(), lane.load)).collect())
+    }
+}
+
+impl Listener for Counters {
+    fn on(&self, event: &Event<'_>) {
+        match event {
+            Event::Sent { provider } => {
+                self.with(|state| state.note(provider, |lane, _| lane.load.requests += 1));
+            }
+            Event::Throttled { provider, .. } => {
+                self.with(|state| state.note(provider, |lane, _| lane.load.throttled += 1));
+            }
+            Event::Waiting { provider, waiting, .. } => self.with(|state| {
+                state.note(provider, |lane, now| {
+                    lane.wait(now);
+                    lane.waiting = waiting.map(|waiting| (waiting, now));
+                });
+            }),
+            Event::Gauged { provider, gauge } => self.with(|state| {
+                state.note(provider, |lane, now| {
+                    lane.wait(now);
+                    let used = |tokens: bool| {
+                        let of = |scarce: Scarce| (scarce == Scarce::Tokens) == tokens;
+                        gauge.shares.iter().find(|share| of(share.of)).map(|share| share.used)
+                    };
+                    (lane.load.requests_share, lane.load.tokens_share) = (used(false), used(true));
+                });
+            }),
+            _ => {}
+        }
+    }
+}
+
+impl State {
+    fn note(&mut self, provider: &str, change: impl FnOnce(&mut Lane, Instant)) {
+        let Some(at) = self.lanes.iter().position(|lane| lane.name == provider) else { return };
+        let lane = &mut self.lanes[at];
+        change(lane, clock::now());
+        let place = SeekFrom::Start((HEAD + at * RECORD) as u64);
+        let bytes = record(lane);
+        let written = self.file.seek(place).and_then(|_| self.file.write_all(&bytes));
+        if let Err(error) = written
+            && !self.is_stale
+        {
+            // The journal on the same disk fails too, and that ends the run.
+            self.is_stale = true;
+            tracing::warn!(path = %self.path.display(), %error, "figures of providers are not kept");
+        }
+    }
+}
+
+impl Lane {
+    /// Counts what was waited since the last look.
+    fn wait(&mut self, now: Instant) {
+        let Some((waiting, since)) = &mut self.waiting else { return };
+        let waited = now.saturating_duration_since(*since) + self.rest;
+        *since = now;
+        let ms = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX);
+        self.rest = waited.saturating_sub(Duration::from_millis(ms));
+        if let Some(at) = WAITS.iter().position(|(what, _)| what == waiting) {
+            self.load.waited_ms[at] = self.load.waited_ms[at].saturating_add(ms);
+        }
+    }
+}
+
+fn print(name: &str) -> [u8; 16] {
+    Fingerprint::of([name.as_bytes()]).to_bytes()
+}
+
+fn record(lane: &Lane) -> [u8; RECORD] {
+    let mut bytes = [0; RECORD];
+    bytes[..16].copy_from_slice(&print(&lane.name));
+    let Load { requests, throttled, waited_ms, .. } = &lane.load;
+    let numbers = [requests, throttled].into_iter().chain(waited_ms);
+    for (place, number) in bytes[16..RECORD - 4].chunks_exact_mut(8).zip(numbers) {
+        place.copy_from_slice(&number.to_le_bytes());
+    }
+    let sum = crc32fast::hash(&bytes[..RECORD - 4]);
+    bytes[RECORD - 4..].copy_from_slice(&sum.to_le_bytes());
+    bytes
+}
+
+fn parse(bytes: &[u8]) -> Option<(u64, BTreeMap<[u8; 16], Load>)> {
+    let number = |bytes: &[u8]| bytes.try_into().ok().map(u64::from_le_bytes);
+    let (header, rest) = bytes.split_at_checked(HEADER.len())?;
+    let (id, records) = rest.split_at_checked(HEAD - HEADER.len())?;
+    if header != HEADER || !records.len().is_multiple_of(RECORD) {
+        return None;
+    }
+    let mut known = BTreeMap::new();
+    for record in records.chunks_exact(RECORD) {
+        let (content, sum) = record.split_at(RECORD - 4);
+        if crc32fast::hash(content).to_le_bytes() != sum {
+            return None;
+        }
+        let (name, numbers) = content.split_at(16);
+        let mut numbers = numbers.chunks_exact(8).map_while(number);
+        let (requests, throttled) = (numbers.next()?, numbers.next()?);
+        let mut waited_ms = [0; WAITS.len()];
+        waited_ms.iter_mut().zip(numbers).for_each(|(place, waited)| *place = waited);
+        let load = Load { requests, throttled, waited_ms, ..Load::default() };
+        known.insert(name.try_into().ok()?, load);
+    }
+    Some((number(id)?, known))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fault::{Class, Failure};
+
+    fn names() -> [String; 2] {
+        ["fast".to_owned(), "cheap".to_owned()]
+    }
+
+    #[test]
+    fn counts_go_on_where_another_process_was_cut_off() {
+        let folder = tempfile::tempdir().unwrap();
+        let counters = Counters::open(folder.path(), names()).unwrap();
+        let id = counters.id();
+        let failure = Failure::new(Class::RateLimited, "slow down");
+        counters.on(&Event::Sent { provider: "fast" });
+        counters.on(&Event::Sent { provider: "fast" });
+        counters.on(&Event::Throttled { provider: "fast", failure: &failure });
+        counters.on(&Event::Sent { provider: "unknown" });
+        let before = counters.loads();
+        // Nothing is flushed or closed: the file is as a kill leaves it.
+        let again = Counters::open(folder.path(), ["new".to_owned()].into_iter().chain(names())).unwrap();
+        assert_eq!(again.id(), id);
+        assert_eq!(again.loads()["fast"], before["fast"]);
+        assert_eq!((before["fast"].requests, before["fast"].throttled), (2, 1));
+        assert!(again.loads()["new"].is_idle() && again.loads()["cheap"].is_idle());
+    }
+
+    #[test]
+    fn damaged_counts_begin_anew_under_another_number() {
+        let folder = tempfile::tempdir().unwrap();
+        let counters = Counters::open(folder.path(), names()).unwrap();
+        counters.on(&Event::Sent { provider: "cheap" });
+        let path = folder.path().join(NAME);
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[HEAD + RECORD + 20] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        let again = Counters::open(folder.path(), names()).unwrap();
+        assert_ne!(again.id(), counters.id());
+        assert!(again.loads()["cheap"].is_idle());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_waited_for_is_counted_by_kind() {
+        let folder = tempfile::tempdir().unwrap();
+        let counters = Counters::open(folder.path(), names()).unwrap();
+        let wait = |waiting| {
+            counters.on(&Event::Waiting { provider: "fast", waiting, left: Duration::ZERO });
+        };
+        wait(Some(Waiting::Pause));
+        tokio::time::advance(Duration::from_micros(1_500)).await;
+        wait(Some(Waiting::Breaker));
+        tokio::time::advance(Duration::from_micros(2_500)).await;
+        wait(None);
+        tokio::time::advance(Duration::from_secs(9)).await;
+        wait(None);
+        let waited = counters.loads()["fast"].waited_ms;
+        assert_eq!(waited, [0, 0, 1, 3, 0, 0], "what is left of a millisecond counts later");
+    }
+}

@@ -1,0 +1,253 @@
+//! The figures of one batch, step and provider.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::event::Waiting;
+use crate::ident::{BatchId, Lineage, Money, RunId, Tokens};
+use crate::sink::{FilledBatch, Outcome, Settled};
+
+/// What a provider's dispatcher waits for, with the names that stand in the table.
+pub const WAITS: [(Waiting, &str); 6] = [
+    (Waiting::RequestsPerMinute, "requests_per_minute"),
+    (Waiting::TokensPerMinute, "tokens_per_minute"),
+    (Waiting::Pause, "pause"),
+    (Waiting::Breaker, "breaker"),
+    (Waiting::Backoff, "backoff"),
+    (Waiting::Budget, "budget"),
+];
+
+/// Whether rows were asked for the first time or again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// By `enrich run`.
+    Run,
+    /// By `enrich retry`: they had failed.
+    Retry,
+}
+
+impl Kind {
+    /// The name that stands in the table.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Kind::Run => "run",
+            Kind::Retry => "retry",
+        }
+    }
+}
+
+/// How long answers took, by nearest rank.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Latency {
+    /// Milliseconds that half of them took at most.
+    pub p50: u64,
+    /// The same of nine in ten.
+    pub p90: u64,
+    /// The same of ninety-nine in a hundred.
+    pub p99: u64,
+    /// Milliseconds of the slowest.
+    pub max: u64,
+}
+
+impl Latency {
+    fn of(mut all: Vec<u64>) -> Option<Self> {
+        all.sort_unstable();
+        let max = *all.last()?;
+        let rank = |percent: usize| all[(all.len() * percent).div_ceil(100).max(1) - 1];
+        Some(Latency { p50: rank(50), p90: rank(90), p99: rank(99), max })
+    }
+}
+
+/// What a provider did over some time, whatever rows it did it for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Load {
+    /// Requests that were sent.
+    pub requests: u64,
+    /// Those among them that were refused for being asked too much.
+    pub throttled: u64,
+    /// Milliseconds waited while rows were ready, for each of [`WAITS`].
+    pub waited_ms: [u64; WAITS.len()],
+    /// Share of its limit on requests that was used, 1 for all; none without a limit.
+    pub requests_share: Option<f64>,
+    /// The same of tokens.
+    pub tokens_share: Option<f64>,
+}
+
+impl Load {
+    /// Whether nothing was done.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.requests == 0 && self.throttled == 0 && self.waited_ms.iter().all(|waited| *waited == 0)
+    }
+
+    /// What was done since an earlier moment; shares are those of now.
+    #[must_use]
+    pub fn since(&self, earlier: &Load) -> Load {
+        let mut waited_ms = self.waited_ms;
+        for (waited, before) in waited_ms.iter_mut().zip(earlier.waited_ms) {
+            *waited = waited.saturating_sub(before);
+        }
+        Load {
+            requests: self.requests.saturating_sub(earlier.requests),
+            throttled: self.throttled.saturating_sub(earlier.throttled),
+            waited_ms,
+            ..*self
+        }
+    }
+}
+
+/// Figures of one batch, step and provider.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Figures {
+    /// The job.
+    pub app_id: String,
+    /// The checkpoint under which the batch has its number.
+    pub lineage: Lineage,
+    /// Whether rows were asked for the first time or again.
+    pub kind: Kind,
+    /// The run, or retry, that committed the batch.
+    pub run_id: RunId,
+    /// The batch.
+    pub batch_id: BatchId,
+    /// Output of the step.
+    pub step: String,
+    /// The provider; none for rows for which nobody was asked.
+    pub provider: Option<String>,
+    /// When the batch's rows were read, by this run.
+    pub started_at: DateTime<Utc>,
+    /// When all its rows had their outcomes.
+    pub committed_at: DateTime<Utc>,
+    /// Rows.
+    pub rows: u64,
+    /// Answers among them.
+    pub answers: u64,
+    /// Answers that were another row's first, or came from a cache: nothing was paid for them here.
+    pub shared: u64,
+    /// Rows for which nothing was to be asked.
+    pub skipped: u64,
+    /// Errors by class.
+    pub errors: BTreeMap<String, u64>,
+    /// What the answers used, those that were not what was asked for included.
+    pub tokens: Tokens,
+    /// Picodollars that they cost; none where nobody says.
+    pub cost: Option<u64>,
+    /// How long they took; none without an answer of this provider's own.
+    pub latency: Option<Latency>,
+    /// Attempts at rows; refusals for being asked too much are none.
+    pub attempts: u64,
+    /// What the provider did since the batch before; on one row a batch and provider.
+    pub load: Load,
+}
+
+/// Where a batch's figures belong.
+#[derive(Clone, Debug)]
+pub struct Batch<'a> {
+    pub(super) app_id: &'a str,
+    pub(super) lineage: Lineage,
+    pub(super) kind: Kind,
+    pub(super) run_id: RunId,
+    pub(super) committed_at: DateTime<Utc>,
+}
+
+impl Batch<'_> {
+    /// Figures of no rows.
+    pub(super) fn empty(&self, filled: &FilledBatch, step: &str, provider: Option<&str>) -> Figures {
+        Figures {
+            app_id: self.app_id.to_owned(),
+            lineage: self.lineage,
+            kind: self.kind,
+            run_id: self.run_id,
+            batch_id: filled.plan.id,
+            step: step.to_owned(),
+            provider: provider.map(ToOwned::to_owned),
+            started_at: filled.opened_at,
+            committed_at: self.committed_at,
+            rows: 0,
+            answers: 0,
+            shared: 0,
+            skipped: 0,
+            errors: BTreeMap::new(),
+            tokens: Tokens::default(),
+            cost: None,
+            latency: None,
+            attempts: 0,
+            load: Load::default(),
+        }
+    }
+}
+
+/// The figures of a batch, by step and provider, without what providers did by themselves. Outcomes of the target
+/// that stay are in none of them.
+#[must_use]
+pub fn of_batch(batch: &Batch<'_>, filled: &FilledBatch, steps: &[Arc<str>]) -> Vec<Figures> {
+    let mut all = Vec::new();
+    for (step, outcomes) in steps.iter().zip(&filled.outcomes) {
+        let mut groups: BTreeMap<Option<&str>, (Figures, Vec<u64>)> = BTreeMap::new();
+        for settled in outcomes.iter().filter(|settled| settled.outcome != Outcome::Kept) {
+            let provider = settled.provider.as_deref();
+            let (figures, latencies) =
+                groups.entry(provider).or_insert_with(|| (batch.empty(filled, step, provider), Vec::new()));
+            figures.add(settled);
+            latencies.extend(settled.latency_ms.filter(|_| !settled.shared));
+        }
+        all.extend(
+            groups
+                .into_values()
+                .map(|(figures, latencies)| Figures { latency: Latency::of(latencies), ..figures }),
+        );
+    }
+    all
+}
+
+impl Figures {
+    fn add(&mut self, settled: &Settled) {
+        self.rows += 1;
+        match &settled.outcome {
+            Outcome::Answer(_) => self.answers += 1,
+            Outcome::Skipped => self.skipped += 1,
+            Outcome::Failed(failure) => {
+                *self.errors.entry(failure.class.name().to_owned()).or_default() += 1;
+            }
+            Outcome::Kept => {}
+        }
+        self.shared += u64::from(settled.shared);
+        self.attempts += u64::from(settled.attempts);
+        if let Some(tokens) = settled.tokens {
+            self.tokens += tokens;
+        }
+        if let Some(cost) = settled.cost {
+            self.cost = Some(self.cost.unwrap_or_default().saturating_add(cost.get()));
+        }
+    }
+
+    /// All errors together.
+    #[must_use]
+    pub fn error_count(&self) -> u64 {
+        self.errors.values().sum()
+    }
+
+    /// What the answers cost; none where nobody says.
+    #[must_use]
+    pub fn money(&self) -> Option<Money> {
+        self.cost.map(Money::picodollars)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_by_nearest_rank() {
+        let of = |all: &[u64]| Latency::of(all.to_vec());
+        assert_eq!(of(&[]), None);
+        assert_eq!(of(&[7]), Some(Latency { p50: 7, p90: 7, p99: 7, max: 7 }));
+        let hundred: Vec<u64> = (1..=100).rev().collect();
+        assert_eq!(of(&hundred), Some(Latency { p50: 50, p90: 90, p99: 99, max: 100 }));
+    }
+}

@@ -1,0 +1,17 @@
+//! Figures of what a job did: one row per batch, step and provider, in a Delta table of their own, exactly once.
+//!
+//! The rows of a batch are written down before its commit ([`Keeper`]), so that a run that dies between the two
+//! commits leaves them to the next one. What a provider itself did since the batch before, throttling and waiting, is
+//! counted in a file that survives `kill -9` ([`Counters`]) and stands on one row of it a batch.
+
+mod columns;
+mod counters;
+mod figures;
+mod keeper;
+mod pending;
+mod read;
+
+pub use counters::Counters;
+pub use figures::{Figures, Kind, Latency, Load, WAITS, of_batch};
+pub use keeper::{Keeper, Lane, MetricsError, Owner};
+pub use read::read;

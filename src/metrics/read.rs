@@ -1,0 +1,46 @@
+//! Reads figures back, for a report.
+
+use super::columns;
+use super::figures::Figures;
+use super::keeper::MetricsError;
+use super::pending::Pending;
+use crate::store::{Folder, Location};
+use crate::table::{Table, TableError, is_delta_table};
+
+/// The figures of a job, oldest first: those in the table, and those that are yet to come there, which are beside the
+/// checkpoints in `homes`. What is pending may be of a batch whose commit did not come about.
+///
+/// # Errors
+/// When the table or a file cannot be read.
+pub async fn read(at: &Location, app_id: &str, homes: &[Folder]) -> Result<Vec<Figures>, MetricsError> {
+    let mut all: Vec<Figures> = Vec::new();
+    if is_delta_table(at).await? {
+        let table = Table::open(at.clone()).await?;
+        let sql = format!("SELECT * FROM target WHERE app_id = '{}'", app_id.replace('\'', "''"));
+        let mut is_foreign = false;
+        table
+            .query(&sql, |rows| {
+                match columns::from_rows(&rows) {
+                    Some(rows) => all.extend(rows),
+                    None => is_foreign = true,
+                }
+                Ok::<(), TableError>(())
+            })
+            .await?;
+        if is_foreign {
+            let what = "is no table of figures".to_owned();
+            return Err(MetricsError::Mismatch { at: at.clone(), what });
+        }
+    }
+    for home in homes {
+        let pending = Pending::read(home).await?;
+        let is_there = |row: &Figures| {
+            all.iter().rev().any(|told| (told.lineage, told.batch_id) == (row.lineage, row.batch_id))
+        };
+        let news: Vec<Figures> =
+            pending.rows.into_iter().filter(|row| row.app_id == app_id && !is_there(row)).collect();
+        all.extend(news);
+    }
+    all.sort_by_key(|row| (row.committed_at, row.batch_id));
+    Ok(all)
+}

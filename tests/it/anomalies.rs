@@ -1,0 +1,72 @@
+//! A run whose answers make little sense stops with samples, keeps what it has, and goes on when that is wanted.
+
+use enrich::config::{FaultSpec, SimulatorSpec};
+use serde_json::Value;
+
+use crate::stops::fault;
+use crate::support::{World, append_delta, rows};
+
+/// From row 100 on, so many of a hundred answers are of a kind.
+async fn world_of(change: FaultSpec, step: &str, bounds: &str) -> World {
+    let late = FaultSpec { contains: Some("about:\nRow 1".into()), share: 0.7, ..change };
+    let world = World::new(SimulatorSpec { faults: vec![late], ..SimulatorSpec::default() }).await;
+    append_delta(&world.path("source"), &rows(0..200)).await;
+    let job = world.usual_job("").replace("[batch]", &format!("[anomalies]\nrows = 50\n{bounds}\n[batch]"));
+    world.write_text(&job.replace("output = \"answer\"", &format!("output = \"answer\"\n{step}")));
+    world
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn too_many_answers_of_a_kind_pause_the_job_with_samples() {
+    let empty = FaultSpec { finish_reason: Some("stop".into()), ..fault() };
+    let refused = FaultSpec { finish_reason: Some("content_filter".into()), ..fault() };
+    let invalid = FaultSpec { text: Some("perhaps".into()), ..fault() };
+    let classes = "classes = [\"yes\", \"no\"]\nmax_repairs = 0";
+    for (change, step, key, told, sample) in [
+        (empty, "", "max_empty_rate", "came back without text", "no text came"),
+        (refused, "", "max_refusal_rate", "were declined", "the provider's filter cut the answer"),
+        (invalid, classes, "max_invalid_rate", "came back in another form than was asked for", "perhaps"),
+    ] {
+        let world = world_of(change, step, "").await;
+        let stopped = world.run(&["--summary", "json"]).await;
+        stopped.assert_status(3).assert_says(told).assert_says(sample).assert_says("; for example row ");
+        stopped.assert_says(&format!("or raise anomalies.{key}"));
+        let summary: Value = serde_json::from_str(&stopped.stdout).unwrap();
+        assert_eq!((&summary["end"], &summary["step"]), (&"anomaly".into(), &"answer".into()));
+        let asked = world.simulator.counts().requests;
+        assert!((110..200).contains(&asked), "{asked}");
+        // What is answered stays answered, and who wants the rest gets it.
+        world
+            .run(&["--set", &format!("anomalies.{key}=1"), "--set", "max_error_rate=1"])
+            .await
+            .assert_status(0);
+        assert_eq!(world.target().await.len(), 200);
+        assert_eq!(world.simulator.counts().requests, 200, "{key}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_that_are_cut_off_count_where_that_is_asked_for() {
+    let body = r#"{"choices":[{"message":{"content":"and so it went on and"},"finish_reason":"length"}]}"#;
+    let cut = || FaultSpec { body: Some(body.into()), ..fault() };
+    let allowed = world_of(cut(), "", "").await;
+    allowed.run(&[]).await.assert_status(0);
+    let counted = world_of(cut(), "", "max_cut_rate = 0.4").await;
+    let stopped = counted.run(&[]).await;
+    stopped.assert_status(3).assert_says("were cut off at max_tokens").assert_says("and so it went on and");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bounds_that_are_none_are_refused() {
+    for (bounds, told) in [
+        ("rows = 5", "`anomalies.rows` is 5; it must be 20 to 1000000"),
+        ("max_cut_rate = 0.0", "`anomalies.max_cut_rate` is 0; it must be more than 0"),
+        ("max_empty_rate = 2", "`anomalies.max_empty_rate` is 2; it must be more than 0 and at most 1"),
+        ("max_empty = 0.1", "did you mean `max_empty_rate`?"),
+    ] {
+        let world = world_of(fault(), "", "").await;
+        let text = std::fs::read_to_string(world.job()).unwrap();
+        world.write_text(&text.replace("rows = 50", bounds));
+        world.run(&[]).await.assert_status(2).assert_says(told);
+    }
+}

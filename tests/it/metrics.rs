@@ -1,0 +1,252 @@
+//! The figures of batches add up: to the target row by row, and to what the server counted, whatever was killed.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use enrich::config::{FaultSpec, LimitSpec, LimitWindow, SimulatorSpec, Span};
+use enrich::ident::Tokens;
+use enrich::metrics::{Figures, Kind, read};
+use enrich::store::{Folder, Location};
+use enrich::table::Table;
+
+use crate::soak::settle;
+use crate::stops::fault;
+use crate::support::{Outcome, World, append_delta, rows};
+use crate::tables::rows_of;
+
+const CONCURRENCY: u64 = 8;
+
+const STEPS: &str = r#"
+[provider.other]
+base_url = "BASE"
+model = "simulated"
+max_concurrency = 8
+min_backoff = "10ms"
+price_per_million_input = 2.0
+price_per_million_output = 8.0
+[[step]]
+output = "verdict"
+provider = "other"
+prompt = "Judge {{ answer }}"
+"#;
+
+async fn world_of(spec: SimulatorSpec, count: i64) -> World {
+    let world = World::new(spec).await;
+    append_delta(&world.path("source"), &rows(0..count)).await;
+    let job = world.usual_job("price_per_million_input = 2.0\nprice_per_million_output = 8.0");
+    let job = job.replace("max_concurrency = 4", &format!("max_concurrency = {CONCURRENCY}"));
+    let job = job.replace("output = \"answer\"", "output = \"answer\"\nprovider = \"sim\"");
+    let steps = STEPS.replace("BASE", world.simulator.url().as_str());
+    world.write_text(&format!("{job}{steps}"));
+    world
+}
+
+fn dear() -> SimulatorSpec {
+    SimulatorSpec { price_per_million_input: 2.0, price_per_million_output: 8.0, ..SimulatorSpec::default() }
+}
+
+pub async fn figures(world: &World) -> Vec<Figures> {
+    let at = Location::local(world.path("target_metrics"));
+    let home = Folder::Local(world.path("target/_checkpoints/test"));
+    read(&at, "test", &[home.clone(), home.join("retry")]).await.unwrap()
+}
+
+fn sum(all: &[Figures], of: impl Fn(&Figures) -> u64) -> u64 {
+    all.iter().map(of).sum()
+}
+
+/// Errors by step and class, as figures and as the target have them.
+fn by_class(all: &[Figures]) -> BTreeMap<(String, String), u64> {
+    let mut found: BTreeMap<(String, String), u64> = BTreeMap::new();
+    for row in all {
+        for (class, count) in &row.errors {
+            *found.entry((row.step.clone(), class.clone())).or_default() += count;
+        }
+    }
+    found
+}
+
+async fn classes_of(target: &Path) -> BTreeMap<(String, String), u64> {
+    let mut found = BTreeMap::new();
+    for step in ["answer", "verdict"] {
+        let sql = format!(
+            "SELECT _enrich['{step}']['error'], COUNT(*) FROM target WHERE _enrich['{step}']['error'] IS NOT NULL \
+             GROUP BY 1"
+        );
+        for row in rows_of(target, &sql).await {
+            found.insert((step.to_owned(), row[0].clone()), row[1].parse().unwrap());
+        }
+    }
+    found
+}
+
+/// Figures of runs hold what the target holds.
+async fn assert_adds_up(world: &World, all: &[Figures], count: u64) {
+    let target = world.path("target");
+    for step in ["answer", "verdict"] {
+        let own: Vec<Figures> = all.iter().filter(|row| row.step == step).cloned().collect();
+        assert_eq!(sum(&own, |row| row.rows), count, "{step}");
+        let ended = sum(&own, |row| row.answers + row.skipped + row.error_count());
+        assert_eq!(ended, count, "{step}");
+        let sql = format!(
+            "SELECT COALESCE(SUM(h['prompt_tokens']), 0), COALESCE(SUM(h['completion_tokens']), 0), SUM(h['attempts']), \
+             COALESCE(SUM(h['cost_micro_usd']), 0) FROM (SELECT _enrich['{step}'] AS h FROM target)"
+        );
+        let held = rows_of(&target, &sql).await.remove(0);
+        assert_eq!(held[0], sum(&own, |row| row.tokens.prompt).to_string(), "{step}");
+        assert_eq!(held[1], sum(&own, |row| row.tokens.completion).to_string(), "{step}");
+        assert_eq!(held[2], sum(&own, |row| row.attempts).to_string(), "{step}");
+        // The target has whole microdollars of each row.
+        let micros = sum(&own, |row| row.cost.unwrap_or_default()) / 1_000_000;
+        assert!(held[3].parse::<u64>().unwrap().abs_diff(micros) <= count, "{step}: {held:?} and {micros}");
+    }
+    assert_eq!(by_class(all), classes_of(&target).await);
+    let mut keys: Vec<_> =
+        all.iter().map(|row| (row.lineage, row.batch_id, &row.step, &row.provider)).collect();
+    keys.sort();
+    let rows = keys.len();
+    keys.dedup();
+    assert_eq!(keys.len(), rows, "one row a batch, step and provider");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn figures_add_up_to_the_table_and_to_the_servers_counts_after_twenty_kills() {
+    const KILLS: u64 = 20;
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let mut chance = fastrand::Rng::with_seed(seed);
+    let spec = SimulatorSpec {
+        latency: Some(Span(Duration::from_millis(5))),
+        latency_sigma: 0.8,
+        seed,
+        requests: Some(LimitSpec { per_minute: 24_000, window: LimitWindow::FixedWindow, seconds: Some(1) }),
+        faults: vec![
+            FaultSpec { share: 0.05, status: Some(400), contains: Some("Judge".into()), ..fault() },
+            FaultSpec { share: 0.05, status: Some(503), times: Some(1), ..fault() },
+        ],
+        ..dear()
+    };
+    let count = 1_000;
+    let world = world_of(spec, count).await;
+    for _ in 0..KILLS {
+        let wanted = world.simulator.counts().answered + chance.u64(1..90);
+        let mut child = world
+            .command(&["run", world.job().to_str().unwrap()])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        while world.simulator.counts().answered < wanted && child.try_wait().unwrap().is_none() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(chance.u64(0..60))).await;
+        child.kill().unwrap();
+        child.wait().unwrap();
+        settle(&world).await;
+    }
+    world.run(&[]).await.assert_status(0);
+    let all = figures(&world).await;
+    let count = count.unsigned_abs();
+    assert_adds_up(&world, &all, count).await;
+    let counts = world.simulator.counts();
+    // Two providers, each with so many requests in flight at a kill.
+    let in_flight = KILLS * CONCURRENCY * 2;
+    let requests = sum(&all, |row| row.load.requests);
+    assert!(
+        (counts.requests..=counts.requests + in_flight).contains(&requests),
+        "{requests} requests counted before they were sent, and {} came",
+        counts.requests
+    );
+    let refused = counts.statuses.get(&429).copied().unwrap_or_default();
+    let throttled = sum(&all, |row| row.load.throttled);
+    // A 503 without a delay is a failure, not a limit.
+    assert!(throttled <= refused && refused <= throttled + in_flight, "{throttled} of {refused}");
+    let tokens = |row: &Figures| row.tokens.total();
+    let most = counts.billed_tokens / counts.answered * 2;
+    let billed = counts.billed_tokens;
+    let told = sum(&all, tokens);
+    assert!(told <= billed && billed <= told + in_flight * most, "{told} of {billed} tokens");
+    let told = sum(&all, |row| row.cost.unwrap_or_default());
+    let billed = counts.billed_picodollars;
+    let most = billed / counts.answered * 2;
+    assert!(told <= billed && billed <= told + in_flight * most, "{told} of {billed} picodollars");
+    println!("{requests} requests of {}, {throttled} of {refused} refused", counts.requests);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_kill_figures_are_what_the_server_counted_to_the_picodollar() {
+    let spec = SimulatorSpec {
+        faults: vec![
+            FaultSpec { share: 0.1, status: Some(400), contains: Some("Judge".into()), ..fault() },
+            FaultSpec {
+                share: 0.2,
+                status: Some(429),
+                retry_after: Some("0.01".into()),
+                times: Some(1),
+                ..fault()
+            },
+        ],
+        ..dear()
+    };
+    let world = world_of(spec, 60).await;
+    world.run(&[]).await.assert_status(0);
+    let all = figures(&world).await;
+    assert_adds_up(&world, &all, 60).await;
+    let counts = world.simulator.counts();
+    assert_eq!(sum(&all, |row| row.load.requests), counts.requests);
+    assert_eq!(sum(&all, |row| row.load.throttled), counts.statuses[&429]);
+    assert_eq!(sum(&all, |row| row.tokens.total()), counts.billed_tokens);
+    assert_eq!(sum(&all, |row| row.cost.unwrap_or_default()), counts.billed_picodollars);
+    assert!(all.iter().any(|row| row.load.waited_ms[2] > 0), "pauses are waited for");
+    for row in all.iter().filter(|row| row.answers > 0) {
+        let latency = row.latency.unwrap();
+        assert!(latency.p50 <= latency.p90 && latency.p90 <= latency.p99 && latency.p99 <= latency.max);
+        assert!(row.started_at <= row.committed_at && row.kind == Kind::Run, "{row:?}");
+    }
+
+    // Whoever reads Delta reads them, and a retry has rows of its own.
+    let table = world.path("target_metrics");
+    let sql =
+        "SELECT step, SUM(rows), SUM(errors), SUM(errors_by_class['bad_request']) FROM target GROUP BY step";
+    let told = rows_of(&table, sql).await;
+    let refused = by_class(&all)[&("verdict".to_owned(), "bad_request".to_owned())].to_string();
+    assert_eq!(told[0], ["answer", "60", "0", "NULL"]);
+    assert_eq!(told[1], ["verdict", "60", &refused, &refused]);
+    let job = world.job();
+    let retry = world.command(&["retry", job.to_str().unwrap()]);
+    Outcome::of(&world.output(retry).await).assert_status(0);
+    let after = figures(&world).await;
+    let again: Vec<Figures> = after.iter().filter(|row| row.kind == Kind::Retry).cloned().collect();
+    assert_eq!(sum(&again, |row| row.rows).to_string(), refused, "{again:?}");
+    assert_eq!(after.len() - again.len(), all.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_wants_no_figures_has_none_and_a_place_that_holds_something_else_is_refused() {
+    let world = world_of(dear(), 20).await;
+    world.run(&["--set", "metrics.enabled=false"]).await.assert_status(0);
+    assert!(!world.path("target_metrics").exists());
+    append_delta(&world.path("source"), &rows(20..30)).await;
+    append_delta(&world.path("elsewhere"), &rows(0..1)).await;
+    for (set, told) in [
+        ("metrics.path=elsewhere", "is no table of figures: it has no column \"app_id\"; name another place"),
+        ("metrics.path=job.toml", "is no Delta table"),
+        ("metrics.path=target", "`metrics.path` and target.path lie one inside the other"),
+        ("metrics.path=source/metrics", "`metrics.path` and source.path lie one inside the other"),
+    ] {
+        let refused = world.run(&["--set", set]).await;
+        refused.assert_status(2).assert_says(told);
+    }
+    assert_eq!(world.simulator.counts().answered, 40, "nothing was asked in between");
+    world.run(&["--set", "metrics.path=figures"]).await.assert_status(0);
+    assert_eq!(Table::open(&world.path("figures")).await.unwrap().version(), 1);
+}
+
+#[test]
+fn tokens_that_were_thought_are_counted_apart() {
+    let body = br#"{"usage":{"prompt_tokens":3,"completion_tokens":9,"completion_tokens_details":{"reasoning_tokens":5}}}"#;
+    let facts = enrich::decode::facts(&enrich::decode::parse(body).unwrap());
+    assert_eq!(facts.tokens, Some(Tokens { prompt: 3, cached: 0, completion: 9, reasoning: 5 }));
+}
