@@ -14,6 +14,8 @@ mod job;
 mod listing;
 mod output;
 mod panics;
+mod plan;
+mod report;
 mod retry;
 mod run;
 mod select;
@@ -55,6 +57,10 @@ enum Command {
     Retry(retry::RetryArguments),
     /// Say how a job stands: what is left to do, what failed, who runs it
     Status(status::StatusArguments),
+    /// Tell what a run would take before anything is spent: rows, tokens, cost, time
+    Plan(plan::PlanArguments),
+    /// Write a page about all runs: throughput, latency, errors, tokens, cost, and samples
+    Report(report::ReportArguments),
     /// Look at everything that a run looks at before its first call
     Check(check::CheckArguments),
     /// Write a job file to begin with; asks for what is not given
@@ -105,6 +111,8 @@ async fn command(command: Command) -> anyhow::Result<Exit> {
         Command::Errors(arguments) => Box::pin(errors::errors(arguments)).await,
         Command::Retry(arguments) => Box::pin(retry::retry(arguments)).await,
         Command::Status(arguments) => Box::pin(status::status(arguments)).await,
+        Command::Plan(arguments) => Box::pin(plan::plan(arguments)).await,
+        Command::Report(arguments) => Box::pin(report::report(arguments)).await,
         Command::Check(arguments) => Box::pin(check::check(arguments)).await,
         Command::Init(arguments) => Box::pin(init::init(arguments)).await,
         Command::Completions { shell } => {

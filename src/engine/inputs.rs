@@ -11,7 +11,7 @@ use crate::config::OnTooLong;
 use crate::decode::Content;
 use crate::fault::{Class, Failure};
 use crate::ident::Cell;
-use crate::prompt::{Given, Question, Rendered};
+use crate::prompt::{Given, Question, Rendered, Rows};
 use crate::sink::Outcome;
 use crate::table::Condition;
 
@@ -34,6 +34,15 @@ impl When {
     /// The earlier steps that it is about.
     pub(super) fn needs(&self) -> impl Iterator<Item = usize> {
         self.condition.columns().iter().filter_map(|column| column.checked_sub(self.source_columns))
+    }
+
+    /// Whether a row of the source meets it; one that cannot be asked does not. It is about no step.
+    pub(super) fn holds_in(&self, rows: &Rows, at: usize) -> bool {
+        let columns = self.condition.columns().iter().map(|column| rows.batch().column(*column).slice(at, 1));
+        let one = RecordBatchOptions::new().with_row_count(Some(1));
+        let schema = Arc::clone(self.condition.row_schema());
+        let row = RecordBatch::try_new_with_options(schema, columns.collect(), &one);
+        row.is_ok_and(|row| matches!(self.condition.of_rows(&row).first(), Some(Ok(true))))
     }
 
     /// Whether a row meets it.

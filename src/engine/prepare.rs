@@ -60,6 +60,17 @@ pub fn check_templates(job: &Job, source: &Schema) -> Result<(), EngineError> {
     Ok(())
 }
 
+/// The columns of the source and the outputs that each step's templates name, by its output; none of a job that does
+/// not fit.
+pub(super) fn inputs(job: &Job, source: &Schema) -> Vec<(String, Vec<String>)> {
+    let prepared = steps(job, source).unwrap_or_default();
+    let names = |step: &PreparedStep| {
+        let given = step.prompt.needs().map(|needed| job.steps[needed].output.clone());
+        step.prompt.names(source).into_iter().chain(given).collect()
+    };
+    prepared.into_iter().map(|step| (step.spec.output.clone(), names(&step))).collect()
+}
+
 impl Prepared {
     /// For each step the earlier ones whose outputs it needs.
     #[must_use]

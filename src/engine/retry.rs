@@ -125,7 +125,7 @@ async fn start(
     file.save(&checkpoint).await?;
 
     let owner = owner(job, Kind::Retry, session, checkpoint.lineage);
-    let (mut keeper, voice) = keep_figures(job, home, &journal, owner, voice).await?;
+    let (mut keeper, voice) = keep_figures(job, home, &job.places.state.join(FOLDER), owner, voice).await?;
     let voice = &voice;
     if let Some(keeper) = &mut keeper {
         let mut committed = BTreeMap::new();

@@ -92,7 +92,7 @@ pub(super) async fn start(
         step.hold_length(sink.vector_length(&step.spec.output).await?)?;
     }
     let owner = owner(job, Kind::Run, run, checkpoint.lineage);
-    let (mut keeper, voice) = keep_figures(job, home, &job.places.journal, owner, voice).await?;
+    let (mut keeper, voice) = keep_figures(job, home, &job.places.state, owner, voice).await?;
     let voice = &voice;
     if let Some(keeper) = &mut keeper {
         let mut committed = BTreeMap::new();
@@ -158,12 +158,12 @@ pub(super) fn owner(job: &Job, kind: Kind, run_id: RunId, lineage: Lineage) -> O
 pub(super) async fn keep_figures(
     job: &Job,
     home: &Folder,
-    journal: &Path,
+    state: &Path,
     owner: Owner,
     voice: &Voice,
 ) -> Result<(Option<Keeper>, Voice), EngineError> {
     let Some(at) = &job.metrics else { return Ok((None, voice.clone())) };
-    let counters = Counters::open(journal, job.providers.iter().map(|provider| provider.name.clone()))?;
+    let counters = Counters::open(state, job.providers.iter().map(|provider| provider.name.clone()))?;
     let keeper = Keeper::open(at, home.clone(), owner, counters.clone()).await?;
     Ok((Some(keeper), voice.clone().and(Box::new(counters))))
 }

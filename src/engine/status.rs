@@ -181,6 +181,23 @@ pub async fn status(job: &Job) -> Result<Status, EngineError> {
     Ok(status)
 }
 
+/// How far the source of a job is planned, and the batches that are planned and not in the target.
+///
+/// # Errors
+/// As [`status`], and when only the keys of the target's rows tell it.
+pub(super) async fn outlook(job: &Job) -> Result<(Position, Vec<PlannedBatch>), EngineError> {
+    let at = &job.target.location;
+    let table = if is_delta_table(at).await? { Some(Table::open(at).await?) } else { None };
+    let run: Option<Checkpoint<Position>> = CheckpointFile::in_folder(&home(job).await?).load().await?;
+    let Standing { position, open, .. } = standing(job, run.as_ref(), table.as_ref()).await?;
+    let position = position.ok_or_else(|| EngineError::Mismatch {
+        what: "the checkpoint is lost, and only the rows of the target tell how far the source is read"
+            .to_owned(),
+        hint: "enrich run rebuilds it; --max-rows 1 does so for next to nothing",
+    })?;
+    Ok((position, open))
+}
+
 async fn standing(
     job: &Job,
     found: Option<&Checkpoint>,

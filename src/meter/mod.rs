@@ -4,9 +4,13 @@
 mod account;
 mod encoding;
 mod estimate;
+mod interval;
+mod listed;
 mod spending;
 
 pub use account::{Account, Refused, Reservation, over, worst_case};
 pub use encoding::Encoding;
 pub use estimate::{Meter, StepTokens};
+pub use interval::{Asked, Interval, counted_total, total};
+pub use listed::{Listed, listed};
 pub use spending::{Spending, SpendingError};

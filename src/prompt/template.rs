@@ -235,6 +235,13 @@ impl Prompt {
         Ok(())
     }
 
+    /// The columns of the source that the templates name.
+    #[must_use]
+    pub fn names(&self, source: &Schema) -> Vec<String> {
+        let own = self.inputs.iter().filter(|column| **column < self.source_columns);
+        own.filter_map(|column| Some(source.fields().get(*column)?.name().clone())).collect()
+    }
+
     /// The earlier steps whose outputs the templates name, by their places among the steps.
     pub fn needs(&self) -> impl Iterator<Item = usize> {
         self.needs.iter().map(|(step, _)| *step)

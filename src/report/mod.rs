@@ -1,5 +1,5 @@
 //! What a run tells people: a tally that listens to its events, a display on terminals, a line in the log now
-//! and then for everyone else, and the log.
+//! and then for everyone else, the log, and a page about all runs.
 
 mod counted;
 mod display;
@@ -7,6 +7,7 @@ mod figures;
 mod layout;
 mod log;
 mod pace;
+pub mod page;
 mod periodic;
 mod provider;
 mod screen;

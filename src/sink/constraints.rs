@@ -15,7 +15,7 @@ use super::columns::place;
 use super::output::Output;
 use super::settled::{FilledBatch, Outcome, Settled};
 use super::target::TargetError;
-use crate::config::Job;
+use crate::config::{Job, StepSpec};
 use crate::fault::{Class, Failure};
 use crate::source::Chunk;
 use crate::store::Location;
@@ -54,6 +54,14 @@ pub struct Turned {
 const FOLDER_BYTES: usize = 255;
 
 impl Constraints {
+    /// None at all, for rows of so many steps that go nowhere.
+    #[must_use]
+    pub fn none(at: &Location, steps: &[StepSpec]) -> Self {
+        let schema = Schema::empty().into();
+        let outputs = Output::of_all(steps);
+        Constraints { checks: Vec::new(), schema, outputs, partitions: Vec::new(), at: at.clone() }
+    }
+
     /// Those of a job's target.
     ///
     /// # Errors

@@ -14,6 +14,7 @@ mod rebuild;
 mod reload;
 mod repair;
 mod settled;
+mod shown;
 mod target;
 
 pub use commit::{Committed, Sink};
@@ -25,4 +26,5 @@ pub use rebuild::Progress;
 pub use reload::{FailedReader, Found, KeptStep, Places, Reloaded};
 pub use repair::{Repair, retry_app_id};
 pub use settled::{FilledBatch, Outcome, Settled};
+pub use shown::{Order, Shown, shown};
 pub use target::{TargetError, check_columns, properties};

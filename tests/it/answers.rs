@@ -95,7 +95,10 @@ async fn without_repairs_a_wrong_answer_is_an_error_at_once_and_a_retry_asks_aga
 async fn an_endpoint_that_knows_no_classes_stops_the_run_with_the_rows_pending() {
     let world = world(200, vec![says("Sure! Here is my answer", 1.0, None)], "").await;
     let stopped = world.run(&[]).await;
-    stopped.assert_status(4).assert_says("invalid_output").assert_says("the first rows were all refused");
+    stopped
+        .assert_status(4)
+        .assert_says("invalid_output")
+        .assert_says("the first rows of step \"answer\" all came to nothing");
     assert!(world.simulator.counts().requests < 3 * 40, "{}", world.simulator.counts().requests);
     assert_eq!(answers(&world).await.len(), 0);
 }

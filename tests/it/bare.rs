@@ -10,6 +10,7 @@ use enrich::faultpoint::ACTIONS;
 use enrich::simulator::{Simulator, answer_to};
 use enrich::table::{Table, TableError};
 
+use crate::recovery::nth;
 use crate::resume::clean_log;
 use crate::retry::{refusing, retry};
 use crate::soak::settle;
@@ -56,7 +57,7 @@ async fn assert_target(world: &World, ids: std::ops::Range<i64>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_fault_point_survives_a_kill_without_metadata() {
     for action in ACTIONS {
-        for fault in [format!("{action}.before=kill@2"), format!("{action}.after=kill@2")] {
+        for fault in ["before", "after"].map(|side| format!("{action}.{side}=kill@{}", nth(action))) {
             let world = world_of(35).await;
             let killed = world.run_with(&[], &[("ENRICH_FAULT", &fault)]).await;
             assert_eq!(killed.status, None, "{fault}: {}", killed.stderr);

@@ -13,6 +13,7 @@ use enrich::faultpoint::{ACTIONS, STORE_ACTIONS};
 use futures::{StreamExt, stream};
 
 use crate::emulators::Store;
+use crate::recovery::nth;
 use crate::soak::{ids_in, settle};
 use crate::support::{Outcome, World, append_delta, everything_below, prompt_of, rows};
 
@@ -154,7 +155,9 @@ async fn every_fault_point_survives_a_kill_also_when_the_machine_is_lost() {
     let store = Arc::new(store);
     let points = ACTIONS.iter().chain(STORE_ACTIONS).flat_map(|action| {
         ["before", "after"].into_iter().flat_map(move |side| {
-            [false, true].into_iter().map(move |is_lost| (format!("{action}.{side}=kill@2"), is_lost))
+            [false, true]
+                .into_iter()
+                .map(move |is_lost| (format!("{action}.{side}=kill@{}", nth(action)), is_lost))
         })
     });
     let points: Vec<(String, bool)> = points.collect();

@@ -32,7 +32,7 @@ provider = "other"
 prompt = "Judge {{ answer }}"
 "#;
 
-async fn world_of(spec: SimulatorSpec, count: i64) -> World {
+pub async fn world_of(spec: SimulatorSpec, count: i64) -> World {
     let world = World::new(spec).await;
     append_delta(&world.path("source"), &rows(0..count)).await;
     let job = world.usual_job("price_per_million_input = 2.0\nprice_per_million_output = 8.0");
@@ -43,7 +43,7 @@ async fn world_of(spec: SimulatorSpec, count: i64) -> World {
     world
 }
 
-fn dear() -> SimulatorSpec {
+pub fn dear() -> SimulatorSpec {
     SimulatorSpec { price_per_million_input: 2.0, price_per_million_output: 8.0, ..SimulatorSpec::default() }
 }
 

@@ -9,6 +9,7 @@ use enrich::config::{FaultSpec, SimulatorSpec, Span};
 use enrich::faultpoint::ACTIONS;
 use enrich::simulator::{Simulator, answer_to};
 
+use crate::recovery::nth;
 use crate::stops::fault;
 use crate::support::{Outcome, TargetRow, World, append_delta, prompt_of, read_target, rows, text_of};
 
@@ -290,7 +291,7 @@ async fn every_fault_point_of_a_retry_survives_a_kill() {
             let failed: BTreeSet<i64> = (0..45).filter(|id| id % 3 == 0).collect();
             let world = with_failed(45, 3, refusing(failed.iter().copied(), 413, "x")).await;
             world.write_text(&world.usual_job("").replace("max_rows = 10", "max_rows = 4"));
-            let fault = format!("{action}.{side}=kill@2");
+            let fault = format!("{action}.{side}=kill@{}", nth(action));
             let killed = retry_with(&world, &[], &[("ENRICH_FAULT", &fault)]).await;
             assert_eq!(killed.status, None, "{fault}: {}", killed.stderr);
             retry(&world, &[]).await.assert_status(0);

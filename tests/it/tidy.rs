@@ -107,6 +107,7 @@ fn crates_with_a_door_are_named_behind_it_only() {
         ("axum", "simulator"),
         ("anyhow", "cli"),
         ("rusqlite", "cache"),
+        ("plotters", "report"),
     ] {
         for (file, text) in files() {
             let names = text.contains(&format!("{name}::")) || text.contains(&format!("use {name}"));

@@ -1,0 +1,213 @@
+//! `enrich plan`.
+
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use indicatif::{HumanBytes, HumanCount};
+use tokio::task::JoinSet;
+
+use super::exit::Exit;
+use super::job::JobArguments;
+use super::output::{self, Console};
+use super::signals;
+use crate::config::Keys;
+use crate::engine::{self, Estimate, Forecast, ForecastOptions, PartForecast, Pilot};
+use crate::event::Voice;
+use crate::ident::Money;
+use crate::report::{Log, counted};
+use crate::simulator::Simulator;
+
+/// Characters of a prompt or an answer that are shown.
+const SHOWN_CHARS: usize = 400;
+
+#[derive(Debug, Args)]
+pub(super) struct PlanArguments {
+    #[command(flatten)]
+    job: JobArguments,
+    /// Really ask so many rows, and keep the answers for the run
+    #[arg(long, value_name = "ROWS", value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pilot: Option<u64>,
+    /// Count the prompts of so many rows
+    #[arg(long, value_name = "ROWS", default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    sample: u64,
+    /// Show so many prompts
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    prompts: usize,
+    /// Which rows are taken; the same ones for the same number
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// How to write it
+    #[arg(long, value_enum, default_value_t = Shape::Text, value_name = "FORMAT")]
+    format: Shape,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Shape {
+    Text,
+    Json,
+}
+
+pub(super) async fn plan(arguments: PlanArguments) -> anyhow::Result<Exit> {
+    let console = Console::default();
+    console.start_log("off,enrich=warn");
+    let mut tasks = JoinSet::new();
+    let keys = if arguments.pilot.is_some() { Keys::Read } else { Keys::Unneeded };
+    let job = arguments.job.load(keys)?;
+    let stop = signals::watch_signals(&mut tasks, &console)?;
+    let simulator = match &job.simulator {
+        Some(spec) if job.simulated => Some(Simulator::start(spec.clone(), 0).await?),
+        _ => None,
+    };
+    let PlanArguments { pilot, sample, prompts, seed, .. } = arguments;
+    let options = ForecastOptions { sample, pilot, seed, prompts };
+    let url = simulator.as_ref().map(Simulator::url);
+    let voice = Voice::new(vec![Box::new(Log)]);
+    let forecast = engine::forecast(&job, options, stop, url, voice).await?;
+    match arguments.format {
+        Shape::Json => output::data(serde_json::to_string(&forecast)?)?,
+        Shape::Text => output::data(text(&forecast, &arguments.job.typed()))?,
+    };
+    Ok(Exit::Done)
+}
+
+fn text(forecast: &Forecast, typed: &str) -> String {
+    let Forecast { rows, bytes, batches, sampled, .. } = forecast;
+    let mut lines = vec![
+        format!("job          {}", forecast.app_id),
+        format!(
+            "outstanding  {}, {} in {}",
+            counted(*rows, "row"),
+            HumanBytes(*bytes),
+            counted(*batches, "batch")
+        ),
+    ];
+    if *rows == 0 {
+        lines.push("nothing to do: every row of the source is in the target".to_owned());
+        return lines.join("\n");
+    }
+    let asked = forecast.pilot.as_ref().map_or_else(String::new, |pilot| {
+        let cost = pilot.cost_usd.map_or_else(String::new, |cost| format!(" for {}", dollars(cost)));
+        format!(", {} of them asked{cost}", HumanCount(pilot.rows))
+    });
+    lines.push(format!("sampled      {}{asked}", counted(*sampled, "row")));
+    for part in &forecast.parts {
+        lines.extend(told(part));
+    }
+    lines.push(String::new());
+    let cost = forecast.cost_usd.as_ref();
+    lines.push(format!(
+        "cost         {}",
+        cost.map_or_else(|| "unknown".to_owned(), |cost| in_words(cost, dollars))
+    ));
+    let time = forecast.seconds.as_ref().map(|seconds| in_words(seconds, span));
+    let by = forecast.bound_by.as_ref().map_or_else(String::new, |what| format!(", by {what}"));
+    let time =
+        time.unwrap_or_else(|| "unknown: no limit is configured, and --pilot was not asked for".to_owned());
+    lines.push(format!("time         {time}{by}"));
+    for note in &forecast.notes {
+        lines.push(format!("note         {note}"));
+    }
+    for prompt in &forecast.prompts {
+        lines.push(String::new());
+        let (step, tokens) = (&prompt.step, counted(prompt.tokens, "token"));
+        lines.push(format!("prompt of step {step}, row {} of {}, {tokens}:", prompt.row, prompt.file));
+        lines.push(indented(&prompt.text));
+    }
+    if let Some(pilot) = &forecast.pilot {
+        lines.extend(answers(pilot));
+        lines.push(String::new());
+        lines.push(format!("the answers are kept: enrich run {typed} does not ask for them again"));
+    }
+    lines.join("\n")
+}
+
+fn told(part: &PartForecast) -> Vec<String> {
+    let PartForecast { step, provider, model, .. } = part;
+    let mut lines = vec![
+        String::new(),
+        format!("step {step} at {provider} ({model})"),
+        format!("  rows       {}", in_words(&part.rows, count)),
+        format!("  input      {} tokens", in_words(&part.input_tokens, count)),
+        format!("  output     {} tokens", in_words(&part.output_tokens, count)),
+    ];
+    if let Some(cost) = &part.cost_usd {
+        lines.push(format!("  cost       {}", in_words(cost, dollars)));
+    }
+    lines
+}
+
+fn answers(pilot: &Pilot) -> Vec<String> {
+    let mut lines = vec![
+        String::new(),
+        format!(
+            "asked        {}: {}, {}",
+            counted(pilot.rows, "row"),
+            counted(pilot.answers, "answer"),
+            counted(pilot.errors, "error")
+        ),
+    ];
+    for sample in &pilot.samples {
+        lines.push(String::new());
+        lines.push(format!("row {} of {}", sample.row, sample.file));
+        for (name, text) in &sample.inputs {
+            lines.push(format!("  {name}:"));
+            lines.push(indented(text));
+        }
+        for (name, text) in &sample.outputs {
+            lines.push(format!("  → {name}:"));
+            lines.push(indented(text));
+        }
+    }
+    lines
+}
+
+/// `1,234 (1,100 to 1,400)`, `up to 5,000`, `1,234`.
+fn in_words(estimate: &Estimate, show: fn(f64) -> String) -> String {
+    let Estimate { low, expected, high } = *estimate;
+    match (expected, high) {
+        (Some(expected), Some(high)) if low >= expected && high <= expected => show(expected),
+        (Some(expected), Some(high)) => {
+            let width = if expected > 0.0 { (high - low) / 2.0 / expected } else { 0.0 };
+            format!("{} (90 %: {} to {}, ±{:.0} %)", show(expected), show(low), show(high), width * 100.0)
+        }
+        (Some(expected), None) => format!("{}, with no upper bound", show(expected)),
+        (None, Some(high)) if low > 0.0 => format!("{} to {}", show(low), show(high)),
+        (None, Some(high)) => format!("up to {}", show(high)),
+        (None, None) if low > 0.0 => format!("{} at least", show(low)),
+        (None, None) => "unknown".to_owned(),
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "estimates are not negative")]
+fn count(value: f64) -> String {
+    HumanCount(value.round() as u64).to_string()
+}
+
+fn dollars(value: f64) -> String {
+    match Money::from_dollars(value) {
+        Some(_) if value >= 1.0 => format!("${value:.2}"),
+        Some(money) => money.to_string(),
+        None => format!("${value:.0}"),
+    }
+}
+
+fn span(seconds: f64) -> String {
+    let Ok(span) = Duration::try_from_secs_f64(seconds) else { return "very long".to_owned() };
+    // Two units are enough.
+    let coarse = match span.as_secs() {
+        0 => Duration::from_millis(u64::try_from(span.as_millis()).unwrap_or_default()),
+        seconds @ 1..3_600 => Duration::from_secs(seconds),
+        seconds @ 3_600..86_400 => Duration::from_secs(seconds / 60 * 60),
+        seconds => Duration::from_secs(seconds / 3_600 * 3_600),
+    };
+    humantime::format_duration(coarse).to_string()
+}
+
+fn indented(text: &str) -> String {
+    let mut shown: String = text.chars().take(SHOWN_CHARS).collect();
+    if shown.len() < text.len() {
+        shown.push('…');
+    }
+    let shown: Vec<String> = shown.lines().map(|line| format!("    {line}")).collect();
+    shown.join("\n")
+}

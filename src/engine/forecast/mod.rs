@@ -1,0 +1,187 @@
+//! What a run would take, told before anything is spent: rows and batches outstanding, tokens, cost and time, each with
+//! an interval. Nothing is written, and nobody is asked, unless a pilot is wanted ([`pilot`]).
+
+mod pilot;
+mod reckon;
+mod sample;
+
+use serde::Serialize;
+use tokio::sync::watch;
+use url::Url;
+
+use self::reckon::Reckoning;
+use super::error::EngineError;
+use super::prepare::prepare;
+use super::run::StopRequest;
+use super::status::outlook;
+use crate::config::Job;
+use crate::event::Voice;
+use crate::plan::Planner;
+use crate::source::Source;
+
+/// How much is looked at.
+#[derive(Clone, Copy, Debug)]
+pub struct ForecastOptions {
+    /// Rows whose prompts are rendered and counted.
+    pub sample: u64,
+    /// Rows that are really asked.
+    pub pilot: Option<u64>,
+    /// Which rows these are.
+    pub seed: u64,
+    /// Prompts that are shown.
+    pub prompts: usize,
+}
+
+/// A figure with the bounds that hold it nine times in ten.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Estimate {
+    /// Not less than this.
+    pub low: f64,
+    /// As much as this; none where nothing tells.
+    pub expected: Option<f64>,
+    /// Not more than this; none where there is no bound.
+    pub high: Option<f64>,
+}
+
+/// What a run would take.
+#[derive(Debug, Serialize)]
+pub struct Forecast {
+    /// Name of the job.
+    pub app_id: String,
+    /// Rows that are not in the target.
+    pub rows: u64,
+    /// Bytes that their columns take.
+    pub bytes: u64,
+    /// Batches that they make.
+    pub batches: u64,
+    /// Rows whose prompts were counted.
+    pub sampled: u64,
+    /// What each step takes of each provider.
+    pub parts: Vec<PartForecast>,
+    /// US dollars that all of it costs; none where a price is not known.
+    pub cost_usd: Option<Estimate>,
+    /// Seconds, at the job's limits; none where nothing limits it that is known.
+    pub seconds: Option<Estimate>,
+    /// What takes that long, in words.
+    pub bound_by: Option<String>,
+    /// What is to be known about these figures, and what is wrong with the job.
+    pub notes: Vec<String>,
+    /// Some prompts as they are sent.
+    pub prompts: Vec<ShownPrompt>,
+    /// What came of the rows that were asked.
+    pub pilot: Option<Pilot>,
+}
+
+/// What a step takes of a provider.
+#[derive(Debug, Serialize)]
+pub struct PartForecast {
+    /// Output of the step.
+    pub step: String,
+    /// The provider.
+    pub provider: String,
+    /// Its model.
+    pub model: String,
+    /// Rows that are asked.
+    pub rows: Estimate,
+    /// Tokens of prompts.
+    pub input_tokens: Estimate,
+    /// Tokens of answers.
+    pub output_tokens: Estimate,
+    /// US dollars; none where the price is not known.
+    pub cost_usd: Option<Estimate>,
+}
+
+/// A prompt as it is sent.
+#[derive(Debug, Serialize)]
+pub struct ShownPrompt {
+    /// Output of the step.
+    pub step: String,
+    /// The source file.
+    pub file: String,
+    /// The row in it.
+    pub row: u64,
+    /// The messages.
+    pub text: String,
+    /// Tokens of them, as counted here.
+    pub tokens: u64,
+}
+
+/// What came of the rows that were asked.
+#[derive(Debug, Serialize)]
+pub struct Pilot {
+    /// Rows that were asked; their answers are kept for the run.
+    pub rows: u64,
+    /// Answers of steps to them.
+    pub answers: u64,
+    /// Errors.
+    pub errors: u64,
+    /// US dollars that they cost; none where nobody says.
+    pub cost_usd: Option<f64>,
+    /// Some of them.
+    pub samples: Vec<PilotSample>,
+}
+
+/// A row beside what was answered to it.
+#[derive(Debug, Serialize)]
+pub struct PilotSample {
+    /// The source file.
+    pub file: String,
+    /// The row in it.
+    pub row: u64,
+    /// Columns that the steps read, with their texts.
+    pub inputs: Vec<(String, String)>,
+    /// What each step came to: its output, and that.
+    pub outputs: Vec<(String, String)>,
+}
+
+/// Finds out what a run would take. `simulator` is where the built-in simulator listens, if the job asks for it.
+///
+/// # Errors
+/// When the job does not fit its source, when the source cannot be read, and what ends a pilot.
+pub async fn forecast(
+    job: &Job,
+    options: ForecastOptions,
+    stop: watch::Receiver<StopRequest>,
+    simulator: Option<&Url>,
+    voice: Voice,
+) -> Result<Forecast, EngineError> {
+    let source = Source::open(&job.source).await?;
+    let prepared = prepare(job, source.schema(), simulator)?;
+    let (position, mut batches) = outlook(job).await?;
+    let retention = source.retention();
+    let mut reader = source.reader();
+    let mut next = batches.last().map(|batch| batch.id.next()).unwrap_or_default();
+    let mut planner = Planner::new(source, job.batch, position, None);
+    while let Some(batch) = planner.next(next).await? {
+        next = batch.id.next();
+        batches.push(batch);
+    }
+    let rows: u64 = batches.iter().map(crate::checkpoint::PlannedBatch::rows).sum();
+    let wanted = options.sample.max(options.pilot.unwrap_or_default()).min(rows);
+    let mut random = fastrand::Rng::with_seed(options.seed);
+    let chosen = sample::choose(rows, wanted, &mut random);
+    let chunks = sample::read(&mut planner, &mut reader, &batches, &chosen).await?;
+    let looked = sample::look(job, &prepared, &chunks);
+    let asked = options.pilot.map(|most| sample::choose(wanted, most.min(wanted), &mut random));
+    let asked = match asked {
+        Some(rows) if !rows.is_empty() => Some(pilot::ask(job, prepared, &chunks, &rows, stop, voice).await?),
+        _ => None,
+    };
+    let reckoning = Reckoning { job, rows, looked: &looked, asked: asked.as_ref() };
+    let parts = reckoning.parts();
+    let (seconds, bound_by) = reckoning.time().unzip();
+    Ok(Forecast {
+        app_id: job.app_id.clone(),
+        rows,
+        bytes: batches.iter().map(|batch| batch.bytes).sum(),
+        batches: batches.len() as u64,
+        sampled: looked.len() as u64,
+        cost_usd: reckoning.cost(),
+        notes: reckoning.notes(seconds, retention),
+        parts,
+        seconds,
+        bound_by,
+        prompts: sample::prompts(job, &looked, options.prompts),
+        pilot: asked.map(|asked| asked.told(job)),
+    })
+}

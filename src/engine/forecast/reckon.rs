@@ -1,0 +1,400 @@
+//! From what was counted and asked to totals with intervals.
+
+use std::time::Duration;
+
+use super::pilot::Answered;
+use super::sample::{Ask, Looked};
+use super::{Estimate, PartForecast};
+use crate::config::{Job, Prices, Provider, TokenCharge};
+use crate::ident::Money;
+use crate::meter::{Asked, Encoding, Interval, Listed, counted_total, listed, total};
+use crate::report::counted;
+use crate::sink::{Outcome, Settled};
+
+/// Half of an interval's width that is narrow enough to decide by, as a share of what is expected.
+const WIDTH: f64 = 0.15;
+
+/// Fewer asked rows say little about long tails.
+const FEW: usize = 100;
+
+/// What was found out about some of so many rows.
+#[derive(Debug)]
+pub(super) struct Reckoning<'a> {
+    pub(super) job: &'a Job,
+    pub(super) rows: u64,
+    pub(super) looked: &'a [Looked],
+    pub(super) asked: Option<&'a Answered>,
+}
+
+impl From<Interval> for Estimate {
+    fn from(Interval { low, expected, high }: Interval) -> Self {
+        Estimate { low, expected: Some(expected), high: Some(high) }
+    }
+}
+
+impl Estimate {
+    const NOTHING: Estimate = Estimate { low: 0.0, expected: Some(0.0), high: Some(0.0) };
+
+    /// Something between nothing and this much.
+    fn up_to(high: Option<f64>) -> Self {
+        Estimate { low: 0.0, expected: None, high }
+    }
+
+    fn times(self, factor: f64) -> Self {
+        let scaled = |value: Option<f64>| value.map(|value| value * factor);
+        Estimate { low: self.low * factor, expected: scaled(self.expected), high: scaled(self.high) }
+    }
+
+    fn plus(self, other: Estimate) -> Self {
+        let sum = |a: Option<f64>, b: Option<f64>| Some(a? + b?);
+        Estimate {
+            low: self.low + other.low,
+            expected: sum(self.expected, other.expected),
+            high: sum(self.high, other.high),
+        }
+    }
+}
+
+/// A row of a step as far as a provider is concerned.
+type OfRow<'a> = dyn Fn(&Settled) -> f64 + 'a;
+
+impl Reckoning<'_> {
+    /// What each step takes of each provider that it may ask.
+    pub(super) fn parts(&self) -> Vec<PartForecast> {
+        let mut parts = Vec::new();
+        for (step, spec) in self.job.steps.iter().enumerate() {
+            let mut own: Vec<usize> = spec.all_providers().collect();
+            own.sort_unstable();
+            own.dedup();
+            for provider in own {
+                let part = self.part(step, provider);
+                // A provider to fall back to has no part in it yet.
+                if part.rows.high != Some(0.0) {
+                    parts.push(part);
+                }
+            }
+        }
+        parts
+    }
+
+    fn part(&self, step: usize, provider: usize) -> PartForecast {
+        let (spec, of) = (&self.job.steps[step], &self.job.providers[provider]);
+        let (rows, input_tokens, output_tokens, cost) = match self.asked {
+            Some(_) => {
+                let tokens = |settled: &Settled| settled.tokens.unwrap_or_default();
+                let sum = |get: &OfRow<'_>| {
+                    self.measured(&|nth, settled| {
+                        if nth == step && is_of(settled, of) { get(settled) } else { 0.0 }
+                    })
+                };
+                let cost = sum(&|settled| dollars(settled, of).unwrap_or_default());
+                let rows = sum(&|_| 1.0);
+                let input = sum(&|settled| float(tokens(settled).prompt));
+                (
+                    rows,
+                    input,
+                    sum(&|settled| float(tokens(settled).completion)),
+                    self.is_priced(of).then_some(cost),
+                )
+            }
+            None => self.counted(step, provider),
+        };
+        PartForecast {
+            step: spec.output.clone(),
+            provider: of.name.clone(),
+            model: of.model.clone(),
+            rows,
+            input_tokens,
+            output_tokens,
+            cost_usd: cost,
+        }
+    }
+
+    /// Without anybody asked: prompts are counted, and answers are as long as they may become.
+    fn counted(&self, step: usize, provider: usize) -> (Estimate, Estimate, Estimate, Option<Estimate>) {
+        let (spec, of) = (&self.job.steps[step], &self.job.providers[provider]);
+        let is_unknown = self.looked.iter().any(|row| matches!(row.asks[step], Ask::Unknown));
+        let most_output = spec.params.max_tokens.map(f64::from);
+        let (rows, input) = if is_unknown {
+            (Estimate::up_to(Some(float(self.rows))), Estimate::up_to(None))
+        } else {
+            let own = |row: &Looked| match &row.asks[step] {
+                Ask::Of { provider: asked, tokens, .. } if *asked == provider => Some(*tokens),
+                _ => None,
+            };
+            let sum = |get: &dyn Fn(usize) -> f64| {
+                let values: Vec<f64> = self.looked.iter().map(|row| own(row).map_or(0.0, get)).collect();
+                counted_total(self.rows, &values).map_or(Estimate::NOTHING, Estimate::from)
+            };
+            (sum(&|_| 1.0), sum(&|tokens| float(tokens as u64)))
+        };
+        let output = match spec.params.vectors {
+            Some(_) => Estimate::NOTHING,
+            None => Estimate::up_to(rows.high.zip(most_output).map(|(rows, most)| rows * most)),
+        };
+        let cost = prices(of).map(|prices| {
+            let price = |money: Money| money.dollars();
+            input.times(price(prices.input)).plus(output.times(price(prices.output)))
+        });
+        (rows, input, output, cost)
+    }
+
+    /// The total of something that the pilot's rows show, step by step.
+    fn measured(&self, of: &dyn Fn(usize, &Settled) -> f64) -> Estimate {
+        let Some(asked) = self.asked else { return Estimate::up_to(None) };
+        let counts: Vec<f64> = self.looked.iter().map(counted_tokens).collect();
+        let rows: Vec<Asked> = asked
+            .places
+            .iter()
+            .enumerate()
+            .map(|(at, place)| {
+                let steps = asked.outcomes.iter().enumerate();
+                let measured = steps.filter_map(|(nth, rows)| Some(of(nth, rows.get(at)?))).sum();
+                Asked { counted: counts.get(*place).copied().unwrap_or_default(), measured }
+            })
+            .collect();
+        total(self.rows, &counts, &rows).map_or_else(|| Estimate::up_to(None), Estimate::from)
+    }
+
+    /// What all of it costs.
+    pub(super) fn cost(&self) -> Option<Estimate> {
+        if self.asked.is_none() {
+            let parts = self.parts();
+            return parts.into_iter().try_fold(Estimate::NOTHING, |sum, part| Some(sum.plus(part.cost_usd?)));
+        }
+        let is_known = self.used().all(|provider| self.is_priced(provider));
+        is_known.then(|| {
+            self.measured(&|_, settled| {
+                let of = self.job.providers.iter().find(|provider| is_of(settled, provider));
+                of.and_then(|of| dollars(settled, of)).unwrap_or_default()
+            })
+        })
+    }
+
+    /// Providers that steps may ask.
+    fn used(&self) -> impl Iterator<Item = &Provider> {
+        let steps = &self.job.steps;
+        let is_used = |at: &usize| steps.iter().any(|step| step.all_providers().any(|own| own == *at));
+        (0..self.job.providers.len()).filter(is_used).map(|at| &self.job.providers[at])
+    }
+
+    /// Whether it is known what its answers cost: by a price, or because each of them says so.
+    fn is_priced(&self, of: &Provider) -> bool {
+        let says = |settled: &Settled| settled.cost.is_some() || settled.tokens.is_none();
+        let is_told = || {
+            let all = self.asked.iter().flat_map(|asked| asked.outcomes.iter().flatten());
+            all.filter(|settled| is_of(settled, of)).all(says)
+        };
+        prices(of).is_some() || (self.asked.is_some() && is_told())
+    }
+
+    /// The longest that any limit makes it last, in seconds, and which.
+    pub(super) fn time(&self) -> Option<(Estimate, String)> {
+        let mut slowest: Option<(Estimate, String)> = None;
+        for provider in self.used() {
+            for (lasts, what) in self.times(provider) {
+                let by = |estimate: &Estimate| estimate.expected.unwrap_or(estimate.low);
+                if slowest.as_ref().is_none_or(|(so_far, _)| by(&lasts) > by(so_far)) {
+                    slowest = Some((lasts, format!("{what} of {}", provider.name)));
+                }
+            }
+        }
+        slowest.filter(|(lasts, _)| lasts.high != Some(0.0))
+    }
+
+    /// How long each limit of a provider makes it last.
+    fn times(&self, of: &Provider) -> Vec<(Estimate, &'static str)> {
+        let minute = 60.0;
+        let at = self.job.providers.iter().position(|known| known.name == of.name).unwrap_or_default();
+        let parts: Vec<PartForecast> = (0..self.job.steps.len())
+            .filter(|step| self.job.steps[*step].all_providers().any(|own| own == at))
+            .map(|step| self.part(step, at))
+            .collect();
+        let sum = |get: fn(&PartForecast) -> Estimate| {
+            parts.iter().map(get).fold(Estimate::NOTHING, Estimate::plus)
+        };
+        let requests = match self.asked {
+            // Attempts that failed count, and rows that went together are one request.
+            Some(_) => self.measured(&|step, settled| {
+                let together = match self.job.steps[step].params.vectors {
+                    Some(_) => f64::from(of.inputs_per_request.max(1)),
+                    None => 1.0,
+                };
+                if is_of(settled, of) { f64::from(settled.attempts) / together } else { 0.0 }
+            }),
+            None => parts.iter().fold(Estimate::NOTHING, |sum, part| {
+                let step = self.job.steps.iter().find(|step| step.output == part.step);
+                let embeds = step.is_some_and(|step| step.params.vectors.is_some());
+                let together = if embeds { f64::from(of.inputs_per_request.max(1)) } else { 1.0 };
+                sum.plus(part.rows.times(1.0 / together))
+            }),
+        };
+        let input = sum(|part| part.input_tokens);
+        let mut output = sum(|part| part.output_tokens);
+        if of.token_charge == Some(TokenCharge::Max) {
+            // Not what is used counts, but what was asked for.
+            output = parts.iter().fold(Estimate::NOTHING, |sum, part| {
+                let step = self.job.steps.iter().find(|step| step.output == part.step);
+                let most = step.and_then(|step| step.params.max_tokens).map_or(0.0, f64::from);
+                sum.plus(part.rows.times(most))
+            });
+        }
+        let mut times = Vec::new();
+        let per_minute =
+            |limit: Option<f64>, amount: Estimate| limit.map(|limit| amount.times(minute / limit));
+        let limits = &of.token_limits;
+        let tokens = |limit: Option<u64>| limit.map(float);
+        for (limit, amount, what) in [
+            (of.requests_per_minute.map(f64::from), requests, "requests_per_minute"),
+            (tokens(limits.total), input.plus(output), "tokens_per_minute"),
+            (tokens(limits.input), input, "input_tokens_per_minute"),
+            (tokens(limits.output), output, "output_tokens_per_minute"),
+        ] {
+            times.extend(per_minute(limit, amount).map(|lasts| (lasts, what)));
+        }
+        if self.asked.is_some() {
+            let waited = self.measured(&|_, settled| {
+                let latency = settled.latency_ms.filter(|_| is_of(settled, of) && !settled.shared);
+                latency.map_or(0.0, |ms| float(ms) / 1_000.0)
+            });
+            let at_once = f64::from(of.max_concurrency.max(1));
+            times.push((waited.times(1.0 / at_once), "latency, at max_concurrency"));
+        }
+        times
+    }
+
+    /// What is to be known about the figures, and what is wrong with the job.
+    pub(super) fn notes(&self, seconds: Option<Estimate>, retention: Option<Duration>) -> Vec<String> {
+        let mut notes = Vec::new();
+        let is_long = |kept: &Duration| {
+            seconds.is_some_and(|seconds| seconds.expected.unwrap_or(seconds.low) > kept.as_secs_f64())
+        };
+        if let Some(kept) = retention.filter(is_long) {
+            notes.push(format!(
+                "this takes longer than the source keeps files that were removed from it ({}, \
+                 delta.deletedFileRetentionDuration): a VACUUM could take files that are not read yet",
+                humantime::format_duration(kept)
+            ));
+        }
+        for provider in self.used() {
+            if provider.prices.is_none() {
+                notes.extend(self.price_note(provider));
+            }
+            let is_counted = Encoding::of(&provider.model).is_some();
+            if self.asked.is_none() && !is_counted {
+                notes.push(format!(
+                    "the tokens of {} are counted as OpenAI's newer models count them: its own may be a third more or \
+                     less; --pilot measures them",
+                    provider.model
+                ));
+            }
+        }
+        let budget = self.job.budget.job.money.into_iter().chain(self.job.budget.run.money).min();
+        if let (Some(budget), Some(cost)) = (budget, self.cost())
+            && cost.high.is_none_or(|high| high > budget.dollars())
+        {
+            notes.push(format!("the budget is {budget}: it may not be enough"));
+        }
+        match self.asked {
+            None => self.note_unknown(&mut notes),
+            Some(asked) => {
+                Self::note_pilot(asked, &mut notes);
+                notes.extend(self.cost().and_then(|cost| wider(asked.places.len(), cost)));
+            }
+        }
+        notes
+    }
+
+    fn price_note(&self, provider: &Provider) -> Option<String> {
+        let name = &provider.name;
+        match list_price(provider) {
+            Some(Listed { as_of, .. }) => Some(format!(
+                "the price of {} is the one listed at its maker's in {as_of}; set price_per_million_input and \
+                 price_per_million_output of provider {name:?} to yours",
+                provider.model
+            )),
+            None if self.is_priced(provider) => None,
+            None => Some(format!(
+                "the price of {} is not known: set price_per_million_input and price_per_million_output of provider {name:?}",
+                provider.model
+            )),
+        }
+    }
+
+    fn note_unknown(&self, notes: &mut Vec<String>) {
+        for (nth, step) in self.job.steps.iter().enumerate() {
+            if self.looked.iter().any(|row| matches!(row.asks[nth], Ask::Unknown)) {
+                notes.push(format!(
+                    "what step {:?} asks depends on answers of other steps: --pilot tells how often and how long",
+                    step.output
+                ));
+            } else if step.params.vectors.is_none() {
+                notes.push(match step.params.max_tokens {
+                    Some(most) => format!(
+                        "answers of step {:?} may have up to {most} tokens each: --pilot tells how long they are",
+                        step.output
+                    ),
+                    None => format!(
+                        "nothing bounds the answers of step {:?}: set max_tokens, and --pilot tells how long they are",
+                        step.output
+                    ),
+                });
+            }
+        }
+    }
+
+    fn note_pilot(asked: &Answered, notes: &mut Vec<String>) {
+        if asked.places.len() < FEW {
+            notes.push(format!(
+                "{} tell little where lengths differ much: the truth is within these bounds some 85 times in 100",
+                counted(asked.places.len() as u64, "row")
+            ));
+        }
+        let failed = |settled: &&Settled| matches!(settled.outcome, Outcome::Failed(_));
+        let all = || asked.outcomes.iter().flatten();
+        if all().count() > 0 && all().filter(failed).count() * 2 > all().count() {
+            notes.push("more than half of what was asked failed: these figures are about that".to_owned());
+        }
+    }
+}
+
+/// How many rows are to be asked for an interval that is narrow enough, where it is not.
+fn wider(asked: usize, cost: Estimate) -> Option<String> {
+    let width = (cost.high? - cost.low) / 2.0 / cost.expected.filter(|expected| *expected > 0.0)?;
+    let factor = (width / WIDTH).powi(2);
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a few thousand")]
+    let rows = (float(asked as u64) * factor / 100.0).ceil() as u64 * 100;
+    (width > WIDTH).then(|| format!("--pilot {rows} would tell the cost to ±{:.0} %, about", WIDTH * 100.0))
+}
+
+/// Tokens of what can be told of a row without an answer.
+fn counted_tokens(row: &Looked) -> f64 {
+    let tokens = row.asks.iter().map(|ask| match ask {
+        Ask::Of { tokens, .. } => *tokens as u64,
+        Ask::Nothing | Ask::Unknown => 0,
+    });
+    float(tokens.sum())
+}
+
+fn is_of(settled: &Settled, provider: &Provider) -> bool {
+    settled.provider.as_deref() == Some(provider.name.as_str())
+}
+
+/// What an answer cost: what was told, else its tokens at the prices that there are.
+fn dollars(settled: &Settled, of: &Provider) -> Option<f64> {
+    let reckoned = || Some(prices(of)?.cost(settled.tokens.unwrap_or_default()));
+    settled.cost.or_else(reckoned).map(Money::dollars)
+}
+
+fn prices(of: &Provider) -> Option<Prices> {
+    of.prices.or_else(|| list_price(of).map(|listed| listed.prices))
+}
+
+fn list_price(of: &Provider) -> Option<Listed> {
+    listed(of.endpoint.as_ref()?.host_str()?, &of.model)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "an estimate")]
+fn float(count: u64) -> f64 {
+    count as f64
+}

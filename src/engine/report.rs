@@ -1,0 +1,138 @@
+//! What a job did, gathered for a report.
+
+use std::collections::BTreeMap;
+
+use super::error::EngineError;
+use super::exclusive::home;
+use super::prepare;
+use super::retry::FOLDER;
+use crate::clock;
+use crate::config::{Job, Prices, StepSpec};
+use crate::ident::Money;
+use crate::metrics::{self, Figures, Kind, WAITS};
+use crate::report::page::data::{self, Header, MetricsRow, Provider, Report, Sample};
+use crate::sink::{FailedRows, Order, Shown, shown};
+
+/// Rows of each step in each list.
+const ROWS: usize = 8;
+
+/// Gathers what there is to tell of a job: the figures of its batches, and rows of its target.
+///
+/// # Errors
+/// When figures or target cannot be read.
+pub async fn report(job: &Job) -> Result<Report, EngineError> {
+    let Some(at) = &job.metrics else {
+        return Err(EngineError::Mismatch {
+            what: "the job keeps no figures: metrics.enabled is false".to_owned(),
+            hint: "take metrics.enabled out; the report tells of runs from then on",
+        });
+    };
+    let home = home(job).await?;
+    let figures = metrics::read(at, &job.app_id, &[home.clone(), home.join(FOLDER)]).await?;
+    let inputs = match FailedRows::open(job).await? {
+        Some(rows) => prepare::inputs(job, &rows.source_columns()),
+        None => Vec::new(),
+    };
+    let of_step = |step: &StepSpec| {
+        let own = inputs.iter().find(|(output, _)| *output == step.output);
+        own.map(|(_, columns)| columns.clone()).unwrap_or_default()
+    };
+    let rows = async |order| -> Result<Vec<Sample>, EngineError> {
+        let mut rows = shown(job, order, ROWS, of_step).await?;
+        match order {
+            Order::Slowest => rows.sort_by_key(|row| std::cmp::Reverse(row.latency_ms)),
+            Order::Dearest => rows.sort_by_key(|row| std::cmp::Reverse(row.cost)),
+            Order::Sample => {}
+        }
+        Ok(rows.into_iter().map(sample).collect())
+    };
+    Ok(Report {
+        header: Header {
+            app_id: job.app_id.clone(),
+            source: job.source.location.to_string(),
+            target: job.target.location.to_string(),
+            made_at: clock::wall(),
+            providers: job
+                .providers
+                .iter()
+                .map(|provider| Provider {
+                    name: provider.name.clone(),
+                    model: provider.model.clone(),
+                    price: provider.prices.map(in_words),
+                })
+                .collect(),
+        },
+        metrics: figures.into_iter().map(row).collect(),
+        samples: rows(Order::Sample).await?,
+        slowest: rows(Order::Slowest).await?,
+        dearest: rows(Order::Dearest).await?,
+    })
+}
+
+fn in_words(prices: Prices) -> String {
+    let of = |token: Money| token * 1_000_000;
+    let Prices { input, cached_input, output } = prices;
+    let cached = match cached_input == input {
+        true => String::new(),
+        false => format!(", {} cached", of(cached_input)),
+    };
+    format!("{} in{cached}, {} out for a million tokens", of(input), of(output))
+}
+
+fn row(figures: Figures) -> MetricsRow {
+    let errors = figures.error_count();
+    let cost = figures.money().map(Money::microdollars);
+    let latency = figures.latency;
+    let waited = WAITS.iter().zip(figures.load.waited_ms);
+    let waited: BTreeMap<String, u64> =
+        waited.filter(|(_, ms)| *ms > 0).map(|((_, name), ms)| ((*name).to_owned(), ms)).collect();
+    MetricsRow {
+        app_id: figures.app_id,
+        kind: match figures.kind {
+            Kind::Run => data::Kind::Run,
+            Kind::Retry => data::Kind::Retry,
+        },
+        run_id: figures.run_id.to_string(),
+        batch_id: figures.batch_id.txn_version(),
+        step: figures.step,
+        provider: figures.provider,
+        started_at: figures.started_at,
+        committed_at: figures.committed_at,
+        rows: figures.rows,
+        answers: figures.answers,
+        skipped: figures.skipped,
+        errors,
+        errors_by_class: figures.errors,
+        shared: figures.shared,
+        prompt_tokens: figures.tokens.prompt,
+        cached_tokens: figures.tokens.cached,
+        completion_tokens: figures.tokens.completion,
+        reasoning_tokens: figures.tokens.reasoning,
+        cost_microdollars: cost,
+        latency_ms_p50: latency.map(|latency| latency.p50),
+        latency_ms_p90: latency.map(|latency| latency.p90),
+        latency_ms_p99: latency.map(|latency| latency.p99),
+        latency_ms_max: latency.map(|latency| latency.max),
+        attempts: figures.attempts,
+        requests: figures.load.requests,
+        throttled: figures.load.throttled,
+        waited_ms: waited,
+        requests_share: figures.load.requests_share,
+        tokens_share: figures.load.tokens_share,
+    }
+}
+
+fn sample(row: Shown) -> Sample {
+    let Shown { step, file, row, inputs, answer, error, cost, tokens, latency_ms } = row;
+    Sample {
+        step,
+        source_file: file,
+        source_row: row,
+        inputs,
+        answer,
+        error,
+        cost_microdollars: cost,
+        tokens: tokens.and_then(|tokens| u64::try_from(tokens).ok()),
+        latency_ms: latency_ms.and_then(|latency| u64::try_from(latency).ok()),
+    }
+}

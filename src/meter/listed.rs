@@ -1,0 +1,94 @@
+//! The list prices that come with the program, for jobs that do not say what their tokens cost. They are for estimates
+//! alone: no budget is kept by them, and no cost is written into a table.
+
+use std::sync::LazyLock;
+
+use serde::Deserialize;
+
+use crate::config::Prices;
+use crate::ident::Money;
+
+static LIST: LazyLock<List> =
+    LazyLock::new(|| toml::from_str(include_str!("prices.toml")).expect("a test reads the list"));
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct List {
+    as_of: String,
+    host: Vec<Host>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Host {
+    name: String,
+    models: Vec<Model>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Model {
+    model: String,
+    input: f64,
+    cached_input: Option<f64>,
+    output: f64,
+}
+
+/// Prices from the list.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Listed {
+    /// They.
+    pub prices: Prices,
+    /// The month in which they were looked up.
+    pub as_of: &'static str,
+}
+
+/// What a model costs at its maker's own endpoint; none where the list has it not. Dated versions of a model
+/// (`gpt-4o-mini-2024-07-18`) cost what the model does.
+#[must_use]
+pub fn listed(host: &str, model: &str) -> Option<Listed> {
+    let list: &'static List = &LIST;
+    let host = list.host.iter().find(|known| known.name == host)?;
+    let is_version_of = |known: &Model| {
+        let rest = model.strip_prefix(known.model.as_str());
+        rest.is_some_and(|rest| rest.is_empty() || is_date(rest))
+    };
+    let found = host.models.iter().find(|known| is_version_of(known))?;
+    let input = Money::per_million(found.input)?;
+    let cached_input = found.cached_input.map_or(Some(input), Money::per_million)?;
+    let output = Money::per_million(found.output)?;
+    Some(Listed { prices: Prices { input, cached_input, output }, as_of: &list.as_of })
+}
+
+/// Whether a name's rest is a date: `-2024-07-18` or `-20251001`.
+fn is_date(rest: &str) -> bool {
+    let digits: String = rest.chars().filter(|c| *c != '-').collect();
+    rest.starts_with('-') && digits.len() == 8 && digits.chars().all(|c| c.is_ascii_digit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_has_its_price_at_its_makers_endpoint_alone() {
+        let mini = listed("api.openai.com", "gpt-4o-mini").unwrap();
+        assert_eq!(mini.prices.input, Money::per_million(0.15).unwrap());
+        assert_eq!(mini.prices.cached_input, Money::per_million(0.075).unwrap());
+        assert_eq!(listed("api.openai.com", "gpt-4o-mini-2024-07-18"), Some(mini));
+        assert_eq!(mini.as_of.len(), "2026-06".len());
+        for (host, model) in [
+            ("openrouter.ai", "gpt-4o-mini"),
+            ("api.openai.com", "gpt-4o-mini-tts"),
+            ("api.openai.com", "gpt-4o-min"),
+            ("api.openai.com", ""),
+        ] {
+            assert_eq!(listed(host, model), None, "{host} {model}");
+        }
+        let all =
+            LIST.host.iter().flat_map(|host| host.models.iter().map(|model| (&host.name, &model.model)));
+        for (host, model) in all {
+            assert!(listed(host, model).is_some(), "{host} {model}");
+        }
+    }
+}

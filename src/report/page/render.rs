@@ -1,0 +1,131 @@
+//! Puts the page together.
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Serde;
+use minijinja::{AutoEscape, Environment};
+use serde::Serialize;
+
+use super::data::{Header, Report};
+use super::figure::Figure;
+use super::plot::DrawingError;
+use super::sample::{self, Order, Section};
+use super::table::Table;
+use super::tiles::{self, Tile};
+use super::work::Work;
+use super::{cost, errors, latency, quota, requests, runs, span, steps, text, throughput, tokens, waiting};
+
+const TEMPLATE: &str = include_str!("page.html");
+const STYLE: &str = include_str!("page.css");
+
+/// Why there is no page.
+#[derive(Debug, thiserror::Error)]
+pub enum PageError {
+    /// The library of charts refused.
+    #[error(transparent)]
+    Drawing(#[from] DrawingError),
+    /// The template does not fit what it is given.
+    #[error("the page could not be put together")]
+    Template(#[from] minijinja::Error),
+}
+
+/// Writes the page.
+///
+/// # Errors
+/// Fails when a chart cannot be drawn, or the template not be filled: both are faults of this program, not of the report.
+pub fn render(report: &Report) -> Result<String, PageError> {
+    let work = Work::of(&report.metrics);
+    let lists = [&report.slowest, &report.dearest, &report.samples].map(Vec::as_slice);
+    let bytes = sample::text_bytes(lists);
+    let sections = [Order::Slowest, Order::Dearest, Order::Sampled].into_iter().zip(lists);
+    let sections = sections.map(|(order, samples)| Section::new(order, samples, bytes));
+    let mut environment = Environment::new();
+    environment.set_auto_escape_callback(|_| AutoEscape::Html);
+    environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
+    environment.add_template("page", TEMPLATE)?;
+    let page = environment.get_template("page")?.render(Serde(Page {
+        style: STYLE,
+        head: Head::of(&report.header),
+        work: work.as_ref().map(Told::of).transpose()?,
+        sections: sections.collect(),
+    }))?;
+    Ok(page)
+}
+
+/// What the template takes.
+#[derive(Serialize)]
+struct Page {
+    style: &'static str,
+    head: Head,
+    work: Option<Told>,
+    sections: Vec<Section>,
+}
+
+/// What the page is about, in words.
+#[derive(Serialize)]
+struct Head {
+    app_id: String,
+    source: String,
+    target: String,
+    made_at: String,
+    providers: Vec<[String; 3]>,
+}
+
+impl Head {
+    fn of(header: &Header) -> Head {
+        let line = |text: &str| text::in_line(text, 200);
+        let providers = header.providers.iter().map(|provider| {
+            let price = provider.price.as_deref().unwrap_or("price unknown");
+            [line(&provider.name), line(&provider.model), line(price)]
+        });
+        Head {
+            app_id: line(&header.app_id),
+            source: line(&header.source),
+            target: line(&header.target),
+            made_at: span::moment(header.made_at),
+            providers: providers.collect(),
+        }
+    }
+}
+
+/// What the metrics tell.
+#[derive(Serialize)]
+struct Told {
+    tiles: Vec<Tile>,
+    note: String,
+    figures: Vec<Figure>,
+    tables: [Table; 2],
+}
+
+impl Told {
+    fn of(work: &Work<'_>) -> Result<Told, DrawingError> {
+        Ok(Told {
+            tiles: tiles::tiles(work),
+            note: note(work),
+            figures: vec![
+                throughput::figure(work)?,
+                latency::figure(work)?,
+                requests::figure(work)?,
+                errors::rate(work)?,
+                errors::classes(work)?,
+                waiting::figure(work)?,
+                tokens::figure(work)?,
+                cost::figure(work)?,
+                quota::figure(work)?,
+            ],
+            tables: [steps::table(work), runs::table(work)],
+        })
+    }
+}
+
+/// How to read the charts.
+fn note(work: &Work<'_>) -> String {
+    let mut note = match work.buckets.number() {
+        1 => "The curves are level, because they tell of one batch.".to_owned(),
+        _ => format!("Each step of a curve is {} long.", span::seconds(work.buckets.seconds())),
+    };
+    note.push_str(" Times are UTC.");
+    if work.buckets.timeline().cuts().next().is_some() {
+        note.push_str(" Idle time between runs is cut out where a dashed line stands.");
+    }
+    note
+}

@@ -1,0 +1,200 @@
+//! Rows of a target beside what was answered to them: the slowest, the dearest, and a sample.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use arrow::array::{Array, AsArray};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Int64Type};
+use arrow::util::display::{ArrayFormatter, FormatOptions};
+
+use super::failed::{name, text};
+use super::output::Output;
+use super::target::{APP_ID, SOURCE_FILE, SOURCE_ROW};
+use crate::config::{Job, StepSpec};
+use crate::table::{Table, TableError, is_delta_table};
+
+/// Which rows of a step are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Those whose answers took longest.
+    Slowest,
+    /// Those whose answers cost most.
+    Dearest,
+    /// Any, always the same ones.
+    Sample,
+}
+
+/// A row of a step.
+#[derive(Clone, Debug)]
+pub struct Shown {
+    /// Output of the step.
+    pub step: String,
+    /// The source file.
+    pub file: String,
+    /// Its row in there.
+    pub row: i64,
+    /// Columns that the step read, with their texts; null is left out.
+    pub inputs: Vec<(String, String)>,
+    /// What was answered.
+    pub answer: Option<String>,
+    /// What went wrong.
+    pub error: Option<String>,
+    /// Microdollars.
+    pub cost: Option<i64>,
+    /// Tokens of prompt and answer.
+    pub tokens: Option<i64>,
+    /// Milliseconds.
+    pub latency_ms: Option<i64>,
+}
+
+/// Finds such rows, so many of each step, in their order; none in a target without metadata. `inputs` are the columns
+/// that a step reads.
+///
+/// # Errors
+/// When the target cannot be read.
+pub async fn shown(
+    job: &Job,
+    order: Order,
+    most: usize,
+    inputs: impl Fn(&StepSpec) -> Vec<String>,
+) -> Result<Vec<Shown>, TableError> {
+    let Some(metadata) = &job.target.metadata_column else { return Ok(Vec::new()) };
+    if !is_delta_table(&job.target.location).await? {
+        return Ok(Vec::new());
+    }
+    let table = Table::open(&job.target.location).await?;
+    let schema = table.schema()?;
+    let has = |column: &str| schema.field_with_name(column).is_ok();
+    if !has(metadata) {
+        return Ok(Vec::new());
+    }
+    let mut all = Vec::new();
+    for step in &job.steps {
+        let output = Output::of(step);
+        let inputs: Vec<String> = inputs(step).into_iter().filter(|column| has(column)).collect();
+        let own = &Step { job, metadata, output: &output, inputs: &inputs };
+        let found = own.find(&table, order, most).await?;
+        all.extend(own.read(&table, found).await?);
+    }
+    Ok(all)
+}
+
+struct Step<'a> {
+    job: &'a Job,
+    metadata: &'a str,
+    output: &'a Output,
+    inputs: &'a [String],
+}
+
+/// A row's place and its figures.
+type Found = (String, i64, [Option<i64>; 3]);
+
+impl Step<'_> {
+    /// Reads nothing but the metadata.
+    async fn find(&self, table: &Table, order: Order, most: usize) -> Result<Vec<Found>, TableError> {
+        let by = match order {
+            Order::Slowest => "h['latency_ms'] DESC",
+            Order::Dearest => "h['cost_micro_usd'] DESC",
+            // Fingerprints are hashes: their order is none.
+            Order::Sample => "h['fingerprint']",
+        };
+        let which = match order {
+            Order::Slowest => "h['latency_ms'] > 0 AND NOT h['shared']",
+            Order::Dearest => "h['cost_micro_usd'] > 0",
+            Order::Sample => "h['fingerprint'] IS NOT NULL",
+        };
+        let (meta, step) = (name(self.metadata), text(self.output.name()));
+        let app_id = text(&self.job.app_id);
+        let sql = format!(
+            "SELECT m['{SOURCE_FILE}'], m['{SOURCE_ROW}'], h['cost_micro_usd'], h['prompt_tokens'] + h['completion_tokens'], \
+             h['latency_ms'] FROM (SELECT {meta} AS m, {meta}[{step}] AS h FROM target WHERE {meta}['{APP_ID}'] = {app_id}) \
+             WHERE {which} ORDER BY {by}, m['{SOURCE_FILE}'], m['{SOURCE_ROW}'] LIMIT {most}"
+        );
+        let mut found = Vec::new();
+        table
+            .query(&sql, |rows| {
+                let failed = |error| failed(table, error);
+                let files = cast(rows.column(0), &DataType::Utf8).map_err(failed)?;
+                let numbers: Vec<_> = (1..5).map(|at| cast(rows.column(at), &DataType::Int64)).collect();
+                let numbers = numbers.into_iter().collect::<Result<Vec<_>, _>>().map_err(failed)?;
+                for at in 0..rows.num_rows() {
+                    let number = |column: usize| {
+                        let column = numbers[column].as_primitive::<Int64Type>();
+                        column.is_valid(at).then(|| column.value(at))
+                    };
+                    let figures = [number(1), number(2), number(3)];
+                    let file = files.as_string::<i32>().value(at).to_owned();
+                    found.push((file, number(0).unwrap_or_default(), figures));
+                }
+                Ok::<(), TableError>(())
+            })
+            .await?;
+        Ok(found)
+    }
+
+    /// Reads what these rows hold.
+    async fn read(&self, table: &Table, found: Vec<Found>) -> Result<Vec<Shown>, TableError> {
+        if found.is_empty() {
+            return Ok(Vec::new());
+        }
+        let meta = name(self.metadata);
+        let values = self.output.value_columns().iter().map(|field| field.name().as_str());
+        let columns: Vec<&str> = self.inputs.iter().map(String::as_str).chain(values).collect();
+        let mut sql = format!(
+            "SELECT {meta}['{SOURCE_FILE}'], {meta}['{SOURCE_ROW}'], {meta}[{}]['error'], {} AS \"_told\"",
+            text(self.output.name()),
+            name(self.output.error_column()),
+        );
+        columns.iter().for_each(|column| {
+            let _ = write!(sql, ", {}", name(column));
+        });
+        let app_id = text(&self.job.app_id);
+        let _ = write!(sql, " FROM target WHERE {meta}['{APP_ID}'] = {app_id} AND (FALSE");
+        for (file, row, _) in &found {
+            let file = text(file);
+            let _ = write!(sql, " OR ({meta}['{SOURCE_ROW}'] = {row} AND {meta}['{SOURCE_FILE}'] = {file})");
+        }
+        sql.push(')');
+        let mut held = BTreeMap::new();
+        table
+            .query(&sql, |rows| {
+                let failed = |error| failed(table, error);
+                let options = FormatOptions::default();
+                let shown = rows.columns().iter().map(|column| ArrayFormatter::try_new(column, &options));
+                let shown = shown.collect::<Result<Vec<_>, _>>().map_err(failed)?;
+                for at in 0..rows.num_rows() {
+                    let cell = |column: usize| {
+                        rows.column(column).is_valid(at).then(|| shown[column].value(at).to_string())
+                    };
+                    let first_value = 4 + self.inputs.len();
+                    let inputs =
+                        (4..first_value).filter_map(|column| Some((columns[column - 4], cell(column)?)));
+                    let inputs = inputs.map(|(column, text)| (column.to_owned(), text)).collect();
+                    let error = cell(2).and_then(|_| cell(3));
+                    let answer: Vec<String> = match (&error, columns.len() - self.inputs.len()) {
+                        (Some(_), _) => Vec::new(),
+                        (None, 1) => cell(first_value).into_iter().collect(),
+                        (None, _) => (first_value..first_value + columns.len() - self.inputs.len())
+                            .filter_map(|column| Some(format!("{}: {}", columns[column - 4], cell(column)?)))
+                            .collect(),
+                    };
+                    let answer = (!answer.is_empty()).then(|| answer.join("\n"));
+                    let key = (cell(0).unwrap_or_default(), cell(1).and_then(|row| row.parse().ok()));
+                    held.insert(key, (inputs, answer, error));
+                }
+                Ok::<(), TableError>(())
+            })
+            .await?;
+        let rows = found.into_iter().filter_map(|(file, row, [cost, tokens, latency_ms])| {
+            let (inputs, answer, error) = held.get(&(file.clone(), Some(row)))?.clone();
+            let step = self.output.name().to_owned();
+            Some(Shown { step, file, row, inputs, answer, error, cost, tokens, latency_ms })
+        });
+        Ok(rows.collect())
+    }
+}
+
+fn failed(table: &Table, error: arrow::error::ArrowError) -> TableError {
+    TableError { action: "read", at: table.at().clone(), source: Box::new(error) }
+}

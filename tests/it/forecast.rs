@@ -1,0 +1,279 @@
+//! `enrich plan`: what a run would take, before it is spent, and as it then turns out.
+
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::{Int64Array, StringArray};
+use arrow::record_batch::RecordBatch;
+use enrich::clock;
+use enrich::config::{Job, SimulatorSpec, Span};
+use enrich::engine::{ForecastOptions, StopRequest, forecast};
+use enrich::event::Voice;
+use enrich::simulator::Model;
+use serde_json::Value;
+use tokio::sync::watch;
+
+use crate::soak::settle;
+use crate::stops::fault;
+use crate::support::{Outcome, World, append_delta, rows, schema};
+
+const PRICES: &str = "price_per_million_input = 2.0\nprice_per_million_output = 8.0";
+
+async fn plan(world: &World, more: &[&str]) -> Outcome {
+    let job = world.job();
+    let mut arguments = vec!["plan", job.to_str().unwrap()];
+    arguments.extend(more);
+    Outcome::of(&world.output(world.command(&arguments)).await)
+}
+
+async fn planned(world: &World, more: &[&str]) -> Value {
+    let more: Vec<&str> = more.iter().copied().chain(["--format", "json"]).collect();
+    let told = plan(world, &more).await;
+    told.assert_status(0);
+    serde_json::from_str(&told.stdout).unwrap()
+}
+
+async fn world_of(spec: SimulatorSpec, count: i64, provider: &str) -> World {
+    let world = World::new(spec).await;
+    append_delta(&world.path("source"), &rows(0..count)).await;
+    let job = world.usual_job(provider);
+    world.write_text(&job.replace("output = \"answer\"", "output = \"answer\"\nmax_tokens = 50"));
+    world
+}
+
+fn dear() -> SimulatorSpec {
+    SimulatorSpec { price_per_million_input: 2.0, price_per_million_output: 8.0, ..SimulatorSpec::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_pilot_nothing_is_asked_or_written_and_bounds_are_told() {
+    let provider = format!("{PRICES}\nrequests_per_minute = 60");
+    let world = world_of(dear(), 300, &provider).await;
+    let told = plan(&world, &[]).await;
+    told.assert_status(0);
+    for said in [
+        "outstanding  300 rows, ",
+        "in 30 batches",
+        "sampled      300 rows",
+        "step answer at sim (simulated)",
+        "rows       300\n",
+        "output     up to 15,000 tokens",
+        "time         5m, by requests_per_minute of sim",
+        "answers of step \"answer\" may have up to 50 tokens each: --pilot tells how long they are",
+        "the tokens of simulated are counted as OpenAI's newer models count them",
+        "prompt of step answer, row ",
+        "    Say something about:\n    Row ",
+    ] {
+        assert!(told.stdout.contains(said), "{said:?} is missing in\n{}", told.stdout);
+    }
+    let forecast = planned(&world, &["--sample", "50"]).await;
+    let cost = &forecast["cost_usd"];
+    let (low, high) = (cost["low"].as_f64().unwrap(), cost["high"].as_f64().unwrap());
+    assert_eq!(world.simulator.counts().requests, 0);
+    assert!(!world.path("target").exists(), "nothing is made");
+    world.run(&["--set", "provider.sim.requests_per_minute=100000"]).await.assert_status(0);
+    let billed = world.simulator.counts().billed_picodollars as f64 / 1e12;
+    // The server counts four bytes a token, and here it is counted otherwise.
+    assert!(low * 0.5 < billed && billed < high * 1.5, "{low} to {high}, and it was {billed}");
+    let done = plan(&world, &[]).await;
+    assert!(done.stdout.contains("nothing to do"), "{}", done.stdout);
+
+    let unknown = world_of(SimulatorSpec::default(), 3, "").await;
+    let told = plan(&unknown, &[]).await;
+    let said = "the price of simulated is not known: set price_per_million_input and price_per_million_output of \
+                provider \"sim\"";
+    assert!(told.stdout.contains(said) && told.stdout.contains("cost         unknown"), "{}", told.stdout);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_longer_than_the_source_keeps_its_files_is_warned_of() {
+    let world = world_of(SimulatorSpec::default(), 40, "requests_per_minute = 1").await;
+    let job = world.job();
+    let told = plan(&world, &[]).await;
+    assert!(!told.stdout.contains("VACUUM"), "forty minutes are less than a week: {}", told.stdout);
+    std::fs::remove_dir_all(world.path("source")).unwrap();
+    let retention = [("delta.deletedFileRetentionDuration", "interval 30 minutes".to_owned())];
+    enrich::table::Table::create(world.path("source"), &schema(), &[], &retention).await.unwrap();
+    append_delta(&world.path("source"), &rows(0..40)).await;
+    let told = plan(&world, &[]).await;
+    let said = "this takes longer than the source keeps files that were removed from it (30m, ";
+    assert!(told.stdout.contains(said), "{job:?}: {}", told.stdout);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pilots_answers_are_shown_and_not_paid_for_again() {
+    let world = world_of(dear(), 120, PRICES).await;
+    let told = plan(&world, &["--pilot", "30"]).await;
+    told.assert_status(0);
+    for said in [
+        "30 of them asked for $0.0",
+        "asked        30 rows: 30 answers, 0 errors",
+        "  → answer:\n    In short: Row ",
+        "30 rows tell little where lengths differ much",
+        "the answers are kept: enrich run",
+    ] {
+        assert!(told.stdout.contains(said), "{said:?} is missing in\n{}", told.stdout);
+    }
+    assert_eq!(world.simulator.counts().answered, 30);
+    // The same rows again: nobody is asked.
+    let again = planned(&world, &["--pilot", "30"]).await;
+    assert_eq!(world.simulator.counts().answered, 30);
+    let cost = &again["cost_usd"];
+    world.run(&[]).await.assert_status(0).assert_says("30 from the journal");
+    world.assert_target(0..120).await;
+    let counts = world.simulator.counts();
+    assert_eq!((counts.answered, counts.paid_again()), (120, 0));
+    let billed = counts.billed_picodollars as f64 / 1e12;
+    let bounds = (cost["low"].as_f64().unwrap(), cost["high"].as_f64().unwrap());
+    assert!(bounds.0 * 0.98 <= billed && billed <= bounds.1 * 1.02, "{bounds:?}, and it was {billed}");
+    let left = std::fs::read_dir(world.path("target/_checkpoints/test/journal")).unwrap();
+    assert_eq!(left.count(), 0, "no journal is left");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_pilot_that_was_killed_paid_for_is_not_paid_for_again() {
+    let spec = SimulatorSpec { latency: Some(Span(Duration::from_millis(20))), ..dear() };
+    let world = world_of(spec, 100, PRICES).await;
+    let job = world.job();
+    let mut child = world
+        .command(&["plan", job.to_str().unwrap(), "--pilot", "100"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    while world.simulator.counts().answered < 30 {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    settle(&world).await;
+    let answered = world.simulator.counts().answered;
+    assert!((30..80).contains(&answered), "{answered}");
+    world.run(&[]).await.assert_status(0);
+    world.assert_target(0..100).await;
+    let again = world.simulator.counts().paid_again();
+    assert!(again <= 4, "{again} answers were paid again, and four were in flight");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pilot_keeps_to_the_budget_and_holds_the_job() {
+    let world = world_of(dear(), 60, PRICES).await;
+    let broke = plan(&world, &["--pilot", "60", "--set", "budget.max_cost_usd=0.006"]).await;
+    broke.assert_status(5).assert_says("the budget is spent");
+    let counts = world.simulator.counts();
+    assert!(counts.billed_picodollars <= 6_000_000_000, "{}", counts.billed_picodollars);
+    let told = plan(&world, &["--pilot", "5", "--set", "budget.max_cost_usd=0.0085"]).await;
+    assert!(told.stdout.contains("the budget is $0.0085: it may not be enough"), "{}", told.stdout);
+    world.run(&["--set", "budget.max_cost_usd=1"]).await.assert_status(0);
+    world.assert_target(0..60).await;
+    assert_eq!(world.simulator.counts().paid_again(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn steps_that_wait_for_others_are_told_by_a_pilot() {
+    let second = "[provider.other]\nbase_url = \"BASE\"\nmodel = \"simulated\"\n[[step]]\noutput = \"more\"\n\
+                  provider = \"other\"\nwhen = \"answer LIKE '%7%'\"\nprompt = \"More of {{ answer }}\"\n";
+    let world = world_of(
+        SimulatorSpec {
+            faults: vec![enrich::config::FaultSpec {
+                status: Some(400),
+                contains: Some("about:\nRow 9 ".into()),
+                ..fault()
+            }],
+            ..SimulatorSpec::default()
+        },
+        60,
+        "",
+    )
+    .await;
+    let text = std::fs::read_to_string(world.job()).unwrap();
+    let text = text.replace("output = \"answer\"", "output = \"answer\"\nprovider = \"sim\"");
+    world.write_text(&format!("{text}{}", second.replace("BASE", world.simulator.url().as_str())));
+    let told = plan(&world, &[]).await;
+    let said = "what step \"more\" asks depends on answers of other steps: --pilot tells";
+    assert!(told.stdout.contains(said), "{}", told.stdout);
+    let forecast = planned(&world, &["--pilot", "60"]).await;
+    let part = |step: &str| {
+        let parts = forecast["parts"].as_array().unwrap();
+        parts.iter().find(|part| part["step"] == step).unwrap()["rows"]["expected"].as_f64().unwrap()
+    };
+    world.run(&[]).await.assert_status(0);
+    let count = "SELECT COUNT(*) FROM target WHERE _enrich['more']['attempts'] > 0";
+    let asked = crate::tables::rows_of(&world.path("target"), count).await.remove(0).remove(0);
+    assert_eq!((part("answer"), part("more").to_string()), (60.0, asked));
+}
+
+/// Texts whose lengths are log-normal.
+fn long_tailed(count: i64, seed: u64) -> RecordBatch {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let texts = (0..count).map(|id| {
+        let (u, v) = (1.0 - random.f64(), random.f64());
+        let normal = (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos();
+        let words = (30.0 * (0.7 * normal).exp()).round().max(1.0);
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "some hundred at most")]
+        let words = words as usize;
+        format!("Row {id} {}", "word ".repeat(words))
+    });
+    let texts: StringArray = texts.map(Some).collect();
+    RecordBatch::try_new(schema(), vec![Arc::new(Int64Array::from_iter_values(0..count)), Arc::new(texts)])
+        .unwrap()
+}
+
+/// The interval holds what the whole run costs at the server as often as it says, and is narrow enough to decide by.
+/// Lengths of prompts and of answers are log-normal, with sigmas of 0.7: one in twenty is three times the median.
+#[tokio::test(flavor = "multi_thread")]
+async fn nine_in_ten_intervals_of_a_pilot_hold_the_truth() {
+    const ROWS: i64 = 3_000;
+    const SIMULATIONS: u64 = 100;
+    let spec = |seed| SimulatorSpec { completion_tokens: Some(120), completion_sigma: 0.7, seed, ..dear() };
+    let source = World::new(SimulatorSpec::default()).await;
+    let batch = long_tailed(ROWS, 1);
+    append_delta(&source.path("source"), &batch).await;
+    let texts = batch.column(1);
+    let texts: &StringArray = texts.as_any().downcast_ref().unwrap();
+    let prompts: Vec<String> =
+        texts.iter().flatten().map(|text| format!("Say something about:\n{text}")).collect();
+    let (mut held, mut widest) = (0, 0.0_f64);
+    for seed in 0..SIMULATIONS {
+        let world = World::new(spec(seed)).await;
+        let job = world.usual_job(PRICES).replace(
+            "path = \"source\"",
+            &format!("path = {:?}", source.path("source").display().to_string()),
+        );
+        world.write_text(&job.replace("max_concurrency = 4", "max_concurrency = 32"));
+        let job = Job::load(&world.job()).unwrap();
+        let (_stop, stop) = watch::channel(StopRequest::None);
+        let options = ForecastOptions { sample: 1_000, pilot: Some(200), seed, prompts: 0 };
+        let told = forecast(&job, options, stop, None, Voice::default()).await.unwrap();
+        let cost = told.cost_usd.unwrap();
+        let (expected, high) = (cost.expected.unwrap(), cost.high.unwrap());
+        let truth = truth_of(&spec(seed), &prompts);
+        held += u64::from(cost.low <= truth && truth <= high);
+        widest = widest.max((high - cost.low) / 2.0 / expected);
+        assert_eq!(world.simulator.counts().answered, 200);
+        if seed == 0 {
+            // What the truth is reckoned to be is what a run is billed.
+            let run = world.run(&["--set", "batch.max_rows=1000"]).await;
+            run.assert_status(0).assert_says("200 from the journal");
+            let counts = world.simulator.counts();
+            assert_eq!(counts.answered, ROWS.unsigned_abs());
+            let billed = counts.billed_picodollars as f64 / 1e12;
+            assert!((billed - truth).abs() < 1e-9, "{billed} and {truth}");
+        }
+    }
+    println!("{held} of {SIMULATIONS} intervals hold the truth; the widest is ±{:.1} %", widest * 100.0);
+    assert!(held >= 85, "{held} of {SIMULATIONS}");
+    assert!(widest <= 0.15, "±{:.1} %", widest * 100.0);
+}
+
+/// What a run over these prompts is billed, in dollars.
+fn truth_of(spec: &SimulatorSpec, prompts: &[String]) -> f64 {
+    let model = Model::new(spec, clock::now());
+    let cost = prompts.iter().map(|prompt| {
+        let output = model.completion_tokens(prompt, 0, None).unwrap();
+        let input = (prompt.len() as u64).div_ceil(4);
+        input as f64 * 2.0 + output as f64 * 8.0
+    });
+    cost.sum::<f64>() / 1e6
+}

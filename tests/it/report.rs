@@ -1,0 +1,95 @@
+//! `enrich report`: one page about all runs of a job, from its figures and its target.
+
+use enrich::config::{FaultSpec, SimulatorSpec};
+use html5ever::tendril::TendrilSink;
+use html5ever::{ParseOpts, parse_document};
+use markup5ever_rcdom::{NodeData, RcDom};
+
+use crate::metrics::{dear, world_of};
+use crate::stops::fault;
+use crate::support::{Outcome, World};
+
+async fn report(world: &World, more: &[&str]) -> Outcome {
+    let job = world.job();
+    let mut arguments = vec!["report", job.to_str().unwrap()];
+    arguments.extend(more);
+    Outcome::of(&world.output(world.command(&arguments)).await)
+}
+
+/// Names of elements and of what they refer to.
+fn elements(dom: &RcDom) -> Vec<(String, Vec<(String, String)>)> {
+    let mut found = Vec::new();
+    let mut nodes = vec![dom.document.clone()];
+    while let Some(node) = nodes.pop() {
+        if let NodeData::Element { name, attrs, .. } = &node.data {
+            let attributes = attrs.borrow();
+            let attributes = attributes.iter().map(|own| (own.name.local.to_string(), own.value.to_string()));
+            found.push((name.local.to_string(), attributes.collect()));
+        }
+        nodes.extend(node.children.borrow().iter().cloned());
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_tells_of_all_runs_and_shows_rows_beside_their_answers() {
+    let spec = SimulatorSpec {
+        faults: vec![
+            FaultSpec { status: Some(400), contains: Some("Judge In short: Row 7 ".into()), ..fault() },
+            FaultSpec { share: 0.3, status: Some(503), times: Some(1), ..fault() },
+        ],
+        ..dear()
+    };
+    let world = world_of(spec, 60).await;
+    let early = report(&world, &[]).await;
+    early.assert_status(0).assert_says("no batch has figures yet");
+    assert!(early.stdout.to_lowercase().contains("<!doctype html>"), "{}", early.stdout);
+    world.run(&["--max-rows", "20"]).await.assert_status(0);
+    world.run(&[]).await.assert_status(0);
+    let file = world.path("report.html");
+    let written = report(&world, &["--output", file.to_str().unwrap()]).await;
+    written.assert_status(0).assert_says("report.html written");
+    let page = std::fs::read_to_string(&file).unwrap();
+
+    let dom = parse_document(RcDom::default(), ParseOpts::default()).one(page.as_str());
+    assert!(dom.errors.borrow().is_empty(), "{:?}", dom.errors.borrow());
+    let elements = elements(&dom);
+    for (element, attributes) in &elements {
+        assert!(
+            !["script", "link", "img", "iframe", "object", "base"].contains(&element.as_str()),
+            "{element}"
+        );
+        let refers = |name: &str| ["src", "href", "style"].contains(&name) || name.starts_with("on");
+        assert!(attributes.iter().all(|(name, _)| !refers(name)), "{element} {attributes:?}");
+    }
+    for external in ["http://", "https://", "@import", "url("] {
+        assert!(!page.contains(external), "{external}");
+    }
+    let figures: Vec<&str> = elements
+        .iter()
+        .filter(|(element, _)| element == "svg")
+        .filter_map(|(_, attributes)| {
+            attributes.iter().find(|(name, _)| name == "aria-label").map(|(_, label)| label.as_str())
+        })
+        .collect();
+    for figure in ["Throughput", "Latency", "Requests", "Errors", "Tokens", "Cost"] {
+        assert!(figures.iter().any(|label| label.contains(figure)), "{figure} is not among {figures:?}");
+    }
+    let said = ["bad_request", "Slowest rows", "Dearest rows", "$2.00 in, $8.00 out", "Row 1", "In short:"];
+    for said in said {
+        assert!(page.contains(said), "{said}");
+    }
+    // Two runs, and both of them on the page.
+    let all = crate::metrics::figures(&world).await;
+    let mut runs: Vec<String> = all.iter().map(|row| row.run_id.to_string()).collect();
+    runs.dedup();
+    assert_eq!(runs.len(), 2);
+    assert!(runs.iter().all(|run| page.contains(run)), "{runs:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_without_figures_is_told_how_to_get_them() {
+    let world = world_of(dear(), 2).await;
+    let refused = report(&world, &["--set", "metrics.enabled=false"]).await;
+    refused.assert_status(2).assert_says("the job keeps no figures").assert_says("take metrics.enabled out");
+}
