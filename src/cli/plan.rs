@@ -127,13 +127,21 @@ fn told(part: &PartForecast) -> Vec<String> {
         String::new(),
         format!("step {step} at {provider} ({model})"),
         format!("  rows       {}", in_words(&part.rows, count)),
-        format!("  input      {} tokens", in_words(&part.input_tokens, count)),
-        format!("  output     {} tokens", in_words(&part.output_tokens, count)),
+        format!("  input      {}", tokens(&part.input_tokens)),
+        format!("  output     {}", tokens(&part.output_tokens)),
     ];
     if let Some(cost) = &part.cost_usd {
         lines.push(format!("  cost       {}", in_words(cost, dollars)));
     }
     lines
+}
+
+fn tokens(estimate: &Estimate) -> String {
+    let words = in_words(estimate, |tokens| format!("{} tokens", count(tokens)));
+    // Once is enough.
+    let nothing_after = words.split_once(" tokens (");
+    nothing_after
+        .map_or(words.clone(), |(first, rest)| format!("{first} tokens ({}", rest.replace(" tokens", "")))
 }
 
 fn answers(pilot: &Pilot) -> Vec<String> {
@@ -185,7 +193,8 @@ fn count(value: f64) -> String {
 
 fn dollars(value: f64) -> String {
     match Money::from_dollars(value) {
-        Some(_) if value >= 1.0 => format!("${value:.2}"),
+        Some(_) if value >= 0.1 => format!("${value:.2}"),
+        Some(_) if value >= 0.01 => format!("${value:.3}"),
         Some(money) => money.to_string(),
         None => format!("${value:.0}"),
     }

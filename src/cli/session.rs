@@ -1,7 +1,10 @@
 //! What `run` and `retry` have in common: arguments, reports while they go on, and last words.
 
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::Context;
 use clap::{Args, ValueEnum};
 use tokio::task::JoinSet;
 
@@ -15,8 +18,9 @@ use crate::clock;
 use crate::config::Job;
 use crate::engine::{self, Begin, EngineError, RunOptions};
 use crate::event::Voice;
-use crate::report::{Display, Log, Tally, log_progress};
+use crate::report::{self, Display, Log, Tally, log_progress};
 use crate::simulator::Simulator;
+use crate::store;
 
 #[derive(Clone, Debug, Args)]
 pub(super) struct SessionArguments {
@@ -41,6 +45,12 @@ pub(super) struct SessionArguments {
     /// What is printed at the end
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     summary: SummaryFormat,
+    /// Serve figures for Prometheus while it goes on, at http://HOST:PORT/metrics
+    #[arg(long, value_name = "HOST:PORT")]
+    metrics_addr: Option<SocketAddr>,
+    /// Write them to a file at its end, for node_exporter's textfile collector
+    #[arg(long, value_name = "FILE")]
+    metrics_file: Option<PathBuf>,
     /// How often progress is logged where there is no display
     #[arg(long, hide = true, default_value = "30s", value_parser = positive_duration)]
     progress_interval: Duration,
@@ -96,11 +106,16 @@ async fn attempt(
     let stop = signals::watch_signals(&mut tasks, console)?;
     let (job, typed) = load()?;
     let tally = Tally::default();
-    let mut reports = report(arguments, console, &tally);
+    let mut reports = watch(arguments, console, &tally);
     let simulator = match &job.simulator {
         Some(spec) if job.simulated => Some(Simulator::start(spec.clone(), 0).await?),
         _ => None,
     };
+    if let Some(address) = arguments.metrics_addr {
+        let served = report::scrape(address, job.app_id.clone(), tally.clone(), &mut tasks).await;
+        let served = served.with_context(|| format!("--metrics-addr: cannot listen at {address}"))?;
+        tracing::info!("figures are at http://{served}/metrics");
+    }
     let (max_rows, begin) = match errand {
         Errand::Run(max_rows, begin) => (*max_rows, *begin),
         Errand::Retry(_, limit) => (*limit, Begin::GoOn),
@@ -125,11 +140,20 @@ async fn attempt(
     let totals = tally.totals();
     let took = clock::now() - started;
     let facts = Facts { arguments, errand, job: &job, typed: &typed, totals: &totals, took };
-    tell(&ended, &facts, console)
+    let exit = tell(&ended, &facts, console)?;
+    if let Some(path) = &arguments.metrics_file {
+        let ended = report::Ended { at: clock::wall(), took, status: exit as u8 };
+        let text = report::prometheus(&job.app_id, &totals, Some(ended))?;
+        // The run ended as it did, whether or not this can be written.
+        if let Err(error) = store::replace(path, text.as_bytes()) {
+            console.problem(format!("--metrics-file: {error}"), None);
+        }
+    }
+    Ok(exit)
 }
 
 /// Starts what tells how far the run has come: a display on a terminal, else a line in the log now and then.
-fn report(arguments: &SessionArguments, console: &Console, tally: &Tally) -> JoinSet<()> {
+fn watch(arguments: &SessionArguments, console: &Console, tally: &Tally) -> JoinSet<()> {
     let mut reports = JoinSet::new();
     if arguments.quiet {
         console.start_log("off,enrich=warn");

@@ -1,6 +1,7 @@
 //! The figures of batches add up: to the target row by row, and to what the server counted, whatever was killed.
 
 use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -249,4 +250,62 @@ fn tokens_that_were_thought_are_counted_apart() {
     let body = br#"{"usage":{"prompt_tokens":3,"completion_tokens":9,"completion_tokens_details":{"reasoning_tokens":5}}}"#;
     let facts = enrich::decode::facts(&enrich::decode::parse(body).unwrap());
     assert_eq!(facts.tokens, Some(Tokens { prompt: 3, cached: 0, completion: 9, reasoning: 5 }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn prometheus_reads_the_figures_of_a_run_while_it_goes_on_and_when_it_has_ended() {
+    let spec = SimulatorSpec { latency: Some(Span(Duration::from_millis(30))), ..dear() };
+    let world = world_of(spec, 400).await;
+    let (job, file) = (world.job(), world.path("enrich.prom"));
+    let mut command = world.command(&["run", job.to_str().unwrap(), "--metrics-addr", "127.0.0.1:0"]);
+    command.args(["--metrics-file", file.to_str().unwrap()]);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let url = loop {
+        let line = lines.next().unwrap().unwrap();
+        if let Some((_, url)) = line.split_once("figures are at ") {
+            break url.to_owned();
+        }
+    };
+    let figure = |text: &str, name: &str| -> Option<f64> {
+        let line = text.lines().find(|line| line.starts_with(name))?;
+        line.rsplit_once(' ')?.1.parse().ok()
+    };
+    let live = loop {
+        let response = reqwest::get(&url).await.unwrap();
+        let kind = response.headers()["content-type"].to_str().unwrap().to_owned();
+        assert!(kind.starts_with("text/plain; version=0.0.4"), "{kind}");
+        let text = response.text().await.unwrap();
+        let answers = figure(&text, "enrich_outcomes_total{app_id=\"test\",outcome=\"answer\"}");
+        if answers.is_some_and(|answers| answers > 20.0) {
+            break text;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    assert!(figure(&live, "enrich_requests_in_flight{").unwrap() > 0.0, "{live}");
+    assert!(figure(&live, "enrich_last_run").is_none(), "it goes on: {live}");
+    for line in lines {
+        line.unwrap();
+    }
+    assert!(child.wait().unwrap().success());
+    let text = std::fs::read_to_string(&file).unwrap();
+    let counts = world.simulator.counts();
+    let requests = figure(&text, "enrich_requests_total{app_id=\"test\",provider=\"other\"}").unwrap()
+        + figure(&text, "enrich_requests_total{app_id=\"test\",provider=\"sim\"}").unwrap();
+    assert_eq!(requests, counts.requests as f64);
+    let tokens = figure(&text, "enrich_tokens_total{app_id=\"test\",kind=\"completion\"}").unwrap()
+        + figure(&text, "enrich_tokens_total{app_id=\"test\",kind=\"prompt\"}").unwrap();
+    assert_eq!(tokens, counts.billed_tokens as f64);
+    assert_eq!(figure(&text, "enrich_committed_rows_total{"), Some(400.0));
+    assert_eq!(figure(&text, "enrich_last_run_exit_status{"), Some(0.0));
+
+    // A run that fails says so too, and one that cannot listen does not begin.
+    let set = format!("provider.sim.base_url={}", world.simulator.url().as_str().replace("/v1", "/nowhere"));
+    append_delta(&world.path("source"), &rows(400..430)).await;
+    let stopped = world.run(&["--metrics-file", file.to_str().unwrap(), "--set", &set]).await;
+    assert_ne!(stopped.status, Some(0));
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert_eq!(figure(&text, "enrich_last_run_exit_status{"), stopped.status.map(f64::from), "{text}");
+    let refused = world.run(&["--metrics-addr", "192.0.2.1:9"]).await;
+    refused.assert_status(1).assert_says("--metrics-addr: cannot listen at 192.0.2.1:9");
 }

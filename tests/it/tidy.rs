@@ -100,18 +100,19 @@ fn modules_use_only_what_stands_above_them() {
 
 #[test]
 fn crates_with_a_door_are_named_behind_it_only() {
-    for (name, door) in [
-        ("deltalake", "table"),
-        ("reqwest", "transport"),
-        ("governor", "admission"),
-        ("axum", "simulator"),
-        ("anyhow", "cli"),
-        ("rusqlite", "cache"),
-        ("plotters", "report"),
+    for (name, doors) in [
+        ("deltalake", &["table"][..]),
+        ("reqwest", &["transport"]),
+        ("governor", &["admission"]),
+        ("axum", &["simulator", "report"]),
+        ("anyhow", &["cli"]),
+        ("rusqlite", &["cache"]),
+        ("plotters", &["report"]),
+        ("prometheus", &["report"]),
     ] {
         for (file, text) in files() {
             let names = text.contains(&format!("{name}::")) || text.contains(&format!("use {name}"));
-            assert!(!names || module(&file) == door, "{} names {name}", file.display());
+            assert!(!names || doors.contains(&module(&file).as_str()), "{} names {name}", file.display());
         }
     }
 }

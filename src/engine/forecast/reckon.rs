@@ -40,6 +40,11 @@ impl Estimate {
         Estimate { low: 0.0, expected: None, high }
     }
 
+    fn at_most(self, most: f64) -> Self {
+        let bounded = |value: Option<f64>| value.map(|value| value.min(most));
+        Estimate { low: self.low.min(most), expected: bounded(self.expected), high: bounded(self.high) }
+    }
+
     fn times(self, factor: f64) -> Self {
         let scaled = |value: Option<f64>| value.map(|value| value * factor);
         Estimate { low: self.low * factor, expected: scaled(self.expected), high: scaled(self.high) }
@@ -88,7 +93,7 @@ impl Reckoning<'_> {
                     })
                 };
                 let cost = sum(&|settled| dollars(settled, of).unwrap_or_default());
-                let rows = sum(&|_| 1.0);
+                let rows = sum(&|_| 1.0).at_most(float(self.rows));
                 let input = sum(&|settled| float(tokens(settled).prompt));
                 (
                     rows,
