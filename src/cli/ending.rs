@@ -131,7 +131,9 @@ impl Facts<'_> {
                 Some((format!("{}, and --fail-on-errors is given", counted(errors, "error")), None));
         }
         if let Some(again) = again {
-            words.lines.push(format!("answers of batches that are not full are kept; to go on: {again}"));
+            let is_kept = self.totals.rows > self.totals.committed_rows;
+            let kept = if is_kept { "answers of batches that are not full are kept; " } else { "" };
+            words.lines.push(format!("{kept}to go on: {again}"));
         } else if errors > 0 {
             words.lines.push(format!("next: enrich errors {}", self.typed));
         }

@@ -36,7 +36,7 @@ use tokio::task::JoinSet;
 use self::output::Console;
 use crate::checkpoint::{CheckpointError, LeaseError, LockError};
 use crate::config::ConfigError;
-use crate::engine::EngineError;
+use crate::engine::{End, EngineError};
 
 /// Runs a language model over every row of a Delta or Parquet table and writes the answers to a Delta
 /// table, exactly once.
@@ -157,6 +157,12 @@ fn exit_of(error: &EngineError) -> Exit {
         | EngineError::Checkpoint(CheckpointError::Changed { .. }) => Exit::Running,
         EngineError::Provider { .. } => Exit::Provider,
         EngineError::Budget(_) => Exit::Budget,
+        EngineError::Cut(end) => match **end {
+            End::Budget(_) => Exit::Budget,
+            End::Provider { .. } => Exit::Provider,
+            End::Errors(_) | End::Anomaly(_) => Exit::Errors,
+            _ => Exit::Interrupted,
+        },
         error if error.is_usage() => Exit::Usage,
         _ => Exit::Internal,
     }

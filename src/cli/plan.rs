@@ -28,7 +28,7 @@ pub(super) struct PlanArguments {
     #[arg(long, value_name = "ROWS", value_parser = clap::value_parser!(u64).range(1..=10_000))]
     pilot: Option<u64>,
     /// Count the prompts of so many rows
-    #[arg(long, value_name = "ROWS", default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    #[arg(long, value_name = "ROWS", default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(2..=100_000))]
     sample: u64,
     /// Show so many prompts
     #[arg(long, value_name = "N", default_value_t = 2)]
@@ -86,7 +86,13 @@ fn text(forecast: &Forecast, typed: &str) -> String {
         return lines.join("\n");
     }
     let asked = forecast.pilot.as_ref().map_or_else(String::new, |pilot| {
-        let cost = pilot.cost_usd.map_or_else(String::new, |cost| format!(" for {}", dollars(cost)));
+        let cost = match (pilot.cost_usd, pilot.paid_usd.unwrap_or_default()) {
+            (Some(cost), paid) if paid < cost * 0.999 => {
+                format!(" for {}, of which {} was paid now", dollars(cost), dollars(paid))
+            }
+            (Some(cost), _) => format!(" for {}", dollars(cost)),
+            (None, _) => String::new(),
+        };
         format!(", {} of them asked{cost}", HumanCount(pilot.rows))
     });
     lines.push(format!("sampled      {}{asked}", counted(*sampled, "row")));
@@ -213,8 +219,10 @@ fn span(seconds: f64) -> String {
 }
 
 fn indented(text: &str) -> String {
-    let mut shown: String = text.chars().take(SHOWN_CHARS).collect();
-    if shown.len() < text.len() {
+    // What comes from a table may hold sequences that a terminal would obey.
+    let is_shown = |c: &char| !c.is_control() || matches!(c, '\n' | '\t');
+    let mut shown: String = text.chars().filter(is_shown).take(SHOWN_CHARS).collect();
+    if text.chars().filter(is_shown).count() > SHOWN_CHARS {
         shown.push('…');
     }
     let shown: Vec<String> = shown.lines().map(|line| format!("    {line}")).collect();

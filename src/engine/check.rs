@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use indicatif::HumanBytes;
 use url::Url;
 
 use super::error::EngineError;
@@ -24,6 +25,7 @@ use crate::event::Voice;
 use crate::fault::Failure;
 use crate::ident::RunId;
 use crate::journal::{self, JournalError};
+use crate::metrics;
 use crate::report::counted;
 use crate::sink::Sink;
 use crate::source::{Lag, Source};
@@ -141,6 +143,11 @@ pub async fn check(job: &Job, live: bool, simulator: Option<&Url>) -> Vec<Findin
         Ok(Some(spent)) => note("budget", Ok(spent.to_string())),
         Err(error) => note("budget", Err(error)),
     }
+    if let Some(at) = &job.metrics {
+        let fits = metrics::look(at).await.map_err(EngineError::from);
+        let can = fits.and_then(|()| at.path().map_or(Ok(()), |path| Ok(can_write(path)?)));
+        note("metrics", can.map(|()| format!("figures of batches go to {at}")));
+    }
     if let Some(cache) = &job.cache {
         let found = match cache.path.exists() {
             true => look_into(cache).map_err(EngineError::from),
@@ -204,12 +211,7 @@ fn made_at(cache: &CacheSpec) -> Result<String, EngineError> {
 
 fn look_into(cache: &CacheSpec) -> Result<String, CacheError> {
     let Stats { entries, bytes } = Store::open(&cache.path, cache.into())?.stats()?;
-    Ok(format!(
-        "{} in {}, {} MB",
-        counted(entries, "answer"),
-        cache.path.display(),
-        bytes.div_ceil(1_000_000)
-    ))
+    Ok(format!("{} in {}, {}", counted(entries, "answer"), cache.path.display(), HumanBytes(bytes)))
 }
 
 /// Where a provider is asked.
@@ -231,7 +233,7 @@ async fn ask(endpoint: &Endpoint, embeds: bool) -> Result<String, Failure> {
 }
 
 /// Whether a folder, or the nearest one above it that is there, can be written.
-fn can_write(folder: &Path) -> Result<(), StoreError> {
+pub(super) fn can_write(folder: &Path) -> Result<(), StoreError> {
     let there = folder.ancestors().find(|folder| folder.exists()).unwrap_or(folder);
     store::probe(there)
 }

@@ -1,5 +1,6 @@
 //! What ends a run with an error, and what to do about it.
 
+use super::run::End;
 use crate::cache::CacheError;
 use crate::checkpoint::{CheckpointError, LeaseError, LockError, Refusal};
 use crate::fault::Failure;
@@ -95,6 +96,9 @@ pub enum EngineError {
         /// What is wrong.
         message: String,
     },
+    /// A pilot, or what comes before it, was cut short.
+    #[error("the forecast was cut short{}", .0.message().map_or_else(String::new, |why| format!(": {why}")))]
+    Cut(Box<End>),
     /// A task of the engine died.
     #[error("a task of the engine died: {0}")]
     Task(String),
@@ -156,6 +160,7 @@ impl EngineError {
             | EngineError::Journal(JournalError::Version { .. }) => {
                 Some("run it with the version of enrich that wrote it, or a later one")
             }
+            EngineError::Cut(_) => Some("what was answered is kept, and is not paid for again"),
             EngineError::Budget(_) => Some("raise it first; nothing was changed"),
             EngineError::Spending(SpendingError::Damaged { .. }) => Some(
                 "put that file aside to count from nothing, and take what was spent until now, as the provider bills it, off the budget",

@@ -4,8 +4,9 @@ use std::future::Future;
 
 use super::error::EngineError;
 use crate::checkpoint::PlannedBatch;
+use crate::event::{Event, Voice};
 use crate::ident::{BatchId, Lineage};
-use crate::metrics::Keeper;
+use crate::metrics::{Keeper, MetricsError};
 use crate::sink::{Committed, FilledBatch, KeptStep, Repair, Sink};
 use crate::source::Chunk;
 
@@ -85,12 +86,33 @@ impl Drain for Repair {
 pub(super) struct Metered<D> {
     inner: D,
     keeper: Option<Keeper>,
+    voice: Voice,
+    /// Whether it was told that the table of figures cannot be written.
+    is_told: bool,
 }
 
 impl<D> Metered<D> {
-    pub(super) fn new(inner: D, keeper: Option<Keeper>) -> Self {
-        Metered { inner, keeper }
+    pub(super) fn new(inner: D, keeper: Option<Keeper>, voice: Voice) -> Self {
+        Metered { inner, keeper, voice, is_told: false }
     }
+
+    /// Figures wait for their table to be writable again: the data does not.
+    fn passed(&mut self, kept: Result<(), MetricsError>) {
+        if let Err(error) = kept
+            && !self.is_told
+        {
+            self.is_told = true;
+            self.voice.say(&Event::Notice(&figures_wait(&error)));
+        }
+    }
+}
+
+/// What is said of figures whose table cannot be written.
+pub(super) fn figures_wait(error: &MetricsError) -> String {
+    format!(
+        "figures of batches wait beside the checkpoint, since their table cannot be written: {error}; see to it, name \
+         another place with metrics.path, or set metrics.enabled = false"
+    )
 }
 
 impl<D: Drain + Sync> Drain for Metered<D> {
@@ -100,15 +122,17 @@ impl<D: Drain + Sync> Drain for Metered<D> {
         }
         let committed = self.inner.commit(batch, lineage).await?;
         if let Some(keeper) = &mut self.keeper {
-            keeper.committed().await?;
+            let kept = keeper.committed().await;
+            self.passed(kept);
         }
         Ok(committed)
     }
 
     async fn close(&mut self) -> Result<(), EngineError> {
-        match &mut self.keeper {
-            Some(keeper) => Ok(keeper.flush().await?),
-            None => Ok(()),
+        if let Some(keeper) = &mut self.keeper {
+            let kept = keeper.flush().await;
+            self.passed(kept);
         }
+        Ok(())
     }
 }

@@ -296,10 +296,11 @@ impl Enricher {
     /// Answers of journals that are read later may be shared from now on, so that no row of an earlier batch pays for them
     /// again.
     pub(super) fn seed(&mut self, journals: &[PathBuf]) -> Result<(), EngineError> {
-        let Self { steps, lanes, sharing, .. } = self;
+        let Self { steps, lanes, sharing, strays, .. } = self;
         if !steps.iter().any(|step| step.shares) {
             return Ok(());
         }
+        strays.records().for_each(|record| Self::seed_with(steps, lanes, sharing, record));
         for journal in journals {
             for record in journal::read_all(journal)? {
                 Self::seed_with(steps, lanes, sharing, &record);

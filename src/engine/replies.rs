@@ -324,10 +324,14 @@ impl Enricher {
         let is_news = origin != event::Origin::Journal
             && !matches!(ending, None | Some(Ending::Skipped | Ending::Failed(Class::Upstream)));
         let errors = if is_news { self.error_rates[cell.step.index()].note(failure) } else { None };
-        let anomaly = self.watches.get_mut(cell.step.index()).filter(|_| is_news).and_then(|watch| {
-            let batch = self.open.get(&cell.batch).expect("a batch is open until all its rows are settled");
-            watch.note(&settled, &self.steps[cell.step.index()].form, &batch.key(cell.row))
-        });
+        let anomaly =
+            self.watches.get_mut(cell.step.index()).filter(|_| is_news && !settled.shared).and_then(
+                |watch| {
+                    let batch =
+                        self.open.get(&cell.batch).expect("a batch is open until all its rows are settled");
+                    watch.note(&settled, &self.steps[cell.step.index()].form, &batch.key(cell.row))
+                },
+            );
         let is_last = cell.step.index() + 1 == self.steps.len();
         let extent = if is_last { Extent::Row } else { Extent::Step };
         let batch = self.open.get_mut(&cell.batch).expect("a batch is open until all its rows are settled");

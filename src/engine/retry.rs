@@ -12,7 +12,7 @@ use url::Url;
 use super::enricher::Enricher;
 use super::error::EngineError;
 use super::exclusive::{Exclusive, Tenure, home};
-use super::feed::{Feed, Loaded, Metered};
+use super::feed::{Feed, Loaded, Metered, figures_wait};
 use super::funds::Funds;
 use super::history::History;
 use super::prepare::prepare;
@@ -132,7 +132,9 @@ async fn start(
         for lineage in keeper.left_behind() {
             committed.insert(lineage, repair.committed(lineage).await?.lineage);
         }
-        keeper.bring_in(&committed).await?;
+        if let Err(error) = keeper.bring_in(&committed).await {
+            voice.say(&Event::Notice(&figures_wait(&error)));
+        }
     }
     let resumed: u64 = outstanding.iter().map(PlannedBatch::rows).sum();
     let planned = Planned::of(&outstanding);
@@ -169,7 +171,7 @@ async fn start(
         Running::new(
             enricher,
             feed,
-            Metered::new(repair, keeper),
+            Metered::new(repair, keeper, voice.clone()),
             lineage,
             constraints,
             tenure,

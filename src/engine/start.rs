@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::check::can_write;
 use super::copying::Copier;
 use super::enricher::Enricher;
 use super::error::EngineError;
-use super::feed::Metered;
+use super::feed::{Metered, figures_wait};
 use super::funds::Funds;
 use super::learned::LearnedFile;
 use super::prepare::Prepared;
@@ -99,7 +100,9 @@ pub(super) async fn start(
         for lineage in keeper.left_behind() {
             committed.insert(lineage, sink.committed(lineage).await?.lineage);
         }
-        keeper.bring_in(&committed).await?;
+        if let Err(error) = keeper.bring_in(&committed).await {
+            voice.say(&Event::Notice(&figures_wait(&error)));
+        }
     }
     let constraints = Arc::new(sink.constraints(job)?);
     let max_rows = options.max_rows;
@@ -135,7 +138,7 @@ pub(super) async fn start(
     enricher.seed(&open)?;
     let of_target = Arc::clone(&constraints);
     let reading = Reading { planner, reader, file, checkpoint, constraints: of_target, voice: voice.clone() };
-    Ok(Started { enricher, reading, drain: Metered::new(sink, keeper), lineage, constraints })
+    Ok(Started { enricher, reading, drain: Metered::new(sink, keeper, voice.clone()), lineage, constraints })
 }
 
 /// Whose figures a run's are.
@@ -163,6 +166,9 @@ pub(super) async fn keep_figures(
     voice: &Voice,
 ) -> Result<(Option<Keeper>, Voice), EngineError> {
     let Some(at) = &job.metrics else { return Ok((None, voice.clone())) };
+    if let Some(Err(error)) = at.path().map(can_write) {
+        voice.say(&Event::Notice(&figures_wait(&error.into())));
+    }
     let counters = Counters::open(state, job.providers.iter().map(|provider| provider.name.clone()))?;
     let keeper = Keeper::open(at, home.clone(), owner, counters.clone()).await?;
     Ok((Some(keeper), voice.clone().and(Box::new(counters))))

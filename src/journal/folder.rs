@@ -194,6 +194,11 @@ impl StrayAnswers {
         }
     }
 
+    /// All of them.
+    pub fn records(&self) -> impl Iterator<Item = &Record> {
+        self.records.values()
+    }
+
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {

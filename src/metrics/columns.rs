@@ -254,6 +254,7 @@ pub(super) fn from_rows(rows: &RecordBatch) -> Option<Vec<Figures>> {
                 requests_share: share(&requests_share),
                 tokens_share: share(&tokens_share),
             },
+            counters: 0,
         });
     }
     Some(figures)

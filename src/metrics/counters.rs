@@ -38,6 +38,8 @@ struct State {
     lanes: Vec<Lane>,
     /// A write failed: what was counted since then is in memory alone.
     is_stale: bool,
+    /// Whether they began with this.
+    is_new: bool,
 }
 
 #[derive(Debug)]
@@ -61,6 +63,7 @@ impl Counters {
         let path = folder.join(NAME);
         let bytes = store::read(&path)?.unwrap_or_default();
         let known = parse(&bytes);
+        let is_new = known.is_none();
         let id = known.as_ref().map_or_else(|| fastrand::u64(1..), |(id, _)| *id);
         let known = known.map(|(_, known)| known).unwrap_or_default();
         let lanes: Vec<Lane> = providers
@@ -73,12 +76,16 @@ impl Counters {
         let mut image = HEADER.to_vec();
         image.extend(id.to_le_bytes());
         lanes.iter().for_each(|lane| image.extend(record(lane)));
+        // Of providers that the job does not have now, and may have again.
+        let is_known = |print: &[u8; 16]| lanes.iter().any(|lane| self::print(&lane.name) == *print);
+        let others = known.iter().filter(|(print, _)| !is_known(print));
+        others.for_each(|(print, load)| image.extend(encode(*print, load)));
         // A file of the same size is as it is but for providers that came and went.
         if image != bytes {
             store::replace(&path, &image)?;
         }
         let file = OpenOptions::new().write(true).open(&path).map_err(StoreError::of("open", &path))?;
-        Ok(Counters(Arc::new(Mutex::new(State { path, file, id, lanes, is_stale: false }))))
+        Ok(Counters(Arc::new(Mutex::new(State { path, file, id, lanes, is_stale: false, is_new }))))
     }
 
     fn with<T>(&self, look: impl FnOnce(&mut State) -> T) -> T {
@@ -89,6 +96,12 @@ impl Counters {
     #[must_use]
     pub fn id(&self) -> u64 {
         self.with(|state| state.id)
+    }
+
+    /// Whether they began just now.
+    #[must_use]
+    pub fn is_new(&self) -> bool {
+        self.with(|state| state.is_new)
     }
 
     /// What each provider did since the counts began.
@@ -165,9 +178,13 @@ fn print(name: &str) -> [u8; 16] {
 }
 
 fn record(lane: &Lane) -> [u8; RECORD] {
+    encode(print(&lane.name), &lane.load)
+}
+
+fn encode(print: [u8; 16], load: &Load) -> [u8; RECORD] {
     let mut bytes = [0; RECORD];
-    bytes[..16].copy_from_slice(&print(&lane.name));
-    let Load { requests, throttled, waited_ms, .. } = &lane.load;
+    bytes[..16].copy_from_slice(&print);
+    let Load { requests, throttled, waited_ms, .. } = load;
     let numbers = [requests, throttled].into_iter().chain(waited_ms);
     for (place, number) in bytes[16..RECORD - 4].chunks_exact_mut(8).zip(numbers) {
         place.copy_from_slice(&number.to_le_bytes());
@@ -227,6 +244,10 @@ mod tests {
         assert_eq!(again.loads()["fast"], before["fast"]);
         assert_eq!((before["fast"].requests, before["fast"].throttled), (2, 1));
         assert!(again.loads()["new"].is_idle() && again.loads()["cheap"].is_idle());
+        // A provider that is taken out and put back goes on, too.
+        Counters::open(folder.path(), ["cheap".to_owned()]).unwrap();
+        let back = Counters::open(folder.path(), names()).unwrap();
+        assert_eq!(back.loads()["fast"], before["fast"]);
     }
 
     #[test]

@@ -142,6 +142,9 @@ pub struct Figures {
     pub attempts: u64,
     /// What the provider did since the batch before; on one row a batch and provider.
     pub load: Load,
+    /// Which counts that is from; not in the table.
+    #[serde(default)]
+    pub counters: u64,
 }
 
 /// Where a batch's figures belong.
@@ -177,6 +180,7 @@ impl Batch<'_> {
             latency: None,
             attempts: 0,
             load: Load::default(),
+            counters: 0,
         }
     }
 }

@@ -21,6 +21,8 @@ use crate::table::{Table, TableError, Txn, delta_schema, is_delta_table, is_vaca
 /// Batches whose figures are held back for one commit, and for how long.
 const MOST_BATCHES: usize = 100;
 const LONGEST: Duration = Duration::from_secs(10);
+/// Rows that wait for a table that cannot be written.
+const MOST_PENDING: usize = 20_000;
 /// Tries of a commit that others got ahead of.
 const TRIES: u32 = 5;
 /// Bytes of a data file: they are all small.
@@ -97,10 +99,14 @@ impl Keeper {
         counters: Counters,
     ) -> Result<Self, MetricsError> {
         let table = open(at).await?;
-        let mut pending = Pending::read(&home).await?;
-        if pending.told.counters != counters.id() {
-            pending.told.counters = counters.id();
-            pending.told.loads.clear();
+        let found = Pending::read(&home).await?;
+        let is_missing = found.is_none();
+        let mut pending = found.unwrap_or_default();
+        // Of counts that were told already, and nobody knows how far, those from now on are told.
+        let before = if counters.is_new() { BTreeMap::new() } else { counters.loads() };
+        pending.told.entry(counters.id()).or_insert(before);
+        if is_missing {
+            pending.save(&home).await?;
         }
         Ok(Keeper { at: at.clone(), table, home, owner, counters, pending, ready: 0, since: None })
     }
@@ -137,22 +143,30 @@ impl Keeper {
         let batch =
             Batch { app_id, lineage: *lineage, kind: *kind, run_id: *run_id, committed_at: clock::wall() };
         let mut rows = of_batch(&batch, filled, steps);
+        let counters = self.counters.id();
+        let told_of = self.pending.told.entry(counters).or_default();
         for (provider, load) in self.counters.loads() {
-            let told = self.pending.told.loads.entry(provider.clone()).or_default();
+            let told = told_of.entry(provider.clone()).or_default();
             let since = load.since(told);
             *told = load;
             let own = rows.iter_mut().find(|row| row.provider.as_ref() == Some(&provider));
             match own {
-                Some(row) => row.load = since,
+                Some(row) => (row.load, row.counters) = (since, counters),
                 None if since.is_idle() => {}
                 None => {
                     let step = lanes.iter().find(|lane| lane.provider == provider);
                     let step = step.map(|lane| lane.step.as_str()).unwrap_or_default();
-                    rows.push(Figures { load: since, ..batch.empty(filled, step, Some(&provider)) });
+                    rows.push(Figures {
+                        load: since,
+                        counters,
+                        ..batch.empty(filled, step, Some(&provider))
+                    });
                 }
             }
         }
         self.pending.rows.extend(rows);
+        // As many as a table that cannot be written may miss.
+        self.ready = self.ready.saturating_sub(self.pending.shed(MOST_PENDING));
         faultpoint::pass("metrics", Side::Before).map_err(|error| self.failed(error))?;
         self.pending.save(&self.home).await?;
         faultpoint::pass("metrics", Side::After).map_err(|error| self.failed(error))?;
@@ -252,6 +266,14 @@ impl Keeper {
     fn failed(&self, source: impl std::error::Error + Send + Sync + 'static) -> TableError {
         TableError { action: "write figures to", at: self.at.clone(), source: Box::new(source) }
     }
+}
+
+/// Looks whether figures can go to a place, as far as what is there tells.
+///
+/// # Errors
+/// As [`Keeper::open`].
+pub async fn look(at: &Location) -> Result<(), MetricsError> {
+    open(at).await.map(|_| ())
 }
 
 /// The table, if there is one, after its columns were looked at.

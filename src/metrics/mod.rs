@@ -13,5 +13,5 @@ mod read;
 
 pub use counters::Counters;
 pub use figures::{Figures, Kind, Latency, Load, WAITS, of_batch};
-pub use keeper::{Keeper, Lane, MetricsError, Owner};
+pub use keeper::{Keeper, Lane, MetricsError, Owner, look};
 pub use read::read;

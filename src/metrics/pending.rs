@@ -20,26 +20,19 @@ pub(super) struct Pending {
     pub(super) told: Told,
 }
 
-/// How far the counts of providers are told, in rows that are pending or in the table.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(super) struct Told {
-    /// Which counts.
-    pub(super) counters: u64,
-    pub(super) loads: BTreeMap<String, Load>,
-}
+/// How far counts of providers are told, in rows that are pending or in the table: of each machine by itself.
+pub(super) type Told = BTreeMap<u64, BTreeMap<String, Load>>;
 
 impl Pending {
-    /// Reads the file; nothing is pending where there is none, or where it cannot be understood.
-    pub(super) async fn read(home: &Folder) -> Result<Self, StoreError> {
-        let Some(bytes) = home.get(NAME).await? else { return Ok(Pending::default()) };
+    /// Reads the file; none where there is none, or where it cannot be understood.
+    pub(super) async fn read(home: &Folder) -> Result<Option<Self>, StoreError> {
+        let Some(bytes) = home.get(NAME).await? else { return Ok(None) };
         let pending: Option<Pending> = serde_json::from_slice(&bytes).ok();
-        match pending.filter(|pending| pending.version == VERSION) {
-            Some(pending) => Ok(pending),
-            None => {
-                tracing::warn!(%home, "{NAME} is damaged: figures of the last batches are lost");
-                Ok(Pending::default())
-            }
+        let pending = pending.filter(|pending| pending.version == VERSION);
+        if pending.is_none() {
+            tracing::warn!(%home, "{NAME} is damaged: figures of the last batches are lost");
         }
+        Ok(pending)
     }
 
     pub(super) async fn save(&mut self, home: &Folder) -> Result<(), StoreError> {
@@ -57,6 +50,13 @@ impl Pending {
         dropped.iter().for_each(|row| self.untell(row));
     }
 
+    /// Drops the oldest rows beyond so many; says how many.
+    pub(super) fn shed(&mut self, most: usize) -> usize {
+        let excess = self.rows.len().saturating_sub(most);
+        self.rows.drain(..excess);
+        excess
+    }
+
     /// Drops the rows after so many.
     pub(super) fn truncate(&mut self, rows: usize) {
         let dropped: Vec<Figures> = self.rows.drain(rows.min(self.rows.len())..).collect();
@@ -64,7 +64,8 @@ impl Pending {
     }
 
     fn untell(&mut self, row: &Figures) {
-        if let Some(told) = row.provider.as_ref().and_then(|name| self.told.loads.get_mut(name)) {
+        let told = self.told.get_mut(&row.counters);
+        if let Some(told) = told.zip(row.provider.as_ref()).and_then(|(told, name)| told.get_mut(name)) {
             *told = told.since(&row.load);
         }
     }

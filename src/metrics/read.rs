@@ -33,7 +33,7 @@ pub async fn read(at: &Location, app_id: &str, homes: &[Folder]) -> Result<Vec<F
         }
     }
     for home in homes {
-        let pending = Pending::read(home).await?;
+        let pending = Pending::read(home).await?.unwrap_or_default();
         let is_there = |row: &Figures| {
             all.iter().rev().any(|told| (told.lineage, told.batch_id) == (row.lineage, row.batch_id))
         };

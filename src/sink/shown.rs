@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use arrow::array::{Array, AsArray};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Int64Type};
+use arrow::datatypes::{DataType, Field, Int64Type};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 
 use super::failed::{name, text};
@@ -69,11 +69,22 @@ pub async fn shown(
     if !has(metadata) {
         return Ok(Vec::new());
     }
+    let history = |step: &str| match schema.field_with_name(metadata).map(Field::data_type) {
+        Ok(DataType::Struct(fields)) => fields.find(step).map(|(_, field)| field.data_type().clone()),
+        _ => None,
+    };
     let mut all = Vec::new();
     for step in &job.steps {
         let output = Output::of(step);
+        // A step that came later, or had another name, has nothing in there.
+        let Some(DataType::Struct(known)) = history(&step.output) else { continue };
+        let is_whole = output.columns().iter().all(|field| has(field.name()));
+        if !is_whole || FIGURES.iter().any(|name| known.find(name).is_none()) {
+            continue;
+        }
+        let shared = known.find("shared").is_some();
         let inputs: Vec<String> = inputs(step).into_iter().filter(|column| has(column)).collect();
-        let own = &Step { job, metadata, output: &output, inputs: &inputs };
+        let own = &Step { job, metadata, output: &output, inputs: &inputs, shared };
         let found = own.find(&table, order, most).await?;
         all.extend(own.read(&table, found).await?);
     }
@@ -85,7 +96,13 @@ struct Step<'a> {
     metadata: &'a str,
     output: &'a Output,
     inputs: &'a [String],
+    /// Whether the target says which answers were another row's.
+    shared: bool,
 }
+
+/// What is read of a step's history.
+const FIGURES: [&str; 6] =
+    ["error", "cost_micro_usd", "prompt_tokens", "completion_tokens", "latency_ms", "fingerprint"];
 
 /// A row's place and its figures.
 type Found = (String, i64, [Option<i64>; 3]);
@@ -100,7 +117,8 @@ impl Step<'_> {
             Order::Sample => "h['fingerprint']",
         };
         let which = match order {
-            Order::Slowest => "h['latency_ms'] > 0 AND NOT h['shared']",
+            Order::Slowest if self.shared => "h['latency_ms'] > 0 AND NOT h['shared']",
+            Order::Slowest => "h['latency_ms'] > 0",
             Order::Dearest => "h['cost_micro_usd'] > 0",
             Order::Sample => "h['fingerprint'] IS NOT NULL",
         };

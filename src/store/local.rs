@@ -81,7 +81,11 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
         return Err(StoreError::of("write", path)(error));
     }
     std::fs::rename(&beside, path).map_err(StoreError::of("replace", path))?;
-    path.parent().map_or(Ok(()), sync_folder)
+    match path.parent() {
+        Some(folder) if folder.as_os_str().is_empty() => sync_folder(Path::new(".")),
+        Some(folder) => sync_folder(folder),
+        None => Ok(()),
+    }
 }
 
 /// Writes over a file that is there, which takes no room on most disks if the new bytes are no more than the

@@ -17,7 +17,7 @@ use arrow::record_batch::RecordBatch;
 use measure::{Server, Used, enrich, median, watch};
 use parquet::arrow::ArrowWriter;
 
-const ROUNDS: usize = 7;
+const ROUNDS: usize = 5;
 const ROWS: i64 = 20_000;
 
 const NONE: &str = "[metrics]\nenabled = false\n[anomalies]\nmax_empty_rate = 1.0\nmax_refusal_rate = 1.0\n\

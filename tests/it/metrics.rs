@@ -309,3 +309,51 @@ async fn prometheus_reads_the_figures_of_a_run_while_it_goes_on_and_when_it_has_
     let refused = world.run(&["--metrics-addr", "192.0.2.1:9"]).await;
     refused.assert_status(1).assert_says("--metrics-addr: cannot listen at 192.0.2.1:9");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_of_figures_that_cannot_be_written_keeps_no_data_from_being_written() {
+    let world = world_of(dear(), 60).await;
+    // Below a file nothing can be made.
+    let nowhere = ["--set", "metrics.path=job.toml/figures"];
+    let told = "figures of batches wait beside the checkpoint, since their table cannot be written: ";
+    world.run(&nowhere).await.assert_status(0).assert_says(told).assert_says("metrics.enabled = false");
+    append_delta(&world.path("source"), &rows(60..80)).await;
+    world.run(&nowhere).await.assert_status(0).assert_says(told);
+    let job = world.job();
+    let mut check = world.command(&["check", job.to_str().unwrap()]);
+    check.args(nowhere);
+    let checked = Outcome::of(&world.output(check).await);
+    assert!(checked.status != Some(0) && checked.stdout.contains("wrong   metrics: "), "{}", checked.stdout);
+    // What waited comes in with the next run that can write it.
+    append_delta(&world.path("source"), &rows(80..90)).await;
+    world.run(&[]).await.assert_status(0);
+    let all = figures(&world).await;
+    assert_adds_up(&world, &all, 90).await;
+    assert_eq!(sum(&all, |row| row.load.requests), world.simulator.counts().requests);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn counts_are_told_once_also_where_what_was_told_is_damaged_or_a_provider_comes_back() {
+    let world = world_of(dear(), 40).await;
+    world.run(&["--max-rows", "20"]).await.assert_status(0);
+    let file = world.path("target/_checkpoints/test/metrics.json");
+    std::fs::write(&file, "garbage").unwrap();
+    world.run(&[]).await.assert_status(0);
+    let requests = || async { sum(&figures(&world).await, |row| row.load.requests) };
+    assert_eq!(requests().await, world.simulator.counts().requests);
+    let text = std::fs::read_to_string(world.job()).unwrap();
+    let other = text.replace("[provider.other]", "[provider.third]").replace("\"other\"", "\"third\"");
+    for (text, more) in [(&other, 40..50), (&text, 50..60)] {
+        world.write_text(text);
+        append_delta(&world.path("source"), &rows(more)).await;
+        world.run(&[]).await.assert_status(0);
+    }
+    assert_eq!(requests().await, world.simulator.counts().requests);
+    // A pilot's requests are told with the first batch of the run that uses its answers.
+    append_delta(&world.path("source"), &rows(60..80)).await;
+    let job = world.job();
+    let plan = world.command(&["plan", job.to_str().unwrap(), "--pilot", "10"]);
+    Outcome::of(&world.output(plan).await).assert_status(0);
+    world.run(&[]).await.assert_status(0);
+    assert_eq!(requests().await, world.simulator.counts().requests);
+}

@@ -47,7 +47,10 @@ async fn a_page_tells_of_all_runs_and_shows_rows_beside_their_answers() {
     world.run(&["--max-rows", "20"]).await.assert_status(0);
     world.run(&[]).await.assert_status(0);
     let file = world.path("report.html");
-    let written = report(&world, &["--output", file.to_str().unwrap()]).await;
+    let job = world.job();
+    let mut command = world.command(&["report", job.to_str().unwrap(), "--output", "report.html"]);
+    command.current_dir(world.folder.path());
+    let written = Outcome::of(&world.output(command).await);
     written.assert_status(0).assert_says("report.html written");
     let page = std::fs::read_to_string(&file).unwrap();
 
@@ -92,4 +95,19 @@ async fn a_job_without_figures_is_told_how_to_get_them() {
     let world = world_of(dear(), 2).await;
     let refused = report(&world, &["--set", "metrics.enabled=false"]).await;
     refused.assert_status(2).assert_says("the job keeps no figures").assert_says("take metrics.enabled out");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_that_came_later_has_no_rows_on_the_page_and_keeps_none_from_it() {
+    let world = world_of(dear(), 10).await;
+    world.run(&[]).await.assert_status(0);
+    let text = std::fs::read_to_string(world.job()).unwrap();
+    world.write_text(&text.replace("output = \"verdict\"", "output = \"opinion\""));
+    let page = report(&world, &[]).await;
+    page.assert_status(0);
+    assert!(
+        page.stdout.contains("Slowest rows") && page.stdout.contains("In short: Row 1"),
+        "{}",
+        page.stdout
+    );
 }

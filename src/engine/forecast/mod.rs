@@ -5,19 +5,28 @@ mod pilot;
 mod reckon;
 mod sample;
 
+use std::time::Duration;
+
 use serde::Serialize;
 use tokio::sync::watch;
 use url::Url;
 
+use self::pilot::Hold;
 use self::reckon::Reckoning;
+use self::sample::Looked;
 use super::error::EngineError;
-use super::prepare::prepare;
-use super::run::StopRequest;
+use super::exclusive::{Exclusive, home};
+use super::funds::Funds;
+use super::prepare::{Prepared, prepare};
+use super::run::{End, StopRequest, unless_stopped};
 use super::status::outlook;
-use crate::config::Job;
+use crate::checkpoint::PlannedBatch;
+use crate::config::{Job, Places};
 use crate::event::Voice;
+use crate::ident::RunId;
 use crate::plan::Planner;
-use crate::source::Source;
+use crate::source::{Chunk, Source};
+use crate::store::Folder;
 
 /// How much is looked at.
 #[derive(Clone, Copy, Debug)]
@@ -115,8 +124,10 @@ pub struct Pilot {
     pub answers: u64,
     /// Errors.
     pub errors: u64,
-    /// US dollars that they cost; none where nobody says.
+    /// US dollars that their answers cost, now or before; none where nobody says.
     pub cost_usd: Option<f64>,
+    /// US dollars that were paid now; none where nobody says, or nobody was asked.
+    pub paid_usd: Option<f64>,
     /// Some of them.
     pub samples: Vec<PilotSample>,
 }
@@ -145,36 +156,49 @@ pub async fn forecast(
     simulator: Option<&Url>,
     voice: Voice,
 ) -> Result<Forecast, EngineError> {
-    let source = Source::open(&job.source).await?;
-    let prepared = prepare(job, source.schema(), simulator)?;
-    let (position, mut batches) = outlook(job).await?;
-    let retention = source.retention();
-    let mut reader = source.reader();
-    let mut next = batches.last().map(|batch| batch.id.next()).unwrap_or_default();
-    let mut planner = Planner::new(source, job.batch, position, None);
-    while let Some(batch) = planner.next(next).await? {
-        next = batch.id.next();
-        batches.push(batch);
+    let home = home(job).await?;
+    if options.pilot.is_none() {
+        return tell(job, &home, options, stop, simulator, None).await;
     }
-    let rows: u64 = batches.iter().map(crate::checkpoint::PlannedBatch::rows).sum();
-    let wanted = options.sample.max(options.pilot.unwrap_or_default()).min(rows);
-    let mut random = fastrand::Rng::with_seed(options.seed);
-    let chosen = sample::choose(rows, wanted, &mut random);
-    let chunks = sample::read(&mut planner, &mut reader, &batches, &chosen).await?;
-    let looked = sample::look(job, &prepared, &chunks);
-    let asked = options.pilot.map(|most| sample::choose(wanted, most.min(wanted), &mut random));
-    let asked = match asked {
-        Some(rows) if !rows.is_empty() => Some(pilot::ask(job, prepared, &chunks, &rows, stop, voice).await?),
+    // A run meanwhile would ask the same rows.
+    let run = RunId::random();
+    let Places { state, journal, lease, .. } = &job.places;
+    let exclusive = Exclusive::take(state, &home, journal, *lease, run).await?;
+    let hold = Hold { job, home: &home, run, tenure: exclusive.tenure() };
+    let work = tell(job, &home, options, stop, simulator, Some((hold, voice)));
+    exclusive.during(Box::pin(Funds::during(job, &home, run, work))).await
+}
+
+async fn tell(
+    job: &Job,
+    home: &Folder,
+    options: ForecastOptions,
+    stop: watch::Receiver<StopRequest>,
+    simulator: Option<&Url>,
+    pilot: Option<(Hold<'_>, Voice)>,
+) -> Result<Forecast, EngineError> {
+    let cut = || EngineError::Cut(Box::new(End::Stopped));
+    let is_pilot = pilot.is_some();
+    let looked = unless_stopped(&stop, Box::pin(look(job, home, options, simulator, is_pilot)));
+    let Sampled { prepared, rows, bytes, batches, retention, chunks, looked, mut random } =
+        looked.await?.ok_or_else(cut)?;
+    let most = options.pilot.unwrap_or_default().min(looked.len() as u64);
+    let asked = match pilot {
+        Some((hold, voice)) if most > 0 => {
+            let chosen = sample::choose(looked.len() as u64, most, &mut random);
+            Some(pilot::ask(hold, prepared, &chunks, &chosen, stop, voice).await?)
+        }
         _ => None,
     };
-    let reckoning = Reckoning { job, rows, looked: &looked, asked: asked.as_ref() };
+    let spent = Funds::look(job, home).await?;
+    let reckoning = Reckoning { job, rows, looked: &looked, asked: asked.as_ref(), spent: spent.as_ref() };
     let parts = reckoning.parts();
     let (seconds, bound_by) = reckoning.time().unzip();
     Ok(Forecast {
         app_id: job.app_id.clone(),
         rows,
-        bytes: batches.iter().map(|batch| batch.bytes).sum(),
-        batches: batches.len() as u64,
+        bytes,
+        batches,
         sampled: looked.len() as u64,
         cost_usd: reckoning.cost(),
         notes: reckoning.notes(seconds, retention),
@@ -184,4 +208,48 @@ pub async fn forecast(
         prompts: sample::prompts(job, &looked, options.prompts),
         pilot: asked.map(|asked| asked.told(job)),
     })
+}
+
+/// What is outstanding, and some of it.
+struct Sampled {
+    prepared: Prepared,
+    rows: u64,
+    bytes: u64,
+    batches: u64,
+    retention: Option<Duration>,
+    chunks: Vec<Chunk>,
+    looked: Vec<Looked>,
+    random: fastrand::Rng,
+}
+
+async fn look(
+    job: &Job,
+    home: &Folder,
+    options: ForecastOptions,
+    simulator: Option<&Url>,
+    is_pilot: bool,
+) -> Result<Sampled, EngineError> {
+    let mut source = Source::open(&job.source).await?;
+    let mut prepared = prepare(job, source.schema(), simulator)?;
+    if is_pilot {
+        pilot::may_ask(job, home, &mut prepared, &mut source).await?;
+    }
+    let (position, mut batches) = outlook(job).await?;
+    let retention = source.retention();
+    let mut reader = source.reader();
+    let mut next = batches.last().map(|batch| batch.id.next()).unwrap_or_default();
+    let mut planner = Planner::new(source, job.batch, position, None);
+    while let Some(batch) = planner.next(next).await? {
+        next = batch.id.next();
+        batches.push(batch);
+    }
+    let rows: u64 = batches.iter().map(PlannedBatch::rows).sum();
+    let wanted = options.sample.max(options.pilot.unwrap_or_default()).min(rows);
+    let mut random = fastrand::Rng::with_seed(options.seed);
+    let chosen = sample::choose(rows, wanted, &mut random);
+    let chunks = sample::read(&mut planner, &mut reader, &batches, &chosen).await?;
+    let looked = sample::look(job, &prepared, &chunks);
+    let bytes = batches.iter().map(|batch| batch.bytes).sum();
+    let batches = batches.len() as u64;
+    Ok(Sampled { prepared, rows, bytes, batches, retention, chunks, looked, random })
 }

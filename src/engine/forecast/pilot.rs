@@ -11,26 +11,30 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use tokio::sync::watch;
 
 use super::{Pilot, PilotSample};
-use crate::checkpoint::{Part, PlannedBatch, Position};
-use crate::config::{Job, Places};
+use crate::checkpoint::{CheckpointFile, Part, PlannedBatch, Position};
+use crate::config::Job;
 use crate::decode::Content;
 use crate::engine::enricher::Enricher;
 use crate::engine::error::EngineError;
-use crate::engine::exclusive::{Exclusive, home};
+use crate::engine::exclusive::Tenure;
 use crate::engine::feed::{Drain, Feed, Loaded};
 use crate::engine::funds::Funds;
 use crate::engine::learned::LearnedFile;
 use crate::engine::prepare::{Prepared, inputs};
 use crate::engine::probation::Strictness;
+use crate::engine::recover::Recoverer;
 use crate::engine::run::{Begin, End, RunOptions, Running, StopRequest};
-use crate::engine::start::Journals;
+use crate::engine::start::{Journals, keep_figures, owner};
 use crate::event::Voice;
 use crate::ident::{BatchId, Lineage, Money, RunId};
 use crate::journal::{self, JournalFolder, StrayAnswers};
 use crate::ledger::{Ledger, Window};
-use crate::sink::{Committed, Constraints, FilledBatch, Outcome, Settled};
-use crate::source::Chunk;
-use crate::store;
+use crate::metrics::Kind;
+use crate::report::Tally;
+use crate::sink::{Committed, Constraints, FilledBatch, Outcome, Settled, Sink};
+use crate::source::{Chunk, Source};
+use crate::store::{self, Folder};
+use crate::table::is_delta_table;
 
 /// Rows that are shown.
 const SHOWN: usize = 5;
@@ -46,11 +50,47 @@ pub(super) struct Answered {
     pub(super) chunks: Vec<Chunk>,
     /// By step, then by row.
     pub(super) outcomes: Vec<Vec<Settled>>,
+    /// What was paid now: answers that were there already cost nothing.
+    paid: Option<Money>,
+    /// Requests that were refused for being asked too much.
+    pub(super) throttled: u64,
+}
+
+/// A job that is held while its rows are asked.
+#[derive(Clone, Debug)]
+pub(super) struct Hold<'a> {
+    pub(super) job: &'a Job,
+    pub(super) home: &'a Folder,
+    pub(super) run: RunId,
+    pub(super) tenure: Tenure,
+}
+
+/// Holds what a pilot will ask against the target, as a run does before its first call.
+pub(super) async fn may_ask(
+    job: &Job,
+    home: &Folder,
+    prepared: &mut Prepared,
+    source: &mut Source,
+) -> Result<(), EngineError> {
+    home.probe().await?;
+    store::probe(&job.places.journal)?;
+    if !is_delta_table(&job.target.location).await? {
+        return Ok(Sink::can_create(&job.target.location).await?);
+    }
+    let sink = Sink::open(job, &prepared.columns, source.id(), RunId::random()).await?;
+    sink.constraints(job)?;
+    for step in prepared.steps.iter_mut().filter(|step| step.gives_vectors()) {
+        step.hold_length(sink.vector_length(&step.spec.output).await?)?;
+    }
+    let (file, voice) = (CheckpointFile::in_folder(home), Voice::default());
+    let mut recoverer = Recoverer { job, source, sink: &sink, file: &file, voice: &voice };
+    recoverer.look().await?;
+    Ok(())
 }
 
 /// Asks these rows of the chunks, which are in their order, and waits for what comes of them.
 pub(super) async fn ask(
-    job: &Job,
+    Hold { job, home, run, tenure }: Hold<'_>,
     prepared: Prepared,
     chunks: &[Chunk],
     rows: &[u64],
@@ -59,62 +99,54 @@ pub(super) async fn ask(
 ) -> Result<Answered, EngineError> {
     let places: Vec<usize> = rows.iter().filter_map(|row| usize::try_from(*row).ok()).collect();
     let chunks = picked(chunks, &places)?;
-    let home = home(job).await?;
-    let run = RunId::random();
-    home.probe().await?;
-    store::probe(&job.places.journal)?;
-    let Places { state, journal, lease, .. } = &job.places;
-    let exclusive = Exclusive::take(state, &home, journal, *lease, run).await?;
-    let tenure = exclusive.tenure();
-    let work = async {
-        let funds = Funds::open(job, &home).await?;
-        let folder = JournalFolder::open(journal)?;
-        let mut strays = StrayAnswers::default();
-        for found in folder.list()? {
-            // Of batches that are open, too: what is paid for is not paid for again.
-            strays.absorb_copies(journal::read_all(&found.path)?);
-        }
-        let lineage = Lineage::random();
-        let id = BatchId::new(FIRST_BATCH + u64::from(fastrand::u32(..)));
-        let plan = plan(id, &chunks);
-        let ledger =
-            Ledger::new(Window::of(job), job.steps.len(), id.next(), [(id, plan.rows(), plan.bytes)]);
-        let learned = LearnedFile::load(home.path().unwrap_or(&job.places.state));
-        let cache = job.cache.as_ref().map(|spec| crate::cache::Store::open(&spec.path, spec.into()));
-        let cache = cache.transpose()?;
-        let journals = Journals {
-            lineage,
-            folder: folder.clone(),
-            strays,
-            learned,
-            funds,
-            cache,
-            open: Vec::new(),
-            copier: None,
-        };
-        let enricher =
-            Enricher::start(prepared, ledger, journals, None, Strictness::Probation, voice.clone());
-        let kept = Kept { folder, outcomes: Arc::default() };
-        let feed = Sampled { plan, chunks: chunks.clone() };
-        let constraints = Arc::new(Constraints::none(&job.target.location, &job.steps));
-        let running = Running::new(enricher, feed, kept.clone(), lineage, constraints, tenure, voice);
-        let options = RunOptions { grace: GRACE, max_rows: None, max_duration: None, begin: Begin::GoOn };
-        match running.run(options, stop).await? {
-            End::Complete => {}
-            End::Provider { provider, failure } => return Err(EngineError::Provider { provider, failure }),
-            End::Budget(words) => return Err(EngineError::Budget(words)),
-            end => {
-                let why = end.message().unwrap_or_else(|| "it was asked to stop".to_owned());
-                return Err(EngineError::Mismatch {
-                    what: format!("the pilot did not come to its end: {why}"),
-                    hint: "what was answered is kept",
-                });
-            }
-        }
-        let outcomes = kept.outcomes.lock().unwrap_or_else(PoisonError::into_inner).take();
-        Ok(Answered { places, chunks, outcomes: outcomes.unwrap_or_default() })
+    let mut funds = Funds::open(job, home).await?;
+    let mut copy = funds.copy.take();
+    let owner = owner(job, Kind::Run, run, Lineage::random());
+    let (_, voice) = keep_figures(job, home, &job.places.state, owner, &voice).await?;
+    let tally = Tally::default();
+    let voice = voice.and(Box::new(tally.clone()));
+    let folder = JournalFolder::open(&job.places.journal)?;
+    let mut strays = StrayAnswers::default();
+    for found in folder.list()? {
+        // Of batches that are open, too: what is paid for is not paid for again.
+        strays.absorb_copies(journal::read_all(&found.path)?);
+    }
+    let lineage = Lineage::random();
+    let id = BatchId::new(FIRST_BATCH + u64::from(fastrand::u32(..)));
+    let plan = plan(id, &chunks);
+    let ledger = Ledger::new(Window::of(job), job.steps.len(), id.next(), [(id, plan.rows(), plan.bytes)]);
+    let learned = LearnedFile::load(home.path().unwrap_or(&job.places.state));
+    let cache = job.cache.as_ref().map(|spec| crate::cache::Store::open(&spec.path, spec.into()));
+    let cache = cache.transpose()?;
+    let journals = Journals {
+        lineage,
+        folder: folder.clone(),
+        strays,
+        learned,
+        funds,
+        cache,
+        open: Vec::new(),
+        copier: None,
     };
-    exclusive.during(Box::pin(Funds::during(job, &home, run, work))).await
+    let mut enricher =
+        Enricher::start(prepared, ledger, journals, None, Strictness::Probation, voice.clone());
+    enricher.seed(&[])?;
+    let kept = Kept { folder, outcomes: Arc::default() };
+    let feed = Sampled { plan, chunks: chunks.clone() };
+    let constraints = Arc::new(Constraints::none(&job.target.location, &job.steps));
+    let running = Running::new(enricher, feed, kept.clone(), lineage, constraints, tenure, voice);
+    let options = RunOptions { grace: GRACE, max_rows: None, max_duration: None, begin: Begin::GoOn };
+    match running.run(options, stop).await? {
+        End::Complete => {}
+        end => return Err(EngineError::Cut(Box::new(end))),
+    }
+    if let Some(copy) = &mut copy {
+        copy.copy().await?;
+    }
+    let outcomes = kept.outcomes.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let paid = tally.totals();
+    let throttled = paid.throttled;
+    Ok(Answered { places, chunks, outcomes: outcomes.unwrap_or_default(), paid: paid.cost, throttled })
 }
 
 /// Some rows of chunks, by their places over all of them.
@@ -221,6 +253,7 @@ impl Answered {
             answers: all().filter(|settled| matches!(settled.outcome, Outcome::Answer(_))).count() as u64,
             errors: all().filter(|settled| matches!(settled.outcome, Outcome::Failed(_))).count() as u64,
             cost_usd: cost.map(Money::dollars),
+            paid_usd: self.paid.map(Money::dollars),
             samples: self.samples(job),
         }
     }

@@ -1,15 +1,20 @@
 //! From what was counted and asked to totals with intervals.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::pilot::Answered;
 use super::sample::{Ask, Looked};
 use super::{Estimate, PartForecast};
 use crate::config::{Job, Prices, Provider, TokenCharge};
+use crate::engine::funds::Spent;
 use crate::ident::Money;
 use crate::meter::{Asked, Encoding, Interval, Listed, counted_total, listed, total};
 use crate::report::counted;
 use crate::sink::{Outcome, Settled};
+
+/// Rows that a pilot asks, at most.
+const MOST_ASKED: u64 = 10_000;
 
 /// Half of an interval's width that is narrow enough to decide by, as a share of what is expected.
 const WIDTH: f64 = 0.15;
@@ -24,6 +29,7 @@ pub(super) struct Reckoning<'a> {
     pub(super) rows: u64,
     pub(super) looked: &'a [Looked],
     pub(super) asked: Option<&'a Answered>,
+    pub(super) spent: Option<&'a Spent>,
 }
 
 impl From<Interval> for Estimate {
@@ -129,7 +135,7 @@ impl Reckoning<'_> {
             };
             let sum = |get: &dyn Fn(usize) -> f64| {
                 let values: Vec<f64> = self.looked.iter().map(|row| own(row).map_or(0.0, get)).collect();
-                counted_total(self.rows, &values).map_or(Estimate::NOTHING, Estimate::from)
+                counted_total(self.rows, &values).map_or_else(|| Estimate::up_to(None), Estimate::from)
             };
             (sum(&|_| 1.0), sum(&|tokens| float(tokens as u64)))
         };
@@ -207,6 +213,14 @@ impl Reckoning<'_> {
         slowest.filter(|(lasts, _)| lasts.high != Some(0.0))
     }
 
+    /// Rows of a step that go into one request: of one batch, as many as the provider takes.
+    fn together(&self, step: usize, of: &Provider) -> f64 {
+        match self.job.steps[step].params.vectors {
+            Some(_) => f64::from(of.inputs_per_request.min(self.job.batch.max_rows).max(1)),
+            None => 1.0,
+        }
+    }
+
     /// How long each limit of a provider makes it last.
     fn times(&self, of: &Provider) -> Vec<(Estimate, &'static str)> {
         let minute = 60.0;
@@ -221,17 +235,12 @@ impl Reckoning<'_> {
         let requests = match self.asked {
             // Attempts that failed count, and rows that went together are one request.
             Some(_) => self.measured(&|step, settled| {
-                let together = match self.job.steps[step].params.vectors {
-                    Some(_) => f64::from(of.inputs_per_request.max(1)),
-                    None => 1.0,
-                };
-                if is_of(settled, of) { f64::from(settled.attempts) / together } else { 0.0 }
+                let requests = f64::from(settled.attempts) / self.together(step, of);
+                if is_of(settled, of) { requests } else { 0.0 }
             }),
             None => parts.iter().fold(Estimate::NOTHING, |sum, part| {
-                let step = self.job.steps.iter().find(|step| step.output == part.step);
-                let embeds = step.is_some_and(|step| step.params.vectors.is_some());
-                let together = if embeds { f64::from(of.inputs_per_request.max(1)) } else { 1.0 };
-                sum.plus(part.rows.times(1.0 / together))
+                let step = self.job.steps.iter().position(|step| step.output == part.step);
+                sum.plus(part.rows.times(1.0 / step.map_or(1.0, |step| self.together(step, of))))
             }),
         };
         let input = sum(|part| part.input_tokens);
@@ -257,10 +266,11 @@ impl Reckoning<'_> {
         ] {
             times.extend(per_minute(limit, amount).map(|lasts| (lasts, what)));
         }
-        if self.asked.is_some() {
-            let waited = self.measured(&|_, settled| {
+        // What a provider refuses makes it longer than its answers take, and nobody knows by how much.
+        if self.asked.is_some_and(|asked| asked.throttled == 0) {
+            let waited = self.measured(&|step, settled| {
                 let latency = settled.latency_ms.filter(|_| is_of(settled, of) && !settled.shared);
-                latency.map_or(0.0, |ms| float(ms) / 1_000.0)
+                latency.map_or(0.0, |ms| float(ms) / 1_000.0 / self.together(step, of))
             });
             let at_once = f64::from(of.max_concurrency.max(1));
             times.push((waited.times(1.0 / at_once), "latency, at max_concurrency"));
@@ -294,20 +304,74 @@ impl Reckoning<'_> {
                 ));
             }
         }
-        let budget = self.job.budget.job.money.into_iter().chain(self.job.budget.run.money).min();
-        if let (Some(budget), Some(cost)) = (budget, self.cost())
-            && cost.high.is_none_or(|high| high > budget.dollars())
+        let spent = self.spent.map_or(0.0, |spent| spent.cost_usd);
+        let of_job = self.job.budget.job.money.map(|most| (most, (most.dollars() - spent).max(0.0)));
+        let of_run = self.job.budget.run.money.map(|most| (most, most.dollars()));
+        let budgets = of_job.into_iter().chain(of_run);
+        if let (Some((most, left)), Some(cost)) =
+            (budgets.min_by(|(_, a), (_, b)| a.total_cmp(b)), self.cost())
+            && cost.high.is_none_or(|high| high > left)
         {
-            notes.push(format!("the budget is {budget}: it may not be enough"));
+            notes.push(format!("${left:.4} is left of the budget of {most}: it may not be enough"));
+        }
+        notes.extend(self.alike_note());
+        if self.job.cache.is_some() {
+            notes
+                .push("answers in the cache are not looked up here: with them the run costs less".to_owned());
+        }
+        let has_windows = self.used().any(|provider| provider.context_window.is_some());
+        if self.asked.is_none() && has_windows {
+            let text = "a context_window is not reckoned with: prompts beyond it go elsewhere, are cut, or cost nothing";
+            notes.push(text.to_owned());
+        }
+        if self.asked.is_some_and(|asked| asked.throttled > 0) {
+            let text = "a provider has limits that the job does not name and refused some requests for being too many: it \
+                        takes longer than its answers do; set requests_per_minute or tokens_per_minute";
+            notes.push(text.to_owned());
         }
         match self.asked {
             None => self.note_unknown(&mut notes),
             Some(asked) => {
                 Self::note_pilot(asked, &mut notes);
-                notes.extend(self.cost().and_then(|cost| wider(asked.places.len(), cost)));
+                notes.extend(self.cost().and_then(|cost| self.wider(asked.places.len(), cost)));
             }
         }
         notes
+    }
+
+    /// How many rows are to be asked for an interval that is narrow enough, where it is not and they can be.
+    fn wider(&self, asked: usize, cost: Estimate) -> Option<String> {
+        let width = (cost.high? - cost.low) / 2.0 / cost.expected.filter(|expected| *expected > 0.0)?;
+        let factor = (width / WIDTH).powi(2);
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a few thousand")]
+        let rows = (float(asked as u64) * factor / 100.0).ceil() as u64 * 100;
+        (width > WIDTH && rows < self.rows.min(MOST_ASKED))
+            .then(|| format!("--pilot {rows} would tell the cost to ±{:.0} %, about", WIDTH * 100.0))
+    }
+
+    /// What is said of rows that share an answer.
+    fn alike_note(&self) -> Option<String> {
+        let mut asked = 0_u64;
+        let mut distinct = BTreeSet::new();
+        for row in self.looked {
+            for (nth, ask) in row.asks.iter().enumerate() {
+                if let Ask::Of { question, .. } = ask
+                    && self.job.steps[nth].shares
+                {
+                    asked += 1;
+                    distinct.insert((nth, question.fingerprint));
+                }
+            }
+        }
+        let distinct = distinct.len() as u64;
+        (distinct < asked).then(|| {
+            format!(
+                "of {} that were counted {} are alike: rows with the same prompt share one answer, and the run costs less \
+                 than this, the less the more of them there are",
+                counted(asked, "prompt"),
+                asked - distinct
+            )
+        })
     }
 
     fn price_note(&self, provider: &Provider) -> Option<String> {
@@ -351,8 +415,8 @@ impl Reckoning<'_> {
     fn note_pilot(asked: &Answered, notes: &mut Vec<String>) {
         if asked.places.len() < FEW {
             notes.push(format!(
-                "{} tell little where lengths differ much: the truth is within these bounds some 85 times in 100",
-                counted(asked.places.len() as u64, "row")
+                "where lengths differ much, so few rows ({}) hold the truth within these bounds some 85 times in 100",
+                asked.places.len()
             ));
         }
         let failed = |settled: &&Settled| matches!(settled.outcome, Outcome::Failed(_));
@@ -361,15 +425,6 @@ impl Reckoning<'_> {
             notes.push("more than half of what was asked failed: these figures are about that".to_owned());
         }
     }
-}
-
-/// How many rows are to be asked for an interval that is narrow enough, where it is not.
-fn wider(asked: usize, cost: Estimate) -> Option<String> {
-    let width = (cost.high? - cost.low) / 2.0 / cost.expected.filter(|expected| *expected > 0.0)?;
-    let factor = (width / WIDTH).powi(2);
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a few thousand")]
-    let rows = (float(asked as u64) * factor / 100.0).ceil() as u64 * 100;
-    (width > WIDTH).then(|| format!("--pilot {rows} would tell the cost to ±{:.0} %, about", WIDTH * 100.0))
 }
 
 /// Tokens of what can be told of a row without an answer.
