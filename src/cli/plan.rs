@@ -139,6 +139,9 @@ fn told(part: &PartForecast) -> Vec<String> {
     if let Some(cost) = &part.cost_usd {
         lines.push(format!("  cost       {}", in_words(cost, dollars)));
     }
+    if let Some(seconds) = &part.seconds {
+        lines.push(format!("  time       {}", in_words(seconds, span)));
+    }
     lines
 }
 
@@ -180,11 +183,15 @@ fn in_words(estimate: &Estimate, show: fn(f64) -> String) -> String {
     let Estimate { low, expected, high } = *estimate;
     match (expected, high) {
         (Some(expected), Some(high)) if low >= expected && high <= expected => show(expected),
+        // Bounds of what may be, not of what is likely.
+        (Some(expected), Some(high)) if low <= 0.0 => {
+            format!("{} perhaps, up to {}", show(expected), show(high))
+        }
         (Some(expected), Some(high)) => {
             let width = if expected > 0.0 { (high - low) / 2.0 / expected } else { 0.0 };
             format!("{} (90 %: {} to {}, ±{:.0} %)", show(expected), show(low), show(high), width * 100.0)
         }
-        (Some(expected), None) => format!("{}, with no upper bound", show(expected)),
+        (Some(expected), None) => format!("{} perhaps, with no upper bound", show(expected)),
         (None, Some(high)) if low > 0.0 => format!("{} to {}", show(low), show(high)),
         (None, Some(high)) => format!("up to {}", show(high)),
         (None, None) if low > 0.0 => format!("{} at least", show(low)),

@@ -329,3 +329,27 @@ async fn a_pilot_that_is_interrupted_says_so_and_keeps_what_it_has() {
     world.run(&[]).await.assert_status(0);
     assert_eq!(world.simulator.counts().paid_again(), 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_pilot_earlier_batches_tell_what_is_expected() {
+    let second =
+        "[[step]]\noutput = \"more\"\nwhen = \"answer LIKE '%7%'\"\nprompt = \"More of {{ answer }}\"\n";
+    let world = world_of(dear(), 200, &format!("{PRICES}\nrequests_per_minute = 100000")).await;
+    let text = std::fs::read_to_string(world.job()).unwrap();
+    world.write_text(&format!("{text}{second}max_tokens = 50\n"));
+    let before = planned(&world, &[]).await;
+    assert_eq!(before["cost_usd"]["expected"], Value::Null, "nothing tells yet");
+    world.run(&["--max-rows", "100"]).await.assert_status(0);
+    let paid = world.simulator.counts().billed_picodollars;
+    let told = plan(&world, &[]).await;
+    let said = "expected are answers as they were in earlier batches, of 100 rows: --pilot tells bounds";
+    assert!(told.stdout.contains(said) && told.stdout.contains(" perhaps"), "{}", told.stdout);
+    let after = planned(&world, &[]).await;
+    let expected = after["cost_usd"]["expected"].as_f64().unwrap();
+    let step = after["parts"].as_array().unwrap().iter().find(|part| part["step"] == "more").unwrap();
+    assert!(step["rows"]["expected"].as_f64().unwrap() > 10.0 && !step["seconds"].is_null(), "{step}");
+    world.run(&[]).await.assert_status(0);
+    let truth = (world.simulator.counts().billed_picodollars - paid) as f64 / 1e12;
+    // The prompts are counted as another model counts them.
+    assert!((truth / 1.6..truth * 1.6).contains(&expected), "{expected} was expected, and it was {truth}");
+}

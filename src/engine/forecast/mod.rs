@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use url::Url;
 
 use self::pilot::Hold;
-use self::reckon::Reckoning;
+use self::reckon::{Before, Reckoning};
 use self::sample::Looked;
 use super::error::EngineError;
 use super::exclusive::{Exclusive, home};
@@ -24,6 +24,7 @@ use crate::checkpoint::PlannedBatch;
 use crate::config::{Job, Places};
 use crate::event::Voice;
 use crate::ident::RunId;
+use crate::metrics;
 use crate::plan::Planner;
 use crate::source::{Chunk, Source};
 use crate::store::Folder;
@@ -98,6 +99,8 @@ pub struct PartForecast {
     pub output_tokens: Estimate,
     /// US dollars; none where the price is not known.
     pub cost_usd: Option<Estimate>,
+    /// Seconds that this takes at the provider's limits, were it alone there; none where nothing limits it that is known.
+    pub seconds: Option<Estimate>,
 }
 
 /// A prompt as it is sent.
@@ -191,7 +194,13 @@ async fn tell(
         _ => None,
     };
     let spent = Funds::look(job, home).await?;
-    let reckoning = Reckoning { job, rows, looked: &looked, asked: asked.as_ref(), spent: spent.as_ref() };
+    let before = match (&job.metrics, &asked) {
+        (Some(at), None) => metrics::read(at, &job.app_id, std::slice::from_ref(home)).await?,
+        _ => Vec::new(),
+    };
+    let before = Before::of(job, &before);
+    let (asked_rows, spent) = (asked.as_ref(), spent.as_ref());
+    let reckoning = Reckoning { job, rows, looked: &looked, asked: asked_rows, before: &before, spent };
     let parts = reckoning.parts();
     let (seconds, bound_by) = reckoning.time().unzip();
     Ok(Forecast {

@@ -1,6 +1,6 @@
 //! From what was counted and asked to totals with intervals.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::pilot::Answered;
@@ -8,8 +8,9 @@ use super::sample::{Ask, Looked};
 use super::{Estimate, PartForecast};
 use crate::config::{Job, Prices, Provider, TokenCharge};
 use crate::engine::funds::Spent;
-use crate::ident::Money;
+use crate::ident::{Money, Tokens};
 use crate::meter::{Asked, Encoding, Interval, Listed, counted_total, listed, total};
+use crate::metrics::{Figures, Kind};
 use crate::report::counted;
 use crate::sink::{Outcome, Settled};
 
@@ -29,7 +30,47 @@ pub(super) struct Reckoning<'a> {
     pub(super) rows: u64,
     pub(super) looked: &'a [Looked],
     pub(super) asked: Option<&'a Answered>,
+    /// What the job's earlier batches came to, where nobody is asked now.
+    pub(super) before: &'a Before,
     pub(super) spent: Option<&'a Spent>,
+}
+
+/// What earlier batches of a job came to, by step and provider.
+#[derive(Debug)]
+pub(super) struct Before {
+    /// Rows of all of them.
+    rows: u64,
+    asked: BTreeMap<(String, String), OfOne>,
+}
+
+/// What was asked of one provider for one step.
+#[derive(Clone, Copy, Debug, Default)]
+struct OfOne {
+    rows: u64,
+    tokens: Tokens,
+}
+
+impl Before {
+    pub(super) fn of(job: &Job, figures: &[Figures]) -> Self {
+        let mut before = Before { rows: 0, asked: BTreeMap::new() };
+        for row in figures.iter().filter(|row| row.kind == Kind::Run) {
+            if job.steps.first().is_some_and(|step| step.output == row.step) {
+                before.rows += row.rows;
+            }
+            let Some(provider) = &row.provider else { continue };
+            let of = before.asked.entry((row.step.clone(), provider.clone())).or_default();
+            of.rows += row.rows - row.shared.min(row.rows);
+            of.tokens += row.tokens;
+        }
+        before
+    }
+
+    /// Rows of a step that a provider was asked for, as a share of all, and what each took.
+    fn look(&self, step: &str, provider: &str) -> Option<(f64, f64, f64)> {
+        let of = self.asked.get(&(step.to_owned(), provider.to_owned())).filter(|of| of.rows > 0)?;
+        let each = |tokens: u64| float(tokens) / float(of.rows);
+        Some((float(of.rows) / float(self.rows.max(1)), each(of.tokens.prompt), each(of.tokens.completion)))
+    }
 }
 
 impl From<Interval> for Estimate {
@@ -44,6 +85,11 @@ impl Estimate {
     /// Something between nothing and this much.
     fn up_to(high: Option<f64>) -> Self {
         Estimate { low: 0.0, expected: None, high }
+    }
+
+    /// By what it is compared.
+    fn size(&self) -> f64 {
+        self.expected.unwrap_or(self.low)
     }
 
     fn at_most(self, most: f64) -> Self {
@@ -78,7 +124,9 @@ impl Reckoning<'_> {
             own.sort_unstable();
             own.dedup();
             for provider in own {
-                let part = self.part(step, provider);
+                let mut part = self.part(step, provider);
+                part.seconds =
+                    self.slowest(&self.job.providers[provider], Some(step)).map(|(lasts, _)| lasts);
                 // A provider to fall back to has no part in it yet.
                 if part.rows.high != Some(0.0) {
                     parts.push(part);
@@ -118,6 +166,7 @@ impl Reckoning<'_> {
             input_tokens,
             output_tokens,
             cost_usd: cost,
+            seconds: None,
         }
     }
 
@@ -126,8 +175,15 @@ impl Reckoning<'_> {
         let (spec, of) = (&self.job.steps[step], &self.job.providers[provider]);
         let is_unknown = self.looked.iter().any(|row| matches!(row.asks[step], Ask::Unknown));
         let most_output = spec.params.max_tokens.map(f64::from);
+        let before = self.before.look(&spec.output, &of.name);
         let (rows, input) = if is_unknown {
-            (Estimate::up_to(Some(float(self.rows))), Estimate::up_to(None))
+            let mut rows = Estimate::up_to(Some(float(self.rows)));
+            let mut input = Estimate::up_to(None);
+            if let Some((share, each, _)) = before {
+                let expected = float(self.rows) * share.min(1.0);
+                (rows.expected, input.expected) = (Some(expected), Some(expected * each));
+            }
+            (rows, input)
         } else {
             let own = |row: &Looked| match &row.asks[step] {
                 Ask::Of { provider: asked, tokens, .. } if *asked == provider => Some(*tokens),
@@ -139,10 +195,13 @@ impl Reckoning<'_> {
             };
             (sum(&|_| 1.0), sum(&|tokens| float(tokens as u64)))
         };
-        let output = match spec.params.vectors {
+        let mut output = match spec.params.vectors {
             Some(_) => Estimate::NOTHING,
             None => Estimate::up_to(rows.high.zip(most_output).map(|(rows, most)| rows * most)),
         };
+        if let (None, Some((_, _, each)), Some(rows)) = (output.expected, before, rows.expected) {
+            output.expected = Some(rows * each);
+        }
         let cost = prices(of).map(|prices| {
             let price = |money: Money| money.dollars();
             input.times(price(prices.input)).plus(output.times(price(prices.output)))
@@ -201,16 +260,17 @@ impl Reckoning<'_> {
 
     /// The longest that any limit makes it last, in seconds, and which.
     pub(super) fn time(&self) -> Option<(Estimate, String)> {
-        let mut slowest: Option<(Estimate, String)> = None;
-        for provider in self.used() {
-            for (lasts, what) in self.times(provider) {
-                let by = |estimate: &Estimate| estimate.expected.unwrap_or(estimate.low);
-                if slowest.as_ref().is_none_or(|(so_far, _)| by(&lasts) > by(so_far)) {
-                    slowest = Some((lasts, format!("{what} of {}", provider.name)));
-                }
-            }
-        }
-        slowest.filter(|(lasts, _)| lasts.high != Some(0.0))
+        let each = self.used().filter_map(|provider| {
+            let (lasts, what) = self.slowest(provider, None)?;
+            Some((lasts, format!("{what} of {}", provider.name)))
+        });
+        each.max_by(|(a, _), (b, _)| a.size().total_cmp(&b.size()))
+    }
+
+    /// The longest that any limit of a provider makes it last, and which; of all steps, or of one as if it were alone.
+    fn slowest(&self, of: &Provider, only: Option<usize>) -> Option<(Estimate, &'static str)> {
+        let times = self.times(of, only).into_iter().filter(|(lasts, _)| lasts.high != Some(0.0));
+        times.max_by(|(a, _), (b, _)| a.size().total_cmp(&b.size()))
     }
 
     /// Rows of a step that go into one request: of one batch, as many as the provider takes.
@@ -222,11 +282,12 @@ impl Reckoning<'_> {
     }
 
     /// How long each limit of a provider makes it last.
-    fn times(&self, of: &Provider) -> Vec<(Estimate, &'static str)> {
+    fn times(&self, of: &Provider, only: Option<usize>) -> Vec<(Estimate, &'static str)> {
+        let is_meant = |step: usize| only.is_none_or(|only| only == step);
         let minute = 60.0;
         let at = self.job.providers.iter().position(|known| known.name == of.name).unwrap_or_default();
         let parts: Vec<PartForecast> = (0..self.job.steps.len())
-            .filter(|step| self.job.steps[*step].all_providers().any(|own| own == at))
+            .filter(|step| is_meant(*step) && self.job.steps[*step].all_providers().any(|own| own == at))
             .map(|step| self.part(step, at))
             .collect();
         let sum = |get: fn(&PartForecast) -> Estimate| {
@@ -236,7 +297,7 @@ impl Reckoning<'_> {
             // Attempts that failed count, and rows that went together are one request.
             Some(_) => self.measured(&|step, settled| {
                 let requests = f64::from(settled.attempts) / self.together(step, of);
-                if is_of(settled, of) { requests } else { 0.0 }
+                if is_meant(step) && is_of(settled, of) { requests } else { 0.0 }
             }),
             None => parts.iter().fold(Estimate::NOTHING, |sum, part| {
                 let step = self.job.steps.iter().position(|step| step.output == part.step);
@@ -269,7 +330,8 @@ impl Reckoning<'_> {
         // What a provider refuses makes it longer than its answers take, and nobody knows by how much.
         if self.asked.is_some_and(|asked| asked.throttled == 0) {
             let waited = self.measured(&|step, settled| {
-                let latency = settled.latency_ms.filter(|_| is_of(settled, of) && !settled.shared);
+                let latency =
+                    settled.latency_ms.filter(|_| is_meant(step) && is_of(settled, of) && !settled.shared);
                 latency.map_or(0.0, |ms| float(ms) / 1_000.0 / self.together(step, of))
             });
             let at_once = f64::from(of.max_concurrency.max(1));
@@ -391,6 +453,12 @@ impl Reckoning<'_> {
     }
 
     fn note_unknown(&self, notes: &mut Vec<String>) {
+        if self.before.rows > 0 {
+            notes.push(format!(
+                "expected are answers as they were in earlier batches, of {}: --pilot tells bounds",
+                counted(self.before.rows, "row")
+            ));
+        }
         for (nth, step) in self.job.steps.iter().enumerate() {
             if self.looked.iter().any(|row| matches!(row.asks[nth], Ask::Unknown)) {
                 notes.push(format!(
