@@ -27,6 +27,7 @@ use crate::event::{Event, Hold, Voice};
 use crate::ident::{BatchId, Cell, Lineage};
 use crate::journal::{Header, JournalFolder, Record, StrayAnswers};
 use crate::ledger::{Duty, Ledger};
+use crate::meter::Account;
 use crate::sink::{FilledBatch, Output, Settled, Turned};
 use crate::source::Chunk;
 
@@ -235,6 +236,13 @@ impl Enricher {
         }
     }
 
+    /// What the job may spend and has spent. It is to be flushed before [`Enricher::committed`]: what a batch's rows cost
+    /// is not in the journal any more then.
+    #[must_use]
+    pub fn account(&self) -> Account {
+        self.funds.account.clone()
+    }
+
     /// A batch is in the table: its journal is removed.
     ///
     /// # Errors
@@ -243,8 +251,6 @@ impl Enricher {
         self.learned.save();
         // The journal is about to go, and others may share what is in it.
         self.sharing.flush();
-        // What these rows cost is not in the journal any more.
-        self.funds.account.sync()?;
         let duty = self.ledger.committed(id);
         let removed = self.journal.forget(id);
         match removed {

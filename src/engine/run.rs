@@ -25,6 +25,7 @@ use crate::event::{Event, Voice};
 use crate::fault::Failure;
 use crate::ident::{BatchId, Lineage, RunId};
 use crate::ledger::Duty;
+use crate::meter::Account;
 use crate::report::Tally;
 use crate::sink::{Committed, Constraints, FilledBatch, Sink};
 use crate::source::Source;
@@ -350,12 +351,16 @@ impl<F: Feed, D: Drain> Running<F, D> {
                 let turned = self.constraints.judge(&mut batch);
                 let turned = turned.inspect_err(|_| self.enricher.failed(Duty::Commit(id)))?;
                 self.enricher.refused(&turned);
-                let (lineage, tenure) = (self.lineage, self.tenure.clone());
+                let (lineage, tenure, account) = (self.lineage, self.tenure.clone(), self.enricher.account());
                 self.tasks.spawn(async move {
                     let rows = batch.rows() as u64;
                     let committed = match tenure.confirm().await {
                         Ok(()) => drain.commit(&batch, lineage).await,
                         Err(lost) => Err(lost.into()),
+                    };
+                    let committed = match committed {
+                        Ok(committed) => flushed(account).await.map(|()| committed),
+                        failed => failed,
                     };
                     Done::Committed(drain, id, rows, committed)
                 });
@@ -452,6 +457,12 @@ impl<F: Feed, D: Drain> Running<F, D> {
             None => End::Stopped,
         })
     }
+}
+
+/// What was spent is on the disk.
+async fn flushed(account: Account) -> Result<(), EngineError> {
+    let flushing = tokio::task::spawn_blocking(move || account.sync());
+    Ok(flushing.await.map_err(|error| EngineError::Task(error.to_string()))??)
 }
 
 fn busy(what: &str) -> EngineError {

@@ -105,10 +105,10 @@ impl Account {
     /// # Errors
     /// When the flush fails.
     pub fn sync(&self) -> Result<(), StoreError> {
-        match &self.0 {
-            Some(books) => lock(books).job.as_ref().map_or(Ok(()), Spending::sync),
-            None => Ok(()),
-        }
+        let Some(books) = &self.0 else { return Ok(()) };
+        // Requests are reserved meanwhile.
+        let flush = lock(books).job.as_ref().map(Spending::flusher);
+        flush.map_or(Ok(()), |flush| flush())
     }
 }
 

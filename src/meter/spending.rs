@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::ident::{Money, Spend};
 use crate::store::{self, StoreError};
@@ -34,7 +35,7 @@ enum Kind {
 #[derive(Debug)]
 pub struct Spending {
     path: PathBuf,
-    file: File,
+    file: Arc<File>,
     len: u64,
     /// A failed write could not be undone.
     is_torn: bool,
@@ -122,12 +123,10 @@ impl Spending {
         self.settled = self.settled + if is_written { took } else { worst };
     }
 
-    /// Flushes it to the disk.
-    ///
-    /// # Errors
-    /// When the flush fails.
-    pub fn sync(&self) -> Result<(), StoreError> {
-        self.file.sync_data().map_err(StoreError::of("flush", &self.path))
+    /// Flushes it to the disk, when it is called: that takes a while, and others go on writing meanwhile.
+    pub(super) fn flusher(&self) -> impl FnOnce() -> Result<(), StoreError> + use<> {
+        let (file, path) = (Arc::clone(&self.file), self.path.clone());
+        move || file.sync_data().map_err(StoreError::of("flush", &path))
     }
 
     fn append(&mut self, record: &[u8; RECORD]) -> Result<(), StoreError> {
@@ -135,9 +134,10 @@ impl Spending {
             let source = std::io::Error::other("an earlier write left it in an unknown state");
             return Err(StoreError::of("append to", &self.path)(source));
         }
-        if let Err(error) = self.file.write_all(record) {
+        let mut file = &*self.file;
+        if let Err(error) = file.write_all(record) {
             // What was written of it must not stand before the next record.
-            let undone = self.file.set_len(self.len).and_then(|()| self.file.seek(SeekFrom::Start(self.len)));
+            let undone = file.set_len(self.len).and_then(|()| file.seek(SeekFrom::Start(self.len)));
             self.is_torn = undone.is_err();
             return Err(StoreError::of("append to", &self.path)(error));
         }
@@ -147,7 +147,11 @@ impl Spending {
 }
 
 /// Replaces the file by a short one that says the same, and opens that at its end.
-fn write_anew(path: &Path, settled: Spend, open: &BTreeMap<u64, Spend>) -> Result<(File, u64), StoreError> {
+fn write_anew(
+    path: &Path,
+    settled: Spend,
+    open: &BTreeMap<u64, Spend>,
+) -> Result<(Arc<File>, u64), StoreError> {
     let mut bytes = HEADER.to_vec();
     bytes.extend(encode(Kind::Sum, 0, settled));
     for (number, worst) in open {
@@ -155,7 +159,7 @@ fn write_anew(path: &Path, settled: Spend, open: &BTreeMap<u64, Spend>) -> Resul
     }
     store::replace(path, &bytes)?;
     let file = OpenOptions::new().append(true).open(path).map_err(StoreError::of("open", path))?;
-    Ok((file, bytes.len() as u64))
+    Ok((Arc::new(file), bytes.len() as u64))
 }
 
 fn encode(kind: Kind, number: u64, spend: Spend) -> [u8; RECORD] {

@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::io::{Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -45,6 +45,7 @@ struct State {
 #[derive(Debug)]
 struct Lane {
     name: String,
+    print: [u8; 16],
     load: Load,
     /// What is waited for, counted up to this moment.
     waiting: Option<(Waiting, Instant)>,
@@ -69,15 +70,16 @@ impl Counters {
         let lanes: Vec<Lane> = providers
             .into_iter()
             .map(|name| {
-                let load = known.get(&print(&name)).copied().unwrap_or_default();
-                Lane { name, load, waiting: None, rest: Duration::ZERO }
+                let print = print(&name);
+                let load = known.get(&print).copied().unwrap_or_default();
+                Lane { name, print, load, waiting: None, rest: Duration::ZERO }
             })
             .collect();
         let mut image = HEADER.to_vec();
         image.extend(id.to_le_bytes());
         lanes.iter().for_each(|lane| image.extend(record(lane)));
         // Of providers that the job does not have now, and may have again.
-        let is_known = |print: &[u8; 16]| lanes.iter().any(|lane| self::print(&lane.name) == *print);
+        let is_known = |print: &[u8; 16]| lanes.iter().any(|lane| lane.print == *print);
         let others = known.iter().filter(|(print, _)| !is_known(print));
         others.for_each(|(print, load)| image.extend(encode(*print, load)));
         // A file of the same size is as it is but for providers that came and went.
@@ -146,9 +148,7 @@ impl State {
         let Some(at) = self.lanes.iter().position(|lane| lane.name == provider) else { return };
         let lane = &mut self.lanes[at];
         change(lane, clock::now());
-        let place = SeekFrom::Start((HEAD + at * RECORD) as u64);
-        let bytes = record(lane);
-        let written = self.file.seek(place).and_then(|_| self.file.write_all(&bytes));
+        let written = self.file.write_all_at(&record(lane), (HEAD + at * RECORD) as u64);
         if let Err(error) = written
             && !self.is_stale
         {
@@ -178,7 +178,7 @@ fn print(name: &str) -> [u8; 16] {
 }
 
 fn record(lane: &Lane) -> [u8; RECORD] {
-    encode(print(&lane.name), &lane.load)
+    encode(lane.print, &lane.load)
 }
 
 fn encode(print: [u8; 16], load: &Load) -> [u8; RECORD] {
