@@ -59,11 +59,9 @@ impl Page<'_> {
         labels: &[&str],
         values: &[(&[&str], f64)],
     ) -> Result<(), prometheus::Error> {
-        let names: Vec<&str> = ["app_id"].iter().chain(labels).copied().collect();
-        let vector = CounterVec::new(Opts::new(name, help), &names)?;
+        let vector = CounterVec::new(Opts::new(name, help), &first("app_id", labels))?;
         for (of, value) in values {
-            let of: Vec<&str> = [self.app_id].iter().chain(*of).copied().collect();
-            vector.get_metric_with_label_values(&of)?.inc_by(value.max(0.0));
+            vector.get_metric_with_label_values(&first(self.app_id, of))?.inc_by(value.max(0.0));
         }
         self.add(vector)
     }
@@ -75,11 +73,9 @@ impl Page<'_> {
         labels: &[&str],
         values: &[(&[&str], f64)],
     ) -> Result<(), prometheus::Error> {
-        let names: Vec<&str> = ["app_id"].iter().chain(labels).copied().collect();
-        let vector = GaugeVec::new(Opts::new(name, help), &names)?;
+        let vector = GaugeVec::new(Opts::new(name, help), &first("app_id", labels))?;
         for (of, value) in values {
-            let of: Vec<&str> = [self.app_id].iter().chain(*of).copied().collect();
-            vector.get_metric_with_label_values(&of)?.set(*value);
+            vector.get_metric_with_label_values(&first(self.app_id, of))?.set(*value);
         }
         self.add(vector)
     }
@@ -204,6 +200,11 @@ impl Page<'_> {
         let status = f64::from(ended.status);
         self.gauge("enrich_last_run_exit_status", "Its exit status; 0 is good.", &[], &[(&[], status)])
     }
+}
+
+/// The job's name comes before all other labels.
+fn first<'a>(job: &'a str, others: &[&'a str]) -> Vec<&'a str> {
+    std::iter::once(job).chain(others.iter().copied()).collect()
 }
 
 #[expect(clippy::cast_precision_loss, reason = "the format has floats")]

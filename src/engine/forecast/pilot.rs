@@ -136,12 +136,13 @@ pub(super) async fn ask(
     let constraints = Arc::new(Constraints::none(&job.target.location, &job.steps));
     let running = Running::new(enricher, feed, kept.clone(), lineage, constraints, tenure, voice);
     let options = RunOptions { grace: GRACE, max_rows: None, max_duration: None, begin: Begin::GoOn };
-    match running.run(options, stop).await? {
-        End::Complete => {}
-        end => return Err(EngineError::Cut(Box::new(end))),
-    }
+    let end = running.run(options, stop).await?;
+    // Of one that was cut short, too: other machines have to know what is spent.
     if let Some(copy) = &mut copy {
         copy.copy().await?;
+    }
+    if !matches!(end, End::Complete) {
+        return Err(EngineError::Cut(Box::new(end)));
     }
     let outcomes = kept.outcomes.lock().unwrap_or_else(PoisonError::into_inner).take();
     let paid = tally.totals();
