@@ -33,6 +33,8 @@ pub struct Counts {
     pub script_exhausted: u64,
     /// Requests in flight now.
     pub in_flight: u64,
+    /// Connections that are open now.
+    pub connections: u64,
     #[serde(skip)]
     answers: HashMap<Fingerprint, u32>,
     #[serde(skip)]

@@ -6,12 +6,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
+use axum::extract::connect_info::Connected;
 use axum::http::{HeaderMap, Method, Uri};
 use axum::response::Response;
 use axum::routing::{get, post};
-use axum::serve::ListenerExt;
+use axum::serve::{IncomingStream, Listener};
 use serde_json::json;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use url::Url;
@@ -67,10 +68,6 @@ impl Simulator {
         let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
-        let listener = listener.tap_io(|stream| {
-            // Without it answers wait for acknowledgements.
-            let _ = stream.set_nodelay(true);
-        });
         let shared = Arc::new(Shared {
             state: Mutex::new(Inner {
                 counts: Counts::default(),
@@ -88,7 +85,9 @@ impl Simulator {
             .route("/simulator/counts", get(counts))
             .fallback(unknown)
             .layer(axum::extract::DefaultBodyLimit::max(LARGEST_REQUEST))
-            .with_state(Arc::clone(&shared));
+            .with_state(Arc::clone(&shared))
+            .into_make_service_with_connect_info::<Connection>();
+        let listener = Counting { listener, shared: Arc::clone(&shared) };
         let mut server = JoinSet::new();
         server.spawn(async move {
             // It serves until it is aborted.
@@ -129,6 +128,48 @@ enum Interface {
     Embeddings,
 }
 
+/// Counts the connections of a listener.
+struct Counting {
+    listener: TcpListener,
+    shared: Arc<Shared>,
+}
+
+impl Listener for Counting {
+    type Io = TcpStream;
+    type Addr = Connection;
+
+    async fn accept(&mut self) -> (TcpStream, Connection) {
+        let (stream, _) = Listener::accept(&mut self.listener).await;
+        // Without it answers wait for acknowledgements.
+        let _ = stream.set_nodelay(true);
+        self.shared.lock().counts.connections += 1;
+        (stream, Connection(Arc::new(Open(Arc::clone(&self.shared)))))
+    }
+
+    fn local_addr(&self) -> std::io::Result<Connection> {
+        Err(std::io::ErrorKind::Unsupported.into())
+    }
+}
+
+/// Held by the service of a connection for as long as it is open.
+#[derive(Clone, Debug)]
+struct Connection(#[expect(dead_code, reason = "it counts when it is dropped")] Arc<Open>);
+
+impl Connected<IncomingStream<'_, Counting>> for Connection {
+    fn connect_info(stream: IncomingStream<'_, Counting>) -> Self {
+        stream.remote_addr().clone()
+    }
+}
+
+#[derive(Debug)]
+struct Open(Arc<Shared>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.lock().counts.connections -= 1;
+    }
+}
+
 /// Counts a request as in flight for as long as it lives, also when the client goes away.
 struct InFlight(Arc<Shared>);
 
@@ -154,12 +195,13 @@ async fn embed(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Byte
 }
 
 async fn finish(shared: Arc<Shared>, interface: Interface, headers: HeaderMap, body: Bytes) -> Response {
+    let in_flight = InFlight::begin(&shared);
     if !shared.spec.bills_the_gone {
-        return work(shared, interface, headers, body).await;
+        return work(in_flight, interface, headers, body).await;
     }
     // Its task outlives the connection.
     let (sender, receiver) = oneshot::channel();
-    let task = work(Arc::clone(&shared), interface, headers, body);
+    let task = work(in_flight, interface, headers, body);
     shared.lock().tasks.spawn(async move {
         // The client may have gone.
         let _ = sender.send(task.await);
@@ -167,11 +209,11 @@ async fn finish(shared: Arc<Shared>, interface: Interface, headers: HeaderMap, b
     receiver.await.unwrap_or_else(|_| refuse(500, "stopped", "the simulator stops"))
 }
 
-async fn work(shared: Arc<Shared>, interface: Interface, headers: HeaderMap, body: Bytes) -> Response {
-    let _in_flight = InFlight::begin(&shared);
+async fn work(in_flight: InFlight, interface: Interface, headers: HeaderMap, body: Bytes) -> Response {
+    let shared = &in_flight.0;
     let answered = match interface {
-        Interface::Chat => chat::answer(&shared, &headers, &body).await,
-        Interface::Embeddings => embeddings::answer(&shared, &headers, &body).await,
+        Interface::Chat => chat::answer(shared, &headers, &body).await,
+        Interface::Embeddings => embeddings::answer(shared, &headers, &body).await,
     };
     let response = answered.unwrap_or_else(|refused| *refused);
     let status = if response.extensions().get::<HangUp>().is_some() { 0 } else { response.status().as_u16() };

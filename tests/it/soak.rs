@@ -9,6 +9,8 @@ use enrich::clock;
 use enrich::config::{SimulatorSpec, Span};
 use enrich::journal::{Outcome as Kept, read_all};
 use enrich::simulator::Counts;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::support::{World, append_delta, prompt_of, rows};
 
@@ -150,9 +152,19 @@ fn entries(folder: &Path) -> usize {
     count(folder) + count(&folder.join("_delta_log"))
 }
 
-/// Waits until what dead clients had sent is answered.
+/// Waits until what dead clients had sent is read and answered.
 pub async fn settle(world: &World) {
-    while world.simulator.counts().in_flight > 0 {
+    // Connections are accepted in their order: behind this one none of a dead client waits any more.
+    let mut last = TcpStream::connect(("127.0.0.1", world.simulator.url().port().unwrap())).await.unwrap();
+    let request = "GET /simulator/counts HTTP/1.1\r\nhost: simulator\r\nconnection: close\r\n\r\n";
+    last.write_all(request.as_bytes()).await.unwrap();
+    last.read_to_end(&mut Vec::new()).await.unwrap();
+    drop(last);
+    loop {
+        let counts = world.simulator.counts();
+        if (counts.connections, counts.in_flight) == (0, 0) {
+            return;
+        }
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
