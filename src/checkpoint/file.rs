@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -54,6 +55,20 @@ pub struct Checkpoint<P = Position> {
     /// Whether the target is still to be emptied, for a job that starts over.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub clears_target: bool,
+    /// Why nothing is asked until somebody has acted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused: Option<Paused>,
+}
+
+/// Why a job is paused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Paused {
+    /// When that was.
+    pub since: DateTime<Utc>,
+    /// What was wrong, in words.
+    pub why: String,
+    /// Stands for what decided about the answers then.
+    pub cause: String,
 }
 
 /// A checkpoint that cannot be used.
@@ -254,6 +269,7 @@ mod tests {
             adopted: None,
             steps: BTreeMap::new(),
             clears_target: false,
+            paused: None,
         }
     }
 

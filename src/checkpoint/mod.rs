@@ -13,7 +13,7 @@ mod plan;
 mod recovery;
 mod retrying;
 
-pub use file::{Checkpoint, CheckpointError, CheckpointFile};
+pub use file::{Checkpoint, CheckpointError, CheckpointFile, Paused};
 pub use history::LastRun;
 pub use lease::{Lease, LeaseError};
 pub use lock::{Lock, LockError};

@@ -98,6 +98,7 @@ mod tests {
             adopted: None,
             steps: BTreeMap::new(),
             clears_target: false,
+            paused: None,
         }
     }
 

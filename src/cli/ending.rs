@@ -96,13 +96,16 @@ impl Facts<'_> {
                     self.job.max_error_rate
                 ),
             ),
-            End::Anomaly(anomaly) => self.bad(
-                format!("something is wrong with the answers: {anomaly}"),
-                format!(
+            End::Anomaly(anomaly) => {
+                let mut hint = format!(
                     "mend the prompt, the model or max_tokens, or raise anomalies.{} if that is as it should be; what was answered is kept; then: {again}",
                     anomaly.key
-                ),
-            ),
+                );
+                if matches!(self.errand, Errand::Run(..)) {
+                    hint += &format!(". Until then the job is paused; to go on as it is: {again} --unpause");
+                }
+                self.bad(format!("something is wrong with the answers: {anomaly}"), hint)
+            }
             End::Budget(words) => self.bad(
                 format!("the budget is spent: {words}"),
                 if words.starts_with("budget.run") {

@@ -29,7 +29,7 @@ Exit status:
   0    done; rows with errors are counted in the last line
   1    trouble on the way: a disk, a table, or this program
   2    wrong arguments, job file, source or target
-  3    too many error rows: more than max_error_rate, any with --fail-on-errors, or an anomaly
+  3    too many error rows (max_error_rate, --fail-on-errors), or an anomaly, which pauses the job
   4    stopped by the provider: key, quota, model, or no success for too long
   5    stopped by the job's own budget
   6    another run holds the job (0 with --if-running skip)

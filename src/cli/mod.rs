@@ -156,6 +156,7 @@ fn exit_of(error: &EngineError) -> Exit {
         | EngineError::Lease(LeaseError::Lost { .. })
         | EngineError::Checkpoint(CheckpointError::Changed { .. }) => Exit::Running,
         EngineError::Provider { .. } => Exit::Provider,
+        EngineError::Paused(_) => Exit::Errors,
         EngineError::Budget(_) => Exit::Budget,
         EngineError::Cut(end) => match **end {
             End::Budget(_) => Exit::Budget,

@@ -25,6 +25,9 @@ pub(super) struct RunArguments {
     /// Empty the target and ask about every row again; asks first
     #[arg(long)]
     restart: bool,
+    /// Go on though the job is paused: it stopped at an anomaly, and nothing was changed since
+    #[arg(long, conflicts_with = "restart")]
+    unpause: bool,
     /// Do not ask first
     #[arg(long, requires = "restart")]
     yes: bool,
@@ -35,7 +38,7 @@ pub(super) struct RunArguments {
 }
 
 pub(super) async fn run(arguments: RunArguments) -> anyhow::Result<Exit> {
-    let RunArguments { job, set, max_rows, restart, yes, session, direct } = arguments;
+    let RunArguments { job, set, max_rows, restart, unpause, yes, session, direct } = arguments;
     let load = || {
         let file = match job {
             Some(file) => file,
@@ -47,7 +50,11 @@ pub(super) async fn run(arguments: RunArguments) -> anyhow::Result<Exit> {
         }
         Ok((job, set.typed(&file)))
     };
-    let begin = if restart { Begin::Restart } else { Begin::GoOn };
+    let begin = match (restart, unpause) {
+        (true, _) => Begin::Restart,
+        (_, true) => Begin::Unpaused,
+        _ => Begin::GoOn,
+    };
     session::attend(&session, &Errand::Run(max_rows, begin), load).await
 }
 

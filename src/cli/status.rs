@@ -54,6 +54,9 @@ fn text(job: &Job, status: &Status, typed: &str) -> String {
         CheckpointStatus::Refused => Some("does not fit the target; enrich check says why"),
     };
     lines.extend(checkpoint.map(|what| ("checkpoint", what.to_owned())));
+    lines.extend(status.paused.iter().map(|paused| {
+        ("paused", format!("since {}: {}", paused.since.format("%Y-%m-%d %H:%M:%S UTC"), paused.why))
+    }));
     lines.push(("target", job.target.location.to_string()));
     match &status.target {
         None => lines.push(("", "not there yet; enrich run makes it".to_owned())),
@@ -91,6 +94,9 @@ fn text(job: &Job, status: &Status, typed: &str) -> String {
             Next::Retry => format!("enrich retry {typed}"),
             Next::Errors => format!("enrich errors {typed} --summary"),
             Next::Check => format!("enrich check {typed}"),
+            Next::Unpause => {
+                format!("mend the job, and enrich run {typed} goes on; as it is, with --unpause")
+            }
             Next::Budget => format!("raise the budget, then enrich run {typed}"),
         };
         ("next:", command)

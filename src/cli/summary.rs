@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::ending::{Ended, Facts};
 use super::exit::Exit;
-use crate::engine::End;
+use crate::engine::{End, EngineError};
 use crate::event::{Gauge, Share};
 use crate::fault::{Class, Scarce};
 use crate::ident::Money;
@@ -168,7 +168,7 @@ impl<'a> Summary<'a> {
                 summary.message = Some(failure.detail.clone());
             }
             Ended::Failed(error) => {
-                summary.end = "error";
+                summary.end = if matches!(error, EngineError::Paused(_)) { "paused" } else { "error" };
                 summary.message = Some(error.to_string());
             }
             Ended::Skipped { holder } => {

@@ -10,6 +10,7 @@ use url::Url;
 use super::error::EngineError;
 use super::exclusive::{Exclusive, holder, home};
 use super::funds::{Funds, Spent};
+use super::pause;
 use super::prepare::prepare;
 use super::recover::Recoverer;
 use super::retry::{self, FOLDER};
@@ -117,6 +118,11 @@ pub async fn check(job: &Job, live: bool, simulator: Option<&Url>) -> Vec<Findin
                 let mut recoverer =
                     Recoverer { job, source: &mut source, sink: &sink, file: &file, voice: &voice };
                 note("checkpoint", recoverer.look().await);
+                if let Ok(Some(checkpoint)) = file.load::<Position>().await
+                    && let Some(paused) = pause::holding(job, &checkpoint)
+                {
+                    note("pause", Err(EngineError::Paused(paused.clone())));
+                }
             }
             Err(error) => note("target", Err(error.into())),
         },

@@ -2,7 +2,7 @@
 
 use super::run::End;
 use crate::cache::CacheError;
-use crate::checkpoint::{CheckpointError, LeaseError, LockError, Refusal};
+use crate::checkpoint::{CheckpointError, LeaseError, LockError, Paused, Refusal};
 use crate::fault::Failure;
 use crate::journal::JournalError;
 use crate::meter::SpendingError;
@@ -96,6 +96,9 @@ pub enum EngineError {
         /// What is wrong.
         message: String,
     },
+    /// The job stopped at an anomaly, and nobody has acted.
+    #[error("the job is paused since {}: {}", .0.since.format("%Y-%m-%d %H:%M:%S UTC"), .0.why)]
+    Paused(Paused),
     /// A pilot, or what comes before it, was cut short.
     #[error("the forecast was cut short{}", .0.message().map_or_else(String::new, |why| format!(": {why}")))]
     Cut(Box<End>),
@@ -161,6 +164,9 @@ impl EngineError {
                 Some("run it with the version of enrich that wrote it, or a later one")
             }
             EngineError::Cut(_) => Some("what was answered is kept, and is not paid for again"),
+            EngineError::Paused(_) => Some(
+                "mend the prompt, the model or max_tokens, or raise the bound: a run goes on then (enrich plan JOB --pilot 20 shows what comes of it); to go on as it is: enrich run JOB --unpause",
+            ),
             EngineError::Budget(_) => Some("raise it first; nothing was changed"),
             EngineError::Spending(SpendingError::Damaged { .. }) => Some(
                 "put that file aside to count from nothing, and take what was spent until now, as the provider bills it, off the budget",

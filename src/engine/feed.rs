@@ -2,6 +2,7 @@
 
 use std::future::Future;
 
+use super::anomalies::Anomaly;
 use super::error::EngineError;
 use crate::checkpoint::PlannedBatch;
 use crate::event::{Event, Voice};
@@ -46,6 +47,11 @@ pub(super) trait Feed: Send + 'static {
         done: Option<BatchId>,
         complete: bool,
     ) -> impl Future<Output = Result<(), EngineError>> + Send;
+
+    /// Keeps later runs from paying for more of the same, where they come again by themselves.
+    fn pause(&mut self, _why: &Anomaly) -> impl Future<Output = Result<(), EngineError>> + Send {
+        async { Ok(()) }
+    }
 
     /// Whether planning ends where there is nothing more, and not at a limit of this run.
     fn reaches_end(&self) -> bool;

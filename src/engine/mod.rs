@@ -20,6 +20,7 @@ mod lane;
 mod learned;
 mod open_batch;
 mod outcome;
+mod pause;
 mod prepare;
 mod probation;
 mod reading;
@@ -50,5 +51,7 @@ pub use report::report;
 pub use retry::retry;
 pub use run::{Begin, End, RunOptions, StopRequest, run};
 pub use start::Journals;
-pub use status::{CheckpointStatus, Next, OpenBatch, SourceStatus, Status, TargetStatus, status};
+pub use status::{
+    CheckpointStatus, Next, OpenBatch, PausedStatus, SourceStatus, Status, TargetStatus, status,
+};
 pub use stop::Stop;

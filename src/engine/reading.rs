@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use arrow::datatypes::Schema;
 
+use super::anomalies::Anomaly;
 use super::error::EngineError;
 use super::feed::{Feed, Loaded};
+use super::pause;
 use crate::checkpoint::{Checkpoint, CheckpointFile, PlannedBatch};
 use crate::event::{Event, Voice};
-use crate::ident::BatchId;
+use crate::ident::{BatchId, Fingerprint};
 use crate::plan::Planner;
 use crate::sink::Constraints;
 use crate::source::{Chunk, RowReader};
@@ -22,6 +24,8 @@ pub(super) struct Reading {
     pub(super) file: CheckpointFile,
     pub(super) checkpoint: Checkpoint,
     pub(super) constraints: Arc<Constraints>,
+    /// Stands for what decides about the answers.
+    pub(super) cause: Fingerprint,
     pub(super) voice: Voice,
 }
 
@@ -85,6 +89,11 @@ impl Feed for Reading {
             self.save(checkpoint).await?;
         }
         Ok(())
+    }
+
+    async fn pause(&mut self, why: &Anomaly) -> Result<(), EngineError> {
+        let paused = Some(pause::paused(self.cause, why));
+        self.save(Checkpoint { paused, ..self.checkpoint.clone() }).await
     }
 
     fn reaches_end(&self) -> bool {

@@ -95,6 +95,7 @@ impl Recoverer<'_> {
             adopted: newest,
             steps: self.steps(),
             clears_target: true,
+            paused: None,
         };
         self.sink.may_clear().await?;
         self.file.look().await?;
@@ -227,6 +228,7 @@ impl Recoverer<'_> {
             adopted: None,
             steps: BTreeMap::new(),
             clears_target: false,
+            paused: None,
         };
         let (batch, position) = match self.sink.progress().await? {
             Progress::None => {

@@ -243,6 +243,7 @@ async fn recovered(
         adopted: newest,
         steps: BTreeMap::new(),
         clears_target: false,
+        paused: None,
     };
     Ok((checkpoint, Vec::new()))
 }

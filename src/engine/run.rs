@@ -56,6 +56,8 @@ pub enum Begin {
     /// Where the last one ended.
     #[default]
     GoOn,
+    /// There too, though the job is paused.
+    Unpaused,
     /// At the start of the source, into an emptied target.
     Restart,
 }
@@ -427,6 +429,11 @@ impl<F: Feed, D: Drain> Running<F, D> {
             && !is_lost
             && patience > AT_ONCE
         {
+            if let Some(Stop::Anomaly(anomaly)) = &self.enricher.stop
+                && let Err(error) = feed.pause(anomaly).await
+            {
+                self.error.get_or_insert(error);
+            }
             let closed = feed.close(self.newest, is_complete && planned_all).await;
             if let Err(error) = closed {
                 self.error.get_or_insert(error);

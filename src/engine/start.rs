@@ -12,6 +12,7 @@ use super::error::EngineError;
 use super::feed::{Metered, figures_wait};
 use super::funds::Funds;
 use super::learned::LearnedFile;
+use super::pause;
 use super::prepare::Prepared;
 use super::probation::Strictness;
 use super::reading::Reading;
@@ -87,7 +88,8 @@ pub(super) async fn start(
         retry.release().await;
         restarted?;
     }
-    let (checkpoint, outstanding) = recoverer.run().await?;
+    let (mut checkpoint, outstanding) = recoverer.run().await?;
+    pause::end(job, &file, &mut checkpoint, options.begin).await?;
     sink.add_columns().await?;
     for step in prepared.steps.iter_mut().filter(|step| step.gives_vectors()) {
         step.hold_length(sink.vector_length(&step.spec.output).await?)?;
@@ -137,7 +139,15 @@ pub(super) async fn start(
         Enricher::start(prepared, ledger, journals, max_rows, Strictness::Probation, voice.clone());
     enricher.seed(&open)?;
     let of_target = Arc::clone(&constraints);
-    let reading = Reading { planner, reader, file, checkpoint, constraints: of_target, voice: voice.clone() };
+    let reading = Reading {
+        planner,
+        reader,
+        file,
+        checkpoint,
+        constraints: of_target,
+        cause: pause::cause(job),
+        voice: voice.clone(),
+    };
     Ok(Started { enricher, reading, drain: Metered::new(sink, keeper, voice.clone()), lineage, constraints })
 }
 

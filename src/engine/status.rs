@@ -1,14 +1,17 @@
 //! How a job stands, read without changing anything.
 
+use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use super::error::EngineError;
 use super::exclusive::{holder, home};
 use super::funds::{Funds, Spent};
+use super::pause;
 use super::retry;
 use super::start::COPIES;
 use crate::checkpoint::{
-    Checkpoint, CheckpointFile, LastRun, PlannedBatch, Position, Recovery, Retrying, Selection, recover,
+    Checkpoint, CheckpointFile, LastRun, Paused, PlannedBatch, Position, Recovery, Retrying, Selection,
+    recover,
 };
 use crate::config::Job;
 use crate::ident::BatchId;
@@ -43,6 +46,8 @@ pub struct Status {
     pub spent: Option<Spent>,
     /// The target; none if it is not there yet.
     pub target: Option<TargetStatus>,
+    /// Since when and why a run is refused, until somebody has acted.
+    pub paused: Option<PausedStatus>,
     /// The last run; none if there was none, or it left no word.
     pub last_run: Option<LastRun>,
     /// The last retry of failed rows.
@@ -102,6 +107,15 @@ pub struct TargetStatus {
     pub failed: Vec<FailedGroup>,
 }
 
+/// A pause that holds.
+#[derive(Clone, Debug, Serialize)]
+pub struct PausedStatus {
+    /// When the run was that stopped.
+    pub since: DateTime<Utc>,
+    /// What was wrong.
+    pub why: String,
+}
+
 /// A command that there is a reason to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -114,6 +128,8 @@ pub enum Next {
     Errors,
     /// A run would be refused, or the source cannot be read.
     Check,
+    /// The job stopped at an anomaly, and nobody has acted.
+    Unpause,
     /// There is something to ask, and too little of the budget left.
     Budget,
 }
@@ -167,6 +183,10 @@ pub async fn status(job: &Job) -> Result<Status, EngineError> {
         journal_bytes: JournalFolder::bytes_in(&job.places.journal) + JournalFolder::bytes_in(&retry_journal),
         spent: Funds::look(job, &home).await?,
         target: target(job, table.as_ref()).await?,
+        paused: run
+            .as_ref()
+            .and_then(|checkpoint| pause::holding(job, checkpoint))
+            .map(|Paused { since, why, .. }| PausedStatus { since: *since, why: why.clone() }),
         last_run: LastRun::load(folder),
         last_retry: LastRun::load(&retry_folder),
         next: None,
@@ -181,11 +201,21 @@ pub async fn status(job: &Job) -> Result<Status, EngineError> {
     Ok(status)
 }
 
-/// How far the source of a job is planned, and the batches that are planned and not in the target.
+/// What is left to do for a job.
+pub(super) struct Outlook {
+    /// How far its source is planned.
+    pub(super) position: Position,
+    /// The batches that are planned and not in the target.
+    pub(super) open: Vec<PlannedBatch>,
+    /// Why no run does anything about it.
+    pub(super) paused: Option<Paused>,
+}
+
+/// Finds out what is left to do for a job.
 ///
 /// # Errors
 /// As [`status`], and when only the keys of the target's rows tell it.
-pub(super) async fn outlook(job: &Job) -> Result<(Position, Vec<PlannedBatch>), EngineError> {
+pub(super) async fn outlook(job: &Job) -> Result<Outlook, EngineError> {
     let at = &job.target.location;
     let table = if is_delta_table(at).await? { Some(Table::open(at).await?) } else { None };
     let run: Option<Checkpoint<Position>> = CheckpointFile::in_folder(&home(job).await?).load().await?;
@@ -195,7 +225,8 @@ pub(super) async fn outlook(job: &Job) -> Result<(Position, Vec<PlannedBatch>), 
             .to_owned(),
         hint: "enrich run rebuilds it; --max-rows 1 does so for next to nothing",
     })?;
-    Ok((position, open))
+    let paused = run.as_ref().and_then(|checkpoint| pause::holding(job, checkpoint)).cloned();
+    Ok(Outlook { position, open, paused })
 }
 
 async fn standing(
@@ -299,6 +330,8 @@ fn next(status: &Status) -> Option<Next> {
     } else if status.checkpoint == CheckpointStatus::Refused || (status.source.is_none() && !needs_rebuilding)
     {
         Some(Next::Check)
+    } else if status.paused.is_some() {
+        Some(Next::Unpause)
     } else if status.target.is_none()
         || needs_rebuilding
         || !status.open_batches.is_empty()

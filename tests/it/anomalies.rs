@@ -3,6 +3,7 @@
 use enrich::config::{FaultSpec, SimulatorSpec};
 use serde_json::Value;
 
+use crate::commands::on_job;
 use crate::stops::fault;
 use crate::support::{World, append_delta, rows};
 
@@ -35,6 +36,10 @@ async fn too_many_answers_of_a_kind_pause_the_job_with_samples() {
         assert_eq!((&summary["end"], &summary["step"]), (&"anomaly".into(), &"answer".into()));
         let asked = world.simulator.counts().requests;
         assert!((110..200).contains(&asked), "{asked}");
+        // Who only comes again pays for nothing.
+        let version = world.target_version().await;
+        world.run(&[]).await.assert_status(3).assert_says("the job is paused since 20").assert_says(told);
+        assert_eq!((world.simulator.counts().requests, world.target_version().await), (asked, version));
         // What is answered stays answered, and who wants the rest gets it.
         world
             .run(&["--set", &format!("anomalies.{key}=1"), "--set", "max_error_rate=1"])
@@ -43,6 +48,51 @@ async fn too_many_answers_of_a_kind_pause_the_job_with_samples() {
         assert_eq!(world.target().await.len(), 200);
         assert_eq!(world.simulator.counts().requests, 200, "{key}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_job_goes_on_when_somebody_has_acted() {
+    let empty = || FaultSpec { finish_reason: Some("stop".into()), ..fault() };
+    let world = world_of(empty(), "", "").await;
+    world.run(&[]).await.assert_status(3).assert_says("--unpause");
+    let asked = world.simulator.counts().requests;
+    // It is told wherever one looks.
+    let summary = world.run(&["--summary", "json"]).await.stdout;
+    assert_eq!(serde_json::from_str::<Value>(&summary).unwrap()["end"], "paused");
+    let status = on_job(&world, "status", &["--format", "json"]).await.stdout;
+    let status: Value = serde_json::from_str(&status).unwrap();
+    assert_eq!((&status["next"], &status["last_run"]["end"]), (&"unpause".into(), &"anomaly".into()));
+    assert!(status["paused"]["why"].as_str().unwrap().contains("came back without text"), "{status}");
+    let text = on_job(&world, "status", &[]).await.stdout;
+    assert!(text.contains("paused      since 20") && text.contains("as it is, with --unpause"), "{text}");
+    assert!(on_job(&world, "check", &[]).await.stdout.contains("the job is paused since 20"));
+    let plan = on_job(&world, "plan", &["--pilot", "5"]).await;
+    assert!(plan.assert_status(0).stdout.contains("asks nothing without --unpause"), "{}", plan.stdout);
+    let asked = asked + 5;
+    assert_eq!(world.simulator.counts().requests, asked);
+
+    // Whoever wants it as it is pays for as much as is looked at, and it is paused again.
+    world.run(&["--unpause"]).await.assert_status(3).assert_says("something is wrong with the answers");
+    let again = world.simulator.counts().requests;
+    assert!(again > asked && again < 200, "{again}");
+    world.run(&[]).await.assert_status(3).assert_says("the job is paused");
+    assert_eq!(world.simulator.counts().requests, again);
+
+    // Another prompt is an act, and one that ends well leaves no pause.
+    let text = std::fs::read_to_string(world.job()).unwrap();
+    world.write_text(&text.replace("{{ text }}", "{{ text }}!").replace("about:", "of:"));
+    world.run(&[]).await.assert_status(0);
+    assert_eq!(world.target().await.len(), 200);
+    append_delta(&world.path("source"), &rows(200..210)).await;
+    world.write_text(&text);
+    world.run(&["--set", "max_error_rate=1"]).await.assert_status(0);
+    assert_eq!(world.target().await.len(), 210);
+
+    let world = world_of(empty(), "", "").await;
+    world.run(&[]).await.assert_status(3);
+    let begun_anew = world.run(&["--restart", "--yes", "--max-rows", "60"]).await;
+    begun_anew.assert_status(0);
+    assert!(on_job(&world, "status", &["--format", "json"]).await.stdout.contains("\"paused\":null"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -19,8 +19,8 @@ use super::exclusive::{Exclusive, home};
 use super::funds::Funds;
 use super::prepare::{Prepared, prepare};
 use super::run::{End, StopRequest, unless_stopped};
-use super::status::outlook;
-use crate::checkpoint::PlannedBatch;
+use super::status::{Outlook, outlook};
+use crate::checkpoint::{Paused, PlannedBatch};
 use crate::config::{Job, Places};
 use crate::event::Voice;
 use crate::ident::RunId;
@@ -183,7 +183,7 @@ async fn tell(
     let cut = || EngineError::Cut(Box::new(End::Stopped));
     let is_pilot = pilot.is_some();
     let looked = unless_stopped(&stop, Box::pin(look(job, home, options, simulator, is_pilot)));
-    let Sampled { prepared, rows, bytes, batches, retention, chunks, looked, mut random } =
+    let Sampled { prepared, rows, bytes, batches, retention, paused, chunks, looked, mut random } =
         looked.await?.ok_or_else(cut)?;
     let most = options.pilot.unwrap_or_default().min(looked.len() as u64);
     let asked = match pilot {
@@ -203,6 +203,13 @@ async fn tell(
     let reckoning = Reckoning { job, rows, looked: &looked, asked: asked_rows, before: &before, spent };
     let parts = reckoning.parts();
     let (seconds, bound_by) = reckoning.time().unzip();
+    let mut notes = reckoning.notes(seconds, retention);
+    notes.extend(paused.map(|paused| {
+        format!(
+            "a run of the job as it is now asks nothing without --unpause: it is paused, because {}",
+            paused.why
+        )
+    }));
     Ok(Forecast {
         app_id: job.app_id.clone(),
         rows,
@@ -210,7 +217,7 @@ async fn tell(
         batches,
         sampled: looked.len() as u64,
         cost_usd: reckoning.cost(),
-        notes: reckoning.notes(seconds, retention),
+        notes,
         parts,
         seconds,
         bound_by,
@@ -226,6 +233,7 @@ struct Sampled {
     bytes: u64,
     batches: u64,
     retention: Option<Duration>,
+    paused: Option<Paused>,
     chunks: Vec<Chunk>,
     looked: Vec<Looked>,
     random: fastrand::Rng,
@@ -243,7 +251,7 @@ async fn look(
     if is_pilot {
         pilot::may_ask(job, home, &mut prepared, &mut source).await?;
     }
-    let (position, mut batches) = outlook(job).await?;
+    let Outlook { position, open: mut batches, paused } = outlook(job).await?;
     let retention = source.retention();
     let mut reader = source.reader();
     let mut next = batches.last().map(|batch| batch.id.next()).unwrap_or_default();
@@ -260,5 +268,5 @@ async fn look(
     let looked = sample::look(job, &prepared, &chunks);
     let bytes = batches.iter().map(|batch| batch.bytes).sum();
     let batches = batches.len() as u64;
-    Ok(Sampled { prepared, rows, bytes, batches, retention, chunks, looked, random })
+    Ok(Sampled { prepared, rows, bytes, batches, retention, paused, chunks, looked, random })
 }
