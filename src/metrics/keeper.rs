@@ -38,7 +38,7 @@ pub enum MetricsError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// What is in their place is something else.
-    #[error("metrics.path: {at} {what}")]
+    #[error("the table of figures would be {at}, which {what}: name another place with metrics.path")]
     Mismatch {
         /// The place.
         at: Location,
@@ -282,7 +282,7 @@ async fn open(at: &Location) -> Result<Option<Table>, MetricsError> {
     if !is_delta_table(at).await? {
         return match is_vacant(at).await? {
             true => Ok(None),
-            false => Err(mismatch("is no Delta table; name another place".to_owned())),
+            false => Err(mismatch("is no Delta table".to_owned())),
         };
     }
     let table = Table::open(at.clone()).await?;
@@ -293,15 +293,11 @@ async fn open(at: &Location) -> Result<Option<Table>, MetricsError> {
             Ok(found) if found.data_type() == field.data_type() => {}
             Ok(found) => {
                 let (name, found) = (field.name(), found.data_type());
-                return Err(mismatch(format!(
-                    "is no table of figures: its column {name:?} is {found}; name another place"
-                )));
+                return Err(mismatch(format!("is no table of figures: its column {name:?} is {found}")));
             }
             Err(_) => {
                 let name = field.name();
-                return Err(mismatch(format!(
-                    "is no table of figures: it has no column {name:?}; name another place"
-                )));
+                return Err(mismatch(format!("is no table of figures: it has no column {name:?}")));
             }
         }
     }

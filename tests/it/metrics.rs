@@ -231,8 +231,13 @@ async fn who_wants_no_figures_has_none_and_a_place_that_holds_something_else_is_
     assert!(!world.path("target_metrics").exists());
     append_delta(&world.path("source"), &rows(20..30)).await;
     append_delta(&world.path("elsewhere"), &rows(0..1)).await;
+    append_delta(&world.path("target_metrics"), &rows(0..1)).await;
     for (set, told) in [
-        ("metrics.path=elsewhere", "is no table of figures: it has no column \"app_id\"; name another place"),
+        (
+            "metrics.path=elsewhere",
+            "which is no table of figures: it has no column \"app_id\": name another place with metrics.path",
+        ),
+        ("batch.max_rows=10", "target_metrics, which is no table of figures: it has no column \"app_id\""),
         ("metrics.path=job.toml", "is no Delta table"),
         ("metrics.path=target", "`metrics.path` and target.path lie one inside the other"),
         ("metrics.path=source/metrics", "`metrics.path` and source.path lie one inside the other"),
