@@ -51,7 +51,7 @@ pub(super) fn exit(end: &End, facts: &Facts<'_>) -> Exit {
         End::Complete | End::MaxRows | End::MaxDuration if facts.is_failed_by_errors() => Exit::Errors,
         End::Complete | End::MaxRows | End::MaxDuration => Exit::Done,
         End::Stopped => Exit::Interrupted,
-        End::Errors(_) | End::Anomaly(_) => Exit::Errors,
+        End::Errors(_) | End::Anomaly { .. } => Exit::Errors,
         End::Budget(_) => Exit::Budget,
         End::Provider { failure, .. } if failure.class == Class::Template => Exit::Usage,
         End::Provider { .. } => Exit::Provider,
@@ -96,15 +96,18 @@ impl Facts<'_> {
                     self.job.max_error_rate
                 ),
             ),
-            End::Anomaly(anomaly) => {
-                let mut hint = format!(
-                    "mend the prompt, the model or max_tokens, or raise anomalies.{} if that is as it should be; what was answered is kept; then: {again}",
-                    anomaly.key
-                );
-                if matches!(self.errand, Errand::Run(..)) {
-                    hint += &format!(". Until then the job is paused; to go on as it is: {again} --unpause");
-                }
-                self.bad(format!("something is wrong with the answers: {anomaly}"), hint)
+            End::Anomaly { anomaly, pauses } => {
+                let until = match pauses {
+                    true => format!("; until then no run asks anything, or as it is: {again} --unpause"),
+                    false => format!("; then: {again}"),
+                };
+                self.bad(
+                    format!("something is wrong with the answers: {anomaly}"),
+                    format!(
+                        "what was answered is kept; mend the prompt, the model or max_tokens, or raise anomalies.{} if that is as it should be{until}",
+                        anomaly.key
+                    ),
+                )
             }
             End::Budget(words) => self.bad(
                 format!("the budget is spent: {words}"),

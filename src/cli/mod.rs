@@ -161,7 +161,7 @@ fn exit_of(error: &EngineError) -> Exit {
         EngineError::Cut(end) => match **end {
             End::Budget(_) => Exit::Budget,
             End::Provider { .. } => Exit::Provider,
-            End::Errors(_) | End::Anomaly(_) => Exit::Errors,
+            End::Errors(_) | End::Anomaly { .. } => Exit::Errors,
             _ => Exit::Interrupted,
         },
         error if error.is_usage() => Exit::Usage,

@@ -154,7 +154,7 @@ impl<'a> Summary<'a> {
                 summary.class = Some(errors.class.name());
                 summary.message = Some(errors.to_string());
             }
-            Ended::Run(End::Anomaly(anomaly)) => {
+            Ended::Run(End::Anomaly { anomaly, .. }) => {
                 summary.end = "anomaly";
                 summary.step = Some(&anomaly.step);
                 summary.message = Some(anomaly.to_string());

@@ -48,9 +48,9 @@ pub(super) trait Feed: Send + 'static {
         complete: bool,
     ) -> impl Future<Output = Result<(), EngineError>> + Send;
 
-    /// Keeps later runs from paying for more of the same, where they come again by themselves.
-    fn pause(&mut self, _why: &Anomaly) -> impl Future<Output = Result<(), EngineError>> + Send {
-        async { Ok(()) }
+    /// Keeps later runs from paying for more of the same, where they come again by themselves; says whether it does.
+    fn pause(&mut self, _why: &Anomaly) -> impl Future<Output = Result<bool, EngineError>> + Send {
+        async { Ok(false) }
     }
 
     /// Whether planning ends where there is nothing more, and not at a limit of this run.

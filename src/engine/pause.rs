@@ -1,36 +1,56 @@
 //! The pause of a job that stopped at an anomaly: no later run pays for more of the same until somebody has acted.
 
-use serde_json::json;
+use serde_json::{Value, json};
 use url::Url;
 
 use super::anomalies::Anomaly;
-use super::error::EngineError;
-use super::run::Begin;
-use crate::checkpoint::{Checkpoint, CheckpointFile, Paused};
+use crate::checkpoint::{Checkpoint, Paused};
 use crate::clock;
-use crate::config::Job;
+use crate::config::{Anomalies, Job, Provider, StepSpec};
 use crate::ident::Fingerprint;
 
 /// Stands for what decides about the answers: what is asked, whom, about which rows and within which bounds. Once
 /// that is another, somebody has acted.
 pub(super) fn cause(job: &Job) -> Fingerprint {
-    let mut parts: Vec<String> = Vec::new();
-    for step in &job.steps {
-        parts.extend([step.output.clone(), step.template_fingerprint().to_string()]);
-        parts.extend(step.when.clone());
-        parts.push(step.max_repairs.to_string());
-        for provider in step.all_providers().map(|at| &job.providers[at]) {
-            parts.extend([provider.model.clone(), provider.max_tokens_field.clone()]);
-            parts.extend(provider.endpoint.as_ref().map(Url::to_string));
-            parts.push(json!([provider.extra_body, provider.query]).to_string());
-            parts.push(format!("{:?}", provider.schema_form));
-        }
-    }
-    parts.extend(job.source.condition.clone());
-    let bounds = job.anomalies;
-    parts.push(bounds.rows.to_string());
-    parts.extend([bounds.empty, bounds.refused, bounds.invalid, bounds.cut].map(|rate| rate.to_string()));
-    Fingerprint::of(parts.iter().map(String::as_bytes))
+    let steps: Vec<Value> = job.steps.iter().map(|step| of_step(job, step)).collect();
+    let Anomalies { rows, empty, refused, invalid, cut } = job.anomalies;
+    let bounds = [empty, refused, invalid, cut];
+    Fingerprint::of([json!([steps, job.source.condition, rows, bounds]).to_string().as_bytes()])
+}
+
+fn of_step(job: &Job, step: &StepSpec) -> Value {
+    let whom = |places: &[usize]| -> Vec<Value> {
+        places.iter().map(|place| of_provider(&job.providers[*place])).collect()
+    };
+    let routes: Vec<Value> =
+        step.routes.iter().map(|route| json!([route.when, whom(&route.providers)])).collect();
+    json!([
+        step.output,
+        step.template_fingerprint().to_string(),
+        step.when,
+        whom(&step.providers),
+        routes,
+        step.balance,
+        step.shares,
+        step.max_repairs,
+        step.row_deadline.as_secs_f64(),
+        format!("{:?} {:?}", step.on_too_long, step.null_inputs),
+    ])
+}
+
+fn of_provider(provider: &Provider) -> Value {
+    json!([
+        provider.name,
+        provider.model,
+        provider.endpoint.as_ref().map(Url::as_str),
+        provider.query,
+        provider.extra_body,
+        provider.max_tokens_field,
+        format!("{:?}", provider.schema_form),
+        provider.context_window,
+        provider.inputs_per_request,
+        provider.input_tokens_per_request,
+    ])
 }
 
 /// What a checkpoint says of a job that stopped.
@@ -38,28 +58,93 @@ pub(super) fn paused(cause: Fingerprint, anomaly: &Anomaly) -> Paused {
     Paused { since: clock::wall(), why: anomaly.to_string(), cause: cause.to_string() }
 }
 
-/// The pause that a run would be refused for.
-pub(super) fn holding<'a, P>(job: &Job, checkpoint: &'a Checkpoint<P>) -> Option<&'a Paused> {
-    checkpoint.paused.as_ref().filter(|paused| paused.cause == cause(job).to_string())
+/// Whether a checkpoint is paused because of this.
+pub(super) fn is_of<P>(cause: Fingerprint, checkpoint: &Checkpoint<P>) -> bool {
+    checkpoint.paused.as_ref().is_some_and(|paused| paused.cause == cause.to_string())
 }
 
-/// Ends a pause, where somebody has acted or wants to go on as it is.
-///
-/// # Errors
-/// When the job stays paused.
-pub(super) async fn end(
-    job: &Job,
-    file: &CheckpointFile,
-    checkpoint: &mut Checkpoint,
-    begin: Begin,
-) -> Result<(), EngineError> {
-    if begin != Begin::Unpaused
-        && let Some(paused) = holding(job, checkpoint)
-    {
-        return Err(EngineError::Paused(paused.clone()));
+/// The pause that a run of a job would be refused for. One of what the job was before is none.
+pub(super) fn holding<'a, P>(job: &Job, checkpoint: &'a Checkpoint<P>) -> Option<&'a Paused> {
+    checkpoint.paused.as_ref().filter(|_| is_of(cause(job), checkpoint))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    const JOB: &str = r#"
+app_id = "a"
+[source]
+path = "s"
+where = "id > 1"
+[target]
+path = "t"
+[batch]
+max_rows = 100
+[anomalies]
+rows = 50
+max_empty_rate = 0.1
+[provider.near]
+base_url = "http://127.0.0.1:1/v1"
+model = "small"
+max_concurrency = 4
+[provider.far]
+base_url = "http://127.0.0.1:2/v1"
+model = "large"
+context_window = 8_000
+[[step]]
+output = "kind"
+classes = ["yes", "no"]
+provider = ["near", "far"]
+when = "text IS NOT NULL"
+null_inputs = "ask"
+max_tokens = 5
+prompt = "Is it? {{ text }}"
+[[step.route]]
+when = "length(text) > 100"
+provider = "far"
+"#;
+
+    fn cause_of(text: &str) -> Fingerprint {
+        cause(&Job::parse(Path::new("/job.toml"), text, |_| None).unwrap())
     }
-    if checkpoint.paused.take().is_some() {
-        file.save(checkpoint).await?;
+
+    #[test]
+    fn whoever_changes_what_decides_about_the_answers_has_acted() {
+        for (from, to) in [
+            ("Is it?", "Is it so?"),
+            ("\"yes\"", "\"yes\", \"perhaps\""),
+            ("max_tokens = 5", "max_tokens = 6"),
+            ("max_tokens = 5", "max_tokens = 5\nmax_repairs = 3"),
+            ("\"ask\"", "\"skip\""),
+            ("IS NOT NULL", "<> ''"),
+            ("> 100", "> 99"),
+            ("[\"near\", \"far\"]", "[\"far\", \"near\"]"),
+            ("\"small\"", "\"smaller\""),
+            ("127.0.0.1:1", "127.0.0.1:3"),
+            ("8_000", "4_000"),
+            ("max_concurrency = 4", "extra_body = { top_k = 1 }"),
+            ("id > 1", "id > 2"),
+            ("rows = 50", "rows = 51"),
+            ("= 0.1", "= 0.2"),
+        ] {
+            assert!(JOB.contains(from));
+            assert_ne!(cause_of(&JOB.replace(from, to)), cause_of(JOB), "{from} -> {to}");
+        }
     }
-    Ok(())
+
+    #[test]
+    fn whoever_changes_only_how_fast_or_in_what_portions_has_not() {
+        for (from, to) in [
+            ("max_rows = 100", "max_rows = 200"),
+            ("max_concurrency = 4", "max_concurrency = 8\nrequests_per_minute = 9"),
+            ("max_concurrency = 4", "price_per_million_input = 1\nprice_per_million_output = 2"),
+            ("app_id = \"a\"", "app_id = \"a\"\nmax_error_rate = 0.9"),
+        ] {
+            assert!(JOB.contains(from));
+            assert_eq!(cause_of(&JOB.replace(from, to)), cause_of(JOB), "{from} -> {to}");
+        }
+    }
 }

@@ -81,19 +81,20 @@ impl Feed for Reading {
         self.checkpoint.planned.iter().find(|batch| batch.id == id).cloned()
     }
 
-    async fn close(&mut self, done: Option<BatchId>, _complete: bool) -> Result<(), EngineError> {
-        let Some(done) = done else { return Ok(()) };
-        if self.checkpoint.planned.iter().any(|batch| batch.id <= done) {
-            let mut checkpoint = self.checkpoint.clone();
-            checkpoint.planned.retain(|batch| batch.id > done);
-            self.save(checkpoint).await?;
+    async fn close(&mut self, done: Option<BatchId>, complete: bool) -> Result<(), EngineError> {
+        let mut checkpoint = self.checkpoint.clone();
+        checkpoint.planned.retain(|batch| done.is_none_or(|done| batch.id > done));
+        if complete && !pause::is_of(self.cause, &checkpoint) {
+            // What was paused was something else, and this one has come to its end.
+            checkpoint.paused = None;
         }
-        Ok(())
+        if checkpoint == self.checkpoint { Ok(()) } else { self.save(checkpoint).await }
     }
 
-    async fn pause(&mut self, why: &Anomaly) -> Result<(), EngineError> {
+    async fn pause(&mut self, why: &Anomaly) -> Result<bool, EngineError> {
         let paused = Some(pause::paused(self.cause, why));
-        self.save(Checkpoint { paused, ..self.checkpoint.clone() }).await
+        self.save(Checkpoint { paused, ..self.checkpoint.clone() }).await?;
+        Ok(true)
     }
 
     fn reaches_end(&self) -> bool {

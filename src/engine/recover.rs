@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::error::EngineError;
 use crate::checkpoint::{
-    Checkpoint, CheckpointFile, CommittedUpTo, PlannedBatch, Position, Recovery, recover,
+    Checkpoint, CheckpointFile, CommittedUpTo, Paused, PlannedBatch, Position, Recovery, recover,
 };
 use crate::config::{Job, StepSpec};
 use crate::event::{Event, Voice};
@@ -30,7 +30,7 @@ impl Recoverer<'_> {
                 self.belongs(&checkpoint)?;
                 checkpoint
             }
-            None => self.rebuild().await?,
+            None => self.rebuild(None).await?,
         };
         if checkpoint.clears_target {
             // The target was to be emptied, and nobody knows whether that came to pass.
@@ -62,7 +62,7 @@ impl Recoverer<'_> {
                         "the checkpoint is older than the target (batch {committed} is committed); its position is taken from the target"
                     );
                     self.voice.say(&Event::Notice(&text));
-                    checkpoint = self.rebuild().await?;
+                    checkpoint = self.rebuild(checkpoint.paused).await?;
                     rebuilt = true;
                 }
                 Ok(Recovery::Behind { committed }) => {
@@ -216,7 +216,7 @@ impl Recoverer<'_> {
 
     /// Makes a checkpoint from what the target tells, which is nothing for a new job, and saves it. It has a
     /// lineage of its own, so that the old one, should it turn up again, is found to be another.
-    async fn rebuild(&mut self) -> Result<Checkpoint, EngineError> {
+    async fn rebuild(&mut self, paused: Option<Paused>) -> Result<Checkpoint, EngineError> {
         let empty = Checkpoint {
             app_id: self.job.app_id.clone(),
             lineage: Lineage::random(),
@@ -228,7 +228,7 @@ impl Recoverer<'_> {
             adopted: None,
             steps: BTreeMap::new(),
             clears_target: false,
-            paused: None,
+            paused,
         };
         let (batch, position) = match self.sink.progress().await? {
             Progress::None => {

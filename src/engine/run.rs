@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::sleep_until;
+use tokio::time::{sleep_until, timeout};
 use url::Url;
 
 use super::anomalies::Anomaly;
@@ -96,7 +96,12 @@ pub enum End {
     /// More rows failed than the job allows.
     Errors(TooManyErrors),
     /// More outcomes make little sense than the job allows.
-    Anomaly(Anomaly),
+    Anomaly {
+        /// What they are.
+        anomaly: Anomaly,
+        /// Whether later runs ask nothing until somebody has acted.
+        pauses: bool,
+    },
 }
 
 impl End {
@@ -111,7 +116,7 @@ impl End {
             End::Provider { .. } => "provider",
             End::Budget(_) => "budget",
             End::Errors(_) => "error_rate",
-            End::Anomaly(_) => "anomaly",
+            End::Anomaly { .. } => "anomaly",
         }
     }
 
@@ -122,7 +127,7 @@ impl End {
             End::Provider { provider, failure } => Some(format!("provider {provider}: {failure}")),
             End::Budget(words) => Some(format!("the budget is spent: {words}")),
             End::Errors(errors) => Some(errors.to_string()),
-            End::Anomaly(anomaly) => Some(anomaly.to_string()),
+            End::Anomaly { anomaly, .. } => Some(anomaly.to_string()),
             _ => None,
         }
     }
@@ -212,6 +217,8 @@ pub(super) struct Running<F, D> {
     tenure: Tenure,
     tasks: JoinSet<Done<F, D>>,
     newest: Option<BatchId>,
+    /// Whether later runs are kept from going on; none while there was no reason to try.
+    pauses: Option<bool>,
     error: Option<EngineError>,
     voice: Voice,
 }
@@ -235,6 +242,7 @@ impl<F: Feed, D: Drain> Running<F, D> {
             tenure,
             tasks: JoinSet::new(),
             newest: None,
+            pauses: None,
             error: None,
             voice,
         }
@@ -251,6 +259,9 @@ impl<F: Feed, D: Drain> Running<F, D> {
         let tenure = self.tenure.clone();
         loop {
             self.enricher.feed();
+            if let Err(error) = self.pause().await {
+                self.fail(error, &mut cut_off, options.grace);
+            }
             while let Some(duty) = self.enricher.next_duty() {
                 self.carry_out(duty)?;
             }
@@ -318,6 +329,18 @@ impl<F: Feed, D: Drain> Running<F, D> {
             let Some(done) = self.tasks.join_next().await else { return Ok(()) };
             self.take(done.map_err(|error| EngineError::Task(error.to_string()))?)?;
         }
+    }
+
+    /// Keeps later runs from paying for more of what this one stops at, as soon as it is known.
+    async fn pause(&mut self) -> Result<(), EngineError> {
+        if let (Some(Stop::Anomaly(anomaly)), Some(feed)) = (&self.enricher.stop, &mut self.feed)
+            && self.pauses.is_none()
+            && !matches!(self.error, Some(EngineError::Lease(_)))
+        {
+            self.pauses = Some(false);
+            self.pauses = Some(feed.pause(anomaly).await?);
+        }
+        Ok(())
     }
 
     /// Goes on only with what is in flight; the first error is the one that is told.
@@ -425,15 +448,13 @@ impl<F: Feed, D: Drain> Running<F, D> {
         let covers_all = self.feed.as_ref().is_some_and(|feed| feed.covers_all());
         // Who has lost the job leaves the checkpoint to the one who has it, and who is in a hurry to the next run.
         let is_lost = matches!(self.error, Some(EngineError::Lease(_)));
+        if let Ok(Err(error)) = timeout(patience, self.pause()).await {
+            self.error.get_or_insert(error);
+        }
         if let Some(feed) = &mut self.feed
             && !is_lost
             && patience > AT_ONCE
         {
-            if let Some(Stop::Anomaly(anomaly)) = &self.enricher.stop
-                && let Err(error) = feed.pause(anomaly).await
-            {
-                self.error.get_or_insert(error);
-            }
             let closed = feed.close(self.newest, is_complete && planned_all).await;
             if let Err(error) = closed {
                 self.error.get_or_insert(error);
@@ -454,7 +475,7 @@ impl<F: Feed, D: Drain> Running<F, D> {
             Some(Stop::Provider { provider, failure }) => End::Provider { provider, failure },
             Some(Stop::Budget(words)) => End::Budget(words),
             Some(Stop::Errors(errors)) => End::Errors(errors),
-            Some(Stop::Anomaly(anomaly)) => End::Anomaly(anomaly),
+            Some(Stop::Anomaly(anomaly)) => End::Anomaly { anomaly, pauses: self.pauses == Some(true) },
             Some(Stop::Journal(error)) => return Err(error.into()),
             Some(Stop::MaxRows) => End::MaxRows,
             Some(Stop::Asked) if timed_out => End::MaxDuration,

@@ -89,7 +89,11 @@ pub(super) async fn start(
         restarted?;
     }
     let (mut checkpoint, outstanding) = recoverer.run().await?;
-    pause::end(job, &file, &mut checkpoint, options.begin).await?;
+    if options.begin != Begin::Unpaused
+        && let Some(paused) = pause::holding(job, &checkpoint)
+    {
+        return Err(EngineError::Paused(paused.clone()));
+    }
     sink.add_columns().await?;
     for step in prepared.steps.iter_mut().filter(|step| step.gives_vectors()) {
         step.hold_length(sink.vector_length(&step.spec.output).await?)?;
@@ -129,6 +133,10 @@ pub(super) async fn start(
             );
             voice.say(&Event::Notice(&text));
         }
+    }
+    if options.begin == Begin::Unpaused && checkpoint.paused.take().is_some() {
+        // Nothing refuses the run any more.
+        file.save(&checkpoint).await?;
     }
     let lineage = checkpoint.lineage;
     let reader = source.reader();

@@ -43,8 +43,12 @@ impl Stop {
     }
 
     /// Whether this reason takes the place of one before it: the first counts, except that a lost answer
-    /// must not hide behind it.
+    /// must not hide behind it, nor what pauses the job behind what does not.
     pub(super) fn outranks(&self, before: Option<&Stop>) -> bool {
-        matches!(before, None | Some(Stop::MaxRows)) || matches!(self, Stop::Journal(_))
+        match before {
+            None | Some(Stop::MaxRows) => true,
+            Some(Stop::Errors(_)) if matches!(self, Stop::Anomaly(_)) => true,
+            Some(_) => matches!(self, Stop::Journal(_)),
+        }
     }
 }

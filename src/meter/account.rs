@@ -107,7 +107,7 @@ impl Account {
     pub fn sync(&self) -> Result<(), StoreError> {
         let Some(books) = &self.0 else { return Ok(()) };
         // Requests are reserved meanwhile.
-        let flush = lock(books).job.as_ref().map(Spending::flusher);
+        let flush = lock(books).job.as_mut().map(Spending::flusher);
         flush.map_or(Ok(()), |flush| flush())
     }
 }

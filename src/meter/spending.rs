@@ -7,7 +7,8 @@
 //! ```
 //! All numbers are little-endian. A record of kind 1 is a sum of what was before it, of kind 2 a request that is
 //! sent, at its worst, and of kind 3 what the request of that number took. A request of which only the sending is
-//! written may have been billed: it counts at its worst.
+//! written may have been billed: it counts at its worst. What a request took is written together with the next that
+//! is sent, or when none is under way: after a kill no more of them count at their worst than were ever under way at once.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -37,6 +38,8 @@ pub struct Spending {
     path: PathBuf,
     file: Arc<File>,
     len: u64,
+    /// Records of what requests took that are not in the file yet.
+    unwritten: Vec<u8>,
     /// A failed write could not be undone.
     is_torn: bool,
     settled: Spend,
@@ -85,7 +88,8 @@ impl Spending {
         let path = folder.join(NAME);
         let (file, len) = write_anew(&path, settled, &BTreeMap::new())?;
         let (others, open) = (Spend::default(), BTreeMap::new());
-        Ok(Spending { path, file, len, is_torn: false, settled, others, open, next: 0 })
+        let unwritten = Vec::new();
+        Ok(Spending { path, file, len, unwritten, is_torn: false, settled, others, open, next: 0 })
     }
 
     /// What was spent, without requests that are under way, and with what other machines spent.
@@ -108,6 +112,7 @@ impl Spending {
     pub(super) fn begin(&mut self, worst: Spend) -> Result<u64, StoreError> {
         if self.len > MOST_BYTES {
             (self.file, self.len) = write_anew(&self.path, self.settled, &self.open)?;
+            self.unwritten.clear();
         }
         let number = self.next;
         self.append(&encode(Kind::Sent, number, worst))?;
@@ -116,33 +121,52 @@ impl Spending {
         Ok(number)
     }
 
-    /// Writes down what a request took. Where that cannot be written, its worst stands.
+    /// Notes what a request took. Where that cannot be written later, its worst stands in the file.
     pub(super) fn settle(&mut self, number: u64, took: Spend) {
-        let Some(worst) = self.open.remove(&number) else { return };
-        let is_written = self.append(&encode(Kind::Took, number, took)).is_ok();
-        self.settled = self.settled + if is_written { took } else { worst };
+        if self.open.remove(&number).is_none() {
+            return;
+        }
+        self.settled = self.settled + took;
+        self.unwritten.extend(encode(Kind::Took, number, took));
+        if self.open.is_empty() {
+            // The next request or flush tells where it fails.
+            let _ = self.append(&[]);
+        }
     }
 
     /// Flushes it to the disk, when it is called: that takes a while, and others go on writing meanwhile.
-    pub(super) fn flusher(&self) -> impl FnOnce() -> Result<(), StoreError> + use<> {
+    pub(super) fn flusher(&mut self) -> impl FnOnce() -> Result<(), StoreError> + use<> {
+        let written = self.append(&[]);
         let (file, path) = (Arc::clone(&self.file), self.path.clone());
-        move || file.sync_data().map_err(StoreError::of("flush", &path))
+        move || written.and_then(|()| file.sync_data().map_err(StoreError::of("flush", &path)))
     }
 
-    fn append(&mut self, record: &[u8; RECORD]) -> Result<(), StoreError> {
+    /// Writes what is not written yet, and then this.
+    fn append(&mut self, record: &[u8]) -> Result<(), StoreError> {
         if self.is_torn {
             let source = std::io::Error::other("an earlier write left it in an unknown state");
             return Err(StoreError::of("append to", &self.path)(source));
         }
+        let kept = self.unwritten.len();
+        self.unwritten.extend_from_slice(record);
         let mut file = &*self.file;
-        if let Err(error) = file.write_all(record) {
+        if let Err(error) = file.write_all(&self.unwritten) {
+            self.unwritten.truncate(kept);
             // What was written of it must not stand before the next record.
             let undone = file.set_len(self.len).and_then(|()| file.seek(SeekFrom::Start(self.len)));
             self.is_torn = undone.is_err();
             return Err(StoreError::of("append to", &self.path)(error));
         }
-        self.len += RECORD as u64;
+        self.len += self.unwritten.len() as u64;
+        self.unwritten.clear();
         Ok(())
+    }
+}
+
+impl Drop for Spending {
+    fn drop(&mut self) {
+        // What is not written counts at its worst.
+        let _ = self.append(&[]);
     }
 }
 
@@ -232,14 +256,16 @@ mod tests {
         let (first, _lost) = (spending.begin(spend(100)).unwrap(), spending.begin(spend(7)).unwrap());
         spending.settle(first, spend(40));
         assert_eq!(spending.settled().tokens, 40);
-        assert_eq!(read(), Some(47));
+        assert_eq!(read(), Some(107), "what it took is written with the next");
+        let _lost = spending.begin(spend(3)).unwrap();
+        assert_eq!(read(), Some(50));
         let mut next = Spending::open(folder.path()).unwrap();
-        assert_eq!(next.settled(), spend(40) + spend(7));
+        assert_eq!(next.settled(), spend(40) + spend(7) + spend(3));
         for _ in 0..120_000 {
             let number = next.begin(spend(2)).unwrap();
             next.settle(number, spend(1));
         }
-        assert_eq!(read(), Some(120_047), "after it was written anew");
+        assert_eq!(read(), Some(120_050), "after it was written anew");
         assert!(next.len < MOST_BYTES);
     }
 

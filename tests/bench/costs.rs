@@ -1,7 +1,8 @@
 //! What it costs to keep figures, a budget and bounds on nonsense, and to be scraped: rows per second with and without.
 //!
-//! `cargo bench --bench costs`. Runs of all kinds are interleaved beside a simulator without latency, so that
-//! everything that the program does shows; what matters are the ratios.
+//! `cargo bench --bench costs`; `ENRICH_COSTS_ROUNDS` and `ENRICH_COSTS_ROWS` set how many. Runs of all kinds are
+//! interleaved beside a simulator without latency, so that everything that the program does shows; what matters are
+//! the ratios within a round. The bare job runs twice in each: what its two runs differ by is the machine's noise.
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints")]
 #![expect(clippy::cast_precision_loss, reason = "figures for people")]
@@ -18,15 +19,16 @@ use measure::{Server, Used, enrich, median, watch};
 use parquet::arrow::ArrowWriter;
 
 const ROUNDS: usize = 5;
-const ROWS: i64 = 20_000;
+const ROWS: usize = 20_000;
 
 const NONE: &str = "[metrics]\nenabled = false\n[anomalies]\nmax_empty_rate = 1.0\nmax_refusal_rate = 1.0\n\
                     max_invalid_rate = 1.0\n";
 const BUDGET: &str = "[budget]\nmax_cost_usd = 1000\nmax_requests = 10_000_000\n";
 
 /// What is measured: a name, what the job has, and further arguments.
-const CASES: [(&str, &str, &[&str]); 4] = [
+const CASES: [(&str, &str, &[&str]); 5] = [
     ("none of it", NONE, &[]),
+    ("none of it, again", NONE, &[]),
     ("figures and bounds", "", &[]),
     ("and a budget", BUDGET, &[]),
     ("and scraped", BUDGET, &["--metrics-addr", "127.0.0.1:0"]),
@@ -41,10 +43,10 @@ fn job(url: &str, more: &str) -> String {
     )
 }
 
-fn make_source(folder: &Path) {
+fn make_source(folder: &Path, rows: i64) {
     let texts: StringArray =
-        (0..ROWS).map(|id| Some(format!("Review {id}: {}", "it boils and it pours ".repeat(10)))).collect();
-    let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(0..ROWS));
+        (0..rows).map(|id| Some(format!("Review {id}: {}", "it boils and it pours ".repeat(10)))).collect();
+    let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(0..rows));
     let columns: [(&str, ArrayRef); 2] = [("id", ids), ("text", Arc::new(texts))];
     let rows = RecordBatch::try_from_iter(columns).expect("rows");
     let file = std::fs::File::create(folder.join("source.parquet")).expect("a source");
@@ -65,38 +67,56 @@ fn run(folder: &Path, text: &str, more: &[&str]) -> Used {
     watch(command.spawn().expect("a run"))
 }
 
+/// The change in percent that a ratio of times comes to, as a rate or as a cost.
+#[derive(Clone, Copy)]
+enum As {
+    Rate,
+    Cost,
+}
+
+/// Quartiles of what a case changes against the bare job, in percent, over the rounds.
+fn changes(own: &[Used], bare: &[Used], get: fn(&Used) -> f64, told: As) -> [f64; 3] {
+    let ratio = |(own, bare): (&Used, &Used)| match told {
+        As::Rate => get(bare) / get(own),
+        As::Cost => get(own) / get(bare),
+    };
+    let mut changes: Vec<f64> = own.iter().zip(bare).map(|pair| (ratio(pair) - 1.0) * 100.0).collect();
+    changes.sort_by(f64::total_cmp);
+    [1, 2, 3].map(|quarter| changes[(changes.len() - 1) * quarter / 4])
+}
+
+fn number(name: &str, default: usize) -> usize {
+    std::env::var(name).map_or(default, |text| text.parse().expect("a number"))
+}
+
 fn main() {
+    let (rounds, rows) = (number("ENRICH_COSTS_ROUNDS", ROUNDS), number("ENRICH_COSTS_ROWS", ROWS));
     let folder = tempfile::tempdir().expect("a folder");
     let folder = folder.path();
-    make_source(folder);
+    make_source(folder, i64::try_from(rows).expect("a number of rows"));
     let server = Server::start(folder, &job("simulator", NONE));
     let mut used: Vec<Vec<Used>> = vec![Vec::new(); CASES.len()];
-    for round in 0..ROUNDS {
-        // Now from the first, now from the last: what the machine does meanwhile falls on all of them alike.
-        let mut order: Vec<usize> = (0..CASES.len()).collect();
-        if round % 2 == 1 {
-            order.reverse();
-        }
-        for at in order {
+    for round in 0..rounds {
+        // Each case is first and last and in between in its turn: what the machine does meanwhile falls on all alike.
+        for at in 0..CASES.len() {
+            let at = if round % 2 == 0 { at } else { CASES.len() - 1 - at };
+            let at = (at + round / 2) % CASES.len();
             let (_, more, arguments) = CASES[at];
             used[at].push(run(folder, &job(&server.url, more), arguments));
         }
     }
-    let of = |at: usize, get: fn(&Used) -> f64| median(used[at].iter().map(get).collect());
-    let ratio = |at: usize, get: fn(&Used) -> f64| {
-        let ratios = used[at].iter().zip(&used[0]).map(|(own, none)| get(own) / get(none));
-        median(ratios.collect())
-    };
     println!(
-        "zero latency, {ROWS} rows in batches of 1,000, 64 at once; medians of {ROUNDS} rounds, and of their ratios"
+        "zero latency, {rows} rows in batches of 1,000, 64 at once, {rounds} rounds; against the bare job of the same \
+         round, medians and quartiles"
     );
-    for (at, (name, ..)) in CASES.iter().enumerate() {
+    for (own, (name, ..)) in used.iter().zip(&CASES) {
+        let rate = rows as f64 / median(own.iter().map(|used| used.wall).collect());
+        let cpu = median(own.iter().map(|used| used.cpu).collect());
+        let [low, middle, high] = changes(own, &used[0], |used| used.wall, As::Rate);
+        let [least, cost, most] = changes(own, &used[0], |used| used.cpu, As::Cost);
         println!(
-            "  {name:<20} {:>7.0} rows per second ({:+.1} %), {:.2} s of CPU ({:+.1} %)",
-            ROWS as f64 / of(at, |used| used.wall),
-            (1.0 / ratio(at, |used| used.wall) - 1.0) * 100.0,
-            of(at, |used| used.cpu),
-            (ratio(at, |used| used.cpu) - 1.0) * 100.0
+            "  {name:<20} {rate:>7.0} rows per second ({middle:+.1} %; {low:+.1} to {high:+.1}), {cpu:.2} s of CPU \
+             ({cost:+.1} %; {least:+.1} to {most:+.1})"
         );
     }
 }

@@ -1,11 +1,15 @@
 //! A run whose answers make little sense stops with samples, keeps what it has, and goes on when that is wanted.
 
-use enrich::config::{FaultSpec, SimulatorSpec};
+use std::time::Duration;
+
+use enrich::config::{FaultSpec, SimulatorSpec, Span};
 use serde_json::Value;
 
 use crate::commands::on_job;
-use crate::stops::fault;
+use crate::stops::{fault, send, start, wait};
 use crate::support::{World, append_delta, rows};
+
+const HOUR: Duration = Duration::from_secs(3_600);
 
 /// From row 100 on, so many of a hundred answers are of a kind.
 async fn world_of(change: FaultSpec, step: &str, bounds: &str) -> World {
@@ -65,7 +69,8 @@ async fn a_paused_job_goes_on_when_somebody_has_acted() {
     assert!(status["paused"]["why"].as_str().unwrap().contains("came back without text"), "{status}");
     let text = on_job(&world, "status", &[]).await.stdout;
     assert!(text.contains("paused      since 20") && text.contains("as it is, with --unpause"), "{text}");
-    assert!(on_job(&world, "check", &[]).await.stdout.contains("the job is paused since 20"));
+    let check = on_job(&world, "check", &[]).await;
+    assert!(check.assert_status(3).stdout.contains("the job is paused since 20"), "{}", check.stdout);
     let plan = on_job(&world, "plan", &["--pilot", "5"]).await;
     assert!(plan.assert_status(0).stdout.contains("asks nothing without --unpause"), "{}", plan.stdout);
     let asked = asked + 5;
@@ -75,6 +80,13 @@ async fn a_paused_job_goes_on_when_somebody_has_acted() {
     world.run(&["--unpause"]).await.assert_status(3).assert_says("something is wrong with the answers");
     let again = world.simulator.counts().requests;
     assert!(again > asked && again < 200, "{again}");
+    world.run(&[]).await.assert_status(3).assert_says("the job is paused");
+    assert_eq!(world.simulator.counts().requests, again);
+
+    // A trial with other bounds is an act of its own, and the job as it stands is none.
+    let trial = ["--set", "anomalies.max_empty_rate=1", "--set", "max_error_rate=1", "--max-rows", "10"];
+    world.run(&trial).await.assert_status(0);
+    let again = world.simulator.counts().requests;
     world.run(&[]).await.assert_status(3).assert_says("the job is paused");
     assert_eq!(world.simulator.counts().requests, again);
 
@@ -93,6 +105,45 @@ async fn a_paused_job_goes_on_when_somebody_has_acted() {
     let begun_anew = world.run(&["--restart", "--yes", "--max-rows", "60"]).await;
     begun_anew.assert_status(0);
     assert!(on_job(&world, "status", &["--format", "json"]).await.stdout.contains("\"paused\":null"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn most_rows_that_come_back_empty_pause_the_job_also_where_that_is_too_many_errors() {
+    let empty = FaultSpec { finish_reason: Some("stop".into()), share: 0.7, ..fault() };
+    let world = World::new(SimulatorSpec { faults: vec![empty], ..SimulatorSpec::default() }).await;
+    append_delta(&world.path("source"), &rows(0..1_500)).await;
+    world.write_text(&world.usual_job("").replace("max_rows = 10", "max_rows = 100"));
+    let stopped = world.run(&["--summary", "json"]).await;
+    let summary: Value = serde_json::from_str(&stopped.assert_status(3).stdout).unwrap();
+    assert_eq!(summary["end"], "anomaly");
+    let asked = world.simulator.counts().requests;
+    world.run(&[]).await.assert_status(3).assert_says("the job is paused");
+    assert_eq!(world.simulator.counts().requests, asked);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_is_paused_at_once_and_not_when_its_slowest_row_is_back() {
+    let empty = FaultSpec { finish_reason: Some("stop".into()), share: 0.7, ..fault() };
+    let never = FaultSpec { contains: Some("Row 20".into()), delay: Some(Span(HOUR)), ..fault() };
+    let world = World::new(SimulatorSpec { faults: vec![never, empty], ..SimulatorSpec::default() }).await;
+    append_delta(&world.path("source"), &rows(0..90)).await;
+    let job = world.usual_job("").replace("[batch]", "[anomalies]\nrows = 50\n[batch]");
+    world.write_text(&job.replace("max_rows = 10", "max_rows = 90"));
+    let run = start(&world, &[]);
+    let checkpoint = world.path("target/_checkpoints/test/checkpoint.json");
+    let is_paused =
+        || std::fs::read_to_string(&checkpoint).is_ok_and(|text| text.contains("came back without text"));
+    while !is_paused() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(world.simulator.counts().in_flight, 1, "the slow row is still out");
+    send(&run, "INT");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    send(&run, "INT");
+    wait(run).await.assert_status(3).assert_says("until then no run asks anything");
+    let asked = world.simulator.counts().requests;
+    world.run(&[]).await.assert_status(3).assert_says("the job is paused");
+    assert_eq!(world.simulator.counts().requests, asked);
 }
 
 #[tokio::test(flavor = "multi_thread")]

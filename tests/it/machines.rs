@@ -469,7 +469,7 @@ async fn what_a_pilot_spent_before_it_was_cut_short_is_known_to_other_machines()
     site.append(0..60).await;
     let text = std::fs::read_to_string(site.world.job()).unwrap();
     site.world.write_text(&text.replace("[batch]", "[budget]\nmax_requests = 200\n[batch]"));
-    let mut pilot = site.command(0, &["plan", "--pilot", "40"]);
+    let mut pilot = site.command(0, &["plan", "--pilot", "60"]);
     let mut pilot = pilot.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     while site.world.simulator.counts().requests < 8 {
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -478,7 +478,7 @@ async fn what_a_pilot_spent_before_it_was_cut_short_is_known_to_other_machines()
     assert_eq!(pilot.wait().unwrap().code(), Some(130));
     settle(&site.world).await;
     let requests = site.world.simulator.counts().requests;
-    assert!((8..40).contains(&requests), "{requests}");
+    assert!((8..60).contains(&requests), "{requests}");
     let status = Outcome::of(&site.world.output(site.command(1, &["status"])).await);
     let spent = format!("{requests} requests of 200");
     assert!(status.assert_status(0).stdout.contains(&spent), "{spent}: {}", status.stdout);

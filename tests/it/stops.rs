@@ -46,7 +46,7 @@ pub fn faulty(fault: FaultSpec) -> SimulatorSpec {
     SimulatorSpec { faults: vec![fault], ..SimulatorSpec::default() }
 }
 
-fn start(world: &World, more: &[&str]) -> Child {
+pub fn start(world: &World, more: &[&str]) -> Child {
     let job = world.job();
     let mut command = world.command(&["run", job.to_str().unwrap()]);
     command.args(more).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
@@ -58,13 +58,13 @@ async fn until_requests(world: &World, requests: u64) {
     }
 }
 
-fn send(child: &Child, signal: &str) {
+pub fn send(child: &Child, signal: &str) {
     let status =
         Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status().unwrap();
     assert!(status.success());
 }
 
-async fn wait(mut child: Child) -> Outcome {
+pub async fn wait(mut child: Child) -> Outcome {
     let task = tokio::task::spawn_blocking(move || {
         let mut text = String::new();
         if let Some(mut stderr) = child.stderr.take() {
