@@ -198,6 +198,7 @@ fn advice(class: Class) -> &'static str {
         Class::Billing | Class::Quota => "raise the quota or the budget at the provider",
         Class::UnknownModel => "check the model's name in the job file",
         Class::Redirect => "check base_url: the endpoint wants another address",
+        Class::NotFound => "check base_url, whose path ends in /v1 with most providers, and the model's name",
         Class::SameRefusal => "mend what is said of them: the prompt, the model, or what the step asks for",
         Class::RateLimited => "come back at that time",
         _ => "check base_url and the network, or wait for the provider",

@@ -141,7 +141,10 @@ async fn attempt(
     let took = clock::now() - started;
     let facts = Facts { arguments, errand, job: &job, typed: &typed, totals: &totals, took };
     let exit = tell(&ended, &facts, console)?;
-    if let Some(path) = &arguments.metrics_file {
+    if let Some(path) = &arguments.metrics_file
+        // The file is of the run that has the job.
+        && !matches!(ended, Ended::Skipped { .. })
+    {
         let ended = report::Ended { at: clock::wall(), took, status: exit as u8 };
         let text = report::prometheus(&job.app_id, &totals, Some(ended))?;
         // The run ended as it did, whether or not this can be written.

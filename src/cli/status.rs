@@ -117,6 +117,7 @@ fn source(status: &Status) -> String {
         Some(lag) => {
             let versions = lag
                 .versions
+                .filter(|versions| *versions > 0)
                 .map_or_else(String::new, |versions| format!("{}, ", counted(versions, "version")));
             format!("behind by {versions}{}, {}", counted(lag.files, "file"), counted(lag.rows, "row"))
         }

@@ -14,8 +14,8 @@ const MOST_ROWS: u32 = 1_000_000;
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawAnomalies {
-    /// Newest answers and errors of a step that the shares below are taken over, 20 to 1,000,000; with fewer, nothing
-    /// is said. Default: 1000.
+    /// Newest answers and errors of a step that the shares below are taken over, 20 to 1,000,000. A run of fewer is
+    /// judged at its end, from 50 on, where chance does not explain the share. Default: 1000.
     #[schemars(range(min = 20, max = 1_000_000))]
     rows: Option<u32>,
     /// Share of them that may be without any text (classes `empty_answer` and `length`), more than 0 and at most 1,

@@ -52,8 +52,8 @@ pub(super) struct RawJob {
     /// Default: no limit.
     #[serde(default)]
     pub(super) budget: RawBudget,
-    /// What of the answers is so unusual that the run stops, with status 3, and shows samples. Default: as its keys
-    /// say.
+    /// What of the answers is so unusual that the run stops, with status 3, shows samples, and pauses the job. Default:
+    /// as its keys say.
     #[serde(default)]
     pub(super) anomalies: RawAnomalies,
     /// Where figures of each batch are kept. Default: in a table beside the target.

@@ -14,6 +14,10 @@ use crate::sink::{Outcome, Settled};
 const SAMPLES: usize = 3;
 /// Characters of a sample's text.
 const SAMPLE_CHARS: usize = 120;
+/// Outcomes that tell something at the end of a run that has fewer than the window takes.
+const FEWEST: usize = 50;
+/// Standard deviations of a one-sided interval of 95 %.
+const Z: f64 = 1.645;
 
 /// What is unusual about an outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,19 +139,41 @@ impl Watch {
         let samples = &mut self.samples[sign as usize];
         samples.truncate(SAMPLES - 1);
         samples.push_front((row.clone(), text(settled)));
-        let count = self.counts[sign as usize];
         #[expect(clippy::cast_precision_loss, reason = "a million is exact")]
-        let is_too_many = count as f64 > sign.most(&self.bounds) * reach as f64;
-        (self.newest.len() == reach && is_too_many).then(|| Anomaly {
+        let is_too_many = self.counts[sign as usize] as f64 > sign.most(&self.bounds) * reach as f64;
+        (self.newest.len() == reach && is_too_many).then(|| self.told(sign))
+    }
+
+    /// Says at the end of a run whether too many were of a kind, where they were fewer than the window takes: so many
+    /// that chance is no excuse.
+    pub(super) fn at_the_end(&self) -> Option<Anomaly> {
+        let of = self.newest.len();
+        let is_short = (FEWEST..self.bounds.rows as usize).contains(&of);
+        let is_too_many =
+            |sign: &Sign| least_share(self.counts[*sign as usize], of) > sign.most(&self.bounds);
+        Sign::ALL.into_iter().filter(|_| is_short).find(is_too_many).map(|sign| self.told(sign))
+    }
+
+    fn told(&self, sign: Sign) -> Anomaly {
+        Anomaly {
             step: self.step.clone(),
-            count,
-            of: reach,
+            count: self.counts[sign as usize],
+            of: self.newest.len(),
             what: sign.in_words(),
             key: sign.key(),
             most: sign.most(&self.bounds),
             samples: self.samples[sign as usize].iter().cloned().collect(),
-        })
+        }
     }
+}
+
+/// The lower bound of the share that so many of so many speak for (E. B. Wilson, 1927).
+#[expect(clippy::cast_precision_loss, reason = "a million is exact")]
+fn least_share(count: usize, of: usize) -> f64 {
+    let (share, n) = (count as f64 / of as f64, of as f64);
+    let middle = share + Z * Z / (2.0 * n);
+    let half = Z * (share * (1.0 - share) / n + Z * Z / (4.0 * n * n)).sqrt();
+    (middle - half) / (1.0 + Z * Z / n)
 }
 
 /// What of an outcome is shown: the end of an answer that was cut there, the beginning of an error.
@@ -213,6 +239,25 @@ mod tests {
              example row 24 of a.parquet: \"cut before any text\"; row 23 of a.parquet: \"no text\"; row 22 of \
              a.parquet: \"no text\""
         );
+    }
+
+    #[test]
+    fn fewer_rows_are_judged_at_the_end_where_chance_is_no_excuse() {
+        let bounds = Anomalies { rows: 1_000, empty: 0.2, refused: 0.3, invalid: 0.3, cut: 1.0 };
+        let at_the_end = |empty: u64, of: u64| {
+            let mut watch = Watch::new("answer", bounds);
+            for at in 0..of {
+                let settled = if at < empty { failed(Class::EmptyAnswer, "") } else { said("yes", "stop") };
+                assert_eq!(watch.note(&settled, &Form::Text, &row(at)), None);
+            }
+            watch.at_the_end()
+        };
+        assert_eq!(at_the_end(49, 49), None, "too few to tell");
+        assert_eq!(at_the_end(25, 100), None, "as chance has it");
+        let told = at_the_end(30, 100).unwrap();
+        assert_eq!((told.count, told.of, told.key, told.samples.len()), (30, 100, "max_empty_rate", 3));
+        assert_eq!(at_the_end(200, 999).map(|told| told.of), None);
+        assert!((least_share(30, 100) - 0.231).abs() < 0.001, "{}", least_share(30, 100));
     }
 
     #[test]

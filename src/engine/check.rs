@@ -30,7 +30,7 @@ use crate::metrics;
 use crate::report::counted;
 use crate::sink::Sink;
 use crate::source::{Lag, Source};
-use crate::store::{self, Folder, StoreError};
+use crate::store::{self, Folder, Location, StoreError};
 use crate::table::is_delta_table;
 use crate::transport::Endpoint;
 
@@ -101,7 +101,8 @@ pub async fn check(job: &Job, live: bool, simulator: Option<&Url>) -> Vec<Findin
     match is_delta_table(target).await {
         Ok(true) => match Sink::open(job, &prepared.columns, source.id(), RunId::random()).await {
             Ok(sink) => {
-                note("target", Ok(format!("{} takes the job's columns", job.target.location)));
+                let takes = format!("{} takes the job's columns", job.target.location);
+                note("target", can_append(target).map(|()| takes));
                 let demands = sink.constraints(job).map(|constraints| {
                     let count = constraints.len() as u64;
                     if count == 0 {
@@ -242,6 +243,13 @@ async fn ask(endpoint: &Endpoint, embeds: bool) -> Result<String, Failure> {
 pub(super) fn can_write(folder: &Path) -> Result<(), StoreError> {
     let there = folder.ancestors().find(|folder| folder.exists()).unwrap_or(folder);
     store::probe(there)
+}
+
+/// Whether files can be put into a table that is there, and into its log.
+pub(super) fn can_append(table: &Location) -> Result<(), EngineError> {
+    let Some(path) = table.path() else { return Ok(()) };
+    store::probe(path)?;
+    Ok(store::probe(&path.join("_delta_log"))?)
 }
 
 /// The journals of runs and retries.

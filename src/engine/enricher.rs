@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::anomalies::Watch;
+use super::anomalies::{Anomaly, Watch};
 use super::copying::Copier;
 use super::error::EngineError;
 use super::error_rate::ErrorRate;
@@ -342,6 +342,11 @@ impl Enricher {
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.ledger.is_complete()
+    }
+
+    /// What was wrong with the answers of a run that ends before there were many.
+    pub(super) fn anomaly_at_the_end(&self) -> Option<Anomaly> {
+        self.watches.iter().find_map(Watch::at_the_end)
     }
 
     /// Ends the dispatchers, flushes the journals, and copies what is left of them in so much time; says why it stopped early, if it did. `reached_end`

@@ -304,7 +304,9 @@ impl Enricher {
                 };
                 let step = &self.steps[first.cell().step.index()].output;
                 let told = format!("the first rows of step {step:?} {how}: {failure}");
-                Failure::new(Class::SameRefusal, told)
+                // What is not there has another cause than what is asked.
+                let is_missing = failure.class == Class::NotFound;
+                Failure::new(if is_missing { Class::NotFound } else { Class::SameRefusal }, told)
             }
         };
         self.halt(Stop::Provider { provider, failure });

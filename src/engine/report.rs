@@ -6,6 +6,7 @@ use super::error::EngineError;
 use super::exclusive::home;
 use super::prepare;
 use super::retry::FOLDER;
+use crate::checkpoint::LastRun;
 use crate::clock;
 use crate::config::{Job, Prices, StepSpec};
 use crate::ident::Money;
@@ -52,6 +53,7 @@ pub async fn report(job: &Job) -> Result<Report, EngineError> {
             source: job.source.location.to_string(),
             target: job.target.location.to_string(),
             made_at: clock::wall(),
+            last_run: LastRun::load(&job.places.state).map(|run| ended(&run)),
             providers: job
                 .providers
                 .iter()
@@ -67,6 +69,16 @@ pub async fn report(job: &Job) -> Result<Report, EngineError> {
         slowest: rows(Order::Slowest).await?,
         dearest: rows(Order::Dearest).await?,
     })
+}
+
+fn ended(run: &LastRun) -> String {
+    let LastRun { started, ended, end, message, .. } = run;
+    let (at, end) = match (ended, end) {
+        (Some(ended), Some(end)) => (ended, end.as_str()),
+        _ => (started, "began then, and goes on or was killed"),
+    };
+    let message = message.as_ref().map_or_else(String::new, |message| format!(": {message}"));
+    format!("{}: {end}{message}", at.format("%Y-%m-%d %H:%M:%S UTC"))
 }
 
 fn in_words(prices: Prices) -> String {

@@ -9,6 +9,7 @@ use tokio::time::{sleep_until, timeout};
 use url::Url;
 
 use super::anomalies::Anomaly;
+use super::check::can_append;
 use super::enricher::Enricher;
 use super::error::EngineError;
 use super::error_rate::TooManyErrors;
@@ -160,7 +161,9 @@ pub async fn run(
         Box::pin(async {
             let source = Source::open(&job.source).await?;
             let prepared = prepare(job, source.schema(), simulator)?;
-            if !is_delta_table(&job.target.location).await? {
+            if is_delta_table(&job.target.location).await? {
+                can_append(&job.target.location)?;
+            } else {
                 Sink::can_create(&job.target.location).await?;
             }
             let home = home(job).await?;
@@ -343,6 +346,28 @@ impl<F: Feed, D: Drain> Running<F, D> {
         Ok(())
     }
 
+    /// Pauses a job whose run came to its end, or to a limit, with too few answers to stop it before.
+    async fn judge(&mut self, timed_out: bool) {
+        let is_end = match self.enricher.stop {
+            None | Some(Stop::MaxRows) => true,
+            Some(Stop::Asked) => timed_out,
+            Some(_) => false,
+        };
+        if let (Some(anomaly), Some(feed)) = (self.enricher.anomaly_at_the_end(), &mut self.feed)
+            && is_end
+        {
+            match feed.pause(&anomaly).await {
+                // Who cannot be paused was told what came of each row.
+                Ok(false) => {}
+                Ok(true) => {
+                    self.pauses = Some(true);
+                    self.enricher.stop = Some(Stop::Anomaly(anomaly));
+                }
+                Err(error) => self.error = Some(error),
+            }
+        }
+    }
+
     /// Goes on only with what is in flight; the first error is the one that is told.
     fn fail(&mut self, error: EngineError, cut_off: &mut Option<Instant>, grace: Duration) {
         self.voice.say(&Event::Stopping(&error.to_string()));
@@ -450,6 +475,9 @@ impl<F: Feed, D: Drain> Running<F, D> {
         let is_lost = matches!(self.error, Some(EngineError::Lease(_)));
         if let Ok(Err(error)) = timeout(patience, self.pause()).await {
             self.error.get_or_insert(error);
+        }
+        if self.error.is_none() && patience > AT_ONCE {
+            self.judge(timed_out).await;
         }
         if let Some(feed) = &mut self.feed
             && !is_lost

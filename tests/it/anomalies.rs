@@ -69,6 +69,8 @@ async fn a_paused_job_goes_on_when_somebody_has_acted() {
     assert!(status["paused"]["why"].as_str().unwrap().contains("came back without text"), "{status}");
     let text = on_job(&world, "status", &[]).await.stdout;
     assert!(text.contains("paused      since 20") && text.contains("as it is, with --unpause"), "{text}");
+    let page = on_job(&world, "report", &[]).await.stdout;
+    assert!(page.contains("UTC: anomaly: 11 of the last 50 rows of step &quot;answer&quot;"), "{page}");
     let check = on_job(&world, "check", &[]).await;
     assert!(check.assert_status(3).stdout.contains("the job is paused since 20"), "{}", check.stdout);
     let plan = on_job(&world, "plan", &["--pilot", "5"]).await;
@@ -119,6 +121,25 @@ async fn most_rows_that_come_back_empty_pause_the_job_also_where_that_is_too_man
     let asked = world.simulator.counts().requests;
     world.run(&[]).await.assert_status(3).assert_says("the job is paused");
     assert_eq!(world.simulator.counts().requests, asked);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_of_fewer_rows_than_the_window_is_judged_at_its_end() {
+    let empty = FaultSpec { finish_reason: Some("stop".into()), share: 0.8, ..fault() };
+    for (count, status, next) in [(40, 0, 0), (120, 3, 3)] {
+        let faults = vec![empty.clone()];
+        let world = World::new(SimulatorSpec { faults, ..SimulatorSpec::default() }).await;
+        append_delta(&world.path("source"), &rows(0..count)).await;
+        world.write_job("");
+        let ended = world.run(&[]).await;
+        ended.assert_status(status);
+        assert_eq!(world.target().await.len() as i64, count, "all of it is written");
+        if status == 3 {
+            ended.assert_says("of the last 120 rows of step \"answer\" came back without text");
+        }
+        append_delta(&world.path("source"), &rows(count..count + 10)).await;
+        world.run(&[]).await.assert_status(next);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -169,6 +169,13 @@ async fn a_pilot_keeps_to_the_budget_and_holds_the_job() {
         "{}",
         told.stdout
     );
+    // What the pilot has paid for is not held against what is left.
+    let all = plan(&world, &["--pilot", "60", "--set", "budget.max_cost_usd=0.05"]).await;
+    assert!(!all.assert_status(0).stdout.contains("is left of the budget"), "{}", all.stdout);
+    let paid = world.simulator.counts().billed_picodollars as f64 / 1e12;
+    let tight = format!("budget.max_cost_usd={:.4}", paid * 1.2);
+    let all = plan(&world, &["--pilot", "60", "--set", &tight]).await;
+    assert!(!all.assert_status(0).stdout.contains("is left of the budget"), "{}", all.stdout);
     world.run(&["--set", "budget.max_cost_usd=1"]).await.assert_status(0);
     world.assert_target(0..60).await;
     assert_eq!(world.simulator.counts().paid_again(), 0);

@@ -82,6 +82,7 @@ async fn a_page_tells_of_all_runs_and_shows_rows_beside_their_answers() {
     for said in said {
         assert!(page.contains(said), "{said}");
     }
+    assert!(page.contains("Last run") && page.contains("UTC: complete"));
     // Two runs, and both of them on the page.
     let all = crate::metrics::figures(&world).await;
     let mut runs: Vec<String> = all.iter().map(|row| row.run_id.to_string()).collect();

@@ -38,7 +38,12 @@ async fn a_second_run_at_the_same_time_is_refused_and_changes_nothing() {
     let second = world.run(&[]).await;
     second.assert_status(6).assert_says("another run holds this job: process");
     second.assert_says("nothing was changed");
-    world.run(&["--if-running", "skip"]).await.assert_status(0).assert_says("skipped: another run");
+    let file = world.path("enrich.prom");
+    std::fs::write(&file, "of the run before").unwrap();
+    let skipped = world.run(&["--if-running", "skip", "--metrics-file", file.to_str().unwrap()]).await;
+    skipped.assert_status(0).assert_says("skipped: another run");
+    let left = std::fs::read_to_string(&file).unwrap();
+    assert_eq!(left, "of the run before", "nothing has ended: the figures are for the run that goes on");
     let status = tokio::task::spawn_blocking(move || first.wait().unwrap()).await.unwrap();
     assert!(status.success());
     assert_eq!(world.simulator.counts().requests, 40);

@@ -175,6 +175,11 @@ async fn a_bad_provider_stops_the_run_and_the_rows_stay_pending() {
         ),
         (refusal(307, "moved", "There."), "redirect: HTTP 307", "check base_url"),
         (
+            refusal(404, "unknown_route", "no POST /chat/completions"),
+            "not_found: the first rows of step \"answer\" were all refused: not_found: HTTP 404 unknown_route",
+            "check base_url, whose path ends in /v1",
+        ),
+        (
             refusal(400, "bad", "No."),
             "same_refusal: the first rows of step \"answer\" were all refused: bad_request: HTTP 400 bad: No.",
             "mend what is said of them",

@@ -367,12 +367,15 @@ impl Reckoning<'_> {
             }
         }
         let spent = self.spent.map_or(0.0, |spent| spent.cost_usd);
+        // What a pilot knows by now is in the cost, and not to be paid again.
+        let known = self.asked.iter().flat_map(|asked| asked.outcomes.iter().flatten());
+        let paid: f64 = known.filter_map(|settled| settled.cost).map(Money::dollars).sum();
         let of_job = self.job.budget.job.money.map(|most| (most, (most.dollars() - spent).max(0.0)));
         let of_run = self.job.budget.run.money.map(|most| (most, most.dollars()));
         let budgets = of_job.into_iter().chain(of_run);
         if let (Some((most, left)), Some(cost)) =
             (budgets.min_by(|(_, a), (_, b)| a.total_cmp(b)), self.cost())
-            && cost.high.is_none_or(|high| high > left)
+            && cost.high.is_none_or(|high| high - paid > left)
         {
             notes.push(format!("${left:.4} is left of the budget of {most}: it may not be enough"));
         }

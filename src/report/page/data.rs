@@ -30,6 +30,8 @@ pub struct Header {
     pub target: String,
     /// When the page was made.
     pub made_at: DateTime<Utc>,
+    /// How its last run ended, in words; none where nothing is known of one.
+    pub last_run: Option<String>,
     /// Who is asked.
     pub providers: Vec<Provider>,
 }

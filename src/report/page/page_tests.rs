@@ -153,7 +153,9 @@ pub(crate) fn hostile_report() -> Report {
     };
     let mut report = example::report(vec![row], vec![sample; 60]);
     let header = &mut report.header;
-    for text in [&mut header.app_id, &mut header.source, &mut header.target] {
+    for text in
+        [&mut header.app_id, &mut header.source, &mut header.target].into_iter().chain(&mut header.last_run)
+    {
         text.clone_from(&hostile);
     }
     header.providers[0].name.clone_from(&hostile);

@@ -67,6 +67,7 @@ struct Head {
     source: String,
     target: String,
     made_at: String,
+    last_run: Option<String>,
     providers: Vec<[String; 3]>,
 }
 
@@ -82,6 +83,7 @@ impl Head {
             source: line(&header.source),
             target: line(&header.target),
             made_at: span::moment(header.made_at),
+            last_run: header.last_run.as_deref().map(|told| text::in_line(told, 1_000)),
             providers: providers.collect(),
         }
     }
