@@ -9,6 +9,7 @@ use std::collections::{BTreeSet, VecDeque};
 use tokio::sync::watch;
 use url::Url;
 
+use super::check::can_append;
 use super::enricher::Enricher;
 use super::error::EngineError;
 use super::exclusive::{Exclusive, Tenure, home};
@@ -99,6 +100,7 @@ async fn start(
     let columns = rows.source_columns();
     let file = CheckpointFile::in_folder(home);
     home.probe().await?;
+    can_append(&job.target.location)?;
     let journal = job.places.journal.join(FOLDER);
     store::probe(&journal)?;
 

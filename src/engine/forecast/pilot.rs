@@ -14,6 +14,7 @@ use super::{Pilot, PilotSample};
 use crate::checkpoint::{CheckpointFile, Part, PlannedBatch, Position};
 use crate::config::Job;
 use crate::decode::Content;
+use crate::engine::check::can_append;
 use crate::engine::enricher::Enricher;
 use crate::engine::error::EngineError;
 use crate::engine::exclusive::Tenure;
@@ -77,6 +78,7 @@ pub(super) async fn may_ask(
     if !is_delta_table(&job.target.location).await? {
         return Ok(Sink::can_create(&job.target.location).await?);
     }
+    can_append(&job.target.location)?;
     let sink = Sink::open(job, &prepared.columns, source.id(), RunId::random()).await?;
     sink.constraints(job)?;
     for step in prepared.steps.iter_mut().filter(|step| step.gives_vectors()) {
