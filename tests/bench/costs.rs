@@ -2,37 +2,42 @@
 //!
 //! `cargo bench --bench costs`; `ENRICH_COSTS_ROUNDS` and `ENRICH_COSTS_ROWS` set how many. Runs of all kinds are
 //! interleaved beside a simulator without latency, so that everything that the program does shows; what matters are
-//! the ratios within a round. The bare job runs twice in each: what its two runs differ by is the machine's noise.
+//! the ratios within a round, to the mean of its two runs of the bare job: what these differ by is the machine's noise.
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints")]
 #![expect(clippy::cast_precision_loss, reason = "figures for people")]
 
 mod measure;
 
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
 
 use arrow::array::{ArrayRef, Int64Array, StringArray};
 use arrow::record_batch::RecordBatch;
 use measure::{Server, Used, enrich, median, watch};
 use parquet::arrow::ArrowWriter;
 
-const ROUNDS: usize = 5;
-/// So many that a tenth of a second, in which the first run makes the table of figures, does not show.
-const ROWS: usize = 400_000;
+const ROUNDS: usize = 12;
+const ROWS: usize = 100_000;
+
+const SCRAPE_EVERY: Duration = Duration::from_secs(1);
 
 const NONE: &str = "[metrics]\nenabled = false\n[anomalies]\nmax_empty_rate = 1.0\nmax_refusal_rate = 1.0\n\
                     max_invalid_rate = 1.0\n";
 const BUDGET: &str = "[budget]\nmax_cost_usd = 1000\nmax_requests = 10_000_000\n";
 
-/// What is measured: a name, what the job has, and further arguments.
-const CASES: [(&str, &str, &[&str]); 5] = [
-    ("none of it", NONE, &[]),
-    ("none of it, again", NONE, &[]),
-    ("figures and bounds", "", &[]),
-    ("and a budget", BUDGET, &[]),
-    ("and scraped", BUDGET, &["--metrics-addr", "127.0.0.1:0"]),
+/// What is measured: a name, what the job has, and whether somebody scrapes its figures every second.
+const CASES: [(&str, &str, bool); 5] = [
+    ("none of it", NONE, false),
+    ("none of it, again", NONE, false),
+    ("figures and bounds", "", false),
+    ("and a budget", BUDGET, false),
+    ("and scraped", BUDGET, true),
 ];
 
 fn job(url: &str, more: &str) -> String {
@@ -57,15 +62,42 @@ fn make_source(folder: &Path, rows: i64) {
 }
 
 /// One whole run into a new target.
-fn run(folder: &Path, text: &str, more: &[&str]) -> Used {
-    for place in ["target", "target_metrics"] {
-        let _ = std::fs::remove_dir_all(folder.join(place));
-    }
+fn run(folder: &Path, text: &str, is_scraped: bool) -> Used {
+    // The table of figures stays: it is made once in the life of a job.
+    let _ = std::fs::remove_dir_all(folder.join("target"));
     let job = folder.join("job.toml");
     std::fs::write(&job, text).expect("a job file");
     let mut command = enrich();
-    command.args(["run", "--quiet"]).arg(&job).args(more).stderr(Stdio::inherit());
-    watch(command.spawn().expect("a run"))
+    command.args(["run", "--quiet"]).arg(&job).stderr(Stdio::inherit());
+    if !is_scraped {
+        return watch(command.spawn().expect("a run"));
+    }
+    let free = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port");
+    let run = command.args(["--metrics-addr", &free.to_string()]).spawn().expect("a run");
+    let (done, waits) = mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        let scrapes = scope.spawn(move || {
+            let is_over = || waits.recv_timeout(SCRAPE_EVERY) != Err(RecvTimeoutError::Timeout);
+            let mut scrapes = 0;
+            while !is_over() {
+                scrapes += u32::from(scrape(free).is_ok_and(|text| text.contains("enrich_requests_total")));
+            }
+            scrapes
+        });
+        let used = watch(run);
+        drop(done);
+        let scrapes = scrapes.join().expect("a count");
+        assert!(scrapes > 0 || used.wall < 2.0, "nobody could scrape");
+        used
+    })
+}
+
+fn scrape(at: SocketAddr) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(at)?;
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n\r\n")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// The change in percent that a ratio of times comes to, as a rate or as a cost.
@@ -76,12 +108,16 @@ enum As {
 }
 
 /// Quartiles of what a case changes against the bare job, in percent, over the rounds.
-fn changes(own: &[Used], bare: &[Used], get: fn(&Used) -> f64, told: As) -> [f64; 3] {
-    let ratio = |(own, bare): (&Used, &Used)| match told {
-        As::Rate => get(bare) / get(own),
-        As::Cost => get(own) / get(bare),
+fn changes(used: &[Vec<Used>], case: usize, get: fn(&Used) -> f64, told: As) -> [f64; 3] {
+    let change = |(round, own): (usize, &Used)| {
+        let bare = f64::midpoint(get(&used[0][round]), get(&used[1][round]));
+        let ratio = match told {
+            As::Rate => bare / get(own),
+            As::Cost => get(own) / bare,
+        };
+        (ratio - 1.0) * 100.0
     };
-    let mut changes: Vec<f64> = own.iter().zip(bare).map(|pair| (ratio(pair) - 1.0) * 100.0).collect();
+    let mut changes: Vec<f64> = used[case].iter().enumerate().map(change).collect();
     changes.sort_by(f64::total_cmp);
     [1, 2, 3].map(|quarter| changes[(changes.len() - 1) * quarter / 4])
 }
@@ -97,24 +133,27 @@ fn main() {
     make_source(folder, i64::try_from(rows).expect("a number of rows"));
     let server = Server::start(folder, &job("simulator", NONE));
     let mut used: Vec<Vec<Used>> = vec![Vec::new(); CASES.len()];
-    for round in 0..rounds {
-        // Each case is first and last and in between in its turn: what the machine does meanwhile falls on all alike.
-        for at in 0..CASES.len() {
-            let at = if round % 2 == 0 { at } else { CASES.len() - 1 - at };
-            let at = (at + round / 2) % CASES.len();
-            let (_, more, arguments) = CASES[at];
-            used[at].push(run(folder, &job(&server.url, more), arguments));
+    // One of each first, for what is made once.
+    for (_, more, is_scraped) in CASES {
+        run(folder, &job(&server.url, more), is_scraped);
+    }
+    for _ in 0..rounds {
+        let mut order: Vec<usize> = (0..CASES.len()).collect();
+        fastrand::shuffle(&mut order);
+        for at in order {
+            let (_, more, is_scraped) = CASES[at];
+            used[at].push(run(folder, &job(&server.url, more), is_scraped));
         }
     }
     println!(
         "zero latency, {rows} rows in batches of 1,000, 64 at once, {rounds} rounds; against the bare job of the same \
          round, medians and quartiles"
     );
-    for (own, (name, ..)) in used.iter().zip(&CASES) {
+    for (case, (own, (name, ..))) in used.iter().zip(&CASES).enumerate() {
         let rate = rows as f64 / median(own.iter().map(|used| used.wall).collect());
         let cpu = median(own.iter().map(|used| used.cpu).collect());
-        let [low, middle, high] = changes(own, &used[0], |used| used.wall, As::Rate);
-        let [least, cost, most] = changes(own, &used[0], |used| used.cpu, As::Cost);
+        let [low, middle, high] = changes(&used, case, |used| used.wall, As::Rate);
+        let [least, cost, most] = changes(&used, case, |used| used.cpu, As::Cost);
         println!(
             "  {name:<20} {rate:>7.0} rows per second ({middle:+.1} %; {low:+.1} to {high:+.1}), {cpu:.2} s of CPU \
              ({cost:+.1} %; {least:+.1} to {most:+.1})"
