@@ -98,7 +98,7 @@ impl Facts<'_> {
             ),
             End::Anomaly { anomaly, pauses } => {
                 let until = match pauses {
-                    true => format!("; until then no run asks anything, or as it is: {again} --unpause"),
+                    true => format!("; until then no run asks anything; to go on as it is: {again} --unpause"),
                     false => format!("; then: {again}"),
                 };
                 self.bad(

@@ -37,6 +37,8 @@ use crate::table::is_delta_table;
 const LAST_COPIES: Duration = Duration::from_secs(60);
 /// The same when the caller wants the end at once.
 const AT_ONCE: Duration = Duration::from_secs(2);
+/// What was spent is flushed to the disk after a commit, at most so often, and at the end.
+const FLUSH_EVERY: Duration = Duration::from_secs(1);
 
 /// How long a run may go on.
 #[derive(Clone, Copy, Debug)]
@@ -220,6 +222,8 @@ pub(super) struct Running<F, D> {
     tenure: Tenure,
     tasks: JoinSet<Done<F, D>>,
     newest: Option<BatchId>,
+    /// When what was spent was flushed to the disk.
+    flushed: Option<Instant>,
     /// Whether later runs are kept from going on; none while there was no reason to try.
     pauses: Option<bool>,
     error: Option<EngineError>,
@@ -245,6 +249,7 @@ impl<F: Feed, D: Drain> Running<F, D> {
             tenure,
             tasks: JoinSet::new(),
             newest: None,
+            flushed: None,
             pauses: None,
             error: None,
             voice,
@@ -401,7 +406,8 @@ impl<F: Feed, D: Drain> Running<F, D> {
                 let turned = self.constraints.judge(&mut batch);
                 let turned = turned.inspect_err(|_| self.enricher.failed(Duty::Commit(id)))?;
                 self.enricher.refused(&turned);
-                let (lineage, tenure, account) = (self.lineage, self.tenure.clone(), self.enricher.account());
+                let (lineage, tenure) = (self.lineage, self.tenure.clone());
+                let account = self.due_account();
                 self.tasks.spawn(async move {
                     let rows = batch.rows() as u64;
                     let committed = match tenure.confirm().await {
@@ -420,6 +426,16 @@ impl<F: Feed, D: Drain> Running<F, D> {
             }
         }
         Ok(())
+    }
+
+    /// The account, where it is time to flush what was spent: others wait to write while that goes on.
+    fn due_account(&mut self) -> Option<Account> {
+        let now = clock::now();
+        let is_due = self.flushed.is_none_or(|at| now.saturating_duration_since(at) >= FLUSH_EVERY);
+        is_due.then(|| {
+            self.flushed = Some(now);
+            self.enricher.account()
+        })
     }
 
     fn take(&mut self, done: Done<F, D>) -> Result<(), EngineError> {
@@ -516,7 +532,8 @@ impl<F: Feed, D: Drain> Running<F, D> {
 }
 
 /// What was spent is on the disk.
-async fn flushed(account: Account) -> Result<(), EngineError> {
+async fn flushed(account: Option<Account>) -> Result<(), EngineError> {
+    let Some(account) = account else { return Ok(()) };
     let flushing = tokio::task::spawn_blocking(move || account.sync());
     Ok(flushing.await.map_err(|error| EngineError::Task(error.to_string()))??)
 }
