@@ -1,4 +1,6 @@
-//! Figures that are not in their table yet, in a file beside the checkpoint that is replaced as a whole.
+//! Figures that are not in their table yet, in a file beside the checkpoint that is replaced as a whole. It is not
+//! flushed to the disk with each batch, for which the journal and the checkpoint would wait: a power failure may cost the
+//! figures of the last batches.
 
 use std::collections::BTreeMap;
 
@@ -38,7 +40,7 @@ impl Pending {
     pub(super) async fn save(&mut self, home: &Folder) -> Result<(), StoreError> {
         self.version = VERSION;
         let bytes = serde_json::to_vec(self).expect("figures become JSON");
-        home.put(NAME, Bytes::from(bytes)).await
+        home.put_unflushed(NAME, Bytes::from(bytes)).await
     }
 
     /// Drops the rows of batches that are not committed; what providers did then is told again.

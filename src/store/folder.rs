@@ -55,15 +55,16 @@ impl Folder {
         }
     }
 
-    /// Replaces a file as a whole; a local folder is created if it is missing.
+    /// Replaces a file that may be lost when the power fails, but not by a kill; a local folder is created if it is
+    /// missing.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub async fn put(&self, name: &str, bytes: Bytes) -> Result<(), StoreError> {
+    pub async fn put_unflushed(&self, name: &str, bytes: Bytes) -> Result<(), StoreError> {
         match self {
             Folder::Local(path) => {
                 local::create_folder(path)?;
-                local::replace(&path.join(name), &bytes)
+                local::replace_unflushed(&path.join(name), &bytes)
             }
             Folder::Remote(objects) => objects.put(name, bytes).await,
         }

@@ -88,6 +88,20 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     }
 }
 
+/// Replaces a file as a whole, and leaves it to the system when that reaches the disk: `kill -9` costs nothing, a power
+/// failure may leave the old bytes, the new ones, or nothing that can be read.
+///
+/// # Errors
+/// When one of the steps fails; the old file is then untouched.
+pub(super) fn replace_unflushed(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    let beside = path.with_extension("tmp");
+    if let Err(error) = std::fs::write(&beside, bytes) {
+        let _ = std::fs::remove_file(&beside);
+        return Err(StoreError::of("write", path)(error));
+    }
+    std::fs::rename(&beside, path).map_err(StoreError::of("replace", path))
+}
+
 /// Writes over a file that is there, which takes no room on most disks if the new bytes are no more than the
 /// old. A crash can leave both mixed.
 ///
