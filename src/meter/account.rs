@@ -79,13 +79,13 @@ impl Account {
     /// # Errors
     /// When there is not so much left, now or at all.
     pub fn reserve(&self, worst: Spend) -> Result<Reservation, Refused> {
-        let Some(books) = &self.0 else { return Ok(Reservation { books: None, worst, sent: None }) };
+        let Some(books) = &self.0 else { return Ok(Reservation { books: None, worst, is_sent: false }) };
         {
             let mut books = lock(books);
             books.check(worst)?;
             books.reserved = books.reserved + worst;
         }
-        Ok(Reservation { books: Some(Arc::clone(books)), worst, sent: None })
+        Ok(Reservation { books: Some(Arc::clone(books)), worst, is_sent: false })
     }
 
     /// What this run spent so far.
@@ -156,8 +156,8 @@ pub fn over(scope: &str, allowance: &Allowance, spent: Spend, worst: Spend) -> O
 pub struct Reservation {
     books: Option<Arc<Mutex<Books>>>,
     worst: Spend,
-    /// Its number in the books of the job, once it is under way.
-    sent: Option<Option<u64>>,
+    /// Whether the request is under way.
+    is_sent: bool,
 }
 
 impl Reservation {
@@ -167,8 +167,10 @@ impl Reservation {
     /// When that cannot be written; then the request must not be sent.
     pub fn begin(&mut self) -> Result<(), StoreError> {
         let Some(books) = &self.books else { return Ok(()) };
-        let number = lock(books).job.as_mut().map(|job| job.begin(self.worst)).transpose()?;
-        self.sent = Some(number);
+        if let Some(job) = &mut lock(books).job {
+            job.begin(self.worst)?;
+        }
+        self.is_sent = true;
         Ok(())
     }
 
@@ -177,10 +179,12 @@ impl Reservation {
         let Some(books) = self.books.take() else { return false };
         let mut books = lock(&books);
         books.reserved = books.reserved - self.worst;
-        let Some(number) = self.sent else { return false };
+        if !self.is_sent {
+            return false;
+        }
         books.run = books.run + took;
-        if let (Some(job), Some(number)) = (&mut books.job, number) {
-            job.settle(number, took);
+        if let Some(job) = &mut books.job {
+            job.settle(self.worst, took);
         }
         let is_within = took.money <= self.worst.money && took.tokens <= self.worst.tokens;
         !is_within && !std::mem::replace(&mut books.was_exceeded, true)
@@ -198,11 +202,13 @@ impl Drop for Reservation {
         let Some(books) = self.books.take() else { return };
         let mut books = lock(&books);
         books.reserved = books.reserved - self.worst;
-        let Some(number) = self.sent else { return };
+        if !self.is_sent {
+            return;
+        }
         // Nobody knows what became of it.
         books.run = books.run + self.worst;
-        if let (Some(job), Some(number)) = (&mut books.job, number) {
-            job.settle(number, self.worst);
+        if let Some(job) = &mut books.job {
+            job.settle(self.worst, self.worst);
         }
     }
 }

@@ -1,18 +1,17 @@
 //! What all runs of a job spent, in a file: kept like the journal, so that it survives `kill -9`.
 //!
 //! ```text
-//! header  "enrich spending" and the version, 1                                  16 bytes
-//! record  kind u8, number u64, picodollars u64, tokens u64, requests u64,
-//!         CRC-32 of what is before it u32                                       37 bytes
+//! header  "enrich spending" and the version, 2                          16 bytes
+//! total   picodollars u64, tokens u64, requests u64, CRC-32 of these    28 bytes
 //! ```
-//! All numbers are little-endian. A record of kind 1 is a sum of what was before it, of kind 2 a request that is
-//! sent, at its worst, and of kind 3 what the request of that number took. A request of which only the sending is
-//! written may have been billed: it counts at its worst. What a request took is written together with the next that
-//! is sent, or when none is under way: after a kill no more of them count at their worst than were ever under way at once.
+//! All numbers are little-endian. The total is what requests took, and of those that are sent and not back their worst: a
+//! request of which only the sending is written may have been billed. It is written over before a request is sent, in
+//! one write, which a kill does not cut and which needs no room on the disk. What a request took less than its worst is
+//! written with the next that is sent, or when none is under way: after a kill no more of them count at their worst than
+//! were ever under way at once.
 
-use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::io::{Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -20,34 +19,23 @@ use crate::ident::{Money, Spend};
 use crate::store::{self, StoreError};
 
 const NAME: &str = "spending";
-const HEADER: &[u8; 16] = b"enrich spending\x01";
-const RECORD: usize = 37;
-/// The file is written anew when it is longer.
-const MOST_BYTES: u64 = 8 << 20;
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Sum = 1,
-    Sent = 2,
-    Took = 3,
-}
+const HEADER: &[u8; 16] = b"enrich spending\x02";
+const TOTAL: usize = 28;
+/// Times that a file is read that another process may be writing over.
+const LOOKS: u32 = 5;
 
 /// What all runs of a job spent.
 #[derive(Debug)]
 pub struct Spending {
     path: PathBuf,
     file: Arc<File>,
-    len: u64,
-    /// Records of what requests took that are not in the file yet.
-    unwritten: Vec<u8>,
-    /// A failed write could not be undone.
-    is_torn: bool,
     settled: Spend,
+    /// Requests that are sent and not settled, at their worst.
+    under_way: Spend,
+    /// The total in the file.
+    written: Spend,
     /// What other machines spent.
     others: Spend,
-    /// Requests that are sent and not settled, at their worst.
-    open: BTreeMap<u64, Spend>,
-    next: u64,
 }
 
 /// A file of spending that cannot be used.
@@ -74,8 +62,15 @@ impl Spending {
     /// When the file cannot be read or is damaged.
     pub fn read(folder: &Path) -> Result<Option<Spend>, SpendingError> {
         let path = folder.join(NAME);
-        let Some(bytes) = store::read(&path)? else { return Ok(None) };
-        replay(&path, &bytes).map(Some)
+        let mut looks = 1;
+        loop {
+            let Some(bytes) = store::read(&path)? else { return Ok(None) };
+            match decode(&bytes) {
+                Ok(total) => return Ok(Some(total)),
+                Err(_) if looks < LOOKS => looks += 1,
+                Err(offset) => return Err(SpendingError::Damaged { path, offset }),
+            }
+        }
     }
 
     /// Opens the file in a folder, which is created if it is missing. One process does so at a time.
@@ -86,10 +81,10 @@ impl Spending {
         store::create_folder(folder)?;
         let settled = Self::read(folder)?.unwrap_or_default();
         let path = folder.join(NAME);
-        let (file, len) = write_anew(&path, settled, &BTreeMap::new())?;
-        let (others, open) = (Spend::default(), BTreeMap::new());
-        let unwritten = Vec::new();
-        Ok(Spending { path, file, len, unwritten, is_torn: false, settled, others, open, next: 0 })
+        store::replace(&path, &[HEADER.as_slice(), &encode(settled)].concat())?;
+        let file = OpenOptions::new().write(true).open(&path).map_err(StoreError::of("open", &path))?;
+        let (under_way, others) = (Spend::default(), Spend::default());
+        Ok(Spending { path, file: Arc::new(file), settled, under_way, written: settled, others })
     }
 
     /// What was spent, without requests that are under way, and with what other machines spent.
@@ -100,7 +95,7 @@ impl Spending {
 
     /// What was spent on this machine, with requests that are under way at their worst.
     pub(super) fn here(&self) -> Spend {
-        self.open.values().fold(self.settled, |sum, worst| sum + *worst)
+        self.settled + self.under_way
     }
 
     /// Counts what other machines spent; it is not written down here.
@@ -108,57 +103,38 @@ impl Spending {
         self.others = self.others + spent;
     }
 
-    /// Writes down that a request is sent, and its worst; the number stands for it.
-    pub(super) fn begin(&mut self, worst: Spend) -> Result<u64, StoreError> {
-        if self.len > MOST_BYTES {
-            (self.file, self.len) = write_anew(&self.path, self.settled, &self.open)?;
-            self.unwritten.clear();
-        }
-        let number = self.next;
-        self.append(&encode(Kind::Sent, number, worst))?;
-        self.next += 1;
-        self.open.insert(number, worst);
-        Ok(number)
+    /// Writes down that a request is sent, and its worst.
+    pub(super) fn begin(&mut self, worst: Spend) -> Result<(), StoreError> {
+        let before = self.under_way;
+        self.under_way = before + worst;
+        self.write().inspect_err(|_| self.under_way = before)
     }
 
-    /// Notes what a request took. Where that cannot be written later, its worst stands in the file.
-    pub(super) fn settle(&mut self, number: u64, took: Spend) {
-        if self.open.remove(&number).is_none() {
-            return;
-        }
+    /// Notes what a request took that was begun with this worst. Where that cannot be written later, its worst stands in
+    /// the file.
+    pub(super) fn settle(&mut self, worst: Spend, took: Spend) {
+        self.under_way = self.under_way - worst;
         self.settled = self.settled + took;
-        self.unwritten.extend(encode(Kind::Took, number, took));
-        if self.open.is_empty() {
+        if self.under_way == Spend::default() {
             // The next request or flush tells where it fails.
-            let _ = self.append(&[]);
+            let _ = self.write();
         }
     }
 
     /// Flushes it to the disk, when it is called: that takes a while, and others go on writing meanwhile.
     pub(super) fn flusher(&mut self) -> impl FnOnce() -> Result<(), StoreError> + use<> {
-        let written = self.append(&[]);
+        let written = self.write();
         let (file, path) = (Arc::clone(&self.file), self.path.clone());
         move || written.and_then(|()| file.sync_data().map_err(StoreError::of("flush", &path)))
     }
 
-    /// Writes what is not written yet, and then this.
-    fn append(&mut self, record: &[u8]) -> Result<(), StoreError> {
-        if self.is_torn {
-            let source = std::io::Error::other("an earlier write left it in an unknown state");
-            return Err(StoreError::of("append to", &self.path)(source));
+    fn write(&mut self) -> Result<(), StoreError> {
+        let total = self.here();
+        if total != self.written {
+            let written = self.file.write_all_at(&encode(total), HEADER.len() as u64);
+            written.map_err(StoreError::of("write", &self.path))?;
+            self.written = total;
         }
-        let kept = self.unwritten.len();
-        self.unwritten.extend_from_slice(record);
-        let mut file = &*self.file;
-        if let Err(error) = file.write_all(&self.unwritten) {
-            self.unwritten.truncate(kept);
-            // What was written of it must not stand before the next record.
-            let undone = file.set_len(self.len).and_then(|()| file.seek(SeekFrom::Start(self.len)));
-            self.is_torn = undone.is_err();
-            return Err(StoreError::of("append to", &self.path)(error));
-        }
-        self.len += self.unwritten.len() as u64;
-        self.unwritten.clear();
         Ok(())
     }
 }
@@ -166,77 +142,32 @@ impl Spending {
 impl Drop for Spending {
     fn drop(&mut self) {
         // What is not written counts at its worst.
-        let _ = self.append(&[]);
+        let _ = self.write();
     }
 }
 
-/// Replaces the file by a short one that says the same, and opens that at its end.
-fn write_anew(
-    path: &Path,
-    settled: Spend,
-    open: &BTreeMap<u64, Spend>,
-) -> Result<(Arc<File>, u64), StoreError> {
-    let mut bytes = HEADER.to_vec();
-    bytes.extend(encode(Kind::Sum, 0, settled));
-    for (number, worst) in open {
-        bytes.extend(encode(Kind::Sent, *number, *worst));
+fn encode(total: Spend) -> [u8; TOTAL] {
+    let mut bytes = [0; TOTAL];
+    let numbers = [total.money.get(), total.tokens, total.requests];
+    for (place, number) in bytes.chunks_exact_mut(8).zip(numbers) {
+        place.copy_from_slice(&number.to_le_bytes());
     }
-    store::replace(path, &bytes)?;
-    let file = OpenOptions::new().append(true).open(path).map_err(StoreError::of("open", path))?;
-    Ok((Arc::new(file), bytes.len() as u64))
+    let checksum = crc32fast::hash(&bytes[..TOTAL - 4]);
+    bytes[TOTAL - 4..].copy_from_slice(&checksum.to_le_bytes());
+    bytes
 }
 
-fn encode(kind: Kind, number: u64, spend: Spend) -> [u8; RECORD] {
-    let mut record = [0; RECORD];
-    record[0] = kind as u8;
-    let fields = [number, spend.money.get(), spend.tokens, spend.requests];
-    for (place, field) in record[1..33].chunks_exact_mut(8).zip(fields) {
-        place.copy_from_slice(&field.to_le_bytes());
-    }
-    let checksum = crc32fast::hash(&record[..33]);
-    record[33..].copy_from_slice(&checksum.to_le_bytes());
-    record
-}
-
-fn decode(record: &[u8]) -> Option<(Kind, u64, Spend)> {
-    let (fields, checksum) = record.split_at_checked(33)?;
-    if checksum != crc32fast::hash(fields).to_le_bytes() {
-        return None;
-    }
-    let kind = [Kind::Sum, Kind::Sent, Kind::Took].into_iter().find(|kind| *kind as u8 == fields[0])?;
-    let field = |at: usize| fields[1..].chunks_exact(8).nth(at).and_then(|bytes| bytes.try_into().ok());
-    let number = |at| field(at).map(u64::from_le_bytes);
-    let money = Money::picodollars(number(1)?);
-    Some((kind, number(0)?, Spend { money, tokens: number(2)?, requests: number(3)? }))
-}
-
-fn replay(path: &Path, bytes: &[u8]) -> Result<Spend, SpendingError> {
-    let damaged = |offset| SpendingError::Damaged { path: path.to_owned(), offset };
-    let records = bytes.strip_prefix(HEADER).ok_or_else(|| damaged(0))?;
-    let mut settled = Spend::default();
-    let mut open: BTreeMap<u64, Spend> = BTreeMap::new();
-    // What is left over is a record that was being written: its request was never sent, or counts at its worst.
-    for (at, record) in records.chunks_exact(RECORD).enumerate() {
-        let Some((kind, number, spend)) = decode(record) else {
-            // After a power failure a file system may show a tail that was never written, or not to its end.
-            let rest = &records[at * RECORD..];
-            if rest.len() < 2 * RECORD || rest.iter().all(|byte| *byte == 0) {
-                break;
-            }
-            return Err(damaged(HEADER.len() + at * RECORD));
-        };
-        match kind {
-            Kind::Sum => settled = spend,
-            Kind::Sent => {
-                open.insert(number, spend);
-            }
-            Kind::Took => {
-                open.remove(&number);
-                settled = settled + spend;
-            }
-        }
-    }
-    Ok(open.into_values().fold(settled, |sum, worst| sum + worst))
+/// The total in a file, or where the file is damaged.
+fn decode(bytes: &[u8]) -> Result<Spend, usize> {
+    let total = bytes.strip_prefix(HEADER).ok_or(0_usize)?;
+    let numbers = || -> Option<Spend> {
+        let (numbers, checksum) = total.split_at_checked(TOTAL - 4)?;
+        let number = |at: usize| Some(u64::from_le_bytes(numbers.get(at..at + 8)?.try_into().ok()?));
+        let is_whole = checksum == crc32fast::hash(numbers).to_le_bytes();
+        let money = Money::picodollars(number(0)?);
+        is_whole.then_some(Spend { money, tokens: number(8)?, requests: number(16)? })
+    };
+    numbers().ok_or(HEADER.len())
 }
 
 #[cfg(test)]
@@ -253,36 +184,49 @@ mod tests {
         let read = || Spending::read(folder.path()).unwrap().map(|spend| spend.tokens);
         assert_eq!(read(), None);
         let mut spending = Spending::open(folder.path()).unwrap();
-        let (first, _lost) = (spending.begin(spend(100)).unwrap(), spending.begin(spend(7)).unwrap());
-        spending.settle(first, spend(40));
+        spending.begin(spend(100)).unwrap();
+        spending.begin(spend(7)).unwrap();
+        spending.settle(spend(100), spend(40));
         assert_eq!(spending.settled().tokens, 40);
         assert_eq!(read(), Some(107), "what it took is written with the next");
-        let _lost = spending.begin(spend(3)).unwrap();
+        spending.begin(spend(3)).unwrap();
         assert_eq!(read(), Some(50));
+        assert_eq!(spending.here(), spend(40) + spend(7) + spend(3));
+        // Nothing is flushed or closed: the file is as a kill leaves it.
         let mut next = Spending::open(folder.path()).unwrap();
         assert_eq!(next.settled(), spend(40) + spend(7) + spend(3));
-        for _ in 0..120_000 {
-            let number = next.begin(spend(2)).unwrap();
-            next.settle(number, spend(1));
+        for _ in 0..1_000 {
+            next.begin(spend(2)).unwrap();
+            next.settle(spend(2), spend(1));
         }
-        assert_eq!(read(), Some(120_050), "after it was written anew");
-        assert!(next.len < MOST_BYTES);
+        assert_eq!(read(), Some(1_050), "with none under way it is exact");
+        next.begin(spend(2)).unwrap();
+        next.begin(spend(2)).unwrap();
+        next.settle(spend(2), spend(1));
+        drop(next);
+        assert_eq!(read(), Some(1_053), "one was never settled");
     }
 
     #[test]
-    fn a_torn_end_is_cut_and_damage_is_told() {
+    fn damage_is_told_wherever_it_is() {
         let folder = tempfile::tempdir().unwrap();
         let mut spending = Spending::open(folder.path()).unwrap();
-        let number = spending.begin(spend(100)).unwrap();
-        spending.settle(number, spend(40));
+        spending.begin(spend(100)).unwrap();
+        spending.settle(spend(100), spend(40));
         let path = folder.path().join(NAME);
         let whole = std::fs::read(&path).unwrap();
-        std::fs::write(&path, &whole[..whole.len() - 5]).unwrap();
-        assert_eq!(Spending::read(folder.path()).unwrap(), Some(spend(100)));
-        let mut damaged = whole;
-        damaged[HEADER.len() + RECORD + 9] ^= 1;
-        std::fs::write(&path, &damaged).unwrap();
-        let error = Spending::read(folder.path()).unwrap_err().to_string();
-        assert!(error.contains("damaged at byte 53"), "{error}");
+        assert_eq!(whole.len(), HEADER.len() + TOTAL);
+        for at in 0..whole.len() {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 1;
+            std::fs::write(&path, &damaged).unwrap();
+            let error = Spending::read(folder.path()).unwrap_err().to_string();
+            let place = if at < HEADER.len() { 0 } else { HEADER.len() };
+            assert!(error.contains(&format!("damaged at byte {place}:")), "{error}");
+            std::fs::write(&path, &whole[..at]).unwrap();
+            Spending::read(folder.path()).unwrap_err();
+        }
+        std::fs::write(&path, &whole).unwrap();
+        assert_eq!(Spending::read(folder.path()).unwrap(), Some(spend(40)));
     }
 }
