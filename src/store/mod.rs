@@ -12,7 +12,8 @@ mod trouble;
 
 pub use folder::Folder;
 pub use local::{
-    StoreError, create_folder, overwrite, probe, read, remove, replace, state_folder, sync_folder,
+    StoreError, append_unflushed, create_folder, overwrite, probe, read, remove, replace, state_folder,
+    sync_folder,
 };
 pub use location::{Location, LocationError};
 pub use objects::{Expected, Object, Objects, PutError, Version};

@@ -341,7 +341,7 @@ async fn a_table_of_figures_that_cannot_be_written_keeps_no_data_from_being_writ
 async fn counts_are_told_once_also_where_what_was_told_is_damaged_or_a_provider_comes_back() {
     let world = world_of(dear(), 40).await;
     world.run(&["--max-rows", "20"]).await.assert_status(0);
-    let file = world.path("target/_checkpoints/test/metrics.json");
+    let file = world.path("target/_checkpoints/test/metrics.jsonl");
     std::fs::write(&file, "garbage").unwrap();
     world.run(&[]).await.assert_status(0);
     let requests = || async { sum(&figures(&world).await, |row| row.load.requests) };
