@@ -25,6 +25,10 @@ const LONGEST: Duration = Duration::from_secs(10);
 const MOST_PENDING: usize = 20_000;
 /// Tries of a commit that others got ahead of.
 const TRIES: u32 = 5;
+/// Properties of the table. Each run opens it and commits to it at least once: a checkpoint is made that often, or reading
+/// the log costs more than the figures; and what files hold is told of the first columns, up to the moments.
+const PROPERTIES: [(&str, &str); 2] =
+    [("delta.checkpointInterval", "10"), ("delta.dataSkippingNumIndexedCols", "9")];
 /// Bytes of a data file: they are all small.
 const FILE_BYTES: u64 = 50_000_000;
 
@@ -256,7 +260,8 @@ impl Keeper {
     async fn make(&self) -> Result<Table, MetricsError> {
         let columns =
             delta_schema(&columns::schema()).map_err(|error| self.failed(io::Error::other(error)))?;
-        match Table::create(self.at.clone(), &columns, &[], &[]).await {
+        let properties = PROPERTIES.map(|(key, value)| (key, value.to_owned()));
+        match Table::create(self.at.clone(), &columns, &[], &properties).await {
             Ok(table) => Ok(table),
             // Another job may have been quicker.
             Err(error) => Ok(open(&self.at).await?.ok_or(error)?),

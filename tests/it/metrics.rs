@@ -362,3 +362,19 @@ async fn counts_are_told_once_also_where_what_was_told_is_damaged_or_a_provider_
     world.run(&[]).await.assert_status(0);
     assert_eq!(requests().await, world.simulator.counts().requests);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_of_figures_is_short_to_read_however_many_runs_there_were() {
+    let world = world_of(dear(), 12).await;
+    for _ in 0..12 {
+        world.run(&["--max-rows", "1"]).await.assert_status(0);
+    }
+    let log = world.path("target_metrics/_delta_log");
+    let last: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(log.join("_last_checkpoint")).unwrap()).unwrap();
+    assert!(last["version"].as_u64().is_some_and(|version| version > 12 - 10), "{last}");
+    // Bounds are kept of the columns that rows are looked for by.
+    let commit = std::fs::read_to_string(log.join("00000000000000000011.json")).unwrap();
+    assert!(commit.contains("committed_at") && !commit.contains("latency_ms_max"), "{commit}");
+    assert_adds_up(&world, &figures(&world).await, 12).await;
+}
