@@ -24,6 +24,12 @@ pub fn wall() -> DateTime<Utc> {
     Utc::now()
 }
 
+/// A moment as people are told it, to the second.
+#[must_use]
+pub fn told(at: DateTime<Utc>) -> String {
+    at.format("%Y-%m-%d %H:%M:%S UTC").to_string()
+}
+
 /// Seeded random numbers for delays.
 #[derive(Clone, Debug)]
 pub struct Jitter(fastrand::Rng);

@@ -7,6 +7,7 @@ use super::exit::Exit;
 use super::job::JobArguments;
 use super::output;
 use crate::checkpoint::LastRun;
+use crate::clock;
 use crate::config::{Job, Keys};
 use crate::engine::{self, CheckpointStatus, Next, OpenBatch, Status};
 use crate::report::counted;
@@ -54,9 +55,12 @@ fn text(job: &Job, status: &Status, typed: &str) -> String {
         CheckpointStatus::Refused => Some("does not fit the target; enrich check says why"),
     };
     lines.extend(checkpoint.map(|what| ("checkpoint", what.to_owned())));
-    lines.extend(status.paused.iter().map(|paused| {
-        ("paused", format!("since {}: {}", paused.since.format("%Y-%m-%d %H:%M:%S UTC"), paused.why))
-    }));
+    lines.extend(
+        status
+            .paused
+            .iter()
+            .map(|paused| ("paused", format!("since {}: {}", clock::told(paused.since), paused.why))),
+    );
     lines.push(("target", job.target.location.to_string()));
     match &status.target {
         None => lines.push(("", "not there yet; enrich run makes it".to_owned())),
@@ -144,14 +148,13 @@ fn batches(open: &[OpenBatch]) -> String {
 
 fn last(name: &'static str, run: Option<&LastRun>, goes_on: bool) -> Vec<(&'static str, String)> {
     let Some(run) = run else { return vec![(name, "none".to_owned())] };
-    let time = |time: &chrono::DateTime<chrono::Utc>| time.format("%Y-%m-%d %H:%M:%S UTC").to_string();
     let LastRun { started, ended, end, rows, answers, errors, tokens, message, .. } = run;
     let how = match (ended, end) {
-        (Some(ended), Some(end)) => format!("to {}: {end}", time(ended)),
+        (Some(ended), Some(end)) => format!("to {}: {end}", clock::told(*ended)),
         _ if goes_on => "goes on".to_owned(),
         _ => "it did not say how it ended: killed, or the machine went down".to_owned(),
     };
-    let mut lines = vec![(name, format!("{} {how}", time(started)))];
+    let mut lines = vec![(name, format!("{} {how}", clock::told(*started)))];
     lines.extend(message.iter().map(|message| ("", message.clone())));
     if ended.is_some() {
         let failed: u64 = errors.values().sum();

@@ -3,6 +3,7 @@
 use super::run::End;
 use crate::cache::CacheError;
 use crate::checkpoint::{CheckpointError, LeaseError, LockError, Paused, Refusal};
+use crate::clock;
 use crate::fault::Failure;
 use crate::journal::JournalError;
 use crate::meter::SpendingError;
@@ -97,7 +98,7 @@ pub enum EngineError {
         message: String,
     },
     /// The job stopped at an anomaly, and nobody has acted.
-    #[error("the job is paused since {}: {}", .0.since.format("%Y-%m-%d %H:%M:%S UTC"), .0.why)]
+    #[error("the job is paused since {}: {}", clock::told(.0.since), .0.why)]
     Paused(Paused),
     /// A pilot, or what comes before it, was cut short.
     #[error("the forecast was cut short{}", .0.message().map_or_else(String::new, |why| format!(": {why}")))]

@@ -78,7 +78,7 @@ fn ended(run: &LastRun) -> String {
         _ => (started, "began then, and goes on or was killed"),
     };
     let message = message.as_ref().map_or_else(String::new, |message| format!(": {message}"));
-    format!("{}: {end}{message}", at.format("%Y-%m-%d %H:%M:%S UTC"))
+    format!("{}: {end}{message}", clock::told(*at))
 }
 
 fn in_words(prices: Prices) -> String {
