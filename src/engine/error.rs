@@ -161,7 +161,8 @@ impl EngineError {
             }
             EngineError::Lease(LeaseError::RunOut { .. }) => Some(STORE_HINT),
             EngineError::Checkpoint(CheckpointError::Version { .. })
-            | EngineError::Journal(JournalError::Version { .. }) => {
+            | EngineError::Journal(JournalError::Version { .. })
+            | EngineError::Spending(SpendingError::Version { .. }) => {
                 Some("run it with the version of enrich that wrote it, or a later one")
             }
             EngineError::Cut(_) => Some("what was answered is kept, and is not paid for again"),

@@ -428,7 +428,7 @@ impl<F: Feed, D: Drain> Running<F, D> {
         Ok(())
     }
 
-    /// The account, where it is time to flush what was spent: others wait to write while that goes on.
+    /// The account, where it is time to flush what was spent: the disk is busy with it for a while.
     fn due_account(&mut self) -> Option<Account> {
         let now = clock::now();
         let is_due = self.flushed.is_none_or(|at| now.saturating_duration_since(at) >= FLUSH_EVERY);

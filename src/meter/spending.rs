@@ -1,4 +1,4 @@
-//! What all runs of a job spent, in a file: kept like the journal, so that it survives `kill -9`.
+//! What all runs of a job spent, in a file that survives `kill -9` as the journal does.
 //!
 //! ```text
 //! header  "enrich spending" and the version, 2                          16 bytes
@@ -6,7 +6,7 @@
 //! ```
 //! All numbers are little-endian. The total is what requests took, and of those that are sent and not back their worst: a
 //! request of which only the sending is written may have been billed. It is written over before a request is sent, in
-//! one write, which a kill does not cut and which needs no room on the disk. What a request took less than its worst is
+//! one write, which a kill does not cut and which needs no room on most disks. What a request took less than its worst is
 //! written with the next that is sent, or when none is under way: after a kill no more of them count at their worst than
 //! were ever under way at once.
 
@@ -19,7 +19,10 @@ use crate::ident::{Money, Spend};
 use crate::store::{self, StoreError};
 
 const NAME: &str = "spending";
-const HEADER: &[u8; 16] = b"enrich spending\x02";
+const HEADER: &[u8; 15] = b"enrich spending";
+const VERSION: u8 = 2;
+/// Where the total begins.
+const HEAD: usize = 16;
 const TOTAL: usize = 28;
 /// Times that a file is read that another process may be writing over.
 const LOOKS: u32 = 5;
@@ -32,8 +35,8 @@ pub struct Spending {
     settled: Spend,
     /// Requests that are sent and not settled, at their worst.
     under_way: Spend,
-    /// The total in the file.
-    written: Spend,
+    /// The total in the file; none where a write of it failed.
+    written: Option<Spend>,
     /// What other machines spent.
     others: Spend,
 }
@@ -52,6 +55,14 @@ pub enum SpendingError {
         /// Where.
         offset: usize,
     },
+    /// It was written by another version of this program.
+    #[error("{} has format {found}, and this version reads {VERSION}: what the job has spent cannot be told", path.display())]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// Format of the file.
+        found: u8,
+    },
 }
 
 impl Spending {
@@ -68,7 +79,8 @@ impl Spending {
             match decode(&bytes) {
                 Ok(total) => return Ok(Some(total)),
                 Err(_) if looks < LOOKS => looks += 1,
-                Err(offset) => return Err(SpendingError::Damaged { path, offset }),
+                Err(Bad::At(offset)) => return Err(SpendingError::Damaged { path, offset }),
+                Err(Bad::Version(found)) => return Err(SpendingError::Version { path, found }),
             }
         }
     }
@@ -81,10 +93,10 @@ impl Spending {
         store::create_folder(folder)?;
         let settled = Self::read(folder)?.unwrap_or_default();
         let path = folder.join(NAME);
-        store::replace(&path, &[HEADER.as_slice(), &encode(settled)].concat())?;
+        store::replace(&path, &[HEADER.as_slice(), &[VERSION], &encode(settled)].concat())?;
         let file = OpenOptions::new().write(true).open(&path).map_err(StoreError::of("open", &path))?;
         let (under_way, others) = (Spend::default(), Spend::default());
-        Ok(Spending { path, file: Arc::new(file), settled, under_way, written: settled, others })
+        Ok(Spending { path, file: Arc::new(file), settled, under_way, written: Some(settled), others })
     }
 
     /// What was spent, without requests that are under way, and with what other machines spent.
@@ -115,7 +127,9 @@ impl Spending {
     pub(super) fn settle(&mut self, worst: Spend, took: Spend) {
         self.under_way = self.under_way - worst;
         self.settled = self.settled + took;
-        if self.under_way == Spend::default() {
+        let is_more =
+            took.money > worst.money || took.tokens > worst.tokens || took.requests > worst.requests;
+        if is_more || self.under_way == Spend::default() {
             // The next request or flush tells where it fails.
             let _ = self.write();
         }
@@ -130,10 +144,11 @@ impl Spending {
 
     fn write(&mut self) -> Result<(), StoreError> {
         let total = self.here();
-        if total != self.written {
-            let written = self.file.write_all_at(&encode(total), HEADER.len() as u64);
+        if self.written != Some(total) {
+            self.written = None;
+            let written = self.file.write_all_at(&encode(total), HEAD as u64);
             written.map_err(StoreError::of("write", &self.path))?;
-            self.written = total;
+            self.written = Some(total);
         }
         Ok(())
     }
@@ -157,9 +172,19 @@ fn encode(total: Spend) -> [u8; TOTAL] {
     bytes
 }
 
-/// The total in a file, or where the file is damaged.
-fn decode(bytes: &[u8]) -> Result<Spend, usize> {
-    let total = bytes.strip_prefix(HEADER).ok_or(0_usize)?;
+/// Why a file says nothing.
+enum Bad {
+    At(usize),
+    Version(u8),
+}
+
+/// The total in a file.
+fn decode(bytes: &[u8]) -> Result<Spend, Bad> {
+    let rest = bytes.strip_prefix(HEADER).ok_or(Bad::At(0))?;
+    let (version, total) = rest.split_first().ok_or(Bad::At(0))?;
+    if *version != VERSION {
+        return Err(Bad::Version(*version));
+    }
     let numbers = || -> Option<Spend> {
         let (numbers, checksum) = total.split_at_checked(TOTAL - 4)?;
         let number = |at: usize| Some(u64::from_le_bytes(numbers.get(at..at + 8)?.try_into().ok()?));
@@ -167,7 +192,7 @@ fn decode(bytes: &[u8]) -> Result<Spend, usize> {
         let money = Money::picodollars(number(0)?);
         is_whole.then_some(Spend { money, tokens: number(8)?, requests: number(16)? })
     };
-    numbers().ok_or(HEADER.len())
+    numbers().ok_or(Bad::At(HEAD))
 }
 
 #[cfg(test)]
@@ -203,8 +228,10 @@ mod tests {
         next.begin(spend(2)).unwrap();
         next.begin(spend(2)).unwrap();
         next.settle(spend(2), spend(1));
+        next.settle(spend(2), spend(9));
+        assert_eq!(read(), Some(1_060), "more than its worst");
         drop(next);
-        assert_eq!(read(), Some(1_053), "one was never settled");
+        assert_eq!(read(), Some(1_060));
     }
 
     #[test]
@@ -215,14 +242,18 @@ mod tests {
         spending.settle(spend(100), spend(40));
         let path = folder.path().join(NAME);
         let whole = std::fs::read(&path).unwrap();
-        assert_eq!(whole.len(), HEADER.len() + TOTAL);
+        assert_eq!(whole.len(), HEAD + TOTAL);
         for at in 0..whole.len() {
             let mut damaged = whole.clone();
             damaged[at] ^= 1;
             std::fs::write(&path, &damaged).unwrap();
             let error = Spending::read(folder.path()).unwrap_err().to_string();
-            let place = if at < HEADER.len() { 0 } else { HEADER.len() };
-            assert!(error.contains(&format!("damaged at byte {place}:")), "{error}");
+            let told = match at {
+                0..15 => " is damaged at byte 0:",
+                15 => " has format 3, and this version reads 2:",
+                _ => " is damaged at byte 16:",
+            };
+            assert!(error.contains(told), "{error}");
             std::fs::write(&path, &whole[..at]).unwrap();
             Spending::read(folder.path()).unwrap_err();
         }
