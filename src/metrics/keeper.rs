@@ -103,13 +103,11 @@ impl Keeper {
         counters: Counters,
     ) -> Result<Self, MetricsError> {
         let table = open(at).await?;
-        let found = Pending::read(&home).await?;
-        let is_missing = found.is_none();
-        let mut pending = found.unwrap_or_default();
-        // Of counts that were told already, and nobody knows how far, those from now on are told.
-        let before = if counters.is_new() { BTreeMap::new() } else { counters.loads() };
-        pending.told.entry(counters.id()).or_insert(before);
-        if is_missing {
+        let mut pending = Pending::read(&home).await?.unwrap_or_default();
+        if !pending.told.contains_key(&counters.id()) {
+            // Of counts that were told already, and nobody knows how far, those from now on are told.
+            let before = if counters.is_new() { BTreeMap::new() } else { counters.loads() };
+            pending.told.insert(counters.id(), before);
             pending.save(&home).await?;
         }
         Ok(Keeper { at: at.clone(), table, home, owner, counters, pending, ready: 0, since: None })

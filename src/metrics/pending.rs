@@ -40,42 +40,43 @@ impl Pending {
     /// Reads the file; none where there is none, or where it cannot be understood.
     pub(super) async fn read(home: &Folder) -> Result<Option<Self>, StoreError> {
         let Some(bytes) = home.get(NAME).await? else { return Ok(None) };
-        let pending = Self::parse(&bytes);
-        if pending.is_none() {
-            tracing::warn!(%home, "{NAME} is damaged: figures of the last batches are lost");
+        // What comes after the last line's end was cut off by a kill: its batch was not committed.
+        let whole = bytes.iter().rposition(|byte| *byte == b'\n').unwrap_or_default();
+        let mut pending = None;
+        for line in bytes[..whole].split(|byte| *byte == b'\n') {
+            let line = serde_json::from_slice(line).ok().filter(|line: &Line<'_>| line.version == VERSION);
+            let Some(Line { rows, told, .. }) = line else {
+                tracing::warn!(%home, "{NAME} is damaged: figures of the last batches are lost");
+                break;
+            };
+            let Pending { rows: all_rows, told: all_told, .. } = pending.get_or_insert_with(Pending::default);
+            all_rows.extend(rows.into_owned());
+            all_told.extend(told.into_owned());
         }
         Ok(pending)
     }
 
-    fn parse(bytes: &[u8]) -> Option<Self> {
-        let mut pending = Pending::default();
-        // What comes after the last line's end is of a batch that was not committed.
-        let whole = bytes.iter().rposition(|byte| *byte == b'\n')?;
-        for line in bytes[..whole].split(|byte| *byte == b'\n') {
-            let Line { version, rows, told } = serde_json::from_slice(line).ok()?;
-            if version != VERSION {
-                return None;
-            }
-            pending.rows.extend(rows.into_owned());
-            pending.told.extend(told.into_owned());
-        }
-        Some(pending)
-    }
-
     /// Writes down what is not in the file.
     pub(super) async fn save(&mut self, home: &Folder) -> Result<(), StoreError> {
-        let saved = self.saved.take();
-        let rows = Cow::Borrowed(&self.rows[saved.unwrap_or_default()..]);
-        let line = Line { version: VERSION, rows, told: Cow::Borrowed(&self.told) };
-        let mut bytes = serde_json::to_vec(&line).expect("figures become JSON");
-        bytes.push(b'\n');
-        match home.path().filter(|_| saved.is_some()) {
-            Some(path) => store::append_unflushed(&path.join(NAME), &bytes)?,
-            None => home.put_unflushed(NAME, Bytes::from(bytes)).await?,
+        // What is written in part must be replaced.
+        let appended = match (self.saved.take(), home.path()) {
+            (Some(saved), Some(folder)) => store::append_unflushed(&folder.join(NAME), &self.line(saved))?,
+            _ => false,
+        };
+        if !appended {
+            home.put_unflushed(NAME, Bytes::from(self.line(0))).await?;
         }
-        // In a store each line holds all of it.
-        self.saved = home.path().map(|_| self.rows.len());
+        self.saved = Some(self.rows.len());
         Ok(())
+    }
+
+    /// The rows from this one on, as a line.
+    fn line(&self, from: usize) -> Vec<u8> {
+        let (rows, told) = (Cow::Borrowed(&self.rows[from..]), Cow::Borrowed(&self.told));
+        let line = serde_json::to_vec(&Line { version: VERSION, rows, told });
+        let mut line = line.expect("figures become JSON");
+        line.push(b'\n');
+        line
     }
 
     /// Drops the rows of batches that are not committed; what providers did then is told again.
@@ -197,6 +198,32 @@ mod tests {
         assert_eq!(pending.shed(2), 1);
         pending.save(&home).await.unwrap();
         assert_eq!((read().await, lines()), (Some(vec![1, 7]), 1));
+        // One that is opened with a cut line, or after rows were brought in or never committed, goes on with the rest.
+        let told = pending.rows[0].lineage;
+        pending.drop_up_to(told, BatchId::new(1));
+        pending.rows.push(row(8));
+        pending.save(&home).await.unwrap();
+        pending.rows.push(row(9));
+        pending.save(&home).await.unwrap();
+        assert_eq!((read().await, lines()), (Some(vec![7, 8, 9]), 2));
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &whole[..whole.len() - 9]).unwrap();
+        let mut next = Pending::read(&home).await.unwrap().unwrap();
+        next.drop_beyond(next.rows[1].lineage, None);
+        next.rows.push(row(10));
+        next.save(&home).await.unwrap();
+        assert_eq!((read().await, lines()), (Some(vec![7, 10]), 1));
+        // One that somebody removed is made again, with all that is pending.
+        std::fs::remove_file(&path).unwrap();
+        next.rows.push(row(11));
+        next.save(&home).await.unwrap();
+        assert_eq!(read().await, Some(vec![7, 10, 11]));
+        next.rows.push(row(12));
+        next.save(&home).await.unwrap();
+        let mut text = std::fs::read_to_string(&path).unwrap();
+        text.push_str("garbage\n");
+        std::fs::write(&path, &text).unwrap();
+        assert_eq!(read().await, Some(vec![7, 10, 11, 12]), "what is before it is whole");
         std::fs::write(&path, "garbage\n").unwrap();
         assert_eq!(read().await, None);
     }

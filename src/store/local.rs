@@ -102,14 +102,17 @@ pub(super) fn replace_unflushed(path: &Path, bytes: &[u8]) -> Result<(), StoreEr
     std::fs::rename(&beside, path).map_err(StoreError::of("replace", path))
 }
 
-/// Appends to a file that is there, and leaves it to the system when that reaches the disk: `kill -9` costs nothing once
-/// it has returned.
+/// Appends to a file, if it is there, and leaves it to the system when that reaches the disk: `kill -9` costs nothing
+/// once it has returned. Says whether it is there.
 ///
 /// # Errors
-/// When the file is not there or cannot be written; then some of the bytes may be in it.
-pub fn append_unflushed(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
-    let appended = OpenOptions::new().append(true).open(path).and_then(|mut file| file.write_all(bytes));
-    appended.map_err(StoreError::of("append to", path))
+/// When it cannot be written; then some of the bytes may be in it.
+pub fn append_unflushed(path: &Path, bytes: &[u8]) -> Result<bool, StoreError> {
+    match OpenOptions::new().append(true).open(path).and_then(|mut file| file.write_all(bytes)) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(StoreError::of("append to", path)(error)),
+    }
 }
 
 /// Writes over a file that is there, which takes no room on most disks if the new bytes are no more than the

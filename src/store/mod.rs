@@ -1,4 +1,4 @@
-//! Where files lie and how they are replaced.
+//! Where files lie and how they are replaced, or appended to.
 //!
 //! On a local disk what is durable by promise goes through [`replace`]: written beside, flushed to the disk, renamed
 //! over the old file, and the folder flushed (test `recovery::every_fault_point`). In an object store it is put
