@@ -1,6 +1,7 @@
 //! Brings figures into their table, exactly once: written down before the batch's commit, appended after it.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -104,10 +105,9 @@ impl Keeper {
     ) -> Result<Self, MetricsError> {
         let table = open(at).await?;
         let mut pending = Pending::read(&home).await?.unwrap_or_default();
-        if !pending.told.contains_key(&counters.id()) {
+        if let Entry::Vacant(told) = pending.told.entry(counters.id()) {
             // Of counts that were told already, and nobody knows how far, those from now on are told.
-            let before = if counters.is_new() { BTreeMap::new() } else { counters.loads() };
-            pending.told.insert(counters.id(), before);
+            told.insert(if counters.is_new() { BTreeMap::new() } else { counters.loads() });
             pending.save(&home).await?;
         }
         Ok(Keeper { at: at.clone(), table, home, owner, counters, pending, ready: 0, since: None })
