@@ -107,7 +107,8 @@ enum As {
     Cost,
 }
 
-/// Quartiles of what a case changes against the bare job, in percent, over the rounds.
+/// What a case changes against the bare job, in percent, over the rounds: the median, the mean, and the standard error
+/// of the mean.
 fn changes(used: &[Vec<Used>], case: usize, get: fn(&Used) -> f64, told: As) -> [f64; 3] {
     let change = |(round, own): (usize, &Used)| {
         let bare = f64::midpoint(get(&used[0][round]), get(&used[1][round]));
@@ -117,9 +118,11 @@ fn changes(used: &[Vec<Used>], case: usize, get: fn(&Used) -> f64, told: As) -> 
         };
         (ratio - 1.0) * 100.0
     };
-    let mut changes: Vec<f64> = used[case].iter().enumerate().map(change).collect();
-    changes.sort_by(f64::total_cmp);
-    [1, 2, 3].map(|quarter| changes[(changes.len() - 1) * quarter / 4])
+    let changes: Vec<f64> = used[case].iter().enumerate().map(change).collect();
+    let rounds = changes.len() as f64;
+    let mean = changes.iter().sum::<f64>() / rounds;
+    let squares: f64 = changes.iter().map(|change| (change - mean).powi(2)).sum();
+    [median(changes), mean, (squares / (rounds - 1.0) / rounds).sqrt()]
 }
 
 fn number(name: &str, default: usize) -> usize {
@@ -147,16 +150,16 @@ fn main() {
     }
     println!(
         "zero latency, {rows} rows in batches of 1,000, 64 at once, {rounds} rounds; against the bare job of the same \
-         round, medians and quartiles"
+         round: median; mean and its standard error"
     );
     for (case, (own, (name, ..))) in used.iter().zip(&CASES).enumerate() {
         let rate = rows as f64 / median(own.iter().map(|used| used.wall).collect());
         let cpu = median(own.iter().map(|used| used.cpu).collect());
-        let [low, middle, high] = changes(&used, case, |used| used.wall, As::Rate);
-        let [least, cost, most] = changes(&used, case, |used| used.cpu, As::Cost);
+        let [middle, mean, error] = changes(&used, case, |used| used.wall, As::Rate);
+        let [cost, mean_cost, cost_error] = changes(&used, case, |used| used.cpu, As::Cost);
         println!(
-            "  {name:<20} {rate:>7.0} rows per second ({middle:+.1} %; {low:+.1} to {high:+.1}), {cpu:.2} s of CPU \
-             ({cost:+.1} %; {least:+.1} to {most:+.1})"
+            "  {name:<20} {rate:>7.0} rows per second ({middle:+.1} %; {mean:+.1} ± {error:.1}), {cpu:.2} s of CPU \
+             ({cost:+.1} %; {mean_cost:+.1} ± {cost_error:.1})"
         );
     }
 }
