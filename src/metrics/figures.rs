@@ -158,17 +158,22 @@ pub struct Batch<'a> {
 }
 
 impl Batch<'_> {
-    /// Figures of no rows.
-    pub(super) fn empty(&self, filled: &FilledBatch, step: &str, provider: Option<&str>) -> Figures {
+    /// Figures of no rows, of a batch whose rows were read then.
+    pub(super) fn empty(
+        &self,
+        (batch_id, started_at): (BatchId, DateTime<Utc>),
+        step: &str,
+        provider: Option<&str>,
+    ) -> Figures {
         Figures {
             app_id: self.app_id.to_owned(),
             lineage: self.lineage,
             kind: self.kind,
             run_id: self.run_id,
-            batch_id: filled.plan.id,
+            batch_id,
             step: step.to_owned(),
             provider: provider.map(ToOwned::to_owned),
-            started_at: filled.opened_at,
+            started_at,
             committed_at: self.committed_at,
             rows: 0,
             answers: 0,
@@ -194,8 +199,9 @@ pub fn of_batch(batch: &Batch<'_>, filled: &FilledBatch, steps: &[Arc<str>]) -> 
         let mut groups: BTreeMap<Option<&str>, (Figures, Vec<u64>)> = BTreeMap::new();
         for settled in outcomes.iter().filter(|settled| settled.outcome != Outcome::Kept) {
             let provider = settled.provider.as_deref();
-            let (figures, latencies) =
-                groups.entry(provider).or_insert_with(|| (batch.empty(filled, step, provider), Vec::new()));
+            let (figures, latencies) = groups.entry(provider).or_insert_with(|| {
+                (batch.empty((filled.plan.id, filled.opened_at), step, provider), Vec::new())
+            });
             figures.add(settled);
             latencies.extend(settled.latency_ms.filter(|_| !settled.shared));
         }

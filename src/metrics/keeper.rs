@@ -161,7 +161,7 @@ impl Keeper {
                     rows.push(Figures {
                         load: since,
                         counters,
-                        ..batch.empty(filled, step, Some(&provider))
+                        ..batch.empty((filled.plan.id, filled.opened_at), step, Some(&provider))
                     });
                 }
             }

@@ -141,32 +141,13 @@ pub(super) fn newest(rows: &[Figures]) -> BTreeMap<Lineage, BatchId> {
 mod tests {
     use super::*;
     use crate::clock;
-    use crate::ident::{RunId, Tokens};
-    use crate::metrics::figures::Kind;
+    use crate::ident::RunId;
+    use crate::metrics::figures::{Batch, Kind};
 
     fn row(batch: u64) -> Figures {
-        Figures {
-            app_id: "test".to_owned(),
-            lineage: Lineage::random(),
-            kind: Kind::Run,
-            run_id: RunId::random(),
-            batch_id: BatchId::new(batch),
-            step: "answer".to_owned(),
-            provider: None,
-            started_at: clock::wall(),
-            committed_at: clock::wall(),
-            rows: 1,
-            answers: 0,
-            shared: 0,
-            skipped: 1,
-            errors: BTreeMap::new(),
-            tokens: Tokens::default(),
-            cost: None,
-            latency: None,
-            attempts: 0,
-            load: Load::default(),
-            counters: 0,
-        }
+        let (lineage, run_id, committed_at) = (Lineage::random(), RunId::random(), clock::wall());
+        let owner = Batch { app_id: "test", lineage, kind: Kind::Run, run_id, committed_at };
+        owner.empty((BatchId::new(batch), committed_at), "answer", None)
     }
 
     #[tokio::test]
