@@ -55,10 +55,8 @@ impl Ask for Endpoint {
 #[must_use]
 pub fn harmless_question(embeds: bool) -> (Arc<Question>, Params) {
     let prompt = "Reply with the word OK.";
-    let question = Question {
-        messages: vec![Message { role: Role::User, content: prompt.to_owned() }],
-        fingerprint: Fingerprint::of([prompt.as_bytes()]),
-    };
+    let message = Message { role: Role::User, content: prompt.to_owned() };
+    let question = Question::new(vec![message], Fingerprint::of([prompt.as_bytes()]));
     let vectors = embeds.then(Vectors::default);
     (Arc::new(question), Params { vectors, ..Params::default() })
 }

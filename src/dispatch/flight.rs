@@ -140,9 +140,9 @@ impl<A: Ask> Desk<A> {
         params: &Params,
     ) -> Spend {
         let (mut messages, mut bytes) = (0, 0);
-        for message in questions.flat_map(|question| &question.messages) {
-            messages += 1;
-            bytes += message.content.len();
+        for question in questions {
+            messages += question.messages().len();
+            bytes += question.bytes();
         }
         // Tools and schemas are read like a prompt.
         let schema = params.shape.as_ref().map_or(0, |shape| shape.text().len() + AROUND_SCHEMA);
@@ -243,7 +243,7 @@ fn keep(
         Some(Record {
             key: receipt.key.clone(),
             step: Arc::clone(&receipt.step),
-            fingerprint: question.fingerprint,
+            fingerprint: question.fingerprint(),
             provider: Arc::clone(provider),
             model: Arc::clone(model),
             attempts: pending.attempts,

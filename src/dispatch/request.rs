@@ -61,7 +61,7 @@ impl Request {
     /// Bytes of the messages.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.question.messages.iter().map(|message| message.content.len()).sum()
+        self.question.bytes()
     }
 }
 

@@ -63,7 +63,7 @@ impl Pending {
 
     /// Tokens of the prompt, counted the first time.
     pub(super) fn input(&mut self, encoding: Option<Encoding>) -> Option<f64> {
-        let texts = self.request.question.messages.iter().map(|message| message.content.as_str());
+        let texts = self.request.question.messages().iter().map(|message| message.content.as_str());
         let texts = texts.chain(self.request.params.shape.as_ref().map(Shape::text));
         *self.counted.get_or_insert_with(|| {
             let count = encoding?.count(texts)?;

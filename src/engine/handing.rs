@@ -227,12 +227,12 @@ impl Enricher {
             let key = batch.key(cell.row);
             let fits = |record: &Record| {
                 record.step == step.output
-                    && record.fingerprint == question.fingerprint
+                    && record.fingerprint == question.fingerprint()
                     && step.takes(lanes, &record.provider, &record.model)
             };
             let record = match batch.claim(&key, fits) {
                 Some(record) => record,
-                None => match strays.claim(&key, &step.output, question.fingerprint).filter(fits) {
+                None => match strays.claim(&key, &step.output, question.fingerprint()).filter(fits) {
                     Some(stray) => match batch.journal.append([&stray]) {
                         Ok(()) => stray,
                         Err(error) => return Found::Lost(error),
@@ -249,7 +249,7 @@ impl Enricher {
                 }
             }
         }
-        let key = sharing::in_step(step, route, question.fingerprint);
+        let key = sharing::in_step(step, route, question.fingerprint());
         let receipt = Receipt {
             journal: batch.journal.clone(),
             key: batch.key(cell.row),

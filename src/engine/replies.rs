@@ -39,12 +39,12 @@ impl Enricher {
                         model: &lane.model,
                         attempts,
                         latency: Some(paid.latency),
-                        fingerprint: question.fingerprint,
+                        fingerprint: question.fingerprint(),
                         prices: lane.prices,
                         earlier: request.earlier,
                         shared: false,
                     };
-                    let first = request.earlier.first.unwrap_or(question.fingerprint);
+                    let first = request.earlier.first.unwrap_or(question.fingerprint());
                     let route = request.route;
                     let (provider, model) = (Arc::clone(&lane.name), Arc::clone(&lane.model));
                     let shared = Shared { provider, model, body: paid.body };
@@ -365,7 +365,7 @@ impl Enricher {
         Record {
             key: batch.key(cell.row),
             step: Arc::clone(&step.output),
-            fingerprint: question.fingerprint,
+            fingerprint: question.fingerprint(),
             provider: Arc::clone(&lane.name),
             model: Arc::clone(&lane.model),
             attempts,
@@ -388,7 +388,7 @@ impl Enricher {
             model: &lane.model,
             attempts,
             latency: None,
-            fingerprint: request.question.fingerprint,
+            fingerprint: request.question.fingerprint(),
             prices: None,
             earlier: request.earlier,
             shared: false,
@@ -403,7 +403,7 @@ pub(super) fn shared_record(request: &Request, shared: &Shared) -> Record {
     Record {
         key: receipt.key.clone(),
         step: Arc::clone(&receipt.step),
-        fingerprint: question.fingerprint,
+        fingerprint: question.fingerprint(),
         provider: Arc::clone(&shared.provider),
         model: Arc::clone(&shared.model),
         attempts: 0,

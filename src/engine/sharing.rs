@@ -66,7 +66,7 @@ impl Sharing {
         }
         for lane in step.lanes_of(request.route).iter().map(|lane| &lanes[*lane]) {
             let Some(cache) = &self.cache else { break };
-            match cache.get(anywhere(lane, request.question.fingerprint)) {
+            match cache.get(anywhere(lane, request.question.fingerprint())) {
                 Ok(Some(body)) => {
                     let (provider, model) = (Arc::clone(&lane.name), Arc::clone(&lane.model));
                     return Known::Answer(Shared { provider, model, body });

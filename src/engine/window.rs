@@ -34,7 +34,7 @@ impl Window {
 
     /// Tokens by which a question is too long; 0 where it fits.
     pub(super) fn excess(&self, question: &Question, params: &Params) -> usize {
-        let texts = question.messages.iter().map(|message| message.content.as_str());
+        let texts = question.messages().iter().map(|message| message.content.as_str());
         let texts = texts.chain(params.shape.as_ref().map(crate::config::Shape::text));
         let answer = params.max_tokens.unwrap_or_default() as usize;
         let room = self.tokens.saturating_sub(answer);

@@ -4,8 +4,10 @@
 //! Null renders as nothing; a column or an attribute that is not there is an error, never an empty string.
 
 mod filters;
+mod question;
 mod row;
 mod template;
 
+pub use question::Question;
 pub use row::{Given, Rows};
-pub use template::{Prompt, PromptError, Question, Rendered};
+pub use template::{Prompt, PromptError, Rendered};

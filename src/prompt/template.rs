@@ -10,6 +10,7 @@ use arrow::record_batch::RecordBatch;
 use minijinja::{Environment, Error, ErrorKind, Output, State, UndefinedBehavior, Value};
 
 use super::filters;
+use super::question::Question;
 use super::row::{Given, Rows, binary_column, input_value};
 use crate::config::{Example, Form, NullInputs, Params, StepSpec, nearest};
 use crate::fault::{Class, Failure};
@@ -95,28 +96,6 @@ pub enum PromptError {
 
 fn hint(near: Option<&str>, known: &[String]) -> String {
     near.map_or_else(|| format!("; it has {}", known.join(", ")), |near| format!("; did you mean {near:?}?"))
-}
-
-/// What is asked: the conversation and what stands for it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Question {
-    /// The conversation.
-    pub messages: Vec<Message>,
-    /// Hash of the conversation and the parameters; not of address, key or provider.
-    pub fingerprint: Fingerprint,
-}
-
-impl Question {
-    /// The same question once more, after an answer that was not what is asked for.
-    #[must_use]
-    pub fn repaired(&self, said: &str, complaint: &str) -> Question {
-        let message = |role, content: &str| Message { role, content: content.to_owned() };
-        let mut messages = self.messages.clone();
-        messages.extend([message(Role::Assistant, said), message(Role::User, complaint)]);
-        let before = self.fingerprint.to_bytes();
-        let fingerprint = Fingerprint::of([before.as_slice(), said.as_bytes(), complaint.as_bytes()]);
-        Question { messages, fingerprint }
-    }
 }
 
 /// What becomes of a row.
@@ -281,13 +260,13 @@ impl Prompt {
             std::iter::once(self.params.as_slice())
                 .chain(messages.iter().flat_map(|message| [role(message.role), message.content.as_bytes()])),
         );
-        Question { messages, fingerprint }
+        Question::new(messages, fingerprint)
     }
 
     /// The same question with so many tokens less at the end of what the template made; none if nothing would be left.
     #[must_use]
     pub fn shortened(&self, question: &Question, tokens: usize) -> Option<Question> {
-        let mut messages = question.messages.clone();
+        let mut messages = question.messages().to_vec();
         let last = messages.last_mut()?;
         let text = last.content.strip_suffix(self.instruction.as_str())?;
         let left = filters::count(text).checked_sub(tokens).filter(|left| *left > 0)?;
@@ -529,7 +508,7 @@ mod tests {
         let rows = rows();
         let prompt = Prompt::compile(&step(prompt), rows.batch().schema_ref(), &[]).unwrap();
         match prompt.render(&rows, row, Vec::new()).unwrap() {
-            Rendered::Ask(question) => question.messages[0].content.clone(),
+            Rendered::Ask(question) => question.messages()[0].content.clone(),
             Rendered::Skip => "(skipped)".into(),
         }
     }
@@ -579,7 +558,7 @@ mod tests {
         let fingerprint = |step: &StepSpec| {
             let prompt = Prompt::compile(step, rows.batch().schema_ref(), &[]).unwrap();
             match prompt.render(&rows, 0, Vec::new()).unwrap() {
-                Rendered::Ask(question) => question.fingerprint,
+                Rendered::Ask(question) => question.fingerprint(),
                 Rendered::Skip => unreachable!("the row has input"),
             }
         };

@@ -283,7 +283,7 @@ impl Endpoint {
         if let Some(max_tokens) = params.max_tokens {
             rest.insert(self.max_tokens_field.clone(), max_tokens.into());
         }
-        let mut messages = Cow::Borrowed(question.messages.as_slice());
+        let mut messages = Cow::Borrowed(question.messages());
         if let Some(shape) = &params.shape {
             forms::put(shape, form, &mut rest, messages.to_mut());
         }
@@ -306,7 +306,7 @@ impl Endpoint {
             model: &self.model,
             input: questions
                 .iter()
-                .filter_map(|question| Some(question.messages.last()?.content.as_str()))
+                .filter_map(|question| Some(question.messages().last()?.content.as_str()))
                 .collect(),
             encoding_format: encoding.map(|encoding| match encoding {
                 VectorEncoding::Float => "float",

@@ -32,10 +32,8 @@ async fn ask(job: &Job) -> Result<Paid, Failure> {
     let provider = &job.providers[0];
     let endpoint = Endpoint::new(provider, provider.endpoint.as_ref().unwrap()).unwrap();
     let message = |role, content: &str| Message { role, content: content.into() };
-    let question = Question {
-        messages: vec![message(Role::System, "Be brief."), message(Role::User, "Is it «good»?")],
-        fingerprint: Fingerprint::of([]),
-    };
+    let messages = vec![message(Role::System, "Be brief."), message(Role::User, "Is it «good»?")];
+    let question = Question::new(messages, Fingerprint::of([]));
     endpoint.send(&[question.into()], &job.steps[0].params, Duration::from_secs(30)).await.result
 }
 

@@ -424,7 +424,7 @@ impl Reckoning<'_> {
                     && self.job.steps[nth].shares
                 {
                     asked += 1;
-                    distinct.insert((nth, question.fingerprint));
+                    distinct.insert((nth, question.fingerprint()));
                 }
             }
         }

@@ -139,7 +139,7 @@ fn ask(step: &PreparedStep, nth: usize, rows: &Rows, at: usize, encodings: &[Enc
     // Rows that are balanced go to each of them alike.
     let place = if step.spec.balance { (at + nth) % providers.len() } else { 0 };
     let provider = providers[place];
-    let texts = question.messages.iter().map(|message| message.content.as_str());
+    let texts = question.messages().iter().map(|message| message.content.as_str());
     let schema = step.spec.params.shape.as_ref().map(Shape::text);
     let tokens = encodings[provider].count_all(texts.chain(schema));
     Ask::Of { provider, question, tokens }
@@ -150,7 +150,8 @@ pub(super) fn prompts(job: &Job, looked: &[Looked], most: usize) -> Vec<ShownPro
     let shown = looked.iter().take(most).flat_map(|row| {
         row.asks.iter().zip(&job.steps).filter_map(|(ask, step)| {
             let Ask::Of { question, tokens, .. } = ask else { return None };
-            let texts: Vec<&str> = question.messages.iter().map(|message| message.content.as_str()).collect();
+            let texts: Vec<&str> =
+                question.messages().iter().map(|message| message.content.as_str()).collect();
             let (step, file) = (step.output.clone(), row.file.to_string());
             Some(ShownPrompt { step, file, row: row.row, text: texts.join("\n\n"), tokens: *tokens as u64 })
         })

@@ -370,10 +370,7 @@ impl Step {
             route: 0,
             barred: 0,
             cell,
-            question: Arc::new(Question {
-                messages: vec![Message { role: Role::User, content }],
-                fingerprint,
-            }),
+            question: Arc::new(Question::new(vec![Message { role: Role::User, content }], fingerprint)),
             params: Arc::clone(&self.params),
             deadline: Duration::from_secs(600),
             receipt: Receipt {
@@ -527,19 +524,19 @@ fn read(headers: &[(String, String)], wall: DateTime<Utc>) -> Heard {
 impl Ask for Rehearsed {
     async fn ask(&self, questions: &[Arc<Question>], params: &Params, most: Duration) -> Sent {
         let question = &questions[0];
-        let prompt = question.messages[0].content.as_str();
+        let prompt = question.messages()[0].content.as_str();
         let prompt_tokens = prompt.len() as u64 / 4;
         let max_tokens = params.max_tokens.map(u64::from);
         let spread = f64::from(u16::from_le_bytes([
-            question.fingerprint.to_bytes()[0],
-            question.fingerprint.to_bytes()[1],
+            question.fingerprint().to_bytes()[0],
+            question.fingerprint().to_bytes()[1],
         ]));
         tokio::time::sleep(NETWORK + Duration::from_secs_f64(NETWORK_JITTER * spread / 65_536.0)).await;
         let (done, nth, wall) = {
             let now = clock::now();
             let mut state = self.state.lock().unwrap();
             let wall = state.wall(now);
-            let times = state.asked.entry(question.fingerprint).or_default();
+            let times = state.asked.entry(question.fingerprint()).or_default();
             *times += 1;
             let nth = *times - 1;
             match state.model.arrive(prompt_tokens, max_tokens.unwrap_or_default(), now, wall) {
