@@ -25,15 +25,24 @@ pub(super) const LAST_PROBE: Duration = Duration::from_secs(60);
 const FIRST_PAUSE: Duration = Duration::from_millis(300);
 const LAST_PAUSE: Duration = Duration::from_secs(6);
 
-/// The answer to "may I send?".
-#[derive(Clone, Copy, Debug)]
-pub enum Admit {
-    /// Yes; everything it takes is granted.
-    Now(Ticket),
+/// Why a request cannot go now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
     /// Not before this moment, and why.
-    At(Instant, Waiting),
+    Until(Instant, Waiting),
     /// Not before a request in flight has ended.
     WhenOneEnds,
+}
+
+impl Held {
+    /// What it waits for and until when, where that is known.
+    #[must_use]
+    pub fn until(self) -> Option<(Waiting, Instant)> {
+        match self {
+            Held::Until(at, why) => Some((why, at)),
+            Held::WhenOneEnds => None,
+        }
+    }
 }
 
 /// What was granted to a request, to be given back with what came of it.
@@ -76,7 +85,7 @@ pub struct Admission {
     /// Requests that were sent, and those that were refused for being too many.
     requests: u64,
     refusals: u64,
-    /// Whether a request waited for the place of another one.
+    /// Whether a request waits for the place of another one, as far as was looked last.
     is_bound: bool,
     quotas: Quotas,
     blocked_until: Option<Instant>,
@@ -137,12 +146,16 @@ impl Admission {
         }
     }
 
-    /// Takes everything that a request needs, or nothing.
-    pub fn admit(&mut self, cost: Cost, now: Instant) -> Admit {
+    /// Whether a request may go, as far as pauses and those in flight tell, whatever it costs. It takes nothing.
+    ///
+    /// # Errors
+    /// When it may not.
+    pub fn room(&mut self, now: Instant) -> Result<(), Held> {
+        self.is_bound = false;
         if let Some(until) = self.blocked_until {
             if now < until {
                 let waiting = if self.is_open { Waiting::Breaker } else { Waiting::Pause };
-                return Admit::At(until, waiting);
+                return Err(Held::Until(until, waiting));
             }
             self.blocked_until = None;
             self.quotas.resumed(until);
@@ -151,17 +164,23 @@ impl Admission {
         let is_probe = self.is_open || self.streak > 1;
         if self.in_flight >= self.concurrency.now() || (is_probe && self.probing > 0) {
             self.is_bound = true;
-            return Admit::WhenOneEnds;
+            return Err(Held::WhenOneEnds);
         }
-        match self.quotas.take(cost, self.in_flight == 0, now) {
-            Ok(taken) => {
-                self.in_flight += 1;
-                self.requests += 1;
-                self.probing += 1;
-                Admit::Now(Ticket { generation: self.generation, taken })
-            }
-            Err((wait, why)) => Admit::At(now + wait, why),
-        }
+        Ok(())
+    }
+
+    /// Takes everything that a request needs, or nothing.
+    ///
+    /// # Errors
+    /// When it cannot go now.
+    pub fn admit(&mut self, cost: Cost, now: Instant) -> Result<Ticket, Held> {
+        self.room(now)?;
+        let taken = self.quotas.take(cost, self.in_flight == 0, now);
+        let taken = taken.map_err(|(wait, why)| Held::Until(now + wait, why))?;
+        self.in_flight += 1;
+        self.requests += 1;
+        self.probing += 1;
+        Ok(Ticket { generation: self.generation, taken })
     }
 
     /// Whether anything counts tokens, so that a request's cost matters.
@@ -194,7 +213,6 @@ impl Admission {
         self.quotas.welcomed(&ticket.taken, now);
         let is_paced = self.quotas.limits_requests();
         self.concurrency.answered(work, self.is_bound, is_paced, now);
-        self.is_bound = false;
         self.vouched(now);
     }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::gate::{Admission, Admit, Blame, Health, LAST_PROBE, Ticket};
+use super::gate::{Admission, Blame, Health, Held, LAST_PROBE, Ticket};
 use super::{Cost, Learned};
 use crate::clock::{self, Instant, Jitter};
 use crate::config::Job;
@@ -13,9 +13,14 @@ use crate::ident::{BatchId, Cell, StepId};
 use crate::wire::Limits;
 
 fn admission(more: &str) -> (Admission, Instant) {
+    admission_of(&format!("max_concurrency = 4\n{more}"))
+}
+
+/// The state of a provider that nothing was heard of, with these settings.
+fn admission_of(settings: &str) -> (Admission, Instant) {
     let text = format!(
         "app_id = \"a\"\n[source]\npath = \"s\"\n[target]\npath = \"t\"\n[provider.p]\n\
-         base_url = \"simulator\"\nmodel = \"m\"\nmax_concurrency = 4\n{more}\n\
+         base_url = \"simulator\"\nmodel = \"m\"\n{settings}\n\
          [[step]]\noutput = \"o\"\nprompt = \"p\"\n"
     );
     let job = Job::parse(Path::new("/job.toml"), &text, |_| None).unwrap();
@@ -29,18 +34,11 @@ fn failure(class: Class) -> Failure {
 
 /// Tickets of requests that are admitted at once.
 fn burst(admission: &mut Admission, now: Instant) -> Vec<Ticket> {
-    std::iter::from_fn(|| match admission.admit(Cost::default(), now) {
-        Admit::Now(ticket) => Some(ticket),
-        _ => None,
-    })
-    .collect()
+    std::iter::from_fn(|| admission.admit(Cost::default(), now).ok()).collect()
 }
 
 fn sent(admission: &mut Admission, now: Instant) -> Ticket {
-    match admission.admit(Cost::default(), now) {
-        Admit::Now(ticket) => ticket,
-        other => panic!("not admitted: {other:?}"),
-    }
+    admission.admit(Cost::default(), now).expect("it is admitted")
 }
 
 fn row(row: u32) -> Cell {
@@ -69,9 +67,31 @@ fn one_request_goes_alone_until_something_is_heard() {
     let (mut admission, now) = admission("requests_per_minute = 600_000");
     let tickets = burst(&mut admission, now);
     assert_eq!(tickets.len(), 1);
-    assert!(matches!(admission.admit(Cost::default(), now), Admit::WhenOneEnds));
+    assert_eq!(admission.admit(Cost::default(), now).unwrap_err(), Held::WhenOneEnds);
+    assert_eq!(admission.room(now), Err(Held::WhenOneEnds));
     admission.answered(&tickets[0], None, &limits(), now);
     assert_eq!(burst(&mut admission, now).len(), 4);
+}
+
+#[test]
+fn answers_that_land_together_let_more_go_as_those_that_land_alone_do() {
+    let grown = |together: bool| {
+        let (mut admission, mut now) = admission_of("");
+        let mut in_flight = burst(&mut admission, now);
+        for _ in 0..40 {
+            now += Duration::from_millis(500);
+            for ticket in std::mem::take(&mut in_flight) {
+                admission.answered(&ticket, None, &limits(), now);
+                if !together {
+                    in_flight.extend(burst(&mut admission, now));
+                }
+            }
+            in_flight.extend(burst(&mut admission, now));
+        }
+        in_flight.len()
+    };
+    assert_eq!(grown(false), 64);
+    assert_eq!(grown(true), 64);
 }
 
 #[test]
@@ -85,10 +105,9 @@ fn a_throttled_provider_is_left_alone_as_long_as_it_asks() {
     }
     // An answer to what was sent before the pause does not cut it short.
     admission.answered(&before[3], None, &limits(), now);
-    match admission.admit(Cost::default(), now) {
-        Admit::At(until, Waiting::Pause) => assert_eq!(until, now + Duration::from_secs(7)),
-        other => panic!("{other:?}"),
-    }
+    let held = Held::Until(now + Duration::from_secs(7), Waiting::Pause);
+    assert_eq!(admission.admit(Cost::default(), now).unwrap_err(), held);
+    assert_eq!(admission.room(now), Err(held));
     let later = now + Duration::from_secs(9);
     let ticket = sent(&mut admission, later);
     let hours = failure(Class::RateLimited).with_delay(Some(Duration::from_secs(7_200)));
@@ -105,7 +124,7 @@ fn failures_of_many_rows_open_the_breaker_and_then_cost_rows_nothing() {
     let mut probes = 0;
     loop {
         match admission.admit(Cost::default(), now) {
-            Admit::Now(ticket) => {
+            Ok(ticket) => {
                 probes += 1;
                 let broken = failure(Class::Connection);
                 match admission.failed(&ticket, row(probes), &broken, true, &limits(), now) {
@@ -117,11 +136,11 @@ fn failures_of_many_rows_open_the_breaker_and_then_cost_rows_nothing() {
                     other => panic!("an outage is not the row's: {other:?}"),
                 }
             }
-            Admit::At(at, why) => {
+            Err(Held::Until(at, why)) => {
                 assert_eq!(why, Waiting::Breaker);
                 now = at;
             }
-            Admit::WhenOneEnds => panic!("one probe at a time, and it has ended"),
+            Err(Held::WhenOneEnds) => panic!("one probe at a time, and it has ended"),
         }
     }
     assert!((15..60).contains(&probes), "{probes} probes in fifteen minutes");

@@ -15,6 +15,6 @@ mod pace;
 mod quotas;
 mod told;
 
-pub use gate::{Admission, Admit, Blame, Health, Ticket};
+pub use gate::{Admission, Blame, Health, Held, Ticket};
 pub use learned::Learned;
 pub use quotas::Cost;

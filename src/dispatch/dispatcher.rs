@@ -18,7 +18,7 @@ use super::retry::{Due, Pending};
 use super::standing::{News, Standing};
 use super::together::Together;
 use super::told::Told;
-use crate::admission::{Admission, Admit, Cost, Health, Ticket};
+use crate::admission::{Admission, Cost, Health, Ticket};
 use crate::clock::{self, Instant, Jitter};
 use crate::config::{Provider, RetryPolicy};
 use crate::event::{Event, Voice, Waiting};
@@ -301,6 +301,10 @@ impl<A: Ask> Dispatcher<A> {
                 self.linger = Some(until);
                 return None;
             }
+            // Only when there is room: what it may cost is looked for in the rows themselves.
+            if let Err(held) = self.admission.room(now) {
+                return held.until();
+            }
             let cost =
                 if counts_tokens && self.doubt != Doubt::Wanted { self.cost(group) } else { Cost::default() };
             let reservation = match self.reserve(group) {
@@ -313,13 +317,12 @@ impl<A: Ask> Dispatcher<A> {
                 }
             };
             match self.admission.admit(cost, now) {
-                Admit::Now(ticket) if self.doubt == Doubt::Wanted => self.send_harmless(ticket, reservation),
-                Admit::Now(ticket) => {
+                Ok(ticket) if self.doubt == Doubt::Wanted => self.send_harmless(ticket, reservation),
+                Ok(ticket) => {
                     let rows = self.ready.drain(..group).collect();
                     self.send(rows, ticket, reservation);
                 }
-                Admit::At(at, why) => return Some((why, at)),
-                Admit::WhenOneEnds => return None,
+                Err(held) => return held.until(),
             }
         }
         None
