@@ -2,11 +2,13 @@
 
 use std::cell::OnceCell;
 use std::collections::{BinaryHeap, VecDeque};
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::sleep_until;
 
 use super::ask::Ask;
@@ -172,7 +174,7 @@ impl<A: Ask> Dispatcher<A> {
             let done = tokio::select! {
                 biased;
                 Some(landed) = self.flights.join_next(), if !self.flights.is_empty() => {
-                    self.land(landed).await
+                    self.land_all(landed).await
                 }
                 request = self.wires.inbox.recv(), if has_space => match request {
                     Some(request) => {
@@ -196,10 +198,21 @@ impl<A: Ask> Dispatcher<A> {
     async fn wait_closed(&mut self, wake: Option<Instant>) -> Result<(), Gone> {
         tokio::select! {
             biased;
-            Some(landed) = self.flights.join_next(), if !self.flights.is_empty() => self.land(landed).await,
+            Some(landed) = self.flights.join_next(), if !self.flights.is_empty() => self.land_all(landed).await,
             changed = self.wires.mode.changed() => changed.map_err(|_| Gone),
             () = sleep_until(wake.unwrap_or_else(clock::now)), if wake.is_some() => Ok(()),
         }
+    }
+
+    /// Takes an attempt that has ended, and all others that have by now. First it stands back once for those whose
+    /// responses have come in: so they end together, the next are sent together, and one write tells of all these.
+    async fn land_all(&mut self, landed: Result<Flight, JoinError>) -> Result<(), Gone> {
+        stand_back().await;
+        self.land(landed).await?;
+        while let Some(landed) = self.flights.try_join_next() {
+            self.land(landed).await?;
+        }
+        Ok(())
     }
 
     fn is_at_rest(&self) -> bool {
@@ -390,18 +403,20 @@ impl<A: Ask> Dispatcher<A> {
         }
     }
 
-    fn send(&mut self, mut rows: Vec<Pending>, ticket: Ticket, reservation: Reservation) {
+    fn send(&mut self, mut rows: Vec<Pending>, ticket: Ticket, mut reservation: Reservation) {
         if rows.iter().any(|pending| pending.attempts == 0) {
             self.retries.earn();
         }
         rows.iter_mut().for_each(|pending| pending.attempts += 1);
+        reservation.begin();
         self.flights.spawn(self.desk.clone().ask(rows, ticket, reservation));
     }
 
     /// Asks what every provider can answer that works at all.
-    fn send_harmless(&mut self, ticket: Ticket, reservation: Reservation) {
+    fn send_harmless(&mut self, ticket: Ticket, mut reservation: Reservation) {
         self.doubt = Doubt::Asked;
         let is_limited = self.wires.account.is_limited();
+        reservation.begin();
         self.flights.spawn(self.desk.clone().ask_harmless(is_limited, ticket, reservation));
     }
 
@@ -409,7 +424,9 @@ impl<A: Ask> Dispatcher<A> {
     async fn abort(&mut self) {
         self.flights.abort_all();
         while let Some(landed) = self.flights.join_next().await {
-            let Ok(Flight { rows, landed: Landed::Paid { shares, .. }, .. }) = landed else { continue };
+            let Ok(Flight { rows, landed, bill, .. }) = landed else { continue };
+            self.desk.book(bill);
+            let Landed::Paid { shares, .. } = landed else { continue };
             for (pending, paid) in rows.into_iter().zip(shares) {
                 let Some(paid) = paid else { continue };
                 if self.reply(pending, Verdict::Paid(paid)).await.is_err() {
@@ -457,3 +474,16 @@ impl<A: Ask> Drop for Dispatcher<A> {
 
 /// Nobody listens any more.
 pub(super) struct Gone;
+
+/// Lets the tasks go first that can go now. Unlike `yield_now` it does not look for news from the network besides.
+async fn stand_back() {
+    let mut has_stood = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut has_stood, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}

@@ -63,37 +63,29 @@ impl<A: Ask> Desk<A> {
         mut reservation: Reservation,
     ) -> Flight {
         let started = clock::now();
-        let flight =
-            |landed, limits, rows| Flight { ticket, limits, took: clock::now() - started, landed, rows };
-        if let Err(error) = reservation.begin() {
-            return flight(Landed::Unsent(error.into()), Limits::default(), rows);
+        if let Err(error) = self.tell_sent(&mut reservation) {
+            return Flight::unsent(rows, ticket, reservation, error);
         }
-        self.voice.say(&Event::Sent { provider: &self.provider });
         let questions: Vec<Arc<Question>> =
             rows.iter().map(|pending| Arc::clone(&pending.request.question)).collect();
         let params = rows.first().map(|pending| Arc::clone(&pending.request.params)).unwrap_or_default();
         let left = rows.iter().map(Pending::left).min().unwrap_or_default();
         let Sent { result, limits, may_be_billed } = self.endpoint.ask(&questions, &params, left).await;
+        let bill = self.bill(reservation, result.as_ref().ok(), may_be_billed);
         let landed = match result {
             Ok(paid) => {
-                let took = self.spend(&paid, reservation.worst());
                 let tokens = decode::facts(&paid.response).tokens;
-                let landed = match shared(&rows, &params, paid) {
+                match shared(&rows, &params, paid) {
                     Ok(shares) => match keep(&rows, &self.provider, self.endpoint.model(), &shares) {
                         Ok(()) => Landed::Paid { shares, tokens },
                         Err(error) => Landed::Lost(error),
                     },
                     Err(failure) => Landed::Failed(failure),
-                };
-                self.book(reservation, took);
-                landed
+                }
             }
-            Err(failure) => {
-                close(reservation, may_be_billed);
-                Landed::Failed(failure)
-            }
+            Err(failure) => Landed::Failed(failure),
         };
-        flight(landed, limits, rows)
+        Flight { ticket, limits, took: clock::now() - started, landed, rows, bill }
     }
 
     /// Asks what every provider can answer that works at all.
@@ -104,33 +96,19 @@ impl<A: Ask> Desk<A> {
         mut reservation: Reservation,
     ) -> Flight {
         let started = clock::now();
-        let flight = |landed, limits| Flight {
-            ticket,
-            limits,
-            took: clock::now() - started,
-            landed,
-            rows: Vec::new(),
-        };
-        if let Err(error) = reservation.begin() {
-            return flight(Landed::Unsent(error.into()), Limits::default());
+        if let Err(error) = self.tell_sent(&mut reservation) {
+            return Flight::unsent(Vec::new(), ticket, reservation, error);
         }
-        self.voice.say(&Event::Sent { provider: &self.provider });
         let (question, params) = harmless_question(self.only_embeds);
         let params = Params { max_tokens: is_limited.then_some(HARMLESS_TOKENS), ..params };
         let Sent { result, limits, may_be_billed } =
             self.endpoint.ask(&[question], &params, HARMLESS_TIMEOUT).await;
+        let bill = self.bill(reservation, result.as_ref().ok(), may_be_billed);
         let landed = match result {
-            Ok(paid) => {
-                let took = self.spend(&paid, reservation.worst());
-                self.book(reservation, took);
-                Landed::Paid { shares: Vec::new(), tokens: None }
-            }
-            Err(failure) => {
-                close(reservation, may_be_billed);
-                Landed::Failed(failure)
-            }
+            Ok(_) => Landed::Paid { shares: Vec::new(), tokens: None },
+            Err(failure) => Landed::Failed(failure),
         };
-        flight(landed, limits)
+        Flight { ticket, limits, took: clock::now() - started, landed, rows: Vec::new(), bill }
     }
 
     /// The most that questions can take which are asked together.
@@ -155,7 +133,16 @@ impl<A: Ask> Desk<A> {
         self.worst(std::iter::once(&question), &Params { max_tokens: Some(HARMLESS_TOKENS), ..params })
     }
 
-    fn book(&self, reservation: Reservation, took: Spend) {
+    /// Writes down that a request is sent, just before it is.
+    fn tell_sent(&self, reservation: &mut Reservation) -> Result<(), JournalError> {
+        reservation.record()?;
+        self.voice.say(&Event::Sent { provider: &self.provider });
+        Ok(())
+    }
+
+    /// Books what a request took.
+    pub(super) fn book(&self, bill: Bill) {
+        let Bill { reservation, took } = bill;
         let worst = reservation.worst();
         if reservation.settle(took) {
             let text = format!(
@@ -164,6 +151,17 @@ impl<A: Ask> Desk<A> {
             );
             self.voice.say(&Event::Notice(&text));
         }
+    }
+
+    /// What a request took: a failure that may have been billed counts at its worst.
+    fn bill(&self, reservation: Reservation, paid: Option<&Paid>, may_be_billed: bool) -> Bill {
+        let worst = reservation.worst();
+        let took = match paid {
+            Some(paid) => self.spend(paid, worst),
+            None if may_be_billed => worst,
+            None => Spend::default(),
+        };
+        Bill { reservation, took }
     }
 
     /// What an answer took; the worst where neither provider nor price list says.
@@ -180,13 +178,6 @@ pub(super) fn length_of(fields: &Map<String, Value>) -> usize {
     if fields.is_empty() { 0 } else { Value::Object(fields.clone()).to_string().len() }
 }
 
-/// A request failed: a reservation that may have been billed is dropped, and so counts at its worst.
-fn close(reservation: Reservation, may_be_billed: bool) {
-    if !may_be_billed {
-        let _ = reservation.settle(Spend::default());
-    }
-}
-
 /// An attempt that has ended.
 pub(super) struct Flight {
     pub(super) ticket: Ticket,
@@ -195,6 +186,23 @@ pub(super) struct Flight {
     pub(super) landed: Landed,
     /// None for a harmless question.
     pub(super) rows: Vec<Pending>,
+    pub(super) bill: Bill,
+}
+
+impl Flight {
+    /// An attempt of which it could not be written down that it is sent.
+    fn unsent(rows: Vec<Pending>, ticket: Ticket, reservation: Reservation, error: JournalError) -> Self {
+        let bill = Bill { reservation, took: Spend::default() };
+        let (limits, took) = (Limits::default(), Duration::ZERO);
+        Flight { ticket, limits, took, landed: Landed::Unsent(error), rows, bill }
+    }
+}
+
+/// What an attempt took of what was set aside for it. It is booked by the task that sets aside; where nobody does, the
+/// attempt counts at its worst.
+pub(super) struct Bill {
+    reservation: Reservation,
+    took: Spend,
 }
 
 /// How an attempt ended.

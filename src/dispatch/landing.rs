@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::task::JoinError;
+
 use super::ask::Ask;
 use super::dispatcher::{Dispatcher, Doubt, Gone};
 use super::flight::{Flight, Landed, Share};
@@ -23,8 +25,8 @@ struct Course<'a> {
 }
 
 impl<A: Ask> Dispatcher<A> {
-    pub(super) async fn land(&mut self, landed: Result<Flight, tokio::task::JoinError>) -> Result<(), Gone> {
-        let Flight { ticket, limits, took, landed, rows } = match landed {
+    pub(super) async fn land(&mut self, landed: Result<Flight, JoinError>) -> Result<(), Gone> {
+        let Flight { ticket, limits, took, landed, rows, bill } = match landed {
             Ok(flight) => flight,
             // The row would never come back: better that the run ends.
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
@@ -33,6 +35,7 @@ impl<A: Ask> Dispatcher<A> {
                 return Ok(());
             }
         };
+        self.desk.book(bill);
         let now = clock::now();
         if rows.is_empty() {
             return self.land_harmless(landed, &ticket, &limits, now).await;

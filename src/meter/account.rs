@@ -79,13 +79,13 @@ impl Account {
     /// # Errors
     /// When there is not so much left, now or at all.
     pub fn reserve(&self, worst: Spend) -> Result<Reservation, Refused> {
-        let Some(books) = &self.0 else { return Ok(Reservation { books: None, worst, is_sent: false }) };
+        let Some(books) = &self.0 else { return Ok(Reservation { books: None, worst, stage: Stage::Waits }) };
         {
             let mut books = lock(books);
             books.check(worst)?;
             books.reserved = books.reserved + worst;
         }
-        Ok(Reservation { books: Some(Arc::clone(books)), worst, is_sent: false })
+        Ok(Reservation { books: Some(Arc::clone(books)), worst, stage: Stage::Waits })
     }
 
     /// What this run spent so far.
@@ -156,34 +156,51 @@ pub fn over(scope: &str, allowance: &Allowance, spent: Spend, worst: Spend) -> O
 pub struct Reservation {
     books: Option<Arc<Mutex<Books>>>,
     worst: Spend,
-    /// Whether the request is under way.
-    is_sent: bool,
+    stage: Stage,
+}
+
+/// How far a request has come for which something is set aside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Waits,
+    /// It is about to be sent; its number where that is written down.
+    Begun(Option<u64>),
+    Sent,
 }
 
 impl Reservation {
-    /// Writes down that the request is sent: from now on it counts, whatever becomes of this process.
+    /// The request is about to be sent: what is written down next tells of it, too.
+    pub fn begin(&mut self) {
+        let Some(books) = &self.books else { return };
+        self.stage = Stage::Begun(lock(books).job.as_mut().map(|job| job.begin(self.worst)));
+    }
+
+    /// Writes down that the request is sent, once it has begun: from now on it counts, whatever becomes of this process.
     ///
     /// # Errors
     /// When that cannot be written; then the request must not be sent.
-    pub fn begin(&mut self) -> Result<(), StoreError> {
-        let Some(books) = &self.books else { return Ok(()) };
-        if let Some(job) = &mut lock(books).job {
-            job.begin(self.worst)?;
+    pub fn record(&mut self) -> Result<(), StoreError> {
+        let (Some(books), Stage::Begun(nth)) = (&self.books, self.stage) else { return Ok(()) };
+        if let (Some(nth), Some(job)) = (nth, &mut lock(books).job) {
+            job.record(nth)?;
         }
-        self.is_sent = true;
+        self.stage = Stage::Sent;
         Ok(())
     }
 
-    /// Books what the request took. The first time that it is more than the worst case it says so.
+    /// Books what the request took; nothing if it was not sent. The first time that it is more than the worst case it says
+    /// so.
     pub fn settle(mut self, took: Spend) -> bool {
+        self.close(took)
+    }
+
+    fn close(&mut self, took: Spend) -> bool {
         let Some(books) = self.books.take() else { return false };
         let mut books = lock(&books);
         books.reserved = books.reserved - self.worst;
-        if !self.is_sent {
-            return false;
-        }
+        let took = if self.stage == Stage::Sent { took } else { Spend::default() };
         books.run = books.run + took;
-        if let Some(job) = &mut books.job {
+        if let (Some(job), true) = (&mut books.job, self.stage != Stage::Waits) {
             job.settle(self.worst, took);
         }
         let is_within = took.money <= self.worst.money && took.tokens <= self.worst.tokens;
@@ -199,17 +216,8 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        let Some(books) = self.books.take() else { return };
-        let mut books = lock(&books);
-        books.reserved = books.reserved - self.worst;
-        if !self.is_sent {
-            return;
-        }
-        // Nobody knows what became of it.
-        books.run = books.run + self.worst;
-        if let Some(job) = &mut books.job {
-            job.settle(self.worst, self.worst);
-        }
+        // Nobody knows what became of it, if it was sent.
+        self.close(self.worst);
     }
 }
 
@@ -227,21 +235,30 @@ mod tests {
         Account::open(Budget { run, ..Budget::default() }, None)
     }
 
+    fn send(reservation: &mut Reservation) {
+        reservation.begin();
+        reservation.record().unwrap();
+    }
+
     #[test]
     fn the_worst_is_set_aside_and_what_was_not_taken_comes_back() {
         let account = account(100);
         let mut first = account.reserve(spend(60)).unwrap();
         assert_eq!(account.reserve(spend(60)).unwrap_err(), Refused::Later);
+        let mut unsent = account.reserve(spend(40)).unwrap();
+        unsent.begin();
+        drop(unsent);
+        assert_eq!(account.spent().tokens, 0);
         drop(account.reserve(spend(40)).unwrap());
-        first.begin().unwrap();
+        send(&mut first);
         assert!(!first.settle(spend(30)));
         assert_eq!(account.spent().tokens, 30);
         let mut second = account.reserve(spend(60)).unwrap();
-        second.begin().unwrap();
+        send(&mut second);
         drop(second);
         assert_eq!(account.spent().tokens, 90, "it may have been billed");
         let mut third = account.reserve(spend(5)).unwrap();
-        third.begin().unwrap();
+        send(&mut third);
         assert!(third.settle(spend(6)), "more than the worst case");
         assert_eq!(account.spent().tokens, 96);
         let Refused::Spent(words) = account.reserve(spend(11)).unwrap_err() else { panic!("not spent") };
@@ -253,7 +270,7 @@ mod tests {
         let account = Account::open(Budget::default(), None);
         assert!(!account.is_limited());
         let mut reservation = account.reserve(spend(u64::MAX)).unwrap();
-        reservation.begin().unwrap();
+        send(&mut reservation);
         assert!(!reservation.settle(spend(5)));
         assert_eq!(account.spent(), Spend::default());
     }

@@ -5,10 +5,10 @@
 //! total   picodollars u64, tokens u64, requests u64, CRC-32 of these    28 bytes
 //! ```
 //! All numbers are little-endian. The total is what requests took, and of those that are sent and not back their worst: a
-//! request of which only the sending is written may have been billed. It is written over before a request is sent, in
-//! one write, which a kill does not cut and which needs no room on most disks. What a request took less than its worst is
-//! written with the next that is sent, or when none is under way: after a kill no more of them count at their worst than
-//! were ever under way at once.
+//! request of which only the sending is written may have been billed. It is written over before a request is sent, once for
+//! all that are sent together, in one write, which a kill does not cut and which needs no room on most disks. What a request
+//! took less than its worst is written with the next that is sent, or when none is under way: after a kill no more of them
+//! count at their worst than were ever under way at once.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -33,8 +33,11 @@ pub struct Spending {
     path: PathBuf,
     file: Arc<File>,
     settled: Spend,
-    /// Requests that are sent and not settled, at their worst.
+    /// Requests that are about to be sent or sent, and not settled, at their worst.
     under_way: Spend,
+    /// How many requests were begun, and how many of them are in the file.
+    begun: u64,
+    recorded: u64,
     /// The total in the file; none where a write of it failed.
     written: Option<Spend>,
     /// What other machines spent.
@@ -96,7 +99,9 @@ impl Spending {
         store::replace(&path, &[HEADER.as_slice(), &[VERSION], &encode(settled)].concat())?;
         let file = OpenOptions::new().write(true).open(&path).map_err(StoreError::of("open", &path))?;
         let (under_way, others) = (Spend::default(), Spend::default());
-        Ok(Spending { path, file: Arc::new(file), settled, under_way, written: Some(settled), others })
+        let (begun, recorded) = (0, 0);
+        let file = Arc::new(file);
+        Ok(Spending { path, file, settled, under_way, begun, recorded, written: Some(settled), others })
     }
 
     /// What was spent, without requests that are under way, and with what other machines spent.
@@ -115,11 +120,16 @@ impl Spending {
         self.others = self.others + spent;
     }
 
-    /// Writes down that a request is sent, and its worst.
-    pub(super) fn begin(&mut self, worst: Spend) -> Result<(), StoreError> {
-        let before = self.under_way;
-        self.under_way = before + worst;
-        self.write().inspect_err(|_| self.under_way = before)
+    /// Counts a request as under way, at its worst; says which it is. It must be [recorded](Self::record) before it is sent.
+    pub(super) fn begin(&mut self, worst: Spend) -> u64 {
+        self.under_way = self.under_way + worst;
+        self.begun += 1;
+        self.begun
+    }
+
+    /// Writes down that this request is sent, if that is not written: with it go all that are begun.
+    pub(super) fn record(&mut self, nth: u64) -> Result<(), StoreError> {
+        if nth <= self.recorded { Ok(()) } else { self.write() }
     }
 
     /// Notes what a request took that was begun with this worst. Where that cannot be written later, its worst stands in
@@ -150,6 +160,7 @@ impl Spending {
             written.map_err(StoreError::of("write", &self.path))?;
             self.written = Some(total);
         }
+        self.recorded = self.begun;
         Ok(())
     }
 }
@@ -203,30 +214,39 @@ mod tests {
         Spend { money: Money::picodollars(tokens * 150_000), tokens, requests: 1 }
     }
 
+    fn send(spending: &mut Spending, tokens: u64) {
+        let nth = spending.begin(spend(tokens));
+        spending.record(nth).unwrap();
+    }
+
     #[test]
     fn what_was_spent_is_read_back_with_requests_under_way_at_their_worst() {
         let folder = tempfile::tempdir().unwrap();
         let read = || Spending::read(folder.path()).unwrap().map(|spend| spend.tokens);
         assert_eq!(read(), None);
         let mut spending = Spending::open(folder.path()).unwrap();
-        spending.begin(spend(100)).unwrap();
-        spending.begin(spend(7)).unwrap();
+        let first = spending.begin(spend(100));
+        assert_eq!(read(), Some(0), "it is not sent yet");
+        let second = spending.begin(spend(7));
+        spending.record(first).unwrap();
+        assert_eq!(read(), Some(107), "one write is for all that are begun");
         spending.settle(spend(100), spend(40));
+        spending.record(second).unwrap();
         assert_eq!(spending.settled().tokens, 40);
         assert_eq!(read(), Some(107), "what it took is written with the next");
-        spending.begin(spend(3)).unwrap();
+        send(&mut spending, 3);
         assert_eq!(read(), Some(50));
         assert_eq!(spending.here(), spend(40) + spend(7) + spend(3));
         // Nothing is flushed or closed: the file is as a kill leaves it.
         let mut next = Spending::open(folder.path()).unwrap();
         assert_eq!(next.settled(), spend(40) + spend(7) + spend(3));
         for _ in 0..1_000 {
-            next.begin(spend(2)).unwrap();
+            send(&mut next, 2);
             next.settle(spend(2), spend(1));
         }
         assert_eq!(read(), Some(1_050), "with none under way it is exact");
-        next.begin(spend(2)).unwrap();
-        next.begin(spend(2)).unwrap();
+        send(&mut next, 2);
+        send(&mut next, 2);
         next.settle(spend(2), spend(1));
         next.settle(spend(2), spend(9));
         assert_eq!(read(), Some(1_060), "more than its worst");
@@ -238,7 +258,7 @@ mod tests {
     fn damage_is_told_wherever_it_is() {
         let folder = tempfile::tempdir().unwrap();
         let mut spending = Spending::open(folder.path()).unwrap();
-        spending.begin(spend(100)).unwrap();
+        send(&mut spending, 100);
         spending.settle(spend(100), spend(40));
         let path = folder.path().join(NAME);
         let whole = std::fs::read(&path).unwrap();
