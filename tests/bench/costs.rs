@@ -1,8 +1,10 @@
 //! What it costs to keep figures, a budget and bounds on nonsense, and to be scraped: rows per second with and without.
 //!
-//! `cargo bench --bench costs`; `ENRICH_COSTS_ROUNDS` and `ENRICH_COSTS_ROWS` set how many. Runs of all kinds are
-//! interleaved beside a simulator without latency, so that everything that the program does shows; what matters are
-//! the ratios within a round, to the mean of its two runs of the bare job: what these differ by is the machine's noise.
+//! `cargo bench --bench costs`; `ENRICH_COSTS_ROUNDS` and `ENRICH_COSTS_ROWS` set how many. A job with and one without run
+//! at the same time on one core, which they share evenly, beside a simulator without latency on another: whatever else
+//! the machine does slows both alike, and everything that the program does shows. Nothing waits but for the core, so that
+//! rows per second of a core's time are what a run would do that had it to itself. The bare job against itself tells how
+//! far to trust the figures. It needs two cores and `taskset`, of util-linux.
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints")]
 #![expect(clippy::cast_precision_loss, reason = "figures for people")]
@@ -12,7 +14,7 @@ mod measure;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
@@ -22,8 +24,12 @@ use arrow::record_batch::RecordBatch;
 use measure::{Server, Used, enrich, median, watch};
 use parquet::arrow::ArrowWriter;
 
-const ROUNDS: usize = 12;
+const ROUNDS: usize = 6;
 const ROWS: usize = 100_000;
+
+/// The core of the simulator, and the one that two runs share.
+const SERVING: usize = 0;
+const RUNNING: usize = 1;
 
 const SCRAPE_EVERY: Duration = Duration::from_secs(1);
 
@@ -31,14 +37,20 @@ const NONE: &str = "[metrics]\nenabled = false\n[anomalies]\nmax_empty_rate = 1.
                     max_invalid_rate = 1.0\n";
 const BUDGET: &str = "[budget]\nmax_cost_usd = 1000\nmax_requests = 10_000_000\n";
 
-/// What is measured: a name, what the job has, and whether somebody scrapes its figures every second.
-const CASES: [(&str, &str, bool); 5] = [
-    ("none of it", NONE, false),
-    ("none of it, again", NONE, false),
-    ("figures and bounds", "", false),
-    ("and a budget", BUDGET, false),
-    ("and scraped", BUDGET, true),
+/// What is measured against the bare job: a name, what the job has, and whether somebody scrapes its figures every second.
+const CASES: [Case; 4] = [
+    Case { name: "none of it", more: NONE, is_scraped: false },
+    Case { name: "figures and bounds", more: "", is_scraped: false },
+    Case { name: "and a budget", more: BUDGET, is_scraped: false },
+    Case { name: "and scraped", more: BUDGET, is_scraped: true },
 ];
+
+#[derive(Clone, Copy)]
+struct Case {
+    name: &'static str,
+    more: &'static str,
+    is_scraped: bool,
+}
 
 fn job(url: &str, more: &str) -> String {
     format!(
@@ -61,15 +73,22 @@ fn make_source(folder: &Path, rows: i64) {
     writer.close().expect("a footer");
 }
 
+/// The program, on one core.
+fn pinned(core: usize) -> Command {
+    let mut command = Command::new("taskset");
+    command.args(["--cpu-list", &core.to_string()]).arg(enrich().get_program());
+    command
+}
+
 /// One whole run into a new target.
-fn run(folder: &Path, text: &str, is_scraped: bool) -> Used {
+fn run(folder: &Path, url: &str, case: Case) -> Used {
     // The table of figures stays: it is made once in the life of a job.
     let _ = std::fs::remove_dir_all(folder.join("target"));
-    let job = folder.join("job.toml");
-    std::fs::write(&job, text).expect("a job file");
-    let mut command = enrich();
-    command.args(["run", "--quiet"]).arg(&job).stderr(Stdio::inherit());
-    if !is_scraped {
+    let text = folder.join("job.toml");
+    std::fs::write(&text, job(url, case.more)).expect("a job file");
+    let mut command = pinned(RUNNING);
+    command.args(["run", "--quiet"]).arg(&text).stderr(Stdio::inherit());
+    if !case.is_scraped {
         return watch(command.spawn().expect("a run"));
     }
     let free = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port");
@@ -100,29 +119,22 @@ fn scrape(at: SocketAddr) -> std::io::Result<String> {
     Ok(text)
 }
 
-/// The change in percent that a ratio of times comes to, as a rate or as a cost.
-#[derive(Clone, Copy)]
-enum As {
-    Rate,
-    Cost,
+/// CPU seconds of the bare job and of a case, at the same time, each in its folder.
+fn side_by_side(folders: [&Path; 2], url: &str, case: Case) -> [f64; 2] {
+    let [of_bare, of_case] = folders;
+    std::thread::scope(|scope| {
+        let bare = scope.spawn(|| run(of_bare, url, CASES[0]));
+        let own = run(of_case, url, case);
+        [bare.join().expect("the bare job").cpu, own.cpu]
+    })
 }
 
-/// What a case changes against the bare job, in percent, over the rounds: the median, the mean, and the standard error
-/// of the mean.
-fn changes(used: &[Vec<Used>], case: usize, get: fn(&Used) -> f64, told: As) -> [f64; 3] {
-    let change = |(round, own): (usize, &Used)| {
-        let bare = f64::midpoint(get(&used[0][round]), get(&used[1][round]));
-        let ratio = match told {
-            As::Rate => bare / get(own),
-            As::Cost => get(own) / bare,
-        };
-        (ratio - 1.0) * 100.0
-    };
-    let changes: Vec<f64> = used[case].iter().enumerate().map(change).collect();
-    let rounds = changes.len() as f64;
-    let mean = changes.iter().sum::<f64>() / rounds;
-    let squares: f64 = changes.iter().map(|change| (change - mean).powi(2)).sum();
-    [median(changes), mean, (squares / (rounds - 1.0) / rounds).sqrt()]
+/// The mean of some values and its standard error.
+fn mean(values: &[f64]) -> (f64, f64) {
+    let count = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / count;
+    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+    (mean, (squares / (count - 1.0) / count).sqrt())
 }
 
 fn number(name: &str, default: usize) -> usize {
@@ -131,35 +143,44 @@ fn number(name: &str, default: usize) -> usize {
 
 fn main() {
     let (rounds, rows) = (number("ENRICH_COSTS_ROUNDS", ROUNDS), number("ENRICH_COSTS_ROWS", ROWS));
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    assert!(cores > RUNNING, "two cores are needed: one for the simulator, one for two runs");
     let folder = tempfile::tempdir().expect("a folder");
-    let folder = folder.path();
-    make_source(folder, i64::try_from(rows).expect("a number of rows"));
-    let server = Server::start(folder, &job("simulator", NONE));
-    let mut used: Vec<Vec<Used>> = vec![Vec::new(); CASES.len()];
-    // One of each first, for what is made once.
-    for (_, more, is_scraped) in CASES {
-        run(folder, &job(&server.url, more), is_scraped);
+    let folders = ["a", "b"].map(|name| folder.path().join(name));
+    for folder in &folders {
+        std::fs::create_dir(folder).expect("a folder");
+        make_source(folder, i64::try_from(rows).expect("a number of rows"));
     }
-    for _ in 0..rounds {
+    let server = Server::start(pinned(SERVING), folder.path(), &job("simulator", NONE));
+    let [a, b] = [folders[0].as_path(), folders[1].as_path()];
+    // One of each first, for what is made once.
+    for folder in [a, b] {
+        for case in CASES {
+            run(folder, &server.url, case);
+        }
+    }
+    let mut used = vec![Vec::new(); CASES.len()];
+    for round in 0..rounds {
+        let folders = if round.is_multiple_of(2) { [a, b] } else { [b, a] };
         let mut order: Vec<usize> = (0..CASES.len()).collect();
         fastrand::shuffle(&mut order);
         for at in order {
-            let (_, more, is_scraped) = CASES[at];
-            used[at].push(run(folder, &job(&server.url, more), is_scraped));
+            used[at].push(side_by_side(folders, &server.url, CASES[at]));
         }
     }
     println!(
-        "zero latency, {rows} rows in batches of 1,000, 64 at once, {rounds} rounds; against the bare job of the same \
-         round: median; mean and its standard error"
+        "zero latency, {rows} rows in batches of 1,000, 64 requests at once, {rounds} rounds, each beside the bare job on \
+         the same core; changes with their standard errors"
     );
-    for (case, (own, (name, ..))) in used.iter().zip(&CASES).enumerate() {
-        let rate = rows as f64 / median(own.iter().map(|used| used.wall).collect());
-        let cpu = median(own.iter().map(|used| used.cpu).collect());
-        let [middle, mean, error] = changes(&used, case, |used| used.wall, As::Rate);
-        let [cost, mean_cost, cost_error] = changes(&used, case, |used| used.cpu, As::Cost);
+    for (pairs, case) in used.iter().zip(&CASES) {
+        let rate = |at: usize| rows as f64 / median(pairs.iter().map(|pair: &[f64; 2]| pair[at]).collect());
+        let changes: Vec<f64> = pairs.iter().map(|[bare, own]| (bare / own - 1.0) * 100.0).collect();
+        let (change, error) = mean(&changes);
         println!(
-            "  {name:<20} {rate:>7.0} rows per second ({middle:+.1} %; {mean:+.1} ± {error:.1}), {cpu:.2} s of CPU \
-             ({cost:+.1} %; {mean_cost:+.1} ± {cost_error:.1})"
+            "  {:<20} {:>7.0} rows per second of a core, without {:>7.0} ({change:+.2} % ± {error:.2})",
+            case.name,
+            rate(1),
+            rate(0)
         );
     }
 }

@@ -68,7 +68,7 @@ fn main() {
     let folder = tempfile::tempdir().expect("a folder");
     let folder = folder.path();
     make_source(folder);
-    let server = Server::start(folder, &job("simulator", PLAIN, 1));
+    let server = Server::start(enrich(), folder, &job("simulator", PLAIN, 1));
     let mut rates: Vec<Vec<f64>> = vec![Vec::new(); CASES.len()];
     for _ in 0..ROUNDS {
         for ((_, step, together), rates) in CASES.iter().zip(&mut rates) {

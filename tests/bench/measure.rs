@@ -64,10 +64,10 @@ pub(crate) struct Server {
 
 impl Server {
     /// Serves with what a job file says of the simulator.
-    pub(crate) fn start(folder: &Path, job_text: &str) -> Server {
+    pub(crate) fn start(mut program: Command, folder: &Path, job_text: &str) -> Server {
         let job = folder.join("simulator.toml");
         std::fs::write(&job, job_text).expect("a job file");
-        let mut child = enrich()
+        let mut child = program
             .args(["simulate", "--port", "0"])
             .arg(&job)
             .stdout(Stdio::piped())

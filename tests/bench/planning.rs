@@ -117,7 +117,7 @@ async fn main() {
         let place = folder.path().join(name);
         std::fs::create_dir_all(&place).expect("a folder");
         let text = job_text("simulator", "") + &format!("[simulator]\nlatency = \"{latency}\"\n");
-        Server::start(&place, &text)
+        Server::start(enrich(), &place, &text)
     };
     let (fast, slow) = (simulator("fast", "0ms"), simulator("slow", "60s"));
     println!(

@@ -150,7 +150,7 @@ fn journal_cost(folder: &Path) -> f64 {
 fn main() {
     let folder = tempfile::tempdir().expect("a folder");
     let folder = folder.path();
-    let server = Server::start(folder, &job_text("simulator", "unused", BATCH, ""));
+    let server = Server::start(enrich(), folder, &job_text("simulator", "unused", BATCH, ""));
     let rows = 100_000;
     make_source(folder, rows);
     let (mut rates, mut cpus, mut loads, mut name) = (Vec::new(), Vec::new(), Vec::new(), None);
@@ -193,6 +193,7 @@ fn main() {
     for (kind, sigma, rows) in [("fixed", 0.0, 20_000_i64), ("log-normal", 0.5, 20_000)] {
         let latency = 0.1;
         let server = Server::start(
+            enrich(),
             folder,
             &job_text("simulator", "unused", BATCH, &format!("latency = \"100ms\"\nlatency_sigma = {sigma}")),
         );
