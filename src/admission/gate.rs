@@ -146,7 +146,8 @@ impl Admission {
         }
     }
 
-    /// Whether a request may go, as far as pauses and those in flight tell, whatever it costs. It takes nothing.
+    /// Whether a request may go, as far as pauses and those in flight tell, whatever it costs. It takes nothing; a pause
+    /// that is over ends.
     ///
     /// # Errors
     /// When it may not.
@@ -167,6 +168,11 @@ impl Admission {
             return Err(Held::WhenOneEnds);
         }
         Ok(())
+    }
+
+    /// What waited for a place is not going to be sent.
+    pub fn nobody_waits(&mut self) {
+        self.is_bound = false;
     }
 
     /// Takes everything that a request needs, or nothing.

@@ -20,7 +20,7 @@ use super::retry::{Due, Pending};
 use super::standing::{News, Standing};
 use super::together::Together;
 use super::told::Told;
-use crate::admission::{Admission, Cost, Health, Ticket};
+use crate::admission::{Admission, Cost, Health, Held, Ticket};
 use crate::clock::{self, Instant, Jitter};
 use crate::config::{Provider, RetryPolicy};
 use crate::event::{Event, Voice, Waiting};
@@ -209,7 +209,10 @@ impl<A: Ask> Dispatcher<A> {
     async fn land_all(&mut self, landed: Result<Flight, JoinError>) -> Result<(), Gone> {
         stand_back().await;
         self.land(landed).await?;
-        while let Some(landed) = self.flights.try_join_next() {
+        // As far as nobody must wait for who hears of them: the provider is not to be left idle meanwhile.
+        while self.wires.outbox.capacity() > 0
+            && let Some(landed) = self.flights.try_join_next()
+        {
             self.land(landed).await?;
         }
         Ok(())
@@ -314,9 +317,9 @@ impl<A: Ask> Dispatcher<A> {
                 self.linger = Some(until);
                 return None;
             }
-            // Only when there is room: what it may cost is looked for in the rows themselves.
-            if let Err(held) = self.admission.room(now) {
-                return held.until();
+            // What it may cost is looked for in the rows themselves: not before one could go.
+            if self.admission.room(now) == Err(Held::WhenOneEnds) {
+                return None;
             }
             let cost =
                 if counts_tokens && self.doubt != Doubt::Wanted { self.cost(group) } else { Cost::default() };
@@ -424,8 +427,8 @@ impl<A: Ask> Dispatcher<A> {
     async fn abort(&mut self) {
         self.flights.abort_all();
         while let Some(landed) = self.flights.join_next().await {
-            let Ok(Flight { rows, landed, bill, .. }) = landed else { continue };
-            self.desk.book(bill);
+            let Ok(Flight { rows, landed, reservation, .. }) = landed else { continue };
+            drop(reservation);
             let Landed::Paid { shares, .. } = landed else { continue };
             for (pending, paid) in rows.into_iter().zip(shares) {
                 let Some(paid) = paid else { continue };
@@ -448,6 +451,7 @@ impl<A: Ask> Dispatcher<A> {
     }
 
     fn take_unsent(&mut self) -> Vec<Pending> {
+        self.admission.nobody_waits();
         let due = std::mem::take(&mut self.due).into_iter().map(|due| due.pending);
         let doubted = std::mem::take(&mut self.doubted).into_iter().map(|(pending, _)| pending);
         std::mem::take(&mut self.ready).into_iter().chain(due).chain(doubted).collect()

@@ -71,7 +71,7 @@ impl<A: Ask> Desk<A> {
         let params = rows.first().map(|pending| Arc::clone(&pending.request.params)).unwrap_or_default();
         let left = rows.iter().map(Pending::left).min().unwrap_or_default();
         let Sent { result, limits, may_be_billed } = self.endpoint.ask(&questions, &params, left).await;
-        let bill = self.bill(reservation, result.as_ref().ok(), may_be_billed);
+        self.bill(&mut reservation, result.as_ref().ok(), may_be_billed);
         let landed = match result {
             Ok(paid) => {
                 let tokens = decode::facts(&paid.response).tokens;
@@ -85,7 +85,7 @@ impl<A: Ask> Desk<A> {
             }
             Err(failure) => Landed::Failed(failure),
         };
-        Flight { ticket, limits, took: clock::now() - started, landed, rows, bill }
+        Flight { ticket, limits, took: clock::now() - started, landed, rows, reservation }
     }
 
     /// Asks what every provider can answer that works at all.
@@ -103,12 +103,12 @@ impl<A: Ask> Desk<A> {
         let params = Params { max_tokens: is_limited.then_some(HARMLESS_TOKENS), ..params };
         let Sent { result, limits, may_be_billed } =
             self.endpoint.ask(&[question], &params, HARMLESS_TIMEOUT).await;
-        let bill = self.bill(reservation, result.as_ref().ok(), may_be_billed);
+        self.bill(&mut reservation, result.as_ref().ok(), may_be_billed);
         let landed = match result {
             Ok(_) => Landed::Paid { shares: Vec::new(), tokens: None },
             Err(failure) => Landed::Failed(failure),
         };
-        Flight { ticket, limits, took: clock::now() - started, landed, rows: Vec::new(), bill }
+        Flight { ticket, limits, took: clock::now() - started, landed, rows: Vec::new(), reservation }
     }
 
     /// The most that questions can take which are asked together.
@@ -140,28 +140,21 @@ impl<A: Ask> Desk<A> {
         Ok(())
     }
 
-    /// Books what a request took.
-    pub(super) fn book(&self, bill: Bill) {
-        let Bill { reservation, took } = bill;
-        let worst = reservation.worst();
-        if reservation.settle(took) {
-            let text = format!(
-                "{} billed {} and {} tokens for a request that should take {} and {} at most; the budget can be exceeded by what is in flight",
-                self.provider, took.money, took.tokens, worst.money, worst.tokens
-            );
-            self.voice.say(&Event::Notice(&text));
-        }
-    }
-
-    /// What a request took: a failure that may have been billed counts at its worst.
-    fn bill(&self, reservation: Reservation, paid: Option<&Paid>, may_be_billed: bool) -> Bill {
+    /// Notes what a request took: a failure that may have been billed counts at its worst.
+    fn bill(&self, reservation: &mut Reservation, paid: Option<&Paid>, may_be_billed: bool) {
         let worst = reservation.worst();
         let took = match paid {
             Some(paid) => self.spend(paid, worst),
             None if may_be_billed => worst,
             None => Spend::default(),
         };
-        Bill { reservation, took }
+        if reservation.took(took) {
+            let text = format!(
+                "{} billed {} and {} tokens for a request that should take {} and {} at most; the budget can be exceeded by what is in flight",
+                self.provider, took.money, took.tokens, worst.money, worst.tokens
+            );
+            self.voice.say(&Event::Notice(&text));
+        }
     }
 
     /// What an answer took; the worst where neither provider nor price list says.
@@ -186,23 +179,16 @@ pub(super) struct Flight {
     pub(super) landed: Landed,
     /// None for a harmless question.
     pub(super) rows: Vec<Pending>,
-    pub(super) bill: Bill,
+    /// The task that sets aside drops it, which books what the attempt took.
+    pub(super) reservation: Reservation,
 }
 
 impl Flight {
     /// An attempt of which it could not be written down that it is sent.
     fn unsent(rows: Vec<Pending>, ticket: Ticket, reservation: Reservation, error: JournalError) -> Self {
-        let bill = Bill { reservation, took: Spend::default() };
         let (limits, took) = (Limits::default(), Duration::ZERO);
-        Flight { ticket, limits, took, landed: Landed::Unsent(error), rows, bill }
+        Flight { ticket, limits, took, landed: Landed::Unsent(error), rows, reservation }
     }
-}
-
-/// What an attempt took of what was set aside for it. It is booked by the task that sets aside; where nobody does, the
-/// attempt counts at its worst.
-pub(super) struct Bill {
-    reservation: Reservation,
-    took: Spend,
 }
 
 /// How an attempt ended.

@@ -26,7 +26,7 @@ struct Course<'a> {
 
 impl<A: Ask> Dispatcher<A> {
     pub(super) async fn land(&mut self, landed: Result<Flight, JoinError>) -> Result<(), Gone> {
-        let Flight { ticket, limits, took, landed, rows, bill } = match landed {
+        let Flight { ticket, limits, took, landed, rows, reservation } = match landed {
             Ok(flight) => flight,
             // The row would never come back: better that the run ends.
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
@@ -35,7 +35,8 @@ impl<A: Ask> Dispatcher<A> {
                 return Ok(());
             }
         };
-        self.desk.book(bill);
+        // Books what it took, before anybody hears of it.
+        drop(reservation);
         let now = clock::now();
         if rows.is_empty() {
             return self.land_harmless(landed, &ticket, &limits, now).await;
@@ -178,6 +179,12 @@ impl<A: Ask> Dispatcher<A> {
     ) -> Result<(), Gone> {
         self.doubt = Doubt::None;
         let failure = match landed {
+            Landed::Unsent(error) => {
+                self.admission.abandoned();
+                let doubted = || self.doubted.pop().map(|(pending, _)| pending);
+                let row = self.ready.pop_front().or_else(doubted);
+                return self.give_up(row.into_iter().collect(), Verdict::Lost(error)).await;
+            }
             // It answers, whatever it thinks of the question.
             Landed::Failed(failure) if failure.class.policy() != Policy::Reject => failure,
             _ => {

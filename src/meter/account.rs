@@ -1,7 +1,8 @@
 //! The budget of a job: the worst that a request can take is set aside before it is sent, and what it took is
 //! booked when it is back.
 //!
-//! What is set aside and never booked counts as spent at its worst: nobody knows whether the provider billed it.
+//! What is set aside for a request that is sent, and of which nothing is heard, counts as spent at its worst: nobody
+//! knows whether the provider billed it.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -74,18 +75,20 @@ impl Account {
         self.0.is_some()
     }
 
-    /// Sets aside what a request can take. Dropping the reservation gives it back.
+    /// Sets aside what a request can take. Dropping the reservation gives it back, or books what the request took.
     ///
     /// # Errors
     /// When there is not so much left, now or at all.
     pub fn reserve(&self, worst: Spend) -> Result<Reservation, Refused> {
-        let Some(books) = &self.0 else { return Ok(Reservation { books: None, worst, stage: Stage::Waits }) };
+        let Some(books) = &self.0 else {
+            return Ok(Reservation { books: None, worst, took: worst, stage: Stage::Waits });
+        };
         {
             let mut books = lock(books);
             books.check(worst)?;
             books.reserved = books.reserved + worst;
         }
-        Ok(Reservation { books: Some(Arc::clone(books)), worst, stage: Stage::Waits })
+        Ok(Reservation { books: Some(Arc::clone(books)), worst, took: worst, stage: Stage::Waits })
     }
 
     /// What this run spent so far.
@@ -151,11 +154,14 @@ pub fn over(scope: &str, allowance: &Allowance, spent: Spend, worst: Spend) -> O
     Some(format!("{scope}.max_requests is {most}, and so many are sent"))
 }
 
-/// What is set aside for a request.
+/// What is set aside for a request. When it is dropped what the request took is booked: nothing if it was not sent, and
+/// its worst if nothing was heard.
 #[derive(Debug)]
 pub struct Reservation {
+    /// None once it is booked.
     books: Option<Arc<Mutex<Books>>>,
     worst: Spend,
+    took: Spend,
     stage: Stage,
 }
 
@@ -188,23 +194,27 @@ impl Reservation {
         Ok(())
     }
 
-    /// Books what the request took; nothing if it was not sent. The first time that it is more than the worst case it says
-    /// so.
-    pub fn settle(mut self, took: Spend) -> bool {
-        self.close(took)
-    }
-
-    fn close(&mut self, took: Spend) -> bool {
+    /// Tells what the request took. More than the worst case, which nothing covers that is written, is booked at once;
+    /// the first time it says so.
+    pub fn took(&mut self, took: Spend) -> bool {
+        self.took = took;
+        let is_within = took.money <= self.worst.money && took.tokens <= self.worst.tokens;
+        if is_within {
+            return false;
+        }
         let Some(books) = self.books.take() else { return false };
         let mut books = lock(&books);
+        self.book(&mut books);
+        !std::mem::replace(&mut books.was_exceeded, true)
+    }
+
+    fn book(&self, books: &mut Books) {
         books.reserved = books.reserved - self.worst;
-        let took = if self.stage == Stage::Sent { took } else { Spend::default() };
+        let took = if self.stage == Stage::Sent { self.took } else { Spend::default() };
         books.run = books.run + took;
         if let (Some(job), true) = (&mut books.job, self.stage != Stage::Waits) {
             job.settle(self.worst, took);
         }
-        let is_within = took.money <= self.worst.money && took.tokens <= self.worst.tokens;
-        !is_within && !std::mem::replace(&mut books.was_exceeded, true)
     }
 
     /// What the request can take.
@@ -216,8 +226,9 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        // Nobody knows what became of it, if it was sent.
-        self.close(self.worst);
+        if let Some(books) = self.books.take() {
+            self.book(&mut lock(&books));
+        }
     }
 }
 
@@ -251,7 +262,9 @@ mod tests {
         assert_eq!(account.spent().tokens, 0);
         drop(account.reserve(spend(40)).unwrap());
         send(&mut first);
-        assert!(!first.settle(spend(30)));
+        assert!(!first.took(spend(30)));
+        assert_eq!(account.spent().tokens, 0, "it is booked by who drops it");
+        drop(first);
         assert_eq!(account.spent().tokens, 30);
         let mut second = account.reserve(spend(60)).unwrap();
         send(&mut second);
@@ -259,8 +272,10 @@ mod tests {
         assert_eq!(account.spent().tokens, 90, "it may have been billed");
         let mut third = account.reserve(spend(5)).unwrap();
         send(&mut third);
-        assert!(third.settle(spend(6)), "more than the worst case");
-        assert_eq!(account.spent().tokens, 96);
+        assert!(third.took(spend(6)), "more than the worst case");
+        assert_eq!(account.spent().tokens, 96, "at once");
+        drop(third);
+        assert_eq!(account.spent().tokens, 96, "and once");
         let Refused::Spent(words) = account.reserve(spend(11)).unwrap_err() else { panic!("not spent") };
         assert_eq!(words, "budget.run.max_tokens is 100: 96 are spent, and the next request may take 11");
     }
@@ -271,7 +286,8 @@ mod tests {
         assert!(!account.is_limited());
         let mut reservation = account.reserve(spend(u64::MAX)).unwrap();
         send(&mut reservation);
-        assert!(!reservation.settle(spend(5)));
+        assert!(!reservation.took(spend(5)));
+        drop(reservation);
         assert_eq!(account.spent(), Spend::default());
     }
 

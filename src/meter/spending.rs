@@ -129,7 +129,9 @@ impl Spending {
 
     /// Writes down that this request is sent, if that is not written: with it go all that are begun.
     pub(super) fn record(&mut self, nth: u64) -> Result<(), StoreError> {
-        if nth <= self.recorded { Ok(()) } else { self.write() }
+        // Nobody knows what a write that failed has left in the file.
+        let is_recorded = nth <= self.recorded && self.written.is_some();
+        if is_recorded { Ok(()) } else { self.write() }
     }
 
     /// Notes what a request took that was begun with this worst. Where that cannot be written later, its worst stands in
@@ -252,6 +254,22 @@ mod tests {
         assert_eq!(read(), Some(1_060), "more than its worst");
         drop(next);
         assert_eq!(read(), Some(1_060));
+    }
+
+    #[test]
+    fn after_a_write_that_failed_none_is_sent_before_one_succeeds() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut spending = Spending::open(folder.path()).unwrap();
+        let [first, second] = [spending.begin(spend(100)), spending.begin(spend(7))];
+        spending.record(first).unwrap();
+        let whole = Arc::clone(&spending.file);
+        spending.file = Arc::new(File::open(folder.path().join(NAME)).unwrap());
+        let third = spending.begin(spend(3));
+        spending.record(third).unwrap_err();
+        spending.record(second).unwrap_err();
+        spending.file = whole;
+        spending.record(second).unwrap();
+        assert_eq!(Spending::read(folder.path()).unwrap().unwrap().tokens, 110);
     }
 
     #[test]
