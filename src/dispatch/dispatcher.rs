@@ -363,7 +363,7 @@ impl<A: Ask> Dispatcher<A> {
             let counted = pending.input(encoding);
             let Request { receipt, params, .. } = &pending.request;
             let (input, output) =
-                self.meter.expect(&receipt.step, pending.request.bytes(), params.max_tokens);
+                self.meter.expect(&receipt.step, pending.request.question.bytes(), params.max_tokens);
             cost.input += counted.unwrap_or(input);
             if params.vectors.is_none() {
                 cost.output += output;

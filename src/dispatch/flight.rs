@@ -213,7 +213,7 @@ fn shared(rows: &[Pending], params: &Params, paid: Paid) -> Result<Vec<Share>, F
     if params.vectors.is_none() {
         return Ok(vec![Some(Box::new(paid))]);
     }
-    let bytes: Vec<usize> = rows.iter().map(|pending| pending.request.bytes()).collect();
+    let bytes: Vec<usize> = rows.iter().map(|pending| pending.request.question.bytes()).collect();
     let own = |body: Option<Bytes>| {
         let Some(body) = body else { return Ok(None) };
         let response = decode::parse(&body)?;

@@ -98,7 +98,7 @@ impl<A: Ask> Dispatcher<A> {
     ) -> Result<(), Gone> {
         self.admission.answered(course.ticket, tokens, course.limits, course.now);
         if let (Some(tokens), Some(first)) = (tokens, rows.first()) {
-            let bytes = rows.iter().map(|pending| pending.request.bytes()).sum();
+            let bytes = rows.iter().map(|pending| pending.request.question.bytes()).sum();
             self.meter.learn(&first.request.receipt.step, bytes, tokens);
         }
         self.end_doubt().await?;

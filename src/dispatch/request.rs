@@ -57,12 +57,6 @@ impl Request {
         let question = Arc::new(self.question.repaired(said, complaint));
         Request { question, earlier, tried: 0, ..self }
     }
-
-    /// Bytes of the messages.
-    #[must_use]
-    pub fn bytes(&self) -> usize {
-        self.question.bytes()
-    }
 }
 
 /// Where the answer to a request is kept before anybody hears of it.

@@ -36,7 +36,7 @@ impl Together {
         let mut count = 0;
         for pending in ready {
             let cell = pending.request.cell;
-            bytes += pending.request.bytes();
+            bytes += pending.request.question.bytes();
             most = most.min(pending.together);
             let fits = count < most && (bytes <= self.bytes || count == 0);
             if !fits || cell.batch != batch || cell.step != step {

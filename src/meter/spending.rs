@@ -35,11 +35,10 @@ pub struct Spending {
     settled: Spend,
     /// Requests that are about to be sent or sent, and not settled, at their worst.
     under_way: Spend,
-    /// How many requests were begun, and how many of them are in the file.
+    /// How many requests were begun.
     begun: u64,
-    recorded: u64,
-    /// The total in the file; none where a write of it failed.
-    written: Option<Spend>,
+    /// The total in the file, and how many that were begun it tells of; none where a write of it failed.
+    written: Option<(Spend, u64)>,
     /// What other machines spent.
     others: Spend,
 }
@@ -99,9 +98,8 @@ impl Spending {
         store::replace(&path, &[HEADER.as_slice(), &[VERSION], &encode(settled)].concat())?;
         let file = OpenOptions::new().write(true).open(&path).map_err(StoreError::of("open", &path))?;
         let (under_way, others) = (Spend::default(), Spend::default());
-        let (begun, recorded) = (0, 0);
-        let file = Arc::new(file);
-        Ok(Spending { path, file, settled, under_way, begun, recorded, written: Some(settled), others })
+        let (file, written) = (Arc::new(file), Some((settled, 0)));
+        Ok(Spending { path, file, settled, under_way, begun: 0, written, others })
     }
 
     /// What was spent, without requests that are under way, and with what other machines spent.
@@ -129,8 +127,7 @@ impl Spending {
 
     /// Writes down that this request is sent, if that is not written: with it go all that are begun.
     pub(super) fn record(&mut self, nth: u64) -> Result<(), StoreError> {
-        // Nobody knows what a write that failed has left in the file.
-        let is_recorded = nth <= self.recorded && self.written.is_some();
+        let is_recorded = self.written.is_some_and(|(_, begun)| nth <= begun);
         if is_recorded { Ok(()) } else { self.write() }
     }
 
@@ -156,13 +153,12 @@ impl Spending {
 
     fn write(&mut self) -> Result<(), StoreError> {
         let total = self.here();
-        if self.written != Some(total) {
-            self.written = None;
+        // Nobody knows what a write that failed has left in the file.
+        if self.written.take().is_none_or(|(written, _)| written != total) {
             let written = self.file.write_all_at(&encode(total), HEAD as u64);
             written.map_err(StoreError::of("write", &self.path))?;
-            self.written = Some(total);
         }
-        self.recorded = self.begun;
+        self.written = Some((total, self.begun));
         Ok(())
     }
 }
