@@ -1,25 +1,26 @@
 //! The state of one provider: pauses, breaker, requests in flight, and the quotas behind them.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::concurrency::Concurrency;
-use super::learned::Learned;
+use super::failures::Failures;
+use super::learned::{Healthy, Learned};
 use super::pace::Known;
 use super::quotas::{Cost, Quotas, Taken};
+use super::throttling::{Remedy, Tally, Throttling};
 use crate::clock::{Instant, Jitter};
 use crate::config::Provider;
 use crate::event::{Gauge, Waiting};
-use crate::fault::{Class, Failure};
+use crate::fault::{Class, Failure, Scarce};
 use crate::ident::{Cell, Tokens};
 use crate::wire::Limits;
 
-/// So many rows, one failure after the other, open the breaker. Rows, not attempts: a few rows that the
-/// provider chokes on are not an outage.
-const BREAKER_ROWS: usize = 10;
-/// Of so many attempts, this share of failures by as many rows opens it too.
-const BREAKER_ATTEMPTS: usize = 40;
-const BREAKER_SHARE: f64 = 0.75;
+/// What a new answer adds to the time that an answer is known to take.
+const LATENCY_WEIGHT: f64 = 0.05;
+/// A request in flight may yet be answered for so many times as long as an answer takes, and for so long besides.
+const PATIENCE_LATENCIES: u32 = 4;
+const PATIENCE: Duration = Duration::from_millis(500);
 const FIRST_PROBE: Duration = Duration::from_secs(2);
 pub(super) const LAST_PROBE: Duration = Duration::from_secs(60);
 const FIRST_PAUSE: Duration = Duration::from_millis(300);
@@ -48,7 +49,10 @@ impl Held {
 /// What was granted to a request, to be given back with what came of it.
 #[derive(Clone, Copy, Debug)]
 pub struct Ticket {
+    number: u64,
     generation: u64,
+    /// Requests that were sent in a second then.
+    rate: f64,
     taken: Taken,
 }
 
@@ -57,8 +61,12 @@ pub struct Ticket {
 pub enum Blame {
     /// It was one of the row's attempts.
     Row,
+    /// It was a refusal that meets this request while others are answered.
+    Request,
     /// It was the provider's trouble; the row loses nothing.
     Provider,
+    /// Most of what it is asked fails, and it still answers now and then: the row loses nothing, up to a bound.
+    Brownout,
     /// It was the row's last attempt, and nobody has been answered since it was sent: whoever is answered
     /// next tells.
     Doubt,
@@ -81,43 +89,55 @@ pub enum Health {
 #[derive(Debug)]
 pub struct Admission {
     concurrency: Concurrency,
-    in_flight: u32,
-    /// Requests that were sent, and those that were refused for being too many.
+    /// When each request in flight was sent.
+    in_flight: BTreeMap<u64, Instant>,
+    /// Time that an answer takes; old ones fade.
+    latency: Duration,
+    /// Requests that were sent.
     requests: u64,
-    refusals: u64,
     /// Whether a request waits for the place of another one, as far as was looked last.
     is_bound: bool,
     quotas: Quotas,
     blocked_until: Option<Instant>,
-    /// Rows whose attempts failed since the last answer.
-    failing: BTreeSet<Cell>,
-    /// The newest attempts: the rows of those that failed.
-    newest: VecDeque<Option<Cell>>,
+    failures: Failures,
+    throttling: Throttling,
     /// Pauses and probes since the last answer.
     streak: u32,
     is_open: bool,
     /// When the provider last answered.
     answered: Option<Instant>,
-    /// When the first of the failing attempts was sent.
-    failing_from: Option<Instant>,
     /// Rises with each pause; tells what was sent before it.
     generation: u64,
     /// Requests of this generation that are in flight while it is not known to be welcome.
     probing: u32,
     failing_since: Option<Instant>,
+    /// Whether rows can be asked elsewhere while this provider is left alone.
+    has_fallback: bool,
+    /// What its health is remembered by.
+    identity: String,
     max_retry_after: Duration,
     outage_deadline: Duration,
     jitter: Jitter,
 }
 
 impl Admission {
-    /// The state of a provider at the start of a run, with what a former one learned: one request alone
-    /// until something is heard.
+    /// The state of a provider at the start of a run, with what a former one learned: one request alone until
+    /// something is heard, or as many at once as were answered within the last day.
     #[must_use]
-    pub fn new(provider: &Provider, learned: &Learned, now: Instant, jitter: Jitter) -> Self {
+    pub fn new(
+        provider: &Provider,
+        learned: &Learned,
+        has_fallback: bool,
+        now: Instant,
+        jitter: Jitter,
+    ) -> Self {
         let mut concurrency = Concurrency::new(provider.max_concurrency, provider.learns_concurrency);
         if let Some(limit) = learned.concurrency {
             concurrency.remember(limit);
+        }
+        let identity = Healthy::identity(provider);
+        if let Some(healthy) = learned.healthy.as_ref().filter(|healthy| healthy.holds(&identity)) {
+            concurrency.open_with(healthy.in_flight);
         }
         let mut quotas = Quotas::new(provider, now);
         let a_second = |per_minute: Option<f64>| per_minute.map(|limit| limit / 60.0);
@@ -125,21 +145,22 @@ impl Admission {
         quotas.remember(a_second(requests), a_second(tokens), learned.token_charge, now);
         Admission {
             concurrency,
-            in_flight: 0,
+            in_flight: BTreeMap::new(),
+            latency: Duration::ZERO,
             requests: 0,
-            refusals: 0,
             is_bound: false,
             quotas,
             blocked_until: None,
-            failing: BTreeSet::new(),
-            newest: VecDeque::new(),
+            failures: Failures::default(),
+            throttling: Throttling::new(now),
             streak: 0,
             is_open: false,
             answered: None,
-            failing_from: None,
             generation: 0,
             probing: 0,
             failing_since: None,
+            has_fallback,
+            identity,
             max_retry_after: provider.retry.max_retry_after,
             outage_deadline: provider.retry.outage_deadline,
             jitter,
@@ -163,7 +184,7 @@ impl Admission {
         }
         // What was refused again and again is tried with one request.
         let is_probe = self.is_open || self.streak > 1;
-        if self.in_flight >= self.concurrency.now() || (is_probe && self.probing > 0) {
+        if self.requests_in_flight() >= self.concurrency.now() || (is_probe && self.probing > 0) {
             self.is_bound = true;
             return Err(Held::WhenOneEnds);
         }
@@ -181,12 +202,14 @@ impl Admission {
     /// When it cannot go now.
     pub fn admit(&mut self, cost: Cost, now: Instant) -> Result<Ticket, Held> {
         self.room(now)?;
-        let taken = self.quotas.take(cost, self.in_flight == 0, now);
+        let holds_rate = self.throttling.holds_rate(self.quotas.rate(), now);
+        let taken = self.quotas.take(cost, self.in_flight.is_empty(), holds_rate, now);
         let taken = taken.map_err(|(wait, why)| Held::Until(now + wait, why))?;
-        self.in_flight += 1;
         self.requests += 1;
         self.probing += 1;
-        Ok(Ticket { generation: self.generation, taken })
+        self.in_flight.insert(self.requests, now);
+        let rate = self.throttling.sends(now);
+        Ok(Ticket { number: self.requests, generation: self.generation, rate, taken })
     }
 
     /// Whether anything counts tokens, so that a request's cost matters.
@@ -207,10 +230,11 @@ impl Admission {
         self.ended(ticket);
         self.quotas.answered(&ticket.taken, tokens, limits, now);
         self.answered = Some(now);
-        self.note(None);
-        if ticket.generation != self.generation
-            || self.failing_from.is_some_and(|from| ticket.taken.at < from)
-        {
+        let took = now.saturating_duration_since(ticket.taken.at);
+        self.latency = self.latency.mul_f64(1.0 - LATENCY_WEIGHT) + took.mul_f64(LATENCY_WEIGHT);
+        self.throttling.answered(ticket.rate, now);
+        let is_news = self.failures.answered(ticket.taken.at);
+        if ticket.generation != self.generation || !is_news {
             // It was sent before the trouble and says nothing about now.
             return;
         }
@@ -218,7 +242,7 @@ impl Admission {
         let work = tokens.map_or(1.0, |tokens| tokens.completion as f64);
         self.quotas.welcomed(&ticket.taken, now);
         let is_paced = self.quotas.limits_requests();
-        self.concurrency.answered(work, self.is_bound, is_paced, now);
+        self.concurrency.answered(work, self.requests_in_flight() + 1, self.is_bound, is_paced, now);
         self.vouched(now);
     }
 
@@ -226,19 +250,24 @@ impl Admission {
     pub fn vouched(&mut self, now: Instant) {
         self.answered = Some(now);
         self.streak = 0;
-        self.failing.clear();
-        self.failing_from = None;
+        self.failures.clear_streak();
         self.failing_since = None;
         if self.is_open {
             self.is_open = false;
-            self.newest.clear();
+            self.failures.forget_newest();
             self.blocked_until = None;
         }
     }
 
+    /// Answers and refusals so far.
+    #[must_use]
+    pub fn tally(&self) -> Tally {
+        self.throttling.tally()
+    }
+
     /// A request in flight ended without being answered or counted: it was abandoned.
-    pub fn abandoned(&mut self) {
-        self.in_flight = self.in_flight.saturating_sub(1);
+    pub fn abandoned(&mut self, ticket: &Ticket) {
+        self.in_flight.remove(&ticket.number);
     }
 
     /// An attempt of a row failed in a way that another one may not. Says whose fault that is; `is_last`
@@ -254,9 +283,10 @@ impl Admission {
     ) -> Blame {
         self.ended(ticket);
         self.quotas.failed(&ticket.taken, limits, now);
-        self.failing.insert(row);
-        self.failing_from = Some(self.failing_from.map_or(ticket.taken.at, |from| from.min(ticket.taken.at)));
-        self.note(Some(row));
+        self.failures.failed(row, ticket.taken.at);
+        if !self.concurrency.is_heard() {
+            self.concurrency.collapse();
+        }
         let since = *self.failing_since.get_or_insert(now);
         if now - since > self.outage_deadline {
             self.open(now);
@@ -269,14 +299,22 @@ impl Admission {
             }
             return Blame::Provider;
         }
-        if self.failing.len() >= BREAKER_ROWS || self.mostly_fails() {
+        if self.is_outage(now) {
             self.open(now);
             return Blame::Provider;
+        }
+        if self.failures.begins_brownout() {
+            if self.has_fallback {
+                self.open(now);
+                return Blame::Provider;
+            }
+            // Nobody else could answer, and it answers now and then: it is asked less at once.
+            self.concurrency.halve();
         }
         if is_last && self.answered.is_none_or(|answered| answered < ticket.taken.at) {
             return Blame::Doubt;
         }
-        Blame::Row
+        if self.failures.is_brownout() { Blame::Brownout } else { Blame::Row }
     }
 
     /// A harmless question was asked, out of doubt, and failed as well.
@@ -285,21 +323,38 @@ impl Admission {
         self.quotas.failed(&ticket.taken, limits, now);
         let since = *self.failing_since.get_or_insert(now);
         self.open(now);
-        if self.answered.is_none() {
-            let detail = format!("it has answered nothing in this run: {}", failure.detail);
-            return Blame::Run(Failure::new(Class::Unavailable, detail));
-        }
         if now - since > self.outage_deadline {
             return Blame::Run(self.gave_up(now - since, failure));
         }
         Blame::Provider
     }
 
-    /// The provider asked to wait. The row loses nothing.
-    pub fn throttled(&mut self, ticket: &Ticket, failure: &Failure, limits: &Limits, now: Instant) -> Blame {
+    /// Whether another refusal of a request that was refused before, at this tally, is its own.
+    #[must_use]
+    pub fn is_own(&self, before: Tally) -> bool {
+        self.throttling.is_own(before)
+    }
+
+    /// The provider asked to wait. `is_own` tells that it asks this request alone, as far as the caller knows; then, and
+    /// where that shows here, nobody else waits.
+    pub fn throttled(
+        &mut self,
+        ticket: &Ticket,
+        row: Option<Cell>,
+        failure: &Failure,
+        is_own: bool,
+        limits: &Limits,
+        now: Instant,
+    ) -> Blame {
         self.ended(ticket);
-        self.refusals += 1;
+        self.throttling.refused(ticket.rate, now);
         self.quotas.refused(&ticket.taken, limits, now);
+        if !self.concurrency.is_heard() {
+            self.concurrency.collapse();
+        }
+        if is_own && self.streak == 0 {
+            return Blame::Request;
+        }
         let since = *self.failing_since.get_or_insert(now);
         if let Some(delay) = failure.delay.filter(|delay| *delay > self.max_retry_after) {
             let wait = humantime::format_duration(Duration::from_secs(delay.as_secs()));
@@ -317,10 +372,36 @@ impl Admission {
             }
             return Blame::Provider;
         }
+        let pending = self.worked_on(None, ticket.taken.at, now);
+        if self.streak == 0 && self.throttling.is_usual(self.quotas.limits_requests(), pending) {
+            return Blame::Request;
+        }
+        if failure.scarce == Some(Scarce::Capacity)
+            && let Some(row) = row
+        {
+            // A busy server that refuses one request answers others; where it answers nobody it is left alone.
+            self.failures.failed(row, ticket.taken.at);
+            if self.streak == 0 && self.answered.is_some() && !self.is_outage(now) {
+                return Blame::Request;
+            }
+            // It answers nobody: one request finds out when it does.
+            self.streak = self.streak.max(1);
+        }
         let own = doubled(FIRST_PAUSE, self.streak, LAST_PAUSE);
         let pause = failure.delay.unwrap_or_else(|| own / 2 + self.jitter.full(own / 2));
-        if self.quotas.less(&ticket.taken, failure.scarce, pause, now) == Known::Nothing {
-            self.concurrency.collapse();
+        match self.throttling.judge(self.quotas.rate(), now) {
+            Remedy::TakeBack => {
+                self.quotas.doubt();
+                self.concurrency.reopen();
+                self.streak = 0;
+                return Blame::Request;
+            }
+            Remedy::Hold => {}
+            Remedy::SendLess => {
+                if self.quotas.less(&ticket.taken, failure.scarce, pause, now) == Known::Nothing {
+                    self.concurrency.collapse();
+                }
+            }
         }
         self.pause(now + pause);
         Blame::Provider
@@ -345,7 +426,7 @@ impl Admission {
     /// Whether a row failed since the last answer, and so is no good to find out with.
     #[must_use]
     pub fn suspects(&self, row: Cell) -> bool {
-        self.failing.contains(&row)
+        self.failures.contains(row)
     }
 
     /// What was learned so far, for the next run.
@@ -357,6 +438,7 @@ impl Admission {
             tokens_per_minute: tokens.map(|rate| rate * 60.0),
             concurrency: self.concurrency.learned(),
             token_charge,
+            healthy: self.concurrency.healthy().map(|in_flight| Healthy::now(in_flight, &self.identity)),
         }
     }
 
@@ -365,7 +447,7 @@ impl Admission {
     pub fn gauge(&self) -> Gauge {
         Gauge {
             requests: self.requests,
-            throttled: self.refusals,
+            throttled: self.throttling.refusals(),
             concurrency: self.concurrency.now(),
             shares: self.quotas.shares(),
             is_open: self.is_open,
@@ -373,25 +455,31 @@ impl Admission {
     }
 
     fn ended(&mut self, ticket: &Ticket) {
-        self.in_flight = self.in_flight.checked_sub(1).expect("a request that ends was in flight");
+        self.in_flight.remove(&ticket.number).expect("a request that ends was in flight");
         if ticket.generation == self.generation {
             self.probing = self.probing.saturating_sub(1);
         }
     }
 
-    fn note(&mut self, failed: Option<Cell>) {
-        self.newest.push_back(failed);
-        if self.newest.len() > BREAKER_ATTEMPTS {
-            self.newest.pop_front();
-        }
+    fn requests_in_flight(&self) -> u32 {
+        u32::try_from(self.in_flight.len()).unwrap_or(u32::MAX)
     }
 
-    fn mostly_fails(&self) -> bool {
-        let rows: BTreeSet<Cell> = self.newest.iter().flatten().copied().collect();
-        let failed = self.newest.iter().flatten().count();
-        #[expect(clippy::cast_precision_loss, reason = "small counts")]
-        let share = failed as f64 / BREAKER_ATTEMPTS as f64;
-        self.newest.len() == BREAKER_ATTEMPTS && share >= BREAKER_SHARE && rows.len() >= BREAKER_ROWS
+    /// Whether so many fail in a row that the provider is down: none of those that were sent meanwhile is still being
+    /// worked on, as far as that may be hoped.
+    fn is_outage(&self, now: Instant) -> bool {
+        self.failures.outage().is_some_and(|(first, last)| self.worked_on(Some(first), last, now) == 0)
+    }
+
+    /// Requests in flight that were sent from `first` to `last` and may yet be answered.
+    fn worked_on(&self, first: Option<Instant>, last: Instant, now: Instant) -> usize {
+        let patience = self.latency * PATIENCE_LATENCIES + PATIENCE;
+        let is_meant = |sent: &&Instant| {
+            first.is_none_or(|first| **sent >= first)
+                && **sent <= last
+                && now.saturating_duration_since(**sent) < patience
+        };
+        self.in_flight.values().filter(is_meant).count()
     }
 
     fn open(&mut self, now: Instant) {

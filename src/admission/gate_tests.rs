@@ -8,7 +8,7 @@ use super::{Cost, Learned};
 use crate::clock::{self, Instant, Jitter};
 use crate::config::Job;
 use crate::event::Waiting;
-use crate::fault::{Class, Failure};
+use crate::fault::{Class, Failure, Scarce};
 use crate::ident::{BatchId, Cell, StepId};
 use crate::wire::Limits;
 
@@ -18,6 +18,10 @@ fn admission(more: &str) -> (Admission, Instant) {
 
 /// The state of a provider that nothing was heard of, with these settings.
 fn admission_of(settings: &str) -> (Admission, Instant) {
+    admission_with(settings, false)
+}
+
+fn admission_with(settings: &str, has_fallback: bool) -> (Admission, Instant) {
     let text = format!(
         "app_id = \"a\"\n[source]\npath = \"s\"\n[target]\npath = \"t\"\n[provider.p]\n\
          base_url = \"simulator\"\nmodel = \"m\"\n{settings}\n\
@@ -25,7 +29,7 @@ fn admission_of(settings: &str) -> (Admission, Instant) {
     );
     let job = Job::parse(Path::new("/job.toml"), &text, |_| None).unwrap();
     let now = clock::now();
-    (Admission::new(&job.providers[0], &Learned::default(), now, Jitter::seeded(1)), now)
+    (Admission::new(&job.providers[0], &Learned::default(), has_fallback, now, Jitter::seeded(1)), now)
 }
 
 fn failure(class: Class) -> Failure {
@@ -101,7 +105,7 @@ fn a_throttled_provider_is_left_alone_as_long_as_it_asks() {
     assert_eq!(before.len(), 4);
     let busy = failure(Class::RateLimited).with_delay(Some(Duration::from_secs(7)));
     for ticket in &before[..3] {
-        assert_eq!(admission.throttled(ticket, &busy, &limits(), now), Blame::Provider);
+        assert_eq!(admission.throttled(ticket, Some(row(0)), &busy, false, &limits(), now), Blame::Provider);
     }
     // An answer to what was sent before the pause does not cut it short.
     admission.answered(&before[3], None, &limits(), now);
@@ -111,7 +115,10 @@ fn a_throttled_provider_is_left_alone_as_long_as_it_asks() {
     let later = now + Duration::from_secs(9);
     let ticket = sent(&mut admission, later);
     let hours = failure(Class::RateLimited).with_delay(Some(Duration::from_secs(7_200)));
-    assert!(matches!(admission.throttled(&ticket, &hours, &limits(), later), Blame::Run(_)));
+    assert!(matches!(
+        admission.throttled(&ticket, Some(row(0)), &hours, false, &limits(), later),
+        Blame::Run(_)
+    ));
 }
 
 #[test]
@@ -174,24 +181,123 @@ fn a_row_is_not_given_up_while_nobody_is_answered() {
     assert_eq!(admission.failed(&ticket, row(0), &broken, true, &limits(), later), Blame::Row);
 }
 
-#[test]
-fn a_provider_that_fails_most_of_the_time_is_left_alone() {
-    let (mut admission, mut now) = heard();
-    let mut opened = None;
+/// What becomes of attempts of which one in nine is answered, up to the first that is not the row's.
+fn mostly_failing(admission: &mut Admission, mut now: Instant) -> (u32, Blame) {
     for at in 0..200 {
         now += Duration::from_millis(1);
-        let ticket = sent(&mut admission, now);
+        let ticket = sent(admission, now);
         if at % 9 == 8 {
             admission.answered(&ticket, None, &limits(), now);
             continue;
         }
         let broken = failure(Class::ServerError);
-        if admission.failed(&ticket, row(at), &broken, false, &limits(), now) == Blame::Provider {
-            opened = Some(at);
-            break;
+        match admission.failed(&ticket, row(at), &broken, false, &limits(), now) {
+            Blame::Row => {}
+            other => return (at, other),
         }
     }
-    assert_eq!(opened, Some(38), "the answer before counts as well");
+    (200, Blame::Row)
+}
+
+#[test]
+fn a_provider_that_fails_most_of_the_time_is_left_alone_where_rows_can_go_elsewhere() {
+    let (mut admission, now) = admission_with("requests_per_minute = 600_000", true);
+    let ticket = sent(&mut admission, now);
+    admission.answered(&ticket, None, &limits(), now);
+    let (at, blame) = mostly_failing(&mut admission, now);
+    assert_eq!((at, blame), (38, Blame::Provider), "the answer before counts as well");
+    assert!(matches!(admission.health(now), Health::Down(_)));
+}
+
+#[test]
+fn a_provider_that_fails_most_of_the_time_and_is_the_only_one_is_asked_less_at_once() {
+    let (mut admission, now) = admission_of("max_concurrency = 64\nrequests_per_minute = 600_000");
+    let ticket = sent(&mut admission, now);
+    admission.answered(&ticket, None, &limits(), now);
+    assert_eq!(admission.gauge().concurrency, 64);
+    assert_eq!(mostly_failing(&mut admission, now), (38, Blame::Brownout));
+    assert_eq!((admission.health(now), admission.gauge().concurrency), (Health::Up, 32));
+}
+
+#[test]
+fn half_of_the_attempts_may_fail_without_an_outage_and_an_outage_is_seen_all_the_same() {
+    let (mut admission, mut now) = heard();
+    let mut chance = Jitter::seeded(7);
+    let mut attempt = |admission: &mut Admission, at: u32, share: f64, now: Instant| {
+        let ticket = sent(admission, now);
+        if chance.full(Duration::from_secs(1)).as_secs_f64() < share {
+            let broken = failure(Class::ServerError);
+            return Some(admission.failed(&ticket, row(at), &broken, false, &limits(), now));
+        }
+        admission.answered(&ticket, None, &limits(), now);
+        None
+    };
+    for at in 0..2_000 {
+        now += Duration::from_millis(1);
+        let blame = attempt(&mut admission, at, 0.5, now);
+        assert!(matches!(blame, None | Some(Blame::Row | Blame::Brownout)), "{at}: {blame:?}");
+    }
+    let opened = (2_000..2_100).find(|at| {
+        now += Duration::from_millis(1);
+        attempt(&mut admission, *at, 1.1, now) == Some(Blame::Provider)
+    });
+    assert!(opened.is_some_and(|at| at < 2_040), "{opened:?}");
+}
+
+#[test]
+fn rows_that_are_still_worked_on_keep_the_breaker_closed() {
+    let (mut admission, now) = admission_of("max_concurrency = 64\nrequests_per_minute = 600_000");
+    let ticket = sent(&mut admission, now);
+    let later = now + Duration::from_secs(2);
+    admission.answered(&ticket, None, &limits(), later);
+    // A fifth of what is sent at one time is refused at once; the rest takes its time.
+    let tickets = burst(&mut admission, later);
+    assert_eq!(tickets.len(), 64);
+    let refused = later + Duration::from_millis(20);
+    for (at, ticket) in (0..).zip(tickets.iter().step_by(5)) {
+        let broken = failure(Class::ServerError);
+        let blame = admission.failed(ticket, row(at), &broken, false, &limits(), refused);
+        assert_eq!(blame, Blame::Row, "{at}");
+    }
+}
+
+#[test]
+fn a_refusal_of_one_request_while_others_are_answered_is_its_own() {
+    let (mut admission, mut now) = heard();
+    let busy = failure(Class::RateLimited);
+    let refused = sent(&mut admission, now);
+    assert_eq!(
+        admission.throttled(&refused, Some(row(0)), &busy, false, &limits(), now),
+        Blame::Provider,
+        "the first one may be a limit"
+    );
+    let before = admission.tally();
+    assert!(!admission.is_own(before), "nobody was answered since");
+    now += Duration::from_secs(1);
+    for _ in 0..3 {
+        let ticket = sent(&mut admission, now);
+        now += Duration::from_millis(10);
+        admission.answered(&ticket, None, &limits(), now);
+    }
+    assert!(admission.is_own(before));
+    let again = sent(&mut admission, now);
+    assert_eq!(admission.throttled(&again, Some(row(0)), &busy, true, &limits(), now), Blame::Request);
+    assert_eq!(admission.pause_left(now), None, "nobody else waits for it");
+}
+
+#[test]
+fn one_busy_answer_is_no_reason_to_leave_a_server_alone_and_many_are() {
+    let (mut admission, mut now) = heard();
+    let busy = Failure::new(Class::RateLimited, "busy")
+        .with_delay(Some(Duration::from_secs(5)))
+        .with_scarce(Some(Scarce::Capacity));
+    for at in 0..10 {
+        now += Duration::from_millis(1);
+        let ticket = sent(&mut admission, now);
+        let blame = admission.throttled(&ticket, Some(row(at)), &busy, false, &limits(), now);
+        assert_eq!(blame, if at < 9 { Blame::Request } else { Blame::Provider }, "{at}");
+    }
+    assert_eq!(admission.pause_left(now), Some(Duration::from_secs(5)));
 }
 
 #[test]
@@ -217,7 +323,22 @@ fn a_provider_that_answers_nobody_ends_the_run_and_not_the_row() {
         let blame = fail(&mut admission, 0, attempt == 5, now);
         assert_eq!(blame, if attempt < 5 { Blame::Row } else { Blame::Doubt });
     }
-    let ticket = sent(&mut admission, now);
-    let blame = admission.doubted(&ticket, &failure(Class::Connection), &limits(), now);
-    assert!(matches!(blame, Blame::Run(_)));
+    // It may be starting: it is given as long as one that fails in the middle of a run.
+    let mut asked = 0;
+    let (started, mut now) = (now, now);
+    loop {
+        match admission.admit(Cost::default(), now) {
+            Ok(ticket) => {
+                asked += 1;
+                match admission.doubted(&ticket, &failure(Class::Connection), &limits(), now) {
+                    Blame::Provider => {}
+                    Blame::Run(_) => break,
+                    other => panic!("nobody was answered: {other:?}"),
+                }
+            }
+            Err(Held::Until(at, _)) => now = at,
+            Err(Held::WhenOneEnds) => panic!("it has ended"),
+        }
+    }
+    assert!(now - started > Duration::from_secs(900) && (10..60).contains(&asked), "{asked} questions");
 }

@@ -5,6 +5,7 @@
 
 mod bucket;
 mod concurrency;
+mod failures;
 mod gate;
 #[cfg(test)]
 mod gate_tests;
@@ -13,8 +14,10 @@ mod learned;
 mod log;
 mod pace;
 mod quotas;
+mod throttling;
 mod told;
 
 pub use gate::{Admission, Blame, Health, Held, Ticket};
-pub use learned::Learned;
+pub use learned::{Healthy, Learned};
 pub use quotas::Cost;
+pub use throttling::Tally;

@@ -50,6 +50,14 @@ const LEAST_GOING: Duration = Duration::from_millis(500);
 const MOST_LOWERED: u32 = 2;
 /// So many refusals sooner than that are a limit.
 const HICCUPS: u32 = 4;
+/// Less than so much, let through before a refusal, tells nothing of a limit.
+const LEAST_LET_THROUGH: f64 = 5.0;
+const LEAST_IN_A_MINUTE: f64 = 3.0;
+/// What so little taught is a guess.
+const LEAST_SURE: f64 = 20.0;
+/// A burst of refusals looks like a window that is used up, until that happens again: after the first one the rate
+/// before it is reached again in this time.
+const REGROWN_IN_SECONDS: f64 = 60.0;
 /// Windows over which providers count.
 const WINDOWS: [Duration; 3] = [Duration::from_secs(60), Duration::from_secs(10), Duration::from_secs(1)];
 /// Those that a refusal can be measured by alone. It is known which after some refusals, and the newest of
@@ -110,6 +118,8 @@ pub(super) struct Pace {
     unmeasured: u32,
     /// Refusals without an answer between them.
     episode: Option<Episode>,
+    /// Of these, the long ones so far.
+    walls: u32,
 }
 
 /// What a window held at the refusals so far.
@@ -136,9 +146,9 @@ struct Episode {
     /// When the first of the refused requests was sent.
     began: Instant,
     refusals: u32,
-    /// How long it had gone well before, a minute at most, and what was sent in that time.
-    before: Duration,
-    sent: f64,
+    /// How long it had gone well before, a minute at most, and what was sent in that time; measured with pauses and
+    /// without.
+    before: [(Duration, f64); 2],
     /// What was remembered then.
     ceiling: Option<f64>,
 }
@@ -154,6 +164,8 @@ struct Learned {
     beyond: f64,
     /// How often the ceiling was met where it was before.
     met_again: u32,
+    /// What it grows by in a second after the first burst of refusals.
+    regrows: Option<f64>,
 }
 
 impl Pace {
@@ -192,6 +204,7 @@ impl Pace {
             held: [Held::default(); LONG_WINDOWS.len()],
             unmeasured: 0,
             episode: None,
+            walls: 0,
         }
     }
 
@@ -205,9 +218,9 @@ impl Pace {
         }
     }
 
-    /// What was learned from refusals, in a second.
+    /// What was learned from refusals, in a second, as far as it was measured.
     pub(super) fn ceiling(&self) -> Option<f64> {
-        self.learned.as_ref().map(|learned| learned.ceiling)
+        self.learned.as_ref().filter(|learned| learned.is_sure).map(|learned| learned.ceiling)
     }
 
     /// Takes up what a former run learned.
@@ -223,9 +236,31 @@ impl Pace {
         self.limit().is_some()
     }
 
-    /// How long until an amount may be sent, as far as governor is not asked; none if now.
-    pub(super) fn wait(&mut self, amount: f64, now: Instant) -> Option<Duration> {
-        self.grow(now);
+    /// Requests a second that are held to because of refusals, where any are.
+    pub(super) fn learned_rate(&self) -> Option<f64> {
+        self.learned.as_ref().map(|learned| learned.bucket.per_second())
+    }
+
+    /// What refusals taught seems to be wrong: the rate grows quickly from where it is.
+    pub(super) fn doubt(&mut self) {
+        self.episode = None;
+        self.unmeasured = 0;
+        if let Some(learned) = &mut self.learned {
+            learned.ceiling = learned.bucket.per_second();
+            learned.is_sure = false;
+        }
+    }
+
+    /// How long until an amount may be sent, as far as governor is not asked; none if now. With `holds_rate` what was
+    /// learned does not grow now.
+    pub(super) fn wait(&mut self, amount: f64, holds_rate: bool, now: Instant) -> Option<Duration> {
+        if holds_rate {
+            if let Some(learned) = &mut self.learned {
+                learned.grew = now;
+            }
+        } else {
+            self.grow(now);
+        }
         let refills = self.limit();
         let told = refills.and_then(|refills| self.told.wait(amount, self.sent, refills, now));
         self.forget_window(now);
@@ -344,12 +379,13 @@ impl Pace {
         match &mut self.episode {
             Some(episode) => episode.refusals += 1,
             None => {
-                // Pauses are part of a long window.
+                // Pauses are part of a long window, where that was not used up faster.
                 let is_whole = self.is_long && self.sent_long_enough(sent);
-                let before = if is_whole { MOST_MEASURED } else { going.min(MOST_MEASURED) };
-                let sent_before = self.log.sum(before, sent);
+                let sums = |before: Duration| (before, self.log.sum(before, sent));
+                let lately = sums(going.min(MOST_MEASURED));
+                let before = if is_whole { [sums(MOST_MEASURED), lately] } else { [lately; 2] };
                 let ceiling = self.ceiling();
-                self.episode = Some(Episode { began: sent, refusals: 1, before, sent: sent_before, ceiling });
+                self.episode = Some(Episode { began: sent, refusals: 1, before, ceiling });
                 if self.sent_long_enough(sent) {
                     self.note_held(sent);
                 }
@@ -360,8 +396,18 @@ impl Pace {
         let measured = going.min((delay * 10).clamp(LEAST_MEASURED, MOST_MEASURED));
         let allowed = self.log.sum(measured, sent) / (measured + delay).as_secs_f64().max(1e-3);
         let is_soon = self.refused.is_some_and(|last| now.saturating_duration_since(last) < SOON);
+        let has_gone = self.first.map_or(Duration::ZERO, |first| sent.saturating_duration_since(first));
+        // From what was let through, not from silence.
+        let tells = |let_through: f64| {
+            let_through >= LEAST_LET_THROUGH
+                || (let_through >= LEAST_IN_A_MINUTE && has_gone >= MOST_MEASURED)
+        };
+        let let_through = self.log.sum(measured, sent);
         let known = self.configured.or_else(|| self.told.per_second()).map(|known| known * MARGIN);
-        let is_measured = measured >= LEAST_GOING && allowed > 0.0;
+        let is_told = if known.is_some() { let_through >= 1.0 } else { tells(let_through) };
+        let is_measured = measured >= LEAST_GOING && is_told;
+        let is_sure =
+            is_measured && (known.is_some() || let_through >= LEAST_SURE || has_gone >= MOST_MEASURED);
         let (before, remembered) = match (&self.learned, known) {
             (Some(learned), _) => (learned.bucket.per_second(), learned.ceiling),
             (None, Some(known)) => (known, known),
@@ -372,8 +418,12 @@ impl Pace {
                 if self.unmeasured < HICCUPS {
                     return Known::Nothing;
                 }
+                let let_through = self.log.sum(MOST_MEASURED, sent);
+                if !tells(let_through) {
+                    return Known::Nothing;
+                }
                 let all = self.first.map_or(Duration::ZERO, |first| now.saturating_duration_since(first));
-                let guess = self.sent / all.max(LEAST_GOING).as_secs_f64();
+                let guess = let_through / all.clamp(LEAST_GOING, MOST_MEASURED).as_secs_f64();
                 (guess, guess)
             }
         };
@@ -399,7 +449,7 @@ impl Pace {
         } else {
             (rate, remembered * FORGOTTEN_UNMEASURED)
         };
-        self.learn(ceiling, rate, is_measured, now);
+        self.learn(ceiling, rate, is_sure, now);
         self.refused = Some(now);
         Known::Ceiling
     }
@@ -432,15 +482,24 @@ impl Pace {
     pub(super) fn welcomed(&mut self, sent: Instant, now: Instant) {
         let Some(episode) = self.episode.take() else { return };
         let lasted = sent.saturating_duration_since(episode.began);
-        if episode.refusals < 3 || lasted < LONG_EPISODE {
+        let [(before, sent_before), _] = episode.before;
+        if episode.refusals < 3 || lasted < LONG_EPISODE || sent_before < LEAST_LET_THROUGH {
             return;
         }
-        let allowed = episode.sent / (episode.before + lasted).as_secs_f64().max(1e-3);
+        let allowed = episode.before.map(|(before, sent)| sent / (before + lasted).as_secs_f64().max(1e-3));
+        // After the first burst it was fast, so that a window was used up before its end.
+        let allowed = if self.walls < 2 { allowed[0].max(allowed[1]) } else { allowed[0] };
         let least = episode.ceiling.map_or(0.0, |ceiling| ceiling * FORGOTTEN_AT_LAST);
         let ceiling = allowed.max(least);
         self.is_long = true;
-        self.learned = self.learned.take().map(|learned| Learned { ceiling, ..learned });
-        self.learn(ceiling, ceiling * AFTER_REFUSAL, true, now);
+        self.learned = self.learned.take().map(|learned| Learned { ceiling, is_sure: false, ..learned });
+        self.walls += 1;
+        let is_sure = self.walls > 1 || self.long_window().is_some() || self.told.per_second().is_some();
+        self.learn(ceiling, ceiling * AFTER_REFUSAL, is_sure, now);
+        if let Some(learned) = self.learned.as_mut().filter(|_| !is_sure) {
+            let rate = sent_before / before.as_secs_f64().max(1e-3);
+            learned.regrows = Some(rate / REGROWN_IN_SECONDS);
+        }
     }
 
     /// A pause is over.
@@ -465,7 +524,8 @@ impl Pace {
             None => Bucket::new(rate, now),
         };
         bucket.set_rate(rate, now);
-        self.learned = Some(Learned { bucket, ceiling, is_sure, grew: now, beyond: 0.0, met_again });
+        self.learned =
+            Some(Learned { bucket, ceiling, is_sure, grew: now, beyond: 0.0, met_again, regrows: None });
     }
 
     /// Grows what was learned, if it has held requests back since it was last looked at.
@@ -498,7 +558,8 @@ impl Pace {
             let doubles = GROWTH_DOUBLES * f64::from(1 + learned.met_again);
             (GROWTH_BEYOND * (learned.beyond / doubles).exp2()).min(most_growth)
         };
-        let rate = rate + ceiling.max(rate * 0.5) * growth * elapsed;
+        let grown = learned.regrows.unwrap_or_else(|| ceiling.max(rate * 0.5) * growth);
+        let rate = rate + grown * elapsed;
         if most.is_some_and(|most| rate >= most) {
             self.learned = None;
             return;

@@ -100,17 +100,19 @@ impl Quotas {
         self.paces.iter().any(Pace::is_limited)
     }
 
-    /// Takes what a request needs, or says how long that takes and what is short.
+    /// Takes what a request needs, or says how long that takes and what is short. With `holds_rate` what was learned
+    /// does not grow now.
     pub(super) fn take(
         &mut self,
         cost: Cost,
         is_alone: bool,
+        holds_rate: bool,
         now: Instant,
     ) -> Result<Taken, (Duration, Waiting)> {
         let amounts = self.amounts(cost);
         let waits = self.paces.iter_mut().zip(amounts).enumerate().filter_map(|(kind, (pace, amount))| {
             let what = if kind == REQUESTS { Waiting::RequestsPerMinute } else { Waiting::TokensPerMinute };
-            pace.wait(amount, now).map(|wait| (wait, what))
+            pace.wait(amount, holds_rate, now).map(|wait| (wait, what))
         });
         if let Some(longest) = waits.max_by_key(|(wait, _)| *wait) {
             return Err(longest);
@@ -180,6 +182,16 @@ impl Quotas {
             Some(Scarce::Requests) | None => REQUESTS,
         };
         self.paces[kind].refused(taken.at, delay, now)
+    }
+
+    /// Requests a second that are held to because of refusals, where any are.
+    pub(super) fn rate(&self) -> Option<f64> {
+        self.paces[REQUESTS].learned_rate()
+    }
+
+    /// What refusals taught of requests seems to be wrong.
+    pub(super) fn doubt(&mut self) {
+        self.paces[REQUESTS].doubt();
     }
 
     /// A request was answered that was sent after the last pause.

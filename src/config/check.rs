@@ -152,7 +152,11 @@ impl Checker<'_> {
         Ok(CacheSpec {
             path: self.local("cache.path", &raw.path)?,
             max_bytes: self.positive_bytes("cache.max_bytes", raw.max_bytes, 1_000_000_000)?,
-            max_age: self.positive_span("cache.max_age", raw.max_age, 30 * 24 * 3_600)?,
+            max_age: self.positive_span(
+                "cache.max_age",
+                raw.max_age,
+                Duration::from_secs(30 * 24 * 3_600),
+            )?,
         })
     }
 
@@ -229,11 +233,11 @@ impl Checker<'_> {
         &self,
         key: &str,
         given: Option<Span>,
-        default: u64,
+        default: Duration,
     ) -> Result<Duration, ConfigError> {
         match given {
             Some(Span(span)) if span.is_zero() => Err(self.wrong(key, "is 0; it must be longer than that")),
-            other => Ok(other.unwrap_or(Span::seconds(default)).0),
+            other => Ok(other.map_or(default, |Span(span)| span)),
         }
     }
 
@@ -248,10 +252,22 @@ impl Checker<'_> {
         }
         let retry = RetryPolicy {
             max_attempts: self.positive(&key("max_attempts"), raw.max_attempts, 5)?,
-            min_backoff: self.positive_span(&key("min_backoff"), raw.min_backoff, 1)?,
-            max_backoff: self.positive_span(&key("max_backoff"), raw.max_backoff, 60)?,
-            max_retry_after: self.positive_span(&key("max_retry_after"), raw.max_retry_after, 600)?,
-            outage_deadline: self.positive_span(&key("outage_deadline"), raw.outage_deadline, 900)?,
+            min_backoff: self.positive_span(
+                &key("min_backoff"),
+                raw.min_backoff,
+                Duration::from_millis(250),
+            )?,
+            max_backoff: self.positive_span(&key("max_backoff"), raw.max_backoff, Duration::from_secs(60))?,
+            max_retry_after: self.positive_span(
+                &key("max_retry_after"),
+                raw.max_retry_after,
+                Duration::from_secs(600),
+            )?,
+            outage_deadline: self.positive_span(
+                &key("outage_deadline"),
+                raw.outage_deadline,
+                Duration::from_secs(900),
+            )?,
         };
         let requests_per_minute = match raw.requests_per_minute {
             Some(_) => Some(self.positive(&key("requests_per_minute"), raw.requests_per_minute, 1)?),
@@ -301,8 +317,16 @@ impl Checker<'_> {
             prices,
             learns_concurrency: raw.max_concurrency.is_none(),
             max_concurrency: self.positive(&key("max_concurrency"), raw.max_concurrency, 64)?,
-            connect_timeout: self.positive_span(&key("connect_timeout"), raw.connect_timeout, 10)?,
-            request_timeout: self.positive_span(&key("request_timeout"), raw.request_timeout, 120)?,
+            connect_timeout: self.positive_span(
+                &key("connect_timeout"),
+                raw.connect_timeout,
+                Duration::from_secs(10),
+            )?,
+            request_timeout: self.positive_span(
+                &key("request_timeout"),
+                raw.request_timeout,
+                Duration::from_secs(120),
+            )?,
             retry,
             max_response_bytes: self.positive_bytes(
                 &key("max_response_bytes"),

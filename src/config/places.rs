@@ -72,7 +72,7 @@ impl Checker<'_> {
         default: u64,
         least: Duration,
     ) -> Result<Duration, ConfigError> {
-        let span = self.positive_span(key, given, default)?;
+        let span = self.positive_span(key, given, Duration::from_secs(default))?;
         match span < least {
             true => Err(self.wrong(key, format!("is {}; it must be at least {}", Span(span), Span(least)))),
             false => Ok(span),

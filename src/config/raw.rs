@@ -314,7 +314,7 @@ pub(super) struct RawProvider {
     #[schemars(range(min = 1))]
     pub(super) max_attempts: Option<u32>,
     /// Longest delay before the second attempt; it doubles with each, and a random part of it is waited.
-    /// Default: 1 s.
+    /// Default: 250 ms.
     pub(super) min_backoff: Option<Span>,
     /// Longest delay before any attempt, unless the server asks for more. Default: 60 s.
     pub(super) max_backoff: Option<Span>,

@@ -265,6 +265,9 @@ pub struct FaultSpec {
     pub hang_up: bool,
     /// Further time before the answer. Default: none.
     pub delay: Option<Span>,
+    /// Whether it comes at once, without the time that an answer takes. Default: false.
+    #[serde(default)]
+    pub at_once: bool,
 }
 
 /// How an answer is something else than was asked for.

@@ -1,5 +1,7 @@
 //! The checks of steps.
 
+use std::time::Duration;
+
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -143,7 +145,11 @@ impl Checker<'_> {
                 vectors,
             },
             null_inputs: raw.null_inputs,
-            row_deadline: self.positive_span(&key("row_deadline"), raw.row_deadline, 600)?,
+            row_deadline: self.positive_span(
+                &key("row_deadline"),
+                raw.row_deadline,
+                Duration::from_secs(600),
+            )?,
         })
     }
 

@@ -1,17 +1,19 @@
-//! Retries as a share of traffic: a provider that fails now and then is not asked twice as much for it.
-//! (M. Brooker, "Fixing retries with token buckets and circuit breakers", 2022.) It slows retries and never
-//! gives one up.
+//! Retries as a share of traffic, so that they do not multiply what a failing provider is asked (M. Brooker, "Fixing
+//! retries with token buckets and circuit breakers", 2022): each answer earns a retry, and a first attempt a part of
+//! one. It holds retries back only while there is something else to send; it never gives one up.
 
 use std::time::Duration;
 
 use crate::clock::Instant;
 
-/// Retries for each first attempt.
-const SHARE: f64 = 0.2;
-/// Retries that are always possible, in a second, so that the last rows are not left waiting.
-const FLOOR: f64 = 1.0;
+/// Retries that an answer earns.
+const PER_ANSWER: f64 = 1.0;
+/// Retries that a first attempt earns.
+const PER_FIRST_ATTEMPT: f64 = 0.2;
+/// Retries that are always possible, in a second.
+const PER_SECOND: f64 = 1.0;
 /// Retries that can be saved up.
-const MOST: f64 = 20.0;
+const MAX_SAVED: f64 = 100.0;
 
 #[derive(Debug)]
 pub(super) struct RetryBudget {
@@ -21,23 +23,32 @@ pub(super) struct RetryBudget {
 
 impl RetryBudget {
     pub(super) fn new(now: Instant) -> Self {
-        RetryBudget { level: MOST, at: now }
+        RetryBudget { level: MAX_SAVED, at: now }
     }
 
     /// A first attempt was sent.
-    pub(super) fn earn(&mut self) {
-        self.level = (self.level + SHARE).min(MOST);
+    pub(super) fn first_attempt(&mut self) {
+        self.earn(PER_FIRST_ATTEMPT);
     }
 
-    /// Takes a retry; or says when there is one.
-    pub(super) fn spend(&mut self, now: Instant) -> Result<(), Instant> {
-        let elapsed = now.saturating_duration_since(self.at).as_secs_f64();
+    /// A request was answered.
+    pub(super) fn answered(&mut self) {
+        self.earn(PER_ANSWER);
+    }
+
+    fn earn(&mut self, retries: f64) {
+        self.level = (self.level + retries).min(MAX_SAVED);
+    }
+
+    /// Takes a retry. With nothing else to send there is always one; otherwise returns when there will be one.
+    pub(super) fn spend(&mut self, has_fresh: bool, now: Instant) -> Result<(), Instant> {
+        let elapsed = now.saturating_duration_since(self.at);
         self.at = self.at.max(now);
-        self.level = (self.level + elapsed * FLOOR).min(MOST);
-        if self.level < 1.0 {
-            return Err(now + Duration::from_secs_f64((1.0 - self.level) / FLOOR));
+        self.earn(elapsed.as_secs_f64() * PER_SECOND);
+        if self.level < 1.0 && has_fresh {
+            return Err(now + Duration::from_secs_f64((1.0 - self.level) / PER_SECOND));
         }
-        self.level -= 1.0;
+        self.level = (self.level - 1.0).max(0.0);
         Ok(())
     }
 }
@@ -47,20 +58,35 @@ mod tests {
     use super::*;
     use crate::clock;
 
-    #[test]
-    fn retries_are_a_share_of_traffic_and_never_stop() {
-        let mut now = clock::now();
-        let mut budget = RetryBudget::new(now);
-        while budget.spend(now).is_ok() {}
-        (0..100).for_each(|_| budget.earn());
+    fn spent(budget: &mut RetryBudget, now: Instant) -> u32 {
         let mut retries = 0;
-        while budget.spend(now).is_ok() {
+        while retries < 1_000 && budget.spend(true, now).is_ok() {
             retries += 1;
         }
-        assert!((19..=20).contains(&retries), "{retries} retries");
+        retries
+    }
+
+    #[test]
+    fn beside_fresh_rows_retries_are_as_many_as_answers() {
+        let mut now = clock::now();
+        let mut budget = RetryBudget::new(now);
+        spent(&mut budget, now);
+        (0..50).for_each(|_| budget.answered());
+        assert_eq!(spent(&mut budget, now), 50);
+        (0..50).for_each(|_| budget.first_attempt());
+        assert!((9..=10).contains(&spent(&mut budget, now)));
         for _ in 0..5 {
-            now = budget.spend(now).unwrap_err() + Duration::from_millis(1);
-            budget.spend(now).unwrap();
+            now = budget.spend(true, now).unwrap_err() + Duration::from_millis(1);
+            budget.spend(true, now).unwrap();
         }
+    }
+
+    #[test]
+    fn with_nothing_else_to_send_retries_are_the_traffic() {
+        let now = clock::now();
+        let mut budget = RetryBudget::new(now);
+        spent(&mut budget, now);
+        (0..500).for_each(|_| budget.spend(false, now).unwrap());
+        assert!(budget.spend(true, now).is_err());
     }
 }

@@ -72,7 +72,7 @@ pub struct Dispatcher<A: Ask> {
     pub(super) meter: Meter,
     /// How the model counts tokens, once they matter.
     encoding: OnceCell<Option<Encoding>>,
-    retries: RetryBudget,
+    pub(super) retries: RetryBudget,
     pub(super) jitter: Jitter,
     pub(super) wires: Wires,
     pub(super) ready: VecDeque<Pending>,
@@ -122,7 +122,7 @@ impl<A: Ask> Dispatcher<A> {
                 only_embeds: wires.only_embeds,
             },
             policy: provider.retry,
-            admission: Admission::new(provider, &learned, now, wires.jitter.fork()),
+            admission: Admission::new(provider, &learned, wires.has_fallback, now, wires.jitter.fork()),
             meter,
             encoding: OnceCell::new(),
             retries: RetryBudget::new(now),
@@ -222,6 +222,11 @@ impl<A: Ask> Dispatcher<A> {
         self.ready.is_empty() && self.due.is_empty() && self.flights.is_empty()
     }
 
+    /// Whether nothing is in flight and no row is on its way here.
+    pub(super) fn nothing_else_goes(&self) -> bool {
+        self.flights.is_empty() && self.wires.inbox.is_empty()
+    }
+
     fn take(&mut self, request: Request) {
         self.ready.push_back(Pending::new(request, &self.policy));
         while self.ready.len() < self.most_ready {
@@ -269,11 +274,12 @@ impl<A: Ask> Dispatcher<A> {
                 break;
             }
             let at = due.at;
-            if spent_for != Some(at)
-                && let Err(later) = self.retries.spend(now)
-            {
-                next_due = Some(later);
-                break;
+            if spent_for != Some(at) {
+                let has_fresh = self.ready.iter().any(|pending| pending.attempts == 0);
+                if let Err(later) = self.retries.spend(has_fresh, now) {
+                    next_due = Some(later);
+                    break;
+                }
             }
             spent_for = Some(at);
             if let Some(due) = self.due.pop() {
@@ -408,7 +414,7 @@ impl<A: Ask> Dispatcher<A> {
 
     fn send(&mut self, mut rows: Vec<Pending>, ticket: Ticket, mut reservation: Reservation) {
         if rows.iter().any(|pending| pending.attempts == 0) {
-            self.retries.earn();
+            self.retries.first_attempt();
         }
         rows.iter_mut().for_each(|pending| pending.attempts += 1);
         reservation.begin();

@@ -16,6 +16,9 @@ use crate::fault::{Class, Failure, Policy};
 use crate::ident::Tokens;
 use crate::wire::Limits;
 
+/// Refusals after which rows that are left alone may be what is refused.
+const STUCK_AFTER: u32 = 2;
+
 /// How an attempt went, besides what came of it.
 struct Course<'a> {
     ticket: &'a Ticket,
@@ -30,10 +33,8 @@ impl<A: Ask> Dispatcher<A> {
             Ok(flight) => flight,
             // The row would never come back: better that the run ends.
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            Err(_) => {
-                self.admission.abandoned();
-                return Ok(());
-            }
+            // It was cut off, and so is the run.
+            Err(_) => return Ok(()),
         };
         // Books what it took, before anybody hears of it.
         drop(reservation);
@@ -46,7 +47,7 @@ impl<A: Ask> Dispatcher<A> {
 
     async fn land_rows(
         &mut self,
-        mut rows: Vec<Pending>,
+        rows: Vec<Pending>,
         landed: Landed,
         course: Course<'_>,
     ) -> Result<(), Gone> {
@@ -54,7 +55,7 @@ impl<A: Ask> Dispatcher<A> {
         match landed {
             Landed::Paid { shares, tokens } => self.share_out(rows, shares, tokens, course).await,
             Landed::Unsent(error) => {
-                self.admission.abandoned();
+                self.admission.abandoned(ticket);
                 self.give_up(rows, Verdict::Lost(error)).await
             }
             Landed::Lost(error) => {
@@ -75,14 +76,7 @@ impl<A: Ask> Dispatcher<A> {
                     self.admission.answered(ticket, None, limits, now);
                     self.reply_all(rows, || Verdict::Stop(failure.clone())).await
                 }
-                Policy::Wait => {
-                    rows.iter_mut().for_each(|pending| pending.attempts -= 1);
-                    self.wires
-                        .voice
-                        .say(&Event::Throttled { provider: &self.desk.provider, failure: &failure });
-                    let blame = self.admission.throttled(ticket, &failure, limits, now);
-                    self.excuse(rows, &failure, blame).await
-                }
+                Policy::Wait => self.land_throttled(rows, failure, course).await,
                 Policy::Retry => self.land_failed(rows, failure, course).await,
             },
         }
@@ -97,6 +91,7 @@ impl<A: Ask> Dispatcher<A> {
         course: Course<'_>,
     ) -> Result<(), Gone> {
         self.admission.answered(course.ticket, tokens, course.limits, course.now);
+        self.retries.answered();
         if let (Some(tokens), Some(first)) = (tokens, rows.first()) {
             let bytes = rows.iter().map(|pending| pending.request.question.bytes()).sum();
             self.meter.learn(&first.request.receipt.step, bytes, tokens);
@@ -113,7 +108,55 @@ impl<A: Ask> Dispatcher<A> {
             }
         }
         let failure = Failure::new(Class::InvalidResponse, "the answer has no vector for this text");
-        self.retry(without, &failure).await
+        self.retry(without, &failure, false).await
+    }
+
+    /// An attempt was refused because the provider is asked too much.
+    async fn land_throttled(
+        &mut self,
+        mut rows: Vec<Pending>,
+        failure: Failure,
+        course: Course<'_>,
+    ) -> Result<(), Gone> {
+        let Course { ticket, limits, took, now } = course;
+        let Some(first) = rows.first() else { return Ok(()) };
+        let row = first.request.cell;
+        let is_own = first.is_suspect || first.refused_at.is_some_and(|before| self.admission.is_own(before));
+        self.wires.voice.say(&Event::Throttled { provider: &self.desk.provider, failure: &failure });
+        let generation = self.admission.generation();
+        let blame = self.admission.throttled(ticket, Some(row), &failure, is_own, limits, now);
+        let tally = self.admission.tally();
+        for pending in &mut rows {
+            pending.is_suspect = false;
+            pending.attempts -= 1;
+            pending.refused_at = Some(tally);
+            pending.throttled += 1;
+        }
+        if blame == Blame::Request {
+            for pending in &mut rows {
+                pending.spent += took;
+                if is_own {
+                    pending.refusals += 1;
+                } else {
+                    // It may yet turn out to be the provider's.
+                    pending.refused_in(generation);
+                }
+            }
+            return self.retry(rows, &failure, false).await;
+        }
+        if self.admission.generation() != generation {
+            self.refund(generation);
+            rows.iter_mut().for_each(|pending| pending.refund(generation));
+        }
+        self.excuse(rows, &failure, blame).await?;
+        let is_stuck = |pending: &Pending| pending.throttled >= STUCK_AFTER;
+        let are_stuck =
+            || self.ready.iter().all(is_stuck) && self.due.iter().all(|due| is_stuck(&due.pending));
+        if self.doubt == Doubt::None && self.nothing_else_goes() && are_stuck() {
+            // Nobody else is asked whose answer could tell whether the rows are refused or everybody is.
+            self.doubt = Doubt::Wanted;
+        }
+        Ok(())
     }
 
     /// An attempt failed in a way that may pass.
@@ -130,18 +173,23 @@ impl<A: Ask> Dispatcher<A> {
         let row = first.request.cell;
         let generation = self.admission.generation();
         let blame = self.admission.failed(ticket, row, &failure, is_last, limits, now);
-        if matches!(blame, Blame::Row | Blame::Doubt) {
+        if matches!(blame, Blame::Row | Blame::Brownout | Blame::Doubt) {
             for pending in &mut rows {
                 pending.spent += took;
                 pending.failed_in(generation);
             }
         }
         match blame {
-            Blame::Row => {
+            Blame::Row | Blame::Request => {
                 // One of them may be what the provider chokes on: they go on in halves, and alone before the end.
                 let half = if is_last_but_one { 1 } else { rows.len().div_ceil(2) };
                 rows.iter_mut().for_each(|pending| pending.together = half);
-                self.retry(rows, &failure).await
+                self.retry(rows, &failure, false).await
+            }
+            Blame::Brownout => {
+                // As many of them as there are may be excused; they went together so far.
+                let is_excused = rows.iter_mut().all(Pending::excuse);
+                self.retry(rows, &failure, is_excused).await
             }
             Blame::Doubt => {
                 self.doubted.extend(rows.into_iter().map(|pending| (pending, failure.clone())));
@@ -180,7 +228,7 @@ impl<A: Ask> Dispatcher<A> {
         self.doubt = Doubt::None;
         let failure = match landed {
             Landed::Unsent(error) => {
-                self.admission.abandoned();
+                self.admission.abandoned(ticket);
                 let doubted = || self.doubted.pop().map(|(pending, _)| pending);
                 let row = self.ready.pop_front().or_else(doubted);
                 return self.give_up(row.into_iter().collect(), Verdict::Lost(error)).await;
@@ -190,13 +238,19 @@ impl<A: Ask> Dispatcher<A> {
             _ => {
                 self.admission.answered(ticket, None, limits, now);
                 self.admission.vouched(now);
+                // It answers: those that it refused again and again are what it refuses.
+                let mut due = std::mem::take(&mut self.due).into_vec();
+                let pending = self.ready.iter_mut().chain(due.iter_mut().map(|due| &mut due.pending));
+                let stuck = pending.filter(|pending| pending.throttled >= STUCK_AFTER);
+                stuck.for_each(|pending| pending.is_suspect = true);
+                self.due = due.into();
                 return self.end_doubt().await;
             }
         };
         let generation = self.admission.generation();
         let blame = match failure.class.policy() {
             Policy::Stop => Blame::Run(failure.clone()),
-            Policy::Wait => self.admission.throttled(ticket, &failure, limits, now),
+            Policy::Wait => self.admission.throttled(ticket, None, &failure, false, limits, now),
             _ => self.admission.doubted(ticket, &failure, limits, now),
         };
         self.refund(generation);
@@ -214,7 +268,7 @@ impl<A: Ask> Dispatcher<A> {
     /// The provider answers: what failed with its last attempt has failed.
     async fn end_doubt(&mut self) -> Result<(), Gone> {
         for (pending, failure) in std::mem::take(&mut self.doubted) {
-            self.retry(vec![pending], &failure).await?;
+            self.retry(vec![pending], &failure, false).await?;
         }
         Ok(())
     }
@@ -238,11 +292,7 @@ impl<A: Ask> Dispatcher<A> {
             return self.reply_all(rows, || Verdict::Stop(failure.clone())).await;
         }
         self.pause_is_told(failure, clock::now());
-        if failure.class.policy() == Policy::Wait {
-            rows.into_iter().rev().for_each(|pending| self.ready.push_front(pending));
-        } else {
-            self.ready.extend(rows);
-        }
+        self.ready.extend(rows);
         Ok(())
     }
 
@@ -256,11 +306,11 @@ impl<A: Ask> Dispatcher<A> {
     }
 
     /// Rows are asked again after a delay, those that went together at one time.
-    async fn retry(&mut self, rows: Vec<Pending>, failure: &Failure) -> Result<(), Gone> {
+    async fn retry(&mut self, rows: Vec<Pending>, failure: &Failure, is_excused: bool) -> Result<(), Gone> {
         let mut longest = Duration::ZERO;
         let mut again = Vec::with_capacity(rows.len());
         for pending in rows {
-            match pending.after(failure, &mut self.jitter, self.policy.max_retry_after) {
+            match pending.after(failure, is_excused, &self.policy, &mut self.jitter) {
                 Next::GiveUp(pending, failure) => self.reply(pending, Verdict::Failed(failure)).await?,
                 Next::Again(pending, after) => {
                     longest = longest.max(after);

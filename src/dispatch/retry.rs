@@ -6,6 +6,7 @@ use std::time::Duration;
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 
 use super::request::Request;
+use crate::admission::Tally;
 use crate::clock::{self, Instant, Jitter};
 use crate::config::{RetryPolicy, Shape};
 use crate::fault::{Class, Failure};
@@ -13,6 +14,8 @@ use crate::meter::Encoding;
 
 /// A row that meets outage after outage is asked no longer than that.
 const MOST_REFUNDS: u32 = 3;
+/// Attempts of a row that do not count because most of what its provider is asked fails.
+const MAX_EXCUSED: u32 = 20;
 
 /// A request that has no answer yet.
 #[derive(Debug)]
@@ -23,6 +26,20 @@ pub(super) struct Pending {
     failures: (u64, u32),
     /// How often such attempts may still be given back.
     refunds: u32,
+    /// Attempts in a brownout that did not count.
+    excused: u32,
+    /// Refusals (429, 503 with a delay) that met this request while others were answered.
+    pub(super) refusals: u32,
+    /// All of its refusals, its own or not.
+    pub(super) throttled: u32,
+    /// Whether it was refused again and again, and something harmless was answered since.
+    pub(super) is_suspect: bool,
+    /// Of its own refusals, the ones since the provider's last pause.
+    refused_in: (u64, u32),
+    /// Answers and refusals of the provider at its last refusal.
+    pub(super) refused_at: Option<Tally>,
+    /// The delay before its last retry.
+    delay: Duration,
     /// Time in attempts and in delays between them; waiting for admission does not count.
     pub(super) spent: Duration,
     /// Tokens of the prompt, once it came to that; none inside where they cannot be counted.
@@ -46,13 +63,20 @@ impl Pending {
             .with_min_delay(policy.min_backoff)
             .with_max_delay(policy.max_backoff)
             .with_factor(2.0)
-            .with_max_times(policy.max_attempts as usize - 1)
+            .without_max_times()
             .build();
         Pending {
             request,
             attempts: 0,
             failures: (0, 0),
             refunds: MOST_REFUNDS,
+            excused: 0,
+            refusals: 0,
+            throttled: 0,
+            is_suspect: false,
+            refused_in: (0, 0),
+            refused_at: None,
+            delay: policy.min_backoff,
             spent: Duration::ZERO,
             counted: None,
             delays,
@@ -77,8 +101,30 @@ impl Pending {
         self.failures = (generation, if before == generation { failures + 1 } else { 1 });
     }
 
+    /// It was refused while others were answered, in this generation of admission's.
+    pub(super) fn refused_in(&mut self, generation: u64) {
+        let (before, refusals) = self.refused_in;
+        self.refused_in = (generation, if before == generation { refusals + 1 } else { 1 });
+        self.refusals += 1;
+    }
+
+    /// Takes back an attempt that failed because most of what the provider is asked fails, as far as that is allowed.
+    pub(super) fn excuse(&mut self) -> bool {
+        let is_excused = self.excused < MAX_EXCUSED;
+        if is_excused {
+            self.excused += 1;
+            self.attempts = self.attempts.saturating_sub(1);
+        }
+        is_excused
+    }
+
     /// What failed in this generation was the provider's trouble: the row gets its attempts back.
     pub(super) fn refund(&mut self, generation: u64) {
+        let (refused_in, refusals) = self.refused_in;
+        if refused_in == generation {
+            self.refusals = self.refusals.saturating_sub(refusals);
+            self.refused_in = (generation, 0);
+        }
         let (failed_in, failures) = self.failures;
         if failed_in == generation && failures > 0 && self.refunds > 0 {
             self.attempts -= failures.min(self.attempts);
@@ -92,16 +138,27 @@ impl Pending {
         self.request.deadline.saturating_sub(self.spent)
     }
 
-    pub(super) fn after(mut self, failure: &Failure, jitter: &mut Jitter, most_asked: Duration) -> Next {
-        let attempts = self.attempts;
+    /// What becomes of it after an attempt that failed. `is_excused` tells that the attempt does not count.
+    pub(super) fn after(
+        mut self,
+        failure: &Failure,
+        is_excused: bool,
+        policy: &RetryPolicy,
+        jitter: &mut Jitter,
+    ) -> Next {
+        let attempts = self.attempts.max(self.refusals);
         let times = if attempts == 1 { "attempt" } else { "attempts" };
-        let Some(delay) = self.delays.next() else {
-            let detail = format!("{} (after {attempts} {times})", failure.detail);
-            return Next::GiveUp(self, Failure::new(failure.class, detail));
-        };
+        if !is_excused {
+            if attempts >= policy.max_attempts {
+                let detail = format!("{} (after {attempts} {times})", failure.detail);
+                self.attempts = attempts;
+                return Next::GiveUp(self, Failure::new(failure.class, detail));
+            }
+            self.delay = self.delays.next().unwrap_or(policy.max_backoff);
+        }
         // Full jitter; a delay that the server asks for is a lower bound.
-        let asked = failure.delay.unwrap_or_default().min(most_asked);
-        let delay = jitter.full(delay).max(asked);
+        let asked = failure.delay.unwrap_or_default().min(policy.max_retry_after);
+        let delay = jitter.full(self.delay).max(asked);
         self.spent += delay;
         if self.left().is_zero() {
             let limit = humantime::format_duration(self.request.deadline);

@@ -61,13 +61,13 @@ pub(super) fn known(shared: &Shared, headers: &HeaderMap, model: &str) -> Result
 /// Waits until a request is to be answered, and says with which fault; or refuses it.
 pub(super) async fn pass(shared: &Shared, question: &Question<'_>) -> Result<Option<FaultSpec>, Refused> {
     let takes = admit(shared, question)?.saturating_duration_since(clock::now());
-    if !takes.is_zero() {
-        tokio::time::sleep(takes).await;
-    }
     let fault = match next_in_script(shared)? {
         Some(scripted) => Some(scripted),
-        None => fault_for(&shared.spec, question),
+        None => fault_for(&shared.spec, question.prompt, question.texts, question.nth).cloned(),
     };
+    if !takes.is_zero() && !fault.as_ref().is_some_and(|fault| fault.at_once) {
+        tokio::time::sleep(takes).await;
+    }
     if let Some(fault) = &fault {
         if let Some(delay) = fault.delay {
             tokio::time::sleep(delay.0).await;
@@ -134,12 +134,18 @@ fn next_in_script(shared: &Shared) -> Result<Option<FaultSpec>, Refused> {
     Ok(next)
 }
 
-fn fault_for(spec: &SimulatorSpec, question: &Question<'_>) -> Option<FaultSpec> {
-    let nth = question.nth;
+/// What goes wrong with the `nth` request for a prompt, which has these texts.
+#[must_use]
+pub fn fault_for<'a>(
+    spec: &'a SimulatorSpec,
+    prompt: &str,
+    texts: &[&str],
+    nth: u32,
+) -> Option<&'a FaultSpec> {
     let matches = |(at, fault): &(usize, &FaultSpec)| {
-        fault.contains.as_ref().is_none_or(|text| question.texts.iter().any(|own| own.contains(text)))
+        fault.contains.as_ref().is_none_or(|text| texts.iter().any(|own| own.contains(text)))
             && fault.times.is_none_or(|times| nth < times)
-            && chance(spec.seed, &format!("fault {at}"), question.prompt, nth.into()) < fault.share
+            && chance(spec.seed, &format!("fault {at}"), prompt, nth.into()) < fault.share
     };
-    spec.faults.iter().enumerate().find(matches).map(|(_, fault)| fault.clone())
+    spec.faults.iter().enumerate().find(matches).map(|(_, fault)| fault)
 }

@@ -22,6 +22,7 @@ mod wrong;
 pub use answer::{answer_to, choose};
 pub use counts::Counts;
 pub use embeddings::embedding_of;
+pub use gate::fault_for;
 pub use instance::instance_of;
 pub use model::{Model, Refusal};
 pub use server::Simulator;

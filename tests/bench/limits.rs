@@ -67,7 +67,7 @@ fn main() {
     println!("\nthe short forms over loopback, in real time:");
     for file in &files {
         let Some(short) = Scenario::load(file).short() else { continue };
-        let line = short.play_over_loopback().line(&short.expect.share);
+        let line = short.play_over_loopback().line(&short.expect);
         println!("  {:24} {line}", file.file_stem().unwrap().to_string_lossy().replace('_', " "));
     }
 }

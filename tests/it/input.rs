@@ -268,19 +268,10 @@ async fn unicode_control_characters_and_rows_of_a_megabyte_come_through_whole() 
 async fn a_key_is_found_nowhere_but_in_the_request() {
     const KEY: &str = "sk-very-secret-0123456789";
     let echo = enrich::config::FaultSpec {
-        wrong: None,
         contains: Some("Row 1 ".into()),
-        share: 1.0,
-        times: None,
         status: Some(400),
-        code: None,
         message: Some(format!("your key {KEY} does not like this")),
-        retry_after: None,
-        finish_reason: None,
-        text: None,
-        body: None,
-        hang_up: false,
-        delay: None,
+        ..crate::stops::fault()
     };
     let spec = SimulatorSpec { api_key: Some(KEY.into()), faults: vec![echo], ..SimulatorSpec::default() };
     let world = World::new(spec).await;

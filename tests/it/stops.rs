@@ -34,6 +34,7 @@ pub fn fault() -> FaultSpec {
         body: None,
         hang_up: false,
         delay: None,
+        at_once: false,
     }
 }
 

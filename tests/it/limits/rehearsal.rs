@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use enrich::clock::{self, Instant, Jitter};
-use enrich::config::{Job, Params, SimulatedCharge, SimulatorSpec};
+use enrich::config::{FaultSpec, Job, Params, SimulatedCharge, SimulatorSpec};
 use enrich::dispatch::{Ask, Dispatcher, Lessons, Mode, Receipt, Reply, Request, Standing, Verdict, Wires};
 use enrich::event::{Event, Gauge, Listener, Voice};
 use enrich::fault::{Class, Failure};
@@ -18,7 +18,7 @@ use enrich::ident::{BatchId, Cell, Fingerprint, Lineage, RowKey, StepId};
 use enrich::journal::{Header, Journal, JournalFolder};
 use enrich::meter::Account;
 use enrich::prompt::Question;
-use enrich::simulator::{Model, Refusal, Simulator};
+use enrich::simulator::{Model, Refusal, Simulator, fault_for};
 use enrich::transport::{Endpoint, Heard, Paid, Sent, classify};
 use enrich::wire::{Message, Role};
 use serde::Deserialize;
@@ -51,6 +51,9 @@ pub struct Scenario {
     pub vary: BTreeMap<String, Vec<toml::Value>>,
     /// Its short form, in real time over loopback.
     pub loopback: Option<Short>,
+    /// Whether it has none.
+    #[serde(default)]
+    pub only_in_virtual_time: bool,
 }
 
 /// What is otherwise in the short form of a scenario. Shares are only printed there: they depend on the
@@ -75,6 +78,11 @@ pub struct Run {
     /// Bytes of a prompt.
     #[serde(default = "prompt_bytes")]
     pub prompt_bytes: usize,
+    /// Rows that may be ahead of the oldest one without an outcome, as the window of a run has it. Default: all.
+    pub window: Option<u64>,
+    /// Whether it is the run after one like it, whose lessons it begins with.
+    #[serde(default)]
+    pub again: bool,
 }
 
 fn prompt_bytes() -> usize {
@@ -99,6 +107,28 @@ pub struct Expect {
     pub lost_attempts: Option<u64>,
     /// Requests that may be in flight at the end, at least and at most.
     pub concurrency: Option<[u32; 2]>,
+    /// Answers in a second, as a share of what the provider can give: with latency and faults, or with the limit.
+    #[serde(default)]
+    pub rate: Vec<Rate>,
+    /// Seconds beyond `1.3 x rows / ((1 - p) x rate)` that it may take, where `p` of the attempts fail.
+    pub slack_seconds: Option<f64>,
+    /// Requests for each that is needed, at most.
+    pub requests_share: Option<f64>,
+    /// Share of rows that may end as errors.
+    #[serde(default)]
+    pub failed: f64,
+    /// Rows that must end as errors.
+    #[serde(default)]
+    pub least_failed: u64,
+}
+
+/// The rate of answers in some time.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rate {
+    pub from: u64,
+    pub to: u64,
+    pub least: f64,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -188,9 +218,38 @@ impl Scenario {
 
     /// Plays it, the same way for the same seed; with what a former run learned, if any.
     pub fn play(&self, lessons: &Lessons, seed: u64) -> Played {
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-        runtime.block_on(self.perform(lessons.clone(), seed))
+        let play = || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_time()
+                .start_paused(true)
+                .build()
+                .unwrap();
+            runtime.block_on(self.perform(lessons.clone(), seed))
+        };
+        if self.run.again {
+            play();
+        }
+        play()
+    }
+
+    /// The share of attempts that fail by chance.
+    fn fault_share(&self, spec: &SimulatorSpec) -> f64 {
+        spec.faults.iter().map(|fault| fault.share).sum::<f64>().min(1.0)
+    }
+
+    /// Seconds that an answer takes, with as many requests in flight as are allowed.
+    fn seconds_each(&self, job: &Job, spec: &SimulatorSpec) -> f64 {
+        let seconds = |span: Option<enrich::config::Span>| span.map_or(0.0, |span| span.0.as_secs_f64());
+        let network = 2.0 * NETWORK.as_secs_f64() + NETWORK_JITTER / 2.0;
+        let latency = seconds(spec.latency);
+        let p = self.fault_share(spec);
+        // A fault takes the time of an answer, unless it never comes.
+        let lost = spec.faults.iter().map(|fault| match fault.delay {
+            Some(_) => fault.share * job.providers[0].request_timeout.as_secs_f64(),
+            None => fault.share * latency,
+        });
+        let each = network + (1.0 - p) * latency + lost.sum::<f64>();
+        each / (1.0 - p) / f64::from(job.providers[0].max_concurrency)
     }
 
     /// Plays it with the real simulator and the real client over loopback, in real time.
@@ -227,7 +286,12 @@ impl Scenario {
                 start,
                 wall: DateTime::from_timestamp(1_800_000_000, 0).unwrap(),
                 charge: spec.token_charge,
+                spec: spec.clone(),
             }),
+            request_timeout: self
+                .provider
+                .contains_key("request_timeout")
+                .then_some(job.providers[0].request_timeout),
         });
         let mut played = self.drive(&job, Arc::clone(&rehearsed), lessons, seed).await;
         played.seconds = std::mem::take(&mut rehearsed.state.lock().unwrap().seconds);
@@ -236,6 +300,7 @@ impl Scenario {
     }
 
     /// Sends rows through a dispatcher until the scenario ends; the seconds are those of the replies.
+    #[expect(clippy::cast_precision_loss, reason = "counts for shares")]
     async fn drive<A: Ask>(&self, job: &Job, endpoint: Arc<A>, lessons: Lessons, seed: u64) -> Played {
         let start = clock::now();
         let heard = LastGauge::default();
@@ -268,8 +333,13 @@ impl Scenario {
         let journal = JournalFolder::open(folder.path()).unwrap().writer(&header, |_| {}).unwrap();
         let step = Step { seed, params: Arc::new(job.steps[0].params.clone()), journal };
         let (rows, bytes) = (self.run.rows.unwrap_or(u64::MAX), self.run.prompt_bytes);
+        let (oldest, mut watched) = watch::channel(0_u64);
+        let window = self.run.window.unwrap_or(u64::MAX);
         tasks.spawn(async move {
             for row in 0..rows {
+                if watched.wait_for(|oldest| row - *oldest < window).await.is_err() {
+                    return;
+                }
                 if to_inbox.send(step.request(row, bytes)).await.is_err() {
                     return;
                 }
@@ -277,22 +347,75 @@ impl Scenario {
         });
         let mut played = Played::default();
         let end = start + Duration::from_secs(self.run.seconds);
+        let mut ahead = std::collections::BTreeSet::new();
         while let Ok(Some(reply)) = tokio::time::timeout_at(end, replies.recv()).await {
+            if matches!(reply.verdict, Verdict::Paid(_) | Verdict::Failed(_)) {
+                ahead.insert(u64::from(reply.request.cell.row));
+                oldest.send_modify(|oldest| {
+                    while ahead.remove(oldest) {
+                        *oldest += 1;
+                    }
+                });
+            }
             played.note(reply, &mode, start);
             if played.stop.is_some() || played.answered + played.failed == rows {
                 break;
             }
         }
         played.took = clock::now() - start;
+        let spec = job.simulator.as_ref().unwrap();
+        let each = self.seconds_each(job, spec);
+        played.ideal = self.run.rows.unwrap_or_default() as f64 * each;
+        let limits =
+            [spec.requests.as_ref().map(|limit| limit.per_minute), job.providers[0].requests_per_minute];
+        let limit = limits.into_iter().flatten().map(|limit| f64::from(limit) / 60.0).reduce(f64::min);
+        played.possible = limit.unwrap_or(f64::INFINITY).min(1.0 / each);
         tasks.shutdown().await;
         played.gauge = heard.0.lock().unwrap().clone();
         played
     }
 
     /// What of a play is not as it must be, line by line.
+    #[expect(clippy::cast_precision_loss, reason = "counts for shares")]
     pub fn faults(&self, played: &Played) -> Vec<String> {
         let mut faults = Vec::new();
-        let Expect { share, throttled, requests, stop, lost_attempts, concurrency } = &self.expect;
+        let Expect {
+            share,
+            throttled,
+            requests,
+            stop,
+            lost_attempts,
+            concurrency,
+            rate,
+            slack_seconds,
+            requests_share,
+            failed,
+            least_failed,
+        } = &self.expect;
+        for wanted in rate {
+            let reached = played.rate(wanted);
+            if reached < wanted.least {
+                faults.push(format!(
+                    "{reached:.3} of the rate from {} s to {} s, not {}",
+                    wanted.from, wanted.to, wanted.least
+                ));
+            }
+        }
+        if let Some(slack) = slack_seconds {
+            let (took, most) = (played.took.as_secs_f64(), 1.3 * played.ideal + slack);
+            if took > most {
+                faults.push(format!("it took {took:.1} s, at most {most:.1} may be"));
+            }
+        }
+        if let Some(most) = requests_share {
+            let job = self.job();
+            let needed = self.run.rows.unwrap_or_default() as f64
+                / (1.0 - self.fault_share(job.simulator.as_ref().unwrap()));
+            let sent = played.sent() as f64;
+            if sent > needed * most {
+                faults.push(format!("{sent} requests where {needed:.0} are needed"));
+            }
+        }
         for wanted in share {
             let reached = played.share(wanted.from, wanted.to) / wanted.of;
             if reached < wanted.least || reached > wanted.most + 0.005 {
@@ -311,7 +434,8 @@ impl Scenario {
                 faults.push(format!("{sent} requests from {from} s to {to} s, at most {most} may be"));
             }
         }
-        if played.failed > 0 {
+        let (answered, lost) = (played.answered as f64, played.failed as f64);
+        if lost > failed * (answered + lost) {
             faults.push(format!("{} rows failed: {:?}", played.failed, played.failure));
         }
         if played.stop.map(Class::name) != stop.as_deref() {
@@ -325,7 +449,11 @@ impl Scenario {
         {
             faults.push(format!("{reached} requests at once, not {least} to {most}"));
         }
-        if let Some(rows) = self.run.rows.filter(|rows| stop.is_none() && played.answered < *rows) {
+        if played.failed < *least_failed {
+            faults.push(format!("{} rows failed, {least_failed} must", played.failed));
+        }
+        let ended = played.answered + played.failed;
+        if let Some(rows) = self.run.rows.filter(|rows| stop.is_none() && ended < *rows) {
             faults.push(format!("{} of {rows} rows answered in {} s", played.answered, self.run.seconds));
         }
         faults
@@ -333,6 +461,14 @@ impl Scenario {
 }
 
 fn set(case: &mut Scenario, key: &str, value: toml::Value) {
+    if key == "run.again" {
+        case.run.again = value.as_bool().unwrap();
+        return;
+    }
+    // 0 stands for a key that is not there.
+    if value == toml::Value::Integer(0) {
+        return;
+    }
     let mut path = key.split('.');
     let mut table = match path.next() {
         Some("simulator") => &mut case.simulator,
@@ -394,6 +530,10 @@ pub struct Played {
     pub stop: Option<Class>,
     pub failure: Option<Failure>,
     pub took: Duration,
+    /// Seconds in which it could have been done.
+    pub ideal: f64,
+    /// Answers a second that are possible.
+    pub possible: f64,
     pub seconds: Vec<Second>,
     pub gauge: Gauge,
     limits: Limits,
@@ -468,6 +608,17 @@ impl Played {
         used as f64 / (limit * (to - from) as f64)
     }
 
+    /// Requests that were sent.
+    pub fn sent(&self) -> u64 {
+        self.sum(0, u64::MAX >> 1, |second| second.accepted + second.refused + second.broken)
+    }
+
+    /// Answers in some time, as a share of what is possible.
+    pub fn rate(&self, wanted: &Rate) -> f64 {
+        let answered = self.sum(wanted.from, wanted.to, |second| second.accepted) as f64;
+        answered / (self.possible * (wanted.to - wanted.from) as f64)
+    }
+
     /// The share of requests that were refused for being too many.
     pub fn throttled(&self) -> f64 {
         let refused = self.sum(0, u64::MAX >> 1, |second| second.refused);
@@ -476,8 +627,19 @@ impl Played {
     }
 
     /// A line for people.
-    pub fn line(&self, shares: &[Share]) -> String {
+    pub fn line(&self, expect: &Expect) -> String {
         let mut line = String::new();
+        let shares = &expect.share;
+        for wanted in &expect.rate {
+            let _ = write!(line, "rate {:.3}  ", self.rate(wanted));
+        }
+        if self.failed > 0 {
+            let _ = write!(line, "{} rows lost  ", self.failed);
+        }
+        if expect.slack_seconds.is_some() || expect.requests_share.is_some() {
+            let took = self.took.as_secs_f64();
+            let _ = write!(line, "{} requests  {took:.1} s, ideal {:.1} s  ", self.sent(), self.ideal);
+        }
         for Share { from, to, of, .. } in shares {
             let _ = write!(line, "share {:.3}  ", self.share(*from, *to) / of);
         }
@@ -490,6 +652,8 @@ impl Played {
 struct Rehearsed {
     model: Arc<str>,
     state: Mutex<State>,
+    /// Where the scenario has one.
+    request_timeout: Option<Duration>,
 }
 
 struct State {
@@ -500,6 +664,7 @@ struct State {
     /// The time of day at the start.
     wall: DateTime<Utc>,
     charge: SimulatedCharge,
+    spec: SimulatorSpec,
 }
 
 impl State {
@@ -523,6 +688,7 @@ fn read(headers: &[(String, String)], wall: DateTime<Utc>) -> Heard {
 
 impl Ask for Rehearsed {
     async fn ask(&self, questions: &[Arc<Question>], params: &Params, most: Duration) -> Sent {
+        let most = self.request_timeout.map_or(most, |timeout| most.min(timeout));
         let question = &questions[0];
         let prompt = question.messages()[0].content.as_str();
         let prompt_tokens = prompt.len() as u64 / 4;
@@ -550,24 +716,52 @@ impl Ask for Rehearsed {
                     headers.extend(
                         refusal.headers.iter().map(|(name, value)| ((*name).to_owned(), value.clone())),
                     );
-                    (Err((refusal, headers)), nth, wall)
+                    (Err((refusal, headers, Duration::ZERO)), nth, wall)
                 }
                 Ok(()) => {
-                    let second = state.second(now);
-                    second.accepted += 1;
-                    if state.charge == SimulatedCharge::Max {
-                        let charged = prompt_tokens + max_tokens.unwrap_or_default();
-                        state.second(now).tokens += charged;
+                    let nth = u32::try_from(nth).unwrap();
+                    let fault = fault_for(&state.spec, prompt, &[prompt], nth).cloned();
+                    let latency = state.model.latency(prompt, nth.into());
+                    if let Some(fault) = fault {
+                        let second = state.second(now);
+                        match fault.status {
+                            Some(429) => second.refused += 1,
+                            _ => second.broken += 1,
+                        }
+                        let after = if fault.at_once { Duration::ZERO } else { latency };
+                        (
+                            Err((
+                                refusal_of(&fault),
+                                Vec::new(),
+                                after + fault.delay.map_or(Duration::ZERO, |delay| delay.0),
+                            )),
+                            nth.into(),
+                            wall,
+                        )
+                    } else {
+                        let second = state.second(now);
+                        second.accepted += 1;
+                        if state.charge == SimulatedCharge::Max {
+                            let charged = prompt_tokens + max_tokens.unwrap_or_default();
+                            state.second(now).tokens += charged;
+                        }
+                        (Ok(state.model.work(latency, now)), nth.into(), wall)
                     }
-                    let latency = state.model.latency(prompt, nth);
-                    (Ok(state.model.work(latency, now)), nth, wall)
                 }
             }
         };
         let started = clock::now();
         match done {
-            Err((refusal, headers)) => {
-                tokio::time::sleep(NETWORK).await;
+            Err((_, _, after)) if after > most => {
+                tokio::time::sleep(most).await;
+                Sent {
+                    result: Err(Failure::new(Class::Timeout, "too slow")),
+                    limits: Default::default(),
+                    may_be_billed: true,
+                }
+            }
+            Err((refusal, headers, after)) => {
+                tokio::time::sleep(after + NETWORK).await;
                 refused(&refusal, &read(&headers, wall))
             }
             Ok(done) if done - started > most => {
@@ -604,6 +798,18 @@ impl Ask for Rehearsed {
 
     fn model(&self) -> &Arc<str> {
         &self.model
+    }
+}
+
+/// What a fault sends.
+fn refusal_of(fault: &FaultSpec) -> Refusal {
+    let headers = fault.retry_after.clone().map(|value| ("retry-after", value));
+    Refusal {
+        status: if fault.hang_up { 0 } else { fault.status.unwrap_or(500) },
+        kind: "server_error",
+        code: "fault",
+        message: fault.message.clone().unwrap_or_else(|| "a fault".to_owned()),
+        headers: headers.into_iter().collect(),
     }
 }
 

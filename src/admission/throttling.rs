@@ -1,0 +1,290 @@
+//! Refusals for being asked too much (429, 503 with a delay): what they are about.
+//!
+//! Three causes look alike: a limit that was exceeded, one request that is refused whatever else is sent, and a
+//! server that refuses a share of all requests at any rate. A limit is obeyed. One request's refusals are its own.
+//! For the third, sending less is no remedy: refusals that come as often at a fraction of the rate as at all of it
+//! are not about the rate, and what was given up for them is taken back.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::log::SendLog;
+use crate::clock::Instant;
+
+/// Newest outcomes that are held against the share that is refused at any rate.
+const NEWEST: usize = 50;
+/// Of the highest rate at which answers came lately: at more than the first part the rate was high, at less than the
+/// second it was low.
+const HIGH: f64 = 0.5;
+const LOW: f64 = 0.4;
+/// The highest rate is measured over a whole window of the providers that count over windows: a burst that they let
+/// through at once is no rate.
+const PEAK_OVER: Duration = Duration::from_secs(60);
+const PEAK_EVERY: Duration = Duration::from_millis(500);
+/// The highest rate is half forgotten in this time.
+const PEAK_HALF_LIFE_SECONDS: f64 = 300.0;
+/// Refusals at a low rate after which they are judged.
+const MIN_REFUSALS: f64 = 6.0;
+/// The share of requests that may be refused at any rate, before that is found out.
+const ASSUMED_SHARE: f64 = 0.03;
+/// Outcomes over which shares are measured; old ones fade.
+const MEMORY: f64 = 500.0;
+/// Refusals come as often at the low rate when they do so at this part of the difference, or more, between what a limit
+/// would refuse and what was refused at the high rate.
+const AS_OFTEN: f64 = 0.35;
+/// They come more often, as where a burst was used up, at more than so many times the share, and so much besides.
+const MORE_OFTEN: f64 = 2.5;
+const MORE_OFTEN_LEAST: f64 = 0.02;
+/// Where more than this share is refused it is a limit, however little is sent.
+const MAX_USUAL_SHARE: f64 = 0.5;
+/// Of so many requests at a low rate no more than this share is refused: then the rate is not lowered for it, although
+/// it is a limit.
+const MIN_LOW: f64 = 20.0;
+const MAX_SHARE_AT_LIMIT: f64 = 0.25;
+/// For so long after a refusal a low rate is held until it is known what the refusals are about.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// For so long it is believed that refusals are about a limit, the first time and at the most.
+const LIMIT_BELIEVED: Duration = Duration::from_secs(60);
+const LIMIT_BELIEVED_AT_MOST: Duration = Duration::from_secs(3_600);
+/// A share that is refused at any rate is forgotten after so long without a refusal.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(120);
+/// Answers to others for each refusal of others from which on a second refusal of a request is its own.
+const ANSWERS_PER_REFUSAL: u64 = 4;
+/// What the send rate is measured over, and over what where that holds fewer than [`MIN_SENT`] requests.
+const RATE_OVER: Duration = Duration::from_secs(1);
+const SLOW_RATE_OVER: Duration = Duration::from_secs(10);
+const MIN_SENT: f64 = 10.0;
+
+/// Answers and refusals of a provider so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    answers: u64,
+    refusals: u64,
+}
+
+/// The refusals of one provider.
+#[derive(Debug)]
+pub(super) struct Throttling {
+    tally: Tally,
+    /// When requests were sent, refused ones included.
+    sent: SendLog,
+    /// When requests were sent that were answered.
+    answered: SendLog,
+    /// The highest rate at which answers came over [`PEAK_OVER`], in a second, and when it was looked at.
+    peak: f64,
+    peak_at: Instant,
+    /// Outcomes of requests that were sent at high and at low rates.
+    high: Outcomes,
+    low: Outcomes,
+    /// The newest outcomes: whether each was a refusal.
+    newest: VecDeque<bool>,
+    /// The share of requests that is refused at any rate, once that was found out.
+    usual: Option<f64>,
+    refused_at: Option<Instant>,
+    limit_believed_until: Option<Instant>,
+    /// How long it is believed the next time.
+    limit_believed_for: Duration,
+}
+
+/// Outcomes of requests; old ones fade.
+#[derive(Clone, Copy, Debug, Default)]
+struct Outcomes {
+    all: f64,
+    refused: f64,
+    /// Sum of the rates at which they were sent.
+    rates: f64,
+}
+
+/// What a refusal means for the rate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Remedy {
+    /// Send less.
+    SendLess,
+    /// Wait, and go on at the same rate: it is not known yet whether sending less helps.
+    Hold,
+    /// Sending less did not help: go back to the rate before.
+    TakeBack,
+}
+
+impl Throttling {
+    pub(super) fn new(now: Instant) -> Self {
+        Throttling {
+            tally: Tally::default(),
+            sent: SendLog::new(now),
+            answered: SendLog::new(now),
+            peak: 0.0,
+            peak_at: now,
+            high: Outcomes::default(),
+            low: Outcomes::default(),
+            newest: VecDeque::new(),
+            usual: None,
+            refused_at: None,
+            limit_believed_until: None,
+            limit_believed_for: LIMIT_BELIEVED,
+        }
+    }
+
+    pub(super) fn tally(&self) -> Tally {
+        self.tally
+    }
+
+    pub(super) fn refusals(&self) -> u64 {
+        self.tally.refusals
+    }
+
+    /// Counts a request that is sent. Returns the rate at which requests are sent, in a second.
+    pub(super) fn sends(&mut self, now: Instant) -> f64 {
+        let lately = self.sent.sum(RATE_OVER, now);
+        let rate = if lately >= MIN_SENT {
+            lately / RATE_OVER.as_secs_f64()
+        } else {
+            self.sent.sum(SLOW_RATE_OVER, now).max(1.0) / SLOW_RATE_OVER.as_secs_f64()
+        };
+        self.sent.add(1.0, now);
+        rate
+    }
+
+    /// Counts an answer to a request that was sent at this rate.
+    pub(super) fn answered(&mut self, rate: f64, now: Instant) {
+        self.tally.answers += 1;
+        self.answered.add(1.0, now);
+        // Looked at from time to time: it takes a while to change.
+        if now.saturating_duration_since(self.peak_at) >= PEAK_EVERY {
+            let lately = self.answered.sum(PEAK_OVER, now) / PEAK_OVER.as_secs_f64();
+            self.peak = self.peak_now(now).max(lately);
+            self.peak_at = now;
+        }
+        self.count(rate, 0.0, now);
+    }
+
+    /// Counts a refusal of a request that was sent at this rate.
+    pub(super) fn refused(&mut self, rate: f64, now: Instant) {
+        self.tally.refusals += 1;
+        if self.refused_at.is_some_and(|at| now.saturating_duration_since(at) > FORGOTTEN_AFTER) {
+            self.usual = None;
+            self.high = Outcomes::default();
+            self.low = Outcomes::default();
+        }
+        self.refused_at = Some(now);
+        self.count(rate, 1.0, now);
+    }
+
+    /// Whether another refusal of a request that was refused before, at `since`, is its own: others were answered
+    /// meanwhile, and few were refused.
+    pub(super) fn is_own(&self, since: Tally) -> bool {
+        let answers = self.tally.answers - since.answers;
+        let others = self.tally.refusals - since.refusals;
+        answers > 0 && others * ANSWERS_PER_REFUSAL <= answers
+    }
+
+    /// Whether the newest refusals are no more than the share that is refused at any rate. Where no limit is known a few
+    /// refusals are no reason to look for one. `pending` requests that were sent before the refused one are still being
+    /// worked on.
+    pub(super) fn is_usual(&self, has_limit: bool, pending: usize) -> bool {
+        let Some(share) = self.usual.or((!has_limit).then_some(ASSUMED_SHARE)) else { return false };
+        let refused = self.newest.iter().filter(|refused| **refused).count();
+        #[expect(clippy::cast_precision_loss, reason = "small counts")]
+        let [refused, newest, pending] =
+            [refused, self.newest.len(), pending.min(NEWEST)].map(|count| count as f64);
+        let expected = (newest + pending) * share;
+        refused <= expected + 4.0 * expected.sqrt() + 2.0
+            && refused <= (newest + pending) * MAX_USUAL_SHARE + 2.0
+    }
+
+    /// A refusal that is not explained otherwise; `rate` is the rate that is held to, where one is.
+    pub(super) fn judge(&mut self, rate: Option<f64>, now: Instant) -> Remedy {
+        let is_low = rate.is_some_and(|rate| rate <= self.peak_now(now) * LOW);
+        if self.limit_believed_until.is_some_and(|until| now < until) {
+            let is_rare = self.low.all >= MIN_LOW && self.low.share() <= MAX_SHARE_AT_LIMIT;
+            return if is_low && is_rare { Remedy::Hold } else { Remedy::SendLess };
+        }
+        self.limit_believed_until = None;
+        if self.usual.take().is_some() {
+            // More is refused since more is sent: it was a limit.
+            self.believe_in_limit(now);
+            return Remedy::SendLess;
+        }
+        let Some(rate) = rate.filter(|rate| *rate <= self.peak_now(now) * LOW) else {
+            return Remedy::SendLess;
+        };
+        if self.low.refused < MIN_REFUSALS {
+            // With hardly an answer between them it is a limit, and lower than that.
+            let is_rare = self.low.share() <= MAX_USUAL_SHARE || self.low.all < MIN_REFUSALS;
+            return if is_rare { Remedy::Hold } else { Remedy::SendLess };
+        }
+        // A limit would refuse so much less of what is sent at the low rate.
+        let part = self.low.rate().max(rate) / self.high.rate().max(f64::MIN_POSITIVE);
+        let by_limit = (1.0 - (1.0 - self.high.share()) / part.min(1.0)).max(0.0);
+        let share = self.low.share();
+        let high = self.high.share();
+        let least = by_limit + (high - by_limit) * AS_OFTEN;
+        let is_as_often = (least..=high * MORE_OFTEN + MORE_OFTEN_LEAST).contains(&share);
+        self.low = Outcomes::default();
+        if share > MAX_USUAL_SHARE || !is_as_often {
+            self.believe_in_limit(now);
+            return Remedy::SendLess;
+        }
+        self.high = Outcomes::default();
+        self.newest.clear();
+        self.usual = Some(share);
+        Remedy::TakeBack
+    }
+
+    fn believe_in_limit(&mut self, now: Instant) {
+        self.limit_believed_until = Some(now + self.limit_believed_for);
+        self.limit_believed_for = (self.limit_believed_for * 4).min(LIMIT_BELIEVED_AT_MOST);
+        self.low = Outcomes::default();
+    }
+
+    /// Whether a rate that is held to must not grow now: it is not known yet what the newest refusals are about.
+    pub(super) fn holds_rate(&self, rate: Option<f64>, now: Instant) -> bool {
+        let is_recent = self.refused_at.is_some_and(|at| now.saturating_duration_since(at) < PATIENCE);
+        is_recent
+            && self.usual.is_none()
+            && self.limit_believed_until.is_none_or(|until| now >= until)
+            && rate.is_some_and(|rate| rate <= self.peak_now(now) * LOW)
+    }
+
+    fn peak_now(&self, now: Instant) -> f64 {
+        let age = now.saturating_duration_since(self.peak_at).as_secs_f64();
+        self.peak * (-age / PEAK_HALF_LIFE_SECONDS).exp2()
+    }
+
+    fn count(&mut self, rate: f64, refused: f64, now: Instant) {
+        self.newest.push_back(refused > 0.0);
+        if self.newest.len() > NEWEST {
+            self.newest.pop_front();
+        }
+        if let Some(usual) = &mut self.usual {
+            *usual += (refused - *usual) / MEMORY;
+        }
+        let peak = self.peak_now(now);
+        if rate > peak * HIGH {
+            self.high.count(rate, refused);
+        } else if rate <= peak * LOW {
+            self.low.count(rate, refused);
+        }
+    }
+}
+
+impl Outcomes {
+    fn count(&mut self, rate: f64, refused: f64) {
+        if self.all >= MEMORY {
+            let kept = (MEMORY - 1.0) / self.all;
+            self.all *= kept;
+            self.refused *= kept;
+            self.rates *= kept;
+        }
+        self.all += 1.0;
+        self.refused += refused;
+        self.rates += rate;
+    }
+
+    fn share(&self) -> f64 {
+        self.refused / self.all.max(1.0)
+    }
+
+    fn rate(&self) -> f64 {
+        self.rates / self.all.max(1.0)
+    }
+}
