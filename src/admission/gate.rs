@@ -113,6 +113,8 @@ pub struct Admission {
     failing_since: Option<Instant>,
     /// Whether rows can be asked elsewhere while this provider is left alone.
     has_fallback: bool,
+    /// Whether it answered within the last day.
+    is_known: bool,
     /// What its health is remembered by.
     identity: String,
     max_retry_after: Duration,
@@ -136,7 +138,8 @@ impl Admission {
             concurrency.remember(limit);
         }
         let identity = Healthy::identity(provider);
-        if let Some(healthy) = learned.healthy.as_ref().filter(|healthy| healthy.holds(&identity)) {
+        let healthy = learned.healthy.as_ref().filter(|healthy| healthy.holds(&identity));
+        if let Some(healthy) = healthy {
             concurrency.open_with(healthy.in_flight);
         }
         let mut quotas = Quotas::new(provider, now);
@@ -160,6 +163,7 @@ impl Admission {
             probing: 0,
             failing_since: None,
             has_fallback,
+            is_known: healthy.is_some(),
             identity,
             max_retry_after: provider.retry.max_retry_after,
             outage_deadline: provider.retry.outage_deadline,
@@ -323,10 +327,27 @@ impl Admission {
         self.quotas.failed(&ticket.taken, limits, now);
         let since = *self.failing_since.get_or_insert(now);
         self.open(now);
+        if self.answered.is_none() && !self.is_known && failure.class == Class::Connection {
+            // Rather a wrong address than an outage.
+            let detail = format!("it has answered nothing in this run: {}", failure.detail);
+            return Blame::Run(Failure::new(Class::Unavailable, detail));
+        }
         if now - since > self.outage_deadline {
             return Blame::Run(self.gave_up(now - since, failure));
         }
         Blame::Provider
+    }
+
+    /// Since when nobody is answered, where that is so, and how long that may last.
+    #[must_use]
+    pub fn outage(&self) -> Option<(Instant, Duration)> {
+        Some((self.failing_since?, self.outage_deadline))
+    }
+
+    /// Whether anything was answered in this run.
+    #[must_use]
+    pub fn has_answered(&self) -> bool {
+        self.answered.is_some()
     }
 
     /// Whether another refusal of a request that was refused before, at this tally, is its own.

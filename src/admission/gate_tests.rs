@@ -323,14 +323,20 @@ fn a_provider_that_answers_nobody_ends_the_run_and_not_the_row() {
         let blame = fail(&mut admission, 0, attempt == 5, now);
         assert_eq!(blame, if attempt < 5 { Blame::Row } else { Blame::Doubt });
     }
-    // It may be starting: it is given as long as one that fails in the middle of a run.
-    let mut asked = 0;
-    let (started, mut now) = (now, now);
+    let ticket = sent(&mut admission, now);
+    let blame = admission.doubted(&ticket, &failure(Class::Connection), &limits(), now);
+    assert!(matches!(blame, Blame::Run(_)), "rather a wrong address than an outage");
+}
+
+#[test]
+fn a_server_that_is_starting_is_given_as_long_as_one_that_fails_in_the_middle() {
+    let (mut admission, started) = admission("");
+    let (mut asked, mut now) = (0, started);
     loop {
         match admission.admit(Cost::default(), now) {
             Ok(ticket) => {
                 asked += 1;
-                match admission.doubted(&ticket, &failure(Class::Connection), &limits(), now) {
+                match admission.doubted(&ticket, &failure(Class::ServerError), &limits(), now) {
                     Blame::Provider => {}
                     Blame::Run(_) => break,
                     other => panic!("nobody was answered: {other:?}"),

@@ -20,8 +20,13 @@ use crate::wire::ChatResponse;
 pub fn share(response: &ChatResponse, bytes: &[usize]) -> Result<Vec<Option<Bytes>>, Failure> {
     let wrong = |what: String| Failure::new(Class::InvalidResponse, what);
     let mut vectors: Vec<Option<&RawValue>> = vec![None; bytes.len()];
+    // Some servers say 0 of each: then they come in order.
+    let says_nothing = response.data.len() == bytes.len()
+        && response.data.len() > 1
+        && response.data.iter().all(|item| item.index == Some(0));
     for (at, item) in response.data.iter().enumerate() {
-        let index = item.index.map_or(Some(at), |index| usize::try_from(index).ok());
+        let index =
+            item.index.filter(|_| !says_nothing).map_or(Some(at), |index| usize::try_from(index).ok());
         let place = index.and_then(|index| vectors.get_mut(index));
         let place = place.ok_or_else(|| {
             let index = item.index.map_or_else(|| "none".to_owned(), |index| index.to_string());
@@ -121,8 +126,8 @@ mod tests {
         let of = |data: &str| share(&parse(format!("{{\"data\":{data}}}").as_bytes()).unwrap(), &[1, 1]);
         let told = |data: &str| of(data).unwrap_err().detail;
         assert_eq!(
-            told(r#"[{"index":0,"embedding":[1]},{"index":0,"embedding":[2]}]"#),
-            "two vectors have the index 0"
+            told(r#"[{"index":1,"embedding":[1]},{"index":1,"embedding":[2]}]"#),
+            "two vectors have the index 1"
         );
         assert!(told(r#"[{"index":2,"embedding":[1]}]"#).contains("is 2, and 2 texts"));
         assert_eq!(told("[]"), "the answer has no vectors");

@@ -11,7 +11,26 @@ pub use embedding::share;
 use crate::config::Form;
 use crate::fault::{Class, Failure};
 use crate::ident::{Money, Tokens};
-use crate::wire::{CLASSES_WORDS, COMPLAINT, ChatResponse, Usage};
+use crate::wire::{self, CLASSES_WORDS, COMPLAINT, ChatResponse, Usage};
+
+/// Tokens of a prompt or an answer, at most: more than any model takes or gives is no count.
+const MAX_TOKENS: u64 = 100_000_000;
+/// Tokens around a prompt that its bytes do not show: roles, tools, what the provider adds.
+const MAX_UNSEEN_TOKENS: u64 = 10_000;
+/// Tokens of an answer to a request without `max_tokens`, at most.
+const MAX_UNBOUND_COMPLETION: u64 = 2_000_000;
+
+/// Whether a request with a prompt of so many bytes can have used so many tokens: what a server claims beyond that is
+/// no ground for a debt.
+#[must_use]
+pub fn is_plausible(tokens: Tokens, prompt_bytes: usize, max_tokens: Option<u32>) -> bool {
+    // A token is a byte of text at least, in every encoding.
+    let most_prompt = (prompt_bytes as u64).saturating_mul(2).saturating_add(MAX_UNSEEN_TOKENS);
+    // What is thought may come on top of what is said.
+    let thought = |most: u32| u64::from(most).saturating_mul(20).max(MAX_UNSEEN_TOKENS);
+    let most_completion = max_tokens.map_or(MAX_UNBOUND_COMPLETION, thought);
+    tokens.prompt <= most_prompt && tokens.completion <= most_completion
+}
 
 /// What the provider says of a response besides its text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,11 +50,9 @@ pub struct Facts {
 /// # Errors
 /// A failure of class `invalid_response` when it is no response.
 pub fn parse(body: &[u8]) -> Result<ChatResponse, Failure> {
-    serde_json::from_slice(body).map_err(|error| {
-        Failure::new(
-            Class::InvalidResponse,
-            format!("the answer is not what the interface promises: {error}"),
-        )
+    wire::read(body).ok_or_else(|| {
+        let beginning = wire::reason_of(body);
+        Failure::new(Class::InvalidResponse, format!("the answer is no JSON; it begins: {beginning}"))
     })
 }
 
@@ -56,6 +73,9 @@ fn tokens(usage: &Usage) -> Option<Tokens> {
     let prompt = usage.prompt_tokens?;
     let rest = usage.total_tokens.map(|total| total.saturating_sub(prompt));
     let completion = usage.completion_tokens.max(rest)?;
+    if prompt.max(completion) > MAX_TOKENS {
+        return None;
+    }
     let details = usage.prompt_tokens_details.as_ref();
     Some(Tokens {
         prompt,
@@ -113,8 +133,8 @@ pub fn answer(response: ChatResponse, form: &Form) -> Result<Answer, Failure> {
         let content = Content::Vector(embedding::vector(&response)?);
         return Ok(Answer::Good { content, said: None });
     }
-    let is_cut =
-        response.choices.first().and_then(|choice| choice.finish_reason.as_deref()) == Some("length");
+    let finish_reason = response.choices.first().and_then(|choice| choice.finish_reason.as_deref());
+    let is_cut = finish_reason.is_some_and(is_cut);
     let said = text(response)?;
     match form {
         Form::Text | Form::Embedding(_) => Ok(Answer::Good { content: Content::Text(said), said: None }),
@@ -155,6 +175,21 @@ pub fn unfenced(text: &str) -> &str {
     inner.map_or(text, |(_, inner)| inner.trim())
 }
 
+/// Whether an answer ends because of the token limit, in OpenAI's words or Google's.
+#[must_use]
+pub fn is_cut(finish_reason: &str) -> bool {
+    matches!(finish_reason, "length" | "MAX_TOKENS" | "max_tokens")
+}
+
+/// Whether an answer ends because a filter cut it: OpenAI's word, with what follows it, or Google's.
+fn is_filtered(finish_reason: &str) -> bool {
+    finish_reason.starts_with("content_filter")
+        || matches!(
+            finish_reason,
+            "SAFETY" | "RECITATION" | "BLOCKLIST" | "PROHIBITED_CONTENT" | "SPII" | "IMAGE_SAFETY"
+        )
+}
+
 /// The text of a chat completion, or what it calls the one tool with that there is.
 ///
 /// # Errors
@@ -172,12 +207,15 @@ pub fn text(response: ChatResponse) -> Result<String, Failure> {
     let called = answer.tool_calls.into_iter().flatten().next().and_then(|call| call.function?.arguments);
     // Some models say something beside the call.
     let content = called.or(content).filter(|content| !content.trim().is_empty());
+    if is_filtered(&finish_reason) {
+        let detail = format!("the provider's filter cut the answer (finish_reason {finish_reason:?})");
+        return Err(Failure::new(Class::ContentFilter, detail));
+    }
     match (content, finish_reason.as_str()) {
-        (_, "content_filter") => {
-            Err(Failure::new(Class::ContentFilter, "the provider's filter cut the answer"))
-        }
         (Some(content), _) => Ok(content),
-        (None, "length") => Err(Failure::new(Class::Length, "the token limit was reached before any text")),
+        (None, reason) if is_cut(reason) => {
+            Err(Failure::new(Class::Length, "the token limit was reached before any text"))
+        }
         (None, other) => {
             Err(Failure::new(Class::EmptyAnswer, format!("no text came (finish_reason {other:?})")))
         }
@@ -200,6 +238,11 @@ mod tests {
         assert_eq!(choice(r#""message":{"content":""},"finish_reason":"length""#), Err(Class::Length));
         assert_eq!(choice(r#""message":{"content":null},"finish_reason":"stop""#), Err(Class::EmptyAnswer));
         assert_eq!(choice(r#""finish_reason":"content_filter""#), Err(Class::ContentFilter));
+        for reason in ["SAFETY", "RECITATION", "content_filter: RECITATION"] {
+            let half = format!(r#""message":{{"content":"The first ha"}},"finish_reason":"{reason}""#);
+            assert_eq!(choice(&half), Err(Class::ContentFilter), "half a sentence is no answer: {reason}");
+        }
+        assert_eq!(choice(r#""message":{"content":null},"finish_reason":"MAX_TOKENS""#), Err(Class::Length));
         assert_eq!(choice(r#""message":{"content":null,"refusal":"no"}"#), Err(Class::Refusal));
         assert_eq!(read(r#"{"choices":[]}"#), Err(Class::InvalidResponse));
         assert_eq!(read("<html>"), Err(Class::InvalidResponse));
@@ -242,6 +285,11 @@ mod tests {
         assert_eq!(thinking.tokens.map(|tokens| tokens.completion), Some(17));
         assert_eq!(thinking.cost, Money::from_dollars(0.5));
         assert_eq!(read(r#"{"prompt_tokens":3}"#).tokens, None);
+        assert_eq!(read(r#"{"prompt_tokens":3,"completion_tokens":1000000000000000}"#).tokens, None);
+        let used = |prompt, completion| Tokens { prompt, cached: 0, completion, reasoning: 0 };
+        assert!(is_plausible(used(120, 30), 400, Some(50)) && is_plausible(used(120, 900), 400, None));
+        assert!(!is_plausible(used(90_000, 30), 400, None), "four hundred bytes are not that many tokens");
+        assert!(!is_plausible(used(120, 90_000_000), 400, None));
         assert_eq!(read("{}").tokens, None);
     }
 }

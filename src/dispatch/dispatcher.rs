@@ -30,6 +30,8 @@ use crate::meter::{Account, Encoding, Meter, Refused, Reservation};
 
 /// How long a row waits for others to go with it.
 const LINGER: Duration = Duration::from_millis(20);
+/// With nothing else to be asked, how long it takes until refusals are taken for the rows' own.
+const REFUSED_REST: Duration = Duration::from_millis(250);
 /// How soon it is looked again whether requests in flight left something of the budget.
 const BUDGET_LOOK: Duration = Duration::from_millis(20);
 
@@ -87,8 +89,16 @@ pub struct Dispatcher<A: Ask> {
     pub(super) pause_told: u64,
     /// Rows whose last attempt failed while nobody was answered: it may be the provider.
     pub(super) doubted: Vec<(Pending, Failure)>,
+    /// Rows that were refused one after the other since the last answer: it may be the run that is refused.
+    pub(super) refused: Vec<(Pending, Failure)>,
+    /// When they are taken for the rows' own, with nothing else to be asked.
+    refused_rest: Option<Instant>,
+    /// Whether the provider answered a row in this run.
+    pub(super) has_answered: bool,
     /// Whether a harmless question should be asked, and whether one is under way.
     pub(super) doubt: Doubt,
+    /// Since when nobody is answered, and when that was said last.
+    pub(super) outage_said: Option<(Instant, Instant)>,
     /// Whether the provider, or the budget, has ended the run.
     is_stopped: bool,
     /// How the budget has, until that is told.
@@ -120,6 +130,7 @@ impl<A: Ask> Dispatcher<A> {
                 voice: wires.voice.clone(),
                 extra_bytes: length_of(&provider.extra_body),
                 only_embeds: wires.only_embeds,
+                said_unread_usage: Arc::default(),
             },
             policy: provider.retry,
             admission: Admission::new(provider, &learned, wires.has_fallback, now, wires.jitter.fork()),
@@ -137,7 +148,11 @@ impl<A: Ask> Dispatcher<A> {
             linger: None,
             pause_told: 0,
             doubted: Vec::new(),
+            refused: Vec::new(),
+            refused_rest: None,
+            has_answered: false,
             doubt: Doubt::None,
+            outage_said: None,
             is_stopped: false,
             broke: None,
             flights: JoinSet::new(),
@@ -164,12 +179,12 @@ impl<A: Ask> Dispatcher<A> {
                     return;
                 }
                 let wake = self.send_ready();
-                if self.go_broke().await.is_err() {
+                if self.go_broke().await.is_err() || self.settle_refused().await.is_err() {
                     return;
                 }
                 wake
             };
-            let idle = self.is_at_rest() && self.doubted.is_empty();
+            let idle = self.is_at_rest() && self.doubted.is_empty() && self.refused.is_empty();
             let has_space = draining || self.ready.len() < self.most_ready;
             let done = tokio::select! {
                 biased;
@@ -290,6 +305,9 @@ impl<A: Ask> Dispatcher<A> {
             // Nobody is left whose answer could tell.
             self.doubt = Doubt::Wanted;
         }
+        let rests = !self.refused.is_empty() && self.is_at_rest();
+        // More rows may be on their way.
+        self.refused_rest = rests.then(|| self.refused_rest.unwrap_or(now + REFUSED_REST));
         self.linger = None;
         let waiting = self.send_while_admitted(now);
         let is_idle = self.ready.is_empty() && self.flights.is_empty();
@@ -299,7 +317,8 @@ impl<A: Ask> Dispatcher<A> {
             Health::Down(until) if self.wires.has_fallback => Some(until),
             _ => None,
         };
-        [next_due, waiting.map(|(_, at)| at), probe, self.linger].into_iter().flatten().min()
+        let rest = self.refused_rest;
+        [next_due, waiting.map(|(_, at)| at), probe, self.linger, rest].into_iter().flatten().min()
     }
 
     fn send_while_admitted(&mut self, now: Instant) -> Option<(Waiting, Instant)> {
@@ -394,6 +413,17 @@ impl<A: Ask> Dispatcher<A> {
         self.wires.account.reserve(worst)
     }
 
+    /// Ends rows that were refused when nothing else is left whose answer could tell: it was their own.
+    async fn settle_refused(&mut self) -> Result<(), Gone> {
+        match self.refused_rest {
+            Some(at) if at <= clock::now() && self.doubt == Doubt::None => {
+                self.refused_rest = None;
+                self.end_refused().await
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// With the budget spent, a row that cannot be asked any more ends the run.
     async fn go_broke(&mut self) -> Result<(), Gone> {
         let Some(failure) = self.broke.clone() else { return Ok(()) };
@@ -460,7 +490,8 @@ impl<A: Ask> Dispatcher<A> {
         self.admission.nobody_waits();
         let due = std::mem::take(&mut self.due).into_iter().map(|due| due.pending);
         let doubted = std::mem::take(&mut self.doubted).into_iter().map(|(pending, _)| pending);
-        std::mem::take(&mut self.ready).into_iter().chain(due).chain(doubted).collect()
+        let refused = std::mem::take(&mut self.refused).into_iter().map(|(pending, _)| pending);
+        std::mem::take(&mut self.ready).into_iter().chain(due).chain(doubted).chain(refused).collect()
     }
 
     pub(super) async fn reply(&mut self, pending: Pending, verdict: Verdict) -> Result<(), Gone> {

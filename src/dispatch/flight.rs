@@ -1,6 +1,7 @@
 //! One attempt, from its sending to what came of it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -26,6 +27,9 @@ use crate::wire::Limits;
 const HARMLESS_TOKENS: u32 = 256;
 /// Bytes around a schema, in whatever form it is sent.
 const AROUND_SCHEMA: usize = 300;
+/// More than so many times the worst case of a request, and more than so many tokens, are not believed.
+const IMPLAUSIBLE: u64 = 20;
+const LEAST_IMPLAUSIBLE: u64 = 1_000_000;
 /// Longest time for the answer to a harmless question.
 const HARMLESS_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -39,6 +43,8 @@ pub(super) struct Desk<A> {
     pub(super) extra_bytes: usize,
     /// Whether it is asked for nothing but vectors.
     pub(super) only_embeds: bool,
+    /// Whether it was said that what an answer used could not be read.
+    pub(super) said_unread_usage: Arc<AtomicBool>,
 }
 
 impl<A> Clone for Desk<A> {
@@ -50,6 +56,7 @@ impl<A> Clone for Desk<A> {
             voice: self.voice.clone(),
             extra_bytes: self.extra_bytes,
             only_embeds: self.only_embeds,
+            said_unread_usage: Arc::clone(&self.said_unread_usage),
         }
     }
 }
@@ -74,7 +81,11 @@ impl<A: Ask> Desk<A> {
         self.bill(&mut reservation, result.as_ref().ok(), may_be_billed);
         let landed = match result {
             Ok(paid) => {
-                let tokens = decode::facts(&paid.response).tokens;
+                self.mention_unread_usage(&paid);
+                let bytes = questions.iter().map(|question| question.bytes()).sum();
+                let tokens = decode::facts(&paid.response)
+                    .tokens
+                    .filter(|tokens| decode::is_plausible(*tokens, bytes, params.max_tokens));
                 match shared(&rows, &params, paid) {
                     Ok(shares) => match keep(&rows, &self.provider, self.endpoint.model(), &shares) {
                         Ok(()) => Landed::Paid { shares, tokens },
@@ -133,6 +144,20 @@ impl<A: Ask> Desk<A> {
         self.worst(std::iter::once(&question), &Params { max_tokens: Some(HARMLESS_TOKENS), ..params })
     }
 
+    /// Says once that what an answer used cannot be read: then it counts as unknown.
+    fn mention_unread_usage(&self, paid: &Paid) {
+        if let Some(usage) = &paid.response.unread_usage
+            && !self.said_unread_usage.swap(true, Ordering::Relaxed)
+        {
+            let usage: String = usage.chars().take(200).collect();
+            let text = format!(
+                "{} sends a usage that cannot be read, the answers are kept and their tokens unknown: {usage}",
+                self.provider
+            );
+            self.voice.say(&Event::Notice(&text));
+        }
+    }
+
     /// Writes down that a request is sent, just before it is.
     fn tell_sent(&self, reservation: &mut Reservation) -> Result<(), JournalError> {
         reservation.record()?;
@@ -160,8 +185,11 @@ impl<A: Ask> Desk<A> {
     /// What an answer took; the worst where neither provider nor price list says.
     fn spend(&self, paid: &Paid, worst: Spend) -> Spend {
         let facts = decode::facts(&paid.response);
-        let tokens = facts.tokens.map_or(worst.tokens, Tokens::total);
-        let listed = || Some(self.prices?.cost(facts.tokens?));
+        // What is claimed beyond all that the request can have used is no count.
+        let most = worst.tokens.saturating_mul(IMPLAUSIBLE).max(LEAST_IMPLAUSIBLE);
+        let used = facts.tokens.filter(|tokens| worst.tokens == 0 || tokens.total() <= most);
+        let tokens = used.map_or(worst.tokens, Tokens::total);
+        let listed = || Some(self.prices?.cost(used?));
         Spend { money: facts.cost.or_else(listed).unwrap_or(worst.money), tokens, requests: 1 }
     }
 }

@@ -19,6 +19,18 @@ use crate::wire::Limits;
 /// Refusals after which rows that are left alone may be what is refused.
 const STUCK_AFTER: u32 = 2;
 
+/// How often it is said that nobody is answered.
+const SAID_EVERY: Duration = Duration::from_secs(60);
+
+/// So many refusals of one kind without an answer between them may be the run's.
+const SAME_REFUSALS: usize = 20;
+
+/// Whether a refusal of this class may be the run's and not the row's: a provider puts an account that is blocked or
+/// out of money into a 400, too.
+fn may_be_the_runs(class: Class) -> bool {
+    matches!(class, Class::BadRequest | Class::NotFound)
+}
+
 /// How an attempt went, besides what came of it.
 struct Course<'a> {
     ticket: &'a Ticket,
@@ -70,6 +82,13 @@ impl<A: Ask> Dispatcher<A> {
                         self.split(rows);
                         return Ok(());
                     }
+                    if self.has_answered && may_be_the_runs(failure.class) {
+                        self.refused.extend(rows.into_iter().map(|pending| (pending, failure.clone())));
+                        if self.refused.len() >= SAME_REFUSALS && self.doubt == Doubt::None {
+                            self.doubt = Doubt::Wanted;
+                        }
+                        return Ok(());
+                    }
                     self.reply_all(rows, || Verdict::Failed(failure.clone())).await
                 }
                 Policy::Stop => {
@@ -92,6 +111,9 @@ impl<A: Ask> Dispatcher<A> {
     ) -> Result<(), Gone> {
         self.admission.answered(course.ticket, tokens, course.limits, course.now);
         self.retries.answered();
+        self.has_answered = true;
+        self.say_recovery(course.now);
+        self.end_refused().await?;
         if let (Some(tokens), Some(first)) = (tokens, rows.first()) {
             let bytes = rows.iter().map(|pending| pending.request.question.bytes()).sum();
             self.meter.learn(&first.request.receipt.step, bytes, tokens);
@@ -125,6 +147,7 @@ impl<A: Ask> Dispatcher<A> {
         self.wires.voice.say(&Event::Throttled { provider: &self.desk.provider, failure: &failure });
         let generation = self.admission.generation();
         let blame = self.admission.throttled(ticket, Some(row), &failure, is_own, limits, now);
+        self.say_outage(&failure, now);
         let tally = self.admission.tally();
         for pending in &mut rows {
             pending.is_suspect = false;
@@ -173,6 +196,7 @@ impl<A: Ask> Dispatcher<A> {
         let row = first.request.cell;
         let generation = self.admission.generation();
         let blame = self.admission.failed(ticket, row, &failure, is_last, limits, now);
+        self.say_outage(&failure, now);
         if matches!(blame, Blame::Row | Blame::Brownout | Blame::Doubt) {
             for pending in &mut rows {
                 pending.spent += took;
@@ -233,9 +257,14 @@ impl<A: Ask> Dispatcher<A> {
                 let row = self.ready.pop_front().or_else(doubted);
                 return self.give_up(row.into_iter().collect(), Verdict::Lost(error)).await;
             }
-            // It answers, whatever it thinks of the question.
             Landed::Failed(failure) if failure.class.policy() != Policy::Reject => failure,
+            Landed::Failed(failure) if self.is_refusal_of_all(&failure) => {
+                self.admission.answered(ticket, None, limits, now);
+                return self.stop_refused(&failure).await;
+            }
+            // It answers, whatever it thinks of the question.
             _ => {
+                self.end_refused().await?;
                 self.admission.answered(ticket, None, limits, now);
                 self.admission.vouched(now);
                 // It answers: those that it refused again and again are what it refuses.
@@ -255,6 +284,7 @@ impl<A: Ask> Dispatcher<A> {
         };
         self.refund(generation);
         self.pause_is_told(&failure, now);
+        self.say_outage(&failure, now);
         match (blame, self.ready.pop_front()) {
             (Blame::Run(failure), Some(pending)) => self.reply(pending, Verdict::Stop(failure)).await,
             (_, Some(pending)) => {
@@ -263,6 +293,72 @@ impl<A: Ask> Dispatcher<A> {
             }
             (_, None) => Ok(()),
         }
+    }
+
+    /// Says that nobody is answered: at once where that is so from the first request on, and every minute.
+    fn say_outage(&mut self, failure: &Failure, now: Instant) {
+        let Some((since, deadline)) = self.admission.outage().filter(|_| !self.wires.has_fallback) else {
+            return;
+        };
+        let is_due = match self.outage_said {
+            Some((_, said)) => now.saturating_duration_since(said) >= SAID_EVERY,
+            None => !self.admission.has_answered() || now.saturating_duration_since(since) >= SAID_EVERY,
+        };
+        if !is_due {
+            return;
+        }
+        self.outage_said = Some((since, now));
+        let provider = &self.desk.provider;
+        let [passed, deadline] =
+            [now.saturating_duration_since(since), deadline].map(|time| Duration::from_secs(time.as_secs()));
+        let deadline = humantime::format_duration(deadline);
+        let text = if passed.is_zero() {
+            format!("{provider} does not answer yet: {failure}; the run waits up to {deadline} for it")
+        } else {
+            let passed = humantime::format_duration(passed);
+            format!(
+                "{provider} has answered nothing for {passed}: {failure}; the run waits up to {deadline} for it"
+            )
+        };
+        self.wires.voice.say(&Event::Notice(&text));
+    }
+
+    /// Says that an outage is over of which it was said that it is there.
+    fn say_recovery(&mut self, now: Instant) {
+        if self.admission.outage().is_some() {
+            return;
+        }
+        if let Some((since, _)) = self.outage_said.take() {
+            let lasted = Duration::from_secs(now.saturating_duration_since(since).as_secs());
+            let lasted = humantime::format_duration(lasted);
+            let text = format!("{} answers again after {lasted}", self.desk.provider);
+            self.wires.voice.say(&Event::Notice(&text));
+        }
+    }
+
+    /// Whether a harmless question meets the refusal that the last rows met.
+    fn is_refusal_of_all(&self, failure: &Failure) -> bool {
+        self.refused.len() >= SAME_REFUSALS
+            && self.refused.iter().all(|(_, refused)| refused.class == failure.class)
+    }
+
+    /// Everything is refused: the run ends, and the rows are as if they had not been asked.
+    async fn stop_refused(&mut self, failure: &Failure) -> Result<(), Gone> {
+        let mut refused = std::mem::take(&mut self.refused).into_iter().map(|(pending, _)| pending);
+        let first = refused.next();
+        let count = refused.len() + 1;
+        self.ready.extend(refused);
+        let Some(first) = first else { return Ok(()) };
+        let detail = format!("it refuses everything since {count} rows, also a harmless question: {failure}");
+        self.reply(first, Verdict::Stop(Failure::new(Class::SameRefusal, detail))).await
+    }
+
+    /// The provider answers: the refusals before were the rows' own.
+    pub(super) async fn end_refused(&mut self) -> Result<(), Gone> {
+        for (pending, failure) in std::mem::take(&mut self.refused) {
+            self.reply(pending, Verdict::Failed(failure)).await?;
+        }
+        Ok(())
     }
 
     /// The provider answers: what failed with its last attempt has failed.

@@ -38,6 +38,8 @@ pub(super) struct Pending {
     refused_in: (u64, u32),
     /// Answers and refusals of the provider at its last refusal.
     pub(super) refused_at: Option<Tally>,
+    /// What could not be read of its last answer: the same again would be the same for ever.
+    unreadable: Option<String>,
     /// The delay before its last retry.
     delay: Duration,
     /// Time in attempts and in delays between them; waiting for admission does not count.
@@ -76,6 +78,7 @@ impl Pending {
             is_suspect: false,
             refused_in: (0, 0),
             refused_at: None,
+            unreadable: None,
             delay: policy.min_backoff,
             spent: Duration::ZERO,
             counted: None,
@@ -149,7 +152,10 @@ impl Pending {
         let attempts = self.attempts.max(self.refusals);
         let times = if attempts == 1 { "attempt" } else { "attempts" };
         if !is_excused {
-            if attempts >= policy.max_attempts {
+            let unreadable = (failure.class == Class::InvalidResponse).then(|| failure.detail.clone());
+            let is_same = unreadable.is_some() && unreadable == self.unreadable;
+            self.unreadable = unreadable;
+            if attempts >= policy.max_attempts || is_same {
                 let detail = format!("{} (after {attempts} {times})", failure.detail);
                 self.attempts = attempts;
                 return Next::GiveUp(self, Failure::new(failure.class, detail));

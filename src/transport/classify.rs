@@ -17,10 +17,44 @@ const QUOTA: &[&str] = &[
     "organization_usage_limit_exceeded",
     "enforced_spend_limit_reached",
     "billing_hard_limit_reached",
+    "contract_spend_limit_reached",
+    "organization_on_hold",
+    "budget_exceeded",
 ];
+/// How sentences begin, or what they hold, that refuse for money in a 400, 403 or 429 without a code for it.
+const QUOTA_WORDS: &[&str] = &[
+    "Your credit balance is too low",
+    "Budget has been exceeded",
+    "Key limit exceeded",
+    "You have reached your specified API usage limits",
+    "insufficient balance",
+    "Insufficient Balance",
+];
+/// Codes and types of a prompt that is longer than the model's context.
+const TOO_LONG: &[&str] = &[
+    "context_length_exceeded",
+    "string_above_max_length",
+    "exceed_context_size_error",
+    "ContextWindowExceededError",
+];
+/// The same in words, of servers that have no code for it (vLLM, Mistral, LiteLLM, llama.cpp's older builds).
+const TOO_LONG_WORDS: &[&str] = &[
+    "maximum context length is",
+    "maximum model length of",
+    "context window",
+    "exceeds the available context size",
+    "exceeds context size",
+    "too large for model with",
+    "input is too large to process",
+    "longer than the maximum model length",
+    "ContextWindowExceededError",
+];
+/// Refusals of what may be right the next time: the model wrote no JSON, or the body was garbled on its way.
+const AGAIN: &[&str] = &["json_validate_failed"];
+const AGAIN_WORDS: &[&str] = &["We could not parse the JSON body of your request"];
 
 /// What the headers of a response say besides its status.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Heard {
     /// How long the server asks to wait.
     pub delay: Option<Duration>,
@@ -28,6 +62,8 @@ pub struct Heard {
     pub should_retry: Option<bool>,
     /// What is left of the limits.
     pub limits: Limits,
+    /// What the response cost in US dollars, where a gateway says so (`x-litellm-response-cost`).
+    pub cost: Option<f64>,
 }
 
 impl Heard {
@@ -39,7 +75,9 @@ impl Heard {
             Some("false") => Some(false),
             _ => None,
         };
-        Heard { delay: delay_of(&header, now), should_retry, limits: Limits::read(&header, now) }
+        let cost = header("x-litellm-response-cost").and_then(|text| text.trim().parse().ok());
+        let cost = cost.filter(|cost: &f64| cost.is_finite() && *cost >= 0.0);
+        Heard { delay: delay_of(&header, now), should_retry, limits: Limits::read(&header, now), cost }
     }
 }
 
@@ -47,8 +85,12 @@ impl Heard {
 #[must_use]
 pub fn classify(status: u16, body: &[u8], model: &str, heard: &Heard) -> Failure {
     let parsed = parse(body);
-    let error = parsed.error.unwrap_or_else(|| ErrorObject {
+    // Mistral and vLLM have all of it at the top.
+    let error = parsed.error.filter(|error| !error.is_empty()).unwrap_or_else(|| ErrorObject {
         message: parsed.message.or(parsed.detail).and_then(wire::text),
+        code: parsed.code.and_then(wire::text),
+        kind: parsed.kind.and_then(wire::text),
+        param: parsed.param.and_then(wire::text),
         ..ErrorObject::default()
     });
     let delay = heard.delay.or_else(|| delay_in(&error).filter(|_| matches!(status, 429 | 503)));
@@ -121,28 +163,47 @@ fn class_of(status: u16, error: &ErrorObject, model: &str, has_delay: bool) -> C
     let is = |names: &[&str]| {
         [&error.code, &error.kind].into_iter().flatten().any(|found| names.contains(&found.as_str()))
     };
+    let message = error.message.as_deref().unwrap_or_default();
+    let says = |words: &[&str]| words.iter().any(|words| message.contains(words));
     let flagged = |value: &Value| value.get("flagged_input").is_some() || value.get("reasons").is_some();
+    let is_about_money = || is(QUOTA) || says(QUOTA_WORDS) || is_daily(error);
+    let is_too_long = || is(TOO_LONG) || says(TOO_LONG_WORDS);
     match status {
         300..=399 => Class::Redirect,
         401 => Class::Auth,
         403 if error.metadata.as_ref().is_some_and(flagged) => Class::ContentFilter,
         403 if is(&["content_filter", "content_policy_violation"]) => Class::ContentFilter,
+        403 if is_about_money() => Class::Quota,
         403 => Class::Auth,
         402 if is(&["in_flight_budget_exhausted"]) => Class::RateLimited,
         402 => Class::Billing,
         404 if is(&["model_not_found"]) || error.param.as_deref() == Some("model") => Class::UnknownModel,
-        404 if error.message.as_deref().is_some_and(|message| message.contains(model)) => Class::UnknownModel,
+        404 if message.contains(model) => Class::UnknownModel,
         404 => Class::NotFound,
         413 => Class::TooLarge,
-        429 if is(QUOTA) => Class::Quota,
+        429 if is_about_money() => Class::Quota,
+        429 if wire::requested_beyond_limit(message) => Class::TooLong,
         429 => Class::RateLimited,
         503 if has_delay => Class::RateLimited,
+        // Servers of one's own answer so to an input that is too long.
+        500 if is_too_long() => Class::TooLong,
         408 | 409 | 425 | 498 | 500..=599 => Class::ServerError,
         _ if is(&["model_not_found"]) => Class::UnknownModel,
-        _ if is(&["context_length_exceeded", "string_above_max_length"]) => Class::TooLong,
+        _ if is_too_long() => Class::TooLong,
         _ if is(&["content_filter", "content_policy_violation"]) => Class::ContentFilter,
+        _ if is_about_money() => Class::Quota,
+        _ if is(AGAIN) || says(AGAIN_WORDS) => Class::InvalidResponse,
         _ => Class::BadRequest,
     }
+}
+
+/// Whether Google says that a quota per day is used up.
+fn is_daily(error: &ErrorObject) -> bool {
+    let details = error.details.as_ref().and_then(Value::as_array).into_iter().flatten();
+    let violations = details.filter_map(|detail| detail.get("violations")?.as_array()).flatten();
+    violations
+        .filter_map(|violation| violation.get("quotaId")?.as_str())
+        .any(|quota| quota.contains("PerDay"))
 }
 
 /// The delay that the headers ask for: `retry-after-ms`, else `retry-after` as seconds or as a date.
@@ -192,6 +253,46 @@ mod tests {
         let delayed = Heard { delay: Some(Duration::from_secs(3)), ..Heard::default() };
         let busy = classify(503, b"", "gpt-x", &delayed);
         assert_eq!((busy.class, busy.delay), (Class::RateLimited, Some(Duration::from_secs(3))));
+    }
+
+    #[test]
+    fn a_prompt_that_is_too_long_is_known_in_every_servers_words() {
+        for body in [
+            r#"{"error":{"code":400,"message":"request (5031 tokens) exceeds the available context size (4096 tokens)","type":"exceed_context_size_error","n_prompt_tokens":5031,"n_ctx":4096}}"#,
+            r#"{"object":"error","message":"This model's maximum context length is 10 tokens. However, you requested 50 tokens.","type":"BadRequestError","param":null,"code":400}"#,
+            r#"{"error":{"message":"litellm.ContextWindowExceededError: too many","type":null,"code":"400"}}"#,
+            r#"{"object":"error","message":"Prompt contains 40000 tokens and 0 draft tokens, too large for model with 32768 maximum context length","type":"invalid_request_prompt","code":"3051"}"#,
+        ] {
+            assert_eq!(class(400, body), Class::TooLong, "{body}");
+        }
+        let embedding = r#"{"error":{"code":500,"message":"input is too large to process. increase the physical batch size","type":"server_error"}}"#;
+        assert_eq!(class(500, embedding), Class::TooLong);
+        let large = "Request too large for gpt-x on tokens per min (TPM): Limit 30000, Requested 44962.";
+        let used =
+            "Rate limit reached for gpt-x on tokens per min (TPM): Limit 30000, Used 29000, Requested 4962.";
+        let error = |message: &str| serde_json::json!({"error": {"message": message, "type": "tokens", "code": "rate_limit_exceeded"}});
+        assert_eq!(class(429, &error(large).to_string()), Class::TooLong, "no wait makes it smaller");
+        assert_eq!(class(429, &error(used).to_string()), Class::RateLimited);
+    }
+
+    #[test]
+    fn refusals_for_money_stop_the_run_under_every_status() {
+        let budget = r#"{"error":{"message":"Budget has been exceeded! Current cost: 10.51, Max budget: 10.00","type":"budget_exceeded","code":"400"}}"#;
+        let credit = r#"{"type":"error","error":{"type":"invalid_request_error","message":"Your credit balance is too low to access the API."}}"#;
+        let key = r#"{"error":{"message":"Key limit exceeded (monthly limit).","code":403}}"#;
+        let daily = r#"[{"error":{"code":429,"message":"You exceeded your current quota","details":[{"violations":[{"quotaId":"GenerateRequestsPerDayPerProjectPerModel-FreeTier"}]}]}}]"#;
+        for (status, body) in [(400, budget), (429, budget), (400, credit), (403, key), (429, daily)] {
+            assert_eq!(class(status, body), Class::Quota, "{status} {body}");
+        }
+    }
+
+    #[test]
+    fn what_may_be_right_the_next_time_is_asked_again() {
+        let groq = r#"{"error":{"message":"Failed to generate JSON.","type":"invalid_request_error","code":"json_validate_failed"}}"#;
+        let garbled = r#"{"error":{"message":"We could not parse the JSON body of your request. (HINT: …)","type":"invalid_request_error"}}"#;
+        for body in [groq, garbled] {
+            assert_eq!(class(400, body).policy(), Policy::Retry, "{body}");
+        }
     }
 
     #[test]

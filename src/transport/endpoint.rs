@@ -20,7 +20,7 @@ use crate::decode;
 use crate::fault::{Class, Failure, Policy as Retry};
 use crate::faultpoint::{self, Side};
 use crate::prompt::Question;
-use crate::wire::{Answer, ChatRequest, ChatResponse, EmbeddingRequest, Limits};
+use crate::wire::{self, Answer, ChatRequest, ChatResponse, EmbeddingRequest, Limits};
 
 /// A response that was paid for.
 #[derive(Debug)]
@@ -178,24 +178,28 @@ impl Endpoint {
             return self.send_as(question, params, SchemaForm::Auto, most).await;
         }
         if let Some(form) = self.forms.settled() {
-            return self.send_as(question, params, form, most).await;
+            return self.send_settled(question, params, form, most).await;
         }
         let turn = self.forms.turn().await;
         if let Some(form) = self.forms.settled() {
             drop(turn);
-            return self.send_as(question, params, form, most).await;
+            return self.send_settled(question, params, form, most).await;
         }
         let mut refused: Option<Sent> = None;
+        let mut has_failed = false;
         for form in self.forms.to_try() {
             let sent = self.send_as(question, params, form, most).await;
             match &sent.result {
                 Ok(paid) => {
-                    if is_whole(&paid.response) {
-                        self.forms.answered(form, has_json(&paid.response));
-                    }
+                    self.note_form(form, &paid.response);
                     return sent;
                 }
                 Err(failure) if matches!(failure.class, Class::BadRequest | Class::NotFound) => {
+                    refused.get_or_insert(sent);
+                }
+                // Some servers fail over a form that they do not know; one that fails over the next, too, is down.
+                Err(failure) if failure.class == Class::ServerError && !has_failed => {
+                    has_failed = true;
                     refused.get_or_insert(sent);
                 }
                 Err(_) => return sent,
@@ -203,6 +207,32 @@ impl Endpoint {
         }
         // In no form: it is the question that it refuses.
         refused.unwrap_or_else(Sent::nothing)
+    }
+
+    /// Sends a question in a form that is taken; as long as it is not proven, the answer may prove it.
+    async fn send_settled(
+        &self,
+        question: &Question,
+        params: &Params,
+        form: SchemaForm,
+        most: Duration,
+    ) -> Sent {
+        let sent = self.send_as(question, params, form, most).await;
+        if let Ok(paid) = &sent.result
+            && self.forms.is_open()
+        {
+            self.note_form(form, &paid.response);
+        }
+        sent
+    }
+
+    /// Notes what an answer shows of the form in which it was asked for.
+    fn note_form(&self, form: SchemaForm, response: &ChatResponse) {
+        if is_whole(response) {
+            self.forms.answered(form, has_json(response));
+        } else {
+            self.forms.taken(form);
+        }
     }
 
     async fn send_as(&self, question: &Question, params: &Params, form: SchemaForm, most: Duration) -> Sent {
@@ -261,8 +291,13 @@ impl Endpoint {
             return Err(classify(status, &body, &self.model, &heard));
         }
         let parsed = decode::parse(&body)?;
+        let (body, parsed) = match heard.cost.filter(|_| decode::facts(&parsed).cost.is_none()) {
+            Some(cost) => with_cost(body, parsed, cost),
+            None => (body, parsed),
+        };
         let choice = parsed.choices.first();
         let inner = parsed.error.as_ref().or(choice.and_then(|choice| choice.error.as_ref()));
+        let inner = inner.filter(|error| !error.is_empty());
         if let Some(error) = inner {
             let failure = classify_inner(error, &self.model, &heard);
             course.was_refused = failure.class.policy() != Retry::Retry;
@@ -270,7 +305,10 @@ impl Endpoint {
         }
         match choice {
             None if !parsed.data.is_empty() => Ok((body, parsed)),
-            None => Err(Failure::new(Class::InvalidResponse, "the answer has no choices")),
+            None => {
+                let reason = wire::reason_of(&body);
+                Err(Failure::new(Class::InvalidResponse, format!("the answer has no choices: {reason}")))
+            }
             Some(choice) if choice.finish_reason.as_deref() == Some("error") => {
                 Err(Failure::new(Class::ServerError, "the answer broke off (finish_reason \"error\")"))
             }
@@ -356,10 +394,25 @@ impl Endpoint {
     }
 }
 
+/// A response with the cost that its headers state as part of its body, where the journal keeps it.
+fn with_cost(body: Bytes, parsed: ChatResponse, cost: f64) -> (Bytes, ChatResponse) {
+    let Ok(mut value) = serde_json::from_slice::<Value>(&body) else { return (body, parsed) };
+    let Some(usage) = value.get_mut("usage").and_then(Value::as_object_mut) else { return (body, parsed) };
+    usage.insert("cost".into(), cost.into());
+    let body = Bytes::from(value.to_string());
+    match wire::read(&body) {
+        Some(parsed) => (body, parsed),
+        None => (body, parsed),
+    }
+}
+
 /// Whether the model said all that it wanted to: what was cut or declined tells nothing of the form.
 fn is_whole(response: &ChatResponse) -> bool {
     let Some(choice) = response.choices.first() else { return false };
-    let is_cut = matches!(choice.finish_reason.as_deref(), Some("length" | "content_filter"));
+    let is_cut = choice
+        .finish_reason
+        .as_deref()
+        .is_some_and(|reason| decode::is_cut(reason) || reason == "content_filter");
     let is_declined = |message: &Answer| message.refusal.as_ref().is_some_and(|text| !text.trim().is_empty());
     !is_cut && !choice.message.as_ref().is_some_and(is_declined)
 }

@@ -35,6 +35,8 @@ struct State {
     form: SchemaForm,
     /// Whether an answer was what the form promises.
     is_proven: bool,
+    /// Whether a request in the form was answered, if only with a part of what was asked for: nobody waits any more.
+    is_taken: bool,
     /// Whether none is heeded: then nobody waits to find out any more.
     is_given_up: bool,
     ignored: u32,
@@ -43,7 +45,7 @@ struct State {
 impl State {
     /// Nothing is known of a form.
     fn of(form: SchemaForm) -> Self {
-        State { form, is_proven: false, is_given_up: false, ignored: 0 }
+        State { form, is_proven: false, is_taken: false, is_given_up: false, ignored: 0 }
     }
 }
 
@@ -62,7 +64,25 @@ impl Forms {
             return Some(self.wanted);
         }
         let state = self.lock();
-        (state.is_proven || state.is_given_up).then_some(state.form)
+        (state.is_proven || state.is_taken || state.is_given_up).then_some(state.form)
+    }
+
+    /// Whether answers still tell something of the form.
+    pub(super) fn is_open(&self) -> bool {
+        let state = self.lock();
+        self.wanted == SchemaForm::Auto && !state.is_proven && !state.is_given_up
+    }
+
+    /// A request in a form was answered with a text that was cut off: the form is taken, and nothing shows whether it is
+    /// heeded.
+    pub(super) fn taken(&self, form: SchemaForm) {
+        let mut state = self.lock();
+        if self.wanted == SchemaForm::Auto && !state.is_proven {
+            if state.form != form {
+                *state = State::of(form);
+            }
+            state.is_taken = true;
+        }
     }
 
     /// The form that was found out, for the next run.

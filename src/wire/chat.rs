@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
+use super::lenient;
+
 /// How every message begins that tells a model what is wrong with its answer.
 pub const COMPLAINT: &str = "That is not ";
 
@@ -89,6 +91,21 @@ pub struct ChatResponse {
     /// An error inside a successful response.
     #[serde(default)]
     pub error: Option<ErrorObject>,
+    /// What was used, as it was sent, where not all of it can be read.
+    #[serde(skip)]
+    pub unread_usage: Option<String>,
+}
+
+/// Reads the body of a response, however oddly it is written; `None` where there is no answer and no error in it.
+#[must_use]
+pub fn read(body: &[u8]) -> Option<ChatResponse> {
+    serde_json::from_slice(body).ok().or_else(|| lenient::read(body))
+}
+
+/// What a body says of the reason for which it has no answer: its message, else its first 200 bytes.
+#[must_use]
+pub fn reason_of(body: &[u8]) -> String {
+    lenient::reason(body).unwrap_or_else(|| lenient::beginning(body))
 }
 
 /// One vector.
@@ -194,9 +211,18 @@ pub struct ErrorBody {
     /// What is wrong, in the words of servers that have no error object (FastAPI).
     #[serde(default)]
     pub detail: Option<Value>,
-    /// What is wrong, where it stands at the top (Mistral).
+    /// What is wrong, where it stands at the top (Mistral, vLLM).
     #[serde(default)]
     pub message: Option<Value>,
+    /// The error's code there.
+    #[serde(default)]
+    pub code: Option<Value>,
+    /// The kind of error there.
+    #[serde(default, rename = "type")]
+    pub kind: Option<Value>,
+    /// The parameter that is wrong there.
+    #[serde(default)]
+    pub param: Option<Value>,
 }
 
 /// An error in the provider's words. Some servers send a bare string instead of an object.
@@ -238,6 +264,19 @@ struct ErrorFields {
     metadata: Option<Value>,
     #[serde(default)]
     details: Option<Value>,
+}
+
+impl ErrorObject {
+    /// Whether it says nothing, as some servers send it beside a good answer.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        let ErrorObject { message, code, kind, param: _, metadata, details } = self;
+        message.as_ref().is_none_or(|message| message.trim().is_empty())
+            && code.is_none()
+            && kind.is_none()
+            && metadata.is_none()
+            && details.is_none()
+    }
 }
 
 impl From<ErrorForm> for ErrorObject {

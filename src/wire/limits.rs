@@ -69,6 +69,16 @@ impl Limits {
             remaining: header(&format!("anthropic-ratelimit-{unit}-remaining")).and_then(count),
             reset: header(&format!("anthropic-ratelimit-{unit}-reset")).and_then(|text| reset(text, now)),
         };
+        // LiteLLM's proxy states the limits of the caller's key beside those of the provider behind it.
+        let litellm = |unit: &str| Quota {
+            limit: header(&format!("x-ratelimit-api_key-limit-{unit}")).and_then(count),
+            remaining: header(&format!("x-ratelimit-api_key-remaining-{unit}")).and_then(count),
+            reset: header(&format!("x-ratelimit-api_key-reset-{unit}")).and_then(|text| reset(text, now)),
+        };
+        let (requests, tokens) = (litellm("requests"), litellm("tokens"));
+        if requests.limit.is_some() || tokens.limit.is_some() {
+            return Limits { requests, tokens, ..Limits::default() };
+        }
         if header("x-ratelimit-limit-requests").is_some() || header("x-ratelimit-limit-tokens").is_some() {
             return Limits { requests: openai("requests"), tokens: openai("tokens"), ..Limits::default() };
         }
@@ -133,6 +143,21 @@ fn reset(text: &str, now: DateTime<Utc>) -> Option<Reset> {
     }
     let after = duration(text)?;
     Some(Reset { after, is_rounded: after.subsec_nanos() == 0 })
+}
+
+/// Whether a message says that one request asks for more than a limit allows: `Limit 30000, Requested 44962` (OpenAI's
+/// wording). No wait makes such a request pass.
+#[must_use]
+pub fn requested_beyond_limit(message: &str) -> bool {
+    let number = |name: &str| {
+        let (_, rest) = message.split_once(name)?;
+        let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+        digits.parse::<u64>().ok()
+    };
+    match (number("Limit "), number("Requested ")) {
+        (Some(limit), Some(requested)) => requested > limit,
+        _ => false,
+    }
 }
 
 /// Reads a length of time as Go writes it: `1s`, `6m0s`, `12ms`, `1h2m3.5s`.
@@ -200,6 +225,13 @@ mod tests {
     }
 
     #[test]
+    fn a_request_that_asks_for_more_than_its_limit_is_known() {
+        assert!(requested_beyond_limit("Limit 30000, Requested 44962. The input must be reduced."));
+        assert!(!requested_beyond_limit("Limit 30000, Used 29000, Requested 4962."));
+        assert!(!requested_beyond_limit("Limit reached"));
+    }
+
+    #[test]
     fn go_durations_are_read_in_every_form() {
         let read =
             ["1s", "6m0s", "12ms", "1h2m3.5s", "2m59.56s", "1.5", "", "soon", "5 parsecs"].map(duration);
@@ -223,6 +255,14 @@ mod tests {
         assert_eq!(openai.requests, quota(500, 499, Duration::from_millis(120), false));
         assert_eq!(openai.tokens, quota(30_000, 0, Duration::from_secs(360), true));
         assert!(openai.tokens.is_long() && openai.tokens.is_spent() && !openai.requests.is_long());
+        let litellm = read(&[
+            ("x-ratelimit-limit-requests", "10000"),
+            ("x-ratelimit-remaining-requests", "9999"),
+            ("x-ratelimit-api_key-limit-requests", "60"),
+            ("x-ratelimit-api_key-remaining-requests", "12"),
+        ]);
+        let own = Quota { limit: Some(60), remaining: Some(12), reset: None };
+        assert_eq!(litellm.requests, own, "the caller's key counts, not the provider behind the proxy");
         let azure = read(&[("x-ratelimit-limit-requests", "60"), ("x-ratelimit-reset-requests", "7")]);
         let reset = Some(Reset { after: Duration::from_secs(7), is_rounded: true });
         assert_eq!(azure.requests, Quota { limit: Some(60), remaining: None, reset });

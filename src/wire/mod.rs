@@ -1,12 +1,13 @@
 //! The OpenAI-compatible interface: its bodies as serde types, and what its headers say of limits.
 
 mod chat;
+mod lenient;
 mod limits;
 
 pub(crate) use chat::text;
 pub use chat::{
     Answer, CLASSES_WORDS, COMPLAINT, CalledFunction, ChatRequest, ChatResponse, Choice,
     CompletionTokensDetails, Embedding, EmbeddingRequest, ErrorBody, ErrorObject, Message,
-    PromptTokensDetails, Role, SCHEMA_WORDS, ToolCall, Usage,
+    PromptTokensDetails, Role, SCHEMA_WORDS, ToolCall, Usage, read, reason_of,
 };
-pub use limits::{Limits, Quota, Reset, delay_in_text, duration};
+pub use limits::{Limits, Quota, Reset, delay_in_text, duration, requested_beyond_limit};

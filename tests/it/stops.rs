@@ -234,7 +234,7 @@ async fn refusals_of_single_rows_fail_those_rows_alone() {
             only(8, FaultSpec { status: Some(500), times: Some(2), ..fault() }),
             only(
                 9,
-                FaultSpec { status: Some(503), retry_after: Some("0.05".into()), times: Some(9), ..fault() },
+                FaultSpec { status: Some(503), retry_after: Some("0.05".into()), times: Some(4), ..fault() },
             ),
             only(10, FaultSpec { hang_up: true, times: Some(4), ..fault() }),
         ],
@@ -251,7 +251,7 @@ async fn refusals_of_single_rows_fail_those_rows_alone() {
     assert!(error(4).starts_with("ERROR: length: "), "{}", error(4));
     assert_eq!(error(5), "ERROR: server_error: 502 inside an HTTP 200: upstream (after 5 attempts)");
     assert!(
-        error(6).starts_with("ERROR: invalid_response: the answer is not what the interface"),
+        error(6).starts_with("ERROR: invalid_response: the answer is no JSON; it begins: <html>oops</html>"),
         "{}",
         error(6)
     );
@@ -325,12 +325,100 @@ async fn a_few_rows_that_the_provider_chokes_on_are_failed_rows() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outage_that_meets_a_single_row_is_no_failed_row() {
     let world = world_of(faulty(FaultSpec { status: Some(500), ..fault() }), 1).await;
+    world.write_job("outage_deadline = \"3s\"");
     world
         .run(&[])
         .await
         .assert_status(4)
-        .assert_says("unavailable: it has answered nothing in this run: HTTP 500");
+        .assert_says("does not answer yet: server_error: HTTP 500 simulated_fault")
+        .assert_says("the run waits up to 3s for it")
+        .assert_says("unavailable: no success within");
     assert_eq!(world.target().await.len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_still_loading_is_waited_for() {
+    let loading = FaultSpec {
+        status: Some(503),
+        message: Some("Loading model".into()),
+        times: Some(6),
+        at_once: true,
+        ..fault()
+    };
+    let world = world_of(faulty(loading), 1).await;
+    world.run(&[]).await.assert_status(0).assert_says("Loading model").assert_says("answers again after");
+    world.assert_target(0..1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_of_everybody_in_the_middle_stops_the_run_and_rows_stay_pending() {
+    let spent = FaultSpec {
+        contains: Some("Row 1".into()),
+        status: Some(400),
+        message: Some("this account is closed".into()),
+        ..fault()
+    };
+    // Rows 100 to 199 and all harmless questions from then on.
+    let harmless = FaultSpec { contains: Some("the word OK".into()), ..spent.clone() };
+    let rows_from_100 = FaultSpec { contains: Some("Row 1".into()), ..spent };
+    let spec = SimulatorSpec { faults: vec![rows_from_100, harmless], ..SimulatorSpec::default() };
+    let world = World::new(spec).await;
+    append_delta(&world.path("source"), &rows(20..99)).await;
+    append_delta(&world.path("source"), &rows(100..200)).await;
+    world.write_job("");
+    let stopped = world.run(&[]).await;
+    stopped.assert_status(4).assert_says("also a harmless question: bad_request: HTTP 400");
+    let target = world.target().await;
+    assert!(target.iter().all(|row| row.answer.as_deref().is_some_and(|text| !text.starts_with("ERROR"))));
+    assert!(target.len() <= 79, "{}", target.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_rows_that_are_refused_one_after_the_other_are_their_own_while_the_provider_answers() {
+    let refused = FaultSpec { contains: Some("Row 1".into()), status: Some(400), ..fault() };
+    let world = World::new(faulty(refused)).await;
+    append_delta(&world.path("source"), &rows(20..99)).await;
+    append_delta(&world.path("source"), &rows(100..200)).await;
+    world.write_job("");
+    world
+        .run(&[])
+        .await
+        .assert_status(0)
+        .assert_says("179 rows written, 79 answers, 100 errors (bad_request 100)");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_usable_answer_is_kept_however_odd_its_body_is() {
+    let odd = |id: i64, body: &str| FaultSpec {
+        contains: Some(format!("Row {id} ")),
+        body: Some(body.to_owned()),
+        ..fault()
+    };
+    let told =
+        |content: &str, more: &str| format!(r#"{{"choices":[{{"message":{{"content":{content}}}}}]{more}}}"#);
+    let bodies = [
+        told("\"good\"", r#","usage":{"prompt_tokens":1151,"completion_tokens":-35}"#),
+        told("\"good\"", r#","usage":{"prompt_tokens":12.5},"error":"""#),
+        told(r#"[{"type":"thinking","thinking":[]},{"type":"text","text":"good"}]"#, ""),
+        told("\"good\"", r#","usage":{"prompt_tokens":1,"completion_tokens":1000000000000000}"#),
+        format!("\u{feff}{}\n\ndata: [DONE]\n\n", told("\"good\"", r#","error":{}"#)),
+        "data: {\"choices\":[{\"delta\":{\"content\":\"go\"}}]}\n\ndata: {\"choices\":[{\"delta\":{\"content\":\"od\"},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n".into(),
+    ];
+    let html = odd(6, "<html><body>Please sign in to the corporate proxy</body></html>");
+    let bare = odd(7, r#"{"error_code":110,"error_msg":"Access token invalid"}"#);
+    let faults = (0..).zip(&bodies).map(|(id, body)| odd(id, body)).chain([html, bare]).collect();
+    let world = world_of(SimulatorSpec { faults, ..SimulatorSpec::default() }, 8).await;
+    let ended = world.run(&[]).await;
+    ended.assert_status(0).assert_says("8 rows written, 6 answers, 2 errors (invalid_response 2)");
+    ended.assert_says("sends a usage that cannot be read");
+    let mut target = world.target().await;
+    target.sort_by_key(|row| row.id);
+    let responses: Vec<&str> = target.iter().map(|row| row.answer.as_deref().unwrap()).collect();
+    assert_eq!(responses[..6], ["good"; 6]);
+    assert!(responses[6].contains("it begins: <html><body>Please sign in"), "{}", responses[6]);
+    assert!(responses[7].contains("Access token invalid"), "{}", responses[7]);
+    let counts = world.simulator.counts();
+    assert_eq!(counts.requests, 6 + 2 + 2, "what is the same again is not bought five times");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,401 @@
+//! Responses that are not quite what the interface promises, as servers and gateways send them: a text in parts, a
+//! count that is negative, half a surrogate pair, events although none were asked for. What can be read is read;
+//! a field that cannot is as if it were not there.
+
+use serde_json::{Value, value::RawValue};
+
+use super::chat::{
+    Answer, CalledFunction, ChatResponse, Choice, CompletionTokensDetails, Embedding, ErrorObject,
+    PromptTokensDetails, ToolCall, Usage, text,
+};
+
+/// Bytes of a body that a message shows of it.
+const SHOWN_BYTES: usize = 200;
+/// Where servers say what is wrong that have no `error`.
+const MESSAGES: [&str; 8] = [
+    "/base_resp/status_msg",
+    "/error_msg",
+    "/error_message",
+    "/status_msg",
+    "/errors/0/message",
+    "/message",
+    "/msg",
+    "/detail",
+];
+
+/// Reads a body that is no [`ChatResponse`] to the letter; `None` where no JSON object can be found in it.
+pub(super) fn read(body: &[u8]) -> Option<ChatResponse> {
+    let text = String::from_utf8_lossy(body);
+    let text = text.trim_start_matches('\u{feff}').trim_start();
+    if text.starts_with("data:") || text.starts_with("event:") || text.starts_with(':') {
+        return events(text);
+    }
+    object(text).map(|value| response(&value))
+}
+
+/// The beginning of a body, for messages.
+pub(super) fn beginning(body: &[u8]) -> String {
+    let shown = String::from_utf8_lossy(&body[..body.len().min(SHOWN_BYTES)]);
+    let more = if body.len() > SHOWN_BYTES { "…" } else { "" };
+    format!("{}{more}", shown.trim())
+}
+
+/// What a body without an answer says of the reason, where it has no `error`.
+pub(super) fn reason(body: &[u8]) -> Option<String> {
+    let value = object(String::from_utf8_lossy(body).trim_start_matches('\u{feff}'))?;
+    let said = MESSAGES.iter().find_map(|path| text(value.pointer(path)?.clone()));
+    said.filter(|said| !said.trim().is_empty())
+}
+
+/// The first JSON object of a text; what follows it does not count.
+fn object(text: &str) -> Option<Value> {
+    let first = |text: &str| serde_json::Deserializer::from_str(text).into_iter::<Value>().next()?.ok();
+    first(text).or_else(|| first(&mended(text))).filter(Value::is_object)
+}
+
+/// The same text with what no JSON may hold replaced: lone halves of surrogate pairs by U+FFFD, raw control characters
+/// by their escapes, NaN and infinities by null.
+fn mended(text: &str) -> String {
+    let mut mended = String::with_capacity(text.len());
+    let mut rest = text.chars();
+    let mut in_string = false;
+    while let Some(next) = rest.next() {
+        match next {
+            '"' => {
+                in_string = !in_string;
+                mended.push(next);
+            }
+            '\\' if in_string => escape(&mut rest, &mut mended),
+            control if in_string && control < ' ' => {
+                mended.push_str(&format!("\\u{:04x}", u32::from(control)));
+            }
+            'N' | 'I' if !in_string => {
+                let name: String = std::iter::once(next).chain(rest.clone()).take(8).collect();
+                let length =
+                    [("NaN", 3), ("Infinity", 8)].into_iter().find(|(known, _)| name.starts_with(known));
+                match length {
+                    Some((_, length)) => {
+                        if mended.ends_with('-') {
+                            mended.pop();
+                        }
+                        mended.push_str("null");
+                        rest.by_ref().take(length - 1).for_each(drop);
+                    }
+                    None => mended.push(next),
+                }
+            }
+            other => mended.push(other),
+        }
+    }
+    mended
+}
+
+/// What stands behind a backslash in a string.
+fn escape(rest: &mut std::str::Chars<'_>, mended: &mut String) {
+    let unit = |rest: &mut std::str::Chars<'_>| {
+        let digits: String = rest.clone().take(4).collect();
+        let unit = u16::from_str_radix(&digits, 16).ok().filter(|_| digits.len() == 4)?;
+        rest.by_ref().take(4).for_each(drop);
+        Some(unit)
+    };
+    match rest.next() {
+        Some('u') => {
+            let Some(first) = unit(rest) else {
+                mended.push_str("\\\\u");
+                return;
+            };
+            let mut ahead = rest.clone();
+            let second = (0xd800..0xdc00)
+                .contains(&first)
+                .then(|| (ahead.next(), ahead.next()) == (Some('\\'), Some('u')))
+                .filter(|is_escape| *is_escape)
+                .and_then(|_| unit(&mut ahead))
+                .filter(|second| (0xdc00..0xe000).contains(second));
+            match (first, second) {
+                (_, Some(second)) => {
+                    *rest = ahead;
+                    mended.push_str(&format!("\\u{first:04x}\\u{second:04x}"));
+                }
+                (0xd800..0xe000, None) => mended.push_str("\\ufffd"),
+                (first, None) => mended.push_str(&format!("\\u{first:04x}")),
+            }
+        }
+        Some(known @ ('"' | '\\' | '/' | 'b' | 'f' | 'n' | 'r' | 't')) => {
+            mended.push('\\');
+            mended.push(known);
+        }
+        Some(other) => {
+            mended.push_str("\\\\");
+            mended.push(other);
+        }
+        None => {}
+    }
+}
+
+fn response(value: &Value) -> ChatResponse {
+    let list = |key: &str| value.get(key).and_then(Value::as_array).into_iter().flatten();
+    let mut response = ChatResponse {
+        model: value.get("model").and_then(Value::as_str).map(ToOwned::to_owned),
+        choices: list("choices").map(choice).collect(),
+        data: list("data").map(embedding).collect(),
+        error: value.get("error").and_then(error),
+        ..ChatResponse::default()
+    };
+    if let Some(found) = value.get("usage").filter(|usage| !usage.is_null()) {
+        response.usage = usage(found);
+        let is_read = response.usage.as_ref().is_some_and(|usage| usage.prompt_tokens.is_some());
+        response.unread_usage = (!is_read || has_odd_count(found)).then(|| found.to_string());
+    }
+    response
+}
+
+fn error(value: &Value) -> Option<ErrorObject> {
+    serde_json::from_value::<Option<ErrorObject>>(value.clone()).ok().flatten()
+}
+
+fn choice(value: &Value) -> Choice {
+    let message = value.get("message").or_else(|| value.get("delta"));
+    Choice {
+        message: message.filter(|message| message.is_object()).map(answer),
+        finish_reason: value.get("finish_reason").cloned().and_then(text),
+        error: value.get("error").and_then(error),
+    }
+}
+
+fn answer(value: &Value) -> Answer {
+    let calls = value.get("tool_calls").and_then(Value::as_array);
+    Answer {
+        content: value.get("content").and_then(content),
+        refusal: value.get("refusal").and_then(Value::as_str).map(ToOwned::to_owned),
+        tool_calls: calls.map(|calls| calls.iter().map(call).collect()),
+    }
+}
+
+fn call(value: &Value) -> ToolCall {
+    let arguments = value.pointer("/function/arguments").cloned().and_then(text);
+    ToolCall { function: value.get("function").map(|_| CalledFunction { arguments }) }
+}
+
+/// A text, or the texts of a list of parts; what the model thought is none.
+fn content(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Array(parts) => {
+            let part = |part: &Value| match part {
+                Value::String(text) => Some(text.clone()),
+                Value::Object(fields) => {
+                    let kind = fields.get("type").and_then(Value::as_str).unwrap_or("text");
+                    let is_text = matches!(kind, "text" | "output_text");
+                    fields.get("text").filter(|_| is_text)?.as_str().map(ToOwned::to_owned)
+                }
+                _ => None,
+            };
+            Some(parts.iter().filter_map(part).collect())
+        }
+        _ => None,
+    }
+}
+
+fn embedding(value: &Value) -> Embedding {
+    let index = value.get("index").and_then(|index| match index {
+        Value::String(text) => text.parse().ok(),
+        other => count(other),
+    });
+    // Some servers put the vector into a list of one.
+    let vector = value.get("embedding").filter(|vector| !vector.is_null()).map(|vector| {
+        match vector.as_array().map(Vec::as_slice) {
+            Some([only @ Value::Array(_)]) => only,
+            _ => vector,
+        }
+    });
+    let raw = |vector: &Value| RawValue::from_string(vector.to_string()).ok();
+    Embedding { index, embedding: vector.and_then(raw) }
+}
+
+fn usage(value: &Value) -> Option<Usage> {
+    let fields = value.as_object()?;
+    let read = |key: &str| fields.get(key).and_then(count);
+    let detail = |key: &str, name: &str| fields.get(key)?.get(name).and_then(count);
+    Some(Usage {
+        prompt_tokens: read("prompt_tokens"),
+        completion_tokens: read("completion_tokens"),
+        total_tokens: read("total_tokens"),
+        prompt_tokens_details: detail("prompt_tokens_details", "cached_tokens")
+            .map(|cached| PromptTokensDetails { cached_tokens: Some(cached) }),
+        completion_tokens_details: detail("completion_tokens_details", "reasoning_tokens")
+            .map(|reasoning| CompletionTokensDetails { reasoning_tokens: Some(reasoning) }),
+        cost: fields.get("cost").cloned(),
+    })
+}
+
+/// Whether a count of tokens is there and is none.
+fn has_odd_count(usage: &Value) -> bool {
+    ["prompt_tokens", "completion_tokens", "total_tokens"]
+        .iter()
+        .filter_map(|key| usage.get(key))
+        .any(|value| !value.is_null() && count(value).is_none())
+}
+
+/// A whole number that is not negative, however it is written.
+fn count(value: &Value) -> Option<u64> {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked before")]
+    let whole =
+        |number: f64| (number.fract() == 0.0 && (0.0..9e15).contains(&number)).then_some(number as u64);
+    match value {
+        Value::Number(number) => number.as_u64().or_else(|| whole(number.as_f64()?)),
+        Value::String(text) => text.trim().parse().ok(),
+        _ => None,
+    }
+}
+
+/// The answer that server-sent events make together, from a server that streams although it was not asked to.
+fn events(text: &str) -> Option<ChatResponse> {
+    let events = text.lines().filter_map(|line| object(line.strip_prefix("data:")?.trim()));
+    let mut whole: Option<ChatResponse> = None;
+    let mut said = String::new();
+    for event in events {
+        let part = response(&event);
+        let whole = whole.get_or_insert_with(ChatResponse::default);
+        whole.model = whole.model.take().or(part.model);
+        whole.error = whole.error.take().or(part.error);
+        whole.usage = part.usage.or(whole.usage.take());
+        for choice in part.choices {
+            if let Some(content) = choice.message.and_then(|message| message.content) {
+                said.push_str(&content);
+            }
+            let first = whole.choices.first_mut();
+            match first {
+                Some(first) => first.finish_reason = choice.finish_reason.or(first.finish_reason.take()),
+                None => {
+                    whole.choices.push(Choice { finish_reason: choice.finish_reason, ..Choice::default() })
+                }
+            }
+        }
+    }
+    let mut whole = whole?;
+    if let Some(first) = whole.choices.first_mut() {
+        first.message = Some(Answer { content: Some(said), ..Answer::default() });
+    }
+    Some(whole)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::chat::read as read_any;
+    use super::*;
+
+    /// The text, why it ends and what was used of a body.
+    fn told(body: &str) -> (Option<String>, Option<String>, Option<(u64, u64)>) {
+        told_of(body.as_bytes())
+    }
+
+    fn told_of(body: &[u8]) -> (Option<String>, Option<String>, Option<(u64, u64)>) {
+        let response = read_any(body).unwrap();
+        let usage = response.usage.and_then(|usage| Some((usage.prompt_tokens?, usage.completion_tokens?)));
+        let choice = response.choices.into_iter().next();
+        let (message, reason) = choice.map_or((None, None), |choice| (choice.message, choice.finish_reason));
+        (message.and_then(|message| message.content), reason, usage)
+    }
+
+    fn body(content: &str, usage: &str) -> String {
+        format!(
+            r#"{{"choices":[{{"message":{{"content":{content}}},"finish_reason":"stop"}}],"usage":{usage}}}"#
+        )
+    }
+
+    const USAGE: &str = r#"{"prompt_tokens":10,"completion_tokens":5}"#;
+
+    #[test]
+    fn a_text_is_kept_whatever_its_usage_is() {
+        for usage in [
+            r#"{"prompt_tokens":1151,"completion_tokens":-35,"total_tokens":1116}"#,
+            r#"{"prompt_tokens":12.0,"completion_tokens":2.25}"#,
+            r#"{"prompt_tokens":"many"}"#,
+            r#""none""#,
+            "7",
+        ] {
+            let body = body("\"good\"", usage);
+            assert_eq!(told(&body).0.as_deref(), Some("good"), "{usage}");
+            assert!(read_any(body.as_bytes()).unwrap().unread_usage.is_some(), "{usage}");
+        }
+        let lists = body(
+            "\"good\"",
+            r#"{"prompt_tokens":12,"completion_tokens":2,"prompt_tokens_details":[{"modality":"TEXT"}]}"#,
+        );
+        assert_eq!(told(&lists).2, Some((12, 2)));
+        let whole = body("\"good\"", r#"{"prompt_tokens":12.0,"completion_tokens":"2"}"#);
+        assert_eq!(told(&whole).2, Some((12, 2)));
+        assert_eq!(told(&body("\"good\"", "null")), (Some("good".into()), Some("stop".into()), None));
+    }
+
+    #[test]
+    fn a_text_in_parts_is_joined_without_what_was_thought() {
+        let parts = r#"[{"type":"thinking","thinking":[{"type":"text","text":"hm"}]},{"type":"text","text":"a"},"b",{"type":"output_text","text":"c"}]"#;
+        assert_eq!(told(&body(parts, USAGE)), (Some("abc".into()), Some("stop".into()), Some((10, 5))));
+    }
+
+    #[test]
+    fn characters_that_no_json_may_hold_are_replaced() {
+        for (content, read) in [
+            (r#""cut \ud83d""#, "cut \u{fffd}"),
+            (r#""\udc00 low""#, "\u{fffd} low"),
+            (r#""\ud83d\ude00 and \ud83dx""#, "\u{1f600} and \u{fffd}x"),
+            ("\"a\tb\nc\"", "a\tb\nc"),
+            (r#""a\qb""#, "a\\qb"),
+            (r#""a \"quote\" \\ NaN""#, "a \"quote\" \\ NaN"),
+        ] {
+            assert_eq!(
+                told(&body(content, r#"{"prompt_tokens":NaN,"x":-Infinity}"#)).0.as_deref(),
+                Some(read)
+            );
+        }
+        let mut bytes = body("\"cut HERE\"", USAGE).into_bytes();
+        let at = bytes.windows(4).position(|four| four == b"HERE").unwrap();
+        bytes.splice(at..at + 4, *b"\xf0\x9f\x98");
+        assert_eq!(told_of(&bytes).0.as_deref(), Some("cut \u{fffd}"));
+    }
+
+    #[test]
+    fn other_oddities_cost_no_answer() {
+        let marked = format!("\u{feff}\n  {}\n\ndata: [DONE]\n\n", body("\"good\"", USAGE));
+        assert_eq!(told(&marked).0.as_deref(), Some("good"));
+        let twice = body("\"bad\",\"content\":\"good\"", USAGE);
+        assert_eq!(told(&twice).0.as_deref(), Some("good"), "the last of two keys counts");
+        let number =
+            r#"{"model":7,"choices":[{"index":"0","message":{"content":"good"},"finish_reason":1}]}"#;
+        assert_eq!(told(number), (Some("good".into()), Some("1".into()), None));
+        assert!(read_any(br#"{"choices":null,"error":{"code":402,"message":"m"}}"#).unwrap().error.is_some());
+        let call = r#"{"choices":[{"message":{"content":null,"tool_calls":[{"function":{"name":"f","arguments":{"label":"good"}}}]}}]}"#;
+        let mut response = read_any(call.as_bytes()).unwrap();
+        let called = response.choices.remove(0).message.unwrap().tool_calls.unwrap().remove(0);
+        assert_eq!(called.function.unwrap().arguments.as_deref(), Some(r#"{"label":"good"}"#));
+        let nested = r#"{"data":[{"index":"1","embedding":[[0.1,0.2]]},{"index":0,"embedding":null}]}"#;
+        let vectors = read_any(nested.as_bytes()).unwrap().data;
+        assert_eq!(vectors[0].embedding.as_ref().unwrap().get(), "[0.1,0.2]");
+        assert_eq!(
+            (vectors[0].index, vectors[1].index, vectors[1].embedding.is_none()),
+            (Some(1), Some(0), true)
+        );
+    }
+
+    #[test]
+    fn events_that_nobody_asked_for_make_an_answer() {
+        let stream = "data: {\"model\":\"m\",\"choices\":[{\"delta\":{\"content\":\"he\"}}]}\n\n: still here\n\n\
+                      data: {\"choices\":[{\"delta\":{\"content\":\"llo\"},\"finish_reason\":\"stop\"}]}\n\n\
+                      data: {\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2}}\n\ndata: [DONE]\n\n";
+        assert_eq!(told(stream), (Some("hello".into()), Some("stop".into()), Some((3, 2))));
+    }
+
+    #[test]
+    fn what_is_no_answer_says_what_it_is() {
+        assert!(read_any(b"<html><body>Please sign in</body></html>").is_none());
+        assert_eq!(beginning(b"<html>"), "<html>");
+        assert_eq!(beginning(&[b'x'; 300]).chars().count(), SHOWN_BYTES + 1);
+        assert_eq!(
+            reason(br#"{"error_code":110,"error_msg":"token invalid"}"#).as_deref(),
+            Some("token invalid")
+        );
+        assert_eq!(reason(br#"{"base_resp":{"status_code":1004,"status_msg":"no"}}"#).as_deref(), Some("no"));
+        assert_eq!(reason(b"{}"), None);
+    }
+}
