@@ -17,6 +17,7 @@ use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 use super::CacheError;
 use super::error::is_busy;
 use crate::clock;
+use crate::store;
 
 /// "enrc".
 const APPLICATION_ID: i32 = 0x656e_7263;
@@ -50,6 +51,8 @@ enum Owner {
 /// Opens the connection that writes, and makes the file if it is missing or empty.
 pub(super) fn open_to_write(path: &Path) -> Result<Connection, CacheError> {
     let failed = || CacheError::of("open", path);
+    // SQLite would make a file that everybody may read. If this fails, so will that, and say why.
+    let _ = store::private_file().open(path);
     let mut connection = connect(path, OpenFlags::SQLITE_OPEN_CREATE).map_err(failed())?;
     let mut owner = owner(&connection).map_err(failed())?;
     if matches!(owner, Owner::Nobody) {

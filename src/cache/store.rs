@@ -55,7 +55,12 @@ impl Store {
         // SQLite gives relative names a meaning of their own, such as `:memory:` and `file:a?mode=ro`.
         let path =
             std::path::absolute(path).map_err(StoreError::of("find", path)).map_err(CacheError::Store)?;
-        path.parent().map_or(Ok(()), store::create_folder).map_err(CacheError::Store)?;
+        path.parent()
+            .map_or(Ok(()), |folder| {
+                store::create_private_folder(folder)
+                    .map_err(store::StoreError::of("create the folder", folder))
+            })
+            .map_err(CacheError::Store)?;
         let connection = file::open_to_write(&path)?;
         let reader = Mutex::new(file::open_to_read(&path)?);
         let (queue, messages) = sync_channel(QUEUE_ANSWERS);

@@ -48,7 +48,11 @@ pub(super) struct Words {
 /// The exit status of an end that is no error of the run's own.
 pub(super) fn exit(end: &End, facts: &Facts<'_>) -> Exit {
     match end {
-        End::Complete | End::MaxRows | End::MaxDuration if facts.is_failed_by_errors() => Exit::Errors,
+        End::Complete | End::MaxRows | End::MaxDuration
+            if facts.is_failed_by_errors() || facts.has_no_answer() =>
+        {
+            Exit::Errors
+        }
         End::Complete | End::MaxRows | End::MaxDuration => Exit::Done,
         End::Stopped => Exit::Interrupted,
         End::Errors(_) | End::Anomaly { .. } => Exit::Errors,
@@ -61,6 +65,15 @@ pub(super) fn exit(end: &End, facts: &Facts<'_>) -> Exit {
 impl Facts<'_> {
     fn is_failed_by_errors(&self) -> bool {
         self.arguments.fail_on_errors && self.totals.error_count() > 0
+    }
+
+    /// Whether rows were asked in this run and every one of them ended as an error.
+    fn has_no_answer(&self) -> bool {
+        let totals = self.totals;
+        matches!(self.errand, Errand::Run(..))
+            && totals.asked_rows > 0
+            && totals.answers == 0
+            && totals.error_count() > 0
     }
 
     pub(super) fn words(&self, end: &End) -> Words {
@@ -135,6 +148,15 @@ impl Facts<'_> {
         if self.is_failed_by_errors() {
             words.problem =
                 Some((format!("{}, and --fail-on-errors is given", counted(errors, "error")), None));
+        } else if self.has_no_answer() {
+            let what = format!(
+                "no row was answered, all that were asked ended as errors: {}",
+                counted(errors, "error")
+            );
+            let job = self.typed;
+            let hint =
+                format!("see them with enrich errors {job} and mend the cause; then: enrich retry {job}");
+            words.problem = Some((what, Some(hint)));
         }
         if let Some(again) = again {
             let is_kept = self.totals.rows > self.totals.committed_rows;

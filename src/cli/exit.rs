@@ -11,7 +11,8 @@ pub enum Exit {
     Internal = 1,
     /// Wrong arguments, job file, source or target.
     Usage = 2,
-    /// Too many rows failed for `max_error_rate` or `--fail-on-errors`, or too many answers make little sense.
+    /// Too many rows failed for `max_error_rate` or `--fail-on-errors`, no row was answered, or too many answers make
+    /// little sense.
     Errors = 3,
     /// Stopped by the provider: key, quota, model, or no success for too long.
     Provider = 4,
@@ -29,7 +30,8 @@ Exit status:
   0    done; rows with errors are counted in the last line
   1    trouble on the way: a disk, a table, or this program
   2    wrong arguments, job file, source or target
-  3    too many error rows (max_error_rate, --fail-on-errors), or an anomaly, which pauses the job
+  3    too many error rows (max_error_rate, --fail-on-errors, no row answered), or an anomaly, which
+       pauses the job
   4    stopped by the provider: key, quota, model, or no success for too long
   5    stopped by the job's own budget
   6    another run holds the job (0 with --if-running skip)

@@ -8,6 +8,7 @@ use super::format::{Header, Record};
 use super::{Copies, Journal, JournalError, JournalReader, JournalWriter, read_all};
 use crate::faultpoint::{self, Side};
 use crate::ident::{BatchId, Fingerprint, RowKey};
+use crate::store;
 
 const ENDING: &str = "journal";
 const ASIDE: &str = "aside-";
@@ -43,7 +44,7 @@ impl JournalFolder {
     /// # Errors
     /// When the folder cannot be made.
     pub fn open(path: &Path) -> Result<Self, JournalError> {
-        std::fs::create_dir_all(path).map_err(|source| JournalError::Io {
+        store::create_private_folder(path).map_err(|source| JournalError::Io {
             action: "make the folder of",
             path: path.to_owned(),
             source,

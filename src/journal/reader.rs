@@ -44,6 +44,11 @@ impl JournalReader {
     /// When the file cannot be read or is no journal.
     pub fn open(path: &Path) -> Result<Self, JournalError> {
         let io = |source| JournalError::Io { action: "read", path: path.to_owned(), source };
+        // A pipe of that name would keep everybody waiting.
+        if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+            let source = std::io::Error::other("it is no file; move it away");
+            return Err(JournalError::Io { action: "read", path: path.to_owned(), source });
+        }
         let file = File::open(path).map_err(io)?;
         let len = file.metadata().map_err(io)?.len();
         JournalReader::begin(path, Input::File(BufReader::with_capacity(1 << 16, file)), len)

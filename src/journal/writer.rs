@@ -1,12 +1,13 @@
 //! Appends to a journal.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use super::format::{HEADER_LEN, Header, Record, encode, encode_header};
 use super::{JournalError, JournalReader};
 use crate::faultpoint::{self, Side};
+use crate::store;
 
 /// A journal being written. One process writes a journal at a time; the job's lock sees to it.
 #[derive(Debug)]
@@ -26,13 +27,7 @@ impl JournalWriter {
     /// When the file cannot be made, read or cut, is damaged, or belongs to another batch.
     pub fn open(path: &Path, header: &Header, mut take: impl FnMut(Record)) -> Result<Self, JournalError> {
         let io = |action| move |source| JournalError::Io { action, path: path.to_owned(), source };
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)
-            .map_err(io("open"))?;
+        let mut file = store::private_file().open(path).map_err(io("open"))?;
         let mut reader = JournalReader::open(path)?;
         if reader.header().is_some_and(|found| found != header) {
             return Err(JournalError::Damaged {

@@ -1,6 +1,6 @@
 //! Files on a local disk.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
@@ -42,6 +42,45 @@ pub fn create_folder(path: &Path) -> Result<(), StoreError> {
     std::fs::create_dir_all(path).map_err(StoreError::of("create the folder", path))
 }
 
+/// Creates a folder that nobody but the user may look into, and those above it; one that is there stays as it is.
+///
+/// # Errors
+/// When the folder cannot be made.
+pub fn create_private_folder(path: &Path) -> io::Result<()> {
+    if let Some(above) = path.parent() {
+        std::fs::create_dir_all(above)?;
+    }
+    let mut builder = DirBuilder::new();
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    match builder.create(path) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        made => made,
+    }
+}
+
+/// Options to open a file to read and write that is made, if it is missing, so that nobody but the user may read it.
+#[must_use]
+pub fn private_file() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options
+}
+
+/// Makes the file anew that takes the place of another one. What stands at its name is removed, never followed: where
+/// others may write, it could be a link.
+fn create_beside(path: &Path) -> io::Result<(PathBuf, File)> {
+    let beside = path.with_extension("tmp");
+    match std::fs::remove_file(&beside) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let file = OpenOptions::new().write(true).create_new(true).open(&beside)?;
+    Ok((beside, file))
+}
+
 /// Reads a whole file; none if it is not there.
 ///
 /// # Errors
@@ -71,11 +110,8 @@ pub fn remove(path: &Path) -> Result<(), StoreError> {
 /// When one of the steps fails; the old file is then untouched, except that after a failed flush of
 /// the folder either version may survive a crash.
 pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
-    let beside = path.with_extension("tmp");
-    let written = File::create(&beside).and_then(|mut file| {
-        file.write_all(bytes)?;
-        file.sync_all()
-    });
+    let (beside, mut file) = create_beside(path).map_err(StoreError::of("write", path))?;
+    let written = file.write_all(bytes).and_then(|()| file.sync_all());
     if let Err(error) = written {
         let _ = std::fs::remove_file(&beside);
         return Err(StoreError::of("write", path)(error));
@@ -94,8 +130,8 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
 /// # Errors
 /// When one of the steps fails; the old file is then untouched.
 pub(super) fn replace_unflushed(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
-    let beside = path.with_extension("tmp");
-    if let Err(error) = std::fs::write(&beside, bytes) {
+    let (beside, mut file) = create_beside(path).map_err(StoreError::of("write", path))?;
+    if let Err(error) = file.write_all(bytes) {
         let _ = std::fs::remove_file(&beside);
         return Err(StoreError::of("write", path)(error));
     }
@@ -142,12 +178,12 @@ pub fn sync_folder(path: &Path) -> Result<(), StoreError> {
 /// # Errors
 /// When they cannot.
 pub fn probe(folder: &Path) -> Result<(), StoreError> {
-    create_folder(folder)?;
+    create_private_folder(folder).map_err(StoreError::of("create the folder", folder))?;
     let path = folder.join(format!(".probe-{}", std::process::id()));
+    remove(&path)?;
     OpenOptions::new()
         .write(true)
-        .create(true)
-        .truncate(true)
+        .create_new(true)
         .open(&path)
         .and_then(|mut file| file.write_all(b"probe"))
         .map_err(StoreError::of("write to", folder))?;

@@ -134,20 +134,16 @@ impl Endpoint {
         })
     }
 
-    /// The address without its query, for messages.
+    /// The address without its query and its password, for messages.
     #[must_use]
     pub fn address(&self) -> String {
-        let mut url = self.url.clone();
-        url.set_query(None);
-        url.to_string()
+        shown(&self.url)
     }
 
     /// The same for vectors.
     #[must_use]
     pub fn embeddings_address(&self) -> String {
-        let mut url = self.embeddings.clone();
-        url.set_query(None);
-        url.to_string()
+        shown(&self.embeddings)
     }
 
     /// The model's name.
@@ -286,7 +282,7 @@ impl Endpoint {
             Heard::read(|name| headers.get(name).and_then(|value| value.to_str().ok()), clock::wall());
         course.limits = heard.limits;
         course.was_refused = !(200..300).contains(&status) && !MAYBE_WORKED_ON.contains(&status);
-        let body = self.read(&mut response).await?;
+        let body = self.redact_body(self.read(&mut response).await?);
         if !(200..300).contains(&status) {
             return Err(classify(status, &body, &self.model, &heard));
         }
@@ -385,6 +381,18 @@ impl Endpoint {
         Ok(body.freeze())
     }
 
+    /// A body without the key, which a model or a gateway may echo anywhere in it.
+    fn redact_body(&self, body: Bytes) -> Bytes {
+        let Some(secret) = self.key.as_ref().map(ApiKey::secret).filter(|secret| !secret.is_empty()) else {
+            return body;
+        };
+        let text = String::from_utf8_lossy(&body);
+        if !text.contains(secret) {
+            return body;
+        }
+        Bytes::from(text.replace(secret, "[key]"))
+    }
+
     fn redact(&self, mut failure: Failure) -> Failure {
         let secret = self.key.as_ref().map(ApiKey::secret);
         if let Some(secret) = secret.filter(|secret| failure.detail.contains(secret)) {
@@ -424,6 +432,15 @@ fn has_json(response: &ChatResponse) -> bool {
         message.is_some_and(|message| message.tool_calls.as_ref().is_some_and(|calls| !calls.is_empty()));
     let said = message.and_then(|message| message.content.as_deref()).unwrap_or_default();
     called || serde_json::from_str::<Map<String, Value>>(decode::unfenced(said)).is_ok()
+}
+
+/// An address as it may be shown: what may be secret of it is left out.
+fn shown(url: &Url) -> String {
+    let mut url = url.clone();
+    url.set_query(None);
+    // Not every address can have them.
+    let _ = url.set_username("").and_then(|()| url.set_password(None));
+    url.to_string()
 }
 
 fn below(base: &Url, provider: &Provider, route: &[&str]) -> Url {

@@ -273,7 +273,13 @@ async fn a_key_is_found_nowhere_but_in_the_request() {
         message: Some(format!("your key {KEY} does not like this")),
         ..crate::stops::fault()
     };
-    let spec = SimulatorSpec { api_key: Some(KEY.into()), faults: vec![echo], ..SimulatorSpec::default() };
+    let said = enrich::config::FaultSpec {
+        contains: Some("Row 2 ".into()),
+        text: Some(format!("your key is {KEY}, and here is the answer")),
+        ..crate::stops::fault()
+    };
+    let spec =
+        SimulatorSpec { api_key: Some(KEY.into()), faults: vec![echo, said], ..SimulatorSpec::default() };
     let world = World::new(spec).await;
     append_delta(&world.path("source"), &rows(0..12)).await;
     world.write_job("api_key_env = \"ENRICH_TEST_KEY\"");
@@ -298,4 +304,32 @@ async fn a_key_is_found_nowhere_but_in_the_request() {
     world.run(&[]).await.assert_status(4).assert_says("auth: HTTP 401 invalid_api_key");
     fs::write(&wrong, format!("  {KEY}\n")).unwrap();
     world.run(&[]).await.assert_status(0);
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_answered_can_be_read_by_nobody_else() {
+    use std::os::unix::fs::PermissionsExt;
+    let world = World::new(SimulatorSpec::default()).await;
+    append_delta(&world.path("source"), &rows(0..4)).await;
+    world.write_text(&(world.usual_job("") + "[cache]\npath = \"cache/answers.sqlite\"\n"));
+    let umask = "umask 000 && exec \"$0\" \"$@\"";
+    let run = world.command(&["run", world.job().to_str().unwrap()]);
+    let mut open = std::process::Command::new("sh");
+    open.arg("-c").arg(umask).arg(run.get_program()).args(run.get_args());
+    open.envs(run.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    open.env("ENRICH_FAULT", "delta-commit.before=kill");
+    let ended = world.output(open).await;
+    assert!(!ended.status.success(), "it was killed before the commit");
+    let mode = |path: &std::path::Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let mut seen = 0;
+    for (path, _) in everything_below(world.folder.path()) {
+        let ending = path.extension().and_then(std::ffi::OsStr::to_str).unwrap_or_default().to_owned();
+        if ["journal", "sqlite", "sqlite-wal", "sqlite-shm"].contains(&ending.as_str()) {
+            seen += 1;
+            assert_eq!(mode(&path), 0o600, "{}", path.display());
+            assert_eq!(mode(path.parent().unwrap()), 0o700, "{}", path.display());
+        }
+    }
+    assert!(seen >= 2, "a journal and a cache: {seen}");
 }

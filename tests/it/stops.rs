@@ -388,6 +388,16 @@ async fn many_rows_that_are_refused_one_after_the_other_are_their_own_while_the_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_nobody_was_answered_in_ends_with_a_status_of_its_own_and_says_why() {
+    let refused = FaultSpec { status: Some(400), message: Some("no such parameter".into()), ..fault() };
+    let world = world_of(faulty(refused), 12).await;
+    let ended = world.run(&["--max-rows", "10"]).await;
+    ended.assert_status(3).assert_says("10 errors (bad_request 10)");
+    ended.assert_says("no row was answered, all that were asked ended as errors: 10 errors");
+    ended.assert_says("mend the cause; then: enrich retry");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_usable_answer_is_kept_however_odd_its_body_is() {
     let odd = |id: i64, body: &str| FaultSpec {
         contains: Some(format!("Row {id} ")),
