@@ -395,6 +395,9 @@ pub(super) struct RawStep {
     pub(super) flat: Option<bool>,
     /// Whether the text of a typed answer is kept as well, in `<output>_raw`. Default: false.
     pub(super) keep_raw: Option<bool>,
+    /// Whether a block `<think>…</think>` at the beginning of an answer is left out, as models write it that think aloud.
+    /// Default: true with `classes`, `fields` and `schema`, else false.
+    pub(super) strip_reasoning: Option<bool>,
     /// How often a row whose answer is not what `classes`, `fields` or `schema` ask for is asked again, with its answer
     /// and what is wrong with it; each is paid for. At most 10; after that the row is an error. Default: 2.
     #[schemars(range(min = 0, max = 10))]

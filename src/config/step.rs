@@ -36,6 +36,8 @@ pub struct StepSpec {
     pub shares: bool,
     /// How often a row is asked again whose answer is not that.
     pub max_repairs: u32,
+    /// Whether what a model thought aloud at the beginning of an answer is left out.
+    pub strips_reasoning: bool,
     /// What is asked for besides the messages.
     pub params: Params,
     /// What happens to rows without input.

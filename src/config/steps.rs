@@ -125,6 +125,9 @@ impl Checker<'_> {
             Form::Text | Form::Classes(_) => (None, None),
         };
         Ok(StepSpec {
+            strips_reasoning: raw
+                .strip_reasoning
+                .unwrap_or_else(|| matches!(form, Form::Classes(_) | Form::Typed(_))),
             shares: raw.share.unwrap_or_else(|| raw.temperature.is_none_or(|temperature| temperature <= 0.0)),
             form,
             max_repairs,
@@ -210,6 +213,7 @@ impl Checker<'_> {
             ("schema", raw.schema.is_some()),
             ("flat", raw.flat.is_some()),
             ("keep_raw", raw.keep_raw.is_some()),
+            ("strip_reasoning", raw.strip_reasoning.is_some()),
             ("max_repairs", raw.max_repairs.is_some()),
             ("examples", raw.examples.is_some()),
             ("system", raw.system.is_some()),

@@ -102,6 +102,15 @@ pub enum Content {
     Vector(Vec<f32>),
 }
 
+/// What becomes of a block of reasoning at the beginning of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reasoning {
+    /// It is left out.
+    Strip,
+    /// It is part of the answer.
+    Keep,
+}
+
 /// What an answer says.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Answer {
@@ -128,14 +137,17 @@ pub enum Answer {
 ///
 /// # Errors
 /// As [`text`].
-pub fn answer(response: ChatResponse, form: &Form) -> Result<Answer, Failure> {
+pub fn answer(response: ChatResponse, form: &Form, reasoning: Reasoning) -> Result<Answer, Failure> {
     if let Form::Embedding(_) = form {
         let content = Content::Vector(embedding::vector(&response)?);
         return Ok(Answer::Good { content, said: None });
     }
     let finish_reason = response.choices.first().and_then(|choice| choice.finish_reason.as_deref());
     let is_cut = finish_reason.is_some_and(is_cut);
-    let said = text(response)?;
+    let mut said = text(response)?;
+    if reasoning == Reasoning::Strip {
+        said = without_reasoning(said);
+    }
     match form {
         Form::Text | Form::Embedding(_) => Ok(Answer::Good { content: Content::Text(said), said: None }),
         Form::Classes(classes) => {
@@ -163,6 +175,16 @@ pub fn answer(response: ChatResponse, form: &Form) -> Result<Answer, Failure> {
             }
         },
     }
+}
+
+/// An answer without a block of reasoning at its beginning. A block that does not end is what was said.
+fn without_reasoning(said: String) -> String {
+    let blocks = [("<think>", "</think>"), ("<thinking>", "</thinking>"), ("<reasoning>", "</reasoning>")];
+    let bare = blocks.iter().find_map(|(begins, ends)| {
+        let (_, rest) = said.trim_start().strip_prefix(begins)?.split_once(ends)?;
+        Some(rest.trim_start().to_owned())
+    });
+    bare.filter(|bare| !bare.is_empty()).unwrap_or(said)
 }
 
 /// What stands in a block of Markdown, if that is all there is.
@@ -254,7 +276,7 @@ mod tests {
         let read = |said: &str| {
             let choice = serde_json::json!({ "message": { "content": said } });
             let body = serde_json::json!({ "choices": [choice] }).to_string();
-            match answer(parse(body.as_bytes()).unwrap(), &form).unwrap() {
+            match answer(parse(body.as_bytes()).unwrap(), &form, Reasoning::Strip).unwrap() {
                 Answer::Good { content: Content::Text(text), .. } => Some(text),
                 Answer::Good { content, .. } => panic!("{content:?}"),
                 Answer::Invalid { said: told, complaint, .. } => {
@@ -263,10 +285,18 @@ mod tests {
                 }
             }
         };
-        for good in ["bug", " bug\n", "```\nbug\n```", "```text\nbug```"] {
+        for good in [
+            "bug",
+            " bug\n",
+            "```\nbug\n```",
+            "```text\nbug```",
+            "<think>\nhm\n</think>\n\nbug",
+            "<thinking>a feature?</thinking>bug",
+        ] {
             assert_eq!(read(good).as_deref(), Some("bug"), "{good:?}");
         }
         assert_eq!(read("a feature").as_deref(), Some("a feature"));
+        assert_eq!(without_reasoning("<think>it never ends, bug".into()), "<think>it never ends, bug");
         for bad in ["Bug", "bug.", "a  feature", "It is a bug", "bug\na feature", "```bug```", "\"bug\""] {
             assert_eq!(read(bad), None, "{bad:?}");
         }

@@ -117,6 +117,7 @@ impl Enricher {
                 shares: spec.shares,
                 form: spec.form,
                 max_repairs: spec.max_repairs,
+                strips_reasoning: spec.strips_reasoning,
                 deadline: spec.row_deadline,
                 lanes: spec.providers,
                 balance: spec.balance,

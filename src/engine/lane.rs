@@ -132,6 +132,8 @@ pub(super) struct Step {
     pub(super) dimensions: OnceLock<usize>,
     /// How often a row is asked again whose answer is not that.
     pub(super) max_repairs: u32,
+    /// Whether what a model thought aloud at the beginning of an answer is left out.
+    pub(super) strips_reasoning: bool,
     pub(super) deadline: Duration,
     /// Positions among the lanes, in the order in which they are tried.
     pub(super) lanes: Vec<usize>,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::lane::Step;
 use crate::config::{Form, Prices};
-use crate::decode::{self, Answer, Content};
+use crate::decode::{self, Answer, Content, Reasoning};
 use crate::dispatch::{Earlier, Request};
 use crate::event;
 use crate::fault::{Class, Failure, Policy};
@@ -97,7 +97,10 @@ impl<'a> Origin<'a> {
     /// Holds a response against what the step asks for.
     pub(super) fn judged(self, response: Result<ChatResponse, Failure>, step: &Step) -> Judged {
         let (facts, answer) = match response {
-            Ok(response) => (decode::facts(&response), decode::answer(response, &step.form)),
+            Ok(response) => {
+                let reasoning = if step.strips_reasoning { Reasoning::Strip } else { Reasoning::Keep };
+                (decode::facts(&response), decode::answer(response, &step.form, reasoning))
+            }
             Err(failure) => (decode::Facts::default(), Err(failure)),
         };
         let mut kept = None;

@@ -464,6 +464,7 @@ mod tests {
             routes: Vec::new(),
             on_too_long: crate::config::OnTooLong::Fail,
             max_repairs: 0,
+            strips_reasoning: false,
             output: "answer".into(),
             providers: vec![0],
             balance: false,

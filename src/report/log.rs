@@ -35,6 +35,10 @@ impl Listener for Log {
                 tracing::trace!(provider, ?waiting, left_ms = ms(*left), "waiting");
             }
             Event::Held(hold) => tracing::debug!(?hold, "window"),
+            // Many a day at a limit; the summary counts them.
+            Event::Paused { provider, failure, pause } if *pause < Duration::from_secs(1) => {
+                tracing::debug!(provider, %failure, pause_ms = ms(*pause), "provider paused");
+            }
             Event::Paused { provider, failure, pause } => {
                 tracing::warn!(provider, %failure, pause_ms = ms(*pause), "provider paused");
             }

@@ -394,6 +394,9 @@ impl Endpoint {
     }
 
     fn redact(&self, mut failure: Failure) -> Failure {
+        if failure.class == Class::Auth && self.key.is_none() {
+            failure.detail.push_str(" (no key was sent: set api_key_env or api_key_file)");
+        }
         let secret = self.key.as_ref().map(ApiKey::secret);
         if let Some(secret) = secret.filter(|secret| failure.detail.contains(secret)) {
             failure.detail = failure.detail.replace(secret, "[key]");

@@ -83,7 +83,7 @@ async fn a_column_of_classes_holds_one_of_them_or_an_error() {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_repairs_a_wrong_answer_is_an_error_at_once_and_a_retry_asks_again() {
     let world = world(6, vec![says("maybe", 1.0, Some(1))], "max_repairs = 0").await;
-    world.run(&[]).await.assert_status(0).assert_says("6 errors");
+    world.run(&[]).await.assert_status(3).assert_says("6 errors").assert_says("no row was answered");
     let told = "ERROR: invalid_output: the answer is not one of the classes: \"maybe\"";
     assert!(answers(&world).await.iter().all(|(_, answer)| answer == told));
     crate::commands::on_job(&world, "retry", &[]).await.assert_status(0);

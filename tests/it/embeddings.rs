@@ -191,7 +191,7 @@ async fn vectors_of_another_length_than_the_targets_are_refused_whoever_asks_for
         Simulator::start(SimulatorSpec { dimensions: Some(5), ..SimulatorSpec::default() }, 0).await.unwrap();
     world.write_text(&text.replace(world.simulator.url().as_str(), other.url().as_str()));
     let wrong = "the vector has 5 numbers, and 8 are expected";
-    world.run(&[]).await.assert_status(0).assert_says("4 errors (invalid_output 4)");
+    world.run(&[]).await.assert_status(3).assert_says("4 errors (invalid_output 4)");
     let errors = vectors(&world)
         .await
         .into_iter()
