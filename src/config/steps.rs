@@ -127,7 +127,7 @@ impl Checker<'_> {
         Ok(StepSpec {
             strips_reasoning: raw
                 .strip_reasoning
-                .unwrap_or_else(|| matches!(form, Form::Classes(_) | Form::Typed(_))),
+                .unwrap_or(matches!(form, Form::Classes(_) | Form::Typed(_))),
             shares: raw.share.unwrap_or_else(|| raw.temperature.is_none_or(|temperature| temperature <= 0.0)),
             form,
             max_repairs,

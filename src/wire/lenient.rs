@@ -263,16 +263,21 @@ fn events(text: &str) -> Option<ChatResponse> {
             if let Some(content) = choice.message.and_then(|message| message.content) {
                 said.push_str(&content);
             }
-            let first = whole.choices.first_mut();
-            match first {
+            match whole.choices.first_mut() {
                 Some(first) => first.finish_reason = choice.finish_reason.or(first.finish_reason.take()),
                 None => {
-                    whole.choices.push(Choice { finish_reason: choice.finish_reason, ..Choice::default() })
+                    whole.choices.push(Choice { finish_reason: choice.finish_reason, ..Choice::default() });
                 }
             }
         }
     }
     let mut whole = whole?;
+    let is_whole =
+        text.contains("[DONE]") || whole.choices.iter().all(|choice| choice.finish_reason.is_some());
+    if !is_whole {
+        // It broke off: half an answer is none.
+        return None;
+    }
     if let Some(first) = whole.choices.first_mut() {
         first.message = Some(Answer { content: Some(said), ..Answer::default() });
     }
@@ -384,6 +389,8 @@ mod tests {
                       data: {\"choices\":[{\"delta\":{\"content\":\"llo\"},\"finish_reason\":\"stop\"}]}\n\n\
                       data: {\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2}}\n\ndata: [DONE]\n\n";
         assert_eq!(told(stream), (Some("hello".into()), Some("stop".into()), Some((3, 2))));
+        let (broken, _) = stream.split_once("data: {\"choices\":[{\"delta\":{\"content\":\"llo").unwrap();
+        assert!(read_any(broken.as_bytes()).is_none(), "half an answer is none");
     }
 
     #[test]
