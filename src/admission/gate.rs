@@ -56,6 +56,14 @@ pub struct Ticket {
     taken: Taken,
 }
 
+impl Ticket {
+    /// Its number: what was sent later has a higher one.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+}
+
 /// What a failed attempt means for its row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Blame {
@@ -327,8 +335,13 @@ impl Admission {
         self.quotas.failed(&ticket.taken, limits, now);
         let since = *self.failing_since.get_or_insert(now);
         self.open(now);
-        if self.answered.is_none() && !self.is_known && failure.class == Class::Connection {
-            // Rather a wrong address than an outage.
+        let is_wrong_address = match failure.class {
+            Class::InvalidResponse => true,
+            Class::Connection => !self.is_known,
+            _ => false,
+        };
+        if self.answered.is_none() && is_wrong_address {
+            // Rather that than an outage.
             let detail = format!("it has answered nothing in this run: {}", failure.detail);
             return Blame::Run(Failure::new(Class::Unavailable, detail));
         }

@@ -14,6 +14,7 @@ use tokio::time::sleep_until;
 use super::ask::Ask;
 use super::budget::RetryBudget;
 use super::flight::{Desk, Flight, Landed, length_of};
+use super::landing::SAME_REFUSALS;
 use super::lessons::Lessons;
 use super::request::{Mode, Reply, Request, Verdict};
 use super::retry::{Due, Pending};
@@ -89,8 +90,13 @@ pub struct Dispatcher<A: Ask> {
     pub(super) pause_told: u64,
     /// Rows whose last attempt failed while nobody was answered: it may be the provider.
     pub(super) doubted: Vec<(Pending, Failure)>,
-    /// Rows that were refused one after the other since the last answer: it may be the run that is refused.
-    pub(super) refused: Vec<(Pending, Failure)>,
+    /// Rows that were refused one after the other since the last answer, with the number of each one's request: it may be
+    /// the run that is refused.
+    pub(super) refused: Vec<(Pending, Failure, u64)>,
+    /// Whether everything was found to be refused: what comes back is as if it had not been asked.
+    pub(super) refuses_all: bool,
+    /// Refusals in a row after which it is asked whether everything is refused.
+    pub(super) refusals_looked_at: usize,
     /// When they are taken for the rows' own, with nothing else to be asked.
     refused_rest: Option<Instant>,
     /// Whether the provider answered a row in this run.
@@ -150,6 +156,8 @@ impl<A: Ask> Dispatcher<A> {
             doubted: Vec::new(),
             refused: Vec::new(),
             refused_rest: None,
+            refuses_all: false,
+            refusals_looked_at: SAME_REFUSALS,
             has_answered: false,
             doubt: Doubt::None,
             outage_said: None,
@@ -178,8 +186,11 @@ impl<A: Ask> Dispatcher<A> {
                 if self.yield_rows().await.is_err() {
                     return;
                 }
+                if self.settle_refused().await.is_err() {
+                    return;
+                }
                 let wake = self.send_ready();
-                if self.go_broke().await.is_err() || self.settle_refused().await.is_err() {
+                if self.go_broke().await.is_err() {
                     return;
                 }
                 wake
@@ -418,6 +429,10 @@ impl<A: Ask> Dispatcher<A> {
         match self.refused_rest {
             Some(at) if at <= clock::now() && self.doubt == Doubt::None => {
                 self.refused_rest = None;
+                if self.are_refused_alike() {
+                    self.doubt = Doubt::Wanted;
+                    return Ok(());
+                }
                 self.end_refused().await
             }
             _ => Ok(()),
@@ -480,6 +495,7 @@ impl<A: Ask> Dispatcher<A> {
         while let Ok(request) = self.wires.inbox.try_recv() {
             self.ready.push_back(Pending::new(request, &self.policy));
         }
+        self.end_refused().await?;
         for pending in self.take_unsent() {
             self.reply(pending, Verdict::Unsent).await?;
         }
@@ -490,7 +506,7 @@ impl<A: Ask> Dispatcher<A> {
         self.admission.nobody_waits();
         let due = std::mem::take(&mut self.due).into_iter().map(|due| due.pending);
         let doubted = std::mem::take(&mut self.doubted).into_iter().map(|(pending, _)| pending);
-        let refused = std::mem::take(&mut self.refused).into_iter().map(|(pending, _)| pending);
+        let refused = std::mem::take(&mut self.refused).into_iter().map(|(pending, ..)| pending);
         std::mem::take(&mut self.ready).into_iter().chain(due).chain(doubted).chain(refused).collect()
     }
 

@@ -23,7 +23,14 @@ const STUCK_AFTER: u32 = 2;
 const SAID_EVERY: Duration = Duration::from_secs(60);
 
 /// So many refusals of one kind without an answer between them may be the run's.
-const SAME_REFUSALS: usize = 20;
+pub(super) const SAME_REFUSALS: usize = 20;
+
+/// Whether two refusals say the same, but for numbers: what was spent, what is left.
+fn is_same_refusal(one: &Failure, other: &Failure) -> bool {
+    let bare =
+        |failure: &Failure| -> String { failure.detail.chars().filter(|c| !c.is_ascii_digit()).collect() };
+    one.class == other.class && bare(one) == bare(other)
+}
 
 /// Whether a refusal of this class may be the run's and not the row's: a provider puts an account that is blocked or
 /// out of money into a 400, too.
@@ -82,9 +89,15 @@ impl<A: Ask> Dispatcher<A> {
                         self.split(rows);
                         return Ok(());
                     }
+                    if self.refuses_all && may_be_the_runs(failure.class) {
+                        self.ready.extend(rows);
+                        return Ok(());
+                    }
                     if self.has_answered && may_be_the_runs(failure.class) {
-                        self.refused.extend(rows.into_iter().map(|pending| (pending, failure.clone())));
-                        if self.refused.len() >= SAME_REFUSALS && self.doubt == Doubt::None {
+                        let number = ticket.number();
+                        self.refused
+                            .extend(rows.into_iter().map(|pending| (pending, failure.clone(), number)));
+                        if self.refused.len() >= self.refusals_looked_at && self.doubt == Doubt::None {
                             self.doubt = Doubt::Wanted;
                         }
                         return Ok(());
@@ -112,8 +125,9 @@ impl<A: Ask> Dispatcher<A> {
         self.admission.answered(course.ticket, tokens, course.limits, course.now);
         self.retries.answered();
         self.has_answered = true;
+        self.refusals_looked_at = SAME_REFUSALS;
         self.say_recovery(course.now);
-        self.end_refused().await?;
+        self.end_refused_before(course.ticket.number()).await?;
         if let (Some(tokens), Some(first)) = (tokens, rows.first()) {
             let bytes = rows.iter().map(|pending| pending.request.question.bytes()).sum();
             self.meter.learn(&first.request.receipt.step, bytes, tokens);
@@ -264,6 +278,10 @@ impl<A: Ask> Dispatcher<A> {
             }
             // It answers, whatever it thinks of the question.
             _ => {
+                if !self.refused.is_empty() {
+                    // The more rows are refused for reasons of their own, the more rarely it is asked.
+                    self.refusals_looked_at = self.refusals_looked_at.saturating_mul(2);
+                }
                 self.end_refused().await?;
                 self.admission.answered(ticket, None, limits, now);
                 self.admission.vouched(now);
@@ -338,16 +356,24 @@ impl<A: Ask> Dispatcher<A> {
 
     /// Whether a harmless question meets the refusal that the last rows met.
     fn is_refusal_of_all(&self, failure: &Failure) -> bool {
-        self.refused.len() >= SAME_REFUSALS
-            && self.refused.iter().all(|(_, refused)| refused.class == failure.class)
+        self.refused.len() > 1 && self.refused.iter().all(|(_, refused, _)| is_same_refusal(refused, failure))
+    }
+
+    /// Whether the last rows were all refused alike, so that everything may be.
+    pub(super) fn are_refused_alike(&self) -> bool {
+        let mut refused = self.refused.iter().map(|(_, failure, _)| failure);
+        let first = refused.next();
+        self.refused.len() > 1
+            && first.is_some_and(|first| refused.all(|other| is_same_refusal(first, other)))
     }
 
     /// Everything is refused: the run ends, and the rows are as if they had not been asked.
     async fn stop_refused(&mut self, failure: &Failure) -> Result<(), Gone> {
-        let mut refused = std::mem::take(&mut self.refused).into_iter().map(|(pending, _)| pending);
+        let mut refused = std::mem::take(&mut self.refused).into_iter().map(|(pending, ..)| pending);
         let first = refused.next();
         let count = refused.len() + 1;
         self.ready.extend(refused);
+        self.refuses_all = true;
         let Some(first) = first else { return Ok(()) };
         let detail = format!("it refuses everything since {count} rows, also a harmless question: {failure}");
         self.reply(first, Verdict::Stop(Failure::new(Class::SameRefusal, detail))).await
@@ -355,8 +381,21 @@ impl<A: Ask> Dispatcher<A> {
 
     /// The provider answers: the refusals before were the rows' own.
     pub(super) async fn end_refused(&mut self) -> Result<(), Gone> {
-        for (pending, failure) in std::mem::take(&mut self.refused) {
-            self.reply(pending, Verdict::Failed(failure)).await?;
+        self.end_refused_before(u64::MAX).await
+    }
+
+    /// A request with this number was answered: the refusals of what was sent before it were the rows' own. What was sent
+    /// after it may meet another state of the account.
+    async fn end_refused_before(&mut self, number: u64) -> Result<(), Gone> {
+        if self.refused.is_empty() {
+            return Ok(());
+        }
+        for (pending, failure, sent) in std::mem::take(&mut self.refused) {
+            if sent < number {
+                self.reply(pending, Verdict::Failed(failure)).await?;
+            } else {
+                self.refused.push((pending, failure, sent));
+            }
         }
         Ok(())
     }
@@ -417,8 +456,11 @@ impl<A: Ask> Dispatcher<A> {
         if again.is_empty() {
             return Ok(());
         }
-        let provider = &self.desk.provider;
-        self.wires.voice.say(&Event::Retried { provider, failure, after: longest });
+        // What was throttled is counted as that.
+        if failure.class.policy() != Policy::Wait {
+            let provider = &self.desk.provider;
+            self.wires.voice.say(&Event::Retried { provider, failure, after: longest });
+        }
         let at = clock::now() + longest;
         for pending in again {
             self.order += 1;

@@ -215,7 +215,9 @@ async fn a_run_that_fails_for_most_rows_stops_and_keeps_what_was_answered() {
     world.write_text(&format!("max_error_rate = 1\n{text}"));
     world.run(&[]).await.assert_status(0);
     assert_eq!(world.target().await.len(), 3_000);
-    assert_eq!(world.simulator.counts().requests, 3_000);
+    // Harmless questions come on top: so many refusals in a row may be the provider's.
+    let requests = world.simulator.counts().requests;
+    assert!((3_000..3_010).contains(&requests), "{requests} requests");
 }
 
 #[tokio::test(flavor = "multi_thread")]

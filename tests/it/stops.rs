@@ -300,14 +300,14 @@ async fn timeouts_and_deadlines_are_errors_of_their_own_class() {
 async fn fewer_rows_than_make_a_pattern_are_failed_rows_also_in_a_small_window() {
     let refusal = || faulty(FaultSpec { status: Some(400), ..fault() });
     let world = world_of(refusal(), 7).await;
-    world.run(&[]).await.assert_status(0).assert_says("7 rows written, 0 answers, 7 errors (bad_request 7)");
+    world.run(&[]).await.assert_status(3).assert_says("7 rows written, 0 answers, 7 errors (bad_request 7)");
     let world = world_of(refusal(), 60).await;
     world.write_text(&world.usual_job("").replace("max_rows = 10", "max_rows = 2"));
     // A window of eight rows lets them through; the pattern is seen all the same.
     world.run(&[]).await.assert_status(4).assert_says("same_refusal");
     assert!(world.target().await.len() < 20);
     let world = world_of(refusal(), 60).await;
-    world.run(&["--max-rows", "5"]).await.assert_status(0).assert_says("5 rows written, 0 answers, 5 errors");
+    world.run(&["--max-rows", "5"]).await.assert_status(3).assert_says("5 rows written, 0 answers, 5 errors");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -498,6 +498,6 @@ async fn the_simulator_is_loud_about_what_it_does_not_know() {
     assert!(world.simulator.counts().script_exhausted > 0);
     let world = world_of(SimulatorSpec::default(), 4).await;
     world.write_text(&world.usual_job("").replace("/v1\"", "/v2\""));
-    world.run(&[]).await.assert_status(0).assert_says("not_found 4");
+    world.run(&[]).await.assert_status(3).assert_says("not_found 4");
     assert_eq!(world.simulator.counts().unknown_routes[0], "POST /v2/chat/completions");
 }

@@ -144,7 +144,7 @@ async fn errors_are_cut_short_where_a_constraint_leaves_little_room() {
     world.write_job("");
     make_target(&world, |field| field).await;
     set_property(&world, "delta.constraints.short", "length(answer) < 20");
-    world.run(&[]).await.assert_status(0);
+    world.run(&[]).await.assert_status(3);
     let answers: Vec<String> = world.target().await.into_iter().map(|row| row.answer.unwrap()).collect();
     assert_eq!(answers[3], "ERROR: bad_request");
     assert!(
@@ -381,7 +381,7 @@ async fn constraints_that_fail_for_a_row_or_follow_from_each_other_are_kept() {
         world.write_job("");
         make_target(&world, |field| field).await;
         set_property(&world, &format!("delta.constraints.{name}"), constraint);
-        world.run(&[]).await.assert_status(0);
+        world.run(&[]).await.assert_status(3);
         for row in world.target().await {
             let answer = row.answer.unwrap();
             assert!(answer.starts_with(told), "{name}: {answer}");
