@@ -95,6 +95,8 @@ pub struct Dispatcher<A: Ask> {
     pub(super) refused: Vec<(Pending, Failure, u64)>,
     /// Whether everything was found to be refused: what comes back is as if it had not been asked.
     pub(super) refuses_all: bool,
+    /// Refusals since the last answer.
+    pub(super) refusals_in_a_row: usize,
     /// Refusals in a row after which it is asked whether everything is refused.
     pub(super) refusals_looked_at: usize,
     /// When they are taken for the rows' own, with nothing else to be asked.
@@ -157,6 +159,7 @@ impl<A: Ask> Dispatcher<A> {
             refused: Vec::new(),
             refused_rest: None,
             refuses_all: false,
+            refusals_in_a_row: 0,
             refusals_looked_at: SAME_REFUSALS,
             has_answered: false,
             doubt: Doubt::None,
@@ -429,10 +432,6 @@ impl<A: Ask> Dispatcher<A> {
         match self.refused_rest {
             Some(at) if at <= clock::now() && self.doubt == Doubt::None => {
                 self.refused_rest = None;
-                if self.are_refused_alike() {
-                    self.doubt = Doubt::Wanted;
-                    return Ok(());
-                }
                 self.end_refused().await
             }
             _ => Ok(()),

@@ -97,7 +97,8 @@ impl<A: Ask> Dispatcher<A> {
                         let number = ticket.number();
                         self.refused
                             .extend(rows.into_iter().map(|pending| (pending, failure.clone(), number)));
-                        if self.refused.len() >= self.refusals_looked_at && self.doubt == Doubt::None {
+                        self.refusals_in_a_row += 1;
+                        if self.refusals_in_a_row >= self.refusals_looked_at && self.doubt == Doubt::None {
                             self.doubt = Doubt::Wanted;
                         }
                         return Ok(());
@@ -126,6 +127,7 @@ impl<A: Ask> Dispatcher<A> {
         self.retries.answered();
         self.has_answered = true;
         self.refusals_looked_at = SAME_REFUSALS;
+        self.refusals_in_a_row = 0;
         self.say_recovery(course.now);
         self.end_refused_before(course.ticket.number()).await?;
         if let (Some(tokens), Some(first)) = (tokens, rows.first()) {
@@ -278,7 +280,7 @@ impl<A: Ask> Dispatcher<A> {
             }
             // It answers, whatever it thinks of the question.
             _ => {
-                if !self.refused.is_empty() {
+                if self.refusals_in_a_row >= self.refusals_looked_at {
                     // The more rows are refused for reasons of their own, the more rarely it is asked.
                     self.refusals_looked_at = self.refusals_looked_at.saturating_mul(2);
                 }
@@ -356,22 +358,15 @@ impl<A: Ask> Dispatcher<A> {
 
     /// Whether a harmless question meets the refusal that the last rows met.
     fn is_refusal_of_all(&self, failure: &Failure) -> bool {
-        self.refused.len() > 1 && self.refused.iter().all(|(_, refused, _)| is_same_refusal(refused, failure))
-    }
-
-    /// Whether the last rows were all refused alike, so that everything may be.
-    pub(super) fn are_refused_alike(&self) -> bool {
-        let mut refused = self.refused.iter().map(|(_, failure, _)| failure);
-        let first = refused.next();
-        self.refused.len() > 1
-            && first.is_some_and(|first| refused.all(|other| is_same_refusal(first, other)))
+        !self.refused.is_empty()
+            && self.refused.iter().all(|(_, refused, _)| is_same_refusal(refused, failure))
     }
 
     /// Everything is refused: the run ends, and the rows are as if they had not been asked.
     async fn stop_refused(&mut self, failure: &Failure) -> Result<(), Gone> {
         let mut refused = std::mem::take(&mut self.refused).into_iter().map(|(pending, ..)| pending);
         let first = refused.next();
-        let count = refused.len() + 1;
+        let count = self.refusals_in_a_row;
         self.ready.extend(refused);
         self.refuses_all = true;
         let Some(first) = first else { return Ok(()) };
