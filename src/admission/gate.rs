@@ -8,7 +8,7 @@ use super::failures::Failures;
 use super::learned::{Healthy, Learned};
 use super::pace::Known;
 use super::quotas::{Cost, Quotas, Taken};
-use super::throttling::{Remedy, Tally, Throttling};
+use super::throttling::{Remedy, ResponseCounts, Throttling};
 use crate::clock::{Instant, Jitter};
 use crate::config::Provider;
 use crate::event::{Gauge, Waiting};
@@ -273,8 +273,8 @@ impl Admission {
 
     /// Answers and refusals so far.
     #[must_use]
-    pub fn tally(&self) -> Tally {
-        self.throttling.tally()
+    pub fn response_counts(&self) -> ResponseCounts {
+        self.throttling.counts()
     }
 
     /// A request in flight ended without being answered or counted: it was abandoned.
@@ -363,9 +363,9 @@ impl Admission {
         self.answered.is_some()
     }
 
-    /// Whether another refusal of a request that was refused before, at this tally, is its own.
+    /// Whether another refusal of a request that was refused before, at these counts, is its own.
     #[must_use]
-    pub fn is_own(&self, before: Tally) -> bool {
+    pub fn is_own(&self, before: ResponseCounts) -> bool {
         self.throttling.is_own(before)
     }
 

@@ -271,7 +271,7 @@ fn a_refusal_of_one_request_while_others_are_answered_is_its_own() {
         Blame::Provider,
         "the first one may be a limit"
     );
-    let before = admission.tally();
+    let before = admission.response_counts();
     assert!(!admission.is_own(before), "nobody was answered since");
     now += Duration::from_secs(1);
     for _ in 0..3 {

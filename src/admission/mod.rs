@@ -20,4 +20,4 @@ mod told;
 pub use gate::{Admission, Blame, Health, Held, Ticket};
 pub use learned::{Healthy, Learned};
 pub use quotas::Cost;
-pub use throttling::Tally;
+pub use throttling::ResponseCounts;

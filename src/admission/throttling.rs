@@ -57,7 +57,7 @@ const MIN_SENT: f64 = 10.0;
 
 /// Answers and refusals of a provider so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
+pub struct ResponseCounts {
     answers: u64,
     refusals: u64,
 }
@@ -65,7 +65,7 @@ pub struct Tally {
 /// The refusals of one provider.
 #[derive(Debug)]
 pub(super) struct Throttling {
-    tally: Tally,
+    counts: ResponseCounts,
     /// When requests were sent, refused ones included.
     sent: SendLog,
     /// When requests were sent that were answered.
@@ -109,7 +109,7 @@ pub(super) enum Remedy {
 impl Throttling {
     pub(super) fn new(now: Instant) -> Self {
         Throttling {
-            tally: Tally::default(),
+            counts: ResponseCounts::default(),
             sent: SendLog::new(now),
             answered: SendLog::new(now),
             peak: 0.0,
@@ -124,12 +124,12 @@ impl Throttling {
         }
     }
 
-    pub(super) fn tally(&self) -> Tally {
-        self.tally
+    pub(super) fn counts(&self) -> ResponseCounts {
+        self.counts
     }
 
     pub(super) fn refusals(&self) -> u64 {
-        self.tally.refusals
+        self.counts.refusals
     }
 
     /// Counts a request that is sent. Returns the rate at which requests are sent, in a second.
@@ -146,7 +146,7 @@ impl Throttling {
 
     /// Counts an answer to a request that was sent at this rate.
     pub(super) fn answered(&mut self, rate: f64, now: Instant) {
-        self.tally.answers += 1;
+        self.counts.answers += 1;
         self.answered.add(1.0, now);
         // Looked at from time to time: it takes a while to change.
         if now.saturating_duration_since(self.peak_at) >= PEAK_EVERY {
@@ -159,7 +159,7 @@ impl Throttling {
 
     /// Counts a refusal of a request that was sent at this rate.
     pub(super) fn refused(&mut self, rate: f64, now: Instant) {
-        self.tally.refusals += 1;
+        self.counts.refusals += 1;
         if self.refused_at.is_some_and(|at| now.saturating_duration_since(at) > FORGOTTEN_AFTER) {
             self.usual = None;
             self.high = Outcomes::default();
@@ -171,9 +171,9 @@ impl Throttling {
 
     /// Whether another refusal of a request that was refused before, at `since`, is its own: others were answered
     /// meanwhile, and few were refused.
-    pub(super) fn is_own(&self, since: Tally) -> bool {
-        let answers = self.tally.answers - since.answers;
-        let others = self.tally.refusals - since.refusals;
+    pub(super) fn is_own(&self, since: ResponseCounts) -> bool {
+        let answers = self.counts.answers - since.answers;
+        let others = self.counts.refusals - since.refusals;
         answers > 0 && others * ANSWERS_PER_REFUSAL <= answers
     }
 

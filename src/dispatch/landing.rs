@@ -164,11 +164,11 @@ impl<A: Ask> Dispatcher<A> {
         let generation = self.admission.generation();
         let blame = self.admission.throttled(ticket, Some(row), &failure, is_own, limits, now);
         self.say_outage(&failure, now);
-        let tally = self.admission.tally();
+        let counts = self.admission.response_counts();
         for pending in &mut rows {
             pending.is_suspect = false;
             pending.attempts -= 1;
-            pending.refused_at = Some(tally);
+            pending.refused_at = Some(counts);
             pending.throttled += 1;
         }
         if blame == Blame::Request {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 
 use super::request::Request;
-use crate::admission::Tally;
+use crate::admission::ResponseCounts;
 use crate::clock::{self, Instant, Jitter};
 use crate::config::{RetryPolicy, Shape};
 use crate::fault::{Class, Failure};
@@ -37,7 +37,7 @@ pub(super) struct Pending {
     /// Of its own refusals, the ones since the provider's last pause.
     refused_in: (u64, u32),
     /// Answers and refusals of the provider at its last refusal.
-    pub(super) refused_at: Option<Tally>,
+    pub(super) refused_at: Option<ResponseCounts>,
     /// What could not be read of its last answer: the same again would be the same for ever.
     unreadable: Option<String>,
     /// The delay before its last retry.

@@ -26,7 +26,7 @@ struct Weather {
     name: &'static str,
     rows: u64,
     at_once: u32,
-    /// Requests a minute that both are told, 0 for none.
+    /// Limit in requests per minute that both obey; 0 for none.
     per_minute: u32,
     simulator: &'static str,
     /// Whether the job has run before, on other rows.
