@@ -151,6 +151,11 @@ pub enum Event<'a> {
         /// Name of the provider.
         provider: &'a str,
     },
+    /// A request that takes far longer than others got a second one beside it.
+    Hedged {
+        /// Name of the provider.
+        provider: &'a str,
+    },
     /// The number of requests in flight changed.
     InFlight {
         /// Name of the provider.

@@ -62,6 +62,12 @@ impl Ticket {
     pub fn number(&self) -> u64 {
         self.number
     }
+
+    /// When it was granted.
+    #[must_use]
+    pub fn sent_at(&self) -> Instant {
+        self.taken.at
+    }
 }
 
 /// What a failed attempt means for its row.
@@ -279,7 +285,7 @@ impl Admission {
 
     /// A request in flight ended without being answered or counted: it was abandoned.
     pub fn abandoned(&mut self, ticket: &Ticket) {
-        self.in_flight.remove(&ticket.number);
+        self.ended(ticket);
     }
 
     /// An attempt of a row failed in a way that another one may not. Says whose fault that is; `is_last`

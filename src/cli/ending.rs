@@ -200,7 +200,7 @@ impl Facts<'_> {
             ", {} + {} tokens{cost}, {}, {}",
             HumanCount(totals.tokens.prompt),
             HumanCount(totals.tokens.completion),
-            counted(totals.retries, "retry"),
+            hedged(totals.retries, totals.hedged),
             humantime::format_duration(took)
         ));
         line
@@ -210,6 +210,14 @@ impl Facts<'_> {
 impl Words {
     fn of<const N: usize>(lines: [String; N]) -> Self {
         Words { problem: None, lines: lines.into() }
+    }
+}
+
+/// Attempts that were repeated, and those that were sent beside others.
+fn hedged(retries: u64, hedged: u64) -> String {
+    match hedged {
+        0 => counted(retries, "retry"),
+        hedged => format!("{}, {}", counted(retries, "retry"), counted(hedged, "second request")),
     }
 }
 

@@ -35,6 +35,8 @@ pub(super) struct Summary<'a> {
     /// Outcomes that a former run had paid for.
     recovered: u64,
     retries: u64,
+    /// Second requests that were sent beside those that take far longer than others.
+    hedged: u64,
     throttled: u64,
     tokens: Tokens,
     /// What this run's answers cost; none where nobody says.
@@ -68,6 +70,7 @@ struct Provider {
     requests: u64,
     throttled: u64,
     retries: u64,
+    hedged: u64,
     concurrency: u32,
     /// `open` while it is left alone because it fails.
     breaker: &'static str,
@@ -97,6 +100,7 @@ impl Provider {
             requests: *requests,
             throttled: *throttled,
             retries: figures.retries,
+            hedged: figures.hedged,
             concurrency: *concurrency,
             breaker: if *is_open { "open" } else { "closed" },
             limits: shares.iter().map(limit).collect(),
@@ -121,6 +125,7 @@ impl<'a> Summary<'a> {
             errors: &totals.errors,
             recovered: totals.recovered,
             retries: totals.retries,
+            hedged: totals.hedged,
             throttled: totals.throttled,
             tokens: Tokens {
                 prompt: totals.tokens.prompt,

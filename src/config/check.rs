@@ -8,7 +8,7 @@ use url::Url;
 
 use super::error::ConfigError;
 use super::job::{
-    ApiKey, BatchLimits, CacheSpec, Job, Provider, RetryPolicy, SourceSpec, SourceStart, TargetSpec,
+    ApiKey, BatchLimits, CacheSpec, Hedge, Job, Provider, RetryPolicy, SourceSpec, SourceStart, TargetSpec,
     TokenLimits, WindowLimits,
 };
 use super::raw::{RawCache, RawJob, RawProvider, RawSource};
@@ -18,6 +18,8 @@ use crate::ident::Money;
 use crate::store::Location;
 
 const MAX_ERROR_RATE: f64 = 0.5;
+/// Share of requests that may be second ones, where nothing is said.
+const HEDGE_SHARE: f64 = 0.01;
 const METADATA_COLUMN: &str = "_enrich";
 
 /// Looks up environment variables.
@@ -294,7 +296,15 @@ impl Checker<'_> {
                 );
             }
         }
+        let hedge_share = raw.hedge_share.unwrap_or(HEDGE_SHARE);
+        if !(hedge_share > 0.0 && hedge_share <= 1.0) {
+            return Err(self.wrong(
+                key("hedge_share"),
+                format!("is {hedge_share}; it must be more than 0 and at most 1 (hedge = \"off\" sends no second requests)"),
+            ));
+        }
         Ok(Provider {
+            hedge_share: if raw.hedge == Hedge::Auto { hedge_share } else { 0.0 },
             endpoint,
             model: raw.model,
             key: api_key,

@@ -217,6 +217,8 @@ pub struct Provider {
     pub connect_timeout: Duration,
     /// Time for one attempt.
     pub request_timeout: Duration,
+    /// Share of requests that may be second attempts for stragglers; 0 for none.
+    pub hedge_share: f64,
     /// How failed attempts are repeated.
     pub retry: RetryPolicy,
     /// Bytes of a response body, decompressed.
@@ -242,6 +244,17 @@ pub enum TokenCharge {
     Max,
     /// What it used, once it is there.
     Actual,
+}
+
+/// What is done about a request that takes far longer than others do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Hedge {
+    /// A second request is sent beside it.
+    #[default]
+    Auto,
+    /// It is waited for.
+    Off,
 }
 
 /// How failed attempts are repeated.

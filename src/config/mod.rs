@@ -26,7 +26,7 @@ pub use budget::{Allowance, Budget, Prices};
 pub use error::ConfigError;
 pub(crate) use error::nearest;
 pub use job::{
-    ApiKey, BatchLimits, CacheSpec, Copying, Job, Keys, OnNewColumns, Places, Provider, RetryPolicy,
+    ApiKey, BatchLimits, CacheSpec, Copying, Hedge, Job, Keys, OnNewColumns, Places, Provider, RetryPolicy,
     SourceSpec, SourceStart, TargetSpec, TokenCharge, TokenLimits, WindowLimits,
 };
 pub use shape::Shape;

@@ -309,6 +309,14 @@ pub(super) struct RawProvider {
     /// Longest time for one attempt, from the first byte sent to the last one received.
     /// Default: 120 s.
     pub(super) request_timeout: Option<Span>,
+    /// What is done about a request that is at least 10 s old, and 8 times as old as all but the slowest hundredth of its
+    /// step's newest 1,000 answers took: `auto` sends a second one beside it, takes the answer that comes first, and cuts
+    /// the other off; both may be billed. `off` waits. Default: `auto`.
+    #[serde(default)]
+    pub(super) hedge: super::job::Hedge,
+    /// Share of requests that may be such second ones, more than 0 and at most 1; one is always allowed. Default: 0.01.
+    #[schemars(range(min = 0, max = 1))]
+    pub(super) hedge_share: Option<f64>,
     /// Attempts for one row, at most; at least 1. Those that a limit or an outage refused do not count.
     /// Default: 5.
     #[schemars(range(min = 1))]

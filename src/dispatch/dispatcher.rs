@@ -19,6 +19,7 @@ use super::lessons::Lessons;
 use super::request::{Mode, Reply, Request, Verdict};
 use super::retry::{Due, Pending};
 use super::standing::{News, Standing};
+use super::stragglers::{Second, Stragglers};
 use super::together::Together;
 use super::told::Told;
 use crate::admission::{Admission, Cost, Health, Held, Ticket};
@@ -26,7 +27,7 @@ use crate::clock::{self, Instant, Jitter};
 use crate::config::{Provider, RetryPolicy};
 use crate::event::{Event, Voice, Waiting};
 use crate::fault::{Class, Failure};
-use crate::ident::Spend;
+use crate::ident::{Spend, StepId};
 use crate::meter::{Account, Encoding, Meter, Refused, Reservation};
 
 /// How long a row waits for others to go with it.
@@ -111,6 +112,7 @@ pub struct Dispatcher<A: Ask> {
     is_stopped: bool,
     /// How the budget has, until that is told.
     broke: Option<Failure>,
+    pub(super) stragglers: Stragglers,
     flights: JoinSet<Flight>,
 }
 
@@ -166,6 +168,7 @@ impl<A: Ask> Dispatcher<A> {
             outage_said: None,
             is_stopped: false,
             broke: None,
+            stragglers: Stragglers::new(provider.hedge_share),
             flights: JoinSet::new(),
         }
     }
@@ -323,6 +326,7 @@ impl<A: Ask> Dispatcher<A> {
         // More rows may be on their way.
         self.refused_rest = rests.then(|| self.refused_rest.unwrap_or(now + REFUSED_REST));
         self.linger = None;
+        self.send_seconds(now);
         let waiting = self.send_while_admitted(now);
         let is_idle = self.ready.is_empty() && self.flights.is_empty();
         let backoff = next_due.filter(|_| is_idle).map(|due| (Waiting::Backoff, due));
@@ -332,7 +336,8 @@ impl<A: Ask> Dispatcher<A> {
             _ => None,
         };
         let rest = self.refused_rest;
-        [next_due, waiting.map(|(_, at)| at), probe, self.linger, rest].into_iter().flatten().min()
+        let straggler = self.stragglers.look_at();
+        [straggler, next_due, waiting.map(|(_, at)| at), probe, self.linger, rest].into_iter().flatten().min()
     }
 
     fn send_while_admitted(&mut self, now: Instant) -> Option<(Waiting, Instant)> {
@@ -375,12 +380,37 @@ impl<A: Ask> Dispatcher<A> {
                 Ok(ticket) if self.doubt == Doubt::Wanted => self.send_harmless(ticket, reservation),
                 Ok(ticket) => {
                     let rows = self.ready.drain(..group).collect();
-                    self.send(rows, ticket, reservation);
+                    self.send(rows, cost, ticket, reservation);
                 }
                 Err(held) => return held.until(),
             }
         }
         None
+    }
+
+    /// Sends second attempts for stragglers, as far as admission and the budget allow: before anything new.
+    fn send_seconds(&mut self, now: Instant) {
+        while !self.is_stopped
+            && self.doubt == Doubt::None
+            && let Some(straggler) = self.stragglers.find(now)
+        {
+            let is_calm = self.admission.health(now) == Health::Up && self.admission.outage().is_none();
+            let has_room = is_calm && self.admission.room(now).is_ok();
+            let reservation = has_room.then(|| self.wires.account.reserve(straggler.worst));
+            let Some(Ok(mut reservation)) = reservation else {
+                self.stragglers.postpone(now);
+                return;
+            };
+            let Ok(ticket) = self.admission.admit(straggler.cost, now) else {
+                self.stragglers.postpone(now);
+                return;
+            };
+            reservation.begin();
+            match self.stragglers.give(straggler.number, Second { ticket, reservation }) {
+                None => self.wires.voice.say(&Event::Hedged { provider: &self.desk.provider }),
+                Some(ticket) => self.admission.abandoned(&ticket),
+            }
+        }
     }
 
     /// Rows at the front that go together, and when to look again if more should go with them.
@@ -456,13 +486,16 @@ impl<A: Ask> Dispatcher<A> {
         }
     }
 
-    fn send(&mut self, mut rows: Vec<Pending>, ticket: Ticket, mut reservation: Reservation) {
+    fn send(&mut self, mut rows: Vec<Pending>, cost: Cost, ticket: Ticket, mut reservation: Reservation) {
         if rows.iter().any(|pending| pending.attempts == 0) {
             self.retries.first_attempt();
         }
         rows.iter_mut().for_each(|pending| pending.attempts += 1);
         reservation.begin();
-        self.flights.spawn(self.desk.clone().ask(rows, ticket, reservation));
+        let step = rows.first().map_or(StepId::FIRST, |pending| pending.request.cell.step);
+        let costs = (cost, reservation.worst());
+        let second = self.stragglers.sent(ticket.number(), step, costs, clock::now());
+        self.flights.spawn(self.desk.clone().ask(rows, ticket, reservation, second));
     }
 
     /// Asks what every provider can answer that works at all.
@@ -512,8 +545,8 @@ impl<A: Ask> Dispatcher<A> {
     pub(super) async fn reply(&mut self, pending: Pending, verdict: Verdict) -> Result<(), Gone> {
         // Whoever hears of it ends the run: until then nothing more is sent into the same refusal.
         self.is_stopped |= matches!(verdict, Verdict::Stop(_)) && !self.wires.has_fallback;
-        let Pending { request, attempts, .. } = pending;
-        let reply = Reply { request, lane: self.wires.lane, attempts, verdict };
+        let attempts = pending.sent();
+        let reply = Reply { request: pending.request, lane: self.wires.lane, attempts, verdict };
         self.wires.outbox.send(reply).await.map_err(|_| Gone)
     }
 }

@@ -4,12 +4,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use std::pin::pin;
+
 use bytes::Bytes;
 use serde_json::{Map, Value};
+use tokio::sync::oneshot;
 
 use super::ask::{Ask, harmless_question};
 use super::request::Request;
 use super::retry::Pending;
+use super::stragglers::Second;
 use crate::admission::Ticket;
 use crate::clock;
 use crate::config::{Params, Prices};
@@ -62,12 +66,13 @@ impl<A> Clone for Desk<A> {
 }
 
 impl<A: Ask> Desk<A> {
-    /// Asks about a row, or about several together.
+    /// Asks about a row, or about several together; once more beside that where a second attempt is granted meanwhile.
     pub(super) async fn ask(
         self,
-        rows: Vec<Pending>,
+        mut rows: Vec<Pending>,
         ticket: Ticket,
         mut reservation: Reservation,
+        second: oneshot::Receiver<Second>,
     ) -> Flight {
         let started = clock::now();
         if let Err(error) = self.tell_sent(&mut reservation) {
@@ -77,8 +82,13 @@ impl<A: Ask> Desk<A> {
             rows.iter().map(|pending| Arc::clone(&pending.request.question)).collect();
         let params = rows.first().map(|pending| Arc::clone(&pending.request.params)).unwrap_or_default();
         let left = rows.iter().map(Pending::left).min().unwrap_or_default();
-        let Sent { result, limits, may_be_billed } = self.endpoint.ask(&questions, &params, left).await;
-        self.bill(&mut reservation, result.as_ref().ok(), may_be_billed);
+        let first = Attempt { ticket, reservation };
+        let Asked { sent, attempt: Attempt { ticket, reservation }, other, was_twice } =
+            self.ask_twice(&questions, &params, left, first, second).await;
+        if was_twice {
+            rows.iter_mut().for_each(|pending| pending.seconds += 1);
+        }
+        let Sent { result, limits, .. } = sent;
         let landed = match result {
             Ok(paid) => {
                 self.mention_unread_usage(&paid);
@@ -96,7 +106,55 @@ impl<A: Ask> Desk<A> {
             }
             Err(failure) => Landed::Failed(failure),
         };
-        Flight { ticket, limits, took: clock::now() - started, landed, rows, reservation }
+        Flight { ticket, limits, took: clock::now() - started, landed, rows, reservation, other }
+    }
+
+    /// Asks once, and once more where that is granted before there is an answer: the first of them that is answered
+    /// counts, and the other is cut off.
+    async fn ask_twice(
+        &self,
+        questions: &[Arc<Question>],
+        params: &Params,
+        most: Duration,
+        mut first: Attempt,
+        mut granted: oneshot::Receiver<Second>,
+    ) -> Asked {
+        let mut asked = pin!(self.endpoint.ask(questions, params, most));
+        let mut second = tokio::select! {
+            biased;
+            sent = &mut asked => {
+                self.bill(&mut first.reservation, sent.result.as_ref().ok(), sent.may_be_billed);
+                // Too late, and not sent.
+                granted.close();
+                let other = granted.try_recv().ok().map(Attempt::from);
+                return Asked { sent, attempt: first, other, was_twice: false };
+            }
+            Ok(second) = &mut granted => Attempt::from(second),
+        };
+        if self.tell_sent(&mut second.reservation).is_err() {
+            // Whatever is sent next says so; this one is under way.
+            let sent = asked.await;
+            self.bill(&mut first.reservation, sent.result.as_ref().ok(), sent.may_be_billed);
+            return Asked { sent, attempt: first, other: Some(second), was_twice: false };
+        }
+        let mut again = pin!(self.endpoint.ask(questions, params, most));
+        let (sent, is_first) = tokio::select! {
+            biased;
+            sent = &mut asked => (sent, true),
+            sent = &mut again => (sent, false),
+        };
+        let (ended, open) = if is_first { (&mut first, &mut second) } else { (&mut second, &mut first) };
+        self.bill(&mut ended.reservation, sent.result.as_ref().ok(), sent.may_be_billed);
+        if sent.result.is_ok() {
+            // What is cut off may be billed all the same.
+            self.bill(&mut open.reservation, None, true);
+            let (attempt, other) = if is_first { (first, second) } else { (second, first) };
+            return Asked { sent, attempt, other: Some(other), was_twice: true };
+        }
+        let sent = if is_first { again.await } else { asked.await };
+        self.bill(&mut open.reservation, sent.result.as_ref().ok(), sent.may_be_billed);
+        let (attempt, other) = if is_first { (second, first) } else { (first, second) };
+        Asked { sent, attempt, other: Some(other), was_twice: true }
     }
 
     /// Asks what every provider can answer that works at all.
@@ -119,7 +177,8 @@ impl<A: Ask> Desk<A> {
             Ok(_) => Landed::Paid { shares: Vec::new(), tokens: None },
             Err(failure) => Landed::Failed(failure),
         };
-        Flight { ticket, limits, took: clock::now() - started, landed, rows: Vec::new(), reservation }
+        let took = clock::now() - started;
+        Flight { ticket, limits, took, landed, rows: Vec::new(), reservation, other: None }
     }
 
     /// The most that questions can take which are asked together.
@@ -199,6 +258,29 @@ pub(super) fn length_of(fields: &Map<String, Value>) -> usize {
     if fields.is_empty() { 0 } else { Value::Object(fields.clone()).to_string().len() }
 }
 
+/// What a request that is sent was granted.
+pub(super) struct Attempt {
+    pub(super) ticket: Ticket,
+    /// The task that sets aside drops it, which books what the attempt took.
+    pub(super) reservation: Reservation,
+}
+
+impl From<Second> for Attempt {
+    fn from(Second { ticket, reservation }: Second) -> Self {
+        Attempt { ticket, reservation }
+    }
+}
+
+/// What came of a request, and of the second one beside it.
+struct Asked {
+    sent: Sent,
+    /// The attempt that this came of.
+    attempt: Attempt,
+    other: Option<Attempt>,
+    /// Whether both were sent.
+    was_twice: bool,
+}
+
 /// An attempt that has ended.
 pub(super) struct Flight {
     pub(super) ticket: Ticket,
@@ -209,13 +291,15 @@ pub(super) struct Flight {
     pub(super) rows: Vec<Pending>,
     /// The task that sets aside drops it, which books what the attempt took.
     pub(super) reservation: Reservation,
+    /// The attempt beside it, which did not count.
+    pub(super) other: Option<Attempt>,
 }
 
 impl Flight {
     /// An attempt of which it could not be written down that it is sent.
     fn unsent(rows: Vec<Pending>, ticket: Ticket, reservation: Reservation, error: JournalError) -> Self {
         let (limits, took) = (Limits::default(), Duration::ZERO);
-        Flight { ticket, limits, took, landed: Landed::Unsent(error), rows, reservation }
+        Flight { ticket, limits, took, landed: Landed::Unsent(error), rows, reservation, other: None }
     }
 }
 
@@ -268,7 +352,7 @@ fn keep(
             fingerprint: question.fingerprint(),
             provider: Arc::clone(provider),
             model: Arc::clone(model),
-            attempts: pending.attempts,
+            attempts: pending.sent(),
             latency_ms: u64::try_from(paid.latency.as_millis()).unwrap_or(u64::MAX),
             shared: false,
             outcome: Outcome::Response(paid.body.clone()),

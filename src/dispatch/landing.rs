@@ -6,7 +6,7 @@ use tokio::task::JoinError;
 
 use super::ask::Ask;
 use super::dispatcher::{Dispatcher, Doubt, Gone};
-use super::flight::{Flight, Landed, Share};
+use super::flight::{Attempt, Flight, Landed, Share};
 use super::request::Verdict;
 use super::retry::{Due, Next, Pending};
 use crate::admission::{Blame, Ticket};
@@ -48,7 +48,7 @@ struct Course<'a> {
 
 impl<A: Ask> Dispatcher<A> {
     pub(super) async fn land(&mut self, landed: Result<Flight, JoinError>) -> Result<(), Gone> {
-        let Flight { ticket, limits, took, landed, rows, reservation } = match landed {
+        let Flight { ticket, limits, took, landed, rows, reservation, other } = match landed {
             Ok(flight) => flight,
             // The row would never come back: better that the run ends.
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
@@ -57,6 +57,12 @@ impl<A: Ask> Dispatcher<A> {
         };
         // Books what it took, before anybody hears of it.
         drop(reservation);
+        self.stragglers.ended(ticket.number(), other.is_some());
+        if let Some(Attempt { ticket, reservation }) = other {
+            drop(reservation);
+            self.stragglers.ended(ticket.number(), false);
+            self.admission.abandoned(&ticket);
+        }
         let now = clock::now();
         if rows.is_empty() {
             return self.land_harmless(landed, &ticket, &limits, now).await;
@@ -125,6 +131,10 @@ impl<A: Ask> Dispatcher<A> {
     ) -> Result<(), Gone> {
         self.admission.answered(course.ticket, tokens, course.limits, course.now);
         self.retries.answered();
+        if let Some(first) = rows.first() {
+            let latency = course.now.saturating_duration_since(course.ticket.sent_at());
+            self.stragglers.answered(course.ticket.number(), first.request.cell.step, latency);
+        }
         self.has_answered = true;
         self.refusals_looked_at = SAME_REFUSALS;
         self.refusals_in_a_row = 0;

@@ -14,6 +14,7 @@ mod lessons;
 mod request;
 mod retry;
 mod standing;
+mod stragglers;
 mod together;
 mod told;
 

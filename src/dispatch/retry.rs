@@ -22,6 +22,8 @@ const MAX_EXCUSED: u32 = 20;
 pub(super) struct Pending {
     pub(super) request: Request,
     pub(super) attempts: u32,
+    /// Second attempts beside those.
+    pub(super) seconds: u32,
     /// Failed attempts since the provider's last pause, and which that was.
     failures: (u64, u32),
     /// How often such attempts may still be given back.
@@ -70,6 +72,7 @@ impl Pending {
         Pending {
             request,
             attempts: 0,
+            seconds: 0,
             failures: (0, 0),
             refunds: MOST_REFUNDS,
             excused: 0,
@@ -96,6 +99,11 @@ impl Pending {
             let count = encoding?.count(texts)?;
             u32::try_from(count).ok().map(f64::from)
         })
+    }
+
+    /// Attempts that were sent for it, as far as they count.
+    pub(super) fn sent(&self) -> u32 {
+        self.attempts.saturating_add(self.seconds)
     }
 
     /// An attempt of its own failed, in this generation of admission's.

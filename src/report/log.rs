@@ -28,6 +28,7 @@ impl Listener for Log {
             Event::Throttled { provider, failure } => {
                 tracing::debug!(provider, %failure, "attempt throttled");
             }
+            Event::Hedged { provider } => tracing::debug!(provider, "second request for a straggler"),
             Event::Gauged { provider, gauge } => tracing::trace!(provider, ?gauge, "limits"),
             Event::Sent { provider } => tracing::trace!(provider, "request sent"),
             Event::InFlight { provider, requests } => tracing::trace!(provider, requests, "in flight"),

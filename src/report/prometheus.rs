@@ -7,8 +7,9 @@ use chrono::{DateTime, Utc};
 use prometheus::core::Collector;
 use prometheus::{CounterVec, GaugeVec, Opts, Registry, TextEncoder};
 
+use super::provider::ProviderFigures;
 use super::tally::Totals;
-use crate::event::{Gauge, Share};
+use crate::event::Share;
 use crate::fault::Scarce;
 use crate::ident::Money;
 
@@ -131,19 +132,27 @@ impl Page<'_> {
     fn providers(&self, totals: &Totals) -> Result<(), prometheus::Error> {
         let in_flight = float(totals.waits.in_flight());
         self.gauge("enrich_requests_in_flight", "Requests in flight.", &[], &[(&[], in_flight)])?;
-        let of = |get: fn(&Gauge, u64) -> f64| -> Vec<([&str; 1], f64)> {
-            let all = totals.providers.iter();
-            all.map(|(name, figures)| ([name.as_str()], get(&figures.gauge, figures.retries))).collect()
+        let of = |get: fn(&ProviderFigures) -> f64| -> Vec<([&str; 1], f64)> {
+            totals.providers.iter().map(|(name, figures)| ([name.as_str()], get(figures))).collect()
         };
         let named = ["provider"];
         for (name, help, values) in [
-            ("enrich_requests_total", "Requests that were sent.", of(|gauge, _| float(gauge.requests))),
+            (
+                "enrich_requests_total",
+                "Requests that were sent.",
+                of(|figures| float(figures.gauge.requests)),
+            ),
             (
                 "enrich_throttled_total",
                 "Requests that were refused for being asked too much.",
-                of(|gauge, _| float(gauge.throttled)),
+                of(|figures| float(figures.gauge.throttled)),
             ),
-            ("enrich_retries_total", "Attempts that were repeated.", of(|_, retries| float(retries))),
+            ("enrich_retries_total", "Attempts that were repeated.", of(|figures| float(figures.retries))),
+            (
+                "enrich_hedged_total",
+                "Second requests that were sent beside those that take far longer than others.",
+                of(|figures| float(figures.hedged)),
+            ),
         ] {
             let values: Vec<(&[&str], f64)> = values.iter().map(|(of, value)| (&of[..], *value)).collect();
             self.counter(name, help, &named, &values)?;
@@ -152,12 +161,12 @@ impl Page<'_> {
             (
                 "enrich_concurrency",
                 "Requests that may be in flight at once.",
-                of(|gauge, _| f64::from(gauge.concurrency)),
+                of(|figures| f64::from(figures.gauge.concurrency)),
             ),
             (
                 "enrich_breaker_open",
                 "1 while a provider is left alone because it fails.",
-                of(|gauge, _| f64::from(u8::from(gauge.is_open))),
+                of(|figures| f64::from(u8::from(figures.gauge.is_open))),
             ),
         ] {
             let values: Vec<(&[&str], f64)> = values.iter().map(|(of, value)| (&of[..], *value)).collect();
@@ -215,7 +224,7 @@ fn float(count: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{Event, Listener, Share};
+    use crate::event::{Event, Gauge, Listener, Share};
     use crate::fault::{Class, Failure};
     use crate::ident::Tokens;
     use crate::report::Tally;

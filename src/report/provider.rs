@@ -12,6 +12,8 @@ pub struct ProviderFigures {
     pub gauge: Gauge,
     /// Attempts at it that were repeated.
     pub retries: u64,
+    /// Second requests that were sent to it beside those that take far longer than others.
+    pub hedged: u64,
 }
 
 impl ProviderFigures {
@@ -54,7 +56,7 @@ mod tests {
             shares: vec![Share { of: Scarce::Requests, per_minute: 5_999.7, used: 0.987 }],
             is_open: true,
         };
-        let figures = ProviderFigures { gauge, retries: 1 };
+        let figures = ProviderFigures { gauge, retries: 1, hedged: 0 };
         assert_eq!(
             figures.in_words("openai"),
             "openai: fails, left alone, 99% of 6,000 requests/min, 64 at once, 429s 2"

@@ -49,6 +49,8 @@ pub struct Totals {
     pub committed_batches: u64,
     /// Attempts that were repeated.
     pub retries: u64,
+    /// Second requests that were sent beside those that take far longer than others.
+    pub hedged: u64,
     /// Attempts that came to nothing because a provider was asked too much.
     pub throttled: u64,
     /// Times that a provider had to be left alone for a while.
@@ -138,6 +140,10 @@ impl Listener for Tally {
             Event::Retried { provider, .. } => {
                 totals.retries += 1;
                 totals.provider(provider).retries += 1;
+            }
+            Event::Hedged { provider } => {
+                totals.hedged += 1;
+                totals.provider(provider).hedged += 1;
             }
             Event::Gauged { provider, gauge } => totals.provider(provider).gauge = (*gauge).clone(),
             Event::Throttled { .. } => totals.throttled += 1,

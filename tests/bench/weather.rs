@@ -90,6 +90,11 @@ fn kinds() -> Vec<Weather> {
             ..FAIR
         },
         Weather {
+            name: "one request in two hundred is never answered",
+            simulator: "latency = \"50ms\"\nfault = [{ share = 0.005, delay = \"1h\" }]",
+            ..FAIR
+        },
+        Weather {
             name: "429 for the first ten seconds",
             rows: 2_000,
             simulator: "latency = \"50ms\"\nphase = [{ after = \"0s\", lasts = \"10s\", status = 429, retry_after = \"2\" }]",

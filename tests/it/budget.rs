@@ -284,3 +284,39 @@ async fn a_budget_is_never_exceeded_whatever_happens() {
     }
     assert!(stops >= 4, "budgets were spent {stops} times");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_is_never_answered_gets_a_second_one_and_both_are_booked() {
+    let never = FaultSpec {
+        contains: Some("Row 7 ".to_owned()),
+        times: Some(1),
+        delay: Some(Span(Duration::from_secs(3_600))),
+        ..fault()
+    };
+    let world =
+        world_of(SimulatorSpec { faults: vec![never], ..dear() }, 60, PRICES, "[budget]\nmax_cost_usd = 1")
+            .await;
+    let outcome = world.run(&["--summary", "json"]).await;
+    outcome.assert_status(0).assert_says("0 retries, 1 second request, ");
+    world.assert_target(0..60).await;
+    let summary: Value = serde_json::from_str(&outcome.stdout).unwrap();
+    assert_eq!((&summary["hedged"], &summary["retries"]), (&1.into(), &0.into()));
+    let counts = world.simulator.counts();
+    assert_eq!((counts.requests, counts.answered), (61, 60), "the other one was cut off");
+    let spent = spent(&world).await;
+    assert_eq!(spent["requests"], 61);
+    let billed = counts.billed_picodollars as f64 / PICO;
+    let worst = (counts.billed_tokens + 400, billed + (50.0 * 8.0 + 300.0 * 2.0) / 1e6);
+    let (tokens, cost) = (spent["tokens"].as_u64().unwrap(), spent["cost_usd"].as_f64().unwrap());
+    assert!(tokens > counts.billed_tokens && tokens < worst.0, "{tokens} of {}", counts.billed_tokens);
+    assert!(cost > billed && cost < worst.1, "{cost} of {billed}");
+    let mut attempts = Vec::new();
+    let table = Table::open(&world.path("target")).await.unwrap();
+    let sql = "SELECT CAST(_enrich['answer']['attempts'] AS BIGINT) FROM target WHERE id = 7";
+    let read = table.query(sql, |batch| {
+        attempts.extend_from_slice(batch.column(0).as_primitive::<Int64Type>().values());
+        Ok::<(), TableError>(())
+    });
+    read.await.unwrap();
+    assert_eq!(attempts, [2]);
+}

@@ -357,6 +357,14 @@ impl Reckoning<'_> {
             if provider.prices.is_none() {
                 notes.extend(self.price_note(provider));
             }
+            if provider.hedge_share > 0.0 {
+                notes.push(format!(
+                    "second requests beside those that take far longer than others may add up to {} % to what {} bills \
+                     (hedge = \"off\" sends none)",
+                    (provider.hedge_share * 1_000.0).round() / 10.0,
+                    provider.name
+                ));
+            }
             let is_counted = Encoding::of(&provider.model).is_some();
             if self.asked.is_none() && !is_counted {
                 notes.push(format!(

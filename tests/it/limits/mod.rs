@@ -123,6 +123,7 @@ scenarios! {
     second_client,
     slow_recovery,
     some_fail,
+    stragglers,
     sporadic_429,
     sporadic_429_often,
     sporadic_429_slow,
