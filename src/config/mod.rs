@@ -29,7 +29,7 @@ pub use job::{
     ApiKey, BatchLimits, CacheSpec, Copying, Hedge, Job, Keys, OnNewColumns, Places, Provider, RetryPolicy,
     SourceSpec, SourceStart, TargetSpec, TokenCharge, TokenLimits, WindowLimits,
 };
-pub use shape::Shape;
+pub use shape::{CLASS, Shape};
 pub(crate) use simulated::MOST_DIMENSIONS;
 pub use simulated::{
     DelayForm, FaultSpec, HeaderFamily, LimitSpec, LimitWindow, PhaseSpec, SchemaFormName, SimulatedCharge,

@@ -386,7 +386,8 @@ pub(super) struct RawStep {
     #[schemars(length(min = 1))]
     pub(super) examples: Option<String>,
     /// The answers that there may be: the column holds one of them, or an error. They are named to the model after
-    /// the prompt; letters count as they stand here. At least one, each once and without white space at its ends.
+    /// the prompt, and in the provider's `schema_form` as well where they are at most 250 and `max_tokens` has room for a
+    /// small object; letters count as they stand here. At least one, each once and without white space at its ends.
     /// Default: any text.
     #[schemars(length(min = 1))]
     pub(super) classes: Option<Vec<String>>,
@@ -420,6 +421,11 @@ pub(super) struct RawStep {
     /// first word is an error of its row. Default: not sent.
     #[schemars(range(min = 1))]
     pub(super) max_tokens: Option<u32>,
+    /// Most tokens of one further attempt, where a limit on tokens cut an answer off; more than `max_tokens`. Both attempts
+    /// are paid for. Default: none; a `classes`, `fields` or `schema` answer that is cut off is an error of class `length`, and
+    /// a text is kept as it is.
+    #[schemars(range(min = 1))]
+    pub(super) max_tokens_retry: Option<u32>,
     /// Further fields of the request body that belong to the question (`seed`, `top_p`,
     /// `reasoning_effort`), sent as they stand. After a change, answers that are stored and not yet in the
     /// target are asked for again. Default: none.

@@ -10,6 +10,13 @@ use serde_json::{Map, Value, json};
 const TYPES: [&str; 6] = ["string", "int", "float", "bool", "date", "timestamp"];
 /// What no column of a Delta table may have in its name (the Delta protocol, "Column Mapping").
 const NOT_IN_NAMES: &str = " ,;{}()\n\t=";
+/// The property that holds a class.
+pub const CLASS: &str = "answer";
+/// Classes in a schema, and their bytes, at most: OpenAI takes 1,000 values and, of more than 250, 15,000 characters.
+const MAX_CLASSES: usize = 250;
+const MAX_CLASS_BYTES: usize = 15_000;
+/// Tokens of the object around a class, with what a model adds in white space.
+const TOKENS_AROUND_CLASS: usize = 16;
 /// Schemas inside schemas, at most: one that holds itself has no end.
 const DEPTH: usize = 20;
 
@@ -22,6 +29,8 @@ struct Inner {
     text: String,
     fields: Fields,
     is_strict: bool,
+    /// Whether the prompt says in words what an answer must be.
+    is_in_prompt: bool,
     validator: jsonschema::Validator,
 }
 
@@ -60,7 +69,35 @@ impl Shape {
             return Err("is not of an object with properties, as an answer must be".to_owned());
         };
         let is_strict = is_strict(&schema);
-        Ok(Shape(Arc::new(Inner { text: schema.to_string(), fields, is_strict, validator, schema })))
+        let is_in_prompt = false;
+        Ok(Shape(Arc::new(Inner {
+            text: schema.to_string(),
+            fields,
+            is_strict,
+            is_in_prompt,
+            validator,
+            schema,
+        })))
+    }
+
+    /// The object that holds one of several classes, as a prompt says in words; none where there are too many of them
+    /// for the schemas of most endpoints, or `max_tokens` leaves no room for more than a class.
+    pub(super) fn of_classes(classes: &[String], max_tokens: Option<u32>) -> Option<Shape> {
+        let bytes = |classes: &[String]| classes.iter().map(String::len).sum::<usize>();
+        let longest = classes.iter().map(String::len).max().unwrap_or_default();
+        let has_room = max_tokens.is_none_or(|most| most as usize >= longest + TOKENS_AROUND_CLASS);
+        if classes.len() > MAX_CLASSES || bytes(classes) > MAX_CLASS_BYTES || !has_room {
+            return None;
+        }
+        let shape = Shape::of_schema(json!({
+            "type": "object",
+            "required": [CLASS],
+            "properties": { CLASS: { "type": "string", "enum": classes } },
+            "additionalProperties": false,
+        }));
+        let mut inner = Arc::into_inner(shape.ok()?.0)?;
+        inner.is_in_prompt = true;
+        Some(Shape(Arc::new(inner)))
     }
 
     /// The JSON Schema.
@@ -86,6 +123,12 @@ impl Shape {
     #[must_use]
     pub fn is_strict(&self) -> bool {
         self.0.is_strict
+    }
+
+    /// Whether the prompt says in words what an answer must be, so that nothing has to be said where no schema is sent.
+    #[must_use]
+    pub fn is_in_prompt(&self) -> bool {
+        self.0.is_in_prompt
     }
 
     /// What holds answers against the schema.

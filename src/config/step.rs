@@ -36,6 +36,8 @@ pub struct StepSpec {
     pub shares: bool,
     /// How often a row is asked again whose answer is not that.
     pub max_repairs: u32,
+    /// Most tokens of the one further attempt after an answer that was cut off; none for no such attempt.
+    pub max_tokens_retry: Option<u32>,
     /// Whether what a model thought aloud at the beginning of an answer is left out.
     pub strips_reasoning: bool,
     /// What is asked for besides the messages.

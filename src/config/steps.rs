@@ -83,6 +83,8 @@ impl Checker<'_> {
             Some(_) => Some(self.positive(&key("max_tokens"), raw.max_tokens, 1)?),
             None => None,
         };
+        let max_tokens_retry =
+            self.max_tokens_retry(&key("max_tokens_retry"), raw.max_tokens_retry, max_tokens)?;
         let form = self.form(position, &raw)?;
         let max_repairs = match (raw.max_repairs, &form) {
             (Some(_), Form::Text) => {
@@ -121,8 +123,9 @@ impl Checker<'_> {
         };
         let (shape, vectors) = match &form {
             Form::Typed(typed) => (Some(typed.shape.clone()), None),
+            Form::Classes(classes) => (Shape::of_classes(classes, max_tokens), None),
             Form::Embedding(vectors) => (None, Some(*vectors)),
-            Form::Text | Form::Classes(_) => (None, None),
+            Form::Text => (None, None),
         };
         Ok(StepSpec {
             strips_reasoning: raw
@@ -131,6 +134,7 @@ impl Checker<'_> {
             shares: raw.share.unwrap_or_else(|| raw.temperature.is_none_or(|temperature| temperature <= 0.0)),
             form,
             max_repairs,
+            max_tokens_retry,
             output: raw.output,
             providers: chosen,
             balance: raw.balance,
@@ -154,6 +158,20 @@ impl Checker<'_> {
                 Duration::from_secs(600),
             )?,
         })
+    }
+
+    fn max_tokens_retry(
+        &self,
+        key: &str,
+        retry: Option<u32>,
+        max_tokens: Option<u32>,
+    ) -> Result<Option<u32>, ConfigError> {
+        match (retry, max_tokens) {
+            (Some(retry), Some(most)) if retry <= most => {
+                Err(self.wrong(key, format!("is {retry}; it must be more than max_tokens, {most}")))
+            }
+            (retry, _) => Ok(retry),
+        }
     }
 
     /// What an answer must be.
@@ -219,6 +237,7 @@ impl Checker<'_> {
             ("system", raw.system.is_some()),
             ("temperature", raw.temperature.is_some()),
             ("max_tokens", raw.max_tokens.is_some()),
+            ("max_tokens_retry", raw.max_tokens_retry.is_some()),
         ];
         if let Some((name, _)) = foreign.iter().find(|(_, is_there)| *is_there) {
             return Err(self.wrong(

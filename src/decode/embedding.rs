@@ -94,7 +94,10 @@ pub(super) fn vector(response: &ChatResponse) -> Result<Vec<f32>, Failure> {
             let of_four = bytes.chunks_exact(4).filter_map(|four| four.try_into().ok());
             of_four.map(f32::from_le_bytes).collect()
         }),
-        Err(_) => serde_json::from_str(raw).ok(),
+        // Some servers send a list of one vector.
+        Err(_) => serde_json::from_str(raw)
+            .ok()
+            .or_else(|| serde_json::from_str::<[Vec<f32>; 1]>(raw).ok().map(|[vector]| vector)),
     };
     numbers
         .filter(|numbers| !numbers.is_empty() && numbers.iter().all(|number| number.is_finite()))
@@ -135,7 +138,9 @@ mod tests {
             of(r#"[{"embedding":[1]},{"embedding":[2]}]"#).unwrap().iter().all(Option::is_some),
             "by their order"
         );
-        for bad in ["[]", "\"AAA\"", "[\"a\"]", "{}", "\"AADAfw==\"", "null"] {
+        let nested = br#"{"data":[{"index":0,"embedding":[[0.5,-1]]}]}"#;
+        assert_eq!(vector(&parse(nested).unwrap()).unwrap(), [0.5, -1.0]);
+        for bad in ["[[1],[2]]", "[]", "\"AAA\"", "[\"a\"]", "{}", "\"AADAfw==\"", "null"] {
             let body = format!("{{\"data\":[{{\"embedding\":{bad}}}]}}");
             assert!(vector(&parse(body.as_bytes()).unwrap()).is_err(), "{bad}");
         }

@@ -4,11 +4,11 @@
 mod embedding;
 mod typed;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 pub use embedding::share;
 
-use crate::config::Form;
+use crate::config::{CLASS, Form};
 use crate::fault::{Class, Failure};
 use crate::ident::{Money, Tokens};
 use crate::wire::{self, CLASSES_WORDS, COMPLAINT, ChatResponse, Usage};
@@ -142,8 +142,6 @@ pub fn answer(response: ChatResponse, form: &Form, reasoning: Reasoning) -> Resu
         let content = Content::Vector(embedding::vector(&response)?);
         return Ok(Answer::Good { content, said: None });
     }
-    let finish_reason = response.choices.first().and_then(|choice| choice.finish_reason.as_deref());
-    let is_cut = finish_reason.is_some_and(is_cut);
     let mut said = text(response)?;
     if reasoning == Reasoning::Strip {
         said = without_reasoning(said);
@@ -152,7 +150,7 @@ pub fn answer(response: ChatResponse, form: &Form, reasoning: Reasoning) -> Resu
         Form::Text | Form::Embedding(_) => Ok(Answer::Good { content: Content::Text(said), said: None }),
         Form::Classes(classes) => {
             let bare = unfenced(&said);
-            if let Some(class) = classes.iter().find(|class| *class == bare) {
+            if let Some(class) = class_of(bare, classes) {
                 return Ok(Answer::Good { content: Content::Text(class.clone()), said: None });
             }
             let complaint = format!(
@@ -167,7 +165,6 @@ pub fn answer(response: ChatResponse, form: &Form, reasoning: Reasoning) -> Resu
                 Ok(Answer::Good { content: Content::Text(content), said })
             }
             Err(mistake) => {
-                let mistake = if is_cut { format!("{mistake}; the token limit cut it off") } else { mistake };
                 let complaint = format!(
                     "{COMPLAINT}what was asked for: {mistake}. Answer with the whole JSON object again, and with nothing else."
                 );
@@ -175,6 +172,15 @@ pub fn answer(response: ChatResponse, form: &Form, reasoning: Reasoning) -> Resu
             }
         },
     }
+}
+
+/// The class that an answer names: with nothing else, or in the object that the schema of classes describes.
+fn class_of<'a>(said: &str, classes: &'a [String]) -> Option<&'a String> {
+    let known = |named: &str| classes.iter().find(|class| *class == named);
+    known(said).or_else(|| {
+        let object: Map<String, Value> = serde_json::from_str(said).ok()?;
+        known(object.get(CLASS).filter(|_| object.len() == 1)?.as_str()?)
+    })
 }
 
 /// An answer without a block of reasoning at its beginning. A block that does not end is what was said.

@@ -38,6 +38,10 @@ pub struct Request {
 pub struct Earlier {
     /// How many there were.
     pub answers: u32,
+    /// After how many of them the row was asked to mend its answer.
+    pub repairs: u32,
+    /// Whether one of them was cut off by `max_tokens`, and the row was asked with more of them.
+    pub was_longer: bool,
     /// Fingerprint of the first question.
     pub first: Option<Fingerprint>,
     /// Attempts that they took.
@@ -53,9 +57,8 @@ pub struct Earlier {
 impl Request {
     /// The request for a row whose answer was not what was asked for: any provider may be asked again.
     #[must_use]
-    pub fn repaired(self, said: &str, complaint: &str, earlier: Earlier) -> Request {
-        let question = Arc::new(self.question.repaired(said, complaint));
-        Request { question, earlier, tried: 0, ..self }
+    pub fn again(self, question: Question, params: Arc<Params>, earlier: Earlier) -> Request {
+        Request { question: Arc::new(question), params, earlier, tried: 0, ..self }
     }
 }
 

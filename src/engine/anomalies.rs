@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::fmt;
 
 use crate::config::{Anomalies, Form};
-use crate::decode::Content;
+use crate::decode::{self, Content};
 use crate::fault::Class;
 use crate::ident::RowKey;
 use crate::sink::{Outcome, Settled};
@@ -31,18 +31,18 @@ enum Sign {
 impl Sign {
     const ALL: [Sign; 4] = [Sign::Empty, Sign::Refused, Sign::Invalid, Sign::Cut];
 
-    /// What of an outcome is unusual. A cut answer counts where it is free text alone: what must have a form is held
-    /// against that.
+    /// What of an outcome is unusual. A cut answer that is none counts as cut, whole ones of a form do not.
     fn of(settled: &Settled, form: &Form) -> Option<Sign> {
         match &settled.outcome {
             Outcome::Failed(failure) => match failure.class {
+                Class::Length if !matches!(form, Form::Text) => Some(Sign::Cut),
                 Class::EmptyAnswer | Class::Length => Some(Sign::Empty),
                 Class::Refusal | Class::ContentFilter => Some(Sign::Refused),
                 Class::InvalidOutput => Some(Sign::Invalid),
                 _ => None,
             },
             Outcome::Answer(_) => {
-                let is_cut = settled.finish_reason.as_deref() == Some("length");
+                let is_cut = settled.finish_reason.as_deref().is_some_and(decode::is_cut);
                 (is_cut && matches!(form, Form::Text)).then_some(Sign::Cut)
             }
             Outcome::Skipped | Outcome::Kept => None,

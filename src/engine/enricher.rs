@@ -117,6 +117,7 @@ impl Enricher {
                 shares: spec.shares,
                 form: spec.form,
                 max_repairs: spec.max_repairs,
+                max_tokens_retry: spec.max_tokens_retry,
                 strips_reasoning: spec.strips_reasoning,
                 deadline: spec.row_deadline,
                 lanes: spec.providers,

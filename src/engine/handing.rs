@@ -223,6 +223,7 @@ impl Enricher {
             Err(outcome) => return Found::unasked(outcome),
         };
         let mut earlier = Earlier::default();
+        let mut params = Arc::clone(&step.params);
         while batch.has_recovered() || !strays.is_empty() {
             let key = batch.key(cell.row);
             let fits = |record: &Record| {
@@ -243,9 +244,9 @@ impl Enricher {
             let origin = Origin::of_record(&record, prices_of(lanes, &record), earlier);
             match origin.judged_record(&record.outcome, step) {
                 Judged::Settled(settled) => return Found::Settled(settled, event::Origin::Journal),
-                Judged::Invalid(invalid) => {
-                    question = question.repaired(&invalid.said, &invalid.complaint);
-                    earlier = invalid.earlier;
+                Judged::Again(again) => {
+                    (question, params) = again.question(&question, &params);
+                    earlier = again.earlier;
                 }
             }
         }
@@ -258,7 +259,7 @@ impl Enricher {
         let request = Request {
             cell,
             question: Arc::new(question),
-            params: Arc::clone(&step.params),
+            params,
             deadline: step.deadline,
             receipt,
             route,

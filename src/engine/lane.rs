@@ -132,6 +132,8 @@ pub(super) struct Step {
     pub(super) dimensions: OnceLock<usize>,
     /// How often a row is asked again whose answer is not that.
     pub(super) max_repairs: u32,
+    /// Most tokens of the one further attempt after an answer that was cut off.
+    pub(super) max_tokens_retry: Option<u32>,
     /// Whether what a model thought aloud at the beginning of an answer is left out.
     pub(super) strips_reasoning: bool,
     pub(super) deadline: Duration,

@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::lane::Step;
-use crate::config::{Form, Prices};
+use crate::config::{Form, Params, Prices};
 use crate::decode::{self, Answer, Content, Reasoning};
 use crate::dispatch::{Earlier, Request};
 use crate::event;
 use crate::fault::{Class, Failure, Policy};
 use crate::ident::{Fingerprint, Money, Tokens};
 use crate::journal::{self, JournalError, Record};
+use crate::prompt::Question;
 use crate::sink::{Outcome, Settled};
 use crate::wire::ChatResponse;
 
@@ -37,17 +38,34 @@ pub(super) enum Judged {
     /// It has its outcome.
     Settled(Box<Settled>),
     /// It is asked again.
-    Invalid(Invalid),
+    Again(Again),
 }
 
-/// An answer that is not what was asked for, and may be mended.
-pub(super) struct Invalid {
-    /// What was said.
-    pub(super) said: String,
-    /// What is wrong with it.
-    pub(super) complaint: String,
+/// An answer that is not what was asked for, and how the row is asked again.
+pub(super) struct Again {
+    how: How,
     /// What was paid for the row so far, this answer included.
     pub(super) earlier: Earlier,
+}
+
+enum How {
+    /// With what was said and what is wrong with it.
+    Repaired { said: String, complaint: String },
+    /// With room for so many tokens.
+    Longer(u32),
+}
+
+impl Again {
+    /// What is asked, and with which parameters.
+    pub(super) fn question(&self, before: &Question, params: &Arc<Params>) -> (Question, Arc<Params>) {
+        match &self.how {
+            How::Repaired { said, complaint } => (before.repaired(said, complaint), Arc::clone(params)),
+            How::Longer(max_tokens) => {
+                let longer = Params { max_tokens: Some(*max_tokens), ..(**params).clone() };
+                (before.longer(*max_tokens), Arc::new(longer))
+            }
+        }
+    }
 }
 
 /// Whether another run would meet the same failure.
@@ -104,17 +122,34 @@ impl<'a> Origin<'a> {
             Err(failure) => (decode::Facts::default(), Err(failure)),
         };
         let mut kept = None;
+        let is_cut = facts.finish_reason.as_deref().is_some_and(decode::is_cut);
+        // A whole object may be there for all that; of a text nobody knows.
+        let is_whole = !matches!(step.form, Form::Text) && matches!(answer, Ok(Answer::Good { .. }));
+        if is_cut
+            && !is_whole
+            && !self.earlier.was_longer
+            && let Some(max_tokens) = step.max_tokens_retry
+        {
+            let earlier =
+                Earlier { was_longer: true, repairs: self.earlier.repairs, ..self.with_this(&facts) };
+            return Judged::Again(Again { how: How::Longer(max_tokens), earlier });
+        }
         let text = match answer {
             Ok(Answer::Good { content, said }) => {
                 kept = said;
                 step.fits(content)
             }
-            Ok(Answer::Invalid { said, complaint, .. }) if self.earlier.answers < step.max_repairs => {
+            Ok(Answer::Invalid { said, mistake, .. }) if is_cut => {
+                let detail = format!("the token limit cut the answer off: {mistake}: {said:?}");
+                kept = step.form.keeps_raw().then_some(said);
+                Err(Failure::new(Class::Length, detail))
+            }
+            Ok(Answer::Invalid { said, complaint, .. }) if self.earlier.repairs < step.max_repairs => {
                 let earlier = self.with_this(&facts);
-                return Judged::Invalid(Invalid { said, complaint, earlier });
+                return Judged::Again(Again { how: How::Repaired { said, complaint }, earlier });
             }
             Ok(Answer::Invalid { said, mistake, .. }) => {
-                let detail = refused(&step.form, self.earlier.answers, &mistake, &said);
+                let detail = refused(&step.form, self.earlier.repairs, &mistake, &said);
                 kept = step.form.keeps_raw().then_some(said);
                 Err(Failure::new(Class::InvalidOutput, detail))
             }
@@ -128,6 +163,8 @@ impl<'a> Origin<'a> {
     fn with_this(&self, facts: &decode::Facts) -> Earlier {
         Earlier {
             answers: self.earlier.answers + 1,
+            repairs: self.earlier.repairs + 1,
+            was_longer: self.earlier.was_longer,
             first: self.earlier.first.or(Some(self.fingerprint)),
             attempts: self.attempts + self.earlier.attempts,
             tokens: sum(self.earlier.tokens, facts.tokens),

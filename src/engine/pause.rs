@@ -33,6 +33,7 @@ fn of_step(job: &Job, step: &StepSpec) -> Value {
         step.balance,
         step.shares,
         step.max_repairs,
+        step.max_tokens_retry,
         step.row_deadline.as_secs_f64(),
         format!("{:?} {:?}", step.on_too_long, step.null_inputs),
     ])

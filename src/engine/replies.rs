@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::enricher::{Enricher, Kept};
 use super::lane::{Lane, bit};
-use super::outcome::{Invalid, Judged, Origin, is_terminal};
+use super::outcome::{Again, Judged, Origin, is_terminal};
 use super::probation::{Held, Judgement, Probation};
 use super::sharing::Shared;
 use super::stop::Stop;
@@ -49,7 +49,7 @@ impl Enricher {
                     let (provider, model) = (Arc::clone(&lane.name), Arc::clone(&lane.model));
                     let shared = Shared { provider, model, body: paid.body };
                     match origin.judged(Ok(paid.response), &self.steps[cell.step.index()]) {
-                        Judged::Invalid(invalid) => self.ask_again(request, &invalid),
+                        Judged::Again(again) => self.ask_again(request, &again),
                         Judged::Settled(settled) => {
                             if let Outcome::Failed(failure) = &settled.outcome {
                                 let failure = failure.clone();
@@ -83,12 +83,13 @@ impl Enricher {
     }
 
     /// An answer is not what the step asks for, and is in the journal: the row is asked again.
-    fn ask_again(&mut self, request: Request, invalid: &Invalid) {
+    fn ask_again(&mut self, request: Request, again: &Again) {
         if self.stop.is_some() {
             self.give_back(request.cell);
             return;
         }
-        self.detours.push_back(request.repaired(&invalid.said, &invalid.complaint, invalid.earlier));
+        let (question, params) = again.question(&request.question, &request.params);
+        self.detours.push_back(request.again(question, params, again.earlier));
         self.hungry.notify_one();
     }
 
@@ -205,7 +206,7 @@ impl Enricher {
         match origin.judged_record(&record.outcome, &self.steps[cell.step.index()]) {
             Judged::Settled(settled) => self.settle(cell, *settled, event::Origin::Unasked),
             // It was good for the row that asked, so it is for this one.
-            Judged::Invalid(_) => self.detours.push_back(request),
+            Judged::Again(_) => self.detours.push_back(request),
         }
     }
 

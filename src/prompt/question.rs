@@ -48,4 +48,13 @@ impl Question {
         let fingerprint = Fingerprint::of([before.as_slice(), said.as_bytes(), complaint.as_bytes()]);
         Question::new(messages, fingerprint)
     }
+
+    /// The same question once more, with room for so many tokens, after an answer that was cut off.
+    #[must_use]
+    pub fn longer(&self, max_tokens: u32) -> Question {
+        let before = self.fingerprint.to_bytes();
+        let fingerprint =
+            Fingerprint::of([before.as_slice(), b"max_tokens", max_tokens.to_string().as_bytes()]);
+        Question { fingerprint, ..self.clone() }
+    }
 }

@@ -318,7 +318,8 @@ fn params(params: &Params) -> Vec<u8> {
     let mut extra: Vec<_> = params.extra_body.iter().collect();
     extra.sort_by_key(|(name, _)| name.as_str());
     let known = (params.temperature, params.max_tokens, extra);
-    let bytes = match &params.shape {
+    // The prompt says it where it is said in words.
+    let bytes = match params.shape.as_ref().filter(|shape| !shape.is_in_prompt()) {
         None => serde_json::to_vec(&known),
         Some(shape) => serde_json::to_vec(&(known, shape.text())),
     };
@@ -464,6 +465,7 @@ mod tests {
             routes: Vec::new(),
             on_too_long: crate::config::OnTooLong::Fail,
             max_repairs: 0,
+            max_tokens_retry: None,
             strips_reasoning: false,
             output: "answer".into(),
             providers: vec![0],

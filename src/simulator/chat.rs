@@ -12,7 +12,7 @@ use super::reply::{Refused, add, invalid, success, usage};
 use super::server::Shared;
 use super::structured::{Shape, split_words};
 use super::wrong::{misput, spoil};
-use crate::config::{FaultSpec, SimulatorSpec, WrongForm};
+use crate::config::{CLASS, FaultSpec, SimulatorSpec, WrongForm};
 use crate::wire::CLASSES_WORDS;
 
 /// What is said, and how.
@@ -88,6 +88,11 @@ impl Answer {
         let wrong = fault.and_then(|fault| fault.wrong).filter(|_| said.is_none());
         let instance = |schema: &Value| {
             let mut instance = instance_of(schema, spec.seed, prompt);
+            // The same class, however it is asked for.
+            if let (Some(class), classes @ [_, ..]) = (instance.get_mut(CLASS), classes_in(prompt).as_slice())
+            {
+                *class = choose(classes, spec.seed, prompt).into();
+            }
             if let Some(wrong) = wrong {
                 spoil(&mut instance, schema, wrong);
             }

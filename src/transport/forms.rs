@@ -156,6 +156,7 @@ pub(super) fn put(shape: &Shape, form: SchemaForm, body: &mut Map<String, Value>
             body.insert(format.into(), json!({ "type": "json_object" }));
             say(shape, messages);
         }
+        SchemaForm::Words if shape.is_in_prompt() => {}
         SchemaForm::Words => say(shape, messages),
     }
 }

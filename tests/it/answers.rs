@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use enrich::config::{FaultSpec, SimulatorSpec};
+use enrich::config::{FaultSpec, SchemaFormName, SimulatorSpec};
 use enrich::simulator::choose;
 
 use crate::stops::{fault, faulty};
@@ -180,4 +180,31 @@ async fn classes_that_cannot_be_chosen_from_are_refused() {
     let step = "output = \"answer\"\nmax_repairs = 1";
     world.write_text(&world.usual_job("").replace("output = \"answer\"", step));
     world.run(&[]).await.assert_status(2).assert_says("it goes with classes");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn classes_are_asked_for_in_the_form_of_a_schema_that_the_endpoint_takes() {
+    // A model that talks unless a grammar holds it to a schema.
+    let talks = |forms: &[SchemaFormName]| SimulatorSpec {
+        answers: vec!["I would rather talk about it.".into()],
+        schema_forms: Some(forms.to_vec()),
+        ..SimulatorSpec::default()
+    };
+    let world_of = async |spec, more: &str| {
+        let world = World::new(spec).await;
+        append_delta(&world.path("source"), &rows(0..16)).await;
+        let classes = format!("output = \"answer\"\nclasses = {CLASSES:?}\n{more}");
+        world.write_text(&world.usual_job("").replace("output = \"answer\"", &classes));
+        world
+    };
+    for form in [SchemaFormName::JsonSchema, SchemaFormName::Tool] {
+        let world = world_of(talks(&[form]), "").await;
+        world.run(&[]).await.assert_status(0).assert_says("16 answers, 0 errors");
+        assert!(answers(&world).await.iter().all(|(id, answer)| *answer == class_of(*id)), "{form:?}");
+        let billed = world.simulator.counts().answered;
+        assert_eq!(billed, 16, "{form:?}: what is refused is not billed");
+    }
+    // So few tokens hold a class and no object around it: it is asked for in words.
+    let short = world_of(talks(&[SchemaFormName::JsonSchema]), "max_tokens = 5\nmax_repairs = 0").await;
+    short.run(&[]).await.assert_status(3).assert_says("16 errors (invalid_output 16)");
 }

@@ -206,6 +206,7 @@ fn every_key_of_the_schema_is_read() {
         job["step"][0].as_object_mut().unwrap().shift_remove(key);
     }
     job["step"][0]["kind"] = "chat".into();
+    job["step"][0]["max_tokens_retry"] = 2.into();
     job["step"][0]["fields"] = serde_json::json!({ "any": "int" });
     let text = toml::to_string(&job).unwrap();
     judge_text(&text).unwrap();

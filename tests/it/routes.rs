@@ -64,7 +64,7 @@ async fn a_prompt_that_is_too_long_goes_on_or_fails_or_is_cut_before_it_is_paid_
     let text = std::fs::read_to_string(cut.job()).unwrap();
     cut.write_text(&text.replace(cut.simulator.url().as_str(), strict.url().as_str()));
     cut.run(&[]).await.assert_status(0).assert_says("0 errors");
-    assert!(providers(&cut).await.iter().all(|(.., answer)| answer == "a"));
+    assert!(providers(&cut).await.iter().all(|(.., answer)| answer == "a" || answer == "b"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

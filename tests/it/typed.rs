@@ -77,6 +77,12 @@ async fn an_answer_becomes_a_struct_of_the_right_types_whatever_was_said_first()
         about(7, WrongForm::WrongEnum, None),
     ];
     let world = world(SimulatorSpec { faults, ..SimulatorSpec::default() }, 12, FIELDS, "").await;
+    // Room for what was cut off.
+    world.write_text(
+        &std::fs::read_to_string(world.job())
+            .unwrap()
+            .replace("[[step]]", "[[step]]\nmax_tokens_retry = 2048"),
+    );
     world
         .run(&[])
         .await
@@ -211,6 +217,7 @@ async fn of_ten_thousand_typed_rows_with_wrong_first_answers_none_is_shifted() {
     let text = std::fs::read_to_string(world.job()).unwrap();
     let text = text
         .replace("max_rows = 10", "max_rows = 1000")
+        .replace("[[step]]", "[[step]]\nmax_tokens_retry = 2048")
         .replace("max_concurrency = 4", "max_concurrency = 32");
     world.write_text(&text);
     world.run(&[]).await.assert_status(0).assert_says("10,000 rows written").assert_says("0 errors");
@@ -289,4 +296,37 @@ async fn a_moment_that_no_column_holds_is_an_error_of_its_row_alone() {
     let rows =
         rows_of(&world.path("target"), "SELECT count(answer['at']), count(answer_error) FROM target").await;
     assert_eq!(rows, [["4", "1"]]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_cut_off_is_asked_for_once_more_with_room_or_is_an_error_of_its_own() {
+    let cut = |times| SimulatorSpec {
+        faults: vec![FaultSpec { contains: Some("Row 3 ".into()), ..wrong(WrongForm::CutJson, 1.0, times) }],
+        ..SimulatorSpec::default()
+    };
+    let set = |world: &World, more: &str| {
+        let text = std::fs::read_to_string(world.job()).unwrap();
+        world.write_text(&text.replace("[[step]]", &format!("[[step]]\nmax_tokens = 100\n{more}")));
+    };
+    // Without: one request, and a class that says what to do.
+    let none = world(cut(None), 12, FIELDS, "").await;
+    set(&none, "");
+    none.run(&[]).await.assert_status(0).assert_says("1 error (length 1)");
+    assert_eq!(none.simulator.counts().requests, 12, "the same again would be cut again");
+    let error = answers(&none).await.into_iter().find(|(id, ..)| *id == 3).unwrap().2;
+    assert!(error.starts_with("ERROR: length: the token limit cut the answer off: it is no JSON"), "{error}");
+    // With: once more, and the row has what it took.
+    let once = world(cut(Some(1)), 12, FIELDS, "").await;
+    set(&once, "max_tokens_retry = 2048");
+    once.run(&[]).await.assert_status(0).assert_says("0 errors");
+    assert_eq!(once.simulator.counts().requests, 13);
+    let billed = once.simulator.counts().billed_tokens;
+    let sql = "SELECT CAST(SUM(_enrich['answer']['prompt_tokens'] + _enrich['answer']['completion_tokens']) AS BIGINT) AS t \
+               FROM target";
+    assert_eq!(rows_of(&once.path("target"), sql).await[0], [billed.to_string()], "both are in the row");
+    // Not for ever.
+    let twice = world(cut(None), 12, FIELDS, "").await;
+    set(&twice, "max_tokens_retry = 2048");
+    twice.run(&[]).await.assert_status(0).assert_says("1 error (length 1)");
+    assert_eq!(twice.simulator.counts().requests, 13);
 }
