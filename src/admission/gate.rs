@@ -319,6 +319,9 @@ impl Admission {
         }
         if self.is_outage(now) {
             self.open(now);
+            if self.answered.is_none() && failure.class == Class::InvalidResponse {
+                return Blame::Run(never_answered(failure));
+            }
             return Blame::Provider;
         }
         if self.failures.begins_brownout() {
@@ -347,9 +350,7 @@ impl Admission {
             _ => false,
         };
         if self.answered.is_none() && is_wrong_address {
-            // Rather that than an outage.
-            let detail = format!("it has answered nothing in this run: {}", failure.detail);
-            return Blame::Run(Failure::new(Class::Unavailable, detail));
+            return Blame::Run(never_answered(failure));
         }
         if now - since > self.outage_deadline {
             return Blame::Run(self.gave_up(now - since, failure));
@@ -548,6 +549,11 @@ impl Admission {
             format!("no success within {waited}; the last failure was {failure}"),
         )
     }
+}
+
+/// What comes back is no answer, and never was: rather a wrong address, or something before the provider, than an outage.
+fn never_answered(failure: &Failure) -> Failure {
+    Failure::new(Class::Unavailable, format!("it has answered nothing in this run: {}", failure.detail))
 }
 
 fn doubled(first: Duration, times: u32, most: Duration) -> Duration {

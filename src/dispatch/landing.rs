@@ -217,7 +217,7 @@ impl<A: Ask> Dispatcher<A> {
     ) -> Result<(), Gone> {
         let Course { ticket, limits, took, now } = course;
         let Some(first) = rows.first() else { return Ok(()) };
-        let is_last = first.attempts >= self.policy.max_attempts;
+        let is_last = first.is_last(&failure, &self.policy);
         let is_last_but_one = first.attempts + 1 >= self.policy.max_attempts;
         let row = first.request.cell;
         let generation = self.admission.generation();

@@ -144,6 +144,14 @@ impl Pending {
         }
     }
 
+    /// Whether the attempt that failed so was the last: by their number, or because what cannot be read is the
+    /// same again.
+    pub(super) fn is_last(&self, failure: &Failure, policy: &RetryPolicy) -> bool {
+        let is_same =
+            || failure.class == Class::InvalidResponse && self.unreadable.as_ref() == Some(&failure.detail);
+        self.attempts >= policy.max_attempts || is_same()
+    }
+
     /// Time that is left for attempts.
     pub(super) fn left(&self) -> Duration {
         self.request.deadline.saturating_sub(self.spent)

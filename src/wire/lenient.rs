@@ -36,8 +36,13 @@ pub(super) fn read(body: &[u8]) -> Option<ChatResponse> {
 /// The beginning of a body, for messages.
 pub(super) fn beginning(body: &[u8]) -> String {
     let shown = String::from_utf8_lossy(&body[..body.len().min(SHOWN_BYTES)]);
+    let is_odd = |c: &char| *c == char::REPLACEMENT_CHARACTER || (c.is_control() && !c.is_whitespace());
+    if shown.chars().filter(is_odd).count() > shown.chars().count() / 10 {
+        return format!("{} bytes that are no text", body.len());
+    }
     let more = if body.len() > SHOWN_BYTES { "…" } else { "" };
-    format!("{}{more}", shown.trim())
+    let shown: String = shown.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    format!("{shown}{more}")
 }
 
 /// What a body without an answer says of the reason, where it has no `error`.

@@ -217,6 +217,22 @@ async fn an_unreachable_endpoint_stops_the_run_and_names_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_page_in_place_of_answers_stops_the_run_at_once_and_is_shown() {
+    let page = "<html><body>Please sign in to the proxy</body></html>";
+    for count in [3, 60] {
+        let world = world_of(faulty(FaultSpec { body: Some(page.into()), ..fault() }), count).await;
+        let outcome = world.run(&[]).await;
+        outcome
+            .assert_status(4)
+            .assert_says(
+                "it has answered nothing in this run: the answer is no JSON; it begins: <html><body>Please",
+            )
+            .assert_says("0 errors");
+        assert!(world.simulator.counts().requests < 40, "{} requests", world.simulator.counts().requests);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn refusals_of_single_rows_fail_those_rows_alone() {
     let only = |id: i64, fault: FaultSpec| FaultSpec { contains: Some(format!("Row {id} ")), ..fault };
     let spec = SimulatorSpec {
@@ -430,7 +446,8 @@ async fn a_usable_answer_is_kept_however_odd_its_body_is() {
     assert!(responses[6].contains("it begins: <html><body>Please sign in"), "{}", responses[6]);
     assert!(responses[7].contains("Access token invalid"), "{}", responses[7]);
     let counts = world.simulator.counts();
-    assert_eq!(counts.requests, 6 + 2 + 2, "what is the same again is not bought five times");
+    // With nobody left whose answer could tell, a harmless question does.
+    assert!((10..=12).contains(&counts.requests), "{}: the same again is bought twice", counts.requests);
 }
 
 #[tokio::test(flavor = "multi_thread")]
