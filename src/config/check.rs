@@ -8,9 +8,10 @@ use url::Url;
 
 use super::error::ConfigError;
 use super::job::{
-    ApiKey, BatchLimits, CacheSpec, Hedge, Job, Provider, RetryPolicy, SourceSpec, SourceStart, TargetSpec,
+    BatchLimits, CacheSpec, Hedge, Job, Provider, RetryPolicy, SourceSpec, SourceStart, TargetSpec, Tls,
     TokenLimits, WindowLimits,
 };
+use super::key::{self, ApiKey, KeySource};
 use super::raw::{RawCache, RawJob, RawProvider, RawSource};
 use super::simulated::{MOST_DIMENSIONS, SimulatorSpec};
 use super::units::{ByteSize, Span, moment};
@@ -287,8 +288,8 @@ impl Checker<'_> {
             ));
         }
         let prices = self.prices(&name, &raw)?;
-        let api_key =
-            self.key(&name, raw.api_key_env.as_deref(), raw.api_key_file.as_deref(), raw.api_key_header)?;
+        let api_key = self.key(&name, &raw)?;
+        let tls = self.tls(&name, &raw)?;
         for header in raw.headers.keys() {
             if !is_header_name(header) {
                 return Err(
@@ -308,6 +309,7 @@ impl Checker<'_> {
             endpoint,
             model: raw.model,
             key: api_key,
+            tls,
             headers: raw.headers,
             query: raw.query,
             extra_body: self.json(&key("extra_body"), raw.extra_body)?,
@@ -361,55 +363,85 @@ impl Checker<'_> {
         Ok(url)
     }
 
-    fn key(
-        &self,
-        provider: &str,
-        variable: Option<&str>,
-        file: Option<&str>,
-        header: Option<String>,
-    ) -> Result<Option<ApiKey>, ConfigError> {
+    fn key(&self, provider: &str, raw: &RawProvider) -> Result<Option<ApiKey>, ConfigError> {
+        let key = |field: &str| format!("provider.{provider}.{field}");
+        let header = raw.api_key_header.clone().unwrap_or_else(|| "authorization".to_owned());
+        if !is_header_name(&header) {
+            let message = format!("is {header:?}, which is no name of a header");
+            return Err(self.wrong(key("api_key_header"), message));
+        }
+        let said = [
+            ("api_key_env", raw.api_key_env.is_some()),
+            ("api_key_file", raw.api_key_file.is_some()),
+            ("api_key_command", raw.api_key_command.is_some()),
+        ];
+        let mut said = said.iter().filter(|(_, is_there)| *is_there).map(|(name, _)| *name);
+        let Some(field) = said.next() else { return Ok(None) };
+        if let Some(second) = said.next() {
+            return Err(self.wrong(key(second), format!("and {field} are both set; keep one")));
+        }
+        if raw
+            .api_key_command
+            .as_ref()
+            .is_some_and(|arguments| arguments.first().is_none_or(String::is_empty))
+        {
+            return Err(self.wrong(key(field), "is empty; it names a program, and its arguments after it"));
+        }
         let Some(environment) = self.environment else { return Ok(None) };
-        let secret = match (variable, file) {
-            (None, None) => return Ok(None),
-            (Some(_), Some(_)) => {
-                return Err(self.wrong(
-                    format!("provider.{provider}.api_key_file"),
-                    "and api_key_env are both set; keep one",
-                ));
+        let wrong = |message: String| self.wrong(key(field), message);
+        let (secret, source) = match (&raw.api_key_env, &raw.api_key_file, &raw.api_key_command) {
+            (Some(variable), ..) => {
+                let set = environment(variable).ok_or_else(|| {
+                    wrong(format!("names the variable {variable}, which is not set; set it, or take the line out for an endpoint without keys"))
+                })?;
+                (key::checked(&set), KeySource::Variable)
             }
-            (Some(variable), None) => environment(variable).ok_or_else(|| {
-                self.wrong(
-                    format!("provider.{provider}.api_key_env"),
-                    format!("names the variable {variable}, which is not set; set it, or take the line out for an endpoint without keys"),
-                )
-            })?,
-            (None, Some(file)) => {
-                let path = self.folder.join(file);
-                std::fs::read_to_string(&path).map_err(|error| {
-                    self.wrong(
-                        format!("provider.{provider}.api_key_file"),
-                        format!("names {}, which cannot be read: {error}", path.display()),
-                    )
-                })?
+            (None, Some(file), _) => {
+                let source = KeySource::File(self.folder.join(file));
+                (source.read(), source)
+            }
+            (None, None, arguments) => {
+                let arguments = arguments.clone().unwrap_or_default();
+                let source = KeySource::Command { arguments, folder: self.folder.to_owned() };
+                (source.read(), source)
             }
         };
-        let secret = secret.trim().to_owned();
-        let source = if variable.is_some() { "api_key_env" } else { "api_key_file" };
-        if secret.is_empty() || secret.chars().any(char::is_control) || !secret.is_ascii() {
-            return Err(self.wrong(
-                format!("provider.{provider}.{source}"),
-                "leads to a key that is empty or holds characters that no header can carry",
-            ));
+        let bearer = header.eq_ignore_ascii_case("authorization");
+        Ok(Some(ApiKey::new(header, bearer, secret.map_err(wrong)?, source)))
+    }
+
+    /// The certificates of a provider, read where keys are.
+    fn tls(&self, provider: &str, raw: &RawProvider) -> Result<Tls, ConfigError> {
+        let key = |field: &str| format!("provider.{provider}.{field}");
+        let missing = match (&raw.client_certificate, &raw.client_key) {
+            (Some(_), None) => Some(("client_certificate", "client_key")),
+            (None, Some(_)) => Some(("client_key", "client_certificate")),
+            _ => None,
+        };
+        if let Some((there, missing)) = missing {
+            return Err(self.wrong(key(there), format!("is set without {missing}; they go together")));
         }
-        let bearer = header.as_deref().is_none_or(|name| name.eq_ignore_ascii_case("authorization"));
-        let header = header.unwrap_or_else(|| "authorization".to_owned());
-        if !is_header_name(&header) {
-            return Err(self.wrong(
-                format!("provider.{provider}.api_key_header"),
-                format!("is {header:?}, which is no name of a header"),
-            ));
+        if self.environment.is_none() {
+            return Ok(Tls::default());
         }
-        Ok(Some(ApiKey::new(header, bearer, secret)))
+        let read = |field: &str, file: &Option<String>| {
+            let Some(file) = file else { return Ok(None) };
+            let path = self.folder.join(file);
+            let text = std::fs::read(&path).map_err(|error| {
+                self.wrong(key(field), format!("names {}, which cannot be read: {error}", path.display()))
+            })?;
+            if !text.starts_with(b"-----BEGIN") && !text.windows(11).any(|part| part == b"\n-----BEGIN") {
+                return Err(self.wrong(key(field), format!("names {}, which is no PEM file", path.display())));
+            }
+            Ok(Some(text))
+        };
+        let authorities = read("ca_file", &raw.ca_file)?;
+        let certificate = read("client_certificate", &raw.client_certificate)?;
+        let private = read("client_key", &raw.client_key)?;
+        let identity = certificate
+            .zip(private)
+            .map(|(certificate, private)| [certificate.as_slice(), b"\n", private.as_slice()].concat());
+        Ok(Tls { authorities, identity })
     }
 
     pub(super) fn json(&self, key: &str, table: toml::Table) -> Result<Map<String, Value>, ConfigError> {

@@ -15,6 +15,7 @@ use super::anomalies::Anomalies;
 use super::budget::{Budget, Prices};
 use super::check::{Checker, Environment};
 use super::error::{ConfigError, NO_KEY};
+use super::key::ApiKey;
 use super::overrides;
 use super::raw::RawJob;
 use super::simulated::SimulatorSpec;
@@ -185,6 +186,8 @@ pub struct Provider {
     pub model: String,
     /// The key and the header that carries it.
     pub key: Option<ApiKey>,
+    /// Who it is trusted by, and what it trusts.
+    pub tls: Tls,
     /// Further headers.
     pub headers: BTreeMap<String, String>,
     /// Query parameters.
@@ -223,6 +226,21 @@ pub struct Provider {
     pub retry: RetryPolicy,
     /// Bytes of a response body, decompressed.
     pub max_response_bytes: u64,
+}
+
+/// Certificates for the connections to a provider, in PEM.
+#[derive(Clone, Default)]
+pub struct Tls {
+    /// Of authorities that are trusted besides the system's.
+    pub authorities: Option<Vec<u8>>,
+    /// Our own, with its key behind it.
+    pub identity: Option<Vec<u8>>,
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tls({}, {})", self.authorities.is_some(), self.identity.is_some())
+    }
 }
 
 /// Tokens per minute; none where that is to be learned.
@@ -270,34 +288,6 @@ pub struct RetryPolicy {
     pub max_retry_after: Duration,
     /// Time without one success after which the run stops.
     pub outage_deadline: Duration,
-}
-
-/// A key and where it goes. Its `Debug` shows nothing of it.
-#[derive(Clone)]
-pub struct ApiKey {
-    /// Name of the header.
-    pub header: String,
-    /// Whether the value is `Bearer <key>`, or the bare key.
-    pub bearer: bool,
-    secret: String,
-}
-
-impl ApiKey {
-    pub(super) fn new(header: String, bearer: bool, secret: String) -> Self {
-        ApiKey { header, bearer, secret }
-    }
-
-    /// The key itself; for the request header and for keeping it out of messages.
-    #[must_use]
-    pub fn secret(&self) -> &str {
-        &self.secret
-    }
-}
-
-impl fmt::Debug for ApiKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ApiKey({}: …)", self.header)
-    }
 }
 
 /// What happens to columns of the source that an existing target does not have.

@@ -10,6 +10,7 @@ mod budget;
 mod check;
 mod error;
 mod job;
+mod key;
 mod metrics;
 mod overrides;
 mod places;
@@ -26,9 +27,10 @@ pub use budget::{Allowance, Budget, Prices};
 pub use error::ConfigError;
 pub(crate) use error::nearest;
 pub use job::{
-    ApiKey, BatchLimits, CacheSpec, Copying, Hedge, Job, Keys, OnNewColumns, Places, Provider, RetryPolicy,
-    SourceSpec, SourceStart, TargetSpec, TokenCharge, TokenLimits, WindowLimits,
+    BatchLimits, CacheSpec, Copying, Hedge, Job, Keys, OnNewColumns, Places, Provider, RetryPolicy,
+    SourceSpec, SourceStart, TargetSpec, Tls, TokenCharge, TokenLimits, WindowLimits,
 };
+pub use key::ApiKey;
 pub use shape::{CLASS, Shape};
 pub(crate) use simulated::MOST_DIMENSIONS;
 pub use simulated::{

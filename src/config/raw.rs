@@ -226,10 +226,27 @@ pub(super) struct RawProvider {
     /// the run before it begins. Default: no key is sent.
     #[schemars(length(min = 1))]
     pub(super) api_key_env: Option<String>,
-    /// File that holds the key, white space around it aside; relative to the job file. Not together with
-    /// `api_key_env`. Default: no key is sent.
+    /// File that holds the key, white space around it aside; relative to the job file. It is read again when the key is
+    /// refused. Not together with `api_key_env`. Default: no key is sent.
     #[schemars(length(min = 1))]
     pub(super) api_key_file: Option<String>,
+    /// Command whose output is the key, white space around it aside, as a list of the program and its arguments, run in the
+    /// job file's folder without a shell: `["gcloud", "auth", "print-access-token"]`. It is run before the first request,
+    /// and again when the key is refused, as `api_key_file` is read again: a key that is another one then is used, and the
+    /// run goes on. Not together with the other two. Default: no key is sent.
+    #[schemars(length(min = 1))]
+    pub(super) api_key_command: Option<Vec<String>>,
+    /// File with certificates of authorities in PEM that are trusted besides the system's, relative to the job file: for a
+    /// gateway of a company. Default: the system's alone.
+    #[schemars(length(min = 1))]
+    pub(super) ca_file: Option<String>,
+    /// File with our own certificate in PEM, for an endpoint that asks for one, relative to the job file. Goes with
+    /// `client_key`. Default: none.
+    #[schemars(length(min = 1))]
+    pub(super) client_certificate: Option<String>,
+    /// File with the key of `client_certificate` in PEM, not encrypted. Default: none.
+    #[schemars(length(min = 1))]
+    pub(super) client_key: Option<String>,
     /// Header that carries the key. With another name than the default's the bare key is its value
     /// (`api-key` for Azure). Default: `Authorization`, as `Bearer <key>`.
     #[schemars(length(min = 1))]

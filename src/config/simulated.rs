@@ -42,6 +42,8 @@ pub struct SimulatorSpec {
     /// Key that a request must carry as a bearer token; another is refused with 401. Default: any or none
     /// will do.
     pub api_key: Option<String>,
+    /// File with the keys that are taken, one a line, read with each request. Default: `api_key` alone says.
+    pub api_keys_file: Option<String>,
     /// Model that it knows; another is refused with 404. Default: any will do.
     pub model: Option<String>,
     /// Tokens that the prompt and `max_tokens` may have together; a request with more is refused with 400 and

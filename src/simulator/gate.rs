@@ -46,9 +46,10 @@ pub(super) fn read<T: DeserializeOwned>(shared: &Shared, body: &[u8]) -> Result<
 pub(super) fn known(shared: &Shared, headers: &HeaderMap, model: &str) -> Result<(), Refused> {
     let spec = &shared.spec;
     let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    if let Some(key) = &spec.api_key
-        && given != Some(&format!("Bearer {key}"))
-    {
+    let is_given = |key: &str| given.and_then(|given| given.strip_prefix("Bearer ")) == Some(key);
+    let is_refused = spec.api_key.as_ref().is_some_and(|key| !is_given(key));
+    let taken = spec.api_keys_file.as_ref().map(|file| std::fs::read_to_string(file).unwrap_or_default());
+    if is_refused || taken.is_some_and(|taken| !taken.lines().any(is_given)) {
         return Err(Box::new(refuse(401, "invalid_api_key", "Incorrect API key provided.")));
     }
     if spec.model.as_ref().is_some_and(|known| known != model) {

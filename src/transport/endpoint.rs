@@ -8,14 +8,15 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::redirect::Policy;
-use reqwest::{Client, Response};
+use reqwest::{Certificate, Client, ClientBuilder, Identity, Response};
 use serde_json::{Map, Value};
 use url::Url;
 
 use super::classify::{Heard, classify, classify_inner};
 use super::forms::{self, Forms};
+use super::key::Keyring;
 use crate::clock;
-use crate::config::{ApiKey, Params, Provider, SchemaForm, VectorEncoding, Vectors};
+use crate::config::{Params, Provider, SchemaForm, Tls, VectorEncoding, Vectors};
 use crate::decode;
 use crate::fault::{Class, Failure, Policy as Retry};
 use crate::faultpoint::{self, Side};
@@ -60,6 +61,8 @@ const MAYBE_WORKED_ON: [u16; 4] = [408, 502, 504, 524];
 struct Course {
     limits: Limits,
     was_refused: bool,
+    /// Number of the key that was sent.
+    key: u64,
 }
 
 /// An endpoint that cannot be made.
@@ -98,7 +101,7 @@ pub struct Endpoint {
     forms: Forms,
     request_timeout: Duration,
     max_response_bytes: usize,
-    key: Option<ApiKey>,
+    key: Option<Keyring>,
 }
 
 impl Endpoint {
@@ -107,18 +110,18 @@ impl Endpoint {
     /// # Errors
     /// When the HTTP client does not start or a header cannot be sent.
     pub fn new(provider: &Provider, base: &Url) -> Result<Endpoint, EndpointError> {
-        let client = Client::builder()
+        let builder = Client::builder()
             .user_agent(concat!("enrich/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(provider.connect_timeout)
             .pool_max_idle_per_host(provider.max_concurrency as usize)
             .tcp_nodelay(true)
             // Following a redirect could take the key and the rows to another host.
-            .redirect(Policy::none())
-            .build()
-            .map_err(|error| EndpointError::Client {
-                provider: provider.name.clone(),
-                message: chain(&error),
-            })?;
+            .redirect(Policy::none());
+        let client = with_certificates(builder, &provider.tls).and_then(ClientBuilder::build);
+        let client = client.map_err(|error| EndpointError::Client {
+            provider: provider.name.clone(),
+            message: chain(&error),
+        })?;
         Ok(Endpoint {
             client,
             url: below(base, provider, &["chat", "completions"]),
@@ -130,7 +133,7 @@ impl Endpoint {
             forms: Forms::new(provider.schema_form),
             request_timeout: provider.request_timeout,
             max_response_bytes: usize::try_from(provider.max_response_bytes).unwrap_or(usize::MAX),
-            key: provider.key.clone(),
+            key: Keyring::new(provider)?,
         })
     }
 
@@ -236,16 +239,26 @@ impl Endpoint {
     }
 
     async fn post(&self, url: &Url, asked: Vec<u8>, most: Duration) -> Sent {
+        let asked = Bytes::from(asked);
         let mut course = Course::default();
-        let result = self.attempt(url, asked, most, &mut course).await;
-        let Course { limits, was_refused } = course;
+        let mut result = self.attempt(url, asked.clone(), most, &mut course).await;
+        if let (Err(failure), Some(key)) = (&mut result, &self.key)
+            && failure.class == Class::Auth
+        {
+            match key.renew(course.key).await {
+                Ok(true) => result = self.attempt(url, asked, most, &mut course).await,
+                Ok(false) => {}
+                Err(why) => failure.detail.push_str(&format!("; the key cannot be read again: it {why}")),
+            }
+        }
+        let Course { limits, was_refused, .. } = course;
         Sent { result: result.map_err(|failure| self.redact(failure)), limits, may_be_billed: !was_refused }
     }
 
     async fn attempt(
         &self,
         url: &Url,
-        asked: Vec<u8>,
+        asked: Bytes,
         most: Duration,
         course: &mut Course,
     ) -> Result<Paid, Failure> {
@@ -268,10 +281,16 @@ impl Endpoint {
     async fn exchange(
         &self,
         url: &Url,
-        asked: Vec<u8>,
+        asked: Bytes,
         course: &mut Course,
     ) -> Result<(Bytes, ChatResponse), Failure> {
-        let request = self.client.post(url.clone()).headers(self.headers.clone()).body(asked);
+        let mut headers = self.headers.clone();
+        if let Some(key) = &self.key {
+            let (name, value, number) = key.header();
+            headers.insert(name, value);
+            course.key = number;
+        }
+        let request = self.client.post(url.clone()).headers(headers).body(asked);
         let mut response = request.send().await.map_err(|error| {
             course.was_refused = error.is_connect();
             failed(&error)
@@ -383,23 +402,17 @@ impl Endpoint {
 
     /// A body without the key, which a model or a gateway may echo anywhere in it.
     fn redact_body(&self, body: Bytes) -> Bytes {
-        let Some(secret) = self.key.as_ref().map(ApiKey::secret).filter(|secret| !secret.is_empty()) else {
-            return body;
-        };
-        let text = String::from_utf8_lossy(&body);
-        if !text.contains(secret) {
-            return body;
-        }
-        Bytes::from(text.replace(secret, "[key]"))
+        let redacted = self.key.as_ref().and_then(|key| key.redacted(&String::from_utf8_lossy(&body)));
+        redacted.map_or(body, Bytes::from)
     }
 
     fn redact(&self, mut failure: Failure) -> Failure {
         if failure.class == Class::Auth && self.key.is_none() {
-            failure.detail.push_str(" (no key was sent: set api_key_env or api_key_file)");
+            let hint = " (no key was sent: set api_key_env, api_key_file or api_key_command)";
+            failure.detail.push_str(hint);
         }
-        let secret = self.key.as_ref().map(ApiKey::secret);
-        if let Some(secret) = secret.filter(|secret| failure.detail.contains(secret)) {
-            failure.detail = failure.detail.replace(secret, "[key]");
+        if let Some(redacted) = self.key.as_ref().and_then(|key| key.redacted(&failure.detail)) {
+            failure.detail = redacted;
         }
         failure
     }
@@ -457,6 +470,17 @@ fn below(base: &Url, provider: &Provider, route: &[&str]) -> Url {
     url
 }
 
+/// A client that trusts what a provider's certificates say, and shows our own.
+fn with_certificates(mut builder: ClientBuilder, tls: &Tls) -> reqwest::Result<ClientBuilder> {
+    if let Some(authorities) = &tls.authorities {
+        builder = builder.tls_certs_merge(Certificate::from_pem_bundle(authorities)?);
+    }
+    if let Some(identity) = &tls.identity {
+        builder = builder.identity(Identity::from_pem(identity)?);
+    }
+    Ok(builder)
+}
+
 fn headers(provider: &Provider) -> Result<HeaderMap, EndpointError> {
     let wrong =
         |header: &str| EndpointError::Header { provider: provider.name.clone(), header: header.to_owned() };
@@ -466,13 +490,6 @@ fn headers(provider: &Provider) -> Result<HeaderMap, EndpointError> {
     for (name, value) in &provider.headers {
         let name_value = HeaderName::from_bytes(name.as_bytes()).map_err(|_| wrong(name))?;
         headers.insert(name_value, HeaderValue::from_str(value).map_err(|_| wrong(name))?);
-    }
-    if let Some(key) = &provider.key {
-        let value = if key.bearer { format!("Bearer {}", key.secret()) } else { key.secret().to_owned() };
-        let name = HeaderName::from_bytes(key.header.as_bytes()).map_err(|_| wrong(&key.header))?;
-        let mut value = HeaderValue::from_str(&value).map_err(|_| wrong(&key.header))?;
-        value.set_sensitive(true);
-        headers.insert(name, value);
     }
     Ok(headers)
 }
@@ -506,5 +523,22 @@ fn chain(error: &reqwest::Error) -> String {
         text.push_str(": ");
         text.push_str(&last);
     }
+    text.push_str(hint(&last));
     text
+}
+
+/// What a cause of TLS means for the job file; the words are those of rustls.
+fn hint(cause: &str) -> &'static str {
+    match cause {
+        cause if cause.contains("InvalidContentType") => {
+            " (what answers there speaks no TLS: should base_url begin with http://?)"
+        }
+        cause if cause.contains("UnknownIssuer") => {
+            " (nobody who is trusted here vouches for its certificate: an authority of a company goes into ca_file)"
+        }
+        cause if cause.contains("CertificateRequired") => {
+            " (it asks for a certificate of ours: client_certificate and client_key)"
+        }
+        _ => "",
+    }
 }

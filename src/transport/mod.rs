@@ -6,6 +6,7 @@
 mod classify;
 mod endpoint;
 mod forms;
+mod key;
 
 pub use classify::{Heard, classify};
 pub use endpoint::{Endpoint, EndpointError, Paid, Sent};

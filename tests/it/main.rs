@@ -26,6 +26,7 @@ mod gateway;
 mod independent;
 mod input;
 mod jobs;
+mod keys;
 mod limits;
 mod machines;
 mod metrics;

@@ -197,6 +197,9 @@ fn every_key_of_the_schema_is_read() {
     job["metrics"]["enabled"] = true.into();
     job["target"]["metadata_column"] = "_any".into();
     job["provider"]["any"].as_object_mut().unwrap().shift_remove("api_key_file");
+    for key in ["api_key_command", "ca_file", "client_certificate", "client_key"] {
+        job["provider"]["any"].as_object_mut().unwrap().shift_remove(key);
+    }
     for key in ["input_tokens_per_minute", "output_tokens_per_minute"] {
         job["provider"]["any"].as_object_mut().unwrap().shift_remove(key);
     }

@@ -1,0 +1,168 @@
+//! The key of a provider: where it comes from, and how it is read again when it is refused.
+
+use std::fmt;
+use std::io::Read;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use crate::clock;
+
+/// Longest time that a command may take to give a key.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often it is looked whether it has ended.
+const COMMAND_LOOK: Duration = Duration::from_millis(10);
+/// Bytes that are read of what it prints.
+const MAX_PRINTED: u64 = 64 * 1024;
+/// Characters of its complaint that are shown.
+const MAX_SHOWN: usize = 300;
+
+/// A key, where it goes and where it came from. Its `Debug` shows nothing of it.
+#[derive(Clone)]
+pub struct ApiKey {
+    /// Name of the header.
+    pub header: String,
+    /// Whether the value is `Bearer <key>`, or the bare key.
+    pub bearer: bool,
+    secret: String,
+    source: KeySource,
+}
+
+/// Where a key comes from.
+#[derive(Clone, Debug)]
+pub(super) enum KeySource {
+    /// An environment variable, which stays as it is.
+    Variable,
+    /// A file.
+    File(PathBuf),
+    /// What a command prints, which is run in a folder.
+    Command { arguments: Vec<String>, folder: PathBuf },
+}
+
+impl ApiKey {
+    pub(super) fn new(header: String, bearer: bool, secret: String, source: KeySource) -> Self {
+        ApiKey { header, bearer, secret, source }
+    }
+
+    /// The key as it was read first; for the request header and for keeping it out of messages.
+    #[must_use]
+    pub fn secret(&self) -> &str {
+        &self.secret
+    }
+
+    /// Reads the key from its file or its command again; none where it comes from a variable. It may block for half a
+    /// minute.
+    ///
+    /// # Errors
+    /// Why it cannot be read, in words that hold no secret of ours.
+    pub fn read_again(&self) -> Option<Result<String, String>> {
+        match &self.source {
+            KeySource::Variable => None,
+            source => Some(source.read()),
+        }
+    }
+}
+
+impl fmt::Debug for ApiKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ApiKey({}: …)", self.header)
+    }
+}
+
+impl KeySource {
+    /// The key that stands there now, white space around it aside.
+    pub(super) fn read(&self) -> Result<String, String> {
+        let text = match self {
+            KeySource::Variable => return Err("is not read again".to_owned()),
+            KeySource::File(path) => std::fs::read_to_string(path)
+                .map_err(|error| format!("names {}, which cannot be read: {error}", path.display()))?,
+            KeySource::Command { arguments, folder } => {
+                let shown = arguments.join(" ");
+                printed(arguments, folder)
+                    .map_err(|what| format!("names the command `{shown}`, which {what}"))?
+            }
+        };
+        checked(&text)
+    }
+}
+
+/// A key without the white space around it.
+pub(super) fn checked(text: &str) -> Result<String, String> {
+    let secret = text.trim();
+    if secret.is_empty() || secret.chars().any(char::is_control) || !secret.is_ascii() {
+        return Err("leads to a key that is empty or holds characters that no header can carry".to_owned());
+    }
+    Ok(secret.to_owned())
+}
+
+/// What a command prints.
+fn printed(arguments: &[String], folder: &PathBuf) -> Result<String, String> {
+    let [program, arguments @ ..] = arguments else { return Err("is empty".to_owned()) };
+    // A path is meant as the job file's other paths are.
+    let program = if program.contains('/') { folder.join(program) } else { program.into() };
+    let mut child = Command::new(program)
+        .args(arguments)
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|error| format!("cannot be run: {error}"))?;
+    let output = child.stdout.take().map(read_beside);
+    let complaint = child.stderr.take().map(read_beside);
+    let status = ended(&mut child)?;
+    let text = |reader: Option<std::thread::JoinHandle<String>>| {
+        reader.and_then(|reader| reader.join().ok()).unwrap_or_default()
+    };
+    if status.success() {
+        return Ok(text(output));
+    }
+    let complaint: String = text(complaint).trim().chars().take(MAX_SHOWN).collect();
+    Err(format!("failed ({status}): {complaint}"))
+}
+
+/// Reads a pipe while the command runs, which would wait for a reader.
+fn read_beside(pipe: impl Read + Send + 'static) -> std::thread::JoinHandle<String> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        // What was read before it broke is all there is.
+        let _ = pipe.take(MAX_PRINTED).read_to_end(&mut bytes);
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
+}
+
+fn ended(child: &mut Child) -> Result<std::process::ExitStatus, String> {
+    let started = clock::now();
+    while clock::now() - started < COMMAND_TIMEOUT {
+        match child.try_wait() {
+            Ok(Some(status)) => return Ok(status),
+            Ok(None) => std::thread::sleep(COMMAND_LOOK),
+            Err(error) => return Err(format!("cannot be waited for: {error}")),
+        }
+    }
+    // It may have ended just now.
+    let _ = child.kill();
+    let _ = child.wait();
+    Err(format!("took longer than {}", humantime::format_duration(COMMAND_TIMEOUT)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn command(arguments: &[&str]) -> Result<String, String> {
+        let arguments = arguments.iter().map(ToString::to_string).collect();
+        KeySource::Command { arguments, folder: "/".into() }.read()
+    }
+
+    #[test]
+    fn a_command_gives_what_it_prints_or_says_why_it_fails() {
+        assert_eq!(command(&["printf", " key-1\n"]), Ok("key-1".to_owned()));
+        assert_eq!(
+            command(&["sh", "-c", "echo no login >&2; exit 3"]),
+            Err("names the command `sh -c echo no login >&2; exit 3`, which failed (exit status: 3): no login".into())
+        );
+        assert!(command(&["no-such-program-anywhere"]).unwrap_err().contains("cannot be run"));
+        assert!(command(&["true"]).unwrap_err().starts_with("leads to a key that is empty"));
+    }
+}

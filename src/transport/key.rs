@@ -1,0 +1,95 @@
+//! The key of an endpoint as its requests carry it, read again when it is refused: tokens of clouds and vaults are good
+//! for an hour.
+
+use std::sync::{PoisonError, RwLock};
+
+use reqwest::header::{HeaderName, HeaderValue};
+
+use super::endpoint::EndpointError;
+use crate::config::{ApiKey, Provider};
+
+/// Keys that are remembered, to be kept out of messages.
+const MAX_SECRETS: usize = 16;
+
+/// A key and the header that carries it.
+#[derive(Debug)]
+pub(super) struct Keyring {
+    key: ApiKey,
+    name: HeaderName,
+    state: RwLock<State>,
+    /// One reads it again, the others wait for it.
+    turn: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Rises with each key.
+    number: u64,
+    value: HeaderValue,
+    /// The newest is the last.
+    secrets: Vec<String>,
+}
+
+impl Keyring {
+    pub(super) fn new(provider: &Provider) -> Result<Option<Self>, EndpointError> {
+        let Some(key) = provider.key.clone() else { return Ok(None) };
+        let wrong = || EndpointError::Header { provider: provider.name.clone(), header: key.header.clone() };
+        let name = HeaderName::from_bytes(key.header.as_bytes()).map_err(|_| wrong())?;
+        let value = header_value(&key, key.secret()).ok_or_else(wrong)?;
+        let state = RwLock::new(State { number: 0, value, secrets: vec![key.secret().to_owned()] });
+        Ok(Some(Keyring { key, name, state, turn: tokio::sync::Mutex::default() }))
+    }
+
+    /// The header of a request, and the number of the key in it.
+    pub(super) fn header(&self) -> (HeaderName, HeaderValue, u64) {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        (self.name.clone(), state.value.clone(), state.number)
+    }
+
+    /// Reads the key again, which was refused; says whether it is another one now.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub(super) async fn renew(&self, refused: u64) -> Result<bool, String> {
+        let _turn = self.turn.lock().await;
+        let (_, _, number) = self.header();
+        if number != refused {
+            // Somebody else read it meanwhile.
+            return Ok(true);
+        }
+        let key = self.key.clone();
+        let read = tokio::task::spawn_blocking(move || key.read_again()).await;
+        let Some(secret) = read.map_err(|error| error.to_string())?.transpose()? else { return Ok(false) };
+        let value = header_value(&self.key, &secret).ok_or("leads to a key that no header can carry")?;
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        if state.secrets.last() == Some(&secret) {
+            return Ok(false);
+        }
+        if state.secrets.len() == MAX_SECRETS {
+            state.secrets.remove(0);
+        }
+        state.secrets.push(secret);
+        state.number += 1;
+        state.value = value;
+        Ok(true)
+    }
+
+    /// A text without the keys in it; `None` where it has none.
+    pub(super) fn redacted(&self, text: &str) -> Option<String> {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        let mut redacted: Option<String> = None;
+        for secret in &state.secrets {
+            if redacted.as_deref().unwrap_or(text).contains(secret.as_str()) {
+                redacted = Some(redacted.as_deref().unwrap_or(text).replace(secret.as_str(), "[key]"));
+            }
+        }
+        redacted
+    }
+}
+
+fn header_value(key: &ApiKey, secret: &str) -> Option<HeaderValue> {
+    let value = if key.bearer { format!("Bearer {secret}") } else { secret.to_owned() };
+    let mut value = HeaderValue::from_str(&value).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
