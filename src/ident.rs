@@ -267,19 +267,19 @@ pub struct Tokens {
 }
 
 impl Tokens {
-    /// Both sums together.
+    /// Both sums together, or the largest number there is.
     #[must_use]
     pub const fn total(self) -> u64 {
-        self.prompt + self.completion
+        self.prompt.saturating_add(self.completion)
     }
 }
 
 impl std::ops::AddAssign for Tokens {
     fn add_assign(&mut self, other: Self) {
-        self.prompt += other.prompt;
-        self.cached += other.cached;
-        self.completion += other.completion;
-        self.reasoning += other.reasoning;
+        self.prompt = self.prompt.saturating_add(other.prompt);
+        self.cached = self.cached.saturating_add(other.cached);
+        self.completion = self.completion.saturating_add(other.completion);
+        self.reasoning = self.reasoning.saturating_add(other.reasoning);
     }
 }
 
@@ -328,7 +328,7 @@ impl Money {
     /// In millionths of a dollar, rounded.
     #[must_use]
     pub fn microdollars(self) -> i64 {
-        i64::try_from((self.0 + 500_000) / 1_000_000).unwrap_or(i64::MAX)
+        i64::try_from(self.0.saturating_add(500_000) / 1_000_000).unwrap_or(i64::MAX)
     }
 }
 

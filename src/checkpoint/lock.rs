@@ -4,7 +4,7 @@
 //! the process however that ends. Correctness does not rest on it; money and clarity do.
 
 use std::fmt;
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::time::Duration;
@@ -63,13 +63,11 @@ impl Lock {
     pub fn take(folder: &Path, run: RunId) -> Result<Lock, LockError> {
         store::create_folder(folder)?;
         let path = folder.join(NAME);
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(StoreError::of("open the lock file", &path))?;
+        let mut file =
+            store::private_file().open(&path).map_err(StoreError::of("open the lock file", &path))?;
+        // Whoever may read a file may lock it. One that is not ours stays as it is.
+        #[cfg(unix)]
+        let _ = file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600));
         let mut looks = 0;
         loop {
             match file.try_lock() {

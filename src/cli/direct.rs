@@ -71,7 +71,7 @@ impl DirectArguments {
         let folder = &read.places.state;
         let file = folder.join(NAME);
         store::create_folder(folder)?;
-        store::replace(&file, written.as_bytes()).context("the job cannot be kept")?;
+        store::replace_private(&file, written.as_bytes()).context("the job cannot be kept")?;
         Ok(file)
     }
 }

@@ -76,16 +76,13 @@ fn tokens(usage: &Usage) -> Option<Tokens> {
     if prompt.max(completion) > MAX_TOKENS {
         return None;
     }
-    let details = usage.prompt_tokens_details.as_ref();
+    let cached = usage.prompt_tokens_details.as_ref().and_then(|details| details.cached_tokens);
+    let reasoning = usage.completion_tokens_details.as_ref().and_then(|details| details.reasoning_tokens);
     Some(Tokens {
         prompt,
-        cached: details.and_then(|details| details.cached_tokens).unwrap_or_default(),
+        cached: cached.unwrap_or_default().min(prompt),
         completion,
-        reasoning: usage
-            .completion_tokens_details
-            .as_ref()
-            .and_then(|details| details.reasoning_tokens)
-            .unwrap_or_default(),
+        reasoning: reasoning.unwrap_or_default().min(completion),
     })
 }
 

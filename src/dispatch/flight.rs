@@ -88,7 +88,7 @@ impl<A: Ask> Desk<A> {
         if was_twice {
             rows.iter_mut().for_each(|pending| pending.seconds += 1);
         }
-        let Sent { result, limits, .. } = sent;
+        let Sent { result, limits, unread, .. } = sent;
         let landed = match result {
             Ok(paid) => {
                 self.mention_unread_usage(&paid);
@@ -97,14 +97,17 @@ impl<A: Ask> Desk<A> {
                     .tokens
                     .filter(|tokens| decode::is_plausible(*tokens, bytes, params.max_tokens));
                 match shared(&rows, &params, paid) {
-                    Ok(shares) => match keep(&rows, &self.provider, self.endpoint.model(), &shares) {
+                    Ok(shares) => match self.keep(&rows, &shares) {
                         Ok(()) => Landed::Paid { shares, tokens },
                         Err(error) => Landed::Lost(error),
                     },
                     Err(failure) => Landed::Failed(failure),
                 }
             }
-            Err(failure) => Landed::Failed(failure),
+            Err(failure) => match self.keep_unread(&rows, unread, clock::now() - started) {
+                Ok(()) => Landed::Failed(failure),
+                Err(error) => Landed::Lost(error),
+            },
         };
         Flight { ticket, limits, took: clock::now() - started, landed, rows, reservation, other }
     }
@@ -170,7 +173,7 @@ impl<A: Ask> Desk<A> {
         }
         let (question, params) = harmless_question(self.only_embeds);
         let params = Params { max_tokens: is_limited.then_some(HARMLESS_TOKENS), ..params };
-        let Sent { result, limits, may_be_billed } =
+        let Sent { result, limits, may_be_billed, .. } =
             self.endpoint.ask(&[question], &params, HARMLESS_TIMEOUT).await;
         self.bill(&mut reservation, result.as_ref().ok(), may_be_billed);
         let landed = match result {
@@ -179,6 +182,44 @@ impl<A: Ask> Desk<A> {
         };
         let took = clock::now() - started;
         Flight { ticket, limits, took, landed, rows: Vec::new(), reservation, other: None }
+    }
+
+    /// Puts answers into the journal, still as part of their flight: a request is in flight until then. Rows that go
+    /// together are of one batch, so that one write keeps them all.
+    fn keep(&self, rows: &[Pending], shares: &[Share]) -> Result<(), JournalError> {
+        let Some(first) = rows.first() else { return Ok(()) };
+        let record = |(pending, share): (&Pending, &Share)| {
+            let paid = share.as_ref()?;
+            Some(self.record(pending, paid.body.clone(), paid.latency))
+        };
+        let records: Vec<Record> = rows.iter().zip(shares).filter_map(record).collect();
+        first.request.receipt.journal.append(&records)
+    }
+
+    /// The same of what may be paid for and cannot be read: whoever can may use it. Of several rows nobody knows whose it is.
+    fn keep_unread(
+        &self,
+        rows: &[Pending],
+        unread: Option<Bytes>,
+        latency: Duration,
+    ) -> Result<(), JournalError> {
+        let ([pending], Some(body)) = (rows, unread) else { return Ok(()) };
+        pending.request.receipt.journal.append([&self.record(pending, body, latency)])
+    }
+
+    fn record(&self, pending: &Pending, body: Bytes, latency: Duration) -> Record {
+        let Request { question, receipt, .. } = &pending.request;
+        Record {
+            key: receipt.key.clone(),
+            step: Arc::clone(&receipt.step),
+            fingerprint: question.fingerprint(),
+            provider: Arc::clone(&self.provider),
+            model: Arc::clone(self.endpoint.model()),
+            attempts: pending.sent(),
+            latency_ms: u64::try_from(latency.as_millis()).unwrap_or(u64::MAX),
+            shared: false,
+            outcome: Outcome::Response(body),
+        }
     }
 
     /// The most that questions can take which are asked together.
@@ -332,32 +373,4 @@ fn shared(rows: &[Pending], params: &Params, paid: Paid) -> Result<Vec<Share>, F
         Ok(Some(Box::new(Paid { body, response, latency: paid.latency })))
     };
     decode::share(&paid.response, &bytes)?.into_iter().map(own).collect()
-}
-
-/// Puts answers into the journal, still as part of their flight: a request is in flight until then. Rows that go
-/// together are of one batch, so that one write keeps them all.
-fn keep(
-    rows: &[Pending],
-    provider: &Arc<str>,
-    model: &Arc<str>,
-    shares: &[Share],
-) -> Result<(), JournalError> {
-    let Some(first) = rows.first() else { return Ok(()) };
-    let record = |(pending, share): (&Pending, &Share)| {
-        let paid = share.as_ref()?;
-        let Request { question, receipt, .. } = &pending.request;
-        Some(Record {
-            key: receipt.key.clone(),
-            step: Arc::clone(&receipt.step),
-            fingerprint: question.fingerprint(),
-            provider: Arc::clone(provider),
-            model: Arc::clone(model),
-            attempts: pending.sent(),
-            latency_ms: u64::try_from(paid.latency.as_millis()).unwrap_or(u64::MAX),
-            shared: false,
-            outcome: Outcome::Response(paid.body.clone()),
-        })
-    };
-    let records: Vec<Record> = rows.iter().zip(shares).filter_map(record).collect();
-    first.request.receipt.journal.append(&records)
 }

@@ -248,6 +248,7 @@ impl Enricher {
                     (question, params) = again.question(&question, &params);
                     earlier = again.earlier;
                 }
+                Judged::Unread => {}
             }
         }
         let key = sharing::in_step(step, route, question.fingerprint());

@@ -39,6 +39,8 @@ pub(super) enum Judged {
     Settled(Box<Settled>),
     /// It is asked again.
     Again(Again),
+    /// Nothing: it cannot be read, and is asked for once more.
+    Unread,
 }
 
 /// An answer that is not what was asked for, and how the row is asked again.
@@ -105,7 +107,12 @@ impl<'a> Origin<'a> {
 
     pub(super) fn judged_record(self, outcome: &journal::Outcome, step: &Step) -> Judged {
         match outcome {
-            journal::Outcome::Response(body) => self.judged(decode::parse(body), step),
+            journal::Outcome::Response(body) => match decode::parse(body) {
+                Ok(response) if !response.choices.is_empty() || !response.data.is_empty() => {
+                    self.judged(response, step)
+                }
+                _ => Judged::Unread,
+            },
             journal::Outcome::Failure(failure) => {
                 Judged::Settled(Box::new(self.settled(decode::Facts::default(), Err(failure.clone()))))
             }
@@ -113,14 +120,10 @@ impl<'a> Origin<'a> {
     }
 
     /// Holds a response against what the step asks for.
-    pub(super) fn judged(self, response: Result<ChatResponse, Failure>, step: &Step) -> Judged {
-        let (facts, answer) = match response {
-            Ok(response) => {
-                let reasoning = if step.strips_reasoning { Reasoning::Strip } else { Reasoning::Keep };
-                (decode::facts(&response), decode::answer(response, &step.form, reasoning))
-            }
-            Err(failure) => (decode::Facts::default(), Err(failure)),
-        };
+    pub(super) fn judged(self, response: ChatResponse, step: &Step) -> Judged {
+        let reasoning = if step.strips_reasoning { Reasoning::Strip } else { Reasoning::Keep };
+        let facts = decode::facts(&response);
+        let answer = decode::answer(response, &step.form, reasoning);
         let mut kept = None;
         let is_cut = facts.finish_reason.as_deref().is_some_and(decode::is_cut);
         // A whole object may be there for all that; of a text nobody knows.

@@ -48,8 +48,10 @@ impl Enricher {
                     let route = request.route;
                     let (provider, model) = (Arc::clone(&lane.name), Arc::clone(&lane.model));
                     let shared = Shared { provider, model, body: paid.body };
-                    match origin.judged(Ok(paid.response), &self.steps[cell.step.index()]) {
+                    match origin.judged(paid.response, &self.steps[cell.step.index()]) {
                         Judged::Again(again) => self.ask_again(request, &again),
+                        // Whatever was asked for is in a response that is called an answer.
+                        Judged::Unread => self.put_back(cell),
                         Judged::Settled(settled) => {
                             if let Outcome::Failed(failure) = &settled.outcome {
                                 let failure = failure.clone();
@@ -206,7 +208,7 @@ impl Enricher {
         match origin.judged_record(&record.outcome, &self.steps[cell.step.index()]) {
             Judged::Settled(settled) => self.settle(cell, *settled, event::Origin::Unasked),
             // It was good for the row that asked, so it is for this one.
-            Judged::Again(_) => self.detours.push_back(request),
+            Judged::Again(_) | Judged::Unread => self.detours.push_back(request),
         }
     }
 

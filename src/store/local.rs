@@ -69,16 +69,22 @@ pub fn private_file() -> OpenOptions {
     options
 }
 
-/// Makes the file anew that takes the place of another one. What stands at its name is removed, never followed: where
-/// others may write, it could be a link.
+/// Makes the file anew that takes the place of another one, for those who may read that one. What stands at its name is
+/// removed, never followed: where others may write, it could be a link.
 fn create_beside(path: &Path) -> io::Result<(PathBuf, File)> {
     let beside = path.with_extension("tmp");
     match std::fs::remove_file(&beside) {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let file = OpenOptions::new().write(true).create_new(true).open(&beside)?;
-    Ok((beside, file))
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    if let Ok(replaced) = std::fs::metadata(path) {
+        let mode = std::os::unix::fs::PermissionsExt::mode(&replaced.permissions());
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, mode & 0o777);
+    }
+    Ok((beside.clone(), options.open(&beside)?))
 }
 
 /// Reads a whole file; none if it is not there.
@@ -122,6 +128,20 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
         Some(folder) => sync_folder(folder),
         None => Ok(()),
     }
+}
+
+/// Replaces a file as a whole, as [`replace`] does, that nobody but the user may read.
+///
+/// # Errors
+/// As [`replace`].
+pub fn replace_private(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    let made = private_file().open(path).and_then(|file| {
+        #[cfg(unix)]
+        file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+        Ok(file)
+    });
+    made.map_err(StoreError::of("write", path))?;
+    replace(path, bytes)
 }
 
 /// Replaces a file as a whole, and leaves it to the system when that reaches the disk: `kill -9` costs nothing, a power

@@ -13,7 +13,7 @@ mod trouble;
 pub use folder::Folder;
 pub use local::{
     StoreError, append_unflushed, create_folder, create_private_folder, overwrite, private_file, probe, read,
-    remove, replace, state_folder, sync_folder,
+    remove, replace, replace_private, state_folder, sync_folder,
 };
 pub use location::{Location, LocationError};
 pub use objects::{Expected, Object, Objects, PutError, Version};

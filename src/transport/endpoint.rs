@@ -43,16 +43,20 @@ pub struct Sent {
     pub limits: Limits,
     /// Whether the provider may bill it: it does not bill what it refuses, cannot do, or never heard of.
     pub may_be_billed: bool,
+    /// The body of a success that cannot be read, or has no answer in it: it may be paid for.
+    pub unread: Option<Bytes>,
 }
 
 impl Sent {
     /// What comes of no question at all.
     fn nothing() -> Self {
         let failure = Failure::new(Class::BadRequest, "there is nothing to ask");
-        Sent { result: Err(failure), limits: Limits::default(), may_be_billed: false }
+        Sent { result: Err(failure), limits: Limits::default(), may_be_billed: false, unread: None }
     }
 }
 
+/// Characters of a key in an address, at least: shorter ones stand in texts by chance.
+const MIN_SECRET: usize = 8;
 /// Statuses by which something before the provider gives up, which may still have worked, and billed.
 const MAYBE_WORKED_ON: [u16; 4] = [408, 502, 504, 524];
 
@@ -63,6 +67,7 @@ struct Course {
     was_refused: bool,
     /// Number of the key that was sent.
     key: u64,
+    unread: Option<Bytes>,
 }
 
 /// An endpoint that cannot be made.
@@ -102,6 +107,8 @@ pub struct Endpoint {
     request_timeout: Duration,
     max_response_bytes: usize,
     key: Option<Keyring>,
+    /// What may be secret of its address.
+    secrets: Vec<String>,
 }
 
 impl Endpoint {
@@ -134,6 +141,7 @@ impl Endpoint {
             request_timeout: provider.request_timeout,
             max_response_bytes: usize::try_from(provider.max_response_bytes).unwrap_or(usize::MAX),
             key: Keyring::new(provider)?,
+            secrets: secrets_of(&below(base, provider, &[])),
         })
     }
 
@@ -251,8 +259,9 @@ impl Endpoint {
                 Err(why) => failure.detail.push_str(&format!("; the key cannot be read again: it {why}")),
             }
         }
-        let Course { limits, was_refused, .. } = course;
-        Sent { result: result.map_err(|failure| self.redact(failure)), limits, may_be_billed: !was_refused }
+        let Course { limits, was_refused, unread, .. } = course;
+        let result = result.map_err(|failure| self.redact(failure));
+        Sent { result, limits, may_be_billed: !was_refused, unread }
     }
 
     async fn attempt(
@@ -305,7 +314,7 @@ impl Endpoint {
         if !(200..300).contains(&status) {
             return Err(classify(status, &body, &self.model, &heard));
         }
-        let parsed = decode::parse(&body)?;
+        let parsed = decode::parse(&body).inspect_err(|_| course.unread = Some(body.clone()))?;
         let (body, parsed) = match heard.cost.filter(|_| decode::facts(&parsed).cost.is_none()) {
             Some(cost) => with_cost(body, parsed, cost),
             None => (body, parsed),
@@ -322,6 +331,7 @@ impl Endpoint {
             None if !parsed.data.is_empty() => Ok((body, parsed)),
             None => {
                 let reason = wire::reason_of(&body);
+                course.unread = Some(body);
                 Err(Failure::new(Class::InvalidResponse, format!("the answer has no choices: {reason}")))
             }
             Some(choice) if choice.finish_reason.as_deref() == Some("error") => {
@@ -402,8 +412,19 @@ impl Endpoint {
 
     /// A body without the key, which a model or a gateway may echo anywhere in it.
     fn redact_body(&self, body: Bytes) -> Bytes {
-        let redacted = self.key.as_ref().and_then(|key| key.redacted(&String::from_utf8_lossy(&body)));
-        redacted.map_or(body, Bytes::from)
+        self.redacted(&String::from_utf8_lossy(&body)).map_or(body, Bytes::from)
+    }
+
+    /// A text without keys in it; `None` where it has none.
+    fn redacted(&self, text: &str) -> Option<String> {
+        let mut redacted = self.key.as_ref().and_then(|key| key.redacted(text));
+        for secret in &self.secrets {
+            let before = redacted.as_deref().unwrap_or(text);
+            if before.contains(secret.as_str()) {
+                redacted = Some(before.replace(secret.as_str(), "[key]"));
+            }
+        }
+        redacted
     }
 
     fn redact(&self, mut failure: Failure) -> Failure {
@@ -411,7 +432,7 @@ impl Endpoint {
             let hint = " (no key was sent: set api_key_env, api_key_file or api_key_command)";
             failure.detail.push_str(hint);
         }
-        if let Some(redacted) = self.key.as_ref().and_then(|key| key.redacted(&failure.detail)) {
+        if let Some(redacted) = self.redacted(&failure.detail) {
             failure.detail = redacted;
         }
         failure
@@ -448,6 +469,16 @@ fn has_json(response: &ChatResponse) -> bool {
         message.is_some_and(|message| message.tool_calls.as_ref().is_some_and(|calls| !calls.is_empty()));
     let said = message.and_then(|message| message.content.as_deref()).unwrap_or_default();
     called || serde_json::from_str::<Map<String, Value>>(decode::unfenced(said)).is_ok()
+}
+
+/// Values of an address's query that may be keys.
+fn secrets_of(url: &Url) -> Vec<String> {
+    let is_key = |name: &str| {
+        let name = name.to_ascii_lowercase();
+        ["key", "token", "secret", "sig", "auth", "password"].iter().any(|part| name.contains(part))
+    };
+    let pairs = url.query_pairs().filter(|(name, value)| is_key(name) && value.len() >= MIN_SECRET);
+    pairs.map(|(_, value)| value.into_owned()).collect()
 }
 
 /// An address as it may be shown: what may be secret of it is left out.

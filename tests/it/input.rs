@@ -325,6 +325,9 @@ async fn what_was_answered_can_be_read_by_nobody_else() {
     let mut seen = 0;
     for (path, _) in everything_below(world.folder.path()) {
         let ending = path.extension().and_then(std::ffi::OsStr::to_str).unwrap_or_default().to_owned();
+        if ending == "lock" {
+            assert_eq!(mode(&path), 0o600, "whoever may read a lock may hold it");
+        }
         if ["journal", "sqlite", "sqlite-wal", "sqlite-shm"].contains(&ending.as_str()) {
             seen += 1;
             assert_eq!(mode(&path), 0o600, "{}", path.display());
@@ -332,4 +335,58 @@ async fn what_was_answered_can_be_read_by_nobody_else() {
         }
     }
     assert!(seen >= 2, "a journal and a cache: {seen}");
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_in_an_address_is_shown_to_nobody_else() {
+    use std::os::unix::fs::PermissionsExt;
+    const KEY: &str = "secret-0123456789";
+    let echo = enrich::config::FaultSpec {
+        contains: Some("Row 1 ".into()),
+        status: Some(400),
+        message: Some(format!("your key {KEY} does not like this")),
+        ..crate::stops::fault()
+    };
+    let world = World::new(SimulatorSpec { faults: vec![echo], ..SimulatorSpec::default() }).await;
+    append_delta(&world.path("source"), &rows(0..4)).await;
+    let url = format!("{}?api_key={KEY}", world.simulator.url());
+    let [source, target] = ["source", "target"].map(|name| world.path(name).to_str().unwrap().to_owned());
+    let flags = ["--source", &source, "--target", &target, "--prompt", "{{ text }}", "--model", "m"];
+    let mut command = world.command(&["run", "--app-id", "direct", "--base-url", &url]);
+    command.args(flags).env("RUST_LOG", "trace");
+    let run = crate::support::Outcome::of(&world.output(command).await);
+    run.assert_status(0).assert_says("3 answers, 1 error");
+    assert!(!run.stderr.contains(KEY), "{}", run.stderr);
+    let holds = |bytes: &[u8]| bytes.windows(KEY.len()).any(|window| window == KEY.as_bytes());
+    let held: Vec<_> =
+        everything_below(world.folder.path()).into_iter().filter(|(_, bytes)| holds(bytes)).collect();
+    let [(job, _)] = held.as_slice() else { panic!("the key stands in {} files", held.len()) };
+    assert!(job.ends_with("job.toml"), "{}", job.display());
+    assert_eq!(fs::metadata(job).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn what_others_may_put_into_a_folder_is_not_followed_and_hangs_nobody() {
+    let world = World::with_rows(12, 1).await;
+    world.run(&["--max-rows", "2"]).await.assert_status(0);
+    let state = world.path("target/_checkpoints/test");
+    // The names of files that take the place of others, as links to what is not ours.
+    let victim = world.path("victim");
+    fs::write(&victim, "keep me").unwrap();
+    for name in ["checkpoint.tmp", "learned.tmp", "last_run.tmp", "counters.tmp", "job.tmp"] {
+        std::os::unix::fs::symlink(&victim, state.join(name)).unwrap();
+    }
+    let fifo = state.join("journal/1.journal");
+    let _ = fs::remove_file(&fifo);
+    let made = std::process::Command::new("mkfifo").arg(&fifo).status().unwrap();
+    assert!(made.success());
+    let refused = world.run(&[]).await;
+    refused.assert_says("1.journal");
+    assert_ne!(refused.status, Some(0), "a pipe is no journal");
+    fs::remove_file(&fifo).unwrap();
+    world.run(&[]).await.assert_status(0);
+    world.assert_target(0..12).await;
+    assert_eq!(fs::read_to_string(&victim).unwrap(), "keep me");
 }

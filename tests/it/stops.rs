@@ -451,6 +451,50 @@ async fn a_usable_answer_is_kept_however_odd_its_body_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_may_be_paid_is_kept_also_when_it_cannot_be_read_and_wedges_no_job() {
+    let odd = |id: i64, body: &str, times| FaultSpec {
+        contains: Some(format!("Row {id} ")),
+        body: Some(body.to_owned()),
+        times,
+        ..fault()
+    };
+    let huge = format!(
+        r#"{{"choices":[{{"message":{{"content":"good"}}}}],"usage":{{"prompt_tokens":{0},"completion_tokens":{0},"total_tokens":{0},"cost":9e300,"prompt_tokens_details":{{"cached_tokens":{0}}},"completion_tokens_details":{{"reasoning_tokens":{0}}}}}}}"#,
+        u64::MAX
+    );
+    let faults = vec![
+        odd(2, "no JSON at all", Some(1)),
+        odd(3, &huge, None),
+        odd(4, r#"{"nothing":"here"}"#, Some(1)),
+    ];
+    let world = world_of(SimulatorSpec { faults, ..SimulatorSpec::default() }, 8).await;
+    let killed = world.run_with(&[], &[("ENRICH_FAULT", "delta-commit.before=kill")]).await;
+    assert!(killed.status.is_none(), "it was killed before the commit");
+    let journals = journals_below(&world.path("target"));
+    for body in ["no JSON at all", r#"{"nothing":"here"}"#] {
+        let is_there = |bytes: &Vec<u8>| bytes.windows(body.len()).any(|window| window == body.as_bytes());
+        assert!(journals.iter().any(is_there), "{body:?} is in no journal");
+    }
+    let before = world.simulator.counts().requests;
+    world.run(&[]).await.assert_status(0).assert_says("8 rows written, 8 answers, 0 errors");
+    assert_eq!(world.simulator.counts().requests, before, "what was answered is there");
+}
+
+/// The content of all journals.
+fn journals_below(folder: &std::path::Path) -> Vec<Vec<u8>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        match path.extension().and_then(std::ffi::OsStr::to_str) {
+            _ if path.is_dir() => found.extend(journals_below(&path)),
+            Some("journal") => found.push(std::fs::read(&path).unwrap()),
+            _ => {}
+        }
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_later_step_that_is_refused_for_everybody_stops_the_run_too() {
     let refusal = FaultSpec { contains: Some("Second:".into()), status: Some(400), ..fault() };
     let world = world_of(faulty(refusal), 60).await;

@@ -758,6 +758,7 @@ impl Ask for Rehearsed {
                     result: Err(Failure::new(Class::Timeout, "too slow")),
                     limits: Default::default(),
                     may_be_billed: true,
+                    unread: None,
                 }
             }
             Err((refusal, headers, after)) => {
@@ -770,6 +771,7 @@ impl Ask for Rehearsed {
                     result: Err(Failure::new(Class::Timeout, "too slow")),
                     limits: Default::default(),
                     may_be_billed: true,
+                    unread: None,
                 }
             }
             Ok(done) => {
@@ -791,7 +793,12 @@ impl Ask for Rehearsed {
                 );
                 let response = serde_json::from_str(&body).unwrap();
                 let paid = Paid { body: Bytes::from(body), response, latency: now - started };
-                Sent { result: Ok(paid), limits: read(&headers, wall).limits, may_be_billed: true }
+                Sent {
+                    result: Ok(paid),
+                    limits: read(&headers, wall).limits,
+                    may_be_billed: true,
+                    unread: None,
+                }
             }
         }
     }
@@ -817,13 +824,14 @@ fn refused(refusal: &Refusal, heard: &Heard) -> Sent {
     let Refusal { status, kind, code, message, .. } = refusal;
     if *status == 0 {
         let failure = Failure::new(Class::Connection, "the connection broke");
-        return Sent { result: Err(failure), limits: heard.limits, may_be_billed: true };
+        return Sent { result: Err(failure), limits: heard.limits, may_be_billed: true, unread: None };
     }
     let body = serde_json::json!({"error": {"message": message, "type": kind, "code": code}}).to_string();
     Sent {
         result: Err(classify(*status, body.as_bytes(), "m", heard)),
         limits: heard.limits,
         may_be_billed: false,
+        unread: None,
     }
 }
 
