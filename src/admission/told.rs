@@ -12,6 +12,9 @@ use crate::wire::Quota;
 /// Responses that must agree, and for how long, before a window is believed in.
 const AGREE_TIMES: u32 = 8;
 const AGREE_FOR: Duration = Duration::from_secs(3);
+/// A limit that is stated and is smaller is not believed, nor what goes with it: some servers state 0 or 1 whatever they
+/// let through, others mean a second. Where it is true, refusals teach it.
+const MIN_LIMIT: u64 = 10;
 /// Responses come late by different times; resets are rounded to seconds.
 const TOLERANCE: Duration = Duration::from_millis(1_500);
 /// A window that is said to be used up is tried again after this time, with one request.
@@ -68,8 +71,11 @@ impl Told {
             *self = Told::default();
             return;
         }
+        if quota.limit.is_some_and(|limit| limit < MIN_LIMIT) {
+            return;
+        }
         #[expect(clippy::cast_precision_loss, reason = "a limit is far below 2^52")]
-        if let Some(limit) = quota.limit.filter(|limit| *limit > 0) {
+        if let Some(limit) = quota.limit {
             self.limit = Some(limit as f64);
         }
         let (Some(remaining), Some(reset)) = (quota.remaining, quota.reset) else { return };
@@ -206,6 +212,14 @@ mod tests {
             wait <= Duration::from_millis(110),
             "an empty one that is never refused is no wall: {wait:?}"
         );
+    }
+
+    #[test]
+    fn a_limit_of_one_is_not_believed() {
+        for limit in [0, 1, 9] {
+            let (told, now) = after(|_| Quota { limit: Some(limit), ..quota(0, Duration::from_secs(60)) });
+            assert_eq!((told.per_second(), told.wait(1.0, 51.0, 10.0, now)), (None, None), "{limit}");
+        }
     }
 
     #[test]

@@ -189,6 +189,8 @@ pub enum HeaderFamily {
     Groq,
     /// OpenAI's, and they say that nothing is left, which is not true.
     LyingEmpty,
+    /// OpenAI's, and they say that the limit is 1 a minute and nothing is left, which is not true.
+    LyingSmall,
     /// OpenAI's, and they say that ten times as much is left as is true.
     LyingFull,
 }

@@ -274,6 +274,7 @@ impl Told {
         let (limit, remaining, reset) = (limiter.per_minute(), limiter.remaining(), limiter.reset(now));
         match family {
             HeaderFamily::LyingEmpty => Told { limit, remaining: 0.0, reset: Duration::from_secs(60) },
+            HeaderFamily::LyingSmall => Told { limit: 1.0, remaining: 0.0, reset: Duration::from_secs(60) },
             HeaderFamily::LyingFull => {
                 Told { limit: limit * 10.0, remaining: limit * 10.0, reset: Duration::from_millis(1) }
             }

@@ -111,6 +111,7 @@ scenarios! {
     bursts_of_503,
     charge_learned,
     day_exhausted,
+    limit_of_one,
     limits_changed,
     many_rows,
     most_fail,
