@@ -55,7 +55,7 @@ pub(super) fn exit(end: &End, facts: &Facts<'_>) -> Exit {
         }
         End::Complete | End::MaxRows | End::MaxDuration => Exit::Done,
         End::Stopped => Exit::Interrupted,
-        End::Errors(_) | End::Anomaly { .. } => Exit::Errors,
+        End::Errors { .. } | End::Anomaly { .. } => Exit::Errors,
         End::Budget(_) => Exit::Budget,
         End::Provider { failure, .. } if failure.class == Class::Template => Exit::Usage,
         End::Provider { .. } => Exit::Provider,
@@ -80,14 +80,14 @@ impl Facts<'_> {
         let job = self.typed;
         let again = match self.errand {
             Errand::Run(..) => format!("enrich run {job}"),
-            Errand::Retry(..) => format!("enrich retry {job}"),
+            Errand::Retry { typed, .. } => format!("enrich retry {job}{typed}"),
         };
         match end {
             End::Complete if self.totals.settled == 0 && self.totals.committed_rows == 0 => {
                 let target = &self.job.target.location;
                 Words::of([match self.errand {
                     Errand::Run(..) => format!("nothing to do: every row of the source is in {target}"),
-                    Errand::Retry(..) => format!("nothing to do: no such failed row is in {target}"),
+                    Errand::Retry { .. } => format!("nothing to do: no such failed row is in {target}"),
                 }])
             }
             End::Complete => self.good("done", None),
@@ -102,18 +102,16 @@ impl Facts<'_> {
                     "everything that was answered is kept; what was cut off in flight is asked again; to go on: {again}"
                 ),
             ]),
-            End::Errors(errors) => self.bad(
+            End::Errors { errors, pauses } => self.bad(
                 format!("too many errors: {errors}"),
                 format!(
-                    "see them with enrich errors {job} and mend the cause, or raise max_error_rate ({}); then: {again}",
-                    self.job.max_error_rate
+                    "see them with enrich errors {job} and mend the cause, or raise max_error_rate ({}){}",
+                    self.job.max_error_rate,
+                    until(*pauses, &again)
                 ),
             ),
             End::Anomaly { anomaly, pauses } => {
-                let until = match pauses {
-                    true => format!("; until then no run asks anything; to go on as it is: {again} --unpause"),
-                    false => format!("; then: {again}"),
-                };
+                let until = until(*pauses, &again);
                 self.bad(
                     format!("something is wrong with the answers: {anomaly}"),
                     format!(
@@ -210,6 +208,14 @@ impl Facts<'_> {
 impl Words {
     fn of<const N: usize>(lines: [String; N]) -> Self {
         Words { problem: None, lines: lines.into() }
+    }
+}
+
+/// What a run that stopped for its answers is waited for with.
+fn until(pauses: bool, again: &str) -> String {
+    match pauses {
+        true => format!("; until then no run asks anything; to go on as it is: {again} --unpause"),
+        false => format!("; then: {again}"),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Arguments that name the job, for every command that has one.
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use clap::Args;
 
@@ -44,8 +45,18 @@ impl SetArguments {
     }
 
     pub(super) fn load(&self, file: &Path, keys: Keys) -> Result<Job, ConfigError> {
+        // The first is the one that the command is about.
+        let _ = TYPED.set(self.typed(file));
         Job::load_set(file, &self.set, keys)
     }
+}
+
+/// The job of the command, as it is typed again.
+static TYPED: OnceLock<String> = OnceLock::new();
+
+/// A hint with the job in place of the word that stands for it.
+pub(super) fn about_job(hint: &str) -> String {
+    hint.replace("JOB", TYPED.get().map_or("JOB", String::as_str))
 }
 
 /// A word as a POSIX shell reads it back.

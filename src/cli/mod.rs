@@ -146,7 +146,7 @@ fn told(error: &anyhow::Error) -> String {
 }
 
 fn explain_engine(error: &EngineError, console: &Console) -> Exit {
-    console.problem(error.to_string(), error.hint());
+    console.problem(error.to_string(), error.hint().map(job::about_job).as_deref());
     exit_of(error)
 }
 
@@ -161,7 +161,7 @@ fn exit_of(error: &EngineError) -> Exit {
         EngineError::Cut(end) => match **end {
             End::Budget(_) => Exit::Budget,
             End::Provider { .. } => Exit::Provider,
-            End::Errors(_) | End::Anomaly { .. } => Exit::Errors,
+            End::Errors { .. } | End::Anomaly { .. } => Exit::Errors,
             _ => Exit::Interrupted,
         },
         error if error.is_usage() => Exit::Usage,

@@ -7,6 +7,7 @@ use chrono::SecondsFormat;
 use clap::ValueEnum;
 use serde::Serialize;
 use serde_json::{Map, Value};
+use tracing::Level;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -49,16 +50,30 @@ pub(super) enum LogFormat {
 pub(super) struct Console {
     format: LogFormat,
     display: Arc<OnceLock<Display>>,
+    /// Whether lines say when they were written and of which job: cron keeps those of many runs in one file.
+    is_log: bool,
+    /// The job that they are about.
+    job: Arc<OnceLock<String>>,
 }
 
 impl Console {
     pub(super) fn new(format: LogFormat) -> Self {
-        Console { format, display: Arc::default() }
+        Console { format, is_log: !io::stderr().is_terminal(), ..Console::default() }
     }
 
     /// From now on writes above this display.
     pub(super) fn show(&self, display: Display) {
         let _ = self.display.set(display);
+    }
+
+    /// Whether there is a display.
+    pub(super) fn has_display(&self) -> bool {
+        self.display.get().is_some()
+    }
+
+    /// From now on lines are about this job.
+    pub(super) fn names_job(&self, app_id: &str) {
+        let _ = self.job.set(app_id.to_owned());
     }
 
     /// Takes the display away.
@@ -71,8 +86,8 @@ impl Console {
     /// Tells something.
     pub(super) fn talk(&self, line: impl AsRef<str>) {
         match self.format {
-            LogFormat::Text => self.line(line.as_ref()),
-            LogFormat::Json => self.object("INFO", line.as_ref(), &[]),
+            LogFormat::Text => self.line(Level::INFO, line.as_ref()),
+            LogFormat::Json => self.object(Level::INFO, line.as_ref(), &[]),
         }
     }
 
@@ -81,14 +96,14 @@ impl Console {
         let what = what.as_ref();
         match self.format {
             LogFormat::Text => {
-                self.line(&format!("error: {what}"));
+                self.line(Level::ERROR, &format!("error: {what}"));
                 if let Some(hint) = hint {
-                    self.line(&format!("hint: {hint}"));
+                    self.line(Level::ERROR, &format!("hint: {hint}"));
                 }
             }
             LogFormat::Json => {
                 let hint = hint.map(|hint| ("hint", Value::from(hint)));
-                self.object("ERROR", what, hint.as_slice());
+                self.object(Level::ERROR, what, hint.as_slice());
             }
         }
     }
@@ -96,28 +111,35 @@ impl Console {
     /// Tells how a run ended: in lines for people, or in one object with the figures.
     pub(super) fn last(&self, lines: &[String], summary: &impl Serialize) {
         match self.format {
-            LogFormat::Text => lines.iter().for_each(|line| self.line(line)),
+            LogFormat::Text => lines.iter().for_each(|line| self.line(Level::INFO, line)),
             LogFormat::Json => {
                 let message = lines.first().map(String::as_str).unwrap_or_default();
                 let summary = serde_json::to_value(summary).unwrap_or_default();
-                self.object("INFO", message, &[("summary", summary)]);
+                self.object(Level::INFO, message, &[("summary", summary)]);
             }
         }
     }
 
     /// The same form as that of the log's lines.
-    fn object(&self, level: &str, message: &str, more: &[(&str, Value)]) {
+    fn object(&self, level: Level, message: &str, more: &[(&str, Value)]) {
         let mut object = Map::new();
-        let time = clock::wall().to_rfc3339_opts(SecondsFormat::Micros, true);
-        object.insert("timestamp".into(), time.into());
-        object.insert("level".into(), level.into());
+        object.insert("timestamp".into(), now().into());
+        object.insert("level".into(), level.as_str().into());
+        if let Some(job) = self.job.get() {
+            object.insert("app_id".into(), job.as_str().into());
+        }
         object.insert("message".into(), message.into());
         object.extend(more.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
-        self.line(&Value::Object(object).to_string());
+        self.emit(format!("{}\n", Value::Object(object)).as_bytes());
     }
 
-    fn line(&self, line: &str) {
-        self.emit(format!("{line}\n").as_bytes());
+    fn line(&self, level: Level, line: &str) {
+        let line = match (self.is_log, self.job.get()) {
+            (true, Some(job)) => format!("{} {level:>5} [{job}] {line}\n", now()),
+            (true, None) => format!("{} {level:>5} {line}\n", now()),
+            (false, _) => format!("{line}\n"),
+        };
+        self.emit(line.as_bytes());
     }
 
     fn emit(&self, bytes: &[u8]) {
@@ -144,6 +166,11 @@ impl Console {
             LogFormat::Json => log.json().flatten_event(true).with_current_span(false).try_init(),
         };
     }
+}
+
+/// The time as the log has it.
+fn now() -> String {
+    clock::wall().to_rfc3339_opts(SecondsFormat::Micros, true)
 }
 
 /// Colours are for terminals whose owners have not asked to be spared them (no-color.org).

@@ -61,7 +61,7 @@ pub(super) async fn plan(arguments: PlanArguments) -> anyhow::Result<Exit> {
     let PlanArguments { pilot, sample, prompts, seed, .. } = arguments;
     let options = ForecastOptions { sample, pilot, seed, prompts };
     let url = simulator.as_ref().map(Simulator::url);
-    let voice = Voice::new(vec![Box::new(Log)]);
+    let voice = Voice::new(vec![Box::new(Log::default())]);
     let forecast = engine::forecast(&job, options, stop, url, voice).await?;
     match arguments.format {
         Shape::Json => output::data(serde_json::to_string(&forecast)?)?,

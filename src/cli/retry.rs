@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::exit::Exit;
-use super::job::JobArguments;
+use super::job::{JobArguments, shell_quoted};
 use super::select::SelectArguments;
 use super::session::{self, Errand, SessionArguments};
 use crate::checkpoint::Retrying;
@@ -27,7 +27,14 @@ pub(super) struct RetryArguments {
 
 pub(super) async fn retry(arguments: RetryArguments) -> anyhow::Result<Exit> {
     let RetryArguments { job, select, provider, limit, session } = arguments;
+    let mut options = select.typed();
+    if let Some(provider) = &provider {
+        options.push_str(&format!(" --provider {}", shell_quoted(provider)));
+    }
     let wanted = Retrying { selection: select.selection(&[]), provider, ..Retrying::default() };
-    session::attend(&session, &Errand::Retry(wanted, limit), || Ok((job.load(Keys::Read)?, job.typed())))
-        .await
+    let typed = job.typed();
+    // The limit is for one run; what is chosen is for all of them.
+    let limited = limit.map_or_else(String::new, |limit| format!(" --limit {limit}"));
+    let errand = Errand::Retry { wanted, limit, typed: format!("{options}{limited}") };
+    session::attend(&session, &errand, || Ok((job.load(Keys::Read)?, typed))).await
 }

@@ -25,7 +25,7 @@ pub(super) struct RunArguments {
     /// Empty the target and ask about every row again; asks first
     #[arg(long)]
     restart: bool,
-    /// Go on though the job is paused: it stopped at an anomaly, and nothing was changed since
+    /// Go on though the job is paused: it stopped at an anomaly or too many errors, and nothing was changed since
     #[arg(long, conflicts_with = "restart")]
     unpause: bool,
     /// Do not ask first

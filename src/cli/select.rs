@@ -1,9 +1,10 @@
 //! Arguments that choose failed rows, for `errors` and `retry`.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 
+use super::job::shell_quoted;
 use crate::checkpoint::Selection;
 use crate::clock;
 use crate::config::moment;
@@ -45,6 +46,28 @@ fn since(text: &str) -> Result<DateTime<Utc>, String> {
 }
 
 impl SelectArguments {
+    /// As they are typed again.
+    pub(super) fn typed(&self) -> String {
+        let mut typed = String::new();
+        let mut add = |name: &str, value: &str| typed.push_str(&format!(" --{name} {}", shell_quoted(value)));
+        if !self.class.is_empty() {
+            add("class", &self.class.join(","));
+        }
+        if !self.step.is_empty() {
+            add("step", &self.step.join(","));
+        }
+        if let Some(batch) = self.batch {
+            add("batch", &batch.to_string());
+        }
+        if let Some(since) = self.since {
+            add("since", &since.to_rfc3339_opts(SecondsFormat::AutoSi, true));
+        }
+        if let Some(condition) = &self.condition {
+            add("where", condition);
+        }
+        typed
+    }
+
     /// What the arguments choose; `providers` are those that were asked.
     pub(super) fn selection(&self, providers: &[String]) -> Selection {
         Selection {

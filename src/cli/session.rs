@@ -78,8 +78,8 @@ enum IfRunning {
 pub(super) enum Errand {
     /// Enrich rows, so many at most, from here.
     Run(Option<u64>, Begin),
-    /// Ask again about failed rows, so many at most.
-    Retry(Retrying, Option<u64>),
+    /// Ask again about failed rows, so many at most; with the options that say so, as they are typed again.
+    Retry { wanted: Retrying, limit: Option<u64>, typed: String },
 }
 
 /// Does it and tells how it went. The job is what `load` reads, with its file and what is set in it as they
@@ -105,6 +105,7 @@ async fn attempt(
     let mut tasks = JoinSet::new();
     let stop = signals::watch_signals(&mut tasks, console)?;
     let (job, typed) = load()?;
+    console.names_job(&job.app_id);
     let tally = Tally::default();
     let mut reports = watch(arguments, console, &tally);
     let simulator = match &job.simulator {
@@ -118,15 +119,16 @@ async fn attempt(
     }
     let (max_rows, begin) = match errand {
         Errand::Run(max_rows, begin) => (*max_rows, *begin),
-        Errand::Retry(_, limit) => (*limit, Begin::GoOn),
+        Errand::Retry { limit, .. } => (*limit, Begin::GoOn),
     };
     let options =
         RunOptions { grace: arguments.grace, max_rows, max_duration: arguments.max_duration, begin };
+    let log = if console.has_display() { Log::default() } else { Log::with_reasons() };
     let url = simulator.as_ref().map(Simulator::url);
-    let voice = Voice::new(vec![Box::new(tally.clone()), Box::new(Log)]);
+    let voice = Voice::new(vec![Box::new(tally.clone()), Box::new(log)]);
     let ended = match errand {
         Errand::Run(..) => engine::run(&job, options, stop, url, voice).await,
-        Errand::Retry(wanted, _) => engine::retry(&job, wanted, options, stop, url, voice).await,
+        Errand::Retry { wanted, .. } => engine::retry(&job, wanted, options, stop, url, voice).await,
     };
     let ended = match ended {
         Ok(end) => Ended::Run(end),

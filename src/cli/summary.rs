@@ -153,7 +153,7 @@ impl<'a> Summary<'a> {
                 summary.end = "budget";
                 summary.message = Some(words.clone());
             }
-            Ended::Run(End::Errors(errors)) => {
+            Ended::Run(End::Errors { errors, .. }) => {
                 summary.end = "error_rate";
                 summary.step = Some(&errors.step);
                 summary.class = Some(errors.class.name());

@@ -2,7 +2,6 @@
 
 use std::future::Future;
 
-use super::anomalies::Anomaly;
 use super::error::EngineError;
 use crate::checkpoint::PlannedBatch;
 use crate::event::{Event, Voice};
@@ -49,7 +48,7 @@ pub(super) trait Feed: Send + 'static {
     ) -> impl Future<Output = Result<(), EngineError>> + Send;
 
     /// Keeps later runs from paying for more of the same, where they come again by themselves; says whether it does.
-    fn pause(&mut self, _why: &Anomaly) -> impl Future<Output = Result<bool, EngineError>> + Send {
+    fn pause(&mut self, _why: String) -> impl Future<Output = Result<bool, EngineError>> + Send {
         async { Ok(false) }
     }
 

@@ -1,9 +1,8 @@
-//! The pause of a job that stopped at an anomaly: no later run pays for more of the same until somebody has acted.
+//! The pause of a job that stopped at an anomaly or at too many errors: no later run pays for more of the same until somebody has acted.
 
 use serde_json::{Value, json};
 use url::Url;
 
-use super::anomalies::Anomaly;
 use crate::checkpoint::{Checkpoint, Paused};
 use crate::clock;
 use crate::config::{Anomalies, Job, Provider, StepSpec};
@@ -15,7 +14,8 @@ pub(super) fn cause(job: &Job) -> Fingerprint {
     let steps: Vec<Value> = job.steps.iter().map(|step| of_step(job, step)).collect();
     let Anomalies { rows, empty, refused, invalid, cut } = job.anomalies;
     let bounds = [empty, refused, invalid, cut];
-    Fingerprint::of([json!([steps, job.source.condition, rows, bounds]).to_string().as_bytes()])
+    let cause = json!([steps, job.source.condition, rows, bounds, job.max_error_rate]);
+    Fingerprint::of([cause.to_string().as_bytes()])
 }
 
 fn of_step(job: &Job, step: &StepSpec) -> Value {
@@ -55,8 +55,8 @@ fn of_provider(provider: &Provider) -> Value {
 }
 
 /// What a checkpoint says of a job that stopped.
-pub(super) fn paused(cause: Fingerprint, anomaly: &Anomaly) -> Paused {
-    Paused { since: clock::wall(), why: anomaly.to_string(), cause: cause.to_string() }
+pub(super) fn paused(cause: Fingerprint, why: String) -> Paused {
+    Paused { since: clock::wall(), why, cause: cause.to_string() }
 }
 
 /// Whether a checkpoint is paused because of this.
@@ -134,7 +134,7 @@ provider = "far"
             ("max_rows = 100", "max_rows = 200", false),
             ("max_concurrency = 4", "max_concurrency = 8\nrequests_per_minute = 9", false),
             ("max_concurrency = 4", "price_per_million_input = 1\nprice_per_million_output = 2", false),
-            ("app_id = \"a\"", "app_id = \"a\"\nmax_error_rate = 0.9", false),
+            ("app_id = \"a\"", "app_id = \"a\"\nmax_error_rate = 0.9", true),
         ] {
             assert!(JOB.contains(from));
             let cause = cause_of(&JOB.replace(from, to));

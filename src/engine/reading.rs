@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use arrow::datatypes::Schema;
 
-use super::anomalies::Anomaly;
 use super::error::EngineError;
 use super::feed::{Feed, Loaded};
 use super::pause;
@@ -91,7 +90,7 @@ impl Feed for Reading {
         if checkpoint == self.checkpoint { Ok(()) } else { self.save(checkpoint).await }
     }
 
-    async fn pause(&mut self, why: &Anomaly) -> Result<bool, EngineError> {
+    async fn pause(&mut self, why: String) -> Result<bool, EngineError> {
         let paused = Some(pause::paused(self.cause, why));
         self.save(Checkpoint { paused, ..self.checkpoint.clone() }).await?;
         Ok(true)

@@ -97,7 +97,12 @@ pub enum End {
     /// The budget is spent, with these words.
     Budget(String),
     /// More rows failed than the job allows.
-    Errors(TooManyErrors),
+    Errors {
+        /// How many, and of which class.
+        errors: TooManyErrors,
+        /// Whether later runs ask nothing until somebody has acted.
+        pauses: bool,
+    },
     /// More outcomes make little sense than the job allows.
     Anomaly {
         /// What they are.
@@ -118,7 +123,7 @@ impl End {
             End::Stopped => "interrupted",
             End::Provider { .. } => "provider",
             End::Budget(_) => "budget",
-            End::Errors(_) => "error_rate",
+            End::Errors { .. } => "error_rate",
             End::Anomaly { .. } => "anomaly",
         }
     }
@@ -129,7 +134,7 @@ impl End {
         match self {
             End::Provider { provider, failure } => Some(format!("provider {provider}: {failure}")),
             End::Budget(words) => Some(format!("the budget is spent: {words}")),
-            End::Errors(errors) => Some(errors.to_string()),
+            End::Errors { errors, .. } => Some(errors.to_string()),
             End::Anomaly { anomaly, .. } => Some(anomaly.to_string()),
             _ => None,
         }
@@ -341,12 +346,12 @@ impl<F: Feed, D: Drain> Running<F, D> {
 
     /// Keeps later runs from paying for more of what this one stops at, as soon as it is known.
     async fn pause(&mut self) -> Result<(), EngineError> {
-        if let (Some(Stop::Anomaly(anomaly)), Some(feed)) = (&self.enricher.stop, &mut self.feed)
+        if let (Some(why), Some(feed)) = (self.enricher.stop.as_ref().and_then(Stop::pauses), &mut self.feed)
             && self.pauses.is_none()
             && !matches!(self.error, Some(EngineError::Lease(_)))
         {
             self.pauses = Some(false);
-            self.pauses = Some(feed.pause(anomaly).await?);
+            self.pauses = Some(feed.pause(why).await?);
         }
         Ok(())
     }
@@ -361,7 +366,7 @@ impl<F: Feed, D: Drain> Running<F, D> {
         if let (Some(anomaly), Some(feed)) = (self.enricher.anomaly_at_the_end(), &mut self.feed)
             && is_end
         {
-            match feed.pause(&anomaly).await {
+            match feed.pause(anomaly.to_string()).await {
                 // Who cannot be paused was told what came of each row.
                 Ok(false) => {}
                 Ok(true) => {
@@ -518,7 +523,7 @@ impl<F: Feed, D: Drain> Running<F, D> {
         Ok(match stopped {
             Some(Stop::Provider { provider, failure }) => End::Provider { provider, failure },
             Some(Stop::Budget(words)) => End::Budget(words),
-            Some(Stop::Errors(errors)) => End::Errors(errors),
+            Some(Stop::Errors(errors)) => End::Errors { errors, pauses: self.pauses == Some(true) },
             Some(Stop::Anomaly(anomaly)) => End::Anomaly { anomaly, pauses: self.pauses == Some(true) },
             Some(Stop::Journal(error)) => return Err(error.into()),
             Some(Stop::MaxRows) => End::MaxRows,

@@ -42,8 +42,17 @@ impl Stop {
         }
     }
 
+    /// Why the job is paused, where this reason pauses it: another run would pay for more of the same.
+    pub(super) fn pauses(&self) -> Option<String> {
+        match self {
+            Stop::Anomaly(anomaly) => Some(anomaly.to_string()),
+            Stop::Errors(errors) => Some(errors.to_string()),
+            _ => None,
+        }
+    }
+
     /// Whether this reason takes the place of one before it: the first counts, except that a lost answer
-    /// must not hide behind it, nor what pauses the job behind what does not.
+    /// must not hide behind it, nor what is wrong with answers behind there being few.
     pub(super) fn outranks(&self, before: Option<&Stop>) -> bool {
         match before {
             None | Some(Stop::MaxRows) => true,

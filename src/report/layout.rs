@@ -152,7 +152,7 @@ fn bar(done: u64, of: u64, width: usize) -> String {
 }
 
 /// Rounded down, so that the end is not there before it is.
-fn percent(done: u64, of: u64) -> u128 {
+pub(super) fn percent(done: u64, of: u64) -> u128 {
     match of {
         0 => 100,
         of => u128::from(done) * 100 / u128::from(of),

@@ -1,8 +1,14 @@
 //! Events as lines of a log.
 
+use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::event::{Event, Listener};
+use crate::fault::Failure;
+
+/// Reasons for a further attempt that are said once each.
+const MAX_REASONS: usize = 20;
 
 /// Milliseconds as a number: a wider integer would be text in JSON.
 fn ms(time: Duration) -> u64 {
@@ -10,8 +16,28 @@ fn ms(time: Duration) -> u64 {
 }
 
 /// Writes events to the log.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Log;
+#[derive(Debug, Default)]
+pub struct Log {
+    /// Reasons for a further attempt that were said; none where they are not.
+    reasons: Option<Mutex<HashSet<String>>>,
+}
+
+impl Log {
+    /// A log that is read where no display is seen: it says each reason for a further attempt the first time.
+    #[must_use]
+    pub fn with_reasons() -> Self {
+        Log { reasons: Some(Mutex::default()) }
+    }
+
+    /// Whether a reason is one that was not said yet; numbers make no other one of it.
+    fn is_new(&self, provider: &str, failure: &Failure) -> bool {
+        let Some(reasons) = &self.reasons else { return false };
+        let mut reason = format!("{provider} {failure}");
+        reason.retain(|c| !c.is_ascii_digit());
+        let mut reasons = reasons.lock().unwrap_or_else(PoisonError::into_inner);
+        reasons.len() < MAX_REASONS && reasons.insert(reason)
+    }
+}
 
 impl Listener for Log {
     fn on(&self, event: &Event<'_>) {
@@ -21,6 +47,9 @@ impl Listener for Log {
             Event::Planned { batch, rows } => tracing::debug!(%batch, rows, "batch planned"),
             Event::Opened { batch, rows, recovered, decoded, .. } => {
                 tracing::debug!(%batch, rows, recovered, decoded, "batch opened");
+            }
+            Event::Retried { provider, failure, .. } if self.is_new(provider, failure) => {
+                tracing::info!(provider, %failure, "an attempt failed and is repeated; more of these are counted alone");
             }
             Event::Retried { provider, failure, after } => {
                 tracing::debug!(provider, %failure, after_ms = ms(*after), "attempt failed");

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval_at};
 
 use super::figures::{Figures, Gauge};
+use super::layout::percent;
 use super::tally::Tally;
 use super::waits::brief;
 use crate::clock;
@@ -26,11 +27,13 @@ pub async fn log_progress(tally: Tally, interval: Duration) {
 fn log(figures: &Figures) {
     let rows_per_second = figures.per_second.map(|pace| (pace * 100.0).round() / 100.0);
     let left = figures.left.map(brief);
+    let share = figures.of.filter(|of| *of > 0).map(|of| format!("{}%", percent(figures.rows, of)));
     let errors = figures.error_count();
     let by_class = (errors > 0).then(|| figures.errors_by_class().join(", "));
     tracing::info!(
         rows = figures.rows,
         of = figures.of,
+        share,
         rows_per_second,
         left,
         in_flight = figures.in_flight,

@@ -39,6 +39,8 @@ pub(super) struct DeltaSource {
 
 /// Table property that says how long removed files are kept; 7 days by default.
 const RETENTION: &str = "delta.deletedFileRetentionDuration";
+/// Commits whose rows are counted ahead.
+const MAX_COUNTED_VERSIONS: usize = 200;
 /// Files of a version that are in memory at once.
 const LISTED_FILES: usize = 1_000;
 
@@ -345,7 +347,7 @@ impl DeltaSource {
         Position::DeltaLog { version: self.table.version() + 1, files: 0, row: 0 }
     }
 
-    /// Only what the files of the newest version tell; none once the log is followed.
+    /// What the log tells of the files that are left; none where it does not, or would have to be followed far.
     pub(super) async fn rows_after(&self, position: &Position) -> Option<u64> {
         match position {
             Position::Start if self.start.is_some() => None,
@@ -355,8 +357,30 @@ impl DeltaSource {
             {
                 self.table.rows_after(Some((*modified_ms, file)), *row).await.ok()?
             }
+            Position::DeltaLog { version, files, row } => self.rows_of_log(*version, *files, *row).await,
             _ => None,
         }
+    }
+
+    /// Rows of the commits from a version on, without the first files of that version, and rows of the one after them.
+    async fn rows_of_log(&self, first: u64, files: u64, row: u64) -> Option<u64> {
+        let versions = first..=self.table.version();
+        if versions.clone().count() > MAX_COUNTED_VERSIONS {
+            return None;
+        }
+        let mut rows = 0;
+        for version in versions {
+            let entry = self.table.log_entry(version, None).await.ok()??;
+            if !entry.removed.is_empty() {
+                match self.skip_change_commits {
+                    true => continue,
+                    false => return None,
+                }
+            }
+            let done = if version == first { usize::try_from(files).ok()? } else { 0 };
+            rows += entry.added.iter().skip(done).map(DataFile::live_rows).sum::<Option<u64>>()?;
+        }
+        Some(rows.saturating_sub(row))
     }
 
     /// The files of the newest version, whole, in which a row may meet the condition.

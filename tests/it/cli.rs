@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use enrich::config::SimulatorSpec;
 use enrich::table::Table;
 
-use crate::support::{Outcome, World, append_delta, rows};
+use crate::support::{Outcome, World, append_delta, plain, rows};
 
 fn run_in(folder: &Path, arguments: &[&str]) -> Outcome {
     let mut command = Command::new(env!("CARGO_BIN_EXE_enrich"));
@@ -37,7 +37,7 @@ pub fn clone() -> (tempfile::TempDir, PathBuf) {
 
 /// Takes out what differs from run to run.
 fn steady(text: &str, root: &Path) -> String {
-    let text = text.replace(root.to_str().unwrap(), "[project]");
+    let text = plain(text).replace(root.to_str().unwrap(), "[project]");
     let mut steady = String::new();
     for line in text.lines() {
         let line = match line.rfind(" retries, ") {

@@ -1,6 +1,7 @@
 //! What a run says while it goes on and when it ends: progress, log formats, the summary for scripts, and the
 //! share of errors that ends it.
 
+use std::fs;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -8,12 +9,12 @@ use enrich::config::{FaultSpec, SimulatorSpec, Span};
 use serde_json::Value;
 
 use crate::stops::{fault, faulty, slow, world_of};
-use crate::support::{Outcome, World, append_delta, rows};
+use crate::support::{Outcome, World, append_delta, plain, rows};
 
 /// Takes out what differs from run to run: times, ids, folders.
 fn steady(text: &str, world: &World) -> String {
     let folder = world.folder.path().canonicalize().unwrap();
-    let text = text.replace(folder.to_str().unwrap(), "[folder]");
+    let text = plain(text).replace(folder.to_str().unwrap(), "[folder]");
     let text = text.replace(world.folder.path().to_str().unwrap(), "[folder]");
     let mut steady = String::new();
     for line in text.lines() {
@@ -52,9 +53,10 @@ fn pretty(value: &Value) -> String {
 
 /// Refuses two of three prompts.
 fn mostly_refusing() -> SimulatorSpec {
-    let refusal =
-        FaultSpec { share: 0.67, status: Some(400), message: Some("Bad characters.".into()), ..fault() };
-    faulty(refusal)
+    // Rows, and no harmless question.
+    let contains = Some("Row ".to_owned());
+    let message = Some("Bad characters.".into());
+    faulty(FaultSpec { contains, share: 0.67, status: Some(400), message, ..fault() })
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -174,6 +176,52 @@ async fn json_is_all_there_is_on_stderr_when_it_is_asked_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn lines_in_a_log_say_when_and_of_which_job_and_each_reason_for_a_retry_once() {
+    let busy = |id: &str, message: &str| FaultSpec {
+        contains: Some(format!("Row {id}")),
+        message: Some(message.into()),
+        ..FaultSpec { status: Some(503), times: Some(1), ..fault() }
+    };
+    let faults = vec![busy("1", "busy, 17 wait"), busy("2", "busy, 4 wait"), busy("3", "restarting")];
+    let world = world_of(SimulatorSpec { faults, ..SimulatorSpec::default() }, 40).await;
+    let in_log = |outcome: &Outcome, level: &str, text: &str| {
+        let line = format!(r"(?m)^\d{{4}}-\d\d-\d\dT[0-9:.]+Z +{level} \[test\] {text}");
+        assert!(regex::Regex::new(&line).unwrap().is_match(&outcome.stderr), "{text}:\n{}", outcome.stderr);
+    };
+    let ran = world.run(&[]).await;
+    in_log(ran.assert_status(0), "INFO", "done: 40 rows written");
+    let reasons =
+        ran.stderr.lines().filter(|line| line.contains("an attempt failed and is repeated")).count();
+    assert_eq!(reasons, 2, "numbers make no other reason:\n{}", ran.stderr);
+    in_log(world.run(&[]).await.assert_status(0), "INFO", "nothing to do: ");
+    fs::remove_dir_all(world.path("source")).unwrap();
+    in_log(world.run(&[]).await.assert_status(2), "ERROR", "error: the source ");
+    world.write_text("app_id = 7");
+    let wrong = world.run(&[]).await;
+    let line = regex::Regex::new(r"^\d{4}-\d\d-\d\dT[0-9:.]+Z ERROR error: ").unwrap();
+    assert!(line.is_match(&wrong.assert_status(2).stderr), "{}", wrong.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_follows_a_log_knows_how_many_rows_are_left() {
+    let world = world_of(SimulatorSpec::default(), 20).await;
+    world.run(&[]).await.assert_status(0);
+    for commit in 0..3 {
+        append_delta(&world.path("source"), &rows(20 + 10 * commit..30 + 10 * commit)).await;
+    }
+    let outstanding = |outcome: &Outcome| {
+        let line = outcome.stderr.lines().find(|line| line.contains("outstanding"));
+        line.unwrap_or_default().to_owned()
+    };
+    let debug = [("RUST_LOG", "enrich=debug")];
+    // In the middle of the first commit.
+    let part = world.run_with(&["--max-rows", "4"], &debug).await;
+    assert!(outstanding(part.assert_status(0)).contains("rows=30 "), "{}", outstanding(&part));
+    let rest = world.run_with(&[], &debug).await;
+    assert!(outstanding(rest.assert_status(0)).contains("rows=26"), "{}", outstanding(&rest));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn rust_log_says_what_is_logged() {
     let world = world_of(SimulatorSpec::default(), 20).await;
     let ran = world.run_with(&[], &[("RUST_LOG", "enrich=debug")]).await;
@@ -211,6 +259,11 @@ async fn a_run_that_fails_for_most_rows_stops_and_keeps_what_was_answered() {
     assert!((1_000..1_200).contains(&requests), "{requests} requests");
     assert!(written >= 900 && written % 100 == 0, "{written} rows: full batches are committed");
 
+    // Cron comes again: nothing is asked until somebody has acted.
+    let paused = world.run(&[]).await;
+    paused.assert_status(3).assert_says("the job is paused since").assert_says("failed, ");
+    paused.assert_says(&format!("to go on as it is: enrich run {} --unpause", world.job().display()));
+    assert_eq!(world.simulator.counts().requests, requests);
     // What is in the journal is not judged again, and the rows that are left are asked.
     world.write_text(&format!("max_error_rate = 1\n{text}"));
     world.run(&[]).await.assert_status(0);

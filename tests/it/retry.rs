@@ -198,6 +198,13 @@ async fn limited_retries_that_follow_each_other_come_to_every_row() {
     let failed: Vec<i64> =
         world.target().await.iter().filter(|row| row.error_count > 0).map(|row| row.id).collect();
     assert_eq!(failed, [2, 7, 11, 15], "the one that was not asked by the retries before");
+    // What is to be typed next chooses the same rows.
+    let chosen = ["--class", "too_large", "--step", "answer", "--where", "id > 0", "--limit", "1"];
+    let told = retry(&world, &chosen).await;
+    let job = world.job().display().to_string();
+    let again =
+        format!("to go on: enrich retry {job} --class too_large --step answer --where 'id > 0' --limit 1");
+    told.assert_status(0).assert_says(&again);
 }
 
 #[tokio::test(flavor = "multi_thread")]

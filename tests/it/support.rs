@@ -277,3 +277,11 @@ pub fn everything_below(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     }
     found
 }
+
+/// What was said without the times and the job of its lines, and without the log's own lines.
+pub fn plain(stderr: &str) -> String {
+    let of_log = regex::Regex::new(r"^\S+Z +(INFO|WARN|ERROR) ").unwrap();
+    let of_job = regex::Regex::new(r"^\S+Z +(INFO|ERROR) \[[^\]]+\] ").unwrap();
+    let lines = stderr.lines().filter(|line| of_job.is_match(line) || !of_log.is_match(line));
+    lines.map(|line| format!("{}\n", of_job.replace(line, ""))).collect()
+}
