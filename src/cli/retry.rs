@@ -35,6 +35,6 @@ pub(super) async fn retry(arguments: RetryArguments) -> anyhow::Result<Exit> {
     let typed = job.typed();
     // The limit is for one run; what is chosen is for all of them.
     let limited = limit.map_or_else(String::new, |limit| format!(" --limit {limit}"));
-    let errand = Errand::Retry { wanted, limit, typed: format!("{options}{limited}") };
+    let errand = Errand::Retry { wanted: Box::new(wanted), limit, typed: format!("{options}{limited}") };
     session::attend(&session, &errand, || Ok((job.load(Keys::Read)?, typed))).await
 }

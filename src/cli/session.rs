@@ -79,7 +79,7 @@ pub(super) enum Errand {
     /// Enrich rows, so many at most, from here.
     Run(Option<u64>, Begin),
     /// Ask again about failed rows, so many at most; with the options that say so, as they are typed again.
-    Retry { wanted: Retrying, limit: Option<u64>, typed: String },
+    Retry { wanted: Box<Retrying>, limit: Option<u64>, typed: String },
 }
 
 /// Does it and tells how it went. The job is what `load` reads, with its file and what is set in it as they
