@@ -24,6 +24,17 @@ pub fn wall() -> DateTime<Utc> {
     Utc::now()
 }
 
+/// Holds the wall clock to what can be: rows are stamped with it, and ages are taken by it.
+///
+/// # Errors
+/// When it is not set, with what to do about it.
+pub fn is_set(wall: DateTime<Utc>) -> Result<(), String> {
+    if wall < DateTime::UNIX_EPOCH {
+        return Err(format!("the clock of this machine says {}, before 1970: set it first", told(wall)));
+    }
+    Ok(())
+}
+
 /// A moment as people are told it, to the second.
 #[must_use]
 pub fn told(at: DateTime<Utc>) -> String {
@@ -58,5 +69,17 @@ impl Jitter {
     #[must_use]
     pub fn full(&mut self, most: Duration) -> Duration {
         most.mul_f64(self.0.f64())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_before_1970_is_not_set() {
+        assert!(is_set(wall()).is_ok() && is_set(DateTime::UNIX_EPOCH).is_ok());
+        let before = DateTime::UNIX_EPOCH - chrono::TimeDelta::seconds(1);
+        assert!(is_set(before).unwrap_err().starts_with("the clock of this machine says 1969-12-31"));
     }
 }

@@ -4,7 +4,7 @@ use clap::Args;
 use console::style;
 
 use super::exit::Exit;
-use super::job::JobArguments;
+use super::job::{JobArguments, about_job};
 use super::{exit_of, output};
 use crate::config::Keys;
 use crate::engine;
@@ -23,7 +23,14 @@ pub(super) struct CheckArguments {
 }
 
 pub(super) async fn check(arguments: CheckArguments) -> anyhow::Result<Exit> {
-    let job = arguments.job.load(Keys::Read)?;
+    let (job, keyless) = match arguments.job.load(Keys::Read) {
+        Ok(job) => (job, None),
+        // Without its keys there is still much to look at, if nothing else is wrong with it.
+        Err(error) => match arguments.job.load(Keys::Unneeded) {
+            Ok(job) => (job, Some(error)),
+            Err(_) => return Err(error.into()),
+        },
+    };
     if arguments.repair {
         let done = engine::repair(&job).await?;
         for line in &done {
@@ -37,9 +44,17 @@ pub(super) async fn check(arguments: CheckArguments) -> anyhow::Result<Exit> {
         Some(spec) if job.simulated => Some(Simulator::start(spec.clone(), 0).await?),
         _ => None,
     };
-    let findings = engine::check(&job, arguments.live, simulator.as_ref().map(Simulator::url)).await;
+    // Nobody is asked without a key that is meant to be sent.
+    let live = arguments.live && keyless.is_none();
+    let findings = engine::check(&job, live, simulator.as_ref().map(Simulator::url)).await;
     let mut exit = Exit::Done;
-    output::data(format!("{}  job: {}", style("ok    ").green(), job.file.display()))?;
+    match keyless {
+        None => output::data(format!("{}  job: {}", style("ok    ").green(), job.file.display()))?,
+        Some(error) => {
+            exit = Exit::Usage;
+            output::data(format!("{}  job: {error}", style("wrong ").red()))?
+        }
+    };
     for finding in findings {
         match finding.result {
             Ok(found) => {
@@ -52,7 +67,7 @@ pub(super) async fn check(arguments: CheckArguments) -> anyhow::Result<Exit> {
                 let told = told.strip_prefix(&about).unwrap_or(&told);
                 output::data(format!("{}  {about}{told}", style("wrong ").red()))?;
                 if let Some(hint) = error.hint() {
-                    output::data(format!("        {hint}"))?;
+                    output::data(format!("        {}", about_job(hint)))?;
                 }
                 if exit == Exit::Done {
                     exit = exit_of(&error);

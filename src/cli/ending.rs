@@ -170,7 +170,8 @@ impl Facts<'_> {
         Words { problem: Some((what, Some(hint))), ..Words::of([self.counts("stopped")]) }
     }
 
-    fn counts(&self, how: &str) -> String {
+    /// What came of the run, in a line.
+    pub(super) fn counts(&self, how: &str) -> String {
         let totals = self.totals;
         let took = Duration::from_millis(u64::try_from(self.took.as_millis()).unwrap_or(u64::MAX));
         let mut line = format!(

@@ -23,6 +23,7 @@ mod session;
 mod signals;
 mod simulate;
 mod status;
+mod stderr;
 mod summary;
 
 pub use exit::Exit;
@@ -90,6 +91,7 @@ pub fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => {
             output::talk(format!("error: cannot start: {error}"));
+            stderr::flush();
             return Exit::Internal.into();
         }
     };
@@ -102,7 +104,9 @@ pub fn main() -> ExitCode {
         None => Ok(Exit::Internal),
     };
     runtime.shutdown_timeout(Duration::from_millis(100));
-    result.unwrap_or_else(|error| explain(&error, &Console::default())).into()
+    let exit = result.unwrap_or_else(|error| explain(&error, &Console::default()));
+    stderr::flush();
+    exit.into()
 }
 
 async fn command(command: Command) -> anyhow::Result<Exit> {

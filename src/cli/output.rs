@@ -11,6 +11,7 @@ use tracing::Level;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
+use super::stderr;
 use crate::clock;
 use crate::report::Display;
 
@@ -76,8 +77,9 @@ impl Console {
         let _ = self.job.set(app_id.to_owned());
     }
 
-    /// Takes the display away.
+    /// Takes the display away, when all is written that came above it.
     pub(super) fn end_display(&self) {
+        stderr::flush();
         if let Some(display) = self.display.get() {
             display.end();
         }
@@ -143,13 +145,7 @@ impl Console {
     }
 
     fn emit(&self, bytes: &[u8]) {
-        let write = || {
-            let _ = io::stderr().lock().write_all(bytes);
-        };
-        match self.display.get() {
-            Some(display) => display.above(write),
-            None => write(),
-        }
+        stderr::write(bytes.to_vec(), self.display.get().cloned());
     }
 
     /// Sends the log here too. `RUST_LOG` says what is logged, or else `default` does.

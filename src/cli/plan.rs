@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use indicatif::{HumanBytes, HumanCount};
-use tokio::task::JoinSet;
 
 use super::exit::Exit;
 use super::job::JobArguments;
@@ -17,6 +16,8 @@ use crate::ident::Money;
 use crate::report::{Log, counted};
 use crate::simulator::Simulator;
 
+/// Half of an interval's width, as a share of what is expected, from which on it is shown.
+const NO_WIDTH: f64 = 0.005;
 /// Characters of a prompt or an answer that are shown.
 const SHOWN_CHARS: usize = 400;
 
@@ -50,10 +51,9 @@ enum Shape {
 pub(super) async fn plan(arguments: PlanArguments) -> anyhow::Result<Exit> {
     let console = Console::default();
     console.start_log("off,enrich=warn");
-    let mut tasks = JoinSet::new();
     let keys = if arguments.pilot.is_some() { Keys::Read } else { Keys::Unneeded };
     let job = arguments.job.load(keys)?;
-    let stop = signals::watch_signals(&mut tasks, &console)?;
+    let stop = signals::watch_signals(&console)?;
     let simulator = match &job.simulator {
         Some(spec) if job.simulated => Some(Simulator::start(spec.clone(), 0).await?),
         _ => None,
@@ -189,6 +189,10 @@ fn in_words(estimate: &Estimate, show: fn(f64) -> String) -> String {
         }
         (Some(expected), Some(high)) => {
             let width = if expected > 0.0 { (high - low) / 2.0 / expected } else { 0.0 };
+            if width < NO_WIDTH {
+                // An interval that narrow would claim what nobody knows.
+                return format!("{}, about", show(expected));
+            }
             format!("{} (90 %: {} to {}, ±{:.0} %)", show(expected), show(low), show(high), width * 100.0)
         }
         (Some(expected), None) => format!("{} perhaps, with no upper bound", show(expected)),

@@ -9,13 +9,13 @@ use clap::{Args, ValueEnum};
 use tokio::task::JoinSet;
 
 use super::ending::{self, Ended, Facts};
-use super::exit::Exit;
+use super::exit::{Exit, Misuse};
 use super::output::{self, Console, LogFormat};
 use super::signals;
 use super::summary::Summary;
 use crate::checkpoint::{LockError, Retrying};
 use crate::clock;
-use crate::config::Job;
+use crate::config::{Job, duration};
 use crate::engine::{self, Begin, EngineError, RunOptions};
 use crate::event::Voice;
 use crate::report::{self, Display, Log, Tally, log_progress};
@@ -25,10 +25,10 @@ use crate::store;
 #[derive(Clone, Debug, Args)]
 pub(super) struct SessionArguments {
     /// How long requests in flight may take when asked to stop
-    #[arg(long, default_value = "30s", value_parser = humantime::parse_duration, value_name = "TIME")]
+    #[arg(long, default_value = "30s", value_parser = duration, value_name = "TIME")]
     grace: Duration,
     /// Ask nothing new after this time
-    #[arg(long, value_parser = humantime::parse_duration, value_name = "TIME")]
+    #[arg(long, value_parser = duration, value_name = "TIME")]
     max_duration: Option<Duration>,
     /// What to do when another one holds the job
     #[arg(long, value_enum, default_value_t = IfRunning::Fail, value_name = "WHAT")]
@@ -103,7 +103,8 @@ async fn attempt(
 ) -> anyhow::Result<Exit> {
     let started = clock::now();
     let mut tasks = JoinSet::new();
-    let stop = signals::watch_signals(&mut tasks, console)?;
+    let stop = signals::watch_signals(console)?;
+    clock::is_set(clock::wall()).map_err(Misuse)?;
     let (job, typed) = load()?;
     console.names_job(&job.app_id);
     let tally = Tally::default();
@@ -192,6 +193,10 @@ fn tell(ended: &Ended, facts: &Facts<'_>, console: &Console) -> anyhow::Result<E
             }
             console.last(&words.lines, &summary);
         }
+        // It had begun: what came of it until then is said on a full disk, too.
+        Ended::Failed(_) if facts.totals.run.is_some() => {
+            console.last(&[facts.counts("stopped")], &summary);
+        }
         Ended::Skipped { holder } if !arguments.quiet => {
             console.talk(format!("skipped: another run holds this job: {holder}"));
         }
@@ -204,9 +209,8 @@ fn tell(ended: &Ended, facts: &Facts<'_>, console: &Console) -> anyhow::Result<E
 }
 
 fn positive_duration(text: &str) -> Result<Duration, String> {
-    match humantime::parse_duration(text) {
-        Ok(Duration::ZERO) => Err("it must be longer than that".into()),
-        Ok(time) => Ok(time),
-        Err(error) => Err(error.to_string()),
-    }
+    duration(text).and_then(|time| match time {
+        Duration::ZERO => Err("it must be longer than that".into()),
+        time => Ok(time),
+    })
 }

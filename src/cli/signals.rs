@@ -2,38 +2,70 @@
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 
 use super::output::Console;
 use crate::engine::StopRequest;
 
-/// Watches for SIGINT, SIGTERM and SIGHUP: the first asks gently, the second at once. The watch ends when
-/// the set is dropped.
-pub(super) fn watch_signals(
-    tasks: &mut JoinSet<()>,
-    console: &Console,
-) -> std::io::Result<watch::Receiver<StopRequest>> {
+/// Watches for SIGINT, SIGTERM and SIGHUP until the process ends: the first asks gently, the second at once. It has a
+/// thread of its own, so that no work keeps it from hearing.
+pub(super) fn watch_signals(console: &Console) -> std::io::Result<watch::Receiver<StopRequest>> {
     let console = console.clone();
     let (sender, receiver) = watch::channel(StopRequest::None);
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    // A run under nohup must not be stopped by what nohup keeps from it.
-    let mut hangup = if is_hangup_ignored() { None } else { Some(signal(SignalKind::hangup())?) };
-    tasks.spawn(async move {
+    let (listens, started) = std::sync::mpsc::sync_channel(1);
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
+        let watched = runtime.map(|runtime| {
+            runtime.block_on(async {
+                match Signals::new() {
+                    Ok(signals) => {
+                        // Whoever waits for it may be gone.
+                        let _ = listens.send(Ok(()));
+                        signals.watch(&sender, &console).await;
+                    }
+                    Err(error) => {
+                        let _ = listens.send(Err(error));
+                    }
+                }
+            });
+        });
+        if let Err(error) = watched {
+            let _ = listens.send(Err(error));
+        }
+    })?;
+    started.recv().map_err(std::io::Error::other)??;
+    Ok(receiver)
+}
+
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Option<Signal>,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Signals {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            // A run under nohup must not be stopped by what nohup keeps from it.
+            hangup: if is_hangup_ignored() { None } else { Some(signal(SignalKind::hangup())?) },
+        })
+    }
+
+    async fn watch(mut self, sender: &watch::Sender<StopRequest>, console: &Console) {
         for request in [StopRequest::Gently, StopRequest::Now] {
             tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-                () = next(&mut hangup) => {}
+                _ = self.interrupt.recv() => {}
+                _ = self.terminate.recv() => {}
+                () = next(&mut self.hangup) => {}
             }
+            sender.send_replace(request);
             if request == StopRequest::Gently {
                 console.talk("stopping: waiting for what is in flight; once more to stop at once");
             }
-            sender.send_replace(request);
         }
         std::future::pending::<()>().await;
-    });
-    Ok(receiver)
+    }
 }
 
 async fn next(signal: &mut Option<Signal>) {

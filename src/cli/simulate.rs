@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use tokio::task::JoinSet;
 
 use super::exit::Exit;
 use super::{output, signals};
@@ -24,8 +23,7 @@ pub(super) async fn simulate(arguments: SimulateArguments) -> anyhow::Result<Exi
         Some(job) => Job::load_without_keys(job)?.simulator.unwrap_or_default(),
         None => SimulatorSpec::default(),
     };
-    let mut tasks = JoinSet::new();
-    let mut stop = signals::watch_signals(&mut tasks, &output::Console::default())?;
+    let mut stop = signals::watch_signals(&output::Console::default())?;
     let simulator = Simulator::start(spec, arguments.port).await?;
     output::data(simulator.url().as_str())?;
     output::talk("counts: GET /simulator/counts; Ctrl-C ends it");

@@ -86,6 +86,7 @@ fn text(job: &Job, status: &Status, typed: &str) -> String {
         lines.push(("open retry", batches(&status.open_retry_batches)));
     }
     lines.push(("journal", HumanBytes(status.journal_bytes).to_string()));
+    lines.extend(status.journal_error().map(|error| ("", error.to_owned())));
     lines.extend(status.spent.as_ref().map(|spent| ("budget", spent.to_string())));
     let is_running = status.running.is_some();
     lines.extend(last("last run", status.last_run.as_ref(), is_running));
@@ -98,6 +99,7 @@ fn text(job: &Job, status: &Status, typed: &str) -> String {
             Next::Retry => format!("enrich retry {typed}"),
             Next::Errors => format!("enrich errors {typed} --summary"),
             Next::Check => format!("enrich check {typed}"),
+            Next::Repair => format!("enrich check {typed} --repair keeps the answers that are intact"),
             Next::Unpause => {
                 format!("mend the job, and enrich run {typed} goes on; as it is, with --unpause")
             }

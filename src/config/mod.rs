@@ -41,4 +41,4 @@ pub use step::{
     Example, Form, NullInputs, OnTooLong, Params, Route, SchemaForm, StepKind, StepSpec, Typed,
     VectorEncoding, Vectors,
 };
-pub use units::{ByteSize, Span, moment};
+pub use units::{ByteSize, Span, duration, moment};

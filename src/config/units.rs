@@ -83,9 +83,24 @@ impl fmt::Display for Span {
 impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        humantime::parse_duration(&text).map(Span).map_err(|error| {
+        duration(&text).map(Span).map_err(|error| {
             de::Error::custom(format!("`{text}` is no length of time like \"90s\": {error}"))
         })
+    }
+}
+
+/// The longest time that anything may take: a hundred years.
+const MAX_DURATION: Duration = Duration::from_secs(100 * 366 * 24 * 3_600);
+
+/// Reads a length of time.
+///
+/// # Errors
+/// When it is none, or longer than a hundred years.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(time) if time > MAX_DURATION => Err("it is longer than a hundred years".to_owned()),
+        Ok(time) => Ok(time),
+        Err(error) => Err(error.to_string()),
     }
 }
 

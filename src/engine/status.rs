@@ -56,6 +56,15 @@ pub struct Status {
     pub next: Option<Next>,
 }
 
+impl Status {
+    /// What is wrong with the first journal that is damaged or cannot be read.
+    #[must_use]
+    pub fn journal_error(&self) -> Option<&str> {
+        let mut open = self.open_batches.iter().chain(&self.open_retry_batches);
+        open.find_map(|batch| batch.journal_error.as_deref())
+    }
+}
+
 /// What the source has and no batch holds.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct SourceStatus {
@@ -84,7 +93,7 @@ pub enum CheckpointStatus {
 }
 
 /// A batch that is planned and not committed.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct OpenBatch {
     /// Its number.
     pub batch: BatchId,
@@ -92,6 +101,9 @@ pub struct OpenBatch {
     pub rows: u64,
     /// Rows among them whose outcome for every step is in the journal: they are not asked again.
     pub answered: u64,
+    /// What is wrong with its journal: then more rows may be answered than can be told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub journal_error: Option<String>,
 }
 
 /// The target of a job.
@@ -128,7 +140,9 @@ pub enum Next {
     Errors,
     /// A run would be refused, or the source cannot be read.
     Check,
-    /// The job stopped at an anomaly, and nobody has acted.
+    /// A journal is damaged, and no run begins before it is mended.
+    Repair,
+    /// The job stopped at an anomaly or too many errors, and nobody has acted.
     Unpause,
     /// There is something to ask, and too little of the budget left.
     Budget,
@@ -306,8 +320,13 @@ async fn open_batches<P>(
             Some(objects) => Copies::read_of(&objects.join(COPIES), &header).await?,
             None => Vec::new(),
         };
-        let answered = JournalFolder::settled_rows(journal, &header, job.steps.len(), copied);
-        batches.push(OpenBatch { batch: plan.id, rows: plan.rows(), answered: answered.min(plan.rows()) });
+        let (answered, trouble) = JournalFolder::settled_rows(journal, &header, job.steps.len(), copied);
+        batches.push(OpenBatch {
+            batch: plan.id,
+            rows: plan.rows(),
+            answered: answered.min(plan.rows()),
+            journal_error: trouble.map(|error| error.to_string()),
+        });
     }
     Ok(batches)
 }
@@ -327,6 +346,8 @@ fn next(status: &Status) -> Option<Next> {
     let needs_rebuilding = matches!(status.checkpoint, CheckpointStatus::Missing | CheckpointStatus::Old);
     if status.running.is_some() || status.retrying.is_some() {
         None
+    } else if status.journal_error().is_some() {
+        Some(Next::Repair)
     } else if status.checkpoint == CheckpointStatus::Refused || (status.source.is_none() && !needs_rebuilding)
     {
         Some(Next::Check)

@@ -73,23 +73,35 @@ impl JournalFolder {
     }
 
     /// Rows of a batch that have an outcome for each of so many steps in its journal in a folder, or among what was
-    /// copied of it, as far as can be told.
+    /// copied of it, as far as can be told; and why no more can be, where the journal is damaged or cannot be read.
     #[must_use]
-    pub fn settled_rows(folder: &Path, header: &Header, steps: usize, copied: Vec<Record>) -> u64 {
+    pub fn settled_rows(
+        folder: &Path,
+        header: &Header,
+        steps: usize,
+        copied: Vec<Record>,
+    ) -> (u64, Option<JournalError>) {
         let folder = JournalFolder { path: folder.to_owned(), copies: None };
         let mut settled: HashMap<RowKey, HashSet<Arc<str>>> = HashMap::new();
         let mut settle = |record: Record| settled.entry(record.key).or_default().insert(record.step);
         for record in copied {
             settle(record);
         }
-        if let Ok(mut reader) = JournalReader::open(&folder.file_of(header.batch))
-            && reader.header() == Some(header)
-        {
-            while let Ok(Some(record)) = reader.next_record() {
-                settle(record);
+        let path = folder.file_of(header.batch);
+        let mut read = || {
+            if !path.exists() {
+                return Ok(());
             }
-        }
-        settled.values().filter(|done| done.len() >= steps).count() as u64
+            let mut reader = JournalReader::open(&path)?;
+            if reader.header() == Some(header) {
+                while let Some(record) = reader.next_record()? {
+                    settle(record);
+                }
+            }
+            Ok(())
+        };
+        let trouble = read().err();
+        (settled.values().filter(|done| done.len() >= steps).count() as u64, trouble)
     }
 
     /// Every journal in the folder, by name.

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::error::Error;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,6 +56,10 @@ impl Sent {
     }
 }
 
+/// A timeout that is noticed so late was missed because the process was stopped, or the machine slept.
+const STOPPED_FOR: Duration = Duration::from_millis(500);
+/// How long what came meanwhile may take to be read.
+const AFTER_STOP: Duration = Duration::from_secs(5);
 /// Characters of a key in an address, at least: shorter ones stand in texts by chance.
 const MIN_SECRET: usize = 8;
 /// Statuses by which something before the provider gives up, which may still have worked, and billed.
@@ -275,13 +280,16 @@ impl Endpoint {
         let broken = |error: std::io::Error| Failure::new(Class::Connection, error.to_string());
         faultpoint::pass("first-call", Side::Before).map_err(broken)?;
         let started = clock::now();
-        let answer = match tokio::time::timeout(limit, self.exchange(url, asked, course)).await {
-            Ok(answer) => answer,
-            Err(_) => Err(Failure::new(
-                Class::Timeout,
-                format!("no whole answer within {}", humantime::format_duration(limit)),
-            )),
-        };
+        let mut exchange = pin!(self.exchange(url, asked, course));
+        let mut answer = tokio::time::timeout(limit, &mut exchange).await;
+        if answer.is_err() && clock::now() - started > limit + STOPPED_FOR {
+            // The process itself stood still: the answer may have come meanwhile, and lie in the socket.
+            answer = tokio::time::timeout(limit.min(AFTER_STOP), &mut exchange).await;
+        }
+        let answer = answer.unwrap_or_else(|_| {
+            let limit = humantime::format_duration(limit);
+            Err(Failure::new(Class::Timeout, format!("no whole answer within {limit}")))
+        });
         let latency = clock::now() - started;
         faultpoint::pass("first-call", Side::After).map_err(broken)?;
         answer.map(|(body, response)| Paid { body, response, latency })

@@ -133,3 +133,24 @@ fn the_exit_statuses_in_the_examples_are_those_of_the_binary() {
         assert!(known.contains(&status.as_str()), "{status} is not among {known:?}");
     }
 }
+
+#[test]
+fn alerts_and_dashboard_name_figures_that_there_are() {
+    let name = regex::Regex::new("enrich_[a-z_]+").unwrap();
+    let names = |text: &str| -> std::collections::BTreeSet<String> {
+        name.find_iter(text).map(|found| found.as_str().to_owned()).collect()
+    };
+    let exported = names(&fs::read_to_string(project().join("src/report/prometheus.rs")).unwrap());
+    for file in ["prometheus/alerts.yml", "prometheus/dashboard.json"] {
+        let named = names(&read(file));
+        assert!(named.len() > 5 && named.is_subset(&exported), "{file}: {:?}", named.difference(&exported));
+    }
+    let dashboard: serde_json::Value = serde_json::from_str(&read("prometheus/dashboard.json")).unwrap();
+    assert!(dashboard["panels"].as_array().unwrap().len() > 5);
+}
+
+#[test]
+fn a_pod_that_nothing_helps_is_not_started_again() {
+    let stops: Vec<u8> = serde_json::from_str(after(&read("kubernetes/cronjob.yaml"), " values: ")).unwrap();
+    assert_eq!(stops, [2, 3, 4, 5], "configuration, errors, the provider, the budget");
+}

@@ -112,6 +112,59 @@ async fn a_second_signal_stops_at_once_and_loses_nothing_that_was_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_signal_while_a_run_begins_ends_it_without_a_panic() {
+    for milliseconds in (20..100).step_by(4) {
+        let world = world_of(slow(1_000), 12).await;
+        let child = start(&world, &[]);
+        tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+        send(&child, "TERM");
+        let ended = wait(child).await;
+        assert!(!ended.stderr.contains("panicked"), "after {milliseconds} ms:\n{}", ended.stderr);
+        // One that comes before it is listened for ends the process itself.
+        assert!(matches!(ended.status, Some(0 | 130) | None), "{:?}: {}", ended.status, ended.stderr);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_stood_still_pays_for_nothing_again_that_lies_in_its_sockets() {
+    let world = world_of(slow(300), 40).await;
+    world.write_job("request_timeout = \"1s\"");
+    let child = start(&world, &[]);
+    until_requests(&world, 6).await;
+    send(&child, "STOP");
+    // Longer than any request may take.
+    tokio::time::sleep(Duration::from_millis(3_500)).await;
+    send(&child, "CONT");
+    wait(child).await.assert_status(0).assert_says(" 0 retries");
+    world.assert_target(0..40).await;
+    assert_eq!(world.simulator.counts().paid_again(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standard_error_that_nobody_reads_holds_back_no_row() {
+    let world = world_of(SimulatorSpec::default(), 3_000).await;
+    let job = world.job();
+    let mut command = world.command(&["run", job.to_str().unwrap()]);
+    // Far more than a pipe holds.
+    command.env("RUST_LOG", "trace").stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let ended = tokio::task::spawn_blocking(move || (child.wait().unwrap(), child)).await.unwrap();
+    assert!(ended.0.success(), "{}", ended.0);
+    assert_eq!(world.target().await.len(), 3_000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_time_that_never_comes_is_refused() {
+    let world = world_of(SimulatorSpec::default(), 4).await;
+    for (option, time) in [("--max-duration", "18446744073709551615s"), ("--grace", "101years")] {
+        let refused = world.run(&[option, time]).await;
+        refused.assert_status(2).assert_says("it is longer than a hundred years");
+    }
+    world.write_job("outage_deadline = \"18446744073709551615s\"");
+    world.run(&[]).await.assert_status(2).assert_says("it is longer than a hundred years");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn requests_in_flight_have_the_grace_and_no_more() {
     let world = world_of(slow(20_000), 10).await;
     let child = start(&world, &["--grace", "200ms"]);

@@ -17,6 +17,7 @@ use self::sample::Looked;
 use super::error::EngineError;
 use super::exclusive::{Exclusive, home};
 use super::funds::Funds;
+use super::learned::LearnedFile;
 use super::prepare::{Prepared, prepare};
 use super::run::{End, StopRequest, unless_stopped};
 use super::status::{Outlook, outlook};
@@ -200,7 +201,16 @@ async fn tell(
     };
     let before = Before::of(job, &before);
     let (asked_rows, spent) = (asked.as_ref(), spent.as_ref());
-    let reckoning = Reckoning { job, rows, looked: &looked, asked: asked_rows, before: &before, spent };
+    let learned = LearnedFile::load(home.path().unwrap_or(&job.places.state)).lessons().all();
+    let reckoning = Reckoning {
+        job,
+        rows,
+        looked: &looked,
+        asked: asked_rows,
+        before: &before,
+        spent,
+        learned: &learned,
+    };
     let parts = reckoning.parts();
     let (seconds, bound_by) = reckoning.time().unzip();
     let mut notes = reckoning.notes(seconds, retention);

@@ -7,6 +7,7 @@ use super::pilot::Answered;
 use super::sample::{Ask, Looked};
 use super::{Estimate, PartForecast};
 use crate::config::{Job, Prices, Provider, TokenCharge};
+use crate::dispatch::Lesson;
 use crate::engine::funds::Spent;
 use crate::ident::{Money, Tokens};
 use crate::meter::{Asked, Encoding, Interval, Listed, counted_total, listed, total};
@@ -33,6 +34,8 @@ pub(super) struct Reckoning<'a> {
     /// What the job's earlier batches came to, where nobody is asked now.
     pub(super) before: &'a Before,
     pub(super) spent: Option<&'a Spent>,
+    /// What former runs learned about the providers, by their names.
+    pub(super) learned: &'a BTreeMap<String, Lesson>,
 }
 
 /// What earlier batches of a job came to, by step and provider.
@@ -319,7 +322,21 @@ impl Reckoning<'_> {
             |limit: Option<f64>, amount: Estimate| limit.map(|limit| amount.times(minute / limit));
         let limits = &of.token_limits;
         let tokens = |limit: Option<u64>| limit.map(float);
+        let learned = self.learned.get(&of.name).map(|lesson| &lesson.limits);
+        let learned_requests = learned.and_then(|limits| limits.requests_per_minute);
+        let learned_tokens = learned.and_then(|limits| limits.tokens_per_minute);
+        let says_tokens = [limits.total, limits.input, limits.output].iter().any(Option::is_some);
         for (limit, amount, what) in [
+            (
+                learned_requests.filter(|_| of.requests_per_minute.is_none()),
+                requests,
+                "the requests a minute that former runs learned",
+            ),
+            (
+                learned_tokens.filter(|_| !says_tokens),
+                input.plus(output),
+                "the tokens a minute that former runs learned",
+            ),
             (of.requests_per_minute.map(f64::from), requests, "requests_per_minute"),
             (tokens(limits.total), input.plus(output), "tokens_per_minute"),
             (tokens(limits.input), input, "input_tokens_per_minute"),
