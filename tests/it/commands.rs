@@ -52,6 +52,14 @@ async fn a_check_shows_all_that_a_run_looks_at_and_changes_nothing() {
     let wrong = on_job(&world, "check", &[]).await;
     assert!(wrong.assert_status(2).stdout.contains("wrong   source:"), "{}", wrong.stdout);
 
+    // Without a key there is still much to look at; nobody is asked.
+    world.write_job("api_key_env = \"NO_SUCH_KEY\"");
+    let keyless = on_job(&world, "check", &["--live"]).await;
+    let shown = &keyless.assert_status(2).stdout;
+    assert!(shown.contains("wrong   job: ") && shown.contains("NO_SUCH_KEY, which is not set"), "{shown}");
+    assert!(shown.contains("ok      source: ") && shown.contains("ok      target: "), "{shown}");
+    assert_eq!(world.simulator.counts().requests, 13);
+
     let refused = SimulatorSpec { api_key: Some("another".into()), ..SimulatorSpec::default() };
     let refused = Simulator::start(refused, 0).await.unwrap();
     world.write_text(&world.usual_job("").replace(world.simulator.url().as_str(), refused.url().as_str()));

@@ -106,6 +106,7 @@ fn a_tail_of_zeros_is_torn() {
 #[tokio::test(flavor = "multi_thread")]
 async fn damage_is_told_with_file_and_place_and_nothing_is_asked() {
     let world = World::with_rows(10, 1).await;
+    let job = world.job().display().to_string();
     world.run_with(&[], &[("ENRICH_FAULT", "delta-commit.before=kill")]).await;
     let journal = world.path("target/_checkpoints/test/journal/0000000000.journal");
     let whole = fs::read(&journal).unwrap();
@@ -116,8 +117,12 @@ async fn damage_is_told_with_file_and_place_and_nothing_is_asked() {
     outcome
         .assert_status(1)
         .assert_says("0000000000.journal is damaged at byte 54: a record fails its checksum");
-    outcome.assert_says("hint: enrich check JOB --repair");
+    outcome.assert_says(&format!("hint: enrich check {job} --repair"));
     assert_eq!(world.simulator.counts().requests, 10);
+    let status = crate::commands::on_job(&world, "status", &[]).await;
+    let shown = &status.assert_status(0).stdout;
+    assert!(shown.contains("0000000000.journal is damaged at byte 54"), "{shown}");
+    assert!(shown.contains(&format!("next:       enrich check {job} --repair keeps")), "{shown}");
     fs::write(&journal, whole).unwrap();
 
     let checkpoint = world.path("target/_checkpoints/test/checkpoint.json");
@@ -130,7 +135,7 @@ async fn damage_is_told_with_file_and_place_and_nothing_is_asked() {
     outcome
         .assert_status(1)
         .assert_says("checkpoint.json is damaged: ")
-        .assert_says("hint: enrich check JOB --repair");
+        .assert_says(&format!("hint: enrich check {job} --repair"));
     // As the hint says: the checkpoint goes, the paid answers stay.
     fs::rename(&checkpoint, world.path("damaged.json")).unwrap();
     world.run(&[]).await.assert_status(0);
