@@ -215,7 +215,7 @@ fn one_line(text: &str) -> String {
 }
 
 /// Bidirectional overrides and other invisible characters that could make a line read as another.
-fn is_format_control(c: char) -> bool {
+pub fn is_format_control(c: char) -> bool {
     matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 

@@ -19,7 +19,7 @@ use super::select::SelectArguments;
 use crate::checkpoint::Selection;
 use crate::config::{Job, Keys};
 use crate::engine::EngineError;
-use crate::fault::Class;
+use crate::fault::{Class, is_format_control};
 use crate::report::counted;
 use crate::sink::{FailedError, FailedGroup, FailedRows, LISTED};
 
@@ -49,9 +49,12 @@ pub(super) struct ErrorsArguments {
     /// So many rows at most; 0 for all [default: 50 in a table, else all]
     #[arg(long, value_name = "N")]
     limit: Option<u64>,
-    /// How to write them; json is one object a line
+    /// How to write them; json is one object a line, and csv has columns with parts as JSON
     #[arg(long, value_enum, default_value_t = Shape::Table, value_name = "FORMAT")]
     format: Shape,
+    /// Put a ' before what a spreadsheet would take for a formula; without it csv has texts as they are
+    #[arg(long)]
+    escape_formulas: bool,
     /// Write them to this file [default: standard output]
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -320,7 +323,7 @@ impl Texts {
             Ok(formatter) => formatter.value(at).to_string(),
             Err(_) => String::new(),
         };
-        text.split(|c: char| c.is_whitespace() || c.is_control())
+        text.split(|c: char| c.is_whitespace() || c.is_control() || is_format_control(c))
             .filter(|word| !word.is_empty())
             .collect::<Vec<_>>()
             .join(" ")
@@ -328,20 +331,11 @@ impl Texts {
 }
 
 async fn listing(arguments: &ErrorsArguments, rows: &FailedRows, format: Format) -> anyhow::Result<Shown> {
-    let mut columns = columns(arguments, rows, usize::MAX);
-    if format == Format::Csv {
-        let source = rows.source_columns();
-        let is_nested =
-            |name: &String| source.field_with_name(name).is_ok_and(|field| field.data_type().is_nested());
-        match columns.iter().find(|name| is_nested(name)) {
-            Some(nested) if arguments.columns.is_some() => {
-                misuse!("the column {nested:?} has parts, which csv cannot hold; use --format json")
-            }
-            Some(_) => columns.retain(|name| !is_nested(name)),
-            None => {}
-        }
+    let columns = columns(arguments, rows, usize::MAX);
+    if arguments.escape_formulas && format != Format::Csv {
+        misuse!("--escape-formulas goes with --format csv");
     }
-    let mut listing = Listing::open(format, arguments.output.as_deref())?;
+    let mut listing = Listing::open(format, arguments.output.as_deref(), arguments.escape_formulas)?;
     let mut shown = 0;
     let limit = arguments.limit.filter(|limit| *limit > 0);
     let selection = arguments.select.selection(&arguments.provider);

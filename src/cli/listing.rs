@@ -3,13 +3,18 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::Context;
-use arrow::array::RecordBatch;
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::csv;
+use arrow::datatypes::{DataType, Field, Schema};
 use arrow::json::WriterBuilder;
 use arrow::json::writer::LineDelimited;
 use parquet::arrow::ArrowWriter;
+use serde_json::Value;
+
+use crate::fault::is_format_control;
 
 /// How batches are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,36 +28,45 @@ pub(super) enum Format {
 pub(super) struct Listing {
     out: Box<dyn Write + Send>,
     format: Format,
+    /// Whether cells that a spreadsheet would take for formulas are kept from it.
+    escapes_formulas: bool,
+    /// Whether a terminal shows it, which would obey what texts of others say to it.
+    is_shown: bool,
     parquet: Option<ArrowWriter<Box<dyn Write + Send>>>,
     begun: bool,
 }
 
 impl Listing {
-    pub(super) fn open(format: Format, file: Option<&Path>) -> anyhow::Result<Listing> {
+    pub(super) fn open(
+        format: Format,
+        file: Option<&Path>,
+        escapes_formulas: bool,
+    ) -> anyhow::Result<Listing> {
+        let is_shown = file.is_none() && console::Term::stdout().is_term();
         let out: Box<dyn Write + Send> = match file {
             Some(path) => {
                 let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
                 Box::new(io::BufWriter::new(file))
             }
-            None if format == Format::Parquet && console::Term::stdout().is_term() => {
+            None if format == Format::Parquet && is_shown => {
                 anyhow::bail!("parquet is no text; give a file with --output FILE")
             }
             None => Box::new(io::BufWriter::new(io::stdout())),
         };
-        Ok(Listing { out, format, parquet: None, begun: false })
+        Ok(Listing { out, format, escapes_formulas, is_shown, parquet: None, begun: false })
     }
 
     /// Writes a batch. False if nobody reads any more.
     pub(super) fn write(&mut self, batch: &RecordBatch) -> anyhow::Result<bool> {
         let written = match self.format {
             Format::Json => {
-                let mut writer =
-                    WriterBuilder::new().with_explicit_nulls(true).build::<_, LineDelimited>(&mut self.out);
-                writer.write(batch).map_err(io::Error::other)
+                let lines = as_json(batch)?;
+                self.out.write_all(escaped(&lines).as_bytes())
             }
             Format::Csv => {
+                let flat = self.flat(batch)?;
                 let mut writer = csv::WriterBuilder::new().with_header(!self.begun).build(&mut self.out);
-                writer.write(batch).map_err(io::Error::other)
+                writer.write(&flat).map_err(io::Error::other)
             }
             Format::Parquet => {
                 if self.parquet.is_none() {
@@ -67,6 +81,40 @@ impl Listing {
         is_open(written)
     }
 
+    /// A batch as CSV can hold it: what has parts becomes JSON, and texts are made harmless where that is wanted.
+    fn flat(&self, batch: &RecordBatch) -> anyhow::Result<RecordBatch> {
+        let mut fields = Vec::with_capacity(batch.num_columns());
+        let mut columns: Vec<ArrayRef> = Vec::with_capacity(batch.num_columns());
+        for (field, column) in batch.schema_ref().fields().iter().zip(batch.columns()) {
+            let texts: Option<StringArray> = if column.data_type().is_nested() {
+                Some(nested_as_json(field, column)?)
+            } else {
+                column.as_string_opt::<i32>().cloned()
+            };
+            let Some(texts) = texts else {
+                fields.push(field.as_ref().clone());
+                columns.push(Arc::clone(column));
+                continue;
+            };
+            let texts: StringArray = texts.iter().map(|text| text.map(|text| self.cell(text))).collect();
+            fields.push(Field::new(field.name(), DataType::Utf8, true));
+            columns.push(Arc::new(texts));
+        }
+        Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?)
+    }
+
+    fn cell(&self, text: &str) -> String {
+        let is_formula = self.escapes_formulas && text.starts_with(['=', '+', '-', '@', '\t', '\r']);
+        let is_obeyed = |c: char| (c.is_control() && !matches!(c, '\n' | '\t')) || is_format_control(c);
+        let shown: String = match self.is_shown {
+            true => {
+                text.chars().map(|c| if is_obeyed(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
+            }
+            false => text.to_owned(),
+        };
+        if is_formula { format!("'{shown}") } else { shown }
+    }
+
     pub(super) fn finish(mut self) -> anyhow::Result<()> {
         let flushed = match self.parquet.take() {
             Some(writer) => writer.close().map(drop).map_err(io::Error::other),
@@ -74,6 +122,41 @@ impl Listing {
         };
         is_open(flushed).map(drop)
     }
+}
+
+/// Rows as objects of JSON, one a line.
+fn as_json(batch: &RecordBatch) -> anyhow::Result<String> {
+    let mut lines = Vec::new();
+    let mut writer = WriterBuilder::new().with_explicit_nulls(true).build::<_, LineDelimited>(&mut lines);
+    writer.write(batch)?;
+    writer.finish()?;
+    drop(writer);
+    Ok(String::from_utf8(lines)?)
+}
+
+/// JSON in which marks that make a line read as another stand as escapes: they occur in texts alone.
+fn escaped(json: &str) -> String {
+    let is_hidden = |c: char| is_format_control(c) || ('\u{7f}'..='\u{9f}').contains(&c);
+    let mut escaped = String::with_capacity(json.len());
+    for c in json.chars() {
+        match is_hidden(c) {
+            true => escaped.push_str(&format!("\\u{:04x}", u32::from(c))),
+            false => escaped.push(c),
+        }
+    }
+    escaped
+}
+
+/// The values of a column with parts, each as JSON.
+fn nested_as_json(field: &Field, column: &ArrayRef) -> anyhow::Result<StringArray> {
+    let value = Field::new("value", field.data_type().clone(), true);
+    let batch = RecordBatch::try_new(Arc::new(Schema::new(vec![value])), vec![Arc::clone(column)])?;
+    let lines = as_json(&batch)?;
+    let values = lines.lines().enumerate().map(|(at, line)| {
+        let object: Value = serde_json::from_str(line)?;
+        anyhow::Ok((!column.is_null(at)).then(|| object["value"].to_string()))
+    });
+    values.collect()
 }
 
 fn is_open(written: io::Result<()>) -> anyhow::Result<bool> {

@@ -12,6 +12,7 @@ use super::signals;
 use crate::config::Keys;
 use crate::engine::{self, Estimate, Forecast, ForecastOptions, PartForecast, Pilot};
 use crate::event::Voice;
+use crate::fault::is_format_control;
 use crate::ident::Money;
 use crate::report::{Log, counted};
 use crate::simulator::Simulator;
@@ -231,7 +232,7 @@ fn span(seconds: f64) -> String {
 
 fn indented(text: &str) -> String {
     // What comes from a table may hold sequences that a terminal would obey.
-    let is_shown = |c: &char| !c.is_control() || matches!(c, '\n' | '\t');
+    let is_shown = |c: &char| (!c.is_control() && !is_format_control(*c)) || matches!(c, '\n' | '\t');
     let mut shown: String = text.chars().filter(is_shown).take(SHOWN_CHARS).collect();
     if text.chars().filter(is_shown).count() > SHOWN_CHARS {
         shown.push('…');

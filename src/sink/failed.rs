@@ -184,7 +184,7 @@ impl FailedRows {
         limit: Option<u64>,
         mut take: impl FnMut(RecordBatch) -> Result<(), E>,
     ) -> Result<(), E> {
-        self.check(selection).await?;
+        let selection = &self.checked(selection).await?;
         self.check_columns(columns)?;
         let shown: String = columns.iter().fold(String::new(), |mut text, column| {
             let _ = match LISTED.contains(&column.as_str()) {
@@ -229,7 +229,7 @@ impl FailedRows {
     /// # Errors
     /// When the question cannot be answered.
     pub async fn summary(&self, selection: &Selection) -> Result<Vec<FailedGroup>, FailedError> {
-        self.check(selection).await?;
+        let selection = &self.checked(selection).await?;
         let mut groups: Vec<FailedGroup> = Vec::new();
         for (step, condition) in self.steps(selection) {
             let of_step = self.of_step(step);
@@ -267,11 +267,14 @@ impl FailedRows {
         Ok((0..strings.len()).map(text).collect())
     }
 
-    /// Whether the target can answer a selection at all.
-    pub(super) async fn check(&self, selection: &Selection) -> Result<(), FailedError> {
+    /// A selection as it is understood, if the target can answer it at all.
+    pub(super) async fn checked(&self, selection: &Selection) -> Result<Selection, FailedError> {
+        let mut understood = selection.clone();
         if let Some(condition) = &selection.condition {
+            // Without its comments, which would take what is put behind it with them.
             let checked = self.table.condition(condition).await;
-            checked.map_err(|message| FailedError::Condition { condition: condition.clone(), message })?;
+            let wrong = |message| FailedError::Condition { condition: condition.clone(), message };
+            understood.condition = Some(checked.map_err(wrong)?);
         }
         let known = || self.outputs.iter().map(Output::name);
         if let Some(step) = selection.steps.iter().find(|step| known().all(|name| name != **step)) {
@@ -279,7 +282,7 @@ impl FailedRows {
             return Err(FailedError::UnknownStep { step: step.clone(), known });
         }
         if self.has_metadata {
-            return Ok(());
+            return Ok(understood);
         }
         let what = if !selection.providers.is_empty() {
             "nothing says which provider was asked"
@@ -288,7 +291,7 @@ impl FailedRows {
         } else if selection.since.is_some() {
             "nothing says when a row was asked"
         } else {
-            return Ok(());
+            return Ok(understood);
         };
         Err(FailedError::NoMetadata { metadata: self.metadata.clone(), what })
     }

@@ -108,7 +108,7 @@ impl FailedReader {
     /// # Errors
     /// When the target cannot be read or the selection is wrong.
     pub async fn find(&self, selection: &Selection, except: RunId) -> Result<Vec<Found>, FailedError> {
-        self.rows.check(selection).await?;
+        let selection = &self.rows.checked(selection).await?;
         let any: Vec<String> = self
             .rows
             .outputs

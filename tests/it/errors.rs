@@ -252,3 +252,46 @@ async fn the_files_of_a_part_are_found_whatever_their_names() {
     let error = table.stream(scan, "SELECT id FROM target").await.err().unwrap();
     assert!(error.to_string().contains("is no longer in the table"), "{error}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_texts_of_others_hold_is_shown_harmless_and_a_comment_takes_nothing_with_it() {
+    let texts = ["=HYPERLINK(\"http://a\")", "red \u{1b}[31m and \u{202e}back", "plain"];
+    let tags = arrow::array::ListArray::from_iter_primitive::<arrow::datatypes::Int64Type, _, _>(
+        (0..3).map(|id| Some([Some(id), None])),
+    );
+    let numbers: ArrayRef = Arc::new(arrow::array::Int64Array::from_iter_values(0..3));
+    let columns: Vec<ArrayRef> = vec![numbers, Arc::new(StringArray::from(texts.to_vec())), Arc::new(tags)];
+    let fields = ["id", "text", "tags"].into_iter().zip(&columns);
+    let fields: Vec<Field> =
+        fields.map(|(name, column)| Field::new(name, column.data_type().clone(), true)).collect();
+    let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap();
+    let refusal = enrich::config::FaultSpec { status: Some(400), ..crate::stops::fault() };
+    let world = World::new(crate::stops::faulty(refusal)).await;
+    append_delta(&world.path("source"), &batch).await;
+    world.write_job("");
+    world.run(&[]).await.assert_status(3);
+    let table = errors(&world, &["--columns", "id,text"]).await;
+    let shown = &table.assert_status(0).stdout;
+    assert!(!shown.contains(['\u{1b}', '\u{202e}']) && shown.contains("red [31m and back"), "{shown}");
+    let json = errors(&world, &["--format", "json"]).await;
+    let raw = &json.assert_status(0).stdout;
+    assert!(!raw.contains(['\u{1b}', '\u{202e}']) && raw.contains(r"\u001b[31m and \u202eback"), "{raw}");
+    let read: serde_json::Value = serde_json::from_str(raw.lines().nth(1).unwrap()).unwrap();
+    assert_eq!(read["text"], texts[1], "it is the same text");
+    // Texts as they are, and what has parts as JSON.
+    let csv = errors(&world, &["--format", "csv"]).await;
+    let lines: Vec<&str> = csv.assert_status(0).stdout.lines().collect();
+    assert!(lines[1].starts_with("0,\"=HYPERLINK(\"\"http://a\"\")\",\"[0,null]\","), "{}", lines[1]);
+    assert!(lines[2].contains(texts[1]), "{}", lines[2]);
+    let safe = errors(&world, &["--format", "csv", "--escape-formulas"]).await;
+    assert!(safe.assert_status(0).stdout.contains("0,\"'=HYPERLINK("), "{}", safe.stdout);
+    errors(&world, &["--escape-formulas", "--format", "json"]).await.assert_status(2);
+    // Nothing that follows is swallowed: not the limit to this job's own rows, nor that to its errors.
+    for condition in ["id > 0 -- all of them", "id > 0 /* all"] {
+        let listed = errors(&world, &["--format", "json", "--where", condition]).await;
+        match condition.contains("--") {
+            true => assert_eq!(ids(&listed), [1, 2]),
+            false => drop(listed.assert_status(2).assert_says("is wrong")),
+        }
+    }
+}
