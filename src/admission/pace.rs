@@ -355,6 +355,11 @@ impl Pace {
         self.configured.is_some_and(|limit| self.done.sum(window, now) >= limit * window.as_secs_f64() * FULL)
     }
 
+    /// Whether answers state the limit.
+    pub(super) fn is_stated(&self) -> bool {
+        self.told.per_second().is_some()
+    }
+
     /// A response to a request that was sent at a time, when so much had been sent in all, says this.
     pub(super) fn heard(&mut self, quota: &Quota, sent: Instant, mark: f64, now: Instant) {
         self.told.heard(quota, sent, mark, self.sent, now);

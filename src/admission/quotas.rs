@@ -149,7 +149,10 @@ impl Quotas {
     /// A request was refused by a limit and took nothing of it.
     pub(super) fn refused(&mut self, taken: &Taken, limits: &Limits, now: Instant) {
         self.settle_to(taken, [0.0; KINDS], now);
-        self.heard(taken, limits, now);
+        // What only refusals state is no more than they teach: some servers state any number with them.
+        if self.paces.iter().any(Pace::is_stated) {
+            self.heard(taken, limits, now);
+        }
     }
 
     /// The first request that was refused since the last pause: less may be sent. Says whether it is known

@@ -35,9 +35,12 @@ pub(super) fn draw(count: usize, chance: f64) -> usize {
     (chance * count as f64) as usize
 }
 
-/// A token is about four bytes of text.
+/// A token is about so many bytes of text.
+pub(super) const BYTES_OF_TOKEN: u64 = 4;
+
+/// Tokens of a text.
 pub(super) fn tokens_of(text: &str) -> u64 {
-    (text.len() as u64).div_ceil(4)
+    (text.len() as u64).div_ceil(BYTES_OF_TOKEN)
 }
 
 /// A number between 0 and 1 that depends on the arguments alone.

@@ -1,17 +1,26 @@
 //! The body of a request for a chat completion, as far as the simulator reads it.
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de};
 use serde_json::Value;
 
 use super::answer::tokens_of;
+use super::reply::{Refused, invalid};
 use crate::wire::COMPLAINT;
+
+/// Who may say something in a conversation.
+const ROLES: [&str; 6] = ["system", "developer", "user", "assistant", "tool", "function"];
+/// Answers to one request, at most.
+const MAX_CHOICES: u32 = 128;
 
 /// A request for a chat completion.
 #[derive(Debug, Deserialize)]
 pub(super) struct Asked {
     pub(super) model: String,
     messages: Vec<Said>,
-    pub(super) max_tokens: Option<u64>,
+    max_tokens: Option<u64>,
+    max_completion_tokens: Option<u64>,
+    temperature: Option<f64>,
+    n: Option<u32>,
     pub(super) response_format: Option<Value>,
     pub(super) tools: Option<Vec<Tool>>,
     pub(super) tool_choice: Option<Value>,
@@ -22,7 +31,38 @@ pub(super) struct Asked {
 struct Said {
     role: String,
     /// None where the message is a call.
+    #[serde(default, deserialize_with = "text")]
     content: Option<String>,
+}
+
+/// A part of a message.
+#[derive(Debug, Deserialize)]
+struct Part {
+    #[serde(rename = "type")]
+    kind: String,
+    text: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Content {
+    Text(String),
+    Parts(Vec<Part>),
+}
+
+/// A text, also one in parts; only texts are understood.
+fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    match Option::<Content>::deserialize(deserializer)? {
+        None => Ok(None),
+        Some(Content::Text(text)) => Ok(Some(text)),
+        Some(Content::Parts(parts)) => {
+            let text = |part: Part| match (part.kind.as_str(), part.text) {
+                ("text", Some(text)) => Ok(text),
+                (other, _) => Err(de::Error::custom(format!("a part of type '{other}' is not understood"))),
+            };
+            parts.into_iter().map(text).collect::<Result<String, _>>().map(Some)
+        }
+    }
 }
 
 /// Something that the model may call.
@@ -39,6 +79,44 @@ pub(super) struct Function {
 }
 
 impl Asked {
+    /// Holds it against what the interface takes, as OpenAI's servers do.
+    pub(super) fn check(&self) -> Result<(), Refused> {
+        let wrong = |field: &str, what: String| {
+            Err(invalid("invalid_value", &format!("Invalid value for '{field}': {what}"), Some(field)))
+        };
+        if self.messages.is_empty() {
+            return wrong("messages", "it is an empty list.".to_owned());
+        }
+        let unknown = self.messages.iter().position(|said| !ROLES.contains(&said.role.as_str()));
+        if let Some(at) = unknown {
+            let known = ROLES.join("', '");
+            return wrong(
+                &format!("messages[{at}].role"),
+                format!("'{}' is none of '{known}'.", self.messages[at].role),
+            );
+        }
+        match (self.temperature, self.most_tokens(), self.n) {
+            (Some(temperature), ..) if !(0.0..=2.0).contains(&temperature) => {
+                wrong("temperature", format!("{temperature} lies outside 0 to 2."))
+            }
+            (_, Some(0), _) => wrong("max_tokens", "0 is less than 1.".to_owned()),
+            (.., Some(n)) if !(1..=MAX_CHOICES).contains(&n) => {
+                wrong("n", format!("{n} lies outside 1 to {MAX_CHOICES}."))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Tokens of an answer, at most.
+    pub(super) fn most_tokens(&self) -> Option<u64> {
+        self.max_completion_tokens.or(self.max_tokens)
+    }
+
+    /// Answers that are wanted.
+    pub(super) fn choices(&self) -> u32 {
+        self.n.unwrap_or(1)
+    }
+
     /// The message that the request is about: the last one of the user that is no complaint. Examples stand
     /// before it, and a conversation goes on about it.
     pub(super) fn question(&self) -> &str {

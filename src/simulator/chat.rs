@@ -4,7 +4,7 @@ use axum::http::HeaderMap;
 use axum::response::Response;
 use serde_json::{Value, json};
 
-use super::answer::{answer_to, choose, tokens_of};
+use super::answer::{BYTES_OF_TOKEN, answer_to, choose, tokens_of};
 use super::asked::Asked;
 use super::gate::{Question, bill, known, pass, read};
 use super::instance::instance_of;
@@ -12,6 +12,7 @@ use super::reply::{Refused, add, invalid, success, usage};
 use super::server::Shared;
 use super::structured::{Shape, split_words};
 use super::wrong::{misput, spoil};
+use crate::clock;
 use crate::config::{CLASS, FaultSpec, SimulatorSpec, WrongForm};
 use crate::wire::CLASSES_WORDS;
 
@@ -35,23 +36,26 @@ pub(super) async fn answer(shared: &Shared, headers: &HeaderMap, body: &[u8]) ->
         texts: &[prompt],
         nth: shared.lock().counts.asked(prompt),
         prompt_tokens: asked.prompt_tokens(),
-        max_tokens: asked.max_tokens,
+        max_tokens: asked.most_tokens(),
     };
     known(shared, headers, &asked.model)?;
+    asked.check()?;
     let shape = Shape::of(&asked, words, spec)?;
     within_context(spec, &question)?;
     let fault = pass(shared, &question).await?;
-    let answer = Answer::new(spec, shape, prompt, fault.as_ref());
+    let answer = Answer::new(spec, shape, prompt, fault.as_ref()).within(asked.most_tokens());
     let completion_tokens = answer.text.as_ref().map_or(0, |text| {
-        let drawn = shared.lock().model.completion_tokens(prompt, question.nth.into(), asked.max_tokens);
-        drawn.unwrap_or_else(|| tokens_of(text))
+        let drawn = shared.lock().model.completion_tokens(prompt, question.nth.into(), asked.most_tokens());
+        drawn.unwrap_or_else(|| tokens_of(text)) * u64::from(asked.choices())
     });
+    let choice = |index: u32| json!({"index": index, "message": answer.message(), "finish_reason": answer.finish_reason});
     let bill = bill(shared, &question, completion_tokens, &[]);
     let body = json!({
-        "id": "chatcmpl-simulated",
+        "id": format!("chatcmpl-simulated-{}", shared.lock().counts.next_id()),
         "object": "chat.completion",
+        "created": clock::wall().timestamp(),
         "model": asked.model,
-        "choices": [{"index": 0, "message": answer.message(), "finish_reason": answer.finish_reason}],
+        "choices": (0..asked.choices()).map(choice).collect::<Vec<Value>>(),
         "usage": usage(question.prompt_tokens, Some(completion_tokens), bill.cost),
     });
     let mut response = success(body.to_string());
@@ -118,6 +122,18 @@ impl Answer {
             (_, None) => "stop",
         };
         Answer { text: Some(text), function, finish_reason: finish_reason.to_owned() }
+    }
+
+    /// As much of it as so many tokens hold.
+    fn within(mut self, most: Option<u64>) -> Answer {
+        if let (Some(text), Some(most)) = (&mut self.text, most)
+            && tokens_of(text) > most
+        {
+            let bytes = usize::try_from(most.saturating_mul(BYTES_OF_TOKEN)).unwrap_or(usize::MAX);
+            text.truncate(text.floor_char_boundary(bytes));
+            self.finish_reason = "length".to_owned();
+        }
+        self
     }
 
     fn message(&self) -> Value {

@@ -36,6 +36,8 @@ pub struct Counts {
     /// Connections that are open now.
     pub connections: u64,
     #[serde(skip)]
+    ids: u64,
+    #[serde(skip)]
     answers: HashMap<Fingerprint, u32>,
     #[serde(skip)]
     embeddings: HashMap<Fingerprint, u32>,
@@ -68,6 +70,12 @@ impl Counts {
         let times = self.asked.entry(Fingerprint::of([prompt.as_bytes()])).or_default();
         *times += 1;
         *times - 1
+    }
+
+    /// A number that no other response has.
+    pub(super) fn next_id(&mut self) -> u64 {
+        self.ids += 1;
+        self.ids
     }
 
     pub(super) fn began(&mut self) {

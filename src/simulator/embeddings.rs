@@ -32,6 +32,9 @@ struct Asked {
 enum Input {
     One(String),
     Many(Vec<String>),
+    /// A text as the numbers of its tokens.
+    Tokens(Vec<u32>),
+    ManyTokens(Vec<Vec<u32>>),
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
@@ -44,10 +47,16 @@ enum Encoding {
 }
 
 impl Input {
-    fn texts(&self) -> Vec<&str> {
+    /// What vectors are asked for; tokens stand for themselves.
+    fn into_texts(self) -> Vec<String> {
+        let words = |tokens: Vec<u32>| -> String {
+            tokens.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+        };
         match self {
             Input::One(text) => vec![text],
-            Input::Many(texts) => texts.iter().map(String::as_str).collect(),
+            Input::Many(texts) => texts,
+            Input::Tokens(tokens) => vec![words(tokens)],
+            Input::ManyTokens(all) => all.into_iter().map(words).collect(),
         }
     }
 }
@@ -83,7 +92,8 @@ fn next(state: &mut u64) -> f64 {
 pub(super) async fn answer(shared: &Shared, headers: &HeaderMap, body: &[u8]) -> Result<Response, Refused> {
     let spec = &shared.spec;
     let asked: Asked = read(shared, body)?;
-    let inputs = asked.input.texts();
+    let inputs = asked.input.into_texts();
+    let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
     let prompt = inputs.join("\n");
     let question = Question {
         prompt: &prompt,

@@ -5,13 +5,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::State;
 use axum::extract::connect_info::Connected;
+use axum::extract::{Path, State};
 use axum::http::{HeaderMap, Method, Uri};
 use axum::response::Response;
 use axum::routing::{get, post};
 use axum::serve::{IncomingStream, Listener};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -82,6 +82,7 @@ impl Simulator {
             .route("/v1/chat/completions", post(complete))
             .route("/v1/embeddings", post(embed))
             .route("/v1/models", get(models))
+            .route("/v1/models/{id}", get(model))
             .route("/simulator/counts", get(counts))
             .fallback(unknown)
             .layer(axum::extract::DefaultBodyLimit::max(LARGEST_REQUEST))
@@ -221,10 +222,25 @@ async fn work(in_flight: InFlight, interface: Interface, headers: HeaderMap, bod
     response
 }
 
+/// When its models were made, in seconds since 1970.
+const MODELS_MADE: i64 = 1_767_225_600;
+
+fn model_of(id: &str) -> Value {
+    json!({"id": id, "object": "model", "created": MODELS_MADE, "owned_by": "enrich"})
+}
+
 async fn models(State(shared): State<Arc<Shared>>) -> Response {
     let id = shared.spec.model.as_deref().unwrap_or("simulated");
-    let body = json!({"object": "list", "data": [{"id": id, "object": "model", "owned_by": "enrich"}]});
-    success(body.to_string())
+    success(json!({"object": "list", "data": [model_of(id)]}).to_string())
+}
+
+async fn model(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Response {
+    match &shared.spec.model {
+        Some(known) if *known != id => {
+            refuse(404, "model_not_found", &format!("The model `{id}` does not exist"))
+        }
+        _ => success(model_of(&id).to_string()),
+    }
 }
 
 async fn counts(State(shared): State<Arc<Shared>>) -> Response {
@@ -242,7 +258,6 @@ async fn unknown(State(shared): State<Arc<Shared>>, method: Method, uri: Uri) ->
 mod tests {
     use std::collections::BTreeSet;
 
-    use serde_json::Value;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;
 

@@ -10,7 +10,8 @@ use std::sync::{Mutex, PoisonError};
 
 static MAKING: Mutex<()> = Mutex::new(());
 
-/// A Python that has a module; it and its package are put into the folder of builds if need be.
+/// A Python that has a module; it and its package, with options of pip before it, are put into the folder of builds if
+/// need be.
 pub fn of_pypi(module: &str, package: &str) -> Option<PathBuf> {
     unless_required(package, python_with(module, package))
 }
@@ -65,6 +66,7 @@ fn python_with(module: &str, package: &str) -> Result<PathBuf, String> {
     if !python.exists() {
         run(Path::new("python3"), &["-m", "venv", folder.to_str().unwrap()])?;
     }
-    run(&python, &["-m", "pip", "install", "--quiet", "--disable-pip-version-check", package])?;
+    let install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
+    run(&python, &install.into_iter().chain(package.split_whitespace()).collect::<Vec<_>>())?;
     Ok(python)
 }

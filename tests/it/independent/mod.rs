@@ -1,5 +1,7 @@
 //! A target, read by a program that shares no code with this one: DuckDB, of which PyPI has builds.
 
+mod servers;
+
 use std::path::Path;
 use std::process::Command;
 
