@@ -2,7 +2,7 @@
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
@@ -15,7 +15,6 @@ use crate::config::{ConfigError, Job, Keys, nearest};
 use crate::engine;
 use crate::engine::EngineError;
 use crate::source::Source;
-use crate::store;
 
 #[derive(Debug, Args)]
 pub(super) struct InitArguments {
@@ -43,9 +42,9 @@ pub(super) struct InitArguments {
     /// Stable name of the job [default: made from the source's]
     #[arg(long, value_name = "NAME")]
     app_id: Option<String>,
-    /// Column for the answers
-    #[arg(long, value_name = "NAME", default_value = "response")]
-    output_column: String,
+    /// Column for the answers [default: response]
+    #[arg(long, value_name = "NAME")]
+    output_column: Option<String>,
     /// Overwrite the file if it is there
     #[arg(long)]
     force: bool,
@@ -130,6 +129,9 @@ pub(super) async fn init(arguments: InitArguments) -> anyhow::Result<Exit> {
     if file.exists() && !force {
         misuse!("{} is there already; give another name, or --force", file.display());
     }
+    if let Some(folder) = file.parent().filter(|folder| !folder.as_os_str().is_empty() && !folder.is_dir()) {
+        misuse!("the folder {} is not there; make it first, or give another name", folder.display());
+    }
     let asks = source.is_none() || column.is_none() || task.is_none() || provider.is_none();
     let (source, columns) = match source {
         Some(source) => {
@@ -148,6 +150,13 @@ pub(super) async fn init(arguments: InitArguments) -> anyhow::Result<Exit> {
         Some(provider) => provider,
         None => ask_provider()?,
     };
+    let question =
+        Question { flag: "output-column", text: "Column for the answers", usual: Some("response") };
+    let given = output_column.as_deref().or_else(|| (!asks).then_some("response"));
+    let output_column = question.answer(given, |name| match columns.iter().any(|known| known == name) {
+        true => misuse!("the source has a column {name:?}; the answers need a name of their own"),
+        false => Ok(name.to_owned()),
+    })?;
     let target = target.unwrap_or_else(|| beside(&source));
     let usual = name_of(&source);
     let question = Question { flag: "app-id", text: "Stable name of the job", usual: Some(&usual) };
@@ -171,9 +180,6 @@ pub(super) async fn init(arguments: InitArguments) -> anyhow::Result<Exit> {
     let read = Job::of_text(&file, &text, &[], Keys::Unneeded)?;
     let opened = Source::open(&read.source).await.map_err(EngineError::from)?;
     engine::check_templates(&read, opened.schema())?;
-    if let Some(folder) = file.parent() {
-        store::create_folder(folder).map_err(EngineError::from)?;
-    }
     let mut options = OpenOptions::new();
     let options = options.write(true).truncate(true);
     let options = if force { options.create(true) } else { options.create_new(true) };
@@ -297,7 +303,15 @@ fn from(file: &Path, path: &str) -> String {
     if is_beside || path.contains("://") || Path::new(path).is_absolute() {
         return path.to_owned();
     }
-    std::path::absolute(path).map_or_else(|_| path.to_owned(), |path| path.to_string_lossy().into_owned())
+    let relative = || {
+        let folder = std::path::absolute(file.parent()?).ok()?;
+        let path = std::path::absolute(path).ok()?;
+        let (folder, path): (Vec<_>, Vec<_>) = (folder.components().collect(), path.components().collect());
+        let common = folder.iter().zip(&path).take_while(|(a, b)| a == b).count();
+        let up = std::iter::repeat_n(Component::ParentDir, folder.len() - common);
+        Some(up.chain(path.get(common..)?.iter().copied()).collect::<PathBuf>())
+    };
+    relative().map_or_else(|| path.to_owned(), |path| path.to_string_lossy().into_owned())
 }
 
 fn quoted(text: &str) -> String {

@@ -1,9 +1,13 @@
 //! Questions to the one who sits at the terminal.
 
-use std::io::{self, BufRead, IsTerminal, Write};
+use std::io::{self, IsTerminal};
+
+use console::Term;
+use dialoguer::Input;
+use dialoguer::theme::SimpleTheme;
 
 use super::exit::misuse;
-use super::{output, told};
+use super::{output, stderr, told};
 
 /// What is asked, unless its flag tells it.
 pub(super) struct Question<'a> {
@@ -36,19 +40,15 @@ impl Question<'_> {
         if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
             misuse!("--{} is missing, and there is no terminal to ask for it", self.flag);
         }
-        let hint = self.usual.map_or_else(String::new, |usual| format!(" [{usual}]"));
-        loop {
-            let mut err = io::stderr().lock();
-            write!(err, "{}{hint}: ", self.text).and_then(|()| err.flush())?;
-            let mut line = String::new();
-            if io::stdin().lock().read_line(&mut line)? == 0 {
-                misuse!("nothing was written");
-            }
-            match (line.trim(), self.usual) {
-                ("", Some(usual)) => return Ok(usual.to_owned()),
-                ("", None) => {}
-                (line, _) => return Ok(line.to_owned()),
-            }
+        // What was said before comes before the question.
+        stderr::flush();
+        let mut input = Input::<String>::with_theme(&SimpleTheme).with_prompt(self.text);
+        if let Some(usual) = self.usual {
+            input = input.default(usual.to_owned());
+        }
+        match input.interact_text_on(&Term::stderr()) {
+            Ok(line) => Ok(line.trim().to_owned()),
+            Err(_) => misuse!("nothing was written"),
         }
     }
 }

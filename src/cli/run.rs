@@ -9,6 +9,7 @@ use super::direct::DirectArguments;
 use super::exit::Exit;
 use super::job::SetArguments;
 use super::session::{self, Errand, SessionArguments};
+use super::stderr;
 use crate::config::{Job, Keys};
 use crate::engine::{Begin, EngineError};
 
@@ -64,6 +65,7 @@ fn confirm(job: &Job) -> anyhow::Result<()> {
         let what = format!("--restart removes every row of {}, and nobody can be asked", job.target.location);
         return Err(EngineError::Mismatch { what, hint: "say --yes if that is meant" }.into());
     }
+    stderr::flush();
     let mut err = io::stderr().lock();
     write!(err, "Remove every row of {} and ask, and pay, again? [y/N] ", job.target.location)?;
     err.flush()?;

@@ -267,6 +267,12 @@ async fn init_asks_at_a_terminal_and_asks_again_after_a_mistake() {
         .expect("there is no provider \"opnai\"; there are openai, ")
         .expect("[openai]: ")
         .type_line("azure");
+    terminal.expect("Column for the answers [response]: ").type_line("text");
+    // An arrow key goes back in the line.
+    terminal
+        .expect("the source has a column \"text\"")
+        .expect("[response]: ")
+        .type_line("umary\u{1b}[D\u{1b}[D\u{1b}[D\u{1b}[D\u{1b}[Ds\u{1b}[Cm");
     terminal.expect("Stable name of the job [source-enrich]: ").type_line("../x");
     terminal.expect("it takes 1 to 100 letters").expect("[source-enrich]: ").type_line("mine");
     terminal.expect("wrote made.toml").expect("edit first: my-resource and my-deployment");
@@ -274,6 +280,7 @@ async fn init_asks_at_a_terminal_and_asks_again_after_a_mistake() {
     assert!(terminal.ends_well());
     let job = enrich::config::Job::load_without_keys(&world.path("made.toml")).unwrap();
     assert_eq!((job.app_id.as_str(), job.providers[0].name.as_str()), ("mine", "azure"));
+    assert_eq!(job.steps[0].output, "summary");
     assert!(job.steps[0].prompt.ends_with("{{ text }}"), "{}", job.steps[0].prompt);
 }
 
