@@ -25,6 +25,7 @@ mod simulate;
 mod status;
 mod stderr;
 mod summary;
+mod trial;
 
 pub use exit::Exit;
 
@@ -58,6 +59,8 @@ enum Command {
     Retry(retry::RetryArguments),
     /// Say how a job stands: what is left to do, what failed, who runs it
     Status(status::StatusArguments),
+    /// Ask some rows and show them beside their answers; writes nothing to the target
+    Try(trial::TrialArguments),
     /// Tell what a run would take before anything is spent: rows, tokens, cost, time
     Plan(plan::PlanArguments),
     /// Write a page about all runs: throughput, latency, errors, tokens, cost, and samples
@@ -115,6 +118,7 @@ async fn command(command: Command) -> anyhow::Result<Exit> {
         Command::Errors(arguments) => Box::pin(errors::errors(arguments)).await,
         Command::Retry(arguments) => Box::pin(retry::retry(arguments)).await,
         Command::Status(arguments) => Box::pin(status::status(arguments)).await,
+        Command::Try(arguments) => Box::pin(trial::trial(arguments)).await,
         Command::Plan(arguments) => Box::pin(plan::plan(arguments)).await,
         Command::Report(arguments) => Box::pin(report::report(arguments)).await,
         Command::Check(arguments) => Box::pin(check::check(arguments)).await,
@@ -122,11 +126,34 @@ async fn command(command: Command) -> anyhow::Result<Exit> {
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "enrich", &mut script);
-            output::data(String::from_utf8_lossy(&script))?;
+            output::data(without_hidden(&String::from_utf8_lossy(&script), shell))?;
             Ok(Exit::Done)
         }
         Command::Simulate(arguments) => simulate::simulate(arguments).await,
     }
+}
+
+/// A script for a shell without the options that `--help` does not show.
+fn without_hidden(script: &str, shell: clap_complete::Shell) -> String {
+    let command = Arguments::command();
+    let hidden: Vec<String> = command
+        .get_subcommands()
+        .flat_map(clap::Command::get_arguments)
+        .filter(|argument| argument.is_hide_set())
+        .filter_map(|argument| argument.get_long().map(ToOwned::to_owned))
+        .collect();
+    let mut lines = Vec::new();
+    for line in script.lines() {
+        // Bash has them all in one line, other shells have a line for each.
+        let names =
+            |name: &&String| line.contains(&format!("--{name}")) || line.contains(&format!(" -l {name} "));
+        match hidden.iter().find(names) {
+            Some(name) if line.contains("opts=") => lines.push(line.replace(&format!(" --{name}"), "")),
+            Some(_) if shell != clap_complete::Shell::Bash => {}
+            _ => lines.push(line.to_owned()),
+        }
+    }
+    lines.join("\n")
 }
 
 /// Tells an error with what to do about it, and finds its exit status.

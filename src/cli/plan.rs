@@ -154,7 +154,8 @@ fn tokens(estimate: &Estimate) -> String {
         .map_or(words.clone(), |(first, rest)| format!("{first} tokens ({}", rest.replace(" tokens", "")))
 }
 
-fn answers(pilot: &Pilot) -> Vec<String> {
+/// What was asked, row by row, beside what came of it.
+pub(super) fn answers(pilot: &Pilot) -> Vec<String> {
     let mut lines = vec![
         String::new(),
         format!(

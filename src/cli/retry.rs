@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::exit::Exit;
 use super::job::{JobArguments, shell_quoted};
-use super::select::SelectArguments;
+use super::select::{SelectArguments, rows};
 use super::session::{self, Errand, SessionArguments};
 use crate::checkpoint::Retrying;
 use crate::config::Keys;
@@ -19,7 +19,7 @@ pub(super) struct RetryArguments {
     #[arg(long, value_name = "NAME")]
     provider: Option<String>,
     /// Retry so many rows at most
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = rows)]
     limit: Option<u64>,
     #[command(flatten)]
     session: SessionArguments,

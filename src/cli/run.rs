@@ -8,6 +8,7 @@ use clap::Args;
 use super::direct::DirectArguments;
 use super::exit::Exit;
 use super::job::SetArguments;
+use super::select::rows;
 use super::session::{self, Errand, SessionArguments};
 use super::stderr;
 use crate::config::{Job, Keys};
@@ -21,7 +22,7 @@ pub(super) struct RunArguments {
     #[command(flatten)]
     set: SetArguments,
     /// Ask about so many rows at most
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = rows)]
     max_rows: Option<u64>,
     /// Empty the target and ask about every row again; asks first
     #[arg(long)]

@@ -34,6 +34,12 @@ fn classes() -> PossibleValuesParser {
     PossibleValuesParser::new(Class::ALL.iter().map(|class| class.name()))
 }
 
+/// Reads how many rows there may be at most.
+pub(super) fn rows(text: &str) -> Result<u64, String> {
+    let rows = text.replace(['_', ','], "").parse().ok().filter(|rows| *rows > 0);
+    rows.ok_or_else(|| "it takes a whole number of rows, at least 1".to_owned())
+}
+
 fn since(text: &str) -> Result<DateTime<Utc>, String> {
     if let Some(time) = moment(text) {
         return Ok(time);

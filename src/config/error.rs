@@ -56,8 +56,18 @@ pub enum ConfigError {
 impl ConfigError {
     /// `key` is the dotted path of what is wrong, as far as it is known.
     pub(super) fn from_toml(path: &Path, text: &str, key: &str, error: &toml::de::Error) -> Self {
-        let line = error.span().map_or(1, |span| line_of(text, &span));
-        ConfigError::Syntax { path: path.to_owned(), line, message: explain(key, error.message()) }
+        let span = error.span();
+        let line = span.as_ref().map_or(1, |span| line_of(text, span));
+        let twice =
+            span.filter(|_| error.message().trim() == "duplicate key").and_then(|span| text.get(span));
+        let message = match twice {
+            Some(name) => {
+                let name = name.trim_matches(['[', ']', ' ']);
+                format!("`{name}` stands there twice; put what belongs to it together")
+            }
+            None => explain(key, error.message()),
+        };
+        ConfigError::Syntax { path: path.to_owned(), line, message }
     }
 
     pub(super) fn merged(path: &Path, key: &str, error: &toml::de::Error) -> Self {

@@ -38,7 +38,7 @@ pub use simulated::{
     SimulatorSpec, WrongForm,
 };
 pub use step::{
-    Example, Form, NullInputs, OnTooLong, Params, Route, SchemaForm, StepKind, StepSpec, Typed,
+    Example, Form, NullInputs, OnError, OnTooLong, Params, Route, SchemaForm, StepKind, StepSpec, Typed,
     VectorEncoding, Vectors,
 };
 pub use units::{ByteSize, Span, duration, moment};

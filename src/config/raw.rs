@@ -392,9 +392,13 @@ pub(super) struct RawStep {
     /// `{{ row["a name"] }}` where the name is no identifier, and `{{ triage.urgency }}` for a field of a typed
     /// output. A column that is not there is refused before the first call; a row whose earlier step failed ends as
     /// an error of class `upstream`. Beside Jinja's filters there are `tojson`, `date("%d %B %Y")` and
-    /// `truncate_tokens(500)`, which counts as OpenAI's newer models do. Required.
+    /// `truncate_tokens(500)`, which counts as OpenAI's newer models do. This or `prompt_file` is needed.
+    /// Default: what `prompt_file` holds.
     #[schemars(length(min = 1))]
-    pub(super) prompt: String,
+    pub(super) prompt: Option<String>,
+    /// File that holds the template, relative to the job file. Not together with `prompt`. Default: `prompt` says it.
+    #[schemars(length(min = 1))]
+    pub(super) prompt_file: Option<String>,
     /// Template of the system message, like `prompt`. Default: none is sent.
     pub(super) system: Option<String>,
     /// File of examples that the model sees before each row, relative to the job file: a line each, as JSON, with
@@ -417,6 +421,9 @@ pub(super) struct RawStep {
     /// The same as a JSON Schema, here or in a file (a path relative to the job file). References lead into the schema
     /// itself only; what a column cannot hold is refused. Not together with `fields`. Default: as for `fields`.
     pub(super) schema: Option<FileOrTable>,
+    /// What stands in the column of an answer that is text where a row failed: `text` for an `ERROR:` string, `null` for
+    /// nothing, with the string in `<output>_error`, as other answers always have it. Default: `text`.
+    pub(super) on_error: Option<super::step::OnError>,
     /// Whether each field has a column of its own, `<output>_<field>`, instead of all in one struct. Default: false.
     pub(super) flat: Option<bool>,
     /// Whether the text of a typed answer is kept as well, in `<output>_raw`. Default: false.

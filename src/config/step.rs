@@ -32,6 +32,8 @@ pub struct StepSpec {
     pub system: Option<String>,
     /// What an answer must be.
     pub form: Form,
+    /// What stands in the column of a text where a row failed.
+    pub on_error: OnError,
     /// Whether rows with the same question share one answer.
     pub shares: bool,
     /// How often a row is asked again whose answer is not that.
@@ -108,6 +110,17 @@ pub enum OnTooLong {
     Fail,
     /// What the template made is cut at its end.
     Truncate,
+}
+
+/// What stands in the column of a text where a row failed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnError {
+    /// An `ERROR:` string.
+    #[default]
+    Text,
+    /// Nothing; the string has a column of its own.
+    Null,
 }
 
 /// What an answer must be.

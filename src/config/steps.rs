@@ -66,9 +66,7 @@ impl Checker<'_> {
         if raw.output.is_empty() {
             return Err(self.wrong(key("output"), "is empty; it names the column for the answers"));
         }
-        if raw.prompt.trim().is_empty() {
-            return Err(self.wrong(key("prompt"), "is empty"));
-        }
+        let prompt = self.prompt(position, &raw)?;
         if raw.when.as_ref().is_some_and(|when| when.trim().is_empty()) {
             return Err(self.wrong(key("when"), "is empty; give a condition, or take it out"));
         }
@@ -100,6 +98,12 @@ impl Checker<'_> {
             }
             (repairs, _) => repairs.unwrap_or(2),
         };
+        if raw.on_error.is_some() && !matches!(form, Form::Text | Form::Classes(_)) {
+            return Err(self.wrong(
+                key("on_error"),
+                "is set, and the answer is no text: its errors have a column of their own in any case; take it out",
+            ));
+        }
         let routes = raw.route.iter().enumerate().map(|(nth, route)| {
             let key = |field: &str| key(&format!("route[{nth}].{field}"));
             if route.when.trim().is_empty() {
@@ -142,7 +146,8 @@ impl Checker<'_> {
             on_too_long: raw.on_too_long.unwrap_or_default(),
             examples,
             when: raw.when,
-            prompt: raw.prompt,
+            on_error: raw.on_error.unwrap_or_default(),
+            prompt,
             system: raw.system,
             params: Params {
                 temperature: raw.temperature,
@@ -158,6 +163,36 @@ impl Checker<'_> {
                 Duration::from_secs(600),
             )?,
         })
+    }
+
+    /// The template of the user's message.
+    fn prompt(&self, position: usize, raw: &RawStep) -> Result<String, ConfigError> {
+        let key = |field: &str| format!("step[{position}].{field}");
+        let (field, text) = match (&raw.prompt, &raw.prompt_file) {
+            (Some(_), Some(_)) => {
+                return Err(self.wrong(key("prompt_file"), "and prompt are both set; keep one"));
+            }
+            (None, None) => {
+                return Err(
+                    self.wrong(key("prompt"), "is missing; it says what is asked (or prompt_file does)")
+                );
+            }
+            (Some(prompt), None) => ("prompt", prompt.clone()),
+            (None, Some(file)) => {
+                let path = self.folder.join(file);
+                let text = std::fs::read_to_string(&path).map_err(|error| {
+                    let message = format!("names {}, which cannot be read: {error}", path.display());
+                    self.wrong(key("prompt_file"), message)
+                })?;
+                // Editors end the last line, too.
+                let text = text.strip_suffix('\n').unwrap_or(&text);
+                ("prompt_file", text.strip_suffix('\r').unwrap_or(text).to_owned())
+            }
+        };
+        if text.trim().is_empty() {
+            return Err(self.wrong(key(field), "is empty"));
+        }
+        Ok(text)
     }
 
     fn max_tokens_retry(

@@ -12,9 +12,34 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, de};
 
 /// A number of bytes, written as `"50MB"`, `"64 MiB"` or a plain number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
-#[serde(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ByteSize(bytesize::ByteSize);
+
+impl<'de> Deserialize<'de> for ByteSize {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Written {
+            Bytes(u64),
+            Text(String),
+            Number(f64),
+            Other(de::IgnoredAny),
+        }
+        let wrong = |written: &str| {
+            de::Error::custom(format!(
+                "{written} is no size like \"50MB\", \"64 MiB\" or a whole number of bytes"
+            ))
+        };
+        match Written::deserialize(deserializer)? {
+            Written::Bytes(bytes) => Ok(ByteSize::bytes(bytes)),
+            Written::Text(text) => {
+                text.trim().parse().map(ByteSize).map_err(|_| wrong(&format!("\"{text}\"")))
+            }
+            Written::Number(number) => Err(wrong(&number.to_string())),
+            Written::Other(_) => Err(wrong("what stands there")),
+        }
+    }
+}
 
 impl ByteSize {
     /// A size of so many bytes.

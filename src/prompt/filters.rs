@@ -6,6 +6,8 @@ use chrono::format::{Item, StrftimeItems};
 use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
 use minijinja::{Environment, Error, ErrorKind, Value};
 
+use crate::config::nearest;
+
 /// No token of the encoding is longer, in bytes.
 const LONGEST_TOKEN: usize = 128;
 
@@ -13,7 +15,94 @@ const LONGEST_TOKEN: usize = 128;
 pub(super) fn add(environment: &mut Environment<'_>) {
     environment.add_filter("tojson", to_json);
     environment.add_filter("date", date);
+    environment.add_filter("truncate", truncate);
     environment.add_filter("truncate_tokens", truncate_tokens);
+}
+
+/// Filters that are there: these and Jinja's, as minijinja has them.
+const KNOWN: [&str; 47] = [
+    "abs",
+    "attr",
+    "batch",
+    "bool",
+    "capitalize",
+    "chain",
+    "count",
+    "d",
+    "date",
+    "default",
+    "dictsort",
+    "e",
+    "escape",
+    "first",
+    "float",
+    "format",
+    "groupby",
+    "indent",
+    "int",
+    "items",
+    "join",
+    "last",
+    "length",
+    "lines",
+    "list",
+    "lower",
+    "map",
+    "max",
+    "min",
+    "pprint",
+    "reject",
+    "rejectattr",
+    "replace",
+    "reverse",
+    "round",
+    "safe",
+    "select",
+    "selectattr",
+    "slice",
+    "sort",
+    "split",
+    "string",
+    "sum",
+    "title",
+    "tojson",
+    "trim",
+    "truncate",
+];
+const KNOWN_TOO: [&str; 5] = ["truncate_tokens", "unique", "upper", "urlencode", "zip"];
+
+/// The filter that an error about an unknown one was meant for, perhaps.
+pub(super) fn meant(error: &Error) -> Option<&'static str> {
+    if error.kind() != ErrorKind::UnknownFilter {
+        return None;
+    }
+    let named = error.detail()?.strip_prefix("filter ")?.split_whitespace().next()?;
+    nearest(named, KNOWN.into_iter().chain(KNOWN_TOO))
+}
+
+/// The beginning of a text, so many characters at most, as Jinja has it: whole words and `...` behind them, unless
+/// `killwords` is true. A text that is hardly longer stays whole. What is null stays null.
+fn truncate(
+    value: &Value,
+    length: Option<usize>,
+    killwords: Option<bool>,
+    end: Option<&str>,
+    leeway: Option<usize>,
+) -> Result<Value, Error> {
+    if value.is_none() {
+        return Ok(value.clone());
+    }
+    let text = value.as_str().ok_or_else(|| wrong(format!("truncate: {value} is no text")))?;
+    let (length, end) = (length.unwrap_or(255), end.unwrap_or("..."));
+    if text.chars().count() <= length.saturating_add(leeway.unwrap_or(5)) {
+        return Ok(value.clone());
+    }
+    let cut: String = text.chars().take(length.saturating_sub(end.chars().count())).collect();
+    let whole = match killwords {
+        Some(true) => cut.as_str(),
+        _ => cut.rsplit_once(' ').map_or(cut.as_str(), |(before, _)| before),
+    };
+    Ok(Value::from(format!("{whole}{end}")))
 }
 
 fn wrong(message: String) -> Error {
@@ -114,6 +203,9 @@ mod tests {
             (r#"{{ time | date("%-d %B, %H:%M") }}"#, "3 February, 04:05"),
             (r#"{{ zoned | date("%F %R") }}"#, "2026-02-04 01:30"),
             (r#"{{ none | date("%F") | tojson }}"#, "null"),
+            ("{{ text | truncate(12) }}", "tiktoken..."),
+            ("{{ text | truncate(12, true, '…') }}", "tiktoken is…"),
+            ("{{ text | truncate(25) }}", "tiktoken is great! ünïcödé 🦀🦀"),
             ("{{ text | truncate_tokens(6) }}", "tiktoken is great!"),
             ("{{ text | truncate_tokens(0) }}", ""),
             ("{{ text | truncate_tokens(1000) }}", "tiktoken is great! ünïcödé 🦀🦀"),

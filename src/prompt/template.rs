@@ -7,6 +7,7 @@ use std::sync::Arc;
 use arrow::array::new_null_array;
 use arrow::datatypes::{DataType, Field, Schema};
 use arrow::record_batch::RecordBatch;
+use minijinja::value::ValueKind;
 use minijinja::{Environment, Error, ErrorKind, Output, State, UndefinedBehavior, Value};
 
 use super::filters;
@@ -95,7 +96,12 @@ pub enum PromptError {
 }
 
 fn hint(near: Option<&str>, known: &[String]) -> String {
-    near.map_or_else(|| format!("; it has {}", known.join(", ")), |near| format!("; did you mean {near:?}?"))
+    let is_name = |near: &str| near.chars().all(|c| c.is_alphanumeric() || c == '_');
+    match near {
+        None => format!("; it has {}", known.join(", ")),
+        Some(near) if is_name(near) => format!("; did you mean {near:?}?"),
+        Some(near) => format!("; did you mean {{{{ row[{near:?}] }}}}?"),
+    }
 }
 
 /// What becomes of a row.
@@ -289,7 +295,11 @@ fn syntax(step: &StepSpec, which: &'static str, error: &Error) -> PromptError {
         step: step.output.clone(),
         which,
         line: error.line(),
-        message: error.detail().map_or_else(|| error.kind().to_string(), str::to_owned),
+        message: format!(
+            "{}{}",
+            error.detail().map_or_else(|| error.kind().to_string(), str::to_owned),
+            filters::meant(error).map_or_else(String::new, |near| format!("; did you mean {near}?"))
+        ),
     }
 }
 
@@ -348,7 +358,16 @@ fn describe(error: &Error) -> String {
 
 /// Null renders as nothing, not as the word `none`.
 fn format_value(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
-    if value.is_none() { Ok(()) } else { minijinja::escape_formatter(out, state, value) }
+    match value.kind() {
+        ValueKind::None => Ok(()),
+        // What has parts is JSON, as a model reads it; what was not asked for is nothing.
+        ValueKind::Map if value.is_true() => {
+            let json = serde_json::to_string(value);
+            let json = json.map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))?;
+            out.write_str(&json).map_err(Error::from)
+        }
+        _ => minijinja::escape_formatter(out, state, value),
+    }
 }
 
 /// Positions of the columns that the templates name.
@@ -441,7 +460,10 @@ fn uses_of_row(source: &str) -> Option<Vec<String>> {
 
 fn unknown(step: &StepSpec, schema: &Schema, column: String) -> PromptError {
     let known: Vec<String> = schema.fields().iter().map(|field| field.name().clone()).collect();
-    let near = nearest(&column, known.iter().map(String::as_str)).map(str::to_owned);
+    // A name with a dot in it is read as a field.
+    let beginning = format!("{column}.");
+    let dotted = known.iter().map(String::as_str).find(|known| known.starts_with(&beginning));
+    let near = dotted.or_else(|| nearest(&column, known.iter().map(String::as_str))).map(str::to_owned);
     PromptError::UnknownColumn { step: step.output.clone(), column, near, known }
 }
 
@@ -459,6 +481,7 @@ mod tests {
 
     fn step(prompt: &str) -> StepSpec {
         StepSpec {
+            on_error: crate::config::OnError::Text,
             form: Form::Text,
             shares: true,
             examples: Vec::new(),
@@ -550,7 +573,7 @@ mod tests {
             "step \"answer\": the templates name the column \"txt\", which the source does not have; did you mean \"text\"?"
         );
         assert!(refusal("{{ row.prise }}").contains("did you mean \"price\""));
-        assert!(refusal("{{ row['two wrods'] }}").contains("did you mean \"two words\""));
+        assert!(refusal("{{ row['two wrods'] }}").contains("did you mean {{ row[\"two words\"] }}"));
         assert!(refusal("{{ blob }}").contains("binary"));
         assert!(refusal("{{ text").contains("line 1"));
     }

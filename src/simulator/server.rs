@@ -447,9 +447,9 @@ mod tests {
     #[tokio::test]
     async fn a_request_that_is_longer_than_the_context_is_refused() {
         let simulator = started("context_tokens = 100").await;
-        let long = "word ".repeat(80);
+        let long = "word ".repeat(79);
         for (prompt, max_tokens, expected) in
-            [(PROMPT, 90, 200), (PROMPT, 99, 400), (&long, 0, 200), (&long, 1, 400)]
+            [(PROMPT, 90, 200), (PROMPT, 99, 400), (&long, 1, 200), (&long, 2, 400)]
         {
             let (status, body) = chat(&simulator, prompt, json!({"max_tokens": max_tokens})).await;
             assert_eq!(status, expected, "{body}");
@@ -501,7 +501,7 @@ mod tests {
             (json!([]), "invalid_request_error"),
             (json!(["a", ""]), "invalid_request_error"),
             (json!(""), "invalid_request_error"),
-            (json!([1, 2]), "invalid_request_error"),
+            (json!([1.5, "a"]), "invalid_request_error"),
             (json!(["a", "thirteen long"]), "context_length_exceeded"),
         ] {
             let (status, body) = embed(&simulator, input).await;

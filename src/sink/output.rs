@@ -13,7 +13,7 @@ use arrow::error::ArrowError;
 use arrow::json::ReaderBuilder;
 
 use super::settled::{Outcome, Settled};
-use crate::config::{Form, StepSpec, Typed};
+use crate::config::{Form, OnError, StepSpec, Typed};
 use crate::decode::Content;
 
 /// The columns of a step.
@@ -28,8 +28,15 @@ pub struct Output {
 
 #[derive(Clone, Debug)]
 enum Kind {
-    Text,
-    Typed { fields: Fields, flat: bool, keep_raw: bool },
+    /// `is_apart` tells that errors have a column of their own.
+    Text {
+        is_apart: bool,
+    },
+    Typed {
+        fields: Fields,
+        flat: bool,
+        keep_raw: bool,
+    },
     Vector,
 }
 
@@ -37,15 +44,19 @@ impl Output {
     /// Those of a step of a job.
     #[must_use]
     pub fn of(step: &StepSpec) -> Self {
-        Output::new(&step.output, &step.form)
+        Output::new(&step.output, &step.form, step.on_error)
     }
 
-    fn new(name: &str, form: &Form) -> Self {
+    fn new(name: &str, form: &Form, on_error: OnError) -> Self {
         let name = name.to_owned();
         let field = |name: &str, data_type: &DataType| Field::new(name, data_type.clone(), true);
         match form {
             Form::Text | Form::Classes(_) => {
-                Output { columns: vec![field(&name, &DataType::Utf8)], kind: Kind::Text, error: 0, name }
+                let is_apart = on_error == OnError::Null;
+                let mut columns = vec![field(&name, &DataType::Utf8)];
+                columns.extend(is_apart.then(|| field(&format!("{name}_error"), &DataType::Utf8)));
+                let error = columns.len() - 1;
+                Output { columns, kind: Kind::Text { is_apart }, error, name }
             }
             Form::Embedding(_) => {
                 let columns =
@@ -109,14 +120,14 @@ impl Output {
     /// Whether its answers are plain texts.
     #[must_use]
     pub fn is_text(&self) -> bool {
-        matches!(self.kind, Kind::Text)
+        matches!(self.kind, Kind::Text { .. })
     }
 
     /// What later steps see of it: its name and type.
     #[must_use]
     pub fn value_field(&self) -> Field {
         let data_type = match &self.kind {
-            Kind::Text => DataType::Utf8,
+            Kind::Text { .. } => DataType::Utf8,
             Kind::Typed { fields, .. } => DataType::Struct(fields.clone()),
             Kind::Vector => vectors_type(),
         };
@@ -127,8 +138,8 @@ impl Output {
     #[must_use]
     pub fn value_columns(&self) -> &[Field] {
         match self.kind {
-            Kind::Text => &self.columns,
-            Kind::Typed { .. } | Kind::Vector => &self.columns[..self.error],
+            Kind::Text { is_apart: false } => &self.columns,
+            Kind::Text { is_apart: true } | Kind::Typed { .. } | Kind::Vector => &self.columns[..self.error],
         }
     }
 
@@ -169,7 +180,7 @@ impl Output {
             Some(Content::Vector(_)) | None => None,
         };
         match &self.kind {
-            Kind::Text => Ok(texts(answers.map(text))),
+            Kind::Text { .. } => Ok(texts(answers.map(text))),
             Kind::Typed { fields, .. } => objects(fields, answers.map(text)),
             Kind::Vector => Ok(vectors(answers)),
         }
@@ -191,14 +202,16 @@ impl Output {
             })
             .collect();
         match &self.kind {
-            Kind::Text => {
+            Kind::Text { is_apart: true } | Kind::Vector => {
+                Ok(vec![self.values(step.clone())?, texts(errors.iter().map(Option::as_deref))])
+            }
+            Kind::Text { is_apart: false } => {
                 let rows = step.clone().zip(&errors).map(|(settled, error)| match &settled.outcome {
                     Outcome::Answer(Content::Text(text)) => Some(text.as_str()),
                     _ => error.as_deref(),
                 });
                 Ok(vec![texts(rows)])
             }
-            Kind::Vector => Ok(vec![self.values(step.clone())?, texts(errors.iter().map(Option::as_deref))]),
             Kind::Typed { flat, keep_raw, .. } => {
                 let values = self.values(step.clone())?;
                 let mut columns = if *flat { spread(values.as_struct())? } else { vec![values] };
@@ -297,7 +310,7 @@ mod tests {
         ];
         for flat in [false, true] {
             let typed = Typed { shape: shape.clone().unwrap(), flat, keep_raw: true };
-            let output = Output::new("o", &Form::Typed(typed));
+            let output = Output::new("o", &Form::Typed(typed), OnError::Text);
             let columns = output.arrays(&rows.iter()).unwrap();
             assert_eq!(columns.len(), output.columns().len());
             for (column, field) in columns.iter().zip(output.columns()) {

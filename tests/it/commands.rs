@@ -246,6 +246,12 @@ async fn shells_can_complete_commands() {
     for shell in ["bash", "zsh", "fish"] {
         let script = call(&world, &["completions", shell]).await;
         assert!(script.assert_status(0).stdout.contains("retry"), "{shell}");
+        let offered = script.stdout.lines().filter(|line| !line.trim_end().ends_with(')'));
+        assert!(
+            !offered.clone().any(|line| line.contains("progress-interval")),
+            "{shell} offers what is hidden"
+        );
+        assert!(offered.clone().any(|line| line.contains("max-duration")), "{shell}");
     }
 }
 

@@ -40,6 +40,27 @@ async fn a_mistake_in_the_job_file_names_file_and_line_or_key() {
             &["job.toml:7: `batch.max_rows`: invalid type: string \"ten\""],
         ),
         ("max_rows = 10", "max_rows = 0", &["`batch.max_rows` is 0; it must be at least 1"]),
+        (
+            "max_rows = 10",
+            "max_bytes = \"some\"",
+            &[
+                "job.toml:7: `batch.max_bytes`: \"some\" is no size like \"50MB\", \"64 MiB\" or a whole number",
+            ],
+        ),
+        ("max_rows = 10", "max_bytes = 1.5", &["`batch.max_bytes`: 1.5 is no size like \"50MB\""]),
+        ("[target]", "[source]\npath = \"x\"\n[target]", &["`source` stands there twice"]),
+        ("max_rows = 10", "max_rows = 10\nmax_rows = 11", &["job.toml:8: `max_rows` stands there twice"]),
+        ("{{ text }}", "{{ text | truncte(5) }}", &["filter truncte is unknown; did you mean truncate?"]),
+        (
+            "output = \"answer\"",
+            "output = \"answer\"\nprompt_file = \"p.txt\"",
+            &["`step[0].prompt_file` and prompt are both set; keep one"],
+        ),
+        (
+            "output = \"answer\"",
+            "output = \"answer\"\nfields = { a = \"int\" }\non_error = \"null\"",
+            &["`step[0].on_error` is set, and the answer is no text"],
+        ),
         ("max_rows = 10", "max_rows = -1", &["job.toml:7: `batch.max_rows`: ", "-1"]),
         ("max_concurrency = 4", "requests_per_minute = 0", &["`provider.sim.requests_per_minute` is 0"]),
         (
@@ -389,4 +410,40 @@ async fn what_others_may_put_into_a_folder_is_not_followed_and_hangs_nobody() {
     world.run(&[]).await.assert_status(0);
     world.assert_target(0..12).await;
     assert_eq!(fs::read_to_string(&victim).unwrap(), "keep me");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prompt_may_stand_in_a_file_and_names_with_dots_and_structs_are_understood() {
+    let inner: ArrayRef = std::sync::Arc::new(Int64Array::from_iter_values(0..3));
+    let place = arrow::array::StructArray::from(vec![(
+        std::sync::Arc::new(Field::new("floor", DataType::Int64, true)),
+        inner.clone(),
+    )]);
+    let texts: ArrayRef = std::sync::Arc::new(StringArray::from(vec!["a", "b", "c"]));
+    let place: ArrayRef = std::sync::Arc::new(place);
+    let columns = [("id", inner), ("user.name", texts), ("place", place)];
+    let batch = RecordBatch::try_from_iter(columns).unwrap();
+    let world = World::new(SimulatorSpec::default()).await;
+    fs::create_dir(world.path("source")).unwrap();
+    crate::support::write_parquet(&world.path("source/a.parquet"), &batch, 10);
+    let job = world.usual_job("");
+    let (before, _) = job.split_once("prompt = ").unwrap();
+    let with = |prompt: &str| world.write_text(&format!("{before}{prompt}\n"));
+    with("prompt = \"{{ user.name }}\"");
+    let wrong = world.run(&[]).await;
+    wrong.assert_status(2).assert_says("did you mean {{ row[\"user.name\"] }}?");
+    with("prompt_file = \"prompt.txt\"");
+    world.run(&[]).await.assert_status(2).assert_says("prompt.txt, which cannot be read");
+    fs::write(world.path("prompt.txt"), " \n").unwrap();
+    world.run(&[]).await.assert_status(2).assert_says("`step[0].prompt_file` is empty");
+    fs::write(world.path("prompt.txt"), "{{ row[\"user.name\"] }} is at {{ place }}\n").unwrap();
+    let tried = crate::commands::on_job(&world, "try", &["--rows", "2"]).await;
+    tried.assert_status(0).assert_says("nothing is written but the answers, which are kept");
+    assert!(tried.stdout.starts_with("asked        2 rows: 2 answers, 0 errors"), "{}", tried.stdout);
+    assert!(!world.path("target/_delta_log").exists() && world.simulator.counts().answered == 2);
+    world.run(&[]).await.assert_status(0);
+    let counts = world.simulator.counts();
+    assert_eq!((counts.answers_to("b is at {\"floor\":1}"), counts.answered), (1, 3), "as JSON, and once");
+    with("");
+    world.run(&[]).await.assert_status(2).assert_says("`step[0].prompt` is missing; it says what is asked");
 }

@@ -205,7 +205,7 @@ fn every_key_of_the_schema_is_read() {
     }
     job["source"].as_object_mut().unwrap().shift_remove("starting_timestamp");
     job["step"][0]["balance"] = false.into();
-    for key in ["classes", "schema", "dimensions", "encoding", "examples"] {
+    for key in ["classes", "schema", "dimensions", "encoding", "examples", "prompt_file", "on_error"] {
         job["step"][0].as_object_mut().unwrap().shift_remove(key);
     }
     job["step"][0]["kind"] = "chat".into();

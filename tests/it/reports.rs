@@ -6,10 +6,12 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use enrich::config::{FaultSpec, SimulatorSpec, Span};
+use enrich::simulator::Simulator;
 use serde_json::Value;
 
 use crate::stops::{fault, faulty, slow, world_of};
 use crate::support::{Outcome, World, append_delta, plain, rows};
+use crate::tables::rows_of;
 
 /// Takes out what differs from run to run: times, ids, folders.
 fn steady(text: &str, world: &World) -> String {
@@ -280,6 +282,34 @@ async fn a_later_step_that_fails_for_most_rows_is_not_outweighed_by_the_first() 
     let step = "[[step]]\noutput = \"more\"\nprompt = \"Second: {{ text }}\"\n";
     world.write_text(&(world.usual_job("").replace("max_rows = 10", "max_rows = 500") + step));
     world.run(&[]).await.assert_status(3).assert_says("of the last 1000 rows of step \"more\" failed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn errors_of_texts_may_stand_apart_from_them() {
+    let refusal = FaultSpec { contains: Some("Row 4 ".into()), status: Some(400), ..fault() };
+    let world = world_of(faulty(refusal), 12).await;
+    world.write_text(
+        &world.usual_job("").replace("output = \"answer\"", "output = \"answer\"\non_error = \"null\""),
+    );
+    world.run(&[]).await.assert_status(0).assert_says("1 error (bad_request 1)");
+    let sql = "SELECT id, answer IS NULL, answer_error FROM target WHERE answer IS NULL OR answer_error IS NOT NULL";
+    let rows = rows_of(&world.path("target"), sql).await;
+    assert_eq!(rows.len(), 1);
+    assert_eq!((rows[0][0].as_str(), rows[0][1].as_str()), ("4", "true"));
+    assert!(rows[0][2].starts_with("ERROR: bad_request: HTTP 400"), "{}", rows[0][2]);
+    let job = world.job();
+    let listed = world.output(world.command(&["errors", job.to_str().unwrap()])).await;
+    assert!(String::from_utf8_lossy(&listed.stdout).contains("bad_request: HTTP 400"));
+    // What is mended has no error any more.
+    let good = Simulator::start(SimulatorSpec::default(), 0).await.unwrap();
+    let text = fs::read_to_string(&job).unwrap();
+    world.write_text(&text.replace(
+        world.simulator.url().as_str().trim_end_matches('/'),
+        good.url().as_str().trim_end_matches('/'),
+    ));
+    let retried = Outcome::of(&world.output(world.command(&["retry", job.to_str().unwrap()])).await);
+    retried.assert_status(0).assert_says("1 answer, 0 errors");
+    assert!(rows_of(&world.path("target"), sql).await.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
