@@ -83,6 +83,15 @@ pub enum PromptError {
         /// The fields there are.
         known: Vec<String>,
     },
+    /// It names columns by `row`, which is a column itself.
+    #[error(
+        "step {step:?}: the source has a column \"row\", which hides all others from row[…] in the templates; carry the \
+         others alone with source.columns, or give them names that need no row[…]"
+    )]
+    HiddenRow {
+        /// Output of the step.
+        step: String,
+    },
     /// It names a column of bytes.
     #[error(
         "step {step:?}: the templates name the column {column:?}, which holds binary data; a prompt is text"
@@ -386,6 +395,10 @@ fn inputs(
         for name in template.undeclared_variables(false) {
             match schema.index_of(&name) {
                 Ok(column) => {
+                    let hides = || uses_of_row(template.source()).is_some_and(|columns| !columns.is_empty());
+                    if name == "row" && !schema.field(column).data_type().is_nested() && hides() {
+                        return Err(PromptError::HiddenRow { step: step.output.clone() });
+                    }
                     inputs.insert(column);
                 }
                 Err(_) if name == "row" => match uses_of_row(template.source()) {

@@ -53,7 +53,7 @@ pub fn delta_schema(schema: &Schema) -> Result<SchemaRef, String> {
     for field in schema.fields() {
         let data_type = delta_type(field.data_type()).ok_or_else(|| {
             let (name, found) = (field.name(), field.data_type());
-            format!("column {name:?} has the type {found}, which a Delta table cannot hold")
+            format!("column {name:?} has the type {found}, which a Delta table cannot hold; name the columns that are carried in source.columns")
         })?;
         fields.push(Field::new(field.name(), data_type, true));
     }

@@ -205,6 +205,6 @@ async fn classes_are_asked_for_in_the_form_of_a_schema_that_the_endpoint_takes()
         assert_eq!(billed, 16, "{form:?}: what is refused is not billed");
     }
     // So few tokens hold a class and no object around it: it is asked for in words.
-    let short = world_of(talks(&[SchemaFormName::JsonSchema]), "max_tokens = 5\nmax_repairs = 0").await;
+    let short = world_of(talks(&[SchemaFormName::JsonSchema]), "max_tokens = 12\nmax_repairs = 0").await;
     short.run(&[]).await.assert_status(3).assert_says("16 errors (invalid_output 16)");
 }

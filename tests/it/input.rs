@@ -421,7 +421,7 @@ async fn a_prompt_may_stand_in_a_file_and_names_with_dots_and_structs_are_unders
     )]);
     let texts: ArrayRef = std::sync::Arc::new(StringArray::from(vec!["a", "b", "c"]));
     let place: ArrayRef = std::sync::Arc::new(place);
-    let columns = [("id", inner), ("user.name", texts), ("place", place)];
+    let columns = [("id", inner), ("user.name", texts.clone()), ("place", place)];
     let batch = RecordBatch::try_from_iter(columns).unwrap();
     let world = World::new(SimulatorSpec::default()).await;
     fs::create_dir(world.path("source")).unwrap();
@@ -446,4 +446,10 @@ async fn a_prompt_may_stand_in_a_file_and_names_with_dots_and_structs_are_unders
     assert_eq!((counts.answers_to("b is at {\"floor\":1}"), counts.answered), (1, 3), "as JSON, and once");
     with("");
     world.run(&[]).await.assert_status(2).assert_says("`step[0].prompt` is missing; it says what is asked");
+    let hidden = RecordBatch::try_from_iter([("user.name", texts.clone()), ("row", texts)]).unwrap();
+    crate::support::write_parquet(&world.path("source/a.parquet"), &hidden, 10);
+    fs::remove_dir_all(world.path("target")).unwrap();
+    with("prompt = \"{{ row['user.name'] }}\"");
+    world.run(&[]).await.assert_status(2).assert_says("which hides all others from row[…]");
+    assert_eq!(world.simulator.counts().answered, 3);
 }

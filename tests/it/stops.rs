@@ -141,6 +141,32 @@ async fn a_process_that_stood_still_pays_for_nothing_again_that_lies_in_its_sock
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_interim_responses_outlasts_no_timeout_and_keeps_no_signal_unheard() {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let flood = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        while let Ok((mut stream, _)) = listener.accept() {
+            std::thread::spawn(move || {
+                let hints = "HTTP/1.1 103 Early Hints\r\nlink: <x>\r\n\r\n".repeat(200);
+                while std::io::Write::write_all(&mut stream, hints.as_bytes()).is_ok() {}
+            });
+        }
+    });
+    let world = world_of(SimulatorSpec::default(), 40).await;
+    let job = world.usual_job("request_timeout = \"300ms\"\noutage_deadline = \"2s\"");
+    let url = world.simulator.url().as_str().trim_end_matches('/').to_owned();
+    world.write_text(&job.replace(&url, &format!("http://{flood}/v1")));
+    world.run(&[]).await.assert_status(4).assert_says("timeout: no whole answer within 300ms");
+    world.write_text(
+        &world.usual_job("request_timeout = \"1h\"").replace(&url, &format!("http://{flood}/v1")),
+    );
+    let child = start(&world, &["--grace", "100ms"]);
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    send(&child, "TERM");
+    wait(child).await.assert_status(130).assert_says("interrupted: ");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_standard_error_that_nobody_reads_holds_back_no_row() {
     let world = world_of(SimulatorSpec::default(), 3_000).await;
     let job = world.job();
