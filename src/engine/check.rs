@@ -19,7 +19,7 @@ use crate::checkpoint::{
     Checkpoint, CheckpointError, CheckpointFile, MachineId, PlannedBatch, Position, Retrying,
 };
 use crate::clock;
-use crate::config::{CacheSpec, Job, Places};
+use crate::config::{CacheSpec, Job, Params, Places, Shape, StepSpec};
 use crate::decode;
 use crate::dispatch::harmless_question;
 use crate::event::Voice;
@@ -185,7 +185,15 @@ pub async fn check(job: &Job, live: bool, simulator: Option<&Url>) -> Vec<Findin
         } else {
             Ok(format!("{} at {}", provider.model, address(endpoint, embeds)))
         };
+        let is_answered = live && asked.is_ok();
         note(&about, asked);
+        let of_step = |step: &&StepSpec| step.all_providers().any(|asked| asked == at);
+        let shape = job.steps.iter().filter(of_step).find_map(|step| step.params.shape.clone());
+        if let Some(shape) = shape.filter(|_| is_answered) {
+            let taken = ask_for_object(endpoint, shape).await;
+            let failed = |failure| EngineError::Provider { provider: provider.name.clone(), failure };
+            note(&format!("{about}, schemas"), taken.map_err(failed));
+        }
     }
     findings
 }
@@ -237,6 +245,18 @@ async fn ask(endpoint: &Endpoint, embeds: bool) -> Result<String, Failure> {
     let used =
         facts.tokens.map_or_else(String::new, |tokens| format!(", {}", counted(tokens.total(), "token")));
     Ok(format!("{model} at {} answered in {} ms{used}", address(endpoint, embeds), took.as_millis()))
+}
+
+/// Asks a provider for an object, and says in which form it takes a schema.
+async fn ask_for_object(endpoint: &Endpoint, shape: Shape) -> Result<String, Failure> {
+    let (question, params) = harmless_question(false);
+    let params = Params { shape: Some(shape), ..params };
+    endpoint.send(&[question], &params, LIVE_TIMEOUT).await.result?;
+    let form = endpoint.schema_form().map(|form| serde_json::to_value(form).unwrap_or_default());
+    Ok(match form.as_ref().and_then(serde_json::Value::as_str) {
+        Some(form) => format!("it takes them as {form}"),
+        None => "it was answered, and no form of them is known to be heeded yet".to_owned(),
+    })
 }
 
 /// Whether a folder, or the nearest one above it that is there, can be written.

@@ -452,3 +452,54 @@ async fn a_run_that_takes_longer_than_the_source_keeps_its_files_is_warned_of() 
     let ended = world.run(&["--max-duration", "1s"]).await;
     assert!(!ended.stderr.contains(warning), "{}", ended.stderr);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn numbers_that_are_none_far_moments_and_odd_names_are_read_as_they_are() {
+    let world = World::new(SimulatorSpec::default()).await;
+    let folder = world.path("my data #1 100% [x] ü");
+    fs::create_dir(&folder).unwrap();
+    let scores = [0.1, f64::NAN, 0.2, 0.9, f64::NAN, 0.8];
+    let moments = [9_223_372_036_854_775, 0, 1, 2, 3, -62_135_596_800_000];
+    let columns: [(&str, ArrayRef); 3] = [
+        ("id", Arc::new(Int64Array::from_iter_values(1..7))),
+        ("score", Arc::new(arrow::array::Float64Array::from(scores.to_vec()))),
+        ("at", Arc::new(arrow::array::TimestampMillisecondArray::from(moments.to_vec()))),
+    ];
+    let batch = RecordBatch::try_from_iter(columns).unwrap();
+    write_parquet(&folder.join("part 1#%20.parquet"), &batch, 3);
+    let job = world
+        .usual_job("")
+        .replace("\"source\"", "\"my data #1 100% [x] ü\"")
+        .replace("{{ text }}", "{{ id }}");
+    // NaN is more than any number, as SQL engines have it, whatever the statistics of a row group leave out.
+    world.write_text(&job.replace("[target]", "where = \"score > 0.5\"\n[target]"));
+    world.run(&[]).await.assert_status(0).assert_says("4 answers");
+    let sql = "SELECT id, CAST(CAST(at AS BIGINT) AS VARCHAR) FROM target ORDER BY id";
+    let ids = |rows: Vec<Vec<String>>| rows.into_iter().map(|row| row[0].clone()).collect::<Vec<_>>();
+    assert_eq!(ids(crate::tables::rows_of(&world.path("target"), sql).await), ["2", "4", "5", "6"]);
+    world.write_text(&job.replace("path = \"target\"", "path = \"all\""));
+    world.run(&[]).await.assert_status(0).assert_says("6 answers");
+    let rows = crate::tables::rows_of(&world.path("all"), sql).await;
+    assert_eq!((rows[0][1].as_str(), rows[5][1].as_str()), ("9223372036854775000", "-62135596800000000"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_column_without_a_type_is_refused_with_the_line_that_mends_it() {
+    let world = World::new(SimulatorSpec::default()).await;
+    let source = world.path("source");
+    append_delta(&source, &rows(0..3)).await;
+    // Spark writes `void` for a column of nothing but nulls.
+    let log = source.join("_delta_log/00000000000000000000.json");
+    let text = fs::read_to_string(&log).unwrap();
+    let void =
+        r#"{\"name\":\"gone\",\"type\":\"void\",\"nullable\":true,\"metadata\":{}},{\"name\":\"text\""#;
+    let changed = text.replacen(r#"{\"name\":\"text\""#, void, 1);
+    assert_ne!(changed, text, "{text}");
+    fs::write(&log, changed).unwrap();
+    let job = world.usual_job("");
+    world.write_text(&job);
+    let refused = world.run(&[]).await;
+    refused.assert_status(2).assert_says("\"gone\"").assert_says("source.columns");
+    world.write_text(&job.replace("[target]", "columns = [\"id\", \"text\"]\n[target]"));
+    world.run(&[]).await.assert_status(0).assert_says("3 answers");
+}

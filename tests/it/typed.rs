@@ -330,3 +330,20 @@ async fn an_answer_that_is_cut_off_is_asked_for_once_more_with_room_or_is_an_err
     twice.run(&[]).await.assert_status(0).assert_says("1 error (length 1)");
     assert_eq!(twice.simulator.counts().requests, 13);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_live_check_finds_out_whether_schemas_are_taken() {
+    let spec =
+        || SimulatorSpec { schema_forms: Some(vec![SchemaFormName::Tool]), ..SimulatorSpec::default() };
+    let auto = world(spec(), 4, FIELDS, "").await;
+    let checked = crate::commands::on_job(&auto, "check", &["--live"]).await;
+    let found = "ok      provider sim, schemas: it takes them as tool";
+    assert!(checked.assert_status(0).stdout.contains(found), "{}", checked.stdout);
+    let fixed = world(spec(), 4, FIELDS, "schema_form = \"json_schema\"").await;
+    let checked = crate::commands::on_job(&fixed, "check", &["--live"]).await;
+    assert!(
+        checked.assert_status(4).stdout.contains("wrong   provider sim, schemas: "),
+        "{}",
+        checked.stdout
+    );
+}
