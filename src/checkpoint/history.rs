@@ -14,6 +14,9 @@ const NAME: &str = "last_run.json";
 /// Bytes that the file takes from the beginning: on a disk that has become full, how the run ended is
 /// written over them.
 const ROOM: usize = 8192;
+/// Runs that ended without a commit.
+const WITHOUT_COMMIT: &str = "runs_without_commit.jsonl";
+const MAX_WITHOUT_COMMIT: usize = 20;
 const MAX_MESSAGE_CHARS: usize = 1000;
 
 /// A job's last run.
@@ -78,6 +81,26 @@ impl LastRun {
             if is_over_old { Ok(()) } else { Err(error) }
         })
     }
+}
+
+/// Runs that ended without a commit, which no figures tell of, the newest last.
+#[must_use]
+pub fn runs_without_commit(folder: &Path) -> Vec<LastRun> {
+    let bytes = store::read(&folder.join(WITHOUT_COMMIT)).ok().flatten().unwrap_or_default();
+    bytes.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect()
+}
+
+/// Adds a run to those, of which so many newest are kept.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn note_without_commit(folder: &Path, run: &LastRun) -> Result<(), StoreError> {
+    let mut runs = runs_without_commit(folder);
+    runs.push(run.clone());
+    let newest = runs.len().saturating_sub(MAX_WITHOUT_COMMIT);
+    let line = |run| serde_json::to_string(run).expect("a record of strings and numbers becomes JSON") + "\n";
+    let text: String = runs.iter().skip(newest).map(line).collect();
+    store::replace(&folder.join(WITHOUT_COMMIT), text.as_bytes())
 }
 
 fn path(folder: &Path) -> PathBuf {

@@ -14,7 +14,7 @@ mod recovery;
 mod retrying;
 
 pub use file::{Checkpoint, CheckpointError, CheckpointFile, Paused};
-pub use history::LastRun;
+pub use history::{LastRun, note_without_commit, runs_without_commit};
 pub use lease::{Lease, LeaseError};
 pub use lock::{Lock, LockError};
 pub use machine::MachineId;

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 
 use super::error::EngineError;
 use super::run::End;
-use crate::checkpoint::LastRun;
+use crate::checkpoint::{LastRun, note_without_commit};
 use crate::clock;
 use crate::ident::RunId;
 use crate::report::Tally;
@@ -51,5 +51,8 @@ impl History {
             ..self.begun
         };
         let _ = ended.save(&self.folder);
+        if ended.rows == 0 && word != "complete" {
+            let _ = note_without_commit(&self.folder, &ended);
+        }
     }
 }

@@ -6,7 +6,7 @@ use super::error::EngineError;
 use super::exclusive::home;
 use super::prepare;
 use super::retry::FOLDER;
-use crate::checkpoint::LastRun;
+use crate::checkpoint::{LastRun, runs_without_commit};
 use crate::clock;
 use crate::config::{Job, Prices, StepSpec};
 use crate::ident::Money;
@@ -54,6 +54,7 @@ pub async fn report(job: &Job) -> Result<Report, EngineError> {
             target: job.target.location.to_string(),
             made_at: clock::wall(),
             last_run: LastRun::load(&job.places.state).map(|run| ended(&run)),
+            without_commit: runs_without_commit(&job.places.state).iter().rev().map(ended).collect(),
             providers: job
                 .providers
                 .iter()

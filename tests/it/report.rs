@@ -44,6 +44,7 @@ async fn a_page_tells_of_all_runs_and_shows_rows_beside_their_answers() {
     let early = report(&world, &[]).await;
     early.assert_status(0).assert_says("no batch has figures yet");
     assert!(early.stdout.to_lowercase().contains("<!doctype html>"), "{}", early.stdout);
+    world.run_with(&[], &[("ENRICH_FAULT", "journal-append.before=io")]).await.assert_status(1);
     world.run(&["--max-rows", "20"]).await.assert_status(0);
     world.run(&[]).await.assert_status(0);
     let file = world.path("report.html");
@@ -83,6 +84,7 @@ async fn a_page_tells_of_all_runs_and_shows_rows_beside_their_answers() {
         assert!(page.contains(said), "{said}");
     }
     assert!(page.contains("Last run") && page.contains("UTC: complete"));
+    assert!(page.contains("Runs without a commit") && page.contains("UTC: error: cannot append"), "{page}");
     // Two runs, and both of them on the page.
     let all = crate::metrics::figures(&world).await;
     let mut runs: Vec<String> = all.iter().map(|row| row.run_id.to_string()).collect();

@@ -84,6 +84,7 @@ pub(crate) fn report(metrics: Vec<MetricsRow>, samples: Vec<Sample>) -> Report {
             target: "s3://lake/tickets/labelled".to_owned(),
             made_at: begin() + TimeDelta::hours(80),
             last_run: Some("2026-03-05 08:00:00 UTC: complete".to_owned()),
+            without_commit: vec!["2026-03-05 07:00:00 UTC: provider: main: auth: HTTP 401".to_owned()],
             providers: vec![
                 provider("main", "small-4", Some("$0.15 in, $0.075 cached, $0.60 out for a million tokens")),
                 provider("spare", "mini-2", Some("$0.25 in, $1.00 out for a million tokens")),

@@ -153,8 +153,10 @@ pub(crate) fn hostile_report() -> Report {
     };
     let mut report = example::report(vec![row], vec![sample; 60]);
     let header = &mut report.header;
-    for text in
-        [&mut header.app_id, &mut header.source, &mut header.target].into_iter().chain(&mut header.last_run)
+    for text in [&mut header.app_id, &mut header.source, &mut header.target]
+        .into_iter()
+        .chain(&mut header.last_run)
+        .chain(&mut header.without_commit)
     {
         text.clone_from(&hostile);
     }

@@ -68,6 +68,7 @@ struct Head {
     target: String,
     made_at: String,
     last_run: Option<String>,
+    without_commit: Vec<String>,
     providers: Vec<[String; 3]>,
 }
 
@@ -84,6 +85,7 @@ impl Head {
             target: line(&header.target),
             made_at: span::moment(header.made_at),
             last_run: header.last_run.as_deref().map(|told| text::in_line(told, 1_000)),
+            without_commit: header.without_commit.iter().map(|told| text::in_line(told, 300)).collect(),
             providers: providers.collect(),
         }
     }
