@@ -319,7 +319,7 @@ impl Admission {
         }
         if self.is_outage(now) {
             self.open(now);
-            if self.answered.is_none() && failure.class == Class::InvalidResponse {
+            if failure.class == Class::InvalidResponse && self.ends_unknown(failure) {
                 return Blame::Run(never_answered(failure));
             }
             return Blame::Provider;
@@ -344,18 +344,25 @@ impl Admission {
         self.quotas.failed(&ticket.taken, limits, now);
         let since = *self.failing_since.get_or_insert(now);
         self.open(now);
-        let is_wrong_address = match failure.class {
-            Class::InvalidResponse => true,
-            Class::Connection => !self.is_known,
-            _ => false,
-        };
-        if self.answered.is_none() && is_wrong_address {
+        if self.ends_unknown(failure) {
             return Blame::Run(never_answered(failure));
         }
         if now - since > self.outage_deadline {
             return Blame::Run(self.gave_up(now - since, failure));
         }
         Blame::Provider
+    }
+
+    /// Whether a failure like this ends the run, once it is found not to be the rows' own: nobody was ever answered, and it
+    /// is rather a wrong address than an outage.
+    #[must_use]
+    pub fn ends_unknown(&self, failure: &Failure) -> bool {
+        let is_wrong_address = match failure.class {
+            Class::InvalidResponse => true,
+            Class::Connection => !self.is_known,
+            _ => false,
+        };
+        self.answered.is_none() && is_wrong_address
     }
 
     /// Since when nobody is answered, where that is so, and how long that may last.

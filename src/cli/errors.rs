@@ -178,7 +178,7 @@ fn advice(class: &str) -> &'static str {
             "shorten the prompt, or enrich retry --provider with a longer context"
         }
         Class::ContentFilter | Class::Refusal => "change the prompt, or enrich retry --provider another",
-        Class::Length => "raise max_tokens, then enrich retry",
+        Class::Length => "set max_tokens_retry, or raise max_tokens, then enrich retry",
         Class::Constraint => "enrich retry; if it stays, change the prompt or the target's constraint",
         Class::InvalidOutput => {
             "enrich retry, or --provider another; if it stays, change the prompt or what the step asks for"

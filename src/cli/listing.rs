@@ -91,13 +91,14 @@ impl Listing {
             } else {
                 column.as_string_opt::<i32>().cloned()
             };
+            let name = self.cell(field.name());
             let Some(texts) = texts else {
-                fields.push(field.as_ref().clone());
+                fields.push(field.as_ref().clone().with_name(name));
                 columns.push(Arc::clone(column));
                 continue;
             };
             let texts: StringArray = texts.iter().map(|text| text.map(|text| self.cell(text))).collect();
-            fields.push(Field::new(field.name(), DataType::Utf8, true));
+            fields.push(Field::new(name, DataType::Utf8, true));
             columns.push(Arc::new(texts));
         }
         Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?)

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io::Read;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use crate::clock;
@@ -12,6 +13,8 @@ use crate::clock;
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often it is looked whether it has ended.
 const COMMAND_LOOK: Duration = Duration::from_millis(10);
+/// How long more of what it printed may take to be read, once it has ended.
+const AFTER_END: Duration = Duration::from_millis(500);
 /// Bytes that are read of what it prints.
 const MAX_PRINTED: u64 = 64 * 1024;
 /// Characters of its complaint that are shown.
@@ -111,24 +114,35 @@ fn printed(arguments: &[String], folder: &PathBuf) -> Result<String, String> {
     let output = child.stdout.take().map(read_beside);
     let complaint = child.stderr.take().map(read_beside);
     let status = ended(&mut child)?;
-    let text = |reader: Option<std::thread::JoinHandle<String>>| {
-        reader.and_then(|reader| reader.join().ok()).unwrap_or_default()
+    // What it started may keep the pipe open: what was printed until now is all that is waited for.
+    let text = |read: Option<Receiver<Vec<u8>>>| {
+        let pieces = |read: Receiver<Vec<u8>>| {
+            std::iter::from_fn(move || read.recv_timeout(AFTER_END).ok()).flatten().collect::<Vec<u8>>()
+        };
+        String::from_utf8_lossy(&read.map(pieces).unwrap_or_default()).into_owned()
     };
     if status.success() {
         return Ok(text(output));
     }
     let complaint: String = text(complaint).trim().chars().take(MAX_SHOWN).collect();
-    Err(format!("failed ({status}): {complaint}"))
+    let said = if complaint.is_empty() { String::new() } else { format!(": {complaint}") };
+    Err(format!("failed ({status}){said}; run it by hand to see why"))
 }
 
 /// Reads a pipe while the command runs, which would wait for a reader.
-fn read_beside(pipe: impl Read + Send + 'static) -> std::thread::JoinHandle<String> {
+fn read_beside(pipe: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
+    let (sender, receiver) = channel();
     std::thread::spawn(move || {
-        let mut bytes = Vec::new();
+        let mut pipe = pipe.take(MAX_PRINTED);
+        let mut bytes = [0; 4_096];
         // What was read before it broke is all there is.
-        let _ = pipe.take(MAX_PRINTED).read_to_end(&mut bytes);
-        String::from_utf8_lossy(&bytes).into_owned()
-    })
+        while let Ok(read @ 1..) = pipe.read(&mut bytes) {
+            if sender.send(bytes[..read].to_vec()).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
 }
 
 fn ended(child: &mut Child) -> Result<std::process::ExitStatus, String> {
@@ -160,9 +174,11 @@ mod tests {
         assert_eq!(command(&["printf", " key-1\n"]), Ok("key-1".to_owned()));
         assert_eq!(
             command(&["sh", "-c", "echo no login >&2; exit 3"]),
-            Err("names the command `sh -c echo no login >&2; exit 3`, which failed (exit status: 3): no login".into())
+            Err("names the command `sh -c echo no login >&2; exit 3`, which failed (exit status: 3): no login; run it by hand to see why".into())
         );
         assert!(command(&["no-such-program-anywhere"]).unwrap_err().contains("cannot be run"));
+        // What it leaves behind keeps its pipe open.
+        assert_eq!(command(&["sh", "-c", "sleep 60 & echo key-2"]), Ok("key-2".to_owned()));
         assert!(command(&["true"]).unwrap_err().starts_with("leads to a key that is empty"));
     }
 }

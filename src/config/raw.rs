@@ -232,7 +232,7 @@ pub(super) struct RawProvider {
     pub(super) api_key_file: Option<String>,
     /// Command whose output is the key, white space around it aside, as a list of the program and its arguments, run in the
     /// job file's folder without a shell: `["gcloud", "auth", "print-access-token"]`. It is run before the first request,
-    /// and again when the key is refused, as `api_key_file` is read again: a key that is another one then is used, and the
+    /// within 30 s, and again when the key is refused, as `api_key_file` is read again: another key is used then, and the
     /// run goes on. Not together with the other two. Default: no key is sent.
     #[schemars(length(min = 1))]
     pub(super) api_key_command: Option<Vec<String>>,

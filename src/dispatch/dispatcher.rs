@@ -326,8 +326,8 @@ impl<A: Ask> Dispatcher<A> {
         // More rows may be on their way.
         self.refused_rest = rests.then(|| self.refused_rest.unwrap_or(now + REFUSED_REST));
         self.linger = None;
-        self.send_seconds(now);
-        let waiting = self.send_while_admitted(now);
+        let held = self.send_seconds(now);
+        let waiting = if held.is_some() { held } else { self.send_while_admitted(now) };
         let is_idle = self.ready.is_empty() && self.flights.is_empty();
         let backoff = next_due.filter(|_| is_idle).map(|due| (Waiting::Backoff, due));
         self.tell(now, waiting.or(backoff));
@@ -336,7 +336,9 @@ impl<A: Ask> Dispatcher<A> {
             _ => None,
         };
         let rest = self.refused_rest;
-        let straggler = self.stragglers.look_at();
+        let looks = self.doubt == Doubt::None && !self.is_stopped;
+        // One that is due waits for the place of another request.
+        let straggler = self.stragglers.look_at().filter(|at| looks && *at > now);
         [straggler, next_due, waiting.map(|(_, at)| at), probe, self.linger, rest].into_iter().flatten().min()
     }
 
@@ -388,22 +390,27 @@ impl<A: Ask> Dispatcher<A> {
         None
     }
 
-    /// Sends second attempts for stragglers, as far as admission and the budget allow: before anything new.
-    fn send_seconds(&mut self, now: Instant) {
+    /// Sends second attempts for stragglers, as far as admission and the budget allow, before anything new. Says what one
+    /// waits for that a limit holds back.
+    fn send_seconds(&mut self, now: Instant) -> Option<(Waiting, Instant)> {
         while !self.is_stopped
             && self.doubt == Doubt::None
             && let Some(straggler) = self.stragglers.find(now)
         {
             let is_calm = self.admission.health(now) == Health::Up && self.admission.outage().is_none();
-            let has_room = is_calm && self.admission.room(now).is_ok();
-            let reservation = has_room.then(|| self.wires.account.reserve(straggler.worst));
-            let Some(Ok(mut reservation)) = reservation else {
-                self.stragglers.postpone(now);
-                return;
+            let reservation = match self.admission.room(now) {
+                // The next that ends leaves its place to it.
+                Err(Held::WhenOneEnds) => return None,
+                Err(Held::Until(..)) => None,
+                Ok(()) => is_calm.then(|| self.wires.account.reserve(straggler.worst).ok()).flatten(),
             };
-            let Ok(ticket) = self.admission.admit(straggler.cost, now) else {
+            let Some(mut reservation) = reservation else {
                 self.stragglers.postpone(now);
-                return;
+                return None;
+            };
+            let ticket = match self.admission.admit(straggler.cost, now) {
+                Ok(ticket) => ticket,
+                Err(held) => return held.until(),
             };
             reservation.begin();
             match self.stragglers.give(straggler.number, Second { ticket, reservation }) {
@@ -411,6 +418,7 @@ impl<A: Ask> Dispatcher<A> {
                 Some(ticket) => self.admission.abandoned(&ticket),
             }
         }
+        None
     }
 
     /// Rows at the front that go together, and when to look again if more should go with them.

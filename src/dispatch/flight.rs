@@ -122,6 +122,7 @@ impl<A: Ask> Desk<A> {
         mut first: Attempt,
         mut granted: oneshot::Receiver<Second>,
     ) -> Asked {
+        let started = clock::now();
         let mut asked = pin!(self.endpoint.ask(questions, params, most));
         let mut second = tokio::select! {
             biased;
@@ -140,8 +141,9 @@ impl<A: Ask> Desk<A> {
             self.bill(&mut first.reservation, sent.result.as_ref().ok(), sent.may_be_billed);
             return Asked { sent, attempt: first, other: Some(second), was_twice: false };
         }
-        let mut again = pin!(self.endpoint.ask(questions, params, most));
-        let (sent, is_first) = tokio::select! {
+        let left = most.saturating_sub(clock::now() - started);
+        let mut again = pin!(self.endpoint.ask(questions, params, left));
+        let (mut sent, is_first) = tokio::select! {
             biased;
             sent = &mut asked => (sent, true),
             sent = &mut again => (sent, false),
@@ -154,7 +156,11 @@ impl<A: Ask> Desk<A> {
             let (attempt, other) = if is_first { (first, second) } else { (second, first) };
             return Asked { sent, attempt, other: Some(other), was_twice: true };
         }
-        let sent = if is_first { again.await } else { asked.await };
+        let unread = sent.unread.take();
+        sent = if is_first { again.await } else { asked.await };
+        if sent.result.is_err() {
+            sent.unread = sent.unread.or(unread);
+        }
         self.bill(&mut open.reservation, sent.result.as_ref().ok(), sent.may_be_billed);
         let (attempt, other) = if is_first { (second, first) } else { (first, second) };
         Asked { sent, attempt, other: Some(other), was_twice: true }

@@ -330,6 +330,10 @@ impl<A: Ask> Dispatcher<A> {
         let Some((since, deadline)) = self.admission.outage().filter(|_| !self.wires.has_fallback) else {
             return;
         };
+        if self.admission.ends_unknown(failure) {
+            // It is not waited for.
+            return;
+        }
         let is_due = match self.outage_said {
             Some((_, said)) => now.saturating_duration_since(said) >= SAID_EVERY,
             None => !self.admission.has_answered() || now.saturating_duration_since(since) >= SAID_EVERY,

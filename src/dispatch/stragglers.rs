@@ -103,6 +103,9 @@ impl Stragglers {
     /// Notes that a request has ended, alone or with its second attempt.
     pub(super) fn ended(&mut self, number: u64, has_second: bool) {
         self.in_flight.remove(&number);
+        if self.in_flight.is_empty() {
+            self.look_at = None;
+        }
         if has_second {
             self.with_second = self.with_second.saturating_sub(1);
         }
@@ -154,7 +157,7 @@ impl Stragglers {
         found.filter(|_| is_allowed)
     }
 
-    /// The straggler that was found cannot be given its second attempt now.
+    /// The straggler that was found is not to be given its second attempt yet.
     pub(super) fn postpone(&mut self, now: Instant) {
         self.look_at = Some(now + AGAIN);
     }

@@ -131,6 +131,8 @@ impl<'a> Origin<'a> {
         if is_cut
             && !is_whole
             && !self.earlier.was_longer
+            // What somebody else was content with is not asked for anew.
+            && !self.shared
             && let Some(max_tokens) = step.max_tokens_retry
         {
             let earlier =

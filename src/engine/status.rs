@@ -14,8 +14,9 @@ use crate::checkpoint::{
     recover,
 };
 use crate::config::Job;
+use crate::decode;
 use crate::ident::BatchId;
-use crate::journal::{Copies, Header, JournalFolder};
+use crate::journal::{Copies, Header, JournalFolder, Outcome, Record};
 use crate::sink::{self, FailedGroup, FailedRows, Progress, Sink, retry_app_id};
 use crate::source::{Lag, Source};
 use crate::store::Folder;
@@ -320,7 +321,8 @@ async fn open_batches<P>(
             Some(objects) => Copies::read_of(&objects.join(COPIES), &header).await?,
             None => Vec::new(),
         };
-        let (answered, trouble) = JournalFolder::settled_rows(journal, &header, job.steps.len(), copied);
+        let (answered, trouble) =
+            JournalFolder::settled_rows(journal, &header, job.steps.len(), copied, is_outcome);
         batches.push(OpenBatch {
             batch: plan.id,
             rows: plan.rows(),
@@ -329,6 +331,15 @@ async fn open_batches<P>(
         });
     }
     Ok(batches)
+}
+
+/// Whether a record is more than a body that cannot be read.
+fn is_outcome(record: &Record) -> bool {
+    match &record.outcome {
+        Outcome::Failure(_) => true,
+        Outcome::Response(body) => decode::parse(body)
+            .is_ok_and(|response| !response.choices.is_empty() || !response.data.is_empty()),
+    }
 }
 
 async fn target(job: &Job, table: Option<&Table>) -> Result<Option<TargetStatus>, EngineError> {

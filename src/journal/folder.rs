@@ -73,17 +73,22 @@ impl JournalFolder {
     }
 
     /// Rows of a batch that have an outcome for each of so many steps in its journal in a folder, or among what was
-    /// copied of it, as far as can be told; and why no more can be, where the journal is damaged or cannot be read.
+    /// copied of it, as far as can be told, `is_outcome` says which records are; and why no more can be, where the journal is damaged or cannot be read.
     #[must_use]
     pub fn settled_rows(
         folder: &Path,
         header: &Header,
         steps: usize,
         copied: Vec<Record>,
+        is_outcome: impl Fn(&Record) -> bool,
     ) -> (u64, Option<JournalError>) {
         let folder = JournalFolder { path: folder.to_owned(), copies: None };
         let mut settled: HashMap<RowKey, HashSet<Arc<str>>> = HashMap::new();
-        let mut settle = |record: Record| settled.entry(record.key).or_default().insert(record.step);
+        let mut settle = |record: Record| {
+            if is_outcome(&record) {
+                settled.entry(record.key).or_default().insert(record.step);
+            }
+        };
         for record in copied {
             settle(record);
         }

@@ -253,13 +253,18 @@ impl Endpoint {
 
     async fn post(&self, url: &Url, asked: Vec<u8>, most: Duration) -> Sent {
         let asked = Bytes::from(asked);
+        let started = clock::now();
         let mut course = Course::default();
         let mut result = self.attempt(url, asked.clone(), most, &mut course).await;
         if let (Err(failure), Some(key)) = (&mut result, &self.key)
             && failure.class == Class::Auth
         {
             match key.renew(course.key).await {
-                Ok(true) => result = self.attempt(url, asked, most, &mut course).await,
+                Ok(true) => {
+                    course = Course::default();
+                    let left = most.saturating_sub(clock::now() - started);
+                    result = self.attempt(url, asked, left, &mut course).await;
+                }
                 Ok(false) => {}
                 Err(why) => failure.detail.push_str(&format!("; the key cannot be read again: it {why}")),
             }

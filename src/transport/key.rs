@@ -2,12 +2,16 @@
 //! for an hour.
 
 use std::sync::{PoisonError, RwLock};
+use std::time::Duration;
 
 use reqwest::header::{HeaderName, HeaderValue};
 
 use super::endpoint::EndpointError;
+use crate::clock::{self, Instant};
 use crate::config::{ApiKey, Provider};
 
+/// How long it counts that a key could not be read, or was the same: many requests are refused at once.
+const REMEMBERED: Duration = Duration::from_secs(10);
 /// Keys that are remembered, to be kept out of messages.
 const MAX_SECRETS: usize = 16;
 
@@ -18,7 +22,15 @@ pub(super) struct Keyring {
     name: HeaderName,
     state: RwLock<State>,
     /// One reads it again, the others wait for it.
-    turn: tokio::sync::Mutex<()>,
+    turn: tokio::sync::Mutex<Option<Renewal>>,
+}
+
+/// What came of reading the key again that had a number.
+#[derive(Debug)]
+struct Renewal {
+    of: u64,
+    at: Instant,
+    outcome: Result<bool, String>,
 }
 
 #[derive(Debug)]
@@ -51,12 +63,23 @@ impl Keyring {
     /// # Errors
     /// When it cannot be read.
     pub(super) async fn renew(&self, refused: u64) -> Result<bool, String> {
-        let _turn = self.turn.lock().await;
+        let mut turn = self.turn.lock().await;
         let (_, _, number) = self.header();
         if number != refused {
             // Somebody else read it meanwhile.
             return Ok(true);
         }
+        let is_known = |last: &&Renewal| last.of == refused && clock::now() - last.at < REMEMBERED;
+        if let Some(last) = turn.as_ref().filter(is_known) {
+            return last.outcome.clone();
+        }
+        let outcome = self.read_again().await;
+        *turn = Some(Renewal { of: refused, at: clock::now(), outcome: outcome.clone() });
+        outcome
+    }
+
+    /// Reads the key again; says whether it is another one.
+    async fn read_again(&self) -> Result<bool, String> {
         let key = self.key.clone();
         let read = tokio::task::spawn_blocking(move || key.read_again()).await;
         let Some(secret) = read.map_err(|error| error.to_string())?.transpose()? else { return Ok(false) };

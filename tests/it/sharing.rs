@@ -231,3 +231,14 @@ async fn each_question_is_paid_for_once_whatever_is_killed() {
     );
     assert!((0..distinct).all(|id| counts.answers_to(&prompt_of(id)) >= 1));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_stays_cut_after_its_retry_is_shared_like_any_other() {
+    let world = World::new(SimulatorSpec::default()).await;
+    append_delta(&world.path("source"), &crate::support::rows(0..40)).await;
+    let step = "output = \"answer\"\nmax_tokens = 3\nmax_tokens_retry = 4";
+    let job = world.usual_job("").replace("output = \"answer\"", step);
+    world.write_text(&job.replace("{{ text }}", "{{ 'the same for every row' if id >= 0 }}"));
+    world.run(&[]).await.assert_status(0).assert_says("40 answers, 0 errors");
+    assert_eq!(world.simulator.counts().requests, 2, "once, and once more with room");
+}
