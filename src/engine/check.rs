@@ -101,7 +101,9 @@ pub async fn check(job: &Job, live: bool, simulator: Option<&Url>) -> Vec<Findin
     match is_delta_table(target).await {
         Ok(true) => match Sink::open(job, &prepared.columns, source.id(), RunId::random()).await {
             Ok(sink) => {
-                let takes = format!("{} takes the job's columns", job.target.location);
+                let added = sink.lacking().map(|columns| format!("; the next run adds {columns}"));
+                let added = added.unwrap_or_default();
+                let takes = format!("{} takes the job's columns{added}", job.target.location);
                 note("target", can_append(target).map(|()| takes));
                 let demands = sink.constraints(job).map(|constraints| {
                     let count = constraints.len() as u64;

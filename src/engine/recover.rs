@@ -121,7 +121,7 @@ impl Recoverer<'_> {
             if checkpoint.steps.get(output).is_some_and(|before| before != asked) {
                 let told = match &self.job.target.metadata_column {
                     Some(metadata) => {
-                        format!("{metadata}.{output} says of each row what it had (template, model)")
+                        format!("{metadata}.{output}_step says of each row what it had (template, model)")
                     }
                     None => "nothing in a row says which it is (target.metadata is off)".to_owned(),
                 };

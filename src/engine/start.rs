@@ -94,7 +94,12 @@ pub(super) async fn start(
     {
         return Err(EngineError::Paused(paused.clone()));
     }
-    sink.add_columns().await?;
+    if let Some(columns) = sink.change_columns().await? {
+        let at = &job.target.location;
+        voice.say(&Event::Notice(&format!(
+            "{at} has new columns: {columns}; they are null in the rows that were there"
+        )));
+    }
     for step in prepared.steps.iter_mut().filter(|step| step.gives_vectors()) {
         step.hold_length(sink.vector_length(&step.spec.output).await?)?;
     }

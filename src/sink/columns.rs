@@ -3,17 +3,17 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BooleanArray, Int32Array, Int64Array, StringArray, StructArray, new_null_array,
+    Array, ArrayRef, AsArray, Int32Array, Int64Array, StringArray, StructArray, new_null_array,
 };
 use arrow::compute::{CastOptions, cast_with_options};
-use arrow::datatypes::{DataType, Field, Fields, SchemaRef};
+use arrow::datatypes::{DataType, FieldRef, Fields, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
 
-use super::output::Output;
-use super::settled::{FilledBatch, Outcome, Settled};
-use super::target::{APP_ID, BATCH_ID, ERROR_COUNT, RUN_ID, SOURCE_FILE, SOURCE_ROW, step_fields};
-use crate::ident::{Money, RunId, Tokens};
+use super::settled::{FilledBatch, Settled};
+use super::target::{APP_ID, BATCH_ID, ERROR_COUNT, RUN_ID, SOURCE_FILE, SOURCE_ROW};
+use super::{history, output::Output};
+use crate::ident::RunId;
 use crate::source::Chunk;
 
 /// What the columns of a batch are made for.
@@ -49,28 +49,25 @@ impl Layout<'_> {
                 let name = field.name().as_str();
                 let column = if let Some((step, at)) = place(self.outputs, name) {
                     Arc::clone(&made[step][at])
-                } else if self.metadata == Some(name) {
-                    self.metadata(batch, chunk, &steps, &error_counts[range.clone()])?
+                } else if let (true, DataType::Struct(fields)) =
+                    (self.metadata == Some(name), field.data_type())
+                {
+                    self.metadata(fields, batch, chunk, &steps, &error_counts[range.clone()])?
                 } else if let Some(column) = chunk.rows.column_by_name(name) {
                     Arc::clone(column)
                 } else {
                     new_null_array(field.data_type(), rows)
                 };
-                if column.data_type() == field.data_type() {
-                    return Ok(column);
-                }
-                cast_with_options(
-                    &column,
-                    field.data_type(),
-                    &CastOptions { safe: false, ..CastOptions::default() },
-                )
+                fitted(&column, field.data_type())
             })
             .collect();
         RecordBatch::try_new(Arc::clone(self.schema), columns?)
     }
 
+    /// The metadata column, of these fields.
     fn metadata(
         &self,
+        fields: &Fields,
         batch: &FilledBatch,
         chunk: &Chunk,
         steps: &[&[Settled]],
@@ -78,12 +75,8 @@ impl Layout<'_> {
     ) -> Result<ArrayRef, ArrowError> {
         let rows = chunk.rows.num_rows();
         let run = self.run.to_string();
-        let mut fields: Vec<Field> = Vec::with_capacity(6 + steps.len());
-        let mut columns: Vec<ArrayRef> = Vec::with_capacity(6 + steps.len());
-        let mut push = |name: &str, column: ArrayRef| {
-            fields.push(Field::new(name, column.data_type().clone(), true));
-            columns.push(column);
-        };
+        let mut made: Vec<(String, ArrayRef)> = Vec::with_capacity(6 + steps.len());
+        let mut push = |name: &str, column: ArrayRef| made.push((name.to_owned(), column));
         let repeated = |text: &str| -> ArrayRef {
             Arc::new(StringArray::from_iter_values(std::iter::repeat_n(text, rows)))
         };
@@ -95,9 +88,17 @@ impl Layout<'_> {
         push(SOURCE_ROW, Arc::new(Int64Array::from_iter_values(physical)));
         push(ERROR_COUNT, Arc::new(Int32Array::from(error_counts.to_vec())));
         for (output, step) in self.outputs.iter().zip(steps) {
-            push(output.name(), Arc::new(history(&step.iter())?));
+            if let Some(name) = history::find(fields, output.name()) {
+                push(name, Arc::new(history::array(&step.iter())?));
+            }
         }
-        Ok(Arc::new(StructArray::try_new(Fields::from(fields), columns, None)?))
+        let column = |field: &FieldRef| match made.iter().find(|(name, _)| name == field.name()) {
+            Some((_, column)) => fitted(column, field.data_type()),
+            // Of a step that the job does not have any more.
+            None => Ok(new_null_array(field.data_type(), rows)),
+        };
+        let columns = fields.iter().map(column).collect::<Result<Vec<_>, _>>()?;
+        Ok(Arc::new(StructArray::try_new(fields.clone(), columns, None)?))
     }
 }
 
@@ -109,40 +110,21 @@ pub(super) fn place(outputs: &[Output], column: &str) -> Option<(usize, usize)> 
     })
 }
 
-/// The struct of one step: how each outcome came about.
-pub(super) fn history<'a>(
-    step: &(impl Iterator<Item = &'a Settled> + Clone),
-) -> Result<StructArray, ArrowError> {
-    let text = |get: fn(&'a Settled) -> Option<&'a str>| -> ArrayRef {
-        Arc::new(step.clone().map(get).collect::<StringArray>())
-    };
-    let number = |get: &dyn Fn(&Settled) -> Option<u64>| -> ArrayRef {
-        let value = |settled| get(settled).map(|value| i64::try_from(value).unwrap_or(i64::MAX));
-        Arc::new(step.clone().map(value).collect::<Int64Array>())
-    };
-    let tokens = |get: fn(Tokens) -> u64| number(&move |settled| settled.tokens.map(get));
-    let attempts = step.clone().map(|settled| i32::try_from(settled.attempts).unwrap_or(i32::MAX));
-    let costs = step.clone().map(|settled| settled.cost.map(Money::microdollars));
-    let shared = step.clone().map(|settled| settled.fingerprint.map(|_| settled.shared));
-    let fingerprints = step.clone().map(|settled| settled.fingerprint.map(|print| print.to_string()));
-    let columns: Vec<ArrayRef> = vec![
-        text(|settled| match &settled.outcome {
-            Outcome::Failed(failure) => Some(failure.class.name()),
-            _ => None,
-        }),
-        text(|settled| settled.provider.as_deref()),
-        text(|settled| settled.model.as_deref()),
-        Arc::new(Int32Array::from_iter_values(attempts)),
-        text(|settled| settled.finish_reason.as_deref()),
-        tokens(|tokens| tokens.prompt),
-        tokens(|tokens| tokens.cached),
-        tokens(|tokens| tokens.completion),
-        Arc::new(costs.collect::<Int64Array>()),
-        number(&|settled| settled.latency_ms),
-        Arc::new(shared.collect::<BooleanArray>()),
-        Arc::new(fingerprints.collect::<StringArray>()),
-        text(|settled| settled.template.as_deref()),
-    ];
-    debug_assert!(columns.iter().all(|column| *column.data_type() != DataType::Null));
-    StructArray::try_new(step_fields(), columns, None)
+/// A column in the type that the table has for it: fields of structs are found by their names, what the table does not
+/// have is left out, and what it has besides is null.
+pub(super) fn fitted(column: &ArrayRef, to: &DataType) -> Result<ArrayRef, ArrowError> {
+    if column.data_type() == to {
+        return Ok(Arc::clone(column));
+    }
+    if let (DataType::Struct(_), DataType::Struct(fields)) = (column.data_type(), to) {
+        let own = column.as_struct();
+        let of = |field: &FieldRef| match own.column_by_name(field.name()) {
+            Some(found) => fitted(found, field.data_type()),
+            None => Ok(new_null_array(field.data_type(), own.len())),
+        };
+        let columns = fields.iter().map(of).collect::<Result<Vec<_>, _>>()?;
+        let nulls = own.nulls().cloned();
+        return Ok(Arc::new(StructArray::try_new_with_length(fields.clone(), columns, nulls, own.len())?));
+    }
+    cast_with_options(column, to, &CastOptions { safe: false, ..CastOptions::default() })
 }

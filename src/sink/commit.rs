@@ -1,9 +1,7 @@
 //! Committing batches, once each.
 
-use std::sync::Arc;
-
 use arrow::array::AsArray;
-use arrow::datatypes::{Field, Int64Type, Schema, SchemaRef};
+use arrow::datatypes::{Int64Type, Schema, SchemaRef};
 use serde_json::{Map, Value, json};
 
 use super::columns::Layout;
@@ -13,7 +11,7 @@ use super::logged;
 use super::output::Output;
 use super::rebuild::{Progress, holds_own_alone};
 use super::settled::FilledBatch;
-use super::target::{self, APP_ID, ERROR_COUNT, TargetError};
+use super::target::{self, APP_ID, Change, ERROR_COUNT, Opened, TargetError};
 use crate::checkpoint::{CommittedUpTo, Position, SourceId};
 use crate::config::Job;
 use crate::faultpoint::{self, Side};
@@ -67,8 +65,8 @@ pub struct Sink {
     commits: u32,
     /// Bytes of a data file, about.
     file_bytes: u64,
-    /// Columns of the source that the table is yet to get.
-    to_add: Vec<Arc<Field>>,
+    /// What the table is yet to get.
+    change: Change,
 }
 
 impl Sink {
@@ -88,10 +86,10 @@ impl Sink {
         let columns = outputs.iter().flat_map(Output::columns);
         let mut own: Vec<&str> = columns.map(|field| field.name().as_str()).collect();
         own.extend(metadata.as_deref());
-        let (table, to_add) = match target::open(job, wanted, &own).await? {
+        let Opened { table, change } = match target::open(job, wanted, &own).await? {
             Some(found) => found,
             None => match target::create(job, wanted).await {
-                Ok(table) => (table, Vec::new()),
+                Ok(table) => Opened { table, change: Change::None },
                 // Another run may have been quicker.
                 Err(error) => target::open(job, wanted, &own).await?.ok_or(error)?,
             },
@@ -107,21 +105,43 @@ impl Sink {
             source: source.clone(),
             commits: 0,
             file_bytes: job.target.file_size.get(),
-            to_add,
+            change,
         })
     }
 
-    /// Gives the table the columns of the source that it is to get; the last thing before a run begins.
+    /// Gives the table the columns that it is to get, and says which; the last thing before a run begins.
     ///
     /// # Errors
     /// When the table cannot be written.
-    pub async fn add_columns(&mut self) -> Result<(), TableError> {
-        if !self.to_add.is_empty() {
-            let columns = Schema::new(std::mem::take(&mut self.to_add));
-            self.table = self.table.clone().add_columns(&columns).await?;
-            self.schema = self.table.schema()?;
-        }
-        Ok(())
+    pub async fn change_columns(&mut self) -> Result<Option<String>, TableError> {
+        let before = self.table.schema()?;
+        self.table = match std::mem::replace(&mut self.change, Change::None) {
+            Change::None => return Ok(None),
+            Change::Add(columns) => self.table.clone().add_columns(&Schema::new(columns)).await?,
+            Change::Replace(columns) => self.table.clone().replace_columns(&columns).await?,
+        };
+        self.schema = self.table.schema()?;
+        Ok(self.added(&before))
+    }
+
+    /// The columns that the table is yet to get, in words; `None` if it has all.
+    #[must_use]
+    pub fn lacking(&self) -> Option<String> {
+        let columns: Vec<&str> = match &self.change {
+            Change::None => return None,
+            Change::Add(columns) => columns.iter().map(|field| field.name().as_str()).collect(),
+            Change::Replace(columns) => columns.fields().iter().map(|field| field.name().as_str()).collect(),
+        };
+        let new = columns.into_iter().filter(|name| self.schema.field_with_name(name).is_err());
+        let new: Vec<&str> = new.collect();
+        (!new.is_empty()).then(|| new.join(", "))
+    }
+
+    /// The columns of the table's that were not there before, in words; `None` if there are none.
+    fn added(&self, before: &Schema) -> Option<String> {
+        let new = self.schema.fields().iter().filter(|field| before.field_with_name(field.name()).is_err());
+        let names: Vec<&str> = new.map(|field| field.name().as_str()).collect();
+        (!names.is_empty()).then(|| names.join(", "))
     }
 
     /// What the target demands of its rows.

@@ -10,6 +10,7 @@ use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use serde::Serialize;
 
+use super::history;
 use super::output::Output;
 use super::target::{APP_ID, BATCH_ID, ERROR_COUNT, RUN_ID, SOURCE_FILE, SOURCE_ROW};
 use crate::checkpoint::Selection;
@@ -316,7 +317,7 @@ impl FailedRows {
     pub(super) fn is_recorded(&self, output: &Output) -> bool {
         let metadata = self.metadata.as_ref().and_then(|name| self.schema.field_with_name(name).ok());
         match metadata.map(Field::data_type) {
-            Some(DataType::Struct(fields)) => fields.iter().any(|field| field.name() == output.name()),
+            Some(DataType::Struct(fields)) => history::find(fields, output.name()).is_some(),
             Some(_) => false,
             None => self.schema.field_with_name(output.error_column()).is_ok(),
         }
@@ -375,8 +376,15 @@ impl FailedRows {
         format!("{}[{}]", name(self.metadata.as_deref().unwrap_or_default()), text(field))
     }
 
+    /// The struct of a step, as an expression.
     pub(super) fn history(&self, output: &Output) -> String {
-        self.field(output.name())
+        let metadata = self.metadata.as_ref().and_then(|name| self.schema.field_with_name(name).ok());
+        match metadata.map(Field::data_type) {
+            Some(DataType::Struct(fields)) => {
+                self.field(history::find(fields, output.name()).unwrap_or_else(|| output.name()))
+            }
+            _ => self.field(output.name()),
+        }
     }
 
     fn of_step(&self, output: &Output) -> String {

@@ -8,6 +8,7 @@ mod columns;
 mod commit;
 mod constraints;
 mod failed;
+mod history;
 mod logged;
 mod output;
 mod rebuild;

@@ -15,15 +15,15 @@ use arrow::record_batch::RecordBatch;
 use futures::TryStreamExt;
 use serde_json::{Map, Value, json};
 
-use super::columns::history;
+use super::columns::fitted;
 use super::commit::{Committed, vector_length};
 use super::constraints::Constraints;
 use super::failed::{FILES_AT_ONCE, FailedRows, name, text};
-use super::logged;
 use super::output::Output;
 use super::reload::{PLACE, Places};
 use super::settled::{FilledBatch, Outcome, Settled};
 use super::target::{APP_ID, ERROR_COUNT, RETENTION, RUN_ID, SOURCE_FILE, SOURCE_ROW, TargetError};
+use super::{history, logged};
 use crate::checkpoint::CommittedUpTo;
 use crate::config::Job;
 use crate::faultpoint::{self, Side};
@@ -334,7 +334,7 @@ impl Repair {
                 .map(|(at, row)| (*at, settled(*row)))
                 .filter(|(_, settled)| settled.outcome != Outcome::Kept)
                 .collect();
-            let errors = self.error_of(before, output.name())?;
+            let errors = self.error_of(metadata, self.history(metadata, output)?)?;
             for (hit, (at, row)) in newly.iter_mut().zip(hits) {
                 *hit += i32::from(match &settled(*row).outcome {
                     Outcome::Failed(_) => true,
@@ -347,8 +347,8 @@ impl Repair {
                 let at = before.schema_ref().index_of(field.name())?;
                 columns[at] = replaced(&columns[at], values, &renewed)?;
             }
-            let (member, _) = find_member(metadata, output.name())?;
-            let values: ArrayRef = Arc::new(history(&renewed.iter().map(|(_, settled)| *settled))?);
+            let (member, _) = find_member(metadata, self.history(metadata, output)?)?;
+            let values: ArrayRef = Arc::new(history::array(&renewed.iter().map(|(_, settled)| *settled))?);
             members[member] = replaced(&members[member], &values, &renewed)?;
         }
         for ((at, _), count) in hits.iter().zip(&newly) {
@@ -368,7 +368,8 @@ impl Repair {
 
     /// Errors of steps that the target knows and the job does not.
     fn errors_of_others(&self, metadata: &StructArray, hits: &[(usize, usize)]) -> Vec<i32> {
-        let is_other = |name: &str| !self.outputs.iter().any(|output| output.name() == name);
+        let own = |output: &Output| history::find(metadata.fields(), output.name());
+        let is_other = |name: &str| !self.outputs.iter().any(|output| own(output) == Some(name));
         let others: Vec<&ArrayRef> = metadata
             .column_names()
             .into_iter()
@@ -380,11 +381,20 @@ impl Repair {
         hits.iter().map(|hit| i32::try_from(count(hit)).unwrap_or(i32::MAX)).collect()
     }
 
+    /// Name of a step's struct.
+    fn history<'a>(&self, metadata: &'a StructArray, output: &Output) -> Result<&'a str, ArrowError> {
+        history::find(metadata.fields(), output.name()).ok_or_else(|| {
+            let (column, step) = (&self.metadata, output.name());
+            ArrowError::SchemaError(format!("{column} has nothing of the step {step:?} any more"))
+        })
+    }
+
     /// The class of error of each row of a step.
-    fn error_of(&self, rows: &RecordBatch, output: &str) -> Result<ArrayRef, ArrowError> {
-        let history = self.member(rows, output)?;
-        let error = history.as_struct_opt().and_then(|history| history.column_by_name("error").cloned());
-        error.ok_or_else(|| ArrowError::SchemaError(format!("{}.{output} has no field error", self.metadata)))
+    fn error_of(&self, metadata: &StructArray, history: &str) -> Result<ArrayRef, ArrowError> {
+        let (_, outcomes) = find_member(metadata, history)?;
+        let error = outcomes.as_struct_opt().and_then(|outcomes| outcomes.column_by_name("error").cloned());
+        error
+            .ok_or_else(|| ArrowError::SchemaError(format!("{}.{history} has no field error", self.metadata)))
     }
 
     /// Where the rows of a batch are in the newest version.
@@ -470,7 +480,7 @@ fn find_member<'a>(metadata: &'a StructArray, name: &str) -> Result<(usize, &'a 
 
 /// A column with new values at some of its rows, in their order.
 fn replaced<T>(column: &ArrayRef, values: &ArrayRef, at: &[(usize, T)]) -> Result<ArrayRef, ArrowError> {
-    let values = cast(values, column.data_type())?;
+    let values = fitted(values, column.data_type())?;
     let mut indices: Vec<(usize, usize)> = (0..column.len()).map(|row| (0, row)).collect();
     for (place, (row, _)) in at.iter().enumerate() {
         indices[*row] = (1, place);

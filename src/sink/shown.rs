@@ -9,6 +9,7 @@ use arrow::datatypes::{DataType, Field, Int64Type};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 
 use super::failed::{name, text};
+use super::history;
 use super::output::Output;
 use super::target::{APP_ID, SOURCE_FILE, SOURCE_ROW};
 use crate::config::{Job, StepSpec};
@@ -69,22 +70,25 @@ pub async fn shown(
     if !has(metadata) {
         return Ok(Vec::new());
     }
-    let history = |step: &str| match schema.field_with_name(metadata).map(Field::data_type) {
-        Ok(DataType::Struct(fields)) => fields.find(step).map(|(_, field)| field.data_type().clone()),
-        _ => None,
+    let Ok(DataType::Struct(fields)) = schema.field_with_name(metadata).map(Field::data_type) else {
+        return Ok(Vec::new());
     };
     let mut all = Vec::new();
     for step in &job.steps {
         let output = Output::of(step);
         // A step that came later, or had another name, has nothing in there.
-        let Some(DataType::Struct(known)) = history(&step.output) else { continue };
+        let Some((history, DataType::Struct(known))) = history::find(fields, &step.output)
+            .and_then(|name| Some((name, fields.find(name)?.1.data_type())))
+        else {
+            continue;
+        };
         let is_whole = output.columns().iter().all(|field| has(field.name()));
         if !is_whole || FIGURES.iter().any(|name| known.find(name).is_none()) {
             continue;
         }
         let shared = known.find("shared").is_some();
         let inputs: Vec<String> = inputs(step).into_iter().filter(|column| has(column)).collect();
-        let own = &Step { job, metadata, output: &output, inputs: &inputs, shared };
+        let own = &Step { job, metadata, history, output: &output, inputs: &inputs, shared };
         let found = own.find(&table, order, most).await?;
         all.extend(own.read(&table, found).await?);
     }
@@ -94,6 +98,8 @@ pub async fn shown(
 struct Step<'a> {
     job: &'a Job,
     metadata: &'a str,
+    /// Name of the step's struct in the metadata column.
+    history: &'a str,
     output: &'a Output,
     inputs: &'a [String],
     /// Whether the target says which answers were another row's.
@@ -122,7 +128,7 @@ impl Step<'_> {
             Order::Dearest => "h['cost_micro_usd'] > 0",
             Order::Sample => "h['fingerprint'] IS NOT NULL",
         };
-        let (meta, step) = (name(self.metadata), text(self.output.name()));
+        let (meta, step) = (name(self.metadata), text(self.history));
         let app_id = text(&self.job.app_id);
         let sql = format!(
             "SELECT m['{SOURCE_FILE}'], m['{SOURCE_ROW}'], h['cost_micro_usd'], h['prompt_tokens'] + h['completion_tokens'], \
@@ -161,7 +167,7 @@ impl Step<'_> {
         let columns: Vec<&str> = self.inputs.iter().map(String::as_str).chain(values).collect();
         let mut sql = format!(
             "SELECT {meta}['{SOURCE_FILE}'], {meta}['{SOURCE_ROW}'], {meta}[{}]['error'], {} AS \"_told\"",
-            text(self.output.name()),
+            text(self.history),
             name(self.output.error_column()),
         );
         columns.iter().for_each(|column| {

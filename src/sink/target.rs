@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 
+use super::history;
 use super::output::Output;
-use crate::config::{Job, OnNewColumns, TargetSpec, nearest};
+use crate::config::{Job, OnNewColumns, StepSpec, TargetSpec, nearest};
 use crate::store::Location;
 use crate::table::{Table, TableError, delta_schema, is_delta_table, is_vacant};
 
@@ -206,6 +207,14 @@ pub fn check_columns(job: &Job, source: &Schema) -> Result<SchemaRef, TargetErro
             }
             fields.push(column.clone());
         }
+        if let Some(other) = job.steps.iter().find(|other| history::field_name(&other.output) == step.output)
+            && let Some(metadata) = &job.target.metadata_column
+        {
+            return Err(wrong(format!(
+                "the output {:?} has the name that {metadata} has for the step {:?}; rename one of them",
+                step.output, other.output
+            )));
+        }
         let reserved = RESERVED.iter().find(|name| name.eq_ignore_ascii_case(&step.output));
         if let (Some(reserved), Some(metadata)) = (reserved, &job.target.metadata_column) {
             return Err(wrong(format!(
@@ -242,37 +251,47 @@ fn metadata_fields(job: &Job) -> Fields {
         field(SOURCE_ROW, DataType::Int64),
         field(ERROR_COUNT, DataType::Int32),
     ];
-    fields.extend(job.steps.iter().map(|step| field(&step.output, DataType::Struct(step_fields()))));
+    let of_step = |name: &str| field(name, DataType::Struct(history::fields()));
+    fields.extend(job.steps.iter().map(|step| of_step(&history::field_name(&step.output))));
     fields.into()
 }
 
-pub(super) fn step_fields() -> Fields {
-    let field = |name: &str, data_type| Field::new(name, data_type, true);
-    Fields::from(vec![
-        field("error", DataType::Utf8),
-        field("provider", DataType::Utf8),
-        field("model", DataType::Utf8),
-        field("attempts", DataType::Int32),
-        field("finish_reason", DataType::Utf8),
-        field("prompt_tokens", DataType::Int64),
-        field("cached_tokens", DataType::Int64),
-        field("completion_tokens", DataType::Int64),
-        field("cost_micro_usd", DataType::Int64),
-        field("latency_ms", DataType::Int64),
-        field("shared", DataType::Boolean),
-        field("fingerprint", DataType::Utf8),
-        field("template", DataType::Utf8),
-    ])
+/// The metadata column of the job, in the names that a table has for the structs of its steps.
+fn metadata_like(job: &Job, table: &DataType) -> DataType {
+    let wanted = metadata_fields(job);
+    let DataType::Struct(has) = table else { return DataType::Struct(wanted) };
+    let own = |step: &StepSpec| (history::field_name(&step.output), history::find(has, &step.output));
+    let names: Vec<(String, Option<&str>)> = job.steps.iter().map(own).collect();
+    let renamed = wanted.iter().map(|field| match names.iter().find(|(name, _)| name == field.name()) {
+        Some((_, Some(found))) => Arc::new(field.as_ref().clone().with_name(*found)),
+        _ => Arc::clone(field),
+    });
+    DataType::Struct(renamed.collect())
 }
 
-/// Opens the target and holds it against the columns that the job needs; none if it is not there yet. What
-/// becomes of columns that it lacks is for `on_new` to say (those to be added are given back); those of `own` are the job's, and must be there.
-pub(super) async fn open(
-    job: &Job,
-    wanted: &Schema,
-    own: &[&str],
-) -> Result<Option<(Table, Vec<Arc<Field>>)>, TargetError> {
-    let (at, on_new) = (&job.target.location, job.target.on_new_columns);
+/// A target that was held against a job.
+pub(super) struct Opened {
+    pub(super) table: Table,
+    /// What has to be done to it before rows are written.
+    pub(super) change: Change,
+}
+
+/// What a target lacks for the rows of a job.
+#[derive(Clone, Debug)]
+pub(super) enum Change {
+    /// Nothing.
+    None,
+    /// These columns, null in the rows that are there. Of a struct that is there, the fields that it has and is to get.
+    Add(Vec<Arc<Field>>),
+    /// It holds no row, and its columns are another job's: it gets these.
+    Replace(SchemaRef),
+}
+
+/// Opens the target and holds it against the columns that the job needs; `None` if it is not there yet. Columns of the
+/// job's steps (`own`) that it lacks are to be added; what becomes of columns of the source that it lacks is for
+/// `on_new_columns` to say.
+pub(super) async fn open(job: &Job, wanted: &Schema, own: &[&str]) -> Result<Option<Opened>, TargetError> {
+    let at = &job.target.location;
     if !is_delta_table(at).await? {
         return is_free(at).await.map(|()| None);
     }
@@ -285,19 +304,55 @@ pub(super) async fn open(
     if let Some(feature) = table.unwritable_feature()? {
         return Err(refused(&feature));
     }
-    let schema = table.schema()?;
-    let is_new = |field: &&Arc<Field>| {
-        schema.field_with_name(field.name()).is_err() && !own.contains(&field.name().as_str())
+    let partitions = table.partition_columns()?;
+    let change = match held_against(job, wanted, own, table.schema()?.as_ref(), &partitions) {
+        Ok(add) if add.is_empty() => Change::None,
+        Ok(add) => Change::Add(add),
+        // Made by a run that wrote nothing, and the job was changed since.
+        Err(_) if is_ours_and_empty(job, &table).await? => Change::Replace(Arc::new(wanted.clone())),
+        Err(error) => return Err(error),
     };
-    let new: Vec<Arc<Field>> = wanted.fields().iter().filter(is_new).cloned().collect();
-    let kept = wanted.fields().iter().filter(|field| on_new == OnNewColumns::Stop || !is_new(field));
-    let wanted = Schema::new(kept.cloned().collect::<Vec<_>>());
+    Ok(Some(Opened { table, change }))
+}
+
+/// Whether a table was made for a job of this kind, and holds no row.
+async fn is_ours_and_empty(job: &Job, table: &Table) -> Result<bool, TargetError> {
+    let wanted = job.target.partition_by.as_ref();
+    let partitions = table.partition_columns()?;
+    let is_ours = table.schema()?.fields().iter().any(|field| is_metadata(field));
+    Ok(is_ours
+        && job.target.metadata_column.is_some()
+        && wanted.map_or(partitions.is_empty(), |wanted| *wanted == partitions)
+        && table.files().await?.is_empty())
+}
+
+/// Holds the columns of a table against those that a job needs, and returns those that are to be added.
+fn held_against(
+    job: &Job,
+    wanted: &Schema,
+    own: &[&str],
+    schema: &Schema,
+    partitions: &[String],
+) -> Result<Vec<Arc<Field>>, TargetError> {
+    let (at, on_new) = (&job.target.location, job.target.on_new_columns);
     let misfit = |what| TargetError::Schema { at: at.to_owned(), what };
+    let is_own = |field: &&Arc<Field>| own.contains(&field.name().as_str());
+    let is_new = |field: &&Arc<Field>| schema.field_with_name(field.name()).is_err();
+    let of_source = || wanted.fields().iter().filter(|field| !is_own(field));
+    let kept = of_source().filter(|field| on_new == OnNewColumns::Stop || !is_new(field));
+    let kept = Schema::new(kept.cloned().collect::<Vec<_>>());
     let metadata = job.target.metadata_column.as_deref();
     if let Some(metadata) = metadata.filter(|metadata| schema.field_with_name(metadata).is_err()) {
-        // Of a table that lacks other columns too, those are told: it is no target of this job.
-        let others = wanted.fields().iter().filter(|field| field.name() != metadata).cloned();
-        fits(&schema, &Schema::new(others.collect::<Vec<_>>())).map_err(misfit)?;
+        // Of a table that lacks other columns too, those are named: it is no target of this job.
+        fits(schema, &kept, own).map_err(misfit)?;
+        if let Some(lacking) =
+            wanted.fields().iter().find(|field| is_own(field) && is_new(field) && field.name() != metadata)
+        {
+            return Err(misfit(format!(
+                "it has no column {:?}, which a step of the job is to fill",
+                lacking.name()
+            )));
+        }
         return Err(TargetError::NoMetadata { at: at.to_owned(), metadata: metadata.to_owned() });
     }
     let is_foreign = |field: &&Arc<Field>| wanted.field_with_name(field.name()).is_err();
@@ -306,21 +361,57 @@ pub(super) async fn open(
         let metadata = column.name().clone();
         return Err(TargetError::HasMetadata { at: at.to_owned(), metadata });
     }
-    let late = own.iter().filter(|name| Some(**name) != metadata);
-    if let Some(late) = late.copied().find(|name| schema.field_with_name(name).is_err()) {
-        return Err(misfit(format!(
-            "it has no column {late:?}, which a step of the job is to fill: its rows were written by other steps. Name another target.path"
-        )));
+    fits(schema, &kept, own).map_err(misfit)?;
+    let mut to_add: Vec<Arc<Field>> = Vec::new();
+    if on_new == OnNewColumns::Add {
+        to_add.extend(of_source().filter(is_new).cloned());
     }
-    fits(&schema, &wanted).map_err(misfit)?;
-    let partitions = table.partition_columns()?;
+    for field in wanted.fields().iter().filter(is_own) {
+        let Ok(found) = schema.field_with_name(field.name()) else {
+            to_add.push(Arc::clone(field));
+            continue;
+        };
+        let wants = match metadata == Some(field.name()) {
+            true => metadata_like(job, found.data_type()),
+            false => field.data_type().clone(),
+        };
+        match grown(found.data_type(), &wants) {
+            None => return Err(misfit(other_type(field.name(), found.data_type(), &wants))),
+            Some(grown) if grown == *found.data_type() => {}
+            Some(grown) => to_add.push(Arc::new(found.clone().with_data_type(grown))),
+        }
+    }
     if let Some(wanted) = job.target.partition_by.as_ref().filter(|wanted| **wanted != partitions) {
         return Err(misfit(format!(
             "it is partitioned by {partitions:?}, and target.partition_by is {wanted:?}; take the key out to leave it as it is"
         )));
     }
-    let to_add = if on_new == OnNewColumns::Add { new } else { Vec::new() };
-    Ok(Some((table, to_add)))
+    Ok(to_add)
+}
+
+/// The type that has the fields of both, of structs at any depth; `None` where values of one are none of the other.
+fn grown(has: &DataType, wants: &DataType) -> Option<DataType> {
+    match (has, wants) {
+        (DataType::Struct(has), DataType::Struct(wants)) => {
+            let both = has.iter().map(|field| match wants.find(field.name()) {
+                Some((_, wanted)) => {
+                    let grown = grown(field.data_type(), wanted.data_type())?;
+                    Some(Arc::new(field.as_ref().clone().with_data_type(grown)))
+                }
+                // It becomes null.
+                None => field.is_nullable().then(|| Arc::clone(field)),
+            });
+            let new = wants.iter().filter(|field| has.find(field.name()).is_none());
+            both.chain(new.map(|field| Some(Arc::clone(field))))
+                .collect::<Option<Fields>>()
+                .map(DataType::Struct)
+        }
+        (DataType::List(has), DataType::List(wants)) => {
+            let grown = grown(has.data_type(), wants.data_type())?;
+            Some(DataType::List(Arc::new(has.as_ref().clone().with_data_type(grown))))
+        }
+        _ => same_type(has, wants).then(|| has.clone()),
+    }
 }
 
 /// Whether a column is a metadata column of some job.
@@ -407,8 +498,8 @@ pub fn properties(
     ]
 }
 
-/// Whether a table takes rows of these columns; its further columns become null.
-fn fits(table: &Schema, wanted: &Schema) -> Result<(), String> {
+/// Whether a table takes rows of these columns and of those of the steps; its further columns become null.
+fn fits(table: &Schema, wanted: &Schema, own: &[&str]) -> Result<(), String> {
     for field in wanted.fields() {
         let name = field.name();
         match table.field_with_name(name) {
@@ -418,24 +509,23 @@ fn fits(table: &Schema, wanted: &Schema) -> Result<(), String> {
                 ));
             }
             Ok(found) if !same_type(found.data_type(), field.data_type()) => {
-                let (name, found, wanted) = difference(name, found.data_type(), field.data_type());
-                return Err(format!(
-                    "its column {name:?} has the type {found}, and {wanted} is to be written"
-                ));
+                return Err(other_type(name, found.data_type(), field.data_type()));
             }
             Ok(_) => {}
         }
     }
-    let extra = table
-        .fields()
-        .iter()
-        .find(|field| !field.is_nullable() && wanted.field_with_name(field.name()).is_err());
-    match extra {
+    let is_filled = |name: &str| wanted.field_with_name(name).is_ok() || own.contains(&name);
+    match table.fields().iter().find(|field| !field.is_nullable() && !is_filled(field.name())) {
         Some(field) => {
             Err(format!("its column {:?} must not be null, and the job has no values for it", field.name()))
         }
         None => Ok(()),
     }
+}
+
+fn other_type(name: &str, found: &DataType, wanted: &DataType) -> String {
+    let (name, found, wanted) = difference(name, found, wanted);
+    format!("its column {name:?} has the type {found}, and {wanted} is to be written")
 }
 
 /// Where two types differ, down to the field that does.
@@ -447,12 +537,8 @@ fn difference<'a>(
     let (DataType::Struct(has), DataType::Struct(wants)) = (found, wanted) else {
         return (name.to_owned(), found, wanted);
     };
-    let names = |fields: &Fields| fields.iter().map(|field| field.name().clone()).collect::<Vec<_>>();
-    if names(has) != names(wants) {
-        return (name.to_owned(), found, wanted);
-    }
-    let mut fields = has.iter().zip(wants);
-    match fields.find(|(has, wants)| !same_type(has.data_type(), wants.data_type())) {
+    let both = has.iter().filter_map(|has| Some((has, wants.find(has.name())?.1)));
+    match both.into_iter().find(|(has, wants)| grown(has.data_type(), wants.data_type()).is_none()) {
         Some((has, wants)) => {
             difference(&format!("{name}.{}", has.name()), has.data_type(), wants.data_type())
         }

@@ -11,7 +11,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
 use deltalake::kernel::engine::arrow_conversion::TryIntoKernel;
-use deltalake::kernel::{Action, AddCDCFile, LogicalFileView, StructType};
+use deltalake::kernel::{Action, AddCDCFile, LogicalFileView, MetadataExt, StructType};
 use deltalake::protocol::DeltaOperation;
 use deltalake::writer::RecordBatchWriter;
 use serde_json::{Map, Value};
@@ -148,6 +148,27 @@ impl Table {
         let table = self.loaded(action).await?.clone();
         let inner = table.add_columns().with_fields(fields).await.map_err(error_of(action, &at))?;
         Ok(Table::wrap(inner, &at))
+    }
+
+    /// Gives the table other columns, and nothing else than its columns: for one that holds no row.
+    ///
+    /// # Errors
+    /// When it has come to hold rows, and when the table cannot be written.
+    pub async fn replace_columns(mut self, columns: &Schema) -> Result<Table, TableError> {
+        let action = "change the columns of";
+        let at = self.at().clone();
+        let failed =
+            |source: Box<dyn std::error::Error + Send + Sync>| TableError { action, at: at.clone(), source };
+        if !self.files().await?.is_empty() {
+            return Err(failed("it holds rows".into()));
+        }
+        let kernel: StructType = columns.try_into_kernel().map_err(|error| failed(Box::new(error)))?;
+        let metadata =
+            self.metadata()?.clone().with_schema(&kernel).map_err(|error| failed(Box::new(error)))?;
+        let fields = kernel.fields().cloned().collect();
+        let operation = DeltaOperation::AddColumn { fields };
+        self.commit(vec![Action::Metadata(metadata)], operation, &[], Map::new(), Rebase::No).await?;
+        Ok(self)
     }
 
     /// Commits staged files in the place of others, together with `txn` actions, and brings the table to

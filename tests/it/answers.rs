@@ -71,8 +71,8 @@ async fn a_column_of_classes_holds_one_of_them_or_an_error() {
         }
     }
     // What was paid for answers that were no good is in the row's account.
-    let sql = "SELECT id, _enrich['answer']['attempts'], _enrich['answer']['prompt_tokens'], \
-               _enrich['answer']['cost_micro_usd'] FROM target WHERE id IN (2, 3, 7) ORDER BY id";
+    let sql = "SELECT id, _enrich['answer_step']['attempts'], _enrich['answer_step']['prompt_tokens'], \
+               _enrich['answer_step']['cost_micro_usd'] FROM target WHERE id IN (2, 3, 7) ORDER BY id";
     let paid = rows_of(&world.path("target"), sql).await;
     let number = |row: usize, column: usize| paid[row][column].parse::<u64>().unwrap();
     assert_eq!([number(0, 1), number(1, 1), number(2, 1)], [1, 3, 3]);

@@ -87,7 +87,7 @@ async fn a_spent_budget_stops_with_status_5_and_a_larger_one_goes_on() {
 
     let mut written = 0;
     let table = Table::open(&world.path("target")).await.unwrap();
-    let sql = "SELECT _enrich['answer']['cost_micro_usd'] FROM target";
+    let sql = "SELECT _enrich['answer_step']['cost_micro_usd'] FROM target";
     let summed = table.query(sql, |batch| {
         written += batch.column(0).as_primitive::<Int64Type>().values().iter().sum::<i64>();
         Ok::<(), TableError>(())
@@ -312,7 +312,7 @@ async fn a_request_that_is_never_answered_gets_a_second_one_and_both_are_booked(
     assert!(cost > billed && cost < worst.1, "{cost} of {billed}");
     let mut attempts = Vec::new();
     let table = Table::open(&world.path("target")).await.unwrap();
-    let sql = "SELECT CAST(_enrich['answer']['attempts'] AS BIGINT) FROM target WHERE id = 7";
+    let sql = "SELECT CAST(_enrich['answer_step']['attempts'] AS BIGINT) FROM target WHERE id = 7";
     let read = table.query(sql, |batch| {
         attempts.extend_from_slice(batch.column(0).as_primitive::<Int64Type>().values());
         Ok::<(), TableError>(())

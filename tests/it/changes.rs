@@ -47,7 +47,7 @@ async fn a_prompt_that_changes_in_the_middle_is_told_and_can_be_told_apart() {
     world.run(&[]).await.assert_status(0).assert_says("step answer asks otherwise than before");
     let again = world.run(&[]).await;
     assert!(!again.assert_status(0).stderr.contains("otherwise"), "it is told once: {}", again.stderr);
-    let sql = "SELECT _enrich['answer']['template'], MIN(id), MAX(id) FROM target GROUP BY 1 ORDER BY 2";
+    let sql = "SELECT _enrich['answer_step']['template'], MIN(id), MAX(id) FROM target GROUP BY 1 ORDER BY 2";
     let templates = query(&world, sql).await;
     assert_eq!(templates.len(), 2);
     assert_ne!(templates[0][0], templates[1][0]);
@@ -255,4 +255,120 @@ async fn a_column_whose_type_is_widened_is_read_in_its_new_type() {
     let found = rows_of(&world.path("wide"), "SELECT id, n FROM target ORDER BY id").await;
     let numbers: Vec<&str> = found.iter().map(|row| row[1].as_str()).collect();
     assert_eq!(numbers, ["1", "2", "3", "1099511627776", "5"]);
+}
+
+/// A job with its source and its target as the program of November 2026 left them.
+async fn job_of_november_2026(more: &str) -> World {
+    let world = World::new(SimulatorSpec::default()).await;
+    copy_of(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tables/enriched-2026-11"), &world.path("."));
+    let job = std::fs::read_to_string(world.job()).unwrap();
+    std::fs::write(world.job(), job.replace("[simulator]", &format!("{more}\n[simulator]"))).unwrap();
+    world
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_an_older_program_made_is_written_on() {
+    let world = job_of_november_2026("").await;
+    world.run(&[]).await.assert_status(0).assert_says("nothing to do");
+    append_delta(&world.path("source"), &rows(8..12)).await;
+    // Without its checkpoint, too, it is known what is there.
+    std::fs::remove_dir_all(world.path("target/_checkpoints")).unwrap();
+    world.run(&[]).await.assert_status(0).assert_says("4 rows written");
+    let sql = "SELECT count(*), count(DISTINCT id), count(answer), count(kind), count(triage), count(vector), \
+               count(_enrich['answer']['fingerprint']), count(_enrich['vector']['fingerprint']) FROM target";
+    assert_eq!(rows_of(&world.path("target"), sql).await, [["12"; 8]]);
+    let listed =
+        world.output(world.command(&["errors", "--format", "csv", world.job().to_str().unwrap()])).await;
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    assert!(listed.contains("content_filter") && listed.lines().count() == 2, "{listed}");
+    // A retry writes into its structs, too.
+    let job = std::fs::read_to_string(world.job()).unwrap();
+    std::fs::write(world.job(), job.replace("contains = \"something of Row 5 \"", "contains = \"no row\""))
+        .unwrap();
+    let retried = world.output(world.command(&["retry", world.job().to_str().unwrap()])).await;
+    assert!(retried.status.success(), "{}", String::from_utf8_lossy(&retried.stderr));
+    let sql = "SELECT id, _enrich['answer']['error'], _enrich['error_count'] FROM target WHERE id = 5";
+    assert_eq!(query(&world, sql).await, [[Some("5".to_owned()), None, Some("0".to_owned())]]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_gets_the_columns_of_new_steps_and_keeps_those_of_steps_that_are_gone() {
+    let step = "[[step]]\noutput = \"more\"\nprompt = \"More of {{ text }}\"\n";
+    let world = job_of_november_2026(step).await;
+    append_delta(&world.path("source"), &rows(8..12)).await;
+    let job = world.job();
+    let job = job.to_str().unwrap();
+    let checked = world.output(world.command(&["check", job])).await;
+    let checked = String::from_utf8_lossy(&checked.stdout).into_owned();
+    assert!(checked.contains("takes the job's columns; the next run adds more"), "{checked}");
+    world
+        .run(&[])
+        .await
+        .assert_status(0)
+        .assert_says("has new columns: more; they are null in the rows that were there");
+    let sql = "SELECT count(*), count(more), count(_enrich['more_step']['fingerprint']), \
+               count(_enrich['answer']['fingerprint']) FROM target";
+    assert_eq!(rows_of(&world.path("target"), sql).await, [["12", "4", "4", "12"]]);
+    // Steps that are taken out of the job.
+    let text = std::fs::read_to_string(job).unwrap();
+    let (before, _) = text.split_once("[[step]]").unwrap();
+    std::fs::write(job, format!("{before}{step}\n[simulator]\n")).unwrap();
+    append_delta(&world.path("source"), &rows(12..16)).await;
+    world.run(&[]).await.assert_status(0);
+    let sql =
+        "SELECT count(*), count(more), count(answer), count(_enrich['answer']) FROM target WHERE id >= 12";
+    assert_eq!(rows_of(&world.path("target"), sql).await, [["4", "4", "0", "0"]]);
+    // A typed answer gets another field.
+    let fields = "[[step]]\noutput = \"triage\"\nfields = { urgent = \"bool\", cause = \"string\" }\nprompt = \"Why {{ text }}\"\n";
+    std::fs::write(job, format!("{before}{fields}\n[simulator]\n")).unwrap();
+    append_delta(&world.path("source"), &rows(16..20)).await;
+    world.run(&[]).await.assert_status(0);
+    let sql = "SELECT count(triage['urgent']), count(triage['cause']), count(triage['topic']) FROM target WHERE id >= 16";
+    assert_eq!(rows_of(&world.path("target"), sql).await, [["4", "4", "0"]]);
+    // What has another type is refused.
+    std::fs::write(job, format!("{before}{}\n[simulator]\n", fields.replace("\"bool\"", "\"int\""))).unwrap();
+    world
+        .run(&[])
+        .await
+        .assert_status(2)
+        .assert_says("its column \"triage.urgent\" has the type Boolean, and Int64 is to be written");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_without_rows_becomes_that_of_the_job_as_it_is_now() {
+    let world = World::with_rows(10, 1).await;
+    let asked = world.usual_job("");
+    let nobody = asked.replace(world.simulator.url().as_str(), "http://127.0.0.1:9/v1");
+    world.write_text(&nobody.replace("prompt = ", "fields = { a = \"int\" }\nprompt = "));
+    world.run(&["--set", "provider.sim.outage_deadline=1s"]).await;
+    let table = Table::open(&world.path("target")).await.unwrap();
+    assert_eq!(table.version(), 0, "the run that asked in vain made it");
+    world.write_text(&asked);
+    world.run(&[]).await.assert_status(0);
+    world.assert_target(0..10).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_metadata_column_can_be_unnested_beside_the_outputs() {
+    let world = World::with_rows(3, 1).await;
+    world.run(&[]).await.assert_status(0);
+    let table = Table::open(&world.path("target")).await.unwrap();
+    let schema = table.schema().unwrap();
+    let DataType::Struct(fields) = schema.field_with_name("_enrich").unwrap().data_type() else {
+        panic!("{schema:?}");
+    };
+    assert!(fields.find("answer_step").is_some());
+    for field in fields {
+        assert!(schema.field_with_name(field.name()).is_err(), "{} is there twice", field.name());
+    }
+    // Two steps one of which has the other's struct as its name.
+    let job = world.usual_job("");
+    let (before, step) = job.split_once("[[step]]").unwrap();
+    let second = step.replace("output = \"answer\"", "output = \"answer_step\"");
+    world.write_text(&format!("{before}[[step]]{step}\n[[step]]{second}"));
+    world
+        .run(&[])
+        .await
+        .assert_status(2)
+        .assert_says("the output \"answer_step\" has the name that _enrich has for the step");
 }

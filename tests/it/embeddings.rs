@@ -53,7 +53,7 @@ async fn many_rows_go_into_one_request_and_each_gets_its_own_vector() {
         let counts = world.simulator.counts();
         assert!(counts.requests < 40, "{} requests", counts.requests);
         assert_eq!((counts.embedded, counts.embedded_again), (100, 0));
-        let sql = "SELECT sum(_enrich['answer']['prompt_tokens']), count(_enrich['answer']['cost_micro_usd']) FROM target";
+        let sql = "SELECT sum(_enrich['answer_step']['prompt_tokens']), count(_enrich['answer_step']['cost_micro_usd']) FROM target";
         let used = rows_of(&world.path("target"), sql).await.remove(0);
         assert_eq!(
             used[0],

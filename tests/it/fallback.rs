@@ -28,7 +28,7 @@ async fn answered_by(world: &World) -> BTreeMap<String, usize> {
     let mut found = BTreeMap::new();
     let table = Table::open(&world.path("target")).await.unwrap();
     table
-        .query("SELECT _enrich['answer']['provider'] FROM target", |batch| {
+        .query("SELECT _enrich['answer_step']['provider'] FROM target", |batch| {
             let names = cast(batch.column(0), &DataType::Utf8).unwrap();
             for name in names.as_string::<i32>() {
                 *found.entry(name.unwrap_or("nobody").to_owned()).or_default() += 1;

@@ -210,7 +210,7 @@ async fn steps_that_wait_for_others_are_told_by_a_pilot() {
         parts.iter().find(|part| part["step"] == step).unwrap()["rows"]["expected"].as_f64().unwrap()
     };
     world.run(&[]).await.assert_status(0);
-    let count = "SELECT COUNT(*) FROM target WHERE _enrich['more']['attempts'] > 0";
+    let count = "SELECT COUNT(*) FROM target WHERE _enrich['more_step']['attempts'] > 0";
     let asked = crate::tables::rows_of(&world.path("target"), count).await.remove(0).remove(0);
     assert_eq!((part("answer"), part("more").to_string()), (60.0, asked));
 }

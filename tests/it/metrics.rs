@@ -73,7 +73,7 @@ async fn classes_of(target: &Path) -> BTreeMap<(String, String), u64> {
     let mut found = BTreeMap::new();
     for step in ["answer", "verdict"] {
         let sql = format!(
-            "SELECT _enrich['{step}']['error'], COUNT(*) FROM target WHERE _enrich['{step}']['error'] IS NOT NULL \
+            "SELECT _enrich['{step}_step']['error'], COUNT(*) FROM target WHERE _enrich['{step}_step']['error'] IS NOT NULL \
              GROUP BY 1"
         );
         for row in rows_of(target, &sql).await {
@@ -93,7 +93,7 @@ async fn assert_adds_up(world: &World, all: &[Figures], count: u64) {
         assert_eq!(ended, count, "{step}");
         let sql = format!(
             "SELECT COALESCE(SUM(h['prompt_tokens']), 0), COALESCE(SUM(h['completion_tokens']), 0), SUM(h['attempts']), \
-             COALESCE(SUM(h['cost_micro_usd']), 0) FROM (SELECT _enrich['{step}'] AS h FROM target)"
+             COALESCE(SUM(h['cost_micro_usd']), 0) FROM (SELECT _enrich['{step}_step'] AS h FROM target)"
         );
         let held = rows_of(&target, &sql).await.remove(0);
         assert_eq!(held[0], sum(&own, |row| row.tokens.prompt).to_string(), "{step}");

@@ -46,7 +46,7 @@ async fn tickets_are_sorted_and_the_escalated_ones_extracted() {
     let target = root.join("out/tickets_triaged");
     let sql = "SELECT count(*), count(kind), sum(CASE WHEN kind IN ('bug', 'billing', 'question', 'praise') THEN 1 ELSE 0 END), \
                sum(CASE WHEN triage['needs_escalation'] AND kind <> 'praise' THEN 1 ELSE 0 END), count(case_), \
-               sum(CASE WHEN _enrich['case']['provider'] = 'large' THEN 1 ELSE 0 END) \
+               sum(CASE WHEN _enrich['case_step']['provider'] = 'large' THEN 1 ELSE 0 END) \
                FROM (SELECT *, \"case\" AS case_ FROM target)";
     let row = rows_of(&target, sql).await.remove(0);
     assert_eq!([row[0].as_str(), row[1].as_str(), row[2].as_str()], ["80", "80", "80"]);
@@ -70,7 +70,7 @@ async fn reviews_get_a_verdict_in_columns_of_its_own() {
         assert!(columns.iter().any(|found| found == column), "{column} is not among {columns:?}");
     }
     let sql = "SELECT count(verdict_allowed), count(verdict_error), min(verdict_confidence) >= 0 AND max(verdict_confidence) <= 1, \
-               sum(_enrich['verdict']['attempts']) > sum(CASE WHEN _enrich['verdict']['shared'] THEN 0 ELSE 1 END) FROM target";
+               sum(_enrich['verdict_step']['attempts']) > sum(CASE WHEN _enrich['verdict_step']['shared'] THEN 0 ELSE 1 END) FROM target";
     // One review is empty, and some answers came as prose first.
     assert_eq!(rows_of(&target, sql).await, [["59", "0", "true", "true"]]);
     assert!(root.join("out/moderation.cache").exists());
@@ -79,8 +79,7 @@ async fn reviews_get_a_verdict_in_columns_of_its_own() {
     let text = fs::read_to_string(&file).unwrap().replace("reviews_moderated", "moderated_again");
     fs::write(&file, text).unwrap();
     run(&root, "moderation.toml", "60 rows written").await;
-    let sql =
-        "SELECT count(*), sum(_enrich['verdict']['attempts']) FROM target WHERE _enrich['verdict']['shared']";
+    let sql = "SELECT count(*), sum(_enrich['verdict_step']['attempts']) FROM target WHERE _enrich['verdict_step']['shared']";
     assert_eq!(rows_of(&root.join("out/moderated_again"), sql).await, [["59", "0"]]);
 }
 

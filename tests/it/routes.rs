@@ -19,7 +19,7 @@ async fn world(count: i64, small: &str, step: &str) -> (World, Simulator) {
 }
 
 async fn providers(world: &World) -> Vec<(i64, String, String)> {
-    let sql = "SELECT id, _enrich['answer']['provider'], answer FROM target";
+    let sql = "SELECT id, _enrich['answer_step']['provider'], answer FROM target";
     let rows = rows_of(&world.path("target"), sql).await;
     let mut rows: Vec<_> =
         rows.into_iter().map(|row| (row[0].parse().unwrap(), row[1].clone(), row[2].clone())).collect();
@@ -80,7 +80,7 @@ async fn examples_stand_before_the_question_and_are_checked_like_answers() {
     world.run(&[]).await.assert_status(0).assert_says("0 errors");
     // The simulator answers the question, not the examples, and each row its own.
     assert_eq!(judge.counts().answered_prompts, 4);
-    let sql = "SELECT min(_enrich['answer']['prompt_tokens']) FROM target";
+    let sql = "SELECT min(_enrich['answer_step']['prompt_tokens']) FROM target";
     let tokens: u64 = rows_of(&world.path("target"), sql).await[0][0].parse().unwrap();
     assert!(tokens > 60, "the examples are part of the prompt: {tokens}");
     for (shots, told) in [

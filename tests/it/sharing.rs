@@ -51,8 +51,8 @@ async fn rows_with_the_same_question_share_one_answer_and_say_so() {
     world.run(&[]).await.assert_status(0).assert_says("100 rows written").assert_says("0 errors");
     assert_answers(&world, 100).await;
     assert_eq!(world.simulator.counts().requests, 5);
-    let sql = "SELECT _enrich['answer']['shared'], count(*), count(DISTINCT _enrich['answer']['cost_micro_usd'] = 0), \
-               sum(_enrich['answer']['prompt_tokens']) = 0, sum(_enrich['answer']['attempts']) FROM target GROUP BY 1";
+    let sql = "SELECT _enrich['answer_step']['shared'], count(*), count(DISTINCT _enrich['answer_step']['cost_micro_usd'] = 0), \
+               sum(_enrich['answer_step']['prompt_tokens']) = 0, sum(_enrich['answer_step']['attempts']) FROM target GROUP BY 1";
     let mut groups = rows_of(&world.path("target"), sql).await;
     groups.sort();
     assert_eq!(groups, [["false", "5", "1", "false", "5"], ["true", "95", "1", "true", "0"]]);
@@ -120,7 +120,7 @@ async fn a_cache_answers_other_runs_and_other_jobs_of_the_same_model() {
     world.write_text(&other);
     world.run(&[]).await.assert_status(0).assert_says("60 rows written");
     assert_eq!(world.simulator.counts().requests, 6, "nothing was paid for again");
-    let sql = "SELECT count(*) FROM target WHERE _enrich['answer']['shared'] AND _enrich['answer']['provider'] = 'own'";
+    let sql = "SELECT count(*) FROM target WHERE _enrich['answer_step']['shared'] AND _enrich['answer_step']['provider'] = 'own'";
     assert_eq!(rows_of(&world.path("target2"), sql).await, [["60"]]);
     // Another model, another address, another question.
     let second = Simulator::start(SimulatorSpec::default(), 0).await.unwrap();

@@ -42,7 +42,7 @@ fn faulty(faults: Vec<FaultSpec>) -> SimulatorSpec {
 
 async fn table(world: &World) -> Vec<Vec<String>> {
     let sql = "SELECT id, triage['urgent'], triage['topic'], triage_error, plan, mail, _enrich['error_count'], \
-               _enrich['plan']['error'], _enrich['mail']['error'] FROM target ORDER BY id";
+               _enrich['plan_step']['error'], _enrich['mail_step']['error'] FROM target ORDER BY id";
     let mut rows = rows_of(&world.path("target"), sql).await;
     rows.sort_by_key(|row| row[0].parse::<i64>().unwrap());
     rows

@@ -321,7 +321,7 @@ async fn an_answer_that_is_cut_off_is_asked_for_once_more_with_room_or_is_an_err
     once.run(&[]).await.assert_status(0).assert_says("0 errors");
     assert_eq!(once.simulator.counts().requests, 13);
     let billed = once.simulator.counts().billed_tokens;
-    let sql = "SELECT CAST(SUM(_enrich['answer']['prompt_tokens'] + _enrich['answer']['completion_tokens']) AS BIGINT) AS t \
+    let sql = "SELECT CAST(SUM(_enrich['answer_step']['prompt_tokens'] + _enrich['answer_step']['completion_tokens']) AS BIGINT) AS t \
                FROM target";
     assert_eq!(rows_of(&once.path("target"), sql).await[0], [billed.to_string()], "both are in the row");
     // Not for ever.
