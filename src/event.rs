@@ -7,6 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::checkpoint::PassedOver;
 use crate::fault::{Class, Failure, Scarce};
 use crate::ident::{BatchId, Money, RunId, Tokens};
 
@@ -110,6 +111,8 @@ pub enum Event<'a> {
         /// Rows that this run may ask about, where that is limited; those that need no asking come on top.
         most_asked: Option<u64>,
     },
+    /// Rows of the source that no run asks about, in all up to now.
+    PassedOver(PassedOver),
     /// A batch was planned and its plan is durable.
     Planned {
         /// The batch.

@@ -3,11 +3,11 @@
 //! A plan is a function of the source, the position and the limits, and is recorded explicitly, so that
 //! it is never computed twice for the same batch.
 
-use crate::checkpoint::{Part, PlannedBatch, Position};
+use crate::checkpoint::{Part, PassedOver, PlannedBatch, Position};
 use crate::config::BatchLimits;
 use crate::faultpoint::{self, Side};
 use crate::ident::BatchId;
-use crate::source::{FileShape, NextFile, Source, SourceError};
+use crate::source::{FileShape, Next, NextFile, Source, SourceError};
 
 /// Plans one batch after another.
 #[derive(Debug)]
@@ -15,6 +15,10 @@ pub struct Planner {
     source: Source,
     limits: BatchLimits,
     position: Position,
+    /// Rows that were passed over up to there since it was made.
+    passed: PassedOver,
+    /// Rows after there that are passed over, when there is nothing else.
+    passed_at_end: PassedOver,
     /// Footer of the file that the position stands in.
     shape: Option<(String, FileShape)>,
     /// Rows that may yet be planned in this run.
@@ -25,7 +29,8 @@ impl Planner {
     /// Starts after a position. At most `rows_left` rows are planned, if that is set.
     #[must_use]
     pub fn new(source: Source, limits: BatchLimits, position: Position, rows_left: Option<u64>) -> Self {
-        Planner { source, limits, position, shape: None, rows_left }
+        let (passed, passed_at_end) = (PassedOver::default(), PassedOver::default());
+        Planner { source, limits, position, passed, passed_at_end, shape: None, rows_left }
     }
 
     /// The source that is planned.
@@ -43,6 +48,18 @@ impl Planner {
     #[must_use]
     pub fn position(&self) -> &Position {
         &self.position
+    }
+
+    /// Rows that were passed over up to its position, since it was made.
+    #[must_use]
+    pub fn passed(&self) -> PassedOver {
+        self.passed
+    }
+
+    /// Rows that are passed over from its position to the end of the source, when nothing is left to plan.
+    #[must_use]
+    pub fn passed_at_end(&self) -> PassedOver {
+        self.passed_at_end
     }
 
     /// Rows that may yet be planned; none if there is no limit.
@@ -69,11 +86,20 @@ impl Planner {
             kept: None,
         };
         let mut rows = 0;
+        let mut left_out = self.passed;
+        self.passed_at_end = PassedOver::default();
         while rows < max_rows {
-            let Some(NextFile { part, may_match }) = self.source.next_file(&batch.next).await? else {
+            let Next { passed, file } = self.source.next_file(&batch.next).await?;
+            let Some(NextFile { part, may_match, rows: of_file }) = file else {
+                self.passed_at_end = passed;
                 break;
             };
             if !may_match {
+                left_out += passed;
+                match of_file {
+                    Some(of_file) => left_out.by_condition += of_file.saturating_sub(part.start),
+                    None => left_out.or_more = true,
+                }
                 batch.next = self.source.advance(&batch.next, &part, 0, true);
                 continue;
             }
@@ -90,6 +116,10 @@ impl Planner {
             // What is after the last row that is kept need not be looked at again.
             let end = if fitting.is_last { shape.rows() } else { fitting.end };
             batch.next = self.source.advance(&batch.next, &part, end, fitting.is_last);
+            let looked_at = part.start..end;
+            left_out += passed;
+            left_out.by_condition +=
+                (end - part.start).saturating_sub(kept.deleted(looked_at) + fitting.rows);
             rows += fitting.rows;
             batch.bytes += fitting.bytes;
             if fitting.rows > 0 {
@@ -97,6 +127,7 @@ impl Planner {
             }
         }
         self.position = batch.next.clone();
+        self.passed = left_out;
         if rows == 0 {
             return Ok(None);
         }

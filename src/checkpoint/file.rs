@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::passed::PassedOver;
 use super::plan::{PlannedBatch, Position, SourceId};
 use crate::faultpoint::{self, Side};
 use crate::ident::{BatchId, Fingerprint, Lineage};
@@ -43,6 +44,10 @@ pub struct Checkpoint<P = Position> {
     pub next_batch: BatchId,
     /// Position of the source after the last planned batch.
     pub position: P,
+    /// Rows up to there that no run asks about; `None` where that was not counted: in checkpoints of programs before
+    /// December 2026, in those that were rebuilt from the target, and in those of retries.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passed: Option<PassedOver>,
     /// Batches that are planned and not known to be committed, in order.
     pub planned: Vec<PlannedBatch>,
     /// For a checkpoint that was rebuilt: the newest batch that was committed under the `app_id` then. It
@@ -265,6 +270,7 @@ mod tests {
             target_id: "u".into(),
             next_batch: BatchId::new(7),
             position: Position::DeltaLog { version: 3, files: 1, row: 20 },
+            passed: None,
             planned: Vec::new(),
             adopted: None,
             steps: BTreeMap::new(),

@@ -94,6 +94,7 @@ mod tests {
             target_id: "u".into(),
             next_batch: BatchId::new(next),
             position: Position::Start,
+            passed: None,
             planned: planned.iter().map(batch).collect(),
             adopted: None,
             steps: BTreeMap::new(),

@@ -85,10 +85,12 @@ impl Facts<'_> {
         match end {
             End::Complete if self.totals.settled == 0 && self.totals.committed_rows == 0 => {
                 let target = &self.job.target.location;
-                Words::of([match self.errand {
-                    Errand::Run(..) => format!("nothing to do: every row of the source is in {target}"),
+                let mut words = Words::of([match self.errand {
+                    Errand::Run(..) => format!("nothing to do: the source has no new rows for {target}"),
                     Errand::Retry { .. } => format!("nothing to do: no such failed row is in {target}"),
-                }])
+                }]);
+                words.lines.extend(self.passed_over());
+                words
             }
             End::Complete => self.good("done", None),
             End::MaxRows => {
@@ -105,7 +107,11 @@ impl Facts<'_> {
             End::Errors { errors, pauses } => self.bad(
                 format!("too many errors: {errors}"),
                 format!(
-                    "see them with enrich errors {job} and mend the cause, or raise max_error_rate ({}){}",
+                    "{}mend the cause, or raise max_error_rate ({}){}",
+                    match self.totals.committed_rows {
+                        0 => String::new(),
+                        _ => format!("see them with enrich errors {job} and "),
+                    },
                     self.job.max_error_rate,
                     until(*pauses, &again)
                 ),
@@ -139,9 +145,16 @@ impl Facts<'_> {
         }
     }
 
+    /// The rows that no run asks about, in a line; `None` if there are none, or nobody knows.
+    fn passed_over(&self) -> Option<String> {
+        let passed = self.totals.passed_over.filter(|passed| !passed.is_nothing())?;
+        Some(format!("rows of the source that were passed over: {passed}"))
+    }
+
     fn good(&self, how: &str, again: Option<&str>) -> Words {
         let result = format!("result: {}", self.job.target.location);
         let mut words = Words::of([self.counts(how), result]);
+        words.lines.extend(self.passed_over());
         let errors = self.totals.error_count();
         if self.is_failed_by_errors() {
             words.problem =

@@ -44,6 +44,11 @@ impl SetArguments {
         typed
     }
 
+    /// Whether it sets this key.
+    pub(super) fn sets(&self, key: &str) -> bool {
+        self.set.iter().filter_map(|written| written.split_once('=')).any(|(set, _)| set.trim() == key)
+    }
+
     pub(super) fn load(&self, file: &Path, keys: Keys) -> Result<Job, ConfigError> {
         // The first is the one that the command is about.
         let _ = TYPED.set(self.typed(file));

@@ -83,7 +83,7 @@ fn text(forecast: &Forecast, typed: &str) -> String {
         ),
     ];
     if *rows == 0 {
-        lines.push("nothing to do: every row of the source is in the target".to_owned());
+        lines.push("nothing to do: the source has no new rows".to_owned());
         return lines.join("\n");
     }
     let asked = forecast.pilot.as_ref().map_or_else(String::new, |pilot| {

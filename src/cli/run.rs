@@ -1,7 +1,7 @@
 //! `enrich run`.
 
 use std::io::{self, BufRead, IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
@@ -30,8 +30,8 @@ pub(super) struct RunArguments {
     /// Go on though the job is paused: it stopped at an anomaly or too many errors, and nothing was changed since
     #[arg(long, conflicts_with = "restart")]
     unpause: bool,
-    /// Do not ask first
-    #[arg(long, requires = "restart")]
+    /// Answer yes where the command would ask whether something is meant
+    #[arg(long)]
     yes: bool,
     #[command(flatten)]
     session: SessionArguments,
@@ -48,7 +48,10 @@ pub(super) async fn run(arguments: RunArguments) -> anyhow::Result<Exit> {
         };
         let job = set.load(&file, Keys::Read)?;
         if restart && !yes {
-            confirm(&job)?;
+            confirm_restart(&job)?;
+        }
+        if set.sets("source.where") && !yes {
+            confirm_condition(&job, &file)?;
         }
         Ok((job, set.typed(&file)))
     };
@@ -61,14 +64,39 @@ pub(super) async fn run(arguments: RunArguments) -> anyhow::Result<Exit> {
 }
 
 /// Asks whether the target is to be emptied.
-fn confirm(job: &Job) -> anyhow::Result<()> {
+fn confirm_restart(job: &Job) -> anyhow::Result<()> {
+    let target = &job.target.location;
+    confirm(
+        &format!("Remove every row of {target} and ask, and pay, again?"),
+        &format!("--restart removes every row of {target}"),
+    )
+}
+
+/// Asks whether a condition is meant that `--set` puts in the place of the job file's.
+fn confirm_condition(job: &Job, file: &Path) -> anyhow::Result<()> {
+    let Some(condition) = job.source.condition.as_deref() else { return Ok(()) };
+    if Job::load_without_keys(file)
+        .is_ok_and(|written| written.source.condition.as_deref() == Some(condition))
+    {
+        return Ok(());
+    }
+    confirm(
+        &format!(
+            "Rows that do not meet {condition:?} are passed over for good, in this run and in later ones. Go on?"
+        ),
+        &format!("--set source.where = {condition:?} passes over the other rows for good, in later runs too"),
+    )
+}
+
+/// Asks whether something is meant; where nobody can be asked, `--yes` has to say so.
+fn confirm(question: &str, what: &str) -> anyhow::Result<()> {
     if !io::stdin().is_terminal() {
-        let what = format!("--restart removes every row of {}, and nobody can be asked", job.target.location);
+        let what = format!("{what}, and nobody can be asked");
         return Err(EngineError::Mismatch { what, hint: "say --yes if that is meant" }.into());
     }
     stderr::flush();
     let mut err = io::stderr().lock();
-    write!(err, "Remove every row of {} and ask, and pay, again? [y/N] ", job.target.location)?;
+    write!(err, "{question} [y/N] ")?;
     err.flush()?;
     let mut line = String::new();
     io::stdin().lock().read_line(&mut line)?;

@@ -48,6 +48,12 @@ fn text(job: &Job, status: &Status, typed: &str) -> String {
     }
     lines.push(("source", job.source.location.to_string()));
     lines.push(("", source(status)));
+    lines.extend(
+        status
+            .passed_over
+            .filter(|passed| !passed.is_nothing())
+            .map(|passed| ("", format!("rows that were passed over: {passed}"))),
+    );
     let checkpoint = match status.checkpoint {
         CheckpointStatus::None | CheckpointStatus::Good => None,
         CheckpointStatus::Missing => Some("missing; enrich run rebuilds it from the target"),
@@ -115,7 +121,7 @@ fn text(job: &Job, status: &Status, typed: &str) -> String {
 fn source(status: &Status) -> String {
     let open: u64 = status.open_batches.iter().map(|batch| batch.rows).sum();
     match &status.source {
-        Some(lag) if lag.rows == 0 && open == 0 => "every row is in the target".to_owned(),
+        Some(lag) if lag.rows == 0 && open == 0 => "no new rows".to_owned(),
         Some(lag) if lag.rows == 0 => {
             let are = if open == 1 { "is" } else { "are" };
             format!("read to its end; {} {are} not in the target yet", counted(open, "row"))

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::ending::{Ended, Facts};
 use super::exit::Exit;
+use crate::checkpoint::PassedOver;
 use crate::engine::{End, EngineError};
 use crate::event::{Gauge, Share};
 use crate::fault::{Class, Scarce};
@@ -30,6 +31,9 @@ pub(super) struct Summary<'a> {
     skipped: u64,
     /// Planned rows that are deleted in the source.
     deleted: u64,
+    /// Rows of the source that no run asks about, in all, by the key that left them out; none where nobody counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    passed_over: Option<PassedOver>,
     /// Errors by class.
     errors: &'a BTreeMap<&'static str, u64>,
     /// Outcomes that a former run had paid for.
@@ -122,6 +126,7 @@ impl<'a> Summary<'a> {
             answers: totals.answers,
             skipped: totals.skipped,
             deleted: totals.deleted,
+            passed_over: totals.passed_over,
             errors: &totals.errors,
             recovered: totals.recovered,
             retries: totals.retries,

@@ -42,7 +42,7 @@ pub(super) async fn trial(arguments: TrialArguments) -> anyhow::Result<Exit> {
     let forecast = engine::forecast(&job, options, stop, url, voice).await?;
     let typed = named.typed();
     let Some(pilot) = &forecast.pilot else {
-        output::data("nothing to do: every row of the source is in the target")?;
+        output::data("nothing to do: the source has no new rows")?;
         return Ok(Exit::Done);
     };
     output::data(plan::answers(pilot).join("\n").trim_start())?;

@@ -121,10 +121,13 @@ pub async fn check(job: &Job, live: bool, simulator: Option<&Url>) -> Vec<Findin
                 let mut recoverer =
                     Recoverer { job, source: &mut source, sink: &sink, file: &file, voice: &voice };
                 note("checkpoint", recoverer.look().await);
-                if let Ok(Some(checkpoint)) = file.load::<Position>().await
-                    && let Some(paused) = pause::holding(job, &checkpoint)
-                {
-                    note("pause", Err(EngineError::Paused(paused.clone())));
+                if let Ok(Some(checkpoint)) = file.load::<Position>().await {
+                    if let Some(passed) = checkpoint.passed.filter(|passed| !passed.is_nothing()) {
+                        note("rows passed over", Ok(passed.to_string()));
+                    }
+                    if let Some(paused) = pause::holding(job, &checkpoint) {
+                        note("pause", Err(EngineError::Paused(paused.clone())));
+                    }
                 }
             }
             Err(error) => note("target", Err(error.into())),

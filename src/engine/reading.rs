@@ -7,7 +7,7 @@ use arrow::datatypes::Schema;
 use super::error::EngineError;
 use super::feed::{Feed, Loaded};
 use super::pause;
-use crate::checkpoint::{Checkpoint, CheckpointFile, PlannedBatch};
+use crate::checkpoint::{Checkpoint, CheckpointFile, PassedOver, PlannedBatch};
 use crate::event::{Event, Voice};
 use crate::ident::{BatchId, Fingerprint};
 use crate::plan::Planner;
@@ -22,6 +22,8 @@ pub(super) struct Reading {
     pub(super) reader: RowReader,
     pub(super) file: CheckpointFile,
     pub(super) checkpoint: Checkpoint,
+    /// What former runs passed over; `None` where that is not known.
+    pub(super) passed_before: Option<PassedOver>,
     pub(super) constraints: Arc<Constraints>,
     /// Stands for what decides about the answers.
     pub(super) cause: Fingerprint,
@@ -48,6 +50,7 @@ impl Feed for Reading {
         checkpoint.planned.push(loaded.plan.clone());
         checkpoint.next_batch = loaded.plan.id.next();
         checkpoint.position = loaded.plan.next.clone();
+        checkpoint.passed = self.passed(self.planner.passed());
         self.save(checkpoint).await?;
         Ok(Some(loaded))
     }
@@ -115,13 +118,29 @@ impl Reading {
         if position == self.checkpoint.position {
             return Ok(());
         }
-        let checkpoint = Checkpoint { position, ..self.checkpoint.clone() };
+        let mut passed = self.planner.passed();
+        if !is_limited {
+            passed += self.planner.passed_at_end();
+        }
+        let passed = self.passed(passed);
+        let checkpoint = Checkpoint { position, passed, ..self.checkpoint.clone() };
         self.save(checkpoint).await
+    }
+
+    /// What was passed over before this run, where that is known, and in it.
+    fn passed(&self, now: PassedOver) -> Option<PassedOver> {
+        self.passed_before.map(|mut passed| {
+            passed += now;
+            passed
+        })
     }
 
     /// Replaces the checkpoint on the disk, then here.
     async fn save(&mut self, checkpoint: Checkpoint) -> Result<(), EngineError> {
         self.file.save(&checkpoint).await?;
+        if let Some(passed) = checkpoint.passed.filter(|passed| Some(*passed) != self.checkpoint.passed) {
+            self.voice.say(&Event::PassedOver(passed));
+        }
         self.checkpoint = checkpoint;
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::error::EngineError;
 use crate::checkpoint::{
-    Checkpoint, CheckpointFile, CommittedUpTo, Paused, PlannedBatch, Position, Recovery, recover,
+    Checkpoint, CheckpointFile, CommittedUpTo, PassedOver, Paused, PlannedBatch, Position, Recovery, recover,
 };
 use crate::config::{Job, StepSpec};
 use crate::event::{Event, Voice};
@@ -91,6 +91,7 @@ impl Recoverer<'_> {
             target_id: self.sink.table_id()?,
             next_batch: newest.map_or(BatchId::FIRST, BatchId::next),
             position: Position::Start,
+            passed: Some(PassedOver::default()),
             planned: Vec::new(),
             adopted: newest,
             steps: self.steps(),
@@ -224,6 +225,7 @@ impl Recoverer<'_> {
             target_id: self.sink.table_id()?,
             next_batch: BatchId::FIRST,
             position: Position::Start,
+            passed: Some(PassedOver::default()),
             planned: Vec::new(),
             adopted: None,
             steps: BTreeMap::new(),
@@ -267,7 +269,9 @@ impl Recoverer<'_> {
             self.tell_rebuilt(batch);
         }
         let next_batch = batch.map_or(BatchId::FIRST, BatchId::next);
-        let checkpoint = Checkpoint { next_batch, position, adopted: batch, ..empty };
+        // Of what the lost one had passed over nothing is known.
+        let passed = empty.passed.filter(|_| position == Position::Start);
+        let checkpoint = Checkpoint { next_batch, position, passed, adopted: batch, ..empty };
         self.file.save(&checkpoint).await?;
         Ok(checkpoint)
     }

@@ -241,6 +241,7 @@ async fn recovered(
         target_id,
         next_batch: newest.map_or(BatchId::FIRST, BatchId::next),
         position: Retrying::default(),
+        passed: None,
         planned: Vec::new(),
         adopted: newest,
         steps: BTreeMap::new(),

@@ -144,6 +144,10 @@ pub(super) async fn start(
         file.save(&checkpoint).await?;
     }
     let lineage = checkpoint.lineage;
+    let passed_before = checkpoint.passed;
+    if let Some(passed) = passed_before {
+        voice.say(&Event::PassedOver(passed));
+    }
     let reader = source.reader();
     let rows_left = max_rows.map(|most| most.saturating_sub(resumed));
     let planner = Planner::new(source, job.batch, checkpoint.position.clone(), rows_left);
@@ -157,6 +161,7 @@ pub(super) async fn start(
         reader,
         file,
         checkpoint,
+        passed_before,
         constraints: of_target,
         cause: pause::cause(job),
         voice: voice.clone(),

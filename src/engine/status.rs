@@ -10,8 +10,8 @@ use super::pause;
 use super::retry;
 use super::start::COPIES;
 use crate::checkpoint::{
-    Checkpoint, CheckpointFile, LastRun, Paused, PlannedBatch, Position, Recovery, Retrying, Selection,
-    recover,
+    Checkpoint, CheckpointFile, LastRun, PassedOver, Paused, PlannedBatch, Position, Recovery, Retrying,
+    Selection, recover,
 };
 use crate::config::Job;
 use crate::decode;
@@ -35,6 +35,8 @@ pub struct Status {
     pub source: Option<SourceStatus>,
     /// Why that cannot be told.
     pub source_error: Option<String>,
+    /// Rows of the source that no run asks about; none where nobody counted them.
+    pub passed_over: Option<PassedOver>,
     /// What the checkpoint is worth.
     pub checkpoint: CheckpointStatus,
     /// Batches that are planned and not committed.
@@ -191,6 +193,7 @@ pub async fn status(job: &Job) -> Result<Status, EngineError> {
         retrying: holder(&retry_folder, &retry_home).await,
         source,
         source_error,
+        passed_over: run.as_ref().and_then(|checkpoint| checkpoint.passed),
         checkpoint,
         open_batches: open_batches(job, &home, &job.places.journal, run.as_ref(), &open).await?,
         open_retry_batches: open_batches(job, &retry_home, &retry_journal, retried.as_ref(), &open_retry)

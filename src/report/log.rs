@@ -44,6 +44,7 @@ impl Listener for Log {
         match event {
             Event::Started { run } => tracing::debug!(%run, "run started"),
             Event::Outstanding { rows, most_asked } => tracing::debug!(rows, most_asked, "outstanding"),
+            Event::PassedOver(passed) => tracing::debug!(%passed, "passed over"),
             Event::Planned { batch, rows } => tracing::debug!(%batch, rows, "batch planned"),
             Event::Opened { batch, rows, recovered, decoded, .. } => {
                 tracing::debug!(%batch, rows, recovered, decoded, "batch opened");

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::provider::ProviderFigures;
 use super::waits::Waits;
+use crate::checkpoint::PassedOver;
 use crate::clock;
 use crate::event::{Ending, Event, Extent, Listener, Origin};
 use crate::fault::Class;
@@ -43,6 +44,8 @@ pub struct Totals {
     pub decoded: u64,
     /// Planned rows that are deleted in the source.
     pub deleted: u64,
+    /// Rows of the source that no run asks about, in all up to now; `None` where nobody counted them.
+    pub passed_over: Option<PassedOver>,
     /// Rows committed by this run.
     pub committed_rows: u64,
     /// Batches committed by this run.
@@ -104,6 +107,7 @@ impl Listener for Tally {
                 totals.outstanding = Some(*rows);
                 totals.most_asked = *most_asked;
             }
+            Event::PassedOver(passed) => totals.passed_over = Some(*passed),
             Event::Opened { decoded, deleted, .. } => {
                 totals.decoded += decoded;
                 totals.deleted += deleted;

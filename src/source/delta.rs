@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use ::arrow::datatypes::SchemaRef;
 
-use super::{Expected, HeldFile, SourceError};
-use crate::checkpoint::{Part, Position, SourceId};
+use super::{Expected, HeldFile, Next, NextFile, SourceError};
+use crate::checkpoint::{Part, PassedOver, Position, SourceId};
 use crate::config::{SourceSpec, SourceStart};
 use crate::store::Location;
 use crate::table::{Condition, DataFile, LogEntry, Table};
@@ -27,8 +27,10 @@ pub(super) struct DeltaSource {
     skip_change_commits: bool,
     /// The next files of the version that a snapshot position speaks of.
     snapshot: Option<Listing>,
-    /// The log entry read last.
-    entry: Option<(u64, LogEntry)>,
+    /// The log entry read last, and what of it is passed over.
+    entry: Option<(u64, LogEntry, PassedOver)>,
+    /// What was there before the version that the job begins with, once that was counted.
+    before_start: Option<PassedOver>,
     /// Whether files of the table can have deletion vectors.
     has_vectors: bool,
     /// Files of the pinned version; true for those with deleted rows.
@@ -89,6 +91,7 @@ impl DeltaSource {
             skip_change_commits: spec.skip_change_commits,
             snapshot: None,
             entry: None,
+            before_start: None,
             has_vectors: features.iter().any(|feature| feature == "deletionVectors"),
             deleted: None,
             kept: None,
@@ -96,39 +99,41 @@ impl DeltaSource {
         Ok((source, schema, id))
     }
 
-    pub(super) async fn next_file(
-        &mut self,
-        position: &Position,
-    ) -> Result<Option<(Part, bool)>, SourceError> {
+    pub(super) async fn next_file(&mut self, position: &Position) -> Result<Next, SourceError> {
+        let nothing = PassedOver::default();
         match position {
             Position::Start => {
                 if let Some(start) = self.start {
                     let first = self.first_version(start).await?;
-                    return self.next_in_log(first, 0, 0).await;
+                    let passed = self.before(first).await;
+                    return self.next_in_log(first, 0, 0, passed).await;
                 }
                 let version = self.table.version();
                 let listing = self.listing(version, None).await?;
-                Ok(listing.files.first().map(|file| (part(file, version, 0), file.may_match)))
+                let file = listing.files.first().map(|file| next(file, version, 0));
+                Ok(Next { passed: nothing, file })
             }
             Position::DeltaSnapshot { version, modified_ms, file, row } => {
                 let version = *version;
                 let key = (*modified_ms, file.as_str());
                 let listing = self.listing(version, Some((key, *row))).await?;
-                let next = listing.files.iter().find_map(|candidate| {
+                let found = listing.files.iter().find_map(|candidate| {
                     let candidate_key = (candidate.modified_ms, candidate.path.as_str());
                     let start = match row {
                         Some(row) if candidate_key == key => *row,
                         _ if candidate_key > key => 0,
                         _ => return None,
                     };
-                    Some((part(candidate, version, start), candidate.may_match))
+                    Some(next(candidate, version, start))
                 });
-                match next {
-                    Some(next) => Ok(Some(next)),
-                    None => self.next_in_log(version + 1, 0, 0).await,
+                match found {
+                    Some(file) => Ok(Next { passed: nothing, file: Some(file) }),
+                    None => self.next_in_log(version + 1, 0, 0, nothing).await,
                 }
             }
-            Position::DeltaLog { version, files, row } => self.next_in_log(*version, *files, *row).await,
+            Position::DeltaLog { version, files, row } => {
+                self.next_in_log(*version, *files, *row, nothing).await
+            }
             Position::Parquet { .. } => Err(SourceError::Unsupported {
                 path: self.path.clone(),
                 what: "was a set of Parquet files when the checkpoint was made, and is a Delta table now"
@@ -142,17 +147,39 @@ impl DeltaSource {
         mut version: u64,
         mut skip: u64,
         mut row: u64,
-    ) -> Result<Option<(Part, bool)>, SourceError> {
+        mut passed: PassedOver,
+    ) -> Result<Next, SourceError> {
         while version <= self.table.version() {
-            let entry = self.log_entry(version).await?;
+            let (entry, left_out) = self.log_entry(version).await?;
+            passed += left_out;
             let at = usize::try_from(skip).unwrap_or(usize::MAX);
             if let Some(file) = entry.added.get(at) {
-                return Ok(Some((part(file, version, row), file.may_match)));
+                return Ok(Next { passed, file: Some(next(file, version, row)) });
             }
             version += 1;
             (skip, row) = (0, 0);
         }
-        Ok(None)
+        Ok(Next { passed, file: None })
+    }
+
+    /// The rows that the table had before a version.
+    async fn before(&mut self, version: u64) -> PassedOver {
+        if let Some(known) = self.before_start {
+            return known;
+        }
+        let mut passed = PassedOver::default();
+        if let Some(before) = version.checked_sub(1) {
+            let rows = async {
+                let table = Table::open_at(&self.path, before).await.ok()?;
+                table.rows_after(None, None).await.ok()?
+            };
+            match rows.await {
+                Some(rows) => passed.by_start = rows,
+                None => passed.or_more = true,
+            }
+        }
+        self.before_start = Some(passed);
+        passed
     }
 
     /// The version that a job begins with.
@@ -187,11 +214,12 @@ impl DeltaSource {
         }
     }
 
-    /// The commit of a version with only those files that bring new rows.
-    async fn log_entry(&mut self, version: u64) -> Result<LogEntry, SourceError> {
-        if let Some((_, entry)) = self.entry.as_ref().filter(|(cached, _)| *cached == version) {
-            return Ok(entry.clone());
+    /// The commit of a version with only those files that bring new rows, and what of it is passed over.
+    async fn log_entry(&mut self, version: u64) -> Result<(LogEntry, PassedOver), SourceError> {
+        if let Some((_, entry, passed)) = self.entry.as_ref().filter(|(cached, ..)| *cached == version) {
+            return Ok((entry.clone(), *passed));
         }
+        let mut passed = PassedOver::default();
         let mut entry = self
             .table
             .log_entry(version, self.condition.as_ref())
@@ -209,10 +237,16 @@ impl DeltaSource {
                     files: entry.removed.len(),
                 });
             }
+            // What a deletion adds are the rows that it left, which were there before.
+            let is_deletion = entry.operation.as_deref() == Some("DELETE");
+            match entry.added.iter().filter(|_| !is_deletion).map(DataFile::live_rows).sum::<Option<u64>>() {
+                Some(rows) => passed.by_change_commits = rows,
+                None => passed.or_more = true,
+            }
             entry.added.clear();
         }
-        self.entry = Some((version, entry.clone()));
-        Ok(entry)
+        self.entry = Some((version, entry.clone(), passed));
+        Ok((entry, passed))
     }
 
     /// Files of a version, the one among them that comes next after a file, or goes on with a row of it; from the
@@ -312,8 +346,8 @@ impl DeltaSource {
             Position::DeltaLog { version: reading, files, .. } if *reading == version => *files,
             _ => 0,
         };
-        let in_commit = self.entry.as_ref().filter(|(cached, _)| *cached == version);
-        let is_last = in_commit.is_some_and(|(_, entry)| done + 1 == entry.added.len() as u64);
+        let in_commit = self.entry.as_ref().filter(|(cached, ..)| *cached == version);
+        let is_last = in_commit.is_some_and(|(_, entry, _)| done + 1 == entry.added.len() as u64);
         if is_whole && is_last {
             Position::DeltaLog { version: version + 1, files: 0, row: 0 }
         } else if is_whole {
@@ -450,6 +484,10 @@ impl DeltaSource {
             row: Some(end),
         }))
     }
+}
+
+fn next(file: &DataFile, version: u64, start: u64) -> NextFile {
+    NextFile { part: part(file, version, start), may_match: file.may_match, rows: file.live_rows() }
 }
 
 fn part(file: &DataFile, version: u64, start: u64) -> Part {

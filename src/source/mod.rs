@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use ::arrow::datatypes::{Schema, SchemaRef};
 
-use crate::checkpoint::{Part, Position, SourceId};
+use crate::checkpoint::{Part, PassedOver, Position, SourceId};
 use crate::config::{SourceSpec, nearest};
 use crate::report::counted;
 use crate::store::Location;
@@ -65,7 +65,7 @@ pub enum SourceError {
         what: String,
     },
     /// A commit changes rows that may have been read.
-    #[error("version {version} of the source {path} {operation} rows of {}: a later run would not see the change. Set source.skip_change_commits = true to pass over such commits", counted(*files as u64, "file"))]
+    #[error("version {version} of the source {path} {operation} rows of {}: a later run would not see the change. enrich run --restart asks about the table as it is now; source.skip_change_commits = true passes over such commits, and over every row that they add", counted(*files as u64, "file"))]
     Changed {
         /// Where it is.
         path: Location,
@@ -153,6 +153,15 @@ impl SourceError {
     }
 }
 
+/// What comes after a position.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Next {
+    /// Rows between the position and the file, or the end, that are passed over whatever `source.where` says.
+    pub passed: PassedOver,
+    /// The file; `None` at the end.
+    pub file: Option<NextFile>,
+}
+
 /// A file with rows that are not planned yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NextFile {
@@ -160,6 +169,8 @@ pub struct NextFile {
     pub part: Part,
     /// Whether it may have a row that meets the source's condition, as far as the log tells.
     pub may_match: bool,
+    /// Its rows that are not deleted, where the log tells them.
+    pub rows: Option<u64>,
 }
 
 /// A source whose end is fixed.
@@ -300,16 +311,19 @@ impl Source {
         self.root.at()
     }
 
-    /// The next file after a position, with the row to begin at; none at the end.
+    /// The next file after a position, with the row to begin at.
     ///
     /// # Errors
     /// When the log or the folder says something that must not be passed over.
-    pub async fn next_file(&mut self, position: &Position) -> Result<Option<NextFile>, SourceError> {
-        let next = match &mut self.kind {
-            Kind::Delta(delta) => delta.next_file(position).await?,
-            Kind::Parquet(parquet) => parquet.next_file(position)?.map(|part| (part, true)),
-        };
-        Ok(next.map(|(part, may_match)| NextFile { part, may_match }))
+    pub async fn next_file(&mut self, position: &Position) -> Result<Next, SourceError> {
+        match &mut self.kind {
+            Kind::Delta(delta) => delta.next_file(position).await,
+            Kind::Parquet(parquet) => {
+                let part = parquet.next_file(position)?;
+                let file = part.map(|part| NextFile { part, may_match: true, rows: None });
+                Ok(Next { passed: PassedOver::default(), file })
+            }
+        }
     }
 
     /// The position after rows up to `end` of a file that [`Source::next_file`] returned for `before`;
@@ -370,7 +384,7 @@ impl Source {
         let mut lag = Lag { versions: self.versions_after(position), files: 0, rows: 0 };
         let mut position = position.clone();
         let condition = self.condition().map(ToOwned::to_owned);
-        while let Some(NextFile { part, may_match }) = self.next_file(&position).await? {
+        while let Some(NextFile { part, may_match, .. }) = self.next_file(&position).await?.file {
             let mut end = 0;
             if may_match {
                 end = self.shape(&part).await?.rows();

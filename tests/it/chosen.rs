@@ -3,6 +3,8 @@
 use std::fs;
 use std::time::Duration;
 
+use deltalake::protocol::SaveMode;
+use deltalake::{DeltaTableBuilder, ensure_table_uri};
 use enrich::config::SimulatorSpec;
 use enrich::table::Table;
 
@@ -280,4 +282,77 @@ async fn a_folder_names_the_value_of_a_column_that_its_files_have_too() {
     world.write_text(&job(&world, "where = \"text = 'en'\""));
     world.run(&[]).await.assert_status(0).assert_says("5 rows written");
     assert!(world.target().await.iter().all(|row| row.text.as_deref() == Some("en")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_were_passed_over_are_counted_and_named_wherever_a_job_says_how_it_stands() {
+    // Two files of 20 rows. Statistics rule one of them out, and rows of the other are looked at.
+    let world = World::with_rows(40, 2).await;
+    let text = job(&world, "where = \"id < 15\"\nskip_change_commits = true");
+    world.write_text(&text);
+    let passed = "rows of the source that were passed over: 25 by source.where";
+    world.run(&["--max-rows", "4"]).await.assert_status(0);
+    world.run(&[]).await.assert_status(0).assert_says("11 rows written").assert_says(passed);
+    world.write_text(&text.replace("where = \"id < 15\"", ""));
+    world
+        .run(&[])
+        .await
+        .assert_status(0)
+        .assert_says("nothing to do: the source has no new rows")
+        .assert_says(passed);
+    // A table that is overwritten.
+    let url = ensure_table_uri(world.path("source").to_string_lossy()).unwrap();
+    let source = DeltaTableBuilder::from_url(url).unwrap().load().await.unwrap();
+    source.write(vec![rows(100..130)]).with_save_mode(SaveMode::Overwrite).await.unwrap();
+    append_delta(&world.path("source"), &rows(200..203)).await;
+    let ended = world.run(&["--summary", "json"]).await;
+    let (passed, path) = ("25 by source.where, up to 30 by source.skip_change_commits", world.job());
+    ended.assert_status(0).assert_says("3 rows written").assert_says(passed);
+    let summary: serde_json::Value = serde_json::from_str(&ended.stdout).unwrap();
+    let counted =
+        serde_json::json!({"where": 25, "skip_change_commits": 30, "starting_version": 0, "or_more": false});
+    assert_eq!(summary["passed_over"], counted);
+    for command in ["status", "check"] {
+        let said = world.output(world.command(&[command, path.to_str().unwrap()])).await;
+        let said = String::from_utf8(said.stdout).unwrap();
+        assert!(said.contains(passed) && !said.contains("every row"), "{said}");
+    }
+    // Without its checkpoint nobody knows, and nothing is claimed.
+    fs::remove_dir_all(world.path("target/_checkpoints")).unwrap();
+    let ended = world.run(&["--summary", "json"]).await;
+    ended.assert_status(0).assert_says("nothing to do: the source has no new rows");
+    assert!(
+        !ended.stdout.contains("passed_over") && !ended.stderr.contains("passed over"),
+        "{}",
+        ended.stderr
+    );
+
+    let other = World::with_rows(30, 3).await;
+    other.write_text(&job(&other, "starting_version = 2"));
+    other
+        .run(&[])
+        .await
+        .assert_status(0)
+        .assert_says("20 rows written")
+        .assert_says("10 by source.starting_version");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_condition_for_one_run_has_to_be_meant() {
+    let world = World::with_rows(20, 1).await;
+    world
+        .run(&["--set", "source.where=id < 5"])
+        .await
+        .assert_status(2)
+        .assert_says("passes over the other rows for good");
+    assert_eq!(world.simulator.counts().requests, 0);
+    world
+        .run(&["--set", "source.where=id < 5", "--yes"])
+        .await
+        .assert_status(0)
+        .assert_says("5 rows written");
+    // As it stands in the file it is no news.
+    append_delta(&world.path("source"), &rows(20..30)).await;
+    world.write_text(&job(&world, "where = \"id < 25\""));
+    world.run(&["--set", "source.where=id < 25"]).await.assert_status(0).assert_says("5 rows written");
 }
