@@ -57,7 +57,10 @@ pub async fn check(job: &Job, live: bool, simulator: Option<&Url>) -> Vec<Findin
     let source = match source {
         Ok(source) => {
             let columns = counted(source.schema().fields().len() as u64, "column");
-            note("source", Ok(format!("{}, {columns}", job.source.location)));
+            note("source", Ok(format!("{}: {}, {columns}", job.source.location, source.what())));
+            for what in source.left_out() {
+                note("not read", Ok(what.clone()));
+            }
             note("source files", files(job, source).await);
             Source::open(&job.source).await
         }

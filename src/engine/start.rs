@@ -143,6 +143,9 @@ pub(super) async fn start(
         // Nothing refuses the run any more.
         file.save(&checkpoint).await?;
     }
+    for what in source.left_out() {
+        voice.say(&Event::Notice(&format!("not read: {what}")));
+    }
     let lineage = checkpoint.lineage;
     let passed_before = checkpoint.passed;
     if let Some(passed) = passed_before {

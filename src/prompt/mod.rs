@@ -4,6 +4,7 @@
 //! Null renders as nothing; a column or an attribute that is not there is an error, never an empty string.
 
 mod filters;
+mod inputs;
 mod question;
 mod row;
 mod template;

@@ -8,6 +8,7 @@ mod delta;
 mod file;
 mod filter;
 mod kept;
+mod listing;
 mod merge;
 mod parquet;
 mod reader;
@@ -28,7 +29,7 @@ use crate::checkpoint::{Part, PassedOver, Position, SourceId};
 use crate::config::{SourceSpec, nearest};
 use crate::report::counted;
 use crate::store::Location;
-use crate::table::{TableError, is_delta_table, objects};
+use crate::table::{TableError, has_empty_log, is_delta_table, objects};
 
 use self::delta::DeltaSource;
 use self::filter::Filter;
@@ -219,6 +220,11 @@ impl Source {
             let filter = filter(&root, &all)?;
             source.condition = filter.as_ref().map(|filter| filter.condition().clone());
             (root, all, filter, id, Kind::Delta(Box::new(source)))
+        } else if has_empty_log(at).await? {
+            let what = "has a _delta_log without a single commit: it is no Delta table any more, and its data files may \
+                        have rows that were deleted. Bring the log back, or remove the folder _delta_log to read it as \
+                        Parquet files";
+            return Err(SourceError::Unsupported { path: at.clone(), what: what.to_owned() });
         } else {
             if let Some(start) = &spec.start {
                 return Err(SourceError::Start {
@@ -352,6 +358,24 @@ impl Source {
         match &self.kind {
             Kind::Delta(delta) => Some(delta.retention()),
             Kind::Parquet(_) => None,
+        }
+    }
+
+    /// What it is, in words.
+    #[must_use]
+    pub fn what(&self) -> String {
+        match &self.kind {
+            Kind::Delta(delta) => format!("Delta, version {}", delta.version()),
+            Kind::Parquet(parquet) => parquet.what(),
+        }
+    }
+
+    /// What of a folder of Parquet files is no part of the source, and why.
+    #[must_use]
+    pub fn left_out(&self) -> &[String] {
+        match &self.kind {
+            Kind::Delta(_) => &[],
+            Kind::Parquet(parquet) => parquet.left_out(),
         }
     }
 

@@ -2,33 +2,22 @@
 //! partitions as Hive writes them; their columns are text.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fs::File;
-use std::io::Read;
-use std::path::Path;
 use std::sync::Arc;
-use std::time::UNIX_EPOCH;
 
 use ::arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 use futures::{StreamExt, TryStreamExt, stream};
-use object_store::path::Path as ObjectPath;
-use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
-use parquet::file::reader::{ChunkReader, Length};
-use percent_encoding::percent_decode_str;
 
 use super::file::Root;
+use super::listing::{Footer, Found, Listed, list, look};
 use super::merge::merge;
 use super::{Expected, HeldFile, SourceError};
 use crate::checkpoint::{Part, Position};
+use crate::report::counted;
 use crate::store::Location;
-use crate::table::{delta_schema, objects};
+use crate::table::delta_schema;
 
-const LOG_FOLDER: &str = "_delta_log";
 /// Footers that are read side by side.
 const FOOTERS_AT_ONCE: usize = 16;
-const MAGIC: &[u8] = b"PAR1";
-/// How Hive names the folder of null.
-const NULL_PARTITION: &str = "__HIVE_DEFAULT_PARTITION__";
 
 #[derive(Debug)]
 pub(super) struct ParquetSource {
@@ -38,45 +27,13 @@ pub(super) struct ParquetSource {
     files: Vec<Found>,
     /// Files without a footer, which are left for a later run.
     unfinished: BTreeSet<String>,
-}
-
-#[derive(Clone, Debug)]
-struct Found {
-    modified_ms: u64,
-    path: String,
-    size: u64,
-    /// What its folders say, by column.
-    partition: BTreeMap<String, Option<String>>,
-    footer: Footer,
-}
-
-/// What the end of a file says.
-#[derive(Clone, Debug)]
-enum Footer {
-    Whole {
-        rows: u64,
-        columns: Fields,
-    },
-    /// It has none, or not yet.
-    Missing,
-    Damaged(String),
-}
-
-impl Found {
-    fn new(path: String, modified_ms: u64, size: u64) -> Self {
-        Found { modified_ms, partition: partition_of(&path), path, size, footer: Footer::Missing }
-    }
+    /// What of the folder is no part of the source, and why.
+    left_out: Vec<String>,
 }
 
 impl ParquetSource {
     pub(super) async fn open(at: &Location) -> Result<(Self, Root, SchemaRef), SourceError> {
-        let (root, mut files) = match at.path() {
-            Some(_) => {
-                let at = at.clone();
-                Root::from(at.clone()).blocking(move |_| on_disk(&at)).await?
-            }
-            None => in_store(at).await?,
-        };
+        let Listed { root, mut files, left_out } = list(at).await?;
         files.sort_by(|a, b| (a.modified_ms, &a.path).cmp(&(b.modified_ms, &b.path)));
         let looked = files.into_iter().map(|mut file| {
             let root = root.clone();
@@ -103,7 +60,7 @@ impl ParquetSource {
         }
         let schema = schema_of(&root, &files, first)?;
         let unfinished = BTreeSet::new();
-        Ok((ParquetSource { at: at.clone(), root: root.clone(), files, unfinished }, root, schema))
+        Ok((ParquetSource { at: at.clone(), root: root.clone(), files, unfinished, left_out }, root, schema))
     }
 
     pub(super) fn next_file(&mut self, position: &Position) -> Result<Option<Part>, SourceError> {
@@ -149,6 +106,19 @@ impl ParquetSource {
             };
         }
         Ok(None)
+    }
+
+    /// What it is, in words.
+    pub(super) fn what(&self) -> String {
+        match self.root.at() == &self.at {
+            true => format!("Parquet folder, {}", counted(self.files.len() as u64, "file")),
+            false => "Parquet file".to_owned(),
+        }
+    }
+
+    /// What of the folder is no part of the source, and why.
+    pub(super) fn left_out(&self) -> &[String] {
+        &self.left_out
     }
 
     /// Files that were passed over because they have no footer.
@@ -277,132 +247,4 @@ fn with_partitions(schema: &Schema, partition: &BTreeMap<String, Option<String>>
     let own = schema.fields().iter().filter(|field| !partition.contains_key(field.name())).cloned();
     let folders = partition.keys().map(|name| Arc::new(Field::new(name, DataType::Utf8, true)));
     Schema::new(own.chain(folders).collect::<Vec<_>>())
-}
-
-/// What folders named `column=value` on the way to a file say.
-fn partition_of(path: &str) -> BTreeMap<String, Option<String>> {
-    let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
-    let folders = path.rsplit_once('/').map_or("", |(folders, _)| folders);
-    let pairs = folders.split('/').filter_map(|folder| folder.split_once('='));
-    pairs.map(|(name, value)| (decoded(name), (value != NULL_PARTITION).then(|| decoded(value)))).collect()
-}
-
-/// Looks at the end of a file.
-fn look(root: &Root, path: &str) -> Footer {
-    let file = match root.open(path) {
-        Ok(file) => file,
-        Err(error) => return Footer::Damaged(error.to_string()),
-    };
-    let has_end = file.len() >= 4 && file.get_bytes(file.len() - 4, 4).is_ok_and(|end| end.as_ref() == MAGIC);
-    if !has_end {
-        return Footer::Missing;
-    }
-    match ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()) {
-        Ok(footer) => {
-            let rows = footer.metadata().file_metadata().num_rows();
-            let columns = footer.schema().fields().clone();
-            Footer::Whole { rows: u64::try_from(rows).unwrap_or_default(), columns }
-        }
-        Err(error) => Footer::Damaged(format!("its footer cannot be read: {error}")),
-    }
-}
-
-/// The Parquet files of a local folder, or the one file.
-fn on_disk(at: &Location) -> Result<(Root, Vec<Found>), SourceError> {
-    let none = || SourceError::NoTable { path: at.clone() };
-    let path = at.path().ok_or_else(none)?;
-    let mut files = Vec::new();
-    if path.is_dir() {
-        walk(path, path, &mut files)?;
-        return Ok((Root::from(at.clone()), files));
-    }
-    let begin = File::open(path).and_then(|mut file| {
-        let mut magic = [0; 4];
-        file.read_exact(&mut magic).map(|()| magic == MAGIC)
-    });
-    if !begin.unwrap_or(false) {
-        return Err(none());
-    }
-    let folder = path.parent().unwrap_or(path);
-    files.push(found(folder, path)?);
-    Ok((Root::from(Location::local(folder)), files))
-}
-
-/// The Parquet files below a place in an object store, or the one object.
-async fn in_store(at: &Location) -> Result<(Root, Vec<Found>), SourceError> {
-    let wrong = |error: object_store::Error| SourceError::file(at, error);
-    let is_parquet =
-        |name: &str| name.rsplit_once('.').is_some_and(|(_, end)| end.eq_ignore_ascii_case("parquet"));
-    let found = |object: &ObjectMeta| {
-        let modified_ms = u64::try_from(object.last_modified.timestamp_millis()).unwrap_or_default();
-        Found::new(object.location.to_string(), modified_ms, object.size)
-    };
-    let store = objects(at).await?;
-    let mut files = Vec::new();
-    let mut listed = store.list(None);
-    while let Some(object) = listed.try_next().await.map_err(wrong)? {
-        let path = object.location.as_ref();
-        if path.split('/').any(|part| part == LOG_FOLDER) {
-            let what = format!("has a Delta table inside ({path}), whose removed files would be read too");
-            return Err(SourceError::Unsupported { path: at.clone(), what });
-        }
-        if !path.split('/').any(|part| part.starts_with(['_', '.'])) && is_parquet(path) {
-            files.push(found(&object));
-        }
-    }
-    if files.is_empty()
-        && let Some((folder, name)) = at.split()
-        && is_parquet(&name)
-    {
-        let store = objects(&folder).await?;
-        let object = store.head(&ObjectPath::from(name.as_str())).await.map_err(|error| match error {
-            object_store::Error::NotFound { .. } => SourceError::Missing { path: at.clone() },
-            error => wrong(error),
-        })?;
-        // A store below a prefix does not take that off what it tells of one object.
-        let file = Found { path: name, ..found(&object) };
-        return Ok((Root::remote(folder, store), vec![Found { partition: BTreeMap::new(), ..file }]));
-    }
-    if files.is_empty() {
-        return Err(SourceError::Missing { path: at.clone() });
-    }
-    Ok((Root::remote(at.clone(), store), files))
-}
-
-/// Collects the Parquet files below a folder. Names that begin with `_` or `.` are passed over, as Spark
-/// and Hive do.
-fn walk(root: &Path, folder: &Path, files: &mut Vec<Found>) -> Result<(), SourceError> {
-    let entries = std::fs::read_dir(folder).map_err(|error| SourceError::file(&folder.into(), error))?;
-    let mut paths = BTreeSet::new();
-    for entry in entries {
-        paths.insert(entry.map_err(|error| SourceError::file(&folder.into(), error))?.path());
-    }
-    for path in paths {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if name.starts_with(['_', '.']) {
-            continue;
-        }
-        if path.is_dir() {
-            if path.join(LOG_FOLDER).is_dir() {
-                return Err(SourceError::Unsupported {
-                    path: root.into(),
-                    what: format!("has a Delta table inside ({name}), whose removed files would be read too"),
-                });
-            }
-            walk(root, &path, files)?;
-        } else if path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("parquet")) {
-            files.push(found(root, &path)?);
-        }
-    }
-    Ok(())
-}
-
-fn found(root: &Path, path: &Path) -> Result<Found, SourceError> {
-    let metadata = std::fs::metadata(path).map_err(|error| SourceError::file(&path.into(), error))?;
-    let modified = metadata.modified().map_err(|error| SourceError::file(&path.into(), error))?;
-    let relative = path.strip_prefix(root).unwrap_or(path);
-    let name = relative.to_str().ok_or_else(|| SourceError::file(&path.into(), "its name is not Unicode"))?;
-    let name = name.replace('\\', "/");
-    let modified_ms = modified.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-    Ok(Found::new(name, u64::try_from(modified_ms).unwrap_or(u64::MAX), metadata.len()))
 }

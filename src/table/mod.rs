@@ -20,7 +20,7 @@ pub use append::{Staged, Staging, Txn};
 pub use condition::{Condition, physical_name};
 pub use create::delta_schema;
 pub use log::{DataFile, LogEntry, OnDisk};
-pub use open::{Table, is_delta_table, is_vacant};
+pub use open::{Table, has_empty_log, is_delta_table, is_vacant};
 pub use query::Scan;
 pub use reach::objects;
 pub use rewrite::{ChangeStaging, StagedChanges};

@@ -44,29 +44,71 @@ pub(super) enum State {
     Loaded(DeltaTable),
 }
 
+/// What there is of a Delta log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Log {
+    None,
+    /// A folder without a commit.
+    Empty,
+    There,
+}
+
 /// Whether a place holds a Delta table.
 ///
 /// # Errors
-/// When an object store cannot be asked.
+/// When it cannot be found out: no permission, a store that cannot be asked.
 pub async fn is_delta_table(at: impl Into<Location>) -> Result<bool, TableError> {
-    let at = at.into();
+    Ok(look_for_log(&at.into()).await? == Log::There)
+}
+
+/// Whether a place has the folder of a Delta log and not one commit in it.
+///
+/// # Errors
+/// As [`is_delta_table`].
+pub async fn has_empty_log(at: &Location) -> Result<bool, TableError> {
+    Ok(look_for_log(at).await? == Log::Empty)
+}
+
+async fn look_for_log(at: &Location) -> Result<Log, TableError> {
     let is_entry = |name: &str| {
         let ending = Path::new(name).extension().and_then(|ending| ending.to_str());
         matches!(ending, Some("json" | "parquet")) && name.starts_with('0')
     };
+    let mut log = Log::None;
     if let Some(path) = at.path() {
-        let Ok(entries) = std::fs::read_dir(path.join(LOG_FOLDER)) else { return Ok(false) };
-        return Ok(entries.flatten().any(|entry| is_entry(&entry.file_name().to_string_lossy())));
+        let folder = path.join(LOG_FOLDER);
+        let unread = |error: std::io::Error| TableError {
+            action: "look for the Delta log of",
+            at: at.clone(),
+            source: format!("{}: {error}", folder.display()).into(),
+        };
+        // Of a file, and of what is not there, this says so.
+        if !path.is_dir() {
+            return Ok(Log::None);
+        }
+        let entries = match std::fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Log::None),
+            Err(error) => return Err(unread(error)),
+        };
+        log = Log::Empty;
+        for entry in entries {
+            if is_entry(&entry.map_err(unread)?.file_name().to_string_lossy()) {
+                return Ok(Log::There);
+            }
+        }
+        return Ok(log);
     }
-    let error = error_of("look for", &at);
-    let store = objects(&at).await?;
+    let error = error_of("look for", at);
+    let store = objects(at).await?;
     let mut entries = store.list(Some(&ObjectPath::from(LOG_FOLDER)));
     while let Some(entry) = entries.try_next().await.map_err(|source| error(source.into()))? {
+        log = Log::Empty;
         if entry.location.filename().is_some_and(is_entry) {
-            return Ok(true);
+            return Ok(Log::There);
         }
     }
-    Ok(false)
+    Ok(log)
 }
 
 /// Whether there is nothing at a place, or only what begins with `_`.

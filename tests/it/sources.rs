@@ -15,6 +15,7 @@ use enrich::store::Location;
 use enrich::table::Table;
 
 use crate::support::{World, append_delta, rows, schema, write_parquet};
+use crate::tables::rows_of;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_directory_of_parquet_files_is_read_once_and_new_files_later() {
@@ -502,4 +503,86 @@ async fn a_column_without_a_type_is_refused_with_the_line_that_mends_it() {
     refused.assert_status(2).assert_says("\"gone\"").assert_says("source.columns");
     world.write_text(&job.replace("[target]", "columns = [\"id\", \"text\"]\n[target]"));
     world.run(&[]).await.assert_status(0).assert_says("3 answers");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_is_empty_or_cannot_be_read_makes_no_parquet_folder_of_a_table() {
+    let world = World::with_rows(6, 1).await;
+    let log = world.path("source/_delta_log");
+    fs::rename(&log, world.path("log")).unwrap();
+    fs::create_dir(&log).unwrap();
+    world.run(&[]).await.assert_status(2).assert_says("has a _delta_log without a single commit");
+    fs::remove_dir(&log).unwrap();
+    std::os::unix::fs::symlink("_delta_log", &log).unwrap();
+    world.run(&[]).await.assert_status(1).assert_says("source/_delta_log: Too many levels of symbolic links");
+    assert_eq!(world.simulator.counts().requests, 0);
+    let source = |said: &std::process::Output| {
+        let said = String::from_utf8(said.stdout.clone()).unwrap();
+        said.lines().find(|line| line.contains("/source: ")).unwrap_or_else(|| panic!("{said}")).to_owned()
+    };
+    let job = world.job();
+    let check = || world.output(world.command(&["check", job.to_str().unwrap()]));
+    fs::remove_file(&log).unwrap();
+    let said = source(&check().await);
+    assert!(said.ends_with("/source: Parquet folder, 1 file, 2 columns"), "{said}");
+    fs::rename(world.path("log"), &log).unwrap();
+    let said = source(&check().await);
+    assert!(said.ends_with("/source: Delta, version 1, 2 columns"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_of_a_folder_is_not_read_is_named_with_the_reason() {
+    let world = World::new(SimulatorSpec::default()).await;
+    let source = world.path("data/source");
+    for year in [2020, 2021] {
+        let folder = source.join(format!("_year={year}"));
+        fs::create_dir_all(&folder).unwrap();
+        let first = i64::from(year - 2020) * 3;
+        write_parquet(&folder.join("a.parquet"), &rows(first..first + 3), 10);
+    }
+    fs::create_dir(source.join("_temporary")).unwrap();
+    write_parquet(&source.join("_temporary/b.parquet"), &rows(90..93), 10);
+    // Up and out of the folder, and back into it.
+    std::os::unix::fs::symlink("..", source.join("_year=2020/up=1")).unwrap();
+    std::os::unix::fs::symlink("_year=2020", source.join("again")).unwrap();
+    let text = world.usual_job("").replace("path = \"source\"", "path = \"data/source\"");
+    world.write_text(&text);
+    let ended = world.run(&[]).await;
+    ended.assert_status(0).assert_says("6 rows written").assert_says("_year=2020/up=1, which leads to ");
+    ended.assert_says("its files would be read twice");
+    let years = "SELECT \"_year\", count(*) FROM target GROUP BY 1 ORDER BY 1";
+    assert_eq!(rows_of(&world.path("target"), years).await, [["2020", "3"], ["2021", "3"]]);
+
+    // Names without an ending: read where no other file is named as Parquet files are, else said.
+    let world = World::new(SimulatorSpec::default()).await;
+    fs::create_dir(world.path("source")).unwrap();
+    write_parquet(&world.path("source/000001_0"), &rows(0..3), 10);
+    write_parquet(&world.path("source/20240701_144951_00037_v74wa"), &rows(3..6), 10);
+    fs::write(world.path("source/README"), "no table").unwrap();
+    world.write_job("");
+    world.run(&[]).await.assert_status(0);
+    world.assert_target(0..6).await;
+    write_parquet(&world.path("source/b.parq"), &rows(6..9), 10);
+    write_parquet(&world.path("source/c.parquet"), &rows(9..12), 10);
+    let ended = world.run(&[]).await;
+    ended.assert_status(0).assert_says("3 rows written");
+    ended.assert_says("not read: 3 Parquet files whose names do not end in .parquet");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_encrypted_file_and_a_link_to_nowhere_are_named_as_what_they_are() {
+    let world = World::new(SimulatorSpec::default()).await;
+    fs::create_dir(world.path("source")).unwrap();
+    write_parquet(&world.path("source/a.parquet"), &rows(0..3), 10);
+    // As Parquet Modular Encryption ends a file.
+    fs::write(world.path("source/b.parquet"), b"PARE\x00\x00\x00\x00PARE").unwrap();
+    world.write_job("");
+    world.run(&[]).await.assert_status(1).assert_says("b.parquet: it is encrypted");
+    fs::remove_file(world.path("source/b.parquet")).unwrap();
+    std::os::unix::fs::symlink("nowhere.parquet", world.path("source/gone.parquet")).unwrap();
+    world
+        .run(&[])
+        .await
+        .assert_status(1)
+        .assert_says("gone.parquet: it is a link to nowhere.parquet, which is not there");
 }
