@@ -73,6 +73,8 @@ impl Checker<'_> {
             written: raw.path,
             skip_change_commits: raw.skip_change_commits,
             columns: self.distinct("source.columns", raw.columns)?,
+            on_unsupported: raw.on_unsupported,
+            binary_as_text: raw.binary_as_text,
             condition: raw.condition,
             start,
         })

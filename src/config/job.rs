@@ -106,6 +106,10 @@ pub struct SourceSpec {
     pub skip_change_commits: bool,
     /// The columns that are carried to the target; none for all.
     pub columns: Option<Vec<String>>,
+    /// What becomes of columns that a target cannot hold.
+    pub on_unsupported: OnUnsupported,
+    /// Whether byte strings without an annotation are text.
+    pub binary_as_text: bool,
     /// The SQL condition that rows must meet.
     pub condition: Option<String>,
     /// Where a job begins that has no checkpoint; none for the whole table.
@@ -288,6 +292,19 @@ pub struct RetryPolicy {
     pub max_retry_after: Duration,
     /// Time without one success after which the run stops.
     pub outage_deadline: Duration,
+}
+
+/// What becomes of columns of Parquet files that a Delta table cannot hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnUnsupported {
+    /// The run is refused, unless `columns` leaves them out.
+    #[default]
+    Stop,
+    /// They are left out.
+    Skip,
+    /// They are carried as text.
+    Text,
 }
 
 /// What happens to columns of the source that an existing target does not have.

@@ -92,6 +92,15 @@ pub(super) struct RawSource {
     /// Default: all.
     #[schemars(length(min = 1))]
     pub(super) columns: Option<Vec<String>>,
+    /// What becomes of columns of Parquet files that a Delta table cannot hold, such as times of day, or numbers that are
+    /// whole in one file and not in another: `stop` refuses the run unless `columns` leaves them out, `skip` leaves
+    /// them out, `text` carries them as text. Default: `stop`.
+    #[serde(default)]
+    pub(super) on_unsupported: super::job::OnUnsupported,
+    /// Whether byte strings in Parquet files are text where nothing says what they are, as some old writers leave
+    /// it. Default: false.
+    #[serde(default)]
+    pub(super) binary_as_text: bool,
     /// Which rows are read: an SQL condition over the columns of the source, also those that are not
     /// carried. The others are passed over for good, so that a later change of it concerns rows that are
     /// not planned yet. Files and row groups whose statistics or partition values rule it out are not

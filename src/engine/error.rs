@@ -219,7 +219,7 @@ impl EngineError {
                 "a longer delta.logRetentionDuration keeps the log as long as there may be between two runs. Without that version only enrich run --restart goes on, which reads the table as it is now",
             ),
             EngineError::Source(SourceError::File { .. } | SourceError::Gone { .. }) => {
-                Some("bring the file back as it was; what is answered is kept")
+                Some("mend the file, or bring it back as it was; what is answered is kept")
             }
             _ => None,
         }

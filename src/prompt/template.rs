@@ -94,7 +94,7 @@ pub enum PromptError {
     },
     /// It names a column of bytes.
     #[error(
-        "step {step:?}: the templates name the column {column:?}, which holds binary data; a prompt is text"
+        "step {step:?}: the templates name the column {column:?}, which holds binary data; a prompt is text (source.binary_as_text = true reads such a column of Parquet files as text)"
     )]
     Binary {
         /// Output of the step.

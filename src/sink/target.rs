@@ -508,7 +508,7 @@ fn fits(table: &Schema, wanted: &Schema, own: &[&str]) -> Result<(), String> {
                     "it has no column {name:?} (for a new column of the source, see target.on_new_columns)"
                 ));
             }
-            Ok(found) if !same_type(found.data_type(), field.data_type()) => {
+            Ok(found) if !takes(found.data_type(), field.data_type()) => {
                 return Err(other_type(name, found.data_type(), field.data_type()));
             }
             Ok(_) => {}
@@ -564,4 +564,9 @@ fn same_type(a: &DataType, b: &DataType) -> bool {
         }
         _ => a == b,
     }
+}
+
+/// Whether a column of the table takes values of a type: text is bytes, too.
+fn takes(table: &DataType, values: &DataType) -> bool {
+    same_type(table, values) || (*table == DataType::Binary && *values == DataType::Utf8)
 }

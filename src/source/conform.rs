@@ -39,12 +39,29 @@ pub(super) fn find<'a>(fields: &Fields, columns: &'a [ArrayRef], wanted: &Field)
     Some(&columns[place(fields, wanted)?])
 }
 
-/// Where that column stands in the file.
+/// Where that column stands in the file: by its name, else by its id, else by its name in other letters, capital or
+/// small, as Delta takes names.
 pub(super) fn place(fields: &Fields, wanted: &Field) -> Option<usize> {
     let id = wanted.metadata().get(COLUMN_ID);
     let has_id = |field: &FieldRef| id.is_some() && field.metadata().get(FIELD_ID) == id;
     let name = physical_name(wanted);
-    fields.iter().position(|field| field.name() == name).or_else(|| fields.iter().position(has_id))
+    let is_same = |field: &FieldRef| is_same_name(field.name(), name);
+    let named = fields.iter().position(|field| field.name() == name);
+    named.or_else(|| fields.iter().position(has_id)).or_else(|| fields.iter().position(is_same))
+}
+
+/// Whether two names differ in capital and small letters at most.
+pub(super) fn is_same_name(a: &str, b: &str) -> bool {
+    a.eq_ignore_ascii_case(b) || (!(a.is_ascii() && b.is_ascii()) && a.to_lowercase() == b.to_lowercase())
+}
+
+/// Names of a file's that one column could mean, where no letter decides between them.
+pub(super) fn ambiguous<'a>(fields: &'a Fields, wanted: &Field) -> Option<(&'a str, &'a str)> {
+    let name = physical_name(wanted);
+    let place = place(fields, wanted)?;
+    let found = fields[place].name();
+    let other = fields.iter().skip(place + 1).find(|field| is_same_name(field.name(), name))?;
+    (found != name && is_same_name(found, name)).then_some((found, other.name()))
 }
 
 /// Brings a column of a file to the type of the table's: `noted` is that with what the table notes about it.

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -13,7 +14,9 @@ use parquet::file::reader::{ChunkReader, Length};
 use tokio::runtime::Handle;
 
 use super::SourceError;
+use super::footer::ByteStrings;
 use crate::store::Location;
+use crate::table::objects;
 
 /// What is fetched from a store at once: pages are read one after the other, in columns side by side.
 const BLOCK_BYTES: u64 = 1_000_000;
@@ -26,19 +29,30 @@ pub struct Root {
     at: Location,
     /// None on a local disk.
     store: Option<(Arc<dyn ObjectStore>, Handle)>,
+    byte_strings: ByteStrings,
 }
 
 impl From<Location> for Root {
     /// A local folder.
     fn from(at: Location) -> Self {
-        Root { at, store: None }
+        Root { at, store: None, byte_strings: ByteStrings::default() }
     }
 }
 
 impl Root {
     /// `store` has paths relative to the place.
     pub(super) fn remote(at: Location, store: Arc<dyn ObjectStore>) -> Self {
-        Root { at, store: Some((store, Handle::current())) }
+        Root { at, store: Some((store, Handle::current())), byte_strings: ByteStrings::default() }
+    }
+
+    /// The same, whose byte strings are read so.
+    pub(super) fn reading(self, byte_strings: ByteStrings) -> Self {
+        Root { byte_strings, ..self }
+    }
+
+    /// How byte strings in its files are read.
+    pub(super) fn byte_strings(&self) -> ByteStrings {
+        self.byte_strings
     }
 
     /// Where it is.
@@ -49,11 +63,15 @@ impl Root {
 
     /// Where a file below it is.
     pub(super) fn place(&self, file: &str) -> Location {
-        self.at.join(file)
+        elsewhere(file).unwrap_or_else(|| self.at.join(file))
     }
 
     /// Opens a file. Blocks, also on the network: never call it where futures are run.
     pub(super) fn open(&self, file: &str) -> io::Result<SourceFile> {
+        if let Some(at) = elsewhere(file) {
+            let (root, name) = Handle::current().block_on(self.of_place(&at))?;
+            return root.open(&name);
+        }
         match (&self.store, self.at.path()) {
             (Some((store, handle)), _) => {
                 let path = ObjectPath::parse(file).map_err(io::Error::other)?;
@@ -69,6 +87,10 @@ impl Root {
 
     /// Size of a file, in bytes.
     pub(super) async fn size(&self, file: &str) -> io::Result<u64> {
+        if let Some(at) = elsewhere(file) {
+            let (root, name) = self.of_place(&at).await?;
+            return Box::pin(root.size(&name)).await;
+        }
         match (&self.store, self.at.path()) {
             (Some((store, _)), _) => {
                 let path = ObjectPath::parse(file).map_err(io::Error::other)?;
@@ -79,6 +101,22 @@ impl Root {
         }
     }
 
+    /// The folder of a place outside of it, and the place's name there.
+    async fn of_place(&self, at: &Location) -> io::Result<(Root, String)> {
+        let (folder, name) = at.split().ok_or_else(|| io::Error::other(format!("{at} is no file")))?;
+        let root = match (folder.path(), self.at.path()) {
+            (Some(_), Some(_)) => Root::from(folder),
+            (None, _) => {
+                let store = objects(&folder).await.map_err(io::Error::other)?;
+                Root::remote(folder, store)
+            }
+            (Some(_), None) => {
+                return Err(io::Error::other("a table in an object store names a file of this machine"));
+            }
+        };
+        Ok((root.reading(self.byte_strings), name))
+    }
+
     /// Runs what blocks on its files.
     pub(super) async fn blocking<T: Send + 'static>(
         &self,
@@ -87,6 +125,21 @@ impl Root {
         let root = self.clone();
         let done = tokio::task::spawn_blocking(move || work(root)).await;
         done.map_err(|error| SourceError::file(&self.at, error))?
+    }
+}
+
+/// The place that a Delta log names by a URL of its own, as shallow clones do ("Add File and Remove File" in the Delta
+/// protocol). What reads the log has decoded it and left one slash after the scheme.
+fn elsewhere(file: &str) -> Option<Location> {
+    let (scheme, rest) = file.split_once(":/")?;
+    let is_scheme = |c: char| c.is_ascii_alphanumeric() || c == '+';
+    if scheme.is_empty() || !scheme.chars().all(is_scheme) {
+        return None;
+    }
+    let rest = rest.trim_start_matches('/');
+    match scheme {
+        "file" => Some(Location::local(format!("/{rest}"))),
+        _ => Location::resolve(&format!("{scheme}://{rest}"), Path::new("/")).ok(),
     }
 }
 

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use ::arrow::datatypes::{Schema, SchemaRef};
 
 use super::file::Root;
+use super::footer::footer;
 use super::kept::Kept;
 use super::reader::RowReader;
-use super::shape::footer;
 use super::{SourceError, conform};
 use crate::checkpoint::Part;
 use crate::table::Condition;

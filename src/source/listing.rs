@@ -14,12 +14,12 @@ use ::arrow::datatypes::Fields;
 use futures::TryStreamExt;
 use object_store::path::Path as ObjectPath;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use parquet::file::reader::{ChunkReader, Length};
 use percent_encoding::percent_decode_str;
 
 use super::SourceError;
 use super::file::Root;
+use super::footer::{ByteStrings, load};
 use crate::report::counted;
 use crate::store::Location;
 use crate::table::objects;
@@ -42,6 +42,12 @@ pub(super) struct Listed {
     pub(super) files: Vec<Found>,
     /// What of it is no part of the source, and why.
     pub(super) left_out: Vec<String>,
+}
+
+impl Listed {
+    fn reading(self, bytes: ByteStrings) -> Self {
+        Listed { root: self.root.reading(bytes), ..self }
+    }
 }
 
 /// A file of a source.
@@ -82,7 +88,7 @@ impl Found {
 ///
 /// # Errors
 /// When there are none, a Delta table is among them, or something cannot be read.
-pub(super) async fn list(at: &Location) -> Result<Listed, SourceError> {
+pub(super) async fn list(at: &Location, bytes: ByteStrings) -> Result<Listed, SourceError> {
     let (root, walked) = match at.path() {
         Some(path) if path.is_dir() => {
             let folder = path.to_owned();
@@ -95,10 +101,10 @@ pub(super) async fn list(at: &Location) -> Result<Listed, SourceError> {
             let walked = root.blocking(walk).await?;
             (root, walked)
         }
-        Some(path) => return the_file(at, path),
+        Some(path) => return the_file(at, path).map(|listed| listed.reading(bytes)),
         None => match in_store(at).await? {
             Stored::Folder(root, walked) => (root, walked),
-            Stored::File(listed) => return Ok(listed),
+            Stored::File(listed) => return Ok(listed.reading(bytes)),
         },
     };
     let Walk { files, others, mut left_out, .. } = walked;
@@ -127,7 +133,7 @@ pub(super) async fn list(at: &Location) -> Result<Listed, SourceError> {
             files
         }
     };
-    Ok(Listed { root, files, left_out })
+    Ok(Listed { root, files, left_out }.reading(bytes))
 }
 
 /// A file as a source of its own.
@@ -299,7 +305,7 @@ pub(super) fn look(root: &Root, path: &str) -> Footer {
         }
         _ => return Footer::Missing,
     }
-    match ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()) {
+    match load(&file, root.byte_strings()) {
         Ok(footer) => {
             let rows = footer.metadata().file_metadata().num_rows();
             let columns = footer.schema().fields().clone();

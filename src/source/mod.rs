@@ -3,10 +3,12 @@
 //! The end is fixed when a run starts; later runs take what came after. Files are read row group by row
 //! group and never as a whole; consecutive batches of a file go on with the same reader.
 
+mod columns;
 mod conform;
 mod delta;
 mod file;
 mod filter;
+mod footer;
 mod kept;
 mod listing;
 mod merge;
@@ -26,13 +28,15 @@ use std::time::Duration;
 use ::arrow::datatypes::{Schema, SchemaRef};
 
 use crate::checkpoint::{Part, PassedOver, Position, SourceId};
-use crate::config::{SourceSpec, nearest};
+use crate::config::{OnUnsupported, SourceSpec, nearest};
 use crate::report::counted;
 use crate::store::Location;
 use crate::table::{TableError, has_empty_log, is_delta_table, objects};
 
+use self::columns::Unsupported;
 use self::delta::DeltaSource;
 use self::filter::Filter;
+use self::footer::ByteStrings;
 use self::parquet::ParquetSource;
 
 /// Files, and rows of them, that are remembered as kept or not: a batch is planned and then read.
@@ -217,6 +221,7 @@ impl Source {
                 Some(_) => Root::from(at.clone()),
                 None => Root::remote(at.clone(), objects(at).await?),
             };
+            let root = if spec.binary_as_text { root.reading(ByteStrings::AsText) } else { root };
             let filter = filter(&root, &all)?;
             source.condition = filter.as_ref().map(|filter| filter.condition().clone());
             (root, all, filter, id, Kind::Delta(Box::new(source)))
@@ -233,7 +238,9 @@ impl Source {
                     message: "Parquet files have no versions; take the key out".into(),
                 });
             }
-            let (source, root, all) = ParquetSource::open(at).await?;
+            let (mut source, root, all, unsupported) = ParquetSource::open(at, spec).await?;
+            may_leave_out(spec, at, &all, &unsupported)?;
+            unsupported.iter().for_each(|column| source.leave_out(column.to_string()));
             let filter = filter(&root, &all)?;
             let id = SourceId::Parquet { written: spec.written.clone(), path: at.to_string() };
             (root, all, filter, id, Kind::Parquet(source))
@@ -501,6 +508,33 @@ fn chosen(spec: &SourceSpec, path: &Location, all: &SchemaRef) -> Result<SchemaR
     let places = columns.iter().map(place).collect::<Result<Vec<_>, _>>()?;
     let fields: Vec<_> = places.into_iter().map(|at| Arc::clone(&all.fields()[at])).collect();
     Ok(Arc::new(Schema::new_with_metadata(fields, all.metadata().clone())))
+}
+
+/// Whether a job can do without the columns that its target cannot hold.
+fn may_leave_out(
+    spec: &SourceSpec,
+    at: &Location,
+    all: &SchemaRef,
+    unsupported: &[Unsupported],
+) -> Result<(), SourceError> {
+    let named = |column: &&Unsupported| match &spec.columns {
+        Some(columns) => columns.contains(&column.name),
+        None => spec.on_unsupported != OnUnsupported::Skip,
+    };
+    let Some(column) = unsupported.iter().find(named) else { return Ok(()) };
+    let text = match spec.on_unsupported {
+        OnUnsupported::Text => "",
+        _ => ", or carry it as text with source.on_unsupported = \"text\"",
+    };
+    let mend = match spec.columns {
+        Some(_) => format!("Take it out of source.columns{text}"),
+        None => {
+            let names: Vec<&str> = all.fields().iter().map(|field| field.name().as_str()).collect();
+            let line = format!("source.columns = {names:?}");
+            format!("Leave it out with {line} or source.on_unsupported = \"skip\"{text}")
+        }
+    };
+    Err(SourceError::Unsupported { path: at.clone(), what: format!("has {column}. {mend}") })
 }
 
 /// Columns without what a table notes about them.

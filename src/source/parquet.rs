@@ -4,14 +4,16 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use ::arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
+use ::arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
 use futures::{StreamExt, TryStreamExt, stream};
 
+use super::columns::{Columns, Unsupported};
 use super::file::Root;
+use super::footer::ByteStrings;
 use super::listing::{Footer, Found, Listed, list, look};
-use super::merge::merge;
 use super::{Expected, HeldFile, SourceError};
 use crate::checkpoint::{Part, Position};
+use crate::config::{OnUnsupported, SourceSpec};
 use crate::report::counted;
 use crate::store::Location;
 use crate::table::delta_schema;
@@ -32,8 +34,13 @@ pub(super) struct ParquetSource {
 }
 
 impl ParquetSource {
-    pub(super) async fn open(at: &Location) -> Result<(Self, Root, SchemaRef), SourceError> {
-        let Listed { root, mut files, left_out } = list(at).await?;
+    /// The source with its root, the columns that can be carried, and those that cannot.
+    pub(super) async fn open(
+        at: &Location,
+        spec: &SourceSpec,
+    ) -> Result<(Self, Root, SchemaRef, Vec<Unsupported>), SourceError> {
+        let bytes = if spec.binary_as_text { ByteStrings::AsText } else { ByteStrings::AsTheyAre };
+        let Listed { root, mut files, left_out } = list(at, bytes).await?;
         files.sort_by(|a, b| (a.modified_ms, &a.path).cmp(&(b.modified_ms, &b.path)));
         let looked = files.into_iter().map(|mut file| {
             let root = root.clone();
@@ -58,9 +65,10 @@ impl ParquetSource {
             );
             return Err(SourceError::Unsupported { path: at.clone(), what });
         }
-        let schema = schema_of(&root, &files, first)?;
+        let (schema, unsupported) = schema_of(&root, &files, first, spec.on_unsupported)?;
         let unfinished = BTreeSet::new();
-        Ok((ParquetSource { at: at.clone(), root: root.clone(), files, unfinished, left_out }, root, schema))
+        let source = ParquetSource { at: at.clone(), root: root.clone(), files, unfinished, left_out };
+        Ok((source, root, schema, unsupported))
     }
 
     pub(super) fn next_file(&mut self, position: &Position) -> Result<Option<Part>, SourceError> {
@@ -114,6 +122,11 @@ impl ParquetSource {
             true => format!("Parquet folder, {}", counted(self.files.len() as u64, "file")),
             false => "Parquet file".to_owned(),
         }
+    }
+
+    /// Notes more that is no part of the source.
+    pub(super) fn leave_out(&mut self, what: String) {
+        self.left_out.push(what);
     }
 
     /// What of the folder is no part of the source, and why.
@@ -194,8 +207,13 @@ impl ParquetSource {
     }
 }
 
-/// The columns of all files together, and those of their folders.
-fn schema_of(root: &Root, files: &[Found], first: &Found) -> Result<SchemaRef, SourceError> {
+/// The columns of all files together with those of their folders, and the columns that cannot be carried.
+fn schema_of(
+    root: &Root,
+    files: &[Found],
+    first: &Found,
+    on_unsupported: OnUnsupported,
+) -> Result<(SchemaRef, Vec<Unsupported>), SourceError> {
     match &first.footer {
         Footer::Whole { .. } => {}
         Footer::Missing => {
@@ -204,22 +222,17 @@ fn schema_of(root: &Root, files: &[Found], first: &Found) -> Result<SchemaRef, S
         }
         Footer::Damaged(message) => return Err(SourceError::file(&root.place(&first.path), message)),
     }
-    let mut columns = Fields::empty();
-    let mut untyped: Vec<Field> = Vec::new();
+    let mut columns = Columns::new(on_unsupported);
     for file in files {
         let Footer::Whole { columns: of_file, .. } = &file.footer else { continue };
-        let wrong = |what: String| SourceError::file(&root.place(&file.path), what);
-        let (nulls, typed): (Vec<_>, Vec<_>) =
-            of_file.iter().cloned().partition(|field| *field.data_type() == DataType::Null);
-        let own = delta_schema(&Schema::new(typed)).map_err(wrong)?;
-        columns = merge(&columns, own.fields()).map_err(wrong)?;
-        // A column without any value has no type yet.
-        untyped.extend(nulls.iter().map(|field| Field::new(field.name(), DataType::Utf8, true)));
+        let in_folders = |field: &&FieldRef| file.partition.contains_key(field.name());
+        let own: Fields = of_file.iter().filter(|field| !in_folders(field)).cloned().collect();
+        columns.add(&own, &root.place(&file.path));
     }
     let wrong = |what: String| SourceError::file(root.at(), what);
-    let untyped = untyped.into_iter().filter(|field| columns.find(field.name()).is_none()).collect();
-    let columns = merge(&columns, &untyped).map_err(wrong)?;
-    delta_schema(&with_partitions(&Schema::new(columns), &first.partition)).map_err(wrong)
+    let (columns, unsupported) = columns.finish().map_err(wrong)?;
+    let schema = delta_schema(&with_partitions(&Schema::new(columns), &first.partition)).map_err(wrong)?;
+    Ok((schema, unsupported))
 }
 
 pub(super) fn advance(before: &Position, part: &Part, end: u64, is_whole: bool) -> Position {

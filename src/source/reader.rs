@@ -12,10 +12,10 @@ use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchR
 use parquet::file::reader::Length;
 
 use super::SourceError;
-use super::conform::{cast, conform, find, place};
+use super::conform::{ambiguous, cast, conform, find, place};
 use super::file::Root;
+use super::footer::metadata;
 use super::kept::Kept;
-use super::shape::metadata;
 use crate::checkpoint::Part;
 use crate::table::physical_name;
 
@@ -107,7 +107,12 @@ impl RowReader {
                 Some(rows) => rows,
                 None => match open.reader.next() {
                     Some(rows) => {
-                        let rows = rows.map_err(|error| SourceError::file(&path, error))?;
+                        let rows = rows.map_err(|error| {
+                            SourceError::file(
+                                &path,
+                                format!("{error}; it is damaged, or some of its columns are encrypted"),
+                            )
+                        })?;
                         self.decoded += rows.num_rows() as u64;
                         rows
                     }
@@ -139,7 +144,13 @@ impl RowReader {
         if size != part.size {
             return Err(error(&format!("it had {} bytes when it was planned and has {size} now", part.size)));
         }
-        let metadata = metadata(&file, &path)?;
+        let metadata = metadata(&file, &path, self.root.byte_strings())?;
+        let of_file = metadata.schema().fields();
+        if let Some((one, other)) = self.noted.fields().iter().find_map(|noted| ambiguous(of_file, noted)) {
+            return Err(error(&format!(
+                "its columns {one:?} and {other:?} are one to the table, which does not tell capital from small letters"
+            )));
+        }
         let mut picked = Vec::new();
         let mut selectors: Vec<RowSelector> = Vec::new();
         let (mut end, mut row_bytes) = (0, 1);

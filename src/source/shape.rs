@@ -3,14 +3,13 @@
 use std::collections::BTreeSet;
 
 use ::arrow::datatypes::Schema;
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use parquet::file::metadata::RowGroupMetaData;
 
 use super::SourceError;
 use super::conform::place;
-use super::file::{Root, SourceFile};
+use super::file::Root;
+use super::footer::footer;
 use super::kept::Kept;
-use crate::store::Location;
 
 /// Row groups of a file: their rows and the bytes that the columns which are read take uncompressed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,23 +77,6 @@ impl FileShape {
         }
         fitting
     }
-}
-
-/// The footer of a file. Blocks.
-pub(super) fn footer(root: &Root, file: &str) -> Result<ArrowReaderMetadata, SourceError> {
-    let path = root.place(file);
-    let file = root.open(file).map_err(|error| SourceError::file(&path, error))?;
-    metadata(&file, &path)
-}
-
-/// The footer of an open file; `path` is for messages.
-pub(super) fn metadata(file: &SourceFile, path: &Location) -> Result<ArrowReaderMetadata, SourceError> {
-    ArrowReaderMetadata::load(file, ArrowReaderOptions::new()).map_err(|error| {
-        SourceError::file(
-            path,
-            format!("it is no whole Parquet file (cut off, or still being written?): {error}"),
-        )
-    })
 }
 
 #[cfg(test)]

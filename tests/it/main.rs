@@ -22,6 +22,7 @@ mod examples;
 mod fallback;
 mod features;
 mod forecast;
+mod foreign;
 mod gateway;
 mod independent;
 mod input;

@@ -1,0 +1,159 @@
+//! The columns of a set of Parquet files: those of all files together, and those that cannot be carried.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use ::arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema};
+
+use super::merge::{merge_field, nullable};
+use crate::config::OnUnsupported;
+use crate::store::Location;
+use crate::table::delta_schema;
+
+/// A column that a target cannot hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Unsupported {
+    pub(super) name: String,
+    /// The file that shows it.
+    file: Location,
+    why: String,
+}
+
+impl std::fmt::Display for Unsupported {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the column {:?}, which {} in {}", self.name, self.why, self.file)
+    }
+}
+
+/// The columns of files that were looked at so far.
+#[derive(Debug)]
+pub(super) struct Columns {
+    on_unsupported: OnUnsupported,
+    fields: Vec<FieldRef>,
+    unsupported: Vec<Unsupported>,
+}
+
+impl Columns {
+    pub(super) fn new(on_unsupported: OnUnsupported) -> Self {
+        Columns { on_unsupported, fields: Vec::new(), unsupported: Vec::new() }
+    }
+
+    /// Adds those of a file.
+    pub(super) fn add(&mut self, fields: &Fields, file: &Location) {
+        let mut seen = HashSet::new();
+        for field in fields {
+            let name = field.name();
+            if self.unsupported.iter().any(|other| other.name.eq_ignore_ascii_case(name)) {
+                continue;
+            }
+            if !seen.insert(name.to_lowercase()) {
+                let others = fields.iter().map(|field| field.name());
+                let twins: Vec<String> = others
+                    .filter(|other| other.eq_ignore_ascii_case(name))
+                    .map(|name| format!("{name:?}"))
+                    .collect();
+                self.leave_out(
+                    name,
+                    file,
+                    format!("a target cannot tell from others of its name ({})", twins.join(", ")),
+                );
+                continue;
+            }
+            let carried = carried(field.data_type(), self.on_unsupported);
+            let carried = match carried {
+                Ok(carried) => Arc::new(field.as_ref().clone().with_data_type(carried)),
+                Err(other) => {
+                    self.leave_out(
+                        name,
+                        file,
+                        format!("has the type {other}, which a Delta table cannot hold,"),
+                    );
+                    continue;
+                }
+            };
+            match self.fields.iter().position(|known| known.name().eq_ignore_ascii_case(name)) {
+                None => self.fields.push(Arc::new(
+                    carried
+                        .as_ref()
+                        .clone()
+                        .with_data_type(nullable(carried.data_type()))
+                        .with_nullable(true),
+                )),
+                Some(at) => match merge_field(&self.fields[at], &carried) {
+                    Ok(merged) => self.fields[at] = merged,
+                    Err(_)
+                        if self.on_unsupported == OnUnsupported::Text
+                            && is_plain(&self.fields[at])
+                            && is_plain(&carried) =>
+                    {
+                        self.fields[at] = Arc::new(Field::new(self.fields[at].name(), DataType::Utf8, true));
+                    }
+                    Err((here, elsewhere)) => {
+                        self.leave_out(
+                            name,
+                            file,
+                            format!("has the type {elsewhere} in other files and {here}"),
+                        );
+                    }
+                },
+            }
+        }
+    }
+
+    fn leave_out(&mut self, name: &str, file: &Location, why: String) {
+        self.fields.retain(|field| !field.name().eq_ignore_ascii_case(name));
+        self.unsupported.push(Unsupported { name: name.to_owned(), file: file.clone(), why });
+    }
+
+    /// All that can be carried, and those that cannot.
+    ///
+    /// # Errors
+    /// When they do not become those of a Delta table together.
+    pub(super) fn finish(self) -> Result<(Fields, Vec<Unsupported>), String> {
+        let typed = self
+            .fields
+            .iter()
+            .map(|field| Arc::new(field.as_ref().clone().with_data_type(typed(field.data_type()))));
+        let schema = delta_schema(&Schema::new(typed.collect::<Vec<_>>()))?;
+        Ok((schema.fields().clone(), self.unsupported))
+    }
+}
+
+fn is_plain(field: &Field) -> bool {
+    !field.data_type().is_nested()
+}
+
+/// The type that a target has for a column, where it has one; without any value there is no type yet.
+///
+/// # Errors
+/// The type, itself or in it, that no target has.
+fn carried(data_type: &DataType, on_unsupported: OnUnsupported) -> Result<DataType, DataType> {
+    let inner = |field: &FieldRef| -> Result<FieldRef, DataType> {
+        Ok(Arc::new(field.as_ref().clone().with_data_type(carried(field.data_type(), on_unsupported)?)))
+    };
+    match data_type {
+        DataType::Null => Ok(DataType::Null),
+        DataType::Struct(fields) => Ok(DataType::Struct(fields.iter().map(inner).collect::<Result<_, _>>()?)),
+        DataType::List(item) => Ok(DataType::List(inner(item)?)),
+        DataType::Map(entries, is_sorted) => Ok(DataType::Map(inner(entries)?, *is_sorted)),
+        plain => match delta_schema(&Schema::new(vec![Field::new("x", plain.clone(), true)])) {
+            Ok(schema) => Ok(schema.field(0).data_type().clone()),
+            Err(_) if on_unsupported == OnUnsupported::Text => Ok(DataType::Utf8),
+            Err(_) => Err(plain.clone()),
+        },
+    }
+}
+
+/// The type with text where no file had a value.
+fn typed(data_type: &DataType) -> DataType {
+    let inner = |field: &FieldRef| -> FieldRef {
+        Arc::new(field.as_ref().clone().with_data_type(typed(field.data_type())))
+    };
+    match data_type {
+        DataType::Null => DataType::Utf8,
+        DataType::Struct(fields) => DataType::Struct(fields.iter().map(inner).collect()),
+        DataType::List(item) => DataType::List(inner(item)),
+        DataType::Map(entries, is_sorted) => DataType::Map(inner(entries), *is_sorted),
+        other => other.clone(),
+    }
+}
