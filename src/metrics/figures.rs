@@ -196,20 +196,23 @@ impl Batch<'_> {
 pub fn of_batch(batch: &Batch<'_>, filled: &FilledBatch, steps: &[Arc<str>]) -> Vec<Figures> {
     let mut all = Vec::new();
     for (step, outcomes) in steps.iter().zip(&filled.outcomes) {
-        let mut groups: BTreeMap<Option<&str>, (Figures, Vec<u64>)> = BTreeMap::new();
+        let mut groups: BTreeMap<Option<&str>, (Figures, Vec<u64>, bool)> = BTreeMap::new();
         for settled in outcomes.iter().filter(|settled| settled.outcome != Outcome::Kept) {
             let provider = settled.provider.as_deref();
-            let (figures, latencies) = groups.entry(provider).or_insert_with(|| {
-                (batch.empty((filled.plan.id, filled.opened_at), step, provider), Vec::new())
+            let (figures, latencies, has_unpriced) = groups.entry(provider).or_insert_with(|| {
+                (batch.empty((filled.plan.id, filled.opened_at), step, provider), Vec::new(), false)
             });
             figures.add(settled);
+            *has_unpriced |=
+                settled.cost.is_none() && settled.tokens.is_some_and(|tokens| tokens.total() > 0);
             latencies.extend(settled.latency_ms.filter(|_| !settled.shared));
         }
-        all.extend(
-            groups
-                .into_values()
-                .map(|(figures, latencies)| Figures { latency: Latency::of(latencies), ..figures }),
-        );
+        all.extend(groups.into_values().map(|(figures, latencies, has_unpriced)| Figures {
+            // The nothing that shared answers cost says nothing of the others.
+            cost: figures.cost.filter(|cost| *cost > 0 || !has_unpriced),
+            latency: Latency::of(latencies),
+            ..figures
+        }));
     }
     all
 }

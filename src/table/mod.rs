@@ -48,12 +48,13 @@ impl TableError {
     }
 }
 
-/// Why it failed, in the words of the operating system where it is the disk. DataFusion puts a backtrace into its
-/// messages where the environment asks for one.
+/// Why it failed, in the words of the operating system where it is the disk. DataFusion and the Delta kernel put a
+/// backtrace into their messages where the environment asks for one.
 fn reason(source: &(dyn std::error::Error + 'static)) -> String {
     if let Some(trouble) = store::disk_trouble(source) {
         return trouble.to_string();
     }
     let text = source.to_string();
-    text.split_once("\n\nbacktrace:").map_or(text.as_str(), |(text, _)| text).trim_end().to_owned()
+    let frames = ["\n\nbacktrace:", "\n   0: "].iter().filter_map(|frames| text.find(frames)).min();
+    text[..frames.unwrap_or(text.len())].trim_end().to_owned()
 }

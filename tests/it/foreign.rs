@@ -211,7 +211,10 @@ async fn a_column_that_no_target_holds_is_in_nobodys_way_who_does_not_ask_for_it
     let reading = world_of("on_unsupported = \"text\"").await;
     write(&reading);
     reading.run(&[]).await.assert_status(0);
-    assert_eq!(values(&reading, "SELECT id, opens FROM target").await, [["1", "08:00:00"], ["2", "00:00:00"]]);
+    assert_eq!(
+        values(&reading, "SELECT id, opens FROM target").await,
+        [["1", "08:00:00"], ["2", "00:00:00"]]
+    );
 
     // Files that differ.
     let whole: ArrayRef = Arc::new(Int64Array::from(vec![1 << 60]));

@@ -379,3 +379,26 @@ async fn the_log_of_figures_is_short_to_read_however_many_runs_there_were() {
     assert!(commit.contains("committed_at") && !commit.contains("latency_ms_max"), "{commit}");
     assert_adds_up(&world, &figures(&world).await, 12).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_answer_costs_stays_unknown_when_others_share_it() {
+    let world = World::new(SimulatorSpec::default()).await;
+    // Of each row a second one that has its answer.
+    for _ in 0..2 {
+        append_delta(&world.path("source"), &rows(0..5)).await;
+    }
+    world.write_job("");
+    let ended = world.run(&["--summary", "json"]).await;
+    ended.assert_status(0);
+    assert!(!ended.stdout.contains("cost_usd"), "{}", ended.stdout);
+    let found = figures(&world).await;
+    assert_eq!((sum(&found, |row| row.shared), sum(&found, |row| row.answers)), (5, 10));
+    assert!(found.iter().all(|row| row.cost.is_none()), "{found:?}");
+    let job = world.job();
+    let page = world.path("page.html");
+    let made = ["report", job.to_str().unwrap(), "--output", page.to_str().unwrap()];
+    let made = world.output(world.command(&made)).await;
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let page = std::fs::read_to_string(page).unwrap();
+    assert!(page.contains("No price is known") && !page.contains("Nothing was paid"));
+}
