@@ -7,9 +7,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::checkpoint::PassedOver;
 use crate::fault::{Class, Failure, Scarce};
 use crate::ident::{BatchId, Money, RunId, Tokens};
+use crate::passed::PassedOver;
 
 /// How a row of a step ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

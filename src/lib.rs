@@ -21,6 +21,7 @@ pub mod journal;
 pub mod ledger;
 pub mod meter;
 pub mod metrics;
+pub mod passed;
 pub mod plan;
 pub mod prompt;
 pub mod report;

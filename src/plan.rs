@@ -3,10 +3,11 @@
 //! A plan is a function of the source, the position and the limits, and is recorded explicitly, so that
 //! it is never computed twice for the same batch.
 
-use crate::checkpoint::{Part, PassedOver, PlannedBatch, Position};
+use crate::checkpoint::{Part, PlannedBatch, Position};
 use crate::config::BatchLimits;
 use crate::faultpoint::{self, Side};
 use crate::ident::BatchId;
+use crate::passed::PassedOver;
 use crate::source::{FileShape, Next, NextFile, Source, SourceError};
 
 /// Plans one batch after another.

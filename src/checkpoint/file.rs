@@ -18,10 +18,10 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::passed::PassedOver;
 use super::plan::{PlannedBatch, Position, SourceId};
 use crate::faultpoint::{self, Side};
 use crate::ident::{BatchId, Fingerprint, Lineage};
+use crate::passed::PassedOver;
 use crate::store::{self, Expected, Folder, Location, Objects, PutError, StoreError, Version};
 
 const FORMAT: u32 = 1;
@@ -60,6 +60,9 @@ pub struct Checkpoint<P = Position> {
     /// Whether the target is still to be emptied, for a job that starts over.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub clears_target: bool,
+    /// Whether answers that were paid before the job started over are left unused. Set until it has come to its end.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub asks_all: bool,
     /// Why nothing is asked until somebody has acted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused: Option<Paused>,
@@ -275,6 +278,7 @@ mod tests {
             adopted: None,
             steps: BTreeMap::new(),
             clears_target: false,
+            asks_all: false,
             paused: None,
         }
     }

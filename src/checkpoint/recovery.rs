@@ -99,6 +99,7 @@ mod tests {
             adopted: None,
             steps: BTreeMap::new(),
             clears_target: false,
+            asks_all: false,
             paused: None,
         }
     }

@@ -70,7 +70,7 @@ impl Facts<'_> {
     /// Whether rows were asked in this run and every one of them ended as an error.
     fn has_no_answer(&self) -> bool {
         let totals = self.totals;
-        matches!(self.errand, Errand::Run(..))
+        matches!(self.errand, Errand::Run { .. })
             && totals.asked_rows > 0
             && totals.answers == 0
             && totals.error_count() > 0
@@ -79,14 +79,14 @@ impl Facts<'_> {
     pub(super) fn words(&self, end: &End) -> Words {
         let job = self.typed;
         let again = match self.errand {
-            Errand::Run(..) => format!("enrich run {job}"),
+            Errand::Run { .. } => format!("enrich run {job}"),
             Errand::Retry { typed, .. } => format!("enrich retry {job}{typed}"),
         };
         match end {
             End::Complete if self.totals.settled == 0 && self.totals.committed_rows == 0 => {
                 let target = &self.job.target.location;
                 let mut words = Words::of([match self.errand {
-                    Errand::Run(..) => format!("nothing to do: the source has no new rows for {target}"),
+                    Errand::Run { .. } => format!("nothing to do: the source has no new rows for {target}"),
                     Errand::Retry { .. } => format!("nothing to do: no such failed row is in {target}"),
                 }]);
                 words.lines.extend(self.passed_over());
@@ -94,7 +94,7 @@ impl Facts<'_> {
             }
             End::Complete => self.good("done", None),
             End::MaxRows => {
-                let limit = if matches!(self.errand, Errand::Run(..)) { "--max-rows" } else { "--limit" };
+                let limit = if matches!(self.errand, Errand::Run { .. }) { "--max-rows" } else { "--limit" };
                 self.good(&format!("stopped after {limit}"), Some(&again))
             }
             End::MaxDuration => self.good("stopped after --max-duration", Some(&again)),

@@ -14,6 +14,7 @@ use super::output;
 use crate::config::{ConfigError, Job, Keys, nearest};
 use crate::engine;
 use crate::engine::EngineError;
+use crate::report::counted;
 use crate::source::Source;
 
 #[derive(Debug, Args)]
@@ -180,6 +181,16 @@ pub(super) async fn init(arguments: InitArguments) -> anyhow::Result<Exit> {
     let read = Job::of_text(&file, &text, &[], Keys::Unneeded)?;
     let opened = Source::open(&read.source).await.map_err(EngineError::from)?;
     engine::check_templates(&read, opened.schema())?;
+    if let Some((rows, is_own)) = engine::target_before(&read).await? {
+        let (at, rows) = (&read.target.location, counted(rows, "row"));
+        output::talk(match is_own {
+            true => format!(
+                "the target {at} is there, with {rows}, and has batches of the app_id {app_id:?}: this job goes on where that one \
+                 stands. For one of its own give another --target and --app-id"
+            ),
+            false => format!("the target {at} is there, with {rows}: this job adds its rows to them"),
+        });
+    }
     let mut options = OpenOptions::new();
     let options = options.write(true).truncate(true);
     let options = if force { options.create(true) } else { options.create_new(true) };

@@ -4,6 +4,7 @@
 
 mod arena;
 mod check;
+mod confirm;
 mod direct;
 mod ending;
 mod errors;

@@ -71,6 +71,11 @@ pub(super) async fn plan(arguments: PlanArguments) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
+fn older(forecast: &Forecast) -> impl Iterator<Item = String> + '_ {
+    let hint = "enrich run --restart asks about all rows again";
+    forecast.older.iter().map(move |older| format!("note         {older}: {hint}"))
+}
+
 fn text(forecast: &Forecast, typed: &str) -> String {
     let Forecast { rows, bytes, batches, sampled, .. } = forecast;
     let mut lines = vec![
@@ -84,6 +89,7 @@ fn text(forecast: &Forecast, typed: &str) -> String {
     ];
     if *rows == 0 {
         lines.push("nothing to do: the source has no new rows".to_owned());
+        lines.extend(older(forecast));
         return lines.join("\n");
     }
     let asked = forecast.pilot.as_ref().map_or_else(String::new, |pilot| {
@@ -114,6 +120,7 @@ fn text(forecast: &Forecast, typed: &str) -> String {
     for note in &forecast.notes {
         lines.push(format!("note         {note}"));
     }
+    lines.extend(older(forecast));
     for prompt in &forecast.prompts {
         lines.push(String::new());
         let (step, tokens) = (&prompt.step, counted(prompt.tokens, "token"));

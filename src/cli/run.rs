@@ -1,18 +1,17 @@
 //! `enrich run`.
 
-use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use super::confirm::confirm;
 use super::direct::DirectArguments;
 use super::exit::Exit;
 use super::job::SetArguments;
 use super::select::rows;
 use super::session::{self, Errand, SessionArguments};
-use super::stderr;
 use crate::config::{Job, Keys};
-use crate::engine::{Begin, EngineError};
+use crate::engine::Begin;
 
 #[derive(Debug, Args)]
 pub(super) struct RunArguments {
@@ -27,6 +26,9 @@ pub(super) struct RunArguments {
     /// Empty the target and ask about every row again; asks first
     #[arg(long)]
     restart: bool,
+    /// With --restart: use the answers that were paid before, where the question is the same
+    #[arg(long, requires = "restart")]
+    keep_paid: bool,
     /// Go on though the job is paused: it stopped at an anomaly or too many errors, and nothing was changed since
     #[arg(long, conflicts_with = "restart")]
     unpause: bool,
@@ -40,7 +42,7 @@ pub(super) struct RunArguments {
 }
 
 pub(super) async fn run(arguments: RunArguments) -> anyhow::Result<Exit> {
-    let RunArguments { job, set, max_rows, restart, unpause, yes, session, direct } = arguments;
+    let RunArguments { job, set, max_rows, restart, keep_paid, unpause, yes, session, direct } = arguments;
     let load = || {
         let file = match job {
             Some(file) => file,
@@ -60,7 +62,8 @@ pub(super) async fn run(arguments: RunArguments) -> anyhow::Result<Exit> {
         (_, true) => Begin::Unpaused,
         _ => Begin::GoOn,
     };
-    session::attend(&session, &Errand::Run(max_rows, begin), load).await
+    let errand = Errand::Run { max_rows, begin, confirmed: yes, keep_paid };
+    session::attend(&session, &errand, load).await
 }
 
 /// Asks whether the target is to be emptied.
@@ -86,22 +89,4 @@ fn confirm_condition(job: &Job, file: &Path) -> anyhow::Result<()> {
         ),
         &format!("--set source.where = {condition:?} passes over the other rows for good, in later runs too"),
     )
-}
-
-/// Asks whether something is meant; where nobody can be asked, `--yes` has to say so.
-fn confirm(question: &str, what: &str) -> anyhow::Result<()> {
-    if !io::stdin().is_terminal() {
-        let what = format!("{what}, and nobody can be asked");
-        return Err(EngineError::Mismatch { what, hint: "say --yes if that is meant" }.into());
-    }
-    stderr::flush();
-    let mut err = io::stderr().lock();
-    write!(err, "{question} [y/N] ")?;
-    err.flush()?;
-    let mut line = String::new();
-    io::stdin().lock().read_line(&mut line)?;
-    if matches!(line.trim(), "y" | "Y" | "yes") {
-        return Ok(());
-    }
-    anyhow::bail!("nothing was changed")
 }

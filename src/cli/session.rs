@@ -8,6 +8,7 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use tokio::task::JoinSet;
 
+use super::confirm::{can_ask, confirm};
 use super::ending::{self, Ended, Facts};
 use super::exit::{Exit, Misuse};
 use super::output::{self, Console, LogFormat};
@@ -77,7 +78,7 @@ enum IfRunning {
 #[derive(Clone, Debug)]
 pub(super) enum Errand {
     /// Enrich rows, so many at most, from here.
-    Run(Option<u64>, Begin),
+    Run { max_rows: Option<u64>, begin: Begin, confirmed: bool, keep_paid: bool },
     /// Ask again about failed rows, so many at most; with the options that say so, as they are typed again.
     Retry { wanted: Box<Retrying>, limit: Option<u64>, typed: String },
 }
@@ -118,17 +119,36 @@ async fn attempt(
         let served = served.with_context(|| format!("--metrics-addr: cannot listen at {address}"))?;
         tracing::info!("figures are at http://{served}/metrics");
     }
-    let (max_rows, begin) = match errand {
-        Errand::Run(max_rows, begin) => (*max_rows, *begin),
-        Errand::Retry { limit, .. } => (*limit, Begin::GoOn),
+    let (max_rows, begin, confirmed, keep_paid) = match errand {
+        Errand::Run { max_rows, begin, confirmed, keep_paid } => (*max_rows, *begin, *confirmed, *keep_paid),
+        Errand::Retry { limit, .. } => (*limit, Begin::GoOn, true, true),
     };
-    let options =
-        RunOptions { grace: arguments.grace, max_rows, max_duration: arguments.max_duration, begin };
+    let options = RunOptions {
+        grace: arguments.grace,
+        max_rows,
+        max_duration: arguments.max_duration,
+        begin,
+        confirmed,
+        keep_paid,
+    };
     let log = if console.has_display() { Log::default() } else { Log::with_reasons() };
     let url = simulator.as_ref().map(Simulator::url);
     let voice = Voice::new(vec![Box::new(tally.clone()), Box::new(log)]);
     let ended = match errand {
-        Errand::Run(..) => engine::run(&job, options, stop, url, voice).await,
+        Errand::Run { .. } => {
+            let first = engine::run(&job, options, stop.clone(), url, voice.clone()).await;
+            match first {
+                Err(EngineError::Doubled { what }) if can_ask() => {
+                    reports.shutdown().await;
+                    console.end_display();
+                    confirm(&format!("{what}. Go on?"), &what)?;
+                    reports.spawn(log_progress(tally.clone(), arguments.progress_interval));
+                    let options = RunOptions { confirmed: true, ..options };
+                    engine::run(&job, options, stop, url, voice).await
+                }
+                first => first,
+            }
+        }
         Errand::Retry { wanted, .. } => engine::retry(&job, wanted, options, stop, url, voice).await,
     };
     let ended = match ended {

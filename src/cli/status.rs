@@ -87,6 +87,7 @@ fn text(job: &Job, status: &Status, typed: &str) -> String {
             lines.push(("failed", format!("{}{more}", HumanCount(failed))));
         }
     }
+    lines.extend(status.older.iter().map(|older| ("older", older.to_string())));
     lines.push(("open", batches(&status.open_batches)));
     if !status.open_retry_batches.is_empty() {
         lines.push(("open retry", batches(&status.open_retry_batches)));

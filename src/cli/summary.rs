@@ -6,11 +6,11 @@ use serde::Serialize;
 
 use super::ending::{Ended, Facts};
 use super::exit::Exit;
-use crate::checkpoint::PassedOver;
 use crate::engine::{End, EngineError};
 use crate::event::{Gauge, Share};
 use crate::fault::{Class, Scarce};
 use crate::ident::Money;
+use crate::passed::PassedOver;
 use crate::report::ProviderFigures;
 
 /// What came of a run.

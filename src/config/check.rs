@@ -94,6 +94,8 @@ impl Checker<'_> {
             location: self.location("target.path", &raw.target.path)?,
             metadata_column: self.metadata_column(raw.target.metadata, raw.target.metadata_column)?,
             on_new_columns: raw.target.on_new_columns,
+            on_missing_columns: raw.target.on_missing_columns,
+            must_exist: raw.target.must_exist,
             partition_by: self.distinct("target.partition_by", raw.target.partition_by)?,
             file_size: raw.target.file_size,
         };

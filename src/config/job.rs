@@ -154,6 +154,10 @@ pub struct TargetSpec {
     pub metadata_column: Option<String>,
     /// What happens to columns of the source that the table does not have.
     pub on_new_columns: OnNewColumns,
+    /// What happens to columns of the table that the source has and the job does not carry.
+    pub on_missing_columns: OnMissingColumns,
+    /// Whether a table that is not there is refused instead of made.
+    pub must_exist: bool,
     /// Columns that partition a table that is made; of one that is there, those that it must have.
     pub partition_by: Option<Vec<String>>,
     /// Bytes of a data file, about.
@@ -318,6 +322,17 @@ pub enum OnNewColumns {
     Ignore,
     /// The table gets them; they are null in the rows it has.
     Add,
+}
+
+/// What happens to columns of an existing target that the source has and the job leaves out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnMissingColumns {
+    /// The run is refused.
+    #[default]
+    Stop,
+    /// They are null in new rows.
+    Null,
 }
 
 impl Job {

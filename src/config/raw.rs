@@ -137,6 +137,14 @@ pub(super) struct RawTarget {
     /// run, `ignore` reads them and does not write them, `add` adds them to the table. Default: `stop`.
     #[serde(default)]
     pub(super) on_new_columns: super::job::OnNewColumns,
+    /// What happens to columns of an existing target that the source has and `source.columns` leaves out: `stop` refuses
+    /// the run, `null` writes rows that have null in them. Default: `stop`.
+    #[serde(default)]
+    pub(super) on_missing_columns: super::job::OnMissingColumns,
+    /// Whether a target that is not there is refused instead of made: for cron, to which a folder that is not mounted looks
+    /// like one without a table. Default: false.
+    #[serde(default)]
+    pub(super) must_exist: bool,
     /// Columns of the source by whose values a new target is partitioned, outermost first. An existing
     /// target keeps its own; naming others for it is refused. Default: none.
     #[schemars(length(min = 1))]

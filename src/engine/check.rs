@@ -102,39 +102,58 @@ pub async fn check(job: &Job, live: bool, simulator: Option<&Url>) -> Vec<Findin
     }
     let target = &job.target.location;
     match is_delta_table(target).await {
-        Ok(true) => match Sink::open(job, &prepared.columns, source.id(), RunId::random()).await {
-            Ok(sink) => {
-                let added = sink.lacking().map(|columns| format!("; the next run adds {columns}"));
-                let added = added.unwrap_or_default();
-                let takes = format!("{} takes the job's columns{added}", job.target.location);
-                note("target", can_append(target).map(|()| takes));
-                let demands = sink.constraints(job).map(|constraints| {
-                    let count = constraints.len() as u64;
-                    if count == 0 {
-                        "none".to_owned()
-                    } else {
-                        format!("{} that rows must meet", counted(count, "demand"))
+        Ok(true) => {
+            match Sink::open(job, &prepared.columns, source.id(), &source.columns_left_out(), RunId::random())
+                .await
+            {
+                Ok(sink) => {
+                    let added = sink.lacking().map(|columns| format!("; the next run adds {columns}"));
+                    let added = added.unwrap_or_default();
+                    let takes = format!("{} takes the job's columns{added}", job.target.location);
+                    note("target", can_append(target).map(|()| takes));
+                    let demands = sink.constraints(job).map(|constraints| {
+                        let count = constraints.len() as u64;
+                        if count == 0 {
+                            "none".to_owned()
+                        } else {
+                            format!("{} that rows must meet", counted(count, "demand"))
+                        }
+                    });
+                    note("target constraints", demands.map_err(EngineError::from));
+                    let there = sink.look_for_files().await.map_err(EngineError::from);
+                    note("target files", there.map(|files| format!("{files} in the log, all there")));
+                    let file = CheckpointFile::in_folder(&home);
+                    let voice = Voice::default();
+                    let mut recoverer = Recoverer {
+                        job,
+                        source: &mut source,
+                        sink: &sink,
+                        file: &file,
+                        voice: &voice,
+                        confirmed: false,
+                    };
+                    note("checkpoint", recoverer.look().await);
+                    match sink.older(job, |_| false).await {
+                        Ok(all) => all.iter().for_each(|older| {
+                            note(
+                                "older answers",
+                                Ok(format!("{older}; enrich run --restart asks about all rows again")),
+                            );
+                        }),
+                        Err(error) => note("older answers", Err(error.into())),
                     }
-                });
-                note("target constraints", demands.map_err(EngineError::from));
-                let there = sink.look_for_files().await.map_err(EngineError::from);
-                note("target files", there.map(|files| format!("{files} in the log, all there")));
-                let file = CheckpointFile::in_folder(&home);
-                let voice = Voice::default();
-                let mut recoverer =
-                    Recoverer { job, source: &mut source, sink: &sink, file: &file, voice: &voice };
-                note("checkpoint", recoverer.look().await);
-                if let Ok(Some(checkpoint)) = file.load::<Position>().await {
-                    if let Some(passed) = checkpoint.passed.filter(|passed| !passed.is_nothing()) {
-                        note("rows passed over", Ok(passed.to_string()));
-                    }
-                    if let Some(paused) = pause::holding(job, &checkpoint) {
-                        note("pause", Err(EngineError::Paused(paused.clone())));
+                    if let Ok(Some(checkpoint)) = file.load::<Position>().await {
+                        if let Some(passed) = checkpoint.passed.filter(|passed| !passed.is_nothing()) {
+                            note("rows passed over", Ok(passed.to_string()));
+                        }
+                        if let Some(paused) = pause::holding(job, &checkpoint) {
+                            note("pause", Err(EngineError::Paused(paused.clone())));
+                        }
                     }
                 }
+                Err(error) => note("target", Err(error.into())),
             }
-            Err(error) => note("target", Err(error.into())),
-        },
+        }
         Err(error) => note("target", Err(error.into())),
         Ok(false) => {
             let free = Sink::can_create(target).await.map_err(EngineError::from);

@@ -86,7 +86,8 @@ impl Enricher {
         strictness: Strictness,
         voice: Voice,
     ) -> Self {
-        let Journals { lineage, folder: journal, strays, learned, funds, cache, open: _, copier } = journals;
+        let Journals { lineage, folder: journal, strays, learned, funds, cache, asks_all, open: _, copier } =
+            journals;
         let (outbox, replies) = mpsc::channel(1_024);
         let (mode, watching) = watch::channel(Mode::Running);
         let hungry = Arc::new(Notify::new());
@@ -162,7 +163,7 @@ impl Enricher {
             learned,
             funds,
             strays,
-            sharing: Sharing::new(cache),
+            sharing: Sharing::new(cache, asks_all),
             copier,
             replies,
             buffer: Vec::with_capacity(REPLIES_AT_ONCE),

@@ -76,6 +76,12 @@ pub enum EngineError {
         /// What to do.
         hint: &'static str,
     },
+    /// The target has the source's rows under another `app_id`, and nobody said that they are meant to be there twice.
+    #[error("{what}")]
+    Doubled {
+        /// How many, and under which.
+        what: String,
+    },
     /// A provider did not answer a question that was asked to see whether it does.
     #[error("provider {provider}: {failure}")]
     Provider {
@@ -148,6 +154,9 @@ impl EngineError {
                 "bring the table back to its newest version, or start over with another target or app_id",
             ),
             EngineError::Mismatch { hint, .. } => Some(hint),
+            EngineError::Doubled { .. } => {
+                Some("take that app_id to go on there; say --yes if the rows are meant to be there twice")
+            }
             EngineError::Cache(error) => error.hint(),
             EngineError::Checkpoint(CheckpointError::Damaged { .. }) => Some(
                 "enrich check JOB --repair puts it aside; the next run rebuilds it from the target, and paid answers stay in the journal",
@@ -266,6 +275,7 @@ impl EngineError {
                 | EngineError::When { .. }
                 | EngineError::Refused { .. }
                 | EngineError::Mismatch { .. }
+                | EngineError::Doubled { .. }
                 | EngineError::Endpoint(_)
         )
     }

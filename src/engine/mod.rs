@@ -53,5 +53,6 @@ pub use run::{Begin, End, RunOptions, StopRequest, run};
 pub use start::Journals;
 pub use status::{
     CheckpointStatus, Next, OpenBatch, PausedStatus, SourceStatus, Status, TargetStatus, status,
+    target_before,
 };
 pub use stop::Stop;

@@ -7,9 +7,10 @@ use arrow::datatypes::Schema;
 use super::error::EngineError;
 use super::feed::{Feed, Loaded};
 use super::pause;
-use crate::checkpoint::{Checkpoint, CheckpointFile, PassedOver, PlannedBatch};
+use crate::checkpoint::{Checkpoint, CheckpointFile, PlannedBatch};
 use crate::event::{Event, Voice};
 use crate::ident::{BatchId, Fingerprint};
+use crate::passed::PassedOver;
 use crate::plan::Planner;
 use crate::sink::Constraints;
 use crate::source::{Chunk, RowReader};
@@ -89,6 +90,9 @@ impl Feed for Reading {
         if complete && !pause::is_of(self.cause, &checkpoint) {
             // What was paused was something else, and this one has come to its end.
             checkpoint.paused = None;
+        }
+        if complete {
+            checkpoint.asks_all = false;
         }
         if checkpoint == self.checkpoint { Ok(()) } else { self.save(checkpoint).await }
     }

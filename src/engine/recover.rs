@@ -4,14 +4,18 @@ use std::collections::BTreeMap;
 
 use super::error::EngineError;
 use crate::checkpoint::{
-    Checkpoint, CheckpointFile, CommittedUpTo, PassedOver, Paused, PlannedBatch, Position, Recovery, recover,
+    Checkpoint, CheckpointFile, CommittedUpTo, Paused, PlannedBatch, Position, Recovery, recover,
 };
 use crate::config::{Job, StepSpec};
 use crate::event::{Event, Voice};
 use crate::ident::{BatchId, Lineage};
+use crate::passed::PassedOver;
 use crate::report::counted;
 use crate::sink::{Progress, Sink};
 use crate::source::Source;
+
+/// What to do about a source that is not the one that was read.
+const OTHER_SOURCE: &str = "enrich run --restart empties the target and asks about every row of the source; to keep the rows that are there, give the job another target.path and an app_id of its own";
 
 /// Holds a checkpoint against its target.
 pub(super) struct Recoverer<'a> {
@@ -20,6 +24,8 @@ pub(super) struct Recoverer<'a> {
     pub(super) sink: &'a Sink,
     pub(super) file: &'a CheckpointFile,
     pub(super) voice: &'a Voice,
+    /// Whether rows may be asked about that the target has under another `app_id`.
+    pub(super) confirmed: bool,
 }
 
 impl Recoverer<'_> {
@@ -49,7 +55,7 @@ impl Recoverer<'_> {
                 hint: "enrich run --restart empties it again; to keep its rows, move the checkpoint away: it is rebuilt",
             });
         }
-        self.compare_steps(&mut checkpoint).await;
+        self.compare_steps(&mut checkpoint).await?;
         let mut rebuilt = false;
         loop {
             match recover(&checkpoint, self.committed(&checkpoint).await?) {
@@ -77,7 +83,8 @@ impl Recoverer<'_> {
 
     /// Begins a new lineage into an emptied target. The intent is durable first: a run that finds it ends
     /// what was begun.
-    pub(super) async fn restart(&mut self) -> Result<(), EngineError> {
+    /// With `keep_paid` answers that were paid before are used.
+    pub(super) async fn restart(&mut self, keep_paid: bool) -> Result<(), EngineError> {
         let newest = match self.sink.progress().await? {
             Progress::None => None,
             Progress::Commit { batch, .. } | Progress::Restarted { batch } | Progress::Txn { batch } => {
@@ -96,6 +103,7 @@ impl Recoverer<'_> {
             adopted: newest,
             steps: self.steps(),
             clears_target: true,
+            asks_all: !keep_paid,
             paused: None,
         };
         self.sink.may_clear().await?;
@@ -110,31 +118,41 @@ impl Recoverer<'_> {
         Ok(self.file.save(checkpoint).await?)
     }
 
-    /// Tells when the steps ask something else than they did before, if there is anything to ask. The
-    /// checkpoint is saved with the next plan.
-    async fn compare_steps(&self, checkpoint: &mut Checkpoint) {
+    /// Says when the steps ask something else than they did before, and how many rows of the target have answers to
+    /// that. The checkpoint is saved with the next plan: until then each run says it.
+    async fn compare_steps(&self, checkpoint: &mut Checkpoint) -> Result<(), EngineError> {
         let steps = self.steps();
-        let is_idle = checkpoint.planned.is_empty() && self.source.is_after_all(&checkpoint.position).await;
-        if checkpoint.steps == steps || is_idle {
-            return;
-        }
-        for (output, asked) in &steps {
-            if checkpoint.steps.get(output).is_some_and(|before| before != asked) {
+        let before = std::mem::take(&mut checkpoint.steps);
+        let is_other =
+            |output: &str| before.get(output).is_some_and(|before| steps.get(output) != Some(before));
+        if steps.keys().any(|output| is_other(output)) {
+            let prompt = |asked: &str| asked.split(' ').next().map(ToOwned::to_owned);
+            let by_model = |output: &str| {
+                let (was, is) = (before.get(output), steps.get(output));
+                was.zip(is).is_some_and(|(was, is)| was != is && prompt(was) == prompt(is))
+            };
+            let older = self.sink.older(self.job, by_model).await?;
+            for output in steps.keys().filter(|output| is_other(output)) {
+                let rows = older.iter().find(|older| older.step == *output).map_or(0, |older| older.rows);
                 let told = match &self.job.target.metadata_column {
                     Some(metadata) => {
                         format!("{metadata}.{output}_step says of each row what it had (template, model)")
                     }
                     None => "nothing in a row says which it is (target.metadata is off)".to_owned(),
                 };
+                let rows = match rows {
+                    0 => "those in the target".to_owned(),
+                    rows => format!("the {} in the target that were asked before", counted(rows, "row")),
+                };
                 let text = format!(
-                    "step {output} asks otherwise than before: rows from now on differ from those in the target, and \
-                     {told}; stored answers that are not in the target yet are asked for again. enrich run --restart asks \
-                     about all rows again"
+                    "step {output} asks otherwise than before: rows from now on differ from {rows}, and {told}; stored answers \
+                     that are not in the target yet are asked for again. enrich run --restart asks about all rows again"
                 );
                 self.voice.say(&Event::Notice(&text));
             }
         }
         checkpoint.steps = steps;
+        Ok(())
     }
 
     /// What the steps ask and whom, by output.
@@ -197,10 +215,10 @@ impl Recoverer<'_> {
         if !checkpoint.source.is_same(self.source.id()) {
             return Err(EngineError::Mismatch {
                 what: format!(
-                    "the checkpoint {path} was made for another source than {} (a table that was replaced under the same path is another one)",
+                    "the checkpoint {path} was made for another source than {} (a table that was dropped and made again under the same path is another one)",
                     self.job.source.location
                 ),
-                hint: "give the job for the new source an app_id of its own",
+                hint: OTHER_SOURCE,
             });
         }
         if checkpoint.target_id != self.sink.table_id()? {
@@ -230,10 +248,14 @@ impl Recoverer<'_> {
             adopted: None,
             steps: BTreeMap::new(),
             clears_target: false,
+            asks_all: false,
             paused,
         };
         let (batch, position) = match self.sink.progress().await? {
             Progress::None => {
+                if let Some(what) = self.doubled().await?.filter(|_| !self.confirmed) {
+                    return Err(EngineError::Doubled { what });
+                }
                 let rows = self.sink.rows().await?;
                 if rows > 0 {
                     let text = format!(
@@ -253,7 +275,7 @@ impl Recoverer<'_> {
                             "the target {} holds batches of the app_id {:?} from another source than {}",
                             self.job.target.location, self.job.app_id, self.job.source.location
                         ),
-                        hint: "give the job for the new source an app_id of its own",
+                        hint: OTHER_SOURCE,
                     });
                 }
                 let position = match position {
@@ -274,6 +296,22 @@ impl Recoverer<'_> {
         let checkpoint = Checkpoint { next_batch, position, passed, adopted: batch, ..empty };
         self.file.save(&checkpoint).await?;
         Ok(checkpoint)
+    }
+
+    /// The rows of this source that the target has under another `app_id`, in words, as far as the files in their keys
+    /// tell; `None` if there are none.
+    async fn doubled(&self) -> Result<Option<String>, EngineError> {
+        for (app_id, rows, file) in self.sink.rows_of_others().await? {
+            if self.source.has_file(&file).await {
+                return Ok(Some(format!(
+                    "the target {} holds {} of this source under the app_id {app_id:?}: under {:?} every row is asked about, and added, again",
+                    self.job.target.location,
+                    counted(rows, "row"),
+                    self.job.app_id
+                )));
+            }
+        }
+        Ok(None)
     }
 
     /// The position after the rows of the target.

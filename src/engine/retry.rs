@@ -246,6 +246,7 @@ async fn recovered(
         adopted: newest,
         steps: BTreeMap::new(),
         clears_target: false,
+        asks_all: false,
         paused: None,
     };
     Ok((checkpoint, Vec::new()))

@@ -20,6 +20,7 @@ use super::history::History;
 use super::prepare::prepare;
 use super::start::{Started, start};
 use super::stop::Stop;
+use crate::checkpoint::{CheckpointFile, LastRun, Position};
 use crate::clock::{self, Instant};
 use crate::config::{Job, Places};
 use crate::event::{Event, Voice};
@@ -27,7 +28,7 @@ use crate::fault::Failure;
 use crate::ident::{BatchId, Lineage, RunId};
 use crate::ledger::Duty;
 use crate::meter::Account;
-use crate::report::Tally;
+use crate::report::{Tally, counted};
 use crate::sink::{Committed, Constraints, FilledBatch, Sink};
 use crate::source::Source;
 use crate::store;
@@ -51,6 +52,10 @@ pub struct RunOptions {
     pub max_duration: Option<Duration>,
     /// Where it begins.
     pub begin: Begin,
+    /// Whether what a run would ask about first is meant: rows that the target has under another `app_id`.
+    pub confirmed: bool,
+    /// Whether a job that starts over uses the answers that were paid before.
+    pub keep_paid: bool,
 }
 
 /// Where a run begins.
@@ -172,6 +177,7 @@ pub async fn run(
                 can_append(&job.target.location)?;
             } else {
                 Sink::can_create(&job.target.location).await?;
+                may_be_made(job, options.begin).await?;
             }
             let home = home(job).await?;
             home.probe().await?;
@@ -196,6 +202,38 @@ pub async fn run(
         end
     };
     exclusive.during(Box::pin(Funds::during(job, &home, run, work))).await
+}
+
+/// Whether a run may make the target, which is not there.
+async fn may_be_made(job: &Job, begin: Begin) -> Result<(), EngineError> {
+    let target = &job.target.location;
+    if job.target.must_exist {
+        return Err(EngineError::Mismatch {
+            what: format!("the target {target} is not there, and target.must_exist is set"),
+            hint: "mount it or bring it back; for the first run of all, --set target.must_exist=false makes it",
+        });
+    }
+    if begin == Begin::Restart {
+        return Ok(());
+    }
+    let file = CheckpointFile::in_folder(&home(job).await?);
+    let committed = match file.load::<Position>().await? {
+        // Batches that are planned and not committed are in no table yet.
+        Some(checkpoint) => checkpoint.next_batch.get() - checkpoint.planned.len() as u64,
+        None => 0,
+    };
+    let rows = LastRun::load(&job.places.state).map_or(0, |run| run.rows);
+    let told = match (committed, rows) {
+        (0, 0) => return Ok(()),
+        (0, rows) => format!("the last run left {} in it", counted(rows, "row")),
+        (batches, _) => {
+            format!("the checkpoint {} says that it held {}", file.at(), counted(batches, "batch"))
+        }
+    };
+    Err(EngineError::Mismatch {
+        what: format!("the target {target} is gone, and {told}"),
+        hint: "mount it or bring it back; enrich run --restart makes it anew and asks about every row again",
+    })
 }
 
 /// What comes of something that is done before a run begins; none where the caller asks for the end first. It may be

@@ -48,12 +48,14 @@ pub(super) struct Sharing {
     /// The rows that ask them.
     leaders: HashMap<Cell, Fingerprint>,
     cache: Option<Store>,
+    asks_all: bool,
     trouble: Option<CacheError>,
 }
 
 impl Sharing {
-    pub(super) fn new(cache: Option<Store>) -> Self {
-        Sharing { cache, ..Sharing::default() }
+    /// With `asks_all` the cache takes answers and gives none.
+    pub(super) fn new(cache: Option<Store>, asks_all: bool) -> Self {
+        Sharing { cache, asks_all, ..Sharing::default() }
     }
 
     /// What is known of the question of a request.
@@ -65,7 +67,7 @@ impl Sharing {
             return Known::Answer(shared.clone());
         }
         for lane in step.lanes_of(request.route).iter().map(|lane| &lanes[*lane]) {
-            let Some(cache) = &self.cache else { break };
+            let Some(cache) = self.cache.as_ref().filter(|_| !self.asks_all) else { break };
             match cache.get(anywhere(lane, request.question.fingerprint())) {
                 Ok(Some(body)) => {
                     let (provider, model) = (Arc::clone(&lane.name), Arc::clone(&lane.model));

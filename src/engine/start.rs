@@ -51,6 +51,8 @@ pub struct Journals {
     pub funds: Funds,
     /// Answers across runs and jobs, where they are kept.
     pub cache: Option<Store>,
+    /// Whether answers that are kept there are left unused.
+    pub asks_all: bool,
     /// Journals of batches that are to be asked about.
     pub(super) open: Vec<PathBuf>,
     /// What copies them, where they are copied.
@@ -76,15 +78,16 @@ pub(super) async fn start(
     voice: &Voice,
 ) -> Result<Started, EngineError> {
     let funds = Funds::open(job, home).await?;
-    let mut sink = Sink::open(job, &prepared.columns, source.id(), run).await?;
+    let mut sink = Sink::open(job, &prepared.columns, source.id(), &source.columns_left_out(), run).await?;
     let file = CheckpointFile::in_folder(home);
-    let mut recoverer = Recoverer { job, source: &mut source, sink: &sink, file: &file, voice };
+    let confirmed = options.confirmed;
+    let mut recoverer = Recoverer { job, source: &mut source, sink: &sink, file: &file, voice, confirmed };
     if options.begin == Begin::Restart {
         // A retry would put answers to the old questions into the new table.
         let retry = retry::exclusive(job, home, run).await?;
         // Nothing could be asked for the rows that are taken out.
         funds.check(job)?;
-        let restarted = recoverer.restart().await;
+        let restarted = recoverer.restart(options.keep_paid).await;
         retry.release().await;
         restarted?;
     }
@@ -249,6 +252,8 @@ pub(super) async fn sort_journals<P>(
             {
                 open.push(found.path.clone());
             }
+            // Paid before the job started over.
+            _ if checkpoint.asks_all && own.is_none() => folder.remove(&found)?,
             _ => strays.absorb(folder.put_aside(&found)?)?,
         }
     }
@@ -261,13 +266,26 @@ pub(super) async fn sort_journals<P>(
         let planned: Vec<Header> = outstanding.iter().map(header).collect();
         let restored = copies.restore(&folder, lineage, first, &planned).await?;
         tell_restored(&restored, voice);
-        strays.absorb_copies(restored.strays);
+        if !checkpoint.asks_all {
+            strays.absorb_copies(restored.strays);
+        }
         folder.copy_to(copies.clone());
         copier = Some(Copier::start(copies, funds.copy.take(), job.places.copying.every, voice.clone()));
     }
     let learned = LearnedFile::load(home.path().unwrap_or(&job.places.state));
     let cache = job.cache.as_ref().map(|spec| Store::open(&spec.path, spec.into())).transpose()?;
-    Ok(Journals { lineage: checkpoint.lineage, folder, strays, learned, funds, cache, open, copier })
+    let asks_all = checkpoint.asks_all;
+    Ok(Journals {
+        lineage: checkpoint.lineage,
+        folder,
+        strays,
+        learned,
+        funds,
+        cache,
+        asks_all,
+        open,
+        copier,
+    })
 }
 
 fn tell_restored(restored: &Restored, voice: &Voice) {

@@ -10,14 +10,15 @@ use super::pause;
 use super::retry;
 use super::start::COPIES;
 use crate::checkpoint::{
-    Checkpoint, CheckpointFile, LastRun, PassedOver, Paused, PlannedBatch, Position, Recovery, Retrying,
-    Selection, recover,
+    Checkpoint, CheckpointFile, LastRun, Paused, PlannedBatch, Position, Recovery, Retrying, Selection,
+    recover,
 };
 use crate::config::Job;
 use crate::decode;
 use crate::ident::BatchId;
 use crate::journal::{Copies, Header, JournalFolder, Outcome, Record};
-use crate::sink::{self, FailedGroup, FailedRows, Progress, Sink, retry_app_id};
+use crate::passed::PassedOver;
+use crate::sink::{self, FailedGroup, FailedRows, Older, Progress, Sink, retry_app_id};
 use crate::source::{Lag, Source};
 use crate::store::Folder;
 use crate::table::{Table, TableError, is_delta_table};
@@ -49,6 +50,8 @@ pub struct Status {
     pub spent: Option<Spent>,
     /// The target; none if it is not there yet.
     pub target: Option<TargetStatus>,
+    /// Steps that ask otherwise today than rows of the target were asked.
+    pub older: Vec<Older>,
     /// Since when and why a run is refused, until somebody has acted.
     pub paused: Option<PausedStatus>,
     /// The last run; none if there was none, or it left no word.
@@ -201,6 +204,10 @@ pub async fn status(job: &Job) -> Result<Status, EngineError> {
         journal_bytes: JournalFolder::bytes_in(&job.places.journal) + JournalFolder::bytes_in(&retry_journal),
         spent: Funds::look(job, &home).await?,
         target: target(job, table.as_ref()).await?,
+        older: match &table {
+            Some(table) => sink::older(table, job, |_| false).await?,
+            None => Vec::new(),
+        },
         paused: run
             .as_ref()
             .and_then(|checkpoint| pause::holding(job, checkpoint))
@@ -245,6 +252,21 @@ pub(super) async fn outlook(job: &Job) -> Result<Outlook, EngineError> {
     })?;
     let paused = run.as_ref().and_then(|checkpoint| pause::holding(job, checkpoint)).cloned();
     Ok(Outlook { position, open, paused })
+}
+
+/// What there is of a target before its job has begun: its rows, of whatever job, and whether it has batches of this
+/// one. `None` if it is not there.
+///
+/// # Errors
+/// When it is there and cannot be read.
+pub async fn target_before(job: &Job) -> Result<Option<(u64, bool)>, EngineError> {
+    let at = &job.target.location;
+    if !is_delta_table(at).await? {
+        return Ok(None);
+    }
+    let table = Table::open(at).await?;
+    let rows = table.files().await?.iter().filter_map(|file| file.rows).sum();
+    Ok(Some((rows, Progress::read(&table, &job.app_id).await? != Progress::None)))
 }
 
 async fn standing(

@@ -156,6 +156,15 @@ impl JournalFolder {
         removed.map_err(|source| JournalError::Io { action: "remove", path, source })
     }
 
+    /// Removes a journal whose answers nobody is to use.
+    ///
+    /// # Errors
+    /// When it is there and cannot be removed.
+    pub fn remove(&self, found: &Found) -> Result<(), JournalError> {
+        let path = found.path.clone();
+        remove(&path).map_err(|source| JournalError::Io { action: "remove", path, source })
+    }
+
     /// Puts aside a journal that belongs to no planned batch, under a name that no batch takes.
     ///
     /// # Errors

@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::provider::ProviderFigures;
 use super::waits::Waits;
-use crate::checkpoint::PassedOver;
 use crate::clock;
 use crate::event::{Ending, Event, Extent, Listener, Origin};
 use crate::fault::Class;
 use crate::ident::{Money, RunId, Tokens};
+use crate::passed::PassedOver;
 
 /// Counts events. Clones count together.
 #[derive(Clone, Debug, Default)]

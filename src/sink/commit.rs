@@ -1,17 +1,19 @@
 //! Committing batches, once each.
 
 use arrow::array::AsArray;
-use arrow::datatypes::{Int64Type, Schema, SchemaRef};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Int64Type, Schema, SchemaRef};
 use serde_json::{Map, Value, json};
 
 use super::columns::Layout;
 use super::constraints::Constraints;
 use super::failed::{name, text};
 use super::logged;
+use super::older::{Older, older};
 use super::output::Output;
 use super::rebuild::{Progress, holds_own_alone};
 use super::settled::FilledBatch;
-use super::target::{self, APP_ID, Change, ERROR_COUNT, Opened, TargetError};
+use super::target::{self, APP_ID, Change, ERROR_COUNT, Opened, SOURCE_FILE, TargetError, Wants};
 use crate::checkpoint::{CommittedUpTo, Position, SourceId};
 use crate::config::Job;
 use crate::faultpoint::{self, Side};
@@ -70,7 +72,8 @@ pub struct Sink {
 }
 
 impl Sink {
-    /// Opens the target, creating it if it is missing, after holding it against the job.
+    /// Opens the target, creating it if it is missing, after holding it against the job. `left_out` are the columns of
+    /// the source that the job does not carry.
     ///
     /// # Errors
     /// When the target does not fit or cannot be used.
@@ -78,6 +81,7 @@ impl Sink {
         job: &Job,
         wanted: &Schema,
         source: &SourceId,
+        left_out: &[String],
         run: RunId,
     ) -> Result<Sink, TargetError> {
         let at = &job.target.location;
@@ -86,12 +90,13 @@ impl Sink {
         let columns = outputs.iter().flat_map(Output::columns);
         let mut own: Vec<&str> = columns.map(|field| field.name().as_str()).collect();
         own.extend(metadata.as_deref());
-        let Opened { table, change } = match target::open(job, wanted, &own).await? {
+        let wants = Wants { columns: wanted, own: &own, left_out };
+        let Opened { table, change } = match target::open(job, &wants).await? {
             Some(found) => found,
             None => match target::create(job, wanted).await {
                 Ok(table) => Opened { table, change: Change::None },
                 // Another run may have been quicker.
-                Err(error) => target::open(job, wanted, &own).await?.ok_or(error)?,
+                Err(error) => target::open(job, &wants).await?.ok_or(error)?,
             },
         };
         Ok(Sink {
@@ -166,6 +171,45 @@ impl Sink {
     /// When the log cannot be read.
     pub async fn rows(&self) -> Result<u64, TableError> {
         Ok(self.table.files().await?.iter().filter_map(|file| file.rows).sum())
+    }
+
+    /// The steps of a job whose rows in the target were asked otherwise; see [`older`](super::older()).
+    ///
+    /// # Errors
+    /// When the table cannot be read.
+    pub async fn older(&self, job: &Job, by_model: impl Fn(&str) -> bool) -> Result<Vec<Older>, TableError> {
+        older(&self.table, job, by_model).await
+    }
+
+    /// Jobs that the target has rows of besides this one: the `app_id`, how many rows, and the source file of one of
+    /// them. None of a target whose rows do not say it.
+    ///
+    /// # Errors
+    /// When the table cannot be read.
+    pub async fn rows_of_others(&self) -> Result<Vec<(String, u64, String)>, TableError> {
+        let Some(metadata) = &self.metadata else { return Ok(Vec::new()) };
+        let field = |field: &str| format!("CAST({}['{field}'] AS VARCHAR)", name(metadata));
+        let sql = format!(
+            "SELECT {app_id}, COUNT(*), MAX({file}) FROM target WHERE {app_id} <> {} GROUP BY 1 ORDER BY 1",
+            text(&self.app_id),
+            app_id = field(APP_ID),
+            file = field(SOURCE_FILE),
+        );
+        let mut found = Vec::new();
+        let read = self.table.query(&sql, |batch| {
+            let texts = |column: usize| {
+                cast(batch.column(column), &DataType::Utf8).map_err(|error| self.failed_reading(error))
+            };
+            let (apps, files) = (texts(0)?, texts(2)?);
+            let (apps, files) = (apps.as_string::<i32>(), files.as_string::<i32>());
+            let counts = batch.column(1).as_primitive::<Int64Type>();
+            found.extend((0..batch.num_rows()).map(|at| {
+                (apps.value(at).to_owned(), counts.value(at).cast_unsigned(), files.value(at).to_owned())
+            }));
+            Ok::<(), TableError>(())
+        });
+        read.await?;
+        Ok(found)
     }
 
     /// Rows of this job in the newest version of the target; where nothing says whose they are, all rows.

@@ -6,7 +6,7 @@ use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 
 use super::history;
 use super::output::Output;
-use crate::config::{Job, OnNewColumns, StepSpec, TargetSpec, nearest};
+use crate::config::{Job, OnMissingColumns, OnNewColumns, StepSpec, TargetSpec, nearest};
 use crate::store::Location;
 use crate::table::{Table, TableError, delta_schema, is_delta_table, is_vacant};
 
@@ -269,6 +269,16 @@ fn metadata_like(job: &Job, table: &DataType) -> DataType {
     DataType::Struct(renamed.collect())
 }
 
+/// What a job wants of its target.
+pub(super) struct Wants<'a> {
+    /// The columns of its rows.
+    pub(super) columns: &'a Schema,
+    /// Those among them that are not the source's.
+    pub(super) own: &'a [&'a str],
+    /// Columns of the source that it does not carry.
+    pub(super) left_out: &'a [String],
+}
+
 /// A target that was held against a job.
 pub(super) struct Opened {
     pub(super) table: Table,
@@ -290,7 +300,7 @@ pub(super) enum Change {
 /// Opens the target and holds it against the columns that the job needs; `None` if it is not there yet. Columns of the
 /// job's steps (`own`) that it lacks are to be added; what becomes of columns of the source that it lacks is for
 /// `on_new_columns` to say.
-pub(super) async fn open(job: &Job, wanted: &Schema, own: &[&str]) -> Result<Option<Opened>, TargetError> {
+pub(super) async fn open(job: &Job, wants: &Wants<'_>) -> Result<Option<Opened>, TargetError> {
     let at = &job.target.location;
     if !is_delta_table(at).await? {
         return is_free(at).await.map(|()| None);
@@ -305,11 +315,11 @@ pub(super) async fn open(job: &Job, wanted: &Schema, own: &[&str]) -> Result<Opt
         return Err(refused(&feature));
     }
     let partitions = table.partition_columns()?;
-    let change = match held_against(job, wanted, own, table.schema()?.as_ref(), &partitions) {
+    let change = match held_against(job, wants, table.schema()?.as_ref(), &partitions) {
         Ok(add) if add.is_empty() => Change::None,
         Ok(add) => Change::Add(add),
         // Made by a run that wrote nothing, and the job was changed since.
-        Err(_) if is_ours_and_empty(job, &table).await? => Change::Replace(Arc::new(wanted.clone())),
+        Err(_) if is_ours_and_empty(job, &table).await? => Change::Replace(Arc::new(wants.columns.clone())),
         Err(error) => return Err(error),
     };
     Ok(Some(Opened { table, change }))
@@ -329,12 +339,12 @@ async fn is_ours_and_empty(job: &Job, table: &Table) -> Result<bool, TargetError
 /// Holds the columns of a table against those that a job needs, and returns those that are to be added.
 fn held_against(
     job: &Job,
-    wanted: &Schema,
-    own: &[&str],
+    wants: &Wants<'_>,
     schema: &Schema,
     partitions: &[String],
 ) -> Result<Vec<Arc<Field>>, TargetError> {
     let (at, on_new) = (&job.target.location, job.target.on_new_columns);
+    let Wants { columns: wanted, own, left_out } = *wants;
     let misfit = |what| TargetError::Schema { at: at.to_owned(), what };
     let is_own = |field: &&Arc<Field>| own.contains(&field.name().as_str());
     let is_new = |field: &&Arc<Field>| schema.field_with_name(field.name()).is_err();
@@ -362,6 +372,14 @@ fn held_against(
         return Err(TargetError::HasMetadata { at: at.to_owned(), metadata });
     }
     fits(schema, &kept, own).map_err(misfit)?;
+    if job.target.on_missing_columns == OnMissingColumns::Stop
+        && let Some(column) = left_out.iter().find(|column| schema.field_with_name(column).is_ok())
+    {
+        return Err(misfit(format!(
+            "its column {column:?} is one of the source's that source.columns leaves out: new rows would have null there. Name \
+             it in source.columns, or set target.on_missing_columns = \"null\""
+        )));
+    }
     let mut to_add: Vec<Arc<Field>> = Vec::new();
     if on_new == OnNewColumns::Add {
         to_add.extend(of_source().filter(is_new).cloned());

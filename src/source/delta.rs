@@ -10,8 +10,9 @@ use std::time::Duration;
 use ::arrow::datatypes::SchemaRef;
 
 use super::{Expected, HeldFile, Next, NextFile, SourceError};
-use crate::checkpoint::{Part, PassedOver, Position, SourceId};
+use crate::checkpoint::{Part, Position, SourceId};
 use crate::config::{SourceSpec, SourceStart};
+use crate::passed::PassedOver;
 use crate::store::Location;
 use crate::table::{Condition, DataFile, LogEntry, Table};
 

@@ -27,8 +27,9 @@ use std::time::Duration;
 
 use ::arrow::datatypes::{Schema, SchemaRef};
 
-use crate::checkpoint::{Part, PassedOver, Position, SourceId};
+use crate::checkpoint::{Part, Position, SourceId};
 use crate::config::{OnUnsupported, SourceSpec, nearest};
+use crate::passed::PassedOver;
 use crate::report::counted;
 use crate::store::Location;
 use crate::table::{TableError, has_empty_log, is_delta_table, objects};
@@ -255,6 +256,13 @@ impl Source {
         &self.schema
     }
 
+    /// Columns that it has and that are not carried.
+    #[must_use]
+    pub fn columns_left_out(&self) -> Vec<String> {
+        let is_carried = |name: &String| self.schema.field_with_name(name).is_ok();
+        self.all.fields().iter().map(|field| field.name().clone()).filter(|name| !is_carried(name)).collect()
+    }
+
     /// A reader of its rows.
     #[must_use]
     pub fn reader(&self) -> RowReader {
@@ -447,6 +455,11 @@ impl Source {
         }
         let what = format!("it had {} bytes when it was planned and has {size} now", part.size);
         Err(SourceError::file(&path, what))
+    }
+
+    /// Whether it has a file, by the path that keys of rows have.
+    pub async fn has_file(&self, file: &str) -> bool {
+        self.root.size(file).await.is_ok()
     }
 
     fn versions_after(&self, position: &Position) -> Option<u64> {

@@ -55,6 +55,10 @@ fn reason(source: &(dyn std::error::Error + 'static)) -> String {
         return trouble.to_string();
     }
     let text = source.to_string();
-    let frames = ["\n\nbacktrace:", "\n   0: "].iter().filter_map(|frames| text.find(frames)).min();
-    text[..frames.unwrap_or(text.len())].trim_end().to_owned()
+    let message = ["\n\nbacktrace:", "\n   0: "]
+        .iter()
+        .filter_map(|frames| text.split_once(frames))
+        .map(|(message, _)| message)
+        .min_by_key(|message| message.len());
+    message.unwrap_or(&text).trim_end().to_owned()
 }

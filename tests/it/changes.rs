@@ -55,9 +55,18 @@ async fn a_prompt_that_changes_in_the_middle_is_told_and_can_be_told_apart() {
     let target = world.target().await;
     assert_eq!(target[3].answer, Some(answer_to(&prompt_of(3))));
     assert_eq!(target[15].answer, Some(answer_to(&format!("Say it otherwise:\n{}", text_of(15)))));
-    // Another model is another step, too; with nothing to ask nobody need know.
+    // Commands that ask nothing say it, too, and how many rows are meant.
+    let job = world.job();
+    let older = "10 rows of the step \"answer\" were asked otherwise than the job asks now";
+    for command in ["status", "check", "plan"] {
+        let said = world.output(world.command(&[command, job.to_str().unwrap()])).await;
+        let said = String::from_utf8(said.stdout).unwrap();
+        assert!(said.contains(older), "{command}: {said}");
+    }
+    // Another model is another step, also while nothing is to be asked.
     world.write_text(&other.replace("\"simulated\"", "\"another\""));
-    world.run(&[]).await.assert_status(0).assert_says("nothing to do");
+    let idle = world.run(&[]).await;
+    idle.assert_status(0).assert_says("nothing to do").assert_says("differ from the 20 rows in the target");
     append_delta(&world.path("source"), &rows(20..22)).await;
     world.run(&[]).await.assert_status(0).assert_says("step answer asks otherwise than before");
 }
@@ -72,7 +81,6 @@ async fn a_restart_asks_first_and_begins_anew_in_the_same_table() {
     };
     world.run(&["--restart"]).await.assert_status(2).assert_says("nobody can be asked").assert_says("--yes");
     assert_eq!(world.target_version().await, version);
-    world.run(&["--yes"]).await.assert_status(2);
     world.run(&["--restart", "--yes"]).await.assert_status(0).assert_says("20 answers");
     world.assert_target(0..20).await;
     assert_eq!(Table::open(&world.path("target")).await.unwrap().id().unwrap(), id);
@@ -85,7 +93,7 @@ async fn a_restart_asks_first_and_begins_anew_in_the_same_table() {
     // The rows of another job are not this one's to remove.
     let other = world.usual_job("").replace("app_id = \"test\"", "app_id = \"other\"");
     world.write_text(&other);
-    world.run(&["--max-rows", "3"]).await.assert_status(0);
+    world.run(&["--max-rows", "3", "--yes"]).await.assert_status(0);
     let version = world.target_version().await;
     world.run(&["--restart", "--yes"]).await.assert_status(2).assert_says("25 rows of other jobs");
     assert_eq!(world.target_version().await, version);

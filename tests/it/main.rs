@@ -10,6 +10,7 @@ mod bare;
 mod budget;
 mod changes;
 mod chosen;
+mod claims;
 mod cli;
 mod clouds;
 mod commands;

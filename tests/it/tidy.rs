@@ -6,7 +6,14 @@ use std::path::{Path, PathBuf};
 
 /// A module uses only modules of layers before its own, and in its own layer only those named here.
 const LAYERS: &[&[(&str, &[&str])]] = &[
-    &[("ident", &[]), ("fault", &[]), ("clock", &[]), ("event", &["fault", "ident"]), ("faultpoint", &[])],
+    &[
+        ("ident", &[]),
+        ("fault", &[]),
+        ("clock", &[]),
+        ("passed", &[]),
+        ("event", &["fault", "ident", "passed"]),
+        ("faultpoint", &[]),
+    ],
     &[("config", &["store"]), ("wire", &[]), ("store", &[])],
     &[
         ("table", &[]),

@@ -27,8 +27,10 @@ use crate::event::Voice;
 use crate::ident::RunId;
 use crate::metrics;
 use crate::plan::Planner;
+use crate::sink::{self, Older};
 use crate::source::{Chunk, Source};
 use crate::store::Folder;
+use crate::table::{Table, is_delta_table};
 
 /// How much is looked at.
 #[derive(Clone, Copy, Debug)]
@@ -77,6 +79,8 @@ pub struct Forecast {
     pub bound_by: Option<String>,
     /// What is to be known about these figures, and what is wrong with the job.
     pub notes: Vec<String>,
+    /// Steps that ask otherwise today than rows of the target were asked.
+    pub older: Vec<Older>,
     /// Some prompts as they are sent.
     pub prompts: Vec<ShownPrompt>,
     /// What came of the rows that were asked.
@@ -184,7 +188,7 @@ async fn tell(
     let cut = || EngineError::Cut(Box::new(End::Stopped));
     let is_pilot = pilot.is_some();
     let looked = unless_stopped(&stop, Box::pin(look(job, home, options, simulator, is_pilot)));
-    let Sampled { prepared, rows, bytes, batches, retention, paused, chunks, looked, mut random } =
+    let Sampled { prepared, rows, bytes, batches, retention, paused, older, chunks, looked, mut random } =
         looked.await?.ok_or_else(cut)?;
     let most = options.pilot.unwrap_or_default().min(looked.len() as u64);
     let asked = match pilot {
@@ -228,6 +232,7 @@ async fn tell(
         sampled: looked.len() as u64,
         cost_usd: reckoning.cost(),
         notes,
+        older,
         parts,
         seconds,
         bound_by,
@@ -244,6 +249,7 @@ struct Sampled {
     batches: u64,
     retention: Option<Duration>,
     paused: Option<Paused>,
+    older: Vec<Older>,
     chunks: Vec<Chunk>,
     looked: Vec<Looked>,
     random: fastrand::Rng,
@@ -278,5 +284,10 @@ async fn look(
     let looked = sample::look(job, &prepared, &chunks);
     let bytes = batches.iter().map(|batch| batch.bytes).sum();
     let batches = batches.len() as u64;
-    Ok(Sampled { prepared, rows, bytes, batches, retention, paused, chunks, looked, random })
+    let at = &job.target.location;
+    let older = match is_delta_table(at).await? {
+        true => sink::older(&Table::open(at).await?, job, |_| false).await?,
+        false => Vec::new(),
+    };
+    Ok(Sampled { prepared, rows, bytes, batches, retention, paused, older, chunks, looked, random })
 }

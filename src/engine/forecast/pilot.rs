@@ -79,13 +79,14 @@ pub(super) async fn may_ask(
         return Ok(Sink::can_create(&job.target.location).await?);
     }
     can_append(&job.target.location)?;
-    let sink = Sink::open(job, &prepared.columns, source.id(), RunId::random()).await?;
+    let sink =
+        Sink::open(job, &prepared.columns, source.id(), &source.columns_left_out(), RunId::random()).await?;
     sink.constraints(job)?;
     for step in prepared.steps.iter_mut().filter(|step| step.gives_vectors()) {
         step.hold_length(sink.vector_length(&step.spec.output).await?)?;
     }
     let (file, voice) = (CheckpointFile::in_folder(home), Voice::default());
-    let mut recoverer = Recoverer { job, source, sink: &sink, file: &file, voice: &voice };
+    let mut recoverer = Recoverer { job, source, sink: &sink, file: &file, voice: &voice, confirmed: false };
     recoverer.look().await?;
     Ok(())
 }
@@ -121,6 +122,7 @@ pub(super) async fn ask(
     let cache = job.cache.as_ref().map(|spec| crate::cache::Store::open(&spec.path, spec.into()));
     let cache = cache.transpose()?;
     let journals = Journals {
+        asks_all: false,
         lineage,
         folder: folder.clone(),
         strays,
@@ -137,7 +139,14 @@ pub(super) async fn ask(
     let feed = Sampled { plan, chunks: chunks.clone() };
     let constraints = Arc::new(Constraints::none(&job.target.location, &job.steps));
     let running = Running::new(enricher, feed, kept.clone(), lineage, constraints, tenure, voice);
-    let options = RunOptions { grace: GRACE, max_rows: None, max_duration: None, begin: Begin::GoOn };
+    let options = RunOptions {
+        grace: GRACE,
+        max_rows: None,
+        max_duration: None,
+        begin: Begin::GoOn,
+        confirmed: true,
+        keep_paid: true,
+    };
     let end = running.run(options, stop).await?;
     // Of one that was cut short, too: other machines have to know what is spent.
     if let Some(copy) = &mut copy {
