@@ -2,7 +2,8 @@
 //!
 //! Compiled to nothing without the feature `fault-points`, which only this crate's own tests turn on.
 //! `ENRICH_FAULT=journal-append.before=kill@3` kills the process with SIGKILL the third time that it
-//! is about to append to a journal; `=io`, `=full` and `=readonly` return the matching error once.
+//! is about to append to a journal; `=stop` stops it with SIGSTOP, until it is told to go on; `=io`, `=full` and
+//! `=readonly` return the matching error once.
 
 use std::io;
 
@@ -84,7 +85,7 @@ mod armed {
             _ => return None,
         };
         let is_action = ACTIONS.iter().chain(STORE_ACTIONS).any(|known| *known == action);
-        let known = is_action && ["kill", "io", "full", "readonly"].contains(&effect);
+        let known = is_action && ["kill", "stop", "io", "full", "readonly"].contains(&effect);
         known.then_some(Armed {
             action: action.to_owned(),
             side,
@@ -92,6 +93,11 @@ mod armed {
             hit: hit.parse().ok()?,
             seen: AtomicU64::new(0),
         })
+    }
+
+    /// Sends this process a signal. It cannot raise one without unsafe code; kill(1) can, and this thread waits for it.
+    fn send(signal: &str) {
+        let _ = Command::new("kill").args([signal, &std::process::id().to_string()]).status();
     }
 
     pub(super) fn pass(action: &'static str, side: Side) -> io::Result<()> {
@@ -105,11 +111,14 @@ mod armed {
         }
         match armed.effect.as_str() {
             "kill" => {
-                // SIGKILL cannot be raised without unsafe code; kill(1) can, and this thread waits for it.
-                let _ = Command::new("kill").args(["-KILL", &std::process::id().to_string()]).status();
+                send("-KILL");
                 loop {
                     std::thread::park();
                 }
+            }
+            "stop" => {
+                send("-STOP");
+                Ok(())
             }
             "full" => Err(io::Error::new(io::ErrorKind::StorageFull, "no space left on device")),
             "readonly" => Err(io::Error::new(io::ErrorKind::ReadOnlyFilesystem, "read-only file system")),

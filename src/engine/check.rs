@@ -106,13 +106,13 @@ pub async fn check(job: &Job, live: bool, simulator: Option<&Url>) -> Vec<Findin
             match Sink::open(job, &prepared.columns, source.id(), &source.columns_left_out(), RunId::random())
                 .await
             {
-                Ok(sink) => {
+                Ok(mut sink) => {
                     let added = sink.lacking().map(|columns| format!("; the next run adds {columns}"));
                     let added = added.unwrap_or_default();
                     let takes = format!("{} takes the job's columns{added}", job.target.location);
                     note("target", can_append(target).map(|()| takes));
-                    let demands = sink.constraints(job).map(|constraints| {
-                        let count = constraints.len() as u64;
+                    let demands = sink.constraints().map(|constraints| {
+                        let count = constraints.borrow().len() as u64;
                         if count == 0 {
                             "none".to_owned()
                         } else {

@@ -7,7 +7,7 @@ use crate::checkpoint::PlannedBatch;
 use crate::event::{Event, Voice};
 use crate::ident::{BatchId, Lineage};
 use crate::metrics::{Keeper, MetricsError};
-use crate::sink::{Committed, FilledBatch, KeptStep, Repair, Sink};
+use crate::sink::{Committed, FilledBatch, KeptStep, Repair, Sink, Turned};
 use crate::source::Chunk;
 
 /// A batch with its rows.
@@ -61,12 +61,20 @@ pub(super) trait Feed: Send + 'static {
 
 /// Where batches go, in their order; used by one task at a time.
 pub(super) trait Drain: Send + 'static {
-    /// Commits a batch unless the log has it.
+    /// Turns outcomes that the target does not take as it is now into errors; gives what was turned by step.
+    fn judge(
+        &mut self,
+        _batch: &mut FilledBatch,
+    ) -> impl Future<Output = Result<Vec<Turned>, EngineError>> + Send {
+        async { Ok(Vec::new()) }
+    }
+
+    /// Commits a batch that was judged, unless the log has it; `None` where the target takes other rows since then.
     fn commit(
         &mut self,
         batch: &FilledBatch,
         lineage: Lineage,
-    ) -> impl Future<Output = Result<Committed, EngineError>> + Send;
+    ) -> impl Future<Output = Result<Option<Committed>, EngineError>> + Send;
 
     /// Ends a run, after its last commit.
     fn close(&mut self) -> impl Future<Output = Result<(), EngineError>> + Send {
@@ -75,13 +83,29 @@ pub(super) trait Drain: Send + 'static {
 }
 
 impl Drain for Sink {
-    async fn commit(&mut self, batch: &FilledBatch, lineage: Lineage) -> Result<Committed, EngineError> {
+    async fn judge(&mut self, batch: &mut FilledBatch) -> Result<Vec<Turned>, EngineError> {
+        Ok(Sink::judge(self, batch).await?)
+    }
+
+    async fn commit(
+        &mut self,
+        batch: &FilledBatch,
+        lineage: Lineage,
+    ) -> Result<Option<Committed>, EngineError> {
         Ok(Sink::commit(self, batch, lineage).await?)
     }
 }
 
 impl Drain for Repair {
-    async fn commit(&mut self, batch: &FilledBatch, lineage: Lineage) -> Result<Committed, EngineError> {
+    async fn judge(&mut self, batch: &mut FilledBatch) -> Result<Vec<Turned>, EngineError> {
+        Ok(Repair::judge(self, batch).await?)
+    }
+
+    async fn commit(
+        &mut self,
+        batch: &FilledBatch,
+        lineage: Lineage,
+    ) -> Result<Option<Committed>, EngineError> {
         Ok(Repair::commit(self, batch, lineage).await?)
     }
 }
@@ -121,12 +145,22 @@ pub(super) fn figures_wait(error: &MetricsError) -> String {
 }
 
 impl<D: Drain + Sync> Drain for Metered<D> {
-    async fn commit(&mut self, batch: &FilledBatch, lineage: Lineage) -> Result<Committed, EngineError> {
+    async fn judge(&mut self, batch: &mut FilledBatch) -> Result<Vec<Turned>, EngineError> {
+        self.inner.judge(batch).await
+    }
+
+    async fn commit(
+        &mut self,
+        batch: &FilledBatch,
+        lineage: Lineage,
+    ) -> Result<Option<Committed>, EngineError> {
         if let Some(keeper) = &mut self.keeper {
             keeper.note(batch).await?;
         }
         let committed = self.inner.commit(batch, lineage).await?;
-        if let Some(keeper) = &mut self.keeper {
+        if let Some(keeper) = &mut self.keeper
+            && committed.is_some()
+        {
             let kept = keeper.committed().await;
             self.passed(kept);
         }

@@ -15,6 +15,7 @@ use crate::plan::Planner;
 use crate::sink::Constraints;
 use crate::source::{Chunk, RowReader};
 use crate::store::Location;
+use tokio::sync::watch;
 
 /// The planner, the reader and the checkpoint; used by one task at a time.
 #[derive(Debug)]
@@ -25,7 +26,7 @@ pub(super) struct Reading {
     pub(super) checkpoint: Checkpoint,
     /// What former runs passed over; `None` where that is not known.
     pub(super) passed_before: Option<PassedOver>,
-    pub(super) constraints: Arc<Constraints>,
+    pub(super) constraints: watch::Receiver<Arc<Constraints>>,
     /// Stands for what decides about the answers.
     pub(super) cause: Fingerprint,
     pub(super) voice: Voice,
@@ -43,9 +44,8 @@ impl Feed for Reading {
             }
             return Ok(None);
         };
-        let loaded = self.load(plan).await?;
         // A batch that cannot be written is not planned: a change of the job may leave its rows out.
-        loaded.chunks.iter().try_for_each(|chunk| self.constraints.admit(chunk))?;
+        let loaded = self.load(plan).await?;
         let mut checkpoint = self.checkpoint.clone();
         checkpoint.planned.retain(|batch| done.is_none_or(|done| batch.id > done));
         checkpoint.planned.push(loaded.plan.clone());
@@ -76,6 +76,8 @@ impl Feed for Reading {
             task.await.map_err(|error| EngineError::Task(error.to_string()))?;
         self.reader = reader;
         let chunks: Vec<Chunk> = chunks?.into_iter().flatten().collect();
+        let constraints = Arc::clone(&self.constraints.borrow());
+        chunks.iter().try_for_each(|chunk| constraints.admit(chunk))?;
         let decoded = self.reader.decoded() - before;
         Ok(Loaded { plan, chunks, decoded, deleted, kept: Vec::new() })
     }

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use tokio::sync::watch;
 use url::Url;
@@ -32,7 +33,9 @@ use crate::ident::{BatchId, Lineage, RunId};
 use crate::ledger::{Ledger, Window};
 use crate::metrics::Kind;
 use crate::report::Tally;
-use crate::sink::{FailedReader, FailedRows, Found, Places as RowPlaces, Reloaded, Repair, retry_app_id};
+use crate::sink::{
+    Constraints, FailedReader, FailedRows, Found, Places as RowPlaces, Reloaded, Repair, retry_app_id,
+};
 use crate::store::{self, Folder};
 
 /// Folder of a retry's checkpoint, lock and journal, beside those of the run.
@@ -166,8 +169,16 @@ async fn start(
         voice.clone(),
     );
     enricher.seed(&open)?;
-    let feed = RetryFeed { reader, queue, limits: job.batch, is_limited, file, checkpoint, places: None };
-    let constraints = std::sync::Arc::new(repair.constraints(job)?);
+    let feed = RetryFeed {
+        reader,
+        queue,
+        limits: job.batch,
+        is_limited,
+        file,
+        checkpoint,
+        places: None,
+        constraints: repair.constraints(),
+    };
     Ok((
         session,
         Running::new(
@@ -175,7 +186,6 @@ async fn start(
             feed,
             Metered::new(repair, keeper, voice.clone()),
             lineage,
-            constraints,
             tenure,
             voice.clone(),
         ),
@@ -281,6 +291,8 @@ pub(super) struct RetryFeed {
     checkpoint: Checkpoint<Retrying>,
     /// Where the rows of the batch that is being planned were seen.
     places: Option<(BatchId, BTreeSet<String>)>,
+    /// What the target demands of its rows.
+    constraints: watch::Receiver<Arc<Constraints>>,
 }
 
 impl RetryFeed {
@@ -345,6 +357,8 @@ impl Feed for RetryFeed {
         let places = self.places.take().filter(|(id, _)| *id == plan.id).map(|(_, places)| places);
         let selection: &Selection = &self.checkpoint.position.selection;
         let Reloaded { chunks, kept } = self.reader.reload(plan.id, &plan.parts, selection, places).await?;
+        let constraints = Arc::clone(&self.constraints.borrow());
+        chunks.iter().try_for_each(|chunk| constraints.admit(chunk))?;
         let decoded = chunks.iter().map(|chunk| chunk.rows.num_rows() as u64).sum();
         Ok(Loaded { plan, chunks, decoded, deleted: 0, kept })
     }

@@ -1,6 +1,5 @@
 //! One run of a job: from its source to its target.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -29,7 +28,7 @@ use crate::ident::{BatchId, Lineage, RunId};
 use crate::ledger::Duty;
 use crate::meter::Account;
 use crate::report::{Tally, counted};
-use crate::sink::{Committed, Constraints, FilledBatch, Sink};
+use crate::sink::{Committed, FilledBatch, Sink, Turned};
 use crate::source::Source;
 use crate::store;
 use crate::table::is_delta_table;
@@ -149,7 +148,7 @@ impl End {
 enum Done<F, D> {
     Planned(Box<F>, Result<Option<Loaded>, EngineError>),
     Loaded(Box<F>, BatchId, Result<Loaded, EngineError>),
-    Committed(Box<D>, BatchId, u64, Result<Committed, EngineError>),
+    Committed(Box<D>, BatchId, u64, Result<(Committed, Vec<Turned>), EngineError>),
 }
 
 /// Runs a job. `simulator` is where the built-in simulator listens, if the job asks for it.
@@ -193,10 +192,10 @@ pub async fn run(
         let begun = Box::pin(start(job, &home, prepared, source, run, options, &voice));
         let begun = unless_stopped(&told, begun);
         let Some(started_run) = begun.await? else { return Ok(End::Stopped) };
-        let Started { enricher, reading, drain, lineage, constraints } = started_run;
+        let Started { enricher, reading, drain, lineage } = started_run;
         voice.say(&Event::Started { run });
         let history = History::begin(&job.places.state, run, started, tally)?;
-        let running = Running::new(enricher, reading, drain, lineage, constraints, tenure, voice.clone());
+        let running = Running::new(enricher, reading, drain, lineage, tenure, voice.clone());
         let end = running.run(options, stop).await;
         history.end(&end);
         end
@@ -261,7 +260,6 @@ pub(super) struct Running<F, D> {
     feed: Option<Box<F>>,
     drain: Option<Box<D>>,
     lineage: Lineage,
-    constraints: Arc<Constraints>,
     tenure: Tenure,
     tasks: JoinSet<Done<F, D>>,
     newest: Option<BatchId>,
@@ -279,7 +277,6 @@ impl<F: Feed, D: Drain> Running<F, D> {
         feed: F,
         drain: D,
         lineage: Lineage,
-        constraints: Arc<Constraints>,
         tenure: Tenure,
         voice: Voice,
     ) -> Self {
@@ -288,7 +285,6 @@ impl<F: Feed, D: Drain> Running<F, D> {
             feed: Some(Box::new(feed)),
             drain: Some(Box::new(drain)),
             lineage,
-            constraints,
             tenure,
             tasks: JoinSet::new(),
             newest: None,
@@ -446,17 +442,11 @@ impl<F: Feed, D: Drain> Running<F, D> {
             Duty::Commit(id) => {
                 let mut drain = self.drain.take().ok_or_else(|| busy("target"))?;
                 let mut batch: FilledBatch = self.enricher.take(id)?;
-                let turned = self.constraints.judge(&mut batch);
-                let turned = turned.inspect_err(|_| self.enricher.failed(Duty::Commit(id)))?;
-                self.enricher.refused(&turned);
                 let (lineage, tenure) = (self.lineage, self.tenure.clone());
                 let account = self.due_account();
                 self.tasks.spawn(async move {
                     let rows = batch.rows() as u64;
-                    let committed = match tenure.confirm().await {
-                        Ok(()) => drain.commit(&batch, lineage).await,
-                        Err(lost) => Err(lost.into()),
-                    };
+                    let committed = committed(drain.as_mut(), &mut batch, lineage, &tenure).await;
                     let committed = match committed {
                         Ok(committed) => flushed(account).await.map(|()| committed),
                         failed => failed,
@@ -502,7 +492,9 @@ impl<F: Feed, D: Drain> Running<F, D> {
             Done::Committed(drain, id, rows, committed) => {
                 self.drain = Some(drain);
                 let failed = |_: &EngineError| self.enricher.failed(Duty::Commit(id));
-                match committed.inspect_err(failed)? {
+                let (committed, turned) = committed.inspect_err(failed)?;
+                self.enricher.refused(&turned);
+                match committed {
                     Committed::Now(version) => self.voice.say(&Event::Committed { batch: id, rows, version }),
                     Committed::Before => self.voice.say(&Event::AlreadyCommitted { batch: id }),
                 }
@@ -515,8 +507,6 @@ impl<F: Feed, D: Drain> Running<F, D> {
 
     fn open(&mut self, loaded: Loaded) -> Result<(), EngineError> {
         let id = loaded.plan.id;
-        let admitted = loaded.chunks.iter().try_for_each(|chunk| self.constraints.admit(chunk));
-        admitted.inspect_err(|_| self.enricher.failed(Duty::Load(id)))?;
         let opened = self.enricher.open(loaded);
         opened.inspect_err(|_| self.enricher.failed(Duty::Load(id)))
     }
@@ -571,6 +561,25 @@ impl<F: Feed, D: Drain> Running<F, D> {
             None if is_complete => End::Complete,
             None => End::Stopped,
         })
+    }
+}
+
+/// Commits a batch as the target takes it now; gives the outcomes by step that it did not take, too.
+async fn committed(
+    drain: &mut impl Drain,
+    batch: &mut FilledBatch,
+    lineage: Lineage,
+    tenure: &Tenure,
+) -> Result<(Committed, Vec<Turned>), EngineError> {
+    let mut turned: Vec<Turned> = Vec::new();
+    loop {
+        tenure.confirm().await?;
+        let now = drain.judge(batch).await?;
+        turned.resize_with(now.len(), Turned::default);
+        turned.iter_mut().zip(now).for_each(|(turned, now)| *turned += now);
+        if let Some(committed) = drain.commit(batch, lineage).await? {
+            return Ok((committed, turned));
+        }
     }
 }
 

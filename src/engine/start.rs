@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::check::can_write;
@@ -29,7 +28,7 @@ use crate::ledger::{Ledger, Window};
 use crate::metrics::{self, Counters, Keeper, Kind, Owner};
 use crate::plan::Planner;
 use crate::report::counted;
-use crate::sink::{Constraints, Sink};
+use crate::sink::Sink;
 use crate::source::Source;
 use crate::store::Folder;
 
@@ -65,7 +64,6 @@ pub(super) struct Started {
     pub(super) reading: Reading,
     pub(super) drain: Metered<Sink>,
     pub(super) lineage: Lineage,
-    pub(super) constraints: Arc<Constraints>,
 }
 
 pub(super) async fn start(
@@ -118,7 +116,7 @@ pub(super) async fn start(
             voice.say(&Event::Notice(&figures_wait(&error)));
         }
     }
-    let constraints = Arc::new(sink.constraints(job)?);
+    let constraints = sink.constraints()?;
     let max_rows = options.max_rows;
 
     let planned = outstanding.iter().map(|batch| (batch.id, batch.rows(), batch.bytes));
@@ -161,18 +159,17 @@ pub(super) async fn start(
     let mut enricher =
         Enricher::start(prepared, ledger, journals, max_rows, Strictness::Probation, voice.clone());
     enricher.seed(&open)?;
-    let of_target = Arc::clone(&constraints);
     let reading = Reading {
         planner,
         reader,
         file,
         checkpoint,
         passed_before,
-        constraints: of_target,
+        constraints,
         cause: pause::cause(job),
         voice: voice.clone(),
     };
-    Ok(Started { enricher, reading, drain: Metered::new(sink, keeper, voice.clone()), lineage, constraints })
+    Ok(Started { enricher, reading, drain: Metered::new(sink, keeper, voice.clone()), lineage })
 }
 
 /// Whose figures a run's are.

@@ -1,12 +1,15 @@
 //! Committing batches, once each.
 
+use std::sync::Arc;
+
 use arrow::array::AsArray;
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int64Type, Schema, SchemaRef};
 use serde_json::{Map, Value, json};
+use tokio::sync::watch;
 
 use super::columns::Layout;
-use super::constraints::Constraints;
+use super::constraints::{Constraints, Turned};
 use super::failed::{name, text};
 use super::logged;
 use super::older::{Older, older};
@@ -69,6 +72,8 @@ pub struct Sink {
     file_bytes: u64,
     /// What the table is yet to get.
     change: Change,
+    /// What the table demands of its rows, once somebody asked.
+    constraints: Option<watch::Sender<Arc<Constraints>>>,
 }
 
 impl Sink {
@@ -111,6 +116,7 @@ impl Sink {
             commits: 0,
             file_bytes: job.target.file_size.get(),
             change,
+            constraints: None,
         })
     }
 
@@ -149,12 +155,41 @@ impl Sink {
         (!names.is_empty()).then(|| names.join(", "))
     }
 
-    /// What the target demands of its rows.
+    /// What the target demands of its rows, as of the version that was read last: a commit that meets other demands
+    /// sends them.
     ///
     /// # Errors
     /// When something of it cannot be seen to.
-    pub fn constraints(&self, job: &Job) -> Result<Constraints, TargetError> {
-        Constraints::of(job, &self.table)
+    pub fn constraints(&mut self) -> Result<watch::Receiver<Arc<Constraints>>, TargetError> {
+        let constraints = match &self.constraints {
+            Some(constraints) if constraints.borrow().are_of(&self.table)? => constraints,
+            Some(constraints) => {
+                self.schema = self.table.schema()?;
+                let now = Constraints::of(&self.outputs, self.metadata.as_deref(), &self.table)?;
+                constraints.send_replace(Arc::new(now));
+                constraints
+            }
+            None => {
+                let now = Constraints::of(&self.outputs, self.metadata.as_deref(), &self.table)?;
+                self.constraints.insert(watch::Sender::new(Arc::new(now)))
+            }
+        };
+        Ok(constraints.subscribe())
+    }
+
+    /// Reads the table again and turns outcomes that it does not take into errors; gives what was turned by step.
+    ///
+    /// # Errors
+    /// When the table cannot be read, or a row cannot be written even as an error.
+    pub async fn judge(&mut self, batch: &mut FilledBatch) -> Result<Vec<Turned>, TargetError> {
+        self.reload().await?;
+        let constraints = Arc::clone(&self.constraints()?.borrow());
+        constraints.judge(batch)
+    }
+
+    /// Whether the table is as it was when a batch was judged.
+    fn is_as_judged(&self) -> Result<bool, TableError> {
+        self.constraints.as_ref().map_or(Ok(true), |constraints| constraints.borrow().are_of(&self.table))
     }
 
     /// Whether a target can be made in a place where there is no table.
@@ -326,15 +361,19 @@ impl Sink {
         Progress::read(&self.table, &self.app_id).await
     }
 
-    /// Writes and commits a batch, unless the log has it.
+    /// Writes and commits a batch that was [judged](Sink::judge), unless the log has it; `None` where the table's
+    /// columns or constraints have changed since then, and nothing is committed.
     ///
     /// # Errors
     /// When the files cannot be written or the commit failed for certain.
-    pub async fn commit(&mut self, batch: &FilledBatch, lineage: Lineage) -> Result<Committed, TableError> {
-        self.reload().await?;
+    pub async fn commit(
+        &mut self,
+        batch: &FilledBatch,
+        lineage: Lineage,
+    ) -> Result<Option<Committed>, TableError> {
         let id = batch.plan.id;
         if self.has(id, lineage).await? {
-            return Ok(Committed::Before);
+            return Ok(Some(Committed::Before));
         }
         let error_counts = batch.error_counts();
         let layout = Layout {
@@ -368,14 +407,17 @@ impl Sink {
             let result = self.table.append(&staged, &txns, info.clone()).await;
             self.pass("delta-commit", Side::After)?;
             let error = match result {
-                Ok(version) => return Ok(Committed::Now(version)),
+                Ok(version) => return Ok(Some(Committed::Now(version))),
                 Err(error) => error,
             };
             // Only the log knows whether the commit landed: the answer to it may have been lost.
             tries += 1;
             self.table = Table::open(&self.at).await?;
             if self.has(id, lineage).await? {
-                return Ok(Committed::Now(self.table.version()));
+                return Ok(Some(Committed::Now(self.table.version())));
+            }
+            if !self.is_as_judged()? {
+                return Ok(None);
             }
             if tries == COMMIT_TRIES {
                 return Err(error);

@@ -15,11 +15,10 @@ use super::columns::place;
 use super::output::Output;
 use super::settled::{FilledBatch, Outcome, Settled};
 use super::target::TargetError;
-use crate::config::{Job, StepSpec};
 use crate::fault::{Class, Failure};
 use crate::source::Chunk;
 use crate::store::Location;
-use crate::table::{Condition, Table};
+use crate::table::{Condition, Table, TableError};
 
 /// What the rows of a target must meet.
 #[derive(Debug)]
@@ -30,6 +29,27 @@ pub struct Constraints {
     outputs: Vec<Output>,
     partitions: Vec<String>,
     at: Location,
+    /// The table's own columns and constraints, of which these were made.
+    made_of: Declared,
+}
+
+/// What a table declares about its rows.
+#[derive(Clone, Debug, PartialEq)]
+struct Declared {
+    schema: SchemaRef,
+    /// Constraints by name.
+    expressions: Vec<(String, String)>,
+    partitions: Vec<String>,
+}
+
+impl Declared {
+    fn of(table: &Table) -> Result<Self, TableError> {
+        Ok(Declared {
+            schema: table.schema()?,
+            expressions: table.constraints()?,
+            partitions: table.partition_columns()?,
+        })
+    }
 }
 
 #[derive(Debug)]
@@ -50,24 +70,29 @@ pub struct Turned {
     pub example: Option<Failure>,
 }
 
+impl std::ops::AddAssign for Turned {
+    fn add_assign(&mut self, other: Turned) {
+        self.answers += other.answers;
+        self.skipped += other.skipped;
+        self.example = self.example.take().or(other.example);
+    }
+}
+
 /// The longest name of a folder on common file systems, in bytes.
 const FOLDER_BYTES: usize = 255;
 
 impl Constraints {
-    /// None at all, for rows of so many steps that go nowhere.
-    #[must_use]
-    pub fn none(at: &Location, steps: &[StepSpec]) -> Self {
-        let schema = Schema::empty().into();
-        let outputs = Output::of_all(steps);
-        Constraints { checks: Vec::new(), schema, outputs, partitions: Vec::new(), at: at.clone() }
-    }
-
-    /// Those of a job's target.
+    /// Those of a version of a target, to which these outputs and this metadata column are written.
     ///
     /// # Errors
     /// When one of them cannot be checked.
-    pub(super) fn of(job: &Job, table: &Table) -> Result<Self, TargetError> {
-        let schema = table.schema()?;
+    pub(super) fn of(
+        outputs: &[Output],
+        metadata_column: Option<&str>,
+        table: &Table,
+    ) -> Result<Self, TargetError> {
+        let made_of = Declared::of(table)?;
+        let schema = Arc::clone(&made_of.schema);
         let nullable: Vec<Field> =
             schema.fields().iter().map(|field| field.as_ref().clone().with_nullable(true)).collect();
         let nullable: SchemaRef = Arc::new(Schema::new(nullable));
@@ -79,7 +104,7 @@ impl Constraints {
                 format!("{} IS NOT NULL", quoted(field.name())),
             )
         });
-        let constraints = table.constraints()?.into_iter().map(|(name, expression)| {
+        let constraints = made_of.expressions.iter().map(|(name, expression)| {
             // Spark quotes names in its own way.
             let expression = expression.replace('`', "\"");
             (format!("the constraint {name} ({expression})"), expression)
@@ -93,23 +118,40 @@ impl Constraints {
             };
             let condition = Condition::new(&expression, &nullable)
                 .map_err(|message| wrong(format!("it cannot be checked here: {message}")))?;
-            let own = |at: &&usize| Some(nullable.field(**at).name()) == job.target.metadata_column.as_ref();
-            if condition.columns().iter().any(|at| own(&at)) {
+            let is_own = |at: &usize| Some(nullable.field(*at).name().as_str()) == metadata_column;
+            if condition.columns().iter().any(is_own) {
                 return Err(wrong("it speaks of the column that this program writes for itself".to_owned()));
             }
             checks.push(Check { demand, condition });
         }
-        let outputs = Output::of_all(&job.steps);
-        let partitions = table.partition_columns()?;
-        Ok(Constraints { checks, schema: nullable, outputs, partitions, at: table.at().clone() })
+        Ok(Constraints {
+            checks,
+            schema: nullable,
+            outputs: outputs.to_vec(),
+            partitions: made_of.partitions.clone(),
+            at: table.at().clone(),
+            made_of,
+        })
+    }
+
+    /// Whether a version of the target has the columns and constraints of which these were made.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub(super) fn are_of(&self, table: &Table) -> Result<bool, TableError> {
+        Ok(self.made_of == Declared::of(table)?)
     }
 
     /// The same for a retry, which knows the new outcomes of a row only.
     ///
     /// # Errors
     /// When one of them is about several outputs, too.
-    pub(super) fn of_retry(job: &Job, table: &Table) -> Result<Self, TargetError> {
-        let constraints = Self::of(job, table)?;
+    pub(super) fn of_retry(
+        outputs: &[Output],
+        metadata_column: &str,
+        table: &Table,
+    ) -> Result<Self, TargetError> {
+        let constraints = Self::of(outputs, Some(metadata_column), table)?;
         let outputs = |check: &Check| {
             constraints.outputs.iter().filter(|output| constraints.is_about(check, output)).count()
         };
@@ -145,18 +187,8 @@ impl Constraints {
             chunk.physical.len()
         ];
         let outcomes: Vec<&[Settled]> = self.outputs.iter().map(|_| failed.as_slice()).collect();
-        let unwritable = |demand: &str, at: usize| TargetError::Unwritable {
-            at: self.at.clone(),
-            demand: demand.to_owned(),
-            file: chunk.file.to_string(),
-            row: chunk.physical[at],
-        };
-        for check in &self.checks {
-            let met = self.met(check, chunk, &outcomes)?;
-            if let Some(at) = met.iter().position(|met| !met) {
-                return Err(unwritable(&check.demand, at));
-            }
-        }
+        let unwritable = |demand: &str, at: usize| self.unwritable(demand, chunk, at);
+        self.all_met(chunk, &outcomes)?;
         for column in &self.partitions {
             let Some(values) = chunk.rows.column_by_name(column) else { continue };
             let values = cast_with_options(values, &DataType::Utf8, &CastOptions::default());
@@ -173,10 +205,31 @@ impl Constraints {
         Ok(())
     }
 
+    /// Makes sure that every demand is met by the rows of a chunk with these outcomes.
+    fn all_met(&self, chunk: &Chunk, outcomes: &[&[Settled]]) -> Result<(), TargetError> {
+        for check in &self.checks {
+            let met = self.met(check, chunk, outcomes)?;
+            if let Some(at) = met.iter().position(|met| !met) {
+                return Err(self.unwritable(&check.demand, chunk, at));
+            }
+        }
+        Ok(())
+    }
+
+    fn unwritable(&self, demand: &str, chunk: &Chunk, at: usize) -> TargetError {
+        TargetError::Unwritable {
+            at: self.at.clone(),
+            demand: demand.to_owned(),
+            file: chunk.file.to_string(),
+            row: chunk.physical[at],
+        }
+    }
+
     /// Turns outcomes that break a demand into errors, and gives what was turned by step.
     ///
     /// # Errors
-    /// When a column of the source does not fit that of the target.
+    /// When a column of the source does not fit that of the target, or a row cannot be written even as an error: its
+    /// demand is newer than [`admit`](Constraints::admit).
     pub fn judge(&self, batch: &mut FilledBatch) -> Result<Vec<Turned>, TargetError> {
         let mut turned = vec![Turned::default(); self.outputs.len()];
         let mut first = 0;
@@ -197,6 +250,11 @@ impl Constraints {
                 }
                 if !broken {
                     break;
+                }
+                if measure == Measure::Least {
+                    let outcomes: Vec<&[Settled]> =
+                        batch.outcomes.iter().map(|step| &step[first..end]).collect();
+                    self.all_met(chunk, &outcomes)?;
                 }
             }
             first = end;

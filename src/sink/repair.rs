@@ -14,10 +14,11 @@ use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
 use futures::TryStreamExt;
 use serde_json::{Map, Value, json};
+use tokio::sync::watch;
 
 use super::columns::fitted;
 use super::commit::{Committed, vector_length};
-use super::constraints::Constraints;
+use super::constraints::{Constraints, Turned};
 use super::failed::{FILES_AT_ONCE, FailedRows, name, text};
 use super::output::Output;
 use super::reload::{PLACE, Places};
@@ -54,6 +55,8 @@ pub struct Repair {
     app_id: String,
     run: RunId,
     places: Places,
+    /// What the table demands of its rows.
+    constraints: watch::Sender<Arc<Constraints>>,
 }
 
 /// The files of a batch as they become.
@@ -67,7 +70,7 @@ struct AllMended {
 enum Replaced {
     /// It is in the table, as this version.
     Now(u64),
-    /// Files that it was to replace are gone: compacted, perhaps.
+    /// Files that it was to replace are gone: compacted, perhaps. Or the table takes other rows now.
     Moved(TableError),
 }
 
@@ -103,9 +106,11 @@ impl Repair {
             let what = format!("it has no column for the step {:?}", output.name());
             return Err(TargetError::Schema { at, what });
         }
+        let constraints = Constraints::of_retry(&outputs, &metadata, &table)?;
         Ok(Repair {
             at,
             schema: rows.schema.clone(),
+            constraints: watch::Sender::new(Arc::new(constraints)),
             table,
             metadata,
             outputs,
@@ -115,12 +120,30 @@ impl Repair {
         })
     }
 
-    /// What the target demands of its rows.
+    /// What the target demands of its rows, as of the version that was read last.
+    #[must_use]
+    pub fn constraints(&self) -> watch::Receiver<Arc<Constraints>> {
+        self.constraints.subscribe()
+    }
+
+    /// Reads the table again and turns outcomes that it does not take into errors; gives what was turned by step.
     ///
     /// # Errors
-    /// When something of it cannot be seen to.
-    pub fn constraints(&self, job: &Job) -> Result<Constraints, TargetError> {
-        Constraints::of_retry(job, &self.table)
+    /// When the table cannot be read, or a row cannot be written even as an error.
+    pub async fn judge(&mut self, batch: &mut FilledBatch) -> Result<Vec<Turned>, TargetError> {
+        self.table = Table::open(&self.at).await?;
+        if !self.is_as_judged()? {
+            let now = Constraints::of_retry(&self.outputs, &self.metadata, &self.table)?;
+            self.constraints.send_replace(Arc::new(now));
+            self.schema = self.table.schema()?;
+        }
+        let constraints = Arc::clone(&self.constraints.borrow());
+        constraints.judge(batch)
+    }
+
+    /// Whether the table is as it was when a batch was judged.
+    fn is_as_judged(&self) -> Result<bool, TableError> {
+        self.constraints.borrow().are_of(&self.table)
     }
 
     /// Id of the target table.
@@ -147,12 +170,17 @@ impl Repair {
         logged::committed(&self.table, &retry_app_id(&self.app_id), lineage).await
     }
 
-    /// Writes the new outcomes of a batch's rows over the old ones and commits them, unless the log has the
-    /// batch. Rows that are gone, or have been repaired by somebody else, are left as they are.
+    /// Writes the new outcomes of a [judged](Repair::judge) batch's rows over the old ones and commits them, unless the
+    /// log has the batch; `None` where the table's columns or constraints have changed since then, and nothing is
+    /// committed. Rows that are gone, or have been repaired by somebody else, are left as they are.
     ///
     /// # Errors
     /// When files cannot be read or written, or the commit failed for certain.
-    pub async fn commit(&mut self, batch: &FilledBatch, lineage: Lineage) -> Result<Committed, TableError> {
+    pub async fn commit(
+        &mut self,
+        batch: &FilledBatch,
+        lineage: Lineage,
+    ) -> Result<Option<Committed>, TableError> {
         let id = batch.plan.id;
         let rows = keys(batch);
         let seen = self.places.take(id);
@@ -160,7 +188,11 @@ impl Repair {
         loop {
             self.table = Table::open(&self.at).await?;
             if self.has(id, lineage).await? {
-                return Ok(if tries == 0 { Committed::Before } else { Committed::Now(self.table.version()) });
+                let version = self.table.version();
+                return Ok(Some(if tries == 0 { Committed::Before } else { Committed::Now(version) }));
+            }
+            if !self.is_as_judged()? {
+                return Ok(None);
             }
             let places = match &seen {
                 Some(places) if self.table.has_files(places).await? => places.clone(),
@@ -168,7 +200,7 @@ impl Repair {
             };
             let mended = self.mend_all(batch, &rows, &places).await?;
             let error = match self.replace(batch, lineage, &mended).await? {
-                Replaced::Now(version) => return Ok(Committed::Now(version)),
+                Replaced::Now(version) => return Ok(Some(Committed::Now(version))),
                 Replaced::Moved(error) => error,
             };
             tries += 1;
@@ -229,7 +261,7 @@ impl Repair {
             if self.has(batch.plan.id, lineage).await? {
                 return Ok(Replaced::Now(self.table.version()));
             }
-            if !self.table.has_files(replaced).await? {
+            if !self.is_as_judged()? || !self.table.has_files(replaced).await? {
                 return Ok(Replaced::Moved(error));
             }
             tries += 1;

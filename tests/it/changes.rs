@@ -268,7 +268,7 @@ async fn a_column_whose_type_is_widened_is_read_in_its_new_type() {
 /// A job with its source and its target as the program of November 2026 left them.
 async fn job_of_november_2026(more: &str) -> World {
     let world = World::new(SimulatorSpec::default()).await;
-    copy_of(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tables/enriched-2026-11"), &world.path("."));
+    copy_of(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/frozen/enriched-2026-11"), &world.path("."));
     let job = std::fs::read_to_string(world.job()).unwrap();
     std::fs::write(world.job(), job.replace("[simulator]", &format!("{more}\n[simulator]"))).unwrap();
     world

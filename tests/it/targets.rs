@@ -12,7 +12,7 @@ use enrich::simulator::answer_to;
 use enrich::sink::check_columns;
 use enrich::table::Table;
 
-use crate::stops::{fault, faulty};
+use crate::stops::{fault, faulty, send, wait};
 use crate::support::{World, append_delta, prompt_of, rows};
 use crate::tables::{copy_of, rows_of, tables, world_over};
 
@@ -191,6 +191,74 @@ fn set_property(world: &World, key: &str, value: &str) {
     }
     let text: Vec<String> = lines.iter().map(ToString::to_string).collect();
     fs::write(&log, text.join("\n") + "\n").unwrap();
+}
+
+/// Waits until a process has stopped at a fault point.
+async fn until_stopped(child: &std::process::Child) {
+    let stat = format!("/proc/{}/stat", child.id());
+    while !fs::read_to_string(&stat).unwrap().contains(") T ") {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_constraint_that_is_added_during_a_run_holds_from_the_next_commit_on() {
+    // The process stands still between a look at the table and the commit; or before either.
+    for point in ["delta-commit.before", "metrics.before"] {
+        let world = World::with_rows(40, 1).await;
+        let mut command = world.command(&["run", world.job().to_str().unwrap()]);
+        command.env("ENRICH_FAULT", format!("{point}=stop@2"));
+        let child = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
+        until_stopped(&child).await;
+        assert_eq!(world.target().await.len(), 10);
+        constrain(&world, &[("small", "id < 10 OR answer LIKE 'ERROR: constraint%' OR id = 35")]).await;
+        send(&child, "CONT");
+        let ended = wait(child).await;
+        ended.assert_status(0);
+        let target = world.target().await;
+        assert_eq!(target.iter().map(|row| row.id).collect::<Vec<_>>(), (0..40).collect::<Vec<_>>());
+        for row in &target {
+            let answer = row.answer.as_deref().unwrap();
+            let is_free = row.id < 10 || row.id == 35;
+            assert_eq!(answer.starts_with("ERROR: constraint: the constraint small"), !is_free, "{answer}");
+        }
+        assert_eq!(world.simulator.counts().paid_again(), 0);
+        assert_eq!(world.simulator.counts().requests, 40);
+    }
+    // One that no row can meet stops the run; the answers are kept until it is gone.
+    let world = World::with_rows(40, 1).await;
+    let mut command = world.command(&["run", world.job().to_str().unwrap()]);
+    command.env("ENRICH_FAULT", "delta-commit.before=stop@2");
+    let child = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
+    until_stopped(&child).await;
+    constrain(&world, &[("small", "id < 10")]).await;
+    send(&child, "CONT");
+    wait(child).await.assert_status(2).assert_says("the constraint small (id < 10) holds, which row 10 of");
+    assert_eq!(world.target().await.len(), 10);
+    world.run(&[]).await.assert_status(2).assert_says("the constraint small (id < 10) holds");
+    let table = delta(&world.path("target")).await;
+    table.drop_constraints().with_constraint("small").await.unwrap();
+    world.run(&[]).await.assert_status(0);
+    world.assert_target(0..40).await;
+    assert_eq!(world.simulator.counts().paid_again(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_constraint_that_is_added_during_a_retry_holds() {
+    let world = World::new(refusing("Row 7 ", Some(1))).await;
+    append_delta(&world.path("source"), &rows(0..10)).await;
+    world.write_job("");
+    world.run(&[]).await.assert_status(0).assert_says("1 error");
+    let mut command = world.command(&["retry", world.job().to_str().unwrap()]);
+    command.env("ENRICH_FAULT", "delta-commit.before=stop@1");
+    let child = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
+    until_stopped(&child).await;
+    constrain(&world, &[("seven", "id <> 7 OR answer LIKE 'ERROR%'")]).await;
+    send(&child, "CONT");
+    wait(child).await.assert_status(0);
+    let target = world.target().await;
+    assert!(target[7].answer.as_deref().unwrap().starts_with("ERROR: constraint: the constraint seven"));
+    assert_eq!(world.simulator.counts().requests, 11);
 }
 
 #[tokio::test(flavor = "multi_thread")]

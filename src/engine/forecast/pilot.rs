@@ -32,7 +32,7 @@ use crate::journal::{self, JournalFolder, StrayAnswers};
 use crate::ledger::{Ledger, Window};
 use crate::metrics::Kind;
 use crate::report::Tally;
-use crate::sink::{Committed, Constraints, FilledBatch, Outcome, Settled, Sink};
+use crate::sink::{Committed, FilledBatch, Outcome, Settled, Sink};
 use crate::source::{Chunk, Source};
 use crate::store::{self, Folder};
 use crate::table::is_delta_table;
@@ -79,9 +79,9 @@ pub(super) async fn may_ask(
         return Ok(Sink::can_create(&job.target.location).await?);
     }
     can_append(&job.target.location)?;
-    let sink =
+    let mut sink =
         Sink::open(job, &prepared.columns, source.id(), &source.columns_left_out(), RunId::random()).await?;
-    sink.constraints(job)?;
+    sink.constraints()?;
     for step in prepared.steps.iter_mut().filter(|step| step.gives_vectors()) {
         step.hold_length(sink.vector_length(&step.spec.output).await?)?;
     }
@@ -137,8 +137,7 @@ pub(super) async fn ask(
     enricher.seed(&[])?;
     let kept = Kept { folder, outcomes: Arc::default() };
     let feed = Sampled { plan, chunks: chunks.clone() };
-    let constraints = Arc::new(Constraints::none(&job.target.location, &job.steps));
-    let running = Running::new(enricher, feed, kept.clone(), lineage, constraints, tenure, voice);
+    let running = Running::new(enricher, feed, kept.clone(), lineage, tenure, voice);
     let options = RunOptions {
         grace: GRACE,
         max_rows: None,
@@ -243,14 +242,18 @@ struct Kept {
 }
 
 impl Drain for Kept {
-    async fn commit(&mut self, batch: &FilledBatch, lineage: Lineage) -> Result<Committed, EngineError> {
+    async fn commit(
+        &mut self,
+        batch: &FilledBatch,
+        lineage: Lineage,
+    ) -> Result<Option<Committed>, EngineError> {
         for found in self.folder.list()? {
             if found.header.is_some_and(|header| header.lineage == lineage) {
                 self.folder.put_aside(&found)?;
             }
         }
         *self.outcomes.lock().unwrap_or_else(PoisonError::into_inner) = Some(batch.outcomes.clone());
-        Ok(Committed::Before)
+        Ok(Some(Committed::Before))
     }
 }
 
