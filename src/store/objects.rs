@@ -196,11 +196,16 @@ impl Objects {
             );
             StoreError::of("use", self.at.clone())(source)
         };
-        let version = match put("one", Expected::Absent).await {
-            Ok(version) => version,
-            Err(PutError::Changed) => return Err(unfit()),
-            Err(PutError::Store(error)) => return Err(error),
+        // The answer to a put that was done may be lost: asked again, the store finds the object that is there.
+        let landed = async |put: Result<Version, PutError>, text: &'static str| match put {
+            Ok(version) => Ok(version),
+            Err(PutError::Changed) => match self.get(name).await? {
+                Some(found) if found.bytes == text => Ok(found.version),
+                _ => Err(unfit()),
+            },
+            Err(PutError::Store(error)) => Err(error),
         };
+        let version = landed(put("one", Expected::Absent).await, "one").await?;
         let is_refused = |put: Result<Version, PutError>| match put {
             Err(PutError::Changed) => Ok(true),
             Ok(_) => Ok(false),
@@ -209,11 +214,7 @@ impl Objects {
         if !is_refused(put("two", Expected::Absent).await)? {
             return Err(unfit());
         }
-        match put("three", Expected::Version(&version)).await {
-            Ok(_) => {}
-            Err(PutError::Changed) => return Err(unfit()),
-            Err(PutError::Store(error)) => return Err(error),
-        }
+        landed(put("three", Expected::Version(&version)).await, "three").await?;
         match is_refused(put("four", Expected::Version(&version)).await)? {
             true => Ok(()),
             false => Err(unfit()),

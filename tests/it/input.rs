@@ -206,7 +206,12 @@ async fn targets_that_do_not_fit_are_refused() {
     fs::remove_dir_all(&target).unwrap();
 
     append_delta(&target, &rows(0..1)).await;
-    refused(&world, |text| text, &["does not fit this job: it has no column \"answer\""]).await;
+    refused(
+        &world,
+        |text| text,
+        &["does not fit this job: it has no column \"_enrich\", and target.metadata is on"],
+    )
+    .await;
     fs::remove_dir_all(&target).unwrap();
 
     let fields = vec![
@@ -215,8 +220,8 @@ async fn targets_that_do_not_fit_are_refused() {
         Field::new("answer", DataType::Int32, true),
     ];
     Table::create(&target, &Schema::new(fields), &[], &[]).await.unwrap();
-    refused(&world, |text| text, &["its column \"answer\" has the type Int32, and Utf8 is to be written"])
-        .await;
+    let bare = |text: String| text.replace("path = \"target\"", "path = \"target\"\nmetadata = false");
+    refused(&world, bare, &["its column \"answer\" has the type Int32, and Utf8 is to be written"]).await;
     fs::remove_dir_all(&target).unwrap();
 
     let retention = [("delta.setTransactionRetentionDuration", "interval 7 days".to_owned())];
@@ -255,7 +260,10 @@ async fn a_type_that_delta_cannot_hold_is_refused_by_column() {
     fs::create_dir(&source).unwrap();
     write_parquet(&source.join("a.parquet"), &RecordBatch::try_from_iter(columns).unwrap(), 10);
     world.write_job("");
-    world.run(&[]).await.assert_says("column \"at\" has the type Time32(s), which a Delta table cannot hold");
+    world
+        .run(&[])
+        .await
+        .assert_says("column \"at\", which has the type Time32(s), which a Delta table cannot hold");
 }
 
 #[tokio::test(flavor = "multi_thread")]
