@@ -209,7 +209,7 @@ async fn targets_that_do_not_fit_are_refused() {
     refused(
         &world,
         |text| text,
-        &["does not fit this job: it has no column \"_enrich\", and target.metadata is on"],
+        &["does not fit this job: it has no column \"answer\", which a step of the job is to fill"],
     )
     .await;
     fs::remove_dir_all(&target).unwrap();
