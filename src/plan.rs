@@ -3,6 +3,8 @@
 //! A plan is a function of the source, the position and the limits, and is recorded explicitly, so that
 //! it is never computed twice for the same batch.
 
+use std::collections::VecDeque;
+
 use crate::checkpoint::{Part, PlannedBatch, Position};
 use crate::config::BatchLimits;
 use crate::faultpoint::{self, Side};
@@ -24,6 +26,8 @@ pub struct Planner {
     shape: Option<(String, FileShape)>,
     /// Rows that may yet be planned in this run.
     rows_left: Option<u64>,
+    /// Rows before the position that are planned first.
+    missing: VecDeque<Part>,
 }
 
 impl Planner {
@@ -31,7 +35,22 @@ impl Planner {
     #[must_use]
     pub fn new(source: Source, limits: BatchLimits, position: Position, rows_left: Option<u64>) -> Self {
         let (passed, passed_at_end) = (PassedOver::default(), PassedOver::default());
-        Planner { source, limits, position, passed, passed_at_end, shape: None, rows_left }
+        Planner {
+            source,
+            limits,
+            position,
+            passed,
+            passed_at_end,
+            shape: None,
+            rows_left,
+            missing: VecDeque::new(),
+        }
+    }
+
+    /// Plans these rows first, which are before its position.
+    #[must_use]
+    pub fn with_missing(self, parts: Vec<Part>) -> Self {
+        Planner { missing: parts.into(), ..self }
     }
 
     /// The source that is planned.
@@ -69,6 +88,32 @@ impl Planner {
         self.rows_left
     }
 
+    /// Fills a batch with what is missing; says how many rows that is.
+    async fn plan_missing(&mut self, batch: &mut PlannedBatch, max_rows: u64) -> Result<u64, SourceError> {
+        let mut rows = 0;
+        while rows < max_rows
+            && let Some(part) = self.missing.pop_front()
+        {
+            let shape = shape_of(&mut self.shape, &self.source, &part).await?;
+            let kept = self.source.kept(&part, batch.condition.as_deref()).await?;
+            let room = usize::try_from(max_rows - rows).unwrap_or(usize::MAX);
+            let most = kept.rows(part.rows()).take(room).count() as u64;
+            let room = self.limits.max_bytes.saturating_sub(batch.bytes);
+            let fitting = shape.fit(part.start, &kept, most, room, rows == 0);
+            let end = fitting.end.min(part.end);
+            rows += fitting.rows;
+            batch.bytes += fitting.bytes;
+            if fitting.rows > 0 {
+                batch.parts.push(Part { end, ..part.clone() });
+            }
+            if end < part.end {
+                self.missing.push_front(Part { start: end, ..part });
+                break;
+            }
+        }
+        Ok(rows)
+    }
+
     /// Fixes the content of the next batch; none when the source is planned to its end.
     ///
     /// # Errors
@@ -86,10 +131,12 @@ impl Planner {
             condition,
             kept: None,
         };
-        let mut rows = 0;
+        let mut rows = self.plan_missing(&mut batch, max_rows).await?;
+        let is_of_missing = rows > 0;
         let mut left_out = self.passed;
         self.passed_at_end = PassedOver::default();
-        while rows < max_rows {
+        // What is missing has batches of its own.
+        while rows < max_rows && !is_of_missing {
             let Next { passed, file } = self.source.next_file(&batch.next).await?;
             let Some(NextFile { part, may_match, rows: of_file }) = file else {
                 self.passed_at_end = passed;
@@ -104,10 +151,7 @@ impl Planner {
                 batch.next = self.source.advance(&batch.next, &part, 0, true);
                 continue;
             }
-            if self.shape.as_ref().is_none_or(|(file, _)| *file != part.file) {
-                self.shape = Some((part.file.clone(), self.source.shape(&part).await?));
-            }
-            let Some((_, shape)) = &self.shape else { break };
+            let shape = shape_of(&mut self.shape, &self.source, &part).await?;
             let kept = self.source.kept(&part, batch.condition.as_deref()).await?;
             let room = self.limits.max_bytes.saturating_sub(batch.bytes);
             let fitting = shape.fit(part.start, &kept, max_rows - rows, room, rows == 0);
@@ -139,4 +183,17 @@ impl Planner {
         faultpoint::pass("plan", Side::After).map_err(|error| failed(error, &self.source))?;
         Ok(Some(batch))
     }
+}
+
+/// The shape of a part's file, read where it is not the one that was read last.
+async fn shape_of<'a>(
+    last: &'a mut Option<(String, FileShape)>,
+    source: &Source,
+    part: &Part,
+) -> Result<&'a FileShape, SourceError> {
+    let shape = match last.take() {
+        Some((file, shape)) if file == part.file => shape,
+        _ => source.shape(part).await?,
+    };
+    Ok(&last.insert((part.file.clone(), shape)).1)
 }

@@ -63,9 +63,21 @@ pub struct Checkpoint<P = Position> {
     /// Whether answers that were paid before the job started over are left unused. Set until it has come to its end.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub asks_all: bool,
+    /// The newest RESTORE of the target that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restored: Option<Restored>,
     /// Why nothing is asked until somebody has acted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused: Option<Paused>,
+}
+
+/// A commit that took a target back to an earlier version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restored {
+    /// The commit.
+    pub version: u64,
+    /// Whether a run has asked about all that was missing then.
+    pub is_refilled: bool,
 }
 
 /// Why a job is paused.
@@ -279,6 +291,7 @@ mod tests {
             steps: BTreeMap::new(),
             clears_target: false,
             asks_all: false,
+            restored: None,
             paused: None,
         }
     }

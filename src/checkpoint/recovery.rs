@@ -100,6 +100,7 @@ mod tests {
             steps: BTreeMap::new(),
             clears_target: false,
             asks_all: false,
+            restored: None,
             paused: None,
         }
     }

@@ -29,6 +29,9 @@ pub(super) struct RunArguments {
     /// With --restart: use the answers that were paid before, where the question is the same
     #[arg(long, requires = "restart")]
     keep_paid: bool,
+    /// Ask first about the rows that were read and are not in the target, as after a RESTORE of it
+    #[arg(long, conflicts_with_all = ["restart", "unpause"])]
+    refill: bool,
     /// Go on though the job is paused: it stopped at an anomaly or too many errors, and nothing was changed since
     #[arg(long, conflicts_with = "restart")]
     unpause: bool,
@@ -42,7 +45,8 @@ pub(super) struct RunArguments {
 }
 
 pub(super) async fn run(arguments: RunArguments) -> anyhow::Result<Exit> {
-    let RunArguments { job, set, max_rows, restart, keep_paid, unpause, yes, session, direct } = arguments;
+    let RunArguments { job, set, max_rows, restart, keep_paid, refill, unpause, yes, session, direct } =
+        arguments;
     let load = || {
         let file = match job {
             Some(file) => file,
@@ -57,9 +61,10 @@ pub(super) async fn run(arguments: RunArguments) -> anyhow::Result<Exit> {
         }
         Ok((job, set.typed(&file)))
     };
-    let begin = match (restart, unpause) {
-        (true, _) => Begin::Restart,
-        (_, true) => Begin::Unpaused,
+    let begin = match (restart, refill, unpause) {
+        (true, ..) => Begin::Restart,
+        (_, true, _) => Begin::Refill,
+        (.., true) => Begin::Unpaused,
         _ => Begin::GoOn,
     };
     let errand = Errand::Run { max_rows, begin, confirmed: yes, keep_paid };

@@ -87,6 +87,12 @@ fn text(job: &Job, status: &Status, typed: &str) -> String {
             lines.push(("failed", format!("{}{more}", HumanCount(failed))));
         }
     }
+    lines.extend(status.restored.map(|version| {
+        let what = format!(
+            "to an earlier version, by version {version}: rows may be missing; enrich run {typed} --refill asks about them"
+        );
+        ("restored", what)
+    }));
     lines.extend(status.older.iter().map(|older| ("older", older.to_string())));
     lines.push(("open", batches(&status.open_batches)));
     if !status.open_retry_batches.is_empty() {

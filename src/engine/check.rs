@@ -14,6 +14,7 @@ use super::pause;
 use super::prepare::prepare;
 use super::recover::Recoverer;
 use super::retry::{self, FOLDER};
+use super::status::restored;
 use crate::cache::{CacheError, Stats, Store};
 use crate::checkpoint::{
     Checkpoint, CheckpointError, CheckpointFile, MachineId, PlannedBatch, Position, Retrying,
@@ -131,6 +132,7 @@ pub async fn check(job: &Job, live: bool, simulator: Option<&Url>) -> Vec<Findin
                         file: &file,
                         voice: &voice,
                         confirmed: false,
+                        refills: false,
                     };
                     note("checkpoint", recoverer.look().await);
                     match sink.older(job, |_| false).await {
@@ -142,7 +144,18 @@ pub async fn check(job: &Job, live: bool, simulator: Option<&Url>) -> Vec<Findin
                         }),
                         Err(error) => note("older answers", Err(error.into())),
                     }
-                    if let Ok(Some(checkpoint)) = file.load::<Position>().await {
+                    let checkpoint = file.load::<Position>().await.ok().flatten();
+                    match sink.restored().await.map(|newest| restored(newest, checkpoint.as_ref())) {
+                        Ok(None) => {}
+                        Ok(Some(version)) => note(
+                            "target restored",
+                            Ok(format!(
+                                "to an earlier version, by version {version}: rows may be missing; enrich run --refill asks about them"
+                            )),
+                        ),
+                        Err(error) => note("target restored", Err(error.into())),
+                    }
+                    if let Some(checkpoint) = checkpoint {
                         if let Some(passed) = checkpoint.passed.filter(|passed| !passed.is_nothing()) {
                             note("rows passed over", Ok(passed.to_string()));
                         }

@@ -209,6 +209,9 @@ impl EngineError {
             EngineError::Target(TargetError::FilesGone { .. }) => Some(
                 "bring them back from a backup; without one, take them out of the log (FSCK REPAIR TABLE in Spark, repair() in delta-rs): their rows are lost, and only enrich run --restart asks about them again",
             ),
+            EngineError::Target(TargetError::Restored { .. }) => Some(
+                "enrich run --refill goes on, and asks about rows that are missing now; what was answered is kept",
+            ),
             EngineError::Target(TargetError::Unwritable { .. }) => Some(
                 "where the row itself breaks it, leave such rows out with source.where; where an error in the output does, let the constraint allow it (OR answer LIKE 'ERROR: %')",
             ),
@@ -254,6 +257,7 @@ impl EngineError {
                     TargetError::Columns { .. }
                         | TargetError::Schema { .. }
                         | TargetError::Retention { .. }
+                        | TargetError::Restored { .. }
                         | TargetError::NoTable { .. }
                         | TargetError::AppendOnly { .. }
                         | TargetError::NoKeys { .. }

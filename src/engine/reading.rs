@@ -26,6 +26,8 @@ pub(super) struct Reading {
     pub(super) checkpoint: Checkpoint,
     /// What former runs passed over; `None` where that is not known.
     pub(super) passed_before: Option<PassedOver>,
+    /// Whether rows that the target lacked are asked about first.
+    pub(super) refills: bool,
     pub(super) constraints: watch::Receiver<Arc<Constraints>>,
     /// Stands for what decides about the answers.
     pub(super) cause: Fingerprint,
@@ -95,6 +97,9 @@ impl Feed for Reading {
         }
         if complete {
             checkpoint.asks_all = false;
+            if let Some(restored) = checkpoint.restored.as_mut().filter(|_| self.refills) {
+                restored.is_refilled = true;
+            }
         }
         if checkpoint == self.checkpoint { Ok(()) } else { self.save(checkpoint).await }
     }

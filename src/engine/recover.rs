@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::error::EngineError;
 use crate::checkpoint::{
-    Checkpoint, CheckpointFile, CommittedUpTo, Paused, PlannedBatch, Position, Recovery, recover,
+    Checkpoint, CheckpointFile, CommittedUpTo, Paused, PlannedBatch, Position, Recovery, Restored, recover,
 };
 use crate::config::{Job, StepSpec};
 use crate::event::{Event, Voice};
@@ -26,6 +26,8 @@ pub(super) struct Recoverer<'a> {
     pub(super) voice: &'a Voice,
     /// Whether rows may be asked about that the target has under another `app_id`.
     pub(super) confirmed: bool,
+    /// Whether what the target lacks is asked about first.
+    pub(super) refills: bool,
 }
 
 impl Recoverer<'_> {
@@ -56,6 +58,7 @@ impl Recoverer<'_> {
             });
         }
         self.compare_steps(&mut checkpoint).await?;
+        self.look_for_restore(&mut checkpoint).await?;
         let mut rebuilt = false;
         loop {
             match recover(&checkpoint, self.committed(&checkpoint).await?) {
@@ -68,7 +71,8 @@ impl Recoverer<'_> {
                         "the checkpoint is older than the target (batch {committed} is committed); its position is taken from the target"
                     );
                     self.voice.say(&Event::Notice(&text));
-                    checkpoint = self.rebuild(checkpoint.paused).await?;
+                    let Checkpoint { paused, restored, .. } = checkpoint;
+                    checkpoint = Checkpoint { restored, ..self.rebuild(paused).await? };
                     rebuilt = true;
                 }
                 Ok(Recovery::Behind { committed }) => {
@@ -79,6 +83,26 @@ impl Recoverer<'_> {
                 }
             }
         }
+    }
+
+    /// Notes and says when the target was taken back to an earlier version.
+    async fn look_for_restore(&self, checkpoint: &mut Checkpoint) -> Result<(), EngineError> {
+        if let Some(version) = self.sink.restored().await?
+            && checkpoint.restored.is_none_or(|known| known.version < version)
+        {
+            checkpoint.restored = Some(Restored { version, is_refilled: false });
+            self.file.save(checkpoint).await?;
+        }
+        if let Some(restored) = checkpoint.restored.filter(|restored| !restored.is_refilled)
+            && !self.refills
+        {
+            let text = format!(
+                "the target {} was restored to an earlier version (its version {}): rows that were written may not be in it any more. enrich run --refill asks about those that are missing",
+                self.job.target.location, restored.version
+            );
+            self.voice.say(&Event::Notice(&text));
+        }
+        Ok(())
     }
 
     /// Begins a new lineage into an emptied target. The intent is durable first: a run that finds it ends
@@ -104,6 +128,7 @@ impl Recoverer<'_> {
             steps: self.steps(),
             clears_target: true,
             asks_all: !keep_paid,
+            restored: None,
             paused: None,
         };
         self.sink.may_clear().await?;
@@ -249,6 +274,7 @@ impl Recoverer<'_> {
             steps: BTreeMap::new(),
             clears_target: false,
             asks_all: false,
+            restored: None,
             paused,
         };
         let (batch, position) = match self.sink.progress().await? {
@@ -316,6 +342,19 @@ impl Recoverer<'_> {
 
     /// The position after the rows of the target.
     async fn position_of_rows(&mut self) -> Result<Position, EngineError> {
+        if let Some(version) = self.sink.restored().await? {
+            if self.refills {
+                // What is new and what is missing is all the same then.
+                return Ok(self.source.end_of_all());
+            }
+            return Err(EngineError::Mismatch {
+                what: format!(
+                    "the checkpoint is lost, and the target {} was restored to an earlier version (its version {version}): what is missing there cannot be told from what is new",
+                    self.job.target.location
+                ),
+                hint: "enrich run --refill asks about every row of the source that is not in the target",
+            });
+        }
         let held = self.sink.held_files().await?.ok_or_else(|| self.lost())?;
         Ok(self.source.position_after(&held).await?)
     }

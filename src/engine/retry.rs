@@ -257,6 +257,7 @@ async fn recovered(
         steps: BTreeMap::new(),
         clears_target: false,
         asks_all: false,
+        restored: None,
         paused: None,
     };
     Ok((checkpoint, Vec::new()))

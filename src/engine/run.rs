@@ -65,6 +65,8 @@ pub enum Begin {
     GoOn,
     /// There too, though the job is paused.
     Unpaused,
+    /// Where the last one ended, after the rows before that which the target lacks.
+    Refill,
     /// At the start of the source, into an emptied target.
     Restart,
 }

@@ -19,7 +19,7 @@ use super::recover::Recoverer;
 use super::retry;
 use super::run::{Begin, RunOptions};
 use crate::cache::Store;
-use crate::checkpoint::{Checkpoint, CheckpointFile, MachineId, PlannedBatch};
+use crate::checkpoint::{Checkpoint, CheckpointFile, MachineId, PlannedBatch, Position};
 use crate::config::Job;
 use crate::event::{Event, Voice};
 use crate::ident::{Lineage, RunId};
@@ -29,7 +29,7 @@ use crate::metrics::{self, Counters, Keeper, Kind, Owner};
 use crate::plan::Planner;
 use crate::report::counted;
 use crate::sink::Sink;
-use crate::source::Source;
+use crate::source::{Missing, Source};
 use crate::store::Folder;
 
 /// Folder of a journal's copies, in that of the checkpoint.
@@ -79,7 +79,9 @@ pub(super) async fn start(
     let mut sink = Sink::open(job, &prepared.columns, source.id(), &source.columns_left_out(), run).await?;
     let file = CheckpointFile::in_folder(home);
     let confirmed = options.confirmed;
-    let mut recoverer = Recoverer { job, source: &mut source, sink: &sink, file: &file, voice, confirmed };
+    let refills = options.begin == Begin::Refill;
+    let mut recoverer =
+        Recoverer { job, source: &mut source, sink: &sink, file: &file, voice, confirmed, refills };
     if options.begin == Begin::Restart {
         // A retry would put answers to the old questions into the new table.
         let retry = retry::exclusive(job, home, run).await?;
@@ -125,8 +127,12 @@ pub(super) async fn start(
         sort_journals(job, home, &job.places.journal, funds, &checkpoint, &outstanding, voice).await?;
 
     let resumed: u64 = outstanding.iter().map(PlannedBatch::rows).sum();
+    let missing = match refills {
+        true => missing(job, &sink, &mut source, &checkpoint.position, &outstanding, voice).await?,
+        false => Missing::default(),
+    };
     if let Some(unread) = source.rows_after(&checkpoint.position).await {
-        let rows = resumed + unread;
+        let rows = resumed + missing.rows + unread;
         voice.say(&Event::Outstanding { rows, most_asked: max_rows });
         if let (Some(kept), Some(least)) =
             (source.retention(), least_time(job, max_rows.unwrap_or(rows).min(rows)))
@@ -155,6 +161,7 @@ pub(super) async fn start(
     let reader = source.reader();
     let rows_left = max_rows.map(|most| most.saturating_sub(resumed));
     let planner = Planner::new(source, job.batch, checkpoint.position.clone(), rows_left);
+    let planner = planner.with_missing(missing.parts);
     let open = std::mem::take(&mut journals.open);
     let mut enricher =
         Enricher::start(prepared, ledger, journals, max_rows, Strictness::Probation, voice.clone());
@@ -165,11 +172,49 @@ pub(super) async fn start(
         file,
         checkpoint,
         passed_before,
+        refills,
         constraints,
         cause: pause::cause(job),
         voice: voice.clone(),
     };
     Ok(Started { enricher, reading, drain: Metered::new(sink, keeper, voice.clone()), lineage })
+}
+
+/// The rows that were read and that neither the target has nor a batch that is open.
+async fn missing(
+    job: &Job,
+    sink: &Sink,
+    source: &mut Source,
+    position: &Position,
+    outstanding: &[PlannedBatch],
+    voice: &Voice,
+) -> Result<Missing, EngineError> {
+    let Some(mut held) = sink.held_rows().await? else {
+        return Err(EngineError::Mismatch {
+            what: format!(
+                "the rows of the target {} have no keys (target.metadata is off): which are missing cannot be told",
+                job.target.location
+            ),
+            hint: "enrich run --restart asks about every row again",
+        });
+    };
+    outstanding.iter().flat_map(|batch| &batch.parts).for_each(|part| held.insert_part(part));
+    let missing = source.missing(position, &held).await?;
+    voice.say(&Event::Notice(&match missing.rows {
+        0 => format!("no row that was read is missing in {}", job.target.location),
+        rows => format!(
+            "{} that were read are not in {}: they are asked about first",
+            counted(rows, "row"),
+            job.target.location
+        ),
+    }));
+    if let Some(example) = missing.gone.first() {
+        voice.say(&Event::Notice(&format!(
+            "{} that were read are gone from the source, {example} for one: which of their rows are missing cannot be told",
+            counted(missing.gone.len() as u64, "file")
+        )));
+    }
+    Ok(missing)
 }
 
 /// Whose figures a run's are.

@@ -50,6 +50,9 @@ pub struct Status {
     pub spent: Option<Spent>,
     /// The target; none if it is not there yet.
     pub target: Option<TargetStatus>,
+    /// The version of the target that took it back to an earlier one, where rows of the job may be missing since then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub restored: Option<u64>,
     /// Steps that ask otherwise today than rows of the target were asked.
     pub older: Vec<Older>,
     /// Since when and why a run is refused, until somebody has acted.
@@ -204,6 +207,10 @@ pub async fn status(job: &Job) -> Result<Status, EngineError> {
         journal_bytes: JournalFolder::bytes_in(&job.places.journal) + JournalFolder::bytes_in(&retry_journal),
         spent: Funds::look(job, &home).await?,
         target: target(job, table.as_ref()).await?,
+        restored: match &table {
+            Some(table) => restored(sink::restored(table, &job.app_id).await?, run.as_ref()),
+            None => None,
+        },
         older: match &table {
             Some(table) => sink::older(table, job, |_| false).await?,
             None => Vec::new(),
@@ -267,6 +274,14 @@ pub async fn target_before(job: &Job) -> Result<Option<(u64, bool)>, EngineError
     let table = Table::open(at).await?;
     let rows = table.files().await?.iter().filter_map(|file| file.rows).sum();
     Ok(Some((rows, Progress::read(&table, &job.app_id).await? != Progress::None)))
+}
+
+/// The version of a target that took it back to an earlier one, if nobody has asked about what is missing since then;
+/// `newest` is the one that the log has.
+pub(super) fn restored(newest: Option<u64>, checkpoint: Option<&Checkpoint>) -> Option<u64> {
+    let known = checkpoint.and_then(|checkpoint| checkpoint.restored);
+    let is_new = |version: &u64| known.is_none_or(|known| known.version < *version);
+    newest.filter(is_new).or(known.filter(|known| !known.is_refilled).map(|known| known.version))
 }
 
 async fn standing(

@@ -70,6 +70,10 @@ pub struct Sink {
     commits: u32,
     /// Bytes of a data file, about.
     file_bytes: u64,
+    /// The version up to which its commits were looked at.
+    seen: u64,
+    /// Its version that this run made last.
+    newest: Option<u64>,
     /// What the table is yet to get.
     change: Change,
     /// What the table demands of its rows, once somebody asked.
@@ -107,6 +111,8 @@ impl Sink {
         Ok(Sink {
             at: at.to_owned(),
             schema: table.schema()?,
+            seen: table.version(),
+            newest: None,
             table,
             metadata: metadata.clone(),
             outputs,
@@ -183,8 +189,21 @@ impl Sink {
     /// When the table cannot be read, or a row cannot be written even as an error.
     pub async fn judge(&mut self, batch: &mut FilledBatch) -> Result<Vec<Turned>, TargetError> {
         self.reload().await?;
+        self.look_for_restore().await?;
         let constraints = Arc::clone(&self.constraints()?.borrow());
         constraints.judge(batch)
+    }
+
+    /// Looks whether somebody took the table back to an earlier version since it was looked at last.
+    async fn look_for_restore(&mut self) -> Result<(), TargetError> {
+        let seen = std::mem::replace(&mut self.seen, self.table.version());
+        for version in (seen + 1..=self.seen).filter(|version| Some(*version) != self.newest) {
+            let entry = self.table.log_entry(version, None).await?;
+            if entry.is_some_and(|entry| entry.is_restore()) {
+                return Err(TargetError::Restored { at: self.at.clone(), version });
+            }
+        }
+        Ok(())
     }
 
     /// Whether the table is as it was when a batch was judged.
@@ -407,7 +426,10 @@ impl Sink {
             let result = self.table.append(&staged, &txns, info.clone()).await;
             self.pass("delta-commit", Side::After)?;
             let error = match result {
-                Ok(version) => return Ok(Some(Committed::Now(version))),
+                Ok(version) => {
+                    self.newest = Some(version);
+                    return Ok(Some(Committed::Now(version)));
+                }
                 Err(error) => error,
             };
             // Only the log knows whether the commit landed: the answer to it may have been lost.

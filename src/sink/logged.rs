@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::commit::RESTART;
 use crate::checkpoint::CommittedUpTo;
 use crate::ident::{BatchId, Lineage};
 use crate::table::{Table, TableError};
@@ -18,6 +19,32 @@ pub async fn committed(table: &Table, app_id: &str, lineage: Lineage) -> Result<
         app: app.and_then(BatchId::from_txn_version),
         lineage: own.and_then(BatchId::from_txn_version),
     })
+}
+
+/// The newest commit that took a table back to an earlier version, if it came after the last commit but one of an
+/// application: rows of its newest batches may not be in the table any more. (A restore may come between the moment
+/// at which a batch's files are staged and its commit.)
+///
+/// # Errors
+/// When the log cannot be read.
+pub async fn restored(table: &Table, app_id: &str) -> Result<Option<u64>, TableError> {
+    if table.txn_version(app_id).await?.is_none() {
+        return Ok(None);
+    }
+    let mut own = 0;
+    for version in (0..=table.version()).rev() {
+        let Some(entry) = table.log_entry(version, None).await? else { break };
+        if entry.is_restore() {
+            return Ok(Some(version));
+        }
+        let by =
+            |key: &str| entry.info.get(key).and_then(|info| info.get("app_id")?.as_str()) == Some(app_id);
+        own += u32::from(by("enrich"));
+        if own == 2 || by(RESTART) {
+            break;
+        }
+    }
+    Ok(None)
 }
 
 /// Whether the log has a batch of a lineage.

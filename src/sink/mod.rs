@@ -22,7 +22,7 @@ mod target;
 pub use commit::{Committed, Sink};
 pub use constraints::{Constraints, Turned};
 pub use failed::{FailedError, FailedGroup, FailedRows, LISTED};
-pub use logged::committed;
+pub use logged::{committed, restored};
 pub use older::{Older, older};
 pub use output::Output;
 pub use rebuild::Progress;

@@ -4,14 +4,16 @@
 //! still holds that commit. After that the keys of the rows say what was read.
 
 use arrow::array::AsArray;
-use arrow::datatypes::Int64Type;
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Int64Type};
 use serde::Deserialize;
 
 use super::commit::RESTART;
+use super::failed::{name, text};
 use super::target::{APP_ID, SOURCE_FILE, SOURCE_ROW};
 use crate::checkpoint::{Position, SourceId};
 use crate::ident::BatchId;
-use crate::source::HeldFile;
+use crate::source::{HeldFile, HeldRows};
 use crate::table::{Table, TableError};
 
 /// How far a job has come, as its target tells.
@@ -96,6 +98,43 @@ pub(super) async fn holds_own_alone(table: &Table, app_id: &str) -> Result<bool,
 }
 
 impl super::Sink {
+    /// The commit that took the target back to an earlier version; see [`restored`](super::restored()).
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub async fn restored(&self) -> Result<Option<u64>, TableError> {
+        super::restored(self.table(), self.app_id()).await
+    }
+
+    /// The rows of the source that the target holds; `None` if the rows do not say.
+    ///
+    /// # Errors
+    /// When the table cannot be read.
+    pub async fn held_rows(&self) -> Result<Option<HeldRows>, TableError> {
+        let Some(metadata) = self.metadata() else { return Ok(None) };
+        let field = |field: &str| format!("{}['{field}']", name(metadata));
+        let sql = format!(
+            "SELECT CAST({} AS VARCHAR), {} FROM target WHERE {} = {}",
+            field(SOURCE_FILE),
+            field(SOURCE_ROW),
+            field(APP_ID),
+            text(self.app_id())
+        );
+        let mut held = HeldRows::default();
+        let read = self.table().query(&sql, |batch| {
+            let files = cast(batch.column(0), &DataType::Utf8).map_err(|error| self.failed_reading(error))?;
+            let rows = batch.column(1).as_primitive::<Int64Type>();
+            for (file, row) in files.as_string::<i32>().iter().zip(rows) {
+                if let (Some(file), Some(row)) = (file, row) {
+                    held.insert(file, row.cast_unsigned());
+                }
+            }
+            Ok::<(), TableError>(())
+        });
+        read.await?;
+        Ok(Some(held))
+    }
+
     /// Per source file, the rows that the target holds; none if the rows do not say.
     ///
     /// # Errors
@@ -113,8 +152,8 @@ impl super::Sink {
         let mut held = Vec::new();
         self.table()
             .query(&sql, |batch| {
-                let strings = arrow::compute::cast(batch.column(0), &arrow::datatypes::DataType::Utf8)
-                    .map_err(|error| self.failed_reading(error))?;
+                let strings =
+                    cast(batch.column(0), &DataType::Utf8).map_err(|error| self.failed_reading(error))?;
                 let files = strings.as_string::<i32>();
                 let rows = batch.column(1).as_primitive::<Int64Type>();
                 let ends = batch.column(2).as_primitive::<Int64Type>();

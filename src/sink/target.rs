@@ -159,6 +159,14 @@ pub enum TargetError {
         /// Its physical row there.
         row: u64,
     },
+    /// It was taken back to an earlier version while a run was writing to it.
+    #[error("the target {at} was restored to an earlier version (its version {version}) during the run")]
+    Restored {
+        /// The table.
+        at: Location,
+        /// The commit that did it.
+        version: u64,
+    },
     /// There is something else in its place.
     #[error("the target {at} is there and is no Delta table")]
     NoTable {

@@ -3,7 +3,8 @@
 //! The order is that of Spark's Delta source: files of the first version by (modification time, path),
 //! then commit by commit in the order of their `add` actions with `dataChange`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -423,6 +424,65 @@ impl DeltaSource {
         let version = self.table.version();
         let files = self.table.files_for(self.condition.as_ref()).await?.into_iter();
         Ok(files.filter(|file| file.may_match).map(|file| part(&file, version, 0)).collect())
+    }
+
+    /// The files that were read before a position, up to there (`end` is 0 for whole ones).
+    pub(super) async fn parts_before(&mut self, position: &Position) -> Result<Vec<Part>, SourceError> {
+        if self.skip_change_commits {
+            return Err(SourceError::Unsupported {
+                path: self.path.clone(),
+                what: "is read with source.skip_change_commits, so what of it was read cannot be told".into(),
+            });
+        }
+        let whole = |file: &DataFile, version: u64| part(file, version, 0);
+        match position {
+            Position::Start | Position::Parquet { .. } => Ok(Vec::new()),
+            Position::DeltaSnapshot { version, modified_ms, file, row } => {
+                let key = (*modified_ms, file.as_str());
+                let files = self.files_of(*version).await?;
+                let before = files.iter().filter_map(|found| {
+                    match (found.modified_ms, found.path.as_str()).cmp(&key) {
+                        Ordering::Less => Some(whole(found, *version)),
+                        Ordering::Equal => match row {
+                            Some(0) => None,
+                            row => Some(Part { end: row.unwrap_or_default(), ..whole(found, *version) }),
+                        },
+                        Ordering::Greater => None,
+                    }
+                });
+                Ok(before.collect())
+            }
+            Position::DeltaLog { version, files, row } => {
+                let mut parts = Vec::new();
+                if let Some(before) = version.checked_sub(1) {
+                    let mut not_read = HashSet::new();
+                    if let Some(start) = self.start
+                        && let Some(passed) = self.first_version(start).await?.checked_sub(1)
+                    {
+                        not_read.extend(self.files_of(passed).await?.into_iter().map(|file| file.path));
+                    }
+                    let there = self.files_of(before).await?;
+                    let read = there.iter().filter(|file| !not_read.contains(&file.path));
+                    parts.extend(read.map(|file| whole(file, before)));
+                }
+                if (*files, *row) != (0, 0) {
+                    let (entry, _) = self.log_entry(*version).await?;
+                    let done = usize::try_from(*files).unwrap_or(usize::MAX);
+                    parts.extend(entry.added.iter().take(done).map(|file| whole(file, *version)));
+                    let begun = entry.added.get(done).filter(|_| *row > 0);
+                    parts.extend(begun.map(|file| Part { end: *row, ..whole(file, *version) }));
+                }
+                Ok(parts)
+            }
+        }
+    }
+
+    /// The files of a version, in their order.
+    async fn files_of(&self, version: u64) -> Result<Vec<DataFile>, SourceError> {
+        if version == self.table.version() {
+            return Ok(self.table.files().await?);
+        }
+        Ok(Table::open_at(&self.path, version).await?.files().await?)
     }
 
     /// `expected` has the files that may have rows to read, where a condition chooses these.

@@ -12,12 +12,14 @@ mod footer;
 mod kept;
 mod listing;
 mod merge;
+mod missing;
 mod parquet;
 mod reader;
 mod shape;
 
 pub use file::Root;
 pub use kept::Kept;
+pub use missing::{HeldRows, Missing};
 pub use reader::{Chunk, RowReader};
 pub use shape::{FileShape, Fitting};
 

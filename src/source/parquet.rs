@@ -166,6 +166,26 @@ impl ParquetSource {
         whole.map(|file| part(file, 0)).collect()
     }
 
+    /// The position after all files that are whole.
+    pub(super) fn end(&self) -> Position {
+        let whole = self.files.iter().filter(|file| matches!(file.footer, Footer::Whole { .. }));
+        let files = whole.map(|file| (file.path.clone(), file.size)).collect();
+        Position::Parquet { files, partial: None }
+    }
+
+    /// The files that were begun before a position, up to there (`end` is 0 for whole ones), and those that are gone.
+    pub(super) fn parts_before(&self, position: &Position) -> (Vec<Part>, Vec<String>) {
+        let Position::Parquet { files, partial } = position else { return (Vec::new(), Vec::new()) };
+        let begun = self.parts().into_iter().filter(|part| files.contains_key(&part.file));
+        let begun = begun.filter_map(|part| match partial {
+            Some((file, 0)) if *file == part.file => None,
+            Some((file, row)) if *file == part.file => Some(Part { end: *row, ..part }),
+            _ => Some(part),
+        });
+        let is_there = |name: &String| self.files.iter().any(|file| file.path == *name);
+        (begun.collect(), files.keys().filter(|file| !is_there(file)).cloned().collect())
+    }
+
     /// `expected` says what the target should hold of a file, where a condition chooses the rows.
     pub(super) fn position_after(
         &self,

@@ -77,6 +77,14 @@ pub struct LogEntry {
     pub info: BTreeMap<String, Value>,
 }
 
+impl LogEntry {
+    /// Whether it takes the table back to an earlier version.
+    #[must_use]
+    pub fn is_restore(&self) -> bool {
+        self.operation.as_deref() == Some("RESTORE")
+    }
+}
+
 impl Table {
     /// Goes through the files of this version, or those of which a predicate on the statistics may be true.
     pub(super) async fn each_file(

@@ -38,6 +38,7 @@ mod plans;
 mod readme;
 mod recovery;
 mod reference;
+mod refill;
 mod report;
 mod reports;
 mod requests;

@@ -194,7 +194,7 @@ fn set_property(world: &World, key: &str, value: &str) {
 }
 
 /// Waits until a process has stopped at a fault point.
-async fn until_stopped(child: &std::process::Child) {
+pub async fn until_stopped(child: &std::process::Child) {
     let stat = format!("/proc/{}/stat", child.id());
     while !fs::read_to_string(&stat).unwrap().contains(") T ") {
         tokio::time::sleep(Duration::from_millis(5)).await;

@@ -86,7 +86,8 @@ pub(super) async fn may_ask(
         step.hold_length(sink.vector_length(&step.spec.output).await?)?;
     }
     let (file, voice) = (CheckpointFile::in_folder(home), Voice::default());
-    let mut recoverer = Recoverer { job, source, sink: &sink, file: &file, voice: &voice, confirmed: false };
+    let mut recoverer =
+        Recoverer { job, source, sink: &sink, file: &file, voice: &voice, confirmed: false, refills: false };
     recoverer.look().await?;
     Ok(())
 }

@@ -1,0 +1,100 @@
+//! Rows that were read and that a target does not hold any more.
+
+use std::collections::BTreeMap;
+
+use roaring::RoaringTreemap;
+
+use super::{Kind, Source, SourceError};
+use crate::checkpoint::{Part, Position};
+
+/// Physical rows of source files.
+#[derive(Clone, Debug, Default)]
+pub struct HeldRows(BTreeMap<String, RoaringTreemap>);
+
+impl HeldRows {
+    /// Adds one row of a file.
+    pub fn insert(&mut self, file: &str, row: u64) {
+        match self.0.get_mut(file) {
+            Some(rows) => _ = rows.insert(row),
+            None => self.insert_rows(file, row..row + 1),
+        }
+    }
+
+    /// Adds the rows of a planned part.
+    pub fn insert_part(&mut self, part: &Part) {
+        self.insert_rows(&part.file, part.rows());
+    }
+
+    fn insert_rows(&mut self, file: &str, rows: std::ops::Range<u64>) {
+        self.0.entry(file.to_owned()).or_default().insert_range(rows);
+    }
+
+    fn has(&self, file: &str, row: u64) -> bool {
+        self.0.get(file).is_some_and(|rows| rows.contains(row))
+    }
+}
+
+/// What a target lacks of the rows up to a position.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Missing {
+    /// Ranges of rows, in the source's order. A row among them that a condition leaves out is not counted.
+    pub parts: Vec<Part>,
+    /// How many rows they have.
+    pub rows: u64,
+    /// Files that were read and are gone: which of their rows are missing cannot be found out.
+    pub gone: Vec<String>,
+}
+
+impl Source {
+    /// The position after everything that it has.
+    #[must_use]
+    pub fn end_of_all(&self) -> Position {
+        match &self.kind {
+            Kind::Delta(delta) => delta.end(),
+            Kind::Parquet(parquet) => parquet.end(),
+        }
+    }
+
+    /// The rows before a position that are not among those held and meet the condition of today.
+    ///
+    /// # Errors
+    /// When files before the position cannot be read, or rows are held of files that the source did not have there:
+    /// these rows may be in other files too.
+    pub async fn missing(&mut self, position: &Position, held: &HeldRows) -> Result<Missing, SourceError> {
+        let (parts, gone) = match &mut self.kind {
+            Kind::Delta(delta) => (delta.parts_before(position).await?, Vec::new()),
+            Kind::Parquet(parquet) => parquet.parts_before(position),
+        };
+        if let Kind::Delta(_) = &self.kind
+            && let Some(file) = held.0.keys().find(|file| parts.iter().all(|part| part.file != **file))
+        {
+            return Err(SourceError::Unsupported {
+                path: self.root().clone(),
+                what: format!(
+                    "was compacted, or changed, since the target got its rows: these are of files that it does not have any more ({file}), so what is missing cannot be told"
+                ),
+            });
+        }
+        let condition = self.condition().map(ToOwned::to_owned);
+        let mut missing = Missing { gone, ..Missing::default() };
+        for part in parts {
+            let rows = self.shape(&part).await?.rows();
+            let end = if part.end == 0 { rows } else { part.end };
+            let kept = self.kept(&part, condition.as_deref()).await?;
+            let mut range: Option<(u64, u64)> = None;
+            let mut close = |range: Option<(u64, u64)>| {
+                missing.parts.extend(range.map(|(start, end)| Part { start, end, ..part.clone() }));
+            };
+            for row in kept.rows(0..end) {
+                match (&mut range, held.has(&part.file, row)) {
+                    (open, true) => close(open.take()),
+                    (Some((_, end)), false) => *end = row + 1,
+                    (None, false) => range = Some((row, row + 1)),
+                }
+                missing.rows += u64::from(!held.has(&part.file, row));
+            }
+            close(range);
+        }
+        Ok(missing)
+    }
+}
