@@ -28,7 +28,8 @@ use crate::config::{Provider, RetryPolicy};
 use crate::event::{Event, Voice, Waiting};
 use crate::fault::{Class, Failure};
 use crate::ident::{Spend, StepId};
-use crate::meter::{Account, Encoding, Meter, Refused, Reservation};
+use crate::meter::{Account, Meter, Refused, Reservation};
+use crate::tokenizer::Encoding;
 
 /// How long a row waits for others to go with it.
 const LINGER: Duration = Duration::from_millis(20);

@@ -10,7 +10,7 @@ use crate::admission::ResponseCounts;
 use crate::clock::{self, Instant, Jitter};
 use crate::config::{RetryPolicy, Shape};
 use crate::fault::{Class, Failure};
-use crate::meter::Encoding;
+use crate::tokenizer::Encoding;
 
 /// A row that meets outage after outage is asked no longer than that.
 const MOST_REFUNDS: u32 = 3;
@@ -96,7 +96,7 @@ impl Pending {
         let texts = self.request.question.messages().iter().map(|message| message.content.as_str());
         let texts = texts.chain(self.request.params.shape.as_ref().map(Shape::text));
         *self.counted.get_or_insert_with(|| {
-            let count = encoding?.count(texts)?;
+            let count = encoding?.count_short(texts)?;
             u32::try_from(count).ok().map(f64::from)
         })
     }

@@ -11,6 +11,7 @@ use crate::config::OnTooLong;
 use crate::decode::Content;
 use crate::fault::{Class, Failure};
 use crate::ident::Cell;
+use crate::panics;
 use crate::prompt::{Given, Question, Rendered, Rows};
 use crate::sink::Outcome;
 use crate::table::Condition;
@@ -91,6 +92,13 @@ pub(super) struct Asked {
 
 /// What is asked about a row, or the outcome of one that is not asked about.
 pub(super) fn asked(steps: &[Step], lanes: &[Lane], batch: &OpenBatch, cell: Cell) -> Result<Asked, Outcome> {
+    panics::catch(|| asked_of(steps, lanes, batch, cell)).unwrap_or_else(|message| {
+        let detail = format!("what is asked cannot be made of the row: {message}");
+        Err(Outcome::Failed(Failure::new(Class::Template, detail)))
+    })
+}
+
+fn asked_of(steps: &[Step], lanes: &[Lane], batch: &OpenBatch, cell: Cell) -> Result<Asked, Outcome> {
     let step = &steps[cell.step.index()];
     if let Some(failed) = step.needs.iter().find(|needed| batch.has_failed(**needed, cell.row)) {
         let detail = format!("the step {:?} failed, whose output this one needs", &*steps[*failed].output);

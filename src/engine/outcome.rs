@@ -11,6 +11,7 @@ use crate::event;
 use crate::fault::{Class, Failure, Policy};
 use crate::ident::{Fingerprint, Money, Tokens};
 use crate::journal::{self, JournalError, Record};
+use crate::panics;
 use crate::prompt::Question;
 use crate::sink::{Outcome, Settled};
 use crate::wire::ChatResponse;
@@ -123,7 +124,11 @@ impl<'a> Origin<'a> {
     pub(super) fn judged(self, response: ChatResponse, step: &Step) -> Judged {
         let reasoning = if step.strips_reasoning { Reasoning::Strip } else { Reasoning::Keep };
         let facts = decode::facts(&response);
-        let answer = decode::answer(response, &step.form, reasoning);
+        let answer =
+            panics::catch(|| decode::answer(response, &step.form, reasoning)).unwrap_or_else(|message| {
+                let detail = format!("the answer is more than its decoder can take: {message}");
+                Err(Failure::new(Class::InvalidOutput, detail))
+            });
         let mut kept = None;
         let is_cut = facts.finish_reason.as_deref().is_some_and(decode::is_cut);
         // A whole object may be there for all that; of a text nobody knows.

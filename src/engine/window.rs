@@ -1,8 +1,8 @@
 //! How long a prompt a provider takes.
 
 use crate::config::Params;
-use crate::meter::Encoding;
 use crate::prompt::Question;
+use crate::tokenizer::Encoding;
 
 /// Tokens that are left free where a model's own encoding is not known, as a share: models differ by about so much.
 const MARGIN: f64 = 0.1;
@@ -42,7 +42,7 @@ impl Window {
         if texts.clone().map(str::len).sum::<usize>() + AROUND <= room {
             return 0;
         }
-        self.encoding.count_all(texts).saturating_sub(room)
+        self.encoding.count_conversation(texts).saturating_sub(room)
     }
 }
 

@@ -2,14 +2,12 @@
 //! learned; and the budget, from which the worst is set aside before a request and what it took is booked after.
 
 mod account;
-mod encoding;
 mod estimate;
 mod interval;
 mod listed;
 mod spending;
 
 pub use account::{Account, Refused, Reservation, over, worst_case};
-pub use encoding::Encoding;
 pub use estimate::{Meter, StepTokens};
 pub use interval::{Asked, Interval, counted_total, total};
 pub use listed::{Listed, listed};

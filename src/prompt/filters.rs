@@ -7,9 +7,7 @@ use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
 use minijinja::{Environment, Error, ErrorKind, Value};
 
 use crate::config::nearest;
-
-/// No token of the encoding is longer, in bytes.
-const LONGEST_TOKEN: usize = 128;
+use crate::tokenizer::Encoding;
 
 /// Adds the filters to an environment.
 pub(super) fn add(environment: &mut Environment<'_>) {
@@ -154,28 +152,10 @@ fn truncate_tokens(value: &Value, most: usize) -> Result<Value, Error> {
             Err(wrong(format!("truncate_tokens: {value} is no text")))
         };
     };
-    cut(text, most).map(Value::from).map_err(|message| wrong(format!("truncate_tokens: {message}")))
-}
-
-/// The beginning of a text, so many tokens at most.
-pub(super) fn cut(text: &str, most: usize) -> Result<&str, String> {
-    let longest = text.floor_char_boundary(most.saturating_mul(LONGEST_TOKEN).min(text.len()));
-    let (text, _) = text.split_at(longest);
-    let encoding = tiktoken_rs::o200k_base_singleton();
-    let tokens = encoding.encode_ordinary(text);
-    if tokens.len() <= most {
-        return Ok(text);
-    }
-    let kept = encoding.decode_bytes(tokens.get(..most).unwrap_or_default());
-    let kept = kept.map_err(|error| error.to_string())?;
-    // A token may end within a letter.
-    let (cut, _) = text.split_at(text.floor_char_boundary(kept.len()));
-    Ok(cut)
-}
-
-/// Tokens of a text, counted as `truncate_tokens` does.
-pub(super) fn count(text: &str) -> usize {
-    tiktoken_rs::o200k_base_singleton().count_ordinary(text)
+    Encoding::usual()
+        .cut(text, most)
+        .map(Value::from)
+        .map_err(|message| wrong(format!("truncate_tokens: {message}")))
 }
 
 #[cfg(test)]
@@ -219,17 +199,6 @@ mod tests {
         ] {
             let error = render(template).unwrap_err();
             assert!(error.contains(told), "{template}: {error}");
-        }
-    }
-
-    #[test]
-    fn a_text_is_cut_at_so_many_tokens_and_never_within_a_letter() {
-        let text = "The crab 🦀 said: „ünïcödé“. ".repeat(3_000);
-        let encoding = tiktoken_rs::o200k_base_singleton();
-        for most in [1, 2, 3, 4, 5, 17, 400] {
-            let cut = truncate_tokens(&Value::from(text.as_str()), most).unwrap();
-            let cut = cut.as_str().unwrap();
-            assert!(text.starts_with(cut) && encoding.count_ordinary(cut) <= most, "{most}: {cut}");
         }
     }
 }

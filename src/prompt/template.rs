@@ -16,6 +16,7 @@ use super::row::{Given, Rows, binary_column, input_value};
 use crate::config::{Example, Form, NullInputs, Params, StepSpec};
 use crate::fault::{Class, Failure};
 use crate::ident::Fingerprint;
+use crate::tokenizer::Encoding;
 use crate::wire::{CLASSES_WORDS, Message, Role};
 
 const USER: &str = "prompt";
@@ -284,8 +285,8 @@ impl Prompt {
         let mut messages = question.messages().to_vec();
         let last = messages.last_mut()?;
         let text = last.content.strip_suffix(self.instruction.as_str())?;
-        let left = filters::count(text).checked_sub(tokens).filter(|left| *left > 0)?;
-        let mut content = filters::cut(text, left).ok()?.to_owned();
+        let left = Encoding::usual().count(text).checked_sub(tokens).filter(|left| *left > 0)?;
+        let mut content = Encoding::usual().cut(text, left).ok()?.to_owned();
         content.push_str(&self.instruction);
         last.content = content;
         Some(self.question(messages))

@@ -568,7 +568,7 @@ async fn a_run_that_cannot_begin_keeps_nobody_out() {
     site.world.write_text(&text);
     site.run(0, "").await.assert_status(0);
     site.append(10..20).await;
-    site.world.write_text(&text.replace("output = \"answer\"", "output = \"other\""));
+    site.world.write_text(&text.replace("[target]", "[target]\npartition_by = [\"id\"]"));
     site.run(0, "").await.assert_status(2);
     site.world.write_text(&text);
     site.run(1, "").await.assert_status(0).assert_says("10 rows written");

@@ -46,6 +46,7 @@ mod resume;
 mod retry;
 mod routes;
 mod sharing;
+mod sizes;
 mod soak;
 mod sources;
 mod status;

@@ -150,7 +150,7 @@ async fn a_checkpoint_of_another_job_source_or_target_is_refused() {
             std::fs::remove_file(entry.path()).unwrap();
         }
     }
-    world.run(&[]).await.assert_status(2).assert_says("it was removed or replaced");
+    world.run(&[]).await.assert_status(2).assert_says("target is gone, and the checkpoint ");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,10 +10,11 @@ use crate::config::{Job, Prices, Provider, TokenCharge};
 use crate::dispatch::Lesson;
 use crate::engine::funds::Spent;
 use crate::ident::{Money, Tokens};
-use crate::meter::{Asked, Encoding, Interval, Listed, counted_total, listed, total};
+use crate::meter::{Asked, Interval, Listed, counted_total, listed, total};
 use crate::metrics::{Figures, Kind};
 use crate::report::counted;
 use crate::sink::{Outcome, Settled};
+use crate::tokenizer::Encoding;
 
 /// Rows that a pilot asks, at most.
 const MOST_ASKED: u64 = 10_000;

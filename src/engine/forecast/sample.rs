@@ -8,10 +8,11 @@ use crate::checkpoint::{Part, PlannedBatch};
 use crate::config::{Job, Shape};
 use crate::engine::error::EngineError;
 use crate::engine::prepare::{Prepared, PreparedStep};
-use crate::meter::Encoding;
+use crate::panics;
 use crate::plan::Planner;
 use crate::prompt::{Question, Rendered, Rows};
 use crate::source::{Chunk, Kept, RowReader};
+use crate::tokenizer::Encoding;
 
 /// So many of the numbers below `all`, in order; each set of them is as likely as any other (Floyd's algorithm; Bentley,
 /// *Programming Pearls: A Sample of Brilliance*, 1987).
@@ -116,7 +117,9 @@ pub(super) fn look(job: &Job, prepared: &Prepared, chunks: &[Chunk]) -> Vec<Look
         let rows = Rows::new(chunk.rows.clone());
         for (at, row) in chunk.physical.iter().enumerate() {
             let asks = prepared.steps.iter().enumerate();
-            let asks = asks.map(|(nth, step)| ask(step, nth, &rows, at, &encodings)).collect();
+            let ask =
+                |(nth, step)| panics::catch(|| ask(step, nth, &rows, at, &encodings)).unwrap_or(Ask::Nothing);
+            let asks = asks.map(ask).collect();
             looked.push(Looked { file: Arc::clone(&chunk.file), row: *row, asks });
         }
     }
@@ -141,7 +144,7 @@ fn ask(step: &PreparedStep, nth: usize, rows: &Rows, at: usize, encodings: &[Enc
     let provider = providers[place];
     let texts = question.messages().iter().map(|message| message.content.as_str());
     let schema = step.spec.params.shape.as_ref().map(Shape::text);
-    let tokens = encodings[provider].count_all(texts.chain(schema));
+    let tokens = encodings[provider].count_conversation(texts.chain(schema));
     Ask::Of { provider, question, tokens }
 }
 

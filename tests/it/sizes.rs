@@ -1,0 +1,40 @@
+//! What a row contains, and how large answers are, ends no job.
+
+use std::sync::Arc;
+
+use arrow::array::{Int64Array, StringArray};
+use arrow::record_batch::RecordBatch;
+use enrich::config::SimulatorSpec;
+
+use crate::support::{World, append_delta, schema};
+
+async fn append(world: &World, texts: &[String]) {
+    let count = i64::try_from(texts.len()).unwrap();
+    let ids = Arc::new(Int64Array::from_iter_values(0..count));
+    let texts = Arc::new(StringArray::from_iter_values(texts));
+    append_delta(&world.path("source"), &RecordBatch::try_new(schema(), vec![ids, texts]).unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_of_a_million_spaces_or_letters_is_a_row_like_others() {
+    let world = World::new(SimulatorSpec::default()).await;
+    let million = 1 << 20;
+    let odd = [" ".repeat(million), "\n".repeat(million), "z".repeat(million), "short".to_owned()];
+    append(&world, &odd.map(|text| format!("Row: {text}."))).await;
+    let job = world.usual_job("context_window = 4_000");
+    let cut = job.replace("{{ text }}", "{{ text | truncate_tokens(2_000) }}");
+    let job_path = world.job();
+    let path = job_path.to_str().unwrap();
+    for text in [&cut, &job] {
+        world.write_text(text);
+        let planned = world.output(world.command(&["plan", path])).await;
+        assert!(planned.status.success(), "{}", String::from_utf8_lossy(&planned.stderr));
+    }
+    world.write_text(&cut);
+    world.run(&["--max-rows", "2"]).await.assert_status(0).assert_says("2 answers");
+    // What no window has room for is the row's own error.
+    world.write_text(&job);
+    world.run(&[]).await.assert_status(0).assert_says("1 answer, 1 error");
+    let target = world.target().await;
+    assert!(target[2].answer.as_deref().unwrap().starts_with("ERROR: too_long: "));
+}
