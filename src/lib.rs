@@ -29,6 +29,7 @@ pub mod report;
 pub mod simulator;
 pub mod sink;
 pub mod source;
+pub mod spill;
 pub mod store;
 pub mod table;
 pub mod tokenizer;

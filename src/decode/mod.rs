@@ -1,11 +1,13 @@
 //! From a response to what stands in the output column, or to a class of failure. Pure, so that a journal
 //! read again gives the same rows.
 
+mod content;
 mod embedding;
 mod typed;
 
 use serde_json::{Map, Value};
 
+pub use content::Content;
 pub use embedding::share;
 
 use crate::config::{CLASS, Form};
@@ -88,15 +90,6 @@ fn tokens(usage: &Usage) -> Option<Tokens> {
 
 fn cost(cost: &Value) -> Option<Money> {
     cost.as_f64().or_else(|| cost.get("total_cost")?.as_f64()).and_then(Money::from_dollars)
-}
-
-/// What stands in the output column.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Content {
-    /// A text, or an object as JSON with the fields of the step in their order.
-    Text(String),
-    /// A vector.
-    Vector(Vec<f32>),
 }
 
 /// What becomes of a block of reasoning at the beginning of an answer.

@@ -191,7 +191,7 @@ fn text(settled: &Settled) -> String {
             }
             shown
         }
-        Outcome::Answer(Content::Vector(_)) | Outcome::Skipped | Outcome::Kept => String::new(),
+        Outcome::Answer(_) | Outcome::Skipped | Outcome::Kept => String::new(),
     }
 }
 

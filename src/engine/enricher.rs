@@ -15,7 +15,7 @@ use super::feed::Loaded;
 use super::funds::Funds;
 use super::lane::{Hub, Lane, Role, Step};
 use super::learned::LearnedFile;
-use super::open_batch::OpenBatch;
+use super::open_batch::{OpenBatch, Recovered};
 use super::prepare::{Prepared, PreparedStep};
 use super::probation::{Probation, Strictness};
 use super::sharing::Sharing;
@@ -207,15 +207,21 @@ impl Enricher {
         let Loaded { plan, chunks, decoded, deleted, .. } = &loaded;
         let (id, decoded, deleted) = (plan.id, *decoded, *deleted);
         let header = Header { lineage: self.lineage, batch: id, digest: plan.digest() };
-        let mut records = Vec::new();
-        let writer = self.journal.writer(&header, |record| records.push(record))?;
-        let recovered = records.len() as u64;
+        let mut recovered = Recovered::new(self.journal.path(), self.ledger.room_for_answers());
+        let writer = self.journal.writer(&header, |record| recovered.push(record))?;
+        let records = recovered.len();
         let bytes = chunks.iter().map(Chunk::bytes).sum();
-        let batch = OpenBatch::new(loaded, self.steps.len(), writer, records);
+        let batch = OpenBatch::new(loaded, self.steps.len(), writer, recovered);
         let rows = batch.rows();
         self.ledger.loaded(id, rows, bytes);
         self.open.insert(id, batch);
-        self.voice.say(&Event::Opened { batch: id, rows: u64::from(rows), recovered, decoded, deleted });
+        self.voice.say(&Event::Opened {
+            batch: id,
+            rows: u64::from(rows),
+            recovered: records,
+            decoded,
+            deleted,
+        });
         Ok(())
     }
 

@@ -17,7 +17,7 @@ use crate::dispatch::{Earlier, Receipt, Request};
 use crate::event::{self, Event};
 use crate::fault::Class;
 use crate::ident::{Cell, StepId};
-use crate::journal::{self, Record};
+use crate::journal::{self, JournalReader, Record};
 use crate::sink::Outcome;
 
 /// Outcomes that are settled in one go before the engine looks at answers again.
@@ -231,7 +231,11 @@ impl Enricher {
                     && record.fingerprint == question.fingerprint()
                     && step.takes(lanes, &record.provider, &record.model)
             };
-            let record = match batch.claim(&key, fits) {
+            let claimed = match batch.claim(&key, fits) {
+                Ok(claimed) => claimed,
+                Err(error) => return Found::Lost(error),
+            };
+            let record = match claimed {
                 Some(record) => record,
                 None => match strays.claim(&key, &step.output, question.fingerprint()).filter(fits) {
                     Some(stray) => match batch.journal.append([&stray]) {
@@ -304,7 +308,8 @@ impl Enricher {
         }
         strays.records().for_each(|record| Self::seed_with(steps, lanes, sharing, record));
         for journal in journals {
-            for record in journal::read_all(journal)? {
+            let mut reader = JournalReader::open(journal)?;
+            while let Some(record) = reader.next_record()? {
                 Self::seed_with(steps, lanes, sharing, &record);
             }
         }

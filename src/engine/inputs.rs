@@ -13,7 +13,7 @@ use crate::fault::{Class, Failure};
 use crate::ident::Cell;
 use crate::panics;
 use crate::prompt::{Given, Question, Rendered, Rows};
-use crate::sink::Outcome;
+use crate::sink::{Outcome, Settled};
 use crate::table::Condition;
 
 /// Times that a prompt is cut, at most, until it is short enough.
@@ -77,7 +77,10 @@ fn value(
     let settled = batch.outcome(step, row);
     match (batch.held(step), settled.map(|settled| &settled.outcome)) {
         (Some(held), Some(Outcome::Kept)) => Ok(held.slice(row as usize, 1)),
-        _ => steps[step].columns.values(settled.into_iter()),
+        _ => {
+            let loaded = settled.map(Settled::load).transpose()?;
+            steps[step].columns.values(loaded.as_deref().into_iter())
+        }
     }
 }
 
@@ -164,8 +167,13 @@ fn too_long(excess: usize, hint: &str) -> Failure {
 
 /// What a step gave for a row, for a template.
 fn given(steps: &[Step], batch: &OpenBatch, step: usize, row: u32) -> Result<Given, Failure> {
-    let settled = batch.outcome(step, row);
-    match settled.map(|settled| &settled.outcome) {
+    let settled = batch.outcome(step, row).map(Settled::load).transpose();
+    let settled = settled.map_err(|error| {
+        let detail =
+            format!("the answer of the step {:?} cannot be read back: {error}", &*steps[step].output);
+        Failure::new(Class::Upstream, detail)
+    })?;
+    match settled.as_deref().map(|settled| &settled.outcome) {
         Some(Outcome::Answer(Content::Text(text))) if steps[step].columns.is_text() => Ok(Given::text(text)),
         Some(Outcome::Answer(Content::Text(json))) => {
             Given::json(json).map_err(|error| Failure::new(Class::Template, error.to_string()))
@@ -175,6 +183,6 @@ fn given(steps: &[Step], batch: &OpenBatch, step: usize, row: u32) -> Result<Giv
             let held = batch.held(step).filter(|held| held.is_valid(row as usize));
             Ok(held.map_or_else(Given::nothing, |held| Given::cell(held, row as usize)))
         }
-        Some(Outcome::Skipped | Outcome::Failed(_)) | None => Ok(Given::nothing()),
+        Some(Outcome::Answer(_) | Outcome::Skipped | Outcome::Failed(_)) | None => Ok(Given::nothing()),
     }
 }

@@ -1,19 +1,23 @@
 //! A batch whose rows are in memory.
 
 use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::ArrayRef;
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
 use super::feed::Loaded;
 use crate::checkpoint::PlannedBatch;
 use crate::clock;
 use crate::ident::{Cell, RowKey};
-use crate::journal::{Journal, Record};
+use crate::journal::{self, Journal, JournalError, Record};
 use crate::prompt::Rows;
 use crate::sink::{FilledBatch, KeptStep, Outcome, Settled};
 use crate::source::Chunk;
+use crate::spill::{SpillFile, Spilled};
 
 /// A batch whose rows are in memory.
 #[derive(Debug)]
@@ -26,11 +30,88 @@ pub(super) struct OpenBatch {
     kept: Vec<KeptStep>,
     pub(super) journal: Journal,
     /// What its journal held when it was opened.
-    recovered: HashMap<RowKey, Vec<Record>>,
+    recovered: Recovered,
+}
+
+/// What a journal held.
+#[derive(Debug)]
+pub(super) struct Recovered {
+    records: HashMap<RowKey, Vec<(Record, Option<Spilled>)>>,
+    len: u64,
+    folder: PathBuf,
+    file: Option<SpillFile>,
+    /// Bytes of answers that may yet be kept in memory.
+    room: u64,
+}
+
+impl Recovered {
+    /// Nothing so far. What is beyond so many bytes of answers goes to a file in a folder.
+    pub(super) fn new(folder: &Path, room: u64) -> Self {
+        Recovered { records: HashMap::new(), len: 0, folder: folder.to_owned(), file: None, room }
+    }
+
+    pub(super) fn len(&self) -> u64 {
+        self.len
+    }
+
+    pub(super) fn push(&mut self, mut record: Record) {
+        self.len += 1;
+        let mut spilled = None;
+        if let journal::Outcome::Response(body) = &mut record.outcome
+            && body.len() >= SPILLED_FROM
+        {
+            let bytes = body.len() as u64;
+            match self.room.checked_sub(bytes) {
+                Some(left) => self.room = left,
+                // Where that fails it stays in memory.
+                None => spilled = spill(&mut self.file, &self.folder, |file| file.write(body)),
+            }
+            if spilled.is_some() {
+                *body = Bytes::new();
+            }
+        }
+        self.records.entry(record.key.clone()).or_default().push((record, spilled));
+    }
+
+    /// Takes the newest record of a row that passes the test. It is asked of a record whose answer is not in memory.
+    fn claim(
+        &mut self,
+        key: &RowKey,
+        fits: impl Fn(&Record) -> bool,
+    ) -> Result<Option<Record>, JournalError> {
+        let Some(records) = self.records.get_mut(key) else { return Ok(None) };
+        let Some(at) = records.iter().rposition(|(record, _)| fits(record)) else { return Ok(None) };
+        let (mut record, spilled) = records.swap_remove(at);
+        if records.is_empty() {
+            self.records.remove(key);
+        }
+        if let Some(spilled) = spilled {
+            let path = self.folder.clone();
+            let body = spilled.read();
+            let body = body.map_err(|source| JournalError::Io { action: "read back", path, source })?;
+            record.outcome = journal::Outcome::Response(body.into());
+        }
+        Ok(Some(record))
+    }
+}
+
+/// Smaller answers stay in memory, in bytes.
+pub(super) const SPILLED_FROM: usize = 512;
+
+/// Moves something to a file in a folder, which is made for the first that comes; `None` where that fails.
+fn spill<T>(
+    file: &mut Option<SpillFile>,
+    folder: &Path,
+    write: impl FnOnce(&SpillFile) -> io::Result<T>,
+) -> Option<T> {
+    if file.is_none() {
+        *file = SpillFile::create_in(folder).ok();
+    }
+    write(file.as_ref()?).ok()
 }
 
 impl OpenBatch {
-    pub(super) fn new(loaded: Loaded, steps: usize, journal: Journal, records: Vec<Record>) -> Self {
+    pub(super) fn new(loaded: Loaded, steps: usize, journal: Journal, recovered: Recovered) -> Self {
         let Loaded { plan, chunks, kept, .. } = loaded;
         let mut first = 0;
         let chunks: Vec<(u32, Chunk, Rows)> = chunks
@@ -42,10 +123,6 @@ impl OpenBatch {
                 (start, chunk, rows)
             })
             .collect();
-        let mut recovered: HashMap<RowKey, Vec<Record>> = HashMap::new();
-        for record in records {
-            recovered.entry(record.key.clone()).or_default().push(record);
-        }
         let outcomes = vec![vec![None; first as usize]; steps];
         OpenBatch { plan, opened_at: clock::wall(), chunks, outcomes, kept, journal, recovered }
     }
@@ -96,18 +173,25 @@ impl OpenBatch {
     }
 
     pub(super) fn has_recovered(&self) -> bool {
-        !self.recovered.is_empty()
+        !self.recovered.records.is_empty()
     }
 
-    /// Takes the newest record of a row that passes the test.
-    pub(super) fn claim(&mut self, key: &RowKey, fits: impl Fn(&Record) -> bool) -> Option<Record> {
-        let records = self.recovered.get_mut(key)?;
-        let at = records.iter().rposition(fits)?;
-        let record = records.swap_remove(at);
-        if records.is_empty() {
-            self.recovered.remove(key);
-        }
-        Some(record)
+    /// Takes the newest record of a row that passes the test, which may not look at the answer.
+    ///
+    /// # Errors
+    /// When the answer was moved out of memory and cannot be read back.
+    pub(super) fn claim(
+        &mut self,
+        key: &RowKey,
+        fits: impl Fn(&Record) -> bool,
+    ) -> Result<Option<Record>, JournalError> {
+        self.recovered.claim(key, fits)
+    }
+
+    /// Moves an answer out of memory; where that fails it stays.
+    pub(super) fn spill(&mut self, settled: &mut Settled) {
+        let Recovered { file, folder, .. } = &mut self.recovered;
+        spill(file, folder, |file| settled.spill(file));
     }
 
     pub(super) fn settle(&mut self, cell: Cell, settled: Settled) {

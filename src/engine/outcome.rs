@@ -166,7 +166,7 @@ impl<'a> Origin<'a> {
             Err(failure) => Err(failure),
         };
         let mut settled = self.settled(facts, text);
-        settled.said = kept.map(String::into_boxed_str);
+        settled.said = kept.map(Content::Text);
         Judged::Settled(Box::new(settled))
     }
 

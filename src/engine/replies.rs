@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::enricher::{Enricher, Kept};
 use super::lane::{Lane, bit};
+use super::open_batch::SPILLED_FROM;
 use super::outcome::{Again, Judged, Origin, is_terminal};
 use super::probation::{Held, Judgement, Probation};
 use super::sharing::Shared;
@@ -340,6 +341,14 @@ impl Enricher {
         let is_last = cell.step.index() + 1 == self.steps.len();
         let extent = if is_last { Extent::Row } else { Extent::Step };
         let batch = self.open.get_mut(&cell.batch).expect("a batch is open until all its rows are settled");
+        let bytes = settled.bytes();
+        if bytes >= SPILLED_FROM {
+            if self.ledger.room_for_answers() < bytes as u64 {
+                batch.spill(&mut settled);
+            } else {
+                self.ledger.keep_answer(cell.batch, bytes as u64);
+            }
+        }
         batch.settle(cell, settled);
         self.ledger.settle(cell);
         self.unshare(cell);

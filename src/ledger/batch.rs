@@ -38,6 +38,8 @@ pub(super) struct Batch {
     pub(super) phase: Phase,
     pub(super) size: u64,
     pub(super) bytes: u64,
+    /// Bytes of answers that are kept in memory.
+    pub(super) answers: u64,
     pub(super) rows: Vec<Row>,
     /// Rows that are not done.
     pub(super) unfinished: u64,
@@ -47,7 +49,7 @@ pub(super) struct Batch {
 
 impl Batch {
     pub(super) fn new(phase: Phase, size: u64, bytes: u64) -> Self {
-        Batch { phase, size, bytes, rows: Vec::new(), unfinished: size, fresh: 0 }
+        Batch { phase, size, bytes, answers: 0, rows: Vec::new(), unfinished: size, fresh: 0 }
     }
 
     /// Whether its rows take room in the window.

@@ -131,11 +131,24 @@ impl Ledger {
             || (open_rows + rows <= self.window.max_rows && open_bytes + bytes <= self.window.max_bytes)
     }
 
-    /// Rows and bytes that are open.
+    /// Answers of so many bytes are kept in memory for a batch.
+    pub fn keep_answer(&mut self, id: BatchId, bytes: u64) {
+        self.batch_mut(id).answers += bytes;
+    }
+
+    /// Bytes of answers that may yet be kept in memory: of the window a quarter at most, so that there is room for rows.
+    #[must_use]
+    pub fn room_for_answers(&self) -> u64 {
+        let answers: u64 = self.batches.values().map(|batch| batch.answers).sum();
+        let free = self.window.max_bytes.saturating_sub(self.open().1);
+        free.min((self.window.max_bytes / 4).saturating_sub(answers))
+    }
+
+    /// Rows that are open, and the bytes that they and their answers take.
     #[must_use]
     pub fn open(&self) -> (u64, u64) {
         let open = self.batches.values().filter(|batch| batch.is_in_memory());
-        open.fold((0, 0), |(rows, bytes), batch| (rows + batch.size, bytes + batch.bytes))
+        open.fold((0, 0), |(rows, bytes), batch| (rows + batch.size, bytes + batch.bytes + batch.answers))
     }
 
     /// What keeps the next batch out of a full window; none if none is to come or one is on its way.

@@ -1,11 +1,13 @@
 //! The columns that templates read, held against those that there are.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use arrow::datatypes::{DataType, Schema};
 use minijinja::Environment;
 
 use super::row::binary_column;
+use super::slices::without_slices;
 use super::template::PromptError;
 use crate::config::{StepSpec, nearest};
 
@@ -18,7 +20,13 @@ pub(super) fn inputs(
 ) -> Result<Vec<usize>, PromptError> {
     let globals: BTreeSet<&str> = environment.globals().map(|(name, _)| name).collect();
     let mut inputs = BTreeSet::new();
-    for (_, template) in environment.templates() {
+    for (_, written) in environment.templates() {
+        let plain = without_slices(written.source());
+        let parsed = match &plain {
+            Cow::Borrowed(_) => None,
+            Cow::Owned(plain) => environment.template_from_str(plain).ok(),
+        };
+        let template = parsed.as_ref().unwrap_or(&written);
         for path in template.undeclared_variables(true) {
             known_fields(step, schema, &path)?;
         }

@@ -7,6 +7,7 @@ mod filters;
 mod inputs;
 mod question;
 mod row;
+mod slices;
 mod template;
 
 pub use question::Question;

@@ -38,7 +38,8 @@ impl Layout<'_> {
     ) -> Result<RecordBatch, ArrowError> {
         let rows = chunk.rows.num_rows();
         let range = offset..offset + rows;
-        let steps: Vec<&[Settled]> = batch.outcomes.iter().map(|step| &step[range.clone()]).collect();
+        let steps = batch.load(range.clone())?;
+        let steps: Vec<&[Settled]> = steps.iter().map(AsRef::as_ref).collect();
         let made = self.outputs.iter().zip(&steps).map(|(output, step)| output.arrays(&step.iter()));
         let made: Vec<Vec<ArrayRef>> = made.collect::<Result<_, _>>()?;
         let columns: Result<Vec<ArrayRef>, ArrowError> = self

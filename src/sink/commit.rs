@@ -407,10 +407,8 @@ impl Sink {
         if let Some(metadata) = &self.metadata {
             staging = staging.counting(metadata, ERROR_COUNT);
         }
-        let mut offset = 0;
-        for chunk in &batch.chunks {
-            let rows = layout.rows(batch, chunk, offset, &error_counts);
-            offset += chunk.rows.num_rows();
+        for (first, piece) in batch.pieces() {
+            let rows = layout.rows(batch, &piece, first, &error_counts);
             staging.write(rows.map_err(|error| self.error("make the rows of", error))?).await?;
         }
         let staged = staging.finish().await?;

@@ -3,6 +3,7 @@
 //! A row whose answers break one becomes an error row. A row that breaks one as an error row too cannot be written
 //! at all: that is told before anything is asked about its batch.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, new_null_array};
@@ -13,7 +14,7 @@ use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 
 use super::columns::place;
 use super::output::Output;
-use super::settled::{FilledBatch, Outcome, Settled};
+use super::settled::{FilledBatch, Loaded, Outcome, Settled};
 use super::target::TargetError;
 use crate::fault::{Class, Failure};
 use crate::source::Chunk;
@@ -232,17 +233,19 @@ impl Constraints {
     /// demand is newer than [`admit`](Constraints::admit).
     pub fn judge(&self, batch: &mut FilledBatch) -> Result<Vec<Turned>, TargetError> {
         let mut turned = vec![Turned::default(); self.outputs.len()];
-        let mut first = 0;
-        for chunk in &batch.chunks {
-            let end = first + chunk.physical.len();
+        if self.checks.is_empty() {
+            return Ok(turned);
+        }
+        for (first, chunk) in batch.pieces() {
+            let rows = first..first + chunk.physical.len();
             // One demand may be broken by what another one made of a row: all are looked at until all are met, and
             // what is written becomes less each time, down to what `admit` found to meet all of them.
             for measure in [Measure::Tell, Measure::Shorten, Measure::Least] {
                 let mut broken = false;
                 for check in &self.checks {
-                    let outcomes: Vec<&[Settled]> =
-                        batch.outcomes.iter().map(|step| &step[first..end]).collect();
-                    let met = self.met(check, chunk, &outcomes)?;
+                    let outcomes = self.loaded(batch, rows.clone())?;
+                    let outcomes: Vec<&[Settled]> = outcomes.iter().map(AsRef::as_ref).collect();
+                    let met = self.met(check, &chunk, &outcomes)?;
                     for at in (0..met.len()).filter(|at| !met[*at]) {
                         broken = true;
                         self.turn(check, measure, &mut batch.outcomes, first + at, &mut turned);
@@ -252,14 +255,18 @@ impl Constraints {
                     break;
                 }
                 if measure == Measure::Least {
-                    let outcomes: Vec<&[Settled]> =
-                        batch.outcomes.iter().map(|step| &step[first..end]).collect();
-                    self.all_met(chunk, &outcomes)?;
+                    let outcomes = self.loaded(batch, rows.clone())?;
+                    let outcomes: Vec<&[Settled]> = outcomes.iter().map(AsRef::as_ref).collect();
+                    self.all_met(&chunk, &outcomes)?;
                 }
             }
-            first = end;
         }
         Ok(turned)
+    }
+
+    fn loaded<'a>(&self, batch: &'a FilledBatch, rows: Range<usize>) -> Result<Loaded<'a>, TargetError> {
+        let error = |source| TableError { action: "write to", at: self.at.clone(), source: Box::new(source) };
+        batch.load(rows).map_err(|source| error(source).into())
     }
 
     /// Makes errors of the outcomes of a row that a check is about; in the end of all of them.

@@ -166,18 +166,24 @@ impl Output {
         }
     }
 
-    /// Outcomes as what later steps see: null for all that are no answers.
+    /// Outcomes, with answers that are in memory, as what later steps see: null for all that are no answers.
     ///
     /// # Errors
     /// When an answer does not fit its column.
-    pub fn values<'a>(&self, step: impl Iterator<Item = &'a Settled>) -> Result<ArrayRef, ArrowError> {
+    pub fn values<'a>(
+        &self,
+        step: impl Iterator<Item = &'a Settled> + Clone,
+    ) -> Result<ArrayRef, ArrowError> {
+        if !step.clone().all(Settled::is_loaded) {
+            return Err(ArrowError::InvalidArgumentError("an answer is not in memory".to_owned()));
+        }
         let answers = step.map(|settled| match &settled.outcome {
             Outcome::Answer(answer) => Some(answer),
             Outcome::Skipped | Outcome::Failed(_) | Outcome::Kept => None,
         });
         let text = |answer: Option<&'a Content>| match answer {
             Some(Content::Text(text)) => Some(text.as_str()),
-            Some(Content::Vector(_)) | None => None,
+            _ => None,
         };
         match &self.kind {
             Kind::Text { .. } => Ok(texts(answers.map(text))),
@@ -186,7 +192,7 @@ impl Output {
         }
     }
 
-    /// Outcomes in the columns of the step.
+    /// Outcomes, with answers that are in memory, in the columns of the step.
     ///
     /// # Errors
     /// When an answer does not fit its column.
@@ -206,6 +212,9 @@ impl Output {
                 Ok(vec![self.values(step.clone())?, texts(errors.iter().map(Option::as_deref))])
             }
             Kind::Text { is_apart: false } => {
+                if !step.clone().all(Settled::is_loaded) {
+                    return Err(ArrowError::InvalidArgumentError("an answer is not in memory".to_owned()));
+                }
                 let rows = step.clone().zip(&errors).map(|(settled, error)| match &settled.outcome {
                     Outcome::Answer(Content::Text(text)) => Some(text.as_str()),
                     _ => error.as_deref(),
@@ -217,7 +226,10 @@ impl Output {
                 let mut columns = if *flat { spread(values.as_struct())? } else { vec![values] };
                 columns.push(texts(errors.iter().map(Option::as_deref)));
                 if *keep_raw {
-                    columns.push(texts(step.clone().map(|settled| settled.said.as_deref())));
+                    columns.push(texts(step.clone().map(|settled| match &settled.said {
+                        Some(Content::Text(said)) => Some(said.as_str()),
+                        _ => None,
+                    })));
                 }
                 Ok(columns)
             }

@@ -3,6 +3,7 @@
 //! A file that holds such rows is written anew, row by row in its order; files without are untouched. A batch
 //! is one commit, with two `txn` actions like those of a run.
 
+use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
@@ -361,11 +362,12 @@ impl Repair {
         let mut newly = self.errors_of_others(metadata, hits);
         for (step, output) in self.outputs.iter().enumerate() {
             let settled = |row: usize| &batch.outcomes[step][row];
-            let renewed: Vec<(usize, &Settled)> = hits
+            let renewed = hits
                 .iter()
                 .map(|(at, row)| (*at, settled(*row)))
                 .filter(|(_, settled)| settled.outcome != Outcome::Kept)
-                .collect();
+                .map(|(at, settled)| Ok((at, settled.load()?)));
+            let renewed: Vec<(usize, Cow<'_, Settled>)> = renewed.collect::<Result<_, ArrowError>>()?;
             let errors = self.error_of(metadata, self.history(metadata, output)?)?;
             for (hit, (at, row)) in newly.iter_mut().zip(hits) {
                 *hit += i32::from(match &settled(*row).outcome {
@@ -374,13 +376,13 @@ impl Repair {
                     Outcome::Answer(_) | Outcome::Skipped => false,
                 });
             }
-            let made = output.arrays(&renewed.iter().map(|(_, settled)| *settled))?;
+            let made = output.arrays(&renewed.iter().map(|(_, settled)| &**settled))?;
             for (field, values) in output.columns().iter().zip(&made) {
                 let at = before.schema_ref().index_of(field.name())?;
                 columns[at] = replaced(&columns[at], values, &renewed)?;
             }
             let (member, _) = find_member(metadata, self.history(metadata, output)?)?;
-            let values: ArrayRef = Arc::new(history::array(&renewed.iter().map(|(_, settled)| *settled))?);
+            let values: ArrayRef = Arc::new(history::array(&renewed.iter().map(|(_, settled)| &**settled))?);
             members[member] = replaced(&members[member], &values, &renewed)?;
         }
         for ((at, _), count) in hits.iter().zip(&newly) {

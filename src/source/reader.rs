@@ -35,6 +35,16 @@ pub struct Chunk {
 }
 
 impl Chunk {
+    /// Some of the rows.
+    #[must_use]
+    pub fn slice(&self, rows: Range<usize>) -> Self {
+        Chunk {
+            file: Arc::clone(&self.file),
+            rows: self.rows.slice(rows.start, rows.len()),
+            physical: self.physical[rows].to_vec(),
+        }
+    }
+
     /// What the rows take in memory, in bytes.
     #[must_use]
     pub fn bytes(&self) -> u64 {

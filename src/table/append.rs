@@ -15,13 +15,15 @@ use super::open::error_of;
 use super::{Table, TableError};
 use crate::store::Location;
 
-/// Rows of a row group: bounds the writer's memory.
+/// Rows and encoded bytes of a row group: they bound the writer's memory.
 const ROW_GROUP_ROWS: usize = 131_072;
+const ROW_GROUP_BYTES: usize = 32 << 20;
 
 pub(super) fn writer_properties() -> WriterProperties {
     WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::default()))
         .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+        .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))
         .build()
 }
 

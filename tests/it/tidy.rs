@@ -12,6 +12,7 @@ const LAYERS: &[&[(&str, &[&str])]] = &[
         ("clock", &[]),
         ("panics", &[]),
         ("passed", &[]),
+        ("spill", &[]),
         ("tokenizer", &[]),
         ("event", &["fault", "ident", "passed"]),
         ("faultpoint", &[]),

@@ -308,6 +308,7 @@ fn in_words(outcome: &Outcome) -> String {
     match outcome {
         Outcome::Answer(Content::Text(text)) => text.clone(),
         Outcome::Answer(Content::Vector(numbers)) => format!("{} numbers", numbers.len()),
+        Outcome::Answer(spilled) => format!("{} bytes", spilled.bytes()),
         Outcome::Failed(failure) => failure.to_error_string(),
         Outcome::Skipped | Outcome::Kept => "skipped".to_owned(),
     }

@@ -1,0 +1,138 @@
+//! Templates without slices, for finding out what they read.
+//!
+//! minijinja 3.0 does not look into what is sliced (`ast::Expr::Slice` in its `compiler/meta.rs`): of `{{ text[:20] }}`
+//! it says that it reads nothing.
+
+use std::borrow::Cow;
+
+/// A template that reads the same, with an index in the place of each part of a slice: `text[1:n]` becomes
+/// `text[1][n]`.
+pub(super) fn without_slices(template: &str) -> Cow<'_, str> {
+    let mut plain = String::with_capacity(template.len());
+    let mut rest = template;
+    let mut has_slices = false;
+    while let Some(begin) = rest.find("{{").into_iter().chain(rest.find("{%")).min() {
+        let (text, tag) = rest.split_at(begin + 2);
+        plain.push_str(text);
+        let end = end_of_tag(tag);
+        let (inside, after) = tag.split_at(end);
+        has_slices |= replace(inside, &mut plain);
+        rest = after;
+    }
+    plain.push_str(rest);
+    if has_slices { Cow::Owned(plain) } else { Cow::Borrowed(template) }
+}
+
+/// Where the inside of a tag ends.
+fn end_of_tag(tag: &str) -> usize {
+    let mut quote = None;
+    let mut before = ' ';
+    for (at, c) in tag.char_indices() {
+        match quote {
+            Some(open) => {
+                if c == open && before != '\\' {
+                    quote = None;
+                }
+            }
+            None if matches!(c, '"' | '\'') => quote = Some(c),
+            None if c == '}' && matches!(before, '}' | '%') => return at - 1,
+            None => {}
+        }
+        before = c;
+    }
+    tag.len()
+}
+
+/// Appends the inside of a tag without its slices; says whether it had any.
+fn replace(inside: &str, plain: &mut String) -> bool {
+    let mut open: Vec<Bracket> = Vec::new();
+    let mut has_slices = false;
+    let mut quote = None;
+    let mut before = ' ';
+    for c in inside.chars() {
+        match quote {
+            Some(opened) => {
+                plain.push(c);
+                if c == opened && before != '\\' {
+                    quote = None;
+                }
+            }
+            None => match c {
+                '"' | '\'' => {
+                    quote = Some(c);
+                    plain.push(c);
+                }
+                '[' | '(' | '{' => {
+                    plain.push(c);
+                    open.push(Bracket { kind: c, part: plain.len(), is_slice: false });
+                }
+                ':' if let Some(bracket) = open.last_mut().filter(|bracket| bracket.kind == '[') => {
+                    has_slices = true;
+                    bracket.end_part(plain);
+                    plain.push_str("][");
+                    *bracket = Bracket { kind: '[', part: plain.len(), is_slice: true };
+                }
+                ']' | ')' | '}' => {
+                    if let Some(bracket) = open.pop().filter(|bracket| bracket.is_slice) {
+                        bracket.end_part(plain);
+                    }
+                    plain.push(c);
+                }
+                _ => plain.push(c),
+            },
+        }
+        before = c;
+    }
+    has_slices
+}
+
+/// A bracket that is open.
+struct Bracket {
+    kind: char,
+    /// Where the part of a slice that is being read begins.
+    part: usize,
+    is_slice: bool,
+}
+
+impl Bracket {
+    /// A part that says nothing is 0.
+    fn end_part(&self, plain: &mut String) {
+        if plain.get(self.part..).is_some_and(|part| part.trim().is_empty()) {
+            plain.push('0');
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slices_become_indices_and_all_else_stays() {
+        for (template, plain) in [
+            ("{{ text[:20] }}", "{{ text[0][20] }}"),
+            ("{{ (text | upper)[1:n] }} {{ b }}", "{{ (text | upper)[1][n] }} {{ b }}"),
+            ("{% if a[ : ] %}x[:2]{% endif %}", "{% if a[ 0][ 0] %}x[:2]{% endif %}"),
+            ("{{ a[b[1:]:c['x:y'] ] }}", "{{ a[b[1][0]][c['x:y'] ] }}"),
+            ("{{ {'a': b[::2]} }}", "{{ {'a': b[0][0][2]} }}"),
+            ("{{ '}}[:' }} {{ a['b'] }} [:] {{", "{{ '}}[:' }} {{ a['b'] }} [:] {{"),
+        ] {
+            let found = without_slices(template);
+            if plain == template {
+                assert!(matches!(found, Cow::Borrowed(_)));
+            }
+            // White space around an empty part may move.
+            assert_eq!(found.replace(' ', ""), plain.replace(' ', ""), "{template}");
+        }
+    }
+
+    #[test]
+    fn what_is_sliced_is_seen() {
+        let environment = minijinja::Environment::new();
+        for template in ["{{ text[:20] }}", "{% for word in (text | upper)[n:] %}{{ word }}{% endfor %}"] {
+            let plain = without_slices(template);
+            let parsed = environment.template_from_str(&plain).unwrap();
+            assert!(parsed.undeclared_variables(false).contains("text"), "{plain}");
+        }
+    }
+}
