@@ -132,7 +132,7 @@ impl Settled {
 pub(super) type Loaded<'a> = Vec<Cow<'a, [Settled]>>;
 
 /// Answers that become columns at once, in bytes; of one row there may be more. An Arrow array of texts holds 2 GiB.
-const PIECE_BYTES: usize = 16 << 20;
+const PIECE_BYTES: usize = 4 << 20;
 
 /// A batch whose rows all have outcomes.
 #[derive(Debug)]
@@ -202,4 +202,61 @@ fn load_all(step: &[Settled]) -> io::Result<Cow<'_, [Settled]>> {
     }
     let loaded = step.iter().map(|settled| settled.load().map(Cow::into_owned));
     Ok(Cow::Owned(loaded.collect::<io::Result<Vec<_>>>()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::Int64Array;
+    use arrow::record_batch::RecordBatch;
+
+    use super::*;
+    use crate::checkpoint::Position;
+    use crate::clock;
+    use crate::ident::BatchId;
+
+    #[test]
+    fn a_batch_becomes_columns_in_pieces_of_some_megabytes_and_keeps_its_order() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = SpillFile::create_in(folder.path()).unwrap();
+        let chunk = |rows: Range<u64>| {
+            let ids = Int64Array::from_iter_values(rows.clone().map(u64::cast_signed));
+            let rows_of = RecordBatch::try_from_iter([("id", Arc::new(ids) as _)]).unwrap();
+            Chunk { file: "a".into(), physical: rows.collect(), rows: rows_of }
+        };
+        // Rows of a megabyte, one of them of ten, and many small ones.
+        let size = |row: usize| match row {
+            3 => 10 << 20,
+            0..20 => 1 << 20,
+            _ => 10,
+        };
+        let answers = (0..5_000).map(|row| {
+            let mut settled = Settled::unasked(Outcome::Answer(Content::Text("x".repeat(size(row)))));
+            if row % 2 == 0 {
+                settled.spill(&file).unwrap();
+            }
+            settled
+        });
+        let plan = PlannedBatch {
+            id: BatchId::FIRST,
+            parts: Vec::new(),
+            bytes: 0,
+            next: Position::Start,
+            condition: None,
+            kept: None,
+        };
+        let chunks = vec![chunk(0..7), chunk(7..5_000)];
+        let batch = FilledBatch { plan, opened_at: clock::wall(), chunks, outcomes: vec![answers.collect()] };
+        let mut next = 0;
+        for (first, piece) in batch.pieces() {
+            assert_eq!(first, next);
+            assert_eq!(piece.rows.num_rows(), piece.physical.len());
+            next += piece.physical.len();
+            let loaded = batch.load(first..next).unwrap();
+            let bytes: usize = loaded[0].iter().map(Settled::bytes).sum();
+            assert!(bytes <= PIECE_BYTES || piece.physical.len() == 1, "{bytes}");
+            assert!(loaded[0].iter().all(Settled::is_loaded));
+        }
+        assert_eq!(next, 5_000);
+        assert!(batch.pieces().len() < 12, "{}", batch.pieces().len());
+    }
 }

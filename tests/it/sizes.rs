@@ -48,12 +48,12 @@ fn long_answers(letters: usize) -> SimulatorSpec {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_for_which_the_window_has_no_room_are_in_the_target_all_the_same() {
-    let world = World::new(long_answers(20_000)).await;
+    let world = World::new(long_answers(100_000)).await;
     append_delta(&world.path("source"), &rows(0..200)).await;
     // The second step reads what the first gave, and its condition too.
     let job = world
         .usual_job("")
-        .replace("[batch]\nmax_rows = 10", "[window]\nmax_bytes = \"400kB\"\n[batch]\nmax_rows = 50");
+        .replace("[batch]\nmax_rows = 10", "[window]\nmax_bytes = \"1MB\"\n[batch]\nmax_rows = 50");
     let second = "[[step]]\noutput = \"second\"\nwhen = \"length(answer) > 10 AND id % 2 = 0\"\nprompt = \"{{ answer | truncate(20) }}{{ id }}\"\n";
     world.write_text(&format!("{job}\n{second}"));
     let killed = world.run_with(&[], &[("ENRICH_FAULT", "journal-append.after=kill@160")]).await;
@@ -62,10 +62,10 @@ async fn answers_for_which_the_window_has_no_room_are_in_the_target_all_the_same
     assert!(world.simulator.counts().paid_again() <= 4, "what was in flight");
     let target = world.target().await;
     assert_eq!(target.iter().map(|row| row.id).collect::<Vec<_>>(), (0..200).collect::<Vec<_>>());
-    assert!(target.iter().all(|row| row.answer.as_deref().is_some_and(|answer| answer.len() >= 19_990)));
+    assert!(target.iter().all(|row| row.answer.as_deref().is_some_and(|answer| answer.len() >= 99_990)));
     let seconds = rows_of(
         &world.path("target"),
-        "SELECT COUNT(*) FROM target WHERE length(second) >= 19990 AND id % 2 = 0",
+        "SELECT COUNT(*) FROM target WHERE length(second) >= 99990 AND id % 2 = 0",
     )
     .await;
     assert_eq!(seconds, [["100"]]);
