@@ -79,6 +79,10 @@ enum Command {
     Simulate(simulate::SimulateArguments),
 }
 
+/// The stack of a thread: footers of Parquet files with columns a thousand deep are read recursively, by other people's
+/// code, before they are refused.
+const STACK_BYTES: usize = 32 << 20;
+
 /// Runs the command line and says how it ended.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -91,14 +95,16 @@ pub fn main() -> ExitCode {
             return if error.use_stderr() { Exit::Usage } else { Exit::Done }.into();
         }
     };
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            output::talk(format!("error: cannot start: {error}"));
-            stderr::flush();
-            return Exit::Internal.into();
-        }
-    };
+    let runtime =
+        match tokio::runtime::Builder::new_multi_thread().enable_all().thread_stack_size(STACK_BYTES).build()
+        {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                output::talk(format!("error: cannot start: {error}"));
+                stderr::flush();
+                return Exit::Internal.into();
+            }
+        };
     // On a worker, not beside them: the engine talks to tasks there with every row.
     let mut task = JoinSet::new();
     task.spawn_on(command(arguments.command), runtime.handle());

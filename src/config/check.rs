@@ -8,8 +8,8 @@ use url::Url;
 
 use super::error::ConfigError;
 use super::job::{
-    BatchLimits, CacheSpec, Hedge, Job, Provider, RetryPolicy, SourceSpec, SourceStart, TargetSpec, Tls,
-    TokenLimits, WindowLimits,
+    BatchLimits, CacheSpec, Hedge, Job, MOST_PROVIDERS, Provider, RetryPolicy, SourceSpec, SourceStart,
+    TargetSpec, Tls, TokenLimits, WindowLimits,
 };
 use super::key::{self, ApiKey, KeySource};
 use super::raw::{RawCache, RawJob, RawProvider, RawSource};
@@ -126,6 +126,11 @@ impl Checker<'_> {
             .into_iter()
             .map(|(name, provider)| self.provider(name, provider))
             .collect::<Result<Vec<_>, _>>()?;
+        if let Some(beyond) = providers.get(MOST_PROVIDERS) {
+            let what =
+                format!("is the {}th provider; a job has {MOST_PROVIDERS} at most", MOST_PROVIDERS + 1);
+            return Err(self.wrong(format!("provider.{}", beyond.name), what));
+        }
         let simulated = providers.iter().any(|provider| provider.endpoint.is_none());
         if let Some(spec) = &raw.simulator {
             self.simulator(spec)?;

@@ -23,6 +23,9 @@ use super::step::{SchemaForm, StepSpec};
 use super::units::ByteSize;
 use crate::store::Location;
 
+/// Providers that a job can have.
+pub const MOST_PROVIDERS: usize = 64;
+
 /// A validated job.
 #[derive(Clone, Debug)]
 pub struct Job {

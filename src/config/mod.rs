@@ -27,8 +27,9 @@ pub use budget::{Allowance, Budget, Prices};
 pub use error::ConfigError;
 pub(crate) use error::nearest;
 pub use job::{
-    BatchLimits, CacheSpec, Copying, Hedge, Job, Keys, OnMissingColumns, OnNewColumns, OnUnsupported, Places,
-    Provider, RetryPolicy, SourceSpec, SourceStart, TargetSpec, Tls, TokenCharge, TokenLimits, WindowLimits,
+    BatchLimits, CacheSpec, Copying, Hedge, Job, Keys, MOST_PROVIDERS, OnMissingColumns, OnNewColumns,
+    OnUnsupported, Places, Provider, RetryPolicy, SourceSpec, SourceStart, TargetSpec, Tls, TokenCharge,
+    TokenLimits, WindowLimits,
 };
 pub use key::ApiKey;
 pub use shape::{CLASS, Shape};

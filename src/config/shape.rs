@@ -10,6 +10,13 @@ use serde_json::{Map, Value, json};
 const TYPES: [&str; 6] = ["string", "int", "float", "bool", "date", "timestamp"];
 /// What no column of a Delta table may have in its name (the Delta protocol, "Column Mapping").
 const NOT_IN_NAMES: &str = " ,;{}()\n\t=";
+/// What a name that is not that of a column is told.
+pub(super) const NO_COLUMN: &str = "the name of a column of a Delta table has none of spaces, commas, semicolons, equals signs, braces and parentheses";
+
+/// Whether a column of a Delta table may be called so, by the rules of Parquet that Spark holds every writer to.
+pub(super) fn is_column(name: &str) -> bool {
+    !name.is_empty() && !name.contains(|c: char| NOT_IN_NAMES.contains(c) || c.is_control())
+}
 /// The property that holds a class.
 pub const CLASS: &str = "answer";
 /// Classes in a schema, and their bytes, at most: OpenAI takes 1,000 values and, of more than 250, 15,000 characters.
@@ -316,11 +323,8 @@ impl Reader<'_> {
         let mut fields: Vec<Field> = Vec::with_capacity(properties.len());
         for (name, schema) in properties {
             let at = if at.is_empty() { name.clone() } else { format!("{at}.{name}") };
-            if name.is_empty() || name.contains(|c| NOT_IN_NAMES.contains(c)) {
-                return Err(format!(
-                    "has the name {at:?}; a column of a Delta table takes none of spaces, commas, semicolons, equals \
-                     signs, braces and parentheses"
-                ));
+            if !is_column(name) {
+                return Err(format!("has the name {at:?}; {NO_COLUMN}"));
             }
             if let Some(other) = fields.iter().find(|other| other.name().eq_ignore_ascii_case(name)) {
                 return Err(format!(

@@ -9,7 +9,7 @@ use super::check::Checker;
 use super::error::{ConfigError, nearest};
 use super::job::Provider;
 use super::raw::{FileOrTable, OneOrMore, RawStep};
-use super::shape::Shape;
+use super::shape::{NO_COLUMN, Shape, is_column};
 use super::step::{Example, Form, Params, Route, StepKind, StepSpec, Typed, Vectors};
 
 /// An example as it is written.
@@ -65,6 +65,9 @@ impl Checker<'_> {
         let key = |field: &str| format!("step[{position}].{field}");
         if raw.output.is_empty() {
             return Err(self.wrong(key("output"), "is empty; it names the column for the answers"));
+        }
+        if !is_column(&raw.output) {
+            return Err(self.wrong(key("output"), format!("is {:?}; {NO_COLUMN}", raw.output)));
         }
         let prompt = self.prompt(position, &raw)?;
         if raw.when.as_ref().is_some_and(|when| when.trim().is_empty()) {

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use super::inputs::When;
 use super::window::Window;
 use crate::clock::Jitter;
-use crate::config::{Form, OnTooLong, Params, Prices, Provider};
+use crate::config::{Form, MOST_PROVIDERS, OnTooLong, Params, Prices, Provider};
 use crate::decode::Content;
 use crate::dispatch::{Dispatcher, Lessons, Mode, Reply, Request, Standing, Wires};
 use crate::event::Voice;
@@ -235,7 +235,8 @@ impl Lane {
     }
 }
 
-/// A lane in a set of lanes.
+/// A lane in a set of lanes, of which a job has [`MOST_PROVIDERS`] at most.
 pub(super) fn bit(lane: usize) -> u64 {
-    1 << (lane % 64)
+    debug_assert!(lane < MOST_PROVIDERS);
+    1 << lane
 }

@@ -227,25 +227,8 @@ impl Recoverer<'_> {
     }
 
     fn belongs(&self, checkpoint: &Checkpoint) -> Result<(), EngineError> {
+        belongs(self.job, self.source, self.file, checkpoint)?;
         let path = self.file.at();
-        if checkpoint.app_id != self.job.app_id {
-            return Err(EngineError::Mismatch {
-                what: format!(
-                    "the checkpoint {path} belongs to the app_id {:?}, not {:?}",
-                    checkpoint.app_id, self.job.app_id
-                ),
-                hint: "give each job a checkpoint folder of its own",
-            });
-        }
-        if !checkpoint.source.is_same(self.source.id()) {
-            return Err(EngineError::Mismatch {
-                what: format!(
-                    "the checkpoint {path} was made for another source than {} (a table that was dropped and made again under the same path is another one)",
-                    self.job.source.location
-                ),
-                hint: OTHER_SOURCE,
-            });
-        }
         if checkpoint.target_id != self.sink.table_id()? {
             return Err(EngineError::Mismatch {
                 what: format!(
@@ -376,4 +359,33 @@ impl Recoverer<'_> {
         let text = format!("the checkpoint was rebuilt from the target, which holds batches up to {batch}");
         self.voice.say(&Event::Notice(&text));
     }
+}
+
+/// Whether a checkpoint is that of a job and of what it reads.
+pub(super) fn belongs(
+    job: &Job,
+    source: &Source,
+    file: &CheckpointFile,
+    checkpoint: &Checkpoint,
+) -> Result<(), EngineError> {
+    let path = file.at();
+    if checkpoint.app_id != job.app_id {
+        return Err(EngineError::Mismatch {
+            what: format!(
+                "the checkpoint {path} belongs to the app_id {:?}, not {:?}",
+                checkpoint.app_id, job.app_id
+            ),
+            hint: "give each job a checkpoint folder of its own",
+        });
+    }
+    if !checkpoint.source.is_same(source.id()) {
+        return Err(EngineError::Mismatch {
+            what: format!(
+                "the checkpoint {path} was made for another source than {} (a table that was dropped and made again under the same path is another one)",
+                job.source.location
+            ),
+            hint: OTHER_SOURCE,
+        });
+    }
+    Ok(())
 }

@@ -17,6 +17,7 @@ use super::feed::{Drain, Feed, Loaded};
 use super::funds::Funds;
 use super::history::History;
 use super::prepare::prepare;
+use super::recover::belongs;
 use super::start::{Started, start};
 use super::stop::Stop;
 use crate::checkpoint::{CheckpointFile, LastRun, Position};
@@ -178,7 +179,7 @@ pub async fn run(
                 can_append(&job.target.location)?;
             } else {
                 Sink::can_create(&job.target.location).await?;
-                may_be_made(job, options.begin).await?;
+                may_be_made(job, &source, options.begin).await?;
             }
             let home = home(job).await?;
             home.probe().await?;
@@ -206,7 +207,7 @@ pub async fn run(
 }
 
 /// Whether a run may make the target, which is not there.
-async fn may_be_made(job: &Job, begin: Begin) -> Result<(), EngineError> {
+async fn may_be_made(job: &Job, source: &Source, begin: Begin) -> Result<(), EngineError> {
     let target = &job.target.location;
     if job.target.must_exist {
         return Err(EngineError::Mismatch {
@@ -218,18 +219,18 @@ async fn may_be_made(job: &Job, begin: Begin) -> Result<(), EngineError> {
         return Ok(());
     }
     let file = CheckpointFile::in_folder(&home(job).await?);
-    let committed = match file.load::<Position>().await? {
-        // Batches that are planned and not committed are in no table yet.
-        Some(checkpoint) => checkpoint.next_batch.get() - checkpoint.planned.len() as u64,
-        None => 0,
-    };
-    let rows = LastRun::load(&job.places.state).map_or(0, |run| run.rows);
-    let told = match (committed, rows) {
-        (0, 0) => return Ok(()),
-        (0, rows) => format!("the last run left {} in it", counted(rows, "row")),
-        (batches, _) => {
+    let told = match file.load::<Position>().await? {
+        // It is saved when the table is there.
+        Some(checkpoint) => {
+            belongs(job, source, &file, &checkpoint)?;
+            // Batches that are planned and not committed are in no table yet.
+            let batches = checkpoint.next_batch.get() - checkpoint.planned.len() as u64;
             format!("the checkpoint {} says that it held {}", file.at(), counted(batches, "batch"))
         }
+        None => match LastRun::load(&job.places.state).map_or(0, |run| run.rows) {
+            0 => return Ok(()),
+            rows => format!("the last run left {} in it", counted(rows, "row")),
+        },
     };
     Err(EngineError::Mismatch {
         what: format!("the target {target} is gone, and {told}"),

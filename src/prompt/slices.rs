@@ -29,11 +29,8 @@ fn end_of_tag(tag: &str) -> usize {
     let mut before = ' ';
     for (at, c) in tag.char_indices() {
         match quote {
-            Some(open) => {
-                if c == open && before != '\\' {
-                    quote = None;
-                }
-            }
+            Some(open) if c == open && before != '\\' => quote = None,
+            Some(_) => {}
             None if matches!(c, '"' | '\'') => quote = Some(c),
             None if c == '}' && matches!(before, '}' | '%') => return at - 1,
             None => {}

@@ -10,6 +10,10 @@ use crate::config::OnUnsupported;
 use crate::store::Location;
 use crate::table::delta_schema;
 
+/// Types that a column may consist of, one in the other. Delta's log has the columns as JSON, which its readers take
+/// some 128 levels of (serde_json's limit), three for each of these.
+const MOST_LEVELS: usize = 32;
+
 /// A column that a target cannot hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Unsupported {
@@ -57,6 +61,12 @@ impl Columns {
                     file,
                     format!("a target cannot tell from others of its name ({})", twins.join(", ")),
                 );
+                continue;
+            }
+            let depth = depth(field.data_type());
+            if depth > MOST_LEVELS {
+                let why = format!("is nested {depth} deep, which is deeper than a Delta table holds,");
+                self.leave_out(name, file, why);
                 continue;
             }
             let carried = carried(field.data_type(), self.on_unsupported);
@@ -121,6 +131,16 @@ impl Columns {
 
 fn is_plain(field: &Field) -> bool {
     !field.data_type().is_nested()
+}
+
+/// How many types a type consists of, one in the other.
+fn depth(data_type: &DataType) -> usize {
+    let inner: Box<dyn Iterator<Item = &FieldRef>> = match data_type {
+        DataType::Struct(fields) => Box::new(fields.iter()),
+        DataType::List(item) | DataType::Map(item, _) => Box::new(std::iter::once(item)),
+        _ => return 1,
+    };
+    1 + inner.map(|field| depth(field.data_type())).max().unwrap_or_default()
 }
 
 /// The type that a target has for a column, where it has one; without any value there is no type yet.

@@ -59,6 +59,9 @@ pub fn delta_schema(schema: &Schema) -> Result<SchemaRef, String> {
     }
     let lost = |error| format!("the columns cannot become those of a Delta table: {error}");
     let kernel: StructType = (&Schema::new(fields)).try_into_kernel().map_err(lost)?;
+    // The log has them as JSON, whose readers take only so many levels.
+    let written = serde_json::to_string(&kernel).and_then(|text| serde_json::from_str::<StructType>(&text));
+    written.map_err(|error| format!("the columns cannot be read back from a Delta log: {error}"))?;
     let arrow: Schema = (&kernel).try_into_arrow().map_err(lost)?;
     Ok(arrow.into())
 }

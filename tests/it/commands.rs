@@ -226,11 +226,11 @@ async fn what_is_to_be_typed_next_sets_the_same_keys() {
     let world = World::new(spec).await;
     append_delta(&world.path("source"), &rows(0..12)).await;
     world.write_job("");
-    let set = ["--set", "batch.max_rows=5", "--set", "step.0.output=ans wer's", "--set", "app_id=x"];
+    let set = ["--set", "batch.max_rows=5", "--set", "step.0.output=answer's", "--set", "app_id=x"];
     let set = [&set[..], &["--set", "target.path=other"]].concat();
     let job = world.job().display().to_string();
     let typed = format!(
-        "{job} --set batch.max_rows=5 --set 'step.0.output=ans wer'\\''s' --set app_id=x --set target.path=other"
+        "{job} --set batch.max_rows=5 --set 'step.0.output=answer'\\''s' --set app_id=x --set target.path=other"
     );
     let ran = world.run(&[&set[..], &["--max-rows", "2"]].concat()).await;
     ran.assert_status(0).assert_says(&format!("to go on: enrich run {typed}"));
