@@ -4,13 +4,14 @@
 //! it is never computed twice for the same batch.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use crate::checkpoint::{Part, PlannedBatch, Position};
 use crate::config::BatchLimits;
 use crate::faultpoint::{self, Side};
 use crate::ident::BatchId;
 use crate::passed::PassedOver;
-use crate::source::{FileShape, Next, NextFile, Source, SourceError};
+use crate::source::{FileShape, Missing, Next, NextFile, Source, SourceError};
 
 /// Plans one batch after another.
 #[derive(Debug)]
@@ -27,7 +28,7 @@ pub struct Planner {
     /// Rows that may yet be planned in this run.
     rows_left: Option<u64>,
     /// Rows before the position that are planned first.
-    missing: VecDeque<Part>,
+    missing: VecDeque<(Part, VecDeque<Range<u64>>)>,
 }
 
 impl Planner {
@@ -49,8 +50,18 @@ impl Planner {
 
     /// Plans these rows first, which are before its position.
     #[must_use]
-    pub fn with_missing(self, parts: Vec<Part>) -> Self {
-        Planner { missing: parts.into(), ..self }
+    pub fn with_missing(self, missing: Missing) -> Self {
+        Planner { missing: missing.files.into(), ..self }
+    }
+
+    fn next_missing(&mut self) -> Option<Part> {
+        loop {
+            let (part, ranges) = self.missing.front_mut()?;
+            if let Some(rows) = ranges.pop_front() {
+                return Some(Part { start: rows.start, end: rows.end, ..part.clone() });
+            }
+            self.missing.pop_front();
+        }
     }
 
     /// The source that is planned.
@@ -92,7 +103,7 @@ impl Planner {
     async fn plan_missing(&mut self, batch: &mut PlannedBatch, max_rows: u64) -> Result<u64, SourceError> {
         let mut rows = 0;
         while rows < max_rows
-            && let Some(part) = self.missing.pop_front()
+            && let Some(part) = self.next_missing()
         {
             let shape = shape_of(&mut self.shape, &self.source, &part).await?;
             let kept = self.source.kept(&part, batch.condition.as_deref()).await?;
@@ -107,7 +118,9 @@ impl Planner {
                 batch.parts.push(Part { end, ..part.clone() });
             }
             if end < part.end {
-                self.missing.push_front(Part { start: end, ..part });
+                if let Some((_, ranges)) = self.missing.front_mut() {
+                    ranges.push_front(end..part.end);
+                }
                 break;
             }
         }

@@ -59,12 +59,22 @@ impl Encoding {
         texts.map(|text| self.count(text) + TOKENS_PER_MESSAGE).sum::<usize>() + TOKENS_BEFORE_ANSWER
     }
 
+    /// The same, with every text counted to its end: some 5 MB/s.
+    #[must_use]
+    pub fn count_whole_conversation<'a>(self, texts: impl Iterator<Item = &'a str>) -> usize {
+        texts.map(|text| self.count_whole(text) + TOKENS_PER_MESSAGE).sum::<usize>() + TOKENS_BEFORE_ANSWER
+    }
+
+    fn count_whole(self, text: &str) -> usize {
+        pieces(text).map(|piece| self.0.count_ordinary(piece)).sum()
+    }
+
     /// The tokens of a text. Of one that is longer than 128 kB they are estimated from samples; where a text has no
     /// space for some kilobytes, one token in about a thousand is counted too many.
     #[must_use]
     pub fn count(self, text: &str) -> usize {
         if text.len() <= MOST_COUNTED_BYTES {
-            return pieces(text).map(|piece| self.0.count_ordinary(piece)).sum();
+            return self.count_whole(text);
         }
         let (mut bytes, mut tokens) = (0, 0);
         for sample in 0..SAMPLES {
@@ -186,7 +196,7 @@ mod tests {
         let encoding = Encoding::usual();
         for text in texts() {
             let text = text.repeat(20);
-            let whole: usize = pieces(&text).map(|piece| encoding.0.count_ordinary(piece)).sum();
+            let whole = encoding.count_whole(&text);
             let estimate = encoding.count(&text);
             assert!(whole.abs_diff(estimate) < whole / 25, "{estimate} of {whole}");
         }

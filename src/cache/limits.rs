@@ -16,11 +16,13 @@ pub struct Limits {
     pub max_bytes: u64,
     /// For how long an answer is given after it came, in whole seconds.
     pub max_age: Duration,
+    /// Answers that came before are not given to this user, and give way to newer ones; in Unix seconds.
+    pub not_before: i64,
 }
 
 impl From<&CacheSpec> for Limits {
     fn from(spec: &CacheSpec) -> Self {
-        Limits { max_bytes: spec.max_bytes, max_age: spec.max_age }
+        Limits { max_bytes: spec.max_bytes, max_age: spec.max_age, not_before: i64::MIN }
     }
 }
 
@@ -30,8 +32,13 @@ impl Limits {
         self.max_bytes / 10
     }
 
-    /// The time before which an answer came that is too old at this time; both in Unix seconds.
-    pub(super) fn oldest(&self, now: i64) -> i64 {
+    /// The time before which an answer came that is not given, at this time; both in Unix seconds.
+    pub(super) fn oldest_given(&self, now: i64) -> i64 {
+        self.oldest_kept(now).max(self.not_before)
+    }
+
+    /// The time before which an answer came that is too old for anybody, at this time; both in Unix seconds.
+    pub(super) fn oldest_kept(&self, now: i64) -> i64 {
         now.saturating_sub(i64::try_from(self.max_age.as_secs()).unwrap_or(i64::MAX))
     }
 }

@@ -30,7 +30,7 @@ impl Removal {
     /// removed. `now` is in Unix seconds.
     pub(super) fn step(&mut self, connection: &mut Connection, now: i64) -> rusqlite::Result<Option<u64>> {
         self.measure(connection)?;
-        let oldest = self.limits.oldest(now);
+        let oldest = self.limits.oldest_kept(now);
         if !self.is_over && !has_older(connection, oldest)? {
             return Ok(None);
         }

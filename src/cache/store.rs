@@ -84,7 +84,9 @@ impl Store {
         // The statement is prepared anew: rusqlite's cache of statements needs a crate more, hashlink.
         let found: Option<(i64, Vec<u8>)> = self
             .reader()
-            .query_row(GET, (key.to_bytes(), self.limits.oldest(now)), |row| Ok((row.get(0)?, row.get(1)?)))
+            .query_row(GET, (key.to_bytes(), self.limits.oldest_given(now)), |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })
             .optional()
             .map_err(CacheError::of("read", &self.path))?;
         let Some((used, body)) = found else { return Ok(None) };
@@ -155,7 +157,7 @@ mod tests {
     fn a_writer_that_died_is_told() {
         fn is_shared_by_threads<T: Send + Sync>(_: &T) {}
         let folder = tempfile::TempDir::new().unwrap();
-        let limits = Limits { max_bytes: 1 << 20, max_age: Duration::MAX };
+        let limits = Limits { max_bytes: 1 << 20, max_age: Duration::MAX, not_before: i64::MIN };
         let mut store = Store::open(&folder.path().join("cache"), limits).unwrap();
         is_shared_by_threads(&store);
         store.queue = sync_channel(1).0;

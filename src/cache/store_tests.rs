@@ -13,7 +13,11 @@ use crate::clock;
 use crate::ident::Fingerprint;
 
 const DAY: i64 = 24 * 60 * 60;
-const LIMITS: Limits = Limits { max_bytes: 64 << 20, max_age: Duration::from_secs(30 * DAY.unsigned_abs()) };
+const LIMITS: Limits = Limits {
+    max_bytes: 64 << 20,
+    max_age: Duration::from_secs(30 * DAY.unsigned_abs()),
+    not_before: i64::MIN,
+};
 
 fn place() -> (TempDir, PathBuf) {
     let folder = TempDir::new().unwrap();
@@ -258,7 +262,8 @@ fn a_body_of_more_than_a_tenth_of_the_cache_is_not_kept() {
 #[test]
 fn a_cache_too_small_for_anything_still_works() {
     let (_folder, path) = place();
-    let store = Store::open(&path, Limits { max_bytes: 1000, max_age: Duration::MAX }).unwrap();
+    let store =
+        Store::open(&path, Limits { max_bytes: 1000, max_age: Duration::MAX, not_before: i64::MIN }).unwrap();
     (0..100).for_each(|number| keep(&store, number, b"x"));
     assert!(store.stats().unwrap().entries <= 1);
 }
@@ -373,4 +378,21 @@ fn gets_by_the_second() {
             if kept { "there" } else { "not there" }
         );
     }
+}
+
+#[test]
+fn who_asks_all_anew_is_given_nothing_older_and_replaces_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("cache");
+    let key = Fingerprint::of([b"question".as_slice()]);
+    let old = Store::open(&path, LIMITS).unwrap();
+    old.put(key, b"old");
+    old.flush().unwrap();
+    let anew = Store::open(&path, Limits { not_before: unix_seconds() + 1, ..LIMITS }).unwrap();
+    assert_eq!(anew.get(key).unwrap(), None);
+    std::thread::sleep(Duration::from_secs(1));
+    anew.put(key, b"new");
+    anew.flush().unwrap();
+    assert_eq!(anew.get(key).unwrap().as_deref(), Some(b"new".as_slice()));
+    assert_eq!(old.get(key).unwrap().as_deref(), Some(b"new".as_slice()));
 }

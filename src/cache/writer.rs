@@ -112,7 +112,7 @@ impl Writer {
         let now = unix_seconds();
         let written = filled_bytes(&self.connection).and_then(|before| {
             if group.len() > 0 {
-                group.commit(&mut self.connection, now, self.limits.oldest(now))?;
+                group.commit(&mut self.connection, now, self.limits.oldest_given(now))?;
             }
             Ok(before)
         });

@@ -60,9 +60,12 @@ pub struct Checkpoint<P = Position> {
     /// Whether the target is still to be emptied, for a job that starts over.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub clears_target: bool,
-    /// Whether answers that were paid before the job started over are left unused. Set until it has come to its end.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub asks_all: bool,
+    /// When the job started over, where answers that were paid before are left unused. Set until it has come to its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asks_all_since: Option<DateTime<Utc>>,
+    /// The version of the target up to which its commits were looked at for a RESTORE.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_seen: Option<u64>,
     /// The newest RESTORE of the target that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restored: Option<Restored>,
@@ -290,7 +293,8 @@ mod tests {
             adopted: None,
             steps: BTreeMap::new(),
             clears_target: false,
-            asks_all: false,
+            asks_all_since: None,
+            target_seen: None,
             restored: None,
             paused: None,
         }

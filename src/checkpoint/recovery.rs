@@ -99,7 +99,8 @@ mod tests {
             adopted: None,
             steps: BTreeMap::new(),
             clears_target: false,
-            asks_all: false,
+            asks_all_since: None,
+            target_seen: None,
             restored: None,
             paused: None,
         }

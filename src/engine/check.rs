@@ -14,6 +14,7 @@ use super::pause;
 use super::prepare::prepare;
 use super::recover::Recoverer;
 use super::retry::{self, FOLDER};
+use super::run::{Begin, may_be_made};
 use super::status::restored;
 use crate::cache::{CacheError, Stats, Store};
 use crate::checkpoint::{
@@ -145,7 +146,8 @@ pub async fn check(job: &Job, live: bool, simulator: Option<&Url>) -> Vec<Findin
                         Err(error) => note("older answers", Err(error.into())),
                     }
                     let checkpoint = file.load::<Position>().await.ok().flatten();
-                    match sink.restored().await.map(|newest| restored(newest, checkpoint.as_ref())) {
+                    let seen = checkpoint.as_ref().and_then(|checkpoint| checkpoint.target_seen);
+                    match sink.restored(seen).await.map(|newest| restored(newest, checkpoint.as_ref())) {
                         Ok(None) => {}
                         Ok(Some(version)) => note(
                             "target restored",
@@ -170,6 +172,10 @@ pub async fn check(job: &Job, live: bool, simulator: Option<&Url>) -> Vec<Findin
         Err(error) => note("target", Err(error.into())),
         Ok(false) => {
             let free = Sink::can_create(target).await.map_err(EngineError::from);
+            let free = match free {
+                Ok(()) => may_be_made(job, &source, Begin::GoOn).await,
+                Err(error) => Err(error),
+            };
             let made = free.and_then(|()| target.path().map_or(Ok(()), |path| Ok(can_write(path)?)));
             note("target", made.map(|()| format!("{} is made by the first run", job.target.location)));
         }

@@ -86,8 +86,7 @@ impl Enricher {
         strictness: Strictness,
         voice: Voice,
     ) -> Self {
-        let Journals { lineage, folder: journal, strays, learned, funds, cache, asks_all, open: _, copier } =
-            journals;
+        let Journals { lineage, folder: journal, strays, learned, funds, cache, open: _, copier } = journals;
         let (outbox, replies) = mpsc::channel(1_024);
         let (mode, watching) = watch::channel(Mode::Running);
         let hungry = Arc::new(Notify::new());
@@ -163,7 +162,7 @@ impl Enricher {
             learned,
             funds,
             strays,
-            sharing: Sharing::new(cache, asks_all),
+            sharing: Sharing::new(cache),
             copier,
             replies,
             buffer: Vec::with_capacity(REPLIES_AT_ONCE),
@@ -209,11 +208,12 @@ impl Enricher {
         let header = Header { lineage: self.lineage, batch: id, digest: plan.digest() };
         let mut recovered = Recovered::new(self.journal.path(), self.ledger.room_for_answers());
         let writer = self.journal.writer(&header, |record| recovered.push(record))?;
-        let records = recovered.len();
+        let (records, kept) = (recovered.len(), recovered.bytes_kept());
         let bytes = chunks.iter().map(Chunk::bytes).sum();
         let batch = OpenBatch::new(loaded, self.steps.len(), writer, recovered);
         let rows = batch.rows();
         self.ledger.loaded(id, rows, bytes);
+        self.ledger.keep_answer(id, kept);
         self.open.insert(id, batch);
         self.voice.say(&Event::Opened {
             batch: id,

@@ -40,18 +40,24 @@ pub(super) struct Recovered {
     len: u64,
     folder: PathBuf,
     file: Option<SpillFile>,
-    /// Bytes of answers that may yet be kept in memory.
+    /// Bytes of answers that may yet be kept in memory, and of those that are.
     room: u64,
+    kept: u64,
 }
 
 impl Recovered {
     /// Nothing so far. What is beyond so many bytes of answers goes to a file in a folder.
     pub(super) fn new(folder: &Path, room: u64) -> Self {
-        Recovered { records: HashMap::new(), len: 0, folder: folder.to_owned(), file: None, room }
+        Recovered { records: HashMap::new(), len: 0, folder: folder.to_owned(), file: None, room, kept: 0 }
     }
 
     pub(super) fn len(&self) -> u64 {
         self.len
+    }
+
+    /// Bytes of answers that are in memory.
+    pub(super) fn bytes_kept(&self) -> u64 {
+        self.kept
     }
 
     pub(super) fn push(&mut self, mut record: Record) {
@@ -66,8 +72,9 @@ impl Recovered {
                 // Where that fails it stays in memory.
                 None => spilled = spill(&mut self.file, &self.folder, |file| file.write(body)),
             }
-            if spilled.is_some() {
-                *body = Bytes::new();
+            match spilled {
+                Some(_) => *body = Bytes::new(),
+                None => self.kept += bytes,
             }
         }
         self.records.entry(record.key.clone()).or_default().push((record, spilled));

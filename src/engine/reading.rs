@@ -96,7 +96,7 @@ impl Feed for Reading {
             checkpoint.paused = None;
         }
         if complete {
-            checkpoint.asks_all = false;
+            checkpoint.asks_all_since = None;
             if let Some(restored) = checkpoint.restored.as_mut().filter(|_| self.refills) {
                 restored.is_refilled = true;
             }

@@ -6,16 +6,20 @@ use super::error::EngineError;
 use crate::checkpoint::{
     Checkpoint, CheckpointFile, CommittedUpTo, Paused, PlannedBatch, Position, Recovery, Restored, recover,
 };
+use crate::clock;
 use crate::config::{Job, StepSpec};
 use crate::event::{Event, Voice};
 use crate::ident::{BatchId, Lineage};
 use crate::passed::PassedOver;
 use crate::report::counted;
-use crate::sink::{Progress, Sink};
+use crate::sink::{OthersRows, Progress, Sink};
 use crate::source::Source;
 
 /// What to do about a source that is not the one that was read.
 const OTHER_SOURCE: &str = "enrich run --restart empties the target and asks about every row of the source; to keep the rows that are there, give the job another target.path and an app_id of its own";
+
+/// Commits of a target that every run looks at, at most, before it notes that it has seen them.
+const MOST_UNSEEN: u64 = 100;
 
 /// Holds a checkpoint against its target.
 pub(super) struct Recoverer<'a> {
@@ -71,8 +75,8 @@ impl Recoverer<'_> {
                         "the checkpoint is older than the target (batch {committed} is committed); its position is taken from the target"
                     );
                     self.voice.say(&Event::Notice(&text));
-                    let Checkpoint { paused, restored, .. } = checkpoint;
-                    checkpoint = Checkpoint { restored, ..self.rebuild(paused).await? };
+                    let Checkpoint { paused, restored, asks_all_since, .. } = checkpoint;
+                    checkpoint = Checkpoint { restored, asks_all_since, ..self.rebuild(paused).await? };
                     rebuilt = true;
                 }
                 Ok(Recovery::Behind { committed }) => {
@@ -87,10 +91,16 @@ impl Recoverer<'_> {
 
     /// Notes and says when the target was taken back to an earlier version.
     async fn look_for_restore(&self, checkpoint: &mut Checkpoint) -> Result<(), EngineError> {
-        if let Some(version) = self.sink.restored().await?
-            && checkpoint.restored.is_none_or(|known| known.version < version)
-        {
+        let newest = self.sink.version();
+        let found = self.sink.restored(checkpoint.target_seen).await?;
+        let found = found.filter(|found| checkpoint.restored.is_none_or(|known| known.version < *found));
+        if let Some(version) = found {
             checkpoint.restored = Some(Restored { version, is_refilled: false });
+        }
+        // Others may write many commits to it.
+        if found.is_some() || newest.saturating_sub(checkpoint.target_seen.unwrap_or_default()) > MOST_UNSEEN
+        {
+            checkpoint.target_seen = Some(newest);
             self.file.save(checkpoint).await?;
         }
         if let Some(restored) = checkpoint.restored.filter(|restored| !restored.is_refilled)
@@ -127,8 +137,10 @@ impl Recoverer<'_> {
             adopted: newest,
             steps: self.steps(),
             clears_target: true,
-            asks_all: !keep_paid,
-            restored: None,
+            asks_all_since: (!keep_paid).then(clock::wall),
+            // What was taken out of the table is asked about now.
+            target_seen: None,
+            restored: self.sink.restored(None).await?.map(|version| Restored { version, is_refilled: true }),
             paused: None,
         };
         self.sink.may_clear().await?;
@@ -194,7 +206,10 @@ impl Recoverer<'_> {
     pub(super) async fn look(&mut self) -> Result<String, EngineError> {
         let Some(checkpoint) = self.file.load().await? else {
             return Ok(match self.sink.progress().await? {
-                Progress::None => "none yet; the run makes it".to_owned(),
+                Progress::None => match self.doubled().await? {
+                    Some(what) => return Err(EngineError::Doubled { what }),
+                    None => "none yet; the run makes it".to_owned(),
+                },
                 Progress::Txn { .. } if !self.sink.has_row_keys() => return Err(self.lost()),
                 _ => "none; the run rebuilds it from the target".to_owned(),
             });
@@ -256,7 +271,8 @@ impl Recoverer<'_> {
             adopted: None,
             steps: BTreeMap::new(),
             clears_target: false,
-            asks_all: false,
+            asks_all_since: None,
+            target_seen: None,
             restored: None,
             paused,
         };
@@ -310,8 +326,19 @@ impl Recoverer<'_> {
     /// The rows of this source that the target has under another `app_id`, in words, as far as the files in their keys
     /// tell; `None` if there are none.
     async fn doubled(&self) -> Result<Option<String>, EngineError> {
-        for (app_id, rows, file) in self.sink.rows_of_others().await? {
-            if self.source.has_file(&file).await {
+        for others in self.sink.rows_of_others().await? {
+            let OthersRows { app_id, rows, files } = others;
+            let is_same = match self.sink.progress_of(&app_id).await? {
+                Progress::Commit { source, .. } => source.is_same(self.source.id()),
+                Progress::None | Progress::Restarted { .. } | Progress::Txn { .. } => {
+                    let mut has_one = false;
+                    for file in &files {
+                        has_one = has_one || self.source.has_file(file).await?;
+                    }
+                    has_one
+                }
+            };
+            if is_same {
                 return Ok(Some(format!(
                     "the target {} holds {} of this source under the app_id {app_id:?}: under {:?} every row is asked about, and added, again",
                     self.job.target.location,
@@ -325,7 +352,7 @@ impl Recoverer<'_> {
 
     /// The position after the rows of the target.
     async fn position_of_rows(&mut self) -> Result<Position, EngineError> {
-        if let Some(version) = self.sink.restored().await? {
+        if let Some(version) = self.sink.restored(None).await? {
             if self.refills {
                 // What is new and what is missing is all the same then.
                 return Ok(self.source.end_of_all());

@@ -345,7 +345,8 @@ impl Enricher {
         if bytes >= SPILLED_FROM {
             if self.ledger.room_for_answers() < bytes as u64 {
                 batch.spill(&mut settled);
-            } else {
+            }
+            if settled.is_loaded() {
                 self.ledger.keep_answer(cell.batch, bytes as u64);
             }
         }

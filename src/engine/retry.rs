@@ -256,7 +256,8 @@ async fn recovered(
         adopted: newest,
         steps: BTreeMap::new(),
         clears_target: false,
-        asks_all: false,
+        asks_all_since: None,
+        target_seen: None,
         restored: None,
         paused: None,
     };

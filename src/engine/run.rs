@@ -207,7 +207,7 @@ pub async fn run(
 }
 
 /// Whether a run may make the target, which is not there.
-async fn may_be_made(job: &Job, source: &Source, begin: Begin) -> Result<(), EngineError> {
+pub(super) async fn may_be_made(job: &Job, source: &Source, begin: Begin) -> Result<(), EngineError> {
     let target = &job.target.location;
     if job.target.must_exist {
         return Err(EngineError::Mismatch {
@@ -227,9 +227,10 @@ async fn may_be_made(job: &Job, source: &Source, begin: Begin) -> Result<(), Eng
             let batches = checkpoint.next_batch.get() - checkpoint.planned.len() as u64;
             format!("the checkpoint {} says that it held {}", file.at(), counted(batches, "batch"))
         }
-        None => match LastRun::load(&job.places.state).map_or(0, |run| run.rows) {
-            0 => return Ok(()),
-            rows => format!("the last run left {} in it", counted(rows, "row")),
+        // It is left when the table is there.
+        None => match LastRun::load(&job.places.state) {
+            None => return Ok(()),
+            Some(run) => format!("there was a run of {} that had it", clock::told(run.started)),
         },
     };
     Err(EngineError::Mismatch {

@@ -48,14 +48,12 @@ pub(super) struct Sharing {
     /// The rows that ask them.
     leaders: HashMap<Cell, Fingerprint>,
     cache: Option<Store>,
-    asks_all: bool,
     trouble: Option<CacheError>,
 }
 
 impl Sharing {
-    /// With `asks_all` the cache takes answers and gives none.
-    pub(super) fn new(cache: Option<Store>, asks_all: bool) -> Self {
-        Sharing { cache, asks_all, ..Sharing::default() }
+    pub(super) fn new(cache: Option<Store>) -> Self {
+        Sharing { cache, ..Sharing::default() }
     }
 
     /// What is known of the question of a request.
@@ -67,7 +65,7 @@ impl Sharing {
             return Known::Answer(shared.clone());
         }
         for lane in step.lanes_of(request.route).iter().map(|lane| &lanes[*lane]) {
-            let Some(cache) = self.cache.as_ref().filter(|_| !self.asks_all) else { break };
+            let Some(cache) = &self.cache else { break };
             match cache.get(anywhere(lane, request.question.fingerprint())) {
                 Ok(Some(body)) => {
                     let (provider, model) = (Arc::clone(&lane.name), Arc::clone(&lane.model));

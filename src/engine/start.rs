@@ -18,7 +18,7 @@ use super::reading::Reading;
 use super::recover::Recoverer;
 use super::retry;
 use super::run::{Begin, RunOptions};
-use crate::cache::Store;
+use crate::cache::{Limits, Store};
 use crate::checkpoint::{Checkpoint, CheckpointFile, MachineId, PlannedBatch, Position};
 use crate::config::Job;
 use crate::event::{Event, Voice};
@@ -50,8 +50,6 @@ pub struct Journals {
     pub funds: Funds,
     /// Answers across runs and jobs, where they are kept.
     pub cache: Option<Store>,
-    /// Whether answers that are kept there are left unused.
-    pub asks_all: bool,
     /// Journals of batches that are to be asked about.
     pub(super) open: Vec<PathBuf>,
     /// What copies them, where they are copied.
@@ -161,7 +159,7 @@ pub(super) async fn start(
     let reader = source.reader();
     let rows_left = max_rows.map(|most| most.saturating_sub(resumed));
     let planner = Planner::new(source, job.batch, checkpoint.position.clone(), rows_left);
-    let planner = planner.with_missing(missing.parts);
+    let planner = planner.with_missing(missing);
     let open = std::mem::take(&mut journals.open);
     let mut enricher =
         Enricher::start(prepared, ledger, journals, max_rows, Strictness::Probation, voice.clone());
@@ -294,8 +292,11 @@ pub(super) async fn sort_journals<P>(
             {
                 open.push(found.path.clone());
             }
-            // Paid before the job started over.
-            _ if checkpoint.asks_all && own.is_none() => folder.remove(&found)?,
+            _ if own.is_none()
+                && checkpoint.asks_all_since.is_some_and(|since| found.is_older_than(since.into())) =>
+            {
+                folder.remove(&found)?;
+            }
             _ => strays.absorb(folder.put_aside(&found)?)?,
         }
     }
@@ -308,26 +309,20 @@ pub(super) async fn sort_journals<P>(
         let planned: Vec<Header> = outstanding.iter().map(header).collect();
         let restored = copies.restore(&folder, lineage, first, &planned).await?;
         tell_restored(&restored, voice);
-        if !checkpoint.asks_all {
+        if checkpoint.asks_all_since.is_none() {
             strays.absorb_copies(restored.strays);
         }
         folder.copy_to(copies.clone());
         copier = Some(Copier::start(copies, funds.copy.take(), job.places.copying.every, voice.clone()));
     }
     let learned = LearnedFile::load(home.path().unwrap_or(&job.places.state));
-    let cache = job.cache.as_ref().map(|spec| Store::open(&spec.path, spec.into())).transpose()?;
-    let asks_all = checkpoint.asks_all;
-    Ok(Journals {
-        lineage: checkpoint.lineage,
-        folder,
-        strays,
-        learned,
-        funds,
-        cache,
-        asks_all,
-        open,
-        copier,
-    })
+    let limits = |spec| match checkpoint.asks_all_since {
+        // Entries know their second only.
+        Some(since) => Limits { not_before: since.timestamp() + 1, ..Limits::from(spec) },
+        None => Limits::from(spec),
+    };
+    let cache = job.cache.as_ref().map(|spec| Store::open(&spec.path, limits(spec))).transpose()?;
+    Ok(Journals { lineage: checkpoint.lineage, folder, strays, learned, funds, cache, open, copier })
 }
 
 fn tell_restored(restored: &Restored, voice: &Voice) {

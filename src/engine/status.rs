@@ -208,7 +208,10 @@ pub async fn status(job: &Job) -> Result<Status, EngineError> {
         spent: Funds::look(job, &home).await?,
         target: target(job, table.as_ref()).await?,
         restored: match &table {
-            Some(table) => restored(sink::restored(table, &job.app_id).await?, run.as_ref()),
+            Some(table) => restored(
+                sink::restored(table, &job.app_id, run.as_ref().and_then(|run| run.target_seen)).await?,
+                run.as_ref(),
+            ),
             None => None,
         },
         older: match &table {

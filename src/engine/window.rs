@@ -42,7 +42,10 @@ impl Window {
         if texts.clone().map(str::len).sum::<usize>() + AROUND <= room {
             return 0;
         }
-        self.encoding.count_conversation(texts).saturating_sub(room)
+        let tokens = self.encoding.count_conversation(texts.clone());
+        let is_near = tokens.abs_diff(room) <= room / 10;
+        let tokens = if is_near { self.encoding.count_whole_conversation(texts) } else { tokens };
+        tokens.saturating_sub(room)
     }
 }
 

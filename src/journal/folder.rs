@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use super::format::{Header, Record};
 use super::{Copies, Journal, JournalError, JournalReader, JournalWriter, read_all};
@@ -35,6 +36,15 @@ impl Found {
     #[must_use]
     pub fn is_aside(&self) -> bool {
         self.path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(ASIDE))
+    }
+}
+
+impl Found {
+    /// Whether nothing was added to it since a time; one whose time cannot be read is not.
+    #[must_use]
+    pub fn is_older_than(&self, time: SystemTime) -> bool {
+        let changed = std::fs::metadata(&self.path).and_then(|file| file.modified());
+        changed.is_ok_and(|changed| changed < time)
     }
 }
 

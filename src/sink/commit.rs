@@ -1,10 +1,11 @@
 //! Committing batches, once each.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::AsArray;
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Int64Type, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 
@@ -56,6 +57,20 @@ pub enum Committed {
     Before,
 }
 
+/// Rows of another job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OthersRows {
+    /// Its `app_id`.
+    pub app_id: String,
+    /// How many there are.
+    pub rows: u64,
+    /// Source files that they are of, the first thousand.
+    pub files: Vec<String>,
+}
+
+/// Source files of another job that are listed.
+const MOST_FILES_OF_OTHERS: usize = 1_000;
+
 /// The target of a job.
 #[derive(Debug)]
 pub struct Sink {
@@ -70,6 +85,8 @@ pub struct Sink {
     commits: u32,
     /// Bytes of a data file, about.
     file_bytes: u64,
+    /// Id of the table.
+    id: String,
     /// The version up to which its commits were looked at.
     seen: u64,
     /// Its version that this run made last.
@@ -111,6 +128,7 @@ impl Sink {
         Ok(Sink {
             at: at.to_owned(),
             schema: table.schema()?,
+            id: table.id()?,
             seen: table.version(),
             newest: None,
             table,
@@ -170,7 +188,7 @@ impl Sink {
         let constraints = match &self.constraints {
             Some(constraints) if constraints.borrow().are_of(&self.table)? => constraints,
             Some(constraints) => {
-                self.schema = self.table.schema()?;
+                self.schema = self.still_fits()?;
                 let now = Constraints::of(&self.outputs, self.metadata.as_deref(), &self.table)?;
                 constraints.send_replace(Arc::new(now));
                 constraints
@@ -181,6 +199,24 @@ impl Sink {
             }
         };
         Ok(constraints.subscribe())
+    }
+
+    /// The columns of the table, which somebody changed during the run.
+    fn still_fits(&self) -> Result<SchemaRef, TargetError> {
+        let misfit = |what: String| TargetError::Schema { at: self.at.clone(), what };
+        if self.table.id()? != self.id {
+            return Err(misfit("it was made anew during the run".to_owned()));
+        }
+        let now = self.table.schema()?;
+        let is_there = |field: &&Arc<Field>| {
+            now.field_with_name(field.name()).is_ok_and(|found| found.data_type() == field.data_type())
+        };
+        match self.schema.fields().iter().find(|field| !is_there(field)) {
+            None => Ok(now),
+            Some(field) => {
+                Err(misfit(format!("its column {:?} was removed or changed during the run", field.name())))
+            }
+        }
     }
 
     /// Reads the table again and turns outcomes that it does not take into errors; gives what was turned by step.
@@ -235,35 +271,57 @@ impl Sink {
         older(&self.table, job, by_model).await
     }
 
-    /// Jobs that the target has rows of besides this one: the `app_id`, how many rows, and the source file of one of
-    /// them. None of a target whose rows do not say it.
+    /// The rows of other jobs. None of a target whose rows do not say whose they are.
     ///
     /// # Errors
     /// When the table cannot be read.
-    pub async fn rows_of_others(&self) -> Result<Vec<(String, u64, String)>, TableError> {
+    pub async fn rows_of_others(&self) -> Result<Vec<OthersRows>, TableError> {
         let Some(metadata) = &self.metadata else { return Ok(Vec::new()) };
         let field = |field: &str| format!("CAST({}['{field}'] AS VARCHAR)", name(metadata));
         let sql = format!(
-            "SELECT {app_id}, COUNT(*), MAX({file}) FROM target WHERE {app_id} <> {} GROUP BY 1 ORDER BY 1",
+            "SELECT {app_id}, {file}, COUNT(*) FROM target WHERE {app_id} <> {} GROUP BY 1, 2",
             text(&self.app_id),
             app_id = field(APP_ID),
             file = field(SOURCE_FILE),
         );
-        let mut found = Vec::new();
+        let mut found: BTreeMap<String, OthersRows> = BTreeMap::new();
         let read = self.table.query(&sql, |batch| {
             let texts = |column: usize| {
                 cast(batch.column(column), &DataType::Utf8).map_err(|error| self.failed_reading(error))
             };
-            let (apps, files) = (texts(0)?, texts(2)?);
+            let (apps, files) = (texts(0)?, texts(1)?);
             let (apps, files) = (apps.as_string::<i32>(), files.as_string::<i32>());
-            let counts = batch.column(1).as_primitive::<Int64Type>();
-            found.extend((0..batch.num_rows()).map(|at| {
-                (apps.value(at).to_owned(), counts.value(at).cast_unsigned(), files.value(at).to_owned())
-            }));
+            let counts = batch.column(2).as_primitive::<Int64Type>();
+            for at in 0..batch.num_rows() {
+                let app_id = apps.value(at);
+                let others = found.entry(app_id.to_owned()).or_insert_with(|| OthersRows {
+                    app_id: app_id.to_owned(),
+                    rows: 0,
+                    files: Vec::new(),
+                });
+                others.rows += counts.value(at).cast_unsigned();
+                if others.files.len() < MOST_FILES_OF_OTHERS {
+                    others.files.push(files.value(at).to_owned());
+                }
+            }
             Ok::<(), TableError>(())
         });
         read.await?;
-        Ok(found)
+        Ok(found.into_values().collect())
+    }
+
+    /// What the target tells about another job; see [`Progress`].
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub async fn progress_of(&self, app_id: &str) -> Result<Progress, TableError> {
+        Progress::read(&self.table, app_id).await
+    }
+
+    /// The version of the table that was read last.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.table.version()
     }
 
     /// Rows of this job in the newest version of the target; where nothing says whose they are, all rows.

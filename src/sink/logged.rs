@@ -23,16 +23,17 @@ pub async fn committed(table: &Table, app_id: &str, lineage: Lineage) -> Result<
 
 /// The newest commit that took a table back to an earlier version, if it came after the last commit but one of an
 /// application: rows of its newest batches may not be in the table any more. (A restore may come between the moment
-/// at which a batch's files are staged and its commit.)
+/// at which a batch's files are staged and its commit.) Commits up to the version `seen` are not looked at.
 ///
 /// # Errors
 /// When the log cannot be read.
-pub async fn restored(table: &Table, app_id: &str) -> Result<Option<u64>, TableError> {
+pub async fn restored(table: &Table, app_id: &str, seen: Option<u64>) -> Result<Option<u64>, TableError> {
     if table.txn_version(app_id).await?.is_none() {
         return Ok(None);
     }
     let mut own = 0;
-    for version in (0..=table.version()).rev() {
+    let first = seen.map_or(0, |seen| seen + 1);
+    for version in (first..=table.version()).rev() {
         let Some(entry) = table.log_entry(version, None).await? else { break };
         if entry.is_restore() {
             return Ok(Some(version));

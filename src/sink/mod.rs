@@ -19,7 +19,7 @@ mod settled;
 mod shown;
 mod target;
 
-pub use commit::{Committed, Sink};
+pub use commit::{Committed, OthersRows, Sink};
 pub use constraints::{Constraints, Turned};
 pub use failed::{FailedError, FailedGroup, FailedRows, LISTED};
 pub use logged::{committed, restored};

@@ -102,8 +102,8 @@ impl super::Sink {
     ///
     /// # Errors
     /// When the log cannot be read.
-    pub async fn restored(&self) -> Result<Option<u64>, TableError> {
-        super::restored(self.table(), self.app_id()).await
+    pub async fn restored(&self, seen: Option<u64>) -> Result<Option<u64>, TableError> {
+        super::restored(self.table(), self.app_id(), seen).await
     }
 
     /// The rows of the source that the target holds; `None` if the rows do not say.

@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ use super::constraints::{Constraints, Turned};
 use super::failed::{FILES_AT_ONCE, FailedRows, name, text};
 use super::output::Output;
 use super::reload::{PLACE, Places};
-use super::settled::{FilledBatch, Outcome, Settled};
+use super::settled::{FilledBatch, Outcome, PIECE_BYTES, Settled};
 use super::target::{APP_ID, ERROR_COUNT, RETENTION, RUN_ID, SOURCE_FILE, SOURCE_ROW, TargetError};
 use super::{history, logged};
 use crate::checkpoint::CommittedUpTo;
@@ -74,6 +75,9 @@ enum Replaced {
     /// Files that it was to replace are gone: compacted, perhaps. Or the table takes other rows now.
     Moved(TableError),
 }
+
+/// The places of a row: in a file, and in the batch.
+type Hit = (usize, usize);
 
 /// A file as it becomes.
 struct Mended {
@@ -292,14 +296,17 @@ impl Repair {
             let of_arrow = |error| self.error("read", error);
             let before = conform(&read, &self.schema).map_err(of_arrow)?;
             let hits = self.hits(&before, rows).map_err(of_arrow)?;
-            let after = self.patched(&before, batch, &hits).map_err(of_arrow)?;
-            if let Some(changes) = changes.as_mut().filter(|_| !hits.is_empty()) {
-                let at = UInt64Array::from_iter_values(hits.iter().map(|(at, _)| *at as u64));
-                let old = take_record_batch(&before, &at).map_err(of_arrow)?;
-                changes.write(&old, &take_record_batch(&after, &at).map_err(of_arrow)?).await?;
-            }
             found += hits.len();
-            staging.write(after).await?;
+            for (range, hits) in pieces(batch, before.num_rows(), &hits) {
+                let before = before.slice(range.start, range.len());
+                let after = self.patched(&before, batch, &hits).map_err(of_arrow)?;
+                if let Some(changes) = changes.as_mut().filter(|_| !hits.is_empty()) {
+                    let at = UInt64Array::from_iter_values(hits.iter().map(|(at, _)| *at as u64));
+                    let old = take_record_batch(&before, &at).map_err(of_arrow)?;
+                    changes.write(&old, &take_record_batch(&after, &at).map_err(of_arrow)?).await?;
+                }
+                staging.write(after).await?;
+            }
         }
         if found == 0 {
             return Ok(Mended { staged: Staged::default(), rows: 0 });
@@ -308,11 +315,7 @@ impl Repair {
     }
 
     /// Which rows of a file are rows of the batch that have still failed: their places here and there.
-    fn hits(
-        &self,
-        file: &RecordBatch,
-        rows: &HashMap<RowKey, usize>,
-    ) -> Result<Vec<(usize, usize)>, ArrowError> {
+    fn hits(&self, file: &RecordBatch, rows: &HashMap<RowKey, usize>) -> Result<Vec<Hit>, ArrowError> {
         let app_ids = self.member(file, APP_ID)?;
         let files = self.member(file, SOURCE_FILE)?;
         let (app_ids, files) = (app_ids.as_string::<i32>(), files.as_string::<i32>());
@@ -346,7 +349,7 @@ impl Repair {
         &self,
         before: &RecordBatch,
         batch: &FilledBatch,
-        hits: &[(usize, usize)],
+        hits: &[Hit],
     ) -> Result<RecordBatch, ArrowError> {
         if hits.is_empty() {
             return Ok(before.clone());
@@ -401,7 +404,7 @@ impl Repair {
     }
 
     /// Errors of steps that the target knows and the job does not.
-    fn errors_of_others(&self, metadata: &StructArray, hits: &[(usize, usize)]) -> Vec<i32> {
+    fn errors_of_others(&self, metadata: &StructArray, hits: &[Hit]) -> Vec<i32> {
         let own = |output: &Output| history::find(metadata.fields(), output.name());
         let is_other = |name: &str| !self.outputs.iter().any(|output| own(output) == Some(name));
         let others: Vec<&ArrayRef> = metadata
@@ -496,6 +499,23 @@ impl Repair {
     ) -> TableError {
         TableError { action, at: self.at.clone(), source: Box::new(source) }
     }
+}
+
+/// The rows of a file in ranges whose new answers take some megabytes, each with its hits, counted from its first row.
+fn pieces(batch: &FilledBatch, rows: usize, hits: &[Hit]) -> Vec<(Range<usize>, Vec<Hit>)> {
+    let mut pieces = Vec::new();
+    let (mut begin, mut bytes, mut own) = (0, 0, Vec::new());
+    for (at, row) in hits {
+        let of_row: usize = batch.outcomes.iter().map(|step| step[*row].bytes()).sum();
+        if bytes + of_row > PIECE_BYTES && !own.is_empty() {
+            pieces.push((begin..*at, std::mem::take(&mut own)));
+            (begin, bytes) = (*at, 0);
+        }
+        own.push((at - begin, *row));
+        bytes += of_row;
+    }
+    pieces.push((begin..rows, own));
+    pieces
 }
 
 /// The rows of a batch by their keys.

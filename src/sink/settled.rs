@@ -132,7 +132,7 @@ impl Settled {
 pub(super) type Loaded<'a> = Vec<Cow<'a, [Settled]>>;
 
 /// Answers that become columns at once, in bytes; of one row there may be more. An Arrow array of texts holds 2 GiB.
-const PIECE_BYTES: usize = 4 << 20;
+pub(super) const PIECE_BYTES: usize = 4 << 20;
 
 /// A batch whose rows all have outcomes.
 #[derive(Debug)]

@@ -381,7 +381,9 @@ fn held_against(
     }
     fits(schema, &kept, own).map_err(misfit)?;
     if job.target.on_missing_columns == OnMissingColumns::Stop
-        && let Some(column) = left_out.iter().find(|column| schema.field_with_name(column).is_ok())
+        && let Some(column) = left_out
+            .iter()
+            .find(|column| !own.contains(&column.as_str()) && schema.field_with_name(column).is_ok())
     {
         return Err(misfit(format!(
             "its column {column:?} is one of the source's that source.columns leaves out: new rows would have null there. Name \

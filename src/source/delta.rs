@@ -462,6 +462,15 @@ impl DeltaSource {
                         not_read.extend(self.files_of(passed).await?.into_iter().map(|file| file.path));
                     }
                     let there = self.files_of(before).await?;
+                    let left: HashSet<&str> = there.iter().map(|file| file.path.as_str()).collect();
+                    if let Some(gone) = not_read.iter().find(|file| !left.contains(file.as_str())) {
+                        return Err(SourceError::Unsupported {
+                            path: self.path.clone(),
+                            what: format!(
+                                "was compacted since the version that the job begins with ({gone} is another file's part now): which rows came before cannot be told"
+                            ),
+                        });
+                    }
                     let read = there.iter().filter(|file| !not_read.contains(&file.path));
                     parts.extend(read.map(|file| whole(file, before)));
                 }

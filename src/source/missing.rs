@@ -1,6 +1,7 @@
 //! Rows that were read and that a target does not hold any more.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::ops::Range;
 
 use roaring::RoaringTreemap;
 
@@ -25,7 +26,7 @@ impl HeldRows {
         self.insert_rows(&part.file, part.rows());
     }
 
-    fn insert_rows(&mut self, file: &str, rows: std::ops::Range<u64>) {
+    fn insert_rows(&mut self, file: &str, rows: Range<u64>) {
         self.0.entry(file.to_owned()).or_default().insert_range(rows);
     }
 
@@ -37,8 +38,9 @@ impl HeldRows {
 /// What a target lacks of the rows up to a position.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Missing {
-    /// Ranges of rows, in the source's order. A row among them that a condition leaves out is not counted.
-    pub parts: Vec<Part>,
+    /// Files, whole, and the ranges of their rows, in the source's order. A row among them that a condition leaves out
+    /// is not counted.
+    pub files: Vec<(Part, VecDeque<Range<u64>>)>,
     /// How many rows they have.
     pub rows: u64,
     /// Files that were read and are gone: which of their rows are missing cannot be found out.
@@ -63,10 +65,13 @@ impl Source {
     pub async fn missing(&mut self, position: &Position, held: &HeldRows) -> Result<Missing, SourceError> {
         let (parts, gone) = match &mut self.kind {
             Kind::Delta(delta) => (delta.parts_before(position).await?, Vec::new()),
-            Kind::Parquet(parquet) => parquet.parts_before(position),
+            Kind::Parquet(parquet) => parquet.parts_before(position)?,
         };
         if let Kind::Delta(_) = &self.kind
-            && let Some(file) = held.0.keys().find(|file| parts.iter().all(|part| part.file != **file))
+            && let Some(file) = {
+                let known: HashSet<&str> = parts.iter().map(|part| part.file.as_str()).collect();
+                held.0.keys().find(|file| !known.contains(file.as_str()))
+            }
         {
             return Err(SourceError::Unsupported {
                 path: self.root().clone(),
@@ -81,19 +86,20 @@ impl Source {
             let rows = self.shape(&part).await?.rows();
             let end = if part.end == 0 { rows } else { part.end };
             let kept = self.kept(&part, condition.as_deref()).await?;
-            let mut range: Option<(u64, u64)> = None;
-            let mut close = |range: Option<(u64, u64)>| {
-                missing.parts.extend(range.map(|(start, end)| Part { start, end, ..part.clone() }));
-            };
+            let mut ranges = VecDeque::new();
+            let mut range: Option<Range<u64>> = None;
             for row in kept.rows(0..end) {
                 match (&mut range, held.has(&part.file, row)) {
-                    (open, true) => close(open.take()),
-                    (Some((_, end)), false) => *end = row + 1,
-                    (None, false) => range = Some((row, row + 1)),
+                    (open, true) => ranges.extend(open.take()),
+                    (Some(open), false) => open.end = row + 1,
+                    (None, false) => range = Some(row..row + 1),
                 }
                 missing.rows += u64::from(!held.has(&part.file, row));
             }
-            close(range);
+            ranges.extend(range);
+            if !ranges.is_empty() {
+                missing.files.push((part, ranges));
+            }
         }
         Ok(missing)
     }

@@ -460,8 +460,15 @@ impl Source {
     }
 
     /// Whether it has a file, by the path that keys of rows have.
-    pub async fn has_file(&self, file: &str) -> bool {
-        self.root.size(file).await.is_ok()
+    ///
+    /// # Errors
+    /// When that cannot be found out.
+    pub async fn has_file(&self, file: &str) -> Result<bool, SourceError> {
+        match self.root.size(file).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(SourceError::file(&self.root.place(file), error)),
+        }
     }
 
     fn versions_after(&self, position: &Position) -> Option<u64> {

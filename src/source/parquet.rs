@@ -84,17 +84,7 @@ impl ParquetSource {
                 });
             }
         };
-        for file in &self.files {
-            if let Some(size) = seen.get(&file.path).filter(|size| **size != file.size) {
-                return Err(SourceError::file(
-                    &self.root.place(&file.path),
-                    format!(
-                        "it had {size} bytes when it was read and has {} now; a file is read once, give new data a new name",
-                        file.size
-                    ),
-                ));
-            }
-        }
+        self.are_as_read(seen)?;
         if let Some((name, row)) = partial {
             let file = self.files.iter().find(|file| file.path == *name).ok_or_else(|| {
                 SourceError::file(&self.root.place(name), "it is gone, and not all of its rows are read")
@@ -174,8 +164,12 @@ impl ParquetSource {
     }
 
     /// The files that were begun before a position, up to there (`end` is 0 for whole ones), and those that are gone.
-    pub(super) fn parts_before(&self, position: &Position) -> (Vec<Part>, Vec<String>) {
-        let Position::Parquet { files, partial } = position else { return (Vec::new(), Vec::new()) };
+    ///
+    /// # Errors
+    /// When one is not as it was.
+    pub(super) fn parts_before(&self, position: &Position) -> Result<(Vec<Part>, Vec<String>), SourceError> {
+        let Position::Parquet { files, partial } = position else { return Ok((Vec::new(), Vec::new())) };
+        self.are_as_read(files)?;
         let begun = self.parts().into_iter().filter(|part| files.contains_key(&part.file));
         let begun = begun.filter_map(|part| match partial {
             Some((file, 0)) if *file == part.file => None,
@@ -183,7 +177,23 @@ impl ParquetSource {
             _ => Some(part),
         });
         let is_there = |name: &String| self.files.iter().any(|file| file.path == *name);
-        (begun.collect(), files.keys().filter(|file| !is_there(file)).cloned().collect())
+        Ok((begun.collect(), files.keys().filter(|file| !is_there(file)).cloned().collect()))
+    }
+
+    /// Makes sure that files which were read have the size in bytes that they had then.
+    fn are_as_read(&self, files: &BTreeMap<String, u64>) -> Result<(), SourceError> {
+        for file in &self.files {
+            if let Some(size) = files.get(&file.path).filter(|size| **size != file.size) {
+                return Err(SourceError::file(
+                    &self.root.place(&file.path),
+                    format!(
+                        "it had {size} bytes when it was read and has {} now; a file is read once, give new data a new name",
+                        file.size
+                    ),
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// `expected` says what the target should hold of a file, where a condition chooses the rows.

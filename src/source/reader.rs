@@ -53,6 +53,9 @@ impl Chunk {
     }
 }
 
+/// Rows between two parts of a file that are read over; where there are more, the file is opened anew.
+const MOST_READ_OVER: u64 = 50_000;
+
 /// Reads parts of files; a part that begins where the last one ended goes on with the same reader.
 #[derive(Debug)]
 pub struct RowReader {
@@ -100,10 +103,12 @@ impl RowReader {
     /// When the file is gone, has changed since it was planned, or cannot be decoded.
     pub fn read(&mut self, part: &Part, kept: &Kept) -> Result<Vec<Chunk>, SourceError> {
         let wanted: Vec<u64> = kept.rows(part.rows()).collect();
-        let continues = self
-            .open
-            .as_ref()
-            .is_some_and(|open| open.file == part.file && open.at == part.start && open.kept.is_same(kept));
+        let continues = self.open.as_ref().is_some_and(|open| {
+            let gap = part.start.checked_sub(open.at);
+            open.file == part.file
+                && gap.is_some_and(|rows| rows <= MOST_READ_OVER)
+                && open.kept.is_same(kept)
+        });
         if !continues && !wanted.is_empty() {
             self.open = None;
             self.open = Some(self.open_at(part, kept)?);
@@ -112,6 +117,11 @@ impl RowReader {
         let file: Arc<str> = part.file.as_str().into();
         let mut chunks = Vec::new();
         let mut left = wanted.as_slice();
+        // Rows between the last part and this one.
+        let mut passed = match &self.open {
+            Some(open) if continues => open.kept.rows(open.at..part.start).count(),
+            _ => 0,
+        };
         while let ([first, ..], Some(open)) = (left, &mut self.open) {
             let rows = match open.rest.take() {
                 Some(rows) => rows,
@@ -129,6 +139,12 @@ impl RowReader {
                     None => return Err(SourceError::file(&path, format!("it ends before row {first}"))),
                 },
             };
+            let skipped = passed.min(rows.num_rows());
+            passed -= skipped;
+            let rows = rows.slice(skipped, rows.num_rows() - skipped);
+            if rows.num_rows() == 0 {
+                continue;
+            }
             let taken = left.len().min(rows.num_rows());
             if taken < rows.num_rows() {
                 open.rest = Some(rows.slice(taken, rows.num_rows() - taken));

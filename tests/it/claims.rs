@@ -4,7 +4,7 @@ use std::fs;
 
 use enrich::table::Table;
 
-use crate::support::{World, append_delta, prompt_of, rows};
+use crate::support::{World, append_delta, prompt_of, rows, write_parquet};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_source_that_was_made_again_is_asked_about_from_its_beginning_or_not_at_all() {
@@ -185,4 +185,78 @@ async fn init_says_that_its_target_is_there() {
             "{told}"
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn columns_of_its_own_are_not_left_out_by_a_job_whose_source_has_them_too() {
+    let world = World::with_rows(10, 1).await;
+    world.run(&[]).await.assert_status(0);
+    let second = world
+        .usual_job("")
+        .replace("path = \"target\"", "path = \"second\"")
+        .replace("path = \"source\"", "path = \"target\"\ncolumns = [\"id\", \"text\"]");
+    world.write_text(&second);
+    world.run(&[]).await.assert_status(0).assert_says("10 rows written");
+    world.run(&[]).await.assert_status(0).assert_says("nothing to do");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_and_pilot_say_what_a_run_would_refuse_before_anything_is_paid() {
+    let world = World::with_rows(20, 2).await;
+    let job = world.usual_job("").replace("[batch]", "[checkpoint]\npath = \"state\"\n[batch]");
+    world.write_text(&job);
+    world.run(&[]).await.assert_status(0);
+    fs::rename(world.path("target"), world.path("away")).unwrap();
+    let told = "is gone, and the checkpoint ";
+    let path = world.job();
+    let path = path.to_str().unwrap();
+    world.run(&[]).await.assert_status(2).assert_says(told);
+    for arguments in [&["check", path][..], &["plan", path, "--pilot", "5"]] {
+        let refused = world.output(world.command(arguments)).await;
+        assert_eq!(refused.status.code(), Some(2), "{arguments:?}");
+        let said = String::from_utf8_lossy(&refused.stdout) + String::from_utf8_lossy(&refused.stderr);
+        assert!(said.contains(told), "{said}");
+    }
+    // A lock may be left there.
+    let _ = fs::remove_dir_all(world.path("target"));
+    fs::rename(world.path("away"), world.path("target")).unwrap();
+    world.write_text(&world.usual_job("").replace("app_id = \"test\"", "app_id = \"other\""));
+    for arguments in [&["check", path][..], &["plan", path, "--pilot", "5"]] {
+        let refused = world.output(world.command(arguments)).await;
+        assert_eq!(refused.status.code(), Some(2), "{arguments:?}");
+        let said = String::from_utf8_lossy(&refused.stdout) + String::from_utf8_lossy(&refused.stderr);
+        assert!(said.contains("holds 20 rows of this source under the app_id \"test\""), "{said}");
+    }
+    assert_eq!(world.simulator.counts().requests, 20);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_of_the_same_name_in_another_folder_is_another_file() {
+    let world = World::new(enrich::config::SimulatorSpec::default()).await;
+    for (folder, ids) in [("one", 0..10), ("two", 10..20)] {
+        fs::create_dir(world.path(folder)).unwrap();
+        write_parquet(&world.path(folder).join("part-0.parquet"), &rows(ids), 10);
+    }
+    for (folder, app_id) in [("one", "first"), ("two", "second")] {
+        let job = world.usual_job("").replace("app_id = \"test\"", &format!("app_id = \"{app_id}\""));
+        world.write_text(&job.replace("path = \"source\"", &format!("path = \"{folder}\"")));
+        world.run(&[]).await.assert_status(0).assert_says("10 rows written");
+    }
+    world.assert_target(0..20).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_pilot_paid_after_a_restart_that_was_cut_short_is_used() {
+    let world = World::with_rows(30, 1).await;
+    world.run(&[]).await.assert_status(0);
+    let fault = [("ENRICH_FAULT", "delta-commit.after=kill@1")];
+    world.run_with(&["--restart", "--yes"], &fault).await;
+    let asked = world.simulator.counts().requests;
+    let path = world.job();
+    let pilot = world.output(world.command(&["plan", path.to_str().unwrap(), "--pilot", "12"])).await;
+    assert!(pilot.status.success(), "{}", String::from_utf8_lossy(&pilot.stderr));
+    assert_eq!(world.simulator.counts().requests, asked + 12);
+    world.run(&[]).await.assert_status(0);
+    world.assert_target(0..30).await;
+    assert_eq!(world.simulator.counts().requests, asked + 30, "of the old answers none, of the new ones all");
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use deltalake::{DeltaTable, DeltaTableBuilder, ensure_table_uri};
 
 use crate::stops::{send, wait};
-use crate::support::{World, append_delta, rows};
+use crate::support::{World, append_delta, rows, write_parquet};
 use crate::targets::until_stopped;
 
 async fn delta(path: &Path) -> DeltaTable {
@@ -134,4 +134,67 @@ async fn a_restore_during_a_run_stops_it() {
         assert_each_once(&world, 0..60).await;
         world.run(&[]).await.assert_status(0).assert_says("nothing to do");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_starts_over_after_a_restore_lacks_nothing() {
+    let world = World::with_rows(30, 3).await;
+    world.run(&[]).await.assert_status(0);
+    restore(&world, 2).await;
+    world.run(&["--restart", "--yes"]).await.assert_status(0);
+    world.assert_target(0..30).await;
+    for _ in 0..2 {
+        let again = world.run(&[]).await;
+        again.assert_status(0).assert_says("nothing to do");
+        assert!(!again.stderr.contains("restored"), "{}", again.stderr);
+    }
+    let path = world.job();
+    let said = world.output(world.command(&["status", path.to_str().unwrap()])).await;
+    assert!(!String::from_utf8(said.stdout).unwrap().contains("restored"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_are_missing_here_and_there_are_read_in_one_go() {
+    for is_delta in [true, false] {
+        let world = world_of(300, is_delta).await;
+        world.run(&[]).await.assert_status(0);
+        let table = delta(&world.path("target")).await;
+        table.delete().with_predicate("id % 3 = 1 OR id BETWEEN 120 AND 180").await.unwrap();
+        world.run(&["--refill"]).await.assert_status(0).assert_says("141 rows that were read are not in");
+        assert_each_once(&world, 0..300).await;
+        assert_eq!(world.simulator.counts().requests, 300 + 141);
+        for row in world.target().await {
+            assert_eq!(row.text.as_deref(), Some(crate::support::text_of(row.id).as_str()));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_came_before_the_first_version_is_not_missing() {
+    let world = World::with_rows(30, 3).await;
+    let job = world.usual_job("").replace("path = \"source\"", "path = \"source\"\nstarting_version = 3");
+    world.write_text(&job);
+    world.run(&[]).await.assert_status(0).assert_says("10 rows written");
+    delta(&world.path("target")).await.delete().with_predicate("id = 25").await.unwrap();
+    world.run(&["--refill"]).await.assert_status(0).assert_says("1 row that");
+    assert_each_once(&world, 20..30).await;
+    // A compaction puts rows from before and after into one file.
+    delta(&world.path("source")).await.optimize().await.unwrap();
+    world.run(&[]).await.assert_status(0);
+    delta(&world.path("target")).await.delete().await.unwrap();
+    let refused = world.run(&["--refill"]).await;
+    refused.assert_status(2).assert_says("was compacted since the version that the job begins with");
+    assert_eq!(world.simulator.counts().requests, 11);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_was_written_anew_is_refused_before_its_rows_are_asked_about() {
+    let world = world_of(30, false).await;
+    world.run(&[]).await.assert_status(0);
+    delta(&world.path("target")).await.delete().with_predicate("id < 25").await.unwrap();
+    let file = fs::read_dir(world.path("source")).unwrap().flatten().map(|entry| entry.path());
+    let file = file.filter(|path| path.extension().is_some_and(|ending| ending == "parquet")).min().unwrap();
+    write_parquet(&file, &rows(100..150), 10);
+    world.run(&["--refill"]).await.assert_says("a file is read once, give new data a new name");
+    assert_eq!(world.simulator.counts().requests, 30);
 }

@@ -173,3 +173,26 @@ async fn a_refusal_leaves_no_table_where_there_was_none() {
     world.assert_target(0..20).await;
     assert_eq!(world.simulator.counts().paid_again(), 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_answers_take_the_places_of_errors() {
+    let refused = FaultSpec { status: Some(400), contains: Some("Row 1".into()), times: Some(1), ..fault() };
+    let long = FaultSpec { text: Some("word ".repeat(120_000)), ..fault() };
+    let spec = SimulatorSpec { faults: vec![refused, long], ..SimulatorSpec::default() };
+    let world = World::new(spec).await;
+    append_delta(&world.path("source"), &rows(0..40)).await;
+    let job = world.usual_job("");
+    world.write_text(
+        &job.replace("[batch]\nmax_rows = 10", "[window]\nmax_bytes = \"2MB\"\n[batch]\nmax_rows = 60"),
+    );
+    world.run(&[]).await.assert_status(0).assert_says("11 errors");
+    let path = world.job();
+    let retried = world.output(world.command(&["retry", path.to_str().unwrap()])).await;
+    assert!(retried.status.success(), "{}", String::from_utf8_lossy(&retried.stderr));
+    let target = world.target().await;
+    assert_eq!(target.iter().map(|row| row.id).collect::<Vec<_>>(), (0..40).collect::<Vec<_>>());
+    for row in &target {
+        let answer = row.answer.as_deref().unwrap();
+        assert!(answer.len() > 599_000, "{}: {answer}", row.id);
+    }
+}

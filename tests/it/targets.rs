@@ -244,6 +244,23 @@ async fn a_constraint_that_is_added_during_a_run_holds_from_the_next_commit_on()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_is_given_other_columns_during_a_run_takes_no_more_rows_of_it() {
+    let world = World::with_rows(40, 1).await;
+    let mut command = world.command(&["run", world.job().to_str().unwrap()]);
+    command.env("ENRICH_FAULT", "delta-commit.before=stop@2");
+    let child = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
+    until_stopped(&child).await;
+    let table = delta(&world.path("target")).await;
+    let write = table.write([rows(0..3)]).with_save_mode(deltalake::protocol::SaveMode::Overwrite);
+    write.with_schema_mode(deltalake::operations::write::SchemaMode::Overwrite).await.unwrap();
+    send(&child, "CONT");
+    let ended = wait(child).await;
+    ended.assert_status(2).assert_says("its column \"answer\" was removed or changed during the run");
+    let now = Table::open(&world.path("target")).await.unwrap();
+    assert_eq!(now.files().await.unwrap().iter().filter_map(|file| file.rows).sum::<u64>(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_constraint_that_is_added_during_a_retry_holds() {
     let world = World::new(refusing("Row 7 ", Some(1))).await;
     append_delta(&world.path("source"), &rows(0..10)).await;

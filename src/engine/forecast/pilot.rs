@@ -24,7 +24,7 @@ use crate::engine::learned::LearnedFile;
 use crate::engine::prepare::{Prepared, inputs};
 use crate::engine::probation::Strictness;
 use crate::engine::recover::Recoverer;
-use crate::engine::run::{Begin, End, RunOptions, Running, StopRequest};
+use crate::engine::run::{Begin, End, RunOptions, Running, StopRequest, may_be_made};
 use crate::engine::start::{Journals, keep_figures, owner};
 use crate::event::Voice;
 use crate::ident::{BatchId, Lineage, Money, RunId};
@@ -76,7 +76,8 @@ pub(super) async fn may_ask(
     home.probe().await?;
     store::probe(&job.places.journal)?;
     if !is_delta_table(&job.target.location).await? {
-        return Ok(Sink::can_create(&job.target.location).await?);
+        Sink::can_create(&job.target.location).await?;
+        return may_be_made(job, source, Begin::GoOn).await;
     }
     can_append(&job.target.location)?;
     let mut sink =
@@ -123,7 +124,6 @@ pub(super) async fn ask(
     let cache = job.cache.as_ref().map(|spec| crate::cache::Store::open(&spec.path, spec.into()));
     let cache = cache.transpose()?;
     let journals = Journals {
-        asks_all: false,
         lineage,
         folder: folder.clone(),
         strays,
