@@ -97,7 +97,6 @@ pub struct Share {
 
 /// Something that happened.
 #[derive(Debug)]
-#[non_exhaustive]
 pub enum Event<'a> {
     /// Source, target and checkpoint fit: the run begins.
     Started {

@@ -14,7 +14,6 @@ macro_rules! classes {
     ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal => $policy:ident,)+) => {
         /// Why a request, or a row, failed.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        #[non_exhaustive]
         pub enum Class { $($(#[doc = $doc])+ $variant,)+ }
 
         impl Class {

@@ -285,7 +285,7 @@ impl std::ops::AddAssign for Tokens {
 
 /// Money in picodollars, millionths of a millionth of a US dollar: of those, a token's price is a whole number.
 /// Never a float. Sums stay at the largest that there is, 18 million dollars.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Money(u64);
 
 impl Money {

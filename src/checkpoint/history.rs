@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use crate::config::BudgetLimit;
 use crate::ident::{RunId, Tokens};
 use crate::store::{self, StoreError};
 
@@ -32,6 +33,9 @@ pub struct LastRun {
     pub end: Option<String>,
     /// Why, where that needs saying.
     pub message: Option<String>,
+    /// The limit of the budget at which it ended; never there in records of programs before December 2026.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<BudgetLimit>,
     /// Rows that it wrote.
     pub rows: u64,
     /// Answers that it got.
@@ -52,6 +56,7 @@ impl LastRun {
             ended: None,
             end: None,
             message: None,
+            budget: None,
             rows: 0,
             answers: 0,
             errors: BTreeMap::new(),

@@ -6,8 +6,8 @@ use indicatif::HumanCount;
 
 use super::exit::Exit;
 use super::session::{Errand, SessionArguments};
-use crate::config::Job;
-use crate::engine::{End, EngineError};
+use crate::config::{BudgetScope, Job};
+use crate::engine::{End, EndKind, EngineError};
 use crate::fault::Class;
 use crate::report::{Totals, counted};
 
@@ -47,18 +47,16 @@ pub(super) struct Words {
 
 /// The exit status of an end that is no error of the run's own.
 pub(super) fn exit(end: &End, facts: &Facts<'_>) -> Exit {
-    match end {
-        End::Complete | End::MaxRows | End::MaxDuration
-            if facts.is_failed_by_errors() || facts.has_no_answer() =>
-        {
+    match end.kind() {
+        EndKind::Complete | EndKind::Limited if facts.is_failed_by_errors() || facts.has_no_answer() => {
             Exit::Errors
         }
-        End::Complete | End::MaxRows | End::MaxDuration => Exit::Done,
-        End::Stopped => Exit::Interrupted,
-        End::Errors { .. } | End::Anomaly { .. } => Exit::Errors,
-        End::Budget(_) => Exit::Budget,
-        End::Provider { failure, .. } if failure.class == Class::Template => Exit::Usage,
-        End::Provider { .. } => Exit::Provider,
+        EndKind::Complete | EndKind::Limited => Exit::Done,
+        EndKind::Interrupted => Exit::Interrupted,
+        EndKind::Errors => Exit::Errors,
+        EndKind::Budget => Exit::Budget,
+        EndKind::Template => Exit::Usage,
+        EndKind::Provider => Exit::Provider,
     }
 }
 
@@ -126,12 +124,15 @@ impl Facts<'_> {
                     ),
                 )
             }
-            End::Budget(words) => self.bad(
-                format!("the budget is spent: {words}"),
-                if words.starts_with("budget.run") {
-                    format!("the next run has as much again, or raise it; what was answered is kept; to go on: {again}")
-                } else {
-                    "raise it in the job file or with --set, and run again: what was answered is kept".into()
+            End::Budget(limit) => self.bad(
+                format!("the budget is spent: {limit}"),
+                match limit.scope {
+                    BudgetScope::Run => format!(
+                        "the next run has as much again, or raise it; what was answered is kept; to go on: {again}"
+                    ),
+                    BudgetScope::Job => {
+                        "raise it in the job file or with --set, and run again: what was answered is kept".into()
+                    }
                 },
             ),
             End::Provider { failure, .. } if failure.class == Class::Template => self.bad(
@@ -251,6 +252,23 @@ fn advice(class: Class) -> &'static str {
         Class::NotFound => "check base_url, whose path ends in /v1 with most providers, and the model's name",
         Class::SameRefusal => "mend what is said of them: the prompt, the model, or what the step asks for",
         Class::RateLimited => "come back at that time",
-        _ => "check base_url and the network, or wait for the provider",
+        Class::Connection
+        | Class::Timeout
+        | Class::ServerError
+        | Class::InvalidResponse
+        | Class::Unavailable
+        | Class::Deadline => "check base_url and the network, or wait for the provider",
+        Class::Template => "mend the template",
+        Class::Budget => "raise the budget",
+        Class::BadRequest
+        | Class::TooLong
+        | Class::TooLarge
+        | Class::ContentFilter
+        | Class::Refusal
+        | Class::Length
+        | Class::EmptyAnswer
+        | Class::InvalidOutput
+        | Class::Constraint
+        | Class::Upstream => "mend what is asked",
     }
 }

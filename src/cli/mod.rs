@@ -37,9 +37,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 use tokio::task::JoinSet;
 
 use self::output::Console;
-use crate::checkpoint::{CheckpointError, LeaseError, LockError};
 use crate::config::ConfigError;
-use crate::engine::{End, EngineError};
+use crate::engine::{EndKind, EngineError, ErrorKind};
 
 /// Runs a language model over every row of a Delta or Parquet table and writes the answers to a Delta
 /// table, exactly once.
@@ -189,20 +188,19 @@ fn explain_engine(error: &EngineError, console: &Console) -> Exit {
 }
 
 fn exit_of(error: &EngineError) -> Exit {
-    match error {
-        EngineError::Lock(LockError::Held { .. })
-        | EngineError::Lease(LeaseError::Lost { .. })
-        | EngineError::Checkpoint(CheckpointError::Changed { .. }) => Exit::Running,
-        EngineError::Provider { .. } => Exit::Provider,
-        EngineError::Paused(_) => Exit::Errors,
-        EngineError::Budget(_) => Exit::Budget,
-        EngineError::Cut(end) => match **end {
-            End::Budget(_) => Exit::Budget,
-            End::Provider { .. } => Exit::Provider,
-            End::Errors { .. } | End::Anomaly { .. } => Exit::Errors,
-            _ => Exit::Interrupted,
+    match error.kind() {
+        ErrorKind::Usage => Exit::Usage,
+        ErrorKind::Trouble => Exit::Internal,
+        ErrorKind::Running => Exit::Running,
+        ErrorKind::Provider => Exit::Provider,
+        ErrorKind::Paused => Exit::Errors,
+        ErrorKind::Budget => Exit::Budget,
+        ErrorKind::Cut(end) => match end {
+            EndKind::Budget => Exit::Budget,
+            EndKind::Provider => Exit::Provider,
+            EndKind::Template => Exit::Usage,
+            EndKind::Errors => Exit::Errors,
+            EndKind::Complete | EndKind::Limited | EndKind::Interrupted => Exit::Interrupted,
         },
-        error if error.is_usage() => Exit::Usage,
-        _ => Exit::Internal,
     }
 }

@@ -220,7 +220,8 @@ fn tell(ended: &Ended, facts: &Facts<'_>, console: &Console) -> anyhow::Result<E
         Ended::Skipped { holder } if !arguments.quiet => {
             console.talk(format!("skipped: another run holds this job: {holder}"));
         }
-        _ => {}
+        // Quiet, or said already.
+        Ended::Run(_) | Ended::Failed(_) | Ended::Skipped { .. } => {}
     }
     if arguments.summary == SummaryFormat::Json {
         output::data(serde_json::to_string(&summary)?)?;

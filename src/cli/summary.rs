@@ -154,9 +154,9 @@ impl<'a> Summary<'a> {
             Ended::Run(End::MaxRows) => summary.end = "max_rows",
             Ended::Run(End::MaxDuration) => summary.end = "max_duration",
             Ended::Run(End::Stopped) => summary.end = "interrupted",
-            Ended::Run(End::Budget(words)) => {
+            Ended::Run(End::Budget(limit)) => {
                 summary.end = "budget";
-                summary.message = Some(words.clone());
+                summary.message = Some(limit.to_string());
             }
             Ended::Run(End::Errors { errors, .. }) => {
                 summary.end = "error_rate";

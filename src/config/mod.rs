@@ -11,6 +11,7 @@ mod check;
 mod error;
 mod job;
 mod key;
+mod limit;
 mod metrics;
 mod overrides;
 mod places;
@@ -32,6 +33,7 @@ pub use job::{
     TokenLimits, WindowLimits,
 };
 pub use key::ApiKey;
+pub use limit::{BudgetLimit, BudgetScope, Shortage};
 pub use shape::{CLASS, Shape};
 pub(crate) use simulated::MOST_DIMENSIONS;
 pub use simulated::{

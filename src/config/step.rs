@@ -102,7 +102,7 @@ pub struct Example {
 }
 
 /// What becomes of a prompt that no provider of its step can take.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnTooLong {
     /// The row is an error, and nothing is asked.
@@ -224,7 +224,7 @@ pub struct Params {
 }
 
 /// What happens to a row whose inputs are all null.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum NullInputs {
     /// The output is null and nothing is asked.

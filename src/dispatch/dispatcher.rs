@@ -24,9 +24,9 @@ use super::together::Together;
 use super::told::Told;
 use crate::admission::{Admission, Cost, Health, Held, Ticket};
 use crate::clock::{self, Instant, Jitter};
-use crate::config::{Provider, RetryPolicy};
+use crate::config::{BudgetLimit, Provider, RetryPolicy};
 use crate::event::{Event, Voice, Waiting};
-use crate::fault::{Class, Failure};
+use crate::fault::Failure;
 use crate::ident::{Spend, StepId};
 use crate::meter::{Account, Meter, Refused, Reservation};
 use crate::tokenizer::Encoding;
@@ -112,7 +112,7 @@ pub struct Dispatcher<A: Ask> {
     /// Whether the provider, or the budget, has ended the run.
     is_stopped: bool,
     /// How the budget has, until that is told.
-    broke: Option<Failure>,
+    budget_spent: Option<BudgetLimit>,
     pub(super) stragglers: Stragglers,
     flights: JoinSet<Flight>,
 }
@@ -168,7 +168,7 @@ impl<A: Ask> Dispatcher<A> {
             doubt: Doubt::None,
             outage_said: None,
             is_stopped: false,
-            broke: None,
+            budget_spent: None,
             stragglers: Stragglers::new(provider.hedge_share),
             flights: JoinSet::new(),
         }
@@ -197,7 +197,7 @@ impl<A: Ask> Dispatcher<A> {
                     return;
                 }
                 let wake = self.send_ready();
-                if self.go_broke().await.is_err() {
+                if self.report_budget_spent().await.is_err() {
                     return;
                 }
                 wake
@@ -373,9 +373,9 @@ impl<A: Ask> Dispatcher<A> {
             let reservation = match self.reserve(group) {
                 Ok(reservation) => reservation,
                 Err(Refused::Later) => return Some((Waiting::Budget, now + BUDGET_LOOK)),
-                Err(Refused::Spent(words)) => {
+                Err(Refused::Spent(limit)) => {
                     self.is_stopped = true;
-                    self.broke = Some(Failure::new(Class::Budget, words));
+                    self.budget_spent = Some(limit);
                     return None;
                 }
             };
@@ -477,13 +477,13 @@ impl<A: Ask> Dispatcher<A> {
         }
     }
 
-    /// With the budget spent, a row that cannot be asked any more ends the run.
-    async fn go_broke(&mut self) -> Result<(), Gone> {
-        let Some(failure) = self.broke.clone() else { return Ok(()) };
+    /// Hands back a row that the budget does not allow, which ends the run.
+    async fn report_budget_spent(&mut self) -> Result<(), Gone> {
+        let Some(limit) = self.budget_spent else { return Ok(()) };
         let doubted = || self.doubted.pop().map(|(pending, _)| pending);
         let Some(pending) = self.ready.pop_front().or_else(doubted) else { return Ok(()) };
-        self.broke = None;
-        self.reply(pending, Verdict::Stop(failure)).await
+        self.budget_spent = None;
+        self.reply(pending, Verdict::BudgetSpent(limit)).await
     }
 
     fn tell(&mut self, now: Instant, waiting: Option<(Waiting, Instant)>) {
@@ -553,7 +553,8 @@ impl<A: Ask> Dispatcher<A> {
 
     pub(super) async fn reply(&mut self, pending: Pending, verdict: Verdict) -> Result<(), Gone> {
         // Whoever hears of it ends the run: until then nothing more is sent into the same refusal.
-        self.is_stopped |= matches!(verdict, Verdict::Stop(_)) && !self.wires.has_fallback;
+        self.is_stopped |=
+            matches!(verdict, Verdict::Stop(_) | Verdict::BudgetSpent(_)) && !self.wires.has_fallback;
         let attempts = pending.sent();
         let reply = Reply { request: pending.request, lane: self.wires.lane, attempts, verdict };
         self.wires.outbox.send(reply).await.map_err(|_| Gone)

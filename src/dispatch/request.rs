@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::Params;
+use crate::config::{BudgetLimit, Params};
 use crate::fault::Failure;
 use crate::ident::{Cell, Fingerprint, Money, RowKey, Tokens};
 use crate::journal::{Journal, JournalError};
@@ -97,6 +97,8 @@ pub enum Verdict {
     Failed(Failure),
     /// A failure that ends the run; the row is as if it had not been asked.
     Stop(Failure),
+    /// The budget leaves too little for the row, which ends the run; the row is as if it had not been asked.
+    BudgetSpent(BudgetLimit),
     /// Nothing: the provider is left alone for a while and others could be asked.
     Elsewhere,
     /// Nothing: the run ends, and the row is as if it had not been asked.

@@ -192,7 +192,7 @@ pub async fn check(job: &Job, live: bool, simulator: Option<&Url>) -> Vec<Findin
     }
     match Funds::look(job, &home).await {
         Ok(None) => {}
-        Ok(Some(Spent { exhausted: Some(words), .. })) => note("budget", Err(EngineError::Budget(words))),
+        Ok(Some(Spent { limit: Some(limit), .. })) => note("budget", Err(EngineError::Budget(limit))),
         Ok(Some(spent)) => note("budget", Ok(spent.to_string())),
         Err(error) => note("budget", Err(error)),
     }

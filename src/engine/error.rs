@@ -1,9 +1,10 @@
 //! What ends a run with an error, and what to do about it.
 
-use super::run::End;
+use super::end::{End, EndKind};
 use crate::cache::CacheError;
 use crate::checkpoint::{CheckpointError, LeaseError, LockError, Paused, Refusal};
 use crate::clock;
+use crate::config::BudgetLimit;
 use crate::fault::Failure;
 use crate::journal::JournalError;
 use crate::meter::SpendingError;
@@ -47,7 +48,7 @@ pub enum EngineError {
     Metrics(#[from] MetricsError),
     /// Nothing is left of the budget for what was to be begun.
     #[error("the budget is spent: {0}")]
-    Budget(String),
+    Budget(BudgetLimit),
     /// A folder cannot be written.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -237,50 +238,67 @@ impl EngineError {
         }
     }
 
-    /// Whether it is a mistake in the job or its surroundings, as opposed to trouble on the way.
+    /// Returns what kind of end it is.
     #[must_use]
-    pub fn is_usage(&self) -> bool {
-        matches!(
-            self,
-            EngineError::Source(
-                SourceError::Missing { .. }
-                    | SourceError::NoTable { .. }
-                    | SourceError::Unsupported { .. }
-                    | SourceError::Changed { .. }
-                    | SourceError::UnknownColumn { .. }
-                    | SourceError::Condition { .. }
-                    | SourceError::Start { .. }
-                    | SourceError::Gap { .. }
-                    | SourceError::Gone { .. }
-            ) | EngineError::Metrics(MetricsError::Mismatch { .. })
-                | EngineError::Target(
-                    TargetError::Columns { .. }
-                        | TargetError::Schema { .. }
-                        | TargetError::Retention { .. }
-                        | TargetError::Restored { .. }
-                        | TargetError::NoTable { .. }
-                        | TargetError::AppendOnly { .. }
-                        | TargetError::NoKeys { .. }
-                        | TargetError::NoMetadata { .. }
-                        | TargetError::HasMetadata { .. }
-                        | TargetError::Unowned { .. }
-                        | TargetError::Shared { .. }
-                        | TargetError::Feature { .. }
-                        | TargetError::Constraint { .. }
-                        | TargetError::Unwritable { .. }
-                )
-                | EngineError::Failed(
-                    FailedError::NoMetadata { .. }
-                        | FailedError::UnknownColumn { .. }
-                        | FailedError::UnknownStep { .. }
-                        | FailedError::Condition { .. }
-                )
-                | EngineError::Prompt(_)
-                | EngineError::When { .. }
-                | EngineError::Refused { .. }
-                | EngineError::Mismatch { .. }
-                | EngineError::Doubled { .. }
-                | EngineError::Endpoint(_)
-        )
+    pub fn kind(&self) -> ErrorKind {
+        let usage_if = |is_usage: bool| if is_usage { ErrorKind::Usage } else { ErrorKind::Trouble };
+        match self {
+            EngineError::Source(error) => usage_if(error.is_usage()),
+            EngineError::Target(error) => usage_if(error.is_usage()),
+            EngineError::Failed(error) => usage_if(error.is_usage()),
+            EngineError::Metrics(error) => match error {
+                MetricsError::Mismatch { .. } => ErrorKind::Usage,
+                MetricsError::Table(_) | MetricsError::Store(_) => ErrorKind::Trouble,
+            },
+            EngineError::Prompt(_)
+            | EngineError::When { .. }
+            | EngineError::Refused { .. }
+            | EngineError::Mismatch { .. }
+            | EngineError::Doubled { .. }
+            | EngineError::Endpoint(_) => ErrorKind::Usage,
+            EngineError::Lock(error) => match error {
+                LockError::Held { .. } => ErrorKind::Running,
+                LockError::Store(_) => ErrorKind::Trouble,
+            },
+            EngineError::Lease(error) => match error {
+                LeaseError::Lost { .. } => ErrorKind::Running,
+                LeaseError::RunOut { .. } => ErrorKind::Trouble,
+            },
+            EngineError::Checkpoint(error) => match error {
+                CheckpointError::Changed { .. } => ErrorKind::Running,
+                CheckpointError::Store(_)
+                | CheckpointError::Damaged { .. }
+                | CheckpointError::Version { .. } => ErrorKind::Trouble,
+            },
+            EngineError::Provider { .. } => ErrorKind::Provider,
+            EngineError::Paused(_) => ErrorKind::Paused,
+            EngineError::Budget(_) => ErrorKind::Budget,
+            EngineError::Cut(end) => ErrorKind::Cut(end.kind()),
+            EngineError::Table(_)
+            | EngineError::Journal(_)
+            | EngineError::Spending(_)
+            | EngineError::Store(_)
+            | EngineError::Cache(_)
+            | EngineError::Task(_) => ErrorKind::Trouble,
+        }
     }
+}
+
+/// What kind of end an error is; the exit status follows from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// The job, the command, the source or the target is to be mended.
+    Usage,
+    /// Trouble on the way: a disk, a store, a table, or this program.
+    Trouble,
+    /// Another run holds the job.
+    Running,
+    /// A provider refuses, or does not answer.
+    Provider,
+    /// The job is paused.
+    Paused,
+    /// The budget is spent.
+    Budget,
+    /// A pilot was cut short, and ended like this.
+    Cut(EndKind),
 }

@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 use super::error::EngineError;
 use super::exclusive::Exclusive;
 use crate::checkpoint::MachineId;
-use crate::config::Job;
+use crate::config::{Allowance, BudgetLimit, BudgetScope, Job};
 use crate::ident::{Money, RunId, Spend};
-use crate::meter::{Account, Refused, Spending, over, worst_case};
+use crate::meter::{Account, Refused, Spending, worst_case};
 use crate::report::counted;
 use crate::store::{Folder, Objects};
 
@@ -118,8 +118,8 @@ impl Funds {
     /// Whether enough is left for a request.
     pub(super) fn check(&self, job: &Job) -> Result<(), EngineError> {
         match self.account.reserve(least(job)) {
-            Err(Refused::Spent(words)) => Err(EngineError::Budget(words)),
-            _ => Ok(()),
+            Err(Refused::Spent(limit)) => Err(EngineError::Budget(limit)),
+            Ok(_) | Err(Refused::Later) => Ok(()),
         }
     }
 
@@ -145,7 +145,10 @@ impl Funds {
             max_cost_usd: allowance.money.map(Money::dollars),
             max_tokens: allowance.tokens,
             max_requests: allowance.requests,
-            exhausted: over("budget", &allowance, spent, least(job)),
+            exhausted: BudgetLimit::broken(BudgetScope::Job, &allowance, spent, least(job))
+                .map(|limit| limit.to_string()),
+            limit: BudgetLimit::broken(BudgetScope::Job, &allowance, spent, least(job)),
+            allowance,
         }))
     }
 }
@@ -165,21 +168,19 @@ pub struct Spent {
     pub max_tokens: Option<u64>,
     /// Requests.
     pub max_requests: Option<u64>,
-    /// Which limit leaves too little for a request; none where there is enough.
+    /// Which limit leaves too little for a request, in words; `None` if enough is left.
     pub exhausted: Option<String>,
+    /// The same.
+    #[serde(skip)]
+    pub(super) limit: Option<BudgetLimit>,
+    #[serde(skip)]
+    allowance: Allowance,
 }
 
 impl Spent {
-    /// Whether a run that ended with these words would end so again: nobody has raised the limit.
-    pub(super) fn still_says(&self, words: &str) -> bool {
-        let money = self.max_cost_usd.and_then(Money::from_dollars).map(|most| most.to_string());
-        let counts = [("max_tokens", self.max_tokens), ("max_requests", self.max_requests)];
-        let counts = counts.into_iter().filter_map(|(name, most)| Some((name, most?.to_string())));
-        let mut limits = money.map(|most| ("max_cost_usd", most)).into_iter().chain(counts);
-        limits.any(|(name, most)| {
-            words.contains(&format!("budget.{name} is {most}:"))
-                || words.contains(&format!("budget.{name} is {most},"))
-        })
+    /// Returns whether a run that ended at this limit would end there again: nobody has raised it.
+    pub(super) fn still_ends_at(&self, limit: &BudgetLimit) -> bool {
+        limit.scope == BudgetScope::Job && limit.is_in(&self.allowance)
     }
 }
 

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
 
+use super::end::End;
 use super::error::EngineError;
-use super::run::End;
 use crate::checkpoint::{LastRun, note_without_commit};
 use crate::clock;
 use crate::ident::RunId;
@@ -39,11 +39,16 @@ impl History {
             Ok(end) => (end.word(), end.message()),
             Err(error) => ("error", Some(error.to_string())),
         };
+        let budget = match end {
+            Ok(End::Budget(limit)) | Err(EngineError::Budget(limit)) => Some(*limit),
+            Ok(_) | Err(_) => None,
+        };
         let totals = self.tally.totals();
         let ended = LastRun {
             ended: Some(clock::wall()),
             end: Some(word.to_owned()),
             message,
+            budget,
             rows: totals.committed_rows,
             answers: totals.answers,
             errors: totals.errors.iter().map(|(class, count)| ((*class).to_owned(), *count)).collect(),

@@ -6,6 +6,7 @@
 mod anomalies;
 mod check;
 mod copying;
+mod end;
 mod enricher;
 mod error;
 mod error_rate;
@@ -36,8 +37,9 @@ mod stop;
 mod window;
 
 pub use check::{Finding, check, repair};
+pub use end::{End, EndKind};
 pub use enricher::Enricher;
-pub use error::EngineError;
+pub use error::{EngineError, ErrorKind};
 pub use error_rate::TooManyErrors;
 pub use feed::Loaded;
 pub use forecast::{
@@ -49,7 +51,7 @@ pub use prepare::{Prepared, check_templates, prepare};
 pub use probation::Strictness;
 pub use report::report;
 pub use retry::retry;
-pub use run::{Begin, End, RunOptions, StopRequest, run};
+pub use run::{Begin, RunOptions, StopRequest, run};
 pub use start::Journals;
 pub use status::{
     CheckpointStatus, Next, OpenBatch, PausedStatus, SourceStatus, Status, TargetStatus, status,

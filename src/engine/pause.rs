@@ -5,41 +5,102 @@ use url::Url;
 
 use crate::checkpoint::{Checkpoint, Paused};
 use crate::clock;
-use crate::config::{Anomalies, Job, Provider, StepSpec};
+use crate::config::{Anomalies, Job, NullInputs, OnTooLong, Provider, SchemaForm, StepSpec};
 use crate::ident::Fingerprint;
 
-/// Stands for what decides about the answers: what is asked, whom, about which rows and within which bounds. Once
-/// that is another, somebody has acted.
-pub(super) fn cause(job: &Job) -> Fingerprint {
-    let steps: Vec<Value> = job.steps.iter().map(|step| of_step(job, step)).collect();
+/// Identifies what decides about the answers of a job: prompts, providers, the rows asked and the bounds of errors and
+/// anomalies. A job whose cause has changed is no longer paused: somebody has acted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Cause {
+    current: Fingerprint,
+    /// The same as programs before December 2026 wrote it.
+    first: Fingerprint,
+}
+
+impl Cause {
+    pub(super) fn of(job: &Job) -> Self {
+        Cause { current: hash(job, Form::Current), first: hash(job, Form::First) }
+    }
+
+    /// Returns the pause that a checkpoint stores for a job stopped now.
+    pub(super) fn pause(self, why: String) -> Paused {
+        Paused { since: clock::wall(), why, cause: self.current.to_string() }
+    }
+
+    /// Returns whether a checkpoint is paused for this cause.
+    pub(super) fn has_paused<P>(self, checkpoint: &Checkpoint<P>) -> bool {
+        let is_own = |paused: &Paused| {
+            [self.current, self.first].iter().any(|known| paused.cause == known.to_string())
+        };
+        checkpoint.paused.as_ref().is_some_and(is_own)
+    }
+}
+
+/// The form in which settings are written before they are hashed.
+#[derive(Clone, Copy)]
+enum Form {
+    /// Settings by their names in the job file.
+    Current,
+    /// Settings by the names that their variants had in the code of November 2026. Frozen.
+    First,
+}
+
+fn hash(job: &Job, form: Form) -> Fingerprint {
+    let steps: Vec<Value> = job.steps.iter().map(|step| of_step(job, step, form)).collect();
     let Anomalies { rows, empty, refused, invalid, cut } = job.anomalies;
     let bounds = [empty, refused, invalid, cut];
     let cause = json!([steps, job.source.condition, rows, bounds, job.max_error_rate]);
     Fingerprint::of([cause.to_string().as_bytes()])
 }
 
-fn of_step(job: &Job, step: &StepSpec) -> Value {
-    let whom = |places: &[usize]| -> Vec<Value> {
-        places.iter().map(|place| of_provider(&job.providers[*place])).collect()
+fn of_step(job: &Job, step: &StepSpec, form: Form) -> Value {
+    let providers = |places: &[usize]| -> Vec<Value> {
+        places.iter().map(|place| of_provider(&job.providers[*place], form)).collect()
     };
     let routes: Vec<Value> =
-        step.routes.iter().map(|route| json!([route.when, whom(&route.providers)])).collect();
+        step.routes.iter().map(|route| json!([route.when, providers(&route.providers)])).collect();
+    let on_odd_rows = match form {
+        Form::Current => json!([step.on_too_long, step.null_inputs]),
+        Form::First => {
+            let on_too_long = match step.on_too_long {
+                OnTooLong::Fail => "Fail",
+                OnTooLong::Truncate => "Truncate",
+            };
+            let null_inputs = match step.null_inputs {
+                NullInputs::Skip => "Skip",
+                NullInputs::Ask => "Ask",
+            };
+            json!(format!("{on_too_long} {null_inputs}"))
+        }
+    };
     json!([
         step.output,
         step.template_fingerprint().to_string(),
         step.when,
-        whom(&step.providers),
+        providers(&step.providers),
         routes,
         step.balance,
         step.shares,
         step.max_repairs,
         step.max_tokens_retry,
         step.row_deadline.as_secs_f64(),
-        format!("{:?} {:?}", step.on_too_long, step.null_inputs),
+        on_odd_rows,
     ])
 }
 
-fn of_provider(provider: &Provider) -> Value {
+fn of_provider(provider: &Provider, form: Form) -> Value {
+    let schema_form = match form {
+        Form::Current => json!(provider.schema_form),
+        Form::First => json!(match provider.schema_form {
+            SchemaForm::Auto => "Auto",
+            SchemaForm::JsonSchema => "JsonSchema",
+            SchemaForm::Tool => "Tool",
+            SchemaForm::JsonObject => "JsonObject",
+            SchemaForm::LlamaCpp => "LlamaCpp",
+            SchemaForm::Vllm => "Vllm",
+            SchemaForm::Words => "Words",
+        }),
+    };
     json!([
         provider.name,
         provider.model,
@@ -47,26 +108,16 @@ fn of_provider(provider: &Provider) -> Value {
         provider.query,
         provider.extra_body,
         provider.max_tokens_field,
-        format!("{:?}", provider.schema_form),
+        schema_form,
         provider.context_window,
         provider.inputs_per_request,
         provider.input_tokens_per_request,
     ])
 }
 
-/// What a checkpoint says of a job that stopped.
-pub(super) fn paused(cause: Fingerprint, why: String) -> Paused {
-    Paused { since: clock::wall(), why, cause: cause.to_string() }
-}
-
-/// Whether a checkpoint is paused because of this.
-pub(super) fn is_of<P>(cause: Fingerprint, checkpoint: &Checkpoint<P>) -> bool {
-    checkpoint.paused.as_ref().is_some_and(|paused| paused.cause == cause.to_string())
-}
-
-/// The pause that a run of a job would be refused for. One of what the job was before is none.
+/// Returns the pause for which a run of the job is refused, or `None` if there is none or the job has changed since.
 pub(super) fn holding<'a, P>(job: &Job, checkpoint: &'a Checkpoint<P>) -> Option<&'a Paused> {
-    checkpoint.paused.as_ref().filter(|_| is_of(cause(job), checkpoint))
+    checkpoint.paused.as_ref().filter(|_| Cause::of(job).has_paused(checkpoint))
 }
 
 #[cfg(test)]
@@ -108,8 +159,28 @@ when = "length(text) > 100"
 provider = "far"
 "#;
 
-    fn cause_of(text: &str) -> Fingerprint {
-        cause(&Job::parse(Path::new("/job.toml"), text, |_| None).unwrap())
+    fn cause_of(text: &str) -> Cause {
+        Cause::of(&Job::parse(Path::new("/job.toml"), text, |_| None).unwrap())
+    }
+
+    #[test]
+    fn a_pause_of_november_2026_holds() {
+        let other = JOB.replace("\"ask\"", "\"skip\"\non_too_long = \"truncate\"");
+        let third = JOB.replace("context_window = 8_000", "schema_form = \"json_object\"");
+        for (text, stored) in [
+            (JOB, "e8b42ab0c39ee2f2c34bac9ffad59a06"),
+            (&other, "80fb1a805196683fd595a0d99d8590f4"),
+            (&third, "b71d53b074825dd1197034a7aaaa01e0"),
+        ] {
+            let cause = cause_of(text);
+            assert_eq!(cause.first.to_string(), stored);
+            assert_ne!(cause.current, cause.first);
+        }
+    }
+
+    #[test]
+    fn the_current_form_is_stored_too() {
+        assert_eq!(cause_of(JOB).current.to_string(), "aa34407176555a7ed7d39393d1bb6bd1");
     }
 
     #[test]

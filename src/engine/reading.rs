@@ -6,10 +6,10 @@ use arrow::datatypes::Schema;
 
 use super::error::EngineError;
 use super::feed::{Feed, Loaded};
-use super::pause;
+use super::pause::Cause;
 use crate::checkpoint::{Checkpoint, CheckpointFile, PlannedBatch};
 use crate::event::{Event, Voice};
-use crate::ident::{BatchId, Fingerprint};
+use crate::ident::BatchId;
 use crate::passed::PassedOver;
 use crate::plan::Planner;
 use crate::sink::Constraints;
@@ -29,8 +29,7 @@ pub(super) struct Reading {
     /// Whether rows that the target lacked are asked about first.
     pub(super) refills: bool,
     pub(super) constraints: watch::Receiver<Arc<Constraints>>,
-    /// Stands for what decides about the answers.
-    pub(super) cause: Fingerprint,
+    pub(super) cause: Cause,
     pub(super) voice: Voice,
 }
 
@@ -91,7 +90,7 @@ impl Feed for Reading {
     async fn close(&mut self, done: Option<BatchId>, complete: bool) -> Result<(), EngineError> {
         let mut checkpoint = self.checkpoint.clone();
         checkpoint.planned.retain(|batch| done.is_none_or(|done| batch.id > done));
-        if complete && !pause::is_of(self.cause, &checkpoint) {
+        if complete && !self.cause.has_paused(&checkpoint) {
             // What was paused was something else, and this one has come to its end.
             checkpoint.paused = None;
         }
@@ -105,7 +104,7 @@ impl Feed for Reading {
     }
 
     async fn pause(&mut self, why: String) -> Result<bool, EngineError> {
-        let paused = Some(pause::paused(self.cause, why));
+        let paused = Some(self.cause.pause(why));
         self.save(Checkpoint { paused, ..self.checkpoint.clone() }).await?;
         Ok(true)
     }

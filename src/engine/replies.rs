@@ -78,6 +78,11 @@ impl Enricher {
                 }
                 Verdict::Failed(failure) => self.failed_at(request, asked, attempts, failure),
                 Verdict::Stop(failure) => self.stopped_by(request, asked, failure),
+                Verdict::BudgetSpent(limit) => {
+                    // Every provider shares the budget.
+                    self.put_back(cell);
+                    self.halt(Stop::Budget(limit));
+                }
                 Verdict::Elsewhere => self.hand_back(request),
                 Verdict::Unsent => self.put_back(cell),
             }
@@ -115,12 +120,6 @@ impl Enricher {
     /// A provider ends the run, unless the row can be asked elsewhere.
     pub(super) fn stopped_by(&mut self, request: Request, lane: usize, failure: Failure) {
         let cell = request.cell;
-        if failure.class == Class::Budget {
-            // It is the same one for every provider.
-            self.put_back(cell);
-            self.halt(Stop::Budget(failure.detail));
-            return;
-        }
         let step = &self.steps[cell.step.index()];
         let has_other = step.has_other(&self.lanes, request.route, bit(lane) | request.barred);
         let Lane { name, standing, out, .. } = &mut self.lanes[lane];

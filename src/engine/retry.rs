@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use url::Url;
 
 use super::check::can_append;
+use super::end::End;
 use super::enricher::Enricher;
 use super::error::EngineError;
 use super::exclusive::{Exclusive, Tenure, home};
@@ -19,7 +20,7 @@ use super::funds::Funds;
 use super::history::History;
 use super::prepare::prepare;
 use super::probation::Strictness;
-use super::run::{End, RunOptions, Running, StopRequest, unless_stopped};
+use super::run::{RunOptions, Running, StopRequest, unless_stopped};
 use super::start::{keep_figures, owner, sort_journals};
 use crate::checkpoint::{
     Checkpoint, CheckpointFile, Part, PlannedBatch, Position, Recovery, Retrying, Selection, SourceId,

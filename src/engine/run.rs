@@ -7,11 +7,10 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep_until, timeout};
 use url::Url;
 
-use super::anomalies::Anomaly;
 use super::check::can_append;
+use super::end::End;
 use super::enricher::Enricher;
 use super::error::EngineError;
-use super::error_rate::TooManyErrors;
 use super::exclusive::{Exclusive, Tenure, home};
 use super::feed::{Drain, Feed, Loaded};
 use super::funds::Funds;
@@ -24,7 +23,6 @@ use crate::checkpoint::{CheckpointFile, LastRun, Position};
 use crate::clock::{self, Instant};
 use crate::config::{Job, Places};
 use crate::event::{Event, Voice};
-use crate::fault::Failure;
 use crate::ident::{BatchId, Lineage, RunId};
 use crate::ledger::Duty;
 use crate::meter::Account;
@@ -81,71 +79,6 @@ pub enum StopRequest {
     Gently,
     /// End at once; what is answered is kept.
     Now,
-}
-
-/// How a run ended without an error of its own.
-#[derive(Debug)]
-pub enum End {
-    /// Everything that the source had when the run started is in the target.
-    Complete,
-    /// `max_rows` are asked.
-    MaxRows,
-    /// `max_duration` is over.
-    MaxDuration,
-    /// The caller asked for it.
-    Stopped,
-    /// The provider made it useless to go on.
-    Provider {
-        /// Name of the provider.
-        provider: String,
-        /// Why.
-        failure: Failure,
-    },
-    /// The budget is spent, with these words.
-    Budget(String),
-    /// More rows failed than the job allows.
-    Errors {
-        /// How many, and of which class.
-        errors: TooManyErrors,
-        /// Whether later runs ask nothing until somebody has acted.
-        pauses: bool,
-    },
-    /// More outcomes make little sense than the job allows.
-    Anomaly {
-        /// What they are.
-        anomaly: Anomaly,
-        /// Whether later runs ask nothing until somebody has acted.
-        pauses: bool,
-    },
-}
-
-impl End {
-    /// In a word, for those who read it by machine.
-    #[must_use]
-    pub fn word(&self) -> &'static str {
-        match self {
-            End::Complete => "complete",
-            End::MaxRows => "max_rows",
-            End::MaxDuration => "max_duration",
-            End::Stopped => "interrupted",
-            End::Provider { .. } => "provider",
-            End::Budget(_) => "budget",
-            End::Errors { .. } => "error_rate",
-            End::Anomaly { .. } => "anomaly",
-        }
-    }
-
-    /// Why, where that needs saying.
-    #[must_use]
-    pub fn message(&self) -> Option<String> {
-        match self {
-            End::Provider { provider, failure } => Some(format!("provider {provider}: {failure}")),
-            End::Budget(words) => Some(format!("the budget is spent: {words}")),
-            End::Errors { errors, .. } => Some(errors.to_string()),
-            End::Anomaly { anomaly, .. } => Some(anomaly.to_string()),
-            _ => None,
-        }
-    }
 }
 
 enum Done<F, D> {
@@ -554,7 +487,7 @@ impl<F: Feed, D: Drain> Running<F, D> {
         }
         Ok(match stopped {
             Some(Stop::Provider { provider, failure }) => End::Provider { provider, failure },
-            Some(Stop::Budget(words)) => End::Budget(words),
+            Some(Stop::Budget(limit)) => End::Budget(limit),
             Some(Stop::Errors(errors)) => End::Errors { errors, pauses: self.pauses == Some(true) },
             Some(Stop::Anomaly(anomaly)) => End::Anomaly { anomaly, pauses: self.pauses == Some(true) },
             Some(Stop::Journal(error)) => return Err(error.into()),

@@ -172,7 +172,7 @@ pub(super) async fn start(
         passed_before,
         refills,
         constraints,
-        cause: pause::cause(job),
+        cause: pause::Cause::of(job),
         voice: voice.clone(),
     };
     Ok(Started { enricher, reading, drain: Metered::new(sink, keeper, voice.clone()), lineage })

@@ -227,9 +227,10 @@ pub async fn status(job: &Job) -> Result<Status, EngineError> {
         next: None,
     };
     status.next = next(&status);
-    let newest = status.last_run.as_ref().and_then(|run| run.message.as_deref()).unwrap_or_default();
-    let is_exhausted =
-        status.spent.as_ref().is_some_and(|spent| spent.exhausted.is_some() || spent.still_says(newest));
+    let newest = status.last_run.as_ref().and_then(|run| run.budget);
+    let is_exhausted = status.spent.as_ref().is_some_and(|spent| {
+        spent.limit.is_some() || newest.is_some_and(|limit| spent.still_ends_at(&limit))
+    });
     if is_exhausted && matches!(status.next, Some(Next::Run | Next::Retry)) {
         status.next = Some(Next::Budget);
     }

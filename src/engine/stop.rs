@@ -2,6 +2,7 @@
 
 use super::anomalies::Anomaly;
 use super::error_rate::TooManyErrors;
+use crate::config::BudgetLimit;
 use crate::fault::Failure;
 use crate::journal::JournalError;
 
@@ -16,7 +17,7 @@ pub enum Stop {
         failure: Failure,
     },
     /// The budget is spent.
-    Budget(String),
+    Budget(BudgetLimit),
     /// Too many rows fail.
     Errors(TooManyErrors),
     /// Too many outcomes make little sense.
@@ -34,7 +35,7 @@ impl Stop {
     pub(super) fn reason(&self) -> Option<String> {
         match self {
             Stop::Provider { provider, failure } => Some(format!("provider {provider}: {failure}")),
-            Stop::Budget(words) => Some(format!("the budget is spent: {words}")),
+            Stop::Budget(limit) => Some(format!("the budget is spent: {limit}")),
             Stop::Errors(errors) => Some(format!("too many errors: {errors}")),
             Stop::Anomaly(anomaly) => Some(format!("something is wrong with the answers: {anomaly}")),
             Stop::Journal(error) => Some(error.to_string()),
@@ -47,7 +48,7 @@ impl Stop {
         match self {
             Stop::Anomaly(anomaly) => Some(anomaly.to_string()),
             Stop::Errors(errors) => Some(errors.to_string()),
-            _ => None,
+            Stop::Provider { .. } | Stop::Budget(_) | Stop::Journal(_) | Stop::MaxRows | Stop::Asked => None,
         }
     }
 

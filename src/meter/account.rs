@@ -7,7 +7,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::spending::Spending;
-use crate::config::{Allowance, Budget, Prices};
+use crate::config::{Budget, BudgetLimit, BudgetScope, Prices};
 use crate::ident::{Spend, Tokens};
 use crate::store::StoreError;
 
@@ -49,8 +49,8 @@ struct Books {
 pub enum Refused {
     /// What is set aside for other requests may yet be there for this one.
     Later,
-    /// The budget is spent, with these words.
-    Spent(String),
+    /// A limit leaves too little for it.
+    Spent(BudgetLimit),
 }
 
 impl Account {
@@ -122,36 +122,18 @@ fn lock(books: &Mutex<Books>) -> MutexGuard<'_, Books> {
 impl Books {
     fn check(&self, worst: Spend) -> Result<(), Refused> {
         let job = self.job.as_ref().map(Spending::settled).unwrap_or_default();
-        let scopes = [("budget", &self.budget.job, job), ("budget.run", &self.budget.run, self.run)];
+        let scopes =
+            [(BudgetScope::Job, &self.budget.job, job), (BudgetScope::Run, &self.budget.run, self.run)];
         for (scope, allowance, spent) in scopes {
-            if let Some(words) = over(scope, allowance, spent, worst) {
-                return Err(Refused::Spent(words));
+            if let Some(limit) = BudgetLimit::broken(scope, allowance, spent, worst) {
+                return Err(Refused::Spent(limit));
             }
         }
-        let is_short =
-            |(scope, allowance, spent)| over(scope, allowance, spent + self.reserved, worst).is_some();
+        let is_short = |(scope, allowance, spent)| {
+            BudgetLimit::broken(scope, allowance, spent + self.reserved, worst).is_some()
+        };
         if scopes.into_iter().any(is_short) { Err(Refused::Later) } else { Ok(()) }
     }
-}
-
-/// Which limit a request would break, in words; none if it breaks none. `scope` is the section with the limits.
-#[must_use]
-pub fn over(scope: &str, allowance: &Allowance, spent: Spend, worst: Spend) -> Option<String> {
-    let after = spent + worst;
-    let counted = |name: &str, most: u64, spent: u64, worst: u64| {
-        format!("{scope}.{name} is {most}: {spent} are spent, and the next request may take {worst}")
-    };
-    if let Some(most) = allowance.money.filter(|most| after.money > *most) {
-        let (spent, worst) = (spent.money, worst.money);
-        return Some(format!(
-            "{scope}.max_cost_usd is {most}: {spent} is spent, and the next request may cost {worst}"
-        ));
-    }
-    if let Some(most) = allowance.tokens.filter(|most| after.tokens > *most) {
-        return Some(counted("max_tokens", most, spent.tokens, worst.tokens));
-    }
-    let most = allowance.requests.filter(|most| after.requests > *most)?;
-    Some(format!("{scope}.max_requests is {most}, and so many are sent"))
 }
 
 /// What is set aside for a request. When it is dropped what the request took is booked: nothing if it was not sent, and
@@ -242,7 +224,7 @@ mod tests {
     }
 
     fn account(tokens: u64) -> Account {
-        let run = Allowance { tokens: Some(tokens), ..Allowance::default() };
+        let run = crate::config::Allowance { tokens: Some(tokens), ..crate::config::Allowance::default() };
         Account::open(Budget { run, ..Budget::default() }, None)
     }
 
@@ -276,8 +258,11 @@ mod tests {
         assert_eq!(account.spent().tokens, 96, "at once");
         drop(third);
         assert_eq!(account.spent().tokens, 96, "and once");
-        let Refused::Spent(words) = account.reserve(spend(11)).unwrap_err() else { panic!("not spent") };
-        assert_eq!(words, "budget.run.max_tokens is 100: 96 are spent, and the next request may take 11");
+        let Refused::Spent(limit) = account.reserve(spend(11)).unwrap_err() else { panic!("not spent") };
+        assert_eq!(
+            limit.to_string(),
+            "budget.run.max_tokens is 100: 96 are spent, and the next request may take 11"
+        );
     }
 
     #[test]

@@ -7,7 +7,7 @@ mod interval;
 mod listed;
 mod spending;
 
-pub use account::{Account, Refused, Reservation, over, worst_case};
+pub use account::{Account, Refused, Reservation, worst_case};
 pub use estimate::{Meter, StepTokens};
 pub use interval::{Asked, Interval, counted_total, total};
 pub use listed::{Listed, listed};

@@ -155,7 +155,11 @@ impl Listener for Tally {
             Event::InFlight { .. } | Event::Waiting { .. } | Event::Held(_) => {
                 totals.waits.note(event, clock::now());
             }
-            _ => {}
+            Event::Planned { .. }
+            | Event::Sent { .. }
+            | Event::AlreadyCommitted { .. }
+            | Event::Notice(_)
+            | Event::Stopping(_) => {}
         }
     }
 }

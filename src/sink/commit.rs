@@ -11,13 +11,14 @@ use tokio::sync::watch;
 
 use super::columns::Layout;
 use super::constraints::{Constraints, Turned};
+use super::error::TargetError;
 use super::failed::{name, text};
 use super::logged;
 use super::older::{Older, older};
 use super::output::Output;
 use super::rebuild::{Progress, holds_own_alone};
 use super::settled::FilledBatch;
-use super::target::{self, APP_ID, Change, ERROR_COUNT, Opened, SOURCE_FILE, TargetError, Wants};
+use super::target::{self, APP_ID, Change, ERROR_COUNT, Opened, SOURCE_FILE, Wants};
 use crate::checkpoint::{CommittedUpTo, Position, SourceId};
 use crate::config::Job;
 use crate::faultpoint::{self, Side};

@@ -13,9 +13,9 @@ use arrow::error::ArrowError;
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 
 use super::columns::place;
+use super::error::TargetError;
 use super::output::Output;
 use super::settled::{FilledBatch, Loaded, Outcome, Settled};
-use super::target::TargetError;
 use crate::fault::{Class, Failure};
 use crate::source::Chunk;
 use crate::store::Location;

@@ -67,6 +67,20 @@ pub enum FailedError {
     },
 }
 
+impl FailedError {
+    /// Returns whether the job or the command is to be mended, as opposed to trouble on the way.
+    #[must_use]
+    pub fn is_usage(&self) -> bool {
+        match self {
+            FailedError::NoMetadata { .. }
+            | FailedError::UnknownColumn { .. }
+            | FailedError::UnknownStep { .. }
+            | FailedError::Condition { .. } => true,
+            FailedError::Table(_) => false,
+        }
+    }
+}
+
 fn lacking(metadata: Option<&str>) -> String {
     match metadata {
         Some(metadata) => format!("the target has no column {metadata:?}"),

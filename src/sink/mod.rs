@@ -7,6 +7,7 @@
 mod columns;
 mod commit;
 mod constraints;
+mod error;
 mod failed;
 mod history;
 mod logged;
@@ -21,6 +22,7 @@ mod target;
 
 pub use commit::{Committed, OthersRows, Sink};
 pub use constraints::{Constraints, Turned};
+pub use error::TargetError;
 pub use failed::{FailedError, FailedGroup, FailedRows, LISTED};
 pub use logged::{committed, restored};
 pub use older::{Older, older};
@@ -30,4 +32,4 @@ pub use reload::{FailedReader, Found, KeptStep, Places, Reloaded};
 pub use repair::{Repair, retry_app_id};
 pub use settled::{FilledBatch, Outcome, Settled};
 pub use shown::{Order, Shown, shown};
-pub use target::{TargetError, check_columns, properties};
+pub use target::{check_columns, properties};

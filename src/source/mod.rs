@@ -6,6 +6,7 @@
 mod columns;
 mod conform;
 mod delta;
+mod error;
 mod file;
 mod filter;
 mod footer;
@@ -17,6 +18,7 @@ mod parquet;
 mod reader;
 mod shape;
 
+pub use error::SourceError;
 pub use file::Root;
 pub use kept::Kept;
 pub use missing::{HeldRows, Missing};
@@ -32,9 +34,8 @@ use ::arrow::datatypes::{Schema, SchemaRef};
 use crate::checkpoint::{Part, Position, SourceId};
 use crate::config::{OnUnsupported, SourceSpec, nearest};
 use crate::passed::PassedOver;
-use crate::report::counted;
 use crate::store::Location;
-use crate::table::{TableError, has_empty_log, is_delta_table, objects};
+use crate::table::{has_empty_log, is_delta_table, objects};
 
 use self::columns::Unsupported;
 use self::delta::DeltaSource;
@@ -45,121 +46,6 @@ use self::parquet::ParquetSource;
 /// Files, and rows of them, that are remembered as kept or not: a batch is planned and then read.
 const KEPT_FILES: usize = 1_000;
 const KEPT_ROWS: usize = 16_000_000;
-
-/// A source that cannot be read.
-#[derive(Debug, thiserror::Error)]
-pub enum SourceError {
-    /// There is nothing at its place.
-    #[error("the source {path} is not there")]
-    Missing {
-        /// Where it should be.
-        path: Location,
-    },
-    /// What is there is no table.
-    #[error(
-        "the source {} is neither a Delta table nor a Parquet file nor a directory of Parquet files",
-        path
-    )]
-    NoTable {
-        /// Where it is.
-        path: Location,
-    },
-    /// It has something that this version cannot read.
-    #[error("the source {path} {what}")]
-    Unsupported {
-        /// Where it is.
-        path: Location,
-        /// What it has.
-        what: String,
-    },
-    /// A commit changes rows that may have been read.
-    #[error("version {version} of the source {path} {operation} rows of {}: a later run would not see the change. enrich run --restart asks about the table as it is now; source.skip_change_commits = true passes over such commits, and over every row that they add", counted(*files as u64, "file"))]
-    Changed {
-        /// Where it is.
-        path: Location,
-        /// The version.
-        version: u64,
-        /// What the commit does, for example "deletes".
-        operation: String,
-        /// Number of files whose rows it takes away.
-        files: usize,
-    },
-    /// The log lacks a version that is to be read.
-    #[error(
-        "version {version} of the source {} is no longer in its log: the rows that it added cannot be found",
-        path
-    )]
-    Gap {
-        /// Where it is.
-        path: Location,
-        /// The version.
-        version: u64,
-    },
-    /// A column is named that it does not have.
-    #[error("source.columns names {column:?}, and the source {path} has no such column{}", near.as_ref().map_or_else(String::new, |near| format!("; did you mean {near:?}?")))]
-    UnknownColumn {
-        /// Where it is.
-        path: Location,
-        /// The column.
-        column: String,
-        /// The one that was meant, perhaps.
-        near: Option<String>,
-    },
-    /// The condition on its rows is wrong.
-    #[error("source.where = {condition:?} is wrong: {message}")]
-    Condition {
-        /// As it stands in the job file.
-        condition: String,
-        /// What is wrong.
-        message: String,
-    },
-    /// The place to start at is not there.
-    #[error("source.{key} of {path}: {message}")]
-    Start {
-        /// Where it is.
-        path: Location,
-        /// The key in the job file.
-        key: &'static str,
-        /// What is wrong, and what to do.
-        message: String,
-    },
-    /// A planned file is not there any more.
-    #[error("the source file {path} is gone, and rows of it are planned and not written: {}", if *is_of_table { "it was deleted, or taken out of the table and vacuumed" } else { "it was deleted or renamed" })]
-    Gone {
-        /// The file.
-        path: Location,
-        /// Whether a Delta table had it.
-        is_of_table: bool,
-    },
-    /// A file cannot be read.
-    #[error("cannot read the source file {path}: {message}")]
-    File {
-        /// The file.
-        path: Location,
-        /// Why.
-        message: String,
-    },
-    /// Its log cannot be read.
-    #[error(transparent)]
-    Table(#[from] TableError),
-}
-
-impl SourceError {
-    #[expect(clippy::needless_pass_by_value, reason = "errors and strings are handed over alike")]
-    pub(crate) fn file(path: &Location, message: impl ToString) -> Self {
-        SourceError::File { path: path.to_owned(), message: message.to_string() }
-    }
-
-    /// For a planned file that cannot be opened.
-    fn gone(path: &Location, part: &Part, error: std::io::Error) -> Self {
-        match error.kind() {
-            std::io::ErrorKind::NotFound => {
-                SourceError::Gone { path: path.to_owned(), is_of_table: part.version.is_some() }
-            }
-            _ => SourceError::file(path, error),
-        }
-    }
-}
 
 /// What comes after a position.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -587,6 +587,7 @@ impl Played {
                 self.failure = Some(failure);
                 mode.send_replace(Mode::Draining);
             }
+            Verdict::BudgetSpent(limit) => panic!("{limit}"),
             Verdict::Lost(error) => panic!("{error}"),
             Verdict::Elsewhere | Verdict::Unsent => {}
         }
