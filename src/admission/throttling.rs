@@ -20,6 +20,14 @@ const LOW: f64 = 0.4;
 /// The highest rate is measured over a whole window of the providers that count over windows: a burst that they let
 /// through at once is no rate.
 const PEAK_OVER: Duration = Duration::from_secs(60);
+/// Where refusals are scattered over the first requests, it is measured over the time since the first answer in the
+/// first minute, but over this at the least: a provider that counts over a minute lets a burst through at first.
+const PEAK_OVER_AT_LEAST: Duration = Duration::from_secs(10);
+/// Refusals are scattered when most of these parts of the first outcomes, the first among them, have one, and each of
+/// them more answers than refusals.
+const FIRST_PARTS: usize = 4;
+const FIRST_PART: usize = 25;
+const LEAST_SCATTERED: usize = 3;
 const PEAK_EVERY: Duration = Duration::from_millis(500);
 /// The highest rate is half forgotten in this time.
 const PEAK_HALF_LIFE_SECONDS: f64 = 300.0;
@@ -73,6 +81,10 @@ pub(super) struct Throttling {
     /// The highest rate at which answers came over [`PEAK_OVER`], in a second, and when it was looked at.
     peak: f64,
     peak_at: Instant,
+    first_answer: Option<Instant>,
+    /// How many of the first requests have an outcome, and the refusals among each part of them.
+    first: usize,
+    first_refusals: [usize; FIRST_PARTS],
     /// Outcomes of requests that were sent at high and at low rates.
     high: Outcomes,
     low: Outcomes,
@@ -114,6 +126,9 @@ impl Throttling {
             answered: SendLog::new(now),
             peak: 0.0,
             peak_at: now,
+            first_answer: None,
+            first: 0,
+            first_refusals: [0; FIRST_PARTS],
             high: Outcomes::default(),
             low: Outcomes::default(),
             newest: VecDeque::new(),
@@ -150,7 +165,12 @@ impl Throttling {
         self.answered.add(1.0, now);
         // Looked at from time to time: it takes a while to change.
         if now.saturating_duration_since(self.peak_at) >= PEAK_EVERY {
-            let lately = self.answered.sum(PEAK_OVER, now) / PEAK_OVER.as_secs_f64();
+            let since = now.saturating_duration_since(*self.first_answer.get_or_insert(now));
+            let over = match self.are_scattered() {
+                true => since.clamp(PEAK_OVER_AT_LEAST, PEAK_OVER),
+                false => PEAK_OVER,
+            };
+            let lately = self.answered.sum(PEAK_OVER, now) / over.as_secs_f64();
             self.peak = self.peak_now(now).max(lately);
             self.peak_at = now;
         }
@@ -245,12 +265,25 @@ impl Throttling {
             && rate.is_some_and(|rate| rate <= self.peak_now(now) * LOW)
     }
 
+    /// Whether refusals are scattered over the first requests.
+    fn are_scattered(&self) -> bool {
+        let parts = self.first_refusals;
+        self.first == FIRST_PARTS * FIRST_PART
+            && parts[0] > 0
+            && parts.iter().filter(|refused| **refused > 0).count() >= LEAST_SCATTERED
+            && parts.iter().all(|refused| refused * 2 < FIRST_PART)
+    }
+
     fn peak_now(&self, now: Instant) -> f64 {
         let age = now.saturating_duration_since(self.peak_at).as_secs_f64();
         self.peak * (-age / PEAK_HALF_LIFE_SECONDS).exp2()
     }
 
     fn count(&mut self, rate: f64, refused: f64, now: Instant) {
+        if let Some(part) = self.first_refusals.get_mut(self.first / FIRST_PART) {
+            *part += usize::from(refused > 0.0);
+            self.first += 1;
+        }
         self.newest.push_back(refused > 0.0);
         if self.newest.len() > NEWEST {
             self.newest.pop_front();
