@@ -149,30 +149,23 @@ impl<'a> Summary<'a> {
             class: None,
             message: None,
         };
+        if let Ended::Run(end) = ended {
+            summary.end = end.word();
+        }
         match ended {
-            Ended::Run(End::Complete) => {}
-            Ended::Run(End::MaxRows) => summary.end = "max_rows",
-            Ended::Run(End::MaxDuration) => summary.end = "max_duration",
-            Ended::Run(End::Stopped) => summary.end = "interrupted",
-            Ended::Run(End::Budget(limit)) => {
-                summary.end = "budget";
-                summary.message = Some(limit.to_string());
-            }
+            Ended::Run(End::Complete | End::MaxRows | End::MaxDuration | End::Stopped) => {}
+            Ended::Run(End::Budget(limit)) => summary.message = Some(limit.to_string()),
             Ended::Run(End::Errors { errors, .. }) => {
-                summary.end = "error_rate";
                 summary.step = Some(&errors.step);
                 summary.class = Some(errors.class.name());
                 summary.message = Some(errors.to_string());
             }
             Ended::Run(End::Anomaly { anomaly, .. }) => {
-                summary.end = "anomaly";
                 summary.step = Some(&anomaly.step);
                 summary.message = Some(anomaly.to_string());
             }
             Ended::Run(End::Provider { provider, failure }) => {
-                // A template that fails is nothing of the provider's.
                 let is_provider = failure.class != Class::Template;
-                summary.end = if is_provider { "provider" } else { "error" };
                 summary.provider = is_provider.then_some(provider);
                 summary.class = Some(failure.class.name());
                 summary.message = Some(failure.detail.clone());

@@ -61,10 +61,12 @@ pub enum EndKind {
 }
 
 impl End {
-    /// In a word, for those who read it by machine.
+    /// Returns the word for it in summaries and in the record of the last run.
     #[must_use]
     pub fn word(&self) -> &'static str {
         match self {
+            // A template that fails is nothing of the provider's.
+            End::Provider { failure, .. } if failure.class == Class::Template => "error",
             End::Complete => "complete",
             End::MaxRows => "max_rows",
             End::MaxDuration => "max_duration",
@@ -94,6 +96,9 @@ impl End {
     #[must_use]
     pub fn message(&self) -> Option<String> {
         match self {
+            End::Provider { failure, .. } if failure.class == Class::Template => {
+                Some(format!("the templates fail for each of the first rows: {}", failure.detail))
+            }
             End::Provider { provider, failure } => Some(format!("provider {provider}: {failure}")),
             End::Budget(limit) => Some(format!("the budget is spent: {limit}")),
             End::Errors { errors, .. } => Some(errors.to_string()),

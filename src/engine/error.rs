@@ -195,46 +195,23 @@ impl EngineError {
             EngineError::Lock(LockError::Store(_)) => {
                 Some("see to the disk or the permissions and run again: nothing was changed")
             }
-            EngineError::Target(TargetError::NoTable { .. }) => {
-                Some("give the answers a place of their own: target.path names a Delta table, or nothing yet")
-            }
-            EngineError::Target(TargetError::NoKeys { .. }) => Some(
-                "enrich errors lists them; enrich run --restart asks about every row again; only a target made with target.metadata = true can be retried",
-            ),
-            EngineError::Target(TargetError::NoMetadata { .. }) => Some(
-                "set target.metadata = false to go on without the column, or give the answers another target.path",
-            ),
-            EngineError::Target(TargetError::HasMetadata { .. }) => Some(
-                "take target.metadata = false out to go on with the column (target.metadata_column names it), or give the answers another target.path",
-            ),
-            EngineError::Target(TargetError::FilesGone { .. }) => Some(
-                "bring them back from a backup; without one, take them out of the log (FSCK REPAIR TABLE in Spark, repair() in delta-rs): their rows are lost, and only enrich run --restart asks about them again",
-            ),
-            EngineError::Target(TargetError::Restored { .. }) => Some(
-                "enrich run --refill goes on, and asks about rows that are missing now; what was answered is kept",
-            ),
-            EngineError::Target(TargetError::Unwritable { .. }) => Some(
-                "where the row itself breaks it, leave such rows out with source.where; where an error in the output does, let the constraint allow it (OR answer LIKE 'ERROR: %')",
-            ),
-            EngineError::Target(TargetError::Feature { .. }) => Some(
-                "take the feature off the table with the engine that wrote it, or give the answers another target.path",
-            ),
-            EngineError::Target(TargetError::Unowned { .. }) => {
-                Some("give the answers another target.path, or remove this table yourself")
-            }
+            EngineError::Source(error) => error.hint(),
+            EngineError::Target(error) => error.hint(),
             EngineError::Provider { .. } => {
                 Some("check key, model and base_url of the provider in the job file")
             }
-            EngineError::Source(SourceError::Gone { is_of_table: true, .. }) => Some(
-                "bring the file back (from a backup, or RESTORE the table); a longer delta.deletedFileRetentionDuration keeps files as long as a job takes. Without the file only enrich run --restart goes on",
-            ),
-            EngineError::Source(SourceError::Gap { .. }) => Some(
-                "a longer delta.logRetentionDuration keeps the log as long as there may be between two runs. Without that version only enrich run --restart goes on, which reads the table as it is now",
-            ),
-            EngineError::Source(SourceError::File { .. } | SourceError::Gone { .. }) => {
-                Some("mend the file, or bring it back as it was; what is answered is kept")
-            }
-            _ => None,
+            // Their messages say it.
+            EngineError::Failed(
+                FailedError::NoMetadata { .. }
+                | FailedError::UnknownColumn { .. }
+                | FailedError::UnknownStep { .. }
+                | FailedError::Condition { .. },
+            )
+            | EngineError::Prompt(_)
+            | EngineError::When { .. }
+            | EngineError::Metrics(_)
+            | EngineError::Endpoint(_)
+            | EngineError::Task(_) => None,
         }
     }
 

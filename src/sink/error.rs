@@ -151,6 +151,47 @@ pub enum TargetError {
 }
 
 impl TargetError {
+    /// Returns what to do about it, or `None` if the message says it.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            TargetError::NoTable { .. } => {
+                Some("give the answers a place of their own: target.path names a Delta table, or nothing yet")
+            }
+            TargetError::NoKeys { .. } => Some(
+                "enrich errors lists them; enrich run --restart asks about every row again; only a target made with target.metadata = true can be retried",
+            ),
+            TargetError::NoMetadata { .. } => Some(
+                "set target.metadata = false to go on without the column, or give the answers another target.path",
+            ),
+            TargetError::HasMetadata { .. } => Some(
+                "take target.metadata = false out to go on with the column (target.metadata_column names it), or give the answers another target.path",
+            ),
+            TargetError::FilesGone { .. } => Some(
+                "bring them back from a backup; without one, take them out of the log (FSCK REPAIR TABLE in Spark, repair() in delta-rs): their rows are lost, and only enrich run --restart asks about them again",
+            ),
+            TargetError::Restored { .. } => Some(
+                "enrich run --refill goes on, and asks about rows that are missing now; what was answered is kept",
+            ),
+            TargetError::Unwritable { .. } => Some(
+                "where the row itself breaks it, leave such rows out with source.where; where an error in the output does, let the constraint allow it (OR answer LIKE 'ERROR: %')",
+            ),
+            TargetError::Feature { .. } => Some(
+                "take the feature off the table with the engine that wrote it, or give the answers another target.path",
+            ),
+            TargetError::Unowned { .. } => {
+                Some("give the answers another target.path, or remove this table yourself")
+            }
+            TargetError::Columns { .. }
+            | TargetError::Schema { .. }
+            | TargetError::Retention { .. }
+            | TargetError::AppendOnly { .. }
+            | TargetError::Shared { .. }
+            | TargetError::Constraint { .. }
+            | TargetError::Table(_) => None,
+        }
+    }
+
     /// Returns whether the job or its surroundings are to be mended, as opposed to trouble on the way.
     #[must_use]
     pub fn is_usage(&self) -> bool {

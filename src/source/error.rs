@@ -104,6 +104,30 @@ pub enum SourceError {
 }
 
 impl SourceError {
+    /// Returns what to do about it, or `None` if the message says it.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            SourceError::Gone { is_of_table: true, .. } => Some(
+                "bring the file back (from a backup, or RESTORE the table); a longer delta.deletedFileRetentionDuration keeps files as long as a job takes. Without the file only enrich run --restart goes on",
+            ),
+            SourceError::Gap { .. } => Some(
+                "a longer delta.logRetentionDuration keeps the log as long as there may be between two runs. Without that version only enrich run --restart goes on, which reads the table as it is now",
+            ),
+            SourceError::File { .. } | SourceError::Gone { is_of_table: false, .. } => {
+                Some("mend the file, or bring it back as it was; what is answered is kept")
+            }
+            SourceError::Missing { .. }
+            | SourceError::NoTable { .. }
+            | SourceError::Unsupported { .. }
+            | SourceError::Changed { .. }
+            | SourceError::UnknownColumn { .. }
+            | SourceError::Condition { .. }
+            | SourceError::Start { .. }
+            | SourceError::Table(_) => None,
+        }
+    }
+
     /// Returns whether the job or its surroundings are to be mended, as opposed to trouble on the way.
     #[must_use]
     pub fn is_usage(&self) -> bool {
