@@ -6,7 +6,7 @@ use rusqlite::{Connection, Statement, TransactionBehavior};
 
 use super::CacheError;
 use super::limits::TOUCH_AFTER_SECONDS;
-use super::room::Place;
+use super::byte_budget::Place;
 use crate::ident::Fingerprint;
 
 /// What the writer is told.

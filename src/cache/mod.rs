@@ -11,7 +11,7 @@ mod file;
 mod group;
 mod limits;
 mod removal;
-mod room;
+mod byte_budget;
 mod store;
 #[cfg(test)]
 mod store_tests;

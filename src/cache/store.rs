@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension};
 
 use super::group::{Entry, Message};
 use super::limits::{TOUCH_AFTER_SECONDS, unix_seconds};
-use super::room::Room;
+use super::byte_budget::ByteBudget;
 use super::writer::Writer;
 use super::{CacheError, Limits, file};
 use crate::ident::Fingerprint;
@@ -31,7 +31,7 @@ pub struct Store {
     path: PathBuf,
     limits: Limits,
     reader: Mutex<Connection>,
-    room: Arc<Room>,
+    room: Arc<ByteBudget>,
     queue: SyncSender<Message>,
     writer: Option<JoinHandle<()>>,
 }
@@ -71,7 +71,7 @@ impl Store {
             path: path.clone(),
             source,
         })?;
-        Ok(Store { path, limits, reader, room: Room::new(QUEUE_BYTES), queue, writer: Some(writer) })
+        Ok(Store { path, limits, reader, room: ByteBudget::new(QUEUE_BYTES), queue, writer: Some(writer) })
     }
 
     /// The answer to a request; none if it is not kept or too old. What this store was given last is found after

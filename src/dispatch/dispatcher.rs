@@ -13,14 +13,14 @@ use tokio::time::sleep_until;
 
 use super::ask::Ask;
 use super::budget::RetryBudget;
-use super::flight::{Desk, Flight, Landed, length_of};
+use super::flight::{ProviderClient, Flight, Landed, length_of};
 use super::landing::SAME_REFUSALS;
-use super::lessons::Lessons;
+use super::learned_limits::LearnedLimits;
 use super::request::{Mode, Reply, Request, Verdict};
 use super::retry::{Due, Pending};
-use super::standing::{News, Standing};
+use super::provider_health::{News, ProviderHealth};
 use super::stragglers::{Second, Stragglers};
-use super::together::Together;
+use super::request_batcher::RequestBatcher;
 use super::told::Told;
 use crate::admission::{Admission, Cost, Health, Held, Ticket};
 use crate::clock::{self, Instant, Jitter};
@@ -40,7 +40,7 @@ const BUDGET_LOOK: Duration = Duration::from_millis(20);
 
 /// What connects a dispatcher to those who use it.
 #[derive(Debug)]
-pub struct Wires {
+pub struct DispatcherIo {
     /// Its number, in its replies.
     pub lane: usize,
     /// Requests come in here.
@@ -52,7 +52,7 @@ pub struct Wires {
     /// Called on when it could take more.
     pub hungry: Arc<Notify>,
     /// Whether it takes rows.
-    pub standing: Standing,
+    pub health: ProviderHealth,
     /// Rows that it keeps ready.
     pub room: usize,
     /// Whether it is asked for nothing but vectors.
@@ -60,7 +60,7 @@ pub struct Wires {
     /// Whether its rows can be asked elsewhere: then it hands them back while the provider fails.
     pub has_fallback: bool,
     /// Where it leaves what it learned.
-    pub lessons: Lessons,
+    pub lessons: LearnedLimits,
     /// What may be spent.
     pub account: Account,
     /// Its chance.
@@ -71,7 +71,7 @@ pub struct Wires {
 
 /// One provider's dispatcher.
 pub struct Dispatcher<A: Ask> {
-    pub(super) desk: Desk<A>,
+    pub(super) client: ProviderClient<A>,
     pub(super) policy: RetryPolicy,
     pub(super) admission: Admission,
     pub(super) meter: Meter,
@@ -79,10 +79,10 @@ pub struct Dispatcher<A: Ask> {
     encoding: OnceCell<Option<Encoding>>,
     pub(super) retries: RetryBudget,
     pub(super) jitter: Jitter,
-    pub(super) wires: Wires,
+    pub(super) io: DispatcherIo,
     pub(super) ready: VecDeque<Pending>,
     most_ready: usize,
-    most_together: Together,
+    most_together: RequestBatcher,
     pub(super) due: BinaryHeap<Due>,
     pub(super) order: u64,
     told: Told,
@@ -127,32 +127,32 @@ pub(super) enum Doubt {
 impl<A: Ask> Dispatcher<A> {
     /// Makes the dispatcher of a provider.
     #[must_use]
-    pub fn new(provider: &Provider, endpoint: Arc<A>, mut wires: Wires) -> Self {
+    pub fn new(provider: &Provider, endpoint: Arc<A>, mut io: DispatcherIo) -> Self {
         let now = clock::now();
-        let (learned, meter, schema_form) = wires.lessons.recall(&provider.name);
+        let (learned, meter, schema_form) = io.lessons.recall(&provider.name);
         if let Some(form) = schema_form {
             endpoint.begin_with(form);
         }
         Dispatcher {
-            desk: Desk {
+            client: ProviderClient {
                 provider: provider.name.as_str().into(),
                 endpoint,
                 prices: provider.prices,
-                voice: wires.voice.clone(),
+                voice: io.voice.clone(),
                 extra_bytes: length_of(&provider.extra_body),
-                only_embeds: wires.only_embeds,
+                only_embeds: io.only_embeds,
                 said_unread_usage: Arc::default(),
             },
             policy: provider.retry,
-            admission: Admission::new(provider, &learned, wires.has_fallback, now, wires.jitter.fork()),
+            admission: Admission::new(provider, &learned, io.has_fallback, now, io.jitter.fork()),
             meter,
             encoding: OnceCell::new(),
             retries: RetryBudget::new(now),
-            jitter: wires.jitter.fork(),
-            most_ready: wires.room,
-            wires,
+            jitter: io.jitter.fork(),
+            most_ready: io.room,
+            io,
             ready: VecDeque::new(),
-            most_together: Together::of(provider),
+            most_together: RequestBatcher::of(provider),
             due: BinaryHeap::new(),
             order: 0,
             told: Told::default(),
@@ -177,7 +177,7 @@ impl<A: Ask> Dispatcher<A> {
     /// Runs until the inbox is closed and everything has come back, or nobody listens any more.
     pub async fn run(mut self) {
         loop {
-            let mode = *self.wires.mode.borrow();
+            let mode = *self.io.mode.borrow();
             if mode == Mode::Aborting {
                 self.abort().await;
                 return;
@@ -209,7 +209,7 @@ impl<A: Ask> Dispatcher<A> {
                 Some(landed) = self.flights.join_next(), if !self.flights.is_empty() => {
                     self.land_all(landed).await
                 }
-                request = self.wires.inbox.recv(), if has_space => match request {
+                request = self.io.inbox.recv(), if has_space => match request {
                     Some(request) => {
                         self.take(request);
                         Ok(())
@@ -218,7 +218,7 @@ impl<A: Ask> Dispatcher<A> {
                     // Closed: wait for what is under way.
                     None => self.wait_closed(wake).await,
                 },
-                changed = self.wires.mode.changed() => if changed.is_err() { Err(Gone) } else { Ok(()) },
+                changed = self.io.mode.changed() => if changed.is_err() { Err(Gone) } else { Ok(()) },
                 () = sleep_until(wake.unwrap_or_else(clock::now)), if wake.is_some() => Ok(()),
             };
             if done.is_err() {
@@ -232,7 +232,7 @@ impl<A: Ask> Dispatcher<A> {
         tokio::select! {
             biased;
             Some(landed) = self.flights.join_next(), if !self.flights.is_empty() => self.land_all(landed).await,
-            changed = self.wires.mode.changed() => changed.map_err(|_| Gone),
+            changed = self.io.mode.changed() => changed.map_err(|_| Gone),
             () = sleep_until(wake.unwrap_or_else(clock::now)), if wake.is_some() => Ok(()),
         }
     }
@@ -243,7 +243,7 @@ impl<A: Ask> Dispatcher<A> {
         stand_back().await;
         self.land(landed).await?;
         // As far as nobody must wait for who hears of them: the provider is not to be left idle meanwhile.
-        while self.wires.outbox.capacity() > 0
+        while self.io.outbox.capacity() > 0
             && let Some(landed) = self.flights.try_join_next()
         {
             self.land(landed).await?;
@@ -257,27 +257,27 @@ impl<A: Ask> Dispatcher<A> {
 
     /// Whether nothing is in flight and no row is on its way here.
     pub(super) fn nothing_else_goes(&self) -> bool {
-        self.flights.is_empty() && self.wires.inbox.is_empty()
+        self.flights.is_empty() && self.io.inbox.is_empty()
     }
 
     fn take(&mut self, request: Request) {
         self.ready.push_back(Pending::new(request, &self.policy));
         while self.ready.len() < self.most_ready {
-            let Ok(request) = self.wires.inbox.try_recv() else { break };
+            let Ok(request) = self.io.inbox.try_recv() else { break };
             self.ready.push_back(Pending::new(request, &self.policy));
         }
-        self.wires.hungry.notify_one();
+        self.io.hungry.notify_one();
     }
 
     /// Lets others know whether this provider takes rows; hands back those that it does not, as far as they
     /// can be asked elsewhere.
     async fn yield_rows(&mut self) -> Result<(), Gone> {
-        if !self.wires.has_fallback {
+        if !self.io.has_fallback {
             return Ok(());
         }
         let health = self.admission.health(clock::now());
-        if matches!(health, Health::Down(_)) || self.wires.standing.is_out() {
-            while let Ok(request) = self.wires.inbox.try_recv() {
+        if matches!(health, Health::Down(_)) || self.io.health.is_out() {
+            while let Ok(request) = self.io.inbox.try_recv() {
                 self.ready.push_back(Pending::new(request, &self.policy));
             }
             for pending in self.take_unsent() {
@@ -285,12 +285,12 @@ impl<A: Ask> Dispatcher<A> {
             }
         }
         let has_probe = !self.is_at_rest();
-        let news = self.wires.standing.tell(health, has_probe);
-        if let Some(text) = news.in_words(&self.desk.provider) {
-            self.wires.voice.say(&Event::Notice(&text));
+        let news = self.io.health.tell(health, has_probe);
+        if let Some(text) = news.in_words(&self.client.provider) {
+            self.io.voice.say(&Event::Notice(&text));
         }
         if matches!(news, News::WantsProbe | News::Answers) {
-            self.wires.hungry.notify_one();
+            self.io.hungry.notify_one();
         }
         Ok(())
     }
@@ -333,7 +333,7 @@ impl<A: Ask> Dispatcher<A> {
         let backoff = next_due.filter(|_| is_idle).map(|due| (Waiting::Backoff, due));
         self.tell(now, waiting.or(backoff));
         let probe = match self.admission.health(now) {
-            Health::Down(until) if self.wires.has_fallback => Some(until),
+            Health::Down(until) if self.io.has_fallback => Some(until),
             _ => None,
         };
         let rest = self.refused_rest;
@@ -350,7 +350,7 @@ impl<A: Ask> Dispatcher<A> {
             let front = self.ready.front();
             // Rows that have failed since the last answer may be the trouble themselves.
             let is_suspect = front.is_some_and(|pending| self.admission.suspects(pending.request.cell));
-            if is_open && is_suspect && self.doubt == Doubt::None && !self.wires.has_fallback {
+            if is_open && is_suspect && self.doubt == Doubt::None && !self.io.has_fallback {
                 self.doubt = Doubt::Wanted;
             }
             if self.doubt == Doubt::Asked && (is_open || is_suspect) {
@@ -403,7 +403,7 @@ impl<A: Ask> Dispatcher<A> {
                 // The next that ends leaves its place to it.
                 Err(Held::WhenOneEnds) => return None,
                 Err(Held::Until(..)) => None,
-                Ok(()) => is_calm.then(|| self.wires.account.reserve(straggler.worst).ok()).flatten(),
+                Ok(()) => is_calm.then(|| self.io.account.reserve(straggler.worst).ok()).flatten(),
             };
             let Some(mut reservation) = reservation else {
                 self.stragglers.postpone(now);
@@ -415,7 +415,7 @@ impl<A: Ask> Dispatcher<A> {
             };
             reservation.begin();
             match self.stragglers.give(straggler.number, Second { ticket, reservation }) {
-                None => self.wires.voice.say(&Event::Hedged { provider: &self.desk.provider }),
+                None => self.io.voice.say(&Event::Hedged { provider: &self.client.provider }),
                 Some(ticket) => self.admission.abandoned(&ticket),
             }
         }
@@ -435,7 +435,7 @@ impl<A: Ask> Dispatcher<A> {
 
     /// Tokens that the rows at the front are going to take, so many of them.
     fn cost(&mut self, group: usize) -> Cost {
-        let encoding = *self.encoding.get_or_init(|| Encoding::of(self.desk.endpoint.model()));
+        let encoding = *self.encoding.get_or_init(|| Encoding::of(self.client.endpoint.model()));
         let mut cost = Cost::default();
         for pending in self.ready.iter_mut().take(group) {
             let counted = pending.input(encoding);
@@ -456,14 +456,14 @@ impl<A: Ask> Dispatcher<A> {
     /// Sets aside what the next request can take at its worst.
     fn reserve(&self, group: usize) -> Result<Reservation, Refused> {
         let worst = match self.ready.front() {
-            _ if !self.wires.account.is_limited() => Spend::default(),
+            _ if !self.io.account.is_limited() => Spend::default(),
             Some(Pending { request, .. }) if self.doubt != Doubt::Wanted => {
                 let questions = self.ready.iter().take(group).map(|pending| &pending.request.question);
-                self.desk.worst(questions, &request.params)
+                self.client.worst(questions, &request.params)
             }
-            _ => self.desk.worst_of_harmless(),
+            _ => self.client.worst_of_harmless(),
         };
-        self.wires.account.reserve(worst)
+        self.io.account.reserve(worst)
     }
 
     /// Ends rows that were refused when nothing else is left whose answer could tell: it was their own.
@@ -488,10 +488,10 @@ impl<A: Ask> Dispatcher<A> {
 
     fn tell(&mut self, now: Instant, waiting: Option<(Waiting, Instant)>) {
         let in_flight = u32::try_from(self.flights.len()).unwrap_or(u32::MAX);
-        let Self { wires, desk, admission, meter, told, .. } = self;
-        let name = &desk.provider;
-        if told.tell(&wires.voice, name, now, in_flight, waiting, || admission.gauge()) {
-            wires.lessons.keep(name, admission.learned(), meter, desk.endpoint.schema_form());
+        let Self { io, client, admission, meter, told, .. } = self;
+        let name = &client.provider;
+        if told.tell(&io.voice, name, now, in_flight, waiting, || admission.gauge()) {
+            io.lessons.keep(name, admission.learned(), meter, client.endpoint.schema_form());
         }
     }
 
@@ -504,15 +504,15 @@ impl<A: Ask> Dispatcher<A> {
         let step = rows.first().map_or(StepId::FIRST, |pending| pending.request.cell.step);
         let costs = (cost, reservation.worst());
         let second = self.stragglers.sent(ticket.number(), step, costs, clock::now());
-        self.flights.spawn(self.desk.clone().ask(rows, ticket, reservation, second));
+        self.flights.spawn(self.client.clone().ask(rows, ticket, reservation, second));
     }
 
     /// Asks what every provider can answer that works at all.
     fn send_harmless(&mut self, ticket: Ticket, mut reservation: Reservation) {
         self.doubt = Doubt::Asked;
-        let is_limited = self.wires.account.is_limited();
+        let is_limited = self.io.account.is_limited();
         reservation.begin();
-        self.flights.spawn(self.desk.clone().ask_harmless(is_limited, ticket, reservation));
+        self.flights.spawn(self.client.clone().ask_harmless(is_limited, ticket, reservation));
     }
 
     /// Cuts off what is in flight; what has arrived whole is still handed over.
@@ -533,7 +533,7 @@ impl<A: Ask> Dispatcher<A> {
 
     /// Gives back everything that is not in flight.
     async fn hand_back(&mut self) -> Result<(), Gone> {
-        while let Ok(request) = self.wires.inbox.try_recv() {
+        while let Ok(request) = self.io.inbox.try_recv() {
             self.ready.push_back(Pending::new(request, &self.policy));
         }
         self.end_refused().await?;
@@ -554,20 +554,20 @@ impl<A: Ask> Dispatcher<A> {
     pub(super) async fn reply(&mut self, pending: Pending, verdict: Verdict) -> Result<(), Gone> {
         // Whoever hears of it ends the run: until then nothing more is sent into the same refusal.
         self.is_stopped |=
-            matches!(verdict, Verdict::Stop(_) | Verdict::BudgetSpent(_)) && !self.wires.has_fallback;
+            matches!(verdict, Verdict::Stop(_) | Verdict::BudgetSpent(_)) && !self.io.has_fallback;
         let attempts = pending.sent();
-        let reply = Reply { request: pending.request, lane: self.wires.lane, attempts, verdict };
-        self.wires.outbox.send(reply).await.map_err(|_| Gone)
+        let reply = Reply { request: pending.request, lane: self.io.lane, attempts, verdict };
+        self.io.outbox.send(reply).await.map_err(|_| Gone)
     }
 }
 
 impl<A: Ask> Drop for Dispatcher<A> {
     fn drop(&mut self) {
-        self.wires
+        self.io
             .voice
-            .say(&Event::Gauged { provider: &self.desk.provider, gauge: &self.admission.gauge() });
-        let Self { wires, desk, admission, meter, .. } = self;
-        wires.lessons.keep(&desk.provider, admission.learned(), meter, desk.endpoint.schema_form());
+            .say(&Event::Gauged { provider: &self.client.provider, gauge: &self.admission.gauge() });
+        let Self { io, client, admission, meter, .. } = self;
+        io.lessons.keep(&client.provider, admission.learned(), meter, client.endpoint.schema_form());
     }
 }
 

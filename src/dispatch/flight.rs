@@ -38,7 +38,7 @@ const LEAST_IMPLAUSIBLE: u64 = 1_000_000;
 const HARMLESS_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Who is asked, and at what price.
-pub(super) struct Desk<A> {
+pub(super) struct ProviderClient<A> {
     pub(super) provider: Arc<str>,
     pub(super) endpoint: Arc<A>,
     pub(super) prices: Option<Prices>,
@@ -51,9 +51,9 @@ pub(super) struct Desk<A> {
     pub(super) said_unread_usage: Arc<AtomicBool>,
 }
 
-impl<A> Clone for Desk<A> {
+impl<A> Clone for ProviderClient<A> {
     fn clone(&self) -> Self {
-        Desk {
+        ProviderClient {
             provider: Arc::clone(&self.provider),
             endpoint: Arc::clone(&self.endpoint),
             prices: self.prices,
@@ -65,7 +65,7 @@ impl<A> Clone for Desk<A> {
     }
 }
 
-impl<A: Ask> Desk<A> {
+impl<A: Ask> ProviderClient<A> {
     /// Asks about a row, or about several together; once more beside that where a second attempt is granted meanwhile.
     pub(super) async fn ask(
         self,

@@ -170,7 +170,7 @@ impl<A: Ask> Dispatcher<A> {
         let Some(first) = rows.first() else { return Ok(()) };
         let row = first.request.cell;
         let is_own = first.is_suspect || first.refused_at.is_some_and(|before| self.admission.is_own(before));
-        self.wires.voice.say(&Event::Throttled { provider: &self.desk.provider, failure: &failure });
+        self.io.voice.say(&Event::Throttled { provider: &self.client.provider, failure: &failure });
         let generation = self.admission.generation();
         let blame = self.admission.throttled(ticket, Some(row), &failure, is_own, limits, now);
         self.say_outage(&failure, now);
@@ -327,7 +327,7 @@ impl<A: Ask> Dispatcher<A> {
 
     /// Says that nobody is answered: at once where that is so from the first request on, and every minute.
     fn say_outage(&mut self, failure: &Failure, now: Instant) {
-        let Some((since, deadline)) = self.admission.outage().filter(|_| !self.wires.has_fallback) else {
+        let Some((since, deadline)) = self.admission.outage().filter(|_| !self.io.has_fallback) else {
             return;
         };
         if self.admission.ends_unknown(failure) {
@@ -342,7 +342,7 @@ impl<A: Ask> Dispatcher<A> {
             return;
         }
         self.outage_said = Some((since, now));
-        let provider = &self.desk.provider;
+        let provider = &self.client.provider;
         let [passed, deadline] =
             [now.saturating_duration_since(since), deadline].map(|time| Duration::from_secs(time.as_secs()));
         let deadline = humantime::format_duration(deadline);
@@ -354,7 +354,7 @@ impl<A: Ask> Dispatcher<A> {
                 "{provider} has answered nothing for {passed}: {failure}; the run waits up to {deadline} for it"
             )
         };
-        self.wires.voice.say(&Event::Notice(&text));
+        self.io.voice.say(&Event::Notice(&text));
     }
 
     /// Says that an outage is over of which it was said that it is there.
@@ -365,8 +365,8 @@ impl<A: Ask> Dispatcher<A> {
         if let Some((since, _)) = self.outage_said.take() {
             let lasted = Duration::from_secs(now.saturating_duration_since(since).as_secs());
             let lasted = humantime::format_duration(lasted);
-            let text = format!("{} answers again after {lasted}", self.desk.provider);
-            self.wires.voice.say(&Event::Notice(&text));
+            let text = format!("{} answers again after {lasted}", self.client.provider);
+            self.io.voice.say(&Event::Notice(&text));
         }
     }
 
@@ -445,7 +445,7 @@ impl<A: Ask> Dispatcher<A> {
             self.admission.pause_left(now).filter(|_| self.pause_told != self.admission.generation())
         {
             self.pause_told = self.admission.generation();
-            self.wires.voice.say(&Event::Paused { provider: &self.desk.provider, failure, pause });
+            self.io.voice.say(&Event::Paused { provider: &self.client.provider, failure, pause });
         }
     }
 
@@ -467,8 +467,8 @@ impl<A: Ask> Dispatcher<A> {
         }
         // What was throttled is counted as that.
         if failure.class.policy() != Policy::Wait {
-            let provider = &self.desk.provider;
-            self.wires.voice.say(&Event::Retried { provider, failure, after: longest });
+            let provider = &self.client.provider;
+            self.io.voice.say(&Event::Retried { provider, failure, after: longest });
         }
         let at = clock::now() + longest;
         for pending in again {

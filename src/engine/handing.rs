@@ -61,7 +61,7 @@ impl Enricher {
             while let Some((lane, errand)) = self.steps[step.index()].route(&self.lanes, 0, 0) {
                 let handed = self.hand_out(step, lane);
                 if errand == Errand::Probe && handed != Handed::Asked {
-                    self.lanes[lane].standing.unclaim_probe();
+                    self.lanes[lane].health.unclaim_probe();
                 }
                 match handed {
                     Handed::Asked => {}
@@ -122,12 +122,12 @@ impl Enricher {
             let own = self.steps[request.cell.step.index()].lanes_of(request.route);
             let without = request.tried | request.barred;
             let mut open = own.iter().filter(|lane| without & bit(**lane) == 0);
-            open.all(|lane| self.lanes[*lane].standing.is_out()).then(|| own.to_vec())
+            open.all(|lane| self.lanes[*lane].health.is_out()).then(|| own.to_vec())
         });
         for step in (0..self.steps.len()).map(StepId::new) {
             let own = &self.steps[step.index()].lanes;
             if list.is_none()
-                && own.iter().all(|lane| self.lanes[*lane].standing.is_out())
+                && own.iter().all(|lane| self.lanes[*lane].health.is_out())
                 && let Some(cell) = self.ledger.next_ask(step)
             {
                 list = Some(own.clone());
@@ -181,7 +181,7 @@ impl Enricher {
             Some(Ok(permit)) => permit.send(request),
             _ => {
                 if let Some((lane, Errand::Probe)) = lane {
-                    self.lanes[lane].standing.unclaim_probe();
+                    self.lanes[lane].health.unclaim_probe();
                 }
                 self.detours.push_back(request);
             }

@@ -11,7 +11,7 @@ use super::window::Window;
 use crate::clock::Jitter;
 use crate::config::{Form, MOST_PROVIDERS, OnTooLong, Params, Prices, Provider};
 use crate::decode::Content;
-use crate::dispatch::{Dispatcher, Lessons, Mode, Reply, Request, Standing, Wires};
+use crate::dispatch::{Dispatcher, LearnedLimits, Mode, Reply, Request, ProviderHealth, DispatcherIo};
 use crate::event::Voice;
 use crate::fault::{Class, Failure};
 use crate::meter::Account;
@@ -31,7 +31,7 @@ pub(super) struct Lane {
     pub(super) has_fallback: bool,
     pub(super) prices: Option<Prices>,
     pub(super) inbox: mpsc::Sender<Request>,
-    pub(super) standing: Standing,
+    pub(super) health: ProviderHealth,
     /// Why it is not asked any more in this run.
     pub(super) out: Option<Failure>,
 }
@@ -55,7 +55,7 @@ pub(super) struct Hub<'a> {
     pub(super) outbox: mpsc::Sender<Reply>,
     pub(super) mode: watch::Receiver<Mode>,
     pub(super) hungry: &'a Arc<Notify>,
-    pub(super) lessons: &'a Lessons,
+    pub(super) lessons: &'a LearnedLimits,
     pub(super) account: &'a Account,
     pub(super) voice: &'a Voice,
 }
@@ -78,14 +78,14 @@ impl Hub<'_> {
         let together = if embeds { provider.inputs_per_request as usize } else { 1 };
         let room = (provider.max_concurrency as usize * together).min(MOST_READY);
         let (sender, inbox) = mpsc::channel(room);
-        let standing = Standing::default();
-        let wires = Wires {
+        let health = ProviderHealth::default();
+        let wires = DispatcherIo {
             lane,
             inbox,
             outbox: self.outbox.clone(),
             mode: self.mode.clone(),
             hungry: Arc::clone(self.hungry),
-            standing: standing.clone(),
+            health: health.clone(),
             room,
             only_embeds,
             has_fallback,
@@ -105,7 +105,7 @@ impl Hub<'_> {
             address,
             prices: provider.prices,
             inbox: sender,
-            standing,
+            health,
         }
     }
 }
@@ -192,17 +192,17 @@ impl Step {
             return Some((*only, Errand::Answer));
         }
         let open = || own.iter().copied().filter(|lane| without & bit(*lane) == 0);
-        if let Some(probe) = open().find(|lane| lanes[*lane].standing.claim_probe()) {
+        if let Some(probe) = open().find(|lane| lanes[*lane].health.claim_probe()) {
             return Some((probe, Errand::Probe));
         }
-        let mut up = open().filter(|lane| lanes[*lane].standing.is_up());
+        let mut up = open().filter(|lane| lanes[*lane].health.is_up());
         let lane = if self.balance { up.max_by_key(|lane| lanes[*lane].room()) } else { up.next() };
         lane.map(|lane| (lane, Errand::Answer))
     }
 
     /// Whether another lane than these could answer.
     pub(super) fn has_other(&self, lanes: &[Lane], route: usize, without: u64) -> bool {
-        self.lanes_of(route).iter().any(|lane| without & bit(*lane) == 0 && lanes[*lane].standing.is_up())
+        self.lanes_of(route).iter().any(|lane| without & bit(*lane) == 0 && lanes[*lane].health.is_up())
     }
 
     /// Holds a vector against those before it: all of a column are of one length.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::dispatch::{Lesson, Lessons};
+use crate::dispatch::{LearnedLimit, LearnedLimits};
 use crate::store;
 
 const NAME: &str = "learned.json";
@@ -12,8 +12,8 @@ const NAME: &str = "learned.json";
 #[derive(Debug)]
 pub struct LearnedFile {
     path: PathBuf,
-    lessons: Lessons,
-    saved: BTreeMap<String, Lesson>,
+    lessons: LearnedLimits,
+    saved: BTreeMap<String, LearnedLimit>,
 }
 
 impl LearnedFile {
@@ -22,13 +22,13 @@ impl LearnedFile {
     pub fn load(folder: &Path) -> Self {
         let path = folder.join(NAME);
         let found = store::read(&path).ok().flatten();
-        let saved: BTreeMap<String, Lesson> =
+        let saved: BTreeMap<String, LearnedLimit> =
             found.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
-        LearnedFile { path, lessons: Lessons::new(saved.clone()), saved }
+        LearnedFile { path, lessons: LearnedLimits::new(saved.clone()), saved }
     }
 
     /// What was learned; changes are seen here.
-    pub(super) fn lessons(&self) -> Lessons {
+    pub(super) fn lessons(&self) -> LearnedLimits {
         self.lessons.clone()
     }
 

@@ -122,11 +122,11 @@ impl Enricher {
         let cell = request.cell;
         let step = &self.steps[cell.step.index()];
         let has_other = step.has_other(&self.lanes, request.route, bit(lane) | request.barred);
-        let Lane { name, standing, out, .. } = &mut self.lanes[lane];
+        let Lane { name, health, out, .. } = &mut self.lanes[lane];
         if self.stop.is_none() && has_other {
             // Without an answer it may come back; what it refuses outright it refuses for good.
-            if failure.class != Class::Unavailable && !standing.is_out() {
-                standing.rule_out();
+            if failure.class != Class::Unavailable && !health.is_out() {
+                health.rule_out();
                 *out = Some(failure.clone());
                 let text = format!("{name} is not asked any more in this run: {failure}");
                 self.voice.say(&Event::Notice(&text));

@@ -158,7 +158,7 @@ pub enum Next {
 }
 
 /// What checkpoint and target say together.
-struct Standing {
+struct JobPosition {
     checkpoint: CheckpointStatus,
     /// How far the source is read; none if only the keys of the target's rows tell.
     position: Option<Position>,
@@ -183,7 +183,7 @@ pub async fn status(job: &Job) -> Result<Status, EngineError> {
     };
     let run: Option<Checkpoint<Position>> = CheckpointFile::in_folder(&home).load().await?;
     let retried: Option<Checkpoint<Retrying>> = CheckpointFile::in_folder(&retry_home).load().await?;
-    let Standing { checkpoint, position, open } = standing(job, run.as_ref(), table.as_ref()).await?;
+    let JobPosition { checkpoint, position, open } = position_of(job, run.as_ref(), table.as_ref()).await?;
     let (source, source_error) = match &position {
         Some(position) => match lag(job, position).await {
             Ok(Lag { versions, files, rows }) => (Some(SourceStatus { versions, files, rows }), None),
@@ -255,7 +255,7 @@ pub(super) async fn outlook(job: &Job) -> Result<Outlook, EngineError> {
     let at = &job.target.location;
     let table = if is_delta_table(at).await? { Some(Table::open(at).await?) } else { None };
     let run: Option<Checkpoint<Position>> = CheckpointFile::in_folder(&home(job).await?).load().await?;
-    let Standing { position, open, .. } = standing(job, run.as_ref(), table.as_ref()).await?;
+    let JobPosition { position, open, .. } = position_of(job, run.as_ref(), table.as_ref()).await?;
     let position = position.ok_or_else(|| EngineError::Mismatch {
         what: "the checkpoint is lost, and only the rows of the target tell how far the source is read"
             .to_owned(),
@@ -288,12 +288,12 @@ pub(super) fn restored(newest: Option<u64>, checkpoint: Option<&Checkpoint>) -> 
     newest.filter(is_new).or(known.filter(|known| !known.is_refilled).map(|known| known.version))
 }
 
-async fn standing(
+async fn position_of(
     job: &Job,
     found: Option<&Checkpoint>,
     table: Option<&Table>,
-) -> Result<Standing, EngineError> {
-    let stands = |checkpoint, position, open| Ok(Standing { checkpoint, position, open });
+) -> Result<JobPosition, EngineError> {
+    let stands = |checkpoint, position, open| Ok(JobPosition { checkpoint, position, open });
     match (found, table) {
         (None, None) => stands(CheckpointStatus::None, Some(Position::Start), Vec::new()),
         (None, Some(table)) => Ok(told_by(table, job, CheckpointStatus::Missing).await?),
@@ -317,14 +317,14 @@ async fn standing(
 }
 
 /// How far the source is read, by the newest commit of the job; `checkpoint` says why that is asked.
-async fn told_by(table: &Table, job: &Job, checkpoint: CheckpointStatus) -> Result<Standing, TableError> {
+async fn told_by(table: &Table, job: &Job, checkpoint: CheckpointStatus) -> Result<JobPosition, TableError> {
     let (checkpoint, position) = match Progress::read(table, &job.app_id).await? {
         Progress::None => (CheckpointStatus::None, Some(Position::Start)),
         Progress::Commit { position, .. } => (checkpoint, position),
         Progress::Restarted { .. } => (checkpoint, Some(Position::Start)),
         Progress::Txn { .. } => (checkpoint, None),
     };
-    Ok(Standing { checkpoint, position, open: Vec::new() })
+    Ok(JobPosition { checkpoint, position, open: Vec::new() })
 }
 
 /// The batches of a retry that are open; one whose plan does not fit the target has none.

@@ -14,7 +14,7 @@ mod rehearsal;
 use std::path::Path;
 use std::sync::Mutex;
 
-use enrich::dispatch::Lessons;
+use enrich::dispatch::LearnedLimits;
 use rehearsal::Scenario;
 
 /// What came of a case: worst share of what was there, 429s, whether it was as it must be.
@@ -80,7 +80,7 @@ fn play(scenario: &Scenario) -> Vec<Case> {
             scope.spawn(|| {
                 loop {
                     let Some((_, case)) = cases.lock().unwrap().next() else { return };
-                    let one = case.play(&Lessons::default(), 0);
+                    let one = case.play(&LearnedLimits::default(), 0);
                     let shares = case.expect.share.iter();
                     let share = shares.map(|wanted| one.share(wanted.from, wanted.to) / wanted.of);
                     let share = share.reduce(f64::min);

@@ -7,7 +7,7 @@ use super::pilot::Answered;
 use super::sample::{Ask, Looked};
 use super::{Estimate, PartForecast};
 use crate::config::{Job, Prices, Provider, TokenCharge};
-use crate::dispatch::Lesson;
+use crate::dispatch::LearnedLimit;
 use crate::engine::funds::Spent;
 use crate::ident::{Money, Tokens};
 use crate::meter::{Asked, Interval, Listed, counted_total, listed, total};
@@ -36,7 +36,7 @@ pub(super) struct Reckoning<'a> {
     pub(super) before: &'a Before,
     pub(super) spent: Option<&'a Spent>,
     /// What former runs learned about the providers, by their names.
-    pub(super) learned: &'a BTreeMap<String, Lesson>,
+    pub(super) learned: &'a BTreeMap<String, LearnedLimit>,
 }
 
 /// What earlier batches of a job came to, by step and provider.

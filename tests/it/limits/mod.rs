@@ -7,7 +7,7 @@ pub mod rehearsal;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use enrich::dispatch::Lessons;
+use enrich::dispatch::LearnedLimits;
 use rehearsal::Scenario;
 
 fn folder() -> PathBuf {
@@ -33,7 +33,7 @@ fn play(name: &str) {
             scope.spawn(|| {
                 loop {
                     let Some(((variant, case), seed)) = cases.lock().unwrap().next() else { return };
-                    let played = case.play(&Lessons::default(), seed);
+                    let played = case.play(&LearnedLimits::default(), seed);
                     println!("{name}{variant} seed={seed}: {}", played.line(&case.expect));
                     if std::env::var_os("ENRICH_LIMITS_TRACE").is_some() {
                         for (at, ten) in played.seconds.chunks(10).enumerate() {
@@ -137,7 +137,7 @@ fn what_a_run_learned_is_used_by_the_next() {
     let scenario = Scenario::load(&folder().join("requests_learned.toml"));
     let wanted = "headers=none seconds=1 window=token_bucket retry_after=seconds";
     let (_, case) = scenario.cases().into_iter().find(|(variant, _)| variant.trim() == wanted).unwrap();
-    let lessons = Lessons::default();
+    let lessons = LearnedLimits::default();
     let first = case.play(&lessons, 0);
     let second = case.play(&lessons, 0);
     println!("first {}, then {}", first.line(&case.expect), second.line(&case.expect));

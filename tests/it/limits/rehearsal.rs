@@ -11,7 +11,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use enrich::clock::{self, Instant, Jitter};
 use enrich::config::{FaultSpec, Job, Params, SimulatedCharge, SimulatorSpec};
-use enrich::dispatch::{Ask, Dispatcher, Lessons, Mode, Receipt, Reply, Request, Standing, Verdict, Wires};
+use enrich::dispatch::{Ask, Dispatcher, LearnedLimits, Mode, Receipt, Reply, Request, ProviderHealth, Verdict, DispatcherIo};
 use enrich::event::{Event, Gauge, Listener, Voice};
 use enrich::fault::{Class, Failure};
 use enrich::ident::{BatchId, Cell, Fingerprint, Lineage, RowKey, StepId};
@@ -217,7 +217,7 @@ impl Scenario {
     }
 
     /// Plays it, the same way for the same seed; with what a former run learned, if any.
-    pub fn play(&self, lessons: &Lessons, seed: u64) -> Played {
+    pub fn play(&self, lessons: &LearnedLimits, seed: u64) -> Played {
         let play = || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_time()
@@ -261,7 +261,7 @@ impl Scenario {
             let spec = job.simulator.clone().unwrap();
             let simulator = Simulator::start(spec.clone(), 0).await.unwrap();
             let endpoint = Arc::new(Endpoint::new(&job.providers[0], simulator.url()).unwrap());
-            let mut played = self.drive(&job, endpoint, Lessons::default(), 0).await;
+            let mut played = self.drive(&job, endpoint, LearnedLimits::default(), 0).await;
             let counts = simulator.counts();
             let last = Second {
                 refused: counts.statuses.get(&429).copied().unwrap_or_default(),
@@ -273,7 +273,7 @@ impl Scenario {
         })
     }
 
-    async fn perform(&self, lessons: Lessons, seed: u64) -> Played {
+    async fn perform(&self, lessons: LearnedLimits, seed: u64) -> Played {
         let job = self.job();
         let spec = job.simulator.clone().unwrap();
         let start = clock::now();
@@ -301,13 +301,13 @@ impl Scenario {
 
     /// Sends rows through a dispatcher until the scenario ends; the seconds are those of the replies.
     #[expect(clippy::cast_precision_loss, reason = "counts for shares")]
-    async fn drive<A: Ask>(&self, job: &Job, endpoint: Arc<A>, lessons: Lessons, seed: u64) -> Played {
+    async fn drive<A: Ask>(&self, job: &Job, endpoint: Arc<A>, lessons: LearnedLimits, seed: u64) -> Played {
         let start = clock::now();
         let heard = LastGauge::default();
         let (to_inbox, inbox) = mpsc::channel(64);
         let (outbox, mut replies) = mpsc::channel(1_024);
         let (mode, watching) = watch::channel(Mode::Running);
-        let wires = Wires {
+        let wires = DispatcherIo {
             room: job.providers[0].max_concurrency as usize,
             only_embeds: false,
             lane: 0,
@@ -315,7 +315,7 @@ impl Scenario {
             outbox,
             mode: watching,
             hungry: Arc::new(Notify::new()),
-            standing: Standing::default(),
+            health: ProviderHealth::default(),
             has_fallback: false,
             lessons,
             account: Account::default(),

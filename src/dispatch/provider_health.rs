@@ -12,9 +12,9 @@ const OUT: u8 = 3;
 
 /// Whether a provider takes rows. Clones tell of the same one.
 #[derive(Clone, Debug, Default)]
-pub struct Standing(Arc<AtomicU8>);
+pub struct ProviderHealth(Arc<AtomicU8>);
 
-impl Standing {
+impl ProviderHealth {
     /// Whether it takes rows.
     #[must_use]
     pub fn is_up(&self) -> bool {

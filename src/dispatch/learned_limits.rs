@@ -11,7 +11,7 @@ use crate::meter::{Meter, StepTokens};
 
 /// What was learned about one provider.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Lesson {
+pub struct LearnedLimit {
     /// Its limits.
     #[serde(flatten)]
     pub limits: Learned,
@@ -25,18 +25,18 @@ pub struct Lesson {
 
 /// What was learned, by the name of the provider. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct Lessons(Arc<Mutex<BTreeMap<String, Lesson>>>);
+pub struct LearnedLimits(Arc<Mutex<BTreeMap<String, LearnedLimit>>>);
 
-impl Lessons {
+impl LearnedLimits {
     /// Begins with what a former run learned.
     #[must_use]
-    pub fn new(lessons: BTreeMap<String, Lesson>) -> Self {
-        Lessons(Arc::new(Mutex::new(lessons)))
+    pub fn new(lessons: BTreeMap<String, LearnedLimit>) -> Self {
+        LearnedLimits(Arc::new(Mutex::new(lessons)))
     }
 
     /// All of it.
     #[must_use]
-    pub fn all(&self) -> BTreeMap<String, Lesson> {
+    pub fn all(&self) -> BTreeMap<String, LearnedLimit> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -58,7 +58,7 @@ impl Lessons {
     ) {
         let mut lessons = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let before = lessons.get(provider).and_then(|lesson| lesson.schema_form);
-        let lesson = Lesson { limits, steps: meter.learned(), schema_form: schema_form.or(before) };
+        let lesson = LearnedLimit { limits, steps: meter.learned(), schema_form: schema_form.or(before) };
         lessons.insert(provider.to_owned(), lesson);
     }
 }

@@ -1,10 +1,10 @@
-//! Room for bodies that wait to be written: it bounds the memory that they take.
+//! ByteBudget for bodies that wait to be written: it bounds the memory that they take.
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 /// So many bytes, shared by those who put answers.
 #[derive(Debug)]
-pub(super) struct Room {
+pub(super) struct ByteBudget {
     bytes: usize,
     free: Mutex<usize>,
     freed: Condvar,
@@ -13,13 +13,13 @@ pub(super) struct Room {
 /// Bytes taken of a room; dropped, they are free again.
 #[derive(Debug)]
 pub(super) struct Place {
-    room: Arc<Room>,
+    room: Arc<ByteBudget>,
     bytes: usize,
 }
 
-impl Room {
+impl ByteBudget {
     pub(super) fn new(bytes: usize) -> Arc<Self> {
-        Arc::new(Room { bytes, free: Mutex::new(bytes), freed: Condvar::new() })
+        Arc::new(ByteBudget { bytes, free: Mutex::new(bytes), freed: Condvar::new() })
     }
 
     /// Takes so many bytes, once they are free; who wants more than there are takes them all.
@@ -45,7 +45,7 @@ mod tests {
 
     #[test]
     fn who_finds_no_room_waits_for_a_place_to_be_given_back() {
-        let room = Room::new(10);
+        let room = ByteBudget::new(10);
         let first = room.take(7);
         std::thread::scope(|scope| {
             let second = scope.spawn(|| room.take(99).bytes);

@@ -10,15 +10,15 @@ const BYTES_PER_TOKEN: usize = 4;
 
 /// What a request may hold.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Together {
+pub(super) struct RequestBatcher {
     inputs: usize,
     bytes: usize,
 }
 
-impl Together {
+impl RequestBatcher {
     pub(super) fn of(provider: &Provider) -> Self {
         let tokens = usize::try_from(provider.input_tokens_per_request).unwrap_or(usize::MAX);
-        Together {
+        RequestBatcher {
             inputs: provider.inputs_per_request as usize,
             bytes: tokens.saturating_mul(BYTES_PER_TOKEN),
         }
