@@ -261,11 +261,11 @@ impl Admission {
         self.quotas.welcomed(&ticket.taken, now);
         let is_paced = self.quotas.limits_requests();
         self.concurrency.answered(work, self.requests_in_flight() + 1, self.is_bound, is_paced, now);
-        self.vouched(now);
+        self.mark_healthy(now);
     }
 
     /// The provider answers, as far as can be told without asking about a row.
-    pub fn vouched(&mut self, now: Instant) {
+    pub fn mark_healthy(&mut self, now: Instant) {
         self.answered = Some(now);
         self.streak = 0;
         self.failures.clear_streak();

@@ -176,7 +176,7 @@ fn a_row_is_not_given_up_while_nobody_is_answered() {
     // The provider answers something harmless: then it was the row.
     let ticket = sent(&mut admission, now);
     let later = now + Duration::from_secs(1);
-    admission.vouched(later);
+    admission.mark_healthy(later);
     let broken = failure(Class::ServerError);
     assert_eq!(admission.failed(&ticket, row(0), &broken, true, &limits(), later), Blame::Row);
 }

@@ -10,12 +10,12 @@ mod gate;
 #[cfg(test)]
 mod gate_tests;
 mod governed;
+mod header_quota;
 mod learned;
 mod log;
 mod pace;
 mod quotas;
 mod throttling;
-mod told;
 
 pub use gate::{Admission, Blame, Health, Held, Ticket};
 pub use learned::{Healthy, Learned};

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use super::bucket::Bucket;
 use super::governed::{Governed, MARGIN};
+use super::header_quota::HeaderQuota;
 use super::log::SendLog;
-use super::told::Told;
 use crate::clock::Instant;
 use crate::wire::Quota;
 
@@ -88,7 +88,7 @@ pub(super) struct Pace {
     bucket: Option<Bucket>,
     /// As configured, before any margin.
     configured: Option<f64>,
-    told: Told,
+    told: HeaderQuota,
     /// What headers say the limit is, where none is configured.
     stated: Option<Bucket>,
     learned: Option<Learned>,
@@ -187,7 +187,7 @@ impl Pace {
             governed: None,
             bucket: None,
             configured: None,
-            told: Told::default(),
+            told: HeaderQuota::default(),
             stated: None,
             learned: None,
             sent: 0.0,

@@ -5,8 +5,8 @@ use std::sync::mpsc::SyncSender;
 use rusqlite::{Connection, Statement, TransactionBehavior};
 
 use super::CacheError;
-use super::limits::TOUCH_AFTER_SECONDS;
 use super::byte_budget::Place;
+use super::limits::TOUCH_AFTER_SECONDS;
 use crate::ident::Fingerprint;
 
 /// What the writer is told.

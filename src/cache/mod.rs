@@ -6,12 +6,12 @@
 //! never gives a wrong one. Size and age of what it holds are bounded, and it keeps nothing in memory but a page
 //! cache of 2 MB for each of a store's two connections.
 
+mod byte_budget;
 mod error;
 mod file;
 mod group;
 mod limits;
 mod removal;
-mod byte_budget;
 mod store;
 #[cfg(test)]
 mod store_tests;

@@ -8,9 +8,9 @@ use std::thread::{Builder, JoinHandle};
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension};
 
+use super::byte_budget::ByteBudget;
 use super::group::{Entry, Message};
 use super::limits::{TOUCH_AFTER_SECONDS, unix_seconds};
-use super::byte_budget::ByteBudget;
 use super::writer::Writer;
 use super::{CacheError, Limits, file};
 use crate::ident::Fingerprint;

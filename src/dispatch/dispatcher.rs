@@ -12,16 +12,16 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::sleep_until;
 
 use super::ask::Ask;
+use super::attempt::{AttemptResult, EndedAttempt, ProviderClient, length_of};
 use super::budget::RetryBudget;
-use super::flight::{ProviderClient, Flight, Landed, length_of};
-use super::landing::SAME_REFUSALS;
 use super::learned_limits::LearnedLimits;
-use super::request::{Mode, Reply, Request, Verdict};
-use super::retry::{Due, Pending};
 use super::provider_health::{News, ProviderHealth};
-use super::stragglers::{Second, Stragglers};
+use super::request::{Mode, Reply, Request, Verdict};
 use super::request_batcher::RequestBatcher;
-use super::told::Told;
+use super::results::SAME_REFUSALS;
+use super::retry::{Due, Pending};
+use super::state_reporter::StateReporter;
+use super::stragglers::{Second, Stragglers};
 use crate::admission::{Admission, Cost, Health, Held, Ticket};
 use crate::clock::{self, Instant, Jitter};
 use crate::config::{BudgetLimit, Provider, RetryPolicy};
@@ -85,7 +85,7 @@ pub struct Dispatcher<A: Ask> {
     most_together: RequestBatcher,
     pub(super) due: BinaryHeap<Due>,
     pub(super) order: u64,
-    told: Told,
+    told: StateReporter,
     /// When rows that wait for others to go with them go without.
     linger: Option<Instant>,
     /// The pause that was told last.
@@ -106,7 +106,7 @@ pub struct Dispatcher<A: Ask> {
     /// Whether the provider answered a row in this run.
     pub(super) has_answered: bool,
     /// Whether a harmless question should be asked, and whether one is under way.
-    pub(super) doubt: Doubt,
+    pub(super) health_probe: HealthProbe,
     /// Since when nobody is answered, and when that was said last.
     pub(super) outage_said: Option<(Instant, Instant)>,
     /// Whether the provider, or the budget, has ended the run.
@@ -114,11 +114,11 @@ pub struct Dispatcher<A: Ask> {
     /// How the budget has, until that is told.
     budget_spent: Option<BudgetLimit>,
     pub(super) stragglers: Stragglers,
-    flights: JoinSet<Flight>,
+    attempts_in_flight: JoinSet<EndedAttempt>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Doubt {
+pub(super) enum HealthProbe {
     None,
     Wanted,
     Asked,
@@ -155,7 +155,7 @@ impl<A: Ask> Dispatcher<A> {
             most_together: RequestBatcher::of(provider),
             due: BinaryHeap::new(),
             order: 0,
-            told: Told::default(),
+            told: StateReporter::default(),
             linger: None,
             pause_told: 0,
             doubted: Vec::new(),
@@ -165,12 +165,12 @@ impl<A: Ask> Dispatcher<A> {
             refusals_in_a_row: 0,
             refusals_looked_at: SAME_REFUSALS,
             has_answered: false,
-            doubt: Doubt::None,
+            health_probe: HealthProbe::None,
             outage_said: None,
             is_stopped: false,
             budget_spent: None,
             stragglers: Stragglers::new(provider.hedge_share),
-            flights: JoinSet::new(),
+            attempts_in_flight: JoinSet::new(),
         }
     }
 
@@ -206,8 +206,8 @@ impl<A: Ask> Dispatcher<A> {
             let has_space = draining || self.ready.len() < self.most_ready;
             let done = tokio::select! {
                 biased;
-                Some(landed) = self.flights.join_next(), if !self.flights.is_empty() => {
-                    self.land_all(landed).await
+                Some(result) = self.attempts_in_flight.join_next(), if !self.attempts_in_flight.is_empty() => {
+                    self.take_results(result).await
                 }
                 request = self.io.inbox.recv(), if has_space => match request {
                     Some(request) => {
@@ -231,7 +231,7 @@ impl<A: Ask> Dispatcher<A> {
     async fn wait_closed(&mut self, wake: Option<Instant>) -> Result<(), Gone> {
         tokio::select! {
             biased;
-            Some(landed) = self.flights.join_next(), if !self.flights.is_empty() => self.land_all(landed).await,
+            Some(result) = self.attempts_in_flight.join_next(), if !self.attempts_in_flight.is_empty() => self.take_results(result).await,
             changed = self.io.mode.changed() => changed.map_err(|_| Gone),
             () = sleep_until(wake.unwrap_or_else(clock::now)), if wake.is_some() => Ok(()),
         }
@@ -239,25 +239,25 @@ impl<A: Ask> Dispatcher<A> {
 
     /// Takes an attempt that has ended, and all others that have by now. First it stands back once for those whose
     /// responses have come in: so they end together, the next are sent together, and one write tells of all these.
-    async fn land_all(&mut self, landed: Result<Flight, JoinError>) -> Result<(), Gone> {
+    async fn take_results(&mut self, result: Result<EndedAttempt, JoinError>) -> Result<(), Gone> {
         stand_back().await;
-        self.land(landed).await?;
+        self.take_result(result).await?;
         // As far as nobody must wait for who hears of them: the provider is not to be left idle meanwhile.
         while self.io.outbox.capacity() > 0
-            && let Some(landed) = self.flights.try_join_next()
+            && let Some(result) = self.attempts_in_flight.try_join_next()
         {
-            self.land(landed).await?;
+            self.take_result(result).await?;
         }
         Ok(())
     }
 
     fn is_at_rest(&self) -> bool {
-        self.ready.is_empty() && self.due.is_empty() && self.flights.is_empty()
+        self.ready.is_empty() && self.due.is_empty() && self.attempts_in_flight.is_empty()
     }
 
     /// Whether nothing is in flight and no row is on its way here.
     pub(super) fn nothing_else_goes(&self) -> bool {
-        self.flights.is_empty() && self.io.inbox.is_empty()
+        self.attempts_in_flight.is_empty() && self.io.inbox.is_empty()
     }
 
     fn take(&mut self, request: Request) {
@@ -319,9 +319,9 @@ impl<A: Ask> Dispatcher<A> {
                 self.ready.push_front(due.pending);
             }
         }
-        if self.is_at_rest() && !self.doubted.is_empty() && self.doubt == Doubt::None {
+        if self.is_at_rest() && !self.doubted.is_empty() && self.health_probe == HealthProbe::None {
             // Nobody is left whose answer could tell.
-            self.doubt = Doubt::Wanted;
+            self.health_probe = HealthProbe::Wanted;
         }
         let rests = !self.refused.is_empty() && self.is_at_rest();
         // More rows may be on their way.
@@ -329,7 +329,7 @@ impl<A: Ask> Dispatcher<A> {
         self.linger = None;
         let held = self.send_seconds(now);
         let waiting = if held.is_some() { held } else { self.send_while_admitted(now) };
-        let is_idle = self.ready.is_empty() && self.flights.is_empty();
+        let is_idle = self.ready.is_empty() && self.attempts_in_flight.is_empty();
         let backoff = next_due.filter(|_| is_idle).map(|due| (Waiting::Backoff, due));
         self.tell(now, waiting.or(backoff));
         let probe = match self.admission.health(now) {
@@ -337,7 +337,7 @@ impl<A: Ask> Dispatcher<A> {
             _ => None,
         };
         let rest = self.refused_rest;
-        let looks = self.doubt == Doubt::None && !self.is_stopped;
+        let looks = self.health_probe == HealthProbe::None && !self.is_stopped;
         // One that is due waits for the place of another request.
         let straggler = self.stragglers.look_at().filter(|at| looks && *at > now);
         [straggler, next_due, waiting.map(|(_, at)| at), probe, self.linger, rest].into_iter().flatten().min()
@@ -350,17 +350,17 @@ impl<A: Ask> Dispatcher<A> {
             let front = self.ready.front();
             // Rows that have failed since the last answer may be the trouble themselves.
             let is_suspect = front.is_some_and(|pending| self.admission.suspects(pending.request.cell));
-            if is_open && is_suspect && self.doubt == Doubt::None && !self.io.has_fallback {
-                self.doubt = Doubt::Wanted;
+            if is_open && is_suspect && self.health_probe == HealthProbe::None && !self.io.has_fallback {
+                self.health_probe = HealthProbe::Wanted;
             }
-            if self.doubt == Doubt::Asked && (is_open || is_suspect) {
+            if self.health_probe == HealthProbe::Asked && (is_open || is_suspect) {
                 return None;
             }
-            if self.doubt != Doubt::Wanted && self.ready.is_empty() {
+            if self.health_probe != HealthProbe::Wanted && self.ready.is_empty() {
                 return None;
             }
             let (group, more) = self.group(now);
-            if let Some(until) = more.filter(|_| self.doubt != Doubt::Wanted) {
+            if let Some(until) = more.filter(|_| self.health_probe != HealthProbe::Wanted) {
                 self.linger = Some(until);
                 return None;
             }
@@ -368,8 +368,11 @@ impl<A: Ask> Dispatcher<A> {
             if self.admission.room(now) == Err(Held::WhenOneEnds) {
                 return None;
             }
-            let cost =
-                if counts_tokens && self.doubt != Doubt::Wanted { self.cost(group) } else { Cost::default() };
+            let cost = if counts_tokens && self.health_probe != HealthProbe::Wanted {
+                self.cost(group)
+            } else {
+                Cost::default()
+            };
             let reservation = match self.reserve(group) {
                 Ok(reservation) => reservation,
                 Err(Refused::Later) => return Some((Waiting::Budget, now + BUDGET_LOOK)),
@@ -380,7 +383,9 @@ impl<A: Ask> Dispatcher<A> {
                 }
             };
             match self.admission.admit(cost, now) {
-                Ok(ticket) if self.doubt == Doubt::Wanted => self.send_harmless(ticket, reservation),
+                Ok(ticket) if self.health_probe == HealthProbe::Wanted => {
+                    self.send_harmless(ticket, reservation)
+                }
                 Ok(ticket) => {
                     let rows = self.ready.drain(..group).collect();
                     self.send(rows, cost, ticket, reservation);
@@ -395,7 +400,7 @@ impl<A: Ask> Dispatcher<A> {
     /// waits for that a limit holds back.
     fn send_seconds(&mut self, now: Instant) -> Option<(Waiting, Instant)> {
         while !self.is_stopped
-            && self.doubt == Doubt::None
+            && self.health_probe == HealthProbe::None
             && let Some(straggler) = self.stragglers.find(now)
         {
             let is_calm = self.admission.health(now) == Health::Up && self.admission.outage().is_none();
@@ -457,7 +462,7 @@ impl<A: Ask> Dispatcher<A> {
     fn reserve(&self, group: usize) -> Result<Reservation, Refused> {
         let worst = match self.ready.front() {
             _ if !self.io.account.is_limited() => Spend::default(),
-            Some(Pending { request, .. }) if self.doubt != Doubt::Wanted => {
+            Some(Pending { request, .. }) if self.health_probe != HealthProbe::Wanted => {
                 let questions = self.ready.iter().take(group).map(|pending| &pending.request.question);
                 self.client.worst(questions, &request.params)
             }
@@ -469,7 +474,7 @@ impl<A: Ask> Dispatcher<A> {
     /// Ends rows that were refused when nothing else is left whose answer could tell: it was their own.
     async fn settle_refused(&mut self) -> Result<(), Gone> {
         match self.refused_rest {
-            Some(at) if at <= clock::now() && self.doubt == Doubt::None => {
+            Some(at) if at <= clock::now() && self.health_probe == HealthProbe::None => {
                 self.refused_rest = None;
                 self.end_refused().await
             }
@@ -487,7 +492,7 @@ impl<A: Ask> Dispatcher<A> {
     }
 
     fn tell(&mut self, now: Instant, waiting: Option<(Waiting, Instant)>) {
-        let in_flight = u32::try_from(self.flights.len()).unwrap_or(u32::MAX);
+        let in_flight = u32::try_from(self.attempts_in_flight.len()).unwrap_or(u32::MAX);
         let Self { io, client, admission, meter, told, .. } = self;
         let name = &client.provider;
         if told.tell(&io.voice, name, now, in_flight, waiting, || admission.gauge()) {
@@ -504,24 +509,24 @@ impl<A: Ask> Dispatcher<A> {
         let step = rows.first().map_or(StepId::FIRST, |pending| pending.request.cell.step);
         let costs = (cost, reservation.worst());
         let second = self.stragglers.sent(ticket.number(), step, costs, clock::now());
-        self.flights.spawn(self.client.clone().ask(rows, ticket, reservation, second));
+        self.attempts_in_flight.spawn(self.client.clone().ask(rows, ticket, reservation, second));
     }
 
     /// Asks what every provider can answer that works at all.
     fn send_harmless(&mut self, ticket: Ticket, mut reservation: Reservation) {
-        self.doubt = Doubt::Asked;
+        self.health_probe = HealthProbe::Asked;
         let is_limited = self.io.account.is_limited();
         reservation.begin();
-        self.flights.spawn(self.client.clone().ask_harmless(is_limited, ticket, reservation));
+        self.attempts_in_flight.spawn(self.client.clone().ask_harmless(is_limited, ticket, reservation));
     }
 
     /// Cuts off what is in flight; what has arrived whole is still handed over.
     async fn abort(&mut self) {
-        self.flights.abort_all();
-        while let Some(landed) = self.flights.join_next().await {
-            let Ok(Flight { rows, landed, reservation, .. }) = landed else { continue };
+        self.attempts_in_flight.abort_all();
+        while let Some(joined) = self.attempts_in_flight.join_next().await {
+            let Ok(EndedAttempt { rows, result, reservation, .. }) = joined else { continue };
             drop(reservation);
-            let Landed::Paid { shares, .. } = landed else { continue };
+            let AttemptResult::Paid { shares, .. } = result else { continue };
             for (pending, paid) in rows.into_iter().zip(shares) {
                 let Some(paid) = paid else { continue };
                 if self.reply(pending, Verdict::Paid(paid)).await.is_err() {
@@ -563,9 +568,7 @@ impl<A: Ask> Dispatcher<A> {
 
 impl<A: Ask> Drop for Dispatcher<A> {
     fn drop(&mut self) {
-        self.io
-            .voice
-            .say(&Event::Gauged { provider: &self.client.provider, gauge: &self.admission.gauge() });
+        self.io.voice.say(&Event::Gauged { provider: &self.client.provider, gauge: &self.admission.gauge() });
         let Self { io, client, admission, meter, .. } = self;
         io.lessons.keep(&client.provider, admission.learned(), meter, client.endpoint.schema_form());
     }

@@ -6,20 +6,20 @@
 //! answer is in the journal, so that a kill costs no more answers than there were requests in flight.
 
 mod ask;
+mod attempt;
 mod budget;
 mod dispatcher;
-mod flight;
-mod landing;
 mod learned_limits;
-mod request;
-mod retry;
 mod provider_health;
-mod stragglers;
+mod request;
 mod request_batcher;
-mod told;
+mod results;
+mod retry;
+mod state_reporter;
+mod stragglers;
 
 pub use ask::{Ask, harmless_question};
 pub use dispatcher::{Dispatcher, DispatcherIo};
 pub use learned_limits::{LearnedLimit, LearnedLimits};
-pub use request::{Earlier, Mode, Receipt, Reply, Request, Verdict};
 pub use provider_health::ProviderHealth;
+pub use request::{Earlier, Mode, Receipt, Reply, Request, Verdict};

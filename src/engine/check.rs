@@ -9,12 +9,12 @@ use url::Url;
 
 use super::error::EngineError;
 use super::exclusive::{Exclusive, holder, home};
-use super::funds::{Funds, Spent};
 use super::pause;
 use super::prepare::prepare;
 use super::recover::Recoverer;
 use super::retry::{self, FOLDER};
 use super::run::{Begin, may_be_made};
+use super::run_budget::{RunBudget, Spent};
 use super::status::restored;
 use crate::cache::{CacheError, Stats, Store};
 use crate::checkpoint::{
@@ -190,7 +190,7 @@ pub async fn check(job: &Job, live: bool, simulator: Option<&Url>) -> Vec<Findin
         }
         Err(error) => note("retry", Err(error.into())),
     }
-    match Funds::look(job, &home).await {
+    match RunBudget::look(job, &home).await {
         Ok(None) => {}
         Ok(Some(Spent { limit: Some(limit), .. })) => note("budget", Err(EngineError::Budget(limit))),
         Ok(Some(spent)) => note("budget", Ok(spent.to_string())),

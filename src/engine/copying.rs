@@ -7,7 +7,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::error::EngineError;
-use super::funds::SpentCopy;
+use super::run_budget::SpentCopy;
 use crate::event::{Event, Voice};
 use crate::journal::Copies;
 

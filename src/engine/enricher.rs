@@ -12,12 +12,12 @@ use super::copying::Copier;
 use super::error::EngineError;
 use super::error_rate::ErrorRate;
 use super::feed::Loaded;
-use super::funds::Funds;
 use super::lane::{Hub, Lane, Role, Step};
 use super::learned::LearnedFile;
 use super::open_batch::{OpenBatch, Recovered};
 use super::prepare::{Prepared, PreparedStep};
 use super::probation::{Probation, Strictness};
+use super::run_budget::RunBudget;
 use super::sharing::Sharing;
 use super::start::Journals;
 use super::stop::Stop;
@@ -49,7 +49,7 @@ pub struct Enricher {
     pub(super) lineage: Lineage,
     pub(super) journal: JournalFolder,
     pub(super) learned: LearnedFile,
-    pub(super) funds: Funds,
+    pub(super) budget: RunBudget,
     pub(super) strays: StrayAnswers,
     pub(super) sharing: Sharing,
     pub(super) copier: Option<Copier>,
@@ -86,7 +86,7 @@ impl Enricher {
         strictness: Strictness,
         voice: Voice,
     ) -> Self {
-        let Journals { lineage, folder: journal, strays, learned, funds, cache, open: _, copier } = journals;
+        let Journals { lineage, folder: journal, strays, learned, budget, cache, open: _, copier } = journals;
         let (outbox, replies) = mpsc::channel(1_024);
         let (mode, watching) = watch::channel(Mode::Running);
         let hungry = Arc::new(Notify::new());
@@ -131,7 +131,7 @@ impl Enricher {
             mode: watching,
             hungry: &hungry,
             lessons: &lessons,
-            account: &funds.account,
+            account: &budget.account,
             voice: &voice,
         };
         let lanes = prepared.endpoints.into_iter().enumerate().map(|(lane, (provider, endpoint))| {
@@ -160,7 +160,7 @@ impl Enricher {
             lineage,
             journal,
             learned,
-            funds,
+            budget,
             strays,
             sharing: Sharing::new(cache),
             copier,
@@ -249,7 +249,7 @@ impl Enricher {
     /// is not in the journal any more then.
     #[must_use]
     pub fn account(&self) -> Account {
-        self.funds.account.clone()
+        self.budget.account.clone()
     }
 
     /// A batch is in the table: its journal is removed.
@@ -379,7 +379,7 @@ impl Enricher {
             // Also where the disk fails: then it is all there is.
             copier.finish(patience).await;
         }
-        self.funds.account.sync()?;
+        self.budget.account.sync()?;
         self.open.values().try_for_each(|batch| batch.journal.sync())?;
         if is_done {
             // Every row that could use a stray answer is in the table.

@@ -19,14 +19,14 @@ const RELEASE: Duration = Duration::from_secs(5);
 /// A job that this run has to itself.
 #[derive(Debug)]
 pub(super) struct Exclusive {
-    tenure: Tenure,
+    lease_guard: LeaseGuard,
     /// End after the lease.
     _locks: Vec<Lock>,
 }
 
 /// Whether the job is still this run's; on one machine it is as long as the process lives.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Tenure(Option<Lease>);
+pub(super) struct LeaseGuard(Option<Lease>);
 
 impl Exclusive {
     /// Takes a job, or a part of it: the lock in a local folder, and the lease in its folder in the store. The
@@ -50,11 +50,11 @@ impl Exclusive {
             }
             lease = Some(Lease::take(objects, run, MachineId::of(journal)?, term).await?);
         }
-        Ok(Exclusive { tenure: Tenure(lease), _locks: locks })
+        Ok(Exclusive { lease_guard: LeaseGuard(lease), _locks: locks })
     }
 
-    pub(super) fn tenure(&self) -> Tenure {
-        self.tenure.clone()
+    pub(super) fn lease_guard(&self) -> LeaseGuard {
+        self.lease_guard.clone()
     }
 
     /// Does something that needs it, and gives it back.
@@ -66,13 +66,13 @@ impl Exclusive {
 
     /// Gives it back.
     pub(super) async fn release(self) {
-        if let Some(lease) = self.tenure.0 {
+        if let Some(lease) = self.lease_guard.0 {
             let _ = timeout(RELEASE, lease.release()).await;
         }
     }
 }
 
-impl Tenure {
+impl LeaseGuard {
     /// Makes sure that the job is still this run's.
     pub(super) async fn confirm(&self) -> Result<(), LeaseError> {
         match &self.0 {

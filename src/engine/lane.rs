@@ -11,7 +11,7 @@ use super::window::Window;
 use crate::clock::Jitter;
 use crate::config::{Form, MOST_PROVIDERS, OnTooLong, Params, Prices, Provider};
 use crate::decode::Content;
-use crate::dispatch::{Dispatcher, LearnedLimits, Mode, Reply, Request, ProviderHealth, DispatcherIo};
+use crate::dispatch::{Dispatcher, DispatcherIo, LearnedLimits, Mode, ProviderHealth, Reply, Request};
 use crate::event::Voice;
 use crate::fault::{Class, Failure};
 use crate::meter::Account;

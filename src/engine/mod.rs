@@ -13,7 +13,6 @@ mod error_rate;
 mod exclusive;
 mod feed;
 mod forecast;
-mod funds;
 mod handing;
 mod history;
 mod inputs;
@@ -30,6 +29,7 @@ mod replies;
 mod report;
 mod retry;
 mod run;
+mod run_budget;
 mod sharing;
 mod start;
 mod status;
@@ -45,13 +45,13 @@ pub use feed::Loaded;
 pub use forecast::{
     Estimate, Forecast, ForecastOptions, PartForecast, Pilot, PilotSample, ShownPrompt, forecast,
 };
-pub use funds::Spent;
 pub use learned::LearnedFile;
 pub use prepare::{Prepared, check_templates, prepare};
 pub use probation::Strictness;
 pub use report::report;
 pub use retry::retry;
 pub use run::{Begin, RunOptions, StopRequest, run};
+pub use run_budget::Spent;
 pub use start::Journals;
 pub use status::{
     CheckpointStatus, Next, OpenBatch, PausedStatus, SourceStatus, Status, TargetStatus, status,

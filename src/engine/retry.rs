@@ -14,13 +14,13 @@ use super::check::can_append;
 use super::end::End;
 use super::enricher::Enricher;
 use super::error::EngineError;
-use super::exclusive::{Exclusive, Tenure, home};
+use super::exclusive::{Exclusive, LeaseGuard, home};
 use super::feed::{Feed, Loaded, Metered, figures_wait};
-use super::funds::Funds;
 use super::history::History;
 use super::prepare::prepare;
 use super::probation::Strictness;
 use super::run::{RunOptions, Running, StopRequest, unless_stopped};
+use super::run_budget::RunBudget;
 use super::start::{keep_figures, owner, sort_journals};
 use crate::checkpoint::{
     Checkpoint, CheckpointFile, Part, PlannedBatch, Position, Recovery, Retrying, Selection, SourceId,
@@ -66,12 +66,13 @@ pub async fn retry(
     let started = clock::wall();
     let tally = Tally::default();
     let voice = voice.and(Box::new(tally.clone()));
-    let tenure = exclusive.tenure();
+    let lease_guard = exclusive.lease_guard();
     let work = async {
         let begun = Box::pin(async {
-            let funds = Funds::open(job, &home).await?;
+            let budget = RunBudget::open(job, &home).await?;
             let rows = FailedRows::open(job).await?.ok_or_else(missing)?;
-            start(job, &home.join(FOLDER), tenure, rows, funds, wanted, options, simulator, &voice).await
+            start(job, &home.join(FOLDER), lease_guard, rows, budget, wanted, options, simulator, &voice)
+                .await
         });
         let begun = unless_stopped(&stop, begun).await?;
         let Some((session, running)) = begun else { return Ok(End::Stopped) };
@@ -80,7 +81,7 @@ pub async fn retry(
         history.end(&end);
         end
     };
-    exclusive.during(Box::pin(Funds::during(job, &home, RunId::random(), work))).await
+    exclusive.during(Box::pin(RunBudget::during(job, &home, RunId::random(), work))).await
 }
 
 /// Takes what a retry needs for itself.
@@ -93,9 +94,9 @@ pub(super) async fn exclusive(job: &Job, home: &Folder, run: RunId) -> Result<Ex
 async fn start(
     job: &Job,
     home: &Folder,
-    tenure: Tenure,
+    lease_guard: LeaseGuard,
     rows: FailedRows,
-    funds: Funds,
+    budget: RunBudget,
     wanted: &Retrying,
     options: RunOptions,
     simulator: Option<&Url>,
@@ -157,7 +158,7 @@ async fn start(
 
     let planned = outstanding.iter().map(|batch| (batch.id, batch.rows(), batch.bytes));
     let ledger = Ledger::new(Window::of(job), job.steps.len(), checkpoint.next_batch, planned);
-    let mut journals = sort_journals(job, home, &journal, funds, &checkpoint, &outstanding, voice).await?;
+    let mut journals = sort_journals(job, home, &journal, budget, &checkpoint, &outstanding, voice).await?;
     let lineage = checkpoint.lineage;
     let open = std::mem::take(&mut journals.open);
     let mut enricher = Enricher::start(
@@ -187,7 +188,7 @@ async fn start(
             feed,
             Metered::new(repair, keeper, voice.clone()),
             lineage,
-            tenure,
+            lease_guard,
             voice.clone(),
         ),
     ))

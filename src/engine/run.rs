@@ -11,12 +11,12 @@ use super::check::can_append;
 use super::end::End;
 use super::enricher::Enricher;
 use super::error::EngineError;
-use super::exclusive::{Exclusive, Tenure, home};
+use super::exclusive::{Exclusive, LeaseGuard, home};
 use super::feed::{Drain, Feed, Loaded};
-use super::funds::Funds;
 use super::history::History;
 use super::prepare::prepare;
 use super::recover::belongs;
+use super::run_budget::RunBudget;
 use super::start::{Started, start};
 use super::stop::Stop;
 use crate::checkpoint::{CheckpointFile, LastRun, Position};
@@ -123,7 +123,7 @@ pub async fn run(
         }),
     );
     let Some((source, prepared, home, exclusive)) = begun.await? else { return Ok(End::Stopped) };
-    let tenure = exclusive.tenure();
+    let lease_guard = exclusive.lease_guard();
     let work = async {
         let begun = Box::pin(start(job, &home, prepared, source, run, options, &voice));
         let begun = unless_stopped(&told, begun);
@@ -131,12 +131,12 @@ pub async fn run(
         let Started { enricher, reading, drain, lineage } = started_run;
         voice.say(&Event::Started { run });
         let history = History::begin(&job.places.state, run, started, tally)?;
-        let running = Running::new(enricher, reading, drain, lineage, tenure, voice.clone());
+        let running = Running::new(enricher, reading, drain, lineage, lease_guard, voice.clone());
         let end = running.run(options, stop).await;
         history.end(&end);
         end
     };
-    exclusive.during(Box::pin(Funds::during(job, &home, run, work))).await
+    exclusive.during(Box::pin(RunBudget::during(job, &home, run, work))).await
 }
 
 /// Whether a run may make the target, which is not there.
@@ -197,7 +197,7 @@ pub(super) struct Running<F, D> {
     feed: Option<Box<F>>,
     drain: Option<Box<D>>,
     lineage: Lineage,
-    tenure: Tenure,
+    lease_guard: LeaseGuard,
     tasks: JoinSet<Done<F, D>>,
     newest: Option<BatchId>,
     /// When what was spent was flushed to the disk.
@@ -214,7 +214,7 @@ impl<F: Feed, D: Drain> Running<F, D> {
         feed: F,
         drain: D,
         lineage: Lineage,
-        tenure: Tenure,
+        lease_guard: LeaseGuard,
         voice: Voice,
     ) -> Self {
         Running {
@@ -222,7 +222,7 @@ impl<F: Feed, D: Drain> Running<F, D> {
             feed: Some(Box::new(feed)),
             drain: Some(Box::new(drain)),
             lineage,
-            tenure,
+            lease_guard,
             tasks: JoinSet::new(),
             newest: None,
             flushed: None,
@@ -240,7 +240,7 @@ impl<F: Feed, D: Drain> Running<F, D> {
         let mut finish_by: Option<Instant> = options.max_duration.map(|most| clock::now() + most);
         let mut cut_off: Option<Instant> = None;
         let mut timed_out = false;
-        let tenure = self.tenure.clone();
+        let lease_guard = self.lease_guard.clone();
         loop {
             self.enricher.feed();
             if let Err(error) = self.pause().await {
@@ -291,7 +291,7 @@ impl<F: Feed, D: Drain> Running<F, D> {
                         break;
                     }
                 }
-                lost = tenure.lost(), if self.error.is_none() => {
+                lost = lease_guard.lost(), if self.error.is_none() => {
                     self.fail(lost.into(), &mut cut_off, options.grace);
                 }
                 waited = self.enricher.wait() => {
@@ -379,11 +379,11 @@ impl<F: Feed, D: Drain> Running<F, D> {
             Duty::Commit(id) => {
                 let mut drain = self.drain.take().ok_or_else(|| busy("target"))?;
                 let mut batch: FilledBatch = self.enricher.take(id)?;
-                let (lineage, tenure) = (self.lineage, self.tenure.clone());
+                let (lineage, lease_guard) = (self.lineage, self.lease_guard.clone());
                 let account = self.due_account();
                 self.tasks.spawn(async move {
                     let rows = batch.rows() as u64;
-                    let committed = committed(drain.as_mut(), &mut batch, lineage, &tenure).await;
+                    let committed = committed(drain.as_mut(), &mut batch, lineage, &lease_guard).await;
                     let committed = match committed {
                         Ok(committed) => flushed(account).await.map(|()| committed),
                         failed => failed,
@@ -506,11 +506,11 @@ async fn committed(
     drain: &mut impl Drain,
     batch: &mut FilledBatch,
     lineage: Lineage,
-    tenure: &Tenure,
+    lease_guard: &LeaseGuard,
 ) -> Result<(Committed, Vec<Turned>), EngineError> {
     let mut turned: Vec<Turned> = Vec::new();
     loop {
-        tenure.confirm().await?;
+        lease_guard.confirm().await?;
         let now = drain.judge(batch).await?;
         turned.resize_with(now.len(), Turned::default);
         turned.iter_mut().zip(now).for_each(|(turned, now)| *turned += now);

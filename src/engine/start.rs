@@ -9,7 +9,6 @@ use super::copying::Copier;
 use super::enricher::Enricher;
 use super::error::EngineError;
 use super::feed::{Metered, figures_wait};
-use super::funds::Funds;
 use super::learned::LearnedFile;
 use super::pause;
 use super::prepare::Prepared;
@@ -18,6 +17,7 @@ use super::reading::Reading;
 use super::recover::Recoverer;
 use super::retry;
 use super::run::{Begin, RunOptions};
+use super::run_budget::RunBudget;
 use crate::cache::{Limits, Store};
 use crate::checkpoint::{Checkpoint, CheckpointFile, MachineId, PlannedBatch, Position};
 use crate::config::Job;
@@ -47,7 +47,7 @@ pub struct Journals {
     /// What was learned about providers.
     pub learned: LearnedFile,
     /// What may be spent.
-    pub funds: Funds,
+    pub budget: RunBudget,
     /// Answers across runs and jobs, where they are kept.
     pub cache: Option<Store>,
     /// Journals of batches that are to be asked about.
@@ -73,7 +73,7 @@ pub(super) async fn start(
     options: RunOptions,
     voice: &Voice,
 ) -> Result<Started, EngineError> {
-    let funds = Funds::open(job, home).await?;
+    let budget = RunBudget::open(job, home).await?;
     let mut sink = Sink::open(job, &prepared.columns, source.id(), &source.columns_left_out(), run).await?;
     let file = CheckpointFile::in_folder(home);
     let confirmed = options.confirmed;
@@ -84,7 +84,7 @@ pub(super) async fn start(
         // A retry would put answers to the old questions into the new table.
         let retry = retry::exclusive(job, home, run).await?;
         // Nothing could be asked for the rows that are taken out.
-        funds.check(job)?;
+        budget.check(job)?;
         let restarted = recoverer.restart(options.keep_paid).await;
         retry.release().await;
         restarted?;
@@ -122,7 +122,7 @@ pub(super) async fn start(
     let planned = outstanding.iter().map(|batch| (batch.id, batch.rows(), batch.bytes));
     let ledger = Ledger::new(Window::of(job), job.steps.len(), checkpoint.next_batch, planned);
     let mut journals =
-        sort_journals(job, home, &job.places.journal, funds, &checkpoint, &outstanding, voice).await?;
+        sort_journals(job, home, &job.places.journal, budget, &checkpoint, &outstanding, voice).await?;
 
     let resumed: u64 = outstanding.iter().map(PlannedBatch::rows).sum();
     let missing = match refills {
@@ -271,7 +271,7 @@ pub(super) async fn sort_journals<P>(
     job: &Job,
     home: &Folder,
     folder: &Path,
-    mut funds: Funds,
+    mut budget: RunBudget,
     checkpoint: &Checkpoint<P>,
     outstanding: &[PlannedBatch],
     voice: &Voice,
@@ -313,7 +313,7 @@ pub(super) async fn sort_journals<P>(
             strays.absorb_copies(restored.strays);
         }
         folder.copy_to(copies.clone());
-        copier = Some(Copier::start(copies, funds.copy.take(), job.places.copying.every, voice.clone()));
+        copier = Some(Copier::start(copies, budget.copy.take(), job.places.copying.every, voice.clone()));
     }
     let learned = LearnedFile::load(home.path().unwrap_or(&job.places.state));
     let limits = |spec| match checkpoint.asks_all_since {
@@ -322,7 +322,7 @@ pub(super) async fn sort_journals<P>(
         None => Limits::from(spec),
     };
     let cache = job.cache.as_ref().map(|spec| Store::open(&spec.path, limits(spec))).transpose()?;
-    Ok(Journals { lineage: checkpoint.lineage, folder, strays, learned, funds, cache, open, copier })
+    Ok(Journals { lineage: checkpoint.lineage, folder, strays, learned, budget, cache, open, copier })
 }
 
 fn tell_restored(restored: &Restored, voice: &Voice) {

@@ -5,9 +5,9 @@ use serde::Serialize;
 
 use super::error::EngineError;
 use super::exclusive::{holder, home};
-use super::funds::{Funds, Spent};
 use super::pause;
 use super::retry;
+use super::run_budget::{RunBudget, Spent};
 use super::start::COPIES;
 use crate::checkpoint::{
     Checkpoint, CheckpointFile, LastRun, Paused, PlannedBatch, Position, Recovery, Retrying, Selection,
@@ -205,7 +205,7 @@ pub async fn status(job: &Job) -> Result<Status, EngineError> {
         open_retry_batches: open_batches(job, &retry_home, &retry_journal, retried.as_ref(), &open_retry)
             .await?,
         journal_bytes: JournalFolder::bytes_in(&job.places.journal) + JournalFolder::bytes_in(&retry_journal),
-        spent: Funds::look(job, &home).await?,
+        spent: RunBudget::look(job, &home).await?,
         target: target(job, table.as_ref()).await?,
         restored: match &table {
             Some(table) => restored(

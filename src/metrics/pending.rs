@@ -20,7 +20,7 @@ const VERSION: u32 = 2;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Pending {
     pub(super) rows: Vec<Figures>,
-    pub(super) told: Told,
+    pub(super) told: SeenLoads,
     /// Rows that the file has; none where it must be replaced.
     saved: Option<usize>,
 }
@@ -30,11 +30,11 @@ pub(super) struct Pending {
 struct Line<'a> {
     version: u32,
     rows: Cow<'a, [Figures]>,
-    told: Cow<'a, Told>,
+    told: Cow<'a, SeenLoads>,
 }
 
 /// How far counts of providers are told, in rows that are pending or in the table: of each machine by itself.
-pub(super) type Told = BTreeMap<u64, BTreeMap<String, Load>>;
+pub(super) type SeenLoads = BTreeMap<u64, BTreeMap<String, Load>>;
 
 impl Pending {
     /// Reads the file; none where there is none, or where it cannot be understood.

@@ -179,7 +179,7 @@ impl Model {
         let limits = [("requests", &self.requests), ("tokens", &self.tokens)];
         for (unit, limiter) in limits {
             let Some(limiter) = limiter else { continue };
-            let told = Told::of(family, unit, limiter, now);
+            let told = StatedLimit::of(family, unit, limiter, now);
             let names = ["limit", "remaining", "reset"];
             let values = [
                 format!("{:.0}", told.limit),
@@ -263,27 +263,29 @@ impl Model {
 }
 
 /// What headers tell of a limit.
-struct Told {
+struct StatedLimit {
     limit: f64,
     remaining: f64,
     reset: Duration,
 }
 
-impl Told {
-    fn of(family: HeaderFamily, unit: &str, limiter: &Limiter, now: Instant) -> Told {
+impl StatedLimit {
+    fn of(family: HeaderFamily, unit: &str, limiter: &Limiter, now: Instant) -> StatedLimit {
         let (limit, remaining, reset) = (limiter.per_minute(), limiter.remaining(), limiter.reset(now));
         match family {
-            HeaderFamily::LyingEmpty => Told { limit, remaining: 0.0, reset: Duration::from_secs(60) },
-            HeaderFamily::LyingSmall => Told { limit: 1.0, remaining: 0.0, reset: Duration::from_secs(60) },
+            HeaderFamily::LyingEmpty => StatedLimit { limit, remaining: 0.0, reset: Duration::from_secs(60) },
+            HeaderFamily::LyingSmall => {
+                StatedLimit { limit: 1.0, remaining: 0.0, reset: Duration::from_secs(60) }
+            }
             HeaderFamily::LyingFull => {
-                Told { limit: limit * 10.0, remaining: limit * 10.0, reset: Duration::from_millis(1) }
+                StatedLimit { limit: limit * 10.0, remaining: limit * 10.0, reset: Duration::from_millis(1) }
             }
             HeaderFamily::Groq if unit == "requests" => {
                 let used = (limit - remaining).max(1.0);
                 let per_day = limit * MINUTES_A_DAY;
-                Told { limit: per_day, remaining: per_day - used, reset: Duration::from_secs(7_200) }
+                StatedLimit { limit: per_day, remaining: per_day - used, reset: Duration::from_secs(7_200) }
             }
-            _ => Told { limit, remaining, reset },
+            _ => StatedLimit { limit, remaining, reset },
         }
     }
 }

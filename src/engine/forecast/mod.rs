@@ -17,10 +17,10 @@ use self::sample::Looked;
 use super::end::End;
 use super::error::EngineError;
 use super::exclusive::{Exclusive, home};
-use super::funds::Funds;
 use super::learned::LearnedFile;
 use super::prepare::{Prepared, prepare};
 use super::run::{StopRequest, unless_stopped};
+use super::run_budget::RunBudget;
 use super::status::{Outlook, outlook};
 use crate::checkpoint::{Paused, PlannedBatch};
 use crate::config::{Job, Places};
@@ -173,9 +173,9 @@ pub async fn forecast(
     let run = RunId::random();
     let Places { state, journal, lease, .. } = &job.places;
     let exclusive = Exclusive::take(state, &home, journal, *lease, run).await?;
-    let hold = Hold { job, home: &home, run, tenure: exclusive.tenure() };
+    let hold = Hold { job, home: &home, run, lease_guard: exclusive.lease_guard() };
     let work = tell(job, &home, options, stop, simulator, Some((hold, voice)));
-    exclusive.during(Box::pin(Funds::during(job, &home, run, work))).await
+    exclusive.during(Box::pin(RunBudget::during(job, &home, run, work))).await
 }
 
 async fn tell(
@@ -199,7 +199,7 @@ async fn tell(
         }
         _ => None,
     };
-    let spent = Funds::look(job, home).await?;
+    let spent = RunBudget::look(job, home).await?;
     let before = match (&job.metrics, &asked) {
         (Some(at), None) => metrics::read(at, &job.app_id, std::slice::from_ref(home)).await?,
         _ => Vec::new(),

@@ -18,14 +18,14 @@ use crate::engine::check::can_append;
 use crate::engine::end::End;
 use crate::engine::enricher::Enricher;
 use crate::engine::error::EngineError;
-use crate::engine::exclusive::Tenure;
+use crate::engine::exclusive::LeaseGuard;
 use crate::engine::feed::{Drain, Feed, Loaded};
-use crate::engine::funds::Funds;
 use crate::engine::learned::LearnedFile;
 use crate::engine::prepare::{Prepared, inputs};
 use crate::engine::probation::Strictness;
 use crate::engine::recover::Recoverer;
 use crate::engine::run::{Begin, RunOptions, Running, StopRequest, may_be_made};
+use crate::engine::run_budget::RunBudget;
 use crate::engine::start::{Journals, keep_figures, owner};
 use crate::event::Voice;
 use crate::ident::{BatchId, Lineage, Money, RunId};
@@ -64,7 +64,7 @@ pub(super) struct Hold<'a> {
     pub(super) job: &'a Job,
     pub(super) home: &'a Folder,
     pub(super) run: RunId,
-    pub(super) tenure: Tenure,
+    pub(super) lease_guard: LeaseGuard,
 }
 
 /// Holds what a pilot will ask against the target, as a run does before its first call.
@@ -96,7 +96,7 @@ pub(super) async fn may_ask(
 
 /// Asks these rows of the chunks, which are in their order, and waits for what comes of them.
 pub(super) async fn ask(
-    Hold { job, home, run, tenure }: Hold<'_>,
+    Hold { job, home, run, lease_guard }: Hold<'_>,
     prepared: Prepared,
     chunks: &[Chunk],
     rows: &[u64],
@@ -105,8 +105,8 @@ pub(super) async fn ask(
 ) -> Result<Answered, EngineError> {
     let places: Vec<usize> = rows.iter().filter_map(|row| usize::try_from(*row).ok()).collect();
     let chunks = picked(chunks, &places)?;
-    let mut funds = Funds::open(job, home).await?;
-    let mut copy = funds.copy.take();
+    let mut budget = RunBudget::open(job, home).await?;
+    let mut copy = budget.copy.take();
     let owner = owner(job, Kind::Run, run, Lineage::random());
     let (_, voice) = keep_figures(job, home, &job.places.state, owner, &voice).await?;
     let tally = Tally::default();
@@ -129,7 +129,7 @@ pub(super) async fn ask(
         folder: folder.clone(),
         strays,
         learned,
-        funds,
+        budget,
         cache,
         open: Vec::new(),
         copier: None,
@@ -139,7 +139,7 @@ pub(super) async fn ask(
     enricher.seed(&[])?;
     let kept = Kept { folder, outcomes: Arc::default() };
     let feed = Sampled { plan, chunks: chunks.clone() };
-    let running = Running::new(enricher, feed, kept.clone(), lineage, tenure, voice);
+    let running = Running::new(enricher, feed, kept.clone(), lineage, lease_guard, voice);
     let options = RunOptions {
         grace: GRACE,
         max_rows: None,

@@ -8,7 +8,7 @@ use super::sample::{Ask, Looked};
 use super::{Estimate, PartForecast};
 use crate::config::{Job, Prices, Provider, TokenCharge};
 use crate::dispatch::LearnedLimit;
-use crate::engine::funds::Spent;
+use crate::engine::run_budget::Spent;
 use crate::ident::{Money, Tokens};
 use crate::meter::{Asked, Interval, Listed, counted_total, listed, total};
 use crate::metrics::{Figures, Kind};

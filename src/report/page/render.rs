@@ -45,7 +45,7 @@ pub fn render(report: &Report) -> Result<String, PageError> {
     let page = environment.get_template("page")?.render(Serde(Page {
         style: STYLE,
         head: Head::of(&report.header),
-        work: work.as_ref().map(Told::of).transpose()?,
+        work: work.as_ref().map(PageBody::of).transpose()?,
         sections: sections.collect(),
     }))?;
     Ok(page)
@@ -56,7 +56,7 @@ pub fn render(report: &Report) -> Result<String, PageError> {
 struct Page {
     style: &'static str,
     head: Head,
-    work: Option<Told>,
+    work: Option<PageBody>,
     sections: Vec<Section>,
 }
 
@@ -93,16 +93,16 @@ impl Head {
 
 /// What the metrics tell.
 #[derive(Serialize)]
-struct Told {
+struct PageBody {
     tiles: Vec<Tile>,
     note: String,
     figures: Vec<Figure>,
     tables: [Table; 2],
 }
 
-impl Told {
-    fn of(work: &Work<'_>) -> Result<Told, DrawingError> {
-        Ok(Told {
+impl PageBody {
+    fn of(work: &Work<'_>) -> Result<PageBody, DrawingError> {
+        Ok(PageBody {
             tiles: tiles::tiles(work),
             note: note(work),
             figures: vec![

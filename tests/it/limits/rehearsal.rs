@@ -11,7 +11,9 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use enrich::clock::{self, Instant, Jitter};
 use enrich::config::{FaultSpec, Job, Params, SimulatedCharge, SimulatorSpec};
-use enrich::dispatch::{Ask, Dispatcher, LearnedLimits, Mode, Receipt, Reply, Request, ProviderHealth, Verdict, DispatcherIo};
+use enrich::dispatch::{
+    Ask, Dispatcher, DispatcherIo, LearnedLimits, Mode, ProviderHealth, Receipt, Reply, Request, Verdict,
+};
 use enrich::event::{Event, Gauge, Listener, Voice};
 use enrich::fault::{Class, Failure};
 use enrich::ident::{BatchId, Cell, Fingerprint, Lineage, RowKey, StepId};

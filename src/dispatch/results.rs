@@ -5,8 +5,8 @@ use std::time::Duration;
 use tokio::task::JoinError;
 
 use super::ask::Ask;
-use super::dispatcher::{Dispatcher, Doubt, Gone};
-use super::flight::{Attempt, Flight, Landed, Share};
+use super::attempt::{Attempt, AttemptResult, EndedAttempt, Share};
+use super::dispatcher::{Dispatcher, Gone, HealthProbe};
 use super::request::Verdict;
 use super::retry::{Due, Next, Pending};
 use crate::admission::{Blame, Ticket};
@@ -47,8 +47,8 @@ struct Course<'a> {
 }
 
 impl<A: Ask> Dispatcher<A> {
-    pub(super) async fn land(&mut self, landed: Result<Flight, JoinError>) -> Result<(), Gone> {
-        let Flight { ticket, limits, took, landed, rows, reservation, other } = match landed {
+    pub(super) async fn take_result(&mut self, result: Result<EndedAttempt, JoinError>) -> Result<(), Gone> {
+        let EndedAttempt { ticket, limits, took, result, rows, reservation, other } = match result {
             Ok(flight) => flight,
             // The row would never come back: better that the run ends.
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
@@ -65,29 +65,29 @@ impl<A: Ask> Dispatcher<A> {
         }
         let now = clock::now();
         if rows.is_empty() {
-            return self.land_harmless(landed, &ticket, &limits, now).await;
+            return self.land_harmless(result, &ticket, &limits, now).await;
         }
-        self.land_rows(rows, landed, Course { ticket: &ticket, limits: &limits, took, now }).await
+        self.land_rows(rows, result, Course { ticket: &ticket, limits: &limits, took, now }).await
     }
 
     async fn land_rows(
         &mut self,
         rows: Vec<Pending>,
-        landed: Landed,
+        result: AttemptResult,
         course: Course<'_>,
     ) -> Result<(), Gone> {
         let Course { ticket, limits, now, .. } = course;
-        match landed {
-            Landed::Paid { shares, tokens } => self.share_out(rows, shares, tokens, course).await,
-            Landed::Unsent(error) => {
+        match result {
+            AttemptResult::Paid { shares, tokens } => self.share_out(rows, shares, tokens, course).await,
+            AttemptResult::Unsent(error) => {
                 self.admission.abandoned(ticket);
                 self.give_up(rows, Verdict::Lost(error)).await
             }
-            Landed::Lost(error) => {
+            AttemptResult::Lost(error) => {
                 self.admission.answered(ticket, None, limits, now);
                 self.give_up(rows, Verdict::Lost(error)).await
             }
-            Landed::Failed(failure) => match failure.class.policy() {
+            AttemptResult::Failed(failure) => match failure.class.policy() {
                 Policy::Reject => {
                     self.admission.answered(ticket, None, limits, now);
                     self.end_doubt().await?;
@@ -104,8 +104,10 @@ impl<A: Ask> Dispatcher<A> {
                         self.refused
                             .extend(rows.into_iter().map(|pending| (pending, failure.clone(), number)));
                         self.refusals_in_a_row += 1;
-                        if self.refusals_in_a_row >= self.refusals_looked_at && self.doubt == Doubt::None {
-                            self.doubt = Doubt::Wanted;
+                        if self.refusals_in_a_row >= self.refusals_looked_at
+                            && self.health_probe == HealthProbe::None
+                        {
+                            self.health_probe = HealthProbe::Wanted;
                         }
                         return Ok(());
                     }
@@ -201,9 +203,9 @@ impl<A: Ask> Dispatcher<A> {
         let is_stuck = |pending: &Pending| pending.throttled >= STUCK_AFTER;
         let are_stuck =
             || self.ready.iter().all(is_stuck) && self.due.iter().all(|due| is_stuck(&due.pending));
-        if self.doubt == Doubt::None && self.nothing_else_goes() && are_stuck() {
+        if self.health_probe == HealthProbe::None && self.nothing_else_goes() && are_stuck() {
             // Nobody else is asked whose answer could tell whether the rows are refused or everybody is.
-            self.doubt = Doubt::Wanted;
+            self.health_probe = HealthProbe::Wanted;
         }
         Ok(())
     }
@@ -270,21 +272,21 @@ impl<A: Ask> Dispatcher<A> {
 
     async fn land_harmless(
         &mut self,
-        landed: Landed,
+        result: AttemptResult,
         ticket: &Ticket,
         limits: &Limits,
         now: Instant,
     ) -> Result<(), Gone> {
-        self.doubt = Doubt::None;
-        let failure = match landed {
-            Landed::Unsent(error) => {
+        self.health_probe = HealthProbe::None;
+        let failure = match result {
+            AttemptResult::Unsent(error) => {
                 self.admission.abandoned(ticket);
                 let doubted = || self.doubted.pop().map(|(pending, _)| pending);
                 let row = self.ready.pop_front().or_else(doubted);
                 return self.give_up(row.into_iter().collect(), Verdict::Lost(error)).await;
             }
-            Landed::Failed(failure) if failure.class.policy() != Policy::Reject => failure,
-            Landed::Failed(failure) if self.is_refusal_of_all(&failure) => {
+            AttemptResult::Failed(failure) if failure.class.policy() != Policy::Reject => failure,
+            AttemptResult::Failed(failure) if self.is_refusal_of_all(&failure) => {
                 self.admission.answered(ticket, None, limits, now);
                 return self.stop_refused(&failure).await;
             }
@@ -296,7 +298,7 @@ impl<A: Ask> Dispatcher<A> {
                 }
                 self.end_refused().await?;
                 self.admission.answered(ticket, None, limits, now);
-                self.admission.vouched(now);
+                self.admission.mark_healthy(now);
                 // It answers: those that it refused again and again are what it refuses.
                 let mut due = std::mem::take(&mut self.due).into_vec();
                 let pending = self.ready.iter_mut().chain(due.iter_mut().map(|due| &mut due.pending));

@@ -73,10 +73,10 @@ impl<A: Ask> ProviderClient<A> {
         ticket: Ticket,
         mut reservation: Reservation,
         second: oneshot::Receiver<Second>,
-    ) -> Flight {
+    ) -> EndedAttempt {
         let started = clock::now();
         if let Err(error) = self.tell_sent(&mut reservation) {
-            return Flight::unsent(rows, ticket, reservation, error);
+            return EndedAttempt::unsent(rows, ticket, reservation, error);
         }
         let questions: Vec<Arc<Question>> =
             rows.iter().map(|pending| Arc::clone(&pending.request.question)).collect();
@@ -89,7 +89,7 @@ impl<A: Ask> ProviderClient<A> {
             rows.iter_mut().for_each(|pending| pending.seconds += 1);
         }
         let Sent { result, limits, unread, .. } = sent;
-        let landed = match result {
+        let result = match result {
             Ok(paid) => {
                 self.mention_unread_usage(&paid);
                 let bytes = questions.iter().map(|question| question.bytes()).sum();
@@ -98,18 +98,18 @@ impl<A: Ask> ProviderClient<A> {
                     .filter(|tokens| decode::is_plausible(*tokens, bytes, params.max_tokens));
                 match shared(&rows, &params, paid) {
                     Ok(shares) => match self.keep(&rows, &shares) {
-                        Ok(()) => Landed::Paid { shares, tokens },
-                        Err(error) => Landed::Lost(error),
+                        Ok(()) => AttemptResult::Paid { shares, tokens },
+                        Err(error) => AttemptResult::Lost(error),
                     },
-                    Err(failure) => Landed::Failed(failure),
+                    Err(failure) => AttemptResult::Failed(failure),
                 }
             }
             Err(failure) => match self.keep_unread(&rows, unread, clock::now() - started) {
-                Ok(()) => Landed::Failed(failure),
-                Err(error) => Landed::Lost(error),
+                Ok(()) => AttemptResult::Failed(failure),
+                Err(error) => AttemptResult::Lost(error),
             },
         };
-        Flight { ticket, limits, took: clock::now() - started, landed, rows, reservation, other }
+        EndedAttempt { ticket, limits, took: clock::now() - started, result, rows, reservation, other }
     }
 
     /// Asks once, and once more where that is granted before there is an answer: the first of them that is answered
@@ -172,22 +172,22 @@ impl<A: Ask> ProviderClient<A> {
         is_limited: bool,
         ticket: Ticket,
         mut reservation: Reservation,
-    ) -> Flight {
+    ) -> EndedAttempt {
         let started = clock::now();
         if let Err(error) = self.tell_sent(&mut reservation) {
-            return Flight::unsent(Vec::new(), ticket, reservation, error);
+            return EndedAttempt::unsent(Vec::new(), ticket, reservation, error);
         }
         let (question, params) = harmless_question(self.only_embeds);
         let params = Params { max_tokens: is_limited.then_some(HARMLESS_TOKENS), ..params };
         let Sent { result, limits, may_be_billed, .. } =
             self.endpoint.ask(&[question], &params, HARMLESS_TIMEOUT).await;
         self.bill(&mut reservation, result.as_ref().ok(), may_be_billed);
-        let landed = match result {
-            Ok(_) => Landed::Paid { shares: Vec::new(), tokens: None },
-            Err(failure) => Landed::Failed(failure),
+        let result = match result {
+            Ok(_) => AttemptResult::Paid { shares: Vec::new(), tokens: None },
+            Err(failure) => AttemptResult::Failed(failure),
         };
         let took = clock::now() - started;
-        Flight { ticket, limits, took, landed, rows: Vec::new(), reservation, other: None }
+        EndedAttempt { ticket, limits, took, result, rows: Vec::new(), reservation, other: None }
     }
 
     /// Puts answers into the journal, still as part of their flight: a request is in flight until then. Rows that go
@@ -329,11 +329,11 @@ struct Asked {
 }
 
 /// An attempt that has ended.
-pub(super) struct Flight {
+pub(super) struct EndedAttempt {
     pub(super) ticket: Ticket,
     pub(super) limits: Limits,
     pub(super) took: Duration,
-    pub(super) landed: Landed,
+    pub(super) result: AttemptResult,
     /// None for a harmless question.
     pub(super) rows: Vec<Pending>,
     /// The task that sets aside drops it, which books what the attempt took.
@@ -342,16 +342,24 @@ pub(super) struct Flight {
     pub(super) other: Option<Attempt>,
 }
 
-impl Flight {
+impl EndedAttempt {
     /// An attempt of which it could not be written down that it is sent.
     fn unsent(rows: Vec<Pending>, ticket: Ticket, reservation: Reservation, error: JournalError) -> Self {
         let (limits, took) = (Limits::default(), Duration::ZERO);
-        Flight { ticket, limits, took, landed: Landed::Unsent(error), rows, reservation, other: None }
+        EndedAttempt {
+            ticket,
+            limits,
+            took,
+            result: AttemptResult::Unsent(error),
+            rows,
+            reservation,
+            other: None,
+        }
     }
 }
 
 /// How an attempt ended.
-pub(super) enum Landed {
+pub(super) enum AttemptResult {
     /// Answered: what each row got, and what all together used.
     Paid {
         shares: Vec<Share>,

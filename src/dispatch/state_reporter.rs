@@ -10,13 +10,13 @@ const GAUGED_EVERY: Duration = Duration::from_millis(500);
 
 /// What was told last.
 #[derive(Debug, Default)]
-pub(super) struct Told {
+pub(super) struct StateReporter {
     in_flight: u32,
     waiting: Option<(Waiting, Instant)>,
     gauged: Option<Instant>,
 }
 
-impl Told {
+impl StateReporter {
     /// Tells what is in flight and what is waited for, where that is news, and how the limits stand when that
     /// is due; says whether it was.
     pub(super) fn tell(
@@ -84,7 +84,7 @@ mod tests {
         let heard = Heard::default();
         let voice = Voice::new(vec![Box::new(heard.clone())]);
         let now = clock::now();
-        let mut told = Told::default();
+        let mut told = StateReporter::default();
         let at = |seconds| now + Duration::from_secs(seconds);
         told.tell(&voice, "p", now, 0, None, Gauge::default);
         told.tell(&voice, "p", now, 4, Some((Waiting::RequestsPerMinute, at(1))), Gauge::default);

@@ -22,7 +22,7 @@ const COPY: &str = "spent-";
 
 /// What a run may spend.
 #[derive(Debug, Default)]
-pub struct Funds {
+pub struct RunBudget {
     pub(super) account: Account,
     pub(super) copy: Option<SpentCopy>,
 }
@@ -79,7 +79,7 @@ fn copy_name(machine: MachineId) -> String {
     format!("{COPY}{machine}.json")
 }
 
-impl Funds {
+impl RunBudget {
     /// Does something that has the account of a job to itself, where the budget is for all runs together: a run and a
     /// retry cannot both keep to it.
     pub(super) async fn during<T>(
@@ -99,20 +99,20 @@ impl Funds {
     /// Opens the account of a job; the caller has it to itself.
     pub(super) async fn open(job: &Job, home: &Folder) -> Result<Self, EngineError> {
         if job.budget.job.is_unlimited() {
-            return Ok(Funds { account: Account::open(job.budget, None), copy: None });
+            return Ok(RunBudget { account: Account::open(job.budget, None), copy: None });
         }
         let folder = folder(&job.places.journal);
         let mut spending = Spending::open(&folder)?;
         let home = home.join(FOLDER);
         let Some(objects) = home.objects() else {
-            return Ok(Funds { account: Account::open(job.budget, Some(spending)), copy: None });
+            return Ok(RunBudget { account: Account::open(job.budget, Some(spending)), copy: None });
         };
         let name = copy_name(MachineId::of(&folder)?);
         spending.add_others(SpentCopy::of_others(objects, &name).await?);
         let account = Account::open(job.budget, Some(spending));
         let mut copy = SpentCopy { account: account.clone(), objects: objects.clone(), name, copied: None };
         copy.copy().await?;
-        Ok(Funds { account, copy: Some(copy) })
+        Ok(RunBudget { account, copy: Some(copy) })
     }
 
     /// Whether enough is left for a request.

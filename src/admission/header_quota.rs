@@ -28,7 +28,7 @@ const SLACK_SECONDS: f64 = 0.1;
 
 /// What is known from headers of one limit.
 #[derive(Debug, Default)]
-pub(super) struct Told {
+pub(super) struct HeaderQuota {
     limit: Option<f64>,
     newest: Option<Newest>,
     window: Option<Window>,
@@ -57,7 +57,7 @@ struct Window {
     own: f64,
 }
 
-impl Told {
+impl HeaderQuota {
     /// What the limit allows in a second, if headers say so.
     pub(super) fn per_second(&self) -> Option<f64> {
         self.limit.map(|per_minute| per_minute / 60.0)
@@ -68,7 +68,7 @@ impl Told {
     pub(super) fn heard(&mut self, quota: &Quota, sent: Instant, mark: f64, sent_by_now: f64, now: Instant) {
         if quota.is_long() {
             // A count per day says nothing about the minute; when it is used up, a refusal says so.
-            *self = Told::default();
+            *self = HeaderQuota::default();
             return;
         }
         if quota.limit.is_some_and(|limit| limit < MIN_LIMIT) {
@@ -166,9 +166,9 @@ mod tests {
     }
 
     /// Ten responses a second over five seconds, each to what was sent just before it.
-    fn after(says: impl Fn(u64) -> Quota) -> (Told, Instant) {
+    fn after(says: impl Fn(u64) -> Quota) -> (HeaderQuota, Instant) {
         let start = clock::now();
-        let mut told = Told::default();
+        let mut told = HeaderQuota::default();
         let mut now = start;
         for nth in 1..=50_u32 {
             now = start + Duration::from_millis(u64::from(nth) * 100);
