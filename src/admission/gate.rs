@@ -28,20 +28,20 @@ const LAST_PAUSE: Duration = Duration::from_secs(6);
 
 /// Why a request cannot go now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Held {
+pub enum NotAdmitted {
     /// Not before this moment, and why.
     Until(Instant, Waiting),
     /// Not before a request in flight has ended.
     WhenOneEnds,
 }
 
-impl Held {
+impl NotAdmitted {
     /// What it waits for and until when, where that is known.
     #[must_use]
     pub fn until(self) -> Option<(Waiting, Instant)> {
         match self {
-            Held::Until(at, why) => Some((why, at)),
-            Held::WhenOneEnds => None,
+            NotAdmitted::Until(at, why) => Some((why, at)),
+            NotAdmitted::WhenOneEnds => None,
         }
     }
 }
@@ -190,12 +190,12 @@ impl Admission {
     ///
     /// # Errors
     /// When it may not.
-    pub fn room(&mut self, now: Instant) -> Result<(), Held> {
+    pub fn room(&mut self, now: Instant) -> Result<(), NotAdmitted> {
         self.is_bound = false;
         if let Some(until) = self.blocked_until {
             if now < until {
                 let waiting = if self.is_open { Waiting::Breaker } else { Waiting::Pause };
-                return Err(Held::Until(until, waiting));
+                return Err(NotAdmitted::Until(until, waiting));
             }
             self.blocked_until = None;
             self.quotas.resumed(until);
@@ -204,7 +204,7 @@ impl Admission {
         let is_probe = self.is_open || self.streak > 1;
         if self.requests_in_flight() >= self.concurrency.now() || (is_probe && self.probing > 0) {
             self.is_bound = true;
-            return Err(Held::WhenOneEnds);
+            return Err(NotAdmitted::WhenOneEnds);
         }
         Ok(())
     }
@@ -218,11 +218,11 @@ impl Admission {
     ///
     /// # Errors
     /// When it cannot go now.
-    pub fn admit(&mut self, cost: Cost, now: Instant) -> Result<Ticket, Held> {
+    pub fn admit(&mut self, cost: Cost, now: Instant) -> Result<Ticket, NotAdmitted> {
         self.room(now)?;
         let holds_rate = self.throttling.holds_rate(self.quotas.rate(), now);
         let taken = self.quotas.take(cost, self.in_flight.is_empty(), holds_rate, now);
-        let taken = taken.map_err(|(wait, why)| Held::Until(now + wait, why))?;
+        let taken = taken.map_err(|(wait, why)| NotAdmitted::Until(now + wait, why))?;
         self.requests += 1;
         self.probing += 1;
         self.in_flight.insert(self.requests, now);
@@ -446,7 +446,7 @@ impl Admission {
             }
             Remedy::Hold => {}
             Remedy::SendLess => {
-                if self.quotas.less(&ticket.taken, failure.scarce, pause, now) == Known::Nothing {
+                if self.quotas.lower_limit(&ticket.taken, failure.scarce, pause, now) == Known::Nothing {
                     self.concurrency.collapse();
                 }
             }

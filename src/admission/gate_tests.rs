@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::gate::{Admission, Blame, Health, Held, LAST_PROBE, Ticket};
+use super::gate::{Admission, Blame, Health, LAST_PROBE, NotAdmitted, Ticket};
 use super::{Cost, Learned};
 use crate::clock::{self, Instant, Jitter};
 use crate::config::Job;
@@ -71,8 +71,8 @@ fn one_request_goes_alone_until_something_is_heard() {
     let (mut admission, now) = admission("requests_per_minute = 600_000");
     let tickets = burst(&mut admission, now);
     assert_eq!(tickets.len(), 1);
-    assert_eq!(admission.admit(Cost::default(), now).unwrap_err(), Held::WhenOneEnds);
-    assert_eq!(admission.room(now), Err(Held::WhenOneEnds));
+    assert_eq!(admission.admit(Cost::default(), now).unwrap_err(), NotAdmitted::WhenOneEnds);
+    assert_eq!(admission.room(now), Err(NotAdmitted::WhenOneEnds));
     admission.answered(&tickets[0], None, &limits(), now);
     assert_eq!(burst(&mut admission, now).len(), 4);
 }
@@ -109,7 +109,7 @@ fn a_throttled_provider_is_left_alone_as_long_as_it_asks() {
     }
     // An answer to what was sent before the pause does not cut it short.
     admission.answered(&before[3], None, &limits(), now);
-    let held = Held::Until(now + Duration::from_secs(7), Waiting::Pause);
+    let held = NotAdmitted::Until(now + Duration::from_secs(7), Waiting::Pause);
     assert_eq!(admission.admit(Cost::default(), now).unwrap_err(), held);
     assert_eq!(admission.room(now), Err(held));
     let later = now + Duration::from_secs(9);
@@ -143,11 +143,11 @@ fn failures_of_many_rows_open_the_breaker_and_then_cost_rows_nothing() {
                     other => panic!("an outage is not the row's: {other:?}"),
                 }
             }
-            Err(Held::Until(at, why)) => {
+            Err(NotAdmitted::Until(at, why)) => {
                 assert_eq!(why, Waiting::Breaker);
                 now = at;
             }
-            Err(Held::WhenOneEnds) => panic!("one probe at a time, and it has ended"),
+            Err(NotAdmitted::WhenOneEnds) => panic!("one probe at a time, and it has ended"),
         }
     }
     assert!((15..60).contains(&probes), "{probes} probes in fifteen minutes");
@@ -342,8 +342,8 @@ fn a_server_that_is_starting_is_given_as_long_as_one_that_fails_in_the_middle() 
                     other => panic!("nobody was answered: {other:?}"),
                 }
             }
-            Err(Held::Until(at, _)) => now = at,
-            Err(Held::WhenOneEnds) => panic!("it has ended"),
+            Err(NotAdmitted::Until(at, _)) => now = at,
+            Err(NotAdmitted::WhenOneEnds) => panic!("it has ended"),
         }
     }
     assert!(now - started > Duration::from_secs(900) && (10..60).contains(&asked), "{asked} questions");

@@ -17,7 +17,7 @@ mod pace;
 mod quotas;
 mod throttling;
 
-pub use gate::{Admission, Blame, Health, Held, Ticket};
+pub use gate::{Admission, Blame, Health, NotAdmitted, Ticket};
 pub use learned::{Healthy, Learned};
 pub use quotas::Cost;
 pub use throttling::ResponseCounts;

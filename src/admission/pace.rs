@@ -113,7 +113,7 @@ pub(super) struct Pace {
     /// all at once.
     is_long: bool,
     /// How much each of the long windows held when a request was refused.
-    held: [Held; LONG_WINDOWS.len()],
+    held: [WindowLoad; LONG_WINDOWS.len()],
     /// Refusals that came before anything could be measured.
     unmeasured: u32,
     /// Refusals without an answer between them.
@@ -124,7 +124,7 @@ pub(super) struct Pace {
 
 /// What a window held at the refusals so far.
 #[derive(Clone, Copy, Debug, Default)]
-struct Held {
+struct WindowLoad {
     times: u32,
     /// A moving mean, and that of the distance from it.
     mean: f64,
@@ -201,7 +201,7 @@ impl Pace {
             first: None,
             refused: None,
             is_long: false,
-            held: [Held::default(); LONG_WINDOWS.len()],
+            held: [WindowLoad::default(); LONG_WINDOWS.len()],
             unmeasured: 0,
             episode: None,
             walls: 0,

@@ -157,7 +157,7 @@ impl Quotas {
 
     /// The first request that was refused since the last pause: less may be sent. Says whether it is known
     /// how much.
-    pub(super) fn less(
+    pub(super) fn lower_limit(
         &mut self,
         taken: &Taken,
         scarce: Option<Scarce>,

@@ -36,14 +36,14 @@ const MARGIN: Duration = Duration::from_secs(1);
 /// A lease that is held; dropping it leaves it to run out. Clones hold the same one.
 #[derive(Clone, Debug)]
 pub struct Lease {
-    held: Arc<Held>,
+    held: Arc<HeldLease>,
     lost: watch::Receiver<Option<LeaseError>>,
     /// The renewing task, which ends with the last clone.
     _renewal: Arc<JoinSet<()>>,
 }
 
 #[derive(Debug)]
-struct Held {
+struct HeldLease {
     objects: Objects,
     term: Duration,
     state: Mutex<State>,
@@ -161,7 +161,7 @@ impl Lease {
             match put(objects, &note, expected).await {
                 Ok(version) => {
                     let state = Mutex::new(State { note, version, until: begun + term });
-                    return Ok(Lease::start(Arc::new(Held { objects: objects.clone(), term, state })));
+                    return Ok(Lease::start(Arc::new(HeldLease { objects: objects.clone(), term, state })));
                 }
                 // Somebody else's, or this one's of which the answer was lost.
                 Err(PutError::Changed) => {}
@@ -171,7 +171,7 @@ impl Lease {
         Err(LockError::Held { holder: "several try at once".to_owned(), at: objects.place(NAME) })
     }
 
-    fn start(held: Arc<Held>) -> Lease {
+    fn start(held: Arc<HeldLease>) -> Lease {
         let (tell, lost) = watch::channel(None);
         let mut renewal = JoinSet::new();
         let renewed = Arc::clone(&held);
@@ -242,7 +242,7 @@ impl Lease {
     }
 }
 
-impl Held {
+impl HeldLease {
     /// Whether it ran out so long ago that nothing more should be asked in its name.
     async fn is_long_over(&self) -> bool {
         clock::now() > self.state.lock().await.until + self.term.max(PATIENCE)

@@ -5,7 +5,7 @@ use std::time::Duration;
 use indicatif::HumanCount;
 
 use super::exit::Exit;
-use super::session::{Errand, SessionArguments};
+use super::session::{SessionArguments, SessionKind};
 use crate::config::{BudgetScope, Job};
 use crate::engine::{End, EndKind, EngineError};
 use crate::fault::Class;
@@ -29,7 +29,7 @@ pub(super) enum Ended {
 #[derive(Clone, Copy)]
 pub(super) struct Facts<'a> {
     pub(super) arguments: &'a SessionArguments,
-    pub(super) errand: &'a Errand,
+    pub(super) kind: &'a SessionKind,
     pub(super) job: &'a Job,
     /// The job file and what is set in it, as they are typed again.
     pub(super) typed: &'a str,
@@ -68,7 +68,7 @@ impl Facts<'_> {
     /// Whether rows were asked in this run and every one of them ended as an error.
     fn has_no_answer(&self) -> bool {
         let totals = self.totals;
-        matches!(self.errand, Errand::Run { .. })
+        matches!(self.kind, SessionKind::Run { .. })
             && totals.asked_rows > 0
             && totals.answers == 0
             && totals.error_count() > 0
@@ -76,23 +76,23 @@ impl Facts<'_> {
 
     pub(super) fn words(&self, end: &End) -> Words {
         let job = self.typed;
-        let again = match self.errand {
-            Errand::Run { .. } => format!("enrich run {job}"),
-            Errand::Retry { typed, .. } => format!("enrich retry {job}{typed}"),
+        let again = match self.kind {
+            SessionKind::Run { .. } => format!("enrich run {job}"),
+            SessionKind::Retry { typed, .. } => format!("enrich retry {job}{typed}"),
         };
         match end {
             End::Complete if self.totals.settled == 0 && self.totals.committed_rows == 0 => {
                 let target = &self.job.target.location;
-                let mut words = Words::of([match self.errand {
-                    Errand::Run { .. } => format!("nothing to do: the source has no new rows for {target}"),
-                    Errand::Retry { .. } => format!("nothing to do: no such failed row is in {target}"),
+                let mut words = Words::of([match self.kind {
+                    SessionKind::Run { .. } => format!("nothing to do: the source has no new rows for {target}"),
+                    SessionKind::Retry { .. } => format!("nothing to do: no such failed row is in {target}"),
                 }]);
                 words.lines.extend(self.passed_over());
                 words
             }
             End::Complete => self.good("done", None),
             End::MaxRows => {
-                let limit = if matches!(self.errand, Errand::Run { .. }) { "--max-rows" } else { "--limit" };
+                let limit = if matches!(self.kind, SessionKind::Run { .. }) { "--max-rows" } else { "--limit" };
                 self.good(&format!("stopped after {limit}"), Some(&again))
             }
             End::MaxDuration => self.good("stopped after --max-duration", Some(&again)),

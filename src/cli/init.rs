@@ -8,9 +8,9 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 
 use super::exit::{Exit, misuse};
-use super::interview::{Question, again};
 use super::job::shell_quoted;
 use super::output;
+use super::questions::{Question, again};
 use crate::config::{ConfigError, Job, Keys, nearest};
 use crate::engine;
 use crate::engine::EngineError;

@@ -5,7 +5,7 @@ use clap::Args;
 use super::exit::Exit;
 use super::job::{JobArguments, shell_quoted};
 use super::select::{SelectArguments, rows};
-use super::session::{self, Errand, SessionArguments};
+use super::session::{self, SessionArguments, SessionKind};
 use crate::checkpoint::Retrying;
 use crate::config::Keys;
 
@@ -35,6 +35,6 @@ pub(super) async fn retry(arguments: RetryArguments) -> anyhow::Result<Exit> {
     let typed = job.typed();
     // The limit is for one run; what is chosen is for all of them.
     let limited = limit.map_or_else(String::new, |limit| format!(" --limit {limit}"));
-    let errand = Errand::Retry { wanted: Box::new(wanted), limit, typed: format!("{options}{limited}") };
-    session::attend(&session, &errand, || Ok((job.load(Keys::Read)?, typed))).await
+    let kind = SessionKind::Retry { wanted: Box::new(wanted), limit, typed: format!("{options}{limited}") };
+    session::attend(&session, &kind, || Ok((job.load(Keys::Read)?, typed))).await
 }

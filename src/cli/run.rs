@@ -9,7 +9,7 @@ use super::direct::DirectArguments;
 use super::exit::Exit;
 use super::job::SetArguments;
 use super::select::rows;
-use super::session::{self, Errand, SessionArguments};
+use super::session::{self, SessionArguments, SessionKind};
 use crate::config::{Job, Keys};
 use crate::engine::Begin;
 
@@ -67,8 +67,8 @@ pub(super) async fn run(arguments: RunArguments) -> anyhow::Result<Exit> {
         (.., true) => Begin::Unpaused,
         _ => Begin::GoOn,
     };
-    let errand = Errand::Run { max_rows, begin, confirmed: yes, keep_paid };
-    session::attend(&session, &errand, load).await
+    let kind = SessionKind::Run { max_rows, begin, confirmed: yes, keep_paid };
+    session::attend(&session, &kind, load).await
 }
 
 /// Asks whether the target is to be emptied.

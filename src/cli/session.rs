@@ -76,7 +76,7 @@ enum IfRunning {
 
 /// What is to be done.
 #[derive(Clone, Debug)]
-pub(super) enum Errand {
+pub(super) enum SessionKind {
     /// Enrich rows, so many at most, from here.
     Run { max_rows: Option<u64>, begin: Begin, confirmed: bool, keep_paid: bool },
     /// Ask again about failed rows, so many at most; with the options that say so, as they are typed again.
@@ -87,18 +87,18 @@ pub(super) enum Errand {
 /// are typed again.
 pub(super) async fn attend(
     arguments: &SessionArguments,
-    errand: &Errand,
+    kind: &SessionKind,
     load: impl FnOnce() -> anyhow::Result<(Job, String)>,
 ) -> anyhow::Result<Exit> {
     let console = Console::new(arguments.log_format);
     // The console says how even the first mistake is told.
-    let attempt = attempt(arguments, errand, load, &console);
+    let attempt = attempt(arguments, kind, load, &console);
     Ok(attempt.await.unwrap_or_else(|error| super::explain(&error, &console)))
 }
 
 async fn attempt(
     arguments: &SessionArguments,
-    errand: &Errand,
+    kind: &SessionKind,
     load: impl FnOnce() -> anyhow::Result<(Job, String)>,
     console: &Console,
 ) -> anyhow::Result<Exit> {
@@ -119,9 +119,11 @@ async fn attempt(
         let served = served.with_context(|| format!("--metrics-addr: cannot listen at {address}"))?;
         tracing::info!("figures are at http://{served}/metrics");
     }
-    let (max_rows, begin, confirmed, keep_paid) = match errand {
-        Errand::Run { max_rows, begin, confirmed, keep_paid } => (*max_rows, *begin, *confirmed, *keep_paid),
-        Errand::Retry { limit, .. } => (*limit, Begin::GoOn, true, true),
+    let (max_rows, begin, confirmed, keep_paid) = match kind {
+        SessionKind::Run { max_rows, begin, confirmed, keep_paid } => {
+            (*max_rows, *begin, *confirmed, *keep_paid)
+        }
+        SessionKind::Retry { limit, .. } => (*limit, Begin::GoOn, true, true),
     };
     let options = RunOptions {
         grace: arguments.grace,
@@ -134,8 +136,8 @@ async fn attempt(
     let log = if console.has_display() { Log::default() } else { Log::with_reasons() };
     let url = simulator.as_ref().map(Simulator::url);
     let voice = Voice::new(vec![Box::new(tally.clone()), Box::new(log)]);
-    let ended = match errand {
-        Errand::Run { .. } => {
+    let ended = match kind {
+        SessionKind::Run { .. } => {
             let first = engine::run(&job, options, stop.clone(), url, voice.clone()).await;
             match first {
                 Err(EngineError::Doubled { what }) if can_ask() => {
@@ -149,7 +151,7 @@ async fn attempt(
                 first => first,
             }
         }
-        Errand::Retry { wanted, .. } => engine::retry(&job, wanted, options, stop, url, voice).await,
+        SessionKind::Retry { wanted, .. } => engine::retry(&job, wanted, options, stop, url, voice).await,
     };
     let ended = match ended {
         Ok(end) => Ended::Run(end),
@@ -162,7 +164,7 @@ async fn attempt(
     console.end_display();
     let totals = tally.totals();
     let took = clock::now() - started;
-    let facts = Facts { arguments, errand, job: &job, typed: &typed, totals: &totals, took };
+    let facts = Facts { arguments, kind, job: &job, typed: &typed, totals: &totals, took };
     let exit = tell(&ended, &facts, console)?;
     if let Some(path) = &arguments.metrics_file
         // The file is of the run that has the job.

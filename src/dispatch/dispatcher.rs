@@ -22,7 +22,7 @@ use super::results::SAME_REFUSALS;
 use super::retry::{Due, Pending};
 use super::state_reporter::StateReporter;
 use super::stragglers::{Second, Stragglers};
-use crate::admission::{Admission, Cost, Health, Held, Ticket};
+use crate::admission::{Admission, Cost, Health, NotAdmitted, Ticket};
 use crate::clock::{self, Instant, Jitter};
 use crate::config::{BudgetLimit, Provider, RetryPolicy};
 use crate::event::{Event, Voice, Waiting};
@@ -365,7 +365,7 @@ impl<A: Ask> Dispatcher<A> {
                 return None;
             }
             // What it may cost is looked for in the rows themselves: not before one could go.
-            if self.admission.room(now) == Err(Held::WhenOneEnds) {
+            if self.admission.room(now) == Err(NotAdmitted::WhenOneEnds) {
                 return None;
             }
             let cost = if counts_tokens && self.health_probe != HealthProbe::Wanted {
@@ -406,8 +406,8 @@ impl<A: Ask> Dispatcher<A> {
             let is_calm = self.admission.health(now) == Health::Up && self.admission.outage().is_none();
             let reservation = match self.admission.room(now) {
                 // The next that ends leaves its place to it.
-                Err(Held::WhenOneEnds) => return None,
-                Err(Held::Until(..)) => None,
+                Err(NotAdmitted::WhenOneEnds) => return None,
+                Err(NotAdmitted::Until(..)) => None,
                 Ok(()) => is_calm.then(|| self.io.account.reserve(straggler.worst).ok()).flatten(),
             };
             let Some(mut reservation) = reservation else {

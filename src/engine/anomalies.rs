@@ -45,7 +45,7 @@ impl Sign {
                 let is_cut = settled.finish_reason.as_deref().is_some_and(decode::is_cut);
                 (is_cut && matches!(form, Form::Text)).then_some(Sign::Cut)
             }
-            Outcome::Skipped | Outcome::Kept => None,
+            Outcome::Skipped | Outcome::Unchanged => None,
         }
     }
 
@@ -191,7 +191,7 @@ fn text(settled: &Settled) -> String {
             }
             shown
         }
-        Outcome::Answer(_) | Outcome::Skipped | Outcome::Kept => String::new(),
+        Outcome::Answer(_) | Outcome::Skipped | Outcome::Unchanged => String::new(),
     }
 }
 

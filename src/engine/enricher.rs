@@ -12,7 +12,7 @@ use super::copying::Copier;
 use super::error::EngineError;
 use super::error_rate::ErrorRate;
 use super::feed::Loaded;
-use super::lane::{Hub, Lane, Role, Step};
+use super::lane::{Lane, ProviderHandle, Role, Step};
 use super::learned::LearnedFile;
 use super::open_batch::{OpenBatch, Recovered};
 use super::prepare::{Prepared, PreparedStep};
@@ -34,7 +34,7 @@ use crate::source::Chunk;
 const REPLIES_AT_ONCE: usize = 256;
 
 /// Outcomes to be written down, by batch.
-pub(super) type Kept = BTreeMap<BatchId, Vec<(Cell, Record, Settled)>>;
+pub(super) type PendingOutcomes = BTreeMap<BatchId, Vec<(Cell, Record, Settled)>>;
 
 /// Takes batches of rows, asks about them, and gives them back with an outcome for every row.
 ///
@@ -126,7 +126,7 @@ impl Enricher {
             .collect();
         let places = prepared.endpoints.iter().map(|(provider, _)| u64::from(provider.max_concurrency)).sum();
         let lessons = learned.lessons();
-        let hub = Hub {
+        let hub = ProviderHandle {
             outbox,
             mode: watching,
             hungry: &hungry,

@@ -7,7 +7,7 @@ use crate::checkpoint::PlannedBatch;
 use crate::event::{Event, Voice};
 use crate::ident::{BatchId, Lineage};
 use crate::metrics::{Keeper, MetricsError};
-use crate::sink::{Committed, FilledBatch, KeptStep, Repair, Sink, Turned};
+use crate::sink::{Committed, FilledBatch, Repair, Sink, Turned, UnchangedStep};
 use crate::source::Chunk;
 
 /// A batch with its rows.
@@ -22,7 +22,7 @@ pub struct Loaded {
     /// Rows of its plan that are deleted in the source.
     pub deleted: u64,
     /// By step: outcomes of the target that stay, and for which nothing is asked. Empty where the target has none.
-    pub kept: Vec<KeptStep>,
+    pub kept: Vec<UnchangedStep>,
 }
 
 /// Where batches come from; used by one task at a time.

@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::enricher::{Enricher, Kept};
+use super::enricher::{Enricher, PendingOutcomes};
 use super::error::EngineError;
 use super::inputs;
-use super::lane::{Errand, Lane, Step, bit};
+use super::lane::{Lane, Purpose, Step, bit};
 use super::outcome::{Found, Judged, Origin};
-use super::probation::Held;
+use super::probation::WithheldRefusal;
 use super::replies::shared_record;
 use super::sharing::{self, Known, Shared, Sharing};
 use super::stop::Stop;
@@ -58,9 +58,9 @@ impl Enricher {
                 is_short_of_rows |= is_short && step == StepId::FIRST;
                 continue;
             }
-            while let Some((lane, errand)) = self.steps[step.index()].route(&self.lanes, 0, 0) {
+            while let Some((lane, purpose)) = self.steps[step.index()].route(&self.lanes, 0, 0) {
                 let handed = self.hand_out(step, lane);
-                if errand == Errand::Probe && handed != Handed::Asked {
+                if purpose == Purpose::Probe && handed != Handed::Asked {
                     self.lanes[lane].health.unclaim_probe();
                 }
                 match handed {
@@ -180,7 +180,7 @@ impl Enricher {
         match lane.map(|(lane, _)| self.lanes[lane].inbox.try_reserve()) {
             Some(Ok(permit)) => permit.send(request),
             _ => {
-                if let Some((lane, Errand::Probe)) = lane {
+                if let Some((lane, Purpose::Probe)) = lane {
                     self.lanes[lane].health.unclaim_probe();
                 }
                 self.detours.push_back(request);
@@ -195,8 +195,8 @@ impl Enricher {
             Found::Settled(settled, origin) => match &settled.outcome {
                 Outcome::Failed(failure) if failure.class == Class::Template => {
                     let failure = failure.clone();
-                    let mut kept = Kept::new();
-                    self.judge(&mut kept, Held::Known(cell, settled, failure));
+                    let mut kept = PendingOutcomes::new();
+                    self.judge(&mut kept, WithheldRefusal::Known(cell, settled, failure));
                     self.write_down(kept);
                 }
                 _ => self.settle(cell, *settled, origin),
@@ -216,7 +216,7 @@ impl Enricher {
         let step = &steps[cell.step.index()];
         let batch = open.get_mut(&cell.batch).expect("rows are handed out while their batch is open");
         if batch.keeps(cell) {
-            return Found::unasked(Outcome::Kept);
+            return Found::unasked(Outcome::Unchanged);
         }
         let inputs::Asked { mut question, route, barred } = match inputs::asked(steps, lanes, batch, cell) {
             Ok(asked) => asked,

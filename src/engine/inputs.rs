@@ -76,7 +76,7 @@ fn value(
 ) -> Result<ArrayRef, arrow::error::ArrowError> {
     let settled = batch.outcome(step, row);
     match (batch.held(step), settled.map(|settled| &settled.outcome)) {
-        (Some(held), Some(Outcome::Kept)) => Ok(held.slice(row as usize, 1)),
+        (Some(held), Some(Outcome::Unchanged)) => Ok(held.slice(row as usize, 1)),
         _ => {
             let loaded = settled.map(Settled::load).transpose()?;
             steps[step].columns.values(loaded.as_deref().into_iter())
@@ -179,7 +179,7 @@ fn given(steps: &[Step], batch: &OpenBatch, step: usize, row: u32) -> Result<Giv
             Given::json(json).map_err(|error| Failure::new(Class::Template, error.to_string()))
         }
         Some(Outcome::Answer(Content::Vector(numbers))) => Ok(Given::numbers(numbers)),
-        Some(Outcome::Kept) => {
+        Some(Outcome::Unchanged) => {
             let held = batch.held(step).filter(|held| held.is_valid(row as usize));
             Ok(held.map_or_else(Given::nothing, |held| Given::cell(held, row as usize)))
         }

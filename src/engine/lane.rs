@@ -51,7 +51,7 @@ pub(super) struct Role {
 }
 
 /// What dispatchers are started with.
-pub(super) struct Hub<'a> {
+pub(super) struct ProviderHandle<'a> {
     pub(super) outbox: mpsc::Sender<Reply>,
     pub(super) mode: watch::Receiver<Mode>,
     pub(super) hungry: &'a Arc<Notify>,
@@ -60,7 +60,7 @@ pub(super) struct Hub<'a> {
     pub(super) voice: &'a Voice,
 }
 
-impl Hub<'_> {
+impl ProviderHandle<'_> {
     /// Starts the dispatcher of a provider.
     pub(super) fn start(
         &self,
@@ -151,7 +151,7 @@ pub(super) struct Step {
 
 /// What a row is handed to a lane for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Errand {
+pub(super) enum Purpose {
     /// Its answer.
     Answer,
     /// To find out whether a provider that failed answers again.
@@ -184,20 +184,20 @@ impl Step {
     /// Where the next row is asked, and whether it is to find out how a provider that failed is now: the first lane that
     /// takes rows, or with balance the one with the most room; one that failed gets a row when it wants to be tried.
     /// None while all of them fail.
-    pub(super) fn route(&self, lanes: &[Lane], route: usize, without: u64) -> Option<(usize, Errand)> {
+    pub(super) fn route(&self, lanes: &[Lane], route: usize, without: u64) -> Option<(usize, Purpose)> {
         let own = self.lanes_of(route);
         if let [only] = own
             && !lanes[*only].has_fallback
         {
-            return Some((*only, Errand::Answer));
+            return Some((*only, Purpose::Answer));
         }
         let open = || own.iter().copied().filter(|lane| without & bit(*lane) == 0);
         if let Some(probe) = open().find(|lane| lanes[*lane].health.claim_probe()) {
-            return Some((probe, Errand::Probe));
+            return Some((probe, Purpose::Probe));
         }
         let mut up = open().filter(|lane| lanes[*lane].health.is_up());
         let lane = if self.balance { up.max_by_key(|lane| lanes[*lane].room()) } else { up.next() };
-        lane.map(|lane| (lane, Errand::Answer))
+        lane.map(|lane| (lane, Purpose::Answer))
     }
 
     /// Whether another lane than these could answer.

@@ -15,7 +15,7 @@ use crate::clock;
 use crate::ident::{Cell, RowKey};
 use crate::journal::{self, Journal, JournalError, Record};
 use crate::prompt::Rows;
-use crate::sink::{FilledBatch, KeptStep, Outcome, Settled};
+use crate::sink::{FilledBatch, Outcome, Settled, UnchangedStep};
 use crate::source::Chunk;
 use crate::spill::{SpillFile, Spilled};
 
@@ -27,7 +27,7 @@ pub(super) struct OpenBatch {
     chunks: Vec<(u32, Chunk, Rows)>,
     outcomes: Vec<Vec<Option<Settled>>>,
     /// By step: outcomes of the target that stay; empty where there is none yet.
-    kept: Vec<KeptStep>,
+    kept: Vec<UnchangedStep>,
     pub(super) journal: Journal,
     /// What its journal held when it was opened.
     recovered: Recovered,
@@ -174,7 +174,7 @@ impl OpenBatch {
     pub(super) fn has_failed(&self, step: usize, row: u32) -> bool {
         match self.outcome(step, row).map(|settled| &settled.outcome) {
             Some(Outcome::Failed(_)) => true,
-            Some(Outcome::Kept) => self.kept.get(step).is_some_and(|step| step.failed[row as usize]),
+            Some(Outcome::Unchanged) => self.kept.get(step).is_some_and(|step| step.failed[row as usize]),
             Some(Outcome::Answer(_) | Outcome::Skipped) | None => false,
         }
     }

@@ -19,7 +19,7 @@ pub enum Strictness {
 
 /// A refusal that is held back.
 #[derive(Debug)]
-pub(super) enum Held {
+pub(super) enum WithheldRefusal {
     /// Nothing was paid, and nothing is written down yet.
     Refused(Box<Reply>, Failure),
     /// Nothing is to be written down: a template that fails, or an answer without text, which was paid for
@@ -27,17 +27,17 @@ pub(super) enum Held {
     Known(Cell, Box<Settled>, Failure),
 }
 
-impl Held {
+impl WithheldRefusal {
     pub(super) fn cell(&self) -> Cell {
         match self {
-            Held::Refused(reply, _) => reply.request.cell,
-            Held::Known(cell, ..) => *cell,
+            WithheldRefusal::Refused(reply, _) => reply.request.cell,
+            WithheldRefusal::Known(cell, ..) => *cell,
         }
     }
 
     pub(super) fn failure(&self) -> &Failure {
         match self {
-            Held::Refused(_, failure) | Held::Known(_, _, failure) => failure,
+            WithheldRefusal::Refused(_, failure) | WithheldRefusal::Known(_, _, failure) => failure,
         }
     }
 }
@@ -49,17 +49,17 @@ pub(super) struct Probation {
     /// Refusals so far, all of one class.
     refused: usize,
     class: Option<Class>,
-    held: Vec<Held>,
+    held: Vec<WithheldRefusal>,
 }
 
 /// What becomes of a refusal.
 pub(super) enum Judgement {
     /// It is the row's own, as are those that were held back before it.
-    Release(Vec<Held>),
+    Release(Vec<WithheldRefusal>),
     /// It is held back.
     Hold,
     /// It is the run's: these rows are as if they had not been asked.
-    Stop(Vec<Held>),
+    Stop(Vec<WithheldRefusal>),
 }
 
 impl Probation {
@@ -68,7 +68,7 @@ impl Probation {
     }
 
     /// A row was refused.
-    pub(super) fn refused(&mut self, held: Held) -> Judgement {
+    pub(super) fn refused(&mut self, held: WithheldRefusal) -> Judgement {
         if self.is_over {
             return Judgement::Release(vec![held]);
         }
@@ -84,13 +84,13 @@ impl Probation {
     }
 
     /// A row was answered: what is held back is the rows' own, and so is all that follows.
-    pub(super) fn end(&mut self) -> Vec<Held> {
+    pub(super) fn end(&mut self) -> Vec<WithheldRefusal> {
         self.is_over = true;
         self.release()
     }
 
     /// Nothing else can come for now: what is held back must go on. The next refusals still count.
-    pub(super) fn release(&mut self) -> Vec<Held> {
+    pub(super) fn release(&mut self) -> Vec<WithheldRefusal> {
         std::mem::take(&mut self.held)
     }
 

@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 
-use super::enricher::{Enricher, Kept};
+use super::enricher::{Enricher, PendingOutcomes};
 use super::lane::{Lane, bit};
 use super::open_batch::SPILLED_FROM;
 use super::outcome::{Again, Judged, Origin, is_terminal};
-use super::probation::{Held, Judgement, Probation};
+use super::probation::{Judgement, Probation, WithheldRefusal};
 use super::sharing::Shared;
 use super::stop::Stop;
 use crate::decode;
@@ -23,7 +23,7 @@ impl Enricher {
     /// Takes in the replies that have come: journals what was paid, then settles it.
     pub fn take_in(&mut self) {
         let replies = std::mem::take(&mut self.buffer);
-        let mut kept = Kept::new();
+        let mut kept = PendingOutcomes::new();
         for reply in replies {
             let Reply { request, lane: asked, attempts, verdict } = reply;
             let cell = request.cell;
@@ -57,7 +57,7 @@ impl Enricher {
                             if let Outcome::Failed(failure) = &settled.outcome {
                                 let failure = failure.clone();
                                 self.share_failure(cell, &shared, &failure);
-                                self.judge(&mut kept, Held::Known(cell, settled, failure));
+                                self.judge(&mut kept, WithheldRefusal::Known(cell, settled, failure));
                             } else {
                                 let released = self.probations[cell.step.index()].end();
                                 self.keep_all(&mut kept, released);
@@ -74,7 +74,7 @@ impl Enricher {
                 Verdict::Failed(failure) if is_terminal(failure.class) => {
                     self.unshare(cell);
                     let reply = Reply { request, lane: asked, attempts, verdict: Verdict::Unsent };
-                    self.judge(&mut kept, Held::Refused(Box::new(reply), failure));
+                    self.judge(&mut kept, WithheldRefusal::Refused(Box::new(reply), failure));
                 }
                 Verdict::Failed(failure) => self.failed_at(request, asked, attempts, failure),
                 Verdict::Stop(failure) => self.stopped_by(request, asked, failure),
@@ -227,9 +227,9 @@ impl Enricher {
         if held == 0 || self.ledger.asked() > held {
             return false;
         }
-        let held: Vec<Held> = self.probations.iter_mut().flat_map(Probation::release).collect();
+        let held: Vec<WithheldRefusal> = self.probations.iter_mut().flat_map(Probation::release).collect();
         if matches!(self.stop, None | Some(Stop::MaxRows)) {
-            let mut kept = Kept::new();
+            let mut kept = PendingOutcomes::new();
             self.keep_all(&mut kept, held);
             self.write_down(kept);
         } else {
@@ -241,7 +241,7 @@ impl Enricher {
     }
 
     /// Finds out whether a refusal is the row's own or the run's.
-    pub(super) fn judge(&mut self, kept: &mut Kept, held: Held) {
+    pub(super) fn judge(&mut self, kept: &mut PendingOutcomes, held: WithheldRefusal) {
         match self.probations[held.cell().step.index()].refused(held) {
             Judgement::Hold => {}
             Judgement::Release(released) => self.keep_all(kept, released),
@@ -249,15 +249,15 @@ impl Enricher {
         }
     }
 
-    pub(super) fn keep_all(&mut self, kept: &mut Kept, released: Vec<Held>) {
+    pub(super) fn keep_all(&mut self, kept: &mut PendingOutcomes, released: Vec<WithheldRefusal>) {
         for held in released {
             match held {
-                Held::Known(cell, settled, _) => {
+                WithheldRefusal::Known(cell, settled, _) => {
                     let was_asked = settled.fingerprint.is_some();
                     let origin = if was_asked { event::Origin::Asked } else { event::Origin::Unasked };
                     self.settle(cell, *settled, origin);
                 }
-                Held::Refused(reply, failure) => {
+                WithheldRefusal::Refused(reply, failure) => {
                     let Reply { request, lane, attempts, .. } = *reply;
                     let cell = request.cell;
                     let record = self.record(cell, lane, &request.question, attempts, failure.clone());
@@ -269,7 +269,7 @@ impl Enricher {
     }
 
     /// Appends to the journals first, then settles: one write for all that came at once for a batch.
-    pub(super) fn write_down(&mut self, kept: Kept) {
+    pub(super) fn write_down(&mut self, kept: PendingOutcomes) {
         for (id, entries) in kept {
             let batch = self.open.get_mut(&id).expect("a batch is open while its rows are asked");
             match batch.journal.append(entries.iter().map(|(_, record, _)| record)) {
@@ -288,22 +288,22 @@ impl Enricher {
         }
     }
 
-    pub(super) fn refuse_all(&mut self, held: &[Held]) {
+    pub(super) fn refuse_all(&mut self, held: &[WithheldRefusal]) {
         for held in held {
             self.put_back(held.cell());
         }
         let Some(first) = held.first() else { return };
         let lane = match first {
-            Held::Refused(reply, _) => reply.lane,
-            Held::Known(cell, ..) => self.steps[cell.step.index()].lanes[0],
+            WithheldRefusal::Refused(reply, _) => reply.lane,
+            WithheldRefusal::Known(cell, ..) => self.steps[cell.step.index()].lanes[0],
         };
         let provider = self.lanes[lane].name.to_string();
         let failure = match first.failure() {
             failure if failure.class == Class::Template => failure.clone(),
             failure => {
                 let how = match first {
-                    Held::Refused(..) => "were all refused",
-                    Held::Known(..) => "all came to nothing",
+                    WithheldRefusal::Refused(..) => "were all refused",
+                    WithheldRefusal::Known(..) => "all came to nothing",
                 };
                 let step = &self.steps[first.cell().step.index()].output;
                 let told = format!("the first rows of step {step:?} {how}: {failure}");
@@ -323,7 +323,7 @@ impl Enricher {
             Outcome::Answer(_) => (Some(Ending::Answer), None),
             Outcome::Skipped => (Some(Ending::Skipped), None),
             Outcome::Failed(failure) => (Some(Ending::Failed(failure.class)), Some(failure)),
-            Outcome::Kept => (None, None),
+            Outcome::Unchanged => (None, None),
         };
         // What the journal held was judged when it was asked.
         let is_news = origin != event::Origin::Journal

@@ -197,7 +197,7 @@ pub fn of_batch(batch: &Batch<'_>, filled: &FilledBatch, steps: &[Arc<str>]) -> 
     let mut all = Vec::new();
     for (step, outcomes) in steps.iter().zip(&filled.outcomes) {
         let mut groups: BTreeMap<Option<&str>, (Figures, Vec<u64>, bool)> = BTreeMap::new();
-        for settled in outcomes.iter().filter(|settled| settled.outcome != Outcome::Kept) {
+        for settled in outcomes.iter().filter(|settled| settled.outcome != Outcome::Unchanged) {
             let provider = settled.provider.as_deref();
             let (figures, latencies, has_unpriced) = groups.entry(provider).or_insert_with(|| {
                 (batch.empty((filled.plan.id, filled.opened_at), step, provider), Vec::new(), false)
@@ -226,7 +226,7 @@ impl Figures {
             Outcome::Failed(failure) => {
                 *self.errors.entry(failure.class.name().to_owned()).or_default() += 1;
             }
-            Outcome::Kept => {}
+            Outcome::Unchanged => {}
         }
         self.shared += u64::from(settled.shared);
         self.attempts += u64::from(settled.attempts);

@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 
 use super::answer::tokens_of;
 use super::gate::{Question, bill, known, pass, read};
+use super::malformed::misplace;
 use super::reply::{Refused, add, invalid, success, usage};
 use super::server::Shared;
-use super::wrong::misplace;
 use crate::config::{MOST_DIMENSIONS, SimulatorSpec, WrongForm};
 use crate::ident::Fingerprint;
 

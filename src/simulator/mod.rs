@@ -13,11 +13,11 @@ mod embeddings;
 mod gate;
 mod instance;
 mod limit;
+mod malformed;
 mod model;
 mod reply;
 mod server;
 mod structured;
-mod wrong;
 
 pub use answer::{answer_to, choose};
 pub use counts::Counts;

@@ -282,13 +282,13 @@ impl Constraints {
         for ((output, step), turned) in steps {
             let outcome = &mut step[row].outcome;
             let is_concerned = measure == Measure::Least || self.is_about(check, output);
-            if !is_concerned || *outcome == Outcome::Kept {
+            if !is_concerned || *outcome == Outcome::Unchanged {
                 continue;
             }
             match outcome {
                 Outcome::Answer(_) => turned.answers += 1,
                 Outcome::Skipped => turned.skipped += 1,
-                Outcome::Failed(_) | Outcome::Kept => {}
+                Outcome::Failed(_) | Outcome::Unchanged => {}
             }
             let failure = match (measure, &*outcome) {
                 (Measure::Least, _) => Failure::new(Class::Constraint, ""),
@@ -317,7 +317,7 @@ impl Constraints {
         let about = self.outputs.iter().zip(outcomes).filter(|(output, _)| self.is_about(check, output));
         let about: Vec<&[Settled]> = about.map(|(_, step)| *step).collect();
         // What stays has met it before.
-        let stays = |at: usize| about.iter().any(|step| step[at].outcome == Outcome::Kept);
+        let stays = |at: usize| about.iter().any(|step| step[at].outcome == Outcome::Unchanged);
         let met = check.condition.of_rows(&rows).into_iter().enumerate();
         Ok(met.map(|(at, met)| met.unwrap_or(false) || stays(at)).collect())
     }

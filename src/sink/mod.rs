@@ -28,7 +28,7 @@ pub use logged::{committed, restored};
 pub use older::{Older, older};
 pub use output::Output;
 pub use rebuild::Progress;
-pub use reload::{FailedReader, Found, KeptStep, Places, Reloaded};
+pub use reload::{FailedReader, Found, Places, Reloaded, UnchangedStep};
 pub use repair::{Repair, retry_app_id};
 pub use settled::{FilledBatch, Outcome, Settled};
 pub use shown::{Order, Shown, shown};

@@ -179,7 +179,7 @@ impl Output {
         }
         let answers = step.map(|settled| match &settled.outcome {
             Outcome::Answer(answer) => Some(answer),
-            Outcome::Skipped | Outcome::Failed(_) | Outcome::Kept => None,
+            Outcome::Skipped | Outcome::Failed(_) | Outcome::Unchanged => None,
         });
         let text = |answer: Option<&'a Content>| match answer {
             Some(Content::Text(text)) => Some(text.as_str()),
@@ -204,7 +204,7 @@ impl Output {
             .clone()
             .map(|settled| match &settled.outcome {
                 Outcome::Failed(failure) => Some(failure.to_error_string()),
-                Outcome::Answer(_) | Outcome::Skipped | Outcome::Kept => None,
+                Outcome::Answer(_) | Outcome::Skipped | Outcome::Unchanged => None,
             })
             .collect();
         match &self.kind {

@@ -60,12 +60,12 @@ pub struct Reloaded {
     /// The rows, by source file.
     pub chunks: Vec<Chunk>,
     /// By step: outcomes of the target that stay.
-    pub kept: Vec<KeptStep>,
+    pub kept: Vec<UnchangedStep>,
 }
 
 /// Outcomes of a step in the target, by row.
 #[derive(Clone, Debug, Default)]
-pub struct KeptStep {
+pub struct UnchangedStep {
     /// Whether the outcome stays.
     pub stays: Vec<bool>,
     /// Whether it is an error.
@@ -309,7 +309,7 @@ impl FailedReader {
         let by_row = |of: fn(&Row) -> &Vec<bool>, step: usize| {
             order.iter().map(|at| of(&rows[*at as usize])[step]).collect()
         };
-        let kept = values.into_iter().enumerate().map(|(step, values)| KeptStep {
+        let kept = values.into_iter().enumerate().map(|(step, values)| UnchangedStep {
             stays: by_row(|row| &row.stays, step),
             failed: by_row(|row| &row.failed, step),
             values,

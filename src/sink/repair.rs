@@ -369,14 +369,14 @@ impl Repair {
             let renewed = hits
                 .iter()
                 .map(|(at, row)| (*at, settled(*row)))
-                .filter(|(_, settled)| settled.outcome != Outcome::Kept)
+                .filter(|(_, settled)| settled.outcome != Outcome::Unchanged)
                 .map(|(at, settled)| Ok((at, settled.load()?)));
             let renewed: Vec<(usize, Cow<'_, Settled>)> = renewed.collect::<Result<_, ArrowError>>()?;
             let errors = self.error_of(metadata, self.history(metadata, output)?)?;
             for (hit, (at, row)) in newly.iter_mut().zip(hits) {
                 *hit += i32::from(match &settled(*row).outcome {
                     Outcome::Failed(_) => true,
-                    Outcome::Kept => errors.is_valid(*at),
+                    Outcome::Unchanged => errors.is_valid(*at),
                     Outcome::Answer(_) | Outcome::Skipped => false,
                 });
             }

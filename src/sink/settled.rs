@@ -24,7 +24,7 @@ pub enum Outcome {
     /// An error.
     Failed(Failure),
     /// What the target holds stays; only where failed rows are repaired.
-    Kept,
+    Unchanged,
 }
 
 /// An outcome and how it came about.
@@ -81,7 +81,7 @@ impl Settled {
     fn contents(&self) -> impl Iterator<Item = &Content> {
         let answer = match &self.outcome {
             Outcome::Answer(content) => Some(content),
-            Outcome::Skipped | Outcome::Failed(_) | Outcome::Kept => None,
+            Outcome::Skipped | Outcome::Failed(_) | Outcome::Unchanged => None,
         };
         answer.into_iter().chain(&self.said)
     }

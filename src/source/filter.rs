@@ -6,8 +6,8 @@ use ::arrow::datatypes::{Schema, SchemaRef};
 
 use super::file::Root;
 use super::footer::footer;
-use super::kept::Kept;
 use super::reader::RowReader;
+use super::row_mask::RowMask;
 use super::{SourceError, conform};
 use crate::checkpoint::Part;
 use crate::table::Condition;
@@ -40,7 +40,7 @@ impl Filter {
 
     /// For each row of a part's file whether it is to be read: it is there and meets the condition. Row groups whose
     /// statistics rule it out are not decoded. Blocks.
-    pub(super) fn rows(&self, part: &Part, there: &Kept) -> Result<Arc<[bool]>, SourceError> {
+    pub(super) fn rows(&self, part: &Part, there: &RowMask) -> Result<Arc<[bool]>, SourceError> {
         let path = self.root.place(&part.file);
         let file = footer(&self.root, &part.file)?;
         let may_hold = self.condition.may_hold_in_groups(&file, &part.partition);
@@ -51,7 +51,7 @@ impl Filter {
             candidates.extend(rows.map(|row| may_hold && there.holds(row)));
         }
         let mut wanted = vec![false; candidates.len()];
-        let candidates = Kept::there(Some(candidates.into()));
+        let candidates = RowMask::there(Some(candidates.into()));
         let mut reader = RowReader::new(self.root.clone(), Arc::clone(&self.schema), Arc::clone(&self.noted));
         for start in (0..wanted.len()).step_by(PIECE_ROWS) {
             let end = wanted.len().min(start + PIECE_ROWS);

@@ -10,19 +10,19 @@ mod error;
 mod file;
 mod filter;
 mod footer;
-mod kept;
 mod listing;
 mod merge;
 mod missing;
 mod parquet;
 mod reader;
+mod row_mask;
 mod shape;
 
 pub use error::SourceError;
 pub use file::Root;
-pub use kept::Kept;
 pub use missing::{HeldRows, Missing};
 pub use reader::{Chunk, RowReader};
+pub use row_mask::RowMask;
 pub use shape::{FileShape, Fitting};
 
 use std::collections::{HashMap, VecDeque};
@@ -79,7 +79,7 @@ pub struct Source {
     all: SchemaRef,
     filter: Option<Arc<Filter>>,
     /// The files and conditions that were asked for last, and the answers.
-    kept: VecDeque<(String, Option<String>, Kept)>,
+    kept: VecDeque<(String, Option<String>, RowMask)>,
     id: SourceId,
     kind: Kind,
 }
@@ -176,7 +176,7 @@ impl Source {
     ///
     /// # Errors
     /// When the log, a deletion vector or the file cannot be read, and when the condition does not fit the source.
-    pub async fn kept(&mut self, part: &Part, condition: Option<&str>) -> Result<Kept, SourceError> {
+    pub async fn kept(&mut self, part: &Part, condition: Option<&str>) -> Result<RowMask, SourceError> {
         let known =
             self.kept.iter().find(|(file, asked, _)| *file == part.file && asked.as_deref() == condition);
         if let Some((_, _, kept)) = known {
@@ -186,7 +186,7 @@ impl Source {
             Kind::Delta(delta) => delta.kept(part).await?,
             Kind::Parquet(_) => None,
         };
-        let there = Kept::there(there);
+        let there = RowMask::there(there);
         let kept = match condition {
             None => there,
             Some(condition) => {
@@ -201,7 +201,8 @@ impl Source {
             }
         };
         self.kept.push_back((part.file.clone(), condition.map(ToOwned::to_owned), kept.clone()));
-        let rows = |kept: &VecDeque<(_, _, Kept)>| kept.iter().map(|(_, _, kept)| kept.size()).sum::<usize>();
+        let rows =
+            |kept: &VecDeque<(_, _, RowMask)>| kept.iter().map(|(_, _, kept)| kept.size()).sum::<usize>();
         while self.kept.len() > 1 && (self.kept.len() > KEPT_FILES || rows(&self.kept) > KEPT_ROWS) {
             self.kept.pop_front();
         }

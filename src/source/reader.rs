@@ -15,7 +15,7 @@ use super::SourceError;
 use super::conform::{ambiguous, cast, conform, find, place};
 use super::file::Root;
 use super::footer::metadata;
-use super::kept::Kept;
+use super::row_mask::RowMask;
 use crate::checkpoint::Part;
 use crate::table::physical_name;
 
@@ -71,7 +71,7 @@ struct OpenFile {
     file: String,
     reader: ParquetRecordBatchReader,
     /// The rows that the reader gives.
-    kept: Kept,
+    kept: RowMask,
     /// Everything before this physical row is read.
     at: u64,
     rest: Option<RecordBatch>,
@@ -101,7 +101,7 @@ impl RowReader {
     ///
     /// # Errors
     /// When the file is gone, has changed since it was planned, or cannot be decoded.
-    pub fn read(&mut self, part: &Part, kept: &Kept) -> Result<Vec<Chunk>, SourceError> {
+    pub fn read(&mut self, part: &Part, kept: &RowMask) -> Result<Vec<Chunk>, SourceError> {
         let wanted: Vec<u64> = kept.rows(part.rows()).collect();
         let continues = self.open.as_ref().is_some_and(|open| {
             let gap = part.start.checked_sub(open.at);
@@ -162,7 +162,7 @@ impl RowReader {
 
     /// Opens a file at the first row of a part, for the rows from there on that are kept. Row groups without one
     /// are not read.
-    fn open_at(&mut self, part: &Part, kept: &Kept) -> Result<OpenFile, SourceError> {
+    fn open_at(&mut self, part: &Part, kept: &RowMask) -> Result<OpenFile, SourceError> {
         let path = self.root.place(&part.file);
         let error = |error: &dyn ToString| SourceError::file(&path, error.to_string());
         let file = self.root.open(&part.file).map_err(|error| SourceError::gone(&path, part, error))?;
@@ -240,7 +240,7 @@ impl RowReader {
 }
 
 /// The rows of a range that are kept, as runs.
-fn selection(range: Range<u64>, kept: &Kept) -> Vec<RowSelector> {
+fn selection(range: Range<u64>, kept: &RowMask) -> Vec<RowSelector> {
     let mut runs: Vec<RowSelector> = Vec::new();
     if kept.is_all() {
         let rows = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX);

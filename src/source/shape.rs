@@ -9,7 +9,7 @@ use super::SourceError;
 use super::conform::place;
 use super::file::Root;
 use super::footer::footer;
-use super::kept::Kept;
+use super::row_mask::RowMask;
 
 /// Row groups of a file: their rows and the bytes that the columns which are read take uncompressed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,7 +59,7 @@ impl FileShape {
     /// How many rows from `start` on that are kept fit `max_rows` and `max_bytes`. At least one row if there is one
     /// and `max_rows` is not 0 and `must_take` is set.
     #[must_use]
-    pub fn fit(&self, start: u64, kept: &Kept, max_rows: u64, max_bytes: u64, must_take: bool) -> Fitting {
+    pub fn fit(&self, start: u64, kept: &RowMask, max_rows: u64, max_bytes: u64, must_take: bool) -> Fitting {
         let mut fitting = Fitting { end: self.rows(), rows: 0, bytes: 0, is_last: true };
         let mut first = 0;
         for (rows, size) in &self.groups {
@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     fn fit(shape: &FileShape, start: u64, max_rows: u64, max_bytes: u64, must_take: bool) -> (u64, u64, u64) {
-        let fitting = shape.fit(start, &Kept::default(), max_rows, max_bytes, must_take);
+        let fitting = shape.fit(start, &RowMask::default(), max_rows, max_bytes, must_take);
         assert_eq!(fitting.is_last, fitting.end == shape.rows());
         (fitting.end, fitting.rows, fitting.bytes)
     }
@@ -105,7 +105,7 @@ mod tests {
     fn rows_that_are_not_kept_take_no_room() {
         let shape = FileShape { groups: vec![(4, 40), (4, 40)] };
         let kept = [false, true, false, false, false, true, true, false];
-        let kept = Kept::there(Some(kept.into()));
+        let kept = RowMask::there(Some(kept.into()));
         let fit = |start, max_rows| shape.fit(start, &kept, max_rows, 1_000, true);
         assert_eq!(fit(0, 2), Fitting { end: 6, rows: 2, bytes: 20, is_last: false });
         assert_eq!(fit(6, 2), Fitting { end: 8, rows: 1, bytes: 10, is_last: true });

@@ -12,9 +12,9 @@ mod open;
 mod part;
 mod protocol;
 mod query;
-mod reach;
 mod rewrite;
 mod statistics;
+mod store_access;
 
 pub use append::{Staged, Staging, Txn};
 pub use condition::{Condition, physical_name};
@@ -22,8 +22,8 @@ pub use create::delta_schema;
 pub use log::{DataFile, LogEntry, OnDisk};
 pub use open::{Table, has_empty_log, is_delta_table, is_vacant};
 pub use query::Scan;
-pub use reach::objects;
 pub use rewrite::{ChangeStaging, StagedChanges};
+pub use store_access::objects;
 
 use crate::store::{self, Location};
 

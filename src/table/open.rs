@@ -15,7 +15,7 @@ use tokio::sync::OnceCell;
 use url::Url;
 
 use super::TableError;
-use super::reach::{builder, objects};
+use super::store_access::{builder, objects};
 use crate::store::Location;
 
 pub(super) const LOG_FOLDER: &str = "_delta_log";

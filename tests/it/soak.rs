@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use enrich::clock;
 use enrich::config::{SimulatorSpec, Span};
-use enrich::journal::{Outcome as Kept, read_all};
+use enrich::journal::{Outcome as RowMask, read_all};
 use enrich::simulator::Counts;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -190,8 +190,8 @@ pub fn journalled(folder: &Path) -> Vec<i64> {
 pub fn ids_in(journal: &Path) -> Vec<i64> {
     let records = read_all(journal).unwrap().into_iter();
     let texts = records.filter_map(|record| match record.outcome {
-        Kept::Response(body) => Some(String::from_utf8_lossy(&body).into_owned()),
-        Kept::Failure(_) => None,
+        RowMask::Response(body) => Some(String::from_utf8_lossy(&body).into_owned()),
+        RowMask::Failure(_) => None,
     });
     let id = |text: String| text.split("Row ").nth(1)?.split(' ').next()?.parse().ok();
     texts.map(|text| id(text).unwrap()).collect()

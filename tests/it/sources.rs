@@ -10,7 +10,7 @@ use deltalake::datafusion::prelude::{col, lit};
 use deltalake::{DeltaTableBuilder, ensure_table_uri};
 use enrich::checkpoint::Part;
 use enrich::config::SimulatorSpec;
-use enrich::source::{Kept, RowReader};
+use enrich::source::{RowMask, RowReader};
 use enrich::store::Location;
 use enrich::table::Table;
 
@@ -64,7 +64,7 @@ fn a_thousand_batches_of_a_file_decode_it_once() {
     };
     let mut reader = RowReader::new(Location::from(folder.path()), schema(), schema());
     for batch in 0..1_000 {
-        let chunks = reader.read(&part(batch * 10, batch * 10 + 10), &Kept::default()).unwrap();
+        let chunks = reader.read(&part(batch * 10, batch * 10 + 10), &RowMask::default()).unwrap();
         let ids: Vec<i64> = chunks.iter().flat_map(|chunk| ids(&chunk.rows)).collect();
         assert_eq!(ids, (batch as i64 * 10..batch as i64 * 10 + 10).collect::<Vec<_>>());
         assert_eq!(chunks[0].physical[0], batch * 10);
@@ -73,7 +73,7 @@ fn a_thousand_batches_of_a_file_decode_it_once() {
 
     // A restart in the middle begins at the row group, not at the file.
     let mut reader = RowReader::new(Location::from(folder.path()), schema(), schema());
-    let chunks = reader.read(&part(7_510, 7_520), &Kept::default()).unwrap();
+    let chunks = reader.read(&part(7_510, 7_520), &RowMask::default()).unwrap();
     assert_eq!(ids(&chunks[0].rows)[0], 7_510);
     assert!(reader.decoded() <= 2_500, "{} rows were decoded", reader.decoded());
 }

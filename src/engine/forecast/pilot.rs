@@ -137,7 +137,7 @@ pub(super) async fn ask(
     let mut enricher =
         Enricher::start(prepared, ledger, journals, None, Strictness::Probation, voice.clone());
     enricher.seed(&[])?;
-    let kept = Kept { folder, outcomes: Arc::default() };
+    let kept = CollectingDrain { folder, outcomes: Arc::default() };
     let feed = Sampled { plan, chunks: chunks.clone() };
     let running = Running::new(enricher, feed, kept.clone(), lineage, lease_guard, voice);
     let options = RunOptions {
@@ -238,12 +238,12 @@ impl Feed for Sampled {
 
 /// Takes the outcomes, and keeps the journal from being removed.
 #[derive(Clone)]
-struct Kept {
+struct CollectingDrain {
     folder: JournalFolder,
     outcomes: Arc<Mutex<Option<Vec<Vec<Settled>>>>>,
 }
 
-impl Drain for Kept {
+impl Drain for CollectingDrain {
     async fn commit(
         &mut self,
         batch: &FilledBatch,
@@ -311,6 +311,6 @@ fn in_words(outcome: &Outcome) -> String {
         Outcome::Answer(Content::Vector(numbers)) => format!("{} numbers", numbers.len()),
         Outcome::Answer(spilled) => format!("{} bytes", spilled.bytes()),
         Outcome::Failed(failure) => failure.to_error_string(),
-        Outcome::Skipped | Outcome::Kept => "skipped".to_owned(),
+        Outcome::Skipped | Outcome::Unchanged => "skipped".to_owned(),
     }
 }

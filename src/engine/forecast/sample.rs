@@ -11,7 +11,7 @@ use crate::engine::prepare::{Prepared, PreparedStep};
 use crate::panics;
 use crate::plan::Planner;
 use crate::prompt::{Question, Rendered, Rows};
-use crate::source::{Chunk, Kept, RowReader};
+use crate::source::{Chunk, RowMask, RowReader};
 use crate::tokenizer::Encoding;
 
 /// So many of the numbers below `all`, in order; each set of them is as likely as any other (Floyd's algorithm; Bentley,
@@ -66,7 +66,7 @@ pub(super) async fn read(
         for row in &physical {
             list[usize::try_from(*row).unwrap_or(usize::MAX)] = true;
         }
-        let kept = Kept::there(Some(Arc::from(list)));
+        let kept = RowMask::there(Some(Arc::from(list)));
         let mut own = std::mem::replace(reader, planner.source().reader());
         let task = tokio::task::spawn_blocking(move || {
             let read = own.read(&part, &kept);

@@ -6,24 +6,24 @@ use std::sync::Arc;
 /// The rows of a file that are read: those that are not deleted and meet the condition. Rows beyond the end of a list
 /// are as if it said yes.
 #[derive(Clone, Debug, Default)]
-pub struct Kept {
+pub struct RowMask {
     /// Not deleted; all of them if there is no list.
     there: Option<Arc<[bool]>>,
     /// Not deleted, and as the condition wants them.
     wanted: Option<Arc<[bool]>>,
 }
 
-impl Kept {
+impl RowMask {
     /// The rows that are not deleted.
     #[must_use]
     pub fn there(there: Option<Arc<[bool]>>) -> Self {
-        Kept { wanted: there.clone(), there }
+        RowMask { wanted: there.clone(), there }
     }
 
     /// Of these only the ones that a list names.
     #[must_use]
     pub fn and(self, wanted: Arc<[bool]>) -> Self {
-        Kept { wanted: Some(wanted), ..self }
+        RowMask { wanted: Some(wanted), ..self }
     }
 
     /// Whether a row is read.
@@ -34,7 +34,7 @@ impl Kept {
 
     /// Whether both were made at once, and so are the same.
     #[must_use]
-    pub fn is_same(&self, other: &Kept) -> bool {
+    pub fn is_same(&self, other: &RowMask) -> bool {
         match (&self.wanted, &other.wanted) {
             (None, None) => true,
             (Some(own), Some(other)) => Arc::ptr_eq(own, other),
