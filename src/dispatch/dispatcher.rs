@@ -384,7 +384,7 @@ impl<A: Ask> Dispatcher<A> {
             };
             match self.admission.admit(cost, now) {
                 Ok(ticket) if self.health_probe == HealthProbe::Wanted => {
-                    self.send_harmless(ticket, reservation)
+                    self.send_harmless(ticket, reservation);
                 }
                 Ok(ticket) => {
                     let rows = self.ready.drain(..group).collect();

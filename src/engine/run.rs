@@ -166,6 +166,10 @@ pub(super) async fn may_be_made(job: &Job, source: &Source, begin: Begin) -> Res
             Some(run) => format!("there was a run of {} that had it", clock::told(run.started)),
         },
     };
+    // Another run may have made both since it was looked for.
+    if is_delta_table(target).await? {
+        return Ok(());
+    }
     Err(EngineError::Mismatch {
         what: format!("the target {target} is gone, and {told}"),
         hint: "mount it or bring it back; enrich run --restart makes it anew and asks about every row again",

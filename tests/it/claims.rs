@@ -116,7 +116,10 @@ async fn a_job_that_starts_over_asks_about_all_rows_unless_what_was_paid_is_to_b
         let counts = world.simulator.counts();
         let wanted = if keep_paid { 1 } else { 2 };
         let asked: Vec<u32> = (0..30).map(|row| counts.answers_to(&prompt_of(row))).collect();
-        assert!(asked.iter().all(|asked| *asked == wanted), "{asked:?}");
+        // What was in flight when it was cut short is asked again.
+        let again = if keep_paid { 0 } else { 4 };
+        let all: u32 = asked.iter().sum();
+        assert!(asked.iter().all(|asked| *asked >= wanted) && all <= wanted * 30 + again, "{asked:?}");
     }
     let world = World::with_rows(5, 1).await;
     world.run(&["--keep-paid"]).await.assert_status(2).assert_says("--restart");

@@ -80,7 +80,7 @@ pub async fn wait(mut child: Child) -> Outcome {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_signal_lets_what_is_in_flight_end_and_says_how_to_go_on() {
     for signal in ["INT", "TERM", "HUP"] {
-        let world = world_of(slow(60), 60).await;
+        let world = world_of(slow(200), 60).await;
         let child = start(&world, &[]);
         until_requests(&world, 22).await;
         send(&child, signal);
