@@ -2,7 +2,7 @@
 //!
 //! Compiled to nothing without the feature `fault-points`, which only this crate's own tests turn on.
 //! `ENRICH_FAULT=journal-append.before=kill@3` kills the process with SIGKILL the third time that it
-//! is about to append to a journal; `=stop` stops it with SIGSTOP, until it is told to go on; `=io`, `=full` and
+//! is about to append to a journal; `=stop` stops it with SIGSTOP until it receives SIGCONT; `=io`, `=full` and
 //! `=readonly` return the matching error once.
 
 use std::io;

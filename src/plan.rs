@@ -11,7 +11,7 @@ use crate::config::BatchLimits;
 use crate::faultpoint::{self, Side};
 use crate::ident::BatchId;
 use crate::passed::PassedOver;
-use crate::source::{FileShape, Missing, Next, NextFile, Source, SourceError};
+use crate::source::{FileShape, MissingRows, Next, NextFile, Source, SourceError};
 
 /// Plans one batch after another.
 #[derive(Debug)]
@@ -50,7 +50,7 @@ impl Planner {
 
     /// Plans these rows first, which are before its position.
     #[must_use]
-    pub fn with_missing(self, missing: Missing) -> Self {
+    pub fn with_missing(self, missing: MissingRows) -> Self {
         Planner { missing: missing.files.into(), ..self }
     }
 

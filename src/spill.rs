@@ -11,10 +11,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A file that bytes are moved to.
 #[derive(Clone, Debug)]
-pub struct SpillFile(Arc<Inner>);
+pub struct SpillFile(Arc<SpillState>);
 
 #[derive(Debug)]
-struct Inner {
+struct SpillState {
     file: File,
     end: AtomicU64,
 }
@@ -34,7 +34,7 @@ impl SpillFile {
     /// When none can be made there.
     pub fn create_in(folder: &Path) -> io::Result<Self> {
         let file = tempfile::tempfile_in(folder)?;
-        Ok(SpillFile(Arc::new(Inner { file, end: AtomicU64::new(0) })))
+        Ok(SpillFile(Arc::new(SpillState { file, end: AtomicU64::new(0) })))
     }
 
     /// Moves bytes there.

@@ -68,7 +68,7 @@ pub struct Checkpoint<P = Position> {
     pub target_seen: Option<u64>,
     /// The newest RESTORE of the target that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub restored: Option<Restored>,
+    pub restored: Option<TargetRestore>,
     /// Why nothing is asked until somebody has acted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused: Option<Paused>,
@@ -76,7 +76,7 @@ pub struct Checkpoint<P = Position> {
 
 /// A commit that took a target back to an earlier version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Restored {
+pub struct TargetRestore {
     /// The commit.
     pub version: u64,
     /// Whether a run has asked about all that was missing then.

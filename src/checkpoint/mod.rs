@@ -13,7 +13,7 @@ mod plan;
 mod recovery;
 mod retrying;
 
-pub use file::{Checkpoint, CheckpointError, CheckpointFile, Paused, Restored};
+pub use file::{Checkpoint, CheckpointError, CheckpointFile, Paused, TargetRestore};
 pub use history::{LastRun, note_without_commit, runs_without_commit};
 pub use lease::{Lease, LeaseError};
 pub use lock::{Lock, LockError};

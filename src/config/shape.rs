@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 const TYPES: [&str; 6] = ["string", "int", "float", "bool", "date", "timestamp"];
 /// What no column of a Delta table may have in its name (the Delta protocol, "Column Mapping").
 const NOT_IN_NAMES: &str = " ,;{}()\n\t=";
-/// What a name that is not that of a column is told.
+/// The message for a name that no column can have.
 pub(super) const NO_COLUMN: &str = "the name of a column of a Delta table has none of spaces, commas, semicolons, equals signs, braces and parentheses";
 
 /// Whether a column of a Delta table may be called so, by the rules of Parquet that Spark holds every writer to.

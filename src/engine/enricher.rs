@@ -14,7 +14,7 @@ use super::error_rate::ErrorRate;
 use super::feed::Loaded;
 use super::lane::{Lane, ProviderHandle, Role, Step};
 use super::learned::LearnedFile;
-use super::open_batch::{OpenBatch, Recovered};
+use super::open_batch::{OpenBatch, RecoveredAnswers};
 use super::prepare::{Prepared, PreparedStep};
 use super::probation::{Probation, Strictness};
 use super::run_budget::RunBudget;
@@ -206,7 +206,7 @@ impl Enricher {
         let Loaded { plan, chunks, decoded, deleted, .. } = &loaded;
         let (id, decoded, deleted) = (plan.id, *decoded, *deleted);
         let header = Header { lineage: self.lineage, batch: id, digest: plan.digest() };
-        let mut recovered = Recovered::new(self.journal.path(), self.ledger.room_for_answers());
+        let mut recovered = RecoveredAnswers::new(self.journal.path(), self.ledger.room_for_answers());
         let writer = self.journal.writer(&header, |record| recovered.push(record))?;
         let (records, kept) = (recovered.len(), recovered.bytes_kept());
         let bytes = chunks.iter().map(Chunk::bytes).sum();

@@ -30,12 +30,12 @@ pub(super) struct OpenBatch {
     kept: Vec<UnchangedStep>,
     pub(super) journal: Journal,
     /// What its journal held when it was opened.
-    recovered: Recovered,
+    recovered: RecoveredAnswers,
 }
 
 /// What a journal held.
 #[derive(Debug)]
-pub(super) struct Recovered {
+pub(super) struct RecoveredAnswers {
     records: HashMap<RowKey, Vec<(Record, Option<Spilled>)>>,
     len: u64,
     folder: PathBuf,
@@ -45,10 +45,17 @@ pub(super) struct Recovered {
     kept: u64,
 }
 
-impl Recovered {
+impl RecoveredAnswers {
     /// Nothing so far. What is beyond so many bytes of answers goes to a file in a folder.
     pub(super) fn new(folder: &Path, room: u64) -> Self {
-        Recovered { records: HashMap::new(), len: 0, folder: folder.to_owned(), file: None, room, kept: 0 }
+        RecoveredAnswers {
+            records: HashMap::new(),
+            len: 0,
+            folder: folder.to_owned(),
+            file: None,
+            room,
+            kept: 0,
+        }
     }
 
     pub(super) fn len(&self) -> u64 {
@@ -118,7 +125,7 @@ fn spill<T>(
 }
 
 impl OpenBatch {
-    pub(super) fn new(loaded: Loaded, steps: usize, journal: Journal, recovered: Recovered) -> Self {
+    pub(super) fn new(loaded: Loaded, steps: usize, journal: Journal, recovered: RecoveredAnswers) -> Self {
         let Loaded { plan, chunks, kept, .. } = loaded;
         let mut first = 0;
         let chunks: Vec<(u32, Chunk, Rows)> = chunks
@@ -197,7 +204,7 @@ impl OpenBatch {
 
     /// Moves an answer out of memory; where that fails it stays.
     pub(super) fn spill(&mut self, settled: &mut Settled) {
-        let Recovered { file, folder, .. } = &mut self.recovered;
+        let RecoveredAnswers { file, folder, .. } = &mut self.recovered;
         spill(file, folder, |file| settled.spill(file));
     }
 

@@ -19,7 +19,7 @@ pub(super) struct Cause {
 
 impl Cause {
     pub(super) fn of(job: &Job) -> Self {
-        Cause { current: hash(job, Form::Current), first: hash(job, Form::First) }
+        Cause { current: hash(job, CauseFormat::Current), first: hash(job, CauseFormat::First) }
     }
 
     /// Returns the pause that a checkpoint stores for a job stopped now.
@@ -38,14 +38,14 @@ impl Cause {
 
 /// The form in which settings are written before they are hashed.
 #[derive(Clone, Copy)]
-enum Form {
+enum CauseFormat {
     /// Settings by their names in the job file.
     Current,
     /// Settings by the names that their variants had in the code of November 2026. Frozen.
     First,
 }
 
-fn hash(job: &Job, form: Form) -> Fingerprint {
+fn hash(job: &Job, form: CauseFormat) -> Fingerprint {
     let steps: Vec<Value> = job.steps.iter().map(|step| of_step(job, step, form)).collect();
     let Anomalies { rows, empty, refused, invalid, cut } = job.anomalies;
     let bounds = [empty, refused, invalid, cut];
@@ -53,15 +53,15 @@ fn hash(job: &Job, form: Form) -> Fingerprint {
     Fingerprint::of([cause.to_string().as_bytes()])
 }
 
-fn of_step(job: &Job, step: &StepSpec, form: Form) -> Value {
+fn of_step(job: &Job, step: &StepSpec, form: CauseFormat) -> Value {
     let providers = |places: &[usize]| -> Vec<Value> {
         places.iter().map(|place| of_provider(&job.providers[*place], form)).collect()
     };
     let routes: Vec<Value> =
         step.routes.iter().map(|route| json!([route.when, providers(&route.providers)])).collect();
     let on_odd_rows = match form {
-        Form::Current => json!([step.on_too_long, step.null_inputs]),
-        Form::First => {
+        CauseFormat::Current => json!([step.on_too_long, step.null_inputs]),
+        CauseFormat::First => {
             let on_too_long = match step.on_too_long {
                 OnTooLong::Fail => "Fail",
                 OnTooLong::Truncate => "Truncate",
@@ -88,10 +88,10 @@ fn of_step(job: &Job, step: &StepSpec, form: Form) -> Value {
     ])
 }
 
-fn of_provider(provider: &Provider, form: Form) -> Value {
+fn of_provider(provider: &Provider, form: CauseFormat) -> Value {
     let schema_form = match form {
-        Form::Current => json!(provider.schema_form),
-        Form::First => json!(match provider.schema_form {
+        CauseFormat::Current => json!(provider.schema_form),
+        CauseFormat::First => json!(match provider.schema_form {
             SchemaForm::Auto => "Auto",
             SchemaForm::JsonSchema => "JsonSchema",
             SchemaForm::Tool => "Tool",

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use super::error::EngineError;
 use crate::checkpoint::{
-    Checkpoint, CheckpointFile, CommittedUpTo, Paused, PlannedBatch, Position, Recovery, Restored, recover,
+    Checkpoint, CheckpointFile, CommittedUpTo, Paused, PlannedBatch, Position, Recovery, TargetRestore,
+    recover,
 };
 use crate::clock;
 use crate::config::{Job, StepSpec};
@@ -95,7 +96,7 @@ impl Recoverer<'_> {
         let found = self.sink.restored(checkpoint.target_seen).await?;
         let found = found.filter(|found| checkpoint.restored.is_none_or(|known| known.version < *found));
         if let Some(version) = found {
-            checkpoint.restored = Some(Restored { version, is_refilled: false });
+            checkpoint.restored = Some(TargetRestore { version, is_refilled: false });
         }
         // Others may write many commits to it.
         if found.is_some() || newest.saturating_sub(checkpoint.target_seen.unwrap_or_default()) > MOST_UNSEEN
@@ -140,7 +141,11 @@ impl Recoverer<'_> {
             asks_all_since: (!keep_paid).then(clock::wall),
             // What was taken out of the table is asked about now.
             target_seen: None,
-            restored: self.sink.restored(None).await?.map(|version| Restored { version, is_refilled: true }),
+            restored: self
+                .sink
+                .restored(None)
+                .await?
+                .map(|version| TargetRestore { version, is_refilled: true }),
             paused: None,
         };
         self.sink.may_clear().await?;

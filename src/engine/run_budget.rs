@@ -138,6 +138,7 @@ impl RunBudget {
             return Ok(None);
         }
         let spent = found.unwrap_or_default();
+        let limit = BudgetLimit::broken(BudgetScope::Job, &allowance, spent, least(job));
         Ok(Some(Spent {
             cost_usd: spent.money.dollars(),
             tokens: spent.tokens,
@@ -145,9 +146,8 @@ impl RunBudget {
             max_cost_usd: allowance.money.map(Money::dollars),
             max_tokens: allowance.tokens,
             max_requests: allowance.requests,
-            exhausted: BudgetLimit::broken(BudgetScope::Job, &allowance, spent, least(job))
-                .map(|limit| limit.to_string()),
-            limit: BudgetLimit::broken(BudgetScope::Job, &allowance, spent, least(job)),
+            exhausted: limit.map(|limit| limit.to_string()),
+            limit,
             allowance,
         }))
     }

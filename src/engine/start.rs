@@ -29,7 +29,7 @@ use crate::metrics::{self, Counters, Keeper, Kind, Owner};
 use crate::plan::Planner;
 use crate::report::counted;
 use crate::sink::Sink;
-use crate::source::{Missing, Source};
+use crate::source::{MissingRows, Source};
 use crate::store::Folder;
 
 /// Folder of a journal's copies, in that of the checkpoint.
@@ -127,7 +127,7 @@ pub(super) async fn start(
     let resumed: u64 = outstanding.iter().map(PlannedBatch::rows).sum();
     let missing = match refills {
         true => missing(job, &sink, &mut source, &checkpoint.position, &outstanding, voice).await?,
-        false => Missing::default(),
+        false => MissingRows::default(),
     };
     if let Some(unread) = source.rows_after(&checkpoint.position).await {
         let rows = resumed + missing.rows + unread;
@@ -186,7 +186,7 @@ async fn missing(
     position: &Position,
     outstanding: &[PlannedBatch],
     voice: &Voice,
-) -> Result<Missing, EngineError> {
+) -> Result<MissingRows, EngineError> {
     let Some(mut held) = sink.held_rows().await? else {
         return Err(EngineError::Mismatch {
             what: format!(

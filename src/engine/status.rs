@@ -18,7 +18,7 @@ use crate::decode;
 use crate::ident::BatchId;
 use crate::journal::{Copies, Header, JournalFolder, Outcome, Record};
 use crate::passed::PassedOver;
-use crate::sink::{self, FailedGroup, FailedRows, Older, Progress, Sink, retry_app_id};
+use crate::sink::{self, FailedGroup, FailedRows, OlderAnswers, Progress, Sink, retry_app_id};
 use crate::source::{Lag, Source};
 use crate::store::Folder;
 use crate::table::{Table, TableError, is_delta_table};
@@ -54,7 +54,7 @@ pub struct Status {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub restored: Option<u64>,
     /// Steps that ask otherwise today than rows of the target were asked.
-    pub older: Vec<Older>,
+    pub older: Vec<OlderAnswers>,
     /// Since when and why a run is refused, until somebody has acted.
     pub paused: Option<PausedStatus>,
     /// The last run; none if there was none, or it left no word.

@@ -42,7 +42,7 @@ fn end_of_tag(tag: &str) -> usize {
 
 /// Appends the inside of a tag without its slices; says whether it had any.
 fn replace(inside: &str, plain: &mut String) -> bool {
-    let mut open: Vec<Bracket> = Vec::new();
+    let mut open: Vec<OpenBracket> = Vec::new();
     let mut has_slices = false;
     let mut quote = None;
     let mut before = ' ';
@@ -61,13 +61,13 @@ fn replace(inside: &str, plain: &mut String) -> bool {
                 }
                 '[' | '(' | '{' => {
                     plain.push(c);
-                    open.push(Bracket { kind: c, part: plain.len(), is_slice: false });
+                    open.push(OpenBracket { kind: c, part: plain.len(), is_slice: false });
                 }
                 ':' if let Some(bracket) = open.last_mut().filter(|bracket| bracket.kind == '[') => {
                     has_slices = true;
                     bracket.end_part(plain);
                     plain.push_str("][");
-                    *bracket = Bracket { kind: '[', part: plain.len(), is_slice: true };
+                    *bracket = OpenBracket { kind: '[', part: plain.len(), is_slice: true };
                 }
                 ']' | ')' | '}' => {
                     if let Some(bracket) = open.pop().filter(|bracket| bracket.is_slice) {
@@ -84,14 +84,14 @@ fn replace(inside: &str, plain: &mut String) -> bool {
 }
 
 /// A bracket that is open.
-struct Bracket {
+struct OpenBracket {
     kind: char,
     /// Where the part of a slice that is being read begins.
     part: usize,
     is_slice: bool,
 }
 
-impl Bracket {
+impl OpenBracket {
     /// A part that says nothing is 0.
     fn end_part(&self, plain: &mut String) {
         if plain.get(self.part..).is_some_and(|part| part.trim().is_empty()) {

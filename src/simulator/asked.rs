@@ -45,17 +45,17 @@ struct Part {
 
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
-enum Content {
+enum MessageContent {
     Text(String),
     Parts(Vec<Part>),
 }
 
 /// A text, also one in parts; only texts are understood.
 fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
-    match Option::<Content>::deserialize(deserializer)? {
+    match Option::<MessageContent>::deserialize(deserializer)? {
         None => Ok(None),
-        Some(Content::Text(text)) => Ok(Some(text)),
-        Some(Content::Parts(parts)) => {
+        Some(MessageContent::Text(text)) => Ok(Some(text)),
+        Some(MessageContent::Parts(parts)) => {
             let text = |part: Part| match (part.kind.as_str(), part.text) {
                 ("text", Some(text)) => Ok(text),
                 (other, _) => Err(de::Error::custom(format!("a part of type '{other}' is not understood"))),

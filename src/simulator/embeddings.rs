@@ -23,7 +23,7 @@ const MAX_INPUT_TOKENS: u32 = 8_192;
 struct Asked {
     model: String,
     input: Input,
-    encoding_format: Option<Encoding>,
+    encoding_format: Option<VectorFormat>,
     dimensions: Option<u32>,
 }
 
@@ -39,7 +39,7 @@ enum Input {
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Encoding {
+enum VectorFormat {
     #[default]
     Float,
     /// Numbers of four bytes, the lowest first.
@@ -161,12 +161,12 @@ fn dimensions(spec: &SimulatorSpec, asked: Option<u32>) -> Result<usize, Refused
     }
 }
 
-fn embed(inputs: &[&str], dimensions: usize, encoding: Encoding) -> Vec<Value> {
+fn embed(inputs: &[&str], dimensions: usize, encoding: VectorFormat) -> Vec<Value> {
     let item = |(index, input): (usize, &&str)| {
         let vector = embedding_of(input, dimensions);
         let embedding = match encoding {
-            Encoding::Float => json!(vector),
-            Encoding::Base64 => {
+            VectorFormat::Float => json!(vector),
+            VectorFormat::Base64 => {
                 let bytes: Vec<u8> = vector.into_iter().flat_map(f32::to_le_bytes).collect();
                 STANDARD.encode(bytes).into()
             }
@@ -197,11 +197,11 @@ mod tests {
     #[test]
     fn both_encodings_hold_the_same_numbers() {
         let expected = embedding_of("Row 1", 16);
-        let as_json = embed(&["Row 1"], 16, Encoding::Float).remove(0).to_string();
+        let as_json = embed(&["Row 1"], 16, VectorFormat::Float).remove(0).to_string();
         let read: Value = serde_json::from_str(&as_json).unwrap();
         let floats: Vec<f32> = serde_json::from_value(read["embedding"].clone()).unwrap();
         assert_eq!(floats, expected);
-        let encoded = embed(&["Row 1"], 16, Encoding::Base64).remove(0);
+        let encoded = embed(&["Row 1"], 16, VectorFormat::Base64).remove(0);
         let bytes = STANDARD.decode(encoded["embedding"].as_str().unwrap()).unwrap();
         let numbers: Vec<f32> =
             bytes.chunks_exact(4).map(|four| f32::from_le_bytes(four.try_into().unwrap())).collect();

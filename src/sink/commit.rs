@@ -14,11 +14,11 @@ use super::constraints::{Constraints, Turned};
 use super::error::TargetError;
 use super::failed::{name, text};
 use super::logged;
-use super::older::{Older, older};
+use super::older::{OlderAnswers, older};
 use super::output::Output;
 use super::rebuild::{Progress, holds_own_alone};
 use super::settled::FilledBatch;
-use super::target::{self, APP_ID, Change, ERROR_COUNT, Opened, SOURCE_FILE, Wants};
+use super::target::{self, APP_ID, ERROR_COUNT, OpenedTarget, SOURCE_FILE, SchemaChange, Wants};
 use crate::checkpoint::{CommittedUpTo, Position, SourceId};
 use crate::config::Job;
 use crate::faultpoint::{self, Side};
@@ -93,7 +93,7 @@ pub struct Sink {
     /// Its version that this run made last.
     newest: Option<u64>,
     /// What the table is yet to get.
-    change: Change,
+    change: SchemaChange,
     /// What the table demands of its rows, once somebody asked.
     constraints: Option<watch::Sender<Arc<Constraints>>>,
 }
@@ -118,10 +118,10 @@ impl Sink {
         let mut own: Vec<&str> = columns.map(|field| field.name().as_str()).collect();
         own.extend(metadata.as_deref());
         let wants = Wants { columns: wanted, own: &own, left_out };
-        let Opened { table, change } = match target::open(job, &wants).await? {
+        let OpenedTarget { table, change } = match target::open(job, &wants).await? {
             Some(found) => found,
             None => match target::create(job, wanted).await {
-                Ok(table) => Opened { table, change: Change::None },
+                Ok(table) => OpenedTarget { table, change: SchemaChange::None },
                 // Another run may have been quicker.
                 Err(error) => target::open(job, &wants).await?.ok_or(error)?,
             },
@@ -151,10 +151,10 @@ impl Sink {
     /// When the table cannot be written.
     pub async fn change_columns(&mut self) -> Result<Option<String>, TableError> {
         let before = self.table.schema()?;
-        self.table = match std::mem::replace(&mut self.change, Change::None) {
-            Change::None => return Ok(None),
-            Change::Add(columns) => self.table.clone().add_columns(&Schema::new(columns)).await?,
-            Change::Replace(columns) => self.table.clone().replace_columns(&columns).await?,
+        self.table = match std::mem::replace(&mut self.change, SchemaChange::None) {
+            SchemaChange::None => return Ok(None),
+            SchemaChange::Add(columns) => self.table.clone().add_columns(&Schema::new(columns)).await?,
+            SchemaChange::Replace(columns) => self.table.clone().replace_columns(&columns).await?,
         };
         self.schema = self.table.schema()?;
         Ok(self.added(&before))
@@ -164,9 +164,11 @@ impl Sink {
     #[must_use]
     pub fn lacking(&self) -> Option<String> {
         let columns: Vec<&str> = match &self.change {
-            Change::None => return None,
-            Change::Add(columns) => columns.iter().map(|field| field.name().as_str()).collect(),
-            Change::Replace(columns) => columns.fields().iter().map(|field| field.name().as_str()).collect(),
+            SchemaChange::None => return None,
+            SchemaChange::Add(columns) => columns.iter().map(|field| field.name().as_str()).collect(),
+            SchemaChange::Replace(columns) => {
+                columns.fields().iter().map(|field| field.name().as_str()).collect()
+            }
         };
         let new = columns.into_iter().filter(|name| self.schema.field_with_name(name).is_err());
         let new: Vec<&str> = new.collect();
@@ -268,7 +270,11 @@ impl Sink {
     ///
     /// # Errors
     /// When the table cannot be read.
-    pub async fn older(&self, job: &Job, by_model: impl Fn(&str) -> bool) -> Result<Vec<Older>, TableError> {
+    pub async fn older(
+        &self,
+        job: &Job,
+        by_model: impl Fn(&str) -> bool,
+    ) -> Result<Vec<OlderAnswers>, TableError> {
         older(&self.table, job, by_model).await
     }
 

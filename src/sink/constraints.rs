@@ -15,7 +15,7 @@ use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use super::columns::place;
 use super::error::TargetError;
 use super::output::Output;
-use super::settled::{FilledBatch, Loaded, Outcome, Settled};
+use super::settled::{FilledBatch, LoadedOutcomes, Outcome, Settled};
 use crate::fault::{Class, Failure};
 use crate::source::Chunk;
 use crate::store::Location;
@@ -31,21 +31,21 @@ pub struct Constraints {
     partitions: Vec<String>,
     at: Location,
     /// The table's own columns and constraints, of which these were made.
-    made_of: Declared,
+    made_of: TableDeclaration,
 }
 
 /// What a table declares about its rows.
 #[derive(Clone, Debug, PartialEq)]
-struct Declared {
+struct TableDeclaration {
     schema: SchemaRef,
     /// Constraints by name.
     expressions: Vec<(String, String)>,
     partitions: Vec<String>,
 }
 
-impl Declared {
+impl TableDeclaration {
     fn of(table: &Table) -> Result<Self, TableError> {
-        Ok(Declared {
+        Ok(TableDeclaration {
             schema: table.schema()?,
             expressions: table.constraints()?,
             partitions: table.partition_columns()?,
@@ -92,7 +92,7 @@ impl Constraints {
         metadata_column: Option<&str>,
         table: &Table,
     ) -> Result<Self, TargetError> {
-        let made_of = Declared::of(table)?;
+        let made_of = TableDeclaration::of(table)?;
         let schema = Arc::clone(&made_of.schema);
         let nullable: Vec<Field> =
             schema.fields().iter().map(|field| field.as_ref().clone().with_nullable(true)).collect();
@@ -140,7 +140,7 @@ impl Constraints {
     /// # Errors
     /// When the log cannot be read.
     pub(super) fn are_of(&self, table: &Table) -> Result<bool, TableError> {
-        Ok(self.made_of == Declared::of(table)?)
+        Ok(self.made_of == TableDeclaration::of(table)?)
     }
 
     /// The same for a retry, which knows the new outcomes of a row only.
@@ -229,8 +229,8 @@ impl Constraints {
     /// Turns outcomes that break a demand into errors, and gives what was turned by step.
     ///
     /// # Errors
-    /// When a column of the source does not fit that of the target, or a row cannot be written even as an error: its
-    /// demand is newer than [`admit`](Constraints::admit).
+    /// When a column of the source does not fit that of the target, or a row breaks a constraint even as an
+    /// error. The latter happens only to constraints that were added after [`admit`](Constraints::admit).
     pub fn judge(&self, batch: &mut FilledBatch) -> Result<Vec<Turned>, TargetError> {
         let mut turned = vec![Turned::default(); self.outputs.len()];
         if self.checks.is_empty() {
@@ -264,7 +264,11 @@ impl Constraints {
         Ok(turned)
     }
 
-    fn loaded<'a>(&self, batch: &'a FilledBatch, rows: Range<usize>) -> Result<Loaded<'a>, TargetError> {
+    fn loaded<'a>(
+        &self,
+        batch: &'a FilledBatch,
+        rows: Range<usize>,
+    ) -> Result<LoadedOutcomes<'a>, TargetError> {
         let error = |source| TableError { action: "write to", at: self.at.clone(), source: Box::new(source) };
         batch.load(rows).map_err(|source| error(source).into())
     }

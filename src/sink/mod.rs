@@ -25,7 +25,7 @@ pub use constraints::{Constraints, Turned};
 pub use error::TargetError;
 pub use failed::{FailedError, FailedGroup, FailedRows, LISTED};
 pub use logged::{committed, restored};
-pub use older::{Older, older};
+pub use older::{OlderAnswers, older};
 pub use output::Output;
 pub use rebuild::Progress;
 pub use reload::{FailedReader, Found, Places, Reloaded, UnchangedStep};

@@ -16,14 +16,14 @@ use crate::table::{Table, TableError};
 
 /// Rows of a step that have an older answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Older {
+pub struct OlderAnswers {
     /// Output of the step.
     pub step: String,
     /// How many there are.
     pub rows: u64,
 }
 
-impl fmt::Display for Older {
+impl fmt::Display for OlderAnswers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let rows = counted(self.rows, "row");
         write!(
@@ -43,7 +43,7 @@ pub async fn older(
     table: &Table,
     job: &Job,
     by_model: impl Fn(&str) -> bool,
-) -> Result<Vec<Older>, TableError> {
+) -> Result<Vec<OlderAnswers>, TableError> {
     let Some(metadata) = &job.target.metadata_column else { return Ok(Vec::new()) };
     let schema = table.schema()?;
     let Ok(DataType::Struct(fields)) = schema.field_with_name(metadata).map(Field::data_type) else {
@@ -65,8 +65,8 @@ pub async fn older(
     let sums: Vec<String> = sums.collect();
     let app_id = format!("{}['{APP_ID}'] = {}", name(metadata), text(&job.app_id));
     let sql = format!("SELECT {} FROM target WHERE {app_id}", sums.join(", "));
-    let mut found: Vec<Older> =
-        known.iter().map(|(step, _)| Older { step: step.output.clone(), rows: 0 }).collect();
+    let mut found: Vec<OlderAnswers> =
+        known.iter().map(|(step, _)| OlderAnswers { step: step.output.clone(), rows: 0 }).collect();
     let read = table.query(&sql, |batch| {
         for (older, column) in found.iter_mut().zip(batch.columns()) {
             let counts = cast(column, &DataType::Int64).map_err(|error| TableError {

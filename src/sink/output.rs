@@ -174,9 +174,7 @@ impl Output {
         &self,
         step: impl Iterator<Item = &'a Settled> + Clone,
     ) -> Result<ArrayRef, ArrowError> {
-        if !step.clone().all(Settled::is_loaded) {
-            return Err(ArrowError::InvalidArgumentError("an answer is not in memory".to_owned()));
-        }
+        are_loaded(step.clone())?;
         let answers = step.map(|settled| match &settled.outcome {
             Outcome::Answer(answer) => Some(answer),
             Outcome::Skipped | Outcome::Failed(_) | Outcome::Unchanged => None,
@@ -212,9 +210,7 @@ impl Output {
                 Ok(vec![self.values(step.clone())?, texts(errors.iter().map(Option::as_deref))])
             }
             Kind::Text { is_apart: false } => {
-                if !step.clone().all(Settled::is_loaded) {
-                    return Err(ArrowError::InvalidArgumentError("an answer is not in memory".to_owned()));
-                }
+                are_loaded(step.clone())?;
                 let rows = step.clone().zip(&errors).map(|(settled, error)| match &settled.outcome {
                     Outcome::Answer(Content::Text(text)) => Some(text.as_str()),
                     _ => error.as_deref(),
@@ -234,6 +230,14 @@ impl Output {
                 Ok(columns)
             }
         }
+    }
+}
+
+/// Fails where the answer of an outcome is not in memory: it would become null.
+fn are_loaded<'a>(mut step: impl Iterator<Item = &'a Settled>) -> Result<(), ArrowError> {
+    match step.all(Settled::is_loaded) {
+        true => Ok(()),
+        false => Err(ArrowError::InvalidArgumentError("an answer is not in memory".to_owned())),
     }
 }
 

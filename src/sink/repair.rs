@@ -78,7 +78,7 @@ enum Replaced {
 }
 
 /// The places of a row: in a file, and in the batch.
-type Hit = (usize, usize);
+type RowMatch = (usize, usize);
 
 /// A file as it becomes.
 struct Mended {
@@ -316,7 +316,7 @@ impl Repair {
     }
 
     /// Which rows of a file are rows of the batch that have still failed: their places here and there.
-    fn hits(&self, file: &RecordBatch, rows: &HashMap<RowKey, usize>) -> Result<Vec<Hit>, ArrowError> {
+    fn hits(&self, file: &RecordBatch, rows: &HashMap<RowKey, usize>) -> Result<Vec<RowMatch>, ArrowError> {
         let app_ids = self.member(file, APP_ID)?;
         let files = self.member(file, SOURCE_FILE)?;
         let (app_ids, files) = (app_ids.as_string::<i32>(), files.as_string::<i32>());
@@ -350,7 +350,7 @@ impl Repair {
         &self,
         before: &RecordBatch,
         batch: &FilledBatch,
-        hits: &[Hit],
+        hits: &[RowMatch],
     ) -> Result<RecordBatch, ArrowError> {
         if hits.is_empty() {
             return Ok(before.clone());
@@ -405,7 +405,7 @@ impl Repair {
     }
 
     /// Errors of steps that the target knows and the job does not.
-    fn errors_of_others(&self, metadata: &StructArray, hits: &[Hit]) -> Vec<i32> {
+    fn errors_of_others(&self, metadata: &StructArray, hits: &[RowMatch]) -> Vec<i32> {
         let own = |output: &Output| history::find(metadata.fields(), output.name());
         let is_other = |name: &str| !self.outputs.iter().any(|output| own(output) == Some(name));
         let others: Vec<&ArrayRef> = metadata
@@ -503,7 +503,7 @@ impl Repair {
 }
 
 /// The rows of a file in ranges whose new answers take some megabytes, each with its hits, counted from its first row.
-fn pieces(batch: &FilledBatch, rows: usize, hits: &[Hit]) -> Vec<(Range<usize>, Vec<Hit>)> {
+fn pieces(batch: &FilledBatch, rows: usize, hits: &[RowMatch]) -> Vec<(Range<usize>, Vec<RowMatch>)> {
     let mut pieces = Vec::new();
     let (mut begin, mut bytes, mut own) = (0, 0, Vec::new());
     for (at, row) in hits {

@@ -129,7 +129,7 @@ impl Settled {
 }
 
 /// Outcomes of some rows by step, with their answers in memory.
-pub(super) type Loaded<'a> = Vec<Cow<'a, [Settled]>>;
+pub(super) type LoadedOutcomes<'a> = Vec<Cow<'a, [Settled]>>;
 
 /// Answers that become columns at once, in bytes; of one row there may be more. An Arrow array of texts holds 2 GiB.
 pub(super) const PIECE_BYTES: usize = 4 << 20;
@@ -180,7 +180,7 @@ impl FilledBatch {
     ///
     /// # Errors
     /// When they cannot be read back.
-    pub(super) fn load(&self, rows: Range<usize>) -> io::Result<Loaded<'_>> {
+    pub(super) fn load(&self, rows: Range<usize>) -> io::Result<LoadedOutcomes<'_>> {
         self.outcomes.iter().map(|step| load_all(&step[rows.clone()])).collect()
     }
 

@@ -135,15 +135,15 @@ pub(super) struct Wants<'a> {
 }
 
 /// A target that was held against a job.
-pub(super) struct Opened {
+pub(super) struct OpenedTarget {
     pub(super) table: Table,
     /// What has to be done to it before rows are written.
-    pub(super) change: Change,
+    pub(super) change: SchemaChange,
 }
 
 /// What a target lacks for the rows of a job.
 #[derive(Clone, Debug)]
-pub(super) enum Change {
+pub(super) enum SchemaChange {
     /// Nothing.
     None,
     /// These columns, null in the rows that are there. Of a struct that is there, the fields that it has and is to get.
@@ -155,7 +155,7 @@ pub(super) enum Change {
 /// Opens the target and holds it against the columns that the job needs; `None` if it is not there yet. Columns of the
 /// job's steps (`own`) that it lacks are to be added; what becomes of columns of the source that it lacks is for
 /// `on_new_columns` to say.
-pub(super) async fn open(job: &Job, wants: &Wants<'_>) -> Result<Option<Opened>, TargetError> {
+pub(super) async fn open(job: &Job, wants: &Wants<'_>) -> Result<Option<OpenedTarget>, TargetError> {
     let at = &job.target.location;
     if !is_delta_table(at).await? {
         return is_free(at).await.map(|()| None);
@@ -171,13 +171,15 @@ pub(super) async fn open(job: &Job, wants: &Wants<'_>) -> Result<Option<Opened>,
     }
     let partitions = table.partition_columns()?;
     let change = match held_against(job, wants, table.schema()?.as_ref(), &partitions) {
-        Ok(add) if add.is_empty() => Change::None,
-        Ok(add) => Change::Add(add),
+        Ok(add) if add.is_empty() => SchemaChange::None,
+        Ok(add) => SchemaChange::Add(add),
         // Made by a run that wrote nothing, and the job was changed since.
-        Err(_) if is_ours_and_empty(job, &table).await? => Change::Replace(Arc::new(wants.columns.clone())),
+        Err(_) if is_ours_and_empty(job, &table).await? => {
+            SchemaChange::Replace(Arc::new(wants.columns.clone()))
+        }
         Err(error) => return Err(error),
     };
-    Ok(Some(Opened { table, change }))
+    Ok(Some(OpenedTarget { table, change }))
 }
 
 /// Whether a table was made for a job of this kind, and holds no row.

@@ -16,14 +16,14 @@ const MOST_LEVELS: usize = 32;
 
 /// A column that a target cannot hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Unsupported {
+pub(super) struct UnsupportedColumn {
     pub(super) name: String,
     /// The file that shows it.
     file: Location,
     why: String,
 }
 
-impl std::fmt::Display for Unsupported {
+impl std::fmt::Display for UnsupportedColumn {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "the column {:?}, which {} in {}", self.name, self.why, self.file)
     }
@@ -31,15 +31,15 @@ impl std::fmt::Display for Unsupported {
 
 /// The columns of files that were looked at so far.
 #[derive(Debug)]
-pub(super) struct Columns {
+pub(super) struct MergedColumns {
     on_unsupported: OnUnsupported,
     fields: Vec<FieldRef>,
-    unsupported: Vec<Unsupported>,
+    unsupported: Vec<UnsupportedColumn>,
 }
 
-impl Columns {
+impl MergedColumns {
     pub(super) fn new(on_unsupported: OnUnsupported) -> Self {
-        Columns { on_unsupported, fields: Vec::new(), unsupported: Vec::new() }
+        MergedColumns { on_unsupported, fields: Vec::new(), unsupported: Vec::new() }
     }
 
     /// Adds those of a file.
@@ -112,14 +112,14 @@ impl Columns {
 
     fn leave_out(&mut self, name: &str, file: &Location, why: String) {
         self.fields.retain(|field| !field.name().eq_ignore_ascii_case(name));
-        self.unsupported.push(Unsupported { name: name.to_owned(), file: file.clone(), why });
+        self.unsupported.push(UnsupportedColumn { name: name.to_owned(), file: file.clone(), why });
     }
 
     /// All that can be carried, and those that cannot.
     ///
     /// # Errors
     /// When they do not become those of a Delta table together.
-    pub(super) fn finish(self) -> Result<(Fields, Vec<Unsupported>), String> {
+    pub(super) fn finish(self) -> Result<(Fields, Vec<UnsupportedColumn>), String> {
         let typed = self
             .fields
             .iter()

@@ -36,23 +36,23 @@ const MAX_SNIFFED: usize = 1_000;
 
 /// What is in a folder.
 #[derive(Debug)]
-pub(super) struct Listed {
+pub(super) struct FolderListing {
     /// What the paths are relative to.
     pub(super) root: Root,
-    pub(super) files: Vec<Found>,
+    pub(super) files: Vec<FoundFile>,
     /// What of it is no part of the source, and why.
     pub(super) left_out: Vec<String>,
 }
 
-impl Listed {
+impl FolderListing {
     fn reading(self, bytes: ByteStrings) -> Self {
-        Listed { root: self.root.reading(bytes), ..self }
+        FolderListing { root: self.root.reading(bytes), ..self }
     }
 }
 
 /// A file of a source.
 #[derive(Clone, Debug)]
-pub(super) struct Found {
+pub(super) struct FoundFile {
     pub(super) modified_ms: u64,
     pub(super) path: String,
     pub(super) size: u64,
@@ -73,14 +73,14 @@ pub(super) enum Footer {
     Damaged(String),
 }
 
-impl Found {
+impl FoundFile {
     fn new(path: String, modified_ms: u64, size: u64) -> Self {
-        Found { modified_ms, partition: partition_of(&path), path, size, footer: Footer::Missing }
+        FoundFile { modified_ms, partition: partition_of(&path), path, size, footer: Footer::Missing }
     }
 
     fn of_object(object: &ObjectMeta) -> Self {
         let modified_ms = u64::try_from(object.last_modified.timestamp_millis()).unwrap_or_default();
-        Found::new(object.location.to_string(), modified_ms, object.size)
+        FoundFile::new(object.location.to_string(), modified_ms, object.size)
     }
 }
 
@@ -88,7 +88,7 @@ impl Found {
 ///
 /// # Errors
 /// When there are none, a Delta table is among them, or something cannot be read.
-pub(super) async fn list(at: &Location, bytes: ByteStrings) -> Result<Listed, SourceError> {
+pub(super) async fn list(at: &Location, bytes: ByteStrings) -> Result<FolderListing, SourceError> {
     let (root, walked) = match at.path() {
         Some(path) if path.is_dir() => {
             let folder = path.to_owned();
@@ -133,11 +133,11 @@ pub(super) async fn list(at: &Location, bytes: ByteStrings) -> Result<Listed, So
             files
         }
     };
-    Ok(Listed { root, files, left_out }.reading(bytes))
+    Ok(FolderListing { root, files, left_out }.reading(bytes))
 }
 
 /// A file as a source of its own.
-fn the_file(at: &Location, path: &Path) -> Result<Listed, SourceError> {
+fn the_file(at: &Location, path: &Path) -> Result<FolderListing, SourceError> {
     let begin = File::open(path).and_then(|mut file| {
         let mut magic = [0; 4];
         file.read_exact(&mut magic).map(|()| magic == MAGIC || magic == ENCRYPTED)
@@ -147,16 +147,16 @@ fn the_file(at: &Location, path: &Path) -> Result<Listed, SourceError> {
     }
     let folder = path.parent().unwrap_or(path);
     let files = vec![found(folder, path)?];
-    Ok(Listed { root: Root::from(Location::local(folder)), files, left_out: Vec::new() })
+    Ok(FolderListing { root: Root::from(Location::local(folder)), files, left_out: Vec::new() })
 }
 
 /// What of a folder was seen so far.
 #[derive(Debug, Default)]
 struct Walk {
     /// Files that are named as Parquet files are.
-    files: Vec<Found>,
+    files: Vec<FoundFile>,
     /// The others.
-    others: Vec<Found>,
+    others: Vec<FoundFile>,
     left_out: Vec<String>,
     /// Folders that were walked, by the paths without links.
     walked: BTreeSet<PathBuf>,
@@ -215,7 +215,7 @@ fn with_table_inside(at: &Location, name: &str) -> SourceError {
 enum Stored {
     Folder(Root, Walk),
     /// The place is an object.
-    File(Listed),
+    File(FolderListing),
 }
 
 async fn in_store(at: &Location) -> Result<Stored, SourceError> {
@@ -232,7 +232,7 @@ async fn in_store(at: &Location) -> Result<Stored, SourceError> {
             continue;
         }
         let files = if is_parquet(path) { &mut walk.files } else { &mut walk.others };
-        files.push(Found::of_object(&object));
+        files.push(FoundFile::of_object(&object));
     }
     if walk.files.is_empty()
         && walk.others.is_empty()
@@ -244,9 +244,9 @@ async fn in_store(at: &Location) -> Result<Stored, SourceError> {
             error => wrong(error),
         })?;
         // A store below a prefix does not take that off what it tells of one object.
-        let file = Found { path: name, partition: BTreeMap::new(), ..Found::of_object(&object) };
+        let file = FoundFile { path: name, partition: BTreeMap::new(), ..FoundFile::of_object(&object) };
         let root = Root::remote(folder, store);
-        return Ok(Stored::File(Listed { root, files: vec![file], left_out: Vec::new() }));
+        return Ok(Stored::File(FolderListing { root, files: vec![file], left_out: Vec::new() }));
     }
     Ok(Stored::Folder(Root::remote(at.clone(), store), walk))
 }
@@ -260,7 +260,7 @@ fn is_hidden(name: &str) -> bool {
     name.starts_with('.') || (name.starts_with('_') && !name.contains('='))
 }
 
-fn found(root: &Path, path: &Path) -> Result<Found, SourceError> {
+fn found(root: &Path, path: &Path) -> Result<FoundFile, SourceError> {
     let metadata =
         std::fs::metadata(path).map_err(|error| match (error.kind(), std::fs::read_link(path)) {
             (std::io::ErrorKind::NotFound, Ok(to)) => {
@@ -274,7 +274,7 @@ fn found(root: &Path, path: &Path) -> Result<Found, SourceError> {
     let name = relative.to_str().ok_or_else(|| SourceError::file(&path.into(), "its name is not Unicode"))?;
     let name = name.replace('\\', "/");
     let modified_ms = modified.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-    Ok(Found::new(name, u64::try_from(modified_ms).unwrap_or(u64::MAX), metadata.len()))
+    Ok(FoundFile::new(name, u64::try_from(modified_ms).unwrap_or(u64::MAX), metadata.len()))
 }
 
 /// What folders named `column=value` on the way to a file say.

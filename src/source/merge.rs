@@ -9,10 +9,10 @@ use ::arrow::datatypes::{DataType, FieldRef, Fields, TimeUnit};
 use super::conform::is_same_name;
 
 /// Two types that no type holds the values of both of.
-pub(super) type Mismatch = (DataType, DataType);
+pub(super) type TypeMismatch = (DataType, DataType);
 
 /// The fields of both, those of the first in front.
-fn merge(fields: &Fields, others: &Fields) -> Result<Fields, Mismatch> {
+fn merge(fields: &Fields, others: &Fields) -> Result<Fields, TypeMismatch> {
     let named =
         |fields: &Fields, name: &str| fields.iter().find(|field| is_same_name(field.name(), name)).cloned();
     let mut merged: Vec<FieldRef> = Vec::with_capacity(fields.len());
@@ -30,8 +30,8 @@ fn merge(fields: &Fields, others: &Fields) -> Result<Fields, Mismatch> {
 /// A column that holds the values of both, by the name of the first.
 ///
 /// # Errors
-/// When there is none: the type of the second, and that of the first.
-pub(super) fn merge_field(field: &FieldRef, other: &FieldRef) -> Result<FieldRef, Mismatch> {
+/// When no type holds both: the type of the second and that of the first.
+pub(super) fn merge_field(field: &FieldRef, other: &FieldRef) -> Result<FieldRef, TypeMismatch> {
     let mismatch = || (other.data_type().clone(), field.data_type().clone());
     let merged = widest(field.data_type(), other.data_type())?.ok_or_else(mismatch)?;
     Ok(Arc::new(field.as_ref().clone().with_data_type(nullable(&merged)).with_nullable(true)))
@@ -50,7 +50,7 @@ pub(super) fn nullable(data_type: &DataType) -> DataType {
 }
 
 /// The type that holds the values of both; none if there is none.
-fn widest(a: &DataType, b: &DataType) -> Result<Option<DataType>, Mismatch> {
+fn widest(a: &DataType, b: &DataType) -> Result<Option<DataType>, TypeMismatch> {
     let rank = |data_type: &DataType| match data_type {
         DataType::Int8 => Some(1),
         DataType::Int16 => Some(2),
@@ -89,7 +89,7 @@ mod tests {
 
     use super::*;
 
-    fn merged(a: DataType, b: DataType) -> Result<DataType, Mismatch> {
+    fn merged(a: DataType, b: DataType) -> Result<DataType, TypeMismatch> {
         let fields = |data_type| Fields::from(vec![Field::new("x", data_type, true)]);
         let forth = merge(&fields(a.clone()), &fields(b.clone()));
         let back = merge(&fields(b), &fields(a));

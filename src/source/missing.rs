@@ -37,7 +37,7 @@ impl HeldRows {
 
 /// What a target lacks of the rows up to a position.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Missing {
+pub struct MissingRows {
     /// Files, whole, and the ranges of their rows, in the source's order. A row among them that a condition leaves out
     /// is not counted.
     pub files: Vec<(Part, VecDeque<Range<u64>>)>,
@@ -62,7 +62,11 @@ impl Source {
     /// # Errors
     /// When files before the position cannot be read, or rows are held of files that the source did not have there:
     /// these rows may be in other files too.
-    pub async fn missing(&mut self, position: &Position, held: &HeldRows) -> Result<Missing, SourceError> {
+    pub async fn missing(
+        &mut self,
+        position: &Position,
+        held: &HeldRows,
+    ) -> Result<MissingRows, SourceError> {
         let (parts, gone) = match &mut self.kind {
             Kind::Delta(delta) => (delta.parts_before(position).await?, Vec::new()),
             Kind::Parquet(parquet) => parquet.parts_before(position)?,
@@ -81,7 +85,7 @@ impl Source {
             });
         }
         let condition = self.condition().map(ToOwned::to_owned);
-        let mut missing = Missing { gone, ..Missing::default() };
+        let mut missing = MissingRows { gone, ..MissingRows::default() };
         for part in parts {
             let rows = self.shape(&part).await?.rows();
             let end = if part.end == 0 { rows } else { part.end };

@@ -20,7 +20,7 @@ mod shape;
 
 pub use error::SourceError;
 pub use file::Root;
-pub use missing::{HeldRows, Missing};
+pub use missing::{HeldRows, MissingRows};
 pub use reader::{Chunk, RowReader};
 pub use row_mask::RowMask;
 pub use shape::{FileShape, Fitting};
@@ -37,7 +37,7 @@ use crate::passed::PassedOver;
 use crate::store::Location;
 use crate::table::{has_empty_log, is_delta_table, objects};
 
-use self::columns::Unsupported;
+use self::columns::UnsupportedColumn;
 use self::delta::DeltaSource;
 use self::filter::Filter;
 use self::footer::ByteStrings;
@@ -424,9 +424,9 @@ fn may_leave_out(
     spec: &SourceSpec,
     at: &Location,
     all: &SchemaRef,
-    unsupported: &[Unsupported],
+    unsupported: &[UnsupportedColumn],
 ) -> Result<(), SourceError> {
-    let named = |column: &&Unsupported| match &spec.columns {
+    let named = |column: &&UnsupportedColumn| match &spec.columns {
         Some(columns) => columns.contains(&column.name),
         None => spec.on_unsupported != OnUnsupported::Skip,
     };

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use ::arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
 use futures::{StreamExt, TryStreamExt, stream};
 
-use super::columns::{Columns, Unsupported};
+use super::columns::{MergedColumns, UnsupportedColumn};
 use super::file::Root;
 use super::footer::ByteStrings;
-use super::listing::{Footer, Found, Listed, list, look};
+use super::listing::{FolderListing, Footer, FoundFile, list, look};
 use super::{Expected, HeldFile, SourceError};
 use crate::checkpoint::{Part, Position};
 use crate::config::{OnUnsupported, SourceSpec};
@@ -26,7 +26,7 @@ pub(super) struct ParquetSource {
     at: Location,
     root: Root,
     /// As the folder was when the run started, by (modification time, path).
-    files: Vec<Found>,
+    files: Vec<FoundFile>,
     /// Files without a footer, which are left for a later run.
     unfinished: BTreeSet<String>,
     /// What of the folder is no part of the source, and why.
@@ -38,9 +38,9 @@ impl ParquetSource {
     pub(super) async fn open(
         at: &Location,
         spec: &SourceSpec,
-    ) -> Result<(Self, Root, SchemaRef, Vec<Unsupported>), SourceError> {
+    ) -> Result<(Self, Root, SchemaRef, Vec<UnsupportedColumn>), SourceError> {
         let bytes = if spec.binary_as_text { ByteStrings::AsText } else { ByteStrings::AsTheyAre };
-        let Listed { root, mut files, left_out } = list(at, bytes).await?;
+        let FolderListing { root, mut files, left_out } = list(at, bytes).await?;
         files.sort_by(|a, b| (a.modified_ms, &a.path).cmp(&(b.modified_ms, &b.path)));
         let looked = files.into_iter().map(|mut file| {
             let root = root.clone();
@@ -52,9 +52,9 @@ impl ParquetSource {
                 .await
             }
         });
-        let files: Vec<Found> = stream::iter(looked).buffered(FOOTERS_AT_ONCE).try_collect().await?;
+        let files: Vec<FoundFile> = stream::iter(looked).buffered(FOOTERS_AT_ONCE).try_collect().await?;
         // Where nothing is whole, the first says what is wrong.
-        let is_whole = |file: &&Found| matches!(file.footer, Footer::Whole { .. });
+        let is_whole = |file: &&FoundFile| matches!(file.footer, Footer::Whole { .. });
         let Some(first) = files.iter().find(is_whole).or(files.first()) else {
             return Err(SourceError::NoTable { path: at.clone() });
         };
@@ -131,7 +131,7 @@ impl ParquetSource {
 
     /// Rows of the files that are left.
     pub(super) fn rows_after(&self, position: &Position) -> Option<u64> {
-        let rows = |file: &Found| match &file.footer {
+        let rows = |file: &FoundFile| match &file.footer {
             Footer::Whole { rows, .. } => Some(*rows),
             Footer::Missing => Some(0),
             Footer::Damaged(_) => None,
@@ -240,10 +240,10 @@ impl ParquetSource {
 /// The columns of all files together with those of their folders, and the columns that cannot be carried.
 fn schema_of(
     root: &Root,
-    files: &[Found],
-    first: &Found,
+    files: &[FoundFile],
+    first: &FoundFile,
     on_unsupported: OnUnsupported,
-) -> Result<(SchemaRef, Vec<Unsupported>), SourceError> {
+) -> Result<(SchemaRef, Vec<UnsupportedColumn>), SourceError> {
     match &first.footer {
         Footer::Whole { .. } => {}
         Footer::Missing => {
@@ -252,7 +252,7 @@ fn schema_of(
         }
         Footer::Damaged(message) => return Err(SourceError::file(&root.place(&first.path), message)),
     }
-    let mut columns = Columns::new(on_unsupported);
+    let mut columns = MergedColumns::new(on_unsupported);
     for file in files {
         let Footer::Whole { columns: of_file, .. } = &file.footer else { continue };
         let in_folders = |field: &&FieldRef| file.partition.contains_key(field.name());
@@ -274,7 +274,7 @@ pub(super) fn advance(before: &Position, part: &Part, end: u64, is_whole: bool) 
     Position::Parquet { files, partial: (!is_whole).then(|| (part.file.clone(), end)) }
 }
 
-fn part(file: &Found, start: u64) -> Part {
+fn part(file: &FoundFile, start: u64) -> Part {
     Part {
         file: file.path.clone(),
         size: file.size,

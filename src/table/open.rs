@@ -46,7 +46,7 @@ pub(super) enum State {
 
 /// What there is of a Delta log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Log {
+enum LogPresence {
     None,
     /// A folder without a commit.
     Empty,
@@ -58,7 +58,7 @@ enum Log {
 /// # Errors
 /// When it cannot be found out: no permission, a store that cannot be asked.
 pub async fn is_delta_table(at: impl Into<Location>) -> Result<bool, TableError> {
-    Ok(look_for_log(&at.into()).await? == Log::There)
+    Ok(look_for_log(&at.into()).await? == LogPresence::There)
 }
 
 /// Whether a place has the folder of a Delta log and not one commit in it.
@@ -66,15 +66,15 @@ pub async fn is_delta_table(at: impl Into<Location>) -> Result<bool, TableError>
 /// # Errors
 /// As [`is_delta_table`].
 pub async fn has_empty_log(at: &Location) -> Result<bool, TableError> {
-    Ok(look_for_log(at).await? == Log::Empty)
+    Ok(look_for_log(at).await? == LogPresence::Empty)
 }
 
-async fn look_for_log(at: &Location) -> Result<Log, TableError> {
+async fn look_for_log(at: &Location) -> Result<LogPresence, TableError> {
     let is_entry = |name: &str| {
         let ending = Path::new(name).extension().and_then(|ending| ending.to_str());
         matches!(ending, Some("json" | "parquet")) && name.starts_with('0')
     };
-    let mut log = Log::None;
+    let mut log = LogPresence::None;
     if let Some(path) = at.path() {
         let folder = path.join(LOG_FOLDER);
         let unread = |error: std::io::Error| TableError {
@@ -84,17 +84,17 @@ async fn look_for_log(at: &Location) -> Result<Log, TableError> {
         };
         // Of a file, and of what is not there, this says so.
         if !path.is_dir() {
-            return Ok(Log::None);
+            return Ok(LogPresence::None);
         }
         let entries = match std::fs::read_dir(&folder) {
             Ok(entries) => entries,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Log::None),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(LogPresence::None),
             Err(error) => return Err(unread(error)),
         };
-        log = Log::Empty;
+        log = LogPresence::Empty;
         for entry in entries {
             if is_entry(&entry.map_err(unread)?.file_name().to_string_lossy()) {
-                return Ok(Log::There);
+                return Ok(LogPresence::There);
             }
         }
         return Ok(log);
@@ -103,9 +103,9 @@ async fn look_for_log(at: &Location) -> Result<Log, TableError> {
     let store = objects(at).await?;
     let mut entries = store.list(Some(&ObjectPath::from(LOG_FOLDER)));
     while let Some(entry) = entries.try_next().await.map_err(|source| error(source.into()))? {
-        log = Log::Empty;
+        log = LogPresence::Empty;
         if entry.location.filename().is_some_and(is_entry) {
-            return Ok(Log::There);
+            return Ok(LogPresence::There);
         }
     }
     Ok(log)

@@ -28,7 +28,7 @@ use crate::event::Voice;
 use crate::ident::RunId;
 use crate::metrics;
 use crate::plan::Planner;
-use crate::sink::{self, Older};
+use crate::sink::{self, OlderAnswers};
 use crate::source::{Chunk, Source};
 use crate::store::Folder;
 use crate::table::{Table, is_delta_table};
@@ -81,7 +81,7 @@ pub struct Forecast {
     /// What is to be known about these figures, and what is wrong with the job.
     pub notes: Vec<String>,
     /// Steps that ask otherwise today than rows of the target were asked.
-    pub older: Vec<Older>,
+    pub older: Vec<OlderAnswers>,
     /// Some prompts as they are sent.
     pub prompts: Vec<ShownPrompt>,
     /// What came of the rows that were asked.
@@ -250,7 +250,7 @@ struct Sampled {
     batches: u64,
     retention: Option<Duration>,
     paused: Option<Paused>,
-    older: Vec<Older>,
+    older: Vec<OlderAnswers>,
     chunks: Vec<Chunk>,
     looked: Vec<Looked>,
     random: fastrand::Rng,

@@ -32,7 +32,7 @@ pub struct Header {
     pub made_at: DateTime<Utc>,
     /// How its last run ended, in words; none where nothing is known of one.
     pub last_run: Option<String>,
-    /// How runs ended that committed nothing, in words, the newest first: no row of figures tells of them.
+    /// The ends of runs that committed nothing, in words, newest first. The metrics table has no rows of such runs.
     pub without_commit: Vec<String>,
     /// Who is asked.
     pub providers: Vec<Provider>,
