@@ -207,6 +207,24 @@ async fn a_source_of_more_files_than_a_page_of_a_listing_is_read_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_vanished_with_its_checkpoint_is_remembered_on_the_machine() {
+    let Some(store) = Store::start() else { return };
+    let world = world(&store, 20).await;
+    run(&world, &store.environment()).await.assert_status(0);
+    // A run that had nothing to do writes no rows, and knows the target all the same.
+    run(&world, &store.environment()).await.assert_status(0).assert_says("nothing to do");
+    store.remove("tables/target").await;
+    let refused = run(&world, &store.environment()).await;
+    refused.assert_status(2).assert_says("/target is gone, and there was a run of");
+    assert_eq!(world.simulator.counts().requests, 20);
+    let mut restart = command(&world, &["run", "--restart", "--yes"]);
+    restart.envs(store.environment());
+    Outcome::of(&world.output(restart).await).assert_status(0);
+    store.download("tables/target", &world.path("target")).await;
+    world.assert_target(0..20).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_job_lies_in_azures_store() {
     let Some(store) = Store::azure() else { return };
     let world = world(&store, 60).await;

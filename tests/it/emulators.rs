@@ -172,6 +172,16 @@ impl Store {
         stream::iter(put).buffer_unordered(8).collect::<Vec<_>>().await;
     }
 
+    /// Removes every object below a place.
+    pub async fn remove(&self, from: &str) {
+        let store = self.objects();
+        let prefix = object_store::path::Path::parse(from).unwrap();
+        let objects: Vec<_> = store.list(Some(&prefix)).try_collect().await.unwrap();
+        for object in objects {
+            store.delete(&object.location).await.unwrap();
+        }
+    }
+
     /// Brings everything below a prefix into a folder, and takes away what is no longer there.
     pub async fn download(&self, from: &str, folder: &Path) {
         let store = self.objects();
