@@ -8,7 +8,8 @@ use super::failures::Failures;
 use super::learned::{Healthy, Learned};
 use super::pace::Known;
 use super::quotas::{Cost, Quotas, Taken};
-use super::throttling::{Remedy, ResponseCounts, Throttling};
+use super::throttling::{Remedy, ResponseCounts, SentRequest, Throttling};
+use super::trial::TrialVerdict;
 use crate::clock::{Instant, Jitter};
 use crate::config::Provider;
 use crate::event::{Gauge, Waiting};
@@ -57,6 +58,10 @@ pub struct Ticket {
 }
 
 impl Ticket {
+    fn sent(&self) -> SentRequest {
+        SentRequest { number: self.number, rate: self.rate, sent: self.taken.at }
+    }
+
     /// Its number: what was sent later has a higher one.
     #[must_use]
     pub fn number(&self) -> u64 {
@@ -250,7 +255,8 @@ impl Admission {
         self.answered = Some(now);
         let took = now.saturating_duration_since(ticket.taken.at);
         self.latency = self.latency.mul_f64(1.0 - LATENCY_WEIGHT) + took.mul_f64(LATENCY_WEIGHT);
-        self.throttling.answered(ticket.rate, now);
+        let verdict = self.throttling.answered(&ticket.sent(), &self.in_flight, now);
+        self.end_trial(verdict, now);
         let is_news = self.failures.answered(ticket.taken.at);
         if ticket.generation != self.generation || !is_news {
             // It was sent before the trouble and says nothing about now.
@@ -395,7 +401,8 @@ impl Admission {
         now: Instant,
     ) -> Blame {
         self.ended(ticket);
-        self.throttling.refused(ticket.rate, now);
+        let verdict = self.throttling.refused(&ticket.sent(), &self.in_flight, now);
+        self.end_trial(verdict, now);
         self.quotas.refused(&ticket.taken, limits, now);
         if !self.concurrency.is_heard() {
             self.concurrency.collapse();
@@ -444,6 +451,12 @@ impl Admission {
                 self.streak = 0;
                 return Blame::Request;
             }
+            Remedy::Try(per_second) => {
+                self.quotas.begin_trial(per_second, now);
+                self.concurrency.reopen();
+                return Blame::Request;
+            }
+            Remedy::InTrial => return Blame::Request,
             Remedy::Hold => {}
             Remedy::SendLess => {
                 if self.quotas.lower_limit(&ticket.taken, failure.scarce, pause, now) == Known::Nothing {
@@ -453,6 +466,19 @@ impl Admission {
         }
         self.pause(now + pause);
         Blame::Provider
+    }
+
+    /// Acts on what a trial at a lower rate has shown.
+    fn end_trial(&mut self, verdict: Option<TrialVerdict>, now: Instant) {
+        match verdict {
+            Some(TrialVerdict::AnyRate(_)) => {
+                self.quotas.end_trial(None, now);
+                self.concurrency.reopen();
+                self.streak = 0;
+            }
+            Some(TrialVerdict::Limit(allowed)) => self.quotas.end_trial(Some(allowed), now),
+            None => {}
+        }
     }
 
     /// For how long nothing is sent, if that is so.

@@ -16,6 +16,7 @@ mod log;
 mod pace;
 mod quotas;
 mod throttling;
+mod trial;
 
 pub use gate::{Admission, Blame, Health, NotAdmitted, Ticket};
 pub use learned::{Healthy, Learned};

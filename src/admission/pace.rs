@@ -92,6 +92,8 @@ pub(super) struct Pace {
     /// What headers say the limit is, where none is configured.
     stated: Option<Bucket>,
     learned: Option<Learned>,
+    /// The rate of a trial, while there is one.
+    trial: Option<Bucket>,
     /// All that was sent.
     sent: f64,
     log: SendLog,
@@ -190,6 +192,7 @@ impl Pace {
             told: HeaderQuota::default(),
             stated: None,
             learned: None,
+            trial: None,
             sent: 0.0,
             log: SendLog::new(now),
             done: SendLog::new(now),
@@ -251,6 +254,28 @@ impl Pace {
         }
     }
 
+    /// For a while no more than this is sent in a second.
+    pub(super) fn begin_trial(&mut self, per_second: f64, now: Instant) {
+        self.trial = Some(Bucket::new(per_second, now));
+    }
+
+    /// The trial is over; refusals come at any rate, so that what they taught goes, or are about a limit: `allowed` a
+    /// second were answered before it.
+    pub(super) fn end_trial(&mut self, allowed: Option<f64>, now: Instant) {
+        self.trial = None;
+        match allowed {
+            None => {
+                self.episode = None;
+                self.unmeasured = 0;
+                self.learned = None;
+            }
+            Some(allowed) if self.learned.is_none() => {
+                self.learn(allowed, allowed * AFTER_REFUSAL, false, now)
+            }
+            Some(_) => {}
+        }
+    }
+
     /// How long until an amount may be sent, as far as governor is not asked; none if now. With `holds_rate` what was
     /// learned does not grow now.
     pub(super) fn wait(&mut self, amount: f64, holds_rate: bool, now: Instant) -> Option<Duration> {
@@ -269,6 +294,7 @@ impl Pace {
             self.bucket.as_mut(),
             self.stated.as_mut(),
             self.learned.as_mut().map(|learned| &mut learned.bucket),
+            self.trial.as_mut(),
         ];
         buckets
             .into_iter()
@@ -286,7 +312,7 @@ impl Pace {
 
     /// Takes an amount that is sent now; returns all that was sent.
     pub(super) fn take(&mut self, amount: f64, now: Instant) -> f64 {
-        for bucket in [&mut self.bucket, &mut self.stated].into_iter().flatten() {
+        for bucket in [&mut self.bucket, &mut self.stated, &mut self.trial].into_iter().flatten() {
             bucket.take(amount, now);
         }
         if let Some(learned) = &mut self.learned {

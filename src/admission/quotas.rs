@@ -197,6 +197,17 @@ impl Quotas {
         self.paces[REQUESTS].doubt();
     }
 
+    /// For a while no more than this many requests are sent in a second.
+    pub(super) fn begin_trial(&mut self, per_second: f64, now: Instant) {
+        self.paces[REQUESTS].begin_trial(per_second, now);
+    }
+
+    /// The trial is over: refusals come at any rate, or are about a limit on requests; then so many were answered in a
+    /// second before it.
+    pub(super) fn end_trial(&mut self, allowed: Option<f64>, now: Instant) {
+        self.paces[REQUESTS].end_trial(allowed, now);
+    }
+
     /// A request was answered that was sent after the last pause.
     pub(super) fn welcomed(&mut self, taken: &Taken, now: Instant) {
         self.paces.iter_mut().for_each(|pace| pace.welcomed(taken.at, now));

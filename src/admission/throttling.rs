@@ -5,10 +5,11 @@
 //! For the third, sending less is no remedy: refusals that come as often at a fraction of the rate as at all of it
 //! are not about the rate, and what was given up for them is taken back.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use super::log::SendLog;
+use super::trial::{SentOutcome, TrialVerdict, Trials};
 use crate::clock::Instant;
 
 /// Newest outcomes that are held against the share that is refused at any rate.
@@ -20,14 +21,6 @@ const LOW: f64 = 0.4;
 /// The highest rate is measured over a whole window of the providers that count over windows: a burst that they let
 /// through at once is no rate.
 const PEAK_OVER: Duration = Duration::from_secs(60);
-/// Where refusals are scattered over the first requests, it is measured over the time since the first answer in the
-/// first minute, but over this at the least: a provider that counts over a minute lets a burst through at first.
-const PEAK_OVER_AT_LEAST: Duration = Duration::from_secs(10);
-/// Refusals are scattered when most of these parts of the first outcomes, the first among them, have one, and each of
-/// them more answers than refusals.
-const FIRST_PARTS: usize = 4;
-const FIRST_PART: usize = 25;
-const LEAST_SCATTERED: usize = 3;
 const PEAK_EVERY: Duration = Duration::from_millis(500);
 /// The highest rate is half forgotten in this time.
 const PEAK_HALF_LIFE_SECONDS: f64 = 300.0;
@@ -70,6 +63,16 @@ pub struct ResponseCounts {
     refusals: u64,
 }
 
+/// A request that was sent.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SentRequest {
+    /// Requests are numbered in the order in which they are sent.
+    pub(super) number: u64,
+    /// How many requests a second were sent then.
+    pub(super) rate: f64,
+    pub(super) sent: Instant,
+}
+
 /// The refusals of one provider.
 #[derive(Debug)]
 pub(super) struct Throttling {
@@ -81,10 +84,7 @@ pub(super) struct Throttling {
     /// The highest rate at which answers came over [`PEAK_OVER`], in a second, and when it was looked at.
     peak: f64,
     peak_at: Instant,
-    first_answer: Option<Instant>,
-    /// How many of the first requests have an outcome, and the refusals among each part of them.
-    first: usize,
-    first_refusals: [usize; FIRST_PARTS],
+    trials: Trials,
     /// Outcomes of requests that were sent at high and at low rates.
     high: Outcomes,
     low: Outcomes,
@@ -108,7 +108,7 @@ struct Outcomes {
 }
 
 /// What a refusal means for the rate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Remedy {
     /// Send less.
     SendLess,
@@ -116,6 +116,10 @@ pub(super) enum Remedy {
     Hold,
     /// Sending less did not help: go back to the rate before.
     TakeBack,
+    /// Send this many requests a second for a moment, to see whether that helps.
+    Try(f64),
+    /// That is being tried: the refusal is part of it.
+    InTrial,
 }
 
 impl Throttling {
@@ -126,9 +130,7 @@ impl Throttling {
             answered: SendLog::new(now),
             peak: 0.0,
             peak_at: now,
-            first_answer: None,
-            first: 0,
-            first_refusals: [0; FIRST_PARTS],
+            trials: Trials::default(),
             high: Outcomes::default(),
             low: Outcomes::default(),
             newest: VecDeque::new(),
@@ -159,26 +161,31 @@ impl Throttling {
         rate
     }
 
-    /// Counts an answer to a request that was sent at this rate.
-    pub(super) fn answered(&mut self, rate: f64, now: Instant) {
+    /// Counts an answer; `in_flight` holds the requests without an outcome. Returns the verdict of a trial that ends with it.
+    pub(super) fn answered(
+        &mut self,
+        request: &SentRequest,
+        in_flight: &BTreeMap<u64, Instant>,
+        now: Instant,
+    ) -> Option<TrialVerdict> {
         self.counts.answers += 1;
         self.answered.add(1.0, now);
         // Looked at from time to time: it takes a while to change.
         if now.saturating_duration_since(self.peak_at) >= PEAK_EVERY {
-            let since = now.saturating_duration_since(*self.first_answer.get_or_insert(now));
-            let over = match self.are_scattered() {
-                true => since.clamp(PEAK_OVER_AT_LEAST, PEAK_OVER),
-                false => PEAK_OVER,
-            };
-            let lately = self.answered.sum(PEAK_OVER, now) / over.as_secs_f64();
+            let lately = self.answered.sum(PEAK_OVER, now) / PEAK_OVER.as_secs_f64();
             self.peak = self.peak_now(now).max(lately);
             self.peak_at = now;
         }
-        self.count(rate, 0.0, now);
+        self.count(request, false, in_flight, now)
     }
 
-    /// Counts a refusal of a request that was sent at this rate.
-    pub(super) fn refused(&mut self, rate: f64, now: Instant) {
+    /// Counts a refusal; `in_flight` holds the requests without an outcome. Returns the verdict of a trial that ends with it.
+    pub(super) fn refused(
+        &mut self,
+        request: &SentRequest,
+        in_flight: &BTreeMap<u64, Instant>,
+        now: Instant,
+    ) -> Option<TrialVerdict> {
         self.counts.refusals += 1;
         if self.refused_at.is_some_and(|at| now.saturating_duration_since(at) > FORGOTTEN_AFTER) {
             self.usual = None;
@@ -186,7 +193,7 @@ impl Throttling {
             self.low = Outcomes::default();
         }
         self.refused_at = Some(now);
-        self.count(rate, 1.0, now);
+        self.count(request, true, in_flight, now)
     }
 
     /// Whether another refusal of a request that was refused before, at `since`, is its own: others were answered
@@ -219,10 +226,16 @@ impl Throttling {
             return if is_low && is_rare { Remedy::Hold } else { Remedy::SendLess };
         }
         self.limit_believed_until = None;
+        if self.trials.is_under_way() {
+            return Remedy::InTrial;
+        }
         if self.usual.take().is_some() {
             // More is refused since more is sent: it was a limit.
             self.believe_in_limit(now);
             return Remedy::SendLess;
+        }
+        if let Some(rate) = self.trials.begin(self.sent.sum(RATE_OVER, now) / RATE_OVER.as_secs_f64(), now) {
+            return Remedy::Try(rate);
         }
         let Some(rate) = rate.filter(|rate| *rate <= self.peak_now(now) * LOW) else {
             return Remedy::SendLess;
@@ -244,9 +257,7 @@ impl Throttling {
             self.believe_in_limit(now);
             return Remedy::SendLess;
         }
-        self.high = Outcomes::default();
-        self.newest.clear();
-        self.usual = Some(share);
+        self.take_back(share);
         Remedy::TakeBack
     }
 
@@ -258,6 +269,9 @@ impl Throttling {
 
     /// Whether a rate that is held to must not grow now: it is not known yet what the newest refusals are about.
     pub(super) fn holds_rate(&self, rate: Option<f64>, now: Instant) -> bool {
+        if self.trials.is_under_way() {
+            return true;
+        }
         let is_recent = self.refused_at.is_some_and(|at| now.saturating_duration_since(at) < PATIENCE);
         is_recent
             && self.usual.is_none()
@@ -265,26 +279,21 @@ impl Throttling {
             && rate.is_some_and(|rate| rate <= self.peak_now(now) * LOW)
     }
 
-    /// Whether refusals are scattered over the first requests.
-    fn are_scattered(&self) -> bool {
-        let parts = self.first_refusals;
-        self.first == FIRST_PARTS * FIRST_PART
-            && parts[0] > 0
-            && parts.iter().filter(|refused| **refused > 0).count() >= LEAST_SCATTERED
-            && parts.iter().all(|refused| refused * 2 < FIRST_PART)
-    }
-
     fn peak_now(&self, now: Instant) -> f64 {
         let age = now.saturating_duration_since(self.peak_at).as_secs_f64();
         self.peak * (-age / PEAK_HALF_LIFE_SECONDS).exp2()
     }
 
-    fn count(&mut self, rate: f64, refused: f64, now: Instant) {
-        if let Some(part) = self.first_refusals.get_mut(self.first / FIRST_PART) {
-            *part += usize::from(refused > 0.0);
-            self.first += 1;
-        }
-        self.newest.push_back(refused > 0.0);
+    fn count(
+        &mut self,
+        request: &SentRequest,
+        is_refused: bool,
+        in_flight: &BTreeMap<u64, Instant>,
+        now: Instant,
+    ) -> Option<TrialVerdict> {
+        let SentRequest { number, rate, sent } = *request;
+        let refused = f64::from(u8::from(is_refused));
+        self.newest.push_back(is_refused);
         if self.newest.len() > NEWEST {
             self.newest.pop_front();
         }
@@ -297,6 +306,20 @@ impl Throttling {
         } else if rate <= peak * LOW {
             self.low.count(rate, refused);
         }
+        let verdict = self.trials.count(number, SentOutcome { is_refused, sent }, in_flight)?;
+        match verdict {
+            TrialVerdict::Limit(_) => self.believe_in_limit(now),
+            TrialVerdict::AnyRate(share) => self.take_back(share),
+        }
+        Some(verdict)
+    }
+
+    /// Refusals turned out to come at any rate, this share of requests.
+    fn take_back(&mut self, share: f64) {
+        self.low = Outcomes::default();
+        self.high = Outcomes::default();
+        self.newest.clear();
+        self.usual = Some(share);
     }
 }
 
