@@ -71,7 +71,7 @@ pub enum Hold {
 
 /// How a provider's limits stand at a moment.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Gauge {
+pub struct LimitGauge {
     /// Requests that were sent in this run.
     pub requests: u64,
     /// Those among them that were refused for being asked too much.
@@ -79,14 +79,14 @@ pub struct Gauge {
     /// Requests that may be in flight at once.
     pub concurrency: u32,
     /// How much of each limit that is known is used.
-    pub shares: Vec<Share>,
+    pub shares: Vec<LimitShare>,
     /// Whether its breaker is open.
     pub is_open: bool,
 }
 
 /// How much of a limit is used.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Share {
+pub struct LimitShare {
     /// What is limited.
     pub of: Scarce,
     /// The limit, configured, stated by the provider or learned, in a minute.
@@ -170,7 +170,7 @@ pub enum Event<'a> {
         /// Name of the provider.
         provider: &'a str,
         /// The figures.
-        gauge: &'a Gauge,
+        gauge: &'a LimitGauge,
     },
     /// What a provider's dispatcher waits for changed.
     Waiting {

@@ -6,12 +6,12 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use crate::checkpoint::{Part, PlannedBatch, Position};
+use crate::checkpoint::{FileRange, PlannedBatch, Position};
 use crate::config::BatchLimits;
 use crate::faultpoint::{self, Side};
 use crate::ident::BatchId;
 use crate::passed::PassedOver;
-use crate::source::{FileShape, MissingRows, Next, NextFile, Source, SourceError};
+use crate::source::{FileShape, MissingRows, NextFile, NextRows, Source, SourceError};
 
 /// Plans one batch after another.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ pub struct Planner {
     /// Rows that may yet be planned in this run.
     rows_left: Option<u64>,
     /// Rows before the position that are planned first.
-    missing: VecDeque<(Part, VecDeque<Range<u64>>)>,
+    missing: VecDeque<(FileRange, VecDeque<Range<u64>>)>,
 }
 
 impl Planner {
@@ -54,11 +54,11 @@ impl Planner {
         Planner { missing: missing.files.into(), ..self }
     }
 
-    fn next_missing(&mut self) -> Option<Part> {
+    fn next_missing(&mut self) -> Option<FileRange> {
         loop {
             let (part, ranges) = self.missing.front_mut()?;
             if let Some(rows) = ranges.pop_front() {
-                return Some(Part { start: rows.start, end: rows.end, ..part.clone() });
+                return Some(FileRange { start: rows.start, end: rows.end, ..part.clone() });
             }
             self.missing.pop_front();
         }
@@ -115,7 +115,7 @@ impl Planner {
             rows += fitting.rows;
             batch.bytes += fitting.bytes;
             if fitting.rows > 0 {
-                batch.parts.push(Part { end, ..part.clone() });
+                batch.parts.push(FileRange { end, ..part.clone() });
             }
             if end < part.end {
                 if let Some((_, ranges)) = self.missing.front_mut() {
@@ -150,7 +150,7 @@ impl Planner {
         self.passed_at_end = PassedOver::default();
         // What is missing has batches of its own.
         while rows < max_rows && !is_of_missing {
-            let Next { passed, file } = self.source.next_file(&batch.next).await?;
+            let NextRows { passed, file } = self.source.next_file(&batch.next).await?;
             let Some(NextFile { part, may_match, rows: of_file }) = file else {
                 self.passed_at_end = passed;
                 break;
@@ -181,7 +181,7 @@ impl Planner {
             rows += fitting.rows;
             batch.bytes += fitting.bytes;
             if fitting.rows > 0 {
-                batch.parts.push(Part { end, ..part });
+                batch.parts.push(FileRange { end, ..part });
             }
         }
         self.position = batch.next.clone();
@@ -202,7 +202,7 @@ impl Planner {
 async fn shape_of<'a>(
     last: &'a mut Option<(String, FileShape)>,
     source: &Source,
-    part: &Part,
+    part: &FileRange,
 ) -> Result<&'a FileShape, SourceError> {
     let shape = match last.take() {
         Some((file, shape)) if file == part.file => shape,

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use super::concurrency::Concurrency;
 use super::failures::Failures;
-use super::learned::{Healthy, Learned};
-use super::pace::Known;
+use super::learned::{Healthy, ProviderLimits};
+use super::pace::LimitKnowledge;
 use super::quotas::{Cost, Quotas, Taken};
 use super::throttling::{Remedy, ResponseCounts, SentRequest, Throttling};
 use super::trial::TrialVerdict;
 use crate::clock::{Instant, Jitter};
 use crate::config::Provider;
-use crate::event::{Gauge, Waiting};
+use crate::event::{LimitGauge, Waiting};
 use crate::fault::{Class, Failure, Scarce};
 use crate::ident::{Cell, Tokens};
 use crate::wire::Limits;
@@ -147,7 +147,7 @@ impl Admission {
     #[must_use]
     pub fn new(
         provider: &Provider,
-        learned: &Learned,
+        learned: &ProviderLimits,
         has_fallback: bool,
         now: Instant,
         jitter: Jitter,
@@ -459,7 +459,9 @@ impl Admission {
             Remedy::InTrial => return Blame::Request,
             Remedy::Hold => {}
             Remedy::SendLess => {
-                if self.quotas.lower_limit(&ticket.taken, failure.scarce, pause, now) == Known::Nothing {
+                if self.quotas.lower_limit(&ticket.taken, failure.scarce, pause, now)
+                    == LimitKnowledge::Nothing
+                {
                     self.concurrency.collapse();
                 }
             }
@@ -505,9 +507,9 @@ impl Admission {
 
     /// What was learned so far, for the next run.
     #[must_use]
-    pub fn learned(&self) -> Learned {
+    pub fn learned(&self) -> ProviderLimits {
         let (requests, tokens, token_charge) = self.quotas.learned();
-        Learned {
+        ProviderLimits {
             requests_per_minute: requests.map(|rate| rate * 60.0),
             tokens_per_minute: tokens.map(|rate| rate * 60.0),
             concurrency: self.concurrency.learned(),
@@ -518,8 +520,8 @@ impl Admission {
 
     /// What is so now, for people.
     #[must_use]
-    pub fn gauge(&self) -> Gauge {
-        Gauge {
+    pub fn gauge(&self) -> LimitGauge {
+        LimitGauge {
             requests: self.requests,
             throttled: self.throttling.refusals(),
             concurrency: self.concurrency.now(),

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::gate::{Admission, Blame, Health, LAST_PROBE, NotAdmitted, Ticket};
-use super::{Cost, Learned};
+use super::{Cost, ProviderLimits};
 use crate::clock::{self, Instant, Jitter};
 use crate::config::Job;
 use crate::event::Waiting;
@@ -29,7 +29,7 @@ fn admission_with(settings: &str, has_fallback: bool) -> (Admission, Instant) {
     );
     let job = Job::parse(Path::new("/job.toml"), &text, |_| None).unwrap();
     let now = clock::now();
-    (Admission::new(&job.providers[0], &Learned::default(), has_fallback, now, Jitter::seeded(1)), now)
+    (Admission::new(&job.providers[0], &ProviderLimits::default(), has_fallback, now, Jitter::seeded(1)), now)
 }
 
 fn failure(class: Class) -> Failure {

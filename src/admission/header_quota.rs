@@ -31,7 +31,7 @@ const SLACK_SECONDS: f64 = 0.1;
 pub(super) struct HeaderQuota {
     limit: Option<f64>,
     newest: Option<Newest>,
-    window: Option<Window>,
+    window: Option<QuotaWindow>,
 }
 
 /// The response that was sent last of those that were heard.
@@ -48,7 +48,7 @@ struct Newest {
 
 /// A window that may be one.
 #[derive(Clone, Copy, Debug)]
-struct Window {
+struct QuotaWindow {
     reset: Instant,
     since: Instant,
     agreed: u32,
@@ -95,7 +95,7 @@ impl HeaderQuota {
     pub(super) fn wait(&self, amount: f64, mark: f64, per_second: f64, now: Instant) -> Option<Duration> {
         let newest = self.newest.as_ref()?;
         let left = newest.remaining - (mark - newest.mark);
-        if let Some(window) = self.window.filter(Window::is_believed) {
+        if let Some(window) = self.window.filter(QuotaWindow::is_believed) {
             // Nobody says whether a response counts what arrived while it was made. Where others use the
             // limit too, it is taken not to.
             let left = if window.is_shared() { left } else { newest.remaining - (mark - newest.heard) };
@@ -121,10 +121,10 @@ impl HeaderQuota {
     /// Compares a response with the one before it: does it describe the same window?
     fn weigh(&mut self, remaining: f64, mark: f64, reset: Instant, now: Instant) {
         let near = |a: Instant, b: Instant| a.max(b) - a.min(b) <= TOLERANCE;
-        let new = Window { reset, since: now, agreed: 0, used: 0.0, own: 0.0 };
+        let new = QuotaWindow { reset, since: now, agreed: 0, used: 0.0, own: 0.0 };
         self.window = match (self.window, self.newest) {
             (Some(window), Some(newest)) if near(window.reset, reset) && remaining < newest.remaining => {
-                Some(Window {
+                Some(QuotaWindow {
                     agreed: window.agreed + 1,
                     used: window.used + newest.remaining - remaining,
                     own: window.own + mark - newest.mark,
@@ -133,14 +133,14 @@ impl HeaderQuota {
             }
             // The next window has begun.
             (Some(window), Some(_)) if now + TOLERANCE >= window.reset && reset > window.reset => {
-                Some(Window { reset, used: window.used / 2.0, own: window.own / 2.0, ..window })
+                Some(QuotaWindow { reset, used: window.used / 2.0, own: window.own / 2.0, ..window })
             }
             _ => Some(new),
         };
     }
 }
 
-impl Window {
+impl QuotaWindow {
     fn is_believed(&self) -> bool {
         self.agreed >= AGREE_TIMES && self.reset.saturating_duration_since(self.since) >= AGREE_FOR
     }

@@ -13,7 +13,7 @@ const BELIEVED_FOR: TimeDelta = TimeDelta::hours(24);
 /// What was learned about one provider.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Learned {
+pub struct ProviderLimits {
     /// Requests a minute that it was found to allow.
     pub requests_per_minute: Option<f64>,
     /// Tokens a minute, of prompts and answers together.

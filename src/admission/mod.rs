@@ -19,6 +19,6 @@ mod throttling;
 mod trial;
 
 pub use gate::{Admission, Blame, Health, NotAdmitted, Ticket};
-pub use learned::{Healthy, Learned};
+pub use learned::{Healthy, ProviderLimits};
 pub use quotas::Cost;
 pub use throttling::ResponseCounts;

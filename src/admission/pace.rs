@@ -91,7 +91,7 @@ pub(super) struct Pace {
     told: HeaderQuota,
     /// What headers say the limit is, where none is configured.
     stated: Option<Bucket>,
-    learned: Option<Learned>,
+    learned: Option<LearnedRate>,
     /// The rate of a trial, while there is one.
     trial: Option<Bucket>,
     /// All that was sent.
@@ -135,7 +135,7 @@ struct WindowLoad {
 
 /// What is known after a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Known {
+pub(super) enum LimitKnowledge {
     /// No limit.
     Nothing,
     /// Roughly what is allowed.
@@ -156,7 +156,7 @@ struct Episode {
 }
 
 #[derive(Debug)]
-struct Learned {
+struct LearnedRate {
     bucket: Bucket,
     ceiling: f64,
     /// Whether the ceiling was measured, not guessed.
@@ -405,7 +405,7 @@ impl Pace {
 
     /// A request was refused, the first since the last pause; the provider wants a delay, or one was chosen
     /// for it.
-    pub(super) fn refused(&mut self, sent: Instant, delay: Duration, now: Instant) -> Known {
+    pub(super) fn refused(&mut self, sent: Instant, delay: Duration, now: Instant) -> LimitKnowledge {
         let going = self.since.map_or(Duration::ZERO, |since| sent.saturating_duration_since(since));
         match &mut self.episode {
             Some(episode) => episode.refusals += 1,
@@ -447,11 +447,11 @@ impl Pace {
                 // Too soon to tell a limit from a hiccup; the pause is enough until it comes again.
                 self.unmeasured += 1;
                 if self.unmeasured < HICCUPS {
-                    return Known::Nothing;
+                    return LimitKnowledge::Nothing;
                 }
                 let let_through = self.log.sum(MOST_MEASURED, sent);
                 if !tells(let_through) {
-                    return Known::Nothing;
+                    return LimitKnowledge::Nothing;
                 }
                 let all = self.first.map_or(Duration::ZERO, |first| now.saturating_duration_since(first));
                 let guess = let_through / all.clamp(LEAST_GOING, MOST_MEASURED).as_secs_f64();
@@ -460,7 +460,7 @@ impl Pace {
         };
         if !is_measured && self.episode.is_some_and(|episode| episode.refusals > MOST_LOWERED) {
             // One refusal after the other says that it is too early, not that it is ever less.
-            return Known::Ceiling;
+            return LimitKnowledge::Ceiling;
         }
         let rate = before * if is_soon { AFTER_REFUSAL_SOON } else { AFTER_REFUSAL };
         // Pauses are part of a long window: what was sent in all of it is what it allows.
@@ -482,7 +482,7 @@ impl Pace {
         };
         self.learn(ceiling, rate, is_sure, now);
         self.refused = Some(now);
-        Known::Ceiling
+        LimitKnowledge::Ceiling
     }
 
     /// Notes what the long windows held when a request was refused that was sent at a time.
@@ -523,7 +523,7 @@ impl Pace {
         let least = episode.ceiling.map_or(0.0, |ceiling| ceiling * FORGOTTEN_AT_LAST);
         let ceiling = allowed.max(least);
         self.is_long = true;
-        self.learned = self.learned.take().map(|learned| Learned { ceiling, is_sure: false, ..learned });
+        self.learned = self.learned.take().map(|learned| LearnedRate { ceiling, is_sure: false, ..learned });
         self.walls += 1;
         let is_sure = self.walls > 1 || self.long_window().is_some() || self.told.per_second().is_some();
         self.learn(ceiling, ceiling * AFTER_REFUSAL, is_sure, now);
@@ -556,7 +556,7 @@ impl Pace {
         };
         bucket.set_rate(rate, now);
         self.learned =
-            Some(Learned { bucket, ceiling, is_sure, grew: now, beyond: 0.0, met_again, regrows: None });
+            Some(LearnedRate { bucket, ceiling, is_sure, grew: now, beyond: 0.0, met_again, regrows: None });
     }
 
     /// Grows what was learned, if it has held requests back since it was last looked at.

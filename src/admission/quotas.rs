@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::pace::{Known, Pace};
+use super::pace::{LimitKnowledge, Pace};
 use crate::clock::Instant;
 use crate::config::{Provider, TokenCharge};
-use crate::event::{Share, Waiting};
+use crate::event::{LimitShare, Waiting};
 use crate::fault::Scarce;
 use crate::ident::Tokens;
 use crate::wire::Limits;
@@ -163,9 +163,9 @@ impl Quotas {
         scarce: Option<Scarce>,
         delay: Duration,
         now: Instant,
-    ) -> Known {
+    ) -> LimitKnowledge {
         let kind = match scarce {
-            Some(Scarce::Capacity) => return Known::Nothing,
+            Some(Scarce::Capacity) => return LimitKnowledge::Nothing,
             Some(Scarce::Tokens) => {
                 if !self.is_charge_known
                     && self.charge.is_none()
@@ -174,11 +174,11 @@ impl Quotas {
                 {
                     // By our count it should have passed: the provider counts more than what is used.
                     self.charge = Some(TokenCharge::Max);
-                    return Known::Ceiling;
+                    return LimitKnowledge::Ceiling;
                 }
                 let kind = self.scarcest_tokens();
                 if self.charge != Some(TokenCharge::Max) && self.paces[kind].explains(now) {
-                    return Known::Ceiling;
+                    return LimitKnowledge::Ceiling;
                 }
                 kind
             }
@@ -219,7 +219,7 @@ impl Quotas {
     }
 
     /// How much of each limit that is known is used.
-    pub(super) fn shares(&self) -> Vec<Share> {
+    pub(super) fn shares(&self) -> Vec<LimitShare> {
         let elapsed = self.since.zip(self.last).map_or(0.0, |(since, last)| (last - since).as_secs_f64());
         let kinds = [Scarce::Requests, Scarce::Tokens, Scarce::Tokens, Scarce::Tokens];
         let shares = self.paces.iter().zip(self.used).zip(kinds);
@@ -227,7 +227,7 @@ impl Quotas {
             .filter_map(|((pace, used), of)| {
                 let limit = pace.limit()?;
                 let used = if elapsed < 1.0 { 0.0 } else { used / (limit * elapsed) };
-                Some(Share { of, per_minute: limit * 60.0, used })
+                Some(LimitShare { of, per_minute: limit * 60.0, used })
             })
             .collect()
     }

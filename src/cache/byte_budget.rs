@@ -12,7 +12,7 @@ pub(super) struct ByteBudget {
 
 /// Bytes taken of a room; dropped, they are free again.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct ReservedBytes {
     room: Arc<ByteBudget>,
     bytes: usize,
 }
@@ -23,16 +23,16 @@ impl ByteBudget {
     }
 
     /// Takes so many bytes, once they are free; who wants more than there are takes them all.
-    pub(super) fn take(self: &Arc<Self>, bytes: usize) -> Place {
+    pub(super) fn take(self: &Arc<Self>, bytes: usize) -> ReservedBytes {
         let bytes = bytes.min(self.bytes);
         let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         let waited = self.freed.wait_while(free, |free| *free < bytes);
         *waited.unwrap_or_else(PoisonError::into_inner) -= bytes;
-        Place { room: Arc::clone(self), bytes }
+        ReservedBytes { room: Arc::clone(self), bytes }
     }
 }
 
-impl Drop for Place {
+impl Drop for ReservedBytes {
     fn drop(&mut self) {
         *self.room.free.lock().unwrap_or_else(PoisonError::into_inner) += self.bytes;
         self.room.freed.notify_all();

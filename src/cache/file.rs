@@ -42,7 +42,7 @@ const TABLES: &str = "
 ";
 
 /// Whose a file is.
-enum Owner {
+enum FileOwner {
     Nobody,
     Cache { format: i32 },
     Other,
@@ -55,15 +55,15 @@ pub(super) fn open_to_write(path: &Path) -> Result<Connection, CacheError> {
     let _ = store::private_file().open(path);
     let mut connection = connect(path, OpenFlags::SQLITE_OPEN_CREATE).map_err(failed())?;
     let mut owner = owner(&connection).map_err(failed())?;
-    if matches!(owner, Owner::Nobody) {
+    if matches!(owner, FileOwner::Nobody) {
         owner = create(&mut connection).map_err(failed())?;
     }
     match owner {
-        Owner::Cache { format: FORMAT } => {}
-        Owner::Cache { format } => {
+        FileOwner::Cache { format: FORMAT } => {}
+        FileOwner::Cache { format } => {
             return Err(CacheError::Version { path: path.to_owned(), found: format, known: FORMAT });
         }
-        Owner::Nobody | Owner::Other => return Err(CacheError::Foreign { path: path.to_owned() }),
+        FileOwner::Nobody | FileOwner::Other => return Err(CacheError::Foreign { path: path.to_owned() }),
     }
     set_up(&connection).map_err(failed())?;
     Ok(connection)
@@ -96,23 +96,23 @@ fn connect(path: &Path, more: OpenFlags) -> rusqlite::Result<Connection> {
 }
 
 /// Tells whose a file is and changes nothing.
-fn owner(connection: &Connection) -> rusqlite::Result<Owner> {
+fn owner(connection: &Connection) -> rusqlite::Result<FileOwner> {
     let sql = "SELECT application_id, user_version, (SELECT COUNT(*) FROM sqlite_schema)
                FROM pragma_application_id, pragma_user_version";
     let (id, format, objects): (i32, i32, i64) =
         connection.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
     Ok(match id {
-        APPLICATION_ID => Owner::Cache { format },
-        0 if format == 0 && objects == 0 => Owner::Nobody,
-        _ => Owner::Other,
+        APPLICATION_ID => FileOwner::Cache { format },
+        0 if format == 0 && objects == 0 => FileOwner::Nobody,
+        _ => FileOwner::Other,
     })
 }
 
 /// Makes the tables, unless another process did meanwhile, and tells whose the file is then.
-fn create(connection: &mut Connection) -> rusqlite::Result<Owner> {
+fn create(connection: &mut Connection) -> rusqlite::Result<FileOwner> {
     use_log(connection)?;
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    if matches!(owner(&transaction)?, Owner::Nobody) {
+    if matches!(owner(&transaction)?, FileOwner::Nobody) {
         transaction.execute_batch(TABLES)?;
         transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
         transaction.pragma_update(None, "user_version", FORMAT)?;

@@ -5,12 +5,12 @@ use std::sync::mpsc::SyncSender;
 use rusqlite::{Connection, Statement, TransactionBehavior};
 
 use super::CacheError;
-use super::byte_budget::Place;
+use super::byte_budget::ReservedBytes;
 use super::limits::TOUCH_AFTER_SECONDS;
 use crate::ident::Fingerprint;
 
 /// What the writer is told.
-pub(super) enum Message {
+pub(super) enum WriterMessage {
     /// Keep this answer.
     Put(Entry),
     /// This answer was used.
@@ -28,7 +28,7 @@ pub(super) struct Entry {
     /// The answer.
     pub(super) body: Box<[u8]>,
     /// The room that the body takes.
-    pub(super) _place: Place,
+    pub(super) _place: ReservedBytes,
 }
 
 /// What is written with one commit.

@@ -10,7 +10,7 @@ pub(super) const TOUCH_AFTER_SECONDS: i64 = 24 * 60 * 60;
 
 /// How much a cache keeps and for how long. Where processes that share a file differ in it, the strictest counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub struct CacheLimits {
     /// Bytes that the file may fill. It grows past them by no more than one commit, some MB; beside it stands a
     /// write-ahead log of some MB.
     pub max_bytes: u64,
@@ -20,13 +20,13 @@ pub struct Limits {
     pub not_before: i64,
 }
 
-impl From<&CacheSpec> for Limits {
+impl From<&CacheSpec> for CacheLimits {
     fn from(spec: &CacheSpec) -> Self {
-        Limits { max_bytes: spec.max_bytes, max_age: spec.max_age, not_before: i64::MIN }
+        CacheLimits { max_bytes: spec.max_bytes, max_age: spec.max_age, not_before: i64::MIN }
     }
 }
 
-impl Limits {
+impl CacheLimits {
     /// Bytes of a body at most; a larger one would push out too many others.
     pub(super) const fn most_body_bytes(&self) -> u64 {
         self.max_bytes / 10

@@ -18,5 +18,5 @@ mod store_tests;
 mod writer;
 
 pub use error::CacheError;
-pub use limits::Limits;
+pub use limits::CacheLimits;
 pub use store::{Stats, Store};

@@ -3,7 +3,7 @@
 
 use rusqlite::{Connection, Params, Transaction, TransactionBehavior};
 
-use super::Limits;
+use super::CacheLimits;
 use super::file::filled_bytes;
 
 /// Answers that one step removes at most.
@@ -16,13 +16,13 @@ const ANSWER_BYTES: u64 = 100;
 /// What is to be removed.
 #[derive(Debug)]
 pub(super) struct Removal {
-    limits: Limits,
+    limits: CacheLimits,
     /// The file was over its limit and is not yet down to nine tenths of it.
     is_over: bool,
 }
 
 impl Removal {
-    pub(super) fn new(limits: Limits) -> Self {
+    pub(super) fn new(limits: CacheLimits) -> Self {
         Removal { limits, is_over: false }
     }
 

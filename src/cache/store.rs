@@ -9,10 +9,10 @@ use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension};
 
 use super::byte_budget::ByteBudget;
-use super::group::{Entry, Message};
+use super::group::{Entry, WriterMessage};
 use super::limits::{TOUCH_AFTER_SECONDS, unix_seconds};
 use super::writer::Writer;
-use super::{CacheError, Limits, file};
+use super::{CacheError, CacheLimits, file};
 use crate::ident::Fingerprint;
 use crate::store::{self, StoreError};
 
@@ -29,10 +29,10 @@ const GET: &str = "SELECT used, body FROM answers WHERE key = ?1 AND created >= 
 #[derive(Debug)]
 pub struct Store {
     path: PathBuf,
-    limits: Limits,
+    limits: CacheLimits,
     reader: Mutex<Connection>,
     room: Arc<ByteBudget>,
-    queue: SyncSender<Message>,
+    queue: SyncSender<WriterMessage>,
     writer: Option<JoinHandle<()>>,
 }
 
@@ -51,7 +51,7 @@ impl Store {
     /// # Errors
     /// When the file or its folder cannot be made or opened, when the file is damaged or something else than a cache,
     /// and when a later version wrote it.
-    pub fn open(path: &Path, limits: Limits) -> Result<Self, CacheError> {
+    pub fn open(path: &Path, limits: CacheLimits) -> Result<Self, CacheError> {
         // SQLite gives relative names a meaning of their own, such as `:memory:` and `file:a?mode=ro`.
         let path =
             std::path::absolute(path).map_err(StoreError::of("find", path)).map_err(CacheError::Store)?;
@@ -92,7 +92,7 @@ impl Store {
         let Some((used, body)) = found else { return Ok(None) };
         if used < now - TOUCH_AFTER_SECONDS {
             // A full queue costs the mark, not the caller's time: the next one who gets it sets the mark.
-            let _ = self.queue.try_send(Message::Touch(key));
+            let _ = self.queue.try_send(WriterMessage::Touch(key));
         }
         Ok(Some(body.into()))
     }
@@ -106,7 +106,7 @@ impl Store {
         }
         let place = self.room.take(body.len());
         // Without a writer it is lost; flush says so.
-        let _ = self.queue.send(Message::Put(Entry { key, body: body.into(), _place: place }));
+        let _ = self.queue.send(WriterMessage::Put(Entry { key, body: body.into(), _place: place }));
     }
 
     /// Waits until what was put before is committed: then it survives the death of this process.
@@ -116,7 +116,7 @@ impl Store {
     pub fn flush(&self) -> Result<(), CacheError> {
         let (reply, replied) = sync_channel(1);
         let ended = || CacheError::Ended { path: self.path.clone() };
-        self.queue.send(Message::Flush(reply)).map_err(|_| ended())?;
+        self.queue.send(WriterMessage::Flush(reply)).map_err(|_| ended())?;
         replied.recv().map_err(|_| ended())?
     }
 
@@ -139,7 +139,7 @@ impl Store {
 
 impl Drop for Store {
     fn drop(&mut self) {
-        let _ = self.queue.send(Message::End);
+        let _ = self.queue.send(WriterMessage::End);
         if let Some(writer) = self.writer.take() {
             // A thread that died has said so on its way.
             let _ = writer.join();
@@ -157,7 +157,7 @@ mod tests {
     fn a_writer_that_died_is_told() {
         fn is_shared_by_threads<T: Send + Sync>(_: &T) {}
         let folder = tempfile::TempDir::new().unwrap();
-        let limits = Limits { max_bytes: 1 << 20, max_age: Duration::MAX, not_before: i64::MIN };
+        let limits = CacheLimits { max_bytes: 1 << 20, max_age: Duration::MAX, not_before: i64::MIN };
         let mut store = Store::open(&folder.path().join("cache"), limits).unwrap();
         is_shared_by_threads(&store);
         store.queue = sync_channel(1).0;

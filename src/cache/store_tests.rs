@@ -8,12 +8,12 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 
 use super::limits::unix_seconds;
-use super::{CacheError, Limits, Store};
+use super::{CacheError, CacheLimits, Store};
 use crate::clock;
 use crate::ident::Fingerprint;
 
 const DAY: i64 = 24 * 60 * 60;
-const LIMITS: Limits = Limits {
+const LIMITS: CacheLimits = CacheLimits {
     max_bytes: 64 << 20,
     max_age: Duration::from_secs(30 * DAY.unsigned_abs()),
     not_before: i64::MIN,
@@ -185,7 +185,7 @@ fn answers_that_are_too_old_are_removed_on_opening() {
 #[test]
 fn the_file_stays_within_its_limit_under_ten_times_as_much() {
     let (_folder, path) = place();
-    let limits = Limits { max_bytes: 5_000_000, ..LIMITS };
+    let limits = CacheLimits { max_bytes: 5_000_000, ..LIMITS };
     let store = Store::open(&path, limits).unwrap();
     let (mut put, mut most_file, mut most_log, mut most_filled) = (0, 0, 0, 0);
     for number in 0.. {
@@ -226,7 +226,7 @@ fn a_limit_that_was_lowered_is_kept_to_and_what_was_used_last_stays() {
     assert!(found(&store, 7).is_some());
     store.flush().unwrap();
     drop(store);
-    let store = Store::open(&path, Limits { max_bytes: 2_000_000, ..LIMITS }).unwrap();
+    let store = Store::open(&path, CacheLimits { max_bytes: 2_000_000, ..LIMITS }).unwrap();
     wait_until(|| store.stats().unwrap().bytes <= 1_800_000);
     assert_eq!(found(&store, 7), Some(noise(7, 2000)));
     assert_eq!(found(&store, 8), None);
@@ -252,7 +252,7 @@ fn an_answer_is_marked_as_used_once_a_day() {
 #[test]
 fn a_body_of_more_than_a_tenth_of_the_cache_is_not_kept() {
     let (_folder, path) = place();
-    let store = Store::open(&path, Limits { max_bytes: 1_000_000, ..LIMITS }).unwrap();
+    let store = Store::open(&path, CacheLimits { max_bytes: 1_000_000, ..LIMITS }).unwrap();
     keep(&store, 1, &noise(1, 100_001));
     keep(&store, 2, &noise(2, 100_000));
     assert_eq!(found(&store, 1), None);
@@ -263,7 +263,8 @@ fn a_body_of_more_than_a_tenth_of_the_cache_is_not_kept() {
 fn a_cache_too_small_for_anything_still_works() {
     let (_folder, path) = place();
     let store =
-        Store::open(&path, Limits { max_bytes: 1000, max_age: Duration::MAX, not_before: i64::MIN }).unwrap();
+        Store::open(&path, CacheLimits { max_bytes: 1000, max_age: Duration::MAX, not_before: i64::MIN })
+            .unwrap();
     (0..100).for_each(|number| keep(&store, number, b"x"));
     assert!(store.stats().unwrap().entries <= 1);
 }
@@ -389,7 +390,7 @@ fn who_asks_all_anew_is_given_nothing_older_and_replaces_it() {
     old.put(key, b"old");
     old.flush().unwrap();
     change(&path, &format!("UPDATE answers SET created = created - {DAY}"));
-    let anew = Store::open(&path, Limits { not_before: unix_seconds() - 60, ..LIMITS }).unwrap();
+    let anew = Store::open(&path, CacheLimits { not_before: unix_seconds() - 60, ..LIMITS }).unwrap();
     assert_eq!(anew.get(key).unwrap(), None);
     anew.put(key, b"new");
     anew.flush().unwrap();

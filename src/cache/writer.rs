@@ -7,10 +7,10 @@ use std::time::Duration;
 use rusqlite::Connection;
 
 use super::file::filled_bytes;
-use super::group::{Group, Message};
+use super::group::{Group, WriterMessage};
 use super::limits::unix_seconds;
 use super::removal::Removal;
-use super::{CacheError, Limits};
+use super::{CacheError, CacheLimits};
 use crate::clock;
 
 /// Answers of one commit at most.
@@ -25,25 +25,25 @@ const BETWEEN_STEPS: Duration = Duration::from_millis(5);
 /// The thread that writes.
 #[derive(Debug)]
 pub(super) struct Writer {
-    queue: Receiver<Message>,
+    queue: Receiver<WriterMessage>,
     connection: Connection,
     path: PathBuf,
-    limits: Limits,
+    limits: CacheLimits,
     removal: Removal,
     /// There is more to be removed.
     is_behind: bool,
-    failure: Option<Failure>,
+    failure: Option<FlushFailure>,
 }
 
 /// What went wrong since the last flush.
 #[derive(Debug)]
-struct Failure {
+struct FlushFailure {
     first: rusqlite::Error,
     lost: u64,
 }
 
 /// Why a group is written.
-enum Due {
+enum FlushReason {
     /// It is large enough, or has waited long enough.
     Time,
     /// Somebody waits for it.
@@ -54,10 +54,10 @@ enum Due {
 
 impl Writer {
     pub(super) fn new(
-        queue: Receiver<Message>,
+        queue: Receiver<WriterMessage>,
         connection: Connection,
         path: PathBuf,
-        limits: Limits,
+        limits: CacheLimits,
     ) -> Self {
         let removal = Removal::new(limits);
         Writer { queue, connection, path, limits, removal, is_behind: true, failure: None }
@@ -74,17 +74,17 @@ impl Writer {
                 self.make_room(before);
             }
             match due {
-                Due::Time => {}
-                Due::Flush(reply) => {
+                FlushReason::Time => {}
+                FlushReason::Flush(reply) => {
                     // Who does not wait for it any more does not want to know.
                     let _ = reply.send(self.take_failure());
                 }
-                Due::End => return,
+                FlushReason::End => return,
             }
         }
     }
 
-    fn gather(&self) -> (Group, Due) {
+    fn gather(&self) -> (Group, FlushReason) {
         let mut group = Group::default();
         let mut next = if self.is_behind {
             self.queue.recv_timeout(BETWEEN_STEPS)
@@ -94,14 +94,16 @@ impl Writer {
         let deadline = clock::now() + GROUP_TIME;
         loop {
             match next {
-                Ok(Message::Put(entry)) => group.put(entry),
-                Ok(Message::Touch(key)) => group.touch(key),
-                Ok(Message::Flush(reply)) => return (group, Due::Flush(reply)),
-                Ok(Message::End) | Err(RecvTimeoutError::Disconnected) => return (group, Due::End),
-                Err(RecvTimeoutError::Timeout) => return (group, Due::Time),
+                Ok(WriterMessage::Put(entry)) => group.put(entry),
+                Ok(WriterMessage::Touch(key)) => group.touch(key),
+                Ok(WriterMessage::Flush(reply)) => return (group, FlushReason::Flush(reply)),
+                Ok(WriterMessage::End) | Err(RecvTimeoutError::Disconnected) => {
+                    return (group, FlushReason::End);
+                }
+                Err(RecvTimeoutError::Timeout) => return (group, FlushReason::Time),
             }
             if group.len() >= GROUP_ANSWERS || group.bytes() >= GROUP_BYTES {
-                return (group, Due::Time);
+                return (group, FlushReason::Time);
             }
             next = self.queue.recv_timeout(deadline.saturating_duration_since(clock::now()));
         }
@@ -134,14 +136,14 @@ impl Writer {
     }
 
     fn fail(&mut self, error: rusqlite::Error, lost: usize) {
-        let failure = self.failure.get_or_insert(Failure { first: error, lost: 0 });
+        let failure = self.failure.get_or_insert(FlushFailure { first: error, lost: 0 });
         failure.lost += lost as u64;
         self.is_behind = false;
     }
 
     fn take_failure(&mut self) -> Result<(), CacheError> {
         match self.failure.take() {
-            Some(Failure { first, lost }) => Err(CacheError::of_write(&self.path, lost, first)),
+            Some(FlushFailure { first, lost }) => Err(CacheError::of_write(&self.path, lost, first)),
             None => Ok(()),
         }
     }

@@ -22,7 +22,7 @@ use super::plan::{PlannedBatch, Position, SourceId};
 use crate::faultpoint::{self, Side};
 use crate::ident::{BatchId, Fingerprint, Lineage};
 use crate::passed::PassedOver;
-use crate::store::{self, Expected, Folder, Location, Objects, PutError, StoreError, Version};
+use crate::store::{self, Folder, Location, Objects, PutCondition, PutError, StoreError, Version};
 
 const FORMAT: u32 = 1;
 const NAME: &str = "checkpoint.json";
@@ -224,7 +224,7 @@ impl CheckpointFile {
 
     async fn swap(&self, objects: &Objects, bytes: Bytes) -> Result<(), CheckpointError> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let expected = known.as_ref().map_or(Expected::Absent, Expected::Version);
+        let expected = known.as_ref().map_or(PutCondition::Absent, PutCondition::Version);
         let error = match objects.put_if(NAME, bytes.clone(), expected).await {
             Ok(version) => {
                 self.knows(Some(version));

@@ -21,7 +21,7 @@ use super::{LockError, MachineId};
 use crate::clock::{self, Instant};
 use crate::faultpoint::{self, Side};
 use crate::ident::RunId;
-use crate::store::{Expected, Location, Object, Objects, PutError, StoreError, Version};
+use crate::store::{Location, Object, Objects, PutCondition, PutError, StoreError, Version};
 
 const NAME: &str = "run.lease";
 /// Tries to put it where others do so at the same time, or answers are lost.
@@ -46,11 +46,11 @@ pub struct Lease {
 struct HeldLease {
     objects: Objects,
     term: Duration,
-    state: Mutex<State>,
+    state: Mutex<LeaseState>,
 }
 
 #[derive(Debug)]
-struct State {
+struct LeaseState {
     note: Note,
     version: Version,
     /// Until when nobody else takes it.
@@ -157,10 +157,10 @@ impl Lease {
                 }
             }
             let expected =
-                found.as_ref().map_or(Expected::Absent, |object| Expected::Version(&object.version));
+                found.as_ref().map_or(PutCondition::Absent, |object| PutCondition::Version(&object.version));
             match put(objects, &note, expected).await {
                 Ok(version) => {
-                    let state = Mutex::new(State { note, version, until: begun + term });
+                    let state = Mutex::new(LeaseState { note, version, until: begun + term });
                     return Ok(Lease::start(Arc::new(HeldLease { objects: objects.clone(), term, state })));
                 }
                 // Somebody else's, or this one's of which the answer was lost.
@@ -260,7 +260,7 @@ impl HeldLease {
             let begun = clock::now();
             state.note.renewals += 1;
             state.note.released = released;
-            let expected = Expected::Version(&state.version);
+            let expected = PutCondition::Version(&state.version);
             match put(&self.objects, &state.note, expected).await {
                 Ok(version) => {
                     state.version = version;
@@ -287,7 +287,7 @@ impl HeldLease {
     }
 }
 
-async fn put(objects: &Objects, note: &Note, expected: Expected<'_>) -> Result<Version, PutError> {
+async fn put(objects: &Objects, note: &Note, expected: PutCondition<'_>) -> Result<Version, PutError> {
     let pass = |side| faultpoint::pass("lease", side).map_err(StoreError::of("write", objects.place(NAME)));
     pass(Side::Before)?;
     let put = objects.put_if(NAME, note.bytes(), expected).await?;

@@ -18,6 +18,6 @@ pub use history::{LastRun, note_without_commit, runs_without_commit};
 pub use lease::{Lease, LeaseError};
 pub use lock::{Lock, LockError};
 pub use machine::MachineId;
-pub use plan::{Part, PlannedBatch, Position, SourceId};
-pub use recovery::{CommittedUpTo, Recovery, Refusal, recover};
+pub use plan::{FileRange, PlannedBatch, Position, SourceId};
+pub use recovery::{CommittedUpTo, Recovery, RecoveryRefusal, recover};
 pub use retrying::{Retrying, Selection};

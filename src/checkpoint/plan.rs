@@ -78,7 +78,7 @@ pub enum Position {
 
 /// A range of physical rows of one source file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Part {
+pub struct FileRange {
     /// Path relative to the source's root.
     pub file: String,
     /// Size of the file in bytes, when it was planned.
@@ -94,7 +94,7 @@ pub struct Part {
     pub partition: BTreeMap<String, Option<String>>,
 }
 
-impl Part {
+impl FileRange {
     /// The physical rows.
     #[must_use]
     pub fn rows(&self) -> Range<u64> {
@@ -108,7 +108,7 @@ pub struct PlannedBatch {
     /// Its number.
     pub id: BatchId,
     /// Its rows, in the source's order.
-    pub parts: Vec<Part>,
+    pub parts: Vec<FileRange>,
     /// What its rows take in memory, in bytes, estimated from Parquet footers.
     pub bytes: u64,
     /// Position of the source after it.

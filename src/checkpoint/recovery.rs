@@ -28,7 +28,7 @@ pub enum Recovery {
 
 /// Why a run must not go on.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum RecoveryRefusal {
     /// Another checkpoint writes under this `app_id`.
     #[error(
         "another checkpoint writes to this target under the same app_id: batch {batch} of app_id {app_id:?} was committed, but not by this checkpoint"
@@ -52,11 +52,11 @@ pub enum Refusal {
 /// Holds a checkpoint against the target's log.
 ///
 /// # Errors
-/// [`Refusal`] when another checkpoint has written under the same `app_id`.
-pub fn recover<P>(checkpoint: &Checkpoint<P>, committed: CommittedUpTo) -> Result<Recovery, Refusal> {
+/// [`RecoveryRefusal`] when another checkpoint has written under the same `app_id`.
+pub fn recover<P>(checkpoint: &Checkpoint<P>, committed: CommittedUpTo) -> Result<Recovery, RecoveryRefusal> {
     if committed.app != committed.lineage {
         let batch = committed.app.or(committed.lineage).unwrap_or(BatchId::FIRST);
-        return Err(Refusal::Foreign { batch, app_id: checkpoint.app_id.clone() });
+        return Err(RecoveryRefusal::Foreign { batch, app_id: checkpoint.app_id.clone() });
     }
     let expected = committed.lineage.map_or(BatchId::FIRST, BatchId::next);
     if expected > checkpoint.next_batch {
@@ -65,7 +65,7 @@ pub fn recover<P>(checkpoint: &Checkpoint<P>, committed: CommittedUpTo) -> Resul
     let left: Vec<PlannedBatch> =
         checkpoint.planned.iter().filter(|batch| batch.id >= expected).cloned().collect();
     if left.first().map_or(checkpoint.next_batch, |batch| batch.id) != expected {
-        return Err(Refusal::TableBehind { missing: expected });
+        return Err(RecoveryRefusal::TableBehind { missing: expected });
     }
     Ok(Recovery::Continue(left))
 }
@@ -132,7 +132,7 @@ mod tests {
     #[test]
     fn a_table_that_lost_a_commit_is_refused() {
         let refused = recover(&checkpoint(&[4], 5), log(Some(2), Some(2))).unwrap_err();
-        assert_eq!(refused, Refusal::TableBehind { missing: BatchId::new(3) });
+        assert_eq!(refused, RecoveryRefusal::TableBehind { missing: BatchId::new(3) });
         assert!(recover(&checkpoint(&[], 5), log(None, None)).is_err());
     }
 

@@ -13,7 +13,7 @@ use crate::report::{Totals, counted};
 
 /// How the command ended, once the job file was read.
 #[derive(Debug)]
-pub(super) enum Ended {
+pub(super) enum CommandEnd {
     /// The run came to one of its ends.
     Run(End),
     /// An error of its own ended the run, or kept it from beginning.
@@ -27,7 +27,7 @@ pub(super) enum Ended {
 
 /// What the last words are about.
 #[derive(Clone, Copy)]
-pub(super) struct Facts<'a> {
+pub(super) struct EndDetails<'a> {
     pub(super) arguments: &'a SessionArguments,
     pub(super) kind: &'a SessionKind,
     pub(super) job: &'a Job,
@@ -46,7 +46,7 @@ pub(super) struct Words {
 }
 
 /// The exit status of an end that is no error of the run's own.
-pub(super) fn exit(end: &End, facts: &Facts<'_>) -> Exit {
+pub(super) fn exit(end: &End, facts: &EndDetails<'_>) -> Exit {
     match end.kind() {
         EndKind::Complete | EndKind::Limited if facts.is_failed_by_errors() || facts.has_no_answer() => {
             Exit::Errors
@@ -60,7 +60,7 @@ pub(super) fn exit(end: &End, facts: &Facts<'_>) -> Exit {
     }
 }
 
-impl Facts<'_> {
+impl EndDetails<'_> {
     fn is_failed_by_errors(&self) -> bool {
         self.arguments.fail_on_errors && self.totals.error_count() > 0
     }

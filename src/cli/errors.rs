@@ -13,7 +13,7 @@ use comfy_table::{ContentArrangement, Table, presets};
 
 use super::exit::{Exit, misuse};
 use super::job::JobArguments;
-use super::listing::{Format, Listing};
+use super::listing::{BatchListing, Format};
 use super::output;
 use super::select::SelectArguments;
 use crate::checkpoint::Selection;
@@ -50,8 +50,8 @@ pub(super) struct ErrorsArguments {
     #[arg(long, value_name = "N")]
     limit: Option<u64>,
     /// How to write them; json is one object a line, and csv has columns with parts as JSON
-    #[arg(long, value_enum, default_value_t = Shape::Table, value_name = "FORMAT")]
-    format: Shape,
+    #[arg(long, value_enum, default_value_t = ErrorsFormat::Table, value_name = "FORMAT")]
+    format: ErrorsFormat,
     /// Put a ' before what a spreadsheet would take for a formula; without it csv has texts as they are
     #[arg(long)]
     escape_formulas: bool,
@@ -64,7 +64,7 @@ pub(super) struct ErrorsArguments {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Shape {
+enum ErrorsFormat {
     Table,
     Json,
     Csv,
@@ -87,14 +87,14 @@ pub(super) async fn errors(arguments: ErrorsArguments) -> anyhow::Result<Exit> {
         total(&groups)
     } else {
         let shown = match arguments.format {
-            Shape::Table => table(&arguments, &rows, &job).await?,
-            Shape::Json => listing(&arguments, &rows, Format::Json).await?,
-            Shape::Csv => listing(&arguments, &rows, Format::Csv).await?,
-            Shape::Parquet => listing(&arguments, &rows, Format::Parquet).await?,
+            ErrorsFormat::Table => table(&arguments, &rows, &job).await?,
+            ErrorsFormat::Json => listing(&arguments, &rows, Format::Json).await?,
+            ErrorsFormat::Csv => listing(&arguments, &rows, Format::Csv).await?,
+            ErrorsFormat::Parquet => listing(&arguments, &rows, Format::Parquet).await?,
         };
         match shown {
-            Shown::All(count) => count,
-            Shown::First(shown) => {
+            ShownCount::All(count) => count,
+            ShownCount::First(shown) => {
                 let count = total(&rows.summary(&selection).await.map_err(EngineError::from)?);
                 if shown < count {
                     output::talk(format!(
@@ -117,16 +117,16 @@ pub(super) async fn errors(arguments: ErrorsArguments) -> anyhow::Result<Exit> {
 }
 
 /// Rows that were shown.
-enum Shown {
+enum ShownCount {
     /// Every one that was asked for.
     All(u64),
     /// So many, and perhaps there are more.
     First(u64),
 }
 
-impl Shown {
+impl ShownCount {
     fn of(rows: u64, limit: Option<u64>) -> Self {
-        if limit.is_some_and(|limit| rows >= limit) { Shown::First(rows) } else { Shown::All(rows) }
+        if limit.is_some_and(|limit| rows >= limit) { ShownCount::First(rows) } else { ShownCount::All(rows) }
     }
 }
 
@@ -134,9 +134,9 @@ fn total(groups: &[FailedGroup]) -> u64 {
     groups.iter().map(|group| group.rows).sum()
 }
 
-fn summarize(groups: &[FailedGroup], format: Shape) -> anyhow::Result<()> {
+fn summarize(groups: &[FailedGroup], format: ErrorsFormat) -> anyhow::Result<()> {
     match format {
-        Shape::Table => {
+        ErrorsFormat::Table => {
             let mut table = new_table(&["rows", "step", "class", "example", "what to do"]);
             for group in groups {
                 let (advice, example) = (advice(&group.class), without_class(&group.example, &group.class));
@@ -146,7 +146,7 @@ fn summarize(groups: &[FailedGroup], format: Shape) -> anyhow::Result<()> {
                 show(&table)?;
             }
         }
-        Shape::Json => {
+        ErrorsFormat::Json => {
             for group in groups {
                 let line = serde_json::json!({
                     "step": group.step,
@@ -160,7 +160,7 @@ fn summarize(groups: &[FailedGroup], format: Shape) -> anyhow::Result<()> {
                 }
             }
         }
-        Shape::Csv | Shape::Parquet => misuse!("--summary is shown as a table or as json"),
+        ErrorsFormat::Csv | ErrorsFormat::Parquet => misuse!("--summary is shown as a table or as json"),
     }
     Ok(())
 }
@@ -255,7 +255,7 @@ fn columns(arguments: &ErrorsArguments, rows: &FailedRows, first: usize) -> Vec<
     })
 }
 
-async fn table(arguments: &ErrorsArguments, rows: &FailedRows, job: &Job) -> anyhow::Result<Shown> {
+async fn table(arguments: &ErrorsArguments, rows: &FailedRows, job: &Job) -> anyhow::Result<ShownCount> {
     if arguments.output.is_some() {
         misuse!("--output takes --format json, csv or parquet");
     }
@@ -298,7 +298,7 @@ async fn table(arguments: &ErrorsArguments, rows: &FailedRows, job: &Job) -> any
     if shown > 0 {
         show(&table)?;
     }
-    Ok(Shown::of(shown, limit))
+    Ok(ShownCount::of(shown, limit))
 }
 
 /// The values of a column as texts of one line.
@@ -330,12 +330,16 @@ impl Texts {
     }
 }
 
-async fn listing(arguments: &ErrorsArguments, rows: &FailedRows, format: Format) -> anyhow::Result<Shown> {
+async fn listing(
+    arguments: &ErrorsArguments,
+    rows: &FailedRows,
+    format: Format,
+) -> anyhow::Result<ShownCount> {
     let columns = columns(arguments, rows, usize::MAX);
     if arguments.escape_formulas && format != Format::Csv {
         misuse!("--escape-formulas goes with --format csv");
     }
-    let mut listing = Listing::open(format, arguments.output.as_deref(), arguments.escape_formulas)?;
+    let mut listing = BatchListing::open(format, arguments.output.as_deref(), arguments.escape_formulas)?;
     let mut shown = 0;
     let limit = arguments.limit.filter(|limit| *limit > 0);
     let selection = arguments.select.selection(&arguments.provider);
@@ -361,7 +365,7 @@ async fn listing(arguments: &ErrorsArguments, rows: &FailedRows, format: Format)
         return Err(error.context("the list could not be written to the end"));
     }
     listing.finish().context("the list could not be written to the end")?;
-    Ok(if is_closed { Shown::First(shown) } else { Shown::of(shown, limit) })
+    Ok(if is_closed { ShownCount::First(shown) } else { ShownCount::of(shown, limit) })
 }
 
 /// Why a listing ends early.

@@ -10,7 +10,7 @@ use clap::{Args, ValueEnum};
 use super::exit::{Exit, misuse};
 use super::job::shell_quoted;
 use super::output;
-use super::questions::{Question, again};
+use super::questions::{InitQuestion, again};
 use crate::config::{ConfigError, Job, Keys, nearest};
 use crate::engine;
 use crate::engine::EngineError;
@@ -142,17 +142,17 @@ pub(super) async fn init(arguments: InitArguments) -> anyhow::Result<Exit> {
         None => ask_source().await?,
     };
     let what = format!("Column that the model is to read ({})", columns.join(", "));
-    let question = Question { flag: "column", text: &what, usual: columns.first().map(String::as_str) };
+    let question = InitQuestion { flag: "column", text: &what, usual: columns.first().map(String::as_str) };
     let column = question.answer(column.as_deref(), |column| known_column(column, &columns))?;
     let usual = Some("Summarize the following in one sentence.");
-    let question = Question { flag: "task", text: "What it is to do", usual };
+    let question = InitQuestion { flag: "task", text: "What it is to do", usual };
     let task = question.answer(task.as_deref(), |task| Ok(task.to_owned()))?;
     let provider = match provider {
         Some(provider) => provider,
         None => ask_provider()?,
     };
     let question =
-        Question { flag: "output-column", text: "Column for the answers", usual: Some("response") };
+        InitQuestion { flag: "output-column", text: "Column for the answers", usual: Some("response") };
     let given = output_column.as_deref().or_else(|| (!asks).then_some("response"));
     let output_column = question.answer(given, |name| match columns.iter().any(|known| known == name) {
         true => misuse!("the source has a column {name:?}; the answers need a name of their own"),
@@ -160,7 +160,7 @@ pub(super) async fn init(arguments: InitArguments) -> anyhow::Result<Exit> {
     })?;
     let target = target.unwrap_or_else(|| beside(&source));
     let usual = name_of(&source);
-    let question = Question { flag: "app-id", text: "Stable name of the job", usual: Some(&usual) };
+    let question = InitQuestion { flag: "app-id", text: "Stable name of the job", usual: Some(&usual) };
     let given = app_id.as_deref().or_else(|| (!asks).then_some(usual.as_str()));
     let app_id = question.answer(given, |app_id| {
         sample(&source, app_id)?;
@@ -215,7 +215,7 @@ pub(super) async fn init(arguments: InitArguments) -> anyhow::Result<Exit> {
 async fn ask_source() -> anyhow::Result<(String, Vec<String>)> {
     let text = "Source (Delta table, Parquet file or folder)";
     loop {
-        let source = Question { flag: "source", text, usual: None }.ask()?;
+        let source = InitQuestion { flag: "source", text, usual: None }.ask()?;
         match columns(&source).await {
             Ok(columns) => return Ok((source, columns)),
             Err(error) => again(&error),
@@ -230,7 +230,7 @@ fn ask_provider() -> anyhow::Result<Preset> {
         .map(|value| value.get_name().to_owned())
         .collect();
     let text = format!("Provider ({})", names.join(", "));
-    let question = Question { flag: "provider", text: &text, usual: Some("openai") };
+    let question = InitQuestion { flag: "provider", text: &text, usual: Some("openai") };
     question.answer(None, |name| {
         Preset::from_str(name, true)
             .map_err(|_| anyhow::anyhow!("there is no provider {name:?}; there are {}", names.join(", ")))

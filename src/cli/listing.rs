@@ -25,7 +25,7 @@ pub(super) enum Format {
 }
 
 /// Batches being written.
-pub(super) struct Listing {
+pub(super) struct BatchListing {
     out: Box<dyn Write + Send>,
     format: Format,
     /// Whether cells that a spreadsheet would take for formulas are kept from it.
@@ -36,12 +36,12 @@ pub(super) struct Listing {
     begun: bool,
 }
 
-impl Listing {
+impl BatchListing {
     pub(super) fn open(
         format: Format,
         file: Option<&Path>,
         escapes_formulas: bool,
-    ) -> anyhow::Result<Listing> {
+    ) -> anyhow::Result<BatchListing> {
         let is_shown = file.is_none() && console::Term::stdout().is_term();
         let out: Box<dyn Write + Send> = match file {
             Some(path) => {
@@ -53,7 +53,7 @@ impl Listing {
             }
             None => Box::new(io::BufWriter::new(io::stdout())),
         };
-        Ok(Listing { out, format, escapes_formulas, is_shown, parquet: None, begun: false })
+        Ok(BatchListing { out, format, escapes_formulas, is_shown, parquet: None, begun: false })
     }
 
     /// Writes a batch. False if nobody reads any more.

@@ -39,12 +39,12 @@ pub(super) struct PlanArguments {
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
     /// How to write it
-    #[arg(long, value_enum, default_value_t = Shape::Text, value_name = "FORMAT")]
-    format: Shape,
+    #[arg(long, value_enum, default_value_t = PlanFormat::Text, value_name = "FORMAT")]
+    format: PlanFormat,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Shape {
+enum PlanFormat {
     Text,
     Json,
 }
@@ -65,8 +65,8 @@ pub(super) async fn plan(arguments: PlanArguments) -> anyhow::Result<Exit> {
     let voice = Voice::new(vec![Box::new(Log::default())]);
     let forecast = engine::forecast(&job, options, stop, url, voice).await?;
     match arguments.format {
-        Shape::Json => output::data(serde_json::to_string(&forecast)?)?,
-        Shape::Text => output::data(text(&forecast, &arguments.job.typed()))?,
+        PlanFormat::Json => output::data(serde_json::to_string(&forecast)?)?,
+        PlanFormat::Text => output::data(text(&forecast, &arguments.job.typed()))?,
     };
     Ok(Exit::Done)
 }

@@ -10,14 +10,14 @@ use super::exit::misuse;
 use super::{output, stderr, told};
 
 /// What is asked, unless its flag tells it.
-pub(super) struct Question<'a> {
+pub(super) struct InitQuestion<'a> {
     pub(super) flag: &'a str,
     pub(super) text: &'a str,
     /// What an empty answer means.
     pub(super) usual: Option<&'a str>,
 }
 
-impl Question<'_> {
+impl InitQuestion<'_> {
     /// Takes what was given, or asks until the answer is one that passes.
     pub(super) fn answer<T>(
         &self,

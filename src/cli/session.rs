@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use tokio::task::JoinSet;
 
 use super::confirm::{can_ask, confirm};
-use super::ending::{self, Ended, Facts};
+use super::ending::{self, CommandEnd, EndDetails};
 use super::exit::{Exit, Misuse};
 use super::output::{self, Console, LogFormat};
 use super::signals;
@@ -154,23 +154,23 @@ async fn attempt(
         SessionKind::Retry { wanted, .. } => engine::retry(&job, wanted, options, stop, url, voice).await,
     };
     let ended = match ended {
-        Ok(end) => Ended::Run(end),
+        Ok(end) => CommandEnd::Run(end),
         Err(EngineError::Lock(LockError::Held { holder, .. })) if arguments.if_running == IfRunning::Skip => {
-            Ended::Skipped { holder }
+            CommandEnd::Skipped { holder }
         }
-        Err(error) => Ended::Failed(error),
+        Err(error) => CommandEnd::Failed(error),
     };
     reports.shutdown().await;
     console.end_display();
     let totals = tally.totals();
     let took = clock::now() - started;
-    let facts = Facts { arguments, kind, job: &job, typed: &typed, totals: &totals, took };
+    let facts = EndDetails { arguments, kind, job: &job, typed: &typed, totals: &totals, took };
     let exit = tell(&ended, &facts, console)?;
     if let Some(path) = &arguments.metrics_file
         // The file is of the run that has the job.
-        && !matches!(ended, Ended::Skipped { .. })
+        && !matches!(ended, CommandEnd::Skipped { .. })
     {
-        let ended = report::Ended { at: clock::wall(), took, status: exit as u8 };
+        let ended = report::RunResult { at: clock::wall(), took, status: exit as u8 };
         let text = report::prometheus(&job.app_id, &totals, Some(ended))?;
         // The run ended as it did, whether or not this can be written.
         if let Err(error) = store::replace(path, text.as_bytes()) {
@@ -199,16 +199,16 @@ fn watch(arguments: &SessionArguments, console: &Console, tally: &Tally) -> Join
 }
 
 /// Tells people and scripts how the run ended.
-fn tell(ended: &Ended, facts: &Facts<'_>, console: &Console) -> anyhow::Result<Exit> {
+fn tell(ended: &CommandEnd, facts: &EndDetails<'_>, console: &Console) -> anyhow::Result<Exit> {
     let arguments = facts.arguments;
     let exit = match ended {
-        Ended::Run(end) => ending::exit(end, facts),
-        Ended::Failed(error) => super::explain_engine(error, console),
-        Ended::Skipped { .. } => Exit::Done,
+        CommandEnd::Run(end) => ending::exit(end, facts),
+        CommandEnd::Failed(error) => super::explain_engine(error, console),
+        CommandEnd::Skipped { .. } => Exit::Done,
     };
     let summary = Summary::new(ended, exit, facts);
     match ended {
-        Ended::Run(end) if !arguments.quiet || exit != Exit::Done => {
+        CommandEnd::Run(end) if !arguments.quiet || exit != Exit::Done => {
             let words = facts.words(end);
             if let Some((what, hint)) = &words.problem {
                 console.problem(what, hint.as_deref());
@@ -216,14 +216,14 @@ fn tell(ended: &Ended, facts: &Facts<'_>, console: &Console) -> anyhow::Result<E
             console.last(&words.lines, &summary);
         }
         // It had begun: what came of it until then is said on a full disk, too.
-        Ended::Failed(_) if facts.totals.run.is_some() => {
+        CommandEnd::Failed(_) if facts.totals.run.is_some() => {
             console.last(&[facts.counts("stopped")], &summary);
         }
-        Ended::Skipped { holder } if !arguments.quiet => {
+        CommandEnd::Skipped { holder } if !arguments.quiet => {
             console.talk(format!("skipped: another run holds this job: {holder}"));
         }
         // Quiet, or said already.
-        Ended::Run(_) | Ended::Failed(_) | Ended::Skipped { .. } => {}
+        CommandEnd::Run(_) | CommandEnd::Failed(_) | CommandEnd::Skipped { .. } => {}
     }
     if arguments.summary == SummaryFormat::Json {
         output::data(serde_json::to_string(&summary)?)?;

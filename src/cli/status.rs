@@ -9,7 +9,7 @@ use super::output;
 use crate::checkpoint::LastRun;
 use crate::clock;
 use crate::config::{Job, Keys};
-use crate::engine::{self, CheckpointStatus, Next, OpenBatch, Status};
+use crate::engine::{self, CheckpointStatus, NextCommand, OutstandingBatch, Status};
 use crate::report::counted;
 
 #[derive(Debug, Args)]
@@ -17,12 +17,12 @@ pub(super) struct StatusArguments {
     #[command(flatten)]
     job: JobArguments,
     /// How to write it
-    #[arg(long, value_enum, default_value_t = Shape::Text, value_name = "FORMAT")]
-    format: Shape,
+    #[arg(long, value_enum, default_value_t = StatusFormat::Text, value_name = "FORMAT")]
+    format: StatusFormat,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Shape {
+enum StatusFormat {
     Text,
     Json,
 }
@@ -31,8 +31,8 @@ pub(super) async fn status(arguments: StatusArguments) -> anyhow::Result<Exit> {
     let job = arguments.job.load(Keys::Unneeded)?;
     let status = engine::status(&job).await?;
     match arguments.format {
-        Shape::Json => output::data(serde_json::to_string(&status)?)?,
-        Shape::Text => output::data(text(&job, &status, &arguments.job.typed()))?,
+        StatusFormat::Json => output::data(serde_json::to_string(&status)?)?,
+        StatusFormat::Text => output::data(text(&job, &status, &arguments.job.typed()))?,
     };
     Ok(Exit::Done)
 }
@@ -108,15 +108,15 @@ fn text(job: &Job, status: &Status, typed: &str) -> String {
     }
     lines.extend(status.next.map(|next| {
         let command = match next {
-            Next::Run => format!("enrich run {typed}"),
-            Next::Retry => format!("enrich retry {typed}"),
-            Next::Errors => format!("enrich errors {typed} --summary"),
-            Next::Check => format!("enrich check {typed}"),
-            Next::Repair => format!("enrich check {typed} --repair keeps the answers that are intact"),
-            Next::Unpause => {
+            NextCommand::Run => format!("enrich run {typed}"),
+            NextCommand::Retry => format!("enrich retry {typed}"),
+            NextCommand::Errors => format!("enrich errors {typed} --summary"),
+            NextCommand::Check => format!("enrich check {typed}"),
+            NextCommand::Repair => format!("enrich check {typed} --repair keeps the answers that are intact"),
+            NextCommand::Unpause => {
                 format!("mend the job, and enrich run {typed} goes on; as it is, with --unpause")
             }
-            Next::Budget => format!("raise the budget, then enrich run {typed}"),
+            NextCommand::Budget => format!("raise the budget, then enrich run {typed}"),
         };
         ("next:", command)
     }));
@@ -144,7 +144,7 @@ fn source(status: &Status) -> String {
     }
 }
 
-fn batches(open: &[OpenBatch]) -> String {
+fn batches(open: &[OutstandingBatch]) -> String {
     let (Some(first), Some(last)) = (open.first(), open.last()) else { return "no batch".to_owned() };
     let rows: u64 = open.iter().map(|batch| batch.rows).sum();
     let answered: u64 = open.iter().map(|batch| batch.answered).sum();

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::ending::{Ended, Facts};
+use super::ending::{CommandEnd, EndDetails};
 use super::exit::Exit;
 use crate::engine::{End, EngineError};
-use crate::event::{Gauge, Share};
+use crate::event::{LimitGauge, LimitShare};
 use crate::fault::{Class, Scarce};
 use crate::ident::Money;
 use crate::passed::PassedOver;
@@ -42,12 +42,12 @@ pub(super) struct Summary<'a> {
     /// Second requests that were sent beside those that take far longer than others.
     hedged: u64,
     throttled: u64,
-    tokens: Tokens,
+    tokens: TokenSummary,
     /// What this run's answers cost; none where nobody says.
     #[serde(skip_serializing_if = "Option::is_none")]
     cost_usd: Option<f64>,
     /// What of its limits each provider gave, by name.
-    providers: BTreeMap<&'a str, Provider>,
+    providers: BTreeMap<&'a str, ProviderSummary>,
     duration_seconds: f64,
     /// The provider, or the step, that stopped it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -62,7 +62,7 @@ pub(super) struct Summary<'a> {
 }
 
 #[derive(Debug, Serialize)]
-struct Tokens {
+struct TokenSummary {
     prompt: u64,
     cached: u64,
     completion: u64,
@@ -70,7 +70,7 @@ struct Tokens {
 
 /// A provider's part in a run.
 #[derive(Debug, Serialize)]
-struct Provider {
+struct ProviderSummary {
     requests: u64,
     throttled: u64,
     retries: u64,
@@ -91,16 +91,16 @@ struct Limit {
     share: f64,
 }
 
-impl Provider {
+impl ProviderSummary {
     fn new(figures: &ProviderFigures) -> Self {
-        let Gauge { requests, throttled, concurrency, shares, is_open } = &figures.gauge;
+        let LimitGauge { requests, throttled, concurrency, shares, is_open } = &figures.gauge;
         let rounded = |number: f64, parts: f64| (number * parts).round() / parts;
-        let limit = |share: &Share| Limit {
+        let limit = |share: &LimitShare| Limit {
             of: if share.of == Scarce::Tokens { "tokens" } else { "requests" },
             per_minute: rounded(share.per_minute, 10.0),
             share: rounded(share.used, 10_000.0),
         };
-        Provider {
+        ProviderSummary {
             requests: *requests,
             throttled: *throttled,
             retries: figures.retries,
@@ -113,7 +113,7 @@ impl Provider {
 }
 
 impl<'a> Summary<'a> {
-    pub(super) fn new(ended: &'a Ended, exit: Exit, facts: &Facts<'a>) -> Self {
+    pub(super) fn new(ended: &'a CommandEnd, exit: Exit, facts: &EndDetails<'a>) -> Self {
         let totals = facts.totals;
         let mut summary = Summary {
             end: "complete",
@@ -132,7 +132,7 @@ impl<'a> Summary<'a> {
             retries: totals.retries,
             hedged: totals.hedged,
             throttled: totals.throttled,
-            tokens: Tokens {
+            tokens: TokenSummary {
                 prompt: totals.tokens.prompt,
                 cached: totals.tokens.cached,
                 completion: totals.tokens.completion,
@@ -141,7 +141,7 @@ impl<'a> Summary<'a> {
             providers: totals
                 .providers
                 .iter()
-                .map(|(name, figures)| (name.as_str(), Provider::new(figures)))
+                .map(|(name, figures)| (name.as_str(), ProviderSummary::new(figures)))
                 .collect(),
             duration_seconds: (facts.took.as_secs_f64() * 1_000.0).round() / 1_000.0,
             provider: None,
@@ -149,32 +149,32 @@ impl<'a> Summary<'a> {
             class: None,
             message: None,
         };
-        if let Ended::Run(end) = ended {
+        if let CommandEnd::Run(end) = ended {
             summary.end = end.word();
         }
         match ended {
-            Ended::Run(End::Complete | End::MaxRows | End::MaxDuration | End::Stopped) => {}
-            Ended::Run(End::Budget(limit)) => summary.message = Some(limit.to_string()),
-            Ended::Run(End::Errors { errors, .. }) => {
+            CommandEnd::Run(End::Complete | End::MaxRows | End::MaxDuration | End::Stopped) => {}
+            CommandEnd::Run(End::Budget(limit)) => summary.message = Some(limit.to_string()),
+            CommandEnd::Run(End::Errors { errors, .. }) => {
                 summary.step = Some(&errors.step);
                 summary.class = Some(errors.class.name());
                 summary.message = Some(errors.to_string());
             }
-            Ended::Run(End::Anomaly { anomaly, .. }) => {
+            CommandEnd::Run(End::Anomaly { anomaly, .. }) => {
                 summary.step = Some(&anomaly.step);
                 summary.message = Some(anomaly.to_string());
             }
-            Ended::Run(End::Provider { provider, failure }) => {
+            CommandEnd::Run(End::Provider { provider, failure }) => {
                 let is_provider = failure.class != Class::Template;
                 summary.provider = is_provider.then_some(provider);
                 summary.class = Some(failure.class.name());
                 summary.message = Some(failure.detail.clone());
             }
-            Ended::Failed(error) => {
+            CommandEnd::Failed(error) => {
                 summary.end = if matches!(error, EngineError::Paused(_)) { "paused" } else { "error" };
                 summary.message = Some(error.to_string());
             }
-            Ended::Skipped { holder } => {
+            CommandEnd::Skipped { holder } => {
                 summary.end = "skipped";
                 summary.message = Some(format!("another run holds this job: {holder}"));
             }

@@ -40,7 +40,7 @@ pub struct Job {
     /// What is written.
     pub target: TargetSpec,
     /// Where it keeps what it needs from run to run.
-    pub places: Places,
+    pub places: StatePlaces,
     /// How large a batch becomes.
     pub batch: BatchLimits,
     /// How much is open at once.
@@ -76,7 +76,7 @@ pub struct CacheSpec {
 
 /// Where a job keeps what it needs from run to run.
 #[derive(Clone, Debug)]
-pub struct Places {
+pub struct StatePlaces {
     /// Folder of the checkpoint.
     pub checkpoint: Location,
     /// How long a run has the job after it last said so; for a checkpoint in an object store.

@@ -29,7 +29,7 @@ pub use error::ConfigError;
 pub(crate) use error::nearest;
 pub use job::{
     BatchLimits, CacheSpec, Copying, Hedge, Job, Keys, MOST_PROVIDERS, OnMissingColumns, OnNewColumns,
-    OnUnsupported, Places, Provider, RetryPolicy, SourceSpec, SourceStart, TargetSpec, Tls, TokenCharge,
+    OnUnsupported, Provider, RetryPolicy, SourceSpec, SourceStart, StatePlaces, TargetSpec, Tls, TokenCharge,
     TokenLimits, WindowLimits,
 };
 pub use key::ApiKey;

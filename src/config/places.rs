@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::check::Checker;
 use super::error::ConfigError;
-use super::job::{Copying, Places};
+use super::job::{Copying, StatePlaces};
 use super::raw::{RawCheckpoint, RawJournal};
 use super::units::Span;
 use crate::ident::Fingerprint;
@@ -21,7 +21,7 @@ impl Checker<'_> {
         target: &Location,
         checkpoint: &RawCheckpoint,
         journal: &RawJournal,
-    ) -> Result<Places, ConfigError> {
+    ) -> Result<StatePlaces, ConfigError> {
         let beside = target.join(FOLDER).join(app_id);
         let at = match &checkpoint.path {
             Some(path) => self.location("checkpoint.path", path)?,
@@ -48,7 +48,7 @@ impl Checker<'_> {
             }
         };
         let default_journal = || at.path().unwrap_or(&state).join("journal");
-        Ok(Places {
+        Ok(StatePlaces {
             lease: self.at_least("checkpoint.lease", checkpoint.lease, 60, Duration::from_secs(1))?,
             copying: Copying {
                 every: self.at_least(

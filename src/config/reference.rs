@@ -49,7 +49,7 @@ pub fn schema() -> Value {
 /// The page of all keys, in Markdown.
 #[must_use]
 pub fn page() -> String {
-    let mut page = Page { text: BEGINNING.to_owned(), written: Vec::new() };
+    let mut page = ReferencePage { text: BEGINNING.to_owned(), written: Vec::new() };
     page.section(&[], &schema());
     page.text
 }
@@ -120,13 +120,13 @@ fn inner(times: Times, schema: &Value) -> &Value {
     }
 }
 
-struct Page {
+struct ReferencePage {
     text: String,
     /// Sections that are written, to name them where another one has the same keys.
     written: Vec<(String, Map<String, Value>)>,
 }
 
-impl Page {
+impl ReferencePage {
     fn section(&mut self, path: &[String], schema: &Value) {
         let Some(properties) = schema["properties"].as_object() else { return };
         self.text.push_str("\n| key | type | default | |\n| --- | --- | --- | --- |\n");

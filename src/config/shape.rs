@@ -29,9 +29,9 @@ const DEPTH: usize = 20;
 
 /// What a typed answer holds.
 #[derive(Clone)]
-pub struct Shape(Arc<Inner>);
+pub struct Shape(Arc<ShapeKind>);
 
-struct Inner {
+struct ShapeKind {
     schema: Value,
     text: String,
     fields: Fields,
@@ -77,7 +77,7 @@ impl Shape {
         };
         let is_strict = is_strict(&schema);
         let is_in_prompt = false;
-        Ok(Shape(Arc::new(Inner {
+        Ok(Shape(Arc::new(ShapeKind {
             text: schema.to_string(),
             fields,
             is_strict,

@@ -15,7 +15,7 @@ use super::step::{Example, Form, Params, Route, StepKind, StepSpec, Typed, Vecto
 /// An example as it is written.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Written {
+struct WrittenExample {
     input: Map<String, Value>,
     output: Value,
 }
@@ -300,7 +300,7 @@ impl Checker<'_> {
             let wrong = |message: String| {
                 self.wrong(key, format!("names {}, whose line {line} {message}", path.display()))
             };
-            let Written { input, output } = serde_json::from_str(text)
+            let WrittenExample { input, output } = serde_json::from_str(text)
                 .map_err(|error| wrong(format!("is no object with input and output: {error}")))?;
             let mistake = match (form, &output) {
                 (Form::Classes(classes), Value::String(class)) if !classes.contains(class) => {

@@ -19,7 +19,7 @@ impl<'de> Deserialize<'de> for ByteSize {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
         #[serde(untagged)]
-        enum Written {
+        enum WrittenAmount {
             Bytes(u64),
             Text(String),
             Number(f64),
@@ -30,13 +30,13 @@ impl<'de> Deserialize<'de> for ByteSize {
                 "{written} is no size like \"50MB\", \"64 MiB\" or a whole number of bytes"
             ))
         };
-        match Written::deserialize(deserializer)? {
-            Written::Bytes(bytes) => Ok(ByteSize::bytes(bytes)),
-            Written::Text(text) => {
+        match WrittenAmount::deserialize(deserializer)? {
+            WrittenAmount::Bytes(bytes) => Ok(ByteSize::bytes(bytes)),
+            WrittenAmount::Text(text) => {
                 text.trim().parse().map(ByteSize).map_err(|_| wrong(&format!("\"{text}\"")))
             }
-            Written::Number(number) => Err(wrong(&number.to_string())),
-            Written::Other(_) => Err(wrong("what stands there")),
+            WrittenAmount::Number(number) => Err(wrong(&number.to_string())),
+            WrittenAmount::Other(_) => Err(wrong("what stands there")),
         }
     }
 }

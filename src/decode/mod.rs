@@ -36,7 +36,7 @@ pub fn is_plausible(tokens: Tokens, prompt_bytes: usize, max_tokens: Option<u32>
 
 /// What the provider says of a response besides its text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Facts {
+pub struct ResponseMetadata {
     /// The model that answered, as the server names it.
     pub model: Option<String>,
     /// Why the answer ends.
@@ -60,9 +60,9 @@ pub fn parse(body: &[u8]) -> Result<ChatResponse, Failure> {
 
 /// The facts of a response.
 #[must_use]
-pub fn facts(response: &ChatResponse) -> Facts {
+pub fn facts(response: &ChatResponse) -> ResponseMetadata {
     let usage = response.usage.as_ref();
-    Facts {
+    ResponseMetadata {
         model: response.model.clone(),
         finish_reason: response.choices.first().and_then(|choice| choice.finish_reason.clone()),
         tokens: usage.and_then(tokens),

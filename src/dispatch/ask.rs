@@ -7,18 +7,18 @@ use std::time::Duration;
 use crate::config::{Params, SchemaForm, Vectors};
 use crate::ident::Fingerprint;
 use crate::prompt::Question;
-use crate::transport::{Endpoint, Sent};
+use crate::transport::{Endpoint, SendResult};
 use crate::wire::{Message, Role};
 
 /// Somebody who answers questions.
-pub trait Ask: Send + Sync + 'static {
+pub trait RequestSender: Send + Sync + 'static {
     /// Asks one question, or about the vectors of several texts, once, and waits no longer than `most`.
     fn ask(
         &self,
         questions: &[Arc<Question>],
         params: &Params,
         most: Duration,
-    ) -> impl Future<Output = Sent> + Send;
+    ) -> impl Future<Output = SendResult> + Send;
 
     /// Name of the model that answers.
     fn model(&self) -> &Arc<str>;
@@ -32,8 +32,8 @@ pub trait Ask: Send + Sync + 'static {
     fn begin_with(&self, _: SchemaForm) {}
 }
 
-impl Ask for Endpoint {
-    async fn ask(&self, questions: &[Arc<Question>], params: &Params, most: Duration) -> Sent {
+impl RequestSender for Endpoint {
+    async fn ask(&self, questions: &[Arc<Question>], params: &Params, most: Duration) -> SendResult {
         self.send(questions, params, most).await
     }
 

@@ -10,9 +10,9 @@ use bytes::Bytes;
 use serde_json::{Map, Value};
 use tokio::sync::oneshot;
 
-use super::ask::{Ask, harmless_question};
+use super::ask::{RequestSender, harmless_question};
 use super::request::Request;
-use super::retry::Pending;
+use super::retry::PendingRequest;
 use super::stragglers::Second;
 use crate::admission::Ticket;
 use crate::clock;
@@ -21,10 +21,10 @@ use crate::decode;
 use crate::event::{Event, Voice};
 use crate::fault::Failure;
 use crate::ident::{Spend, Tokens};
-use crate::journal::{JournalError, Outcome, Record};
+use crate::journal::{JournalError, Record, RecordedOutcome};
 use crate::meter::{Reservation, worst_case};
 use crate::prompt::Question;
-use crate::transport::{Paid, Sent};
+use crate::transport::{Paid, SendResult};
 use crate::wire::Limits;
 
 /// Enough for the answer to a harmless question, also of a model that thinks first.
@@ -65,11 +65,11 @@ impl<A> Clone for ProviderClient<A> {
     }
 }
 
-impl<A: Ask> ProviderClient<A> {
+impl<A: RequestSender> ProviderClient<A> {
     /// Asks about a row, or about several together; once more beside that where a second attempt is granted meanwhile.
     pub(super) async fn ask(
         self,
-        mut rows: Vec<Pending>,
+        mut rows: Vec<PendingRequest>,
         ticket: Ticket,
         mut reservation: Reservation,
         second: oneshot::Receiver<Second>,
@@ -81,14 +81,14 @@ impl<A: Ask> ProviderClient<A> {
         let questions: Vec<Arc<Question>> =
             rows.iter().map(|pending| Arc::clone(&pending.request.question)).collect();
         let params = rows.first().map(|pending| Arc::clone(&pending.request.params)).unwrap_or_default();
-        let left = rows.iter().map(Pending::left).min().unwrap_or_default();
+        let left = rows.iter().map(PendingRequest::left).min().unwrap_or_default();
         let first = Attempt { ticket, reservation };
-        let Asked { sent, attempt: Attempt { ticket, reservation }, other, was_twice } =
+        let HedgedResult { sent, attempt: Attempt { ticket, reservation }, other, was_twice } =
             self.ask_twice(&questions, &params, left, first, second).await;
         if was_twice {
             rows.iter_mut().for_each(|pending| pending.seconds += 1);
         }
-        let Sent { result, limits, unread, .. } = sent;
+        let SendResult { result, limits, unread, .. } = sent;
         let result = match result {
             Ok(paid) => {
                 self.mention_unread_usage(&paid);
@@ -121,7 +121,7 @@ impl<A: Ask> ProviderClient<A> {
         most: Duration,
         mut first: Attempt,
         mut granted: oneshot::Receiver<Second>,
-    ) -> Asked {
+    ) -> HedgedResult {
         let started = clock::now();
         let mut asked = pin!(self.endpoint.ask(questions, params, most));
         let mut second = tokio::select! {
@@ -131,7 +131,7 @@ impl<A: Ask> ProviderClient<A> {
                 // Too late, and not sent.
                 granted.close();
                 let other = granted.try_recv().ok().map(Attempt::from);
-                return Asked { sent, attempt: first, other, was_twice: false };
+                return HedgedResult { sent, attempt: first, other, was_twice: false };
             }
             Ok(second) = &mut granted => Attempt::from(second),
         };
@@ -139,7 +139,7 @@ impl<A: Ask> ProviderClient<A> {
             // Whatever is sent next says so; this one is under way.
             let sent = asked.await;
             self.bill(&mut first.reservation, sent.result.as_ref().ok(), sent.may_be_billed);
-            return Asked { sent, attempt: first, other: Some(second), was_twice: false };
+            return HedgedResult { sent, attempt: first, other: Some(second), was_twice: false };
         }
         let left = most.saturating_sub(clock::now() - started);
         let mut again = pin!(self.endpoint.ask(questions, params, left));
@@ -154,7 +154,7 @@ impl<A: Ask> ProviderClient<A> {
             // What is cut off may be billed all the same.
             self.bill(&mut open.reservation, None, true);
             let (attempt, other) = if is_first { (first, second) } else { (second, first) };
-            return Asked { sent, attempt, other: Some(other), was_twice: true };
+            return HedgedResult { sent, attempt, other: Some(other), was_twice: true };
         }
         let unread = sent.unread.take();
         sent = if is_first { again.await } else { asked.await };
@@ -163,7 +163,7 @@ impl<A: Ask> ProviderClient<A> {
         }
         self.bill(&mut open.reservation, sent.result.as_ref().ok(), sent.may_be_billed);
         let (attempt, other) = if is_first { (second, first) } else { (first, second) };
-        Asked { sent, attempt, other: Some(other), was_twice: true }
+        HedgedResult { sent, attempt, other: Some(other), was_twice: true }
     }
 
     /// Asks what every provider can answer that works at all.
@@ -179,7 +179,7 @@ impl<A: Ask> ProviderClient<A> {
         }
         let (question, params) = harmless_question(self.only_embeds);
         let params = Params { max_tokens: is_limited.then_some(HARMLESS_TOKENS), ..params };
-        let Sent { result, limits, may_be_billed, .. } =
+        let SendResult { result, limits, may_be_billed, .. } =
             self.endpoint.ask(&[question], &params, HARMLESS_TIMEOUT).await;
         self.bill(&mut reservation, result.as_ref().ok(), may_be_billed);
         let result = match result {
@@ -192,9 +192,9 @@ impl<A: Ask> ProviderClient<A> {
 
     /// Puts answers into the journal, still as part of their flight: a request is in flight until then. Rows that go
     /// together are of one batch, so that one write keeps them all.
-    fn keep(&self, rows: &[Pending], shares: &[Share]) -> Result<(), JournalError> {
+    fn keep(&self, rows: &[PendingRequest], shares: &[AnswerShare]) -> Result<(), JournalError> {
         let Some(first) = rows.first() else { return Ok(()) };
-        let record = |(pending, share): (&Pending, &Share)| {
+        let record = |(pending, share): (&PendingRequest, &AnswerShare)| {
             let paid = share.as_ref()?;
             Some(self.record(pending, paid.body.clone(), paid.latency))
         };
@@ -205,7 +205,7 @@ impl<A: Ask> ProviderClient<A> {
     /// The same of what may be paid for and cannot be read: whoever can may use it. Of several rows nobody knows whose it is.
     fn keep_unread(
         &self,
-        rows: &[Pending],
+        rows: &[PendingRequest],
         unread: Option<Bytes>,
         latency: Duration,
     ) -> Result<(), JournalError> {
@@ -213,7 +213,7 @@ impl<A: Ask> ProviderClient<A> {
         pending.request.receipt.journal.append([&self.record(pending, body, latency)])
     }
 
-    fn record(&self, pending: &Pending, body: Bytes, latency: Duration) -> Record {
+    fn record(&self, pending: &PendingRequest, body: Bytes, latency: Duration) -> Record {
         let Request { question, receipt, .. } = &pending.request;
         Record {
             key: receipt.key.clone(),
@@ -224,7 +224,7 @@ impl<A: Ask> ProviderClient<A> {
             attempts: pending.sent(),
             latency_ms: u64::try_from(latency.as_millis()).unwrap_or(u64::MAX),
             shared: false,
-            outcome: Outcome::Response(body),
+            outcome: RecordedOutcome::Response(body),
         }
     }
 
@@ -319,8 +319,8 @@ impl From<Second> for Attempt {
 }
 
 /// What came of a request, and of the second one beside it.
-struct Asked {
-    sent: Sent,
+struct HedgedResult {
+    sent: SendResult,
     /// The attempt that this came of.
     attempt: Attempt,
     other: Option<Attempt>,
@@ -335,7 +335,7 @@ pub(super) struct EndedAttempt {
     pub(super) took: Duration,
     pub(super) result: AttemptResult,
     /// None for a harmless question.
-    pub(super) rows: Vec<Pending>,
+    pub(super) rows: Vec<PendingRequest>,
     /// The task that sets aside drops it, which books what the attempt took.
     pub(super) reservation: Reservation,
     /// The attempt beside it, which did not count.
@@ -344,7 +344,12 @@ pub(super) struct EndedAttempt {
 
 impl EndedAttempt {
     /// An attempt of which it could not be written down that it is sent.
-    fn unsent(rows: Vec<Pending>, ticket: Ticket, reservation: Reservation, error: JournalError) -> Self {
+    fn unsent(
+        rows: Vec<PendingRequest>,
+        ticket: Ticket,
+        reservation: Reservation,
+        error: JournalError,
+    ) -> Self {
         let (limits, took) = (Limits::default(), Duration::ZERO);
         EndedAttempt {
             ticket,
@@ -362,7 +367,7 @@ impl EndedAttempt {
 pub(super) enum AttemptResult {
     /// Answered: what each row got, and what all together used.
     Paid {
-        shares: Vec<Share>,
+        shares: Vec<AnswerShare>,
         tokens: Option<Tokens>,
     },
     /// Answered, and the answer could not be kept.
@@ -373,10 +378,10 @@ pub(super) enum AttemptResult {
 }
 
 /// What a row got of an answer; none if there was nothing for it.
-pub(super) type Share = Option<Box<Paid>>;
+pub(super) type AnswerShare = Option<Box<Paid>>;
 
 /// What each row gets of an answer.
-fn shared(rows: &[Pending], params: &Params, paid: Paid) -> Result<Vec<Share>, Failure> {
+fn shared(rows: &[PendingRequest], params: &Params, paid: Paid) -> Result<Vec<AnswerShare>, Failure> {
     if params.vectors.is_none() {
         return Ok(vec![Some(Box::new(paid))]);
     }

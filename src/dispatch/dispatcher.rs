@@ -11,7 +11,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::sleep_until;
 
-use super::ask::Ask;
+use super::ask::RequestSender;
 use super::attempt::{AttemptResult, EndedAttempt, ProviderClient, length_of};
 use super::budget::RetryBudget;
 use super::learned_limits::LearnedLimits;
@@ -19,7 +19,7 @@ use super::provider_health::{News, ProviderHealth};
 use super::request::{Mode, Reply, Request, Verdict};
 use super::request_batcher::RequestBatcher;
 use super::results::SAME_REFUSALS;
-use super::retry::{Due, Pending};
+use super::retry::{DueRetry, PendingRequest};
 use super::state_reporter::StateReporter;
 use super::stragglers::{Second, Stragglers};
 use crate::admission::{Admission, Cost, Health, NotAdmitted, Ticket};
@@ -28,7 +28,7 @@ use crate::config::{BudgetLimit, Provider, RetryPolicy};
 use crate::event::{Event, Voice, Waiting};
 use crate::fault::Failure;
 use crate::ident::{Spend, StepId};
-use crate::meter::{Account, Meter, Refused, Reservation};
+use crate::meter::{Account, BudgetRefusal, Meter, Reservation};
 use crate::tokenizer::Encoding;
 
 /// How long a row waits for others to go with it.
@@ -70,7 +70,7 @@ pub struct DispatcherIo {
 }
 
 /// One provider's dispatcher.
-pub struct Dispatcher<A: Ask> {
+pub struct Dispatcher<A: RequestSender> {
     pub(super) client: ProviderClient<A>,
     pub(super) policy: RetryPolicy,
     pub(super) admission: Admission,
@@ -80,10 +80,10 @@ pub struct Dispatcher<A: Ask> {
     pub(super) retries: RetryBudget,
     pub(super) jitter: Jitter,
     pub(super) io: DispatcherIo,
-    pub(super) ready: VecDeque<Pending>,
+    pub(super) ready: VecDeque<PendingRequest>,
     most_ready: usize,
     most_together: RequestBatcher,
-    pub(super) due: BinaryHeap<Due>,
+    pub(super) due: BinaryHeap<DueRetry>,
     pub(super) order: u64,
     told: StateReporter,
     /// When rows that wait for others to go with them go without.
@@ -91,10 +91,10 @@ pub struct Dispatcher<A: Ask> {
     /// The pause that was told last.
     pub(super) pause_told: u64,
     /// Rows whose last attempt failed while nobody was answered: it may be the provider.
-    pub(super) doubted: Vec<(Pending, Failure)>,
+    pub(super) doubted: Vec<(PendingRequest, Failure)>,
     /// Rows that were refused one after the other since the last answer, with the number of each one's request: it may be
     /// the run that is refused.
-    pub(super) refused: Vec<(Pending, Failure, u64)>,
+    pub(super) refused: Vec<(PendingRequest, Failure, u64)>,
     /// Whether everything was found to be refused: what comes back is as if it had not been asked.
     pub(super) refuses_all: bool,
     /// Refusals since the last answer.
@@ -124,7 +124,7 @@ pub(super) enum HealthProbe {
     Asked,
 }
 
-impl<A: Ask> Dispatcher<A> {
+impl<A: RequestSender> Dispatcher<A> {
     /// Makes the dispatcher of a provider.
     #[must_use]
     pub fn new(provider: &Provider, endpoint: Arc<A>, mut io: DispatcherIo) -> Self {
@@ -261,10 +261,10 @@ impl<A: Ask> Dispatcher<A> {
     }
 
     fn take(&mut self, request: Request) {
-        self.ready.push_back(Pending::new(request, &self.policy));
+        self.ready.push_back(PendingRequest::new(request, &self.policy));
         while self.ready.len() < self.most_ready {
             let Ok(request) = self.io.inbox.try_recv() else { break };
-            self.ready.push_back(Pending::new(request, &self.policy));
+            self.ready.push_back(PendingRequest::new(request, &self.policy));
         }
         self.io.hungry.notify_one();
     }
@@ -278,7 +278,7 @@ impl<A: Ask> Dispatcher<A> {
         let health = self.admission.health(clock::now());
         if matches!(health, Health::Down(_)) || self.io.health.is_out() {
             while let Ok(request) = self.io.inbox.try_recv() {
-                self.ready.push_back(Pending::new(request, &self.policy));
+                self.ready.push_back(PendingRequest::new(request, &self.policy));
             }
             for pending in self.take_unsent() {
                 self.reply(pending, Verdict::Elsewhere).await?;
@@ -375,8 +375,8 @@ impl<A: Ask> Dispatcher<A> {
             };
             let reservation = match self.reserve(group) {
                 Ok(reservation) => reservation,
-                Err(Refused::Later) => return Some((Waiting::Budget, now + BUDGET_LOOK)),
-                Err(Refused::Spent(limit)) => {
+                Err(BudgetRefusal::Later) => return Some((Waiting::Budget, now + BUDGET_LOOK)),
+                Err(BudgetRefusal::Spent(limit)) => {
                     self.is_stopped = true;
                     self.budget_spent = Some(limit);
                     return None;
@@ -459,10 +459,10 @@ impl<A: Ask> Dispatcher<A> {
     }
 
     /// Sets aside what the next request can take at its worst.
-    fn reserve(&self, group: usize) -> Result<Reservation, Refused> {
+    fn reserve(&self, group: usize) -> Result<Reservation, BudgetRefusal> {
         let worst = match self.ready.front() {
             _ if !self.io.account.is_limited() => Spend::default(),
-            Some(Pending { request, .. }) if self.health_probe != HealthProbe::Wanted => {
+            Some(PendingRequest { request, .. }) if self.health_probe != HealthProbe::Wanted => {
                 let questions = self.ready.iter().take(group).map(|pending| &pending.request.question);
                 self.client.worst(questions, &request.params)
             }
@@ -500,7 +500,13 @@ impl<A: Ask> Dispatcher<A> {
         }
     }
 
-    fn send(&mut self, mut rows: Vec<Pending>, cost: Cost, ticket: Ticket, mut reservation: Reservation) {
+    fn send(
+        &mut self,
+        mut rows: Vec<PendingRequest>,
+        cost: Cost,
+        ticket: Ticket,
+        mut reservation: Reservation,
+    ) {
         if rows.iter().any(|pending| pending.attempts == 0) {
             self.retries.first_attempt();
         }
@@ -539,7 +545,7 @@ impl<A: Ask> Dispatcher<A> {
     /// Gives back everything that is not in flight.
     async fn hand_back(&mut self) -> Result<(), Gone> {
         while let Ok(request) = self.io.inbox.try_recv() {
-            self.ready.push_back(Pending::new(request, &self.policy));
+            self.ready.push_back(PendingRequest::new(request, &self.policy));
         }
         self.end_refused().await?;
         for pending in self.take_unsent() {
@@ -548,7 +554,7 @@ impl<A: Ask> Dispatcher<A> {
         Ok(())
     }
 
-    fn take_unsent(&mut self) -> Vec<Pending> {
+    fn take_unsent(&mut self) -> Vec<PendingRequest> {
         self.admission.nobody_waits();
         let due = std::mem::take(&mut self.due).into_iter().map(|due| due.pending);
         let doubted = std::mem::take(&mut self.doubted).into_iter().map(|(pending, _)| pending);
@@ -556,7 +562,7 @@ impl<A: Ask> Dispatcher<A> {
         std::mem::take(&mut self.ready).into_iter().chain(due).chain(doubted).chain(refused).collect()
     }
 
-    pub(super) async fn reply(&mut self, pending: Pending, verdict: Verdict) -> Result<(), Gone> {
+    pub(super) async fn reply(&mut self, pending: PendingRequest, verdict: Verdict) -> Result<(), Gone> {
         // Whoever hears of it ends the run: until then nothing more is sent into the same refusal.
         self.is_stopped |=
             matches!(verdict, Verdict::Stop(_) | Verdict::BudgetSpent(_)) && !self.io.has_fallback;
@@ -566,7 +572,7 @@ impl<A: Ask> Dispatcher<A> {
     }
 }
 
-impl<A: Ask> Drop for Dispatcher<A> {
+impl<A: RequestSender> Drop for Dispatcher<A> {
     fn drop(&mut self) {
         self.io.voice.say(&Event::Gauged { provider: &self.client.provider, gauge: &self.admission.gauge() });
         let Self { io, client, admission, meter, .. } = self;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use crate::admission::Learned;
+use crate::admission::ProviderLimits;
 use crate::config::SchemaForm;
 use crate::meter::{Meter, StepTokens};
 
@@ -14,7 +14,7 @@ use crate::meter::{Meter, StepTokens};
 pub struct LearnedLimit {
     /// Its limits.
     #[serde(flatten)]
-    pub limits: Learned,
+    pub limits: ProviderLimits,
     /// Tokens of its answers, by step.
     #[serde(default)]
     pub steps: BTreeMap<String, StepTokens>,
@@ -40,7 +40,7 @@ impl LearnedLimits {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(super) fn recall(&self, provider: &str) -> (Learned, Meter, Option<SchemaForm>) {
+    pub(super) fn recall(&self, provider: &str) -> (ProviderLimits, Meter, Option<SchemaForm>) {
         let lesson = self.all().remove(provider).unwrap_or_default();
         let mut meter = Meter::default();
         for (step, tokens) in lesson.steps {
@@ -52,7 +52,7 @@ impl LearnedLimits {
     pub(super) fn keep(
         &self,
         provider: &str,
-        limits: Learned,
+        limits: ProviderLimits,
         meter: &Meter,
         schema_form: Option<SchemaForm>,
     ) {

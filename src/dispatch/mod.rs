@@ -18,7 +18,7 @@ mod retry;
 mod state_reporter;
 mod stragglers;
 
-pub use ask::{Ask, harmless_question};
+pub use ask::{RequestSender, harmless_question};
 pub use dispatcher::{Dispatcher, DispatcherIo};
 pub use learned_limits::{LearnedLimit, LearnedLimits};
 pub use provider_health::ProviderHealth;

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::retry::Pending;
+use super::retry::PendingRequest;
 use crate::config::Provider;
 
 /// Bytes of a token, where it matters little.
@@ -25,7 +25,7 @@ impl RequestBatcher {
     }
 
     /// Rows at the front that go together; one where nothing is ready, for a harmless question.
-    pub(super) fn group(&self, ready: &VecDeque<Pending>) -> usize {
+    pub(super) fn group(&self, ready: &VecDeque<PendingRequest>) -> usize {
         let Some(first) = ready.front() else { return 1 };
         if first.request.params.vectors.is_none() {
             return 1;

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use tokio::task::JoinError;
 
-use super::ask::Ask;
-use super::attempt::{Attempt, AttemptResult, EndedAttempt, Share};
+use super::ask::RequestSender;
+use super::attempt::{AnswerShare, Attempt, AttemptResult, EndedAttempt};
 use super::dispatcher::{Dispatcher, Gone, HealthProbe};
 use super::request::Verdict;
-use super::retry::{Due, Next, Pending};
+use super::retry::{DueRetry, PendingRequest, RetryDecision};
 use crate::admission::{Blame, Ticket};
 use crate::clock::{self, Instant};
 use crate::event::Event;
@@ -39,14 +39,14 @@ fn may_be_the_runs(class: Class) -> bool {
 }
 
 /// How an attempt went, besides what came of it.
-struct Course<'a> {
+struct AttemptContext<'a> {
     ticket: &'a Ticket,
     limits: &'a Limits,
     took: Duration,
     now: Instant,
 }
 
-impl<A: Ask> Dispatcher<A> {
+impl<A: RequestSender> Dispatcher<A> {
     pub(super) async fn take_result(&mut self, result: Result<EndedAttempt, JoinError>) -> Result<(), Gone> {
         let EndedAttempt { ticket, limits, took, result, rows, reservation, other } = match result {
             Ok(flight) => flight,
@@ -67,16 +67,16 @@ impl<A: Ask> Dispatcher<A> {
         if rows.is_empty() {
             return self.land_harmless(result, &ticket, &limits, now).await;
         }
-        self.land_rows(rows, result, Course { ticket: &ticket, limits: &limits, took, now }).await
+        self.land_rows(rows, result, AttemptContext { ticket: &ticket, limits: &limits, took, now }).await
     }
 
     async fn land_rows(
         &mut self,
-        rows: Vec<Pending>,
+        rows: Vec<PendingRequest>,
         result: AttemptResult,
-        course: Course<'_>,
+        course: AttemptContext<'_>,
     ) -> Result<(), Gone> {
-        let Course { ticket, limits, now, .. } = course;
+        let AttemptContext { ticket, limits, now, .. } = course;
         match result {
             AttemptResult::Paid { shares, tokens } => self.share_out(rows, shares, tokens, course).await,
             AttemptResult::Unsent(error) => {
@@ -126,10 +126,10 @@ impl<A: Ask> Dispatcher<A> {
     /// Rows get what an answer had for each of them.
     async fn share_out(
         &mut self,
-        rows: Vec<Pending>,
-        shares: Vec<Share>,
+        rows: Vec<PendingRequest>,
+        shares: Vec<AnswerShare>,
         tokens: Option<Tokens>,
-        course: Course<'_>,
+        course: AttemptContext<'_>,
     ) -> Result<(), Gone> {
         self.admission.answered(course.ticket, tokens, course.limits, course.now);
         self.retries.answered();
@@ -164,11 +164,11 @@ impl<A: Ask> Dispatcher<A> {
     /// An attempt was refused because the provider is asked too much.
     async fn land_throttled(
         &mut self,
-        mut rows: Vec<Pending>,
+        mut rows: Vec<PendingRequest>,
         failure: Failure,
-        course: Course<'_>,
+        course: AttemptContext<'_>,
     ) -> Result<(), Gone> {
-        let Course { ticket, limits, took, now } = course;
+        let AttemptContext { ticket, limits, took, now } = course;
         let Some(first) = rows.first() else { return Ok(()) };
         let row = first.request.cell;
         let is_own = first.is_suspect || first.refused_at.is_some_and(|before| self.admission.is_own(before));
@@ -200,7 +200,7 @@ impl<A: Ask> Dispatcher<A> {
             rows.iter_mut().for_each(|pending| pending.refund(generation));
         }
         self.excuse(rows, &failure, blame).await?;
-        let is_stuck = |pending: &Pending| pending.throttled >= STUCK_AFTER;
+        let is_stuck = |pending: &PendingRequest| pending.throttled >= STUCK_AFTER;
         let are_stuck =
             || self.ready.iter().all(is_stuck) && self.due.iter().all(|due| is_stuck(&due.pending));
         if self.health_probe == HealthProbe::None && self.nothing_else_goes() && are_stuck() {
@@ -213,11 +213,11 @@ impl<A: Ask> Dispatcher<A> {
     /// An attempt failed in a way that may pass.
     async fn land_failed(
         &mut self,
-        mut rows: Vec<Pending>,
+        mut rows: Vec<PendingRequest>,
         failure: Failure,
-        course: Course<'_>,
+        course: AttemptContext<'_>,
     ) -> Result<(), Gone> {
-        let Course { ticket, limits, took, now } = course;
+        let AttemptContext { ticket, limits, took, now } = course;
         let Some(first) = rows.first() else { return Ok(()) };
         let is_last = first.is_last(&failure, &self.policy);
         let is_last_but_one = first.attempts + 1 >= self.policy.max_attempts;
@@ -240,7 +240,7 @@ impl<A: Ask> Dispatcher<A> {
             }
             Blame::Brownout => {
                 // As many of them as there are may be excused; they went together so far.
-                let is_excused = rows.iter_mut().all(Pending::excuse);
+                let is_excused = rows.iter_mut().all(PendingRequest::excuse);
                 self.retry(rows, &failure, is_excused).await
             }
             Blame::Doubt => {
@@ -261,7 +261,7 @@ impl<A: Ask> Dispatcher<A> {
     }
 
     /// A request about several rows is refused, perhaps for one of them: its halves are asked apart, at once.
-    fn split(&mut self, rows: Vec<Pending>) {
+    fn split(&mut self, rows: Vec<PendingRequest>) {
         let half = rows.len().div_ceil(2);
         for mut pending in rows.into_iter().rev() {
             pending.together = half;
@@ -433,7 +433,12 @@ impl<A: Ask> Dispatcher<A> {
 
     /// A failure that rows do not pay for: they are asked again behind those that are ready, so that a row which the
     /// provider chokes on is not its only probe.
-    async fn excuse(&mut self, rows: Vec<Pending>, failure: &Failure, blame: Blame) -> Result<(), Gone> {
+    async fn excuse(
+        &mut self,
+        rows: Vec<PendingRequest>,
+        failure: &Failure,
+        blame: Blame,
+    ) -> Result<(), Gone> {
         if let Blame::Run(failure) = blame {
             return self.reply_all(rows, || Verdict::Stop(failure.clone())).await;
         }
@@ -452,13 +457,20 @@ impl<A: Ask> Dispatcher<A> {
     }
 
     /// Rows are asked again after a delay, those that went together at one time.
-    async fn retry(&mut self, rows: Vec<Pending>, failure: &Failure, is_excused: bool) -> Result<(), Gone> {
+    async fn retry(
+        &mut self,
+        rows: Vec<PendingRequest>,
+        failure: &Failure,
+        is_excused: bool,
+    ) -> Result<(), Gone> {
         let mut longest = Duration::ZERO;
         let mut again = Vec::with_capacity(rows.len());
         for pending in rows {
             match pending.after(failure, is_excused, &self.policy, &mut self.jitter) {
-                Next::GiveUp(pending, failure) => self.reply(pending, Verdict::Failed(failure)).await?,
-                Next::Again(pending, after) => {
+                RetryDecision::GiveUp(pending, failure) => {
+                    self.reply(pending, Verdict::Failed(failure)).await?
+                }
+                RetryDecision::Again(pending, after) => {
                     longest = longest.max(after);
                     again.push(pending);
                 }
@@ -475,13 +487,13 @@ impl<A: Ask> Dispatcher<A> {
         let at = clock::now() + longest;
         for pending in again {
             self.order += 1;
-            self.due.push(Due { at, order: self.order, pending });
+            self.due.push(DueRetry { at, order: self.order, pending });
         }
         Ok(())
     }
 
     /// Nothing came of rows that were asked together: the first of them says why, the others are as if not asked.
-    async fn give_up(&mut self, rows: Vec<Pending>, verdict: Verdict) -> Result<(), Gone> {
+    async fn give_up(&mut self, rows: Vec<PendingRequest>, verdict: Verdict) -> Result<(), Gone> {
         let mut verdict = Some(verdict);
         for pending in rows {
             self.reply(pending, verdict.take().unwrap_or(Verdict::Unsent)).await?;
@@ -489,7 +501,11 @@ impl<A: Ask> Dispatcher<A> {
         Ok(())
     }
 
-    async fn reply_all(&mut self, rows: Vec<Pending>, verdict: impl Fn() -> Verdict) -> Result<(), Gone> {
+    async fn reply_all(
+        &mut self,
+        rows: Vec<PendingRequest>,
+        verdict: impl Fn() -> Verdict,
+    ) -> Result<(), Gone> {
         for pending in rows {
             self.reply(pending, verdict()).await?;
         }

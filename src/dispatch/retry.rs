@@ -19,7 +19,7 @@ const MAX_EXCUSED: u32 = 20;
 
 /// A request that has no answer yet.
 #[derive(Debug)]
-pub(super) struct Pending {
+pub(super) struct PendingRequest {
     pub(super) request: Request,
     pub(super) attempts: u32,
     /// Second attempts beside those.
@@ -56,12 +56,12 @@ pub(super) struct Pending {
 }
 
 /// What becomes of a request after a failed attempt of its own.
-pub(super) enum Next {
-    Again(Pending, Duration),
-    GiveUp(Pending, Failure),
+pub(super) enum RetryDecision {
+    Again(PendingRequest, Duration),
+    GiveUp(PendingRequest, Failure),
 }
 
-impl Pending {
+impl PendingRequest {
     pub(super) fn new(request: Request, policy: &RetryPolicy) -> Self {
         let delays = ExponentialBuilder::default()
             .with_min_delay(policy.min_backoff)
@@ -69,7 +69,7 @@ impl Pending {
             .with_factor(2.0)
             .without_max_times()
             .build();
-        Pending {
+        PendingRequest {
             request,
             attempts: 0,
             seconds: 0,
@@ -164,7 +164,7 @@ impl Pending {
         is_excused: bool,
         policy: &RetryPolicy,
         jitter: &mut Jitter,
-    ) -> Next {
+    ) -> RetryDecision {
         let attempts = self.attempts.max(self.refusals);
         let times = if attempts == 1 { "attempt" } else { "attempts" };
         if !is_excused {
@@ -174,7 +174,7 @@ impl Pending {
             if attempts >= policy.max_attempts || is_same {
                 let detail = format!("{} (after {attempts} {times})", failure.detail);
                 self.attempts = attempts;
-                return Next::GiveUp(self, Failure::new(failure.class, detail));
+                return RetryDecision::GiveUp(self, Failure::new(failure.class, detail));
             }
             self.delay = self.delays.next().unwrap_or(policy.max_backoff);
         }
@@ -186,35 +186,35 @@ impl Pending {
             let limit = humantime::format_duration(self.request.deadline);
             let detail =
                 format!("no answer within {limit} and {attempts} {times}; the last failure was {failure}");
-            return Next::GiveUp(self, Failure::new(Class::Deadline, detail));
+            return RetryDecision::GiveUp(self, Failure::new(Class::Deadline, detail));
         }
-        Next::Again(self, delay)
+        RetryDecision::Again(self, delay)
     }
 }
 
 /// A retry and when it is due; the earliest is the greatest, for a binary heap.
 #[derive(Debug)]
-pub(super) struct Due {
+pub(super) struct DueRetry {
     pub(super) at: Instant,
     pub(super) order: u64,
-    pub(super) pending: Pending,
+    pub(super) pending: PendingRequest,
 }
 
-impl PartialEq for Due {
+impl PartialEq for DueRetry {
     fn eq(&self, other: &Self) -> bool {
         self.cmp(other) == Ordering::Equal
     }
 }
 
-impl Eq for Due {}
+impl Eq for DueRetry {}
 
-impl PartialOrd for Due {
+impl PartialOrd for DueRetry {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl Ord for Due {
+impl Ord for DueRetry {
     fn cmp(&self, other: &Self) -> Ordering {
         (other.at, other.order).cmp(&(self.at, self.order))
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::clock::Instant;
-use crate::event::{Event, Gauge, Voice, Waiting};
+use crate::event::{Event, LimitGauge, Voice, Waiting};
 
 /// How often figures are told that change with every request.
 const GAUGED_EVERY: Duration = Duration::from_millis(500);
@@ -26,7 +26,7 @@ impl StateReporter {
         now: Instant,
         in_flight: u32,
         waiting: Option<(Waiting, Instant)>,
-        gauge: impl FnOnce() -> Gauge,
+        gauge: impl FnOnce() -> LimitGauge,
     ) -> bool {
         let is_due = self.gauged.is_none_or(|gauged| now.saturating_duration_since(gauged) >= GAUGED_EVERY);
         if is_due {
@@ -65,9 +65,9 @@ mod tests {
     use crate::event::Listener;
 
     #[derive(Clone, Default)]
-    struct Heard(Arc<Mutex<Vec<String>>>);
+    struct ReportedState(Arc<Mutex<Vec<String>>>);
 
-    impl Listener for Heard {
+    impl Listener for ReportedState {
         fn on(&self, event: &Event<'_>) {
             let text = match event {
                 Event::InFlight { requests, .. } => format!("{requests} in flight"),
@@ -81,18 +81,18 @@ mod tests {
 
     #[test]
     fn only_changes_are_told() {
-        let heard = Heard::default();
+        let heard = ReportedState::default();
         let voice = Voice::new(vec![Box::new(heard.clone())]);
         let now = clock::now();
         let mut told = StateReporter::default();
         let at = |seconds| now + Duration::from_secs(seconds);
-        told.tell(&voice, "p", now, 0, None, Gauge::default);
-        told.tell(&voice, "p", now, 4, Some((Waiting::RequestsPerMinute, at(1))), Gauge::default);
-        told.tell(&voice, "p", at(1), 4, Some((Waiting::RequestsPerMinute, at(2))), Gauge::default);
-        told.tell(&voice, "p", at(1), 4, Some((Waiting::Pause, at(5))), Gauge::default);
-        told.tell(&voice, "p", at(2), 4, Some((Waiting::Pause, at(5))), Gauge::default);
-        told.tell(&voice, "p", at(2), 4, Some((Waiting::Pause, at(9))), Gauge::default);
-        told.tell(&voice, "p", at(9), 3, None, Gauge::default);
+        told.tell(&voice, "p", now, 0, None, LimitGauge::default);
+        told.tell(&voice, "p", now, 4, Some((Waiting::RequestsPerMinute, at(1))), LimitGauge::default);
+        told.tell(&voice, "p", at(1), 4, Some((Waiting::RequestsPerMinute, at(2))), LimitGauge::default);
+        told.tell(&voice, "p", at(1), 4, Some((Waiting::Pause, at(5))), LimitGauge::default);
+        told.tell(&voice, "p", at(2), 4, Some((Waiting::Pause, at(5))), LimitGauge::default);
+        told.tell(&voice, "p", at(2), 4, Some((Waiting::Pause, at(9))), LimitGauge::default);
+        told.tell(&voice, "p", at(9), 3, None, LimitGauge::default);
         assert_eq!(
             *heard.0.lock().unwrap(),
             [

@@ -259,17 +259,17 @@ mod tests {
         Duration::from_secs_f64(seconds)
     }
 
-    struct Sent {
+    struct SentRow {
         stragglers: Stragglers,
         receivers: Vec<oneshot::Receiver<Second>>,
         start: Instant,
         number: u64,
     }
 
-    impl Sent {
+    impl SentRow {
         fn new(share: f64) -> Self {
             let stragglers = Stragglers::new(share);
-            Sent { stragglers, receivers: Vec::new(), start: clock::now(), number: 0 }
+            SentRow { stragglers, receivers: Vec::new(), start: clock::now(), number: 0 }
         }
 
         fn send(&mut self, at: f64) -> u64 {
@@ -299,7 +299,7 @@ mod tests {
             let job = crate::config::Job::parse(std::path::Path::new("job.toml"), job, |_| None).unwrap();
             let mut admission = Admission::new(
                 &job.providers[0],
-                &crate::admission::Learned::default(),
+                &crate::admission::ProviderLimits::default(),
                 false,
                 self.start,
                 Jitter::seeded(1),
@@ -312,7 +312,7 @@ mod tests {
 
     #[test]
     fn a_straggler_is_eight_times_as_old_as_the_slowest_hundredth() {
-        let mut sent = Sent::new(0.01);
+        let mut sent = SentRow::new(0.01);
         let straggler = sent.send(0.0);
         for _ in 0..200 {
             sent.exchange(1.0, 2.0);
@@ -332,7 +332,7 @@ mod tests {
 
     #[test]
     fn nothing_is_said_of_a_step_that_was_hardly_answered() {
-        let mut sent = Sent::new(0.01);
+        let mut sent = SentRow::new(0.01);
         sent.send(0.0);
         for _ in 1..MIN_LATENCIES {
             sent.exchange(0.0, 0.1);
@@ -344,7 +344,7 @@ mod tests {
 
     #[test]
     fn a_share_of_the_requests_are_second_attempts_at_most() {
-        let mut sent = Sent::new(0.01);
+        let mut sent = SentRow::new(0.01);
         for _ in 0..6 {
             sent.send(0.0);
         }
@@ -356,7 +356,7 @@ mod tests {
             sent.give(number);
         }
         assert_eq!(sent.found(20.0), None, "1 % of 400");
-        let mut off = Sent::new(0.0);
+        let mut off = SentRow::new(0.0);
         off.send(0.0);
         for _ in 0..100 {
             off.exchange(0.0, 0.1);
@@ -366,7 +366,7 @@ mod tests {
 
     #[test]
     fn a_provider_that_answers_nobody_or_slows_down_gets_no_more() {
-        let mut sent = Sent::new(1.0);
+        let mut sent = SentRow::new(1.0);
         for _ in 0..200 {
             sent.exchange(0.0, 0.1);
         }

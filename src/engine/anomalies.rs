@@ -8,7 +8,7 @@ use crate::config::{Anomalies, Form};
 use crate::decode::{self, Content};
 use crate::fault::Class;
 use crate::ident::RowKey;
-use crate::sink::{Outcome, Settled};
+use crate::sink::{Outcome, RowResult};
 
 /// Samples that are shown.
 const SAMPLES: usize = 3;
@@ -32,7 +32,7 @@ impl Sign {
     const ALL: [Sign; 4] = [Sign::Empty, Sign::Refused, Sign::Invalid, Sign::Cut];
 
     /// What of an outcome is unusual. A cut answer that is none counts as cut, whole ones of a form do not.
-    fn of(settled: &Settled, form: &Form) -> Option<Sign> {
+    fn of(settled: &RowResult, form: &Form) -> Option<Sign> {
         match &settled.outcome {
             Outcome::Failed(failure) => match failure.class {
                 Class::Length if !matches!(form, Form::Text) => Some(Sign::Cut),
@@ -125,7 +125,7 @@ impl Watch {
     }
 
     /// Takes note of the outcome of a row; says when too many are of a kind.
-    pub(super) fn note(&mut self, settled: &Settled, form: &Form, row: &RowKey) -> Option<Anomaly> {
+    pub(super) fn note(&mut self, settled: &RowResult, form: &Form, row: &RowKey) -> Option<Anomaly> {
         let reach = self.bounds.rows as usize;
         if self.newest.len() == reach
             && let Some(sign) = self.newest.pop_front().flatten()
@@ -177,7 +177,7 @@ fn least_share(count: usize, of: usize) -> f64 {
 }
 
 /// What of an outcome is shown: the end of an answer that was cut there, the beginning of an error.
-fn text(settled: &Settled) -> String {
+fn text(settled: &RowResult) -> String {
     match &settled.outcome {
         Outcome::Answer(Content::Text(text)) => {
             let left_out = text.chars().count().saturating_sub(SAMPLE_CHARS);
@@ -206,20 +206,20 @@ mod tests {
         RowKey { file: "a.parquet".into(), row }
     }
 
-    fn failed(class: Class, detail: &str) -> Settled {
-        Settled::unasked(Outcome::Failed(Failure::new(class, detail)))
+    fn failed(class: Class, detail: &str) -> RowResult {
+        RowResult::unasked(Outcome::Failed(Failure::new(class, detail)))
     }
 
-    fn said(text: &str, finish_reason: &str) -> Settled {
+    fn said(text: &str, finish_reason: &str) -> RowResult {
         let outcome = Outcome::Answer(Content::Text(text.to_owned()));
-        Settled { finish_reason: Some(Arc::from(finish_reason)), ..Settled::unasked(outcome) }
+        RowResult { finish_reason: Some(Arc::from(finish_reason)), ..RowResult::unasked(outcome) }
     }
 
     #[test]
     fn a_share_above_its_bound_over_a_full_window_is_told_with_the_newest_samples() {
         let bounds = Anomalies { rows: 20, empty: 0.2, refused: 0.3, invalid: 0.3, cut: 1.0 };
         let mut watch = Watch::new("answer", bounds);
-        let mut note = |settled: &Settled, at: u64| watch.note(settled, &Form::Text, &row(at));
+        let mut note = |settled: &RowResult, at: u64| watch.note(settled, &Form::Text, &row(at));
         // Within the first twenty nothing is said, and four of twenty are allowed.
         for at in 0..20 {
             let settled = if at < 4 { failed(Class::EmptyAnswer, "") } else { said("yes", "stop") };

@@ -21,7 +21,7 @@ use crate::checkpoint::{
     Checkpoint, CheckpointError, CheckpointFile, MachineId, PlannedBatch, Position, Retrying,
 };
 use crate::clock;
-use crate::config::{CacheSpec, Job, Params, Places, Shape, StepSpec};
+use crate::config::{CacheSpec, Job, Params, Shape, StatePlaces, StepSpec};
 use crate::decode;
 use crate::dispatch::harmless_question;
 use crate::event::Voice;
@@ -343,7 +343,7 @@ pub async fn repair(job: &Job) -> Result<Vec<String>, EngineError> {
     if is_new(folder) && is_new(&job.places.journal) && home.path().is_some_and(is_new) {
         return Ok(done);
     }
-    let Places { state, journal, lease, .. } = &job.places;
+    let StatePlaces { state, journal, lease, .. } = &job.places;
     let run = Exclusive::take(state, &home, journal, *lease, RunId::random()).await?;
     let retry = retry::exclusive(job, &home, RunId::random()).await?;
     let repaired = repair_held(job, &home, &mut done).await;

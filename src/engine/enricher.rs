@@ -12,7 +12,7 @@ use super::copying::Copier;
 use super::error::EngineError;
 use super::error_rate::ErrorRate;
 use super::feed::Loaded;
-use super::lane::{Lane, ProviderHandle, Role, Step};
+use super::lane::{ProviderHandle, ProviderRole, RunStep, StepProvider};
 use super::learned::LearnedFile;
 use super::open_batch::{OpenBatch, RecoveredAnswers};
 use super::prepare::{Prepared, PreparedStep};
@@ -25,16 +25,16 @@ use crate::checkpoint::PlannedBatch;
 use crate::dispatch::{Mode, Reply, Request};
 use crate::event::{Event, Hold, Voice};
 use crate::ident::{BatchId, Cell, Lineage};
-use crate::journal::{Header, JournalFolder, Record, StrayAnswers};
+use crate::journal::{JournalFolder, JournalHeader, Record, StrayAnswers};
 use crate::ledger::{Duty, Ledger};
 use crate::meter::Account;
-use crate::sink::{FilledBatch, Output, Settled, Turned};
+use crate::sink::{FilledBatch, Output, RowResult, Turned};
 use crate::source::Chunk;
 
 const REPLIES_AT_ONCE: usize = 256;
 
 /// Outcomes to be written down, by batch.
-pub(super) type PendingOutcomes = BTreeMap<BatchId, Vec<(Cell, Record, Settled)>>;
+pub(super) type PendingOutcomes = BTreeMap<BatchId, Vec<(Cell, Record, RowResult)>>;
 
 /// Takes batches of rows, asks about them, and gives them back with an outcome for every row.
 ///
@@ -42,8 +42,8 @@ pub(super) type PendingOutcomes = BTreeMap<BatchId, Vec<(Cell, Record, Settled)>
 /// [`Enricher::next_duty`] names: plan and load batches, commit them in order.
 #[derive(Debug)]
 pub struct Enricher {
-    pub(super) steps: Vec<Step>,
-    pub(super) lanes: Vec<Lane>,
+    pub(super) steps: Vec<RunStep>,
+    pub(super) lanes: Vec<StepProvider>,
     pub(super) ledger: Ledger,
     pub(super) open: BTreeMap<BatchId, OpenBatch>,
     pub(super) lineage: Lineage,
@@ -92,14 +92,14 @@ impl Enricher {
         let hungry = Arc::new(Notify::new());
         let mut dispatchers = JoinSet::new();
         let has_window = |provider: usize| prepared.endpoints[provider].0.context_window.is_some();
-        let steps: Vec<Step> = prepared
+        let steps: Vec<RunStep> = prepared
             .steps
             .into_iter()
             .map(|step| {
                 let has_windows = step.spec.all_providers().any(has_window);
                 (has_windows, step)
             })
-            .map(|(has_windows, PreparedStep { spec, prompt, when, routes, needs, dimensions })| Step {
+            .map(|(has_windows, PreparedStep { spec, prompt, when, routes, needs, dimensions })| RunStep {
                 has_windows,
                 routes: routes
                     .into_iter()
@@ -135,10 +135,10 @@ impl Enricher {
             voice: &voice,
         };
         let lanes = prepared.endpoints.into_iter().enumerate().map(|(lane, (provider, endpoint))| {
-            let own: Vec<&Step> =
+            let own: Vec<&RunStep> =
                 steps.iter().filter(|step| step.all_lanes().any(|own| own == lane)).collect();
             let embeds = own.iter().filter(|step| step.params.vectors.is_some()).count();
-            let role = Role {
+            let role = ProviderRole {
                 has_fallback: own.iter().any(|step| step.has_fallback(lane)),
                 embeds: embeds > 0,
                 only_embeds: embeds > 0 && embeds == own.len(),
@@ -205,7 +205,7 @@ impl Enricher {
     pub fn open(&mut self, loaded: Loaded) -> Result<(), EngineError> {
         let Loaded { plan, chunks, decoded, deleted, .. } = &loaded;
         let (id, decoded, deleted) = (plan.id, *decoded, *deleted);
-        let header = Header { lineage: self.lineage, batch: id, digest: plan.digest() };
+        let header = JournalHeader { lineage: self.lineage, batch: id, digest: plan.digest() };
         let mut recovered = RecoveredAnswers::new(self.journal.path(), self.ledger.room_for_answers());
         let writer = self.journal.writer(&header, |record| recovered.push(record))?;
         let (records, kept) = (recovered.len(), recovered.bytes_kept());

@@ -2,7 +2,7 @@
 
 use super::end::{End, EndKind};
 use crate::cache::CacheError;
-use crate::checkpoint::{CheckpointError, LeaseError, LockError, Paused, Refusal};
+use crate::checkpoint::{CheckpointError, LeaseError, LockError, Paused, RecoveryRefusal};
 use crate::clock;
 use crate::config::BudgetLimit;
 use crate::fault::Failure;
@@ -65,7 +65,7 @@ pub enum EngineError {
     #[error("{refusal} (checkpoint {checkpoint})")]
     Refused {
         /// What contradicts what.
-        refusal: Refusal,
+        refusal: RecoveryRefusal,
         /// The checkpoint.
         checkpoint: Location,
     },
@@ -148,10 +148,10 @@ impl EngineError {
             return Some(STORE_HINT);
         }
         match self {
-            EngineError::Refused { refusal: Refusal::Foreign { .. }, .. } => Some(
+            EngineError::Refused { refusal: RecoveryRefusal::Foreign { .. }, .. } => Some(
                 "go on with the checkpoint that wrote there, or give this job an app_id or a target of its own",
             ),
-            EngineError::Refused { refusal: Refusal::TableBehind { .. }, .. } => Some(
+            EngineError::Refused { refusal: RecoveryRefusal::TableBehind { .. }, .. } => Some(
                 "bring the table back to its newest version, or start over with another target or app_id",
             ),
             EngineError::Mismatch { hint, .. } => Some(hint),

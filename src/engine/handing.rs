@@ -6,11 +6,11 @@ use std::sync::Arc;
 use super::enricher::{Enricher, PendingOutcomes};
 use super::error::EngineError;
 use super::inputs;
-use super::lane::{Lane, Purpose, Step, bit};
-use super::outcome::{Found, Judged, Origin};
+use super::lane::{Purpose, RunStep, StepProvider, bit};
+use super::outcome::{Judged, PriorState, ResultOrigin};
 use super::probation::WithheldRefusal;
 use super::replies::shared_record;
-use super::sharing::{self, Known, Shared, Sharing};
+use super::sharing::{self, SharedAnswer, Sharing, SharingState};
 use super::stop::Stop;
 use crate::config::Prices;
 use crate::dispatch::{Earlier, Receipt, Request};
@@ -135,7 +135,7 @@ impl Enricher {
             }
         }
         let failed = list.into_iter().flatten().find_map(|lane| {
-            let Lane { name, out, .. } = &self.lanes[lane];
+            let StepProvider { name, out, .. } = &self.lanes[lane];
             Some((name.to_string(), out.clone()?))
         });
         if let Some((provider, failure)) = failed {
@@ -191,8 +191,8 @@ impl Enricher {
     /// The request of a row; or what became of it without one.
     fn prepare(&mut self, cell: Cell) -> Result<Request, Handed> {
         match self.look_up(cell) {
-            Found::Nothing(request) => return Ok(request),
-            Found::Settled(settled, origin) => match &settled.outcome {
+            PriorState::Nothing(request) => return Ok(request),
+            PriorState::Settled(settled, origin) => match &settled.outcome {
                 Outcome::Failed(failure) if failure.class == Class::Template => {
                     let failure = failure.clone();
                     let mut kept = PendingOutcomes::new();
@@ -201,8 +201,8 @@ impl Enricher {
                 }
                 _ => self.settle(cell, *settled, origin),
             },
-            Found::Waits => return Err(Handed::Waits),
-            Found::Lost(error) => {
+            PriorState::Waits => return Err(Handed::Waits),
+            PriorState::Lost(error) => {
                 self.put_back(cell);
                 self.halt(Stop::Journal(error));
             }
@@ -211,17 +211,18 @@ impl Enricher {
     }
 
     /// Renders a row and looks for an answer that is paid for already.
-    fn look_up(&mut self, cell: Cell) -> Found {
+    fn look_up(&mut self, cell: Cell) -> PriorState {
         let Self { steps, lanes, open, strays, sharing, .. } = self;
         let step = &steps[cell.step.index()];
         let batch = open.get_mut(&cell.batch).expect("rows are handed out while their batch is open");
         if batch.keeps(cell) {
-            return Found::unasked(Outcome::Unchanged);
+            return PriorState::unasked(Outcome::Unchanged);
         }
-        let inputs::Asked { mut question, route, barred } = match inputs::asked(steps, lanes, batch, cell) {
-            Ok(asked) => asked,
-            Err(outcome) => return Found::unasked(outcome),
-        };
+        let inputs::StepRequest { mut question, route, barred } =
+            match inputs::asked(steps, lanes, batch, cell) {
+                Ok(asked) => asked,
+                Err(outcome) => return PriorState::unasked(outcome),
+            };
         let mut earlier = Earlier::default();
         let mut params = Arc::clone(&step.params);
         while batch.has_recovered() || !strays.is_empty() {
@@ -233,21 +234,21 @@ impl Enricher {
             };
             let claimed = match batch.claim(&key, fits) {
                 Ok(claimed) => claimed,
-                Err(error) => return Found::Lost(error),
+                Err(error) => return PriorState::Lost(error),
             };
             let record = match claimed {
                 Some(record) => record,
                 None => match strays.claim(&key, &step.output, question.fingerprint()).filter(fits) {
                     Some(stray) => match batch.journal.append([&stray]) {
                         Ok(()) => stray,
-                        Err(error) => return Found::Lost(error),
+                        Err(error) => return PriorState::Lost(error),
                     },
                     None => break,
                 },
             };
-            let origin = Origin::of_record(&record, prices_of(lanes, &record), earlier);
+            let origin = ResultOrigin::of_record(&record, prices_of(lanes, &record), earlier);
             match origin.judged_record(&record.outcome, step) {
-                Judged::Settled(settled) => return Found::Settled(settled, event::Origin::Journal),
+                Judged::Settled(settled) => return PriorState::Settled(settled, event::Origin::Journal),
                 Judged::Again(again) => {
                     (question, params) = again.question(&question, &params);
                     earlier = again.earlier;
@@ -273,30 +274,30 @@ impl Enricher {
             earlier,
         };
         if !step.shares || earlier.answers > 0 {
-            return Found::Nothing(request);
+            return PriorState::Nothing(request);
         }
         match sharing.look(key, step, lanes, &request) {
-            Known::Asked => {
+            SharingState::Asked => {
                 sharing.wait(key, request);
-                return Found::Waits;
+                return PriorState::Waits;
             }
-            Known::Answer(shared) => {
+            SharingState::Answer(shared) => {
                 let record = shared_record(&request, &shared);
-                let origin = Origin::of_record(&record, None, Earlier::default());
+                let origin = ResultOrigin::of_record(&record, None, Earlier::default());
                 // What another job was content with need not be what this one asks for.
                 if let Judged::Settled(settled) = origin.judged_record(&record.outcome, step)
                     && matches!(settled.outcome, Outcome::Answer(_))
                 {
                     return match batch.journal.append([&record]) {
-                        Ok(()) => Found::Settled(settled, event::Origin::Unasked),
-                        Err(error) => Found::Lost(error),
+                        Ok(()) => PriorState::Settled(settled, event::Origin::Unasked),
+                        Err(error) => PriorState::Lost(error),
                     };
                 }
             }
-            Known::Nothing => {}
+            SharingState::Nothing => {}
         }
         sharing.lead(key, &request);
-        Found::Nothing(request)
+        PriorState::Nothing(request)
     }
 
     /// Answers of journals that are read later may be shared from now on, so that no row of an earlier batch pays for them
@@ -317,16 +318,17 @@ impl Enricher {
         Ok(())
     }
 
-    fn seed_with(steps: &[Step], lanes: &[Lane], sharing: &mut Sharing, record: &Record) {
+    fn seed_with(steps: &[RunStep], lanes: &[StepProvider], sharing: &mut Sharing, record: &Record) {
         let Record { step, provider, model, outcome, fingerprint, .. } = record;
-        let journal::Outcome::Response(body) = outcome else { return };
+        let journal::RecordedOutcome::Response(body) = outcome else { return };
         let Some(step) = steps.iter().find(|known| known.output == *step && known.shares) else { return };
-        let origin = Origin::of_record(record, None, Earlier::default());
+        let origin = ResultOrigin::of_record(record, None, Earlier::default());
         let Judged::Settled(settled) = origin.judged_record(outcome, step) else { return };
         if !matches!(settled.outcome, Outcome::Answer(_)) {
             return;
         }
-        let shared = Shared { provider: Arc::clone(provider), model: Arc::clone(model), body: body.clone() };
+        let shared =
+            SharedAnswer { provider: Arc::clone(provider), model: Arc::clone(model), body: body.clone() };
         // Which list of providers it went by is not written down: those that have its provider.
         for route in 0..=step.routes.len() {
             if step.takes_by(route, lanes, provider, model) {
@@ -337,6 +339,6 @@ impl Enricher {
 }
 
 /// What tokens cost at the provider that gave an answer.
-fn prices_of(lanes: &[Lane], record: &Record) -> Option<Prices> {
+fn prices_of(lanes: &[StepProvider], record: &Record) -> Option<Prices> {
     lanes.iter().find(|lane| lane.name == record.provider)?.prices
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 
-use super::lane::{Lane, Step, bit};
+use super::lane::{RunStep, StepProvider, bit};
 use super::open_batch::OpenBatch;
 use crate::config::OnTooLong;
 use crate::decode::Content;
@@ -13,7 +13,7 @@ use crate::fault::{Class, Failure};
 use crate::ident::Cell;
 use crate::panics;
 use crate::prompt::{Given, Question, Rendered, Rows};
-use crate::sink::{Outcome, Settled};
+use crate::sink::{Outcome, RowResult};
 use crate::table::Condition;
 
 /// Times that a prompt is cut, at most, until it is short enough.
@@ -47,7 +47,7 @@ impl When {
     }
 
     /// Whether a row meets it.
-    pub(super) fn holds(&self, steps: &[Step], batch: &OpenBatch, row: u32) -> Result<bool, Failure> {
+    pub(super) fn holds(&self, steps: &[RunStep], batch: &OpenBatch, row: u32) -> Result<bool, Failure> {
         let wrong = |message: String| {
             let text =
                 format!("the condition {:?} cannot be asked of the row: {message}", self.condition.written());
@@ -69,7 +69,7 @@ impl When {
 
 /// What a step gave for a row, as a column of one.
 fn value(
-    steps: &[Step],
+    steps: &[RunStep],
     batch: &OpenBatch,
     step: usize,
     row: u32,
@@ -78,14 +78,14 @@ fn value(
     match (batch.held(step), settled.map(|settled| &settled.outcome)) {
         (Some(held), Some(Outcome::Unchanged)) => Ok(held.slice(row as usize, 1)),
         _ => {
-            let loaded = settled.map(Settled::load).transpose()?;
+            let loaded = settled.map(RowResult::load).transpose()?;
             steps[step].columns.values(loaded.as_deref().into_iter())
         }
     }
 }
 
 /// What is asked about a row, and who may be asked.
-pub(super) struct Asked {
+pub(super) struct StepRequest {
     pub(super) question: Question,
     /// Which of the step's lists of providers it goes by.
     pub(super) route: usize,
@@ -94,14 +94,24 @@ pub(super) struct Asked {
 }
 
 /// What is asked about a row, or the outcome of one that is not asked about.
-pub(super) fn asked(steps: &[Step], lanes: &[Lane], batch: &OpenBatch, cell: Cell) -> Result<Asked, Outcome> {
+pub(super) fn asked(
+    steps: &[RunStep],
+    lanes: &[StepProvider],
+    batch: &OpenBatch,
+    cell: Cell,
+) -> Result<StepRequest, Outcome> {
     panics::catch(|| asked_of(steps, lanes, batch, cell)).unwrap_or_else(|message| {
         let detail = format!("what is asked cannot be made of the row: {message}");
         Err(Outcome::Failed(Failure::new(Class::Template, detail)))
     })
 }
 
-fn asked_of(steps: &[Step], lanes: &[Lane], batch: &OpenBatch, cell: Cell) -> Result<Asked, Outcome> {
+fn asked_of(
+    steps: &[RunStep],
+    lanes: &[StepProvider],
+    batch: &OpenBatch,
+    cell: Cell,
+) -> Result<StepRequest, Outcome> {
     let step = &steps[cell.step.index()];
     if let Some(failed) = step.needs.iter().find(|needed| batch.has_failed(**needed, cell.row)) {
         let detail = format!("the step {:?} failed, whose output this one needs", &*steps[*failed].output);
@@ -131,9 +141,14 @@ fn asked_of(steps: &[Step], lanes: &[Lane], batch: &OpenBatch, cell: Cell) -> Re
 }
 
 /// Bars the providers for which a question is too long; where that is all of them, it is cut or fails.
-fn within(step: &Step, lanes: &[Lane], mut question: Question, route: usize) -> Result<Asked, Failure> {
+fn within(
+    step: &RunStep,
+    lanes: &[StepProvider],
+    mut question: Question,
+    route: usize,
+) -> Result<StepRequest, Failure> {
     if !step.has_windows {
-        return Ok(Asked { question, route, barred: 0 });
+        return Ok(StepRequest { question, route, barred: 0 });
     }
     let own = step.lanes_of(route);
     let mut cuts = 0;
@@ -145,7 +160,7 @@ fn within(step: &Step, lanes: &[Lane], mut question: Question, route: usize) -> 
         if least == 0 {
             let too_small = own.iter().zip(excesses).filter(|(_, excess)| *excess > 0);
             let barred = too_small.fold(0, |all, (lane, _)| all | bit(*lane));
-            return Ok(Asked { question, route, barred });
+            return Ok(StepRequest { question, route, barred });
         }
         if step.on_too_long == OnTooLong::Fail {
             return Err(too_long(least, "shorten the prompt, or set on_too_long"));
@@ -166,8 +181,8 @@ fn too_long(excess: usize, hint: &str) -> Failure {
 }
 
 /// What a step gave for a row, for a template.
-fn given(steps: &[Step], batch: &OpenBatch, step: usize, row: u32) -> Result<Given, Failure> {
-    let settled = batch.outcome(step, row).map(Settled::load).transpose();
+fn given(steps: &[RunStep], batch: &OpenBatch, step: usize, row: u32) -> Result<Given, Failure> {
+    let settled = batch.outcome(step, row).map(RowResult::load).transpose();
     let settled = settled.map_err(|error| {
         let detail =
             format!("the answer of the step {:?} cannot be read back: {error}", &*steps[step].output);

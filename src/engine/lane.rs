@@ -7,7 +7,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::inputs::When;
-use super::window::Window;
+use super::window::ContextWindow;
 use crate::clock::Jitter;
 use crate::config::{Form, MOST_PROVIDERS, OnTooLong, Params, Prices, Provider};
 use crate::decode::Content;
@@ -21,12 +21,12 @@ use crate::transport::Endpoint;
 
 /// The way to a provider.
 #[derive(Debug)]
-pub(super) struct Lane {
+pub(super) struct StepProvider {
     pub(super) name: Arc<str>,
     pub(super) model: Arc<str>,
     /// Where it is asked.
     pub(super) address: Arc<str>,
-    pub(super) window: Option<Window>,
+    pub(super) window: Option<ContextWindow>,
     /// Whether it hands back rows while its provider fails.
     pub(super) has_fallback: bool,
     pub(super) prices: Option<Prices>,
@@ -41,7 +41,7 @@ const MOST_READY: usize = 8_192;
 
 /// What a provider is there for.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Role {
+pub(super) struct ProviderRole {
     /// Whether its rows can be asked elsewhere.
     pub(super) has_fallback: bool,
     /// Whether it is asked for vectors.
@@ -67,14 +67,14 @@ impl ProviderHandle<'_> {
         lane: usize,
         provider: &Provider,
         endpoint: Endpoint,
-        role: Role,
+        role: ProviderRole,
         dispatchers: &mut JoinSet<()>,
-    ) -> Lane {
+    ) -> StepProvider {
         let model = Arc::clone(endpoint.model());
         // The built-in one has another port each time.
         let address =
             if provider.endpoint.is_none() { "simulator".into() } else { endpoint.address().into() };
-        let Role { has_fallback, only_embeds, embeds } = role;
+        let ProviderRole { has_fallback, only_embeds, embeds } = role;
         let together = if embeds { provider.inputs_per_request as usize } else { 1 };
         let room = (provider.max_concurrency as usize * together).min(MOST_READY);
         let (sender, inbox) = mpsc::channel(room);
@@ -95,8 +95,8 @@ impl ProviderHandle<'_> {
             voice: self.voice.clone(),
         };
         dispatchers.spawn(Dispatcher::new(provider, Arc::new(endpoint), wires).run());
-        let window = provider.context_window.map(|tokens| Window::new(tokens, &model));
-        Lane {
+        let window = provider.context_window.map(|tokens| ContextWindow::new(tokens, &model));
+        StepProvider {
             window,
             has_fallback,
             out: None,
@@ -112,7 +112,7 @@ impl ProviderHandle<'_> {
 
 /// A step, ready to ask.
 #[derive(Debug)]
-pub(super) struct Step {
+pub(super) struct RunStep {
     pub(super) output: Arc<str>,
     /// Fingerprint of templates and parameters, as text.
     pub(super) template: Arc<str>,
@@ -158,7 +158,7 @@ pub(super) enum Purpose {
     Probe,
 }
 
-impl Step {
+impl RunStep {
     /// Whether the provider depends on the row.
     pub(super) fn is_routed(&self) -> bool {
         !self.routes.is_empty() || self.has_windows
@@ -184,7 +184,12 @@ impl Step {
     /// Where the next row is asked, and whether it is to find out how a provider that failed is now: the first lane that
     /// takes rows, or with balance the one with the most room; one that failed gets a row when it wants to be tried.
     /// None while all of them fail.
-    pub(super) fn route(&self, lanes: &[Lane], route: usize, without: u64) -> Option<(usize, Purpose)> {
+    pub(super) fn route(
+        &self,
+        lanes: &[StepProvider],
+        route: usize,
+        without: u64,
+    ) -> Option<(usize, Purpose)> {
         let own = self.lanes_of(route);
         if let [only] = own
             && !lanes[*only].has_fallback
@@ -201,7 +206,7 @@ impl Step {
     }
 
     /// Whether another lane than these could answer.
-    pub(super) fn has_other(&self, lanes: &[Lane], route: usize, without: u64) -> bool {
+    pub(super) fn has_other(&self, lanes: &[StepProvider], route: usize, without: u64) -> bool {
         self.lanes_of(route).iter().any(|lane| without & bit(*lane) == 0 && lanes[*lane].health.is_up())
     }
 
@@ -217,18 +222,18 @@ impl Step {
     }
 
     /// Whether an answer of this provider and model is one of this step's.
-    pub(super) fn takes(&self, lanes: &[Lane], provider: &str, model: &str) -> bool {
+    pub(super) fn takes(&self, lanes: &[StepProvider], provider: &str, model: &str) -> bool {
         (0..=self.routes.len()).any(|route| self.takes_by(route, lanes, provider, model))
     }
 
     /// The same of one of its lists of providers.
-    pub(super) fn takes_by(&self, route: usize, lanes: &[Lane], provider: &str, model: &str) -> bool {
+    pub(super) fn takes_by(&self, route: usize, lanes: &[StepProvider], provider: &str, model: &str) -> bool {
         let mut own = self.lanes_of(route).iter().map(|lane| &lanes[*lane]);
         own.any(|lane| *lane.name == *provider && *lane.model == *model)
     }
 }
 
-impl Lane {
+impl StepProvider {
     /// Room for requests, in thousandths of all of it.
     fn room(&self) -> usize {
         self.inbox.capacity() * 1_000 / self.inbox.max_capacity().max(1)

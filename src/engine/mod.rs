@@ -54,7 +54,7 @@ pub use run::{Begin, RunOptions, StopRequest, run};
 pub use run_budget::Spent;
 pub use start::Journals;
 pub use status::{
-    CheckpointStatus, Next, OpenBatch, PausedStatus, SourceStatus, Status, TargetStatus, status,
-    target_before,
+    CheckpointStatus, NextCommand, OutstandingBatch, PausedStatus, SourceStatus, Status, TargetStatus,
+    status, target_before,
 };
 pub use stop::Stop;

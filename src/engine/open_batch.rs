@@ -15,7 +15,7 @@ use crate::clock;
 use crate::ident::{Cell, RowKey};
 use crate::journal::{self, Journal, JournalError, Record};
 use crate::prompt::Rows;
-use crate::sink::{FilledBatch, Outcome, Settled, UnchangedStep};
+use crate::sink::{FilledBatch, Outcome, RowResult, UnchangedStep};
 use crate::source::Chunk;
 use crate::spill::{SpillFile, Spilled};
 
@@ -25,7 +25,7 @@ pub(super) struct OpenBatch {
     plan: PlannedBatch,
     opened_at: DateTime<Utc>,
     chunks: Vec<(u32, Chunk, Rows)>,
-    outcomes: Vec<Vec<Option<Settled>>>,
+    outcomes: Vec<Vec<Option<RowResult>>>,
     /// By step: outcomes of the target that stay; empty where there is none yet.
     kept: Vec<UnchangedStep>,
     pub(super) journal: Journal,
@@ -70,7 +70,7 @@ impl RecoveredAnswers {
     pub(super) fn push(&mut self, mut record: Record) {
         self.len += 1;
         let mut spilled = None;
-        if let journal::Outcome::Response(body) = &mut record.outcome
+        if let journal::RecordedOutcome::Response(body) = &mut record.outcome
             && body.len() >= SPILLED_FROM
         {
             let bytes = body.len() as u64;
@@ -103,7 +103,7 @@ impl RecoveredAnswers {
             let path = self.folder.clone();
             let body = spilled.read();
             let body = body.map_err(|source| JournalError::Io { action: "read back", path, source })?;
-            record.outcome = journal::Outcome::Response(body.into());
+            record.outcome = journal::RecordedOutcome::Response(body.into());
         }
         Ok(Some(record))
     }
@@ -173,7 +173,7 @@ impl OpenBatch {
     }
 
     /// What a step came to for a row, if it has.
-    pub(super) fn outcome(&self, step: usize, row: u32) -> Option<&Settled> {
+    pub(super) fn outcome(&self, step: usize, row: u32) -> Option<&RowResult> {
         self.outcomes[step][row as usize].as_ref()
     }
 
@@ -203,12 +203,12 @@ impl OpenBatch {
     }
 
     /// Moves an answer out of memory; where that fails it stays.
-    pub(super) fn spill(&mut self, settled: &mut Settled) {
+    pub(super) fn spill(&mut self, settled: &mut RowResult) {
         let RecoveredAnswers { file, folder, .. } = &mut self.recovered;
         spill(file, folder, |file| settled.spill(file));
     }
 
-    pub(super) fn settle(&mut self, cell: Cell, settled: Settled) {
+    pub(super) fn settle(&mut self, cell: Cell, settled: RowResult) {
         let place = &mut self.outcomes[cell.step.index()][cell.row as usize];
         debug_assert!(place.is_none(), "{cell} is settled once");
         *place = Some(settled);

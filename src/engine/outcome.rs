@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::lane::Step;
+use super::lane::RunStep;
 use crate::config::{Form, Params, Prices};
 use crate::decode::{self, Answer, Content, Reasoning};
 use crate::dispatch::{Earlier, Request};
@@ -13,31 +13,31 @@ use crate::ident::{Fingerprint, Money, Tokens};
 use crate::journal::{self, JournalError, Record};
 use crate::panics;
 use crate::prompt::Question;
-use crate::sink::{Outcome, Settled};
+use crate::sink::{Outcome, RowResult};
 use crate::wire::ChatResponse;
 
 /// What is known of a row before it is asked.
-pub(super) enum Found {
+pub(super) enum PriorState {
     /// Nothing, or only answers that were not what was asked for: it is asked.
     Nothing(Request),
     /// Its outcome, and where that came from.
-    Settled(Box<Settled>, event::Origin),
+    Settled(Box<RowResult>, event::Origin),
     /// Its answer, which could not be kept.
     Lost(JournalError),
     /// It waits for a row that asks the same.
     Waits,
 }
 
-impl Found {
+impl PriorState {
     pub(super) fn unasked(outcome: Outcome) -> Self {
-        Found::Settled(Box::new(Settled::unasked(outcome)), event::Origin::Unasked)
+        PriorState::Settled(Box::new(RowResult::unasked(outcome)), event::Origin::Unasked)
     }
 }
 
 /// What a response means for its row.
 pub(super) enum Judged {
     /// It has its outcome.
-    Settled(Box<Settled>),
+    Settled(Box<RowResult>),
     /// It is asked again.
     Again(Again),
     /// Nothing: it cannot be read, and is asked for once more.
@@ -77,7 +77,7 @@ pub(super) fn is_terminal(class: Class) -> bool {
 }
 
 /// Where an outcome came from.
-pub(super) struct Origin<'a> {
+pub(super) struct ResultOrigin<'a> {
     pub(super) provider: &'a Arc<str>,
     pub(super) model: &'a Arc<str>,
     pub(super) attempts: u32,
@@ -91,10 +91,10 @@ pub(super) struct Origin<'a> {
     pub(super) shared: bool,
 }
 
-impl<'a> Origin<'a> {
+impl<'a> ResultOrigin<'a> {
     pub(super) fn of_record(record: &'a Record, prices: Option<Prices>, earlier: Earlier) -> Self {
-        let is_answer = matches!(record.outcome, journal::Outcome::Response(_));
-        Origin {
+        let is_answer = matches!(record.outcome, journal::RecordedOutcome::Response(_));
+        ResultOrigin {
             provider: &record.provider,
             model: &record.model,
             attempts: record.attempts,
@@ -106,22 +106,22 @@ impl<'a> Origin<'a> {
         }
     }
 
-    pub(super) fn judged_record(self, outcome: &journal::Outcome, step: &Step) -> Judged {
+    pub(super) fn judged_record(self, outcome: &journal::RecordedOutcome, step: &RunStep) -> Judged {
         match outcome {
-            journal::Outcome::Response(body) => match decode::parse(body) {
+            journal::RecordedOutcome::Response(body) => match decode::parse(body) {
                 Ok(response) if !response.choices.is_empty() || !response.data.is_empty() => {
                     self.judged(response, step)
                 }
                 _ => Judged::Unread,
             },
-            journal::Outcome::Failure(failure) => {
-                Judged::Settled(Box::new(self.settled(decode::Facts::default(), Err(failure.clone()))))
-            }
+            journal::RecordedOutcome::Failure(failure) => Judged::Settled(Box::new(
+                self.settled(decode::ResponseMetadata::default(), Err(failure.clone())),
+            )),
         }
     }
 
     /// Holds a response against what the step asks for.
-    pub(super) fn judged(self, response: ChatResponse, step: &Step) -> Judged {
+    pub(super) fn judged(self, response: ChatResponse, step: &RunStep) -> Judged {
         let reasoning = if step.strips_reasoning { Reasoning::Strip } else { Reasoning::Keep };
         let facts = decode::facts(&response);
         let answer =
@@ -170,7 +170,7 @@ impl<'a> Origin<'a> {
         Judged::Settled(Box::new(settled))
     }
 
-    fn with_this(&self, facts: &decode::Facts) -> Earlier {
+    fn with_this(&self, facts: &decode::ResponseMetadata) -> Earlier {
         Earlier {
             answers: self.earlier.answers + 1,
             repairs: self.earlier.repairs + 1,
@@ -183,11 +183,15 @@ impl<'a> Origin<'a> {
         }
     }
 
-    fn cost(&self, facts: &decode::Facts) -> Option<Money> {
+    fn cost(&self, facts: &decode::ResponseMetadata) -> Option<Money> {
         facts.cost.or_else(|| Some(self.prices?.cost(facts.tokens?)))
     }
 
-    pub(super) fn settled(self, facts: decode::Facts, answer: Result<Content, Failure>) -> Settled {
+    pub(super) fn settled(
+        self,
+        facts: decode::ResponseMetadata,
+        answer: Result<Content, Failure>,
+    ) -> RowResult {
         let earlier = &self.earlier;
         let own = match self.shared {
             true => (Some(Money::ZERO), Some(Tokens::default())),
@@ -199,7 +203,7 @@ impl<'a> Origin<'a> {
             (latency, _) => Some(latency.unwrap_or_default() + earlier.latency),
         };
         let model = facts.model.filter(|named| **named != **self.model);
-        Settled {
+        RowResult {
             outcome: match answer {
                 Ok(content) => Outcome::Answer(content),
                 Err(failure) => Outcome::Failed(failure),

@@ -3,7 +3,7 @@
 use crate::dispatch::Reply;
 use crate::fault::{Class, Failure};
 use crate::ident::Cell;
-use crate::sink::Settled;
+use crate::sink::RowResult;
 
 /// So many first rows with the same refusal stop the run.
 const SAME_REFUSALS: usize = 20;
@@ -24,7 +24,7 @@ pub(super) enum WithheldRefusal {
     Refused(Box<Reply>, Failure),
     /// Nothing is to be written down: a template that fails, or an answer without text, which was paid for
     /// and is in the journal.
-    Known(Cell, Box<Settled>, Failure),
+    Known(Cell, Box<RowResult>, Failure),
 }
 
 impl WithheldRefusal {

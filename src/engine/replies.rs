@@ -4,11 +4,11 @@
 use std::sync::Arc;
 
 use super::enricher::{Enricher, PendingOutcomes};
-use super::lane::{Lane, bit};
+use super::lane::{StepProvider, bit};
 use super::open_batch::SPILLED_FROM;
-use super::outcome::{Again, Judged, Origin, is_terminal};
+use super::outcome::{Again, Judged, ResultOrigin, is_terminal};
 use super::probation::{Judgement, Probation, WithheldRefusal};
-use super::sharing::Shared;
+use super::sharing::SharedAnswer;
 use super::stop::Stop;
 use crate::decode;
 use crate::dispatch::{Earlier, Reply, Request, Verdict};
@@ -17,7 +17,7 @@ use crate::fault::{Class, Failure};
 use crate::ident::{Cell, Fingerprint, StepId};
 use crate::journal::{self, Record};
 use crate::prompt::Question;
-use crate::sink::{Outcome, Settled};
+use crate::sink::{Outcome, RowResult};
 
 impl Enricher {
     /// Takes in the replies that have come: journals what was paid, then settles it.
@@ -35,7 +35,7 @@ impl Enricher {
                     let tokens = facts.tokens.unwrap_or_default();
                     let cost = facts.cost.or_else(|| Some(lane.prices?.cost(facts.tokens?)));
                     self.voice.say(&Event::Paid { tokens, cost });
-                    let origin = Origin {
+                    let origin = ResultOrigin {
                         provider: &lane.name,
                         model: &lane.model,
                         attempts,
@@ -48,7 +48,7 @@ impl Enricher {
                     let first = request.earlier.first.unwrap_or(question.fingerprint());
                     let route = request.route;
                     let (provider, model) = (Arc::clone(&lane.name), Arc::clone(&lane.model));
-                    let shared = Shared { provider, model, body: paid.body };
+                    let shared = SharedAnswer { provider, model, body: paid.body };
                     match origin.judged(paid.response, &self.steps[cell.step.index()]) {
                         Judged::Again(again) => self.ask_again(request, &again),
                         // Whatever was asked for is in a response that is called an answer.
@@ -122,7 +122,7 @@ impl Enricher {
         let cell = request.cell;
         let step = &self.steps[cell.step.index()];
         let has_other = step.has_other(&self.lanes, request.route, bit(lane) | request.barred);
-        let Lane { name, health, out, .. } = &mut self.lanes[lane];
+        let StepProvider { name, health, out, .. } = &mut self.lanes[lane];
         if self.stop.is_none() && has_other {
             // Without an answer it may come back; what it refuses outright it refuses for good.
             if failure.class != Class::Unavailable && !health.is_out() {
@@ -169,7 +169,7 @@ impl Enricher {
     }
 
     /// A row got an answer: those that waited for it get the same one.
-    fn share(&mut self, cell: Cell, route: usize, question: Fingerprint, shared: &Shared) {
+    fn share(&mut self, cell: Cell, route: usize, question: Fingerprint, shared: &SharedAnswer) {
         let Self { steps, lanes, sharing, .. } = self;
         let step = &steps[cell.step.index()];
         if !step.shares {
@@ -184,13 +184,13 @@ impl Enricher {
 
     /// An answer that was paid for came to nothing, and would again: those that waited for it end like it, as long as
     /// it is not the provider's doing.
-    fn share_failure(&mut self, cell: Cell, shared: &Shared, failure: &Failure) {
+    fn share_failure(&mut self, cell: Cell, shared: &SharedAnswer, failure: &Failure) {
         if !is_terminal(failure.class) || !self.probations[cell.step.index()].is_over() {
             self.unshare(cell);
             return;
         }
         for request in self.sharing.left(cell) {
-            let outcome = journal::Outcome::Failure(failure.clone());
+            let outcome = journal::RecordedOutcome::Failure(failure.clone());
             let record = Record { outcome, ..shared_record(&request, shared) };
             self.take_record(request, &record);
         }
@@ -204,7 +204,7 @@ impl Enricher {
             self.halt(Stop::Journal(error));
             return;
         }
-        let origin = Origin::of_record(record, None, Earlier::default());
+        let origin = ResultOrigin::of_record(record, None, Earlier::default());
         match origin.judged_record(&record.outcome, &self.steps[cell.step.index()]) {
             Judged::Settled(settled) => self.settle(cell, *settled, event::Origin::Unasked),
             // It was good for the row that asked, so it is for this one.
@@ -315,7 +315,7 @@ impl Enricher {
         self.halt(Stop::Provider { provider, failure });
     }
 
-    pub(super) fn settle(&mut self, cell: Cell, mut settled: Settled, origin: event::Origin) {
+    pub(super) fn settle(&mut self, cell: Cell, mut settled: RowResult, origin: event::Origin) {
         if settled.fingerprint.is_some() {
             settled.template = Some(Arc::clone(&self.steps[cell.step.index()].template));
         }
@@ -383,7 +383,7 @@ impl Enricher {
             attempts,
             latency_ms: 0,
             shared: false,
-            outcome: journal::Outcome::Failure(failure),
+            outcome: journal::RecordedOutcome::Failure(failure),
         }
     }
 
@@ -393,9 +393,9 @@ impl Enricher {
         request: &Request,
         attempts: u32,
         failure: Failure,
-    ) -> Settled {
+    ) -> RowResult {
         let lane = &self.lanes[lane];
-        let origin = Origin {
+        let origin = ResultOrigin {
             provider: &lane.name,
             model: &lane.model,
             attempts,
@@ -405,12 +405,12 @@ impl Enricher {
             earlier: request.earlier,
             shared: false,
         };
-        origin.settled(decode::Facts::default(), Err(failure))
+        origin.settled(decode::ResponseMetadata::default(), Err(failure))
     }
 }
 
 /// What a journal keeps of an answer that was somebody else's first.
-pub(super) fn shared_record(request: &Request, shared: &Shared) -> Record {
+pub(super) fn shared_record(request: &Request, shared: &SharedAnswer) -> Record {
     let Request { question, receipt, .. } = request;
     Record {
         key: receipt.key.clone(),
@@ -421,6 +421,6 @@ pub(super) fn shared_record(request: &Request, shared: &Shared) -> Record {
         attempts: 0,
         latency_ms: 0,
         shared: true,
-        outcome: journal::Outcome::Response(shared.body.clone()),
+        outcome: journal::RecordedOutcome::Response(shared.body.clone()),
     }
 }

@@ -10,9 +10,9 @@ use crate::checkpoint::{LastRun, runs_without_commit};
 use crate::clock;
 use crate::config::{Job, Prices, StepSpec};
 use crate::ident::Money;
-use crate::metrics::{self, Figures, Kind, WAITS};
-use crate::report::page::data::{self, Header, MetricsRow, Provider, Report, Sample};
-use crate::sink::{FailedRows, Order, Shown, shown};
+use crate::metrics::{self, AskedKind, Figures, WAITS};
+use crate::report::page::data::{self, MetricsRow, PageSubject, ProviderLabel, Report, Sample};
+use crate::sink::{FailedRows, RowOrder, ShownRow, shown};
 
 /// Rows of each step in each list.
 const ROWS: usize = 8;
@@ -41,14 +41,14 @@ pub async fn report(job: &Job) -> Result<Report, EngineError> {
     let rows = async |order| -> Result<Vec<Sample>, EngineError> {
         let mut rows = shown(job, order, ROWS, of_step).await?;
         match order {
-            Order::Slowest => rows.sort_by_key(|row| std::cmp::Reverse(row.latency_ms)),
-            Order::Dearest => rows.sort_by_key(|row| std::cmp::Reverse(row.cost)),
-            Order::Sample => {}
+            RowOrder::Slowest => rows.sort_by_key(|row| std::cmp::Reverse(row.latency_ms)),
+            RowOrder::Dearest => rows.sort_by_key(|row| std::cmp::Reverse(row.cost)),
+            RowOrder::Sample => {}
         }
         Ok(rows.into_iter().map(sample).collect())
     };
     Ok(Report {
-        header: Header {
+        header: PageSubject {
             app_id: job.app_id.clone(),
             source: job.source.location.to_string(),
             target: job.target.location.to_string(),
@@ -58,7 +58,7 @@ pub async fn report(job: &Job) -> Result<Report, EngineError> {
             providers: job
                 .providers
                 .iter()
-                .map(|provider| Provider {
+                .map(|provider| ProviderLabel {
                     name: provider.name.clone(),
                     model: provider.model.clone(),
                     price: provider.prices.map(in_words),
@@ -66,9 +66,9 @@ pub async fn report(job: &Job) -> Result<Report, EngineError> {
                 .collect(),
         },
         metrics: figures.into_iter().map(row).collect(),
-        samples: rows(Order::Sample).await?,
-        slowest: rows(Order::Slowest).await?,
-        dearest: rows(Order::Dearest).await?,
+        samples: rows(RowOrder::Sample).await?,
+        slowest: rows(RowOrder::Slowest).await?,
+        dearest: rows(RowOrder::Dearest).await?,
     })
 }
 
@@ -102,8 +102,8 @@ fn row(figures: Figures) -> MetricsRow {
     MetricsRow {
         app_id: figures.app_id,
         kind: match figures.kind {
-            Kind::Run => data::Kind::Run,
-            Kind::Retry => data::Kind::Retry,
+            AskedKind::Run => data::BatchKind::Run,
+            AskedKind::Retry => data::BatchKind::Retry,
         },
         run_id: figures.run_id.to_string(),
         batch_id: figures.batch_id.txn_version(),
@@ -135,8 +135,8 @@ fn row(figures: Figures) -> MetricsRow {
     }
 }
 
-fn sample(row: Shown) -> Sample {
-    let Shown { step, file, row, inputs, answer, error, cost, tokens, latency_ms } = row;
+fn sample(row: ShownRow) -> Sample {
+    let ShownRow { step, file, row, inputs, answer, error, cost, tokens, latency_ms } = row;
     Sample {
         step,
         source_file: file,

@@ -23,19 +23,19 @@ use super::run::{RunOptions, Running, StopRequest, unless_stopped};
 use super::run_budget::RunBudget;
 use super::start::{keep_figures, owner, sort_journals};
 use crate::checkpoint::{
-    Checkpoint, CheckpointFile, Part, PlannedBatch, Position, Recovery, Retrying, Selection, SourceId,
+    Checkpoint, CheckpointFile, FileRange, PlannedBatch, Position, Recovery, Retrying, Selection, SourceId,
     recover,
 };
 use crate::clock;
-use crate::config::{BatchLimits, Job, Places};
+use crate::config::{BatchLimits, Job, StatePlaces};
 use crate::event::{Event, Voice};
 use crate::faultpoint::{self, Side};
 use crate::ident::{BatchId, Lineage, RunId};
 use crate::ledger::{Ledger, Window};
-use crate::metrics::Kind;
+use crate::metrics::AskedKind;
 use crate::report::Tally;
 use crate::sink::{
-    Constraints, FailedReader, FailedRows, Found, Places as RowPlaces, Reloaded, Repair, retry_app_id,
+    Constraints, FailedReader, FailedRow, FailedRows, OpenBatchFiles, Reloaded, Repair, retry_app_id,
 };
 use crate::store::{self, Folder};
 
@@ -86,7 +86,7 @@ pub async fn retry(
 
 /// Takes what a retry needs for itself.
 pub(super) async fn exclusive(job: &Job, home: &Folder, run: RunId) -> Result<Exclusive, EngineError> {
-    let Places { state, journal, lease, .. } = &job.places;
+    let StatePlaces { state, journal, lease, .. } = &job.places;
     Exclusive::take(&state.join(FOLDER), &home.join(FOLDER), &journal.join(FOLDER), *lease, run).await
 }
 
@@ -119,7 +119,7 @@ async fn start(
     let session = state.session.filter(|_| goes_on).unwrap_or_else(RunId::random);
     retrying.session = Some(session);
     let found = found.filter(|checkpoint| goes_on || checkpoint.planned.is_empty());
-    let places = RowPlaces::default();
+    let places = OpenBatchFiles::default();
     let repair = Repair::open(job, &rows, places.clone(), session)?;
     let job = &with_provider(job, retrying.provider.as_deref())?;
     let mut prepared = prepare(job, &columns, simulator)?;
@@ -131,7 +131,7 @@ async fn start(
     checkpoint.position = retrying.clone();
     file.save(&checkpoint).await?;
 
-    let owner = owner(job, Kind::Retry, session, checkpoint.lineage);
+    let owner = owner(job, AskedKind::Retry, session, checkpoint.lineage);
     let (mut keeper, voice) = keep_figures(job, home, &job.places.state.join(FOLDER), owner, voice).await?;
     let voice = &voice;
     if let Some(keeper) = &mut keeper {
@@ -146,7 +146,7 @@ async fn start(
     let resumed: u64 = outstanding.iter().map(PlannedBatch::rows).sum();
     let planned = Planned::of(&outstanding);
     let failed = reader.find(&retrying.selection, session).await?;
-    let failed: Vec<Found> = failed.into_iter().filter(|found| !planned.has(found)).collect();
+    let failed: Vec<FailedRow> = failed.into_iter().filter(|found| !planned.has(found)).collect();
     let room = options
         .max_rows
         .map_or(usize::MAX, |most| usize::try_from(most.saturating_sub(resumed)).unwrap_or(usize::MAX));
@@ -196,11 +196,11 @@ async fn start(
 
 /// So many of the rows, in their order: those that were asked longest ago, so that retries that follow each other
 /// come to every row.
-fn longest_unasked(rows: Vec<Found>, most: usize) -> VecDeque<Found> {
+fn longest_unasked(rows: Vec<FailedRow>, most: usize) -> VecDeque<FailedRow> {
     if rows.len() <= most {
         return rows.into();
     }
-    let mut by_age: Vec<(usize, Found)> = rows.into_iter().enumerate().collect();
+    let mut by_age: Vec<(usize, FailedRow)> = rows.into_iter().enumerate().collect();
     by_age.sort_by(|(_, a), (_, b)| a.run.cmp(&b.run));
     by_age.truncate(most);
     by_age.sort_unstable_by_key(|(at, _)| *at);
@@ -275,7 +275,7 @@ impl<'a> Planned<'a> {
         Planned(parts.map(|part| (part.file.as_str(), part.start, part.end)).collect())
     }
 
-    fn has(&self, found: &Found) -> bool {
+    fn has(&self, found: &FailedRow) -> bool {
         let key = (&*found.key.file, found.key.row, u64::MAX);
         let before = self.0.range(..=key).next_back();
         before.is_some_and(|(file, start, end)| {
@@ -287,7 +287,7 @@ impl<'a> Planned<'a> {
 /// Failed rows of the target, in batches.
 pub(super) struct RetryFeed {
     reader: FailedReader,
-    queue: VecDeque<Found>,
+    queue: VecDeque<FailedRow>,
     limits: BatchLimits,
     /// Whether there are more rows of the selection than this retry is about.
     is_limited: bool,
@@ -302,17 +302,17 @@ pub(super) struct RetryFeed {
 impl RetryFeed {
     fn cut(&mut self, id: BatchId) -> Option<PlannedBatch> {
         let mut bytes = 0;
-        let fits = |found: &&Found| {
+        let fits = |found: &&FailedRow| {
             bytes += found.bytes;
             bytes <= self.limits.max_bytes
         };
         let most = self.queue.iter().take(self.limits.max_rows as usize).take_while(fits).count();
-        let rows: Vec<Found> = self.queue.drain(..most.max(1).min(self.queue.len())).collect();
-        let mut parts: Vec<Part> = Vec::new();
-        for Found { key, .. } in &rows {
+        let rows: Vec<FailedRow> = self.queue.drain(..most.max(1).min(self.queue.len())).collect();
+        let mut parts: Vec<FileRange> = Vec::new();
+        for FailedRow { key, .. } in &rows {
             match parts.last_mut() {
                 Some(part) if part.file == *key.file && part.end == key.row => part.end += 1,
-                _ => parts.push(Part {
+                _ => parts.push(FileRange {
                     file: key.file.to_string(),
                     size: 0,
                     version: None,

@@ -21,7 +21,7 @@ use super::start::{Started, start};
 use super::stop::Stop;
 use crate::checkpoint::{CheckpointFile, LastRun, Position};
 use crate::clock::{self, Instant};
-use crate::config::{Job, Places};
+use crate::config::{Job, StatePlaces};
 use crate::event::{Event, Voice};
 use crate::ident::{BatchId, Lineage, RunId};
 use crate::ledger::Duty;
@@ -117,7 +117,7 @@ pub async fn run(
             let home = home(job).await?;
             home.probe().await?;
             store::probe(&job.places.journal)?;
-            let Places { state, journal, lease, .. } = &job.places;
+            let StatePlaces { state, journal, lease, .. } = &job.places;
             let exclusive = Exclusive::take(state, &home, journal, *lease, run).await?;
             Ok((source, prepared, home, exclusive))
         }),

@@ -11,7 +11,7 @@ use super::exclusive::Exclusive;
 use crate::checkpoint::MachineId;
 use crate::config::{Allowance, BudgetLimit, BudgetScope, Job};
 use crate::ident::{Money, RunId, Spend};
-use crate::meter::{Account, Refused, Spending, worst_case};
+use crate::meter::{Account, BudgetRefusal, Spending, worst_case};
 use crate::report::counted;
 use crate::store::{Folder, Objects};
 
@@ -38,7 +38,7 @@ pub(super) struct SpentCopy {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Counted {
+struct CountedSpending {
     picodollars: u64,
     tokens: u64,
     requests: u64,
@@ -49,7 +49,7 @@ impl SpentCopy {
     pub(super) async fn copy(&mut self) -> Result<(), EngineError> {
         let spent = self.account.spent_here();
         if let Some(Spend { money, tokens, requests }) = spent.filter(|_| spent != self.copied) {
-            let counted = Counted { picodollars: money.get(), tokens, requests };
+            let counted = CountedSpending { picodollars: money.get(), tokens, requests };
             let bytes = serde_json::to_vec(&counted).expect("numbers become JSON");
             self.objects.put(&self.name, Bytes::from(bytes)).await?;
             self.copied = spent;
@@ -63,12 +63,12 @@ impl SpentCopy {
         for name in objects.list().await? {
             let is_other = name.starts_with(COPY) && name != own;
             let Some(found) = (if is_other { objects.get(&name).await? } else { None }) else { continue };
-            let counted: Counted =
+            let counted: CountedSpending =
                 serde_json::from_slice(&found.bytes).map_err(|_| EngineError::Mismatch {
                     what: format!("{} is damaged: what the job has spent cannot be told", objects.place(&name)),
                     hint: "remove it, and take what that machine spent, as the provider bills it, off the budget",
                 })?;
-            let Counted { picodollars, tokens, requests } = counted;
+            let CountedSpending { picodollars, tokens, requests } = counted;
             spent = spent + Spend { money: Money::picodollars(picodollars), tokens, requests };
         }
         Ok(spent)
@@ -118,8 +118,8 @@ impl RunBudget {
     /// Whether enough is left for a request.
     pub(super) fn check(&self, job: &Job) -> Result<(), EngineError> {
         match self.account.reserve(least(job)) {
-            Err(Refused::Spent(limit)) => Err(EngineError::Budget(limit)),
-            Ok(_) | Err(Refused::Later) => Ok(()),
+            Err(BudgetRefusal::Spent(limit)) => Err(EngineError::Budget(limit)),
+            Ok(_) | Err(BudgetRefusal::Later) => Ok(()),
         }
     }
 

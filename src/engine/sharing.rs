@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::lane::{Lane, Step};
+use super::lane::{RunStep, StepProvider};
 use crate::cache::{CacheError, Store};
 use crate::dispatch::Request;
 use crate::ident::{Cell, Fingerprint};
@@ -21,26 +21,26 @@ const ENTRY_BYTES: usize = 200;
 
 /// An answer that rows may share.
 #[derive(Clone, Debug)]
-pub(super) struct Shared {
+pub(super) struct SharedAnswer {
     pub(super) provider: Arc<str>,
     pub(super) model: Arc<str>,
     pub(super) body: Bytes,
 }
 
 /// What is known of a question.
-pub(super) enum Known {
+pub(super) enum SharingState {
     /// Nothing: it is to be asked, and others wait for it.
     Nothing,
     /// It is being asked.
     Asked,
     /// Its answer.
-    Answer(Shared),
+    Answer(SharedAnswer),
 }
 
 /// Answers that rows share, and rows that wait for one.
 #[derive(Debug, Default)]
 pub(super) struct Sharing {
-    recent: HashMap<Fingerprint, Shared>,
+    recent: HashMap<Fingerprint, SharedAnswer>,
     order: VecDeque<Fingerprint>,
     bytes: usize,
     /// Questions that are being asked, and who waits for the answers.
@@ -57,25 +57,31 @@ impl Sharing {
     }
 
     /// What is known of the question of a request.
-    pub(super) fn look(&mut self, key: Fingerprint, step: &Step, lanes: &[Lane], request: &Request) -> Known {
+    pub(super) fn look(
+        &mut self,
+        key: Fingerprint,
+        step: &RunStep,
+        lanes: &[StepProvider],
+        request: &Request,
+    ) -> SharingState {
         if self.waiting.contains_key(&key) {
-            return Known::Asked;
+            return SharingState::Asked;
         }
         if let Some(shared) = self.recent.get(&key) {
-            return Known::Answer(shared.clone());
+            return SharingState::Answer(shared.clone());
         }
         for lane in step.lanes_of(request.route).iter().map(|lane| &lanes[*lane]) {
             let Some(cache) = &self.cache else { break };
             match cache.get(anywhere(lane, request.question.fingerprint())) {
                 Ok(Some(body)) => {
                     let (provider, model) = (Arc::clone(&lane.name), Arc::clone(&lane.model));
-                    return Known::Answer(Shared { provider, model, body });
+                    return SharingState::Answer(SharedAnswer { provider, model, body });
                 }
                 Ok(None) => {}
                 Err(error) => self.go_without(error),
             }
         }
-        Known::Nothing
+        SharingState::Nothing
     }
 
     /// The cache only saves money: where it does not work, the run goes on without it.
@@ -113,11 +119,11 @@ impl Sharing {
     /// An answer that later rows of the same list of providers, to which its own belongs, may share.
     pub(super) fn remember(
         &mut self,
-        step: &Step,
+        step: &RunStep,
         route: usize,
-        lanes: &[Lane],
+        lanes: &[StepProvider],
         question: Fingerprint,
-        shared: &Shared,
+        shared: &SharedAnswer,
     ) {
         let lane = lanes.iter().find(|lane| lane.name == shared.provider && lane.model == shared.model);
         if let (Some(cache), Some(lane)) = (&self.cache, lane) {
@@ -128,7 +134,7 @@ impl Sharing {
             return;
         }
         // The body is a part of a larger buffer, which would stay with it.
-        let shared = Shared { body: Bytes::copy_from_slice(&shared.body), ..shared.clone() };
+        let shared = SharedAnswer { body: Bytes::copy_from_slice(&shared.body), ..shared.clone() };
         self.bytes += shared.body.len() + ENTRY_BYTES;
         self.recent.insert(key, shared);
         self.order.push_back(key);
@@ -148,12 +154,12 @@ impl Sharing {
 }
 
 /// A question of a step of this job, by one of its lists of providers.
-pub(super) fn in_step(step: &Step, route: usize, question: Fingerprint) -> Fingerprint {
+pub(super) fn in_step(step: &RunStep, route: usize, question: Fingerprint) -> Fingerprint {
     let route = route.to_le_bytes();
     Fingerprint::of([question.to_bytes().as_slice(), step.output.as_bytes(), route.as_slice()])
 }
 
 /// A question to a model at an address, whoever asks it.
-fn anywhere(lane: &Lane, question: Fingerprint) -> Fingerprint {
+fn anywhere(lane: &StepProvider, question: Fingerprint) -> Fingerprint {
     Fingerprint::of([question.to_bytes().as_slice(), lane.address.as_bytes(), lane.model.as_bytes()])
 }

@@ -18,14 +18,14 @@ use super::recover::Recoverer;
 use super::retry;
 use super::run::{Begin, RunOptions};
 use super::run_budget::RunBudget;
-use crate::cache::{Limits, Store};
+use crate::cache::{CacheLimits, Store};
 use crate::checkpoint::{Checkpoint, CheckpointFile, MachineId, PlannedBatch, Position};
 use crate::config::Job;
 use crate::event::{Event, Voice};
 use crate::ident::{Lineage, RunId};
-use crate::journal::{Copies, Header, JournalFolder, Restored, StrayAnswers};
+use crate::journal::{Copies, JournalFolder, JournalHeader, Restored, StrayAnswers};
 use crate::ledger::{Ledger, Window};
-use crate::metrics::{self, Counters, Keeper, Kind, Owner};
+use crate::metrics::{self, AskedKind, Counters, FiguresOwner, Keeper};
 use crate::plan::Planner;
 use crate::report::counted;
 use crate::sink::Sink;
@@ -104,7 +104,7 @@ pub(super) async fn start(
     for step in prepared.steps.iter_mut().filter(|step| step.gives_vectors()) {
         step.hold_length(sink.vector_length(&step.spec.output).await?)?;
     }
-    let owner = owner(job, Kind::Run, run, checkpoint.lineage);
+    let owner = owner(job, AskedKind::Run, run, checkpoint.lineage);
     let (mut keeper, voice) = keep_figures(job, home, &job.places.state, owner, voice).await?;
     let voice = &voice;
     if let Some(keeper) = &mut keeper {
@@ -216,12 +216,12 @@ async fn missing(
 }
 
 /// Whose figures a run's are.
-pub(super) fn owner(job: &Job, kind: Kind, run_id: RunId, lineage: Lineage) -> Owner {
+pub(super) fn owner(job: &Job, kind: AskedKind, run_id: RunId, lineage: Lineage) -> FiguresOwner {
     let first_step = |at: usize| {
         let step = job.steps.iter().find(|step| step.all_providers().any(|own| own == at))?;
-        Some(metrics::Lane { provider: job.providers[at].name.clone(), step: step.output.clone() })
+        Some(metrics::ProviderOfStep { provider: job.providers[at].name.clone(), step: step.output.clone() })
     };
-    Owner {
+    FiguresOwner {
         app_id: job.app_id.clone(),
         kind,
         run_id,
@@ -236,7 +236,7 @@ pub(super) async fn keep_figures(
     job: &Job,
     home: &Folder,
     state: &Path,
-    owner: Owner,
+    owner: FiguresOwner,
     voice: &Voice,
 ) -> Result<(Option<Keeper>, Voice), EngineError> {
     let Some(at) = &job.metrics else { return Ok((None, voice.clone())) };
@@ -305,8 +305,8 @@ pub(super) async fn sort_journals<P>(
         let machine = MachineId::of(folder.path())?;
         let copies = Copies::new(objects.join(COPIES), &machine, job.places.copying.bytes);
         let lineage = checkpoint.lineage;
-        let header = |plan: &PlannedBatch| Header { lineage, batch: plan.id, digest: plan.digest() };
-        let planned: Vec<Header> = outstanding.iter().map(header).collect();
+        let header = |plan: &PlannedBatch| JournalHeader { lineage, batch: plan.id, digest: plan.digest() };
+        let planned: Vec<JournalHeader> = outstanding.iter().map(header).collect();
         let restored = copies.restore(&folder, lineage, first, &planned).await?;
         tell_restored(&restored, voice);
         if checkpoint.asks_all_since.is_none() {
@@ -318,8 +318,8 @@ pub(super) async fn sort_journals<P>(
     let learned = LearnedFile::load(home.path().unwrap_or(&job.places.state));
     let limits = |spec| match checkpoint.asks_all_since {
         // Entries know their second only.
-        Some(since) => Limits { not_before: since.timestamp() + 1, ..Limits::from(spec) },
-        None => Limits::from(spec),
+        Some(since) => CacheLimits { not_before: since.timestamp() + 1, ..CacheLimits::from(spec) },
+        None => CacheLimits::from(spec),
     };
     let cache = job.cache.as_ref().map(|spec| Store::open(&spec.path, limits(spec))).transpose()?;
     Ok(Journals { lineage: checkpoint.lineage, folder, strays, learned, budget, cache, open, copier })

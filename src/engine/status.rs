@@ -16,7 +16,7 @@ use crate::checkpoint::{
 use crate::config::Job;
 use crate::decode;
 use crate::ident::BatchId;
-use crate::journal::{Copies, Header, JournalFolder, Outcome, Record};
+use crate::journal::{Copies, JournalFolder, JournalHeader, Record, RecordedOutcome};
 use crate::passed::PassedOver;
 use crate::sink::{self, FailedGroup, FailedRows, OlderAnswers, Progress, Sink, retry_app_id};
 use crate::source::{Lag, Source};
@@ -41,9 +41,9 @@ pub struct Status {
     /// What the checkpoint is worth.
     pub checkpoint: CheckpointStatus,
     /// Batches that are planned and not committed.
-    pub open_batches: Vec<OpenBatch>,
+    pub open_batches: Vec<OutstandingBatch>,
     /// The same of a retry.
-    pub open_retry_batches: Vec<OpenBatch>,
+    pub open_retry_batches: Vec<OutstandingBatch>,
     /// Bytes of all journals.
     pub journal_bytes: u64,
     /// What was spent of the budget for all runs; none if there is none.
@@ -62,7 +62,7 @@ pub struct Status {
     /// The last retry of failed rows.
     pub last_retry: Option<LastRun>,
     /// The command that there is a reason to run; none if all is well, or somebody is at it.
-    pub next: Option<Next>,
+    pub next: Option<NextCommand>,
 }
 
 impl Status {
@@ -103,7 +103,7 @@ pub enum CheckpointStatus {
 
 /// A batch that is planned and not committed.
 #[derive(Clone, Debug, Serialize)]
-pub struct OpenBatch {
+pub struct OutstandingBatch {
     /// Its number.
     pub batch: BatchId,
     /// Rows in it.
@@ -140,7 +140,7 @@ pub struct PausedStatus {
 /// A command that there is a reason to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Next {
+pub enum NextCommand {
     /// Rows of the source are not in the target.
     Run,
     /// A retry was cut short.
@@ -231,8 +231,8 @@ pub async fn status(job: &Job) -> Result<Status, EngineError> {
     let is_exhausted = status.spent.as_ref().is_some_and(|spent| {
         spent.limit.is_some() || newest.is_some_and(|limit| spent.still_ends_at(&limit))
     });
-    if is_exhausted && matches!(status.next, Some(Next::Run | Next::Retry)) {
-        status.next = Some(Next::Budget);
+    if is_exhausted && matches!(status.next, Some(NextCommand::Run | NextCommand::Retry)) {
+        status.next = Some(NextCommand::Budget);
     }
     Ok(status)
 }
@@ -356,18 +356,18 @@ async fn open_batches<P>(
     journal: &std::path::Path,
     checkpoint: Option<&Checkpoint<P>>,
     open: &[PlannedBatch],
-) -> Result<Vec<OpenBatch>, EngineError> {
+) -> Result<Vec<OutstandingBatch>, EngineError> {
     let Some(checkpoint) = checkpoint else { return Ok(Vec::new()) };
     let mut batches = Vec::with_capacity(open.len());
     for plan in open {
-        let header = Header { lineage: checkpoint.lineage, batch: plan.id, digest: plan.digest() };
+        let header = JournalHeader { lineage: checkpoint.lineage, batch: plan.id, digest: plan.digest() };
         let copied = match home.objects() {
             Some(objects) => Copies::read_of(&objects.join(COPIES), &header).await?,
             None => Vec::new(),
         };
         let (answered, trouble) =
             JournalFolder::settled_rows(journal, &header, job.steps.len(), copied, is_outcome);
-        batches.push(OpenBatch {
+        batches.push(OutstandingBatch {
             batch: plan.id,
             rows: plan.rows(),
             answered: answered.min(plan.rows()),
@@ -380,8 +380,8 @@ async fn open_batches<P>(
 /// Whether a record is more than a body that cannot be read.
 fn is_outcome(record: &Record) -> bool {
     match &record.outcome {
-        Outcome::Failure(_) => true,
-        Outcome::Response(body) => decode::parse(body)
+        RecordedOutcome::Failure(_) => true,
+        RecordedOutcome::Response(body) => decode::parse(body)
             .is_ok_and(|response| !response.choices.is_empty() || !response.data.is_empty()),
     }
 }
@@ -397,27 +397,27 @@ async fn target(job: &Job, table: Option<&Table>) -> Result<Option<TargetStatus>
     Ok(Some(TargetStatus { version: table.version(), rows, files: files.len() as u64, failed }))
 }
 
-fn next(status: &Status) -> Option<Next> {
+fn next(status: &Status) -> Option<NextCommand> {
     let needs_rebuilding = matches!(status.checkpoint, CheckpointStatus::Missing | CheckpointStatus::Old);
     if status.running.is_some() || status.retrying.is_some() {
         None
     } else if status.journal_error().is_some() {
-        Some(Next::Repair)
+        Some(NextCommand::Repair)
     } else if status.checkpoint == CheckpointStatus::Refused || (status.source.is_none() && !needs_rebuilding)
     {
-        Some(Next::Check)
+        Some(NextCommand::Check)
     } else if status.paused.is_some() {
-        Some(Next::Unpause)
+        Some(NextCommand::Unpause)
     } else if status.target.is_none()
         || needs_rebuilding
         || !status.open_batches.is_empty()
         || status.source.is_some_and(|source| source.rows > 0)
     {
-        Some(Next::Run)
+        Some(NextCommand::Run)
     } else if !status.open_retry_batches.is_empty() {
-        Some(Next::Retry)
+        Some(NextCommand::Retry)
     } else {
         let has_failed = status.target.as_ref().is_some_and(|target| !target.failed.is_empty());
-        has_failed.then_some(Next::Errors)
+        has_failed.then_some(NextCommand::Errors)
     }
 }

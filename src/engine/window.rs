@@ -9,16 +9,16 @@ const MARGIN: f64 = 0.1;
 
 /// The tokens of prompt and answer that a model takes together.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Window {
+pub(super) struct ContextWindow {
     tokens: usize,
     encoding: Encoding,
 }
 
-impl Window {
+impl ContextWindow {
     pub(super) fn new(tokens: u32, model: &str) -> Self {
         let tokens = tokens as usize;
         match Encoding::of(model) {
-            Some(encoding) => Window { tokens, encoding },
+            Some(encoding) => ContextWindow { tokens, encoding },
             None => {
                 #[expect(
                     clippy::cast_possible_truncation,
@@ -27,7 +27,7 @@ impl Window {
                     reason = "a share of a number of tokens"
                 )]
                 let tokens = (tokens as f64 * (1.0 - MARGIN)) as usize;
-                Window { tokens, encoding: Encoding::usual() }
+                ContextWindow { tokens, encoding: Encoding::usual() }
             }
         }
     }

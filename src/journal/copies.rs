@@ -19,7 +19,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use super::format::{FRAME_LEN, HEADER_LEN, Header, Record, array, encode_header};
+use super::format::{FRAME_LEN, HEADER_LEN, JournalHeader, Record, array, encode_header};
 use super::{Journal, JournalError, JournalFolder, JournalReader};
 use crate::faultpoint::{self, Side};
 use crate::ident::{BatchId, Fingerprint, Lineage, RowKey};
@@ -35,20 +35,20 @@ const MOST_AT_ONCE: u64 = 32 << 20;
 pub struct Copies {
     objects: Objects,
     machine: String,
-    pending: Pending,
-    state: Arc<Mutex<State>>,
+    pending: PendingCopies,
+    state: Arc<Mutex<CopyState>>,
 }
 
 /// What waits to be copied.
 #[derive(Clone, Debug)]
-pub(super) struct Pending {
+pub(super) struct PendingCopies {
     bytes: Arc<AtomicU64>,
     /// How much of it does not wait for the next round.
     most: u64,
     urgent: Arc<Notify>,
 }
 
-impl Pending {
+impl PendingCopies {
     pub(super) fn add(&self, bytes: u64) {
         if self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes >= self.most {
             self.urgent.notify_one();
@@ -57,7 +57,7 @@ impl Pending {
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct CopyState {
     open: BTreeMap<BatchId, Followed>,
     /// Bytes of a batch's file that were copied before it was opened.
     copied: BTreeMap<BatchId, u64>,
@@ -71,7 +71,7 @@ struct State {
 /// An open journal.
 #[derive(Clone, Debug)]
 struct Followed {
-    header: Header,
+    header: JournalHeader,
     path: PathBuf,
     journal: Journal,
     /// Bytes of the file that are copied.
@@ -116,15 +116,15 @@ impl Copies {
     /// Copies go to a folder in a store, in the name of a machine; a round does not wait while so many bytes do.
     #[must_use]
     pub fn new(objects: Objects, machine: &impl ToString, most_bytes: u64) -> Self {
-        let pending = Pending { bytes: Arc::default(), most: most_bytes, urgent: Arc::default() };
+        let pending = PendingCopies { bytes: Arc::default(), most: most_bytes, urgent: Arc::default() };
         Copies { objects, machine: machine.to_string(), pending, state: Arc::default() }
     }
 
-    pub(super) fn pending(&self) -> Pending {
+    pub(super) fn pending(&self) -> PendingCopies {
         self.pending.clone()
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, CopyState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -133,7 +133,7 @@ impl Copies {
         self.pending.urgent.notified().await;
     }
 
-    pub(super) fn follow(&self, header: &Header, path: PathBuf, journal: &Journal) {
+    pub(super) fn follow(&self, header: &JournalHeader, path: PathBuf, journal: &Journal) {
         let mut state = self.state();
         let copied = state.copied.remove(&header.batch).unwrap_or_default();
         let followed = Followed { header: *header, path, journal: journal.clone(), copied };
@@ -234,7 +234,7 @@ impl Copies {
         folder: &JournalFolder,
         lineage: Lineage,
         first: BatchId,
-        planned: &[Header],
+        planned: &[JournalHeader],
     ) -> Result<Restored, JournalError> {
         let mut restored = Restored::default();
         let mut of_batches: BTreeMap<BatchId, Vec<(String, Name)>> = BTreeMap::new();
@@ -266,7 +266,7 @@ impl Copies {
     async fn restore_batch(
         &self,
         folder: &JournalFolder,
-        header: &Header,
+        header: &JournalHeader,
         segments: Vec<(String, Name)>,
         restored: &mut Restored,
     ) -> Result<(), JournalError> {
@@ -287,9 +287,9 @@ impl Copies {
         }
         let mut known = HashSet::new();
         let mut writer = super::JournalWriter::open(&path, header, |record| {
-            known.insert(Known::of(&record));
+            known.insert(RecordIdentity::of(&record));
         })?;
-        records.retain(|record| known.insert(Known::of(record)));
+        records.retain(|record| known.insert(RecordIdentity::of(record)));
         writer.append(&records)?;
         restored.records += records.len() as u64;
         Ok(())
@@ -299,7 +299,7 @@ impl Copies {
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub async fn read_of(objects: &Objects, header: &Header) -> Result<Vec<Record>, JournalError> {
+    pub async fn read_of(objects: &Objects, header: &JournalHeader) -> Result<Vec<Record>, JournalError> {
         let copies = Copies::new(objects.join(&folder(header.lineage, header.batch)), &"", u64::MAX);
         let mut records = Vec::new();
         for name in copies.objects.list().await? {
@@ -312,7 +312,7 @@ impl Copies {
     async fn read(
         &self,
         name: &str,
-        fits: impl Fn(&Header) -> bool,
+        fits: impl Fn(&JournalHeader) -> bool,
         damaged: &mut Vec<String>,
     ) -> Result<Vec<Record>, JournalError> {
         let Some(object) = self.objects.get(name).await? else { return Ok(Vec::new()) };
@@ -338,12 +338,12 @@ impl Copies {
 
 /// What makes two records the same answer.
 #[derive(PartialEq, Eq, Hash)]
-struct Known(RowKey, Arc<str>, Fingerprint, Arc<str>, Arc<str>);
+struct RecordIdentity(RowKey, Arc<str>, Fingerprint, Arc<str>, Arc<str>);
 
-impl Known {
-    fn of(record: &Record) -> Known {
+impl RecordIdentity {
+    fn of(record: &Record) -> RecordIdentity {
         let Record { key, step, fingerprint, provider, model, .. } = record;
-        Known(key.clone(), Arc::clone(step), *fingerprint, Arc::clone(provider), Arc::clone(model))
+        RecordIdentity(key.clone(), Arc::clone(step), *fingerprint, Arc::clone(provider), Arc::clone(model))
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::format::{Header, Record};
+use super::format::{JournalHeader, Record};
 use super::{Copies, Journal, JournalError, JournalReader, JournalWriter, read_all};
 use crate::faultpoint::{self, Side};
 use crate::ident::{BatchId, Fingerprint, RowKey};
@@ -24,14 +24,14 @@ pub struct JournalFolder {
 
 /// A journal that a former run left.
 #[derive(Clone, Debug)]
-pub struct Found {
+pub struct FormerJournal {
     /// The file.
     pub path: PathBuf,
     /// What it belongs to; none for a file that was cut within its header.
-    pub header: Option<Header>,
+    pub header: Option<JournalHeader>,
 }
 
-impl Found {
+impl FormerJournal {
     /// Whether it was put aside: it belongs to no batch.
     #[must_use]
     pub fn is_aside(&self) -> bool {
@@ -39,7 +39,7 @@ impl Found {
     }
 }
 
-impl Found {
+impl FormerJournal {
     /// Whether nothing was added to it since a time; one whose time cannot be read is not.
     #[must_use]
     pub fn is_older_than(&self, time: SystemTime) -> bool {
@@ -87,7 +87,7 @@ impl JournalFolder {
     #[must_use]
     pub fn settled_rows(
         folder: &Path,
-        header: &Header,
+        header: &JournalHeader,
         steps: usize,
         copied: Vec<Record>,
         is_outcome: impl Fn(&Record) -> bool,
@@ -123,14 +123,14 @@ impl JournalFolder {
     ///
     /// # Errors
     /// When the folder or a header cannot be read.
-    pub fn list(&self) -> Result<Vec<Found>, JournalError> {
+    pub fn list(&self) -> Result<Vec<FormerJournal>, JournalError> {
         let io = |source| JournalError::Io { action: "list", path: self.path.clone(), source };
         let mut found = Vec::new();
         for entry in std::fs::read_dir(&self.path).map_err(io)? {
             let path = entry.map_err(io)?.path();
             if path.extension().is_some_and(|ending| ending == ENDING) {
                 let header = JournalReader::open(&path)?.header().copied();
-                found.push(Found { path, header });
+                found.push(FormerJournal { path, header });
             }
         }
         found.sort_by(|a, b| a.path.cmp(&b.path));
@@ -141,7 +141,7 @@ impl JournalFolder {
     ///
     /// # Errors
     /// As [`JournalWriter::open`].
-    pub fn writer(&self, header: &Header, take: impl FnMut(Record)) -> Result<Journal, JournalError> {
+    pub fn writer(&self, header: &JournalHeader, take: impl FnMut(Record)) -> Result<Journal, JournalError> {
         let path = self.file_of(header.batch);
         let writer = JournalWriter::open(&path, header, take)?;
         let journal = Journal::new(writer, self.copies.as_ref().map(Copies::pending));
@@ -170,7 +170,7 @@ impl JournalFolder {
     ///
     /// # Errors
     /// When it is there and cannot be removed.
-    pub fn remove(&self, found: &Found) -> Result<(), JournalError> {
+    pub fn remove(&self, found: &FormerJournal) -> Result<(), JournalError> {
         let path = found.path.clone();
         remove(&path).map_err(|source| JournalError::Io { action: "remove", path, source })
     }
@@ -179,7 +179,7 @@ impl JournalFolder {
     ///
     /// # Errors
     /// When it cannot be renamed.
-    pub fn put_aside(&self, found: &Found) -> Result<PathBuf, JournalError> {
+    pub fn put_aside(&self, found: &FormerJournal) -> Result<PathBuf, JournalError> {
         if found.is_aside() {
             return Ok(found.path.clone());
         }

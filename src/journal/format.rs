@@ -31,7 +31,7 @@ pub(super) const MAX_PAYLOAD: usize = 1 << 30;
 
 /// What a journal file belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Header {
+pub struct JournalHeader {
     /// Lineage of the checkpoint that planned the batch.
     pub lineage: Lineage,
     /// The batch.
@@ -60,12 +60,12 @@ pub struct Record {
     /// Whether the answer was somebody else's first, and nothing was paid for it here.
     pub shared: bool,
     /// What came of it.
-    pub outcome: Outcome,
+    pub outcome: RecordedOutcome,
 }
 
 /// What came of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum RecordedOutcome {
     /// The body of a successful response, as the server sent it, decompressed.
     Response(Bytes),
     /// A failure that another try would repeat.
@@ -73,8 +73,8 @@ pub enum Outcome {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Head<'a> {
-    kind: Kind,
+struct RecordHead<'a> {
+    kind: RecordKind,
     #[serde(borrow)]
     file: Cow<'a, str>,
     row: u64,
@@ -98,13 +98,13 @@ struct Head<'a> {
 /// `Submitted` is reserved for requests that a provider's batch interface holds.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Kind {
+enum RecordKind {
     Response,
     Failure,
     Submitted,
 }
 
-pub(super) fn encode_header(header: &Header) -> [u8; HEADER_LEN] {
+pub(super) fn encode_header(header: &JournalHeader) -> [u8; HEADER_LEN] {
     let mut bytes = [0; HEADER_LEN];
     bytes[..8].copy_from_slice(MAGIC);
     bytes[8..10].copy_from_slice(&FORMAT.to_le_bytes());
@@ -122,7 +122,7 @@ pub(super) enum BadHeader {
     Version(u16),
 }
 
-pub(super) fn decode_header(bytes: &[u8; HEADER_LEN]) -> Result<Header, BadHeader> {
+pub(super) fn decode_header(bytes: &[u8; HEADER_LEN]) -> Result<JournalHeader, BadHeader> {
     let crc = u32::from_le_bytes(array(&bytes[50..]));
     if &bytes[..8] != MAGIC || crc32fast::hash(&bytes[..50]) != crc {
         return Err(BadHeader::Damaged);
@@ -131,7 +131,7 @@ pub(super) fn decode_header(bytes: &[u8; HEADER_LEN]) -> Result<Header, BadHeade
     if format != FORMAT {
         return Err(BadHeader::Version(format));
     }
-    Ok(Header {
+    Ok(JournalHeader {
         lineage: Lineage::from_bytes(array(&bytes[10..26])),
         batch: BatchId::new(u64::from_le_bytes(array(&bytes[26..34]))),
         digest: Fingerprint::from_bytes(array(&bytes[34..50])),
@@ -146,15 +146,15 @@ pub(super) fn array<const N: usize>(bytes: &[u8]) -> [u8; N] {
 /// Appends a record's frame to a buffer.
 pub(super) fn encode(record: &Record, buffer: &mut Vec<u8>) {
     let (kind, class, detail, body) = match &record.outcome {
-        Outcome::Response(body) => (Kind::Response, None, None, body.as_ref()),
-        Outcome::Failure(failure) => (
-            Kind::Failure,
+        RecordedOutcome::Response(body) => (RecordKind::Response, None, None, body.as_ref()),
+        RecordedOutcome::Failure(failure) => (
+            RecordKind::Failure,
             Some(failure.class.name().to_owned()),
             Some(failure.detail.clone()),
             [].as_slice(),
         ),
     };
-    let head = Head {
+    let head = RecordHead {
         kind,
         file: Cow::Borrowed(&*record.key.file),
         row: record.key.row,
@@ -189,14 +189,14 @@ fn u32_of(len: usize) -> u32 {
 pub(super) fn decode(payload: &Bytes) -> Option<Record> {
     let head_len = u32::from_le_bytes(payload.get(..4)?.try_into().ok()?) as usize;
     let head_end = head_len.checked_add(4)?;
-    let head: Head<'_> = serde_json::from_slice(payload.get(4..head_end)?).ok()?;
+    let head: RecordHead<'_> = serde_json::from_slice(payload.get(4..head_end)?).ok()?;
     let outcome = match head.kind {
-        Kind::Response => Outcome::Response(payload.slice(head_end..)),
-        Kind::Failure => {
+        RecordKind::Response => RecordedOutcome::Response(payload.slice(head_end..)),
+        RecordKind::Failure => {
             let class: Class = head.class?.parse().ok()?;
-            Outcome::Failure(Failure::new(class, head.detail.unwrap_or_default()))
+            RecordedOutcome::Failure(Failure::new(class, head.detail.unwrap_or_default()))
         }
-        Kind::Submitted => return None,
+        RecordKind::Submitted => return None,
     };
     Some(Record {
         key: RowKey { file: head.file.into(), row: head.row },

@@ -15,8 +15,8 @@ mod shared;
 mod writer;
 
 pub use copies::{Copies, Restored};
-pub use folder::{Found, JournalFolder, StrayAnswers};
-pub use format::{Header, Outcome, Record};
+pub use folder::{FormerJournal, JournalFolder, StrayAnswers};
+pub use format::{JournalHeader, Record, RecordedOutcome};
 pub use reader::{JournalReader, read_all};
 pub use salvage::{Salvaged, salvage};
 pub use shared::Journal;

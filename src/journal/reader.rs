@@ -8,20 +8,21 @@ use bytes::Bytes;
 
 use super::JournalError;
 use super::format::{
-    BadHeader, FORMAT, FRAME_LEN, HEADER_LEN, Header, MAX_PAYLOAD, Record, array, decode, decode_header,
+    BadHeader, FORMAT, FRAME_LEN, HEADER_LEN, JournalHeader, MAX_PAYLOAD, Record, array, decode,
+    decode_header,
 };
 
 #[derive(Debug)]
-enum Input {
+enum JournalInput {
     File(BufReader<File>),
     Bytes(Cursor<Bytes>),
 }
 
-impl Read for Input {
+impl Read for JournalInput {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
-            Input::File(file) => file.read(buffer),
-            Input::Bytes(bytes) => bytes.read(buffer),
+            JournalInput::File(file) => file.read(buffer),
+            JournalInput::Bytes(bytes) => bytes.read(buffer),
         }
     }
 }
@@ -30,8 +31,8 @@ impl Read for Input {
 #[derive(Debug)]
 pub struct JournalReader {
     path: PathBuf,
-    input: Input,
-    header: Option<Header>,
+    input: JournalInput,
+    header: Option<JournalHeader>,
     len: u64,
     offset: u64,
     records: u64,
@@ -51,7 +52,7 @@ impl JournalReader {
         }
         let file = File::open(path).map_err(io)?;
         let len = file.metadata().map_err(io)?.len();
-        JournalReader::begin(path, Input::File(BufReader::with_capacity(1 << 16, file)), len)
+        JournalReader::begin(path, JournalInput::File(BufReader::with_capacity(1 << 16, file)), len)
     }
 
     /// Reads a journal that is in memory; `path` names it in messages.
@@ -60,10 +61,10 @@ impl JournalReader {
     /// When it is no journal.
     pub fn of_bytes(path: &Path, bytes: Bytes) -> Result<Self, JournalError> {
         let len = bytes.len() as u64;
-        JournalReader::begin(path, Input::Bytes(Cursor::new(bytes)), len)
+        JournalReader::begin(path, JournalInput::Bytes(Cursor::new(bytes)), len)
     }
 
-    fn begin(path: &Path, input: Input, len: u64) -> Result<Self, JournalError> {
+    fn begin(path: &Path, input: JournalInput, len: u64) -> Result<Self, JournalError> {
         let mut reader =
             JournalReader { path: path.to_owned(), input, header: None, len, offset: 0, records: 0 };
         let mut bytes = [0; HEADER_LEN];
@@ -81,7 +82,7 @@ impl JournalReader {
 
     /// What the file belongs to; none for a file that was cut within its header.
     #[must_use]
-    pub fn header(&self) -> Option<&Header> {
+    pub fn header(&self) -> Option<&JournalHeader> {
         self.header.as_ref()
     }
 

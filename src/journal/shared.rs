@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::copies::Pending;
+use super::copies::PendingCopies;
 use super::{JournalError, JournalWriter, Record};
 
 /// The journal of an open batch. Clones write to the same file.
@@ -13,11 +13,11 @@ use super::{JournalError, JournalWriter, Record};
 pub struct Journal {
     writer: Arc<Mutex<JournalWriter>>,
     /// What is to be copied, where the journal is.
-    pending: Option<Pending>,
+    pending: Option<PendingCopies>,
 }
 
 impl Journal {
-    pub(super) fn new(writer: JournalWriter, pending: Option<Pending>) -> Self {
+    pub(super) fn new(writer: JournalWriter, pending: Option<PendingCopies>) -> Self {
         Journal { writer: Arc::new(Mutex::new(writer)), pending }
     }
 

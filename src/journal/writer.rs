@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use super::format::{HEADER_LEN, Header, Record, encode, encode_header};
+use super::format::{HEADER_LEN, JournalHeader, Record, encode, encode_header};
 use super::{JournalError, JournalReader};
 use crate::faultpoint::{self, Side};
 use crate::store;
@@ -25,7 +25,11 @@ impl JournalWriter {
     ///
     /// # Errors
     /// When the file cannot be made, read or cut, is damaged, or belongs to another batch.
-    pub fn open(path: &Path, header: &Header, mut take: impl FnMut(Record)) -> Result<Self, JournalError> {
+    pub fn open(
+        path: &Path,
+        header: &JournalHeader,
+        mut take: impl FnMut(Record),
+    ) -> Result<Self, JournalError> {
         let io = |action| move |source| JournalError::Io { action, path: path.to_owned(), source };
         let mut file = store::private_file().open(path).map_err(io("open"))?;
         let mut reader = JournalReader::open(path)?;

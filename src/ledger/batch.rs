@@ -28,28 +28,28 @@ pub(super) enum RowState {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Row {
+pub(super) struct LedgerRow {
     pub(super) step: StepId,
     pub(super) state: RowState,
 }
 
 #[derive(Debug)]
-pub(super) struct Batch {
+pub(super) struct LedgerBatch {
     pub(super) phase: Phase,
     pub(super) size: u64,
     pub(super) bytes: u64,
     /// Bytes of answers that are kept in memory.
     pub(super) answers: u64,
-    pub(super) rows: Vec<Row>,
+    pub(super) rows: Vec<LedgerRow>,
     /// Rows that are not done.
     pub(super) unfinished: u64,
     /// Rows before this one were handed out once or had outcomes when the batch was opened.
     pub(super) fresh: u32,
 }
 
-impl Batch {
+impl LedgerBatch {
     pub(super) fn new(phase: Phase, size: u64, bytes: u64) -> Self {
-        Batch { phase, size, bytes, answers: 0, rows: Vec::new(), unfinished: size, fresh: 0 }
+        LedgerBatch { phase, size, bytes, answers: 0, rows: Vec::new(), unfinished: size, fresh: 0 }
     }
 
     /// Whether its rows take room in the window.
@@ -60,6 +60,6 @@ impl Batch {
     pub(super) fn fill(&mut self, rows: u32) {
         self.size = u64::from(rows);
         self.unfinished = self.size;
-        self.rows = vec![Row { step: StepId::FIRST, state: RowState::Ready }; rows as usize];
+        self.rows = vec![LedgerRow { step: StepId::FIRST, state: RowState::Ready }; rows as usize];
     }
 }

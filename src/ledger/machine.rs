@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::batch::{Batch, Phase, RowState};
+use super::batch::{LedgerBatch, Phase, RowState};
 use crate::config::Job;
 use crate::event::Hold;
 use crate::ident::{BatchId, Cell, StepId};
@@ -48,7 +48,7 @@ pub enum Duty {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Source {
+enum SourceState {
     Open,
     Planning,
     Ended,
@@ -59,9 +59,9 @@ enum Source {
 pub struct Ledger {
     window: Window,
     steps: usize,
-    batches: BTreeMap<BatchId, Batch>,
+    batches: BTreeMap<BatchId, LedgerBatch>,
     next_batch: BatchId,
-    source: Source,
+    source: SourceState,
     /// Rows that are ready for a step out of turn: behind their first step, or handed back.
     ready: Vec<VecDeque<(BatchId, u32)>>,
     asked: u64,
@@ -80,9 +80,9 @@ impl Ledger {
         next_batch: BatchId,
         planned: impl IntoIterator<Item = (BatchId, u64, u64)>,
     ) -> Self {
-        let batches: BTreeMap<BatchId, Batch> = planned
+        let batches: BTreeMap<BatchId, LedgerBatch> = planned
             .into_iter()
-            .map(|(id, rows, bytes)| (id, Batch::new(Phase::Planned, rows, bytes)))
+            .map(|(id, rows, bytes)| (id, LedgerBatch::new(Phase::Planned, rows, bytes)))
             .collect();
         let first = batches.keys().next().copied().unwrap_or(next_batch);
         let expected = (first.get()..next_batch.get()).map(BatchId::new);
@@ -92,7 +92,7 @@ impl Ledger {
             steps,
             batches,
             next_batch,
-            source: Source::Open,
+            source: SourceState::Open,
             ready: vec![VecDeque::new(); steps],
             asked: 0,
             stopped: false,
@@ -118,8 +118,9 @@ impl Ledger {
             self.batch_mut(id).phase = Phase::Loading;
             return Some(Duty::Load(id));
         }
-        if self.source == Source::Open && self.has_room(self.window.batch_rows, self.window.batch_bytes) {
-            self.source = Source::Planning;
+        if self.source == SourceState::Open && self.has_room(self.window.batch_rows, self.window.batch_bytes)
+        {
+            self.source = SourceState::Planning;
             return Some(Duty::Plan);
         }
         None
@@ -154,14 +155,14 @@ impl Ledger {
     /// What keeps the next batch out of a full window; none if none is to come or one is on its way.
     #[must_use]
     pub fn hold(&self) -> Option<Hold> {
-        let is_coming = self.source == Source::Planning
+        let is_coming = self.source == SourceState::Planning
             || self.batches.values().any(|batch| batch.phase == Phase::Loading);
         if self.stopped || is_coming {
             return None;
         }
         let (rows, bytes) = match self.batches.values().find(|batch| batch.phase == Phase::Planned) {
             Some(batch) => (batch.size, batch.bytes),
-            None if self.source == Source::Open => (self.window.batch_rows, self.window.batch_bytes),
+            None if self.source == SourceState::Open => (self.window.batch_rows, self.window.batch_bytes),
             None => return None,
         };
         if self.has_room(rows, bytes) {
@@ -179,17 +180,17 @@ impl Ledger {
     /// # Panics
     /// When none was to be planned.
     pub fn planned(&mut self, rows: u64, bytes: u64) -> BatchId {
-        assert_eq!(self.source, Source::Planning, "a plan answers a duty");
-        self.source = Source::Open;
+        assert_eq!(self.source, SourceState::Planning, "a plan answers a duty");
+        self.source = SourceState::Open;
         let id = self.next_batch;
         self.next_batch = id.next();
-        self.batches.insert(id, Batch::new(Phase::Loading, rows, bytes));
+        self.batches.insert(id, LedgerBatch::new(Phase::Loading, rows, bytes));
         id
     }
 
     /// There is nothing more to plan in this run.
     pub fn source_ended(&mut self) {
-        self.source = Source::Ended;
+        self.source = SourceState::Ended;
     }
 
     /// A batch's rows are in memory, so many of them, and take so many bytes there.
@@ -307,8 +308,8 @@ impl Ledger {
         self.stop();
         match duty {
             Duty::Plan => {
-                assert_eq!(self.source, Source::Planning, "a plan was under way");
-                self.source = Source::Open;
+                assert_eq!(self.source, SourceState::Planning, "a plan was under way");
+                self.source = SourceState::Open;
             }
             Duty::Load(id) | Duty::Commit(id) => {
                 let batch = self.batch_mut(id);
@@ -342,7 +343,7 @@ impl Ledger {
     /// Whether every row of the source that was planned is in the table and nothing more is to plan.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        self.source == Source::Ended && self.batches.is_empty()
+        self.source == SourceState::Ended && self.batches.is_empty()
     }
 
     /// Whether nothing is left to do: complete, or stopped with nothing under way.
@@ -358,14 +359,18 @@ impl Ledger {
             .next()
             .is_some_and(|batch| batch.phase == Phase::Open && batch.unfinished == 0);
         self.is_complete()
-            || (self.stopped && self.asked == 0 && self.source != Source::Planning && !busy && !first_is_full)
+            || (self.stopped
+                && self.asked == 0
+                && self.source != SourceState::Planning
+                && !busy
+                && !first_is_full)
     }
 
-    fn batch_mut(&mut self, id: BatchId) -> &mut Batch {
+    fn batch_mut(&mut self, id: BatchId) -> &mut LedgerBatch {
         self.batches.get_mut(&id).unwrap_or_else(|| panic!("batch {id} is uncommitted"))
     }
 
-    fn row_mut(&mut self, cell: Cell) -> &mut super::batch::Row {
+    fn row_mut(&mut self, cell: Cell) -> &mut super::batch::LedgerRow {
         let rows = &mut self.batch_mut(cell.batch).rows;
         rows.get_mut(cell.row as usize).unwrap_or_else(|| panic!("{cell} is in memory"))
     }

@@ -46,7 +46,7 @@ struct Books {
 
 /// Why nothing is set aside.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Refused {
+pub enum BudgetRefusal {
     /// What is set aside for other requests may yet be there for this one.
     Later,
     /// A limit leaves too little for it.
@@ -79,7 +79,7 @@ impl Account {
     ///
     /// # Errors
     /// When there is not so much left, now or at all.
-    pub fn reserve(&self, worst: Spend) -> Result<Reservation, Refused> {
+    pub fn reserve(&self, worst: Spend) -> Result<Reservation, BudgetRefusal> {
         let Some(books) = &self.0 else {
             return Ok(Reservation { books: None, worst, took: worst, stage: Stage::Waits });
         };
@@ -120,19 +120,19 @@ fn lock(books: &Mutex<Books>) -> MutexGuard<'_, Books> {
 }
 
 impl Books {
-    fn check(&self, worst: Spend) -> Result<(), Refused> {
+    fn check(&self, worst: Spend) -> Result<(), BudgetRefusal> {
         let job = self.job.as_ref().map(Spending::settled).unwrap_or_default();
         let scopes =
             [(BudgetScope::Job, &self.budget.job, job), (BudgetScope::Run, &self.budget.run, self.run)];
         for (scope, allowance, spent) in scopes {
             if let Some(limit) = BudgetLimit::broken(scope, allowance, spent, worst) {
-                return Err(Refused::Spent(limit));
+                return Err(BudgetRefusal::Spent(limit));
             }
         }
         let is_short = |(scope, allowance, spent)| {
             BudgetLimit::broken(scope, allowance, spent + self.reserved, worst).is_some()
         };
-        if scopes.into_iter().any(is_short) { Err(Refused::Later) } else { Ok(()) }
+        if scopes.into_iter().any(is_short) { Err(BudgetRefusal::Later) } else { Ok(()) }
     }
 }
 
@@ -237,7 +237,7 @@ mod tests {
     fn the_worst_is_set_aside_and_what_was_not_taken_comes_back() {
         let account = account(100);
         let mut first = account.reserve(spend(60)).unwrap();
-        assert_eq!(account.reserve(spend(60)).unwrap_err(), Refused::Later);
+        assert_eq!(account.reserve(spend(60)).unwrap_err(), BudgetRefusal::Later);
         let mut unsent = account.reserve(spend(40)).unwrap();
         unsent.begin();
         drop(unsent);
@@ -258,7 +258,9 @@ mod tests {
         assert_eq!(account.spent().tokens, 96, "at once");
         drop(third);
         assert_eq!(account.spent().tokens, 96, "and once");
-        let Refused::Spent(limit) = account.reserve(spend(11)).unwrap_err() else { panic!("not spent") };
+        let BudgetRefusal::Spent(limit) = account.reserve(spend(11)).unwrap_err() else {
+            panic!("not spent")
+        };
         assert_eq!(
             limit.to_string(),
             "budget.run.max_tokens is 100: 96 are spent, and the next request may take 11"

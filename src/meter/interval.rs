@@ -39,7 +39,7 @@ impl Interval {
 
 /// A row that was really asked.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Asked {
+pub struct SampledRow {
     /// What was counted here before it was asked, in input tokens.
     pub counted: f64,
     /// What it came to, repairs and retries included: cost or tokens, 0 for nothing billed.
@@ -58,7 +58,7 @@ pub struct Asked {
 /// `None` without two asked rows (unless there is but one to ask) or with a value that is negative or
 /// not finite. No bound is less than what the asked rows have come to.
 #[must_use]
-pub fn total(rows: u64, counted: &[f64], asked: &[Asked]) -> Option<Interval> {
+pub fn total(rows: u64, counted: &[f64], asked: &[SampledRow]) -> Option<Interval> {
     let mut values = counted.iter().copied().chain(asked.iter().flat_map(|row| [row.counted, row.measured]));
     if values.any(|value| !value.is_finite() || value < 0.0) {
         return None;
@@ -74,7 +74,8 @@ pub fn total(rows: u64, counted: &[f64], asked: &[Asked]) -> Option<Interval> {
 /// Estimates the total over `rows` of what needs no asking, from the sampled rows, as [`total`] does.
 #[must_use]
 pub fn counted_total(rows: u64, counted: &[f64]) -> Option<Interval> {
-    let as_asked: Vec<Asked> = counted.iter().map(|&count| Asked { counted: 0.0, measured: count }).collect();
+    let as_asked: Vec<SampledRow> =
+        counted.iter().map(|&count| SampledRow { counted: 0.0, measured: count }).collect();
     total(rows, &[], &as_asked)
 }
 
@@ -107,7 +108,7 @@ impl Moments {
 /// Gives its height at the mean of all counted rows, by how much it misses each asked row when drawn
 /// without it, and what it foresees of the counted rows less its height at 0. `None` if it is not worth
 /// it, or hangs on a single row.
-fn line(counted: &[f64], asked: &[Asked], flat: Moments) -> Option<(f64, [Moments; 2])> {
+fn line(counted: &[f64], asked: &[SampledRow], flat: Moments) -> Option<(f64, [Moments; 2])> {
     let count = Moments::of(asked.iter().map(|row| row.counted));
     let squares = count.variance * (count.size - 1.0);
     let products = asked.iter().map(|row| (row.counted - count.mean) * (row.measured - flat.mean));
@@ -181,8 +182,8 @@ mod tests {
         median * (sigma * normal).exp()
     }
 
-    fn asked(counted: f64, measured: f64) -> Asked {
-        Asked { counted, measured }
+    fn asked(counted: f64, measured: f64) -> SampledRow {
+        SampledRow { counted, measured }
     }
 
     #[test]
@@ -194,7 +195,7 @@ mod tests {
         };
         let mut held = 0;
         for _ in 0..1_000 {
-            let rows: Vec<Asked> = (0..1_000).map(|_| row()).collect(); // In random order already.
+            let rows: Vec<SampledRow> = (0..1_000).map(|_| row()).collect(); // In random order already.
             let truth = rows.iter().map(|row| row.measured).sum();
             let counted: Vec<f64> = rows[..400].iter().map(|row| row.counted).collect();
             let found = total(1_000, &counted, &rows[..200]).unwrap();
@@ -226,8 +227,8 @@ mod tests {
     #[test]
     fn a_line_narrows_the_interval_unless_it_hangs_on_one_row() {
         let counted: Vec<f64> = (0..400).map(|at| f64::from(at % 40)).collect();
-        let width = |counted: &[f64], rows: &[Asked]| total(4_000, counted, rows).unwrap().half_width();
-        let mut rows: Vec<Asked> = counted[..40].iter().map(|&at| asked(at, 5.0 + at)).collect();
+        let width = |counted: &[f64], rows: &[SampledRow]| total(4_000, counted, rows).unwrap().half_width();
+        let mut rows: Vec<SampledRow> = counted[..40].iter().map(|&at| asked(at, 5.0 + at)).collect();
         assert!(width(&counted, &rows) < width(&[], &rows));
         rows[..39].fill(asked(1.0, 2.0));
         assert_eq!(width(&counted, &rows), width(&[], &rows));
@@ -239,7 +240,7 @@ mod tests {
         let mut row =
             || asked(log_normal(&mut rng, 9.0, 1.0).round(), log_normal(&mut rng, 1.0, 3.0).floor());
         for at in 0..2_000 {
-            let rows: Vec<Asked> = (0..2 + at % 9).map(|_| row()).collect();
+            let rows: Vec<SampledRow> = (0..2 + at % 9).map(|_| row()).collect();
             let counted: Vec<f64> = rows.iter().map(|row| row.counted).chain([1.0, 9.0, 30.0]).collect();
             let found = total(at % 50, &counted, &rows).unwrap();
             let order = [rows.iter().map(|row| row.measured).sum(), found.low, found.expected, found.high];

@@ -22,12 +22,12 @@ struct List {
 #[serde(deny_unknown_fields)]
 struct Host {
     name: String,
-    models: Vec<Model>,
+    models: Vec<ListedModel>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Model {
+struct ListedModel {
     model: String,
     input: f64,
     cached_input: Option<f64>,
@@ -49,7 +49,7 @@ pub struct Listed {
 pub fn listed(host: &str, model: &str) -> Option<Listed> {
     let list: &'static List = &LIST;
     let host = list.host.iter().find(|known| known.name == host)?;
-    let is_version_of = |known: &Model| {
+    let is_version_of = |known: &ListedModel| {
         let rest = model.strip_prefix(known.model.as_str());
         rest.is_some_and(|rest| rest.is_empty() || is_date(rest))
     };

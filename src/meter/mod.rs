@@ -7,8 +7,8 @@ mod interval;
 mod listed;
 mod spending;
 
-pub use account::{Account, Refused, Reservation, worst_case};
+pub use account::{Account, BudgetRefusal, Reservation, worst_case};
 pub use estimate::{Meter, StepTokens};
-pub use interval::{Asked, Interval, counted_total, total};
+pub use interval::{Interval, SampledRow, counted_total, total};
 pub use listed::{Listed, listed};
 pub use spending::{Spending, SpendingError};

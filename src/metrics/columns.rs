@@ -17,7 +17,7 @@ use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
 use chrono::{DateTime, Utc};
 
-use super::figures::{Figures, Kind, Latency, Load, WAITS};
+use super::figures::{AskedKind, Figures, LatencyQuantiles, Load, WAITS};
 use crate::ident::{BatchId, Lineage, RunId, Tokens};
 
 /// Digits of a cost in US dollars, and those after the point.
@@ -93,7 +93,7 @@ fn column(all: &[Figures], field: &Field) -> ArrayRef {
     let count = |get: &dyn Fn(&Figures) -> u64| -> ArrayRef {
         Arc::new(Int64Array::from_iter_values(all.iter().map(|row| signed(get(row)))))
     };
-    let latency = |get: fn(Latency) -> u64| -> ArrayRef {
+    let latency = |get: fn(LatencyQuantiles) -> u64| -> ArrayRef {
         Arc::new(all.iter().map(|row| row.latency.map(get).map(signed)).collect::<Int64Array>())
     };
     let moment = |get: fn(&Figures) -> DateTime<Utc>| -> ArrayRef {
@@ -222,7 +222,7 @@ pub(super) fn from_rows(rows: &RecordBatch) -> Option<Vec<Figures>> {
         let cost = costs.as_primitive::<Decimal128Type>();
         let latency = || {
             let [p50, p90, p99, max] = [12, 13, 14, 15].map(|place| number(&count_columns[place]));
-            Some(Latency { p50: p50?, p90: p90?, p99: p99?, max: max? })
+            Some(LatencyQuantiles { p50: p50?, p90: p90?, p99: p99?, max: max? })
         };
         let mut waited_ms = [0; WAITS.len()];
         for (place, column) in waited_ms.iter_mut().zip(&waits) {
@@ -231,7 +231,7 @@ pub(super) fn from_rows(rows: &RecordBatch) -> Option<Vec<Figures>> {
         figures.push(Figures {
             app_id: text(app_id)?,
             lineage: text(lineage)?.parse::<Lineage>().ok()?,
-            kind: if text(kind)? == Kind::Retry.name() { Kind::Retry } else { Kind::Run },
+            kind: if text(kind)? == AskedKind::Retry.name() { AskedKind::Retry } else { AskedKind::Run },
             run_id: text(run_id)?.parse::<RunId>().ok()?,
             batch_id: BatchId::new(count(0)),
             step: text(step)?,

@@ -31,14 +31,14 @@ const AT_A_TIME: u64 = 8;
 
 /// Counts what providers do. Clones count together.
 #[derive(Clone, Debug)]
-pub struct Counters(Arc<Mutex<State>>);
+pub struct Counters(Arc<Mutex<CountersState>>);
 
 #[derive(Debug)]
-struct State {
+struct CountersState {
     path: PathBuf,
     file: File,
     id: u64,
-    lanes: Vec<Lane>,
+    lanes: Vec<CountersRow>,
     /// A write failed: what was counted since then is in memory alone.
     is_stale: bool,
     /// Whether they began with this.
@@ -46,7 +46,7 @@ struct State {
 }
 
 #[derive(Debug)]
-struct Lane {
+struct CountersRow {
     name: String,
     print: [u8; 16],
     load: Load,
@@ -72,12 +72,12 @@ impl Counters {
         let is_new = known.is_none();
         let id = known.as_ref().map_or_else(|| fastrand::u64(1..), |(id, _)| *id);
         let known = known.map(|(_, known)| known).unwrap_or_default();
-        let lanes: Vec<Lane> = providers
+        let lanes: Vec<CountersRow> = providers
             .into_iter()
             .map(|name| {
                 let print = print(&name);
                 let load = known.get(&print).copied().unwrap_or_default();
-                Lane { name, print, load, written: load.requests, waiting: None, rest: Duration::ZERO }
+                CountersRow { name, print, load, written: load.requests, waiting: None, rest: Duration::ZERO }
             })
             .collect();
         let mut image = HEADER.to_vec();
@@ -92,10 +92,10 @@ impl Counters {
             store::replace(&path, &image)?;
         }
         let file = OpenOptions::new().write(true).open(&path).map_err(StoreError::of("open", &path))?;
-        Ok(Counters(Arc::new(Mutex::new(State { path, file, id, lanes, is_stale: false, is_new }))))
+        Ok(Counters(Arc::new(Mutex::new(CountersState { path, file, id, lanes, is_stale: false, is_new }))))
     }
 
-    fn with<T>(&self, look: impl FnOnce(&mut State) -> T) -> T {
+    fn with<T>(&self, look: impl FnOnce(&mut CountersState) -> T) -> T {
         look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -148,7 +148,7 @@ impl Listener for Counters {
     }
 }
 
-impl State {
+impl CountersState {
     fn sent(&mut self, provider: &str) {
         let Some(at) = self.lanes.iter().position(|lane| lane.name == provider) else { return };
         let lane = &mut self.lanes[at];
@@ -159,7 +159,7 @@ impl State {
         }
     }
 
-    fn note(&mut self, provider: &str, change: impl FnOnce(&mut Lane, Instant)) {
+    fn note(&mut self, provider: &str, change: impl FnOnce(&mut CountersRow, Instant)) {
         let Some(at) = self.lanes.iter().position(|lane| lane.name == provider) else { return };
         change(&mut self.lanes[at], clock::now());
         self.write(at);
@@ -178,7 +178,7 @@ impl State {
     }
 }
 
-impl Drop for State {
+impl Drop for CountersState {
     fn drop(&mut self) {
         for at in 0..self.lanes.len() {
             let lane = &mut self.lanes[at];
@@ -190,7 +190,7 @@ impl Drop for State {
     }
 }
 
-impl Lane {
+impl CountersRow {
     /// Counts what was waited since the last look.
     fn wait(&mut self, now: Instant) {
         let Some((waiting, since)) = &mut self.waiting else { return };
@@ -208,7 +208,7 @@ fn print(name: &str) -> [u8; 16] {
     Fingerprint::of([name.as_bytes()]).to_bytes()
 }
 
-fn record(lane: &Lane) -> [u8; RECORD] {
+fn record(lane: &CountersRow) -> [u8; RECORD] {
     encode(lane.print, &Load { requests: lane.written, ..lane.load })
 }
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::Waiting;
 use crate::ident::{BatchId, Lineage, Money, RunId, Tokens};
-use crate::sink::{FilledBatch, Outcome, Settled};
+use crate::sink::{FilledBatch, Outcome, RowResult};
 
 /// What a provider's dispatcher waits for, with the names that stand in the table.
 pub const WAITS: [(Waiting, &str); 6] = [
@@ -23,27 +23,27 @@ pub const WAITS: [(Waiting, &str); 6] = [
 /// Whether rows were asked for the first time or again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub enum AskedKind {
     /// By `enrich run`.
     Run,
     /// By `enrich retry`: they had failed.
     Retry,
 }
 
-impl Kind {
+impl AskedKind {
     /// The name that stands in the table.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
-            Kind::Run => "run",
-            Kind::Retry => "retry",
+            AskedKind::Run => "run",
+            AskedKind::Retry => "retry",
         }
     }
 }
 
 /// How long answers took, by nearest rank.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Latency {
+pub struct LatencyQuantiles {
     /// Milliseconds that half of them took at most.
     pub p50: u64,
     /// The same of nine in ten.
@@ -54,12 +54,12 @@ pub struct Latency {
     pub max: u64,
 }
 
-impl Latency {
+impl LatencyQuantiles {
     fn of(mut all: Vec<u64>) -> Option<Self> {
         all.sort_unstable();
         let max = *all.last()?;
         let rank = |percent: usize| all[(all.len() * percent).div_ceil(100).max(1) - 1];
-        Some(Latency { p50: rank(50), p90: rank(90), p99: rank(99), max })
+        Some(LatencyQuantiles { p50: rank(50), p90: rank(90), p99: rank(99), max })
     }
 }
 
@@ -109,7 +109,7 @@ pub struct Figures {
     /// The checkpoint under which the batch has its number.
     pub lineage: Lineage,
     /// Whether rows were asked for the first time or again.
-    pub kind: Kind,
+    pub kind: AskedKind,
     /// The run, or retry, that committed the batch.
     pub run_id: RunId,
     /// The batch.
@@ -137,7 +137,7 @@ pub struct Figures {
     /// Picodollars that they cost; none where nobody says.
     pub cost: Option<u64>,
     /// How long they took; none without an answer of this provider's own.
-    pub latency: Option<Latency>,
+    pub latency: Option<LatencyQuantiles>,
     /// Attempts at rows; refusals for being asked too much are none.
     pub attempts: u64,
     /// What the provider did since the batch before; on one row a batch and provider.
@@ -149,15 +149,15 @@ pub struct Figures {
 
 /// Where a batch's figures belong.
 #[derive(Clone, Debug)]
-pub struct Batch<'a> {
+pub struct BatchKey<'a> {
     pub(super) app_id: &'a str,
     pub(super) lineage: Lineage,
-    pub(super) kind: Kind,
+    pub(super) kind: AskedKind,
     pub(super) run_id: RunId,
     pub(super) committed_at: DateTime<Utc>,
 }
 
-impl Batch<'_> {
+impl BatchKey<'_> {
     /// Figures of no rows, of a batch whose rows were read then.
     pub(super) fn empty(
         &self,
@@ -193,7 +193,7 @@ impl Batch<'_> {
 /// The figures of a batch, by step and provider, without what providers did by themselves. Outcomes of the target
 /// that stay are in none of them.
 #[must_use]
-pub fn of_batch(batch: &Batch<'_>, filled: &FilledBatch, steps: &[Arc<str>]) -> Vec<Figures> {
+pub fn of_batch(batch: &BatchKey<'_>, filled: &FilledBatch, steps: &[Arc<str>]) -> Vec<Figures> {
     let mut all = Vec::new();
     for (step, outcomes) in steps.iter().zip(&filled.outcomes) {
         let mut groups: BTreeMap<Option<&str>, (Figures, Vec<u64>, bool)> = BTreeMap::new();
@@ -210,7 +210,7 @@ pub fn of_batch(batch: &Batch<'_>, filled: &FilledBatch, steps: &[Arc<str>]) -> 
         all.extend(groups.into_values().map(|(figures, latencies, has_unpriced)| Figures {
             // The nothing that shared answers cost says nothing of the others.
             cost: figures.cost.filter(|cost| *cost > 0 || !has_unpriced),
-            latency: Latency::of(latencies),
+            latency: LatencyQuantiles::of(latencies),
             ..figures
         }));
     }
@@ -218,7 +218,7 @@ pub fn of_batch(batch: &Batch<'_>, filled: &FilledBatch, steps: &[Arc<str>]) -> 
 }
 
 impl Figures {
-    fn add(&mut self, settled: &Settled) {
+    fn add(&mut self, settled: &RowResult) {
         self.rows += 1;
         match &settled.outcome {
             Outcome::Answer(_) => self.answers += 1,
@@ -257,10 +257,10 @@ mod tests {
 
     #[test]
     fn quantiles_are_by_nearest_rank() {
-        let of = |all: &[u64]| Latency::of(all.to_vec());
+        let of = |all: &[u64]| LatencyQuantiles::of(all.to_vec());
         assert_eq!(of(&[]), None);
-        assert_eq!(of(&[7]), Some(Latency { p50: 7, p90: 7, p99: 7, max: 7 }));
+        assert_eq!(of(&[7]), Some(LatencyQuantiles { p50: 7, p90: 7, p99: 7, max: 7 }));
         let hundred: Vec<u64> = (1..=100).rev().collect();
-        assert_eq!(of(&hundred), Some(Latency { p50: 50, p90: 90, p99: 99, max: 100 }));
+        assert_eq!(of(&hundred), Some(LatencyQuantiles { p50: 50, p90: 90, p99: 99, max: 100 }));
     }
 }

@@ -10,8 +10,8 @@ use serde_json::{Map, json};
 
 use super::columns;
 use super::counters::Counters;
-use super::figures::{Batch, Figures, Kind, of_batch};
-use super::pending::{Pending, newest};
+use super::figures::{AskedKind, BatchKey, Figures, of_batch};
+use super::pending::{PendingFigures, newest};
 use crate::clock::{self, Instant};
 use crate::faultpoint::{self, Side};
 use crate::ident::{BatchId, Lineage, RunId};
@@ -54,11 +54,11 @@ pub enum MetricsError {
 
 /// Whose figures are kept.
 #[derive(Clone, Debug)]
-pub struct Owner {
+pub struct FiguresOwner {
     /// The job.
     pub app_id: String,
     /// Whether rows are asked for the first time or again.
-    pub kind: Kind,
+    pub kind: AskedKind,
     /// The run.
     pub run_id: RunId,
     /// The checkpoint under which its batches have their numbers.
@@ -66,12 +66,12 @@ pub struct Owner {
     /// Outputs of the steps.
     pub steps: Vec<Arc<str>>,
     /// The providers.
-    pub lanes: Vec<Lane>,
+    pub lanes: Vec<ProviderOfStep>,
 }
 
 /// A provider, and the first step that may ask it: what it did by itself stands there where no row of it is.
 #[derive(Clone, Debug)]
-pub struct Lane {
+pub struct ProviderOfStep {
     /// Its name.
     pub provider: String,
     /// The step's output.
@@ -84,9 +84,9 @@ pub struct Keeper {
     at: Location,
     table: Option<Table>,
     home: Folder,
-    owner: Owner,
+    owner: FiguresOwner,
     counters: Counters,
-    pending: Pending,
+    pending: PendingFigures,
     /// Rows at the front whose batches are committed, and since when there are any.
     ready: usize,
     since: Option<Instant>,
@@ -100,11 +100,11 @@ impl Keeper {
     pub async fn open(
         at: &Location,
         home: Folder,
-        owner: Owner,
+        owner: FiguresOwner,
         counters: Counters,
     ) -> Result<Self, MetricsError> {
         let table = open(at).await?;
-        let mut pending = Pending::read(&home).await?.unwrap_or_default();
+        let mut pending = PendingFigures::read(&home).await?.unwrap_or_default();
         if let Entry::Vacant(told) = pending.told.entry(counters.id()) {
             // Of counts that were told already, and nobody knows how far, those from now on are told.
             told.insert(if counters.is_new() { BTreeMap::new() } else { counters.loads() });
@@ -141,9 +141,9 @@ impl Keeper {
     pub async fn note(&mut self, filled: &FilledBatch) -> Result<(), MetricsError> {
         // What a commit that failed had left here: the batch comes again.
         self.pending.truncate(self.ready);
-        let Owner { app_id, lineage, kind, run_id, steps, lanes } = &self.owner;
+        let FiguresOwner { app_id, lineage, kind, run_id, steps, lanes } = &self.owner;
         let batch =
-            Batch { app_id, lineage: *lineage, kind: *kind, run_id: *run_id, committed_at: clock::wall() };
+            BatchKey { app_id, lineage: *lineage, kind: *kind, run_id: *run_id, committed_at: clock::wall() };
         let mut rows = of_batch(&batch, filled, steps);
         let counters = self.counters.id();
         let told_of = self.pending.told.entry(counters).or_default();

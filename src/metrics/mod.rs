@@ -12,6 +12,6 @@ mod pending;
 mod read;
 
 pub use counters::Counters;
-pub use figures::{Figures, Kind, Latency, Load, WAITS, of_batch};
-pub use keeper::{Keeper, Lane, MetricsError, Owner, look};
+pub use figures::{AskedKind, Figures, LatencyQuantiles, Load, WAITS, of_batch};
+pub use keeper::{FiguresOwner, Keeper, MetricsError, ProviderOfStep, look};
 pub use read::read;

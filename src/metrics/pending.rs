@@ -18,7 +18,7 @@ const VERSION: u32 = 2;
 
 /// Figures that are not in their table yet.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Pending {
+pub(super) struct PendingFigures {
     pub(super) rows: Vec<Figures>,
     pub(super) told: SeenLoads,
     /// Rows that the file has; none where it must be replaced.
@@ -36,7 +36,7 @@ struct Line<'a> {
 /// How far counts of providers are told, in rows that are pending or in the table: of each machine by itself.
 pub(super) type SeenLoads = BTreeMap<u64, BTreeMap<String, Load>>;
 
-impl Pending {
+impl PendingFigures {
     /// Reads the file; none where there is none, or where it cannot be understood.
     pub(super) async fn read(home: &Folder) -> Result<Option<Self>, StoreError> {
         let Some(bytes) = home.get(NAME).await? else { return Ok(None) };
@@ -49,7 +49,8 @@ impl Pending {
                 tracing::warn!(%home, "{NAME} is damaged: figures of the last batches are lost");
                 break;
             };
-            let Pending { rows: all_rows, told: all_told, .. } = pending.get_or_insert_with(Pending::default);
+            let PendingFigures { rows: all_rows, told: all_told, .. } =
+                pending.get_or_insert_with(PendingFigures::default);
             all_rows.extend(rows.into_owned());
             all_told.extend(told.into_owned());
         }
@@ -142,11 +143,11 @@ mod tests {
     use super::*;
     use crate::clock;
     use crate::ident::RunId;
-    use crate::metrics::figures::{Batch, Kind};
+    use crate::metrics::figures::{AskedKind, BatchKey};
 
     fn row(batch: u64) -> Figures {
         let (lineage, run_id, committed_at) = (Lineage::random(), RunId::random(), clock::wall());
-        let owner = Batch { app_id: "test", lineage, kind: Kind::Run, run_id, committed_at };
+        let owner = BatchKey { app_id: "test", lineage, kind: AskedKind::Run, run_id, committed_at };
         owner.empty((BatchId::new(batch), committed_at), "answer", None)
     }
 
@@ -157,11 +158,11 @@ mod tests {
         let path = folder.path().join(NAME);
         let lines = || std::fs::read_to_string(&path).unwrap().lines().count();
         let read = || async {
-            let pending = Pending::read(&home).await.unwrap()?;
+            let pending = PendingFigures::read(&home).await.unwrap()?;
             Some(pending.rows.iter().map(|row| row.batch_id.get()).collect::<Vec<u64>>())
         };
         assert_eq!(read().await, None);
-        let mut pending = Pending::default();
+        let mut pending = PendingFigures::default();
         pending.save(&home).await.unwrap();
         for batch in 0..3 {
             pending.rows.push(row(batch));
@@ -189,7 +190,7 @@ mod tests {
         assert_eq!((read().await, lines()), (Some(vec![7, 8, 9]), 2));
         let whole = std::fs::read(&path).unwrap();
         std::fs::write(&path, &whole[..whole.len() - 9]).unwrap();
-        let mut next = Pending::read(&home).await.unwrap().unwrap();
+        let mut next = PendingFigures::read(&home).await.unwrap().unwrap();
         next.drop_beyond(next.rows[1].lineage, None);
         next.rows.push(row(10));
         next.save(&home).await.unwrap();

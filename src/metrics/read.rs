@@ -3,7 +3,7 @@
 use super::columns;
 use super::figures::Figures;
 use super::keeper::MetricsError;
-use super::pending::Pending;
+use super::pending::PendingFigures;
 use crate::store::{Folder, Location};
 use crate::table::{Table, TableError, is_delta_table};
 
@@ -33,7 +33,7 @@ pub async fn read(at: &Location, app_id: &str, homes: &[Folder]) -> Result<Vec<F
         }
     }
     for home in homes {
-        let pending = Pending::read(home).await?.unwrap_or_default();
+        let pending = PendingFigures::read(home).await?.unwrap_or_default();
         let is_there = |row: &Figures| {
             all.iter().rev().any(|told| (told.lineage, told.batch_id) == (row.lineage, row.batch_id))
         };

@@ -15,10 +15,10 @@ use minijinja::value::{Enumerator, Object};
 
 /// A record batch whose rows can be rendered. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Rows(Arc<Inner>);
+pub struct Rows(Arc<RowData>);
 
 #[derive(Debug)]
-struct Inner {
+struct RowData {
     batch: RecordBatch,
     columns: HashMap<String, usize>,
 }
@@ -34,7 +34,7 @@ impl Rows {
             .enumerate()
             .map(|(at, field)| (field.name().clone(), at))
             .collect();
-        Rows(Arc::new(Inner { batch, columns }))
+        Rows(Arc::new(RowData { batch, columns }))
     }
 
     /// The record batch.

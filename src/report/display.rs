@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle, TermLike};
 
-use super::figures::Gauge;
+use super::figures::ProgressGauge;
 use super::layout;
 use super::screen::Screen;
 use super::tally::Tally;
@@ -25,7 +25,7 @@ impl Display {
     pub fn start(tally: Tally) -> Option<Self> {
         let screen = Screen::stderr()?;
         let size = screen.clone();
-        let gauge = Arc::new(Mutex::new(Gauge::new(tally)));
+        let gauge = Arc::new(Mutex::new(ProgressGauge::new(tally)));
         let draw = move |_: &ProgressState, out: &mut dyn Write| {
             let figures = gauge.lock().unwrap_or_else(PoisonError::into_inner).read(clock::now());
             if let Some(figures) = figures {

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::pace::Pace;
+use super::pace::MovingAverage;
 use super::tally::{Tally, Totals};
 use crate::clock::Instant;
 use crate::ident::Tokens;
 
 /// How far a run has come.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Figures {
+pub(super) struct RunProgress {
     /// Rows that are through all their steps.
     pub(super) rows: u64,
     /// Rows that the run is for, where that is known.
@@ -30,7 +30,7 @@ pub(super) struct Figures {
     pub(super) waiting: Option<String>,
 }
 
-impl Figures {
+impl RunProgress {
     fn new(totals: Totals, pace: Option<f64>, now: Instant) -> Self {
         let of = totals.planned();
         let todo = of.map(|of| of.saturating_sub(totals.rows));
@@ -39,7 +39,7 @@ impl Figures {
             (Some(todo), Some(pace)) if pace > 0.0 => Duration::try_from_secs_f64(todo as f64 / pace).ok(),
             _ => None,
         };
-        Figures {
+        RunProgress {
             rows: totals.rows,
             of,
             per_second: pace,
@@ -69,23 +69,23 @@ impl Figures {
 
 /// Reads a tally again and again.
 #[derive(Debug)]
-pub(super) struct Gauge {
+pub(super) struct ProgressGauge {
     tally: Tally,
-    pace: Pace,
+    pace: MovingAverage,
 }
 
-impl Gauge {
+impl ProgressGauge {
     pub(super) fn new(tally: Tally) -> Self {
-        Gauge { tally, pace: Pace::default() }
+        ProgressGauge { tally, pace: MovingAverage::default() }
     }
 
     /// The figures of this moment; none before the run has begun.
-    pub(super) fn read(&mut self, now: Instant) -> Option<Figures> {
+    pub(super) fn read(&mut self, now: Instant) -> Option<RunProgress> {
         let totals = self.tally.totals();
         totals.run?;
         // What the journal held is done in a moment and says nothing about the rest.
         let pace = self.pace.note(now, totals.rows - totals.recovered_rows);
-        Some(Figures::new(totals, pace, now))
+        Some(RunProgress::new(totals, pace, now))
     }
 }
 
@@ -104,7 +104,7 @@ mod tests {
     #[test]
     fn a_row_counts_once_and_what_the_journal_held_is_no_pace() {
         let tally = Tally::default();
-        let mut gauge = Gauge::new(tally.clone());
+        let mut gauge = ProgressGauge::new(tally.clone());
         let start = clock::now();
         tally.on(&Event::Outstanding { rows: 100, most_asked: None });
         assert!(gauge.read(start).is_none());
@@ -129,7 +129,7 @@ mod tests {
     #[test]
     fn the_most_frequent_class_comes_first() {
         let errors = [(Class::BadRequest.name(), 2), (Class::Timeout.name(), 10)].into();
-        let figures = Figures { errors, ..Figures::default() };
+        let figures = RunProgress { errors, ..RunProgress::default() };
         assert_eq!(
             (figures.errors_by_class().join(", ").as_str(), figures.error_count()),
             ("timeout 10, bad_request 2", 12)

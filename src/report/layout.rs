@@ -5,7 +5,7 @@
 use console::{measure_text_width, truncate_str};
 use indicatif::HumanCount;
 
-use super::figures::Figures;
+use super::figures::RunProgress;
 use super::waits::brief;
 
 const GAP: &str = "  ";
@@ -16,7 +16,7 @@ const MOST_PROVIDERS: usize = 4;
 
 /// What a part of a line tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Part {
+enum LinePart {
     Percent,
     Rows,
     Pace,
@@ -29,23 +29,24 @@ enum Part {
 }
 
 /// Where there is not room: each of these in turn becomes shorter, and goes when it cannot.
-const PROGRESS_YIELDS: [Part; 5] = [Part::Pace, Part::Rows, Part::Percent, Part::Pace, Part::Left];
-const COUNTS_YIELD: [Part; 8] = [
-    Part::Tokens,
-    Part::Errors,
-    Part::Tokens,
-    Part::Retries,
-    Part::Retries,
-    Part::Errors,
-    Part::Throttled,
-    Part::InFlight,
+const PROGRESS_YIELDS: [LinePart; 5] =
+    [LinePart::Pace, LinePart::Rows, LinePart::Percent, LinePart::Pace, LinePart::Left];
+const COUNTS_YIELD: [LinePart; 8] = [
+    LinePart::Tokens,
+    LinePart::Errors,
+    LinePart::Tokens,
+    LinePart::Retries,
+    LinePart::Retries,
+    LinePart::Errors,
+    LinePart::Throttled,
+    LinePart::InFlight,
 ];
 
 /// Parts in their order, each with its forms, the longest first.
-type Parts = Vec<(Part, Vec<String>)>;
+type Parts = Vec<(LinePart, Vec<String>)>;
 
 /// Lines for a terminal of so many columns and rows; none of them takes the whole width.
-pub(super) fn lines(figures: &Figures, columns: usize, rows: usize) -> Vec<String> {
+pub(super) fn lines(figures: &RunProgress, columns: usize, rows: usize) -> Vec<String> {
     // Some terminals wrap a line that takes the last column.
     let width = columns.saturating_sub(1).max(1);
     let mut lines = vec![progress(figures, width)];
@@ -62,28 +63,28 @@ pub(super) fn lines(figures: &Figures, columns: usize, rows: usize) -> Vec<Strin
     lines.iter().map(|line| truncate_str(line, width, "…").into_owned()).collect()
 }
 
-fn progress(figures: &Figures, width: usize) -> String {
-    let Figures { rows, of, per_second, left, .. } = figures;
+fn progress(figures: &RunProgress, width: usize) -> String {
+    let RunProgress { rows, of, per_second, left, .. } = figures;
     let mut parts = Parts::new();
     match of {
         Some(of) => {
-            parts.push((Part::Percent, vec![format!("{}%", percent(*rows, *of))]));
+            parts.push((LinePart::Percent, vec![format!("{}%", percent(*rows, *of))]));
             let long = format!("{} of {} rows", HumanCount(*rows), HumanCount(*of));
-            parts.push((Part::Rows, vec![long, format!("{}/{} rows", si(*rows), si(*of))]));
+            parts.push((LinePart::Rows, vec![long, format!("{}/{} rows", si(*rows), si(*of))]));
         }
         None => {
             parts.push((
-                Part::Rows,
+                LinePart::Rows,
                 vec![format!("{} rows", HumanCount(*rows)), format!("{} rows", si(*rows))],
             ));
         }
     }
     if let Some(pace) = per_second {
         let pace = digits(*pace);
-        parts.push((Part::Pace, vec![format!("{pace} rows/s"), format!("{pace}/s")]));
+        parts.push((LinePart::Pace, vec![format!("{pace} rows/s"), format!("{pace}/s")]));
     }
     if let Some(left) = left {
-        parts.push((Part::Left, vec![format!("{} left", brief(*left))]));
+        parts.push((LinePart::Left, vec![format!("{} left", brief(*left))]));
     }
     let text = fit(parts, &PROGRESS_YIELDS, width);
     let room = width.saturating_sub(measure_text_width(&text) + GAP.len() + 2).min(LONGEST_BAR);
@@ -93,8 +94,8 @@ fn progress(figures: &Figures, width: usize) -> String {
     }
 }
 
-fn counts(figures: &Figures, width: usize) -> String {
-    let Figures { in_flight, retries, throttled, tokens, .. } = figures;
+fn counts(figures: &RunProgress, width: usize) -> String {
+    let RunProgress { in_flight, retries, throttled, tokens, .. } = figures;
     let errors = figures.error_count();
     let plain = format!("errors {}", HumanCount(errors));
     let classes = figures.errors_by_class();
@@ -112,20 +113,20 @@ fn counts(figures: &Figures, width: usize) -> String {
         format!("tokens {} + {}", si(prompt), si(completion)),
     ];
     let parts = vec![
-        (Part::InFlight, vec![format!("in flight {in_flight}")]),
-        (Part::Errors, error_forms),
+        (LinePart::InFlight, vec![format!("in flight {in_flight}")]),
+        (LinePart::Errors, error_forms),
         (
-            Part::Retries,
+            LinePart::Retries,
             vec![format!("retries {}", HumanCount(*retries)), format!("retries {}", si(*retries))],
         ),
-        (Part::Throttled, vec![format!("429s {}", HumanCount(*throttled))]),
-        (Part::Tokens, token_forms),
+        (LinePart::Throttled, vec![format!("429s {}", HumanCount(*throttled))]),
+        (LinePart::Tokens, token_forms),
     ];
     fit(parts, &COUNTS_YIELD, width)
 }
 
 /// Joins as much as there is room for.
-fn fit(mut parts: Parts, yields: &[Part], width: usize) -> String {
+fn fit(mut parts: Parts, yields: &[LinePart], width: usize) -> String {
     for yielding in yields {
         if measure_text_width(&joined(&parts)) <= width {
             break;
@@ -185,12 +186,12 @@ mod tests {
     use super::*;
     use crate::ident::Tokens;
 
-    fn early() -> Figures {
-        Figures { of: Some(60), in_flight: 1, ..Figures::default() }
+    fn early() -> RunProgress {
+        RunProgress { of: Some(60), in_flight: 1, ..RunProgress::default() }
     }
 
-    fn busy() -> Figures {
-        Figures {
+    fn busy() -> RunProgress {
+        RunProgress {
             rows: 1_234_567,
             of: Some(10_000_000),
             per_second: Some(123.4),
@@ -205,8 +206,8 @@ mod tests {
         }
     }
 
-    fn unknown() -> Figures {
-        Figures {
+    fn unknown() -> RunProgress {
+        RunProgress {
             of: None,
             left: None,
             waiting: None,
@@ -236,7 +237,7 @@ mod tests {
         let lines = lines(&busy(), 80, 3);
         assert_eq!(lines.len(), 2);
         assert!(lines[1].starts_with("waiting: "), "{lines:?}");
-        let wide = Figures { waiting: Some("コンコンコン".into()), ..busy() };
+        let wide = RunProgress { waiting: Some("コンコンコン".into()), ..busy() };
         assert!(super::lines(&wide, 12, 24).iter().all(|line| measure_text_width(line) < 12));
     }
 

@@ -20,7 +20,7 @@ pub use counted::counted;
 pub use display::Display;
 pub use log::Log;
 pub use periodic::log_progress;
-pub use prometheus::{Ended, prometheus};
+pub use prometheus::{RunResult, prometheus};
 pub use provider::ProviderFigures;
 pub use scrape::scrape;
 pub use tally::{Tally, Totals};

@@ -14,12 +14,12 @@ const STEP: Duration = Duration::from_secs(1);
 
 /// A moving average over counts that only grow.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Pace {
+pub(super) struct MovingAverage {
     /// Counts at moments at least a step apart.
     marks: VecDeque<(Instant, u64)>,
 }
 
-impl Pace {
+impl MovingAverage {
     /// Takes note of a count and says how many there are a second; nothing during the first second.
     pub(super) fn note(&mut self, now: Instant, count: u64) -> Option<f64> {
         if self.marks.back().is_none_or(|(at, _)| now.saturating_duration_since(*at) >= STEP) {
@@ -48,7 +48,7 @@ mod tests {
     /// The pace at each tenth of a second, for a count as it grows.
     fn paces(seconds: u64, count: impl Fn(f64) -> f64) -> Vec<f64> {
         let start = clock::now();
-        let mut pace = Pace::default();
+        let mut pace = MovingAverage::default();
         let at = |tenth: u64| start + Duration::from_millis(tenth * 100);
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts are small")]
         (0..=seconds * 10)
@@ -77,7 +77,7 @@ mod tests {
 
     #[test]
     fn nothing_is_known_in_the_first_second() {
-        let mut pace = Pace::default();
+        let mut pace = MovingAverage::default();
         let start = clock::now();
         assert_eq!(pace.note(start, 5), None);
         assert_eq!(pace.note(start + Duration::from_secs(2), 9), Some(2.0));

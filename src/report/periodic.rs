@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval_at};
 
-use super::figures::{Figures, Gauge};
+use super::figures::{ProgressGauge, RunProgress};
 use super::layout::percent;
 use super::tally::Tally;
 use super::waits::brief;
@@ -12,7 +12,7 @@ use crate::clock;
 
 /// Logs the figures once in every `interval`, for as long as it is polled.
 pub async fn log_progress(tally: Tally, interval: Duration) {
-    let mut gauge = Gauge::new(tally);
+    let mut gauge = ProgressGauge::new(tally);
     gauge.read(clock::now());
     let mut ticks = interval_at(clock::now() + interval, interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -24,7 +24,7 @@ pub async fn log_progress(tally: Tally, interval: Duration) {
     }
 }
 
-fn log(figures: &Figures) {
+fn log(figures: &RunProgress) {
     let rows_per_second = figures.per_second.map(|pace| (pace * 100.0).round() / 100.0);
     let left = figures.left.map(brief);
     let share = figures.of.filter(|of| *of > 0).map(|of| format!("{}%", percent(figures.rows, of)));

@@ -9,7 +9,7 @@ use prometheus::{CounterVec, GaugeVec, Opts, Registry, TextEncoder};
 
 use super::provider::ProviderFigures;
 use super::tally::Totals;
-use crate::event::Share;
+use crate::event::LimitShare;
 use crate::fault::Scarce;
 use crate::ident::Money;
 
@@ -18,7 +18,7 @@ pub(super) const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug)]
-pub struct Ended {
+pub struct RunResult {
     /// When.
     pub at: DateTime<Utc>,
     /// How long it took.
@@ -31,8 +31,12 @@ pub struct Ended {
 ///
 /// # Errors
 /// Never for figures of a run.
-pub fn prometheus(app_id: &str, totals: &Totals, ended: Option<Ended>) -> Result<String, prometheus::Error> {
-    let page = Page { registry: Registry::new(), app_id };
+pub fn prometheus(
+    app_id: &str,
+    totals: &Totals,
+    ended: Option<RunResult>,
+) -> Result<String, prometheus::Error> {
+    let page = MetricsText { registry: Registry::new(), app_id };
     page.rows(totals)?;
     page.usage(totals)?;
     page.providers(totals)?;
@@ -42,12 +46,12 @@ pub fn prometheus(app_id: &str, totals: &Totals, ended: Option<Ended>) -> Result
     TextEncoder::new().encode_to_string(&page.registry.gather())
 }
 
-struct Page<'a> {
+struct MetricsText<'a> {
     registry: Registry,
     app_id: &'a str,
 }
 
-impl Page<'_> {
+impl MetricsText<'_> {
     fn add(&self, collector: impl Collector + 'static) -> Result<(), prometheus::Error> {
         self.registry.register(Box::new(collector))
     }
@@ -172,10 +176,10 @@ impl Page<'_> {
             let values: Vec<(&[&str], f64)> = values.iter().map(|(of, value)| (&of[..], *value)).collect();
             self.gauge(name, help, &named, &values)?;
         }
-        let shares = |get: fn(&Share) -> f64| -> Vec<([&str; 2], f64)> {
+        let shares = |get: fn(&LimitShare) -> f64| -> Vec<([&str; 2], f64)> {
             let all = totals.providers.iter();
             all.flat_map(|(name, figures)| {
-                let of = |share: &Share| if share.of == Scarce::Tokens { "tokens" } else { "requests" };
+                let of = |share: &LimitShare| if share.of == Scarce::Tokens { "tokens" } else { "requests" };
                 figures.gauge.shares.iter().map(move |share| ([name.as_str(), of(share)], get(share)))
             })
             .collect()
@@ -198,7 +202,7 @@ impl Page<'_> {
         Ok(())
     }
 
-    fn end(&self, ended: Ended) -> Result<(), prometheus::Error> {
+    fn end(&self, ended: RunResult) -> Result<(), prometheus::Error> {
         let at = ended.at.timestamp_millis();
         #[expect(clippy::cast_precision_loss, reason = "milliseconds since 1970 are exact")]
         let at = at as f64 / 1_000.0;
@@ -224,7 +228,7 @@ fn float(count: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{Event, Gauge, Listener, Share};
+    use crate::event::{Event, LimitGauge, LimitShare, Listener};
     use crate::fault::{Class, Failure};
     use crate::ident::Tokens;
     use crate::report::Tally;
@@ -232,11 +236,11 @@ mod tests {
     #[test]
     fn figures_have_names_types_and_escaped_labels() {
         let tally = Tally::default();
-        let gauge = Gauge {
+        let gauge = LimitGauge {
             requests: 12,
             throttled: 3,
             concurrency: 8,
-            shares: vec![Share { of: Scarce::Tokens, per_minute: 1_000.0, used: 0.5 }],
+            shares: vec![LimitShare { of: Scarce::Tokens, per_minute: 1_000.0, used: 0.5 }],
             is_open: true,
         };
         tally.on(&Event::Gauged { provider: "a \"b\"", gauge: &gauge });
@@ -245,7 +249,7 @@ mod tests {
         tally.on(&retried);
         let tokens = Tokens { prompt: 5, cached: 2, completion: 7, reasoning: 1 };
         tally.on(&Event::Paid { tokens, cost: Money::from_dollars(0.25) });
-        let ended = Ended { at: DateTime::UNIX_EPOCH, took: Duration::from_millis(1_500), status: 4 };
+        let ended = RunResult { at: DateTime::UNIX_EPOCH, took: Duration::from_millis(1_500), status: 4 };
         let text = prometheus("job", &tally.totals(), Some(ended)).unwrap();
         for line in [
             "# TYPE enrich_requests_total counter",

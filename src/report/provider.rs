@@ -2,14 +2,14 @@
 
 use indicatif::HumanCount;
 
-use crate::event::{Gauge, Share};
+use crate::event::{LimitGauge, LimitShare};
 use crate::fault::Scarce;
 
 /// What is known of a provider in a run.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ProviderFigures {
     /// Its limits, as they stood last.
-    pub gauge: Gauge,
+    pub gauge: LimitGauge,
     /// Attempts at it that were repeated.
     pub retries: u64,
     /// Second requests that were sent to it beside those that take far longer than others.
@@ -19,7 +19,7 @@ pub struct ProviderFigures {
 impl ProviderFigures {
     /// A line, the most important first: what of which limit is used, requests at once, what was refused.
     pub(super) fn in_words(&self, name: &str) -> String {
-        let Gauge { throttled, concurrency, is_open, shares, .. } = &self.gauge;
+        let LimitGauge { throttled, concurrency, is_open, shares, .. } = &self.gauge;
         let mut words = Vec::new();
         if *is_open {
             words.push("fails, left alone".to_owned());
@@ -33,7 +33,7 @@ impl ProviderFigures {
     }
 }
 
-fn share(share: &Share) -> String {
+fn share(share: &LimitShare) -> String {
     let what = match share.of {
         Scarce::Tokens => "tokens",
         Scarce::Requests | Scarce::Capacity => "requests",
@@ -49,11 +49,11 @@ mod tests {
 
     #[test]
     fn a_line_tells_what_is_used_and_refused() {
-        let gauge = Gauge {
+        let gauge = LimitGauge {
             requests: 900,
             throttled: 2,
             concurrency: 64,
-            shares: vec![Share { of: Scarce::Requests, per_minute: 5_999.7, used: 0.987 }],
+            shares: vec![LimitShare { of: Scarce::Requests, per_minute: 5_999.7, used: 0.987 }],
             is_open: true,
         };
         let figures = ProviderFigures { gauge, retries: 1, hedged: 0 };

@@ -12,12 +12,12 @@ const LINGER: Duration = Duration::from_secs(1);
 /// What a run waits for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Waits {
-    lanes: BTreeMap<String, Lane>,
+    lanes: BTreeMap<String, ProviderWaits>,
     hold: Lasting<Hold>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Lane {
+struct ProviderWaits {
     in_flight: u32,
     waiting: Lasting<(Waiting, Instant)>,
 }
@@ -62,9 +62,9 @@ impl Waits {
         }
     }
 
-    fn lane(&mut self, provider: &str) -> &mut Lane {
+    fn lane(&mut self, provider: &str) -> &mut ProviderWaits {
         if !self.lanes.contains_key(provider) {
-            self.lanes.insert(provider.to_owned(), Lane::default());
+            self.lanes.insert(provider.to_owned(), ProviderWaits::default());
         }
         self.lanes.get_mut(provider).expect("it is there now")
     }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Deserializer, de};
 use serde_json::Value;
 
 use super::answer::tokens_of;
-use super::reply::{Refused, invalid};
+use super::reply::{ErrorReply, invalid};
 use crate::wire::COMPLAINT;
 
 /// Who may say something in a conversation.
@@ -14,7 +14,7 @@ const MAX_CHOICES: u32 = 128;
 
 /// A request for a chat completion.
 #[derive(Debug, Deserialize)]
-pub(super) struct Asked {
+pub(super) struct ReceivedChat {
     pub(super) model: String,
     messages: Vec<Said>,
     max_tokens: Option<u64>,
@@ -37,7 +37,7 @@ struct Said {
 
 /// A part of a message.
 #[derive(Debug, Deserialize)]
-struct Part {
+struct ContentPart {
     #[serde(rename = "type")]
     kind: String,
     text: Option<String>,
@@ -47,7 +47,7 @@ struct Part {
 #[serde(untagged)]
 enum MessageContent {
     Text(String),
-    Parts(Vec<Part>),
+    Parts(Vec<ContentPart>),
 }
 
 /// A text, also one in parts; only texts are understood.
@@ -56,7 +56,7 @@ fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D:
         None => Ok(None),
         Some(MessageContent::Text(text)) => Ok(Some(text)),
         Some(MessageContent::Parts(parts)) => {
-            let text = |part: Part| match (part.kind.as_str(), part.text) {
+            let text = |part: ContentPart| match (part.kind.as_str(), part.text) {
                 ("text", Some(text)) => Ok(text),
                 (other, _) => Err(de::Error::custom(format!("a part of type '{other}' is not understood"))),
             };
@@ -78,9 +78,9 @@ pub(super) struct Function {
     pub(super) parameters: Option<Value>,
 }
 
-impl Asked {
+impl ReceivedChat {
     /// Holds it against what the interface takes, as OpenAI's servers do.
-    pub(super) fn check(&self) -> Result<(), Refused> {
+    pub(super) fn check(&self) -> Result<(), ErrorReply> {
         let wrong = |field: &str, what: String| {
             Err(invalid("invalid_value", &format!("Invalid value for '{field}': {what}"), Some(field)))
         };
@@ -140,7 +140,8 @@ mod tests {
     fn question(said: &[(&str, Option<&str>)]) -> String {
         let messages: Vec<Value> =
             said.iter().map(|(role, content)| json!({"role": role, "content": content})).collect();
-        let asked: Asked = serde_json::from_value(json!({"model": "m", "messages": messages})).unwrap();
+        let asked: ReceivedChat =
+            serde_json::from_value(json!({"model": "m", "messages": messages})).unwrap();
         asked.question().to_owned()
     }
 

@@ -5,20 +5,20 @@ use axum::response::Response;
 use serde_json::{Value, json};
 
 use super::answer::{BYTES_OF_TOKEN, answer_to, choose, tokens_of};
-use super::asked::Asked;
-use super::gate::{Question, bill, known, pass, read};
+use super::asked::ReceivedChat;
+use super::gate::{GateRequest, bill, known, pass, read};
 use super::instance::instance_of;
 use super::malformed::{misput, spoil};
-use super::reply::{Refused, add, invalid, success, usage};
-use super::server::Shared;
-use super::structured::{Shape, split_words};
+use super::reply::{ErrorReply, add, invalid, success, usage};
+use super::server::ServerHandle;
+use super::structured::{AnswerShape, split_words};
 use crate::clock;
 use crate::config::{CLASS, FaultSpec, SimulatorSpec, WrongForm};
 use crate::wire::CLASSES_WORDS;
 
 /// What is said, and how.
 #[derive(Debug)]
-struct Answer {
+struct ReplyMessage {
     /// None where a fault leaves it out.
     text: Option<String>,
     /// The function whose arguments the text is.
@@ -27,11 +27,15 @@ struct Answer {
 }
 
 /// Answers a request for a chat completion, or refuses it.
-pub(super) async fn answer(shared: &Shared, headers: &HeaderMap, body: &[u8]) -> Result<Response, Refused> {
+pub(super) async fn answer(
+    shared: &ServerHandle,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Result<Response, ErrorReply> {
     let spec = &shared.spec;
-    let asked: Asked = read(shared, body)?;
+    let asked: ReceivedChat = read(shared, body)?;
     let (prompt, words) = split_words(asked.question());
-    let question = Question {
+    let question = GateRequest {
         prompt,
         texts: &[prompt],
         nth: shared.lock().counts.asked(prompt),
@@ -40,10 +44,10 @@ pub(super) async fn answer(shared: &Shared, headers: &HeaderMap, body: &[u8]) ->
     };
     known(shared, headers, &asked.model)?;
     asked.check()?;
-    let shape = Shape::of(&asked, words, spec)?;
+    let shape = AnswerShape::of(&asked, words, spec)?;
     within_context(spec, &question)?;
     let fault = pass(shared, &question).await?;
-    let answer = Answer::new(spec, shape, prompt, fault.as_ref()).within(asked.most_tokens());
+    let answer = ReplyMessage::new(spec, shape, prompt, fault.as_ref()).within(asked.most_tokens());
     let completion_tokens = answer.text.as_ref().map_or(0, |text| {
         let drawn = shared.lock().model.completion_tokens(prompt, question.nth.into(), asked.most_tokens());
         drawn.unwrap_or_else(|| tokens_of(text)) * u64::from(asked.choices())
@@ -63,7 +67,7 @@ pub(super) async fn answer(shared: &Shared, headers: &HeaderMap, body: &[u8]) ->
     Ok(response)
 }
 
-fn within_context(spec: &SimulatorSpec, question: &Question<'_>) -> Result<(), Refused> {
+fn within_context(spec: &SimulatorSpec, question: &GateRequest<'_>) -> Result<(), ErrorReply> {
     let Some(most) = spec.context_tokens else { return Ok(()) };
     let (prompt, answer) = (question.prompt_tokens, question.max_tokens.unwrap_or_default());
     if prompt.saturating_add(answer) <= most {
@@ -83,10 +87,15 @@ fn classes_in(prompt: &str) -> Vec<String> {
     classes.lines().filter(|class| !class.is_empty()).map(ToOwned::to_owned).collect()
 }
 
-impl Answer {
-    fn new(spec: &SimulatorSpec, shape: Shape, prompt: &str, fault: Option<&FaultSpec>) -> Answer {
+impl ReplyMessage {
+    fn new(
+        spec: &SimulatorSpec,
+        shape: AnswerShape,
+        prompt: &str,
+        fault: Option<&FaultSpec>,
+    ) -> ReplyMessage {
         if let Some(reason) = fault.and_then(|fault| fault.finish_reason.clone()) {
-            return Answer { text: None, function: None, finish_reason: reason };
+            return ReplyMessage { text: None, function: None, finish_reason: reason };
         }
         let said = fault.and_then(|fault| fault.text.clone());
         let wrong = fault.and_then(|fault| fault.wrong).filter(|_| said.is_none());
@@ -103,9 +112,9 @@ impl Answer {
             instance.to_string()
         };
         let right = || match &shape {
-            Shape::Json(schema) | Shape::Call { schema, .. } => instance(schema),
-            Shape::Text if !spec.answers.is_empty() => choose(&spec.answers, spec.seed, prompt),
-            Shape::Text => match classes_in(prompt) {
+            AnswerShape::Json(schema) | AnswerShape::Call { schema, .. } => instance(schema),
+            AnswerShape::Text if !spec.answers.is_empty() => choose(&spec.answers, spec.seed, prompt),
+            AnswerShape::Text => match classes_in(prompt) {
                 classes if classes.is_empty() => answer_to(prompt),
                 classes => choose(&classes, spec.seed, prompt),
             },
@@ -113,7 +122,7 @@ impl Answer {
         let text = misput(said.unwrap_or_else(right), wrong);
         let function = match shape {
             // A model that talks calls nothing.
-            Shape::Call { function, .. } if wrong != Some(WrongForm::Prose) => Some(function),
+            AnswerShape::Call { function, .. } if wrong != Some(WrongForm::Prose) => Some(function),
             _ => None,
         };
         let finish_reason = match (wrong, &function) {
@@ -121,11 +130,11 @@ impl Answer {
             (_, Some(_)) => "tool_calls",
             (_, None) => "stop",
         };
-        Answer { text: Some(text), function, finish_reason: finish_reason.to_owned() }
+        ReplyMessage { text: Some(text), function, finish_reason: finish_reason.to_owned() }
     }
 
     /// As much of it as so many tokens hold.
-    fn within(mut self, most: Option<u64>) -> Answer {
+    fn within(mut self, most: Option<u64>) -> ReplyMessage {
         if let (Some(text), Some(most)) = (&mut self.text, most)
             && tokens_of(text) > most
         {

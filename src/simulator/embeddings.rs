@@ -8,10 +8,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::answer::tokens_of;
-use super::gate::{Question, bill, known, pass, read};
+use super::gate::{GateRequest, bill, known, pass, read};
 use super::malformed::misplace;
-use super::reply::{Refused, add, invalid, success, usage};
-use super::server::Shared;
+use super::reply::{ErrorReply, add, invalid, success, usage};
+use super::server::ServerHandle;
 use crate::config::{MOST_DIMENSIONS, SimulatorSpec, WrongForm};
 use crate::ident::Fingerprint;
 
@@ -20,16 +20,16 @@ const MAX_INPUTS: u32 = 2_048;
 const MAX_INPUT_TOKENS: u32 = 8_192;
 
 #[derive(Debug, Deserialize)]
-struct Asked {
+struct ReceivedTexts {
     model: String,
-    input: Input,
+    input: EmbeddingInput,
     encoding_format: Option<VectorFormat>,
     dimensions: Option<u32>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
-enum Input {
+enum EmbeddingInput {
     One(String),
     Many(Vec<String>),
     /// A text as the numbers of its tokens.
@@ -46,17 +46,17 @@ enum VectorFormat {
     Base64,
 }
 
-impl Input {
+impl EmbeddingInput {
     /// What vectors are asked for; tokens stand for themselves.
     fn into_texts(self) -> Vec<String> {
         let words = |tokens: Vec<u32>| -> String {
             tokens.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
         };
         match self {
-            Input::One(text) => vec![text],
-            Input::Many(texts) => texts,
-            Input::Tokens(tokens) => vec![words(tokens)],
-            Input::ManyTokens(all) => all.into_iter().map(words).collect(),
+            EmbeddingInput::One(text) => vec![text],
+            EmbeddingInput::Many(texts) => texts,
+            EmbeddingInput::Tokens(tokens) => vec![words(tokens)],
+            EmbeddingInput::ManyTokens(all) => all.into_iter().map(words).collect(),
         }
     }
 }
@@ -89,13 +89,17 @@ fn next(state: &mut u64) -> f64 {
 }
 
 /// Answers a request for embeddings, or refuses it.
-pub(super) async fn answer(shared: &Shared, headers: &HeaderMap, body: &[u8]) -> Result<Response, Refused> {
+pub(super) async fn answer(
+    shared: &ServerHandle,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Result<Response, ErrorReply> {
     let spec = &shared.spec;
-    let asked: Asked = read(shared, body)?;
+    let asked: ReceivedTexts = read(shared, body)?;
     let inputs = asked.input.into_texts();
     let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
     let prompt = inputs.join("\n");
-    let question = Question {
+    let question = GateRequest {
         prompt: &prompt,
         texts: &inputs,
         nth: shared.lock().counts.asked(&prompt),
@@ -124,7 +128,7 @@ pub(super) async fn answer(shared: &Shared, headers: &HeaderMap, body: &[u8]) ->
     Ok(response)
 }
 
-fn check_inputs(spec: &SimulatorSpec, inputs: &[&str]) -> Result<(), Refused> {
+fn check_inputs(spec: &SimulatorSpec, inputs: &[&str]) -> Result<(), ErrorReply> {
     let wrong = |code: &str, message: &str| Err(invalid(code, message, Some("input")));
     let most = spec.max_inputs.unwrap_or(MAX_INPUTS) as usize;
     if inputs.is_empty() {
@@ -151,7 +155,7 @@ fn check_inputs(spec: &SimulatorSpec, inputs: &[&str]) -> Result<(), Refused> {
 }
 
 /// Numbers in a vector: as many as the request says, else as the job says.
-fn dimensions(spec: &SimulatorSpec, asked: Option<u32>) -> Result<usize, Refused> {
+fn dimensions(spec: &SimulatorSpec, asked: Option<u32>) -> Result<usize, ErrorReply> {
     match asked.or(spec.dimensions).unwrap_or(DIMENSIONS) {
         known @ 1..=MOST_DIMENSIONS => Ok(known as usize),
         other => {

@@ -5,16 +5,16 @@ use axum::http::{HeaderMap, header};
 use serde::de::DeserializeOwned;
 
 use super::answer::chance;
-use super::model::Refusal;
-use super::reply::{Refused, add, go_wrong, hang_up, invalid, refuse, refuse_as};
-use super::server::Shared;
+use super::model::ModelRefusal;
+use super::reply::{ErrorReply, add, go_wrong, hang_up, invalid, refuse, refuse_as};
+use super::server::ServerHandle;
 use crate::clock;
 use crate::config::{FaultSpec, SimulatorSpec};
 use crate::ident::Tokens;
 
 /// A request, as far as all are alike.
 #[derive(Debug)]
-pub(super) struct Question<'a> {
+pub(super) struct GateRequest<'a> {
     /// What it is about: counts and chances go by it.
     pub(super) prompt: &'a str,
     /// What a fault's `contains` is looked for in.
@@ -35,7 +35,7 @@ pub(super) struct Bill {
 }
 
 /// Reads the body of a request; one that cannot be read is counted here.
-pub(super) fn read<T: DeserializeOwned>(shared: &Shared, body: &[u8]) -> Result<T, Refused> {
+pub(super) fn read<T: DeserializeOwned>(shared: &ServerHandle, body: &[u8]) -> Result<T, ErrorReply> {
     serde_json::from_slice(body).map_err(|error| {
         shared.lock().counts.requests += 1;
         invalid("invalid_request_error", &format!("we could not parse the body: {error}"), None)
@@ -43,7 +43,7 @@ pub(super) fn read<T: DeserializeOwned>(shared: &Shared, body: &[u8]) -> Result<
 }
 
 /// Looks at the key and the model of a request.
-pub(super) fn known(shared: &Shared, headers: &HeaderMap, model: &str) -> Result<(), Refused> {
+pub(super) fn known(shared: &ServerHandle, headers: &HeaderMap, model: &str) -> Result<(), ErrorReply> {
     let spec = &shared.spec;
     let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let is_given = |key: &str| given.and_then(|given| given.strip_prefix("Bearer ")) == Some(key);
@@ -60,7 +60,10 @@ pub(super) fn known(shared: &Shared, headers: &HeaderMap, model: &str) -> Result
 }
 
 /// Waits until a request is to be answered, and says with which fault; or refuses it.
-pub(super) async fn pass(shared: &Shared, question: &Question<'_>) -> Result<Option<FaultSpec>, Refused> {
+pub(super) async fn pass(
+    shared: &ServerHandle,
+    question: &GateRequest<'_>,
+) -> Result<Option<FaultSpec>, ErrorReply> {
     let takes = admit(shared, question)?.saturating_duration_since(clock::now());
     let fault = match next_in_script(shared)? {
         Some(scripted) => Some(scripted),
@@ -82,8 +85,8 @@ pub(super) async fn pass(shared: &Shared, question: &Question<'_>) -> Result<Opt
 
 /// Bills an answer; `embedded` are the texts that it has vectors of.
 pub(super) fn bill(
-    shared: &Shared,
-    question: &Question<'_>,
+    shared: &ServerHandle,
+    question: &GateRequest<'_>,
     completion_tokens: u64,
     embedded: &[&str],
 ) -> Bill {
@@ -101,7 +104,7 @@ pub(super) fn bill(
 }
 
 /// Lets a request pass and says when it will be answered, or refuses it.
-fn admit(shared: &Shared, question: &Question<'_>) -> Result<clock::Instant, Refused> {
+fn admit(shared: &ServerHandle, question: &GateRequest<'_>) -> Result<clock::Instant, ErrorReply> {
     let (now, wall) = (clock::now(), clock::wall());
     let mut inner = shared.lock();
     let model = &mut inner.model;
@@ -110,8 +113,8 @@ fn admit(shared: &Shared, question: &Question<'_>) -> Result<clock::Instant, Ref
             let latency = model.latency(question.prompt, question.nth.into());
             Ok(model.work(latency, now))
         }
-        Err(Refusal { status: 0, .. }) => Err(Box::new(hang_up())),
-        Err(Refusal { status, kind, code, message, headers }) => {
+        Err(ModelRefusal { status: 0, .. }) => Err(Box::new(hang_up())),
+        Err(ModelRefusal { status, kind, code, message, headers }) => {
             let mut response = refuse_as(status, kind, code, &message, None);
             let headers = headers.into_iter().map(|(name, value)| (name.to_owned(), value));
             add(&mut response, headers.chain(model.headers(now, wall)));
@@ -120,7 +123,7 @@ fn admit(shared: &Shared, question: &Question<'_>) -> Result<clock::Instant, Ref
     }
 }
 
-fn next_in_script(shared: &Shared) -> Result<Option<FaultSpec>, Refused> {
+fn next_in_script(shared: &ServerHandle) -> Result<Option<FaultSpec>, ErrorReply> {
     let script = &shared.spec.script;
     if script.is_empty() {
         return Ok(None);

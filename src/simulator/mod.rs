@@ -24,5 +24,5 @@ pub use counts::Counts;
 pub use embeddings::embedding_of;
 pub use gate::fault_for;
 pub use instance::instance_of;
-pub use model::{Model, Refusal};
+pub use model::{ModelRefusal, SimulatedModel};
 pub use server::Simulator;

@@ -17,7 +17,7 @@ const MINUTES_A_DAY: f64 = 1_440.0;
 
 /// A provider's state.
 #[derive(Debug)]
-pub struct Model {
+pub struct SimulatedModel {
     spec: SimulatorSpec,
     requests: Option<Limiter>,
     tokens: Option<Limiter>,
@@ -35,7 +35,7 @@ pub struct Model {
 
 /// A request that is not answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
+pub struct ModelRefusal {
     /// HTTP status; 0 for a broken connection.
     pub status: u16,
     /// Type of the error object.
@@ -48,11 +48,11 @@ pub struct Refusal {
     pub headers: Vec<(&'static str, String)>,
 }
 
-impl Model {
+impl SimulatedModel {
     /// A provider that was not asked yet.
     #[must_use]
     pub fn new(spec: &SimulatorSpec, now: Instant) -> Self {
-        Model {
+        SimulatedModel {
             requests: spec.requests.as_ref().map(|limit| Limiter::new(limit, now)),
             tokens: spec.tokens.as_ref().map(|limit| Limiter::new(limit, now)),
             spec: spec.clone(),
@@ -75,7 +75,7 @@ impl Model {
         max_tokens: u64,
         now: Instant,
         wall: DateTime<Utc>,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), ModelRefusal> {
         self.arrived += 1;
         let start = *self.start.get_or_insert(now);
         let phase = self.phase(now - start).cloned();
@@ -90,11 +90,11 @@ impl Model {
         if let Some(PhaseSpec { status: Some(status), retry_after, .. }) = phase {
             let headers = retry_after.map(|value| ("retry-after", value)).into_iter().collect();
             let message = "The server is not available.".to_owned();
-            return Err(Refusal { status, kind: "server_error", code: "unavailable", message, headers });
+            return Err(ModelRefusal { status, kind: "server_error", code: "unavailable", message, headers });
         }
         if self.spec.quota.is_some_and(|quota| self.answered >= quota) {
             let message = "You exceeded your current quota, please check your plan and billing details.";
-            return Err(Refusal {
+            return Err(ModelRefusal {
                 status: 429,
                 kind: "insufficient_quota",
                 code: "insufficient_quota",
@@ -236,7 +236,7 @@ impl Model {
         self.other = Some(next);
     }
 
-    fn refusal(&self, kind: &'static str, wait: Duration, wall: DateTime<Utc>) -> Refusal {
+    fn refusal(&self, kind: &'static str, wait: Duration, wall: DateTime<Utc>) -> ModelRefusal {
         let seconds = format!("{:.3}", wait.as_secs_f64() + 0.000_5);
         let mut message = format!("Rate limit reached for {kind}.");
         let header = match self.spec.retry_after {
@@ -252,7 +252,7 @@ impl Model {
         if matches!(self.spec.retry_after, DelayForm::Body | DelayForm::Seconds) {
             message = format!("{message} Please try again in {seconds}s.");
         }
-        Refusal {
+        ModelRefusal {
             status: 429,
             kind,
             code: "rate_limit_exceeded",

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::config::FaultSpec;
 
 /// The response to a request that is not answered.
-pub(super) type Refused = Box<Response>;
+pub(super) type ErrorReply = Box<Response>;
 
 /// Marks a response whose connection breaks.
 #[derive(Clone)]
@@ -30,7 +30,7 @@ pub(super) fn refuse(status: u16, code: &str, message: &str) -> Response {
 }
 
 /// A request that asks for something that cannot be.
-pub(super) fn invalid(code: &str, message: &str, param: Option<&str>) -> Refused {
+pub(super) fn invalid(code: &str, message: &str, param: Option<&str>) -> ErrorReply {
     Box::new(refuse_as(400, "invalid_request_error", code, message, param))
 }
 

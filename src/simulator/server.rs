@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use url::Url;
 
 use super::counts::Counts;
-use super::model::Model;
+use super::model::SimulatedModel;
 use super::reply::{HangUp, refuse, success};
 use super::{chat, embeddings};
 use crate::clock;
@@ -31,30 +31,30 @@ const LARGEST_REQUEST: usize = 64 << 20;
 #[derive(Debug)]
 pub struct Simulator {
     url: Url,
-    shared: Arc<Shared>,
+    shared: Arc<ServerHandle>,
     server: JoinSet<()>,
 }
 
 /// What all requests share.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct ServerHandle {
     pub(super) spec: SimulatorSpec,
     pub(super) prices: Prices,
-    state: Mutex<Inner>,
+    state: Mutex<ServerState>,
 }
 
 /// What changes.
 #[derive(Debug)]
-pub(super) struct Inner {
+pub(super) struct ServerState {
     pub(super) counts: Counts,
-    pub(super) model: Model,
+    pub(super) model: SimulatedModel,
     pub(super) next_in_script: usize,
     /// Requests that are worked on whether or not their clients wait.
     tasks: JoinSet<()>,
 }
 
-impl Shared {
-    pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
+impl ServerHandle {
+    pub(super) fn lock(&self) -> MutexGuard<'_, ServerState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -68,10 +68,10 @@ impl Simulator {
         let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
-        let shared = Arc::new(Shared {
-            state: Mutex::new(Inner {
+        let shared = Arc::new(ServerHandle {
+            state: Mutex::new(ServerState {
                 counts: Counts::default(),
-                model: Model::new(&spec, clock::now()),
+                model: SimulatedModel::new(&spec, clock::now()),
                 next_in_script: 0,
                 tasks: JoinSet::new(),
             }),
@@ -132,7 +132,7 @@ enum Interface {
 /// Counts the connections of a listener.
 struct Counting {
     listener: TcpListener,
-    shared: Arc<Shared>,
+    shared: Arc<ServerHandle>,
 }
 
 impl Listener for Counting {
@@ -163,7 +163,7 @@ impl Connected<IncomingStream<'_, Counting>> for Connection {
 }
 
 #[derive(Debug)]
-struct Open(Arc<Shared>);
+struct Open(Arc<ServerHandle>);
 
 impl Drop for Open {
     fn drop(&mut self) {
@@ -172,10 +172,10 @@ impl Drop for Open {
 }
 
 /// Counts a request as in flight for as long as it lives, also when the client goes away.
-struct InFlight(Arc<Shared>);
+struct InFlight(Arc<ServerHandle>);
 
 impl InFlight {
-    fn begin(shared: &Arc<Shared>) -> Self {
+    fn begin(shared: &Arc<ServerHandle>) -> Self {
         shared.lock().counts.began();
         InFlight(Arc::clone(shared))
     }
@@ -187,15 +187,20 @@ impl Drop for InFlight {
     }
 }
 
-async fn complete(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes) -> Response {
+async fn complete(State(shared): State<Arc<ServerHandle>>, headers: HeaderMap, body: Bytes) -> Response {
     finish(shared, Interface::Chat, headers, body).await
 }
 
-async fn embed(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes) -> Response {
+async fn embed(State(shared): State<Arc<ServerHandle>>, headers: HeaderMap, body: Bytes) -> Response {
     finish(shared, Interface::Embeddings, headers, body).await
 }
 
-async fn finish(shared: Arc<Shared>, interface: Interface, headers: HeaderMap, body: Bytes) -> Response {
+async fn finish(
+    shared: Arc<ServerHandle>,
+    interface: Interface,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
     let in_flight = InFlight::begin(&shared);
     if !shared.spec.bills_the_gone {
         return work(in_flight, interface, headers, body).await;
@@ -229,12 +234,12 @@ fn model_of(id: &str) -> Value {
     json!({"id": id, "object": "model", "created": MODELS_MADE, "owned_by": "enrich"})
 }
 
-async fn models(State(shared): State<Arc<Shared>>) -> Response {
+async fn models(State(shared): State<Arc<ServerHandle>>) -> Response {
     let id = shared.spec.model.as_deref().unwrap_or("simulated");
     success(json!({"object": "list", "data": [model_of(id)]}).to_string())
 }
 
-async fn model(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Response {
+async fn model(State(shared): State<Arc<ServerHandle>>, Path(id): Path<String>) -> Response {
     match &shared.spec.model {
         Some(known) if *known != id => {
             refuse(404, "model_not_found", &format!("The model `{id}` does not exist"))
@@ -243,12 +248,12 @@ async fn model(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Res
     }
 }
 
-async fn counts(State(shared): State<Arc<Shared>>) -> Response {
+async fn counts(State(shared): State<Arc<ServerHandle>>) -> Response {
     let body = serde_json::to_string(&shared.lock().counts).unwrap_or_default();
     success(body)
 }
 
-async fn unknown(State(shared): State<Arc<Shared>>, method: Method, uri: Uri) -> Response {
+async fn unknown(State(shared): State<Arc<ServerHandle>>, method: Method, uri: Uri) -> Response {
     let route = format!("{method} {}", uri.path());
     shared.lock().counts.unknown_routes.push(route.clone());
     refuse(404, "unknown_route", &format!("the simulator has no {route}"))

@@ -5,13 +5,13 @@ use serde_json::{Value, json};
 
 use crate::wire::SCHEMA_WORDS;
 
-use super::asked::Asked;
-use super::reply::{Refused, invalid};
+use super::asked::ReceivedChat;
+use super::reply::{ErrorReply, invalid};
 use crate::config::{SchemaFormName, SimulatorSpec};
 
 /// What an answer is to look like.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Shape {
+pub(super) enum AnswerShape {
     Text,
     /// An instance of a schema.
     Json(Value),
@@ -31,12 +31,16 @@ struct Carried<'a> {
     function: Option<&'a str>,
 }
 
-impl Shape {
+impl AnswerShape {
     /// The shape that a request asks for; `words` is the schema in its prompt.
-    pub(super) fn of(asked: &Asked, words: Option<Value>, spec: &SimulatorSpec) -> Result<Shape, Refused> {
+    pub(super) fn of(
+        asked: &ReceivedChat,
+        words: Option<Value>,
+        spec: &SimulatorSpec,
+    ) -> Result<AnswerShape, ErrorReply> {
         let carried = carried(asked)?;
         if spec.ignores_schema {
-            return Ok(Shape::Text);
+            return Ok(AnswerShape::Text);
         }
         if let Some(forms) = &spec.schema_forms
             && let Some(unknown) = carried.iter().find(|carried| !forms.contains(&carried.form))
@@ -47,13 +51,13 @@ impl Shape {
             carried.iter().find_map(|carried| Some((carried.function?, carried)))
         {
             let schema = carried.schema.cloned().unwrap_or_else(|| json!({"type": "object"}));
-            return Ok(Shape::Call { function: function.to_owned(), schema });
+            return Ok(AnswerShape::Call { function: function.to_owned(), schema });
         }
         let schema = carried.iter().find_map(|carried| carried.schema.cloned()).or(words);
         Ok(match schema {
-            Some(schema) => Shape::Json(schema),
-            None if carried.is_empty() || !spec.answers.is_empty() => Shape::Text,
-            None => Shape::Json(any_object()),
+            Some(schema) => AnswerShape::Json(schema),
+            None if carried.is_empty() || !spec.answers.is_empty() => AnswerShape::Text,
+            None => AnswerShape::Json(any_object()),
         })
     }
 }
@@ -70,13 +74,13 @@ pub(super) fn split_words(prompt: &str) -> (&str, Option<Value>) {
     (own, serde_json::from_str(schema).ok())
 }
 
-fn carried(asked: &Asked) -> Result<Vec<Carried<'_>>, Refused> {
+fn carried(asked: &ReceivedChat) -> Result<Vec<Carried<'_>>, ErrorReply> {
     let format = asked.response_format.as_ref().map(response_format).transpose()?.flatten();
     let outputs = asked.structured_outputs.as_ref().map(structured_outputs).transpose()?;
     Ok([tool(asked)?, format, outputs].into_iter().flatten().collect())
 }
 
-fn response_format(format: &Value) -> Result<Option<Carried<'_>>, Refused> {
+fn response_format(format: &Value) -> Result<Option<Carried<'_>>, ErrorReply> {
     let carried = |form, schema| Ok(Some(Carried { form, schema, function: None }));
     match format["type"].as_str() {
         Some("text") => Ok(None),
@@ -96,13 +100,13 @@ fn response_format(format: &Value) -> Result<Option<Carried<'_>>, Refused> {
     }
 }
 
-fn structured_outputs(outputs: &Value) -> Result<Carried<'_>, Refused> {
+fn structured_outputs(outputs: &Value) -> Result<Carried<'_>, ErrorReply> {
     let schema = outputs.get("json").ok_or_else(|| missing("structured_outputs.json"))?;
     Ok(Carried { form: SchemaFormName::Vllm, schema: Some(schema), function: None })
 }
 
 /// The function that is to be called: the one that is named, else the first.
-fn tool(asked: &Asked) -> Result<Option<Carried<'_>>, Refused> {
+fn tool(asked: &ReceivedChat) -> Result<Option<Carried<'_>>, ErrorReply> {
     let Some(tools) = &asked.tools else { return Ok(None) };
     let functions = tools.iter().map(|tool| &tool.function);
     let choice = asked.tool_choice.as_ref().unwrap_or(&Value::Null);
@@ -127,7 +131,7 @@ fn any_object() -> Value {
     json!({"type": "object", "properties": {"answer": {"type": "string"}}, "required": ["answer"]})
 }
 
-fn unsupported(form: SchemaFormName) -> Refused {
+fn unsupported(form: SchemaFormName) -> ErrorReply {
     let (param, field) = match form {
         SchemaFormName::JsonSchema => ("response_format", "response_format.json_schema"),
         SchemaFormName::JsonObject => ("response_format", "response_format.type"),
@@ -139,11 +143,11 @@ fn unsupported(form: SchemaFormName) -> Refused {
     invalid("unsupported_parameter", &message, Some(param))
 }
 
-fn missing(field: &str) -> Refused {
+fn missing(field: &str) -> ErrorReply {
     invalid("invalid_request_error", &format!("Missing required parameter: '{field}'."), Some(field))
 }
 
-fn not_known(field: &str, value: &Value) -> Refused {
+fn not_known(field: &str, value: &Value) -> ErrorReply {
     invalid("invalid_request_error", &format!("Invalid value: '{field}' is {value}."), Some(field))
 }
 
@@ -151,7 +155,7 @@ fn not_known(field: &str, value: &Value) -> Refused {
 mod tests {
     use super::*;
 
-    fn asked(more: &Value) -> Asked {
+    fn asked(more: &Value) -> ReceivedChat {
         let mut body = json!({"model": "m", "messages": [{"role": "user", "content": "?"}]});
         for (key, value) in more.as_object().unwrap() {
             body[key] = value.clone();
@@ -186,17 +190,17 @@ mod tests {
     fn every_form_leads_to_its_schema() {
         let spec = SimulatorSpec::default();
         for (form, body) in forms() {
-            let shape = Shape::of(&asked(&body), Some(schema()), &spec).unwrap();
+            let shape = AnswerShape::of(&asked(&body), Some(schema()), &spec).unwrap();
             match form {
                 SchemaFormName::Tool => {
-                    assert_eq!(shape, Shape::Call { function: "note".into(), schema: schema() });
+                    assert_eq!(shape, AnswerShape::Call { function: "note".into(), schema: schema() });
                 }
-                _ => assert_eq!(shape, Shape::Json(schema()), "{form:?}"),
+                _ => assert_eq!(shape, AnswerShape::Json(schema()), "{form:?}"),
             }
         }
         let plain = asked(&json!({"response_format": {"type": "text"}, "tools": null}));
-        assert_eq!(Shape::of(&plain, None, &spec).unwrap(), Shape::Text);
-        assert_eq!(Shape::of(&plain, Some(schema()), &spec).unwrap(), Shape::Json(schema()));
+        assert_eq!(AnswerShape::of(&plain, None, &spec).unwrap(), AnswerShape::Text);
+        assert_eq!(AnswerShape::of(&plain, Some(schema()), &spec).unwrap(), AnswerShape::Json(schema()));
     }
 
     #[test]
@@ -204,11 +208,11 @@ mod tests {
         for (form, body) in forms() {
             for (other, _) in forms() {
                 let spec = SimulatorSpec { schema_forms: Some(vec![other]), ..SimulatorSpec::default() };
-                let taken = Shape::of(&asked(&body), None, &spec);
+                let taken = AnswerShape::of(&asked(&body), None, &spec);
                 assert_eq!(taken.is_ok(), form == other, "{form:?} and {other:?}");
             }
             let deaf = SimulatorSpec { ignores_schema: true, ..SimulatorSpec::default() };
-            assert_eq!(Shape::of(&asked(&body), Some(schema()), &deaf).unwrap(), Shape::Text);
+            assert_eq!(AnswerShape::of(&asked(&body), Some(schema()), &deaf).unwrap(), AnswerShape::Text);
         }
     }
 
@@ -224,10 +228,10 @@ mod tests {
             json!({"tools": [call], "tool_choice": {"type": "function", "function": {"name": "other"}}}),
             json!({"tools": [call], "tool_choice": "perhaps"}),
         ] {
-            assert!(Shape::of(&asked(&body), None, &SimulatorSpec::default()).is_err(), "{body}");
+            assert!(AnswerShape::of(&asked(&body), None, &SimulatorSpec::default()).is_err(), "{body}");
         }
         let none = asked(&json!({"tools": [call], "tool_choice": "none"}));
-        assert_eq!(Shape::of(&none, None, &SimulatorSpec::default()).unwrap(), Shape::Text);
+        assert_eq!(AnswerShape::of(&none, None, &SimulatorSpec::default()).unwrap(), AnswerShape::Text);
     }
 
     #[test]

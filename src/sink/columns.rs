@@ -10,7 +10,7 @@ use arrow::datatypes::{DataType, FieldRef, Fields, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
 
-use super::settled::{FilledBatch, Settled};
+use super::settled::{FilledBatch, RowResult};
 use super::target::{APP_ID, BATCH_ID, ERROR_COUNT, RUN_ID, SOURCE_FILE, SOURCE_ROW};
 use super::{history, output::Output};
 use crate::ident::RunId;
@@ -39,7 +39,7 @@ impl Layout<'_> {
         let rows = chunk.rows.num_rows();
         let range = offset..offset + rows;
         let steps = batch.load(range.clone())?;
-        let steps: Vec<&[Settled]> = steps.iter().map(AsRef::as_ref).collect();
+        let steps: Vec<&[RowResult]> = steps.iter().map(AsRef::as_ref).collect();
         let made = self.outputs.iter().zip(&steps).map(|(output, step)| output.arrays(&step.iter()));
         let made: Vec<Vec<ArrayRef>> = made.collect::<Result<_, _>>()?;
         let columns: Result<Vec<ArrayRef>, ArrowError> = self
@@ -71,7 +71,7 @@ impl Layout<'_> {
         fields: &Fields,
         batch: &FilledBatch,
         chunk: &Chunk,
-        steps: &[&[Settled]],
+        steps: &[&[RowResult]],
         error_counts: &[i32],
     ) -> Result<ArrayRef, ArrowError> {
         let rows = chunk.rows.num_rows();

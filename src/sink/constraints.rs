@@ -15,7 +15,7 @@ use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use super::columns::place;
 use super::error::TargetError;
 use super::output::Output;
-use super::settled::{FilledBatch, LoadedOutcomes, Outcome, Settled};
+use super::settled::{FilledBatch, LoadedOutcomes, Outcome, RowResult};
 use crate::fault::{Class, Failure};
 use crate::source::Chunk;
 use crate::store::Location;
@@ -184,10 +184,10 @@ impl Constraints {
     /// The first row that cannot be, with the demand that it does not meet.
     pub fn admit(&self, chunk: &Chunk) -> Result<(), TargetError> {
         let failed = vec![
-            Settled::unasked(Outcome::Failed(Failure::new(Class::Constraint, "")));
+            RowResult::unasked(Outcome::Failed(Failure::new(Class::Constraint, "")));
             chunk.physical.len()
         ];
-        let outcomes: Vec<&[Settled]> = self.outputs.iter().map(|_| failed.as_slice()).collect();
+        let outcomes: Vec<&[RowResult]> = self.outputs.iter().map(|_| failed.as_slice()).collect();
         let unwritable = |demand: &str, at: usize| self.unwritable(demand, chunk, at);
         self.all_met(chunk, &outcomes)?;
         for column in &self.partitions {
@@ -207,7 +207,7 @@ impl Constraints {
     }
 
     /// Makes sure that every demand is met by the rows of a chunk with these outcomes.
-    fn all_met(&self, chunk: &Chunk, outcomes: &[&[Settled]]) -> Result<(), TargetError> {
+    fn all_met(&self, chunk: &Chunk, outcomes: &[&[RowResult]]) -> Result<(), TargetError> {
         for check in &self.checks {
             let met = self.met(check, chunk, outcomes)?;
             if let Some(at) = met.iter().position(|met| !met) {
@@ -244,7 +244,7 @@ impl Constraints {
                 let mut broken = false;
                 for check in &self.checks {
                     let outcomes = self.loaded(batch, rows.clone())?;
-                    let outcomes: Vec<&[Settled]> = outcomes.iter().map(AsRef::as_ref).collect();
+                    let outcomes: Vec<&[RowResult]> = outcomes.iter().map(AsRef::as_ref).collect();
                     let met = self.met(check, &chunk, &outcomes)?;
                     for at in (0..met.len()).filter(|at| !met[*at]) {
                         broken = true;
@@ -256,7 +256,7 @@ impl Constraints {
                 }
                 if measure == Measure::Least {
                     let outcomes = self.loaded(batch, rows.clone())?;
-                    let outcomes: Vec<&[Settled]> = outcomes.iter().map(AsRef::as_ref).collect();
+                    let outcomes: Vec<&[RowResult]> = outcomes.iter().map(AsRef::as_ref).collect();
                     self.all_met(&chunk, &outcomes)?;
                 }
             }
@@ -278,7 +278,7 @@ impl Constraints {
         &self,
         check: &Check,
         measure: Measure,
-        outcomes: &mut [Vec<Settled>],
+        outcomes: &mut [Vec<RowResult>],
         row: usize,
         turned: &mut [Turned],
     ) {
@@ -315,11 +315,11 @@ impl Constraints {
 
     /// For each row of a chunk whether it meets a demand, with these outcomes by step. A demand that cannot be
     /// asked of a row is not met.
-    fn met(&self, check: &Check, chunk: &Chunk, outcomes: &[&[Settled]]) -> Result<Vec<bool>, TargetError> {
+    fn met(&self, check: &Check, chunk: &Chunk, outcomes: &[&[RowResult]]) -> Result<Vec<bool>, TargetError> {
         let rows = self.rows(check, chunk, outcomes);
         let rows = rows.map_err(|error| self.unchecked(&check.demand, &error))?;
         let about = self.outputs.iter().zip(outcomes).filter(|(output, _)| self.is_about(check, output));
-        let about: Vec<&[Settled]> = about.map(|(_, step)| *step).collect();
+        let about: Vec<&[RowResult]> = about.map(|(_, step)| *step).collect();
         // What stays has met it before.
         let stays = |at: usize| about.iter().any(|step| step[at].outcome == Outcome::Unchanged);
         let met = check.condition.of_rows(&rows).into_iter().enumerate();
@@ -331,7 +331,12 @@ impl Constraints {
     }
 
     /// The columns that a check reads.
-    fn rows(&self, check: &Check, chunk: &Chunk, outcomes: &[&[Settled]]) -> Result<RecordBatch, ArrowError> {
+    fn rows(
+        &self,
+        check: &Check,
+        chunk: &Chunk,
+        outcomes: &[&[RowResult]],
+    ) -> Result<RecordBatch, ArrowError> {
         let schema = Arc::new(self.schema.project(check.condition.columns())?);
         let count = chunk.physical.len();
         let column = |field: &Arc<Field>| -> Result<ArrayRef, ArrowError> {

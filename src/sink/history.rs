@@ -9,7 +9,7 @@ use arrow::array::{ArrayRef, BooleanArray, Int32Array, Int64Array, StringArray, 
 use arrow::datatypes::{DataType, Field, Fields};
 use arrow::error::ArrowError;
 
-use super::settled::{Outcome, Settled};
+use super::settled::{Outcome, RowResult};
 use crate::ident::{Money, Tokens};
 
 /// The field of a step's struct that has the class of error, null where there is none.
@@ -52,12 +52,12 @@ pub(super) fn fields() -> Fields {
 
 /// The structs of these outcomes of a step.
 pub(super) fn array<'a>(
-    step: &(impl Iterator<Item = &'a Settled> + Clone),
+    step: &(impl Iterator<Item = &'a RowResult> + Clone),
 ) -> Result<StructArray, ArrowError> {
-    let text = |get: fn(&'a Settled) -> Option<&'a str>| -> ArrayRef {
+    let text = |get: fn(&'a RowResult) -> Option<&'a str>| -> ArrayRef {
         Arc::new(step.clone().map(get).collect::<StringArray>())
     };
-    let number = |get: &dyn Fn(&Settled) -> Option<u64>| -> ArrayRef {
+    let number = |get: &dyn Fn(&RowResult) -> Option<u64>| -> ArrayRef {
         let value = |settled| get(settled).map(|value| i64::try_from(value).unwrap_or(i64::MAX));
         Arc::new(step.clone().map(value).collect::<Int64Array>())
     };

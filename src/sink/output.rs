@@ -12,7 +12,7 @@ use arrow::datatypes::{DataType, Field, Fields, Schema};
 use arrow::error::ArrowError;
 use arrow::json::ReaderBuilder;
 
-use super::settled::{Outcome, Settled};
+use super::settled::{Outcome, RowResult};
 use crate::config::{Form, OnError, StepSpec, Typed};
 use crate::decode::Content;
 
@@ -20,14 +20,14 @@ use crate::decode::Content;
 #[derive(Clone, Debug)]
 pub struct Output {
     name: String,
-    kind: Kind,
+    kind: OutputKind,
     columns: Vec<Field>,
     /// Position of the column that holds the `ERROR:` string.
     error: usize,
 }
 
 #[derive(Clone, Debug)]
-enum Kind {
+enum OutputKind {
     /// `is_apart` tells that errors have a column of their own.
     Text {
         is_apart: bool,
@@ -56,12 +56,12 @@ impl Output {
                 let mut columns = vec![field(&name, &DataType::Utf8)];
                 columns.extend(is_apart.then(|| field(&format!("{name}_error"), &DataType::Utf8)));
                 let error = columns.len() - 1;
-                Output { columns, kind: Kind::Text { is_apart }, error, name }
+                Output { columns, kind: OutputKind::Text { is_apart }, error, name }
             }
             Form::Embedding(_) => {
                 let columns =
                     vec![field(&name, &vectors_type()), field(&format!("{name}_error"), &DataType::Utf8)];
-                Output { columns, kind: Kind::Vector, error: 1, name }
+                Output { columns, kind: OutputKind::Vector, error: 1, name }
             }
             Form::Typed(Typed { shape, flat, keep_raw }) => {
                 let fields = shape.fields().clone();
@@ -78,7 +78,7 @@ impl Output {
                     columns.push(field(&format!("{name}_raw"), &DataType::Utf8));
                 }
                 Output {
-                    kind: Kind::Typed { fields, flat: *flat, keep_raw: *keep_raw },
+                    kind: OutputKind::Typed { fields, flat: *flat, keep_raw: *keep_raw },
                     columns,
                     error,
                     name,
@@ -120,16 +120,16 @@ impl Output {
     /// Whether its answers are plain texts.
     #[must_use]
     pub fn is_text(&self) -> bool {
-        matches!(self.kind, Kind::Text { .. })
+        matches!(self.kind, OutputKind::Text { .. })
     }
 
     /// What later steps see of it: its name and type.
     #[must_use]
     pub fn value_field(&self) -> Field {
         let data_type = match &self.kind {
-            Kind::Text { .. } => DataType::Utf8,
-            Kind::Typed { fields, .. } => DataType::Struct(fields.clone()),
-            Kind::Vector => vectors_type(),
+            OutputKind::Text { .. } => DataType::Utf8,
+            OutputKind::Typed { fields, .. } => DataType::Struct(fields.clone()),
+            OutputKind::Vector => vectors_type(),
         };
         Field::new(&self.name, data_type, true)
     }
@@ -138,8 +138,10 @@ impl Output {
     #[must_use]
     pub fn value_columns(&self) -> &[Field] {
         match self.kind {
-            Kind::Text { is_apart: false } => &self.columns,
-            Kind::Text { is_apart: true } | Kind::Typed { .. } | Kind::Vector => &self.columns[..self.error],
+            OutputKind::Text { is_apart: false } => &self.columns,
+            OutputKind::Text { is_apart: true } | OutputKind::Typed { .. } | OutputKind::Vector => {
+                &self.columns[..self.error]
+            }
         }
     }
 
@@ -152,7 +154,7 @@ impl Output {
         let columns =
             columns.map(|(column, field)| cast(column, field.data_type())).collect::<Result<Vec<_>, _>>()?;
         match &self.kind {
-            Kind::Typed { fields, flat: true, .. } => {
+            OutputKind::Typed { fields, flat: true, .. } => {
                 // Where every field is null, nothing was asked, or nothing came of it.
                 let rows = columns.first().map_or(0, Array::len);
                 let nulls: NullBuffer =
@@ -172,7 +174,7 @@ impl Output {
     /// When an answer does not fit its column.
     pub fn values<'a>(
         &self,
-        step: impl Iterator<Item = &'a Settled> + Clone,
+        step: impl Iterator<Item = &'a RowResult> + Clone,
     ) -> Result<ArrayRef, ArrowError> {
         are_loaded(step.clone())?;
         let answers = step.map(|settled| match &settled.outcome {
@@ -184,9 +186,9 @@ impl Output {
             _ => None,
         };
         match &self.kind {
-            Kind::Text { .. } => Ok(texts(answers.map(text))),
-            Kind::Typed { fields, .. } => objects(fields, answers.map(text)),
-            Kind::Vector => Ok(vectors(answers)),
+            OutputKind::Text { .. } => Ok(texts(answers.map(text))),
+            OutputKind::Typed { fields, .. } => objects(fields, answers.map(text)),
+            OutputKind::Vector => Ok(vectors(answers)),
         }
     }
 
@@ -196,7 +198,7 @@ impl Output {
     /// When an answer does not fit its column.
     pub(super) fn arrays<'a>(
         &self,
-        step: &(impl Iterator<Item = &'a Settled> + Clone),
+        step: &(impl Iterator<Item = &'a RowResult> + Clone),
     ) -> Result<Vec<ArrayRef>, ArrowError> {
         let errors: Vec<Option<String>> = step
             .clone()
@@ -206,10 +208,10 @@ impl Output {
             })
             .collect();
         match &self.kind {
-            Kind::Text { is_apart: true } | Kind::Vector => {
+            OutputKind::Text { is_apart: true } | OutputKind::Vector => {
                 Ok(vec![self.values(step.clone())?, texts(errors.iter().map(Option::as_deref))])
             }
-            Kind::Text { is_apart: false } => {
+            OutputKind::Text { is_apart: false } => {
                 are_loaded(step.clone())?;
                 let rows = step.clone().zip(&errors).map(|(settled, error)| match &settled.outcome {
                     Outcome::Answer(Content::Text(text)) => Some(text.as_str()),
@@ -217,7 +219,7 @@ impl Output {
                 });
                 Ok(vec![texts(rows)])
             }
-            Kind::Typed { flat, keep_raw, .. } => {
+            OutputKind::Typed { flat, keep_raw, .. } => {
                 let values = self.values(step.clone())?;
                 let mut columns = if *flat { spread(values.as_struct())? } else { vec![values] };
                 columns.push(texts(errors.iter().map(Option::as_deref)));
@@ -234,8 +236,8 @@ impl Output {
 }
 
 /// Fails where the answer of an outcome is not in memory: it would become null.
-fn are_loaded<'a>(mut step: impl Iterator<Item = &'a Settled>) -> Result<(), ArrowError> {
-    match step.all(Settled::is_loaded) {
+fn are_loaded<'a>(mut step: impl Iterator<Item = &'a RowResult>) -> Result<(), ArrowError> {
+    match step.all(RowResult::is_loaded) {
         true => Ok(()),
         false => Err(ArrowError::InvalidArgumentError("an answer is not in memory".to_owned())),
     }
@@ -315,7 +317,7 @@ mod tests {
         let shape = Shape::of_schema(json!({"type": "object", "properties": {
             "n": {"type": "integer"}, "at": {"type": "string", "format": "date-time"},
             "tags": {"type": "array", "items": {"type": "string"}}}}));
-        let settled = |outcome| Settled::unasked(outcome);
+        let settled = |outcome| RowResult::unasked(outcome);
         let rows = [
             settled(Outcome::Answer(Content::Text(
                 r#"{"n":1,"at":"2026-01-01T00:00:00.000000Z","tags":["a","b"]}"#.into(),

@@ -15,7 +15,7 @@ use arrow::record_batch::RecordBatch;
 use super::failed::{FILES_AT_ONCE, FailedError, FailedRows, name};
 use super::output::Output;
 use super::target::{BATCH_ID, RUN_ID, SOURCE_FILE, SOURCE_ROW};
-use crate::checkpoint::{Part, Selection};
+use crate::checkpoint::{FileRange, Selection};
 use crate::fault::Class;
 use crate::ident::{BatchId, RowKey, RunId};
 use crate::source::Chunk;
@@ -29,9 +29,9 @@ const OWN: usize = 3;
 
 /// Files of the target in which the rows of open batches were last seen.
 #[derive(Clone, Debug, Default)]
-pub struct Places(Arc<Mutex<BTreeMap<BatchId, BTreeSet<String>>>>);
+pub struct OpenBatchFiles(Arc<Mutex<BTreeMap<BatchId, BTreeSet<String>>>>);
 
-impl Places {
+impl OpenBatchFiles {
     pub(super) fn put(&self, batch: BatchId, files: BTreeSet<String>) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(batch, files);
     }
@@ -43,7 +43,7 @@ impl Places {
 
 /// A failed row and the file of the target that holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
+pub struct FailedRow {
     /// The row.
     pub key: RowKey,
     /// Path of the target's file, relative to the table.
@@ -81,11 +81,11 @@ pub struct FailedReader {
     columns: SchemaRef,
     /// For each step the earlier ones whose outputs it needs.
     needs: Vec<Vec<usize>>,
-    places: Places,
+    places: OpenBatchFiles,
 }
 
 /// A failed row as it is read.
-struct Row {
+struct ReadRow {
     part: usize,
     row: u64,
     /// By step.
@@ -98,7 +98,7 @@ impl FailedReader {
     /// Begins with the failed rows of a job, whose steps need the outputs of these earlier ones.
     /// `places` is where rows are seen, for the one who writes them.
     #[must_use]
-    pub fn new(rows: FailedRows, needs: Vec<Vec<usize>>, places: Places) -> Self {
+    pub fn new(rows: FailedRows, needs: Vec<Vec<usize>>, places: OpenBatchFiles) -> Self {
         FailedReader { columns: rows.source_columns(), rows, needs, places }
     }
 
@@ -107,7 +107,7 @@ impl FailedReader {
     ///
     /// # Errors
     /// When the target cannot be read or the selection is wrong.
-    pub async fn find(&self, selection: &Selection, except: RunId) -> Result<Vec<Found>, FailedError> {
+    pub async fn find(&self, selection: &Selection, except: RunId) -> Result<Vec<FailedRow>, FailedError> {
         let selection = &self.rows.checked(selection).await?;
         let any: Vec<String> = self
             .rows
@@ -155,7 +155,7 @@ impl FailedReader {
                     let key = RowKey { file: Arc::clone(file), row: numbers.value(at).cast_unsigned() };
                     let bytes = sizes.get(&*place).copied().unwrap_or(ROW_BYTES);
                     let run = runs.entry(run).or_insert_with_key(|run| run.as_str().into());
-                    found.push(Found { key, place, bytes, run: Arc::clone(run) });
+                    found.push(FailedRow { key, place, bytes, run: Arc::clone(run) });
                 }
                 Ok::<(), TableError>(())
             });
@@ -172,7 +172,7 @@ impl FailedReader {
     pub async fn reload(
         &mut self,
         batch: BatchId,
-        parts: &[Part],
+        parts: &[FileRange],
         selection: &Selection,
         places: Option<BTreeSet<String>>,
     ) -> Result<Reloaded, TableError> {
@@ -200,7 +200,7 @@ impl FailedReader {
         let shown: Vec<String> = own.into_iter().chain(again).chain(columns).chain(given).collect();
         let sql = format!("SELECT {} FROM target WHERE {}", shown.join(", "), self.rows.own_failed());
         let wanted = Wanted::of(parts);
-        let mut kept_rows: Vec<Row> = Vec::new();
+        let mut kept_rows: Vec<ReadRow> = Vec::new();
         let mut batches: Vec<RecordBatch> = Vec::new();
         let mut held = BTreeSet::new();
         for files in seen.chunks(FILES_AT_ONCE) {
@@ -232,7 +232,7 @@ impl FailedReader {
                         let stays = again.iter().map(|again| !again).collect();
                         let failed = classes.iter().map(|class| !class.is_empty()).collect();
                         picked.push(u32::try_from(at).unwrap_or(u32::MAX));
-                        kept_rows.push(Row { part, row, stays, failed });
+                        kept_rows.push(ReadRow { part, row, stays, failed });
                         let place = names.get(&in_files[at]).ok_or_else(|| self.lost_place())?;
                         held.insert(files[*place].clone());
                     }
@@ -274,14 +274,14 @@ impl FailedReader {
 
     fn in_order(
         &self,
-        parts: &[Part],
+        parts: &[FileRange],
         batches: &[RecordBatch],
-        rows: &[Row],
+        rows: &[ReadRow],
     ) -> Result<Reloaded, ArrowError> {
         let all = concat_batches(&self.picked_columns(), batches)?;
         let mut order: Vec<u32> = (0..u32::try_from(rows.len()).unwrap_or(u32::MAX)).collect();
         order.sort_by_key(|at| {
-            let Row { part, row, .. } = &rows[*at as usize];
+            let ReadRow { part, row, .. } = &rows[*at as usize];
             (*part, *row)
         });
         let all = take_record_batch(&all, &UInt32Array::from(order.clone()))?;
@@ -306,7 +306,7 @@ impl FailedReader {
             values[step] = Some(output.value_of(&all.columns()[next..end])?);
             next = end;
         }
-        let by_row = |of: fn(&Row) -> &Vec<bool>, step: usize| {
+        let by_row = |of: fn(&ReadRow) -> &Vec<bool>, step: usize| {
             order.iter().map(|at| of(&rows[*at as usize])[step]).collect()
         };
         let kept = values.into_iter().enumerate().map(|(step, values)| UnchangedStep {
@@ -360,7 +360,7 @@ fn row_bytes(file: &DataFile) -> u64 {
 struct Wanted<'a>(HashMap<&'a str, BTreeMap<u64, (u64, usize)>>);
 
 impl<'a> Wanted<'a> {
-    fn of(parts: &'a [Part]) -> Self {
+    fn of(parts: &'a [FileRange]) -> Self {
         let mut wanted: HashMap<&str, BTreeMap<u64, (u64, usize)>> = HashMap::new();
         for (at, part) in parts.iter().enumerate() {
             wanted.entry(&part.file).or_default().insert(part.start, (part.end, at));

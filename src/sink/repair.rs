@@ -24,8 +24,8 @@ use super::constraints::{Constraints, Turned};
 use super::error::TargetError;
 use super::failed::{FILES_AT_ONCE, FailedRows, name, text};
 use super::output::Output;
-use super::reload::{PLACE, Places};
-use super::settled::{FilledBatch, Outcome, PIECE_BYTES, Settled};
+use super::reload::{OpenBatchFiles, PLACE};
+use super::settled::{FilledBatch, Outcome, PIECE_BYTES, RowResult};
 use super::target::{APP_ID, ERROR_COUNT, RETENTION, RUN_ID, SOURCE_FILE, SOURCE_ROW};
 use super::{history, logged};
 use crate::checkpoint::CommittedUpTo;
@@ -57,7 +57,7 @@ pub struct Repair {
     outputs: Vec<Output>,
     app_id: String,
     run: RunId,
-    places: Places,
+    places: OpenBatchFiles,
     /// What the table demands of its rows.
     constraints: watch::Sender<Arc<Constraints>>,
 }
@@ -91,7 +91,12 @@ impl Repair {
     ///
     /// # Errors
     /// When it cannot.
-    pub fn open(job: &Job, rows: &FailedRows, places: Places, run: RunId) -> Result<Repair, TargetError> {
+    pub fn open(
+        job: &Job,
+        rows: &FailedRows,
+        places: OpenBatchFiles,
+        run: RunId,
+    ) -> Result<Repair, TargetError> {
         let at = job.target.location.clone();
         let table = rows.table.clone();
         let metadata = job.target.metadata_column.clone();
@@ -371,7 +376,7 @@ impl Repair {
                 .map(|(at, row)| (*at, settled(*row)))
                 .filter(|(_, settled)| settled.outcome != Outcome::Unchanged)
                 .map(|(at, settled)| Ok((at, settled.load()?)));
-            let renewed: Vec<(usize, Cow<'_, Settled>)> = renewed.collect::<Result<_, ArrowError>>()?;
+            let renewed: Vec<(usize, Cow<'_, RowResult>)> = renewed.collect::<Result<_, ArrowError>>()?;
             let errors = self.error_of(metadata, self.history(metadata, output)?)?;
             for (hit, (at, row)) in newly.iter_mut().zip(hits) {
                 *hit += i32::from(match &settled(*row).outcome {

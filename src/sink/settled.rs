@@ -29,7 +29,7 @@ pub enum Outcome {
 
 /// An outcome and how it came about.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Settled {
+pub struct RowResult {
     /// What became of the row.
     pub outcome: Outcome,
     /// Name of the provider that was asked.
@@ -56,11 +56,11 @@ pub struct Settled {
     pub said: Option<Content>,
 }
 
-impl Settled {
+impl RowResult {
     /// An outcome that nobody was asked for.
     #[must_use]
     pub fn unasked(outcome: Outcome) -> Self {
-        Settled {
+        RowResult {
             outcome,
             provider: None,
             model: None,
@@ -77,7 +77,7 @@ impl Settled {
     }
 }
 
-impl Settled {
+impl RowResult {
     fn contents(&self) -> impl Iterator<Item = &Content> {
         let answer = match &self.outcome {
             Outcome::Answer(content) => Some(content),
@@ -113,7 +113,7 @@ impl Settled {
     ///
     /// # Errors
     /// When they cannot be read back.
-    pub fn load(&self) -> io::Result<Cow<'_, Settled>> {
+    pub fn load(&self) -> io::Result<Cow<'_, RowResult>> {
         if self.is_loaded() {
             return Ok(Cow::Borrowed(self));
         }
@@ -129,7 +129,7 @@ impl Settled {
 }
 
 /// Outcomes of some rows by step, with their answers in memory.
-pub(super) type LoadedOutcomes<'a> = Vec<Cow<'a, [Settled]>>;
+pub(super) type LoadedOutcomes<'a> = Vec<Cow<'a, [RowResult]>>;
 
 /// Answers that become columns at once, in bytes; of one row there may be more. An Arrow array of texts holds 2 GiB.
 pub(super) const PIECE_BYTES: usize = 4 << 20;
@@ -144,7 +144,7 @@ pub struct FilledBatch {
     /// Its rows, in order.
     pub chunks: Vec<Chunk>,
     /// Outcomes by step, then by row.
-    pub outcomes: Vec<Vec<Settled>>,
+    pub outcomes: Vec<Vec<RowResult>>,
 }
 
 impl FilledBatch {
@@ -196,8 +196,8 @@ impl FilledBatch {
     }
 }
 
-fn load_all(step: &[Settled]) -> io::Result<Cow<'_, [Settled]>> {
-    if step.iter().all(Settled::is_loaded) {
+fn load_all(step: &[RowResult]) -> io::Result<Cow<'_, [RowResult]>> {
+    if step.iter().all(RowResult::is_loaded) {
         return Ok(Cow::Borrowed(step));
     }
     let loaded = step.iter().map(|settled| settled.load().map(Cow::into_owned));
@@ -230,7 +230,7 @@ mod tests {
             _ => 10,
         };
         let answers = (0..5_000).map(|row| {
-            let mut settled = Settled::unasked(Outcome::Answer(Content::Text("x".repeat(size(row)))));
+            let mut settled = RowResult::unasked(Outcome::Answer(Content::Text("x".repeat(size(row)))));
             if row % 2 == 0 {
                 settled.spill(&file).unwrap();
             }
@@ -252,9 +252,9 @@ mod tests {
             assert_eq!(piece.rows.num_rows(), piece.physical.len());
             next += piece.physical.len();
             let loaded = batch.load(first..next).unwrap();
-            let bytes: usize = loaded[0].iter().map(Settled::bytes).sum();
+            let bytes: usize = loaded[0].iter().map(RowResult::bytes).sum();
             assert!(bytes <= PIECE_BYTES || piece.physical.len() == 1, "{bytes}");
-            assert!(loaded[0].iter().all(Settled::is_loaded));
+            assert!(loaded[0].iter().all(RowResult::is_loaded));
         }
         assert_eq!(next, 5_000);
         assert!(batch.pieces().len() < 12, "{}", batch.pieces().len());

@@ -17,7 +17,7 @@ use crate::table::{Table, TableError, is_delta_table};
 
 /// Which rows of a step are shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Order {
+pub enum RowOrder {
     /// Those whose answers took longest.
     Slowest,
     /// Those whose answers cost most.
@@ -28,7 +28,7 @@ pub enum Order {
 
 /// A row of a step.
 #[derive(Clone, Debug)]
-pub struct Shown {
+pub struct ShownRow {
     /// Output of the step.
     pub step: String,
     /// The source file.
@@ -56,10 +56,10 @@ pub struct Shown {
 /// When the target cannot be read.
 pub async fn shown(
     job: &Job,
-    order: Order,
+    order: RowOrder,
     most: usize,
     inputs: impl Fn(&StepSpec) -> Vec<String>,
-) -> Result<Vec<Shown>, TableError> {
+) -> Result<Vec<ShownRow>, TableError> {
     let Some(metadata) = &job.target.metadata_column else { return Ok(Vec::new()) };
     if !is_delta_table(&job.target.location).await? {
         return Ok(Vec::new());
@@ -88,14 +88,14 @@ pub async fn shown(
         }
         let shared = known.find("shared").is_some();
         let inputs: Vec<String> = inputs(step).into_iter().filter(|column| has(column)).collect();
-        let own = &Step { job, metadata, history, output: &output, inputs: &inputs, shared };
+        let own = &ShownStep { job, metadata, history, output: &output, inputs: &inputs, shared };
         let found = own.find(&table, order, most).await?;
         all.extend(own.read(&table, found).await?);
     }
     Ok(all)
 }
 
-struct Step<'a> {
+struct ShownStep<'a> {
     job: &'a Job,
     metadata: &'a str,
     /// Name of the step's struct in the metadata column.
@@ -111,22 +111,22 @@ const FIGURES: [&str; 6] =
     ["error", "cost_micro_usd", "prompt_tokens", "completion_tokens", "latency_ms", "fingerprint"];
 
 /// A row's place and its figures.
-type Found = (String, i64, [Option<i64>; 3]);
+type RankedRow = (String, i64, [Option<i64>; 3]);
 
-impl Step<'_> {
+impl ShownStep<'_> {
     /// Reads nothing but the metadata.
-    async fn find(&self, table: &Table, order: Order, most: usize) -> Result<Vec<Found>, TableError> {
+    async fn find(&self, table: &Table, order: RowOrder, most: usize) -> Result<Vec<RankedRow>, TableError> {
         let by = match order {
-            Order::Slowest => "h['latency_ms'] DESC",
-            Order::Dearest => "h['cost_micro_usd'] DESC",
+            RowOrder::Slowest => "h['latency_ms'] DESC",
+            RowOrder::Dearest => "h['cost_micro_usd'] DESC",
             // Fingerprints are hashes: their order is none.
-            Order::Sample => "h['fingerprint']",
+            RowOrder::Sample => "h['fingerprint']",
         };
         let which = match order {
-            Order::Slowest if self.shared => "h['latency_ms'] > 0 AND NOT h['shared']",
-            Order::Slowest => "h['latency_ms'] > 0",
-            Order::Dearest => "h['cost_micro_usd'] > 0",
-            Order::Sample => "h['fingerprint'] IS NOT NULL",
+            RowOrder::Slowest if self.shared => "h['latency_ms'] > 0 AND NOT h['shared']",
+            RowOrder::Slowest => "h['latency_ms'] > 0",
+            RowOrder::Dearest => "h['cost_micro_usd'] > 0",
+            RowOrder::Sample => "h['fingerprint'] IS NOT NULL",
         };
         let (meta, step) = (name(self.metadata), text(self.history));
         let app_id = text(&self.job.app_id);
@@ -158,7 +158,7 @@ impl Step<'_> {
     }
 
     /// Reads what these rows hold.
-    async fn read(&self, table: &Table, found: Vec<Found>) -> Result<Vec<Shown>, TableError> {
+    async fn read(&self, table: &Table, found: Vec<RankedRow>) -> Result<Vec<ShownRow>, TableError> {
         if found.is_empty() {
             return Ok(Vec::new());
         }
@@ -213,7 +213,7 @@ impl Step<'_> {
         let rows = found.into_iter().filter_map(|(file, row, [cost, tokens, latency_ms])| {
             let (inputs, answer, error) = held.get(&(file.clone(), Some(row)))?.clone();
             let step = self.output.name().to_owned();
-            Some(Shown { step, file, row, inputs, answer, error, cost, tokens, latency_ms })
+            Some(ShownRow { step, file, row, inputs, answer, error, cost, tokens, latency_ms })
         });
         Ok(rows.collect())
     }

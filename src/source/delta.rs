@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use ::arrow::datatypes::SchemaRef;
 
-use super::{Expected, HeldFile, Next, NextFile, SourceError};
-use crate::checkpoint::{Part, Position, SourceId};
+use super::{HeldFile, NextFile, NextRows, ReadProgress, SourceError};
+use crate::checkpoint::{FileRange, Position, SourceId};
 use crate::config::{SourceSpec, SourceStart};
 use crate::passed::PassedOver;
 use crate::store::Location;
@@ -28,7 +28,7 @@ pub(super) struct DeltaSource {
     pub(super) condition: Option<Condition>,
     skip_change_commits: bool,
     /// The next files of the version that a snapshot position speaks of.
-    snapshot: Option<Listing>,
+    snapshot: Option<FileRun>,
     /// The log entry read last, and what of it is passed over.
     entry: Option<(u64, LogEntry, PassedOver)>,
     /// What was there before the version that the job begins with, once that was counted.
@@ -50,7 +50,7 @@ const LISTED_FILES: usize = 1_000;
 
 /// Consecutive files of a version, in the order in which they are read.
 #[derive(Debug)]
-struct Listing {
+struct FileRun {
     version: u64,
     files: Vec<DataFile>,
     /// Whether the version has files after these.
@@ -101,7 +101,7 @@ impl DeltaSource {
         Ok((source, schema, id))
     }
 
-    pub(super) async fn next_file(&mut self, position: &Position) -> Result<Next, SourceError> {
+    pub(super) async fn next_file(&mut self, position: &Position) -> Result<NextRows, SourceError> {
         let nothing = PassedOver::default();
         match position {
             Position::Start => {
@@ -113,7 +113,7 @@ impl DeltaSource {
                 let version = self.table.version();
                 let listing = self.listing(version, None).await?;
                 let file = listing.files.first().map(|file| next(file, version, 0));
-                Ok(Next { passed: nothing, file })
+                Ok(NextRows { passed: nothing, file })
             }
             Position::DeltaSnapshot { version, modified_ms, file, row } => {
                 let version = *version;
@@ -129,7 +129,7 @@ impl DeltaSource {
                     Some(next(candidate, version, start))
                 });
                 match found {
-                    Some(file) => Ok(Next { passed: nothing, file: Some(file) }),
+                    Some(file) => Ok(NextRows { passed: nothing, file: Some(file) }),
                     None => self.next_in_log(version + 1, 0, 0, nothing).await,
                 }
             }
@@ -150,18 +150,18 @@ impl DeltaSource {
         mut skip: u64,
         mut row: u64,
         mut passed: PassedOver,
-    ) -> Result<Next, SourceError> {
+    ) -> Result<NextRows, SourceError> {
         while version <= self.table.version() {
             let (entry, left_out) = self.log_entry(version).await?;
             passed += left_out;
             let at = usize::try_from(skip).unwrap_or(usize::MAX);
             if let Some(file) = entry.added.get(at) {
-                return Ok(Next { passed, file: Some(next(file, version, row)) });
+                return Ok(NextRows { passed, file: Some(next(file, version, row)) });
             }
             version += 1;
             (skip, row) = (0, 0);
         }
-        Ok(Next { passed, file: None })
+        Ok(NextRows { passed, file: None })
     }
 
     /// The rows that the table had before a version.
@@ -257,8 +257,8 @@ impl DeltaSource {
         &mut self,
         version: u64,
         after: Option<((i64, &str), Option<u64>)>,
-    ) -> Result<&Listing, SourceError> {
-        let holds = |listing: &&Listing| {
+    ) -> Result<&FileRun, SourceError> {
+        let holds = |listing: &&FileRun| {
             let key = |file: &DataFile| (file.modified_ms, file.path.clone());
             let (first, last) = (listing.files.first().map(key), listing.files.last().map(key));
             listing.version == version
@@ -283,7 +283,7 @@ impl DeltaSource {
             let first = after.map(|(key, _)| key);
             // One more than is read next, since the first may be read to its end.
             let listed = table.files_from(self.condition.as_ref(), first, LISTED_FILES + 1).await?;
-            self.snapshot = Some(Listing { version, files: listed.0, has_more: listed.1 });
+            self.snapshot = Some(FileRun { version, files: listed.0, has_more: listed.1 });
         }
         self.snapshot
             .as_ref()
@@ -292,7 +292,7 @@ impl DeltaSource {
 
     /// Which rows of a part's file are not deleted, as the newest version has it that still has the file; none if
     /// all are there.
-    pub(super) async fn kept(&mut self, part: &Part) -> Result<Option<Arc<[bool]>>, SourceError> {
+    pub(super) async fn kept(&mut self, part: &FileRange) -> Result<Option<Arc<[bool]>>, SourceError> {
         if !self.has_vectors {
             return Ok(None);
         }
@@ -319,7 +319,7 @@ impl DeltaSource {
         Ok(kept)
     }
 
-    pub(super) fn advance(&self, before: &Position, part: &Part, end: u64, is_whole: bool) -> Position {
+    pub(super) fn advance(&self, before: &Position, part: &FileRange, end: u64, is_whole: bool) -> Position {
         let version = part.version.unwrap_or_default();
         let in_snapshot = match before {
             Position::Start => self.start.is_none(),
@@ -420,14 +420,14 @@ impl DeltaSource {
     }
 
     /// The files of the newest version, whole, in which a row may meet the condition.
-    pub(super) async fn parts(&self) -> Result<Vec<Part>, SourceError> {
+    pub(super) async fn parts(&self) -> Result<Vec<FileRange>, SourceError> {
         let version = self.table.version();
         let files = self.table.files_for(self.condition.as_ref()).await?.into_iter();
         Ok(files.filter(|file| file.may_match).map(|file| part(&file, version, 0)).collect())
     }
 
     /// The files that were read before a position, up to there (`end` is 0 for whole ones).
-    pub(super) async fn parts_before(&mut self, position: &Position) -> Result<Vec<Part>, SourceError> {
+    pub(super) async fn parts_before(&mut self, position: &Position) -> Result<Vec<FileRange>, SourceError> {
         if self.skip_change_commits {
             return Err(SourceError::Unsupported {
                 path: self.path.clone(),
@@ -445,7 +445,7 @@ impl DeltaSource {
                         Ordering::Less => Some(whole(found, *version)),
                         Ordering::Equal => match row {
                             Some(0) => None,
-                            row => Some(Part { end: row.unwrap_or_default(), ..whole(found, *version) }),
+                            row => Some(FileRange { end: row.unwrap_or_default(), ..whole(found, *version) }),
                         },
                         Ordering::Greater => None,
                     }
@@ -479,7 +479,7 @@ impl DeltaSource {
                     let done = usize::try_from(*files).unwrap_or(usize::MAX);
                     parts.extend(entry.added.iter().take(done).map(|file| whole(file, *version)));
                     let begun = entry.added.get(done).filter(|_| *row > 0);
-                    parts.extend(begun.map(|file| Part { end: *row, ..whole(file, *version) }));
+                    parts.extend(begun.map(|file| FileRange { end: *row, ..whole(file, *version) }));
                 }
                 Ok(parts)
             }
@@ -498,7 +498,7 @@ impl DeltaSource {
     pub(super) async fn position_after(
         &self,
         held: &[HeldFile],
-        expected: &HashMap<String, Expected>,
+        expected: &HashMap<String, ReadProgress>,
     ) -> Result<Position, SourceError> {
         let unknown = |what: String| SourceError::Unsupported { path: self.path.clone(), what };
         let mut held: BTreeMap<&str, &HeldFile> =
@@ -524,7 +524,7 @@ impl DeltaSource {
             // Deleted rows may be there, from before, or not.
             let lacks = |rows: u64, of: u64| rows > of || rows + file.deleted_rows < of;
             let is_wrong = match (&self.condition, expected.get(&file.path)) {
-                (Some(_), Some(Expected { before, deleted, after })) => {
+                (Some(_), Some(ReadProgress { before, deleted, after })) => {
                     found.rows < *before || found.rows > before + deleted || (!held.is_empty() && *after > 0)
                 }
                 (Some(_), None) => true,
@@ -560,8 +560,8 @@ fn next(file: &DataFile, version: u64, start: u64) -> NextFile {
     NextFile { part: part(file, version, start), may_match: file.may_match, rows: file.live_rows() }
 }
 
-fn part(file: &DataFile, version: u64, start: u64) -> Part {
-    Part {
+fn part(file: &DataFile, version: u64, start: u64) -> FileRange {
+    FileRange {
         file: file.path.clone(),
         size: file.size,
         version: Some(version),

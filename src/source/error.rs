@@ -1,6 +1,6 @@
 //! Sources that cannot be read.
 
-use crate::checkpoint::Part;
+use crate::checkpoint::FileRange;
 use crate::report::counted;
 use crate::store::Location;
 use crate::table::TableError;
@@ -151,7 +151,7 @@ impl SourceError {
     }
 
     /// For a planned file that cannot be opened.
-    pub(super) fn gone(path: &Location, part: &Part, error: std::io::Error) -> Self {
+    pub(super) fn gone(path: &Location, part: &FileRange, error: std::io::Error) -> Self {
         match error.kind() {
             std::io::ErrorKind::NotFound => {
                 SourceError::Gone { path: path.to_owned(), is_of_table: part.version.is_some() }

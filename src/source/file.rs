@@ -77,7 +77,8 @@ impl Root {
                 let path = ObjectPath::parse(file).map_err(io::Error::other)?;
                 let size = handle.block_on(store.head(&path)).map_err(of_store)?.size;
                 let blocks = Arc::default();
-                let bytes = Stored { store: Arc::clone(store), handle: handle.clone(), path, size, blocks };
+                let bytes =
+                    StoredFile { store: Arc::clone(store), handle: handle.clone(), path, size, blocks };
                 Ok(SourceFile::Stored(bytes))
             }
             (None, Some(folder)) => Ok(SourceFile::Local(File::open(folder.join(file))?)),
@@ -154,12 +155,12 @@ fn of_store(error: object_store::Error) -> io::Error {
 #[derive(Debug)]
 pub(super) enum SourceFile {
     Local(File),
-    Stored(Stored),
+    Stored(StoredFile),
 }
 
 /// A file in an object store, read in blocks.
 #[derive(Clone, Debug)]
-pub(super) struct Stored {
+pub(super) struct StoredFile {
     store: Arc<dyn ObjectStore>,
     handle: Handle,
     path: ObjectPath,
@@ -168,7 +169,7 @@ pub(super) struct Stored {
     blocks: Arc<Mutex<VecDeque<(u64, Bytes)>>>,
 }
 
-impl Stored {
+impl StoredFile {
     fn block(&self, number: u64) -> io::Result<Bytes> {
         let mut blocks = self.blocks.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(at) = blocks.iter().position(|(held, _)| *held == number)
@@ -200,7 +201,7 @@ impl Stored {
 
 /// Bytes of a stored file from a place on.
 pub(super) struct StoredFrom {
-    file: Stored,
+    file: StoredFile,
     at: u64,
 }
 

@@ -9,7 +9,7 @@ use super::footer::footer;
 use super::reader::RowReader;
 use super::row_mask::RowMask;
 use super::{SourceError, conform};
-use crate::checkpoint::Part;
+use crate::checkpoint::FileRange;
 use crate::table::Condition;
 
 /// Rows that are looked at together.
@@ -40,7 +40,7 @@ impl Filter {
 
     /// For each row of a part's file whether it is to be read: it is there and meets the condition. Row groups whose
     /// statistics rule it out are not decoded. Blocks.
-    pub(super) fn rows(&self, part: &Part, there: &RowMask) -> Result<Arc<[bool]>, SourceError> {
+    pub(super) fn rows(&self, part: &FileRange, there: &RowMask) -> Result<Arc<[bool]>, SourceError> {
         let path = self.root.place(&part.file);
         let file = footer(&self.root, &part.file)?;
         let may_hold = self.condition.may_hold_in_groups(&file, &part.partition);
@@ -55,7 +55,7 @@ impl Filter {
         let mut reader = RowReader::new(self.root.clone(), Arc::clone(&self.schema), Arc::clone(&self.noted));
         for start in (0..wanted.len()).step_by(PIECE_ROWS) {
             let end = wanted.len().min(start + PIECE_ROWS);
-            let piece = Part { start: start as u64, end: end as u64, ..part.clone() };
+            let piece = FileRange { start: start as u64, end: end as u64, ..part.clone() };
             for chunk in reader.read(&piece, &candidates)? {
                 for (row, holds) in chunk.physical.iter().zip(self.condition.of_rows(&chunk.rows)) {
                     let holds = holds.map_err(|message| SourceError::Condition {

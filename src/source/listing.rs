@@ -103,8 +103,8 @@ pub(super) async fn list(at: &Location, bytes: ByteStrings) -> Result<FolderList
         }
         Some(path) => return the_file(at, path).map(|listed| listed.reading(bytes)),
         None => match in_store(at).await? {
-            Stored::Folder(root, walked) => (root, walked),
-            Stored::File(listed) => return Ok(listed.reading(bytes)),
+            StoreListing::Folder(root, walked) => (root, walked),
+            StoreListing::File(listed) => return Ok(listed.reading(bytes)),
         },
     };
     let Walk { files, others, mut left_out, .. } = walked;
@@ -212,13 +212,13 @@ fn with_table_inside(at: &Location, name: &str) -> SourceError {
 }
 
 /// What is below a prefix of a store.
-enum Stored {
+enum StoreListing {
     Folder(Root, Walk),
     /// The place is an object.
     File(FolderListing),
 }
 
-async fn in_store(at: &Location) -> Result<Stored, SourceError> {
+async fn in_store(at: &Location) -> Result<StoreListing, SourceError> {
     let wrong = |error: object_store::Error| SourceError::file(at, error);
     let store = objects(at).await?;
     let mut walk = Walk::default();
@@ -246,9 +246,9 @@ async fn in_store(at: &Location) -> Result<Stored, SourceError> {
         // A store below a prefix does not take that off what it tells of one object.
         let file = FoundFile { path: name, partition: BTreeMap::new(), ..FoundFile::of_object(&object) };
         let root = Root::remote(folder, store);
-        return Ok(Stored::File(FolderListing { root, files: vec![file], left_out: Vec::new() }));
+        return Ok(StoreListing::File(FolderListing { root, files: vec![file], left_out: Vec::new() }));
     }
-    Ok(Stored::Folder(Root::remote(at.clone(), store), walk))
+    Ok(StoreListing::Folder(Root::remote(at.clone(), store), walk))
 }
 
 fn is_parquet(name: &str) -> bool {

@@ -5,8 +5,8 @@ use std::ops::Range;
 
 use roaring::RoaringTreemap;
 
-use super::{Kind, Source, SourceError};
-use crate::checkpoint::{Part, Position};
+use super::{Source, SourceError, SourceKind};
+use crate::checkpoint::{FileRange, Position};
 
 /// Physical rows of source files.
 #[derive(Clone, Debug, Default)]
@@ -22,7 +22,7 @@ impl HeldRows {
     }
 
     /// Adds the rows of a planned part.
-    pub fn insert_part(&mut self, part: &Part) {
+    pub fn insert_part(&mut self, part: &FileRange) {
         self.insert_rows(&part.file, part.rows());
     }
 
@@ -40,7 +40,7 @@ impl HeldRows {
 pub struct MissingRows {
     /// Files, whole, and the ranges of their rows, in the source's order. A row among them that a condition leaves out
     /// is not counted.
-    pub files: Vec<(Part, VecDeque<Range<u64>>)>,
+    pub files: Vec<(FileRange, VecDeque<Range<u64>>)>,
     /// How many rows they have.
     pub rows: u64,
     /// Files that were read and are gone: which of their rows are missing cannot be found out.
@@ -52,8 +52,8 @@ impl Source {
     #[must_use]
     pub fn end_of_all(&self) -> Position {
         match &self.kind {
-            Kind::Delta(delta) => delta.end(),
-            Kind::Parquet(parquet) => parquet.end(),
+            SourceKind::Delta(delta) => delta.end(),
+            SourceKind::Parquet(parquet) => parquet.end(),
         }
     }
 
@@ -68,10 +68,10 @@ impl Source {
         held: &HeldRows,
     ) -> Result<MissingRows, SourceError> {
         let (parts, gone) = match &mut self.kind {
-            Kind::Delta(delta) => (delta.parts_before(position).await?, Vec::new()),
-            Kind::Parquet(parquet) => parquet.parts_before(position)?,
+            SourceKind::Delta(delta) => (delta.parts_before(position).await?, Vec::new()),
+            SourceKind::Parquet(parquet) => parquet.parts_before(position)?,
         };
-        if let Kind::Delta(_) = &self.kind
+        if let SourceKind::Delta(_) = &self.kind
             && let Some(file) = {
                 let known: HashSet<&str> = parts.iter().map(|part| part.file.as_str()).collect();
                 held.0.keys().find(|file| !known.contains(file.as_str()))

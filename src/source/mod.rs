@@ -31,7 +31,7 @@ use std::time::Duration;
 
 use ::arrow::datatypes::{Schema, SchemaRef};
 
-use crate::checkpoint::{Part, Position, SourceId};
+use crate::checkpoint::{FileRange, Position, SourceId};
 use crate::config::{OnUnsupported, SourceSpec, nearest};
 use crate::passed::PassedOver;
 use crate::store::Location;
@@ -49,7 +49,7 @@ const KEPT_ROWS: usize = 16_000_000;
 
 /// What comes after a position.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Next {
+pub struct NextRows {
     /// Rows between the position and the file, or the end, that are passed over whatever `source.where` says.
     pub passed: PassedOver,
     /// The file; `None` at the end.
@@ -60,7 +60,7 @@ pub struct Next {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NextFile {
     /// The whole file as a part; `end` is not known and 0.
-    pub part: Part,
+    pub part: FileRange,
     /// Whether it may have a row that meets the source's condition, as far as the log tells.
     pub may_match: bool,
     /// Its rows that are not deleted, where the log tells them.
@@ -81,11 +81,11 @@ pub struct Source {
     /// The files and conditions that were asked for last, and the answers.
     kept: VecDeque<(String, Option<String>, RowMask)>,
     id: SourceId,
-    kind: Kind,
+    kind: SourceKind,
 }
 
 #[derive(Debug)]
-enum Kind {
+enum SourceKind {
     Delta(Box<DeltaSource>),
     Parquet(ParquetSource),
 }
@@ -113,7 +113,7 @@ impl Source {
             let root = if spec.binary_as_text { root.reading(ByteStrings::AsText) } else { root };
             let filter = filter(&root, &all)?;
             source.condition = filter.as_ref().map(|filter| filter.condition().clone());
-            (root, all, filter, id, Kind::Delta(Box::new(source)))
+            (root, all, filter, id, SourceKind::Delta(Box::new(source)))
         } else if has_empty_log(at).await? {
             let what = "has a _delta_log without a single commit: it is no Delta table any more, and its data files may \
                         have rows that were deleted. Bring the log back, or remove the folder _delta_log to read it as \
@@ -132,7 +132,7 @@ impl Source {
             unsupported.iter().for_each(|column| source.leave_out(column.to_string()));
             let filter = filter(&root, &all)?;
             let id = SourceId::Parquet { written: spec.written.clone(), path: at.to_string() };
-            (root, all, filter, id, Kind::Parquet(source))
+            (root, all, filter, id, SourceKind::Parquet(source))
         };
         let noted = chosen(spec, at, &all)?;
         Ok(Source { root, schema: plain(&noted), noted, all, filter, kept: VecDeque::new(), id, kind })
@@ -167,7 +167,7 @@ impl Source {
     ///
     /// # Errors
     /// As [`FileShape::read`].
-    pub async fn shape(&self, part: &Part) -> Result<FileShape, SourceError> {
+    pub async fn shape(&self, part: &FileRange) -> Result<FileShape, SourceError> {
         let (file, noted) = (part.file.clone(), Arc::clone(&self.noted));
         self.root.blocking(move |root| FileShape::read(&root, &file, &noted)).await
     }
@@ -176,15 +176,15 @@ impl Source {
     ///
     /// # Errors
     /// When the log, a deletion vector or the file cannot be read, and when the condition does not fit the source.
-    pub async fn kept(&mut self, part: &Part, condition: Option<&str>) -> Result<RowMask, SourceError> {
+    pub async fn kept(&mut self, part: &FileRange, condition: Option<&str>) -> Result<RowMask, SourceError> {
         let known =
             self.kept.iter().find(|(file, asked, _)| *file == part.file && asked.as_deref() == condition);
         if let Some((_, _, kept)) = known {
             return Ok(kept.clone());
         }
         let there = match &mut self.kind {
-            Kind::Delta(delta) => delta.kept(part).await?,
-            Kind::Parquet(_) => None,
+            SourceKind::Delta(delta) => delta.kept(part).await?,
+            SourceKind::Parquet(_) => None,
         };
         let there = RowMask::there(there);
         let kept = match condition {
@@ -225,13 +225,13 @@ impl Source {
     ///
     /// # Errors
     /// When the log or the folder says something that must not be passed over.
-    pub async fn next_file(&mut self, position: &Position) -> Result<Next, SourceError> {
+    pub async fn next_file(&mut self, position: &Position) -> Result<NextRows, SourceError> {
         match &mut self.kind {
-            Kind::Delta(delta) => delta.next_file(position).await,
-            Kind::Parquet(parquet) => {
+            SourceKind::Delta(delta) => delta.next_file(position).await,
+            SourceKind::Parquet(parquet) => {
                 let part = parquet.next_file(position)?;
                 let file = part.map(|part| NextFile { part, may_match: true, rows: None });
-                Ok(Next { passed: PassedOver::default(), file })
+                Ok(NextRows { passed: PassedOver::default(), file })
             }
         }
     }
@@ -239,10 +239,10 @@ impl Source {
     /// The position after rows up to `end` of a file that [`Source::next_file`] returned for `before`;
     /// `is_whole` when nothing of the file is left.
     #[must_use]
-    pub fn advance(&self, before: &Position, part: &Part, end: u64, is_whole: bool) -> Position {
+    pub fn advance(&self, before: &Position, part: &FileRange, end: u64, is_whole: bool) -> Position {
         match &self.kind {
-            Kind::Delta(delta) => delta.advance(before, part, end, is_whole),
-            Kind::Parquet(_) => parquet::advance(before, part, end, is_whole),
+            SourceKind::Delta(delta) => delta.advance(before, part, end, is_whole),
+            SourceKind::Parquet(_) => parquet::advance(before, part, end, is_whole),
         }
     }
 
@@ -251,8 +251,8 @@ impl Source {
     #[must_use]
     pub fn end(&self) -> Option<Position> {
         match &self.kind {
-            Kind::Delta(delta) => Some(delta.end()),
-            Kind::Parquet(_) => None,
+            SourceKind::Delta(delta) => Some(delta.end()),
+            SourceKind::Parquet(_) => None,
         }
     }
 
@@ -260,8 +260,8 @@ impl Source {
     #[must_use]
     pub fn retention(&self) -> Option<Duration> {
         match &self.kind {
-            Kind::Delta(delta) => Some(delta.retention()),
-            Kind::Parquet(_) => None,
+            SourceKind::Delta(delta) => Some(delta.retention()),
+            SourceKind::Parquet(_) => None,
         }
     }
 
@@ -269,8 +269,8 @@ impl Source {
     #[must_use]
     pub fn what(&self) -> String {
         match &self.kind {
-            Kind::Delta(delta) => format!("Delta, version {}", delta.version()),
-            Kind::Parquet(parquet) => parquet.what(),
+            SourceKind::Delta(delta) => format!("Delta, version {}", delta.version()),
+            SourceKind::Parquet(parquet) => parquet.what(),
         }
     }
 
@@ -278,8 +278,8 @@ impl Source {
     #[must_use]
     pub fn left_out(&self) -> &[String] {
         match &self.kind {
-            Kind::Delta(_) => &[],
-            Kind::Parquet(parquet) => parquet.left_out(),
+            SourceKind::Delta(_) => &[],
+            SourceKind::Parquet(parquet) => parquet.left_out(),
         }
     }
 
@@ -287,8 +287,10 @@ impl Source {
     #[must_use]
     pub fn unfinished(&self) -> Vec<Location> {
         match &self.kind {
-            Kind::Delta(_) => Vec::new(),
-            Kind::Parquet(parquet) => parquet.unfinished().iter().map(|file| self.root.place(file)).collect(),
+            SourceKind::Delta(_) => Vec::new(),
+            SourceKind::Parquet(parquet) => {
+                parquet.unfinished().iter().map(|file| self.root.place(file)).collect()
+            }
         }
     }
 
@@ -298,8 +300,8 @@ impl Source {
             return None;
         }
         match &self.kind {
-            Kind::Delta(delta) => delta.rows_after(position).await,
-            Kind::Parquet(parquet) => parquet.rows_after(position),
+            SourceKind::Delta(delta) => delta.rows_after(position).await,
+            SourceKind::Parquet(parquet) => parquet.rows_after(position),
         }
     }
 
@@ -335,7 +337,7 @@ impl Source {
     ///
     /// # Errors
     /// When it is not.
-    pub async fn holds(&self, part: &Part) -> Result<(), SourceError> {
+    pub async fn holds(&self, part: &FileRange) -> Result<(), SourceError> {
         let path = self.root.place(&part.file);
         let size = self.root.size(&part.file).await;
         let size = size.map_err(|error| SourceError::gone(&path, part, error))?;
@@ -359,7 +361,7 @@ impl Source {
     }
 
     fn versions_after(&self, position: &Position) -> Option<u64> {
-        let Kind::Delta(delta) = &self.kind else { return None };
+        let SourceKind::Delta(delta) = &self.kind else { return None };
         let read = match position {
             Position::Start => delta.first().unwrap_or_default(),
             Position::DeltaSnapshot { version, .. } => version + 1,
@@ -377,27 +379,30 @@ impl Source {
     pub async fn position_after(&mut self, held: &[HeldFile]) -> Result<Position, SourceError> {
         let expected = self.expected(held).await?;
         match &self.kind {
-            Kind::Delta(delta) => delta.position_after(held, &expected).await,
-            Kind::Parquet(parquet) => parquet.position_after(held, &expected),
+            SourceKind::Delta(delta) => delta.position_after(held, &expected).await,
+            SourceKind::Parquet(parquet) => parquet.position_after(held, &expected),
         }
     }
 
     /// What a target holds of each file that was read as far as it says, where a condition chose the rows.
-    async fn expected(&mut self, held: &[HeldFile]) -> Result<HashMap<String, Expected>, SourceError> {
+    async fn expected(&mut self, held: &[HeldFile]) -> Result<HashMap<String, ReadProgress>, SourceError> {
         let mut expected = HashMap::new();
         let Some(condition) = self.condition().map(ToOwned::to_owned) else { return Ok(expected) };
         let ends: HashMap<&str, u64> = held.iter().map(|held| (held.file.as_str(), held.end)).collect();
         let parts = match &self.kind {
-            Kind::Delta(delta) => delta.parts().await?,
-            Kind::Parquet(parquet) => parquet.parts(),
+            SourceKind::Delta(delta) => delta.parts().await?,
+            SourceKind::Parquet(parquet) => parquet.parts(),
         };
         for part in parts {
             let end = ends.get(part.file.as_str()).copied().unwrap_or_default();
             let rows = self.shape(&part).await?.rows();
             let kept = self.kept(&part, Some(&condition)).await?;
             let count = |range| kept.rows(range).count() as u64;
-            let of_file =
-                Expected { before: count(0..end), deleted: kept.deleted(0..end), after: count(end..rows) };
+            let of_file = ReadProgress {
+                before: count(0..end),
+                deleted: kept.deleted(0..end),
+                after: count(end..rows),
+            };
             expected.insert(part.file, of_file);
         }
         Ok(expected)
@@ -464,7 +469,7 @@ pub struct Lag {
 
 /// What a target holds of a source file that was read up to some row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Expected {
+struct ReadProgress {
     /// Rows before it that are kept.
     before: u64,
     /// Deleted rows before it, which may be in the target from before they were.

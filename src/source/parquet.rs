@@ -11,8 +11,8 @@ use super::columns::{MergedColumns, UnsupportedColumn};
 use super::file::Root;
 use super::footer::ByteStrings;
 use super::listing::{FolderListing, Footer, FoundFile, list, look};
-use super::{Expected, HeldFile, SourceError};
-use crate::checkpoint::{Part, Position};
+use super::{HeldFile, ReadProgress, SourceError};
+use crate::checkpoint::{FileRange, Position};
 use crate::config::{OnUnsupported, SourceSpec};
 use crate::report::counted;
 use crate::store::Location;
@@ -71,7 +71,7 @@ impl ParquetSource {
         Ok((source, root, schema, unsupported))
     }
 
-    pub(super) fn next_file(&mut self, position: &Position) -> Result<Option<Part>, SourceError> {
+    pub(super) fn next_file(&mut self, position: &Position) -> Result<Option<FileRange>, SourceError> {
         let nothing = BTreeMap::new();
         let (seen, partial) = match position {
             Position::Start => (&nothing, None),
@@ -151,7 +151,7 @@ impl ParquetSource {
     }
 
     /// The files that are whole.
-    pub(super) fn parts(&self) -> Vec<Part> {
+    pub(super) fn parts(&self) -> Vec<FileRange> {
         let whole = self.files.iter().filter(|file| matches!(file.footer, Footer::Whole { .. }));
         whole.map(|file| part(file, 0)).collect()
     }
@@ -167,13 +167,16 @@ impl ParquetSource {
     ///
     /// # Errors
     /// When one is not as it was.
-    pub(super) fn parts_before(&self, position: &Position) -> Result<(Vec<Part>, Vec<String>), SourceError> {
+    pub(super) fn parts_before(
+        &self,
+        position: &Position,
+    ) -> Result<(Vec<FileRange>, Vec<String>), SourceError> {
         let Position::Parquet { files, partial } = position else { return Ok((Vec::new(), Vec::new())) };
         self.are_as_read(files)?;
         let begun = self.parts().into_iter().filter(|part| files.contains_key(&part.file));
         let begun = begun.filter_map(|part| match partial {
             Some((file, 0)) if *file == part.file => None,
-            Some((file, row)) if *file == part.file => Some(Part { end: *row, ..part }),
+            Some((file, row)) if *file == part.file => Some(FileRange { end: *row, ..part }),
             _ => Some(part),
         });
         let is_there = |name: &String| self.files.iter().any(|file| file.path == *name);
@@ -200,7 +203,7 @@ impl ParquetSource {
     pub(super) fn position_after(
         &self,
         held: &[HeldFile],
-        expected: &HashMap<String, Expected>,
+        expected: &HashMap<String, ReadProgress>,
     ) -> Result<Position, SourceError> {
         let unknown = |what: String| SourceError::Unsupported { path: self.at.clone(), what };
         let mut files = BTreeMap::new();
@@ -265,7 +268,7 @@ fn schema_of(
     Ok((schema, unsupported))
 }
 
-pub(super) fn advance(before: &Position, part: &Part, end: u64, is_whole: bool) -> Position {
+pub(super) fn advance(before: &Position, part: &FileRange, end: u64, is_whole: bool) -> Position {
     let mut files = match before {
         Position::Parquet { files, .. } => files.clone(),
         _ => BTreeMap::new(),
@@ -274,8 +277,8 @@ pub(super) fn advance(before: &Position, part: &Part, end: u64, is_whole: bool) 
     Position::Parquet { files, partial: (!is_whole).then(|| (part.file.clone(), end)) }
 }
 
-fn part(file: &FoundFile, start: u64) -> Part {
-    Part {
+fn part(file: &FoundFile, start: u64) -> FileRange {
+    FileRange {
         file: file.path.clone(),
         size: file.size,
         version: None,

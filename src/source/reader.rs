@@ -16,7 +16,7 @@ use super::conform::{ambiguous, cast, conform, find, place};
 use super::file::Root;
 use super::footer::metadata;
 use super::row_mask::RowMask;
-use crate::checkpoint::Part;
+use crate::checkpoint::FileRange;
 use crate::table::physical_name;
 
 /// Rows are decoded in pieces of about this many bytes.
@@ -101,7 +101,7 @@ impl RowReader {
     ///
     /// # Errors
     /// When the file is gone, has changed since it was planned, or cannot be decoded.
-    pub fn read(&mut self, part: &Part, kept: &RowMask) -> Result<Vec<Chunk>, SourceError> {
+    pub fn read(&mut self, part: &FileRange, kept: &RowMask) -> Result<Vec<Chunk>, SourceError> {
         let wanted: Vec<u64> = kept.rows(part.rows()).collect();
         let continues = self.open.as_ref().is_some_and(|open| {
             let gap = part.start.checked_sub(open.at);
@@ -162,7 +162,7 @@ impl RowReader {
 
     /// Opens a file at the first row of a part, for the rows from there on that are kept. Row groups without one
     /// are not read.
-    fn open_at(&mut self, part: &Part, kept: &RowMask) -> Result<OpenFile, SourceError> {
+    fn open_at(&mut self, part: &FileRange, kept: &RowMask) -> Result<OpenFile, SourceError> {
         let path = self.root.place(&part.file);
         let error = |error: &dyn ToString| SourceError::file(&path, error.to_string());
         let file = self.root.open(&part.file).map_err(|error| SourceError::gone(&path, part, error))?;
@@ -212,7 +212,7 @@ impl RowReader {
 
     /// Brings rows of a file to the source's columns: by name, with partition values as constants and null
     /// where the file has no such column.
-    fn conform(&self, rows: &RecordBatch, part: &Part) -> Result<RecordBatch, SourceError> {
+    fn conform(&self, rows: &RecordBatch, part: &FileRange) -> Result<RecordBatch, SourceError> {
         let path = self.root.place(&part.file);
         let file = rows.schema_ref().fields();
         let columns = self.schema.fields().iter().zip(self.noted.fields()).map(|(field, noted)| {

@@ -11,10 +11,10 @@ const REMOTE: [&str; 8] = ["s3", "s3a", "az", "azure", "abfs", "abfss", "adl", "
 
 /// A place where a table or a file lies.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Location(Place);
+pub struct Location(LocationKind);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Place {
+enum LocationKind {
     Local(PathBuf),
     /// Without a slash at the end.
     Remote(Arc<Url>),
@@ -70,26 +70,26 @@ impl Location {
             None => PathBuf::from(written),
         };
         let absolute = std::path::absolute(folder.join(path))?;
-        Ok(Location(Place::Local(tidy(&absolute))))
+        Ok(Location(LocationKind::Local(tidy(&absolute))))
     }
 
     /// The place with this absolute path.
     #[must_use]
     pub fn local(path: impl Into<PathBuf>) -> Self {
-        Location(Place::Local(path.into()))
+        Location(LocationKind::Local(path.into()))
     }
 
     /// A place below this one, by a relative path with `/` between its parts.
     #[must_use]
     pub fn join(&self, name: &str) -> Self {
         Location(match &self.0 {
-            Place::Local(path) => Place::Local(path.join(name)),
-            Place::Remote(url) => {
+            LocationKind::Local(path) => LocationKind::Local(path.join(name)),
+            LocationKind::Remote(url) => {
                 let mut joined = Url::clone(url);
                 if let Ok(mut parts) = joined.path_segments_mut() {
                     parts.pop_if_empty().extend(name.split('/').filter(|part| !part.is_empty()));
                 }
-                Place::Remote(joined.into())
+                LocationKind::Remote(joined.into())
             }
         })
     }
@@ -98,15 +98,15 @@ impl Location {
     #[must_use]
     pub fn split(&self) -> Option<(Location, String)> {
         match &self.0 {
-            Place::Local(path) => {
+            LocationKind::Local(path) => {
                 let name = path.file_name()?.to_str()?.to_owned();
-                Some((Location(Place::Local(path.parent()?.to_owned())), name))
+                Some((Location(LocationKind::Local(path.parent()?.to_owned())), name))
             }
-            Place::Remote(url) => {
+            LocationKind::Remote(url) => {
                 let name = url.path_segments()?.next_back()?.to_owned();
                 let mut parent = Url::clone(url);
                 parent.path_segments_mut().ok()?.pop();
-                Some((Location(Place::Remote(parent.into())), name))
+                Some((Location(LocationKind::Remote(parent.into())), name))
             }
         }
     }
@@ -115,8 +115,8 @@ impl Location {
     #[must_use]
     pub fn path(&self) -> Option<&Path> {
         match &self.0 {
-            Place::Local(path) => Some(path),
-            Place::Remote(_) => None,
+            LocationKind::Local(path) => Some(path),
+            LocationKind::Remote(_) => None,
         }
     }
 
@@ -124,8 +124,8 @@ impl Location {
     #[must_use]
     pub fn url(&self) -> Option<&Url> {
         match &self.0 {
-            Place::Local(_) => None,
-            Place::Remote(url) => Some(url),
+            LocationKind::Local(_) => None,
+            LocationKind::Remote(url) => Some(url),
         }
     }
 
@@ -133,11 +133,11 @@ impl Location {
     #[must_use]
     pub fn is_inside(&self, other: &Location) -> bool {
         match (&self.0, &other.0) {
-            (Place::Local(own), Place::Local(other)) => {
+            (LocationKind::Local(own), LocationKind::Local(other)) => {
                 let (own, other) = (real(own), real(other));
                 own != other && own.starts_with(&other)
             }
-            (Place::Remote(own), Place::Remote(other)) => {
+            (LocationKind::Remote(own), LocationKind::Remote(other)) => {
                 own.as_str().strip_prefix(other.as_str()).is_some_and(|below| below.starts_with('/'))
             }
             _ => false,
@@ -148,7 +148,7 @@ impl Location {
     #[must_use]
     pub fn is_same_place(&self, other: &Location) -> bool {
         match (&self.0, &other.0) {
-            (Place::Local(own), Place::Local(other)) => real(own) == real(other),
+            (LocationKind::Local(own), LocationKind::Local(other)) => real(own) == real(other),
             (own, other) => own == other,
         }
     }
@@ -170,7 +170,7 @@ fn remote(written: &str) -> Result<Location, LocationError> {
     if let Ok(mut parts) = url.path_segments_mut() {
         parts.pop_if_empty();
     }
-    Ok(Location(Place::Remote(url.into())))
+    Ok(Location(LocationKind::Remote(url.into())))
 }
 
 fn real(path: &Path) -> PathBuf {
@@ -204,8 +204,8 @@ impl From<&Location> for Location {
 impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Place::Local(path) => path.display().fmt(f),
-            Place::Remote(url) => url.fmt(f),
+            LocationKind::Local(path) => path.display().fmt(f),
+            LocationKind::Remote(url) => url.fmt(f),
         }
     }
 }

@@ -16,5 +16,5 @@ pub use local::{
     remove, replace, replace_private, state_folder, sync_folder,
 };
 pub use location::{Location, LocationError};
-pub use objects::{Expected, Object, Objects, PutError, Version};
+pub use objects::{Object, Objects, PutCondition, PutError, Version};
 pub use trouble::{disk_trouble, is_full};

@@ -26,7 +26,7 @@ pub struct Version(UpdateVersion);
 
 /// What an object must be for it to be replaced.
 #[derive(Clone, Copy, Debug)]
-pub enum Expected<'a> {
+pub enum PutCondition<'a> {
     /// It must not be there.
     Absent,
     /// It must be the one that was read or put last.
@@ -118,11 +118,11 @@ impl Objects {
         &self,
         name: &str,
         bytes: Bytes,
-        expected: Expected<'_>,
+        expected: PutCondition<'_>,
     ) -> Result<Version, PutError> {
         let mode = match expected {
-            Expected::Absent => PutMode::Create,
-            Expected::Version(version) => PutMode::Update(version.0.clone()),
+            PutCondition::Absent => PutMode::Create,
+            PutCondition::Version(version) => PutMode::Update(version.0.clone()),
         };
         let options = PutOptions { mode, ..PutOptions::default() };
         match self.store.put_opts(&self.path(name), PutPayload::from(bytes), options).await {
@@ -186,7 +186,7 @@ impl Objects {
     }
 
     async fn probe_with(&self, name: &str) -> Result<(), StoreError> {
-        let put = async |text: &'static str, expected: Expected<'_>| {
+        let put = async |text: &'static str, expected: PutCondition<'_>| {
             self.put_if(name, Bytes::from_static(text.as_bytes()), expected).await
         };
         let unfit = || {
@@ -205,17 +205,17 @@ impl Objects {
             },
             Err(PutError::Store(error)) => Err(error),
         };
-        let version = landed(put("one", Expected::Absent).await, "one").await?;
+        let version = landed(put("one", PutCondition::Absent).await, "one").await?;
         let is_refused = |put: Result<Version, PutError>| match put {
             Err(PutError::Changed) => Ok(true),
             Ok(_) => Ok(false),
             Err(PutError::Store(error)) => Err(error),
         };
-        if !is_refused(put("two", Expected::Absent).await)? {
+        if !is_refused(put("two", PutCondition::Absent).await)? {
             return Err(unfit());
         }
-        landed(put("three", Expected::Version(&version)).await, "three").await?;
-        match is_refused(put("four", Expected::Version(&version)).await)? {
+        landed(put("three", PutCondition::Version(&version)).await, "three").await?;
+        match is_refused(put("four", PutCondition::Version(&version)).await)? {
             true => Ok(()),
             false => Err(unfit()),
         }
@@ -241,11 +241,11 @@ mod tests {
         folder.probe().await.unwrap();
         let below = folder.join("a b/c");
         let bytes = Bytes::from_static;
-        let version = below.put_if("x", bytes(b"1"), Expected::Absent).await.unwrap();
-        let again = below.put_if("x", bytes(b"2"), Expected::Absent).await;
+        let version = below.put_if("x", bytes(b"1"), PutCondition::Absent).await.unwrap();
+        let again = below.put_if("x", bytes(b"2"), PutCondition::Absent).await;
         assert!(matches!(again, Err(PutError::Changed)));
-        below.put_if("x", bytes(b"3"), Expected::Version(&version)).await.unwrap();
-        let late = below.put_if("x", bytes(b"4"), Expected::Version(&version)).await;
+        below.put_if("x", bytes(b"3"), PutCondition::Version(&version)).await.unwrap();
+        let late = below.put_if("x", bytes(b"4"), PutCondition::Version(&version)).await;
         assert!(matches!(late, Err(PutError::Changed)));
         assert_eq!(below.get("x").await.unwrap().unwrap().bytes, bytes(b"3"));
         assert_eq!(folder.list().await.unwrap(), ["a b/c/x"], "the probe is gone");

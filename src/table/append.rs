@@ -92,19 +92,19 @@ pub struct Staging {
     /// Bytes after which a file ends and another begins.
     pub(super) file_bytes: u64,
     /// An integer column inside a struct that statistics are kept of, and its bounds in the files begun.
-    pub(super) counted: Option<Counted>,
+    pub(super) counted: Option<CountColumn>,
     pub(super) staged: Staged,
 }
 
 /// A struct column and an integer column in it, with the smallest and largest value seen.
 #[derive(Debug)]
-pub(super) struct Counted {
+pub(super) struct CountColumn {
     parent: String,
     column: String,
     bounds: Option<(i32, i32)>,
 }
 
-impl Counted {
+impl CountColumn {
     fn see(&mut self, rows: &RecordBatch) {
         let parent = rows.column_by_name(&self.parent).and_then(|column| column.as_struct_opt());
         let column = parent.and_then(|parent| parent.column_by_name(&self.column));
@@ -120,7 +120,8 @@ impl Staging {
     /// Keeps the smallest and largest value of an integer column inside a struct in the files' statistics.
     #[must_use]
     pub fn counting(mut self, parent: &str, column: &str) -> Self {
-        self.counted = Some(Counted { parent: parent.to_owned(), column: column.to_owned(), bounds: None });
+        self.counted =
+            Some(CountColumn { parent: parent.to_owned(), column: column.to_owned(), bounds: None });
         self
     }
 

@@ -16,7 +16,7 @@ use object_store::path::Path as ObjectPath;
 use serde_json::Value;
 
 use super::condition::Condition;
-use super::open::{LOG_FOLDER, State, error_of};
+use super::open::{LOG_FOLDER, VersionState, error_of};
 use super::statistics::integer_at;
 use super::{Table, TableError};
 
@@ -95,13 +95,13 @@ impl Table {
     ) -> Result<(), TableError> {
         let error = error_of(action, self.at());
         match &self.state {
-            State::Loaded(table) => {
+            VersionState::Loaded(table) => {
                 table.snapshot().map_err(error)?.log_data().iter().for_each(visit);
             }
-            State::Opened(_, loaded) if let Some(table) = loaded.get() => {
+            VersionState::Opened(_, loaded) if let Some(table) = loaded.get() => {
                 table.snapshot().map_err(error)?.log_data().iter().for_each(visit);
             }
-            State::Opened(snapshot, _) => {
+            VersionState::Opened(snapshot, _) => {
                 let mut files = snapshot.file_views(self.store.as_ref(), predicate);
                 while let Some(file) = files.try_next().await.map_err(&error)? {
                     visit(file);

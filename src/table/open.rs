@@ -26,7 +26,7 @@ pub(super) const LOG_FOLDER: &str = "_delta_log";
 /// save for commits and queries over the whole table: deltalake keeps the entries of all files for these.
 #[derive(Clone, Debug)]
 pub struct Table {
-    pub(super) state: State,
+    pub(super) state: VersionState,
     pub(super) store: LogStoreRef,
     /// Entries of files that were looked for in this version.
     pub(super) entries: HashMap<String, Add>,
@@ -37,7 +37,7 @@ pub struct Table {
 
 /// What of a version is in memory.
 #[derive(Clone, Debug)]
-pub(super) enum State {
+pub(super) enum VersionState {
     /// The metadata, and the entries of the files from when they were first needed.
     Opened(Arc<Snapshot>, OnceCell<DeltaTable>),
     /// The metadata and the entries of the files.
@@ -155,13 +155,13 @@ impl Table {
         let error = error_of("open", at);
         let store = builder(at).await?.build_storage().map_err(&error)?;
         let snapshot = Snapshot::try_new(store.as_ref(), version).await.map_err(&error)?;
-        let state = State::Opened(Arc::new(snapshot), OnceCell::new());
+        let state = VersionState::Opened(Arc::new(snapshot), OnceCell::new());
         Ok(Table { state, store, entries: HashMap::new(), written: HashMap::new(), at: at.clone() })
     }
 
     pub(super) fn wrap(inner: DeltaTable, at: &Location) -> Self {
         let (store, entries, written) = (inner.log_store(), HashMap::new(), HashMap::new());
-        Table { store, state: State::Loaded(inner), entries, written, at: at.clone() }
+        Table { store, state: VersionState::Loaded(inner), entries, written, at: at.clone() }
     }
 
     /// Where the table lies.
@@ -179,11 +179,11 @@ impl Table {
         self.entries.clear();
         self.written.clear();
         match &mut self.state {
-            State::Loaded(table) => table.update_state().await.map_err(error),
-            State::Opened(snapshot, loaded) => {
+            VersionState::Loaded(table) => table.update_state().await.map_err(error),
+            VersionState::Opened(snapshot, loaded) => {
                 if let Some(mut table) = loaded.take() {
                     table.update_state().await.map_err(error)?;
-                    self.state = State::Loaded(table);
+                    self.state = VersionState::Loaded(table);
                     return Ok(());
                 }
                 let engine = self.store.engine(None);
@@ -197,8 +197,8 @@ impl Table {
     #[must_use]
     pub fn version(&self) -> u64 {
         match &self.state {
-            State::Opened(snapshot, _) => snapshot.version(),
-            State::Loaded(table) => table.version().unwrap_or_default(),
+            VersionState::Opened(snapshot, _) => snapshot.version(),
+            VersionState::Loaded(table) => table.version().unwrap_or_default(),
         }
     }
 
@@ -218,8 +218,8 @@ impl Table {
         let action = "read the schema of";
         let error = error_of(action, &self.at);
         let schema: Arc<StructType> = match &self.state {
-            State::Opened(snapshot, _) => snapshot.schema(),
-            State::Loaded(table) => table.snapshot().map_err(error)?.schema(),
+            VersionState::Opened(snapshot, _) => snapshot.schema(),
+            VersionState::Loaded(table) => table.snapshot().map_err(error)?.schema(),
         };
         let arrow: Schema = schema.as_ref().try_into_arrow().map_err(|source| TableError {
             action,
@@ -263,8 +263,8 @@ impl Table {
 
     pub(super) fn metadata(&self) -> Result<&Metadata, TableError> {
         match &self.state {
-            State::Opened(snapshot, _) => Ok(snapshot.metadata()),
-            State::Loaded(table) => {
+            VersionState::Opened(snapshot, _) => Ok(snapshot.metadata()),
+            VersionState::Loaded(table) => {
                 Ok(table.snapshot().map_err(error_of("read the metadata of", &self.at))?.metadata())
             }
         }
@@ -272,8 +272,8 @@ impl Table {
 
     pub(super) fn protocol(&self) -> Result<&Protocol, TableError> {
         match &self.state {
-            State::Opened(snapshot, _) => Ok(snapshot.protocol()),
-            State::Loaded(table) => {
+            VersionState::Opened(snapshot, _) => Ok(snapshot.protocol()),
+            VersionState::Loaded(table) => {
                 Ok(table.snapshot().map_err(error_of("read the protocol of", &self.at))?.protocol())
             }
         }
@@ -282,8 +282,8 @@ impl Table {
     /// This version with the entries of all files, for what of deltalake needs them.
     pub(super) async fn loaded(&self, action: &'static str) -> Result<&DeltaTable, TableError> {
         match &self.state {
-            State::Loaded(table) => Ok(table),
-            State::Opened(snapshot, loaded) => {
+            VersionState::Loaded(table) => Ok(table),
+            VersionState::Opened(snapshot, loaded) => {
                 let load = async || {
                     let builder = builder(&self.at).await?.with_version(snapshot.version());
                     builder.load().await.map_err(error_of(action, &self.at))
@@ -297,13 +297,13 @@ impl Table {
     pub(super) async fn loaded_mut(&mut self, action: &'static str) -> Result<&mut DeltaTable, TableError> {
         self.entries.clear();
         self.written.clear();
-        if let State::Opened(..) = &self.state {
+        if let VersionState::Opened(..) = &self.state {
             let table = self.loaded(action).await?.clone();
-            self.state = State::Loaded(table);
+            self.state = VersionState::Loaded(table);
         }
         match &mut self.state {
-            State::Loaded(table) => Ok(table),
-            State::Opened(..) => Err(error_of(action, &self.at)(DeltaTableError::NotInitialized)),
+            VersionState::Loaded(table) => Ok(table),
+            VersionState::Opened(..) => Err(error_of(action, &self.at)(DeltaTableError::NotInitialized)),
         }
     }
 }

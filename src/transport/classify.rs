@@ -55,7 +55,7 @@ const AGAIN_WORDS: &[&str] = &["We could not parse the JSON body of your request
 
 /// What the headers of a response say besides its status.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Heard {
+pub struct ResponseHeaders {
     /// How long the server asks to wait.
     pub delay: Option<Duration>,
     /// Whether another try makes sense, where the server says so (`x-should-retry`).
@@ -66,10 +66,10 @@ pub struct Heard {
     pub cost: Option<f64>,
 }
 
-impl Heard {
+impl ResponseHeaders {
     /// Reads the headers of a response that came at `now`.
     #[must_use]
-    pub fn read<'a>(header: impl Fn(&str) -> Option<&'a str>, now: DateTime<Utc>) -> Heard {
+    pub fn read<'a>(header: impl Fn(&str) -> Option<&'a str>, now: DateTime<Utc>) -> ResponseHeaders {
         let should_retry = match header("x-should-retry") {
             Some("true") => Some(true),
             Some("false") => Some(false),
@@ -77,13 +77,18 @@ impl Heard {
         };
         let cost = header("x-litellm-response-cost").and_then(|text| text.trim().parse().ok());
         let cost = cost.filter(|cost: &f64| cost.is_finite() && *cost >= 0.0);
-        Heard { delay: delay_of(&header, now), should_retry, limits: Limits::read(&header, now), cost }
+        ResponseHeaders {
+            delay: delay_of(&header, now),
+            should_retry,
+            limits: Limits::read(&header, now),
+            cost,
+        }
     }
 }
 
 /// Classifies a response whose status is not a success.
 #[must_use]
-pub fn classify(status: u16, body: &[u8], model: &str, heard: &Heard) -> Failure {
+pub fn classify(status: u16, body: &[u8], model: &str, heard: &ResponseHeaders) -> Failure {
     let parsed = parse(body);
     // Mistral and vLLM have all of it at the top.
     let error = parsed.error.filter(|error| !error.is_empty()).unwrap_or_else(|| ErrorObject {
@@ -113,7 +118,7 @@ pub fn classify(status: u16, body: &[u8], model: &str, heard: &Heard) -> Failure
 
 /// Classifies an error that came inside a successful response.
 #[must_use]
-pub(super) fn classify_inner(error: &ErrorObject, model: &str, heard: &Heard) -> Failure {
+pub(super) fn classify_inner(error: &ErrorObject, model: &str, heard: &ResponseHeaders) -> Failure {
     let status =
         error.code.as_deref().and_then(|code| code.parse().ok()).filter(|code| (400..600).contains(code));
     let delay = heard.delay.or_else(|| delay_in(error).filter(|_| matches!(status, Some(429 | 503))));
@@ -226,7 +231,7 @@ mod tests {
     use super::*;
 
     fn class(status: u16, body: &str) -> Class {
-        classify(status, body.as_bytes(), "gpt-x", &Heard::default()).class
+        classify(status, body.as_bytes(), "gpt-x", &ResponseHeaders::default()).class
     }
 
     #[test]
@@ -250,7 +255,7 @@ mod tests {
         assert_eq!(class(413, ""), Class::TooLarge);
         assert_eq!(class(529, "overloaded"), Class::ServerError);
         assert_eq!(class(308, ""), Class::Redirect);
-        let delayed = Heard { delay: Some(Duration::from_secs(3)), ..Heard::default() };
+        let delayed = ResponseHeaders { delay: Some(Duration::from_secs(3)), ..ResponseHeaders::default() };
         let busy = classify(503, b"", "gpt-x", &delayed);
         assert_eq!((busy.class, busy.delay), (Class::RateLimited, Some(Duration::from_secs(3))));
     }
@@ -301,10 +306,10 @@ mod tests {
             400,
             br#"{"error":{"message":"bad\nthing","type":"invalid_request_error"}}"#,
             "m",
-            &Heard::default(),
+            &ResponseHeaders::default(),
         );
         assert_eq!(failure.detail, "HTTP 400 invalid_request_error: bad thing");
-        assert_eq!(classify(500, b"", "m", &Heard::default()).detail, "HTTP 500");
+        assert_eq!(classify(500, b"", "m", &ResponseHeaders::default()).detail, "HTTP 500");
     }
 
     #[test]
@@ -326,12 +331,12 @@ mod tests {
     fn what_is_scarce_and_for_how_long_is_read_from_names_headers_and_words() {
         let heard = |headers: &'static [(&str, &str)]| {
             let find = |name: &str| headers.iter().find(|(known, _)| *known == name).map(|(_, value)| *value);
-            Heard::read(find, DateTime::UNIX_EPOCH)
+            ResponseHeaders::read(find, DateTime::UNIX_EPOCH)
         };
-        let refused = |body: &str, heard: &Heard| classify(429, body.as_bytes(), "m", heard);
+        let refused = |body: &str, heard: &ResponseHeaders| classify(429, body.as_bytes(), "m", heard);
         let tokens = refused(
             r#"{"error":{"type":"tokens","code":"rate_limit_exceeded","message":"Please try again in 1.5s."}}"#,
-            &Heard::default(),
+            &ResponseHeaders::default(),
         );
         assert_eq!((tokens.scarce, tokens.delay), (Some(Scarce::Tokens), Some(Duration::from_millis(1_500))));
         let spent = heard(&[
@@ -343,7 +348,7 @@ mod tests {
         let expected = (Some(Scarce::Requests), Some(Duration::from_secs(7)));
         assert_eq!((requests.scarce, requests.delay), expected, "a header counts more than words");
         let google = r#"[{"error":{"code":429,"message":"quota","details":[{"x":1},{"retryDelay":"46s"}]}}]"#;
-        assert_eq!(refused(google, &Heard::default()).delay, Some(Duration::from_secs(46)));
+        assert_eq!(refused(google, &ResponseHeaders::default()).delay, Some(Duration::from_secs(46)));
         let never = heard(&[("x-should-retry", "false")]);
         assert_eq!(refused("{}", &never).class, Class::Quota);
         assert_eq!(classify(500, b"", "m", &never).class, Class::BadRequest);

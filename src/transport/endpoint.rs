@@ -13,7 +13,7 @@ use reqwest::{Certificate, Client, ClientBuilder, Identity, Response};
 use serde_json::{Map, Value};
 use url::Url;
 
-use super::classify::{Heard, classify, classify_inner};
+use super::classify::{ResponseHeaders, classify, classify_inner};
 use super::forms::{self, Forms};
 use super::key::Keyring;
 use crate::clock;
@@ -22,7 +22,7 @@ use crate::decode;
 use crate::fault::{Class, Failure, Policy as Retry};
 use crate::faultpoint::{self, Side};
 use crate::prompt::Question;
-use crate::wire::{self, Answer, ChatRequest, ChatResponse, EmbeddingRequest, Limits};
+use crate::wire::{self, AssistantMessage, ChatRequest, ChatResponse, EmbeddingRequest, Limits};
 
 /// A response that was paid for.
 #[derive(Debug)]
@@ -37,7 +37,7 @@ pub struct Paid {
 
 /// What came of a request that was sent once.
 #[derive(Debug)]
-pub struct Sent {
+pub struct SendResult {
     /// The answer, or a classified failure without secrets.
     pub result: Result<Paid, Failure>,
     /// What the response said of the provider's limits, whatever came of it.
@@ -48,11 +48,11 @@ pub struct Sent {
     pub unread: Option<Bytes>,
 }
 
-impl Sent {
+impl SendResult {
     /// What comes of no question at all.
     fn nothing() -> Self {
         let failure = Failure::new(Class::BadRequest, "there is nothing to ask");
-        Sent { result: Err(failure), limits: Limits::default(), may_be_billed: false, unread: None }
+        SendResult { result: Err(failure), limits: Limits::default(), may_be_billed: false, unread: None }
     }
 }
 
@@ -67,7 +67,7 @@ const MAYBE_WORKED_ON: [u16; 4] = [408, 502, 504, 524];
 
 /// What is known of a response, however far it came.
 #[derive(Debug, Default)]
-struct Course {
+struct ResponseProgress {
     limits: Limits,
     was_refused: bool,
     /// Number of the key that was sent.
@@ -181,11 +181,11 @@ impl Endpoint {
 
     /// Sends a question, or the texts that vectors are asked for, once and reads the whole answer, within the request's time limit and `most`. While it is not
     /// known in which form the endpoint takes a schema, what it refuses is sent again in the next form.
-    pub async fn send(&self, questions: &[Arc<Question>], params: &Params, most: Duration) -> Sent {
+    pub async fn send(&self, questions: &[Arc<Question>], params: &Params, most: Duration) -> SendResult {
         if params.vectors.is_some() {
             return self.post(&self.embeddings, self.texts(questions, params), most).await;
         }
-        let Some(question) = questions.first() else { return Sent::nothing() };
+        let Some(question) = questions.first() else { return SendResult::nothing() };
         if params.shape.is_none() {
             return self.send_as(question, params, SchemaForm::Auto, most).await;
         }
@@ -197,7 +197,7 @@ impl Endpoint {
             drop(turn);
             return self.send_settled(question, params, form, most).await;
         }
-        let mut refused: Option<Sent> = None;
+        let mut refused: Option<SendResult> = None;
         let mut has_failed = false;
         for form in self.forms.to_try() {
             let sent = self.send_as(question, params, form, most).await;
@@ -218,7 +218,7 @@ impl Endpoint {
             }
         }
         // In no form: it is the question that it refuses.
-        refused.unwrap_or_else(Sent::nothing)
+        refused.unwrap_or_else(SendResult::nothing)
     }
 
     /// Sends a question in a form that is taken; as long as it is not proven, the answer may prove it.
@@ -228,7 +228,7 @@ impl Endpoint {
         params: &Params,
         form: SchemaForm,
         most: Duration,
-    ) -> Sent {
+    ) -> SendResult {
         let sent = self.send_as(question, params, form, most).await;
         if let Ok(paid) = &sent.result
             && self.forms.is_open()
@@ -247,21 +247,27 @@ impl Endpoint {
         }
     }
 
-    async fn send_as(&self, question: &Question, params: &Params, form: SchemaForm, most: Duration) -> Sent {
+    async fn send_as(
+        &self,
+        question: &Question,
+        params: &Params,
+        form: SchemaForm,
+        most: Duration,
+    ) -> SendResult {
         self.post(&self.url, self.body(question, params, form), most).await
     }
 
-    async fn post(&self, url: &Url, asked: Vec<u8>, most: Duration) -> Sent {
+    async fn post(&self, url: &Url, asked: Vec<u8>, most: Duration) -> SendResult {
         let asked = Bytes::from(asked);
         let started = clock::now();
-        let mut course = Course::default();
+        let mut course = ResponseProgress::default();
         let mut result = self.attempt(url, asked.clone(), most, &mut course).await;
         if let (Err(failure), Some(key)) = (&mut result, &self.key)
             && failure.class == Class::Auth
         {
             match key.renew(course.key).await {
                 Ok(true) => {
-                    course = Course::default();
+                    course = ResponseProgress::default();
                     let left = most.saturating_sub(clock::now() - started);
                     result = self.attempt(url, asked, left, &mut course).await;
                 }
@@ -269,9 +275,9 @@ impl Endpoint {
                 Err(why) => failure.detail.push_str(&format!("; the key cannot be read again: it {why}")),
             }
         }
-        let Course { limits, was_refused, unread, .. } = course;
+        let ResponseProgress { limits, was_refused, unread, .. } = course;
         let result = result.map_err(|failure| self.redact(failure));
-        Sent { result, limits, may_be_billed: !was_refused, unread }
+        SendResult { result, limits, may_be_billed: !was_refused, unread }
     }
 
     async fn attempt(
@@ -279,7 +285,7 @@ impl Endpoint {
         url: &Url,
         asked: Bytes,
         most: Duration,
-        course: &mut Course,
+        course: &mut ResponseProgress,
     ) -> Result<Paid, Failure> {
         let limit = self.request_timeout.min(most);
         let broken = |error: std::io::Error| Failure::new(Class::Connection, error.to_string());
@@ -304,7 +310,7 @@ impl Endpoint {
         &self,
         url: &Url,
         asked: Bytes,
-        course: &mut Course,
+        course: &mut ResponseProgress,
     ) -> Result<(Bytes, ChatResponse), Failure> {
         let mut headers = self.headers.clone();
         if let Some(key) = &self.key {
@@ -319,8 +325,10 @@ impl Endpoint {
         })?;
         let status = response.status().as_u16();
         let headers = response.headers();
-        let heard =
-            Heard::read(|name| headers.get(name).and_then(|value| value.to_str().ok()), clock::wall());
+        let heard = ResponseHeaders::read(
+            |name| headers.get(name).and_then(|value| value.to_str().ok()),
+            clock::wall(),
+        );
         course.limits = heard.limits;
         course.was_refused = !(200..300).contains(&status) && !MAYBE_WORKED_ON.contains(&status);
         let body = self.redact_body(self.read(&mut response).await?);
@@ -471,7 +479,8 @@ fn is_whole(response: &ChatResponse) -> bool {
         .finish_reason
         .as_deref()
         .is_some_and(|reason| decode::is_cut(reason) || reason == "content_filter");
-    let is_declined = |message: &Answer| message.refusal.as_ref().is_some_and(|text| !text.trim().is_empty());
+    let is_declined =
+        |message: &AssistantMessage| message.refusal.as_ref().is_some_and(|text| !text.trim().is_empty());
     !is_cut && !choice.message.as_ref().is_some_and(is_declined)
 }
 

@@ -25,13 +25,13 @@ const NAME: &str = "answer";
 #[derive(Debug)]
 pub(super) struct Forms {
     wanted: SchemaForm,
-    state: Mutex<State>,
+    state: Mutex<FormState>,
     /// One request finds out, the others wait for it.
     turn: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug)]
-struct State {
+struct FormState {
     form: SchemaForm,
     /// Whether an answer was what the form promises.
     is_proven: bool,
@@ -42,19 +42,19 @@ struct State {
     ignored: u32,
 }
 
-impl State {
+impl FormState {
     /// Nothing is known of a form.
     fn of(form: SchemaForm) -> Self {
-        State { form, is_proven: false, is_taken: false, is_given_up: false, ignored: 0 }
+        FormState { form, is_proven: false, is_taken: false, is_given_up: false, ignored: 0 }
     }
 }
 
 impl Forms {
     pub(super) fn new(wanted: SchemaForm) -> Self {
-        Forms { wanted, state: Mutex::new(State::of(TRIED[0])), turn: tokio::sync::Mutex::new(()) }
+        Forms { wanted, state: Mutex::new(FormState::of(TRIED[0])), turn: tokio::sync::Mutex::new(()) }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, FormState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -79,7 +79,7 @@ impl Forms {
         let mut state = self.lock();
         if self.wanted == SchemaForm::Auto && !state.is_proven {
             if state.form != form {
-                *state = State::of(form);
+                *state = FormState::of(form);
             }
             state.is_taken = true;
         }
@@ -116,7 +116,7 @@ impl Forms {
             return;
         }
         if state.form != form {
-            *state = State::of(form);
+            *state = FormState::of(form);
         }
         if has_json {
             state.is_proven = true;
@@ -125,7 +125,7 @@ impl Forms {
         state.ignored += 1;
         if state.ignored >= IGNORED_AFTER {
             match TRIED.iter().skip_while(|tried| **tried != form).nth(1) {
-                Some(next) => *state = State::of(*next),
+                Some(next) => *state = FormState::of(*next),
                 None => state.is_given_up = true,
             }
         }

@@ -20,7 +20,7 @@ const MAX_SECRETS: usize = 16;
 pub(super) struct Keyring {
     key: ApiKey,
     name: HeaderName,
-    state: RwLock<State>,
+    state: RwLock<KeyState>,
     /// One reads it again, the others wait for it.
     turn: tokio::sync::Mutex<Option<Renewal>>,
 }
@@ -34,7 +34,7 @@ struct Renewal {
 }
 
 #[derive(Debug)]
-struct State {
+struct KeyState {
     /// Rises with each key.
     number: u64,
     value: HeaderValue,
@@ -48,7 +48,7 @@ impl Keyring {
         let wrong = || EndpointError::Header { provider: provider.name.clone(), header: key.header.clone() };
         let name = HeaderName::from_bytes(key.header.as_bytes()).map_err(|_| wrong())?;
         let value = header_value(&key, key.secret()).ok_or_else(wrong)?;
-        let state = RwLock::new(State { number: 0, value, secrets: vec![key.secret().to_owned()] });
+        let state = RwLock::new(KeyState { number: 0, value, secrets: vec![key.secret().to_owned()] });
         Ok(Some(Keyring { key, name, state, turn: tokio::sync::Mutex::default() }))
     }
 

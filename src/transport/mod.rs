@@ -8,5 +8,5 @@ mod endpoint;
 mod forms;
 mod key;
 
-pub use classify::{Heard, classify};
-pub use endpoint::{Endpoint, EndpointError, Paid, Sent};
+pub use classify::{ResponseHeaders, classify};
+pub use endpoint::{Endpoint, EndpointError, Paid, SendResult};

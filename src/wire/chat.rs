@@ -124,7 +124,7 @@ pub struct Embedding {
 pub struct Choice {
     /// What was said.
     #[serde(default)]
-    pub message: Option<Answer>,
+    pub message: Option<AssistantMessage>,
     /// Why it ends: `stop`, `length`, `content_filter`, `tool_calls`, `error`, …
     #[serde(default)]
     pub finish_reason: Option<String>,
@@ -135,7 +135,7 @@ pub struct Choice {
 
 /// What the model said.
 #[derive(Debug, Default, Deserialize)]
-pub struct Answer {
+pub struct AssistantMessage {
     /// The text.
     #[serde(default)]
     pub content: Option<String>,

@@ -5,7 +5,7 @@
 use serde_json::{Value, value::RawValue};
 
 use super::chat::{
-    Answer, CalledFunction, ChatResponse, Choice, CompletionTokensDetails, Embedding, ErrorObject,
+    AssistantMessage, CalledFunction, ChatResponse, Choice, CompletionTokensDetails, Embedding, ErrorObject,
     PromptTokensDetails, ToolCall, Usage, text,
 };
 
@@ -167,9 +167,9 @@ fn choice(value: &Value) -> Choice {
     }
 }
 
-fn answer(value: &Value) -> Answer {
+fn answer(value: &Value) -> AssistantMessage {
     let calls = value.get("tool_calls").and_then(Value::as_array);
-    Answer {
+    AssistantMessage {
         content: value.get("content").and_then(content),
         refusal: value.get("refusal").and_then(Value::as_str).map(ToOwned::to_owned),
         tool_calls: calls.map(|calls| calls.iter().map(call).collect()),
@@ -284,7 +284,7 @@ fn events(text: &str) -> Option<ChatResponse> {
         return None;
     }
     if let Some(first) = whole.choices.first_mut() {
-        first.message = Some(Answer { content: Some(said), ..Answer::default() });
+        first.message = Some(AssistantMessage { content: Some(said), ..AssistantMessage::default() });
     }
     Some(whole)
 }

@@ -6,7 +6,7 @@ mod limits;
 
 pub(crate) use chat::text;
 pub use chat::{
-    Answer, CLASSES_WORDS, COMPLAINT, CalledFunction, ChatRequest, ChatResponse, Choice,
+    AssistantMessage, CLASSES_WORDS, COMPLAINT, CalledFunction, ChatRequest, ChatResponse, Choice,
     CompletionTokensDetails, Embedding, EmbeddingRequest, ErrorBody, ErrorObject, Message,
     PromptTokensDetails, Role, SCHEMA_WORDS, ToolCall, Usage, read, reason_of,
 };

@@ -19,7 +19,7 @@ use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 use enrich::clock;
 use enrich::ident::{BatchId, Fingerprint, Lineage, RowKey};
-use enrich::journal::{Header, JournalWriter, Outcome, Record};
+use enrich::journal::{JournalHeader, JournalWriter, Record, RecordedOutcome};
 use measure::{Server, Used, enrich, median, watch};
 use parquet::arrow::ArrowWriter;
 
@@ -120,7 +120,7 @@ fn load(folder: &Path, url: &str, seconds: u32) -> Option<(&'static str, f64)> {
 /// CPU seconds that it takes to append a response of usual size to a journal.
 fn journal_cost(folder: &Path) -> f64 {
     let path = folder.join("bench.journal");
-    let header = Header {
+    let header = JournalHeader {
         lineage: Lineage::random(),
         batch: BatchId::FIRST,
         digest: Fingerprint::of([b"bench".as_slice()]),
@@ -135,7 +135,7 @@ fn journal_cost(folder: &Path) -> f64 {
         attempts: 1,
         latency_ms: 1,
         shared: false,
-        outcome: Outcome::Response(Bytes::from(vec![b'x'; 420])),
+        outcome: RecordedOutcome::Response(Bytes::from(vec![b'x'; 420])),
     };
     let rows = 100_000;
     let started = clock::now();

@@ -5,16 +5,16 @@ use std::fs;
 use bytes::Bytes;
 use enrich::fault::{Class, Failure};
 use enrich::ident::{BatchId, Fingerprint, Lineage, RowKey};
-use enrich::journal::{Header, JournalError, JournalWriter, Outcome, Record, read_all};
+use enrich::journal::{JournalError, JournalHeader, JournalWriter, Record, RecordedOutcome, read_all};
 use proptest::prelude::*;
 
 use crate::support::World;
 
 fn record(row: u64, answer: &str) -> Record {
     let outcome = if row % 3 == 2 {
-        Outcome::Failure(Failure::new(Class::ContentFilter, answer))
+        RecordedOutcome::Failure(Failure::new(Class::ContentFilter, answer))
     } else {
-        Outcome::Response(Bytes::from(format!(
+        RecordedOutcome::Response(Bytes::from(format!(
             "{{\"choices\":[{{\"message\":{{\"content\":{answer:?}}}}}]}}"
         )))
     };
@@ -31,8 +31,8 @@ fn record(row: u64, answer: &str) -> Record {
     }
 }
 
-fn header() -> Header {
-    Header {
+fn header() -> JournalHeader {
+    JournalHeader {
         lineage: Lineage::from_bytes([7; 16]),
         batch: BatchId::new(3),
         digest: Fingerprint::of([b"content".as_slice()]),

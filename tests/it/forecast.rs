@@ -10,7 +10,7 @@ use enrich::clock;
 use enrich::config::{Job, SimulatorSpec, Span};
 use enrich::engine::{ForecastOptions, StopRequest, forecast};
 use enrich::event::Voice;
-use enrich::simulator::Model;
+use enrich::simulator::SimulatedModel;
 use serde_json::Value;
 use tokio::sync::watch;
 
@@ -280,7 +280,7 @@ async fn nine_in_ten_intervals_of_a_pilot_hold_the_truth() {
 
 /// What a run over these prompts is billed, in dollars.
 fn truth_of(spec: &SimulatorSpec, prompts: &[String]) -> f64 {
-    let model = Model::new(spec, clock::now());
+    let model = SimulatedModel::new(spec, clock::now());
     let cost = prompts.iter().map(|prompt| {
         let output = model.completion_tokens(prompt, 0, None).unwrap();
         let input = (prompt.len() as u64).div_ceil(4);

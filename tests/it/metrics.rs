@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use enrich::config::{FaultSpec, LimitSpec, LimitWindow, SimulatorSpec, Span};
 use enrich::ident::Tokens;
-use enrich::metrics::{Figures, Kind, read};
+use enrich::metrics::{AskedKind, Figures, read};
 use enrich::store::{Folder, Location};
 use enrich::table::Table;
 
@@ -204,7 +204,7 @@ async fn without_a_kill_figures_are_what_the_server_counted_to_the_picodollar() 
     for row in all.iter().filter(|row| row.answers > 0) {
         let latency = row.latency.unwrap();
         assert!(latency.p50 <= latency.p90 && latency.p90 <= latency.p99 && latency.p99 <= latency.max);
-        assert!(row.started_at <= row.committed_at && row.kind == Kind::Run, "{row:?}");
+        assert!(row.started_at <= row.committed_at && row.kind == AskedKind::Run, "{row:?}");
     }
 
     // Whoever reads Delta reads them, and a retry has rows of its own.
@@ -219,7 +219,7 @@ async fn without_a_kill_figures_are_what_the_server_counted_to_the_picodollar() 
     let retry = world.command(&["retry", job.to_str().unwrap()]);
     Outcome::of(&world.output(retry).await).assert_status(0);
     let after = figures(&world).await;
-    let again: Vec<Figures> = after.iter().filter(|row| row.kind == Kind::Retry).cloned().collect();
+    let again: Vec<Figures> = after.iter().filter(|row| row.kind == AskedKind::Retry).cloned().collect();
     assert_eq!(sum(&again, |row| row.rows).to_string(), refused, "{again:?}");
     assert_eq!(after.len() - again.len(), all.len());
 }

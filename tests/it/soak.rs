@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use enrich::clock;
 use enrich::config::{SimulatorSpec, Span};
-use enrich::journal::{Outcome as RowMask, read_all};
+use enrich::journal::{RecordedOutcome as RowMask, read_all};
 use enrich::simulator::Counts;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;

@@ -8,7 +8,7 @@ use arrow::datatypes::DataType;
 use arrow::record_batch::RecordBatch;
 use deltalake::datafusion::prelude::{col, lit};
 use deltalake::{DeltaTableBuilder, ensure_table_uri};
-use enrich::checkpoint::Part;
+use enrich::checkpoint::FileRange;
 use enrich::config::SimulatorSpec;
 use enrich::source::{RowMask, RowReader};
 use enrich::store::Location;
@@ -54,7 +54,7 @@ fn a_thousand_batches_of_a_file_decode_it_once() {
     let path = folder.path().join("a.parquet");
     write_parquet(&path, &rows(0..10_000), 2_500);
     let size = fs::metadata(&path).unwrap().len();
-    let part = |start: u64, end: u64| Part {
+    let part = |start: u64, end: u64| FileRange {
         file: "a.parquet".into(),
         size,
         version: None,

@@ -11,7 +11,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 use url::Url;
 
-use self::pilot::Hold;
+use self::pilot::HeldJob;
 use self::reckon::{Before, Reckoning};
 use self::sample::Looked;
 use super::end::End;
@@ -23,7 +23,7 @@ use super::run::{StopRequest, unless_stopped};
 use super::run_budget::RunBudget;
 use super::status::{Outlook, outlook};
 use crate::checkpoint::{Paused, PlannedBatch};
-use crate::config::{Job, Places};
+use crate::config::{Job, StatePlaces};
 use crate::event::Voice;
 use crate::ident::RunId;
 use crate::metrics;
@@ -171,9 +171,9 @@ pub async fn forecast(
     }
     // A run meanwhile would ask the same rows.
     let run = RunId::random();
-    let Places { state, journal, lease, .. } = &job.places;
+    let StatePlaces { state, journal, lease, .. } = &job.places;
     let exclusive = Exclusive::take(state, &home, journal, *lease, run).await?;
-    let hold = Hold { job, home: &home, run, lease_guard: exclusive.lease_guard() };
+    let hold = HeldJob { job, home: &home, run, lease_guard: exclusive.lease_guard() };
     let work = tell(job, &home, options, stop, simulator, Some((hold, voice)));
     exclusive.during(Box::pin(RunBudget::during(job, &home, run, work))).await
 }
@@ -184,13 +184,23 @@ async fn tell(
     options: ForecastOptions,
     stop: watch::Receiver<StopRequest>,
     simulator: Option<&Url>,
-    pilot: Option<(Hold<'_>, Voice)>,
+    pilot: Option<(HeldJob<'_>, Voice)>,
 ) -> Result<Forecast, EngineError> {
     let cut = || EngineError::Cut(Box::new(End::Stopped));
     let is_pilot = pilot.is_some();
     let looked = unless_stopped(&stop, Box::pin(look(job, home, options, simulator, is_pilot)));
-    let Sampled { prepared, rows, bytes, batches, retention, paused, older, chunks, looked, mut random } =
-        looked.await?.ok_or_else(cut)?;
+    let OutstandingSample {
+        prepared,
+        rows,
+        bytes,
+        batches,
+        retention,
+        paused,
+        older,
+        chunks,
+        looked,
+        mut random,
+    } = looked.await?.ok_or_else(cut)?;
     let most = options.pilot.unwrap_or_default().min(looked.len() as u64);
     let asked = match pilot {
         Some((hold, voice)) if most > 0 => {
@@ -243,7 +253,7 @@ async fn tell(
 }
 
 /// What is outstanding, and some of it.
-struct Sampled {
+struct OutstandingSample {
     prepared: Prepared,
     rows: u64,
     bytes: u64,
@@ -262,7 +272,7 @@ async fn look(
     options: ForecastOptions,
     simulator: Option<&Url>,
     is_pilot: bool,
-) -> Result<Sampled, EngineError> {
+) -> Result<OutstandingSample, EngineError> {
     let mut source = Source::open(&job.source).await?;
     let mut prepared = prepare(job, source.schema(), simulator)?;
     if is_pilot {
@@ -290,5 +300,5 @@ async fn look(
         true => sink::older(&Table::open(at).await?, job, |_| false).await?,
         false => Vec::new(),
     };
-    Ok(Sampled { prepared, rows, bytes, batches, retention, paused, older, chunks, looked, random })
+    Ok(OutstandingSample { prepared, rows, bytes, batches, retention, paused, older, chunks, looked, random })
 }

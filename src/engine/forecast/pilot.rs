@@ -11,7 +11,7 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use tokio::sync::watch;
 
 use super::{Pilot, PilotSample};
-use crate::checkpoint::{CheckpointFile, Part, PlannedBatch, Position};
+use crate::checkpoint::{CheckpointFile, FileRange, PlannedBatch, Position};
 use crate::config::Job;
 use crate::decode::Content;
 use crate::engine::check::can_append;
@@ -31,9 +31,9 @@ use crate::event::Voice;
 use crate::ident::{BatchId, Lineage, Money, RunId};
 use crate::journal::{self, JournalFolder, StrayAnswers};
 use crate::ledger::{Ledger, Window};
-use crate::metrics::Kind;
+use crate::metrics::AskedKind;
 use crate::report::Tally;
-use crate::sink::{Committed, FilledBatch, Outcome, Settled, Sink};
+use crate::sink::{Committed, FilledBatch, Outcome, RowResult, Sink};
 use crate::source::{Chunk, Source};
 use crate::store::{self, Folder};
 use crate::table::is_delta_table;
@@ -51,7 +51,7 @@ pub(super) struct Answered {
     pub(super) places: Vec<usize>,
     pub(super) chunks: Vec<Chunk>,
     /// By step, then by row.
-    pub(super) outcomes: Vec<Vec<Settled>>,
+    pub(super) outcomes: Vec<Vec<RowResult>>,
     /// What was paid now: answers that were there already cost nothing.
     paid: Option<Money>,
     /// Requests that were refused for being asked too much.
@@ -60,7 +60,7 @@ pub(super) struct Answered {
 
 /// A job that is held while its rows are asked.
 #[derive(Clone, Debug)]
-pub(super) struct Hold<'a> {
+pub(super) struct HeldJob<'a> {
     pub(super) job: &'a Job,
     pub(super) home: &'a Folder,
     pub(super) run: RunId,
@@ -96,7 +96,7 @@ pub(super) async fn may_ask(
 
 /// Asks these rows of the chunks, which are in their order, and waits for what comes of them.
 pub(super) async fn ask(
-    Hold { job, home, run, lease_guard }: Hold<'_>,
+    HeldJob { job, home, run, lease_guard }: HeldJob<'_>,
     prepared: Prepared,
     chunks: &[Chunk],
     rows: &[u64],
@@ -107,7 +107,7 @@ pub(super) async fn ask(
     let chunks = picked(chunks, &places)?;
     let mut budget = RunBudget::open(job, home).await?;
     let mut copy = budget.copy.take();
-    let owner = owner(job, Kind::Run, run, Lineage::random());
+    let owner = owner(job, AskedKind::Run, run, Lineage::random());
     let (_, voice) = keep_figures(job, home, &job.places.state, owner, &voice).await?;
     let tally = Tally::default();
     let voice = voice.and(Box::new(tally.clone()));
@@ -138,7 +138,7 @@ pub(super) async fn ask(
         Enricher::start(prepared, ledger, journals, None, Strictness::Probation, voice.clone());
     enricher.seed(&[])?;
     let kept = CollectingDrain { folder, outcomes: Arc::default() };
-    let feed = Sampled { plan, chunks: chunks.clone() };
+    let feed = PilotBatch { plan, chunks: chunks.clone() };
     let running = Running::new(enricher, feed, kept.clone(), lineage, lease_guard, voice);
     let options = RunOptions {
         grace: GRACE,
@@ -184,7 +184,7 @@ fn picked(chunks: &[Chunk], places: &[usize]) -> Result<Vec<Chunk>, EngineError>
 }
 
 fn plan(id: BatchId, chunks: &[Chunk]) -> PlannedBatch {
-    let part = |chunk: &Chunk, row: u64| Part {
+    let part = |chunk: &Chunk, row: u64| FileRange {
         file: chunk.file.to_string(),
         size: 0,
         version: None,
@@ -203,12 +203,12 @@ fn plan(id: BatchId, chunks: &[Chunk]) -> PlannedBatch {
 }
 
 /// The one batch of a pilot.
-struct Sampled {
+struct PilotBatch {
     plan: PlannedBatch,
     chunks: Vec<Chunk>,
 }
 
-impl Feed for Sampled {
+impl Feed for PilotBatch {
     async fn plan(&mut self, _: Option<BatchId>) -> Result<Option<Loaded>, EngineError> {
         Ok(None)
     }
@@ -240,7 +240,7 @@ impl Feed for Sampled {
 #[derive(Clone)]
 struct CollectingDrain {
     folder: JournalFolder,
-    outcomes: Arc<Mutex<Option<Vec<Vec<Settled>>>>>,
+    outcomes: Arc<Mutex<Option<Vec<Vec<RowResult>>>>>,
 }
 
 impl Drain for CollectingDrain {

@@ -4,16 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::pilot::Answered;
-use super::sample::{Ask, Looked};
+use super::sample::{Looked, SampleRequest};
 use super::{Estimate, PartForecast};
 use crate::config::{Job, Prices, Provider, TokenCharge};
 use crate::dispatch::LearnedLimit;
 use crate::engine::run_budget::Spent;
 use crate::ident::{Money, Tokens};
-use crate::meter::{Asked, Interval, Listed, counted_total, listed, total};
-use crate::metrics::{Figures, Kind};
+use crate::meter::{Interval, Listed, SampledRow, counted_total, listed, total};
+use crate::metrics::{AskedKind, Figures};
 use crate::report::counted;
-use crate::sink::{Outcome, Settled};
+use crate::sink::{Outcome, RowResult};
 use crate::tokenizer::Encoding;
 
 /// Rows that a pilot asks, at most.
@@ -57,7 +57,7 @@ struct OfOne {
 impl Before {
     pub(super) fn of(job: &Job, figures: &[Figures]) -> Self {
         let mut before = Before { rows: 0, asked: BTreeMap::new() };
-        for row in figures.iter().filter(|row| row.kind == Kind::Run) {
+        for row in figures.iter().filter(|row| row.kind == AskedKind::Run) {
             if job.steps.first().is_some_and(|step| step.output == row.step) {
                 before.rows += row.rows;
             }
@@ -117,7 +117,7 @@ impl Estimate {
 }
 
 /// A row of a step as far as a provider is concerned.
-type OfRow<'a> = dyn Fn(&Settled) -> f64 + 'a;
+type OfRow<'a> = dyn Fn(&RowResult) -> f64 + 'a;
 
 impl Reckoning<'_> {
     /// What each step takes of each provider that it may ask.
@@ -144,7 +144,7 @@ impl Reckoning<'_> {
         let (spec, of) = (&self.job.steps[step], &self.job.providers[provider]);
         let (rows, input_tokens, output_tokens, cost) = match self.asked {
             Some(_) => {
-                let tokens = |settled: &Settled| settled.tokens.unwrap_or_default();
+                let tokens = |settled: &RowResult| settled.tokens.unwrap_or_default();
                 let sum = |get: &OfRow<'_>| {
                     self.measured(&|nth, settled| {
                         if nth == step && is_of(settled, of) { get(settled) } else { 0.0 }
@@ -177,7 +177,7 @@ impl Reckoning<'_> {
     /// Without anybody asked: prompts are counted, and answers are as long as they may become.
     fn counted(&self, step: usize, provider: usize) -> (Estimate, Estimate, Estimate, Option<Estimate>) {
         let (spec, of) = (&self.job.steps[step], &self.job.providers[provider]);
-        let is_unknown = self.looked.iter().any(|row| matches!(row.asks[step], Ask::Unknown));
+        let is_unknown = self.looked.iter().any(|row| matches!(row.asks[step], SampleRequest::Unknown));
         let most_output = spec.params.max_tokens.map(f64::from);
         let before = self.before.look(&spec.output, &of.name);
         let (rows, input) = if is_unknown {
@@ -190,7 +190,7 @@ impl Reckoning<'_> {
             (rows, input)
         } else {
             let own = |row: &Looked| match &row.asks[step] {
-                Ask::Of { provider: asked, tokens, .. } if *asked == provider => Some(*tokens),
+                SampleRequest::Of { provider: asked, tokens, .. } if *asked == provider => Some(*tokens),
                 _ => None,
             };
             let sum = |get: &dyn Fn(usize) -> f64| {
@@ -214,17 +214,17 @@ impl Reckoning<'_> {
     }
 
     /// The total of something that the pilot's rows show, step by step.
-    fn measured(&self, of: &dyn Fn(usize, &Settled) -> f64) -> Estimate {
+    fn measured(&self, of: &dyn Fn(usize, &RowResult) -> f64) -> Estimate {
         let Some(asked) = self.asked else { return Estimate::up_to(None) };
         let counts: Vec<f64> = self.looked.iter().map(counted_tokens).collect();
-        let rows: Vec<Asked> = asked
+        let rows: Vec<SampledRow> = asked
             .places
             .iter()
             .enumerate()
             .map(|(at, place)| {
                 let steps = asked.outcomes.iter().enumerate();
                 let measured = steps.filter_map(|(nth, rows)| Some(of(nth, rows.get(at)?))).sum();
-                Asked { counted: counts.get(*place).copied().unwrap_or_default(), measured }
+                SampledRow { counted: counts.get(*place).copied().unwrap_or_default(), measured }
             })
             .collect();
         total(self.rows, &counts, &rows).map_or_else(|| Estimate::up_to(None), Estimate::from)
@@ -254,7 +254,7 @@ impl Reckoning<'_> {
 
     /// Whether it is known what its answers cost: by a price, or because each of them says so.
     fn is_priced(&self, of: &Provider) -> bool {
-        let says = |settled: &Settled| settled.cost.is_some() || settled.tokens.is_none();
+        let says = |settled: &RowResult| settled.cost.is_some() || settled.tokens.is_none();
         let is_told = || {
             let all = self.asked.iter().flat_map(|asked| asked.outcomes.iter().flatten());
             all.filter(|settled| is_of(settled, of)).all(says)
@@ -446,7 +446,7 @@ impl Reckoning<'_> {
         let mut distinct = BTreeSet::new();
         for row in self.looked {
             for (nth, ask) in row.asks.iter().enumerate() {
-                if let Ask::Of { question, .. } = ask
+                if let SampleRequest::Of { question, .. } = ask
                     && self.job.steps[nth].shares
                 {
                     asked += 1;
@@ -489,7 +489,7 @@ impl Reckoning<'_> {
             ));
         }
         for (nth, step) in self.job.steps.iter().enumerate() {
-            if self.looked.iter().any(|row| matches!(row.asks[nth], Ask::Unknown)) {
+            if self.looked.iter().any(|row| matches!(row.asks[nth], SampleRequest::Unknown)) {
                 notes.push(format!(
                     "what step {:?} asks depends on answers of other steps: --pilot tells how often and how long",
                     step.output
@@ -516,7 +516,7 @@ impl Reckoning<'_> {
                 asked.places.len()
             ));
         }
-        let failed = |settled: &&Settled| matches!(settled.outcome, Outcome::Failed(_));
+        let failed = |settled: &&RowResult| matches!(settled.outcome, Outcome::Failed(_));
         let all = || asked.outcomes.iter().flatten();
         if all().count() > 0 && all().filter(failed).count() * 2 > all().count() {
             notes.push("more than half of what was asked failed: these figures are about that".to_owned());
@@ -527,18 +527,18 @@ impl Reckoning<'_> {
 /// Tokens of what can be told of a row without an answer.
 fn counted_tokens(row: &Looked) -> f64 {
     let tokens = row.asks.iter().map(|ask| match ask {
-        Ask::Of { tokens, .. } => *tokens as u64,
-        Ask::Nothing | Ask::Unknown => 0,
+        SampleRequest::Of { tokens, .. } => *tokens as u64,
+        SampleRequest::Nothing | SampleRequest::Unknown => 0,
     });
     float(tokens.sum())
 }
 
-fn is_of(settled: &Settled, provider: &Provider) -> bool {
+fn is_of(settled: &RowResult, provider: &Provider) -> bool {
     settled.provider.as_deref() == Some(provider.name.as_str())
 }
 
 /// What an answer cost: what was told, else its tokens at the prices that there are.
-fn dollars(settled: &Settled, of: &Provider) -> Option<f64> {
+fn dollars(settled: &RowResult, of: &Provider) -> Option<f64> {
     let reckoned = || Some(prices(of)?.cost(settled.tokens.unwrap_or_default()));
     settled.cost.or_else(reckoned).map(Money::dollars)
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::ShownPrompt;
-use crate::checkpoint::{Part, PlannedBatch};
+use crate::checkpoint::{FileRange, PlannedBatch};
 use crate::config::{Job, Shape};
 use crate::engine::error::EngineError;
 use crate::engine::prepare::{Prepared, PreparedStep};
@@ -34,7 +34,7 @@ pub(super) async fn read(
     batches: &[PlannedBatch],
     chosen: &[u64],
 ) -> Result<Vec<Chunk>, EngineError> {
-    let mut files: BTreeMap<String, (Part, BTreeSet<u64>)> = BTreeMap::new();
+    let mut files: BTreeMap<String, (FileRange, BTreeSet<u64>)> = BTreeMap::new();
     let mut first = 0;
     let mut left = chosen;
     for batch in batches {
@@ -85,12 +85,12 @@ pub(super) struct Looked {
     pub(super) file: Arc<str>,
     pub(super) row: u64,
     /// By step, where that can be told without an answer of another step.
-    pub(super) asks: Vec<Ask>,
+    pub(super) asks: Vec<SampleRequest>,
 }
 
 /// What a step would ask about a row.
 #[derive(Debug)]
-pub(super) enum Ask {
+pub(super) enum SampleRequest {
     /// This.
     Of {
         /// The provider that is asked first.
@@ -117,8 +117,9 @@ pub(super) fn look(job: &Job, prepared: &Prepared, chunks: &[Chunk]) -> Vec<Look
         let rows = Rows::new(chunk.rows.clone());
         for (at, row) in chunk.physical.iter().enumerate() {
             let asks = prepared.steps.iter().enumerate();
-            let ask =
-                |(nth, step)| panics::catch(|| ask(step, nth, &rows, at, &encodings)).unwrap_or(Ask::Nothing);
+            let ask = |(nth, step)| {
+                panics::catch(|| ask(step, nth, &rows, at, &encodings)).unwrap_or(SampleRequest::Nothing)
+            };
             let asks = asks.map(ask).collect();
             looked.push(Looked { file: Arc::clone(&chunk.file), row: *row, asks });
         }
@@ -126,14 +127,16 @@ pub(super) fn look(job: &Job, prepared: &Prepared, chunks: &[Chunk]) -> Vec<Look
     looked
 }
 
-fn ask(step: &PreparedStep, nth: usize, rows: &Rows, at: usize, encodings: &[Encoding]) -> Ask {
+fn ask(step: &PreparedStep, nth: usize, rows: &Rows, at: usize, encodings: &[Encoding]) -> SampleRequest {
     if !step.needs.is_empty() {
-        return Ask::Unknown;
+        return SampleRequest::Unknown;
     }
     if step.when.as_ref().is_some_and(|when| !when.holds_in(rows, at)) {
-        return Ask::Nothing;
+        return SampleRequest::Nothing;
     }
-    let Ok(Rendered::Ask(question)) = step.prompt.render(rows, at, Vec::new()) else { return Ask::Nothing };
+    let Ok(Rendered::Ask(question)) = step.prompt.render(rows, at, Vec::new()) else {
+        return SampleRequest::Nothing;
+    };
     let route = step.routes.iter().position(|route| route.holds_in(rows, at));
     let providers = match route {
         Some(route) => &step.spec.routes[route].providers,
@@ -145,14 +148,14 @@ fn ask(step: &PreparedStep, nth: usize, rows: &Rows, at: usize, encodings: &[Enc
     let texts = question.messages().iter().map(|message| message.content.as_str());
     let schema = step.spec.params.shape.as_ref().map(Shape::text);
     let tokens = encodings[provider].count_conversation(texts.chain(schema));
-    Ask::Of { provider, question, tokens }
+    SampleRequest::Of { provider, question, tokens }
 }
 
 /// Some prompts, of as many steps as can be told.
 pub(super) fn prompts(job: &Job, looked: &[Looked], most: usize) -> Vec<ShownPrompt> {
     let shown = looked.iter().take(most).flat_map(|row| {
         row.asks.iter().zip(&job.steps).filter_map(|(ask, step)| {
-            let Ask::Of { question, tokens, .. } = ask else { return None };
+            let SampleRequest::Of { question, tokens, .. } = ask else { return None };
             let texts: Vec<&str> =
                 question.messages().iter().map(|message| message.content.as_str()).collect();
             let (step, file) = (step.output.clone(), row.file.to_string());

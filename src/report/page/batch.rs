@@ -4,15 +4,15 @@ use std::collections::{BTreeMap, HashMap};
 
 use chrono::{DateTime, Utc};
 
-use super::data::{Kind, MetricsRow};
+use super::data::{BatchKind, MetricsRow};
 
 type RowsOfSteps<'a> = BTreeMap<&'a str, u64>;
 
 /// One batch.
 #[derive(Clone, Debug)]
-pub(super) struct Batch<'a> {
+pub(super) struct PageBatch<'a> {
     /// What made it.
-    pub(super) kind: Kind,
+    pub(super) kind: BatchKind,
     /// The invocation that made it.
     pub(super) run_id: &'a str,
     /// When it was begun.
@@ -23,16 +23,16 @@ pub(super) struct Batch<'a> {
     pub(super) rows: u64,
 }
 
-impl Batch<'_> {
+impl PageBatch<'_> {
     /// The batches of these rows of metrics, in the order of their beginnings.
-    pub(super) fn all(metrics: &[MetricsRow]) -> Vec<Batch<'_>> {
-        let mut batches: HashMap<(Kind, &str, i64), (Batch<'_>, RowsOfSteps<'_>)> = HashMap::new();
+    pub(super) fn all(metrics: &[MetricsRow]) -> Vec<PageBatch<'_>> {
+        let mut batches: HashMap<(BatchKind, &str, i64), (PageBatch<'_>, RowsOfSteps<'_>)> = HashMap::new();
         for row in metrics {
             let (batch, steps) =
                 batches.entry((row.kind, row.run_id.as_str(), row.batch_id)).or_insert_with(|| {
                     let (started_at, committed_at) = (row.started_at, row.committed_at);
                     let (kind, run_id) = (row.kind, row.run_id.as_str());
-                    (Batch { kind, run_id, started_at, committed_at, rows: 0 }, BTreeMap::new())
+                    (PageBatch { kind, run_id, started_at, committed_at, rows: 0 }, BTreeMap::new())
                 });
             batch.started_at = batch.started_at.min(row.started_at);
             batch.committed_at = batch.committed_at.max(row.committed_at);
@@ -41,8 +41,8 @@ impl Batch<'_> {
         }
         let batches = batches
             .into_values()
-            .map(|(batch, steps)| Batch { rows: steps.into_values().max().unwrap_or_default(), ..batch });
-        let mut batches: Vec<Batch<'_>> = batches.collect();
+            .map(|(batch, steps)| PageBatch { rows: steps.into_values().max().unwrap_or_default(), ..batch });
+        let mut batches: Vec<PageBatch<'_>> = batches.collect();
         batches.sort_by_key(|batch| (batch.started_at, batch.committed_at));
         batches
     }

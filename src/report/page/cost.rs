@@ -4,7 +4,7 @@ use super::buckets::span;
 use super::curve::Area;
 use super::data::MetricsRow;
 use super::figure::Figure;
-use super::money::{self, Bill};
+use super::money::{self, PartialSum};
 use super::number;
 use super::plot::{DrawingError, Plot};
 use super::providers::Series;
@@ -17,8 +17,8 @@ const SET_PRICES: &str =
     "Set price_per_million_input and price_per_million_output of the provider to have it counted.";
 
 /// What these rows of metrics cost.
-pub(super) fn bill<'a>(rows: impl IntoIterator<Item = &'a MetricsRow>) -> Bill {
-    let mut bill = Bill::default();
+pub(super) fn bill<'a>(rows: impl IntoIterator<Item = &'a MetricsRow>) -> PartialSum {
+    let mut bill = PartialSum::default();
     for row in rows {
         bill.add(row.cost_microdollars, row.is_unpriced());
     }

@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 #[derive(Clone, Debug)]
 pub struct Report {
     /// What the page is about.
-    pub header: Header,
+    pub header: PageSubject,
     /// What was measured, in any order.
     pub metrics: Vec<MetricsRow>,
     /// Some rows beside what was answered to them.
@@ -21,7 +21,7 @@ pub struct Report {
 
 /// What the page is about.
 #[derive(Clone, Debug)]
-pub struct Header {
+pub struct PageSubject {
     /// Name under which the job writes to its target.
     pub app_id: String,
     /// The table that is read.
@@ -35,12 +35,12 @@ pub struct Header {
     /// The ends of runs that committed nothing, in words, newest first. The metrics table has no rows of such runs.
     pub without_commit: Vec<String>,
     /// Who is asked.
-    pub providers: Vec<Provider>,
+    pub providers: Vec<ProviderLabel>,
 }
 
 /// Who is asked, in words.
 #[derive(Clone, Debug)]
-pub struct Provider {
+pub struct ProviderLabel {
     /// Its name in the job.
     pub name: String,
     /// The model that answers.
@@ -51,7 +51,7 @@ pub struct Provider {
 
 /// What made a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
+pub enum BatchKind {
     /// New rows of the source.
     Run,
     /// Rows asked once more that had ended in an error.
@@ -67,7 +67,7 @@ pub struct MetricsRow {
     /// Name under which the job writes to its target.
     pub app_id: String,
     /// What made the batch.
-    pub kind: Kind,
+    pub kind: BatchKind,
     /// The invocation that made the batch.
     pub run_id: String,
     /// Number of the batch.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::data::{Header, Kind, MetricsRow, Provider, Report, Sample};
+use super::data::{BatchKind, MetricsRow, PageSubject, ProviderLabel, Report, Sample};
 
 /// A number from 0 to 1 that looks random and depends on nothing but this one.
 pub(crate) fn noise(number: u64) -> f64 {
@@ -23,7 +23,7 @@ pub(crate) fn metrics_row(batch: i64, step: &str, provider: &str) -> MetricsRow 
     let started_at = begin() + TimeDelta::seconds(10 * batch);
     MetricsRow {
         app_id: "tickets".to_owned(),
-        kind: Kind::Run,
+        kind: BatchKind::Run,
         run_id: "019ce1f0-6a3b-7c41-9d52-1f0f6a3b7c41".to_owned(),
         batch_id: batch,
         step: step.to_owned(),
@@ -72,13 +72,13 @@ pub(crate) fn sample(row: i64) -> Sample {
 }
 
 pub(crate) fn report(metrics: Vec<MetricsRow>, samples: Vec<Sample>) -> Report {
-    let provider = |name: &str, model: &str, price: Option<&str>| Provider {
+    let provider = |name: &str, model: &str, price: Option<&str>| ProviderLabel {
         name: name.to_owned(),
         model: model.to_owned(),
         price: price.map(str::to_owned),
     };
     Report {
-        header: Header {
+        header: PageSubject {
             app_id: "tickets".to_owned(),
             source: "s3://lake/tickets/raw".to_owned(),
             target: "s3://lake/tickets/labelled".to_owned(),
@@ -151,14 +151,14 @@ fn realistic_row(batch: u32, step: &str, provider: &str, chance: f64) -> Option<
     let of = |value: u64, factor: f64| number(f64::from(u32::try_from(value).unwrap()) * factor);
     let base = metrics_row(i64::from(batch), step, provider);
     let (kind, run, gap) = match batch {
-        ..140 => (Kind::Run, "019ce1f0-6a3b-7c41-9d52-1f0f6a3b7c41", 0),
-        140..192 => (Kind::Run, "019ce5a2-11f0-7d0e-8b11-7a2c55aa90e4", 19),
-        _ => (Kind::Retry, "019ceb77-9c4d-7a55-b3f2-0c9d1be7f6a2", 47),
+        ..140 => (BatchKind::Run, "019ce1f0-6a3b-7c41-9d52-1f0f6a3b7c41", 0),
+        140..192 => (BatchKind::Run, "019ce5a2-11f0-7d0e-8b11-7a2c55aa90e4", 19),
+        _ => (BatchKind::Retry, "019ceb77-9c4d-7a55-b3f2-0c9d1be7f6a2", 47),
     };
     let length = 34.0 * slow * (0.8 + 0.4 * noise(u64::from(batch)));
     let started_at = begin() + TimeDelta::hours(gap) + TimeDelta::seconds(i64::from(batch) * 40);
     let errors = if is_outage { number(22.0 * chance) } else { number(5.0 * chance * chance) };
-    let small = if kind == Kind::Retry { 0.1 } else { 1.0 };
+    let small = if kind == BatchKind::Retry { 0.1 } else { 1.0 };
     let weight = part * small * (0.85 + 0.3 * chance);
     let classes = [("timeout", 0.5), ("server", 0.25), ("rate_limited", 0.15), ("bad_answer", 0.1)];
     let tokens = if step == "classify" { 1.0 } else { 2.4 };

@@ -3,7 +3,7 @@
 use super::buckets::{highest, span};
 use super::curve::Curve;
 use super::figure::Figure;
-use super::mixture::{Latency, Mixture};
+use super::mixture::{BatchLatency, Mixture};
 use super::number;
 use super::palette::Hue;
 use super::plot::{DrawingError, Plot};
@@ -21,7 +21,7 @@ const FAR_APART: f64 = 15.0;
 pub(super) fn figure(work: &Work<'_>) -> Result<Figure, DrawingError> {
     let mut mixtures = vec![Mixture::default(); work.buckets.number()];
     for row in work.metrics {
-        let Some(latency) = Latency::of(row) else {
+        let Some(latency) = BatchLatency::of(row) else {
             continue;
         };
         for (bucket, share) in work.buckets.shares(span(row)) {

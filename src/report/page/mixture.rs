@@ -12,21 +12,21 @@ const HALVINGS: usize = 24;
 /// Latencies of batches, mixed by how many answers each stands for.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Mixture {
-    parts: Vec<(f64, Latency)>,
+    parts: Vec<(f64, BatchLatency)>,
 }
 
 /// What is known of the latencies of one batch, in milliseconds: p50, p90, p99 and the longest, none below the last.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Latency([f64; 4]);
+pub(super) struct BatchLatency([f64; 4]);
 
 const SHARES: [f64; 4] = [0.5, 0.9, 0.99, 1.0];
 
-impl Latency {
+impl BatchLatency {
     /// The latencies of a row of metrics; none when it tells of none.
-    pub(super) fn of(row: &MetricsRow) -> Option<Latency> {
+    pub(super) fn of(row: &MetricsRow) -> Option<BatchLatency> {
         let told = [row.latency_ms_p50, row.latency_ms_p90, row.latency_ms_p99, row.latency_ms_max];
         let mut least = number::float(told.into_iter().flatten().next()?);
-        Some(Latency(told.map(|latency| {
+        Some(BatchLatency(told.map(|latency| {
             least = latency.map_or(least, number::float).max(least);
             least
         })))
@@ -51,7 +51,7 @@ impl Mixture {
     pub(super) fn of<'a>(rows: impl IntoIterator<Item = &'a MetricsRow>) -> Mixture {
         let mut mixture = Mixture::default();
         for row in rows {
-            if let Some(latency) = Latency::of(row) {
+            if let Some(latency) = BatchLatency::of(row) {
                 mixture.add(number::float(row.asked().max(1)), latency);
             }
         }
@@ -59,7 +59,7 @@ impl Mixture {
     }
 
     /// Adds latencies that so many answers had.
-    pub(super) fn add(&mut self, weight: f64, latency: Latency) {
+    pub(super) fn add(&mut self, weight: f64, latency: BatchLatency) {
         if weight > 0.0 {
             self.parts.push((weight, latency));
         }
@@ -79,7 +79,7 @@ impl Mixture {
 
     /// The longest latency, in milliseconds.
     pub(super) fn longest(&self) -> Option<f64> {
-        self.parts.iter().map(|(_, Latency(told))| told[3]).reduce(f64::max)
+        self.parts.iter().map(|(_, BatchLatency(told))| told[3]).reduce(f64::max)
     }
 }
 
@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     fn mixture(parts: &[(f64, [f64; 4])]) -> Mixture {
-        Mixture { parts: parts.iter().map(|(weight, told)| (*weight, Latency(*told))).collect() }
+        Mixture { parts: parts.iter().map(|(weight, told)| (*weight, BatchLatency(*told))).collect() }
     }
 
     fn quantile(parts: &[(f64, [f64; 4])], share: f64) -> f64 {

@@ -36,12 +36,12 @@ pub(super) fn dollars(dollars: f64) -> String {
 
 /// A sum of prices that may each be unknown: what is known of it, and whether that is all.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Bill {
+pub(super) struct PartialSum {
     known: Option<i64>,
     is_partial: bool,
 }
 
-impl Bill {
+impl PartialSum {
     /// Adds what a row of metrics cost.
     pub(super) fn add(&mut self, cost: Option<i64>, is_unpriced: bool) {
         if let Some(cost) = cost {
@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn a_bill_says_when_it_is_not_whole() {
-        let mut bill = Bill::default();
+        let mut bill = PartialSum::default();
         assert_eq!(bill.words(), "–");
         bill.add(Some(1_000_000), false);
         assert_eq!((bill.words(), bill.per_thousand(1000)), ("$1.00".to_owned(), Some("$1.00".to_owned())));

@@ -10,7 +10,7 @@ use html5ever::{ParseOpts, parse_document};
 use markup5ever_rcdom::{Handle, NodeData, RcDom};
 use regex::Regex;
 
-use super::data::{Kind, MetricsRow, Report};
+use super::data::{BatchKind, MetricsRow, Report};
 use super::{example, render};
 
 /// The elements of a page in their order, each with its attributes. The page has no parse error.
@@ -238,7 +238,7 @@ fn numbers_beyond_all_measure_draw_a_page() {
         cost_microdollars: Some(i64::MIN),
         started_at: chrono::DateTime::<chrono::Utc>::MIN_UTC,
         committed_at: chrono::DateTime::<chrono::Utc>::MAX_UTC,
-        kind: Kind::Retry,
+        kind: BatchKind::Retry,
         ..row.clone()
     };
     page(&example::report(vec![row.clone(), row.clone()], Vec::new()));

@@ -5,11 +5,11 @@ use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment};
 use serde::Serialize;
 
-use super::data::{Header, Report};
+use super::data::{PageSubject, Report};
 use super::figure::Figure;
 use super::plot::DrawingError;
-use super::sample::{self, Order, Section};
-use super::table::Table;
+use super::sample::{self, SampleOrder, Section};
+use super::table::PageTable;
 use super::tiles::{self, Tile};
 use super::work::Work;
 use super::{cost, errors, latency, quota, requests, runs, span, steps, text, throughput, tokens, waiting};
@@ -36,15 +36,15 @@ pub fn render(report: &Report) -> Result<String, PageError> {
     let work = Work::of(&report.metrics);
     let lists = [&report.slowest, &report.dearest, &report.samples].map(Vec::as_slice);
     let bytes = sample::text_bytes(lists);
-    let sections = [Order::Slowest, Order::Dearest, Order::Sampled].into_iter().zip(lists);
+    let sections = [SampleOrder::Slowest, SampleOrder::Dearest, SampleOrder::Sampled].into_iter().zip(lists);
     let sections = sections.map(|(order, samples)| Section::new(order, samples, bytes));
     let mut environment = Environment::new();
     environment.set_auto_escape_callback(|_| AutoEscape::Html);
     environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
     environment.add_template("page", TEMPLATE)?;
-    let page = environment.get_template("page")?.render(Serde(Page {
+    let page = environment.get_template("page")?.render(Serde(PageTemplate {
         style: STYLE,
-        head: Head::of(&report.header),
+        head: PageTitle::of(&report.header),
         work: work.as_ref().map(PageBody::of).transpose()?,
         sections: sections.collect(),
     }))?;
@@ -53,16 +53,16 @@ pub fn render(report: &Report) -> Result<String, PageError> {
 
 /// What the template takes.
 #[derive(Serialize)]
-struct Page {
+struct PageTemplate {
     style: &'static str,
-    head: Head,
+    head: PageTitle,
     work: Option<PageBody>,
     sections: Vec<Section>,
 }
 
 /// What the page is about, in words.
 #[derive(Serialize)]
-struct Head {
+struct PageTitle {
     app_id: String,
     source: String,
     target: String,
@@ -72,14 +72,14 @@ struct Head {
     providers: Vec<[String; 3]>,
 }
 
-impl Head {
-    fn of(header: &Header) -> Head {
+impl PageTitle {
+    fn of(header: &PageSubject) -> PageTitle {
         let line = |text: &str| text::in_line(text, 200);
         let providers = header.providers.iter().map(|provider| {
             let price = provider.price.as_deref().unwrap_or("price unknown");
             [line(&provider.name), line(&provider.model), line(price)]
         });
-        Head {
+        PageTitle {
             app_id: line(&header.app_id),
             source: line(&header.source),
             target: line(&header.target),
@@ -97,7 +97,7 @@ struct PageBody {
     tiles: Vec<Tile>,
     note: String,
     figures: Vec<Figure>,
-    tables: [Table; 2],
+    tables: [PageTable; 2],
 }
 
 impl PageBody {

@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 
-use super::batch::Batch;
+use super::batch::PageBatch;
 use super::cost;
-use super::data::{Kind, MetricsRow};
+use super::data::{BatchKind, MetricsRow};
 use super::number;
 use super::span;
 use super::steps;
-use super::table::{Column, NOTHING, Table};
+use super::table::{Column, NOTHING, PageTable};
 use super::text;
 use super::throughput;
 use super::timeline::Timeline;
@@ -34,13 +34,13 @@ const COLUMNS: [Column; 11] = [
 /// What an invocation did.
 #[derive(Default)]
 struct Run<'a> {
-    batches: Vec<&'a Batch<'a>>,
+    batches: Vec<&'a PageBatch<'a>>,
     metrics: Vec<&'a MetricsRow>,
 }
 
 /// The table of runs, the latest first.
-pub(super) fn table(work: &Work<'_>) -> Table {
-    let mut runs: HashMap<(Kind, &str), Run<'_>> = HashMap::new();
+pub(super) fn table(work: &Work<'_>) -> PageTable {
+    let mut runs: HashMap<(BatchKind, &str), Run<'_>> = HashMap::new();
     for batch in &work.batches {
         runs.entry((batch.kind, batch.run_id)).or_default().batches.push(batch);
     }
@@ -60,10 +60,10 @@ pub(super) fn table(work: &Work<'_>) -> Table {
         _ => "The latest first. Times are UTC.".to_owned(),
     };
     let rows = runs.into_iter().map(|((kind, id), run)| cells(kind, id, &run));
-    Table { id: "runs", heading: "Runs", note, columns: COLUMNS.to_vec(), rows: rows.collect() }
+    PageTable { id: "runs", heading: "Runs", note, columns: COLUMNS.to_vec(), rows: rows.collect() }
 }
 
-fn cells(kind: Kind, id: &str, Run { batches, metrics: rows }: &Run<'_>) -> Vec<String> {
+fn cells(kind: BatchKind, id: &str, Run { batches, metrics: rows }: &Run<'_>) -> Vec<String> {
     let sum =
         |figure: fn(&MetricsRow) -> u64| rows.iter().map(|row| figure(row)).fold(0, u64::saturating_add);
     let timeline = Timeline::of(batches.iter().map(|batch| batch.span()));
@@ -73,8 +73,8 @@ fn cells(kind: Kind, id: &str, Run { batches, metrics: rows }: &Run<'_>) -> Vec<
     vec![
         begun.unwrap_or_default(),
         match kind {
-            Kind::Run => "run".to_owned(),
-            Kind::Retry => "retry".to_owned(),
+            BatchKind::Run => "run".to_owned(),
+            BatchKind::Retry => "retry".to_owned(),
         },
         span::seconds(busy),
         number::count(u64::try_from(batches.len()).unwrap_or(u64::MAX)),

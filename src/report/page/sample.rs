@@ -6,7 +6,7 @@ use super::data::Sample;
 use super::money;
 use super::number;
 use super::span;
-use super::text::{self, Shown};
+use super::text::{self, PageText};
 
 /// Bytes of the page for the texts of all samples.
 const ALL_BYTES: usize = 420_000;
@@ -30,15 +30,15 @@ struct Card {
     place: String,
     /// Figures with their names, what the section is ordered by first.
     facts: Vec<(&'static str, String)>,
-    inputs: Vec<(String, Shown)>,
+    inputs: Vec<(String, PageText)>,
     inputs_left_out: usize,
-    answer: Option<Shown>,
-    error: Option<Shown>,
+    answer: Option<PageText>,
+    error: Option<PageText>,
 }
 
 /// What a section is ordered by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Order {
+pub(super) enum SampleOrder {
     /// The longest latency first.
     Slowest,
     /// The highest cost first.
@@ -49,11 +49,11 @@ pub(super) enum Order {
 
 impl Section {
     /// Shows these samples; `bytes` is the room for one text.
-    pub(super) fn new(order: Order, samples: &[Sample], bytes: usize) -> Section {
+    pub(super) fn new(order: SampleOrder, samples: &[Sample], bytes: usize) -> Section {
         let (id, heading, empty) = match order {
-            Order::Slowest => ("slowest", "Slowest rows", "No latency is known of any row."),
-            Order::Dearest => ("dearest", "Dearest rows", "No cost is known of any row."),
-            Order::Sampled => ("samples", "A sample of answers", "There is no answer yet."),
+            SampleOrder::Slowest => ("slowest", "Slowest rows", "No latency is known of any row."),
+            SampleOrder::Dearest => ("dearest", "Dearest rows", "No cost is known of any row."),
+            SampleOrder::Sampled => ("samples", "A sample of answers", "There is no answer yet."),
         };
         let cards = samples.iter().take(MOST_SAMPLES).map(|sample| card(order, sample, bytes)).collect();
         let note = if samples.is_empty() { empty.to_owned() } else { String::new() };
@@ -68,23 +68,25 @@ pub(super) fn text_bytes(sections: [&[Sample]; 3]) -> usize {
     (ALL_BYTES / texts.max(1)).min(TEXT_BYTES)
 }
 
-fn card(order: Order, sample: &Sample, bytes: usize) -> Card {
+fn card(order: SampleOrder, sample: &Sample, bytes: usize) -> Card {
     let latency = sample.latency_ms.map(|latency| ("took", span::whole_millis(latency)));
     let cost = sample.cost_microdollars.map(|cost| ("cost", money::money(cost)));
     let tokens = sample.tokens.map(|tokens| ("tokens", number::count(tokens)));
     let facts = match order {
-        Order::Slowest => [latency, tokens, cost],
-        Order::Dearest => [cost, tokens, latency],
-        Order::Sampled => [latency, tokens, cost],
+        SampleOrder::Slowest => [latency, tokens, cost],
+        SampleOrder::Dearest => [cost, tokens, latency],
+        SampleOrder::Sampled => [latency, tokens, cost],
     };
     let inputs = sample.inputs.iter().take(MOST_INPUTS);
     Card {
         step: text::in_line(&sample.step, 48),
         place: format!("row {} of {}", sample.source_row, text::in_line(&sample.source_file, 120)),
         facts: facts.into_iter().flatten().collect(),
-        inputs: inputs.map(|(column, value)| (text::in_line(column, 48), Shown::new(value, bytes))).collect(),
+        inputs: inputs
+            .map(|(column, value)| (text::in_line(column, 48), PageText::new(value, bytes)))
+            .collect(),
         inputs_left_out: sample.inputs.len().saturating_sub(MOST_INPUTS),
-        answer: sample.answer.as_ref().map(|answer| Shown::new(answer, bytes)),
-        error: sample.error.as_ref().map(|error| Shown::new(error, bytes)),
+        answer: sample.answer.as_ref().map(|answer| PageText::new(answer, bytes)),
+        error: sample.error.as_ref().map(|error| PageText::new(error, bytes)),
     }
 }

@@ -9,12 +9,12 @@ const ABOUT: f64 = 4.0;
 /// An upright axis.
 #[derive(Clone, Debug)]
 pub(super) struct Scale {
-    kind: Kind,
+    kind: ScaleKind,
     ticks: Vec<(f64, String)>,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Kind {
+enum ScaleKind {
     Linear,
     Log { low: f64 },
 }
@@ -23,7 +23,7 @@ impl Scale {
     /// From zero, for values up to `max`; `say` writes them.
     pub(super) fn linear(max: f64, say: impl Fn(f64) -> String) -> Scale {
         let ticks = tick::ticks(max, ABOUT).into_iter().map(|tick| (tick, say(tick))).collect();
-        Scale { kind: Kind::Linear, ticks }
+        Scale { kind: ScaleKind::Linear, ticks }
     }
 
     /// For numbers.
@@ -44,7 +44,7 @@ impl Scale {
             _ => 1.0,
         };
         let ticks = tick::ticks(max / unit, ABOUT).into_iter().map(|tick| tick * unit);
-        Scale { kind: Kind::Linear, ticks: ticks.map(|tick| (tick, duration(tick))).collect() }
+        Scale { kind: ScaleKind::Linear, ticks: ticks.map(|tick| (tick, duration(tick))).collect() }
     }
 
     /// For milliseconds that differ by powers of ten; both ends above zero.
@@ -55,14 +55,14 @@ impl Scale {
             .into_iter()
             .map(|duration| ((duration / low).log10(), span::millis(duration)))
             .collect();
-        Scale { kind: Kind::Log { low }, ticks }
+        Scale { kind: ScaleKind::Log { low }, ticks }
     }
 
     /// Where a value stands: from zero to the top, whatever the value.
     pub(super) fn place(&self, value: f64) -> f64 {
         let place = match self.kind {
-            Kind::Linear => value,
-            Kind::Log { low } => (value / low).log10(),
+            ScaleKind::Linear => value,
+            ScaleKind::Log { low } => (value / low).log10(),
         };
         if place.is_nan() { 0.0 } else { place.clamp(0.0, self.top()) }
     }

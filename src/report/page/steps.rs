@@ -9,7 +9,7 @@ use super::mixture::Mixture;
 use super::number;
 use super::quota;
 use super::span;
-use super::table::{Column, NOTHING, Table, seldom};
+use super::table::{Column, NOTHING, PageTable, seldom};
 use super::text;
 use super::work::Work;
 
@@ -31,7 +31,7 @@ const COLUMNS: [Column; 14] = [
 ];
 
 /// The table of steps and providers, steps in the order in which they come first.
-pub(super) fn table(work: &Work<'_>) -> Table {
+pub(super) fn table(work: &Work<'_>) -> PageTable {
     let mut order: BTreeMap<&str, usize> = BTreeMap::new();
     let mut groups: BTreeMap<(usize, Option<&str>), Vec<&MetricsRow>> = BTreeMap::new();
     for row in work.metrics {
@@ -42,7 +42,7 @@ pub(super) fn table(work: &Work<'_>) -> Table {
     // Rows about which nobody was asked come last in their step.
     let mut groups: Vec<_> = groups.into_iter().collect();
     groups.sort_by_key(|((step, provider), _)| (*step, provider.is_none()));
-    Table {
+    PageTable {
         id: "steps",
         heading: "Steps and providers",
         note: "Shared answers were another row’s, or a cache’s, and cost nothing. Refusals and quota are a \

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 /// A table with its words.
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct Table {
+pub(super) struct PageTable {
     pub(super) id: &'static str,
     pub(super) heading: &'static str,
     pub(super) note: String,

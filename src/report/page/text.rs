@@ -9,7 +9,7 @@ use super::number;
 
 /// Text on the page: what is seen at once, and what is seen on demand.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub(super) struct Shown {
+pub(super) struct PageText {
     /// The beginning.
     pub(super) head: String,
     /// What follows the beginning; empty when nothing does.
@@ -25,9 +25,9 @@ const HEAD_LINES: usize = 8;
 /// A rest that is shorter stays with the beginning.
 const LEAST_REST: usize = 60;
 
-impl Shown {
+impl PageText {
     /// Shows a text within so many bytes of the page.
-    pub(super) fn new(text: &str, bytes: usize) -> Shown {
+    pub(super) fn new(text: &str, bytes: usize) -> PageText {
         let mut room = bytes;
         let fits = |(_, char): &(usize, char)| {
             let size = escaped_bytes(clean(*char));
@@ -38,7 +38,7 @@ impl Shown {
         let kept = text.char_indices().take_while(fits).map(|(at, char)| at + char.len_utf8()).last();
         let (kept, left_out) = text.split_at_checked(kept.unwrap_or(0)).unwrap_or((text, ""));
         let (head, rest) = kept.split_at_checked(head_bytes(kept)).unwrap_or((kept, ""));
-        Shown {
+        PageText {
             head: head.chars().map(clean).collect(),
             rest: rest.chars().map(clean).collect(),
             more: characters(rest),
@@ -122,22 +122,22 @@ mod tests {
 
     #[test]
     fn short_text_is_shown_whole() {
-        let shown = Shown::new("one\ttwo\nthree", 4_000);
-        assert_eq!(shown, Shown { head: "one\ttwo\nthree".to_owned(), ..Shown::default() });
+        let shown = PageText::new("one\ttwo\nthree", 4_000);
+        assert_eq!(shown, PageText { head: "one\ttwo\nthree".to_owned(), ..PageText::default() });
     }
 
     #[test]
     fn long_text_breaks_at_a_word_and_says_what_is_left_out() {
-        let shown = Shown::new(&"word ".repeat(1_000), 1_000);
+        let shown = PageText::new(&"word ".repeat(1_000), 1_000);
         assert!(shown.head.ends_with("word") && shown.head.len() <= HEAD_CHARACTERS, "{:?}", shown.head);
         assert_eq!(shown.head.len() + shown.rest.len(), 1_000);
         assert_eq!(shown.left_out, "4,000 characters");
-        assert_eq!(Shown::new("🦀🦀", 5).left_out, "1 character");
+        assert_eq!(PageText::new("🦀🦀", 5).left_out, "1 character");
     }
 
     #[test]
     fn text_of_many_lines_is_cut_by_its_lines() {
-        let shown = Shown::new(&"x\n".repeat(100), 4_000);
+        let shown = PageText::new(&"x\n".repeat(100), 4_000);
         assert_eq!((shown.head.lines().count(), shown.more.as_str()), (HEAD_LINES, "185 characters"));
     }
 

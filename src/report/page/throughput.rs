@@ -1,6 +1,6 @@
 //! Rows over time.
 
-use super::batch::Batch;
+use super::batch::PageBatch;
 use super::buckets::{highest, median};
 use super::curve::{Area, Curve};
 use super::figure::Figure;
@@ -44,7 +44,7 @@ pub(super) fn figure(work: &Work<'_>) -> Result<Figure, DrawingError> {
 }
 
 /// Rows of the table in all of these batches.
-pub(super) fn rows<'a>(batches: impl IntoIterator<Item = &'a Batch<'a>>) -> u64 {
+pub(super) fn rows<'a>(batches: impl IntoIterator<Item = &'a PageBatch<'a>>) -> u64 {
     batches.into_iter().map(|batch| batch.rows).fold(0, u64::saturating_add)
 }
 

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::cost;
-use super::data::{Kind, MetricsRow};
+use super::data::{BatchKind, MetricsRow};
 use super::number;
 use super::span;
 use super::throughput;
@@ -20,7 +20,7 @@ pub(super) struct Tile {
 /// The figures of all the work.
 pub(super) fn tiles(work: &Work<'_>) -> Vec<Tile> {
     let of = |kind| work.batches.iter().filter(move |batch| batch.kind == kind);
-    let (rows, again) = (throughput::rows(of(Kind::Run)), throughput::rows(of(Kind::Retry)));
+    let (rows, again) = (throughput::rows(of(BatchKind::Run)), throughput::rows(of(BatchKind::Retry)));
     vec![
         rows_tile(work, rows, again),
         errors_tile(work),

@@ -21,12 +21,12 @@ const DAY: i64 = 86_400;
 /// The time of a job with the idle time cut out.
 #[derive(Clone, Debug)]
 pub(super) struct Timeline {
-    parts: Vec<Part>,
+    parts: Vec<TimelinePart>,
     busy_seconds: f64,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Part {
+struct TimelinePart {
     from: Time,
     to: Time,
     /// Where the part begins, in seconds of work.
@@ -44,7 +44,7 @@ impl Timeline {
         let mut place = 0.0;
         let mut parts = Vec::new();
         for (from, to) in joined(&touching, short) {
-            parts.push(Part { from, to, place });
+            parts.push(TimelinePart { from, to, place });
             place += seconds(from, to);
         }
         (!parts.is_empty()).then_some(Timeline { parts, busy_seconds })
@@ -122,7 +122,7 @@ impl Timeline {
 }
 
 /// Round times of the clock or the calendar; none where the part is too short for two of them.
-fn clock_ticks(part: Part) -> Option<Vec<(f64, String)>> {
+fn clock_ticks(part: TimelinePart) -> Option<Vec<(f64, String)>> {
     let length = seconds(part.from, part.to);
     let step = CLOCK.into_iter().find(|step| number::float(step.unsigned_abs()) * 5.0 >= length);
     // Beyond half a day, whole days: as many as it takes for five steps at most.

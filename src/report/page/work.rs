@@ -1,6 +1,6 @@
 //! The work that the charts tell of.
 
-use super::batch::Batch;
+use super::batch::PageBatch;
 use super::buckets::Buckets;
 use super::data::MetricsRow;
 use super::providers::Providers;
@@ -12,7 +12,7 @@ pub(super) struct Work<'a> {
     /// What was measured.
     pub(super) metrics: &'a [MetricsRow],
     /// The batches of it, in the order of their beginnings.
-    pub(super) batches: Vec<Batch<'a>>,
+    pub(super) batches: Vec<PageBatch<'a>>,
     /// The time of it.
     pub(super) buckets: Buckets,
     /// Who did it.
@@ -22,8 +22,8 @@ pub(super) struct Work<'a> {
 impl<'a> Work<'a> {
     /// The work of these rows of metrics; none without any.
     pub(super) fn of(metrics: &'a [MetricsRow]) -> Option<Work<'a>> {
-        let batches = Batch::all(metrics);
-        let timeline = Timeline::of(batches.iter().map(Batch::span))?;
+        let batches = PageBatch::all(metrics);
+        let timeline = Timeline::of(batches.iter().map(PageBatch::span))?;
         let buckets = Buckets::new(timeline, batches.len());
         Some(Work { metrics, batches, buckets, providers: Providers::of(metrics) })
     }

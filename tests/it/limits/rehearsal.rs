@@ -12,16 +12,17 @@ use chrono::{DateTime, Utc};
 use enrich::clock::{self, Instant, Jitter};
 use enrich::config::{FaultSpec, Job, Params, SimulatedCharge, SimulatorSpec};
 use enrich::dispatch::{
-    Ask, Dispatcher, DispatcherIo, LearnedLimits, Mode, ProviderHealth, Receipt, Reply, Request, Verdict,
+    Dispatcher, DispatcherIo, LearnedLimits, Mode, ProviderHealth, Receipt, Reply, Request, RequestSender,
+    Verdict,
 };
-use enrich::event::{Event, Gauge, Listener, Voice};
+use enrich::event::{Event, LimitGauge, Listener, Voice};
 use enrich::fault::{Class, Failure};
 use enrich::ident::{BatchId, Cell, Fingerprint, Lineage, RowKey, StepId};
-use enrich::journal::{Header, Journal, JournalFolder};
+use enrich::journal::{Journal, JournalFolder, JournalHeader};
 use enrich::meter::Account;
 use enrich::prompt::Question;
-use enrich::simulator::{Model, Refusal, Simulator, fault_for};
-use enrich::transport::{Endpoint, Heard, Paid, Sent, classify};
+use enrich::simulator::{ModelRefusal, SimulatedModel, Simulator, fault_for};
+use enrich::transport::{Endpoint, Paid, ResponseHeaders, SendResult, classify};
 use enrich::wire::{Message, Role};
 use serde::Deserialize;
 use tokio::sync::{Notify, mpsc, watch};
@@ -282,7 +283,7 @@ impl Scenario {
         let rehearsed = Arc::new(Rehearsed {
             model: "m".into(),
             state: Mutex::new(State {
-                model: Model::new(&spec, start),
+                model: SimulatedModel::new(&spec, start),
                 asked: HashMap::new(),
                 seconds: Vec::new(),
                 start,
@@ -303,7 +304,13 @@ impl Scenario {
 
     /// Sends rows through a dispatcher until the scenario ends; the seconds are those of the replies.
     #[expect(clippy::cast_precision_loss, reason = "counts for shares")]
-    async fn drive<A: Ask>(&self, job: &Job, endpoint: Arc<A>, lessons: LearnedLimits, seed: u64) -> Played {
+    async fn drive<A: RequestSender>(
+        &self,
+        job: &Job,
+        endpoint: Arc<A>,
+        lessons: LearnedLimits,
+        seed: u64,
+    ) -> Played {
         let start = clock::now();
         let heard = LastGauge::default();
         let (to_inbox, inbox) = mpsc::channel(64);
@@ -327,7 +334,7 @@ impl Scenario {
         let mut tasks = tokio::task::JoinSet::new();
         tasks.spawn(Dispatcher::new(&job.providers[0], endpoint, wires).run());
         let folder = tempfile::tempdir().unwrap();
-        let header = Header {
+        let header = JournalHeader {
             lineage: Lineage::random(),
             batch: BatchId::FIRST,
             digest: Fingerprint::of([b"rehearsal".as_slice()]),
@@ -537,7 +544,7 @@ pub struct Played {
     /// Answers a second that are possible.
     pub possible: f64,
     pub seconds: Vec<Second>,
-    pub gauge: Gauge,
+    pub gauge: LimitGauge,
     limits: Limits,
 }
 
@@ -660,7 +667,7 @@ struct Rehearsed {
 }
 
 struct State {
-    model: Model,
+    model: SimulatedModel,
     asked: HashMap<Fingerprint, u64>,
     seconds: Vec<Second>,
     start: Instant,
@@ -685,12 +692,15 @@ impl State {
 }
 
 /// What a response's headers say.
-fn read(headers: &[(String, String)], wall: DateTime<Utc>) -> Heard {
-    Heard::read(|name| headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str()), wall)
+fn read(headers: &[(String, String)], wall: DateTime<Utc>) -> ResponseHeaders {
+    ResponseHeaders::read(
+        |name| headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str()),
+        wall,
+    )
 }
 
-impl Ask for Rehearsed {
-    async fn ask(&self, questions: &[Arc<Question>], params: &Params, most: Duration) -> Sent {
+impl RequestSender for Rehearsed {
+    async fn ask(&self, questions: &[Arc<Question>], params: &Params, most: Duration) -> SendResult {
         let most = self.request_timeout.map_or(most, |timeout| most.min(timeout));
         let question = &questions[0];
         let prompt = question.messages()[0].content.as_str();
@@ -757,7 +767,7 @@ impl Ask for Rehearsed {
         match done {
             Err((_, _, after)) if after > most => {
                 tokio::time::sleep(most).await;
-                Sent {
+                SendResult {
                     result: Err(Failure::new(Class::Timeout, "too slow")),
                     limits: Default::default(),
                     may_be_billed: true,
@@ -770,7 +780,7 @@ impl Ask for Rehearsed {
             }
             Ok(done) if done - started > most => {
                 tokio::time::sleep(most).await;
-                Sent {
+                SendResult {
                     result: Err(Failure::new(Class::Timeout, "too slow")),
                     limits: Default::default(),
                     may_be_billed: true,
@@ -796,7 +806,7 @@ impl Ask for Rehearsed {
                 );
                 let response = serde_json::from_str(&body).unwrap();
                 let paid = Paid { body: Bytes::from(body), response, latency: now - started };
-                Sent {
+                SendResult {
                     result: Ok(paid),
                     limits: read(&headers, wall).limits,
                     may_be_billed: true,
@@ -812,9 +822,9 @@ impl Ask for Rehearsed {
 }
 
 /// What a fault sends.
-fn refusal_of(fault: &FaultSpec) -> Refusal {
+fn refusal_of(fault: &FaultSpec) -> ModelRefusal {
     let headers = fault.retry_after.clone().map(|value| ("retry-after", value));
-    Refusal {
+    ModelRefusal {
         status: if fault.hang_up { 0 } else { fault.status.unwrap_or(500) },
         kind: "server_error",
         code: "fault",
@@ -823,14 +833,14 @@ fn refusal_of(fault: &FaultSpec) -> Refusal {
     }
 }
 
-fn refused(refusal: &Refusal, heard: &Heard) -> Sent {
-    let Refusal { status, kind, code, message, .. } = refusal;
+fn refused(refusal: &ModelRefusal, heard: &ResponseHeaders) -> SendResult {
+    let ModelRefusal { status, kind, code, message, .. } = refusal;
     if *status == 0 {
         let failure = Failure::new(Class::Connection, "the connection broke");
-        return Sent { result: Err(failure), limits: heard.limits, may_be_billed: true, unread: None };
+        return SendResult { result: Err(failure), limits: heard.limits, may_be_billed: true, unread: None };
     }
     let body = serde_json::json!({"error": {"message": message, "type": kind, "code": code}}).to_string();
-    Sent {
+    SendResult {
         result: Err(classify(*status, body.as_bytes(), "m", heard)),
         limits: heard.limits,
         may_be_billed: false,
@@ -840,7 +850,7 @@ fn refused(refusal: &Refusal, heard: &Heard) -> Sent {
 
 /// Remembers the last gauge.
 #[derive(Clone, Default)]
-struct LastGauge(Arc<Mutex<Gauge>>);
+struct LastGauge(Arc<Mutex<LimitGauge>>);
 
 impl Listener for LastGauge {
     fn on(&self, event: &Event<'_>) {
