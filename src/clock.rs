@@ -30,14 +30,17 @@ pub fn wall() -> DateTime<Utc> {
 /// When it is not set, with what to do about it.
 pub fn is_set(wall: DateTime<Utc>) -> Result<(), String> {
     if wall < DateTime::UNIX_EPOCH {
-        return Err(format!("the clock of this machine says {}, before 1970: set it first", told(wall)));
+        return Err(format!(
+            "the clock of this machine says {}, before 1970: set it first",
+            format_time(wall)
+        ));
     }
     Ok(())
 }
 
 /// A moment as people are told it, to the second.
 #[must_use]
-pub fn told(at: DateTime<Utc>) -> String {
+pub fn format_time(at: DateTime<Utc>) -> String {
     at.format("%Y-%m-%d %H:%M:%S UTC").to_string()
 }
 

@@ -85,7 +85,7 @@ impl Bucket {
     }
 
     /// Takes what was used beyond what was taken; gives back what was not used.
-    pub(super) fn settle(&mut self, more: f64, now: Instant) {
+    pub(super) fn correct(&mut self, more: f64, now: Instant) {
         self.refill(now);
         self.level = (self.level - more).min(self.held());
         self.at_once = (self.at_once - more).min(self.most_at_once());
@@ -154,10 +154,10 @@ mod tests {
         bucket.take(1_000.0, full);
         let wait = bucket.wait(1.0, full).unwrap();
         assert!((wait.as_secs_f64() - 9.01).abs() < 0.01, "{wait:?}");
-        bucket.settle(-500.0, full);
+        bucket.correct(-500.0, full);
         let wait = bucket.wait(1.0, full).unwrap();
         assert!((wait.as_secs_f64() - 4.01).abs() < 0.01, "{wait:?}");
-        bucket.settle(100.0, full);
+        bucket.correct(100.0, full);
         let wait = bucket.wait(1.0, full).unwrap();
         assert!((wait.as_secs_f64() - 5.01).abs() < 0.01, "{wait:?}");
     }

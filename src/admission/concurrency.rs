@@ -31,7 +31,7 @@ pub(super) struct Concurrency {
     /// Whether it grows as at the start: nothing went wrong so far.
     is_opening: bool,
     /// Whether anything was heard.
-    is_heard: bool,
+    has_answered: bool,
     /// The most that were in flight when an answer came, since anything went wrong.
     healthy: u32,
     learning: Option<Learning>,
@@ -69,7 +69,7 @@ impl Concurrency {
             limit: if learns { FIRST_COMPARED.min(most) } else { most },
             ramp: Some(1),
             is_opening: true,
-            is_heard: false,
+            has_answered: false,
             healthy: 0,
             learning,
         }
@@ -104,8 +104,8 @@ impl Concurrency {
     }
 
     /// Whether anything was heard.
-    pub(super) fn is_heard(&self) -> bool {
-        self.is_heard
+    pub(super) fn has_answered(&self) -> bool {
+        self.has_answered
     }
 
     /// Only one until it is answered, then twice as many from round to round.
@@ -149,7 +149,7 @@ impl Concurrency {
             };
             self.ramp = Some(ramp).filter(|ramp| *ramp < self.limit);
         }
-        self.is_heard = true;
+        self.has_answered = true;
         let Some(learning) = &mut self.learning else { return };
         let round = &mut learning.round;
         let began = *round.began.get_or_insert(now);

@@ -195,7 +195,7 @@ impl Admission {
     ///
     /// # Errors
     /// When it may not.
-    pub fn room(&mut self, now: Instant) -> Result<(), NotAdmitted> {
+    pub fn may_send(&mut self, now: Instant) -> Result<(), NotAdmitted> {
         self.is_bound = false;
         if let Some(until) = self.blocked_until {
             if now < until {
@@ -224,7 +224,7 @@ impl Admission {
     /// # Errors
     /// When it cannot go now.
     pub fn admit(&mut self, cost: Cost, now: Instant) -> Result<Ticket, NotAdmitted> {
-        self.room(now)?;
+        self.may_send(now)?;
         let holds_rate = self.throttling.holds_rate(self.quotas.rate(), now);
         let taken = self.quotas.take(cost, self.in_flight.is_empty(), holds_rate, now);
         let taken = taken.map_err(|(wait, why)| NotAdmitted::Until(now + wait, why))?;
@@ -264,7 +264,7 @@ impl Admission {
         }
         #[expect(clippy::cast_precision_loss, reason = "token counts are far below 2^52")]
         let work = tokens.map_or(1.0, |tokens| tokens.completion as f64);
-        self.quotas.welcomed(&ticket.taken, now);
+        self.quotas.answered_after_pause(&ticket.taken, now);
         let is_paced = self.quotas.limits_requests();
         self.concurrency.answered(work, self.requests_in_flight() + 1, self.is_bound, is_paced, now);
         self.mark_healthy(now);
@@ -308,7 +308,7 @@ impl Admission {
         self.ended(ticket);
         self.quotas.failed(&ticket.taken, limits, now);
         self.failures.failed(row, ticket.taken.at);
-        if !self.concurrency.is_heard() {
+        if !self.concurrency.has_answered() {
             self.concurrency.collapse();
         }
         let since = *self.failing_since.get_or_insert(now);
@@ -404,7 +404,7 @@ impl Admission {
         let verdict = self.throttling.refused(&ticket.sent(), &self.in_flight, now);
         self.end_trial(verdict, now);
         self.quotas.refused(&ticket.taken, limits, now);
-        if !self.concurrency.is_heard() {
+        if !self.concurrency.has_answered() {
             self.concurrency.collapse();
         }
         if is_own && self.streak == 0 {
@@ -427,7 +427,7 @@ impl Admission {
             }
             return Blame::Provider;
         }
-        let pending = self.worked_on(None, ticket.taken.at, now);
+        let pending = self.count_in_progress(None, ticket.taken.at, now);
         if self.streak == 0 && self.throttling.is_usual(self.quotas.limits_requests(), pending) {
             return Blame::Request;
         }
@@ -446,7 +446,7 @@ impl Admission {
         let pause = failure.delay.unwrap_or_else(|| own / 2 + self.jitter.full(own / 2));
         match self.throttling.judge(self.quotas.rate(), now) {
             Remedy::TakeBack => {
-                self.quotas.doubt();
+                self.quotas.distrust_learned();
                 self.concurrency.reopen();
                 self.streak = 0;
                 return Blame::Request;
@@ -544,11 +544,13 @@ impl Admission {
     /// Whether so many fail in a row that the provider is down: none of those that were sent meanwhile is still being
     /// worked on, as far as that may be hoped.
     fn is_outage(&self, now: Instant) -> bool {
-        self.failures.outage().is_some_and(|(first, last)| self.worked_on(Some(first), last, now) == 0)
+        self.failures
+            .outage()
+            .is_some_and(|(first, last)| self.count_in_progress(Some(first), last, now) == 0)
     }
 
     /// Requests in flight that were sent from `first` to `last` and may yet be answered.
-    fn worked_on(&self, first: Option<Instant>, last: Instant, now: Instant) -> usize {
+    fn count_in_progress(&self, first: Option<Instant>, last: Instant, now: Instant) -> usize {
         let patience = self.latency * PATIENCE_LATENCIES + PATIENCE;
         let is_meant = |sent: &&Instant| {
             first.is_none_or(|first| **sent >= first)

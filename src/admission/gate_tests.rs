@@ -72,7 +72,7 @@ fn one_request_goes_alone_until_something_is_heard() {
     let tickets = burst(&mut admission, now);
     assert_eq!(tickets.len(), 1);
     assert_eq!(admission.admit(Cost::default(), now).unwrap_err(), NotAdmitted::WhenOneEnds);
-    assert_eq!(admission.room(now), Err(NotAdmitted::WhenOneEnds));
+    assert_eq!(admission.may_send(now), Err(NotAdmitted::WhenOneEnds));
     admission.answered(&tickets[0], None, &limits(), now);
     assert_eq!(burst(&mut admission, now).len(), 4);
 }
@@ -111,7 +111,7 @@ fn a_throttled_provider_is_left_alone_as_long_as_it_asks() {
     admission.answered(&before[3], None, &limits(), now);
     let held = NotAdmitted::Until(now + Duration::from_secs(7), Waiting::Pause);
     assert_eq!(admission.admit(Cost::default(), now).unwrap_err(), held);
-    assert_eq!(admission.room(now), Err(held));
+    assert_eq!(admission.may_send(now), Err(held));
     let later = now + Duration::from_secs(9);
     let ticket = sent(&mut admission, later);
     let hours = failure(Class::RateLimited).with_delay(Some(Duration::from_secs(7_200)));

@@ -245,7 +245,7 @@ impl Pace {
     }
 
     /// What refusals taught seems to be wrong: the rate grows quickly from where it is.
-    pub(super) fn doubt(&mut self) {
+    pub(super) fn distrust_learned(&mut self) {
         self.episode = None;
         self.unmeasured = 0;
         if let Some(learned) = &mut self.learned {
@@ -326,12 +326,12 @@ impl Pace {
     }
 
     /// An amount that was sent at a time turned out to be more by this much, or less.
-    pub(super) fn settle(&mut self, more: f64, sent: Instant, now: Instant) {
+    pub(super) fn correct(&mut self, more: f64, sent: Instant, now: Instant) {
         for bucket in [&mut self.bucket, &mut self.stated].into_iter().flatten() {
-            bucket.settle(more, now);
+            bucket.correct(more, now);
         }
         if let Some(learned) = &mut self.learned {
-            learned.bucket.settle(more, now);
+            learned.bucket.correct(more, now);
         }
         self.log.add(more, sent);
     }
@@ -510,7 +510,7 @@ impl Pace {
 
     /// A request that was sent at a time was answered. Where nobody said how long to wait, it is known only
     /// now how long the refusals lasted, and so how much is allowed in all.
-    pub(super) fn welcomed(&mut self, sent: Instant, now: Instant) {
+    pub(super) fn answered_after_pause(&mut self, sent: Instant, now: Instant) {
         let Some(episode) = self.episode.take() else { return };
         let lasted = sent.saturating_duration_since(episode.began);
         let [(before, sent_before), _] = episode.before;

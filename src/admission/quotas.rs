@@ -134,7 +134,7 @@ impl Quotas {
     /// A request was answered and used this, where that is known; the response said that of the limits.
     pub(super) fn answered(&mut self, taken: &Taken, tokens: Option<Tokens>, limits: &Limits, now: Instant) {
         if let Some(tokens) = tokens {
-            self.settle(taken, tokens, now);
+            self.correct(taken, tokens, now);
             self.learn_charge(taken, tokens, limits);
         }
         self.heard(taken, limits, now);
@@ -142,13 +142,13 @@ impl Quotas {
 
     /// A request came to nothing: what was set aside for its answer is free again.
     pub(super) fn failed(&mut self, taken: &Taken, limits: &Limits, now: Instant) {
-        self.settle_to(taken, [1.0, taken.cost.input, taken.cost.input, 0.0], now);
+        self.correct_to(taken, [1.0, taken.cost.input, taken.cost.input, 0.0], now);
         self.heard(taken, limits, now);
     }
 
     /// A request was refused by a limit and took nothing of it.
     pub(super) fn refused(&mut self, taken: &Taken, limits: &Limits, now: Instant) {
-        self.settle_to(taken, [0.0; KINDS], now);
+        self.correct_to(taken, [0.0; KINDS], now);
         // What only refusals state is no more than they teach: some servers state any number with them.
         if self.paces.iter().any(Pace::is_stated) {
             self.heard(taken, limits, now);
@@ -193,8 +193,8 @@ impl Quotas {
     }
 
     /// What refusals taught of requests seems to be wrong.
-    pub(super) fn doubt(&mut self) {
-        self.paces[REQUESTS].doubt();
+    pub(super) fn distrust_learned(&mut self) {
+        self.paces[REQUESTS].distrust_learned();
     }
 
     /// For a while no more than this many requests are sent in a second.
@@ -209,8 +209,8 @@ impl Quotas {
     }
 
     /// A request was answered that was sent after the last pause.
-    pub(super) fn welcomed(&mut self, taken: &Taken, now: Instant) {
-        self.paces.iter_mut().for_each(|pace| pace.welcomed(taken.at, now));
+    pub(super) fn answered_after_pause(&mut self, taken: &Taken, now: Instant) {
+        self.paces.iter_mut().for_each(|pace| pace.answered_after_pause(taken.at, now));
     }
 
     /// A pause is over.
@@ -247,7 +247,7 @@ impl Quotas {
         }
     }
 
-    fn settle(&mut self, taken: &Taken, tokens: Tokens, now: Instant) {
+    fn correct(&mut self, taken: &Taken, tokens: Tokens, now: Instant) {
         #[expect(clippy::cast_precision_loss, reason = "token counts are far below 2^52")]
         let (input, output) = (tokens.prompt as f64, tokens.completion as f64);
         let output = match self.charge {
@@ -258,15 +258,15 @@ impl Quotas {
         for (kind, amount) in [(TOKENS, input + output), (INPUT, input), (OUTPUT, output)] {
             self.paces[kind].used(amount, now);
         }
-        self.settle_to(taken, [1.0, input + output, input, output], now);
+        self.correct_to(taken, [1.0, input + output, input, output], now);
     }
 
-    fn settle_to(&mut self, taken: &Taken, amounts: [f64; KINDS], now: Instant) {
+    fn correct_to(&mut self, taken: &Taken, amounts: [f64; KINDS], now: Instant) {
         let kinds = self.paces.iter_mut().zip(&mut self.used);
         for ((pace, used), (amount, before)) in kinds.zip(amounts.into_iter().zip(taken.amounts)) {
             let more = amount - before;
             if more != 0.0 {
-                pace.settle(more, taken.at, now);
+                pace.correct(more, taken.at, now);
                 *used += more;
             }
         }

@@ -15,7 +15,7 @@ const LARGE: (&str, &str) = ("MALLOC_MMAP_THRESHOLD_", "131072");
 
 /// Starts the program again with one arena, unless the environment says how many. Where that does not
 /// work, it goes on as it is.
-pub(super) fn settle_on_one() {
+pub(super) fn restart_with_one_arena() {
     if !cfg!(target_env = "gnu") || std::env::var_os(ARENAS).is_some() {
         return;
     }

@@ -32,7 +32,7 @@ pub(super) async fn check(arguments: CheckArguments) -> anyhow::Result<Exit> {
         },
     };
     if arguments.repair {
-        let done = engine::repair(&job).await?;
+        let done = engine::salvage(&job).await?;
         for line in &done {
             output::data(format!("{}  {line}", style("mended").yellow()))?;
         }

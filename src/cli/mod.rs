@@ -85,7 +85,7 @@ const STACK_BYTES: usize = 32 << 20;
 /// Runs the command line and says how it ended.
 #[must_use]
 pub fn main() -> ExitCode {
-    arena::settle_on_one();
+    arena::restart_with_one_arena();
     panics::pass_over_expected();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,

@@ -65,7 +65,7 @@ fn text(job: &Job, status: &Status, typed: &str) -> String {
         status
             .paused
             .iter()
-            .map(|paused| ("paused", format!("since {}: {}", clock::told(paused.since), paused.why))),
+            .map(|paused| ("paused", format!("since {}: {}", clock::format_time(paused.since), paused.why))),
     );
     lines.push(("target", job.target.location.to_string()));
     match &status.target {
@@ -112,7 +112,9 @@ fn text(job: &Job, status: &Status, typed: &str) -> String {
             NextCommand::Retry => format!("enrich retry {typed}"),
             NextCommand::Errors => format!("enrich errors {typed} --summary"),
             NextCommand::Check => format!("enrich check {typed}"),
-            NextCommand::Repair => format!("enrich check {typed} --repair keeps the answers that are intact"),
+            NextCommand::Salvage => {
+                format!("enrich check {typed} --repair keeps the answers that are intact")
+            }
             NextCommand::Unpause => {
                 format!("mend the job, and enrich run {typed} goes on; as it is, with --unpause")
             }
@@ -165,11 +167,11 @@ fn last(name: &'static str, run: Option<&LastRun>, goes_on: bool) -> Vec<(&'stat
     let Some(run) = run else { return vec![(name, "none".to_owned())] };
     let LastRun { started, ended, end, rows, answers, errors, tokens, message, .. } = run;
     let how = match (ended, end) {
-        (Some(ended), Some(end)) => format!("to {}: {end}", clock::told(*ended)),
+        (Some(ended), Some(end)) => format!("to {}: {end}", clock::format_time(*ended)),
         _ if goes_on => "goes on".to_owned(),
         _ => "it did not say how it ended: killed, or the machine went down".to_owned(),
     };
-    let mut lines = vec![(name, format!("{} {how}", clock::told(*started)))];
+    let mut lines = vec![(name, format!("{} {how}", clock::format_time(*started)))];
     lines.extend(message.iter().map(|message| ("", message.clone())));
     if ended.is_some() {
         let failed: u64 = errors.values().sum();

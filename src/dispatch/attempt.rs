@@ -75,7 +75,7 @@ impl<A: RequestSender> ProviderClient<A> {
         second: oneshot::Receiver<Second>,
     ) -> EndedAttempt {
         let started = clock::now();
-        if let Err(error) = self.tell_sent(&mut reservation) {
+        if let Err(error) = self.record_sent(&mut reservation) {
             return EndedAttempt::unsent(rows, ticket, reservation, error);
         }
         let questions: Vec<Arc<Question>> =
@@ -104,7 +104,7 @@ impl<A: RequestSender> ProviderClient<A> {
                     Err(failure) => AttemptResult::Failed(failure),
                 }
             }
-            Err(failure) => match self.keep_unread(&rows, unread, clock::now() - started) {
+            Err(failure) => match self.journal_unread(&rows, unread, clock::now() - started) {
                 Ok(()) => AttemptResult::Failed(failure),
                 Err(error) => AttemptResult::Lost(error),
             },
@@ -135,7 +135,7 @@ impl<A: RequestSender> ProviderClient<A> {
             }
             Ok(second) = &mut granted => Attempt::from(second),
         };
-        if self.tell_sent(&mut second.reservation).is_err() {
+        if self.record_sent(&mut second.reservation).is_err() {
             // Whatever is sent next says so; this one is under way.
             let sent = asked.await;
             self.bill(&mut first.reservation, sent.result.as_ref().ok(), sent.may_be_billed);
@@ -174,7 +174,7 @@ impl<A: RequestSender> ProviderClient<A> {
         mut reservation: Reservation,
     ) -> EndedAttempt {
         let started = clock::now();
-        if let Err(error) = self.tell_sent(&mut reservation) {
+        if let Err(error) = self.record_sent(&mut reservation) {
             return EndedAttempt::unsent(Vec::new(), ticket, reservation, error);
         }
         let (question, params) = harmless_question(self.only_embeds);
@@ -203,7 +203,7 @@ impl<A: RequestSender> ProviderClient<A> {
     }
 
     /// The same of what may be paid for and cannot be read: whoever can may use it. Of several rows nobody knows whose it is.
-    fn keep_unread(
+    fn journal_unread(
         &self,
         rows: &[PendingRequest],
         unread: Option<Bytes>,
@@ -265,7 +265,7 @@ impl<A: RequestSender> ProviderClient<A> {
     }
 
     /// Writes down that a request is sent, just before it is.
-    fn tell_sent(&self, reservation: &mut Reservation) -> Result<(), JournalError> {
+    fn record_sent(&self, reservation: &mut Reservation) -> Result<(), JournalError> {
         reservation.record()?;
         self.voice.say(&Event::Sent { provider: &self.provider });
         Ok(())

@@ -42,7 +42,7 @@ const BUDGET_LOOK: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub struct DispatcherIo {
     /// Its number, in its replies.
-    pub lane: usize,
+    pub provider: usize,
     /// Requests come in here.
     pub inbox: mpsc::Receiver<Request>,
     /// Replies go out here.
@@ -50,17 +50,17 @@ pub struct DispatcherIo {
     /// What it may do.
     pub mode: watch::Receiver<Mode>,
     /// Called on when it could take more.
-    pub hungry: Arc<Notify>,
+    pub capacity_freed: Arc<Notify>,
     /// Whether it takes rows.
     pub health: ProviderHealth,
     /// Rows that it keeps ready.
-    pub room: usize,
+    pub capacity: usize,
     /// Whether it is asked for nothing but vectors.
     pub only_embeds: bool,
     /// Whether its rows can be asked elsewhere: then it hands them back while the provider fails.
     pub has_fallback: bool,
     /// Where it leaves what it learned.
-    pub lessons: LearnedLimits,
+    pub learned_limits: LearnedLimits,
     /// What may be spent.
     pub account: Account,
     /// Its chance.
@@ -89,7 +89,7 @@ pub struct Dispatcher<A: RequestSender> {
     /// When rows that wait for others to go with them go without.
     linger: Option<Instant>,
     /// The pause that was told last.
-    pub(super) pause_told: u64,
+    pub(super) pause_reported: u64,
     /// Rows whose last attempt failed while nobody was answered: it may be the provider.
     pub(super) doubted: Vec<(PendingRequest, Failure)>,
     /// Rows that were refused one after the other since the last answer, with the number of each one's request: it may be
@@ -108,7 +108,7 @@ pub struct Dispatcher<A: RequestSender> {
     /// Whether a harmless question should be asked, and whether one is under way.
     pub(super) health_probe: HealthProbe,
     /// Since when nobody is answered, and when that was said last.
-    pub(super) outage_said: Option<(Instant, Instant)>,
+    pub(super) outage_reported: Option<(Instant, Instant)>,
     /// Whether the provider, or the budget, has ended the run.
     is_stopped: bool,
     /// How the budget has, until that is told.
@@ -129,7 +129,7 @@ impl<A: RequestSender> Dispatcher<A> {
     #[must_use]
     pub fn new(provider: &Provider, endpoint: Arc<A>, mut io: DispatcherIo) -> Self {
         let now = clock::now();
-        let (learned, meter, schema_form) = io.lessons.recall(&provider.name);
+        let (learned, meter, schema_form) = io.learned_limits.recall(&provider.name);
         if let Some(form) = schema_form {
             endpoint.begin_with(form);
         }
@@ -149,7 +149,7 @@ impl<A: RequestSender> Dispatcher<A> {
             encoding: OnceCell::new(),
             retries: RetryBudget::new(now),
             jitter: io.jitter.fork(),
-            most_ready: io.room,
+            most_ready: io.capacity,
             io,
             ready: VecDeque::new(),
             most_together: RequestBatcher::of(provider),
@@ -157,7 +157,7 @@ impl<A: RequestSender> Dispatcher<A> {
             order: 0,
             told: StateReporter::default(),
             linger: None,
-            pause_told: 0,
+            pause_reported: 0,
             doubted: Vec::new(),
             refused: Vec::new(),
             refused_rest: None,
@@ -166,7 +166,7 @@ impl<A: RequestSender> Dispatcher<A> {
             refusals_looked_at: SAME_REFUSALS,
             has_answered: false,
             health_probe: HealthProbe::None,
-            outage_said: None,
+            outage_reported: None,
             is_stopped: false,
             budget_spent: None,
             stragglers: Stragglers::new(provider.hedge_share),
@@ -187,13 +187,13 @@ impl<A: RequestSender> Dispatcher<A> {
                 if self.hand_back().await.is_err() {
                     return;
                 }
-                self.tell(clock::now(), None);
+                self.report(clock::now(), None);
                 None
             } else {
                 if self.yield_rows().await.is_err() {
                     return;
                 }
-                if self.settle_refused().await.is_err() {
+                if self.fail_refused_if_idle().await.is_err() {
                     return;
                 }
                 let wake = self.send_ready();
@@ -240,7 +240,7 @@ impl<A: RequestSender> Dispatcher<A> {
     /// Takes an attempt that has ended, and all others that have by now. First it stands back once for those whose
     /// responses have come in: so they end together, the next are sent together, and one write tells of all these.
     async fn take_results(&mut self, result: Result<EndedAttempt, JoinError>) -> Result<(), Gone> {
-        stand_back().await;
+        pass_on_rows().await;
         self.take_result(result).await?;
         // As far as nobody must wait for who hears of them: the provider is not to be left idle meanwhile.
         while self.io.outbox.capacity() > 0
@@ -256,7 +256,7 @@ impl<A: RequestSender> Dispatcher<A> {
     }
 
     /// Whether nothing is in flight and no row is on its way here.
-    pub(super) fn nothing_else_goes(&self) -> bool {
+    pub(super) fn is_otherwise_idle(&self) -> bool {
         self.attempts_in_flight.is_empty() && self.io.inbox.is_empty()
     }
 
@@ -266,7 +266,7 @@ impl<A: RequestSender> Dispatcher<A> {
             let Ok(request) = self.io.inbox.try_recv() else { break };
             self.ready.push_back(PendingRequest::new(request, &self.policy));
         }
-        self.io.hungry.notify_one();
+        self.io.capacity_freed.notify_one();
     }
 
     /// Lets others know whether this provider takes rows; hands back those that it does not, as far as they
@@ -285,12 +285,12 @@ impl<A: RequestSender> Dispatcher<A> {
             }
         }
         let has_probe = !self.is_at_rest();
-        let news = self.io.health.tell(health, has_probe);
+        let news = self.io.health.report(health, has_probe);
         if let Some(text) = news.in_words(&self.client.provider) {
             self.io.voice.say(&Event::Notice(&text));
         }
         if matches!(news, News::WantsProbe | News::Answers) {
-            self.io.hungry.notify_one();
+            self.io.capacity_freed.notify_one();
         }
         Ok(())
     }
@@ -331,7 +331,7 @@ impl<A: RequestSender> Dispatcher<A> {
         let waiting = if held.is_some() { held } else { self.send_while_admitted(now) };
         let is_idle = self.ready.is_empty() && self.attempts_in_flight.is_empty();
         let backoff = next_due.filter(|_| is_idle).map(|due| (Waiting::Backoff, due));
-        self.tell(now, waiting.or(backoff));
+        self.report(now, waiting.or(backoff));
         let probe = match self.admission.health(now) {
             Health::Down(until) if self.io.has_fallback => Some(until),
             _ => None,
@@ -365,7 +365,7 @@ impl<A: RequestSender> Dispatcher<A> {
                 return None;
             }
             // What it may cost is looked for in the rows themselves: not before one could go.
-            if self.admission.room(now) == Err(NotAdmitted::WhenOneEnds) {
+            if self.admission.may_send(now) == Err(NotAdmitted::WhenOneEnds) {
                 return None;
             }
             let cost = if counts_tokens && self.health_probe != HealthProbe::Wanted {
@@ -404,7 +404,7 @@ impl<A: RequestSender> Dispatcher<A> {
             && let Some(straggler) = self.stragglers.find(now)
         {
             let is_calm = self.admission.health(now) == Health::Up && self.admission.outage().is_none();
-            let reservation = match self.admission.room(now) {
+            let reservation = match self.admission.may_send(now) {
                 // The next that ends leaves its place to it.
                 Err(NotAdmitted::WhenOneEnds) => return None,
                 Err(NotAdmitted::Until(..)) => None,
@@ -472,11 +472,11 @@ impl<A: RequestSender> Dispatcher<A> {
     }
 
     /// Ends rows that were refused when nothing else is left whose answer could tell: it was their own.
-    async fn settle_refused(&mut self) -> Result<(), Gone> {
+    async fn fail_refused_if_idle(&mut self) -> Result<(), Gone> {
         match self.refused_rest {
             Some(at) if at <= clock::now() && self.health_probe == HealthProbe::None => {
                 self.refused_rest = None;
-                self.end_refused().await
+                self.fail_refused().await
             }
             _ => Ok(()),
         }
@@ -491,12 +491,12 @@ impl<A: RequestSender> Dispatcher<A> {
         self.reply(pending, Verdict::BudgetSpent(limit)).await
     }
 
-    fn tell(&mut self, now: Instant, waiting: Option<(Waiting, Instant)>) {
+    fn report(&mut self, now: Instant, waiting: Option<(Waiting, Instant)>) {
         let in_flight = u32::try_from(self.attempts_in_flight.len()).unwrap_or(u32::MAX);
         let Self { io, client, admission, meter, told, .. } = self;
         let name = &client.provider;
-        if told.tell(&io.voice, name, now, in_flight, waiting, || admission.gauge()) {
-            io.lessons.keep(name, admission.learned(), meter, client.endpoint.schema_form());
+        if told.report(&io.voice, name, now, in_flight, waiting, || admission.gauge()) {
+            io.learned_limits.keep(name, admission.learned(), meter, client.endpoint.schema_form());
         }
     }
 
@@ -547,7 +547,7 @@ impl<A: RequestSender> Dispatcher<A> {
         while let Ok(request) = self.io.inbox.try_recv() {
             self.ready.push_back(PendingRequest::new(request, &self.policy));
         }
-        self.end_refused().await?;
+        self.fail_refused().await?;
         for pending in self.take_unsent() {
             self.reply(pending, Verdict::Unsent).await?;
         }
@@ -567,7 +567,7 @@ impl<A: RequestSender> Dispatcher<A> {
         self.is_stopped |=
             matches!(verdict, Verdict::Stop(_) | Verdict::BudgetSpent(_)) && !self.io.has_fallback;
         let attempts = pending.sent();
-        let reply = Reply { request: pending.request, lane: self.io.lane, attempts, verdict };
+        let reply = Reply { request: pending.request, provider: self.io.provider, attempts, verdict };
         self.io.outbox.send(reply).await.map_err(|_| Gone)
     }
 }
@@ -576,7 +576,7 @@ impl<A: RequestSender> Drop for Dispatcher<A> {
     fn drop(&mut self) {
         self.io.voice.say(&Event::Gauged { provider: &self.client.provider, gauge: &self.admission.gauge() });
         let Self { io, client, admission, meter, .. } = self;
-        io.lessons.keep(&client.provider, admission.learned(), meter, client.endpoint.schema_form());
+        io.learned_limits.keep(&client.provider, admission.learned(), meter, client.endpoint.schema_form());
     }
 }
 
@@ -584,7 +584,7 @@ impl<A: RequestSender> Drop for Dispatcher<A> {
 pub(super) struct Gone;
 
 /// Lets the tasks go first that can go now. Unlike `yield_now` it does not look for news from the network besides.
-async fn stand_back() {
+async fn pass_on_rows() {
     let mut has_stood = false;
     poll_fn(|context| {
         if std::mem::replace(&mut has_stood, true) {

@@ -30,8 +30,8 @@ pub struct LearnedLimits(Arc<Mutex<BTreeMap<String, LearnedLimit>>>);
 impl LearnedLimits {
     /// Begins with what a former run learned.
     #[must_use]
-    pub fn new(lessons: BTreeMap<String, LearnedLimit>) -> Self {
-        LearnedLimits(Arc::new(Mutex::new(lessons)))
+    pub fn new(learned_limits: BTreeMap<String, LearnedLimit>) -> Self {
+        LearnedLimits(Arc::new(Mutex::new(learned_limits)))
     }
 
     /// All of it.
@@ -56,9 +56,9 @@ impl LearnedLimits {
         meter: &Meter,
         schema_form: Option<SchemaForm>,
     ) {
-        let mut lessons = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = lessons.get(provider).and_then(|lesson| lesson.schema_form);
+        let mut learned_limits = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = learned_limits.get(provider).and_then(|lesson| lesson.schema_form);
         let lesson = LearnedLimit { limits, steps: meter.learned(), schema_form: schema_form.or(before) };
-        lessons.insert(provider.to_owned(), lesson);
+        learned_limits.insert(provider.to_owned(), lesson);
     }
 }

@@ -29,12 +29,12 @@ impl ProviderHealth {
 
     /// Whether it failed and now wants one row, to find out how it is; only one caller is told so.
     #[must_use]
-    pub fn claim_probe(&self) -> bool {
+    pub fn reserve_probe(&self) -> bool {
         self.0.compare_exchange(WANTS_PROBE, DOWN, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
     /// There was no row to find out with: it still wants one.
-    pub fn unclaim_probe(&self) {
+    pub fn release_probe(&self) {
         // Whatever it told meanwhile counts more.
         let _ = self.0.compare_exchange(DOWN, WANTS_PROBE, Ordering::AcqRel, Ordering::Acquire);
     }
@@ -45,7 +45,7 @@ impl ProviderHealth {
     }
 
     /// Tells how it is.
-    pub(super) fn tell(&self, health: Health, has_probe: bool) -> News {
+    pub(super) fn report(&self, health: Health, has_probe: bool) -> News {
         let now = match health {
             Health::Up => UP,
             Health::Probing if !has_probe => WANTS_PROBE,

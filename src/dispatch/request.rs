@@ -26,7 +26,7 @@ pub struct Request {
     /// Which of the step's lists of providers it goes by.
     pub route: usize,
     /// Providers that cannot take it, one bit each.
-    pub barred: u64,
+    pub excluded_providers: u64,
     /// Providers that could not answer it, one bit each.
     pub tried: u64,
     /// What was paid for the row and the step before, for answers that were not what was asked for.
@@ -79,7 +79,7 @@ pub struct Reply {
     /// What was asked.
     pub request: Request,
     /// Number of the dispatcher that asked.
-    pub lane: usize,
+    pub provider: usize,
     /// Attempts that it took there.
     pub attempts: u32,
     /// What came of it.

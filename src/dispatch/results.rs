@@ -65,12 +65,13 @@ impl<A: RequestSender> Dispatcher<A> {
         }
         let now = clock::now();
         if rows.is_empty() {
-            return self.land_harmless(result, &ticket, &limits, now).await;
+            return self.handle_probe_result(result, &ticket, &limits, now).await;
         }
-        self.land_rows(rows, result, AttemptContext { ticket: &ticket, limits: &limits, took, now }).await
+        self.handle_row_result(rows, result, AttemptContext { ticket: &ticket, limits: &limits, took, now })
+            .await
     }
 
-    async fn land_rows(
+    async fn handle_row_result(
         &mut self,
         rows: Vec<PendingRequest>,
         result: AttemptResult,
@@ -78,19 +79,21 @@ impl<A: RequestSender> Dispatcher<A> {
     ) -> Result<(), Gone> {
         let AttemptContext { ticket, limits, now, .. } = course;
         match result {
-            AttemptResult::Paid { shares, tokens } => self.share_out(rows, shares, tokens, course).await,
+            AttemptResult::Paid { shares, tokens } => {
+                self.distribute_answer(rows, shares, tokens, course).await
+            }
             AttemptResult::Unsent(error) => {
                 self.admission.abandoned(ticket);
-                self.give_up(rows, Verdict::Lost(error)).await
+                self.abandon(rows, Verdict::Lost(error)).await
             }
             AttemptResult::Lost(error) => {
                 self.admission.answered(ticket, None, limits, now);
-                self.give_up(rows, Verdict::Lost(error)).await
+                self.abandon(rows, Verdict::Lost(error)).await
             }
             AttemptResult::Failed(failure) => match failure.class.policy() {
                 Policy::Reject => {
                     self.admission.answered(ticket, None, limits, now);
-                    self.end_doubt().await?;
+                    self.fail_doubted().await?;
                     if rows.len() > 1 {
                         self.split(rows);
                         return Ok(());
@@ -117,14 +120,14 @@ impl<A: RequestSender> Dispatcher<A> {
                     self.admission.answered(ticket, None, limits, now);
                     self.reply_all(rows, || Verdict::Stop(failure.clone())).await
                 }
-                Policy::Wait => self.land_throttled(rows, failure, course).await,
-                Policy::Retry => self.land_failed(rows, failure, course).await,
+                Policy::Wait => self.handle_throttled(rows, failure, course).await,
+                Policy::Retry => self.handle_failed(rows, failure, course).await,
             },
         }
     }
 
     /// Rows get what an answer had for each of them.
-    async fn share_out(
+    async fn distribute_answer(
         &mut self,
         rows: Vec<PendingRequest>,
         shares: Vec<AnswerShare>,
@@ -140,13 +143,13 @@ impl<A: RequestSender> Dispatcher<A> {
         self.has_answered = true;
         self.refusals_looked_at = SAME_REFUSALS;
         self.refusals_in_a_row = 0;
-        self.say_recovery(course.now);
-        self.end_refused_before(course.ticket.number()).await?;
+        self.report_recovery(course.now);
+        self.fail_refused_before(course.ticket.number()).await?;
         if let (Some(tokens), Some(first)) = (tokens, rows.first()) {
             let bytes = rows.iter().map(|pending| pending.request.question.bytes()).sum();
             self.meter.learn(&first.request.receipt.step, bytes, tokens);
         }
-        self.end_doubt().await?;
+        self.fail_doubted().await?;
         let mut without = Vec::new();
         for (mut pending, share) in rows.into_iter().zip(shares) {
             match share {
@@ -162,7 +165,7 @@ impl<A: RequestSender> Dispatcher<A> {
     }
 
     /// An attempt was refused because the provider is asked too much.
-    async fn land_throttled(
+    async fn handle_throttled(
         &mut self,
         mut rows: Vec<PendingRequest>,
         failure: Failure,
@@ -175,7 +178,7 @@ impl<A: RequestSender> Dispatcher<A> {
         self.io.voice.say(&Event::Throttled { provider: &self.client.provider, failure: &failure });
         let generation = self.admission.generation();
         let blame = self.admission.throttled(ticket, Some(row), &failure, is_own, limits, now);
-        self.say_outage(&failure, now);
+        self.report_outage(&failure, now);
         let counts = self.admission.response_counts();
         for pending in &mut rows {
             pending.is_suspect = false;
@@ -190,7 +193,7 @@ impl<A: RequestSender> Dispatcher<A> {
                     pending.refusals += 1;
                 } else {
                     // It may yet turn out to be the provider's.
-                    pending.refused_in(generation);
+                    pending.note_refusal(generation);
                 }
             }
             return self.retry(rows, &failure, false).await;
@@ -199,11 +202,11 @@ impl<A: RequestSender> Dispatcher<A> {
             self.refund(generation);
             rows.iter_mut().for_each(|pending| pending.refund(generation));
         }
-        self.excuse(rows, &failure, blame).await?;
+        self.requeue(rows, &failure, blame).await?;
         let is_stuck = |pending: &PendingRequest| pending.throttled >= STUCK_AFTER;
         let are_stuck =
             || self.ready.iter().all(is_stuck) && self.due.iter().all(|due| is_stuck(&due.pending));
-        if self.health_probe == HealthProbe::None && self.nothing_else_goes() && are_stuck() {
+        if self.health_probe == HealthProbe::None && self.is_otherwise_idle() && are_stuck() {
             // Nobody else is asked whose answer could tell whether the rows are refused or everybody is.
             self.health_probe = HealthProbe::Wanted;
         }
@@ -211,7 +214,7 @@ impl<A: RequestSender> Dispatcher<A> {
     }
 
     /// An attempt failed in a way that may pass.
-    async fn land_failed(
+    async fn handle_failed(
         &mut self,
         mut rows: Vec<PendingRequest>,
         failure: Failure,
@@ -224,11 +227,11 @@ impl<A: RequestSender> Dispatcher<A> {
         let row = first.request.cell;
         let generation = self.admission.generation();
         let blame = self.admission.failed(ticket, row, &failure, is_last, limits, now);
-        self.say_outage(&failure, now);
+        self.report_outage(&failure, now);
         if matches!(blame, Blame::Row | Blame::Brownout | Blame::Doubt) {
             for pending in &mut rows {
                 pending.spent += took;
-                pending.failed_in(generation);
+                pending.note_failure(generation);
             }
         }
         match blame {
@@ -255,7 +258,7 @@ impl<A: RequestSender> Dispatcher<A> {
                 for pending in &mut rows {
                     pending.attempts = pending.attempts.saturating_sub(1);
                 }
-                self.excuse(rows, &failure, blame).await
+                self.requeue(rows, &failure, blame).await
             }
         }
     }
@@ -270,7 +273,7 @@ impl<A: RequestSender> Dispatcher<A> {
         }
     }
 
-    async fn land_harmless(
+    async fn handle_probe_result(
         &mut self,
         result: AttemptResult,
         ticket: &Ticket,
@@ -283,7 +286,7 @@ impl<A: RequestSender> Dispatcher<A> {
                 self.admission.abandoned(ticket);
                 let doubted = || self.doubted.pop().map(|(pending, _)| pending);
                 let row = self.ready.pop_front().or_else(doubted);
-                return self.give_up(row.into_iter().collect(), Verdict::Lost(error)).await;
+                return self.abandon(row.into_iter().collect(), Verdict::Lost(error)).await;
             }
             AttemptResult::Failed(failure) if failure.class.policy() != Policy::Reject => failure,
             AttemptResult::Failed(failure) if self.is_refusal_of_all(&failure) => {
@@ -296,7 +299,7 @@ impl<A: RequestSender> Dispatcher<A> {
                     // The more rows are refused for reasons of their own, the more rarely it is asked.
                     self.refusals_looked_at = self.refusals_looked_at.saturating_mul(2);
                 }
-                self.end_refused().await?;
+                self.fail_refused().await?;
                 self.admission.answered(ticket, None, limits, now);
                 self.admission.mark_healthy(now);
                 // It answers: those that it refused again and again are what it refuses.
@@ -305,7 +308,7 @@ impl<A: RequestSender> Dispatcher<A> {
                 let stuck = pending.filter(|pending| pending.throttled >= STUCK_AFTER);
                 stuck.for_each(|pending| pending.is_suspect = true);
                 self.due = due.into();
-                return self.end_doubt().await;
+                return self.fail_doubted().await;
             }
         };
         let generation = self.admission.generation();
@@ -315,8 +318,8 @@ impl<A: RequestSender> Dispatcher<A> {
             _ => self.admission.doubted(ticket, &failure, limits, now),
         };
         self.refund(generation);
-        self.pause_is_told(&failure, now);
-        self.say_outage(&failure, now);
+        self.report_pause(&failure, now);
+        self.report_outage(&failure, now);
         match (blame, self.ready.pop_front()) {
             (Blame::Run(failure), Some(pending)) => self.reply(pending, Verdict::Stop(failure)).await,
             (_, Some(pending)) => {
@@ -328,7 +331,7 @@ impl<A: RequestSender> Dispatcher<A> {
     }
 
     /// Says that nobody is answered: at once where that is so from the first request on, and every minute.
-    fn say_outage(&mut self, failure: &Failure, now: Instant) {
+    fn report_outage(&mut self, failure: &Failure, now: Instant) {
         let Some((since, deadline)) = self.admission.outage().filter(|_| !self.io.has_fallback) else {
             return;
         };
@@ -336,14 +339,14 @@ impl<A: RequestSender> Dispatcher<A> {
             // It is not waited for.
             return;
         }
-        let is_due = match self.outage_said {
+        let is_due = match self.outage_reported {
             Some((_, said)) => now.saturating_duration_since(said) >= SAID_EVERY,
             None => !self.admission.has_answered() || now.saturating_duration_since(since) >= SAID_EVERY,
         };
         if !is_due {
             return;
         }
-        self.outage_said = Some((since, now));
+        self.outage_reported = Some((since, now));
         let provider = &self.client.provider;
         let [passed, deadline] =
             [now.saturating_duration_since(since), deadline].map(|time| Duration::from_secs(time.as_secs()));
@@ -360,11 +363,11 @@ impl<A: RequestSender> Dispatcher<A> {
     }
 
     /// Says that an outage is over of which it was said that it is there.
-    fn say_recovery(&mut self, now: Instant) {
+    fn report_recovery(&mut self, now: Instant) {
         if self.admission.outage().is_some() {
             return;
         }
-        if let Some((since, _)) = self.outage_said.take() {
+        if let Some((since, _)) = self.outage_reported.take() {
             let lasted = Duration::from_secs(now.saturating_duration_since(since).as_secs());
             let lasted = humantime::format_duration(lasted);
             let text = format!("{} answers again after {lasted}", self.client.provider);
@@ -391,13 +394,13 @@ impl<A: RequestSender> Dispatcher<A> {
     }
 
     /// The provider answers: the refusals before were the rows' own.
-    pub(super) async fn end_refused(&mut self) -> Result<(), Gone> {
-        self.end_refused_before(u64::MAX).await
+    pub(super) async fn fail_refused(&mut self) -> Result<(), Gone> {
+        self.fail_refused_before(u64::MAX).await
     }
 
     /// A request with this number was answered: the refusals of what was sent before it were the rows' own. What was sent
     /// after it may meet another state of the account.
-    async fn end_refused_before(&mut self, number: u64) -> Result<(), Gone> {
+    async fn fail_refused_before(&mut self, number: u64) -> Result<(), Gone> {
         if self.refused.is_empty() {
             return Ok(());
         }
@@ -412,7 +415,7 @@ impl<A: RequestSender> Dispatcher<A> {
     }
 
     /// The provider answers: what failed with its last attempt has failed.
-    async fn end_doubt(&mut self) -> Result<(), Gone> {
+    async fn fail_doubted(&mut self) -> Result<(), Gone> {
         for (pending, failure) in std::mem::take(&mut self.doubted) {
             self.retry(vec![pending], &failure, false).await?;
         }
@@ -433,7 +436,7 @@ impl<A: RequestSender> Dispatcher<A> {
 
     /// A failure that rows do not pay for: they are asked again behind those that are ready, so that a row which the
     /// provider chokes on is not its only probe.
-    async fn excuse(
+    async fn requeue(
         &mut self,
         rows: Vec<PendingRequest>,
         failure: &Failure,
@@ -442,16 +445,16 @@ impl<A: RequestSender> Dispatcher<A> {
         if let Blame::Run(failure) = blame {
             return self.reply_all(rows, || Verdict::Stop(failure.clone())).await;
         }
-        self.pause_is_told(failure, clock::now());
+        self.report_pause(failure, clock::now());
         self.ready.extend(rows);
         Ok(())
     }
 
-    fn pause_is_told(&mut self, failure: &Failure, now: Instant) {
+    fn report_pause(&mut self, failure: &Failure, now: Instant) {
         if let Some(pause) =
-            self.admission.pause_left(now).filter(|_| self.pause_told != self.admission.generation())
+            self.admission.pause_left(now).filter(|_| self.pause_reported != self.admission.generation())
         {
-            self.pause_told = self.admission.generation();
+            self.pause_reported = self.admission.generation();
             self.io.voice.say(&Event::Paused { provider: &self.client.provider, failure, pause });
         }
     }
@@ -493,7 +496,7 @@ impl<A: RequestSender> Dispatcher<A> {
     }
 
     /// Nothing came of rows that were asked together: the first of them says why, the others are as if not asked.
-    async fn give_up(&mut self, rows: Vec<PendingRequest>, verdict: Verdict) -> Result<(), Gone> {
+    async fn abandon(&mut self, rows: Vec<PendingRequest>, verdict: Verdict) -> Result<(), Gone> {
         let mut verdict = Some(verdict);
         for pending in rows {
             self.reply(pending, verdict.take().unwrap_or(Verdict::Unsent)).await?;

@@ -37,7 +37,7 @@ pub(super) struct PendingRequest {
     /// Whether it was refused again and again, and something harmless was answered since.
     pub(super) is_suspect: bool,
     /// Of its own refusals, the ones since the provider's last pause.
-    refused_in: (u64, u32),
+    note_refusal: (u64, u32),
     /// Answers and refusals of the provider at its last refusal.
     pub(super) refused_at: Option<ResponseCounts>,
     /// What could not be read of its last answer: the same again would be the same for ever.
@@ -79,7 +79,7 @@ impl PendingRequest {
             refusals: 0,
             throttled: 0,
             is_suspect: false,
-            refused_in: (0, 0),
+            note_refusal: (0, 0),
             refused_at: None,
             unreadable: None,
             delay: policy.min_backoff,
@@ -107,15 +107,15 @@ impl PendingRequest {
     }
 
     /// An attempt of its own failed, in this generation of admission's.
-    pub(super) fn failed_in(&mut self, generation: u64) {
+    pub(super) fn note_failure(&mut self, generation: u64) {
         let (before, failures) = self.failures;
         self.failures = (generation, if before == generation { failures + 1 } else { 1 });
     }
 
     /// It was refused while others were answered, in this generation of admission's.
-    pub(super) fn refused_in(&mut self, generation: u64) {
-        let (before, refusals) = self.refused_in;
-        self.refused_in = (generation, if before == generation { refusals + 1 } else { 1 });
+    pub(super) fn note_refusal(&mut self, generation: u64) {
+        let (before, refusals) = self.note_refusal;
+        self.note_refusal = (generation, if before == generation { refusals + 1 } else { 1 });
         self.refusals += 1;
     }
 
@@ -131,13 +131,13 @@ impl PendingRequest {
 
     /// What failed in this generation was the provider's trouble: the row gets its attempts back.
     pub(super) fn refund(&mut self, generation: u64) {
-        let (refused_in, refusals) = self.refused_in;
-        if refused_in == generation {
+        let (note_refusal, refusals) = self.note_refusal;
+        if note_refusal == generation {
             self.refusals = self.refusals.saturating_sub(refusals);
-            self.refused_in = (generation, 0);
+            self.note_refusal = (generation, 0);
         }
-        let (failed_in, failures) = self.failures;
-        if failed_in == generation && failures > 0 && self.refunds > 0 {
+        let (note_failure, failures) = self.failures;
+        if note_failure == generation && failures > 0 && self.refunds > 0 {
             self.attempts -= failures.min(self.attempts);
             self.failures = (generation, 0);
             self.refunds -= 1;

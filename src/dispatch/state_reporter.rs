@@ -19,7 +19,7 @@ pub(super) struct StateReporter {
 impl StateReporter {
     /// Tells what is in flight and what is waited for, where that is news, and how the limits stand when that
     /// is due; says whether it was.
-    pub(super) fn tell(
+    pub(super) fn report(
         &mut self,
         voice: &Voice,
         provider: &str,
@@ -86,13 +86,13 @@ mod tests {
         let now = clock::now();
         let mut told = StateReporter::default();
         let at = |seconds| now + Duration::from_secs(seconds);
-        told.tell(&voice, "p", now, 0, None, LimitGauge::default);
-        told.tell(&voice, "p", now, 4, Some((Waiting::RequestsPerMinute, at(1))), LimitGauge::default);
-        told.tell(&voice, "p", at(1), 4, Some((Waiting::RequestsPerMinute, at(2))), LimitGauge::default);
-        told.tell(&voice, "p", at(1), 4, Some((Waiting::Pause, at(5))), LimitGauge::default);
-        told.tell(&voice, "p", at(2), 4, Some((Waiting::Pause, at(5))), LimitGauge::default);
-        told.tell(&voice, "p", at(2), 4, Some((Waiting::Pause, at(9))), LimitGauge::default);
-        told.tell(&voice, "p", at(9), 3, None, LimitGauge::default);
+        told.report(&voice, "p", now, 0, None, LimitGauge::default);
+        told.report(&voice, "p", now, 4, Some((Waiting::RequestsPerMinute, at(1))), LimitGauge::default);
+        told.report(&voice, "p", at(1), 4, Some((Waiting::RequestsPerMinute, at(2))), LimitGauge::default);
+        told.report(&voice, "p", at(1), 4, Some((Waiting::Pause, at(5))), LimitGauge::default);
+        told.report(&voice, "p", at(2), 4, Some((Waiting::Pause, at(5))), LimitGauge::default);
+        told.report(&voice, "p", at(2), 4, Some((Waiting::Pause, at(9))), LimitGauge::default);
+        told.report(&voice, "p", at(9), 3, None, LimitGauge::default);
         assert_eq!(
             *heard.0.lock().unwrap(),
             [

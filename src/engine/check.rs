@@ -335,7 +335,7 @@ fn journals(job: &Job) -> Vec<PathBuf> {
 ///
 /// # Errors
 /// When a run goes on, and when a file cannot be read or moved.
-pub async fn repair(job: &Job) -> Result<Vec<String>, EngineError> {
+pub async fn salvage(job: &Job) -> Result<Vec<String>, EngineError> {
     let folder = &job.places.state;
     let mut done = Vec::new();
     let home = home(job).await?;
@@ -346,13 +346,13 @@ pub async fn repair(job: &Job) -> Result<Vec<String>, EngineError> {
     let StatePlaces { state, journal, lease, .. } = &job.places;
     let run = Exclusive::take(state, &home, journal, *lease, RunId::random()).await?;
     let retry = retry::exclusive(job, &home, RunId::random()).await?;
-    let repaired = repair_held(job, &home, &mut done).await;
+    let salvaged = salvage_held(job, &home, &mut done).await;
     retry.release().await;
     run.release().await;
-    repaired.map(|()| done)
+    salvaged.map(|()| done)
 }
 
-async fn repair_held(job: &Job, home: &Folder, done: &mut Vec<String>) -> Result<(), EngineError> {
+async fn salvage_held(job: &Job, home: &Folder, done: &mut Vec<String>) -> Result<(), EngineError> {
     let run = CheckpointFile::in_folder(home);
     let retry = CheckpointFile::in_folder(&home.join(FOLDER));
     let loaded = [run.load::<Position>().await.map(|_| ()), retry.load::<Retrying>().await.map(|_| ())];

@@ -12,7 +12,6 @@ use super::copying::Copier;
 use super::error::EngineError;
 use super::error_rate::ErrorRate;
 use super::feed::Loaded;
-use super::lane::{ProviderHandle, ProviderRole, RunStep, StepProvider};
 use super::learned::LearnedFile;
 use super::open_batch::{OpenBatch, RecoveredAnswers};
 use super::prepare::{Prepared, PreparedStep};
@@ -20,13 +19,14 @@ use super::probation::{Probation, Strictness};
 use super::run_budget::RunBudget;
 use super::sharing::Sharing;
 use super::start::Journals;
+use super::step_provider::{ProviderHandle, ProviderRole, RunStep, StepProvider};
 use super::stop::Stop;
 use crate::checkpoint::PlannedBatch;
 use crate::dispatch::{Mode, Reply, Request};
 use crate::event::{Event, Hold, Voice};
 use crate::ident::{BatchId, Cell, Lineage};
 use crate::journal::{JournalFolder, JournalHeader, Record, StrayAnswers};
-use crate::ledger::{Duty, Ledger};
+use crate::ledger::{Ledger, LedgerTask};
 use crate::meter::Account;
 use crate::sink::{FilledBatch, Output, RowResult, Turned};
 use crate::source::Chunk;
@@ -39,23 +39,23 @@ pub(super) type PendingOutcomes = BTreeMap<BatchId, Vec<(Cell, Record, RowResult
 /// Takes batches of rows, asks about them, and gives them back with an outcome for every row.
 ///
 /// Paid answers are in the journal before they are used. The caller carries out the duties that
-/// [`Enricher::next_duty`] names: plan and load batches, commit them in order.
+/// [`Enricher::next_task`] names: plan and load batches, commit them in order.
 #[derive(Debug)]
 pub struct Enricher {
     pub(super) steps: Vec<RunStep>,
-    pub(super) lanes: Vec<StepProvider>,
+    pub(super) providers: Vec<StepProvider>,
     pub(super) ledger: Ledger,
     pub(super) open: BTreeMap<BatchId, OpenBatch>,
     pub(super) lineage: Lineage,
     pub(super) journal: JournalFolder,
     pub(super) learned: LearnedFile,
     pub(super) budget: RunBudget,
-    pub(super) strays: StrayAnswers,
+    pub(super) stray_answers: StrayAnswers,
     pub(super) sharing: Sharing,
     pub(super) copier: Option<Copier>,
     pub(super) replies: mpsc::Receiver<Reply>,
     pub(super) buffer: Vec<Reply>,
-    pub(super) hungry: Arc<Notify>,
+    pub(super) capacity_freed: Arc<Notify>,
     pub(super) mode: watch::Sender<Mode>,
     pub(super) dispatchers: JoinSet<()>,
     /// One for each step.
@@ -65,7 +65,7 @@ pub struct Enricher {
     /// One for each step; none where rows that failed before are asked.
     pub(super) watches: Vec<Watch>,
     /// Requests that one provider could not answer and another one may.
-    pub(super) detours: VecDeque<Request>,
+    pub(super) rerouted: VecDeque<Request>,
     pub(super) asks_left: Option<u64>,
     /// Requests that may be in flight at all providers together.
     pub(super) places: u64,
@@ -86,10 +86,11 @@ impl Enricher {
         strictness: Strictness,
         voice: Voice,
     ) -> Self {
-        let Journals { lineage, folder: journal, strays, learned, budget, cache, open: _, copier } = journals;
+        let Journals { lineage, folder: journal, stray_answers, learned, budget, cache, open: _, copier } =
+            journals;
         let (outbox, replies) = mpsc::channel(1_024);
         let (mode, watching) = watch::channel(Mode::Running);
-        let hungry = Arc::new(Notify::new());
+        let capacity_freed = Arc::new(Notify::new());
         let mut dispatchers = JoinSet::new();
         let has_window = |provider: usize| prepared.endpoints[provider].0.context_window.is_some();
         let steps: Vec<RunStep> = prepared
@@ -120,32 +121,32 @@ impl Enricher {
                 max_tokens_retry: spec.max_tokens_retry,
                 strips_reasoning: spec.strips_reasoning,
                 deadline: spec.row_deadline,
-                lanes: spec.providers,
+                providers: spec.providers,
                 balance: spec.balance,
             })
             .collect();
         let places = prepared.endpoints.iter().map(|(provider, _)| u64::from(provider.max_concurrency)).sum();
-        let lessons = learned.lessons();
-        let hub = ProviderHandle {
+        let learned_limits = learned.learned_limits();
+        let handle = ProviderHandle {
             outbox,
             mode: watching,
-            hungry: &hungry,
-            lessons: &lessons,
+            capacity_freed: &capacity_freed,
+            learned_limits: &learned_limits,
             account: &budget.account,
             voice: &voice,
         };
-        let lanes = prepared.endpoints.into_iter().enumerate().map(|(lane, (provider, endpoint))| {
+        let providers = prepared.endpoints.into_iter().enumerate().map(|(index, (provider, endpoint))| {
             let own: Vec<&RunStep> =
-                steps.iter().filter(|step| step.all_lanes().any(|own| own == lane)).collect();
+                steps.iter().filter(|step| step.all_providers().any(|own| own == index)).collect();
             let embeds = own.iter().filter(|step| step.params.vectors.is_some()).count();
             let role = ProviderRole {
-                has_fallback: own.iter().any(|step| step.has_fallback(lane)),
+                has_fallback: own.iter().any(|step| step.has_fallback(index)),
                 embeds: embeds > 0,
                 only_embeds: embeds > 0 && embeds == own.len(),
             };
-            hub.start(lane, &provider, endpoint, role, &mut dispatchers)
+            handle.start(index, &provider, endpoint, role, &mut dispatchers)
         });
-        let lanes = lanes.collect();
+        let providers = providers.collect();
         // Rows that failed before may all fail again.
         let rate = if strictness == Strictness::RowByRow { 1.0 } else { prepared.max_error_rate };
         let error_rates = steps.iter().map(|step| ErrorRate::new(&*step.output, rate)).collect();
@@ -154,25 +155,25 @@ impl Enricher {
         let probations = steps.iter().map(|_| Probation::new(strictness)).collect();
         Enricher {
             steps,
-            lanes,
+            providers,
             ledger,
             open: BTreeMap::new(),
             lineage,
             journal,
             learned,
             budget,
-            strays,
+            stray_answers,
             sharing: Sharing::new(cache),
             copier,
             replies,
             buffer: Vec::with_capacity(REPLIES_AT_ONCE),
-            hungry,
+            capacity_freed,
             mode,
             dispatchers,
             probations,
             error_rates,
             watches,
-            detours: VecDeque::new(),
+            rerouted: VecDeque::new(),
             asks_left: max_rows,
             places,
             hold: None,
@@ -182,8 +183,8 @@ impl Enricher {
     }
 
     /// The next thing for the caller to do; none if there is nothing until something happens.
-    pub fn next_duty(&mut self) -> Option<Duty> {
-        self.ledger.next_duty()
+    pub fn next_task(&mut self) -> Option<LedgerTask> {
+        self.ledger.next_task()
     }
 
     /// A batch was planned, durably, and is about to be opened.
@@ -228,7 +229,7 @@ impl Enricher {
     /// Takes a batch whose rows all have outcomes out of memory, to be committed.
     ///
     /// # Errors
-    /// Never for a batch that [`Enricher::next_duty`] named.
+    /// Never for a batch that [`Enricher::next_task`] named.
     pub fn take(&mut self, id: BatchId) -> Result<FilledBatch, EngineError> {
         let batch = self.open.remove(&id);
         batch.map(OpenBatch::fill).ok_or_else(|| EngineError::Task(format!("batch {id} is not open")))
@@ -260,18 +261,18 @@ impl Enricher {
         self.learned.save();
         // The journal is about to go, and others may share what is in it.
         self.sharing.flush();
-        let duty = self.ledger.committed(id);
+        let task = self.ledger.committed(id);
         let removed = self.journal.forget(id);
         match removed {
             Ok(()) => self.ledger.forgotten(id),
-            Err(_) => self.ledger.failed(duty),
+            Err(_) => self.ledger.failed(task),
         }
         Ok(removed?)
     }
 
     /// A duty failed; nothing new is asked.
-    pub fn failed(&mut self, duty: Duty) {
-        self.ledger.failed(duty);
+    pub fn failed(&mut self, task: LedgerTask) {
+        self.ledger.failed(task);
         self.halt(Stop::Asked);
     }
 
@@ -285,7 +286,7 @@ impl Enricher {
             received = self.replies.recv_many(&mut self.buffer, REPLIES_AT_ONCE) => {
                 if received == 0 { Err(EngineError::Task("every dispatcher has ended".into())) } else { Ok(()) }
             }
-            () = self.hungry.notified() => Ok(()),
+            () = self.capacity_freed.notified() => Ok(()),
             ended = self.dispatchers.join_next() => {
                 Err(EngineError::Task(format!("a dispatcher has ended: {ended:?}")))
             }
@@ -301,7 +302,7 @@ impl Enricher {
             self.stop = Some(stop);
         }
         self.ledger.stop();
-        for request in std::mem::take(&mut self.detours) {
+        for request in std::mem::take(&mut self.rerouted) {
             self.put_back(request.cell);
         }
         // Rows within the limit that are handed out already are asked.
@@ -374,7 +375,7 @@ impl Enricher {
         let is_done = reached_end && self.ledger.is_complete();
         if let Some(copier) = self.copier.take() {
             if is_done {
-                copier.copies.discard_strays();
+                copier.copies.discard_stray_answers();
             }
             // Also where the disk fails: then it is all there is.
             copier.finish(patience).await;
@@ -383,7 +384,7 @@ impl Enricher {
         self.open.values().try_for_each(|batch| batch.journal.sync())?;
         if is_done {
             // Every row that could use a stray answer is in the table.
-            self.strays.discard()?;
+            self.stray_answers.discard()?;
         }
         Ok(self.stop)
     }

@@ -105,7 +105,7 @@ pub enum EngineError {
         message: String,
     },
     /// The job stopped at an anomaly, and nobody has acted.
-    #[error("the job is paused since {}: {}", clock::told(.0.since), .0.why)]
+    #[error("the job is paused since {}: {}", clock::format_time(.0.since), .0.why)]
     Paused(Paused),
     /// A pilot, or what comes before it, was cut short.
     #[error("the forecast was cut short{}", .0.message().map_or_else(String::new, |why| format!(": {why}")))]

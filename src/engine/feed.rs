@@ -7,7 +7,7 @@ use crate::checkpoint::PlannedBatch;
 use crate::event::{Event, Voice};
 use crate::ident::{BatchId, Lineage};
 use crate::metrics::{Keeper, MetricsError};
-use crate::sink::{Committed, FilledBatch, Repair, Sink, Turned, UnchangedStep};
+use crate::sink::{Committed, FilledBatch, RetryCommit, Sink, Turned, UnchangedStep};
 use crate::source::Chunk;
 
 /// A batch with its rows.
@@ -96,9 +96,9 @@ impl Drain for Sink {
     }
 }
 
-impl Drain for Repair {
+impl Drain for RetryCommit {
     async fn judge(&mut self, batch: &mut FilledBatch) -> Result<Vec<Turned>, EngineError> {
-        Ok(Repair::judge(self, batch).await?)
+        Ok(RetryCommit::judge(self, batch).await?)
     }
 
     async fn commit(
@@ -106,7 +106,7 @@ impl Drain for Repair {
         batch: &FilledBatch,
         lineage: Lineage,
     ) -> Result<Option<Committed>, EngineError> {
-        Ok(Repair::commit(self, batch, lineage).await?)
+        Ok(RetryCommit::commit(self, batch, lineage).await?)
     }
 }
 

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use super::enricher::{Enricher, PendingOutcomes};
 use super::error::EngineError;
 use super::inputs;
-use super::lane::{Purpose, RunStep, StepProvider, bit};
 use super::outcome::{Judged, PriorState, ResultOrigin};
 use super::probation::WithheldRefusal;
 use super::replies::shared_record;
 use super::sharing::{self, SharedAnswer, Sharing, SharingState};
+use super::step_provider::{Purpose, RunStep, StepProvider, bit};
 use super::stop::Stop;
 use crate::config::Prices;
 use crate::dispatch::{Earlier, Receipt, Request};
@@ -36,7 +36,7 @@ enum Handed {
     Waits,
     /// There is none now.
     NoRow,
-    /// The lane, or this run, takes no more now.
+    /// The provider, or this run, takes no more now.
     NoRoom,
 }
 
@@ -48,7 +48,7 @@ impl Enricher {
         if let Some(error) = self.sharing.trouble() {
             self.voice.say(&Event::Notice(&format!("the run goes on without the cache: {error}")));
         }
-        self.feed_detours();
+        self.send_rerouted();
         self.stop_where_nobody_is_left();
         // Rows that are on their way first: the fewer are open, the sooner batches are full.
         for step in (0..self.steps.len()).rev().map(StepId::new) {
@@ -58,10 +58,10 @@ impl Enricher {
                 is_short_of_rows |= is_short && step == StepId::FIRST;
                 continue;
             }
-            while let Some((lane, purpose)) = self.steps[step.index()].route(&self.lanes, 0, 0) {
-                let handed = self.hand_out(step, lane);
+            while let Some((provider, purpose)) = self.steps[step.index()].route(&self.providers, 0, 0) {
+                let handed = self.hand_out(step, provider);
                 if purpose == Purpose::Probe && handed != Handed::Asked {
-                    self.lanes[lane].health.unclaim_probe();
+                    self.providers[provider].health.release_probe();
                 }
                 match handed {
                     Handed::Asked => {}
@@ -73,14 +73,14 @@ impl Enricher {
                     break;
                 }
                 if settled >= SETTLED_AT_ONCE {
-                    self.hungry.notify_one();
+                    self.capacity_freed.notify_one();
                     return;
                 }
             }
         }
         if settled > 0 {
             // Their next steps, which were looked at before, have something to do.
-            self.hungry.notify_one();
+            self.capacity_freed.notify_one();
         }
         if self.asks_left == Some(0) && self.ledger.asked() == 0 && settled == 0 {
             self.halt(Stop::MaxRows);
@@ -94,9 +94,9 @@ impl Enricher {
         }
     }
 
-    /// Hands the next row of a step to a lane.
-    fn hand_out(&mut self, step: StepId, lane: usize) -> Handed {
-        let inbox = self.lanes[lane].inbox.clone();
+    /// Hands the next row of a step to a provider.
+    fn hand_out(&mut self, step: StepId, provider: usize) -> Handed {
+        let inbox = self.providers[provider].inbox.clone();
         let Ok(permit) = inbox.try_reserve() else { return Handed::NoRoom };
         if self.asks_left == Some(0) && step == StepId::FIRST {
             return Handed::NoRoom;
@@ -115,27 +115,27 @@ impl Enricher {
 
     /// Ends the run where rows are left for providers alone that are not asked any more.
     fn stop_where_nobody_is_left(&mut self) {
-        if self.stop.is_some() || !self.lanes.iter().any(|lane| lane.out.is_some()) {
+        if self.stop.is_some() || !self.providers.iter().any(|provider| provider.out.is_some()) {
             return;
         }
-        let mut list = self.detours.iter().find_map(|request| {
-            let own = self.steps[request.cell.step.index()].lanes_of(request.route);
-            let without = request.tried | request.barred;
-            let mut open = own.iter().filter(|lane| without & bit(**lane) == 0);
-            open.all(|lane| self.lanes[*lane].health.is_out()).then(|| own.to_vec())
+        let mut list = self.rerouted.iter().find_map(|request| {
+            let own = self.steps[request.cell.step.index()].providers_of(request.route);
+            let without = request.tried | request.excluded_providers;
+            let mut open = own.iter().filter(|provider| without & bit(**provider) == 0);
+            open.all(|provider| self.providers[*provider].health.is_out()).then(|| own.to_vec())
         });
         for step in (0..self.steps.len()).map(StepId::new) {
-            let own = &self.steps[step.index()].lanes;
+            let own = &self.steps[step.index()].providers;
             if list.is_none()
-                && own.iter().all(|lane| self.lanes[*lane].health.is_out())
+                && own.iter().all(|provider| self.providers[*provider].health.is_out())
                 && let Some(cell) = self.ledger.next_ask(step)
             {
                 list = Some(own.clone());
                 self.ledger.give_back(cell);
             }
         }
-        let failed = list.into_iter().flatten().find_map(|lane| {
-            let StepProvider { name, out, .. } = &self.lanes[lane];
+        let failed = list.into_iter().flatten().find_map(|provider| {
+            let StepProvider { name, out, .. } = &self.providers[provider];
             Some((name.to_string(), out.clone()?))
         });
         if let Some((provider, failure)) = failed {
@@ -147,7 +147,7 @@ impl Enricher {
     /// too few.
     fn feed_routed(&mut self, step: StepId) -> (usize, bool) {
         let mut settled = 0;
-        while self.detours.len() < MOST_WAITING && settled < SETTLED_AT_ONCE {
+        while self.rerouted.len() < MOST_WAITING && settled < SETTLED_AT_ONCE {
             if self.asks_left == Some(0) && step == StepId::FIRST {
                 break;
             }
@@ -167,8 +167,8 @@ impl Enricher {
     }
 
     /// Sends on what has no provider yet, or what one could not answer.
-    fn feed_detours(&mut self) {
-        for request in std::mem::take(&mut self.detours) {
+    fn send_rerouted(&mut self) {
+        for request in std::mem::take(&mut self.rerouted) {
             self.send_or_keep(request);
         }
     }
@@ -176,14 +176,14 @@ impl Enricher {
     /// Hands a request to a provider that it may go to, or keeps it until there is room.
     fn send_or_keep(&mut self, request: Request) {
         let step = &self.steps[request.cell.step.index()];
-        let lane = step.route(&self.lanes, request.route, request.tried | request.barred);
-        match lane.map(|(lane, _)| self.lanes[lane].inbox.try_reserve()) {
+        let provider = step.route(&self.providers, request.route, request.tried | request.excluded_providers);
+        match provider.map(|(provider, _)| self.providers[provider].inbox.try_reserve()) {
             Some(Ok(permit)) => permit.send(request),
             _ => {
-                if let Some((lane, Purpose::Probe)) = lane {
-                    self.lanes[lane].health.unclaim_probe();
+                if let Some((provider, Purpose::Probe)) = provider {
+                    self.providers[provider].health.release_probe();
                 }
-                self.detours.push_back(request);
+                self.rerouted.push_back(request);
             }
         }
     }
@@ -212,25 +212,25 @@ impl Enricher {
 
     /// Renders a row and looks for an answer that is paid for already.
     fn look_up(&mut self, cell: Cell) -> PriorState {
-        let Self { steps, lanes, open, strays, sharing, .. } = self;
+        let Self { steps, providers, open, stray_answers, sharing, .. } = self;
         let step = &steps[cell.step.index()];
         let batch = open.get_mut(&cell.batch).expect("rows are handed out while their batch is open");
         if batch.keeps(cell) {
             return PriorState::unasked(Outcome::Unchanged);
         }
-        let inputs::StepRequest { mut question, route, barred } =
-            match inputs::asked(steps, lanes, batch, cell) {
+        let inputs::StepRequest { mut question, route, excluded_providers } =
+            match inputs::asked(steps, providers, batch, cell) {
                 Ok(asked) => asked,
                 Err(outcome) => return PriorState::unasked(outcome),
             };
         let mut earlier = Earlier::default();
         let mut params = Arc::clone(&step.params);
-        while batch.has_recovered() || !strays.is_empty() {
+        while batch.has_recovered() || !stray_answers.is_empty() {
             let key = batch.key(cell.row);
             let fits = |record: &Record| {
                 record.step == step.output
                     && record.fingerprint == question.fingerprint()
-                    && step.takes(lanes, &record.provider, &record.model)
+                    && step.takes(providers, &record.provider, &record.model)
             };
             let claimed = match batch.claim(&key, fits) {
                 Ok(claimed) => claimed,
@@ -238,7 +238,7 @@ impl Enricher {
             };
             let record = match claimed {
                 Some(record) => record,
-                None => match strays.claim(&key, &step.output, question.fingerprint()).filter(fits) {
+                None => match stray_answers.claim(&key, &step.output, question.fingerprint()).filter(fits) {
                     Some(stray) => match batch.journal.append([&stray]) {
                         Ok(()) => stray,
                         Err(error) => return PriorState::Lost(error),
@@ -246,7 +246,7 @@ impl Enricher {
                     None => break,
                 },
             };
-            let origin = ResultOrigin::of_record(&record, prices_of(lanes, &record), earlier);
+            let origin = ResultOrigin::of_record(&record, prices_of(providers, &record), earlier);
             match origin.judged_record(&record.outcome, step) {
                 Judged::Settled(settled) => return PriorState::Settled(settled, event::Origin::Journal),
                 Judged::Again(again) => {
@@ -269,14 +269,14 @@ impl Enricher {
             deadline: step.deadline,
             receipt,
             route,
-            barred,
+            excluded_providers,
             tried: 0,
             earlier,
         };
         if !step.shares || earlier.answers > 0 {
             return PriorState::Nothing(request);
         }
-        match sharing.look(key, step, lanes, &request) {
+        match sharing.look(key, step, providers, &request) {
             SharingState::Asked => {
                 sharing.wait(key, request);
                 return PriorState::Waits;
@@ -303,22 +303,22 @@ impl Enricher {
     /// Answers of journals that are read later may be shared from now on, so that no row of an earlier batch pays for them
     /// again.
     pub(super) fn seed(&mut self, journals: &[PathBuf]) -> Result<(), EngineError> {
-        let Self { steps, lanes, sharing, strays, .. } = self;
+        let Self { steps, providers, sharing, stray_answers, .. } = self;
         if !steps.iter().any(|step| step.shares) {
             return Ok(());
         }
-        strays.records().for_each(|record| Self::seed_with(steps, lanes, sharing, record));
+        stray_answers.records().for_each(|record| Self::seed_with(steps, providers, sharing, record));
         for journal in journals {
             let mut reader = JournalReader::open(journal)?;
             while let Some(record) = reader.next_record()? {
-                Self::seed_with(steps, lanes, sharing, &record);
+                Self::seed_with(steps, providers, sharing, &record);
             }
         }
         sharing.flush();
         Ok(())
     }
 
-    fn seed_with(steps: &[RunStep], lanes: &[StepProvider], sharing: &mut Sharing, record: &Record) {
+    fn seed_with(steps: &[RunStep], providers: &[StepProvider], sharing: &mut Sharing, record: &Record) {
         let Record { step, provider, model, outcome, fingerprint, .. } = record;
         let journal::RecordedOutcome::Response(body) = outcome else { return };
         let Some(step) = steps.iter().find(|known| known.output == *step && known.shares) else { return };
@@ -331,14 +331,14 @@ impl Enricher {
             SharedAnswer { provider: Arc::clone(provider), model: Arc::clone(model), body: body.clone() };
         // Which list of providers it went by is not written down: those that have its provider.
         for route in 0..=step.routes.len() {
-            if step.takes_by(route, lanes, provider, model) {
-                sharing.remember(step, route, lanes, *fingerprint, &shared);
+            if step.takes_by(route, providers, provider, model) {
+                sharing.remember(step, route, providers, *fingerprint, &shared);
             }
         }
     }
 }
 
 /// What tokens cost at the provider that gave an answer.
-fn prices_of(lanes: &[StepProvider], record: &Record) -> Option<Prices> {
-    lanes.iter().find(|lane| lane.name == record.provider)?.prices
+fn prices_of(providers: &[StepProvider], record: &Record) -> Option<Prices> {
+    providers.iter().find(|provider| provider.name == record.provider)?.prices
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 
-use super::lane::{RunStep, StepProvider, bit};
 use super::open_batch::OpenBatch;
+use super::step_provider::{RunStep, StepProvider, bit};
 use crate::config::OnTooLong;
 use crate::decode::Content;
 use crate::fault::{Class, Failure};
@@ -90,25 +90,25 @@ pub(super) struct StepRequest {
     /// Which of the step's lists of providers it goes by.
     pub(super) route: usize,
     /// Providers that cannot take it, one bit each.
-    pub(super) barred: u64,
+    pub(super) excluded_providers: u64,
 }
 
 /// What is asked about a row, or the outcome of one that is not asked about.
 pub(super) fn asked(
     steps: &[RunStep],
-    lanes: &[StepProvider],
+    providers: &[StepProvider],
     batch: &OpenBatch,
     cell: Cell,
 ) -> Result<StepRequest, Outcome> {
-    panics::catch(|| asked_of(steps, lanes, batch, cell)).unwrap_or_else(|message| {
+    panics::catch(|| request_of(steps, providers, batch, cell)).unwrap_or_else(|message| {
         let detail = format!("what is asked cannot be made of the row: {message}");
         Err(Outcome::Failed(Failure::new(Class::Template, detail)))
     })
 }
 
-fn asked_of(
+fn request_of(
     steps: &[RunStep],
-    lanes: &[StepProvider],
+    providers: &[StepProvider],
     batch: &OpenBatch,
     cell: Cell,
 ) -> Result<StepRequest, Outcome> {
@@ -137,30 +137,31 @@ fn asked_of(
             break;
         }
     }
-    within(step, lanes, question, route).map_err(Outcome::Failed)
+    within(step, providers, question, route).map_err(Outcome::Failed)
 }
 
 /// Bars the providers for which a question is too long; where that is all of them, it is cut or fails.
 fn within(
     step: &RunStep,
-    lanes: &[StepProvider],
+    providers: &[StepProvider],
     mut question: Question,
     route: usize,
 ) -> Result<StepRequest, Failure> {
     if !step.has_windows {
-        return Ok(StepRequest { question, route, barred: 0 });
+        return Ok(StepRequest { question, route, excluded_providers: 0 });
     }
-    let own = step.lanes_of(route);
+    let own = step.providers_of(route);
     let mut cuts = 0;
     loop {
-        let excess =
-            |lane: &usize| lanes[*lane].window.map_or(0, |window| window.excess(&question, &step.params));
+        let excess = |provider: &usize| {
+            providers[*provider].window.map_or(0, |window| window.excess(&question, &step.params))
+        };
         let excesses: Vec<usize> = own.iter().map(excess).collect();
         let least = excesses.iter().copied().min().unwrap_or_default();
         if least == 0 {
             let too_small = own.iter().zip(excesses).filter(|(_, excess)| *excess > 0);
-            let barred = too_small.fold(0, |all, (lane, _)| all | bit(*lane));
-            return Ok(StepRequest { question, route, barred });
+            let excluded_providers = too_small.fold(0, |all, (provider, _)| all | bit(*provider));
+            return Ok(StepRequest { question, route, excluded_providers });
         }
         if step.on_too_long == OnTooLong::Fail {
             return Err(too_long(least, "shorten the prompt, or set on_too_long"));

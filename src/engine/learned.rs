@@ -12,7 +12,7 @@ const NAME: &str = "learned.json";
 #[derive(Debug)]
 pub struct LearnedFile {
     path: PathBuf,
-    lessons: LearnedLimits,
+    learned_limits: LearnedLimits,
     saved: BTreeMap<String, LearnedLimit>,
 }
 
@@ -24,22 +24,22 @@ impl LearnedFile {
         let found = store::read(&path).ok().flatten();
         let saved: BTreeMap<String, LearnedLimit> =
             found.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
-        LearnedFile { path, lessons: LearnedLimits::new(saved.clone()), saved }
+        LearnedFile { path, learned_limits: LearnedLimits::new(saved.clone()), saved }
     }
 
     /// What was learned; changes are seen here.
-    pub(super) fn lessons(&self) -> LearnedLimits {
-        self.lessons.clone()
+    pub(super) fn learned_limits(&self) -> LearnedLimits {
+        self.learned_limits.clone()
     }
 
     /// Writes it down if there is news. That it cannot be written harms nobody.
     pub(super) fn save(&mut self) {
-        let lessons = self.lessons.all();
-        if lessons != self.saved
-            && let Ok(bytes) = serde_json::to_vec_pretty(&lessons)
+        let learned_limits = self.learned_limits.all();
+        if learned_limits != self.saved
+            && let Ok(bytes) = serde_json::to_vec_pretty(&learned_limits)
             && store::replace(&self.path, &bytes).is_ok()
         {
-            self.saved = lessons;
+            self.saved = learned_limits;
         }
     }
 }

@@ -41,19 +41,19 @@ pub(super) struct RecoveredAnswers {
     folder: PathBuf,
     file: Option<SpillFile>,
     /// Bytes of answers that may yet be kept in memory, and of those that are.
-    room: u64,
+    capacity: u64,
     kept: u64,
 }
 
 impl RecoveredAnswers {
     /// Nothing so far. What is beyond so many bytes of answers goes to a file in a folder.
-    pub(super) fn new(folder: &Path, room: u64) -> Self {
+    pub(super) fn new(folder: &Path, capacity: u64) -> Self {
         RecoveredAnswers {
             records: HashMap::new(),
             len: 0,
             folder: folder.to_owned(),
             file: None,
-            room,
+            capacity,
             kept: 0,
         }
     }
@@ -74,8 +74,8 @@ impl RecoveredAnswers {
             && body.len() >= SPILLED_FROM
         {
             let bytes = body.len() as u64;
-            match self.room.checked_sub(bytes) {
-                Some(left) => self.room = left,
+            match self.capacity.checked_sub(bytes) {
+                Some(left) => self.capacity = left,
                 // Where that fails it stays in memory.
                 None => spilled = spill(&mut self.file, &self.folder, |file| file.write(body)),
             }

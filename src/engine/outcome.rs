@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::lane::RunStep;
+use super::step_provider::RunStep;
 use crate::config::{Form, Params, Prices};
 use crate::decode::{self, Answer, Content, Reasoning};
 use crate::dispatch::{Earlier, Request};

@@ -318,7 +318,7 @@ impl Recoverer<'_> {
             Progress::Txn { batch } => (Some(batch), self.position_of_rows().await?),
         };
         if let Some(batch) = batch {
-            self.tell_rebuilt(batch);
+            self.report_rebuilt(batch);
         }
         let next_batch = batch.map_or(BatchId::FIRST, BatchId::next);
         // Of what the lost one had passed over nothing is known.
@@ -387,7 +387,7 @@ impl Recoverer<'_> {
         }
     }
 
-    fn tell_rebuilt(&self, batch: BatchId) {
+    fn report_rebuilt(&self, batch: BatchId) {
         let text = format!("the checkpoint was rebuilt from the target, which holds batches up to {batch}");
         self.voice.say(&Event::Notice(&text));
     }

@@ -4,11 +4,11 @@
 use std::sync::Arc;
 
 use super::enricher::{Enricher, PendingOutcomes};
-use super::lane::{StepProvider, bit};
 use super::open_batch::SPILLED_FROM;
 use super::outcome::{Again, Judged, ResultOrigin, is_terminal};
 use super::probation::{Judgement, Probation, WithheldRefusal};
 use super::sharing::SharedAnswer;
+use super::step_provider::{StepProvider, bit};
 use super::stop::Stop;
 use crate::decode;
 use crate::dispatch::{Earlier, Reply, Request, Verdict};
@@ -25,29 +25,29 @@ impl Enricher {
         let replies = std::mem::take(&mut self.buffer);
         let mut kept = PendingOutcomes::new();
         for reply in replies {
-            let Reply { request, lane: asked, attempts, verdict } = reply;
+            let Reply { request, provider: asked, attempts, verdict } = reply;
             let cell = request.cell;
             let question = &request.question;
-            let lane = &self.lanes[asked];
+            let provider = &self.providers[asked];
             match verdict {
                 Verdict::Paid(paid) => {
                     let facts = decode::facts(&paid.response);
                     let tokens = facts.tokens.unwrap_or_default();
-                    let cost = facts.cost.or_else(|| Some(lane.prices?.cost(facts.tokens?)));
+                    let cost = facts.cost.or_else(|| Some(provider.prices?.cost(facts.tokens?)));
                     self.voice.say(&Event::Paid { tokens, cost });
                     let origin = ResultOrigin {
-                        provider: &lane.name,
-                        model: &lane.model,
+                        provider: &provider.name,
+                        model: &provider.model,
                         attempts,
                         latency: Some(paid.latency),
                         fingerprint: question.fingerprint(),
-                        prices: lane.prices,
+                        prices: provider.prices,
                         earlier: request.earlier,
                         shared: false,
                     };
                     let first = request.earlier.first.unwrap_or(question.fingerprint());
                     let route = request.route;
-                    let (provider, model) = (Arc::clone(&lane.name), Arc::clone(&lane.model));
+                    let (provider, model) = (Arc::clone(&provider.name), Arc::clone(&provider.model));
                     let shared = SharedAnswer { provider, model, body: paid.body };
                     match origin.judged(paid.response, &self.steps[cell.step.index()]) {
                         Judged::Again(again) => self.ask_again(request, &again),
@@ -60,7 +60,7 @@ impl Enricher {
                                 self.judge(&mut kept, WithheldRefusal::Known(cell, settled, failure));
                             } else {
                                 let released = self.probations[cell.step.index()].end();
-                                self.keep_all(&mut kept, released);
+                                self.hold_back_all(&mut kept, released);
                                 self.share(cell, route, first, &shared);
                                 self.settle(cell, *settled, event::Origin::Asked);
                             }
@@ -73,7 +73,7 @@ impl Enricher {
                 }
                 Verdict::Failed(failure) if is_terminal(failure.class) => {
                     self.unshare(cell);
-                    let reply = Reply { request, lane: asked, attempts, verdict: Verdict::Unsent };
+                    let reply = Reply { request, provider: asked, attempts, verdict: Verdict::Unsent };
                     self.judge(&mut kept, WithheldRefusal::Refused(Box::new(reply), failure));
                 }
                 Verdict::Failed(failure) => self.failed_at(request, asked, attempts, failure),
@@ -97,32 +97,39 @@ impl Enricher {
             return;
         }
         let (question, params) = again.question(&request.question, &request.params);
-        self.detours.push_back(request.again(question, params, again.earlier));
-        self.hungry.notify_one();
+        self.rerouted.push_back(request.again(question, params, again.earlier));
+        self.capacity_freed.notify_one();
     }
 
     /// A provider could not answer a row: another one may.
-    pub(super) fn failed_at(&mut self, mut request: Request, lane: usize, attempts: u32, failure: Failure) {
-        request.tried |= bit(lane);
+    pub(super) fn failed_at(
+        &mut self,
+        mut request: Request,
+        provider: usize,
+        attempts: u32,
+        failure: Failure,
+    ) {
+        request.tried |= bit(provider);
         let step = &self.steps[request.cell.step.index()];
         if failure.class != Class::Deadline
             && self.stop.is_none()
-            && step.has_other(&self.lanes, request.route, request.tried | request.barred)
+            && step.has_other(&self.providers, request.route, request.tried | request.excluded_providers)
         {
-            self.detours.push_back(request);
+            self.rerouted.push_back(request);
             return;
         }
         // It may pass: another run asks again, so it is not kept.
-        let settled = self.row_failed(lane, &request, attempts, failure);
+        let settled = self.row_failed(provider, &request, attempts, failure);
         self.settle(request.cell, settled, event::Origin::Asked);
     }
 
     /// A provider ends the run, unless the row can be asked elsewhere.
-    pub(super) fn stopped_by(&mut self, request: Request, lane: usize, failure: Failure) {
+    pub(super) fn stopped_by(&mut self, request: Request, provider: usize, failure: Failure) {
         let cell = request.cell;
         let step = &self.steps[cell.step.index()];
-        let has_other = step.has_other(&self.lanes, request.route, bit(lane) | request.barred);
-        let StepProvider { name, health, out, .. } = &mut self.lanes[lane];
+        let has_other =
+            step.has_other(&self.providers, request.route, bit(provider) | request.excluded_providers);
+        let StepProvider { name, health, out, .. } = &mut self.providers[provider];
         if self.stop.is_none() && has_other {
             // Without an answer it may come back; what it refuses outright it refuses for good.
             if failure.class != Class::Unavailable && !health.is_out() {
@@ -143,7 +150,7 @@ impl Enricher {
     /// asked again: in the journal they are found by the next run only.
     fn hand_back(&mut self, request: Request) {
         if request.earlier.answers > 0 && self.stop.is_none() {
-            self.detours.push_back(request);
+            self.rerouted.push_back(request);
         } else {
             self.give_back(request.cell);
         }
@@ -163,19 +170,19 @@ impl Enricher {
         if self.stop.is_some() {
             waiting.iter().for_each(|waiting| self.ledger.give_back(waiting.cell));
         } else if !waiting.is_empty() {
-            self.detours.extend(waiting);
-            self.hungry.notify_one();
+            self.rerouted.extend(waiting);
+            self.capacity_freed.notify_one();
         }
     }
 
     /// A row got an answer: those that waited for it get the same one.
     fn share(&mut self, cell: Cell, route: usize, question: Fingerprint, shared: &SharedAnswer) {
-        let Self { steps, lanes, sharing, .. } = self;
+        let Self { steps, providers, sharing, .. } = self;
         let step = &steps[cell.step.index()];
         if !step.shares {
             return;
         }
-        sharing.remember(step, route, lanes, question, shared);
+        sharing.remember(step, route, providers, question, shared);
         for request in self.sharing.left(cell) {
             let record = shared_record(&request, shared);
             self.take_record(request, &record);
@@ -208,7 +215,7 @@ impl Enricher {
         match origin.judged_record(&record.outcome, &self.steps[cell.step.index()]) {
             Judged::Settled(settled) => self.settle(cell, *settled, event::Origin::Unasked),
             // It was good for the row that asked, so it is for this one.
-            Judged::Again(_) | Judged::Unread => self.detours.push_back(request),
+            Judged::Again(_) | Judged::Unread => self.rerouted.push_back(request),
         }
     }
 
@@ -230,7 +237,7 @@ impl Enricher {
         let held: Vec<WithheldRefusal> = self.probations.iter_mut().flat_map(Probation::release).collect();
         if matches!(self.stop, None | Some(Stop::MaxRows)) {
             let mut kept = PendingOutcomes::new();
-            self.keep_all(&mut kept, held);
+            self.hold_back_all(&mut kept, held);
             self.write_down(kept);
         } else {
             for held in &held {
@@ -244,12 +251,12 @@ impl Enricher {
     pub(super) fn judge(&mut self, kept: &mut PendingOutcomes, held: WithheldRefusal) {
         match self.probations[held.cell().step.index()].refused(held) {
             Judgement::Hold => {}
-            Judgement::Release(released) => self.keep_all(kept, released),
+            Judgement::Release(released) => self.hold_back_all(kept, released),
             Judgement::Stop(held) => self.refuse_all(&held),
         }
     }
 
-    pub(super) fn keep_all(&mut self, kept: &mut PendingOutcomes, released: Vec<WithheldRefusal>) {
+    pub(super) fn hold_back_all(&mut self, kept: &mut PendingOutcomes, released: Vec<WithheldRefusal>) {
         for held in released {
             match held {
                 WithheldRefusal::Known(cell, settled, _) => {
@@ -258,10 +265,10 @@ impl Enricher {
                     self.settle(cell, *settled, origin);
                 }
                 WithheldRefusal::Refused(reply, failure) => {
-                    let Reply { request, lane, attempts, .. } = *reply;
+                    let Reply { request, provider, attempts, .. } = *reply;
                     let cell = request.cell;
-                    let record = self.record(cell, lane, &request.question, attempts, failure.clone());
-                    let settled = self.row_failed(lane, &request, attempts, failure);
+                    let record = self.record(cell, provider, &request.question, attempts, failure.clone());
+                    let settled = self.row_failed(provider, &request, attempts, failure);
                     kept.entry(cell.batch).or_default().push((cell, record, settled));
                 }
             }
@@ -293,11 +300,11 @@ impl Enricher {
             self.put_back(held.cell());
         }
         let Some(first) = held.first() else { return };
-        let lane = match first {
-            WithheldRefusal::Refused(reply, _) => reply.lane,
-            WithheldRefusal::Known(cell, ..) => self.steps[cell.step.index()].lanes[0],
+        let provider = match first {
+            WithheldRefusal::Refused(reply, _) => reply.provider,
+            WithheldRefusal::Known(cell, ..) => self.steps[cell.step.index()].providers[0],
         };
-        let provider = self.lanes[lane].name.to_string();
+        let provider = self.providers[provider].name.to_string();
         let failure = match first.failure() {
             failure if failure.class == Class::Template => failure.clone(),
             failure => {
@@ -366,20 +373,20 @@ impl Enricher {
     pub(super) fn record(
         &self,
         cell: Cell,
-        lane: usize,
+        provider: usize,
         question: &Question,
         attempts: u32,
         failure: Failure,
     ) -> Record {
         let step = &self.steps[cell.step.index()];
-        let lane = &self.lanes[lane];
+        let provider = &self.providers[provider];
         let batch = self.open.get(&cell.batch).expect("a batch is open while its rows are asked");
         Record {
             key: batch.key(cell.row),
             step: Arc::clone(&step.output),
             fingerprint: question.fingerprint(),
-            provider: Arc::clone(&lane.name),
-            model: Arc::clone(&lane.model),
+            provider: Arc::clone(&provider.name),
+            model: Arc::clone(&provider.model),
             attempts,
             latency_ms: 0,
             shared: false,
@@ -389,15 +396,15 @@ impl Enricher {
 
     pub(super) fn row_failed(
         &self,
-        lane: usize,
+        provider: usize,
         request: &Request,
         attempts: u32,
         failure: Failure,
     ) -> RowResult {
-        let lane = &self.lanes[lane];
+        let provider = &self.providers[provider];
         let origin = ResultOrigin {
-            provider: &lane.name,
-            model: &lane.model,
+            provider: &provider.name,
+            model: &provider.model,
             attempts,
             latency: None,
             fingerprint: request.question.fingerprint(),

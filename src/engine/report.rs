@@ -12,7 +12,7 @@ use crate::config::{Job, Prices, StepSpec};
 use crate::ident::Money;
 use crate::metrics::{self, AskedKind, Figures, WAITS};
 use crate::report::page::data::{self, MetricsRow, PageSubject, ProviderLabel, Report, Sample};
-use crate::sink::{FailedRows, RowOrder, ShownRow, shown};
+use crate::sink::{FailedRows, RowOrder, ShownRow, ranked_rows};
 
 /// Rows of each step in each list.
 const ROWS: usize = 8;
@@ -39,7 +39,7 @@ pub async fn report(job: &Job) -> Result<Report, EngineError> {
         own.map(|(_, columns)| columns.clone()).unwrap_or_default()
     };
     let rows = async |order| -> Result<Vec<Sample>, EngineError> {
-        let mut rows = shown(job, order, ROWS, of_step).await?;
+        let mut rows = ranked_rows(job, order, ROWS, of_step).await?;
         match order {
             RowOrder::Slowest => rows.sort_by_key(|row| std::cmp::Reverse(row.latency_ms)),
             RowOrder::Dearest => rows.sort_by_key(|row| std::cmp::Reverse(row.cost)),
@@ -79,7 +79,7 @@ fn ended(run: &LastRun) -> String {
         _ => (started, "began then, and goes on or was killed"),
     };
     let message = message.as_ref().map_or_else(String::new, |message| format!(": {message}"));
-    format!("{}: {end}{message}", clock::told(*at))
+    format!("{}: {end}{message}", clock::format_time(*at))
 }
 
 fn in_words(prices: Prices) -> String {

@@ -21,7 +21,7 @@ use super::prepare::prepare;
 use super::probation::Strictness;
 use super::run::{RunOptions, Running, StopRequest, unless_stopped};
 use super::run_budget::RunBudget;
-use super::start::{keep_figures, owner, sort_journals};
+use super::start::{open_metrics, owner, sort_journals};
 use crate::checkpoint::{
     Checkpoint, CheckpointFile, FileRange, PlannedBatch, Position, Recovery, Retrying, Selection, SourceId,
     recover,
@@ -35,7 +35,7 @@ use crate::ledger::{Ledger, Window};
 use crate::metrics::AskedKind;
 use crate::report::Tally;
 use crate::sink::{
-    Constraints, FailedReader, FailedRow, FailedRows, OpenBatchFiles, Reloaded, Repair, retry_app_id,
+    Constraints, FailedReader, FailedRow, FailedRows, OpenBatchFiles, Reloaded, RetryCommit, retry_app_id,
 };
 use crate::store::{self, Folder};
 
@@ -101,7 +101,7 @@ async fn start(
     options: RunOptions,
     simulator: Option<&Url>,
     voice: &Voice,
-) -> Result<(RunId, Running<RetryFeed, Metered<Repair>>), EngineError> {
+) -> Result<(RunId, Running<RetryFeed, Metered<RetryCommit>>), EngineError> {
     let columns = rows.source_columns();
     let file = CheckpointFile::in_folder(home);
     home.probe().await?;
@@ -120,24 +120,24 @@ async fn start(
     retrying.session = Some(session);
     let found = found.filter(|checkpoint| goes_on || checkpoint.planned.is_empty());
     let places = OpenBatchFiles::default();
-    let repair = Repair::open(job, &rows, places.clone(), session)?;
+    let retry_commit = RetryCommit::open(job, &rows, places.clone(), session)?;
     let job = &with_provider(job, retrying.provider.as_deref())?;
     let mut prepared = prepare(job, &columns, simulator)?;
     for step in prepared.steps.iter_mut().filter(|step| step.gives_vectors()) {
-        step.hold_length(repair.vector_length(&step.spec.output).await?)?;
+        step.hold_length(retry_commit.vector_length(&step.spec.output).await?)?;
     }
     let reader = FailedReader::new(rows, prepared.needs(), places);
-    let (mut checkpoint, outstanding) = recovered(job, found, &repair).await?;
+    let (mut checkpoint, outstanding) = recovered(job, found, &retry_commit).await?;
     checkpoint.position = retrying.clone();
     file.save(&checkpoint).await?;
 
     let owner = owner(job, AskedKind::Retry, session, checkpoint.lineage);
-    let (mut keeper, voice) = keep_figures(job, home, &job.places.state.join(FOLDER), owner, voice).await?;
+    let (mut keeper, voice) = open_metrics(job, home, &job.places.state.join(FOLDER), owner, voice).await?;
     let voice = &voice;
     if let Some(keeper) = &mut keeper {
         let mut committed = BTreeMap::new();
         for lineage in keeper.left_behind() {
-            committed.insert(lineage, repair.committed(lineage).await?.lineage);
+            committed.insert(lineage, retry_commit.committed(lineage).await?.lineage);
         }
         if let Err(error) = keeper.bring_in(&committed).await {
             voice.say(&Event::Notice(&figures_wait(&error)));
@@ -147,11 +147,11 @@ async fn start(
     let planned = Planned::of(&outstanding);
     let failed = reader.find(&retrying.selection, session).await?;
     let failed: Vec<FailedRow> = failed.into_iter().filter(|found| !planned.has(found)).collect();
-    let room = options
+    let capacity = options
         .max_rows
         .map_or(usize::MAX, |most| usize::try_from(most.saturating_sub(resumed)).unwrap_or(usize::MAX));
-    let is_limited = failed.len() > room;
-    let queue = longest_unasked(failed, room);
+    let is_limited = failed.len() > capacity;
+    let queue = least_recently_asked(failed, capacity);
     let rows = resumed + queue.len() as u64;
     voice.say(&Event::Outstanding { rows, most_asked: None });
     voice.say(&Event::Started { run: session });
@@ -179,14 +179,14 @@ async fn start(
         file,
         checkpoint,
         places: None,
-        constraints: repair.constraints(),
+        constraints: retry_commit.constraints(),
     };
     Ok((
         session,
         Running::new(
             enricher,
             feed,
-            Metered::new(repair, keeper, voice.clone()),
+            Metered::new(retry_commit, keeper, voice.clone()),
             lineage,
             lease_guard,
             voice.clone(),
@@ -196,7 +196,7 @@ async fn start(
 
 /// So many of the rows, in their order: those that were asked longest ago, so that retries that follow each other
 /// come to every row.
-fn longest_unasked(rows: Vec<FailedRow>, most: usize) -> VecDeque<FailedRow> {
+fn least_recently_asked(rows: Vec<FailedRow>, most: usize) -> VecDeque<FailedRow> {
     if rows.len() <= most {
         return rows.into();
     }
@@ -228,13 +228,13 @@ fn with_provider(job: &Job, provider: Option<&str>) -> Result<Job, EngineError> 
 async fn recovered(
     job: &Job,
     found: Option<Checkpoint<Retrying>>,
-    repair: &Repair,
+    retry_commit: &RetryCommit,
 ) -> Result<(Checkpoint<Retrying>, Vec<PlannedBatch>), EngineError> {
-    let target_id = repair.table_id()?;
+    let target_id = retry_commit.table_id()?;
     if let Some(mut checkpoint) =
         found.filter(|found| found.target_id == target_id && found.app_id == retry_app_id(&job.app_id))
     {
-        let mut committed = repair.committed(checkpoint.lineage).await?;
+        let mut committed = retry_commit.committed(checkpoint.lineage).await?;
         if committed.lineage.is_none() && committed.app == checkpoint.adopted {
             committed.lineage = checkpoint.adopted;
         }
@@ -245,7 +245,7 @@ async fn recovered(
         // Whatever it planned, the failed rows in the table are what there is to do: no row is replaced
         // twice, because one that was repaired has not failed.
     }
-    let newest = repair.committed(Lineage::random()).await?.app;
+    let newest = retry_commit.committed(Lineage::random()).await?.app;
     let checkpoint = Checkpoint {
         app_id: retry_app_id(&job.app_id),
         lineage: Lineage::random(),

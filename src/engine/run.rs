@@ -24,7 +24,7 @@ use crate::clock::{self, Instant};
 use crate::config::{Job, StatePlaces};
 use crate::event::{Event, Voice};
 use crate::ident::{BatchId, Lineage, RunId};
-use crate::ledger::Duty;
+use crate::ledger::LedgerTask;
 use crate::meter::Account;
 use crate::report::{Tally, counted};
 use crate::sink::{Committed, FilledBatch, Sink, Turned};
@@ -163,7 +163,7 @@ pub(super) async fn may_be_made(job: &Job, source: &Source, begin: Begin) -> Res
         // It is left when the table is there.
         None => match LastRun::load(&job.places.state) {
             None => return Ok(()),
-            Some(run) => format!("there was a run of {} that had it", clock::told(run.started)),
+            Some(run) => format!("there was a run of {} that had it", clock::format_time(run.started)),
         },
     };
     // Another run may have made both since it was looked for.
@@ -250,8 +250,8 @@ impl<F: Feed, D: Drain> Running<F, D> {
             if let Err(error) = self.pause().await {
                 self.fail(error, &mut cut_off, options.grace);
             }
-            while let Some(duty) = self.enricher.next_duty() {
-                self.carry_out(duty)?;
+            while let Some(task) = self.enricher.next_task() {
+                self.carry_out(task)?;
             }
             if self.tasks.is_empty() {
                 if self.enricher.release_held() {
@@ -311,8 +311,8 @@ impl<F: Feed, D: Drain> Running<F, D> {
     async fn cut_off(&mut self) -> Result<(), EngineError> {
         self.enricher.abort().await;
         loop {
-            while let Some(duty) = self.enricher.next_duty() {
-                self.carry_out(duty)?;
+            while let Some(task) = self.enricher.next_task() {
+                self.carry_out(task)?;
             }
             let Some(done) = self.tasks.join_next().await else { return Ok(()) };
             self.take(done.map_err(|error| EngineError::Task(error.to_string()))?)?;
@@ -361,9 +361,9 @@ impl<F: Feed, D: Drain> Running<F, D> {
         cut_off.get_or_insert(clock::now() + grace);
     }
 
-    fn carry_out(&mut self, duty: Duty) -> Result<(), EngineError> {
-        match duty {
-            Duty::Plan => {
+    fn carry_out(&mut self, task: LedgerTask) -> Result<(), EngineError> {
+        match task {
+            LedgerTask::Plan => {
                 let mut feed = self.feed.take().ok_or_else(|| busy("source"))?;
                 let newest = self.newest;
                 self.tasks.spawn(async move {
@@ -371,7 +371,7 @@ impl<F: Feed, D: Drain> Running<F, D> {
                     Done::Planned(feed, planned)
                 });
             }
-            Duty::Load(id) => {
+            LedgerTask::Load(id) => {
                 let mut feed = self.feed.take().ok_or_else(|| busy("source"))?;
                 let plan = feed.planned(id);
                 let plan = plan.ok_or_else(|| EngineError::Task(format!("batch {id} has no plan")))?;
@@ -380,7 +380,7 @@ impl<F: Feed, D: Drain> Running<F, D> {
                     Done::Loaded(feed, id, loaded)
                 });
             }
-            Duty::Commit(id) => {
+            LedgerTask::Commit(id) => {
                 let mut drain = self.drain.take().ok_or_else(|| busy("target"))?;
                 let mut batch: FilledBatch = self.enricher.take(id)?;
                 let (lineage, lease_guard) = (self.lineage, self.lease_guard.clone());
@@ -395,7 +395,7 @@ impl<F: Feed, D: Drain> Running<F, D> {
                     Done::Committed(drain, id, rows, committed)
                 });
             }
-            Duty::Forget(id) => {
+            LedgerTask::Forget(id) => {
                 return Err(EngineError::Task(format!("batch {id} was to be forgotten twice")));
             }
         }
@@ -416,7 +416,7 @@ impl<F: Feed, D: Drain> Running<F, D> {
         match done {
             Done::Planned(feed, planned) => {
                 self.feed = Some(feed);
-                match planned.inspect_err(|_| self.enricher.failed(Duty::Plan))? {
+                match planned.inspect_err(|_| self.enricher.failed(LedgerTask::Plan))? {
                     None => self.enricher.source_ended(),
                     Some(loaded) => {
                         self.enricher.planned(&loaded.plan);
@@ -426,13 +426,13 @@ impl<F: Feed, D: Drain> Running<F, D> {
             }
             Done::Loaded(feed, id, loaded) => {
                 self.feed = Some(feed);
-                let failed = |_: &EngineError| self.enricher.failed(Duty::Load(id));
+                let failed = |_: &EngineError| self.enricher.failed(LedgerTask::Load(id));
                 let loaded = loaded.inspect_err(failed)?;
                 self.open(loaded)?;
             }
             Done::Committed(drain, id, rows, committed) => {
                 self.drain = Some(drain);
-                let failed = |_: &EngineError| self.enricher.failed(Duty::Commit(id));
+                let failed = |_: &EngineError| self.enricher.failed(LedgerTask::Commit(id));
                 let (committed, turned) = committed.inspect_err(failed)?;
                 self.enricher.refused(&turned);
                 match committed {
@@ -449,7 +449,7 @@ impl<F: Feed, D: Drain> Running<F, D> {
     fn open(&mut self, loaded: Loaded) -> Result<(), EngineError> {
         let id = loaded.plan.id;
         let opened = self.enricher.open(loaded);
-        opened.inspect_err(|_| self.enricher.failed(Duty::Load(id)))
+        opened.inspect_err(|_| self.enricher.failed(LedgerTask::Load(id)))
     }
 
     async fn end(

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::lane::{RunStep, StepProvider};
+use super::step_provider::{RunStep, StepProvider};
 use crate::cache::{CacheError, Store};
 use crate::dispatch::Request;
 use crate::ident::{Cell, Fingerprint};
@@ -61,7 +61,7 @@ impl Sharing {
         &mut self,
         key: Fingerprint,
         step: &RunStep,
-        lanes: &[StepProvider],
+        providers: &[StepProvider],
         request: &Request,
     ) -> SharingState {
         if self.waiting.contains_key(&key) {
@@ -70,11 +70,11 @@ impl Sharing {
         if let Some(shared) = self.recent.get(&key) {
             return SharingState::Answer(shared.clone());
         }
-        for lane in step.lanes_of(request.route).iter().map(|lane| &lanes[*lane]) {
+        for provider in step.providers_of(request.route).iter().map(|provider| &providers[*provider]) {
             let Some(cache) = &self.cache else { break };
-            match cache.get(anywhere(lane, request.question.fingerprint())) {
+            match cache.get(anywhere(provider, request.question.fingerprint())) {
                 Ok(Some(body)) => {
-                    let (provider, model) = (Arc::clone(&lane.name), Arc::clone(&lane.model));
+                    let (provider, model) = (Arc::clone(&provider.name), Arc::clone(&provider.model));
                     return SharingState::Answer(SharedAnswer { provider, model, body });
                 }
                 Ok(None) => {}
@@ -121,13 +121,15 @@ impl Sharing {
         &mut self,
         step: &RunStep,
         route: usize,
-        lanes: &[StepProvider],
+        providers: &[StepProvider],
         question: Fingerprint,
         shared: &SharedAnswer,
     ) {
-        let lane = lanes.iter().find(|lane| lane.name == shared.provider && lane.model == shared.model);
-        if let (Some(cache), Some(lane)) = (&self.cache, lane) {
-            cache.put(anywhere(lane, question), &shared.body);
+        let provider = providers
+            .iter()
+            .find(|provider| provider.name == shared.provider && provider.model == shared.model);
+        if let (Some(cache), Some(provider)) = (&self.cache, provider) {
+            cache.put(anywhere(provider, question), &shared.body);
         }
         let key = in_step(step, route, question);
         if self.recent.contains_key(&key) {
@@ -160,6 +162,6 @@ pub(super) fn in_step(step: &RunStep, route: usize, question: Fingerprint) -> Fi
 }
 
 /// A question to a model at an address, whoever asks it.
-fn anywhere(lane: &StepProvider, question: Fingerprint) -> Fingerprint {
-    Fingerprint::of([question.to_bytes().as_slice(), lane.address.as_bytes(), lane.model.as_bytes()])
+fn anywhere(provider: &StepProvider, question: Fingerprint) -> Fingerprint {
+    Fingerprint::of([question.to_bytes().as_slice(), provider.address.as_bytes(), provider.model.as_bytes()])
 }

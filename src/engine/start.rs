@@ -43,7 +43,7 @@ pub struct Journals {
     /// Where they are.
     pub folder: JournalFolder,
     /// Answers that belong to none of its batches.
-    pub strays: StrayAnswers,
+    pub stray_answers: StrayAnswers,
     /// What was learned about providers.
     pub learned: LearnedFile,
     /// What may be spent.
@@ -105,7 +105,7 @@ pub(super) async fn start(
         step.hold_length(sink.vector_length(&step.spec.output).await?)?;
     }
     let owner = owner(job, AskedKind::Run, run, checkpoint.lineage);
-    let (mut keeper, voice) = keep_figures(job, home, &job.places.state, owner, voice).await?;
+    let (mut keeper, voice) = open_metrics(job, home, &job.places.state, owner, voice).await?;
     let voice = &voice;
     if let Some(keeper) = &mut keeper {
         let mut committed = BTreeMap::new();
@@ -227,12 +227,12 @@ pub(super) fn owner(job: &Job, kind: AskedKind, run_id: RunId, lineage: Lineage)
         run_id,
         lineage,
         steps: job.steps.iter().map(|step| step.output.as_str().into()).collect(),
-        lanes: (0..job.providers.len()).filter_map(first_step).collect(),
+        providers: (0..job.providers.len()).filter_map(first_step).collect(),
     }
 }
 
 /// What keeps the figures of a job that has a table for them, and a voice that what counts for it hears.
-pub(super) async fn keep_figures(
+pub(super) async fn open_metrics(
     job: &Job,
     home: &Folder,
     state: &Path,
@@ -277,7 +277,7 @@ pub(super) async fn sort_journals<P>(
     voice: &Voice,
 ) -> Result<Journals, EngineError> {
     let mut folder = JournalFolder::open(folder)?;
-    let mut strays = StrayAnswers::default();
+    let mut stray_answers = StrayAnswers::default();
     let mut open = Vec::new();
     let first = outstanding.first().map_or(checkpoint.next_batch, |batch| batch.id);
     for found in folder.list()? {
@@ -297,7 +297,7 @@ pub(super) async fn sort_journals<P>(
             {
                 folder.remove(&found)?;
             }
-            _ => strays.absorb(folder.put_aside(&found)?)?,
+            _ => stray_answers.absorb(folder.put_aside(&found)?)?,
         }
     }
     let mut copier = None;
@@ -308,9 +308,9 @@ pub(super) async fn sort_journals<P>(
         let header = |plan: &PlannedBatch| JournalHeader { lineage, batch: plan.id, digest: plan.digest() };
         let planned: Vec<JournalHeader> = outstanding.iter().map(header).collect();
         let restored = copies.restore(&folder, lineage, first, &planned).await?;
-        tell_restored(&restored, voice);
+        report_restored(&restored, voice);
         if checkpoint.asks_all_since.is_none() {
-            strays.absorb_copies(restored.strays);
+            stray_answers.absorb_copies(restored.stray_answers);
         }
         folder.copy_to(copies.clone());
         copier = Some(Copier::start(copies, budget.copy.take(), job.places.copying.every, voice.clone()));
@@ -322,12 +322,12 @@ pub(super) async fn sort_journals<P>(
         None => CacheLimits::from(spec),
     };
     let cache = job.cache.as_ref().map(|spec| Store::open(&spec.path, limits(spec))).transpose()?;
-    Ok(Journals { lineage: checkpoint.lineage, folder, strays, learned, budget, cache, open, copier })
+    Ok(Journals { lineage: checkpoint.lineage, folder, stray_answers, learned, budget, cache, open, copier })
 }
 
-fn tell_restored(restored: &Restored, voice: &Voice) {
-    let Restored { records, strays, damaged } = restored;
-    let found = records + strays.len() as u64;
+fn report_restored(restored: &Restored, voice: &Voice) {
+    let Restored { records, stray_answers, damaged } = restored;
+    let found = records + stray_answers.len() as u64;
     if found > 0 {
         let text = format!("{} brought back from the copies of the journal", counted(found, "answer"));
         voice.say(&Event::Notice(&text));

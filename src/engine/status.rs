@@ -150,7 +150,7 @@ pub enum NextCommand {
     /// A run would be refused, or the source cannot be read.
     Check,
     /// A journal is damaged, and no run begins before it is mended.
-    Repair,
+    Salvage,
     /// The job stopped at an anomaly or too many errors, and nobody has acted.
     Unpause,
     /// There is something to ask, and too little of the budget left.
@@ -296,7 +296,7 @@ async fn position_of(
     let stands = |checkpoint, position, open| Ok(JobPosition { checkpoint, position, open });
     match (found, table) {
         (None, None) => stands(CheckpointStatus::None, Some(Position::Start), Vec::new()),
-        (None, Some(table)) => Ok(told_by(table, job, CheckpointStatus::Missing).await?),
+        (None, Some(table)) => Ok(position_from_log(table, job, CheckpointStatus::Missing).await?),
         (Some(found), Some(table)) if found.target_id == table.id()? => {
             let mut committed = sink::committed(table, &job.app_id, found.lineage).await?;
             committed.lineage = committed.lineage.max(found.adopted);
@@ -304,7 +304,9 @@ async fn position_of(
                 Ok(Recovery::Continue(open)) => {
                     stands(CheckpointStatus::Good, Some(found.position.clone()), open)
                 }
-                Ok(Recovery::Behind { .. }) => Ok(told_by(table, job, CheckpointStatus::Old).await?),
+                Ok(Recovery::Behind { .. }) => {
+                    Ok(position_from_log(table, job, CheckpointStatus::Old).await?)
+                }
                 Err(_) => {
                     stands(CheckpointStatus::Refused, Some(found.position.clone()), found.planned.clone())
                 }
@@ -317,7 +319,11 @@ async fn position_of(
 }
 
 /// How far the source is read, by the newest commit of the job; `checkpoint` says why that is asked.
-async fn told_by(table: &Table, job: &Job, checkpoint: CheckpointStatus) -> Result<JobPosition, TableError> {
+async fn position_from_log(
+    table: &Table,
+    job: &Job,
+    checkpoint: CheckpointStatus,
+) -> Result<JobPosition, TableError> {
     let (checkpoint, position) = match Progress::read(table, &job.app_id).await? {
         Progress::None => (CheckpointStatus::None, Some(Position::Start)),
         Progress::Commit { position, .. } => (checkpoint, position),
@@ -366,7 +372,7 @@ async fn open_batches<P>(
             None => Vec::new(),
         };
         let (answered, trouble) =
-            JournalFolder::settled_rows(journal, &header, job.steps.len(), copied, is_outcome);
+            JournalFolder::rows_with_outcome(journal, &header, job.steps.len(), copied, is_outcome);
         batches.push(OutstandingBatch {
             batch: plan.id,
             rows: plan.rows(),
@@ -402,7 +408,7 @@ fn next(status: &Status) -> Option<NextCommand> {
     if status.running.is_some() || status.retrying.is_some() {
         None
     } else if status.journal_error().is_some() {
-        Some(NextCommand::Repair)
+        Some(NextCommand::Salvage)
     } else if status.checkpoint == CheckpointStatus::Refused || (status.source.is_none() && !needs_rebuilding)
     {
         Some(NextCommand::Check)

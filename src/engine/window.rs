@@ -37,15 +37,15 @@ impl ContextWindow {
         let texts = question.messages().iter().map(|message| message.content.as_str());
         let texts = texts.chain(params.shape.as_ref().map(crate::config::Shape::text));
         let answer = params.max_tokens.unwrap_or_default() as usize;
-        let room = self.tokens.saturating_sub(answer);
+        let capacity = self.tokens.saturating_sub(answer);
         // A token is a byte at least.
-        if texts.clone().map(str::len).sum::<usize>() + AROUND <= room {
+        if texts.clone().map(str::len).sum::<usize>() + AROUND <= capacity {
             return 0;
         }
         let tokens = self.encoding.count_conversation(texts.clone());
-        let is_near = tokens.abs_diff(room) <= room / 10;
+        let is_near = tokens.abs_diff(capacity) <= capacity / 10;
         let tokens = if is_near { self.encoding.count_whole_conversation(texts) } else { tokens };
-        tokens.saturating_sub(room)
+        tokens.saturating_sub(capacity)
     }
 }
 

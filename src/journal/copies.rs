@@ -65,7 +65,7 @@ struct CopyState {
     doomed_batches: Vec<(Lineage, BatchId)>,
     doomed: Vec<String>,
     /// Segments that belong to no planned batch.
-    strays: Vec<String>,
+    stray_answers: Vec<String>,
 }
 
 /// An open journal.
@@ -84,7 +84,7 @@ pub struct Restored {
     /// Records that were added to journals of planned batches.
     pub records: u64,
     /// Records that belong to no planned batch.
-    pub strays: Vec<Record>,
+    pub stray_answers: Vec<Record>,
     /// Segments that could not be read to their end.
     pub damaged: Vec<String>,
 }
@@ -148,10 +148,10 @@ impl Copies {
     }
 
     /// Every row that could use an answer of no planned batch is in the table.
-    pub fn discard_strays(&self) {
+    pub fn discard_stray_answers(&self) {
         let mut state = self.state();
-        let strays = std::mem::take(&mut state.strays);
-        state.doomed.extend(strays);
+        let stray_answers = std::mem::take(&mut state.stray_answers);
+        state.doomed.extend(stray_answers);
     }
 
     /// Copies what is new, and removes what is of no use any more.
@@ -249,9 +249,9 @@ impl Copies {
                 // The own ones were put aside.
                 if parsed.machine != self.machine {
                     let records = self.read(&name, |_| true, &mut restored.damaged).await?;
-                    restored.strays.extend(records);
+                    restored.stray_answers.extend(records);
                 }
-                self.state().strays.push(name);
+                self.state().stray_answers.push(name);
             }
         }
         for header in planned {

@@ -85,7 +85,7 @@ impl JournalFolder {
     /// Rows of a batch that have an outcome for each of so many steps in its journal in a folder, or among what was
     /// copied of it, as far as can be told, `is_outcome` says which records are; and why no more can be, where the journal is damaged or cannot be read.
     #[must_use]
-    pub fn settled_rows(
+    pub fn rows_with_outcome(
         folder: &Path,
         header: &JournalHeader,
         steps: usize,

@@ -35,7 +35,7 @@ impl Window {
 
 /// Something for the engine to do, once; it reports back through the method named with each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Duty {
+pub enum LedgerTask {
     /// Fix the content of the next batch, durably, and read its rows: [`Ledger::planned`] and
     /// [`Ledger::loaded`], or [`Ledger::source_ended`].
     Plan,
@@ -100,13 +100,13 @@ impl Ledger {
     }
 
     /// The next thing to do besides asking; none if there is nothing until something is reported.
-    pub fn next_duty(&mut self) -> Option<Duty> {
+    pub fn next_task(&mut self) -> Option<LedgerTask> {
         if let Some((&id, batch)) = self.batches.iter_mut().next()
             && batch.phase == Phase::Open
             && batch.unfinished == 0
         {
             batch.phase = Phase::Committing;
-            return Some(Duty::Commit(id));
+            return Some(LedgerTask::Commit(id));
         }
         if self.stopped || self.batches.values().any(|batch| batch.phase == Phase::Loading) {
             return None;
@@ -116,12 +116,12 @@ impl Ledger {
                 return None;
             }
             self.batch_mut(id).phase = Phase::Loading;
-            return Some(Duty::Load(id));
+            return Some(LedgerTask::Load(id));
         }
         if self.source == SourceState::Open && self.has_room(self.window.batch_rows, self.window.batch_bytes)
         {
             self.source = SourceState::Planning;
-            return Some(Duty::Plan);
+            return Some(LedgerTask::Plan);
         }
         None
     }
@@ -283,11 +283,11 @@ impl Ledger {
     ///
     /// # Panics
     /// When it was not being committed.
-    pub fn committed(&mut self, id: BatchId) -> Duty {
+    pub fn committed(&mut self, id: BatchId) -> LedgerTask {
         let batch = self.batch_mut(id);
         assert_eq!(batch.phase, Phase::Committing, "batch {id} was being committed");
         batch.phase = Phase::Forgetting;
-        Duty::Forget(id)
+        LedgerTask::Forget(id)
     }
 
     /// A committed batch's journal is gone.
@@ -304,14 +304,14 @@ impl Ledger {
     ///
     /// # Panics
     /// When the duty was not under way.
-    pub fn failed(&mut self, duty: Duty) {
+    pub fn failed(&mut self, task: LedgerTask) {
         self.stop();
-        match duty {
-            Duty::Plan => {
+        match task {
+            LedgerTask::Plan => {
                 assert_eq!(self.source, SourceState::Planning, "a plan was under way");
                 self.source = SourceState::Open;
             }
-            Duty::Load(id) | Duty::Commit(id) => {
+            LedgerTask::Load(id) | LedgerTask::Commit(id) => {
                 let batch = self.batch_mut(id);
                 assert!(
                     matches!(batch.phase, Phase::Loading | Phase::Committing),
@@ -319,7 +319,7 @@ impl Ledger {
                 );
                 batch.phase = Phase::Planned;
             }
-            Duty::Forget(id) => self.forgotten(id),
+            LedgerTask::Forget(id) => self.forgotten(id),
         }
     }
 

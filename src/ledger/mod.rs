@@ -10,4 +10,4 @@ mod machine;
 #[cfg(test)]
 mod simulation;
 
-pub use machine::{Duty, Ledger, Window};
+pub use machine::{Ledger, LedgerTask, Window};

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
-use super::{Duty, Ledger, Window};
+use super::{Ledger, LedgerTask, Window};
 use crate::ident::{BatchId, Cell, StepId};
 
 const STEPS: usize = 2;
@@ -110,9 +110,9 @@ impl World {
         true
     }
 
-    fn carry_out(&mut self, duty: Duty) {
-        match duty {
-            Duty::Plan => {
+    fn carry_out(&mut self, task: LedgerTask) {
+        match task {
+            LedgerTask::Plan => {
                 let first = self.planned_rows();
                 let most = self.window.batch_rows.min(self.source_rows - first);
                 if most == 0 {
@@ -128,8 +128,8 @@ impl World {
                 assert_eq!(self.ledger.planned(rows, rows * 10), next);
                 self.load(next);
             }
-            Duty::Load(id) => self.load(id),
-            Duty::Commit(id) => {
+            LedgerTask::Load(id) => self.load(id),
+            LedgerTask::Commit(id) => {
                 assert_eq!(id, self.disk.committed.map_or(BatchId::FIRST, BatchId::next), "in order, once");
                 if self.random.u8(..10) == 0 {
                     return self.kill();
@@ -144,10 +144,10 @@ impl World {
                 if self.random.u8(..10) == 0 {
                     return self.kill();
                 }
-                assert_eq!(self.ledger.committed(id), Duty::Forget(id));
-                self.carry_out(Duty::Forget(id));
+                assert_eq!(self.ledger.committed(id), LedgerTask::Forget(id));
+                self.carry_out(LedgerTask::Forget(id));
             }
-            Duty::Forget(id) => {
+            LedgerTask::Forget(id) => {
                 if self.random.u8(..10) == 0 {
                     return self.kill();
                 }
@@ -187,8 +187,8 @@ impl World {
         match self.random.u8(..100) {
             0 => self.kill(),
             1..40 => {
-                if let Some(duty) = self.ledger.next_duty() {
-                    self.carry_out(duty);
+                if let Some(task) = self.ledger.next_task() {
+                    self.carry_out(task);
                 }
             }
             40..70 => {
@@ -251,8 +251,8 @@ impl World {
                     moved = true;
                 }
             }
-            while let Some(duty) = self.ledger.next_duty() {
-                self.carry_out(duty);
+            while let Some(task) = self.ledger.next_task() {
+                self.carry_out(task);
                 moved = true;
             }
             self.check();
@@ -302,19 +302,19 @@ fn a_failed_duty_ends_the_ledger_and_takes_nothing_with_it() {
     for broken in [0, 1, 2] {
         let planned = [(BatchId::FIRST, 1, 10)].into_iter().take(broken.min(1));
         let mut ledger = Ledger::new(window, 1, BatchId::new(broken.min(1) as u64), planned);
-        match (broken, ledger.next_duty().unwrap()) {
-            (0, duty @ Duty::Plan) | (1, duty @ Duty::Load(_)) => ledger.failed(duty),
-            (_, Duty::Load(id)) => {
+        match (broken, ledger.next_task().unwrap()) {
+            (0, task @ LedgerTask::Plan) | (1, task @ LedgerTask::Load(_)) => ledger.failed(task),
+            (_, LedgerTask::Load(id)) => {
                 ledger.loaded(id, 1, 10);
                 let cell = ledger.next_ask(StepId::FIRST).unwrap();
                 ledger.settle(cell);
-                let duty = ledger.next_duty().unwrap();
-                assert_eq!(duty, Duty::Commit(id));
-                ledger.failed(duty);
+                let task = ledger.next_task().unwrap();
+                assert_eq!(task, LedgerTask::Commit(id));
+                ledger.failed(task);
             }
             (_, other) => panic!("{other:?} is not the first duty"),
         }
-        assert_eq!(ledger.next_duty(), None);
+        assert_eq!(ledger.next_task(), None);
         assert!(ledger.is_finished() && !ledger.is_complete());
     }
 }
@@ -324,7 +324,7 @@ fn a_stopped_ledger_commits_what_is_full_and_ends() {
     let window = Window { max_rows: 10, max_bytes: 100, batch_rows: 2, batch_bytes: 20 };
     let mut ledger = Ledger::new(window, 1, BatchId::FIRST, []);
     for _ in 0..2 {
-        assert_eq!(ledger.next_duty(), Some(Duty::Plan));
+        assert_eq!(ledger.next_task(), Some(LedgerTask::Plan));
         let id = ledger.planned(2, 20);
         ledger.loaded(id, 2, 20);
     }
@@ -333,9 +333,9 @@ fn a_stopped_ledger_commits_what_is_full_and_ends() {
     assert!(!ledger.is_finished(), "three rows are in flight");
     cells.iter().for_each(|cell| ledger.settle(*cell));
     assert!(!ledger.is_finished(), "the first batch is full");
-    assert_eq!(ledger.next_duty(), Some(Duty::Commit(BatchId::FIRST)));
-    assert_eq!(ledger.committed(BatchId::FIRST), Duty::Forget(BatchId::FIRST));
+    assert_eq!(ledger.next_task(), Some(LedgerTask::Commit(BatchId::FIRST)));
+    assert_eq!(ledger.committed(BatchId::FIRST), LedgerTask::Forget(BatchId::FIRST));
     ledger.forgotten(BatchId::FIRST);
-    assert_eq!(ledger.next_duty(), None);
+    assert_eq!(ledger.next_task(), None);
     assert!(ledger.is_finished() && !ledger.is_complete());
 }

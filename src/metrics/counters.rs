@@ -38,7 +38,7 @@ struct CountersState {
     path: PathBuf,
     file: File,
     id: u64,
-    lanes: Vec<CountersRow>,
+    rows: Vec<CountersRow>,
     /// A write failed: what was counted since then is in memory alone.
     is_stale: bool,
     /// Whether they began with this.
@@ -72,7 +72,7 @@ impl Counters {
         let is_new = known.is_none();
         let id = known.as_ref().map_or_else(|| fastrand::u64(1..), |(id, _)| *id);
         let known = known.map(|(_, known)| known).unwrap_or_default();
-        let lanes: Vec<CountersRow> = providers
+        let rows: Vec<CountersRow> = providers
             .into_iter()
             .map(|name| {
                 let print = print(&name);
@@ -82,9 +82,9 @@ impl Counters {
             .collect();
         let mut image = HEADER.to_vec();
         image.extend(id.to_le_bytes());
-        lanes.iter().for_each(|lane| image.extend(record(lane)));
+        rows.iter().for_each(|row| image.extend(record(row)));
         // Of providers that the job does not have now, and may have again.
-        let is_known = |print: &[u8; 16]| lanes.iter().any(|lane| lane.print == *print);
+        let is_known = |print: &[u8; 16]| rows.iter().any(|row| row.print == *print);
         let others = known.iter().filter(|(print, _)| !is_known(print));
         others.for_each(|(print, load)| image.extend(encode(*print, load)));
         // A file of the same size is as it is but for providers that came and went.
@@ -92,7 +92,7 @@ impl Counters {
             store::replace(&path, &image)?;
         }
         let file = OpenOptions::new().write(true).open(&path).map_err(StoreError::of("open", &path))?;
-        Ok(Counters(Arc::new(Mutex::new(CountersState { path, file, id, lanes, is_stale: false, is_new }))))
+        Ok(Counters(Arc::new(Mutex::new(CountersState { path, file, id, rows, is_stale: false, is_new }))))
     }
 
     fn with<T>(&self, look: impl FnOnce(&mut CountersState) -> T) -> T {
@@ -114,7 +114,7 @@ impl Counters {
     /// What each provider did since the counts began.
     #[must_use]
     pub fn loads(&self) -> BTreeMap<String, Load> {
-        self.with(|state| state.lanes.iter().map(|lane| (lane.name.clone(), lane.load)).collect())
+        self.with(|state| state.rows.iter().map(|row| (row.name.clone(), row.load)).collect())
     }
 }
 
@@ -125,22 +125,22 @@ impl Listener for Counters {
                 self.with(|state| state.sent(provider));
             }
             Event::Throttled { provider, .. } => {
-                self.with(|state| state.note(provider, |lane, _| lane.load.throttled += 1));
+                self.with(|state| state.note(provider, |row, _| row.load.throttled += 1));
             }
             Event::Waiting { provider, waiting, .. } => self.with(|state| {
-                state.note(provider, |lane, now| {
-                    lane.wait(now);
-                    lane.waiting = waiting.map(|waiting| (waiting, now));
+                state.note(provider, |row, now| {
+                    row.wait(now);
+                    row.waiting = waiting.map(|waiting| (waiting, now));
                 });
             }),
             Event::Gauged { provider, gauge } => self.with(|state| {
-                state.note(provider, |lane, now| {
-                    lane.wait(now);
+                state.note(provider, |row, now| {
+                    row.wait(now);
                     let used = |tokens: bool| {
                         let of = |scarce: Scarce| (scarce == Scarce::Tokens) == tokens;
                         gauge.shares.iter().find(|share| of(share.of)).map(|share| share.used)
                     };
-                    (lane.load.requests_share, lane.load.tokens_share) = (used(false), used(true));
+                    (row.load.requests_share, row.load.tokens_share) = (used(false), used(true));
                 });
             }),
             _ => {}
@@ -150,24 +150,24 @@ impl Listener for Counters {
 
 impl CountersState {
     fn sent(&mut self, provider: &str) {
-        let Some(at) = self.lanes.iter().position(|lane| lane.name == provider) else { return };
-        let lane = &mut self.lanes[at];
-        lane.load.requests += 1;
-        if lane.load.requests > lane.written {
-            lane.written = lane.load.requests - 1 + AT_A_TIME;
+        let Some(at) = self.rows.iter().position(|row| row.name == provider) else { return };
+        let row = &mut self.rows[at];
+        row.load.requests += 1;
+        if row.load.requests > row.written {
+            row.written = row.load.requests - 1 + AT_A_TIME;
             self.write(at);
         }
     }
 
     fn note(&mut self, provider: &str, change: impl FnOnce(&mut CountersRow, Instant)) {
-        let Some(at) = self.lanes.iter().position(|lane| lane.name == provider) else { return };
-        change(&mut self.lanes[at], clock::now());
+        let Some(at) = self.rows.iter().position(|row| row.name == provider) else { return };
+        change(&mut self.rows[at], clock::now());
         self.write(at);
     }
 
     fn write(&mut self, at: usize) {
-        let lane = &self.lanes[at];
-        let written = self.file.write_all_at(&record(lane), (HEAD + at * RECORD) as u64);
+        let row = &self.rows[at];
+        let written = self.file.write_all_at(&record(row), (HEAD + at * RECORD) as u64);
         if let Err(error) = written
             && !self.is_stale
         {
@@ -180,10 +180,10 @@ impl CountersState {
 
 impl Drop for CountersState {
     fn drop(&mut self) {
-        for at in 0..self.lanes.len() {
-            let lane = &mut self.lanes[at];
-            if lane.written != lane.load.requests {
-                lane.written = lane.load.requests;
+        for at in 0..self.rows.len() {
+            let row = &mut self.rows[at];
+            if row.written != row.load.requests {
+                row.written = row.load.requests;
                 self.write(at);
             }
         }
@@ -208,8 +208,8 @@ fn print(name: &str) -> [u8; 16] {
     Fingerprint::of([name.as_bytes()]).to_bytes()
 }
 
-fn record(lane: &CountersRow) -> [u8; RECORD] {
-    encode(lane.print, &Load { requests: lane.written, ..lane.load })
+fn record(row: &CountersRow) -> [u8; RECORD] {
+    encode(row.print, &Load { requests: row.written, ..row.load })
 }
 
 fn encode(print: [u8; 16], load: &Load) -> [u8; RECORD] {

@@ -66,7 +66,7 @@ pub struct FiguresOwner {
     /// Outputs of the steps.
     pub steps: Vec<Arc<str>>,
     /// The providers.
-    pub lanes: Vec<ProviderOfStep>,
+    pub providers: Vec<ProviderOfStep>,
 }
 
 /// A provider, and the first step that may ask it: what it did by itself stands there where no row of it is.
@@ -141,7 +141,7 @@ impl Keeper {
     pub async fn note(&mut self, filled: &FilledBatch) -> Result<(), MetricsError> {
         // What a commit that failed had left here: the batch comes again.
         self.pending.truncate(self.ready);
-        let FiguresOwner { app_id, lineage, kind, run_id, steps, lanes } = &self.owner;
+        let FiguresOwner { app_id, lineage, kind, run_id, steps, providers } = &self.owner;
         let batch =
             BatchKey { app_id, lineage: *lineage, kind: *kind, run_id: *run_id, committed_at: clock::wall() };
         let mut rows = of_batch(&batch, filled, steps);
@@ -156,8 +156,8 @@ impl Keeper {
                 Some(row) => (row.load, row.counters) = (since, counters),
                 None if since.is_idle() => {}
                 None => {
-                    let step = lanes.iter().find(|lane| lane.provider == provider);
-                    let step = step.map(|lane| lane.step.as_str()).unwrap_or_default();
+                    let step = providers.iter().find(|entry| entry.provider == provider);
+                    let step = step.map(|entry| entry.step.as_str()).unwrap_or_default();
                     rows.push(Figures {
                         load: since,
                         counters,

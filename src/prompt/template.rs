@@ -187,7 +187,7 @@ impl Prompt {
             examples: Vec::new(),
             environment,
         };
-        prompt.rehearse(step, schema)?;
+        prompt.check_with_nulls(step, schema)?;
         prompt.show(step)?;
         Ok(prompt)
     }
@@ -206,7 +206,7 @@ impl Prompt {
 
     /// Renders a row of nulls, for mistakes that show only then: filters, tests and functions that are not
     /// there. What is wrong with nulls alone is no mistake.
-    fn rehearse(&self, step: &StepSpec, schema: &Schema) -> Result<(), PromptError> {
+    fn check_with_nulls(&self, step: &StepSpec, schema: &Schema) -> Result<(), PromptError> {
         let nulls = schema.fields().iter().map(|field| new_null_array(field.data_type(), 1)).collect();
         let fields: Vec<_> =
             schema.fields().iter().map(|field| field.as_ref().clone().with_nullable(true)).collect();

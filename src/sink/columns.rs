@@ -10,7 +10,7 @@ use arrow::datatypes::{DataType, FieldRef, Fields, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
 
-use super::settled::{FilledBatch, RowResult};
+use super::row_result::{FilledBatch, RowResult};
 use super::target::{APP_ID, BATCH_ID, ERROR_COUNT, RUN_ID, SOURCE_FILE, SOURCE_ROW};
 use super::{history, output::Output};
 use crate::ident::RunId;

@@ -16,8 +16,8 @@ use super::failed::{name, text};
 use super::logged;
 use super::older::{OlderAnswers, older};
 use super::output::Output;
-use super::rebuild::{Progress, holds_own_alone};
-use super::settled::FilledBatch;
+use super::rebuild::{Progress, holds_only_own_rows};
+use super::row_result::FilledBatch;
 use super::target::{self, APP_ID, ERROR_COUNT, OpenedTarget, SOURCE_FILE, SchemaChange, Wants};
 use crate::checkpoint::{CommittedUpTo, Position, SourceId};
 use crate::config::Job;
@@ -246,7 +246,7 @@ impl Sink {
     }
 
     /// Whether the table is as it was when a batch was judged.
-    fn is_as_judged(&self) -> Result<bool, TableError> {
+    fn is_unchanged_since_check(&self) -> Result<bool, TableError> {
         self.constraints.as_ref().map_or(Ok(true), |constraints| constraints.borrow().are_of(&self.table))
     }
 
@@ -365,7 +365,7 @@ impl Sink {
             return Err(TargetError::AppendOnly { at: self.at.clone() });
         }
         let Some(metadata) = &self.metadata else {
-            return match holds_own_alone(&table, &self.app_id).await? {
+            return match holds_only_own_rows(&table, &self.app_id).await? {
                 true => Ok(()),
                 false => Err(TargetError::Unowned { at: self.at.clone() }),
             };
@@ -501,7 +501,7 @@ impl Sink {
             if self.has(id, lineage).await? {
                 return Ok(Some(Committed::Now(self.table.version())));
             }
-            if !self.is_as_judged()? {
+            if !self.is_unchanged_since_check()? {
                 return Ok(None);
             }
             if tries == COMMIT_TRIES {

@@ -15,7 +15,7 @@ use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use super::columns::place;
 use super::error::TargetError;
 use super::output::Output;
-use super::settled::{FilledBatch, LoadedOutcomes, Outcome, RowResult};
+use super::row_result::{FilledBatch, LoadedOutcomes, Outcome, RowResult};
 use crate::fault::{Class, Failure};
 use crate::source::Chunk;
 use crate::store::Location;

@@ -9,7 +9,7 @@ use arrow::array::{ArrayRef, BooleanArray, Int32Array, Int64Array, StringArray, 
 use arrow::datatypes::{DataType, Field, Fields};
 use arrow::error::ArrowError;
 
-use super::settled::{Outcome, RowResult};
+use super::row_result::{Outcome, RowResult};
 use crate::ident::{Money, Tokens};
 
 /// The field of a step's struct that has the class of error, null where there is none.

@@ -12,7 +12,7 @@ use arrow::datatypes::{DataType, Field, Fields, Schema};
 use arrow::error::ArrowError;
 use arrow::json::ReaderBuilder;
 
-use super::settled::{Outcome, RowResult};
+use super::row_result::{Outcome, RowResult};
 use crate::config::{Form, OnError, StepSpec, Typed};
 use crate::decode::Content;
 

@@ -83,7 +83,7 @@ impl Progress {
 
 /// Whether the log shows that every row of a table came with a commit of this job, or that the job had
 /// emptied the table before. A log that was cleaned shows nothing.
-pub(super) async fn holds_own_alone(table: &Table, app_id: &str) -> Result<bool, TableError> {
+pub(super) async fn holds_only_own_rows(table: &Table, app_id: &str) -> Result<bool, TableError> {
     for version in (0..=table.version()).rev() {
         let Some(entry) = table.log_entry(version, None).await? else { return Ok(false) };
         let by = |key: &str| entry.info.get(key).and_then(|info| info.get("app_id")?.as_str());

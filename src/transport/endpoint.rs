@@ -190,12 +190,12 @@ impl Endpoint {
             return self.send_as(question, params, SchemaForm::Auto, most).await;
         }
         if let Some(form) = self.forms.settled() {
-            return self.send_settled(question, params, form, most).await;
+            return self.send_in_known_form(question, params, form, most).await;
         }
         let turn = self.forms.turn().await;
         if let Some(form) = self.forms.settled() {
             drop(turn);
-            return self.send_settled(question, params, form, most).await;
+            return self.send_in_known_form(question, params, form, most).await;
         }
         let mut refused: Option<SendResult> = None;
         let mut has_failed = false;
@@ -222,7 +222,7 @@ impl Endpoint {
     }
 
     /// Sends a question in a form that is taken; as long as it is not proven, the answer may prove it.
-    async fn send_settled(
+    async fn send_in_known_form(
         &self,
         question: &Question,
         params: &Params,

@@ -216,7 +216,7 @@ async fn tell(
     };
     let before = Before::of(job, &before);
     let (asked_rows, spent) = (asked.as_ref(), spent.as_ref());
-    let learned = LearnedFile::load(home.path().unwrap_or(&job.places.state)).lessons().all();
+    let learned = LearnedFile::load(home.path().unwrap_or(&job.places.state)).learned_limits().all();
     let reckoning = Reckoning {
         job,
         rows,

@@ -26,7 +26,7 @@ use crate::engine::probation::Strictness;
 use crate::engine::recover::Recoverer;
 use crate::engine::run::{Begin, RunOptions, Running, StopRequest, may_be_made};
 use crate::engine::run_budget::RunBudget;
-use crate::engine::start::{Journals, keep_figures, owner};
+use crate::engine::start::{Journals, open_metrics, owner};
 use crate::event::Voice;
 use crate::ident::{BatchId, Lineage, Money, RunId};
 use crate::journal::{self, JournalFolder, StrayAnswers};
@@ -108,14 +108,14 @@ pub(super) async fn ask(
     let mut budget = RunBudget::open(job, home).await?;
     let mut copy = budget.copy.take();
     let owner = owner(job, AskedKind::Run, run, Lineage::random());
-    let (_, voice) = keep_figures(job, home, &job.places.state, owner, &voice).await?;
+    let (_, voice) = open_metrics(job, home, &job.places.state, owner, &voice).await?;
     let tally = Tally::default();
     let voice = voice.and(Box::new(tally.clone()));
     let folder = JournalFolder::open(&job.places.journal)?;
-    let mut strays = StrayAnswers::default();
+    let mut stray_answers = StrayAnswers::default();
     for found in folder.list()? {
         // Of batches that are open, too: what is paid for is not paid for again.
-        strays.absorb_copies(journal::read_all(&found.path)?);
+        stray_answers.absorb_copies(journal::read_all(&found.path)?);
     }
     let lineage = Lineage::random();
     let id = BatchId::new(FIRST_BATCH + u64::from(fastrand::u32(..)));
@@ -127,7 +127,7 @@ pub(super) async fn ask(
     let journals = Journals {
         lineage,
         folder: folder.clone(),
-        strays,
+        stray_answers,
         learned,
         budget,
         cache,

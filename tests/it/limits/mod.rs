@@ -137,9 +137,9 @@ fn what_a_run_learned_is_used_by_the_next() {
     let scenario = Scenario::load(&folder().join("requests_learned.toml"));
     let wanted = "headers=none seconds=1 window=token_bucket retry_after=seconds";
     let (_, case) = scenario.cases().into_iter().find(|(variant, _)| variant.trim() == wanted).unwrap();
-    let lessons = LearnedLimits::default();
-    let first = case.play(&lessons, 0);
-    let second = case.play(&lessons, 0);
+    let learned_limits = LearnedLimits::default();
+    let first = case.play(&learned_limits, 0);
+    let second = case.play(&learned_limits, 0);
     println!("first {}, then {}", first.line(&case.expect), second.line(&case.expect));
     assert!(first.share(5, 20) < 0.95, "it has to find the limit");
     let share = second.share(5, 20);

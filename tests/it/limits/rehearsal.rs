@@ -83,7 +83,7 @@ pub struct Run {
     pub prompt_bytes: usize,
     /// Rows that may be ahead of the oldest one without an outcome, as the window of a run has it. Default: all.
     pub window: Option<u64>,
-    /// Whether it is the run after one like it, whose lessons it begins with.
+    /// Whether it is the run after one like it, whose learned_limits it begins with.
     #[serde(default)]
     pub again: bool,
 }
@@ -220,14 +220,14 @@ impl Scenario {
     }
 
     /// Plays it, the same way for the same seed; with what a former run learned, if any.
-    pub fn play(&self, lessons: &LearnedLimits, seed: u64) -> Played {
+    pub fn play(&self, learned_limits: &LearnedLimits, seed: u64) -> Played {
         let play = || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_time()
                 .start_paused(true)
                 .build()
                 .unwrap();
-            runtime.block_on(self.perform(lessons.clone(), seed))
+            runtime.block_on(self.perform(learned_limits.clone(), seed))
         };
         if self.run.again {
             play();
@@ -276,7 +276,7 @@ impl Scenario {
         })
     }
 
-    async fn perform(&self, lessons: LearnedLimits, seed: u64) -> Played {
+    async fn perform(&self, learned_limits: LearnedLimits, seed: u64) -> Played {
         let job = self.job();
         let spec = job.simulator.clone().unwrap();
         let start = clock::now();
@@ -296,7 +296,7 @@ impl Scenario {
                 .contains_key("request_timeout")
                 .then_some(job.providers[0].request_timeout),
         });
-        let mut played = self.drive(&job, Arc::clone(&rehearsed), lessons, seed).await;
+        let mut played = self.drive(&job, Arc::clone(&rehearsed), learned_limits, seed).await;
         played.seconds = std::mem::take(&mut rehearsed.state.lock().unwrap().seconds);
         played.limits = Limits::of(&spec);
         played
@@ -308,7 +308,7 @@ impl Scenario {
         &self,
         job: &Job,
         endpoint: Arc<A>,
-        lessons: LearnedLimits,
+        learned_limits: LearnedLimits,
         seed: u64,
     ) -> Played {
         let start = clock::now();
@@ -317,16 +317,16 @@ impl Scenario {
         let (outbox, mut replies) = mpsc::channel(1_024);
         let (mode, watching) = watch::channel(Mode::Running);
         let wires = DispatcherIo {
-            room: job.providers[0].max_concurrency as usize,
+            capacity: job.providers[0].max_concurrency as usize,
             only_embeds: false,
-            lane: 0,
+            provider: 0,
             inbox,
             outbox,
             mode: watching,
-            hungry: Arc::new(Notify::new()),
+            capacity_freed: Arc::new(Notify::new()),
             health: ProviderHealth::default(),
             has_fallback: false,
-            lessons,
+            learned_limits,
             account: Account::default(),
             jitter: Jitter::seeded(seed),
             voice: Voice::new(vec![Box::new(heard.clone())]),
@@ -513,7 +513,7 @@ impl Step {
         let cell = Cell { batch: BatchId::FIRST, row: u32::try_from(row).unwrap(), step: StepId::FIRST };
         Request {
             route: 0,
-            barred: 0,
+            excluded_providers: 0,
             cell,
             question: Arc::new(Question::new(vec![Message { role: Role::User, content }], fingerprint)),
             params: Arc::clone(&self.params),

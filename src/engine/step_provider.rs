@@ -54,8 +54,8 @@ pub(super) struct ProviderRole {
 pub(super) struct ProviderHandle<'a> {
     pub(super) outbox: mpsc::Sender<Reply>,
     pub(super) mode: watch::Receiver<Mode>,
-    pub(super) hungry: &'a Arc<Notify>,
-    pub(super) lessons: &'a LearnedLimits,
+    pub(super) capacity_freed: &'a Arc<Notify>,
+    pub(super) learned_limits: &'a LearnedLimits,
     pub(super) account: &'a Account,
     pub(super) voice: &'a Voice,
 }
@@ -64,7 +64,7 @@ impl ProviderHandle<'_> {
     /// Starts the dispatcher of a provider.
     pub(super) fn start(
         &self,
-        lane: usize,
+        index: usize,
         provider: &Provider,
         endpoint: Endpoint,
         role: ProviderRole,
@@ -76,25 +76,25 @@ impl ProviderHandle<'_> {
             if provider.endpoint.is_none() { "simulator".into() } else { endpoint.address().into() };
         let ProviderRole { has_fallback, only_embeds, embeds } = role;
         let together = if embeds { provider.inputs_per_request as usize } else { 1 };
-        let room = (provider.max_concurrency as usize * together).min(MOST_READY);
-        let (sender, inbox) = mpsc::channel(room);
+        let capacity = (provider.max_concurrency as usize * together).min(MOST_READY);
+        let (sender, inbox) = mpsc::channel(capacity);
         let health = ProviderHealth::default();
-        let wires = DispatcherIo {
-            lane,
+        let io = DispatcherIo {
+            provider: index,
             inbox,
             outbox: self.outbox.clone(),
             mode: self.mode.clone(),
-            hungry: Arc::clone(self.hungry),
+            capacity_freed: Arc::clone(self.capacity_freed),
             health: health.clone(),
-            room,
+            capacity,
             only_embeds,
             has_fallback,
-            lessons: self.lessons.clone(),
+            learned_limits: self.learned_limits.clone(),
             account: self.account.clone(),
             jitter: Jitter::from_entropy(),
             voice: self.voice.clone(),
         };
-        dispatchers.spawn(Dispatcher::new(provider, Arc::new(endpoint), wires).run());
+        dispatchers.spawn(Dispatcher::new(provider, Arc::new(endpoint), io).run());
         let window = provider.context_window.map(|tokens| ContextWindow::new(tokens, &model));
         StepProvider {
             window,
@@ -137,8 +137,8 @@ pub(super) struct RunStep {
     /// Whether what a model thought aloud at the beginning of an answer is left out.
     pub(super) strips_reasoning: bool,
     pub(super) deadline: Duration,
-    /// Positions among the lanes, in the order in which they are tried.
-    pub(super) lanes: Vec<usize>,
+    /// Positions among the run's providers, in the order in which they are tried.
+    pub(super) providers: Vec<usize>,
     /// Other such lists, for rows that meet a condition.
     pub(super) routes: Vec<(When, Vec<usize>)>,
     /// Whether one of its providers takes prompts up to a length only.
@@ -149,7 +149,7 @@ pub(super) struct RunStep {
     pub(super) balance: bool,
 }
 
-/// What a row is handed to a lane for.
+/// What a row is handed to a provider for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
     /// Its answer.
@@ -165,49 +165,52 @@ impl RunStep {
     }
 
     /// A list of providers, in the order in which they are tried.
-    pub(super) fn lanes_of(&self, route: usize) -> &[usize] {
+    pub(super) fn providers_of(&self, route: usize) -> &[usize] {
         let routed = route.checked_sub(1).and_then(|route| self.routes.get(route));
-        routed.map_or(&self.lanes, |(_, lanes)| lanes)
+        routed.map_or(&self.providers, |(_, providers)| providers)
     }
 
     /// Whether rows that go to a provider may go to another one.
-    pub(super) fn has_fallback(&self, lane: usize) -> bool {
-        let mut lists = self.routes.iter().map(|(_, lanes)| lanes).chain([&self.lanes]);
-        lists.any(|lanes| lanes.len() > 1 && lanes.contains(&lane))
+    pub(super) fn has_fallback(&self, provider: usize) -> bool {
+        let mut lists = self.routes.iter().map(|(_, providers)| providers).chain([&self.providers]);
+        lists.any(|providers| providers.len() > 1 && providers.contains(&provider))
     }
 
     /// All providers that it may ask.
-    pub(super) fn all_lanes(&self) -> impl Iterator<Item = usize> {
-        self.routes.iter().flat_map(|(_, lanes)| lanes).chain(&self.lanes).copied()
+    pub(super) fn all_providers(&self) -> impl Iterator<Item = usize> {
+        self.routes.iter().flat_map(|(_, providers)| providers).chain(&self.providers).copied()
     }
 
-    /// Where the next row is asked, and whether it is to find out how a provider that failed is now: the first lane that
+    /// Where the next row is asked, and whether it is to find out how a provider that failed is now: the first provider that
     /// takes rows, or with balance the one with the most room; one that failed gets a row when it wants to be tried.
     /// None while all of them fail.
     pub(super) fn route(
         &self,
-        lanes: &[StepProvider],
+        providers: &[StepProvider],
         route: usize,
         without: u64,
     ) -> Option<(usize, Purpose)> {
-        let own = self.lanes_of(route);
+        let own = self.providers_of(route);
         if let [only] = own
-            && !lanes[*only].has_fallback
+            && !providers[*only].has_fallback
         {
             return Some((*only, Purpose::Answer));
         }
-        let open = || own.iter().copied().filter(|lane| without & bit(*lane) == 0);
-        if let Some(probe) = open().find(|lane| lanes[*lane].health.claim_probe()) {
+        let open = || own.iter().copied().filter(|provider| without & bit(*provider) == 0);
+        if let Some(probe) = open().find(|provider| providers[*provider].health.reserve_probe()) {
             return Some((probe, Purpose::Probe));
         }
-        let mut up = open().filter(|lane| lanes[*lane].health.is_up());
-        let lane = if self.balance { up.max_by_key(|lane| lanes[*lane].room()) } else { up.next() };
-        lane.map(|lane| (lane, Purpose::Answer))
+        let mut up = open().filter(|provider| providers[*provider].health.is_up());
+        let provider =
+            if self.balance { up.max_by_key(|provider| providers[*provider].capacity()) } else { up.next() };
+        provider.map(|provider| (provider, Purpose::Answer))
     }
 
-    /// Whether another lane than these could answer.
-    pub(super) fn has_other(&self, lanes: &[StepProvider], route: usize, without: u64) -> bool {
-        self.lanes_of(route).iter().any(|lane| without & bit(*lane) == 0 && lanes[*lane].health.is_up())
+    /// Whether another provider than these could answer.
+    pub(super) fn has_other(&self, providers: &[StepProvider], route: usize, without: u64) -> bool {
+        self.providers_of(route)
+            .iter()
+            .any(|provider| without & bit(*provider) == 0 && providers[*provider].health.is_up())
     }
 
     /// Holds a vector against those before it: all of a column are of one length.
@@ -222,26 +225,32 @@ impl RunStep {
     }
 
     /// Whether an answer of this provider and model is one of this step's.
-    pub(super) fn takes(&self, lanes: &[StepProvider], provider: &str, model: &str) -> bool {
-        (0..=self.routes.len()).any(|route| self.takes_by(route, lanes, provider, model))
+    pub(super) fn takes(&self, providers: &[StepProvider], provider: &str, model: &str) -> bool {
+        (0..=self.routes.len()).any(|route| self.takes_by(route, providers, provider, model))
     }
 
     /// The same of one of its lists of providers.
-    pub(super) fn takes_by(&self, route: usize, lanes: &[StepProvider], provider: &str, model: &str) -> bool {
-        let mut own = self.lanes_of(route).iter().map(|lane| &lanes[*lane]);
-        own.any(|lane| *lane.name == *provider && *lane.model == *model)
+    pub(super) fn takes_by(
+        &self,
+        route: usize,
+        providers: &[StepProvider],
+        provider: &str,
+        model: &str,
+    ) -> bool {
+        let mut own = self.providers_of(route).iter().map(|provider| &providers[*provider]);
+        own.any(|own| *own.name == *provider && *own.model == *model)
     }
 }
 
 impl StepProvider {
     /// Room for requests, in thousandths of all of it.
-    fn room(&self) -> usize {
+    fn capacity(&self) -> usize {
         self.inbox.capacity() * 1_000 / self.inbox.max_capacity().max(1)
     }
 }
 
-/// A lane in a set of lanes, of which a job has [`MOST_PROVIDERS`] at most.
-pub(super) fn bit(lane: usize) -> u64 {
-    debug_assert!(lane < MOST_PROVIDERS);
-    1 << lane
+/// A provider in a set of providers, of which a job has [`MOST_PROVIDERS`] at most.
+pub(super) fn bit(provider: usize) -> u64 {
+    debug_assert!(provider < MOST_PROVIDERS);
+    1 << provider
 }

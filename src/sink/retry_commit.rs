@@ -1,4 +1,4 @@
-//! Repair: new outcomes of failed rows take the place of the old ones, once each.
+//! RetryCommit: new outcomes of failed rows take the place of the old ones, once each.
 //!
 //! A file that holds such rows is written anew, row by row in its order; files without are untouched. A batch
 //! is one commit, with two `txn` actions like those of a run.
@@ -25,7 +25,7 @@ use super::error::TargetError;
 use super::failed::{FILES_AT_ONCE, FailedRows, name, text};
 use super::output::Output;
 use super::reload::{OpenBatchFiles, PLACE};
-use super::settled::{FilledBatch, Outcome, PIECE_BYTES, RowResult};
+use super::row_result::{FilledBatch, Outcome, PIECE_BYTES, RowResult};
 use super::target::{APP_ID, ERROR_COUNT, RETENTION, RUN_ID, SOURCE_FILE, SOURCE_ROW};
 use super::{history, logged};
 use crate::checkpoint::CommittedUpTo;
@@ -49,7 +49,7 @@ pub fn retry_app_id(app_id: &str) -> String {
 
 /// The target of a retry.
 #[derive(Debug)]
-pub struct Repair {
+pub struct RetryCommit {
     at: Location,
     table: Table,
     schema: SchemaRef,
@@ -86,7 +86,7 @@ struct Mended {
     rows: usize,
 }
 
-impl Repair {
+impl RetryCommit {
     /// Takes the target of a job, after a look at whether it can be repaired.
     ///
     /// # Errors
@@ -96,7 +96,7 @@ impl Repair {
         rows: &FailedRows,
         places: OpenBatchFiles,
         run: RunId,
-    ) -> Result<Repair, TargetError> {
+    ) -> Result<RetryCommit, TargetError> {
         let at = job.target.location.clone();
         let table = rows.table.clone();
         let metadata = job.target.metadata_column.clone();
@@ -118,7 +118,7 @@ impl Repair {
             return Err(TargetError::Schema { at, what });
         }
         let constraints = Constraints::of_retry(&outputs, &metadata, &table)?;
-        Ok(Repair {
+        Ok(RetryCommit {
             at,
             schema: rows.schema.clone(),
             constraints: watch::Sender::new(Arc::new(constraints)),
@@ -143,7 +143,7 @@ impl Repair {
     /// When the table cannot be read, or a row cannot be written even as an error.
     pub async fn judge(&mut self, batch: &mut FilledBatch) -> Result<Vec<Turned>, TargetError> {
         self.table = Table::open(&self.at).await?;
-        if !self.is_as_judged()? {
+        if !self.is_unchanged_since_check()? {
             let now = Constraints::of_retry(&self.outputs, &self.metadata, &self.table)?;
             self.constraints.send_replace(Arc::new(now));
             self.schema = self.table.schema()?;
@@ -153,7 +153,7 @@ impl Repair {
     }
 
     /// Whether the table is as it was when a batch was judged.
-    fn is_as_judged(&self) -> Result<bool, TableError> {
+    fn is_unchanged_since_check(&self) -> Result<bool, TableError> {
         self.constraints.borrow().are_of(&self.table)
     }
 
@@ -181,7 +181,7 @@ impl Repair {
         logged::committed(&self.table, &retry_app_id(&self.app_id), lineage).await
     }
 
-    /// Writes the new outcomes of a [judged](Repair::judge) batch's rows over the old ones and commits them, unless the
+    /// Writes the new outcomes of a [judged](RetryCommit::judge) batch's rows over the old ones and commits them, unless the
     /// log has the batch; `None` where the table's columns or constraints have changed since then, and nothing is
     /// committed. Rows that are gone, or have been repaired by somebody else, are left as they are.
     ///
@@ -202,7 +202,7 @@ impl Repair {
                 let version = self.table.version();
                 return Ok(Some(if tries == 0 { Committed::Before } else { Committed::Now(version) }));
             }
-            if !self.is_as_judged()? {
+            if !self.is_unchanged_since_check()? {
                 return Ok(None);
             }
             let places = match &seen {
@@ -272,7 +272,7 @@ impl Repair {
             if self.has(batch.plan.id, lineage).await? {
                 return Ok(Replaced::Now(self.table.version()));
             }
-            if !self.is_as_judged()? || !self.table.has_files(replaced).await? {
+            if !self.is_unchanged_since_check()? || !self.table.has_files(replaced).await? {
                 return Ok(Replaced::Moved(error));
             }
             tries += 1;

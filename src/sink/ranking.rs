@@ -54,7 +54,7 @@ pub struct ShownRow {
 ///
 /// # Errors
 /// When the target cannot be read.
-pub async fn shown(
+pub async fn ranked_rows(
     job: &Job,
     order: RowOrder,
     most: usize,
