@@ -1,20 +1,20 @@
-//! A bucket of requests or tokens whose rate may change, that takes refunds and carries debts.
+//! A bucket of requests or tokens whose rate may change, and which takes refunds and carries debts.
 //!
-//! It is nearly empty at the start and after a time in which nobody waited for it, so that no window of the
-//! provider, however short, sees a burst on top of the steady rate. Only what a waiter lost by waking late
-//! is made up for, up to what the bucket holds.
+//! It is nearly empty at the start and after a time in which no request waited for it, so that no window of the
+//! provider, however short, sees a burst on top of the steady rate. Only what a waiting request lost by waking late is
+//! made up for, up to what the bucket holds.
 
 use std::time::Duration;
 
 use crate::clock::Instant;
 
-/// Nobody waited for it: so much of a second's rate is there at most, or one.
+/// Seconds' worth of the rate that a bucket holds at most while no request waits for it; at least one request or token.
 const UNASKED_SECONDS: f64 = 0.05;
-/// What a late waiter can make up for.
+/// Seconds' worth of the rate that can be made up for after waking late.
 const HELD_SECONDS: f64 = 1.0;
-/// So many times the rate is sent while it is made up for: a refusal is heard before much more is sent into it.
+/// Multiple of the rate at which it is made up for: a refusal comes before much more is sent.
 const CATCH_UP: f64 = 6.0;
-/// Rounding of sums of fractions.
+/// Rounding error of sums of fractions.
 const SLACK: f64 = 1e-6;
 
 /// A token bucket (J. Turner, "New Directions in Communications", 1986) with debts.
@@ -23,10 +23,10 @@ pub(super) struct Bucket {
     per_second: f64,
     level: f64,
     held_seconds: f64,
-    /// What can be sent at once, however much is held.
+    /// The amount that can be sent at once, however much is held.
     at_once: f64,
     at: Instant,
-    /// Whether somebody waits for it.
+    /// Whether a request waits for it.
     is_awaited: bool,
 }
 
@@ -40,25 +40,26 @@ impl Bucket {
         self.per_second
     }
 
-    /// Whether it is what holds requests back: nearly nothing is left of it.
+    /// Whether it is what holds requests back: a request waits for it, or nearly nothing is left.
     pub(super) fn is_bound(&self) -> bool {
         self.is_awaited || self.level < self.per_second * UNASKED_SECONDS
     }
 
-    /// From now on it fills at another rate.
+    /// Changes the rate at which it fills.
     pub(super) fn set_rate(&mut self, per_second: f64, now: Instant) {
         self.refill(now);
         self.per_second = per_second;
     }
 
-    /// Empties it; debts stay.
+    /// Empties it; a debt stays.
     pub(super) fn drain(&mut self, now: Instant) {
         self.refill(now);
         self.level = self.level.min(0.0);
     }
 
-    /// How long until an amount can be taken; none if it can be taken now. One that is larger than a second's worth
-    /// waits for that second's worth, and leaves a debt.
+    /// Returns how long until an amount can be taken, or `None` if it can be taken now. An amount larger than a
+    /// second's
+    /// worth waits for that second's worth, and leaves a debt.
     pub(super) fn wait(&mut self, amount: f64, now: Instant) -> Option<Duration> {
         self.refill(now);
         let needed = amount.min((self.per_second * HELD_SECONDS).max(1.0)) - self.level;
@@ -71,12 +72,11 @@ impl Bucket {
         Some(Duration::try_from_secs_f64(wait).unwrap_or(Duration::MAX / 4).max(Duration::from_micros(1)))
     }
 
-    /// From now on so many seconds' worth can be made up for.
+    /// Sets how many seconds' worth can be made up for; [`HELD_SECONDS`] at least.
     pub(super) fn hold(&mut self, seconds: f64) {
         self.held_seconds = seconds.max(HELD_SECONDS);
     }
 
-    /// Takes an amount.
     pub(super) fn take(&mut self, amount: f64, now: Instant) {
         self.refill(now);
         self.is_awaited = false;
@@ -84,7 +84,7 @@ impl Bucket {
         self.at_once -= amount;
     }
 
-    /// Takes what was used beyond what was taken; gives back what was not used.
+    /// Takes what was used beyond what was taken, or gives back what was not used.
     pub(super) fn correct(&mut self, more: f64, now: Instant) {
         self.refill(now);
         self.level = (self.level - more).min(self.held());
@@ -95,7 +95,7 @@ impl Bucket {
         1.0_f64.max(self.per_second * UNASKED_SECONDS)
     }
 
-    /// What it can hold at most.
+    /// The most that it can hold.
     fn held(&self) -> f64 {
         (self.per_second * self.held_seconds).max(1.0)
     }
@@ -104,7 +104,7 @@ impl Bucket {
         let elapsed = now.saturating_duration_since(self.at).as_secs_f64();
         self.at = self.at.max(now);
         let most = if self.is_awaited { self.held() } else { 1.0_f64.max(self.per_second * UNASKED_SECONDS) };
-        // A refund may have lifted it above what an unasked bucket holds.
+        // A refund may have lifted the level above what an idle bucket holds.
         self.level = (self.level + elapsed * self.per_second).min(most.max(self.level));
         self.at_once = (self.at_once + elapsed * self.per_second * CATCH_UP).min(self.most_at_once());
     }
@@ -126,7 +126,7 @@ mod tests {
             at_once += 1;
         }
         assert_eq!(at_once, 5);
-        // It is waited for, and looked at half a second too late.
+        // A request waits for it, and looks half a second too late.
         let late = later + Duration::from_millis(500);
         let (mut made_up, mut now) = (0, late);
         while now < late + Duration::from_millis(500) {

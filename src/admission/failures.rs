@@ -1,4 +1,4 @@
-//! Failed attempts of a provider: how many of them are usual, and when they are an outage.
+//! Failed attempts of a provider: how many are usual, and when they are an outage.
 //!
 //! A provider that fails one attempt in two answers again within milliseconds; one that is down does not. A run of
 //! failures is an outage when the share of failures that was usual before makes it improbable.
@@ -8,18 +8,19 @@ use std::collections::{BTreeSet, VecDeque};
 use crate::clock::Instant;
 use crate::ident::Cell;
 
-/// Rows whose attempts failed in a row before it can be an outage. Rows, not attempts: a few rows that the provider
-/// chokes on are no outage.
+/// The least number of rows, failing one after the other, that can be an outage. Rows, not attempts: a few rows that
+/// the
+/// provider cannot process are no outage.
 const MIN_ROWS: usize = 10;
-/// The same at the most, however much usually fails.
+/// The greatest number of rows that an outage takes, however much usually fails.
 const MAX_ROWS: usize = 200;
 /// A run of failures that is less probable than this is an outage.
 const MAX_PROBABILITY: f64 = 1e-6;
-/// Attempts over which the usual share of failures is measured.
+/// Number of attempts over which the usual share of failures is measured.
 const MEMORY_ATTEMPTS: f64 = 400.0;
-/// Answered attempts that are assumed before the first one, so that a few failures are not taken for usual.
+/// Number of answered attempts that are assumed before the first one, so that a few failures do not look usual.
 const ASSUMED_ANSWERS: f64 = 10.0;
-/// Of so many attempts, this share of failures by [`MIN_ROWS`] rows is a brownout.
+/// Number of newest attempts, and the share of failures among them, by [`MIN_ROWS`] rows, that is a brownout.
 const BROWNOUT_ATTEMPTS: usize = 40;
 const BROWNOUT_SHARE: f64 = 0.75;
 
@@ -28,16 +29,16 @@ const BROWNOUT_SHARE: f64 = 0.75;
 pub(super) struct Failures {
     /// Rows whose attempts failed since the last answer.
     rows: BTreeSet<Cell>,
-    /// Failures since the last answer.
+    /// Number of failures since the last answer.
     streak: u32,
-    /// When the first attempt of the streak was sent, and the last one.
+    /// When the first and the last attempt of the streak were sent.
     sent: Option<(Instant, Instant)>,
-    /// Attempts and failures before the streak; old ones fade.
+    /// Attempts and failures before the streak; older ones fade.
     attempts: f64,
     failed: f64,
-    /// The newest attempts: the rows of those that failed.
+    /// The newest attempts, each with its row if it failed.
     newest: VecDeque<Option<Cell>>,
-    /// Attempts since [`Failures::begins_brownout`] last said so.
+    /// Attempts since [`Failures::begins_brownout`] last returned true.
     in_brownout: usize,
 }
 
@@ -62,7 +63,7 @@ impl Failures {
         self.sent = None;
     }
 
-    /// Counts a failed attempt of a row that was sent at `sent`.
+    /// Counts a failed attempt of a row; it was sent at `sent`.
     pub(super) fn failed(&mut self, row: Cell, sent: Instant) {
         self.rows.insert(row);
         self.streak = self.streak.saturating_add(1);
@@ -70,13 +71,12 @@ impl Failures {
         self.push(Some(row));
     }
 
-    /// Whether a row failed in the streak.
+    /// Whether the row failed in the streak.
     pub(super) fn contains(&self, row: Cell) -> bool {
         self.rows.contains(&row)
     }
 
-    /// When the first attempt of the streak was sent and the last one, where it is longer than what usually fails
-    /// explains.
+    /// When the first and the last attempt of the streak were sent, if it is longer than the usual failures explain.
     pub(super) fn outage(&self) -> Option<(Instant, Instant)> {
         self.sent.filter(|_| self.rows.len() >= self.max_usual_rows())
     }
@@ -101,13 +101,13 @@ impl Failures {
         begins
     }
 
-    /// Begins to look for a brownout anew.
+    /// Starts to look for a brownout anew.
     pub(super) fn forget_newest(&mut self) {
         self.newest.clear();
         self.in_brownout = BROWNOUT_ATTEMPTS;
     }
 
-    /// Rows in a row that fail without being an outage: the most that the usual share of failures explains.
+    /// The number of rows, failing one after the other, that the usual share of failures does not explain any more.
     fn max_usual_rows(&self) -> usize {
         let share = self.failed / (self.attempts + ASSUMED_ANSWERS);
         let rows = MAX_PROBABILITY.ln() / share.clamp(1e-9, 1.0 - 1e-9).ln();
@@ -116,7 +116,7 @@ impl Failures {
         rows.max(MIN_ROWS)
     }
 
-    /// Adds attempts to what is usual.
+    /// Adds attempts to the usual ones.
     fn count(&mut self, answered: f64, failed: f64) {
         self.attempts += answered + failed;
         self.failed += failed;

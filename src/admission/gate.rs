@@ -1,4 +1,4 @@
-//! The state of one provider: pauses, breaker, requests in flight, and the quotas behind them.
+//! The admission state of one provider: pauses, circuit breaker, requests in flight, and the quotas behind them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,9 +17,9 @@ use crate::fault::{Class, Failure, Scarce};
 use crate::ident::{Cell, Tokens};
 use crate::wire::Limits;
 
-/// What a new answer adds to the time that an answer is known to take.
+/// Weight of a new answer in the moving average of the latency.
 const LATENCY_WEIGHT: f64 = 0.05;
-/// A request in flight may yet be answered for so many times as long as an answer takes, and for so long besides.
+/// A request in flight may still be answered for this multiple of the average latency, plus this time.
 const PATIENCE_LATENCIES: u32 = 4;
 const PATIENCE: Duration = Duration::from_millis(500);
 const FIRST_PROBE: Duration = Duration::from_secs(2);
@@ -27,17 +27,17 @@ pub(super) const LAST_PROBE: Duration = Duration::from_secs(60);
 const FIRST_PAUSE: Duration = Duration::from_millis(300);
 const LAST_PAUSE: Duration = Duration::from_secs(6);
 
-/// Why a request cannot go now.
+/// Why a request cannot be sent now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotAdmitted {
-    /// Not before this moment, and why.
+    /// It cannot be sent before this moment; the second field says what it waits for.
     Until(Instant, Waiting),
-    /// Not before a request in flight has ended.
+    /// It cannot be sent before a request in flight has ended.
     WhenOneEnds,
 }
 
 impl NotAdmitted {
-    /// What it waits for and until when, where that is known.
+    /// Returns what the request waits for and until when, or `None` if the moment is not known.
     #[must_use]
     pub fn until(self) -> Option<(Waiting, Instant)> {
         match self {
@@ -47,12 +47,12 @@ impl NotAdmitted {
     }
 }
 
-/// What was granted to a request, to be given back with what came of it.
+/// What was granted to a request; it is handed back with the request's result.
 #[derive(Clone, Copy, Debug)]
 pub struct Ticket {
     number: u64,
     generation: u64,
-    /// Requests that were sent in a second then.
+    /// Send rate when it was granted, in requests per second.
     rate: f64,
     taken: Taken,
 }
@@ -62,79 +62,78 @@ impl Ticket {
         SentRequest { number: self.number, rate: self.rate, sent: self.taken.at }
     }
 
-    /// Its number: what was sent later has a higher one.
+    /// The number of the request; later requests have higher numbers.
     #[must_use]
     pub fn number(&self) -> u64 {
         self.number
     }
 
-    /// When it was granted.
+    /// When the request was granted.
     #[must_use]
     pub fn sent_at(&self) -> Instant {
         self.taken.at
     }
 }
 
-/// What a failed attempt means for its row.
+/// Who is to blame for a failed attempt, and so what it means for the row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Blame {
-    /// It was one of the row's attempts.
+    /// The row: the attempt counts against it.
     Row,
-    /// It was a refusal that meets this request while others are answered.
+    /// The request: it was refused while others are answered.
     Request,
-    /// It was the provider's trouble; the row loses nothing.
+    /// The provider: the row loses nothing.
     Provider,
-    /// Most of what it is asked fails, and it still answers now and then: the row loses nothing, up to a bound.
+    /// The provider, which fails most requests and still answers some: the row loses nothing, up to a bound.
     Brownout,
-    /// It was the row's last attempt, and nobody has been answered since it was sent: whoever is answered
-    /// next tells.
+    /// Unknown: it was the row's last attempt, and nothing was answered since it was sent. The next answer decides.
     Doubt,
-    /// It is the end of the run.
+    /// The failure ends the run.
     Run(Failure),
 }
 
-/// Whether a provider takes rows, for those who could ask another one.
+/// Whether a provider takes rows, for a step that has another provider.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Health {
-    /// It does.
+    /// It takes rows.
     Up,
-    /// It failed too often, and is left alone until then.
+    /// It failed too often, and is sent nothing until this moment.
     Down(Instant),
-    /// It failed too often, and one row may find out how it is now.
+    /// It failed too often, and one row may test it now.
     Probing,
 }
 
-/// The state of one provider.
+/// The admission state of one provider.
 #[derive(Debug)]
 pub struct Admission {
     concurrency: Concurrency,
-    /// When each request in flight was sent.
+    /// When each request in flight was sent, by the number of its ticket.
     in_flight: BTreeMap<u64, Instant>,
-    /// Time that an answer takes; old ones fade.
+    /// Moving average of the time from sending to answer.
     latency: Duration,
-    /// Requests that were sent.
+    /// Number of requests sent.
     requests: u64,
-    /// Whether a request waits for the place of another one, as far as was looked last.
+    /// Whether, at the last check, a request had to wait for one in flight to end.
     is_bound: bool,
     quotas: Quotas,
     blocked_until: Option<Instant>,
     failures: Failures,
     throttling: Throttling,
-    /// Pauses and probes since the last answer.
+    /// Pauses since the last answer, those before health probes included.
     streak: u32,
     is_open: bool,
     /// When the provider last answered.
     answered: Option<Instant>,
-    /// Rises with each pause; tells what was sent before it.
+    /// Number of pauses so far. A ticket of an earlier generation was sent before the last pause.
     generation: u64,
-    /// Requests of this generation that are in flight while it is not known to be welcome.
+    /// Requests of the current generation in flight. Only one is allowed while the provider is tested.
     probing: u32,
     failing_since: Option<Instant>,
-    /// Whether rows can be asked elsewhere while this provider is left alone.
+    /// Whether another provider can take the rows while this one is left alone.
     has_fallback: bool,
-    /// Whether it answered within the last day.
+    /// Whether a former run found it healthy within the last day.
     is_known: bool,
-    /// What its health is remembered by.
+    /// Hash of address and model, under which its health is stored for the next run.
     identity: String,
     max_retry_after: Duration,
     outage_deadline: Duration,
@@ -142,8 +141,8 @@ pub struct Admission {
 }
 
 impl Admission {
-    /// The state of a provider at the start of a run, with what a former one learned: one request alone until
-    /// something is heard, or as many at once as were answered within the last day.
+    /// Creates the state at the start of a run from what a former run learned. Until the first answer it admits one
+    /// request at a time, or as many as were answered at once within the last day.
     #[must_use]
     pub fn new(
         provider: &Provider,
@@ -190,11 +189,11 @@ impl Admission {
         }
     }
 
-    /// Whether a request may go, as far as pauses and those in flight tell, whatever it costs. It takes nothing; a pause
-    /// that is over ends.
+    /// Checks pauses and the number of requests in flight, whatever the request costs. It takes nothing. A pause that
+    /// is over ends here.
     ///
     /// # Errors
-    /// When it may not.
+    /// If a request may not be sent now.
     pub fn may_send(&mut self, now: Instant) -> Result<(), NotAdmitted> {
         self.is_bound = false;
         if let Some(until) = self.blocked_until {
@@ -205,7 +204,7 @@ impl Admission {
             self.blocked_until = None;
             self.quotas.resumed(until);
         }
-        // What was refused again and again is tried with one request.
+        // A provider that refused several times in a row is tested with one request.
         let is_probe = self.is_open || self.streak > 1;
         if self.requests_in_flight() >= self.concurrency.now() || (is_probe && self.probing > 0) {
             self.is_bound = true;
@@ -214,7 +213,7 @@ impl Admission {
         Ok(())
     }
 
-    /// What waited for a place is not going to be sent.
+    /// Notes that no request waits for a free place any more.
     pub fn nobody_waits(&mut self) {
         self.is_bound = false;
     }
@@ -222,7 +221,7 @@ impl Admission {
     /// Takes everything that a request needs, or nothing.
     ///
     /// # Errors
-    /// When it cannot go now.
+    /// If the request cannot be sent now.
     pub fn admit(&mut self, cost: Cost, now: Instant) -> Result<Ticket, NotAdmitted> {
         self.may_send(now)?;
         let holds_rate = self.throttling.holds_rate(self.quotas.rate(), now);
@@ -235,20 +234,20 @@ impl Admission {
         Ok(Ticket { number: self.requests, generation: self.generation, rate, taken })
     }
 
-    /// Whether anything counts tokens, so that a request's cost matters.
+    /// Whether there is a limit on tokens, so that a request's cost matters.
     #[must_use]
     pub fn counts_tokens(&self) -> bool {
         self.quotas.counts_tokens()
     }
 
-    /// Stands for the time between two pauses.
+    /// The number of pauses so far; it identifies the time between two pauses.
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.generation
     }
 
-    /// A request was answered, be it with a refusal that is the row's own; it used so many tokens, where
-    /// that is known, and the response said that of the limits.
+    /// Counts a request that was answered, be it with a refusal that is the row's own fault. `tokens` is what it used,
+    /// if known, and `limits` what the response's headers state.
     pub fn answered(&mut self, ticket: &Ticket, tokens: Option<Tokens>, limits: &Limits, now: Instant) {
         self.ended(ticket);
         self.quotas.answered(&ticket.taken, tokens, limits, now);
@@ -259,7 +258,7 @@ impl Admission {
         self.end_trial(verdict, now);
         let is_news = self.failures.answered(ticket.taken.at);
         if ticket.generation != self.generation || !is_news {
-            // It was sent before the trouble and says nothing about now.
+            // The request was sent before the trouble, so that its answer says nothing about now.
             return;
         }
         #[expect(clippy::cast_precision_loss, reason = "token counts are far below 2^52")]
@@ -270,7 +269,7 @@ impl Admission {
         self.mark_healthy(now);
     }
 
-    /// The provider answers, as far as can be told without asking about a row.
+    /// Marks the provider as answering and closes its breaker. An answer to a harmless question is enough.
     pub fn mark_healthy(&mut self, now: Instant) {
         self.answered = Some(now);
         self.streak = 0;
@@ -289,13 +288,13 @@ impl Admission {
         self.throttling.counts()
     }
 
-    /// A request in flight ended without being answered or counted: it was abandoned.
+    /// Ends a request in flight that is neither answered nor failed: it was abandoned.
     pub fn abandoned(&mut self, ticket: &Ticket) {
         self.ended(ticket);
     }
 
-    /// An attempt of a row failed in a way that another one may not. Says whose fault that is; `is_last`
-    /// tells that the row would have no attempt left.
+    /// Counts an attempt of a row that failed in a way that may pass, and returns who is to blame. `is_last` means that
+    /// the row has no attempt left.
     pub fn failed(
         &mut self,
         ticket: &Ticket,
@@ -317,7 +316,7 @@ impl Admission {
             return Blame::Run(self.gave_up(now - since, failure));
         }
         if self.is_open {
-            // What was in flight when it opened is part of the same trouble.
+            // A request that was in flight when the breaker opened is part of the same trouble.
             if ticket.generation == self.generation {
                 self.probe_later(now);
             }
@@ -335,7 +334,7 @@ impl Admission {
                 self.open(now);
                 return Blame::Provider;
             }
-            // Nobody else could answer, and it answers now and then: it is asked less at once.
+            // There is no other provider, and this one still answers some requests: fewer go at once.
             self.concurrency.halve();
         }
         if is_last && self.answered.is_none_or(|answered| answered < ticket.taken.at) {
@@ -344,7 +343,7 @@ impl Admission {
         if self.failures.is_brownout() { Blame::Brownout } else { Blame::Row }
     }
 
-    /// A harmless question was asked, out of doubt, and failed as well.
+    /// Counts a harmless question that was sent out of doubt and failed as well.
     pub fn doubted(&mut self, ticket: &Ticket, failure: &Failure, limits: &Limits, now: Instant) -> Blame {
         self.ended(ticket);
         self.quotas.failed(&ticket.taken, limits, now);
@@ -359,8 +358,8 @@ impl Admission {
         Blame::Provider
     }
 
-    /// Whether a failure like this ends the run, once it is found not to be the rows' own: nobody was ever answered, and it
-    /// is rather a wrong address than an outage.
+    /// Whether a failure like this ends the run, once it is known not to be the rows' own: nothing was ever answered,
+    /// so that a wrong address is likelier than an outage.
     #[must_use]
     pub fn ends_unknown(&self, failure: &Failure) -> bool {
         let is_wrong_address = match failure.class {
@@ -371,7 +370,7 @@ impl Admission {
         self.answered.is_none() && is_wrong_address
     }
 
-    /// Since when nobody is answered, where that is so, and how long that may last.
+    /// When the current failures began and how long they may last, or `None` if the provider is not failing.
     #[must_use]
     pub fn outage(&self) -> Option<(Instant, Duration)> {
         Some((self.failing_since?, self.outage_deadline))
@@ -383,14 +382,14 @@ impl Admission {
         self.answered.is_some()
     }
 
-    /// Whether another refusal of a request that was refused before, at these counts, is its own.
+    /// Whether another refusal of a request that was last refused at the counts `before` concerns that request alone.
     #[must_use]
     pub fn is_own(&self, before: ResponseCounts) -> bool {
         self.throttling.is_own(before)
     }
 
-    /// The provider asked to wait. `is_own` tells that it asks this request alone, as far as the caller knows; then, and
-    /// where that shows here, nobody else waits.
+    /// Counts a refusal that asks to wait, and returns who is to blame. `is_own` means that, as far as the caller
+    /// knows, only this request is refused: then, or where admission finds the same, the other requests do not wait.
     pub fn throttled(
         &mut self,
         ticket: &Ticket,
@@ -421,7 +420,7 @@ impl Admission {
             return Blame::Run(self.gave_up(now - since, failure));
         }
         if ticket.generation != self.generation {
-            // One pause for all that was in flight, except that the longest delay counts.
+            // All requests that were in flight share one pause; the longest delay counts.
             if let Some(delay) = failure.delay.filter(|_| self.blocked_until.is_some()) {
                 self.blocked_until = self.blocked_until.max(Some(now + delay));
             }
@@ -434,12 +433,12 @@ impl Admission {
         if failure.scarce == Some(Scarce::Capacity)
             && let Some(row) = row
         {
-            // A busy server that refuses one request answers others; where it answers nobody it is left alone.
+            // A busy server that refuses one request answers others. One that answers none is left alone.
             self.failures.failed(row, ticket.taken.at);
             if self.streak == 0 && self.answered.is_some() && !self.is_outage(now) {
                 return Blame::Request;
             }
-            // It answers nobody: one request finds out when it does.
+            // The server answers nothing: one request at a time tests when it does again.
             self.streak = self.streak.max(1);
         }
         let own = doubled(FIRST_PAUSE, self.streak, LAST_PAUSE);
@@ -470,7 +469,7 @@ impl Admission {
         Blame::Provider
     }
 
-    /// Acts on what a trial at a lower rate has shown.
+    /// Acts on the verdict of a trial at a lower rate.
     fn end_trial(&mut self, verdict: Option<TrialVerdict>, now: Instant) {
         match verdict {
             Some(TrialVerdict::AnyRate(_)) => {
@@ -483,13 +482,13 @@ impl Admission {
         }
     }
 
-    /// For how long nothing is sent, if that is so.
+    /// How long the current pause still lasts, or `None` if there is none.
     #[must_use]
     pub fn pause_left(&self, now: Instant) -> Option<Duration> {
         self.blocked_until.and_then(|until| until.checked_duration_since(now)).filter(|left| !left.is_zero())
     }
 
-    /// Whether rows should be asked here, where there is another provider for them.
+    /// Whether rows should be sent here, if there is another provider for them.
     #[must_use]
     pub fn health(&self, now: Instant) -> Health {
         match (self.is_open, self.blocked_until.filter(|until| *until > now)) {
@@ -499,7 +498,7 @@ impl Admission {
         }
     }
 
-    /// Whether a row failed since the last answer, and so is no good to find out with.
+    /// Whether this row failed since the last answer, so that it is no good test of the provider.
     #[must_use]
     pub fn suspects(&self, row: Cell) -> bool {
         self.failures.contains(row)
@@ -518,7 +517,7 @@ impl Admission {
         }
     }
 
-    /// What is so now, for people.
+    /// The current figures, for whoever watches the run.
     #[must_use]
     pub fn gauge(&self) -> LimitGauge {
         LimitGauge {
@@ -541,15 +540,15 @@ impl Admission {
         u32::try_from(self.in_flight.len()).unwrap_or(u32::MAX)
     }
 
-    /// Whether so many fail in a row that the provider is down: none of those that were sent meanwhile is still being
-    /// worked on, as far as that may be hoped.
+    /// Whether enough requests failed in a row to call the provider down: none of those sent meanwhile is still likely
+    /// to be answered.
     fn is_outage(&self, now: Instant) -> bool {
         self.failures
             .outage()
             .is_some_and(|(first, last)| self.count_in_progress(Some(first), last, now) == 0)
     }
 
-    /// Requests in flight that were sent from `first` to `last` and may yet be answered.
+    /// The number of requests in flight that were sent from `first` to `last` and may still be answered.
     fn count_in_progress(&self, first: Option<Instant>, last: Instant, now: Instant) -> usize {
         let patience = self.latency * PATIENCE_LATENCIES + PATIENCE;
         let is_meant = |sent: &&Instant| {
@@ -588,7 +587,7 @@ impl Admission {
     }
 }
 
-/// What comes back is no answer, and never was: rather a wrong address, or something before the provider, than an outage.
+/// A provider that never answered: a wrong address, or something in front of it, is likelier than an outage.
 fn never_answered(failure: &Failure) -> Failure {
     Failure::new(Class::Unavailable, format!("it has answered nothing in this run: {}", failure.detail))
 }

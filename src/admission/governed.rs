@@ -1,7 +1,7 @@
 //! A configured number of requests per minute, by governor's GCRA on the caller's clock.
 //!
-//! Like [`super::bucket`], it allows no burst at the start or after a time in which nobody waited. governor
-//! has no word for that, so its clock stands still while nobody waits.
+//! Like [`super::bucket`], it allows no burst at the start or after a time in which no request waited. governor has no
+//! setting for that, so its clock stands still while no request waits.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -15,21 +15,21 @@ use governor::{Quota, RateLimiter};
 
 use crate::clock::Instant;
 
-/// Share of the limit that is used: the rest is for requests that arrive closer together than they were
-/// sent, at providers that count over windows as short as a second.
+/// Share of the limit that is used. The rest is for requests that arrive closer together than they were sent, at
+/// providers that count over windows as short as a second.
 pub(super) const MARGIN: f64 = 0.995;
-/// Nobody waited for it: so much of a second's rate is there at most, or one.
+/// Seconds' worth of the rate that is available at most while no request waits; at least one request.
 const UNASKED_SECONDS: f64 = 0.05;
 
-/// A limit on requests.
+/// The configured limit on requests.
 pub(super) struct Governed {
     limiter: RateLimiter<NotKeyed, InMemoryState, SetClock, StateInformationMiddleware>,
     clock: SetClock,
     period: Duration,
     at: Instant,
-    /// Whether somebody waits for it.
+    /// Whether a request waits for it.
     is_awaited: bool,
-    /// Requests that were there when it was last asked.
+    /// Requests that were available after the last call.
     left: u32,
     unasked: u32,
 }
@@ -51,13 +51,13 @@ impl Governed {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "of a number that fits")]
         let unasked = ((f64::from(per_minute) / 60.0 * UNASKED_SECONDS) as u32).max(1);
         if let Some(rest) = NonZeroU32::new(burst.get() - unasked) {
-            // A bucket begins full: pour out what must not be there.
+            // governor's bucket begins full: take out what must not be in it.
             let _ = limiter.check_n(rest);
         }
         Governed { limiter, clock, period, at: now, is_awaited: false, left: unasked, unasked }
     }
 
-    /// Takes one; or says how long it takes until there is one.
+    /// Takes a request, or returns how long until one is available.
     pub(super) fn take(&mut self, now: Instant) -> Result<(), Duration> {
         let passed = now.saturating_duration_since(self.at);
         self.at = self.at.max(now);
@@ -79,7 +79,7 @@ impl Governed {
     }
 }
 
-/// A clock that stands where it was last set.
+/// A clock that moves only when it is advanced.
 #[derive(Clone, Debug, Default)]
 struct SetClock(Arc<AtomicU64>);
 

@@ -1,32 +1,36 @@
-//! What the provider's headers say is left of a limit, and how far that can be relied on.
+//! What the provider's headers state of a limit, and how far it can be relied on.
 //!
-//! Headers count what other clients use too, but they are old when they arrive, and some are wrong. Where
-//! they describe a window that ends at one moment and is used up as we use it, they are kept to the last
-//! request. Otherwise the limit is taken to refill steadily, and they only pull our own count down.
+//! Headers also count what other clients use, but they are old when they arrive, and some are wrong. If they describe a
+//! window that ends at one moment and is used up at the rate of sending, it is obeyed to the last request. Otherwise
+//! the
+//! limit is taken to refill steadily, and headers only lower the program's own count.
 
 use std::time::Duration;
 
 use crate::clock::Instant;
 use crate::wire::Quota;
 
-/// Responses that must agree, and for how long, before a window is believed in.
+/// Number of responses that must agree before a window is believed in, and the least time from the first of them to the
+/// window's end.
 const AGREE_TIMES: u32 = 8;
 const AGREE_FOR: Duration = Duration::from_secs(3);
-/// A limit that is stated and is smaller is not believed, nor what goes with it: some servers state 0 or 1 whatever they
-/// let through, others mean a second. Where it is true, refusals teach it.
+/// The least stated limit that is believed. A smaller one is ignored with all that goes with it: some servers state 0
+/// or
+/// 1 whatever they let through, others mean a second. If it is true, refusals teach it.
 const MIN_LIMIT: u64 = 10;
-/// Responses come late by different times; resets are rounded to seconds.
+/// Difference between two resets that are the same: responses come late by different times, and resets are rounded to
+/// seconds.
 const TOLERANCE: Duration = Duration::from_millis(1_500);
-/// A window that is said to be used up is tried again after this time, with one request.
+/// Time after which a window that is said to be used up is tried again, with one request.
 const LOOK_AFTER: Duration = Duration::from_secs(5);
-/// Where so many times as much is used as we sent, and so much more, others use it too.
+/// Other clients use a window too if more of it is used than this multiple of what was sent, and more than this above.
 const SHARED: f64 = 1.1;
 const SHARED_LEAST: f64 = 10.0;
-/// So much of a second's rate is let through beyond what a steadily refilled limit is said to hold: it is
-/// an estimate.
+/// Part of a second's rate that is let through beyond what a steadily refilled limit is said to hold, which is an
+/// estimate.
 const SLACK_SECONDS: f64 = 0.1;
 
-/// What is known from headers of one limit.
+/// The state of one limit, as headers describe it.
 #[derive(Debug, Default)]
 pub(super) struct HeaderQuota {
     limit: Option<f64>,
@@ -34,40 +38,41 @@ pub(super) struct HeaderQuota {
     window: Option<QuotaWindow>,
 }
 
-/// The response that was sent last of those that were heard.
+/// The response whose request was sent last, of all that came.
 #[derive(Clone, Copy, Debug)]
 struct Newest {
     remaining: f64,
-    /// All that had been sent when its request had been, itself included.
+    /// Total sent when its request was sent, this included.
     mark: f64,
-    /// All that had been sent when the response was heard.
+    /// Total sent when the response came.
     heard: f64,
     sent: Instant,
     reset: Instant,
 }
 
-/// A window that may be one.
+/// A window that headers may describe.
 #[derive(Clone, Copy, Debug)]
 struct QuotaWindow {
     reset: Instant,
     since: Instant,
     agreed: u32,
-    /// What was used of it, by us or by anybody, and what of that we sent.
+    /// Amount of it that all clients used, and the part of it that was sent from here.
     used: f64,
     own: f64,
 }
 
 impl HeaderQuota {
-    /// What the limit allows in a second, if headers say so.
+    /// The stated limit per second, or `None` if headers state none.
     pub(super) fn per_second(&self) -> Option<f64> {
         self.limit.map(|per_minute| per_minute / 60.0)
     }
 
-    /// A response to a request that was sent at a time, when so much had been sent in all, says this; by now
-    /// so much has been.
+    /// Takes up the quota that a response stated. `sent` is when its request was sent, `mark` the total that had been
+    /// sent by
+    /// then and `sent_by_now` the total by now, in requests or tokens.
     pub(super) fn heard(&mut self, quota: &Quota, sent: Instant, mark: f64, sent_by_now: f64, now: Instant) {
         if quota.is_long() {
-            // A count per day says nothing about the minute; when it is used up, a refusal says so.
+            // A count per day says nothing about the minute; when it is used up, a refusal shows it.
             *self = HeaderQuota::default();
             return;
         }
@@ -90,20 +95,22 @@ impl HeaderQuota {
         self.newest = Some(Newest { remaining, mark, heard: sent_by_now, sent, reset });
     }
 
-    /// How long until an amount should be sent, when so much has been sent in all and the limit refills at
-    /// `per_second`; none if now.
+    /// Returns how long to wait before an amount is sent, or `None` if it may be sent now. `mark` is the total sent so
+    /// far;
+    /// the limit refills at `per_second`.
     pub(super) fn wait(&self, amount: f64, mark: f64, per_second: f64, now: Instant) -> Option<Duration> {
         let newest = self.newest.as_ref()?;
         let left = newest.remaining - (mark - newest.mark);
         if let Some(window) = self.window.filter(QuotaWindow::is_believed) {
-            // Nobody says whether a response counts what arrived while it was made. Where others use the
-            // limit too, it is taken not to.
+            // It is not known whether a response counts requests that arrived while it was made. Where other clients
+            // use the limit
+            // too, it is taken not to.
             let left = if window.is_shared() { left } else { newest.remaining - (mark - newest.heard) };
             let until = newest.reset.checked_duration_since(now)?;
             if left >= amount || until.is_zero() {
                 return None;
             }
-            // It may be no such window after all: a single request finds out.
+            // It may be no such window after all: a single request tests that.
             let is_quiet = mark <= newest.heard;
             let looked = now.saturating_duration_since(newest.sent);
             return match LOOK_AFTER.checked_sub(looked).filter(|left| !left.is_zero()) {
@@ -118,7 +125,7 @@ impl HeaderQuota {
             .then(|| Duration::try_from_secs_f64(missing / per_second).unwrap_or(Duration::from_secs(1)))
     }
 
-    /// Compares a response with the one before it: does it describe the same window?
+    /// Compares a response with the one before it: whether it describes the same window.
     fn weigh(&mut self, remaining: f64, mark: f64, reset: Instant, now: Instant) {
         let near = |a: Instant, b: Instant| a.max(b) - a.min(b) <= TOLERANCE;
         let new = QuotaWindow { reset, since: now, agreed: 0, used: 0.0, own: 0.0 };
@@ -145,7 +152,7 @@ impl QuotaWindow {
         self.agreed >= AGREE_TIMES && self.reset.saturating_duration_since(self.since) >= AGREE_FOR
     }
 
-    /// Whether others use it too.
+    /// Whether other clients use it too.
     fn is_shared(&self) -> bool {
         self.used > self.own * SHARED && self.used > self.own + SHARED_LEAST
     }
@@ -165,7 +172,7 @@ mod tests {
         }
     }
 
-    /// Ten responses a second over five seconds, each to what was sent just before it.
+    /// Takes up ten responses a second for five seconds, each to a request sent just before it.
     fn after(says: impl Fn(u64) -> Quota) -> (HeaderQuota, Instant) {
         let start = clock::now();
         let mut told = HeaderQuota::default();

@@ -1,4 +1,4 @@
-//! What a run learned about a provider's limits, for the next one. It may be lost.
+//! What a run learned about a provider's limits, for the next run. Nothing depends on it: it may be lost.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
@@ -7,50 +7,50 @@ use crate::clock;
 use crate::config::{Provider, TokenCharge};
 use crate::ident::Fingerprint;
 
-/// For so long it is believed that a provider is as healthy as it was.
+/// Time for which a provider is believed to be as healthy as it was.
 const BELIEVED_FOR: TimeDelta = TimeDelta::hours(24);
 
-/// What was learned about one provider.
+/// The limits that were learned about one provider.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ProviderLimits {
-    /// Requests a minute that it was found to allow.
+    /// Requests per minute that the provider allows.
     pub requests_per_minute: Option<f64>,
-    /// Tokens a minute, of prompts and answers together.
+    /// Tokens per minute that the provider allows, of prompts and answers together.
     pub tokens_per_minute: Option<f64>,
-    /// Requests in flight beyond which it became no faster.
+    /// Requests in flight above which the provider became no faster.
     pub concurrency: Option<u32>,
-    /// What an answer counts for.
+    /// What an answer counts for against a limit on tokens.
     pub token_charge: Option<TokenCharge>,
-    /// How many requests at once it answered.
+    /// How many requests at once the provider answered without trouble, or `None` if the last ones failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub healthy: Option<Healthy>,
 }
 
-/// Requests that a provider answered at once, without trouble.
+/// A number of requests that a provider answered at once, without trouble.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Healthy {
-    /// Requests in flight.
+    /// The most requests in flight.
     pub in_flight: u32,
-    /// When that was.
+    /// When it was recorded.
     pub at: DateTime<Utc>,
-    /// Which endpoint and model it was, as [`Healthy::identity`] makes it.
+    /// Hash of endpoint and model, from [`Healthy::identity`].
     pub identity: String,
 }
 
 impl Healthy {
-    /// Requests that are answered at once now.
+    /// Records that this many requests are answered at once now.
     pub(super) fn now(in_flight: u32, identity: &str) -> Self {
         Healthy { in_flight, at: clock::wall(), identity: identity.to_owned() }
     }
 
-    /// A hash of what a provider section must have in common with the one that was healthy.
+    /// Hash of what a provider section must have in common with the one that was healthy.
     pub(super) fn identity(provider: &Provider) -> String {
         let address = provider.endpoint.as_ref().map(ToString::to_string).unwrap_or_default();
         Fingerprint::of([address.as_bytes(), provider.model.as_bytes()]).to_string()
     }
 
-    /// Whether it still tells something of a provider.
+    /// Whether it is recent enough and about the same endpoint and model.
     pub(super) fn holds(&self, identity: &str) -> bool {
         let age = clock::wall() - self.at;
         self.identity == identity && age >= TimeDelta::zero() && age <= BELIEVED_FOR

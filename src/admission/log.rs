@@ -1,4 +1,4 @@
-//! What was let through in the last minute, by tenths of a second.
+//! The amounts that were sent in the last minute, by tenths of a second.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use crate::clock::Instant;
 const SLOT: Duration = Duration::from_millis(100);
 const SLOTS: usize = 640;
 
-/// Amounts by the time at which they were sent.
+/// Amounts by when they were sent.
 #[derive(Debug)]
 pub(super) struct SendLog {
     origin: Instant,
@@ -22,7 +22,7 @@ impl SendLog {
         SendLog { origin: now, first: 0, slots: VecDeque::new() }
     }
 
-    /// Adds an amount that was sent at a time, or takes one back.
+    /// Adds an amount that was sent at `sent`; a negative one takes back.
     pub(super) fn add(&mut self, amount: f64, sent: Instant) {
         let slot = self.slot(sent);
         if self.slots.is_empty() {
@@ -46,7 +46,7 @@ impl SendLog {
         }
     }
 
-    /// What was sent in a time that ends at `until`, to the tenth of a second.
+    /// The sum of what was sent in the time `over` that ends at `until`, to the tenth of a second.
     pub(super) fn sum(&self, over: Duration, until: Instant) -> f64 {
         let end = self.slot(until);
         let first =

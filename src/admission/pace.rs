@@ -1,10 +1,9 @@
-//! How much of one kind, requests or tokens, may be sent in a second: as configured, as the provider's
-//! headers say, or as its refusals teach.
+//! The rate at which one kind, requests or tokens, may be sent: as configured, as the provider's headers state, or as
+//! its refusals teach.
 //!
-//! Learning is additive increase and multiplicative decrease (D. Chiu and R. Jain, 1989) with a remembered
-//! ceiling, as in CUBIC (S. Ha, I. Rhee and L. Xu, 2008): quickly back to where the last refusal was, slowly
-//! past it, and quicker again the longer nothing is refused. It grows only while it is what holds requests
-//! back.
+//! Learning is additive increase and multiplicative decrease (D. Chiu and R. Jain, 1989) with a remembered ceiling, as
+//! in CUBIC (S. Ha, I. Rhee and L. Xu, 2008): the rate returns quickly to where the last refusal was, passes it slowly,
+//! and grows faster again the longer nothing is refused. It grows only while it is what holds requests back.
 
 use std::time::Duration;
 
@@ -15,120 +14,119 @@ use super::log::SendLog;
 use crate::clock::Instant;
 use crate::wire::Quota;
 
-/// The rate after a refusal, of what the provider was found to allow.
+/// The rate after a refusal, as a part of the rate that the provider was found to allow.
 const AFTER_REFUSAL: f64 = 0.97;
-/// A refusal so soon after the last one takes more.
+/// A refusal within this time of the last one lowers the rate further, to the part below.
 const SOON: Duration = Duration::from_secs(10);
 const AFTER_REFUSAL_SOON: f64 = 0.85;
-/// Growth in a second, of the ceiling: far below it, near it, and beyond it.
+/// Growth of the rate per second, as a part of the ceiling: far below it, near it, beyond it, and the most beyond it.
 const GROWTH_BELOW: f64 = 0.05;
 const GROWTH_NEAR: f64 = 0.02;
 const GROWTH_BEYOND: f64 = 0.001;
 const MOST_GROWTH: f64 = 0.02;
-/// The same where the provider counts over a long window, and where it is not yet known over which.
+/// The most growth beyond the ceiling for a provider that counts over a long window: known which, and not yet known.
 const MOST_GROWTH_LONG: f64 = 0.004;
 const MOST_GROWTH_UNKNOWN: f64 = 0.01;
-/// So many seconds beyond the ceiling are more than the longest window.
+/// Seconds beyond the ceiling that are longer than the longest window.
 const LONG_WITHOUT_REFUSAL: f64 = 65.0;
-/// Growth in a second, of the rate, while the ceiling is a guess.
+/// Growth of the rate per second, as a part of the rate, while the ceiling is a guess.
 const GROWTH_UNSURE: f64 = 0.4;
-/// Growth beyond the ceiling doubles in this time, and in a multiple of it where the ceiling was met again
-/// and again.
+/// Seconds in which growth beyond the ceiling doubles; a multiple of it if the ceiling was met several times.
 const GROWTH_DOUBLES: f64 = 8.0;
-/// The remembered ceiling falls no further at once than to this, and to this where nothing was measured.
+/// The least part of the remembered ceiling that a refusal leaves, and the part left where nothing was measured.
 const FORGOTTEN: f64 = 0.7;
 const FORGOTTEN_UNMEASURED: f64 = 0.9;
-/// Refusals that lasted so long were those of a window that was used up; the ceiling is what that allowed,
-/// and falls no further than to this.
+/// Refusals that last this long are those of a used-up window. The ceiling is then what that window allowed, but at
+/// least this part of the remembered one.
 const LONG_EPISODE: Duration = Duration::from_secs(3);
 const FORGOTTEN_AT_LAST: f64 = 0.25;
-/// What a refusal is measured by: at least this much of the time before it, if it went on for so long.
+/// Time before a refusal over which the rate is measured: the least that is looked at, if sending went on for so long,
+/// the most, and the least that counts as a measurement.
 const LEAST_MEASURED: Duration = Duration::from_secs(10);
 const MOST_MEASURED: Duration = Duration::from_secs(60);
 const LEAST_GOING: Duration = Duration::from_millis(500);
-/// So many refusals without an answer between them lower the rate.
+/// Of the refusals without an answer between them, the number that lower the rate where nothing was measured.
 const MOST_LOWERED: u32 = 2;
-/// So many refusals sooner than that are a limit.
+/// Number of refusals too early to be measured that are taken for a limit.
 const HICCUPS: u32 = 4;
-/// Less than so much, let through before a refusal, tells nothing of a limit.
+/// Least amount let through before a refusal that shows a limit, and the least where requests were sent for a minute.
 const LEAST_LET_THROUGH: f64 = 5.0;
 const LEAST_IN_A_MINUTE: f64 = 3.0;
-/// What so little taught is a guess.
+/// Least amount let through for a ceiling that is measured and no guess.
 const LEAST_SURE: f64 = 20.0;
-/// A burst of refusals looks like a window that is used up, until that happens again: after the first one the rate
-/// before it is reached again in this time.
+/// Seconds in which the rate grows back after the first burst of refusals. A burst looks like a used-up window, but
+/// only a second one confirms that.
 const REGROWN_IN_SECONDS: f64 = 60.0;
 /// Windows over which providers count.
 const WINDOWS: [Duration; 3] = [Duration::from_secs(60), Duration::from_secs(10), Duration::from_secs(1)];
-/// Those that a refusal can be measured by alone. It is known which after some refusals, and the newest of
-/// them count most.
+/// Those long enough for a refusal to be measured by what was sent in them.
 const LONG_WINDOWS: [Duration; 2] = [Duration::from_secs(60), Duration::from_secs(10)];
+/// Number of refusals after which it is known which one applies, and number of newest ones that count most.
 const LEAST_HELD: u32 = 2;
 const HELD_OF: u32 = 4;
-/// Such a share of a window's limit may be all of it, and such a share is.
+/// Used part of a window's limit from which the window may explain a refusal, and from which it counts as full.
 const NEARLY_FULL: f64 = 0.95;
 const FULL: f64 = 0.98;
-/// A window that was less than full speaks so much more against it than one that was more.
+/// How much more a window that was less than full counts as evidence against it than one that was more than full.
 const LESS_THAN_FULL: f64 = 4.0;
-/// A window that one refusal spoke for is kept to for so long.
+/// Time for which a window is obeyed after one refusal spoke for it.
 const KEPT_TO: Duration = Duration::from_secs(60);
-/// So much of a window's limit can be made up for.
+/// Part of a window's limit that can be made up for.
 const HELD_OF_WINDOW: f64 = 0.4;
-/// How long until a full window is looked at again.
+/// Time until a full window is checked again.
 const A_MOMENT: Duration = Duration::from_millis(100);
-/// A ceiling that is remembered from a former run is tested from here.
+/// Rate at which a ceiling from a former run is first tested, as a part of it.
 const FROM_MEMORY: f64 = 0.97;
 
-/// The pace of one kind.
+/// The pace of one kind, requests or one kind of tokens.
 #[derive(Debug)]
 pub(super) struct Pace {
-    /// Requests, as configured.
+    /// The configured limit on requests.
     governed: Option<Governed>,
-    /// Tokens, as configured.
+    /// The configured limit on tokens.
     bucket: Option<Bucket>,
-    /// As configured, before any margin.
+    /// The configured limit per second, before any margin.
     configured: Option<f64>,
     told: HeaderQuota,
-    /// What headers say the limit is, where none is configured.
+    /// The limit that headers state, where none is configured.
     stated: Option<Bucket>,
     learned: Option<LearnedRate>,
-    /// The rate of a trial, while there is one.
+    /// The rate of a trial, while one is under way.
     trial: Option<Bucket>,
-    /// All that was sent.
+    /// Total amount sent.
     sent: f64,
     log: SendLog,
-    /// What answers turned out to have used, when they came.
+    /// Amounts that answers turned out to have used, by when the answers came.
     done: SendLog,
-    /// The provider counts what was used over a window as long as this: it is kept to as well.
+    /// Window over which the provider seems to count used amounts; it is obeyed as well.
     window: Option<Duration>,
-    /// How far off full each of the windows was when a request was refused, all refusals together.
+    /// How far from full each window was at the refusals that a full window explained, summed.
     off: [f64; WINDOWS.len()],
-    /// Those refusals, and the newest of them.
+    /// Number of those refusals, and when the newest came.
     explained: u32,
     explained_at: Instant,
-    /// Since when it goes on without a pause; none before the first request.
+    /// When sending last began or resumed after a pause; `None` before the first request.
     since: Option<Instant>,
-    /// The first request.
+    /// When the first request was sent.
     first: Option<Instant>,
     refused: Option<Instant>,
-    /// Whether the provider was found to count over a long window: what goes too fast now is refused later,
-    /// all at once.
+    /// Whether the provider seems to count over a long window: too high a rate is refused later, and all at once.
     is_long: bool,
-    /// How much each of the long windows held when a request was refused.
+    /// The load of each long window at refusals.
     held: [WindowLoad; LONG_WINDOWS.len()],
-    /// Refusals that came before anything could be measured.
+    /// Number of refusals that came before anything could be measured.
     unmeasured: u32,
-    /// Refusals without an answer between them.
+    /// The refusals since the last answer, if any.
     episode: Option<Episode>,
-    /// Of these, the long ones so far.
+    /// Number of episodes so far that lasted at least [`LONG_EPISODE`].
     walls: u32,
 }
 
-/// What a window held at the refusals so far.
+/// The load of a window at the refusals so far.
 #[derive(Clone, Copy, Debug, Default)]
 struct WindowLoad {
     times: u32,
-    /// A moving mean, and that of the distance from it.
+    /// Moving mean of the load, and of its relative distance from that mean.
     mean: f64,
     off: f64,
 }
@@ -136,22 +134,22 @@ struct WindowLoad {
 /// What is known after a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LimitKnowledge {
-    /// No limit.
+    /// No limit is known.
     Nothing,
-    /// Roughly what is allowed.
+    /// Roughly the rate that is allowed is known.
     Ceiling,
 }
 
-/// One refusal after the other.
+/// Refusals without an answer between them.
 #[derive(Clone, Copy, Debug)]
 struct Episode {
     /// When the first of the refused requests was sent.
     began: Instant,
     refusals: u32,
-    /// How long it had gone well before, a minute at most, and what was sent in that time; measured with pauses and
+    /// How long sending went well before, a minute at most, and the amount sent in that time: counted with pauses, and
     /// without.
     before: [(Duration, f64); 2],
-    /// What was remembered then.
+    /// The measured ceiling at that time.
     ceiling: Option<f64>,
 }
 
@@ -159,25 +157,23 @@ struct Episode {
 struct LearnedRate {
     bucket: Bucket,
     ceiling: f64,
-    /// Whether the ceiling was measured, not guessed.
+    /// Whether the ceiling was measured rather than guessed.
     is_sure: bool,
     grew: Instant,
-    /// For how long it has been beyond the ceiling while it held requests back, in seconds.
+    /// Seconds that the rate was beyond the ceiling while it held requests back.
     beyond: f64,
-    /// How often the ceiling was met where it was before.
+    /// How often in a row the ceiling was met where it was before, 2 at most.
     met_again: u32,
-    /// What it grows by in a second after the first burst of refusals.
+    /// Growth of the rate per second after the first burst of refusals.
     regrows: Option<f64>,
 }
 
 impl Pace {
-    /// The pace of requests.
     pub(super) fn of_requests(per_minute: Option<u32>, now: Instant) -> Self {
         let governed = per_minute.map(|per_minute| Governed::new(per_minute, now));
         Pace { governed, configured: per_minute.map(|limit| f64::from(limit) / 60.0), ..Pace::new(now) }
     }
 
-    /// The pace of tokens of some kind.
     #[expect(clippy::cast_precision_loss, reason = "a limit is far below 2^52")]
     pub(super) fn of_tokens(per_minute: Option<u64>, now: Instant) -> Self {
         let configured = per_minute.map(|limit| limit as f64 / 60.0);
@@ -211,7 +207,7 @@ impl Pace {
         }
     }
 
-    /// What the limit is taken to be, in a second; none if nothing is known.
+    /// The assumed limit per second, or `None` if nothing is known.
     pub(super) fn limit(&self) -> Option<f64> {
         let known = self.configured.or_else(|| self.told.per_second());
         match (&self.learned, known) {
@@ -221,12 +217,12 @@ impl Pace {
         }
     }
 
-    /// What was learned from refusals, in a second, as far as it was measured.
+    /// The limit per second that refusals taught, or `None` if it was not measured.
     pub(super) fn ceiling(&self) -> Option<f64> {
         self.learned.as_ref().filter(|learned| learned.is_sure).map(|learned| learned.ceiling)
     }
 
-    /// Takes up what a former run learned.
+    /// Takes over what a former run learned.
     pub(super) fn remember(&mut self, ceiling: f64, now: Instant) {
         let most = self.configured.map_or(f64::INFINITY, |rate| rate * MARGIN);
         if ceiling > 0.0 && ceiling < most {
@@ -234,17 +230,16 @@ impl Pace {
         }
     }
 
-    /// Whether there is a limit of this kind.
     pub(super) fn is_limited(&self) -> bool {
         self.limit().is_some()
     }
 
-    /// Requests a second that are held to because of refusals, where any are.
+    /// The rate per second to which refusals lowered sending, or `None` if they did not.
     pub(super) fn learned_rate(&self) -> Option<f64> {
         self.learned.as_ref().map(|learned| learned.bucket.per_second())
     }
 
-    /// What refusals taught seems to be wrong: the rate grows quickly from where it is.
+    /// Distrusts what refusals taught: the rate grows quickly from where it is.
     pub(super) fn distrust_learned(&mut self) {
         self.episode = None;
         self.unmeasured = 0;
@@ -254,13 +249,14 @@ impl Pace {
         }
     }
 
-    /// For a while no more than this is sent in a second.
+    /// Sends no more than `per_second` until the trial ends.
     pub(super) fn begin_trial(&mut self, per_second: f64, now: Instant) {
         self.trial = Some(Bucket::new(per_second, now));
     }
 
-    /// The trial is over; refusals come at any rate, so that what they taught goes, or are about a limit: `allowed` a
-    /// second were answered before it.
+    /// Ends the trial. `None` means that refusals come at any rate: what they taught is dropped. `Some` means that they
+    /// are
+    /// about a limit: `allowed` is what was answered per second before the trial.
     pub(super) fn end_trial(&mut self, allowed: Option<f64>, now: Instant) {
         self.trial = None;
         match allowed {
@@ -276,8 +272,8 @@ impl Pace {
         }
     }
 
-    /// How long until an amount may be sent, as far as governor is not asked; none if now. With `holds_rate` what was
-    /// learned does not grow now.
+    /// Returns how long until `amount` may be sent, or `None` if it may be now, without regard to governor. With
+    /// `holds_rate` the learned rate does not grow now.
     pub(super) fn wait(&mut self, amount: f64, holds_rate: bool, now: Instant) -> Option<Duration> {
         if holds_rate {
             if let Some(learned) = &mut self.learned {
@@ -305,12 +301,12 @@ impl Pace {
             .max()
     }
 
-    /// Takes a request from governor; or says how long it takes until there is one.
+    /// Takes a request from governor, or returns how long until there is one.
     pub(super) fn govern(&mut self, now: Instant) -> Result<(), Duration> {
         self.governed.as_mut().map_or(Ok(()), |governed| governed.take(now))
     }
 
-    /// Takes an amount that is sent now; returns all that was sent.
+    /// Takes an amount that is sent now. Returns the total sent.
     pub(super) fn take(&mut self, amount: f64, now: Instant) -> f64 {
         for bucket in [&mut self.bucket, &mut self.stated, &mut self.trial].into_iter().flatten() {
             bucket.take(amount, now);
@@ -325,7 +321,7 @@ impl Pace {
         self.sent
     }
 
-    /// An amount that was sent at a time turned out to be more by this much, or less.
+    /// Adds `more` to an amount that was sent at `sent`: it used more than was taken, or less.
     pub(super) fn correct(&mut self, more: f64, sent: Instant, now: Instant) {
         for bucket in [&mut self.bucket, &mut self.stated].into_iter().flatten() {
             bucket.correct(more, now);
@@ -336,20 +332,21 @@ impl Pace {
         self.log.add(more, sent);
     }
 
-    /// An answer came that used so much.
+    /// Notes the amount that an answer used.
     pub(super) fn used(&mut self, amount: f64, now: Instant) {
         self.done.add(amount, now);
     }
 
-    /// Whether a refusal has its reason in answers that came close together, not in a limit that is lower
-    /// than configured: then their window is kept to from now on.
+    /// Whether answers that came close together explain a refusal, rather than a limit lower than the configured one.
+    /// If
+    /// so, their window is obeyed from now on.
     pub(super) fn explains(&mut self, now: Instant) -> bool {
         let Some(limit) = self.configured else { return false };
         let fills = WINDOWS.map(|window| self.done.sum(window, now) / (limit * window.as_secs_f64()));
         if fills.iter().all(|fill| *fill < NEARLY_FULL) {
             return false;
         }
-        // Whichever window the provider counts over, that one was just full.
+        // The window that the provider counts over, whichever it is, was full just now.
         for (off, fill) in self.off.iter_mut().zip(fills) {
             *off += (fill - 1.0).max((1.0 - fill) * LESS_THAN_FULL);
         }
@@ -358,13 +355,13 @@ impl Pace {
         let nearest = self.off.iter().zip(WINDOWS).min_by(|(a, _), (b, _)| a.total_cmp(b));
         self.window = nearest.map(|(_, window)| window);
         if let (Some(window), Some(bucket)) = (self.window, &mut self.bucket) {
-            // What a full window holds back is made up for in the next ones.
+            // What a full window holds back is made up for in later ones.
             bucket.hold(window.as_secs_f64() * HELD_OF_WINDOW);
         }
         true
     }
 
-    /// Chance may have chosen a window; the more refusals spoke for it, the longer it is kept to.
+    /// Drops a window that chance may have chosen. The more refusals spoke for it, the longer it is obeyed.
     fn forget_window(&mut self, now: Instant) {
         let known = now.saturating_duration_since(self.explained_at);
         if self.window.is_none() || known < KEPT_TO * self.explained.saturating_pow(2) {
@@ -381,12 +378,14 @@ impl Pace {
         self.configured.is_some_and(|limit| self.done.sum(window, now) >= limit * window.as_secs_f64() * FULL)
     }
 
-    /// Whether answers state the limit.
+    /// Whether headers state the limit.
     pub(super) fn is_stated(&self) -> bool {
         self.told.per_second().is_some()
     }
 
-    /// A response to a request that was sent at a time, when so much had been sent in all, says this.
+    /// Takes up what a response states of this limit. `sent` is when its request was sent, `mark` the total that had
+    /// been
+    /// sent by then, in requests or tokens.
     pub(super) fn heard(&mut self, quota: &Quota, sent: Instant, mark: f64, now: Instant) {
         self.told.heard(quota, sent, mark, self.sent, now);
         if self.configured.is_some() {
@@ -403,14 +402,14 @@ impl Pace {
         }
     }
 
-    /// A request was refused, the first since the last pause; the provider wants a delay, or one was chosen
-    /// for it.
+    /// Lowers the rate for a request, sent at `sent`, that was refused first since the last pause. `delay` is what the
+    /// provider asks for, or what was chosen instead.
     pub(super) fn refused(&mut self, sent: Instant, delay: Duration, now: Instant) -> LimitKnowledge {
         let going = self.since.map_or(Duration::ZERO, |since| sent.saturating_duration_since(since));
         match &mut self.episode {
             Some(episode) => episode.refusals += 1,
             None => {
-                // Pauses are part of a long window, where that was not used up faster.
+                // Pauses are part of a long window, unless it was used up before its end; so both are measured.
                 let is_whole = self.is_long && self.sent_long_enough(sent);
                 let sums = |before: Duration| (before, self.log.sum(before, sent));
                 let lately = sums(going.min(MOST_MEASURED));
@@ -423,12 +422,12 @@ impl Pace {
             }
         }
         self.is_long |= delay >= LONG_EPISODE;
-        // A long delay is the rest of a long window: what it allowed was sent in the time before.
+        // A long delay is the rest of a long window: what the window allowed was sent in the time before.
         let measured = going.min((delay * 10).clamp(LEAST_MEASURED, MOST_MEASURED));
         let allowed = self.log.sum(measured, sent) / (measured + delay).as_secs_f64().max(1e-3);
         let is_soon = self.refused.is_some_and(|last| now.saturating_duration_since(last) < SOON);
         let has_gone = self.first.map_or(Duration::ZERO, |first| sent.saturating_duration_since(first));
-        // From what was let through, not from silence.
+        // Amounts let through show a limit; silence does not.
         let tells = |let_through: f64| {
             let_through >= LEAST_LET_THROUGH
                 || (let_through >= LEAST_IN_A_MINUTE && has_gone >= MOST_MEASURED)
@@ -444,7 +443,7 @@ impl Pace {
             (None, Some(known)) => (known, known),
             (None, None) if is_measured => (allowed, allowed),
             (None, None) => {
-                // Too soon to tell a limit from a hiccup; the pause is enough until it comes again.
+                // It is too soon to tell a limit from a hiccup: the pause is enough until refusals come again.
                 self.unmeasured += 1;
                 if self.unmeasured < HICCUPS {
                     return LimitKnowledge::Nothing;
@@ -459,17 +458,17 @@ impl Pace {
             }
         };
         if !is_measured && self.episode.is_some_and(|episode| episode.refusals > MOST_LOWERED) {
-            // One refusal after the other says that it is too early, not that it is ever less.
+            // Refusals one after the other mean that it is too early to send, not that ever less is allowed.
             return LimitKnowledge::Ceiling;
         }
         let rate = before * if is_soon { AFTER_REFUSAL_SOON } else { AFTER_REFUSAL };
-        // Pauses are part of a long window: what was sent in all of it is what it allows.
+        // Pauses are part of a long window: the amount sent in all of it is what it allows.
         let in_all = self.is_long && self.sent_long_enough(sent);
         let held = |window: Duration| self.log.sum(window, sent) / (window + delay).as_secs_f64();
         let allowed = match self.long_window() {
             _ if !in_all => allowed,
             Some(window) => held(window),
-            // In the middle, until it is known; what holds a pause may hold too little.
+            // Until the window is known, the mean of both; a window with a pause in it may hold too little.
             None => {
                 let [longest, shorter] = LONG_WINDOWS.map(held);
                 if shorter > longest { (longest * shorter).sqrt() } else { longest }
@@ -485,7 +484,7 @@ impl Pace {
         LimitKnowledge::Ceiling
     }
 
-    /// Notes what the long windows held when a request was refused that was sent at a time.
+    /// Notes what each long window held when a request, sent at `sent`, was refused.
     fn note_held(&mut self, sent: Instant) {
         for (held, window) in self.held.iter_mut().zip(LONG_WINDOWS) {
             let sum = self.log.sum(window, sent);
@@ -497,8 +496,8 @@ impl Pace {
         }
     }
 
-    /// The window over which the provider seems to count: whichever it is, that one holds the same at each
-    /// refusal.
+    /// The window over which the provider seems to count: the one that holds the same amount at each refusal. `None` if
+    /// too few were seen.
     fn long_window(&self) -> Option<Duration> {
         let known = self.held.iter().zip(LONG_WINDOWS).filter(|(held, _)| held.times >= LEAST_HELD);
         known.min_by(|(a, _), (b, _)| a.off.total_cmp(&b.off)).map(|(_, window)| window)
@@ -508,8 +507,8 @@ impl Pace {
         self.first.is_some_and(|first| sent.saturating_duration_since(first) >= MOST_MEASURED)
     }
 
-    /// A request that was sent at a time was answered. Where nobody said how long to wait, it is known only
-    /// now how long the refusals lasted, and so how much is allowed in all.
+    /// Notes that a request sent after the last pause was answered, which ends the episode. If the provider stated no
+    /// delay, only now is it known how long the refusals lasted, and so how much is allowed in all.
     pub(super) fn answered_after_pause(&mut self, sent: Instant, now: Instant) {
         let Some(episode) = self.episode.take() else { return };
         let lasted = sent.saturating_duration_since(episode.began);
@@ -518,7 +517,7 @@ impl Pace {
             return;
         }
         let allowed = episode.before.map(|(before, sent)| sent / (before + lasted).as_secs_f64().max(1e-3));
-        // After the first burst it was fast, so that a window was used up before its end.
+        // The rate before the first bursts was so high that a window was used up before its end.
         let allowed = if self.walls < 2 { allowed[0].max(allowed[1]) } else { allowed[0] };
         let least = episode.ceiling.map_or(0.0, |ceiling| ceiling * FORGOTTEN_AT_LAST);
         let ceiling = allowed.max(least);
@@ -533,7 +532,7 @@ impl Pace {
         }
     }
 
-    /// A pause is over.
+    /// Notes that a pause is over.
     pub(super) fn resumed(&mut self, now: Instant) {
         self.since = Some(now);
         if let Some(learned) = &mut self.learned {
@@ -559,7 +558,7 @@ impl Pace {
             Some(LearnedRate { bucket, ceiling, is_sure, grew: now, beyond: 0.0, met_again, regrows: None });
     }
 
-    /// Grows what was learned, if it has held requests back since it was last looked at.
+    /// Raises the learned rate if it held requests back since the last call.
     fn grow(&mut self, now: Instant) {
         let most = self.configured.or_else(|| self.told.per_second()).map(|rate| rate * MARGIN);
         let is_long = self.is_long;
@@ -572,7 +571,7 @@ impl Pace {
             return;
         }
         learned.grew = now;
-        // Long gaps are times in which nothing was to be sent.
+        // In longer gaps there was nothing to send.
         let elapsed = elapsed.min(1.0);
         let (rate, ceiling) = (learned.bucket.per_second(), learned.ceiling);
         if !learned.bucket.is_bound() {

@@ -1,9 +1,10 @@
-//! Refusals for being asked too much (429, 503 with a delay): what they are about.
+//! Refusals for too much load (429, 503 with a delay), and what causes them.
 //!
-//! Three causes look alike: a limit that was exceeded, one request that is refused whatever else is sent, and a
-//! server that refuses a share of all requests at any rate. A limit is obeyed. One request's refusals are its own.
-//! For the third, sending less is no remedy: refusals that come as often at a fraction of the rate as at all of it
-//! are not about the rate, and what was given up for them is taken back.
+//! Three causes look alike: a limit that was exceeded, one request that is refused whatever else is sent, and a server
+//! that refuses a share of all requests at any rate. A limit is obeyed. One request's refusals are its own. In the
+//! third
+//! case sending less does not help: refusals that come as often at a part of the rate as at the full rate are not about
+//! the rate, and the rate is restored.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -12,46 +13,47 @@ use super::log::SendLog;
 use super::trial::{SentOutcome, TrialVerdict, Trials};
 use crate::clock::Instant;
 
-/// Newest outcomes that are held against the share that is refused at any rate.
+/// Number of newest outcomes that are compared with the share that is refused at any rate.
 const NEWEST: usize = 50;
-/// Of the highest rate at which answers came lately: at more than the first part the rate was high, at less than the
-/// second it was low.
+/// Parts of the highest rate at which answers came lately: a rate above the first is high, one up to the second is low.
 const HIGH: f64 = 0.5;
 const LOW: f64 = 0.4;
-/// The highest rate is measured over a whole window of the providers that count over windows: a burst that they let
-/// through at once is no rate.
+/// Time over which the highest rate is measured, and between two measurements. It spans a whole window of the providers
+/// that count over windows: a burst that they let through at once is no rate.
 const PEAK_OVER: Duration = Duration::from_secs(60);
 const PEAK_EVERY: Duration = Duration::from_millis(500);
-/// The highest rate is half forgotten in this time.
+/// Half-life of the highest rate, in seconds.
 const PEAK_HALF_LIFE_SECONDS: f64 = 300.0;
-/// Refusals at a low rate after which they are judged.
+/// Number of refusals at a low rate before a verdict is given.
 const MIN_REFUSALS: f64 = 6.0;
-/// The share of requests that may be refused at any rate, before that is found out.
+/// Share of requests that is assumed to be refused at any rate, before it is known.
 const ASSUMED_SHARE: f64 = 0.03;
-/// Outcomes over which shares are measured; old ones fade.
+/// Number of outcomes over which shares are measured; older ones fade.
 const MEMORY: f64 = 500.0;
-/// Refusals come as often at the low rate when they do so at this part of the difference, or more, between what a limit
-/// would refuse and what was refused at the high rate.
+/// Refusals come as often at the low rate if their share is at least this part of the way from what a limit would
+/// refuse
+/// to what was refused at the high rate.
 const AS_OFTEN: f64 = 0.35;
-/// They come more often, as where a burst was used up, at more than so many times the share, and so much besides.
+/// They come more often, as after a used-up burst, above this multiple of the share at the high rate plus the constant.
 const MORE_OFTEN: f64 = 2.5;
 const MORE_OFTEN_LEAST: f64 = 0.02;
-/// Where more than this share is refused it is a limit, however little is sent.
+/// Above this share of refusals it is a limit, however little is sent.
 const MAX_USUAL_SHARE: f64 = 0.5;
-/// Of so many requests at a low rate no more than this share is refused: then the rate is not lowered for it, although
-/// it is a limit.
+/// Number of requests at a low rate, and the share of them that may be refused without lowering the rate, although
+/// there
+/// is a limit.
 const MIN_LOW: f64 = 20.0;
 const MAX_SHARE_AT_LIMIT: f64 = 0.25;
-/// For so long after a refusal a low rate is held until it is known what the refusals are about.
+/// Time after a refusal for which a low rate is held, until the cause of the refusals is known.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// For so long it is believed that refusals are about a limit, the first time and at the most.
+/// Time for which refusals are taken to be about a limit: the first time, and the most.
 const LIMIT_BELIEVED: Duration = Duration::from_secs(60);
 const LIMIT_BELIEVED_AT_MOST: Duration = Duration::from_secs(3_600);
-/// A share that is refused at any rate is forgotten after so long without a refusal.
+/// Time without a refusal after which the share that is refused at any rate is forgotten.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(120);
-/// Answers to others for each refusal of others from which on a second refusal of a request is its own.
+/// Number of answers per refusal, both of other requests, from which a second refusal of a request is its own.
 const ANSWERS_PER_REFUSAL: u64 = 4;
-/// What the send rate is measured over, and over what where that holds fewer than [`MIN_SENT`] requests.
+/// Time over which the send rate is measured, and the longer one if the first holds fewer than [`MIN_SENT`] requests.
 const RATE_OVER: Duration = Duration::from_secs(1);
 const SLOW_RATE_OVER: Duration = Duration::from_secs(10);
 const MIN_SENT: f64 = 10.0;
@@ -68,7 +70,7 @@ pub struct ResponseCounts {
 pub(super) struct SentRequest {
     /// Requests are numbered in the order in which they are sent.
     pub(super) number: u64,
-    /// How many requests a second were sent then.
+    /// The send rate at that time, in requests per second.
     pub(super) rate: f64,
     pub(super) sent: Instant,
 }
@@ -79,26 +81,26 @@ pub(super) struct Throttling {
     counts: ResponseCounts,
     /// When requests were sent, refused ones included.
     sent: SendLog,
-    /// When requests were sent that were answered.
+    /// When answers came.
     answered: SendLog,
-    /// The highest rate at which answers came over [`PEAK_OVER`], in a second, and when it was looked at.
+    /// The highest rate of answers over [`PEAK_OVER`], per second, and when it was last measured.
     peak: f64,
     peak_at: Instant,
     trials: Trials,
     /// Outcomes of requests that were sent at high and at low rates.
     high: Outcomes,
     low: Outcomes,
-    /// The newest outcomes: whether each was a refusal.
+    /// The newest outcomes; `true` is a refusal.
     newest: VecDeque<bool>,
-    /// The share of requests that is refused at any rate, once that was found out.
+    /// The share of requests that is refused at any rate, once it is known.
     usual: Option<f64>,
     refused_at: Option<Instant>,
     limit_believed_until: Option<Instant>,
-    /// How long it is believed the next time.
+    /// How long a limit is believed in the next time.
     limit_believed_for: Duration,
 }
 
-/// Outcomes of requests; old ones fade.
+/// Outcomes of requests; older ones fade.
 #[derive(Clone, Copy, Debug, Default)]
 struct Outcomes {
     all: f64,
@@ -110,15 +112,15 @@ struct Outcomes {
 /// What a refusal means for the rate.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Remedy {
-    /// Send less.
+    /// Lower the rate.
     SendLess,
-    /// Wait, and go on at the same rate: it is not known yet whether sending less helps.
+    /// Wait and keep the rate: it is not known yet whether sending less helps.
     Hold,
-    /// Sending less did not help: go back to the rate before.
+    /// Sending less did not help: restore the former rate.
     TakeBack,
-    /// Send this many requests a second for a moment, to see whether that helps.
+    /// Send this many requests per second for a while, to see whether that helps.
     Try(f64),
-    /// That is being tried: the refusal is part of it.
+    /// A trial is under way, and the refusal is part of it.
     InTrial,
 }
 
@@ -149,7 +151,7 @@ impl Throttling {
         self.counts.refusals
     }
 
-    /// Counts a request that is sent. Returns the rate at which requests are sent, in a second.
+    /// Counts a request that is sent. Returns the send rate, in requests per second.
     pub(super) fn sends(&mut self, now: Instant) -> f64 {
         let lately = self.sent.sum(RATE_OVER, now);
         let rate = if lately >= MIN_SENT {
@@ -161,7 +163,8 @@ impl Throttling {
         rate
     }
 
-    /// Counts an answer; `in_flight` holds the requests without an outcome. Returns the verdict of a trial that ends with it.
+    /// Counts an answer; `in_flight` holds the requests without an outcome. Returns the verdict if a trial ends with
+    /// it.
     pub(super) fn answered(
         &mut self,
         request: &SentRequest,
@@ -170,7 +173,7 @@ impl Throttling {
     ) -> Option<TrialVerdict> {
         self.counts.answers += 1;
         self.answered.add(1.0, now);
-        // Looked at from time to time: it takes a while to change.
+        // The peak changes slowly, so that it need not be measured at each answer.
         if now.saturating_duration_since(self.peak_at) >= PEAK_EVERY {
             let lately = self.answered.sum(PEAK_OVER, now) / PEAK_OVER.as_secs_f64();
             self.peak = self.peak_now(now).max(lately);
@@ -179,7 +182,8 @@ impl Throttling {
         self.count(request, false, in_flight, now)
     }
 
-    /// Counts a refusal; `in_flight` holds the requests without an outcome. Returns the verdict of a trial that ends with it.
+    /// Counts a refusal; `in_flight` holds the requests without an outcome. Returns the verdict if a trial ends with
+    /// it.
     pub(super) fn refused(
         &mut self,
         request: &SentRequest,
@@ -196,17 +200,19 @@ impl Throttling {
         self.count(request, true, in_flight, now)
     }
 
-    /// Whether another refusal of a request that was refused before, at `since`, is its own: others were answered
-    /// meanwhile, and few were refused.
+    /// Whether another refusal of a request that was last refused at the counts `since` is its own: other requests were
+    /// answered meanwhile, and few were refused.
     pub(super) fn is_own(&self, since: ResponseCounts) -> bool {
         let answers = self.counts.answers - since.answers;
         let others = self.counts.refusals - since.refusals;
         answers > 0 && others * ANSWERS_PER_REFUSAL <= answers
     }
 
-    /// Whether the newest refusals are no more than the share that is refused at any rate. Where no limit is known a few
-    /// refusals are no reason to look for one. `pending` requests that were sent before the refused one are still being
-    /// worked on.
+    /// Whether the newest refusals are no more than the share that is refused at any rate. Where no limit is known, a
+    /// few
+    /// refusals are no reason to look for one. `pending` is the number of requests, sent before the refused one, that
+    /// may
+    /// still be answered.
     pub(super) fn is_usual(&self, has_limit: bool, pending: usize) -> bool {
         let Some(share) = self.usual.or((!has_limit).then_some(ASSUMED_SHARE)) else { return false };
         let refused = self.newest.iter().filter(|refused| **refused).count();
@@ -218,7 +224,8 @@ impl Throttling {
             && refused <= (newest + pending) * MAX_USUAL_SHARE + 2.0
     }
 
-    /// A refusal that is not explained otherwise; `rate` is the rate that is held to, where one is.
+    /// Decides what to do about a refusal without another explanation. `rate` is the rate that sending is held to, if
+    /// any.
     pub(super) fn judge(&mut self, rate: Option<f64>, now: Instant) -> Remedy {
         let is_low = rate.is_some_and(|rate| rate <= self.peak_now(now) * LOW);
         if self.limit_believed_until.is_some_and(|until| now < until) {
@@ -230,7 +237,7 @@ impl Throttling {
             return Remedy::InTrial;
         }
         if self.usual.take().is_some() {
-            // More is refused since more is sent: it was a limit.
+            // More than the known share is refused, because more is sent: it was a limit.
             self.believe_in_limit(now);
             return Remedy::SendLess;
         }
@@ -241,11 +248,11 @@ impl Throttling {
             return Remedy::SendLess;
         };
         if self.low.refused < MIN_REFUSALS {
-            // With hardly an answer between them it is a limit, and lower than that.
+            // With hardly an answer between the refusals there is a limit, and it is lower than this rate.
             let is_rare = self.low.share() <= MAX_USUAL_SHARE || self.low.all < MIN_REFUSALS;
             return if is_rare { Remedy::Hold } else { Remedy::SendLess };
         }
-        // A limit would refuse so much less of what is sent at the low rate.
+        // A limit would refuse a smaller share of what is sent at the low rate.
         let part = self.low.rate().max(rate) / self.high.rate().max(f64::MIN_POSITIVE);
         let by_limit = (1.0 - (1.0 - self.high.share()) / part.min(1.0)).max(0.0);
         let share = self.low.share();
@@ -267,7 +274,7 @@ impl Throttling {
         self.low = Outcomes::default();
     }
 
-    /// Whether a rate that is held to must not grow now: it is not known yet what the newest refusals are about.
+    /// Whether the learned rate must not grow now, because the cause of the newest refusals is not known yet.
     pub(super) fn holds_rate(&self, rate: Option<f64>, now: Instant) -> bool {
         if self.trials.is_under_way() {
             return true;
@@ -314,7 +321,7 @@ impl Throttling {
         Some(verdict)
     }
 
-    /// Refusals turned out to come at any rate, this share of requests.
+    /// Records that refusals come at any rate, and for which share of requests.
     fn take_back(&mut self, share: f64) {
         self.low = Outcomes::default();
         self.high = Outcomes::default();

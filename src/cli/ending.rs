@@ -9,7 +9,8 @@ use super::session::{SessionArguments, SessionKind};
 use crate::config::{BudgetScope, Job};
 use crate::engine::{End, EndKind, EngineError};
 use crate::fault::Class;
-use crate::report::{Totals, counted};
+use crate::tally::Totals;
+use crate::wording::counted;
 
 /// How the command ended, once the job file was read.
 #[derive(Debug)]

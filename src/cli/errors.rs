@@ -20,8 +20,8 @@ use crate::checkpoint::Selection;
 use crate::config::{Job, Keys};
 use crate::engine::EngineError;
 use crate::fault::{Class, is_format_control};
-use crate::report::counted;
 use crate::sink::{FailedError, FailedGroup, FailedRows, LISTED};
+use crate::wording::counted;
 
 /// Rows of a table that a person reads, unless another limit is asked for.
 const TABLE_ROWS: u64 = 50;

@@ -14,8 +14,8 @@ use super::questions::{InitQuestion, again};
 use crate::config::{ConfigError, Job, Keys, nearest};
 use crate::engine;
 use crate::engine::EngineError;
-use crate::report::counted;
 use crate::source::Source;
+use crate::wording::counted;
 
 #[derive(Debug, Args)]
 pub(super) struct InitArguments {

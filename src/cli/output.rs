@@ -13,7 +13,7 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use super::stderr;
 use crate::clock;
-use crate::report::Display;
+use crate::progress::Display;
 
 /// Writes a line of data. False if nobody reads any more, which is no error (`| head`).
 ///

@@ -14,8 +14,9 @@ use crate::engine::{self, Estimate, Forecast, ForecastOptions, PartForecast, Pil
 use crate::event::Voice;
 use crate::fault::is_format_control;
 use crate::ident::Money;
-use crate::report::{Log, counted};
+use crate::progress::Log;
 use crate::simulator::Simulator;
+use crate::wording::counted;
 
 /// Half of an interval's width, as a share of what is expected, from which on it is shown.
 const NO_WIDTH: f64 = 0.005;

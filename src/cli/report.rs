@@ -10,7 +10,7 @@ use super::job::JobArguments;
 use super::output;
 use crate::config::Keys;
 use crate::engine;
-use crate::report::page;
+use crate::report_page;
 use crate::store;
 
 #[derive(Debug, Args)]
@@ -29,7 +29,7 @@ pub(super) async fn report(arguments: ReportArguments) -> anyhow::Result<Exit> {
     }
     let report = engine::report(&job).await?;
     let batches = report.metrics.len();
-    let page = page::render(&report)?;
+    let page = report_page::render(&report)?;
     match &arguments.output {
         None => {
             output::data(page)?;

@@ -19,9 +19,10 @@ use crate::clock;
 use crate::config::{Job, duration};
 use crate::engine::{self, Begin, EngineError, RunOptions};
 use crate::event::Voice;
-use crate::report::{self, Display, Log, Tally, log_progress};
+use crate::progress::{self, Display, Log, log_progress};
 use crate::simulator::Simulator;
 use crate::store;
+use crate::tally::Tally;
 
 #[derive(Clone, Debug, Args)]
 pub(super) struct SessionArguments {
@@ -115,7 +116,7 @@ async fn attempt(
         _ => None,
     };
     if let Some(address) = arguments.metrics_addr {
-        let served = report::scrape(address, job.app_id.clone(), tally.clone(), &mut tasks).await;
+        let served = progress::scrape(address, job.app_id.clone(), tally.clone(), &mut tasks).await;
         let served = served.with_context(|| format!("--metrics-addr: cannot listen at {address}"))?;
         tracing::info!("figures are at http://{served}/metrics");
     }
@@ -170,8 +171,8 @@ async fn attempt(
         // The file is of the run that has the job.
         && !matches!(ended, CommandEnd::Skipped { .. })
     {
-        let ended = report::RunResult { at: clock::wall(), took, status: exit as u8 };
-        let text = report::prometheus(&job.app_id, &totals, Some(ended))?;
+        let ended = progress::RunResult { at: clock::wall(), took, status: exit as u8 };
+        let text = progress::prometheus(&job.app_id, &totals, Some(ended))?;
         // The run ended as it did, whether or not this can be written.
         if let Err(error) = store::replace(path, text.as_bytes()) {
             console.problem(format!("--metrics-file: {error}"), None);

@@ -10,7 +10,7 @@ use crate::checkpoint::LastRun;
 use crate::clock;
 use crate::config::{Job, Keys};
 use crate::engine::{self, CheckpointStatus, NextCommand, OutstandingBatch, Status};
-use crate::report::counted;
+use crate::wording::counted;
 
 #[derive(Debug, Args)]
 pub(super) struct StatusArguments {

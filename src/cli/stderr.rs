@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
-use crate::report::Display;
+use crate::progress::Display;
 
 /// Pieces that wait to be written; what comes beyond them is dropped, and counted.
 const MAX_WAITING: usize = 10_000;

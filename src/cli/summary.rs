@@ -11,7 +11,7 @@ use crate::event::{LimitGauge, LimitShare};
 use crate::fault::{Class, Scarce};
 use crate::ident::Money;
 use crate::passed::PassedOver;
-use crate::report::ProviderFigures;
+use crate::tally::ProviderFigures;
 
 /// What came of a run.
 #[derive(Debug, Serialize)]

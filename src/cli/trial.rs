@@ -9,7 +9,7 @@ use super::{plan, signals};
 use crate::config::Keys;
 use crate::engine::{self, ForecastOptions};
 use crate::event::Voice;
-use crate::report::Log;
+use crate::progress::Log;
 use crate::simulator::Simulator;
 
 #[derive(Debug, Args)]

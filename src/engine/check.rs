@@ -29,12 +29,12 @@ use crate::fault::Failure;
 use crate::ident::RunId;
 use crate::journal::{self, JournalError};
 use crate::metrics;
-use crate::report::counted;
 use crate::sink::Sink;
 use crate::source::{Lag, Source};
 use crate::store::{self, Folder, Location, StoreError};
 use crate::table::is_delta_table;
 use crate::transport::Endpoint;
+use crate::wording::counted;
 
 /// The smallest request that shows that a provider answers.
 const LIVE_TIMEOUT: Duration = Duration::from_secs(60);

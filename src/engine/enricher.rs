@@ -2,13 +2,11 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::anomalies::{Anomaly, Watch};
-use super::copying::Copier;
 use super::error::EngineError;
 use super::error_rate::ErrorRate;
 use super::feed::Loaded;
@@ -16,7 +14,6 @@ use super::learned::LearnedFile;
 use super::open_batch::{OpenBatch, RecoveredAnswers};
 use super::prepare::{Prepared, PreparedStep};
 use super::probation::{Probation, Strictness};
-use super::run_budget::RunBudget;
 use super::sharing::Sharing;
 use super::start::Journals;
 use super::step_provider::{ProviderHandle, ProviderRole, RunStep, StepProvider};
@@ -49,10 +46,9 @@ pub struct Enricher {
     pub(super) lineage: Lineage,
     pub(super) journal: JournalFolder,
     pub(super) learned: LearnedFile,
-    pub(super) budget: RunBudget,
+    pub(super) account: Account,
     pub(super) stray_answers: StrayAnswers,
     pub(super) sharing: Sharing,
-    pub(super) copier: Option<Copier>,
     pub(super) replies: mpsc::Receiver<Reply>,
     pub(super) buffer: Vec<Reply>,
     pub(super) capacity_freed: Arc<Notify>,
@@ -86,8 +82,7 @@ impl Enricher {
         strictness: Strictness,
         voice: Voice,
     ) -> Self {
-        let Journals { lineage, folder: journal, stray_answers, learned, budget, cache, open: _, copier } =
-            journals;
+        let Journals { lineage, folder: journal, stray_answers, learned, account, cache, open: _ } = journals;
         let (outbox, replies) = mpsc::channel(1_024);
         let (mode, watching) = watch::channel(Mode::Running);
         let capacity_freed = Arc::new(Notify::new());
@@ -132,7 +127,7 @@ impl Enricher {
             mode: watching,
             capacity_freed: &capacity_freed,
             learned_limits: &learned_limits,
-            account: &budget.account,
+            account: &account,
             voice: &voice,
         };
         let providers = prepared.endpoints.into_iter().enumerate().map(|(index, (provider, endpoint))| {
@@ -161,10 +156,9 @@ impl Enricher {
             lineage,
             journal,
             learned,
-            budget,
+            account,
             stray_answers,
             sharing: Sharing::new(cache),
-            copier,
             replies,
             buffer: Vec::with_capacity(REPLIES_AT_ONCE),
             capacity_freed,
@@ -250,7 +244,7 @@ impl Enricher {
     /// is not in the journal any more then.
     #[must_use]
     pub fn account(&self) -> Account {
-        self.budget.account.clone()
+        self.account.clone()
     }
 
     /// A batch is in the table: its journal is removed.
@@ -359,28 +353,17 @@ impl Enricher {
         self.watches.iter().find_map(Watch::at_the_end)
     }
 
-    /// Ends the dispatchers, flushes the journals, and copies what is left of them in so much time; says why it stopped early, if it did. `reached_end`
-    /// tells that the source was planned to its end, not to a limit of this run.
+    /// Ends the dispatchers and flushes the journals. Returns why the run stopped early, if it did. `reached_end` says
+    /// that the source was planned to its end, not to a limit of this run.
     ///
     /// # Errors
     /// When a journal cannot be flushed or removed.
-    pub async fn finish(
-        mut self,
-        reached_end: bool,
-        patience: Duration,
-    ) -> Result<Option<Stop>, EngineError> {
+    pub async fn finish(mut self, reached_end: bool) -> Result<Option<Stop>, EngineError> {
         // They tell their last figures and lessons as they go.
         self.dispatchers.shutdown().await;
         self.learned.save();
         let is_done = reached_end && self.ledger.is_complete();
-        if let Some(copier) = self.copier.take() {
-            if is_done {
-                copier.copies.discard_stray_answers();
-            }
-            // Also where the disk fails: then it is all there is.
-            copier.finish(patience).await;
-        }
-        self.budget.account.sync()?;
+        self.account.sync()?;
         self.open.values().try_for_each(|batch| batch.journal.sync())?;
         if is_done {
             // Every row that could use a stray answer is in the table.

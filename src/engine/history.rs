@@ -10,8 +10,8 @@ use super::error::EngineError;
 use crate::checkpoint::{LastRun, note_without_commit};
 use crate::clock;
 use crate::ident::RunId;
-use crate::report::Tally;
 use crate::store::StoreError;
+use crate::tally::Tally;
 
 /// The record of a run that goes on.
 pub(super) struct History {

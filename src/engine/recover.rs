@@ -12,9 +12,9 @@ use crate::config::{Job, StepSpec};
 use crate::event::{Event, Voice};
 use crate::ident::{BatchId, Lineage};
 use crate::passed::PassedOver;
-use crate::report::counted;
 use crate::sink::{OthersRows, Progress, Sink};
 use crate::source::Source;
+use crate::wording::counted;
 
 /// What to do about a source that is not the one that was read.
 const OTHER_SOURCE: &str = "enrich run --restart empties the target and asks about every row of the source; to keep the rows that are there, give the job another target.path and an app_id of its own";

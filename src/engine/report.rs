@@ -11,7 +11,7 @@ use crate::clock;
 use crate::config::{Job, Prices, StepSpec};
 use crate::ident::Money;
 use crate::metrics::{self, AskedKind, Figures, WAITS};
-use crate::report::page::data::{self, MetricsRow, PageSubject, ProviderLabel, Report, Sample};
+use crate::report_page::data::{self, MetricsRow, PageSubject, ProviderLabel, Report, Sample};
 use crate::sink::{FailedRows, RowOrder, ShownRow, ranked_rows};
 
 /// Rows of each step in each list.

@@ -33,11 +33,11 @@ use crate::faultpoint::{self, Side};
 use crate::ident::{BatchId, Lineage, RunId};
 use crate::ledger::{Ledger, Window};
 use crate::metrics::AskedKind;
-use crate::report::Tally;
 use crate::sink::{
     Constraints, FailedReader, FailedRow, FailedRows, OpenBatchFiles, Reloaded, RetryCommit, retry_app_id,
 };
 use crate::store::{self, Folder};
+use crate::tally::Tally;
 
 /// Folder of a retry's checkpoint, lock and journal, beside those of the run.
 pub(super) const FOLDER: &str = "retry";
@@ -158,7 +158,8 @@ async fn start(
 
     let planned = outstanding.iter().map(|batch| (batch.id, batch.rows(), batch.bytes));
     let ledger = Ledger::new(Window::of(job), job.steps.len(), checkpoint.next_batch, planned);
-    let mut journals = sort_journals(job, home, &journal, budget, &checkpoint, &outstanding, voice).await?;
+    let (mut journals, copier) =
+        sort_journals(job, home, &journal, budget, &checkpoint, &outstanding, voice).await?;
     let lineage = checkpoint.lineage;
     let open = std::mem::take(&mut journals.open);
     let mut enricher = Enricher::start(
@@ -189,6 +190,7 @@ async fn start(
             Metered::new(retry_commit, keeper, voice.clone()),
             lineage,
             lease_guard,
+            copier,
             voice.clone(),
         ),
     ))

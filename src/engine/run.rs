@@ -8,6 +8,7 @@ use tokio::time::{sleep_until, timeout};
 use url::Url;
 
 use super::check::can_append;
+use super::copying::Copier;
 use super::end::End;
 use super::enricher::Enricher;
 use super::error::EngineError;
@@ -26,11 +27,12 @@ use crate::event::{Event, Voice};
 use crate::ident::{BatchId, Lineage, RunId};
 use crate::ledger::LedgerTask;
 use crate::meter::Account;
-use crate::report::{Tally, counted};
 use crate::sink::{Committed, FilledBatch, Sink, Turned};
 use crate::source::Source;
 use crate::store;
 use crate::table::is_delta_table;
+use crate::tally::Tally;
+use crate::wording::counted;
 
 /// How long the last answers may take to be copied to the store, where they are.
 const LAST_COPIES: Duration = Duration::from_secs(60);
@@ -128,10 +130,10 @@ pub async fn run(
         let begun = Box::pin(start(job, &home, prepared, source, run, options, &voice));
         let begun = unless_stopped(&told, begun);
         let Some(started_run) = begun.await? else { return Ok(End::Stopped) };
-        let Started { enricher, reading, drain, lineage } = started_run;
+        let Started { enricher, reading, drain, lineage, copier } = started_run;
         voice.say(&Event::Started { run });
         let history = History::begin(&job.places.state, run, started, tally)?;
-        let running = Running::new(enricher, reading, drain, lineage, lease_guard, voice.clone());
+        let running = Running::new(enricher, reading, drain, lineage, lease_guard, copier, voice.clone());
         let end = running.run(options, stop).await;
         history.end(&end);
         end
@@ -202,6 +204,8 @@ pub(super) struct Running<F, D> {
     drain: Option<Box<D>>,
     lineage: Lineage,
     lease_guard: LeaseGuard,
+    /// Copies the journals, where the checkpoint is in an object store.
+    copier: Option<Copier>,
     tasks: JoinSet<Done<F, D>>,
     newest: Option<BatchId>,
     /// When what was spent was flushed to the disk.
@@ -219,6 +223,7 @@ impl<F: Feed, D: Drain> Running<F, D> {
         drain: D,
         lineage: Lineage,
         lease_guard: LeaseGuard,
+        copier: Option<Copier>,
         voice: Voice,
     ) -> Self {
         Running {
@@ -227,6 +232,7 @@ impl<F: Feed, D: Drain> Running<F, D> {
             drain: Some(Box::new(drain)),
             lineage,
             lease_guard,
+            copier,
             tasks: JoinSet::new(),
             newest: None,
             flushed: None,
@@ -485,7 +491,16 @@ impl<F: Feed, D: Drain> Running<F, D> {
         {
             self.error.get_or_insert(error);
         }
-        let stopped = self.enricher.finish(covers_all && !is_lost, patience).await?;
+        let reached_end = covers_all && !is_lost;
+        let finished = self.enricher.finish(reached_end).await;
+        if let Some(copier) = self.copier {
+            if reached_end && is_complete {
+                copier.copies.discard_stray_answers();
+            }
+            // Also where the disk fails: then the copies are all there is.
+            copier.finish(patience).await;
+        }
+        let stopped = finished?;
         if let Some(error) = self.error {
             return Err(error);
         }

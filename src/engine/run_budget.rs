@@ -12,8 +12,8 @@ use crate::checkpoint::MachineId;
 use crate::config::{Allowance, BudgetLimit, BudgetScope, Job};
 use crate::ident::{Money, RunId, Spend};
 use crate::meter::{Account, BudgetRefusal, Spending, worst_case};
-use crate::report::counted;
 use crate::store::{Folder, Objects};
+use crate::wording::counted;
 
 /// Folder of what all runs spent, in that of the journal.
 const FOLDER: &str = "budget";
@@ -22,7 +22,7 @@ const COPY: &str = "spent-";
 
 /// What a run may spend.
 #[derive(Debug, Default)]
-pub struct RunBudget {
+pub(super) struct RunBudget {
     pub(super) account: Account,
     pub(super) copy: Option<SpentCopy>,
 }

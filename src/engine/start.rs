@@ -25,12 +25,13 @@ use crate::event::{Event, Voice};
 use crate::ident::{Lineage, RunId};
 use crate::journal::{Copies, JournalFolder, JournalHeader, Restored, StrayAnswers};
 use crate::ledger::{Ledger, Window};
+use crate::meter::Account;
 use crate::metrics::{self, AskedKind, Counters, FiguresOwner, Keeper};
 use crate::plan::Planner;
-use crate::report::counted;
 use crate::sink::Sink;
 use crate::source::{MissingRows, Source};
 use crate::store::Folder;
+use crate::wording::counted;
 
 /// Folder of a journal's copies, in that of the checkpoint.
 pub(super) const COPIES: &str = "journal";
@@ -47,13 +48,11 @@ pub struct Journals {
     /// What was learned about providers.
     pub learned: LearnedFile,
     /// What may be spent.
-    pub budget: RunBudget,
+    pub account: Account,
     /// Answers across runs and jobs, where they are kept.
     pub cache: Option<Store>,
     /// Journals of batches that are to be asked about.
     pub(super) open: Vec<PathBuf>,
-    /// What copies them, where they are copied.
-    pub(super) copier: Option<Copier>,
 }
 
 /// Everything that a run goes on with.
@@ -62,6 +61,7 @@ pub(super) struct Started {
     pub(super) reading: Reading,
     pub(super) drain: Metered<Sink>,
     pub(super) lineage: Lineage,
+    pub(super) copier: Option<Copier>,
 }
 
 pub(super) async fn start(
@@ -121,7 +121,7 @@ pub(super) async fn start(
 
     let planned = outstanding.iter().map(|batch| (batch.id, batch.rows(), batch.bytes));
     let ledger = Ledger::new(Window::of(job), job.steps.len(), checkpoint.next_batch, planned);
-    let mut journals =
+    let (mut journals, copier) =
         sort_journals(job, home, &job.places.journal, budget, &checkpoint, &outstanding, voice).await?;
 
     let resumed: u64 = outstanding.iter().map(PlannedBatch::rows).sum();
@@ -175,7 +175,7 @@ pub(super) async fn start(
         cause: pause::Cause::of(job),
         voice: voice.clone(),
     };
-    Ok(Started { enricher, reading, drain: Metered::new(sink, keeper, voice.clone()), lineage })
+    Ok(Started { enricher, reading, drain: Metered::new(sink, keeper, voice.clone()), lineage, copier })
 }
 
 /// The rows that were read and that neither the target has nor a batch that is open.
@@ -275,7 +275,7 @@ pub(super) async fn sort_journals<P>(
     checkpoint: &Checkpoint<P>,
     outstanding: &[PlannedBatch],
     voice: &Voice,
-) -> Result<Journals, EngineError> {
+) -> Result<(Journals, Option<Copier>), EngineError> {
     let mut folder = JournalFolder::open(folder)?;
     let mut stray_answers = StrayAnswers::default();
     let mut open = Vec::new();
@@ -322,7 +322,8 @@ pub(super) async fn sort_journals<P>(
         None => CacheLimits::from(spec),
     };
     let cache = job.cache.as_ref().map(|spec| Store::open(&spec.path, limits(spec))).transpose()?;
-    Ok(Journals { lineage: checkpoint.lineage, folder, stray_answers, learned, budget, cache, open, copier })
+    let (lineage, account) = (checkpoint.lineage, budget.account);
+    Ok((Journals { lineage, folder, stray_answers, learned, account, cache, open }, copier))
 }
 
 fn report_restored(restored: &Restored, voice: &Voice) {

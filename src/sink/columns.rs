@@ -1,4 +1,4 @@
-//! From outcomes to the columns of the target.
+//! Builds the columns of the target from outcomes.
 
 use std::sync::Arc;
 
@@ -16,11 +16,11 @@ use super::{history, output::Output};
 use crate::ident::RunId;
 use crate::source::Chunk;
 
-/// What the columns of a batch are made for.
+/// The table and job for which the columns of a batch are built.
 pub(super) struct Layout<'a> {
-    /// The table's columns.
+    /// Schema of the table.
     pub(super) schema: &'a SchemaRef,
-    /// Name of the metadata column, if there is one.
+    /// Name of the metadata column, or `None` if the target has none.
     pub(super) metadata: Option<&'a str>,
     pub(super) outputs: &'a [Output],
     pub(super) app_id: &'a str,
@@ -28,7 +28,8 @@ pub(super) struct Layout<'a> {
 }
 
 impl Layout<'_> {
-    /// The rows of a chunk whose first row is row `offset` of the batch, in the table's columns.
+    /// Builds the rows of a chunk in the table's columns. `offset` is the position of the chunk's first row in the
+    /// batch.
     pub(super) fn rows(
         &self,
         batch: &FilledBatch,
@@ -65,7 +66,7 @@ impl Layout<'_> {
         RecordBatch::try_new(Arc::clone(self.schema), columns?)
     }
 
-    /// The metadata column, of these fields.
+    /// Builds the metadata column with these fields.
     fn metadata(
         &self,
         fields: &Fields,
@@ -95,7 +96,7 @@ impl Layout<'_> {
         }
         let column = |field: &FieldRef| match made.iter().find(|(name, _)| name == field.name()) {
             Some((_, column)) => fitted(column, field.data_type()),
-            // Of a step that the job does not have any more.
+            // The step is no longer in the job.
             None => Ok(new_null_array(field.data_type(), rows)),
         };
         let columns = fields.iter().map(column).collect::<Result<Vec<_>, _>>()?;
@@ -103,7 +104,7 @@ impl Layout<'_> {
     }
 }
 
-/// The step that a column is of, and its place among that step's columns.
+/// Returns the index of the step that a column belongs to, and the column's index among that step's columns.
 pub(super) fn place(outputs: &[Output], column: &str) -> Option<(usize, usize)> {
     outputs.iter().enumerate().find_map(|(step, output)| {
         let at = output.columns().iter().position(|field| field.name() == column)?;
@@ -111,8 +112,8 @@ pub(super) fn place(outputs: &[Output], column: &str) -> Option<(usize, usize)> 
     })
 }
 
-/// A column in the type that the table has for it: fields of structs are found by their names, what the table does not
-/// have is left out, and what it has besides is null.
+/// Casts a column to the type that the table has for it. Struct fields are matched by name: those that the table does
+/// not have are dropped, those that the column does not have become null.
 pub(super) fn fitted(column: &ArrayRef, to: &DataType) -> Result<ArrayRef, ArrowError> {
     if column.data_type() == to {
         return Ok(Arc::clone(column));

@@ -1,4 +1,4 @@
-//! Committing batches, once each.
+//! Commits batches to the target, exactly once each.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ use crate::ident::{BatchId, Lineage, RunId};
 use crate::store::Location;
 use crate::table::{OnDisk, Table, TableError, Txn};
 
-/// How long the vectors of a column are, as the first one tells.
+/// Returns the length of the first vector in a column, or `None` if the column holds no vector.
 pub(super) async fn vector_length(table: &Table, column: &str) -> Result<Option<usize>, TableError> {
     let mut length = None;
     let column = name(column);
@@ -42,37 +42,37 @@ pub(super) async fn vector_length(table: &Table, column: &str) -> Result<Option<
     Ok(length)
 }
 
-/// Commits after which the table is opened anew: its handle grows by some 400 kB with every update.
+/// Number of commits after which the table is opened anew: its handle grows by some 400 kB with every update.
 const REOPEN_AFTER: u32 = 10;
-/// Key of a restart in a commit's information.
+/// Key in the commit info of a commit that emptied the table for a restart.
 pub(super) const RESTART: &str = "enrich_restart";
-/// Tries of a commit that others got ahead of.
+/// Number of attempts to commit when other writers commit first.
 const COMMIT_TRIES: u32 = 5;
 
-/// How a commit ended.
+/// Result of a commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Committed {
-    /// This call committed the batch, as this version.
+    /// This call committed the batch. Holds the version of the table.
     Now(u64),
-    /// The log had it already.
+    /// The log already had the batch.
     Before,
 }
 
-/// Rows of another job.
+/// Rows of the target that belong to another job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OthersRows {
-    /// Its `app_id`.
+    /// The other job's `app_id`.
     pub app_id: String,
-    /// How many there are.
+    /// Number of its rows.
     pub rows: u64,
-    /// Source files that they are of, the first thousand.
+    /// Source files that the rows come from: at most the first 1,000.
     pub files: Vec<String>,
 }
 
-/// Source files of another job that are listed.
+/// Number of another job's source files that are listed.
 const MOST_FILES_OF_OTHERS: usize = 1_000;
 
-/// The target of a job.
+/// The target table of a job, open for writing.
 #[derive(Debug)]
 pub struct Sink {
     at: Location,
@@ -84,23 +84,23 @@ pub struct Sink {
     run: RunId,
     source: SourceId,
     commits: u32,
-    /// Bytes of a data file, about.
+    /// Approximate size of a data file, in bytes.
     file_bytes: u64,
-    /// Id of the table.
+    /// Id of the table in its Delta metadata.
     id: String,
-    /// The version up to which its commits were looked at.
+    /// The version up to which the log was searched for restores.
     seen: u64,
-    /// Its version that this run made last.
+    /// The version that this run committed last.
     newest: Option<u64>,
-    /// What the table is yet to get.
+    /// The schema change that is still to be made.
     change: SchemaChange,
-    /// What the table demands of its rows, once somebody asked.
+    /// Constraints of the table, or `None` until they are first requested.
     constraints: Option<watch::Sender<Arc<Constraints>>>,
 }
 
 impl Sink {
-    /// Opens the target, creating it if it is missing, after holding it against the job. `left_out` are the columns of
-    /// the source that the job does not carry.
+    /// Opens the target, or creates it if it is missing, and checks that it fits the job. `left_out` are the columns
+    /// of the source that the job does not carry to the target.
     ///
     /// # Errors
     /// When the target does not fit or cannot be used.
@@ -122,7 +122,7 @@ impl Sink {
             Some(found) => found,
             None => match target::create(job, wanted).await {
                 Ok(table) => OpenedTarget { table, change: SchemaChange::None },
-                // Another run may have been quicker.
+                // Another run may have created the table in the meantime.
                 Err(error) => target::open(job, &wants).await?.ok_or(error)?,
             },
         };
@@ -145,7 +145,8 @@ impl Sink {
         })
     }
 
-    /// Gives the table the columns that it is to get, and says which; the last thing before a run begins.
+    /// Makes the pending schema change and returns the names of the new columns, or `None` if there are none. This is
+    /// the last step before a run begins.
     ///
     /// # Errors
     /// When the table cannot be written.
@@ -160,7 +161,7 @@ impl Sink {
         Ok(self.added(&before))
     }
 
-    /// The columns that the table is yet to get, in words; `None` if it has all.
+    /// Returns the names of the columns that are still to be added to the table, or `None` if it has all.
     #[must_use]
     pub fn lacking(&self) -> Option<String> {
         let columns: Vec<&str> = match &self.change {
@@ -175,18 +176,18 @@ impl Sink {
         (!new.is_empty()).then(|| new.join(", "))
     }
 
-    /// The columns of the table's that were not there before, in words; `None` if there are none.
+    /// Returns the names of the table's columns that are not in the schema `before`, or `None` if there are none.
     fn added(&self, before: &Schema) -> Option<String> {
         let new = self.schema.fields().iter().filter(|field| before.field_with_name(field.name()).is_err());
         let names: Vec<&str> = new.map(|field| field.name().as_str()).collect();
         (!names.is_empty()).then(|| names.join(", "))
     }
 
-    /// What the target demands of its rows, as of the version that was read last: a commit that meets other demands
-    /// sends them.
+    /// Returns the constraints of the target as of the version that was read last. The receiver gets new ones when a
+    /// commit finds that the table's constraints have changed.
     ///
     /// # Errors
-    /// When something of it cannot be seen to.
+    /// When a constraint cannot be checked.
     pub fn constraints(&mut self) -> Result<watch::Receiver<Arc<Constraints>>, TargetError> {
         let constraints = match &self.constraints {
             Some(constraints) if constraints.borrow().are_of(&self.table)? => constraints,
@@ -204,7 +205,8 @@ impl Sink {
         Ok(constraints.subscribe())
     }
 
-    /// The columns of the table, which somebody changed during the run.
+    /// Returns the table's columns after a change during the run, if the table still has all columns that it had
+    /// before, with the same types.
     fn still_fits(&self) -> Result<SchemaRef, TargetError> {
         let misfit = |what: String| TargetError::Schema { at: self.at.clone(), what };
         if self.table.id()? != self.id {
@@ -222,10 +224,11 @@ impl Sink {
         }
     }
 
-    /// Reads the table again and turns outcomes that it does not take into errors; gives what was turned by step.
+    /// Reads the newest version of the table and turns outcomes that break its constraints into errors. Returns
+    /// counts of these outcomes for each step.
     ///
     /// # Errors
-    /// When the table cannot be read, or a row cannot be written even as an error.
+    /// When the table cannot be read or was restored, or when a row cannot be written even as an error.
     pub async fn judge(&mut self, batch: &mut FilledBatch) -> Result<Vec<Turned>, TargetError> {
         self.reload().await?;
         self.look_for_restore().await?;
@@ -233,7 +236,7 @@ impl Sink {
         constraints.judge(batch)
     }
 
-    /// Looks whether somebody took the table back to an earlier version since it was looked at last.
+    /// Checks that the table was not restored to an earlier version since the last check.
     async fn look_for_restore(&mut self) -> Result<(), TargetError> {
         let seen = std::mem::replace(&mut self.seen, self.table.version());
         for version in (seen + 1..=self.seen).filter(|version| Some(*version) != self.newest) {
@@ -245,12 +248,12 @@ impl Sink {
         Ok(())
     }
 
-    /// Whether the table is as it was when a batch was judged.
+    /// Whether the table has the columns and constraints against which the last batch was judged.
     fn is_unchanged_since_check(&self) -> Result<bool, TableError> {
         self.constraints.as_ref().map_or(Ok(true), |constraints| constraints.borrow().are_of(&self.table))
     }
 
-    /// Whether a target can be made in a place where there is no table.
+    /// Checks that a target can be created where there is no table yet.
     ///
     /// # Errors
     /// When something else is there.
@@ -258,7 +261,7 @@ impl Sink {
         target::is_free(at).await
     }
 
-    /// Rows in the target, of whatever job, as far as its statistics say.
+    /// Returns the number of rows in the target, of all jobs, as its file statistics state it.
     ///
     /// # Errors
     /// When the log cannot be read.
@@ -266,7 +269,7 @@ impl Sink {
         Ok(self.table.files().await?.iter().filter_map(|file| file.rows).sum())
     }
 
-    /// The steps of a job whose rows in the target were asked otherwise; see [`older`](super::older()).
+    /// Returns the steps whose rows in the target have outdated answers; see [`older`](super::older()).
     ///
     /// # Errors
     /// When the table cannot be read.
@@ -278,7 +281,7 @@ impl Sink {
         older(&self.table, job, by_model).await
     }
 
-    /// The rows of other jobs. None of a target whose rows do not say whose they are.
+    /// Returns the rows of other jobs. Empty for a target without metadata, whose rows do not name their job.
     ///
     /// # Errors
     /// When the table cannot be read.
@@ -317,7 +320,7 @@ impl Sink {
         Ok(found.into_values().collect())
     }
 
-    /// What the target tells about another job; see [`Progress`].
+    /// Returns the progress of another job, read from the target; see [`Progress`].
     ///
     /// # Errors
     /// When the log cannot be read.
@@ -325,13 +328,13 @@ impl Sink {
         Progress::read(&self.table, app_id).await
     }
 
-    /// The version of the table that was read last.
+    /// Returns the version of the table that was read last.
     #[must_use]
     pub fn version(&self) -> u64 {
         self.table.version()
     }
 
-    /// Rows of this job in the newest version of the target; where nothing says whose they are, all rows.
+    /// Counts the rows of this job in the newest version of the target. Without metadata all rows are counted.
     ///
     /// # Errors
     /// When the table cannot be read.
@@ -355,10 +358,10 @@ impl Sink {
         Ok(rows)
     }
 
-    /// Whether every row of the target may be removed.
+    /// Checks that every row of the target may be removed.
     ///
     /// # Errors
-    /// When the table is append-only, holds rows of other jobs or of nobody knows whom, or cannot be read.
+    /// When the table is append-only, holds rows of other jobs or rows of unknown origin, or cannot be read.
     pub async fn may_clear(&self) -> Result<(), TargetError> {
         let table = Table::open(&self.at).await?;
         if table.is_append_only()? {
@@ -377,7 +380,7 @@ impl Sink {
         }
     }
 
-    /// Removes every row of the target; the table and its transactions stay.
+    /// Removes every row of the target. The table and its `txn` actions stay.
     ///
     /// # Errors
     /// As [`Sink::may_clear`], and when the table cannot be written.
@@ -395,16 +398,16 @@ impl Sink {
             match cleared {
                 Ok(()) => return Ok(()),
                 Err(error) if tries == COMMIT_TRIES => return Err(error.into()),
-                // Another commit came first, a compaction perhaps.
+                // Another commit came first, for example a compaction.
                 Err(_) => {}
             }
         }
     }
 
-    /// Looks whether the data files of the target are on the disk, and says how many they are.
+    /// Checks that the data files of the target exist, and returns their number.
     ///
     /// # Errors
-    /// When some are not, and when the log or a folder cannot be read.
+    /// When files are missing, or when the log or a folder cannot be read.
     pub async fn look_for_files(&self) -> Result<usize, TargetError> {
         let OnDisk { files, missing, example } = self.table.on_disk().await?;
         match example {
@@ -413,7 +416,7 @@ impl Sink {
         }
     }
 
-    /// Id of the target table.
+    /// Returns the id of the target table.
     ///
     /// # Errors
     /// Never for a table that is open.
@@ -421,7 +424,7 @@ impl Sink {
         self.table.id()
     }
 
-    /// How long the vectors are that the target holds in a column; none if there are none.
+    /// Returns the length of the vectors in a column of the target, or `None` if it holds none.
     ///
     /// # Errors
     /// When the table cannot be read.
@@ -429,7 +432,7 @@ impl Sink {
         vector_length(&self.table, column).await
     }
 
-    /// What the log says about the job and a lineage, as of the version that was read last.
+    /// Returns the newest batches that the log has of the job and of a lineage, as of the version that was read last.
     ///
     /// # Errors
     /// When the log cannot be read.
@@ -437,7 +440,7 @@ impl Sink {
         logged::committed(&self.table, &self.app_id, lineage).await
     }
 
-    /// What the target tells about a job whose checkpoint is lost; see [`Progress`].
+    /// Returns the progress of this job, read from the target when the checkpoint is lost; see [`Progress`].
     ///
     /// # Errors
     /// When the log or the rows cannot be read.
@@ -445,11 +448,11 @@ impl Sink {
         Progress::read(&self.table, &self.app_id).await
     }
 
-    /// Writes and commits a batch that was [judged](Sink::judge), unless the log has it; `None` where the table's
-    /// columns or constraints have changed since then, and nothing is committed.
+    /// Writes and commits a [judged](Sink::judge) batch, unless the log already has it. Returns `None`, without a
+    /// commit, if the table's columns or constraints have changed since it was judged.
     ///
     /// # Errors
-    /// When the files cannot be written or the commit failed for certain.
+    /// When the files cannot be written or the commit certainly failed.
     pub async fn commit(
         &mut self,
         batch: &FilledBatch,
@@ -495,7 +498,7 @@ impl Sink {
                 }
                 Err(error) => error,
             };
-            // Only the log knows whether the commit landed: the answer to it may have been lost.
+            // Only the log shows whether the commit landed: its response may have been lost.
             tries += 1;
             self.table = Table::open(&self.at).await?;
             if self.has(id, lineage).await? {
@@ -510,7 +513,7 @@ impl Sink {
         }
     }
 
-    /// Whether the rows of the target say which source rows they are.
+    /// Whether each row of the target names its source row.
     #[must_use]
     pub fn has_row_keys(&self) -> bool {
         self.metadata.is_some()
@@ -547,8 +550,7 @@ impl Sink {
     }
 
     fn info(&self, batch: &FilledBatch, lineage: Lineage) -> Map<String, Value> {
-        // The position in a set of files names them all; it is found again from the rows' keys, if they
-        // have any.
+        // A Parquet position names every file. It is left out where it can be found again from the keys of the rows.
         let position = match &batch.plan.next {
             Position::Parquet { .. } if self.has_row_keys() => Value::Null,
             position => json!(position),

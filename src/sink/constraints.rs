@@ -1,7 +1,7 @@
-//! What a target demands of its rows: CHECK constraints, invariants of columns, columns that are never null.
+//! Constraints that a target puts on its rows: CHECK constraints, column invariants, non-nullable columns.
 //!
-//! A row whose answers break one becomes an error row. A row that breaks one as an error row too cannot be written
-//! at all: that is told before anything is asked about its batch.
+//! A row whose answers break a constraint becomes an error row. A row that breaks one even as an error row cannot be
+//! written at all: this is reported before any request is sent for its batch.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -21,24 +21,24 @@ use crate::source::Chunk;
 use crate::store::Location;
 use crate::table::{Condition, Table, TableError};
 
-/// What the rows of a target must meet.
+/// The constraints that rows of a target must meet.
 #[derive(Debug)]
 pub struct Constraints {
     checks: Vec<Check>,
-    /// The target's columns, none of which need have a value.
+    /// The target's columns, all of them nullable.
     schema: SchemaRef,
     outputs: Vec<Output>,
     partitions: Vec<String>,
     at: Location,
-    /// The table's own columns and constraints, of which these were made.
+    /// The columns and constraints of the table from which these checks were built.
     made_of: TableDeclaration,
 }
 
-/// What a table declares about its rows.
+/// The columns and constraints that a table declares.
 #[derive(Clone, Debug, PartialEq)]
 struct TableDeclaration {
     schema: SchemaRef,
-    /// Constraints by name.
+    /// Pairs of a constraint's name and its SQL expression.
     expressions: Vec<(String, String)>,
     partitions: Vec<String>,
 }
@@ -55,19 +55,19 @@ impl TableDeclaration {
 
 #[derive(Debug)]
 struct Check {
-    /// The demand in words.
+    /// The constraint in words, for messages.
     demand: String,
     condition: Condition,
 }
 
-/// Outcomes of a step that became errors because the target does not take them.
+/// Counts of a step's outcomes that became errors because they break a constraint of the target.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Turned {
-    /// That were answers.
+    /// Answers that became errors.
     pub answers: u64,
-    /// For which nothing was asked.
+    /// Skipped rows that became errors.
     pub skipped: u64,
-    /// What one of them is now.
+    /// One of the errors, as an example.
     pub example: Option<Failure>,
 }
 
@@ -79,14 +79,15 @@ impl std::ops::AddAssign for Turned {
     }
 }
 
-/// The longest name of a folder on common file systems, in bytes.
+/// Maximum length of a folder name on common file systems, in bytes.
 const FOLDER_BYTES: usize = 255;
 
 impl Constraints {
-    /// Those of a version of a target, to which these outputs and this metadata column are written.
+    /// Builds the constraints of a version of the target, to which these outputs and this metadata column are
+    /// written.
     ///
     /// # Errors
-    /// When one of them cannot be checked.
+    /// When a constraint cannot be checked.
     pub(super) fn of(
         outputs: &[Output],
         metadata_column: Option<&str>,
@@ -106,7 +107,7 @@ impl Constraints {
             )
         });
         let constraints = made_of.expressions.iter().map(|(name, expression)| {
-            // Spark quotes names in its own way.
+            // Spark quotes names with backticks.
             let expression = expression.replace('`', "\"");
             (format!("the constraint {name} ({expression})"), expression)
         });
@@ -135,7 +136,7 @@ impl Constraints {
         })
     }
 
-    /// Whether a version of the target has the columns and constraints of which these were made.
+    /// Whether a version of the target has the columns and constraints from which these checks were built.
     ///
     /// # Errors
     /// When the log cannot be read.
@@ -143,10 +144,10 @@ impl Constraints {
         Ok(self.made_of == TableDeclaration::of(table)?)
     }
 
-    /// The same for a retry, which knows the new outcomes of a row only.
+    /// Builds the constraints for a retry, which has only the new outcomes of a row.
     ///
     /// # Errors
-    /// When one of them is about several outputs, too.
+    /// As [`Constraints::of`], and when a constraint reads more than one output.
     pub(super) fn of_retry(
         outputs: &[Output],
         metadata_column: &str,
@@ -166,22 +167,22 @@ impl Constraints {
         }
     }
 
-    /// How many there are.
+    /// Returns the number of constraints.
     #[must_use]
     pub fn len(&self) -> usize {
         self.checks.len()
     }
 
-    /// Whether the target takes any row.
+    /// Whether the target has no constraints.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.checks.is_empty()
     }
 
-    /// Makes sure that rows can be written if nothing but errors comes of them.
+    /// Checks that rows can be written even if every outcome is an error.
     ///
     /// # Errors
-    /// The first row that cannot be, with the demand that it does not meet.
+    /// For the first row that cannot be written, with the constraint that it breaks.
     pub fn admit(&self, chunk: &Chunk) -> Result<(), TargetError> {
         let failed = vec![
             RowResult::unasked(Outcome::Failed(Failure::new(Class::Constraint, "")));
@@ -206,7 +207,7 @@ impl Constraints {
         Ok(())
     }
 
-    /// Makes sure that every demand is met by the rows of a chunk with these outcomes.
+    /// Checks that the rows of a chunk with these outcomes meet every constraint.
     fn all_met(&self, chunk: &Chunk, outcomes: &[&[RowResult]]) -> Result<(), TargetError> {
         for check in &self.checks {
             let met = self.met(check, chunk, outcomes)?;
@@ -226,11 +227,11 @@ impl Constraints {
         }
     }
 
-    /// Turns outcomes that break a demand into errors, and gives what was turned by step.
+    /// Turns outcomes that break a constraint into errors, and returns counts of them for each step.
     ///
     /// # Errors
-    /// When a column of the source does not fit that of the target, or a row breaks a constraint even as an
-    /// error. The latter happens only to constraints that were added after [`admit`](Constraints::admit).
+    /// When a column of the source does not fit that of the target, or a row breaks a constraint even as an error.
+    /// The latter happens only to constraints that were added after [`admit`](Constraints::admit).
     pub fn judge(&self, batch: &mut FilledBatch) -> Result<Vec<Turned>, TargetError> {
         let mut turned = vec![Turned::default(); self.outputs.len()];
         if self.checks.is_empty() {
@@ -238,8 +239,9 @@ impl Constraints {
         }
         for (first, chunk) in batch.pieces() {
             let rows = first..first + chunk.physical.len();
-            // One demand may be broken by what another one made of a row: all are looked at until all are met, and
-            // what is written becomes less each time, down to what `admit` found to meet all of them.
+            // The error that one constraint made of a row may break another constraint. So all are checked again
+            // after each measure, and each measure writes less than the one before, down to the row that `admit`
+            // found to meet them all.
             for measure in [Measure::Tell, Measure::Shorten, Measure::Least] {
                 let mut broken = false;
                 for check in &self.checks {
@@ -273,7 +275,7 @@ impl Constraints {
         batch.load(rows).map_err(|source| error(source).into())
     }
 
-    /// Makes errors of the outcomes of a row that a check is about; in the end of all of them.
+    /// Turns the outcomes of a row that a check reads into errors; with [`Measure::Least`] all outcomes of the row.
     fn turn(
         &self,
         check: &Check,
@@ -313,14 +315,14 @@ impl Constraints {
         check.condition.columns().iter().any(|at| output.has(self.schema.field(*at).name()))
     }
 
-    /// For each row of a chunk whether it meets a demand, with these outcomes by step. A demand that cannot be
-    /// asked of a row is not met.
+    /// Returns for each row of a chunk, with these outcomes by step, whether it meets a constraint. A constraint that
+    /// cannot be evaluated for a row counts as broken.
     fn met(&self, check: &Check, chunk: &Chunk, outcomes: &[&[RowResult]]) -> Result<Vec<bool>, TargetError> {
         let rows = self.rows(check, chunk, outcomes);
         let rows = rows.map_err(|error| self.unchecked(&check.demand, &error))?;
         let about = self.outputs.iter().zip(outcomes).filter(|(output, _)| self.is_about(check, output));
         let about: Vec<&[RowResult]> = about.map(|(_, step)| *step).collect();
-        // What stays has met it before.
+        // An unchanged outcome met the constraint when it was written.
         let stays = |at: usize| about.iter().any(|step| step[at].outcome == Outcome::Unchanged);
         let met = check.condition.of_rows(&rows).into_iter().enumerate();
         Ok(met.map(|(at, met)| met.unwrap_or(false) || stays(at)).collect())
@@ -330,7 +332,7 @@ impl Constraints {
         TargetError::Constraint { at: self.at.clone(), demand: demand.to_owned(), message: error.to_string() }
     }
 
-    /// The columns that a check reads.
+    /// Builds the columns that a check reads.
     fn rows(
         &self,
         check: &Check,
@@ -356,18 +358,18 @@ impl Constraints {
     }
 }
 
-/// What is done about an outcome that breaks a demand.
+/// How an outcome that breaks a constraint is changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Measure {
-    /// An answer becomes an error that says why; an error loses its words.
+    /// An answer becomes an error with a message; an error loses its message.
     Tell,
-    /// Errors lose their words.
+    /// Errors lose their message.
     Shorten,
-    /// Every outcome of the row becomes the shortest error there is.
+    /// Every outcome of the row becomes the shortest possible error.
     Least,
 }
 
-/// Bytes of a text in the name of a folder, where all but letters and digits may be encoded.
+/// Upper bound of a text's bytes in a folder name, where all but ASCII letters and digits may be percent-encoded.
 fn encoded(text: &str) -> usize {
     text.bytes().map(|byte| if byte.is_ascii_alphanumeric() { 1 } else { 3 }).sum()
 }

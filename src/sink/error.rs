@@ -1,24 +1,24 @@
-//! Targets that do not fit a job or cannot be used.
+//! Errors of targets that do not fit a job or cannot be used.
 
 use super::target::RETENTION;
 use crate::store::Location;
 use crate::table::TableError;
 
-/// A target that cannot be written.
+/// Reason why a target cannot be written.
 #[derive(Debug, thiserror::Error)]
 pub enum TargetError {
-    /// The job's columns do not fit together.
+    /// Columns that the job would write have clashing names or unusable types.
     #[error("{message}")]
     Columns {
-        /// What clashes, and what to do.
+        /// The clash and its remedy.
         message: String,
     },
-    /// The table has other columns than the job needs.
+    /// The table's columns do not fit the job's.
     #[error("the target {at} does not fit this job: {what}")]
     Schema {
-        /// The table.
+        /// Location of the table.
         at: Location,
-        /// The first column that does not fit.
+        /// The first difference.
         what: String,
     },
     /// The table lets its `txn` actions expire.
@@ -27,122 +27,122 @@ pub enum TargetError {
         at
     )]
     Retention {
-        /// The table.
+        /// Location of the table.
         at: Location,
     },
-    /// The table takes new rows only.
+    /// The table is append-only.
     #[error("the target {at} is append-only (delta.appendOnly): failed rows cannot be replaced in it")]
     AppendOnly {
-        /// The table.
+        /// Location of the table.
         at: Location,
     },
     /// The table holds rows of other jobs.
     #[error("the target {at} holds {rows} rows of other jobs, so it is not emptied")]
     Shared {
-        /// The table.
+        /// Location of the table.
         at: Location,
-        /// Those rows.
+        /// Number of rows of other jobs.
         rows: u64,
     },
-    /// It is not certain whose rows the table holds.
+    /// The log does not show which job the rows of the table belong to.
     #[error(
         "the target {} may hold rows of others, so it is not emptied: target.metadata is off, and its log does not show that every row is of this job",
         at
     )]
     Unowned {
-        /// The table.
+        /// Location of the table.
         at: Location,
     },
-    /// Its rows cannot be told from each other.
+    /// The rows do not name their source rows.
     #[error("{}: nothing says which source row a row is, so failed rows cannot be asked again", lacking(at, metadata.as_deref()))]
     NoKeys {
-        /// The table.
+        /// Location of the table.
         at: Location,
-        /// Name of the metadata column; none where the job has it off.
+        /// Name of the metadata column, or `None` if the job turns it off.
         metadata: Option<String>,
     },
-    /// The job has the metadata column, the table has not.
+    /// The job has a metadata column and the table has none.
     #[error(
         "the target {} does not fit this job: it has no column {metadata:?}, and target.metadata is on",
         at
     )]
     NoMetadata {
-        /// The table.
+        /// Location of the table.
         at: Location,
         /// Name of the metadata column.
         metadata: String,
     },
-    /// The table has a metadata column, the job has not.
+    /// The table has a metadata column and the job has none.
     #[error(
         "the target {} does not fit this job: its column {metadata:?} says where rows came from, and target.metadata is off",
         at
     )]
     HasMetadata {
-        /// The table.
+        /// Location of the table.
         at: Location,
         /// Name of the metadata column.
         metadata: String,
     },
-    /// Data files of the table were deleted behind its back.
+    /// Data files that the log names no longer exist.
     #[error(
         "of {files} data files of the target {}, {missing} are not on the disk, for example {example}",
         at
     )]
     FilesGone {
-        /// The table.
+        /// Location of the table.
         at: Location,
-        /// Files that its log names.
+        /// Number of files that the log names.
         files: usize,
-        /// Those that are gone.
+        /// Number of files that are missing.
         missing: usize,
-        /// One of them, relative to the table.
+        /// Path of a missing file, relative to the table.
         example: String,
     },
-    /// The table has a feature that writing to it would not keep.
+    /// The table has a feature that a write would violate.
     #[error("the target {at} has the table feature {feature}, which cannot be written")]
     Feature {
-        /// The table.
+        /// Location of the table.
         at: Location,
-        /// Its name in the Delta protocol.
+        /// The feature's name in the Delta protocol.
         feature: String,
     },
-    /// Something that the table demands of its rows cannot be seen to.
+    /// A constraint of the table cannot be checked.
     #[error("the target {at} demands that {demand} holds: {message}")]
     Constraint {
-        /// The table.
+        /// Location of the table.
         at: Location,
-        /// What it demands.
+        /// The constraint.
         demand: String,
         /// Why it cannot be checked.
         message: String,
     },
-    /// A row that the table would not take even as an error row.
+    /// A row breaks a constraint of the table even as an error row.
     #[error(
         "the target {} demands that {demand} holds, which row {row} of {file} does not do, also as an error row",
         at
     )]
     Unwritable {
-        /// The table.
+        /// Location of the table.
         at: Location,
-        /// What it demands.
+        /// The constraint.
         demand: String,
         /// The row's source file.
         file: String,
-        /// Its physical row there.
+        /// Physical row number in that file.
         row: u64,
     },
-    /// It was taken back to an earlier version while a run was writing to it.
+    /// The table was restored to an earlier version while a run was writing to it.
     #[error("the target {at} was restored to an earlier version (its version {version}) during the run")]
     Restored {
-        /// The table.
+        /// Location of the table.
         at: Location,
-        /// The commit that did it.
+        /// Version of the restoring commit.
         version: u64,
     },
-    /// There is something else in its place.
+    /// Something other than a Delta table is at the target's location.
     #[error("the target {at} is there and is no Delta table")]
     NoTable {
-        /// Where it is.
+        /// Location of the target.
         at: Location,
     },
     /// The table cannot be read or written.
@@ -151,7 +151,7 @@ pub enum TargetError {
 }
 
 impl TargetError {
-    /// Returns what to do about it, or `None` if the message says it.
+    /// Returns what the user can do, or `None` if the message already says it.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
         match self {
@@ -192,7 +192,7 @@ impl TargetError {
         }
     }
 
-    /// Returns whether the job or its surroundings are to be mended, as opposed to trouble on the way.
+    /// Returns whether the user has to change the job or the table, as opposed to a failure of I/O.
     #[must_use]
     pub fn is_usage(&self) -> bool {
         match self {
@@ -215,7 +215,7 @@ impl TargetError {
     }
 }
 
-/// Why rows of a target have no metadata.
+/// Returns the reason why the rows of a target have no metadata.
 fn lacking(at: &Location, metadata: Option<&str>) -> String {
     match metadata {
         Some(metadata) => format!("the target {at} has no column {metadata:?}"),

@@ -1,6 +1,6 @@
-//! The failed rows of a target.
+//! Finds, counts and lists the failed rows of a target.
 //!
-//! Files whose statistics say that no row failed are not opened (test `errors::clean_files_are_not_opened`).
+//! Files whose statistics show that no row failed are not opened (test `errors::clean_files_are_not_opened`).
 
 use std::fmt::Write as _;
 
@@ -18,41 +18,41 @@ use crate::config::Job;
 use crate::ident::RunId;
 use crate::table::{Scan, Table, TableError, is_delta_table};
 
-/// Files that one query reads at most: bounds what it sorts.
+/// Maximum number of files in one query; bounds what the query sorts.
 pub(super) const FILES_AT_ONCE: usize = 64;
-/// How an error begins in a table without the metadata column.
+/// Prefix of an error string in a table without the metadata column.
 const PLAIN_ERROR: &str = "ERROR: ";
 
 /// The columns of a listing after those of the source.
 pub const LISTED: [&str; 10] =
     ["_step", "_class", "_error", "_provider", "_model", "_attempts", "_batch", "_run", "_file", "_row"];
 
-/// A question that the target cannot answer.
+/// Reason why failed rows cannot be found.
 #[derive(Debug, thiserror::Error)]
 pub enum FailedError {
     /// The table cannot be read.
     #[error(transparent)]
     Table(#[from] TableError),
-    /// It needs what only the metadata column tells.
+    /// The selection needs the metadata column and the target has none.
     #[error("{}, so {what}", lacking(metadata.as_deref()))]
     NoMetadata {
-        /// Name of the metadata column; none where the job has it off.
+        /// Name of the metadata column, or `None` if the job turns it off.
         metadata: Option<String>,
-        /// What cannot be told.
+        /// What is unknown without it.
         what: &'static str,
     },
-    /// A column that is not there.
+    /// The target has no such column.
     #[error("the target has no column {column:?}{}", near.as_ref().map_or_else(String::new, |near| format!("; did you mean {near:?}?")))]
     UnknownColumn {
-        /// The column.
+        /// Name as the user gave it.
         column: String,
-        /// The one that was meant, perhaps.
+        /// A column with a similar name.
         near: Option<String>,
     },
-    /// A step that the job does not have.
+    /// The job has no such step.
     #[error("the job has no step with the output {step:?}; its outputs are {}", known.join(", "))]
     UnknownStep {
-        /// What was given.
+        /// Output name as the user gave it.
         step: String,
         /// The outputs of the job's steps.
         known: Vec<String>,
@@ -60,15 +60,15 @@ pub enum FailedError {
     /// The SQL condition is wrong.
     #[error("the condition {condition:?} is wrong: {message}")]
     Condition {
-        /// As it was given.
+        /// The condition as the user gave it.
         condition: String,
-        /// What is wrong.
+        /// What is wrong with it.
         message: String,
     },
 }
 
 impl FailedError {
-    /// Returns whether the job or the command is to be mended, as opposed to trouble on the way.
+    /// Returns whether the user has to change the job or the command, as opposed to a failure of I/O.
     #[must_use]
     pub fn is_usage(&self) -> bool {
         match self {
@@ -88,16 +88,16 @@ fn lacking(metadata: Option<&str>) -> String {
     }
 }
 
-/// How many rows of a step failed in one way.
+/// Number of rows of a step that failed with one class of error.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct FailedGroup {
     /// Output of the step.
     pub step: String,
     /// Class of the error.
     pub class: String,
-    /// Rows.
+    /// Number of rows.
     pub rows: u64,
-    /// What one of them holds.
+    /// Error string of one of the rows.
     pub example: String,
 }
 
@@ -106,7 +106,7 @@ pub struct FailedGroup {
 pub struct FailedRows {
     pub(super) table: Table,
     pub(super) schema: SchemaRef,
-    /// Name of the metadata column, whether the table has it or not; none where the job has it off.
+    /// Name of the metadata column, whether or not the table has it; `None` if the job turns it off.
     metadata: Option<String>,
     app_id: String,
     pub(super) outputs: Vec<Output>,
@@ -115,7 +115,7 @@ pub struct FailedRows {
 }
 
 impl FailedRows {
-    /// Opens the target of a job; none if there is no table yet.
+    /// Opens the target of a job. Returns `None` if there is no table yet.
     ///
     /// # Errors
     /// When the table cannot be read.
@@ -140,7 +140,7 @@ impl FailedRows {
         Ok(Some(found))
     }
 
-    /// Brings the table to its newest version.
+    /// Loads the newest version of the table.
     pub(super) async fn refresh(&mut self) -> Result<(), TableError> {
         self.table.refresh().await?;
         self.list_files().await
@@ -151,7 +151,7 @@ impl FailedRows {
         Ok(())
     }
 
-    /// Files of a table that may hold failed rows.
+    /// Returns the files of a table that may hold failed rows.
     pub(super) async fn files_of(
         table: &mut Table,
         metadata: Option<&str>,
@@ -164,19 +164,19 @@ impl FailedRows {
         }
     }
 
-    /// Files that may hold failed rows.
+    /// Returns the files that may hold failed rows.
     #[must_use]
     pub fn files(&self) -> &[String] {
         &self.files
     }
 
-    /// Whether the target says how each row came about.
+    /// Whether the target has the metadata column, which records how each row was answered.
     #[must_use]
     pub fn has_metadata(&self) -> bool {
         self.has_metadata
     }
 
-    /// The columns that are neither outputs of the job nor its metadata.
+    /// Returns the columns that are neither outputs of the job nor its metadata.
     #[must_use]
     pub fn source_columns(&self) -> SchemaRef {
         let own = |name: &String| {
@@ -187,11 +187,11 @@ impl FailedRows {
         Schema::new(fields).into()
     }
 
-    /// Hands failed rows to `take`, one for each step that failed, in the order in which they were
-    /// written (if the metadata tells it): the given columns of the table, then [`LISTED`].
+    /// Passes failed rows to `take`, once for each step that failed, in the order in which they were written (if the
+    /// metadata records it). The columns are those in `columns`, then [`LISTED`].
     ///
     /// # Errors
-    /// When the question cannot be answered, and what `take` returns.
+    /// When the selection is wrong or the table cannot be read, and errors that `take` returns.
     pub async fn list<E: From<FailedError>>(
         &self,
         selection: &Selection,
@@ -239,10 +239,10 @@ impl FailedRows {
         Ok(())
     }
 
-    /// Counts failed rows by step and class, most first.
+    /// Counts failed rows by step and class, the largest count first.
     ///
     /// # Errors
-    /// When the question cannot be answered.
+    /// When the selection is wrong or the table cannot be read.
     pub async fn summary(&self, selection: &Selection) -> Result<Vec<FailedGroup>, FailedError> {
         let selection = &self.checked(selection).await?;
         let mut groups: Vec<FailedGroup> = Vec::new();
@@ -282,11 +282,11 @@ impl FailedRows {
         Ok((0..strings.len()).map(text).collect())
     }
 
-    /// A selection as it is understood, if the target can answer it at all.
+    /// Checks that the target can evaluate a selection, and returns it with its condition normalized.
     pub(super) async fn checked(&self, selection: &Selection) -> Result<Selection, FailedError> {
         let mut understood = selection.clone();
         if let Some(condition) = &selection.condition {
-            // Without its comments, which would take what is put behind it with them.
+            // The normalized condition has no comments, which would also comment out the SQL that is appended to it.
             let checked = self.table.condition(condition).await;
             let wrong = |message| FailedError::Condition { condition: condition.clone(), message };
             understood.condition = Some(checked.map_err(wrong)?);
@@ -319,7 +319,7 @@ impl FailedRows {
         Err(FailedError::UnknownColumn { column: column.clone(), near })
     }
 
-    /// The steps that can have failed, each with the condition that a failed row of it meets.
+    /// Returns the steps that the target records, each with the SQL condition for its failed rows.
     fn steps<'a>(&'a self, selection: &'a Selection) -> impl Iterator<Item = (&'a Output, String)> + 'a {
         self.outputs.iter().filter(|output| self.is_recorded(output)).map(|output| {
             let rows = self.rows_of(selection);
@@ -327,7 +327,7 @@ impl FailedRows {
         })
     }
 
-    /// Whether the target can say of a step that it failed.
+    /// Whether the target records failures of a step.
     pub(super) fn is_recorded(&self, output: &Output) -> bool {
         let metadata = self.metadata.as_ref().and_then(|name| self.schema.field_with_name(name).ok());
         match metadata.map(Field::data_type) {
@@ -337,7 +337,7 @@ impl FailedRows {
         }
     }
 
-    /// Whether a step of a row failed, in one of the ways selected.
+    /// Returns the SQL condition that a step of a row failed in one of the selected ways.
     pub(super) fn failed_as(&self, output: &Output, selection: &Selection) -> String {
         if !selection.steps.is_empty() && !selection.steps.iter().any(|step| step == output.name()) {
             return "FALSE".to_owned();
@@ -362,14 +362,14 @@ impl FailedRows {
         )
     }
 
-    /// The condition on whole rows.
+    /// Returns the SQL condition for the rows of a selection, whatever the step.
     pub(super) fn rows_of(&self, selection: &Selection) -> String {
         let mut conditions = vec![self.own_failed()];
         if let Some(batch) = selection.batch {
             conditions.push(format!("{} = {batch}", self.field(BATCH_ID)));
         }
         if let Some(since) = selection.since {
-            // Ids of runs begin with their time.
+            // Run ids begin with their time.
             conditions.push(format!("{} >= {}", self.field(RUN_ID), text(&RunId::prefix_at(since))));
         }
         if let Some(condition) = &selection.condition {
@@ -378,7 +378,7 @@ impl FailedRows {
         conditions.join(" AND ")
     }
 
-    /// The rows of this job that have an error.
+    /// Returns the SQL condition for the rows of this job that have an error.
     pub(super) fn own_failed(&self) -> String {
         if !self.has_metadata {
             return "TRUE".to_owned();
@@ -390,7 +390,7 @@ impl FailedRows {
         format!("{}[{}]", name(self.metadata.as_deref().unwrap_or_default()), text(field))
     }
 
-    /// The struct of a step, as an expression.
+    /// Returns the SQL expression for the struct of a step.
     pub(super) fn history(&self, output: &Output) -> String {
         let metadata = self.metadata.as_ref().and_then(|name| self.schema.field_with_name(name).ok());
         match metadata.map(Field::data_type) {
@@ -446,17 +446,17 @@ impl<E> From<TableError> for Either<E> {
     }
 }
 
-/// The class in an error string without metadata.
+/// Returns the SQL expression for the class in an error string without metadata.
 fn plain_class(output: &Output) -> String {
     format!("split_part(substr({}, {}), ':', 1)", name(output.error_column()), PLAIN_ERROR.len() + 1)
 }
 
-/// A name as it stands in SQL.
+/// Quotes a name for SQL.
 pub(super) fn name(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// A text as it stands in SQL.
+/// Quotes a text for SQL.
 pub(super) fn text(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }

@@ -1,7 +1,7 @@
-//! What the metadata column holds of each step: how the outcome of a row came about.
+//! The part of the metadata column that records, for each step, how the outcome of a row came about.
 //!
 //! The struct of a step is called `<output>_step`, so that the metadata column can be unnested beside the outputs. In
-//! targets that were made before December 2026 it has the output's own name, and keeps it.
+//! targets that were created before December 2026 it has the output's own name, and keeps it.
 
 use std::sync::Arc;
 
@@ -12,15 +12,15 @@ use arrow::error::ArrowError;
 use super::row_result::{Outcome, RowResult};
 use crate::ident::{Money, Tokens};
 
-/// The field of a step's struct that has the class of error, null where there is none.
+/// Field of a step's struct that holds the class of the error, null if the row did not fail.
 const ERROR: &str = "error";
 
-/// Name of a step's struct in a target that is made today.
+/// Returns the name of a step's struct in a new target.
 pub(super) fn field_name(output: &str) -> String {
     format!("{output}_step")
 }
 
-/// Name of a step's struct among the fields of a metadata column; `None` where the column has none.
+/// Returns the name of a step's struct among the fields of a metadata column, or `None` if it has none.
 pub(super) fn find<'a>(metadata: &'a Fields, output: &str) -> Option<&'a str> {
     let is_history = |field: &Field| match field.data_type() {
         DataType::Struct(fields) => fields.find(ERROR).is_some(),
@@ -30,7 +30,7 @@ pub(super) fn find<'a>(metadata: &'a Fields, output: &str) -> Option<&'a str> {
     named(&field_name(output)).or_else(|| named(output)).map(|field| field.name().as_str())
 }
 
-/// The fields of a step's struct.
+/// Returns the fields of a step's struct.
 pub(super) fn fields() -> Fields {
     let field = |name: &str, data_type| Field::new(name, data_type, true);
     Fields::from(vec![
@@ -50,7 +50,7 @@ pub(super) fn fields() -> Fields {
     ])
 }
 
-/// The structs of these outcomes of a step.
+/// Builds the structs of a step from its outcomes.
 pub(super) fn array<'a>(
     step: &(impl Iterator<Item = &'a RowResult> + Clone),
 ) -> Result<StructArray, ArrowError> {

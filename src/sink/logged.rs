@@ -1,4 +1,4 @@
-//! What a table's log says about the batches of an application.
+//! Reads the batches of an application, and restores of the table, from the table's log.
 
 use std::io;
 
@@ -7,8 +7,8 @@ use crate::checkpoint::CommittedUpTo;
 use crate::ident::{BatchId, Lineage};
 use crate::table::{Table, TableError};
 
-/// The newest batches committed under an application id, and under a lineage of it, as of the version that
-/// the table is at.
+/// Returns the newest batches committed under an application id and under a lineage of it, as of the version that the
+/// table is at.
 ///
 /// # Errors
 /// When the log cannot be read.
@@ -21,9 +21,9 @@ pub async fn committed(table: &Table, app_id: &str, lineage: Lineage) -> Result<
     })
 }
 
-/// The newest commit that took a table back to an earlier version, if it came after the last commit but one of an
-/// application: rows of its newest batches may not be in the table any more. (A restore may come between the moment
-/// at which a batch's files are staged and its commit.) Commits up to the version `seen` are not looked at.
+/// Returns the newest commit that restored the table to an earlier version, if it came after the second newest commit
+/// of an application: rows of the application's newest batches may then be missing from the table. (A restore may
+/// come between the staging of a batch's files and its commit.) Commits up to the version `seen` are not searched.
 ///
 /// # Errors
 /// When the log cannot be read.
@@ -51,7 +51,7 @@ pub async fn restored(table: &Table, app_id: &str, seen: Option<u64>) -> Result<
 /// Whether the log has a batch of a lineage.
 ///
 /// # Errors
-/// When another lineage has come that far.
+/// When another lineage has committed this batch number or a later one.
 pub(super) async fn has(
     table: &Table,
     app_id: &str,

@@ -1,8 +1,8 @@
-//! What is written: a batch of outcomes becomes data files and one commit.
+//! Writes batches of outcomes to the target table: data files and one commit for each batch.
 //!
-//! A commit is a blind append with two `txn` actions, the `app_id` and the `app_id` with the lineage, both
-//! at the batch's number, and goes through only from a version of the table in which neither has come
-//! that far (test `recovery::every_fault_point`).
+//! A commit is a blind append with two `txn` actions, one for the `app_id` and one for the `app_id` with the lineage,
+//! both at the batch's number. It succeeds only on a version of the table in which neither `txn` has reached that
+//! number (test `recovery::every_fault_point`).
 
 mod columns;
 mod commit;

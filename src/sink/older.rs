@@ -1,4 +1,4 @@
-//! Rows whose answers are to an older question: a step asks otherwise today than when they were asked.
+//! Rows with outdated answers: the step's prompt, model or parameters have changed since.
 
 use std::fmt;
 
@@ -11,15 +11,15 @@ use super::failed::{name, text};
 use super::history;
 use super::target::APP_ID;
 use crate::config::Job;
-use crate::report::counted;
 use crate::table::{Table, TableError};
+use crate::wording::counted;
 
-/// Rows of a step that have an older answer.
+/// Count of a step's rows with outdated answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct OlderAnswers {
     /// Output of the step.
     pub step: String,
-    /// How many there are.
+    /// Number of rows.
     pub rows: u64,
 }
 
@@ -34,8 +34,9 @@ impl fmt::Display for OlderAnswers {
     }
 }
 
-/// The steps that have such rows in a target. A row says what prompt and parameters it was asked with, and not which
-/// model: `by_model` says of a step whether it asked other models before, and then every row counts.
+/// Returns the steps that have rows with outdated answers in a target. A row records the prompt and parameters of its
+/// request, and not the model: `by_model` returns whether a step used other models before, and then every row that
+/// was sent counts.
 ///
 /// # Errors
 /// When the table cannot be read.

@@ -1,4 +1,4 @@
-//! The columns that a step has in the target, and its outcomes in them.
+//! The columns of a step in the target, and the conversion of outcomes into them.
 
 use std::sync::Arc;
 
@@ -16,19 +16,19 @@ use super::row_result::{Outcome, RowResult};
 use crate::config::{Form, OnError, StepSpec, Typed};
 use crate::decode::Content;
 
-/// The columns of a step.
+/// The target columns of a step.
 #[derive(Clone, Debug)]
 pub struct Output {
     name: String,
     kind: OutputKind,
     columns: Vec<Field>,
-    /// Position of the column that holds the `ERROR:` string.
+    /// Index of the column that holds the `ERROR:` string.
     error: usize,
 }
 
 #[derive(Clone, Debug)]
 enum OutputKind {
-    /// `is_apart` tells that errors have a column of their own.
+    /// With `is_apart`, errors have a column of their own.
     Text {
         is_apart: bool,
     },
@@ -41,7 +41,7 @@ enum OutputKind {
 }
 
 impl Output {
-    /// Those of a step of a job.
+    /// Returns the columns of a step.
     #[must_use]
     pub fn of(step: &StepSpec) -> Self {
         Output::new(&step.output, &step.form, step.on_error)
@@ -87,43 +87,43 @@ impl Output {
         }
     }
 
-    /// Those of the steps of a job.
+    /// Returns the columns of each step, in order.
     #[must_use]
     pub fn of_all(steps: &[StepSpec]) -> Vec<Self> {
         steps.iter().map(Output::of).collect()
     }
 
-    /// Name of the step.
+    /// Returns the name of the step's output.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The columns.
+    /// Returns the columns in the order in which they are written.
     #[must_use]
     pub fn columns(&self) -> &[Field] {
         &self.columns
     }
 
-    /// Whether one of its columns is called so.
+    /// Whether one of the columns has this name.
     #[must_use]
     pub fn has(&self, column: &str) -> bool {
         self.columns.iter().any(|field| field.name() == column)
     }
 
-    /// The column that holds the `ERROR:` string of a row that failed.
+    /// Returns the name of the column that holds the `ERROR:` string of a failed row.
     #[must_use]
     pub fn error_column(&self) -> &str {
         self.columns[self.error].name()
     }
 
-    /// Whether its answers are plain texts.
+    /// Whether the step's answers are plain text.
     #[must_use]
     pub fn is_text(&self) -> bool {
         matches!(self.kind, OutputKind::Text { .. })
     }
 
-    /// What later steps see of it: its name and type.
+    /// Returns the name and type of the output as later steps see it.
     #[must_use]
     pub fn value_field(&self) -> Field {
         let data_type = match &self.kind {
@@ -134,7 +134,7 @@ impl Output {
         Field::new(&self.name, data_type, true)
     }
 
-    /// The columns that [`Output::value_of`] needs.
+    /// Returns the columns that [`Output::value_of`] needs.
     #[must_use]
     pub fn value_columns(&self) -> &[Field] {
         match self.kind {
@@ -145,17 +145,17 @@ impl Output {
         }
     }
 
-    /// What later steps see, from the columns of the target.
+    /// Builds the values that later steps see from the columns of the target.
     ///
     /// # Errors
-    /// When a column has another type than it should.
+    /// When the type of a column is wrong.
     pub fn value_of(&self, columns: &[ArrayRef]) -> Result<ArrayRef, ArrowError> {
         let columns = columns.iter().zip(self.value_columns());
         let columns =
             columns.map(|(column, field)| cast(column, field.data_type())).collect::<Result<Vec<_>, _>>()?;
         match &self.kind {
             OutputKind::Typed { fields, flat: true, .. } => {
-                // Where every field is null, nothing was asked, or nothing came of it.
+                // A row whose fields are all null was skipped or failed.
                 let rows = columns.first().map_or(0, Array::len);
                 let nulls: NullBuffer =
                     (0..rows).map(|row| columns.iter().any(|column| column.is_valid(row))).collect();
@@ -168,10 +168,11 @@ impl Output {
         }
     }
 
-    /// Outcomes, with answers that are in memory, as what later steps see: null for all that are no answers.
+    /// Builds the values that later steps see from outcomes whose answers are in memory. Outcomes other than answers
+    /// become null.
     ///
     /// # Errors
-    /// When an answer does not fit its column.
+    /// When an answer does not fit its column or is not in memory.
     pub fn values<'a>(
         &self,
         step: impl Iterator<Item = &'a RowResult> + Clone,
@@ -192,10 +193,10 @@ impl Output {
         }
     }
 
-    /// Outcomes, with answers that are in memory, in the columns of the step.
+    /// Builds the columns of the step from outcomes whose answers are in memory.
     ///
     /// # Errors
-    /// When an answer does not fit its column.
+    /// When an answer does not fit its column or is not in memory.
     pub(super) fn arrays<'a>(
         &self,
         step: &(impl Iterator<Item = &'a RowResult> + Clone),
@@ -235,7 +236,7 @@ impl Output {
     }
 }
 
-/// Fails where the answer of an outcome is not in memory: it would become null.
+/// Fails if an answer is not in memory, because it would become null.
 fn are_loaded<'a>(mut step: impl Iterator<Item = &'a RowResult>) -> Result<(), ArrowError> {
     match step.all(RowResult::is_loaded) {
         true => Ok(()),
@@ -265,7 +266,7 @@ fn texts<'a>(rows: impl Iterator<Item = Option<&'a str>>) -> ArrayRef {
     Arc::new(builder.finish())
 }
 
-/// The fields of a struct as columns, null where it is.
+/// Returns the fields of a struct as columns, null in rows where the struct is null.
 fn spread(values: &StructArray) -> Result<Vec<ArrayRef>, ArrowError> {
     let nulls = values.nulls();
     let column = |column: &ArrayRef| match nulls {
@@ -279,7 +280,7 @@ fn spread(values: &StructArray) -> Result<Vec<ArrayRef>, ArrowError> {
     values.columns().iter().map(column).collect()
 }
 
-/// Answers that are objects as JSON, in a struct column.
+/// Parses JSON objects into a struct column.
 fn objects<'a>(
     fields: &Fields,
     answers: impl Iterator<Item = Option<&'a str>>,

@@ -1,4 +1,4 @@
-//! Rows of a target beside what was answered to them: the slowest, the dearest, and a sample.
+//! Rows of a target together with their answers: the slowest, the most expensive, and a sample.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -15,42 +15,42 @@ use super::target::{APP_ID, SOURCE_FILE, SOURCE_ROW};
 use crate::config::{Job, StepSpec};
 use crate::table::{Table, TableError, is_delta_table};
 
-/// Which rows of a step are shown.
+/// The order in which rows of a step are chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RowOrder {
-    /// Those whose answers took longest.
+    /// Longest latency first.
     Slowest,
-    /// Those whose answers cost most.
+    /// Highest cost first.
     Dearest,
-    /// Any, always the same ones.
+    /// A sample that is the same each time.
     Sample,
 }
 
-/// A row of a step.
+/// A row with one step's answer.
 #[derive(Clone, Debug)]
 pub struct ShownRow {
     /// Output of the step.
     pub step: String,
     /// The source file.
     pub file: String,
-    /// Its row in there.
+    /// Row number in the source file.
     pub row: i64,
-    /// Columns that the step read, with their texts; null is left out.
+    /// Names and texts of the columns that the step read; null values are left out.
     pub inputs: Vec<(String, String)>,
-    /// What was answered.
+    /// The answer, or `None` if the row failed.
     pub answer: Option<String>,
-    /// What went wrong.
+    /// The error string, or `None` if the row did not fail.
     pub error: Option<String>,
-    /// Microdollars.
+    /// Cost in microdollars.
     pub cost: Option<i64>,
-    /// Tokens of prompt and answer.
+    /// Tokens of prompt and answer together.
     pub tokens: Option<i64>,
-    /// Milliseconds.
+    /// Latency in milliseconds.
     pub latency_ms: Option<i64>,
 }
 
-/// Finds such rows, so many of each step, in their order; none in a target without metadata. `inputs` are the columns
-/// that a step reads.
+/// Returns up to `most` rows of each step in the given order; none for a target without metadata. `inputs` returns
+/// the columns that a step reads.
 ///
 /// # Errors
 /// When the target cannot be read.
@@ -76,7 +76,7 @@ pub async fn ranked_rows(
     let mut all = Vec::new();
     for step in &job.steps {
         let output = Output::of(step);
-        // A step that came later, or had another name, has nothing in there.
+        // The target has no struct for a step that was added or renamed since.
         let Some((history, DataType::Struct(known))) = history::find(fields, &step.output)
             .and_then(|name| Some((name, fields.find(name)?.1.data_type())))
         else {
@@ -102,24 +102,24 @@ struct ShownStep<'a> {
     history: &'a str,
     output: &'a Output,
     inputs: &'a [String],
-    /// Whether the target says which answers were another row's.
+    /// Whether the target records which answers were shared from another row.
     shared: bool,
 }
 
-/// What is read of a step's history.
+/// Fields of a step's struct that are needed; a step without one of them is passed over.
 const FIGURES: [&str; 6] =
     ["error", "cost_micro_usd", "prompt_tokens", "completion_tokens", "latency_ms", "fingerprint"];
 
-/// A row's place and its figures.
+/// Source file, row number, and the figures: cost, tokens, latency.
 type RankedRow = (String, i64, [Option<i64>; 3]);
 
 impl ShownStep<'_> {
-    /// Reads nothing but the metadata.
+    /// Selects the rows by their metadata alone.
     async fn find(&self, table: &Table, order: RowOrder, most: usize) -> Result<Vec<RankedRow>, TableError> {
         let by = match order {
             RowOrder::Slowest => "h['latency_ms'] DESC",
             RowOrder::Dearest => "h['cost_micro_usd'] DESC",
-            // Fingerprints are hashes: their order is none.
+            // Fingerprints are hashes, so their order is arbitrary.
             RowOrder::Sample => "h['fingerprint']",
         };
         let which = match order {
@@ -157,7 +157,7 @@ impl ShownStep<'_> {
         Ok(found)
     }
 
-    /// Reads what these rows hold.
+    /// Reads the inputs, answers and errors of the selected rows.
     async fn read(&self, table: &Table, found: Vec<RankedRow>) -> Result<Vec<ShownRow>, TableError> {
         if found.is_empty() {
             return Ok(Vec::new());

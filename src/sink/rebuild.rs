@@ -1,7 +1,7 @@
-//! What a target tells about a job whose checkpoint is lost.
+//! Recovers a job's progress from its target when the checkpoint is lost.
 //!
-//! The newest commit of the job says its source and the position after it, while the log
-//! still holds that commit. After that the keys of the rows say what was read.
+//! As long as the log still holds the job's newest commit, that commit states the source and the position after it.
+//! Once the log was cleaned, the keys of the rows show what was read.
 
 use arrow::array::AsArray;
 use arrow::compute::cast;
@@ -16,26 +16,26 @@ use crate::ident::BatchId;
 use crate::source::{HeldFile, HeldRows};
 use crate::table::{Table, TableError};
 
-/// How far a job has come, as its target tells.
+/// Progress of a job as its target records it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// It has committed nothing.
+    /// The job has committed nothing.
     None,
-    /// Its newest commit is in the log and tells everything.
+    /// The log holds the job's newest commit, which states its batch and source.
     Commit {
         /// The batch of that commit.
         batch: BatchId,
-        /// What was read.
+        /// The source that was read.
         source: SourceId,
-        /// Position of the source after the batch; none where the keys of the rows must tell it.
+        /// Position of the source after the batch, or `None` if it must be found from the keys of the rows.
         position: Option<Position>,
     },
-    /// It has been emptied since its newest commit, to start over.
+    /// The target was emptied for a restart after the job's newest commit.
     Restarted {
-        /// The newest batch before that.
+        /// The newest batch before the restart.
         batch: BatchId,
     },
-    /// Its newest commit is no longer in the log.
+    /// The log no longer holds the job's newest commit.
     Txn {
         /// The newest batch, by the `txn` action.
         batch: BatchId,
@@ -51,7 +51,7 @@ struct Info {
 }
 
 impl Progress {
-    /// Reads it from a table's log.
+    /// Reads the progress from a table's log.
     ///
     /// # Errors
     /// When the log cannot be read.
@@ -81,8 +81,8 @@ impl Progress {
     }
 }
 
-/// Whether the log shows that every row of a table came with a commit of this job, or that the job had
-/// emptied the table before. A log that was cleaned shows nothing.
+/// Whether the log shows that every row of a table came with a commit of this job, or after the table was emptied for
+/// a restart. A log that was cleaned shows neither.
 pub(super) async fn holds_only_own_rows(table: &Table, app_id: &str) -> Result<bool, TableError> {
     for version in (0..=table.version()).rev() {
         let Some(entry) = table.log_entry(version, None).await? else { return Ok(false) };
@@ -98,7 +98,7 @@ pub(super) async fn holds_only_own_rows(table: &Table, app_id: &str) -> Result<b
 }
 
 impl super::Sink {
-    /// The commit that took the target back to an earlier version; see [`restored`](super::restored()).
+    /// Returns the commit that restored the target to an earlier version; see [`restored`](super::restored()).
     ///
     /// # Errors
     /// When the log cannot be read.
@@ -106,7 +106,7 @@ impl super::Sink {
         super::restored(self.table(), self.app_id(), seen).await
     }
 
-    /// The rows of the source that the target holds; `None` if the rows do not say.
+    /// Returns the source rows that the target holds, or `None` if its rows do not name them.
     ///
     /// # Errors
     /// When the table cannot be read.
@@ -135,7 +135,7 @@ impl super::Sink {
         Ok(Some(held))
     }
 
-    /// Per source file, the rows that the target holds; none if the rows do not say.
+    /// Returns the rows that the target holds of each source file, or `None` if its rows do not name them.
     ///
     /// # Errors
     /// When the table cannot be read.

@@ -1,6 +1,6 @@
-//! Failed rows, read from the target to be asked again.
+//! Reads failed rows from the target, to be sent again.
 //!
-//! Rows are known by their keys and looked for in the newest version each time, so that a compaction in
+//! Rows are identified by their keys and searched for in the newest version each time, so that a compaction in
 //! between does no harm (test `retry::random_errors_kills_and_a_compaction`).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -21,13 +21,13 @@ use crate::ident::{BatchId, RowKey, RunId};
 use crate::source::Chunk;
 use crate::table::{DataFile, Scan, TableError};
 
-/// What a row takes in memory at least, in bytes.
+/// Minimum estimate of the memory that a row takes, in bytes.
 const ROW_BYTES: u64 = 1_000;
 pub(super) const PLACE: &str = "__enrich_place";
-/// Columns of a query before those of the steps: the place, the source file, the row.
+/// Number of query columns before those of the steps: the target file, the source file, the row.
 const OWN: usize = 3;
 
-/// Files of the target in which the rows of open batches were last seen.
+/// For each open batch, the files of the target in which its rows were last seen.
 #[derive(Clone, Debug, Default)]
 pub struct OpenBatchFiles(Arc<Mutex<BTreeMap<BatchId, BTreeSet<String>>>>);
 
@@ -44,33 +44,33 @@ impl OpenBatchFiles {
 /// A failed row and the file of the target that holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FailedRow {
-    /// The row.
+    /// Key of the source row.
     pub key: RowKey,
     /// Path of the target's file, relative to the table.
     pub place: Arc<str>,
-    /// What the row takes in memory, in bytes, estimated from the size of that file.
+    /// Memory that the row takes, in bytes, estimated from the size of that file.
     pub bytes: u64,
-    /// The run that asked it last; ids of later runs are greater.
+    /// Id of the run that last sent the row; ids of later runs are greater.
     pub run: Arc<str>,
 }
 
-/// Failed rows with their columns, ready to be asked again.
+/// Failed rows with their columns, ready to be sent again.
 #[derive(Debug)]
 pub struct Reloaded {
-    /// The rows, by source file.
+    /// The rows, grouped by source file.
     pub chunks: Vec<Chunk>,
-    /// By step: outcomes of the target that stay.
+    /// For each step, the outcomes of the target that are kept.
     pub kept: Vec<UnchangedStep>,
 }
 
 /// Outcomes of a step in the target, by row.
 #[derive(Clone, Debug, Default)]
 pub struct UnchangedStep {
-    /// Whether the outcome stays.
+    /// Whether the outcome is kept.
     pub stays: Vec<bool>,
-    /// Whether it is an error.
+    /// Whether the outcome is an error.
     pub failed: Vec<bool>,
-    /// The outputs, where another step needs them.
+    /// The outputs, or `None` if no other step needs them.
     pub values: Option<ArrayRef>,
 }
 
@@ -79,31 +79,31 @@ pub struct UnchangedStep {
 pub struct FailedReader {
     rows: FailedRows,
     columns: SchemaRef,
-    /// For each step the earlier ones whose outputs it needs.
+    /// For each step, the indices of the earlier steps whose outputs it needs.
     needs: Vec<Vec<usize>>,
     places: OpenBatchFiles,
 }
 
-/// A failed row as it is read.
+/// A failed row in the order of reading.
 struct ReadRow {
     part: usize,
     row: u64,
-    /// By step.
+    /// For each step, whether its outcome is kept.
     stays: Vec<bool>,
-    /// By step.
+    /// For each step, whether its outcome is an error.
     failed: Vec<bool>,
 }
 
 impl FailedReader {
-    /// Begins with the failed rows of a job, whose steps need the outputs of these earlier ones.
-    /// `places` is where rows are seen, for the one who writes them.
+    /// Creates a reader of a job's failed rows. `needs` lists for each step the earlier steps whose outputs it needs.
+    /// The files in which rows are found are put into `places`, for the commit.
     #[must_use]
     pub fn new(rows: FailedRows, needs: Vec<Vec<usize>>, places: OpenBatchFiles) -> Self {
         FailedReader { columns: rows.source_columns(), rows, needs, places }
     }
 
-    /// The failed rows of a selection, except those that this run wrote, in the order in which they were
-    /// written.
+    /// Returns the failed rows of a selection, in the order in which they were written, except those that the run
+    /// `except` wrote.
     ///
     /// # Errors
     /// When the target cannot be read or the selection is wrong.
@@ -164,8 +164,8 @@ impl FailedReader {
         Ok(found)
     }
 
-    /// Reads rows again, in the order of the parts. Rows that have not failed any more, in any of the ways
-    /// selected, are left out. `places` are the files that they were last seen in.
+    /// Reads the rows of a batch again, in the order of its parts. Rows that no longer have an error of the selected
+    /// kind are left out. `places` are the files in which the rows were last seen.
     ///
     /// # Errors
     /// When the target cannot be read.
@@ -249,19 +249,19 @@ impl FailedReader {
         Ok(reloaded)
     }
 
-    /// The steps whose outputs others need.
+    /// Returns the steps whose outputs other steps need.
     fn given(&self) -> impl Iterator<Item = (usize, &Output)> {
         let is_needed = |step: &usize| self.needs.iter().any(|needs| needs.contains(step));
         self.rows.outputs.iter().enumerate().filter(move |(step, _)| is_needed(step))
     }
 
-    /// The columns that [`FailedReader::picked`] gives: the source's, then those of steps that others need.
+    /// Returns the schema of [`FailedReader::picked`]: the source's columns, then those of steps that others need.
     fn picked_columns(&self) -> SchemaRef {
         let given = self.given().flat_map(|(_, output)| output.value_columns()).cloned().map(Arc::new);
         Arc::new(Schema::new(self.columns.fields().iter().cloned().chain(given).collect::<Vec<_>>()))
     }
 
-    /// Columns of some rows of a query's batch.
+    /// Takes some rows of a query's batch, without the query's own columns.
     fn picked(&self, batch: &RecordBatch, rows: Vec<u32>) -> Result<RecordBatch, ArrowError> {
         let schema = self.picked_columns();
         let first = OWN + 2 * self.rows.outputs.len();
@@ -326,8 +326,9 @@ impl FailedReader {
     }
 }
 
-/// Which steps of a row are asked again, by step: those selected, those that failed because one of them did, and those
-/// because of which a selected one failed. `classes` are those of their errors, empty where there is none.
+/// Returns for each step of a row whether it is sent again: the selected steps, the steps that failed because one of
+/// these failed, and the steps that caused a selected one to fail. `classes` holds each step's class of error, empty
+/// if the step did not fail.
 fn with_dependents(mut again: Vec<bool>, classes: &[&str], needs: &[Vec<usize>]) -> Vec<bool> {
     loop {
         let mut more = false;
@@ -351,12 +352,13 @@ fn with_dependents(mut again: Vec<bool>, classes: &[&str], needs: &[Vec<usize>])
     }
 }
 
-/// What a row of a file takes in memory: text is several times as large there as in the file.
+/// Estimates the memory that a row of a file takes, in bytes: text is several times as large in memory as in the
+/// file.
 fn row_bytes(file: &DataFile) -> u64 {
     file.rows.filter(|rows| *rows > 0).map_or(ROW_BYTES, |rows| (file.size * 5 / rows).max(ROW_BYTES))
 }
 
-/// Rows by file, for looking up.
+/// Index of the wanted rows: for each file, the start of a part to its end and its index.
 struct Wanted<'a>(HashMap<&'a str, BTreeMap<u64, (u64, usize)>>);
 
 impl<'a> Wanted<'a> {
@@ -368,7 +370,7 @@ impl<'a> Wanted<'a> {
         Wanted(wanted)
     }
 
-    /// The part that a row belongs to.
+    /// Returns the index of the part that holds a row.
     fn place(&self, file: &str, row: u64) -> Option<usize> {
         let (_, (end, at)) = self.0.get(file)?.range(..=row).next_back()?;
         (row < *end).then_some(*at)
@@ -381,7 +383,7 @@ mod tests {
 
     #[test]
     fn a_step_is_asked_again_with_those_that_depend_on_it() {
-        // 1 needs 0, 2 needs 1, 3 needs nothing.
+        // Step 1 needs 0, 2 needs 1, 3 needs nothing.
         let needs = [vec![], vec![0], vec![1], vec![]];
         let again =
             |selected: [bool; 4], classes: [&str; 4]| with_dependents(selected.into(), &classes, &needs);

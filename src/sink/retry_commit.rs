@@ -1,7 +1,7 @@
-//! RetryCommit: new outcomes of failed rows take the place of the old ones, once each.
+//! Replaces the outcomes of failed rows in the target with new ones, once for each batch of a retry.
 //!
-//! A file that holds such rows is written anew, row by row in its order; files without are untouched. A batch
-//! is one commit, with two `txn` actions like those of a run.
+//! A file that holds such rows is rewritten, row by row in its order; other files are untouched. A batch is one
+//! commit, with two `txn` actions like those of a run.
 
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
@@ -35,19 +35,19 @@ use crate::ident::{BatchId, Lineage, RowKey, RunId};
 use crate::store::Location;
 use crate::table::{Scan, Staged, StagedChanges, Table, TableError, Txn};
 
-/// Tries of a batch whose files others rewrote meanwhile.
+/// Number of attempts at a batch whose files other writers rewrite in the meantime.
 const COMMIT_TRIES: u32 = 10;
-/// The same while the files that are replaced stay where they are.
+/// Number of attempts at a commit while the files to replace are still in the table.
 const REPLACE_TRIES: u64 = 50;
 
-/// Name under which the retries of a job commit.
+/// Returns the `app_id` under which the retries of a job commit.
 #[must_use]
 pub fn retry_app_id(app_id: &str) -> String {
-    // No job can be called so: `#` does not stand in an app_id.
+    // No job has this name: an app_id cannot contain `#`.
     format!("{app_id}#retry")
 }
 
-/// The target of a retry.
+/// The target table of a retry, open for writing.
 #[derive(Debug)]
 pub struct RetryCommit {
     at: Location,
@@ -58,39 +58,39 @@ pub struct RetryCommit {
     app_id: String,
     run: RunId,
     places: OpenBatchFiles,
-    /// What the table demands of its rows.
+    /// Constraints of the table.
     constraints: watch::Sender<Arc<Constraints>>,
 }
 
-/// The files of a batch as they become.
+/// The rewritten files of a batch.
 struct AllMended {
     staged: Staged,
     replaced: BTreeSet<String>,
     changes: Option<StagedChanges>,
 }
 
-/// What came of a commit.
+/// Result of an attempt to replace files.
 enum Replaced {
-    /// It is in the table, as this version.
+    /// The files are replaced. Holds the version of the table.
     Now(u64),
-    /// Files that it was to replace are gone: compacted, perhaps. Or the table takes other rows now.
+    /// Files to replace are gone, for example by a compaction, or the table's columns or constraints have changed.
     Moved(TableError),
 }
 
-/// The places of a row: in a file, and in the batch.
+/// Index of a row in its file, and in the batch.
 type RowMatch = (usize, usize);
 
-/// A file as it becomes.
+/// A rewritten file. `rows` is the number of its rows that got new outcomes.
 struct Mended {
     staged: Staged,
     rows: usize,
 }
 
 impl RetryCommit {
-    /// Takes the target of a job, after a look at whether it can be repaired.
+    /// Opens the target of a job for a retry, after checking that its rows can be replaced.
     ///
     /// # Errors
-    /// When it cannot.
+    /// When they cannot.
     pub fn open(
         job: &Job,
         rows: &FailedRows,
@@ -131,13 +131,14 @@ impl RetryCommit {
         })
     }
 
-    /// What the target demands of its rows, as of the version that was read last.
+    /// Returns the constraints of the target, as of the version that was read last.
     #[must_use]
     pub fn constraints(&self) -> watch::Receiver<Arc<Constraints>> {
         self.constraints.subscribe()
     }
 
-    /// Reads the table again and turns outcomes that it does not take into errors; gives what was turned by step.
+    /// Reads the newest version of the table and turns outcomes that break its constraints into errors. Returns
+    /// counts of these outcomes for each step.
     ///
     /// # Errors
     /// When the table cannot be read, or a row cannot be written even as an error.
@@ -152,12 +153,12 @@ impl RetryCommit {
         constraints.judge(batch)
     }
 
-    /// Whether the table is as it was when a batch was judged.
+    /// Whether the table has the columns and constraints against which the last batch was judged.
     fn is_unchanged_since_check(&self) -> Result<bool, TableError> {
         self.constraints.borrow().are_of(&self.table)
     }
 
-    /// Id of the target table.
+    /// Returns the id of the target table.
     ///
     /// # Errors
     /// Never for a table that is open.
@@ -165,7 +166,7 @@ impl RetryCommit {
         self.table.id()
     }
 
-    /// How long the vectors are that the target holds in a column; none if there are none.
+    /// Returns the length of the vectors in a column of the target, or `None` if it holds none.
     ///
     /// # Errors
     /// When the table cannot be read.
@@ -173,7 +174,7 @@ impl RetryCommit {
         vector_length(&self.table, column).await
     }
 
-    /// What the log says about retries of the job and a lineage of them.
+    /// Returns the newest batches that the log has of the job's retries and of a lineage of them.
     ///
     /// # Errors
     /// When the log cannot be read.
@@ -181,12 +182,12 @@ impl RetryCommit {
         logged::committed(&self.table, &retry_app_id(&self.app_id), lineage).await
     }
 
-    /// Writes the new outcomes of a [judged](RetryCommit::judge) batch's rows over the old ones and commits them, unless the
-    /// log has the batch; `None` where the table's columns or constraints have changed since then, and nothing is
-    /// committed. Rows that are gone, or have been repaired by somebody else, are left as they are.
+    /// Replaces the outcomes of a [judged](RetryCommit::judge) batch's rows and commits them, unless the log already
+    /// has the batch. Returns `None`, without a commit, if the table's columns or constraints have changed since it
+    /// was judged. Rows that are gone, or that another writer has repaired, stay as they are.
     ///
     /// # Errors
-    /// When files cannot be read or written, or the commit failed for certain.
+    /// When files cannot be read or written, or the commit certainly failed.
     pub async fn commit(
         &mut self,
         batch: &FilledBatch,
@@ -246,7 +247,7 @@ impl RetryCommit {
         Ok(AllMended { staged, replaced, changes })
     }
 
-    /// Commits files in the place of others, as long as those are in the table.
+    /// Commits rewritten files in place of the old ones, as long as the table still has the old ones.
     async fn replace(
         &mut self,
         batch: &FilledBatch,
@@ -267,7 +268,7 @@ impl RetryCommit {
                 Ok(version) => return Ok(Replaced::Now(version)),
                 Err(error) => error,
             };
-            // Only the log knows whether the commit landed, or who came first.
+            // Only the log shows whether the commit landed, or another one came first.
             self.table = Table::open(&self.at).await?;
             if self.has(batch.plan.id, lineage).await? {
                 return Ok(Replaced::Now(self.table.version()));
@@ -283,7 +284,7 @@ impl RetryCommit {
         }
     }
 
-    /// Writes one file anew, with the new outcomes of the batch's rows in it.
+    /// Rewrites one file with the new outcomes of the batch's rows.
     async fn mend(
         &self,
         place: &str,
@@ -320,7 +321,7 @@ impl RetryCommit {
         Ok(Mended { staged: staging.finish().await?, rows: found })
     }
 
-    /// Which rows of a file are rows of the batch that have still failed: their places here and there.
+    /// Returns the rows of a file that belong to the batch and still have an error.
     fn hits(&self, file: &RecordBatch, rows: &HashMap<RowKey, usize>) -> Result<Vec<RowMatch>, ArrowError> {
         let app_ids = self.member(file, APP_ID)?;
         let files = self.member(file, SOURCE_FILE)?;
@@ -350,7 +351,7 @@ impl RetryCommit {
         })
     }
 
-    /// The rows of a file with the new outcomes in place.
+    /// Returns the rows of a file with the new outcomes in place.
     fn patched(
         &self,
         before: &RecordBatch,
@@ -409,7 +410,7 @@ impl RetryCommit {
         RecordBatch::try_new(before.schema(), columns)
     }
 
-    /// Errors of steps that the target knows and the job does not.
+    /// Counts for each hit the errors of steps that the target records and the job does not have.
     fn errors_of_others(&self, metadata: &StructArray, hits: &[RowMatch]) -> Vec<i32> {
         let own = |output: &Output| history::find(metadata.fields(), output.name());
         let is_other = |name: &str| !self.outputs.iter().any(|output| own(output) == Some(name));
@@ -424,7 +425,7 @@ impl RetryCommit {
         hits.iter().map(|hit| i32::try_from(count(hit)).unwrap_or(i32::MAX)).collect()
     }
 
-    /// Name of a step's struct.
+    /// Returns the name of a step's struct.
     fn history<'a>(&self, metadata: &'a StructArray, output: &Output) -> Result<&'a str, ArrowError> {
         history::find(metadata.fields(), output.name()).ok_or_else(|| {
             let (column, step) = (&self.metadata, output.name());
@@ -432,7 +433,7 @@ impl RetryCommit {
         })
     }
 
-    /// The class of error of each row of a step.
+    /// Returns the class of error of each row of a step.
     fn error_of(&self, metadata: &StructArray, history: &str) -> Result<ArrayRef, ArrowError> {
         let (_, outcomes) = find_member(metadata, history)?;
         let error = outcomes.as_struct_opt().and_then(|outcomes| outcomes.column_by_name("error").cloned());
@@ -440,7 +441,7 @@ impl RetryCommit {
             .ok_or_else(|| ArrowError::SchemaError(format!("{}.{history} has no field error", self.metadata)))
     }
 
-    /// Where the rows of a batch are in the newest version.
+    /// Returns the files that hold the rows of a batch in the newest version.
     async fn find(&mut self, rows: &HashMap<RowKey, usize>) -> Result<BTreeSet<String>, TableError> {
         let field = |field: &str| format!("{}[{}]", name(&self.metadata), text(field));
         let sql = format!(
@@ -507,7 +508,8 @@ impl RetryCommit {
     }
 }
 
-/// The rows of a file in ranges whose new answers take some megabytes, each with its hits, counted from its first row.
+/// Splits the rows of a file into ranges whose new answers take some megabytes. The hits of a range are counted from
+/// its first row.
 fn pieces(batch: &FilledBatch, rows: usize, hits: &[RowMatch]) -> Vec<(Range<usize>, Vec<RowMatch>)> {
     let mut pieces = Vec::new();
     let (mut begin, mut bytes, mut own) = (0, 0, Vec::new());
@@ -524,7 +526,7 @@ fn pieces(batch: &FilledBatch, rows: usize, hits: &[RowMatch]) -> Vec<(Range<usi
     pieces
 }
 
-/// The rows of a batch by their keys.
+/// Returns the index of each row of a batch by its key.
 fn keys(batch: &FilledBatch) -> HashMap<RowKey, usize> {
     let keys = batch.chunks.iter().flat_map(|chunk| {
         chunk.physical.iter().map(|row| RowKey { file: Arc::clone(&chunk.file), row: *row })
@@ -538,7 +540,7 @@ fn find_member<'a>(metadata: &'a StructArray, name: &str) -> Result<(usize, &'a 
         .ok_or_else(|| ArrowError::SchemaError(format!("the metadata column has no field {name:?}")))
 }
 
-/// A column with new values at some of its rows, in their order.
+/// Returns a column with new values in some of its rows. `at` holds these rows in the order of `values`.
 fn replaced<T>(column: &ArrayRef, values: &ArrayRef, at: &[(usize, T)]) -> Result<ArrayRef, ArrowError> {
     let values = fitted(values, column.data_type())?;
     let mut indices: Vec<(usize, usize)> = (0..column.len()).map(|row| (0, row)).collect();
@@ -548,7 +550,7 @@ fn replaced<T>(column: &ArrayRef, values: &ArrayRef, at: &[(usize, T)]) -> Resul
     interleave(&[column.as_ref(), values.as_ref()], &indices)
 }
 
-/// The rows in the types of the table.
+/// Casts rows to the types of the table.
 fn conform(rows: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
     let columns = rows.columns().iter().zip(schema.fields()).map(|(column, field)| {
         if column.data_type() == field.data_type() {

@@ -1,4 +1,4 @@
-//! Rows with their outcomes, as the engine hands them over.
+//! Rows with their outcomes, as the engine passes them to the sink.
 
 use std::borrow::Cow;
 use std::io;
@@ -14,50 +14,50 @@ use crate::ident::{Fingerprint, Money, Tokens};
 use crate::source::Chunk;
 use crate::spill::SpillFile;
 
-/// What became of a row of a step.
+/// Outcome of one step for one row.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
     /// The model's answer.
     Answer(Content),
-    /// Nothing was asked.
+    /// No request was sent.
     Skipped,
-    /// An error.
+    /// The row failed.
     Failed(Failure),
-    /// What the target holds stays; only where failed rows are repaired.
+    /// The outcome in the target is kept; only in a retry.
     Unchanged,
 }
 
 /// An outcome and how it came about.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RowResult {
-    /// What became of the row.
+    /// The outcome.
     pub outcome: Outcome,
-    /// Name of the provider that was asked.
+    /// Name of the provider that the request was sent to.
     pub provider: Option<Arc<str>>,
-    /// The model that was asked.
+    /// The model that the request was sent to.
     pub model: Option<Arc<str>>,
-    /// Attempts; 0 if nothing was asked.
+    /// Number of attempts; 0 if no request was sent.
     pub attempts: u32,
-    /// Why the answer ends.
+    /// Why the model stopped, as the provider states it.
     pub finish_reason: Option<Arc<str>>,
-    /// What the answer used.
+    /// Tokens that the request used.
     pub tokens: Option<Tokens>,
-    /// What it cost: what the provider says, else its tokens at the job's prices.
+    /// Cost as the provider states it, else computed from the tokens and the job's prices.
     pub cost: Option<Money>,
-    /// Time that the answer took.
+    /// Time that the answer took, in milliseconds.
     pub latency_ms: Option<u64>,
-    /// Whether the answer was somebody else's first, and nothing was paid for it here.
+    /// Whether the answer was taken from another row, run or job, at no cost.
     pub shared: bool,
     /// Fingerprint of the request.
     pub fingerprint: Option<Fingerprint>,
     /// Fingerprint of the step's templates and parameters, as text.
     pub template: Option<Arc<str>>,
-    /// The text of the answer, where it is kept beside what it means.
+    /// The raw text of a typed answer, if the step keeps it.
     pub said: Option<Content>,
 }
 
 impl RowResult {
-    /// An outcome that nobody was asked for.
+    /// Returns an outcome for which no request was sent.
     #[must_use]
     pub fn unasked(outcome: Outcome) -> Self {
         RowResult {
@@ -86,16 +86,16 @@ impl RowResult {
         answer.into_iter().chain(&self.said)
     }
 
-    /// What the answer and its text take, in memory or once they are read back, in bytes.
+    /// Returns the size of the answer and its raw text in bytes, whether or not they are in memory.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.contents().map(Content::bytes).sum()
     }
 
-    /// Moves the answer and its text out of memory.
+    /// Moves the answer and its raw text out of memory into a file.
     ///
     /// # Errors
-    /// When they cannot be written; what was not stays in memory.
+    /// When they cannot be written; what was not written stays in memory.
     pub fn spill(&mut self, file: &SpillFile) -> io::Result<()> {
         if let Outcome::Answer(content) = &mut self.outcome {
             content.spill(file)?;
@@ -103,13 +103,13 @@ impl RowResult {
         self.said.as_mut().map_or(Ok(()), |said| said.spill(file))
     }
 
-    /// Whether the answer and its text are in memory.
+    /// Whether the answer and its raw text are in memory.
     #[must_use]
     pub fn is_loaded(&self) -> bool {
         self.contents().all(Content::is_loaded)
     }
 
-    /// The same with the answer and its text in memory.
+    /// Returns the result with its answer and raw text in memory.
     ///
     /// # Errors
     /// When they cannot be read back.
@@ -131,31 +131,32 @@ impl RowResult {
 /// Outcomes of some rows by step, with their answers in memory.
 pub(super) type LoadedOutcomes<'a> = Vec<Cow<'a, [RowResult]>>;
 
-/// Answers that become columns at once, in bytes; of one row there may be more. An Arrow array of texts holds 2 GiB.
+/// Maximum size in bytes of the answers that become columns together, except for a single larger row. An Arrow string
+/// array holds at most 2 GiB.
 pub(super) const PIECE_BYTES: usize = 4 << 20;
 
 /// A batch whose rows all have outcomes.
 #[derive(Debug)]
 pub struct FilledBatch {
-    /// Its plan.
+    /// Plan of the batch.
     pub plan: PlannedBatch,
-    /// When its rows were read.
+    /// Time at which the rows were read.
     pub opened_at: DateTime<Utc>,
-    /// Its rows, in order.
+    /// The rows, in order.
     pub chunks: Vec<Chunk>,
     /// Outcomes by step, then by row.
     pub outcomes: Vec<Vec<RowResult>>,
 }
 
 impl FilledBatch {
-    /// Rows in it.
+    /// Returns the number of rows.
     #[must_use]
     pub fn rows(&self) -> usize {
         self.chunks.iter().map(|chunk| chunk.rows.num_rows()).sum()
     }
 
-    /// The rows in pieces whose answers take some megabytes, each within a chunk: the place of its first row in the
-    /// batch, and the rows.
+    /// Splits the rows into pieces whose answers take some megabytes, each within one chunk. Returns for each piece
+    /// the index of its first row in the batch, and its rows.
     pub(super) fn pieces(&self) -> Vec<(usize, Chunk)> {
         let mut pieces = Vec::new();
         let mut first = 0;
@@ -176,7 +177,7 @@ impl FilledBatch {
         pieces
     }
 
-    /// The outcomes of some rows, by step, with their answers in memory.
+    /// Returns the outcomes of some rows by step, with their answers in memory.
     ///
     /// # Errors
     /// When they cannot be read back.
@@ -184,7 +185,7 @@ impl FilledBatch {
         self.outcomes.iter().map(|step| load_all(&step[rows.clone()])).collect()
     }
 
-    /// Errors of each row, in order.
+    /// Counts the errors of each row, in order.
     pub(super) fn error_counts(&self) -> Vec<i32> {
         let mut counts = vec![0; self.rows()];
         for step in &self.outcomes {
@@ -223,7 +224,7 @@ mod tests {
             let rows_of = RecordBatch::try_from_iter([("id", Arc::new(ids) as _)]).unwrap();
             Chunk { file: "a".into(), physical: rows.collect(), rows: rows_of }
         };
-        // Rows of a megabyte, one of them of ten, and many small ones.
+        // 19 rows of 1 MiB, one of 10 MiB, and many small ones.
         let size = |row: usize| match row {
             3 => 10 << 20,
             0..20 => 1 << 20,

@@ -1,4 +1,4 @@
-//! The target's columns, and whether an existing table has them.
+//! Defines the target's columns and checks that an existing table fits them.
 
 use std::sync::Arc;
 
@@ -23,20 +23,21 @@ const RESERVED: [&str; 6] = [APP_ID, BATCH_ID, RUN_ID, SOURCE_FILE, SOURCE_ROW, 
 /// Table property that lets a `txn` action expire, after which a batch could be written again.
 pub(super) const RETENTION: &str = "delta.setTransactionRetentionDuration";
 const STATS_COLUMNS: &str = "delta.dataSkippingStatsColumns";
-/// How columns begin that only queries have.
+/// Prefix of columns that exist in queries only.
 const INTERNAL: &str = "__enrich";
 const CHECKPOINT_INTERVAL: &str = "delta.checkpointInterval";
-/// Statistics as columns of the log's checkpoints: one can be looked at without decoding all of them.
+/// Writes statistics as columns in the log's checkpoints: one can be read without decoding all of them.
 const STATS_AS_STRUCT: &str = "delta.checkpoint.writeStatsAsStruct";
-/// Commits between two checkpoints of the log, as many as Spark's default. The log's tail is in memory.
+/// Number of commits between two checkpoints of the log, as in Spark's default. The commits after a checkpoint are
+/// held in memory.
 const LOG_CHECKPOINT_AFTER: u32 = 10;
-/// Source columns that statistics are kept for, as many as Delta's own default.
+/// Number of source columns with statistics, as in Delta's own default.
 const STATS_LIMIT: usize = 32;
 
-/// The columns of the target: the source's, each step's output, and the metadata column, if there is one.
+/// Returns the columns of the target: the source's, each step's output, and the metadata column, if there is one.
 ///
 /// # Errors
-/// When names clash or a type cannot be held.
+/// When names clash or a type cannot be stored.
 pub fn check_columns(job: &Job, source: &Schema) -> Result<SchemaRef, TargetError> {
     let wrong = |message: String| TargetError::Columns { message };
     let clash = |name: &str| {
@@ -111,7 +112,7 @@ fn metadata_fields(job: &Job) -> Fields {
     fields.into()
 }
 
-/// The metadata column of the job, in the names that a table has for the structs of its steps.
+/// Returns the type of the job's metadata column, with the names that an existing table uses for the steps' structs.
 fn metadata_like(job: &Job, table: &DataType) -> DataType {
     let wanted = metadata_fields(job);
     let DataType::Struct(has) = table else { return DataType::Struct(wanted) };
@@ -124,37 +125,37 @@ fn metadata_like(job: &Job, table: &DataType) -> DataType {
     DataType::Struct(renamed.collect())
 }
 
-/// What a job wants of its target.
+/// The columns that a job needs in its target.
 pub(super) struct Wants<'a> {
-    /// The columns of its rows.
+    /// All columns of the rows.
     pub(super) columns: &'a Schema,
-    /// Those among them that are not the source's.
+    /// Names of the columns that do not come from the source.
     pub(super) own: &'a [&'a str],
-    /// Columns of the source that it does not carry.
+    /// Columns of the source that the job does not carry to the target.
     pub(super) left_out: &'a [String],
 }
 
-/// A target that was held against a job.
+/// An existing target that fits the job.
 pub(super) struct OpenedTarget {
     pub(super) table: Table,
-    /// What has to be done to it before rows are written.
+    /// The schema change to make before rows are written.
     pub(super) change: SchemaChange,
 }
 
-/// What a target lacks for the rows of a job.
+/// Schema change that a target needs before a job can write to it.
 #[derive(Clone, Debug)]
 pub(super) enum SchemaChange {
-    /// Nothing.
+    /// No change.
     None,
-    /// These columns, null in the rows that are there. Of a struct that is there, the fields that it has and is to get.
+    /// Adds these columns, null in existing rows. A struct that exists already is listed with its old and new fields.
     Add(Vec<Arc<Field>>),
-    /// It holds no row, and its columns are another job's: it gets these.
+    /// Replaces all columns: the table was created for another job and holds no row.
     Replace(SchemaRef),
 }
 
-/// Opens the target and holds it against the columns that the job needs; `None` if it is not there yet. Columns of the
-/// job's steps (`own`) that it lacks are to be added; what becomes of columns of the source that it lacks is for
-/// `on_new_columns` to say.
+/// Opens the target and checks it against the columns that the job needs. Returns `None` if there is no table yet.
+/// Missing columns of the job's steps (`own`) are added; `on_new_columns` decides about missing columns of the
+/// source.
 pub(super) async fn open(job: &Job, wants: &Wants<'_>) -> Result<Option<OpenedTarget>, TargetError> {
     let at = &job.target.location;
     if !is_delta_table(at).await? {
@@ -173,7 +174,7 @@ pub(super) async fn open(job: &Job, wants: &Wants<'_>) -> Result<Option<OpenedTa
     let change = match held_against(job, wants, table.schema()?.as_ref(), &partitions) {
         Ok(add) if add.is_empty() => SchemaChange::None,
         Ok(add) => SchemaChange::Add(add),
-        // Made by a run that wrote nothing, and the job was changed since.
+        // The table was created by a run that wrote nothing, and the job was changed since.
         Err(_) if is_ours_and_empty(job, &table).await? => {
             SchemaChange::Replace(Arc::new(wants.columns.clone()))
         }
@@ -182,7 +183,7 @@ pub(super) async fn open(job: &Job, wants: &Wants<'_>) -> Result<Option<OpenedTa
     Ok(Some(OpenedTarget { table, change }))
 }
 
-/// Whether a table was made for a job of this kind, and holds no row.
+/// Whether a table has a metadata column like the job's and the same partitions, and holds no row.
 async fn is_ours_and_empty(job: &Job, table: &Table) -> Result<bool, TargetError> {
     let wanted = job.target.partition_by.as_ref();
     let partitions = table.partition_columns()?;
@@ -193,7 +194,7 @@ async fn is_ours_and_empty(job: &Job, table: &Table) -> Result<bool, TargetError
         && table.files().await?.is_empty())
 }
 
-/// Holds the columns of a table against those that a job needs, and returns those that are to be added.
+/// Checks the columns of a table against those that a job needs, and returns those to add.
 fn held_against(
     job: &Job,
     wants: &Wants<'_>,
@@ -210,7 +211,7 @@ fn held_against(
     let kept = Schema::new(kept.cloned().collect::<Vec<_>>());
     let metadata = job.target.metadata_column.as_deref();
     if let Some(metadata) = metadata.filter(|metadata| schema.field_with_name(metadata).is_err()) {
-        // Of a table that lacks other columns too, those are named: it is no target of this job.
+        // A table that lacks other columns too is no target of this job: the error names those columns instead.
         fits(schema, &kept, own).map_err(misfit)?;
         if let Some(lacking) =
             wanted.fields().iter().find(|field| is_own(field) && is_new(field) && field.name() != metadata)
@@ -266,7 +267,7 @@ fn held_against(
     Ok(to_add)
 }
 
-/// The type that has the fields of both, of structs at any depth; `None` where values of one are none of the other.
+/// Merges two types: structs at any depth get the fields of both. Returns `None` if the types are incompatible.
 fn grown(has: &DataType, wants: &DataType) -> Option<DataType> {
     match (has, wants) {
         (DataType::Struct(has), DataType::Struct(wants)) => {
@@ -275,7 +276,7 @@ fn grown(has: &DataType, wants: &DataType) -> Option<DataType> {
                     let grown = grown(field.data_type(), wanted.data_type())?;
                     Some(Arc::new(field.as_ref().clone().with_data_type(grown)))
                 }
-                // It becomes null.
+                // The field is null in new rows.
                 None => field.is_nullable().then(|| Arc::clone(field)),
             });
             let new = wants.iter().filter(|field| has.find(field.name()).is_none());
@@ -291,15 +292,15 @@ fn grown(has: &DataType, wants: &DataType) -> Option<DataType> {
     }
 }
 
-/// Whether a column is a metadata column of some job.
+/// Whether a column is a metadata column, of this or another job.
 fn is_metadata(field: &Field) -> bool {
     let DataType::Struct(fields) = field.data_type() else { return false };
     RESERVED.iter().all(|name| fields.find(name).is_some())
 }
 
-/// Whether nothing but folders of this program is where the target is to be.
+/// Checks that the target's location is empty except for folders of this program.
 pub(super) async fn is_free(at: &Location) -> Result<(), TargetError> {
-    // Another run may just have made the table.
+    // Another run may have created the table in the meantime.
     match is_vacant(at).await? || is_delta_table(at).await? {
         true => Ok(()),
         false => Err(TargetError::NoTable { at: at.clone() }),
@@ -314,7 +315,7 @@ pub(super) async fn create(job: &Job, wanted: &Schema) -> Result<Table, TargetEr
     Ok(Table::create(location, wanted, partitions, &properties).await?)
 }
 
-/// Whether a target may be partitioned by these columns.
+/// Checks that a target may be partitioned by these columns.
 fn check_partitions(job: &Job, wanted: &Schema, partitions: &[String]) -> Result<(), TargetError> {
     let wrong = |column: &str, what: &str| {
         let message = format!("target.partition_by names {column:?}, {what}");
@@ -345,7 +346,7 @@ fn check_partitions(job: &Job, wanted: &Schema, partitions: &[String]) -> Result
     Ok(())
 }
 
-/// The table properties that a target of these columns is created with.
+/// Returns the table properties that a target with these columns is created with.
 #[must_use]
 pub fn properties(
     wanted: &Schema,
@@ -360,9 +361,9 @@ pub fn properties(
         .fields()
         .iter()
         .filter(is_plain)
-        // Spark refuses to alter a table that lists these.
+        // Spark refuses to alter a table that lists partition columns here.
         .filter(|field| !partitions.contains(field.name()))
-        // The writer takes the property for SQL names and splits it at commas.
+        // The writer parses the property as SQL names and splits it at commas.
         .filter(|field| field.name().chars().all(|c| c.is_ascii_alphanumeric() || c == '_'))
         .take(STATS_LIMIT)
         .map(|field| quoted(field.name()))
@@ -375,7 +376,8 @@ pub fn properties(
     ]
 }
 
-/// Whether a table takes rows of these columns and of those of the steps; its further columns become null.
+/// Checks that a table accepts rows with these columns and those of the steps. Further columns of the table become
+/// null.
 fn fits(table: &Schema, wanted: &Schema, own: &[&str]) -> Result<(), String> {
     for field in wanted.fields() {
         let name = field.name();
@@ -405,7 +407,7 @@ fn other_type(name: &str, found: &DataType, wanted: &DataType) -> String {
     format!("its column {name:?} has the type {found}, and {wanted} is to be written")
 }
 
-/// Where two types differ, down to the field that does.
+/// Returns the innermost field at which two types differ, with both its types.
 fn difference<'a>(
     name: &str,
     found: &'a DataType,
@@ -423,7 +425,7 @@ fn difference<'a>(
     }
 }
 
-/// Whether two types hold the same values; names of list items and nullability do not matter.
+/// Whether two types hold the same values. Names of list items and nullability are ignored.
 fn same_type(a: &DataType, b: &DataType) -> bool {
     match (a, b) {
         (DataType::List(a), DataType::List(b)) => same_type(a.data_type(), b.data_type()),
@@ -443,7 +445,7 @@ fn same_type(a: &DataType, b: &DataType) -> bool {
     }
 }
 
-/// Whether a column of the table takes values of a type: text is bytes, too.
+/// Whether a column of the table accepts values of a type: a binary column also accepts text.
 fn takes(table: &DataType, values: &DataType) -> bool {
     same_type(table, values) || (*table == DataType::Binary && *values == DataType::Utf8)
 }

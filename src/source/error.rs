@@ -1,9 +1,9 @@
 //! Sources that cannot be read.
 
 use crate::checkpoint::FileRange;
-use crate::report::counted;
 use crate::store::Location;
 use crate::table::TableError;
+use crate::wording::counted;
 
 /// A source that cannot be read.
 #[derive(Debug, thiserror::Error)]

@@ -20,9 +20,9 @@ use percent_encoding::percent_decode_str;
 use super::SourceError;
 use super::file::Root;
 use super::footer::{ByteStrings, load};
-use crate::report::counted;
 use crate::store::Location;
 use crate::table::objects;
+use crate::wording::counted;
 
 const LOG_FOLDER: &str = "_delta_log";
 /// How a file begins and ends ("File format" in the documentation of Parquet), and how one ends whose footer is

@@ -14,9 +14,9 @@ use super::listing::{FolderListing, Footer, FoundFile, list, look};
 use super::{HeldFile, ReadProgress, SourceError};
 use crate::checkpoint::{FileRange, Position};
 use crate::config::{OnUnsupported, SourceSpec};
-use crate::report::counted;
 use crate::store::Location;
 use crate::table::delta_schema;
+use crate::wording::counted;
 
 /// Footers that are read side by side.
 const FOOTERS_AT_ONCE: usize = 16;

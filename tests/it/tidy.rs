@@ -15,6 +15,7 @@ const LAYERS: &[&[(&str, &[&str])]] = &[
         ("spill", &[]),
         ("tokenizer", &[]),
         ("event", &["fault", "ident", "passed"]),
+        ("wording", &[]),
         ("faultpoint", &[]),
     ],
     &[("config", &["store"]), ("wire", &[]), ("store", &[])],
@@ -29,7 +30,7 @@ const LAYERS: &[&[(&str, &[&str])]] = &[
         ("transport", &["decode", "prompt"]),
         ("admission", &[]),
         ("simulator", &[]),
-        ("report", &[]),
+        ("tally", &[]),
     ],
     &[
         ("source", &[]),
@@ -39,6 +40,7 @@ const LAYERS: &[&[(&str, &[&str])]] = &[
         ("metrics", &["sink"]),
     ],
     &[("ledger", &[]), ("engine", &["ledger"])],
+    &[("progress", &[]), ("report_page", &[])],
     &[("cli", &[])],
 ];
 
@@ -114,12 +116,12 @@ fn crates_with_a_door_are_named_behind_it_only() {
         ("deltalake", &["table"][..]),
         ("reqwest", &["transport"]),
         ("governor", &["admission"]),
-        ("axum", &["simulator", "report"]),
+        ("axum", &["simulator", "progress"]),
         ("tiktoken_rs", &["tokenizer"]),
         ("anyhow", &["cli"]),
         ("rusqlite", &["cache"]),
-        ("plotters", &["report"]),
-        ("prometheus", &["report"]),
+        ("plotters", &["report_page"]),
+        ("prometheus", &["progress"]),
     ] {
         for (file, text) in files() {
             let names = text.contains(&format!("{name}::")) || text.contains(&format!("use {name}"));

@@ -32,11 +32,11 @@ use crate::ident::{BatchId, Lineage, Money, RunId};
 use crate::journal::{self, JournalFolder, StrayAnswers};
 use crate::ledger::{Ledger, Window};
 use crate::metrics::AskedKind;
-use crate::report::Tally;
 use crate::sink::{Committed, FilledBatch, Outcome, RowResult, Sink};
 use crate::source::{Chunk, Source};
 use crate::store::{self, Folder};
 use crate::table::is_delta_table;
+use crate::tally::Tally;
 
 /// Rows that are shown.
 const SHOWN: usize = 5;
@@ -129,17 +129,16 @@ pub(super) async fn ask(
         folder: folder.clone(),
         stray_answers,
         learned,
-        budget,
+        account: budget.account,
         cache,
         open: Vec::new(),
-        copier: None,
     };
     let mut enricher =
         Enricher::start(prepared, ledger, journals, None, Strictness::Probation, voice.clone());
     enricher.seed(&[])?;
     let kept = CollectingDrain { folder, outcomes: Arc::default() };
     let feed = PilotBatch { plan, chunks: chunks.clone() };
-    let running = Running::new(enricher, feed, kept.clone(), lineage, lease_guard, voice);
+    let running = Running::new(enricher, feed, kept.clone(), lineage, lease_guard, None, voice);
     let options = RunOptions {
         grace: GRACE,
         max_rows: None,

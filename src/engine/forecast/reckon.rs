@@ -12,9 +12,9 @@ use crate::engine::run_budget::Spent;
 use crate::ident::{Money, Tokens};
 use crate::meter::{Interval, Listed, SampledRow, counted_total, listed, total};
 use crate::metrics::{AskedKind, Figures};
-use crate::report::counted;
 use crate::sink::{Outcome, RowResult};
 use crate::tokenizer::Encoding;
+use crate::wording::counted;
 
 /// Rows that a pilot asks, at most.
 const MOST_ASKED: u64 = 10_000;

@@ -1,0 +1,138 @@
+//! The figures of a run at one moment, as the display and the log show them.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::moving_average::MovingAverage;
+use crate::clock::Instant;
+use crate::ident::Tokens;
+use crate::tally::{Tally, Totals};
+
+/// How far a run has come.
+#[derive(Clone, Debug, Default)]
+pub(super) struct RunProgress {
+    /// Rows that are through all their steps.
+    pub(super) rows: u64,
+    /// Rows that the run is for, where that is known.
+    pub(super) of: Option<u64>,
+    /// Rows a second, as a moving average; none in the first second.
+    pub(super) per_second: Option<f64>,
+    /// Time left at that pace.
+    pub(super) left: Option<Duration>,
+    pub(super) in_flight: u64,
+    pub(super) errors: BTreeMap<&'static str, u64>,
+    pub(super) retries: u64,
+    pub(super) throttled: u64,
+    pub(super) tokens: Tokens,
+    /// How the limits of each provider stand, in words.
+    pub(super) providers: Vec<String>,
+    /// What is waited for, in words.
+    pub(super) waiting: Option<String>,
+}
+
+impl RunProgress {
+    fn new(totals: Totals, pace: Option<f64>, now: Instant) -> Self {
+        let of = totals.planned();
+        let todo = of.map(|of| of.saturating_sub(totals.rows));
+        #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+        let left = match (todo, pace) {
+            (Some(todo), Some(pace)) if pace > 0.0 => Duration::try_from_secs_f64(todo as f64 / pace).ok(),
+            _ => None,
+        };
+        RunProgress {
+            rows: totals.rows,
+            of,
+            per_second: pace,
+            left,
+            in_flight: totals.in_flight(),
+            waiting: totals.waiting(now),
+            providers: totals.providers.iter().map(|(name, figures)| figures.in_words(name)).collect(),
+            errors: totals.errors,
+            retries: totals.retries,
+            throttled: totals.throttled,
+            tokens: totals.tokens,
+        }
+    }
+
+    /// Classes of error with their counts, the most frequent first.
+    pub(super) fn errors_by_class(&self) -> Vec<String> {
+        let mut errors: Vec<(&str, u64)> =
+            self.errors.iter().map(|(class, count)| (*class, *count)).collect();
+        errors.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        errors.iter().map(|(class, count)| format!("{class} {count}")).collect()
+    }
+
+    pub(super) fn error_count(&self) -> u64 {
+        self.errors.values().sum()
+    }
+}
+
+/// Reads a tally again and again.
+#[derive(Debug)]
+pub(super) struct ProgressGauge {
+    tally: Tally,
+    pace: MovingAverage,
+}
+
+impl ProgressGauge {
+    pub(super) fn new(tally: Tally) -> Self {
+        ProgressGauge { tally, pace: MovingAverage::default() }
+    }
+
+    /// The figures of this moment; none before the run has begun.
+    pub(super) fn read(&mut self, now: Instant) -> Option<RunProgress> {
+        let totals = self.tally.totals();
+        totals.run?;
+        // What the journal held is done in a moment and says nothing about the rest.
+        let pace = self.pace.note(now, totals.rows - totals.recovered_rows);
+        Some(RunProgress::new(totals, pace, now))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+    use crate::event::{Ending, Event, Extent, Listener, Origin};
+    use crate::fault::Class;
+    use crate::ident::RunId;
+
+    fn settled(origin: Origin, extent: Extent) -> Event<'static> {
+        Event::Settled { ending: Ending::Answer, extent, origin }
+    }
+
+    #[test]
+    fn a_row_counts_once_and_what_the_journal_held_is_no_pace() {
+        let tally = Tally::default();
+        let mut gauge = ProgressGauge::new(tally.clone());
+        let start = clock::now();
+        tally.on(&Event::Outstanding { rows: 100, most_asked: None });
+        assert!(gauge.read(start).is_none());
+        tally.on(&Event::Started { run: RunId::random() });
+        assert_eq!(gauge.read(start).unwrap().per_second, None);
+        for _ in 0..20 {
+            tally.on(&settled(Origin::Journal, Extent::Step));
+            tally.on(&settled(Origin::Journal, Extent::Row));
+        }
+        for _ in 0..10 {
+            tally.on(&settled(Origin::Asked, Extent::Step));
+            tally.on(&settled(Origin::Asked, Extent::Row));
+        }
+        let figures = gauge.read(start + Duration::from_secs(5)).unwrap();
+        assert_eq!((figures.rows, figures.of, figures.per_second), (30, Some(100), Some(2.0)));
+        assert_eq!(figures.left, Some(Duration::from_secs(35)));
+        tally.on(&Event::Outstanding { rows: 100, most_asked: Some(40) });
+        let figures = gauge.read(start + Duration::from_secs(5)).unwrap();
+        assert_eq!(figures.of, Some(60), "twenty rows needed no asking");
+    }
+
+    #[test]
+    fn the_most_frequent_class_comes_first() {
+        let errors = [(Class::BadRequest.name(), 2), (Class::Timeout.name(), 10)].into();
+        let figures = RunProgress { errors, ..RunProgress::default() };
+        assert_eq!(
+            (figures.errors_by_class().join(", ").as_str(), figures.error_count()),
+            ("timeout 10, bad_request 2", 12)
+        );
+    }
+}
