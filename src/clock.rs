@@ -1,33 +1,33 @@
-//! Time and chance, in one place, so that tests can hold both.
+//! Time and random delays, in one place, so that tests can control both.
 //!
-//! The monotonic clock is tokio's: under `tokio::time::pause` it stands still until a test moves it.
-//! Nothing else in the crate may ask for the time or for random numbers (a lint sees to the first).
+//! The monotonic clock is tokio's: under `tokio::time::pause` it stands still until a test moves it. Nothing else in
+//! the crate may read the time or draw random delays (a lint enforces the first).
 
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-/// A moment of the monotonic clock.
+/// A point in time of the monotonic clock.
 pub type Instant = tokio::time::Instant;
 
-/// The present moment.
+/// Returns the current time of the monotonic clock.
 #[must_use]
 #[expect(clippy::disallowed_methods, reason = "this is the one place")]
 pub fn now() -> Instant {
     Instant::now()
 }
 
-/// The wall clock's time, for people and for table columns; never for intervals.
+/// Returns the time of the wall clock, for people and for table columns; never for intervals.
 #[must_use]
 #[expect(clippy::disallowed_methods, reason = "this is the one place")]
 pub fn wall() -> DateTime<Utc> {
     Utc::now()
 }
 
-/// Holds the wall clock to what can be: rows are stamped with it, and ages are taken by it.
+/// Checks that the wall clock is set: rows are stamped with it, and ages are computed from it.
 ///
 /// # Errors
-/// When it is not set, with what to do about it.
+/// When it shows a time before 1970, with a message for the user.
 pub fn is_set(wall: DateTime<Utc>) -> Result<(), String> {
     if wall < DateTime::UNIX_EPOCH {
         return Err(format!(
@@ -38,7 +38,7 @@ pub fn is_set(wall: DateTime<Utc>) -> Result<(), String> {
     Ok(())
 }
 
-/// A moment as people are told it, to the second.
+/// Formats a time for people, to the second.
 #[must_use]
 pub fn format_time(at: DateTime<Utc>) -> String {
     at.format("%Y-%m-%d %H:%M:%S UTC").to_string()
@@ -49,26 +49,26 @@ pub fn format_time(at: DateTime<Utc>) -> String {
 pub struct Jitter(fastrand::Rng);
 
 impl Jitter {
-    /// A sequence that differs from run to run.
+    /// Creates a sequence that differs from run to run.
     #[must_use]
     pub fn from_entropy() -> Self {
         Jitter(fastrand::Rng::new())
     }
 
-    /// The same sequence for the same seed.
+    /// Creates a sequence that is the same for the same seed.
     #[must_use]
     pub fn seeded(seed: u64) -> Self {
         Jitter(fastrand::Rng::with_seed(seed))
     }
 
-    /// Another sequence, that follows from this one.
+    /// Creates another sequence, determined by the state of this one.
     #[must_use]
     pub fn fork(&mut self) -> Self {
         Jitter(self.0.fork())
     }
 
-    /// Full jitter: a uniform delay between nothing and `most`
-    /// (M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
+    /// Full jitter: returns a uniformly random delay between zero and `most` (M. Brooker, "Exponential Backoff And
+    /// Jitter", AWS Architecture Blog, 2015).
     #[must_use]
     pub fn full(&mut self, most: Duration) -> Duration {
         most.mul_f64(self.0.f64())

@@ -1,7 +1,7 @@
-//! What the engine tells the world: its only voice.
+//! Events of a run: the engine's only output.
 //!
-//! The engine prints nothing and logs nothing; it sends events, and listeners make of them a display,
-//! a log or a summary. A listener must return quickly: it is called from the engine's own task.
+//! The engine prints and logs nothing. It sends events, and listeners turn them into a display, a log or a summary. A
+//! listener must return quickly: it is called from the engine's own task.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,39 +11,39 @@ use crate::fault::{Class, Failure, Scarce};
 use crate::ident::{BatchId, Money, RunId, Tokens};
 use crate::passed::PassedOver;
 
-/// How a row of a step ended.
+/// Kind of outcome of a step for a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
     /// The model's answer.
     Answer,
-    /// Nothing was asked: the inputs are null.
+    /// No request was sent: the inputs are null.
     Skipped,
     /// An error of this class.
     Failed(Class),
 }
 
-/// What of a row has its outcome.
+/// Whether an outcome completes its row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extent {
-    /// All of it: this was its last step.
+    /// The row is complete: this was its last step.
     Row,
-    /// A step before the last.
+    /// The row has further steps.
     Step,
 }
 
-/// Where an outcome came from.
+/// Origin of an outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// The provider was asked, in this run.
+    /// A request in this run.
     Asked,
-    /// The journal of a former run.
+    /// The journal of an earlier run.
     Journal,
-    /// Nobody had to be asked.
+    /// No request was needed.
     Unasked,
 }
 
-/// What a provider's dispatcher waits for while rows are ready to be asked. A place among the requests in
-/// flight is not in this list: a run that waits for answers is as it should be.
+/// Reason why a provider's dispatcher waits while rows are ready to be sent. The limit on requests in flight is not a
+/// reason: waiting for answers is the normal state of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Waiting {
     /// The quota of requests per minute.
@@ -52,100 +52,100 @@ pub enum Waiting {
     TokensPerMinute,
     /// The end of a pause that the provider asked for.
     Pause,
-    /// The next try of a provider that failed too often.
+    /// The next trial of a provider whose circuit breaker is open.
     Breaker,
-    /// The delays before the next attempts of rows that failed; nothing else is left to be asked.
+    /// The delays before the next attempts of failed rows; no other row is ready.
     Backoff,
-    /// What requests in flight leave of the budget.
+    /// The part of the budget that requests in flight may still use.
     Budget,
 }
 
-/// What keeps rows that come next out of the window.
+/// Reason why the next rows do not enter the window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hold {
-    /// Rows of this batch, the oldest one, that have no outcome yet.
+    /// Rows of this batch, the oldest one, have no outcome yet.
     SlowRows(BatchId),
-    /// The commit of this batch.
+    /// The commit of this batch is not finished.
     Commit(BatchId),
 }
 
-/// How a provider's limits stand at a moment.
+/// State of a provider's limits at a moment.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LimitGauge {
-    /// Requests that were sent in this run.
+    /// Number of requests sent in this run.
     pub requests: u64,
-    /// Those among them that were refused for being asked too much.
+    /// Number of these that were refused by a rate limit.
     pub throttled: u64,
-    /// Requests that may be in flight at once.
+    /// Number of requests that may be in flight at once.
     pub concurrency: u32,
-    /// How much of each limit that is known is used.
+    /// Utilization of each known limit.
     pub shares: Vec<LimitShare>,
-    /// Whether its breaker is open.
+    /// Whether the provider's circuit breaker is open.
     pub is_open: bool,
 }
 
-/// How much of a limit is used.
+/// Utilization of a limit.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LimitShare {
-    /// What is limited.
+    /// The limited quantity.
     pub of: Scarce,
-    /// The limit, configured, stated by the provider or learned, in a minute.
+    /// The limit per minute, whether configured, stated by the provider or learned.
     pub per_minute: f64,
-    /// What was taken of it since the first request, 1 for all of it.
+    /// Share of the limit used since the first request; 1 for all of it.
     pub used: f64,
 }
 
-/// Something that happened.
+/// Something that happened in a run.
 #[derive(Debug)]
 pub enum Event<'a> {
-    /// Source, target and checkpoint fit: the run begins.
+    /// The run begins: source, target and checkpoint fit.
     Started {
-        /// Its id, as in the target.
+        /// Id of the run, as in the target.
         run: RunId,
     },
     /// Rows that are not in the target, as far as known when the run started.
     Outstanding {
-        /// Rows of planned and of unread files together.
+        /// Number of rows in planned and in unread files together.
         rows: u64,
-        /// Rows that this run may ask about, where that is limited; those that need no asking come on top.
+        /// Maximum number of rows that this run may send, if limited; rows without a request come on top.
         most_asked: Option<u64>,
     },
-    /// Rows of the source that no run asks about, in all up to now.
+    /// Rows of the source that no run sends, in total so far.
     PassedOver(PassedOver),
     /// A batch was planned and its plan is durable.
     Planned {
         /// The batch.
         batch: BatchId,
-        /// Rows in it.
+        /// Number of rows.
         rows: u64,
     },
-    /// A batch's rows are in memory; what a former run had already been answered is in place.
+    /// A batch's rows are in memory, with the outcomes that an earlier run left in the journal.
     Opened {
         /// The batch.
         batch: BatchId,
-        /// Rows in it.
+        /// Number of rows.
         rows: u64,
-        /// Outcomes that came from the journal.
+        /// Number of outcomes that came from the journal.
         recovered: u64,
-        /// Rows decoded from Parquet for this batch, those before it in its row group included.
+        /// Number of rows decoded from Parquet for this batch, including those before it in its row group.
         decoded: u64,
-        /// Rows of its plan that are deleted in the source.
+        /// Number of rows of its plan that are deleted in the source.
         deleted: u64,
     },
-    /// An attempt failed and the row will be tried again.
+    /// An attempt failed and will be retried.
     Retried {
         /// Name of the provider.
         provider: &'a str,
-        /// Why.
+        /// Why the attempt failed.
         failure: &'a Failure,
-        /// When it is tried again at the earliest.
+        /// Minimum delay before the retry.
         after: Duration,
     },
-    /// An attempt came to nothing because the provider is asked too much; the row loses nothing.
+    /// An attempt was refused by a rate limit. It does not count against the row.
     Throttled {
         /// Name of the provider.
         provider: &'a str,
-        /// What it said.
+        /// The refusal.
         failure: &'a Failure,
     },
     /// A request is about to be sent.
@@ -162,103 +162,103 @@ pub enum Event<'a> {
     InFlight {
         /// Name of the provider.
         provider: &'a str,
-        /// How many there are now.
+        /// Number of requests in flight now.
         requests: u32,
     },
-    /// How a provider's limits stand; told now and then, and at the end.
+    /// State of a provider's limits; sent from time to time, and at the end.
     Gauged {
         /// Name of the provider.
         provider: &'a str,
-        /// The figures.
+        /// The state.
         gauge: &'a LimitGauge,
     },
-    /// What a provider's dispatcher waits for changed.
+    /// The reason why a provider's dispatcher waits has changed.
     Waiting {
         /// Name of the provider.
         provider: &'a str,
-        /// What it waits for; none if it sends what it can.
+        /// The reason, or `None` if the dispatcher does not wait.
         waiting: Option<Waiting>,
-        /// How long that takes, as far as is known now.
+        /// Expected length of the wait.
         left: Duration,
     },
-    /// What keeps the next rows from being read and asked changed; none if nothing does.
+    /// The reason why the next rows do not enter the window has changed; `None` if they do.
     Held(Option<Hold>),
-    /// A provider asked to wait, or failed so often that it is left alone for a while.
+    /// A provider asked for a pause, or its circuit breaker opened.
     Paused {
         /// Name of the provider.
         provider: &'a str,
-        /// Why.
+        /// The failure that caused it.
         failure: &'a Failure,
-        /// For how long.
+        /// Length of the pause.
         pause: Duration,
     },
-    /// A row of a step has its outcome.
+    /// A step of a row has its outcome.
     Settled {
-        /// How it ended.
+        /// Kind of the outcome.
         ending: Ending,
-        /// The row itself, or a step of it that others follow.
+        /// Whether the row is complete.
         extent: Extent,
-        /// Where that came from.
+        /// Origin of the outcome.
         origin: Origin,
     },
-    /// An answer was paid for, whatever becomes of its row.
+    /// An answer was paid for, whatever the row's outcome.
     Paid {
-        /// What it used.
+        /// Tokens that it used.
         tokens: Tokens,
-        /// What it cost; none if nobody says.
+        /// Its cost, or `None` if unknown.
         cost: Option<Money>,
     },
-    /// What a batch was to hold and the target does not take: it holds errors instead.
+    /// Outcomes of a batch break constraints of the target; errors are written instead.
     Refused {
-        /// Answers.
+        /// Number of answers among them.
         answers: u64,
-        /// Outcomes for which nothing was asked.
+        /// Number of skipped rows among them.
         skipped: u64,
     },
-    /// A batch is in the target table.
+    /// A batch was committed to the target.
     Committed {
         /// The batch.
         batch: BatchId,
-        /// Rows in it.
+        /// Number of rows.
         rows: u64,
         /// Version of the table that holds it.
         version: u64,
     },
-    /// A batch turned out to be in the target table already.
+    /// A batch was already in the target.
     AlreadyCommitted {
         /// The batch.
         batch: BatchId,
     },
-    /// Something a person may want to know; the run goes on.
+    /// A message for a person; the run goes on.
     Notice(&'a str),
-    /// The run takes no new rows any more and ends.
+    /// The run starts no new rows and ends.
     Stopping(&'a str),
 }
 
 /// Receives events.
 pub trait Listener: Send + Sync {
-    /// Takes note of an event.
+    /// Handles an event.
     fn on(&self, event: &Event<'_>);
 }
 
-/// The engine's end of the line: hands every event to every listener, in order.
+/// Sends every event to every listener, in order.
 #[derive(Clone, Default)]
 pub struct Voice(Arc<[Box<dyn Listener>]>);
 
 impl Voice {
-    /// A voice that these listeners hear.
+    /// Creates a voice with these listeners.
     #[must_use]
     pub fn new(listeners: Vec<Box<dyn Listener>>) -> Self {
         Voice(listeners.into())
     }
 
-    /// A voice that one more hears.
+    /// Returns a voice with one more listener.
     #[must_use]
     pub fn and(self, listener: Box<dyn Listener>) -> Self {
         Voice::new(vec![Box::new(self), listener])
     }
 
-    /// Tells every listener.
+    /// Sends an event to every listener.
     pub fn say(&self, event: &Event<'_>) {
         self.0.iter().for_each(|listener| listener.on(event));
     }

@@ -1,32 +1,32 @@
-//! The classes of failure and what each of them means for the row and for the run.
+//! Classes of failure, and what each means for the row and for the run.
 //!
-//! A failure is classified once, where it is met, and nobody reads a message to find out what to do.
-//! The names of the classes are part of the data: they stand in the target table and in the journal.
+//! A failure is classified once, where it is met; no message is parsed to decide what to do. The names of the classes
+//! are part of the data: they are stored in the target table and in the journal.
 
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// The longest `ERROR:` string that is written to a table, in characters.
+/// Maximum length of an `ERROR:` string in a table, in characters.
 pub const MAX_ERROR_CHARS: usize = 1_000;
 
 macro_rules! classes {
     ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal => $policy:ident,)+) => {
-        /// Why a request, or a row, failed.
+        /// Class of failure of a request or a row.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Class { $($(#[doc = $doc])+ $variant,)+ }
 
         impl Class {
-            /// Every class, in the order of this list.
+            /// Every class, in the order of declaration.
             pub const ALL: &'static [Class] = &[$(Class::$variant),+];
 
-            /// The name that stands in the table, in lower case with underscores.
+            /// Returns the name that is stored in the table, in lower case with underscores.
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self { $(Class::$variant => $name,)+ }
             }
 
-            /// What a failure of this class leads to.
+            /// Returns what a failure of this class leads to.
             #[must_use]
             pub const fn policy(self) -> Policy {
                 match self { $(Class::$variant => Policy::$policy,)+ }
@@ -36,13 +36,13 @@ macro_rules! classes {
 }
 
 classes! {
-    /// No connection, or it broke before the whole answer was there.
+    /// No connection, or it broke before the whole answer had arrived.
     Connection = "connection" => Retry,
-    /// No whole answer within the request's time limit.
+    /// No whole answer within the request's timeout.
     Timeout = "timeout" => Retry,
-    /// The server's own trouble: 500, 502, 503, 504, 408, 409, 425, 498, 529.
+    /// A failure of the server: 500, 502, 503, 504, 408, 409, 425, 498, 529.
     ServerError = "server_error" => Retry,
-    /// An answer that is not what the interface promises: no JSON, no choices, too large.
+    /// A response that breaks the interface: no JSON, no choices, too large.
     InvalidResponse = "invalid_response" => Retry,
     /// Too many requests or tokens (429, or 503 with a delay).
     RateLimited = "rate_limited" => Wait,
@@ -52,7 +52,7 @@ classes! {
     BadRequest = "bad_request" => Reject,
     /// The prompt is longer than the model's context.
     TooLong = "too_long" => Reject,
-    /// The request body is larger than the server takes (413).
+    /// The request body is larger than the server accepts (413).
     TooLarge = "too_large" => Reject,
     /// 404 for something other than the model.
     NotFound = "not_found" => Reject,
@@ -64,15 +64,15 @@ classes! {
     Length = "length" => Reject,
     /// The answer has no text.
     EmptyAnswer = "empty_answer" => Reject,
-    /// The answer is not what the step asks for, also after repairs.
+    /// The answer is not valid for the step, even after repairs.
     InvalidOutput = "invalid_output" => Reject,
-    /// The target's constraints do not allow what was to be written.
+    /// The row would break a constraint of the target.
     Constraint = "constraint" => Reject,
-    /// The row's prompt could not be made from the template, or a condition could not be asked of it.
+    /// The row's prompt could not be rendered from the template, or a condition could not be evaluated for it.
     Template = "template" => Reject,
     /// An earlier step failed whose output this one needs.
     Upstream = "upstream" => Reject,
-    /// The key is missing, wrong or lacks a right (401, 403).
+    /// The key is missing, wrong or lacks a permission (401, 403).
     Auth = "auth" => Stop,
     /// Payment is due (402).
     Billing = "billing" => Stop,
@@ -80,9 +80,9 @@ classes! {
     Quota = "quota" => Stop,
     /// The provider does not know the model.
     UnknownModel = "unknown_model" => Stop,
-    /// The endpoint answers with a redirect, which could take the key elsewhere.
+    /// The endpoint answers with a redirect, which could send the key elsewhere.
     Redirect = "redirect" => Stop,
-    /// The provider could not be reached, or failed without end.
+    /// The provider could not be reached, or kept failing.
     Unavailable = "unavailable" => Stop,
     /// The job's own budget is spent.
     Budget = "budget" => Stop,
@@ -93,13 +93,13 @@ classes! {
 /// What a failure leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Policy {
-    /// Try again; every try counts against the row's attempts.
+    /// The request is retried; each attempt counts.
     Retry,
-    /// The provider waits; the row loses nothing.
+    /// The provider waits; no attempt of the row is counted.
     Wait,
-    /// The row ends with this error; another try would end the same way.
+    /// The row ends with this error; a retry would end the same way.
     Reject,
-    /// The run stops; the row stays as it was.
+    /// The run stops; the row stays without an outcome.
     Stop,
 }
 
@@ -121,58 +121,58 @@ impl FromStr for Class {
     }
 }
 
-/// A name that is no class of failure.
+/// Error for a name that is not a class of failure.
 #[derive(Debug, thiserror::Error)]
 #[error("`{0}` is no class of failure")]
 pub struct UnknownClass(String);
 
-/// A failure, classified.
+/// A classified failure.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// What kind of failure it is.
+    /// Class of the failure.
     pub class: Class,
-    /// What happened, in one line, in the provider's words where it has any; without secrets.
+    /// Description in one line, in the provider's words if it has any; without secrets.
     pub detail: String,
-    /// How long the server asks to wait before another try.
+    /// Delay that the server asks for before a retry.
     pub delay: Option<Duration>,
-    /// What there is too little of, where a refusal for being asked too much says so.
+    /// The scarce quantity, if a rate-limit refusal states it.
     pub scarce: Option<Scarce>,
 }
 
-/// What a provider limits.
+/// Quantity that a provider limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scarce {
     /// The number of requests.
     Requests,
     /// The tokens of prompts, answers, or both.
     Tokens,
-    /// The server is busy, whoever asks.
+    /// The server's capacity: it is busy for every client.
     Capacity,
 }
 
 impl Failure {
-    /// Makes a failure whose detail is brought to one line without control characters.
+    /// Creates a failure. The detail is folded into one line without control characters.
     #[must_use]
     pub fn new(class: Class, detail: impl AsRef<str>) -> Self {
         Failure { class, detail: one_line(detail.as_ref()), delay: None, scarce: None }
     }
 
-    /// The same failure with the delay that the server asked for.
+    /// Sets the delay that the server asked for.
     #[must_use]
     pub fn with_delay(mut self, delay: Option<Duration>) -> Self {
         self.delay = delay;
         self
     }
 
-    /// The same failure with what the server said there is too little of.
+    /// Sets the quantity that the server named as scarce.
     #[must_use]
     pub fn with_scarce(mut self, scarce: Option<Scarce>) -> Self {
         self.scarce = scarce;
         self
     }
 
-    /// The string that stands in the output column: `ERROR: <class>: <detail>`, one line and at most
-    /// [`MAX_ERROR_CHARS`] characters.
+    /// Returns the string for the output column: `ERROR: <class>: <detail>`, one line of at most [`MAX_ERROR_CHARS`]
+    /// characters.
     #[must_use]
     pub fn to_error_string(&self) -> String {
         let mut text = format!("ERROR: {self}");
@@ -213,7 +213,7 @@ fn one_line(text: &str) -> String {
     line
 }
 
-/// Bidirectional overrides and other invisible characters that could make a line read as another.
+/// Whether a character is a bidirectional override or another invisible one that could make a line read differently.
 pub fn is_format_control(c: char) -> bool {
     matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }

@@ -1,13 +1,13 @@
 //! Named places at which a test can kill the process or make a write fail.
 //!
-//! Compiled to nothing without the feature `fault-points`, which only this crate's own tests turn on.
-//! `ENRICH_FAULT=journal-append.before=kill@3` kills the process with SIGKILL the third time that it
-//! is about to append to a journal; `=stop` stops it with SIGSTOP until it receives SIGCONT; `=io`, `=full` and
-//! `=readonly` return the matching error once.
+//! Compiled to nothing without the feature `fault-points`, which only this crate's own tests enable.
+//! `ENRICH_FAULT=journal-append.before=kill@3` kills the process with SIGKILL the third time that it is about to
+//! append to a journal; `=stop` stops it with SIGSTOP until it receives SIGCONT; `=io`, `=full` and `=readonly`
+//! return the matching error once.
 
 use std::io;
 
-/// Which side of an action a point stands on.
+/// Side of an action on which a fault point lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
     /// The action has not begun.
@@ -16,7 +16,7 @@ pub enum Side {
     After,
 }
 
-/// The actions that have a point on each side.
+/// Actions with a fault point on each side.
 pub const ACTIONS: &[&str] = &[
     "plan",
     "checkpoint",
@@ -29,23 +29,23 @@ pub const ACTIONS: &[&str] = &[
     "journal-removal",
 ];
 
-/// The actions of jobs with a checkpoint in an object store that have a point on each side.
+/// Actions with a fault point on each side that only jobs with a checkpoint in an object store take.
 pub const STORE_ACTIONS: &[&str] = &["lease", "journal-copy"];
 
-/// Passes a point.
+/// Passes a fault point.
 ///
 /// # Errors
-/// The error that the environment asks for at this point.
+/// With the error that `ENRICH_FAULT` sets for this point; never without the feature.
 #[cfg(not(feature = "fault-points"))]
 #[inline(always)]
 pub fn pass(_action: &'static str, _side: Side) -> io::Result<()> {
     Ok(())
 }
 
-/// Passes a point.
+/// Passes a fault point, and applies the effect that `ENRICH_FAULT` sets for it.
 ///
 /// # Errors
-/// The error that the environment asks for at this point.
+/// With the error that `ENRICH_FAULT` sets for this point.
 #[cfg(feature = "fault-points")]
 pub fn pass(action: &'static str, side: Side) -> io::Result<()> {
     armed::pass(action, side)
@@ -95,7 +95,8 @@ mod armed {
         })
     }
 
-    /// Sends this process a signal. It cannot raise one without unsafe code; kill(1) can, and this thread waits for it.
+    /// Sends this process a signal with kill(1), since the crate forbids the unsafe code to raise one. The calling
+    /// thread waits for it.
     fn send(signal: &str) {
         let _ = Command::new("kill").args([signal, &std::process::id().to_string()]).status();
     }

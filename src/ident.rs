@@ -1,7 +1,7 @@
-//! Names for everything that is counted, addressed or compared.
+//! Identifiers and quantities that the whole crate uses.
 //!
-//! A newtype for every id, so that a row number cannot stand where a batch number is meant. Nothing
-//! here does more than print, parse and compare.
+//! Every id has a newtype of its own, so that a row number cannot be passed as a batch number. Nothing here does more
+//! than print, parse, compare and add up.
 
 use std::fmt::{self, Write as _};
 use std::str::FromStr;
@@ -20,25 +20,25 @@ impl BatchId {
     /// The first batch of a lineage.
     pub const FIRST: BatchId = BatchId(0);
 
-    /// Makes an id from its number.
+    /// Creates an id from its number.
     #[must_use]
     pub const fn new(number: u64) -> Self {
         BatchId(number)
     }
 
-    /// The number itself.
+    /// Returns the number.
     #[must_use]
     pub const fn get(self) -> u64 {
         self.0
     }
 
-    /// The batch after this one.
+    /// Returns the id of the batch after this one.
     #[must_use]
     pub const fn next(self) -> Self {
         BatchId(self.0 + 1)
     }
 
-    /// The version of the Delta `txn` action that says that this batch is committed.
+    /// Returns the version of the Delta `txn` action that marks this batch as committed.
     ///
     /// Delta's versions are signed 64-bit numbers; a batch number never comes near their end.
     #[must_use]
@@ -46,8 +46,7 @@ impl BatchId {
         self.0.cast_signed()
     }
 
-    /// The batch that a `txn` version stands for; none for a negative version, which this program
-    /// never writes.
+    /// Returns the batch for a `txn` version, or `None` for a negative version, which this program never writes.
     #[must_use]
     pub fn from_txn_version(version: i64) -> Option<Self> {
         u64::try_from(version).ok().map(BatchId)
@@ -69,7 +68,7 @@ impl StepId {
     /// The first step of a job.
     pub const FIRST: StepId = StepId(0);
 
-    /// Makes an id from the position in the job's list of steps.
+    /// Creates an id from a position in the job's list of steps.
     ///
     /// # Panics
     /// When a job has more than 65,535 steps, which the configuration refuses.
@@ -78,27 +77,27 @@ impl StepId {
         StepId(u16::try_from(position).expect("the configuration bounds the number of steps"))
     }
 
-    /// Position in the job's list of steps.
+    /// Returns the position in the job's list of steps.
     #[must_use]
     pub const fn index(self) -> usize {
         self.0 as usize
     }
 
-    /// The step after this one.
+    /// Returns the id of the step after this one.
     #[must_use]
     pub const fn next(self) -> Self {
         StepId(self.0 + 1)
     }
 }
 
-/// One row of one step in one open batch: the unit that is asked, answered and settled.
+/// One row of one step in one open batch: the unit that is sent and gets an outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Cell {
     /// The batch that holds the row.
     pub batch: BatchId,
     /// Position of the row in its batch, counted from 0 in the source's order.
     pub row: u32,
-    /// The step that asks.
+    /// The step whose prompt is sent.
     pub step: StepId,
 }
 
@@ -108,10 +107,10 @@ impl fmt::Display for Cell {
     }
 }
 
-/// Name of a source row for good: the file and the physical row in it.
+/// Permanent key of a source row: the file and the physical row in it.
 ///
-/// `file` is the path relative to the source's root; `row` counts from 0 over everything that the
-/// file holds, rows that a deletion vector hides included.
+/// `file` is the path relative to the source's root; `row` counts from 0 over all rows of the file, including rows
+/// that a deletion vector hides.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RowKey {
     /// Path of the file, relative to the source's root, with forward slashes.
@@ -126,19 +125,19 @@ impl fmt::Display for RowKey {
     }
 }
 
-/// One invocation of `enrich run`; ids of later runs sort after those of earlier ones (UUID v7).
+/// Id of one invocation of `enrich run`; ids of later runs sort after those of earlier ones (UUID v7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct RunId(Uuid);
 
 impl RunId {
-    /// A new id.
+    /// Creates a new id.
     #[must_use]
     pub fn random() -> Self {
         RunId(Uuid::now_v7())
     }
 
-    /// How ids begin, as text, of runs that start at this time; earlier ids sort before it.
+    /// Returns the prefix of the ids, as text, of runs that start at this time; earlier ids sort before it.
     #[must_use]
     pub fn prefix_at(time: DateTime<Utc>) -> String {
         let hex = format!("{:012x}", time.timestamp_millis().max(0));
@@ -161,32 +160,32 @@ impl fmt::Display for RunId {
     }
 }
 
-/// Random id made together with a new checkpoint. It tells the batches of one checkpoint from those
-/// of another that writes under the same `app_id`.
+/// Random id created together with a new checkpoint. It distinguishes the batches of this checkpoint from those of
+/// another one that writes under the same `app_id`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Lineage(Uuid);
 
 impl Lineage {
-    /// A new lineage.
+    /// Creates a new lineage.
     #[must_use]
     pub fn random() -> Self {
         Lineage(Uuid::new_v4())
     }
 
-    /// The sixteen bytes of the id, as the journal stores them.
+    /// Returns the sixteen bytes of the id, as the journal stores them.
     #[must_use]
     pub fn to_bytes(self) -> [u8; 16] {
         self.0.into_bytes()
     }
 
-    /// The lineage with these sixteen bytes.
+    /// Creates a lineage from its sixteen bytes.
     #[must_use]
     pub fn from_bytes(bytes: [u8; 16]) -> Self {
         Lineage(Uuid::from_bytes(bytes))
     }
 
-    /// The application id of the second `txn` action of every commit.
+    /// Returns the application id of the second `txn` action of every commit.
     #[must_use]
     pub fn app_id(self, app_id: &str) -> String {
         format!("{app_id}#{self}")
@@ -209,7 +208,7 @@ impl fmt::Display for Lineage {
 
 /// 128 bits of a BLAKE3 hash, printed as 32 hexadecimal digits.
 ///
-/// Stands for the content of a request (its fingerprint) or of a batch (its digest).
+/// Identifies the content of a request (its fingerprint) or of a batch (its digest).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Fingerprint([u8; 16]);
 
@@ -227,13 +226,13 @@ impl Fingerprint {
         Fingerprint(bytes)
     }
 
-    /// The sixteen bytes.
+    /// Returns the sixteen bytes.
     #[must_use]
     pub const fn to_bytes(self) -> [u8; 16] {
         self.0
     }
 
-    /// The fingerprint with these sixteen bytes.
+    /// Creates a fingerprint from its sixteen bytes.
     #[must_use]
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         Fingerprint(bytes)
@@ -252,7 +251,7 @@ impl fmt::Debug for Fingerprint {
     }
 }
 
-/// Tokens of one response, as the provider's `usage` counts them.
+/// Tokens of one response, as the provider's `usage` states them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tokens {
     /// Tokens of the request, cached ones included.
@@ -261,13 +260,13 @@ pub struct Tokens {
     pub cached: u64,
     /// Tokens of the answer, reasoning included.
     pub completion: u64,
-    /// Tokens of the answer that were thought and not said, where the provider tells.
+    /// Reasoning tokens of the answer, which are not in its text, if the provider states them.
     #[serde(default)]
     pub reasoning: u64,
 }
 
 impl Tokens {
-    /// Both sums together, or the largest number there is.
+    /// Returns the sum of prompt and completion tokens, saturating.
     #[must_use]
     pub const fn total(self) -> u64 {
         self.prompt.saturating_add(self.completion)
@@ -283,49 +282,50 @@ impl std::ops::AddAssign for Tokens {
     }
 }
 
-/// Money in picodollars, millionths of a millionth of a US dollar: of those, a token's price is a whole number.
-/// Never a float. Sums stay at the largest that there is, 18 million dollars.
+/// Money in picodollars (10⁻¹² US dollars), in which the price of a token is a whole number. Never a float.
+/// Arithmetic saturates; the maximum is 18 million dollars.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Money(u64);
 
 impl Money {
-    /// None.
+    /// No money.
     pub const ZERO: Money = Money(0);
     const MOST_DOLLARS: f64 = 1e6;
 
-    /// So many picodollars.
+    /// Creates an amount from picodollars.
     #[must_use]
     pub const fn picodollars(picos: u64) -> Self {
         Money(picos)
     }
 
-    /// In picodollars.
+    /// Returns the amount in picodollars.
     #[must_use]
     pub const fn get(self) -> u64 {
         self.0
     }
 
-    /// So many dollars; none for what is no money, or more than a million.
+    /// Creates an amount from dollars. Returns `None` for a negative number, NaN, or more than a million dollars.
     #[must_use]
     pub fn from_dollars(dollars: f64) -> Option<Self> {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the range is checked")]
         (0.0..=Self::MOST_DOLLARS).contains(&dollars).then(|| Money((dollars * 1e12).round() as u64))
     }
 
-    /// The price of one token, of a million of which this is the price in dollars; none for what is no price.
+    /// Returns the price of one token from the price of a million tokens in dollars, rounded up to a picodollar.
+    /// Returns `None` where [`Money::from_dollars`] does.
     #[must_use]
     pub fn per_million(dollars: f64) -> Option<Self> {
         Self::from_dollars(dollars).map(|million| Money(million.0.div_ceil(1_000_000)))
     }
 
-    /// In dollars, for people and charts.
+    /// Returns the amount in dollars, for people and charts.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "it is shown, not reckoned with")]
     pub fn dollars(self) -> f64 {
         self.0 as f64 / 1e12
     }
 
-    /// In millionths of a dollar, rounded.
+    /// Returns the amount in microdollars, rounded.
     #[must_use]
     pub fn microdollars(self) -> i64 {
         i64::try_from(self.0.saturating_add(500_000) / 1_000_000).unwrap_or(i64::MAX)
@@ -358,14 +358,14 @@ impl std::ops::Mul<u64> for Money {
     }
 }
 
-/// What was, or may be, spent.
+/// An amount that was, or may be, spent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Spend {
-    /// Money.
+    /// Cost.
     pub money: Money,
     /// Tokens of prompts and answers.
     pub tokens: u64,
-    /// Requests.
+    /// Number of requests.
     pub requests: u64,
 }
 

@@ -1,4 +1,4 @@
-//! Panics of other people's code on the data of one row.
+//! Catches panics of third-party code on the data of one row.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -7,16 +7,16 @@ thread_local! {
     static IS_CAUGHT: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether a panic on this thread, now, is caught and becomes the error of a row.
+/// Whether a panic on this thread would now be caught and become the error of a row.
 #[must_use]
 pub fn is_caught() -> bool {
     IS_CAUGHT.get()
 }
 
-/// Does something with the data of a row. What it works on must not be used any more after an error.
+/// Runs code on the data of a row. After an error, the values that it worked on must not be used any more.
 ///
 /// # Errors
-/// The message of a panic.
+/// With the message of a panic.
 pub fn catch<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     let before = IS_CAUGHT.replace(true);
     let done = catch_unwind(AssertUnwindSafe(work));

@@ -1,4 +1,4 @@
-//! Rows of a source that no run asks about.
+//! Rows of a source that no run sends to a model.
 
 use std::fmt;
 use std::ops::AddAssign;
@@ -6,26 +6,26 @@ use std::ops::AddAssign;
 use indicatif::HumanCount;
 use serde::{Deserialize, Serialize};
 
-/// How many rows of a source were passed over for good, by the key of the job file that left them out.
+/// Numbers of rows of a source that were passed over for good, by the key of the job file that excluded them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PassedOver {
     /// Rows that did not meet `source.where` when they were read.
     #[serde(rename = "where")]
     pub by_condition: u64,
-    /// Rows in the files of commits that also take rows away (`source.skip_change_commits`): no more than these, since an
-    /// update writes rows anew that it does not change.
+    /// Rows in the files of commits that also remove rows (`source.skip_change_commits`). An upper bound, since an
+    /// update also writes unchanged rows anew.
     #[serde(rename = "skip_change_commits")]
     pub by_change_commits: u64,
-    /// Rows that were there before `source.starting_version` or `source.starting_timestamp`.
+    /// Rows that existed before `source.starting_version` or `source.starting_timestamp`.
     #[serde(rename = "starting_version")]
     pub by_start: u64,
-    /// Whether there are more, whose number the source does not tell.
+    /// Whether there are more rows, whose number the source does not state.
     pub or_more: bool,
 }
 
 impl PassedOver {
-    /// Whether nothing was passed over.
+    /// Whether no row was passed over.
     #[must_use]
     pub fn is_nothing(&self) -> bool {
         *self == PassedOver::default()

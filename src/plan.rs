@@ -1,7 +1,7 @@
-//! Cuts a source into batches.
+//! Splits a source into batches.
 //!
-//! A plan is a function of the source, the position and the limits, and is recorded explicitly, so that
-//! it is never computed twice for the same batch.
+//! A plan is a function of the source, the position and the limits. It is recorded explicitly, so that it is never
+//! computed twice for the same batch.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -19,20 +19,20 @@ pub struct Planner {
     source: Source,
     limits: BatchLimits,
     position: Position,
-    /// Rows that were passed over up to there since it was made.
+    /// Rows passed over up to the position since the planner was created.
     passed: PassedOver,
-    /// Rows after there that are passed over, when there is nothing else.
+    /// Rows passed over after the position, if nothing is left to plan.
     passed_at_end: PassedOver,
-    /// Footer of the file that the position stands in.
+    /// Footer of the file at the position.
     shape: Option<(String, FileShape)>,
-    /// Rows that may yet be planned in this run.
+    /// Number of rows that may still be planned in this run; `None` for no limit.
     rows_left: Option<u64>,
     /// Rows before the position that are planned first.
     missing: VecDeque<(FileRange, VecDeque<Range<u64>>)>,
 }
 
 impl Planner {
-    /// Starts after a position. At most `rows_left` rows are planned, if that is set.
+    /// Creates a planner that starts after a position and plans at most `rows_left` rows, if that is set.
     #[must_use]
     pub fn new(source: Source, limits: BatchLimits, position: Position, rows_left: Option<u64>) -> Self {
         let (passed, passed_at_end) = (PassedOver::default(), PassedOver::default());
@@ -48,7 +48,7 @@ impl Planner {
         }
     }
 
-    /// Plans these rows first, which are before its position.
+    /// Adds rows before the position, which are planned first.
     #[must_use]
     pub fn with_missing(self, missing: MissingRows) -> Self {
         Planner { missing: missing.files.into(), ..self }
@@ -64,42 +64,42 @@ impl Planner {
         }
     }
 
-    /// The source that is planned.
+    /// Returns the source.
     #[must_use]
     pub fn source(&self) -> &Source {
         &self.source
     }
 
-    /// The same, to ask it more.
+    /// Returns the source, mutably, for further queries.
     pub fn source_mut(&mut self) -> &mut Source {
         &mut self.source
     }
 
-    /// How far it has planned, over files without a row to plan too.
+    /// Returns the position up to which batches are planned, beyond files without a row to plan.
     #[must_use]
     pub fn position(&self) -> &Position {
         &self.position
     }
 
-    /// Rows that were passed over up to its position, since it was made.
+    /// Returns the rows passed over up to the position since the planner was created.
     #[must_use]
     pub fn passed(&self) -> PassedOver {
         self.passed
     }
 
-    /// Rows that are passed over from its position to the end of the source, when nothing is left to plan.
+    /// Returns the rows passed over from the position to the end of the source, if nothing is left to plan.
     #[must_use]
     pub fn passed_at_end(&self) -> PassedOver {
         self.passed_at_end
     }
 
-    /// Rows that may yet be planned; none if there is no limit.
+    /// Returns the number of rows that may still be planned, or `None` if there is no limit.
     #[must_use]
     pub fn rows_left(&self) -> Option<u64> {
         self.rows_left
     }
 
-    /// Fills a batch with what is missing; says how many rows that is.
+    /// Adds missing rows to a batch, and returns their number.
     async fn plan_missing(&mut self, batch: &mut PlannedBatch, max_rows: u64) -> Result<u64, SourceError> {
         let mut rows = 0;
         while rows < max_rows
@@ -127,10 +127,10 @@ impl Planner {
         Ok(rows)
     }
 
-    /// Fixes the content of the next batch; none when the source is planned to its end.
+    /// Plans the next batch, or returns `None` if the source is planned to its end.
     ///
     /// # Errors
-    /// When the source cannot be read on; the position stays where it was.
+    /// When the source cannot be read further; the position stays unchanged.
     pub async fn next(&mut self, id: BatchId) -> Result<Option<PlannedBatch>, SourceError> {
         let failed = |error: std::io::Error, source: &Source| SourceError::file(source.root(), error);
         faultpoint::pass("plan", Side::Before).map_err(|error| failed(error, &self.source))?;
@@ -148,7 +148,7 @@ impl Planner {
         let is_of_missing = rows > 0;
         let mut left_out = self.passed;
         self.passed_at_end = PassedOver::default();
-        // What is missing has batches of its own.
+        // Missing rows get batches of their own.
         while rows < max_rows && !is_of_missing {
             let NextRows { passed, file } = self.source.next_file(&batch.next).await?;
             let Some(NextFile { part, may_match, rows: of_file }) = file else {
@@ -171,7 +171,7 @@ impl Planner {
             if fitting.rows == 0 && !fitting.is_last {
                 break;
             }
-            // What is after the last row that is kept need not be looked at again.
+            // The rows after the last kept one need not be examined again.
             let end = if fitting.is_last { shape.rows() } else { fitting.end };
             batch.next = self.source.advance(&batch.next, &part, end, fitting.is_last);
             let looked_at = part.start..end;
@@ -198,7 +198,7 @@ impl Planner {
     }
 }
 
-/// The shape of a part's file, read where it is not the one that was read last.
+/// Returns the shape of a part's file. It is read only if it is not the file that was read last.
 async fn shape_of<'a>(
     last: &'a mut Option<(String, FileShape)>,
     source: &Source,

@@ -1,6 +1,6 @@
-//! Bytes that are moved out of memory into a file of this process.
+//! Moves bytes out of memory into a temporary file.
 //!
-//! The file has no name and is gone with the process. What is in it can be had again: answers are in the journal.
+//! The file has no name and disappears with the process. Its content can be recovered: answers are in the journal.
 
 use std::fs::File;
 use std::io;
@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A file that bytes are moved to.
+/// A temporary file for spilled bytes. Clones share the file.
 #[derive(Clone, Debug)]
 pub struct SpillFile(Arc<SpillState>);
 
@@ -19,7 +19,7 @@ struct SpillState {
     end: AtomicU64,
 }
 
-/// Bytes that were moved.
+/// Bytes that were moved to a file.
 #[derive(Clone, Debug)]
 pub struct Spilled {
     file: SpillFile,
@@ -28,16 +28,16 @@ pub struct Spilled {
 }
 
 impl SpillFile {
-    /// Makes one on the file system of a folder.
+    /// Creates an unnamed file on the file system of a folder.
     ///
     /// # Errors
-    /// When none can be made there.
+    /// When the file cannot be created.
     pub fn create_in(folder: &Path) -> io::Result<Self> {
         let file = tempfile::tempfile_in(folder)?;
         Ok(SpillFile(Arc::new(SpillState { file, end: AtomicU64::new(0) })))
     }
 
-    /// Moves bytes there.
+    /// Appends bytes to the file.
     ///
     /// # Errors
     /// When they cannot be written.
@@ -49,19 +49,19 @@ impl SpillFile {
 }
 
 impl Spilled {
-    /// How many bytes they are.
+    /// Returns the number of bytes.
     #[must_use]
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there are none.
+    /// Whether there are no bytes.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Reads them back.
+    /// Reads the bytes back.
     ///
     /// # Errors
     /// When the file cannot be read.

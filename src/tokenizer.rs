@@ -1,26 +1,27 @@
-//! Text cut into tokens, as OpenAI's models cut it.
+//! Splits text into tokens, as OpenAI's models do.
 //!
-//! tiktoken-rs is given pieces of some kilobytes. A text with a million white-space characters in a row is more than
-//! its regular expression can go back over, and it panics; a long text without a space takes it seconds.
+//! tiktoken-rs gets pieces of some kilobytes only. On a million white-space characters in a row its regular
+//! expression exceeds its backtracking limit, and it panics; a long text without a space takes it seconds.
 
 use tiktoken_rs::CoreBPE;
 use tiktoken_rs::tokenizer::get_tokenizer;
 
-/// Tokens around each message, and before the answer, as OpenAI's cookbook counts them ("How to count tokens with
-/// tiktoken").
+/// Tokens added for each message, and once before the answer, as OpenAI's cookbook counts them ("How to count tokens
+/// with tiktoken").
 const TOKENS_PER_MESSAGE: usize = 4;
 const TOKENS_BEFORE_ANSWER: usize = 3;
-/// Longer prompts are not counted in passing: that would hold back the requests behind them (some 5 MB/s).
+/// Maximum prompt size in bytes for counting before a request: larger prompts would delay the requests behind them
+/// (counting runs at some 5 MB/s).
 const MOST_BYTES: usize = 32 << 10;
-/// The longest piece that is given to tiktoken, in bytes.
+/// Maximum size of a piece for tiktoken, in bytes.
 const PIECE_BYTES: usize = 4 << 10;
-/// Of longer texts samples are counted.
+/// Text size in bytes above which only samples are counted.
 const MOST_COUNTED_BYTES: usize = 128 << 10;
-/// Samples of a text, and the bytes of one.
+/// Number of samples of a text, and the bytes of one sample.
 const SAMPLES: usize = 64;
 const SAMPLE_BYTES: usize = 1 << 10;
 
-/// How a model cuts text into tokens.
+/// Encoding of text into tokens.
 #[derive(Clone, Copy)]
 pub struct Encoding(&'static CoreBPE);
 
@@ -31,8 +32,8 @@ impl std::fmt::Debug for Encoding {
 }
 
 impl Encoding {
-    /// The encoding of a model, by its name with or without that of its maker ("openai/gpt-4o-mini"); `None` where it
-    /// is not known.
+    /// Returns the encoding of a model, named with or without its maker ("openai/gpt-4o-mini"), or `None` if it is
+    /// unknown.
     #[must_use]
     pub fn of(model: &str) -> Option<Self> {
         let name = model.rsplit('/').next().unwrap_or(model);
@@ -40,26 +41,26 @@ impl Encoding {
         Some(Encoding(tiktoken_rs::bpe_for_tokenizer(tokenizer).ok()?))
     }
 
-    /// The encoding of OpenAI's newer models (`o200k_base`), for want of a model's own.
+    /// Returns the encoding of OpenAI's newer models (`o200k_base`), for models whose own encoding is unknown.
     #[must_use]
     pub fn usual() -> Self {
         Encoding(tiktoken_rs::o200k_base_singleton())
     }
 
-    /// The tokens of a conversation of these texts; `None` where it is too long to be counted in passing.
+    /// Counts the tokens of a conversation, or returns `None` if it is longer than 32 KiB.
     #[must_use]
     pub fn count_short<'a>(self, texts: impl Iterator<Item = &'a str> + Clone) -> Option<usize> {
         let bytes: usize = texts.clone().map(str::len).sum();
         (bytes <= MOST_BYTES).then(|| self.count_conversation(texts))
     }
 
-    /// The tokens of a conversation of these texts, counted as [`Encoding::count`] does.
+    /// Counts the tokens of a conversation, with long texts estimated as in [`Encoding::count`].
     #[must_use]
     pub fn count_conversation<'a>(self, texts: impl Iterator<Item = &'a str>) -> usize {
         texts.map(|text| self.count(text) + TOKENS_PER_MESSAGE).sum::<usize>() + TOKENS_BEFORE_ANSWER
     }
 
-    /// The same, with every text counted to its end: some 5 MB/s.
+    /// Counts the tokens of a conversation exactly, at some 5 MB/s.
     #[must_use]
     pub fn count_whole_conversation<'a>(self, texts: impl Iterator<Item = &'a str>) -> usize {
         texts.map(|text| self.count_whole(text) + TOKENS_PER_MESSAGE).sum::<usize>() + TOKENS_BEFORE_ANSWER
@@ -69,8 +70,8 @@ impl Encoding {
         pieces(text).map(|piece| self.0.count_ordinary(piece)).sum()
     }
 
-    /// The tokens of a text. Of one that is longer than 128 kB they are estimated from samples; where a text has no
-    /// space for some kilobytes, one token in about a thousand is counted too many.
+    /// Counts the tokens of a text. For a text longer than 128 KiB the number is estimated from samples. For a text
+    /// without a space for some kilobytes it is about one in a thousand too high.
     #[must_use]
     pub fn count(self, text: &str) -> usize {
         if text.len() <= MOST_COUNTED_BYTES {
@@ -88,10 +89,10 @@ impl Encoding {
         usize::try_from(ratio).unwrap_or(usize::MAX)
     }
 
-    /// The beginning of a text, so many tokens at most. It does not end within a letter.
+    /// Returns the beginning of a text with at most `most` tokens. It does not end within a character.
     ///
     /// # Errors
-    /// When the encoding cannot be undone.
+    /// When tokens cannot be decoded.
     pub fn cut(self, text: &str, most: usize) -> Result<&str, String> {
         let mut end = 0;
         let mut left = most;
@@ -99,7 +100,7 @@ impl Encoding {
             let tokens = self.0.encode_ordinary(piece);
             if let Some(kept) = tokens.get(..left).filter(|_| tokens.len() > left) {
                 let kept = self.0.decode_bytes(kept).map_err(|error| error.to_string())?;
-                // A token may end within a letter.
+                // A token may end within a character.
                 end += piece.floor_char_boundary(kept.len());
                 break;
             }
@@ -110,8 +111,8 @@ impl Encoding {
     }
 }
 
-/// A text in pieces. One ends before a space between a letter or digit and a letter, where tokens end too, in all
-/// encodings; where there is none for long, anywhere between two characters.
+/// Splits a text into pieces. A piece ends before a space between a letter or digit and a letter, where tokens end
+/// too in all encodings, or between any two characters if there is no such space for long.
 fn pieces(mut text: &str) -> impl Iterator<Item = &str> {
     std::iter::from_fn(move || {
         if text.is_empty() {

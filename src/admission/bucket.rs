@@ -58,8 +58,7 @@ impl Bucket {
     }
 
     /// Returns how long until an amount can be taken, or `None` if it can be taken now. An amount larger than a
-    /// second's
-    /// worth waits for that second's worth, and leaves a debt.
+    /// second's worth waits for that second's worth, and leaves a debt.
     pub(super) fn wait(&mut self, amount: f64, now: Instant) -> Option<Duration> {
         self.refill(now);
         let needed = amount.min((self.per_second * HELD_SECONDS).max(1.0)) - self.level;

@@ -1,66 +1,65 @@
 //! How many requests may be in flight at once.
 //!
-//! The first goes alone: it shows whether key and model are right. Then eight go, and eight times as many from round
-//! trip to round trip, up to the number that is configured; a provider that answered a number at once within the
-//! last day begins with that number. Where none is configured the number grows for as long as that makes the
-//! provider faster: a server that queues what it cannot work on (vLLM, Ollama) refuses nothing, it only answers
-//! later.
+//! The first request goes alone: it shows whether key and model are right. Then eight go, and eight times as many from
+//! round trip to round trip, up to the configured number. A provider that answered several at once within the last day
+//! begins with that number. If no number is configured, it grows for as long as that makes the provider faster: a
+//! server that queues what it cannot process yet (vLLM, Ollama) refuses nothing, it only answers later.
 
 use crate::clock::Instant;
 
-/// What the first answers add to the number in flight, each: eight times as many from round to round.
+/// What each of the first answers adds to the number: eight times as many from round to round.
 const OPENING_STEP: u32 = 7;
-/// Where the number is learned, the first to be compared with.
+/// The first number that is compared with others, where the number is learned.
 const FIRST_COMPARED: u32 = 8;
-/// Where the number is learned, how it grows: by the first factor while that is worth it, then by the second.
+/// Factors by which a learned number grows: the first while that is worth it, then the second.
 const GROWTH: [u32; 2] = [4, 2];
-/// Of the growth in requests in flight, this share must come back as growth in throughput.
+/// Share of the growth in requests in flight that must come back as growth in throughput.
 const WORTH: f64 = 0.25;
-/// Rounds at a number that was found right before a higher one is tried again.
+/// Number of rounds at a good number before a higher one is tried again.
 const HELD_ROUNDS: u32 = 12;
-/// A provider most of whose answers are failures is asked by so many at once, at least.
+/// The least number that halving leaves to a provider most of whose answers are failures.
 const LEAST_HALVED: u32 = 4;
 
-/// The number of requests in flight.
+/// The number of requests that may be in flight.
 #[derive(Debug)]
 pub(super) struct Concurrency {
     most: u32,
     limit: u32,
-    /// Less than the limit, at the start and after a pause.
+    /// The current number if it is below the limit, as at the start and after a pause.
     ramp: Option<u32>,
-    /// Whether it grows as at the start: nothing went wrong so far.
+    /// Whether it grows as at the start, because nothing went wrong so far.
     is_opening: bool,
-    /// Whether anything was heard.
+    /// Whether the provider has answered at least once.
     has_answered: bool,
-    /// The most that were in flight when an answer came, since anything went wrong.
+    /// The most requests in flight when an answer came, since the last trouble.
     healthy: u32,
     learning: Option<Learning>,
 }
 
 #[derive(Debug)]
 struct Learning {
-    /// The number before the last growth and what was done at it, in a second.
+    /// The number before the last growth, and the work done at it per second.
     before: Option<(u32, f64)>,
-    /// Rounds for which the number is held; none while it grows.
+    /// Rounds for which the number has been held; `None` while it grows.
     held: Option<u32>,
-    /// Which factor of [`GROWTH`] it grows by.
+    /// Index of the current factor in [`GROWTH`].
     factor: usize,
     round: Round,
 }
 
-/// As many answers as requests may be in flight, or twice as many.
+/// A round: twice as many answers as requests may be in flight.
 #[derive(Debug, Default)]
 struct Round {
     began: Option<Instant>,
     answers: u32,
-    /// Tokens, or answers where nobody counts tokens.
+    /// Tokens, or answers if tokens are not counted.
     work: f64,
-    /// Answers that came while the limit held others back.
+    /// Answers that came while the limit held other requests back.
     bound: u32,
 }
 
 impl Concurrency {
-    /// `learns` tells whether `most` is a bound rather than somebody's wish.
+    /// Creates the number. With `learns`, `most` is only a bound, and the right number is to be learned.
     pub(super) fn new(most: u32, learns: bool) -> Self {
         let learning =
             learns.then(|| Learning { before: None, held: None, factor: 0, round: Round::default() });
@@ -75,17 +74,17 @@ impl Concurrency {
         }
     }
 
-    /// How many may be in flight now.
+    /// The number of requests that may be in flight now.
     pub(super) fn now(&self) -> u32 {
         self.ramp.map_or(self.limit, |ramp| ramp.min(self.limit))
     }
 
-    /// What was learned; none if nothing was to be.
+    /// The learned number, or `None` if it is not to be learned or still grows.
     pub(super) fn learned(&self) -> Option<u32> {
         self.learning.as_ref().and_then(|learning| learning.held.map(|_| self.limit))
     }
 
-    /// Takes up what a former run learned.
+    /// Takes over the number that a former run learned.
     pub(super) fn remember(&mut self, limit: u32) {
         if let Some(learning) = &mut self.learning {
             self.limit = limit.clamp(1, self.most);
@@ -93,42 +92,42 @@ impl Concurrency {
         }
     }
 
-    /// Takes up that a former run had so many in flight without trouble: as many may go at once.
+    /// Starts with the number that a former run had in flight without trouble.
     pub(super) fn open_with(&mut self, in_flight: u32) {
         self.ramp = Some(in_flight.max(1)).filter(|ramp| *ramp < self.limit);
     }
 
-    /// The most that were in flight without trouble, where anything was.
+    /// The most requests in flight without trouble, or `None` if there were none.
     pub(super) fn healthy(&self) -> Option<u32> {
         (self.healthy > 0).then_some(self.healthy)
     }
 
-    /// Whether anything was heard.
+    /// Whether the provider has answered at least once.
     pub(super) fn has_answered(&self) -> bool {
         self.has_answered
     }
 
-    /// Only one until it is answered, then twice as many from round to round.
+    /// Allows one request until it is answered; from then on the number doubles.
     pub(super) fn collapse(&mut self) {
         self.ramp = Some(1);
         self.is_opening = false;
         self.healthy = 0;
     }
 
-    /// Half as many.
+    /// Halves the number.
     pub(super) fn halve(&mut self) {
         self.ramp = Some((self.now() / 2).max(LEAST_HALVED)).filter(|ramp| *ramp < self.limit);
         self.is_opening = false;
         self.healthy = 0;
     }
 
-    /// As many as are allowed: what they were held back for was no reason.
+    /// Allows the full number again: there was no reason to hold requests back.
     pub(super) fn reopen(&mut self) {
         self.ramp = None;
     }
 
-    /// A request was answered, with so many tokens, while so many were in flight; `is_bound` tells that others waited
-    /// for its place, and `is_paced` that a limit holds back the requests that may be in flight.
+    /// Counts an answer with `tokens` that came while `in_flight` requests were in flight. `is_bound` means that others
+    /// waited for its place, `is_paced` that a limit holds back the requests that may be in flight.
     pub(super) fn answered(
         &mut self,
         tokens: f64,
@@ -139,11 +138,11 @@ impl Concurrency {
     ) {
         self.healthy = self.healthy.max(in_flight);
         if let Some(ramp) = self.ramp {
-            // The first answer of all opens what was configured at once, where a limit holds it back.
+            // The first answer of all opens the full number at once, if a limit holds requests back.
             let ramp = match (is_paced, self.is_opening) {
                 (true, true) => u32::MAX,
                 (true, false) => ramp.saturating_mul(2),
-                // Nobody knows how many a second are right.
+                // It is not known how many requests per second are right.
                 (false, true) => ramp.saturating_add(OPENING_STEP),
                 (false, false) => ramp.saturating_add(1),
             };
@@ -167,7 +166,7 @@ impl Concurrency {
         self.compare(round.work / seconds);
     }
 
-    /// Ends a round in which so much was done in a second.
+    /// Ends a round in which the work `done` was done per second.
     fn compare(&mut self, done: f64) {
         let Some(learning) = &mut self.learning else { return };
         if let Some(rounds) = learning.held {
@@ -211,14 +210,14 @@ mod tests {
     use super::*;
     use crate::clock;
 
-    /// A server with so many slots, each a second an answer, asked by rounds.
+    /// The number reached with a server of `slots` slots, each a second per answer, that is sent requests in rounds.
     fn settled(slots: u32, most: u32) -> u32 {
         let mut concurrency = Concurrency::new(most, true);
         let mut now = clock::now();
         let mut highest = 0;
         for _ in 0..60 {
             let at_once = concurrency.now();
-            // So long does each answer take when more are in flight than there are slots.
+            // Time between two answers: each slot gives one a second.
             let every = Duration::from_secs(1) / at_once.min(slots);
             for _ in 0..at_once {
                 now += every;

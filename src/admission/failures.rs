@@ -9,10 +9,9 @@ use crate::clock::Instant;
 use crate::ident::Cell;
 
 /// The least number of rows, failing one after the other, that can be an outage. Rows, not attempts: a few rows that
-/// the
-/// provider cannot process are no outage.
+/// the provider cannot process are no outage.
 const MIN_ROWS: usize = 10;
-/// The greatest number of rows that an outage takes, however much usually fails.
+/// The most rows that it takes to be an outage, however much usually fails.
 const MAX_ROWS: usize = 200;
 /// A run of failures that is less probable than this is an outage.
 const MAX_PROBABILITY: f64 = 1e-6;

@@ -1,4 +1,4 @@
-//! What the gate lets through, moment by moment.
+//! Tests of what admission lets through, moment by moment.
 
 use std::path::Path;
 use std::time::Duration;
@@ -16,7 +16,7 @@ fn admission(more: &str) -> (Admission, Instant) {
     admission_of(&format!("max_concurrency = 4\n{more}"))
 }
 
-/// The state of a provider that nothing was heard of, with these settings.
+/// The state of a provider with these settings that has not answered yet.
 fn admission_of(settings: &str) -> (Admission, Instant) {
     admission_with(settings, false)
 }
@@ -36,7 +36,7 @@ fn failure(class: Class) -> Failure {
     Failure::new(class, "no")
 }
 
-/// Tickets of requests that are admitted at once.
+/// Admits as many requests as may go at once, and returns their tickets.
 fn burst(admission: &mut Admission, now: Instant) -> Vec<Ticket> {
     std::iter::from_fn(|| admission.admit(Cost::default(), now).ok()).collect()
 }
@@ -53,7 +53,7 @@ fn limits() -> Limits {
     Limits::default()
 }
 
-/// A state that has heard of its provider.
+/// The state of a provider that has answered once.
 fn heard() -> (Admission, Instant) {
     let (mut admission, now) = admission("requests_per_minute = 600_000");
     let ticket = sent(&mut admission, now);
@@ -107,7 +107,7 @@ fn a_throttled_provider_is_left_alone_as_long_as_it_asks() {
     for ticket in &before[..3] {
         assert_eq!(admission.throttled(ticket, Some(row(0)), &busy, false, &limits(), now), Blame::Provider);
     }
-    // An answer to what was sent before the pause does not cut it short.
+    // An answer to a request that was sent before the pause does not cut it short.
     admission.answered(&before[3], None, &limits(), now);
     let held = NotAdmitted::Until(now + Duration::from_secs(7), Waiting::Pause);
     assert_eq!(admission.admit(Cost::default(), now).unwrap_err(), held);
@@ -173,7 +173,7 @@ fn a_few_rows_that_the_provider_chokes_on_are_no_outage() {
 fn a_row_is_not_given_up_while_nobody_is_answered() {
     let (mut admission, now) = heard();
     assert_eq!(fail(&mut admission, 0, true, now), Blame::Doubt);
-    // The provider answers something harmless: then it was the row.
+    // The provider answers something harmless, so that it was the row.
     let ticket = sent(&mut admission, now);
     let later = now + Duration::from_secs(1);
     admission.mark_healthy(later);
@@ -181,7 +181,7 @@ fn a_row_is_not_given_up_while_nobody_is_answered() {
     assert_eq!(admission.failed(&ticket, row(0), &broken, true, &limits(), later), Blame::Row);
 }
 
-/// What becomes of attempts of which one in nine is answered, up to the first that is not the row's.
+/// Sends attempts of which one in nine is answered, and returns the first failure that is not blamed on its row.
 fn mostly_failing(admission: &mut Admission, mut now: Instant) -> (u32, Blame) {
     for at in 0..200 {
         now += Duration::from_millis(1);
@@ -250,7 +250,7 @@ fn rows_that_are_still_worked_on_keep_the_breaker_closed() {
     let ticket = sent(&mut admission, now);
     let later = now + Duration::from_secs(2);
     admission.answered(&ticket, None, &limits(), later);
-    // A fifth of what is sent at one time is refused at once; the rest takes its time.
+    // A fifth of the requests that are sent together fails at once; the others take their time.
     let tickets = burst(&mut admission, later);
     assert_eq!(tickets.len(), 64);
     let refused = later + Duration::from_millis(20);

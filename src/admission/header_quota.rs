@@ -2,8 +2,7 @@
 //!
 //! Headers also count what other clients use, but they are old when they arrive, and some are wrong. If they describe a
 //! window that ends at one moment and is used up at the rate of sending, it is obeyed to the last request. Otherwise
-//! the
-//! limit is taken to refill steadily, and headers only lower the program's own count.
+//! the limit is taken to refill steadily, and headers only lower the program's own count.
 
 use std::time::Duration;
 
@@ -15,8 +14,7 @@ use crate::wire::Quota;
 const AGREE_TIMES: u32 = 8;
 const AGREE_FOR: Duration = Duration::from_secs(3);
 /// The least stated limit that is believed. A smaller one is ignored with all that goes with it: some servers state 0
-/// or
-/// 1 whatever they let through, others mean a second. If it is true, refusals teach it.
+/// or 1 whatever they let through, others mean a second. If it is true, refusals teach it.
 const MIN_LIMIT: u64 = 10;
 /// Difference between two resets that are the same: responses come late by different times, and resets are rounded to
 /// seconds.
@@ -68,8 +66,7 @@ impl HeaderQuota {
     }
 
     /// Takes up the quota that a response stated. `sent` is when its request was sent, `mark` the total that had been
-    /// sent by
-    /// then and `sent_by_now` the total by now, in requests or tokens.
+    /// sent by then and `sent_by_now` the total by now, in requests or tokens.
     pub(super) fn heard(&mut self, quota: &Quota, sent: Instant, mark: f64, sent_by_now: f64, now: Instant) {
         if quota.is_long() {
             // A count per day says nothing about the minute; when it is used up, a refusal shows it.
@@ -96,15 +93,13 @@ impl HeaderQuota {
     }
 
     /// Returns how long to wait before an amount is sent, or `None` if it may be sent now. `mark` is the total sent so
-    /// far;
-    /// the limit refills at `per_second`.
+    /// far; the limit refills at `per_second`.
     pub(super) fn wait(&self, amount: f64, mark: f64, per_second: f64, now: Instant) -> Option<Duration> {
         let newest = self.newest.as_ref()?;
         let left = newest.remaining - (mark - newest.mark);
         if let Some(window) = self.window.filter(QuotaWindow::is_believed) {
             // It is not known whether a response counts requests that arrived while it was made. Where other clients
-            // use the limit
-            // too, it is taken not to.
+            // use the limit too, it is taken not to.
             let left = if window.is_shared() { left } else { newest.remaining - (mark - newest.heard) };
             let until = newest.reset.checked_duration_since(now)?;
             if left >= amount || until.is_zero() {

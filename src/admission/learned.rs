@@ -22,7 +22,7 @@ pub struct ProviderLimits {
     pub concurrency: Option<u32>,
     /// What an answer counts for against a limit on tokens.
     pub token_charge: Option<TokenCharge>,
-    /// How many requests at once the provider answered without trouble, or `None` if the last ones failed.
+    /// How many requests at once the provider answered without trouble, or `None` if that is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub healthy: Option<Healthy>,
 }

@@ -1,7 +1,7 @@
 //! Whether a provider may be sent another request now. Pure state: the caller brings the time.
 //!
-//! Immediately before a send it grants everything at once or nothing: no pause, no open breaker, a place
-//! among the requests in flight, a request and tokens of the quota. Nothing waits while holding one of them.
+//! Immediately before a send it grants everything at once or nothing: no pause, no open circuit breaker, a place among
+//! the requests in flight, a request and tokens of the quota. Nothing waits while it holds a part of them.
 
 mod bucket;
 mod concurrency;

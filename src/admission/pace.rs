@@ -255,8 +255,7 @@ impl Pace {
     }
 
     /// Ends the trial. `None` means that refusals come at any rate: what they taught is dropped. `Some` means that they
-    /// are
-    /// about a limit: `allowed` is what was answered per second before the trial.
+    /// are about a limit: `allowed` is what was answered per second before the trial.
     pub(super) fn end_trial(&mut self, allowed: Option<f64>, now: Instant) {
         self.trial = None;
         match allowed {
@@ -338,8 +337,7 @@ impl Pace {
     }
 
     /// Whether answers that came close together explain a refusal, rather than a limit lower than the configured one.
-    /// If
-    /// so, their window is obeyed from now on.
+    /// If so, their window is obeyed from now on.
     pub(super) fn explains(&mut self, now: Instant) -> bool {
         let Some(limit) = self.configured else { return false };
         let fills = WINDOWS.map(|window| self.done.sum(window, now) / (limit * window.as_secs_f64()));
@@ -384,8 +382,7 @@ impl Pace {
     }
 
     /// Takes up what a response states of this limit. `sent` is when its request was sent, `mark` the total that had
-    /// been
-    /// sent by then, in requests or tokens.
+    /// been sent by then, in requests or tokens.
     pub(super) fn heard(&mut self, quota: &Quota, sent: Instant, mark: f64, now: Instant) {
         self.told.heard(quota, sent, mark, self.sent, now);
         if self.configured.is_some() {

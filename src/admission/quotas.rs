@@ -1,4 +1,4 @@
-//! The paces of requests and of tokens together: a request takes of all of them or of none.
+//! The paces of requests and of tokens together: a request takes from all of them or from none.
 
 use std::time::Duration;
 
@@ -16,25 +16,25 @@ const TOKENS: usize = 1;
 const INPUT: usize = 2;
 const OUTPUT: usize = 3;
 
-/// What a request is expected to take of the limits on tokens.
+/// What a request is expected to take from the limits on tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Cost {
     /// Tokens of the prompt.
     pub input: f64,
-    /// Tokens of the answer, as expected.
+    /// Expected tokens of the answer.
     pub output: f64,
-    /// The most that the answer may have, where the request says so.
+    /// The most tokens that the answer may have, or `None` if the request sets no bound.
     pub most_output: Option<f64>,
 }
 
-/// What was taken for a request.
+/// What was taken from each limit for a request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Taken {
     amounts: [f64; KINDS],
-    /// All that had been taken then, this included.
+    /// Totals taken by then, this request included.
     marks: [f64; KINDS],
     pub(super) at: Instant,
-    /// Whether it was sent while nothing else was in flight.
+    /// Whether it was sent while no other request was in flight.
     is_alone: bool,
     cost: Cost,
 }
@@ -68,13 +68,13 @@ impl Quotas {
         }
     }
 
-    /// What was learned: requests and tokens a second, and what an answer counts for.
+    /// What was learned: requests and tokens per second, and what an answer counts for.
     pub(super) fn learned(&self) -> (Option<f64>, Option<f64>, Option<TokenCharge>) {
         let charge = self.charge.filter(|_| !self.is_charge_known);
         (self.paces[REQUESTS].ceiling(), self.paces[TOKENS].ceiling(), charge)
     }
 
-    /// Takes up what a former run learned.
+    /// Takes over what a former run learned.
     pub(super) fn remember(
         &mut self,
         requests: Option<f64>,
@@ -90,18 +90,18 @@ impl Quotas {
         self.charge = self.charge.or(charge);
     }
 
-    /// Whether anything counts tokens.
+    /// Whether there is a limit on tokens.
     pub(super) fn counts_tokens(&self) -> bool {
         self.paces.iter().skip(TOKENS).any(Pace::is_limited)
     }
 
-    /// Whether anything limits how many requests a second are sent.
+    /// Whether there is any limit, so that requests are sent at a limited rate.
     pub(super) fn limits_requests(&self) -> bool {
         self.paces.iter().any(Pace::is_limited)
     }
 
-    /// Takes what a request needs, or says how long that takes and what is short. With `holds_rate` what was learned
-    /// does not grow now.
+    /// Takes what a request needs, or returns how long until all of it is there and what is short. With `holds_rate`
+    /// the learned rates do not grow now.
     pub(super) fn take(
         &mut self,
         cost: Cost,
@@ -117,7 +117,7 @@ impl Quotas {
         if let Some(longest) = waits.max_by_key(|(wait, _)| *wait) {
             return Err(longest);
         }
-        // Last of all, since it cannot be asked without being taken from.
+        // governor comes last, since it cannot be checked without taking from it.
         self.paces[REQUESTS].govern(now).map_err(|wait| (wait, Waiting::RequestsPerMinute))?;
         let mut marks = [0.0; KINDS];
         for ((pace, amount), mark) in self.paces.iter_mut().zip(amounts).zip(&mut marks) {
@@ -131,7 +131,7 @@ impl Quotas {
         Ok(Taken { amounts, marks, at: now, is_alone, cost })
     }
 
-    /// A request was answered and used this, where that is known; the response said that of the limits.
+    /// Counts an answered request. `tokens` is what it used, if known, and `limits` what the response stated.
     pub(super) fn answered(&mut self, taken: &Taken, tokens: Option<Tokens>, limits: &Limits, now: Instant) {
         if let Some(tokens) = tokens {
             self.correct(taken, tokens, now);
@@ -140,23 +140,22 @@ impl Quotas {
         self.heard(taken, limits, now);
     }
 
-    /// A request came to nothing: what was set aside for its answer is free again.
+    /// Counts a failed request, and gives back what was taken for its answer.
     pub(super) fn failed(&mut self, taken: &Taken, limits: &Limits, now: Instant) {
         self.correct_to(taken, [1.0, taken.cost.input, taken.cost.input, 0.0], now);
         self.heard(taken, limits, now);
     }
 
-    /// A request was refused by a limit and took nothing of it.
+    /// Counts a request that a limit refused, and gives back all that was taken for it.
     pub(super) fn refused(&mut self, taken: &Taken, limits: &Limits, now: Instant) {
         self.correct_to(taken, [0.0; KINDS], now);
-        // What only refusals state is no more than they teach: some servers state any number with them.
+        // A limit that only refusals state shows no more than they do: some servers state any number with them.
         if self.paces.iter().any(Pace::is_stated) {
             self.heard(taken, limits, now);
         }
     }
 
-    /// The first request that was refused since the last pause: less may be sent. Says whether it is known
-    /// how much.
+    /// Lowers a limit after the first refusal since the last pause. Returns whether the allowed rate is known.
     pub(super) fn lower_limit(
         &mut self,
         taken: &Taken,
@@ -172,7 +171,7 @@ impl Quotas {
                     && self.counts_tokens()
                     && taken.cost.most_output.is_some_and(|most| most > 1.5 * taken.cost.output)
                 {
-                    // By our count it should have passed: the provider counts more than what is used.
+                    // By the program's own count it should have passed: the provider counts more than what is used.
                     self.charge = Some(TokenCharge::Max);
                     return LimitKnowledge::Ceiling;
                 }
@@ -187,38 +186,38 @@ impl Quotas {
         self.paces[kind].refused(taken.at, delay, now)
     }
 
-    /// Requests a second that are held to because of refusals, where any are.
+    /// Requests per second to which refusals lowered sending, or `None` if they did not.
     pub(super) fn rate(&self) -> Option<f64> {
         self.paces[REQUESTS].learned_rate()
     }
 
-    /// What refusals taught of requests seems to be wrong.
+    /// Distrusts what refusals taught about the rate of requests.
     pub(super) fn distrust_learned(&mut self) {
         self.paces[REQUESTS].distrust_learned();
     }
 
-    /// For a while no more than this many requests are sent in a second.
+    /// Sends no more than this many requests per second until the trial ends.
     pub(super) fn begin_trial(&mut self, per_second: f64, now: Instant) {
         self.paces[REQUESTS].begin_trial(per_second, now);
     }
 
-    /// The trial is over: refusals come at any rate, or are about a limit on requests; then so many were answered in a
-    /// second before it.
+    /// Ends the trial. `None` means that refusals come at any rate, `Some` that they are about a limit on requests:
+    /// `allowed` is what was answered per second before the trial.
     pub(super) fn end_trial(&mut self, allowed: Option<f64>, now: Instant) {
         self.paces[REQUESTS].end_trial(allowed, now);
     }
 
-    /// A request was answered that was sent after the last pause.
+    /// Notes that a request sent after the last pause was answered.
     pub(super) fn answered_after_pause(&mut self, taken: &Taken, now: Instant) {
         self.paces.iter_mut().for_each(|pace| pace.answered_after_pause(taken.at, now));
     }
 
-    /// A pause is over.
+    /// Notes that a pause is over.
     pub(super) fn resumed(&mut self, now: Instant) {
         self.paces.iter_mut().for_each(|pace| pace.resumed(now));
     }
 
-    /// How much of each limit that is known is used.
+    /// The used share of each known limit.
     pub(super) fn shares(&self) -> Vec<LimitShare> {
         let elapsed = self.since.zip(self.last).map_or(0.0, |(since, last)| (last - since).as_secs_f64());
         let kinds = [Scarce::Requests, Scarce::Tokens, Scarce::Tokens, Scarce::Tokens];
@@ -251,7 +250,7 @@ impl Quotas {
         #[expect(clippy::cast_precision_loss, reason = "token counts are far below 2^52")]
         let (input, output) = (tokens.prompt as f64, tokens.completion as f64);
         let output = match self.charge {
-            // It counts what was asked for and gives nothing back.
+            // The provider counts the requested maximum and gives nothing back.
             Some(TokenCharge::Max) => taken.amounts[OUTPUT].max(output),
             _ => output,
         };
@@ -272,7 +271,7 @@ impl Quotas {
         }
     }
 
-    /// What is missing of a full limit after one request alone is what that request counted for.
+    /// Learns what an answer counts for: after a request that went alone, it is what is missing from a full limit.
     fn learn_charge(&mut self, taken: &Taken, tokens: Tokens, limits: &Limits) {
         let (Some(limit), Some(remaining)) = (limits.tokens.limit, limits.tokens.remaining) else { return };
         if self.charge.is_some() || !taken.is_alone || limits.tokens.is_long() {
@@ -288,7 +287,7 @@ impl Quotas {
         }
     }
 
-    /// The kind of tokens that a refusal without a name is about.
+    /// The kind of tokens that a refusal is about if it does not name one.
     fn scarcest_tokens(&self) -> usize {
         match (self.paces[INPUT].is_limited(), self.paces[OUTPUT].is_limited()) {
             _ if self.paces[TOKENS].is_limited() => TOKENS,

@@ -2,9 +2,8 @@
 //!
 //! Three causes look alike: a limit that was exceeded, one request that is refused whatever else is sent, and a server
 //! that refuses a share of all requests at any rate. A limit is obeyed. One request's refusals are its own. In the
-//! third
-//! case sending less does not help: refusals that come as often at a part of the rate as at the full rate are not about
-//! the rate, and the rate is restored.
+//! third case sending less does not help: refusals that come as often at a part of the rate as at the full rate are not
+//! about the rate, and the rate is restored.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -31,8 +30,7 @@ const ASSUMED_SHARE: f64 = 0.03;
 /// Number of outcomes over which shares are measured; older ones fade.
 const MEMORY: f64 = 500.0;
 /// Refusals come as often at the low rate if their share is at least this part of the way from what a limit would
-/// refuse
-/// to what was refused at the high rate.
+/// refuse to what was refused at the high rate.
 const AS_OFTEN: f64 = 0.35;
 /// They come more often, as after a used-up burst, above this multiple of the share at the high rate plus the constant.
 const MORE_OFTEN: f64 = 2.5;
@@ -40,8 +38,7 @@ const MORE_OFTEN_LEAST: f64 = 0.02;
 /// Above this share of refusals it is a limit, however little is sent.
 const MAX_USUAL_SHARE: f64 = 0.5;
 /// Number of requests at a low rate, and the share of them that may be refused without lowering the rate, although
-/// there
-/// is a limit.
+/// there is a limit.
 const MIN_LOW: f64 = 20.0;
 const MAX_SHARE_AT_LIMIT: f64 = 0.25;
 /// Time after a refusal for which a low rate is held, until the cause of the refusals is known.
@@ -209,10 +206,8 @@ impl Throttling {
     }
 
     /// Whether the newest refusals are no more than the share that is refused at any rate. Where no limit is known, a
-    /// few
-    /// refusals are no reason to look for one. `pending` is the number of requests, sent before the refused one, that
-    /// may
-    /// still be answered.
+    /// few refusals are no reason to look for one. `pending` is the number of requests, sent before the refused one,
+    /// that may still be answered.
     pub(super) fn is_usual(&self, has_limit: bool, pending: usize) -> bool {
         let Some(share) = self.usual.or((!has_limit).then_some(ASSUMED_SHARE)) else { return false };
         let refused = self.newest.iter().filter(|refused| **refused).count();

@@ -1,47 +1,47 @@
-//! A short trial at a lower rate: are refusals about the rate?
+//! A short trial at a lower rate, which shows whether refusals are about the rate.
 //!
-//! Where refusals are scattered among answers, a part of the rate is sent for a moment. A limit refuses nothing, or much
-//! less, of that part; a server that refuses a share of all requests refuses the same share.
+//! If refusals are scattered among answers, only a part of the rate is sent for a while. A limit refuses nothing, or
+//! much less, of that part; a server that refuses a share of all requests refuses the same share.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use crate::clock::Instant;
 
-/// Refusals are scattered when most of these parts of the newest outcomes have one, and each of them more answers than
-/// refusals.
+/// Number and size of the parts of the newest outcomes that are looked at, and the least number of parts with a
+/// refusal. Refusals are scattered if there are so many, and if each part has more answers than refusals.
 const PARTS: usize = 4;
 const PART: usize = 15;
 const MIN_SCATTERED: usize = 3;
-/// The share that is refused is measured over so many of the newest outcomes, where there are as many.
+/// The most outcomes over which the refused share is measured.
 const NEWEST: usize = 200;
-/// What is sent during a trial, of the rate before it.
+/// Part of the former rate that is sent during a trial.
 const RATE_PART: f64 = 0.3;
-/// A trial ends when so many refusals would have come if sending less were no remedy.
+/// A trial ends when this many refusals would have come if sending less did not help.
 const EXPECTED_REFUSALS: f64 = 8.0;
 /// A trial that would take longer is not begun.
 const MAX_DURATION: Duration = Duration::from_secs(15);
-/// Refusals come as often when they come at more than this part of the share before, and at less than that many times it.
-/// A limit would refuse nothing of a rate so low; but few refusals are counted, and chance varies them.
+/// Refusals come as often if their share, divided by the share before the trial, is in this range. A limit would refuse
+/// nothing at such a low rate; but only few refusals are counted, and their number varies by chance.
 const AS_OFTEN: std::ops::RangeInclusive<f64> = 0.2..=2.5;
 
-/// So many outcomes wait for those of earlier requests, or twice as many as are in flight.
+/// The most outcomes that wait for those of earlier requests, unless more than half as many are in flight.
 const MIN_WAITING: usize = 1_000;
 
 /// The newest outcomes, and the trial while there is one.
 ///
-/// Outcomes are looked at in the order in which the requests were sent: refusals come sooner than answers, so that a
-/// limit that was just reached would look like refusals among answers.
+/// Outcomes are counted in the order in which the requests were sent. Refusals come sooner than answers, so that
+/// otherwise a limit that was just reached would look like refusals among answers.
 #[derive(Debug, Default)]
 pub(super) struct Trials {
-    /// Whether each of the newest outcomes was a refusal.
+    /// The newest outcomes; `true` is a refusal.
     newest: VecDeque<bool>,
-    /// Outcomes of requests that were sent after one that is still in flight, by the number of the request.
+    /// Outcomes of requests sent after one that is still in flight, by the number of the request.
     waiting: BTreeMap<u64, SentOutcome>,
     trial: Option<Trial>,
 }
 
-/// The outcome of a request that was sent at a time.
+/// The outcome of a request, and when the request was sent.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SentOutcome {
     pub(super) is_refused: bool,
@@ -52,10 +52,10 @@ pub(super) struct SentOutcome {
 #[derive(Clone, Copy, Debug)]
 struct Trial {
     began: Instant,
-    /// The share of requests that was refused before it, and how many were answered in a second.
+    /// Share of requests that was refused before it, and requests per second that were answered.
     share: f64,
     allowed: f64,
-    /// Outcomes of requests that were sent during it.
+    /// Outcomes of requests that were sent during it, and the refusals among them.
     outcomes: f64,
     refused: f64,
 }
@@ -63,20 +63,19 @@ struct Trial {
 /// What a trial showed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum TrialVerdict {
-    /// Less is refused when less is sent: so many requests a second are allowed.
+    /// Less is refused when less is sent: there is a limit, of this many requests per second.
     Limit(f64),
-    /// As much is refused when less is sent: this share of requests.
+    /// The same share is refused when less is sent: this one.
     AnyRate(f64),
 }
 
 impl Trials {
-    /// Whether one is under way.
     pub(super) fn is_under_way(&self) -> bool {
         self.trial.is_some()
     }
 
-    /// Begins a trial if refusals are scattered and it would be short. `rate` is how many requests a second were sent
-    /// lately. Returns the rate of the trial, per second.
+    /// Begins a trial if refusals are scattered and it would be short. `rate` is the send rate so far, in requests per
+    /// second. Returns the rate of the trial, per second, or `None` if none begins.
     pub(super) fn begin(&mut self, rate: f64, now: Instant) -> Option<f64> {
         let share = self.scattered_share()?;
         let per_second = rate * RATE_PART;
@@ -88,7 +87,7 @@ impl Trials {
         Some(per_second)
     }
 
-    /// Counts the outcome of a request; `in_flight` holds the numbers of those without one. Returns the verdict when a
+    /// Counts the outcome of a request; `in_flight` holds the numbers of those without one. Returns the verdict if a
     /// trial ends.
     pub(super) fn count<T>(
         &mut self,
@@ -152,7 +151,7 @@ mod tests {
     use super::*;
     use crate::clock;
 
-    /// Counts the outcomes of requests that are sent one after the other, each answered before the next is sent.
+    /// Counts outcomes of requests that are sent one after the other, each answered before the next is sent.
     struct TrialFeed {
         trials: Trials,
         sent: u64,

@@ -1,8 +1,8 @@
-//! ByteBudget for bodies that wait to be written: it bounds the memory that they take.
+//! A bound on the memory that bodies take while they wait to be written.
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-/// So many bytes, shared by those who put answers.
+/// A fixed number of bytes, shared by the threads that put answers.
 #[derive(Debug)]
 pub(super) struct ByteBudget {
     bytes: usize,
@@ -10,7 +10,7 @@ pub(super) struct ByteBudget {
     freed: Condvar,
 }
 
-/// Bytes taken of a room; dropped, they are free again.
+/// Bytes taken from a budget. Dropping them gives them back.
 #[derive(Debug)]
 pub(super) struct ReservedBytes {
     room: Arc<ByteBudget>,
@@ -22,7 +22,7 @@ impl ByteBudget {
         Arc::new(ByteBudget { bytes, free: Mutex::new(bytes), freed: Condvar::new() })
     }
 
-    /// Takes so many bytes, once they are free; who wants more than there are takes them all.
+    /// Takes `bytes` bytes once they are free. If `bytes` is more than the whole budget, takes all of it.
     pub(super) fn take(self: &Arc<Self>, bytes: usize) -> ReservedBytes {
         let bytes = bytes.min(self.bytes);
         let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,4 +1,4 @@
-//! What can go wrong with a cache.
+//! The errors of a cache.
 
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -7,66 +7,66 @@ use rusqlite::ErrorCode;
 
 use crate::store::StoreError;
 
-/// A cache that cannot be used.
+/// Why a cache cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CacheError {
-    /// Its folder cannot be made.
+    /// The folder of the cache cannot be created.
     #[error("cache.path: {0}")]
     Store(#[source] StoreError),
-    /// It cannot be opened or read.
+    /// The file cannot be opened or read.
     #[error("cannot {action} the cache {}: {source}", path.display())]
     Io {
-        /// What was tried.
+        /// The action that failed, as a verb for the message.
         action: &'static str,
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Why it failed.
+        /// The underlying error.
         source: io::Error,
     },
-    /// Answers could not be written. Later ones are tried all the same.
+    /// Answers could not be written. Later answers are tried all the same.
     #[error("cannot write to the cache {}: {source}; answers lost: {lost}", path.display())]
     Write {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Answers that were lost since the last flush.
+        /// Number of answers that were lost since the last flush.
         lost: u64,
-        /// Why the first write of those that failed did.
+        /// The error of the first write that failed.
         source: io::Error,
     },
-    /// The file is some other program's database.
+    /// The file is another program's database.
     #[error("{} is a database, but no cache of enrich", path.display())]
     Foreign {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
     },
     /// The file was written by a later version of this program.
     #[error("the cache {} has format {found}, and this version reads {known}", path.display())]
     Version {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Format of the file.
+        /// Format number of the file.
         found: i32,
-        /// Newest format that is known.
+        /// The format number that this version reads.
         known: i32,
     },
-    /// The file is damaged, or no database at all.
+    /// The file is damaged, or is no database.
     #[error("the cache {} is damaged, or no cache: {source}", path.display())]
     Damaged {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What is wrong.
+        /// The underlying error.
         source: io::Error,
     },
-    /// The thread that writes has died.
+    /// The writer thread has died.
     #[error("the cache {} is no longer written: its thread died", path.display())]
     Ended {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
     },
 }
 
 impl CacheError {
-    /// What to do about it, where that can be said.
+    /// Returns advice on what to do, if there is any.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
         match self {
@@ -80,17 +80,17 @@ impl CacheError {
         }
     }
 
-    /// Makes the function that turns SQLite's error into one that names the file.
+    /// Returns a function that turns an error of SQLite into one that names the file.
     pub(super) fn of(action: &'static str, path: &Path) -> impl FnOnce(rusqlite::Error) -> CacheError {
         move |error| CacheError::told(path, error, |path, source| CacheError::Io { action, path, source })
     }
 
-    /// A write that failed and what it lost.
+    /// Creates the error of a failed write that lost `lost` answers.
     pub(super) fn of_write(path: &Path, lost: u64, error: rusqlite::Error) -> CacheError {
         CacheError::told(path, error, |path, source| CacheError::Write { path, lost, source })
     }
 
-    /// Damage, whatever was done; else what the caller makes of it.
+    /// Returns [`CacheError::Damaged`] if the error reports damage, otherwise what `otherwise` makes of it.
     fn told(
         path: &Path,
         error: rusqlite::Error,
@@ -102,7 +102,7 @@ impl CacheError {
     }
 }
 
-/// Whether another connection is at work on the file.
+/// Whether another connection holds a lock on the file.
 pub(super) fn is_busy(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
 }
@@ -111,7 +111,7 @@ fn is_damage(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
 }
 
-/// SQLite's error as one of the disk, where it is that.
+/// Converts an error of SQLite to an I/O error, with the kind of a disk error where it is one.
 fn io_error(error: rusqlite::Error) -> io::Error {
     let kind = match error.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => ErrorKind::StorageFull,

@@ -1,13 +1,13 @@
-//! The file of a cache: how it is made, told from others and opened.
+//! The file of a cache: how it is created, recognized and opened.
 //!
 //! ```text
 //! application_id  "enrc"
 //! user_version    1
 //! answers         key 16 bytes, the fingerprint of the request; created and used, Unix seconds; body
 //! ```
-//! The body stands last, so that the times are read without it, and the table keeps its rowid: bodies lie in the order
-//! in which they came, and the tree of the keys stays small. Damage to what is read first is found on opening;
-//! damage further in, when it is read.
+//! The body is the last column, so that the times can be read without it. The table keeps its rowid, so that bodies
+//! lie in the order in which they arrived and the tree of the keys stays small. Damage to what is read first is
+//! found on opening; damage further in is found when it is read.
 
 use std::path::Path;
 use std::time::Duration;
@@ -19,15 +19,15 @@ use super::error::is_busy;
 use crate::clock;
 use crate::store;
 
-/// "enrc".
+/// "enrc" in ASCII.
 const APPLICATION_ID: i32 = 0x656e_7263;
 const FORMAT: i32 = 1;
-/// How long one connection waits for another.
+/// How long one connection waits for another one's lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 const BETWEEN_TRIES: Duration = Duration::from_millis(10);
-/// The write-ahead log is copied into the file when it is longer, in pages of 4 KiB.
+/// Length of the write-ahead log, in pages of 4 KiB, beyond which it is copied into the file.
 const LOG_PAGES: i32 = 1000;
-/// The log is cut back to this after it has been copied.
+/// Size in bytes to which the log is cut back after it was copied.
 const LOG_BYTES: i32 = LOG_PAGES * 4096;
 
 const TABLES: &str = "
@@ -41,17 +41,17 @@ const TABLES: &str = "
     CREATE INDEX answers_by_used ON answers (used);
 ";
 
-/// Whose a file is.
+/// Who a file belongs to. An empty or new database belongs to nobody.
 enum FileOwner {
     Nobody,
     Cache { format: i32 },
     Other,
 }
 
-/// Opens the connection that writes, and makes the file if it is missing or empty.
+/// Opens the connection that writes, and creates the file if it is missing or empty.
 pub(super) fn open_to_write(path: &Path) -> Result<Connection, CacheError> {
     let failed = || CacheError::of("open", path);
-    // SQLite would make a file that everybody may read. If this fails, so will that, and say why.
+    // SQLite would create a file that everyone may read. If this fails, so does opening, which reports why.
     let _ = store::private_file().open(path);
     let mut connection = connect(path, OpenFlags::SQLITE_OPEN_CREATE).map_err(failed())?;
     let mut owner = owner(&connection).map_err(failed())?;
@@ -69,9 +69,10 @@ pub(super) fn open_to_write(path: &Path) -> Result<Connection, CacheError> {
     Ok(connection)
 }
 
-/// Opens the connection that reads; the file is there.
+/// Opens the connection that reads. The file must exist.
 ///
-/// It may write to the disk, but runs no statement that does: the connection that is closed last clears the log away.
+/// The connection is opened for writing, since the one that is closed last removes the log. It runs no statement
+/// that writes.
 pub(super) fn open_to_read(path: &Path) -> Result<Connection, CacheError> {
     let opened = connect(path, OpenFlags::empty()).and_then(|connection| {
         connection.pragma_update(None, "query_only", true)?;
@@ -80,7 +81,7 @@ pub(super) fn open_to_read(path: &Path) -> Result<Connection, CacheError> {
     opened.map_err(CacheError::of("open", path))
 }
 
-/// Bytes of the file that are in use; pages that were freed are used again and do not count.
+/// Returns the number of bytes of the file that are in use. Freed pages are used again and do not count.
 pub(super) fn filled_bytes(connection: &Connection) -> rusqlite::Result<u64> {
     let sql = "SELECT (page_count - freelist_count) * page_size
                FROM pragma_page_count, pragma_freelist_count, pragma_page_size";
@@ -95,7 +96,7 @@ fn connect(path: &Path, more: OpenFlags) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// Tells whose a file is and changes nothing.
+/// Determines who a file belongs to, without changing it.
 fn owner(connection: &Connection) -> rusqlite::Result<FileOwner> {
     let sql = "SELECT application_id, user_version, (SELECT COUNT(*) FROM sqlite_schema)
                FROM pragma_application_id, pragma_user_version";
@@ -108,7 +109,7 @@ fn owner(connection: &Connection) -> rusqlite::Result<FileOwner> {
     })
 }
 
-/// Makes the tables, unless another process did meanwhile, and tells whose the file is then.
+/// Creates the tables, unless another process has done so meanwhile, and returns who the file then belongs to.
 fn create(connection: &mut Connection) -> rusqlite::Result<FileOwner> {
     use_log(connection)?;
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -129,7 +130,7 @@ fn set_up(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "journal_size_limit", LOG_BYTES)
 }
 
-/// Turns the write-ahead log on. SQLite does not wait for other connections there, so this does.
+/// Turns on the write-ahead log. SQLite does not wait for other connections here, so this function does.
 fn use_log(connection: &Connection) -> rusqlite::Result<()> {
     let deadline = clock::now() + BUSY_TIMEOUT;
     loop {

@@ -1,4 +1,4 @@
-//! What is written with one commit.
+//! The messages to the writer, and the group of them that one commit writes.
 
 use std::sync::mpsc::SyncSender;
 
@@ -9,15 +9,15 @@ use super::byte_budget::ReservedBytes;
 use super::limits::TOUCH_AFTER_SECONDS;
 use crate::ident::Fingerprint;
 
-/// What the writer is told.
+/// A message to the writer.
 pub(super) enum WriterMessage {
-    /// Keep this answer.
+    /// Store this answer.
     Put(Entry),
-    /// This answer was used.
+    /// Mark this answer as used now.
     Touch(Fingerprint),
-    /// Commit what came before, and tell how writing went since the last time.
+    /// Commit the earlier messages, and send the result of all writes since the last flush.
     Flush(SyncSender<Result<(), CacheError>>),
-    /// Commit what came before, and end.
+    /// Commit the earlier messages, and end.
     End,
 }
 
@@ -25,13 +25,12 @@ pub(super) enum WriterMessage {
 pub(super) struct Entry {
     /// Fingerprint of its request.
     pub(super) key: Fingerprint,
-    /// The answer.
     pub(super) body: Box<[u8]>,
-    /// The room that the body takes.
+    /// Reservation of the body's bytes.
     pub(super) _place: ReservedBytes,
 }
 
-/// What is written with one commit.
+/// Answers and marks of use that one commit writes.
 #[derive(Default)]
 pub(super) struct Group {
     entries: Vec<Entry>,
@@ -49,23 +48,23 @@ impl Group {
         self.touched.push(key);
     }
 
-    /// Answers and marks in it.
+    /// Number of answers and marks.
     pub(super) fn len(&self) -> usize {
         self.entries.len() + self.touched.len()
     }
 
-    /// Answers in it.
+    /// Number of answers.
     pub(super) fn answers(&self) -> usize {
         self.entries.len()
     }
 
-    /// Bytes of the bodies.
+    /// Total size of the bodies, in bytes.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Commits it, all or nothing. The first answer to a request stays, unless it came before `oldest`; times are
-    /// in Unix seconds.
+    /// Commits the group, all or nothing. The first answer to a request stays, unless it was created before
+    /// `oldest`. Times are in Unix seconds.
     pub(super) fn commit(&self, connection: &mut Connection, now: i64, oldest: i64) -> rusqlite::Result<()> {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         {

@@ -1,23 +1,23 @@
-//! Removes answers that are too old, and those used longest ago when the file is full; in small steps, so that
-//! nobody waits long for the file.
+//! Removes answers that are too old and, when the file is full, those used longest ago. It works in small steps, so
+//! that other users of the file never wait long.
 
 use rusqlite::{Connection, Params, Transaction, TransactionBehavior};
 
 use super::CacheLimits;
 use super::file::filled_bytes;
 
-/// Answers that one step removes at most.
+/// Maximum number of answers that one step removes.
 const STEP_ANSWERS: usize = 500;
-/// Bytes of bodies after which a step ends.
+/// Number of bytes after which a step ends, counting bodies and [`ANSWER_BYTES`].
 const STEP_BYTES: u64 = 2 << 20;
-/// What an answer takes beside its body, about.
+/// Approximate number of bytes that an answer takes in addition to its body.
 const ANSWER_BYTES: u64 = 100;
 
-/// What is to be removed.
+/// Removes answers, step by step.
 #[derive(Debug)]
 pub(super) struct Removal {
     limits: CacheLimits,
-    /// The file was over its limit and is not yet down to nine tenths of it.
+    /// Whether the file was over its limit and is not yet down to nine tenths of it.
     is_over: bool,
 }
 
@@ -26,8 +26,8 @@ impl Removal {
         Removal { limits, is_over: false }
     }
 
-    /// Removes some answers with one commit and gives the bytes that the file fills then; none if nothing was to be
-    /// removed. `now` is in Unix seconds.
+    /// Removes some answers in one commit and returns the number of bytes that the file then uses; `None` if there
+    /// was nothing to remove. `now` is in Unix seconds.
     pub(super) fn step(&mut self, connection: &mut Connection, now: i64) -> rusqlite::Result<Option<u64>> {
         self.measure(connection)?;
         let oldest = self.limits.oldest_kept(now);
@@ -37,7 +37,7 @@ impl Removal {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let mut doomed = first(&transaction, "created < ?1 ORDER BY created", [oldest], u64::MAX)?;
         if doomed.is_empty() {
-            // Another process may have removed some meanwhile.
+            // Another process may have removed some answers meanwhile.
             let excess = self.measure(&transaction)?;
             doomed = first(&transaction, "true ORDER BY used", [], excess)?;
         }
@@ -50,7 +50,7 @@ impl Removal {
         Ok(Some(left))
     }
 
-    /// Bytes to be removed because the file is full.
+    /// Returns the number of bytes to be removed because the file is full.
     fn measure(&mut self, connection: &Connection) -> rusqlite::Result<u64> {
         let goal = self.limits.max_bytes / 10 * 9;
         let filled = filled_bytes(connection)?;
@@ -64,7 +64,8 @@ fn has_older(connection: &Connection, oldest: i64) -> rusqlite::Result<bool> {
     connection.query_row(sql, [oldest], |row| row.get(0))
 }
 
-/// The rowids of the first answers of an order that take so many bytes together, or of as many as one step removes.
+/// Returns the rowids of the first answers of `which`, an SQL condition with an order: as many as take `bytes`
+/// bytes together, or as one step removes.
 fn first(
     transaction: &Transaction<'_>,
     which: &str,

@@ -1,4 +1,4 @@
-//! A cache as its users see it: answers are put and got by the fingerprint of their request.
+//! A cache as its users see it: answers are put and fetched by the fingerprint of their request.
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -16,16 +16,16 @@ use super::{CacheError, CacheLimits, file};
 use crate::ident::Fingerprint;
 use crate::store::{self, StoreError};
 
-/// Answers that wait to be written, at most.
+/// Maximum number of messages, mostly answers, that wait for the writer.
 const QUEUE_ANSWERS: usize = 1000;
-/// Bytes of bodies that wait to be written or are being written, at most.
+/// Maximum number of bytes of bodies that wait to be written or are being written.
 const QUEUE_BYTES: usize = 8 << 20;
 
 const GET: &str = "SELECT used, body FROM answers WHERE key = ?1 AND created >= ?2";
 
 /// An open cache. Other stores, in this process and others, may have the same file open.
 ///
-/// Dropped, it writes what it has and ends its thread; what goes wrong then is not told, so flush first.
+/// Dropping it writes what is pending and ends its thread. Errors are not reported then, so flush first.
 #[derive(Debug)]
 pub struct Store {
     path: PathBuf,
@@ -36,23 +36,23 @@ pub struct Store {
     writer: Option<JoinHandle<()>>,
 }
 
-/// What a cache holds.
+/// The size of a cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stats {
-    /// Answers, those that are too old and not yet removed included.
+    /// Number of answers, including those that are too old and not yet removed.
     pub entries: u64,
-    /// Bytes of the file that are in use.
+    /// Number of bytes of the file that are in use.
     pub bytes: u64,
 }
 
 impl Store {
-    /// Opens a cache; folder and file are made if they are missing.
+    /// Opens a cache, creating its folder and file if they are missing.
     ///
     /// # Errors
-    /// When the file or its folder cannot be made or opened, when the file is damaged or something else than a cache,
-    /// and when a later version wrote it.
+    /// When the file or its folder cannot be created or opened, when the file is damaged or is no cache, and when a
+    /// later version wrote it.
     pub fn open(path: &Path, limits: CacheLimits) -> Result<Self, CacheError> {
-        // SQLite gives relative names a meaning of their own, such as `:memory:` and `file:a?mode=ro`.
+        // SQLite gives some relative names a special meaning, such as `:memory:` and `file:a?mode=ro`.
         let path =
             std::path::absolute(path).map_err(StoreError::of("find", path)).map_err(CacheError::Store)?;
         path.parent()
@@ -74,14 +74,14 @@ impl Store {
         Ok(Store { path, limits, reader, room: ByteBudget::new(QUEUE_BYTES), queue, writer: Some(writer) })
     }
 
-    /// The answer to a request; none if it is not kept or too old. What this store was given last is found after
-    /// [`Store::flush`].
+    /// Returns the answer to a request; `None` if it is not stored or is too old. Answers that were put are sure to
+    /// be found after [`Store::flush`].
     ///
     /// # Errors
     /// When the file cannot be read or is damaged.
     pub fn get(&self, key: Fingerprint) -> Result<Option<Bytes>, CacheError> {
         let now = unix_seconds();
-        // The statement is prepared anew: rusqlite's cache of statements needs a crate more, hashlink.
+        // The statement is prepared anew: rusqlite's cache of statements needs one more crate, hashlink.
         let found: Option<(i64, Vec<u8>)> = self
             .reader()
             .query_row(GET, (key.to_bytes(), self.limits.oldest_given(now)), |row| {
@@ -91,28 +91,29 @@ impl Store {
             .map_err(CacheError::of("read", &self.path))?;
         let Some((used, body)) = found else { return Ok(None) };
         if used < now - TOUCH_AFTER_SECONDS {
-            // A full queue costs the mark, not the caller's time: the next one who gets it sets the mark.
+            // If the queue is full, the mark is dropped and the caller does not wait: the next `get` sets it.
             let _ = self.queue.try_send(WriterMessage::Touch(key));
         }
         Ok(Some(body.into()))
     }
 
-    /// Keeps an answer, unless a first one to the same request is kept already and not too old, or it takes more than
-    /// a tenth of the cache. Waits while 1,000 answers or 8 MiB of them wait to be written. It is committed within a
-    /// moment; whether that succeeds, [`Store::flush`] tells.
+    /// Stores an answer, unless an answer to the same request is stored already and not too old, or it takes more
+    /// than a tenth of the cache. Waits while 1,000 answers or 8 MiB of them wait to be written. The answer is
+    /// committed within a moment; [`Store::flush`] reports whether that succeeded.
     pub fn put(&self, key: Fingerprint, body: &[u8]) {
         if body.len() as u64 > self.limits.most_body_bytes() {
             return;
         }
         let place = self.room.take(body.len());
-        // Without a writer it is lost; flush says so.
+        // Without a writer the answer is lost; `flush` reports it.
         let _ = self.queue.send(WriterMessage::Put(Entry { key, body: body.into(), _place: place }));
     }
 
-    /// Waits until what was put before is committed: then it survives the death of this process.
+    /// Waits until all answers put before are committed, so that they survive the death of this process.
     ///
     /// # Errors
-    /// When a write failed since the last flush: the first of those that did. Others are tried all the same.
+    /// When a write has failed since the last flush: the first such error; later writes are tried all the same.
+    /// When the writer thread has died.
     pub fn flush(&self) -> Result<(), CacheError> {
         let (reply, replied) = sync_channel(1);
         let ended = || CacheError::Ended { path: self.path.clone() };
@@ -120,7 +121,7 @@ impl Store {
         replied.recv().map_err(|_| ended())?
     }
 
-    /// Counts what it holds; this reads all keys.
+    /// Counts the answers and the bytes in use. Reads all keys.
     ///
     /// # Errors
     /// When the file cannot be read or is damaged.
@@ -141,7 +142,7 @@ impl Drop for Store {
     fn drop(&mut self) {
         let _ = self.queue.send(WriterMessage::End);
         if let Some(writer) = self.writer.take() {
-            // A thread that died has said so on its way.
+            // A thread that panicked has reported it already.
             let _ = writer.join();
         }
     }

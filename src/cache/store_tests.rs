@@ -1,4 +1,4 @@
-//! What a cache keeps, refuses and removes.
+//! Tests of what a cache keeps, refuses and removes.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -42,7 +42,7 @@ fn found(store: &Store, number: u64) -> Option<Vec<u8>> {
     store.get(key(number)).unwrap().map(|body| body.to_vec())
 }
 
-/// Changes the file behind the store's back.
+/// Changes the file through a connection of its own.
 fn change(path: &Path, sql: &str) {
     let connection = Connection::open(path).unwrap();
     connection.busy_timeout(Duration::from_secs(10)).unwrap();
@@ -63,13 +63,13 @@ fn file_bytes(path: &Path) -> u64 {
     fs::metadata(path).map_or(0, |metadata| metadata.len())
 }
 
-/// Bytes that no compression makes fewer.
+/// Returns bytes that cannot be compressed.
 fn noise(seed: u64, bytes: usize) -> Vec<u8> {
     let mut random = fastrand::Rng::with_seed(seed);
     std::iter::repeat_with(|| random.u8(..)).take(bytes).collect()
 }
 
-/// Waits for what the writer does by itself.
+/// Waits for something that the writer does on its own.
 fn wait_until(is_so: impl Fn() -> bool) {
     let deadline = clock::now() + Duration::from_secs(30);
     while !is_so() {
@@ -78,7 +78,7 @@ fn wait_until(is_so: impl Fn() -> bool) {
     }
 }
 
-/// Opens a file that is refused, and shows that removing it helps.
+/// Opens a file that must be refused, and checks that removing it helps.
 fn refused(path: &Path) -> CacheError {
     let bytes = fs::read(path).unwrap();
     let error = Store::open(path, LIMITS).unwrap_err();
@@ -98,7 +98,7 @@ fn what_was_put_is_there_after_it_is_opened_again() {
     assert_eq!(found(&store, 1), None);
     keep(&store, 1, &body);
     assert_eq!(found(&store, 1), Some(body.clone()));
-    // The drop alone writes this one.
+    // Only dropping the store writes this one.
     store.put(key(2), b"");
     drop(store);
     assert!(!beside(&path, "-wal").exists(), "the log is cleared away");
@@ -113,7 +113,7 @@ fn what_is_flushed_is_in_the_files_whatever_becomes_of_the_process() {
     let (folder, path) = place();
     let store = open(&path);
     keep(&store, 1, b"yes");
-    // As after `kill -9`: the files as they are, and nobody who closes them.
+    // As after `kill -9`: the files as they are, with no connection to close them.
     let copy = folder.path().join("copy");
     fs::copy(&path, &copy).unwrap();
     fs::copy(beside(&path, "-wal"), beside(&copy, "-wal")).unwrap();
@@ -137,7 +137,7 @@ fn stores_on_one_file_see_each_others_answers_and_all_write() {
     std::thread::scope(|scope| {
         for writer in 0..4 {
             let path = &path;
-            // They make the file at once, too.
+            // All threads also create the file at the same time.
             scope.spawn(move || {
                 let store = open(path);
                 for round in 0..50 {

@@ -1,4 +1,5 @@
-//! The one thread of a store that writes: it gathers what comes, commits it in groups and removes what is too much.
+//! The writer thread of a store: it collects messages, commits them in groups, and removes answers beyond the
+//! limits.
 
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
@@ -13,16 +14,16 @@ use super::removal::Removal;
 use super::{CacheError, CacheLimits};
 use crate::clock;
 
-/// Answers of one commit at most.
+/// Maximum number of answers and marks in a commit.
 const GROUP_ANSWERS: usize = 1000;
-/// Bytes of bodies after which a commit is due.
+/// Number of bytes of bodies at which a group is committed.
 const GROUP_BYTES: usize = 1 << 20;
-/// How long a group waits for more.
+/// How long a group waits for more messages.
 const GROUP_TIME: Duration = Duration::from_millis(50);
-/// Between two steps of removal, for others to get at the file.
+/// Pause between two steps of removal, in which others get access to the file.
 const BETWEEN_STEPS: Duration = Duration::from_millis(5);
 
-/// The thread that writes.
+/// The writer thread.
 #[derive(Debug)]
 pub(super) struct Writer {
     queue: Receiver<WriterMessage>,
@@ -30,12 +31,12 @@ pub(super) struct Writer {
     path: PathBuf,
     limits: CacheLimits,
     removal: Removal,
-    /// There is more to be removed.
+    /// Whether there are more answers to be removed.
     is_behind: bool,
     failure: Option<FlushFailure>,
 }
 
-/// What went wrong since the last flush.
+/// The failed writes since the last flush.
 #[derive(Debug)]
 struct FlushFailure {
     first: rusqlite::Error,
@@ -44,11 +45,11 @@ struct FlushFailure {
 
 /// Why a group is written.
 enum FlushReason {
-    /// It is large enough, or has waited long enough.
+    /// The group is large enough, or has waited long enough.
     Time,
-    /// Somebody waits for it.
+    /// A caller waits for it.
     Flush(SyncSender<Result<(), CacheError>>),
-    /// It is the last one.
+    /// It is the last group.
     End,
 }
 
@@ -63,12 +64,12 @@ impl Writer {
         Writer { queue, connection, path, limits, removal, is_behind: true, failure: None }
     }
 
-    /// Writes until it is told to end.
+    /// Writes until it receives [`WriterMessage::End`] or the store is gone.
     pub(super) fn run(mut self) {
         loop {
             let (group, due) = self.gather();
             let before = self.write(&group);
-            // Its room is free before anything else is done.
+            // Frees the reserved bytes before anything else is done.
             drop(group);
             if let Some(before) = before {
                 self.make_room(before);
@@ -76,7 +77,7 @@ impl Writer {
             match due {
                 FlushReason::Time => {}
                 FlushReason::Flush(reply) => {
-                    // Who does not wait for it any more does not want to know.
+                    // A caller that no longer waits does not need the result.
                     let _ = reply.send(self.take_failure());
                 }
                 FlushReason::End => return,
@@ -109,7 +110,7 @@ impl Writer {
         }
     }
 
-    /// Commits a group; gives the bytes that the file filled before, unless that failed.
+    /// Commits a group and returns the number of bytes that the file used before; `None` if that failed.
     fn write(&mut self, group: &Group) -> Option<u64> {
         let now = unix_seconds();
         let written = filled_bytes(&self.connection).and_then(|before| {
@@ -121,7 +122,8 @@ impl Writer {
         written.map_err(|error| self.fail(error, group.answers())).ok()
     }
 
-    /// Removes at least what the file has grown by since it filled `before` bytes, if it fills too many.
+    /// Removes one step of answers, and further ones while the file uses more bytes than both `before` and its
+    /// limit.
     fn make_room(&mut self, before: u64) {
         let now = unix_seconds();
         loop {

@@ -1,13 +1,14 @@
-//! The checkpoint's file: one JSON document, replaced as a whole.
+//! The checkpoint file: one JSON document, replaced as a whole.
 //!
 //! ```json
 //! {"format":1,"checksum":"<32 hex digits>","checkpoint":{…}}
 //! ```
-//! The checksum is the [`Fingerprint`] of the bytes of the inner document as they stand: a flipped digit
-//! in a row range would lose rows without a word.
+//! The checksum is the [`Fingerprint`] of the bytes of the inner document as stored: without it, a flipped digit in
+//! a row range would lose rows silently.
 //!
-//! In an object store it is put under the condition that it is still the one that was read or put last. Of two runs
-//! of a job one learns so that it came late before it has planned anything: a number stands for one batch for good.
+//! In an object store the file is replaced only if it is still the version that was read or written last. So one of
+//! two concurrent runs of a job learns that it is late before it has planned anything, and a batch number stands
+//! for one batch for good.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,15 +29,15 @@ const FORMAT: u32 = 1;
 const NAME: &str = "checkpoint.json";
 const ASIDE: &str = "checkpoint.damaged";
 
-/// What is planned and how far the source is read. `P` says how far: a [`Position`] of the source for a run,
+/// What is planned and how far the source is read. `P` is the position: [`Position`] for a run,
 /// [`Retrying`](super::Retrying) for a retry of failed rows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checkpoint<P = Position> {
     /// Name of the job.
     pub app_id: String,
-    /// Made with the checkpoint; half of what tells its commits from another's.
+    /// Id made with the checkpoint. With `app_id` it tells the commits of this checkpoint from those of others.
     pub lineage: Lineage,
-    /// What is read.
+    /// The source that is read.
     pub source: SourceId,
     /// Id of the target table.
     pub target_id: String,
@@ -44,82 +45,82 @@ pub struct Checkpoint<P = Position> {
     pub next_batch: BatchId,
     /// Position of the source after the last planned batch.
     pub position: P,
-    /// Rows up to there that no run asks about; `None` where that was not counted: in checkpoints of programs before
-    /// December 2026, in those that were rebuilt from the target, and in those of retries.
+    /// Number of rows before `position` that no run sends to a model; `None` where they were not counted: in
+    /// checkpoints of programs before December 2026, in those rebuilt from the target, and in those of retries.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub passed: Option<PassedOver>,
     /// Batches that are planned and not known to be committed, in order.
     pub planned: Vec<PlannedBatch>,
-    /// For a checkpoint that was rebuilt: the newest batch that was committed under the `app_id` then. It
-    /// counts as this lineage's own.
+    /// The newest batch that was committed under the `app_id` when this checkpoint was rebuilt or the job started
+    /// over. It counts as committed by this lineage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adopted: Option<BatchId>,
-    /// What the steps asked when it was saved, by output: to tell when that changes.
+    /// Prompt and models of each step, by output, when the checkpoint was saved: to notice changes.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub steps: BTreeMap<String, String>,
     /// Whether the target is still to be emptied, for a job that starts over.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub clears_target: bool,
-    /// When the job started over, where answers that were paid before are left unused. Set until it has come to its end.
+    /// When the job started over, if answers paid for earlier are not used. Set until the job reaches its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub asks_all_since: Option<DateTime<Utc>>,
-    /// The version of the target up to which its commits were looked at for a RESTORE.
+    /// The version of the target up to which commits were searched for a RESTORE.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_seen: Option<u64>,
-    /// The newest RESTORE of the target that is known.
+    /// The newest known RESTORE of the target.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restored: Option<TargetRestore>,
-    /// Why nothing is asked until somebody has acted.
+    /// Why the job sends no requests until a person has acted; `None` if it is not paused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused: Option<Paused>,
 }
 
-/// A commit that took a target back to an earlier version.
+/// A RESTORE: a commit that took a target back to an earlier version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TargetRestore {
-    /// The commit.
+    /// The version that the commit made.
     pub version: u64,
-    /// Whether a run has asked about all that was missing then.
+    /// Whether a run has since processed all rows that were missing after the commit.
     pub is_refilled: bool,
 }
 
 /// Why a job is paused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Paused {
-    /// When that was.
+    /// When the job was paused.
     pub since: DateTime<Utc>,
     /// What was wrong, in words.
     pub why: String,
-    /// Stands for what decided about the answers then.
+    /// Hash of what decided about the answers at that time.
     pub cause: String,
 }
 
-/// A checkpoint that cannot be used.
+/// Why a checkpoint cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
-    /// The file or its folder is out of reach.
+    /// The file or its folder cannot be read or written.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The file is not what was written.
+    /// The file does not hold what was written.
     #[error("the checkpoint {at} is damaged: {what}")]
     Damaged {
-        /// The file.
+        /// Location of the file.
         at: Location,
-        /// What is wrong.
+        /// The fault, in words.
         what: String,
     },
     /// The file was written by a later version of this program.
     #[error("the checkpoint {at} has format {found}, and this version reads {FORMAT}")]
     Version {
-        /// The file.
+        /// Location of the file.
         at: Location,
-        /// Format of the file.
+        /// Format number of the file.
         found: u32,
     },
-    /// Another run has replaced the file since it was read.
+    /// Another run has replaced the file since it was read or written last.
     #[error("another run of this job has changed the checkpoint {at} meanwhile")]
     Changed {
-        /// The file.
+        /// Location of the file.
         at: Location,
     },
 }
@@ -132,22 +133,22 @@ struct Envelope<'a> {
     checkpoint: &'a RawValue,
 }
 
-/// Where a checkpoint is kept.
+/// The file of a checkpoint, on a disk or in an object store.
 #[derive(Clone, Debug)]
 pub struct CheckpointFile {
     folder: Folder,
-    /// Which content in an object store was read or put last; none for none.
+    /// The version in an object store that was read or written last; `None` if there was no file.
     known: Arc<Mutex<Option<Version>>>,
 }
 
 impl CheckpointFile {
-    /// The checkpoint in this folder.
+    /// Returns the checkpoint file of a folder, without reading it.
     #[must_use]
     pub fn in_folder(folder: &Folder) -> Self {
         CheckpointFile { folder: folder.clone(), known: Arc::default() }
     }
 
-    /// Where it is.
+    /// Returns the location of the file.
     #[must_use]
     pub fn at(&self) -> Location {
         match &self.folder {
@@ -156,10 +157,10 @@ impl CheckpointFile {
         }
     }
 
-    /// Reads the checkpoint; none if there is none.
+    /// Reads the checkpoint; `None` if there is no file.
     ///
     /// # Errors
-    /// When it cannot be read, is damaged, or is of a later format.
+    /// When the file cannot be read, is damaged, or has a later format.
     pub async fn load<P: DeserializeOwned>(&self) -> Result<Option<Checkpoint<P>>, CheckpointError> {
         let bytes = match &self.folder {
             Folder::Local(path) => store::read(&path.join(NAME))?.map(Bytes::from),
@@ -172,10 +173,10 @@ impl CheckpointFile {
         bytes.map(|bytes| self.decode(&bytes)).transpose()
     }
 
-    /// Looks which checkpoint is there, whatever it says, so that it may be replaced.
+    /// Notes which version is in the object store, whatever it contains, so that it may be replaced.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// When the file cannot be read.
     pub async fn look(&self) -> Result<(), CheckpointError> {
         if let Folder::Remote(objects) = &self.folder {
             let found = objects.get(NAME).await?;
@@ -198,11 +199,11 @@ impl CheckpointFile {
         serde_json::from_str(body).map_err(|error| damaged(&error))
     }
 
-    /// Replaces the checkpoint. When it returns, the new one is on the disk, or in the store.
+    /// Replaces the checkpoint. When this returns, the new one is durable on the disk or in the store.
     ///
     /// # Errors
-    /// When it cannot be written, which leaves the old one, and [`CheckpointError::Changed`] when there is another
-    /// one in the store than was read or put last.
+    /// When the file cannot be written, which leaves the old one in place. [`CheckpointError::Changed`] when the
+    /// store holds another version than the one that was read or written last.
     pub async fn save<P: Serialize>(&self, checkpoint: &Checkpoint<P>) -> Result<(), CheckpointError> {
         let body = serde_json::value::to_raw_value(checkpoint).expect("a checkpoint has only string keys");
         let envelope = Envelope { format: FORMAT, checksum: checksum(body.get()), checkpoint: &body };
@@ -232,7 +233,7 @@ impl CheckpointFile {
             }
             Err(error) => error,
         };
-        // It may be there all the same: the store's answer was lost, or was about a second try.
+        // The write may have succeeded all the same: its response was lost, or belongs to a second try.
         if let Ok(Some(found)) = objects.get(NAME).await
             && found.bytes == bytes
         {
@@ -249,10 +250,10 @@ impl CheckpointFile {
         *self.known.lock().unwrap_or_else(PoisonError::into_inner) = version;
     }
 
-    /// Puts a checkpoint that cannot be read aside, and says where it is then.
+    /// Moves a checkpoint that cannot be read aside, and returns its new location.
     ///
     /// # Errors
-    /// When it cannot be moved.
+    /// When the file cannot be moved.
     pub async fn put_aside(&self) -> Result<Location, CheckpointError> {
         match &self.folder {
             Folder::Local(path) => {

@@ -1,4 +1,4 @@
-//! What is known of a job's last run: written when it begins and when it ends, for those who look later.
+//! The record of a job's last run, written when it begins and when it ends, for `status` and `report`.
 //! Nothing depends on it, and it may be lost.
 
 use std::collections::BTreeMap;
@@ -12,42 +12,41 @@ use crate::ident::{RunId, Tokens};
 use crate::store::{self, StoreError};
 
 const NAME: &str = "last_run.json";
-/// Bytes that the file takes from the beginning: on a disk that has become full, how the run ended is
-/// written over them.
+/// Minimum size of the file in bytes. If the disk is full when a run ends, its record is written over this space.
 const ROOM: usize = 8192;
-/// Runs that ended without a commit.
+/// Name of the file that lists runs that ended without a commit.
 const WITHOUT_COMMIT: &str = "runs_without_commit.jsonl";
 const MAX_WITHOUT_COMMIT: usize = 20;
 const MAX_MESSAGE_CHARS: usize = 1000;
 
-/// A job's last run.
+/// The record of a run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastRun {
-    /// The run.
+    /// Id of the run.
     pub run: RunId,
-    /// When it began.
+    /// When the run began.
     pub started: DateTime<Utc>,
-    /// When it ended; none while it goes on, and for good if it was killed.
+    /// When the run ended; `None` while it goes on, and for good if it was killed.
     pub ended: Option<DateTime<Utc>>,
-    /// How it ended, in a word.
+    /// How the run ended, in one word.
     pub end: Option<String>,
-    /// Why, where that needs saying.
+    /// The reason for that end, where one is given.
     pub message: Option<String>,
-    /// The limit of the budget at which it ended; never there in records of programs before December 2026.
+    /// The budget limit at which the run ended; never set in records of programs before December 2026.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<BudgetLimit>,
-    /// Rows that it wrote.
+    /// Number of rows that the run wrote.
     pub rows: u64,
-    /// Answers that it got.
+    /// Number of answers that the run received.
     pub answers: u64,
-    /// Rows that failed, by class.
+    /// Number of failed rows, by class of the error.
     pub errors: BTreeMap<String, u64>,
-    /// What its answers used.
+    /// Tokens that the answers used.
     pub tokens: Tokens,
 }
 
 impl LastRun {
-    /// A run that begins now.
+    /// Creates the record of a run that has just begun.
     #[must_use]
     pub fn begun(run: RunId, started: DateTime<Utc>) -> Self {
         LastRun {
@@ -64,17 +63,17 @@ impl LastRun {
         }
     }
 
-    /// Reads it from a folder; none if there is none, or nothing that can be read.
+    /// Reads the record from a folder; `None` if it is missing or unreadable.
     #[must_use]
     pub fn load(folder: &Path) -> Option<LastRun> {
         let bytes = store::read(&path(folder)).ok()??;
         serde_json::from_slice(&bytes).ok()
     }
 
-    /// Puts it into a folder; on a full disk, over the one that is there.
+    /// Writes the record to a folder; on a full disk, over the existing one.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// When the record cannot be written.
     pub fn save(&self, folder: &Path) -> Result<(), StoreError> {
         let short = |message: &String| message.chars().take(MAX_MESSAGE_CHARS).collect();
         let record = LastRun { message: self.message.as_ref().map(short), ..self.clone() };
@@ -88,17 +87,17 @@ impl LastRun {
     }
 }
 
-/// Runs that ended without a commit, which no figures tell of, the newest last.
+/// Returns the runs that ended without a commit, the newest last. The metrics table does not show them.
 #[must_use]
 pub fn runs_without_commit(folder: &Path) -> Vec<LastRun> {
     let bytes = store::read(&folder.join(WITHOUT_COMMIT)).ok().flatten().unwrap_or_default();
     bytes.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect()
 }
 
-/// Adds a run to those, of which so many newest are kept.
+/// Adds a run that ended without a commit. Only the newest 20 are kept.
 ///
 /// # Errors
-/// When it cannot be written.
+/// When the file cannot be written.
 pub fn note_without_commit(folder: &Path, run: &LastRun) -> Result<(), StoreError> {
     let mut runs = runs_without_commit(folder);
     runs.push(run.clone());

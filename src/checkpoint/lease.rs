@@ -1,10 +1,10 @@
-//! One run at a time for a job on several machines: a lease in the object store of the checkpoint.
+//! The lease of a job: one run at a time on several machines, by an object in the checkpoint's object store.
 //!
-//! The holder renews it by puts under the condition that it is still its own; who finds it not renewed for its
-//! term, by the store's clock, takes it in the same way. A run that loses it stops before its next commit.
-//! Correctness does not rest on it: two runs at once waste money, and the checkpoint's own condition and the Delta
-//! log decide who goes on. The pattern is from C. Gray, D. Cheriton, "Leases: An Efficient Fault-Tolerant Mechanism
-//! for Distributed File Cache Consistency", SOSP 1989.
+//! The holder renews the lease with conditional puts, which succeed only if the object is still the holder's own. A
+//! run that finds a lease not renewed for its term, by the store's clock, takes it in the same way. A run that
+//! loses its lease stops before its next commit. Correctness does not depend on it: two runs at once waste money,
+//! and the checkpoint's conditional put and the Delta log decide which one continues. The pattern is from C. Gray,
+//! D. Cheriton, "Leases: An Efficient Fault-Tolerant Mechanism for Distributed File Cache Consistency", SOSP 1989.
 
 use std::future::pending;
 use std::sync::Arc;
@@ -24,21 +24,21 @@ use crate::ident::RunId;
 use crate::store::{Location, Object, Objects, PutCondition, PutError, StoreError, Version};
 
 const NAME: &str = "run.lease";
-/// Tries to put it where others do so at the same time, or answers are lost.
+/// Number of tries to put the lease while others do so at the same time or responses are lost.
 const TRIES: u32 = 5;
-/// Renewals in a term.
+/// Number of renewals in a term.
 const RENEWALS: u32 = 3;
-/// How long after its end a run goes on asking, at least, while the store does not answer.
+/// Minimum time after the lease's end for which a run keeps trying to renew it while the store does not answer.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Stores tell times in whole seconds.
+/// Added to the term, since stores report times in whole seconds.
 const MARGIN: Duration = Duration::from_secs(1);
 
-/// A lease that is held; dropping it leaves it to run out. Clones hold the same one.
+/// A held lease. Dropping it leaves it to expire. Clones hold the same lease.
 #[derive(Clone, Debug)]
 pub struct Lease {
     held: Arc<HeldLease>,
     lost: watch::Receiver<Option<LeaseError>>,
-    /// The renewing task, which ends with the last clone.
+    /// The task that renews the lease. It ends with the last clone.
     _renewal: Arc<JoinSet<()>>,
 }
 
@@ -53,32 +53,32 @@ struct HeldLease {
 struct LeaseState {
     note: Note,
     version: Version,
-    /// Until when nobody else takes it.
+    /// The time until which no other run takes the lease.
     until: Instant,
 }
 
-/// A lease that is not held any more.
+/// Why a lease is no longer held.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum LeaseError {
-    /// Another run has taken it.
+    /// Another run has taken the lease.
     #[error("this run has lost the job to another one: {holder} (lease {at})")]
     Lost {
-        /// Who has it.
+        /// The run that has the lease now, in words.
         holder: String,
-        /// The lease.
+        /// Location of the lease.
         at: Location,
     },
-    /// It has run out, and the store did not let it be renewed.
+    /// The lease has expired, and the store did not accept a renewal.
     #[error("the lease {at} ran out and cannot be renewed: {reason}")]
     RunOut {
-        /// The lease.
+        /// Location of the lease.
         at: Location,
-        /// Why not.
+        /// Why the renewal failed, in words.
         reason: String,
     },
 }
 
-/// What the object says.
+/// The content of the lease object.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Note {
     run: RunId,
@@ -87,9 +87,9 @@ struct Note {
     pid: u32,
     since: DateTime<Utc>,
     term_ms: u64,
-    /// Goes up, so that no two contents are the same.
+    /// Number of puts, counted so that no two contents are the same.
     renewals: u64,
-    /// Given back: anybody may take it.
+    /// Whether the lease was given back, so that anyone may take it.
     released: bool,
 }
 
@@ -102,7 +102,7 @@ impl Note {
         serde_json::to_vec(self).expect("strings and numbers become JSON").into()
     }
 
-    /// What is left of the term; the object tells its time by the store's clock.
+    /// Returns what is left of the term at `now`. The object's time is by the store's clock.
     fn left(&self, object: &Object, now: DateTime<Utc>) -> Duration {
         let end = object.modified + Duration::from_millis(self.term_ms) + MARGIN;
         (end - now).to_std().unwrap_or_default()
@@ -120,11 +120,11 @@ impl Note {
 }
 
 impl Lease {
-    /// Takes the lease in a folder for a run on a machine. One that was given back, that has run out, or that a
-    /// dead run of the same machine left is free: the caller has this machine's [`Lock`](super::Lock).
+    /// Takes the lease in a folder for a run on a machine. A lease is free if it was given back, has expired, or
+    /// was left by a dead run of the same machine: the caller holds this machine's [`Lock`](super::Lock).
     ///
     /// # Errors
-    /// [`LockError::Held`] when another machine has it.
+    /// [`LockError::Held`] when another machine has the lease, or several try to take it at once.
     pub async fn take(
         objects: &Objects,
         run: RunId,
@@ -163,7 +163,7 @@ impl Lease {
                     let state = Mutex::new(LeaseState { note, version, until: begun + term });
                     return Ok(Lease::start(Arc::new(HeldLease { objects: objects.clone(), term, state })));
                 }
-                // Somebody else's, or this one's of which the answer was lost.
+                // The lease is another run's now, or this run's own if the response was lost.
                 Err(PutError::Changed) => {}
                 Err(PutError::Store(error)) => return Err(error.into()),
             }
@@ -182,7 +182,7 @@ impl Lease {
                 let lost = match renewal {
                     Ok(Ok(())) => continue,
                     Ok(Err(lost @ LeaseError::Lost { .. })) => lost,
-                    // A store that does not answer is asked again, for a while.
+                    // If the store does not answer, the renewal is repeated for a while.
                     Ok(Err(run_out)) if renewed.is_long_over().await => run_out,
                     Err(_) if renewed.is_long_over().await => LeaseError::RunOut {
                         at: renewed.objects.place(NAME),
@@ -197,10 +197,10 @@ impl Lease {
         Lease { held, lost, _renewal: Arc::new(renewal) }
     }
 
-    /// Makes sure that nobody else has it at this moment.
+    /// Checks that no other run has the lease at this moment.
     ///
     /// # Errors
-    /// When somebody has, and when that cannot be told.
+    /// When another run has it, and when that cannot be determined.
     pub async fn confirm(&self) -> Result<(), LeaseError> {
         if let Some(lost) = &*self.lost.borrow() {
             return Err(lost.clone());
@@ -211,7 +211,7 @@ impl Lease {
         self.held.renew(false).await
     }
 
-    /// Ends when another run has taken it, or when it has run out long ago, which may be never.
+    /// Waits until another run has taken the lease or the lease has long expired, which may never happen.
     pub async fn lost(&self) -> LeaseError {
         let mut told = self.lost.clone();
         loop {
@@ -225,15 +225,15 @@ impl Lease {
         }
     }
 
-    /// Gives it back, so that nobody has to wait for its end. If that fails, it runs out.
+    /// Gives the lease back, so that nobody has to wait until it expires. If that fails, it expires.
     pub async fn release(self) {
         let _ = self.held.renew(true).await;
     }
 
-    /// Who has the lease in a folder, in words; none if nobody does.
+    /// Describes the holder of the lease in a folder; `None` if nobody holds it.
     ///
     /// # Errors
-    /// When the store cannot be asked.
+    /// When the store cannot be read.
     pub async fn holder(objects: &Objects) -> Result<Option<String>, StoreError> {
         let Some(object) = objects.get(NAME).await? else { return Ok(None) };
         let Some(note) = Note::of(&object).filter(|note| !note.released) else { return Ok(None) };
@@ -243,12 +243,12 @@ impl Lease {
 }
 
 impl HeldLease {
-    /// Whether it ran out so long ago that nothing more should be asked in its name.
+    /// Whether the lease expired so long ago that the run should not send more requests.
     async fn is_long_over(&self) -> bool {
         clock::now() > self.state.lock().await.until + self.term.max(PATIENCE)
     }
 
-    /// Puts the lease anew.
+    /// Puts the lease again, to renew it or, with `released`, to give it back.
     async fn renew(&self, released: bool) -> Result<(), LeaseError> {
         let mut state = self.state.lock().await;
         let at = || self.objects.place(NAME);
@@ -270,7 +270,7 @@ impl HeldLease {
                 Err(PutError::Store(error)) => return Err(run_out(error)),
                 Err(PutError::Changed) => {}
             }
-            // By this run, if an answer was lost; else by another one.
+            // The change was made by this run if a response was lost, otherwise by another run.
             let found = self.objects.get(NAME).await.map_err(run_out)?;
             match found.as_ref().map(|object| (Note::of(object), object)) {
                 Some((Some(note), object)) if note.run == state.note.run => {
@@ -295,7 +295,7 @@ async fn put(objects: &Objects, note: &Note, expected: PutCondition<'_>) -> Resu
     Ok(put)
 }
 
-/// What this machine is called.
+/// Returns the name of this machine.
 fn host() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
     let name = name.or_else(|| std::env::var("HOSTNAME").ok()).unwrap_or_default();
@@ -349,7 +349,7 @@ mod tests {
     async fn who_has_lost_it_is_told() {
         let machines = Machines::new();
         let lost = machines.take(0, Duration::from_millis(30)).await.unwrap();
-        // As after a pause that was longer than the term.
+        // Another run takes the lease, as after a pause that was longer than the term.
         let thief = Note {
             machine: MachineId::of(machines.folders[1].path()).unwrap(),
             ..lost.held.state.lock().await.note.clone()

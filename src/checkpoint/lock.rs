@@ -1,7 +1,7 @@
-//! One run at a time for a target and an `app_id` on one machine.
+//! The lock of a job on one machine: one run at a time for a target and an `app_id`.
 //!
-//! An advisory lock on a file in the target, held by the operating system for the process: it ends with
-//! the process however that ends. Correctness does not rest on it; money and clarity do.
+//! An advisory lock on a file in the job's local folder, held by the operating system for the process: it ends with
+//! the process, however that ends. Correctness does not depend on it; it saves money and names the other run.
 
 use std::fmt;
 use std::fs::{File, TryLockError};
@@ -19,29 +19,29 @@ const NAME: &str = "run.lock";
 const LOOKS: u32 = 3;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 
-/// A held lock; dropping it lets go.
+/// A held lock, released when dropped.
 #[derive(Debug)]
 pub struct Lock {
     _file: File,
 }
 
-/// A lock that could not be taken.
+/// Why a lock could not be taken.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    /// Another run holds it.
+    /// Another run holds the lock or lease.
     #[error("another run holds this job: {holder} (lock {at})")]
     Held {
-        /// Who, as far as the lock says.
+        /// The holder, in words.
         holder: String,
         /// The lock file, or the lease.
         at: Location,
     },
-    /// The lock file is out of reach.
+    /// The lock file or lease is out of reach.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-/// Who holds a lock.
+/// The holder of a lock; the content of the lock file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Holder {
     pid: u32,
@@ -59,20 +59,20 @@ impl Lock {
     /// Takes the lock in a folder, which is created if it is missing.
     ///
     /// # Errors
-    /// [`LockError::Held`] when another process has it.
+    /// [`LockError::Held`] when another process holds the lock.
     pub fn take(folder: &Path, run: RunId) -> Result<Lock, LockError> {
         store::create_folder(folder)?;
         let path = folder.join(NAME);
         let mut file =
             store::private_file().open(&path).map_err(StoreError::of("open the lock file", &path))?;
-        // Whoever may read a file may lock it. One that is not ours stays as it is.
+        // Anyone who may read the file may lock it. Another user's file stays as it is.
         #[cfg(unix)]
         let _ = file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600));
         let mut looks = 0;
         loop {
             match file.try_lock() {
                 Ok(()) => break,
-                // Somebody may only be looking who holds it; see `Lock::holder`.
+                // `Lock::holder` may hold it for a moment.
                 Err(TryLockError::WouldBlock) if looks < LOOKS => {
                     looks += 1;
                     std::thread::sleep(BETWEEN_LOOKS);
@@ -98,8 +98,8 @@ impl Lock {
 }
 
 impl Lock {
-    /// Who holds the lock in a folder, in words; none if nobody does. It takes the lock for a moment, which
-    /// [`Lock::take`] sits out.
+    /// Describes the holder of the lock in a folder; `None` if it is free. Takes the lock for a moment, which
+    /// [`Lock::take`] waits out.
     #[must_use]
     pub fn holder(folder: &Path) -> Option<String> {
         let mut file = File::open(folder.join(NAME)).ok()?;

@@ -1,4 +1,4 @@
-//! Which machine this is, as far as a job is concerned: the one that has this journal.
+//! The identity of a machine for a job: the machine is the one that has this folder of journals.
 
 use std::fmt;
 use std::path::Path;
@@ -10,13 +10,13 @@ use crate::store::{self, StoreError};
 
 const NAME: &str = "machine";
 
-/// Made with the folder of a journal and lost with it: who has it has the answers in that journal.
+/// Id made with a folder of journals and lost with it: whoever has the id has the answers in those journals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct MachineId(Uuid);
 
 impl MachineId {
-    /// The id in a folder, which is made if there is none. Only one process may do so at a time.
+    /// Returns the id in a folder, and makes one if there is none. Only one process may do so at a time.
     ///
     /// # Errors
     /// When the folder cannot be read or written.
@@ -30,7 +30,7 @@ impl MachineId {
         Ok(MachineId(id))
     }
 
-    /// The id in a folder, if there is one.
+    /// Returns the id in a folder; `None` if there is none.
     ///
     /// # Errors
     /// When the folder cannot be read.
@@ -39,18 +39,18 @@ impl MachineId {
         Ok(found.and_then(|text| text.trim().parse().ok()).map(MachineId))
     }
 
-    /// Forgets the id in a folder, whose journals are not any more what was copied of them: from then on the copies
-    /// are another machine's.
+    /// Removes the id from a folder whose journals no longer match their copies: from then on the copies count as
+    /// another machine's.
     ///
     /// # Errors
-    /// When it cannot be removed.
+    /// When the id cannot be removed.
     pub fn forget(folder: &Path) -> Result<(), StoreError> {
         store::remove(&folder.join(NAME))
     }
 }
 
 impl fmt::Display for MachineId {
-    /// 32 hexadecimal digits.
+    /// Writes 32 hexadecimal digits.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.simple().fmt(f)
     }

@@ -1,8 +1,8 @@
-//! The checkpoint: what is planned and how far the source is read; its lock and its lease; its recovery.
+//! The checkpoint: which batches are planned and how far the source is read; its lock, lease and recovery.
 //!
-//! It saves work and money and decides nothing: whether a batch is committed is for the Delta log to say.
-//! The plan of a batch is durable here before its first call, so that a restart runs the same rows under
-//! the same number.
+//! It saves work and money and decides nothing: only the Delta log states whether a batch is committed. The plan of
+//! a batch is durable here before the batch's first request, so that a restart runs the same rows under the same
+//! number.
 
 mod file;
 mod history;

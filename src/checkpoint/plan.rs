@@ -1,4 +1,4 @@
-//! What a plan consists of: stored in the checkpoint and, in part, in commits of the target.
+//! The parts of a plan, stored in the checkpoint and, in part, in commits of the target.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -7,27 +7,27 @@ use serde::{Deserialize, Serialize};
 
 use crate::ident::{BatchId, Fingerprint};
 
-/// Which source a checkpoint belongs to.
+/// Identity of the source that a checkpoint belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum SourceId {
-    /// A Delta table, by the id in its metadata.
+    /// A Delta table, identified by its metadata.
     Delta {
-        /// The id.
+        /// The id in the table's metadata.
         table_id: String,
     },
-    /// A Parquet file or a directory of them, as the job file names it and where that led.
+    /// A Parquet file or a directory of Parquet files, identified by either of two paths.
     Parquet {
-        /// As it stands in the job file.
+        /// The path as written in the job file.
         written: String,
-        /// The absolute path.
+        /// The absolute path that it resolved to.
         path: String,
     },
 }
 
 impl SourceId {
-    /// Whether both are the same source: a moved project keeps what its job file says, and a rewritten
-    /// job file keeps the place.
+    /// Whether both are the same source. One matching path is enough: a moved project keeps the path in its job
+    /// file, and a rewritten job file keeps the absolute path.
     #[must_use]
     pub fn is_same(&self, other: &SourceId) -> bool {
         match (self, other) {
@@ -40,7 +40,7 @@ impl SourceId {
     }
 }
 
-/// How far a source is read: everything up to here is planned.
+/// How far a source is read: all rows before this position are planned.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Position {
@@ -51,27 +51,27 @@ pub enum Position {
     DeltaSnapshot {
         /// The pinned version.
         version: u64,
-        /// Modification time of the newest file begun, in milliseconds since 1970.
+        /// Modification time of the newest file that is planned, if only in part, in milliseconds since 1970.
         modified_ms: i64,
         /// Path of that file.
         file: String,
-        /// Next physical row in it; none when all of it is planned.
+        /// Next physical row in that file; `None` when all of it is planned.
         row: Option<u64>,
     },
     /// In the files that later commits of a Delta table add, in the order of its log.
     DeltaLog {
-        /// The next version to read, or the one being read.
+        /// The next version to read, or the one that is read in part.
         version: u64,
-        /// Files of that version that are planned.
+        /// Number of files of that version that are planned as a whole.
         files: u64,
         /// Next physical row in the file after those.
         row: u64,
     },
-    /// In a set of Parquet files, which are read once each.
+    /// In a set of Parquet files, each of which is read once.
     Parquet {
-        /// The files begun, with their size in bytes.
+        /// The files that are planned, if only in part, with their sizes in bytes.
         files: BTreeMap<String, u64>,
-        /// The file that is not planned to its end, and its next row.
+        /// The file that is planned in part, and its next row.
         partial: Option<(String, u64)>,
     },
 }
@@ -83,11 +83,11 @@ pub struct FileRange {
     pub file: String,
     /// Size of the file in bytes, when it was planned.
     pub size: u64,
-    /// Version of the source that showed the file; none for Parquet sources.
+    /// Version of the source in which the file was found; `None` for Parquet sources.
     pub version: Option<u64>,
-    /// First row.
+    /// First physical row.
     pub start: u64,
-    /// Row after the last.
+    /// Physical row after the last one.
     pub end: u64,
     /// Values of the partition columns, which are not in the file.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -95,7 +95,7 @@ pub struct FileRange {
 }
 
 impl FileRange {
-    /// The physical rows.
+    /// Returns the range of physical rows.
     #[must_use]
     pub fn rows(&self) -> Range<u64> {
         self.start..self.end
@@ -105,24 +105,24 @@ impl FileRange {
 /// A batch whose content is fixed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlannedBatch {
-    /// Its number.
+    /// Number of the batch.
     pub id: BatchId,
-    /// Its rows, in the source's order.
+    /// The rows of the batch, in the source's order.
     pub parts: Vec<FileRange>,
-    /// What its rows take in memory, in bytes, estimated from Parquet footers.
+    /// Memory that the rows take, in bytes, estimated from Parquet footers.
     pub bytes: u64,
-    /// Position of the source after it.
+    /// Position of the source after the batch.
     pub next: Position,
-    /// The condition that its rows must meet, as it was when they were planned.
+    /// The condition that the rows must meet, as it was when they were planned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub condition: Option<String>,
-    /// Rows that met it then and were not deleted; none where nothing was left out.
+    /// Number of rows that met it then and were not deleted; `None` if no row was left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept: Option<u64>,
 }
 
 impl PlannedBatch {
-    /// Rows in it that there were to ask about when it was planned.
+    /// Returns the number of rows that were to be processed when the batch was planned.
     #[must_use]
     pub fn rows(&self) -> u64 {
         self.kept.unwrap_or_else(|| self.physical_rows())
@@ -132,7 +132,7 @@ impl PlannedBatch {
         self.parts.iter().map(|part| part.end - part.start).sum()
     }
 
-    /// Digest of its content: the files and rows, in order, and the condition.
+    /// Returns the digest of the batch's content: the files and rows, in order, and the condition.
     #[must_use]
     pub fn digest(&self) -> Fingerprint {
         let parts: Vec<Vec<u8>> = self

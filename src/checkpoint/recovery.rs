@@ -1,32 +1,32 @@
-//! What a checkpoint and a Delta log say together. Pure.
+//! Compares a checkpoint with the target's Delta log. Pure.
 
 use super::file::Checkpoint;
 use super::plan::PlannedBatch;
 use crate::ident::BatchId;
 
-/// What the target's log says about an application id and its lineage: the newest committed batch.
+/// The newest committed batch of an application id and of its lineage, according to the target's log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CommittedUpTo {
-    /// Under the `app_id`, by whatever lineage.
+    /// Newest batch under the `app_id`, of any lineage.
     pub app: Option<BatchId>,
-    /// Under the `app_id` and this checkpoint's lineage.
+    /// Newest batch under the `app_id` and this checkpoint's lineage.
     pub lineage: Option<BatchId>,
 }
 
-/// What is to be done.
+/// How a run continues from a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Recovery {
-    /// Go on: these planned batches are not committed and are run exactly as planned.
+    /// Continue: these planned batches are not committed and are run exactly as planned.
     Continue(Vec<PlannedBatch>),
-    /// The checkpoint is older than the table (restored from a backup, perhaps): its position is of no
-    /// use and is found anew, as if it were lost.
+    /// The checkpoint is older than the table, perhaps because it was restored from a backup. Its position is
+    /// useless and is determined anew, as if the checkpoint were lost.
     Behind {
         /// The newest committed batch.
         committed: BatchId,
     },
 }
 
-/// Why a run must not go on.
+/// Why a run must not continue.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RecoveryRefusal {
     /// Another checkpoint writes under this `app_id`.
@@ -49,10 +49,11 @@ pub enum RecoveryRefusal {
     },
 }
 
-/// Holds a checkpoint against the target's log.
+/// Compares a checkpoint with the target's log.
 ///
 /// # Errors
-/// [`RecoveryRefusal`] when another checkpoint has written under the same `app_id`.
+/// [`RecoveryRefusal`] when another checkpoint has written under the same `app_id`, or when the table lacks a batch
+/// that this checkpoint saw committed.
 pub fn recover<P>(checkpoint: &Checkpoint<P>, committed: CommittedUpTo) -> Result<Recovery, RecoveryRefusal> {
     if committed.app != committed.lineage {
         let batch = committed.app.or(committed.lineage).unwrap_or(BatchId::FIRST);

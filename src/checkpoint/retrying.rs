@@ -1,38 +1,37 @@
-//! What a retry of failed rows is about; stored with its plan, so that a restart goes on with the same.
+//! What a retry of failed rows covers. Stored with its plan, so that a restart continues the same retry.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::ident::{BatchId, RunId};
 
-/// Which failed rows are meant: those that meet every condition that is set.
+/// Which failed rows a retry covers: those that meet every condition that is set.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Selection {
-    /// Classes of the error; any if empty.
+    /// Classes of the error; any class if empty.
     pub classes: Vec<String>,
-    /// Outputs of the steps that failed; any if empty.
+    /// Output columns of the steps that failed; any step if empty.
     pub steps: Vec<String>,
-    /// Providers that were asked last; any if empty.
+    /// Providers that the row was sent to last; any provider if empty.
     pub providers: Vec<String>,
-    /// The batch that the row is in.
+    /// The batch that the row belongs to.
     pub batch: Option<BatchId>,
-    /// The run that failed began at this time or later.
+    /// Earliest start of the run in which the row failed.
     pub since: Option<DateTime<Utc>>,
-    /// A condition over the target's columns, in SQL.
+    /// An SQL condition over the target's columns.
     pub condition: Option<String>,
 }
 
-/// How far a retry has come.
+/// The progress of a retry, stored as the position of its checkpoint.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Retrying {
-    /// The retry that was cut short; none once it has come to its end. Rows that it wrote are not asked
-    /// again when it goes on.
+    /// An interrupted retry; `None` once it has finished. Rows that it wrote are not sent again when it continues.
     pub session: Option<RunId>,
-    /// The rows that it is about.
+    /// The failed rows that the retry covers.
     pub selection: Selection,
-    /// The provider that is asked in place of the steps' own.
+    /// The provider used in place of the steps' own.
     pub provider: Option<String>,
-    /// Most rows that it is about.
+    /// Maximum number of rows that the retry covers.
     #[serde(default)]
     pub limit: Option<u64>,
 }

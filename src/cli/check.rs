@@ -7,7 +7,6 @@ use super::exit::Exit;
 use super::job::{JobArguments, about_job};
 use super::{exit_of, output};
 use crate::config::Keys;
-use crate::engine;
 use crate::simulator::Simulator;
 
 #[derive(Debug, Args)]
@@ -32,7 +31,7 @@ pub(super) async fn check(arguments: CheckArguments) -> anyhow::Result<Exit> {
         },
     };
     if arguments.repair {
-        let done = engine::salvage(&job).await?;
+        let done = crate::inspect::salvage(&job).await?;
         for line in &done {
             output::data(format!("{}  {line}", style("mended").yellow()))?;
         }
@@ -46,7 +45,7 @@ pub(super) async fn check(arguments: CheckArguments) -> anyhow::Result<Exit> {
     };
     // Nobody is asked without a key that is meant to be sent.
     let live = arguments.live && keyless.is_none();
-    let findings = engine::check(&job, live, simulator.as_ref().map(Simulator::url)).await;
+    let findings = crate::inspect::check(&job, live, simulator.as_ref().map(Simulator::url)).await;
     let mut exit = Exit::Done;
     match keyless {
         None => output::data(format!("{}  job: {}", style("ok    ").green(), job.file.display()))?,

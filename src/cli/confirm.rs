@@ -3,7 +3,7 @@
 use std::io::{self, BufRead, IsTerminal, Write};
 
 use super::stderr;
-use crate::engine::EngineError;
+use crate::run::RunError;
 
 /// Whether there is somebody to ask.
 pub(super) fn can_ask() -> bool {
@@ -14,7 +14,7 @@ pub(super) fn can_ask() -> bool {
 pub(super) fn confirm(question: &str, what: &str) -> anyhow::Result<()> {
     if !can_ask() {
         let what = format!("{what}, and nobody can be asked");
-        return Err(EngineError::Mismatch { what, hint: "say --yes if that is meant" }.into());
+        return Err(RunError::Mismatch { what, hint: "say --yes if that is meant" }.into());
     }
     stderr::flush();
     let mut err = io::stderr().lock();

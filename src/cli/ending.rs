@@ -7,8 +7,8 @@ use indicatif::HumanCount;
 use super::exit::Exit;
 use super::session::{SessionArguments, SessionKind};
 use crate::config::{BudgetScope, Job};
-use crate::engine::{End, EndKind, EngineError};
 use crate::fault::Class;
+use crate::run::{End, EndKind, RunError};
 use crate::tally::Totals;
 use crate::wording::counted;
 
@@ -18,7 +18,7 @@ pub(super) enum CommandEnd {
     /// The run came to one of its ends.
     Run(End),
     /// An error of its own ended the run, or kept it from beginning.
-    Failed(EngineError),
+    Failed(RunError),
     /// Another run holds the job, and that is as it should be.
     Skipped {
         /// What is known of it.

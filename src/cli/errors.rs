@@ -18,8 +18,8 @@ use super::output;
 use super::select::SelectArguments;
 use crate::checkpoint::Selection;
 use crate::config::{Job, Keys};
-use crate::engine::EngineError;
 use crate::fault::{Class, is_format_control};
+use crate::run::RunError;
 use crate::sink::{FailedError, FailedGroup, FailedRows, LISTED};
 use crate::wording::counted;
 
@@ -73,8 +73,8 @@ enum ErrorsFormat {
 
 pub(super) async fn errors(arguments: ErrorsArguments) -> anyhow::Result<Exit> {
     let job = arguments.job.load(Keys::Unneeded)?;
-    let Some(rows) = FailedRows::open(&job).await.map_err(EngineError::from)? else {
-        return Err(EngineError::Mismatch {
+    let Some(rows) = FailedRows::open(&job).await.map_err(RunError::from)? else {
+        return Err(RunError::Mismatch {
             what: format!("there is no target {} yet", job.target.location),
             hint: "enrich run makes it",
         }
@@ -82,7 +82,7 @@ pub(super) async fn errors(arguments: ErrorsArguments) -> anyhow::Result<Exit> {
     };
     let selection = arguments.select.selection(&arguments.provider);
     let count = if arguments.summary {
-        let groups = rows.summary(&selection).await.map_err(EngineError::from)?;
+        let groups = rows.summary(&selection).await.map_err(RunError::from)?;
         summarize(&groups, arguments.format)?;
         total(&groups)
     } else {
@@ -95,7 +95,7 @@ pub(super) async fn errors(arguments: ErrorsArguments) -> anyhow::Result<Exit> {
         match shown {
             ShownCount::All(count) => count,
             ShownCount::First(shown) => {
-                let count = total(&rows.summary(&selection).await.map_err(EngineError::from)?);
+                let count = total(&rows.summary(&selection).await.map_err(RunError::from)?);
                 if shown < count {
                     output::talk(format!(
                         "{shown} of {count} shown; --limit 0 shows all, --summary counts them"
@@ -294,7 +294,7 @@ async fn table(arguments: &ErrorsArguments, rows: &FailedRows, job: &Job) -> any
         Ok::<(), FailedError>(())
     })
     .await
-    .map_err(EngineError::from)?;
+    .map_err(RunError::from)?;
     if shown > 0 {
         show(&table)?;
     }
@@ -359,7 +359,7 @@ async fn listing(
     let is_closed = match listed.await {
         Ok(()) => false,
         Err(Enough::Closed) => true,
-        Err(Enough::Failed(error)) => return Err(EngineError::from(error).into()),
+        Err(Enough::Failed(error)) => return Err(RunError::from(error).into()),
     };
     if let Some(error) = trouble {
         return Err(error.context("the list could not be written to the end"));

@@ -12,8 +12,7 @@ use super::job::shell_quoted;
 use super::output;
 use super::questions::{InitQuestion, again};
 use crate::config::{ConfigError, Job, Keys, nearest};
-use crate::engine;
-use crate::engine::EngineError;
+use crate::run::RunError;
 use crate::source::Source;
 use crate::wording::counted;
 
@@ -179,9 +178,9 @@ pub(super) async fn init(arguments: InitArguments) -> anyhow::Result<Exit> {
     });
     // A job that would not pass is told before it is written.
     let read = Job::of_text(&file, &text, &[], Keys::Unneeded)?;
-    let opened = Source::open(&read.source).await.map_err(EngineError::from)?;
-    engine::check_templates(&read, opened.schema())?;
-    if let Some((rows, is_own)) = engine::target_before(&read).await? {
+    let opened = Source::open(&read.source).await.map_err(RunError::from)?;
+    crate::run::check_templates(&read, opened.schema())?;
+    if let Some((rows, is_own)) = crate::inspect::target_before(&read).await? {
         let (at, rows) = (&read.target.location, counted(rows, "row"));
         output::talk(match is_own {
             true => format!(
@@ -261,7 +260,7 @@ fn sample(source: &str, app_id: &str) -> Result<Job, ConfigError> {
 /// The columns of a source that text can be made of, those of text first.
 async fn columns(source: &str) -> anyhow::Result<Vec<String>> {
     let job = sample(source, "init")?;
-    let source = Source::open(&job.source).await.map_err(EngineError::from)?;
+    let source = Source::open(&job.source).await.map_err(RunError::from)?;
     let fields = source.schema().fields();
     let is_text =
         |field: &&arrow::datatypes::FieldRef| *field.data_type() == arrow::datatypes::DataType::Utf8;

@@ -38,7 +38,7 @@ use tokio::task::JoinSet;
 
 use self::output::Console;
 use crate::config::ConfigError;
-use crate::engine::{EndKind, EngineError, ErrorKind};
+use crate::run::{EndKind, ErrorKind, RunError};
 
 /// Runs a language model over every row of a Delta or Parquet table and writes the answers to a Delta
 /// table, exactly once.
@@ -164,7 +164,7 @@ fn without_hidden(script: &str, shell: clap_complete::Shell) -> String {
 
 /// Tells an error with what to do about it, and finds its exit status.
 fn explain(error: &anyhow::Error, console: &Console) -> Exit {
-    if let Some(error) = error.downcast_ref::<EngineError>() {
+    if let Some(error) = error.downcast_ref::<RunError>() {
         return explain_engine(error, console);
     }
     console.problem(told(error), None);
@@ -182,12 +182,12 @@ fn told(error: &anyhow::Error) -> String {
     text
 }
 
-fn explain_engine(error: &EngineError, console: &Console) -> Exit {
+fn explain_engine(error: &RunError, console: &Console) -> Exit {
     console.problem(error.to_string(), error.hint().map(job::about_job).as_deref());
     exit_of(error)
 }
 
-fn exit_of(error: &EngineError) -> Exit {
+fn exit_of(error: &RunError) -> Exit {
     match error.kind() {
         ErrorKind::Usage => Exit::Usage,
         ErrorKind::Trouble => Exit::Internal,

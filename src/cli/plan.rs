@@ -10,11 +10,12 @@ use super::job::JobArguments;
 use super::output::{self, Console};
 use super::signals;
 use crate::config::Keys;
-use crate::engine::{self, Estimate, Forecast, ForecastOptions, PartForecast, Pilot};
 use crate::event::Voice;
 use crate::fault::is_format_control;
 use crate::ident::Money;
+use crate::inspect::{Estimate, Forecast, ForecastOptions, PartForecast};
 use crate::progress::Log;
+use crate::run::Pilot;
 use crate::simulator::Simulator;
 use crate::wording::counted;
 
@@ -64,7 +65,7 @@ pub(super) async fn plan(arguments: PlanArguments) -> anyhow::Result<Exit> {
     let options = ForecastOptions { sample, pilot, seed, prompts };
     let url = simulator.as_ref().map(Simulator::url);
     let voice = Voice::new(vec![Box::new(Log::default())]);
-    let forecast = engine::forecast(&job, options, stop, url, voice).await?;
+    let forecast = crate::inspect::forecast(&job, options, stop, url, voice).await?;
     match arguments.format {
         PlanFormat::Json => output::data(serde_json::to_string(&forecast)?)?,
         PlanFormat::Text => output::data(text(&forecast, &arguments.job.typed()))?,

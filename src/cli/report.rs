@@ -9,7 +9,6 @@ use super::exit::{Exit, misuse};
 use super::job::JobArguments;
 use super::output;
 use crate::config::Keys;
-use crate::engine;
 use crate::report_page;
 use crate::store;
 
@@ -27,7 +26,7 @@ pub(super) async fn report(arguments: ReportArguments) -> anyhow::Result<Exit> {
     if arguments.output.is_none() && std::io::stdout().is_terminal() {
         misuse!("the report is a page of HTML: say where it goes with --output report.html");
     }
-    let report = engine::report(&job).await?;
+    let report = report_page::gather(&job).await?;
     let batches = report.metrics.len();
     let page = report_page::render(&report)?;
     match &arguments.output {

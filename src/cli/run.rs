@@ -11,7 +11,7 @@ use super::job::SetArguments;
 use super::select::rows;
 use super::session::{self, SessionArguments, SessionKind};
 use crate::config::{Job, Keys};
-use crate::engine::Begin;
+use crate::run::Begin;
 
 #[derive(Debug, Args)]
 pub(super) struct RunArguments {

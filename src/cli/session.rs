@@ -17,9 +17,9 @@ use super::summary::Summary;
 use crate::checkpoint::{LockError, Retrying};
 use crate::clock;
 use crate::config::{Job, duration};
-use crate::engine::{self, Begin, EngineError, RunOptions};
 use crate::event::Voice;
 use crate::progress::{self, Display, Log, log_progress};
+use crate::run::{Begin, RunError, RunOptions};
 use crate::simulator::Simulator;
 use crate::store;
 use crate::tally::Tally;
@@ -139,24 +139,24 @@ async fn attempt(
     let voice = Voice::new(vec![Box::new(tally.clone()), Box::new(log)]);
     let ended = match kind {
         SessionKind::Run { .. } => {
-            let first = engine::run(&job, options, stop.clone(), url, voice.clone()).await;
+            let first = crate::run::run(&job, options, stop.clone(), url, voice.clone()).await;
             match first {
-                Err(EngineError::Doubled { what }) if can_ask() => {
+                Err(RunError::Doubled { what }) if can_ask() => {
                     reports.shutdown().await;
                     console.end_display();
                     confirm(&format!("{what}. Go on?"), &what)?;
                     reports.spawn(log_progress(tally.clone(), arguments.progress_interval));
                     let options = RunOptions { confirmed: true, ..options };
-                    engine::run(&job, options, stop, url, voice).await
+                    crate::run::run(&job, options, stop, url, voice).await
                 }
                 first => first,
             }
         }
-        SessionKind::Retry { wanted, .. } => engine::retry(&job, wanted, options, stop, url, voice).await,
+        SessionKind::Retry { wanted, .. } => crate::run::retry(&job, wanted, options, stop, url, voice).await,
     };
     let ended = match ended {
         Ok(end) => CommandEnd::Run(end),
-        Err(EngineError::Lock(LockError::Held { holder, .. })) if arguments.if_running == IfRunning::Skip => {
+        Err(RunError::Lock(LockError::Held { holder, .. })) if arguments.if_running == IfRunning::Skip => {
             CommandEnd::Skipped { holder }
         }
         Err(error) => CommandEnd::Failed(error),

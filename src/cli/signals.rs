@@ -4,7 +4,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use super::output::Console;
-use crate::engine::StopRequest;
+use crate::run::StopRequest;
 
 /// Watches for SIGINT, SIGTERM and SIGHUP until the process ends: the first asks gently, the second at once. It has a
 /// thread of its own, so that no work keeps it from hearing.

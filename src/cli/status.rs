@@ -9,7 +9,7 @@ use super::output;
 use crate::checkpoint::LastRun;
 use crate::clock;
 use crate::config::{Job, Keys};
-use crate::engine::{self, CheckpointStatus, NextCommand, OutstandingBatch, Status};
+use crate::inspect::{CheckpointStatus, NextCommand, OutstandingBatch, Status};
 use crate::wording::counted;
 
 #[derive(Debug, Args)]
@@ -29,7 +29,7 @@ enum StatusFormat {
 
 pub(super) async fn status(arguments: StatusArguments) -> anyhow::Result<Exit> {
     let job = arguments.job.load(Keys::Unneeded)?;
-    let status = engine::status(&job).await?;
+    let status = crate::inspect::status(&job).await?;
     match arguments.format {
         StatusFormat::Json => output::data(serde_json::to_string(&status)?)?,
         StatusFormat::Text => output::data(text(&job, &status, &arguments.job.typed()))?,

@@ -6,11 +6,11 @@ use serde::Serialize;
 
 use super::ending::{CommandEnd, EndDetails};
 use super::exit::Exit;
-use crate::engine::{End, EngineError};
 use crate::event::{LimitGauge, LimitShare};
 use crate::fault::{Class, Scarce};
 use crate::ident::Money;
 use crate::passed::PassedOver;
+use crate::run::{End, RunError};
 use crate::tally::ProviderFigures;
 
 /// What came of a run.
@@ -171,7 +171,7 @@ impl<'a> Summary<'a> {
                 summary.message = Some(failure.detail.clone());
             }
             CommandEnd::Failed(error) => {
-                summary.end = if matches!(error, EngineError::Paused(_)) { "paused" } else { "error" };
+                summary.end = if matches!(error, RunError::Paused(_)) { "paused" } else { "error" };
                 summary.message = Some(error.to_string());
             }
             CommandEnd::Skipped { holder } => {

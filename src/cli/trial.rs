@@ -7,8 +7,8 @@ use super::job::JobArguments;
 use super::output::{self, Console};
 use super::{plan, signals};
 use crate::config::Keys;
-use crate::engine::{self, ForecastOptions};
 use crate::event::Voice;
+use crate::inspect::ForecastOptions;
 use crate::progress::Log;
 use crate::simulator::Simulator;
 
@@ -39,7 +39,7 @@ pub(super) async fn trial(arguments: TrialArguments) -> anyhow::Result<Exit> {
         ForecastOptions { sample: rows.saturating_mul(20).max(200), pilot: Some(rows), seed, prompts: 0 };
     let url = simulator.as_ref().map(Simulator::url);
     let voice = Voice::new(vec![Box::new(Log::default())]);
-    let forecast = engine::forecast(&job, options, stop, url, voice).await?;
+    let forecast = crate::inspect::forecast(&job, options, stop, url, voice).await?;
     let typed = named.typed();
     let Some(pilot) = &forecast.pilot else {
         output::data("nothing to do: the source has no new rows")?;

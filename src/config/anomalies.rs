@@ -1,5 +1,5 @@
-//! What of a run's answers is so unusual that it is stopped. The doc comments are the reference of the keys, like
-//! those of [`super::raw`].
+//! Limits on unusual answers, above which a run stops. The doc comments are the reference of the keys, like those of
+//! [`super::raw`].
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -14,39 +14,41 @@ const MOST_ROWS: u32 = 1_000_000;
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawAnomalies {
-    /// Newest answers and errors of a step that the shares below are taken over, 20 to 1,000,000. A run of fewer is
-    /// judged at its end, from 50 on, where chance does not explain the share. Default: 1000.
+    /// Number of a step's newest answers and errors over which the shares below are computed, 20 to 1,000,000. A run
+    /// with fewer is checked at its end, from 50 on, if chance does not explain the share. Default: 1000.
     #[schemars(range(min = 20, max = 1_000_000))]
     rows: Option<u32>,
-    /// Share of them that may be without any text (classes `empty_answer` and `length`), more than 0 and at most 1,
-    /// which allows them all. Default: 0.2.
+    /// Maximum share of answers without any text (class `empty_answer`, and `length` without `classes`, `fields` or
+    /// `schema`); more than 0 and at most 1, which allows all. Default: 0.2.
     #[schemars(range(min = 0, max = 1))]
     max_empty_rate: Option<f64>,
-    /// Share of them that the model or the provider's filter may decline (`refusal` and `content_filter`), in the same
-    /// way. Default: 0.3.
+    /// Maximum share of rows that the model or the provider's filter declines (`refusal` and `content_filter`); more
+    /// than 0 and at most 1, which allows all. Default: 0.3.
     #[schemars(range(min = 0, max = 1))]
     max_refusal_rate: Option<f64>,
-    /// Share of them that may be invalid after all repairs (`invalid_output`), in the same way. Default: 0.3.
+    /// Maximum share of answers that are still invalid after all repairs (`invalid_output`); more than 0 and at most
+    /// 1, which allows all. Default: 0.3.
     #[schemars(range(min = 0, max = 1))]
     max_invalid_rate: Option<f64>,
-    /// Share of answers of text that `max_tokens` may cut off (`finish_reason` is `length`), in the same way. A step
-    /// may want short answers, so none is too many by itself. Default: 1.
+    /// Maximum share of answers that `max_tokens` cuts off (text with the `finish_reason` `length`, or errors of
+    /// class `length` with `classes`, `fields` or `schema`); more than 0 and at most 1, which allows all. A step may
+    /// want short answers, so the default allows all. Default: 1.
     #[schemars(range(min = 0, max = 1))]
     max_cut_rate: Option<f64>,
 }
 
-/// Shares of the newest outcomes of a step that may be of some kind; 1 for no limit.
+/// Maximum shares of unusual outcomes among the newest outcomes of a step; 1 for no limit.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Anomalies {
-    /// Outcomes that they are taken over.
+    /// Number of outcomes over which the shares are computed.
     pub rows: u32,
-    /// Answers without text.
+    /// Share of answers without text.
     pub empty: f64,
-    /// Answers that were declined.
+    /// Share of declined rows.
     pub refused: f64,
-    /// Answers that were not what was asked for.
+    /// Share of invalid answers.
     pub invalid: f64,
-    /// Answers that were cut off.
+    /// Share of answers that were cut off.
     pub cut: f64,
 }
 

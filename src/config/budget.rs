@@ -1,8 +1,9 @@
-//! What a job may spend, and what its tokens cost. The doc comments are the reference of the keys, like those of
-//! [`super::raw`].
+//! Limits on a job's spending, and the prices of tokens. The doc comments are the reference of the keys, like those
+//! of [`super::raw`].
 
 use schemars::JsonSchema;
 use serde::Deserialize;
+use std::sync::Arc;
 
 use super::check::Checker;
 use super::error::ConfigError;
@@ -11,7 +12,7 @@ use super::raw::RawProvider;
 use super::step::StepSpec;
 use crate::ident::{Money, Tokens};
 
-/// Fields of a request that make it cost something else than its messages and `max_tokens` tell.
+/// Fields of a request that change its cost beyond what its messages and `max_tokens` determine.
 const UNBOUNDED: [&str; 13] = [
     "max_tokens",
     "max_completion_tokens",
@@ -31,19 +32,19 @@ const UNBOUNDED: [&str; 13] = [
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawBudget {
-    /// Most US dollars that all runs and retries of the job that have this section may spend together. The
-    /// price of each provider must be known then, and each step needs `max_tokens`.
-    /// Default: no limit.
+    /// Maximum US dollars that all runs and retries of the job that have this section may spend together. Needs the
+    /// prices of every provider, and `max_tokens` in every step. Default: no limit.
     #[schemars(range(min = 0))]
     max_cost_usd: Option<f64>,
-    /// Most tokens, of prompts and answers together, that they may use. Each step needs `max_tokens` then.
-    /// Default: no limit.
+    /// Maximum number of tokens, of prompts and answers together, that all these runs may use. Needs `max_tokens` in
+    /// every step. Default: no limit.
     #[schemars(range(min = 1))]
     max_tokens: Option<u64>,
-    /// Most requests that they may send; those that a provider refuses are not counted. Default: no limit.
+    /// Maximum number of requests that all these runs may send, without those that a provider refuses. Default: no
+    /// limit.
     #[schemars(range(min = 1))]
     max_requests: Option<u64>,
-    /// The same for each run, or retry, by itself. Default: no limit.
+    /// The same limits for each single run or retry. Default: no limit.
     #[serde(default)]
     run: RawRunBudget,
 }
@@ -51,58 +52,58 @@ pub(super) struct RawBudget {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawRunBudget {
-    /// Most US dollars that one run may spend. Default: no limit.
+    /// Maximum US dollars that one run may spend. Default: no limit.
     #[schemars(range(min = 0))]
     max_cost_usd: Option<f64>,
-    /// Most tokens that it may use. Default: no limit.
+    /// Maximum number of tokens that one run may use. Default: no limit.
     #[schemars(range(min = 1))]
     max_tokens: Option<u64>,
-    /// Most requests that it may send. Default: no limit.
+    /// Maximum number of requests that one run may send. Default: no limit.
     #[schemars(range(min = 1))]
     max_requests: Option<u64>,
 }
 
-/// What may be spent.
+/// Limits on spending.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Budget {
-    /// By all runs and retries of the job.
+    /// Limits for all runs and retries of the job together.
     pub job: Allowance,
-    /// By each of them.
+    /// Limits for each single run or retry.
     pub run: Allowance,
 }
 
-/// The most that may be spent; none for no limit.
+/// Maximum spending; `None` for no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Allowance {
-    /// Money.
+    /// Maximum cost.
     pub money: Option<Money>,
-    /// Tokens of prompts and answers.
+    /// Maximum number of tokens, of prompts and answers together.
     pub tokens: Option<u64>,
-    /// Requests.
+    /// Maximum number of requests.
     pub requests: Option<u64>,
 }
 
 impl Allowance {
-    /// Whether there is no limit at all.
+    /// Whether there is no limit.
     #[must_use]
     pub fn is_unlimited(&self) -> bool {
         *self == Allowance::default()
     }
 }
 
-/// What tokens cost, each.
+/// Prices of a provider, each for one token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Prices {
-    /// Of a prompt.
+    /// Price of a prompt token.
     pub input: Money,
-    /// Of a prompt, where the provider had it in its cache.
+    /// Price of a prompt token that the provider had in its cache.
     pub cached_input: Money,
-    /// Of an answer.
+    /// Price of an answer token.
     pub output: Money,
 }
 
 impl Prices {
-    /// What a request cost that used so many.
+    /// Returns the cost of a request that used these tokens.
     #[must_use]
     pub fn cost(&self, tokens: Tokens) -> Money {
         let cached = tokens.cached.min(tokens.prompt);
@@ -115,7 +116,7 @@ impl Checker<'_> {
         &self,
         raw: &RawBudget,
         providers: &[Provider],
-        steps: &[StepSpec],
+        steps: &[Arc<StepSpec>],
     ) -> Result<Budget, ConfigError> {
         let RawBudget { max_cost_usd, max_tokens, max_requests, run } = raw;
         let budget = Budget {
@@ -140,7 +141,7 @@ impl Checker<'_> {
                 ));
             }
         }
-        // Also those that no step names: a retry may ask any of them.
+        // Providers that no step names are checked too: a retry may use any of them.
         for provider in providers {
             if with_money.is_some() && provider.prices.is_none() {
                 return Err(self.wrong(

@@ -1,4 +1,4 @@
-//! The checks: from what was written to what is meant, with an error for the first mistake.
+//! Validates a raw job and resolves it to a [`Job`], with an error for the first mistake.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::ident::Money;
 use crate::store::Location;
 
 const MAX_ERROR_RATE: f64 = 0.5;
-/// Share of requests that may be second ones, where nothing is said.
+/// Default share of requests that may be hedges.
 const HEDGE_SHARE: f64 = 0.01;
 const METADATA_COLUMN: &str = "_enrich";
 
@@ -29,7 +29,7 @@ pub(super) type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 pub(super) struct Checker<'a> {
     pub(super) file: &'a Path,
     pub(super) folder: &'a Path,
-    /// None where keys are not wanted.
+    /// `None` if keys are not needed.
     pub(super) environment: Option<Environment<'a>>,
 }
 
@@ -419,7 +419,7 @@ impl Checker<'_> {
         Ok(Some(ApiKey::new(header, bearer, secret.map_err(wrong)?, source)))
     }
 
-    /// The certificates of a provider, read where keys are.
+    /// Reads the certificates of a provider. Like keys, they are read only if there is an environment.
     fn tls(&self, provider: &str, raw: &RawProvider) -> Result<Tls, ConfigError> {
         let key = |field: &str| format!("provider.{provider}.{field}");
         let missing = match (&raw.client_certificate, &raw.client_key) {
@@ -505,7 +505,7 @@ impl Checker<'_> {
     }
 }
 
-/// Whether a name is a token as RFC 9110, section 5.6.2, has it.
+/// Whether a name is a token as defined in RFC 9110, section 5.6.2.
 fn is_header_name(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
 }

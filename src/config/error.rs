@@ -1,9 +1,9 @@
-//! What can be wrong with a job file, in the words that a person reads.
+//! Mistakes in a job file, and their messages.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-/// What serde's path says where it is at no key.
+/// serde's path when it is at no key.
 pub(super) const NO_KEY: &str = ".";
 
 /// A mistake in a job file.
@@ -14,10 +14,10 @@ pub enum ConfigError {
     Unreadable {
         /// The job file.
         path: PathBuf,
-        /// Why.
+        /// The I/O error.
         source: std::io::Error,
     },
-    /// The file is not TOML, or has a key or a value that does not belong there.
+    /// The file is not valid TOML, or has an unknown key or a value of a wrong type.
     #[error("{}:{line}: {message}", path.display())]
     Syntax {
         /// The job file.
@@ -27,13 +27,13 @@ pub enum ConfigError {
         /// What is wrong.
         message: String,
     },
-    /// A key that cannot be set on the command line.
+    /// A key cannot be set on the command line.
     #[error("{message}")]
     Set {
         /// What is wrong.
         message: String,
     },
-    /// The file with what the command line sets has a key or a value that does not belong there.
+    /// With the keys set on the command line, the file has an unknown key or a value of a wrong type.
     #[error("{} with what --set says: {message}", path.display())]
     Merged {
         /// The job file.
@@ -41,7 +41,7 @@ pub enum ConfigError {
         /// What is wrong.
         message: String,
     },
-    /// A value that parses and cannot be meant.
+    /// A value parses and is not allowed.
     #[error("{}: `{key}` {message}", path.display())]
     Value {
         /// The job file.
@@ -54,7 +54,7 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
-    /// `key` is the dotted path of what is wrong, as far as it is known.
+    /// Creates a syntax error. `key` is the dotted path of the mistake, as far as it is known.
     pub(super) fn from_toml(path: &Path, text: &str, key: &str, error: &toml::de::Error) -> Self {
         let span = error.span();
         let line = span.as_ref().map_or(1, |span| line_of(text, span));
@@ -83,7 +83,7 @@ fn line_of(text: &str, span: &Range<usize>) -> usize {
     text.bytes().take(span.start).filter(|byte| *byte == b'\n').count() + 1
 }
 
-/// Names the key, and turns serde's list of everything that would have been right into the one that was meant.
+/// Adds the key to serde's message, and replaces its list of all known keys by the nearest one.
 fn explain(key: &str, message: &str) -> String {
     let Some(rest) = message.strip_prefix("unknown field ") else {
         let message = plain(&message.trim().replace('\n', " "));
@@ -98,7 +98,7 @@ fn explain(key: &str, message: &str) -> String {
     }
 }
 
-/// What serde expects, without the names of Rust's types.
+/// Replaces the names of Rust types in serde's message by plain words.
 fn plain(message: &str) -> String {
     let Some((before, expected)) = message.rsplit_once("expected ") else { return message.to_owned() };
     let kind = match expected {
@@ -114,7 +114,7 @@ fn plain(message: &str) -> String {
     format!("{before}expected {kind}")
 }
 
-/// The candidate that a misspelt name is most like, if any is near enough to be meant.
+/// Returns the candidate that is most similar to a misspelt name, or `None` if none is similar enough.
 pub(crate) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let lower = name.to_lowercase();
     candidates
@@ -125,7 +125,8 @@ pub(crate) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a s
         .map(|(_, candidate)| candidate)
 }
 
-/// The larger of two measures: one likes common beginnings, the other swapped and mistyped letters.
+/// Returns the larger of two similarities: one rewards common beginnings, the other tolerates swapped and mistyped
+/// letters.
 fn likeness(a: &str, b: &str) -> f64 {
     let beginning = strsim::jaro_winkler(a, b) - 0.15;
     beginning.max(strsim::normalized_damerau_levenshtein(a, b))

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -23,7 +24,7 @@ use super::step::{SchemaForm, StepSpec};
 use super::units::ByteSize;
 use crate::store::Location;
 
-/// Providers that a job can have.
+/// Maximum number of providers in a job.
 pub const MOST_PROVIDERS: usize = 64;
 
 /// A validated job.
@@ -33,103 +34,103 @@ pub struct Job {
     pub file: PathBuf,
     /// Stable name of the job.
     pub app_id: String,
-    /// Share of a step's newest outcomes that may be errors; more than 0, and 1 for no limit.
+    /// Maximum share of errors among a step's newest outcomes; more than 0, and 1 for no limit.
     pub max_error_rate: f64,
-    /// What is read.
+    /// The table or files to read.
     pub source: SourceSpec,
-    /// What is written.
+    /// The table to write.
     pub target: TargetSpec,
-    /// Where it keeps what it needs from run to run.
+    /// Locations of the state that the job keeps from run to run.
     pub places: StatePlaces,
-    /// How large a batch becomes.
+    /// Limits on the size of a batch.
     pub batch: BatchLimits,
-    /// How much is open at once.
+    /// Limits on the rows that are read and not yet committed.
     pub window: WindowLimits,
-    /// What may be spent.
+    /// Limits on spending.
     pub budget: Budget,
-    /// What of the answers is so unusual that the run stops.
+    /// Limits on unusual answers.
     pub anomalies: Anomalies,
-    /// The table for figures of each batch; none if they are not kept.
+    /// The table for figures of each batch, or `None` if they are not kept.
     pub metrics: Option<Location>,
-    /// Where answers are kept across runs and jobs.
+    /// The cache of answers across runs and jobs.
     pub cache: Option<CacheSpec>,
-    /// The providers that steps use.
+    /// The providers of the job file. Steps refer to them by index.
     pub providers: Vec<Provider>,
     /// The steps, in their order.
-    pub steps: Vec<StepSpec>,
-    /// How the built-in simulator behaves, if the job says so or uses it.
+    pub steps: Vec<Arc<StepSpec>>,
+    /// Behaviour of the built-in simulator, if the job configures or uses it.
     pub simulator: Option<SimulatorSpec>,
-    /// Whether a provider's `base_url` asks for the built-in simulator.
+    /// Whether the `base_url` of a provider is the built-in simulator.
     pub simulated: bool,
 }
 
-/// Answers across runs and jobs.
+/// Cache of answers across runs and jobs.
 #[derive(Clone, Debug)]
 pub struct CacheSpec {
-    /// The file.
+    /// The cache file.
     pub path: PathBuf,
-    /// Bytes that it may take, about.
+    /// Approximate maximum size in bytes.
     pub max_bytes: u64,
-    /// Age of an answer, at most.
+    /// Maximum age of an answer.
     pub max_age: Duration,
 }
 
-/// Where a job keeps what it needs from run to run.
+/// Locations of the state that a job keeps from run to run.
 #[derive(Clone, Debug)]
 pub struct StatePlaces {
     /// Folder of the checkpoint.
     pub checkpoint: Location,
-    /// How long a run has the job after it last said so; for a checkpoint in an object store.
+    /// How long a run holds the job without renewing its lease; for a checkpoint in an object store.
     pub lease: Duration,
     /// Local folder of locks and of the history of runs.
     pub state: PathBuf,
     /// Local folder of the journal.
     pub journal: PathBuf,
-    /// How the journal is copied to a checkpoint's folder in an object store.
+    /// When the journal is copied to a checkpoint's folder in an object store.
     pub copying: Copying,
 }
 
-/// How a journal is copied.
+/// Limits on the part of a journal that is not yet copied.
 #[derive(Clone, Copy, Debug)]
 pub struct Copying {
-    /// Age of the oldest record that is not copied, at most.
+    /// Maximum age of the oldest record that is not yet copied.
     pub every: Duration,
-    /// Bytes that are not copied, at most.
+    /// Maximum number of bytes that are not yet copied.
     pub bytes: u64,
 }
 
-/// What is read.
+/// The table or files to read.
 #[derive(Clone, Debug)]
 pub struct SourceSpec {
-    /// As it stands in the job file.
+    /// Path or URL as written in the job file.
     pub written: String,
-    /// Where that is.
+    /// The resolved location.
     pub location: Location,
-    /// Whether commits that change rows are passed over instead of refused.
+    /// Whether commits that change rows are skipped instead of refused.
     pub skip_change_commits: bool,
-    /// The columns that are carried to the target; none for all.
+    /// The columns that are carried to the target; `None` for all.
     pub columns: Option<Vec<String>>,
-    /// What becomes of columns that a target cannot hold.
+    /// What to do with columns that a target cannot hold.
     pub on_unsupported: OnUnsupported,
     /// Whether byte strings without an annotation are text.
     pub binary_as_text: bool,
     /// The SQL condition that rows must meet.
     pub condition: Option<String>,
-    /// Where a job begins that has no checkpoint; none for the whole table.
+    /// Where a job without a checkpoint begins; `None` for the whole table.
     pub start: Option<SourceStart>,
 }
 
 /// The first version of a Delta source that is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SourceStart {
-    /// By its number.
+    /// A version number.
     Version(u64),
-    /// The first that was made then or later.
+    /// The first version that was made at this time or later.
     Timestamp(DateTime<Utc>),
 }
 
 impl SourceStart {
-    /// The key of the job file that says so.
+    /// Returns the key of the job file that sets it.
     #[must_use]
     pub const fn key(self) -> &'static str {
         match self {
@@ -138,7 +139,7 @@ impl SourceStart {
         }
     }
 
-    /// Its number, where that is said.
+    /// Returns the version number, or `None` if the start is a time.
     #[must_use]
     pub const fn version(self) -> Option<u64> {
         match self {
@@ -148,40 +149,40 @@ impl SourceStart {
     }
 }
 
-/// What is written.
+/// The table to write.
 #[derive(Clone, Debug)]
 pub struct TargetSpec {
-    /// The table.
+    /// Location of the table.
     pub location: Location,
-    /// Name of the struct column with each row's origin and history; none where it is off.
+    /// Name of the struct column with each row's origin and history; `None` if it is off.
     pub metadata_column: Option<String>,
-    /// What happens to columns of the source that the table does not have.
+    /// What to do with columns of the source that the table does not have.
     pub on_new_columns: OnNewColumns,
-    /// What happens to columns of the table that the source has and the job does not carry.
+    /// What to do with columns of the table that the source has and the job does not carry.
     pub on_missing_columns: OnMissingColumns,
-    /// Whether a table that is not there is refused instead of made.
+    /// Whether a missing table is refused instead of created.
     pub must_exist: bool,
-    /// Columns that partition a table that is made; of one that is there, those that it must have.
+    /// Partition columns of a new table; an existing table must have the same.
     pub partition_by: Option<Vec<String>>,
-    /// Bytes of a data file, about.
+    /// Approximate size of a data file.
     pub file_size: ByteSize,
 }
 
-/// How large a batch becomes.
+/// Limits on the size of a batch.
 #[derive(Clone, Copy, Debug)]
 pub struct BatchLimits {
-    /// Rows at most; at least 1.
+    /// Maximum number of rows; at least 1.
     pub max_rows: u32,
-    /// Bytes in memory at most, except that a batch has at least one row.
+    /// Maximum bytes in memory, except that a batch has at least one row.
     pub max_bytes: u64,
 }
 
-/// How much is open at once.
+/// Limits on the rows that are read and not yet committed.
 #[derive(Clone, Copy, Debug)]
 pub struct WindowLimits {
-    /// Rows at most, except that one batch may always be open.
+    /// Maximum number of rows, except that one batch may always be open.
     pub max_rows: u64,
-    /// Bytes at most, except that one batch may always be open.
+    /// Maximum bytes in memory, except that one batch may always be open.
     pub max_bytes: u64,
 }
 
@@ -190,61 +191,60 @@ pub struct WindowLimits {
 pub struct Provider {
     /// Name in the job file.
     pub name: String,
-    /// Where chat completions are asked for; none for the built-in simulator, whose address is
-    /// known when it has started.
+    /// Base URL of the interface; `None` for the built-in simulator, whose address is known once it has started.
     pub endpoint: Option<Url>,
     /// The model's name.
     pub model: String,
     /// The key and the header that carries it.
     pub key: Option<ApiKey>,
-    /// Who it is trusted by, and what it trusts.
+    /// Certificates for the connections.
     pub tls: Tls,
-    /// Further headers.
+    /// Further request headers.
     pub headers: BTreeMap<String, String>,
-    /// Query parameters.
+    /// Query parameters of every request.
     pub query: BTreeMap<String, String>,
-    /// Further fields of the body.
+    /// Further fields of the request body.
     pub extra_body: Map<String, Value>,
-    /// Name of the field that carries `max_tokens`.
+    /// Name of the request field that carries `max_tokens`.
     pub max_tokens_field: String,
-    /// How it is told what an answer must hold.
+    /// How the schema of an answer is sent.
     pub schema_form: SchemaForm,
-    /// Tokens of prompt and answer together, at most; none if nobody said.
+    /// Maximum tokens of prompt and answer together; `None` if the job file does not set it.
     pub context_window: Option<u32>,
-    /// Texts in one request for embeddings, at most.
+    /// Maximum number of texts in one request for embeddings.
     pub inputs_per_request: u32,
-    /// Their tokens together, at most.
+    /// Maximum tokens of these texts together.
     pub input_tokens_per_request: u64,
-    /// Requests per minute.
+    /// Maximum requests per minute; `None` if the limit is to be learned.
     pub requests_per_minute: Option<u32>,
-    /// Tokens per minute.
+    /// Maximum tokens per minute.
     pub token_limits: TokenLimits,
-    /// What an answer counts for; none if that is to be learned.
+    /// The tokens that an answer counts for; `None` if that is to be learned.
     pub token_charge: Option<TokenCharge>,
-    /// What its tokens cost; none if nobody said.
+    /// Prices of tokens; `None` if the job file does not set them.
     pub prices: Option<Prices>,
-    /// Requests in flight.
+    /// Maximum number of requests in flight.
     pub max_concurrency: u32,
-    /// Whether fewer may be in flight where more bring nothing: nobody said how many are right.
+    /// Whether fewer requests are kept in flight if more bring no speed: the job file sets no number.
     pub learns_concurrency: bool,
-    /// Time to connect.
+    /// Timeout for connecting.
     pub connect_timeout: Duration,
-    /// Time for one attempt.
+    /// Timeout for one attempt.
     pub request_timeout: Duration,
-    /// Share of requests that may be second attempts for stragglers; 0 for none.
+    /// Maximum share of requests that are second attempts for stragglers; 0 for none.
     pub hedge_share: f64,
-    /// How failed attempts are repeated.
+    /// How failed attempts are retried.
     pub retry: RetryPolicy,
-    /// Bytes of a response body, decompressed.
+    /// Maximum bytes of a response body, after decompression.
     pub max_response_bytes: u64,
 }
 
 /// Certificates for the connections to a provider, in PEM.
 #[derive(Clone, Default)]
 pub struct Tls {
-    /// Of authorities that are trusted besides the system's.
+    /// Certificates of authorities that are trusted besides the system's.
     pub authorities: Option<Vec<u8>>,
-    /// Our own, with its key behind it.
+    /// The client certificate, followed by its private key.
     pub identity: Option<Vec<u8>>,
 }
 
@@ -254,100 +254,100 @@ impl fmt::Debug for Tls {
     }
 }
 
-/// Tokens per minute; none where that is to be learned.
+/// Maximum tokens per minute; `None` if the limit is to be learned.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TokenLimits {
-    /// Of prompts and answers together.
+    /// Limit on prompts and answers together.
     pub total: Option<u64>,
-    /// Of prompts.
+    /// Limit on prompts.
     pub input: Option<u64>,
-    /// Of answers.
+    /// Limit on answers.
     pub output: Option<u64>,
 }
 
-/// What an answer counts for against a limit on tokens.
+/// The tokens that an answer counts for against a token limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TokenCharge {
-    /// The request's `max_tokens`, as it arrives.
+    /// The request's `max_tokens`, when it arrives.
     Max,
-    /// What it used, once it is there.
+    /// The tokens that the answer used, when it is there.
     Actual,
 }
 
-/// What is done about a request that takes far longer than others do.
+/// What to do about a request that takes far longer than others.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Hedge {
     /// A second request is sent beside it.
     #[default]
     Auto,
-    /// It is waited for.
+    /// The request is waited for.
     Off,
 }
 
-/// How failed attempts are repeated.
+/// How failed attempts are retried.
 #[derive(Clone, Copy, Debug)]
 pub struct RetryPolicy {
-    /// Attempts for one row.
+    /// Maximum number of attempts for one row.
     pub max_attempts: u32,
     /// First delay before jitter; doubles with each attempt.
     pub min_backoff: Duration,
-    /// Longest delay before jitter.
+    /// Maximum delay before jitter.
     pub max_backoff: Duration,
-    /// Longest delay that the server may ask for.
+    /// Longest delay that a server may ask for.
     pub max_retry_after: Duration,
     /// Time without one success after which the run stops.
     pub outage_deadline: Duration,
 }
 
-/// What becomes of columns of Parquet files that a Delta table cannot hold.
+/// What to do with columns of Parquet files that a Delta table cannot hold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnUnsupported {
     /// The run is refused, unless `columns` leaves them out.
     #[default]
     Stop,
-    /// They are left out.
+    /// The columns are left out.
     Skip,
-    /// They are carried as text.
+    /// The columns are carried as text.
     Text,
 }
 
-/// What happens to columns of the source that an existing target does not have.
+/// What to do with columns of the source that an existing target does not have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnNewColumns {
     /// The run is refused.
     #[default]
     Stop,
-    /// They are read and not written.
+    /// The columns are read and not written.
     Ignore,
-    /// The table gets them; they are null in the rows it has.
+    /// The columns are added to the table; they are null in its existing rows.
     Add,
 }
 
-/// What happens to columns of an existing target that the source has and the job leaves out.
+/// What to do with columns of an existing target that the source has and the job leaves out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnMissingColumns {
     /// The run is refused.
     #[default]
     Stop,
-    /// They are null in new rows.
+    /// The columns are null in new rows.
     Null,
 }
 
 impl Job {
-    /// Whether a provider is asked for nothing but vectors.
+    /// Whether a provider is used for embeddings only.
     #[must_use]
     pub fn only_embeds(&self, provider: usize) -> bool {
-        let asks = |step: &&StepSpec| step.all_providers().any(|asked| asked == provider);
+        let asks = |step: &&Arc<StepSpec>| step.all_providers().any(|asked| asked == provider);
         let mut steps = self.steps.iter().filter(asks).peekable();
         steps.peek().is_some() && steps.all(|step| step.params.vectors.is_some())
     }
 
-    /// Reads and validates a job file. Keys are read from the environment and from files here.
+    /// Reads and validates a job file. Also reads the keys, from the environment, from files or from commands.
     ///
     /// # Errors
     /// [`ConfigError`] for the first mistake found.
@@ -363,8 +363,7 @@ impl Job {
         Job::of_text(file, &read(file)?, &[], Keys::Unneeded)
     }
 
-    /// Reads and validates a job file with some of its keys set otherwise, each written as
-    /// `section.key=value`.
+    /// Reads and validates a job file after setting some of its keys, each written as `section.key=value`.
     ///
     /// # Errors
     /// As [`Job::load`], and when a key cannot be set.
@@ -372,8 +371,8 @@ impl Job {
         Job::of_text(file, &read(file)?, set, keys)
     }
 
-    /// Validates the text of a job, with some of its keys set otherwise. `file` gives the folder for relative
-    /// paths.
+    /// Validates the text of a job file after setting some of its keys. Relative paths are resolved against the
+    /// folder of `file`.
     ///
     /// # Errors
     /// As [`Job::load_set`].
@@ -393,7 +392,7 @@ impl Job {
         Job::validate(file, raw, environment)
     }
 
-    /// Validates the text of a job file. `file` gives the folder for relative paths; `environment`
+    /// Validates the text of a job file. Relative paths are resolved against the folder of `file`; `environment`
     /// looks up variables.
     ///
     /// # Errors
@@ -427,11 +426,11 @@ fn read(file: &Path) -> Result<String, ConfigError> {
     std::fs::read_to_string(file).map_err(|source| ConfigError::Unreadable { path: file.to_owned(), source })
 }
 
-/// Whether a command calls a provider.
+/// Whether the keys of providers are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keys {
-    /// It does: keys are read.
+    /// Keys are read: the command calls a provider.
     Read,
-    /// It does not: keys are neither needed nor read.
+    /// Keys are neither needed nor read.
     Unneeded,
 }

@@ -1,4 +1,4 @@
-//! The key of a provider: where it comes from, and how it is read again when it is refused.
+//! The key of a provider: its origin, and how it is read again after a provider refused it.
 
 use std::fmt;
 use std::io::Read;
@@ -9,18 +9,18 @@ use std::time::Duration;
 
 use crate::clock;
 
-/// Longest time that a command may take to give a key.
+/// Maximum time for a command to print a key.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
-/// How often it is looked whether it has ended.
+/// Interval at which a command is checked for its end.
 const COMMAND_LOOK: Duration = Duration::from_millis(10);
-/// How long more of what it printed may take to be read, once it has ended.
+/// Maximum wait for further output of a command that has ended.
 const AFTER_END: Duration = Duration::from_millis(500);
-/// Bytes that are read of what it prints.
+/// Maximum number of bytes that are read of a command's output.
 const MAX_PRINTED: u64 = 64 * 1024;
-/// Characters of its complaint that are shown.
+/// Maximum number of characters of a command's error output in a message.
 const MAX_SHOWN: usize = 300;
 
-/// A key, where it goes and where it came from. Its `Debug` shows nothing of it.
+/// A key, its header and its origin. `Debug` does not show the key.
 #[derive(Clone)]
 pub struct ApiKey {
     /// Name of the header.
@@ -31,14 +31,14 @@ pub struct ApiKey {
     source: KeySource,
 }
 
-/// Where a key comes from.
+/// Origin of a key.
 #[derive(Clone, Debug)]
 pub(super) enum KeySource {
-    /// An environment variable, which stays as it is.
+    /// An environment variable, which does not change.
     Variable,
     /// A file.
     File(PathBuf),
-    /// What a command prints, which is run in a folder.
+    /// A command that prints the key, and the folder in which it runs.
     Command { arguments: Vec<String>, folder: PathBuf },
 }
 
@@ -47,17 +47,17 @@ impl ApiKey {
         ApiKey { header, bearer, secret, source }
     }
 
-    /// The key as it was read first; for the request header and for keeping it out of messages.
+    /// Returns the key as it was first read; for the request header and for removing it from messages.
     #[must_use]
     pub fn secret(&self) -> &str {
         &self.secret
     }
 
-    /// Reads the key from its file or its command again; none where it comes from a variable. It may block for half a
-    /// minute.
+    /// Reads the key again from its file or its command. Returns `None` if it comes from a variable. May block for
+    /// half a minute.
     ///
     /// # Errors
-    /// Why it cannot be read, in words that hold no secret of ours.
+    /// With the reason why it cannot be read, in words that hold no secret of ours.
     pub fn read_again(&self) -> Option<Result<String, String>> {
         match &self.source {
             KeySource::Variable => None,
@@ -73,7 +73,7 @@ impl fmt::Debug for ApiKey {
 }
 
 impl KeySource {
-    /// The key that stands there now, white space around it aside.
+    /// Reads the key and removes white space around it.
     pub(super) fn read(&self) -> Result<String, String> {
         let text = match self {
             KeySource::Variable => return Err("is not read again".to_owned()),
@@ -89,7 +89,7 @@ impl KeySource {
     }
 }
 
-/// A key without the white space around it.
+/// Removes white space around a key and checks that a header can carry it.
 pub(super) fn checked(text: &str) -> Result<String, String> {
     let secret = text.trim();
     if secret.is_empty() || secret.chars().any(char::is_control) || !secret.is_ascii() {
@@ -98,10 +98,10 @@ pub(super) fn checked(text: &str) -> Result<String, String> {
     Ok(secret.to_owned())
 }
 
-/// What a command prints.
+/// Runs a command and returns its output.
 fn printed(arguments: &[String], folder: &PathBuf) -> Result<String, String> {
     let [program, arguments @ ..] = arguments else { return Err("is empty".to_owned()) };
-    // A path is meant as the job file's other paths are.
+    // A program with a path is relative to the job file, like its other paths.
     let program = if program.contains('/') { folder.join(program) } else { program.into() };
     let mut child = Command::new(program)
         .args(arguments)
@@ -114,7 +114,8 @@ fn printed(arguments: &[String], folder: &PathBuf) -> Result<String, String> {
     let output = child.stdout.take().map(read_beside);
     let complaint = child.stderr.take().map(read_beside);
     let status = ended(&mut child)?;
-    // What it started may keep the pipe open: what was printed until now is all that is waited for.
+    // A process that the command started may keep the pipe open, so only output that comes without a pause is
+    // awaited.
     let text = |read: Option<Receiver<Vec<u8>>>| {
         let pieces = |read: Receiver<Vec<u8>>| {
             std::iter::from_fn(move || read.recv_timeout(AFTER_END).ok()).flatten().collect::<Vec<u8>>()
@@ -129,13 +130,13 @@ fn printed(arguments: &[String], folder: &PathBuf) -> Result<String, String> {
     Err(format!("failed ({status}){said}; run it by hand to see why"))
 }
 
-/// Reads a pipe while the command runs, which would wait for a reader.
+/// Reads a pipe in a thread while the command runs, since a full pipe would block the command.
 fn read_beside(pipe: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
     let (sender, receiver) = channel();
     std::thread::spawn(move || {
         let mut pipe = pipe.take(MAX_PRINTED);
         let mut bytes = [0; 4_096];
-        // What was read before it broke is all there is.
+        // After an error, what was read so far is used.
         while let Ok(read @ 1..) = pipe.read(&mut bytes) {
             if sender.send(bytes[..read].to_vec()).is_err() {
                 return;
@@ -154,7 +155,7 @@ fn ended(child: &mut Child) -> Result<std::process::ExitStatus, String> {
             Err(error) => return Err(format!("cannot be waited for: {error}")),
         }
     }
-    // It may have ended just now.
+    // Killing fails if the command has just ended.
     let _ = child.kill();
     let _ = child.wait();
     Err(format!("took longer than {}", humantime::format_duration(COMMAND_TIMEOUT)))
@@ -177,7 +178,7 @@ mod tests {
             Err("names the command `sh -c echo no login >&2; exit 3`, which failed (exit status: 3): no login; run it by hand to see why".into())
         );
         assert!(command(&["no-such-program-anywhere"]).unwrap_err().contains("cannot be run"));
-        // What it leaves behind keeps its pipe open.
+        // The background process keeps the pipe open.
         assert_eq!(command(&["sh", "-c", "sleep 60 & echo key-2"]), Ok("key-2".to_owned()));
         assert!(command(&["true"]).unwrap_err().starts_with("leads to a key that is empty"));
     }

@@ -1,4 +1,4 @@
-//! Limits of a budget.
+//! The limits of a budget that can stop a run.
 
 use std::fmt;
 
@@ -13,16 +13,16 @@ use crate::ident::{Money, Spend};
 pub enum BudgetScope {
     /// All runs and retries of the job: `[budget]`.
     Job,
-    /// One run, or retry: `[budget.run]`.
+    /// One run or retry: `[budget.run]`.
     Run,
 }
 
 /// A limit that leaves too little for the next request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BudgetLimit {
-    /// Whose limit it is.
+    /// The runs that share the limit.
     pub scope: BudgetScope,
-    /// What is too little.
+    /// The quantity that is short.
     #[serde(flatten)]
     pub shortage: Shortage,
 }
@@ -35,18 +35,18 @@ pub enum Shortage {
     Cost {
         /// The limit.
         limit: Money,
-        /// Spent.
+        /// The cost so far.
         spent: Money,
-        /// The worst case of the next request.
+        /// Worst case of the next request.
         next: Money,
     },
     /// `max_tokens`, of prompts and answers.
     Tokens {
         /// The limit.
         limit: u64,
-        /// Spent.
+        /// The tokens used so far.
         spent: u64,
-        /// The worst case of the next request.
+        /// Worst case of the next request.
         next: u64,
     },
     /// `max_requests`.
@@ -57,7 +57,7 @@ pub enum Shortage {
 }
 
 impl BudgetLimit {
-    /// Returns the limit of an allowance that a request would break after what is spent, or `None` if it breaks none.
+    /// Returns the limit of an allowance that the next request would exceed, or `None` if it exceeds none.
     #[must_use]
     pub fn broken(scope: BudgetScope, allowance: &Allowance, spent: Spend, next: Spend) -> Option<Self> {
         let after = spent + next;
@@ -72,7 +72,7 @@ impl BudgetLimit {
         Some(BudgetLimit { scope, shortage })
     }
 
-    /// Returns whether the limit is the same in an allowance of its scope: nobody has raised it.
+    /// Returns whether an allowance of the same scope still has this limit unchanged.
     #[must_use]
     pub fn is_in(&self, allowance: &Allowance) -> bool {
         match self.shortage {

@@ -1,4 +1,4 @@
-//! Where the figures of a job's batches are kept. The doc comments are the reference of the keys, like those of
+//! Location of the figures of a job's batches. The doc comments are the reference of the keys, like those of
 //! [`super::raw`].
 
 use schemars::JsonSchema;
@@ -14,8 +14,8 @@ const ENDING: &str = "_metrics";
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawMetrics {
-    /// Whether a row of figures is kept for each batch, step and provider: rows, errors by class, tokens, cost,
-    /// latency, what was waited for. `enrich report` is made from them. Default: true.
+    /// Whether to keep a row of figures for each batch, step and provider: rows, errors by class, tokens, cost,
+    /// latency, reasons for waiting. `enrich report` is made from them. Default: true.
     enabled: Option<bool>,
     /// Delta table for these rows, created if it is missing; several jobs may share one. A local path, relative to the
     /// job file, or a URL. Default: beside the target, its name with `_metrics` after it.
@@ -52,7 +52,7 @@ impl Checker<'_> {
     }
 }
 
-/// The table beside a target; none for a target that lies nowhere in particular.
+/// Returns the metrics table beside a target, or `None` if the target's location has no parent folder.
 fn beside(target: &Location) -> Option<Location> {
     let (folder, name) = target.split()?;
     Some(folder.join(&format!("{name}{ENDING}")))

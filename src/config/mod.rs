@@ -1,9 +1,9 @@
 //! The job file: from TOML to a validated [`Job`].
 //!
-//! What a person wrote is parsed as it stands ([`raw`]), then checked and resolved against the folder of
-//! the job file ([`job`]). Nothing here opens a table or calls a provider; reading keys is the only look
-//! at the environment. Every error names the file, and the line or the key. The page of all keys and the
-//! schema for editors in `config/` are made from the doc comments ([`reference`]).
+//! The file is parsed as written ([`raw`]), then checked and resolved against its folder ([`job`]). Nothing here
+//! opens a table or calls a provider; only keys are read from the environment. Every error names the file, and the
+//! line or the key. The page of all keys and the schema for editors in `config/` are made from the doc comments
+//! ([`reference`]).
 
 mod anomalies;
 mod budget;

@@ -1,18 +1,18 @@
-//! Keys that are set on the command line, over those of the job file.
+//! Keys set on the command line, which override those of the job file.
 
 use toml::{Table, Value};
 
 use super::error::nearest;
 
-/// The section whose tables have names that the user gives.
+/// The section whose subsections are named by the user.
 const PROVIDER: &str = "provider";
 
-/// Sets one key, written as `provider.openai.model=gpt-…`. The value is TOML where it parses as such, else a
-/// text. A number in the path counts the `[[step]]`s, from 0. A section is made where the file leaves it out,
-/// but no provider: a misspelt name would be a new one.
+/// Sets one key, written as `provider.openai.model=gpt-…`. The value is parsed as TOML if possible, else taken as
+/// text. A number in the path is an index into the `[[step]]`s, from 0. A missing section is added, but not a missing
+/// provider: a misspelt name would create a new one.
 ///
 /// # Errors
-/// What is wrong with it.
+/// With a message that says what is wrong.
 pub(super) fn set(table: &mut Table, written: &str) -> Result<(), String> {
     let (path, value) = written
         .split_once('=')
@@ -38,7 +38,7 @@ pub(super) fn set(table: &mut Table, written: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether there is a provider of this name.
+/// Checks that there is a provider of this name.
 fn provider(table: &Table, name: &str) -> Result<(), String> {
     let known = table.get(PROVIDER).and_then(Value::as_table);
     let names: Vec<&str> = known.iter().flat_map(|known| known.keys()).map(String::as_str).collect();

@@ -1,4 +1,4 @@
-//! Where a job keeps what it needs from run to run.
+//! Locations of the state that a job keeps from run to run.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::store::{self, Location};
 const FOLDER: &str = "_checkpoints";
 
 impl Checker<'_> {
-    /// The places of a job with this target.
+    /// Resolves the locations of a job with this target.
     pub(super) fn places(
         &self,
         app_id: &str,
@@ -27,7 +27,7 @@ impl Checker<'_> {
             Some(path) => self.location("checkpoint.path", path)?,
             None => beside.clone(),
         };
-        // Jobs of one name have different targets.
+        // Jobs with the same name are told apart by their targets.
         let place = Fingerprint::of([target.to_string().as_bytes()]).to_string();
         let own = format!("{app_id}-{}", place.chars().take(8).collect::<String>());
         let state = beside.path().or(at.path()).map(PathBuf::from);

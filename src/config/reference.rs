@@ -1,7 +1,7 @@
-//! What a job file may hold, as a page for people and as a JSON Schema for editors.
+//! Reference of the job file's keys, as a page for people and as a JSON Schema for editors.
 //!
-//! Both are made from the doc comments of [`super::raw`] and stand in `config/`; the test `reference` fails
-//! when they differ from it. A doc comment ends with `Required.` or with `Default: ….`
+//! Both are made from the doc comments of [`super::raw`] and stored in `config/`; the test `reference` fails if they
+//! differ. A doc comment ends with `Required.` or with `Default: ….`
 
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value};
@@ -37,7 +37,7 @@ is `\"250ms\"`, `\"90s\"` or `\"1h 30m\"`. A key that is not here is an error th
 mistake is told before the first call. This page is made from the doc comments in `src/config/raw.rs`.
 ";
 
-/// The JSON Schema of a job file: draft 7 without references, which every editor understands.
+/// Returns the JSON Schema of a job file: draft 7 without references, which every editor understands.
 #[must_use]
 pub fn schema() -> Value {
     let settings = SchemaSettings::draft07().with(|settings| settings.inline_subschemas = true);
@@ -46,7 +46,7 @@ pub fn schema() -> Value {
     schema
 }
 
-/// The page of all keys, in Markdown.
+/// Returns the page of all keys, in Markdown.
 #[must_use]
 pub fn page() -> String {
     let mut page = ReferencePage { text: BEGINNING.to_owned(), written: Vec::new() };
@@ -54,7 +54,7 @@ pub fn page() -> String {
     page.text
 }
 
-/// Takes out what TOML does not have (null) and what says nothing to a person.
+/// Removes null, which TOML does not have, and keywords that are of no use to a person.
 fn settle(schema: &mut Value) {
     let Some(object) = schema.as_object_mut() else { return };
     let is_null = |schema: &Value| schema["type"] == "null";
@@ -75,7 +75,7 @@ fn settle(schema: &mut Value) {
         }
     }
     object.shift_remove("format");
-    // The doc comment says it better, also where it depends on other keys.
+    // The doc comment states the default better, also where it depends on other keys.
     object.shift_remove("default");
     if let Some(Value::String(text)) = object.get_mut("description") {
         *text = text.replace('\n', " ");
@@ -95,17 +95,17 @@ fn settle(schema: &mut Value) {
     }
 }
 
-/// How often a key's table may stand in a job.
+/// How often a key's table may occur in a job.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Times {
     Once,
-    /// As `[[key]]`.
+    /// Several times, as `[[key]]`.
     List,
-    /// As `[key.<name>]`.
+    /// Several times, as `[key.<name>]`.
     Named,
 }
 
-/// The keys of a section, if a key is one.
+/// Returns the keys of a section, or `None` if the key is not a section.
 fn keys_of(schema: &Value) -> Option<(Times, &Map<String, Value>)> {
     [(Times::Once, schema), (Times::List, &schema["items"]), (Times::Named, &schema["additionalProperties"])]
         .into_iter()
@@ -122,7 +122,7 @@ fn inner(times: Times, schema: &Value) -> &Value {
 
 struct ReferencePage {
     text: String,
-    /// Sections that are written, to name them where another one has the same keys.
+    /// Sections written so far. A later section with the same keys refers to them.
     written: Vec<(String, Map<String, Value>)>,
 }
 
@@ -156,7 +156,7 @@ impl ReferencePage {
     }
 }
 
-/// Plain keys first, as TOML wants them.
+/// Returns the plain keys first, as TOML requires, then the sections.
 fn properties_in_order(properties: &Map<String, Value>) -> Vec<(&String, &Value)> {
     let (sections, plain): (Vec<_>, Vec<_>) =
         properties.iter().partition(|(_, schema)| keys_of(schema).is_some());
@@ -173,7 +173,7 @@ fn heading(path: &[String], key: &str, times: Times) -> String {
     }
 }
 
-/// What a value looks like, in a word or two.
+/// Returns the type of a value in a word or two.
 fn kind(schema: &Value) -> String {
     if let Some(title) = schema["title"].as_str() {
         return title.to_owned();
@@ -193,7 +193,7 @@ fn kind(schema: &Value) -> String {
     }
 }
 
-/// What each value of a choice means.
+/// Returns the meaning of each value of an enumeration.
 fn choices(schema: &Value) -> String {
     let choices = schema["oneOf"].as_array().into_iter().flatten();
     let said = choices.filter_map(|choice| {
@@ -203,7 +203,7 @@ fn choices(schema: &Value) -> String {
     said.collect()
 }
 
-/// A doc comment without its end, and what that end says.
+/// Splits a doc comment into its text and its default (or `required`).
 fn split(text: &str) -> (&str, &str) {
     if let Some(text) = text.strip_suffix("Required.") {
         return (text.trim_end(), "required");

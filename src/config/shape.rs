@@ -1,4 +1,4 @@
-//! What a typed answer holds: from `fields` or a JSON Schema to the schema that is sent and the types of columns.
+//! The shape of a typed answer: from `fields` or a JSON Schema to the schema that is sent and the column types.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,28 +6,29 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Fields, TimeUnit};
 use serde_json::{Map, Value, json};
 
-/// Names that stand for types.
+/// Type names in `fields`.
 const TYPES: [&str; 6] = ["string", "int", "float", "bool", "date", "timestamp"];
-/// What no column of a Delta table may have in its name (the Delta protocol, "Column Mapping").
+/// Characters that a column name of a Delta table must not contain (the Delta protocol, "Column Mapping").
 const NOT_IN_NAMES: &str = " ,;{}()\n\t=";
-/// The message for a name that no column can have.
+/// Message for a name that cannot be a column name.
 pub(super) const NO_COLUMN: &str = "the name of a column of a Delta table has none of spaces, commas, semicolons, equals signs, braces and parentheses";
 
-/// Whether a column of a Delta table may be called so, by the rules of Parquet that Spark holds every writer to.
+/// Whether a column of a Delta table may have this name, by the Parquet rules that Spark enforces on every writer.
 pub(super) fn is_column(name: &str) -> bool {
     !name.is_empty() && !name.contains(|c: char| NOT_IN_NAMES.contains(c) || c.is_control())
 }
-/// The property that holds a class.
+/// Property of the answer object that holds a class.
 pub const CLASS: &str = "answer";
-/// Classes in a schema, and their bytes, at most: OpenAI takes 1,000 values and, of more than 250, 15,000 characters.
+/// Maximum number of classes in a schema, and of their bytes: OpenAI accepts 1,000 values and, if there are more than
+/// 250, 15,000 characters.
 const MAX_CLASSES: usize = 250;
 const MAX_CLASS_BYTES: usize = 15_000;
-/// Tokens of the object around a class, with what a model adds in white space.
+/// Tokens of the object around a class, including white space that a model adds.
 const TOKENS_AROUND_CLASS: usize = 16;
-/// Schemas inside schemas, at most: one that holds itself has no end.
+/// Maximum nesting of schemas: a recursive one has no end.
 const DEPTH: usize = 20;
 
-/// What a typed answer holds.
+/// The shape of a typed answer: its schema and its columns.
 #[derive(Clone)]
 pub struct Shape(Arc<ShapeKind>);
 
@@ -36,7 +37,7 @@ struct ShapeKind {
     text: String,
     fields: Fields,
     is_strict: bool,
-    /// Whether the prompt says in words what an answer must be.
+    /// Whether the prompt itself describes the answer in words.
     is_in_prompt: bool,
     validator: jsonschema::Validator,
 }
@@ -48,7 +49,7 @@ impl fmt::Debug for Shape {
 }
 
 impl Shape {
-    /// The shape of fields as a job file writes them.
+    /// Builds a shape from the `fields` of a job file.
     pub(super) fn of_fields(fields: &toml::Table) -> Result<Shape, String> {
         if fields.is_empty() {
             return Err("is empty; it names what an answer holds, each with its type".to_owned());
@@ -56,10 +57,10 @@ impl Shape {
         Self::of_schema(object(fields, "")?)
     }
 
-    /// The shape that a JSON Schema describes.
+    /// Builds a shape from a JSON Schema.
     ///
     /// # Errors
-    /// What is wrong with it, or what of it no column can hold.
+    /// When the schema is invalid or describes something that columns cannot hold.
     pub fn of_schema(schema: Value) -> Result<Shape, String> {
         if let Some(reference) = remote_reference(&schema) {
             return Err(format!(
@@ -87,8 +88,9 @@ impl Shape {
         })))
     }
 
-    /// The object that holds one of several classes, as a prompt says in words; none where there are too many of them
-    /// for the schemas of most endpoints, or `max_tokens` leaves no room for more than a class.
+    /// Builds the shape of an object that holds one of several classes, which the prompt also lists. Returns `None`
+    /// if there are too many classes for the schemas of most endpoints, or if `max_tokens` has room for a bare class
+    /// only.
     pub(super) fn of_classes(classes: &[String], max_tokens: Option<u32>) -> Option<Shape> {
         let bytes = |classes: &[String]| classes.iter().map(String::len).sum::<usize>();
         let longest = classes.iter().map(String::len).max().unwrap_or_default();
@@ -107,45 +109,46 @@ impl Shape {
         Some(Shape(Arc::new(inner)))
     }
 
-    /// The JSON Schema.
+    /// Returns the JSON Schema.
     #[must_use]
     pub fn schema(&self) -> &Value {
         &self.0.schema
     }
 
-    /// The same as text.
+    /// Returns the JSON Schema as text.
     #[must_use]
     pub fn text(&self) -> &str {
         &self.0.text
     }
 
-    /// The columns, or the fields of a struct column. All of them may be null: Delta knows no field that is never null
-    /// inside of one that may be.
+    /// Returns the columns, or the fields of a struct column. All are nullable: Delta has no non-nullable field
+    /// inside a nullable one.
     #[must_use]
     pub fn fields(&self) -> &Fields {
         &self.0.fields
     }
 
-    /// Whether every object has all its properties and no others, which OpenAI's strict mode asks for.
+    /// Whether every object requires all its properties and forbids others, as OpenAI's strict mode demands.
     #[must_use]
     pub fn is_strict(&self) -> bool {
         self.0.is_strict
     }
 
-    /// Whether the prompt says in words what an answer must be, so that nothing has to be said where no schema is sent.
+    /// Whether the prompt itself describes the answer in words, so that nothing is added to it when no schema is
+    /// sent.
     #[must_use]
     pub fn is_in_prompt(&self) -> bool {
         self.0.is_in_prompt
     }
 
-    /// What holds answers against the schema.
+    /// Returns the validator that checks answers against the schema.
     #[must_use]
     pub fn validator(&self) -> &jsonschema::Validator {
         &self.0.validator
     }
 }
 
-/// The schema of an object whose fields a job file names.
+/// Builds the schema of an object from fields of a job file.
 fn object(fields: &toml::Table, at: &str) -> Result<Value, String> {
     let mut properties = Map::new();
     for (name, written) in fields {
@@ -179,7 +182,7 @@ fn of_written(written: &toml::Value, at: &str) -> Result<Value, String> {
     }
 }
 
-/// One of several texts.
+/// Builds the schema of an enumeration of texts.
 fn choice(items: &[toml::Value], at: &str) -> Result<Value, String> {
     let mut texts: Vec<&str> = Vec::new();
     for item in items {
@@ -230,7 +233,7 @@ fn expected() -> String {
     )
 }
 
-/// The first reference that leaves the schema.
+/// Returns the first reference that points outside the schema.
 fn remote_reference(schema: &Value) -> Option<&str> {
     match schema {
         Value::Object(map) => {
@@ -243,7 +246,7 @@ fn remote_reference(schema: &Value) -> Option<&str> {
     }
 }
 
-/// Whether objects are closed and require all that they have, everywhere.
+/// Whether all objects, at any depth, require all their properties and forbid others.
 fn is_strict(schema: &Value) -> bool {
     match schema {
         Value::Object(map) => {
@@ -260,13 +263,13 @@ fn is_strict(schema: &Value) -> bool {
     }
 }
 
-/// Reads the types of columns out of a schema.
+/// Derives column types from a schema.
 struct Reader<'a> {
     root: &'a Value,
 }
 
 impl Reader<'_> {
-    /// The type of what a schema describes, and whether it may be null.
+    /// Returns the column type for a schema, and whether it is nullable.
     fn data_type(&self, schema: &Value, at: &str, depth: usize) -> Result<(DataType, bool), String> {
         let wrong = |what: &str| Err(unfit(at, what));
         if depth > DEPTH {
@@ -338,13 +341,13 @@ impl Reader<'_> {
     }
 }
 
-/// What of a schema no column can hold.
+/// Returns the message for a part of a schema that columns cannot hold.
 fn unfit(at: &str, what: &str) -> String {
     let place = if at.is_empty() { "the root".to_owned() } else { format!("{at:?}") };
     format!("cannot become columns of a table: {place} {what}")
 }
 
-/// The one type of a schema besides null, and whether null is allowed.
+/// Returns the single type of a schema besides null, and whether null is allowed.
 fn kind_of(map: &Map<String, Value>) -> Result<(String, bool), String> {
     let names: Vec<&str> = match map.get("type") {
         Some(Value::String(name)) => vec![name],

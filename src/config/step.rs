@@ -1,4 +1,4 @@
-//! A step of a validated job: what is asked about a row, of whom, and what an answer must be.
+//! A step of a validated job: its prompt, its providers, and the form of its answers.
 
 use std::time::Duration;
 
@@ -9,54 +9,54 @@ use serde_json::{Map, Value};
 use super::shape::Shape;
 use crate::ident::Fingerprint;
 
-/// One prompt and one output.
+/// One prompt and its output.
 #[derive(Clone, Debug)]
 pub struct StepSpec {
-    /// Column that takes the answers.
+    /// Column for the answers.
     pub output: String,
-    /// Positions in [`Job::providers`], in the order in which they are tried; at least one.
+    /// Indices in [`Job::providers`](super::Job::providers), in the order in which they are tried; at least one.
     pub providers: Vec<usize>,
-    /// Other such lists, for rows that meet a condition; the first that is met counts.
+    /// Other providers, for rows that meet a condition; the first condition that a row meets counts.
     pub routes: Vec<Route>,
-    /// What becomes of a prompt that is too long for all of them.
+    /// What to do with a prompt that is too long for all of its providers.
     pub on_too_long: OnTooLong,
-    /// Questions and answers that the model sees before each row's own.
+    /// Example inputs and answers that are sent to the model before each row.
     pub examples: Vec<Example>,
-    /// Whether all of them are asked at once.
+    /// Whether rows go to all of the providers at once.
     pub balance: bool,
-    /// The SQL condition that rows must meet to be asked about.
+    /// SQL condition for the rows that are sent.
     pub when: Option<String>,
-    /// Template of the user's message.
+    /// Template of the user message.
     pub prompt: String,
     /// Template of the system message.
     pub system: Option<String>,
-    /// What an answer must be.
+    /// Required form of an answer.
     pub form: Form,
-    /// What stands in the column of a text where a row failed.
+    /// Content of the column of a text answer if a row fails.
     pub on_error: OnError,
-    /// Whether rows with the same question share one answer.
+    /// Whether rows with the same request share one answer.
     pub shares: bool,
-    /// How often a row is asked again whose answer is not that.
+    /// Maximum number of times that a row is sent again after an invalid answer.
     pub max_repairs: u32,
-    /// Most tokens of the one further attempt after an answer that was cut off; none for no such attempt.
+    /// Maximum tokens of the one further attempt after an answer was cut off; `None` for no further attempt.
     pub max_tokens_retry: Option<u32>,
-    /// Whether what a model thought aloud at the beginning of an answer is left out.
+    /// Whether reasoning at the beginning of an answer is removed.
     pub strips_reasoning: bool,
-    /// What is asked for besides the messages.
+    /// Parameters of the request besides its messages.
     pub params: Params,
-    /// What happens to rows without input.
+    /// What to do with rows without input.
     pub null_inputs: NullInputs,
-    /// Time for a row over all its attempts.
+    /// Maximum time for a row over all its attempts.
     pub row_deadline: Duration,
 }
 
 impl StepSpec {
-    /// Positions of all providers that it may ask.
+    /// Returns the indices of all providers that the step may use.
     pub fn all_providers(&self) -> impl Iterator<Item = usize> {
         self.routes.iter().flat_map(|route| &route.providers).chain(&self.providers).copied()
     }
 
-    /// Stands for what the step asks, whatever the row: templates and parameters.
+    /// Returns a fingerprint of the step's templates and parameters, the same for every row.
     #[must_use]
     pub fn template_fingerprint(&self) -> Fingerprint {
         let Params { temperature, max_tokens, extra_body, .. } = &self.params;
@@ -81,68 +81,68 @@ impl StepSpec {
     }
 }
 
-/// Where rows go that meet a condition.
+/// Providers for rows that meet a condition.
 #[derive(Clone, Debug)]
 pub struct Route {
     /// The condition, in SQL.
     pub when: String,
-    /// Positions in [`Job::providers`], in the order in which they are tried; at least one.
+    /// Indices in [`Job::providers`](super::Job::providers), in the order in which they are tried; at least one.
     pub providers: Vec<usize>,
 }
 
-/// A question and its answer.
+/// An example input and its answer.
 #[derive(Clone, Debug)]
 pub struct Example {
     /// Line in its file, counted from 1.
     pub line: usize,
-    /// The columns of the row that is asked about.
+    /// The columns of the example row.
     pub input: Map<String, Value>,
     /// The answer, as a model would give it.
     pub output: String,
 }
 
-/// What becomes of a prompt that no provider of its step can take.
+/// What to do with a prompt that no provider of its step can take.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnTooLong {
-    /// The row is an error, and nothing is asked.
+    /// The row is an error, and no request is sent.
     #[default]
     Fail,
-    /// What the template made is cut at its end.
+    /// The end of the rendered template is cut off.
     Truncate,
 }
 
-/// What stands in the column of a text where a row failed.
+/// Content of the column of a text answer if a row fails.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnError {
     /// An `ERROR:` string.
     #[default]
     Text,
-    /// Nothing; the string has a column of its own.
+    /// Null; the string has a column of its own.
     Null,
 }
 
-/// What an answer must be.
+/// Required form of an answer.
 #[derive(Clone, Debug, Default)]
 pub enum Form {
     /// Any text.
     #[default]
     Text,
-    /// One of these.
+    /// One of these classes.
     Classes(Vec<String>),
-    /// An object.
+    /// A JSON object.
     Typed(Typed),
-    /// The vector of the text.
+    /// The vector of the prompt.
     Embedding(Vectors),
 }
 
-/// Which vectors are asked for, and how.
+/// The requested vectors.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Vectors {
-    /// How many numbers one has; none for what the model gives.
+    /// Length of a vector; `None` for the model's own.
     pub dimensions: Option<u32>,
-    /// How they are sent.
+    /// How the numbers are sent; `None` for the endpoint's own way.
     pub encoding: Option<VectorEncoding>,
 }
 
@@ -156,7 +156,7 @@ pub enum VectorEncoding {
     Base64,
 }
 
-/// What a step asks for.
+/// What a step requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum StepKind {
@@ -168,17 +168,17 @@ pub enum StepKind {
 }
 
 impl Form {
-    /// Whether the text of an answer is kept beside what it means.
+    /// Whether the text of a typed answer is kept as well.
     #[must_use]
     pub fn keeps_raw(&self) -> bool {
         matches!(self, Form::Typed(Typed { keep_raw: true, .. }))
     }
 }
 
-/// An answer that is an object, and the columns that it becomes.
+/// A typed answer: a JSON object and its columns.
 #[derive(Clone, Debug)]
 pub struct Typed {
-    /// What it holds.
+    /// Schema and columns of the object.
     pub shape: Shape,
     /// Whether each field has a column of its own, instead of all in one struct column.
     pub flat: bool,
@@ -186,50 +186,50 @@ pub struct Typed {
     pub keep_raw: bool,
 }
 
-/// How a request says what an answer must hold.
+/// How a request carries the schema of an answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SchemaForm {
-    /// What the endpoint turns out to take and to heed: `json_schema`, else `tool`, else `json_object`, else `words`.
-    /// It is remembered.
+    /// What the endpoint turns out to accept and obey: `json_schema`, else `tool`, else `json_object`, else `words`.
+    /// The result is remembered.
     #[default]
     Auto,
-    /// `response_format` with the schema, as OpenAI has it.
+    /// `response_format` with the schema, as in OpenAI's interface.
     JsonSchema,
-    /// A tool that the model has to call.
+    /// A tool that the model must call.
     Tool,
-    /// `response_format` that asks for JSON, and the schema in the prompt.
+    /// `response_format` that requests JSON, and the schema in the prompt.
     JsonObject,
-    /// `response_format` that asks for JSON, with the schema beside it, as llama.cpp has it.
+    /// `response_format` that requests JSON, with the schema beside it, as in llama.cpp.
     LlamaCpp,
-    /// `structured_outputs`, as vLLM has it.
+    /// `structured_outputs`, as in vLLM.
     Vllm,
     /// In the prompt alone.
     Words,
 }
 
-/// Parameters of the question: with the messages, they are what a request's fingerprint stands for.
+/// Parameters of a request. Together with the messages they determine its fingerprint.
 #[derive(Clone, Debug, Default)]
 pub struct Params {
     /// Sampling temperature.
     pub temperature: Option<f64>,
-    /// Most tokens of an answer.
+    /// Maximum tokens of an answer.
     pub max_tokens: Option<u32>,
-    /// Further fields of the body.
+    /// Further fields of the request body.
     pub extra_body: Map<String, Value>,
-    /// What an answer must hold.
+    /// Schema of the answer.
     pub shape: Option<Shape>,
-    /// Which vector is asked for; none where an answer is.
+    /// The requested vectors; `None` for a chat answer.
     pub vectors: Option<Vectors>,
 }
 
-/// What happens to a row whose inputs are all null.
+/// What to do with a row whose inputs are all null.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum NullInputs {
-    /// The output is null and nothing is asked.
+    /// The output is null, and no request is sent.
     #[default]
     Skip,
-    /// It is asked like any other.
+    /// The row is sent like any other.
     Ask,
 }

@@ -1,5 +1,6 @@
-//! The checks of steps.
+//! Validates the steps of a job.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -12,7 +13,7 @@ use super::raw::{FileOrTable, OneOrMore, RawStep};
 use super::shape::{NO_COLUMN, Shape, is_column};
 use super::step::{Example, Form, Params, Route, StepKind, StepSpec, Typed, Vectors};
 
-/// An example as it is written.
+/// An example as written in its file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct WrittenExample {
@@ -20,7 +21,7 @@ struct WrittenExample {
     output: Value,
 }
 
-/// Each repair is paid for.
+/// Maximum of `max_repairs`: each repair is paid for.
 const MAX_REPAIRS: u32 = 10;
 const MAX_STEPS: usize = 100;
 
@@ -30,7 +31,7 @@ impl Checker<'_> {
         raw: Vec<RawStep>,
         providers: &[Provider],
         metadata_column: Option<&str>,
-    ) -> Result<Vec<StepSpec>, ConfigError> {
+    ) -> Result<Vec<Arc<StepSpec>>, ConfigError> {
         if raw.is_empty() {
             return Err(
                 self.wrong("step", "is missing; a job has at least one [[step]] with a prompt and an output")
@@ -41,7 +42,7 @@ impl Checker<'_> {
                 self.wrong("step", format!("stands there {} times; {MAX_STEPS} is the most", raw.len()))
             );
         }
-        let mut steps: Vec<StepSpec> = Vec::with_capacity(raw.len());
+        let mut steps: Vec<Arc<StepSpec>> = Vec::with_capacity(raw.len());
         for (position, step) in raw.into_iter().enumerate() {
             let step = self.step(position, step, providers)?;
             if metadata_column.is_some_and(|metadata| step.output.eq_ignore_ascii_case(metadata)) {
@@ -56,7 +57,7 @@ impl Checker<'_> {
                     format!("is {:?}, as in an earlier step; columns need names of their own", step.output),
                 ));
             }
-            steps.push(step);
+            steps.push(Arc::new(step));
         }
         Ok(steps)
     }
@@ -168,7 +169,7 @@ impl Checker<'_> {
         })
     }
 
-    /// The template of the user's message.
+    /// Returns the template of the user message, from `prompt` or `prompt_file`.
     fn prompt(&self, position: usize, raw: &RawStep) -> Result<String, ConfigError> {
         let key = |field: &str| format!("step[{position}].{field}");
         let (field, text) = match (&raw.prompt, &raw.prompt_file) {
@@ -187,7 +188,7 @@ impl Checker<'_> {
                     let message = format!("names {}, which cannot be read: {error}", path.display());
                     self.wrong(key("prompt_file"), message)
                 })?;
-                // Editors end the last line, too.
+                // Editors add a line end to the last line.
                 let text = text.strip_suffix('\n').unwrap_or(&text);
                 ("prompt_file", text.strip_suffix('\r').unwrap_or(text).to_owned())
             }
@@ -212,7 +213,7 @@ impl Checker<'_> {
         }
     }
 
-    /// What an answer must be.
+    /// Returns the required form of an answer.
     fn form(&self, position: usize, raw: &RawStep) -> Result<Form, ConfigError> {
         let key = |field: &str| format!("step[{position}].{field}");
         if raw.kind == StepKind::Embedding {
@@ -260,7 +261,7 @@ impl Checker<'_> {
         }))
     }
 
-    /// The form of a step that asks for vectors, which has nothing that goes with answers alone.
+    /// Returns the form of an embedding step, and refuses keys that apply to chat answers only.
     fn vectors(&self, position: usize, raw: &RawStep) -> Result<Form, ConfigError> {
         let key = |field: &str| format!("step[{position}].{field}");
         let foreign = [
@@ -289,7 +290,7 @@ impl Checker<'_> {
         Ok(Form::Embedding(Vectors { dimensions: raw.dimensions, encoding: raw.encoding }))
     }
 
-    /// Reads examples and holds their answers against what an answer must be.
+    /// Reads the examples of a step and checks that their answers are valid for it.
     fn examples(&self, key: &str, file: &str, form: &Form) -> Result<Vec<Example>, ConfigError> {
         let path = self.folder.join(file);
         let text = std::fs::read_to_string(&path).map_err(|error| {
@@ -364,7 +365,7 @@ impl Checker<'_> {
         Ok(Form::Classes(classes))
     }
 
-    /// Positions of the providers that a step names.
+    /// Returns the indices of the providers that a step names.
     fn providers_of(
         &self,
         key: &str,

@@ -1,7 +1,6 @@
-//! Quantities as people write them in a job file.
+//! Sizes and times as people write them in a job file.
 //!
-//! Their schemas are looser than their parsers: an editor may let a wrong one pass, it never marks a
-//! right one.
+//! Their schemas are looser than their parsers: an editor may accept a wrong value, but never marks a right one.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -42,13 +41,13 @@ impl<'de> Deserialize<'de> for ByteSize {
 }
 
 impl ByteSize {
-    /// A size of so many bytes.
+    /// Creates a size from a number of bytes.
     #[must_use]
     pub const fn bytes(bytes: u64) -> Self {
         ByteSize(bytesize::ByteSize(bytes))
     }
 
-    /// The number of bytes.
+    /// Returns the number of bytes.
     #[must_use]
     pub const fn get(self) -> u64 {
         self.0.0
@@ -77,7 +76,7 @@ impl JsonSchema for ByteSize {
     }
 }
 
-/// A moment, written as RFC 3339 or as a day, which begins in UTC.
+/// Parses a point in time, written as RFC 3339 or as a day, which begins at midnight UTC.
 #[must_use]
 pub fn moment(text: &str) -> Option<DateTime<Utc>> {
     if let Ok(time) = DateTime::parse_from_rfc3339(text) {
@@ -92,7 +91,7 @@ pub fn moment(text: &str) -> Option<DateTime<Utc>> {
 pub struct Span(pub Duration);
 
 impl Span {
-    /// So many seconds.
+    /// Creates a length of time from a number of seconds.
     #[must_use]
     pub const fn seconds(seconds: u64) -> Self {
         Span(Duration::from_secs(seconds))
@@ -114,13 +113,13 @@ impl<'de> Deserialize<'de> for Span {
     }
 }
 
-/// The longest time that anything may take: a hundred years.
+/// Maximum length of time: a hundred years.
 const MAX_DURATION: Duration = Duration::from_secs(100 * 366 * 24 * 3_600);
 
-/// Reads a length of time.
+/// Parses a length of time.
 ///
 /// # Errors
-/// When it is none, or longer than a hundred years.
+/// When the text is not a length of time, or one longer than a hundred years.
 pub fn duration(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(time) if time > MAX_DURATION => Err("it is longer than a hundred years".to_owned()),

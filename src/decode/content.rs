@@ -1,25 +1,25 @@
-//! What stands in the output column.
+//! Values of the output column, in memory or spilled to a file.
 
 use std::borrow::Cow;
 use std::io;
 
 use crate::spill::{SpillFile, Spilled};
 
-/// What stands in the output column.
+/// A value of the output column.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Content {
-    /// A text, or an object as JSON with the fields of the step in their order.
+    /// A text, or a JSON object with the fields of the step in their order.
     Text(String),
-    /// A vector.
+    /// An embedding.
     Vector(Vec<f32>),
-    /// A text that is not in memory, in UTF-8.
+    /// A text that is spilled, in UTF-8.
     SpilledText(Spilled),
-    /// A vector that is not in memory: its numbers with the lowest byte first.
+    /// A vector that is spilled: 32-bit floats, little-endian.
     SpilledVector(Spilled),
 }
 
 impl Content {
-    /// What it takes, in memory or once it is read back, in bytes.
+    /// Returns the size of the value in memory, or once it is read back, in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
         match self {
@@ -29,16 +29,16 @@ impl Content {
         }
     }
 
-    /// Whether it is in memory.
+    /// Whether the value is in memory.
     #[must_use]
     pub fn is_loaded(&self) -> bool {
         matches!(self, Content::Text(_) | Content::Vector(_))
     }
 
-    /// Moves it out of memory.
+    /// Moves the value out of memory into a file.
     ///
     /// # Errors
-    /// When it cannot be written; it stays in memory then.
+    /// When it cannot be written. It then stays in memory.
     pub fn spill(&mut self, file: &SpillFile) -> io::Result<()> {
         *self = match self {
             Content::Text(text) => Content::SpilledText(file.write(text.as_bytes())?),
@@ -51,7 +51,7 @@ impl Content {
         Ok(())
     }
 
-    /// The same in memory.
+    /// Returns the value in memory, read back if it is spilled.
     ///
     /// # Errors
     /// When it cannot be read back.

@@ -1,7 +1,7 @@
-//! Vectors: what one request brought for several texts, shared out among them, and the numbers of one.
+//! Vectors: splits the response to several texts into one for each, and reads the numbers of a vector.
 //!
-//! Source: the OpenAI API reference, "Embeddings": `data[].index` is the order, base64 holds 32-bit floats, the lowest
-//! byte first.
+//! Source: the OpenAI API reference, "Embeddings": `data[].index` is the position of the text, and base64 holds
+//! 32-bit floats, little-endian.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -12,15 +12,15 @@ use serde_json::value::RawValue;
 use crate::fault::{Class, Failure};
 use crate::wire::ChatResponse;
 
-/// The response to each of several texts, as if it had been asked alone, from the one response to all: what was used is
-/// shared out by the bytes of the texts. None for a text without a vector.
+/// Splits the response to several texts into one response for each, as if each text had been sent alone. `bytes` are
+/// the sizes of the texts, and usage is divided in proportion to them. A text without a vector gets `None`.
 ///
 /// # Errors
-/// A failure of class `invalid_response` when it cannot be told which vector is whose.
+/// When it is unclear which vector belongs to which text, with class `invalid_response`.
 pub fn share(response: &ChatResponse, bytes: &[usize]) -> Result<Vec<Option<Bytes>>, Failure> {
     let wrong = |what: String| Failure::new(Class::InvalidResponse, what);
     let mut vectors: Vec<Option<&RawValue>> = vec![None; bytes.len()];
-    // Some servers say 0 of each: then they come in order.
+    // Some servers send index 0 for every vector. The vectors are in order then.
     let says_nothing = response.data.len() == bytes.len()
         && response.data.len() > 1
         && response.data.iter().all(|item| item.index == Some(0));
@@ -68,7 +68,7 @@ pub fn share(response: &ChatResponse, bytes: &[usize]) -> Result<Vec<Option<Byte
     Ok(vectors.into_iter().enumerate().map(own).collect())
 }
 
-/// A sum in whole portions by weight, which add up to it.
+/// Divides a sum by weight into whole portions that add up to it.
 fn portions(sum: u64, weights: &[u64]) -> Vec<u64> {
     let all: u128 = weights.iter().map(|weight| u128::from(*weight)).sum();
     let mut before: u128 = 0;
@@ -81,10 +81,10 @@ fn portions(sum: u64, weights: &[u64]) -> Vec<u64> {
     portion.collect()
 }
 
-/// The numbers of the one vector of a response.
+/// Returns the numbers of the vector in a response.
 ///
 /// # Errors
-/// When there is none, or it is none of finite numbers.
+/// When there is no vector, or it does not consist of finite numbers.
 pub(super) fn vector(response: &ChatResponse) -> Result<Vec<f32>, Failure> {
     let wrong = |what: &str| Failure::new(Class::InvalidResponse, what);
     let raw = response.data.first().and_then(|item| item.embedding.as_deref());
@@ -94,7 +94,7 @@ pub(super) fn vector(response: &ChatResponse) -> Result<Vec<f32>, Failure> {
             let of_four = bytes.chunks_exact(4).filter_map(|four| four.try_into().ok());
             of_four.map(f32::from_le_bytes).collect()
         }),
-        // Some servers send a list of one vector.
+        // Some servers wrap the vector into a list of one.
         Err(_) => serde_json::from_str(raw)
             .ok()
             .or_else(|| serde_json::from_str::<[Vec<f32>; 1]>(raw).ok().map(|[vector]| vector)),

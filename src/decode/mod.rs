@@ -1,5 +1,5 @@
-//! From a response to what stands in the output column, or to a class of failure. Pure, so that a journal
-//! read again gives the same rows.
+//! Turns a response into the content of the output column, or into a class of failure. Pure, so that reading a
+//! journal again gives the same rows.
 
 mod content;
 mod embedding;
@@ -15,42 +15,42 @@ use crate::fault::{Class, Failure};
 use crate::ident::{Money, Tokens};
 use crate::wire::{self, CLASSES_WORDS, COMPLAINT, ChatResponse, Usage};
 
-/// Tokens of a prompt or an answer, at most: more than any model takes or gives is no count.
+/// Largest number of tokens of a prompt or an answer that is believed. No model takes or returns more.
 const MAX_TOKENS: u64 = 100_000_000;
-/// Tokens around a prompt that its bytes do not show: roles, tools, what the provider adds.
+/// Largest number of tokens of a prompt beyond those of its text: roles, tools, additions of the provider.
 const MAX_UNSEEN_TOKENS: u64 = 10_000;
-/// Tokens of an answer to a request without `max_tokens`, at most.
+/// Largest number of tokens of an answer to a request without `max_tokens`.
 const MAX_UNBOUND_COMPLETION: u64 = 2_000_000;
 
-/// Whether a request with a prompt of so many bytes can have used so many tokens: what a server claims beyond that is
-/// no ground for a debt.
+/// Whether a request with a prompt of `prompt_bytes` bytes can have used these tokens. What a server claims beyond
+/// that must not be charged to the rate limits as a debt.
 #[must_use]
 pub fn is_plausible(tokens: Tokens, prompt_bytes: usize, max_tokens: Option<u32>) -> bool {
-    // A token is a byte of text at least, in every encoding.
+    // A token is at least one byte of text, in every encoding; twice as many leave a margin.
     let most_prompt = (prompt_bytes as u64).saturating_mul(2).saturating_add(MAX_UNSEEN_TOKENS);
-    // What is thought may come on top of what is said.
+    // Reasoning may come on top of the text of the answer.
     let thought = |most: u32| u64::from(most).saturating_mul(20).max(MAX_UNSEEN_TOKENS);
     let most_completion = max_tokens.map_or(MAX_UNBOUND_COMPLETION, thought);
     tokens.prompt <= most_prompt && tokens.completion <= most_completion
 }
 
-/// What the provider says of a response besides its text.
+/// What the provider states about a response besides its text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ResponseMetadata {
     /// The model that answered, as the server names it.
     pub model: Option<String>,
-    /// Why the answer ends.
+    /// Why the answer ended.
     pub finish_reason: Option<String>,
-    /// What was used; none if the server does not say.
+    /// Tokens used, or `None` if the server does not state them.
     pub tokens: Option<Tokens>,
-    /// What it cost; none if the server does not say.
+    /// Cost, or `None` if the server does not state it.
     pub cost: Option<Money>,
 }
 
-/// Reads the body of a response.
+/// Parses the body of a response.
 ///
 /// # Errors
-/// A failure of class `invalid_response` when it is no response.
+/// When the body is not a response, with class `invalid_response`.
 pub fn parse(body: &[u8]) -> Result<ChatResponse, Failure> {
     wire::read(body).ok_or_else(|| {
         let beginning = wire::reason_of(body);
@@ -58,7 +58,7 @@ pub fn parse(body: &[u8]) -> Result<ChatResponse, Failure> {
     })
 }
 
-/// The facts of a response.
+/// Returns the metadata of a response.
 #[must_use]
 pub fn facts(response: &ChatResponse) -> ResponseMetadata {
     let usage = response.usage.as_ref();
@@ -70,7 +70,7 @@ pub fn facts(response: &ChatResponse) -> ResponseMetadata {
     }
 }
 
-/// What was used. What the total holds beyond the prompt is billed as answer, thinking included.
+/// Returns the tokens used. Tokens of the total beyond the prompt are billed as answer, reasoning included.
 fn tokens(usage: &Usage) -> Option<Tokens> {
     let prompt = usage.prompt_tokens?;
     let rest = usage.total_tokens.map(|total| total.saturating_sub(prompt));
@@ -92,41 +92,41 @@ fn cost(cost: &Value) -> Option<Money> {
     cost.as_f64().or_else(|| cost.get("total_cost")?.as_f64()).and_then(Money::from_dollars)
 }
 
-/// What becomes of a block of reasoning at the beginning of an answer.
+/// What happens to a block of reasoning at the beginning of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reasoning {
-    /// It is left out.
+    /// The block is removed.
     Strip,
-    /// It is part of the answer.
+    /// The block stays part of the answer.
     Keep,
 }
 
-/// What an answer says.
+/// An answer, checked against what the step asks for.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Answer {
-    /// What was asked for.
+    /// The answer is valid.
     Good {
-        /// That.
+        /// Content of the output column.
         content: Content,
-        /// What was said, where that is something else and is kept.
+        /// Text of the answer, if the step keeps it beside the content.
         said: Option<String>,
     },
-    /// Something else than was asked for.
+    /// The answer is not what the step asks for.
     Invalid {
-        /// What was said.
+        /// Text of the answer.
         said: String,
-        /// What is wrong with it.
+        /// What is wrong with the answer.
         mistake: String,
-        /// The same, to be told to the model.
+        /// Message to the model that states what is wrong.
         complaint: String,
     },
 }
 
-/// What a response says, held against what an answer must be. White space around it and the fences of a block of
-/// Markdown do not count; nothing else is guessed.
+/// Reads the answer of a response and checks it against the form that the step asks for. White space around it and a
+/// Markdown fence are ignored; nothing else is guessed.
 ///
 /// # Errors
-/// As [`text`].
+/// As for [`text`], or when the vector of an embedding cannot be read.
 pub fn answer(response: ChatResponse, form: &Form, reasoning: Reasoning) -> Result<Answer, Failure> {
     if let Form::Embedding(_) = form {
         let content = Content::Vector(embedding::vector(&response)?);
@@ -164,7 +164,7 @@ pub fn answer(response: ChatResponse, form: &Form, reasoning: Reasoning) -> Resu
     }
 }
 
-/// The class that an answer names: with nothing else, or in the object that the schema of classes describes.
+/// Returns the class that an answer names: as its whole text, or in the object that the schema of classes describes.
 fn class_of<'a>(said: &str, classes: &'a [String]) -> Option<&'a String> {
     let known = |named: &str| classes.iter().find(|class| *class == named);
     known(said).or_else(|| {
@@ -173,7 +173,7 @@ fn class_of<'a>(said: &str, classes: &'a [String]) -> Option<&'a String> {
     })
 }
 
-/// An answer without a block of reasoning at its beginning. A block that does not end is what was said.
+/// Returns an answer without a block of reasoning at its beginning. A block that does not end is part of the answer.
 fn without_reasoning(said: String) -> String {
     let blocks = [("<think>", "</think>"), ("<thinking>", "</thinking>"), ("<reasoning>", "</reasoning>")];
     let bare = blocks.iter().find_map(|(begins, ends)| {
@@ -183,7 +183,8 @@ fn without_reasoning(said: String) -> String {
     bare.filter(|bare| !bare.is_empty()).unwrap_or(said)
 }
 
-/// What stands in a block of Markdown, if that is all there is.
+/// Returns the content of a Markdown block if a text consists of nothing else, else the text without white space
+/// around it.
 #[must_use]
 pub fn unfenced(text: &str) -> &str {
     let text = text.trim();
@@ -193,13 +194,13 @@ pub fn unfenced(text: &str) -> &str {
     inner.map_or(text, |(_, inner)| inner.trim())
 }
 
-/// Whether an answer ends because of the token limit, in OpenAI's words or Google's.
+/// Whether an answer ended because of the token limit, in the terms of OpenAI, Google or Anthropic.
 #[must_use]
 pub fn is_cut(finish_reason: &str) -> bool {
     matches!(finish_reason, "length" | "MAX_TOKENS" | "max_tokens")
 }
 
-/// Whether an answer ends because a filter cut it: OpenAI's word, with what follows it, or Google's.
+/// Whether an answer ended because a filter cut it: OpenAI's term, with anything behind it, or one of Google's.
 fn is_filtered(finish_reason: &str) -> bool {
     finish_reason.starts_with("content_filter")
         || matches!(
@@ -208,10 +209,10 @@ fn is_filtered(finish_reason: &str) -> bool {
         )
 }
 
-/// The text of a chat completion, or what it calls the one tool with that there is.
+/// Returns the text of a chat completion, or the arguments of its first tool call.
 ///
 /// # Errors
-/// A failure when there is no text to write: blocked, declined, cut before the first word, or empty.
+/// When there is no text to write: blocked, declined, cut before the first word, or empty.
 pub fn text(response: ChatResponse) -> Result<String, Failure> {
     let Some(choice) = response.choices.into_iter().next() else {
         return Err(Failure::new(Class::InvalidResponse, "the answer has no choices"));
@@ -223,7 +224,7 @@ pub fn text(response: ChatResponse) -> Result<String, Failure> {
     let finish_reason = choice.finish_reason.unwrap_or_default();
     let content = answer.content.filter(|content| !content.trim().is_empty());
     let called = answer.tool_calls.into_iter().flatten().next().and_then(|call| call.function?.arguments);
-    // Some models say something beside the call.
+    // Some models write a text beside the call.
     let content = called.or(content).filter(|content| !content.trim().is_empty());
     if is_filtered(&finish_reason) {
         let detail = format!("the provider's filter cut the answer (finish_reason {finish_reason:?})");

@@ -1,5 +1,5 @@
-//! From the text of a typed answer to the JSON of its columns: validated, its fields in their order, every value in the
-//! one way in which its column is read.
+//! Turns the text of a typed answer into the JSON of its columns: validated, with the fields in their order and every
+//! value in the one notation that its column reads.
 
 use arrow::datatypes::{DataType, Fields};
 use chrono::{DateTime, Datelike, NaiveDate, SecondsFormat};
@@ -7,15 +7,15 @@ use serde_json::{Map, Number, Value};
 
 use crate::config::Shape;
 
-/// What is told of an answer that has many mistakes.
+/// Number of mistakes that are reported for one answer.
 const MISTAKES: usize = 5;
-/// Characters of one of them.
+/// Largest length of a reported mistake, in characters.
 const MISTAKE_CHARS: usize = 300;
 
-/// Reads an answer: an object as JSON, with the fields of the shape and no others.
+/// Reads an answer: a JSON object, of which only the fields of the shape are returned.
 ///
 /// # Errors
-/// What is wrong with it, in words that a model can follow.
+/// When the answer is invalid: what is wrong with it, in words that a model can follow.
 pub(super) fn read(text: &str, shape: &Shape) -> Result<String, String> {
     let value: Value = serde_json::from_str(text).map_err(|error| format!("it is no JSON ({error})"))?;
     let mistakes: Vec<String> = shape
@@ -46,7 +46,7 @@ fn fields(object: &Map<String, Value>, fields: &Fields, at: &str) -> Result<Map<
     named.collect()
 }
 
-/// A value as a column of the type reads it.
+/// Converts a value to the notation in which a column of the type is read.
 fn conform(value: &Value, data_type: &DataType, at: &str) -> Result<Value, String> {
     let wrong = |what: &str| format!("{at}: {value} {what}");
     Ok(match (data_type, value) {
@@ -68,7 +68,7 @@ fn conform(value: &Value, data_type: &DataType, at: &str) -> Result<Value, Strin
         }
         (DataType::Timestamp(..), Value::String(text)) => {
             let time = DateTime::parse_from_rfc3339(text).map_err(|_| wrong("is no moment"))?;
-            // An offset may lead out of the years that are written with four digits.
+            // The offset may move the time outside the years that are written with four digits.
             let is_far = !(1..=9_999).contains(&time.to_utc().year());
             if is_far {
                 return Err(wrong("lies outside the years 1 to 9999 of UTC"));
@@ -86,7 +86,7 @@ fn conform(value: &Value, data_type: &DataType, at: &str) -> Result<Value, Strin
     })
 }
 
-/// A number without a fraction, as an integer.
+/// Returns a number without a fraction as an integer.
 fn whole(number: f64) -> Option<i64> {
     #[expect(clippy::cast_possible_truncation, reason = "the range is checked")]
     (number.fract() == 0.0 && number.abs() < 9.0e15).then_some(number as i64)
@@ -127,7 +127,7 @@ mod tests {
         assert!(wrong("\"count\"", "\"counts\"").contains("\"count\" is a required property"));
         assert!(wrong("2026-01-01T01", "2026-13-01T01").contains("is not a \"date-time\""));
         assert!(wrong("}", "").starts_with("it is no JSON (EOF"));
-        // Written in UTC it would have a fifth digit, which no reader of the column takes.
+        // In UTC the year has five digits, which no reader of the column accepts.
         assert!(
             wrong("2026-01-01T01:00:00+01:00", "9999-12-31T23:59:59-05:00").contains("outside the years")
         );

@@ -1,4 +1,4 @@
-//! Who is asked: an endpoint, or in a rehearsal a model of one.
+//! What requests are sent to: an endpoint, or a model of one in a rehearsal.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -10,9 +10,9 @@ use crate::prompt::Question;
 use crate::transport::{Endpoint, SendResult};
 use crate::wire::{Message, Role};
 
-/// Somebody who answers questions.
+/// Sends requests to a model.
 pub trait RequestSender: Send + Sync + 'static {
-    /// Asks one question, or about the vectors of several texts, once, and waits no longer than `most`.
+    /// Sends one question, or several texts whose vectors are wanted, once, and waits no longer than `most`.
     fn ask(
         &self,
         questions: &[Arc<Question>],
@@ -23,12 +23,12 @@ pub trait RequestSender: Send + Sync + 'static {
     /// Name of the model that answers.
     fn model(&self) -> &Arc<str>;
 
-    /// The form in which schemas are taken, where that was found out.
+    /// The form in which schemas are taken, or `None` if it is not known.
     fn schema_form(&self) -> Option<SchemaForm> {
         None
     }
 
-    /// Begins to find that out with what a former run found.
+    /// Starts the search for that form with the one that a former run found.
     fn begin_with(&self, _: SchemaForm) {}
 }
 
@@ -50,8 +50,8 @@ impl RequestSender for Endpoint {
     }
 }
 
-/// A question that costs next to nothing and that every model can answer: it tells whether a provider works
-/// at all. One that is asked for nothing but vectors is asked for the vector of it.
+/// A question that costs next to nothing and that every model can answer, to test whether a provider works at all. With
+/// `embeds` it asks for the vector of its text.
 #[must_use]
 pub fn harmless_question(embeds: bool) -> (Arc<Question>, Params) {
     let prompt = "Reply with the word OK.";

@@ -1,4 +1,4 @@
-//! One attempt, from its sending to what came of it.
+//! One attempt, from its sending to its result.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,17 +27,17 @@ use crate::prompt::Question;
 use crate::transport::{Paid, SendResult};
 use crate::wire::Limits;
 
-/// Enough for the answer to a harmless question, also of a model that thinks first.
+/// Enough tokens for the answer to a harmless question, also from a model that thinks first.
 const HARMLESS_TOKENS: u32 = 256;
 /// Bytes around a schema, in whatever form it is sent.
 const AROUND_SCHEMA: usize = 300;
-/// More than so many times the worst case of a request, and more than so many tokens, are not believed.
+/// A usage above both this multiple of the request's worst case and this number of tokens is not believed.
 const IMPLAUSIBLE: u64 = 20;
 const LEAST_IMPLAUSIBLE: u64 = 1_000_000;
 /// Longest time for the answer to a harmless question.
 const HARMLESS_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Who is asked, and at what price.
+/// What sends attempts to one provider, and the prices.
 pub(super) struct ProviderClient<A> {
     pub(super) provider: Arc<str>,
     pub(super) endpoint: Arc<A>,
@@ -45,9 +45,9 @@ pub(super) struct ProviderClient<A> {
     pub(super) voice: Voice,
     /// Bytes of the further fields of its requests.
     pub(super) extra_bytes: usize,
-    /// Whether it is asked for nothing but vectors.
+    /// Whether the provider is sent nothing but requests for vectors.
     pub(super) only_embeds: bool,
-    /// Whether it was said that what an answer used could not be read.
+    /// Whether it was reported that the usage of an answer could not be read.
     pub(super) said_unread_usage: Arc<AtomicBool>,
 }
 
@@ -66,7 +66,7 @@ impl<A> Clone for ProviderClient<A> {
 }
 
 impl<A: RequestSender> ProviderClient<A> {
-    /// Asks about a row, or about several together; once more beside that where a second attempt is granted meanwhile.
+    /// Sends a request for a row or for several together, and a second one beside it if that is granted meanwhile.
     pub(super) async fn ask(
         self,
         mut rows: Vec<PendingRequest>,
@@ -112,8 +112,8 @@ impl<A: RequestSender> ProviderClient<A> {
         EndedAttempt { ticket, limits, took: clock::now() - started, result, rows, reservation, other }
     }
 
-    /// Asks once, and once more where that is granted before there is an answer: the first of them that is answered
-    /// counts, and the other is cut off.
+    /// Sends a request, and a second one if that is granted before there is an answer. The first of them that is
+    /// answered counts, and the other is cut off.
     async fn ask_twice(
         &self,
         questions: &[Arc<Question>],
@@ -128,7 +128,7 @@ impl<A: RequestSender> ProviderClient<A> {
             biased;
             sent = &mut asked => {
                 self.bill(&mut first.reservation, sent.result.as_ref().ok(), sent.may_be_billed);
-                // Too late, and not sent.
+                // A second attempt that was granted too late is not sent.
                 granted.close();
                 let other = granted.try_recv().ok().map(Attempt::from);
                 return HedgedResult { sent, attempt: first, other, was_twice: false };
@@ -136,7 +136,7 @@ impl<A: RequestSender> ProviderClient<A> {
             Ok(second) = &mut granted => Attempt::from(second),
         };
         if self.record_sent(&mut second.reservation).is_err() {
-            // Whatever is sent next says so; this one is under way.
+            // The next request that is sent will report the error; this one is under way.
             let sent = asked.await;
             self.bill(&mut first.reservation, sent.result.as_ref().ok(), sent.may_be_billed);
             return HedgedResult { sent, attempt: first, other: Some(second), was_twice: false };
@@ -151,7 +151,7 @@ impl<A: RequestSender> ProviderClient<A> {
         let (ended, open) = if is_first { (&mut first, &mut second) } else { (&mut second, &mut first) };
         self.bill(&mut ended.reservation, sent.result.as_ref().ok(), sent.may_be_billed);
         if sent.result.is_ok() {
-            // What is cut off may be billed all the same.
+            // A request that is cut off may be billed all the same.
             self.bill(&mut open.reservation, None, true);
             let (attempt, other) = if is_first { (first, second) } else { (second, first) };
             return HedgedResult { sent, attempt, other: Some(other), was_twice: true };
@@ -166,7 +166,7 @@ impl<A: RequestSender> ProviderClient<A> {
         HedgedResult { sent, attempt, other: Some(other), was_twice: true }
     }
 
-    /// Asks what every provider can answer that works at all.
+    /// Sends a question that every provider answers that works at all.
     pub(super) async fn ask_harmless(
         self,
         is_limited: bool,
@@ -190,8 +190,8 @@ impl<A: RequestSender> ProviderClient<A> {
         EndedAttempt { ticket, limits, took, result, rows: Vec::new(), reservation, other: None }
     }
 
-    /// Puts answers into the journal, still as part of their flight: a request is in flight until then. Rows that go
-    /// together are of one batch, so that one write keeps them all.
+    /// Writes answers to the journal as a part of the attempt: a request is in flight until then. Rows that go together
+    /// are of one batch, so that one write keeps them all.
     fn keep(&self, rows: &[PendingRequest], shares: &[AnswerShare]) -> Result<(), JournalError> {
         let Some(first) = rows.first() else { return Ok(()) };
         let record = |(pending, share): (&PendingRequest, &AnswerShare)| {
@@ -202,7 +202,8 @@ impl<A: RequestSender> ProviderClient<A> {
         first.request.receipt.journal.append(&records)
     }
 
-    /// The same of what may be paid for and cannot be read: whoever can may use it. Of several rows nobody knows whose it is.
+    /// Writes a body that may be paid for and cannot be read to the journal, for a program that can. With several rows
+    /// it is not known whose it is, and nothing is written.
     fn journal_unread(
         &self,
         rows: &[PendingRequest],
@@ -228,7 +229,7 @@ impl<A: RequestSender> ProviderClient<A> {
         }
     }
 
-    /// The most that questions can take which are asked together.
+    /// The worst case of a request with these questions.
     pub(super) fn worst<'a>(
         &self,
         questions: impl Iterator<Item = &'a Arc<Question>>,
@@ -239,7 +240,7 @@ impl<A: RequestSender> ProviderClient<A> {
             messages += question.messages().len();
             bytes += question.bytes();
         }
-        // Tools and schemas are read like a prompt.
+        // Tools and schemas are billed like a prompt.
         let schema = params.shape.as_ref().map_or(0, |shape| shape.text().len() + AROUND_SCHEMA);
         let bytes = bytes + self.extra_bytes + length_of(&params.extra_body) + schema;
         worst_case(self.prices.as_ref(), messages, bytes, params.max_tokens)
@@ -250,7 +251,7 @@ impl<A: RequestSender> ProviderClient<A> {
         self.worst(std::iter::once(&question), &Params { max_tokens: Some(HARMLESS_TOKENS), ..params })
     }
 
-    /// Says once that what an answer used cannot be read: then it counts as unknown.
+    /// Reports once that the usage of an answer cannot be read; it counts as unknown.
     fn mention_unread_usage(&self, paid: &Paid) {
         if let Some(usage) = &paid.response.unread_usage
             && !self.said_unread_usage.swap(true, Ordering::Relaxed)
@@ -264,14 +265,14 @@ impl<A: RequestSender> ProviderClient<A> {
         }
     }
 
-    /// Writes down that a request is sent, just before it is.
+    /// Records that a request is sent, just before it is.
     fn record_sent(&self, reservation: &mut Reservation) -> Result<(), JournalError> {
         reservation.record()?;
         self.voice.say(&Event::Sent { provider: &self.provider });
         Ok(())
     }
 
-    /// Notes what a request took: a failure that may have been billed counts at its worst.
+    /// Notes what a request took. A failure that may have been billed counts at its worst case.
     fn bill(&self, reservation: &mut Reservation, paid: Option<&Paid>, may_be_billed: bool) {
         let worst = reservation.worst();
         let took = match paid {
@@ -288,10 +289,10 @@ impl<A: RequestSender> ProviderClient<A> {
         }
     }
 
-    /// What an answer took; the worst where neither provider nor price list says.
+    /// What an answer took; the worst case if neither the provider nor the price list says.
     fn spend(&self, paid: &Paid, worst: Spend) -> Spend {
         let facts = decode::facts(&paid.response);
-        // What is claimed beyond all that the request can have used is no count.
+        // A usage beyond all that the request can have used is no count.
         let most = worst.tokens.saturating_mul(IMPLAUSIBLE).max(LEAST_IMPLAUSIBLE);
         let used = facts.tokens.filter(|tokens| worst.tokens == 0 || tokens.total() <= most);
         let tokens = used.map_or(worst.tokens, Tokens::total);
@@ -300,15 +301,15 @@ impl<A: RequestSender> ProviderClient<A> {
     }
 }
 
-/// Bytes of further fields of a request.
+/// Bytes of further body fields.
 pub(super) fn length_of(fields: &Map<String, Value>) -> usize {
     if fields.is_empty() { 0 } else { Value::Object(fields.clone()).to_string().len() }
 }
 
-/// What a request that is sent was granted.
+/// What was granted to a request that is sent.
 pub(super) struct Attempt {
     pub(super) ticket: Ticket,
-    /// The task that sets aside drops it, which books what the attempt took.
+    /// Dropped by the dispatcher's task, which also reserves; the drop books what the attempt took.
     pub(super) reservation: Reservation,
 }
 
@@ -318,10 +319,10 @@ impl From<Second> for Attempt {
     }
 }
 
-/// What came of a request, and of the second one beside it.
+/// The result of a request, and of the second one beside it if there was one.
 struct HedgedResult {
     sent: SendResult,
-    /// The attempt that this came of.
+    /// The attempt that gave the result.
     attempt: Attempt,
     other: Option<Attempt>,
     /// Whether both were sent.
@@ -334,16 +335,16 @@ pub(super) struct EndedAttempt {
     pub(super) limits: Limits,
     pub(super) took: Duration,
     pub(super) result: AttemptResult,
-    /// None for a harmless question.
+    /// Empty for a harmless question.
     pub(super) rows: Vec<PendingRequest>,
-    /// The task that sets aside drops it, which books what the attempt took.
+    /// Dropped by the dispatcher's task, which also reserves; the drop books what the attempt took.
     pub(super) reservation: Reservation,
     /// The attempt beside it, which did not count.
     pub(super) other: Option<Attempt>,
 }
 
 impl EndedAttempt {
-    /// An attempt of which it could not be written down that it is sent.
+    /// An attempt that was not sent, because that could not be recorded first.
     fn unsent(
         rows: Vec<PendingRequest>,
         ticket: Ticket,
@@ -365,22 +366,22 @@ impl EndedAttempt {
 
 /// How an attempt ended.
 pub(super) enum AttemptResult {
-    /// Answered: what each row got, and what all together used.
+    /// It was answered: what each row got, and what all together used.
     Paid {
         shares: Vec<AnswerShare>,
         tokens: Option<Tokens>,
     },
-    /// Answered, and the answer could not be kept.
+    /// It was answered, and the answer could not be written to the journal.
     Lost(JournalError),
-    /// That it is sent could not be written down, so it was not.
+    /// It was not sent, because that could not be recorded first.
     Unsent(JournalError),
     Failed(Failure),
 }
 
-/// What a row got of an answer; none if there was nothing for it.
+/// What a row got from an answer, or `None` if there was nothing for it.
 pub(super) type AnswerShare = Option<Box<Paid>>;
 
-/// What each row gets of an answer.
+/// Splits an answer among its rows.
 fn shared(rows: &[PendingRequest], params: &Params, paid: Paid) -> Result<Vec<AnswerShare>, Failure> {
     if params.vectors.is_none() {
         return Ok(vec![Some(Box::new(paid))]);

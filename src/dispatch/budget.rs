@@ -1,6 +1,6 @@
-//! Retries as a share of traffic, so that they do not multiply what a failing provider is asked (M. Brooker, "Fixing
-//! retries with token buckets and circuit breakers", 2022): each answer earns a retry, and a first attempt a part of
-//! one. It holds retries back only while there is something else to send; it never gives one up.
+//! Limits retries to a share of the traffic, so that they do not multiply the load on a failing provider (M. Brooker,
+//! "Fixing retries with token buckets and circuit breakers", 2022): each answer earns a retry, and a first attempt a
+//! part of one. Retries are held back only while there is something else to send, and never given up.
 
 use std::time::Duration;
 
@@ -10,9 +10,9 @@ use crate::clock::Instant;
 const PER_ANSWER: f64 = 1.0;
 /// Retries that a first attempt earns.
 const PER_FIRST_ATTEMPT: f64 = 0.2;
-/// Retries that are always possible, in a second.
+/// Retries per second that are always possible.
 const PER_SECOND: f64 = 1.0;
-/// Retries that can be saved up.
+/// The most retries that can be saved up.
 const MAX_SAVED: f64 = 100.0;
 
 #[derive(Debug)]
@@ -26,12 +26,12 @@ impl RetryBudget {
         RetryBudget { level: MAX_SAVED, at: now }
     }
 
-    /// A first attempt was sent.
+    /// Notes that a first attempt was sent.
     pub(super) fn first_attempt(&mut self) {
         self.earn(PER_FIRST_ATTEMPT);
     }
 
-    /// A request was answered.
+    /// Notes that a request was answered.
     pub(super) fn answered(&mut self) {
         self.earn(PER_ANSWER);
     }
@@ -40,7 +40,7 @@ impl RetryBudget {
         self.level = (self.level + retries).min(MAX_SAVED);
     }
 
-    /// Takes a retry. With nothing else to send there is always one; otherwise returns when there will be one.
+    /// Takes a retry. With nothing else to send there is always one; otherwise `Err` holds when there will be one.
     pub(super) fn spend(&mut self, has_fresh: bool, now: Instant) -> Result<(), Instant> {
         let elapsed = now.saturating_duration_since(self.at);
         self.at = self.at.max(now);

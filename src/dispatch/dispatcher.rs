@@ -1,4 +1,4 @@
-//! The dispatcher's task.
+//! The dispatcher's task: sends what is ready and handles what comes back.
 
 use std::cell::OnceCell;
 use std::collections::{BinaryHeap, VecDeque};
@@ -31,41 +31,41 @@ use crate::ident::{Spend, StepId};
 use crate::meter::{Account, BudgetRefusal, Meter, Reservation};
 use crate::tokenizer::Encoding;
 
-/// How long a row waits for others to go with it.
+/// Time that a row waits for others to go with it.
 const LINGER: Duration = Duration::from_millis(20);
-/// With nothing else to be asked, how long it takes until refusals are taken for the rows' own.
+/// Time with nothing else to send after which refusals are taken for the rows' own.
 const REFUSED_REST: Duration = Duration::from_millis(250);
-/// How soon it is looked again whether requests in flight left something of the budget.
+/// Time until the budget is checked again for what requests in flight left of it.
 const BUDGET_LOOK: Duration = Duration::from_millis(20);
 
-/// What connects a dispatcher to those who use it.
+/// What connects a dispatcher to its users.
 #[derive(Debug)]
 pub struct DispatcherIo {
-    /// Its number, in its replies.
+    /// The dispatcher's number, which its replies carry.
     pub provider: usize,
-    /// Requests come in here.
+    /// Requests to send.
     pub inbox: mpsc::Receiver<Request>,
-    /// Replies go out here.
+    /// Replies, one for each request.
     pub outbox: mpsc::Sender<Reply>,
-    /// What it may do.
+    /// What the dispatcher may do.
     pub mode: watch::Receiver<Mode>,
-    /// Called on when it could take more.
+    /// Notified when the dispatcher can take more rows.
     pub capacity_freed: Arc<Notify>,
-    /// Whether it takes rows.
+    /// Whether the provider takes rows, as shown to those who can use another one.
     pub health: ProviderHealth,
-    /// Rows that it keeps ready.
+    /// Number of rows that the dispatcher keeps ready.
     pub capacity: usize,
-    /// Whether it is asked for nothing but vectors.
+    /// Whether the provider is sent nothing but requests for vectors.
     pub only_embeds: bool,
-    /// Whether its rows can be asked elsewhere: then it hands them back while the provider fails.
+    /// Whether another provider can take its rows; then they are handed back while this one fails.
     pub has_fallback: bool,
-    /// Where it leaves what it learned.
+    /// What was learned about the provider: read at the start, kept up to date during the run.
     pub learned_limits: LearnedLimits,
-    /// What may be spent.
+    /// The account of the budget.
     pub account: Account,
-    /// Its chance.
+    /// Random numbers for delays.
     pub jitter: Jitter,
-    /// Hears what happens.
+    /// Receives the events.
     pub voice: Voice,
 }
 
@@ -75,7 +75,7 @@ pub struct Dispatcher<A: RequestSender> {
     pub(super) policy: RetryPolicy,
     pub(super) admission: Admission,
     pub(super) meter: Meter,
-    /// How the model counts tokens, once they matter.
+    /// The encoding of the model, once tokens matter.
     encoding: OnceCell<Option<Encoding>>,
     pub(super) retries: RetryBudget,
     pub(super) jitter: Jitter,
@@ -88,30 +88,29 @@ pub struct Dispatcher<A: RequestSender> {
     told: StateReporter,
     /// When rows that wait for others to go with them go without.
     linger: Option<Instant>,
-    /// The pause that was told last.
+    /// Generation of the pause that was reported last.
     pub(super) pause_reported: u64,
-    /// Rows whose last attempt failed while nobody was answered: it may be the provider.
+    /// Rows whose last attempt failed while nothing was answered: the provider may be at fault.
     pub(super) doubted: Vec<(PendingRequest, Failure)>,
-    /// Rows that were refused one after the other since the last answer, with the number of each one's request: it may be
-    /// the run that is refused.
+    /// Rows that were refused since the last answer, with their requests' numbers: the refusals may concern the run.
     pub(super) refused: Vec<(PendingRequest, Failure, u64)>,
-    /// Whether everything was found to be refused: what comes back is as if it had not been asked.
+    /// Whether everything was found to be refused. A row that is refused after that counts as not sent.
     pub(super) refuses_all: bool,
     /// Refusals since the last answer.
     pub(super) refusals_in_a_row: usize,
-    /// Refusals in a row after which it is asked whether everything is refused.
+    /// Number of refusals in a row after which a harmless question tests whether everything is refused.
     pub(super) refusals_looked_at: usize,
-    /// When they are taken for the rows' own, with nothing else to be asked.
+    /// When refusals are taken for the rows' own, if there is nothing else to send.
     refused_rest: Option<Instant>,
     /// Whether the provider answered a row in this run.
     pub(super) has_answered: bool,
-    /// Whether a harmless question should be asked, and whether one is under way.
+    /// Whether a harmless question is to be sent or under way.
     pub(super) health_probe: HealthProbe,
-    /// Since when nobody is answered, and when that was said last.
+    /// Since when nothing is answered, and when that was last reported.
     pub(super) outage_reported: Option<(Instant, Instant)>,
-    /// Whether the provider, or the budget, has ended the run.
+    /// Whether the provider or the budget has ended the run.
     is_stopped: bool,
-    /// How the budget has, until that is told.
+    /// The limit by which the budget ended the run, until it is reported.
     budget_spent: Option<BudgetLimit>,
     pub(super) stragglers: Stragglers,
     attempts_in_flight: JoinSet<EndedAttempt>,
@@ -125,7 +124,7 @@ pub(super) enum HealthProbe {
 }
 
 impl<A: RequestSender> Dispatcher<A> {
-    /// Makes the dispatcher of a provider.
+    /// Creates the dispatcher of a provider.
     #[must_use]
     pub fn new(provider: &Provider, endpoint: Arc<A>, mut io: DispatcherIo) -> Self {
         let now = clock::now();
@@ -174,7 +173,7 @@ impl<A: RequestSender> Dispatcher<A> {
         }
     }
 
-    /// Runs until the inbox is closed and everything has come back, or nobody listens any more.
+    /// Runs until the inbox is closed and every request has come back, or until nobody receives the replies any more.
     pub async fn run(mut self) {
         loop {
             let mode = *self.io.mode.borrow();
@@ -215,7 +214,7 @@ impl<A: RequestSender> Dispatcher<A> {
                         Ok(())
                     }
                     None if idle => return,
-                    // Closed: wait for what is under way.
+                    // The inbox is closed: wait for what is under way.
                     None => self.wait_closed(wake).await,
                 },
                 changed = self.io.mode.changed() => if changed.is_err() { Err(Gone) } else { Ok(()) },
@@ -227,7 +226,7 @@ impl<A: RequestSender> Dispatcher<A> {
         }
     }
 
-    /// With a closed inbox: until a flight lands, a wake is due or the mode changes.
+    /// Waits, with a closed inbox, until an attempt ends, a wake is due or the mode changes.
     async fn wait_closed(&mut self, wake: Option<Instant>) -> Result<(), Gone> {
         tokio::select! {
             biased;
@@ -237,12 +236,12 @@ impl<A: RequestSender> Dispatcher<A> {
         }
     }
 
-    /// Takes an attempt that has ended, and all others that have by now. First it stands back once for those whose
-    /// responses have come in: so they end together, the next are sent together, and one write tells of all these.
+    /// Takes an attempt that has ended, and all others that have by now. It yields once before that, so that attempts
+    /// whose responses have come in end together; then the next ones are sent together, and one write records them all.
     async fn take_results(&mut self, result: Result<EndedAttempt, JoinError>) -> Result<(), Gone> {
         pass_on_rows().await;
         self.take_result(result).await?;
-        // As far as nobody must wait for who hears of them: the provider is not to be left idle meanwhile.
+        // Only while the outbox has room: waiting for its receiver would leave the provider idle.
         while self.io.outbox.capacity() > 0
             && let Some(result) = self.attempts_in_flight.try_join_next()
         {
@@ -255,7 +254,7 @@ impl<A: RequestSender> Dispatcher<A> {
         self.ready.is_empty() && self.due.is_empty() && self.attempts_in_flight.is_empty()
     }
 
-    /// Whether nothing is in flight and no row is on its way here.
+    /// Whether nothing is in flight and no row is in the inbox.
     pub(super) fn is_otherwise_idle(&self) -> bool {
         self.attempts_in_flight.is_empty() && self.io.inbox.is_empty()
     }
@@ -269,8 +268,8 @@ impl<A: RequestSender> Dispatcher<A> {
         self.io.capacity_freed.notify_one();
     }
 
-    /// Lets others know whether this provider takes rows; hands back those that it does not, as far as they
-    /// can be asked elsewhere.
+    /// Reports whether this provider takes rows. While it does not, rows that another provider can take are handed
+    /// back.
     async fn yield_rows(&mut self) -> Result<(), Gone> {
         if !self.io.has_fallback {
             return Ok(());
@@ -295,11 +294,11 @@ impl<A: RequestSender> Dispatcher<A> {
         Ok(())
     }
 
-    /// Sends what is ready as far as admission allows; says when to look again.
+    /// Sends what is ready as far as admission allows. Returns when to look again.
     fn send_ready(&mut self) -> Option<Instant> {
         let now = clock::now();
         let mut next_due = None;
-        // Rows that went together are due together, and are one retry.
+        // Rows that went together are due together, and count as one retry.
         let mut spent_for = None;
         while let Some(due) = self.due.peek() {
             if due.at > now {
@@ -320,7 +319,7 @@ impl<A: RequestSender> Dispatcher<A> {
             }
         }
         if self.is_at_rest() && !self.doubted.is_empty() && self.health_probe == HealthProbe::None {
-            // Nobody is left whose answer could tell.
+            // There is no other request whose answer could decide.
             self.health_probe = HealthProbe::Wanted;
         }
         let rests = !self.refused.is_empty() && self.is_at_rest();
@@ -338,7 +337,7 @@ impl<A: RequestSender> Dispatcher<A> {
         };
         let rest = self.refused_rest;
         let looks = self.health_probe == HealthProbe::None && !self.is_stopped;
-        // One that is due waits for the place of another request.
+        // A straggler that is due waits for a request in flight to end, and not for a moment.
         let straggler = self.stragglers.look_at().filter(|at| looks && *at > now);
         [straggler, next_due, waiting.map(|(_, at)| at), probe, self.linger, rest].into_iter().flatten().min()
     }
@@ -348,7 +347,7 @@ impl<A: RequestSender> Dispatcher<A> {
         while !self.is_stopped {
             let is_open = self.admission.health(now) != Health::Up;
             let front = self.ready.front();
-            // Rows that have failed since the last answer may be the trouble themselves.
+            // Rows that failed since the last answer may themselves be the trouble.
             let is_suspect = front.is_some_and(|pending| self.admission.suspects(pending.request.cell));
             if is_open && is_suspect && self.health_probe == HealthProbe::None && !self.io.has_fallback {
                 self.health_probe = HealthProbe::Wanted;
@@ -364,7 +363,7 @@ impl<A: RequestSender> Dispatcher<A> {
                 self.linger = Some(until);
                 return None;
             }
-            // What it may cost is looked for in the rows themselves: not before one could go.
+            // The cost is found by reading the rows, so it is not looked for before one could go.
             if self.admission.may_send(now) == Err(NotAdmitted::WhenOneEnds) {
                 return None;
             }
@@ -396,8 +395,8 @@ impl<A: RequestSender> Dispatcher<A> {
         None
     }
 
-    /// Sends second attempts for stragglers, as far as admission and the budget allow, before anything new. Says what one
-    /// waits for that a limit holds back.
+    /// Sends second attempts for stragglers before anything new, as far as admission and the budget allow. Returns what
+    /// one waits for that a limit holds back.
     fn send_seconds(&mut self, now: Instant) -> Option<(Waiting, Instant)> {
         while !self.is_stopped
             && self.health_probe == HealthProbe::None
@@ -405,7 +404,7 @@ impl<A: RequestSender> Dispatcher<A> {
         {
             let is_calm = self.admission.health(now) == Health::Up && self.admission.outage().is_none();
             let reservation = match self.admission.may_send(now) {
-                // The next that ends leaves its place to it.
+                // The next request that ends leaves its place to this one.
                 Err(NotAdmitted::WhenOneEnds) => return None,
                 Err(NotAdmitted::Until(..)) => None,
                 Ok(()) => is_calm.then(|| self.io.account.reserve(straggler.worst).ok()).flatten(),
@@ -427,7 +426,7 @@ impl<A: RequestSender> Dispatcher<A> {
         None
     }
 
-    /// Rows at the front that go together, and when to look again if more should go with them.
+    /// Number of rows at the front that go together, and when to look again if more should go with them.
     fn group(&mut self, now: Instant) -> (usize, Option<Instant>) {
         let group = self.most_together.group(&self.ready);
         let is_growing = group == self.ready.len() && !self.most_together.is_full(group);
@@ -438,7 +437,7 @@ impl<A: RequestSender> Dispatcher<A> {
         (group, (!is_alone && until > now).then_some(until))
     }
 
-    /// Tokens that the rows at the front are going to take, so many of them.
+    /// Tokens that the first `group` ready rows are expected to take.
     fn cost(&mut self, group: usize) -> Cost {
         let encoding = *self.encoding.get_or_init(|| Encoding::of(self.client.endpoint.model()));
         let mut cost = Cost::default();
@@ -458,7 +457,7 @@ impl<A: RequestSender> Dispatcher<A> {
         cost
     }
 
-    /// Sets aside what the next request can take at its worst.
+    /// Reserves the worst case of the next request in the budget.
     fn reserve(&self, group: usize) -> Result<Reservation, BudgetRefusal> {
         let worst = match self.ready.front() {
             _ if !self.io.account.is_limited() => Spend::default(),
@@ -471,7 +470,8 @@ impl<A: RequestSender> Dispatcher<A> {
         self.io.account.reserve(worst)
     }
 
-    /// Ends rows that were refused when nothing else is left whose answer could tell: it was their own.
+    /// Fails rows that were refused once there is no other request whose answer could decide: the refusals were their
+    /// own.
     async fn fail_refused_if_idle(&mut self) -> Result<(), Gone> {
         match self.refused_rest {
             Some(at) if at <= clock::now() && self.health_probe == HealthProbe::None => {
@@ -482,7 +482,7 @@ impl<A: RequestSender> Dispatcher<A> {
         }
     }
 
-    /// Hands back a row that the budget does not allow, which ends the run.
+    /// Hands back a row for which the budget leaves too little, which ends the run.
     async fn report_budget_spent(&mut self) -> Result<(), Gone> {
         let Some(limit) = self.budget_spent else { return Ok(()) };
         let doubted = || self.doubted.pop().map(|(pending, _)| pending);
@@ -518,7 +518,7 @@ impl<A: RequestSender> Dispatcher<A> {
         self.attempts_in_flight.spawn(self.client.clone().ask(rows, ticket, reservation, second));
     }
 
-    /// Asks what every provider can answer that works at all.
+    /// Sends a question that every provider answers that works at all.
     fn send_harmless(&mut self, ticket: Ticket, mut reservation: Reservation) {
         self.health_probe = HealthProbe::Asked;
         let is_limited = self.io.account.is_limited();
@@ -526,7 +526,7 @@ impl<A: RequestSender> Dispatcher<A> {
         self.attempts_in_flight.spawn(self.client.clone().ask_harmless(is_limited, ticket, reservation));
     }
 
-    /// Cuts off what is in flight; what has arrived whole is still handed over.
+    /// Cuts off what is in flight; answers that have arrived whole are still handed over.
     async fn abort(&mut self) {
         self.attempts_in_flight.abort_all();
         while let Some(joined) = self.attempts_in_flight.join_next().await {
@@ -542,7 +542,7 @@ impl<A: RequestSender> Dispatcher<A> {
         }
     }
 
-    /// Gives back everything that is not in flight.
+    /// Hands back everything that is not in flight. Rows that were refused have failed.
     async fn hand_back(&mut self) -> Result<(), Gone> {
         while let Ok(request) = self.io.inbox.try_recv() {
             self.ready.push_back(PendingRequest::new(request, &self.policy));
@@ -563,7 +563,7 @@ impl<A: RequestSender> Dispatcher<A> {
     }
 
     pub(super) async fn reply(&mut self, pending: PendingRequest, verdict: Verdict) -> Result<(), Gone> {
-        // Whoever hears of it ends the run: until then nothing more is sent into the same refusal.
+        // The receiver of this reply ends the run; until then nothing more is sent into the same refusal.
         self.is_stopped |=
             matches!(verdict, Verdict::Stop(_) | Verdict::BudgetSpent(_)) && !self.io.has_fallback;
         let attempts = pending.sent();
@@ -580,10 +580,10 @@ impl<A: RequestSender> Drop for Dispatcher<A> {
     }
 }
 
-/// Nobody listens any more.
+/// The other end of a channel is gone.
 pub(super) struct Gone;
 
-/// Lets the tasks go first that can go now. Unlike `yield_now` it does not look for news from the network besides.
+/// Lets other tasks that are ready run first. Unlike `yield_now` it does not look for news from the network as well.
 async fn pass_on_rows() {
     let mut has_stood = false;
     poll_fn(|context| {

@@ -1,4 +1,4 @@
-//! What dispatchers learned about their providers, kept from run to run. It may be lost.
+//! What dispatchers learned about their providers, kept from run to run. Nothing depends on it: it may be lost.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,29 +12,29 @@ use crate::meter::{Meter, StepTokens};
 /// What was learned about one provider.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LearnedLimit {
-    /// Its limits.
+    /// The provider's limits.
     #[serde(flatten)]
     pub limits: ProviderLimits,
-    /// Tokens of its answers, by step.
+    /// Tokens that requests of each step take, by the step's output.
     #[serde(default)]
     pub steps: BTreeMap<String, StepTokens>,
-    /// The form in which it takes schemas.
+    /// The form in which the provider takes schemas, or `None` if it is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schema_form: Option<SchemaForm>,
 }
 
-/// What was learned, by the name of the provider. Clones share it.
+/// What was learned about each provider, by its name. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct LearnedLimits(Arc<Mutex<BTreeMap<String, LearnedLimit>>>);
 
 impl LearnedLimits {
-    /// Begins with what a former run learned.
+    /// Creates it from what a former run learned.
     #[must_use]
     pub fn new(learned_limits: BTreeMap<String, LearnedLimit>) -> Self {
         LearnedLimits(Arc::new(Mutex::new(learned_limits)))
     }
 
-    /// All of it.
+    /// Returns a copy of all of it.
     #[must_use]
     pub fn all(&self) -> BTreeMap<String, LearnedLimit> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()

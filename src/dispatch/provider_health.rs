@@ -1,4 +1,4 @@
-//! What a dispatcher lets those know who could ask another provider: whether it takes rows.
+//! Whether a provider takes rows, as its dispatcher shows it to those who can use another provider.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -10,41 +10,41 @@ const DOWN: u8 = 1;
 const WANTS_PROBE: u8 = 2;
 const OUT: u8 = 3;
 
-/// Whether a provider takes rows. Clones tell of the same one.
+/// Whether a provider takes rows. Clones share the state.
 #[derive(Clone, Debug, Default)]
 pub struct ProviderHealth(Arc<AtomicU8>);
 
 impl ProviderHealth {
-    /// Whether it takes rows.
+    /// Whether the provider takes rows.
     #[must_use]
     pub fn is_up(&self) -> bool {
         self.0.load(Ordering::Acquire) == UP
     }
 
-    /// Whether it is out for the rest of the run.
+    /// Whether the provider is ruled out for the rest of the run.
     #[must_use]
     pub fn is_out(&self) -> bool {
         self.0.load(Ordering::Acquire) == OUT
     }
 
-    /// Whether it failed and now wants one row, to find out how it is; only one caller is told so.
+    /// Reserves the row that a failed provider wants as a test. Returns true to one caller only.
     #[must_use]
     pub fn reserve_probe(&self) -> bool {
         self.0.compare_exchange(WANTS_PROBE, DOWN, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
-    /// There was no row to find out with: it still wants one.
+    /// Gives the reservation back because there was no row: the provider still wants one.
     pub fn release_probe(&self) {
-        // Whatever it told meanwhile counts more.
+        // A state that was reported meanwhile counts more.
         let _ = self.0.compare_exchange(DOWN, WANTS_PROBE, Ordering::AcqRel, Ordering::Acquire);
     }
 
-    /// It takes no rows any more in this run.
+    /// Rules the provider out for the rest of the run.
     pub fn rule_out(&self) {
         self.0.store(OUT, Ordering::Release);
     }
 
-    /// Tells how it is.
+    /// Sets the state and returns what is new. `has_probe` means that the dispatcher already has a row as a test.
     pub(super) fn report(&self, health: Health, has_probe: bool) -> News {
         let now = match health {
             Health::Up => UP,
@@ -68,16 +68,16 @@ impl ProviderHealth {
 pub(super) enum News {
     /// Nothing.
     None,
-    /// It takes no rows any more.
+    /// It takes no rows for now.
     Fails,
-    /// It wants one row.
+    /// It wants one row as a test.
     WantsProbe,
     /// It takes rows again.
     Answers,
 }
 
 impl News {
-    /// In words, where people should hear of it.
+    /// A notice for people, or `None` if they need none.
     pub(super) fn in_words(self, provider: &str) -> Option<String> {
         match self {
             News::Fails => {

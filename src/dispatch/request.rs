@@ -10,107 +10,109 @@ use crate::journal::{Journal, JournalError};
 use crate::prompt::Question;
 use crate::transport::Paid;
 
-/// A question to be asked.
+/// A question about a row, to be sent.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// The row and step that ask.
+    /// The row and step that it is for.
     pub cell: Cell,
-    /// What is asked.
+    /// The rendered prompt.
     pub question: Arc<Question>,
-    /// With which parameters.
+    /// The parameters that go with it.
     pub params: Arc<Params>,
-    /// Time over all attempts.
+    /// Time for all attempts together.
     pub deadline: Duration,
     /// Where the answer is kept.
     pub receipt: Receipt,
-    /// Which of the step's lists of providers it goes by.
+    /// Index of the step's list of providers that may take it.
     pub route: usize,
     /// Providers that cannot take it, one bit each.
     pub excluded_providers: u64,
-    /// Providers that could not answer it, one bit each.
+    /// Providers that failed to answer it, one bit each.
     pub tried: u64,
-    /// What was paid for the row and the step before, for answers that were not what was asked for.
+    /// The earlier answers for this row and step, which were paid for and not what the step asks for.
     pub earlier: Earlier,
 }
 
-/// Answers of a row and a step that were not what was asked for, together.
+/// Answers for a row and a step that were not what the step asks for, taken together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Earlier {
-    /// How many there were.
+    /// Number of answers.
     pub answers: u32,
-    /// After how many of them the row was asked to mend its answer.
+    /// Number of answers after which the row was asked to repair its answer.
     pub repairs: u32,
-    /// Whether one of them was cut off by `max_tokens`, and the row was asked with more of them.
+    /// Whether one of them was cut off by `max_tokens` and the row was sent again with a higher limit.
     pub was_longer: bool,
-    /// Fingerprint of the first question.
+    /// Fingerprint of the first question, or `None` if there is no earlier answer.
     pub first: Option<Fingerprint>,
-    /// Attempts that they took.
+    /// Attempts that the answers took.
     pub attempts: u32,
-    /// What they used.
+    /// Tokens that the answers used, or `None` if not known.
     pub tokens: Option<Tokens>,
-    /// What they cost.
+    /// Cost of the answers, or `None` if not known.
     pub cost: Option<Money>,
-    /// Time that they took.
+    /// Time that the answers took.
     pub latency: Duration,
 }
 
 impl Request {
-    /// The request for a row whose answer was not what was asked for: any provider may be asked again.
+    /// Creates the request that follows an answer that was not what the step asks for. Every provider may be used
+    /// again.
     #[must_use]
     pub fn again(self, question: Question, params: Arc<Params>, earlier: Earlier) -> Request {
         Request { question: Arc::new(question), params, earlier, tried: 0, ..self }
     }
 }
 
-/// Where the answer to a request is kept before anybody hears of it.
+/// Where the answer to a request is kept before it is reported.
 #[derive(Clone, Debug)]
 pub struct Receipt {
     /// The journal of the row's batch.
     pub journal: Journal,
-    /// The row.
+    /// The key of the row.
     pub key: RowKey,
-    /// Output of the step.
+    /// The step, by the name of its output.
     pub step: Arc<str>,
 }
 
-/// What came of a request.
+/// A request that has come back, with its result.
 #[derive(Debug)]
 pub struct Reply {
-    /// What was asked.
+    /// The request as it was handed in.
     pub request: Request,
-    /// Number of the dispatcher that asked.
+    /// Number of the dispatcher that handled it.
     pub provider: usize,
-    /// Attempts that it took there.
+    /// Number of attempts that were sent there.
     pub attempts: u32,
-    /// What came of it.
+    /// Its result.
     pub verdict: Verdict,
 }
 
-/// What came of a request.
+/// The result of a request.
 #[derive(Debug)]
 pub enum Verdict {
-    /// An answer that was paid for, and is in the journal.
+    /// An answer that was paid for and is in the journal.
     Paid(Box<Paid>),
-    /// An answer that was paid for could not be kept, or a request not be written down before it was sent.
+    /// A failure of the journal: a paid answer could not be kept, or a request could not be recorded before it was
+    /// sent.
     Lost(JournalError),
-    /// A failure that ends the row, at this provider.
+    /// A failure that ends the row at this provider.
     Failed(Failure),
-    /// A failure that ends the run; the row is as if it had not been asked.
+    /// A failure that ends the run; the row counts as not sent.
     Stop(Failure),
-    /// The budget leaves too little for the row, which ends the run; the row is as if it had not been asked.
+    /// The budget leaves too little for the row, which ends the run; the row counts as not sent.
     BudgetSpent(BudgetLimit),
-    /// Nothing: the provider is left alone for a while and others could be asked.
+    /// No result: the provider is left alone for a while, and another one could take the row.
     Elsewhere,
-    /// Nothing: the run ends, and the row is as if it had not been asked.
+    /// No result: the run ends, and the row counts as not sent.
     Unsent,
 }
 
-/// What the dispatcher may do.
+/// What a dispatcher may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Everything.
+    /// Send and receive.
     Running,
-    /// Wait for what is in flight, send nothing.
+    /// Send nothing, and wait for what is in flight.
     Draining,
     /// Cut off what is in flight, hand over what has arrived, and end.
     Aborting,

@@ -1,14 +1,15 @@
-//! Which rows go into one request: of one step and one batch, so that one write to its journal keeps what they get.
+//! Which rows go into one request: rows of one step and one batch, so that one write to its journal keeps their
+//! answers.
 
 use std::collections::VecDeque;
 
 use super::retry::PendingRequest;
 use crate::config::Provider;
 
-/// Bytes of a token, where it matters little.
+/// Bytes per token, where an estimate is enough.
 const BYTES_PER_TOKEN: usize = 4;
 
-/// What a request may hold.
+/// The most that a request may hold.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RequestBatcher {
     inputs: usize,
@@ -24,7 +25,7 @@ impl RequestBatcher {
         }
     }
 
-    /// Rows at the front that go together; one where nothing is ready, for a harmless question.
+    /// Number of rows at the front that go together; 1 if nothing is ready, for a harmless question.
     pub(super) fn group(&self, ready: &VecDeque<PendingRequest>) -> usize {
         let Some(first) = ready.front() else { return 1 };
         if first.request.params.vectors.is_none() {

@@ -1,4 +1,4 @@
-//! What becomes of rows whose attempt has ended.
+//! What happens to rows whose attempt has ended.
 
 use std::time::Duration;
 
@@ -16,29 +16,29 @@ use crate::fault::{Class, Failure, Policy};
 use crate::ident::Tokens;
 use crate::wire::Limits;
 
-/// Refusals after which rows that are left alone may be what is refused.
+/// Number of refusals after which the rows may be what is refused, if no others are left.
 const STUCK_AFTER: u32 = 2;
 
-/// How often it is said that nobody is answered.
+/// Time between two reports that nothing is answered.
 const SAID_EVERY: Duration = Duration::from_secs(60);
 
-/// So many refusals of one kind without an answer between them may be the run's.
+/// Number of refusals without an answer between them that may concern the run.
 pub(super) const SAME_REFUSALS: usize = 20;
 
-/// Whether two refusals say the same, but for numbers: what was spent, what is left.
+/// Whether two refusals are the same apart from numbers, such as what was spent or what is left.
 fn is_same_refusal(one: &Failure, other: &Failure) -> bool {
     let bare =
         |failure: &Failure| -> String { failure.detail.chars().filter(|c| !c.is_ascii_digit()).collect() };
     one.class == other.class && bare(one) == bare(other)
 }
 
-/// Whether a refusal of this class may be the run's and not the row's: a provider puts an account that is blocked or
-/// out of money into a 400, too.
+/// Whether a refusal of this class may concern the run and not the row: a provider may also answer 400 for an account
+/// that is blocked or out of money.
 fn may_be_the_runs(class: Class) -> bool {
     matches!(class, Class::BadRequest | Class::NotFound)
 }
 
-/// How an attempt went, besides what came of it.
+/// The circumstances of an attempt, apart from its result.
 struct AttemptContext<'a> {
     ticket: &'a Ticket,
     limits: &'a Limits,
@@ -50,12 +50,12 @@ impl<A: RequestSender> Dispatcher<A> {
     pub(super) async fn take_result(&mut self, result: Result<EndedAttempt, JoinError>) -> Result<(), Gone> {
         let EndedAttempt { ticket, limits, took, result, rows, reservation, other } = match result {
             Ok(flight) => flight,
-            // The row would never come back: better that the run ends.
+            // The row would never come back: it is better that the run ends.
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            // It was cut off, and so is the run.
+            // The attempt was cut off because the run ends.
             Err(_) => return Ok(()),
         };
-        // Books what it took, before anybody hears of it.
+        // The drop books what the attempt took, before its result is reported.
         drop(reservation);
         self.stragglers.ended(ticket.number(), other.is_some());
         if let Some(Attempt { ticket, reservation }) = other {
@@ -126,7 +126,7 @@ impl<A: RequestSender> Dispatcher<A> {
         }
     }
 
-    /// Rows get what an answer had for each of them.
+    /// Gives each row what an answer had for it.
     async fn distribute_answer(
         &mut self,
         rows: Vec<PendingRequest>,
@@ -164,7 +164,7 @@ impl<A: RequestSender> Dispatcher<A> {
         self.retry(without, &failure, false).await
     }
 
-    /// An attempt was refused because the provider is asked too much.
+    /// Handles an attempt that was refused for too much load.
     async fn handle_throttled(
         &mut self,
         mut rows: Vec<PendingRequest>,
@@ -192,7 +192,7 @@ impl<A: RequestSender> Dispatcher<A> {
                 if is_own {
                     pending.refusals += 1;
                 } else {
-                    // It may yet turn out to be the provider's.
+                    // The refusal may yet turn out to be the provider's trouble.
                     pending.note_refusal(generation);
                 }
             }
@@ -207,13 +207,13 @@ impl<A: RequestSender> Dispatcher<A> {
         let are_stuck =
             || self.ready.iter().all(is_stuck) && self.due.iter().all(|due| is_stuck(&due.pending));
         if self.health_probe == HealthProbe::None && self.is_otherwise_idle() && are_stuck() {
-            // Nobody else is asked whose answer could tell whether the rows are refused or everybody is.
+            // There is no other request whose answer could show whether these rows are refused or everything is.
             self.health_probe = HealthProbe::Wanted;
         }
         Ok(())
     }
 
-    /// An attempt failed in a way that may pass.
+    /// Handles an attempt that failed in a way that may pass.
     async fn handle_failed(
         &mut self,
         mut rows: Vec<PendingRequest>,
@@ -236,13 +236,14 @@ impl<A: RequestSender> Dispatcher<A> {
         }
         match blame {
             Blame::Row | Blame::Request => {
-                // One of them may be what the provider chokes on: they go on in halves, and alone before the end.
+                // One of the rows may be what the provider cannot process: they go on in halves, and alone before the
+                // end.
                 let half = if is_last_but_one { 1 } else { rows.len().div_ceil(2) };
                 rows.iter_mut().for_each(|pending| pending.together = half);
                 self.retry(rows, &failure, false).await
             }
             Blame::Brownout => {
-                // As many of them as there are may be excused; they went together so far.
+                // Rows that went together are excused together, as far as each of them may still be.
                 let is_excused = rows.iter_mut().all(PendingRequest::excuse);
                 self.retry(rows, &failure, is_excused).await
             }
@@ -263,7 +264,7 @@ impl<A: RequestSender> Dispatcher<A> {
         }
     }
 
-    /// A request about several rows is refused, perhaps for one of them: its halves are asked apart, at once.
+    /// Splits a request for several rows that was refused, perhaps for one of them: its halves are sent apart, at once.
     fn split(&mut self, rows: Vec<PendingRequest>) {
         let half = rows.len().div_ceil(2);
         for mut pending in rows.into_iter().rev() {
@@ -293,16 +294,16 @@ impl<A: RequestSender> Dispatcher<A> {
                 self.admission.answered(ticket, None, limits, now);
                 return self.stop_refused(&failure).await;
             }
-            // It answers, whatever it thinks of the question.
+            // The provider answers, whatever it says to the question.
             _ => {
                 if self.refusals_in_a_row >= self.refusals_looked_at {
-                    // The more rows are refused for reasons of their own, the more rarely it is asked.
+                    // The more rows are refused for reasons of their own, the more rarely that is tested.
                     self.refusals_looked_at = self.refusals_looked_at.saturating_mul(2);
                 }
                 self.fail_refused().await?;
                 self.admission.answered(ticket, None, limits, now);
                 self.admission.mark_healthy(now);
-                // It answers: those that it refused again and again are what it refuses.
+                // The provider answers, so that it is the rows refused several times that it refuses.
                 let mut due = std::mem::take(&mut self.due).into_vec();
                 let pending = self.ready.iter_mut().chain(due.iter_mut().map(|due| &mut due.pending));
                 let stuck = pending.filter(|pending| pending.throttled >= STUCK_AFTER);
@@ -330,13 +331,14 @@ impl<A: RequestSender> Dispatcher<A> {
         }
     }
 
-    /// Says that nobody is answered: at once where that is so from the first request on, and every minute.
+    /// Reports that nothing is answered: at once if nothing ever was in this run, else after a minute; then every
+    /// minute.
     fn report_outage(&mut self, failure: &Failure, now: Instant) {
         let Some((since, deadline)) = self.admission.outage().filter(|_| !self.io.has_fallback) else {
             return;
         };
         if self.admission.ends_unknown(failure) {
-            // It is not waited for.
+            // The run does not wait for such a provider.
             return;
         }
         let is_due = match self.outage_reported {
@@ -362,7 +364,7 @@ impl<A: RequestSender> Dispatcher<A> {
         self.io.voice.say(&Event::Notice(&text));
     }
 
-    /// Says that an outage is over of which it was said that it is there.
+    /// Reports the end of an outage that was reported.
     fn report_recovery(&mut self, now: Instant) {
         if self.admission.outage().is_some() {
             return;
@@ -375,13 +377,13 @@ impl<A: RequestSender> Dispatcher<A> {
         }
     }
 
-    /// Whether a harmless question meets the refusal that the last rows met.
+    /// Whether a harmless question met the same refusal as the last rows.
     fn is_refusal_of_all(&self, failure: &Failure) -> bool {
         !self.refused.is_empty()
             && self.refused.iter().all(|(_, refused, _)| is_same_refusal(refused, failure))
     }
 
-    /// Everything is refused: the run ends, and the rows are as if they had not been asked.
+    /// Ends the run because everything is refused; the rows count as not sent.
     async fn stop_refused(&mut self, failure: &Failure) -> Result<(), Gone> {
         let mut refused = std::mem::take(&mut self.refused).into_iter().map(|(pending, ..)| pending);
         let first = refused.next();
@@ -393,13 +395,13 @@ impl<A: RequestSender> Dispatcher<A> {
         self.reply(first, Verdict::Stop(Failure::new(Class::SameRefusal, detail))).await
     }
 
-    /// The provider answers: the refusals before were the rows' own.
+    /// Fails the rows that were refused: the provider answers, so that the refusals were their own.
     pub(super) async fn fail_refused(&mut self) -> Result<(), Gone> {
         self.fail_refused_before(u64::MAX).await
     }
 
-    /// A request with this number was answered: the refusals of what was sent before it were the rows' own. What was sent
-    /// after it may meet another state of the account.
+    /// Fails the rows that were refused before request `number` was sent, which was answered: the refusals were their
+    /// own. A request that was sent later may meet another state of the account.
     async fn fail_refused_before(&mut self, number: u64) -> Result<(), Gone> {
         if self.refused.is_empty() {
             return Ok(());
@@ -414,7 +416,7 @@ impl<A: RequestSender> Dispatcher<A> {
         Ok(())
     }
 
-    /// The provider answers: what failed with its last attempt has failed.
+    /// Ends the doubt about rows: the provider answers, so that their last attempt has failed.
     async fn fail_doubted(&mut self) -> Result<(), Gone> {
         for (pending, failure) in std::mem::take(&mut self.doubted) {
             self.retry(vec![pending], &failure, false).await?;
@@ -422,7 +424,7 @@ impl<A: RequestSender> Dispatcher<A> {
         Ok(())
     }
 
-    /// The provider's trouble began with attempts that rows were charged for.
+    /// Gives rows back the attempts with which the provider's trouble began.
     fn refund(&mut self, generation: u64) {
         for (mut pending, _) in std::mem::take(&mut self.doubted) {
             pending.attempts = pending.attempts.saturating_sub(1);
@@ -434,8 +436,8 @@ impl<A: RequestSender> Dispatcher<A> {
         self.due = due.into();
     }
 
-    /// A failure that rows do not pay for: they are asked again behind those that are ready, so that a row which the
-    /// provider chokes on is not its only probe.
+    /// Puts rows behind those that are ready, after a failure that they do not pay for. Otherwise a row that the
+    /// provider cannot process could be its only probe.
     async fn requeue(
         &mut self,
         rows: Vec<PendingRequest>,
@@ -459,7 +461,7 @@ impl<A: RequestSender> Dispatcher<A> {
         }
     }
 
-    /// Rows are asked again after a delay, those that went together at one time.
+    /// Sends rows again after a delay, those that went together at one time. A row that has no attempt left fails.
     async fn retry(
         &mut self,
         rows: Vec<PendingRequest>,
@@ -482,7 +484,7 @@ impl<A: RequestSender> Dispatcher<A> {
         if again.is_empty() {
             return Ok(());
         }
-        // What was throttled is counted as that.
+        // A throttled request was already counted as such.
         if failure.class.policy() != Policy::Wait {
             let provider = &self.client.provider;
             self.io.voice.say(&Event::Retried { provider, failure, after: longest });
@@ -495,7 +497,8 @@ impl<A: RequestSender> Dispatcher<A> {
         Ok(())
     }
 
-    /// Nothing came of rows that were asked together: the first of them says why, the others are as if not asked.
+    /// Ends rows that were sent together and got no result: the first carries the verdict, the others count as not
+    /// sent.
     async fn abandon(&mut self, rows: Vec<PendingRequest>, verdict: Verdict) -> Result<(), Gone> {
         let mut verdict = Some(verdict);
         for pending in rows {

@@ -1,4 +1,4 @@
-//! A request on its way through its attempts.
+//! A request that is pending, through all its attempts.
 
 use std::cmp::Ordering;
 use std::time::Duration;
@@ -12,9 +12,9 @@ use crate::config::{RetryPolicy, Shape};
 use crate::fault::{Class, Failure};
 use crate::tokenizer::Encoding;
 
-/// A row that meets outage after outage is asked no longer than that.
+/// How often a row gets its attempts back after outages: it is not sent for ever.
 const MOST_REFUNDS: u32 = 3;
-/// Attempts of a row that do not count because most of what its provider is asked fails.
+/// The most attempts of a row that do not count because its provider fails most requests.
 const MAX_EXCUSED: u32 = 20;
 
 /// A request that has no answer yet.
@@ -24,38 +24,38 @@ pub(super) struct PendingRequest {
     pub(super) attempts: u32,
     /// Second attempts beside those.
     pub(super) seconds: u32,
-    /// Failed attempts since the provider's last pause, and which that was.
+    /// Generation of the provider's last pause, and failed attempts since then.
     failures: (u64, u32),
     /// How often such attempts may still be given back.
     refunds: u32,
     /// Attempts in a brownout that did not count.
     excused: u32,
-    /// Refusals (429, 503 with a delay) that met this request while others were answered.
+    /// Refusals (429, 503 with a delay) of this request while others were answered.
     pub(super) refusals: u32,
-    /// All of its refusals, its own or not.
+    /// All refusals of this request, its own or not.
     pub(super) throttled: u32,
-    /// Whether it was refused again and again, and something harmless was answered since.
+    /// Whether it was refused several times and a harmless question was answered since.
     pub(super) is_suspect: bool,
-    /// Of its own refusals, the ones since the provider's last pause.
+    /// Generation of the provider's last pause, and the request's own refusals since then.
     note_refusal: (u64, u32),
-    /// Answers and refusals of the provider at its last refusal.
+    /// The provider's answers and refusals when this request was last refused.
     pub(super) refused_at: Option<ResponseCounts>,
-    /// What could not be read of its last answer: the same again would be the same for ever.
+    /// Why its last answer could not be read. The same again would stay the same for ever.
     unreadable: Option<String>,
     /// The delay before its last retry.
     delay: Duration,
-    /// Time in attempts and in delays between them; waiting for admission does not count.
+    /// Time in attempts and in the delays between them; waiting for admission does not count.
     pub(super) spent: Duration,
-    /// Tokens of the prompt, once it came to that; none inside where they cannot be counted.
+    /// Tokens of the prompt, once they were needed; `Some(None)` if they cannot be counted.
     counted: Option<Option<f64>>,
     delays: ExponentialBackoff,
-    /// Rows that it may go together with, itself included.
+    /// The most rows that may go together with it, itself included.
     pub(super) together: usize,
-    /// When it came.
+    /// When it arrived.
     pub(super) since: Instant,
 }
 
-/// What becomes of a request after a failed attempt of its own.
+/// What to do with a request after a failed attempt of its own.
 pub(super) enum RetryDecision {
     Again(PendingRequest, Duration),
     GiveUp(PendingRequest, Failure),
@@ -91,7 +91,7 @@ impl PendingRequest {
         }
     }
 
-    /// Tokens of the prompt, counted the first time.
+    /// Returns the tokens of the prompt, or `None` if they cannot be counted. They are counted once.
     pub(super) fn input(&mut self, encoding: Option<Encoding>) -> Option<f64> {
         let texts = self.request.question.messages().iter().map(|message| message.content.as_str());
         let texts = texts.chain(self.request.params.shape.as_ref().map(Shape::text));
@@ -101,25 +101,25 @@ impl PendingRequest {
         })
     }
 
-    /// Attempts that were sent for it, as far as they count.
+    /// Number of attempts sent for it, second ones included, as far as they count.
     pub(super) fn sent(&self) -> u32 {
         self.attempts.saturating_add(self.seconds)
     }
 
-    /// An attempt of its own failed, in this generation of admission's.
+    /// Counts a failed attempt of its own in this generation of admission.
     pub(super) fn note_failure(&mut self, generation: u64) {
         let (before, failures) = self.failures;
         self.failures = (generation, if before == generation { failures + 1 } else { 1 });
     }
 
-    /// It was refused while others were answered, in this generation of admission's.
+    /// Counts a refusal, while others were answered, in this generation of admission.
     pub(super) fn note_refusal(&mut self, generation: u64) {
         let (before, refusals) = self.note_refusal;
         self.note_refusal = (generation, if before == generation { refusals + 1 } else { 1 });
         self.refusals += 1;
     }
 
-    /// Takes back an attempt that failed because most of what the provider is asked fails, as far as that is allowed.
+    /// Takes back an attempt that failed in a brownout, if that is still allowed. Returns whether it was.
     pub(super) fn excuse(&mut self) -> bool {
         let is_excused = self.excused < MAX_EXCUSED;
         if is_excused {
@@ -129,7 +129,7 @@ impl PendingRequest {
         is_excused
     }
 
-    /// What failed in this generation was the provider's trouble: the row gets its attempts back.
+    /// Gives the row its attempts of this generation back, since the provider's trouble made them fail.
     pub(super) fn refund(&mut self, generation: u64) {
         let (note_refusal, refusals) = self.note_refusal;
         if note_refusal == generation {
@@ -144,20 +144,20 @@ impl PendingRequest {
         }
     }
 
-    /// Whether the attempt that failed so was the last: by their number, or because what cannot be read is the
-    /// same again.
+    /// Whether the attempt that failed was the last: by number, or because its answer could not be read in the same way
+    /// again.
     pub(super) fn is_last(&self, failure: &Failure, policy: &RetryPolicy) -> bool {
         let is_same =
             || failure.class == Class::InvalidResponse && self.unreadable.as_ref() == Some(&failure.detail);
         self.attempts >= policy.max_attempts || is_same()
     }
 
-    /// Time that is left for attempts.
+    /// Time left for attempts.
     pub(super) fn left(&self) -> Duration {
         self.request.deadline.saturating_sub(self.spent)
     }
 
-    /// What becomes of it after an attempt that failed. `is_excused` tells that the attempt does not count.
+    /// Decides what to do after an attempt that failed. `is_excused` means that the attempt does not count.
     pub(super) fn after(
         mut self,
         failure: &Failure,
@@ -192,7 +192,7 @@ impl PendingRequest {
     }
 }
 
-/// A retry and when it is due; the earliest is the greatest, for a binary heap.
+/// A retry and when it is due. The earliest is the greatest, for a binary heap.
 #[derive(Debug)]
 pub(super) struct DueRetry {
     pub(super) at: Instant,

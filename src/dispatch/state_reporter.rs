@@ -1,14 +1,14 @@
-//! What a dispatcher has told of its state, so that it tells changes only.
+//! What a dispatcher has reported of its state, so that it reports changes only.
 
 use std::time::Duration;
 
 use crate::clock::Instant;
 use crate::event::{Event, LimitGauge, Voice, Waiting};
 
-/// How often figures are told that change with every request.
+/// Time between two reports of figures that change with every request.
 const GAUGED_EVERY: Duration = Duration::from_millis(500);
 
-/// What was told last.
+/// The state that was reported last.
 #[derive(Debug, Default)]
 pub(super) struct StateReporter {
     in_flight: u32,
@@ -17,8 +17,8 @@ pub(super) struct StateReporter {
 }
 
 impl StateReporter {
-    /// Tells what is in flight and what is waited for, where that is news, and how the limits stand when that
-    /// is due; says whether it was.
+    /// Reports requests in flight and what is waited for, if they changed, and the limits, if they are due. Returns
+    /// whether they were.
     pub(super) fn report(
         &mut self,
         voice: &Voice,
@@ -46,7 +46,8 @@ impl StateReporter {
     }
 }
 
-/// The quota's next request is a moment away, and another moment with each: that is no news.
+/// Whether a wait is worth a report. The next request of a quota is always a moment away, and the moment moves with
+/// each request: that is no news.
 fn is_news(told: Option<(Waiting, Instant)>, now: Option<(Waiting, Instant)>) -> bool {
     match (told, now) {
         (Some((Waiting::RequestsPerMinute, _)), Some((Waiting::RequestsPerMinute, _)))

@@ -1,4 +1,4 @@
-//! Second attempts for requests that take far longer than others do: a straggler gets a second request beside it, and the
+//! Second attempts for requests that take far longer than others: a straggler gets a second request beside it, and the
 //! first of the two that is answered counts (J. Dean and L. A. Barroso, "The Tail at Scale", CACM 56(2), 2013: hedged
 //! requests).
 
@@ -12,22 +12,22 @@ use crate::clock::Instant;
 use crate::ident::{Spend, StepId};
 use crate::meter::Reservation;
 
-/// No request is a straggler before it is this old.
+/// The least age of a straggler.
 const MIN_AGE: Duration = Duration::from_secs(10);
-/// Nor before it is so many times as old as the 99th percentile of its step's answers.
+/// The least age of a straggler as a multiple of the 99th percentile of its step's latencies.
 const PERCENTILES: u32 = 8;
-/// Answers of a step that are remembered.
+/// Number of newest latencies that are kept for a step.
 const MAX_LATENCIES: usize = 1_000;
-/// Answers of a step before anything is said about it.
+/// Number of answers of a step from which its stragglers are looked for.
 const MIN_LATENCIES: usize = 10;
-/// The newest answers, whose median tells whether a provider slows down as a whole.
+/// Number of newest answers whose median shows whether a provider slows down as a whole.
 const NEWEST: usize = 50;
-/// How many times the median of all that one may be.
+/// The most that this median may be, as a multiple of the median of all answers.
 const MAX_SLOWDOWN: f64 = 1.5;
-/// How soon it is looked again for a straggler that cannot be given its second attempt.
+/// Time until a straggler that cannot have its second attempt is looked at again.
 const AGAIN: Duration = Duration::from_millis(250);
 
-/// What a second attempt is granted.
+/// What was granted to a second attempt.
 #[derive(Debug)]
 pub(super) struct Second {
     pub(super) ticket: Ticket,
@@ -49,19 +49,19 @@ struct Watched {
 pub(super) struct Stragglers {
     /// Share of requests that may be second attempts; 0 for none.
     share: f64,
-    /// By the number of their ticket, the oldest first.
+    /// By ticket number, the oldest first.
     in_flight: BTreeMap<u64, Watched>,
     latencies: BTreeMap<StepId, Latencies>,
     requests: u64,
     seconds: u64,
-    /// Requests that have a second attempt in flight beside them.
+    /// Number of requests that have a second attempt in flight beside them.
     with_second: u32,
-    /// The highest number of a ticket whose request was answered.
+    /// The highest ticket number of a request that was answered.
     newest_answered: u64,
     look_at: Option<Instant>,
 }
 
-/// A straggler that may have its second attempt, as far as can be told without admission.
+/// A straggler that may have its second attempt if admission allows it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Straggler {
     pub(super) number: u64,
@@ -83,7 +83,7 @@ impl Stragglers {
         }
     }
 
-    /// Notes that a request is sent. What it receives is its second attempt.
+    /// Notes that a request is sent. The receiver gets its second attempt.
     pub(super) fn sent(
         &mut self,
         number: u64,
@@ -111,7 +111,7 @@ impl Stragglers {
         }
     }
 
-    /// Notes that a request was answered, so long after it was sent.
+    /// Notes that a request was answered, and its latency.
     pub(super) fn answered(&mut self, number: u64, step: StepId, latency: Duration) {
         if self.share > 0.0 {
             self.newest_answered = self.newest_answered.max(number);
@@ -119,7 +119,7 @@ impl Stragglers {
         }
     }
 
-    /// A straggler that may have a second attempt now.
+    /// Returns a straggler that may have a second attempt now.
     pub(super) fn find(&mut self, now: Instant) -> Option<Straggler> {
         let is_due = self.look_at.is_some_and(|at| at <= now);
         if !is_due {
@@ -139,7 +139,8 @@ impl Stragglers {
                 next = next.min(due);
                 continue;
             }
-            // Where nothing that was sent later is answered, it may be the provider: one finds out.
+            // If no request that was sent later is answered, the provider may be the cause: one second attempt tests
+            // that.
             let is_alone = *number < self.newest_answered || self.with_second == 0;
             if is_alone && !latencies.is_slowing_down() {
                 found = Some(Straggler { number: *number, cost: watched.cost, worst: watched.worst });
@@ -157,12 +158,12 @@ impl Stragglers {
         found.filter(|_| is_allowed)
     }
 
-    /// The straggler that was found is not to be given its second attempt yet.
+    /// Postpones the second attempt of the straggler that was found.
     pub(super) fn postpone(&mut self, now: Instant) {
         self.look_at = Some(now + AGAIN);
     }
 
-    /// Gives a straggler its second attempt. One that has just ended has no use for it: then the ticket comes back.
+    /// Gives a straggler its second attempt. If the straggler has just ended, the second attempt's ticket comes back.
     pub(super) fn give(&mut self, number: u64, second: Second) -> Option<Ticket> {
         let ticket = second.ticket;
         let watched = self.in_flight.remove(&number);
@@ -186,11 +187,11 @@ impl Stragglers {
     }
 }
 
-/// How long the newest answers of a step took.
+/// The latencies of a step's newest answers.
 #[derive(Debug, Default)]
 struct Latencies {
     seconds: VecDeque<f32>,
-    /// What makes a straggler, and the answers that were noted since that was looked up.
+    /// Age from which a request is a straggler, and the number of answers since that was computed.
     age: Option<Duration>,
     noted: usize,
 }
@@ -204,7 +205,7 @@ impl Latencies {
         self.noted += 1;
     }
 
-    /// Age from which a request is a straggler; none while too little is known.
+    /// Age from which a request is a straggler, or `None` while too few answers are known.
     fn straggler_age(&mut self) -> Option<Duration> {
         let count = self.seconds.len();
         if count < MIN_LATENCIES {
@@ -218,7 +219,7 @@ impl Latencies {
         self.age
     }
 
-    /// Whether the newest answers take longer than those before.
+    /// Whether the newest answers take longer than all that are kept.
     fn is_slowing_down(&self) -> bool {
         let count = self.seconds.len();
         if count < 2 * NEWEST {
@@ -230,7 +231,7 @@ impl Latencies {
     }
 }
 
-/// A quantile by nearest rank; 0 of nothing.
+/// A quantile by nearest rank; 0 if there are no values.
 #[expect(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,

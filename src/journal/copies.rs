@@ -1,11 +1,12 @@
-//! Copies of journals in an object store, for when the machine is lost.
+//! Copies of journals in an object store, in case the machine is lost.
 //!
-//! A segment is a journal of its own, a header and some frames: what was appended to a batch's journal between two
-//! rounds of copying. Its name says which batch, which machine, and which bytes of that machine's file:
+//! A segment is a journal of its own, with a header and some frames: the records appended to a batch's journal
+//! between two rounds of copying. Its name states the batch, the machine, and the byte range in that machine's
+//! file:
 //! `<lineage>/<batch>/<machine>-<start>-<end>-<round>`. It is removed after the batch's commit.
 //!
-//! Answers are restored from segments of other machines; where the own file is not what was copied of it, from the own
-//! ones too. A record that is there already is left out.
+//! Answers are restored from the segments of other machines, and from those of this machine if its file is not the
+//! one that was copied. Records that the journal already has are left out.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
@@ -25,12 +26,12 @@ use crate::faultpoint::{self, Side};
 use crate::ident::{BatchId, Fingerprint, Lineage, RowKey};
 use crate::store::{Objects, StoreError};
 
-/// Segments that are removed at once.
+/// Number of segments that are removed concurrently.
 const AT_ONCE: usize = 8;
-/// Bytes that are read for a segment at once.
+/// Maximum size of a segment in bytes, unless one record is larger.
 const MOST_AT_ONCE: u64 = 32 << 20;
 
-/// Where the journals of a lineage are copied to. Clones are the same.
+/// Copies the journals of a job to an object store. Clones share their state.
 #[derive(Clone, Debug)]
 pub struct Copies {
     objects: Objects,
@@ -39,11 +40,11 @@ pub struct Copies {
     state: Arc<Mutex<CopyState>>,
 }
 
-/// What waits to be copied.
+/// The bytes that wait to be copied.
 #[derive(Clone, Debug)]
 pub(super) struct PendingCopies {
     bytes: Arc<AtomicU64>,
-    /// How much of it does not wait for the next round.
+    /// Number of waiting bytes at which the next round starts at once.
     most: u64,
     urgent: Arc<Notify>,
 }
@@ -59,37 +60,38 @@ impl PendingCopies {
 #[derive(Debug, Default)]
 struct CopyState {
     open: BTreeMap<BatchId, Followed>,
-    /// Bytes of a batch's file that were copied before it was opened.
+    /// Bytes of each batch's file that were copied before this run opened it.
     copied: BTreeMap<BatchId, u64>,
-    /// Batches and segments that are not needed any more.
+    /// Batches whose segments are no longer needed.
     doomed_batches: Vec<(Lineage, BatchId)>,
+    /// Names of single segments that are no longer needed.
     doomed: Vec<String>,
-    /// Segments that belong to no planned batch.
+    /// Names of segments that belong to no planned batch.
     stray_answers: Vec<String>,
 }
 
-/// An open journal.
+/// An open journal that is copied.
 #[derive(Clone, Debug)]
 struct Followed {
     header: JournalHeader,
     path: PathBuf,
     journal: Journal,
-    /// Bytes of the file that are copied.
+    /// Number of bytes of the file that are copied.
     copied: u64,
 }
 
-/// What was found in the store when a run began.
+/// What a run found in the object store when it began.
 #[derive(Debug, Default)]
 pub struct Restored {
-    /// Records that were added to journals of planned batches.
+    /// Number of records that were added to journals of planned batches.
     pub records: u64,
     /// Records that belong to no planned batch.
     pub stray_answers: Vec<Record>,
-    /// Segments that could not be read to their end.
+    /// Locations of segments that could not be read to their end.
     pub damaged: Vec<String>,
 }
 
-/// The name of a segment.
+/// The parsed name of a segment.
 struct Name {
     lineage: String,
     batch: BatchId,
@@ -113,7 +115,7 @@ impl Name {
 }
 
 impl Copies {
-    /// Copies go to a folder in a store, in the name of a machine; a round does not wait while so many bytes do.
+    /// Copies to a folder in a store, as `machine`. A round starts early once `most_bytes` bytes wait to be copied.
     #[must_use]
     pub fn new(objects: Objects, machine: &impl ToString, most_bytes: u64) -> Self {
         let pending = PendingCopies { bytes: Arc::default(), most: most_bytes, urgent: Arc::default() };
@@ -128,7 +130,7 @@ impl Copies {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends when so much waits to be copied that it should not wait longer.
+    /// Waits until so many bytes wait to be copied that a round should start at once.
     pub async fn urgent(&self) {
         self.pending.urgent.notified().await;
     }
@@ -147,17 +149,18 @@ impl Copies {
         }
     }
 
-    /// Every row that could use an answer of no planned batch is in the table.
+    /// Marks the segments of no planned batch for removal. To be called when every row that could use them is in
+    /// the table.
     pub fn discard_stray_answers(&self) {
         let mut state = self.state();
         let stray_answers = std::mem::take(&mut state.stray_answers);
         state.doomed.extend(stray_answers);
     }
 
-    /// Copies what is new, and removes what is of no use any more.
+    /// Copies new records, and removes segments that are no longer needed.
     ///
     /// # Errors
-    /// When a journal cannot be read, or the store does not take something; the next round tries it again.
+    /// When a journal cannot be read, or the store rejects an operation; the next round tries again.
     pub async fn round(&self) -> Result<(), JournalError> {
         self.pending.bytes.store(0, Ordering::Relaxed);
         let open: Vec<Followed> = self.state().open.values().cloned().collect();
@@ -174,7 +177,7 @@ impl Copies {
         self.remove().await.map_err(JournalError::from)
     }
 
-    /// Puts one segment, and says where in the file it ends.
+    /// Puts one segment, and returns the offset in the file at which it ends.
     async fn copy(&self, followed: &Followed, len: u64) -> Result<u64, JournalError> {
         let Followed { header, path, .. } = followed;
         let start = followed.copied.max(HEADER_LEN as u64);
@@ -183,7 +186,7 @@ impl Copies {
         let read = task.await.unwrap_or_else(|error| Err(std::io::Error::other(error.to_string())));
         let bytes = match read {
             Ok(bytes) => bytes,
-            // The batch was committed meanwhile.
+            // The batch was committed meanwhile, and its journal removed.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(len),
             Err(source) => return Err(JournalError::Io { action: "copy", path: path.clone(), source }),
         };
@@ -219,16 +222,16 @@ impl Copies {
         loop {
             let Some(name) = self.state().doomed.last().cloned() else { return Ok(()) };
             self.objects.delete(&name).await?;
-            // More may have come meanwhile.
+            // Others may have been added meanwhile, so it need not be the last one.
             self.state().doomed.retain(|doomed| *doomed != name);
         }
     }
 
-    /// Brings answers from the store into the journals of planned batches, of which the oldest is `first`. Journals
-    /// in the folder that belong to none of them are put aside already.
+    /// Adds answers from the store to the journals of planned batches. `first` is the first batch that is not
+    /// committed. Journals in the folder that belong to no planned batch must have been put aside before.
     ///
     /// # Errors
-    /// When the store cannot be read, or a journal not be written.
+    /// When the store cannot be read, or a journal cannot be written.
     pub async fn restore(
         &self,
         folder: &JournalFolder,
@@ -246,7 +249,7 @@ impl Copies {
             } else if parsed.lineage == own && parsed.batch < first {
                 self.state().doomed.push(name);
             } else {
-                // The own ones were put aside.
+                // This machine's own journals were put aside and still hold their records.
                 if parsed.machine != self.machine {
                     let records = self.read(&name, |_| true, &mut restored.damaged).await?;
                     restored.stray_answers.extend(records);
@@ -273,7 +276,7 @@ impl Copies {
         let path = folder.file_of(header.batch);
         let own = segments.iter().filter(|(_, name)| name.machine == self.machine);
         let copied = own.map(|(_, name)| name.end).max().unwrap_or_default();
-        // A file that lost its end, or whose records stand elsewhere, is not what was copied of it.
+        // A file that is shorter, or has its records elsewhere, is not the file that was copied.
         let is_other = copied > 0 && !(path.exists() && has_record_end(&path, copied)?);
         self.state().copied.insert(header.batch, if is_other { 0 } else { copied });
         let mut records = Vec::new();
@@ -295,7 +298,7 @@ impl Copies {
         Ok(())
     }
 
-    /// What was copied of a batch's journal to a folder in a store.
+    /// Returns the records of a batch's journal that were copied to a folder in a store.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -308,7 +311,7 @@ impl Copies {
         Ok(records)
     }
 
-    /// Records of a segment whose header fits, as far as they are intact.
+    /// Reads the intact records of a segment whose header `fits`. Adds a damaged segment to `damaged`.
     async fn read(
         &self,
         name: &str,
@@ -336,7 +339,7 @@ impl Copies {
     }
 }
 
-/// What makes two records the same answer.
+/// Identity of an answer: records with equal values hold the same answer.
 #[derive(PartialEq, Eq, Hash)]
 struct RecordIdentity(RowKey, Arc<str>, Fingerprint, Arc<str>, Arc<str>);
 
@@ -351,14 +354,15 @@ fn folder(lineage: Lineage, batch: BatchId) -> String {
     format!("{lineage}/{:010}", batch.get())
 }
 
-/// Whether a record ends at this byte of a journal.
+/// Whether a record ends at this byte offset of a journal.
 fn has_record_end(path: &Path, at: u64) -> Result<bool, JournalError> {
     let mut reader = JournalReader::open(path)?;
     while reader.intact_len() < at && reader.next_record()?.is_some() {}
     Ok(reader.intact_len() == at)
 }
 
-/// Whole frames of a journal's file from `start`, after a header: all up to `end`, or as many as one segment takes.
+/// Reads whole frames of a journal's file from `start` and puts a header before them: all frames up to `end`, or as
+/// many as one segment holds.
 fn frames(path: &Path, start: u64, end: u64, header: &[u8; HEADER_LEN]) -> std::io::Result<Bytes> {
     let mut file = BufReader::new(File::open(path)?);
     file.seek(SeekFrom::Start(start))?;

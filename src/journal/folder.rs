@@ -18,21 +18,21 @@ const ASIDE: &str = "aside-";
 #[derive(Clone, Debug)]
 pub struct JournalFolder {
     path: PathBuf,
-    /// Where its journals are copied to, if they are.
+    /// Where the journals are copied to; `None` if they are not copied.
     copies: Option<Copies>,
 }
 
-/// A journal that a former run left.
+/// A journal that an earlier run left.
 #[derive(Clone, Debug)]
 pub struct FormerJournal {
-    /// The file.
+    /// Path of the file.
     pub path: PathBuf,
-    /// What it belongs to; none for a file that was cut within its header.
+    /// The batch that it belongs to; `None` for a file that was cut within its header.
     pub header: Option<JournalHeader>,
 }
 
 impl FormerJournal {
-    /// Whether it was put aside: it belongs to no batch.
+    /// Whether it was put aside, and so belongs to no batch.
     #[must_use]
     pub fn is_aside(&self) -> bool {
         self.path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(ASIDE))
@@ -40,7 +40,7 @@ impl FormerJournal {
 }
 
 impl FormerJournal {
-    /// Whether nothing was added to it since a time; one whose time cannot be read is not.
+    /// Whether nothing was added to it since `time`. False if its modification time cannot be read.
     #[must_use]
     pub fn is_older_than(&self, time: SystemTime) -> bool {
         let changed = std::fs::metadata(&self.path).and_then(|file| file.modified());
@@ -49,10 +49,10 @@ impl FormerJournal {
 }
 
 impl JournalFolder {
-    /// Uses a folder, creating it if it is missing.
+    /// Opens a folder, creating it if it is missing.
     ///
     /// # Errors
-    /// When the folder cannot be made.
+    /// When the folder cannot be created.
     pub fn open(path: &Path) -> Result<Self, JournalError> {
         store::create_private_folder(path).map_err(|source| JournalError::Io {
             action: "make the folder of",
@@ -62,18 +62,18 @@ impl JournalFolder {
         Ok(JournalFolder { path: path.to_owned(), copies: None })
     }
 
-    /// Has its journals copied from now on.
+    /// Copies the journals that are opened from now on.
     pub fn copy_to(&mut self, copies: Copies) {
         self.copies = Some(copies);
     }
 
-    /// The folder.
+    /// Returns the path of the folder.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Bytes of the journals in a folder, as far as they can be told.
+    /// Returns the total size of the journals in a folder, in bytes. Leaves out what cannot be read.
     #[must_use]
     pub fn bytes_in(folder: &Path) -> u64 {
         let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
@@ -82,8 +82,9 @@ impl JournalFolder {
         journals.filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len()).sum()
     }
 
-    /// Rows of a batch that have an outcome for each of so many steps in its journal in a folder, or among what was
-    /// copied of it, as far as can be told, `is_outcome` says which records are; and why no more can be, where the journal is damaged or cannot be read.
+    /// Counts the rows of a batch that have an outcome for at least `steps` steps, in the batch's journal in a
+    /// folder or in `copied`, the records of its copies. `is_outcome` decides which records count. Also returns why
+    /// the journal could not be read to its end, if it is damaged or unreadable.
     #[must_use]
     pub fn rows_with_outcome(
         folder: &Path,
@@ -119,7 +120,7 @@ impl JournalFolder {
         (settled.values().filter(|done| done.len() >= steps).count() as u64, trouble)
     }
 
-    /// Every journal in the folder, by name.
+    /// Lists the journals in the folder, ordered by name.
     ///
     /// # Errors
     /// When the folder or a header cannot be read.
@@ -137,7 +138,7 @@ impl JournalFolder {
         Ok(found)
     }
 
-    /// Opens the journal of a batch; see [`JournalWriter::open`].
+    /// Opens the journal of a batch for writing; see [`JournalWriter::open`].
     ///
     /// # Errors
     /// As [`JournalWriter::open`].
@@ -166,7 +167,7 @@ impl JournalFolder {
         removed.map_err(|source| JournalError::Io { action: "remove", path, source })
     }
 
-    /// Removes a journal whose answers nobody is to use.
+    /// Removes a journal whose answers are not to be used.
     ///
     /// # Errors
     /// When it is there and cannot be removed.
@@ -175,10 +176,10 @@ impl JournalFolder {
         remove(&path).map_err(|source| JournalError::Io { action: "remove", path, source })
     }
 
-    /// Puts aside a journal that belongs to no planned batch, under a name that no batch takes.
+    /// Renames a journal that belongs to no planned batch, to a name that no batch uses, and returns its new path.
     ///
     /// # Errors
-    /// When it cannot be renamed.
+    /// When the file cannot be renamed.
     pub fn put_aside(&self, found: &FormerJournal) -> Result<PathBuf, JournalError> {
         if found.is_aside() {
             return Ok(found.path.clone());
@@ -204,8 +205,8 @@ fn remove(path: &Path) -> std::io::Result<()> {
     }
 }
 
-/// Paid answers of journals that belong to no planned batch: after a checkpoint was lost or its plan
-/// changed. They are still good for the same row and the same request.
+/// Paid answers from journals that belong to no planned batch, because a checkpoint was lost or its plan changed.
+/// They are still valid for the same row and the same request.
 #[derive(Debug, Default)]
 pub struct StrayAnswers {
     files: Vec<PathBuf>,
@@ -213,7 +214,7 @@ pub struct StrayAnswers {
 }
 
 impl StrayAnswers {
-    /// Reads a journal that was put aside.
+    /// Adds the records of a journal that was put aside.
     ///
     /// # Errors
     /// As [`read_all`].
@@ -223,7 +224,7 @@ impl StrayAnswers {
         Ok(())
     }
 
-    /// Takes in records that are copied somewhere else.
+    /// Adds records that were read from copies.
     pub fn absorb_copies(&mut self, records: Vec<Record>) {
         for record in records {
             let key = (record.key.clone(), Arc::clone(&record.step), record.fingerprint);
@@ -231,26 +232,26 @@ impl StrayAnswers {
         }
     }
 
-    /// All of them.
+    /// Returns all records, in no particular order.
     pub fn records(&self) -> impl Iterator<Item = &Record> {
         self.records.values()
     }
 
-    /// Whether there are none.
+    /// Whether there are no records.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.records.is_empty()
     }
 
-    /// Takes the answer to this request of this row out of the collection.
+    /// Removes and returns the answer to this request of this row.
     pub fn claim(&mut self, key: &RowKey, step: &Arc<str>, fingerprint: Fingerprint) -> Option<Record> {
         self.records.remove(&(key.clone(), Arc::clone(step), fingerprint))
     }
 
-    /// Removes the files, when every row that could use them is in the target.
+    /// Removes the files. To be called when every row that could use them is in the target.
     ///
     /// # Errors
-    /// When one is there and cannot be removed.
+    /// When a file is there and cannot be removed.
     pub fn discard(self) -> Result<(), JournalError> {
         self.files.into_iter().try_for_each(|path| {
             remove(&path).map_err(|source| JournalError::Io { action: "remove", path, source })

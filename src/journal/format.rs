@@ -1,4 +1,4 @@
-//! Bytes of a journal.
+//! The byte layout of a journal.
 //!
 //! ```text
 //! file   = header frame*
@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::fault::{Class, Failure};
 use crate::ident::{BatchId, Fingerprint, Lineage, RowKey};
 
-/// Newest format that is written and read.
+/// The format that is written and read.
 pub(super) const FORMAT: u16 = 1;
 pub(super) const HEADER_LEN: usize = 54;
 pub(super) const FRAME_LEN: usize = 12;
@@ -29,12 +29,12 @@ const MAGIC: &[u8; 8] = b"ENRICHJ\0";
 /// A response is bounded at the transport; this bounds what a damaged file can make the reader allocate.
 pub(super) const MAX_PAYLOAD: usize = 1 << 30;
 
-/// What a journal file belongs to.
+/// The header of a journal file: which batch the file belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct JournalHeader {
     /// Lineage of the checkpoint that planned the batch.
     pub lineage: Lineage,
-    /// The batch.
+    /// Number of the batch.
     pub batch: BatchId,
     /// Digest of the batch's content.
     pub digest: Fingerprint,
@@ -43,32 +43,32 @@ pub struct JournalHeader {
 /// A paid response or a terminal outcome of one row of one step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
-    /// The row.
+    /// Key of the row.
     pub key: RowKey,
     /// The step's output column.
     pub step: Arc<str>,
     /// Fingerprint of the request.
     pub fingerprint: Fingerprint,
-    /// Name of the provider.
+    /// Name of the provider that the request was sent to.
     pub provider: Arc<str>,
-    /// The model that was asked.
+    /// The model that the request named.
     pub model: Arc<str>,
-    /// Attempts that the row took.
+    /// Number of attempts that the row took.
     pub attempts: u32,
-    /// Time from the first byte sent to the last one received, of the attempt that succeeded.
+    /// Time from the first byte sent to the last one received, of the attempt that succeeded, in milliseconds.
     pub latency_ms: u64,
-    /// Whether the answer was somebody else's first, and nothing was paid for it here.
+    /// Whether another request was answered first and its answer shared, so that nothing was paid for it here.
     pub shared: bool,
-    /// What came of it.
+    /// Outcome of the request.
     pub outcome: RecordedOutcome,
 }
 
-/// What came of a request.
+/// Outcome of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RecordedOutcome {
     /// The body of a successful response, as the server sent it, decompressed.
     Response(Bytes),
-    /// A failure that another try would repeat.
+    /// A failure that another attempt would repeat.
     Failure(Failure),
 }
 
@@ -95,7 +95,7 @@ struct RecordHead<'a> {
     detail: Option<String>,
 }
 
-/// `Submitted` is reserved for requests that a provider's batch interface holds.
+/// The kind of a record. `Submitted` is reserved for requests that a provider's batch interface holds.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum RecordKind {
@@ -116,7 +116,7 @@ pub(super) fn encode_header(header: &JournalHeader) -> [u8; HEADER_LEN] {
     bytes
 }
 
-/// Why bytes are no header.
+/// Why bytes are not a header.
 pub(super) enum BadHeader {
     Damaged,
     Version(u16),
@@ -138,7 +138,7 @@ pub(super) fn decode_header(bytes: &[u8; HEADER_LEN]) -> Result<JournalHeader, B
     })
 }
 
-/// The array of a slice whose length the caller fixed.
+/// Converts a slice to an array of the same length, which the caller ensures.
 pub(super) fn array<const N: usize>(bytes: &[u8]) -> [u8; N] {
     bytes.try_into().expect("the caller slices N bytes")
 }
@@ -185,7 +185,7 @@ fn u32_of(len: usize) -> u32 {
     u32::try_from(len).expect("responses are bounded far below 4 GiB")
 }
 
-/// Reads a payload whose checksum is right; none if it is not one that this program writes.
+/// Decodes a payload whose checksum is right; `None` if this program writes no such payload.
 pub(super) fn decode(payload: &Bytes) -> Option<Record> {
     let head_len = u32::from_le_bytes(payload.get(..4)?.try_into().ok()?) as usize;
     let head_end = head_len.checked_add(4)?;

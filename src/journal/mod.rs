@@ -1,10 +1,11 @@
 //! The journal: every paid response and every terminal outcome that is not in the target table yet.
 //!
-//! One append-only file a batch, on a local disk. A record is written before anything else uses what it
-//! holds, so that after `kill -9` only requests in flight are asked again (test
-//! `recovery::every_fault_point`). It is not flushed to the disk record by record: a power failure may
-//! cost the newest answers, never a wrong one. A torn tail is cut; damage before it is an error. With a checkpoint in an
-//! object store it is copied there every few seconds ([`Copies`]), for when the machine is lost.
+//! There is one append-only file per batch, on a local disk. A record is written before anything else uses its
+//! content, so that after `kill -9` only requests that were in flight are sent again (test
+//! `recovery::every_fault_point`). Records are not flushed to the disk one by one: a power failure may cost the
+//! newest answers, but never yields a wrong one. A torn tail is cut off; damage before it is an error. If the
+//! checkpoint is in an object store, the journal is copied there every few seconds ([`Copies`]), in case the
+//! machine is lost.
 
 mod copies;
 mod folder;
@@ -27,42 +28,42 @@ use std::path::PathBuf;
 
 use crate::store::StoreError;
 
-/// A journal that cannot be read or written.
+/// Why a journal cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
-    /// The file or its folder is out of reach.
+    /// The file or its folder cannot be read or written.
     #[error("cannot {action} the journal {}: {source}", path.display())]
     Io {
-        /// What was tried.
+        /// The action that failed, as a verb for the message.
         action: &'static str,
-        /// The file.
+        /// Path of the journal.
         path: PathBuf,
-        /// Why it failed.
+        /// The operating system's error.
         source: io::Error,
     },
-    /// What is kept beside it is out of reach.
+    /// The copies in an object store cannot be read or written.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The file is damaged in the middle, or is no journal.
     #[error("the journal {} is damaged at byte {offset}: {what}; intact records before it: {intact}", path.display())]
     Damaged {
-        /// The file.
+        /// Path of the journal.
         path: PathBuf,
-        /// Where the damage begins.
+        /// Byte offset at which the damage begins.
         offset: u64,
-        /// What is wrong there.
+        /// The fault at that offset.
         what: &'static str,
-        /// Records that were read before it.
+        /// Number of records that were read before it.
         intact: u64,
     },
     /// The file was written by a later version of this program.
     #[error("the journal {} has format {found}, and this version reads {known}", path.display())]
     Version {
-        /// The file.
+        /// Path of the journal.
         path: PathBuf,
-        /// Format of the file.
+        /// Format number of the file.
         found: u16,
-        /// Newest format that is known.
+        /// Newest format number that this version reads.
         known: u16,
     },
 }

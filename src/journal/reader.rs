@@ -27,7 +27,7 @@ impl Read for JournalInput {
     }
 }
 
-/// A journal being read.
+/// A journal that is open for reading.
 #[derive(Debug)]
 pub struct JournalReader {
     path: PathBuf,
@@ -39,13 +39,13 @@ pub struct JournalReader {
 }
 
 impl JournalReader {
-    /// Opens a journal and reads its header. A file that ends within the header holds nothing.
+    /// Opens a journal and reads its header. A file that ends within the header holds no records.
     ///
     /// # Errors
     /// When the file cannot be read or is no journal.
     pub fn open(path: &Path) -> Result<Self, JournalError> {
         let io = |source| JournalError::Io { action: "read", path: path.to_owned(), source };
-        // A pipe of that name would keep everybody waiting.
+        // Opening a named pipe would block.
         if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
             let source = std::io::Error::other("it is no file; move it away");
             return Err(JournalError::Io { action: "read", path: path.to_owned(), source });
@@ -55,10 +55,10 @@ impl JournalReader {
         JournalReader::begin(path, JournalInput::File(BufReader::with_capacity(1 << 16, file)), len)
     }
 
-    /// Reads a journal that is in memory; `path` names it in messages.
+    /// Reads a journal from memory; `path` names it in messages.
     ///
     /// # Errors
-    /// When it is no journal.
+    /// When the bytes are no journal.
     pub fn of_bytes(path: &Path, bytes: Bytes) -> Result<Self, JournalError> {
         let len = bytes.len() as u64;
         JournalReader::begin(path, JournalInput::Bytes(Cursor::new(bytes)), len)
@@ -80,19 +80,19 @@ impl JournalReader {
         Ok(reader)
     }
 
-    /// What the file belongs to; none for a file that was cut within its header.
+    /// Returns the header; `None` for a file that was cut within its header.
     #[must_use]
     pub fn header(&self) -> Option<&JournalHeader> {
         self.header.as_ref()
     }
 
-    /// Where the last intact record ends, in bytes from the start of the file.
+    /// Returns where the last record that was read ends, in bytes from the start of the file.
     #[must_use]
     pub fn intact_len(&self) -> u64 {
         self.offset
     }
 
-    /// The next record; none at the end, or where a torn tail begins.
+    /// Reads the next record; `None` at the end, or where a torn tail begins.
     ///
     /// # Errors
     /// When the file cannot be read, or is damaged before its tail.
@@ -143,7 +143,7 @@ impl JournalReader {
         JournalError::Damaged { path: self.path.clone(), offset: self.offset, what, intact: self.records }
     }
 
-    /// Fills the buffer; false if the file ends first.
+    /// Fills the buffer; `false` if the file ends first.
     fn fill(&mut self, buffer: &mut [u8]) -> Result<bool, JournalError> {
         match self.input.read_exact(buffer) {
             Ok(()) => Ok(true),
@@ -165,7 +165,7 @@ impl JournalReader {
     }
 }
 
-/// Reads every record of a journal; the newest record of a cell comes last.
+/// Reads every record of a journal, the newest record of a row and step last.
 ///
 /// # Errors
 /// When the file cannot be read, or is damaged before its tail.

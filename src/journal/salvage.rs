@@ -7,20 +7,20 @@ use super::JournalError;
 use super::format::{FRAME_LEN, HEADER_LEN, MAX_PAYLOAD, array, decode_header};
 use crate::store;
 
-/// What came of a damaged journal.
+/// Result of salvaging a damaged journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Salvaged {
-    /// Where the damaged file is now.
+    /// Path at which the damaged file is kept.
     pub damaged: PathBuf,
-    /// Records that the new journal holds.
+    /// Number of records in the new journal.
     pub kept: u64,
-    /// Bytes in which nothing could be read.
+    /// Number of bytes in which no record could be read.
     pub lost_bytes: u64,
 }
 
-/// Writes a journal anew from its intact records and keeps the damaged file beside it. The length of a
-/// record has a checksum of its own, so that a damaged record can be passed over; where a length is damaged,
-/// the rest is lost.
+/// Rewrites a journal with its intact records and keeps the damaged file beside it. The length of a record has a
+/// checksum of its own, so that a damaged record can be skipped; where a length is damaged, the rest is lost. Where
+/// the header is damaged, everything is lost and the journal removed.
 ///
 /// # Errors
 /// When a file cannot be read or written.
@@ -48,7 +48,7 @@ pub fn salvage(path: &Path) -> Result<Salvaged, JournalError> {
     Ok(Salvaged { damaged, kept, lost_bytes: (bytes.len() - intact.len()) as u64 })
 }
 
-/// The next frame with its payload, and what follows; none where a length cannot be trusted.
+/// Returns the next frame with its payload, and the bytes after it; `None` at the end or where a length is damaged.
 fn next_frame(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let length = bytes.get(..4)?;
     if crc32fast::hash(length) != u32::from_le_bytes(array(bytes.get(4..8)?)) {

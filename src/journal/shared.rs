@@ -1,4 +1,4 @@
-//! A journal that several requests of a batch write to.
+//! A journal that the concurrent requests of a batch write to.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -7,12 +7,12 @@ use super::{JournalError, JournalWriter, Record};
 
 /// The journal of an open batch. Clones write to the same file.
 ///
-/// A request in flight appends its own answer before it lands, so that an answer is either in flight or
-/// in the journal, and nowhere in between.
+/// A request in flight appends its own answer before it counts as finished, so that an answer is always either in
+/// flight or in the journal.
 #[derive(Clone, Debug)]
 pub struct Journal {
     writer: Arc<Mutex<JournalWriter>>,
-    /// What is to be copied, where the journal is.
+    /// The bytes that wait to be copied; `None` if the journal is not copied.
     pending: Option<PendingCopies>,
 }
 
@@ -28,7 +28,7 @@ impl Journal {
     /// See [`JournalWriter::append`].
     ///
     /// # Errors
-    /// As there.
+    /// As [`JournalWriter::append`].
     pub fn append<'a>(&self, records: impl IntoIterator<Item = &'a Record>) -> Result<(), JournalError> {
         let mut writer = self.writer();
         let before = writer.len();
@@ -39,7 +39,7 @@ impl Journal {
         appended
     }
 
-    /// Bytes of the file, which ends with a whole record.
+    /// Length of the file in bytes. The file ends with a whole record.
     pub(super) fn len(&self) -> u64 {
         self.writer().len()
     }
@@ -47,7 +47,7 @@ impl Journal {
     /// See [`JournalWriter::sync`].
     ///
     /// # Errors
-    /// As there.
+    /// As [`JournalWriter::sync`].
     pub fn sync(&self) -> Result<(), JournalError> {
         self.writer().sync()
     }

@@ -1,4 +1,4 @@
-//! Appends to a journal.
+//! Appends records to a journal.
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
@@ -9,7 +9,7 @@ use super::{JournalError, JournalReader};
 use crate::faultpoint::{self, Side};
 use crate::store;
 
-/// A journal being written. One process writes a journal at a time; the job's lock sees to it.
+/// A journal that is open for writing. The job's lock ensures that only one process writes it at a time.
 #[derive(Debug)]
 pub struct JournalWriter {
     path: PathBuf,
@@ -20,11 +20,11 @@ pub struct JournalWriter {
 }
 
 impl JournalWriter {
-    /// Opens a batch's journal, creating it if it is missing, and hands its records to `take`, oldest
-    /// first. A torn tail is cut off.
+    /// Opens a batch's journal, creating it if it is missing, and passes its records to `take`, oldest first. Cuts
+    /// off a torn tail.
     ///
     /// # Errors
-    /// When the file cannot be made, read or cut, is damaged, or belongs to another batch.
+    /// When the file cannot be created, read or cut, is damaged, or belongs to another batch.
     pub fn open(
         path: &Path,
         header: &JournalHeader,
@@ -54,10 +54,10 @@ impl JournalWriter {
         Ok(JournalWriter { path: path.to_owned(), file, len, buffer: Vec::new(), poisoned: false })
     }
 
-    /// Appends records with one write. When it returns, they survive the death of this process.
+    /// Appends records with one write. When this returns, they survive the death of this process.
     ///
     /// # Errors
-    /// When the write fails; then none of these records is in the file.
+    /// When the write fails. The file is cut back to its former length; if that fails too, so do all later appends.
     pub fn append<'a>(&mut self, records: impl IntoIterator<Item = &'a Record>) -> Result<(), JournalError> {
         let io = |action, path: &Path| {
             let path = path.to_owned();
@@ -72,7 +72,7 @@ impl JournalWriter {
         let written =
             faultpoint::pass("journal-append", Side::Before).and_then(|()| self.file.write_all(&self.buffer));
         if let Err(source) = written {
-            // What was written of it must not stand before the next record.
+            // A partial record must not remain before the next record.
             let undone = self.file.set_len(self.len).and_then(|()| self.file.seek(SeekFrom::Start(self.len)));
             self.poisoned = undone.is_err();
             return Err(io("append to", &self.path)(source));
@@ -84,7 +84,7 @@ impl JournalWriter {
         faultpoint::pass("journal-append", Side::After).map_err(io("append to", &self.path))
     }
 
-    /// Bytes of the file: where the next record begins.
+    /// Length of the file in bytes, which is where the next record begins.
     pub(super) fn len(&self) -> u64 {
         self.len
     }

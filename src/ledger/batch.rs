@@ -2,14 +2,14 @@
 
 use crate::ident::StepId;
 
-/// How far a batch has come.
+/// How far a batch has come, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     /// Its plan is durable; its rows are not in memory.
     Planned,
     /// Its rows are being read.
     Loading,
-    /// Its rows are asked about.
+    /// Its rows are being handed out.
     Open,
     /// Its commit is under way.
     Committing,
@@ -19,9 +19,9 @@ pub(super) enum Phase {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RowState {
-    /// Its step may be asked.
+    /// Its current step may be handed out.
     Ready,
-    /// Its step is asked.
+    /// Its current step is handed out and has no outcome yet.
     Asked,
     /// Every step has an outcome.
     Done,
@@ -38,12 +38,12 @@ pub(super) struct LedgerBatch {
     pub(super) phase: Phase,
     pub(super) size: u64,
     pub(super) bytes: u64,
-    /// Bytes of answers that are kept in memory.
+    /// Bytes of answers kept in memory.
     pub(super) answers: u64,
     pub(super) rows: Vec<LedgerRow>,
-    /// Rows that are not done.
+    /// Number of rows that are not done.
     pub(super) unfinished: u64,
-    /// Rows before this one were handed out once or had outcomes when the batch was opened.
+    /// Index of the first row that was never handed out; earlier rows were, or had outcomes when the batch was opened.
     pub(super) fresh: u32,
 }
 

@@ -1,4 +1,4 @@
-//! The machine.
+//! The state machine: which batch to plan, load or commit next, and which row to hand out.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -10,13 +10,13 @@ use crate::ident::{BatchId, Cell, StepId};
 /// How much may be open at once. One batch may always be open, however large.
 #[derive(Clone, Copy, Debug)]
 pub struct Window {
-    /// Rows of open batches.
+    /// Most rows of all open batches.
     pub max_rows: u64,
-    /// Bytes of open batches.
+    /// Most bytes of all open batches.
     pub max_bytes: u64,
-    /// Rows that a batch which is yet to be planned may have.
+    /// Most rows of a batch that is yet to be planned.
     pub batch_rows: u64,
-    /// Bytes that it may have.
+    /// Most bytes of a batch that is yet to be planned.
     pub batch_bytes: u64,
 }
 
@@ -33,7 +33,7 @@ impl Window {
     }
 }
 
-/// Something for the engine to do, once; it reports back through the method named with each.
+/// Something for the engine to do, once. It reports back through the methods named with each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LedgerTask {
     /// Fix the content of the next batch, durably, and read its rows: [`Ledger::planned`] and
@@ -62,17 +62,17 @@ pub struct Ledger {
     batches: BTreeMap<BatchId, LedgerBatch>,
     next_batch: BatchId,
     source: SourceState,
-    /// Rows that are ready for a step out of turn: behind their first step, or handed back.
+    /// Rows that are ready for a step out of turn: past their first step, or handed back.
     ready: Vec<VecDeque<(BatchId, u32)>>,
     asked: u64,
     stopped: bool,
 }
 
 impl Ledger {
-    /// Starts with the batches that a checkpoint holds and the log does not, as (id, rows, bytes).
+    /// Creates a ledger with the batches that are in the checkpoint and not in the log, as (id, rows, bytes).
     ///
     /// # Panics
-    /// When their numbers have gaps.
+    /// If their numbers have gaps.
     #[must_use]
     pub fn new(
         window: Window,
@@ -99,7 +99,7 @@ impl Ledger {
         }
     }
 
-    /// The next thing to do besides asking; none if there is nothing until something is reported.
+    /// Returns the next task, or `None` if there is none until something is reported. Handing out rows is not a task.
     pub fn next_task(&mut self) -> Option<LedgerTask> {
         if let Some((&id, batch)) = self.batches.iter_mut().next()
             && batch.phase == Phase::Open
@@ -132,12 +132,12 @@ impl Ledger {
             || (open_rows + rows <= self.window.max_rows && open_bytes + bytes <= self.window.max_bytes)
     }
 
-    /// Answers of so many bytes are kept in memory for a batch.
+    /// Counts bytes of answers that are kept in memory for a batch.
     pub fn keep_answer(&mut self, id: BatchId, bytes: u64) {
         self.batch_mut(id).answers += bytes;
     }
 
-    /// Bytes of answers that may yet be kept in memory: of the window a quarter at most, so that there is room for rows.
+    /// Bytes of answers that may still be kept in memory: at most a quarter of the window, so that rows have room.
     #[must_use]
     pub fn room_for_answers(&self) -> u64 {
         let answers: u64 = self.batches.values().map(|batch| batch.answers).sum();
@@ -145,14 +145,14 @@ impl Ledger {
         free.min((self.window.max_bytes / 4).saturating_sub(answers))
     }
 
-    /// Rows that are open, and the bytes that they and their answers take.
+    /// Rows of the open batches, and the bytes that they and their answers take.
     #[must_use]
     pub fn open(&self) -> (u64, u64) {
         let open = self.batches.values().filter(|batch| batch.is_in_memory());
         open.fold((0, 0), |(rows, bytes), batch| (rows + batch.size, bytes + batch.bytes + batch.answers))
     }
 
-    /// What keeps the next batch out of a full window; none if none is to come or one is on its way.
+    /// What keeps the next batch out of a full window, or `None` if none is to come or one is on its way.
     #[must_use]
     pub fn hold(&self) -> Option<Hold> {
         let is_coming = self.source == SourceState::Planning
@@ -175,10 +175,10 @@ impl Ledger {
         })
     }
 
-    /// A batch is planned, durably, and its rows are being read.
+    /// Reports that a batch is durably planned and that its rows are being read. Returns its id.
     ///
     /// # Panics
-    /// When none was to be planned.
+    /// If no batch was to be planned.
     pub fn planned(&mut self, rows: u64, bytes: u64) -> BatchId {
         assert_eq!(self.source, SourceState::Planning, "a plan answers a duty");
         self.source = SourceState::Open;
@@ -188,15 +188,15 @@ impl Ledger {
         id
     }
 
-    /// There is nothing more to plan in this run.
+    /// Reports that there is nothing more to plan in this run.
     pub fn source_ended(&mut self) {
         self.source = SourceState::Ended;
     }
 
-    /// A batch's rows are in memory, so many of them, and take so many bytes there.
+    /// Reports that a batch's rows are in memory: their number, and the bytes that they take.
     ///
     /// # Panics
-    /// When the batch was not being read.
+    /// If the batch was not being read.
     pub fn loaded(&mut self, id: BatchId, rows: u32, bytes: u64) {
         let batch = self.batch_mut(id);
         assert_eq!(batch.phase, Phase::Loading, "batch {id} was being read");
@@ -205,7 +205,8 @@ impl Ledger {
         batch.phase = Phase::Open;
     }
 
-    /// The next row to ask for a step: rows of earlier batches first, each batch in order.
+    /// Hands out the next row for a step: rows that are ready out of turn first, then those of the open batches in
+    /// order.
     pub fn next_ask(&mut self, step: StepId) -> Option<Cell> {
         if self.stopped {
             return None;
@@ -243,10 +244,10 @@ impl Ledger {
         Some(Cell { batch: id, row, step })
     }
 
-    /// A row was handed out and not asked, or its request came to nothing: it is as if never handed out.
+    /// Takes back a row that was not sent or whose request came to nothing, as if it had never been handed out.
     ///
     /// # Panics
-    /// When it was not handed out.
+    /// If it was not handed out.
     pub fn give_back(&mut self, cell: Cell) {
         let row = self.row_mut(cell);
         assert_eq!(row.state, RowState::Asked, "{cell} was handed out");
@@ -255,11 +256,11 @@ impl Ledger {
         self.ready[cell.step.index()].push_front((cell.batch, cell.row));
     }
 
-    /// A row of a step has its outcome, whether it was asked or its outcome was found. The row goes on to
+    /// Records the outcome of a row of a step, whether the row was sent or the outcome was found. The row goes on to
     /// its next step, if there is one.
     ///
     /// # Panics
-    /// When the row is at another step or done.
+    /// If the row is at another step or done.
     pub fn settle(&mut self, cell: Cell) {
         let steps = self.steps;
         let row = self.row_mut(cell);
@@ -279,10 +280,10 @@ impl Ledger {
         }
     }
 
-    /// A batch is in the table.
+    /// Reports that a batch is in the table. Returns the task to remove its journal.
     ///
     /// # Panics
-    /// When it was not being committed.
+    /// If the batch was not being committed.
     pub fn committed(&mut self, id: BatchId) -> LedgerTask {
         let batch = self.batch_mut(id);
         assert_eq!(batch.phase, Phase::Committing, "batch {id} was being committed");
@@ -290,20 +291,20 @@ impl Ledger {
         LedgerTask::Forget(id)
     }
 
-    /// A committed batch's journal is gone.
+    /// Reports that the journal of a committed batch is removed.
     ///
     /// # Panics
-    /// When it was not committed.
+    /// If the batch was not committed.
     pub fn forgotten(&mut self, id: BatchId) {
         let batch = self.batches.remove(&id);
         assert!(batch.is_some_and(|batch| batch.phase == Phase::Forgetting), "batch {id} was committed");
     }
 
-    /// A duty failed: what it was to do is not done. A batch that could not be committed is out of memory
-    /// and is left to another run.
+    /// Reports that a task failed and was not done, and stops the ledger. A batch that could not be committed is out of
+    /// memory and left to another run.
     ///
     /// # Panics
-    /// When the duty was not under way.
+    /// If the task was not under way.
     pub fn failed(&mut self, task: LedgerTask) {
         self.stop();
         match task {
@@ -323,7 +324,7 @@ impl Ledger {
         }
     }
 
-    /// From now on nothing new is planned, read or asked; full batches are still committed.
+    /// Plans, reads and hands out nothing from now on; full batches are still committed.
     pub fn stop(&mut self) {
         self.stopped = true;
     }
@@ -334,13 +335,13 @@ impl Ledger {
         self.stopped
     }
 
-    /// Rows that are handed out and have no outcome.
+    /// Number of rows that are handed out and have no outcome yet.
     #[must_use]
     pub fn asked(&self) -> u64 {
         self.asked
     }
 
-    /// Whether every row of the source that was planned is in the table and nothing more is to plan.
+    /// Whether every planned row of the source is in the table and nothing is left to plan.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.source == SourceState::Ended && self.batches.is_empty()

@@ -1,9 +1,8 @@
-//! The states of batches and rows as a pure state machine.
+//! The states of batches and rows, as a pure state machine.
 //!
-//! It knows neither files nor sockets nor time: the engine asks it for duties, carries them out and tells
-//! it what came of them. What it guarantees is checked by a seeded simulation after every step
-//! ([`simulation`]): rows keep their places, batches commit in order and once, the window holds, and a
-//! slow row holds back nothing but its own batch's commit.
+//! It knows no files, sockets or time: the engine takes tasks from it, carries them out and reports the results. A
+//! seeded simulation ([`simulation`]) checks its guarantees after every step: rows keep their places, batches commit in
+//! order and once, the window holds, and a slow row holds back nothing but its own batch's commit.
 
 mod batch;
 mod machine;

@@ -1,5 +1,5 @@
-//! Drives the ledger through random answers, failures, stragglers and kills, with a model of the disk and
-//! of the provider, and checks after every step what the program promises.
+//! Drives the ledger through random answers, failures, stragglers and kills, with a model of the disk and of the
+//! provider, and checks the program's guarantees after every step.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,9 +15,9 @@ const STEPS: usize = 2;
 struct Disk {
     /// Source rows of each planned batch.
     plan: BTreeMap<BatchId, Vec<u64>>,
-    /// (batch, row, step) → what was answered.
+    /// (batch, row, step) → the answer.
     journal: BTreeMap<Cell, String>,
-    /// What was committed: source row and its outputs, in order.
+    /// The committed rows in order: source row and its outputs.
     table: Vec<(u64, Vec<String>)>,
     committed: Option<BatchId>,
 }
@@ -33,9 +33,9 @@ struct World {
     in_flight: BTreeSet<Cell>,
     stragglers: BTreeSet<Cell>,
     may_straggle: bool,
-    /// (source row, step) → paid answers.
+    /// (source row, step) → number of paid answers.
     paid: BTreeMap<(u64, usize), u64>,
-    /// (source row, step) → how often it was in flight at a kill.
+    /// (source row, step) → number of kills while it was in flight.
     cut: BTreeMap<(u64, usize), u64>,
 }
 
@@ -95,7 +95,7 @@ impl World {
         self.ledger.loaded(id, rows, u64::from(rows) * 10);
     }
 
-    /// Asks the next row of a step, unless the journal knows the answer. False if there is none.
+    /// Sends the next row of a step, unless the journal holds the answer. Returns false if there is no row.
     fn ask(&mut self, step: StepId) -> bool {
         let Some(cell) = self.ledger.next_ask(step) else { return false };
         if let Some(answer) = self.disk.journal.get(&cell) {
@@ -158,15 +158,15 @@ impl World {
         }
     }
 
-    /// One answer arrives: paid for, journalled, settled; a kill may come between any two of these.
+    /// Takes an answer, which is paid for, journalled and settled. A kill may come before it is settled.
     fn answer(&mut self, cell: Cell) {
         self.in_flight.remove(&cell);
         self.stragglers.remove(&cell);
         let source_row = self.source_row(cell);
         match self.random.u8(..10) {
-            // Nothing came of it; the row stays pending.
+            // The request came to nothing; the row stays pending.
             0 => return self.ledger.give_back(cell),
-            // An error that is the row's: not paid, settled all the same.
+            // An error of the row itself is not paid and settled all the same.
             1 => {
                 self.outputs.insert(cell, format!("ERROR of {source_row} step {}", cell.step.index()));
                 return self.ledger.settle(cell);
@@ -213,7 +213,7 @@ impl World {
     }
 
     fn check(&self) {
-        // Exactly once, and beside its own row: the table is a prefix of the source.
+        // Each row is there exactly once, beside its own outputs: the table is a prefix of the source.
         let rows = self.disk.table.iter().map(|(row, _)| *row);
         assert!(rows.eq(0..self.disk.table.len() as u64), "the table holds each row once, in order");
         for (row, outputs) in &self.disk.table {
@@ -221,12 +221,12 @@ impl World {
                 assert!(output.ends_with(&format!(" {row} step {step}")), "row {row} has {output:?}");
             }
         }
-        // Never paid twice, but for what was in flight at a kill.
+        // Nothing is paid twice, except what was in flight at a kill.
         for (key, paid) in &self.paid {
             let cut = self.cut.get(key).copied().unwrap_or_default();
             assert!(*paid <= 1 + cut, "{key:?} was paid {paid} times and cut {cut} times");
         }
-        // Flat: the window holds, except that one batch may always be open.
+        // Memory stays flat: the window holds, except that one batch may always be open.
         let (rows, bytes) = self.ledger.open();
         let largest = self.window.batch_rows;
         assert!(rows <= self.window.max_rows.max(largest), "{rows} rows are open");
@@ -234,7 +234,7 @@ impl World {
         assert_eq!(self.ledger.asked(), self.in_flight.len() as u64);
     }
 
-    /// No barrier: with every straggler held back, everything else that fits the window gets done.
+    /// Gets everything done that fits the window while every straggler is held back: there is no barrier.
     fn drain_around_stragglers(&mut self) {
         loop {
             let mut moved = false;
@@ -245,7 +245,7 @@ impl World {
             }
             let quick: Vec<Cell> = self.in_flight.difference(&self.stragglers).copied().collect();
             for cell in quick {
-                // A kill on the way empties the set.
+                // A kill in between empties the set.
                 if self.in_flight.contains(&cell) {
                     self.answer(cell);
                     moved = true;
@@ -260,7 +260,7 @@ impl World {
                 break;
             }
         }
-        // What is left is a straggler, or waits in the window behind the batch of one.
+        // What is left is a straggler, or waits for room in the window behind a batch with one.
         let (rows, bytes) = self.ledger.open();
         let full = rows + self.window.batch_rows > self.window.max_rows
             || bytes + self.window.batch_bytes > self.window.max_bytes;

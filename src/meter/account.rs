@@ -1,8 +1,8 @@
-//! The budget of a job: the worst that a request can take is set aside before it is sent, and what it took is
-//! booked when it is back.
+//! The budget of a job. The worst case of a request is reserved before it is sent, and what it took is booked when it
+//! returns.
 //!
-//! What is set aside for a request that is sent, and of which nothing is heard, counts as spent at its worst: nobody
-//! knows whether the provider billed it.
+//! A request that was sent and got no response counts at its worst case, because nobody knows whether the provider
+//! billed it.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -11,10 +11,10 @@ use crate::config::{Budget, BudgetLimit, BudgetScope, Prices};
 use crate::ident::{Spend, Tokens};
 use crate::store::StoreError;
 
-/// Tokens that a provider may add to each message, and to a request, for a template of its own.
+/// Tokens that a provider's own template may add to each message, and to a request.
 const MOST_ADDED: u64 = 16;
 
-/// The most that a request can take: a token is at least a byte of the prompt.
+/// Returns the most that a request can take: a token is at least one byte of the prompt.
 #[must_use]
 pub fn worst_case(prices: Option<&Prices>, messages: usize, bytes: usize, max_tokens: Option<u32>) -> Spend {
     let prompt = bytes as u64 + MOST_ADDED * (messages as u64 + 1);
@@ -27,34 +27,34 @@ pub fn worst_case(prices: Option<&Prices>, messages: usize, bytes: usize, max_to
     Spend { money: money.unwrap_or_default(), tokens: tokens.total(), requests: 1 }
 }
 
-/// What a job may spend and what it has spent. Clones share it.
+/// What a job may spend and what it has spent. Clones share it. Without a budget nothing is counted.
 #[derive(Clone, Debug, Default)]
 pub struct Account(Option<Arc<Mutex<Books>>>);
 
 #[derive(Debug)]
 struct Books {
     budget: Budget,
-    /// By this run.
+    /// Spent by this run.
     run: Spend,
-    /// Set aside, not yet spent.
+    /// Reserved and not yet booked.
     reserved: Spend,
     /// Whether a request took more than its worst case.
     was_exceeded: bool,
-    /// By all runs together; it is kept where the budget is for all of them.
+    /// Spent by all runs together, if the budget covers all of them.
     job: Option<Spending>,
 }
 
-/// Why nothing is set aside.
+/// Why nothing can be reserved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BudgetRefusal {
-    /// What is set aside for other requests may yet be there for this one.
+    /// Too little is left now, but other reservations may be released.
     Later,
-    /// A limit leaves too little for it.
+    /// A limit leaves too little for the request.
     Spent(BudgetLimit),
 }
 
 impl Account {
-    /// Opens the account of a run. `job` is what all runs before it spent, where the budget is for all of them.
+    /// Opens the account of a run. `job` is what all runs before it spent, if the budget covers all of them.
     #[must_use]
     pub fn open(budget: Budget, job: Option<Spending>) -> Self {
         if budget == Budget::default() {
@@ -69,16 +69,17 @@ impl Account {
         }))))
     }
 
-    /// Whether there is anything to keep to.
+    /// Whether there is a budget.
     #[must_use]
     pub fn is_limited(&self) -> bool {
         self.0.is_some()
     }
 
-    /// Sets aside what a request can take. Dropping the reservation gives it back, or books what the request took.
+    /// Reserves the worst case of a request. Dropping the reservation books what the request took and releases the
+    /// rest.
     ///
     /// # Errors
-    /// When there is not so much left, now or at all.
+    /// When too little is left, for now or for good.
     pub fn reserve(&self, worst: Spend) -> Result<Reservation, BudgetRefusal> {
         let Some(books) = &self.0 else {
             return Ok(Reservation { books: None, worst, took: worst, stage: Stage::Waits });
@@ -91,25 +92,26 @@ impl Account {
         Ok(Reservation { books: Some(Arc::clone(books)), worst, took: worst, stage: Stage::Waits })
     }
 
-    /// What this run spent so far.
+    /// Returns what this run has spent so far, 0 without a budget.
     #[must_use]
     pub fn spent(&self) -> Spend {
         self.0.as_ref().map(|books| lock(books).run).unwrap_or_default()
     }
 
-    /// What all runs spent on this machine, with requests under way at their worst; none where it is not counted.
+    /// Returns what all runs spent on this machine, with requests in flight at their worst case. Returns `None` if
+    /// that is not counted.
     #[must_use]
     pub fn spent_here(&self) -> Option<Spend> {
         self.0.as_ref().and_then(|books| lock(books).job.as_ref().map(Spending::here))
     }
 
-    /// Flushes what all runs spent to the disk.
+    /// Flushes the spending of all runs to the disk.
     ///
     /// # Errors
     /// When the flush fails.
     pub fn sync(&self) -> Result<(), StoreError> {
         let Some(books) = &self.0 else { return Ok(()) };
-        // Requests are reserved meanwhile.
+        // The lock is released before the flush, so that requests can be reserved meanwhile.
         let flush = lock(books).job.as_mut().map(Spending::flusher);
         flush.map_or(Ok(()), |flush| flush())
     }
@@ -136,37 +138,38 @@ impl Books {
     }
 }
 
-/// What is set aside for a request. When it is dropped what the request took is booked: nothing if it was not sent, and
-/// its worst if nothing was heard.
+/// The amount that is reserved for a request. Dropping it books what the request took: nothing if it was not sent,
+/// its worst case if no result was reported.
 #[derive(Debug)]
 pub struct Reservation {
-    /// None once it is booked.
+    /// `None` once it is booked, or without a budget.
     books: Option<Arc<Mutex<Books>>>,
     worst: Spend,
     took: Spend,
     stage: Stage,
 }
 
-/// How far a request has come for which something is set aside.
+/// How far the request of a reservation has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Waits,
-    /// It is about to be sent; its number where that is written down.
+    /// About to be sent; holds its number in the spending file, if there is one.
     Begun(Option<u64>),
     Sent,
 }
 
 impl Reservation {
-    /// The request is about to be sent: what is written down next tells of it, too.
+    /// Marks the request as about to be sent. The next write of the spending file covers it, too.
     pub fn begin(&mut self) {
         let Some(books) = &self.books else { return };
         self.stage = Stage::Begun(lock(books).job.as_mut().map(|job| job.begin(self.worst)));
     }
 
-    /// Writes down that the request is sent, once it has begun: from now on it counts, whatever becomes of this process.
+    /// Writes down that the request is sent, once it has begun. From then on it counts, whatever happens to this
+    /// process.
     ///
     /// # Errors
-    /// When that cannot be written; then the request must not be sent.
+    /// When that cannot be written. The request must not be sent then.
     pub fn record(&mut self) -> Result<(), StoreError> {
         let (Some(books), Stage::Begun(nth)) = (&self.books, self.stage) else { return Ok(()) };
         if let (Some(nth), Some(job)) = (nth, &mut lock(books).job) {
@@ -176,8 +179,8 @@ impl Reservation {
         Ok(())
     }
 
-    /// Tells what the request took. More than the worst case, which nothing covers that is written, is booked at once;
-    /// the first time it says so.
+    /// Takes what the request took. More than its worst case is booked at once, because the written total does not
+    /// cover it. Returns whether this is the first time that happens.
     pub fn took(&mut self, took: Spend) -> bool {
         self.took = took;
         let is_within = took.money <= self.worst.money && took.tokens <= self.worst.tokens;
@@ -199,7 +202,7 @@ impl Reservation {
         }
     }
 
-    /// What the request can take.
+    /// Returns the most that the request can take.
     #[must_use]
     pub fn worst(&self) -> Spend {
         self.worst

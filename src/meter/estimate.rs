@@ -1,6 +1,6 @@
-//! What a request is going to take, learned from what requests took.
+//! Estimates the tokens that a request will take from what earlier requests took.
 //!
-//! An estimate only has to be right on average: what it is wrong by is settled when the answer is there.
+//! An estimate only has to be right on average. Its error is settled when the answer has arrived.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,42 +9,42 @@ use serde::{Deserialize, Serialize};
 
 use crate::ident::Tokens;
 
-/// Bytes of a token before anything was heard, as English text has them.
+/// Bytes per token before the first answer, as in English text.
 const BYTES_PER_TOKEN: f64 = 4.0;
-/// Tokens of an answer without any limit, before anything was heard.
+/// Tokens of an answer without a limit, before the first answer.
 const UNKNOWN_OUTPUT: f64 = 500.0;
-/// The share of answers that are expected to be shorter than what is set aside.
+/// Share of answers that are expected to be shorter than the estimate.
 const QUANTILE: f64 = 0.7;
-/// The weight of a new request against all that were before it.
+/// Weight of a new request against all earlier ones.
 const NEWEST: f64 = 0.005;
-/// Answers before their lengths are believed.
+/// Number of answers after which their lengths are trusted.
 const ENOUGH: u32 = 20;
-/// Lengths of answers are kept in classes, each so much longer than the one before it.
+/// Ratio of the lengths of neighbouring classes, in which lengths of answers are counted.
 const CLASS: f64 = 1.2;
 const CLASSES: usize = 96;
 
-/// Estimates the tokens of requests, step by step.
+/// Estimates the tokens of requests, separately for each step.
 #[derive(Clone, Debug, Default)]
 pub struct Meter {
     steps: BTreeMap<Arc<str>, StepMeter>,
 }
 
-/// What was learned about the requests of a step, for the next run.
+/// What was learned about the requests of a step, kept for the next run.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StepTokens {
-    /// Tokens for a byte of prompt.
+    /// Tokens per byte of prompt.
     pub per_byte: f64,
-    /// Tokens of an answer, as a quantile.
+    /// Tokens of an answer, a quantile of those seen.
     pub output: f64,
 }
 
 #[derive(Clone, Debug)]
 struct StepMeter {
     per_byte: f64,
-    /// What a former run found; none if there was none.
+    /// Tokens of an answer that a former run learned, if there was one.
     remembered: Option<f64>,
     heard: u32,
-    /// Weights of the lengths of answers, by class.
+    /// Weights of the answers seen, by class of length.
     lengths: Vec<f64>,
     /// The weight of the next answer.
     weight: f64,
@@ -52,7 +52,7 @@ struct StepMeter {
 }
 
 impl Meter {
-    /// Expects of a step what a former run found.
+    /// Starts a step with what a former run learned. Implausible values are ignored.
     pub fn remember(&mut self, step: &Arc<str>, tokens: StepTokens) {
         let mut meter = StepMeter::new();
         if tokens.per_byte > 0.0 && tokens.per_byte < 10.0 && tokens.output.is_finite() {
@@ -62,7 +62,7 @@ impl Meter {
         self.steps.insert(Arc::clone(step), meter);
     }
 
-    /// Tokens of a prompt of so many bytes, and of its answer.
+    /// Returns the expected tokens of a prompt of `bytes` bytes, and of its answer.
     #[must_use]
     pub fn expect(&self, step: &str, bytes: usize, max_tokens: Option<u32>) -> (f64, f64) {
         let most = max_tokens.map(f64::from);
@@ -78,7 +78,7 @@ impl Meter {
         }
     }
 
-    /// A request of so many bytes took this.
+    /// Learns from a request with a prompt of `bytes` bytes that took these tokens.
     pub fn learn(&mut self, step: &Arc<str>, bytes: usize, tokens: Tokens) {
         if !self.steps.contains_key(step) {
             self.steps.insert(Arc::clone(step), StepMeter::new());
@@ -88,7 +88,7 @@ impl Meter {
         }
     }
 
-    /// What was learned, step by step.
+    /// Returns what was learned, by step.
     #[must_use]
     pub fn learned(&self) -> BTreeMap<String, StepTokens> {
         let known = self.steps.iter().filter_map(|(step, meter)| {
@@ -119,7 +119,7 @@ impl StepMeter {
             let weight = NEWEST.max(1.0 / f64::from(self.heard));
             self.per_byte += (seen - self.per_byte) * weight;
         }
-        // Newer answers weigh more, by growing weights instead of fading sums.
+        // Newer answers weigh more. Growing weights save fading all sums each time.
         self.weight *= 1.0 + NEWEST;
         if self.weight > 1e12 {
             self.lengths.iter_mut().for_each(|weight| *weight /= self.weight);

@@ -1,62 +1,63 @@
-//! How much a whole run will come to, told from a sample, with a 90 % interval around it.
+//! Estimates the total of a whole run from a sample, with a 90 % interval around it.
 //!
-//! Two nested simple random samples are known: rows that were only counted here, and among them a few
-//! that were really asked. The plain normal interval lies too low under the long tails of text; this one
-//! is moved and widened by what the sample shows of them. Nothing here panics or yields a NaN: what
-//! cannot be told is `None`. Tails of which neither sample holds a row are beyond any such interval, and
-//! of fewer than 100 asked rows with long tails it holds the truth about 85 times in 100, or less.
+//! Two nested simple random samples are known: rows that were only counted here, and among them a few that were
+//! really sent to the model. The plain normal interval lies too low for texts with long tails; this one is shifted
+//! and widened by what the sample shows of them. Nothing here panics or yields a NaN: what cannot be estimated is
+//! `None`. Tails of which neither sample holds a row are beyond any interval of this kind. With fewer than 100 sent
+//! rows and long tails, the interval holds the truth about 85 times in 100, or less.
 
 /// The normal quantile that leaves 5 % above it: 90 % lie between it and its negative.
 const Z: f64 = 1.644_853_626_951_472_7;
 
-/// A line through the counts is used if its variance is less than this share of the flat one's.
+/// A line through the counts is used if its variance is less than this share of the variance around the mean.
 const WORTH: f64 = 0.9;
 
-/// The furthest that skewness may move the interval, in standard errors. Less than `Z`: see `around`.
+/// Largest shift of the interval by skewness, in standard errors. Less than `Z`: see `around`.
 const MAX_SHIFT: f64 = 1.0;
 
-/// The relative size under which a difference is taken for rounding.
+/// Relative size below which a difference counts as rounding.
 const ROUNDING: f64 = 1e-10;
 
-/// A total with the bounds that hold it nine times in ten, in the unit of what was measured.
+/// A total with bounds that hold the truth nine times in ten, in the unit of the measurements.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Interval {
-    /// The lower bound: in about one case in twenty the truth is less.
+    /// The lower bound. The truth is less in about one case in twenty.
     pub low: f64,
     /// The estimate itself. It need not lie in the middle.
     pub expected: f64,
-    /// The upper bound: in about one case in twenty the truth is more.
+    /// The upper bound. The truth is more in about one case in twenty.
     pub high: f64,
 }
 
 impl Interval {
-    /// Half of the width as a share of the expected value: 0.12 reads "±12 %". `None` if nothing is expected.
+    /// Returns half of the width as a share of the expected value: 0.12 reads "±12 %". Returns `None` if the expected
+    /// value is 0.
     #[must_use]
     pub fn half_width(&self) -> Option<f64> {
         (self.expected > 0.0).then(|| (self.high - self.low) / 2.0 / self.expected)
     }
 }
 
-/// A row that was really asked.
+/// A row that was really sent to the model.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SampledRow {
-    /// What was counted here before it was asked, in input tokens.
+    /// Input tokens that were counted here before it was sent.
     pub counted: f64,
-    /// What it came to, repairs and retries included: cost or tokens, 0 for nothing billed.
+    /// What the row took, repairs and retries included: cost or tokens, 0 if nothing was billed.
     pub measured: f64,
 }
 
-/// Estimates the total over `rows` of what was measured on `asked`, helped by what was counted.
+/// Estimates the total over `rows` of what was measured on `asked`, with the help of the counts.
 ///
-/// `counted` holds every sampled row, those asked included, and may be empty; `asked` is a simple
-/// random part of it. If a straight line through the counts predicts rows it has not seen notably
-/// better than their mean does, the estimate is that of two-phase regression (Cochran, *Sampling
-/// Techniques*, 3rd ed., 1977, ch. 12), else the mean times `rows`. The line is judged, and its error
-/// measured, by predicting each row from all others (Allen, *The Relationship between Variable Selection
-/// and Data Augmentation and a Method for Prediction*, 1974), so that few long rows cannot flatter it.
+/// `counted` holds every sampled row, those in `asked` included, and may be empty; `asked` is a simple random part of
+/// it. If a straight line through the counts predicts rows it has not seen notably better than their mean does, the
+/// estimate is that of two-phase regression (Cochran, *Sampling Techniques*, 3rd ed., 1977, ch. 12), else the mean
+/// times `rows`. The line is judged, and its error measured, by predicting each row from all others (Allen, *The
+/// Relationship between Variable Selection and Data Augmentation and a Method for Prediction*, 1974), so that a few
+/// long rows cannot flatter it.
 ///
-/// `None` without two asked rows (unless there is but one to ask) or with a value that is negative or
-/// not finite. No bound is less than what the asked rows have come to.
+/// Returns `None` with fewer than two rows in `asked` (unless there is only one row in all) or with a value that is
+/// negative or not finite. No bound is less than the sum over `asked`.
 #[must_use]
 pub fn total(rows: u64, counted: &[f64], asked: &[SampledRow]) -> Option<Interval> {
     let mut values = counted.iter().copied().chain(asked.iter().flat_map(|row| [row.counted, row.measured]));
@@ -71,7 +72,8 @@ pub fn total(rows: u64, counted: &[f64], asked: &[SampledRow]) -> Option<Interva
     }
 }
 
-/// Estimates the total over `rows` of what needs no asking, from the sampled rows, as [`total`] does.
+/// Estimates the total over `rows` of a value that can be counted without the model, from the sampled rows, as
+/// [`total`] does.
 #[must_use]
 pub fn counted_total(rows: u64, counted: &[f64]) -> Option<Interval> {
     let as_asked: Vec<SampledRow> =
@@ -79,7 +81,7 @@ pub fn counted_total(rows: u64, counted: &[f64]) -> Option<Interval> {
     total(rows, &[], &as_asked)
 }
 
-/// What a simple random sample shows of its distribution; the last two are standardized.
+/// Size and moments of a simple random sample. Skewness and kurtosis are standardized.
 #[derive(Clone, Copy)]
 struct Moments {
     size: f64,
@@ -103,11 +105,11 @@ impl Moments {
     }
 }
 
-/// Draws a straight line by least squares from what was counted to what was measured.
+/// Fits a straight line by least squares from the counts to the measurements.
 ///
-/// Gives its height at the mean of all counted rows, by how much it misses each asked row when drawn
-/// without it, and what it foresees of the counted rows less its height at 0. `None` if it is not worth
-/// it, or hangs on a single row.
+/// Returns its height at the mean of all counted rows, and the moments of two samples: its errors on the asked rows,
+/// each predicted without that row, and its predictions for the counted rows less its height at 0. Returns `None` if
+/// the line is not worth it, or depends on a single row.
 fn line(counted: &[f64], asked: &[SampledRow], flat: Moments) -> Option<(f64, [Moments; 2])> {
     let count = Moments::of(asked.iter().map(|row| row.counted));
     let squares = count.variance * (count.size - 1.0);
@@ -123,20 +125,20 @@ fn line(counted: &[f64], asked: &[SampledRow], flat: Moments) -> Option<(f64, [M
     }));
     let foreseen = Moments::of(counted.iter().map(|count| slope * count));
     let height = flat.mean + foreseen.mean - slope * count.mean;
-    // False with NaN: all counts are equal, or the line cannot do without a row.
+    // NaN makes this false: all counts are equal, or the line depends on a single row.
     let worth = counted.len() >= asked.len() && residuals.variance < WORTH * flat.variance;
     worth.then_some((height, [residuals, foreseen]))
 }
 
-/// The interval around `mean` times `rows`, where the error of the mean is the sum of the errors of
-/// nested samples from `rows`, of each of which the moments are given.
+/// Returns the interval around `mean` times `rows`. The error of the mean is the sum of the errors of nested samples
+/// from `rows`, whose moments are `samples`.
 ///
-/// Each sample's variance has the finite population correction. The interval is moved by the second
-/// term of the expansion of Student's statistic (Hall, *On the Removal of Skewness by Transformation*,
-/// 1992; for finite populations Sugden, Smith and Jones, *Cochran's Rule for Simple Random Sampling*,
-/// 2000), and the degrees of freedom follow from how uncertain the variances are, judged by the
-/// kurtosis (Satterthwaite, *An Approximate Distribution of Estimates of Variance Components*, 1946).
-/// It is never moved so far that `mean` falls out of it, and no bound falls below `known`.
+/// Each sample's variance has the finite population correction. The interval is shifted by the second term of the
+/// expansion of Student's statistic (Hall, *On the Removal of Skewness by Transformation*, 1992; for finite
+/// populations Sugden, Smith and Jones, *Cochran's Rule for Simple Random Sampling*, 2000), and the degrees of
+/// freedom follow from how uncertain the variances are, judged by the kurtosis (Satterthwaite, *An Approximate
+/// Distribution of Estimates of Variance Components*, 1946). It is never shifted so far that `mean` falls out of it,
+/// and no bound falls below `known`.
 #[expect(clippy::cast_precision_loss, reason = "2^53 rows and more may be off by their last digits")]
 fn around(rows: u64, mean: f64, samples: &[Moments], known: f64) -> Option<Interval> {
     let least = samples.iter().map(|sample| sample.size).fold(f64::INFINITY, f64::min);
@@ -162,8 +164,8 @@ fn around(rows: u64, mean: f64, samples: &[Moments], known: f64) -> Option<Inter
     Some(Interval { low: of(mean + below)?, expected: of(mean)?, high: of(mean + above)? })
 }
 
-/// The quantile of Student's t that leaves 5 % above it (Abramowitz and Stegun, *Handbook of
-/// Mathematical Functions*, 1964, 26.7.5). It is 12 % short at one degree of freedom, 0.3 % at four.
+/// Returns the quantile of Student's t that leaves 5 % above it (Abramowitz and Stegun, *Handbook of Mathematical
+/// Functions*, 1964, 26.7.5). It is 12 % too small at one degree of freedom, 0.3 % at four.
 fn student(freedom: f64) -> f64 {
     let (square, part) = (Z * Z, 1.0 / freedom);
     let third = (((3.0 * square + 19.0) * square + 17.0) * square - 15.0) / 384.0;

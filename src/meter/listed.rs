@@ -1,5 +1,5 @@
-//! The list prices that come with the program, for jobs that do not say what their tokens cost. They are for estimates
-//! alone: no budget is kept by them, and no cost is written into a table.
+//! The list prices that come with the program, for jobs that do not state what their tokens cost. They serve
+//! estimates alone: no budget is kept by them, and no cost from them is written into a table.
 
 use std::sync::LazyLock;
 
@@ -34,17 +34,17 @@ struct ListedModel {
     output: f64,
 }
 
-/// Prices from the list.
+/// List prices of a model.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Listed {
-    /// They.
+    /// Price of each kind of token.
     pub prices: Prices,
-    /// The month in which they were looked up.
+    /// Month in which the prices were looked up, as in `2026-06`.
     pub as_of: &'static str,
 }
 
-/// What a model costs at its maker's own endpoint; none where the list has it not. Dated versions of a model
-/// (`gpt-4o-mini-2024-07-18`) cost what the model does.
+/// Returns what a model costs at its maker's own endpoint, or `None` if the list does not have it. Dated versions of
+/// a model (`gpt-4o-mini-2024-07-18`) cost what the model does.
 #[must_use]
 pub fn listed(host: &str, model: &str) -> Option<Listed> {
     let list: &'static List = &LIST;
@@ -60,7 +60,7 @@ pub fn listed(host: &str, model: &str) -> Option<Listed> {
     Some(Listed { prices: Prices { input, cached_input, output }, as_of: &list.as_of })
 }
 
-/// Whether a name's rest is a date: `-2024-07-18` or `-20251001`.
+/// Whether the rest of a name is a date: `-2024-07-18` or `-20251001`.
 fn is_date(rest: &str) -> bool {
     let digits: String = rest.chars().filter(|c| *c != '-').collect();
     rest.starts_with('-') && digits.len() == 8 && digits.chars().all(|c| c.is_ascii_digit())

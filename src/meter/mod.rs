@@ -1,5 +1,6 @@
-//! What a request is going to take and what it took: tokens, counted where the model's encoding is known, else
-//! learned; and the budget, from which the worst is set aside before a request and what it took is booked after.
+//! What requests are expected to take and what they took: tokens per request, learned from earlier ones; the total of
+//! a whole run, estimated from a sample; list prices; and the budget, in which the worst case is reserved before a
+//! request and what it took is booked after it.
 
 mod account;
 mod estimate;

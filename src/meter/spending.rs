@@ -1,14 +1,14 @@
-//! What all runs of a job spent, in a file that survives `kill -9` as the journal does.
+//! What all runs of a job have spent, in a file that survives `kill -9` as the journal does.
 //!
 //! ```text
 //! header  "enrich spending" and the version, 2                          16 bytes
 //! total   picodollars u64, tokens u64, requests u64, CRC-32 of these    28 bytes
 //! ```
-//! All numbers are little-endian. The total is what requests took, and of those that are sent and not back their worst: a
-//! request of which only the sending is written may have been billed. It is written over before a request is sent, once for
-//! all that are sent together, in one write, which a kill does not cut and which needs no room on most disks. What a request
-//! took less than its worst is written with the next that is sent, or when none is under way: after a kill no more of them
-//! count at their worst than were ever under way at once.
+//! All numbers are little-endian. The total is what requests took, plus the worst case of those that were sent and
+//! have not returned, because they may have been billed. It is overwritten before a request is sent, once for all
+//! that are sent together. It is a single write, which a kill does not cut short and which needs no room on most
+//! disks. If a request took less than its worst case, that is written with the next request that is sent, or when
+//! none is in flight. So after a kill no more requests count at their worst case than were ever in flight at once.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -21,58 +21,58 @@ use crate::store::{self, StoreError};
 const NAME: &str = "spending";
 const HEADER: &[u8; 15] = b"enrich spending";
 const VERSION: u8 = 2;
-/// Where the total begins.
+/// Position of the total in the file, in bytes.
 const HEAD: usize = 16;
 const TOTAL: usize = 28;
-/// Times that a file is read that another process may be writing over.
+/// Number of times that a file is read which another process may be overwriting.
 const LOOKS: u32 = 5;
 
-/// What all runs of a job spent.
+/// What all runs of a job have spent, and the file that holds it.
 #[derive(Debug)]
 pub struct Spending {
     path: PathBuf,
     file: Arc<File>,
     settled: Spend,
-    /// Requests that are about to be sent or sent, and not settled, at their worst.
+    /// Worst cases of the requests that have begun and are not settled.
     under_way: Spend,
-    /// How many requests were begun.
+    /// Number of requests that have begun.
     begun: u64,
-    /// The total in the file, and how many that were begun it tells of; none where a write of it failed.
+    /// The total in the file, and the number of begun requests that it covers. `None` after a write that failed.
     written: Option<(Spend, u64)>,
-    /// What other machines spent.
+    /// Spent by other machines.
     others: Spend,
 }
 
-/// A file of spending that cannot be used.
+/// Why a spending file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SpendingError {
-    /// It cannot be read or written.
+    /// The file cannot be read or written.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// It holds something else than it should.
+    /// The content of the file is invalid.
     #[error("{} is damaged at byte {offset}: what the job has spent cannot be told", path.display())]
     Damaged {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Where.
+        /// Position of the damage, in bytes.
         offset: usize,
     },
-    /// It was written by another version of this program.
+    /// The file was written by another version of this program.
     #[error("{} has format {found}, and this version reads {VERSION}: what the job has spent cannot be told", path.display())]
     Version {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Format of the file.
+        /// Format number in the file.
         found: u8,
     },
 }
 
 impl Spending {
-    /// Reads what was spent so far; a request that was under way when its run died counts at its worst. None if
-    /// nothing was counted yet.
+    /// Reads what was spent so far, or `None` if nothing was counted yet. A request that was in flight when its run
+    /// died counts at its worst case.
     ///
     /// # Errors
-    /// When the file cannot be read or is damaged.
+    /// When the file cannot be read, is damaged or has another format.
     pub fn read(folder: &Path) -> Result<Option<Spend>, SpendingError> {
         let path = folder.join(NAME);
         let mut looks = 1;
@@ -87,10 +87,10 @@ impl Spending {
         }
     }
 
-    /// Opens the file in a folder, which is created if it is missing. One process does so at a time.
+    /// Opens the file in a folder, which is created if it is missing. Only one process may have it open at a time.
     ///
     /// # Errors
-    /// When the file cannot be read or written, or is damaged.
+    /// When the file cannot be read or written, is damaged or has another format.
     pub fn open(folder: &Path) -> Result<Self, SpendingError> {
         store::create_folder(folder)?;
         let settled = Self::read(folder)?.unwrap_or_default();
@@ -102,36 +102,38 @@ impl Spending {
         Ok(Spending { path, file, settled, under_way, begun: 0, written, others })
     }
 
-    /// What was spent, without requests that are under way, and with what other machines spent.
+    /// Returns what was spent here and on other machines, without requests in flight.
     #[must_use]
     pub fn settled(&self) -> Spend {
         self.settled + self.others
     }
 
-    /// What was spent on this machine, with requests that are under way at their worst.
+    /// Returns what was spent on this machine, with requests in flight at their worst case.
     pub(super) fn here(&self) -> Spend {
         self.settled + self.under_way
     }
 
-    /// Counts what other machines spent; it is not written down here.
+    /// Adds what other machines spent. It is not written to this file.
     pub fn add_others(&mut self, spent: Spend) {
         self.others = self.others + spent;
     }
 
-    /// Counts a request as under way, at its worst; says which it is. It must be [recorded](Self::record) before it is sent.
+    /// Counts a request as begun, at its worst case, and returns its number. It must be [recorded](Self::record)
+    /// before it is sent.
     pub(super) fn begin(&mut self, worst: Spend) -> u64 {
         self.under_way = self.under_way + worst;
         self.begun += 1;
         self.begun
     }
 
-    /// Writes down that this request is sent, if that is not written: with it go all that are begun.
+    /// Writes down that request `nth` is sent, unless that is written already. The write covers all requests that
+    /// have begun.
     pub(super) fn record(&mut self, nth: u64) -> Result<(), StoreError> {
         let is_recorded = self.written.is_some_and(|(_, begun)| nth <= begun);
         if is_recorded { Ok(()) } else { self.write() }
     }
 
-    /// Notes what a request took that was begun with this worst. Where that cannot be written later, its worst stands in
+    /// Replaces the worst case of a request by what it took. If that cannot be written later, its worst case stays in
     /// the file.
     pub(super) fn settle(&mut self, worst: Spend, took: Spend) {
         self.under_way = self.under_way - worst;
@@ -139,12 +141,13 @@ impl Spending {
         let is_more =
             took.money > worst.money || took.tokens > worst.tokens || took.requests > worst.requests;
         if is_more || self.under_way == Spend::default() {
-            // The next request or flush tells where it fails.
+            // If this fails, the next request or flush reports it.
             let _ = self.write();
         }
     }
 
-    /// Flushes it to the disk, when it is called: that takes a while, and others go on writing meanwhile.
+    /// Writes the total, and returns a function that flushes the file to the disk. Flushing takes a while, and others
+    /// can write meanwhile.
     pub(super) fn flusher(&mut self) -> impl FnOnce() -> Result<(), StoreError> + use<> {
         let written = self.write();
         let (file, path) = (Arc::clone(&self.file), self.path.clone());
@@ -153,7 +156,7 @@ impl Spending {
 
     fn write(&mut self) -> Result<(), StoreError> {
         let total = self.here();
-        // Nobody knows what a write that failed has left in the file.
+        // The content of the file is unknown after a write that failed.
         if self.written.take().is_none_or(|(written, _)| written != total) {
             let written = self.file.write_all_at(&encode(total), HEAD as u64);
             written.map_err(StoreError::of("write", &self.path))?;
@@ -165,7 +168,7 @@ impl Spending {
 
 impl Drop for Spending {
     fn drop(&mut self) {
-        // What is not written counts at its worst.
+        // If this fails, requests that are not written count at their worst case.
         let _ = self.write();
     }
 }
@@ -181,13 +184,13 @@ fn encode(total: Spend) -> [u8; TOTAL] {
     bytes
 }
 
-/// Why a file says nothing.
+/// Why the content of a file is invalid.
 enum Bad {
     At(usize),
     Version(u8),
 }
 
-/// The total in a file.
+/// Returns the total in a file.
 fn decode(bytes: &[u8]) -> Result<Spend, Bad> {
     let rest = bytes.strip_prefix(HEADER).ok_or(Bad::At(0))?;
     let (version, total) = rest.split_first().ok_or(Bad::At(0))?;

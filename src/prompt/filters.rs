@@ -1,4 +1,4 @@
-//! Filters of templates beside those of Jinja: JSON, dates, and a text cut to so many tokens.
+//! Template filters beyond those of Jinja: JSON, dates, and texts cut to a number of characters or tokens.
 
 use std::fmt::Write;
 
@@ -17,7 +17,7 @@ pub(super) fn add(environment: &mut Environment<'_>) {
     environment.add_filter("truncate_tokens", truncate_tokens);
 }
 
-/// Filters that are there: these and Jinja's, as minijinja has them.
+/// Names of all filters: those added here and those of minijinja.
 const KNOWN: [&str; 47] = [
     "abs",
     "attr",
@@ -69,7 +69,7 @@ const KNOWN: [&str; 47] = [
 ];
 const KNOWN_TOO: [&str; 5] = ["truncate_tokens", "unique", "upper", "urlencode", "zip"];
 
-/// The filter that an error about an unknown one was meant for, perhaps.
+/// Returns the filter that was probably meant if an error is about an unknown filter.
 pub(super) fn meant(error: &Error) -> Option<&'static str> {
     if error.kind() != ErrorKind::UnknownFilter {
         return None;
@@ -78,8 +78,9 @@ pub(super) fn meant(error: &Error) -> Option<&'static str> {
     nearest(named, KNOWN.into_iter().chain(KNOWN_TOO))
 }
 
-/// The beginning of a text, so many characters at most, as Jinja has it: whole words and `...` behind them, unless
-/// `killwords` is true. A text that is hardly longer stays whole. What is null stays null.
+/// Cuts a text to at most `length` characters as Jinja does: at the end of a word, unless `killwords` is true, with
+/// `end` (`...` by default) behind it. A text that is at most `leeway` characters longer stays whole. Null stays
+/// null.
 fn truncate(
     value: &Value,
     length: Option<usize>,
@@ -107,13 +108,13 @@ fn wrong(message: String) -> Error {
     Error::new(ErrorKind::InvalidOperation, message)
 }
 
-/// A value as JSON in one line, letters of all languages as they are.
+/// Formats a value as one line of JSON. Letters of all languages are not escaped.
 fn to_json(value: &Value) -> Result<String, Error> {
     serde_json::to_string(value).map_err(|error| wrong(format!("tojson: {error}")))
 }
 
-/// A day or a time, as columns of these types and RFC 3339 write them, in another form: `date("%d %B %Y")` (strftime).
-/// What is null stays null.
+/// Formats a date or a time, written as in columns of these types or in RFC 3339, with strftime: `date("%d %B %Y")`.
+/// Null stays null.
 fn date(value: &Value, format: &str) -> Result<Value, Error> {
     if value.is_none() {
         return Ok(value.clone());
@@ -141,8 +142,8 @@ fn moment(text: &str) -> Option<DateTime<Utc>> {
     time.or_else(day).map(|time| time.and_utc())
 }
 
-/// The beginning of a text, so many tokens of OpenAI's encoding `o200k_base` at most; other models count a little
-/// otherwise. What is null stays null.
+/// Cuts a text to at most `most` tokens of OpenAI's encoding `o200k_base`. Other models count slightly differently.
+/// Null stays null.
 fn truncate_tokens(value: &Value, most: usize) -> Result<Value, Error> {
     let Some(text) = value.as_str() else {
         let is_null = value.is_none();

@@ -1,44 +1,44 @@
-//! What is asked about a row.
+//! The question that is sent to a model about a row.
 
 use crate::ident::Fingerprint;
 use crate::wire::{Message, Role};
 
-/// What is asked: the conversation and what stands for it.
+/// A conversation to be sent to a model, and its fingerprint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Question {
     messages: Vec<Message>,
-    /// Bytes of the messages.
+    /// Size of the messages' texts in bytes.
     bytes: usize,
     fingerprint: Fingerprint,
 }
 
 impl Question {
-    /// A conversation and what stands for it.
+    /// Creates a question from a conversation and its fingerprint.
     #[must_use]
     pub fn new(messages: Vec<Message>, fingerprint: Fingerprint) -> Self {
         let bytes = messages.iter().map(|message| message.content.len()).sum();
         Question { messages, bytes, fingerprint }
     }
 
-    /// The conversation.
+    /// Returns the messages of the conversation, the oldest first.
     #[must_use]
     pub fn messages(&self) -> &[Message] {
         &self.messages
     }
 
-    /// Bytes of the messages, without looking at them.
+    /// Returns the size of the messages' texts in bytes. It is computed only once.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Hash of the conversation and the parameters; not of address, key or provider.
+    /// Returns the hash of the conversation and the parameters. Address, key and provider are not part of it.
     #[must_use]
     pub fn fingerprint(&self) -> Fingerprint {
         self.fingerprint
     }
 
-    /// The same question once more, after an answer that was not what is asked for.
+    /// Returns the question with an invalid answer and a complaint about it appended, to be sent again.
     #[must_use]
     pub fn repaired(&self, said: &str, complaint: &str) -> Question {
         let message = |role, content: &str| Message { role, content: content.to_owned() };
@@ -49,7 +49,8 @@ impl Question {
         Question::new(messages, fingerprint)
     }
 
-    /// The same question once more, with room for so many tokens, after an answer that was cut off.
+    /// Returns the question with the fingerprint of a request for up to `max_tokens` tokens, to be sent again after
+    /// an answer that was cut off.
     #[must_use]
     pub fn longer(&self, max_tokens: u32) -> Question {
         let before = self.fingerprint.to_bytes();

@@ -37,7 +37,7 @@ impl Rows {
         Rows(Arc::new(RowData { batch, columns }))
     }
 
-    /// The record batch.
+    /// Returns the record batch that holds the rows.
     #[must_use]
     pub fn batch(&self) -> &RecordBatch {
         &self.0.batch
@@ -53,7 +53,7 @@ impl Rows {
     }
 }
 
-/// What an earlier step gave for a row.
+/// The output of an earlier step for a row.
 #[derive(Clone, Debug)]
 pub struct Given {
     value: Value,
@@ -61,28 +61,28 @@ pub struct Given {
 }
 
 impl Given {
-    /// A text.
+    /// Creates the value of a text.
     #[must_use]
     pub fn text(text: &str) -> Self {
         Given { value: Value::from(text), is_null: false }
     }
 
-    /// A list of numbers.
+    /// Creates the value of a list of numbers.
     #[must_use]
     pub fn numbers(numbers: &[f32]) -> Self {
         Given { value: numbers.iter().copied().map(Value::from).collect(), is_null: false }
     }
 
-    /// What a JSON document says.
+    /// Creates the value of a JSON document.
     ///
     /// # Errors
-    /// When it is none.
+    /// When the text is not JSON.
     pub fn json(text: &str) -> Result<Self, serde_json::Error> {
         let value: serde_json::Value = serde_json::from_str(text)?;
         Ok(Given { value: of_json(&value), is_null: false })
     }
 
-    /// A cell of a column.
+    /// Creates the value of a cell of a column.
     #[must_use]
     pub fn cell(column: &dyn Array, row: usize) -> Self {
         if column.is_null(row) {
@@ -91,7 +91,7 @@ impl Given {
         Given { value: to_value(column, row), is_null: false }
     }
 
-    /// Nothing: it renders as nothing, and so does every field of it.
+    /// Creates an empty value. It renders as nothing, and so does every field of it.
     #[must_use]
     pub fn nothing() -> Self {
         Given { value: Value::from_object(Nothing), is_null: true }
@@ -102,7 +102,7 @@ impl Given {
     }
 }
 
-/// The input of an example as the variables of a template, and `row` for all of them.
+/// Returns the input of an example as the variables of a template, with `row` for all of them.
 pub(super) fn input_value(input: &serde_json::Map<String, serde_json::Value>) -> Value {
     let mut pairs: Vec<(Value, Value)> =
         input.iter().map(|(name, value)| (Value::from(name.as_str()), of_json(value))).collect();
@@ -129,7 +129,7 @@ fn of_json(json: &serde_json::Value) -> Value {
     }
 }
 
-/// What was not asked for: false, empty, and so are its fields.
+/// An output that does not exist for the row. It is false and empty, and so are its fields.
 #[derive(Debug)]
 struct Nothing;
 
@@ -151,7 +151,7 @@ impl Object for Nothing {
     }
 }
 
-/// The variables of a template: the columns of one row and what earlier steps gave, and `row` for all columns.
+/// The variables of a template: the columns of one row, the outputs of earlier steps, and `row` for all columns.
 #[derive(Debug)]
 struct RowValue {
     rows: Rows,
@@ -179,7 +179,7 @@ impl Object for RowValue {
     }
 }
 
-/// The first column, of those that the template names, that holds binary data somewhere inside.
+/// Returns the name of the first of `columns` that holds binary data, also deep inside nested types.
 pub(super) fn binary_column<'a>(schema: &'a Schema, columns: &[usize]) -> Option<&'a str> {
     let mut fields = columns.iter().map(|column| schema.field(*column));
     fields.find(|field| has_binary(field.data_type())).map(|field| field.name().as_str())
@@ -200,8 +200,8 @@ fn has_binary(data_type: &DataType) -> bool {
     }
 }
 
-/// A cell as a template sees it: numbers as numbers, decimals, dates and times as text, lists, structs and
-/// maps as what they are.
+/// Returns a cell as a template sees it: numbers as numbers; decimals, dates and times as text; lists, structs and
+/// maps as themselves.
 fn to_value(array: &dyn Array, row: usize) -> Value {
     if array.is_null(row) {
         return Value::from(());
@@ -248,7 +248,7 @@ fn to_value(array: &dyn Array, row: usize) -> Value {
     }
 }
 
-/// A struct or a map, in its own order.
+/// A struct or a map. Its entries keep their order.
 #[derive(Debug)]
 struct Pairs(Vec<(Value, Value)>);
 

@@ -1,11 +1,11 @@
-//! Templates without slices, for finding out what they read.
+//! Templates without slices, to find out what they read.
 //!
-//! minijinja 3.0 does not look into what is sliced (`ast::Expr::Slice` in its `compiler/meta.rs`): of `{{ text[:20] }}`
-//! it says that it reads nothing.
+//! minijinja 3.0 does not look inside slices (`ast::Expr::Slice` in its `compiler/meta.rs`): it reports that `{{
+//! text[:20] }}` reads nothing.
 
 use std::borrow::Cow;
 
-/// A template that reads the same, with an index in the place of each part of a slice: `text[1:n]` becomes
+/// Returns a template that reads the same, with each part of a slice turned into an index: `text[1:n]` becomes
 /// `text[1][n]`.
 pub(super) fn without_slices(template: &str) -> Cow<'_, str> {
     let mut plain = String::with_capacity(template.len());
@@ -23,7 +23,7 @@ pub(super) fn without_slices(template: &str) -> Cow<'_, str> {
     if has_slices { Cow::Owned(plain) } else { Cow::Borrowed(template) }
 }
 
-/// Where the inside of a tag ends.
+/// Returns the position at which the inside of a tag ends.
 fn end_of_tag(tag: &str) -> usize {
     let mut quote = None;
     let mut before = ' ';
@@ -40,7 +40,7 @@ fn end_of_tag(tag: &str) -> usize {
     tag.len()
 }
 
-/// Appends the inside of a tag without its slices; says whether it had any.
+/// Appends the inside of a tag without its slices. Returns whether it had any.
 fn replace(inside: &str, plain: &mut String) -> bool {
     let mut open: Vec<OpenBracket> = Vec::new();
     let mut has_slices = false;
@@ -83,16 +83,16 @@ fn replace(inside: &str, plain: &mut String) -> bool {
     has_slices
 }
 
-/// A bracket that is open.
+/// A bracket that is not closed yet.
 struct OpenBracket {
     kind: char,
-    /// Where the part of a slice that is being read begins.
+    /// Position in the output at which the current part of a slice begins.
     part: usize,
     is_slice: bool,
 }
 
 impl OpenBracket {
-    /// A part that says nothing is 0.
+    /// Ends a part of a slice. An empty part becomes 0.
     fn end_part(&self, plain: &mut String) {
         if plain.get(self.part..).is_some_and(|part| part.trim().is_empty()) {
             plain.push('0');

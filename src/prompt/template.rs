@@ -1,4 +1,4 @@
-//! The compiled templates of one step.
+//! The compiled templates of one step, which render rows to questions.
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,44 +22,44 @@ use crate::wire::{CLASSES_WORDS, Message, Role};
 const USER: &str = "prompt";
 const SYSTEM: &str = "system";
 
-/// A template that cannot be used with this source.
+/// Why a step's templates cannot be used with a source.
 #[derive(Debug, thiserror::Error)]
 pub enum PromptError {
-    /// It is not well-formed.
+    /// A template is not well-formed.
     #[error("step {step:?}: the {which} template is wrong{}: {message}", line.map_or_else(String::new, |line| format!(" in line {line}")))]
     Syntax {
         /// Output of the step.
         step: String,
-        /// `prompt` or `system`.
+        /// Which template: `prompt` or `system`.
         which: &'static str,
         /// Line in the template, counted from 1.
         line: Option<usize>,
-        /// What is wrong.
+        /// What is wrong with the template.
         message: String,
     },
-    /// It names a column that neither the source nor an earlier step has.
+    /// A template names a column that neither the source nor an earlier step has.
     #[error("step {step:?}: the templates name the column {column:?}, which the source does not have{}", hint(near.as_deref(), known))]
     UnknownColumn {
         /// Output of the step.
         step: String,
-        /// The column.
+        /// Name of the column.
         column: String,
-        /// The column that was meant, perhaps.
+        /// The column that was probably meant.
         near: Option<String>,
-        /// The columns there are.
+        /// Names of the columns that exist.
         known: Vec<String>,
     },
-    /// An example cannot be put into it.
+    /// An example does not fit the template.
     #[error("step {step:?}: the example in line {line} does not fit the template: {message}")]
     Example {
         /// Output of the step.
         step: String,
         /// Line in the file of examples, counted from 1.
         line: usize,
-        /// What is wrong.
+        /// What is wrong with the example.
         message: String,
     },
-    /// It names what the step itself or a later one gives.
+    /// A template names the output of the step itself or of a later one.
     #[error(
         "step {step:?}: the templates name {column:?}, which is the output of {}; a step sees those of earlier ones, and \
          steps cannot name each other in a circle", if step == column { "the step itself" } else { "a later step" }
@@ -67,24 +67,24 @@ pub enum PromptError {
     TooLate {
         /// Output of the step.
         step: String,
-        /// The output that is not there yet.
+        /// The output that does not exist yet.
         column: String,
     },
-    /// It names a field that a column or an output does not have.
+    /// A template names a field that a column or an output does not have.
     #[error("step {step:?}: the templates name {path:?}, and {parent} has no such field{}", hint(near.as_deref(), known))]
     UnknownField {
         /// Output of the step.
         step: String,
-        /// As it is named.
+        /// Path of the field as the template writes it.
         path: String,
-        /// What should have the field.
+        /// The column or field that lacks it.
         parent: String,
-        /// The field that was meant, perhaps.
+        /// The field that was probably meant.
         near: Option<String>,
-        /// The fields there are.
+        /// Names of the fields that exist.
         known: Vec<String>,
     },
-    /// It names columns by `row`, which is a column itself.
+    /// A template names columns by `row`, and the source has a column `row`.
     #[error(
         "step {step:?}: the source has a column \"row\", which hides all others from row[…] in the templates; carry the \
          others alone with source.columns, or give them names that need no row[…]"
@@ -93,14 +93,14 @@ pub enum PromptError {
         /// Output of the step.
         step: String,
     },
-    /// It names a column of bytes.
+    /// A template names a column of binary data.
     #[error(
         "step {step:?}: the templates name the column {column:?}, which holds binary data; a prompt is text (source.binary_as_text = true reads such a column of Parquet files as text)"
     )]
     Binary {
         /// Output of the step.
         step: String,
-        /// The column.
+        /// Name of the column.
         column: String,
     },
 }
@@ -114,12 +114,12 @@ fn hint(near: Option<&str>, known: &[String]) -> String {
     }
 }
 
-/// What becomes of a row.
+/// The result of rendering a row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Rendered {
-    /// It is asked about.
+    /// The question to be sent.
     Ask(Question),
-    /// All its inputs are null; nothing is asked.
+    /// All inputs of the row are null, and nothing is sent.
     Skip,
 }
 
@@ -127,17 +127,17 @@ pub enum Rendered {
 pub struct Prompt {
     environment: Environment<'static>,
     has_system: bool,
-    /// Columns that the templates name: of the source, then of earlier steps.
+    /// Positions of the columns that the templates name: those of the source, then outputs of earlier steps.
     inputs: Vec<usize>,
-    /// Columns of the source.
+    /// Number of columns of the source.
     source_columns: usize,
-    /// Steps whose outputs the templates name, and those names.
+    /// Earlier steps whose outputs the templates name: position of the step, and name of the output.
     needs: Vec<(usize, Arc<str>)>,
     skips_nulls: bool,
     params: Vec<u8>,
-    /// What an answer must be, in words.
+    /// Text at the end of the prompt that states what an answer must be.
     instruction: String,
-    /// Questions and answers before the row's own.
+    /// Questions and answers of the examples, which come before the row's own question.
     examples: Vec<Message>,
 }
 
@@ -148,11 +148,11 @@ impl fmt::Debug for Prompt {
 }
 
 impl Prompt {
-    /// Compiles a step's templates and holds them against the columns of the source and the outputs of earlier
+    /// Compiles a step's templates and checks them against the columns of the source and the outputs of earlier
     /// steps.
     ///
     /// # Errors
-    /// When a template is malformed or names a column that is not there or is binary.
+    /// When a template is malformed, names a column that is missing or binary, or does not fit an example.
     pub fn compile(step: &StepSpec, source: &Schema, earlier: &[Field]) -> Result<Prompt, PromptError> {
         let source_columns = source.fields().len();
         let all = source.fields().iter().map(|field| field.as_ref().clone()).chain(earlier.iter().cloned());
@@ -204,8 +204,8 @@ impl Prompt {
         Ok(())
     }
 
-    /// Renders a row of nulls, for mistakes that show only then: filters, tests and functions that are not
-    /// there. What is wrong with nulls alone is no mistake.
+    /// Renders a row of nulls to find mistakes that show only then: filters, tests and functions that do not exist.
+    /// Errors that come from the nulls alone are ignored.
     fn check_with_nulls(&self, step: &StepSpec, schema: &Schema) -> Result<(), PromptError> {
         let nulls = schema.fields().iter().map(|field| new_null_array(field.data_type(), 1)).collect();
         let fields: Vec<_> =
@@ -230,22 +230,23 @@ impl Prompt {
         Ok(())
     }
 
-    /// The columns of the source that the templates name.
+    /// Returns the columns of the source that the templates name.
     #[must_use]
     pub fn names(&self, source: &Schema) -> Vec<String> {
         let own = self.inputs.iter().filter(|column| **column < self.source_columns);
         own.filter_map(|column| Some(source.fields().get(*column)?.name().clone())).collect()
     }
 
-    /// The earlier steps whose outputs the templates name, by their places among the steps.
+    /// Returns the earlier steps whose outputs the templates name, by their positions among the steps.
     pub fn needs(&self) -> impl Iterator<Item = usize> {
         self.needs.iter().map(|(step, _)| *step)
     }
 
-    /// Renders a row of a record batch, with what the steps gave that it [needs](Prompt::needs), in that order.
+    /// Renders a row of a record batch. `given` holds the outputs of the steps that it [needs](Prompt::needs), in
+    /// that order.
     ///
     /// # Errors
-    /// A failure of class `template`.
+    /// When a template cannot be rendered for the row, with class `template`.
     pub fn render(&self, rows: &Rows, row: usize, given: Vec<Given>) -> Result<Rendered, Failure> {
         let mut of_source = self.inputs.iter().copied().filter(|column| *column < self.source_columns);
         if self.skips_nulls
@@ -279,7 +280,8 @@ impl Prompt {
         Question::new(messages, fingerprint)
     }
 
-    /// The same question with so many tokens less at the end of what the template made; none if nothing would be left.
+    /// Returns the question with `tokens` tokens less at the end of the rendered text, or `None` if nothing would be
+    /// left.
     #[must_use]
     pub fn shortened(&self, question: &Question, tokens: usize) -> Option<Question> {
         let mut messages = question.messages().to_vec();
@@ -321,11 +323,11 @@ fn role(role: Role) -> &'static [u8] {
     }
 }
 
-/// What the model is told about the form of its answer.
+/// Returns the text that states the form of the answer in the prompt.
 fn instruction(form: &Form) -> String {
     match form {
         Form::Text | Form::Embedding(_) => String::new(),
-        // The request says it, in a form of its own.
+        // The request carries the schema, in a form that the endpoint takes.
         Form::Typed(_) => String::new(),
         Form::Classes(classes) => {
             format!("\n\n{CLASSES_WORDS}\n{}", classes.join("\n"))
@@ -333,12 +335,12 @@ fn instruction(form: &Form) -> String {
     }
 }
 
-/// The parameters as bytes that are the same for the same parameters.
+/// Returns the parameters as bytes, which are equal for equal parameters.
 fn params(params: &Params) -> Vec<u8> {
     let mut extra: Vec<_> = params.extra_body.iter().collect();
     extra.sort_by_key(|(name, _)| name.as_str());
     let known = (params.temperature, params.max_tokens, extra);
-    // The prompt says it where it is said in words.
+    // A schema that is stated in the prompt is part of the fingerprint through the messages.
     let bytes = match params.shape.as_ref().filter(|shape| !shape.is_in_prompt()) {
         None => serde_json::to_vec(&known),
         Some(shape) => serde_json::to_vec(&(known, shape.text())),
@@ -366,11 +368,11 @@ fn describe(error: &Error) -> String {
     }
 }
 
-/// Null renders as nothing, not as the word `none`.
+/// Renders null as nothing, not as the word `none`.
 fn format_value(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
     match value.kind() {
         ValueKind::None => Ok(()),
-        // What has parts is JSON, as a model reads it; what was not asked for is nothing.
+        // Models read structures as JSON. The missing output of a step is false, and renders as nothing below.
         ValueKind::Map if value.is_true() => {
             let json = serde_json::to_string(value);
             let json = json.map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))?;

@@ -8,6 +8,7 @@ mod charts;
 pub mod data;
 mod figure;
 mod format;
+mod gather;
 mod plot;
 mod render;
 mod tables;
@@ -19,4 +20,5 @@ mod example;
 #[cfg(test)]
 mod page_tests;
 
+pub use gather::gather;
 pub use render::{PageError, render};

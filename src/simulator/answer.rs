@@ -1,10 +1,12 @@
-//! What the simulator says.
+//! The simulator's answers, and the reproducible draws that its answers and faults are made from. Nothing here
+//! depends on the time.
 
 use crate::ident::Fingerprint;
 
 const WORDS: usize = 12;
 
-/// The answer to a prompt: the beginning of its last line and a mark that no other prompt shares.
+/// Returns the default answer to a prompt: the first words of its last non-empty line and the mark of the prompt,
+/// which no other prompt shares.
 #[must_use]
 pub fn answer_to(prompt: &str) -> String {
     let last = prompt.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
@@ -12,19 +14,19 @@ pub fn answer_to(prompt: &str) -> String {
     format!("In short: {} [{}]", words.join(" "), mark_of(prompt))
 }
 
-/// Eight digits that no other prompt shares.
+/// Returns the mark of a prompt: eight hexadecimal digits that no other prompt shares.
 pub(super) fn mark_of(prompt: &str) -> String {
     Fingerprint::of([prompt.as_bytes()]).to_string().chars().take(8).collect()
 }
 
-/// One of several answers, always the same for a prompt.
+/// Chooses one of `answers`, always the same for a seed and a prompt. Returns an empty text if there are none.
 #[must_use]
 pub fn choose(answers: &[String], seed: u64, prompt: &str) -> String {
     let at = draw(answers.len(), chance(seed, "answer", prompt, 0));
     answers.get(at).cloned().unwrap_or_default()
 }
 
-/// One of so many, by a number between 0 and 1.
+/// Returns an index below `count` in proportion to `chance`, a number from 0 to less than 1.
 #[expect(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
@@ -35,15 +37,15 @@ pub(super) fn draw(count: usize, chance: f64) -> usize {
     (chance * count as f64) as usize
 }
 
-/// A token is about so many bytes of text.
+/// Bytes of text that count as one token.
 pub(super) const BYTES_OF_TOKEN: u64 = 4;
 
-/// Tokens of a text.
+/// Returns the number of tokens of a text, estimated from its length in bytes.
 pub(super) fn tokens_of(text: &str) -> u64 {
     (text.len() as u64).div_ceil(BYTES_OF_TOKEN)
 }
 
-/// A number between 0 and 1 that depends on the arguments alone.
+/// Returns a number from 0 to less than 1 that depends on the arguments alone.
 pub(super) fn chance(seed: u64, purpose: &str, prompt: &str, nth: u64) -> f64 {
     let print = Fingerprint::of([
         seed.to_le_bytes().as_slice(),

@@ -1,4 +1,4 @@
-//! The body of a request for a chat completion, as far as the simulator reads it.
+//! The fields of a chat completion request that the simulator reads, and the checks on them.
 
 use serde::{Deserialize, Deserializer, de};
 use serde_json::Value;
@@ -7,12 +7,12 @@ use super::answer::tokens_of;
 use super::reply::{ErrorReply, invalid};
 use crate::wire::COMPLAINT;
 
-/// Who may say something in a conversation.
+/// Roles that a message may have.
 const ROLES: [&str; 6] = ["system", "developer", "user", "assistant", "tool", "function"];
-/// Answers to one request, at most.
+/// Largest number of answers (`n`) that one request may ask for.
 const MAX_CHOICES: u32 = 128;
 
-/// A request for a chat completion.
+/// The body of a request for a chat completion. Unknown fields are ignored.
 #[derive(Debug, Deserialize)]
 pub(super) struct ReceivedChat {
     pub(super) model: String,
@@ -30,12 +30,12 @@ pub(super) struct ReceivedChat {
 #[derive(Debug, Deserialize)]
 struct Said {
     role: String,
-    /// None where the message is a call.
+    /// `None` if the message is a tool call.
     #[serde(default, deserialize_with = "text")]
     content: Option<String>,
 }
 
-/// A part of a message.
+/// One part of a message that is sent as a list of parts.
 #[derive(Debug, Deserialize)]
 struct ContentPart {
     #[serde(rename = "type")]
@@ -50,7 +50,8 @@ enum MessageContent {
     Parts(Vec<ContentPart>),
 }
 
-/// A text, also one in parts; only texts are understood.
+/// Reads the content of a message: a text, or a list of parts, which are joined. A part that is not a text is an
+/// error.
 fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     match Option::<MessageContent>::deserialize(deserializer)? {
         None => Ok(None),
@@ -65,13 +66,13 @@ fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D:
     }
 }
 
-/// Something that the model may call.
+/// A tool that the model may call.
 #[derive(Debug, Deserialize)]
 pub(super) struct Tool {
     pub(super) function: Function,
 }
 
-/// A function, and a JSON Schema of its arguments.
+/// A function of a tool. `parameters` is the JSON Schema of its arguments.
 #[derive(Debug, Deserialize)]
 pub(super) struct Function {
     pub(super) name: String,
@@ -79,7 +80,7 @@ pub(super) struct Function {
 }
 
 impl ReceivedChat {
-    /// Holds it against what the interface takes, as OpenAI's servers do.
+    /// Checks the fields as OpenAI's servers do. A request with an invalid one is refused with 400.
     pub(super) fn check(&self) -> Result<(), ErrorReply> {
         let wrong = |field: &str, what: String| {
             Err(invalid("invalid_value", &format!("Invalid value for '{field}': {what}"), Some(field)))
@@ -107,18 +108,18 @@ impl ReceivedChat {
         }
     }
 
-    /// Tokens of an answer, at most.
+    /// Returns the largest number of tokens that an answer may have, or `None` if the request sets no limit.
     pub(super) fn most_tokens(&self) -> Option<u64> {
         self.max_completion_tokens.or(self.max_tokens)
     }
 
-    /// Answers that are wanted.
+    /// Returns the number of answers that are requested.
     pub(super) fn choices(&self) -> u32 {
         self.n.unwrap_or(1)
     }
 
-    /// The message that the request is about: the last one of the user that is no complaint. Examples stand
-    /// before it, and a conversation goes on about it.
+    /// Returns the message to be answered: the user's last message that is not a complaint about an answer, or the
+    /// first one if all begin like a complaint. Few-shot examples come before it, and repairs after it.
     pub(super) fn question(&self) -> &str {
         let said = self.messages.iter().filter(|said| said.role == "user");
         let mut said = said.filter_map(|said| said.content.as_deref());

@@ -1,4 +1,5 @@
-//! Chat completions: a text, an instance of a JSON Schema, or a call of a function with one.
+//! Chat completions: answers are a text, an instance of a JSON Schema, or a call of a function whose arguments are an
+//! instance.
 
 use axum::http::HeaderMap;
 use axum::response::Response;
@@ -16,17 +17,17 @@ use crate::clock;
 use crate::config::{CLASS, FaultSpec, SimulatorSpec, WrongForm};
 use crate::wire::CLASSES_WORDS;
 
-/// What is said, and how.
+/// The message of an answer and the reason for its end.
 #[derive(Debug)]
 struct ReplyMessage {
-    /// None where a fault leaves it out.
+    /// `None` if a fault leaves the text out.
     text: Option<String>,
-    /// The function whose arguments the text is.
+    /// Name of the called function, if `text` holds its arguments.
     function: Option<String>,
     finish_reason: String,
 }
 
-/// Answers a request for a chat completion, or refuses it.
+/// Answers a request for a chat completion. Returns the error response if the request is refused.
 pub(super) async fn answer(
     shared: &ServerHandle,
     headers: &HeaderMap,
@@ -80,7 +81,7 @@ fn within_context(spec: &SimulatorSpec, question: &GateRequest<'_>) -> Result<()
     Err(invalid("context_length_exceeded", &message, Some("messages")))
 }
 
-/// The answers that the last paragraph of a prompt allows, where that is what it says.
+/// Returns the classes that the last paragraph of a prompt lists; none if it is not a list of classes.
 fn classes_in(prompt: &str) -> Vec<String> {
     let line = format!("\n\n{CLASSES_WORDS}\n");
     let classes = prompt.rsplit_once(&line).map(|(_, classes)| classes).unwrap_or_default();
@@ -101,7 +102,7 @@ impl ReplyMessage {
         let wrong = fault.and_then(|fault| fault.wrong).filter(|_| said.is_none());
         let instance = |schema: &Value| {
             let mut instance = instance_of(schema, spec.seed, prompt);
-            // The same class, however it is asked for.
+            // The class must be the same whether the schema or the prompt alone lists the classes.
             if let (Some(class), classes @ [_, ..]) = (instance.get_mut(CLASS), classes_in(prompt).as_slice())
             {
                 *class = choose(classes, spec.seed, prompt).into();
@@ -121,7 +122,7 @@ impl ReplyMessage {
         };
         let text = misput(said.unwrap_or_else(right), wrong);
         let function = match shape {
-            // A model that talks calls nothing.
+            // A model that answers in prose calls no function.
             AnswerShape::Call { function, .. } if wrong != Some(WrongForm::Prose) => Some(function),
             _ => None,
         };
@@ -133,7 +134,7 @@ impl ReplyMessage {
         ReplyMessage { text: Some(text), function, finish_reason: finish_reason.to_owned() }
     }
 
-    /// As much of it as so many tokens hold.
+    /// Cuts the text to at most `most` tokens. If anything is cut, the finish reason becomes `length`.
     fn within(mut self, most: Option<u64>) -> ReplyMessage {
         if let (Some(text), Some(most)) = (&mut self.text, most)
             && tokens_of(text) > most

@@ -1,4 +1,4 @@
-//! What the simulator counted.
+//! Counters of what the simulator received and answered.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -6,32 +6,32 @@ use serde::Serialize;
 
 use crate::ident::{Fingerprint, Money, Tokens};
 
-/// What the simulator was asked and what it answered, so far.
+/// What the simulator has received and answered so far. The server returns it as JSON at `/simulator/counts`.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Counts {
-    /// Requests for chat completions and for embeddings.
+    /// Requests for chat completions and for embeddings, refused ones included.
     pub requests: u64,
-    /// Responses by HTTP status; a connection closed in the middle counts as 0.
+    /// Number of responses by HTTP status. A connection that is closed in the middle of an answer counts as 0.
     pub statuses: BTreeMap<u16, u64>,
-    /// Most requests in flight at once.
+    /// Largest number of requests in flight at once.
     pub most_in_flight: u64,
-    /// Answers that were sent: what a provider would bill.
+    /// Answers that were sent; a provider would bill these.
     pub answered: u64,
     /// Tokens of prompts and answers that were billed.
     pub billed_tokens: u64,
-    /// What was billed, in picodollars.
+    /// Billed amount, in picodollars.
     pub billed_picodollars: u64,
-    /// Prompts that were answered; the inputs of a request for embeddings count as one.
+    /// Number of different prompts that were answered. The inputs of one embeddings request are one prompt.
     pub answered_prompts: u64,
-    /// Inputs that were embedded in requests that were answered.
+    /// Inputs that were embedded, over all answered requests.
     pub embedded: u64,
-    /// Inputs that were embedded beyond the first time for the same text.
+    /// Inputs that were embedded again after the first time for the same text.
     pub embedded_again: u64,
-    /// Requests for something that the simulator does not have.
+    /// Method and path of each request to a route that the simulator does not have.
     pub unknown_routes: Vec<String>,
-    /// Requests that came when the script had run out.
+    /// Requests that arrived after the last entry of the script.
     pub script_exhausted: u64,
-    /// Requests in flight now.
+    /// Requests that are in flight now.
     pub in_flight: u64,
     /// Connections that are open now.
     pub connections: u64,
@@ -46,25 +46,25 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// How often a prompt was answered.
+    /// Returns how often a prompt was answered.
     #[must_use]
     pub fn answers_to(&self, prompt: &str) -> u32 {
         self.answers.get(&Fingerprint::of([prompt.as_bytes()])).copied().unwrap_or_default()
     }
 
-    /// How often a text was embedded.
+    /// Returns how often a text was embedded.
     #[must_use]
     pub fn embeddings_of(&self, text: &str) -> u32 {
         self.embeddings.get(&Fingerprint::of([text.as_bytes()])).copied().unwrap_or_default()
     }
 
-    /// Answers beyond the first to each prompt: what was paid again.
+    /// Returns the number of answers beyond the first to each prompt: what was paid for again.
     #[must_use]
     pub fn paid_again(&self) -> u64 {
         self.answered - self.answered_prompts
     }
 
-    /// Notes that a prompt is asked; says how often it was before.
+    /// Counts a request for a prompt. Returns the number of earlier requests for the same prompt.
     pub(super) fn asked(&mut self, prompt: &str) -> u32 {
         self.requests += 1;
         let times = self.asked.entry(Fingerprint::of([prompt.as_bytes()])).or_default();
@@ -72,7 +72,7 @@ impl Counts {
         *times - 1
     }
 
-    /// A number that no other response has.
+    /// Returns a number that no other response of this simulator has.
     pub(super) fn next_id(&mut self) -> u64 {
         self.ids += 1;
         self.ids

@@ -1,4 +1,4 @@
-//! Embeddings: vectors that depend on the text alone.
+//! Embeddings: answers requests with vectors that depend on the text alone.
 
 use axum::http::HeaderMap;
 use axum::response::Response;
@@ -32,7 +32,7 @@ struct ReceivedTexts {
 enum EmbeddingInput {
     One(String),
     Many(Vec<String>),
-    /// A text as the numbers of its tokens.
+    /// A text as a list of token ids.
     Tokens(Vec<u32>),
     ManyTokens(Vec<Vec<u32>>),
 }
@@ -42,12 +42,12 @@ enum EmbeddingInput {
 enum VectorFormat {
     #[default]
     Float,
-    /// Numbers of four bytes, the lowest first.
+    /// 32-bit floats, little-endian, in base64.
     Base64,
 }
 
 impl EmbeddingInput {
-    /// What vectors are asked for; tokens stand for themselves.
+    /// Returns the texts to embed. A list of token ids becomes the text of its numbers.
     fn into_texts(self) -> Vec<String> {
         let words = |tokens: Vec<u32>| -> String {
             tokens.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
@@ -61,7 +61,7 @@ impl EmbeddingInput {
     }
 }
 
-/// The vector of a text, of length one.
+/// Returns the embedding of a text: a vector of length 1 with this number of dimensions.
 #[must_use]
 pub fn embedding_of(text: &str, dimensions: usize) -> Vec<f32> {
     let mut state = seed(text);
@@ -77,8 +77,8 @@ fn seed(text: &str) -> u64 {
     u64::from_le_bytes(bytes[..8].try_into().expect("a fingerprint has sixteen bytes"))
 }
 
-/// A number between -1 and 1, and the state after it (SplitMix64: Steele, Lea and Flood, "Fast Splittable
-/// Pseudorandom Number Generators", 2014).
+/// Advances the state and returns a number from -1 to less than 1 (SplitMix64: Steele, Lea and Flood, "Fast
+/// Splittable Pseudorandom Number Generators", 2014).
 fn next(state: &mut u64) -> f64 {
     *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
     let mixed = (*state ^ (*state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -88,7 +88,7 @@ fn next(state: &mut u64) -> f64 {
     number - 1.0
 }
 
-/// Answers a request for embeddings, or refuses it.
+/// Answers a request for embeddings. Returns the error response if the request is refused.
 pub(super) async fn answer(
     shared: &ServerHandle,
     headers: &HeaderMap,
@@ -154,7 +154,7 @@ fn check_inputs(spec: &SimulatorSpec, inputs: &[&str]) -> Result<(), ErrorReply>
     }
 }
 
-/// Numbers in a vector: as many as the request says, else as the job says.
+/// Returns the number of dimensions: the request's, else the job's, else the default.
 fn dimensions(spec: &SimulatorSpec, asked: Option<u32>) -> Result<usize, ErrorReply> {
     match asked.or(spec.dimensions).unwrap_or(DIMENSIONS) {
         known @ 1..=MOST_DIMENSIONS => Ok(known as usize),

@@ -1,5 +1,5 @@
-//! What every request goes through, for a chat or for embeddings: reading, key, model, limits, the time that
-//! an answer takes, faults, and at the end the bill.
+//! The stages that every request passes, for chat completions and embeddings alike: reading, key, model, limits,
+//! latency, faults and billing.
 
 use axum::http::{HeaderMap, header};
 use serde::de::DeserializeOwned;
@@ -12,29 +12,29 @@ use crate::clock;
 use crate::config::{FaultSpec, SimulatorSpec};
 use crate::ident::Tokens;
 
-/// A request, as far as all are alike.
+/// The part of a request that all interfaces have in common.
 #[derive(Debug)]
 pub(super) struct GateRequest<'a> {
-    /// What it is about: counts and chances go by it.
+    /// Text that identifies the request for counts and random draws.
     pub(super) prompt: &'a str,
-    /// What a fault's `contains` is looked for in.
+    /// Texts in which a fault's `contains` is looked for.
     pub(super) texts: &'a [&'a str],
-    /// How often it was asked before.
+    /// Number of earlier requests for the same prompt.
     pub(super) nth: u32,
     pub(super) prompt_tokens: u64,
     pub(super) max_tokens: Option<u64>,
 }
 
-/// What an answer was billed with.
+/// The billed cost of an answer, and the headers that go with it.
 #[derive(Debug)]
 pub(super) struct Bill {
-    /// US dollars, where the answer is to say so.
+    /// US dollars, or `None` if answers do not state their cost.
     pub(super) cost: Option<f64>,
-    /// Headers that tell of the limits.
+    /// Rate limit headers.
     pub(super) headers: Vec<(String, String)>,
 }
 
-/// Reads the body of a request; one that cannot be read is counted here.
+/// Parses the body of a request. A body that cannot be parsed is counted as a request here and refused with 400.
 pub(super) fn read<T: DeserializeOwned>(shared: &ServerHandle, body: &[u8]) -> Result<T, ErrorReply> {
     serde_json::from_slice(body).map_err(|error| {
         shared.lock().counts.requests += 1;
@@ -42,7 +42,7 @@ pub(super) fn read<T: DeserializeOwned>(shared: &ServerHandle, body: &[u8]) -> R
     })
 }
 
-/// Looks at the key and the model of a request.
+/// Checks the key and the model of a request; a wrong one is refused with 401 or 404.
 pub(super) fn known(shared: &ServerHandle, headers: &HeaderMap, model: &str) -> Result<(), ErrorReply> {
     let spec = &shared.spec;
     let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
@@ -59,7 +59,8 @@ pub(super) fn known(shared: &ServerHandle, headers: &HeaderMap, model: &str) -> 
     Ok(())
 }
 
-/// Waits until a request is to be answered, and says with which fault; or refuses it.
+/// Waits until a request is due to be answered. Returns the fault that its answer must show, or the error response if
+/// the request is refused or a fault replaces the answer.
 pub(super) async fn pass(
     shared: &ServerHandle,
     question: &GateRequest<'_>,
@@ -83,7 +84,7 @@ pub(super) async fn pass(
     Ok(fault)
 }
 
-/// Bills an answer; `embedded` are the texts that it has vectors of.
+/// Bills an answer and counts it. `embedded` holds the texts whose vectors the answer carries.
 pub(super) fn bill(
     shared: &ServerHandle,
     question: &GateRequest<'_>,
@@ -103,7 +104,7 @@ pub(super) fn bill(
     }
 }
 
-/// Lets a request pass and says when it will be answered, or refuses it.
+/// Admits a request and returns when it is to be answered, or refuses it by a limit, a phase or the quota.
 fn admit(shared: &ServerHandle, question: &GateRequest<'_>) -> Result<clock::Instant, ErrorReply> {
     let (now, wall) = (clock::now(), clock::wall());
     let mut inner = shared.lock();
@@ -138,7 +139,8 @@ fn next_in_script(shared: &ServerHandle) -> Result<Option<FaultSpec>, ErrorReply
     Ok(next)
 }
 
-/// What goes wrong with the `nth` request for a prompt, which has these texts.
+/// Returns the first fault that applies to the request number `nth`, counted from 0, for a prompt. `texts` are the
+/// texts in which the fault's `contains` is looked for.
 #[must_use]
 pub fn fault_for<'a>(
     spec: &'a SimulatorSpec,

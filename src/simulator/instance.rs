@@ -1,39 +1,39 @@
 //! Instances of a JSON Schema, always the same for a schema, a seed and a prompt.
 //!
-//! Of the keywords it heeds those that schemas for models use; `pattern`, `not` and conditions are not
-//! among them. A schema that describes itself ends at its second turn.
+//! The keywords that schemas for models use are supported; others, such as `pattern`, `not` and conditions, are
+//! ignored. A recursive schema is cut short: from its second level on only required values are made.
 
 use chrono::{DateTime, Days, NaiveDate, SecondsFormat, TimeDelta};
 use serde_json::{Map, Value};
 
 use super::answer::{chance, draw, mark_of};
 
-/// Share of nulls where a value may be null.
+/// Share of nulls among values that may be null.
 const NULLS: f64 = 0.2;
-/// A reference that leads to itself more often leads to null.
+/// Number of nested uses of one reference after which it yields null.
 const MOST_TURNS: usize = 4;
-/// Values beyond which only what is required is made.
+/// Number of values after which only required ones are made.
 const MANY_VALUES: usize = 2_000;
-/// Values beyond which every reference leads to null.
+/// Number of values after which every reference yields null.
 const MOST_VALUES: usize = 20_000;
 const MOST_ITEMS: usize = 1_000;
-/// Days from the first year of this century that dates fall on.
+/// Number of days, from the year 2000 on, that dates are drawn from.
 const DAYS: usize = 10_000;
 
-/// The instance of a schema that a simulator with this seed answers a prompt with.
+/// Returns the instance of a schema with which a simulator of this seed answers a prompt.
 #[must_use]
 pub fn instance_of(schema: &Value, seed: u64, prompt: &str) -> Value {
     let mut maker = Maker { root: schema, seed, prompt, references: Vec::new(), made: 0, scarce: false };
     maker.value(schema, "answer")
 }
 
-/// What a local reference leads to.
+/// Returns the schema that a local reference (`#/…`) points to.
 pub(super) fn referred<'a>(root: &'a Value, reference: &str) -> Option<&'a Value> {
     root.pointer(reference.strip_prefix('#')?)
 }
 
-/// The first of the schemas of which one, or each, is to hold. Beside properties they only say which of them
-/// go together.
+/// Returns the first alternative of `anyOf`, `oneOf` or `allOf`. Returns `None` if the schema also has `properties`,
+/// because the alternatives then only state which properties go together.
 pub(super) fn first_branch(keywords: &Map<String, Value>) -> Option<&Value> {
     branches(keywords)?.first()
 }
@@ -49,18 +49,18 @@ struct Maker<'a> {
     root: &'a Value,
     seed: u64,
     prompt: &'a str,
-    /// References that lead to the value which is made.
+    /// References that are being followed, the outermost first.
     references: Vec<&'a str>,
-    /// Values that were made.
+    /// Number of values made so far.
     made: usize,
-    /// Whether only what is required is made.
+    /// Whether only required values are made.
     scarce: bool,
 }
 
 impl<'a> Maker<'a> {
     fn value(&mut self, schema: &'a Value, path: &str) -> Value {
         self.made += 1;
-        // True is a schema too.
+        // `true` is a schema, too: it allows any value.
         let Some(keywords) = schema.as_object() else { return self.text(&Map::new(), path) };
         if let Some(reference) = keywords.get("$ref").and_then(Value::as_str) {
             return self.at_reference(reference, path);
@@ -164,7 +164,7 @@ impl<'a> Maker<'a> {
         Value::Array(made)
     }
 
-    /// A short text with the mark of the prompt.
+    /// Returns a short text with the mark of the prompt, or a date or time if the schema asks for that format.
     fn text(&self, keywords: &Map<String, Value>, path: &str) -> Value {
         let day = || {
             let first = NaiveDate::from_ymd_opt(2_000, 1, 1).unwrap_or_default();
@@ -230,7 +230,8 @@ fn smaller(one: Option<f64>, other: Option<f64>) -> Option<f64> {
     one.into_iter().chain(other).reduce(f64::min)
 }
 
-/// Both ends, a hundred apart where only one is given.
+/// Returns both bounds. A missing upper bound is 100 above the lower one. A missing lower bound is 0, or 100 below a
+/// negative upper one.
 fn range(least: Option<f64>, most: Option<f64>) -> (f64, f64) {
     match (least, most) {
         (Some(least), most) => (least, most.unwrap_or(least + 100.0).max(least)),
@@ -245,7 +246,7 @@ mod tests {
 
     use super::*;
 
-    /// Makes instances for many prompts, each of which has to be one.
+    /// Makes instances for many prompts and checks that each fits the schema.
     fn instances(schema: &Value) -> Vec<Value> {
         let validator = jsonschema::options().should_validate_formats(true).build(schema).unwrap();
         let made: Vec<Value> = (0..200).map(|row| instance_of(schema, 7, &format!("Row {row}"))).collect();
@@ -336,7 +337,7 @@ mod tests {
             assert!(instance["next"]["next"].is_null() && instance["next"]["name"].is_string());
             assert!(instance.to_string().len() < 10_000);
         }
-        // There is no finite instance of this one.
+        // This schema has no finite instance.
         let endless = json!({"type": "object", "properties": {"own": {"$ref": "#"}}, "required": ["own"]});
         assert!(instance_of(&endless, 0, "Row 1").to_string().len() < 100);
         let circle = json!({"$ref": "#"});

@@ -1,4 +1,5 @@
-//! Limits as providers enforce them. Pure state under the caller's time.
+//! Rate limits as providers enforce them: token bucket, fixed window and sliding window. Pure state; the caller
+//! brings the time.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -6,21 +7,21 @@ use std::time::Duration;
 use crate::clock::Instant;
 use crate::config::{LimitSpec, LimitWindow};
 
-/// Rounding of sums of fractions.
+/// Tolerance for rounding errors in sums of fractions.
 const SLACK: f64 = 1e-6;
 
 /// One limit on requests or on tokens.
 #[derive(Debug)]
 pub(super) struct Limiter {
     window: LimitWindow,
-    /// Seconds that a window lasts, or that a full bucket is worth.
+    /// Length of a window, or time in which an empty bucket refills, in seconds.
     seconds: f64,
     per_second: f64,
-    /// Whether a window or bucket holds at least one.
+    /// Smallest capacity of a window or bucket.
     least: f64,
-    /// What was taken: of the bucket and not refilled, or in the window.
+    /// Amount that counts against the capacity: taken from the bucket and not refilled, or taken in the window.
     used: f64,
-    /// Bucket: `used` is as of this moment. Fixed window: its beginning.
+    /// Token bucket: when `used` was computed. Fixed window: when the window began.
     since: Instant,
     taken: VecDeque<(Instant, f64)>,
 }
@@ -39,13 +40,13 @@ impl Limiter {
         }
     }
 
-    /// From now on the limit is this many times what it was.
+    /// Multiplies the limit by `factor` from now on.
     pub(super) fn scale(&mut self, factor: f64, now: Instant) {
         self.advance(now);
         self.per_second *= factor;
     }
 
-    /// What it allows in a minute.
+    /// Returns the amount that the limit allows per minute.
     pub(super) fn per_minute(&self) -> f64 {
         self.per_second * 60.0
     }
@@ -58,7 +59,7 @@ impl Limiter {
         Duration::from_secs_f64(self.seconds)
     }
 
-    /// Lets the time pass.
+    /// Brings the state up to `now`: refills the bucket, or drops what has left the window.
     pub(super) fn advance(&mut self, now: Instant) {
         match self.window {
             LimitWindow::TokenBucket => {
@@ -85,8 +86,8 @@ impl Limiter {
         }
     }
 
-    /// How long until an amount can be taken, after [`Limiter::advance`]; none if it can be taken now. More
-    /// than the capacity goes through when nothing else stands against it.
+    /// Returns how long until `amount` can be taken, or `None` if it can be taken now. [`Limiter::advance`] must be
+    /// called first. An amount above the capacity passes once nothing else counts against it.
     pub(super) fn wait(&self, amount: f64, now: Instant) -> Option<Duration> {
         let room = self.capacity() - amount.min(self.capacity()) + SLACK;
         if self.used <= room {
@@ -106,7 +107,7 @@ impl Limiter {
         })
     }
 
-    /// Takes an amount, be there room for it or not.
+    /// Takes an amount, whether or not there is room for it.
     pub(super) fn take(&mut self, amount: f64, now: Instant) {
         self.used += amount;
         if self.window == LimitWindow::SlidingWindow && amount > 0.0 {
@@ -114,12 +115,12 @@ impl Limiter {
         }
     }
 
-    /// What is left of a minute's allowance, as headers tell it.
+    /// Returns what is left of a minute's allowance, as rate limit headers state it.
     pub(super) fn remaining(&self) -> f64 {
         (self.per_minute() - self.used).max(0.0).min(self.per_minute())
     }
 
-    /// How long until everything is there again, if nothing more is taken.
+    /// Returns how long until the limit is full again if nothing more is taken.
     pub(super) fn reset(&self, now: Instant) -> Duration {
         match self.window {
             LimitWindow::TokenBucket => Duration::from_secs_f64(self.used / self.per_second),
@@ -137,7 +138,7 @@ mod tests {
     use super::*;
     use crate::clock;
 
-    /// Greedy requests over three minutes; how many go through.
+    /// Sends a request every 100 ms for three minutes and returns how many pass.
     fn through(window: LimitWindow, seconds: Option<u32>) -> u32 {
         let start = clock::now();
         let mut limiter = Limiter::new(&LimitSpec { per_minute: 60, window, seconds }, start);

@@ -1,4 +1,4 @@
-//! Answers that are something else than was asked for.
+//! Wrong answers: faults applied to instances, texts and embeddings.
 
 use serde_json::{Map, Value, json};
 
@@ -6,10 +6,10 @@ use super::instance::{first_branch, referred};
 use crate::config::WrongForm;
 
 const PROSE: &str = "Sure, I can help with that. I would rather say it in words of my own.";
-/// References and branches that are followed from a schema to the one that counts.
+/// Largest number of references and branches that are followed from a schema to the one that applies.
 const MOST_STEPS: usize = 8;
 
-/// Spoils an instance of a schema, where its content is what is wrong.
+/// Makes an instance violate its schema if the fault is about its content.
 pub(super) fn spoil(instance: &mut Value, schema: &Value, wrong: WrongForm) {
     let root = schema;
     if wrong == WrongForm::WrongEnum && unlist(instance, schema, root) {
@@ -42,7 +42,7 @@ pub(super) fn spoil(instance: &mut Value, schema: &Value, wrong: WrongForm) {
     }
 }
 
-/// The text of an answer, where its form is what is wrong.
+/// Returns the text of an answer, put into a wrong form if the fault is about its form.
 pub(super) fn misput(text: String, wrong: Option<WrongForm>) -> String {
     match wrong {
         Some(WrongForm::Prose) => PROSE.to_owned(),
@@ -52,12 +52,12 @@ pub(super) fn misput(text: String, wrong: Option<WrongForm>) -> String {
     }
 }
 
-/// Puts embeddings wrong.
+/// Spoils the embeddings of a response: repeats an index, reverses the order, or drops the last one.
 pub(super) fn misplace(data: &mut Vec<Value>, wrong: WrongForm) {
     match wrong {
         WrongForm::WrongIndex => {
             let before = data.len().checked_sub(2);
-            // A single one has no other to take the index of.
+            // A single embedding has no predecessor whose index it could repeat.
             let index = before.and_then(|at| data.get(at)).map_or(json!(1), |item| item["index"].clone());
             if let Some(last) = data.last_mut() {
                 last["index"] = index;
@@ -71,7 +71,7 @@ pub(super) fn misplace(data: &mut Vec<Value>, wrong: WrongForm) {
     }
 }
 
-/// Follows references and first branches.
+/// Follows references and first alternatives to the schema that applies.
 fn settled<'a>(schema: &'a Value, root: &'a Value) -> &'a Value {
     let mut settled = schema;
     for _ in 0..MOST_STEPS {
@@ -85,7 +85,8 @@ fn settled<'a>(schema: &'a Value, root: &'a Value) -> &'a Value {
     settled
 }
 
-/// Gives the first value of a list a value that is not in it; says whether there is one.
+/// Replaces the first value that `enum` or `const` restricts by one that is not allowed. Returns whether one was
+/// replaced.
 fn unlist(value: &mut Value, schema: &Value, root: &Value) -> bool {
     let schema = settled(schema, root);
     let listed = schema.get("const").map(std::slice::from_ref);

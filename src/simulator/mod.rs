@@ -1,9 +1,9 @@
-//! An OpenAI-compatible server on loopback, with limits and faults, for first sight and for tests.
+//! An OpenAI-compatible server on loopback, with limits and faults, for first trials and for tests.
 //!
-//! It speaks real HTTP and answers every prompt with a text that depends on the prompt alone
-//! ([`answer_to`]), with an instance of the JSON Schema that a request carries, or with vectors
-//! ([`embedding_of`]). It counts what it is asked and what it answered; what it does not know it refuses
-//! loudly, and remembers.
+//! It speaks real HTTP. It answers every prompt with a text that depends on the prompt alone ([`answer_to`]), with an
+//! instance of the JSON Schema that a request carries, or with vectors ([`embedding_of`]). It counts what it receives
+//! and what it answers. A request that it does not understand is refused with an error, and unknown routes are
+//! recorded.
 
 mod answer;
 mod asked;

@@ -1,6 +1,5 @@
-//! How the simulated provider behaves in time: limits, other clients, outages, the time and the tokens that
-//! an answer takes. Pure state under the caller's time; the server speaks HTTP around it, and the rehearsals
-//! of admission run it in virtual time.
+//! The simulated provider's behaviour in time: limits, other clients, outages, latency, and tokens of an answer. Pure
+//! state; the caller brings the time. The server adds HTTP, and the rehearsals of admission run it in virtual time.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -15,41 +14,41 @@ use crate::config::{DelayForm, HeaderFamily, PhaseSpec, SimulatedCharge, Simulat
 
 const MINUTES_A_DAY: f64 = 1_440.0;
 
-/// A provider's state.
+/// State of a simulated provider.
 #[derive(Debug)]
 pub struct SimulatedModel {
     spec: SimulatorSpec,
     requests: Option<Limiter>,
     tokens: Option<Limiter>,
-    /// The first request.
+    /// When the first request arrived. Phases count from here.
     start: Option<Instant>,
-    /// What the limits are multiplied with now.
+    /// Current factor on the limits.
     factor: f64,
-    /// When the other client asks next.
+    /// When the other client sends its next request.
     other: Option<Instant>,
-    /// When each slot is free.
+    /// When each slot becomes free.
     slots: BinaryHeap<Reverse<Instant>>,
     answered: u64,
     arrived: u64,
 }
 
-/// A request that is not answered.
+/// The reason and the response of a refused request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelRefusal {
-    /// HTTP status; 0 for a broken connection.
+    /// HTTP status, or 0 if the connection breaks instead.
     pub status: u16,
-    /// Type of the error object.
+    /// `type` of the error object.
     pub kind: &'static str,
-    /// Code of the error object.
+    /// `code` of the error object.
     pub code: &'static str,
-    /// What it says.
+    /// `message` of the error object.
     pub message: String,
-    /// Headers that say when to come back.
+    /// Headers that state when to try again.
     pub headers: Vec<(&'static str, String)>,
 }
 
 impl SimulatedModel {
-    /// A provider that was not asked yet.
+    /// Creates a provider that has received no requests.
     #[must_use]
     pub fn new(spec: &SimulatorSpec, now: Instant) -> Self {
         SimulatedModel {
@@ -65,10 +64,10 @@ impl SimulatedModel {
         }
     }
 
-    /// A request arrives; `max_tokens` is 0 where it has none.
+    /// Admits or refuses a request that arrives now. `max_tokens` is 0 if the request sets none.
     ///
     /// # Errors
-    /// When it is not answered.
+    /// When the request is refused by a phase, the quota or a limit.
     pub fn arrive(
         &mut self,
         prompt_tokens: u64,
@@ -124,7 +123,7 @@ impl SimulatedModel {
         wait.map_or(Ok(()), |wait| Err(self.refusal(kind, wait, wall)))
     }
 
-    /// A request that passed is worked on for so long; says when it is done.
+    /// Schedules an admitted request that takes this long once a slot is free. Returns when it is done.
     pub fn work(&mut self, takes: Duration, now: Instant) -> Instant {
         let Some(slots) = self.spec.slots else { return now + takes };
         let begins = if self.slots.len() < slots as usize {
@@ -136,7 +135,7 @@ impl SimulatedModel {
         begins + takes
     }
 
-    /// An answer was sent that used so many tokens, those of the prompt included.
+    /// Counts an answer that was sent. `tokens` are those that it used, the prompt's included.
     pub fn answered(&mut self, tokens: u64, now: Instant) {
         self.answered += 1;
         if let Some(limiter) =
@@ -148,7 +147,7 @@ impl SimulatedModel {
         }
     }
 
-    /// How long the answer to a prompt that is asked for the nth time takes.
+    /// Returns how long the answer to a prompt takes. `nth` is the number of earlier requests for the prompt.
     #[must_use]
     pub fn latency(&self, prompt: &str, nth: u64) -> Duration {
         let spec = &self.spec;
@@ -157,7 +156,8 @@ impl SimulatedModel {
         })
     }
 
-    /// How many tokens the answer to a prompt has, where the job says.
+    /// Returns how many tokens the answer to a prompt has, or `None` if the job does not set them. `nth` is the
+    /// number of earlier requests for the prompt.
     #[must_use]
     pub fn completion_tokens(&self, prompt: &str, nth: u64, max_tokens: Option<u64>) -> Option<u64> {
         let spec = &self.spec;
@@ -168,7 +168,7 @@ impl SimulatedModel {
         Some(max_tokens.map_or(tokens, |most| tokens.min(most)))
     }
 
-    /// The headers of a response at this moment.
+    /// Returns the rate limit headers of a response at this moment.
     #[must_use]
     pub fn headers(&self, now: Instant, wall: DateTime<Utc>) -> Vec<(String, String)> {
         let family = self.spec.headers;
@@ -209,8 +209,8 @@ impl SimulatedModel {
         })
     }
 
-    /// The other client asks evenly for its share of the requests, or of the tokens where only these are
-    /// limited. Whether it is answered or refused, it goes on.
+    /// Sends the other client's requests that are due by now. It uses its share of the request limit evenly, or of
+    /// the token limit if only tokens are limited. It goes on whether it is admitted or refused.
     fn other_client(&mut self, share: f64, now: Instant) {
         if share <= 0.0 {
             self.other = None;
@@ -262,7 +262,7 @@ impl SimulatedModel {
     }
 }
 
-/// What headers tell of a limit.
+/// A limit as the headers state it.
 struct StatedLimit {
     limit: f64,
     remaining: f64,
@@ -290,7 +290,7 @@ impl StatedLimit {
     }
 }
 
-/// One for no spread, else log-normal around it (Box and Muller, 1958).
+/// Returns a log-normal factor with median 1, or 1 if there is no spread (Box and Muller, 1958).
 fn log_normal(sigma: f64, seed: u64, purpose: &str, prompt: &str, nth: u64) -> f64 {
     if sigma == 0.0 {
         return 1.0;
@@ -300,7 +300,7 @@ fn log_normal(sigma: f64, seed: u64, purpose: &str, prompt: &str, nth: u64) -> f
     (sigma * normal).exp()
 }
 
-/// As Go prints a duration, to the millisecond.
+/// Formats a duration as Go does, to the millisecond.
 fn go_duration(duration: Duration) -> String {
     match duration.as_secs() {
         0 => format!("{}ms", duration.as_millis()),

@@ -1,4 +1,4 @@
-//! The server.
+//! The HTTP server: its routes, its connections, and the state that all requests share.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,7 +27,7 @@ use crate::ident::Money;
 
 const LARGEST_REQUEST: usize = 64 << 20;
 
-/// A running simulator; it ends when it is dropped.
+/// A running simulator. Dropping it stops the server.
 #[derive(Debug)]
 pub struct Simulator {
     url: Url,
@@ -35,7 +35,7 @@ pub struct Simulator {
     server: JoinSet<()>,
 }
 
-/// What all requests share.
+/// The settings and the state that all requests share.
 #[derive(Debug)]
 pub(super) struct ServerHandle {
     pub(super) spec: SimulatorSpec,
@@ -43,13 +43,13 @@ pub(super) struct ServerHandle {
     state: Mutex<ServerState>,
 }
 
-/// What changes.
+/// The part of the shared state that changes.
 #[derive(Debug)]
 pub(super) struct ServerState {
     pub(super) counts: Counts,
     pub(super) model: SimulatedModel,
     pub(super) next_in_script: usize,
-    /// Requests that are worked on whether or not their clients wait.
+    /// Requests that are processed to their end even if their clients disconnect.
     tasks: JoinSet<()>,
 }
 
@@ -60,10 +60,10 @@ impl ServerHandle {
 }
 
 impl Simulator {
-    /// Starts a simulator on a port of the loopback address; 0 takes any that is free.
+    /// Starts a simulator on a port of the loopback address. Port 0 takes any free port.
     ///
     /// # Errors
-    /// When the port cannot be had.
+    /// When the port cannot be bound.
     pub async fn start(spec: SimulatorSpec, port: u16) -> std::io::Result<Simulator> {
         let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
         let listener = TcpListener::bind(address).await?;
@@ -91,26 +91,26 @@ impl Simulator {
         let listener = Counting { listener, shared: Arc::clone(&shared) };
         let mut server = JoinSet::new();
         server.spawn(async move {
-            // It serves until it is aborted.
+            // Serving ends only when the task is aborted.
             let _ = axum::serve(listener, router).await;
         });
         let url = Url::parse(&format!("http://{address}/v1")).map_err(std::io::Error::other)?;
         Ok(Simulator { url, shared, server })
     }
 
-    /// What a job's `base_url` would be.
+    /// Returns the URL to use as a job's `base_url`.
     #[must_use]
     pub fn url(&self) -> &Url {
         &self.url
     }
 
-    /// What was counted so far.
+    /// Returns a copy of the counters.
     #[must_use]
     pub fn counts(&self) -> Counts {
         self.shared.lock().counts.clone()
     }
 
-    /// Serves until something goes wrong or the caller stops waiting.
+    /// Serves until the server fails or the caller drops the future.
     pub async fn serve(mut self) {
         self.server.join_next().await;
     }
@@ -122,14 +122,14 @@ fn prices(spec: &SimulatorSpec) -> Prices {
     Prices { input, cached_input: input, output: price(spec.price_per_million_output) }
 }
 
-/// What can be asked for.
+/// The interfaces that the simulator offers.
 #[derive(Clone, Copy)]
 enum Interface {
     Chat,
     Embeddings,
 }
 
-/// Counts the connections of a listener.
+/// A listener that counts its open connections.
 struct Counting {
     listener: TcpListener,
     shared: Arc<ServerHandle>,
@@ -141,7 +141,7 @@ impl Listener for Counting {
 
     async fn accept(&mut self) -> (TcpStream, Connection) {
         let (stream, _) = Listener::accept(&mut self.listener).await;
-        // Without it answers wait for acknowledgements.
+        // With Nagle's algorithm, answers would wait for acknowledgements.
         let _ = stream.set_nodelay(true);
         self.shared.lock().counts.connections += 1;
         (stream, Connection(Arc::new(Open(Arc::clone(&self.shared)))))
@@ -152,7 +152,7 @@ impl Listener for Counting {
     }
 }
 
-/// Held by the service of a connection for as long as it is open.
+/// Held by the service of a connection as long as the connection is open.
 #[derive(Clone, Debug)]
 struct Connection(#[expect(dead_code, reason = "it counts when it is dropped")] Arc<Open>);
 
@@ -171,7 +171,7 @@ impl Drop for Open {
     }
 }
 
-/// Counts a request as in flight for as long as it lives, also when the client goes away.
+/// Counts a request as in flight until it is dropped, which also happens when the client disconnects.
 struct InFlight(Arc<ServerHandle>);
 
 impl InFlight {
@@ -205,11 +205,11 @@ async fn finish(
     if !shared.spec.bills_the_gone {
         return work(in_flight, interface, headers, body).await;
     }
-    // Its task outlives the connection.
+    // The task outlives the connection.
     let (sender, receiver) = oneshot::channel();
     let task = work(in_flight, interface, headers, body);
     shared.lock().tasks.spawn(async move {
-        // The client may have gone.
+        // The client may have disconnected.
         let _ = sender.send(task.await);
     });
     receiver.await.unwrap_or_else(|_| refuse(500, "stopped", "the simulator stops"))
@@ -227,7 +227,7 @@ async fn work(in_flight: InFlight, interface: Interface, headers: HeaderMap, bod
     response
 }
 
-/// When its models were made, in seconds since 1970.
+/// Creation time of the models, in seconds since 1970.
 const MODELS_MADE: i64 = 1_767_225_600;
 
 fn model_of(id: &str) -> Value {
@@ -276,7 +276,7 @@ mod tests {
         Simulator::start(toml::from_str(spec).unwrap(), 0).await.unwrap()
     }
 
-    /// Posts a body; the status and the body of the response.
+    /// Posts a body. Returns the status and the body of the response.
     async fn post(simulator: &Simulator, path: &str, body: &Value) -> (u16, Value) {
         let url = simulator.url();
         let mut stream = TcpStream::connect(("127.0.0.1", url.port().unwrap())).await.unwrap();
@@ -317,7 +317,7 @@ mod tests {
         format!("{prompt}\n\n{SCHEMA_WORDS}\n{}", schema())
     }
 
-    /// Each form by its name, with the prompt that goes with it.
+    /// Returns each form by its name, with the prompt and the further fields of a request in it.
     fn forms() -> Vec<(&'static str, String, Value)> {
         let plain = || PROMPT.to_owned();
         let function = json!({"name": "note", "parameters": schema()});
@@ -428,7 +428,7 @@ mod tests {
                 assert_eq!(choice["finish_reason"] == "length", first && wrong == "cut_json");
             }
             assert_eq!(simulator.counts().answered, 6);
-            // A complaint leads back to the question, and so does not make it a new one.
+            // A complaint is answered like the question before it, and so does not count as a new prompt.
             let said = |role: &str, content: String| json!({"role": role, "content": content});
             let complaint = said("user", format!("{COMPLAINT}what was asked for."));
             let messages = [said("user", in_words(PROMPT)), said("assistant", "no".into()), complaint];
@@ -487,7 +487,7 @@ mod tests {
         assert_eq!(vectors(&body), [(0, embedding_of("Row 2", 4))]);
         let body = json!({"model": "m", "input": "Row 3", "dimensions": 2, "encoding_format": "base64"});
         let (_, body) = post(&simulator, "/embeddings", &body).await;
-        // Two numbers of four bytes.
+        // Two numbers of four bytes each, in base64.
         assert_eq!(body["data"][0]["embedding"].as_str().unwrap().len(), 12);
         let counts = simulator.counts();
         assert_eq!(

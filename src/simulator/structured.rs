@@ -1,5 +1,5 @@
-//! Which JSON Schema a request carries, and in which form. A form that the simulator does not take, or that
-//! says something it does not know, is refused.
+//! Finds the JSON Schema of a request and the form that carries it. A form that the simulator does not accept, or
+//! that has an unknown value, is refused.
 
 use serde_json::{Value, json};
 
@@ -9,30 +9,30 @@ use super::asked::ReceivedChat;
 use super::reply::{ErrorReply, invalid};
 use crate::config::{SchemaFormName, SimulatorSpec};
 
-/// What an answer is to look like.
+/// What an answer must be.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum AnswerShape {
     Text,
-    /// An instance of a schema.
+    /// An instance of this schema.
     Json(Value),
-    /// A call of a function whose arguments are an instance of a schema.
+    /// A call of `function` whose arguments are an instance of `schema`.
     Call {
         function: String,
         schema: Value,
     },
 }
 
-/// A form that a request has.
+/// A schema form that a request uses.
 #[derive(Debug)]
 struct Carried<'a> {
     form: SchemaFormName,
-    /// None where it stands in the prompt.
+    /// `None` if the form itself holds no schema: the prompt may state it.
     schema: Option<&'a Value>,
     function: Option<&'a str>,
 }
 
 impl AnswerShape {
-    /// The shape that a request asks for; `words` is the schema in its prompt.
+    /// Returns the shape that a request asks for. `words` is the schema that its prompt states.
     pub(super) fn of(
         asked: &ReceivedChat,
         words: Option<Value>,
@@ -62,14 +62,15 @@ impl AnswerShape {
     }
 }
 
-/// Splits a prompt from the part that holds a schema, and reads the schema if it is one.
+/// Splits off the part of a prompt that states a schema. Returns the rest and the schema, which is `None` if there is
+/// no such part or if it is not JSON.
 pub(super) fn split_words(prompt: &str) -> (&str, Option<Value>) {
     let line = format!("{SCHEMA_WORDS}\n");
     let Some((before, schema)) = prompt.rsplit_once(&line) else { return (prompt, None) };
     if !(before.is_empty() || before.ends_with('\n')) {
         return (prompt, None);
     }
-    // The part stands in a line or a paragraph of its own.
+    // The part begins on a line or a paragraph of its own.
     let own = before.strip_suffix("\n\n").or_else(|| before.strip_suffix('\n')).unwrap_or(before);
     (own, serde_json::from_str(schema).ok())
 }
@@ -105,7 +106,8 @@ fn structured_outputs(outputs: &Value) -> Result<Carried<'_>, ErrorReply> {
     Ok(Carried { form: SchemaFormName::Vllm, schema: Some(schema), function: None })
 }
 
-/// The function that is to be called: the one that is named, else the first.
+/// Returns the function to be called: the one that `tool_choice` names, else the first. Returns `None` if the request
+/// has no tools or its `tool_choice` is `none`.
 fn tool(asked: &ReceivedChat) -> Result<Option<Carried<'_>>, ErrorReply> {
     let Some(tools) = &asked.tools else { return Ok(None) };
     let functions = tools.iter().map(|tool| &tool.function);
@@ -126,7 +128,7 @@ fn tool(asked: &ReceivedChat) -> Result<Option<Carried<'_>>, ErrorReply> {
     }))
 }
 
-/// Some object, where none is described.
+/// Returns the schema of the object to answer with if the request describes none.
 fn any_object() -> Value {
     json!({"type": "object", "properties": {"answer": {"type": "string"}}, "required": ["answer"]})
 }

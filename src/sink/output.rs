@@ -89,8 +89,8 @@ impl Output {
 
     /// Returns the columns of each step, in order.
     #[must_use]
-    pub fn of_all(steps: &[StepSpec]) -> Vec<Self> {
-        steps.iter().map(Output::of).collect()
+    pub fn of_all(steps: &[Arc<StepSpec>]) -> Vec<Self> {
+        steps.iter().map(|step| Output::of(step)).collect()
     }
 
     /// Returns the name of the step's output.

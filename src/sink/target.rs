@@ -116,7 +116,7 @@ fn metadata_fields(job: &Job) -> Fields {
 fn metadata_like(job: &Job, table: &DataType) -> DataType {
     let wanted = metadata_fields(job);
     let DataType::Struct(has) = table else { return DataType::Struct(wanted) };
-    let own = |step: &StepSpec| (history::field_name(&step.output), history::find(has, &step.output));
+    let own = |step: &Arc<StepSpec>| (history::field_name(&step.output), history::find(has, &step.output));
     let names: Vec<(String, Option<&str>)> = job.steps.iter().map(own).collect();
     let renamed = wanted.iter().map(|field| match names.iter().find(|(name, _)| name == field.name()) {
         Some((_, Some(found))) => Arc::new(field.as_ref().clone().with_name(*found)),

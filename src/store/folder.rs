@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::{Objects, StoreError, local};
 
-/// A folder, wherever it is.
+/// A folder on a local disk or in an object store.
 #[derive(Clone, Debug)]
 pub enum Folder {
     /// On a local disk.
@@ -17,7 +17,7 @@ pub enum Folder {
 }
 
 impl Folder {
-    /// A folder in this one.
+    /// Returns a folder inside this one.
     #[must_use]
     pub fn join(&self, name: &str) -> Folder {
         match self {
@@ -26,7 +26,7 @@ impl Folder {
         }
     }
 
-    /// The folder in a store; none on a local disk.
+    /// Returns the folder in an object store; `None` on a local disk.
     #[must_use]
     pub fn objects(&self) -> Option<&Objects> {
         match self {
@@ -35,7 +35,7 @@ impl Folder {
         }
     }
 
-    /// The path on a local disk; none in a store.
+    /// Returns the path on a local disk; `None` in an object store.
     #[must_use]
     pub fn path(&self) -> Option<&Path> {
         match self {
@@ -44,10 +44,10 @@ impl Folder {
         }
     }
 
-    /// The bytes of a file; none if it is not there.
+    /// Reads a file; `None` if it does not exist.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// When the file cannot be read.
     pub async fn get(&self, name: &str) -> Result<Option<Bytes>, StoreError> {
         match self {
             Folder::Local(path) => Ok(local::read(&path.join(name))?.map(Bytes::from)),
@@ -55,11 +55,11 @@ impl Folder {
         }
     }
 
-    /// Replaces a file that may be lost when the power fails, but not by a kill; a local folder is created if it is
-    /// missing.
+    /// Replaces a file without a flush: the new content survives a kill, but may be lost when the power fails. A
+    /// local folder is created if it is missing.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// When the file cannot be written.
     pub async fn put_unflushed(&self, name: &str, bytes: Bytes) -> Result<(), StoreError> {
         match self {
             Folder::Local(path) => {
@@ -70,10 +70,10 @@ impl Folder {
         }
     }
 
-    /// Finds out whether files can be made here; a local folder is created if it is missing.
+    /// Checks that files can be created here; a local folder is created if it is missing.
     ///
     /// # Errors
-    /// When they cannot.
+    /// When a file cannot be created, or the object store ignores the conditions of a put.
     pub async fn probe(&self) -> Result<(), StoreError> {
         match self {
             Folder::Local(path) => local::probe(path),

@@ -6,27 +6,27 @@ use std::path::{Path, PathBuf};
 
 use super::Location;
 
-/// A file that could not be read or written.
+/// A failed operation on a file, folder or object.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {action} {at}: {source}")]
 pub struct StoreError {
-    /// What was tried.
+    /// The action that failed, as a verb for the message.
     pub action: &'static str,
-    /// The file or folder.
+    /// The file, folder or object.
     pub at: Location,
-    /// Why it failed.
+    /// The underlying error.
     pub source: io::Error,
 }
 
 impl StoreError {
-    /// Makes the function that turns an I/O error into one that names the file.
+    /// Returns a function that turns an I/O error into one that names the file.
     pub fn of(action: &'static str, at: impl Into<Location>) -> impl FnOnce(io::Error) -> StoreError {
         move |source| StoreError { action, at: at.into(), source }
     }
 }
 
-/// The folder for what this program keeps on this machine from run to run, after the XDG Base Directory
-/// Specification; none where the environment names no home.
+/// Returns the folder for what this program keeps on this machine between runs, after the XDG Base Directory
+/// Specification; `None` if the environment names no home.
 #[must_use]
 pub fn state_folder() -> Option<PathBuf> {
     let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
@@ -34,18 +34,18 @@ pub fn state_folder() -> Option<PathBuf> {
     Some(state.join("enrich"))
 }
 
-/// Creates a folder and those above it; nothing happens if it is there.
+/// Creates a folder and its parents; does nothing if it exists.
 ///
 /// # Errors
-/// When the folder cannot be made.
+/// When the folder cannot be created.
 pub fn create_folder(path: &Path) -> Result<(), StoreError> {
     std::fs::create_dir_all(path).map_err(StoreError::of("create the folder", path))
 }
 
-/// Creates a folder that nobody but the user may look into, and those above it; one that is there stays as it is.
+/// Creates a folder that only the user can access, and its parents. An existing folder stays as it is.
 ///
 /// # Errors
-/// When the folder cannot be made.
+/// When the folder cannot be created.
 pub fn create_private_folder(path: &Path) -> io::Result<()> {
     if let Some(above) = path.parent() {
         std::fs::create_dir_all(above)?;
@@ -59,7 +59,7 @@ pub fn create_private_folder(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Options to open a file to read and write that is made, if it is missing, so that nobody but the user may read it.
+/// Returns options to open a file for reading and writing; a missing file is created for the user alone.
 #[must_use]
 pub fn private_file() -> OpenOptions {
     let mut options = OpenOptions::new();
@@ -69,7 +69,7 @@ pub fn private_file() -> OpenOptions {
     options
 }
 
-/// Makes the file anew that takes the place of another one, for those who may read that one. What stands at its name is
+/// Creates the new file that is to replace `path`, with the permissions of `path`. An existing file at its name is
 /// removed, never followed: where others may write, it could be a link.
 fn create_beside(path: &Path) -> io::Result<(PathBuf, File)> {
     let beside = path.with_extension("tmp");
@@ -87,10 +87,10 @@ fn create_beside(path: &Path) -> io::Result<(PathBuf, File)> {
     Ok((beside.clone(), options.open(&beside)?))
 }
 
-/// Reads a whole file; none if it is not there.
+/// Reads a whole file; `None` if it does not exist.
 ///
 /// # Errors
-/// When the file is there and cannot be read.
+/// When the file exists and cannot be read.
 pub fn read(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
     match std::fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
@@ -99,10 +99,10 @@ pub fn read(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
     }
 }
 
-/// Removes a file; nothing happens if it is not there.
+/// Removes a file; does nothing if it does not exist.
 ///
 /// # Errors
-/// When the file is there and cannot be removed.
+/// When the file exists and cannot be removed.
 pub fn remove(path: &Path) -> Result<(), StoreError> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(StoreError::of("remove", path)(error)),
@@ -110,7 +110,7 @@ pub fn remove(path: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// Replaces a file as a whole: afterwards, also after a crash, it holds the old bytes or the new ones.
+/// Replaces a file as a whole: afterwards, even after a crash, it holds the old bytes or the new ones.
 ///
 /// # Errors
 /// When one of the steps fails; the old file is then untouched, except that after a failed flush of
@@ -130,7 +130,7 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     }
 }
 
-/// Replaces a file as a whole, as [`replace`] does, that nobody but the user may read.
+/// Replaces a file as a whole, as [`replace`] does, and lets only the user read it.
 ///
 /// # Errors
 /// As [`replace`].
@@ -144,7 +144,7 @@ pub fn replace_private(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     replace(path, bytes)
 }
 
-/// Replaces a file as a whole, and leaves it to the system when that reaches the disk: `kill -9` costs nothing, a power
+/// Replaces a file as a whole and leaves the flush to the operating system: `kill -9` costs nothing, but a power
 /// failure may leave the old bytes, the new ones, or nothing that can be read.
 ///
 /// # Errors
@@ -158,11 +158,11 @@ pub(super) fn replace_unflushed(path: &Path, bytes: &[u8]) -> Result<(), StoreEr
     std::fs::rename(&beside, path).map_err(StoreError::of("replace", path))
 }
 
-/// Appends to a file, if it is there, and leaves it to the system when that reaches the disk: `kill -9` costs nothing
-/// once it has returned. Says whether it is there.
+/// Appends to a file, if it exists, and leaves the flush to the operating system: `kill -9` costs nothing once this
+/// has returned. Returns whether the file exists.
 ///
 /// # Errors
-/// When it cannot be written; then some of the bytes may be in it.
+/// When the file cannot be written; some of the bytes may then be in it.
 pub fn append_unflushed(path: &Path, bytes: &[u8]) -> Result<bool, StoreError> {
     match OpenOptions::new().append(true).open(path).and_then(|mut file| file.write_all(bytes)) {
         Ok(()) => Ok(true),
@@ -171,11 +171,11 @@ pub fn append_unflushed(path: &Path, bytes: &[u8]) -> Result<bool, StoreError> {
     }
 }
 
-/// Writes over a file that is there, which takes no room on most disks if the new bytes are no more than the
-/// old. A crash can leave both mixed.
+/// Overwrites an existing file in place, which takes no space on most disks if the new bytes are no more than the
+/// old. A crash can leave a mix of both.
 ///
 /// # Errors
-/// When the file is not there or cannot be written.
+/// When the file does not exist or cannot be written.
 pub fn overwrite(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     let written = OpenOptions::new().write(true).open(path).and_then(|mut file| {
         file.write_all(bytes)?;
@@ -193,10 +193,10 @@ pub fn sync_folder(path: &Path) -> Result<(), StoreError> {
     File::open(path).and_then(|folder| folder.sync_all()).map_err(StoreError::of("flush the folder", path))
 }
 
-/// Finds out whether files can be made in a folder, which is created if it is missing.
+/// Checks that files can be created in a folder; the folder is created if it is missing.
 ///
 /// # Errors
-/// When they cannot.
+/// When the folder or a file in it cannot be created.
 pub fn probe(folder: &Path) -> Result<(), StoreError> {
     create_private_folder(folder).map_err(StoreError::of("create the folder", folder))?;
     let path = folder.join(format!(".probe-{}", std::process::id()));

@@ -1,4 +1,4 @@
-//! A place named in a job file: a local path, resolved against the file's folder, or a URL of an object store.
+//! A location named in a job file: a local path, resolved against the file's folder, or a URL of an object store.
 
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
@@ -6,57 +6,57 @@ use std::sync::Arc;
 
 use url::Url;
 
-/// Schemes of object stores.
+/// URL schemes of object stores.
 const REMOTE: [&str; 8] = ["s3", "s3a", "az", "azure", "abfs", "abfss", "adl", "gs"];
 
-/// A place where a table or a file lies.
+/// The location of a table, folder or file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Location(LocationKind);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum LocationKind {
     Local(PathBuf),
-    /// Without a slash at the end.
+    /// The URL, without a slash at the end.
     Remote(Arc<Url>),
 }
 
-/// A place that cannot be used.
+/// Why a location cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum LocationError {
-    /// A URL of some other kind.
+    /// The URL has an unsupported scheme.
     #[error(
         "is {written:?}; it is a local path, or a URL that begins with file, s3, az, abfss or gs, not with {scheme}"
     )]
     Scheme {
-        /// As it stands in the job file.
+        /// The text in the job file.
         written: String,
-        /// Its scheme.
+        /// Scheme of the URL.
         scheme: String,
     },
-    /// A URL of an object store that names no place in it.
+    /// The URL of an object store names no place in it.
     #[error("is {written:?}, which is no URL of a place in an object store: {message}")]
     NoPlace {
-        /// As it stands in the job file.
+        /// The text in the job file.
         written: String,
-        /// What is wrong with it.
+        /// The fault, in words.
         message: String,
     },
-    /// A `file://` URL that names no path.
+    /// The `file://` URL names no path.
     #[error("is {written:?}, which names no local path")]
     NoPath {
-        /// As it stands in the job file.
+        /// The text in the job file.
         written: String,
     },
-    /// The working directory is gone.
+    /// The working directory cannot be read, perhaps because it is gone.
     #[error("is relative, and the working directory cannot be read: {0}")]
     WorkingDirectory(#[from] std::io::Error),
 }
 
 impl Location {
-    /// Resolves what a job file says against the folder of the job file.
+    /// Resolves a location in a job file against the folder of the job file.
     ///
     /// # Errors
-    /// [`LocationError`] for URLs that name no place.
+    /// [`LocationError`] for a URL that names no place, and when the working directory cannot be read.
     pub fn resolve(written: &str, folder: &Path) -> Result<Self, LocationError> {
         let path = match written.split_once("://") {
             Some(("file", _)) => Url::parse(written)
@@ -73,13 +73,13 @@ impl Location {
         Ok(Location(LocationKind::Local(tidy(&absolute))))
     }
 
-    /// The place with this absolute path.
+    /// Returns the location with this absolute path.
     #[must_use]
     pub fn local(path: impl Into<PathBuf>) -> Self {
         Location(LocationKind::Local(path.into()))
     }
 
-    /// A place below this one, by a relative path with `/` between its parts.
+    /// Returns a location below this one, by a relative path with `/` between its parts.
     #[must_use]
     pub fn join(&self, name: &str) -> Self {
         Location(match &self.0 {
@@ -94,7 +94,7 @@ impl Location {
         })
     }
 
-    /// The place that this one lies in, and its name there.
+    /// Returns the parent location, and the name of this one in it; `None` for a root or a name that is not UTF-8.
     #[must_use]
     pub fn split(&self) -> Option<(Location, String)> {
         match &self.0 {
@@ -111,7 +111,7 @@ impl Location {
         }
     }
 
-    /// The absolute path; none in an object store.
+    /// Returns the absolute path; `None` in an object store.
     #[must_use]
     pub fn path(&self) -> Option<&Path> {
         match &self.0 {
@@ -120,7 +120,7 @@ impl Location {
         }
     }
 
-    /// The URL, without a slash at its end; none of a local path.
+    /// Returns the URL, without a slash at its end; `None` for a local path.
     #[must_use]
     pub fn url(&self) -> Option<&Url> {
         match &self.0 {
@@ -129,7 +129,7 @@ impl Location {
         }
     }
 
-    /// Whether this is a place below the other one, symbolic links followed where they exist.
+    /// Whether this location is below the other one. Symbolic links are followed where they exist.
     #[must_use]
     pub fn is_inside(&self, other: &Location) -> bool {
         match (&self.0, &other.0) {
@@ -144,7 +144,7 @@ impl Location {
         }
     }
 
-    /// Whether both name the same file or folder, symbolic links followed where they exist.
+    /// Whether both name the same file or folder. Symbolic links are followed where they exist.
     #[must_use]
     pub fn is_same_place(&self, other: &Location) -> bool {
         match (&self.0, &other.0) {
@@ -210,8 +210,8 @@ impl fmt::Display for Location {
     }
 }
 
-/// Takes `.` and `a/..` out of an absolute path, for messages. A link that `..` would leave by its own
-/// way is left alone: such a path is canonical already when it exists.
+/// Removes `.` and `a/..` from an absolute path, for messages. A path that exists is made canonical instead, since
+/// `..` after a symbolic link may lead elsewhere.
 fn tidy(path: &Path) -> PathBuf {
     if let Ok(real) = std::fs::canonicalize(path) {
         return real;

@@ -1,8 +1,9 @@
-//! Where files lie and how they are replaced, or appended to.
+//! Locations of files and folders, and how files are replaced or appended to.
 //!
-//! On a local disk what is durable by promise goes through [`replace`]: written beside, flushed to the disk, renamed
-//! over the old file, and the folder flushed (test `recovery::every_fault_point`). In an object store it is put
-//! under a condition, so that of two writers one learns that it came late ([`Objects::put_if`]).
+//! On a local disk, a file that is promised to be durable is written by [`replace`]: as a new file beside the old
+//! one, flushed to the disk, renamed over the old one, and the folder flushed (test `recovery::every_fault_point`).
+//! In an object store it is put under a condition, so that one of two writers learns that it is late
+//! ([`Objects::put_if`]).
 
 mod folder;
 mod local;

@@ -16,60 +16,60 @@ use super::{Location, StoreError};
 pub struct Objects {
     at: Location,
     store: Arc<dyn ObjectStore>,
-    /// Path of the folder in `store`.
+    /// Path of the folder within `store`.
     below: Path,
 }
 
-/// Which content an object has: what the store calls its ETag or its generation.
+/// The version of an object's content: its ETag or generation in the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Version(UpdateVersion);
 
-/// What an object must be for it to be replaced.
+/// The condition under which an object is put.
 #[derive(Clone, Copy, Debug)]
 pub enum PutCondition<'a> {
-    /// It must not be there.
+    /// The object does not exist.
     Absent,
-    /// It must be the one that was read or put last.
+    /// The object still has this version, which was read or put last.
     Version(&'a Version),
 }
 
 /// An object, read as a whole.
 #[derive(Clone, Debug)]
 pub struct Object {
-    /// Its content.
+    /// The whole content.
     pub bytes: Bytes,
-    /// Which content that is.
+    /// The version of the content.
     pub version: Version,
-    /// When it was put, by the store's clock.
+    /// When the object was put, by the store's clock.
     pub modified: DateTime<Utc>,
 }
 
-/// Why an object was not put under a condition.
+/// Why a conditional put failed.
 #[derive(Debug, thiserror::Error)]
 pub enum PutError {
-    /// It is another one than was expected.
+    /// The object has another version than expected.
     #[error("it was changed meanwhile")]
     Changed,
-    /// The store did not take it, or its answer was lost.
+    /// The store rejected the put, or its response was lost.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
 impl Objects {
-    /// The folder `at`, which is the root of `store`.
+    /// Returns the folder `at`, which is the root of `store`.
     #[must_use]
     pub fn new(at: Location, store: Arc<dyn ObjectStore>) -> Self {
         Objects { at, store, below: Path::default() }
     }
 
-    /// A folder in this one.
+    /// Returns a folder inside this one.
     #[must_use]
     pub fn join(&self, name: &str) -> Self {
         let below = name.split('/').fold(self.below.clone(), Path::join);
         Objects { at: self.at.join(name), store: Arc::clone(&self.store), below }
     }
 
-    /// Where an object in the folder is.
+    /// Returns the location of an object in the folder.
     #[must_use]
     pub fn place(&self, name: &str) -> Location {
         self.at.join(name)
@@ -84,10 +84,10 @@ impl Objects {
         move |error| StoreError::of(action, at)(std::io::Error::other(error))
     }
 
-    /// Reads an object; none if it is not there.
+    /// Reads an object; `None` if it does not exist.
     ///
     /// # Errors
-    /// When the store cannot be asked.
+    /// When the store cannot be read.
     pub async fn get(&self, name: &str) -> Result<Option<Object>, StoreError> {
         let found = match self.store.get(&self.path(name)).await {
             Ok(found) => found,
@@ -100,20 +100,20 @@ impl Objects {
         Ok(Some(Object { bytes, version, modified: meta.last_modified }))
     }
 
-    /// Puts an object, whatever is there.
+    /// Puts an object unconditionally.
     ///
     /// # Errors
-    /// When the store does not take it.
+    /// When the store rejects the put.
     pub async fn put(&self, name: &str, bytes: Bytes) -> Result<(), StoreError> {
         let put = self.store.put(&self.path(name), PutPayload::from(bytes)).await;
         put.map(|_| ()).map_err(self.error("write", name))
     }
 
-    /// Puts an object if the one that is there is the expected one, and says which version it is now.
+    /// Puts an object if the existing one is as expected, and returns the new version.
     ///
     /// # Errors
-    /// [`PutError::Changed`] if there is another one. After any error the new object may be there all the same: the
-    /// answer of the store may have been lost, or be about a try of which the answer was lost.
+    /// [`PutError::Changed`] if it is another one. After any error the new object may be there all the same: the
+    /// store's response may have been lost, or belong to the repetition of a put whose response was lost.
     pub async fn put_if(
         &self,
         name: &str,
@@ -134,7 +134,7 @@ impl Objects {
         }
     }
 
-    /// Removes an object; nothing happens if it is not there.
+    /// Removes an object; does nothing if it does not exist.
     ///
     /// # Errors
     /// When the store does not remove it.
@@ -145,10 +145,10 @@ impl Objects {
         }
     }
 
-    /// Names of all objects below the folder, relative to it, in order.
+    /// Lists the names of all objects below the folder, relative to it, in order.
     ///
     /// # Errors
-    /// When the store does not list them.
+    /// When the store cannot be listed.
     pub async fn list(&self) -> Result<Vec<String>, StoreError> {
         let listed = self.store.list(Some(&self.below)).try_collect::<Vec<_>>().await;
         let listed = listed.map_err(self.error("list", ""))?;
@@ -161,7 +161,7 @@ impl Objects {
         Ok(names)
     }
 
-    /// The time by the store's clock, in whole seconds.
+    /// Returns the time by the store's clock, in whole seconds.
     ///
     /// # Errors
     /// When the store does not answer.
@@ -174,10 +174,10 @@ impl Objects {
         Ok(found?.ok_or_else(gone)?.modified)
     }
 
-    /// Finds out whether objects can be put here, and whether the store keeps to the conditions of a put.
+    /// Checks that objects can be put here, and that the store honors the conditions of a put.
     ///
     /// # Errors
-    /// When it does not.
+    /// When an object cannot be put, or a condition is ignored.
     pub async fn probe(&self) -> Result<(), StoreError> {
         let name = format!(".probe-{}", uuid::Uuid::new_v4());
         let probed = self.probe_with(&name).await;
@@ -196,7 +196,7 @@ impl Objects {
             );
             StoreError::of("use", self.at.clone())(source)
         };
-        // The answer to a put that was done may be lost: asked again, the store finds the object that is there.
+        // The response to a put that succeeded may be lost; the repetition then finds the object that it put.
         let landed = async |put: Result<Version, PutError>, text: &'static str| match put {
             Ok(version) => Ok(version),
             Err(PutError::Changed) => match self.get(name).await? {

@@ -1,10 +1,10 @@
-//! What of an error is the disk's: found below whatever the libraries between put around it.
+//! Finds the disk error inside an error, below whatever the libraries in between wrapped around it.
 
 use std::error::Error;
 use std::io::{self, ErrorKind};
 
-/// The trouble with the disk that an error comes from: it is full, over a limit, read-only or forbidden; none if
-/// it comes from something else.
+/// Returns the disk error that caused an error: full, over a limit, read-only or forbidden. `None` if the cause is
+/// something else.
 #[must_use]
 pub fn disk_trouble<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a io::Error> {
     let mut next = Some(error);
@@ -13,14 +13,14 @@ pub fn disk_trouble<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a io::Erro
         if let Some(io) = io.filter(|io| is_of_the_disk(io.kind())) {
             return Some(io);
         }
-        // An error in an I/O error is not its source.
+        // The error inside an I/O error is not its `source`.
         let inner = io.and_then(io::Error::get_ref).map(|inner| inner as &(dyn Error + 'static));
         next = inner.or_else(|| error.source());
     }
     None
 }
 
-/// Whether an error says that a disk has no room.
+/// Whether an error reports that a disk has no space.
 #[must_use]
 pub fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)

@@ -1,4 +1,4 @@
-//! Appending: data files first, then one commit that names them.
+//! Appends rows: data files first, then one commit that names them.
 
 use arrow::array::AsArray;
 use arrow::datatypes::Int32Type;
@@ -15,7 +15,7 @@ use super::open::error_of;
 use super::{Table, TableError};
 use crate::store::Location;
 
-/// Rows and encoded bytes of a row group: they bound the writer's memory.
+/// Maximum numbers of rows and of encoded bytes in a row group. They bound the writer's memory.
 const ROW_GROUP_ROWS: usize = 131_072;
 const ROW_GROUP_BYTES: usize = 32 << 20;
 
@@ -34,7 +34,7 @@ pub struct Staged {
 }
 
 impl Staged {
-    /// Takes in the files of another.
+    /// Adds the files of another.
     pub fn absorb(&mut self, other: Staged) {
         self.adds.extend(other.adds);
     }
@@ -65,33 +65,33 @@ impl Staged {
     }
 }
 
-/// What happens when another commit takes the version.
+/// What a commit does when another commit has taken its version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Rebase {
-    /// The commit goes on top of it. Right for appends.
+    /// Goes on top of the other commit. Right for appends.
     Yes,
-    /// The commit fails. deltalake 1.1 does not see that a compaction removed a file that this commit
-    /// removes too, and both would bring its rows.
+    /// Fails. deltalake 1.1 does not notice that a compaction removed a file that this commit removes too, and both
+    /// would add its rows.
     No,
 }
 
-/// A `txn` action: this application has committed up to this version.
+/// A `txn` action, which states that this application has committed up to this version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Txn {
     /// Name of the application.
     pub app_id: String,
-    /// Rises with every commit of that application.
+    /// Number that rises with every commit of the application.
     pub version: i64,
 }
 
-/// Data files being written.
+/// Data files that are being written.
 #[derive(Debug)]
 pub struct Staging {
     pub(super) writer: RecordBatchWriter,
     pub(super) at: Location,
-    /// Bytes after which a file ends and another begins.
+    /// Size in bytes at which a file ends and another one begins.
     pub(super) file_bytes: u64,
-    /// An integer column inside a struct that statistics are kept of, and its bounds in the files begun.
+    /// An integer column inside a struct whose bounds go into the statistics, and its bounds in the open files.
     pub(super) counted: Option<CountColumn>,
     pub(super) staged: Staged,
 }
@@ -117,7 +117,7 @@ impl CountColumn {
 }
 
 impl Staging {
-    /// Keeps the smallest and largest value of an integer column inside a struct in the files' statistics.
+    /// Adds the smallest and largest value of an integer column inside a struct to the files' statistics.
     #[must_use]
     pub fn counting(mut self, parent: &str, column: &str) -> Self {
         self.counted =
@@ -125,10 +125,10 @@ impl Staging {
         self
     }
 
-    /// Encodes rows in the table's columns; what is encoded is streamed to the disk.
+    /// Encodes rows with the table's columns, and streams the encoded data to storage.
     ///
     /// # Errors
-    /// When they do not fit or a file cannot be written.
+    /// When the rows do not fit the columns or a file cannot be written.
     pub async fn write(&mut self, rows: RecordBatch) -> Result<(), TableError> {
         if let Some(counted) = &mut self.counted {
             counted.see(&rows);
@@ -153,7 +153,7 @@ impl Staging {
         Ok(())
     }
 
-    /// Ends the files.
+    /// Completes the files and returns them.
     ///
     /// # Errors
     /// When a file cannot be written.
@@ -164,7 +164,7 @@ impl Staging {
 }
 
 impl Table {
-    /// Begins data files that are not committed yet, of about so many bytes each.
+    /// Begins data files of about `file_bytes` bytes each, which are not committed yet.
     ///
     /// # Errors
     /// When the table has a feature that cannot be written.
@@ -177,11 +177,11 @@ impl Table {
         Ok(Staging { writer, at, file_bytes, counted: None, staged })
     }
 
-    /// Commits staged files as a blind append together with `txn` actions, on the version that the
-    /// table is at, and brings the table to the new version, which is returned.
+    /// Commits staged files as a blind append, together with `txn` actions, on top of the version that the table is
+    /// at. Updates the table to the new version and returns that.
     ///
     /// # Errors
-    /// When the commit fails, or seems to: after an error only the log can say whether it did.
+    /// When the commit fails, or seems to: after an error only the log shows whether it succeeded.
     pub async fn append(
         &mut self,
         staged: &Staged,

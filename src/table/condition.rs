@@ -1,4 +1,5 @@
-//! SQL conditions on rows: checked against the columns, asked of rows, and of statistics what they rule out.
+//! SQL conditions on rows: checked against the columns, evaluated for rows, and used with statistics to rule out
+//! files.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
@@ -24,35 +25,35 @@ use parquet::arrow::arrow_reader::statistics::StatisticsConverter;
 use parquet::file::metadata::RowGroupMetaData;
 use serde_json::Value;
 
-/// Where Delta notes a column's name in the files ("Column Mapping" in the Delta protocol).
+/// Key under which Delta stores the name of a column in the files ("Column Mapping" in the Delta protocol).
 const PHYSICAL_NAME: &str = "delta.columnMapping.physicalName";
 
-/// The name of a column in the files and in the log.
+/// Returns the name of a column in the files and in the log.
 #[must_use]
 pub fn physical_name(field: &Field) -> &str {
     field.metadata().get(PHYSICAL_NAME).map_or_else(|| field.name().as_str(), String::as_str)
 }
 
-/// A condition on the rows of a table: one SQL expression, as DataFusion understands it. Names stand as they
-/// are, also without quotes.
+/// A condition on the rows of a table: one SQL expression in DataFusion's dialect. Names are taken as written, even
+/// without quotes.
 #[derive(Clone, Debug)]
 pub struct Condition {
     written: String,
-    /// The table's columns, with what it notes about them.
+    /// The table's columns, with their metadata.
     schema: SchemaRef,
-    /// The columns that are read for it, in the order of the table.
+    /// The indexes of the columns that the condition reads, in the order of the table.
     columns: Vec<usize>,
     of_columns: Arc<dyn PhysicalExpr>,
-    /// Those columns.
+    /// The schema of those columns.
     projected: SchemaRef,
     pruning: Option<Arc<PruningPredicate>>,
 }
 
 impl Condition {
-    /// Checks a condition against the columns that rows have.
+    /// Parses a condition and checks it against the columns of the rows.
     ///
     /// # Errors
-    /// What is wrong with it, in words.
+    /// A description of what is wrong with the condition.
     pub fn new(written: &str, schema: &SchemaRef) -> Result<Self, String> {
         let understood = expression(written)?;
         let config = SessionConfig::new().set_bool("datafusion.sql_parser.enable_ident_normalization", false);
@@ -79,36 +80,36 @@ impl Condition {
             columns,
             of_columns,
             projected: Arc::new(projected),
-            // What cannot be pruned with is asked of every row.
+            // If the condition cannot be used for pruning, it is evaluated for every row.
             pruning: PruningPredicateBuilder::new().with_file_schema(Arc::clone(schema)).build(expr),
         })
     }
 
-    /// As it was written.
+    /// Returns the condition as it was written.
     #[must_use]
     pub fn written(&self) -> &str {
         &self.written
     }
 
-    /// The columns that it reads, by their places in the table, in rising order.
+    /// Returns the indexes in the table of the columns that the condition reads, in rising order.
     #[must_use]
     pub fn columns(&self) -> &[usize] {
         &self.columns
     }
 
-    /// Those columns, as [`Condition::of_rows`] takes them.
+    /// Returns the schema of those columns, which [`Condition::of_rows`] takes.
     #[must_use]
     pub fn row_schema(&self) -> &SchemaRef {
         &self.projected
     }
 
-    /// For each row, in [`Condition::columns`], whether it is met, or what went wrong, in words. Neither true nor
-    /// false is not met.
+    /// Returns for each row, with [`Condition::columns`], whether it meets the condition, or an error in words. A
+    /// row for which the condition is null does not meet it.
     #[must_use]
     pub fn of_rows(&self, rows: &RecordBatch) -> Vec<Result<bool, String>> {
         match self.holds(rows) {
             Ok(holds) => holds.values().iter().map(Ok).collect(),
-            // It may go wrong for a row that is guarded against by another part of the condition.
+            // One row may fail where another part of the condition guards against that, so each is evaluated alone.
             Err(error) if rows.num_rows() <= 1 => vec![Err(error); rows.num_rows()],
             Err(_) => (0..rows.num_rows()).flat_map(|at| self.of_rows(&rows.slice(at, 1))).collect(),
         }
@@ -121,8 +122,8 @@ impl Condition {
         Ok((0..value.len()).map(|row| Some(value.is_valid(row) && value.value(row))).collect())
     }
 
-    /// Whether a file may have a row that meets it, by its statistics in the form of the Delta protocol and its
-    /// values of the partition columns.
+    /// Whether a file may have a row that meets the condition, by its statistics, in the form of the Delta
+    /// protocol, and its values of the partition columns.
     #[must_use]
     pub fn may_hold_in_file(
         &self,
@@ -134,8 +135,8 @@ impl Condition {
         self.may_hold(&file).is_none_or(|may| may.first() != Some(&false))
     }
 
-    /// For each row group of a file whether it may have a row that meets it. Partition columns have their values from
-    /// elsewhere, whatever the file holds.
+    /// Returns for each row group of a file whether it may have a row that meets the condition. A file's own values
+    /// of partition columns are ignored, since the log has them.
     #[must_use]
     pub fn may_hold_in_groups(
         &self,
@@ -152,7 +153,7 @@ impl Condition {
     }
 }
 
-/// Why the value of an expression is not a matter of one row alone, if it is not.
+/// Returns why an expression has no fixed value for a single row; `None` if it has one.
 fn beyond_a_row(expr: &Expr) -> Result<Option<String>, DataFusionError> {
     let mut found = None;
     expr.exists(|node| {
@@ -189,7 +190,7 @@ struct OfFile<'a> {
 impl OfFile<'_> {
     fn bound(&self, kind: &str, column: &Column) -> Option<ArrayRef> {
         let field = self.schema.field_with_name(&column.name).ok()?;
-        // Statistics leave not-a-number out, and a decimal in JSON is read as a double.
+        // Statistics leave out NaN, and a decimal in JSON is read as a double.
         let is_told = !matches!(
             field.data_type(),
             DataType::Float16 | DataType::Float32 | DataType::Float64 | DataType::Decimal128(..)
@@ -207,7 +208,7 @@ impl OfFile<'_> {
         let value = cast_with_options(&text, field.data_type(), &CastOptions::default()).ok()?;
         let value = match field.data_type() {
             DataType::Timestamp(TimeUnit::Microsecond, zone) if kind == "maxValues" => {
-                // Statistics end at the millisecond, rounded down.
+                // Statistics are rounded down to the millisecond.
                 let most = value.as_primitive_opt::<TimestampMicrosecondType>()?;
                 let most = most.unary::<_, TimestampMicrosecondType>(|micros| micros.saturating_add(999));
                 Arc::new(most.with_timezone_opt(zone.clone())) as ArrayRef
@@ -264,7 +265,8 @@ struct OfGroups<'a> {
 }
 
 impl<'a> OfGroups<'a> {
-    /// Only columns that have the same type in the file and in the table.
+    /// Returns the statistics of a column that has the same type in the file and in the table. `None` for others,
+    /// for floats and for partition columns.
     fn converter<'b>(&'b self, column: &Column) -> Option<StatisticsConverter<'b>> {
         let field = self.schema.field_with_name(&column.name).ok()?;
         let own = self.file.schema().fields().iter().find(|own| own.name() == physical_name(field))?;
@@ -303,7 +305,7 @@ impl PruningStatistics for OfGroups<'_> {
     }
 }
 
-/// The one SQL expression that a text is.
+/// Parses a text as one SQL expression and returns it as it was understood.
 pub(super) fn expression(written: &str) -> Result<String, String> {
     let dialect = GenericDialect {};
     let mut parser = Parser::new(&dialect).try_with_sql(written).map_err(|error| message(&error))?;
@@ -325,7 +327,7 @@ fn words(error: &DataFusionError) -> String {
     without_kinds(&error.to_string())
 }
 
-/// What DataFusion says, without the kinds of its errors before it and a backtrace behind.
+/// Returns DataFusion's message without the kinds of error before it and a backtrace after it.
 pub(super) fn without_kinds(text: &str) -> String {
     let text = text.rsplit_once("error: ").map_or(text, |(_, last)| last);
     let text = text.strip_prefix("Error during planning: ").unwrap_or(text);
@@ -386,7 +388,7 @@ mod tests {
             ("Language = 'en'", true),
             ("at > '2026-01-02T00:00:00.1235Z'", true),
             ("at > '2026-01-02T00:00:00.124Z'", false),
-            // A row that is not a number is in no statistics.
+            // A score that is NaN is not covered by statistics.
             ("score > 2.5", true),
         ] {
             assert_eq!(may(condition, stats, &[]), expected, "{condition}");

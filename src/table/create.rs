@@ -1,4 +1,4 @@
-//! Making a table, and which Arrow types it can hold.
+//! Creates tables, and determines which Arrow types they can hold.
 
 use std::sync::Arc;
 
@@ -12,10 +12,10 @@ use super::{Table, TableError};
 use crate::store::Location;
 
 impl Table {
-    /// Creates a table with these columns, some of which partition it, and these properties.
+    /// Creates a table with these columns, partitioned by some of them, and these properties.
     ///
     /// # Errors
-    /// When it is there already or cannot be made.
+    /// When the table exists already or cannot be created.
     pub async fn create(
         at: impl Into<Location>,
         schema: &Schema,
@@ -43,8 +43,9 @@ impl Table {
     }
 }
 
-/// The types that columns have once they went through a Delta table: every column nullable, strings and
-/// lists in their plain forms, timestamps in microseconds, unsigned numbers in the next larger signed type.
+/// Returns the types that columns have after they went through a Delta table: every column nullable, strings and
+/// lists in their plain forms, timestamps in microseconds, unsigned integers in the next larger signed type or a
+/// decimal.
 ///
 /// # Errors
 /// A description of the first column that Delta cannot hold.
@@ -59,14 +60,14 @@ pub fn delta_schema(schema: &Schema) -> Result<SchemaRef, String> {
     }
     let lost = |error| format!("the columns cannot become those of a Delta table: {error}");
     let kernel: StructType = (&Schema::new(fields)).try_into_kernel().map_err(lost)?;
-    // The log has them as JSON, whose readers take only so many levels.
+    // The log stores them as JSON, whose readers accept only a limited depth.
     let written = serde_json::to_string(&kernel).and_then(|text| serde_json::from_str::<StructType>(&text));
     written.map_err(|error| format!("the columns cannot be read back from a Delta log: {error}"))?;
     let arrow: Schema = (&kernel).try_into_arrow().map_err(lost)?;
     Ok(arrow.into())
 }
 
-/// The type that holds every value of this one in a Delta table; none if there is none. Nanoseconds are
+/// Returns the type that holds every value of this one in a Delta table; `None` if there is none. Nanoseconds are
 /// cut to microseconds.
 fn delta_type(data_type: &DataType) -> Option<DataType> {
     let inner = |field: &Field| {

@@ -1,4 +1,4 @@
-//! Rows that deletion vectors take out of files.
+//! Rows that deletion vectors mark as deleted.
 
 use std::collections::HashMap;
 use std::slice;
@@ -13,8 +13,8 @@ use super::open::error_of;
 use super::{Table, TableError};
 
 impl Table {
-    /// For each file of this version, by the path of [`super::DataFile`], whether it has deleted rows. Remembers what
-    /// the log says of those that have.
+    /// Returns for each file of this version, by the path of [`super::DataFile`], whether it has deleted rows.
+    /// Keeps the log entries of files that have, for later calls.
     ///
     /// # Errors
     /// When the log cannot be read.
@@ -35,8 +35,8 @@ impl Table {
         Ok(found)
     }
 
-    /// For each physical row of a file of this version whether it is kept; rows beyond the end of the list are. None
-    /// if the file has no deletion vector. `path` is that of [`super::DataFile`].
+    /// Returns for each physical row of a file of this version whether it is kept; rows beyond the end of the list
+    /// are. `None` if the file has no deletion vector. `path` is that of [`super::DataFile`].
     ///
     /// # Errors
     /// When the file does not belong to this version, or its deletion vector cannot be read.
@@ -59,7 +59,7 @@ impl Table {
             part = self.part(slice::from_ref(&written)).await?;
             &part
         } else {
-            // In an object store the vectors are looked for where the log is, which a part has in memory.
+            // In an object store the vectors are looked up where the log is, and a part has its log in memory.
             self.loaded(action).await?
         };
         let snapshot = table.snapshot().map_err(&error)?.snapshot().clone();

@@ -29,56 +29,57 @@ pub struct DataFile {
     pub path: String,
     /// Size in bytes.
     pub size: u64,
-    /// When it was made, in milliseconds since 1970.
+    /// Modification time, in milliseconds since 1970.
     pub modified_ms: i64,
-    /// Values of the partition columns, as the log has them.
+    /// Values of the partition columns, as stored in the log.
     pub partition_values: BTreeMap<String, Option<String>>,
-    /// Rows that its deletion vector takes out.
+    /// Number of rows that its deletion vector marks as deleted.
     pub deleted_rows: u64,
-    /// Rows in it, deleted ones included, where the log says so.
+    /// Number of rows in it, including deleted ones; `None` if the log does not state it.
     pub rows: Option<u64>,
-    /// Whether it may have a row that meets the condition asked about, as far as its statistics tell.
+    /// Whether it may have a row that meets the condition of the listing, by its statistics; true without a
+    /// condition.
     pub may_match: bool,
 }
 
 impl DataFile {
-    /// Rows in it that are not deleted, where the log says so.
+    /// Returns the number of rows that are not deleted; `None` if the log does not state it.
     #[must_use]
     pub fn live_rows(&self) -> Option<u64> {
         self.rows.map(|rows| rows.saturating_sub(self.deleted_rows))
     }
 }
 
-/// The data files of a version, held against the disk.
+/// Result of looking for the data files of a version in storage.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OnDisk {
-    /// Files that were looked for.
+    /// Number of files that were looked for.
     pub files: usize,
-    /// Those that are not there.
+    /// Number of those files that do not exist.
     pub missing: usize,
-    /// One of them, relative to the table.
+    /// Path of one of the missing files, relative to the table.
     pub example: Option<String>,
 }
 
 /// A commit of a table.
 #[derive(Clone, Debug, Default)]
 pub struct LogEntry {
-    /// Files that bring new rows, in the order of the commit.
+    /// Files that add new rows, in the order of the commit.
     pub added: Vec<DataFile>,
     /// Paths of files whose rows the commit deletes or rewrites.
     pub removed: Vec<String>,
-    /// Whether the commit changes schema, partitioning or properties.
+    /// Whether the commit changes schema, partitioning, properties or protocol.
     pub changes_metadata: bool,
-    /// Name of the operation, where the commit says it.
+    /// Name of the operation; `None` if the commit does not state it.
     pub operation: Option<String>,
-    /// When it was made, in milliseconds since 1970, where the table has in-commit timestamps.
+    /// When the commit was made, in milliseconds since 1970; `None` if the table has no in-commit timestamps.
     pub made_ms: Option<i64>,
-    /// What the committing application added to the commit's information.
+    /// What the committing application added to the information of the commit.
     pub info: BTreeMap<String, Value>,
 }
 
 impl LogEntry {
-    /// Whether it takes the table back to an earlier version.
+    /// Whether the commit takes the table back to an earlier version.
     #[must_use]
     pub fn is_restore(&self) -> bool {
         self.operation.as_deref() == Some("RESTORE")
@@ -86,7 +87,8 @@ impl LogEntry {
 }
 
 impl Table {
-    /// Goes through the files of this version, or those of which a predicate on the statistics may be true.
+    /// Visits the files of this version. If their entries are not loaded, `predicate` may leave out files whose
+    /// statistics rule it out.
     pub(super) async fn each_file(
         &self,
         action: &'static str,
@@ -111,7 +113,7 @@ impl Table {
         Ok(())
     }
 
-    /// The files of this version, ordered by (modification time, path).
+    /// Returns the files of this version, ordered by (modification time, path).
     ///
     /// # Errors
     /// When the log cannot be read.
@@ -119,7 +121,7 @@ impl Table {
         self.files_for(None).await
     }
 
-    /// The same; each says whether it may have a row that meets a condition.
+    /// As [`Table::files`], with [`DataFile::may_match`] for a condition.
     ///
     /// # Errors
     /// When the log cannot be read.
@@ -127,8 +129,8 @@ impl Table {
         Ok(self.files_from(condition, None, usize::MAX).await?.0)
     }
 
-    /// The first `most` of the files, in their order, that are at or after a (modification time, path); and whether
-    /// there are more. Only so many are ever in memory.
+    /// Returns the first `most` files, in their order, that are at or after `first`, a (modification time, path),
+    /// and whether there are more. No more than these are ever in memory.
     ///
     /// # Errors
     /// When the log cannot be read.
@@ -173,8 +175,8 @@ impl Table {
         Ok((files.into_values().collect(), has_more))
     }
 
-    /// Rows of the files after a (modification time, path) and of that file from a row on, deleted ones left out
-    /// where they are counted; none where the log does not say how many a file has.
+    /// Counts the rows of the files after `after`, a (modification time, path), and of that file from `row` on, if
+    /// set. Deleted rows are left out except in that file. `None` if the log lacks the number of rows of a file.
     ///
     /// # Errors
     /// When the log cannot be read.
@@ -200,9 +202,9 @@ impl Table {
         Ok(sum)
     }
 
-    /// Paths of the files of this version in which an integer inside a struct may be more than 0, ordered by
-    /// (modification time, path): those whose statistics do not say that it is not. Of the other files nothing
-    /// but the entry in the log is read.
+    /// Returns the paths of the files of this version in which an integer inside a struct may be more than 0,
+    /// because their statistics do not rule it out, ordered by (modification time, path). Of the other files only
+    /// the log entry is read. Keeps the log entries of these files for later queries.
     ///
     /// # Errors
     /// When the log cannot be read.
@@ -225,7 +227,8 @@ impl Table {
         Ok(paths)
     }
 
-    /// Paths of the files of this version, as [`Table::scan`] takes them, ordered by (modification time, path).
+    /// Returns the paths of the files of this version, as [`Table::scan`] takes them, ordered by (modification
+    /// time, path).
     ///
     /// # Errors
     /// When the log cannot be read.
@@ -248,8 +251,8 @@ impl Table {
         Ok(found == wanted.len())
     }
 
-    /// Looks for the files of this version on the disk, by their names in the listings of their folders.
-    /// Files that the log names by a URL, as shallow clones do, are not looked for.
+    /// Looks for the files of this version in storage, by their names in the listings of their folders. Files that
+    /// the log names by a URL, as shallow clones do, are not looked for.
     ///
     /// # Errors
     /// When the log or a folder cannot be read.
@@ -289,7 +292,7 @@ impl Table {
         Ok(found)
     }
 
-    /// The same in an object store, by its listing.
+    /// As [`Table::on_disk`], by the listing of an object store.
     async fn in_store(&self) -> Result<OnDisk, TableError> {
         let action = "list the files of";
         let error = error_of(action, self.at());
@@ -309,8 +312,9 @@ impl Table {
         Ok(OnDisk { files, missing: wanted.len(), example: wanted.into_iter().next() })
     }
 
-    /// The versions in the log and when each was made, in milliseconds since 1970, both rising: by the times of the
-    /// log's files, as Delta defines it, or by what commits say where the table has in-commit timestamps.
+    /// Returns the versions in the log and when each was made, in milliseconds since 1970, both rising. The times
+    /// are those of the log's files, as Delta defines it, or those that the commits state if the table has
+    /// in-commit timestamps.
     ///
     /// # Errors
     /// When the log cannot be read.
@@ -336,15 +340,15 @@ impl Table {
         Ok(times
             .into_iter()
             .map(|(version, time)| {
-                // A clock may have gone back, or files been copied.
+                // A clock may have gone back, or files may have been copied.
                 newest = time.max(newest.saturating_add(1));
                 (version, newest)
             })
             .collect())
     }
 
-    /// The commit that made a version; none if the log has no entry for it. Its files say whether they may have a
-    /// row that meets a condition.
+    /// Returns the commit that made a version; `None` if the log has no entry for it. [`DataFile::may_match`] of
+    /// its files is for `condition`.
     ///
     /// # Errors
     /// When the entry cannot be read.
@@ -375,12 +379,12 @@ impl Table {
     }
 }
 
-/// Rows in a file, deleted ones included, where its statistics say so.
+/// Returns the number of rows in a file, including deleted ones; `None` if its statistics do not state it.
 fn rows_in(file: &LogicalFileView) -> Option<u64> {
     file.num_records().and_then(|rows| u64::try_from(rows).ok())
 }
 
-/// The entry of a file in the log.
+/// Returns the log entry of a file.
 pub(super) fn entry_of(file: &LogicalFileView) -> Add {
     Add {
         path: file.path().into_owned(),
@@ -394,7 +398,7 @@ pub(super) fn entry_of(file: &LogicalFileView) -> Add {
     }
 }
 
-/// Names in a folder; none if there is no such folder.
+/// Returns the names in a folder; empty if the folder does not exist.
 fn names_in(folder: &Path) -> io::Result<HashSet<OsString>> {
     match fs::read_dir(folder) {
         Ok(entries) => entries.map(|entry| Ok(entry?.file_name())).collect(),

@@ -1,7 +1,7 @@
 //! Delta tables: open at a version, list files, read the log, append, rewrite, query.
 //!
-//! The only module that names the deltalake crate; everything it hands out is Arrow or a type of its own.
-//! It knows nothing of jobs, batches or rows' answers.
+//! This is the only module that names the deltalake crate; it hands out only Arrow types and types of its own. It
+//! knows nothing of jobs, batches or the answers of rows.
 
 mod append;
 mod condition;
@@ -27,29 +27,29 @@ pub use store_access::objects;
 
 use crate::store::{self, Location};
 
-/// A table that cannot be opened, read or written.
+/// A failed operation on a table.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {action} the Delta table {at}: {}", reason(source.as_ref()))]
 pub struct TableError {
-    /// What was tried.
+    /// The action that failed, as a verb for the message.
     pub action: &'static str,
-    /// The table.
+    /// Location of the table.
     pub at: Location,
-    /// Why it failed.
+    /// The underlying error.
     pub source: Box<dyn std::error::Error + Send + Sync>,
 }
 
 impl TableError {
-    /// The feature for which the table cannot even be opened, as the Delta protocol calls it.
+    /// Returns the feature because of which the table cannot even be opened, by its name in the Delta protocol.
     #[must_use]
     pub fn feature(&self) -> Option<&'static str> {
-        // The kernel has no variant that says so.
+        // The kernel has no error variant for this.
         self.source.to_string().contains("catalog-managed").then_some("catalogManaged")
     }
 }
 
-/// Why it failed, in the words of the operating system where it is the disk. DataFusion and the Delta kernel put a
-/// backtrace into their messages where the environment asks for one.
+/// Returns the reason of a failure, in the words of the operating system if it is a disk error. Cuts off the
+/// backtrace that DataFusion and the Delta kernel put into their messages if the environment asks for one.
 fn reason(source: &(dyn std::error::Error + 'static)) -> String {
     if let Some(trouble) = store::disk_trouble(source) {
         return trouble.to_string();

@@ -1,4 +1,4 @@
-//! Opening a table and asking what it is.
+//! Opens a table and returns its properties.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -22,29 +22,30 @@ pub(super) const LOG_FOLDER: &str = "_delta_log";
 
 /// A Delta table at a version.
 ///
-/// Opening it reads the metadata alone. What asks for files goes through the log once and keeps nothing of it,
-/// save for commits and queries over the whole table: deltalake keeps the entries of all files for these.
+/// Opening it reads only the metadata. An operation that needs the files reads through the log once and keeps
+/// nothing of it, except for commits and queries over the whole table: for these deltalake keeps the entries of all
+/// files.
 #[derive(Clone, Debug)]
 pub struct Table {
     pub(super) state: VersionState,
     pub(super) store: LogStoreRef,
-    /// Entries of files that were looked for in this version.
+    /// Log entries of the files that were looked up in this version, by path.
     pub(super) entries: HashMap<String, Add>,
-    /// How the log writes the paths of files with deleted rows.
+    /// Paths of files with deleted rows as the log writes them, by the path of [`super::DataFile`].
     pub(super) written: HashMap<String, String>,
     at: Location,
 }
 
-/// What of a version is in memory.
+/// The parts of a table version that are loaded.
 #[derive(Clone, Debug)]
 pub(super) enum VersionState {
-    /// The metadata, and the entries of the files from when they were first needed.
+    /// The metadata, and the entries of all files once they were needed.
     Opened(Arc<Snapshot>, OnceCell<DeltaTable>),
-    /// The metadata and the entries of the files.
+    /// The metadata and the entries of all files.
     Loaded(DeltaTable),
 }
 
-/// What there is of a Delta log.
+/// Whether a place has a Delta log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum LogPresence {
     None,
@@ -53,15 +54,15 @@ enum LogPresence {
     There,
 }
 
-/// Whether a place holds a Delta table.
+/// Whether a location holds a Delta table.
 ///
 /// # Errors
-/// When it cannot be found out: no permission, a store that cannot be asked.
+/// When this cannot be determined: no permission, or a store that cannot be read.
 pub async fn is_delta_table(at: impl Into<Location>) -> Result<bool, TableError> {
     Ok(look_for_log(&at.into()).await? == LogPresence::There)
 }
 
-/// Whether a place has the folder of a Delta log and not one commit in it.
+/// Whether a location has the folder of a Delta log without a single commit.
 ///
 /// # Errors
 /// As [`is_delta_table`].
@@ -82,7 +83,7 @@ async fn look_for_log(at: &Location) -> Result<LogPresence, TableError> {
             at: at.clone(),
             source: format!("{}: {error}", folder.display()).into(),
         };
-        // Of a file, and of what is not there, this says so.
+        // A file or a missing path has no log.
         if !path.is_dir() {
             return Ok(LogPresence::None);
         }
@@ -111,10 +112,10 @@ async fn look_for_log(at: &Location) -> Result<LogPresence, TableError> {
     Ok(log)
 }
 
-/// Whether there is nothing at a place, or only what begins with `_`.
+/// Whether a location does not exist, or holds only names that begin with `_`.
 ///
 /// # Errors
-/// When an object store cannot be asked.
+/// When an object store cannot be listed.
 pub async fn is_vacant(at: &Location) -> Result<bool, TableError> {
     if let Some(path) = at.path() {
         let own = |entry: std::fs::DirEntry| entry.file_name().to_string_lossy().starts_with('_');
@@ -138,12 +139,12 @@ impl Table {
     /// Opens the newest version.
     ///
     /// # Errors
-    /// When there is no table, or one that cannot be read.
+    /// When there is no table, or it cannot be read.
     pub async fn open(at: impl Into<Location>) -> Result<Table, TableError> {
         Self::build(&at.into(), None).await
     }
 
-    /// Opens a version.
+    /// Opens a given version.
     ///
     /// # Errors
     /// When there is no such version, or its log is gone.
@@ -164,13 +165,13 @@ impl Table {
         Table { store, state: VersionState::Loaded(inner), entries, written, at: at.clone() }
     }
 
-    /// Where the table lies.
+    /// Returns the location of the table.
     #[must_use]
     pub fn at(&self) -> &Location {
         &self.at
     }
 
-    /// Brings the table to its newest version.
+    /// Updates the table to its newest version.
     ///
     /// # Errors
     /// When the log cannot be read.
@@ -193,7 +194,7 @@ impl Table {
         }
     }
 
-    /// The version.
+    /// Returns the version that the table is at.
     #[must_use]
     pub fn version(&self) -> u64 {
         match &self.state {
@@ -202,7 +203,7 @@ impl Table {
         }
     }
 
-    /// The id that the table's metadata carries.
+    /// Returns the id in the table's metadata.
     ///
     /// # Errors
     /// Never for a table that is open.
@@ -210,10 +211,10 @@ impl Table {
         Ok(self.metadata()?.id().to_owned())
     }
 
-    /// The columns, partition columns included, in the order of the table's schema.
+    /// Returns the columns, including partition columns, in the order of the table's schema.
     ///
     /// # Errors
-    /// When a type has no counterpart in Arrow.
+    /// When the type of a column has no counterpart in Arrow.
     pub fn schema(&self) -> Result<SchemaRef, TableError> {
         let action = "read the schema of";
         let error = error_of(action, &self.at);
@@ -229,7 +230,7 @@ impl Table {
         Ok(arrow.into())
     }
 
-    /// Names of the partition columns.
+    /// Returns the names of the partition columns.
     ///
     /// # Errors
     /// Never for a table that is open.
@@ -237,7 +238,7 @@ impl Table {
         Ok(self.metadata()?.partition_columns().into())
     }
 
-    /// The table's properties.
+    /// Returns the table's properties.
     ///
     /// # Errors
     /// Never for a table that is open.
@@ -246,7 +247,7 @@ impl Table {
         Ok(configuration.iter().map(|(key, value)| (key.clone(), value.clone())).collect())
     }
 
-    /// The newest version of a `txn` action of this application; none if there is none.
+    /// Returns the newest version of a `txn` action of this application; `None` if there is none.
     ///
     /// # Errors
     /// When the log cannot be read.
@@ -279,7 +280,7 @@ impl Table {
         }
     }
 
-    /// This version with the entries of all files, for what of deltalake needs them.
+    /// Returns this version with the entries of all files, which parts of deltalake need.
     pub(super) async fn loaded(&self, action: &'static str) -> Result<&DeltaTable, TableError> {
         match &self.state {
             VersionState::Loaded(table) => Ok(table),
@@ -293,7 +294,7 @@ impl Table {
         }
     }
 
-    /// The same, to be changed.
+    /// As [`Table::loaded`], for a change to the table.
     pub(super) async fn loaded_mut(&mut self, action: &'static str) -> Result<&mut DeltaTable, TableError> {
         self.entries.clear();
         self.written.clear();

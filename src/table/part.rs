@@ -1,7 +1,7 @@
 //! A part of a table: some of its files, as a table of their own.
 //!
 //! deltalake finds selected files by going through all files of the table, twice for each query. A log of one
-//! commit that is kept in memory and names only those files spares that, so that a query takes as long as what
+//! commit that is kept in memory and names only those files avoids that, so that a query takes only as long as what
 //! it reads (bench `errors`). The files stay where they are, and nothing is written.
 
 use std::collections::{HashMap, HashSet};
@@ -20,10 +20,10 @@ use super::{Table, TableError};
 const FIRST_COMMIT: &str = "_delta_log/00000000000000000000.json";
 
 impl Table {
-    /// The table with these files only, by their paths relative to the table.
+    /// Returns the table with these files only, given by their paths relative to the table.
     ///
     /// # Errors
-    /// When one of them does not belong to this version.
+    /// When one of the files does not belong to this version.
     pub(super) async fn part(&self, files: &[String]) -> Result<DeltaTable, TableError> {
         let error = error_of("query", self.at());
         let mut adds: HashMap<&str, Add> = HashMap::new();

@@ -1,4 +1,4 @@
-//! What a table's protocol asks of those who read and write it.
+//! What a table's protocol requires of its readers and writers.
 //!
 //! Source: the Delta protocol, "Table Features", "CHECK Constraints", "Column Invariants" and "Generated Columns".
 
@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::open::error_of;
 use super::{Table, TableError};
 
-/// Features that appending and rewriting keep, as the protocol calls them.
+/// Features that appending and rewriting preserve, by their names in the Delta protocol.
 const WRITTEN: [&str; 9] = [
     "appendOnly",
     "changeDataFeed",
@@ -27,7 +27,7 @@ const IDENTITY: &str = "delta.identity.start";
 const MAPPING_MODE: &str = "delta.columnMapping.mode";
 
 impl Table {
-    /// Names of the features that a reader of the table must know.
+    /// Returns the names of the features that a reader of the table must support.
     ///
     /// # Errors
     /// Never for a table that is open.
@@ -45,8 +45,8 @@ impl Table {
         protocol.map_err(|error| error_of("read the protocol of", self.at())(error.into()))
     }
 
-    /// The first feature that the table uses and that would not be kept by writing to it; none if it can be
-    /// written. A table of an older protocol is asked what of its version it uses.
+    /// Returns the first feature that the table uses and that writing to it would not preserve; `None` if the table
+    /// can be written. Of a table with an older protocol, only the features that it uses count.
     ///
     /// # Errors
     /// Never for a table that is open.
@@ -64,14 +64,14 @@ impl Table {
             Some(feature) => Some(feature),
             None if is_mapped => Some("columnMapping".to_owned()),
             None if notes(GENERATED) => Some("generatedColumns".to_owned()),
-            // deltalake writes to no table of this version.
+            // deltalake does not write to tables of this version.
             None if notes(IDENTITY) || version == 6 => Some("identityColumns".to_owned()),
             None => None,
         })
     }
 
-    /// What every row of the table must meet, besides columns that are never null: the constraint's or column's name
-    /// and an SQL expression.
+    /// Returns what every row of the table must meet, besides columns that are never null: for each condition the
+    /// name of the constraint or column, and an SQL expression.
     ///
     /// # Errors
     /// Never for a table that is open.

@@ -1,4 +1,4 @@
-//! Reading a table through DataFusion.
+//! Reads a table through DataFusion.
 
 use std::collections::HashMap;
 
@@ -13,21 +13,21 @@ use super::condition::{expression, without_kinds};
 use super::open::{error_of, uri};
 use super::{Table, TableError};
 
-/// What of a table a query reads.
+/// The part of a table that a query reads.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Scan<'a> {
-    /// Only these files, by their paths relative to the table; all of them if none are given.
+    /// The files to read, by their paths relative to the table; all files if `None`.
     pub files: Option<&'a [String]>,
-    /// Name of a further column that says which file a row is in; see [`Table::file_names`].
+    /// Name of an additional column that holds the file of each row; see [`Table::file_names`].
     pub file_column: Option<&'a str>,
 }
 
 impl Table {
-    /// Runs a query over the table, which it names `target`, and hands its batches to `take` as they
-    /// come. Names stand as they are, also without quotes.
+    /// Runs a query over the table, which the query names `target`, and passes its batches to `take` as they
+    /// arrive. Names are taken as written, even without quotes.
     ///
     /// # Errors
-    /// When the query does not plan or a file cannot be read, and what `take` returns.
+    /// When the query cannot be planned or a file cannot be read, and any error that `take` returns.
     pub async fn query<E: From<TableError>>(
         &self,
         sql: &str,
@@ -53,11 +53,11 @@ impl Table {
         Ok(())
     }
 
-    /// The batches of a query over a part of the table. With a single file and no `ORDER BY`, rows come in
+    /// Returns the batches of a query over a part of the table. With a single file and no `ORDER BY`, rows come in
     /// the order of the file.
     ///
     /// # Errors
-    /// When the query does not plan; items are errors when a file cannot be read.
+    /// When the query cannot be planned; items are errors when a file cannot be read.
     pub async fn stream(
         &self,
         scan: Scan<'_>,
@@ -88,7 +88,7 @@ impl Table {
         Ok(stream.map_err(move |source| error(DeltaTableError::from(source))).boxed())
     }
 
-    /// Tells a session where the files of a table in an object store are: of a part it knows the log only.
+    /// Registers the object store of the table's files with a session, since a part knows only where its log is.
     pub(super) fn register(&self, context: &SessionContext) -> Result<(), TableError> {
         if self.at().path().is_none() {
             let url = uri(self.at()).map_err(error_of("query", self.at()))?;
@@ -97,22 +97,21 @@ impl Table {
         Ok(())
     }
 
-    /// Checks that a condition over the table's columns is one SQL expression, and gives it back as it is
-    /// understood.
+    /// Checks that a condition over the table's columns is one SQL expression, and returns it as it was understood.
     ///
     /// # Errors
-    /// What is wrong with it, in words.
+    /// A description of what is wrong with the condition.
     pub async fn condition(&self, written: &str) -> Result<String, String> {
         let condition = expression(written)?;
         let sql = format!("SELECT 1 FROM target WHERE ({condition})");
-        // Only the columns matter.
+        // Only the columns matter, so no file is read.
         match self.stream(Scan { files: Some(&[]), file_column: None }, &sql).await {
             Ok(_) => Ok(condition),
             Err(error) => Err(without_kinds(&error.source.to_string()).replace("target.", "")),
         }
     }
 
-    /// The names by which [`Scan::file_column`] knows these files, each with its place in the list.
+    /// Returns the names that [`Scan::file_column`] has for these files, each with the file's index in the list.
     #[must_use]
     pub fn file_names(&self, files: &[String]) -> HashMap<String, usize> {
         let canonical = self.at().path().and_then(|path| path.canonicalize().ok());
@@ -125,7 +124,7 @@ impl Table {
     }
 }
 
-/// A path as part of a URL. Folders of partitions may have names with `%` in them.
+/// Escapes a path for use in a URL. Folders of partitions may have names with `%` in them.
 fn as_url(path: &str) -> String {
     path.replace('%', "%25").replace('#', "%23").replace('?', "%3F")
 }

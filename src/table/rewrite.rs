@@ -1,5 +1,4 @@
-//! Rewriting: data files that take the place of others, in one commit, with the change data of the rows that
-//! differ.
+//! Replaces data files by others in one commit, with the change data of the rows that differ.
 //!
 //! Source of the format: the Delta protocol, "Add CDC File" and "Change Data Files".
 
@@ -31,7 +30,7 @@ pub struct StagedChanges {
     files: Vec<AddCDCFile>,
 }
 
-/// Change data being written.
+/// Change data that is being written.
 #[derive(Debug)]
 pub struct ChangeStaging {
     staging: Staging,
@@ -39,10 +38,10 @@ pub struct ChangeStaging {
 }
 
 impl ChangeStaging {
-    /// Encodes rows, in the table's columns, as they were and as they become.
+    /// Encodes rows, with the table's columns, as they were before and as they are after the update.
     ///
     /// # Errors
-    /// When they do not fit or a file cannot be written.
+    /// When the rows do not fit the columns or a file cannot be written.
     pub async fn write(&mut self, before: &RecordBatch, after: &RecordBatch) -> Result<(), TableError> {
         for (rows, kind) in [(before, "update_preimage"), (after, "update_postimage")] {
             let rows = marked(rows, kind, &self.schema).map_err(|source| TableError {
@@ -55,7 +54,7 @@ impl ChangeStaging {
         Ok(())
     }
 
-    /// Ends the files.
+    /// Completes the files and returns them.
     ///
     /// # Errors
     /// When a file cannot be written.
@@ -79,7 +78,7 @@ fn marked(rows: &RecordBatch, kind: &str, schema: &SchemaRef) -> Result<RecordBa
 }
 
 impl Table {
-    /// Whether the table takes new rows only.
+    /// Whether the table accepts new rows only.
     ///
     /// # Errors
     /// Never for a table that is open.
@@ -91,7 +90,7 @@ impl Table {
         Ok(self.properties()?.get(name).is_some_and(|value| value.eq_ignore_ascii_case("true")))
     }
 
-    /// Begins change data files that are not committed yet; none for a table that keeps no change data.
+    /// Begins change data files that are not committed yet; `None` if the table keeps no change data.
     ///
     /// # Errors
     /// When the folder cannot be written.
@@ -132,7 +131,7 @@ impl Table {
         Ok(())
     }
 
-    /// Adds columns, which are null in the rows that are there.
+    /// Adds columns, which are null in existing rows.
     ///
     /// # Errors
     /// When the commit fails.
@@ -150,10 +149,10 @@ impl Table {
         Ok(Table::wrap(inner, &at))
     }
 
-    /// Gives the table other columns, and nothing else than its columns: for one that holds no row.
+    /// Replaces the columns of a table that holds no rows, and changes nothing else.
     ///
     /// # Errors
-    /// When it has come to hold rows, and when the table cannot be written.
+    /// When the table has come to hold rows, or cannot be written.
     pub async fn replace_columns(mut self, columns: &Schema) -> Result<Table, TableError> {
         let action = "change the columns of";
         let at = self.at().clone();
@@ -171,12 +170,12 @@ impl Table {
         Ok(self)
     }
 
-    /// Commits staged files in the place of others, together with `txn` actions, and brings the table to
-    /// the new version, which is returned.
+    /// Commits staged files in place of others, together with `txn` actions. Updates the table to the new version
+    /// and returns that.
     ///
     /// # Errors
-    /// When one of the replaced files is no longer in the table, when another commit took the version, and
-    /// when the commit fails, or seems to: after an error only the log can say whether it did.
+    /// When one of the replaced files is no longer in the table, when another commit has taken the version, and
+    /// when the commit fails, or seems to: after an error only the log shows whether it succeeded.
     pub async fn rewrite(
         &mut self,
         replaced: &BTreeSet<String>,

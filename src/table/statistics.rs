@@ -1,11 +1,11 @@
-//! One number out of a file's statistics, without building the rest: tables have many files.
+//! Reads one number from a file's statistics without building the rest, since tables have many files.
 
 use std::fmt;
 
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 
-/// The integer that stands in a JSON object at a path of names; none if there is none.
+/// Returns the integer at a path of names in a JSON object; `None` if there is none.
 pub(super) fn integer_at(json: &str, path: &[&str]) -> Option<i64> {
     At(path).deserialize(&mut serde_json::Deserializer::from_str(json)).ok().flatten()
 }
@@ -43,7 +43,7 @@ impl<'de> Visitor<'de> for At<'_> {
     }
 }
 
-/// Whether a key is this one.
+/// Determines whether a key has this name.
 struct Named<'a>(&'a str);
 
 impl<'de> DeserializeSeed<'de> for Named<'_> {

@@ -1,4 +1,4 @@
-//! Reaching the object store of a place: quick to say that it is not there, patient once it was.
+//! Access to the object store of a location: fails fast if the store does not answer, and is patient once it has.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,8 +12,8 @@ use super::TableError;
 use super::open::{LOG_FOLDER, error_of, uri};
 use crate::store::Location;
 
-/// How requests to a store are repeated once it has answered: with delays that grow to ten seconds, for about a minute
-/// in all. (With object_store's own base of 2 its jittered delays do not grow, and ten of them last two seconds.)
+/// Settings for retries once a store has answered: the delays grow to ten seconds, for about a minute in all. (With
+/// object_store's own base of 2 its jittered delays do not grow, and ten of them last two seconds.)
 const PATIENT: [(&str, &str); 5] = [
     ("max_retries", "15"),
     ("retry_timeout", "180s"),
@@ -25,16 +25,16 @@ const PATIENT: [(&str, &str); 5] = [
 /// Stores that have answered this process.
 static REACHED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
-/// The object store of a place, whose paths are relative to it.
+/// Returns the object store of a location. Its paths are relative to the location.
 ///
 /// # Errors
-/// When the environment lacks what it needs, or the store does not answer.
+/// When the environment lacks a required setting, or the store does not answer.
 pub async fn objects(at: &Location) -> Result<Arc<dyn ObjectStore>, TableError> {
     let error = error_of("reach", at);
     Ok(builder(at).await?.build_storage().map_err(&error)?.object_store(None))
 }
 
-/// What opens a table; before the first one in a store that is asked whether it is there.
+/// Returns the builder that opens a table. Before the first table of a store, checks that the store answers.
 pub(super) async fn builder(at: &Location) -> Result<DeltaTableBuilder, TableError> {
     let error = error_of("reach", at);
     let new = || -> Result<DeltaTableBuilder, DeltaTableError> { DeltaTableBuilder::from_url(uri(at)?) };
@@ -55,7 +55,7 @@ pub(super) async fn builder(at: &Location) -> Result<DeltaTableBuilder, TableErr
     Ok(builder.with_storage_options(HashMap::from(options)))
 }
 
-/// An endpoint that object_store refuses, in words that nobody would guess ("builder error").
+/// Returns an endpoint that object_store refuses with an unhelpful message ("builder error").
 fn forbidden_endpoint(scheme: &str) -> Option<String> {
     let text = |name| std::env::var(name).ok();
     let endpoint = text("AWS_ENDPOINT_URL").or_else(|| text("AWS_ENDPOINT"))?;

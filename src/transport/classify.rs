@@ -1,4 +1,4 @@
-//! From a refusal to its class.
+//! Classifies refused requests by their status, headers and body.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::fault::{Class, Failure, Policy, Scarce};
 use crate::wire::{self, ErrorBody, ErrorObject, Limits, Quota};
 
-/// Codes and types of a 429 that is about money, not about rate.
+/// Error codes and types that are about money, not about rate.
 const QUOTA: &[&str] = &[
     "insufficient_quota",
     "credit_balance_exhausted",
@@ -21,7 +21,7 @@ const QUOTA: &[&str] = &[
     "organization_on_hold",
     "budget_exceeded",
 ];
-/// How sentences begin, or what they hold, that refuse for money in a 400, 403 or 429 without a code for it.
+/// Phrases in the messages of a 400, 403 or 429 that is about money and has no code for it.
 const QUOTA_WORDS: &[&str] = &[
     "Your credit balance is too low",
     "Budget has been exceeded",
@@ -30,14 +30,15 @@ const QUOTA_WORDS: &[&str] = &[
     "insufficient balance",
     "Insufficient Balance",
 ];
-/// Codes and types of a prompt that is longer than the model's context.
+/// Error codes and types of a prompt that is longer than the model's context.
 const TOO_LONG: &[&str] = &[
     "context_length_exceeded",
     "string_above_max_length",
     "exceed_context_size_error",
     "ContextWindowExceededError",
 ];
-/// The same in words, of servers that have no code for it (vLLM, Mistral, LiteLLM, llama.cpp's older builds).
+/// Phrases for a prompt that is too long, from servers that have no code for it (vLLM, Mistral, LiteLLM, older builds
+/// of llama.cpp).
 const TOO_LONG_WORDS: &[&str] = &[
     "maximum context length is",
     "maximum model length of",
@@ -49,25 +50,25 @@ const TOO_LONG_WORDS: &[&str] = &[
     "longer than the maximum model length",
     "ContextWindowExceededError",
 ];
-/// Refusals of what may be right the next time: the model wrote no JSON, or the body was garbled on its way.
+/// Codes of refusals that may pass the next time: the model wrote no JSON, or the body was garbled on its way.
 const AGAIN: &[&str] = &["json_validate_failed"];
 const AGAIN_WORDS: &[&str] = &["We could not parse the JSON body of your request"];
 
-/// What the headers of a response say besides its status.
+/// The facts that the headers of a response state.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct ResponseHeaders {
-    /// How long the server asks to wait.
+    /// How long the server asks to wait before the next request.
     pub delay: Option<Duration>,
-    /// Whether another try makes sense, where the server says so (`x-should-retry`).
+    /// Whether a retry makes sense, if the server states it (`x-should-retry`).
     pub should_retry: Option<bool>,
-    /// What is left of the limits.
+    /// The rate limits and what is left of them.
     pub limits: Limits,
-    /// What the response cost in US dollars, where a gateway says so (`x-litellm-response-cost`).
+    /// Cost of the response in US dollars, if a gateway states it (`x-litellm-response-cost`).
     pub cost: Option<f64>,
 }
 
 impl ResponseHeaders {
-    /// Reads the headers of a response that came at `now`.
+    /// Reads the headers of a response that arrived at `now`.
     #[must_use]
     pub fn read<'a>(header: impl Fn(&str) -> Option<&'a str>, now: DateTime<Utc>) -> ResponseHeaders {
         let should_retry = match header("x-should-retry") {
@@ -90,7 +91,7 @@ impl ResponseHeaders {
 #[must_use]
 pub fn classify(status: u16, body: &[u8], model: &str, heard: &ResponseHeaders) -> Failure {
     let parsed = parse(body);
-    // Mistral and vLLM have all of it at the top.
+    // Mistral and vLLM have these fields at the top level of the body.
     let error = parsed.error.filter(|error| !error.is_empty()).unwrap_or_else(|| ErrorObject {
         message: parsed.message.or(parsed.detail).and_then(wire::text),
         code: parsed.code.and_then(wire::text),
@@ -100,7 +101,7 @@ pub fn classify(status: u16, body: &[u8], model: &str, heard: &ResponseHeaders) 
     });
     let delay = heard.delay.or_else(|| delay_in(&error).filter(|_| matches!(status, 429 | 503)));
     let class = match (class_of(status, &error, model, delay.is_some()), heard.should_retry) {
-        // A limit that waiting does not help against is a quota that is used up.
+        // A rate limit that waiting does not help against is a quota that is used up.
         (Class::RateLimited, Some(false)) => Class::Quota,
         (class, Some(false)) if class.policy() == Policy::Retry => Class::BadRequest,
         (class, Some(true)) if class.policy() == Policy::Reject => Class::ServerError,
@@ -116,13 +117,13 @@ pub fn classify(status: u16, body: &[u8], model: &str, heard: &ResponseHeaders) 
     Failure::new(class, detail.trim_end_matches([':', ' '])).with_delay(delay).with_scarce(scarce)
 }
 
-/// Classifies an error that came inside a successful response.
+/// Classifies an error inside a successful response.
 #[must_use]
 pub(super) fn classify_inner(error: &ErrorObject, model: &str, heard: &ResponseHeaders) -> Failure {
     let status =
         error.code.as_deref().and_then(|code| code.parse().ok()).filter(|code| (400..600).contains(code));
     let delay = heard.delay.or_else(|| delay_in(error).filter(|_| matches!(status, Some(429 | 503))));
-    // Without a status the names decide, where they are those of a refusal.
+    // Code and type decide if they name a known refusal, else the status in the error, else 502.
     let class = match class_of(400, error, model, delay.is_some()) {
         Class::BadRequest => class_of(status.unwrap_or(502), error, model, delay.is_some()),
         named => named,
@@ -132,7 +133,7 @@ pub(super) fn classify_inner(error: &ErrorObject, model: &str, heard: &ResponseH
     Failure::new(class, format!("{code} inside an HTTP 200: {said}")).with_delay(delay)
 }
 
-/// The body of a refusal; Google wraps its object into a list.
+/// Parses the body of a refusal. Google wraps its object into a list.
 fn parse(body: &[u8]) -> ErrorBody {
     let is_list = body.trim_ascii_start().first() == Some(&b'[');
     let list = || serde_json::from_slice::<Vec<ErrorBody>>(body).ok()?.into_iter().next();
@@ -140,7 +141,7 @@ fn parse(body: &[u8]) -> ErrorBody {
     parsed.unwrap_or_default()
 }
 
-/// The delay that the error object asks for: in Google's details, else in the words of the message.
+/// Returns the delay that an error asks for: from Google's `details`, else from the wording of the message.
 fn delay_in(error: &ErrorObject) -> Option<Duration> {
     let detailed = error.details.as_ref().and_then(Value::as_array).and_then(|details| {
         details.iter().find_map(|detail| wire::duration(detail.get("retryDelay")?.as_str()?))
@@ -148,7 +149,7 @@ fn delay_in(error: &ErrorObject) -> Option<Duration> {
     detailed.or_else(|| wire::delay_in_text(error.message.as_deref()?))
 }
 
-/// What a refusal for being asked too much is about: as its names say, else as its headers.
+/// Returns what a rate limit refusal is about: by its code and type, else by its headers.
 fn scarce(status: u16, error: &ErrorObject, limits: &Limits) -> Option<Scarce> {
     let named = |names: &[&str]| {
         [&error.code, &error.kind].into_iter().flatten().any(|found| names.contains(&found.as_str()))
@@ -190,7 +191,7 @@ fn class_of(status: u16, error: &ErrorObject, model: &str, has_delay: bool) -> C
         429 if wire::requested_beyond_limit(message) => Class::TooLong,
         429 => Class::RateLimited,
         503 if has_delay => Class::RateLimited,
-        // Servers of one's own answer so to an input that is too long.
+        // Self-hosted servers answer an input that is too long with 500.
         500 if is_too_long() => Class::TooLong,
         408 | 409 | 425 | 498 | 500..=599 => Class::ServerError,
         _ if is(&["model_not_found"]) => Class::UnknownModel,
@@ -202,7 +203,7 @@ fn class_of(status: u16, error: &ErrorObject, model: &str, has_delay: bool) -> C
     }
 }
 
-/// Whether Google says that a quota per day is used up.
+/// Whether Google's error details name a quota per day.
 fn is_daily(error: &ErrorObject) -> bool {
     let details = error.details.as_ref().and_then(Value::as_array).into_iter().flatten();
     let violations = details.filter_map(|detail| detail.get("violations")?.as_array()).flatten();
@@ -211,7 +212,7 @@ fn is_daily(error: &ErrorObject) -> bool {
         .any(|quota| quota.contains("PerDay"))
 }
 
-/// The delay that the headers ask for: `retry-after-ms`, else `retry-after` as seconds or as a date.
+/// Returns the delay that the headers ask for: `retry-after-ms`, else `retry-after` as seconds or as a date.
 fn delay_of<'a>(header: impl Fn(&str) -> Option<&'a str>, now: DateTime<Utc>) -> Option<Duration> {
     let seconds =
         |text: &str| text.trim().parse::<f64>().ok().filter(|number| number.is_finite() && *number >= 0.0);

@@ -1,4 +1,4 @@
-//! An endpoint with its model, its key and its pooled connections.
+//! An endpoint with its model, its key and its connection pool, and the sending of a request to it.
 
 use std::borrow::Cow;
 use std::error::Error;
@@ -24,48 +24,48 @@ use crate::faultpoint::{self, Side};
 use crate::prompt::Question;
 use crate::wire::{self, AssistantMessage, ChatRequest, ChatResponse, EmbeddingRequest, Limits};
 
-/// A response that was paid for.
+/// A successful response, which was paid for.
 #[derive(Debug)]
 pub struct Paid {
-    /// The body as the server sent it, decompressed.
+    /// The body, decompressed, with secrets replaced and the cost added that the headers stated.
     pub body: Bytes,
-    /// The same, read.
+    /// The parsed body.
     pub response: ChatResponse,
-    /// From the first byte sent to the last one received.
+    /// Time from the start of the request to the last byte of the answer.
     pub latency: Duration,
 }
 
-/// What came of a request that was sent once.
+/// The result of a request that was sent once.
 #[derive(Debug)]
 pub struct SendResult {
     /// The answer, or a classified failure without secrets.
     pub result: Result<Paid, Failure>,
-    /// What the response said of the provider's limits, whatever came of it.
+    /// Rate limits that the response stated, whatever its result.
     pub limits: Limits,
-    /// Whether the provider may bill it: it does not bill what it refuses, cannot do, or never heard of.
+    /// Whether the provider may bill the request. It does not bill what it refuses, cannot do or never received.
     pub may_be_billed: bool,
-    /// The body of a success that cannot be read, or has no answer in it: it may be paid for.
+    /// Body of a successful response that cannot be parsed or holds no answer. It may have been paid for.
     pub unread: Option<Bytes>,
 }
 
 impl SendResult {
-    /// What comes of no question at all.
+    /// Returns the result of sending no question at all.
     fn nothing() -> Self {
         let failure = Failure::new(Class::BadRequest, "there is nothing to ask");
         SendResult { result: Err(failure), limits: Limits::default(), may_be_billed: false, unread: None }
     }
 }
 
-/// A timeout that is noticed so late was missed because the process was stopped, or the machine slept.
+/// Delay of a timeout from which it follows that the process was stopped, or the machine slept.
 const STOPPED_FOR: Duration = Duration::from_millis(500);
-/// How long what came meanwhile may take to be read.
+/// Time to read what arrived while the process was stopped.
 const AFTER_STOP: Duration = Duration::from_secs(5);
-/// Characters of a key in an address, at least: shorter ones stand in texts by chance.
+/// Shortest value in an address that counts as a key, in bytes. Shorter ones occur in texts by chance.
 const MIN_SECRET: usize = 8;
-/// Statuses by which something before the provider gives up, which may still have worked, and billed.
+/// Statuses with which a gateway gives up on a provider that may still process the request, and bill it.
 const MAYBE_WORKED_ON: [u16; 4] = [408, 502, 504, 524];
 
-/// What is known of a response, however far it came.
+/// What is known of a response so far.
 #[derive(Debug, Default)]
 struct ResponseProgress {
     limits: Limits,
@@ -75,7 +75,7 @@ struct ResponseProgress {
     unread: Option<Bytes>,
 }
 
-/// An endpoint that cannot be made.
+/// Why an endpoint cannot be created.
 #[derive(Debug, thiserror::Error)]
 pub enum EndpointError {
     /// The HTTP client does not start.
@@ -83,10 +83,10 @@ pub enum EndpointError {
     Client {
         /// Name of the provider.
         provider: String,
-        /// Why.
+        /// Cause, as the HTTP client states it.
         message: String,
     },
-    /// A header has a value that cannot be sent.
+    /// A header has a name or a value that cannot be sent.
     #[error(
         "provider {provider:?}: the value of the header {header:?} holds characters that no header can carry"
     )]
@@ -98,7 +98,7 @@ pub enum EndpointError {
     },
 }
 
-/// An endpoint of a provider for the chat completions of one model.
+/// An endpoint of a provider for one model: chat completions and embeddings.
 #[derive(Debug)]
 pub struct Endpoint {
     client: Client,
@@ -112,12 +112,12 @@ pub struct Endpoint {
     request_timeout: Duration,
     max_response_bytes: usize,
     key: Option<Keyring>,
-    /// What may be secret of its address.
+    /// Values in the address that may be secret.
     secrets: Vec<String>,
 }
 
 impl Endpoint {
-    /// Makes the endpoint of a provider whose interface begins at `base`.
+    /// Creates the endpoint of a provider whose interface begins at `base`.
     ///
     /// # Errors
     /// When the HTTP client does not start or a header cannot be sent.
@@ -150,37 +150,37 @@ impl Endpoint {
         })
     }
 
-    /// The address without its query and its password, for messages.
+    /// Returns the address for chat completions without query, user name and password, for messages.
     #[must_use]
     pub fn address(&self) -> String {
         shown(&self.url)
     }
 
-    /// The same for vectors.
+    /// Returns the address for embeddings in the same form.
     #[must_use]
     pub fn embeddings_address(&self) -> String {
         shown(&self.embeddings)
     }
 
-    /// The model's name.
+    /// Returns the name of the model.
     #[must_use]
     pub fn model(&self) -> &Arc<str> {
         &self.model
     }
 
-    /// The form in which it takes schemas, where that was found out.
+    /// Returns the form in which the endpoint takes schemas, or `None` if it was not found out.
     #[must_use]
     pub fn schema_form(&self) -> Option<SchemaForm> {
         self.forms.proven()
     }
 
-    /// Begins to find that out with what a former run found.
+    /// Starts to find out the schema form with the one that a former run found.
     pub fn begin_with(&self, form: SchemaForm) {
         self.forms.begin_with(form);
     }
 
-    /// Sends a question, or the texts that vectors are asked for, once and reads the whole answer, within the request's time limit and `most`. While it is not
-    /// known in which form the endpoint takes a schema, what it refuses is sent again in the next form.
+    /// Sends a question, or texts to be embedded, and reads the whole answer within the request's time limit and
+    /// `most`. While the schema form of the endpoint is unknown, a refused request is sent again in the next form.
     pub async fn send(&self, questions: &[Arc<Question>], params: &Params, most: Duration) -> SendResult {
         if params.vectors.is_some() {
             return self.post(&self.embeddings, self.texts(questions, params), most).await;
@@ -209,7 +209,7 @@ impl Endpoint {
                 Err(failure) if matches!(failure.class, Class::BadRequest | Class::NotFound) => {
                     refused.get_or_insert(sent);
                 }
-                // Some servers fail over a form that they do not know; one that fails over the next, too, is down.
+                // Some servers fail on a form that they do not know. One that fails on the next form, too, is down.
                 Err(failure) if failure.class == Class::ServerError && !has_failed => {
                     has_failed = true;
                     refused.get_or_insert(sent);
@@ -217,11 +217,11 @@ impl Endpoint {
                 Err(_) => return sent,
             }
         }
-        // In no form: it is the question that it refuses.
+        // Refused in every form: the server refuses the question itself.
         refused.unwrap_or_else(SendResult::nothing)
     }
 
-    /// Sends a question in a form that is taken; as long as it is not proven, the answer may prove it.
+    /// Sends a question in a form that is settled. While the form is not proven, the answer may prove it.
     async fn send_in_known_form(
         &self,
         question: &Question,
@@ -238,7 +238,7 @@ impl Endpoint {
         sent
     }
 
-    /// Notes what an answer shows of the form in which it was asked for.
+    /// Notes what an answer shows about its schema form.
     fn note_form(&self, form: SchemaForm, response: &ChatResponse) {
         if is_whole(response) {
             self.forms.answered(form, has_json(response));
@@ -294,7 +294,7 @@ impl Endpoint {
         let mut exchange = pin!(self.exchange(url, asked, course));
         let mut answer = tokio::time::timeout(limit, &mut exchange).await;
         if answer.is_err() && clock::now() - started > limit + STOPPED_FOR {
-            // The process itself stood still: the answer may have come meanwhile, and lie in the socket.
+            // The process itself was stopped: the answer may have arrived meanwhile and wait in the socket.
             answer = tokio::time::timeout(limit.min(AFTER_STOP), &mut exchange).await;
         }
         let answer = answer.unwrap_or_else(|_| {
@@ -381,7 +381,7 @@ impl Endpoint {
         serde_json::to_vec(&request).expect("writing JSON to memory does not fail")
     }
 
-    /// A request for the vectors of texts.
+    /// Returns the body of a request for the embeddings of texts.
     fn texts(&self, questions: &[Arc<Question>], params: &Params) -> Vec<u8> {
         let mut rest = self.extra_body.clone();
         rest.extend(params.extra_body.iter().map(|(name, value)| (name.clone(), value.clone())));
@@ -410,7 +410,7 @@ impl Endpoint {
         let mut body = BytesMut::new();
         while let Some(chunk) = response.chunk().await.map_err(|error| failed(&error))? {
             if body.is_empty() && chunk.len() <= self.max_response_bytes {
-                // Most answers come in one piece.
+                // Most answers come in one chunk, which is then not copied.
                 match response.chunk().await.map_err(|error| failed(&error))? {
                     None => return Ok(chunk),
                     Some(next) => {
@@ -431,12 +431,12 @@ impl Endpoint {
         Ok(body.freeze())
     }
 
-    /// A body without the key, which a model or a gateway may echo anywhere in it.
+    /// Returns a body without the key, which a model or a gateway may echo anywhere in it.
     fn redact_body(&self, body: Bytes) -> Bytes {
         self.redacted(&String::from_utf8_lossy(&body)).map_or(body, Bytes::from)
     }
 
-    /// A text without keys in it; `None` where it has none.
+    /// Returns a text with its secrets replaced, or `None` if it holds none.
     fn redacted(&self, text: &str) -> Option<String> {
         let mut redacted = self.key.as_ref().and_then(|key| key.redacted(text));
         for secret in &self.secrets {
@@ -460,7 +460,7 @@ impl Endpoint {
     }
 }
 
-/// A response with the cost that its headers state as part of its body, where the journal keeps it.
+/// Adds the cost that the headers stated to the body, because the journal keeps the body alone.
 fn with_cost(body: Bytes, parsed: ChatResponse, cost: f64) -> (Bytes, ChatResponse) {
     let Ok(mut value) = serde_json::from_slice::<Value>(&body) else { return (body, parsed) };
     let Some(usage) = value.get_mut("usage").and_then(Value::as_object_mut) else { return (body, parsed) };
@@ -472,7 +472,7 @@ fn with_cost(body: Bytes, parsed: ChatResponse, cost: f64) -> (Bytes, ChatRespon
     }
 }
 
-/// Whether the model said all that it wanted to: what was cut or declined tells nothing of the form.
+/// Whether the model finished its answer. An answer that was cut off or declined shows nothing about the form.
 fn is_whole(response: &ChatResponse) -> bool {
     let Some(choice) = response.choices.first() else { return false };
     let is_cut = choice
@@ -484,7 +484,7 @@ fn is_whole(response: &ChatResponse) -> bool {
     !is_cut && !choice.message.as_ref().is_some_and(is_declined)
 }
 
-/// Whether what was said is an object as JSON, fenced perhaps.
+/// Whether the answer is a JSON object, perhaps in a Markdown fence, or a tool call.
 fn has_json(response: &ChatResponse) -> bool {
     let message = response.choices.first().and_then(|choice| choice.message.as_ref());
     let called =
@@ -493,7 +493,7 @@ fn has_json(response: &ChatResponse) -> bool {
     called || serde_json::from_str::<Map<String, Value>>(decode::unfenced(said)).is_ok()
 }
 
-/// Values of an address's query that may be keys.
+/// Returns the values in an address's query that may be keys.
 fn secrets_of(url: &Url) -> Vec<String> {
     let is_key = |name: &str| {
         let name = name.to_ascii_lowercase();
@@ -503,11 +503,11 @@ fn secrets_of(url: &Url) -> Vec<String> {
     pairs.map(|(_, value)| value.into_owned()).collect()
 }
 
-/// An address as it may be shown: what may be secret of it is left out.
+/// Returns an address without the parts that may be secret.
 fn shown(url: &Url) -> String {
     let mut url = url.clone();
     url.set_query(None);
-    // Not every address can have them.
+    // An address that cannot have them has none to hide.
     let _ = url.set_username("").and_then(|()| url.set_password(None));
     url.to_string()
 }
@@ -523,7 +523,7 @@ fn below(base: &Url, provider: &Provider, route: &[&str]) -> Url {
     url
 }
 
-/// A client that trusts what a provider's certificates say, and shows our own.
+/// Makes a client trust the provider's certificate authorities and present the job's own certificate.
 fn with_certificates(mut builder: ClientBuilder, tls: &Tls) -> reqwest::Result<ClientBuilder> {
     if let Some(authorities) = &tls.authorities {
         builder = builder.tls_certs_merge(Certificate::from_pem_bundle(authorities)?);
@@ -558,7 +558,7 @@ fn failed(error: &reqwest::Error) -> Failure {
     Failure::new(class, chain(error))
 }
 
-/// An error with its causes, without the address, which may hold query parameters.
+/// Describes an error and its root cause, without the address, which may hold query parameters.
 fn chain(error: &reqwest::Error) -> String {
     let mut text = match () {
         () if error.is_connect() => "cannot connect".to_owned(),
@@ -580,7 +580,7 @@ fn chain(error: &reqwest::Error) -> String {
     text
 }
 
-/// What a cause of TLS means for the job file; the words are those of rustls.
+/// Returns a hint for the job file on a TLS error. The error is recognized by the wording of rustls.
 fn hint(cause: &str) -> &'static str {
     match cause {
         cause if cause.contains("InvalidContentType") => {

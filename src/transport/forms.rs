@@ -1,6 +1,7 @@
-//! How a request says what an answer must hold, and what an endpoint takes of that.
+//! The forms in which a request carries the schema of its answer, and which of them an endpoint accepts.
 //!
-//! Sources: the OpenAI API reference (`response_format`, `tools`), vLLM's and llama.cpp's pages on structured outputs.
+//! Sources: the OpenAI API reference (`response_format`, `tools`), vLLM's and llama.cpp's pages on structured
+//! outputs.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -14,36 +15,36 @@ use crate::wire::{Message, Role, SCHEMA_WORDS};
 /// Forms in the order in which they are tried.
 const TRIED: [SchemaForm; 4] =
     [SchemaForm::JsonSchema, SchemaForm::Tool, SchemaForm::JsonObject, SchemaForm::Words];
-/// Answers without any JSON after which a form counts as ignored.
+/// Number of answers without any JSON after which a form counts as ignored.
 const IGNORED_AFTER: u32 = 3;
-/// How long a request waits for the one that finds out.
+/// How long a request waits for another one that is finding out the form.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
-/// Name of the schema and of the tool.
+/// Name of the schema and of the tool in requests.
 const NAME: &str = "answer";
 
-/// The form that an endpoint takes, found out where nobody said it.
+/// The schema form of an endpoint: set by the job, or found out from the endpoint's answers.
 #[derive(Debug)]
 pub(super) struct Forms {
     wanted: SchemaForm,
     state: Mutex<FormState>,
-    /// One request finds out, the others wait for it.
+    /// Held by the request that is finding out the form, while the others wait for it.
     turn: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug)]
 struct FormState {
     form: SchemaForm,
-    /// Whether an answer was what the form promises.
+    /// Whether an answer in this form held JSON.
     is_proven: bool,
-    /// Whether a request in the form was answered, if only with a part of what was asked for: nobody waits any more.
+    /// Whether a request in this form was answered, if only with a text that was cut off. Requests no longer wait.
     is_taken: bool,
-    /// Whether none is heeded: then nobody waits to find out any more.
+    /// Whether the endpoint ignores every form. Requests no longer wait to find one.
     is_given_up: bool,
     ignored: u32,
 }
 
 impl FormState {
-    /// Nothing is known of a form.
+    /// Creates the state in which nothing is known of a form.
     fn of(form: SchemaForm) -> Self {
         FormState { form, is_proven: false, is_taken: false, is_given_up: false, ignored: 0 }
     }
@@ -58,7 +59,7 @@ impl Forms {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The form to use, where that is settled.
+    /// Returns the form to use, or `None` if it is still to be found out.
     pub(super) fn settled(&self) -> Option<SchemaForm> {
         if self.wanted != SchemaForm::Auto {
             return Some(self.wanted);
@@ -67,14 +68,14 @@ impl Forms {
         (state.is_proven || state.is_taken || state.is_given_up).then_some(state.form)
     }
 
-    /// Whether answers still tell something of the form.
+    /// Whether further answers can still show something about the form.
     pub(super) fn is_open(&self) -> bool {
         let state = self.lock();
         self.wanted == SchemaForm::Auto && !state.is_proven && !state.is_given_up
     }
 
-    /// A request in a form was answered with a text that was cut off: the form is taken, and nothing shows whether it is
-    /// heeded.
+    /// Notes that a request in a form was answered with a text that was cut off. The endpoint accepts the form, but
+    /// it is unknown whether it obeys the schema.
     pub(super) fn taken(&self, form: SchemaForm) {
         let mut state = self.lock();
         if self.wanted == SchemaForm::Auto && !state.is_proven {
@@ -85,31 +86,32 @@ impl Forms {
         }
     }
 
-    /// The form that was found out, for the next run.
+    /// Returns the form that was found out, for the next run. Returns `None` if the job sets it or nothing is proven.
     pub(super) fn proven(&self) -> Option<SchemaForm> {
         let state = self.lock();
         (self.wanted == SchemaForm::Auto && state.is_proven).then_some(state.form)
     }
 
-    /// Begins with what a former run found.
+    /// Starts with the form that a former run found out.
     pub(super) fn begin_with(&self, form: SchemaForm) {
         if TRIED.contains(&form) {
             self.lock().form = form;
         }
     }
 
-    /// Waits for whoever finds out, not for ever.
+    /// Waits for another request that is finding out the form. Returns `None` after [`LONGEST_WAIT`].
     pub(super) async fn turn(&self) -> Option<Turn<'_, ()>> {
         tokio::time::timeout(LONGEST_WAIT, self.turn.lock()).await.ok()
     }
 
-    /// The forms to try, the likeliest first.
+    /// Returns the forms to try, the likeliest first.
     pub(super) fn to_try(&self) -> Vec<SchemaForm> {
         let first = self.lock().form;
         std::iter::once(first).chain(TRIED.into_iter().filter(|form| *form != first)).collect()
     }
 
-    /// A request in a form was answered, with JSON or without.
+    /// Notes that a request in a form was answered with a whole text. JSON in it proves the form; after
+    /// [`IGNORED_AFTER`] answers without any, the next form is used.
     pub(super) fn answered(&self, form: SchemaForm, has_json: bool) {
         let mut state = self.lock();
         if self.wanted != SchemaForm::Auto || state.is_proven {
@@ -132,7 +134,7 @@ impl Forms {
     }
 }
 
-/// Puts a schema into a request.
+/// Adds a schema to a request in a form: to the body, or in words to the messages.
 pub(super) fn put(shape: &Shape, form: SchemaForm, body: &mut Map<String, Value>, messages: &mut [Message]) {
     let schema = shape.schema();
     let format = "response_format";
@@ -161,7 +163,7 @@ pub(super) fn put(shape: &Shape, form: SchemaForm, body: &mut Map<String, Value>
     }
 }
 
-/// Says at the end of the last message what the answer must hold.
+/// Appends what the answer must hold to the user's last message.
 fn say(shape: &Shape, messages: &mut [Message]) {
     if let Some(last) = messages.iter_mut().rfind(|message| message.role == Role::User) {
         last.content.push_str(&format!("\n\n{SCHEMA_WORDS}\n{}", shape.text()));
@@ -181,7 +183,7 @@ mod tests {
             forms.answered(SchemaForm::JsonSchema, false);
         }
         assert_eq!(forms.to_try()[0], SchemaForm::Tool);
-        // A late answer to the form before says nothing of this one.
+        // An answer with JSON proves its form, even if another form is being tried.
         forms.answered(SchemaForm::JsonObject, true);
         assert_eq!(forms.settled(), Some(SchemaForm::JsonObject));
         forms.answered(SchemaForm::JsonObject, false);

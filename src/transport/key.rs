@@ -1,5 +1,5 @@
-//! The key of an endpoint as its requests carry it, read again when it is refused: tokens of clouds and vaults are good
-//! for an hour.
+//! The key of an endpoint. It is read again when it is refused, because tokens of clouds and vaults are valid for
+//! about an hour.
 
 use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
@@ -10,22 +10,23 @@ use super::endpoint::EndpointError;
 use crate::clock::{self, Instant};
 use crate::config::{ApiKey, Provider};
 
-/// How long it counts that a key could not be read, or was the same: many requests are refused at once.
+/// How long it is remembered that a key could not be read, or had not changed. Many requests are refused at once, and
+/// one reading serves them all.
 const REMEMBERED: Duration = Duration::from_secs(10);
-/// Keys that are remembered, to be kept out of messages.
+/// Number of the newest keys that are remembered, to be kept out of messages.
 const MAX_SECRETS: usize = 16;
 
-/// A key and the header that carries it.
+/// The key of an endpoint, and the header that carries it.
 #[derive(Debug)]
 pub(super) struct Keyring {
     key: ApiKey,
     name: HeaderName,
     state: RwLock<KeyState>,
-    /// One reads it again, the others wait for it.
+    /// Lets one request read the key again while the others wait for it. Holds the last result.
     turn: tokio::sync::Mutex<Option<Renewal>>,
 }
 
-/// What came of reading the key again that had a number.
+/// The result of reading again the key with the number `of`.
 #[derive(Debug)]
 struct Renewal {
     of: u64,
@@ -35,10 +36,10 @@ struct Renewal {
 
 #[derive(Debug)]
 struct KeyState {
-    /// Rises with each key.
+    /// Increases with each new key.
     number: u64,
     value: HeaderValue,
-    /// The newest is the last.
+    /// The newest keys, the latest last.
     secrets: Vec<String>,
 }
 
@@ -52,21 +53,22 @@ impl Keyring {
         Ok(Some(Keyring { key, name, state, turn: tokio::sync::Mutex::default() }))
     }
 
-    /// The header of a request, and the number of the key in it.
+    /// Returns the header of a request and the number of the key in it.
     pub(super) fn header(&self) -> (HeaderName, HeaderValue, u64) {
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
         (self.name.clone(), state.value.clone(), state.number)
     }
 
-    /// Reads the key again, which was refused; says whether it is another one now.
+    /// Reads the key again after the key with the number `refused` was refused. Returns whether the key is another
+    /// one now.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// When the key cannot be read.
     pub(super) async fn renew(&self, refused: u64) -> Result<bool, String> {
         let mut turn = self.turn.lock().await;
         let (_, _, number) = self.header();
         if number != refused {
-            // Somebody else read it meanwhile.
+            // Another request has read it in the meantime.
             return Ok(true);
         }
         let is_known = |last: &&Renewal| last.of == refused && clock::now() - last.at < REMEMBERED;
@@ -78,7 +80,7 @@ impl Keyring {
         outcome
     }
 
-    /// Reads the key again; says whether it is another one.
+    /// Reads the key again. Returns whether it is another one.
     async fn read_again(&self) -> Result<bool, String> {
         let key = self.key.clone();
         let read = tokio::task::spawn_blocking(move || key.read_again()).await;
@@ -97,7 +99,7 @@ impl Keyring {
         Ok(true)
     }
 
-    /// A text without the keys in it; `None` where it has none.
+    /// Returns a text with its keys replaced, or `None` if it holds none.
     pub(super) fn redacted(&self, text: &str) -> Option<String> {
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
         let mut redacted: Option<String> = None;

@@ -1,7 +1,8 @@
 //! One request to one endpoint: sent, bounded in time and size, and classified.
 //!
-//! The only module that names reqwest. It does not retry, wait or count: that is for those who call it.
-//! Failures are told apart by status and typed fields of the body, never by searching its text.
+//! This is the only module that names reqwest. It does not retry failures, wait for limits or count; its callers do.
+//! It sends a request again only in another schema form or with a renewed key. Failures are classified by status and
+//! typed fields of the body. The wording of a message counts only for cases that some servers give no code.
 
 mod classify;
 mod endpoint;

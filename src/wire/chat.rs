@@ -1,8 +1,8 @@
-//! The OpenAI-compatible interface, as serde types.
+//! The bodies of the OpenAI-compatible interface, as serde types.
 //!
-//! Sources: the OpenAI API reference (chat completions, models) and what compatible servers add to it
-//! (`usage.cost` of OpenRouter, an error inside a successful response). Reading is lenient: unknown
-//! fields are passed over and most known ones may be missing or null.
+//! Sources: the OpenAI API reference (chat completions, models) and what compatible servers add to it (`usage.cost`
+//! of OpenRouter, an error inside a successful response). Reading is lenient: unknown fields are ignored, and most
+//! known ones may be missing or null.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -10,13 +10,13 @@ use serde_json::{Map, Value};
 
 use super::lenient;
 
-/// How every message begins that tells a model what is wrong with its answer.
+/// The beginning of every message that tells a model what is wrong with its answer.
 pub const COMPLAINT: &str = "That is not ";
 
-/// The line before the answers that there may be, one a line.
+/// The line before the list of allowed answers, which stand one on a line.
 pub const CLASSES_WORDS: &str = "Answer with one of the following and nothing else:";
 
-/// The line before a JSON Schema that is told in words.
+/// The line before a JSON Schema that is stated in the prompt.
 pub const SCHEMA_WORDS: &str = "Answer with a JSON object that this JSON Schema describes and nothing else:";
 
 /// Body of a request for a chat completion.
@@ -24,12 +24,12 @@ pub const SCHEMA_WORDS: &str = "Answer with a JSON object that this JSON Schema 
 pub struct ChatRequest<'a> {
     /// Name of the model.
     pub model: &'a str,
-    /// The conversation.
+    /// Messages of the conversation, the oldest first.
     pub messages: &'a [Message],
-    /// Sampling temperature.
+    /// Sampling temperature. `None` leaves it to the server.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub temperature: Option<f64>,
-    /// Everything else.
+    /// Further fields of the body.
     #[serde(flatten)]
     pub rest: &'a Map<String, Value>,
 }
@@ -37,21 +37,21 @@ pub struct ChatRequest<'a> {
 /// One message of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Message {
-    /// Who speaks.
+    /// Author of the message.
     pub role: Role,
-    /// What is said.
+    /// Text of the message.
     pub content: String,
 }
 
-/// Who speaks.
+/// Author of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// The operator.
+    /// The operator, who instructs the model.
     System,
-    /// The one who asks.
+    /// The user, whose message is answered.
     User,
-    /// The one who answers.
+    /// The model.
     Assistant,
 }
 
@@ -60,72 +60,73 @@ pub enum Role {
 pub struct EmbeddingRequest<'a> {
     /// Name of the model.
     pub model: &'a str,
-    /// The texts.
+    /// Texts to embed.
     pub input: Vec<&'a str>,
-    /// How the numbers are sent.
+    /// Encoding of the vectors: `float` or `base64`. `None` leaves it to the server.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub encoding_format: Option<&'a str>,
-    /// How many numbers a vector has.
+    /// Numbers per vector. `None` leaves it to the server.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dimensions: Option<u32>,
-    /// Everything else.
+    /// Further fields of the body.
     #[serde(flatten)]
     pub rest: &'a Map<String, Value>,
 }
 
-/// Body of a response to a request for a chat completion, or for embeddings.
+/// Body of a response to a request for a chat completion or for embeddings.
 #[derive(Debug, Default, Deserialize)]
 pub struct ChatResponse {
     /// The model that answered, as the server names it.
     #[serde(default)]
     pub model: Option<String>,
-    /// The answers; one is asked for.
+    /// Answers of a chat completion. Requests ask for one.
     #[serde(default)]
     pub choices: Vec<Choice>,
-    /// The vectors, where those were asked for.
+    /// Vectors of an embeddings response.
     #[serde(default)]
     pub data: Vec<Embedding>,
-    /// What was used.
+    /// Tokens and cost of the request.
     #[serde(default)]
     pub usage: Option<Usage>,
     /// An error inside a successful response.
     #[serde(default)]
     pub error: Option<ErrorObject>,
-    /// What was used, as it was sent, where not all of it can be read.
+    /// `usage` as it was sent, if not all of it can be read.
     #[serde(skip)]
     pub unread_usage: Option<String>,
 }
 
-/// Reads the body of a response, however oddly it is written; `None` where there is no answer and no error in it.
+/// Reads the body of a response, also a malformed one. Returns `None` if it holds no JSON object, or if an event
+/// stream broke off.
 #[must_use]
 pub fn read(body: &[u8]) -> Option<ChatResponse> {
     serde_json::from_slice(body).ok().or_else(|| lenient::read(body))
 }
 
-/// What a body says of the reason for which it has no answer: its message, else its first 200 bytes.
+/// Returns the reason for which a body holds no answer: its error message, else its first 200 bytes.
 #[must_use]
 pub fn reason_of(body: &[u8]) -> String {
     lenient::reason(body).unwrap_or_else(|| lenient::beginning(body))
 }
 
-/// One vector.
+/// A vector of an embeddings response.
 #[derive(Debug, Default, Deserialize)]
 pub struct Embedding {
-    /// Whose text it is of.
+    /// Position of its text in the request.
     #[serde(default)]
     pub index: Option<u64>,
-    /// Its numbers: a list, or base64.
+    /// The numbers, as raw JSON: a list, or a text in base64.
     #[serde(default)]
     pub embedding: Option<Box<RawValue>>,
 }
 
-/// One answer.
+/// An answer of a chat completion.
 #[derive(Debug, Default, Deserialize)]
 pub struct Choice {
-    /// What was said.
+    /// The model's message.
     #[serde(default)]
     pub message: Option<AssistantMessage>,
-    /// Why it ends: `stop`, `length`, `content_filter`, `tool_calls`, `error`, …
+    /// Why the answer ended: `stop`, `length`, `content_filter`, `tool_calls`, `error`, …
     #[serde(default)]
     pub finish_reason: Option<String>,
     /// An error of this answer alone (OpenRouter).
@@ -133,113 +134,113 @@ pub struct Choice {
     pub error: Option<ErrorObject>,
 }
 
-/// What the model said.
+/// The model's message in an answer.
 #[derive(Debug, Default, Deserialize)]
 pub struct AssistantMessage {
-    /// The text.
+    /// Text of the answer.
     #[serde(default)]
     pub content: Option<String>,
-    /// Why it declined to answer.
+    /// The model's reason for declining to answer.
     #[serde(default)]
     pub refusal: Option<String>,
-    /// The tools that it calls.
+    /// Calls of tools.
     #[serde(default)]
     pub tool_calls: Option<Vec<ToolCall>>,
 }
 
-/// A tool that a model calls.
+/// A call of a tool.
 #[derive(Debug, Default, Deserialize)]
 pub struct ToolCall {
-    /// Its function.
+    /// The called function.
     #[serde(default)]
     pub function: Option<CalledFunction>,
 }
 
-/// What a tool is called with.
+/// The function of a tool call.
 #[derive(Debug, Default, Deserialize)]
 pub struct CalledFunction {
-    /// An object as JSON.
+    /// Its arguments: a JSON object as text.
     #[serde(default)]
     pub arguments: Option<String>,
 }
 
-/// What a request used.
+/// Tokens that a request used, and their cost.
 #[derive(Debug, Default, Deserialize)]
 pub struct Usage {
-    /// Tokens of the request.
+    /// Tokens of the prompt.
     #[serde(default)]
     pub prompt_tokens: Option<u64>,
     /// Tokens of the answer.
     #[serde(default)]
     pub completion_tokens: Option<u64>,
-    /// Tokens of both, and of thinking where the provider does not count it as part of the answer.
+    /// Tokens of prompt and answer, plus reasoning tokens if the provider does not count those as part of the answer.
     #[serde(default)]
     pub total_tokens: Option<u64>,
-    /// Parts of `prompt_tokens`.
+    /// Breakdown of `prompt_tokens`.
     #[serde(default)]
     pub prompt_tokens_details: Option<PromptTokensDetails>,
-    /// Parts of `completion_tokens`.
+    /// Breakdown of `completion_tokens`.
     #[serde(default)]
     pub completion_tokens_details: Option<CompletionTokensDetails>,
-    /// US dollars: a number (OpenRouter) or an object with `total_cost` (Perplexity).
+    /// Cost in US dollars: a number (OpenRouter) or an object with `total_cost` (Perplexity).
     #[serde(default)]
     pub cost: Option<Value>,
 }
 
-/// Parts of a request's tokens.
+/// Breakdown of a prompt's tokens.
 #[derive(Debug, Default, Deserialize)]
 pub struct PromptTokensDetails {
-    /// Tokens that the provider had cached.
+    /// Tokens that were in the provider's cache.
     #[serde(default)]
     pub cached_tokens: Option<u64>,
 }
 
-/// Parts of an answer's tokens.
+/// Breakdown of an answer's tokens.
 #[derive(Debug, Default, Deserialize)]
 pub struct CompletionTokensDetails {
-    /// Tokens that were thought and not said.
+    /// Tokens of reasoning, which are not in the text of the answer.
     #[serde(default)]
     pub reasoning_tokens: Option<u64>,
 }
 
-/// Body of a refused request.
+/// Body of a response that refuses a request.
 #[derive(Debug, Default, Deserialize)]
 pub struct ErrorBody {
-    /// What is wrong.
+    /// The error object.
     #[serde(default)]
     pub error: Option<ErrorObject>,
-    /// What is wrong, in the words of servers that have no error object (FastAPI).
+    /// Error message of servers that have no error object (FastAPI).
     #[serde(default)]
     pub detail: Option<Value>,
-    /// What is wrong, where it stands at the top (Mistral, vLLM).
+    /// Error message at the top level of the body (Mistral, vLLM).
     #[serde(default)]
     pub message: Option<Value>,
-    /// The error's code there.
+    /// Error code at the top level.
     #[serde(default)]
     pub code: Option<Value>,
-    /// The kind of error there.
+    /// Error type at the top level.
     #[serde(default, rename = "type")]
     pub kind: Option<Value>,
-    /// The parameter that is wrong there.
+    /// Invalid parameter, at the top level.
     #[serde(default)]
     pub param: Option<Value>,
 }
 
-/// An error in the provider's words. Some servers send a bare string instead of an object.
+/// An error as the provider states it. Some servers send a bare string instead of an object.
 #[derive(Debug, Default, Deserialize)]
 #[serde(from = "ErrorForm")]
 pub struct ErrorObject {
-    /// For people.
+    /// Message for people.
     pub message: Option<String>,
-    /// For programs; some servers send the HTTP status as a number here.
+    /// Code for programs. Some servers send the HTTP status as a number here.
     pub code: Option<String>,
-    /// The kind of error.
+    /// Error type.
     pub kind: Option<String>,
-    /// The parameter that is wrong.
+    /// Name of the invalid parameter.
     pub param: Option<String>,
-    /// Further facts (OpenRouter).
+    /// Further details (OpenRouter).
     pub metadata: Option<Value>,
-    /// Further facts (Google).
+    /// Further details (Google).
     pub details: Option<Value>,
 }
 
@@ -267,7 +268,7 @@ struct ErrorFields {
 }
 
 impl ErrorObject {
-    /// Whether it says nothing, as some servers send it beside a good answer.
+    /// Whether the error states nothing. Some servers send an empty one beside a good answer.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         let ErrorObject { message, code, kind, param: _, metadata, details } = self;
@@ -295,7 +296,7 @@ impl From<ErrorForm> for ErrorObject {
     }
 }
 
-/// A JSON value as a person would read it; none for null.
+/// Returns a JSON value as a person would read it, or `None` for null.
 pub(crate) fn text(value: Value) -> Option<String> {
     match value {
         Value::Null => None,

@@ -1,6 +1,6 @@
-//! Responses that are not quite what the interface promises, as servers and gateways send them: a text in parts, a
-//! count that is negative, half a surrogate pair, events although none were asked for. What can be read is read;
-//! a field that cannot is as if it were not there.
+//! Reads responses that deviate from the interface, as servers and gateways send them: a text in parts, a negative
+//! count, half a surrogate pair, an event stream that was not requested. Whatever can be read is read; a field that
+//! cannot be read counts as missing.
 
 use serde_json::{Value, value::RawValue};
 
@@ -9,9 +9,9 @@ use super::chat::{
     PromptTokensDetails, ToolCall, Usage, text,
 };
 
-/// Bytes of a body that a message shows of it.
+/// Number of bytes of a body that a message shows.
 const SHOWN_BYTES: usize = 200;
-/// Where servers say what is wrong that have no `error`.
+/// JSON pointers to the error message in bodies that have no `error`.
 const MESSAGES: [&str; 8] = [
     "/base_resp/status_msg",
     "/error_msg",
@@ -23,7 +23,8 @@ const MESSAGES: [&str; 8] = [
     "/detail",
 ];
 
-/// Reads a body that is no [`ChatResponse`] to the letter; `None` where no JSON object can be found in it.
+/// Reads a body that does not parse as a [`ChatResponse`]. Returns `None` if it holds no JSON object, or if an event
+/// stream broke off.
 pub(super) fn read(body: &[u8]) -> Option<ChatResponse> {
     let text = String::from_utf8_lossy(body);
     let text = text.trim_start_matches('\u{feff}').trim_start();
@@ -33,7 +34,7 @@ pub(super) fn read(body: &[u8]) -> Option<ChatResponse> {
     object(text).map(|value| response(&value))
 }
 
-/// The beginning of a body, for messages.
+/// Returns the beginning of a body for messages, or only its size if it is not text.
 pub(super) fn beginning(body: &[u8]) -> String {
     let shown = String::from_utf8_lossy(&body[..body.len().min(SHOWN_BYTES)]);
     let is_odd = |c: &char| *c == char::REPLACEMENT_CHARACTER || (c.is_control() && !c.is_whitespace());
@@ -45,21 +46,21 @@ pub(super) fn beginning(body: &[u8]) -> String {
     format!("{shown}{more}")
 }
 
-/// What a body without an answer says of the reason, where it has no `error`.
+/// Returns the error message of a body that has no answer and no `error`.
 pub(super) fn reason(body: &[u8]) -> Option<String> {
     let value = object(String::from_utf8_lossy(body).trim_start_matches('\u{feff}'))?;
     let said = MESSAGES.iter().find_map(|path| text(value.pointer(path)?.clone()));
     said.filter(|said| !said.trim().is_empty())
 }
 
-/// The first JSON object of a text; what follows it does not count.
+/// Returns the JSON object at the beginning of a text. What follows it is ignored.
 fn object(text: &str) -> Option<Value> {
     let first = |text: &str| serde_json::Deserializer::from_str(text).into_iter::<Value>().next()?.ok();
     first(text).or_else(|| first(&mended(text))).filter(Value::is_object)
 }
 
-/// The same text with what no JSON may hold replaced: lone halves of surrogate pairs by U+FFFD, raw control characters
-/// by their escapes, NaN and infinities by null.
+/// Returns a text with everything replaced that JSON does not allow: lone halves of surrogate pairs by U+FFFD, raw
+/// control characters by their escapes, NaN and infinities by null.
 fn mended(text: &str) -> String {
     let mut mended = String::with_capacity(text.len());
     let mut rest = text.chars();
@@ -95,7 +96,7 @@ fn mended(text: &str) -> String {
     mended
 }
 
-/// What stands behind a backslash in a string.
+/// Reads what follows a backslash in a string, and appends a valid escape.
 fn escape(rest: &mut std::str::Chars<'_>, mended: &mut String) {
     let unit = |rest: &mut std::str::Chars<'_>| {
         let digits: String = rest.clone().take(4).collect();
@@ -181,7 +182,7 @@ fn call(value: &Value) -> ToolCall {
     ToolCall { function: value.get("function").map(|_| CalledFunction { arguments }) }
 }
 
-/// A text, or the texts of a list of parts; what the model thought is none.
+/// Returns a text, or the joined texts of a list of parts. Parts that hold the model's reasoning are left out.
 fn content(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),
@@ -206,7 +207,7 @@ fn embedding(value: &Value) -> Embedding {
         Value::String(text) => text.parse().ok(),
         other => count(other),
     });
-    // Some servers put the vector into a list of one.
+    // Some servers wrap the vector into a list of one.
     let vector = value.get("embedding").filter(|vector| !vector.is_null()).map(|vector| {
         match vector.as_array().map(Vec::as_slice) {
             Some([only @ Value::Array(_)]) => only,
@@ -233,7 +234,7 @@ fn usage(value: &Value) -> Option<Usage> {
     })
 }
 
-/// Whether a count of tokens is there and is none.
+/// Whether a token count is present and cannot be read.
 fn has_odd_count(usage: &Value) -> bool {
     ["prompt_tokens", "completion_tokens", "total_tokens"]
         .iter()
@@ -241,7 +242,7 @@ fn has_odd_count(usage: &Value) -> bool {
         .any(|value| !value.is_null() && count(value).is_none())
 }
 
-/// A whole number that is not negative, however it is written.
+/// Reads a whole number that is not negative, also from a float or a string.
 fn count(value: &Value) -> Option<u64> {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked before")]
     let whole =
@@ -253,7 +254,8 @@ fn count(value: &Value) -> Option<u64> {
     }
 }
 
-/// The answer that server-sent events make together, from a server that streams although it was not asked to.
+/// Joins server-sent events to one answer, for a server that streams without being asked to. Returns `None` if the
+/// stream broke off.
 fn events(text: &str) -> Option<ChatResponse> {
     let events = text.lines().filter_map(|line| object(line.strip_prefix("data:")?.trim()));
     let mut whole: Option<ChatResponse> = None;
@@ -280,7 +282,7 @@ fn events(text: &str) -> Option<ChatResponse> {
     let is_whole =
         text.contains("[DONE]") || whole.choices.iter().all(|choice| choice.finish_reason.is_some());
     if !is_whole {
-        // It broke off: half an answer is none.
+        // The stream broke off, and half an answer is not an answer.
         return None;
     }
     if let Some(first) = whole.choices.first_mut() {
@@ -294,7 +296,7 @@ mod tests {
     use super::super::chat::read as read_any;
     use super::*;
 
-    /// The text, why it ends and what was used of a body.
+    /// Returns the text, the finish reason, and the tokens of prompt and answer of a body.
     fn told(body: &str) -> (Option<String>, Option<String>, Option<(u64, u64)>) {
         told_of(body.as_bytes())
     }

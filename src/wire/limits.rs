@@ -1,62 +1,63 @@
-//! What the headers of a response say of the provider's limits, in one type for all families.
+//! The rate limits that the headers of a response state, in one type for all header families.
 //!
-//! Sources: the rate-limit pages of OpenAI and Azure (`x-ratelimit-…`, resets as Go durations or whole
-//! seconds), Anthropic (`anthropic-ratelimit-…`, resets in RFC 3339), Groq (OpenAI's names, requests per
-//! day) and OpenRouter (`x-ratelimit-…` without a unit, resets as milliseconds since 1970). Reading is
-//! lenient: what cannot be read was not said.
+//! Sources: the rate-limit pages of OpenAI and Azure (`x-ratelimit-…`, resets as Go durations or whole seconds),
+//! Anthropic (`anthropic-ratelimit-…`, resets in RFC 3339), Groq (OpenAI's names, requests per day) and OpenRouter
+//! (`x-ratelimit-…` without a unit, resets as milliseconds since 1970). Reading is lenient: a value that cannot be
+//! read counts as missing.
 
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-/// Any of these makes it Anthropic's family.
+/// Headers that identify Anthropic's family; one of them is enough.
 const ANTHROPIC: [&str; 4] = [
     "anthropic-ratelimit-requests-limit",
     "anthropic-ratelimit-tokens-limit",
     "anthropic-ratelimit-input-tokens-limit",
     "anthropic-ratelimit-output-tokens-limit",
 ];
-/// A reset so much further away than a minute belongs to a limit per hour or per day.
+/// Longest time to a reset of a limit per minute. A longer one belongs to a limit per hour or per day.
 const LONGEST_MINUTE: Duration = Duration::from_secs(90);
-/// Numbers beyond it are a moment, in seconds or milliseconds since 1970, and not a length of time.
+/// Smallest numbers that are a moment, in seconds or in milliseconds since 1970. Smaller numbers are a length of
+/// time.
 const FIRST_EPOCH_SECOND: f64 = 1e9;
 const FIRST_EPOCH_MILLISECOND: f64 = 1e12;
 
-/// What a response says of all limits.
+/// The rate limits that a response states.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Limits {
-    /// On requests.
+    /// Limit on requests.
     pub requests: Quota,
-    /// On tokens of prompts and answers together.
+    /// Limit on tokens of prompts and answers together.
     pub tokens: Quota,
-    /// On tokens of prompts.
+    /// Limit on tokens of prompts.
     pub input_tokens: Quota,
-    /// On tokens of answers.
+    /// Limit on tokens of answers.
     pub output_tokens: Quota,
 }
 
-/// What a response says of one limit.
+/// A rate limit as a response states it.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Quota {
-    /// How many there are in a window.
+    /// Number of requests or tokens that a window allows.
     pub limit: Option<u64>,
-    /// How many are left of it.
+    /// Number that is left in the window.
     pub remaining: Option<u64>,
-    /// When it is whole again.
+    /// When the limit is full again.
     pub reset: Option<Reset>,
 }
 
-/// When a limit is whole again.
+/// When a limit is full again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reset {
-    /// From when the response was read.
+    /// Time until then, from when the response was read.
     pub after: Duration,
-    /// Whether it was rounded to whole seconds.
+    /// Whether the server stated it in whole seconds.
     pub is_rounded: bool,
 }
 
 impl Limits {
-    /// Reads the headers of a response that came at `now`.
+    /// Reads the headers of a response that arrived at `now`.
     #[must_use]
     pub fn read<'a>(header: impl Fn(&str) -> Option<&'a str>, now: DateTime<Utc>) -> Limits {
         let openai = |unit: &str| Quota {
@@ -100,13 +101,13 @@ impl Limits {
 }
 
 impl Quota {
-    /// Whether the count is one per hour or per day: it says nothing about the next minute.
+    /// Whether the limit is per hour or per day, and so states nothing about the next minute.
     #[must_use]
     pub fn is_long(&self) -> bool {
         self.reset.is_some_and(|reset| reset.after > LONGEST_MINUTE)
     }
 
-    /// Whether nothing of it is left.
+    /// Whether nothing of the limit is left.
     #[must_use]
     pub fn is_spent(&self) -> bool {
         self.remaining == Some(0)
@@ -119,7 +120,8 @@ fn count(text: &str) -> Option<u64> {
     (number.is_finite() && number >= 0.0).then_some(number as u64)
 }
 
-/// A length of time, a moment in RFC 3339, or a number: seconds from now or since 1970.
+/// Reads the time to a reset: a length of time, a moment in RFC 3339, or a number. A number is seconds from now, or
+/// seconds or milliseconds since 1970.
 fn reset(text: &str, now: DateTime<Utc>) -> Option<Reset> {
     let text = text.trim();
     let until = |moment: DateTime<Utc>| (moment - now).to_std().unwrap_or_default();
@@ -145,8 +147,8 @@ fn reset(text: &str, now: DateTime<Utc>) -> Option<Reset> {
     Some(Reset { after, is_rounded: after.subsec_nanos() == 0 })
 }
 
-/// Whether a message says that one request asks for more than a limit allows: `Limit 30000, Requested 44962` (OpenAI's
-/// wording). No wait makes such a request pass.
+/// Whether a message states that one request asks for more than a limit allows: `Limit 30000, Requested 44962`
+/// (OpenAI's wording). Waiting does not make that request pass.
 #[must_use]
 pub fn requested_beyond_limit(message: &str) -> bool {
     let number = |name: &str| {
@@ -160,15 +162,15 @@ pub fn requested_beyond_limit(message: &str) -> bool {
     }
 }
 
-/// Reads a length of time as Go writes it: `1s`, `6m0s`, `12ms`, `1h2m3.5s`.
+/// Reads a length of time in Go's notation: `1s`, `6m0s`, `12ms`, `1h2m3.5s`.
 #[must_use]
 pub fn duration(text: &str) -> Option<Duration> {
     let (duration, rest) = leading_duration(text)?;
     rest.is_empty().then_some(duration)
 }
 
-/// The delay that an error message asks for: `try again in 1.5s`, `Please retry in 46s`,
-/// `retry after 20 seconds`. It moves a time and decides nothing else.
+/// Returns the delay that an error message asks for: `try again in 1.5s`, `Please retry in 46s`, `retry after 20
+/// seconds`. It only affects how long to wait and decides nothing else.
 #[must_use]
 pub fn delay_in_text(text: &str) -> Option<Duration> {
     let lower = text.to_ascii_lowercase();
@@ -178,7 +180,7 @@ pub fn delay_in_text(text: &str) -> Option<Duration> {
         .find_map(|(_, rest)| leading_duration(rest).map(|(duration, _)| duration))
 }
 
-/// The length of time that a text begins with, and what follows it.
+/// Returns the length of time at the beginning of a text, and the rest of the text.
 fn leading_duration(text: &str) -> Option<(Duration, &str)> {
     let mut rest = text;
     let mut sum = Duration::ZERO;

@@ -1,4 +1,4 @@
-//! The OpenAI-compatible interface: its bodies as serde types, and what its headers say of limits.
+//! The OpenAI-compatible interface: its bodies as serde types, and its rate limit headers.
 
 mod chat;
 mod lenient;

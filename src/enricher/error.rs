@@ -1,0 +1,48 @@
+//! What makes an enricher impossible, or ends it.
+
+use crate::journal::JournalError;
+use crate::meter::SpendingError;
+use crate::prompt::PromptError;
+use crate::store::StoreError;
+use crate::transport::EndpointError;
+
+/// An error of the enricher. A row that fails is no error of the enricher but an outcome.
+#[derive(Debug, thiserror::Error)]
+pub enum EnricherError {
+    /// A template is wrong.
+    #[error(transparent)]
+    Prompt(#[from] PromptError),
+    /// An endpoint cannot be made.
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
+    /// The condition of a step cannot be evaluated on the source's columns.
+    #[error("step {step:?}: the condition {condition:?} is wrong: {message}")]
+    When {
+        /// Output of the step.
+        step: String,
+        /// The condition as the job states it.
+        condition: String,
+        /// What is wrong.
+        message: String,
+    },
+    /// The job does not fit what is there.
+    #[error("{what}")]
+    Mismatch {
+        /// What does not fit what.
+        what: String,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// The journal cannot be used.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// What the job has spent cannot be written down.
+    #[error(transparent)]
+    Spending(#[from] SpendingError),
+    /// A file of the enricher cannot be written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A task of the enricher died.
+    #[error("a task of the engine died: {0}")]
+    Task(String),
+}

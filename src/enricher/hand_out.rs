@@ -1,0 +1,347 @@
+//! Handing out rows: which is asked next, whether it needs asking at all, and which provider takes it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::compiled_step::{CompiledStep, Purpose};
+use super::error::EnricherError;
+use super::inputs;
+use super::interface::{Enricher, PendingOutcomes};
+use super::judgement::{Judged, PriorState, ResultOrigin};
+use super::probation::WithheldRefusal;
+use super::replies::shared_record;
+use super::sharing::{self, SharedAnswer, Sharing, SharingState};
+use super::step_provider::{StepProvider, bit};
+use super::stop::Stop;
+use crate::config::Prices;
+use crate::dispatch::{Earlier, Receipt, Request};
+use crate::event::{self, Event};
+use crate::fault::Class;
+use crate::ident::{Cell, StepId};
+use crate::journal::{self, JournalReader, Record};
+use crate::sink::Outcome;
+
+/// Outcomes that are settled in one go before the engine looks at answers again.
+const SETTLED_AT_ONCE: usize = 1_024;
+/// Requests of a step with routes that wait for room at their providers, at most.
+const MOST_WAITING: usize = 1_024;
+
+/// What became of an attempt to hand out a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Handed {
+    /// It is asked.
+    Asked,
+    /// It needed no asking.
+    Settled,
+    /// It waits for the answer to another row.
+    Waits,
+    /// There is none now.
+    NoRow,
+    /// The provider, or this run, takes no more now.
+    NoRoom,
+}
+
+impl Enricher {
+    /// Hands out rows as far as the dispatchers take them, and settles what needs no asking.
+    pub fn feed(&mut self) {
+        let mut settled = 0;
+        let mut is_short_of_rows = false;
+        if let Some(error) = self.sharing.trouble() {
+            self.voice.say(&Event::Notice(&format!("the run goes on without the cache: {error}")));
+        }
+        self.send_rerouted();
+        self.stop_where_nobody_is_left();
+        // Rows that are on their way first: the fewer are open, the sooner batches are full.
+        for step in (0..self.steps.len()).rev().map(StepId::new) {
+            if self.steps[step.index()].is_routed() {
+                let (settled_here, is_short) = self.feed_routed(step);
+                settled += settled_here;
+                is_short_of_rows |= is_short && step == StepId::FIRST;
+                continue;
+            }
+            while let Some((provider, purpose)) = self.steps[step.index()].route(&self.providers, 0, 0) {
+                let handed = self.hand_out(step, provider);
+                if purpose == Purpose::Probe && handed != Handed::Asked {
+                    self.providers[provider].health.release_probe();
+                }
+                match handed {
+                    Handed::Asked => {}
+                    Handed::Settled | Handed::Waits => settled += 1,
+                    Handed::NoRow => is_short_of_rows |= step == StepId::FIRST,
+                    Handed::NoRoom => {}
+                }
+                if matches!(handed, Handed::NoRow | Handed::NoRoom) {
+                    break;
+                }
+                if settled >= SETTLED_AT_ONCE {
+                    self.capacity_freed.notify_one();
+                    return;
+                }
+            }
+        }
+        if settled > 0 {
+            // Their next steps, which were looked at before, have something to do.
+            self.capacity_freed.notify_one();
+        }
+        if self.asks_left == Some(0) && self.ledger.asked() == 0 && settled == 0 {
+            self.halt(Stop::MaxRows);
+        }
+        // While there is enough to ask, a full window keeps nobody waiting.
+        let is_idle = is_short_of_rows && self.ledger.asked() < self.places;
+        let hold = if is_idle { self.ledger.hold() } else { None };
+        if hold != self.hold {
+            self.hold = hold;
+            self.voice.say(&Event::Held(hold));
+        }
+    }
+
+    /// Hands the next row of a step to a provider.
+    fn hand_out(&mut self, step: StepId, provider: usize) -> Handed {
+        let inbox = self.providers[provider].inbox.clone();
+        let Ok(permit) = inbox.try_reserve() else { return Handed::NoRoom };
+        if self.asks_left == Some(0) && step == StepId::FIRST {
+            return Handed::NoRoom;
+        }
+        let Some(cell) = self.ledger.next_ask(step) else { return Handed::NoRow };
+        let request = match self.prepare(cell) {
+            Ok(request) => request,
+            Err(handed) => return handed,
+        };
+        if let Some(left) = self.asks_left.as_mut().filter(|_| step == StepId::FIRST) {
+            *left -= 1;
+        }
+        permit.send(request);
+        Handed::Asked
+    }
+
+    /// Ends the run where rows are left for providers alone that are not asked any more.
+    fn stop_where_nobody_is_left(&mut self) {
+        if self.stop.is_some() || !self.providers.iter().any(|provider| provider.out.is_some()) {
+            return;
+        }
+        let mut list = self.rerouted.iter().find_map(|request| {
+            let own = self.steps[request.cell.step.index()].providers_of(request.route);
+            let without = request.tried | request.excluded_providers;
+            let mut open = own.iter().filter(|provider| without & bit(**provider) == 0);
+            open.all(|provider| self.providers[*provider].health.is_out()).then(|| own.to_vec())
+        });
+        for step in (0..self.steps.len()).map(StepId::new) {
+            let own = &self.steps[step.index()].spec.providers;
+            if list.is_none()
+                && own.iter().all(|provider| self.providers[*provider].health.is_out())
+                && let Some(cell) = self.ledger.next_ask(step)
+            {
+                list = Some(own.clone());
+                self.ledger.give_back(cell);
+            }
+        }
+        let failed = list.into_iter().flatten().find_map(|provider| {
+            let StepProvider { name, out, .. } = &self.providers[provider];
+            Some((name.to_string(), out.clone()?))
+        });
+        if let Some((provider, failure)) = failed {
+            self.halt(Stop::Provider { provider, failure });
+        }
+    }
+
+    /// Hands out rows of a step whose provider depends on the row; says how many needed no asking, and whether there were
+    /// too few.
+    fn feed_routed(&mut self, step: StepId) -> (usize, bool) {
+        let mut settled = 0;
+        while self.rerouted.len() < MOST_WAITING && settled < SETTLED_AT_ONCE {
+            if self.asks_left == Some(0) && step == StepId::FIRST {
+                break;
+            }
+            let Some(cell) = self.ledger.next_ask(step) else { return (settled, true) };
+            match self.prepare(cell) {
+                Ok(request) => self.send_or_keep(request),
+                Err(_) => {
+                    settled += 1;
+                    continue;
+                }
+            }
+            if let Some(left) = self.asks_left.as_mut().filter(|_| step == StepId::FIRST) {
+                *left -= 1;
+            }
+        }
+        (settled, false)
+    }
+
+    /// Sends on what has no provider yet, or what one could not answer.
+    fn send_rerouted(&mut self) {
+        for request in std::mem::take(&mut self.rerouted) {
+            self.send_or_keep(request);
+        }
+    }
+
+    /// Hands a request to a provider that it may go to, or keeps it until there is room.
+    fn send_or_keep(&mut self, request: Request) {
+        let step = &self.steps[request.cell.step.index()];
+        let provider = step.route(&self.providers, request.route, request.tried | request.excluded_providers);
+        match provider.map(|(provider, _)| self.providers[provider].inbox.try_reserve()) {
+            Some(Ok(permit)) => permit.send(request),
+            _ => {
+                if let Some((provider, Purpose::Probe)) = provider {
+                    self.providers[provider].health.release_probe();
+                }
+                self.rerouted.push_back(request);
+            }
+        }
+    }
+
+    /// The request of a row; or what became of it without one.
+    fn prepare(&mut self, cell: Cell) -> Result<Request, Handed> {
+        match self.look_up(cell) {
+            PriorState::Nothing(request) => return Ok(request),
+            PriorState::Settled(settled, origin) => match &settled.outcome {
+                Outcome::Failed(failure) if failure.class == Class::Template => {
+                    let failure = failure.clone();
+                    let mut kept = PendingOutcomes::new();
+                    self.judge(&mut kept, WithheldRefusal::Known(cell, settled, failure));
+                    self.write_down(kept);
+                }
+                _ => self.settle(cell, *settled, origin),
+            },
+            PriorState::Waits => return Err(Handed::Waits),
+            PriorState::Lost(error) => {
+                self.put_back(cell);
+                self.halt(Stop::Journal(error));
+            }
+        }
+        Err(Handed::Settled)
+    }
+
+    /// Renders a row and looks for an answer that is paid for already.
+    fn look_up(&mut self, cell: Cell) -> PriorState {
+        let Self { steps, providers, open, stray_answers, sharing, .. } = self;
+        let step = &steps[cell.step.index()];
+        let batch = open.get_mut(&cell.batch).expect("rows are handed out while their batch is open");
+        if batch.keeps(cell) {
+            return PriorState::unasked(Outcome::Unchanged);
+        }
+        let inputs::StepRequest { mut question, route, excluded_providers } =
+            match inputs::asked(steps, providers, batch, cell) {
+                Ok(asked) => asked,
+                Err(outcome) => return PriorState::unasked(outcome),
+            };
+        let mut earlier = Earlier::default();
+        let mut params = Arc::clone(&step.params);
+        while batch.has_recovered() || !stray_answers.is_empty() {
+            let key = batch.key(cell.row);
+            let fits = |record: &Record| {
+                record.step == step.output
+                    && record.fingerprint == question.fingerprint()
+                    && step.takes(providers, &record.provider, &record.model)
+            };
+            let claimed = match batch.claim(&key, fits) {
+                Ok(claimed) => claimed,
+                Err(error) => return PriorState::Lost(error),
+            };
+            let record = match claimed {
+                Some(record) => record,
+                None => match stray_answers.claim(&key, &step.output, question.fingerprint()).filter(fits) {
+                    Some(stray) => match batch.journal.append([&stray]) {
+                        Ok(()) => stray,
+                        Err(error) => return PriorState::Lost(error),
+                    },
+                    None => break,
+                },
+            };
+            let origin = ResultOrigin::of_record(&record, prices_of(providers, &record), earlier);
+            match origin.judged_record(&record.outcome, step) {
+                Judged::Settled(settled) => return PriorState::Settled(settled, event::Origin::Journal),
+                Judged::Again(again) => {
+                    (question, params) = again.question(&question, &params);
+                    earlier = again.earlier;
+                }
+                Judged::Unread => {}
+            }
+        }
+        let key = sharing::in_step(step, route, question.fingerprint());
+        let receipt = Receipt {
+            journal: batch.journal.clone(),
+            key: batch.key(cell.row),
+            step: Arc::clone(&step.output),
+        };
+        let request = Request {
+            cell,
+            question: Arc::new(question),
+            params,
+            deadline: step.spec.row_deadline,
+            receipt,
+            route,
+            excluded_providers,
+            tried: 0,
+            earlier,
+        };
+        if !step.spec.shares || earlier.answers > 0 {
+            return PriorState::Nothing(request);
+        }
+        match sharing.look(key, step, providers, &request) {
+            SharingState::Asked => {
+                sharing.wait(key, request);
+                return PriorState::Waits;
+            }
+            SharingState::Answer(shared) => {
+                let record = shared_record(&request, &shared);
+                let origin = ResultOrigin::of_record(&record, None, Earlier::default());
+                // What another job was content with need not be what this one asks for.
+                if let Judged::Settled(settled) = origin.judged_record(&record.outcome, step)
+                    && matches!(settled.outcome, Outcome::Answer(_))
+                {
+                    return match batch.journal.append([&record]) {
+                        Ok(()) => PriorState::Settled(settled, event::Origin::Unasked),
+                        Err(error) => PriorState::Lost(error),
+                    };
+                }
+            }
+            SharingState::Nothing => {}
+        }
+        sharing.lead(key, &request);
+        PriorState::Nothing(request)
+    }
+
+    /// Answers of journals that are read later may be shared from now on, so that no row of an earlier batch pays for them
+    /// again.
+    pub(crate) fn seed(&mut self, journals: &[PathBuf]) -> Result<(), EnricherError> {
+        let Self { steps, providers, sharing, stray_answers, .. } = self;
+        if !steps.iter().any(|step| step.spec.shares) {
+            return Ok(());
+        }
+        stray_answers.records().for_each(|record| Self::seed_with(steps, providers, sharing, record));
+        for journal in journals {
+            let mut reader = JournalReader::open(journal)?;
+            while let Some(record) = reader.next_record()? {
+                Self::seed_with(steps, providers, sharing, &record);
+            }
+        }
+        sharing.flush();
+        Ok(())
+    }
+
+    fn seed_with(steps: &[CompiledStep], providers: &[StepProvider], sharing: &mut Sharing, record: &Record) {
+        let Record { step, provider, model, outcome, fingerprint, .. } = record;
+        let journal::RecordedOutcome::Response(body) = outcome else { return };
+        let Some(step) = steps.iter().find(|known| known.output == *step && known.spec.shares) else {
+            return;
+        };
+        let origin = ResultOrigin::of_record(record, None, Earlier::default());
+        let Judged::Settled(settled) = origin.judged_record(outcome, step) else { return };
+        if !matches!(settled.outcome, Outcome::Answer(_)) {
+            return;
+        }
+        let shared =
+            SharedAnswer { provider: Arc::clone(provider), model: Arc::clone(model), body: body.clone() };
+        // Which list of providers it went by is not written down: those that have its provider.
+        for route in 0..=step.routes.len() {
+            if step.takes_by(route, providers, provider, model) {
+                sharing.remember(step, route, providers, *fingerprint, &shared);
+            }
+        }
+    }
+}
+
+/// What tokens cost at the provider that gave an answer.
+fn prices_of(providers: &[StepProvider], record: &Record) -> Option<Prices> {
+    providers.iter().find(|provider| provider.name == record.provider)?.prices
+}

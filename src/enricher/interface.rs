@@ -1,0 +1,349 @@
+//! Rows in, rows with outcomes out: the part of the engine that knows neither source nor sink.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinSet;
+
+use super::anomalies::{Anomaly, Watch};
+use super::compiled_step::CompiledStep;
+use super::error::EnricherError;
+use super::error_rate::ErrorRate;
+use super::input::Journals;
+use super::input::LoadedBatch;
+use super::learned_file::LearnedFile;
+use super::open_batch::{OpenBatch, RecoveredAnswers};
+use super::prepare::Prepared;
+use super::probation::{Probation, Strictness};
+use super::sharing::Sharing;
+use super::step_provider::{ProviderHandle, ProviderRole, StepProvider};
+use super::stop::Stop;
+use crate::checkpoint::PlannedBatch;
+use crate::dispatch::{Mode, Reply, Request};
+use crate::event::{Event, Hold, Voice};
+use crate::ident::{BatchId, Cell, Lineage};
+use crate::journal::{JournalFolder, JournalHeader, Record, StrayAnswers};
+use crate::ledger::{Ledger, LedgerTask};
+use crate::meter::Account;
+use crate::sink::{FilledBatch, RowResult, Turned};
+use crate::source::Chunk;
+
+const REPLIES_AT_ONCE: usize = 256;
+
+/// Outcomes to be written down, by batch.
+pub(super) type PendingOutcomes = BTreeMap<BatchId, Vec<(Cell, Record, RowResult)>>;
+
+/// Takes batches of rows, asks about them, and gives them back with an outcome for every row.
+///
+/// Paid answers are in the journal before they are used. The caller carries out the duties that
+/// [`Enricher::next_task`] names: plan and load batches, commit them in order.
+#[derive(Debug)]
+pub struct Enricher {
+    pub(super) steps: Vec<CompiledStep>,
+    pub(super) providers: Vec<StepProvider>,
+    pub(super) ledger: Ledger,
+    pub(super) open: BTreeMap<BatchId, OpenBatch>,
+    pub(super) lineage: Lineage,
+    pub(super) journal: JournalFolder,
+    pub(super) learned: LearnedFile,
+    pub(super) account: Account,
+    pub(super) stray_answers: StrayAnswers,
+    pub(super) sharing: Sharing,
+    pub(super) replies: mpsc::Receiver<Reply>,
+    pub(super) buffer: Vec<Reply>,
+    pub(super) capacity_freed: Arc<Notify>,
+    pub(super) mode: watch::Sender<Mode>,
+    pub(super) dispatchers: JoinSet<()>,
+    /// One for each step.
+    pub(super) probations: Vec<Probation>,
+    /// One for each step.
+    pub(super) error_rates: Vec<ErrorRate>,
+    /// One for each step; none where rows that failed before are asked.
+    pub(super) watches: Vec<Watch>,
+    /// Requests that one provider could not answer and another one may.
+    pub(super) rerouted: VecDeque<Request>,
+    pub(super) asks_left: Option<u64>,
+    /// Requests that may be in flight at all providers together.
+    pub(super) places: u64,
+    /// What was told to keep rows waiting.
+    pub(super) hold: Option<Hold>,
+    pub(super) stop: Option<Stop>,
+    pub(super) voice: Voice,
+}
+
+impl Enricher {
+    /// Starts the dispatchers of the providers.
+    #[must_use]
+    pub fn start(
+        prepared: Prepared,
+        ledger: Ledger,
+        journals: Journals,
+        max_rows: Option<u64>,
+        strictness: Strictness,
+        voice: Voice,
+    ) -> Self {
+        let Journals { lineage, folder: journal, stray_answers, learned, account, cache, open: _ } = journals;
+        let (outbox, replies) = mpsc::channel(1_024);
+        let (mode, watching) = watch::channel(Mode::Running);
+        let capacity_freed = Arc::new(Notify::new());
+        let mut dispatchers = JoinSet::new();
+        let steps = prepared.steps;
+        let places = prepared.endpoints.iter().map(|(provider, _)| u64::from(provider.max_concurrency)).sum();
+        let learned_limits = learned.learned_limits();
+        let handle = ProviderHandle {
+            outbox,
+            mode: watching,
+            capacity_freed: &capacity_freed,
+            learned_limits: &learned_limits,
+            account: &account,
+            voice: &voice,
+        };
+        let providers = prepared.endpoints.into_iter().enumerate().map(|(index, (provider, endpoint))| {
+            let own: Vec<&CompiledStep> =
+                steps.iter().filter(|step| step.spec.all_providers().any(|own| own == index)).collect();
+            let embeds = own.iter().filter(|step| step.params.vectors.is_some()).count();
+            let role = ProviderRole {
+                has_fallback: own.iter().any(|step| step.has_fallback(index)),
+                embeds: embeds > 0,
+                only_embeds: embeds > 0 && embeds == own.len(),
+            };
+            handle.start(index, &provider, endpoint, role, &mut dispatchers)
+        });
+        let providers = providers.collect();
+        // Rows that failed before may all fail again.
+        let rate = if strictness == Strictness::RowByRow { 1.0 } else { prepared.max_error_rate };
+        let error_rates = steps.iter().map(|step| ErrorRate::new(&*step.output, rate)).collect();
+        let watched = if strictness == Strictness::RowByRow { &[] } else { &*steps };
+        let watches = watched.iter().map(|step| Watch::new(&*step.output, prepared.anomalies)).collect();
+        let probations = steps.iter().map(|_| Probation::new(strictness)).collect();
+        Enricher {
+            steps,
+            providers,
+            ledger,
+            open: BTreeMap::new(),
+            lineage,
+            journal,
+            learned,
+            account,
+            stray_answers,
+            sharing: Sharing::new(cache),
+            replies,
+            buffer: Vec::with_capacity(REPLIES_AT_ONCE),
+            capacity_freed,
+            mode,
+            dispatchers,
+            probations,
+            error_rates,
+            watches,
+            rerouted: VecDeque::new(),
+            asks_left: max_rows,
+            places,
+            hold: None,
+            stop: None,
+            voice,
+        }
+    }
+
+    /// The next thing for the caller to do; none if there is nothing until something happens.
+    pub fn next_task(&mut self) -> Option<LedgerTask> {
+        self.ledger.next_task()
+    }
+
+    /// A batch was planned, durably, and is about to be opened.
+    pub fn planned(&mut self, plan: &PlannedBatch) {
+        let id = self.ledger.planned(plan.rows(), plan.bytes);
+        debug_assert_eq!(id, plan.id, "batches are planned in order");
+        self.voice.say(&Event::Planned { batch: plan.id, rows: plan.rows() });
+    }
+
+    /// There is nothing more to plan.
+    pub fn source_ended(&mut self) {
+        self.ledger.source_ended();
+    }
+
+    /// Opens a batch with its rows; what its journal holds need not be asked again.
+    ///
+    /// # Errors
+    /// When the journal cannot be made or read.
+    pub fn open(&mut self, loaded: LoadedBatch) -> Result<(), EnricherError> {
+        let LoadedBatch { plan, chunks, decoded, deleted, .. } = &loaded;
+        let (id, decoded, deleted) = (plan.id, *decoded, *deleted);
+        let header = JournalHeader { lineage: self.lineage, batch: id, digest: plan.digest() };
+        let mut recovered = RecoveredAnswers::new(self.journal.path(), self.ledger.room_for_answers());
+        let writer = self.journal.writer(&header, |record| recovered.push(record))?;
+        let (records, kept) = (recovered.len(), recovered.bytes_kept());
+        let bytes = chunks.iter().map(Chunk::bytes).sum();
+        let batch = OpenBatch::new(loaded, self.steps.len(), writer, recovered);
+        let rows = batch.rows();
+        self.ledger.loaded(id, rows, bytes);
+        self.ledger.keep_answer(id, kept);
+        self.open.insert(id, batch);
+        self.voice.say(&Event::Opened {
+            batch: id,
+            rows: u64::from(rows),
+            recovered: records,
+            decoded,
+            deleted,
+        });
+        Ok(())
+    }
+
+    /// Takes a batch whose rows all have outcomes out of memory, to be committed.
+    ///
+    /// # Errors
+    /// Never for a batch that [`Enricher::next_task`] named.
+    pub fn take(&mut self, id: BatchId) -> Result<FilledBatch, EnricherError> {
+        let batch = self.open.remove(&id);
+        batch.map(OpenBatch::fill).ok_or_else(|| EnricherError::Task(format!("batch {id} is not open")))
+    }
+
+    /// Outcomes of a batch, by step, that the target does not take: they count as errors.
+    pub fn refused(&mut self, turned: &[Turned]) {
+        for (step, turned) in turned.iter().enumerate() {
+            let Some(failure) = &turned.example else { continue };
+            self.voice.say(&Event::Refused { answers: turned.answers, skipped: turned.skipped });
+            if let Some(errors) = self.error_rates[step].turn(turned.answers, failure) {
+                self.halt(Stop::Errors(errors));
+            }
+        }
+    }
+
+    /// What the job may spend and has spent. It is to be flushed before [`Enricher::committed`]: what a batch's rows cost
+    /// is not in the journal any more then.
+    #[must_use]
+    pub fn account(&self) -> Account {
+        self.account.clone()
+    }
+
+    /// A batch is in the table: its journal is removed.
+    ///
+    /// # Errors
+    /// When the journal cannot be removed.
+    pub fn committed(&mut self, id: BatchId) -> Result<(), EnricherError> {
+        self.learned.save();
+        // The journal is about to go, and others may share what is in it.
+        self.sharing.flush();
+        let task = self.ledger.committed(id);
+        let removed = self.journal.forget(id);
+        match removed {
+            Ok(()) => self.ledger.forgotten(id),
+            Err(_) => self.ledger.failed(task),
+        }
+        Ok(removed?)
+    }
+
+    /// A duty failed; nothing new is asked.
+    pub fn failed(&mut self, task: LedgerTask) {
+        self.ledger.failed(task);
+        self.halt(Stop::Asked);
+    }
+
+    /// Waits until there is something to take in or to hand out.
+    ///
+    /// # Errors
+    /// When a dispatcher has died.
+    pub async fn wait(&mut self) -> Result<(), EnricherError> {
+        tokio::select! {
+            biased;
+            received = self.replies.recv_many(&mut self.buffer, REPLIES_AT_ONCE) => {
+                if received == 0 { Err(EnricherError::Task("every dispatcher has ended".into())) } else { Ok(()) }
+            }
+            () = self.capacity_freed.notified() => Ok(()),
+            ended = self.dispatchers.join_next() => {
+                Err(EnricherError::Task(format!("a dispatcher has ended: {ended:?}")))
+            }
+        }
+    }
+
+    /// From now on nothing new is asked; what is in flight is waited for.
+    pub fn halt(&mut self, stop: Stop) {
+        if stop.outranks(self.stop.as_ref()) {
+            if let Some(reason) = stop.reason() {
+                self.voice.say(&Event::Stopping(&reason));
+            }
+            self.stop = Some(stop);
+        }
+        self.ledger.stop();
+        for request in std::mem::take(&mut self.rerouted) {
+            self.put_back(request.cell);
+        }
+        // Rows within the limit that are handed out already are asked.
+        if !matches!(self.stop, Some(Stop::MaxRows)) {
+            self.mode.send_replace(Mode::Draining);
+        }
+    }
+
+    /// Cuts off what is in flight and takes in what has arrived whole.
+    pub async fn abort(&mut self) {
+        self.learned.save();
+        self.ledger.stop();
+        self.mode.send_replace(Mode::Aborting);
+        loop {
+            tokio::select! {
+                biased;
+                received = self.replies.recv_many(&mut self.buffer, REPLIES_AT_ONCE) => {
+                    self.take_in();
+                    if received == 0 {
+                        return;
+                    }
+                }
+                ended = self.dispatchers.join_next() => if ended.is_none() {
+                    while let Ok(reply) = self.replies.try_recv() {
+                        self.buffer.push(reply);
+                    }
+                    self.take_in();
+                    return;
+                },
+            }
+        }
+    }
+
+    /// Returns why no new requests are sent any more, or `None` while they are.
+    #[must_use]
+    pub fn stopped_by(&self) -> Option<&Stop> {
+        self.stop.as_ref()
+    }
+
+    /// Whether something is handed out that has not come back.
+    #[must_use]
+    pub fn is_waiting(&self) -> bool {
+        self.ledger.asked() > 0
+    }
+
+    /// Whether nothing is left to do.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.ledger.is_finished()
+    }
+
+    /// Whether all that was planned is committed and nothing more is to plan.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.ledger.is_complete()
+    }
+
+    /// What was wrong with the answers of a run that ends before there were many.
+    pub(crate) fn anomaly_at_the_end(&self) -> Option<Anomaly> {
+        self.watches.iter().find_map(Watch::at_the_end)
+    }
+
+    /// Ends the dispatchers and flushes the journals. Returns why the run stopped early, if it did. `reached_end` says
+    /// that the source was planned to its end, not to a limit of this run.
+    ///
+    /// # Errors
+    /// When a journal cannot be flushed or removed.
+    pub async fn finish(mut self, reached_end: bool) -> Result<Option<Stop>, EnricherError> {
+        // They tell their last figures and lessons as they go.
+        self.dispatchers.shutdown().await;
+        self.learned.save();
+        let is_done = reached_end && self.ledger.is_complete();
+        self.account.sync()?;
+        self.open.values().try_for_each(|batch| batch.journal.sync())?;
+        if is_done {
+            // Every row that could use a stray answer is in the table.
+            self.stray_answers.discard()?;
+        }
+        Ok(self.stop)
+    }
+}

@@ -1,0 +1,260 @@
+//! From what came back, or was found in a journal, to the outcome of a row.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::compiled_step::CompiledStep;
+use crate::config::{Form, Params, Prices};
+use crate::decode::{self, Answer, Content, Reasoning};
+use crate::dispatch::{Earlier, Request};
+use crate::event;
+use crate::fault::{Class, Failure, Policy};
+use crate::ident::{Fingerprint, Money, Tokens};
+use crate::journal::{self, JournalError, Record};
+use crate::panics;
+use crate::prompt::Question;
+use crate::sink::{Outcome, RowResult};
+use crate::wire::ChatResponse;
+
+/// What is known of a row before it is asked.
+pub(super) enum PriorState {
+    /// Nothing, or only answers that were not what was asked for: it is asked.
+    Nothing(Request),
+    /// Its outcome, and where that came from.
+    Settled(Box<RowResult>, event::Origin),
+    /// Its answer, which could not be kept.
+    Lost(JournalError),
+    /// It waits for a row that asks the same.
+    Waits,
+}
+
+impl PriorState {
+    pub(super) fn unasked(outcome: Outcome) -> Self {
+        PriorState::Settled(Box::new(RowResult::unasked(outcome)), event::Origin::Unasked)
+    }
+}
+
+/// What a response means for its row.
+pub(super) enum Judged {
+    /// It has its outcome.
+    Settled(Box<RowResult>),
+    /// It is asked again.
+    Again(Again),
+    /// Nothing: it cannot be read, and is asked for once more.
+    Unread,
+}
+
+/// An answer that is not what was asked for, and how the row is asked again.
+pub(super) struct Again {
+    how: How,
+    /// What was paid for the row so far, this answer included.
+    pub(super) earlier: Earlier,
+}
+
+enum How {
+    /// With what was said and what is wrong with it.
+    Repaired { said: String, complaint: String },
+    /// With room for so many tokens.
+    Longer(u32),
+}
+
+impl Again {
+    /// What is asked, and with which parameters.
+    pub(super) fn question(&self, before: &Question, params: &Arc<Params>) -> (Question, Arc<Params>) {
+        match &self.how {
+            How::Repaired { said, complaint } => (before.repaired(said, complaint), Arc::clone(params)),
+            How::Longer(max_tokens) => {
+                let longer = Params { max_tokens: Some(*max_tokens), ..(**params).clone() };
+                (before.longer(*max_tokens), Arc::new(longer))
+            }
+        }
+    }
+}
+
+/// Whether another run would meet the same failure.
+pub(super) fn is_terminal(class: Class) -> bool {
+    class.policy() == Policy::Reject && class != Class::Deadline
+}
+
+/// Where an outcome came from.
+pub(super) struct ResultOrigin<'a> {
+    pub(super) provider: &'a Arc<str>,
+    pub(super) model: &'a Arc<str>,
+    pub(super) attempts: u32,
+    pub(super) latency: Option<Duration>,
+    pub(super) fingerprint: Fingerprint,
+    /// What its tokens cost, where the provider does not say it.
+    pub(super) prices: Option<Prices>,
+    /// What was paid for the row before.
+    pub(super) earlier: Earlier,
+    /// Whether the answer was somebody else's first.
+    pub(super) shared: bool,
+}
+
+impl<'a> ResultOrigin<'a> {
+    pub(super) fn of_record(record: &'a Record, prices: Option<Prices>, earlier: Earlier) -> Self {
+        let is_answer = matches!(record.outcome, journal::RecordedOutcome::Response(_));
+        ResultOrigin {
+            provider: &record.provider,
+            model: &record.model,
+            attempts: record.attempts,
+            latency: is_answer.then(|| Duration::from_millis(record.latency_ms)),
+            fingerprint: record.fingerprint,
+            prices,
+            earlier,
+            shared: record.shared,
+        }
+    }
+
+    pub(super) fn judged_record(self, outcome: &journal::RecordedOutcome, step: &CompiledStep) -> Judged {
+        match outcome {
+            journal::RecordedOutcome::Response(body) => match decode::parse(body) {
+                Ok(response) if !response.choices.is_empty() || !response.data.is_empty() => {
+                    self.judged(response, step)
+                }
+                _ => Judged::Unread,
+            },
+            journal::RecordedOutcome::Failure(failure) => Judged::Settled(Box::new(
+                self.settled(decode::ResponseMetadata::default(), Err(failure.clone())),
+            )),
+        }
+    }
+
+    /// Holds a response against what the step asks for.
+    pub(super) fn judged(self, response: ChatResponse, step: &CompiledStep) -> Judged {
+        let reasoning = if step.spec.strips_reasoning { Reasoning::Strip } else { Reasoning::Keep };
+        let facts = decode::facts(&response);
+        let answer = panics::catch(|| decode::answer(response, &step.spec.form, reasoning)).unwrap_or_else(
+            |message| {
+                let detail = format!("the answer is more than its decoder can take: {message}");
+                Err(Failure::new(Class::InvalidOutput, detail))
+            },
+        );
+        let mut kept = None;
+        let is_cut = facts.finish_reason.as_deref().is_some_and(decode::is_cut);
+        // A whole object may be there for all that; of a text nobody knows.
+        let is_whole = !matches!(step.spec.form, Form::Text) && matches!(answer, Ok(Answer::Good { .. }));
+        if is_cut
+            && !is_whole
+            && !self.earlier.was_longer
+            // What somebody else was content with is not asked for anew.
+            && !self.shared
+            && let Some(max_tokens) = step.spec.max_tokens_retry
+        {
+            let earlier =
+                Earlier { was_longer: true, repairs: self.earlier.repairs, ..self.with_this(&facts) };
+            return Judged::Again(Again { how: How::Longer(max_tokens), earlier });
+        }
+        let text = match answer {
+            Ok(Answer::Good { content, said }) => {
+                kept = said;
+                step.fits(content)
+            }
+            Ok(Answer::Invalid { said, mistake, .. }) if is_cut => {
+                let detail = format!("the token limit cut the answer off: {mistake}: {said:?}");
+                kept = step.spec.form.keeps_raw().then_some(said);
+                Err(Failure::new(Class::Length, detail))
+            }
+            Ok(Answer::Invalid { said, complaint, .. }) if self.earlier.repairs < step.spec.max_repairs => {
+                let earlier = self.with_this(&facts);
+                return Judged::Again(Again { how: How::Repaired { said, complaint }, earlier });
+            }
+            Ok(Answer::Invalid { said, mistake, .. }) => {
+                let detail = refused(&step.spec.form, self.earlier.repairs, &mistake, &said);
+                kept = step.spec.form.keeps_raw().then_some(said);
+                Err(Failure::new(Class::InvalidOutput, detail))
+            }
+            Err(failure) => Err(failure),
+        };
+        let mut settled = self.settled(facts, text);
+        settled.said = kept.map(Content::Text);
+        Judged::Settled(Box::new(settled))
+    }
+
+    fn with_this(&self, facts: &decode::ResponseMetadata) -> Earlier {
+        Earlier {
+            answers: self.earlier.answers + 1,
+            repairs: self.earlier.repairs + 1,
+            was_longer: self.earlier.was_longer,
+            first: self.earlier.first.or(Some(self.fingerprint)),
+            attempts: self.attempts + self.earlier.attempts,
+            tokens: sum(self.earlier.tokens, facts.tokens),
+            cost: total(self.earlier.cost, self.cost(facts)),
+            latency: self.latency.unwrap_or_default() + self.earlier.latency,
+        }
+    }
+
+    fn cost(&self, facts: &decode::ResponseMetadata) -> Option<Money> {
+        facts.cost.or_else(|| Some(self.prices?.cost(facts.tokens?)))
+    }
+
+    pub(super) fn settled(
+        self,
+        facts: decode::ResponseMetadata,
+        answer: Result<Content, Failure>,
+    ) -> RowResult {
+        let earlier = &self.earlier;
+        let own = match self.shared {
+            true => (Some(Money::ZERO), Some(Tokens::default())),
+            false => (self.cost(&facts), facts.tokens),
+        };
+        let cost = total(earlier.cost, own.0);
+        let latency = match (self.latency, earlier.answers) {
+            (None, 0) => None,
+            (latency, _) => Some(latency.unwrap_or_default() + earlier.latency),
+        };
+        let model = facts.model.filter(|named| **named != **self.model);
+        RowResult {
+            outcome: match answer {
+                Ok(content) => Outcome::Answer(content),
+                Err(failure) => Outcome::Failed(failure),
+            },
+            provider: Some(Arc::clone(self.provider)),
+            model: Some(model.map_or_else(|| Arc::clone(self.model), Into::into)),
+            attempts: self.attempts + earlier.attempts,
+            finish_reason: facts.finish_reason.map(Into::into),
+            tokens: sum(earlier.tokens, own.1),
+            cost,
+            shared: self.shared,
+            latency_ms: latency.map(|latency| u64::try_from(latency.as_millis()).unwrap_or(u64::MAX)),
+            fingerprint: Some(earlier.first.unwrap_or(self.fingerprint)),
+            template: None,
+            said: None,
+        }
+    }
+}
+
+/// What a row's error says of its last answer.
+fn refused(form: &Form, repairs: u32, mistake: &str, said: &str) -> String {
+    let what = match form {
+        Form::Text | Form::Typed(_) | Form::Embedding(_) => "what was asked for",
+        Form::Classes(_) => "one of the classes",
+    };
+    let after = match repairs {
+        0 => String::new(),
+        _ => format!(", after it was asked again {repairs} times"),
+    };
+    match form {
+        Form::Typed(_) => format!("the answer is not {what}{after}: {mistake}: {said:?}"),
+        Form::Text | Form::Classes(_) | Form::Embedding(_) => {
+            format!("the answer is not {what}{after}: {said:?}")
+        }
+    }
+}
+
+fn sum(before: Option<Tokens>, tokens: Option<Tokens>) -> Option<Tokens> {
+    match (before, tokens) {
+        (Some(mut before), Some(tokens)) => {
+            before += tokens;
+            Some(before)
+        }
+        (before, tokens) => before.or(tokens),
+    }
+}
+
+fn total(before: Option<Money>, cost: Option<Money>) -> Option<Money> {
+    match (before, cost) {
+        (Some(before), Some(cost)) => Some(before + cost),
+        (before, cost) => before.or(cost),
+    }
+}

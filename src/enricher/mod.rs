@@ -1,0 +1,36 @@
+//! Rows in, outcomes out: requests, their replies and the journal, without a source and without a sink.
+//!
+//! [`Enricher`] takes batches of rows and gives them back with an outcome for every row of every step. It owns the
+//! journal's files and the dispatchers; its caller carries out the tasks that it names (plan, load, commit). No answer
+//! is used before it is in the journal. Nothing here prints, and nothing here knows where rows come from or go.
+
+mod anomalies;
+mod compiled_step;
+mod context_window;
+mod error;
+mod error_rate;
+mod hand_out;
+mod input;
+mod inputs;
+mod interface;
+mod judgement;
+mod learned_file;
+mod open_batch;
+mod prepare;
+mod probation;
+mod replies;
+mod sharing;
+mod step_provider;
+mod stop;
+
+pub use anomalies::Anomaly;
+pub use compiled_step::CompiledStep;
+pub use error::EnricherError;
+pub use error_rate::TooManyErrors;
+pub use input::{Journals, LoadedBatch};
+pub use interface::Enricher;
+pub use learned_file::LearnedFile;
+pub(crate) use prepare::template_inputs;
+pub use prepare::{Prepared, check_templates, prepare};
+pub use probation::Strictness;
+pub use stop::Stop;

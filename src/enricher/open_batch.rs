@@ -1,0 +1,236 @@
+//! A batch whose rows are in memory.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::array::ArrayRef;
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+
+use super::input::LoadedBatch;
+use crate::checkpoint::PlannedBatch;
+use crate::clock;
+use crate::ident::{Cell, RowKey};
+use crate::journal::{self, Journal, JournalError, Record};
+use crate::prompt::Rows;
+use crate::sink::{FilledBatch, Outcome, RowResult, UnchangedStep};
+use crate::source::Chunk;
+use crate::spill::{SpillFile, Spilled};
+
+/// A batch whose rows are in memory.
+#[derive(Debug)]
+pub(super) struct OpenBatch {
+    plan: PlannedBatch,
+    opened_at: DateTime<Utc>,
+    chunks: Vec<(u32, Chunk, Rows)>,
+    outcomes: Vec<Vec<Option<RowResult>>>,
+    /// By step: outcomes of the target that stay; empty where there is none yet.
+    kept: Vec<UnchangedStep>,
+    pub(super) journal: Journal,
+    /// What its journal held when it was opened.
+    recovered: RecoveredAnswers,
+}
+
+/// What a journal held.
+#[derive(Debug)]
+pub(super) struct RecoveredAnswers {
+    records: HashMap<RowKey, Vec<(Record, Option<Spilled>)>>,
+    len: u64,
+    folder: PathBuf,
+    file: Option<SpillFile>,
+    /// Bytes of answers that may yet be kept in memory, and of those that are.
+    capacity: u64,
+    kept: u64,
+}
+
+impl RecoveredAnswers {
+    /// Nothing so far. What is beyond so many bytes of answers goes to a file in a folder.
+    pub(super) fn new(folder: &Path, capacity: u64) -> Self {
+        RecoveredAnswers {
+            records: HashMap::new(),
+            len: 0,
+            folder: folder.to_owned(),
+            file: None,
+            capacity,
+            kept: 0,
+        }
+    }
+
+    pub(super) fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Bytes of answers that are in memory.
+    pub(super) fn bytes_kept(&self) -> u64 {
+        self.kept
+    }
+
+    pub(super) fn push(&mut self, mut record: Record) {
+        self.len += 1;
+        let mut spilled = None;
+        if let journal::RecordedOutcome::Response(body) = &mut record.outcome
+            && body.len() >= SPILLED_FROM
+        {
+            let bytes = body.len() as u64;
+            match self.capacity.checked_sub(bytes) {
+                Some(left) => self.capacity = left,
+                // Where that fails it stays in memory.
+                None => spilled = spill(&mut self.file, &self.folder, |file| file.write(body)),
+            }
+            match spilled {
+                Some(_) => *body = Bytes::new(),
+                None => self.kept += bytes,
+            }
+        }
+        self.records.entry(record.key.clone()).or_default().push((record, spilled));
+    }
+
+    /// Takes the newest record of a row that passes the test. It is asked of a record whose answer is not in memory.
+    fn claim(
+        &mut self,
+        key: &RowKey,
+        fits: impl Fn(&Record) -> bool,
+    ) -> Result<Option<Record>, JournalError> {
+        let Some(records) = self.records.get_mut(key) else { return Ok(None) };
+        let Some(at) = records.iter().rposition(|(record, _)| fits(record)) else { return Ok(None) };
+        let (mut record, spilled) = records.swap_remove(at);
+        if records.is_empty() {
+            self.records.remove(key);
+        }
+        if let Some(spilled) = spilled {
+            let path = self.folder.clone();
+            let body = spilled.read();
+            let body = body.map_err(|source| JournalError::Io { action: "read back", path, source })?;
+            record.outcome = journal::RecordedOutcome::Response(body.into());
+        }
+        Ok(Some(record))
+    }
+}
+
+/// Smaller answers stay in memory, in bytes.
+pub(super) const SPILLED_FROM: usize = 512;
+
+/// Moves something to a file in a folder, which is made for the first that comes; `None` where that fails.
+fn spill<T>(
+    file: &mut Option<SpillFile>,
+    folder: &Path,
+    write: impl FnOnce(&SpillFile) -> io::Result<T>,
+) -> Option<T> {
+    if file.is_none() {
+        *file = SpillFile::create_in(folder).ok();
+    }
+    write(file.as_ref()?).ok()
+}
+
+impl OpenBatch {
+    pub(super) fn new(
+        loaded: LoadedBatch,
+        steps: usize,
+        journal: Journal,
+        recovered: RecoveredAnswers,
+    ) -> Self {
+        let LoadedBatch { plan, chunks, kept, .. } = loaded;
+        let mut first = 0;
+        let chunks: Vec<(u32, Chunk, Rows)> = chunks
+            .into_iter()
+            .map(|chunk| {
+                let start = first;
+                first += u32::try_from(chunk.rows.num_rows()).expect("a batch has fewer than 2^32 rows");
+                let rows = Rows::new(chunk.rows.clone());
+                (start, chunk, rows)
+            })
+            .collect();
+        let outcomes = vec![vec![None; first as usize]; steps];
+        OpenBatch { plan, opened_at: clock::wall(), chunks, outcomes, kept, journal, recovered }
+    }
+
+    pub(super) fn rows(&self) -> u32 {
+        self.chunks.last().map_or(0, |(start, chunk, _)| {
+            start + u32::try_from(chunk.rows.num_rows()).expect("a batch has fewer than 2^32 rows")
+        })
+    }
+
+    /// The record batch that holds a row, and the row's place in it.
+    pub(super) fn locate(&self, row: u32) -> (&Rows, usize) {
+        let (start, _, rows) = &self.chunks[self.chunk_of(row)];
+        (rows, (row - start) as usize)
+    }
+
+    pub(super) fn key(&self, row: u32) -> RowKey {
+        let (start, chunk, _) = &self.chunks[self.chunk_of(row)];
+        RowKey { file: Arc::clone(&chunk.file), row: chunk.physical[(row - start) as usize] }
+    }
+
+    fn chunk_of(&self, row: u32) -> usize {
+        self.chunks.partition_point(|(start, ..)| *start <= row) - 1
+    }
+
+    /// Whether the target's outcome of a row of a step stays.
+    pub(super) fn keeps(&self, cell: Cell) -> bool {
+        self.kept.get(cell.step.index()).is_some_and(|step| step.stays[cell.row as usize])
+    }
+
+    /// What the target holds of a step, for those rows whose outcome stays.
+    pub(super) fn held(&self, step: usize) -> Option<&ArrayRef> {
+        self.kept.get(step)?.values.as_ref()
+    }
+
+    /// What a step came to for a row, if it has.
+    pub(super) fn outcome(&self, step: usize, row: u32) -> Option<&RowResult> {
+        self.outcomes[step][row as usize].as_ref()
+    }
+
+    /// Whether a step failed for a row, in this run or before.
+    pub(super) fn has_failed(&self, step: usize, row: u32) -> bool {
+        match self.outcome(step, row).map(|settled| &settled.outcome) {
+            Some(Outcome::Failed(_)) => true,
+            Some(Outcome::Unchanged) => self.kept.get(step).is_some_and(|step| step.failed[row as usize]),
+            Some(Outcome::Answer(_) | Outcome::Skipped) | None => false,
+        }
+    }
+
+    pub(super) fn has_recovered(&self) -> bool {
+        !self.recovered.records.is_empty()
+    }
+
+    /// Takes the newest record of a row that passes the test, which may not look at the answer.
+    ///
+    /// # Errors
+    /// When the answer was moved out of memory and cannot be read back.
+    pub(super) fn claim(
+        &mut self,
+        key: &RowKey,
+        fits: impl Fn(&Record) -> bool,
+    ) -> Result<Option<Record>, JournalError> {
+        self.recovered.claim(key, fits)
+    }
+
+    /// Moves an answer out of memory; where that fails it stays.
+    pub(super) fn spill(&mut self, settled: &mut RowResult) {
+        let RecoveredAnswers { file, folder, .. } = &mut self.recovered;
+        spill(file, folder, |file| settled.spill(file));
+    }
+
+    pub(super) fn settle(&mut self, cell: Cell, settled: RowResult) {
+        let place = &mut self.outcomes[cell.step.index()][cell.row as usize];
+        debug_assert!(place.is_none(), "{cell} is settled once");
+        *place = Some(settled);
+    }
+
+    /// The batch with its outcomes, when every row has them.
+    pub(super) fn fill(self) -> FilledBatch {
+        let outcomes = self
+            .outcomes
+            .into_iter()
+            .map(|step| {
+                let filled =
+                    step.into_iter().map(|settled| settled.expect("the ledger says that every row is done"));
+                filled.collect()
+            })
+            .collect();
+        let chunks = self.chunks.into_iter().map(|(_, chunk, _)| chunk).collect();
+        FilledBatch { plan: self.plan, opened_at: self.opened_at, chunks, outcomes }
+    }
+}

@@ -1,0 +1,188 @@
+//! What can be found wrong before anything is touched: templates, columns, endpoints.
+
+use std::sync::{Arc, OnceLock};
+
+use arrow::datatypes::{Field, Schema};
+use url::Url;
+
+use super::compiled_step::CompiledStep;
+use super::error::EnricherError;
+use super::inputs::When;
+use crate::config::{Anomalies, Form, Job, Provider, StepSpec, Typed};
+use crate::prompt::{Prompt, PromptError};
+use crate::sink::Output;
+use crate::table::Condition;
+use crate::transport::Endpoint;
+
+/// A job that fits its source: everything that needs neither target nor network is checked.
+#[derive(Debug)]
+pub struct Prepared {
+    /// The steps, ready to ask.
+    pub(crate) steps: Vec<CompiledStep>,
+    /// The providers with their endpoints.
+    pub endpoints: Vec<(Provider, Endpoint)>,
+    /// Share of errors that is allowed.
+    pub max_error_rate: f64,
+    /// Shares of unusual outcomes that are allowed.
+    pub anomalies: Anomalies,
+}
+
+/// Holds a job against the columns of its source. `simulator` is where the built-in simulator listens, if
+/// the job asks for it.
+///
+/// # Errors
+/// The first mistake.
+pub fn prepare(job: &Job, source: &Schema, simulator: Option<&Url>) -> Result<Prepared, EnricherError> {
+    let steps = steps(job, source)?;
+    let endpoints = job
+        .providers
+        .iter()
+        .map(|provider| {
+            let base = provider.endpoint.as_ref().or(simulator).ok_or_else(|| EnricherError::Mismatch {
+                what: format!("provider {:?} asks for the simulator, and none was started", provider.name),
+                hint: "set base_url to an endpoint",
+            })?;
+            Ok((provider.clone(), Endpoint::new(provider, base)?))
+        })
+        .collect::<Result<_, EnricherError>>()?;
+    Ok(Prepared { steps, endpoints, max_error_rate: job.max_error_rate, anomalies: job.anomalies })
+}
+
+/// Checks the templates and conditions of a job against the columns of its source.
+///
+/// # Errors
+/// The first mistake.
+pub fn check_templates(job: &Job, source: &Schema) -> Result<(), EnricherError> {
+    steps(job, source).map(drop)
+}
+
+/// The columns of the source and the outputs that each step's templates name, by its output; none of a job that does
+/// not fit.
+pub(crate) fn template_inputs(job: &Job, source: &Schema) -> Vec<(String, Vec<String>)> {
+    let prepared = steps(job, source).unwrap_or_default();
+    let names = |step: &CompiledStep| {
+        let given = step.prompt.needs().map(|needed| job.steps[needed].output.clone());
+        step.prompt.names(source).into_iter().chain(given).collect()
+    };
+    prepared.into_iter().map(|step| (step.spec.output.clone(), names(&step))).collect()
+}
+
+impl Prepared {
+    /// For each step the earlier ones whose outputs it needs.
+    #[must_use]
+    pub fn needs(&self) -> Vec<Vec<usize>> {
+        self.steps.iter().map(|step| step.needs.clone()).collect()
+    }
+}
+
+impl CompiledStep {
+    pub(crate) fn gives_vectors(&self) -> bool {
+        matches!(self.spec.form, Form::Embedding(_))
+    }
+
+    /// Holds its vectors to the length of those that the target has.
+    pub(crate) fn hold_length(&mut self, held: Option<usize>) -> Result<(), EnricherError> {
+        let Some(held) = held else { return Ok(()) };
+        if let Some(wanted) = self.dimensions.get().filter(|wanted| **wanted != held) {
+            return Err(EnricherError::Mismatch {
+                what: format!(
+                    "step {:?}: the vectors in the target have {held} numbers, and dimensions is {wanted}: they could not be \
+                     compared",
+                    self.spec.output
+                ),
+                hint: "set dimensions as it was, name another target.path, or begin anew with enrich run --restart",
+            });
+        }
+        self.dimensions = OnceLock::from(held);
+        Ok(())
+    }
+}
+
+fn steps(job: &Job, source: &Schema) -> Result<Vec<CompiledStep>, EnricherError> {
+    let mut steps = Vec::with_capacity(job.steps.len());
+    let mut earlier: Vec<Field> = Vec::with_capacity(job.steps.len());
+    for (at, spec) in job.steps.iter().enumerate() {
+        let prompt = Prompt::compile(spec, source, &earlier).map_err(|error| match error {
+            PromptError::UnknownColumn { step, column, .. } if is_output(&job.steps[at..], &column) => {
+                PromptError::TooLate { step, column }
+            }
+            PromptError::UnknownColumn { step, column, near, known } => {
+                let near = of_flat(&job.steps[..at], &column).or(near);
+                PromptError::UnknownColumn { step, column, near, known }
+            }
+            other => other,
+        })?;
+        let when =
+            spec.when.as_deref().map(|written| condition(spec, written, source, &earlier, &job.steps, at));
+        let when = when.transpose()?;
+        let routes = spec.routes.iter();
+        let routes = routes.map(|route| condition(spec, &route.when, source, &earlier, &job.steps, at));
+        let routes = routes.collect::<Result<Vec<_>, _>>()?;
+        let of_conditions = when.iter().chain(&routes).flat_map(When::needs);
+        let mut needs: Vec<usize> = prompt.needs().chain(of_conditions).collect();
+        needs.sort_unstable();
+        needs.dedup();
+        let dimensions = match &spec.form {
+            Form::Embedding(vectors) => vectors.dimensions.map(|dimensions| dimensions as usize),
+            Form::Text | Form::Classes(_) | Form::Typed(_) => None,
+        };
+        steps.push(CompiledStep {
+            output: spec.output.as_str().into(),
+            template: spec.template_fingerprint().to_string().into(),
+            params: Arc::new(spec.params.clone()),
+            prompt,
+            when,
+            routes,
+            needs,
+            columns: Output::of(spec),
+            dimensions: dimensions.map_or_else(OnceLock::new, OnceLock::from),
+            has_windows: spec.all_providers().any(|at| job.providers[at].context_window.is_some()),
+            spec: Arc::clone(spec),
+        });
+        earlier.push(Output::of(spec).value_field());
+    }
+    Ok(steps)
+}
+
+fn is_output(steps: &[Arc<StepSpec>], name: &str) -> bool {
+    steps.iter().any(|step| step.output == name)
+}
+
+/// How a template and a condition name what is a column of its own in the target.
+fn of_flat(earlier: &[Arc<StepSpec>], column: &str) -> Option<String> {
+    earlier.iter().find_map(|step| {
+        let Form::Typed(Typed { shape, flat: true, .. }) = &step.form else { return None };
+        let field = column.strip_prefix(&step.output)?.strip_prefix('_')?;
+        shape.fields().find(field).map(|_| format!("{}.{field}", step.output))
+    })
+}
+
+/// A condition over the columns of the source and the outputs of earlier steps.
+fn condition(
+    spec: &StepSpec,
+    written: &str,
+    source: &Schema,
+    earlier: &[Field],
+    steps: &[Arc<StepSpec>],
+    at: usize,
+) -> Result<When, EnricherError> {
+    let fields = source.fields().iter().map(|field| field.as_ref().clone()).chain(earlier.iter().cloned());
+    let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+    let condition = Condition::new(written, &schema).map_err(|mut message| {
+        let is_missing = |name: &str| message.contains(&format!("No field named {name}."));
+        let late = steps[at..].iter().find(|step| is_missing(&step.output));
+        let unknown = message.split("No field named ").nth(1).and_then(|rest| rest.split('.').next());
+        if let Some(meant) = unknown.and_then(|name| of_flat(&steps[..at], name)) {
+            message = format!("{message} Did you mean {meant:?}?");
+        }
+        if let Some(late) = late {
+            message = format!(
+                "{:?} is the output of {}; a condition sees those of earlier steps",
+                late.output,
+                if late.output == spec.output { "the step itself" } else { "a later step" }
+            );
+        }
+        EnricherError::When { step: spec.output.clone(), condition: written.to_owned(), message }
+    })?;
+    Ok(When::new(condition, source.fields().len()))
+}

@@ -1,0 +1,433 @@
+//! What the enricher does with replies: journals what must be kept, then settles rows, asks elsewhere, or
+//! stops.
+
+use std::sync::Arc;
+
+use super::interface::{Enricher, PendingOutcomes};
+use super::judgement::{Again, Judged, ResultOrigin, is_terminal};
+use super::open_batch::SPILLED_FROM;
+use super::probation::{Judgement, Probation, WithheldRefusal};
+use super::sharing::SharedAnswer;
+use super::step_provider::{StepProvider, bit};
+use super::stop::Stop;
+use crate::decode;
+use crate::dispatch::{Earlier, Reply, Request, Verdict};
+use crate::event::{self, Ending, Event, Extent};
+use crate::fault::{Class, Failure};
+use crate::ident::{Cell, Fingerprint, StepId};
+use crate::journal::{self, Record};
+use crate::prompt::Question;
+use crate::sink::{Outcome, RowResult};
+
+impl Enricher {
+    /// Takes in the replies that have come: journals what was paid, then settles it.
+    pub fn take_in(&mut self) {
+        let replies = std::mem::take(&mut self.buffer);
+        let mut kept = PendingOutcomes::new();
+        for reply in replies {
+            let Reply { request, provider: asked, attempts, verdict } = reply;
+            let cell = request.cell;
+            let question = &request.question;
+            let provider = &self.providers[asked];
+            match verdict {
+                Verdict::Paid(paid) => {
+                    let facts = decode::facts(&paid.response);
+                    let tokens = facts.tokens.unwrap_or_default();
+                    let cost = facts.cost.or_else(|| Some(provider.prices?.cost(facts.tokens?)));
+                    self.voice.say(&Event::Paid { tokens, cost });
+                    let origin = ResultOrigin {
+                        provider: &provider.name,
+                        model: &provider.model,
+                        attempts,
+                        latency: Some(paid.latency),
+                        fingerprint: question.fingerprint(),
+                        prices: provider.prices,
+                        earlier: request.earlier,
+                        shared: false,
+                    };
+                    let first = request.earlier.first.unwrap_or(question.fingerprint());
+                    let route = request.route;
+                    let (provider, model) = (Arc::clone(&provider.name), Arc::clone(&provider.model));
+                    let shared = SharedAnswer { provider, model, body: paid.body };
+                    match origin.judged(paid.response, &self.steps[cell.step.index()]) {
+                        Judged::Again(again) => self.ask_again(request, &again),
+                        // Whatever was asked for is in a response that is called an answer.
+                        Judged::Unread => self.put_back(cell),
+                        Judged::Settled(settled) => {
+                            if let Outcome::Failed(failure) = &settled.outcome {
+                                let failure = failure.clone();
+                                self.share_failure(cell, &shared, &failure);
+                                self.judge(&mut kept, WithheldRefusal::Known(cell, settled, failure));
+                            } else {
+                                let released = self.probations[cell.step.index()].end();
+                                self.hold_back_all(&mut kept, released);
+                                self.share(cell, route, first, &shared);
+                                self.settle(cell, *settled, event::Origin::Asked);
+                            }
+                        }
+                    }
+                }
+                Verdict::Lost(error) => {
+                    self.put_back(cell);
+                    self.halt(Stop::Journal(error));
+                }
+                Verdict::Failed(failure) if is_terminal(failure.class) => {
+                    self.unshare(cell);
+                    let reply = Reply { request, provider: asked, attempts, verdict: Verdict::Unsent };
+                    self.judge(&mut kept, WithheldRefusal::Refused(Box::new(reply), failure));
+                }
+                Verdict::Failed(failure) => self.failed_at(request, asked, attempts, failure),
+                Verdict::Stop(failure) => self.provider_stopped(request, asked, failure),
+                Verdict::BudgetSpent(limit) => {
+                    // Every provider shares the budget.
+                    self.put_back(cell);
+                    self.halt(Stop::Budget(limit));
+                }
+                Verdict::Elsewhere => self.hand_back(request),
+                Verdict::Unsent => self.put_back(cell),
+            }
+        }
+        self.write_down(kept);
+    }
+
+    /// An answer is not what the step asks for, and is in the journal: the row is asked again.
+    fn ask_again(&mut self, request: Request, again: &Again) {
+        if self.stop.is_some() {
+            self.give_back(request.cell);
+            return;
+        }
+        let (question, params) = again.question(&request.question, &request.params);
+        self.rerouted.push_back(request.again(question, params, again.earlier));
+        self.capacity_freed.notify_one();
+    }
+
+    /// A provider could not answer a row: another one may.
+    pub(super) fn failed_at(
+        &mut self,
+        mut request: Request,
+        provider: usize,
+        attempts: u32,
+        failure: Failure,
+    ) {
+        request.tried |= bit(provider);
+        let step = &self.steps[request.cell.step.index()];
+        if failure.class != Class::Deadline
+            && self.stop.is_none()
+            && step.has_other(&self.providers, request.route, request.tried | request.excluded_providers)
+        {
+            self.rerouted.push_back(request);
+            return;
+        }
+        // It may pass: another run asks again, so it is not kept.
+        let settled = self.row_failed(provider, &request, attempts, failure);
+        self.settle(request.cell, settled, event::Origin::Asked);
+    }
+
+    /// A provider ends the run, unless the row can be asked elsewhere.
+    pub(super) fn provider_stopped(&mut self, request: Request, provider: usize, failure: Failure) {
+        let cell = request.cell;
+        let step = &self.steps[cell.step.index()];
+        let has_other =
+            step.has_other(&self.providers, request.route, bit(provider) | request.excluded_providers);
+        let StepProvider { name, health, out, .. } = &mut self.providers[provider];
+        if self.stop.is_none() && has_other {
+            // Without an answer it may come back; what it refuses outright it refuses for good.
+            if failure.class != Class::Unavailable && !health.is_out() {
+                health.rule_out();
+                *out = Some(failure.clone());
+                let text = format!("{name} is not asked any more in this run: {failure}");
+                self.voice.say(&Event::Notice(&text));
+            }
+            self.hand_back(request);
+            return;
+        }
+        let provider = name.to_string();
+        self.put_back(cell);
+        self.halt(Stop::Provider { provider, failure });
+    }
+
+    /// A row is as if it had not been asked this time. Where answers were paid for before it, its first question is not
+    /// asked again: in the journal they are found by the next run only.
+    fn hand_back(&mut self, request: Request) {
+        if request.earlier.answers > 0 && self.stop.is_none() {
+            self.rerouted.push_back(request);
+        } else {
+            self.give_back(request.cell);
+        }
+    }
+
+    /// A row is as if it had not been handed out.
+    pub(super) fn put_back(&mut self, cell: Cell) {
+        self.ledger.give_back(cell);
+        for waiting in self.sharing.left(cell) {
+            self.ledger.give_back(waiting.cell);
+        }
+    }
+
+    /// A row got no answer that others could share: those that waited for it ask for themselves.
+    fn unshare(&mut self, cell: Cell) {
+        let waiting = self.sharing.left(cell);
+        if self.stop.is_some() {
+            waiting.iter().for_each(|waiting| self.ledger.give_back(waiting.cell));
+        } else if !waiting.is_empty() {
+            self.rerouted.extend(waiting);
+            self.capacity_freed.notify_one();
+        }
+    }
+
+    /// A row got an answer: those that waited for it get the same one.
+    fn share(&mut self, cell: Cell, route: usize, question: Fingerprint, shared: &SharedAnswer) {
+        let Self { steps, providers, sharing, .. } = self;
+        let step = &steps[cell.step.index()];
+        if !step.spec.shares {
+            return;
+        }
+        sharing.remember(step, route, providers, question, shared);
+        for request in self.sharing.left(cell) {
+            let record = shared_record(&request, shared);
+            self.take_record(request, &record);
+        }
+    }
+
+    /// An answer that was paid for came to nothing, and would again: those that waited for it end like it, as long as
+    /// it is not the provider's doing.
+    fn share_failure(&mut self, cell: Cell, shared: &SharedAnswer, failure: &Failure) {
+        if !is_terminal(failure.class) || !self.probations[cell.step.index()].is_over() {
+            self.unshare(cell);
+            return;
+        }
+        for request in self.sharing.left(cell) {
+            let outcome = journal::RecordedOutcome::Failure(failure.clone());
+            let record = Record { outcome, ..shared_record(&request, shared) };
+            self.take_record(request, &record);
+        }
+    }
+
+    /// A row gets what another one got, once that is in its journal.
+    fn take_record(&mut self, request: Request, record: &Record) {
+        let cell = request.cell;
+        if let Err(error) = request.receipt.journal.append([record]) {
+            self.put_back(cell);
+            self.halt(Stop::Journal(error));
+            return;
+        }
+        let origin = ResultOrigin::of_record(record, None, Earlier::default());
+        match origin.judged_record(&record.outcome, &self.steps[cell.step.index()]) {
+            Judged::Settled(settled) => self.settle(cell, *settled, event::Origin::Unasked),
+            // It was good for the row that asked, so it is for this one.
+            Judged::Again(_) | Judged::Unread => self.rerouted.push_back(request),
+        }
+    }
+
+    /// A row is as if it had not been asked, and may be asked again in this run.
+    pub(super) fn give_back(&mut self, cell: Cell) {
+        self.put_back(cell);
+        if let Some(left) = self.asks_left.as_mut().filter(|_| cell.step == StepId::FIRST) {
+            *left += 1;
+        }
+    }
+
+    /// With nothing in flight and nothing to ask, refusals that are held back are the rows' own; unless the
+    /// run was stopped, then nobody knows. Says whether there were any.
+    pub fn release_held(&mut self) -> bool {
+        let held: u64 = self.probations.iter().map(Probation::held).sum();
+        if held == 0 || self.ledger.asked() > held {
+            return false;
+        }
+        let held: Vec<WithheldRefusal> = self.probations.iter_mut().flat_map(Probation::release).collect();
+        if matches!(self.stop, None | Some(Stop::MaxRows)) {
+            let mut kept = PendingOutcomes::new();
+            self.hold_back_all(&mut kept, held);
+            self.write_down(kept);
+        } else {
+            for held in &held {
+                self.put_back(held.cell());
+            }
+        }
+        true
+    }
+
+    /// Finds out whether a refusal is the row's own or the run's.
+    pub(super) fn judge(&mut self, kept: &mut PendingOutcomes, held: WithheldRefusal) {
+        match self.probations[held.cell().step.index()].refused(held) {
+            Judgement::Hold => {}
+            Judgement::Release(released) => self.hold_back_all(kept, released),
+            Judgement::Stop(held) => self.refuse_all(&held),
+        }
+    }
+
+    pub(super) fn hold_back_all(&mut self, kept: &mut PendingOutcomes, released: Vec<WithheldRefusal>) {
+        for held in released {
+            match held {
+                WithheldRefusal::Known(cell, settled, _) => {
+                    let was_asked = settled.fingerprint.is_some();
+                    let origin = if was_asked { event::Origin::Asked } else { event::Origin::Unasked };
+                    self.settle(cell, *settled, origin);
+                }
+                WithheldRefusal::Refused(reply, failure) => {
+                    let Reply { request, provider, attempts, .. } = *reply;
+                    let cell = request.cell;
+                    let record = self.record(cell, provider, &request.question, attempts, failure.clone());
+                    let settled = self.row_failed(provider, &request, attempts, failure);
+                    kept.entry(cell.batch).or_default().push((cell, record, settled));
+                }
+            }
+        }
+    }
+
+    /// Appends to the journals first, then settles: one write for all that came at once for a batch.
+    pub(super) fn write_down(&mut self, kept: PendingOutcomes) {
+        for (id, entries) in kept {
+            let batch = self.open.get_mut(&id).expect("a batch is open while its rows are asked");
+            match batch.journal.append(entries.iter().map(|(_, record, _)| record)) {
+                Ok(()) => {
+                    for (cell, _, settled) in entries {
+                        self.settle(cell, settled, event::Origin::Asked);
+                    }
+                }
+                Err(error) => {
+                    for (cell, ..) in &entries {
+                        self.put_back(*cell);
+                    }
+                    self.halt(Stop::Journal(error));
+                }
+            }
+        }
+    }
+
+    pub(super) fn refuse_all(&mut self, held: &[WithheldRefusal]) {
+        for held in held {
+            self.put_back(held.cell());
+        }
+        let Some(first) = held.first() else { return };
+        let provider = match first {
+            WithheldRefusal::Refused(reply, _) => reply.provider,
+            WithheldRefusal::Known(cell, ..) => self.steps[cell.step.index()].spec.providers[0],
+        };
+        let provider = self.providers[provider].name.to_string();
+        let failure = match first.failure() {
+            failure if failure.class == Class::Template => failure.clone(),
+            failure => {
+                let how = match first {
+                    WithheldRefusal::Refused(..) => "were all refused",
+                    WithheldRefusal::Known(..) => "all came to nothing",
+                };
+                let step = &self.steps[first.cell().step.index()].output;
+                let told = format!("the first rows of step {step:?} {how}: {failure}");
+                // What is not there has another cause than what is asked.
+                let is_missing = failure.class == Class::NotFound;
+                Failure::new(if is_missing { Class::NotFound } else { Class::SameRefusal }, told)
+            }
+        };
+        self.halt(Stop::Provider { provider, failure });
+    }
+
+    pub(super) fn settle(&mut self, cell: Cell, mut settled: RowResult, origin: event::Origin) {
+        if settled.fingerprint.is_some() {
+            settled.template = Some(Arc::clone(&self.steps[cell.step.index()].template));
+        }
+        let (ending, failure) = match &settled.outcome {
+            Outcome::Answer(_) => (Some(Ending::Answer), None),
+            Outcome::Skipped => (Some(Ending::Skipped), None),
+            Outcome::Failed(failure) => (Some(Ending::Failed(failure.class)), Some(failure)),
+            Outcome::Unchanged => (None, None),
+        };
+        // What the journal held was judged when it was asked.
+        let is_news = origin != event::Origin::Journal
+            && !matches!(ending, None | Some(Ending::Skipped | Ending::Failed(Class::Upstream)));
+        let errors = if is_news { self.error_rates[cell.step.index()].note(failure) } else { None };
+        let anomaly =
+            self.watches.get_mut(cell.step.index()).filter(|_| is_news && !settled.shared).and_then(
+                |watch| {
+                    let batch =
+                        self.open.get(&cell.batch).expect("a batch is open until all its rows are settled");
+                    watch.note(&settled, &self.steps[cell.step.index()].spec.form, &batch.key(cell.row))
+                },
+            );
+        let is_last = cell.step.index() + 1 == self.steps.len();
+        let extent = if is_last { Extent::Row } else { Extent::Step };
+        let batch = self.open.get_mut(&cell.batch).expect("a batch is open until all its rows are settled");
+        let bytes = settled.bytes();
+        if bytes >= SPILLED_FROM {
+            if self.ledger.room_for_answers() < bytes as u64 {
+                batch.spill(&mut settled);
+            }
+            if settled.is_loaded() {
+                self.ledger.keep_answer(cell.batch, bytes as u64);
+            }
+        }
+        batch.settle(cell, settled);
+        self.ledger.settle(cell);
+        self.unshare(cell);
+        if let Some(ending) = ending {
+            self.voice.say(&Event::Settled { ending, extent, origin });
+        }
+        if let Some(errors) = errors {
+            self.halt(Stop::Errors(errors));
+        }
+        if let Some(anomaly) = anomaly {
+            self.halt(Stop::Anomaly(anomaly));
+        }
+    }
+
+    pub(super) fn record(
+        &self,
+        cell: Cell,
+        provider: usize,
+        question: &Question,
+        attempts: u32,
+        failure: Failure,
+    ) -> Record {
+        let step = &self.steps[cell.step.index()];
+        let provider = &self.providers[provider];
+        let batch = self.open.get(&cell.batch).expect("a batch is open while its rows are asked");
+        Record {
+            key: batch.key(cell.row),
+            step: Arc::clone(&step.output),
+            fingerprint: question.fingerprint(),
+            provider: Arc::clone(&provider.name),
+            model: Arc::clone(&provider.model),
+            attempts,
+            latency_ms: 0,
+            shared: false,
+            outcome: journal::RecordedOutcome::Failure(failure),
+        }
+    }
+
+    pub(super) fn row_failed(
+        &self,
+        provider: usize,
+        request: &Request,
+        attempts: u32,
+        failure: Failure,
+    ) -> RowResult {
+        let provider = &self.providers[provider];
+        let origin = ResultOrigin {
+            provider: &provider.name,
+            model: &provider.model,
+            attempts,
+            latency: None,
+            fingerprint: request.question.fingerprint(),
+            prices: None,
+            earlier: request.earlier,
+            shared: false,
+        };
+        origin.settled(decode::ResponseMetadata::default(), Err(failure))
+    }
+}
+
+/// What a journal keeps of an answer that was somebody else's first.
+pub(super) fn shared_record(request: &Request, shared: &SharedAnswer) -> Record {
+    let Request { question, receipt, .. } = request;
+    Record {
+        key: receipt.key.clone(),
+        step: Arc::clone(&receipt.step),
+        fingerprint: question.fingerprint(),
+        provider: Arc::clone(&shared.provider),
+        model: Arc::clone(&shared.model),
+        attempts: 0,
+        latency_ms: 0,
+        shared: true,
+        outcome: journal::RecordedOutcome::Response(shared.body.clone()),
+    }
+}

@@ -1,0 +1,119 @@
+//! A step that is ready to ask, and the way to the provider that it asks.
+
+use std::sync::Arc;
+
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinSet;
+
+use super::context_window::ContextWindow;
+use crate::clock::Jitter;
+use crate::config::{MOST_PROVIDERS, Prices, Provider};
+use crate::dispatch::{Dispatcher, DispatcherIo, LearnedLimits, Mode, ProviderHealth, Reply, Request};
+use crate::event::Voice;
+use crate::fault::Failure;
+use crate::meter::Account;
+use crate::transport::Endpoint;
+
+/// The way to a provider.
+#[derive(Debug)]
+pub(super) struct StepProvider {
+    pub(super) name: Arc<str>,
+    pub(super) model: Arc<str>,
+    /// Where it is asked.
+    pub(super) address: Arc<str>,
+    pub(super) window: Option<ContextWindow>,
+    /// Whether it hands back rows while its provider fails.
+    pub(super) has_fallback: bool,
+    pub(super) prices: Option<Prices>,
+    pub(super) inbox: mpsc::Sender<Request>,
+    pub(super) health: ProviderHealth,
+    /// Why it is not asked any more in this run.
+    pub(super) out: Option<Failure>,
+}
+
+/// Rows that a provider keeps ready, at most, where several go into one request.
+const MOST_READY: usize = 8_192;
+
+/// What a provider is there for.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct ProviderRole {
+    /// Whether its rows can be asked elsewhere.
+    pub(super) has_fallback: bool,
+    /// Whether it is asked for vectors.
+    pub(super) embeds: bool,
+    /// Whether it is asked for nothing else.
+    pub(super) only_embeds: bool,
+}
+
+/// What dispatchers are started with.
+pub(super) struct ProviderHandle<'a> {
+    pub(super) outbox: mpsc::Sender<Reply>,
+    pub(super) mode: watch::Receiver<Mode>,
+    pub(super) capacity_freed: &'a Arc<Notify>,
+    pub(super) learned_limits: &'a LearnedLimits,
+    pub(super) account: &'a Account,
+    pub(super) voice: &'a Voice,
+}
+
+impl ProviderHandle<'_> {
+    /// Starts the dispatcher of a provider.
+    pub(super) fn start(
+        &self,
+        index: usize,
+        provider: &Provider,
+        endpoint: Endpoint,
+        role: ProviderRole,
+        dispatchers: &mut JoinSet<()>,
+    ) -> StepProvider {
+        let model = Arc::clone(endpoint.model());
+        // The built-in one has another port each time.
+        let address =
+            if provider.endpoint.is_none() { "simulator".into() } else { endpoint.address().into() };
+        let ProviderRole { has_fallback, only_embeds, embeds } = role;
+        let together = if embeds { provider.inputs_per_request as usize } else { 1 };
+        let capacity = (provider.max_concurrency as usize * together).min(MOST_READY);
+        let (sender, inbox) = mpsc::channel(capacity);
+        let health = ProviderHealth::default();
+        let io = DispatcherIo {
+            provider: index,
+            inbox,
+            outbox: self.outbox.clone(),
+            mode: self.mode.clone(),
+            capacity_freed: Arc::clone(self.capacity_freed),
+            health: health.clone(),
+            capacity,
+            only_embeds,
+            has_fallback,
+            learned_limits: self.learned_limits.clone(),
+            account: self.account.clone(),
+            jitter: Jitter::from_entropy(),
+            voice: self.voice.clone(),
+        };
+        dispatchers.spawn(Dispatcher::new(provider, Arc::new(endpoint), io).run());
+        let window = provider.context_window.map(|tokens| ContextWindow::new(tokens, &model));
+        StepProvider {
+            window,
+            has_fallback,
+            out: None,
+            name: provider.name.as_str().into(),
+            model,
+            address,
+            prices: provider.prices,
+            inbox: sender,
+            health,
+        }
+    }
+}
+
+impl StepProvider {
+    /// Room for requests, in thousandths of all of it.
+    pub(super) fn capacity(&self) -> usize {
+        self.inbox.capacity() * 1_000 / self.inbox.max_capacity().max(1)
+    }
+}
+
+/// A provider in a set of providers, of which a job has [`MOST_PROVIDERS`] at most.
+pub(super) fn bit(provider: usize) -> u64 {
+    debug_assert!(provider < MOST_PROVIDERS);
+    1 << provider
+}

@@ -1,0 +1,184 @@
+//! Rows of the source at random, and what would be asked about them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::ShownPrompt;
+use crate::checkpoint::{FileRange, PlannedBatch};
+use crate::config::{Job, Shape};
+use crate::enricher::{CompiledStep, Prepared};
+use crate::panics;
+use crate::plan::Planner;
+use crate::prompt::{Question, Rendered, Rows};
+use crate::run::RunError;
+use crate::source::{Chunk, RowMask, RowReader};
+use crate::tokenizer::Encoding;
+
+/// So many of the numbers below `all`, in order; each set of them is as likely as any other (Floyd's algorithm; Bentley,
+/// *Programming Pearls: A Sample of Brilliance*, 1987).
+pub(super) fn choose(all: u64, wanted: u64, random: &mut fastrand::Rng) -> Vec<u64> {
+    let mut chosen = BTreeSet::new();
+    for last in all - wanted.min(all)..all {
+        let drawn = random.u64(..=last);
+        if !chosen.insert(drawn) {
+            chosen.insert(last);
+        }
+    }
+    chosen.into_iter().collect()
+}
+
+/// Reads rows of planned batches; `chosen` counts over all of them.
+pub(super) async fn read(
+    planner: &mut Planner,
+    reader: &mut RowReader,
+    batches: &[PlannedBatch],
+    chosen: &[u64],
+) -> Result<Vec<Chunk>, RunError> {
+    let mut files: BTreeMap<String, (FileRange, BTreeSet<u64>)> = BTreeMap::new();
+    let mut first = 0;
+    let mut left = chosen;
+    for batch in batches {
+        let end = first + batch.rows();
+        let (own, rest) = left.split_at(left.partition_point(|row| *row < end));
+        left = rest;
+        let mut wanted: BTreeSet<u64> = own.iter().map(|row| row - first).collect();
+        first = end;
+        for part in &batch.parts {
+            if wanted.is_empty() {
+                break;
+            }
+            let kept = planner.source_mut().kept(part, batch.condition.as_deref()).await?;
+            let rows: Vec<u64> = kept.rows(part.rows()).collect();
+            let later = wanted.split_off(&(rows.len() as u64));
+            let found = wanted.iter().filter_map(|at| rows.get(usize::try_from(*at).ok()?));
+            let (whole, physical) =
+                files.entry(part.file.clone()).or_insert_with(|| (part.clone(), BTreeSet::new()));
+            whole.start = whole.start.min(part.start);
+            whole.end = whole.end.max(part.end);
+            physical.extend(found);
+            wanted = later.into_iter().map(|at| at - rows.len() as u64).collect();
+        }
+    }
+    let mut chunks = Vec::new();
+    for (part, physical) in files.into_values().filter(|(_, physical)| !physical.is_empty()) {
+        let end = usize::try_from(part.end).unwrap_or(usize::MAX);
+        let mut list = vec![false; end];
+        for row in &physical {
+            list[usize::try_from(*row).unwrap_or(usize::MAX)] = true;
+        }
+        let kept = RowMask::there(Some(Arc::from(list)));
+        let mut own = std::mem::replace(reader, planner.source().reader());
+        let task = tokio::task::spawn_blocking(move || {
+            let read = own.read(&part, &kept);
+            (own, read)
+        });
+        let (own, read) = task.await.map_err(|error| RunError::Task(error.to_string()))?;
+        *reader = own;
+        chunks.extend(read?);
+    }
+    Ok(chunks)
+}
+
+/// What would be asked about a row.
+#[derive(Debug)]
+pub(super) struct Looked {
+    pub(super) file: Arc<str>,
+    pub(super) row: u64,
+    /// By step, where that can be told without an answer of another step.
+    pub(super) asks: Vec<SampleRequest>,
+}
+
+/// What a step would ask about a row.
+#[derive(Debug)]
+pub(super) enum SampleRequest {
+    /// This.
+    Of {
+        /// The provider that is asked first.
+        provider: usize,
+        question: Question,
+        /// Tokens of it, as counted here.
+        tokens: usize,
+    },
+    /// Nothing.
+    Nothing,
+    /// What earlier steps answer decides it.
+    Unknown,
+}
+
+/// Renders what would be asked about each row of the chunks, in their order.
+pub(super) fn look(job: &Job, prepared: &Prepared, chunks: &[Chunk]) -> Vec<Looked> {
+    let encodings: Vec<Encoding> = job
+        .providers
+        .iter()
+        .map(|provider| Encoding::of(&provider.model).unwrap_or_else(Encoding::usual))
+        .collect();
+    let mut looked = Vec::new();
+    for chunk in chunks {
+        let rows = Rows::new(chunk.rows.clone());
+        for (at, row) in chunk.physical.iter().enumerate() {
+            let asks = prepared.steps.iter().enumerate();
+            let ask = |(nth, step)| {
+                panics::catch(|| ask(step, nth, &rows, at, &encodings)).unwrap_or(SampleRequest::Nothing)
+            };
+            let asks = asks.map(ask).collect();
+            looked.push(Looked { file: Arc::clone(&chunk.file), row: *row, asks });
+        }
+    }
+    looked
+}
+
+fn ask(step: &CompiledStep, nth: usize, rows: &Rows, at: usize, encodings: &[Encoding]) -> SampleRequest {
+    if !step.needs.is_empty() {
+        return SampleRequest::Unknown;
+    }
+    if step.when.as_ref().is_some_and(|when| !when.holds_in(rows, at)) {
+        return SampleRequest::Nothing;
+    }
+    let Ok(Rendered::Ask(question)) = step.prompt.render(rows, at, Vec::new()) else {
+        return SampleRequest::Nothing;
+    };
+    let route = step.routes.iter().position(|route| route.holds_in(rows, at));
+    let providers = match route {
+        Some(route) => &step.spec.routes[route].providers,
+        None => &step.spec.providers,
+    };
+    // Rows that are balanced go to each of them alike.
+    let place = if step.spec.balance { (at + nth) % providers.len() } else { 0 };
+    let provider = providers[place];
+    let texts = question.messages().iter().map(|message| message.content.as_str());
+    let schema = step.spec.params.shape.as_ref().map(Shape::text);
+    let tokens = encodings[provider].count_conversation(texts.chain(schema));
+    SampleRequest::Of { provider, question, tokens }
+}
+
+/// Some prompts, of as many steps as can be told.
+pub(super) fn prompts(job: &Job, looked: &[Looked], most: usize) -> Vec<ShownPrompt> {
+    let shown = looked.iter().take(most).flat_map(|row| {
+        row.asks.iter().zip(&job.steps).filter_map(|(ask, step)| {
+            let SampleRequest::Of { question, tokens, .. } = ask else { return None };
+            let texts: Vec<&str> =
+                question.messages().iter().map(|message| message.content.as_str()).collect();
+            let (step, file) = (step.output.clone(), row.file.to_string());
+            Some(ShownPrompt { step, file, row: row.row, text: texts.join("\n\n"), tokens: *tokens as u64 })
+        })
+    });
+    shown.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_set_of_rows_is_chosen_alike() {
+        let mut random = fastrand::Rng::with_seed(7);
+        let mut seen: BTreeMap<Vec<u64>, u32> = BTreeMap::new();
+        for _ in 0..10_000 {
+            *seen.entry(choose(5, 2, &mut random)).or_default() += 1;
+        }
+        assert_eq!(seen.len(), 10);
+        assert!(seen.values().all(|times| (850..1_150).contains(times)), "{seen:?}");
+        assert_eq!(choose(3, 9, &mut random), [0, 1, 2]);
+        assert!(choose(0, 9, &mut random).is_empty());
+    }
+}

@@ -1,0 +1,15 @@
+//! Looks at a job and its tables without running it: check, status and forecast.
+//!
+//! Nothing here writes to the target. A check asks providers a harmless question, and a forecast may ask a sample of rows;
+//! `salvage` alone changes files, and only damaged ones.
+
+mod check;
+mod forecast;
+mod status;
+
+pub use check::{Finding, check, salvage};
+pub use forecast::{Estimate, Forecast, ForecastOptions, PartForecast, ShownPrompt, forecast};
+pub use status::{
+    CheckpointStatus, NextCommand, OutstandingBatch, PausedStatus, SourceStatus, Status, TargetStatus,
+    status, target_before,
+};

@@ -1,0 +1,429 @@
+//! How a job stands, read without changing anything.
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use crate::checkpoint::{
+    Checkpoint, CheckpointFile, LastRun, Paused, PlannedBatch, Position, Recovery, Retrying, Selection,
+    recover,
+};
+use crate::config::Job;
+use crate::decode;
+use crate::ident::BatchId;
+use crate::journal::{Copies, JournalFolder, JournalHeader, Record, RecordedOutcome};
+use crate::passed::PassedOver;
+use crate::run::COPIES;
+use crate::run::RunError;
+use crate::run::pause;
+use crate::run::retry;
+use crate::run::{RunBudget, Spent};
+use crate::run::{holder, home};
+use crate::sink::{self, FailedGroup, FailedRows, OlderAnswers, Progress, Sink, retry_app_id};
+use crate::source::{Lag, Source};
+use crate::store::Folder;
+use crate::table::{Table, TableError, is_delta_table};
+
+/// How a job stands.
+#[derive(Debug, Serialize)]
+pub struct Status {
+    /// Name of the job.
+    pub app_id: String,
+    /// Who runs it now; none if nobody does.
+    pub running: Option<String>,
+    /// Who retries failed rows now.
+    pub retrying: Option<String>,
+    /// What the source has and no batch holds; none if it cannot be told.
+    pub source: Option<SourceStatus>,
+    /// Why that cannot be told.
+    pub source_error: Option<String>,
+    /// Rows of the source that no run asks about; none where nobody counted them.
+    pub passed_over: Option<PassedOver>,
+    /// What the checkpoint is worth.
+    pub checkpoint: CheckpointStatus,
+    /// Batches that are planned and not committed.
+    pub open_batches: Vec<OutstandingBatch>,
+    /// The same of a retry.
+    pub open_retry_batches: Vec<OutstandingBatch>,
+    /// Bytes of all journals.
+    pub journal_bytes: u64,
+    /// What was spent of the budget for all runs; none if there is none.
+    pub spent: Option<Spent>,
+    /// The target; none if it is not there yet.
+    pub target: Option<TargetStatus>,
+    /// The version of the target that took it back to an earlier one, where rows of the job may be missing since then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub restored: Option<u64>,
+    /// Steps that ask otherwise today than rows of the target were asked.
+    pub older: Vec<OlderAnswers>,
+    /// Since when and why a run is refused, until somebody has acted.
+    pub paused: Option<PausedStatus>,
+    /// The last run; none if there was none, or it left no word.
+    pub last_run: Option<LastRun>,
+    /// The last retry of failed rows.
+    pub last_retry: Option<LastRun>,
+    /// The command that there is a reason to run; none if all is well, or somebody is at it.
+    pub next: Option<NextCommand>,
+}
+
+impl Status {
+    /// What is wrong with the first journal that is damaged or cannot be read.
+    #[must_use]
+    pub fn journal_error(&self) -> Option<&str> {
+        let mut open = self.open_batches.iter().chain(&self.open_retry_batches);
+        open.find_map(|batch| batch.journal_error.as_deref())
+    }
+}
+
+/// What the source has and no batch holds.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct SourceStatus {
+    /// Versions of a Delta table that are not read to their end.
+    pub versions: Option<u64>,
+    /// Files with rows that are not planned.
+    pub files: u64,
+    /// Those rows.
+    pub rows: u64,
+}
+
+/// What a checkpoint is worth to the next run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CheckpointStatus {
+    /// There is none, and the target holds nothing of the job: it has not begun.
+    None,
+    /// It fits the target.
+    Good,
+    /// It is lost; the next run rebuilds it from the target, which says how far the source is read.
+    Missing,
+    /// It is older than the target, which says how far the source is read.
+    Old,
+    /// It contradicts the target, and a run is refused.
+    Refused,
+}
+
+/// A batch that is planned and not committed.
+#[derive(Clone, Debug, Serialize)]
+pub struct OutstandingBatch {
+    /// Its number.
+    pub batch: BatchId,
+    /// Rows in it.
+    pub rows: u64,
+    /// Rows among them whose outcome for every step is in the journal: they are not asked again.
+    pub answered: u64,
+    /// What is wrong with its journal: then more rows may be answered than can be told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub journal_error: Option<String>,
+}
+
+/// The target of a job.
+#[derive(Debug, Serialize)]
+pub struct TargetStatus {
+    /// Its newest version.
+    pub version: u64,
+    /// Rows in it, of whatever job; none if its statistics do not say.
+    pub rows: Option<u64>,
+    /// Files of it.
+    pub files: u64,
+    /// Failed rows of the job, by step and class.
+    pub failed: Vec<FailedGroup>,
+}
+
+/// A pause that holds.
+#[derive(Clone, Debug, Serialize)]
+pub struct PausedStatus {
+    /// When the run was that stopped.
+    pub since: DateTime<Utc>,
+    /// What was wrong.
+    pub why: String,
+}
+
+/// A command that there is a reason to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NextCommand {
+    /// Rows of the source are not in the target.
+    Run,
+    /// A retry was cut short.
+    Retry,
+    /// Rows of the target have failed.
+    Errors,
+    /// A run would be refused, or the source cannot be read.
+    Check,
+    /// A journal is damaged, and no run begins before it is mended.
+    Salvage,
+    /// The job stopped at an anomaly or too many errors, and nobody has acted.
+    Unpause,
+    /// There is something to ask, and too little of the budget left.
+    Budget,
+}
+
+/// What checkpoint and target say together.
+struct JobPosition {
+    checkpoint: CheckpointStatus,
+    /// How far the source is read; none if only the keys of the target's rows tell.
+    position: Option<Position>,
+    open: Vec<PlannedBatch>,
+}
+
+/// Finds out how a job stands.
+///
+/// # Errors
+/// When the target or the checkpoint cannot be read.
+pub async fn status(job: &Job) -> Result<Status, RunError> {
+    let folder = &job.places.state;
+    let retry_folder = folder.join(retry::FOLDER);
+    let home = home(job).await?;
+    let retry_home = home.join(retry::FOLDER);
+    let target_at = &job.target.location;
+    let table = if is_delta_table(target_at).await? {
+        Some(Table::open(target_at).await?)
+    } else {
+        Sink::can_create(target_at).await?;
+        None
+    };
+    let run: Option<Checkpoint<Position>> = CheckpointFile::in_folder(&home).load().await?;
+    let retried: Option<Checkpoint<Retrying>> = CheckpointFile::in_folder(&retry_home).load().await?;
+    let JobPosition { checkpoint, position, open } = position_of(job, run.as_ref(), table.as_ref()).await?;
+    let (source, source_error) = match &position {
+        Some(position) => match lag(job, position).await {
+            Ok(Lag { versions, files, rows }) => (Some(SourceStatus { versions, files, rows }), None),
+            Err(error) => (None, Some(error.to_string())),
+        },
+        None => (None, Some("only the rows of the target tell it, which the next run reads".to_owned())),
+    };
+    let retry_journal = job.places.journal.join(retry::FOLDER);
+    let open_retry = open_retry(job, retried.as_ref(), table.as_ref()).await?;
+    let mut status = Status {
+        app_id: job.app_id.clone(),
+        running: holder(folder, &home).await,
+        retrying: holder(&retry_folder, &retry_home).await,
+        source,
+        source_error,
+        passed_over: run.as_ref().and_then(|checkpoint| checkpoint.passed),
+        checkpoint,
+        open_batches: open_batches(job, &home, &job.places.journal, run.as_ref(), &open).await?,
+        open_retry_batches: open_batches(job, &retry_home, &retry_journal, retried.as_ref(), &open_retry)
+            .await?,
+        journal_bytes: JournalFolder::bytes_in(&job.places.journal) + JournalFolder::bytes_in(&retry_journal),
+        spent: RunBudget::look(job, &home).await?,
+        target: target(job, table.as_ref()).await?,
+        restored: match &table {
+            Some(table) => restored(
+                sink::restored(table, &job.app_id, run.as_ref().and_then(|run| run.target_seen)).await?,
+                run.as_ref(),
+            ),
+            None => None,
+        },
+        older: match &table {
+            Some(table) => sink::older(table, job, |_| false).await?,
+            None => Vec::new(),
+        },
+        paused: run
+            .as_ref()
+            .and_then(|checkpoint| pause::holding(job, checkpoint))
+            .map(|Paused { since, why, .. }| PausedStatus { since: *since, why: why.clone() }),
+        last_run: LastRun::load(folder),
+        last_retry: LastRun::load(&retry_folder),
+        next: None,
+    };
+    status.next = next(&status);
+    let newest = status.last_run.as_ref().and_then(|run| run.budget);
+    let is_exhausted = status.spent.as_ref().is_some_and(|spent| {
+        spent.limit.is_some() || newest.is_some_and(|limit| spent.still_ends_at(&limit))
+    });
+    if is_exhausted && matches!(status.next, Some(NextCommand::Run | NextCommand::Retry)) {
+        status.next = Some(NextCommand::Budget);
+    }
+    Ok(status)
+}
+
+/// What is left to do for a job.
+pub(super) struct Outlook {
+    /// How far its source is planned.
+    pub(super) position: Position,
+    /// The batches that are planned and not in the target.
+    pub(super) open: Vec<PlannedBatch>,
+    /// Why no run does anything about it.
+    pub(super) paused: Option<Paused>,
+}
+
+/// Finds out what is left to do for a job.
+///
+/// # Errors
+/// As [`status`], and when only the keys of the target's rows tell it.
+pub(super) async fn outlook(job: &Job) -> Result<Outlook, RunError> {
+    let at = &job.target.location;
+    let table = if is_delta_table(at).await? { Some(Table::open(at).await?) } else { None };
+    let run: Option<Checkpoint<Position>> = CheckpointFile::in_folder(&home(job).await?).load().await?;
+    let JobPosition { position, open, .. } = position_of(job, run.as_ref(), table.as_ref()).await?;
+    let position = position.ok_or_else(|| RunError::Mismatch {
+        what: "the checkpoint is lost, and only the rows of the target tell how far the source is read"
+            .to_owned(),
+        hint: "enrich run rebuilds it; --max-rows 1 does so for next to nothing",
+    })?;
+    let paused = run.as_ref().and_then(|checkpoint| pause::holding(job, checkpoint)).cloned();
+    Ok(Outlook { position, open, paused })
+}
+
+/// What there is of a target before its job has begun: its rows, of whatever job, and whether it has batches of this
+/// one. `None` if it is not there.
+///
+/// # Errors
+/// When it is there and cannot be read.
+pub async fn target_before(job: &Job) -> Result<Option<(u64, bool)>, RunError> {
+    let at = &job.target.location;
+    if !is_delta_table(at).await? {
+        return Ok(None);
+    }
+    let table = Table::open(at).await?;
+    let rows = table.files().await?.iter().filter_map(|file| file.rows).sum();
+    Ok(Some((rows, Progress::read(&table, &job.app_id).await? != Progress::None)))
+}
+
+/// The version of a target that took it back to an earlier one, if nobody has asked about what is missing since then;
+/// `newest` is the one that the log has.
+pub(super) fn restored(newest: Option<u64>, checkpoint: Option<&Checkpoint>) -> Option<u64> {
+    let known = checkpoint.and_then(|checkpoint| checkpoint.restored);
+    let is_new = |version: &u64| known.is_none_or(|known| known.version < *version);
+    newest.filter(is_new).or(known.filter(|known| !known.is_refilled).map(|known| known.version))
+}
+
+async fn position_of(
+    job: &Job,
+    found: Option<&Checkpoint>,
+    table: Option<&Table>,
+) -> Result<JobPosition, RunError> {
+    let stands = |checkpoint, position, open| Ok(JobPosition { checkpoint, position, open });
+    match (found, table) {
+        (None, None) => stands(CheckpointStatus::None, Some(Position::Start), Vec::new()),
+        (None, Some(table)) => Ok(position_from_log(table, job, CheckpointStatus::Missing).await?),
+        (Some(found), Some(table)) if found.target_id == table.id()? => {
+            let mut committed = sink::committed(table, &job.app_id, found.lineage).await?;
+            committed.lineage = committed.lineage.max(found.adopted);
+            match recover(found, committed) {
+                Ok(Recovery::Continue(open)) => {
+                    stands(CheckpointStatus::Good, Some(found.position.clone()), open)
+                }
+                Ok(Recovery::Behind { .. }) => {
+                    Ok(position_from_log(table, job, CheckpointStatus::Old).await?)
+                }
+                Err(_) => {
+                    stands(CheckpointStatus::Refused, Some(found.position.clone()), found.planned.clone())
+                }
+            }
+        }
+        (Some(found), _) => {
+            stands(CheckpointStatus::Refused, Some(found.position.clone()), found.planned.clone())
+        }
+    }
+}
+
+/// How far the source is read, by the newest commit of the job; `checkpoint` says why that is asked.
+async fn position_from_log(
+    table: &Table,
+    job: &Job,
+    checkpoint: CheckpointStatus,
+) -> Result<JobPosition, TableError> {
+    let (checkpoint, position) = match Progress::read(table, &job.app_id).await? {
+        Progress::None => (CheckpointStatus::None, Some(Position::Start)),
+        Progress::Commit { position, .. } => (checkpoint, position),
+        Progress::Restarted { .. } => (checkpoint, Some(Position::Start)),
+        Progress::Txn { .. } => (checkpoint, None),
+    };
+    Ok(JobPosition { checkpoint, position, open: Vec::new() })
+}
+
+/// The batches of a retry that are open; one whose plan does not fit the target has none.
+async fn open_retry(
+    job: &Job,
+    found: Option<&Checkpoint<Retrying>>,
+    table: Option<&Table>,
+) -> Result<Vec<PlannedBatch>, RunError> {
+    let (Some(found), Some(table)) = (found, table) else { return Ok(Vec::new()) };
+    if found.planned.is_empty() || found.target_id != table.id()? {
+        return Ok(Vec::new());
+    }
+    let mut committed = sink::committed(table, &retry_app_id(&job.app_id), found.lineage).await?;
+    committed.lineage = committed.lineage.max(found.adopted);
+    Ok(match recover(found, committed) {
+        Ok(Recovery::Continue(open)) => open,
+        Ok(Recovery::Behind { .. }) | Err(_) => Vec::new(),
+    })
+}
+
+async fn lag(job: &Job, position: &Position) -> Result<Lag, RunError> {
+    let mut source = Source::open(&job.source).await?;
+    Ok(source.lag(position).await?)
+}
+
+async fn open_batches<P>(
+    job: &Job,
+    home: &Folder,
+    journal: &std::path::Path,
+    checkpoint: Option<&Checkpoint<P>>,
+    open: &[PlannedBatch],
+) -> Result<Vec<OutstandingBatch>, RunError> {
+    let Some(checkpoint) = checkpoint else { return Ok(Vec::new()) };
+    let mut batches = Vec::with_capacity(open.len());
+    for plan in open {
+        let header = JournalHeader { lineage: checkpoint.lineage, batch: plan.id, digest: plan.digest() };
+        let copied = match home.objects() {
+            Some(objects) => Copies::read_of(&objects.join(COPIES), &header).await?,
+            None => Vec::new(),
+        };
+        let (answered, trouble) =
+            JournalFolder::rows_with_outcome(journal, &header, job.steps.len(), copied, is_outcome);
+        batches.push(OutstandingBatch {
+            batch: plan.id,
+            rows: plan.rows(),
+            answered: answered.min(plan.rows()),
+            journal_error: trouble.map(|error| error.to_string()),
+        });
+    }
+    Ok(batches)
+}
+
+/// Whether a record is more than a body that cannot be read.
+fn is_outcome(record: &Record) -> bool {
+    match &record.outcome {
+        RecordedOutcome::Failure(_) => true,
+        RecordedOutcome::Response(body) => decode::parse(body)
+            .is_ok_and(|response| !response.choices.is_empty() || !response.data.is_empty()),
+    }
+}
+
+async fn target(job: &Job, table: Option<&Table>) -> Result<Option<TargetStatus>, RunError> {
+    let Some(table) = table else { return Ok(None) };
+    let files = table.files().await?;
+    let failed = match FailedRows::open(job).await? {
+        Some(rows) => rows.summary(&Selection::default()).await?,
+        None => Vec::new(),
+    };
+    let rows = files.iter().map(|file| file.rows).sum();
+    Ok(Some(TargetStatus { version: table.version(), rows, files: files.len() as u64, failed }))
+}
+
+fn next(status: &Status) -> Option<NextCommand> {
+    let needs_rebuilding = matches!(status.checkpoint, CheckpointStatus::Missing | CheckpointStatus::Old);
+    if status.running.is_some() || status.retrying.is_some() {
+        None
+    } else if status.journal_error().is_some() {
+        Some(NextCommand::Salvage)
+    } else if status.checkpoint == CheckpointStatus::Refused || (status.source.is_none() && !needs_rebuilding)
+    {
+        Some(NextCommand::Check)
+    } else if status.paused.is_some() {
+        Some(NextCommand::Unpause)
+    } else if status.target.is_none()
+        || needs_rebuilding
+        || !status.open_batches.is_empty()
+        || status.source.is_some_and(|source| source.rows > 0)
+    {
+        Some(NextCommand::Run)
+    } else if !status.open_retry_batches.is_empty() {
+        Some(NextCommand::Retry)
+    } else {
+        let has_failed = status.target.as_ref().is_some_and(|target| !target.failed.is_empty());
+        has_failed.then_some(NextCommand::Errors)
+    }
+}

@@ -1,0 +1,150 @@
+//! What stands at the two ends of the engine: where batches come from and where they go.
+
+use std::future::Future;
+
+use super::error::RunError;
+use crate::checkpoint::PlannedBatch;
+use crate::enricher::LoadedBatch;
+use crate::event::{Event, Voice};
+use crate::ident::{BatchId, Lineage};
+use crate::metrics::{Keeper, MetricsError};
+use crate::sink::{Committed, FilledBatch, RetryCommit, Sink, Turned};
+
+/// Where batches come from; used by one task at a time.
+pub(crate) trait Feed: Send + 'static {
+    /// Plans the next batch, makes the plan durable, and reads its rows; none at the end. Batches up to
+    /// `done` are committed and leave the checkpoint.
+    fn plan(
+        &mut self,
+        done: Option<BatchId>,
+    ) -> impl Future<Output = Result<Option<LoadedBatch>, RunError>> + Send;
+
+    /// Reads the rows of a planned batch.
+    fn load(&mut self, plan: PlannedBatch) -> impl Future<Output = Result<LoadedBatch, RunError>> + Send;
+
+    /// The plan of a batch that is not committed.
+    fn planned(&self, id: BatchId) -> Option<PlannedBatch>;
+
+    /// Ends a run: batches up to `done` are committed; `complete` says that nothing is left.
+    fn close(
+        &mut self,
+        done: Option<BatchId>,
+        complete: bool,
+    ) -> impl Future<Output = Result<(), RunError>> + Send;
+
+    /// Keeps later runs from paying for more of the same, where they come again by themselves; says whether it does.
+    fn pause(&mut self, _why: String) -> impl Future<Output = Result<bool, RunError>> + Send {
+        async { Ok(false) }
+    }
+
+    /// Whether planning ends where there is nothing more, and not at a limit of this run.
+    fn reaches_end(&self) -> bool;
+
+    /// Whether every row that could use an answer of an earlier plan is among those planned.
+    fn covers_all(&self) -> bool;
+}
+
+/// Where batches go, in their order; used by one task at a time.
+pub(crate) trait Drain: Send + 'static {
+    /// Turns outcomes that the target does not take as it is now into errors; gives what was turned by step.
+    fn judge(
+        &mut self,
+        _batch: &mut FilledBatch,
+    ) -> impl Future<Output = Result<Vec<Turned>, RunError>> + Send {
+        async { Ok(Vec::new()) }
+    }
+
+    /// Commits a batch that was judged, unless the log has it; `None` where the target takes other rows since then.
+    fn commit(
+        &mut self,
+        batch: &FilledBatch,
+        lineage: Lineage,
+    ) -> impl Future<Output = Result<Option<Committed>, RunError>> + Send;
+
+    /// Ends a run, after its last commit.
+    fn close(&mut self) -> impl Future<Output = Result<(), RunError>> + Send {
+        async { Ok(()) }
+    }
+}
+
+impl Drain for Sink {
+    async fn judge(&mut self, batch: &mut FilledBatch) -> Result<Vec<Turned>, RunError> {
+        Ok(Sink::judge(self, batch).await?)
+    }
+
+    async fn commit(&mut self, batch: &FilledBatch, lineage: Lineage) -> Result<Option<Committed>, RunError> {
+        Ok(Sink::commit(self, batch, lineage).await?)
+    }
+}
+
+impl Drain for RetryCommit {
+    async fn judge(&mut self, batch: &mut FilledBatch) -> Result<Vec<Turned>, RunError> {
+        Ok(RetryCommit::judge(self, batch).await?)
+    }
+
+    async fn commit(&mut self, batch: &FilledBatch, lineage: Lineage) -> Result<Option<Committed>, RunError> {
+        Ok(RetryCommit::commit(self, batch, lineage).await?)
+    }
+}
+
+/// Keeps the figures of the batches that go somewhere.
+#[derive(Debug)]
+pub(crate) struct Metered<D> {
+    inner: D,
+    keeper: Option<Keeper>,
+    voice: Voice,
+    /// Whether it was told that the table of figures cannot be written.
+    is_told: bool,
+}
+
+impl<D> Metered<D> {
+    pub(crate) fn new(inner: D, keeper: Option<Keeper>, voice: Voice) -> Self {
+        Metered { inner, keeper, voice, is_told: false }
+    }
+
+    /// Figures wait for their table to be writable again: the data does not.
+    fn passed(&mut self, kept: Result<(), MetricsError>) {
+        if let Err(error) = kept
+            && !self.is_told
+        {
+            self.is_told = true;
+            self.voice.say(&Event::Notice(&figures_wait(&error)));
+        }
+    }
+}
+
+/// What is said of figures whose table cannot be written.
+pub(crate) fn figures_wait(error: &MetricsError) -> String {
+    format!(
+        "figures of batches wait beside the checkpoint, since their table cannot be written: {error}; see to it, name \
+         another place with metrics.path, or set metrics.enabled = false"
+    )
+}
+
+impl<D: Drain + Sync> Drain for Metered<D> {
+    async fn judge(&mut self, batch: &mut FilledBatch) -> Result<Vec<Turned>, RunError> {
+        self.inner.judge(batch).await
+    }
+
+    async fn commit(&mut self, batch: &FilledBatch, lineage: Lineage) -> Result<Option<Committed>, RunError> {
+        if let Some(keeper) = &mut self.keeper {
+            keeper.note(batch).await?;
+        }
+        let committed = self.inner.commit(batch, lineage).await?;
+        if let Some(keeper) = &mut self.keeper
+            && committed.is_some()
+        {
+            let kept = keeper.committed().await;
+            self.passed(kept);
+        }
+        Ok(committed)
+    }
+
+    async fn close(&mut self) -> Result<(), RunError> {
+        if let Some(keeper) = &mut self.keeper {
+            let kept = keeper.flush().await;
+            self.passed(kept);
+        }
+        Ok(())
+    }
+}

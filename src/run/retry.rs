@@ -1,0 +1,393 @@
+//! A retry of failed rows: from the target back into it.
+//!
+//! It has a checkpoint, a journal, a lineage and a lock of its own, so that a run may go on beside it. Like a
+//! run it plans durably before it asks, and commits each batch once.
+
+use std::collections::BTreeMap;
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use url::Url;
+
+use super::end::End;
+use super::error::RunError;
+use super::exclusive::{Exclusive, LeaseGuard, home};
+use super::feed::{Feed, Metered, figures_wait};
+use super::history::History;
+use super::job_run::{RunOptions, Running, StopRequest, unless_stopped};
+use super::prepared_job::PreparedJob;
+use super::run_budget::RunBudget;
+use super::start::{open_metrics, owner, sort_journals};
+use super::writable::can_append;
+use crate::checkpoint::{
+    Checkpoint, CheckpointFile, FileRange, PlannedBatch, Position, Recovery, Retrying, Selection, SourceId,
+    recover,
+};
+use crate::clock;
+use crate::config::{BatchLimits, Job, StatePlaces};
+use crate::enricher::Enricher;
+use crate::enricher::LoadedBatch;
+use crate::enricher::Strictness;
+use crate::event::{Event, Voice};
+use crate::faultpoint::{self, Side};
+use crate::ident::{BatchId, Lineage, RunId};
+use crate::ledger::{Ledger, Window};
+use crate::metrics::AskedKind;
+use crate::sink::{
+    Constraints, FailedReader, FailedRow, FailedRows, OpenBatchFiles, Reloaded, RetryCommit, retry_app_id,
+};
+use crate::store::{self, Folder};
+use crate::tally::Tally;
+
+/// Folder of a retry's checkpoint, lock and journal, beside those of the run.
+pub(crate) const FOLDER: &str = "retry";
+
+/// Asks failed rows again and writes what comes of it in their place. The job's checkpoint is not touched.
+///
+/// # Errors
+/// What makes the retry impossible or cuts it short; what was answered until then is kept.
+pub async fn retry(
+    job: &Job,
+    wanted: &Retrying,
+    options: RunOptions,
+    stop: watch::Receiver<StopRequest>,
+    simulator: Option<&Url>,
+    voice: Voice,
+) -> Result<End, RunError> {
+    let missing = || RunError::Mismatch {
+        what: format!("there is no target {} yet", job.target.location),
+        hint: "enrich run makes it",
+    };
+    if FailedRows::open(job).await?.is_none() {
+        return Err(missing());
+    }
+    let home = home(job).await?;
+    let exclusive = exclusive(job, &home, RunId::random()).await?;
+    let started = clock::wall();
+    let tally = Tally::default();
+    let voice = voice.and(Box::new(tally.clone()));
+    let lease_guard = exclusive.lease_guard();
+    let work = async {
+        let begun = Box::pin(async {
+            let budget = RunBudget::open(job, &home).await?;
+            let rows = FailedRows::open(job).await?.ok_or_else(missing)?;
+            start(job, &home.join(FOLDER), lease_guard, rows, budget, wanted, options, simulator, &voice)
+                .await
+        });
+        let begun = unless_stopped(&stop, begun).await?;
+        let Some((session, running)) = begun else { return Ok(End::Stopped) };
+        let history = History::begin(&job.places.state.join(FOLDER), session, started, tally)?;
+        let end = running.run(options, stop).await;
+        history.end(&end);
+        end
+    };
+    exclusive.during(Box::pin(RunBudget::during(job, &home, RunId::random(), work))).await
+}
+
+/// Takes what a retry needs for itself.
+pub(crate) async fn exclusive(job: &Job, home: &Folder, run: RunId) -> Result<Exclusive, RunError> {
+    let StatePlaces { state, journal, lease, .. } = &job.places;
+    Exclusive::take(&state.join(FOLDER), &home.join(FOLDER), &journal.join(FOLDER), *lease, run).await
+}
+
+#[expect(clippy::too_many_arguments, reason = "all that a retry begins with, in its one place")]
+async fn start(
+    job: &Job,
+    home: &Folder,
+    lease_guard: LeaseGuard,
+    rows: FailedRows,
+    budget: RunBudget,
+    wanted: &Retrying,
+    options: RunOptions,
+    simulator: Option<&Url>,
+    voice: &Voice,
+) -> Result<(RunId, Running<RetryFeed, Metered<RetryCommit>>), RunError> {
+    let columns = rows.source_columns();
+    let file = CheckpointFile::in_folder(home);
+    home.probe().await?;
+    can_append(&job.target.location)?;
+    let journal = job.places.journal.join(FOLDER);
+    store::probe(&journal)?;
+
+    // The run's id is part of what is written, and the checkpoint says which one goes on.
+    let found = file.load::<Retrying>().await?;
+    let state = found.as_ref().map(|checkpoint| checkpoint.position.clone()).unwrap_or_default();
+    let mut retrying = Retrying { session: None, limit: options.max_rows, ..wanted.clone() };
+    // An earlier retry of the same rows that was cut short goes on. The plan of another one is dropped: its
+    // rows have still failed, and what was answered stays in the journals for whoever asks about them.
+    let goes_on = Retrying { session: None, ..state.clone() } == retrying;
+    let session = state.session.filter(|_| goes_on).unwrap_or_else(RunId::random);
+    retrying.session = Some(session);
+    let found = found.filter(|checkpoint| goes_on || checkpoint.planned.is_empty());
+    let places = OpenBatchFiles::default();
+    let retry_commit = RetryCommit::open(job, &rows, places.clone(), session)?;
+    let job = &with_provider(job, retrying.provider.as_deref())?;
+    let mut prepared = PreparedJob::new(job, &columns, simulator)?.enricher;
+    for step in prepared.steps.iter_mut().filter(|step| step.gives_vectors()) {
+        step.hold_length(retry_commit.vector_length(&step.spec.output).await?)?;
+    }
+    let reader = FailedReader::new(rows, prepared.needs(), places);
+    let (mut checkpoint, outstanding) = recovered(job, found, &retry_commit).await?;
+    checkpoint.position = retrying.clone();
+    file.save(&checkpoint).await?;
+
+    let owner = owner(job, AskedKind::Retry, session, checkpoint.lineage);
+    let (mut keeper, voice) = open_metrics(job, home, &job.places.state.join(FOLDER), owner, voice).await?;
+    let voice = &voice;
+    if let Some(keeper) = &mut keeper {
+        let mut committed = BTreeMap::new();
+        for lineage in keeper.left_behind() {
+            committed.insert(lineage, retry_commit.committed(lineage).await?.lineage);
+        }
+        if let Err(error) = keeper.bring_in(&committed).await {
+            voice.say(&Event::Notice(&figures_wait(&error)));
+        }
+    }
+    let resumed: u64 = outstanding.iter().map(PlannedBatch::rows).sum();
+    let planned = Planned::of(&outstanding);
+    let failed = reader.find(&retrying.selection, session).await?;
+    let failed: Vec<FailedRow> = failed.into_iter().filter(|found| !planned.has(found)).collect();
+    let capacity = options
+        .max_rows
+        .map_or(usize::MAX, |most| usize::try_from(most.saturating_sub(resumed)).unwrap_or(usize::MAX));
+    let is_limited = failed.len() > capacity;
+    let queue = least_recently_asked(failed, capacity);
+    let rows = resumed + queue.len() as u64;
+    voice.say(&Event::Outstanding { rows, most_asked: None });
+    voice.say(&Event::Started { run: session });
+
+    let planned = outstanding.iter().map(|batch| (batch.id, batch.rows(), batch.bytes));
+    let ledger = Ledger::new(Window::of(job), job.steps.len(), checkpoint.next_batch, planned);
+    let (mut journals, copier) =
+        sort_journals(job, home, &journal, budget, &checkpoint, &outstanding, voice).await?;
+    let lineage = checkpoint.lineage;
+    let open = std::mem::take(&mut journals.open);
+    let mut enricher = Enricher::start(
+        prepared,
+        ledger,
+        journals,
+        None,
+        // Rows that failed before may well all fail again.
+        Strictness::RowByRow,
+        voice.clone(),
+    );
+    enricher.seed(&open)?;
+    let feed = RetryFeed {
+        reader,
+        queue,
+        limits: job.batch,
+        is_limited,
+        file,
+        checkpoint,
+        places: None,
+        constraints: retry_commit.constraints(),
+    };
+    Ok((
+        session,
+        Running::new(
+            enricher,
+            feed,
+            Metered::new(retry_commit, keeper, voice.clone()),
+            lineage,
+            lease_guard,
+            copier,
+            voice.clone(),
+        ),
+    ))
+}
+
+/// So many of the rows, in their order: those that were asked longest ago, so that retries that follow each other
+/// come to every row.
+fn least_recently_asked(rows: Vec<FailedRow>, most: usize) -> VecDeque<FailedRow> {
+    if rows.len() <= most {
+        return rows.into();
+    }
+    let mut by_age: Vec<(usize, FailedRow)> = rows.into_iter().enumerate().collect();
+    by_age.sort_by(|(_, a), (_, b)| a.run.cmp(&b.run));
+    by_age.truncate(most);
+    by_age.sort_unstable_by_key(|(at, _)| *at);
+    by_age.into_iter().map(|(_, found)| found).collect()
+}
+
+/// The job with all its steps at one provider.
+fn with_provider(job: &Job, provider: Option<&str>) -> Result<Job, RunError> {
+    let mut job = job.clone();
+    let Some(provider) = provider else { return Ok(job) };
+    let place = job.providers.iter().position(|known| known.name == provider);
+    let place = place.ok_or_else(|| RunError::Mismatch {
+        what: format!("the job has no provider {provider:?}"),
+        hint: "name one of its [provider.<name>] sections",
+    })?;
+    for step in job.steps.iter_mut().map(Arc::make_mut) {
+        step.providers = vec![place];
+        step.routes.clear();
+        step.balance = false;
+    }
+    Ok(job)
+}
+
+/// The checkpoint of the retries, made, read or rebuilt, and those of its batches that the target lacks.
+async fn recovered(
+    job: &Job,
+    found: Option<Checkpoint<Retrying>>,
+    retry_commit: &RetryCommit,
+) -> Result<(Checkpoint<Retrying>, Vec<PlannedBatch>), RunError> {
+    let target_id = retry_commit.table_id()?;
+    if let Some(mut checkpoint) =
+        found.filter(|found| found.target_id == target_id && found.app_id == retry_app_id(&job.app_id))
+    {
+        let mut committed = retry_commit.committed(checkpoint.lineage).await?;
+        if committed.lineage.is_none() && committed.app == checkpoint.adopted {
+            committed.lineage = checkpoint.adopted;
+        }
+        if let Ok(Recovery::Continue(outstanding)) = recover(&checkpoint, committed) {
+            checkpoint.planned.clone_from(&outstanding);
+            return Ok((checkpoint, outstanding));
+        }
+        // Whatever it planned, the failed rows in the table are what there is to do: no row is replaced
+        // twice, because one that was repaired has not failed.
+    }
+    let newest = retry_commit.committed(Lineage::random()).await?.app;
+    let checkpoint = Checkpoint {
+        app_id: retry_app_id(&job.app_id),
+        lineage: Lineage::random(),
+        source: SourceId::Delta { table_id: target_id.clone() },
+        target_id,
+        next_batch: newest.map_or(BatchId::FIRST, BatchId::next),
+        position: Retrying::default(),
+        passed: None,
+        planned: Vec::new(),
+        adopted: newest,
+        steps: BTreeMap::new(),
+        clears_target: false,
+        asks_all_since: None,
+        target_seen: None,
+        restored: None,
+        paused: None,
+    };
+    Ok((checkpoint, Vec::new()))
+}
+
+/// Rows of planned batches, for looking up.
+struct Planned<'a>(BTreeSet<(&'a str, u64, u64)>);
+
+impl<'a> Planned<'a> {
+    fn of(batches: &'a [PlannedBatch]) -> Self {
+        let parts = batches.iter().flat_map(|batch| &batch.parts);
+        Planned(parts.map(|part| (part.file.as_str(), part.start, part.end)).collect())
+    }
+
+    fn has(&self, found: &FailedRow) -> bool {
+        let key = (&*found.key.file, found.key.row, u64::MAX);
+        let before = self.0.range(..=key).next_back();
+        before.is_some_and(|(file, start, end)| {
+            **file == *found.key.file && (*start..*end).contains(&found.key.row)
+        })
+    }
+}
+
+/// Failed rows of the target, in batches.
+pub(crate) struct RetryFeed {
+    reader: FailedReader,
+    queue: VecDeque<FailedRow>,
+    limits: BatchLimits,
+    /// Whether there are more rows of the selection than this retry is about.
+    is_limited: bool,
+    file: CheckpointFile,
+    checkpoint: Checkpoint<Retrying>,
+    /// Where the rows of the batch that is being planned were seen.
+    places: Option<(BatchId, BTreeSet<String>)>,
+    /// What the target demands of its rows.
+    constraints: watch::Receiver<Arc<Constraints>>,
+}
+
+impl RetryFeed {
+    fn cut(&mut self, id: BatchId) -> Option<PlannedBatch> {
+        let mut bytes = 0;
+        let fits = |found: &&FailedRow| {
+            bytes += found.bytes;
+            bytes <= self.limits.max_bytes
+        };
+        let most = self.queue.iter().take(self.limits.max_rows as usize).take_while(fits).count();
+        let rows: Vec<FailedRow> = self.queue.drain(..most.max(1).min(self.queue.len())).collect();
+        let mut parts: Vec<FileRange> = Vec::new();
+        for FailedRow { key, .. } in &rows {
+            match parts.last_mut() {
+                Some(part) if part.file == *key.file && part.end == key.row => part.end += 1,
+                _ => parts.push(FileRange {
+                    file: key.file.to_string(),
+                    size: 0,
+                    version: None,
+                    start: key.row,
+                    end: key.row + 1,
+                    partition: std::collections::BTreeMap::new(),
+                }),
+            }
+        }
+        let places = rows.iter().map(|found| found.place.to_string()).collect();
+        self.places = Some((id, places));
+        let bytes = rows.iter().map(|found| found.bytes).sum();
+        (!rows.is_empty()).then_some(PlannedBatch {
+            id,
+            parts,
+            bytes,
+            next: Position::Start,
+            condition: None,
+            kept: None,
+        })
+    }
+
+    async fn save(&mut self, checkpoint: Checkpoint<Retrying>) -> Result<(), RunError> {
+        self.file.save(&checkpoint).await?;
+        self.checkpoint = checkpoint;
+        Ok(())
+    }
+}
+
+impl Feed for RetryFeed {
+    async fn plan(&mut self, done: Option<BatchId>) -> Result<Option<LoadedBatch>, RunError> {
+        let pass = |side| faultpoint::pass("plan", side).map_err(|error| RunError::Task(error.to_string()));
+        pass(Side::Before)?;
+        let Some(plan) = self.cut(self.checkpoint.next_batch) else { return Ok(None) };
+        pass(Side::After)?;
+        let mut checkpoint = self.checkpoint.clone();
+        checkpoint.planned.retain(|batch| done.is_none_or(|done| batch.id > done));
+        checkpoint.planned.push(plan.clone());
+        checkpoint.next_batch = plan.id.next();
+        self.save(checkpoint).await?;
+        self.load(plan).await.map(Some)
+    }
+
+    async fn load(&mut self, plan: PlannedBatch) -> Result<LoadedBatch, RunError> {
+        let places = self.places.take().filter(|(id, _)| *id == plan.id).map(|(_, places)| places);
+        let selection: &Selection = &self.checkpoint.position.selection;
+        let Reloaded { chunks, kept } = self.reader.reload(plan.id, &plan.parts, selection, places).await?;
+        let constraints = Arc::clone(&self.constraints.borrow());
+        chunks.iter().try_for_each(|chunk| constraints.admit(chunk))?;
+        let decoded = chunks.iter().map(|chunk| chunk.rows.num_rows() as u64).sum();
+        Ok(LoadedBatch { plan, chunks, decoded, deleted: 0, kept })
+    }
+
+    fn planned(&self, id: BatchId) -> Option<PlannedBatch> {
+        self.checkpoint.planned.iter().find(|batch| batch.id == id).cloned()
+    }
+
+    async fn close(&mut self, done: Option<BatchId>, complete: bool) -> Result<(), RunError> {
+        let mut checkpoint = self.checkpoint.clone();
+        checkpoint.planned.retain(|batch| done.is_none_or(|done| batch.id > done));
+        if complete {
+            checkpoint.position = Retrying::default();
+        }
+        if checkpoint == self.checkpoint { Ok(()) } else { self.save(checkpoint).await }
+    }
+
+    fn reaches_end(&self) -> bool {
+        !self.is_limited
+    }
+
+    fn covers_all(&self) -> bool {
+        // Answers to rows that are not selected now are kept for when they are.
+        self.reaches_end() && self.checkpoint.position.selection == Selection::default()
+    }
+}

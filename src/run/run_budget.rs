@@ -1,0 +1,220 @@
+//! The budget of a job, opened for a run or a retry.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::error::RunError;
+use super::exclusive::Exclusive;
+use crate::checkpoint::MachineId;
+use crate::config::{Allowance, BudgetLimit, BudgetScope, Job};
+use crate::ident::{Money, RunId, Spend};
+use crate::meter::{Account, BudgetRefusal, Spending, worst_case};
+use crate::store::{Folder, Objects};
+use crate::wording::counted;
+
+/// Folder of what all runs spent, in that of the journal.
+const FOLDER: &str = "budget";
+/// How its copies in the store of the checkpoint begin.
+const COPY: &str = "spent-";
+
+/// What a run may spend.
+#[derive(Debug, Default)]
+pub(crate) struct RunBudget {
+    pub(crate) account: Account,
+    pub(crate) copy: Option<SpentCopy>,
+}
+
+/// The copy of what the runs on this machine spent, in the store of the checkpoint. Each machine has one of its own,
+/// which no other one writes; all together are what the job spent.
+#[derive(Debug)]
+pub(crate) struct SpentCopy {
+    account: Account,
+    objects: Objects,
+    name: String,
+    copied: Option<Spend>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct CountedSpending {
+    picodollars: u64,
+    tokens: u64,
+    requests: u64,
+}
+
+impl SpentCopy {
+    /// Puts it there, if it has changed.
+    pub(crate) async fn copy(&mut self) -> Result<(), RunError> {
+        let spent = self.account.spent_here();
+        if let Some(Spend { money, tokens, requests }) = spent.filter(|_| spent != self.copied) {
+            let counted = CountedSpending { picodollars: money.get(), tokens, requests };
+            let bytes = serde_json::to_vec(&counted).expect("numbers become JSON");
+            self.objects.put(&self.name, Bytes::from(bytes)).await?;
+            self.copied = spent;
+        }
+        Ok(())
+    }
+
+    /// What the other machines spent.
+    async fn of_others(objects: &Objects, own: &str) -> Result<Spend, RunError> {
+        let mut spent = Spend::default();
+        for name in objects.list().await? {
+            let is_other = name.starts_with(COPY) && name != own;
+            let Some(found) = (if is_other { objects.get(&name).await? } else { None }) else { continue };
+            let counted: CountedSpending =
+                serde_json::from_slice(&found.bytes).map_err(|_| RunError::Mismatch {
+                    what: format!("{} is damaged: what the job has spent cannot be told", objects.place(&name)),
+                    hint: "remove it, and take what that machine spent, as the provider bills it, off the budget",
+                })?;
+            let CountedSpending { picodollars, tokens, requests } = counted;
+            spent = spent + Spend { money: Money::picodollars(picodollars), tokens, requests };
+        }
+        Ok(spent)
+    }
+}
+
+fn copy_name(machine: MachineId) -> String {
+    format!("{COPY}{machine}.json")
+}
+
+impl RunBudget {
+    /// Does something that has the account of a job to itself, where the budget is for all runs together: a run and a
+    /// retry cannot both keep to it.
+    pub(crate) async fn during<T>(
+        job: &Job,
+        home: &Folder,
+        run: RunId,
+        work: impl Future<Output = Result<T, RunError>>,
+    ) -> Result<T, RunError> {
+        if job.budget.job.is_unlimited() {
+            return work.await;
+        }
+        let folder = folder(&job.places.journal);
+        let purse = Exclusive::take(&folder, &home.join(FOLDER), &folder, job.places.lease, run).await?;
+        purse.during(work).await
+    }
+
+    /// Opens the account of a job; the caller has it to itself.
+    pub(crate) async fn open(job: &Job, home: &Folder) -> Result<Self, RunError> {
+        if job.budget.job.is_unlimited() {
+            return Ok(RunBudget { account: Account::open(job.budget, None), copy: None });
+        }
+        let folder = folder(&job.places.journal);
+        let mut spending = Spending::open(&folder)?;
+        let home = home.join(FOLDER);
+        let Some(objects) = home.objects() else {
+            return Ok(RunBudget { account: Account::open(job.budget, Some(spending)), copy: None });
+        };
+        let name = copy_name(MachineId::of(&folder)?);
+        spending.add_others(SpentCopy::of_others(objects, &name).await?);
+        let account = Account::open(job.budget, Some(spending));
+        let mut copy = SpentCopy { account: account.clone(), objects: objects.clone(), name, copied: None };
+        copy.copy().await?;
+        Ok(RunBudget { account, copy: Some(copy) })
+    }
+
+    /// Whether enough is left for a request.
+    pub(crate) fn check(&self, job: &Job) -> Result<(), RunError> {
+        match self.account.reserve(least(job)) {
+            Err(BudgetRefusal::Spent(limit)) => Err(RunError::Budget(limit)),
+            Ok(_) | Err(BudgetRefusal::Later) => Ok(()),
+        }
+    }
+
+    /// What was spent of the budget for all runs of a job; none if it has none and none was counted.
+    pub(crate) async fn look(job: &Job, home: &Folder) -> Result<Option<Spent>, RunError> {
+        let folder = folder(&job.places.journal);
+        let mut found = Spending::read(&folder)?;
+        if let Some(objects) = home.join(FOLDER).objects() {
+            let own = MachineId::found(&folder)?.map(copy_name).unwrap_or_default();
+            let others = SpentCopy::of_others(objects, &own).await?;
+            found =
+                (found.is_some() || others != Spend::default()).then(|| found.unwrap_or_default() + others);
+        }
+        let allowance = job.budget.job;
+        if found.is_none() && allowance.is_unlimited() {
+            return Ok(None);
+        }
+        let spent = found.unwrap_or_default();
+        let limit = BudgetLimit::broken(BudgetScope::Job, &allowance, spent, least(job));
+        Ok(Some(Spent {
+            cost_usd: spent.money.dollars(),
+            tokens: spent.tokens,
+            requests: spent.requests,
+            max_cost_usd: allowance.money.map(Money::dollars),
+            max_tokens: allowance.tokens,
+            max_requests: allowance.requests,
+            exhausted: limit.map(|limit| limit.to_string()),
+            limit,
+            allowance,
+        }))
+    }
+}
+
+/// What was spent of a budget.
+#[derive(Clone, Debug, Serialize)]
+pub struct Spent {
+    /// US dollars.
+    pub cost_usd: f64,
+    /// Tokens of prompts and answers.
+    pub tokens: u64,
+    /// Requests that no provider refused.
+    pub requests: u64,
+    /// The most that the job allows of each; none for no limit.
+    pub max_cost_usd: Option<f64>,
+    /// Tokens.
+    pub max_tokens: Option<u64>,
+    /// Requests.
+    pub max_requests: Option<u64>,
+    /// Which limit leaves too little for a request, in words; `None` if enough is left.
+    pub exhausted: Option<String>,
+    /// The same.
+    #[serde(skip)]
+    pub(crate) limit: Option<BudgetLimit>,
+    #[serde(skip)]
+    allowance: Allowance,
+}
+
+impl Spent {
+    /// Returns whether a run that ended at this limit would end there again: nobody has raised it.
+    pub(crate) fn still_ends_at(&self, limit: &BudgetLimit) -> bool {
+        limit.scope == BudgetScope::Job && limit.is_in(&self.allowance)
+    }
+}
+
+impl fmt::Display for Spent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let money = |dollars| Money::from_dollars(dollars).unwrap_or_default().to_string();
+        let of = |most: Option<String>| most.map_or_else(String::new, |most| format!(" of {most}"));
+        write!(
+            f,
+            "spent {}{}, {}{}, {}{}",
+            money(self.cost_usd),
+            of(self.max_cost_usd.map(money)),
+            counted(self.tokens, "token"),
+            of(self.max_tokens.map(|most| most.to_string())),
+            counted(self.requests, "request"),
+            of(self.max_requests.map(|most| most.to_string())),
+        )
+    }
+}
+
+/// The least that any request of a job can take at its worst.
+fn least(job: &Job) -> Spend {
+    let requests = job.steps.iter().flat_map(|step| {
+        let providers = step.all_providers().map(|provider| &job.providers[provider]);
+        providers.map(|provider| worst_case(provider.prices.as_ref(), 1, 0, step.params.max_tokens))
+    });
+    let smaller = |a: Spend, b: Spend| Spend {
+        money: a.money.min(b.money),
+        tokens: a.tokens.min(b.tokens),
+        requests: a.requests.min(b.requests),
+    };
+    requests.reduce(smaller).unwrap_or_default()
+}
+
+fn folder(journal: &Path) -> PathBuf {
+    journal.join(FOLDER)
+}
