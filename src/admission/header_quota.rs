@@ -1,31 +1,29 @@
-//! What the provider's headers state of a limit, and how far it can be relied on.
+//! What the provider's headers state about a limit and what is left of it, and how far they can be relied on.
 //!
 //! Headers also count what other clients use, but they are old when they arrive, and some are wrong. If they describe a
-//! window that ends at one moment and is used up at the rate of sending, it is obeyed to the last request. Otherwise
-//! the limit is taken to refill steadily, and headers only lower the program's own count.
+//! window that ends at one moment and is used up as requests are sent, it is obeyed to the last request. Otherwise the
+//! limit is taken to refill steadily, and headers only lower the program's own count.
 
 use std::time::Duration;
 
 use crate::clock::Instant;
 use crate::wire::Quota;
 
-/// Number of responses that must agree before a window is believed in, and the least time from the first of them to the
-/// window's end.
+/// Number of responses that must agree before a window is believed in, and least time from the first one to its end.
 const AGREE_TIMES: u32 = 8;
 const AGREE_FOR: Duration = Duration::from_secs(3);
 /// The least stated limit that is believed. A smaller one is ignored with all that goes with it: some servers state 0
 /// or 1 whatever they let through, others mean a second. If it is true, refusals teach it.
 const MIN_LIMIT: u64 = 10;
-/// Difference between two resets that are the same: responses come late by different times, and resets are rounded to
-/// seconds.
+/// Largest difference of two resets that count as the same: responses come late by different times, and resets are
+/// rounded to seconds.
 const TOLERANCE: Duration = Duration::from_millis(1_500);
 /// Time after which a window that is said to be used up is tried again, with one request.
 const LOOK_AFTER: Duration = Duration::from_secs(5);
-/// Other clients use a window too if more of it is used than this multiple of what was sent, and more than this above.
+/// Other clients use a window too if more is used than this multiple of what was sent, and by more than the second.
 const SHARED: f64 = 1.1;
 const SHARED_LEAST: f64 = 10.0;
-/// Part of a second's rate that is let through beyond what a steadily refilled limit is said to hold, which is an
-/// estimate.
+/// Part of a second's rate that is let through above the estimate of what a steadily refilled limit holds.
 const SLACK_SECONDS: f64 = 0.1;
 
 /// The state of one limit, as headers describe it.

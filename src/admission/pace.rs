@@ -49,7 +49,7 @@ const LEAST_GOING: Duration = Duration::from_millis(500);
 const MOST_LOWERED: u32 = 2;
 /// Number of refusals too early to be measured that are taken for a limit.
 const HICCUPS: u32 = 4;
-/// Least amount let through before a refusal that shows a limit, and the least where requests were sent for a minute.
+/// Least amount let through before a refusal that shows a limit; the second applies after a minute of sending.
 const LEAST_LET_THROUGH: f64 = 5.0;
 const LEAST_IN_A_MINUTE: f64 = 3.0;
 /// Least amount let through for a ceiling that is measured and no guess.
@@ -59,7 +59,7 @@ const LEAST_SURE: f64 = 20.0;
 const REGROWN_IN_SECONDS: f64 = 60.0;
 /// Windows over which providers count.
 const WINDOWS: [Duration; 3] = [Duration::from_secs(60), Duration::from_secs(10), Duration::from_secs(1)];
-/// Those long enough for a refusal to be measured by what was sent in them.
+/// Windows long enough for a refusal to be measured by what was sent in them alone.
 const LONG_WINDOWS: [Duration; 2] = [Duration::from_secs(60), Duration::from_secs(10)];
 /// Number of refusals after which it is known which one applies, and number of newest ones that count most.
 const LEAST_HELD: u32 = 2;
@@ -136,7 +136,7 @@ struct WindowLoad {
 pub(super) enum LimitKnowledge {
     /// No limit is known.
     Nothing,
-    /// Roughly the rate that is allowed is known.
+    /// The allowed rate is roughly known.
     Ceiling,
 }
 
@@ -146,8 +146,7 @@ struct Episode {
     /// When the first of the refused requests was sent.
     began: Instant,
     refusals: u32,
-    /// How long sending went well before, a minute at most, and the amount sent in that time: counted with pauses, and
-    /// without.
+    /// How long sending went well before, a minute at most, and the amount sent then: with pauses counted, and without.
     before: [(Duration, f64); 2],
     /// The measured ceiling at that time.
     ceiling: Option<f64>,
@@ -249,7 +248,7 @@ impl Pace {
         }
     }
 
-    /// Sends no more than `per_second` until the trial ends.
+    /// Limits sending to `per_second` until the trial ends.
     pub(super) fn begin_trial(&mut self, per_second: f64, now: Instant) {
         self.trial = Some(Bucket::new(per_second, now));
     }
@@ -271,7 +270,7 @@ impl Pace {
         }
     }
 
-    /// Returns how long until `amount` may be sent, or `None` if it may be now, without regard to governor. With
+    /// Returns how long until `amount` may be sent, or `None` if it may be now. It does not check governor. With
     /// `holds_rate` the learned rate does not grow now.
     pub(super) fn wait(&mut self, amount: f64, holds_rate: bool, now: Instant) -> Option<Duration> {
         if holds_rate {
@@ -320,7 +319,7 @@ impl Pace {
         self.sent
     }
 
-    /// Adds `more` to an amount that was sent at `sent`: it used more than was taken, or less.
+    /// Corrects an amount that was sent at `sent` by `more`, which is negative if less was used than taken.
     pub(super) fn correct(&mut self, more: f64, sent: Instant, now: Instant) {
         for bucket in [&mut self.bucket, &mut self.stated].into_iter().flatten() {
             bucket.correct(more, now);
@@ -399,8 +398,8 @@ impl Pace {
         }
     }
 
-    /// Lowers the rate for a request, sent at `sent`, that was refused first since the last pause. `delay` is what the
-    /// provider asks for, or what was chosen instead.
+    /// Lowers the rate after the first refusal since the last pause. `sent` is when the refused request was sent,
+    /// `delay` what the provider asks for or what was chosen instead.
     pub(super) fn refused(&mut self, sent: Instant, delay: Duration, now: Instant) -> LimitKnowledge {
         let going = self.since.map_or(Duration::ZERO, |since| sent.saturating_duration_since(since));
         match &mut self.episode {

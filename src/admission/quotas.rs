@@ -196,7 +196,7 @@ impl Quotas {
         self.paces[REQUESTS].distrust_learned();
     }
 
-    /// Sends no more than this many requests per second until the trial ends.
+    /// Limits sending to this many requests per second until the trial ends.
     pub(super) fn begin_trial(&mut self, per_second: f64, now: Instant) {
         self.paces[REQUESTS].begin_trial(per_second, now);
     }

@@ -32,7 +32,7 @@ const MEMORY: f64 = 500.0;
 /// Refusals come as often at the low rate if their share is at least this part of the way from what a limit would
 /// refuse to what was refused at the high rate.
 const AS_OFTEN: f64 = 0.35;
-/// They come more often, as after a used-up burst, above this multiple of the share at the high rate plus the constant.
+/// They come more often, as after a used-up burst, above this multiple of the share at the high rate plus the second.
 const MORE_OFTEN: f64 = 2.5;
 const MORE_OFTEN_LEAST: f64 = 0.02;
 /// Above this share of refusals it is a limit, however little is sent.
@@ -48,7 +48,7 @@ const LIMIT_BELIEVED: Duration = Duration::from_secs(60);
 const LIMIT_BELIEVED_AT_MOST: Duration = Duration::from_secs(3_600);
 /// Time without a refusal after which the share that is refused at any rate is forgotten.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(120);
-/// Number of answers per refusal, both of other requests, from which a second refusal of a request is its own.
+/// Number of answers to each refusal, both of other requests, from which a second refusal of a request is its own.
 const ANSWERS_PER_REFUSAL: u64 = 4;
 /// Time over which the send rate is measured, and the longer one if the first holds fewer than [`MIN_SENT`] requests.
 const RATE_OVER: Duration = Duration::from_secs(1);
@@ -160,8 +160,7 @@ impl Throttling {
         rate
     }
 
-    /// Counts an answer; `in_flight` holds the requests without an outcome. Returns the verdict if a trial ends with
-    /// it.
+    /// Counts an answer; `in_flight` holds the requests without an outcome. Returns the verdict if a trial ends.
     pub(super) fn answered(
         &mut self,
         request: &SentRequest,
@@ -179,8 +178,7 @@ impl Throttling {
         self.count(request, false, in_flight, now)
     }
 
-    /// Counts a refusal; `in_flight` holds the requests without an outcome. Returns the verdict if a trial ends with
-    /// it.
+    /// Counts a refusal; `in_flight` holds the requests without an outcome. Returns the verdict if a trial ends.
     pub(super) fn refused(
         &mut self,
         request: &SentRequest,
@@ -219,8 +217,7 @@ impl Throttling {
             && refused <= (newest + pending) * MAX_USUAL_SHARE + 2.0
     }
 
-    /// Decides what to do about a refusal without another explanation. `rate` is the rate that sending is held to, if
-    /// any.
+    /// Decides about a refusal without another explanation. `rate` is the rate that sending is held to, if any.
     pub(super) fn judge(&mut self, rate: Option<f64>, now: Instant) -> Remedy {
         let is_low = rate.is_some_and(|rate| rate <= self.peak_now(now) * LOW);
         if self.limit_believed_until.is_some_and(|until| now < until) {

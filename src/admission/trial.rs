@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::clock::Instant;
 
 /// Number and size of the parts of the newest outcomes that are looked at, and the least number of parts with a
-/// refusal. Refusals are scattered if there are so many, and if each part has more answers than refusals.
+/// refusal. Refusals are scattered if that many parts have one, and if each part has more answers than refusals.
 const PARTS: usize = 4;
 const PART: usize = 15;
 const MIN_SCATTERED: usize = 3;
@@ -25,7 +25,7 @@ const MAX_DURATION: Duration = Duration::from_secs(15);
 /// nothing at such a low rate; but only few refusals are counted, and their number varies by chance.
 const AS_OFTEN: std::ops::RangeInclusive<f64> = 0.2..=2.5;
 
-/// The most outcomes that wait for those of earlier requests, unless more than half as many are in flight.
+/// The most outcomes that wait for those of earlier requests; twice the number of requests in flight if that is more.
 const MIN_WAITING: usize = 1_000;
 
 /// The newest outcomes, and the trial while there is one.
@@ -65,7 +65,7 @@ struct Trial {
 pub(super) enum TrialVerdict {
     /// Less is refused when less is sent: there is a limit, of this many requests per second.
     Limit(f64),
-    /// The same share is refused when less is sent: this one.
+    /// As much is refused when less is sent: this share of requests.
     AnyRate(f64),
 }
 
@@ -74,7 +74,7 @@ impl Trials {
         self.trial.is_some()
     }
 
-    /// Begins a trial if refusals are scattered and it would be short. `rate` is the send rate so far, in requests per
+    /// Begins a trial if refusals are scattered and it would be short. `rate` is the latest send rate, in requests per
     /// second. Returns the rate of the trial, per second, or `None` if none begins.
     pub(super) fn begin(&mut self, rate: f64, now: Instant) -> Option<f64> {
         let share = self.scattered_share()?;

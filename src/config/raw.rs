@@ -290,7 +290,7 @@ pub(super) struct RawProvider {
     /// Maximum number of tokens that the model accepts for a prompt and its `max_tokens` together. A longer prompt is
     /// not sent: it goes to the next provider of its step that can take it, or is handled as `on_too_long` says.
     /// Tokens are counted with the model's encoding if it is known, else estimated, with a tenth left free. Default:
-    /// the provider says.
+    /// the provider decides.
     #[schemars(range(min = 1))]
     pub(super) context_window: Option<u32>,
     /// Maximum number of texts in one request for embeddings; at least 1. Default: 128.
@@ -381,7 +381,7 @@ pub(super) struct RawStep {
     /// Length of the vectors, at least 1; for models that let one choose. Default: what the model gives.
     #[schemars(range(min = 1))]
     pub(super) dimensions: Option<u32>,
-    /// How vectors are sent: `float`, or `base64`, which is a third as long. Default: as the endpoint likes.
+    /// How vectors are sent: `float`, or `base64`, which is a third as long. Default: not sent; the endpoint decides.
     pub(super) encoding: Option<super::step::VectorEncoding>,
     /// Name of a `[provider.<name>]`, or a list of them: rows go to the first, and to the next while the first fails
     /// or refuses to answer at all. Default: the only one there is.
@@ -410,7 +410,7 @@ pub(super) struct RawStep {
     /// needed. Default: what `prompt_file` holds.
     #[schemars(length(min = 1))]
     pub(super) prompt: Option<String>,
-    /// File that holds the template, relative to the job file. Not together with `prompt`. Default: `prompt` says it.
+    /// File that holds the template, relative to the job file. Not together with `prompt`. Default: `prompt` holds it.
     #[schemars(length(min = 1))]
     pub(super) prompt_file: Option<String>,
     /// Template of the system message, like `prompt`. Default: none is sent.

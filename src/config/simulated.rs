@@ -42,7 +42,7 @@ pub struct SimulatorSpec {
     /// Key that a request must carry as a bearer token; other requests are refused with 401. Default: any or none
     /// will do.
     pub api_key: Option<String>,
-    /// File with the accepted keys, one a line, read with each request. Default: `api_key` alone says.
+    /// File with the accepted keys, one a line, read with each request. Default: `api_key` alone decides.
     pub api_keys_file: Option<String>,
     /// The only known model; requests for others are refused with 404. Default: any will do.
     pub model: Option<String>,
@@ -228,7 +228,7 @@ pub struct PhaseSpec {
     /// Factor by which the limits are multiplied, more than 0. Default: 1.
     #[schemars(range(min = 0.001))]
     pub limits: Option<f64>,
-    /// `other_client` during the period. Default: as it stands there.
+    /// `other_client` during the period. Default: the simulator's `other_client`.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub other_client: Option<f64>,
 }
@@ -250,7 +250,7 @@ pub struct FaultSpec {
     pub status: Option<u16>,
     /// `code` of the error object. Default: `simulated_fault`.
     pub code: Option<String>,
-    /// `message` of the error object. Default: a sentence that says so.
+    /// `message` of the error object. Default: a generic message.
     pub message: Option<String>,
     /// Value of a `Retry-After` header. Default: none is sent.
     pub retry_after: Option<String>,

@@ -1,4 +1,4 @@
-//! Values of the output column, in memory or spilled to a file.
+//! Values of the output column, in memory or spilled.
 
 use std::borrow::Cow;
 use std::io;
@@ -19,7 +19,7 @@ pub enum Content {
 }
 
 impl Content {
-    /// Returns the size of the value in memory, or once it is read back, in bytes.
+    /// Size of the value in memory, or once it is read back, in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
         match self {
@@ -35,10 +35,10 @@ impl Content {
         matches!(self, Content::Text(_) | Content::Vector(_))
     }
 
-    /// Moves the value out of memory into a file.
+    /// Moves the value out of memory.
     ///
     /// # Errors
-    /// When it cannot be written. It then stays in memory.
+    /// When it cannot be written; it stays in memory then.
     pub fn spill(&mut self, file: &SpillFile) -> io::Result<()> {
         *self = match self {
             Content::Text(text) => Content::SpilledText(file.write(text.as_bytes())?),
@@ -51,7 +51,7 @@ impl Content {
         Ok(())
     }
 
-    /// Returns the value in memory, read back if it is spilled.
+    /// The value in memory, read back if it is spilled.
     ///
     /// # Errors
     /// When it cannot be read back.

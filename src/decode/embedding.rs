@@ -12,8 +12,8 @@ use serde_json::value::RawValue;
 use crate::fault::{Class, Failure};
 use crate::wire::ChatResponse;
 
-/// Splits the response to several texts into one response for each, as if each text had been sent alone. `bytes` are
-/// the sizes of the texts, and usage is divided in proportion to them. A text without a vector gets `None`.
+/// Splits the response to several texts into one for each, as if each had been sent alone. Usage is divided in
+/// proportion to the `bytes` of the texts. `None` for a text without a vector.
 ///
 /// # Errors
 /// When it is unclear which vector belongs to which text, with class `invalid_response`.
@@ -81,7 +81,7 @@ fn portions(sum: u64, weights: &[u64]) -> Vec<u64> {
     portion.collect()
 }
 
-/// Returns the numbers of the vector in a response.
+/// The numbers of the vector in a response.
 ///
 /// # Errors
 /// When there is no vector, or it does not consist of finite numbers.
@@ -94,7 +94,7 @@ pub(super) fn vector(response: &ChatResponse) -> Result<Vec<f32>, Failure> {
             let of_four = bytes.chunks_exact(4).filter_map(|four| four.try_into().ok());
             of_four.map(f32::from_le_bytes).collect()
         }),
-        // Some servers wrap the vector into a list of one.
+        // Some servers wrap the vector in a list of one.
         Err(_) => serde_json::from_str(raw)
             .ok()
             .or_else(|| serde_json::from_str::<[Vec<f32>; 1]>(raw).ok().map(|[vector]| vector)),

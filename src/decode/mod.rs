@@ -15,20 +15,20 @@ use crate::fault::{Class, Failure};
 use crate::ident::{Money, Tokens};
 use crate::wire::{self, CLASSES_WORDS, COMPLAINT, ChatResponse, Usage};
 
-/// Largest number of tokens of a prompt or an answer that is believed. No model takes or returns more.
+/// Largest number of tokens of a prompt or an answer that is believed; no model takes or gives more.
 const MAX_TOKENS: u64 = 100_000_000;
-/// Largest number of tokens of a prompt beyond those of its text: roles, tools, additions of the provider.
+/// Largest number of prompt tokens beyond the text: roles, tools, additions of the provider.
 const MAX_UNSEEN_TOKENS: u64 = 10_000;
 /// Largest number of tokens of an answer to a request without `max_tokens`.
 const MAX_UNBOUND_COMPLETION: u64 = 2_000_000;
 
-/// Whether a request with a prompt of `prompt_bytes` bytes can have used these tokens. What a server claims beyond
-/// that must not be charged to the rate limits as a debt.
+/// Whether a request with this prompt can have used these tokens. What a server claims beyond that must not become a
+/// debt of the rate limits.
 #[must_use]
 pub fn is_plausible(tokens: Tokens, prompt_bytes: usize, max_tokens: Option<u32>) -> bool {
-    // A token is at least one byte of text, in every encoding; twice as many leave a margin.
+    // A token is at least one byte of text in every encoding; the factor is a margin.
     let most_prompt = (prompt_bytes as u64).saturating_mul(2).saturating_add(MAX_UNSEEN_TOKENS);
-    // Reasoning may come on top of the text of the answer.
+    // Reasoning may come on top of the text.
     let thought = |most: u32| u64::from(most).saturating_mul(20).max(MAX_UNSEEN_TOKENS);
     let most_completion = max_tokens.map_or(MAX_UNBOUND_COMPLETION, thought);
     tokens.prompt <= most_prompt && tokens.completion <= most_completion
@@ -58,7 +58,7 @@ pub fn parse(body: &[u8]) -> Result<ChatResponse, Failure> {
     })
 }
 
-/// Returns the metadata of a response.
+/// The metadata of a response.
 #[must_use]
 pub fn facts(response: &ChatResponse) -> ResponseMetadata {
     let usage = response.usage.as_ref();
@@ -70,7 +70,7 @@ pub fn facts(response: &ChatResponse) -> ResponseMetadata {
     }
 }
 
-/// Returns the tokens used. Tokens of the total beyond the prompt are billed as answer, reasoning included.
+/// The tokens used. What the total holds beyond the prompt is billed as answer, reasoning included.
 fn tokens(usage: &Usage) -> Option<Tokens> {
     let prompt = usage.prompt_tokens?;
     let rest = usage.total_tokens.map(|total| total.saturating_sub(prompt));
@@ -97,7 +97,7 @@ fn cost(cost: &Value) -> Option<Money> {
 pub enum Reasoning {
     /// The block is removed.
     Strip,
-    /// The block stays part of the answer.
+    /// The block is part of the answer.
     Keep,
 }
 
@@ -108,7 +108,7 @@ pub enum Answer {
     Good {
         /// Content of the output column.
         content: Content,
-        /// Text of the answer, if the step keeps it beside the content.
+        /// Text of the answer, if the step keeps it too.
         said: Option<String>,
     },
     /// The answer is not what the step asks for.
@@ -117,16 +117,16 @@ pub enum Answer {
         said: String,
         /// What is wrong with the answer.
         mistake: String,
-        /// Message to the model that states what is wrong.
+        /// Message to the model that states the mistake.
         complaint: String,
     },
 }
 
-/// Reads the answer of a response and checks it against the form that the step asks for. White space around it and a
-/// Markdown fence are ignored; nothing else is guessed.
+/// Checks an answer against the form that the step asks for. White space around it and a Markdown fence are ignored;
+/// nothing else is guessed.
 ///
 /// # Errors
-/// As for [`text`], or when the vector of an embedding cannot be read.
+/// As for [`text`], or when a vector cannot be read.
 pub fn answer(response: ChatResponse, form: &Form, reasoning: Reasoning) -> Result<Answer, Failure> {
     if let Form::Embedding(_) = form {
         let content = Content::Vector(embedding::vector(&response)?);
@@ -164,7 +164,7 @@ pub fn answer(response: ChatResponse, form: &Form, reasoning: Reasoning) -> Resu
     }
 }
 
-/// Returns the class that an answer names: as its whole text, or in the object that the schema of classes describes.
+/// The class that an answer names: as its whole text, or in the object that the schema of classes describes.
 fn class_of<'a>(said: &str, classes: &'a [String]) -> Option<&'a String> {
     let known = |named: &str| classes.iter().find(|class| *class == named);
     known(said).or_else(|| {
@@ -173,7 +173,7 @@ fn class_of<'a>(said: &str, classes: &'a [String]) -> Option<&'a String> {
     })
 }
 
-/// Returns an answer without a block of reasoning at its beginning. A block that does not end is part of the answer.
+/// An answer without a block of reasoning at its beginning. A block that does not end is part of the answer.
 fn without_reasoning(said: String) -> String {
     let blocks = [("<think>", "</think>"), ("<thinking>", "</thinking>"), ("<reasoning>", "</reasoning>")];
     let bare = blocks.iter().find_map(|(begins, ends)| {
@@ -183,8 +183,7 @@ fn without_reasoning(said: String) -> String {
     bare.filter(|bare| !bare.is_empty()).unwrap_or(said)
 }
 
-/// Returns the content of a Markdown block if a text consists of nothing else, else the text without white space
-/// around it.
+/// The content of a Markdown block if a text is nothing else, or else the text, trimmed.
 #[must_use]
 pub fn unfenced(text: &str) -> &str {
     let text = text.trim();
@@ -194,13 +193,13 @@ pub fn unfenced(text: &str) -> &str {
     inner.map_or(text, |(_, inner)| inner.trim())
 }
 
-/// Whether an answer ended because of the token limit, in the terms of OpenAI, Google or Anthropic.
+/// Whether an answer ended because of the token limit, in OpenAI's, Google's or Anthropic's terms.
 #[must_use]
 pub fn is_cut(finish_reason: &str) -> bool {
     matches!(finish_reason, "length" | "MAX_TOKENS" | "max_tokens")
 }
 
-/// Whether an answer ended because a filter cut it: OpenAI's term, with anything behind it, or one of Google's.
+/// Whether an answer ended because a filter cut it: OpenAI's term, with any suffix, or Google's.
 fn is_filtered(finish_reason: &str) -> bool {
     finish_reason.starts_with("content_filter")
         || matches!(
@@ -209,7 +208,7 @@ fn is_filtered(finish_reason: &str) -> bool {
         )
 }
 
-/// Returns the text of a chat completion, or the arguments of its first tool call.
+/// The text of a chat completion, or the arguments of its first tool call.
 ///
 /// # Errors
 /// When there is no text to write: blocked, declined, cut before the first word, or empty.

@@ -1,5 +1,5 @@
-//! Turns the text of a typed answer into the JSON of its columns: validated, with the fields in their order and every
-//! value in the one notation that its column reads.
+//! Turns the text of a typed answer into the JSON of its columns: validated, the fields in their order, every value
+//! in the notation that its column reads.
 
 use arrow::datatypes::{DataType, Fields};
 use chrono::{DateTime, Datelike, NaiveDate, SecondsFormat};
@@ -12,7 +12,7 @@ const MISTAKES: usize = 5;
 /// Largest length of a reported mistake, in characters.
 const MISTAKE_CHARS: usize = 300;
 
-/// Reads an answer: a JSON object, of which only the fields of the shape are returned.
+/// Reads an answer: a JSON object, reduced to the fields of the shape.
 ///
 /// # Errors
 /// When the answer is invalid: what is wrong with it, in words that a model can follow.
@@ -46,7 +46,7 @@ fn fields(object: &Map<String, Value>, fields: &Fields, at: &str) -> Result<Map<
     named.collect()
 }
 
-/// Converts a value to the notation in which a column of the type is read.
+/// A value in the notation in which a column of the type is read.
 fn conform(value: &Value, data_type: &DataType, at: &str) -> Result<Value, String> {
     let wrong = |what: &str| format!("{at}: {value} {what}");
     Ok(match (data_type, value) {
@@ -68,7 +68,7 @@ fn conform(value: &Value, data_type: &DataType, at: &str) -> Result<Value, Strin
         }
         (DataType::Timestamp(..), Value::String(text)) => {
             let time = DateTime::parse_from_rfc3339(text).map_err(|_| wrong("is no moment"))?;
-            // The offset may move the time outside the years that are written with four digits.
+            // The offset may move the time outside the years of four digits.
             let is_far = !(1..=9_999).contains(&time.to_utc().year());
             if is_far {
                 return Err(wrong("lies outside the years 1 to 9999 of UTC"));
@@ -86,7 +86,7 @@ fn conform(value: &Value, data_type: &DataType, at: &str) -> Result<Value, Strin
     })
 }
 
-/// Returns a number without a fraction as an integer.
+/// A number without a fraction, as an integer.
 fn whole(number: f64) -> Option<i64> {
     #[expect(clippy::cast_possible_truncation, reason = "the range is checked")]
     (number.fract() == 0.0 && number.abs() < 9.0e15).then_some(number as i64)

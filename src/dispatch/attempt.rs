@@ -37,7 +37,7 @@ const LEAST_IMPLAUSIBLE: u64 = 1_000_000;
 /// Longest time for the answer to a harmless question.
 const HARMLESS_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What sends attempts to one provider, and the prices.
+/// Sends attempts to one provider and books what they cost.
 pub(super) struct ProviderClient<A> {
     pub(super) provider: Arc<str>,
     pub(super) endpoint: Arc<A>,
@@ -166,7 +166,7 @@ impl<A: RequestSender> ProviderClient<A> {
         HedgedResult { sent, attempt, other: Some(other), was_twice: true }
     }
 
-    /// Sends a question that every provider answers that works at all.
+    /// Sends a harmless question, which every working provider can answer.
     pub(super) async fn ask_harmless(
         self,
         is_limited: bool,
@@ -202,8 +202,8 @@ impl<A: RequestSender> ProviderClient<A> {
         first.request.receipt.journal.append(&records)
     }
 
-    /// Writes a body that may be paid for and cannot be read to the journal, for a program that can. With several rows
-    /// it is not known whose it is, and nothing is written.
+    /// Writes to the journal a body that may be paid for and cannot be read: a version that can read it may use it.
+    /// With several rows it is not known whose it is, and nothing is written.
     fn journal_unread(
         &self,
         rows: &[PendingRequest],

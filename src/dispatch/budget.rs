@@ -1,6 +1,6 @@
 //! Limits retries to a share of the traffic, so that they do not multiply the load on a failing provider (M. Brooker,
 //! "Fixing retries with token buckets and circuit breakers", 2022): each answer earns a retry, and a first attempt a
-//! part of one. Retries are held back only while there is something else to send, and never given up.
+//! part of one. Retries are held back only while there is something else to send, and none is given up.
 
 use std::time::Duration;
 

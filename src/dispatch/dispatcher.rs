@@ -268,8 +268,7 @@ impl<A: RequestSender> Dispatcher<A> {
         self.io.capacity_freed.notify_one();
     }
 
-    /// Reports whether this provider takes rows. While it does not, rows that another provider can take are handed
-    /// back.
+    /// Reports whether this provider takes rows. While it does not, hands back those that another provider can take.
     async fn yield_rows(&mut self) -> Result<(), Gone> {
         if !self.io.has_fallback {
             return Ok(());
@@ -337,7 +336,7 @@ impl<A: RequestSender> Dispatcher<A> {
         };
         let rest = self.refused_rest;
         let looks = self.health_probe == HealthProbe::None && !self.is_stopped;
-        // A straggler that is due waits for a request in flight to end, and not for a moment.
+        // A straggler that is already due waits for a request in flight to end: it needs no wake.
         let straggler = self.stragglers.look_at().filter(|at| looks && *at > now);
         [straggler, next_due, waiting.map(|(_, at)| at), probe, self.linger, rest].into_iter().flatten().min()
     }
@@ -396,7 +395,7 @@ impl<A: RequestSender> Dispatcher<A> {
     }
 
     /// Sends second attempts for stragglers before anything new, as far as admission and the budget allow. Returns what
-    /// one waits for that a limit holds back.
+    /// the next one waits for and until when, if a limit holds it back.
     fn send_seconds(&mut self, now: Instant) -> Option<(Waiting, Instant)> {
         while !self.is_stopped
             && self.health_probe == HealthProbe::None
@@ -470,8 +469,7 @@ impl<A: RequestSender> Dispatcher<A> {
         self.io.account.reserve(worst)
     }
 
-    /// Fails rows that were refused once there is no other request whose answer could decide: the refusals were their
-    /// own.
+    /// Fails rows that were refused once no other request is left whose answer could decide: it was their own fault.
     async fn fail_refused_if_idle(&mut self) -> Result<(), Gone> {
         match self.refused_rest {
             Some(at) if at <= clock::now() && self.health_probe == HealthProbe::None => {
@@ -518,7 +516,7 @@ impl<A: RequestSender> Dispatcher<A> {
         self.attempts_in_flight.spawn(self.client.clone().ask(rows, ticket, reservation, second));
     }
 
-    /// Sends a question that every provider answers that works at all.
+    /// Sends a harmless question, which every working provider can answer.
     fn send_harmless(&mut self, ticket: Ticket, mut reservation: Reservation) {
         self.health_probe = HealthProbe::Asked;
         let is_limited = self.io.account.is_limited();
@@ -542,7 +540,7 @@ impl<A: RequestSender> Dispatcher<A> {
         }
     }
 
-    /// Hands back everything that is not in flight. Rows that were refused have failed.
+    /// Hands back everything that is not in flight. Refused rows fail.
     async fn hand_back(&mut self) -> Result<(), Gone> {
         while let Ok(request) = self.io.inbox.try_recv() {
             self.ready.push_back(PendingRequest::new(request, &self.policy));

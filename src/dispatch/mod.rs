@@ -1,5 +1,4 @@
-//! One dispatcher per provider: it holds what is ready, fresh rows and due retries, and takes it through admission into
-//! transport.
+//! One dispatcher per provider: it takes what is ready, fresh rows and due retries, through admission into transport.
 //!
 //! It decides when and how often to send; what an answer means is for the receiver of its replies. Every request comes
 //! back exactly once: paid and kept, failed, or unsent. A request is in flight until its answer is in the journal, so

@@ -15,7 +15,7 @@ use crate::transport::Paid;
 pub struct Request {
     /// The row and step that it is for.
     pub cell: Cell,
-    /// The rendered prompt.
+    /// The messages to send, with their fingerprint.
     pub question: Arc<Question>,
     /// The parameters that go with it.
     pub params: Arc<Params>,
@@ -23,7 +23,7 @@ pub struct Request {
     pub deadline: Duration,
     /// Where the answer is kept.
     pub receipt: Receipt,
-    /// Index of the step's list of providers that may take it.
+    /// Index of the provider list that it follows: 0 for the step's own list, n for that of its nth route.
     pub route: usize,
     /// Providers that cannot take it, one bit each.
     pub excluded_providers: u64,
@@ -55,8 +55,7 @@ pub struct Earlier {
 }
 
 impl Request {
-    /// Creates the request that follows an answer that was not what the step asks for. Every provider may be used
-    /// again.
+    /// Creates the request that follows an answer that is not what the step asks for. Any provider may be used again.
     #[must_use]
     pub fn again(self, question: Question, params: Arc<Params>, earlier: Earlier) -> Request {
         Request { question: Arc::new(question), params, earlier, tried: 0, ..self }
@@ -92,8 +91,7 @@ pub struct Reply {
 pub enum Verdict {
     /// An answer that was paid for and is in the journal.
     Paid(Box<Paid>),
-    /// A failure of the journal: a paid answer could not be kept, or a request could not be recorded before it was
-    /// sent.
+    /// A failure of the journal: a paid answer could not be kept, or a request not be recorded before it was sent.
     Lost(JournalError),
     /// A failure that ends the row at this provider.
     Failed(Failure),

@@ -1,5 +1,4 @@
-//! Which rows go into one request: rows of one step and one batch, so that one write to its journal keeps their
-//! answers.
+//! Which rows go into one request: rows of one step and one batch, so that one journal write keeps their answers.
 
 use std::collections::VecDeque;
 

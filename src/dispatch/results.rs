@@ -236,8 +236,7 @@ impl<A: RequestSender> Dispatcher<A> {
         }
         match blame {
             Blame::Row | Blame::Request => {
-                // One of the rows may be what the provider cannot process: they go on in halves, and alone before the
-                // end.
+                // One of the rows may be what the provider cannot process: they go on in halves, at last alone.
                 let half = if is_last_but_one { 1 } else { rows.len().div_ceil(2) };
                 rows.iter_mut().for_each(|pending| pending.together = half);
                 self.retry(rows, &failure, false).await
@@ -331,7 +330,7 @@ impl<A: RequestSender> Dispatcher<A> {
         }
     }
 
-    /// Reports that nothing is answered: at once if nothing ever was in this run, else after a minute; then every
+    /// Reports that nothing is answered: at once if nothing ever was in this run, else after a minute, and every
     /// minute.
     fn report_outage(&mut self, failure: &Failure, now: Instant) {
         let Some((since, deadline)) = self.admission.outage().filter(|_| !self.io.has_fallback) else {
@@ -400,8 +399,8 @@ impl<A: RequestSender> Dispatcher<A> {
         self.fail_refused_before(u64::MAX).await
     }
 
-    /// Fails the rows that were refused before request `number` was sent, which was answered: the refusals were their
-    /// own. A request that was sent later may meet another state of the account.
+    /// Fails rows whose request was refused and sent before request `number`, which was answered: the refusals were
+    /// their own. A request that was sent later may meet another state of the account.
     async fn fail_refused_before(&mut self, number: u64) -> Result<(), Gone> {
         if self.refused.is_empty() {
             return Ok(());
@@ -497,8 +496,7 @@ impl<A: RequestSender> Dispatcher<A> {
         Ok(())
     }
 
-    /// Ends rows that were sent together and got no result: the first carries the verdict, the others count as not
-    /// sent.
+    /// Ends rows that were sent together without a result: the first has the verdict, the others count as not sent.
     async fn abandon(&mut self, rows: Vec<PendingRequest>, verdict: Verdict) -> Result<(), Gone> {
         let mut verdict = Some(verdict);
         for pending in rows {

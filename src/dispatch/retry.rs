@@ -40,7 +40,7 @@ pub(super) struct PendingRequest {
     note_refusal: (u64, u32),
     /// The provider's answers and refusals when this request was last refused.
     pub(super) refused_at: Option<ResponseCounts>,
-    /// Why its last answer could not be read. The same again would stay the same for ever.
+    /// Why its last answer could not be read. If the next one fails in the same way, so would all others.
     unreadable: Option<String>,
     /// The delay before its last retry.
     delay: Duration,
@@ -144,8 +144,8 @@ impl PendingRequest {
         }
     }
 
-    /// Whether the attempt that failed was the last: by number, or because its answer could not be read in the same way
-    /// again.
+    /// Whether the attempt that failed was the last: by number, or because its answer is unreadable as the last one
+    /// was.
     pub(super) fn is_last(&self, failure: &Failure, policy: &RetryPolicy) -> bool {
         let is_same =
             || failure.class == Class::InvalidResponse && self.unreadable.as_ref() == Some(&failure.detail);

@@ -18,7 +18,7 @@ const MIN_AGE: Duration = Duration::from_secs(10);
 const PERCENTILES: u32 = 8;
 /// Number of newest latencies that are kept for a step.
 const MAX_LATENCIES: usize = 1_000;
-/// Number of answers of a step from which its stragglers are looked for.
+/// Number of answers of a step before its stragglers are looked for.
 const MIN_LATENCIES: usize = 10;
 /// Number of newest answers whose median shows whether a provider slows down as a whole.
 const NEWEST: usize = 50;
@@ -139,8 +139,7 @@ impl Stragglers {
                 next = next.min(due);
                 continue;
             }
-            // If no request that was sent later is answered, the provider may be the cause: one second attempt tests
-            // that.
+            // If nothing that was sent later is answered, it may be the provider: one second attempt tests that.
             let is_alone = *number < self.newest_answered || self.with_second == 0;
             if is_alone && !latencies.is_slowing_down() {
                 found = Some(Straggler { number: *number, cost: watched.cost, worst: watched.worst });

@@ -130,7 +130,7 @@ impl Copies {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until so many bytes wait to be copied that a round should start at once.
+    /// Waits until enough bytes wait to be copied for a round to start at once.
     pub async fn urgent(&self) {
         self.pending.urgent.notified().await;
     }

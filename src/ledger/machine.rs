@@ -10,9 +10,9 @@ use crate::ident::{BatchId, Cell, StepId};
 /// How much may be open at once. One batch may always be open, however large.
 #[derive(Clone, Copy, Debug)]
 pub struct Window {
-    /// Most rows of all open batches.
+    /// Most rows in open batches together.
     pub max_rows: u64,
-    /// Most bytes of all open batches.
+    /// Most bytes in open batches together.
     pub max_bytes: u64,
     /// Most rows of a batch that is yet to be planned.
     pub batch_rows: u64,
@@ -33,7 +33,7 @@ impl Window {
     }
 }
 
-/// Something for the engine to do, once. It reports back through the methods named with each.
+/// Something for the caller to do, once. It is reported back through the methods named with each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LedgerTask {
     /// Fix the content of the next batch, durably, and read its rows: [`Ledger::planned`] and
@@ -205,8 +205,7 @@ impl Ledger {
         batch.phase = Phase::Open;
     }
 
-    /// Hands out the next row for a step: rows that are ready out of turn first, then those of the open batches in
-    /// order.
+    /// Hands out the next row for a step: first rows that are ready out of turn, then those of open batches in order.
     pub fn next_ask(&mut self, step: StepId) -> Option<Cell> {
         if self.stopped {
             return None;
@@ -301,7 +300,7 @@ impl Ledger {
     }
 
     /// Reports that a task failed and was not done, and stops the ledger. A batch that could not be committed is out of
-    /// memory and left to another run.
+    /// memory and left to another run; one whose journal could not be removed is done.
     ///
     /// # Panics
     /// If the task was not under way.
@@ -324,7 +323,7 @@ impl Ledger {
         }
     }
 
-    /// Plans, reads and hands out nothing from now on; full batches are still committed.
+    /// Stops planning, reading and handing out rows; full batches are still committed.
     pub fn stop(&mut self) {
         self.stopped = true;
     }

@@ -166,7 +166,7 @@ impl World {
         match self.random.u8(..10) {
             // The request came to nothing; the row stays pending.
             0 => return self.ledger.give_back(cell),
-            // An error of the row itself is not paid and settled all the same.
+            // An error of the row itself: not paid, but settled.
             1 => {
                 self.outputs.insert(cell, format!("ERROR of {source_row} step {}", cell.step.index()));
                 return self.ledger.settle(cell);

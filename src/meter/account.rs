@@ -14,7 +14,7 @@ use crate::store::StoreError;
 /// Tokens that a provider's own template may add to each message, and to a request.
 const MOST_ADDED: u64 = 16;
 
-/// Returns the most that a request can take: a token is at least one byte of the prompt.
+/// The most that a request can take. A token is at least one byte of the prompt.
 #[must_use]
 pub fn worst_case(prices: Option<&Prices>, messages: usize, bytes: usize, max_tokens: Option<u32>) -> Spend {
     let prompt = bytes as u64 + MOST_ADDED * (messages as u64 + 1);
@@ -27,7 +27,7 @@ pub fn worst_case(prices: Option<&Prices>, messages: usize, bytes: usize, max_to
     Spend { money: money.unwrap_or_default(), tokens: tokens.total(), requests: 1 }
 }
 
-/// What a job may spend and what it has spent. Clones share it. Without a budget nothing is counted.
+/// What a job may spend and what it has spent. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Account(Option<Arc<Mutex<Books>>>);
 
@@ -92,14 +92,13 @@ impl Account {
         Ok(Reservation { books: Some(Arc::clone(books)), worst, took: worst, stage: Stage::Waits })
     }
 
-    /// Returns what this run has spent so far, 0 without a budget.
+    /// What this run spent so far.
     #[must_use]
     pub fn spent(&self) -> Spend {
         self.0.as_ref().map(|books| lock(books).run).unwrap_or_default()
     }
 
-    /// Returns what all runs spent on this machine, with requests in flight at their worst case. Returns `None` if
-    /// that is not counted.
+    /// What all runs spent on this machine, with requests in flight at their worst case; `None` if it is not counted.
     #[must_use]
     pub fn spent_here(&self) -> Option<Spend> {
         self.0.as_ref().and_then(|books| lock(books).job.as_ref().map(Spending::here))
@@ -153,7 +152,7 @@ pub struct Reservation {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Waits,
-    /// About to be sent; holds its number in the spending file, if there is one.
+    /// About to be sent, with its number if it is written down.
     Begun(Option<u64>),
     Sent,
 }
@@ -179,8 +178,8 @@ impl Reservation {
         Ok(())
     }
 
-    /// Takes what the request took. More than its worst case is booked at once, because the written total does not
-    /// cover it. Returns whether this is the first time that happens.
+    /// Reports what the request took. More than its worst case is booked at once, because the written total does not
+    /// cover it. Returns whether that happens for the first time.
     pub fn took(&mut self, took: Spend) -> bool {
         self.took = took;
         let is_within = took.money <= self.worst.money && took.tokens <= self.worst.tokens;
@@ -202,7 +201,7 @@ impl Reservation {
         }
     }
 
-    /// Returns the most that the request can take.
+    /// The most that the request can take.
     #[must_use]
     pub fn worst(&self) -> Spend {
         self.worst

@@ -19,7 +19,7 @@ const QUANTILE: f64 = 0.7;
 const NEWEST: f64 = 0.005;
 /// Number of answers after which their lengths are trusted.
 const ENOUGH: u32 = 20;
-/// Ratio of the lengths of neighbouring classes, in which lengths of answers are counted.
+/// Lengths of answers are counted in classes, each longer than the one before by this factor.
 const CLASS: f64 = 1.2;
 const CLASSES: usize = 96;
 
@@ -62,7 +62,7 @@ impl Meter {
         self.steps.insert(Arc::clone(step), meter);
     }
 
-    /// Returns the expected tokens of a prompt of `bytes` bytes, and of its answer.
+    /// The expected tokens of a prompt of `bytes` bytes, and of its answer.
     #[must_use]
     pub fn expect(&self, step: &str, bytes: usize, max_tokens: Option<u32>) -> (f64, f64) {
         let most = max_tokens.map(f64::from);
@@ -88,7 +88,7 @@ impl Meter {
         }
     }
 
-    /// Returns what was learned, by step.
+    /// What was learned, by step.
     #[must_use]
     pub fn learned(&self) -> BTreeMap<String, StepTokens> {
         let known = self.steps.iter().filter_map(|(step, meter)| {

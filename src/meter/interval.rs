@@ -30,8 +30,7 @@ pub struct Interval {
 }
 
 impl Interval {
-    /// Returns half of the width as a share of the expected value: 0.12 reads "±12 %". Returns `None` if the expected
-    /// value is 0.
+    /// Half of the width as a share of the expected value: 0.12 reads "±12 %". `None` if the expected value is 0.
     #[must_use]
     pub fn half_width(&self) -> Option<f64> {
         (self.expected > 0.0).then(|| (self.high - self.low) / 2.0 / self.expected)

@@ -39,12 +39,12 @@ struct ListedModel {
 pub struct Listed {
     /// Price of each kind of token.
     pub prices: Prices,
-    /// Month in which the prices were looked up, as in `2026-06`.
+    /// Month in which they were looked up, such as `2026-06`.
     pub as_of: &'static str,
 }
 
-/// Returns what a model costs at its maker's own endpoint, or `None` if the list does not have it. Dated versions of
-/// a model (`gpt-4o-mini-2024-07-18`) cost what the model does.
+/// What a model costs at its maker's own endpoint; `None` if it is not in the list. Dated versions of a model
+/// (`gpt-4o-mini-2024-07-18`) cost what the model does.
 #[must_use]
 pub fn listed(host: &str, model: &str) -> Option<Listed> {
     let list: &'static List = &LIST;

@@ -1,6 +1,6 @@
-//! What requests are expected to take and what they took: tokens per request, learned from earlier ones; the total of
-//! a whole run, estimated from a sample; list prices; and the budget, in which the worst case is reserved before a
-//! request and what it took is booked after it.
+//! What requests are expected to take and what they took: tokens, learned from earlier requests; the total of a run,
+//! estimated from a sample; list prices; and the budget, which reserves the worst case before a request and books
+//! what it took after it.
 
 mod account;
 mod estimate;

@@ -1,4 +1,4 @@
-//! Template filters beyond those of Jinja: JSON, dates, and texts cut to a number of characters or tokens.
+//! Template filters beyond Jinja's: JSON, dates, and texts cut to a number of characters or tokens.
 
 use std::fmt::Write;
 
@@ -69,7 +69,7 @@ const KNOWN: [&str; 47] = [
 ];
 const KNOWN_TOO: [&str; 5] = ["truncate_tokens", "unique", "upper", "urlencode", "zip"];
 
-/// Returns the filter that was probably meant if an error is about an unknown filter.
+/// The filter that was probably meant, if an error is about an unknown one.
 pub(super) fn meant(error: &Error) -> Option<&'static str> {
     if error.kind() != ErrorKind::UnknownFilter {
         return None;
@@ -79,8 +79,7 @@ pub(super) fn meant(error: &Error) -> Option<&'static str> {
 }
 
 /// Cuts a text to at most `length` characters as Jinja does: at the end of a word, unless `killwords` is true, with
-/// `end` (`...` by default) behind it. A text that is at most `leeway` characters longer stays whole. Null stays
-/// null.
+/// `end` (`...`) behind it. A text that is at most `leeway` characters longer stays whole. Null stays null.
 fn truncate(
     value: &Value,
     length: Option<usize>,
@@ -108,13 +107,13 @@ fn wrong(message: String) -> Error {
     Error::new(ErrorKind::InvalidOperation, message)
 }
 
-/// Formats a value as one line of JSON. Letters of all languages are not escaped.
+/// A value as one line of JSON, with letters of all languages as they are.
 fn to_json(value: &Value) -> Result<String, Error> {
     serde_json::to_string(value).map_err(|error| wrong(format!("tojson: {error}")))
 }
 
-/// Formats a date or a time, written as in columns of these types or in RFC 3339, with strftime: `date("%d %B %Y")`.
-/// Null stays null.
+/// Formats a date or a time, as columns of these types and RFC 3339 write it, with strftime: `date("%d %B %Y")`. Null
+/// stays null.
 fn date(value: &Value, format: &str) -> Result<Value, Error> {
     if value.is_none() {
         return Ok(value.clone());
@@ -142,7 +141,7 @@ fn moment(text: &str) -> Option<DateTime<Utc>> {
     time.or_else(day).map(|time| time.and_utc())
 }
 
-/// Cuts a text to at most `most` tokens of OpenAI's encoding `o200k_base`. Other models count slightly differently.
+/// Cuts a text to at most `most` tokens of OpenAI's encoding `o200k_base`; other models count slightly differently.
 /// Null stays null.
 fn truncate_tokens(value: &Value, most: usize) -> Result<Value, Error> {
     let Some(text) = value.as_str() else {

@@ -1,4 +1,4 @@
-//! Finds the columns that templates read and checks that they exist.
+//! The columns that templates read, checked against those that exist.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -11,7 +11,7 @@ use super::slices::without_slices;
 use super::template::PromptError;
 use crate::config::{StepSpec, nearest};
 
-/// Returns the positions of the columns that the templates name.
+/// Positions of the columns that the templates name.
 pub(super) fn inputs(
     step: &StepSpec,
     schema: &Schema,
@@ -81,8 +81,8 @@ fn known_fields(step: &StepSpec, schema: &Schema, path: &str) -> Result<(), Prom
     Ok(())
 }
 
-/// Returns the columns that a template names as `row.name` or `row["name"]`. Returns `None` if it uses `row` in
-/// another way, which may read any column.
+/// The columns that a template names as `row.name` or `row["name"]`; `None` if it uses `row` in another way, which
+/// may read any column.
 fn uses_of_row(source: &str) -> Option<Vec<String>> {
     let is_name = |c: char| c.is_alphanumeric() || c == '_';
     let mut columns = Vec::new();
@@ -111,7 +111,7 @@ fn uses_of_row(source: &str) -> Option<Vec<String>> {
 
 fn unknown(step: &StepSpec, schema: &Schema, column: String) -> PromptError {
     let known: Vec<String> = schema.fields().iter().map(|field| field.name().clone()).collect();
-    // A column name with a dot in it is parsed as a path to a field.
+    // A name with a dot in it is parsed as a path to a field.
     let beginning = format!("{column}.");
     let dotted = known.iter().map(String::as_str).find(|known| known.starts_with(&beginning));
     let near = dotted.or_else(|| nearest(&column, known.iter().map(String::as_str))).map(str::to_owned);

@@ -1,7 +1,7 @@
-//! Prompts: from a step's templates and a row to the question that is sent to a model.
+//! Prompts: from the templates of a step and a row to the question that is sent to a model.
 //!
 //! Templates are Jinja (minijinja), compiled once and checked against the source's columns before the run. Null
-//! renders as nothing. A missing column or attribute is an error, never an empty string.
+//! renders as nothing; a missing column or attribute is an error, never an empty string.
 
 mod filters;
 mod inputs;

@@ -3,42 +3,42 @@
 use crate::ident::Fingerprint;
 use crate::wire::{Message, Role};
 
-/// A conversation to be sent to a model, and its fingerprint.
+/// A conversation and its fingerprint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Question {
     messages: Vec<Message>,
-    /// Size of the messages' texts in bytes.
+    /// Size of the messages' texts.
     bytes: usize,
     fingerprint: Fingerprint,
 }
 
 impl Question {
-    /// Creates a question from a conversation and its fingerprint.
+    /// Creates a question from its messages and their fingerprint.
     #[must_use]
     pub fn new(messages: Vec<Message>, fingerprint: Fingerprint) -> Self {
         let bytes = messages.iter().map(|message| message.content.len()).sum();
         Question { messages, bytes, fingerprint }
     }
 
-    /// Returns the messages of the conversation, the oldest first.
+    /// The conversation, in order.
     #[must_use]
     pub fn messages(&self) -> &[Message] {
         &self.messages
     }
 
-    /// Returns the size of the messages' texts in bytes. It is computed only once.
+    /// Size of the messages' texts in bytes; computed only once.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Returns the hash of the conversation and the parameters. Address, key and provider are not part of it.
+    /// Hash of the conversation and the parameters; not of address, key or provider.
     #[must_use]
     pub fn fingerprint(&self) -> Fingerprint {
         self.fingerprint
     }
 
-    /// Returns the question with an invalid answer and a complaint about it appended, to be sent again.
+    /// The question with an invalid answer and a complaint about it, to be sent again.
     #[must_use]
     pub fn repaired(&self, said: &str, complaint: &str) -> Question {
         let message = |role, content: &str| Message { role, content: content.to_owned() };
@@ -49,8 +49,7 @@ impl Question {
         Question::new(messages, fingerprint)
     }
 
-    /// Returns the question with the fingerprint of a request for up to `max_tokens` tokens, to be sent again after
-    /// an answer that was cut off.
+    /// The question with the fingerprint of a larger `max_tokens`, to be sent again after an answer that was cut off.
     #[must_use]
     pub fn longer(&self, max_tokens: u32) -> Question {
         let before = self.fingerprint.to_bytes();

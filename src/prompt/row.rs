@@ -37,7 +37,7 @@ impl Rows {
         Rows(Arc::new(RowData { batch, columns }))
     }
 
-    /// Returns the record batch that holds the rows.
+    /// The record batch of the rows.
     #[must_use]
     pub fn batch(&self) -> &RecordBatch {
         &self.0.batch
@@ -82,7 +82,7 @@ impl Given {
         Ok(Given { value: of_json(&value), is_null: false })
     }
 
-    /// Creates the value of a cell of a column.
+    /// Creates the value of a cell.
     #[must_use]
     pub fn cell(column: &dyn Array, row: usize) -> Self {
         if column.is_null(row) {
@@ -91,7 +91,7 @@ impl Given {
         Given { value: to_value(column, row), is_null: false }
     }
 
-    /// Creates an empty value. It renders as nothing, and so does every field of it.
+    /// An empty value. It renders as nothing, and so does every field of it.
     #[must_use]
     pub fn nothing() -> Self {
         Given { value: Value::from_object(Nothing), is_null: true }
@@ -102,7 +102,7 @@ impl Given {
     }
 }
 
-/// Returns the input of an example as the variables of a template, with `row` for all of them.
+/// The input of an example as the variables of a template, with `row` for all of them.
 pub(super) fn input_value(input: &serde_json::Map<String, serde_json::Value>) -> Value {
     let mut pairs: Vec<(Value, Value)> =
         input.iter().map(|(name, value)| (Value::from(name.as_str()), of_json(value))).collect();
@@ -129,7 +129,7 @@ fn of_json(json: &serde_json::Value) -> Value {
     }
 }
 
-/// An output that does not exist for the row. It is false and empty, and so are its fields.
+/// An output that a row does not have: false and empty, and so are its fields.
 #[derive(Debug)]
 struct Nothing;
 
@@ -179,7 +179,7 @@ impl Object for RowValue {
     }
 }
 
-/// Returns the name of the first of `columns` that holds binary data, also deep inside nested types.
+/// The first of `columns` that holds binary data, also inside nested types.
 pub(super) fn binary_column<'a>(schema: &'a Schema, columns: &[usize]) -> Option<&'a str> {
     let mut fields = columns.iter().map(|column| schema.field(*column));
     fields.find(|field| has_binary(field.data_type())).map(|field| field.name().as_str())
@@ -200,8 +200,8 @@ fn has_binary(data_type: &DataType) -> bool {
     }
 }
 
-/// Returns a cell as a template sees it: numbers as numbers; decimals, dates and times as text; lists, structs and
-/// maps as themselves.
+/// A cell as a template sees it: numbers as numbers; decimals, dates and times as text; lists, structs and maps as
+/// themselves.
 fn to_value(array: &dyn Array, row: usize) -> Value {
     if array.is_null(row) {
         return Value::from(());
@@ -248,7 +248,7 @@ fn to_value(array: &dyn Array, row: usize) -> Value {
     }
 }
 
-/// A struct or a map. Its entries keep their order.
+/// A struct or a map, in its own order.
 #[derive(Debug)]
 struct Pairs(Vec<(Value, Value)>);
 

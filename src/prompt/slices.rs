@@ -5,8 +5,7 @@
 
 use std::borrow::Cow;
 
-/// Returns a template that reads the same, with each part of a slice turned into an index: `text[1:n]` becomes
-/// `text[1][n]`.
+/// A template that reads the same, with each part of a slice turned into an index: `text[1:n]` becomes `text[1][n]`.
 pub(super) fn without_slices(template: &str) -> Cow<'_, str> {
     let mut plain = String::with_capacity(template.len());
     let mut rest = template;
@@ -23,7 +22,7 @@ pub(super) fn without_slices(template: &str) -> Cow<'_, str> {
     if has_slices { Cow::Owned(plain) } else { Cow::Borrowed(template) }
 }
 
-/// Returns the position at which the inside of a tag ends.
+/// Position of the end of a tag's inside.
 fn end_of_tag(tag: &str) -> usize {
     let mut quote = None;
     let mut before = ' ';
@@ -83,10 +82,9 @@ fn replace(inside: &str, plain: &mut String) -> bool {
     has_slices
 }
 
-/// A bracket that is not closed yet.
 struct OpenBracket {
     kind: char,
-    /// Position in the output at which the current part of a slice begins.
+    /// Where the current part of a slice begins in the output.
     part: usize,
     is_slice: bool,
 }

@@ -1,4 +1,4 @@
-//! The compiled templates of one step, which render rows to questions.
+//! The compiled templates of one step.
 
 use std::fmt;
 use std::sync::Arc;
@@ -30,11 +30,11 @@ pub enum PromptError {
     Syntax {
         /// Output of the step.
         step: String,
-        /// Which template: `prompt` or `system`.
+        /// `prompt` or `system`.
         which: &'static str,
         /// Line in the template, counted from 1.
         line: Option<usize>,
-        /// What is wrong with the template.
+        /// Error message of the template engine.
         message: String,
     },
     /// A template names a column that neither the source nor an earlier step has.
@@ -42,11 +42,11 @@ pub enum PromptError {
     UnknownColumn {
         /// Output of the step.
         step: String,
-        /// Name of the column.
+        /// The column.
         column: String,
         /// The column that was probably meant.
         near: Option<String>,
-        /// Names of the columns that exist.
+        /// The columns that exist.
         known: Vec<String>,
     },
     /// An example does not fit the template.
@@ -56,7 +56,7 @@ pub enum PromptError {
         step: String,
         /// Line in the file of examples, counted from 1.
         line: usize,
-        /// What is wrong with the example.
+        /// Why it does not fit.
         message: String,
     },
     /// A template names the output of the step itself or of a later one.
@@ -75,13 +75,13 @@ pub enum PromptError {
     UnknownField {
         /// Output of the step.
         step: String,
-        /// Path of the field as the template writes it.
+        /// Path of the field, as the template writes it.
         path: String,
         /// The column or field that lacks it.
         parent: String,
         /// The field that was probably meant.
         near: Option<String>,
-        /// Names of the fields that exist.
+        /// The fields that exist.
         known: Vec<String>,
     },
     /// A template names columns by `row`, and the source has a column `row`.
@@ -100,7 +100,7 @@ pub enum PromptError {
     Binary {
         /// Output of the step.
         step: String,
-        /// Name of the column.
+        /// The column.
         column: String,
     },
 }
@@ -127,17 +127,17 @@ pub enum Rendered {
 pub struct Prompt {
     environment: Environment<'static>,
     has_system: bool,
-    /// Positions of the columns that the templates name: those of the source, then outputs of earlier steps.
+    /// Columns that the templates name: of the source, then of earlier steps.
     inputs: Vec<usize>,
     /// Number of columns of the source.
     source_columns: usize,
-    /// Earlier steps whose outputs the templates name: position of the step, and name of the output.
+    /// Earlier steps whose outputs the templates name, and names of the outputs.
     needs: Vec<(usize, Arc<str>)>,
     skips_nulls: bool,
     params: Vec<u8>,
     /// Text at the end of the prompt that states what an answer must be.
     instruction: String,
-    /// Questions and answers of the examples, which come before the row's own question.
+    /// Messages of the examples, before the row's own question.
     examples: Vec<Message>,
 }
 
@@ -152,7 +152,7 @@ impl Prompt {
     /// steps.
     ///
     /// # Errors
-    /// When a template is malformed, names a column that is missing or binary, or does not fit an example.
+    /// When a template is malformed, names a missing or binary column, or does not fit an example.
     pub fn compile(step: &StepSpec, source: &Schema, earlier: &[Field]) -> Result<Prompt, PromptError> {
         let source_columns = source.fields().len();
         let all = source.fields().iter().map(|field| field.as_ref().clone()).chain(earlier.iter().cloned());
@@ -204,8 +204,8 @@ impl Prompt {
         Ok(())
     }
 
-    /// Renders a row of nulls to find mistakes that show only then: filters, tests and functions that do not exist.
-    /// Errors that come from the nulls alone are ignored.
+    /// Renders a row of nulls to find unknown filters, tests and functions, which show only then. Errors that come
+    /// from the nulls alone are ignored.
     fn check_with_nulls(&self, step: &StepSpec, schema: &Schema) -> Result<(), PromptError> {
         let nulls = schema.fields().iter().map(|field| new_null_array(field.data_type(), 1)).collect();
         let fields: Vec<_> =
@@ -230,23 +230,22 @@ impl Prompt {
         Ok(())
     }
 
-    /// Returns the columns of the source that the templates name.
+    /// The columns of the source that the templates name.
     #[must_use]
     pub fn names(&self, source: &Schema) -> Vec<String> {
         let own = self.inputs.iter().filter(|column| **column < self.source_columns);
         own.filter_map(|column| Some(source.fields().get(*column)?.name().clone())).collect()
     }
 
-    /// Returns the earlier steps whose outputs the templates name, by their positions among the steps.
+    /// Positions of the earlier steps whose outputs the templates name.
     pub fn needs(&self) -> impl Iterator<Item = usize> {
         self.needs.iter().map(|(step, _)| *step)
     }
 
-    /// Renders a row of a record batch. `given` holds the outputs of the steps that it [needs](Prompt::needs), in
-    /// that order.
+    /// Renders a row. `given` holds the outputs of the steps that it [needs](Prompt::needs), in that order.
     ///
     /// # Errors
-    /// When a template cannot be rendered for the row, with class `template`.
+    /// When a template fails for the row, with class `template`.
     pub fn render(&self, rows: &Rows, row: usize, given: Vec<Given>) -> Result<Rendered, Failure> {
         let mut of_source = self.inputs.iter().copied().filter(|column| *column < self.source_columns);
         if self.skips_nulls
@@ -280,8 +279,7 @@ impl Prompt {
         Question::new(messages, fingerprint)
     }
 
-    /// Returns the question with `tokens` tokens less at the end of the rendered text, or `None` if nothing would be
-    /// left.
+    /// The question with `tokens` fewer at the end of the rendered text; `None` if nothing would be left.
     #[must_use]
     pub fn shortened(&self, question: &Question, tokens: usize) -> Option<Question> {
         let mut messages = question.messages().to_vec();
@@ -323,11 +321,11 @@ fn role(role: Role) -> &'static [u8] {
     }
 }
 
-/// Returns the text that states the form of the answer in the prompt.
+/// The text that states the form of an answer in the prompt.
 fn instruction(form: &Form) -> String {
     match form {
         Form::Text | Form::Embedding(_) => String::new(),
-        // The request carries the schema, in a form that the endpoint takes.
+        // The request carries the schema in a form of its own.
         Form::Typed(_) => String::new(),
         Form::Classes(classes) => {
             format!("\n\n{CLASSES_WORDS}\n{}", classes.join("\n"))
@@ -335,12 +333,12 @@ fn instruction(form: &Form) -> String {
     }
 }
 
-/// Returns the parameters as bytes, which are equal for equal parameters.
+/// The parameters as bytes, equal for equal parameters.
 fn params(params: &Params) -> Vec<u8> {
     let mut extra: Vec<_> = params.extra_body.iter().collect();
     extra.sort_by_key(|(name, _)| name.as_str());
     let known = (params.temperature, params.max_tokens, extra);
-    // A schema that is stated in the prompt is part of the fingerprint through the messages.
+    // A schema in the prompt is part of the fingerprint through the messages.
     let bytes = match params.shape.as_ref().filter(|shape| !shape.is_in_prompt()) {
         None => serde_json::to_vec(&known),
         Some(shape) => serde_json::to_vec(&(known, shape.text())),
@@ -372,7 +370,7 @@ fn describe(error: &Error) -> String {
 fn format_value(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
     match value.kind() {
         ValueKind::None => Ok(()),
-        // Models read structures as JSON. The missing output of a step is false, and renders as nothing below.
+        // Models read structures as JSON. A missing output is false, and renders as nothing below.
         ValueKind::Map if value.is_true() => {
             let json = serde_json::to_string(value);
             let json = json.map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))?;

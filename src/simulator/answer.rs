@@ -1,12 +1,10 @@
-//! The simulator's answers, and the reproducible draws that its answers and faults are made from. Nothing here
-//! depends on the time.
+//! The simulator's answers, and the reproducible draws behind its answers and faults.
 
 use crate::ident::Fingerprint;
 
 const WORDS: usize = 12;
 
-/// Returns the default answer to a prompt: the first words of its last non-empty line and the mark of the prompt,
-/// which no other prompt shares.
+/// The default answer to a prompt: the first words of its last non-empty line, and its unique mark.
 #[must_use]
 pub fn answer_to(prompt: &str) -> String {
     let last = prompt.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
@@ -14,7 +12,7 @@ pub fn answer_to(prompt: &str) -> String {
     format!("In short: {} [{}]", words.join(" "), mark_of(prompt))
 }
 
-/// Returns the mark of a prompt: eight hexadecimal digits that no other prompt shares.
+/// Eight hexadecimal digits that no other prompt shares.
 pub(super) fn mark_of(prompt: &str) -> String {
     Fingerprint::of([prompt.as_bytes()]).to_string().chars().take(8).collect()
 }
@@ -26,7 +24,7 @@ pub fn choose(answers: &[String], seed: u64, prompt: &str) -> String {
     answers.get(at).cloned().unwrap_or_default()
 }
 
-/// Returns an index below `count` in proportion to `chance`, a number from 0 to less than 1.
+/// An index below `count`, in proportion to `chance` (0 to less than 1).
 #[expect(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
@@ -40,12 +38,12 @@ pub(super) fn draw(count: usize, chance: f64) -> usize {
 /// Bytes of text that count as one token.
 pub(super) const BYTES_OF_TOKEN: u64 = 4;
 
-/// Returns the number of tokens of a text, estimated from its length in bytes.
+/// Number of tokens of a text, estimated from its length.
 pub(super) fn tokens_of(text: &str) -> u64 {
     (text.len() as u64).div_ceil(BYTES_OF_TOKEN)
 }
 
-/// Returns a number from 0 to less than 1 that depends on the arguments alone.
+/// A number from 0 to less than 1 that depends on the arguments alone.
 pub(super) fn chance(seed: u64, purpose: &str, prompt: &str, nth: u64) -> f64 {
     let print = Fingerprint::of([
         seed.to_le_bytes().as_slice(),

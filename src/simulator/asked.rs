@@ -1,4 +1,4 @@
-//! The fields of a chat completion request that the simulator reads, and the checks on them.
+//! The fields of a chat completion request that the simulator reads, and their checks.
 
 use serde::{Deserialize, Deserializer, de};
 use serde_json::Value;
@@ -9,10 +9,10 @@ use crate::wire::COMPLAINT;
 
 /// Roles that a message may have.
 const ROLES: [&str; 6] = ["system", "developer", "user", "assistant", "tool", "function"];
-/// Largest number of answers (`n`) that one request may ask for.
+/// Largest number of answers (`n`) to one request.
 const MAX_CHOICES: u32 = 128;
 
-/// The body of a request for a chat completion. Unknown fields are ignored.
+/// Body of a chat completion request.
 #[derive(Debug, Deserialize)]
 pub(super) struct ReceivedChat {
     pub(super) model: String,
@@ -35,7 +35,7 @@ struct Said {
     content: Option<String>,
 }
 
-/// One part of a message that is sent as a list of parts.
+/// A part of a message's content.
 #[derive(Debug, Deserialize)]
 struct ContentPart {
     #[serde(rename = "type")]
@@ -50,8 +50,7 @@ enum MessageContent {
     Parts(Vec<ContentPart>),
 }
 
-/// Reads the content of a message: a text, or a list of parts, which are joined. A part that is not a text is an
-/// error.
+/// Reads a text, or a list of parts and joins them. A part that is not a text is an error.
 fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     match Option::<MessageContent>::deserialize(deserializer)? {
         None => Ok(None),
@@ -72,7 +71,7 @@ pub(super) struct Tool {
     pub(super) function: Function,
 }
 
-/// A function of a tool. `parameters` is the JSON Schema of its arguments.
+/// A function and the JSON Schema of its arguments.
 #[derive(Debug, Deserialize)]
 pub(super) struct Function {
     pub(super) name: String,
@@ -80,7 +79,7 @@ pub(super) struct Function {
 }
 
 impl ReceivedChat {
-    /// Checks the fields as OpenAI's servers do. A request with an invalid one is refused with 400.
+    /// Checks the fields as OpenAI's servers do.
     pub(super) fn check(&self) -> Result<(), ErrorReply> {
         let wrong = |field: &str, what: String| {
             Err(invalid("invalid_value", &format!("Invalid value for '{field}': {what}"), Some(field)))
@@ -108,18 +107,18 @@ impl ReceivedChat {
         }
     }
 
-    /// Returns the largest number of tokens that an answer may have, or `None` if the request sets no limit.
+    /// Largest number of tokens that an answer may have, if the request limits it.
     pub(super) fn most_tokens(&self) -> Option<u64> {
         self.max_completion_tokens.or(self.max_tokens)
     }
 
-    /// Returns the number of answers that are requested.
+    /// Number of answers that are requested.
     pub(super) fn choices(&self) -> u32 {
         self.n.unwrap_or(1)
     }
 
-    /// Returns the message to be answered: the user's last message that is not a complaint about an answer, or the
-    /// first one if all begin like a complaint. Few-shot examples come before it, and repairs after it.
+    /// The message to be answered: the user's last one that is not a complaint about an answer, or else the first.
+    /// Few-shot examples come before it, and repairs after it.
     pub(super) fn question(&self) -> &str {
         let said = self.messages.iter().filter(|said| said.role == "user");
         let mut said = said.filter_map(|said| said.content.as_deref());

@@ -1,5 +1,4 @@
-//! Chat completions: answers are a text, an instance of a JSON Schema, or a call of a function whose arguments are an
-//! instance.
+//! Chat completions: a text, an instance of a JSON Schema, or a function call with an instance as arguments.
 
 use axum::http::HeaderMap;
 use axum::response::Response;
@@ -17,7 +16,7 @@ use crate::clock;
 use crate::config::{CLASS, FaultSpec, SimulatorSpec, WrongForm};
 use crate::wire::CLASSES_WORDS;
 
-/// The message of an answer and the reason for its end.
+/// The message of an answer, and why it ends.
 #[derive(Debug)]
 struct ReplyMessage {
     /// `None` if a fault leaves the text out.
@@ -27,7 +26,7 @@ struct ReplyMessage {
     finish_reason: String,
 }
 
-/// Answers a request for a chat completion. Returns the error response if the request is refused.
+/// Answers a chat completion request, or refuses it.
 pub(super) async fn answer(
     shared: &ServerHandle,
     headers: &HeaderMap,
@@ -81,7 +80,7 @@ fn within_context(spec: &SimulatorSpec, question: &GateRequest<'_>) -> Result<()
     Err(invalid("context_length_exceeded", &message, Some("messages")))
 }
 
-/// Returns the classes that the last paragraph of a prompt lists; none if it is not a list of classes.
+/// The classes that the last paragraph of a prompt lists, if it lists any.
 fn classes_in(prompt: &str) -> Vec<String> {
     let line = format!("\n\n{CLASSES_WORDS}\n");
     let classes = prompt.rsplit_once(&line).map(|(_, classes)| classes).unwrap_or_default();
@@ -102,7 +101,7 @@ impl ReplyMessage {
         let wrong = fault.and_then(|fault| fault.wrong).filter(|_| said.is_none());
         let instance = |schema: &Value| {
             let mut instance = instance_of(schema, spec.seed, prompt);
-            // The class must be the same whether the schema or the prompt alone lists the classes.
+            // The class must be the same whether it is requested in words or by a schema.
             if let (Some(class), classes @ [_, ..]) = (instance.get_mut(CLASS), classes_in(prompt).as_slice())
             {
                 *class = choose(classes, spec.seed, prompt).into();
@@ -134,7 +133,7 @@ impl ReplyMessage {
         ReplyMessage { text: Some(text), function, finish_reason: finish_reason.to_owned() }
     }
 
-    /// Cuts the text to at most `most` tokens. If anything is cut, the finish reason becomes `length`.
+    /// Cuts the text to at most `most` tokens, with the finish reason `length`.
     fn within(mut self, most: Option<u64>) -> ReplyMessage {
         if let (Some(text), Some(most)) = (&mut self.text, most)
             && tokens_of(text) > most

@@ -6,28 +6,28 @@ use serde::Serialize;
 
 use crate::ident::{Fingerprint, Money, Tokens};
 
-/// What the simulator has received and answered so far. The server returns it as JSON at `/simulator/counts`.
+/// What the simulator has received and answered so far; served as JSON at `/simulator/counts`.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Counts {
-    /// Requests for chat completions and for embeddings, refused ones included.
+    /// Requests for chat completions and for embeddings, also refused ones.
     pub requests: u64,
-    /// Number of responses by HTTP status. A connection that is closed in the middle of an answer counts as 0.
+    /// Responses by HTTP status. A connection that is closed in the middle of an answer counts as 0.
     pub statuses: BTreeMap<u16, u64>,
     /// Largest number of requests in flight at once.
     pub most_in_flight: u64,
-    /// Answers that were sent; a provider would bill these.
+    /// Answers that were sent, which a provider would bill.
     pub answered: u64,
     /// Tokens of prompts and answers that were billed.
     pub billed_tokens: u64,
     /// Billed amount, in picodollars.
     pub billed_picodollars: u64,
-    /// Number of different prompts that were answered. The inputs of one embeddings request are one prompt.
+    /// Different prompts that were answered. The inputs of one embeddings request are one prompt.
     pub answered_prompts: u64,
-    /// Inputs that were embedded, over all answered requests.
+    /// Inputs that were embedded in answered requests.
     pub embedded: u64,
     /// Inputs that were embedded again after the first time for the same text.
     pub embedded_again: u64,
-    /// Method and path of each request to a route that the simulator does not have.
+    /// Method and path of each request to an unknown route.
     pub unknown_routes: Vec<String>,
     /// Requests that arrived after the last entry of the script.
     pub script_exhausted: u64,
@@ -46,25 +46,25 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// Returns how often a prompt was answered.
+    /// How often a prompt was answered.
     #[must_use]
     pub fn answers_to(&self, prompt: &str) -> u32 {
         self.answers.get(&Fingerprint::of([prompt.as_bytes()])).copied().unwrap_or_default()
     }
 
-    /// Returns how often a text was embedded.
+    /// How often a text was embedded.
     #[must_use]
     pub fn embeddings_of(&self, text: &str) -> u32 {
         self.embeddings.get(&Fingerprint::of([text.as_bytes()])).copied().unwrap_or_default()
     }
 
-    /// Returns the number of answers beyond the first to each prompt: what was paid for again.
+    /// Answers beyond the first to each prompt: what was paid for again.
     #[must_use]
     pub fn paid_again(&self) -> u64 {
         self.answered - self.answered_prompts
     }
 
-    /// Counts a request for a prompt. Returns the number of earlier requests for the same prompt.
+    /// Counts a request for a prompt. Returns the number of earlier ones.
     pub(super) fn asked(&mut self, prompt: &str) -> u32 {
         self.requests += 1;
         let times = self.asked.entry(Fingerprint::of([prompt.as_bytes()])).or_default();
@@ -72,7 +72,7 @@ impl Counts {
         *times - 1
     }
 
-    /// Returns a number that no other response of this simulator has.
+    /// A number that no other response has.
     pub(super) fn next_id(&mut self) -> u64 {
         self.ids += 1;
         self.ids

@@ -1,4 +1,4 @@
-//! Embeddings: answers requests with vectors that depend on the text alone.
+//! Embeddings: vectors that depend on the text alone.
 
 use axum::http::HeaderMap;
 use axum::response::Response;
@@ -47,7 +47,7 @@ enum VectorFormat {
 }
 
 impl EmbeddingInput {
-    /// Returns the texts to embed. A list of token ids becomes the text of its numbers.
+    /// The texts to embed. Token ids become a text of numbers.
     fn into_texts(self) -> Vec<String> {
         let words = |tokens: Vec<u32>| -> String {
             tokens.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
@@ -61,7 +61,7 @@ impl EmbeddingInput {
     }
 }
 
-/// Returns the embedding of a text: a vector of length 1 with this number of dimensions.
+/// The embedding of a text: a vector of length 1.
 #[must_use]
 pub fn embedding_of(text: &str, dimensions: usize) -> Vec<f32> {
     let mut state = seed(text);
@@ -88,7 +88,7 @@ fn next(state: &mut u64) -> f64 {
     number - 1.0
 }
 
-/// Answers a request for embeddings. Returns the error response if the request is refused.
+/// Answers an embeddings request, or refuses it.
 pub(super) async fn answer(
     shared: &ServerHandle,
     headers: &HeaderMap,
@@ -154,7 +154,7 @@ fn check_inputs(spec: &SimulatorSpec, inputs: &[&str]) -> Result<(), ErrorReply>
     }
 }
 
-/// Returns the number of dimensions: the request's, else the job's, else the default.
+/// Numbers per vector: the request's `dimensions`, else the job's, else the default.
 fn dimensions(spec: &SimulatorSpec, asked: Option<u32>) -> Result<usize, ErrorReply> {
     match asked.or(spec.dimensions).unwrap_or(DIMENSIONS) {
         known @ 1..=MOST_DIMENSIONS => Ok(known as usize),

@@ -1,5 +1,5 @@
-//! The stages that every request passes, for chat completions and embeddings alike: reading, key, model, limits,
-//! latency, faults and billing.
+//! The stages that every request passes, for chat and embeddings alike: reading, key, model, limits, latency, faults
+//! and billing.
 
 use axum::http::{HeaderMap, header};
 use serde::de::DeserializeOwned;
@@ -12,10 +12,10 @@ use crate::clock;
 use crate::config::{FaultSpec, SimulatorSpec};
 use crate::ident::Tokens;
 
-/// The part of a request that all interfaces have in common.
+/// The fields that all kinds of requests have in common.
 #[derive(Debug)]
 pub(super) struct GateRequest<'a> {
-    /// Text that identifies the request for counts and random draws.
+    /// Identifies the request for counts and random draws.
     pub(super) prompt: &'a str,
     /// Texts in which a fault's `contains` is looked for.
     pub(super) texts: &'a [&'a str],
@@ -25,7 +25,7 @@ pub(super) struct GateRequest<'a> {
     pub(super) max_tokens: Option<u64>,
 }
 
-/// The billed cost of an answer, and the headers that go with it.
+/// The cost of an answer, and the headers that go with it.
 #[derive(Debug)]
 pub(super) struct Bill {
     /// US dollars, or `None` if answers do not state their cost.
@@ -34,7 +34,7 @@ pub(super) struct Bill {
     pub(super) headers: Vec<(String, String)>,
 }
 
-/// Parses the body of a request. A body that cannot be parsed is counted as a request here and refused with 400.
+/// Parses the body of a request. A request whose body cannot be parsed is counted here.
 pub(super) fn read<T: DeserializeOwned>(shared: &ServerHandle, body: &[u8]) -> Result<T, ErrorReply> {
     serde_json::from_slice(body).map_err(|error| {
         shared.lock().counts.requests += 1;
@@ -42,7 +42,7 @@ pub(super) fn read<T: DeserializeOwned>(shared: &ServerHandle, body: &[u8]) -> R
     })
 }
 
-/// Checks the key and the model of a request; a wrong one is refused with 401 or 404.
+/// Checks the key and the model of a request.
 pub(super) fn known(shared: &ServerHandle, headers: &HeaderMap, model: &str) -> Result<(), ErrorReply> {
     let spec = &shared.spec;
     let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
@@ -59,8 +59,7 @@ pub(super) fn known(shared: &ServerHandle, headers: &HeaderMap, model: &str) -> 
     Ok(())
 }
 
-/// Waits until a request is due to be answered. Returns the fault that its answer must show, or the error response if
-/// the request is refused or a fault replaces the answer.
+/// Waits until a request is due to be answered. Returns the fault that the answer must show, or an error response.
 pub(super) async fn pass(
     shared: &ServerHandle,
     question: &GateRequest<'_>,
@@ -84,7 +83,7 @@ pub(super) async fn pass(
     Ok(fault)
 }
 
-/// Bills an answer and counts it. `embedded` holds the texts whose vectors the answer carries.
+/// Bills an answer. `embedded` holds the texts whose vectors it carries.
 pub(super) fn bill(
     shared: &ServerHandle,
     question: &GateRequest<'_>,
@@ -104,7 +103,7 @@ pub(super) fn bill(
     }
 }
 
-/// Admits a request and returns when it is to be answered, or refuses it by a limit, a phase or the quota.
+/// Admits a request and returns when its answer is due, or refuses it.
 fn admit(shared: &ServerHandle, question: &GateRequest<'_>) -> Result<clock::Instant, ErrorReply> {
     let (now, wall) = (clock::now(), clock::wall());
     let mut inner = shared.lock();
@@ -139,8 +138,8 @@ fn next_in_script(shared: &ServerHandle) -> Result<Option<FaultSpec>, ErrorReply
     Ok(next)
 }
 
-/// Returns the first fault that applies to the request number `nth`, counted from 0, for a prompt. `texts` are the
-/// texts in which the fault's `contains` is looked for.
+/// The first fault that applies to the `nth` request for a prompt, counted from 0. A fault's `contains` is looked for
+/// in `texts`.
 #[must_use]
 pub fn fault_for<'a>(
     spec: &'a SimulatorSpec,

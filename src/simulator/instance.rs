@@ -1,7 +1,7 @@
 //! Instances of a JSON Schema, always the same for a schema, a seed and a prompt.
 //!
-//! The keywords that schemas for models use are supported; others, such as `pattern`, `not` and conditions, are
-//! ignored. A recursive schema is cut short: from its second level on only required values are made.
+//! The keywords that schemas for models use are supported, but not `pattern`, `not` and conditions, for example. In a
+//! recursive schema only required values are made from the second level on.
 
 use chrono::{DateTime, Days, NaiveDate, SecondsFormat, TimeDelta};
 use serde_json::{Map, Value};
@@ -10,30 +10,30 @@ use super::answer::{chance, draw, mark_of};
 
 /// Share of nulls among values that may be null.
 const NULLS: f64 = 0.2;
-/// Number of nested uses of one reference after which it yields null.
+/// Nested uses of one reference after which it yields null.
 const MOST_TURNS: usize = 4;
 /// Number of values after which only required ones are made.
 const MANY_VALUES: usize = 2_000;
 /// Number of values after which every reference yields null.
 const MOST_VALUES: usize = 20_000;
 const MOST_ITEMS: usize = 1_000;
-/// Number of days, from the year 2000 on, that dates are drawn from.
+/// Number of days from 2000-01-01 on that dates are drawn from.
 const DAYS: usize = 10_000;
 
-/// Returns the instance of a schema with which a simulator of this seed answers a prompt.
+/// The instance of a schema with which a simulator of this seed answers a prompt.
 #[must_use]
 pub fn instance_of(schema: &Value, seed: u64, prompt: &str) -> Value {
     let mut maker = Maker { root: schema, seed, prompt, references: Vec::new(), made: 0, scarce: false };
     maker.value(schema, "answer")
 }
 
-/// Returns the schema that a local reference (`#/…`) points to.
+/// The schema that a local reference (`#/…`) points to.
 pub(super) fn referred<'a>(root: &'a Value, reference: &str) -> Option<&'a Value> {
     root.pointer(reference.strip_prefix('#')?)
 }
 
-/// Returns the first alternative of `anyOf`, `oneOf` or `allOf`. Returns `None` if the schema also has `properties`,
-/// because the alternatives then only state which properties go together.
+/// The first alternative of `anyOf`, `oneOf` or `allOf`. Beside `properties` it is `None`, since alternatives there
+/// only state which properties go together.
 pub(super) fn first_branch(keywords: &Map<String, Value>) -> Option<&Value> {
     branches(keywords)?.first()
 }
@@ -49,7 +49,7 @@ struct Maker<'a> {
     root: &'a Value,
     seed: u64,
     prompt: &'a str,
-    /// References that are being followed, the outermost first.
+    /// References that are being followed.
     references: Vec<&'a str>,
     /// Number of values made so far.
     made: usize,
@@ -60,7 +60,7 @@ struct Maker<'a> {
 impl<'a> Maker<'a> {
     fn value(&mut self, schema: &'a Value, path: &str) -> Value {
         self.made += 1;
-        // `true` is a schema, too: it allows any value.
+        // `true` is a schema, too.
         let Some(keywords) = schema.as_object() else { return self.text(&Map::new(), path) };
         if let Some(reference) = keywords.get("$ref").and_then(Value::as_str) {
             return self.at_reference(reference, path);
@@ -164,7 +164,7 @@ impl<'a> Maker<'a> {
         Value::Array(made)
     }
 
-    /// Returns a short text with the mark of the prompt, or a date or time if the schema asks for that format.
+    /// A short text with the mark of the prompt, or a date or time if the schema asks for one.
     fn text(&self, keywords: &Map<String, Value>, path: &str) -> Value {
         let day = || {
             let first = NaiveDate::from_ymd_opt(2_000, 1, 1).unwrap_or_default();
@@ -230,8 +230,7 @@ fn smaller(one: Option<f64>, other: Option<f64>) -> Option<f64> {
     one.into_iter().chain(other).reduce(f64::min)
 }
 
-/// Returns both bounds. A missing upper bound is 100 above the lower one. A missing lower bound is 0, or 100 below a
-/// negative upper one.
+/// Both bounds. A missing upper one is 100 above the lower; a missing lower one is 0, or 100 below a negative upper.
 fn range(least: Option<f64>, most: Option<f64>) -> (f64, f64) {
     match (least, most) {
         (Some(least), most) => (least, most.unwrap_or(least + 100.0).max(least)),
@@ -246,7 +245,7 @@ mod tests {
 
     use super::*;
 
-    /// Makes instances for many prompts and checks that each fits the schema.
+    /// Makes instances for many prompts and checks them against the schema.
     fn instances(schema: &Value) -> Vec<Value> {
         let validator = jsonschema::options().should_validate_formats(true).build(schema).unwrap();
         let made: Vec<Value> = (0..200).map(|row| instance_of(schema, 7, &format!("Row {row}"))).collect();

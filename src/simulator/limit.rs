@@ -1,5 +1,4 @@
-//! Rate limits as providers enforce them: token bucket, fixed window and sliding window. Pure state; the caller
-//! brings the time.
+//! Rate limits as providers enforce them. Pure state; the caller brings the time.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -7,19 +6,19 @@ use std::time::Duration;
 use crate::clock::Instant;
 use crate::config::{LimitSpec, LimitWindow};
 
-/// Tolerance for rounding errors in sums of fractions.
+/// Tolerance for rounding in sums of fractions.
 const SLACK: f64 = 1e-6;
 
 /// One limit on requests or on tokens.
 #[derive(Debug)]
 pub(super) struct Limiter {
     window: LimitWindow,
-    /// Length of a window, or time in which an empty bucket refills, in seconds.
+    /// Length of a window, or time in which an empty bucket refills.
     seconds: f64,
     per_second: f64,
     /// Smallest capacity of a window or bucket.
     least: f64,
-    /// Amount that counts against the capacity: taken from the bucket and not refilled, or taken in the window.
+    /// Amount taken from the bucket and not refilled, or taken in the window.
     used: f64,
     /// Token bucket: when `used` was computed. Fixed window: when the window began.
     since: Instant,
@@ -46,7 +45,7 @@ impl Limiter {
         self.per_second *= factor;
     }
 
-    /// Returns the amount that the limit allows per minute.
+    /// Amount that the limit allows per minute.
     pub(super) fn per_minute(&self) -> f64 {
         self.per_second * 60.0
     }
@@ -59,7 +58,7 @@ impl Limiter {
         Duration::from_secs_f64(self.seconds)
     }
 
-    /// Brings the state up to `now`: refills the bucket, or drops what has left the window.
+    /// Refills the bucket, or drops what has left the window.
     pub(super) fn advance(&mut self, now: Instant) {
         match self.window {
             LimitWindow::TokenBucket => {
@@ -86,8 +85,8 @@ impl Limiter {
         }
     }
 
-    /// Returns how long until `amount` can be taken, or `None` if it can be taken now. [`Limiter::advance`] must be
-    /// called first. An amount above the capacity passes once nothing else counts against it.
+    /// How long until `amount` can be taken, after [`Limiter::advance`]; `None` if it can be taken now. An amount
+    /// above the capacity passes once nothing else counts against it.
     pub(super) fn wait(&self, amount: f64, now: Instant) -> Option<Duration> {
         let room = self.capacity() - amount.min(self.capacity()) + SLACK;
         if self.used <= room {
@@ -115,12 +114,12 @@ impl Limiter {
         }
     }
 
-    /// Returns what is left of a minute's allowance, as rate limit headers state it.
+    /// What is left of a minute's allowance, as headers state it.
     pub(super) fn remaining(&self) -> f64 {
         (self.per_minute() - self.used).max(0.0).min(self.per_minute())
     }
 
-    /// Returns how long until the limit is full again if nothing more is taken.
+    /// Time until the limit is full again if nothing more is taken.
     pub(super) fn reset(&self, now: Instant) -> Duration {
         match self.window {
             LimitWindow::TokenBucket => Duration::from_secs_f64(self.used / self.per_second),
@@ -138,7 +137,7 @@ mod tests {
     use super::*;
     use crate::clock;
 
-    /// Sends a request every 100 ms for three minutes and returns how many pass.
+    /// Sends a request every 100 ms for three minutes. Returns how many pass.
     fn through(window: LimitWindow, seconds: Option<u32>) -> u32 {
         let start = clock::now();
         let mut limiter = Limiter::new(&LimitSpec { per_minute: 60, window, seconds }, start);

@@ -1,4 +1,4 @@
-//! Wrong answers: faults applied to instances, texts and embeddings.
+//! Wrong answers: faults in instances, texts and embeddings.
 
 use serde_json::{Map, Value, json};
 
@@ -6,10 +6,10 @@ use super::instance::{first_branch, referred};
 use crate::config::WrongForm;
 
 const PROSE: &str = "Sure, I can help with that. I would rather say it in words of my own.";
-/// Largest number of references and branches that are followed from a schema to the one that applies.
+/// Most references and branches that are followed to the schema that applies.
 const MOST_STEPS: usize = 8;
 
-/// Makes an instance violate its schema if the fault is about its content.
+/// Makes an instance violate its schema, for faults of content.
 pub(super) fn spoil(instance: &mut Value, schema: &Value, wrong: WrongForm) {
     let root = schema;
     if wrong == WrongForm::WrongEnum && unlist(instance, schema, root) {
@@ -42,7 +42,7 @@ pub(super) fn spoil(instance: &mut Value, schema: &Value, wrong: WrongForm) {
     }
 }
 
-/// Returns the text of an answer, put into a wrong form if the fault is about its form.
+/// Puts the text of an answer into a wrong form, for faults of form.
 pub(super) fn misput(text: String, wrong: Option<WrongForm>) -> String {
     match wrong {
         Some(WrongForm::Prose) => PROSE.to_owned(),
@@ -52,7 +52,7 @@ pub(super) fn misput(text: String, wrong: Option<WrongForm>) -> String {
     }
 }
 
-/// Spoils the embeddings of a response: repeats an index, reverses the order, or drops the last one.
+/// Repeats an index, reverses the order, or drops the last embedding.
 pub(super) fn misplace(data: &mut Vec<Value>, wrong: WrongForm) {
     match wrong {
         WrongForm::WrongIndex => {
@@ -85,8 +85,8 @@ fn settled<'a>(schema: &'a Value, root: &'a Value) -> &'a Value {
     settled
 }
 
-/// Replaces the first value that `enum` or `const` restricts by one that is not allowed. Returns whether one was
-/// replaced.
+/// Replaces the first value that an `enum` or `const` restricts by one that it does not allow. Returns whether there
+/// was one.
 fn unlist(value: &mut Value, schema: &Value, root: &Value) -> bool {
     let schema = settled(schema, root);
     let listed = schema.get("const").map(std::slice::from_ref);

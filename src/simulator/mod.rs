@@ -1,9 +1,8 @@
 //! An OpenAI-compatible server on loopback, with limits and faults, for first trials and for tests.
 //!
-//! It speaks real HTTP. It answers every prompt with a text that depends on the prompt alone ([`answer_to`]), with an
+//! It speaks real HTTP. It answers a prompt with a text that depends on the prompt alone ([`answer_to`]), with an
 //! instance of the JSON Schema that a request carries, or with vectors ([`embedding_of`]). It counts what it receives
-//! and what it answers. A request that it does not understand is refused with an error, and unknown routes are
-//! recorded.
+//! and answers. Unknown routes and values are refused, and the routes recorded.
 
 mod answer;
 mod asked;

@@ -1,5 +1,5 @@
-//! The simulated provider's behaviour in time: limits, other clients, outages, latency, and tokens of an answer. Pure
-//! state; the caller brings the time. The server adds HTTP, and the rehearsals of admission run it in virtual time.
+//! The simulated provider in time: limits, other clients, outages, latency, and tokens of an answer. Pure state; the
+//! caller brings the time. The server adds HTTP, and the rehearsals of admission run it in virtual time.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -20,7 +20,7 @@ pub struct SimulatedModel {
     spec: SimulatorSpec,
     requests: Option<Limiter>,
     tokens: Option<Limiter>,
-    /// When the first request arrived. Phases count from here.
+    /// When the first request arrived.
     start: Option<Instant>,
     /// Current factor on the limits.
     factor: f64,
@@ -32,7 +32,7 @@ pub struct SimulatedModel {
     arrived: u64,
 }
 
-/// The reason and the response of a refused request.
+/// A request that is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelRefusal {
     /// HTTP status, or 0 if the connection breaks instead.
@@ -64,10 +64,10 @@ impl SimulatedModel {
         }
     }
 
-    /// Admits or refuses a request that arrives now. `max_tokens` is 0 if the request sets none.
+    /// Admits or refuses a request; `max_tokens` is 0 if it has none.
     ///
     /// # Errors
-    /// When the request is refused by a phase, the quota or a limit.
+    /// When the request is refused.
     pub fn arrive(
         &mut self,
         prompt_tokens: u64,
@@ -123,7 +123,7 @@ impl SimulatedModel {
         wait.map_or(Ok(()), |wait| Err(self.refusal(kind, wait, wall)))
     }
 
-    /// Schedules an admitted request that takes this long once a slot is free. Returns when it is done.
+    /// Schedules an admitted request that takes this long once it has a slot. Returns when it is done.
     pub fn work(&mut self, takes: Duration, now: Instant) -> Instant {
         let Some(slots) = self.spec.slots else { return now + takes };
         let begins = if self.slots.len() < slots as usize {
@@ -135,7 +135,7 @@ impl SimulatedModel {
         begins + takes
     }
 
-    /// Counts an answer that was sent. `tokens` are those that it used, the prompt's included.
+    /// Counts an answer that was sent and used `tokens`, the prompt's included.
     pub fn answered(&mut self, tokens: u64, now: Instant) {
         self.answered += 1;
         if let Some(limiter) =
@@ -147,7 +147,7 @@ impl SimulatedModel {
         }
     }
 
-    /// Returns how long the answer to a prompt takes. `nth` is the number of earlier requests for the prompt.
+    /// How long the `nth` answer to a prompt takes, counted from 0.
     #[must_use]
     pub fn latency(&self, prompt: &str, nth: u64) -> Duration {
         let spec = &self.spec;
@@ -156,8 +156,7 @@ impl SimulatedModel {
         })
     }
 
-    /// Returns how many tokens the answer to a prompt has, or `None` if the job does not set them. `nth` is the
-    /// number of earlier requests for the prompt.
+    /// How many tokens the `nth` answer to a prompt has, if the job sets them.
     #[must_use]
     pub fn completion_tokens(&self, prompt: &str, nth: u64, max_tokens: Option<u64>) -> Option<u64> {
         let spec = &self.spec;
@@ -168,7 +167,7 @@ impl SimulatedModel {
         Some(max_tokens.map_or(tokens, |most| tokens.min(most)))
     }
 
-    /// Returns the rate limit headers of a response at this moment.
+    /// The rate limit headers of a response at this moment.
     #[must_use]
     pub fn headers(&self, now: Instant, wall: DateTime<Utc>) -> Vec<(String, String)> {
         let family = self.spec.headers;
@@ -209,8 +208,8 @@ impl SimulatedModel {
         })
     }
 
-    /// Sends the other client's requests that are due by now. It uses its share of the request limit evenly, or of
-    /// the token limit if only tokens are limited. It goes on whether it is admitted or refused.
+    /// Sends the other client's requests up to now. It uses its share of the request limit evenly, or of the token
+    /// limit if only tokens are limited, and goes on when it is refused.
     fn other_client(&mut self, share: f64, now: Instant) {
         if share <= 0.0 {
             self.other = None;
@@ -290,7 +289,7 @@ impl StatedLimit {
     }
 }
 
-/// Returns a log-normal factor with median 1, or 1 if there is no spread (Box and Muller, 1958).
+/// A log-normal factor with median 1, or 1 without a spread (Box and Muller, 1958).
 fn log_normal(sigma: f64, seed: u64, purpose: &str, prompt: &str, nth: u64) -> f64 {
     if sigma == 0.0 {
         return 1.0;

@@ -8,14 +8,14 @@ use serde_json::{Value, json};
 
 use crate::config::FaultSpec;
 
-/// The response to a request that is refused.
+/// The response to a refused request.
 pub(super) type ErrorReply = Box<Response>;
 
 /// Marks a response whose connection breaks.
 #[derive(Clone)]
 pub(super) struct HangUp;
 
-/// Returns a JSON response with status 200.
+/// A JSON response with status 200.
 pub(super) fn success(body: impl Into<Body>) -> Response {
     with_status(StatusCode::OK, body)
 }
@@ -24,12 +24,12 @@ fn with_status(status: StatusCode, body: impl Into<Body>) -> Response {
     (status, [(header::CONTENT_TYPE, "application/json")], body.into()).into_response()
 }
 
-/// Returns an error response whose type and code are the same.
+/// An error response whose type and code are the same.
 pub(super) fn refuse(status: u16, code: &str, message: &str) -> Response {
     refuse_as(status, code, code, message, None)
 }
 
-/// Returns the response to an invalid request: status 400, type `invalid_request_error`.
+/// An error response with status 400.
 pub(super) fn invalid(code: &str, message: &str, param: Option<&str>) -> ErrorReply {
     Box::new(refuse_as(400, "invalid_request_error", code, message, param))
 }
@@ -40,7 +40,7 @@ pub(super) fn refuse_as(status: u16, kind: &str, code: &str, message: &str, para
     with_status(status, body.to_string())
 }
 
-/// Returns a response whose connection breaks in the middle of the body.
+/// A response whose connection breaks in the middle of the body.
 pub(super) fn hang_up() -> Response {
     let pieces: [Result<&'static str, std::io::Error>; 2] =
         [Ok("{\"choices\":[{\"message\":"), Err(std::io::ErrorKind::ConnectionReset.into())];
@@ -49,7 +49,7 @@ pub(super) fn hang_up() -> Response {
     response
 }
 
-/// Returns the response that a fault sends instead of an answer, or `None` if it only changes or delays the answer.
+/// The response that a fault sends instead of an answer; `None` if it only changes or delays the answer.
 pub(super) fn go_wrong(fault: &FaultSpec) -> Option<Response> {
     if fault.hang_up {
         return Some(hang_up());
@@ -73,7 +73,7 @@ pub(super) fn go_wrong(fault: &FaultSpec) -> Option<Response> {
     Some(response)
 }
 
-/// Returns the `usage` object of a response. `cost` is in US dollars.
+/// The `usage` object of a response; `cost` is in US dollars.
 pub(super) fn usage(prompt_tokens: u64, completion_tokens: Option<u64>, cost: Option<f64>) -> Value {
     let mut usage = json!({"prompt_tokens": prompt_tokens});
     if let Some(tokens) = completion_tokens {
@@ -86,7 +86,7 @@ pub(super) fn usage(prompt_tokens: u64, completion_tokens: Option<u64>, cost: Op
     usage
 }
 
-/// Adds headers to a response. Invalid ones are left out.
+/// Adds headers to a response and leaves out invalid ones.
 pub(super) fn add(response: &mut Response, headers: impl IntoIterator<Item = (String, String)>) {
     for (name, value) in headers {
         if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {

@@ -1,4 +1,4 @@
-//! The HTTP server: its routes, its connections, and the state that all requests share.
+//! The HTTP server: its routes, its connections and its shared state.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -35,7 +35,7 @@ pub struct Simulator {
     server: JoinSet<()>,
 }
 
-/// The settings and the state that all requests share.
+/// Settings and state that all requests share.
 #[derive(Debug)]
 pub(super) struct ServerHandle {
     pub(super) spec: SimulatorSpec,
@@ -43,13 +43,13 @@ pub(super) struct ServerHandle {
     state: Mutex<ServerState>,
 }
 
-/// The part of the shared state that changes.
+/// Mutable part of the shared state.
 #[derive(Debug)]
 pub(super) struct ServerState {
     pub(super) counts: Counts,
     pub(super) model: SimulatedModel,
     pub(super) next_in_script: usize,
-    /// Requests that are processed to their end even if their clients disconnect.
+    /// Requests that are processed even if their clients disconnect.
     tasks: JoinSet<()>,
 }
 
@@ -60,7 +60,7 @@ impl ServerHandle {
 }
 
 impl Simulator {
-    /// Starts a simulator on a port of the loopback address. Port 0 takes any free port.
+    /// Starts a simulator on a port of the loopback address. Port 0 takes any free one.
     ///
     /// # Errors
     /// When the port cannot be bound.
@@ -98,13 +98,13 @@ impl Simulator {
         Ok(Simulator { url, shared, server })
     }
 
-    /// Returns the URL to use as a job's `base_url`.
+    /// The URL to use as a job's `base_url`.
     #[must_use]
     pub fn url(&self) -> &Url {
         &self.url
     }
 
-    /// Returns a copy of the counters.
+    /// What was counted so far.
     #[must_use]
     pub fn counts(&self) -> Counts {
         self.shared.lock().counts.clone()
@@ -122,7 +122,6 @@ fn prices(spec: &SimulatorSpec) -> Prices {
     Prices { input, cached_input: input, output: price(spec.price_per_million_output) }
 }
 
-/// The interfaces that the simulator offers.
 #[derive(Clone, Copy)]
 enum Interface {
     Chat,
@@ -141,7 +140,7 @@ impl Listener for Counting {
 
     async fn accept(&mut self) -> (TcpStream, Connection) {
         let (stream, _) = Listener::accept(&mut self.listener).await;
-        // With Nagle's algorithm, answers would wait for acknowledgements.
+        // With Nagle's algorithm answers would wait for acknowledgements.
         let _ = stream.set_nodelay(true);
         self.shared.lock().counts.connections += 1;
         (stream, Connection(Arc::new(Open(Arc::clone(&self.shared)))))
@@ -152,7 +151,7 @@ impl Listener for Counting {
     }
 }
 
-/// Held by the service of a connection as long as the connection is open.
+/// Held by the service of a connection while it is open.
 #[derive(Clone, Debug)]
 struct Connection(#[expect(dead_code, reason = "it counts when it is dropped")] Arc<Open>);
 
@@ -171,7 +170,7 @@ impl Drop for Open {
     }
 }
 
-/// Counts a request as in flight until it is dropped, which also happens when the client disconnects.
+/// Counts a request as in flight until it is processed, or dropped because its client disconnected.
 struct InFlight(Arc<ServerHandle>);
 
 impl InFlight {
@@ -317,7 +316,7 @@ mod tests {
         format!("{prompt}\n\n{SCHEMA_WORDS}\n{}", schema())
     }
 
-    /// Returns each form by its name, with the prompt and the further fields of a request in it.
+    /// Each form by its name, with its prompt and the further fields of its request.
     fn forms() -> Vec<(&'static str, String, Value)> {
         let plain = || PROMPT.to_owned();
         let function = json!({"name": "note", "parameters": schema()});
@@ -428,7 +427,7 @@ mod tests {
                 assert_eq!(choice["finish_reason"] == "length", first && wrong == "cut_json");
             }
             assert_eq!(simulator.counts().answered, 6);
-            // A complaint is answered like the question before it, and so does not count as a new prompt.
+            // A complaint is answered like the question before it, and is not a new prompt.
             let said = |role: &str, content: String| json!({"role": role, "content": content});
             let complaint = said("user", format!("{COMPLAINT}what was asked for."));
             let messages = [said("user", in_words(PROMPT)), said("assistant", "no".into()), complaint];

@@ -1,5 +1,5 @@
-//! Finds the JSON Schema of a request and the form that carries it. A form that the simulator does not accept, or
-//! that has an unknown value, is refused.
+//! The JSON Schema of a request and the form that carries it. Forms that are not accepted, or have unknown values,
+//! are refused.
 
 use serde_json::{Value, json};
 
@@ -26,13 +26,13 @@ pub(super) enum AnswerShape {
 #[derive(Debug)]
 struct Carried<'a> {
     form: SchemaFormName,
-    /// `None` if the form itself holds no schema: the prompt may state it.
+    /// `None` if the form holds no schema, as when the prompt states it.
     schema: Option<&'a Value>,
     function: Option<&'a str>,
 }
 
 impl AnswerShape {
-    /// Returns the shape that a request asks for. `words` is the schema that its prompt states.
+    /// The shape that a request asks for. `words` is the schema that its prompt states.
     pub(super) fn of(
         asked: &ReceivedChat,
         words: Option<Value>,
@@ -62,15 +62,14 @@ impl AnswerShape {
     }
 }
 
-/// Splits off the part of a prompt that states a schema. Returns the rest and the schema, which is `None` if there is
-/// no such part or if it is not JSON.
+/// Splits off the part of a prompt that states a schema, and reads the schema if it is JSON.
 pub(super) fn split_words(prompt: &str) -> (&str, Option<Value>) {
     let line = format!("{SCHEMA_WORDS}\n");
     let Some((before, schema)) = prompt.rsplit_once(&line) else { return (prompt, None) };
     if !(before.is_empty() || before.ends_with('\n')) {
         return (prompt, None);
     }
-    // The part begins on a line or a paragraph of its own.
+    // The part stands on a line or in a paragraph of its own.
     let own = before.strip_suffix("\n\n").or_else(|| before.strip_suffix('\n')).unwrap_or(before);
     (own, serde_json::from_str(schema).ok())
 }
@@ -106,8 +105,7 @@ fn structured_outputs(outputs: &Value) -> Result<Carried<'_>, ErrorReply> {
     Ok(Carried { form: SchemaFormName::Vllm, schema: Some(schema), function: None })
 }
 
-/// Returns the function to be called: the one that `tool_choice` names, else the first. Returns `None` if the request
-/// has no tools or its `tool_choice` is `none`.
+/// The function to be called: the one that `tool_choice` names, else the first.
 fn tool(asked: &ReceivedChat) -> Result<Option<Carried<'_>>, ErrorReply> {
     let Some(tools) = &asked.tools else { return Ok(None) };
     let functions = tools.iter().map(|tool| &tool.function);
@@ -128,7 +126,7 @@ fn tool(asked: &ReceivedChat) -> Result<Option<Carried<'_>>, ErrorReply> {
     }))
 }
 
-/// Returns the schema of the object to answer with if the request describes none.
+/// The schema of an answer if the request describes none.
 fn any_object() -> Value {
     json!({"type": "object", "properties": {"answer": {"type": "string"}}, "required": ["answer"]})
 }

@@ -204,7 +204,7 @@ impl Table {
 
     /// Returns the paths of the files of this version in which an integer inside a struct may be more than 0,
     /// because their statistics do not rule it out, ordered by (modification time, path). Of the other files only
-    /// the log entry is read. Keeps the log entries of these files for later queries.
+    /// the log entry is read. Keeps the entries of the returned files for later queries.
     ///
     /// # Errors
     /// When the log cannot be read.

@@ -141,7 +141,7 @@ fn parse(body: &[u8]) -> ErrorBody {
     parsed.unwrap_or_default()
 }
 
-/// Returns the delay that an error asks for: from Google's `details`, else from the wording of the message.
+/// The delay that an error asks for: from Google's `details`, else from the wording of the message.
 fn delay_in(error: &ErrorObject) -> Option<Duration> {
     let detailed = error.details.as_ref().and_then(Value::as_array).and_then(|details| {
         details.iter().find_map(|detail| wire::duration(detail.get("retryDelay")?.as_str()?))
@@ -149,7 +149,7 @@ fn delay_in(error: &ErrorObject) -> Option<Duration> {
     detailed.or_else(|| wire::delay_in_text(error.message.as_deref()?))
 }
 
-/// Returns what a rate limit refusal is about: by its code and type, else by its headers.
+/// What a rate limit refusal is about: by its code and type, else by its headers.
 fn scarce(status: u16, error: &ErrorObject, limits: &Limits) -> Option<Scarce> {
     let named = |names: &[&str]| {
         [&error.code, &error.kind].into_iter().flatten().any(|found| names.contains(&found.as_str()))
@@ -212,7 +212,7 @@ fn is_daily(error: &ErrorObject) -> bool {
         .any(|quota| quota.contains("PerDay"))
 }
 
-/// Returns the delay that the headers ask for: `retry-after-ms`, else `retry-after` as seconds or as a date.
+/// The delay that the headers ask for: `retry-after-ms`, else `retry-after` as seconds or as a date.
 fn delay_of<'a>(header: impl Fn(&str) -> Option<&'a str>, now: DateTime<Utc>) -> Option<Duration> {
     let seconds =
         |text: &str| text.trim().parse::<f64>().ok().filter(|number| number.is_finite() && *number >= 0.0);

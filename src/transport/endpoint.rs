@@ -1,4 +1,4 @@
-//! An endpoint with its model, its key and its connection pool, and the sending of a request to it.
+//! An endpoint with its model, its key and its connection pool.
 
 use std::borrow::Cow;
 use std::error::Error;
@@ -42,21 +42,21 @@ pub struct SendResult {
     pub result: Result<Paid, Failure>,
     /// Rate limits that the response stated, whatever its result.
     pub limits: Limits,
-    /// Whether the provider may bill the request. It does not bill what it refuses, cannot do or never received.
+    /// Whether the provider may bill it: it does not bill what it refuses, cannot do, or never received.
     pub may_be_billed: bool,
     /// Body of a successful response that cannot be parsed or holds no answer. It may have been paid for.
     pub unread: Option<Bytes>,
 }
 
 impl SendResult {
-    /// Returns the result of sending no question at all.
+    /// The result of sending no question at all.
     fn nothing() -> Self {
         let failure = Failure::new(Class::BadRequest, "there is nothing to ask");
         SendResult { result: Err(failure), limits: Limits::default(), may_be_billed: false, unread: None }
     }
 }
 
-/// Delay of a timeout from which it follows that the process was stopped, or the machine slept.
+/// Lateness of a timeout that shows that the process was stopped, or the machine slept.
 const STOPPED_FOR: Duration = Duration::from_millis(500);
 /// Time to read what arrived while the process was stopped.
 const AFTER_STOP: Duration = Duration::from_secs(5);
@@ -150,37 +150,37 @@ impl Endpoint {
         })
     }
 
-    /// Returns the address for chat completions without query, user name and password, for messages.
+    /// The address for chat completions without query, user name and password, for messages.
     #[must_use]
     pub fn address(&self) -> String {
         shown(&self.url)
     }
 
-    /// Returns the address for embeddings in the same form.
+    /// The address for embeddings, in the same form.
     #[must_use]
     pub fn embeddings_address(&self) -> String {
         shown(&self.embeddings)
     }
 
-    /// Returns the name of the model.
+    /// Name of the model.
     #[must_use]
     pub fn model(&self) -> &Arc<str> {
         &self.model
     }
 
-    /// Returns the form in which the endpoint takes schemas, or `None` if it was not found out.
+    /// The form in which the endpoint takes schemas, if it was found out.
     #[must_use]
     pub fn schema_form(&self) -> Option<SchemaForm> {
         self.forms.proven()
     }
 
-    /// Starts to find out the schema form with the one that a former run found.
+    /// Starts to find out the schema form with what a former run found.
     pub fn begin_with(&self, form: SchemaForm) {
         self.forms.begin_with(form);
     }
 
     /// Sends a question, or texts to be embedded, and reads the whole answer within the request's time limit and
-    /// `most`. While the schema form of the endpoint is unknown, a refused request is sent again in the next form.
+    /// `most`. While the schema form is unknown, a refused request is sent again in the next form.
     pub async fn send(&self, questions: &[Arc<Question>], params: &Params, most: Duration) -> SendResult {
         if params.vectors.is_some() {
             return self.post(&self.embeddings, self.texts(questions, params), most).await;
@@ -221,7 +221,7 @@ impl Endpoint {
         refused.unwrap_or_else(SendResult::nothing)
     }
 
-    /// Sends a question in a form that is settled. While the form is not proven, the answer may prove it.
+    /// Sends a question in a settled form. While the form is not proven, the answer may prove it.
     async fn send_in_known_form(
         &self,
         question: &Question,
@@ -381,7 +381,7 @@ impl Endpoint {
         serde_json::to_vec(&request).expect("writing JSON to memory does not fail")
     }
 
-    /// Returns the body of a request for the embeddings of texts.
+    /// The body of a request for the embeddings of texts.
     fn texts(&self, questions: &[Arc<Question>], params: &Params) -> Vec<u8> {
         let mut rest = self.extra_body.clone();
         rest.extend(params.extra_body.iter().map(|(name, value)| (name.clone(), value.clone())));
@@ -431,12 +431,12 @@ impl Endpoint {
         Ok(body.freeze())
     }
 
-    /// Returns a body without the key, which a model or a gateway may echo anywhere in it.
+    /// A body without the key, which a model or a gateway may echo anywhere in it.
     fn redact_body(&self, body: Bytes) -> Bytes {
         self.redacted(&String::from_utf8_lossy(&body)).map_or(body, Bytes::from)
     }
 
-    /// Returns a text with its secrets replaced, or `None` if it holds none.
+    /// A text with its secrets replaced, or `None` if it holds none.
     fn redacted(&self, text: &str) -> Option<String> {
         let mut redacted = self.key.as_ref().and_then(|key| key.redacted(text));
         for secret in &self.secrets {
@@ -493,7 +493,7 @@ fn has_json(response: &ChatResponse) -> bool {
     called || serde_json::from_str::<Map<String, Value>>(decode::unfenced(said)).is_ok()
 }
 
-/// Returns the values in an address's query that may be keys.
+/// Values in an address's query that may be keys.
 fn secrets_of(url: &Url) -> Vec<String> {
     let is_key = |name: &str| {
         let name = name.to_ascii_lowercase();
@@ -503,7 +503,7 @@ fn secrets_of(url: &Url) -> Vec<String> {
     pairs.map(|(_, value)| value.into_owned()).collect()
 }
 
-/// Returns an address without the parts that may be secret.
+/// An address without the parts that may be secret.
 fn shown(url: &Url) -> String {
     let mut url = url.clone();
     url.set_query(None);
@@ -523,7 +523,7 @@ fn below(base: &Url, provider: &Provider, route: &[&str]) -> Url {
     url
 }
 
-/// Makes a client trust the provider's certificate authorities and present the job's own certificate.
+/// Makes a client trust the provider's authorities and present the job's own certificate.
 fn with_certificates(mut builder: ClientBuilder, tls: &Tls) -> reqwest::Result<ClientBuilder> {
     if let Some(authorities) = &tls.authorities {
         builder = builder.tls_certs_merge(Certificate::from_pem_bundle(authorities)?);
@@ -558,7 +558,7 @@ fn failed(error: &reqwest::Error) -> Failure {
     Failure::new(class, chain(error))
 }
 
-/// Describes an error and its root cause, without the address, which may hold query parameters.
+/// An error and its root cause, without the address, which may hold query parameters.
 fn chain(error: &reqwest::Error) -> String {
     let mut text = match () {
         () if error.is_connect() => "cannot connect".to_owned(),
@@ -580,7 +580,7 @@ fn chain(error: &reqwest::Error) -> String {
     text
 }
 
-/// Returns a hint for the job file on a TLS error. The error is recognized by the wording of rustls.
+/// What a TLS error means for the job file. It is recognized by the wording of rustls.
 fn hint(cause: &str) -> &'static str {
     match cause {
         cause if cause.contains("InvalidContentType") => {

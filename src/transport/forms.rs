@@ -1,4 +1,4 @@
-//! The forms in which a request carries the schema of its answer, and which of them an endpoint accepts.
+//! The forms in which a request carries a schema, and which of them an endpoint accepts.
 //!
 //! Sources: the OpenAI API reference (`response_format`, `tools`), vLLM's and llama.cpp's pages on structured
 //! outputs.
@@ -15,19 +15,19 @@ use crate::wire::{Message, Role, SCHEMA_WORDS};
 /// Forms in the order in which they are tried.
 const TRIED: [SchemaForm; 4] =
     [SchemaForm::JsonSchema, SchemaForm::Tool, SchemaForm::JsonObject, SchemaForm::Words];
-/// Number of answers without any JSON after which a form counts as ignored.
+/// Number of answers without JSON after which a form counts as ignored.
 const IGNORED_AFTER: u32 = 3;
-/// How long a request waits for another one that is finding out the form.
+/// How long a request waits for another one that finds out the form.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
-/// Name of the schema and of the tool in requests.
+/// Name of the schema and of the tool.
 const NAME: &str = "answer";
 
-/// The schema form of an endpoint: set by the job, or found out from the endpoint's answers.
+/// The schema form of an endpoint: set by the job, or found out from answers.
 #[derive(Debug)]
 pub(super) struct Forms {
     wanted: SchemaForm,
     state: Mutex<FormState>,
-    /// Held by the request that is finding out the form, while the others wait for it.
+    /// Held by the request that finds out the form, while the others wait.
     turn: tokio::sync::Mutex<()>,
 }
 
@@ -38,13 +38,13 @@ struct FormState {
     is_proven: bool,
     /// Whether a request in this form was answered, if only with a text that was cut off. Requests no longer wait.
     is_taken: bool,
-    /// Whether the endpoint ignores every form. Requests no longer wait to find one.
+    /// Whether every form is ignored. Requests no longer wait to find one.
     is_given_up: bool,
     ignored: u32,
 }
 
 impl FormState {
-    /// Creates the state in which nothing is known of a form.
+    /// The state in which nothing is known of a form.
     fn of(form: SchemaForm) -> Self {
         FormState { form, is_proven: false, is_taken: false, is_given_up: false, ignored: 0 }
     }
@@ -59,7 +59,7 @@ impl Forms {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the form to use, or `None` if it is still to be found out.
+    /// The form to use, if it is settled.
     pub(super) fn settled(&self) -> Option<SchemaForm> {
         if self.wanted != SchemaForm::Auto {
             return Some(self.wanted);
@@ -74,8 +74,7 @@ impl Forms {
         self.wanted == SchemaForm::Auto && !state.is_proven && !state.is_given_up
     }
 
-    /// Notes that a request in a form was answered with a text that was cut off. The endpoint accepts the form, but
-    /// it is unknown whether it obeys the schema.
+    /// Notes an answer that was cut off. The form is accepted, but nothing shows whether the schema is obeyed.
     pub(super) fn taken(&self, form: SchemaForm) {
         let mut state = self.lock();
         if self.wanted == SchemaForm::Auto && !state.is_proven {
@@ -86,7 +85,7 @@ impl Forms {
         }
     }
 
-    /// Returns the form that was found out, for the next run. Returns `None` if the job sets it or nothing is proven.
+    /// The form that was found out, for the next run.
     pub(super) fn proven(&self) -> Option<SchemaForm> {
         let state = self.lock();
         (self.wanted == SchemaForm::Auto && state.is_proven).then_some(state.form)
@@ -99,19 +98,18 @@ impl Forms {
         }
     }
 
-    /// Waits for another request that is finding out the form. Returns `None` after [`LONGEST_WAIT`].
+    /// Waits for a request that finds out the form, at most [`LONGEST_WAIT`].
     pub(super) async fn turn(&self) -> Option<Turn<'_, ()>> {
         tokio::time::timeout(LONGEST_WAIT, self.turn.lock()).await.ok()
     }
 
-    /// Returns the forms to try, the likeliest first.
+    /// The forms to try, the likeliest first.
     pub(super) fn to_try(&self) -> Vec<SchemaForm> {
         let first = self.lock().form;
         std::iter::once(first).chain(TRIED.into_iter().filter(|form| *form != first)).collect()
     }
 
-    /// Notes that a request in a form was answered with a whole text. JSON in it proves the form; after
-    /// [`IGNORED_AFTER`] answers without any, the next form is used.
+    /// Notes a whole answer. JSON proves the form; [`IGNORED_AFTER`] answers without it lead to the next form.
     pub(super) fn answered(&self, form: SchemaForm, has_json: bool) {
         let mut state = self.lock();
         if self.wanted != SchemaForm::Auto || state.is_proven {
@@ -134,7 +132,7 @@ impl Forms {
     }
 }
 
-/// Adds a schema to a request in a form: to the body, or in words to the messages.
+/// Adds a schema to the body or the messages of a request.
 pub(super) fn put(shape: &Shape, form: SchemaForm, body: &mut Map<String, Value>, messages: &mut [Message]) {
     let schema = shape.schema();
     let format = "response_format";

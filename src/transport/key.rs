@@ -1,5 +1,4 @@
-//! The key of an endpoint. It is read again when it is refused, because tokens of clouds and vaults are valid for
-//! about an hour.
+//! The key of an endpoint, read again when it is refused: tokens of clouds and vaults are valid for an hour.
 
 use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
@@ -10,8 +9,7 @@ use super::endpoint::EndpointError;
 use crate::clock::{self, Instant};
 use crate::config::{ApiKey, Provider};
 
-/// How long it is remembered that a key could not be read, or had not changed. Many requests are refused at once, and
-/// one reading serves them all.
+/// How long it is remembered that a key could not be read, or had not changed: many requests are refused at once.
 const REMEMBERED: Duration = Duration::from_secs(10);
 /// Number of the newest keys that are remembered, to be kept out of messages.
 const MAX_SECRETS: usize = 16;
@@ -22,11 +20,11 @@ pub(super) struct Keyring {
     key: ApiKey,
     name: HeaderName,
     state: RwLock<KeyState>,
-    /// Lets one request read the key again while the others wait for it. Holds the last result.
+    /// Lets one request read the key again while the others wait; holds the last result.
     turn: tokio::sync::Mutex<Option<Renewal>>,
 }
 
-/// The result of reading again the key with the number `of`.
+/// The result of reading the key again after number `of` was refused.
 #[derive(Debug)]
 struct Renewal {
     of: u64,
@@ -53,14 +51,13 @@ impl Keyring {
         Ok(Some(Keyring { key, name, state, turn: tokio::sync::Mutex::default() }))
     }
 
-    /// Returns the header of a request and the number of the key in it.
+    /// The header of a request, and the number of the key in it.
     pub(super) fn header(&self) -> (HeaderName, HeaderValue, u64) {
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
         (self.name.clone(), state.value.clone(), state.number)
     }
 
-    /// Reads the key again after the key with the number `refused` was refused. Returns whether the key is another
-    /// one now.
+    /// Reads the key again because key number `refused` was refused. Returns whether it has changed.
     ///
     /// # Errors
     /// When the key cannot be read.
@@ -80,7 +77,7 @@ impl Keyring {
         outcome
     }
 
-    /// Reads the key again. Returns whether it is another one.
+    /// Reads the key again. Returns whether it has changed.
     async fn read_again(&self) -> Result<bool, String> {
         let key = self.key.clone();
         let read = tokio::task::spawn_blocking(move || key.read_again()).await;
@@ -99,7 +96,7 @@ impl Keyring {
         Ok(true)
     }
 
-    /// Returns a text with its keys replaced, or `None` if it holds none.
+    /// A text with its keys replaced, or `None` if it holds none.
     pub(super) fn redacted(&self, text: &str) -> Option<String> {
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
         let mut redacted: Option<String> = None;

@@ -1,8 +1,8 @@
 //! One request to one endpoint: sent, bounded in time and size, and classified.
 //!
-//! This is the only module that names reqwest. It does not retry failures, wait for limits or count; its callers do.
-//! It sends a request again only in another schema form or with a renewed key. Failures are classified by status and
-//! typed fields of the body. The wording of a message counts only for cases that some servers give no code.
+//! The only module that names reqwest. It does not retry failures, wait for limits or count; its callers do. It sends
+//! a request again only in another schema form or with a renewed key. Failures are classified by status and typed
+//! fields of the body; phrases of a message count only where servers have no code.
 
 mod classify;
 mod endpoint;

@@ -16,7 +16,7 @@ pub const COMPLAINT: &str = "That is not ";
 /// The line before the list of allowed answers, which stand one on a line.
 pub const CLASSES_WORDS: &str = "Answer with one of the following and nothing else:";
 
-/// The line before a JSON Schema that is stated in the prompt.
+/// The line before a JSON Schema in the prompt.
 pub const SCHEMA_WORDS: &str = "Answer with a JSON object that this JSON Schema describes and nothing else:";
 
 /// Body of a request for a chat completion.
@@ -24,9 +24,9 @@ pub const SCHEMA_WORDS: &str = "Answer with a JSON object that this JSON Schema 
 pub struct ChatRequest<'a> {
     /// Name of the model.
     pub model: &'a str,
-    /// Messages of the conversation, the oldest first.
+    /// Messages of the conversation.
     pub messages: &'a [Message],
-    /// Sampling temperature. `None` leaves it to the server.
+    /// Sampling temperature.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub temperature: Option<f64>,
     /// Further fields of the body.
@@ -47,9 +47,9 @@ pub struct Message {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// The operator, who instructs the model.
+    /// The operator.
     System,
-    /// The user, whose message is answered.
+    /// The user.
     User,
     /// The model.
     Assistant,
@@ -62,10 +62,10 @@ pub struct EmbeddingRequest<'a> {
     pub model: &'a str,
     /// Texts to embed.
     pub input: Vec<&'a str>,
-    /// Encoding of the vectors: `float` or `base64`. `None` leaves it to the server.
+    /// Encoding of the vectors: `float` or `base64`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub encoding_format: Option<&'a str>,
-    /// Numbers per vector. `None` leaves it to the server.
+    /// Numbers per vector.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dimensions: Option<u32>,
     /// Further fields of the body.
@@ -79,7 +79,7 @@ pub struct ChatResponse {
     /// The model that answered, as the server names it.
     #[serde(default)]
     pub model: Option<String>,
-    /// Answers of a chat completion. Requests ask for one.
+    /// Answers of a chat completion; one is requested.
     #[serde(default)]
     pub choices: Vec<Choice>,
     /// Vectors of an embeddings response.
@@ -96,14 +96,13 @@ pub struct ChatResponse {
     pub unread_usage: Option<String>,
 }
 
-/// Reads the body of a response, also a malformed one. Returns `None` if it holds no JSON object, or if an event
-/// stream broke off.
+/// Reads the body of a response, also a malformed one. `None` if it holds no JSON object, or a stream that broke off.
 #[must_use]
 pub fn read(body: &[u8]) -> Option<ChatResponse> {
     serde_json::from_slice(body).ok().or_else(|| lenient::read(body))
 }
 
-/// Returns the reason for which a body holds no answer: its error message, else its first 200 bytes.
+/// The reason for which a body holds no answer: its error message, else its first 200 bytes.
 #[must_use]
 pub fn reason_of(body: &[u8]) -> String {
     lenient::reason(body).unwrap_or_else(|| lenient::beginning(body))
@@ -115,7 +114,7 @@ pub struct Embedding {
     /// Position of its text in the request.
     #[serde(default)]
     pub index: Option<u64>,
-    /// The numbers, as raw JSON: a list, or a text in base64.
+    /// The numbers as raw JSON: a list, or base64.
     #[serde(default)]
     pub embedding: Option<Box<RawValue>>,
 }
@@ -134,7 +133,7 @@ pub struct Choice {
     pub error: Option<ErrorObject>,
 }
 
-/// The model's message in an answer.
+/// The model's message.
 #[derive(Debug, Default, Deserialize)]
 pub struct AssistantMessage {
     /// Text of the answer.
@@ -173,7 +172,7 @@ pub struct Usage {
     /// Tokens of the answer.
     #[serde(default)]
     pub completion_tokens: Option<u64>,
-    /// Tokens of prompt and answer, plus reasoning tokens if the provider does not count those as part of the answer.
+    /// Tokens of both, and of reasoning if the provider does not count it as part of the answer.
     #[serde(default)]
     pub total_tokens: Option<u64>,
     /// Breakdown of `prompt_tokens`.
@@ -198,21 +197,21 @@ pub struct PromptTokensDetails {
 /// Breakdown of an answer's tokens.
 #[derive(Debug, Default, Deserialize)]
 pub struct CompletionTokensDetails {
-    /// Tokens of reasoning, which are not in the text of the answer.
+    /// Tokens of reasoning that are not in the answer.
     #[serde(default)]
     pub reasoning_tokens: Option<u64>,
 }
 
-/// Body of a response that refuses a request.
+/// Body of a refused request.
 #[derive(Debug, Default, Deserialize)]
 pub struct ErrorBody {
     /// The error object.
     #[serde(default)]
     pub error: Option<ErrorObject>,
-    /// Error message of servers that have no error object (FastAPI).
+    /// Error message of servers without an error object (FastAPI).
     #[serde(default)]
     pub detail: Option<Value>,
-    /// Error message at the top level of the body (Mistral, vLLM).
+    /// Error message at the top level (Mistral, vLLM).
     #[serde(default)]
     pub message: Option<Value>,
     /// Error code at the top level.
@@ -268,7 +267,7 @@ struct ErrorFields {
 }
 
 impl ErrorObject {
-    /// Whether the error states nothing. Some servers send an empty one beside a good answer.
+    /// Whether the error is empty, as some servers send it beside a good answer.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         let ErrorObject { message, code, kind, param: _, metadata, details } = self;
@@ -296,7 +295,7 @@ impl From<ErrorForm> for ErrorObject {
     }
 }
 
-/// Returns a JSON value as a person would read it, or `None` for null.
+/// A JSON value as a person would read it; `None` for null.
 pub(crate) fn text(value: Value) -> Option<String> {
     match value {
         Value::Null => None,

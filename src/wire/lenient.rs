@@ -1,6 +1,5 @@
 //! Reads responses that deviate from the interface, as servers and gateways send them: a text in parts, a negative
-//! count, half a surrogate pair, an event stream that was not requested. Whatever can be read is read; a field that
-//! cannot be read counts as missing.
+//! count, half a surrogate pair, events that were not requested. A field that cannot be read counts as missing.
 
 use serde_json::{Value, value::RawValue};
 
@@ -23,8 +22,8 @@ const MESSAGES: [&str; 8] = [
     "/detail",
 ];
 
-/// Reads a body that does not parse as a [`ChatResponse`]. Returns `None` if it holds no JSON object, or if an event
-/// stream broke off.
+/// Reads a body that does not parse as a [`ChatResponse`]. `None` if it holds no JSON object, or a stream that broke
+/// off.
 pub(super) fn read(body: &[u8]) -> Option<ChatResponse> {
     let text = String::from_utf8_lossy(body);
     let text = text.trim_start_matches('\u{feff}').trim_start();
@@ -34,7 +33,7 @@ pub(super) fn read(body: &[u8]) -> Option<ChatResponse> {
     object(text).map(|value| response(&value))
 }
 
-/// Returns the beginning of a body for messages, or only its size if it is not text.
+/// The beginning of a body for messages, or only its size if it is not text.
 pub(super) fn beginning(body: &[u8]) -> String {
     let shown = String::from_utf8_lossy(&body[..body.len().min(SHOWN_BYTES)]);
     let is_odd = |c: &char| *c == char::REPLACEMENT_CHARACTER || (c.is_control() && !c.is_whitespace());
@@ -46,21 +45,21 @@ pub(super) fn beginning(body: &[u8]) -> String {
     format!("{shown}{more}")
 }
 
-/// Returns the error message of a body that has no answer and no `error`.
+/// The error message of a body that has no answer and no `error`.
 pub(super) fn reason(body: &[u8]) -> Option<String> {
     let value = object(String::from_utf8_lossy(body).trim_start_matches('\u{feff}'))?;
     let said = MESSAGES.iter().find_map(|path| text(value.pointer(path)?.clone()));
     said.filter(|said| !said.trim().is_empty())
 }
 
-/// Returns the JSON object at the beginning of a text. What follows it is ignored.
+/// The JSON object at the beginning of a text; what follows it is ignored.
 fn object(text: &str) -> Option<Value> {
     let first = |text: &str| serde_json::Deserializer::from_str(text).into_iter::<Value>().next()?.ok();
     first(text).or_else(|| first(&mended(text))).filter(Value::is_object)
 }
 
-/// Returns a text with everything replaced that JSON does not allow: lone halves of surrogate pairs by U+FFFD, raw
-/// control characters by their escapes, NaN and infinities by null.
+/// A text with what JSON does not allow replaced: lone halves of surrogate pairs by U+FFFD, raw control characters by
+/// their escapes, NaN and infinities by null.
 fn mended(text: &str) -> String {
     let mut mended = String::with_capacity(text.len());
     let mut rest = text.chars();
@@ -182,7 +181,7 @@ fn call(value: &Value) -> ToolCall {
     ToolCall { function: value.get("function").map(|_| CalledFunction { arguments }) }
 }
 
-/// Returns a text, or the joined texts of a list of parts. Parts that hold the model's reasoning are left out.
+/// A text, or the joined texts of a list of parts. The model's reasoning is left out.
 fn content(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),
@@ -207,7 +206,7 @@ fn embedding(value: &Value) -> Embedding {
         Value::String(text) => text.parse().ok(),
         other => count(other),
     });
-    // Some servers wrap the vector into a list of one.
+    // Some servers wrap the vector in a list of one.
     let vector = value.get("embedding").filter(|vector| !vector.is_null()).map(|vector| {
         match vector.as_array().map(Vec::as_slice) {
             Some([only @ Value::Array(_)]) => only,
@@ -254,8 +253,7 @@ fn count(value: &Value) -> Option<u64> {
     }
 }
 
-/// Joins server-sent events to one answer, for a server that streams without being asked to. Returns `None` if the
-/// stream broke off.
+/// Joins server-sent events to one answer, from a server that streams without being asked to.
 fn events(text: &str) -> Option<ChatResponse> {
     let events = text.lines().filter_map(|line| object(line.strip_prefix("data:")?.trim()));
     let mut whole: Option<ChatResponse> = None;
@@ -282,7 +280,7 @@ fn events(text: &str) -> Option<ChatResponse> {
     let is_whole =
         text.contains("[DONE]") || whole.choices.iter().all(|choice| choice.finish_reason.is_some());
     if !is_whole {
-        // The stream broke off, and half an answer is not an answer.
+        // The stream broke off; half an answer is not an answer.
         return None;
     }
     if let Some(first) = whole.choices.first_mut() {
@@ -296,7 +294,7 @@ mod tests {
     use super::super::chat::read as read_any;
     use super::*;
 
-    /// Returns the text, the finish reason, and the tokens of prompt and answer of a body.
+    /// Text, finish reason, and tokens of prompt and answer of a body.
     fn told(body: &str) -> (Option<String>, Option<String>, Option<(u64, u64)>) {
         told_of(body.as_bytes())
     }

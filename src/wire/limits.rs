@@ -9,17 +9,16 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-/// Headers that identify Anthropic's family; one of them is enough.
+/// Any of these headers identifies Anthropic's family.
 const ANTHROPIC: [&str; 4] = [
     "anthropic-ratelimit-requests-limit",
     "anthropic-ratelimit-tokens-limit",
     "anthropic-ratelimit-input-tokens-limit",
     "anthropic-ratelimit-output-tokens-limit",
 ];
-/// Longest time to a reset of a limit per minute. A longer one belongs to a limit per hour or per day.
+/// Longest time to a reset of a limit per minute. A longer one is that of a limit per hour or per day.
 const LONGEST_MINUTE: Duration = Duration::from_secs(90);
-/// Smallest numbers that are a moment, in seconds or in milliseconds since 1970. Smaller numbers are a length of
-/// time.
+/// Smallest numbers that are a moment, in seconds or milliseconds since 1970, and not a length of time.
 const FIRST_EPOCH_SECOND: f64 = 1e9;
 const FIRST_EPOCH_MILLISECOND: f64 = 1e12;
 
@@ -101,7 +100,7 @@ impl Limits {
 }
 
 impl Quota {
-    /// Whether the limit is per hour or per day, and so states nothing about the next minute.
+    /// Whether the limit is per hour or per day: it states nothing about the next minute.
     #[must_use]
     pub fn is_long(&self) -> bool {
         self.reset.is_some_and(|reset| reset.after > LONGEST_MINUTE)
@@ -169,8 +168,8 @@ pub fn duration(text: &str) -> Option<Duration> {
     rest.is_empty().then_some(duration)
 }
 
-/// Returns the delay that an error message asks for: `try again in 1.5s`, `Please retry in 46s`, `retry after 20
-/// seconds`. It only affects how long to wait and decides nothing else.
+/// The delay that an error message asks for: `try again in 1.5s`, `Please retry in 46s`, `retry after 20 seconds`. It
+/// affects a time and decides nothing else.
 #[must_use]
 pub fn delay_in_text(text: &str) -> Option<Duration> {
     let lower = text.to_ascii_lowercase();
@@ -180,7 +179,7 @@ pub fn delay_in_text(text: &str) -> Option<Duration> {
         .find_map(|(_, rest)| leading_duration(rest).map(|(duration, _)| duration))
 }
 
-/// Returns the length of time at the beginning of a text, and the rest of the text.
+/// The length of time at the beginning of a text, and the rest of it.
 fn leading_duration(text: &str) -> Option<(Duration, &str)> {
     let mut rest = text;
     let mut sum = Duration::ZERO;
