@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::clock::Instant;
 
 /// Seconds' worth of the rate that a bucket holds at most while no request waits for it; at least one request or token.
-const UNASKED_SECONDS: f64 = 0.05;
+const IDLE_SECONDS: f64 = 0.05;
 /// Seconds' worth of the rate that can be made up for after waking late.
 const HELD_SECONDS: f64 = 1.0;
 /// Multiple of the rate at which it is made up for: a refusal comes before much more is sent.
@@ -32,7 +32,7 @@ pub(super) struct Bucket {
 
 impl Bucket {
     pub(super) fn new(per_second: f64, now: Instant) -> Self {
-        let level = 1.0_f64.max(per_second * UNASKED_SECONDS);
+        let level = 1.0_f64.max(per_second * IDLE_SECONDS);
         Bucket { per_second, level, held_seconds: HELD_SECONDS, at_once: level, at: now, is_awaited: false }
     }
 
@@ -42,7 +42,7 @@ impl Bucket {
 
     /// Whether it is what holds requests back: a request waits for it, or nearly nothing is left.
     pub(super) fn is_bound(&self) -> bool {
-        self.is_awaited || self.level < self.per_second * UNASKED_SECONDS
+        self.is_awaited || self.level < self.per_second * IDLE_SECONDS
     }
 
     /// Changes the rate at which it fills.
@@ -72,7 +72,7 @@ impl Bucket {
     }
 
     /// Sets how many seconds' worth can be made up for; [`HELD_SECONDS`] at least.
-    pub(super) fn hold(&mut self, seconds: f64) {
+    pub(super) fn set_capacity_seconds(&mut self, seconds: f64) {
         self.held_seconds = seconds.max(HELD_SECONDS);
     }
 
@@ -91,7 +91,7 @@ impl Bucket {
     }
 
     fn most_at_once(&self) -> f64 {
-        1.0_f64.max(self.per_second * UNASKED_SECONDS)
+        1.0_f64.max(self.per_second * IDLE_SECONDS)
     }
 
     /// The most that it can hold.
@@ -102,7 +102,7 @@ impl Bucket {
     fn refill(&mut self, now: Instant) {
         let elapsed = now.saturating_duration_since(self.at).as_secs_f64();
         self.at = self.at.max(now);
-        let most = if self.is_awaited { self.held() } else { 1.0_f64.max(self.per_second * UNASKED_SECONDS) };
+        let most = if self.is_awaited { self.held() } else { 1.0_f64.max(self.per_second * IDLE_SECONDS) };
         // A refund may have lifted the level above what an idle bucket holds.
         self.level = (self.level + elapsed * self.per_second).min(most.max(self.level));
         self.at_once = (self.at_once + elapsed * self.per_second * CATCH_UP).min(self.most_at_once());

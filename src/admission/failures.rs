@@ -38,7 +38,7 @@ pub(super) struct Failures {
     /// The newest attempts, each with its row if it failed.
     newest: VecDeque<Option<Cell>>,
     /// Attempts since [`Failures::begins_brownout`] last returned true.
-    in_brownout: usize,
+    attempts_since_brownout: usize,
 }
 
 impl Failures {
@@ -77,7 +77,7 @@ impl Failures {
 
     /// When the first and the last attempt of the streak were sent, if it is longer than the usual failures explain.
     pub(super) fn outage(&self) -> Option<(Instant, Instant)> {
-        self.sent.filter(|_| self.rows.len() >= self.max_usual_rows())
+        self.sent.filter(|_| self.rows.len() >= self.min_outage_rows())
     }
 
     /// Whether most of the newest attempts failed.
@@ -93,9 +93,9 @@ impl Failures {
 
     /// Whether a brownout begins, or has gone on for as many attempts as it takes to see one.
     pub(super) fn begins_brownout(&mut self) -> bool {
-        let begins = self.is_brownout() && self.in_brownout >= BROWNOUT_ATTEMPTS;
+        let begins = self.is_brownout() && self.attempts_since_brownout >= BROWNOUT_ATTEMPTS;
         if begins {
-            self.in_brownout = 0;
+            self.attempts_since_brownout = 0;
         }
         begins
     }
@@ -103,11 +103,11 @@ impl Failures {
     /// Starts to look for a brownout anew.
     pub(super) fn forget_newest(&mut self) {
         self.newest.clear();
-        self.in_brownout = BROWNOUT_ATTEMPTS;
+        self.attempts_since_brownout = BROWNOUT_ATTEMPTS;
     }
 
     /// The number of rows, failing one after the other, that the usual share of failures does not explain any more.
-    fn max_usual_rows(&self) -> usize {
+    fn min_outage_rows(&self) -> usize {
         let share = self.failed / (self.attempts + ASSUMED_ANSWERS);
         let rows = MAX_PROBABILITY.ln() / share.clamp(1e-9, 1.0 - 1e-9).ln();
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
@@ -127,7 +127,7 @@ impl Failures {
 
     fn push(&mut self, failed: Option<Cell>) {
         self.newest.push_back(failed);
-        self.in_brownout += 1;
+        self.attempts_since_brownout += 1;
         if self.newest.len() > BROWNOUT_ATTEMPTS {
             self.newest.pop_front();
         }

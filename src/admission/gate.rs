@@ -114,7 +114,7 @@ pub struct Admission {
     /// Number of requests sent.
     requests: u64,
     /// Whether, at the last check, a request had to wait for one in flight to end.
-    is_bound: bool,
+    is_waiting_for_place: bool,
     quotas: Quotas,
     blocked_until: Option<Instant>,
     failures: Failures,
@@ -127,7 +127,7 @@ pub struct Admission {
     /// Number of pauses so far. A ticket of an earlier generation was sent before the last pause.
     generation: u64,
     /// Requests of the current generation in flight. Only one is allowed while the provider is tested.
-    probing: u32,
+    in_flight_this_generation: u32,
     failing_since: Option<Instant>,
     /// Whether another provider can take the rows while this one is left alone.
     has_fallback: bool,
@@ -169,7 +169,7 @@ impl Admission {
             in_flight: BTreeMap::new(),
             latency: Duration::ZERO,
             requests: 0,
-            is_bound: false,
+            is_waiting_for_place: false,
             quotas,
             blocked_until: None,
             failures: Failures::default(),
@@ -178,7 +178,7 @@ impl Admission {
             is_open: false,
             answered: None,
             generation: 0,
-            probing: 0,
+            in_flight_this_generation: 0,
             failing_since: None,
             has_fallback,
             is_known: healthy.is_some(),
@@ -195,7 +195,7 @@ impl Admission {
     /// # Errors
     /// If a request may not be sent now.
     pub fn may_send(&mut self, now: Instant) -> Result<(), NotAdmitted> {
-        self.is_bound = false;
+        self.is_waiting_for_place = false;
         if let Some(until) = self.blocked_until {
             if now < until {
                 let waiting = if self.is_open { Waiting::Breaker } else { Waiting::Pause };
@@ -206,8 +206,10 @@ impl Admission {
         }
         // A provider that refused several times in a row is tested with one request.
         let is_probe = self.is_open || self.streak > 1;
-        if self.requests_in_flight() >= self.concurrency.now() || (is_probe && self.probing > 0) {
-            self.is_bound = true;
+        if self.requests_in_flight() >= self.concurrency.now()
+            || (is_probe && self.in_flight_this_generation > 0)
+        {
+            self.is_waiting_for_place = true;
             return Err(NotAdmitted::WhenOneEnds);
         }
         Ok(())
@@ -215,7 +217,7 @@ impl Admission {
 
     /// Notes that no request waits for a free place any more.
     pub fn nobody_waits(&mut self) {
-        self.is_bound = false;
+        self.is_waiting_for_place = false;
     }
 
     /// Takes everything that a request needs, or nothing.
@@ -228,7 +230,7 @@ impl Admission {
         let taken = self.quotas.take(cost, self.in_flight.is_empty(), holds_rate, now);
         let taken = taken.map_err(|(wait, why)| NotAdmitted::Until(now + wait, why))?;
         self.requests += 1;
-        self.probing += 1;
+        self.in_flight_this_generation += 1;
         self.in_flight.insert(self.requests, now);
         let rate = self.throttling.sends(now);
         Ok(Ticket { number: self.requests, generation: self.generation, rate, taken })
@@ -265,7 +267,13 @@ impl Admission {
         let work = tokens.map_or(1.0, |tokens| tokens.completion as f64);
         self.quotas.answered_after_pause(&ticket.taken, now);
         let is_paced = self.quotas.limits_requests();
-        self.concurrency.answered(work, self.requests_in_flight() + 1, self.is_bound, is_paced, now);
+        self.concurrency.answered(
+            work,
+            self.requests_in_flight() + 1,
+            self.is_waiting_for_place,
+            is_paced,
+            now,
+        );
         self.mark_healthy(now);
     }
 
@@ -324,7 +332,7 @@ impl Admission {
         }
         if self.is_outage(now) {
             self.open(now);
-            if failure.class == Class::InvalidResponse && self.ends_unknown(failure) {
+            if failure.class == Class::InvalidResponse && self.ends_run_if_never_answered(failure) {
                 return Blame::Run(never_answered(failure));
             }
             return Blame::Provider;
@@ -344,12 +352,18 @@ impl Admission {
     }
 
     /// Counts a harmless question that was sent out of doubt and failed as well.
-    pub fn doubted(&mut self, ticket: &Ticket, failure: &Failure, limits: &Limits, now: Instant) -> Blame {
+    pub fn health_probe_failed(
+        &mut self,
+        ticket: &Ticket,
+        failure: &Failure,
+        limits: &Limits,
+        now: Instant,
+    ) -> Blame {
         self.ended(ticket);
         self.quotas.failed(&ticket.taken, limits, now);
         let since = *self.failing_since.get_or_insert(now);
         self.open(now);
-        if self.ends_unknown(failure) {
+        if self.ends_run_if_never_answered(failure) {
             return Blame::Run(never_answered(failure));
         }
         if now - since > self.outage_deadline {
@@ -361,7 +375,7 @@ impl Admission {
     /// Whether a failure like this ends the run, once it is known not to be the rows' own: nothing was ever answered,
     /// so that a wrong address is likelier than an outage.
     #[must_use]
-    pub fn ends_unknown(&self, failure: &Failure) -> bool {
+    pub fn ends_run_if_never_answered(&self, failure: &Failure) -> bool {
         let is_wrong_address = match failure.class {
             Class::InvalidResponse => true,
             Class::Connection => !self.is_known,
@@ -532,7 +546,7 @@ impl Admission {
     fn ended(&mut self, ticket: &Ticket) {
         self.in_flight.remove(&ticket.number).expect("a request that ends was in flight");
         if ticket.generation == self.generation {
-            self.probing = self.probing.saturating_sub(1);
+            self.in_flight_this_generation = self.in_flight_this_generation.saturating_sub(1);
         }
     }
 
@@ -574,7 +588,7 @@ impl Admission {
     fn pause(&mut self, until: Instant) {
         self.streak = self.streak.saturating_add(1);
         self.generation += 1;
-        self.probing = 0;
+        self.in_flight_this_generation = 0;
         self.blocked_until = self.blocked_until.max(Some(until));
     }
 

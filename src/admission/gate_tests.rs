@@ -324,7 +324,7 @@ fn a_provider_that_answers_nobody_ends_the_run_and_not_the_row() {
         assert_eq!(blame, if attempt < 5 { Blame::Row } else { Blame::Doubt });
     }
     let ticket = sent(&mut admission, now);
-    let blame = admission.doubted(&ticket, &failure(Class::Connection), &limits(), now);
+    let blame = admission.health_probe_failed(&ticket, &failure(Class::Connection), &limits(), now);
     assert!(matches!(blame, Blame::Run(_)), "rather a wrong address than an outage");
 }
 
@@ -336,7 +336,7 @@ fn a_server_that_is_starting_is_given_as_long_as_one_that_fails_in_the_middle() 
         match admission.admit(Cost::default(), now) {
             Ok(ticket) => {
                 asked += 1;
-                match admission.doubted(&ticket, &failure(Class::ServerError), &limits(), now) {
+                match admission.health_probe_failed(&ticket, &failure(Class::ServerError), &limits(), now) {
                     Blame::Provider => {}
                     Blame::Run(_) => break,
                     other => panic!("nobody was answered: {other:?}"),

@@ -19,10 +19,10 @@ use crate::clock::Instant;
 /// providers that count over windows as short as a second.
 pub(super) const MARGIN: f64 = 0.995;
 /// Seconds' worth of the rate that is available at most while no request waits; at least one request.
-const UNASKED_SECONDS: f64 = 0.05;
+const IDLE_SECONDS: f64 = 0.05;
 
 /// The configured limit on requests.
-pub(super) struct Governed {
+pub(super) struct ConfiguredRequestLimit {
     limiter: RateLimiter<NotKeyed, InMemoryState, SetClock, StateInformationMiddleware>,
     clock: SetClock,
     period: Duration,
@@ -34,13 +34,13 @@ pub(super) struct Governed {
     unasked: u32,
 }
 
-impl std::fmt::Debug for Governed {
+impl std::fmt::Debug for ConfiguredRequestLimit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Governed({:?})", self.period)
     }
 }
 
-impl Governed {
+impl ConfiguredRequestLimit {
     pub(super) fn new(per_minute: u32, now: Instant) -> Self {
         let period = Duration::from_secs_f64(60.0 / (f64::from(per_minute) * MARGIN));
         let burst = NonZeroU32::new(per_minute.div_ceil(60)).unwrap_or(NonZeroU32::MIN);
@@ -49,12 +49,12 @@ impl Governed {
         let limiter = RateLimiter::direct_with_clock(quota, clock.clone())
             .with_middleware::<StateInformationMiddleware>();
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "of a number that fits")]
-        let unasked = ((f64::from(per_minute) / 60.0 * UNASKED_SECONDS) as u32).max(1);
+        let unasked = ((f64::from(per_minute) / 60.0 * IDLE_SECONDS) as u32).max(1);
         if let Some(rest) = NonZeroU32::new(burst.get() - unasked) {
             // governor's bucket begins full: take out what must not be in it.
             let _ = limiter.check_n(rest);
         }
-        Governed { limiter, clock, period, at: now, is_awaited: false, left: unasked, unasked }
+        ConfiguredRequestLimit { limiter, clock, period, at: now, is_awaited: false, left: unasked, unasked }
     }
 
     /// Takes a request, or returns how long until one is available.
@@ -108,14 +108,14 @@ mod tests {
     use super::*;
     use crate::clock;
 
-    fn at_once(governed: &mut Governed, now: Instant) -> u32 {
+    fn at_once(governed: &mut ConfiguredRequestLimit, now: Instant) -> u32 {
         (0..).take_while(|_| governed.take(now).is_ok()).count().try_into().unwrap()
     }
 
     #[test]
     fn the_limit_is_used_and_kept() {
         let start = clock::now();
-        let mut governed = Governed::new(6_000, start);
+        let mut governed = ConfiguredRequestLimit::new(6_000, start);
         let (mut sent, mut now) = (0, start);
         while now - start < Duration::from_secs(60) {
             match governed.take(now) {
@@ -129,7 +129,7 @@ mod tests {
     #[test]
     fn an_idle_limit_allows_no_burst_and_a_late_waiter_loses_nothing() {
         let start = clock::now();
-        let mut governed = Governed::new(6_000, start);
+        let mut governed = ConfiguredRequestLimit::new(6_000, start);
         let later = start + Duration::from_secs(60);
         assert_eq!(at_once(&mut governed, later), 5);
         assert_eq!(at_once(&mut governed, later + Duration::from_millis(500)), 49);
@@ -139,7 +139,7 @@ mod tests {
     #[test]
     fn limits_of_few_requests_are_kept_too() {
         let start = clock::now();
-        let mut governed = Governed::new(3, start);
+        let mut governed = ConfiguredRequestLimit::new(3, start);
         assert_eq!(at_once(&mut governed, start), 1);
         let wait = governed.take(start).unwrap_err();
         assert!((wait.as_secs_f64() - 20.1).abs() < 0.05, "{wait:?}");

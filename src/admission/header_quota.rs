@@ -11,7 +11,7 @@ use crate::wire::Quota;
 
 /// Number of responses that must agree before a window is believed in, and least time from the first one to its end.
 const AGREE_TIMES: u32 = 8;
-const AGREE_FOR: Duration = Duration::from_secs(3);
+const MIN_WINDOW_SEEN: Duration = Duration::from_secs(3);
 /// The least stated limit that is believed. A smaller one is ignored with all that goes with it: some servers state 0
 /// or 1 whatever they let through, others mean a second. If it is true, refusals teach it.
 const MIN_LIMIT: u64 = 10;
@@ -41,7 +41,7 @@ struct Newest {
     /// Total sent when its request was sent, this included.
     mark: f64,
     /// Total sent when the response came.
-    heard: f64,
+    take_up_headers: f64,
     sent: Instant,
     reset: Instant,
 }
@@ -65,8 +65,15 @@ impl HeaderQuota {
 
     /// Takes up the quota that a response stated. `sent` is when its request was sent, `mark` the total that had been
     /// sent by then and `sent_by_now` the total by now, in requests or tokens.
-    pub(super) fn heard(&mut self, quota: &Quota, sent: Instant, mark: f64, sent_by_now: f64, now: Instant) {
-        if quota.is_long() {
+    pub(super) fn take_up_headers(
+        &mut self,
+        quota: &Quota,
+        sent: Instant,
+        mark: f64,
+        sent_by_now: f64,
+        now: Instant,
+    ) {
+        if quota.is_longer_than_minute() {
             // A count per day says nothing about the minute; when it is used up, a refusal shows it.
             *self = HeaderQuota::default();
             return;
@@ -86,8 +93,8 @@ impl HeaderQuota {
         let reset = now + reset.after.saturating_sub(rounding);
         #[expect(clippy::cast_precision_loss, reason = "a count is far below 2^52")]
         let remaining = remaining as f64;
-        self.weigh(remaining, mark, reset, now);
-        self.newest = Some(Newest { remaining, mark, heard: sent_by_now, sent, reset });
+        self.match_window(remaining, mark, reset, now);
+        self.newest = Some(Newest { remaining, mark, take_up_headers: sent_by_now, sent, reset });
     }
 
     /// Returns how long to wait before an amount is sent, or `None` if it may be sent now. `mark` is the total sent so
@@ -98,13 +105,14 @@ impl HeaderQuota {
         if let Some(window) = self.window.filter(QuotaWindow::is_believed) {
             // It is not known whether a response counts requests that arrived while it was made. Where other clients
             // use the limit too, it is taken not to.
-            let left = if window.is_shared() { left } else { newest.remaining - (mark - newest.heard) };
+            let left =
+                if window.is_shared() { left } else { newest.remaining - (mark - newest.take_up_headers) };
             let until = newest.reset.checked_duration_since(now)?;
             if left >= amount || until.is_zero() {
                 return None;
             }
             // It may be no such window after all: a single request tests that.
-            let is_quiet = mark <= newest.heard;
+            let is_quiet = mark <= newest.take_up_headers;
             let looked = now.saturating_duration_since(newest.sent);
             return match LOOK_AFTER.checked_sub(looked).filter(|left| !left.is_zero()) {
                 None if is_quiet => None,
@@ -119,7 +127,7 @@ impl HeaderQuota {
     }
 
     /// Compares a response with the one before it: whether it describes the same window.
-    fn weigh(&mut self, remaining: f64, mark: f64, reset: Instant, now: Instant) {
+    fn match_window(&mut self, remaining: f64, mark: f64, reset: Instant, now: Instant) {
         let near = |a: Instant, b: Instant| a.max(b) - a.min(b) <= TOLERANCE;
         let new = QuotaWindow { reset, since: now, agreed: 0, used: 0.0, own: 0.0 };
         self.window = match (self.window, self.newest) {
@@ -142,7 +150,7 @@ impl HeaderQuota {
 
 impl QuotaWindow {
     fn is_believed(&self) -> bool {
-        self.agreed >= AGREE_TIMES && self.reset.saturating_duration_since(self.since) >= AGREE_FOR
+        self.agreed >= AGREE_TIMES && self.reset.saturating_duration_since(self.since) >= MIN_WINDOW_SEEN
     }
 
     /// Whether other clients use it too.
@@ -172,7 +180,7 @@ mod tests {
         let mut now = start;
         for nth in 1..=50_u32 {
             now = start + Duration::from_millis(u64::from(nth) * 100);
-            told.heard(&says(nth.into()), now, nth.into(), nth.into(), now);
+            told.take_up_headers(&says(nth.into()), now, nth.into(), nth.into(), now);
         }
         (told, now)
     }

@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use super::bucket::Bucket;
-use super::governed::{Governed, MARGIN};
+use super::governed::{ConfiguredRequestLimit, MARGIN};
 use super::header_quota::HeaderQuota;
 use super::log::SendLog;
 use crate::clock::Instant;
@@ -34,21 +34,21 @@ const GROWTH_UNSURE: f64 = 0.4;
 /// Seconds in which growth beyond the ceiling doubles; a multiple of it if the ceiling was met several times.
 const GROWTH_DOUBLES: f64 = 8.0;
 /// The least part of the remembered ceiling that a refusal leaves, and the part left where nothing was measured.
-const FORGOTTEN: f64 = 0.7;
-const FORGOTTEN_UNMEASURED: f64 = 0.9;
+const MIN_CEILING_KEPT: f64 = 0.7;
+const CEILING_KEPT_UNMEASURED: f64 = 0.9;
 /// Refusals that last this long are those of a used-up window. The ceiling is then what that window allowed, but at
 /// least this part of the remembered one.
 const LONG_EPISODE: Duration = Duration::from_secs(3);
-const FORGOTTEN_AT_LAST: f64 = 0.25;
+const MIN_CEILING_KEPT_LONG: f64 = 0.25;
 /// Time before a refusal over which the rate is measured: the least that is looked at, if sending went on for so long,
 /// the most, and the least that counts as a measurement.
 const LEAST_MEASURED: Duration = Duration::from_secs(10);
 const MOST_MEASURED: Duration = Duration::from_secs(60);
 const LEAST_GOING: Duration = Duration::from_millis(500);
 /// Of the refusals without an answer between them, the number that lower the rate where nothing was measured.
-const MOST_LOWERED: u32 = 2;
+const MAX_LOWERINGS: u32 = 2;
 /// Number of refusals too early to be measured that are taken for a limit.
-const HICCUPS: u32 = 4;
+const UNMEASURED_REFUSALS_FOR_LIMIT: u32 = 4;
 /// Least amount let through before a refusal that shows a limit; the second applies after a minute of sending.
 const LEAST_LET_THROUGH: f64 = 5.0;
 const LEAST_IN_A_MINUTE: f64 = 3.0;
@@ -62,19 +62,19 @@ const WINDOWS: [Duration; 3] = [Duration::from_secs(60), Duration::from_secs(10)
 /// Windows long enough for a refusal to be measured by what was sent in them alone.
 const LONG_WINDOWS: [Duration; 2] = [Duration::from_secs(60), Duration::from_secs(10)];
 /// Number of refusals after which it is known which one applies, and number of newest ones that count most.
-const LEAST_HELD: u32 = 2;
-const HELD_OF: u32 = 4;
+const MIN_LOADS: u32 = 2;
+const LOADS_AVERAGED: u32 = 4;
 /// Used part of a window's limit from which the window may explain a refusal, and from which it counts as full.
 const NEARLY_FULL: f64 = 0.95;
 const FULL: f64 = 0.98;
 /// How much more a window that was less than full counts as evidence against it than one that was more than full.
 const LESS_THAN_FULL: f64 = 4.0;
 /// Time for which a window is obeyed after one refusal spoke for it.
-const KEPT_TO: Duration = Duration::from_secs(60);
+const WINDOW_OBEYED_FOR: Duration = Duration::from_secs(60);
 /// Part of a window's limit that can be made up for.
 const HELD_OF_WINDOW: f64 = 0.4;
 /// Time until a full window is checked again.
-const A_MOMENT: Duration = Duration::from_millis(100);
+const FULL_WINDOW_RECHECK: Duration = Duration::from_millis(100);
 /// Rate at which a ceiling from a former run is first tested, as a part of it.
 const FROM_MEMORY: f64 = 0.97;
 
@@ -82,12 +82,12 @@ const FROM_MEMORY: f64 = 0.97;
 #[derive(Debug)]
 pub(super) struct Pace {
     /// The configured limit on requests.
-    governed: Option<Governed>,
+    governed: Option<ConfiguredRequestLimit>,
     /// The configured limit on tokens.
     bucket: Option<Bucket>,
     /// The configured limit per second, before any margin.
     configured: Option<f64>,
-    told: HeaderQuota,
+    header_quota: HeaderQuota,
     /// The limit that headers state, where none is configured.
     stated: Option<Bucket>,
     learned: Option<LearnedRate>,
@@ -97,18 +97,18 @@ pub(super) struct Pace {
     sent: f64,
     log: SendLog,
     /// Amounts that answers turned out to have used, by when the answers came.
-    done: SendLog,
+    used_log: SendLog,
     /// Window over which the provider seems to count used amounts; it is obeyed as well.
     window: Option<Duration>,
     /// How far from full each window was at the refusals that a full window explained, summed.
     off: [f64; WINDOWS.len()],
     /// Number of those refusals, and when the newest came.
-    explained: u32,
+    explained_refusals: u32,
     explained_at: Instant,
     /// When sending last began or resumed after a pause; `None` before the first request.
-    since: Option<Instant>,
+    running_since: Option<Instant>,
     /// When the first request was sent.
-    first: Option<Instant>,
+    first_sent: Option<Instant>,
     refused: Option<Instant>,
     /// Whether the provider seems to count over a long window: too high a rate is refused later, and all at once.
     is_long: bool,
@@ -119,7 +119,7 @@ pub(super) struct Pace {
     /// The refusals since the last answer, if any.
     episode: Option<Episode>,
     /// Number of episodes so far that lasted at least [`LONG_EPISODE`].
-    walls: u32,
+    long_episodes: u32,
 }
 
 /// The load of a window at the refusals so far.
@@ -169,7 +169,7 @@ struct LearnedRate {
 
 impl Pace {
     pub(super) fn of_requests(per_minute: Option<u32>, now: Instant) -> Self {
-        let governed = per_minute.map(|per_minute| Governed::new(per_minute, now));
+        let governed = per_minute.map(|per_minute| ConfiguredRequestLimit::new(per_minute, now));
         Pace { governed, configured: per_minute.map(|limit| f64::from(limit) / 60.0), ..Pace::new(now) }
     }
 
@@ -184,31 +184,31 @@ impl Pace {
             governed: None,
             bucket: None,
             configured: None,
-            told: HeaderQuota::default(),
+            header_quota: HeaderQuota::default(),
             stated: None,
             learned: None,
             trial: None,
             sent: 0.0,
             log: SendLog::new(now),
-            done: SendLog::new(now),
+            used_log: SendLog::new(now),
             window: None,
             off: [0.0; WINDOWS.len()],
-            explained: 0,
+            explained_refusals: 0,
             explained_at: now,
-            since: None,
-            first: None,
+            running_since: None,
+            first_sent: None,
             refused: None,
             is_long: false,
             held: [WindowLoad::default(); LONG_WINDOWS.len()],
             unmeasured: 0,
             episode: None,
-            walls: 0,
+            long_episodes: 0,
         }
     }
 
     /// The assumed limit per second, or `None` if nothing is known.
     pub(super) fn limit(&self) -> Option<f64> {
-        let known = self.configured.or_else(|| self.told.per_second());
+        let known = self.configured.or_else(|| self.header_quota.per_second());
         match (&self.learned, known) {
             (Some(learned), Some(known)) => Some(learned.ceiling.min(known)),
             (Some(learned), None) => Some(learned.ceiling),
@@ -281,9 +281,10 @@ impl Pace {
             self.grow(now);
         }
         let refills = self.limit();
-        let told = refills.and_then(|refills| self.told.wait(amount, self.sent, refills, now));
+        let header_quota =
+            refills.and_then(|refills| self.header_quota.wait(amount, self.sent, refills, now));
         self.forget_window(now);
-        let full = self.window.filter(|window| self.is_full(*window, now)).map(|_| A_MOMENT);
+        let full = self.window.filter(|window| self.is_full(*window, now)).map(|_| FULL_WINDOW_RECHECK);
         let buckets = [
             self.bucket.as_mut(),
             self.stated.as_mut(),
@@ -294,7 +295,7 @@ impl Pace {
             .into_iter()
             .flatten()
             .filter_map(|bucket| bucket.wait(amount, now))
-            .chain(told)
+            .chain(header_quota)
             .chain(full)
             .max()
     }
@@ -313,8 +314,8 @@ impl Pace {
             learned.bucket.take(amount, now);
         }
         self.log.add(amount, now);
-        self.since.get_or_insert(now);
-        self.first.get_or_insert(now);
+        self.running_since.get_or_insert(now);
+        self.first_sent.get_or_insert(now);
         self.sent += amount;
         self.sent
     }
@@ -332,14 +333,14 @@ impl Pace {
 
     /// Notes the amount that an answer used.
     pub(super) fn used(&mut self, amount: f64, now: Instant) {
-        self.done.add(amount, now);
+        self.used_log.add(amount, now);
     }
 
     /// Whether answers that came close together explain a refusal, rather than a limit lower than the configured one.
     /// If so, their window is obeyed from now on.
     pub(super) fn explains(&mut self, now: Instant) -> bool {
         let Some(limit) = self.configured else { return false };
-        let fills = WINDOWS.map(|window| self.done.sum(window, now) / (limit * window.as_secs_f64()));
+        let fills = WINDOWS.map(|window| self.used_log.sum(window, now) / (limit * window.as_secs_f64()));
         if fills.iter().all(|fill| *fill < NEARLY_FULL) {
             return false;
         }
@@ -347,13 +348,13 @@ impl Pace {
         for (off, fill) in self.off.iter_mut().zip(fills) {
             *off += (fill - 1.0).max((1.0 - fill) * LESS_THAN_FULL);
         }
-        self.explained += 1;
+        self.explained_refusals += 1;
         self.explained_at = now;
         let nearest = self.off.iter().zip(WINDOWS).min_by(|(a, _), (b, _)| a.total_cmp(b));
         self.window = nearest.map(|(_, window)| window);
         if let (Some(window), Some(bucket)) = (self.window, &mut self.bucket) {
             // What a full window holds back is made up for in later ones.
-            bucket.hold(window.as_secs_f64() * HELD_OF_WINDOW);
+            bucket.set_capacity_seconds(window.as_secs_f64() * HELD_OF_WINDOW);
         }
         true
     }
@@ -361,33 +362,34 @@ impl Pace {
     /// Drops a window that chance may have chosen. The more refusals spoke for it, the longer it is obeyed.
     fn forget_window(&mut self, now: Instant) {
         let known = now.saturating_duration_since(self.explained_at);
-        if self.window.is_none() || known < KEPT_TO * self.explained.saturating_pow(2) {
+        if self.window.is_none() || known < WINDOW_OBEYED_FOR * self.explained_refusals.saturating_pow(2) {
             return;
         }
         self.window = None;
         if let Some(bucket) = &mut self.bucket {
-            bucket.hold(0.0);
+            bucket.set_capacity_seconds(0.0);
             bucket.drain(now);
         }
     }
 
     fn is_full(&self, window: Duration, now: Instant) -> bool {
-        self.configured.is_some_and(|limit| self.done.sum(window, now) >= limit * window.as_secs_f64() * FULL)
+        self.configured
+            .is_some_and(|limit| self.used_log.sum(window, now) >= limit * window.as_secs_f64() * FULL)
     }
 
     /// Whether headers state the limit.
     pub(super) fn is_stated(&self) -> bool {
-        self.told.per_second().is_some()
+        self.header_quota.per_second().is_some()
     }
 
     /// Takes up what a response states of this limit. `sent` is when its request was sent, `mark` the total that had
     /// been sent by then, in requests or tokens.
-    pub(super) fn heard(&mut self, quota: &Quota, sent: Instant, mark: f64, now: Instant) {
-        self.told.heard(quota, sent, mark, self.sent, now);
+    pub(super) fn take_up_headers(&mut self, quota: &Quota, sent: Instant, mark: f64, now: Instant) {
+        self.header_quota.take_up_headers(quota, sent, mark, self.sent, now);
         if self.configured.is_some() {
             return;
         }
-        let Some(rate) = self.told.per_second().map(|rate| rate * MARGIN) else {
+        let Some(rate) = self.header_quota.per_second().map(|rate| rate * MARGIN) else {
             self.stated = None;
             return;
         };
@@ -401,7 +403,9 @@ impl Pace {
     /// Lowers the rate after the first refusal since the last pause. `sent` is when the refused request was sent,
     /// `delay` what the provider asks for or what was chosen instead.
     pub(super) fn refused(&mut self, sent: Instant, delay: Duration, now: Instant) -> LimitKnowledge {
-        let going = self.since.map_or(Duration::ZERO, |since| sent.saturating_duration_since(since));
+        let going = self
+            .running_since
+            .map_or(Duration::ZERO, |running_since| sent.saturating_duration_since(running_since));
         match &mut self.episode {
             Some(episode) => episode.refusals += 1,
             None => {
@@ -413,7 +417,7 @@ impl Pace {
                 let ceiling = self.ceiling();
                 self.episode = Some(Episode { began: sent, refusals: 1, before, ceiling });
                 if self.sent_long_enough(sent) {
-                    self.note_held(sent);
+                    self.note_loads(sent);
                 }
             }
         }
@@ -422,14 +426,15 @@ impl Pace {
         let measured = going.min((delay * 10).clamp(LEAST_MEASURED, MOST_MEASURED));
         let allowed = self.log.sum(measured, sent) / (measured + delay).as_secs_f64().max(1e-3);
         let is_soon = self.refused.is_some_and(|last| now.saturating_duration_since(last) < SOON);
-        let has_gone = self.first.map_or(Duration::ZERO, |first| sent.saturating_duration_since(first));
+        let has_gone =
+            self.first_sent.map_or(Duration::ZERO, |first_sent| sent.saturating_duration_since(first_sent));
         // Amounts let through show a limit; silence does not.
         let tells = |let_through: f64| {
             let_through >= LEAST_LET_THROUGH
                 || (let_through >= LEAST_IN_A_MINUTE && has_gone >= MOST_MEASURED)
         };
         let let_through = self.log.sum(measured, sent);
-        let known = self.configured.or_else(|| self.told.per_second()).map(|known| known * MARGIN);
+        let known = self.configured.or_else(|| self.header_quota.per_second()).map(|known| known * MARGIN);
         let is_told = if known.is_some() { let_through >= 1.0 } else { tells(let_through) };
         let is_measured = measured >= LEAST_GOING && is_told;
         let is_sure =
@@ -441,19 +446,21 @@ impl Pace {
             (None, None) => {
                 // It is too soon to tell a limit from a hiccup: the pause is enough until refusals come again.
                 self.unmeasured += 1;
-                if self.unmeasured < HICCUPS {
+                if self.unmeasured < UNMEASURED_REFUSALS_FOR_LIMIT {
                     return LimitKnowledge::Nothing;
                 }
                 let let_through = self.log.sum(MOST_MEASURED, sent);
                 if !tells(let_through) {
                     return LimitKnowledge::Nothing;
                 }
-                let all = self.first.map_or(Duration::ZERO, |first| now.saturating_duration_since(first));
+                let all = self
+                    .first_sent
+                    .map_or(Duration::ZERO, |first_sent| now.saturating_duration_since(first_sent));
                 let guess = let_through / all.clamp(LEAST_GOING, MOST_MEASURED).as_secs_f64();
                 (guess, guess)
             }
         };
-        if !is_measured && self.episode.is_some_and(|episode| episode.refusals > MOST_LOWERED) {
+        if !is_measured && self.episode.is_some_and(|episode| episode.refusals > MAX_LOWERINGS) {
             // Refusals one after the other mean that it is too early to send, not that ever less is allowed.
             return LimitKnowledge::Ceiling;
         }
@@ -471,9 +478,12 @@ impl Pace {
             }
         };
         let (rate, ceiling) = if in_all || is_measured {
-            (rate.min(allowed * AFTER_REFUSAL), allowed.clamp(remembered * FORGOTTEN, before.max(remembered)))
+            (
+                rate.min(allowed * AFTER_REFUSAL),
+                allowed.clamp(remembered * MIN_CEILING_KEPT, before.max(remembered)),
+            )
         } else {
-            (rate, remembered * FORGOTTEN_UNMEASURED)
+            (rate, remembered * CEILING_KEPT_UNMEASURED)
         };
         self.learn(ceiling, rate, is_sure, now);
         self.refused = Some(now);
@@ -481,26 +491,27 @@ impl Pace {
     }
 
     /// Notes what each long window held when a request, sent at `sent`, was refused.
-    fn note_held(&mut self, sent: Instant) {
+    fn note_loads(&mut self, sent: Instant) {
         for (held, window) in self.held.iter_mut().zip(LONG_WINDOWS) {
             let sum = self.log.sum(window, sent);
             if held.times > 0 && held.mean > 0.0 {
-                held.off += ((sum / held.mean - 1.0).abs() - held.off) / f64::from(held.times.min(HELD_OF));
+                held.off +=
+                    ((sum / held.mean - 1.0).abs() - held.off) / f64::from(held.times.min(LOADS_AVERAGED));
             }
             held.times += 1;
-            held.mean += (sum - held.mean) / f64::from(held.times.min(HELD_OF));
+            held.mean += (sum - held.mean) / f64::from(held.times.min(LOADS_AVERAGED));
         }
     }
 
     /// The window over which the provider seems to count: the one that holds the same amount at each refusal. `None` if
     /// too few were seen.
     fn long_window(&self) -> Option<Duration> {
-        let known = self.held.iter().zip(LONG_WINDOWS).filter(|(held, _)| held.times >= LEAST_HELD);
+        let known = self.held.iter().zip(LONG_WINDOWS).filter(|(held, _)| held.times >= MIN_LOADS);
         known.min_by(|(a, _), (b, _)| a.off.total_cmp(&b.off)).map(|(_, window)| window)
     }
 
     fn sent_long_enough(&self, sent: Instant) -> bool {
-        self.first.is_some_and(|first| sent.saturating_duration_since(first) >= MOST_MEASURED)
+        self.first_sent.is_some_and(|first_sent| sent.saturating_duration_since(first_sent) >= MOST_MEASURED)
     }
 
     /// Notes that a request sent after the last pause was answered, which ends the episode. If the provider stated no
@@ -514,13 +525,15 @@ impl Pace {
         }
         let allowed = episode.before.map(|(before, sent)| sent / (before + lasted).as_secs_f64().max(1e-3));
         // The rate before the first bursts was so high that a window was used up before its end.
-        let allowed = if self.walls < 2 { allowed[0].max(allowed[1]) } else { allowed[0] };
-        let least = episode.ceiling.map_or(0.0, |ceiling| ceiling * FORGOTTEN_AT_LAST);
+        let allowed = if self.long_episodes < 2 { allowed[0].max(allowed[1]) } else { allowed[0] };
+        let least = episode.ceiling.map_or(0.0, |ceiling| ceiling * MIN_CEILING_KEPT_LONG);
         let ceiling = allowed.max(least);
         self.is_long = true;
         self.learned = self.learned.take().map(|learned| LearnedRate { ceiling, is_sure: false, ..learned });
-        self.walls += 1;
-        let is_sure = self.walls > 1 || self.long_window().is_some() || self.told.per_second().is_some();
+        self.long_episodes += 1;
+        let is_sure = self.long_episodes > 1
+            || self.long_window().is_some()
+            || self.header_quota.per_second().is_some();
         self.learn(ceiling, ceiling * AFTER_REFUSAL, is_sure, now);
         if let Some(learned) = self.learned.as_mut().filter(|_| !is_sure) {
             let rate = sent_before / before.as_secs_f64().max(1e-3);
@@ -530,7 +543,7 @@ impl Pace {
 
     /// Notes that a pause is over.
     pub(super) fn resumed(&mut self, now: Instant) {
-        self.since = Some(now);
+        self.running_since = Some(now);
         if let Some(learned) = &mut self.learned {
             learned.bucket.drain(now);
             learned.grew = now;
@@ -556,7 +569,7 @@ impl Pace {
 
     /// Raises the learned rate if it held requests back since the last call.
     fn grow(&mut self, now: Instant) {
-        let most = self.configured.or_else(|| self.told.per_second()).map(|rate| rate * MARGIN);
+        let most = self.configured.or_else(|| self.header_quota.per_second()).map(|rate| rate * MARGIN);
         let is_long = self.is_long;
         let long_growth = self.long_window().map_or(MOST_GROWTH_UNKNOWN, |_| MOST_GROWTH_LONG);
         let Some(learned) = &mut self.learned else { return };

@@ -137,13 +137,13 @@ impl Quotas {
             self.correct(taken, tokens, now);
             self.learn_charge(taken, tokens, limits);
         }
-        self.heard(taken, limits, now);
+        self.take_up_headers(taken, limits, now);
     }
 
     /// Counts a failed request, and gives back what was taken for its answer.
     pub(super) fn failed(&mut self, taken: &Taken, limits: &Limits, now: Instant) {
         self.correct_to(taken, [1.0, taken.cost.input, taken.cost.input, 0.0], now);
-        self.heard(taken, limits, now);
+        self.take_up_headers(taken, limits, now);
     }
 
     /// Counts a request that a limit refused, and gives back all that was taken for it.
@@ -151,7 +151,7 @@ impl Quotas {
         self.correct_to(taken, [0.0; KINDS], now);
         // A limit that only refusals state shows no more than they do: some servers state any number with them.
         if self.paces.iter().any(Pace::is_stated) {
-            self.heard(taken, limits, now);
+            self.take_up_headers(taken, limits, now);
         }
     }
 
@@ -239,10 +239,10 @@ impl Quotas {
         [1.0, cost.input + output, cost.input, output]
     }
 
-    fn heard(&mut self, taken: &Taken, limits: &Limits, now: Instant) {
+    fn take_up_headers(&mut self, taken: &Taken, limits: &Limits, now: Instant) {
         let quotas = [&limits.requests, &limits.tokens, &limits.input_tokens, &limits.output_tokens];
         for (kind, quota) in quotas.into_iter().enumerate() {
-            self.paces[kind].heard(quota, taken.at, taken.marks[kind], now);
+            self.paces[kind].take_up_headers(quota, taken.at, taken.marks[kind], now);
         }
     }
 
@@ -274,7 +274,7 @@ impl Quotas {
     /// Learns what an answer counts for: after a request that went alone, it is what is missing from a full limit.
     fn learn_charge(&mut self, taken: &Taken, tokens: Tokens, limits: &Limits) {
         let (Some(limit), Some(remaining)) = (limits.tokens.limit, limits.tokens.remaining) else { return };
-        if self.charge.is_some() || !taken.is_alone || limits.tokens.is_long() {
+        if self.charge.is_some() || !taken.is_alone || limits.tokens.is_longer_than_minute() {
             return;
         }
         let Some(most) = taken.cost.most_output else { return };

@@ -31,7 +31,7 @@ const ASSUMED_SHARE: f64 = 0.03;
 const MEMORY: f64 = 500.0;
 /// Refusals come as often at the low rate if their share is at least this part of the way from what a limit would
 /// refuse to what was refused at the high rate.
-const AS_OFTEN: f64 = 0.35;
+const MIN_SHARE_AS_OFTEN: f64 = 0.35;
 /// They come more often, as after a used-up burst, above this multiple of the share at the high rate plus the second.
 const MORE_OFTEN: f64 = 2.5;
 const MORE_OFTEN_LEAST: f64 = 0.02;
@@ -42,7 +42,7 @@ const MAX_USUAL_SHARE: f64 = 0.5;
 const MIN_LOW: f64 = 20.0;
 const MAX_SHARE_AT_LIMIT: f64 = 0.25;
 /// Time after a refusal for which a low rate is held, until the cause of the refusals is known.
-const PATIENCE: Duration = Duration::from_secs(10);
+const HOLD_LOW_RATE_FOR: Duration = Duration::from_secs(10);
 /// Time for which refusals are taken to be about a limit: the first time, and the most.
 const LIMIT_BELIEVED: Duration = Duration::from_secs(60);
 const LIMIT_BELIEVED_AT_MOST: Duration = Duration::from_secs(3_600);
@@ -249,7 +249,7 @@ impl Throttling {
         let by_limit = (1.0 - (1.0 - self.high.share()) / part.min(1.0)).max(0.0);
         let share = self.low.share();
         let high = self.high.share();
-        let least = by_limit + (high - by_limit) * AS_OFTEN;
+        let least = by_limit + (high - by_limit) * MIN_SHARE_AS_OFTEN;
         let is_as_often = (least..=high * MORE_OFTEN + MORE_OFTEN_LEAST).contains(&share);
         self.low = Outcomes::default();
         if share > MAX_USUAL_SHARE || !is_as_often {
@@ -271,7 +271,8 @@ impl Throttling {
         if self.trials.is_under_way() {
             return true;
         }
-        let is_recent = self.refused_at.is_some_and(|at| now.saturating_duration_since(at) < PATIENCE);
+        let is_recent =
+            self.refused_at.is_some_and(|at| now.saturating_duration_since(at) < HOLD_LOW_RATE_FOR);
         is_recent
             && self.usual.is_none()
             && self.limit_believed_until.is_none_or(|until| now >= until)

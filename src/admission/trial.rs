@@ -23,7 +23,7 @@ const EXPECTED_REFUSALS: f64 = 8.0;
 const MAX_DURATION: Duration = Duration::from_secs(15);
 /// Refusals come as often if their share, divided by the share before the trial, is in this range. A limit would refuse
 /// nothing at such a low rate; but only few refusals are counted, and their number varies by chance.
-const AS_OFTEN: std::ops::RangeInclusive<f64> = 0.2..=2.5;
+const SHARE_RATIO_AS_OFTEN: std::ops::RangeInclusive<f64> = 0.2..=2.5;
 
 /// The most outcomes that wait for those of earlier requests; twice the number of requests in flight if that is more.
 const MIN_WAITING: usize = 1_000;
@@ -120,7 +120,7 @@ impl Trials {
             return None;
         }
         let share = trial.refused / trial.outcomes;
-        let is_as_often = AS_OFTEN.contains(&(share / trial.share));
+        let is_as_often = SHARE_RATIO_AS_OFTEN.contains(&(share / trial.share));
         let verdict =
             if is_as_often { TrialVerdict::AnyRate(share) } else { TrialVerdict::Limit(trial.allowed) };
         self.trial = None;

@@ -27,7 +27,7 @@ pub(super) struct Entry {
     pub(super) key: Fingerprint,
     pub(super) body: Box<[u8]>,
     /// Reservation of the body's bytes.
-    pub(super) _place: ReservedBytes,
+    pub(super) _reserved: ReservedBytes,
 }
 
 /// Answers and marks of use that one commit writes.

@@ -33,7 +33,7 @@ impl CacheLimits {
     }
 
     /// Returns the earliest time at which an answer that is returned at `now` was stored; both in Unix seconds.
-    pub(super) fn oldest_given(&self, now: i64) -> i64 {
+    pub(super) fn oldest_returned(&self, now: i64) -> i64 {
         self.oldest_kept(now).max(self.not_before)
     }
 

@@ -18,12 +18,12 @@ const ANSWER_BYTES: u64 = 100;
 pub(super) struct Removal {
     limits: CacheLimits,
     /// Whether the file was over its limit and is not yet down to nine tenths of it.
-    is_over: bool,
+    is_shrinking: bool,
 }
 
 impl Removal {
     pub(super) fn new(limits: CacheLimits) -> Self {
-        Removal { limits, is_over: false }
+        Removal { limits, is_shrinking: false }
     }
 
     /// Removes some answers in one commit and returns the number of bytes that the file then uses; `None` if there
@@ -31,7 +31,7 @@ impl Removal {
     pub(super) fn step(&mut self, connection: &mut Connection, now: i64) -> rusqlite::Result<Option<u64>> {
         self.measure(connection)?;
         let oldest = self.limits.oldest_kept(now);
-        if !self.is_over && !has_older(connection, oldest)? {
+        if !self.is_shrinking && !has_older(connection, oldest)? {
             return Ok(None);
         }
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -54,8 +54,8 @@ impl Removal {
     fn measure(&mut self, connection: &Connection) -> rusqlite::Result<u64> {
         let goal = self.limits.max_bytes / 10 * 9;
         let filled = filled_bytes(connection)?;
-        self.is_over = filled > self.limits.max_bytes || (self.is_over && filled > goal);
-        Ok(if self.is_over { filled - goal } else { 0 })
+        self.is_shrinking = filled > self.limits.max_bytes || (self.is_shrinking && filled > goal);
+        Ok(if self.is_shrinking { filled - goal } else { 0 })
     }
 }
 

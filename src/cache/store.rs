@@ -84,7 +84,7 @@ impl Store {
         // The statement is prepared anew: rusqlite's cache of statements needs one more crate, hashlink.
         let found: Option<(i64, Vec<u8>)> = self
             .reader()
-            .query_row(GET, (key.to_bytes(), self.limits.oldest_given(now)), |row| {
+            .query_row(GET, (key.to_bytes(), self.limits.oldest_returned(now)), |row| {
                 Ok((row.get(0)?, row.get(1)?))
             })
             .optional()
@@ -106,7 +106,7 @@ impl Store {
         }
         let place = self.room.take(body.len());
         // Without a writer the answer is lost; `flush` reports it.
-        let _ = self.queue.send(WriterMessage::Put(Entry { key, body: body.into(), _place: place }));
+        let _ = self.queue.send(WriterMessage::Put(Entry { key, body: body.into(), _reserved: place }));
     }
 
     /// Waits until all answers put before are committed, so that they survive the death of this process.

@@ -32,7 +32,7 @@ pub(super) struct Writer {
     limits: CacheLimits,
     removal: Removal,
     /// Whether there are more answers to be removed.
-    is_behind: bool,
+    has_more_to_remove: bool,
     failure: Option<FlushFailure>,
 }
 
@@ -61,7 +61,7 @@ impl Writer {
         limits: CacheLimits,
     ) -> Self {
         let removal = Removal::new(limits);
-        Writer { queue, connection, path, limits, removal, is_behind: true, failure: None }
+        Writer { queue, connection, path, limits, removal, has_more_to_remove: true, failure: None }
     }
 
     /// Writes until it receives [`WriterMessage::End`] or the store is gone.
@@ -72,7 +72,7 @@ impl Writer {
             // Frees the reserved bytes before anything else is done.
             drop(group);
             if let Some(before) = before {
-                self.make_room(before);
+                self.shrink(before);
             }
             match due {
                 FlushReason::Time => {}
@@ -87,7 +87,7 @@ impl Writer {
 
     fn gather(&self) -> (Group, FlushReason) {
         let mut group = Group::default();
-        let mut next = if self.is_behind {
+        let mut next = if self.has_more_to_remove {
             self.queue.recv_timeout(BETWEEN_STEPS)
         } else {
             self.queue.recv().map_err(|_| RecvTimeoutError::Disconnected)
@@ -115,7 +115,7 @@ impl Writer {
         let now = unix_seconds();
         let written = filled_bytes(&self.connection).and_then(|before| {
             if group.len() > 0 {
-                group.commit(&mut self.connection, now, self.limits.oldest_given(now))?;
+                group.commit(&mut self.connection, now, self.limits.oldest_returned(now))?;
             }
             Ok(before)
         });
@@ -124,11 +124,11 @@ impl Writer {
 
     /// Removes one step of answers, and further ones while the file uses more bytes than both `before` and its
     /// limit.
-    fn make_room(&mut self, before: u64) {
+    fn shrink(&mut self, before: u64) {
         let now = unix_seconds();
         loop {
             let left = self.removal.step(&mut self.connection, now);
-            self.is_behind = matches!(left, Ok(Some(_)));
+            self.has_more_to_remove = matches!(left, Ok(Some(_)));
             match left {
                 Ok(Some(filled)) if filled > before.max(self.limits.max_bytes) => {}
                 Ok(_) => return,
@@ -140,7 +140,7 @@ impl Writer {
     fn fail(&mut self, error: rusqlite::Error, lost: usize) {
         let failure = self.failure.get_or_insert(FlushFailure { first: error, lost: 0 });
         failure.lost += lost as u64;
-        self.is_behind = false;
+        self.has_more_to_remove = false;
     }
 
     fn take_failure(&mut self) -> Result<(), CacheError> {

@@ -51,7 +51,7 @@ struct HeldLease {
 
 #[derive(Debug)]
 struct LeaseState {
-    note: Note,
+    note: LeaseRecord,
     version: Version,
     /// The time until which no other run takes the lease.
     until: Instant,
@@ -80,7 +80,7 @@ pub enum LeaseError {
 
 /// The content of the lease object.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Note {
+struct LeaseRecord {
     run: RunId,
     machine: MachineId,
     host: String,
@@ -93,8 +93,8 @@ struct Note {
     released: bool,
 }
 
-impl Note {
-    fn of(object: &Object) -> Option<Note> {
+impl LeaseRecord {
+    fn of(object: &Object) -> Option<LeaseRecord> {
         serde_json::from_slice(&object.bytes).ok()
     }
 
@@ -110,7 +110,7 @@ impl Note {
 
     fn describe(&self, left: Duration) -> String {
         let since = self.since.to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
-        let Note { pid, host, run, .. } = self;
+        let LeaseRecord { pid, host, run, .. } = self;
         let ends = match self.released || left.is_zero() {
             true => "it has ended since".to_owned(),
             false => format!("unless it is renewed, its lease ends in {} s", left.as_secs_f64().ceil()),
@@ -131,7 +131,7 @@ impl Lease {
         machine: MachineId,
         term: Duration,
     ) -> Result<Lease, LockError> {
-        let note = Note {
+        let note = LeaseRecord {
             run,
             machine,
             host: host(),
@@ -144,7 +144,7 @@ impl Lease {
         for _ in 0..TRIES {
             let begun = clock::now();
             let found = objects.get(NAME).await?;
-            let there = found.as_ref().and_then(|object| Some((Note::of(object)?, object)));
+            let there = found.as_ref().and_then(|object| Some((LeaseRecord::of(object)?, object)));
             if let Some((there, object)) = there
                 && there.run != run
                 && !there.released
@@ -236,7 +236,7 @@ impl Lease {
     /// When the store cannot be read.
     pub async fn holder(objects: &Objects) -> Result<Option<String>, StoreError> {
         let Some(object) = objects.get(NAME).await? else { return Ok(None) };
-        let Some(note) = Note::of(&object).filter(|note| !note.released) else { return Ok(None) };
+        let Some(note) = LeaseRecord::of(&object).filter(|note| !note.released) else { return Ok(None) };
         let left = note.left(&object, objects.now().await?);
         Ok((!left.is_zero()).then(|| note.describe(left)))
     }
@@ -272,7 +272,7 @@ impl HeldLease {
             }
             // The change was made by this run if a response was lost, otherwise by another run.
             let found = self.objects.get(NAME).await.map_err(run_out)?;
-            match found.as_ref().map(|object| (Note::of(object), object)) {
+            match found.as_ref().map(|object| (LeaseRecord::of(object), object)) {
                 Some((Some(note), object)) if note.run == state.note.run => {
                     state.version = object.version.clone();
                 }
@@ -287,7 +287,7 @@ impl HeldLease {
     }
 }
 
-async fn put(objects: &Objects, note: &Note, expected: PutCondition<'_>) -> Result<Version, PutError> {
+async fn put(objects: &Objects, note: &LeaseRecord, expected: PutCondition<'_>) -> Result<Version, PutError> {
     let pass = |side| faultpoint::pass("lease", side).map_err(StoreError::of("write", objects.place(NAME)));
     pass(Side::Before)?;
     let put = objects.put_if(NAME, note.bytes(), expected).await?;
@@ -350,11 +350,11 @@ mod tests {
         let machines = Machines::new();
         let lost = machines.take(0, Duration::from_millis(30)).await.unwrap();
         // Another run takes the lease, as after a pause that was longer than the term.
-        let thief = Note {
+        let thief = LeaseRecord {
             machine: MachineId::of(machines.folders[1].path()).unwrap(),
             ..lost.held.state.lock().await.note.clone()
         };
-        let thief = Note { run: RunId::random(), ..thief };
+        let thief = LeaseRecord { run: RunId::random(), ..thief };
         machines.objects.put(NAME, thief.bytes()).await.unwrap();
         lost.lost().await;
         let told = lost.confirm().await.unwrap_err().to_string();

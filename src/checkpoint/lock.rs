@@ -16,8 +16,8 @@ use crate::ident::RunId;
 use crate::store::{self, Location, StoreError};
 
 const NAME: &str = "run.lock";
-const LOOKS: u32 = 3;
-const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
+const TRIES: u32 = 3;
+const TRY_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A held lock, released when dropped.
 #[derive(Debug)]
@@ -73,9 +73,9 @@ impl Lock {
             match file.try_lock() {
                 Ok(()) => break,
                 // `Lock::holder` may hold it for a moment.
-                Err(TryLockError::WouldBlock) if looks < LOOKS => {
+                Err(TryLockError::WouldBlock) if looks < TRIES => {
                     looks += 1;
-                    std::thread::sleep(BETWEEN_LOOKS);
+                    std::thread::sleep(TRY_INTERVAL);
                 }
                 Err(TryLockError::WouldBlock) => {
                     return Err(LockError::Held { holder: describe(&mut file), at: path.into() });

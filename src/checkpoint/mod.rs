@@ -19,5 +19,5 @@ pub use lease::{Lease, LeaseError};
 pub use lock::{Lock, LockError};
 pub use machine::MachineId;
 pub use plan::{FileRange, PlannedBatch, Position, SourceId};
-pub use recovery::{CommittedUpTo, Recovery, RecoveryRefusal, recover};
+pub use recovery::{NewestCommitted, Recovery, RecoveryRefusal, recover};
 pub use retrying::{Retrying, Selection};

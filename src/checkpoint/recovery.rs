@@ -6,7 +6,7 @@ use crate::ident::BatchId;
 
 /// The newest committed batch of an application id and of its lineage, according to the target's log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct CommittedUpTo {
+pub struct NewestCommitted {
     /// Newest batch under the `app_id`, of any lineage.
     pub app: Option<BatchId>,
     /// Newest batch under the `app_id` and this checkpoint's lineage.
@@ -54,7 +54,10 @@ pub enum RecoveryRefusal {
 /// # Errors
 /// [`RecoveryRefusal`] when another checkpoint has written under the same `app_id`, or when the table lacks a batch
 /// that this checkpoint saw committed.
-pub fn recover<P>(checkpoint: &Checkpoint<P>, committed: CommittedUpTo) -> Result<Recovery, RecoveryRefusal> {
+pub fn recover<P>(
+    checkpoint: &Checkpoint<P>,
+    committed: NewestCommitted,
+) -> Result<Recovery, RecoveryRefusal> {
     if committed.app != committed.lineage {
         let batch = committed.app.or(committed.lineage).unwrap_or(BatchId::FIRST);
         return Err(RecoveryRefusal::Foreign { batch, app_id: checkpoint.app_id.clone() });
@@ -107,8 +110,8 @@ mod tests {
         }
     }
 
-    fn log(app: Option<u64>, lineage: Option<u64>) -> CommittedUpTo {
-        CommittedUpTo { app: app.map(BatchId::new), lineage: lineage.map(BatchId::new) }
+    fn log(app: Option<u64>, lineage: Option<u64>) -> NewestCommitted {
+        NewestCommitted { app: app.map(BatchId::new), lineage: lineage.map(BatchId::new) }
     }
 
     fn left(recovery: Recovery) -> Vec<u64> {

@@ -81,7 +81,7 @@ impl KeySource {
                 .map_err(|error| format!("names {}, which cannot be read: {error}", path.display()))?,
             KeySource::Command { arguments, folder } => {
                 let shown = arguments.join(" ");
-                printed(arguments, folder)
+                run_command(arguments, folder)
                     .map_err(|what| format!("names the command `{shown}`, which {what}"))?
             }
         };
@@ -99,7 +99,7 @@ pub(super) fn checked(text: &str) -> Result<String, String> {
 }
 
 /// Runs a command and returns its output.
-fn printed(arguments: &[String], folder: &PathBuf) -> Result<String, String> {
+fn run_command(arguments: &[String], folder: &PathBuf) -> Result<String, String> {
     let [program, arguments @ ..] = arguments else { return Err("is empty".to_owned()) };
     // A program with a path is relative to the job file, like its other paths.
     let program = if program.contains('/') { folder.join(program) } else { program.into() };
@@ -113,7 +113,7 @@ fn printed(arguments: &[String], folder: &PathBuf) -> Result<String, String> {
         .map_err(|error| format!("cannot be run: {error}"))?;
     let output = child.stdout.take().map(read_beside);
     let complaint = child.stderr.take().map(read_beside);
-    let status = ended(&mut child)?;
+    let status = wait_for_exit(&mut child)?;
     // A process that the command started may keep the pipe open, so only output that comes without a pause is
     // awaited.
     let text = |read: Option<Receiver<Vec<u8>>>| {
@@ -146,7 +146,7 @@ fn read_beside(pipe: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
     receiver
 }
 
-fn ended(child: &mut Child) -> Result<std::process::ExitStatus, String> {
+fn wait_for_exit(child: &mut Child) -> Result<std::process::ExitStatus, String> {
     let started = clock::now();
     while clock::now() - started < COMMAND_TIMEOUT {
         match child.try_wait() {

@@ -42,7 +42,7 @@ mistake is told before the first call. This page is made from the doc comments i
 pub fn schema() -> Value {
     let settings = SchemaSettings::draft07().with(|settings| settings.inline_subschemas = true);
     let mut schema = settings.into_generator().into_root_schema_for::<RawJob>().to_value();
-    settle(&mut schema);
+    simplify(&mut schema);
     schema
 }
 
@@ -55,7 +55,7 @@ pub fn page() -> String {
 }
 
 /// Removes null, which TOML does not have, and keywords that are of no use to a person.
-fn settle(schema: &mut Value) {
+fn simplify(schema: &mut Value) {
     let Some(object) = schema.as_object_mut() else { return };
     let is_null = |schema: &Value| schema["type"] == "null";
     if let Some(Value::Array(choices)) = object.get("anyOf")
@@ -82,22 +82,22 @@ fn settle(schema: &mut Value) {
     }
     for key in ["items", "additionalProperties"] {
         if let Some(inner) = object.get_mut(key) {
-            settle(inner);
+            simplify(inner);
         }
     }
     for key in ["anyOf", "oneOf"] {
         if let Some(Value::Array(choices)) = object.get_mut(key) {
-            choices.iter_mut().for_each(settle);
+            choices.iter_mut().for_each(simplify);
         }
     }
     if let Some(Value::Object(properties)) = object.get_mut("properties") {
-        properties.values_mut().for_each(settle);
+        properties.values_mut().for_each(simplify);
     }
 }
 
 /// How often a key's table may occur in a job.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Times {
+enum Occurrence {
     Once,
     /// Several times, as `[[key]]`.
     List,
@@ -106,17 +106,21 @@ enum Times {
 }
 
 /// Returns the keys of a section, or `None` if the key is not a section.
-fn keys_of(schema: &Value) -> Option<(Times, &Map<String, Value>)> {
-    [(Times::Once, schema), (Times::List, &schema["items"]), (Times::Named, &schema["additionalProperties"])]
-        .into_iter()
-        .find_map(|(times, schema)| Some((times, schema["properties"].as_object()?)))
+fn keys_of(schema: &Value) -> Option<(Occurrence, &Map<String, Value>)> {
+    [
+        (Occurrence::Once, schema),
+        (Occurrence::List, &schema["items"]),
+        (Occurrence::Named, &schema["additionalProperties"]),
+    ]
+    .into_iter()
+    .find_map(|(times, schema)| Some((times, schema["properties"].as_object()?)))
 }
 
-fn inner(times: Times, schema: &Value) -> &Value {
+fn inner(times: Occurrence, schema: &Value) -> &Value {
     match times {
-        Times::Once => schema,
-        Times::List => &schema["items"],
-        Times::Named => &schema["additionalProperties"],
+        Occurrence::Once => schema,
+        Occurrence::List => &schema["items"],
+        Occurrence::Named => &schema["additionalProperties"],
     }
 }
 
@@ -148,7 +152,7 @@ impl ReferencePage {
             self.written.push((heading, keys.clone()));
             let mut path = path.to_vec();
             path.push(key.clone());
-            if times == Times::Named {
+            if times == Occurrence::Named {
                 path.push("<name>".to_owned());
             }
             self.section(&path, inner(times, schema));
@@ -163,13 +167,13 @@ fn properties_in_order(properties: &Map<String, Value>) -> Vec<(&String, &Value)
     plain.into_iter().chain(sections).collect()
 }
 
-fn heading(path: &[String], key: &str, times: Times) -> String {
+fn heading(path: &[String], key: &str, times: Occurrence) -> String {
     let path: Vec<&str> = path.iter().map(String::as_str).chain([key]).collect();
     let path = path.join(".");
     match times {
-        Times::Once => format!("[{path}]"),
-        Times::List => format!("[[{path}]]"),
-        Times::Named => format!("[{path}.<name>]"),
+        Occurrence::Once => format!("[{path}]"),
+        Occurrence::List => format!("[[{path}]]"),
+        Occurrence::Named => format!("[{path}.<name>]"),
     }
 }
 

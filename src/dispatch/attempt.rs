@@ -10,8 +10,8 @@ use bytes::Bytes;
 use serde_json::{Map, Value};
 use tokio::sync::oneshot;
 
-use super::ask::{RequestSender, harmless_question};
 use super::request::Request;
+use super::request_sender::{RequestSender, harmless_question};
 use super::retry::PendingRequest;
 use super::stragglers::Second;
 use crate::admission::Ticket;
@@ -84,7 +84,7 @@ impl<A: RequestSender> ProviderClient<A> {
         let left = rows.iter().map(PendingRequest::left).min().unwrap_or_default();
         let first = Attempt { ticket, reservation };
         let HedgedResult { sent, attempt: Attempt { ticket, reservation }, other, was_twice } =
-            self.ask_twice(&questions, &params, left, first, second).await;
+            self.send_hedged(&questions, &params, left, first, second).await;
         if was_twice {
             rows.iter_mut().for_each(|pending| pending.seconds += 1);
         }
@@ -97,7 +97,7 @@ impl<A: RequestSender> ProviderClient<A> {
                     .tokens
                     .filter(|tokens| decode::is_plausible(*tokens, bytes, params.max_tokens));
                 match shared(&rows, &params, paid) {
-                    Ok(shares) => match self.keep(&rows, &shares) {
+                    Ok(shares) => match self.journal_answers(&rows, &shares) {
                         Ok(()) => AttemptResult::Paid { shares, tokens },
                         Err(error) => AttemptResult::Lost(error),
                     },
@@ -114,7 +114,7 @@ impl<A: RequestSender> ProviderClient<A> {
 
     /// Sends a request, and a second one if that is granted before there is an answer. The first of them that is
     /// answered counts, and the other is cut off.
-    async fn ask_twice(
+    async fn send_hedged(
         &self,
         questions: &[Arc<Question>],
         params: &Params,
@@ -192,7 +192,7 @@ impl<A: RequestSender> ProviderClient<A> {
 
     /// Writes answers to the journal as a part of the attempt: a request is in flight until then. Rows that go together
     /// are of one batch, so that one write keeps them all.
-    fn keep(&self, rows: &[PendingRequest], shares: &[AnswerShare]) -> Result<(), JournalError> {
+    fn journal_answers(&self, rows: &[PendingRequest], shares: &[AnswerShare]) -> Result<(), JournalError> {
         let Some(first) = rows.first() else { return Ok(()) };
         let record = |(pending, share): (&PendingRequest, &AnswerShare)| {
             let paid = share.as_ref()?;

@@ -11,15 +11,15 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::sleep_until;
 
-use super::ask::RequestSender;
 use super::attempt::{AttemptResult, EndedAttempt, ProviderClient, length_of};
-use super::budget::RetryBudget;
 use super::learned_limits::LearnedLimits;
 use super::provider_health::{News, ProviderHealth};
 use super::request::{Mode, Reply, Request, Verdict};
 use super::request_batcher::RequestBatcher;
+use super::request_sender::RequestSender;
 use super::results::SAME_REFUSALS;
 use super::retry::{DueRetry, PendingRequest};
+use super::retry_budget::RetryBudget;
 use super::state_reporter::StateReporter;
 use super::stragglers::{Second, Stragglers};
 use crate::admission::{Admission, Cost, Health, NotAdmitted, Ticket};
@@ -82,7 +82,7 @@ pub struct Dispatcher<A: RequestSender> {
     pub(super) io: DispatcherIo,
     pub(super) ready: VecDeque<PendingRequest>,
     most_ready: usize,
-    most_together: RequestBatcher,
+    request_batcher: RequestBatcher,
     pub(super) due: BinaryHeap<DueRetry>,
     pub(super) order: u64,
     told: StateReporter,
@@ -101,7 +101,7 @@ pub struct Dispatcher<A: RequestSender> {
     /// Number of refusals in a row after which a harmless question tests whether everything is refused.
     pub(super) refusals_looked_at: usize,
     /// When refusals are taken for the rows' own, if there is nothing else to send.
-    refused_rest: Option<Instant>,
+    refusals_final_at: Option<Instant>,
     /// Whether the provider answered a row in this run.
     pub(super) has_answered: bool,
     /// Whether a harmless question is to be sent or under way.
@@ -151,7 +151,7 @@ impl<A: RequestSender> Dispatcher<A> {
             most_ready: io.capacity,
             io,
             ready: VecDeque::new(),
-            most_together: RequestBatcher::of(provider),
+            request_batcher: RequestBatcher::of(provider),
             due: BinaryHeap::new(),
             order: 0,
             told: StateReporter::default(),
@@ -159,7 +159,7 @@ impl<A: RequestSender> Dispatcher<A> {
             pause_reported: 0,
             doubted: Vec::new(),
             refused: Vec::new(),
-            refused_rest: None,
+            refusals_final_at: None,
             refuses_all: false,
             refusals_in_a_row: 0,
             refusals_looked_at: SAME_REFUSALS,
@@ -239,7 +239,7 @@ impl<A: RequestSender> Dispatcher<A> {
     /// Takes an attempt that has ended, and all others that have by now. It yields once before that, so that attempts
     /// whose responses have come in end together; then the next ones are sent together, and one write records them all.
     async fn take_results(&mut self, result: Result<EndedAttempt, JoinError>) -> Result<(), Gone> {
-        pass_on_rows().await;
+        yield_to_ready_tasks().await;
         self.take_result(result).await?;
         // Only while the outbox has room: waiting for its receiver would leave the provider idle.
         while self.io.outbox.capacity() > 0
@@ -323,7 +323,7 @@ impl<A: RequestSender> Dispatcher<A> {
         }
         let rests = !self.refused.is_empty() && self.is_at_rest();
         // More rows may be on their way.
-        self.refused_rest = rests.then(|| self.refused_rest.unwrap_or(now + REFUSED_REST));
+        self.refusals_final_at = rests.then(|| self.refusals_final_at.unwrap_or(now + REFUSED_REST));
         self.linger = None;
         let held = self.send_seconds(now);
         let waiting = if held.is_some() { held } else { self.send_while_admitted(now) };
@@ -334,7 +334,7 @@ impl<A: RequestSender> Dispatcher<A> {
             Health::Down(until) if self.io.has_fallback => Some(until),
             _ => None,
         };
-        let rest = self.refused_rest;
+        let rest = self.refusals_final_at;
         let looks = self.health_probe == HealthProbe::None && !self.is_stopped;
         // A straggler that is already due waits for a request in flight to end: it needs no wake.
         let straggler = self.stragglers.look_at().filter(|at| looks && *at > now);
@@ -427,8 +427,8 @@ impl<A: RequestSender> Dispatcher<A> {
 
     /// Number of rows at the front that go together, and when to look again if more should go with them.
     fn group(&mut self, now: Instant) -> (usize, Option<Instant>) {
-        let group = self.most_together.group(&self.ready);
-        let is_growing = group == self.ready.len() && !self.most_together.is_full(group);
+        let group = self.request_batcher.group(&self.ready);
+        let is_growing = group == self.ready.len() && !self.request_batcher.is_full(group);
         let Some(first) = self.ready.front().filter(|_| is_growing) else { return (group, None) };
         let is_alone =
             first.request.params.vectors.is_none() || first.together <= group || first.attempts > 0;
@@ -471,9 +471,9 @@ impl<A: RequestSender> Dispatcher<A> {
 
     /// Fails rows that were refused once no other request is left whose answer could decide: it was their own fault.
     async fn fail_refused_if_idle(&mut self) -> Result<(), Gone> {
-        match self.refused_rest {
+        match self.refusals_final_at {
             Some(at) if at <= clock::now() && self.health_probe == HealthProbe::None => {
-                self.refused_rest = None;
+                self.refusals_final_at = None;
                 self.fail_refused().await
             }
             _ => Ok(()),
@@ -582,7 +582,7 @@ impl<A: RequestSender> Drop for Dispatcher<A> {
 pub(super) struct Gone;
 
 /// Lets other tasks that are ready run first. Unlike `yield_now` it does not look for news from the network as well.
-async fn pass_on_rows() {
+async fn yield_to_ready_tasks() {
     let mut has_stood = false;
     poll_fn(|context| {
         if std::mem::replace(&mut has_stood, true) {

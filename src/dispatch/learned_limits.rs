@@ -11,7 +11,7 @@ use crate::meter::{Meter, StepTokens};
 
 /// What was learned about one provider.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct LearnedLimit {
+pub struct LearnedProvider {
     /// The provider's limits.
     #[serde(flatten)]
     pub limits: ProviderLimits,
@@ -25,28 +25,28 @@ pub struct LearnedLimit {
 
 /// What was learned about each provider, by its name. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct LearnedLimits(Arc<Mutex<BTreeMap<String, LearnedLimit>>>);
+pub struct LearnedLimits(Arc<Mutex<BTreeMap<String, LearnedProvider>>>);
 
 impl LearnedLimits {
     /// Creates it from what a former run learned.
     #[must_use]
-    pub fn new(learned_limits: BTreeMap<String, LearnedLimit>) -> Self {
+    pub fn new(learned_limits: BTreeMap<String, LearnedProvider>) -> Self {
         LearnedLimits(Arc::new(Mutex::new(learned_limits)))
     }
 
     /// Returns a copy of all of it.
     #[must_use]
-    pub fn all(&self) -> BTreeMap<String, LearnedLimit> {
+    pub fn all(&self) -> BTreeMap<String, LearnedProvider> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(super) fn recall(&self, provider: &str) -> (ProviderLimits, Meter, Option<SchemaForm>) {
-        let lesson = self.all().remove(provider).unwrap_or_default();
+        let learned_provider = self.all().remove(provider).unwrap_or_default();
         let mut meter = Meter::default();
-        for (step, tokens) in lesson.steps {
+        for (step, tokens) in learned_provider.steps {
             meter.remember(&step.into(), tokens);
         }
-        (lesson.limits, meter, lesson.schema_form)
+        (learned_provider.limits, meter, learned_provider.schema_form)
     }
 
     pub(super) fn keep(
@@ -57,8 +57,9 @@ impl LearnedLimits {
         schema_form: Option<SchemaForm>,
     ) {
         let mut learned_limits = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = learned_limits.get(provider).and_then(|lesson| lesson.schema_form);
-        let lesson = LearnedLimit { limits, steps: meter.learned(), schema_form: schema_form.or(before) };
-        learned_limits.insert(provider.to_owned(), lesson);
+        let before = learned_limits.get(provider).and_then(|learned_provider| learned_provider.schema_form);
+        let learned_provider =
+            LearnedProvider { limits, steps: meter.learned(), schema_form: schema_form.or(before) };
+        learned_limits.insert(provider.to_owned(), learned_provider);
     }
 }

@@ -4,21 +4,21 @@
 //! back exactly once: paid and kept, failed, or unsent. A request is in flight until its answer is in the journal, so
 //! that a kill costs no more answers than there were requests in flight.
 
-mod ask;
 mod attempt;
-mod budget;
 mod dispatcher;
 mod learned_limits;
 mod provider_health;
 mod request;
 mod request_batcher;
+mod request_sender;
 mod results;
 mod retry;
+mod retry_budget;
 mod state_reporter;
 mod stragglers;
 
-pub use ask::{RequestSender, harmless_question};
 pub use dispatcher::{Dispatcher, DispatcherIo};
-pub use learned_limits::{LearnedLimit, LearnedLimits};
+pub use learned_limits::{LearnedLimits, LearnedProvider};
 pub use provider_health::ProviderHealth;
 pub use request::{Earlier, Mode, Receipt, Reply, Request, Verdict};
+pub use request_sender::{RequestSender, harmless_question};

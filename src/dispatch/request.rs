@@ -41,7 +41,7 @@ pub struct Earlier {
     /// Number of answers after which the row was asked to repair its answer.
     pub repairs: u32,
     /// Whether one of them was cut off by `max_tokens` and the row was sent again with a higher limit.
-    pub was_longer: bool,
+    pub had_longer_retry: bool,
     /// Fingerprint of the first question, or `None` if there is no earlier answer.
     pub first: Option<Fingerprint>,
     /// Attempts that the answers took.

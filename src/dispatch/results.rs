@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use tokio::task::JoinError;
 
-use super::ask::RequestSender;
 use super::attempt::{AnswerShare, Attempt, AttemptResult, EndedAttempt};
 use super::dispatcher::{Dispatcher, Gone, HealthProbe};
 use super::request::Verdict;
+use super::request_sender::RequestSender;
 use super::retry::{DueRetry, PendingRequest, RetryDecision};
 use crate::admission::{Blame, Ticket};
 use crate::clock::{self, Instant};
@@ -75,12 +75,12 @@ impl<A: RequestSender> Dispatcher<A> {
         &mut self,
         rows: Vec<PendingRequest>,
         result: AttemptResult,
-        course: AttemptContext<'_>,
+        context: AttemptContext<'_>,
     ) -> Result<(), Gone> {
-        let AttemptContext { ticket, limits, now, .. } = course;
+        let AttemptContext { ticket, limits, now, .. } = context;
         match result {
             AttemptResult::Paid { shares, tokens } => {
-                self.distribute_answer(rows, shares, tokens, course).await
+                self.distribute_answer(rows, shares, tokens, context).await
             }
             AttemptResult::Unsent(error) => {
                 self.admission.abandoned(ticket);
@@ -93,7 +93,7 @@ impl<A: RequestSender> Dispatcher<A> {
             AttemptResult::Failed(failure) => match failure.class.policy() {
                 Policy::Reject => {
                     self.admission.answered(ticket, None, limits, now);
-                    self.fail_doubted().await?;
+                    self.resolve_doubted().await?;
                     if rows.len() > 1 {
                         self.split(rows);
                         return Ok(());
@@ -120,8 +120,8 @@ impl<A: RequestSender> Dispatcher<A> {
                     self.admission.answered(ticket, None, limits, now);
                     self.reply_all(rows, || Verdict::Stop(failure.clone())).await
                 }
-                Policy::Wait => self.handle_throttled(rows, failure, course).await,
-                Policy::Retry => self.handle_failed(rows, failure, course).await,
+                Policy::Wait => self.handle_throttled(rows, failure, context).await,
+                Policy::Retry => self.handle_failed(rows, failure, context).await,
             },
         }
     }
@@ -132,30 +132,30 @@ impl<A: RequestSender> Dispatcher<A> {
         rows: Vec<PendingRequest>,
         shares: Vec<AnswerShare>,
         tokens: Option<Tokens>,
-        course: AttemptContext<'_>,
+        context: AttemptContext<'_>,
     ) -> Result<(), Gone> {
-        self.admission.answered(course.ticket, tokens, course.limits, course.now);
+        self.admission.answered(context.ticket, tokens, context.limits, context.now);
         self.retries.answered();
         if let Some(first) = rows.first() {
-            let latency = course.now.saturating_duration_since(course.ticket.sent_at());
-            self.stragglers.answered(course.ticket.number(), first.request.cell.step, latency);
+            let latency = context.now.saturating_duration_since(context.ticket.sent_at());
+            self.stragglers.answered(context.ticket.number(), first.request.cell.step, latency);
         }
         self.has_answered = true;
         self.refusals_looked_at = SAME_REFUSALS;
         self.refusals_in_a_row = 0;
-        self.report_recovery(course.now);
-        self.fail_refused_before(course.ticket.number()).await?;
+        self.report_recovery(context.now);
+        self.fail_refused_before(context.ticket.number()).await?;
         if let (Some(tokens), Some(first)) = (tokens, rows.first()) {
             let bytes = rows.iter().map(|pending| pending.request.question.bytes()).sum();
             self.meter.learn(&first.request.receipt.step, bytes, tokens);
         }
-        self.fail_doubted().await?;
+        self.resolve_doubted().await?;
         let mut without = Vec::new();
         for (mut pending, share) in rows.into_iter().zip(shares) {
             match share {
                 Some(paid) => self.reply(pending, Verdict::Paid(paid)).await?,
                 None => {
-                    pending.spent += course.took;
+                    pending.spent += context.took;
                     without.push(pending);
                 }
             }
@@ -169,9 +169,9 @@ impl<A: RequestSender> Dispatcher<A> {
         &mut self,
         mut rows: Vec<PendingRequest>,
         failure: Failure,
-        course: AttemptContext<'_>,
+        context: AttemptContext<'_>,
     ) -> Result<(), Gone> {
-        let AttemptContext { ticket, limits, took, now } = course;
+        let AttemptContext { ticket, limits, took, now } = context;
         let Some(first) = rows.first() else { return Ok(()) };
         let row = first.request.cell;
         let is_own = first.is_suspect || first.refused_at.is_some_and(|before| self.admission.is_own(before));
@@ -218,9 +218,9 @@ impl<A: RequestSender> Dispatcher<A> {
         &mut self,
         mut rows: Vec<PendingRequest>,
         failure: Failure,
-        course: AttemptContext<'_>,
+        context: AttemptContext<'_>,
     ) -> Result<(), Gone> {
-        let AttemptContext { ticket, limits, took, now } = course;
+        let AttemptContext { ticket, limits, took, now } = context;
         let Some(first) = rows.first() else { return Ok(()) };
         let is_last = first.is_last(&failure, &self.policy);
         let is_last_but_one = first.attempts + 1 >= self.policy.max_attempts;
@@ -308,14 +308,14 @@ impl<A: RequestSender> Dispatcher<A> {
                 let stuck = pending.filter(|pending| pending.throttled >= STUCK_AFTER);
                 stuck.for_each(|pending| pending.is_suspect = true);
                 self.due = due.into();
-                return self.fail_doubted().await;
+                return self.resolve_doubted().await;
             }
         };
         let generation = self.admission.generation();
         let blame = match failure.class.policy() {
             Policy::Stop => Blame::Run(failure.clone()),
             Policy::Wait => self.admission.throttled(ticket, None, &failure, false, limits, now),
-            _ => self.admission.doubted(ticket, &failure, limits, now),
+            _ => self.admission.health_probe_failed(ticket, &failure, limits, now),
         };
         self.refund(generation);
         self.report_pause(&failure, now);
@@ -336,7 +336,7 @@ impl<A: RequestSender> Dispatcher<A> {
         let Some((since, deadline)) = self.admission.outage().filter(|_| !self.io.has_fallback) else {
             return;
         };
-        if self.admission.ends_unknown(failure) {
+        if self.admission.ends_run_if_never_answered(failure) {
             // The run does not wait for such a provider.
             return;
         }
@@ -416,7 +416,7 @@ impl<A: RequestSender> Dispatcher<A> {
     }
 
     /// Ends the doubt about rows: the provider answers, so that their last attempt has failed.
-    async fn fail_doubted(&mut self) -> Result<(), Gone> {
+    async fn resolve_doubted(&mut self) -> Result<(), Gone> {
         for (pending, failure) in std::mem::take(&mut self.doubted) {
             self.retry(vec![pending], &failure, false).await?;
         }

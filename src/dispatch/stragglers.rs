@@ -15,13 +15,13 @@ use crate::meter::Reservation;
 /// The least age of a straggler.
 const MIN_AGE: Duration = Duration::from_secs(10);
 /// The least age of a straggler as a multiple of the 99th percentile of its step's latencies.
-const PERCENTILES: u32 = 8;
+const LATENCY_MULTIPLE: u32 = 8;
 /// Number of newest latencies that are kept for a step.
 const MAX_LATENCIES: usize = 1_000;
 /// Number of answers of a step before its stragglers are looked for.
 const MIN_LATENCIES: usize = 10;
 /// Number of newest answers whose median shows whether a provider slows down as a whole.
-const NEWEST: usize = 50;
+const SLOWDOWN_SAMPLE: usize = 50;
 /// The most that this median may be, as a multiple of the median of all answers.
 const MAX_SLOWDOWN: f64 = 1.5;
 /// Time until a straggler that cannot have its second attempt is looked at again.
@@ -213,7 +213,7 @@ impl Latencies {
         if self.age.is_none() || self.noted > count / 10 {
             self.noted = 0;
             let slowest = quantile(self.seconds.iter().copied(), 0.99);
-            self.age = Some((Duration::from_secs_f32(slowest) * PERCENTILES).max(MIN_AGE));
+            self.age = Some((Duration::from_secs_f32(slowest) * LATENCY_MULTIPLE).max(MIN_AGE));
         }
         self.age
     }
@@ -221,10 +221,10 @@ impl Latencies {
     /// Whether the newest answers take longer than all that are kept.
     fn is_slowing_down(&self) -> bool {
         let count = self.seconds.len();
-        if count < 2 * NEWEST {
+        if count < 2 * SLOWDOWN_SAMPLE {
             return false;
         }
-        let newest = quantile(self.seconds.iter().skip(count - NEWEST).copied(), 0.5);
+        let newest = quantile(self.seconds.iter().skip(count - SLOWDOWN_SAMPLE).copied(), 0.5);
         let all = quantile(self.seconds.iter().copied(), 0.5);
         f64::from(newest) > f64::from(all) * MAX_SLOWDOWN + 0.01
     }
@@ -376,7 +376,7 @@ mod tests {
         assert_eq!(sent.found(13.0), None, "nothing that was sent later is answered");
         sent.exchange(13.0, 0.1);
         assert_eq!(sent.found(14.0), Some(second));
-        for _ in 0..NEWEST {
+        for _ in 0..SLOWDOWN_SAMPLE {
             sent.exchange(14.0, 0.2);
         }
         assert_eq!(sent.found(15.0), None, "twice as slow as before");

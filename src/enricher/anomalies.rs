@@ -207,12 +207,12 @@ mod tests {
     }
 
     fn failed(class: Class, detail: &str) -> RowResult {
-        RowResult::unasked(Outcome::Failed(Failure::new(class, detail)))
+        RowResult::without_request(Outcome::Failed(Failure::new(class, detail)))
     }
 
     fn said(text: &str, finish_reason: &str) -> RowResult {
         let outcome = Outcome::Answer(Content::Text(text.to_owned()));
-        RowResult { finish_reason: Some(Arc::from(finish_reason)), ..RowResult::unasked(outcome) }
+        RowResult { finish_reason: Some(Arc::from(finish_reason)), ..RowResult::without_request(outcome) }
     }
 
     #[test]

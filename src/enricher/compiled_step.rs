@@ -8,7 +8,7 @@ use crate::config::{Params, StepSpec};
 use crate::decode::Content;
 use crate::fault::{Class, Failure};
 use crate::prompt::Prompt;
-use crate::sink::Output;
+use crate::sink::OutputColumns;
 
 /// A step that is ready for requests.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ pub struct CompiledStep {
     /// The earlier steps whose outputs it needs.
     pub(crate) needs: Vec<usize>,
     /// Its columns in the target.
-    pub(crate) columns: Output,
+    pub(crate) columns: OutputColumns,
     /// Numbers in each of its vectors, once that is known.
     pub(crate) dimensions: OnceLock<usize>,
     /// Whether one of its providers takes prompts up to a length only.

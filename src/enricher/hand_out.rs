@@ -83,11 +83,11 @@ impl Enricher {
             // Their next steps, which were looked at before, have something to do.
             self.capacity_freed.notify_one();
         }
-        if self.asks_left == Some(0) && self.ledger.asked() == 0 && settled == 0 {
+        if self.asks_left == Some(0) && self.ledger.handed_out() == 0 && settled == 0 {
             self.halt(Stop::MaxRows);
         }
         // While there is enough to ask, a full window keeps nobody waiting.
-        let is_idle = is_short_of_rows && self.ledger.asked() < self.places;
+        let is_idle = is_short_of_rows && self.ledger.handed_out() < self.places;
         let hold = if is_idle { self.ledger.hold() } else { None };
         if hold != self.hold {
             self.hold = hold;
@@ -102,7 +102,7 @@ impl Enricher {
         if self.asks_left == Some(0) && step == StepId::FIRST {
             return Handed::NoRoom;
         }
-        let Some(cell) = self.ledger.next_ask(step) else { return Handed::NoRow };
+        let Some(cell) = self.ledger.hand_out_next(step) else { return Handed::NoRow };
         let request = match self.prepare(cell) {
             Ok(request) => request,
             Err(handed) => return handed,
@@ -129,7 +129,7 @@ impl Enricher {
             let own = &self.steps[step.index()].spec.providers;
             if list.is_none()
                 && own.iter().all(|provider| self.providers[*provider].health.is_out())
-                && let Some(cell) = self.ledger.next_ask(step)
+                && let Some(cell) = self.ledger.hand_out_next(step)
             {
                 list = Some(own.clone());
                 self.ledger.give_back(cell);
@@ -152,7 +152,7 @@ impl Enricher {
             if self.asks_left == Some(0) && step == StepId::FIRST {
                 break;
             }
-            let Some(cell) = self.ledger.next_ask(step) else { return (settled, true) };
+            let Some(cell) = self.ledger.hand_out_next(step) else { return (settled, true) };
             match self.prepare(cell) {
                 Ok(request) => self.send_or_keep(request),
                 Err(_) => {

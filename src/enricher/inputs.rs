@@ -13,7 +13,7 @@ use crate::decode::Content;
 use crate::fault::{Class, Failure};
 use crate::ident::Cell;
 use crate::panics;
-use crate::prompt::{Given, Question, Rendered, Rows};
+use crate::prompt::{Question, Rendered, Rows, StepOutput};
 use crate::sink::{Outcome, RowResult};
 use crate::table::Condition;
 
@@ -183,7 +183,7 @@ fn too_long(excess: usize, hint: &str) -> Failure {
 }
 
 /// What a step gave for a row, for a template.
-fn given(steps: &[CompiledStep], batch: &OpenBatch, step: usize, row: u32) -> Result<Given, Failure> {
+fn given(steps: &[CompiledStep], batch: &OpenBatch, step: usize, row: u32) -> Result<StepOutput, Failure> {
     let settled = batch.outcome(step, row).map(RowResult::load).transpose();
     let settled = settled.map_err(|error| {
         let detail =
@@ -191,15 +191,17 @@ fn given(steps: &[CompiledStep], batch: &OpenBatch, step: usize, row: u32) -> Re
         Failure::new(Class::Upstream, detail)
     })?;
     match settled.as_deref().map(|settled| &settled.outcome) {
-        Some(Outcome::Answer(Content::Text(text))) if steps[step].columns.is_text() => Ok(Given::text(text)),
-        Some(Outcome::Answer(Content::Text(json))) => {
-            Given::json(json).map_err(|error| Failure::new(Class::Template, error.to_string()))
+        Some(Outcome::Answer(Content::Text(text))) if steps[step].columns.is_text() => {
+            Ok(StepOutput::text(text))
         }
-        Some(Outcome::Answer(Content::Vector(numbers))) => Ok(Given::numbers(numbers)),
+        Some(Outcome::Answer(Content::Text(json))) => {
+            StepOutput::json(json).map_err(|error| Failure::new(Class::Template, error.to_string()))
+        }
+        Some(Outcome::Answer(Content::Vector(numbers))) => Ok(StepOutput::numbers(numbers)),
         Some(Outcome::Unchanged) => {
             let held = batch.held(step).filter(|held| held.is_valid(row as usize));
-            Ok(held.map_or_else(Given::nothing, |held| Given::cell(held, row as usize)))
+            Ok(held.map_or_else(StepOutput::nothing, |held| StepOutput::cell(held, row as usize)))
         }
-        Some(Outcome::Answer(_) | Outcome::Skipped | Outcome::Failed(_)) | None => Ok(Given::nothing()),
+        Some(Outcome::Answer(_) | Outcome::Skipped | Outcome::Failed(_)) | None => Ok(StepOutput::nothing()),
     }
 }

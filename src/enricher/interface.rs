@@ -26,7 +26,7 @@ use crate::ident::{BatchId, Cell, Lineage};
 use crate::journal::{JournalFolder, JournalHeader, Record, StrayAnswers};
 use crate::ledger::{Ledger, LedgerTask};
 use crate::meter::Account;
-use crate::sink::{FilledBatch, RowResult, Turned};
+use crate::sink::{ConstraintErrors, FilledBatch, RowResult};
 use crate::source::Chunk;
 
 const REPLIES_AT_ONCE: usize = 256;
@@ -199,7 +199,7 @@ impl Enricher {
     }
 
     /// Outcomes of a batch, by step, that the target does not take: they count as errors.
-    pub fn refused(&mut self, turned: &[Turned]) {
+    pub fn refused(&mut self, turned: &[ConstraintErrors]) {
         for (step, turned) in turned.iter().enumerate() {
             let Some(failure) = &turned.example else { continue };
             self.voice.say(&Event::Refused { answers: turned.answers, skipped: turned.skipped });
@@ -308,7 +308,7 @@ impl Enricher {
     /// Whether something is handed out that has not come back.
     #[must_use]
     pub fn is_waiting(&self) -> bool {
-        self.ledger.asked() > 0
+        self.ledger.handed_out() > 0
     }
 
     /// Whether nothing is left to do.

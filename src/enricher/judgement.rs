@@ -30,7 +30,7 @@ pub(super) enum PriorState {
 
 impl PriorState {
     pub(super) fn unasked(outcome: Outcome) -> Self {
-        PriorState::Settled(Box::new(RowResult::unasked(outcome)), event::Origin::Unasked)
+        PriorState::Settled(Box::new(RowResult::without_request(outcome)), event::Origin::Unasked)
     }
 }
 
@@ -136,13 +136,13 @@ impl<'a> ResultOrigin<'a> {
         let is_whole = !matches!(step.spec.form, Form::Text) && matches!(answer, Ok(Answer::Good { .. }));
         if is_cut
             && !is_whole
-            && !self.earlier.was_longer
+            && !self.earlier.had_longer_retry
             // What somebody else was content with is not asked for anew.
             && !self.shared
             && let Some(max_tokens) = step.spec.max_tokens_retry
         {
             let earlier =
-                Earlier { was_longer: true, repairs: self.earlier.repairs, ..self.with_this(&facts) };
+                Earlier { had_longer_retry: true, repairs: self.earlier.repairs, ..self.with_this(&facts) };
             return Judged::Again(Again { how: How::Longer(max_tokens), earlier });
         }
         let text = match answer {
@@ -175,7 +175,7 @@ impl<'a> ResultOrigin<'a> {
         Earlier {
             answers: self.earlier.answers + 1,
             repairs: self.earlier.repairs + 1,
-            was_longer: self.earlier.was_longer,
+            had_longer_retry: self.earlier.had_longer_retry,
             first: self.earlier.first.or(Some(self.fingerprint)),
             attempts: self.attempts + self.earlier.attempts,
             tokens: sum(self.earlier.tokens, facts.tokens),

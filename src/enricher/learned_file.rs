@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::dispatch::{LearnedLimit, LearnedLimits};
+use crate::dispatch::{LearnedLimits, LearnedProvider};
 use crate::store;
 
 const NAME: &str = "learned.json";
@@ -13,7 +13,7 @@ const NAME: &str = "learned.json";
 pub struct LearnedFile {
     path: PathBuf,
     learned_limits: LearnedLimits,
-    saved: BTreeMap<String, LearnedLimit>,
+    saved: BTreeMap<String, LearnedProvider>,
 }
 
 impl LearnedFile {
@@ -22,7 +22,7 @@ impl LearnedFile {
     pub fn load(folder: &Path) -> Self {
         let path = folder.join(NAME);
         let found = store::read(&path).ok().flatten();
-        let saved: BTreeMap<String, LearnedLimit> =
+        let saved: BTreeMap<String, LearnedProvider> =
             found.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
         LearnedFile { path, learned_limits: LearnedLimits::new(saved.clone()), saved }
     }

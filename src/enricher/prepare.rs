@@ -10,7 +10,7 @@ use super::error::EnricherError;
 use super::inputs::When;
 use crate::config::{Anomalies, Form, Job, Provider, StepSpec, Typed};
 use crate::prompt::{Prompt, PromptError};
-use crate::sink::Output;
+use crate::sink::OutputColumns;
 use crate::table::Condition;
 use crate::transport::Endpoint;
 
@@ -134,12 +134,12 @@ fn steps(job: &Job, source: &Schema) -> Result<Vec<CompiledStep>, EnricherError>
             when,
             routes,
             needs,
-            columns: Output::of(spec),
+            columns: OutputColumns::of(spec),
             dimensions: dimensions.map_or_else(OnceLock::new, OnceLock::from),
             has_windows: spec.all_providers().any(|at| job.providers[at].context_window.is_some()),
             spec: Arc::clone(spec),
         });
-        earlier.push(Output::of(spec).value_field());
+        earlier.push(OutputColumns::of(spec).value_field());
     }
     Ok(steps)
 }

@@ -231,7 +231,7 @@ impl Enricher {
     /// run was stopped, then nobody knows. Says whether there were any.
     pub fn release_held(&mut self) -> bool {
         let held: u64 = self.probations.iter().map(Probation::held).sum();
-        if held == 0 || self.ledger.asked() > held {
+        if held == 0 || self.ledger.handed_out() > held {
             return false;
         }
         let held: Vec<WithheldRefusal> = self.probations.iter_mut().flat_map(Probation::release).collect();

@@ -109,7 +109,8 @@ pub async fn check(job: &Job, live: bool, simulator: Option<&Url>) -> Vec<Findin
                 .await
             {
                 Ok(mut sink) => {
-                    let added = sink.lacking().map(|columns| format!("; the next run adds {columns}"));
+                    let added =
+                        sink.pending_columns().map(|columns| format!("; the next run adds {columns}"));
                     let added = added.unwrap_or_default();
                     let takes = format!("{} takes the job's columns{added}", job.target.location);
                     note("target", can_append(target).map(|()| takes));
@@ -122,7 +123,7 @@ pub async fn check(job: &Job, live: bool, simulator: Option<&Url>) -> Vec<Findin
                         }
                     });
                     note("target constraints", demands.map_err(RunError::from));
-                    let there = sink.look_for_files().await.map_err(RunError::from);
+                    let there = sink.check_data_files().await.map_err(RunError::from);
                     note("target files", there.map(|files| format!("{files} in the log, all there")));
                     let file = CheckpointFile::in_folder(&home);
                     let voice = Voice::default();

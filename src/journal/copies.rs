@@ -29,7 +29,7 @@ use crate::store::{Objects, StoreError};
 /// Number of segments that are removed concurrently.
 const AT_ONCE: usize = 8;
 /// Maximum size of a segment in bytes, unless one record is larger.
-const MOST_AT_ONCE: u64 = 32 << 20;
+const MAX_SEGMENT_BYTES: u64 = 32 << 20;
 
 /// Copies the journals of a job to an object store. Clones share their state.
 #[derive(Clone, Debug)]
@@ -63,9 +63,9 @@ struct CopyState {
     /// Bytes of each batch's file that were copied before this run opened it.
     copied: BTreeMap<BatchId, u64>,
     /// Batches whose segments are no longer needed.
-    doomed_batches: Vec<(Lineage, BatchId)>,
+    removable_batches: Vec<(Lineage, BatchId)>,
     /// Names of single segments that are no longer needed.
-    doomed: Vec<String>,
+    removable_segments: Vec<String>,
     /// Names of segments that belong to no planned batch.
     stray_answers: Vec<String>,
 }
@@ -92,20 +92,20 @@ pub struct Restored {
 }
 
 /// The parsed name of a segment.
-struct Name {
+struct SegmentName {
     lineage: String,
     batch: BatchId,
     machine: String,
     end: u64,
 }
 
-impl Name {
-    fn parse(name: &str) -> Option<Name> {
+impl SegmentName {
+    fn parse(name: &str) -> Option<SegmentName> {
         let mut parts = name.split('/');
         let (lineage, batch, rest) = (parts.next()?, parts.next()?, parts.next()?);
         let mut rest = rest.split('-');
         let (machine, _start, end) = (rest.next()?, rest.next()?, rest.next()?);
-        Some(Name {
+        Some(SegmentName {
             lineage: lineage.to_owned(),
             batch: BatchId::new(batch.parse().ok()?),
             machine: machine.to_owned(),
@@ -145,7 +145,7 @@ impl Copies {
     pub(super) fn forget(&self, batch: BatchId) {
         let mut state = self.state();
         if let Some(followed) = state.open.remove(&batch) {
-            state.doomed_batches.push((followed.header.lineage, batch));
+            state.removable_batches.push((followed.header.lineage, batch));
         }
     }
 
@@ -154,7 +154,7 @@ impl Copies {
     pub fn discard_stray_answers(&self) {
         let mut state = self.state();
         let stray_answers = std::mem::take(&mut state.stray_answers);
-        state.doomed.extend(stray_answers);
+        state.removable_segments.extend(stray_answers);
     }
 
     /// Copies new records, and removes segments that are no longer needed.
@@ -209,7 +209,7 @@ impl Copies {
 
     async fn remove(&self) -> Result<(), StoreError> {
         loop {
-            let Some((lineage, batch)) = self.state().doomed_batches.last().copied() else { break };
+            let Some((lineage, batch)) = self.state().removable_batches.last().copied() else { break };
             let folder = self.objects.join(&folder(lineage, batch));
             let names = folder.list().await?;
             let deleted = stream::iter(names).map(|name| {
@@ -217,13 +217,15 @@ impl Copies {
                 async move { folder.delete(&name).await }
             });
             deleted.buffer_unordered(AT_ONCE).try_collect::<Vec<()>>().await?;
-            self.state().doomed_batches.retain(|doomed| *doomed != (lineage, batch));
+            self.state()
+                .removable_batches
+                .retain(|removable_segments| *removable_segments != (lineage, batch));
         }
         loop {
-            let Some(name) = self.state().doomed.last().cloned() else { return Ok(()) };
+            let Some(name) = self.state().removable_segments.last().cloned() else { return Ok(()) };
             self.objects.delete(&name).await?;
             // Others may have been added meanwhile, so it need not be the last one.
-            self.state().doomed.retain(|doomed| *doomed != name);
+            self.state().removable_segments.retain(|removable_segments| *removable_segments != name);
         }
     }
 
@@ -240,14 +242,14 @@ impl Copies {
         planned: &[JournalHeader],
     ) -> Result<Restored, JournalError> {
         let mut restored = Restored::default();
-        let mut of_batches: BTreeMap<BatchId, Vec<(String, Name)>> = BTreeMap::new();
+        let mut of_batches: BTreeMap<BatchId, Vec<(String, SegmentName)>> = BTreeMap::new();
         let own = lineage.to_string();
         for name in self.objects.list().await? {
-            let Some(parsed) = Name::parse(&name) else { continue };
+            let Some(parsed) = SegmentName::parse(&name) else { continue };
             if parsed.lineage == own && planned.iter().any(|header| header.batch == parsed.batch) {
                 of_batches.entry(parsed.batch).or_default().push((name, parsed));
             } else if parsed.lineage == own && parsed.batch < first {
-                self.state().doomed.push(name);
+                self.state().removable_segments.push(name);
             } else {
                 // This machine's own journals were put aside and still hold their records.
                 if parsed.machine != self.machine {
@@ -270,7 +272,7 @@ impl Copies {
         &self,
         folder: &JournalFolder,
         header: &JournalHeader,
-        segments: Vec<(String, Name)>,
+        segments: Vec<(String, SegmentName)>,
         restored: &mut Restored,
     ) -> Result<(), JournalError> {
         let path = folder.file_of(header.batch);
@@ -373,7 +375,7 @@ fn frames(path: &Path, start: u64, end: u64, header: &[u8; HEADER_LEN]) -> std::
         file.read_exact(&mut frame)?;
         let length = u64::from(u32::from_le_bytes(array(&frame[..4])));
         let next = at + FRAME_LEN as u64 + length;
-        if next > end || (at > start && next - start > MOST_AT_ONCE) {
+        if next > end || (at > start && next - start > MAX_SEGMENT_BYTES) {
             break;
         }
         bytes.extend_from_slice(&frame);

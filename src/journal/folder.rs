@@ -219,13 +219,13 @@ impl StrayAnswers {
     /// # Errors
     /// As [`read_all`].
     pub fn absorb(&mut self, path: PathBuf) -> Result<(), JournalError> {
-        self.absorb_copies(read_all(&path)?);
+        self.absorb_records(read_all(&path)?);
         self.files.push(path);
         Ok(())
     }
 
     /// Adds records that were read from copies.
-    pub fn absorb_copies(&mut self, records: Vec<Record>) {
+    pub fn absorb_records(&mut self, records: Vec<Record>) {
         for record in records {
             let key = (record.key.clone(), Arc::clone(&record.step), record.fingerprint);
             self.records.insert(key, record);

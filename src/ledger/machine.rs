@@ -64,7 +64,7 @@ pub struct Ledger {
     source: SourceState,
     /// Rows that are ready for a step out of turn: past their first step, or handed back.
     ready: Vec<VecDeque<(BatchId, u32)>>,
-    asked: u64,
+    handed_out: u64,
     stopped: bool,
 }
 
@@ -94,7 +94,7 @@ impl Ledger {
             next_batch,
             source: SourceState::Open,
             ready: vec![VecDeque::new(); steps],
-            asked: 0,
+            handed_out: 0,
             stopped: false,
         }
     }
@@ -206,7 +206,7 @@ impl Ledger {
     }
 
     /// Hands out the next row for a step: first rows that are ready out of turn, then those of open batches in order.
-    pub fn next_ask(&mut self, step: StepId) -> Option<Cell> {
+    pub fn hand_out_next(&mut self, step: StepId) -> Option<Cell> {
         if self.stopped {
             return None;
         }
@@ -239,7 +239,7 @@ impl Ledger {
             return None;
         }
         entry.state = RowState::Asked;
-        self.asked += 1;
+        self.handed_out += 1;
         Some(Cell { batch: id, row, step })
     }
 
@@ -251,7 +251,7 @@ impl Ledger {
         let row = self.row_mut(cell);
         assert_eq!(row.state, RowState::Asked, "{cell} was handed out");
         row.state = RowState::Ready;
-        self.asked -= 1;
+        self.handed_out -= 1;
         self.ready[cell.step.index()].push_front((cell.batch, cell.row));
     }
 
@@ -271,7 +271,7 @@ impl Ledger {
         if !done {
             row.step = next;
         }
-        self.asked -= u64::from(was_asked);
+        self.handed_out -= u64::from(was_asked);
         if done {
             self.batch_mut(cell.batch).unfinished -= 1;
         } else {
@@ -336,8 +336,8 @@ impl Ledger {
 
     /// Number of rows that are handed out and have no outcome yet.
     #[must_use]
-    pub fn asked(&self) -> u64 {
-        self.asked
+    pub fn handed_out(&self) -> u64 {
+        self.handed_out
     }
 
     /// Whether every planned row of the source is in the table and nothing is left to plan.
@@ -360,7 +360,7 @@ impl Ledger {
             .is_some_and(|batch| batch.phase == Phase::Open && batch.unfinished == 0);
         self.is_complete()
             || (self.stopped
-                && self.asked == 0
+                && self.handed_out == 0
                 && self.source != SourceState::Planning
                 && !busy
                 && !first_is_full)

@@ -97,7 +97,7 @@ impl World {
 
     /// Sends the next row of a step, unless the journal holds the answer. Returns false if there is no row.
     fn ask(&mut self, step: StepId) -> bool {
-        let Some(cell) = self.ledger.next_ask(step) else { return false };
+        let Some(cell) = self.ledger.hand_out_next(step) else { return false };
         if let Some(answer) = self.disk.journal.get(&cell) {
             self.outputs.insert(cell, answer.clone());
             self.ledger.settle(cell);
@@ -231,7 +231,7 @@ impl World {
         let largest = self.window.batch_rows;
         assert!(rows <= self.window.max_rows.max(largest), "{rows} rows are open");
         assert!(bytes <= self.window.max_bytes.max(largest * 10), "{bytes} bytes are open");
-        assert_eq!(self.ledger.asked(), self.in_flight.len() as u64);
+        assert_eq!(self.ledger.handed_out(), self.in_flight.len() as u64);
     }
 
     /// Gets everything done that fits the window while every straggler is held back: there is no barrier.
@@ -306,7 +306,7 @@ fn a_failed_duty_ends_the_ledger_and_takes_nothing_with_it() {
             (0, task @ LedgerTask::Plan) | (1, task @ LedgerTask::Load(_)) => ledger.failed(task),
             (_, LedgerTask::Load(id)) => {
                 ledger.loaded(id, 1, 10);
-                let cell = ledger.next_ask(StepId::FIRST).unwrap();
+                let cell = ledger.hand_out_next(StepId::FIRST).unwrap();
                 ledger.settle(cell);
                 let task = ledger.next_task().unwrap();
                 assert_eq!(task, LedgerTask::Commit(id));
@@ -328,7 +328,7 @@ fn a_stopped_ledger_commits_what_is_full_and_ends() {
         let id = ledger.planned(2, 20);
         ledger.loaded(id, 2, 20);
     }
-    let cells: Vec<Cell> = std::iter::from_fn(|| ledger.next_ask(StepId::FIRST)).take(3).collect();
+    let cells: Vec<Cell> = std::iter::from_fn(|| ledger.hand_out_next(StepId::FIRST)).take(3).collect();
     ledger.stop();
     assert!(!ledger.is_finished(), "three rows are in flight");
     cells.iter().for_each(|cell| ledger.settle(*cell));

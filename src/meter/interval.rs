@@ -58,7 +58,7 @@ pub struct SampledRow {
 /// Returns `None` with fewer than two rows in `asked` (unless there is only one row in all) or with a value that is
 /// negative or not finite. No bound is less than the sum over `asked`.
 #[must_use]
-pub fn total(rows: u64, counted: &[f64], asked: &[SampledRow]) -> Option<Interval> {
+pub fn estimate_total(rows: u64, counted: &[f64], asked: &[SampledRow]) -> Option<Interval> {
     let mut values = counted.iter().copied().chain(asked.iter().flat_map(|row| [row.counted, row.measured]));
     if values.any(|value| !value.is_finite() || value < 0.0) {
         return None;
@@ -72,12 +72,12 @@ pub fn total(rows: u64, counted: &[f64], asked: &[SampledRow]) -> Option<Interva
 }
 
 /// Estimates the total over `rows` of a value that can be counted without the model, from the sampled rows, as
-/// [`total`] does.
+/// [`estimate_total`] does.
 #[must_use]
 pub fn counted_total(rows: u64, counted: &[f64]) -> Option<Interval> {
     let as_asked: Vec<SampledRow> =
         counted.iter().map(|&count| SampledRow { counted: 0.0, measured: count }).collect();
-    total(rows, &[], &as_asked)
+    estimate_total(rows, &[], &as_asked)
 }
 
 /// Size and moments of a simple random sample. Skewness and kurtosis are standardized.
@@ -159,7 +159,9 @@ fn around(rows: u64, mean: f64, samples: &[Moments], known: f64) -> Option<Inter
         let quantile = student((2.0 / doubt).min(least - 1.0));
         (below, above) = (error * (shift - quantile), error * (shift + quantile));
     }
-    let of = |mean: f64| mean.is_finite().then(|| (mean * rows).max(known)).filter(|total| total.is_finite());
+    let of = |mean: f64| {
+        mean.is_finite().then(|| (mean * rows).max(known)).filter(|estimate_total| estimate_total.is_finite())
+    };
     Some(Interval { low: of(mean + below)?, expected: of(mean)?, high: of(mean + above)? })
 }
 
@@ -199,7 +201,7 @@ mod tests {
             let rows: Vec<SampledRow> = (0..1_000).map(|_| row()).collect(); // In random order already.
             let truth = rows.iter().map(|row| row.measured).sum();
             let counted: Vec<f64> = rows[..400].iter().map(|row| row.counted).collect();
-            let found = total(1_000, &counted, &rows[..200]).unwrap();
+            let found = estimate_total(1_000, &counted, &rows[..200]).unwrap();
             held += u32::from(found.low <= truth && truth <= found.high);
         }
         assert!((870..=940).contains(&held), "seed {SEED}: {held} of 1000");
@@ -208,19 +210,22 @@ mod tests {
     #[test]
     fn what_is_asked_in_full_or_always_the_same_has_no_width() {
         let exact = Some(Interval { low: 12.0, expected: 12.0, high: 12.0 });
-        assert_eq!(total(3, &[1.0, 4.0, 5.0], &[asked(1.0, 2.0), asked(4.0, 1.0), asked(5.0, 9.0)]), exact);
-        assert_eq!(total(1, &[], &[asked(3.0, 12.0)]), exact);
+        assert_eq!(
+            estimate_total(3, &[1.0, 4.0, 5.0], &[asked(1.0, 2.0), asked(4.0, 1.0), asked(5.0, 9.0)]),
+            exact
+        );
+        assert_eq!(estimate_total(1, &[], &[asked(3.0, 12.0)]), exact);
         assert_eq!(counted_total(2, &[5.0, 7.0]), exact);
-        assert_eq!(total(120, &[9.0; 5], &[asked(9.0, 0.1); 3]).unwrap().half_width(), Some(0.0));
-        assert_eq!(total(120, &[9.0; 5], &[asked(9.0, 0.0); 3]).unwrap().half_width(), None);
+        assert_eq!(estimate_total(120, &[9.0; 5], &[asked(9.0, 0.1); 3]).unwrap().half_width(), Some(0.0));
+        assert_eq!(estimate_total(120, &[9.0; 5], &[asked(9.0, 0.0); 3]).unwrap().half_width(), None);
     }
 
     #[test]
     fn what_cannot_be_told_is_none() {
-        assert_eq!(total(10, &[1.0], &[]), None);
-        assert_eq!(total(10, &[1.0, 2.0], &[asked(1.0, 1.0)]), None);
+        assert_eq!(estimate_total(10, &[1.0], &[]), None);
+        assert_eq!(estimate_total(10, &[1.0, 2.0], &[asked(1.0, 1.0)]), None);
         for wrong in [f64::NAN, f64::INFINITY, -1.0] {
-            assert_eq!(total(10, &[1.0, wrong], &[asked(1.0, 1.0), asked(2.0, 3.0)]), None);
+            assert_eq!(estimate_total(10, &[1.0, wrong], &[asked(1.0, 1.0), asked(2.0, 3.0)]), None);
             assert_eq!(counted_total(10, &[1.0, wrong]), None);
         }
     }
@@ -228,7 +233,8 @@ mod tests {
     #[test]
     fn a_line_narrows_the_interval_unless_it_hangs_on_one_row() {
         let counted: Vec<f64> = (0..400).map(|at| f64::from(at % 40)).collect();
-        let width = |counted: &[f64], rows: &[SampledRow]| total(4_000, counted, rows).unwrap().half_width();
+        let width =
+            |counted: &[f64], rows: &[SampledRow]| estimate_total(4_000, counted, rows).unwrap().half_width();
         let mut rows: Vec<SampledRow> = counted[..40].iter().map(|&at| asked(at, 5.0 + at)).collect();
         assert!(width(&counted, &rows) < width(&[], &rows));
         rows[..39].fill(asked(1.0, 2.0));
@@ -243,7 +249,7 @@ mod tests {
         for at in 0..2_000 {
             let rows: Vec<SampledRow> = (0..2 + at % 9).map(|_| row()).collect();
             let counted: Vec<f64> = rows.iter().map(|row| row.counted).chain([1.0, 9.0, 30.0]).collect();
-            let found = total(at % 50, &counted, &rows).unwrap();
+            let found = estimate_total(at % 50, &counted, &rows).unwrap();
             let order = [rows.iter().map(|row| row.measured).sum(), found.low, found.expected, found.high];
             assert!(order.is_sorted(), "seed {SEED}, {rows:?}: {order:?}");
         }

@@ -10,6 +10,6 @@ mod spending;
 
 pub use account::{Account, BudgetRefusal, Reservation, worst_case};
 pub use estimate::{Meter, StepTokens};
-pub use interval::{Interval, SampledRow, counted_total, total};
+pub use interval::{Interval, SampledRow, counted_total, estimate_total};
 pub use listed::{Listed, listed};
 pub use spending::{Spending, SpendingError};

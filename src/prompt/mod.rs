@@ -11,5 +11,5 @@ mod slices;
 mod template;
 
 pub use question::Question;
-pub use row::{Given, Rows};
+pub use row::{Rows, StepOutput};
 pub use template::{Prompt, PromptError, Rendered};

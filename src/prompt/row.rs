@@ -48,29 +48,29 @@ impl Rows {
         self.0.batch.column(column).is_null(row)
     }
 
-    pub(super) fn value(&self, row: usize, given: Vec<(Arc<str>, Given)>) -> Value {
+    pub(super) fn value(&self, row: usize, given: Vec<(Arc<str>, StepOutput)>) -> Value {
         Value::from_object(RowValue { rows: self.clone(), row, given })
     }
 }
 
 /// The output of an earlier step for a row.
 #[derive(Clone, Debug)]
-pub struct Given {
+pub struct StepOutput {
     value: Value,
     is_null: bool,
 }
 
-impl Given {
+impl StepOutput {
     /// Creates the value of a text.
     #[must_use]
     pub fn text(text: &str) -> Self {
-        Given { value: Value::from(text), is_null: false }
+        StepOutput { value: Value::from(text), is_null: false }
     }
 
     /// Creates the value of a list of numbers.
     #[must_use]
     pub fn numbers(numbers: &[f32]) -> Self {
-        Given { value: numbers.iter().copied().map(Value::from).collect(), is_null: false }
+        StepOutput { value: numbers.iter().copied().map(Value::from).collect(), is_null: false }
     }
 
     /// Creates the value of a JSON document.
@@ -79,22 +79,22 @@ impl Given {
     /// When the text is not JSON.
     pub fn json(text: &str) -> Result<Self, serde_json::Error> {
         let value: serde_json::Value = serde_json::from_str(text)?;
-        Ok(Given { value: of_json(&value), is_null: false })
+        Ok(StepOutput { value: of_json(&value), is_null: false })
     }
 
     /// Creates the value of a cell.
     #[must_use]
     pub fn cell(column: &dyn Array, row: usize) -> Self {
         if column.is_null(row) {
-            return Given::nothing();
+            return StepOutput::nothing();
         }
-        Given { value: to_value(column, row), is_null: false }
+        StepOutput { value: to_value(column, row), is_null: false }
     }
 
     /// An empty value. It renders as nothing, and so does every field of it.
     #[must_use]
     pub fn nothing() -> Self {
-        Given { value: Value::from_object(Nothing), is_null: true }
+        StepOutput { value: Value::from_object(MissingOutput), is_null: true }
     }
 
     pub(super) fn is_null(&self) -> bool {
@@ -131,9 +131,9 @@ fn of_json(json: &serde_json::Value) -> Value {
 
 /// An output that a row does not have: false and empty, and so are its fields.
 #[derive(Debug)]
-struct Nothing;
+struct MissingOutput;
 
-impl Object for Nothing {
+impl Object for MissingOutput {
     fn get_value(self: &Arc<Self>, _: &Value) -> Option<Value> {
         Some(Value::from_dyn_object(Arc::clone(self)))
     }
@@ -156,7 +156,7 @@ impl Object for Nothing {
 struct RowValue {
     rows: Rows,
     row: usize,
-    given: Vec<(Arc<str>, Given)>,
+    given: Vec<(Arc<str>, StepOutput)>,
 }
 
 impl Object for RowValue {

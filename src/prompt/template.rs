@@ -12,7 +12,7 @@ use minijinja::{Environment, Error, ErrorKind, Output, State, UndefinedBehavior,
 use super::filters;
 use super::inputs::inputs;
 use super::question::Question;
-use super::row::{Given, Rows, binary_column, input_value};
+use super::row::{Rows, StepOutput, binary_column, input_value};
 use crate::config::{Example, Form, NullInputs, Params, StepSpec};
 use crate::fault::{Class, Failure};
 use crate::ident::Fingerprint;
@@ -246,10 +246,10 @@ impl Prompt {
     ///
     /// # Errors
     /// When a template fails for the row, with class `template`.
-    pub fn render(&self, rows: &Rows, row: usize, given: Vec<Given>) -> Result<Rendered, Failure> {
+    pub fn render(&self, rows: &Rows, row: usize, given: Vec<StepOutput>) -> Result<Rendered, Failure> {
         let mut of_source = self.inputs.iter().copied().filter(|column| *column < self.source_columns);
         if self.skips_nulls
-            && given.iter().all(Given::is_null)
+            && given.iter().all(StepOutput::is_null)
             && of_source.all(|column| rows.is_null(row, column))
         {
             return Ok(Rendered::Skip);

@@ -8,7 +8,7 @@ use crate::enricher::LoadedBatch;
 use crate::event::{Event, Voice};
 use crate::ident::{BatchId, Lineage};
 use crate::metrics::{Keeper, MetricsError};
-use crate::sink::{Committed, FilledBatch, RetryCommit, Sink, Turned};
+use crate::sink::{Committed, ConstraintErrors, FilledBatch, RetryCommit, Sink};
 
 /// Where batches come from; used by one task at a time.
 pub(crate) trait Feed: Send + 'static {
@@ -50,7 +50,7 @@ pub(crate) trait Drain: Send + 'static {
     fn judge(
         &mut self,
         _batch: &mut FilledBatch,
-    ) -> impl Future<Output = Result<Vec<Turned>, RunError>> + Send {
+    ) -> impl Future<Output = Result<Vec<ConstraintErrors>, RunError>> + Send {
         async { Ok(Vec::new()) }
     }
 
@@ -68,7 +68,7 @@ pub(crate) trait Drain: Send + 'static {
 }
 
 impl Drain for Sink {
-    async fn judge(&mut self, batch: &mut FilledBatch) -> Result<Vec<Turned>, RunError> {
+    async fn judge(&mut self, batch: &mut FilledBatch) -> Result<Vec<ConstraintErrors>, RunError> {
         Ok(Sink::judge(self, batch).await?)
     }
 
@@ -78,7 +78,7 @@ impl Drain for Sink {
 }
 
 impl Drain for RetryCommit {
-    async fn judge(&mut self, batch: &mut FilledBatch) -> Result<Vec<Turned>, RunError> {
+    async fn judge(&mut self, batch: &mut FilledBatch) -> Result<Vec<ConstraintErrors>, RunError> {
         Ok(RetryCommit::judge(self, batch).await?)
     }
 
@@ -122,7 +122,7 @@ pub(crate) fn figures_wait(error: &MetricsError) -> String {
 }
 
 impl<D: Drain + Sync> Drain for Metered<D> {
-    async fn judge(&mut self, batch: &mut FilledBatch) -> Result<Vec<Turned>, RunError> {
+    async fn judge(&mut self, batch: &mut FilledBatch) -> Result<Vec<ConstraintErrors>, RunError> {
         self.inner.judge(batch).await
     }
 

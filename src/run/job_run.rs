@@ -27,7 +27,7 @@ use crate::event::{Event, Voice};
 use crate::ident::{BatchId, Lineage, RunId};
 use crate::ledger::LedgerTask;
 use crate::meter::Account;
-use crate::sink::{Committed, FilledBatch, Sink, Turned};
+use crate::sink::{Committed, ConstraintErrors, FilledBatch, Sink};
 use crate::source::Source;
 use crate::store;
 use crate::table::is_delta_table;
@@ -86,7 +86,7 @@ pub enum StopRequest {
 enum Done<F, D> {
     Planned(Box<F>, Result<Option<LoadedBatch>, RunError>),
     Loaded(Box<F>, BatchId, Result<LoadedBatch, RunError>),
-    Committed(Box<D>, BatchId, u64, Result<(Committed, Vec<Turned>), RunError>),
+    Committed(Box<D>, BatchId, u64, Result<(Committed, Vec<ConstraintErrors>), RunError>),
 }
 
 /// Runs a job. `simulator` is where the built-in simulator listens, if the job asks for it.
@@ -530,12 +530,12 @@ async fn committed(
     batch: &mut FilledBatch,
     lineage: Lineage,
     lease_guard: &LeaseGuard,
-) -> Result<(Committed, Vec<Turned>), RunError> {
-    let mut turned: Vec<Turned> = Vec::new();
+) -> Result<(Committed, Vec<ConstraintErrors>), RunError> {
+    let mut turned: Vec<ConstraintErrors> = Vec::new();
     loop {
         lease_guard.confirm().await?;
         let now = drain.judge(batch).await?;
-        turned.resize_with(now.len(), Turned::default);
+        turned.resize_with(now.len(), ConstraintErrors::default);
         turned.iter_mut().zip(now).for_each(|(turned, now)| *turned += now);
         if let Some(committed) = drain.commit(batch, lineage).await? {
             return Ok((committed, turned));

@@ -148,7 +148,7 @@ pub(crate) async fn ask(
     let mut stray_answers = StrayAnswers::default();
     for found in folder.list()? {
         // Of batches that are open, too: what is paid for is not paid for again.
-        stray_answers.absorb_copies(journal::read_all(&found.path)?);
+        stray_answers.absorb_records(journal::read_all(&found.path)?);
     }
     let lineage = Lineage::random();
     let id = BatchId::new(FIRST_BATCH + u64::from(fastrand::u32(..)));

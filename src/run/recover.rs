@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::error::RunError;
 use crate::checkpoint::{
-    Checkpoint, CheckpointFile, CommittedUpTo, Paused, PlannedBatch, Position, Recovery, TargetRestore,
+    Checkpoint, CheckpointFile, NewestCommitted, Paused, PlannedBatch, Position, Recovery, TargetRestore,
     recover,
 };
 use crate::clock;
@@ -13,7 +13,7 @@ use crate::config::{Job, StepSpec};
 use crate::event::{Event, Voice};
 use crate::ident::{BatchId, Lineage};
 use crate::passed::PassedOver;
-use crate::sink::{OthersRows, Progress, Sink};
+use crate::sink::{ForeignRows, Progress, Sink};
 use crate::source::Source;
 use crate::wording::counted;
 
@@ -241,7 +241,7 @@ impl Recoverer<'_> {
         }
     }
 
-    async fn committed(&self, checkpoint: &Checkpoint) -> Result<CommittedUpTo, RunError> {
+    async fn committed(&self, checkpoint: &Checkpoint) -> Result<NewestCommitted, RunError> {
         let mut committed = self.sink.committed(checkpoint.lineage).await?;
         committed.lineage = committed.lineage.max(checkpoint.adopted);
         Ok(committed)
@@ -333,7 +333,7 @@ impl Recoverer<'_> {
     /// tell; `None` if there are none.
     async fn doubled(&self) -> Result<Option<String>, RunError> {
         for others in self.sink.rows_of_others().await? {
-            let OthersRows { app_id, rows, files } = others;
+            let ForeignRows { app_id, rows, files } = others;
             let is_same = match self.sink.progress_of(&app_id).await? {
                 Progress::Commit { source, .. } => source.is_same(self.source.id()),
                 Progress::None | Progress::Restarted { .. } | Progress::Txn { .. } => {

@@ -35,7 +35,7 @@ use crate::ident::{BatchId, Lineage, RunId};
 use crate::ledger::{Ledger, Window};
 use crate::metrics::AskedKind;
 use crate::sink::{
-    Constraints, FailedReader, FailedRow, FailedRows, OpenBatchFiles, Reloaded, RetryCommit, retry_app_id,
+    Constraints, FailedRow, FailedRowReader, FailedRows, OpenBatchFiles, Reloaded, RetryCommit, retry_app_id,
 };
 use crate::store::{self, Folder};
 use crate::tally::Tally;
@@ -127,7 +127,7 @@ async fn start(
     for step in prepared.steps.iter_mut().filter(|step| step.gives_vectors()) {
         step.hold_length(retry_commit.vector_length(&step.spec.output).await?)?;
     }
-    let reader = FailedReader::new(rows, prepared.needs(), places);
+    let reader = FailedRowReader::new(rows, prepared.needs(), places);
     let (mut checkpoint, outstanding) = recovered(job, found, &retry_commit).await?;
     checkpoint.position = retrying.clone();
     file.save(&checkpoint).await?;
@@ -289,7 +289,7 @@ impl<'a> Planned<'a> {
 
 /// Failed rows of the target, in batches.
 pub(crate) struct RetryFeed {
-    reader: FailedReader,
+    reader: FailedRowReader,
     queue: VecDeque<FailedRow>,
     limits: BatchLimits,
     /// Whether there are more rows of the selection than this retry is about.

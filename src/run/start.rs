@@ -75,7 +75,7 @@ pub(crate) async fn start(
     {
         return Err(RunError::Paused(paused.clone()));
     }
-    if let Some(columns) = sink.change_columns().await? {
+    if let Some(columns) = sink.apply_schema_change().await? {
         let at = &job.target.location;
         voice.say(&Event::Notice(&format!(
             "{at} has new columns: {columns}; they are null in the rows that were there"
@@ -290,7 +290,7 @@ pub(crate) async fn sort_journals<P>(
         let restored = copies.restore(&folder, lineage, first, &planned).await?;
         report_restored(&restored, voice);
         if checkpoint.asks_all_since.is_none() {
-            stray_answers.absorb_copies(restored.stray_answers);
+            stray_answers.absorb_records(restored.stray_answers);
         }
         folder.copy_to(copies.clone());
         copier = Some(Copier::start(copies, budget.copy.take(), job.places.copying.every, voice.clone()));

@@ -5,12 +5,12 @@ use axum::response::Response;
 use serde_json::{Value, json};
 
 use super::answer::{BYTES_OF_TOKEN, answer_to, choose, tokens_of};
-use super::asked::ReceivedChat;
+use super::chat_request::ReceivedChat;
 use super::gate::{GateRequest, bill, known, pass, read};
 use super::instance::instance_of;
-use super::malformed::{misput, spoil};
+use super::malformed::{spoil_instance, spoil_text};
 use super::reply::{ErrorReply, add, invalid, success, usage};
-use super::server::ServerHandle;
+use super::server::ServerShared;
 use super::structured::{AnswerShape, split_words};
 use crate::clock;
 use crate::config::{CLASS, FaultSpec, SimulatorSpec, WrongForm};
@@ -28,7 +28,7 @@ struct ReplyMessage {
 
 /// Answers a chat completion request, or refuses it.
 pub(super) async fn answer(
-    shared: &ServerHandle,
+    shared: &ServerShared,
     headers: &HeaderMap,
     body: &[u8],
 ) -> Result<Response, ErrorReply> {
@@ -107,7 +107,7 @@ impl ReplyMessage {
                 *class = choose(classes, spec.seed, prompt).into();
             }
             if let Some(wrong) = wrong {
-                spoil(&mut instance, schema, wrong);
+                spoil_instance(&mut instance, schema, wrong);
             }
             instance.to_string()
         };
@@ -119,7 +119,7 @@ impl ReplyMessage {
                 classes => choose(&classes, spec.seed, prompt),
             },
         };
-        let text = misput(said.unwrap_or_else(right), wrong);
+        let text = spoil_text(said.unwrap_or_else(right), wrong);
         let function = match shape {
             // A model that answers in prose calls no function.
             AnswerShape::Call { function, .. } if wrong != Some(WrongForm::Prose) => Some(function),

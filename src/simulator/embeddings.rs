@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 
 use super::answer::tokens_of;
 use super::gate::{GateRequest, bill, known, pass, read};
-use super::malformed::misplace;
+use super::malformed::spoil_embeddings;
 use super::reply::{ErrorReply, add, invalid, success, usage};
-use super::server::ServerHandle;
+use super::server::ServerShared;
 use crate::config::{MOST_DIMENSIONS, SimulatorSpec, WrongForm};
 use crate::ident::Fingerprint;
 
@@ -90,7 +90,7 @@ fn next(state: &mut u64) -> f64 {
 
 /// Answers an embeddings request, or refuses it.
 pub(super) async fn answer(
-    shared: &ServerHandle,
+    shared: &ServerShared,
     headers: &HeaderMap,
     body: &[u8],
 ) -> Result<Response, ErrorReply> {
@@ -114,7 +114,7 @@ pub(super) async fn answer(
     let mut data =
         embed(&inputs, dimensions + usize::from(wrong == Some(WrongForm::OtherDimension)), encoding);
     if let Some(wrong) = wrong {
-        misplace(&mut data, wrong);
+        spoil_embeddings(&mut data, wrong);
     }
     let bill = bill(shared, &question, 0, &inputs);
     let body = json!({

@@ -6,8 +6,8 @@ use serde::de::DeserializeOwned;
 
 use super::answer::chance;
 use super::model::ModelRefusal;
-use super::reply::{ErrorReply, add, go_wrong, hang_up, invalid, refuse, refuse_as};
-use super::server::ServerHandle;
+use super::reply::{ErrorReply, add, fault_response, hang_up, invalid, refuse, refuse_as};
+use super::server::ServerShared;
 use crate::clock;
 use crate::config::{FaultSpec, SimulatorSpec};
 use crate::ident::Tokens;
@@ -35,7 +35,7 @@ pub(super) struct Bill {
 }
 
 /// Parses the body of a request. A request whose body cannot be parsed is counted here.
-pub(super) fn read<T: DeserializeOwned>(shared: &ServerHandle, body: &[u8]) -> Result<T, ErrorReply> {
+pub(super) fn read<T: DeserializeOwned>(shared: &ServerShared, body: &[u8]) -> Result<T, ErrorReply> {
     serde_json::from_slice(body).map_err(|error| {
         shared.lock().counts.requests += 1;
         invalid("invalid_request_error", &format!("we could not parse the body: {error}"), None)
@@ -43,7 +43,7 @@ pub(super) fn read<T: DeserializeOwned>(shared: &ServerHandle, body: &[u8]) -> R
 }
 
 /// Checks the key and the model of a request.
-pub(super) fn known(shared: &ServerHandle, headers: &HeaderMap, model: &str) -> Result<(), ErrorReply> {
+pub(super) fn known(shared: &ServerShared, headers: &HeaderMap, model: &str) -> Result<(), ErrorReply> {
     let spec = &shared.spec;
     let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let is_given = |key: &str| given.and_then(|given| given.strip_prefix("Bearer ")) == Some(key);
@@ -61,7 +61,7 @@ pub(super) fn known(shared: &ServerHandle, headers: &HeaderMap, model: &str) -> 
 
 /// Waits until a request is due to be answered. Returns the fault that the answer must show, or an error response.
 pub(super) async fn pass(
-    shared: &ServerHandle,
+    shared: &ServerShared,
     question: &GateRequest<'_>,
 ) -> Result<Option<FaultSpec>, ErrorReply> {
     let takes = admit(shared, question)?.saturating_duration_since(clock::now());
@@ -76,7 +76,7 @@ pub(super) async fn pass(
         if let Some(delay) = fault.delay {
             tokio::time::sleep(delay.0).await;
         }
-        if let Some(response) = go_wrong(fault) {
+        if let Some(response) = fault_response(fault) {
             return Err(Box::new(response));
         }
     }
@@ -85,7 +85,7 @@ pub(super) async fn pass(
 
 /// Bills an answer. `embedded` holds the texts whose vectors it carries.
 pub(super) fn bill(
-    shared: &ServerHandle,
+    shared: &ServerShared,
     question: &GateRequest<'_>,
     completion_tokens: u64,
     embedded: &[&str],
@@ -104,11 +104,11 @@ pub(super) fn bill(
 }
 
 /// Admits a request and returns when its answer is due, or refuses it.
-fn admit(shared: &ServerHandle, question: &GateRequest<'_>) -> Result<clock::Instant, ErrorReply> {
+fn admit(shared: &ServerShared, question: &GateRequest<'_>) -> Result<clock::Instant, ErrorReply> {
     let (now, wall) = (clock::now(), clock::wall());
     let mut inner = shared.lock();
     let model = &mut inner.model;
-    match model.arrive(question.prompt_tokens, question.max_tokens.unwrap_or_default(), now, wall) {
+    match model.admit(question.prompt_tokens, question.max_tokens.unwrap_or_default(), now, wall) {
         Ok(()) => {
             let latency = model.latency(question.prompt, question.nth.into());
             Ok(model.work(latency, now))
@@ -123,7 +123,7 @@ fn admit(shared: &ServerHandle, question: &GateRequest<'_>) -> Result<clock::Ins
     }
 }
 
-fn next_in_script(shared: &ServerHandle) -> Result<Option<FaultSpec>, ErrorReply> {
+fn next_in_script(shared: &ServerShared) -> Result<Option<FaultSpec>, ErrorReply> {
     let script = &shared.spec.script;
     if script.is_empty() {
         return Ok(None);

@@ -11,7 +11,7 @@ use super::answer::{chance, draw, mark_of};
 /// Share of nulls among values that may be null.
 const NULLS: f64 = 0.2;
 /// Nested uses of one reference after which it yields null.
-const MOST_TURNS: usize = 4;
+const MAX_RECURSION: usize = 4;
 /// Number of values after which only required ones are made.
 const MANY_VALUES: usize = 2_000;
 /// Number of values after which every reference yields null.
@@ -28,7 +28,7 @@ pub fn instance_of(schema: &Value, seed: u64, prompt: &str) -> Value {
 }
 
 /// The schema that a local reference (`#/…`) points to.
-pub(super) fn referred<'a>(root: &'a Value, reference: &str) -> Option<&'a Value> {
+pub(super) fn resolve_reference<'a>(root: &'a Value, reference: &str) -> Option<&'a Value> {
     root.pointer(reference.strip_prefix('#')?)
 }
 
@@ -96,8 +96,10 @@ impl<'a> Maker<'a> {
 
     fn at_reference(&mut self, reference: &'a str, path: &str) -> Value {
         let turns = self.references.iter().filter(|earlier| **earlier == reference).count();
-        let ends = turns >= MOST_TURNS || self.made > MOST_VALUES;
-        let Some(schema) = referred(self.root, reference).filter(|_| !ends) else { return Value::Null };
+        let ends = turns >= MAX_RECURSION || self.made > MOST_VALUES;
+        let Some(schema) = resolve_reference(self.root, reference).filter(|_| !ends) else {
+            return Value::Null;
+        };
         let scarce = self.scarce;
         self.scarce |= turns > 0;
         self.references.push(reference);

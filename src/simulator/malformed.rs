@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::instance::{first_branch, referred};
+use super::instance::{first_branch, resolve_reference};
 use crate::config::WrongForm;
 
 const PROSE: &str = "Sure, I can help with that. I would rather say it in words of my own.";
@@ -10,12 +10,12 @@ const PROSE: &str = "Sure, I can help with that. I would rather say it in words 
 const MOST_STEPS: usize = 8;
 
 /// Makes an instance violate its schema, for faults of content.
-pub(super) fn spoil(instance: &mut Value, schema: &Value, wrong: WrongForm) {
+pub(super) fn spoil_instance(instance: &mut Value, schema: &Value, wrong: WrongForm) {
     let root = schema;
-    if wrong == WrongForm::WrongEnum && unlist(instance, schema, root) {
+    if wrong == WrongForm::WrongEnum && replace_listed_value(instance, schema, root) {
         return;
     }
-    let schema = settled(schema, root);
+    let schema = resolve_schema(schema, root);
     match (wrong, &mut *instance) {
         (WrongForm::ExtraField, Value::Object(made)) => {
             let declared = schema["properties"].as_object();
@@ -43,7 +43,7 @@ pub(super) fn spoil(instance: &mut Value, schema: &Value, wrong: WrongForm) {
 }
 
 /// Puts the text of an answer into a wrong form, for faults of form.
-pub(super) fn misput(text: String, wrong: Option<WrongForm>) -> String {
+pub(super) fn spoil_text(text: String, wrong: Option<WrongForm>) -> String {
     match wrong {
         Some(WrongForm::Prose) => PROSE.to_owned(),
         Some(WrongForm::Fenced) => format!("```json\n{text}\n```"),
@@ -53,7 +53,7 @@ pub(super) fn misput(text: String, wrong: Option<WrongForm>) -> String {
 }
 
 /// Repeats an index, reverses the order, or drops the last embedding.
-pub(super) fn misplace(data: &mut Vec<Value>, wrong: WrongForm) {
+pub(super) fn spoil_embeddings(data: &mut Vec<Value>, wrong: WrongForm) {
     match wrong {
         WrongForm::WrongIndex => {
             let before = data.len().checked_sub(2);
@@ -72,23 +72,23 @@ pub(super) fn misplace(data: &mut Vec<Value>, wrong: WrongForm) {
 }
 
 /// Follows references and first alternatives to the schema that applies.
-fn settled<'a>(schema: &'a Value, root: &'a Value) -> &'a Value {
-    let mut settled = schema;
+fn resolve_schema<'a>(schema: &'a Value, root: &'a Value) -> &'a Value {
+    let mut resolve_schema = schema;
     for _ in 0..MOST_STEPS {
-        let next = settled.as_object().and_then(|keywords| {
+        let next = resolve_schema.as_object().and_then(|keywords| {
             let reference = keywords.get("$ref").and_then(Value::as_str);
-            reference.map_or_else(|| first_branch(keywords), |reference| referred(root, reference))
+            reference.map_or_else(|| first_branch(keywords), |reference| resolve_reference(root, reference))
         });
         let Some(next) = next else { break };
-        settled = next;
+        resolve_schema = next;
     }
-    settled
+    resolve_schema
 }
 
 /// Replaces the first value that an `enum` or `const` restricts by one that it does not allow. Returns whether there
 /// was one.
-fn unlist(value: &mut Value, schema: &Value, root: &Value) -> bool {
-    let schema = settled(schema, root);
+fn replace_listed_value(value: &mut Value, schema: &Value, root: &Value) -> bool {
+    let schema = resolve_schema(schema, root);
     let listed = schema.get("const").map(std::slice::from_ref);
     if let Some(listed) = listed.or_else(|| schema.get("enum")?.as_array().map(Vec::as_slice)) {
         let mut other = "something else".to_owned();
@@ -99,10 +99,12 @@ fn unlist(value: &mut Value, schema: &Value, root: &Value) -> bool {
         return true;
     }
     match value {
-        Value::Object(made) => {
-            made.iter_mut().any(|(name, value)| unlist(value, &schema["properties"][name], root))
+        Value::Object(made) => made
+            .iter_mut()
+            .any(|(name, value)| replace_listed_value(value, &schema["properties"][name], root)),
+        Value::Array(made) => {
+            made.iter_mut().any(|value| replace_listed_value(value, &schema["items"], root))
         }
-        Value::Array(made) => made.iter_mut().any(|value| unlist(value, &schema["items"], root)),
         _ => false,
     }
 }
@@ -127,9 +129,9 @@ fn collect_types<'a>(schema: &'a Value, root: &'a Value, steps: usize, types: &m
         Value::Array(names) => types.extend(names.iter().filter_map(Value::as_str)),
         _ => {}
     }
-    let referred = schema["$ref"].as_str().and_then(|reference| referred(root, reference));
+    let resolve_reference = schema["$ref"].as_str().and_then(|reference| resolve_reference(root, reference));
     let branches = ["anyOf", "oneOf", "allOf"].iter().filter_map(|key| schema[*key].as_array()).flatten();
-    for inner in referred.into_iter().chain(branches) {
+    for inner in resolve_reference.into_iter().chain(branches) {
         collect_types(inner, root, steps, types);
     }
 }
@@ -156,7 +158,7 @@ mod tests {
     fn spoilt(schema: &Value, wrong: WrongForm) -> Value {
         let mut instance = instance_of(schema, 0, "Row 1");
         assert!(jsonschema::is_valid(schema, &instance));
-        spoil(&mut instance, schema, wrong);
+        spoil_instance(&mut instance, schema, wrong);
         instance
     }
 
@@ -198,18 +200,18 @@ mod tests {
     #[test]
     fn texts_are_put_wrong() {
         let text = r#"{"a":"für"}"#.to_owned();
-        let put = |wrong| misput(text.clone(), Some(wrong));
+        let put = |wrong| spoil_text(text.clone(), Some(wrong));
         assert_eq!(put(WrongForm::Fenced), format!("```json\n{text}\n```"));
         assert_eq!(put(WrongForm::CutJson), r#"{"a":"#);
         assert!(!put(WrongForm::Prose).contains(['{', '[', '"', '`']));
-        assert_eq!(misput(text.clone(), None), text);
+        assert_eq!(spoil_text(text.clone(), None), text);
     }
 
     #[test]
     fn embeddings_are_put_wrong() {
         let indexes = |count: u64, wrong| {
             let mut data: Vec<Value> = (0..count).map(|index| json!({"index": index})).collect();
-            misplace(&mut data, wrong);
+            spoil_embeddings(&mut data, wrong);
             data.iter().map(|item| item["index"].as_u64().unwrap()).collect::<Vec<_>>()
         };
         assert_eq!(indexes(3, WrongForm::WrongIndex), [0, 1, 1]);

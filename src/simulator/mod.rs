@@ -5,8 +5,8 @@
 //! and answers. Unknown routes and values are refused, and the routes recorded.
 
 mod answer;
-mod asked;
 mod chat;
+mod chat_request;
 mod counts;
 mod embeddings;
 mod gate;

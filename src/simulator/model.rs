@@ -68,7 +68,7 @@ impl SimulatedModel {
     ///
     /// # Errors
     /// When the request is refused.
-    pub fn arrive(
+    pub fn admit(
         &mut self,
         prompt_tokens: u64,
         max_tokens: u64,

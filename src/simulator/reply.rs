@@ -50,7 +50,7 @@ pub(super) fn hang_up() -> Response {
 }
 
 /// The response that a fault sends instead of an answer; `None` if it only changes or delays the answer.
-pub(super) fn go_wrong(fault: &FaultSpec) -> Option<Response> {
+pub(super) fn fault_response(fault: &FaultSpec) -> Option<Response> {
     if fault.hang_up {
         return Some(hang_up());
     }

@@ -31,13 +31,13 @@ const LARGEST_REQUEST: usize = 64 << 20;
 #[derive(Debug)]
 pub struct Simulator {
     url: Url,
-    shared: Arc<ServerHandle>,
+    shared: Arc<ServerShared>,
     server: JoinSet<()>,
 }
 
 /// Settings and state that all requests share.
 #[derive(Debug)]
-pub(super) struct ServerHandle {
+pub(super) struct ServerShared {
     pub(super) spec: SimulatorSpec,
     pub(super) prices: Prices,
     state: Mutex<ServerState>,
@@ -53,7 +53,7 @@ pub(super) struct ServerState {
     tasks: JoinSet<()>,
 }
 
-impl ServerHandle {
+impl ServerShared {
     pub(super) fn lock(&self) -> MutexGuard<'_, ServerState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -68,7 +68,7 @@ impl Simulator {
         let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
-        let shared = Arc::new(ServerHandle {
+        let shared = Arc::new(ServerShared {
             state: Mutex::new(ServerState {
                 counts: Counts::default(),
                 model: SimulatedModel::new(&spec, clock::now()),
@@ -88,7 +88,7 @@ impl Simulator {
             .layer(axum::extract::DefaultBodyLimit::max(LARGEST_REQUEST))
             .with_state(Arc::clone(&shared))
             .into_make_service_with_connect_info::<Connection>();
-        let listener = Counting { listener, shared: Arc::clone(&shared) };
+        let listener = CountingListener { listener, shared: Arc::clone(&shared) };
         let mut server = JoinSet::new();
         server.spawn(async move {
             // Serving ends only when the task is aborted.
@@ -129,12 +129,12 @@ enum Interface {
 }
 
 /// A listener that counts its open connections.
-struct Counting {
+struct CountingListener {
     listener: TcpListener,
-    shared: Arc<ServerHandle>,
+    shared: Arc<ServerShared>,
 }
 
-impl Listener for Counting {
+impl Listener for CountingListener {
     type Io = TcpStream;
     type Addr = Connection;
 
@@ -143,7 +143,7 @@ impl Listener for Counting {
         // With Nagle's algorithm answers would wait for acknowledgements.
         let _ = stream.set_nodelay(true);
         self.shared.lock().counts.connections += 1;
-        (stream, Connection(Arc::new(Open(Arc::clone(&self.shared)))))
+        (stream, Connection(Arc::new(OpenConnection(Arc::clone(&self.shared)))))
     }
 
     fn local_addr(&self) -> std::io::Result<Connection> {
@@ -153,28 +153,28 @@ impl Listener for Counting {
 
 /// Held by the service of a connection while it is open.
 #[derive(Clone, Debug)]
-struct Connection(#[expect(dead_code, reason = "it counts when it is dropped")] Arc<Open>);
+struct Connection(#[expect(dead_code, reason = "it counts when it is dropped")] Arc<OpenConnection>);
 
-impl Connected<IncomingStream<'_, Counting>> for Connection {
-    fn connect_info(stream: IncomingStream<'_, Counting>) -> Self {
+impl Connected<IncomingStream<'_, CountingListener>> for Connection {
+    fn connect_info(stream: IncomingStream<'_, CountingListener>) -> Self {
         stream.remote_addr().clone()
     }
 }
 
 #[derive(Debug)]
-struct Open(Arc<ServerHandle>);
+struct OpenConnection(Arc<ServerShared>);
 
-impl Drop for Open {
+impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.0.lock().counts.connections -= 1;
     }
 }
 
 /// Counts a request as in flight until it is processed, or dropped because its client disconnected.
-struct InFlight(Arc<ServerHandle>);
+struct InFlight(Arc<ServerShared>);
 
 impl InFlight {
-    fn begin(shared: &Arc<ServerHandle>) -> Self {
+    fn begin(shared: &Arc<ServerShared>) -> Self {
         shared.lock().counts.began();
         InFlight(Arc::clone(shared))
     }
@@ -186,16 +186,16 @@ impl Drop for InFlight {
     }
 }
 
-async fn complete(State(shared): State<Arc<ServerHandle>>, headers: HeaderMap, body: Bytes) -> Response {
+async fn complete(State(shared): State<Arc<ServerShared>>, headers: HeaderMap, body: Bytes) -> Response {
     finish(shared, Interface::Chat, headers, body).await
 }
 
-async fn embed(State(shared): State<Arc<ServerHandle>>, headers: HeaderMap, body: Bytes) -> Response {
+async fn embed(State(shared): State<Arc<ServerShared>>, headers: HeaderMap, body: Bytes) -> Response {
     finish(shared, Interface::Embeddings, headers, body).await
 }
 
 async fn finish(
-    shared: Arc<ServerHandle>,
+    shared: Arc<ServerShared>,
     interface: Interface,
     headers: HeaderMap,
     body: Bytes,
@@ -233,12 +233,12 @@ fn model_of(id: &str) -> Value {
     json!({"id": id, "object": "model", "created": MODELS_MADE, "owned_by": "enrich"})
 }
 
-async fn models(State(shared): State<Arc<ServerHandle>>) -> Response {
+async fn models(State(shared): State<Arc<ServerShared>>) -> Response {
     let id = shared.spec.model.as_deref().unwrap_or("simulated");
     success(json!({"object": "list", "data": [model_of(id)]}).to_string())
 }
 
-async fn model(State(shared): State<Arc<ServerHandle>>, Path(id): Path<String>) -> Response {
+async fn model(State(shared): State<Arc<ServerShared>>, Path(id): Path<String>) -> Response {
     match &shared.spec.model {
         Some(known) if *known != id => {
             refuse(404, "model_not_found", &format!("The model `{id}` does not exist"))
@@ -247,12 +247,12 @@ async fn model(State(shared): State<Arc<ServerHandle>>, Path(id): Path<String>) 
     }
 }
 
-async fn counts(State(shared): State<Arc<ServerHandle>>) -> Response {
+async fn counts(State(shared): State<Arc<ServerShared>>) -> Response {
     let body = serde_json::to_string(&shared.lock().counts).unwrap_or_default();
     success(body)
 }
 
-async fn unknown(State(shared): State<Arc<ServerHandle>>, method: Method, uri: Uri) -> Response {
+async fn unknown(State(shared): State<Arc<ServerShared>>, method: Method, uri: Uri) -> Response {
     let route = format!("{method} {}", uri.path());
     shared.lock().counts.unknown_routes.push(route.clone());
     refuse(404, "unknown_route", &format!("the simulator has no {route}"))

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::wire::SCHEMA_WORDS;
 
-use super::asked::ReceivedChat;
+use super::chat_request::ReceivedChat;
 use super::reply::{ErrorReply, invalid};
 use crate::config::{SchemaFormName, SimulatorSpec};
 
@@ -24,7 +24,7 @@ pub(super) enum AnswerShape {
 
 /// A schema form that a request uses.
 #[derive(Debug)]
-struct Carried<'a> {
+struct SchemaInRequest<'a> {
     form: SchemaFormName,
     /// `None` if the form holds no schema, as when the prompt states it.
     schema: Option<&'a Value>,
@@ -74,14 +74,14 @@ pub(super) fn split_words(prompt: &str) -> (&str, Option<Value>) {
     (own, serde_json::from_str(schema).ok())
 }
 
-fn carried(asked: &ReceivedChat) -> Result<Vec<Carried<'_>>, ErrorReply> {
+fn carried(asked: &ReceivedChat) -> Result<Vec<SchemaInRequest<'_>>, ErrorReply> {
     let format = asked.response_format.as_ref().map(response_format).transpose()?.flatten();
     let outputs = asked.structured_outputs.as_ref().map(structured_outputs).transpose()?;
     Ok([tool(asked)?, format, outputs].into_iter().flatten().collect())
 }
 
-fn response_format(format: &Value) -> Result<Option<Carried<'_>>, ErrorReply> {
-    let carried = |form, schema| Ok(Some(Carried { form, schema, function: None }));
+fn response_format(format: &Value) -> Result<Option<SchemaInRequest<'_>>, ErrorReply> {
+    let carried = |form, schema| Ok(Some(SchemaInRequest { form, schema, function: None }));
     match format["type"].as_str() {
         Some("text") => Ok(None),
         Some("json_schema") => {
@@ -100,13 +100,13 @@ fn response_format(format: &Value) -> Result<Option<Carried<'_>>, ErrorReply> {
     }
 }
 
-fn structured_outputs(outputs: &Value) -> Result<Carried<'_>, ErrorReply> {
+fn structured_outputs(outputs: &Value) -> Result<SchemaInRequest<'_>, ErrorReply> {
     let schema = outputs.get("json").ok_or_else(|| missing("structured_outputs.json"))?;
-    Ok(Carried { form: SchemaFormName::Vllm, schema: Some(schema), function: None })
+    Ok(SchemaInRequest { form: SchemaFormName::Vllm, schema: Some(schema), function: None })
 }
 
 /// The function to be called: the one that `tool_choice` names, else the first.
-fn tool(asked: &ReceivedChat) -> Result<Option<Carried<'_>>, ErrorReply> {
+fn tool(asked: &ReceivedChat) -> Result<Option<SchemaInRequest<'_>>, ErrorReply> {
     let Some(tools) = &asked.tools else { return Ok(None) };
     let functions = tools.iter().map(|tool| &tool.function);
     let choice = asked.tool_choice.as_ref().unwrap_or(&Value::Null);
@@ -119,7 +119,7 @@ fn tool(asked: &ReceivedChat) -> Result<Option<Carried<'_>>, ErrorReply> {
         (_, None) => None,
     };
     let function = called.ok_or_else(|| not_known("tool_choice", choice))?;
-    Ok(Some(Carried {
+    Ok(Some(SchemaInRequest {
         form: SchemaFormName::Tool,
         schema: function.parameters.as_ref(),
         function: Some(&function.name),

@@ -12,22 +12,22 @@ use arrow::record_batch::RecordBatch;
 
 use super::row_result::{FilledBatch, RowResult};
 use super::target::{APP_ID, BATCH_ID, ERROR_COUNT, RUN_ID, SOURCE_FILE, SOURCE_ROW};
-use super::{history, output::Output};
+use super::{history, output::OutputColumns};
 use crate::ident::RunId;
 use crate::source::Chunk;
 
 /// The table and job for which the columns of a batch are built.
-pub(super) struct Layout<'a> {
+pub(super) struct BatchColumns<'a> {
     /// Schema of the table.
     pub(super) schema: &'a SchemaRef,
     /// Name of the metadata column, or `None` if the target has none.
     pub(super) metadata: Option<&'a str>,
-    pub(super) outputs: &'a [Output],
+    pub(super) outputs: &'a [OutputColumns],
     pub(super) app_id: &'a str,
     pub(super) run: RunId,
 }
 
-impl Layout<'_> {
+impl BatchColumns<'_> {
     /// Builds the rows of a chunk in the table's columns. `offset` is the position of the chunk's first row in the
     /// batch.
     pub(super) fn rows(
@@ -105,7 +105,7 @@ impl Layout<'_> {
 }
 
 /// Returns the index of the step that a column belongs to, and the column's index among that step's columns.
-pub(super) fn place(outputs: &[Output], column: &str) -> Option<(usize, usize)> {
+pub(super) fn place(outputs: &[OutputColumns], column: &str) -> Option<(usize, usize)> {
     outputs.iter().enumerate().find_map(|(step, output)| {
         let at = output.columns().iter().position(|field| field.name() == column)?;
         Some((step, at))

@@ -9,22 +9,22 @@ use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 
-use super::columns::Layout;
-use super::constraints::{Constraints, Turned};
+use super::columns::BatchColumns;
+use super::constraints::{ConstraintErrors, Constraints};
 use super::error::TargetError;
 use super::failed::{name, text};
 use super::logged;
 use super::older::{OlderAnswers, older};
-use super::output::Output;
+use super::output::OutputColumns;
 use super::rebuild::{Progress, holds_only_own_rows};
 use super::row_result::FilledBatch;
 use super::target::{self, APP_ID, ERROR_COUNT, OpenedTarget, SOURCE_FILE, SchemaChange, Wants};
-use crate::checkpoint::{CommittedUpTo, Position, SourceId};
+use crate::checkpoint::{NewestCommitted, Position, SourceId};
 use crate::config::Job;
 use crate::faultpoint::{self, Side};
 use crate::ident::{BatchId, Lineage, RunId};
 use crate::store::Location;
-use crate::table::{OnDisk, Table, TableError, Txn};
+use crate::table::{FilesInStorage, Table, TableError, Txn};
 
 /// Returns the length of the first vector in a column, or `None` if the column holds no vector.
 pub(super) async fn vector_length(table: &Table, column: &str) -> Result<Option<usize>, TableError> {
@@ -60,7 +60,7 @@ pub enum Committed {
 
 /// Rows of the target that belong to another job.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OthersRows {
+pub struct ForeignRows {
     /// The other job's `app_id`.
     pub app_id: String,
     /// Number of its rows.
@@ -79,7 +79,7 @@ pub struct Sink {
     table: Table,
     schema: SchemaRef,
     metadata: Option<String>,
-    outputs: Vec<Output>,
+    outputs: Vec<OutputColumns>,
     app_id: String,
     run: RunId,
     source: SourceId,
@@ -113,8 +113,8 @@ impl Sink {
     ) -> Result<Sink, TargetError> {
         let at = &job.target.location;
         let metadata = &job.target.metadata_column;
-        let outputs = Output::of_all(&job.steps);
-        let columns = outputs.iter().flat_map(Output::columns);
+        let outputs = OutputColumns::of_all(&job.steps);
+        let columns = outputs.iter().flat_map(OutputColumns::columns);
         let mut own: Vec<&str> = columns.map(|field| field.name().as_str()).collect();
         own.extend(metadata.as_deref());
         let wants = Wants { columns: wanted, own: &own, left_out };
@@ -150,7 +150,7 @@ impl Sink {
     ///
     /// # Errors
     /// When the table cannot be written.
-    pub async fn change_columns(&mut self) -> Result<Option<String>, TableError> {
+    pub async fn apply_schema_change(&mut self) -> Result<Option<String>, TableError> {
         let before = self.table.schema()?;
         self.table = match std::mem::replace(&mut self.change, SchemaChange::None) {
             SchemaChange::None => return Ok(None),
@@ -163,7 +163,7 @@ impl Sink {
 
     /// Returns the names of the columns that are still to be added to the table, or `None` if it has all.
     #[must_use]
-    pub fn lacking(&self) -> Option<String> {
+    pub fn pending_columns(&self) -> Option<String> {
         let columns: Vec<&str> = match &self.change {
             SchemaChange::None => return None,
             SchemaChange::Add(columns) => columns.iter().map(|field| field.name().as_str()).collect(),
@@ -229,7 +229,7 @@ impl Sink {
     ///
     /// # Errors
     /// When the table cannot be read or was restored, or when a row cannot be written even as an error.
-    pub async fn judge(&mut self, batch: &mut FilledBatch) -> Result<Vec<Turned>, TargetError> {
+    pub async fn judge(&mut self, batch: &mut FilledBatch) -> Result<Vec<ConstraintErrors>, TargetError> {
         self.reload().await?;
         self.look_for_restore().await?;
         let constraints = Arc::clone(&self.constraints()?.borrow());
@@ -285,7 +285,7 @@ impl Sink {
     ///
     /// # Errors
     /// When the table cannot be read.
-    pub async fn rows_of_others(&self) -> Result<Vec<OthersRows>, TableError> {
+    pub async fn rows_of_others(&self) -> Result<Vec<ForeignRows>, TableError> {
         let Some(metadata) = &self.metadata else { return Ok(Vec::new()) };
         let field = |field: &str| format!("CAST({}['{field}'] AS VARCHAR)", name(metadata));
         let sql = format!(
@@ -294,7 +294,7 @@ impl Sink {
             app_id = field(APP_ID),
             file = field(SOURCE_FILE),
         );
-        let mut found: BTreeMap<String, OthersRows> = BTreeMap::new();
+        let mut found: BTreeMap<String, ForeignRows> = BTreeMap::new();
         let read = self.table.query(&sql, |batch| {
             let texts = |column: usize| {
                 cast(batch.column(column), &DataType::Utf8).map_err(|error| self.failed_reading(error))
@@ -304,7 +304,7 @@ impl Sink {
             let counts = batch.column(2).as_primitive::<Int64Type>();
             for at in 0..batch.num_rows() {
                 let app_id = apps.value(at);
-                let others = found.entry(app_id.to_owned()).or_insert_with(|| OthersRows {
+                let others = found.entry(app_id.to_owned()).or_insert_with(|| ForeignRows {
                     app_id: app_id.to_owned(),
                     rows: 0,
                     files: Vec::new(),
@@ -408,8 +408,8 @@ impl Sink {
     ///
     /// # Errors
     /// When files are missing, or when the log or a folder cannot be read.
-    pub async fn look_for_files(&self) -> Result<usize, TargetError> {
-        let OnDisk { files, missing, example } = self.table.on_disk().await?;
+    pub async fn check_data_files(&self) -> Result<usize, TargetError> {
+        let FilesInStorage { files, missing, example } = self.table.on_disk().await?;
         match example {
             None => Ok(files),
             Some(example) => Err(TargetError::FilesGone { at: self.at.clone(), files, missing, example }),
@@ -436,7 +436,7 @@ impl Sink {
     ///
     /// # Errors
     /// When the log cannot be read.
-    pub async fn committed(&self, lineage: Lineage) -> Result<CommittedUpTo, TableError> {
+    pub async fn committed(&self, lineage: Lineage) -> Result<NewestCommitted, TableError> {
         logged::committed(&self.table, &self.app_id, lineage).await
     }
 
@@ -463,7 +463,7 @@ impl Sink {
             return Ok(Some(Committed::Before));
         }
         let error_counts = batch.error_counts();
-        let layout = Layout {
+        let layout = BatchColumns {
             schema: &self.schema,
             metadata: self.metadata.as_deref(),
             outputs: &self.outputs,

@@ -14,7 +14,7 @@ use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 
 use super::columns::place;
 use super::error::TargetError;
-use super::output::Output;
+use super::output::OutputColumns;
 use super::row_result::{FilledBatch, LoadedOutcomes, Outcome, RowResult};
 use crate::fault::{Class, Failure};
 use crate::source::Chunk;
@@ -27,7 +27,7 @@ pub struct Constraints {
     checks: Vec<Check>,
     /// The target's columns, all of them nullable.
     schema: SchemaRef,
-    outputs: Vec<Output>,
+    outputs: Vec<OutputColumns>,
     partitions: Vec<String>,
     at: Location,
     /// The columns and constraints of the table from which these checks were built.
@@ -62,7 +62,7 @@ struct Check {
 
 /// Counts of a step's outcomes that became errors because they break a constraint of the target.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Turned {
+pub struct ConstraintErrors {
     /// Answers that became errors.
     pub answers: u64,
     /// Skipped rows that became errors.
@@ -71,8 +71,8 @@ pub struct Turned {
     pub example: Option<Failure>,
 }
 
-impl std::ops::AddAssign for Turned {
-    fn add_assign(&mut self, other: Turned) {
+impl std::ops::AddAssign for ConstraintErrors {
+    fn add_assign(&mut self, other: ConstraintErrors) {
         self.answers += other.answers;
         self.skipped += other.skipped;
         self.example = self.example.take().or(other.example);
@@ -89,7 +89,7 @@ impl Constraints {
     /// # Errors
     /// When a constraint cannot be checked.
     pub(super) fn of(
-        outputs: &[Output],
+        outputs: &[OutputColumns],
         metadata_column: Option<&str>,
         table: &Table,
     ) -> Result<Self, TargetError> {
@@ -149,7 +149,7 @@ impl Constraints {
     /// # Errors
     /// As [`Constraints::of`], and when a constraint reads more than one output.
     pub(super) fn of_retry(
-        outputs: &[Output],
+        outputs: &[OutputColumns],
         metadata_column: &str,
         table: &Table,
     ) -> Result<Self, TargetError> {
@@ -185,7 +185,7 @@ impl Constraints {
     /// For the first row that cannot be written, with the constraint that it breaks.
     pub fn admit(&self, chunk: &Chunk) -> Result<(), TargetError> {
         let failed = vec![
-            RowResult::unasked(Outcome::Failed(Failure::new(Class::Constraint, "")));
+            RowResult::without_request(Outcome::Failed(Failure::new(Class::Constraint, "")));
             chunk.physical.len()
         ];
         let outcomes: Vec<&[RowResult]> = self.outputs.iter().map(|_| failed.as_slice()).collect();
@@ -232,8 +232,8 @@ impl Constraints {
     /// # Errors
     /// When a column of the source does not fit that of the target, or a row breaks a constraint even as an error.
     /// The latter happens only to constraints that were added after [`admit`](Constraints::admit).
-    pub fn judge(&self, batch: &mut FilledBatch) -> Result<Vec<Turned>, TargetError> {
-        let mut turned = vec![Turned::default(); self.outputs.len()];
+    pub fn judge(&self, batch: &mut FilledBatch) -> Result<Vec<ConstraintErrors>, TargetError> {
+        let mut turned = vec![ConstraintErrors::default(); self.outputs.len()];
         if self.checks.is_empty() {
             return Ok(turned);
         }
@@ -282,7 +282,7 @@ impl Constraints {
         measure: Measure,
         outcomes: &mut [Vec<RowResult>],
         row: usize,
-        turned: &mut [Turned],
+        turned: &mut [ConstraintErrors],
     ) {
         let steps = self.outputs.iter().zip(outcomes).zip(turned);
         for ((output, step), turned) in steps {
@@ -311,7 +311,7 @@ impl Constraints {
         }
     }
 
-    fn is_about(&self, check: &Check, output: &Output) -> bool {
+    fn is_about(&self, check: &Check, output: &OutputColumns) -> bool {
         check.condition.columns().iter().any(|at| output.has(self.schema.field(*at).name()))
     }
 

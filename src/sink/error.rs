@@ -54,7 +54,7 @@ pub enum TargetError {
         at: Location,
     },
     /// The rows do not name their source rows.
-    #[error("{}: nothing says which source row a row is, so failed rows cannot be asked again", lacking(at, metadata.as_deref()))]
+    #[error("{}: nothing says which source row a row is, so failed rows cannot be asked again", pending_columns(at, metadata.as_deref()))]
     NoKeys {
         /// Location of the table.
         at: Location,
@@ -216,7 +216,7 @@ impl TargetError {
 }
 
 /// Returns the reason why the rows of a target have no metadata.
-fn lacking(at: &Location, metadata: Option<&str>) -> String {
+fn pending_columns(at: &Location, metadata: Option<&str>) -> String {
     match metadata {
         Some(metadata) => format!("the target {at} has no column {metadata:?}"),
         None => format!("target.metadata is off for the target {at}"),

@@ -11,7 +11,7 @@ use arrow::record_batch::RecordBatch;
 use serde::Serialize;
 
 use super::history;
-use super::output::Output;
+use super::output::OutputColumns;
 use super::target::{APP_ID, BATCH_ID, ERROR_COUNT, RUN_ID, SOURCE_FILE, SOURCE_ROW};
 use crate::checkpoint::Selection;
 use crate::config::Job;
@@ -34,7 +34,7 @@ pub enum FailedError {
     #[error(transparent)]
     Table(#[from] TableError),
     /// The selection needs the metadata column and the target has none.
-    #[error("{}, so {what}", lacking(metadata.as_deref()))]
+    #[error("{}, so {what}", pending_columns(metadata.as_deref()))]
     NoMetadata {
         /// Name of the metadata column, or `None` if the job turns it off.
         metadata: Option<String>,
@@ -81,7 +81,7 @@ impl FailedError {
     }
 }
 
-fn lacking(metadata: Option<&str>) -> String {
+fn pending_columns(metadata: Option<&str>) -> String {
     match metadata {
         Some(metadata) => format!("the target has no column {metadata:?}"),
         None => "target.metadata is off".to_owned(),
@@ -109,7 +109,7 @@ pub struct FailedRows {
     /// Name of the metadata column, whether or not the table has it; `None` if the job turns it off.
     metadata: Option<String>,
     app_id: String,
-    pub(super) outputs: Vec<Output>,
+    pub(super) outputs: Vec<OutputColumns>,
     has_metadata: bool,
     files: Vec<String>,
 }
@@ -129,7 +129,7 @@ impl FailedRows {
         let metadata = job.target.metadata_column.clone();
         let mut found = FailedRows {
             has_metadata: metadata.as_ref().is_some_and(|metadata| schema.field_with_name(metadata).is_ok()),
-            outputs: Output::of_all(&job.steps),
+            outputs: OutputColumns::of_all(&job.steps),
             app_id: job.app_id.clone(),
             files: Vec::new(),
             table,
@@ -291,7 +291,7 @@ impl FailedRows {
             let wrong = |message| FailedError::Condition { condition: condition.clone(), message };
             understood.condition = Some(checked.map_err(wrong)?);
         }
-        let known = || self.outputs.iter().map(Output::name);
+        let known = || self.outputs.iter().map(OutputColumns::name);
         if let Some(step) = selection.steps.iter().find(|step| known().all(|name| name != **step)) {
             let known = known().map(str::to_owned).collect();
             return Err(FailedError::UnknownStep { step: step.clone(), known });
@@ -320,7 +320,10 @@ impl FailedRows {
     }
 
     /// Returns the steps that the target records, each with the SQL condition for its failed rows.
-    fn steps<'a>(&'a self, selection: &'a Selection) -> impl Iterator<Item = (&'a Output, String)> + 'a {
+    fn steps<'a>(
+        &'a self,
+        selection: &'a Selection,
+    ) -> impl Iterator<Item = (&'a OutputColumns, String)> + 'a {
         self.outputs.iter().filter(|output| self.is_recorded(output)).map(|output| {
             let rows = self.rows_of(selection);
             (output, format!("{} AND {rows}", self.failed_as(output, selection)))
@@ -328,7 +331,7 @@ impl FailedRows {
     }
 
     /// Whether the target records failures of a step.
-    pub(super) fn is_recorded(&self, output: &Output) -> bool {
+    pub(super) fn is_recorded(&self, output: &OutputColumns) -> bool {
         let metadata = self.metadata.as_ref().and_then(|name| self.schema.field_with_name(name).ok());
         match metadata.map(Field::data_type) {
             Some(DataType::Struct(fields)) => history::find(fields, output.name()).is_some(),
@@ -338,7 +341,7 @@ impl FailedRows {
     }
 
     /// Returns the SQL condition that a step of a row failed in one of the selected ways.
-    pub(super) fn failed_as(&self, output: &Output, selection: &Selection) -> String {
+    pub(super) fn failed_as(&self, output: &OutputColumns, selection: &Selection) -> String {
         if !selection.steps.is_empty() && !selection.steps.iter().any(|step| step == output.name()) {
             return "FALSE".to_owned();
         }
@@ -391,7 +394,7 @@ impl FailedRows {
     }
 
     /// Returns the SQL expression for the struct of a step.
-    pub(super) fn history(&self, output: &Output) -> String {
+    pub(super) fn history(&self, output: &OutputColumns) -> String {
         let metadata = self.metadata.as_ref().and_then(|name| self.schema.field_with_name(name).ok());
         match metadata.map(Field::data_type) {
             Some(DataType::Struct(fields)) => {
@@ -401,7 +404,7 @@ impl FailedRows {
         }
     }
 
-    fn of_step(&self, output: &Output) -> String {
+    fn of_step(&self, output: &OutputColumns) -> String {
         let step = text(output.name());
         let error = name(output.error_column());
         if !self.has_metadata {
@@ -447,7 +450,7 @@ impl<E> From<TableError> for Either<E> {
 }
 
 /// Returns the SQL expression for the class in an error string without metadata.
-fn plain_class(output: &Output) -> String {
+fn plain_class(output: &OutputColumns) -> String {
     format!("split_part(substr({}, {}), ':', 1)", name(output.error_column()), PLAIN_ERROR.len() + 1)
 }
 

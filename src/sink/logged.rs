@@ -3,7 +3,7 @@
 use std::io;
 
 use super::commit::RESTART;
-use crate::checkpoint::CommittedUpTo;
+use crate::checkpoint::NewestCommitted;
 use crate::ident::{BatchId, Lineage};
 use crate::table::{Table, TableError};
 
@@ -12,10 +12,10 @@ use crate::table::{Table, TableError};
 ///
 /// # Errors
 /// When the log cannot be read.
-pub async fn committed(table: &Table, app_id: &str, lineage: Lineage) -> Result<CommittedUpTo, TableError> {
+pub async fn committed(table: &Table, app_id: &str, lineage: Lineage) -> Result<NewestCommitted, TableError> {
     let app = table.txn_version(app_id).await?;
     let own = table.txn_version(&lineage.app_id(app_id)).await?;
-    Ok(CommittedUpTo {
+    Ok(NewestCommitted {
         app: app.and_then(BatchId::from_txn_version),
         lineage: own.and_then(BatchId::from_txn_version),
     })

@@ -18,7 +18,7 @@ use crate::decode::Content;
 
 /// The target columns of a step.
 #[derive(Clone, Debug)]
-pub struct Output {
+pub struct OutputColumns {
     name: String,
     kind: OutputKind,
     columns: Vec<Field>,
@@ -40,11 +40,11 @@ enum OutputKind {
     Vector,
 }
 
-impl Output {
+impl OutputColumns {
     /// Returns the columns of a step.
     #[must_use]
     pub fn of(step: &StepSpec) -> Self {
-        Output::new(&step.output, &step.form, step.on_error)
+        OutputColumns::new(&step.output, &step.form, step.on_error)
     }
 
     fn new(name: &str, form: &Form, on_error: OnError) -> Self {
@@ -56,12 +56,12 @@ impl Output {
                 let mut columns = vec![field(&name, &DataType::Utf8)];
                 columns.extend(is_apart.then(|| field(&format!("{name}_error"), &DataType::Utf8)));
                 let error = columns.len() - 1;
-                Output { columns, kind: OutputKind::Text { is_apart }, error, name }
+                OutputColumns { columns, kind: OutputKind::Text { is_apart }, error, name }
             }
             Form::Embedding(_) => {
                 let columns =
                     vec![field(&name, &vectors_type()), field(&format!("{name}_error"), &DataType::Utf8)];
-                Output { columns, kind: OutputKind::Vector, error: 1, name }
+                OutputColumns { columns, kind: OutputKind::Vector, error: 1, name }
             }
             Form::Typed(Typed { shape, flat, keep_raw }) => {
                 let fields = shape.fields().clone();
@@ -77,7 +77,7 @@ impl Output {
                 if *keep_raw {
                     columns.push(field(&format!("{name}_raw"), &DataType::Utf8));
                 }
-                Output {
+                OutputColumns {
                     kind: OutputKind::Typed { fields, flat: *flat, keep_raw: *keep_raw },
                     columns,
                     error,
@@ -90,7 +90,7 @@ impl Output {
     /// Returns the columns of each step, in order.
     #[must_use]
     pub fn of_all(steps: &[Arc<StepSpec>]) -> Vec<Self> {
-        steps.iter().map(|step| Output::of(step)).collect()
+        steps.iter().map(|step| OutputColumns::of(step)).collect()
     }
 
     /// Returns the name of the step's output.
@@ -134,7 +134,7 @@ impl Output {
         Field::new(&self.name, data_type, true)
     }
 
-    /// Returns the columns that [`Output::value_of`] needs.
+    /// Returns the columns that [`OutputColumns::value_of`] needs.
     #[must_use]
     pub fn value_columns(&self) -> &[Field] {
         match self.kind {
@@ -318,7 +318,7 @@ mod tests {
         let shape = Shape::of_schema(json!({"type": "object", "properties": {
             "n": {"type": "integer"}, "at": {"type": "string", "format": "date-time"},
             "tags": {"type": "array", "items": {"type": "string"}}}}));
-        let settled = |outcome| RowResult::unasked(outcome);
+        let settled = |outcome| RowResult::without_request(outcome);
         let rows = [
             settled(Outcome::Answer(Content::Text(
                 r#"{"n":1,"at":"2026-01-01T00:00:00.000000Z","tags":["a","b"]}"#.into(),
@@ -329,7 +329,7 @@ mod tests {
         ];
         for flat in [false, true] {
             let typed = Typed { shape: shape.clone().unwrap(), flat, keep_raw: true };
-            let output = Output::new("o", &Form::Typed(typed), OnError::Text);
+            let output = OutputColumns::new("o", &Form::Typed(typed), OnError::Text);
             let columns = output.arrays(&rows.iter()).unwrap();
             assert_eq!(columns.len(), output.columns().len());
             for (column, field) in columns.iter().zip(output.columns()) {

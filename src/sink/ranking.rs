@@ -10,7 +10,7 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 
 use super::failed::{name, text};
 use super::history;
-use super::output::Output;
+use super::output::OutputColumns;
 use super::target::{APP_ID, SOURCE_FILE, SOURCE_ROW};
 use crate::config::{Job, StepSpec};
 use crate::table::{Table, TableError, is_delta_table};
@@ -75,7 +75,7 @@ pub async fn ranked_rows(
     };
     let mut all = Vec::new();
     for step in &job.steps {
-        let output = Output::of(step);
+        let output = OutputColumns::of(step);
         // The target has no struct for a step that was added or renamed since.
         let Some((history, DataType::Struct(known))) = history::find(fields, &step.output)
             .and_then(|name| Some((name, fields.find(name)?.1.data_type())))
@@ -100,7 +100,7 @@ struct ShownStep<'a> {
     metadata: &'a str,
     /// Name of the step's struct in the metadata column.
     history: &'a str,
-    output: &'a Output,
+    output: &'a OutputColumns,
     inputs: &'a [String],
     /// Whether the target records which answers were shared from another row.
     shared: bool,

@@ -13,7 +13,7 @@ use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
 
 use super::failed::{FILES_AT_ONCE, FailedError, FailedRows, name};
-use super::output::Output;
+use super::output::OutputColumns;
 use super::target::{BATCH_ID, RUN_ID, SOURCE_FILE, SOURCE_ROW};
 use crate::checkpoint::{FileRange, Selection};
 use crate::fault::Class;
@@ -76,7 +76,7 @@ pub struct UnchangedStep {
 
 /// Reads failed rows from the target.
 #[derive(Debug)]
-pub struct FailedReader {
+pub struct FailedRowReader {
     rows: FailedRows,
     columns: SchemaRef,
     /// For each step, the indices of the earlier steps whose outputs it needs.
@@ -94,12 +94,12 @@ struct ReadRow {
     failed: Vec<bool>,
 }
 
-impl FailedReader {
+impl FailedRowReader {
     /// Creates a reader of a job's failed rows. `needs` lists for each step the earlier steps whose outputs it needs.
     /// The files in which rows are found are put into `places`, for the commit.
     #[must_use]
     pub fn new(rows: FailedRows, needs: Vec<Vec<usize>>, places: OpenBatchFiles) -> Self {
-        FailedReader { columns: rows.source_columns(), rows, needs, places }
+        FailedRowReader { columns: rows.source_columns(), rows, needs, places }
     }
 
     /// Returns the failed rows of a selection, in the order in which they were written, except those that the run
@@ -250,12 +250,12 @@ impl FailedReader {
     }
 
     /// Returns the steps whose outputs other steps need.
-    fn given(&self) -> impl Iterator<Item = (usize, &Output)> {
+    fn given(&self) -> impl Iterator<Item = (usize, &OutputColumns)> {
         let is_needed = |step: &usize| self.needs.iter().any(|needs| needs.contains(step));
         self.rows.outputs.iter().enumerate().filter(move |(step, _)| is_needed(step))
     }
 
-    /// Returns the schema of [`FailedReader::picked`]: the source's columns, then those of steps that others need.
+    /// Returns the schema of [`FailedRowReader::picked`]: the source's columns, then those of steps that others need.
     fn picked_columns(&self) -> SchemaRef {
         let given = self.given().flat_map(|(_, output)| output.value_columns()).cloned().map(Arc::new);
         Arc::new(Schema::new(self.columns.fields().iter().cloned().chain(given).collect::<Vec<_>>()))

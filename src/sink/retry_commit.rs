@@ -20,15 +20,15 @@ use tokio::sync::watch;
 
 use super::columns::fitted;
 use super::commit::{Committed, vector_length};
-use super::constraints::{Constraints, Turned};
+use super::constraints::{ConstraintErrors, Constraints};
 use super::error::TargetError;
 use super::failed::{FILES_AT_ONCE, FailedRows, name, text};
-use super::output::Output;
+use super::output::OutputColumns;
 use super::reload::{OpenBatchFiles, PLACE};
 use super::row_result::{FilledBatch, Outcome, PIECE_BYTES, RowResult};
 use super::target::{APP_ID, ERROR_COUNT, RETENTION, RUN_ID, SOURCE_FILE, SOURCE_ROW};
 use super::{history, logged};
-use crate::checkpoint::CommittedUpTo;
+use crate::checkpoint::NewestCommitted;
 use crate::config::Job;
 use crate::faultpoint::{self, Side};
 use crate::ident::{BatchId, Lineage, RowKey, RunId};
@@ -54,7 +54,7 @@ pub struct RetryCommit {
     table: Table,
     schema: SchemaRef,
     metadata: String,
-    outputs: Vec<Output>,
+    outputs: Vec<OutputColumns>,
     app_id: String,
     run: RunId,
     places: OpenBatchFiles,
@@ -63,7 +63,7 @@ pub struct RetryCommit {
 }
 
 /// The rewritten files of a batch.
-struct AllMended {
+struct RewrittenFiles {
     staged: Staged,
     replaced: BTreeSet<String>,
     changes: Option<StagedChanges>,
@@ -81,7 +81,7 @@ enum Replaced {
 type RowMatch = (usize, usize);
 
 /// A rewritten file. `rows` is the number of its rows that got new outcomes.
-struct Mended {
+struct RewrittenFile {
     staged: Staged,
     rows: usize,
 }
@@ -112,7 +112,7 @@ impl RetryCommit {
         if let Some(feature) = table.unwritable_feature()? {
             return Err(TargetError::Feature { at, feature });
         }
-        let outputs = Output::of_all(&job.steps);
+        let outputs = OutputColumns::of_all(&job.steps);
         if let Some(output) = outputs.iter().find(|output| !rows.is_recorded(output)) {
             let what = format!("it has no column for the step {:?}", output.name());
             return Err(TargetError::Schema { at, what });
@@ -142,7 +142,7 @@ impl RetryCommit {
     ///
     /// # Errors
     /// When the table cannot be read, or a row cannot be written even as an error.
-    pub async fn judge(&mut self, batch: &mut FilledBatch) -> Result<Vec<Turned>, TargetError> {
+    pub async fn judge(&mut self, batch: &mut FilledBatch) -> Result<Vec<ConstraintErrors>, TargetError> {
         self.table = Table::open(&self.at).await?;
         if !self.is_unchanged_since_check()? {
             let now = Constraints::of_retry(&self.outputs, &self.metadata, &self.table)?;
@@ -178,7 +178,7 @@ impl RetryCommit {
     ///
     /// # Errors
     /// When the log cannot be read.
-    pub async fn committed(&self, lineage: Lineage) -> Result<CommittedUpTo, TableError> {
+    pub async fn committed(&self, lineage: Lineage) -> Result<NewestCommitted, TableError> {
         logged::committed(&self.table, &retry_app_id(&self.app_id), lineage).await
     }
 
@@ -227,7 +227,7 @@ impl RetryCommit {
         batch: &FilledBatch,
         rows: &HashMap<RowKey, usize>,
         places: &BTreeSet<String>,
-    ) -> Result<AllMended, TableError> {
+    ) -> Result<RewrittenFiles, TableError> {
         self.pass("parquet-file", Side::Before)?;
         let mut staged = Staged::default();
         let mut replaced = BTreeSet::new();
@@ -244,7 +244,7 @@ impl RetryCommit {
             None => None,
         };
         self.pass("parquet-file", Side::After)?;
-        Ok(AllMended { staged, replaced, changes })
+        Ok(RewrittenFiles { staged, replaced, changes })
     }
 
     /// Commits rewritten files in place of the old ones, as long as the table still has the old ones.
@@ -252,13 +252,13 @@ impl RetryCommit {
         &mut self,
         batch: &FilledBatch,
         lineage: Lineage,
-        mended: &AllMended,
+        mended: &RewrittenFiles,
     ) -> Result<Replaced, TableError> {
         let retry = retry_app_id(&self.app_id);
         let version = batch.plan.id.txn_version();
         let txns = [Txn { app_id: lineage.app_id(&retry), version }, Txn { app_id: retry, version }];
         let info = self.info(batch, lineage);
-        let AllMended { staged, replaced, changes } = mended;
+        let RewrittenFiles { staged, replaced, changes } = mended;
         let mut tries = 0;
         loop {
             self.pass("delta-commit", Side::Before)?;
@@ -291,7 +291,7 @@ impl RetryCommit {
         batch: &FilledBatch,
         rows: &HashMap<RowKey, usize>,
         mut changes: Option<&mut crate::table::ChangeStaging>,
-    ) -> Result<Mended, TableError> {
+    ) -> Result<RewrittenFile, TableError> {
         let files = [place.to_owned()];
         let scan = Scan { files: Some(&files), file_column: None };
         let columns: Vec<String> = self.schema.fields().iter().map(|field| name(field.name())).collect();
@@ -316,9 +316,9 @@ impl RetryCommit {
             }
         }
         if found == 0 {
-            return Ok(Mended { staged: Staged::default(), rows: 0 });
+            return Ok(RewrittenFile { staged: Staged::default(), rows: 0 });
         }
-        Ok(Mended { staged: staging.finish().await?, rows: found })
+        Ok(RewrittenFile { staged: staging.finish().await?, rows: found })
     }
 
     /// Returns the rows of a file that belong to the batch and still have an error.
@@ -412,7 +412,7 @@ impl RetryCommit {
 
     /// Counts for each hit the errors of steps that the target records and the job does not have.
     fn errors_of_others(&self, metadata: &StructArray, hits: &[RowMatch]) -> Vec<i32> {
-        let own = |output: &Output| history::find(metadata.fields(), output.name());
+        let own = |output: &OutputColumns| history::find(metadata.fields(), output.name());
         let is_other = |name: &str| !self.outputs.iter().any(|output| own(output) == Some(name));
         let others: Vec<&ArrayRef> = metadata
             .column_names()
@@ -426,7 +426,7 @@ impl RetryCommit {
     }
 
     /// Returns the name of a step's struct.
-    fn history<'a>(&self, metadata: &'a StructArray, output: &Output) -> Result<&'a str, ArrowError> {
+    fn history<'a>(&self, metadata: &'a StructArray, output: &OutputColumns) -> Result<&'a str, ArrowError> {
         history::find(metadata.fields(), output.name()).ok_or_else(|| {
             let (column, step) = (&self.metadata, output.name());
             ArrowError::SchemaError(format!("{column} has nothing of the step {step:?} any more"))

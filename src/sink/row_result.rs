@@ -59,7 +59,7 @@ pub struct RowResult {
 impl RowResult {
     /// Returns an outcome for which no request was sent.
     #[must_use]
-    pub fn unasked(outcome: Outcome) -> Self {
+    pub fn without_request(outcome: Outcome) -> Self {
         RowResult {
             outcome,
             provider: None,
@@ -231,7 +231,8 @@ mod tests {
             _ => 10,
         };
         let answers = (0..5_000).map(|row| {
-            let mut settled = RowResult::unasked(Outcome::Answer(Content::Text("x".repeat(size(row)))));
+            let mut settled =
+                RowResult::without_request(Outcome::Answer(Content::Text("x".repeat(size(row)))));
             if row % 2 == 0 {
                 settled.spill(&file).unwrap();
             }

@@ -6,7 +6,7 @@ use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 
 use super::error::TargetError;
 use super::history;
-use super::output::Output;
+use super::output::OutputColumns;
 use crate::config::{Job, OnMissingColumns, OnNewColumns, StepSpec, TargetSpec, nearest};
 use crate::store::Location;
 use crate::table::{Table, delta_schema, is_delta_table, is_vacant};
@@ -45,7 +45,7 @@ pub fn check_columns(job: &Job, source: &Schema) -> Result<SchemaRef, TargetErro
     };
     let mut fields: Vec<Field> = source.fields().iter().map(|field| field.as_ref().clone()).collect();
     for step in &job.steps {
-        let output = Output::of(step);
+        let output = OutputColumns::of(step);
         for column in output.columns() {
             if let Some(clashing) = clash(column.name()) {
                 return Err(wrong(format!(
@@ -171,7 +171,7 @@ pub(super) async fn open(job: &Job, wants: &Wants<'_>) -> Result<Option<OpenedTa
         return Err(refused(&feature));
     }
     let partitions = table.partition_columns()?;
-    let change = match held_against(job, wants, table.schema()?.as_ref(), &partitions) {
+    let change = match columns_to_add(job, wants, table.schema()?.as_ref(), &partitions) {
         Ok(add) if add.is_empty() => SchemaChange::None,
         Ok(add) => SchemaChange::Add(add),
         // The table was created by a run that wrote nothing, and the job was changed since.
@@ -195,7 +195,7 @@ async fn is_ours_and_empty(job: &Job, table: &Table) -> Result<bool, TargetError
 }
 
 /// Checks the columns of a table against those that a job needs, and returns those to add.
-fn held_against(
+fn columns_to_add(
     job: &Job,
     wants: &Wants<'_>,
     schema: &Schema,
@@ -213,12 +213,12 @@ fn held_against(
     if let Some(metadata) = metadata.filter(|metadata| schema.field_with_name(metadata).is_err()) {
         // A table that lacks other columns too is no target of this job: the error names those columns instead.
         fits(schema, &kept, own).map_err(misfit)?;
-        if let Some(lacking) =
+        if let Some(pending_columns) =
             wanted.fields().iter().find(|field| is_own(field) && is_new(field) && field.name() != metadata)
         {
             return Err(misfit(format!(
                 "it has no column {:?}, which a step of the job is to fill",
-                lacking.name()
+                pending_columns.name()
             )));
         }
         return Err(TargetError::NoMetadata { at: at.to_owned(), metadata: metadata.to_owned() });
@@ -327,7 +327,7 @@ fn check_partitions(job: &Job, wanted: &Schema, partitions: &[String]) -> Result
             let near = near.map_or_else(String::new, |near| format!("; did you mean {near:?}?"));
             return wrong(column, &format!("and the target has no such column{near}"));
         };
-        if job.steps.iter().any(|step| Output::of(step).has(column)) {
+        if job.steps.iter().any(|step| OutputColumns::of(step).has(column)) {
             return wrong(
                 column,
                 "an output: a row that is asked again would have to move. Take a column of the source",

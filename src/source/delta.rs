@@ -300,7 +300,7 @@ impl DeltaSource {
             return Ok(kept.clone());
         }
         if self.deleted.is_none() {
-            self.deleted = Some(self.table.have_deleted_rows().await?);
+            self.deleted = Some(self.table.files_with_deleted_rows().await?);
         }
         let found = self.deleted.as_ref().and_then(|files| files.get(&part.file)).copied();
         let kept = match (found, part.version) {

@@ -92,19 +92,19 @@ pub struct Staging {
     /// Size in bytes at which a file ends and another one begins.
     pub(super) file_bytes: u64,
     /// An integer column inside a struct whose bounds go into the statistics, and its bounds in the open files.
-    pub(super) counted: Option<CountColumn>,
+    pub(super) counted: Option<BoundedColumn>,
     pub(super) staged: Staged,
 }
 
 /// A struct column and an integer column in it, with the smallest and largest value seen.
 #[derive(Debug)]
-pub(super) struct CountColumn {
+pub(super) struct BoundedColumn {
     parent: String,
     column: String,
     bounds: Option<(i32, i32)>,
 }
 
-impl CountColumn {
+impl BoundedColumn {
     fn see(&mut self, rows: &RecordBatch) {
         let parent = rows.column_by_name(&self.parent).and_then(|column| column.as_struct_opt());
         let column = parent.and_then(|parent| parent.column_by_name(&self.column));
@@ -121,7 +121,7 @@ impl Staging {
     #[must_use]
     pub fn counting(mut self, parent: &str, column: &str) -> Self {
         self.counted =
-            Some(CountColumn { parent: parent.to_owned(), column: column.to_owned(), bounds: None });
+            Some(BoundedColumn { parent: parent.to_owned(), column: column.to_owned(), bounds: None });
         self
     }
 

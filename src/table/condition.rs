@@ -131,7 +131,7 @@ impl Condition {
         partition: &BTreeMap<String, Option<String>>,
     ) -> bool {
         let statistics = statistics.and_then(|text| serde_json::from_str(text).ok()).unwrap_or(Value::Null);
-        let file = OfFile { schema: &self.schema, statistics, partition };
+        let file = FileStatistics { schema: &self.schema, statistics, partition };
         self.may_hold(&file).is_none_or(|may| may.first() != Some(&false))
     }
 
@@ -144,7 +144,7 @@ impl Condition {
         partition: &BTreeMap<String, Option<String>>,
     ) -> Vec<bool> {
         let groups = file.metadata().row_groups();
-        let statistics = OfGroups { schema: &self.schema, file, groups, partition };
+        let statistics = RowGroupStatistics { schema: &self.schema, file, groups, partition };
         self.may_hold(&statistics).unwrap_or_else(|| vec![true; groups.len()])
     }
 
@@ -181,13 +181,13 @@ fn beyond_a_row(expr: &Expr) -> Result<Option<String>, DataFusionError> {
 }
 
 /// The statistics of one file.
-struct OfFile<'a> {
+struct FileStatistics<'a> {
     schema: &'a Schema,
     statistics: Value,
     partition: &'a BTreeMap<String, Option<String>>,
 }
 
-impl OfFile<'_> {
+impl FileStatistics<'_> {
     fn bound(&self, kind: &str, column: &Column) -> Option<ArrayRef> {
         let field = self.schema.field_with_name(&column.name).ok()?;
         // Statistics leave out NaN, and a decimal in JSON is read as a double.
@@ -223,7 +223,7 @@ impl OfFile<'_> {
     }
 }
 
-impl PruningStatistics for OfFile<'_> {
+impl PruningStatistics for FileStatistics<'_> {
     fn min_values(&self, column: &Column) -> Option<ArrayRef> {
         self.bound("minValues", column)
     }
@@ -257,14 +257,14 @@ impl PruningStatistics for OfFile<'_> {
 }
 
 /// The statistics of a file's row groups.
-struct OfGroups<'a> {
+struct RowGroupStatistics<'a> {
     schema: &'a Schema,
     file: &'a ArrowReaderMetadata,
     groups: &'a [RowGroupMetaData],
     partition: &'a BTreeMap<String, Option<String>>,
 }
 
-impl<'a> OfGroups<'a> {
+impl<'a> RowGroupStatistics<'a> {
     /// Returns the statistics of a column that has the same type in the file and in the table. `None` for others,
     /// for floats and for partition columns.
     fn converter<'b>(&'b self, column: &Column) -> Option<StatisticsConverter<'b>> {
@@ -278,7 +278,7 @@ impl<'a> OfGroups<'a> {
     }
 }
 
-impl PruningStatistics for OfGroups<'_> {
+impl PruningStatistics for RowGroupStatistics<'_> {
     fn min_values(&self, column: &Column) -> Option<ArrayRef> {
         self.converter(column)?.row_group_mins(self.groups).ok()
     }

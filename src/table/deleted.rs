@@ -18,7 +18,7 @@ impl Table {
     ///
     /// # Errors
     /// When the log cannot be read.
-    pub async fn have_deleted_rows(&mut self) -> Result<HashMap<String, bool>, TableError> {
+    pub async fn files_with_deleted_rows(&mut self) -> Result<HashMap<String, bool>, TableError> {
         let (mut found, mut entries, mut written) = (HashMap::new(), HashMap::new(), HashMap::new());
         let look = |file: LogicalFileView| {
             let path = file.object_store_path().to_string();

@@ -52,7 +52,7 @@ impl DataFile {
 
 /// Result of looking for the data files of a version in storage.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct OnDisk {
+pub struct FilesInStorage {
     /// Number of files that were looked for.
     pub files: usize,
     /// Number of those files that do not exist.
@@ -256,13 +256,13 @@ impl Table {
     ///
     /// # Errors
     /// When the log or a folder cannot be read.
-    pub async fn on_disk(&self) -> Result<OnDisk, TableError> {
+    pub async fn on_disk(&self) -> Result<FilesInStorage, TableError> {
         let action = "list the files of";
         if self.at().path().is_none() {
             return self.in_store().await;
         }
         let mut named: BTreeMap<PathBuf, BTreeSet<OsString>> = BTreeMap::new();
-        let mut found = OnDisk::default();
+        let mut found = FilesInStorage::default();
         let root = self.at().path().unwrap_or(Path::new("")).to_owned();
         let take = |file: LogicalFileView| {
             let path = file.path();
@@ -293,7 +293,7 @@ impl Table {
     }
 
     /// As [`Table::on_disk`], by the listing of an object store.
-    async fn in_store(&self) -> Result<OnDisk, TableError> {
+    async fn in_store(&self) -> Result<FilesInStorage, TableError> {
         let action = "list the files of";
         let error = error_of(action, self.at());
         let mut wanted = BTreeSet::new();
@@ -309,7 +309,7 @@ impl Table {
         while let Some(object) = objects.try_next().await.map_err(|source| error(source.into()))? {
             wanted.remove(object.location.as_ref());
         }
-        Ok(OnDisk { files, missing: wanted.len(), example: wanted.into_iter().next() })
+        Ok(FilesInStorage { files, missing: wanted.len(), example: wanted.into_iter().next() })
     }
 
     /// Returns the versions in the log and when each was made, in milliseconds since 1970, both rising. The times

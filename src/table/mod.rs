@@ -19,7 +19,7 @@ mod store_access;
 pub use append::{Staged, Staging, Txn};
 pub use condition::{Condition, physical_name};
 pub use create::delta_schema;
-pub use log::{DataFile, LogEntry, OnDisk};
+pub use log::{DataFile, FilesInStorage, LogEntry};
 pub use open::{Table, has_empty_log, is_delta_table, is_vacant};
 pub use query::Scan;
 pub use rewrite::{ChangeStaging, StagedChanges};

@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 use url::Url;
 
 use super::classify::{ResponseHeaders, classify, classify_inner};
-use super::forms::{self, Forms};
+use super::forms::{self, SchemaFormProbe};
 use super::key::Keyring;
 use crate::clock;
 use crate::config::{Params, Provider, SchemaForm, Tls, VectorEncoding, Vectors};
@@ -108,7 +108,7 @@ pub struct Endpoint {
     headers: HeaderMap,
     extra_body: Map<String, Value>,
     max_tokens_field: String,
-    forms: Forms,
+    forms: SchemaFormProbe,
     request_timeout: Duration,
     max_response_bytes: usize,
     key: Option<Keyring>,
@@ -136,17 +136,17 @@ impl Endpoint {
         })?;
         Ok(Endpoint {
             client,
-            url: below(base, provider, &["chat", "completions"]),
-            embeddings: below(base, provider, &["embeddings"]),
+            url: route_url(base, provider, &["chat", "completions"]),
+            embeddings: route_url(base, provider, &["embeddings"]),
             model: provider.model.as_str().into(),
             headers: headers(provider)?,
             extra_body: provider.extra_body.clone(),
             max_tokens_field: provider.max_tokens_field.clone(),
-            forms: Forms::new(provider.schema_form),
+            forms: SchemaFormProbe::new(provider.schema_form),
             request_timeout: provider.request_timeout,
             max_response_bytes: usize::try_from(provider.max_response_bytes).unwrap_or(usize::MAX),
             key: Keyring::new(provider)?,
-            secrets: secrets_of(&below(base, provider, &[])),
+            secrets: secrets_of(&route_url(base, provider, &[])),
         })
     }
 
@@ -260,22 +260,22 @@ impl Endpoint {
     async fn post(&self, url: &Url, asked: Vec<u8>, most: Duration) -> SendResult {
         let asked = Bytes::from(asked);
         let started = clock::now();
-        let mut course = ResponseProgress::default();
-        let mut result = self.attempt(url, asked.clone(), most, &mut course).await;
+        let mut progress = ResponseProgress::default();
+        let mut result = self.attempt(url, asked.clone(), most, &mut progress).await;
         if let (Err(failure), Some(key)) = (&mut result, &self.key)
             && failure.class == Class::Auth
         {
-            match key.renew(course.key).await {
+            match key.renew(progress.key).await {
                 Ok(true) => {
-                    course = ResponseProgress::default();
+                    progress = ResponseProgress::default();
                     let left = most.saturating_sub(clock::now() - started);
-                    result = self.attempt(url, asked, left, &mut course).await;
+                    result = self.attempt(url, asked, left, &mut progress).await;
                 }
                 Ok(false) => {}
                 Err(why) => failure.detail.push_str(&format!("; the key cannot be read again: it {why}")),
             }
         }
-        let ResponseProgress { limits, was_refused, unread, .. } = course;
+        let ResponseProgress { limits, was_refused, unread, .. } = progress;
         let result = result.map_err(|failure| self.redact(failure));
         SendResult { result, limits, may_be_billed: !was_refused, unread }
     }
@@ -285,13 +285,13 @@ impl Endpoint {
         url: &Url,
         asked: Bytes,
         most: Duration,
-        course: &mut ResponseProgress,
+        progress: &mut ResponseProgress,
     ) -> Result<Paid, Failure> {
         let limit = self.request_timeout.min(most);
         let broken = |error: std::io::Error| Failure::new(Class::Connection, error.to_string());
         faultpoint::pass("first-call", Side::Before).map_err(broken)?;
         let started = clock::now();
-        let mut exchange = pin!(self.exchange(url, asked, course));
+        let mut exchange = pin!(self.exchange(url, asked, progress));
         let mut answer = tokio::time::timeout(limit, &mut exchange).await;
         if answer.is_err() && clock::now() - started > limit + STOPPED_FOR {
             // The process itself was stopped: the answer may have arrived meanwhile and wait in the socket.
@@ -310,17 +310,17 @@ impl Endpoint {
         &self,
         url: &Url,
         asked: Bytes,
-        course: &mut ResponseProgress,
+        progress: &mut ResponseProgress,
     ) -> Result<(Bytes, ChatResponse), Failure> {
         let mut headers = self.headers.clone();
         if let Some(key) = &self.key {
             let (name, value, number) = key.header();
             headers.insert(name, value);
-            course.key = number;
+            progress.key = number;
         }
         let request = self.client.post(url.clone()).headers(headers).body(asked);
         let mut response = request.send().await.map_err(|error| {
-            course.was_refused = error.is_connect();
+            progress.was_refused = error.is_connect();
             failed(&error)
         })?;
         let status = response.status().as_u16();
@@ -329,13 +329,13 @@ impl Endpoint {
             |name| headers.get(name).and_then(|value| value.to_str().ok()),
             clock::wall(),
         );
-        course.limits = heard.limits;
-        course.was_refused = !(200..300).contains(&status) && !MAYBE_WORKED_ON.contains(&status);
+        progress.limits = heard.limits;
+        progress.was_refused = !(200..300).contains(&status) && !MAYBE_WORKED_ON.contains(&status);
         let body = self.redact_body(self.read(&mut response).await?);
         if !(200..300).contains(&status) {
             return Err(classify(status, &body, &self.model, &heard));
         }
-        let parsed = decode::parse(&body).inspect_err(|_| course.unread = Some(body.clone()))?;
+        let parsed = decode::parse(&body).inspect_err(|_| progress.unread = Some(body.clone()))?;
         let (body, parsed) = match heard.cost.filter(|_| decode::facts(&parsed).cost.is_none()) {
             Some(cost) => with_cost(body, parsed, cost),
             None => (body, parsed),
@@ -345,14 +345,14 @@ impl Endpoint {
         let inner = inner.filter(|error| !error.is_empty());
         if let Some(error) = inner {
             let failure = classify_inner(error, &self.model, &heard);
-            course.was_refused = failure.class.policy() != Retry::Retry;
+            progress.was_refused = failure.class.policy() != Retry::Retry;
             return Err(failure);
         }
         match choice {
             None if !parsed.data.is_empty() => Ok((body, parsed)),
             None => {
                 let reason = wire::reason_of(&body);
-                course.unread = Some(body);
+                progress.unread = Some(body);
                 Err(Failure::new(Class::InvalidResponse, format!("the answer has no choices: {reason}")))
             }
             Some(choice) if choice.finish_reason.as_deref() == Some("error") => {
@@ -512,7 +512,7 @@ fn shown(url: &Url) -> String {
     url.to_string()
 }
 
-fn below(base: &Url, provider: &Provider, route: &[&str]) -> Url {
+fn route_url(base: &Url, provider: &Provider, route: &[&str]) -> Url {
     let mut url = base.clone();
     if let Ok(mut path) = url.path_segments_mut() {
         path.pop_if_empty().extend(route);

@@ -24,7 +24,7 @@ const NAME: &str = "answer";
 
 /// The schema form of an endpoint: set by the job, or found out from answers.
 #[derive(Debug)]
-pub(super) struct Forms {
+pub(super) struct SchemaFormProbe {
     wanted: SchemaForm,
     state: Mutex<FormState>,
     /// Held by the request that finds out the form, while the others wait.
@@ -50,9 +50,13 @@ impl FormState {
     }
 }
 
-impl Forms {
+impl SchemaFormProbe {
     pub(super) fn new(wanted: SchemaForm) -> Self {
-        Forms { wanted, state: Mutex::new(FormState::of(TRIED[0])), turn: tokio::sync::Mutex::new(()) }
+        SchemaFormProbe {
+            wanted,
+            state: Mutex::new(FormState::of(TRIED[0])),
+            turn: tokio::sync::Mutex::new(()),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, FormState> {
@@ -154,15 +158,15 @@ pub(super) fn put(shape: &Shape, form: SchemaForm, body: &mut Map<String, Value>
         }
         SchemaForm::JsonObject => {
             body.insert(format.into(), json!({ "type": "json_object" }));
-            say(shape, messages);
+            append_schema_in_words(shape, messages);
         }
         SchemaForm::Words if shape.is_in_prompt() => {}
-        SchemaForm::Words => say(shape, messages),
+        SchemaForm::Words => append_schema_in_words(shape, messages),
     }
 }
 
 /// Appends what the answer must hold to the user's last message.
-fn say(shape: &Shape, messages: &mut [Message]) {
+fn append_schema_in_words(shape: &Shape, messages: &mut [Message]) {
     if let Some(last) = messages.iter_mut().rfind(|message| message.role == Role::User) {
         last.content.push_str(&format!("\n\n{SCHEMA_WORDS}\n{}", shape.text()));
     }
@@ -174,7 +178,7 @@ mod tests {
 
     #[test]
     fn a_form_is_proven_by_json_and_given_up_when_it_is_ignored() {
-        let forms = Forms::new(SchemaForm::Auto);
+        let forms = SchemaFormProbe::new(SchemaForm::Auto);
         assert_eq!(forms.settled(), None);
         for _ in 0..IGNORED_AFTER {
             assert_eq!(forms.to_try()[0], SchemaForm::JsonSchema);
@@ -186,7 +190,7 @@ mod tests {
         assert_eq!(forms.settled(), Some(SchemaForm::JsonObject));
         forms.answered(SchemaForm::JsonObject, false);
         assert_eq!(forms.settled(), Some(SchemaForm::JsonObject), "what it could once it can");
-        let said = Forms::new(SchemaForm::Vllm);
+        let said = SchemaFormProbe::new(SchemaForm::Vllm);
         said.answered(SchemaForm::Vllm, false);
         assert_eq!(said.settled(), Some(SchemaForm::Vllm));
     }

@@ -102,7 +102,7 @@ impl Limits {
 impl Quota {
     /// Whether the limit is per hour or per day: it states nothing about the next minute.
     #[must_use]
-    pub fn is_long(&self) -> bool {
+    pub fn is_longer_than_minute(&self) -> bool {
         self.reset.is_some_and(|reset| reset.after > LONGEST_MINUTE)
     }
 
@@ -255,7 +255,11 @@ mod tests {
         ]);
         assert_eq!(openai.requests, quota(500, 499, Duration::from_millis(120), false));
         assert_eq!(openai.tokens, quota(30_000, 0, Duration::from_secs(360), true));
-        assert!(openai.tokens.is_long() && openai.tokens.is_spent() && !openai.requests.is_long());
+        assert!(
+            openai.tokens.is_longer_than_minute()
+                && openai.tokens.is_spent()
+                && !openai.requests.is_longer_than_minute()
+        );
         let litellm = read(&[
             ("x-ratelimit-limit-requests", "10000"),
             ("x-ratelimit-remaining-requests", "9999"),

@@ -6,9 +6,9 @@ use std::time::Duration;
 use super::sample::{Looked, SampleRequest};
 use super::{Estimate, PartForecast};
 use crate::config::{Job, Prices, Provider, TokenCharge};
-use crate::dispatch::LearnedLimit;
+use crate::dispatch::LearnedProvider;
 use crate::ident::{Money, Tokens};
-use crate::meter::{Interval, Listed, SampledRow, counted_total, listed, total};
+use crate::meter::{Interval, Listed, SampledRow, counted_total, estimate_total, listed};
 use crate::metrics::{AskedKind, Figures};
 use crate::run::Answered;
 use crate::run::Spent;
@@ -36,7 +36,7 @@ pub(super) struct Reckoning<'a> {
     pub(super) before: &'a Before,
     pub(super) spent: Option<&'a Spent>,
     /// What former runs learned about the providers, by their names.
-    pub(super) learned: &'a BTreeMap<String, LearnedLimit>,
+    pub(super) learned: &'a BTreeMap<String, LearnedProvider>,
 }
 
 /// What earlier batches of a job came to, by step and provider.
@@ -227,7 +227,7 @@ impl Reckoning<'_> {
                 SampledRow { counted: counts.get(*place).copied().unwrap_or_default(), measured }
             })
             .collect();
-        total(self.rows, &counts, &rows).map_or_else(|| Estimate::up_to(None), Estimate::from)
+        estimate_total(self.rows, &counts, &rows).map_or_else(|| Estimate::up_to(None), Estimate::from)
     }
 
     /// What all of it costs.

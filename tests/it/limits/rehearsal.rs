@@ -718,7 +718,7 @@ impl RequestSender for Rehearsed {
             let times = state.asked.entry(question.fingerprint()).or_default();
             *times += 1;
             let nth = *times - 1;
-            match state.model.arrive(prompt_tokens, max_tokens.unwrap_or_default(), now, wall) {
+            match state.model.admit(prompt_tokens, max_tokens.unwrap_or_default(), now, wall) {
                 Err(refusal) => {
                     let second = state.second(now);
                     match refusal.status {

@@ -16,7 +16,7 @@ const MAX_CHOICES: u32 = 128;
 #[derive(Debug, Deserialize)]
 pub(super) struct ReceivedChat {
     pub(super) model: String,
-    messages: Vec<Said>,
+    messages: Vec<ReceivedMessage>,
     max_tokens: Option<u64>,
     max_completion_tokens: Option<u64>,
     temperature: Option<f64>,
@@ -28,7 +28,7 @@ pub(super) struct ReceivedChat {
 }
 
 #[derive(Debug, Deserialize)]
-struct Said {
+struct ReceivedMessage {
     role: String,
     /// `None` if the message is a tool call.
     #[serde(default, deserialize_with = "text")]
