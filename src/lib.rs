@@ -5,6 +5,7 @@
 #![recursion_limit = "256"]
 
 pub mod admission;
+pub mod budget;
 pub mod cache;
 pub mod checkpoint;
 pub mod cli;
@@ -20,7 +21,6 @@ pub mod ident;
 pub mod inspect;
 pub mod journal;
 pub mod ledger;
-pub mod meter;
 pub mod metrics;
 pub mod panics;
 pub mod passed;
@@ -28,6 +28,7 @@ pub mod plan;
 pub mod progress;
 pub mod prompt;
 pub mod report_page;
+pub mod rows;
 pub mod run;
 pub mod simulator;
 pub mod sink;
@@ -36,7 +37,7 @@ pub mod spill;
 pub mod store;
 pub mod table;
 pub mod tally;
-pub mod tokenizer;
+pub mod tokens;
 pub mod transport;
 pub mod wire;
 pub mod wording;

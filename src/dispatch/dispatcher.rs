@@ -23,13 +23,14 @@ use super::retry_budget::RetryBudget;
 use super::state_reporter::StateReporter;
 use super::stragglers::{Second, Stragglers};
 use crate::admission::{Admission, Cost, Health, NotAdmitted, Ticket};
+use crate::budget::{Account, BudgetRefusal, Reservation};
 use crate::clock::{self, Instant, Jitter};
 use crate::config::{BudgetLimit, Provider, RetryPolicy};
 use crate::event::{Event, Voice, Waiting};
 use crate::fault::Failure;
 use crate::ident::{Spend, StepId};
-use crate::meter::{Account, BudgetRefusal, Meter, Reservation};
-use crate::tokenizer::Encoding;
+use crate::tokens::Meter;
+use crate::tokens::tokenizer::Encoding;
 
 /// Time that a row waits for others to go with it.
 const LINGER: Duration = Duration::from_millis(20);

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::admission::ProviderLimits;
 use crate::config::SchemaForm;
-use crate::meter::{Meter, StepTokens};
+use crate::tokens::{Meter, StepTokens};
 
 /// What was learned about one provider.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

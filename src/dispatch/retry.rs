@@ -10,7 +10,7 @@ use crate::admission::ResponseCounts;
 use crate::clock::{self, Instant, Jitter};
 use crate::config::{RetryPolicy, Shape};
 use crate::fault::{Class, Failure};
-use crate::tokenizer::Encoding;
+use crate::tokens::tokenizer::Encoding;
 
 /// How often a row gets its attempts back after outages: it is not sent for ever.
 const MOST_REFUNDS: u32 = 3;

@@ -8,9 +8,9 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use crate::admission::{Cost, Ticket};
+use crate::budget::Reservation;
 use crate::clock::Instant;
 use crate::ident::{Spend, StepId};
-use crate::meter::Reservation;
 
 /// The least age of a straggler.
 const MIN_AGE: Duration = Duration::from_secs(10);
@@ -250,8 +250,8 @@ fn quantile(values: impl Iterator<Item = f32>, share: f64) -> f32 {
 mod tests {
     use super::*;
     use crate::admission::Admission;
+    use crate::budget::Account;
     use crate::clock::{self, Jitter};
-    use crate::meter::Account;
 
     const STEP: StepId = StepId::FIRST;
 

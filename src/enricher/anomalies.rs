@@ -8,7 +8,7 @@ use crate::config::{Anomalies, Form};
 use crate::decode::{self, Content};
 use crate::fault::Class;
 use crate::ident::RowKey;
-use crate::sink::{Outcome, RowResult};
+use crate::rows::{Outcome, RowResult};
 
 /// Samples that are shown.
 const SAMPLES: usize = 3;

@@ -8,7 +8,7 @@ use crate::config::{Params, StepSpec};
 use crate::decode::Content;
 use crate::fault::{Class, Failure};
 use crate::prompt::Prompt;
-use crate::sink::OutputColumns;
+use crate::rows::OutputColumns;
 
 /// A step that is ready for requests.
 #[derive(Debug)]

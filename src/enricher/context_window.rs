@@ -2,7 +2,7 @@
 
 use crate::config::Params;
 use crate::prompt::Question;
-use crate::tokenizer::Encoding;
+use crate::tokens::tokenizer::Encoding;
 
 /// Tokens that are left free where a model's own encoding is not known, as a share: models differ by about so much.
 const MARGIN: f64 = 0.1;

@@ -1,7 +1,7 @@
 //! What makes an enricher impossible, or ends it.
 
+use crate::budget::SpendingError;
 use crate::journal::JournalError;
-use crate::meter::SpendingError;
 use crate::prompt::PromptError;
 use crate::store::StoreError;
 use crate::transport::EndpointError;

@@ -19,7 +19,7 @@ use crate::event::{self, Event};
 use crate::fault::Class;
 use crate::ident::{Cell, StepId};
 use crate::journal::{self, JournalReader, Record};
-use crate::sink::Outcome;
+use crate::rows::Outcome;
 
 /// Outcomes that are settled in one go before the engine looks at answers again.
 const SETTLED_AT_ONCE: usize = 1_024;

@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 
 use super::learned_file::LearnedFile;
+use crate::budget::Account;
 use crate::cache::Store;
 use crate::checkpoint::PlannedBatch;
 use crate::ident::Lineage;
 use crate::journal::{JournalFolder, StrayAnswers};
-use crate::meter::Account;
-use crate::sink::UnchangedStep;
-use crate::source::Chunk;
+use crate::rows::Chunk;
+use crate::rows::UnchangedStep;
 
 /// The journals of a lineage.
 #[derive(Debug)]

@@ -14,7 +14,7 @@ use crate::fault::{Class, Failure};
 use crate::ident::Cell;
 use crate::panics;
 use crate::prompt::{Question, Rendered, Rows, StepOutput};
-use crate::sink::{Outcome, RowResult};
+use crate::rows::{Outcome, RowResult};
 use crate::table::Condition;
 
 /// Times that a prompt is cut, at most, until it is short enough.

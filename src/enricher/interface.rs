@@ -19,15 +19,15 @@ use super::probation::{Probation, Strictness};
 use super::sharing::Sharing;
 use super::step_provider::{ProviderHandle, ProviderRole, StepProvider};
 use super::stop::Stop;
+use crate::budget::Account;
 use crate::checkpoint::PlannedBatch;
 use crate::dispatch::{Mode, Reply, Request};
 use crate::event::{Event, Hold, Voice};
 use crate::ident::{BatchId, Cell, Lineage};
 use crate::journal::{JournalFolder, JournalHeader, Record, StrayAnswers};
 use crate::ledger::{Ledger, LedgerTask};
-use crate::meter::Account;
-use crate::sink::{ConstraintErrors, FilledBatch, RowResult};
-use crate::source::Chunk;
+use crate::rows::Chunk;
+use crate::rows::{ConstraintErrors, FilledBatch, RowResult};
 
 const REPLIES_AT_ONCE: usize = 256;
 

@@ -13,7 +13,7 @@ use crate::ident::{Fingerprint, Money, Tokens};
 use crate::journal::{self, JournalError, Record};
 use crate::panics;
 use crate::prompt::Question;
-use crate::sink::{Outcome, RowResult};
+use crate::rows::{Outcome, RowResult};
 use crate::wire::ChatResponse;
 
 /// What is known of a row before it is asked.

@@ -15,8 +15,8 @@ use crate::clock;
 use crate::ident::{Cell, RowKey};
 use crate::journal::{self, Journal, JournalError, Record};
 use crate::prompt::Rows;
-use crate::sink::{FilledBatch, Outcome, RowResult, UnchangedStep};
-use crate::source::Chunk;
+use crate::rows::Chunk;
+use crate::rows::{FilledBatch, Outcome, RowResult, UnchangedStep};
 use crate::spill::{SpillFile, Spilled};
 
 /// A batch whose rows are in memory.

@@ -10,7 +10,7 @@ use super::error::EnricherError;
 use super::inputs::When;
 use crate::config::{Anomalies, Form, Job, Provider, StepSpec, Typed};
 use crate::prompt::{Prompt, PromptError};
-use crate::sink::OutputColumns;
+use crate::rows::OutputColumns;
 use crate::table::Condition;
 use crate::transport::Endpoint;
 

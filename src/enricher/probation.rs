@@ -3,7 +3,7 @@
 use crate::dispatch::Reply;
 use crate::fault::{Class, Failure};
 use crate::ident::Cell;
-use crate::sink::RowResult;
+use crate::rows::RowResult;
 
 /// So many first rows with the same refusal stop the run.
 const SAME_REFUSALS: usize = 20;

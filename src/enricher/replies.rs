@@ -17,7 +17,7 @@ use crate::fault::{Class, Failure};
 use crate::ident::{Cell, Fingerprint, StepId};
 use crate::journal::{self, Record};
 use crate::prompt::Question;
-use crate::sink::{Outcome, RowResult};
+use crate::rows::{Outcome, RowResult};
 
 impl Enricher {
     /// Takes in the replies that have come: journals what was paid, then settles it.

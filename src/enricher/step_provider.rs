@@ -6,12 +6,12 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::context_window::ContextWindow;
+use crate::budget::Account;
 use crate::clock::Jitter;
 use crate::config::{MOST_PROVIDERS, Prices, Provider};
 use crate::dispatch::{Dispatcher, DispatcherIo, LearnedLimits, Mode, ProviderHealth, Reply, Request};
 use crate::event::Voice;
 use crate::fault::Failure;
-use crate::meter::Account;
 use crate::transport::Endpoint;
 
 /// The way to a provider.

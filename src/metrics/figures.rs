@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::Waiting;
 use crate::ident::{BatchId, Lineage, Money, RunId, Tokens};
-use crate::sink::{FilledBatch, Outcome, RowResult};
+use crate::rows::{FilledBatch, Outcome, RowResult};
 
 /// What a provider's dispatcher waits for, with the names that stand in the table.
 pub const WAITS: [(Waiting, &str); 6] = [

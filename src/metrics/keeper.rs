@@ -15,7 +15,7 @@ use super::pending::{PendingFigures, newest};
 use crate::clock::{self, Instant};
 use crate::faultpoint::{self, Side};
 use crate::ident::{BatchId, Lineage, RunId};
-use crate::sink::FilledBatch;
+use crate::rows::FilledBatch;
 use crate::store::{Folder, Location, StoreError};
 use crate::table::{Table, TableError, Txn, delta_schema, is_delta_table, is_vacant};
 

@@ -7,7 +7,7 @@ use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
 use minijinja::{Environment, Error, ErrorKind, Value};
 
 use crate::config::nearest;
-use crate::tokenizer::Encoding;
+use crate::tokens::tokenizer::Encoding;
 
 /// Adds the filters to an environment.
 pub(super) fn add(environment: &mut Environment<'_>) {

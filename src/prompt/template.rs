@@ -16,7 +16,7 @@ use super::row::{Rows, StepOutput, binary_column, input_value};
 use crate::config::{Example, Form, NullInputs, Params, StepSpec};
 use crate::fault::{Class, Failure};
 use crate::ident::Fingerprint;
-use crate::tokenizer::Encoding;
+use crate::tokens::tokenizer::Encoding;
 use crate::wire::{CLASSES_WORDS, Message, Role};
 
 const USER: &str = "prompt";

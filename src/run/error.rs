@@ -1,6 +1,7 @@
 //! What ends a run with an error, and what to do about it.
 
 use super::end::{End, EndKind};
+use crate::budget::SpendingError;
 use crate::cache::CacheError;
 use crate::checkpoint::{CheckpointError, LeaseError, LockError, Paused, RecoveryRefusal};
 use crate::clock;
@@ -8,7 +9,6 @@ use crate::config::BudgetLimit;
 use crate::enricher::EnricherError;
 use crate::fault::Failure;
 use crate::journal::JournalError;
-use crate::meter::SpendingError;
 use crate::metrics::MetricsError;
 use crate::prompt::PromptError;
 use crate::sink::{FailedError, TargetError};

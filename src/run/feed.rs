@@ -8,7 +8,8 @@ use crate::enricher::LoadedBatch;
 use crate::event::{Event, Voice};
 use crate::ident::{BatchId, Lineage};
 use crate::metrics::{Keeper, MetricsError};
-use crate::sink::{Committed, ConstraintErrors, FilledBatch, RetryCommit, Sink};
+use crate::rows::{ConstraintErrors, FilledBatch};
+use crate::sink::{Committed, RetryCommit, Sink};
 
 /// Where batches come from; used by one task at a time.
 pub(crate) trait Feed: Send + 'static {

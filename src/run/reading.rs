@@ -13,8 +13,9 @@ use crate::event::{Event, Voice};
 use crate::ident::BatchId;
 use crate::passed::PassedOver;
 use crate::plan::Planner;
+use crate::rows::Chunk;
 use crate::sink::Constraints;
-use crate::source::{Chunk, RowReader};
+use crate::source::RowReader;
 use crate::store::Location;
 use tokio::sync::watch;
 

@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use super::error::RunError;
 use super::exclusive::Exclusive;
+use crate::budget::{Account, BudgetRefusal, Spending, worst_case};
 use crate::checkpoint::MachineId;
 use crate::config::{Allowance, BudgetLimit, BudgetScope, Job};
 use crate::ident::{Money, RunId, Spend};
-use crate::meter::{Account, BudgetRefusal, Spending, worst_case};
 use crate::store::{Folder, Objects};
 use crate::wording::counted;
 

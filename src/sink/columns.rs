@@ -10,11 +10,12 @@ use arrow::datatypes::{DataType, FieldRef, Fields, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
 
-use super::row_result::{FilledBatch, RowResult};
+use super::history;
 use super::target::{APP_ID, BATCH_ID, ERROR_COUNT, RUN_ID, SOURCE_FILE, SOURCE_ROW};
-use super::{history, output::OutputColumns};
 use crate::ident::RunId;
-use crate::source::Chunk;
+use crate::rows::Chunk;
+use crate::rows::OutputColumns;
+use crate::rows::{FilledBatch, RowResult};
 
 /// The table and job for which the columns of a batch are built.
 pub(super) struct BatchColumns<'a> {

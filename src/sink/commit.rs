@@ -10,19 +10,20 @@ use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 
 use super::columns::BatchColumns;
-use super::constraints::{ConstraintErrors, Constraints};
+use super::constraints::Constraints;
 use super::error::TargetError;
 use super::failed::{name, text};
 use super::logged;
 use super::older::{OlderAnswers, older};
-use super::output::OutputColumns;
 use super::rebuild::{Progress, holds_only_own_rows};
-use super::row_result::FilledBatch;
 use super::target::{self, APP_ID, ERROR_COUNT, OpenedTarget, SOURCE_FILE, SchemaChange, Wants};
 use crate::checkpoint::{NewestCommitted, Position, SourceId};
 use crate::config::Job;
 use crate::faultpoint::{self, Side};
 use crate::ident::{BatchId, Lineage, RunId};
+use crate::rows::ConstraintErrors;
+use crate::rows::FilledBatch;
+use crate::rows::OutputColumns;
 use crate::store::Location;
 use crate::table::{FilesInStorage, Table, TableError, Txn};
 

@@ -14,10 +14,10 @@ use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 
 use super::columns::place;
 use super::error::TargetError;
-use super::output::OutputColumns;
-use super::row_result::{FilledBatch, LoadedOutcomes, Outcome, RowResult};
 use crate::fault::{Class, Failure};
-use crate::source::Chunk;
+use crate::rows::Chunk;
+use crate::rows::OutputColumns;
+use crate::rows::{ConstraintErrors, FilledBatch, LoadedOutcomes, Outcome, RowResult};
 use crate::store::Location;
 use crate::table::{Condition, Table, TableError};
 
@@ -58,25 +58,6 @@ struct Check {
     /// The constraint in words, for messages.
     demand: String,
     condition: Condition,
-}
-
-/// Counts of a step's outcomes that became errors because they break a constraint of the target.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ConstraintErrors {
-    /// Answers that became errors.
-    pub answers: u64,
-    /// Skipped rows that became errors.
-    pub skipped: u64,
-    /// One of the errors, as an example.
-    pub example: Option<Failure>,
-}
-
-impl std::ops::AddAssign for ConstraintErrors {
-    fn add_assign(&mut self, other: ConstraintErrors) {
-        self.answers += other.answers;
-        self.skipped += other.skipped;
-        self.example = self.example.take().or(other.example);
-    }
 }
 
 /// Maximum length of a folder name on common file systems, in bytes.

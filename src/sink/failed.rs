@@ -11,11 +11,11 @@ use arrow::record_batch::RecordBatch;
 use serde::Serialize;
 
 use super::history;
-use super::output::OutputColumns;
 use super::target::{APP_ID, BATCH_ID, ERROR_COUNT, RUN_ID, SOURCE_FILE, SOURCE_ROW};
 use crate::checkpoint::Selection;
 use crate::config::Job;
 use crate::ident::RunId;
+use crate::rows::OutputColumns;
 use crate::table::{Scan, Table, TableError, is_delta_table};
 
 /// Maximum number of files in one query; bounds what the query sorts.

@@ -9,8 +9,8 @@ use arrow::array::{ArrayRef, BooleanArray, Int32Array, Int64Array, StringArray, 
 use arrow::datatypes::{DataType, Field, Fields};
 use arrow::error::ArrowError;
 
-use super::row_result::{Outcome, RowResult};
 use crate::ident::{Money, Tokens};
+use crate::rows::{Outcome, RowResult};
 
 /// Field of a step's struct that holds the class of the error, null if the row did not fail.
 const ERROR: &str = "error";

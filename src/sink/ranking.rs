@@ -10,9 +10,9 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 
 use super::failed::{name, text};
 use super::history;
-use super::output::OutputColumns;
 use super::target::{APP_ID, SOURCE_FILE, SOURCE_ROW};
 use crate::config::{Job, StepSpec};
+use crate::rows::OutputColumns;
 use crate::table::{Table, TableError, is_delta_table};
 
 /// The order in which rows of a step are chosen.

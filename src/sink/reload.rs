@@ -6,19 +6,19 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow::array::{ArrayRef, AsArray, UInt32Array};
+use arrow::array::{AsArray, UInt32Array};
 use arrow::compute::{cast, concat_batches, take_record_batch};
 use arrow::datatypes::{Int64Type, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
 
 use super::failed::{FILES_AT_ONCE, FailedError, FailedRows, name};
-use super::output::OutputColumns;
 use super::target::{BATCH_ID, RUN_ID, SOURCE_FILE, SOURCE_ROW};
 use crate::checkpoint::{FileRange, Selection};
 use crate::fault::Class;
 use crate::ident::{BatchId, RowKey, RunId};
-use crate::source::Chunk;
+use crate::rows::OutputColumns;
+use crate::rows::{Chunk, UnchangedStep};
 use crate::table::{DataFile, Scan, TableError};
 
 /// Minimum estimate of the memory that a row takes, in bytes.
@@ -61,17 +61,6 @@ pub struct Reloaded {
     pub chunks: Vec<Chunk>,
     /// For each step, the outcomes of the target that are kept.
     pub kept: Vec<UnchangedStep>,
-}
-
-/// Outcomes of a step in the target, by row.
-#[derive(Clone, Debug, Default)]
-pub struct UnchangedStep {
-    /// Whether the outcome is kept.
-    pub stays: Vec<bool>,
-    /// Whether the outcome is an error.
-    pub failed: Vec<bool>,
-    /// The outputs, or `None` if no other step needs them.
-    pub values: Option<ArrayRef>,
 }
 
 /// Reads failed rows from the target.

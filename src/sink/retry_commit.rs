@@ -20,18 +20,19 @@ use tokio::sync::watch;
 
 use super::columns::fitted;
 use super::commit::{Committed, vector_length};
-use super::constraints::{ConstraintErrors, Constraints};
+use super::constraints::Constraints;
 use super::error::TargetError;
 use super::failed::{FILES_AT_ONCE, FailedRows, name, text};
-use super::output::OutputColumns;
 use super::reload::{OpenBatchFiles, PLACE};
-use super::row_result::{FilledBatch, Outcome, PIECE_BYTES, RowResult};
 use super::target::{APP_ID, ERROR_COUNT, RETENTION, RUN_ID, SOURCE_FILE, SOURCE_ROW};
 use super::{history, logged};
 use crate::checkpoint::NewestCommitted;
 use crate::config::Job;
 use crate::faultpoint::{self, Side};
 use crate::ident::{BatchId, Lineage, RowKey, RunId};
+use crate::rows::ConstraintErrors;
+use crate::rows::OutputColumns;
+use crate::rows::{FilledBatch, Outcome, PIECE_BYTES, RowResult};
 use crate::store::Location;
 use crate::table::{Scan, Staged, StagedChanges, Table, TableError, Txn};
 

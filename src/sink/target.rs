@@ -6,8 +6,8 @@ use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 
 use super::error::TargetError;
 use super::history;
-use super::output::OutputColumns;
 use crate::config::{Job, OnMissingColumns, OnNewColumns, StepSpec, TargetSpec, nearest};
+use crate::rows::OutputColumns;
 use crate::store::Location;
 use crate::table::{Table, delta_schema, is_delta_table, is_vacant};
 

@@ -21,7 +21,7 @@ mod shape;
 pub use error::SourceError;
 pub use file::Root;
 pub use missing::{HeldRows, MissingRows};
-pub use reader::{Chunk, RowReader};
+pub use reader::RowReader;
 pub use row_mask::RowMask;
 pub use shape::{FileShape, Fitting};
 

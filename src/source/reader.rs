@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use ::arrow::array::{Array, ArrayRef, StringArray, new_null_array};
+use ::arrow::array::{ArrayRef, StringArray, new_null_array};
 use ::arrow::datatypes::SchemaRef;
 use ::arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use parquet::arrow::ProjectionMask;
@@ -17,41 +17,12 @@ use super::file::Root;
 use super::footer::metadata;
 use super::row_mask::RowMask;
 use crate::checkpoint::FileRange;
+use crate::rows::Chunk;
 use crate::table::physical_name;
 
 /// Rows are decoded in pieces of about this many bytes.
 const PIECE_BYTES: u64 = 1_000_000;
 const PIECE_ROWS: u64 = 8_192;
-
-/// Consecutive rows of one file.
-#[derive(Clone, Debug)]
-pub struct Chunk {
-    /// Path of the file, relative to the source's root.
-    pub file: Arc<str>,
-    /// Physical rows, in the order of `rows`.
-    pub physical: Vec<u64>,
-    /// The rows, in the source's columns.
-    pub rows: RecordBatch,
-}
-
-impl Chunk {
-    /// Some of the rows.
-    #[must_use]
-    pub fn slice(&self, rows: Range<usize>) -> Self {
-        Chunk {
-            file: Arc::clone(&self.file),
-            rows: self.rows.slice(rows.start, rows.len()),
-            physical: self.physical[rows].to_vec(),
-        }
-    }
-
-    /// What the rows take in memory, in bytes.
-    #[must_use]
-    pub fn bytes(&self) -> u64 {
-        let column = |column: &ArrayRef| column.to_data().get_slice_memory_size().unwrap_or_default() as u64;
-        self.rows.columns().iter().map(column).sum()
-    }
-}
 
 /// Rows between two parts of a file that are read over; where there are more, the file is opened anew.
 const MOST_READ_OVER: u64 = 50_000;

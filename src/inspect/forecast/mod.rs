@@ -1,6 +1,7 @@
 //! What a run would take, told before anything is spent: rows and batches outstanding, tokens, cost and time, each with
 //! an interval. Nothing is written, and nobody is asked, unless a pilot is wanted ([`pilot`]).
 
+mod interval;
 mod reckon;
 mod sample;
 
@@ -20,6 +21,7 @@ use crate::event::Voice;
 use crate::ident::RunId;
 use crate::metrics;
 use crate::plan::Planner;
+use crate::rows::Chunk;
 use crate::run::RunBudget;
 use crate::run::RunError;
 use crate::run::{self, HeldJob, PreparedJob};
@@ -27,7 +29,7 @@ use crate::run::{End, Pilot};
 use crate::run::{Exclusive, home};
 use crate::run::{StopRequest, unless_stopped};
 use crate::sink::{self, OlderAnswers};
-use crate::source::{Chunk, Source};
+use crate::source::Source;
 use crate::store::Folder;
 use crate::table::{Table, is_delta_table};
 

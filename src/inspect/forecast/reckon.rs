@@ -3,17 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::interval::{Interval, SampledRow, counted_total, estimate_total};
 use super::sample::{Looked, SampleRequest};
 use super::{Estimate, PartForecast};
+use crate::budget::{Listed, listed};
 use crate::config::{Job, Prices, Provider, TokenCharge};
 use crate::dispatch::LearnedProvider;
 use crate::ident::{Money, Tokens};
-use crate::meter::{Interval, Listed, SampledRow, counted_total, estimate_total, listed};
 use crate::metrics::{AskedKind, Figures};
+use crate::rows::{Outcome, RowResult};
 use crate::run::Answered;
 use crate::run::Spent;
-use crate::sink::{Outcome, RowResult};
-use crate::tokenizer::Encoding;
+use crate::tokens::tokenizer::Encoding;
 use crate::wording::counted;
 
 /// Rows that a pilot asks, at most.

@@ -10,9 +10,10 @@ use crate::enricher::{CompiledStep, Prepared};
 use crate::panics;
 use crate::plan::Planner;
 use crate::prompt::{Question, Rendered, Rows};
+use crate::rows::Chunk;
 use crate::run::RunError;
-use crate::source::{Chunk, RowMask, RowReader};
-use crate::tokenizer::Encoding;
+use crate::source::{RowMask, RowReader};
+use crate::tokens::tokenizer::Encoding;
 
 /// So many of the numbers below `all`, in order; each set of them is as likely as any other (Floyd's algorithm; Bentley,
 /// *Programming Pearls: A Sample of Brilliance*, 1987).

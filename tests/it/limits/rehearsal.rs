@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
+use enrich::budget::Account;
 use enrich::clock::{self, Instant, Jitter};
 use enrich::config::{FaultSpec, Job, Params, SimulatedCharge, SimulatorSpec};
 use enrich::dispatch::{
@@ -19,7 +20,6 @@ use enrich::event::{Event, LimitGauge, Listener, Voice};
 use enrich::fault::{Class, Failure};
 use enrich::ident::{BatchId, Cell, Fingerprint, Lineage, RowKey, StepId};
 use enrich::journal::{Journal, JournalFolder, JournalHeader};
-use enrich::meter::Account;
 use enrich::prompt::Question;
 use enrich::simulator::{ModelRefusal, SimulatedModel, Simulator, fault_for};
 use enrich::transport::{Endpoint, Paid, ResponseHeaders, SendResult, classify};

@@ -20,7 +20,7 @@ const ROUNDING: f64 = 1e-10;
 
 /// A total with bounds that hold the truth nine times in ten, in the unit of the measurements.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Interval {
+pub(super) struct Interval {
     /// The lower bound. The truth is less in about one case in twenty.
     pub low: f64,
     /// The estimate itself. It need not lie in the middle.
@@ -39,7 +39,7 @@ impl Interval {
 
 /// A row that was really sent to the model.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct SampledRow {
+pub(super) struct SampledRow {
     /// Input tokens that were counted here before it was sent.
     pub counted: f64,
     /// What the row took, repairs and retries included: cost or tokens, 0 if nothing was billed.
@@ -58,7 +58,7 @@ pub struct SampledRow {
 /// Returns `None` with fewer than two rows in `asked` (unless there is only one row in all) or with a value that is
 /// negative or not finite. No bound is less than the sum over `asked`.
 #[must_use]
-pub fn estimate_total(rows: u64, counted: &[f64], asked: &[SampledRow]) -> Option<Interval> {
+pub(super) fn estimate_total(rows: u64, counted: &[f64], asked: &[SampledRow]) -> Option<Interval> {
     let mut values = counted.iter().copied().chain(asked.iter().flat_map(|row| [row.counted, row.measured]));
     if values.any(|value| !value.is_finite() || value < 0.0) {
         return None;
@@ -74,7 +74,7 @@ pub fn estimate_total(rows: u64, counted: &[f64], asked: &[SampledRow]) -> Optio
 /// Estimates the total over `rows` of a value that can be counted without the model, from the sampled rows, as
 /// [`estimate_total`] does.
 #[must_use]
-pub fn counted_total(rows: u64, counted: &[f64]) -> Option<Interval> {
+pub(super) fn counted_total(rows: u64, counted: &[f64]) -> Option<Interval> {
     let as_asked: Vec<SampledRow> =
         counted.iter().map(|&count| SampledRow { counted: 0.0, measured: count }).collect();
     estimate_total(rows, &[], &as_asked)

@@ -197,7 +197,7 @@ impl OutputColumns {
     ///
     /// # Errors
     /// When an answer does not fit its column or is not in memory.
-    pub(super) fn arrays<'a>(
+    pub(crate) fn arrays<'a>(
         &self,
         step: &(impl Iterator<Item = &'a RowResult> + Clone),
     ) -> Result<Vec<ArrayRef>, ArrowError> {

@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
+use super::chunk::Chunk;
 use crate::checkpoint::PlannedBatch;
 use crate::decode::Content;
 use crate::fault::Failure;
 use crate::ident::{Fingerprint, Money, Tokens};
-use crate::source::Chunk;
 use crate::spill::SpillFile;
 
 /// Outcome of one step for one row.
@@ -129,11 +129,11 @@ impl RowResult {
 }
 
 /// Outcomes of some rows by step, with their answers in memory.
-pub(super) type LoadedOutcomes<'a> = Vec<Cow<'a, [RowResult]>>;
+pub(crate) type LoadedOutcomes<'a> = Vec<Cow<'a, [RowResult]>>;
 
 /// Maximum size in bytes of the answers that become columns together, except for a single larger row. An Arrow string
 /// array holds at most 2 GiB.
-pub(super) const PIECE_BYTES: usize = 4 << 20;
+pub(crate) const PIECE_BYTES: usize = 4 << 20;
 
 /// A batch whose rows all have outcomes.
 #[derive(Debug)]
@@ -157,7 +157,7 @@ impl FilledBatch {
 
     /// Splits the rows into pieces whose answers take some megabytes, each within one chunk. Returns for each piece
     /// the index of its first row in the batch, and its rows.
-    pub(super) fn pieces(&self) -> Vec<(usize, Chunk)> {
+    pub(crate) fn pieces(&self) -> Vec<(usize, Chunk)> {
         let mut pieces = Vec::new();
         let mut first = 0;
         for chunk in &self.chunks {
@@ -181,12 +181,12 @@ impl FilledBatch {
     ///
     /// # Errors
     /// When they cannot be read back.
-    pub(super) fn load(&self, rows: Range<usize>) -> io::Result<LoadedOutcomes<'_>> {
+    pub(crate) fn load(&self, rows: Range<usize>) -> io::Result<LoadedOutcomes<'_>> {
         self.outcomes.iter().map(|step| load_all(&step[rows.clone()])).collect()
     }
 
     /// Counts the errors of each row, in order.
-    pub(super) fn error_counts(&self) -> Vec<i32> {
+    pub(crate) fn error_counts(&self) -> Vec<i32> {
         let mut counts = vec![0; self.rows()];
         for step in &self.outcomes {
             for (count, settled) in counts.iter_mut().zip(step) {
