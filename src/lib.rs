@@ -1,7 +1,7 @@
 //! Runs a language model over every row of a table, exactly once.
 
 #![doc = include_str!("ARCHITECTURE.md")]
-// What a task holds of a query is deep to look through.
+// Types of futures that hold a query are nested deeper than the default limit.
 #![recursion_limit = "256"]
 
 pub mod admission;

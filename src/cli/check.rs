@@ -1,4 +1,4 @@
-//! `enrich check`.
+//! The command `enrich check`: checks a job before anything is spent.
 
 use clap::Args;
 use console::style;
@@ -13,10 +13,10 @@ use crate::simulator::Simulator;
 pub(super) struct CheckArguments {
     #[command(flatten)]
     job: JobArguments,
-    /// Ask each provider once, for next to nothing
+    /// Also send one request to each provider, at almost no cost
     #[arg(long)]
     live: bool,
-    /// Do what is safe after damage: put damaged checkpoints and journals aside, keep what is intact in them
+    /// Repair damage where that is safe: put damaged checkpoints and journals aside, keep what is intact in them
     #[arg(long)]
     repair: bool,
 }
@@ -24,7 +24,7 @@ pub(super) struct CheckArguments {
 pub(super) async fn check(arguments: CheckArguments) -> anyhow::Result<Exit> {
     let (job, keyless) = match arguments.job.load(Keys::Read) {
         Ok(job) => (job, None),
-        // Without its keys there is still much to look at, if nothing else is wrong with it.
+        // Without its keys much can still be checked, if nothing else is wrong with the job.
         Err(error) => match arguments.job.load(Keys::Unneeded) {
             Ok(job) => (job, Some(error)),
             Err(_) => return Err(error.into()),
@@ -43,7 +43,7 @@ pub(super) async fn check(arguments: CheckArguments) -> anyhow::Result<Exit> {
         Some(spec) if job.simulated => Some(Simulator::start(spec.clone(), 0).await?),
         _ => None,
     };
-    // Nobody is asked without a key that is meant to be sent.
+    // Without a key that the job names, no request is sent.
     let live = arguments.live && keyless.is_none();
     let findings = crate::inspect::check(&job, live, simulator.as_ref().map(Simulator::url)).await;
     let mut exit = Exit::Done;
@@ -60,7 +60,7 @@ pub(super) async fn check(arguments: CheckArguments) -> anyhow::Result<Exit> {
                 output::data(format!("{}  {}: {found}", style("ok    ").green(), finding.about))?;
             }
             Err(error) => {
-                // It may begin with what the line begins with.
+                // The message may begin with the same words as the line.
                 let told = error.to_string();
                 let about = format!("{}: ", finding.about);
                 let told = told.strip_prefix(&about).unwrap_or(&told);

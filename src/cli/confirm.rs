@@ -1,16 +1,16 @@
-//! Questions to whoever runs a command, before something that cannot be taken back.
+//! Confirmation questions before something irreversible.
 
 use std::io::{self, BufRead, IsTerminal, Write};
 
 use super::stderr;
 use crate::run::RunError;
 
-/// Whether there is somebody to ask.
+/// Whether standard input is a terminal, so that somebody can answer.
 pub(super) fn can_ask() -> bool {
     io::stdin().is_terminal()
 }
 
-/// Asks whether something is meant; where nobody can be asked, `--yes` has to say so.
+/// Asks for confirmation. Without a terminal it fails with `what`, the consequence, and a hint to give `--yes`.
 pub(super) fn confirm(question: &str, what: &str) -> anyhow::Result<()> {
     if !can_ask() {
         let what = format!("{what}, and nobody can be asked");

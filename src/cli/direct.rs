@@ -1,4 +1,4 @@
-//! A run without a job file: its flags become one, beside the checkpoint, for the commands that come after.
+//! A run without a job file. Its flags become a job file beside the checkpoint, for later commands.
 
 use std::path::{Path, PathBuf};
 
@@ -21,13 +21,13 @@ pub(super) struct DirectArguments {
     /// Delta table, Parquet file or folder of Parquet files
     #[arg(long, value_name = "PATH", conflicts_with = "job", requires_all = ["target", "prompt", "model", "app_id"])]
     source: Option<String>,
-    /// Delta table for the answers, made if it is missing
+    /// Delta table for the answers, created if it is missing
     #[arg(long, value_name = "PATH", requires = "source")]
     target: Option<String>,
     /// Template of the prompt, as in "Summarize: {{ review }}"
     #[arg(long, value_name = "TEMPLATE", requires = "source")]
     prompt: Option<String>,
-    /// The model's name
+    /// Name of the model
     #[arg(long, value_name = "NAME", requires = "source")]
     model: Option<String>,
     /// Stable name of the job
@@ -36,13 +36,13 @@ pub(super) struct DirectArguments {
     /// Column for the answers
     #[arg(long, value_name = "NAME", default_value = "response")]
     output_column: String,
-    /// Where the endpoint's interface begins; its key is read from OPENAI_API_KEY
+    /// Base URL of the endpoint; its key is read from OPENAI_API_KEY
     #[arg(long, value_name = "URL", env = "OPENAI_BASE_URL", default_value = BASE_URL, hide_env_values = true)]
     base_url: String,
 }
 
 impl DirectArguments {
-    /// Writes the job file that the flags stand for.
+    /// Writes the job file that the flags describe and returns its path.
     pub(super) fn job_file(&self) -> anyhow::Result<PathBuf> {
         let (Some(source), Some(target), Some(prompt), Some(model), Some(app_id)) =
             (&self.source, &self.target, &self.prompt, &self.model, &self.app_id)
@@ -54,7 +54,7 @@ impl DirectArguments {
             Value::Table(entries.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect())
         };
         let mut provider = vec![("base_url", text(&self.base_url)), ("model", text(model))];
-        // Other endpoints may want no key; that this one does is known.
+        // Other endpoints may need no key; this one is known to need one.
         if self.base_url == BASE_URL || std::env::var_os(KEY_VARIABLE).is_some() {
             provider.push(("api_key_env", text(KEY_VARIABLE)));
         }
@@ -66,7 +66,7 @@ impl DirectArguments {
         job.insert("provider".into(), section(&[("default", section(&provider))]));
         job.insert("step".into(), Value::Array(vec![step]));
         let written = format!("# Made from the arguments of a run.\n{}", toml::to_string(&job)?);
-        // Where it lies is only known once it is read.
+        // The folder of the job's state is only known once the job is parsed.
         let read = Job::of_text(Path::new("the command line"), &written, &[], Keys::Unneeded)?;
         let folder = &read.places.state;
         let file = folder.join(NAME);

@@ -1,4 +1,4 @@
-//! The last words of a run, for people: what came of it, and what to do next.
+//! The last messages of a run, for people: its result, and what to do next.
 
 use std::time::Duration;
 
@@ -12,41 +12,41 @@ use crate::run::{End, EndKind, RunError};
 use crate::tally::Totals;
 use crate::wording::counted;
 
-/// How the command ended, once the job file was read.
+/// How the command ended, after the job file was read.
 #[derive(Debug)]
 pub(super) enum CommandEnd {
-    /// The run came to one of its ends.
+    /// The run reached one of its regular ends.
     Run(End),
-    /// An error of its own ended the run, or kept it from beginning.
+    /// An error ended the run or kept it from starting.
     Failed(RunError),
-    /// Another run holds the job, and that is as it should be.
+    /// Another run holds the job, and `--if-running skip` was given.
     Skipped {
-        /// What is known of it.
+        /// Description of that run.
         holder: String,
     },
 }
 
-/// What the last words are about.
+/// The facts that the last messages are made from.
 #[derive(Clone, Copy)]
 pub(super) struct EndDetails<'a> {
     pub(super) arguments: &'a SessionArguments,
     pub(super) kind: &'a SessionKind,
     pub(super) job: &'a Job,
-    /// The job file and what is set in it, as they are typed again.
+    /// The job file and its overrides, as text to be typed again.
     pub(super) typed: &'a str,
     pub(super) totals: &'a Totals,
     pub(super) took: Duration,
 }
 
-/// The last words.
+/// The last messages.
 #[derive(Debug, Default)]
 pub(super) struct Words {
-    /// What is wrong, and what to do about it.
+    /// An error, and a hint what to do about it.
     pub(super) problem: Option<(String, Option<String>)>,
     pub(super) lines: Vec<String>,
 }
 
-/// The exit status of an end that is no error of the run's own.
+/// Returns the exit status of a run that ended without an error of its own.
 pub(super) fn exit(end: &End, facts: &EndDetails<'_>) -> Exit {
     match end.kind() {
         EndKind::Complete | EndKind::Limited if facts.is_failed_by_errors() || facts.has_no_answer() => {
@@ -66,7 +66,7 @@ impl EndDetails<'_> {
         self.arguments.fail_on_errors && self.totals.error_count() > 0
     }
 
-    /// Whether rows were asked in this run and every one of them ended as an error.
+    /// Whether this run sent rows and every one of them ended with an error.
     fn has_no_answer(&self) -> bool {
         let totals = self.totals;
         matches!(self.kind, SessionKind::Run { .. })
@@ -147,7 +147,8 @@ impl EndDetails<'_> {
         }
     }
 
-    /// The rows that no run asks about, in a line; `None` if there are none, or nobody knows.
+    /// Returns a line about the rows that no run sends to a model, or `None` if there are none or they were not
+    /// counted.
     fn passed_over(&self) -> Option<String> {
         let passed = self.totals.passed_over.filter(|passed| !passed.is_nothing())?;
         Some(format!("rows of the source that were passed over: {passed}"))
@@ -185,7 +186,7 @@ impl EndDetails<'_> {
         Words { problem: Some((what, Some(hint))), ..Words::of([self.counts("stopped")]) }
     }
 
-    /// What came of the run, in a line.
+    /// Returns a line with the counts of the run.
     pub(super) fn counts(&self, how: &str) -> String {
         let totals = self.totals;
         let took = Duration::from_millis(u64::try_from(self.took.as_millis()).unwrap_or(u64::MAX));
@@ -227,7 +228,8 @@ impl Words {
     }
 }
 
-/// What a run that stopped for its answers is waited for with.
+/// Returns the part of a hint that states how to go on after a run that stopped for its answers. `pauses` is whether
+/// the job is paused now.
 fn until(pauses: bool, again: &str) -> String {
     match pauses {
         true => format!("; until then no run asks anything; to go on as it is: {again} --unpause"),
@@ -235,7 +237,7 @@ fn until(pauses: bool, again: &str) -> String {
     }
 }
 
-/// Attempts that were repeated, and those that were sent beside others.
+/// Returns the numbers of repeated attempts and of second requests.
 fn hedged(retries: u64, hedged: u64) -> String {
     match hedged {
         0 => counted(retries, "retry"),
@@ -243,7 +245,7 @@ fn hedged(retries: u64, hedged: u64) -> String {
     }
 }
 
-/// What to do about a provider that stopped the run.
+/// Returns what to do about a provider that stopped the run.
 fn advice(class: Class) -> &'static str {
     match class {
         Class::Auth => "check the key and what it may do",

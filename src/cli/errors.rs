@@ -1,4 +1,4 @@
-//! `enrich errors`.
+//! The command `enrich errors`: lists or counts failed rows.
 
 use std::path::PathBuf;
 
@@ -23,15 +23,15 @@ use crate::run::RunError;
 use crate::sink::{FailedError, FailedGroup, FailedRows, LISTED};
 use crate::wording::counted;
 
-/// Rows of a table that a person reads, unless another limit is asked for.
+/// Maximum number of rows in a table for people, unless `--limit` is given.
 const TABLE_ROWS: u64 = 50;
-/// Terminals of fewer columns get a paragraph for each row.
+/// Width of a terminal in columns below which each row becomes a paragraph.
 const NARROW: u16 = 70;
-/// Characters of a source column that it shows.
+/// Maximum number of characters shown of a source column.
 const CELL_CHARS: usize = 60;
-/// Characters of a file's name that it shows; `part-00000-` and the first part of an id.
+/// Maximum number of characters shown of a file name: `part-00000-` and the first part of an id.
 const FILE_CHARS: usize = 20;
-/// Source columns that such a table shows, unless others are asked for.
+/// Number of source columns in a table for people, unless `--columns` is given.
 const TABLE_COLUMNS: usize = 2;
 
 #[derive(Debug, Args)]
@@ -40,25 +40,25 @@ pub(super) struct ErrorsArguments {
     job: JobArguments,
     #[command(flatten)]
     select: SelectArguments,
-    /// Only rows for which these providers were asked last
+    /// Only rows that were sent to one of these providers last
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     provider: Vec<String>,
     /// Columns of the source to show [default: all; in a table, the first two]
     #[arg(long, value_name = "COLUMN", value_delimiter = ',')]
     columns: Option<Vec<String>>,
-    /// So many rows at most; 0 for all [default: 50 in a table, else all]
+    /// Maximum number of rows; 0 for all [default: 50 in a table, else all]
     #[arg(long, value_name = "N")]
     limit: Option<u64>,
-    /// How to write them; json is one object a line, and csv has columns with parts as JSON
+    /// Output format; json is one object per line, and csv has nested columns as JSON
     #[arg(long, value_enum, default_value_t = ErrorsFormat::Table, value_name = "FORMAT")]
     format: ErrorsFormat,
-    /// Put a ' before what a spreadsheet would take for a formula; without it csv has texts as they are
+    /// With csv: put a ' before text that a spreadsheet would take for a formula; without it text is unchanged
     #[arg(long)]
     escape_formulas: bool,
-    /// Write them to this file [default: standard output]
+    /// Write the list to this file [default: standard output]
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Count them by class, with an example of each and what to do about it
+    /// Count the errors by step and class, with an example of each and what to do about it
     #[arg(long, conflicts_with_all = ["columns", "limit", "output"])]
     summary: bool,
 }
@@ -105,7 +105,7 @@ pub(super) async fn errors(arguments: ErrorsArguments) -> anyhow::Result<Exit> {
             }
         }
     };
-    // A row may have failed in several steps, and is listed for each.
+    // A row that failed in several steps is listed once for each.
     let such = match (selection == Selection::default(), job.steps.len()) {
         (true, 1) => "failed row",
         (false, 1) => "such failed row",
@@ -116,11 +116,11 @@ pub(super) async fn errors(arguments: ErrorsArguments) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// Rows that were shown.
+/// Number of rows that were listed.
 enum ShownCount {
-    /// Every one that was asked for.
+    /// All rows of the selection.
     All(u64),
-    /// So many, and perhaps there are more.
+    /// The first rows; there may be more.
     First(u64),
 }
 
@@ -165,7 +165,7 @@ fn summarize(groups: &[FailedGroup], format: ErrorsFormat) -> anyhow::Result<()>
     Ok(())
 }
 
-/// What a person can do about the errors of a class.
+/// Returns what a person can do about errors of a class.
 fn advice(class: &str) -> &'static str {
     let Ok(class) = class.parse::<Class>() else { return "see the provider's documentation" };
     match class {
@@ -204,7 +204,7 @@ fn short(error: &str) -> &str {
     error.strip_prefix("ERROR: ").unwrap_or(error)
 }
 
-/// The name of a file, as much of it as tells it from others.
+/// Returns enough of a file's name to distinguish it from others.
 fn short_file(path: &str) -> String {
     shortened(path.rsplit('/').next().unwrap_or(path), FILE_CHARS)
 }
@@ -236,7 +236,7 @@ fn show(table: &Table) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A table whose rows are paragraphs, one line for each cell.
+/// Formats a table with a paragraph for each row and a line for each cell.
 fn stacked(table: &Table) -> String {
     let header: Vec<String> =
         table.header().iter().flat_map(|row| row.cell_iter()).map(comfy_table::Cell::content).collect();
@@ -247,7 +247,7 @@ fn stacked(table: &Table) -> String {
     rows.collect::<Vec<_>>().join("\n\n")
 }
 
-/// The columns of the source that are asked for, or the first so many.
+/// Returns the requested columns of the source, or its first columns, `first` in number.
 fn columns(arguments: &ErrorsArguments, rows: &FailedRows, first: usize) -> Vec<String> {
     arguments.columns.clone().unwrap_or_else(|| {
         let source = rows.source_columns();
@@ -301,12 +301,12 @@ async fn table(arguments: &ErrorsArguments, rows: &FailedRows, job: &Job) -> any
     Ok(ShownCount::of(shown, limit))
 }
 
-/// The values of a column as texts of one line.
+/// The values of a column, each as text on one line.
 struct Texts(Option<ArrayRef>);
 
 impl Texts {
     fn new(batch: &RecordBatch, name: &str) -> Self {
-        // Names of the source's columns may be the same.
+        // A column of the source may have the same name.
         let at = batch.num_columns() - LISTED.len();
         let own = batch.schema_ref().fields().iter().skip(at).position(|field| field.name() == name);
         Texts(own.map(|own| std::sync::Arc::clone(batch.column(at + own))))
@@ -368,7 +368,7 @@ async fn listing(
     Ok(if is_closed { ShownCount::First(shown) } else { ShownCount::of(shown, limit) })
 }
 
-/// Why a listing ends early.
+/// Reason why a listing ends early.
 enum Enough {
     Closed,
     Failed(FailedError),
@@ -380,7 +380,7 @@ impl From<FailedError> for Enough {
     }
 }
 
-/// Strings in their plain form, for every writer and reader.
+/// Converts view types to plain strings and bytes, which every writer and reader supports.
 fn plain(batch: &RecordBatch) -> Result<RecordBatch, arrow::error::ArrowError> {
     let mut fields = Vec::with_capacity(batch.num_columns());
     let mut columns = Vec::with_capacity(batch.num_columns());

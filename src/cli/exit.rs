@@ -2,17 +2,17 @@
 
 use std::process::ExitCode;
 
-/// How a command ended, for scripts.
+/// Exit status of a command, for scripts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
     /// Done; rows with errors are counted in the last line.
     Done = 0,
-    /// Trouble on the way: a disk, a table, or this program.
+    /// A fault on the way: of a disk, a table, or this program.
     Internal = 1,
     /// Wrong arguments, job file, source or target.
     Usage = 2,
-    /// Too many rows failed for `max_error_rate` or `--fail-on-errors`, no row was answered, or too many answers make
-    /// little sense.
+    /// Too many rows failed for `max_error_rate` or `--fail-on-errors`, no row was answered, or the answers show an
+    /// anomaly.
     Errors = 3,
     /// Stopped by the provider: key, quota, model, or no success for too long.
     Provider = 4,
@@ -20,11 +20,11 @@ pub enum Exit {
     Budget = 5,
     /// Another run holds the job.
     Running = 6,
-    /// Interrupted; everything that was answered is kept.
+    /// Interrupted; all answers received so far are kept.
     Interrupted = 130,
 }
 
-/// The same, for `--help`.
+/// The same statuses, for `--help`.
 pub(super) const HELP: &str = "\
 Exit status:
   0    done; rows with errors are counted in the last line
@@ -37,12 +37,12 @@ Exit status:
   6    another run holds the job (0 with --if-running skip)
   130  interrupted; everything that was answered is kept";
 
-/// Arguments that do not fit together or the place.
+/// Arguments that do not fit together, or do not fit the files or the machine that they are used on.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct Misuse(pub(super) String);
 
-/// Ends a command whose arguments do not fit.
+/// Returns from a command whose arguments do not fit.
 macro_rules! misuse {
     ($($text:tt)*) => { return Err(crate::cli::exit::Misuse(format!($($text)*)).into()) };
 }

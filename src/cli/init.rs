@@ -1,4 +1,4 @@
-//! `enrich init`: writes a job file to begin with.
+//! The command `enrich init`: writes a first job file.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -24,28 +24,28 @@ pub(super) struct InitArguments {
     /// Delta table, Parquet file or folder of Parquet files
     #[arg(long, value_name = "PATH")]
     source: Option<String>,
-    /// Delta table for the answers [default: the source's name and _enriched, beside it]
+    /// Delta table for the answers [default: the source's name with _enriched, beside the source]
     #[arg(long, value_name = "PATH")]
     target: Option<String>,
-    /// Column of the source that the model is to read
+    /// Column of the source that the model reads
     #[arg(long, value_name = "COLUMN")]
     column: Option<String>,
-    /// What the model is to do with it, as in "Summarize the review in one sentence."
+    /// Instruction for the model, as in "Summarize the review in one sentence."
     #[arg(long, value_name = "TEXT")]
     task: Option<String>,
-    /// Who answers
+    /// Provider of the model
     #[arg(long, value_enum, value_name = "NAME")]
     provider: Option<Preset>,
-    /// The model's name [default: the provider's usual one]
+    /// Name of the model [default: the provider's usual one]
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
-    /// Stable name of the job [default: made from the source's]
+    /// Stable name of the job [default: made from the source's name]
     #[arg(long, value_name = "NAME")]
     app_id: Option<String>,
     /// Column for the answers [default: response]
     #[arg(long, value_name = "NAME")]
     output_column: Option<String>,
-    /// Overwrite the file if it is there
+    /// Overwrite the file if it exists
     #[arg(long)]
     force: bool,
 }
@@ -61,12 +61,12 @@ enum Preset {
     Ollama,
     Vllm,
     LlamaCpp,
-    /// Built in: no key, no cost, no sense
+    /// Built in: no key, no cost, meaningless answers
     Simulator,
 }
 
 impl Preset {
-    /// The job that is shipped for it.
+    /// Returns the example job that is shipped for the provider.
     fn job(self) -> &'static str {
         match self {
             Preset::Openai => include_str!("../../config/openai.toml"),
@@ -84,7 +84,7 @@ impl Preset {
         }
     }
 
-    /// The lines of that job on the provider, comments included.
+    /// Returns that job's lines about the provider, comments included.
     fn provider(self, model: Option<&str>) -> String {
         let lines = self.job().lines().skip_while(|line| !line.starts_with("[provider."));
         let lines = lines.take_while(|line| !line.starts_with("[[step]]")).map(|line| match model {
@@ -94,14 +94,14 @@ impl Preset {
         lines.collect::<Vec<_>>().join("\n").trim_end().to_owned()
     }
 
-    /// The variable that its key is read from.
+    /// Returns the environment variable that holds the provider's key.
     fn key_variable(self) -> Option<String> {
         let job: toml::Table = self.provider(None).parse().ok()?;
         let provider = job.get("provider")?.as_table()?.values().next()?;
         provider.get("api_key_env")?.as_str().map(ToOwned::to_owned)
     }
 
-    /// The names in it that stand for the user's own.
+    /// Returns which values of that job the user has to replace.
     fn names_to_edit(self) -> Option<&'static str> {
         match self {
             Preset::Azure => Some(
@@ -115,7 +115,7 @@ impl Preset {
         }
     }
 
-    /// The lines of that job on the step that do not depend on the task.
+    /// Returns that job's lines about the step that do not depend on the task.
     fn step(self) -> Vec<&'static str> {
         let lines = self.job().lines().skip_while(|line| !line.starts_with("[[step]]")).skip(1);
         let lines = lines.take_while(|line| !line.starts_with("prompt = ") && !line.starts_with('['));
@@ -176,7 +176,7 @@ pub(super) async fn init(arguments: InitArguments) -> anyhow::Result<Exit> {
         provider,
         model: model.as_deref(),
     });
-    // A job that would not pass is told before it is written.
+    // A job that would be refused is reported before it is written.
     let read = Job::of_text(&file, &text, &[], Keys::Unneeded)?;
     let opened = Source::open(&read.source).await.map_err(RunError::from)?;
     crate::run::check_templates(&read, opened.schema())?;
@@ -195,7 +195,7 @@ pub(super) async fn init(arguments: InitArguments) -> anyhow::Result<Exit> {
     let options = if force { options.create(true) } else { options.create_new(true) };
     let written = options.open(&file).and_then(|mut file| file.write_all(text.as_bytes()));
     if !force && written.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::AlreadyExists) {
-        // A piece of a job would stand in the way of the next one.
+        // An incomplete job file would block the next attempt.
         let _ = std::fs::remove_file(&file);
     }
     written.with_context(|| format!("cannot write {}", file.display()))?;
@@ -246,7 +246,7 @@ fn known_column(column: &str, columns: &[String]) -> anyhow::Result<String> {
     }
 }
 
-/// A job that has nothing of its own but its source and its name.
+/// Returns a job in which only the source and the name are real.
 fn sample(source: &str, app_id: &str) -> Result<Job, ConfigError> {
     let text = format!(
         "app_id = {}\n[source]\npath = {}\n[target]\npath = \"init-target\"\n[provider.p]\nbase_url = \"simulator\"\n\
@@ -257,7 +257,7 @@ fn sample(source: &str, app_id: &str) -> Result<Job, ConfigError> {
     Job::of_text(Path::new("job.toml"), &text, &[], Keys::Unneeded)
 }
 
-/// The columns of a source that text can be made of, those of text first.
+/// Returns the columns of a source that can be rendered as text, string columns first.
 async fn columns(source: &str) -> anyhow::Result<Vec<String>> {
     let job = sample(source, "init")?;
     let source = Source::open(&job.source).await.map_err(RunError::from)?;
@@ -307,7 +307,7 @@ fn job(text: &JobText<'_>) -> String {
     )
 }
 
-/// A path that was typed here, as it stands in a job file that may lie elsewhere.
+/// Converts a path typed on the command line to one in a job file that may be in another folder.
 fn from(file: &Path, path: &str) -> String {
     let is_beside = file.parent().is_none_or(|folder| folder.as_os_str().is_empty());
     if is_beside || path.contains("://") || Path::new(path).is_absolute() {
@@ -345,7 +345,7 @@ fn beside(source: &str) -> String {
     path.with_file_name(format!("{}_enriched", stem(source))).to_string_lossy().into_owned()
 }
 
-/// A name that an `app_id` may have.
+/// Returns a name that is valid as an `app_id`.
 fn name_of(source: &str) -> String {
     let name: String =
         stem(source).chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(80).collect();

@@ -1,4 +1,4 @@
-//! Arguments that name the job, for every command that has one.
+//! Arguments that name the job, for every command that takes one.
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -17,13 +17,13 @@ pub(super) struct JobArguments {
 
 #[derive(Clone, Debug, Args)]
 pub(super) struct SetArguments {
-    /// Set a key of the job otherwise, as in provider.openai.model=gpt-5 or step.0.max_tokens=50; may be repeated
+    /// Override a key of the job, as in provider.openai.model=gpt-5 or step.0.max_tokens=50; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
 }
 
 impl JobArguments {
-    /// As they are typed again for another command.
+    /// Returns the arguments as text to be typed again for another command.
     pub(super) fn typed(&self) -> String {
         self.set.typed(&self.job)
     }
@@ -34,7 +34,7 @@ impl JobArguments {
 }
 
 impl SetArguments {
-    /// The job file and what is set, as they are typed again for another command.
+    /// Returns the job file and its overrides as text to be typed again for another command.
     pub(super) fn typed(&self, file: &Path) -> String {
         let mut typed = shell_quoted(&file.to_string_lossy());
         for written in &self.set {
@@ -44,27 +44,27 @@ impl SetArguments {
         typed
     }
 
-    /// Whether it sets this key.
+    /// Whether a `--set` overrides this key.
     pub(super) fn sets(&self, key: &str) -> bool {
         self.set.iter().filter_map(|written| written.split_once('=')).any(|(set, _)| set.trim() == key)
     }
 
     pub(super) fn load(&self, file: &Path, keys: Keys) -> Result<Job, ConfigError> {
-        // The first is the one that the command is about.
+        // The first job that is loaded is the command's own.
         let _ = TYPED.set(self.typed(file));
         Job::load_set(file, &self.set, keys)
     }
 }
 
-/// The job of the command, as it is typed again.
+/// The job of the command, as text to be typed again.
 static TYPED: OnceLock<String> = OnceLock::new();
 
-/// A hint with the job in place of the word that stands for it.
+/// Returns a hint with the command's job in place of the word `JOB`.
 pub(super) fn about_job(hint: &str) -> String {
     hint.replace("JOB", TYPED.get().map_or("JOB", String::as_str))
 }
 
-/// A word as a POSIX shell reads it back.
+/// Quotes a word so that a POSIX shell reads it back unchanged.
 pub(super) fn shell_quoted(word: &str) -> String {
     let is_plain = |c: char| c.is_alphanumeric() || "_-./:=@%+,".contains(c);
     if !word.is_empty() && word.chars().all(is_plain) {

@@ -1,4 +1,4 @@
-//! Record batches as JSON lines, CSV or Parquet, to a file or to standard output.
+//! Writes record batches as JSON lines, CSV or Parquet, to a file or to standard output.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use crate::fault::is_format_control;
 
-/// How batches are written.
+/// Format of a listing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Format {
     Json,
@@ -24,13 +24,13 @@ pub(super) enum Format {
     Parquet,
 }
 
-/// Batches being written.
+/// A listing to which batches are written.
 pub(super) struct BatchListing {
     out: Box<dyn Write + Send>,
     format: Format,
-    /// Whether cells that a spreadsheet would take for formulas are kept from it.
+    /// Whether cells that a spreadsheet would take for formulas are escaped.
     escapes_formulas: bool,
-    /// Whether a terminal shows it, which would obey what texts of others say to it.
+    /// Whether the output is a terminal, which would execute control sequences in foreign text.
     is_shown: bool,
     parquet: Option<ArrowWriter<Box<dyn Write + Send>>>,
     begun: bool,
@@ -56,7 +56,7 @@ impl BatchListing {
         Ok(BatchListing { out, format, escapes_formulas, is_shown, parquet: None, begun: false })
     }
 
-    /// Writes a batch. False if nobody reads any more.
+    /// Writes a batch. Returns `false` if the reader has closed the output.
     pub(super) fn write(&mut self, batch: &RecordBatch) -> anyhow::Result<bool> {
         let written = match self.format {
             Format::Json => {
@@ -81,7 +81,8 @@ impl BatchListing {
         is_open(written)
     }
 
-    /// A batch as CSV can hold it: what has parts becomes JSON, and texts are made harmless where that is wanted.
+    /// Converts a batch to what CSV can hold: nested columns become JSON, and text is made harmless where that is
+    /// wanted.
     fn flat(&self, batch: &RecordBatch) -> anyhow::Result<RecordBatch> {
         let mut fields = Vec::with_capacity(batch.num_columns());
         let mut columns: Vec<ArrayRef> = Vec::with_capacity(batch.num_columns());
@@ -125,7 +126,7 @@ impl BatchListing {
     }
 }
 
-/// Rows as objects of JSON, one a line.
+/// Formats rows as JSON objects, one per line.
 fn as_json(batch: &RecordBatch) -> anyhow::Result<String> {
     let mut lines = Vec::new();
     let mut writer = WriterBuilder::new().with_explicit_nulls(true).build::<_, LineDelimited>(&mut lines);
@@ -135,7 +136,7 @@ fn as_json(batch: &RecordBatch) -> anyhow::Result<String> {
     Ok(String::from_utf8(lines)?)
 }
 
-/// JSON in which marks that make a line read as another stand as escapes: they occur in texts alone.
+/// Escapes the characters in JSON that make a line appear as another one. They occur only within strings.
 fn escaped(json: &str) -> String {
     let is_hidden = |c: char| is_format_control(c) || ('\u{7f}'..='\u{9f}').contains(&c);
     let mut escaped = String::with_capacity(json.len());
@@ -148,7 +149,7 @@ fn escaped(json: &str) -> String {
     escaped
 }
 
-/// The values of a column with parts, each as JSON.
+/// Formats the values of a nested column as JSON.
 fn nested_as_json(field: &Field, column: &ArrayRef) -> anyhow::Result<StringArray> {
     let value = Field::new("value", field.data_type().clone(), true);
     let batch = RecordBatch::try_new(Arc::new(Schema::new(vec![value])), vec![Arc::clone(column)])?;

@@ -1,6 +1,6 @@
 //! The command line: arguments, one file per command, exit statuses.
 //!
-//! Standard output is data, standard error is talk; both may be closed without harm.
+//! Data goes to standard output, messages to standard error. Either may be closed without harm.
 
 mod arena;
 mod check;
@@ -51,38 +51,38 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Enrich the rows that the source has and the target has not
+    /// Enrich the rows of the source that are not in the target yet
     Run(run::RunArguments),
     /// List the rows that ended with an error
     Errors(errors::ErrorsArguments),
-    /// Ask about failed rows again and put what comes of it in their place
+    /// Send failed rows to the model again and replace their results
     Retry(retry::RetryArguments),
-    /// Say how a job stands: what is left to do, what failed, who runs it
+    /// Show the state of a job: what is left to do, what failed, which run is active
     Status(status::StatusArguments),
-    /// Ask some rows and show them beside their answers; writes nothing to the target
+    /// Send a few rows and show them beside their answers; writes nothing to the target
     Try(trial::TrialArguments),
-    /// Tell what a run would take before anything is spent: rows, tokens, cost, time
+    /// Estimate what a run would take before anything is spent: rows, tokens, cost, time
     Plan(plan::PlanArguments),
-    /// Write a page about all runs: throughput, latency, errors, tokens, cost, and samples
+    /// Write an HTML page about all runs: throughput, latency, errors, tokens, cost, and samples
     Report(report::ReportArguments),
-    /// Look at everything that a run looks at before its first call
+    /// Check everything that a run checks before its first request
     Check(check::CheckArguments),
-    /// Write a job file to begin with; asks for what is not given
+    /// Write a first job file; prompts for values that no option gives
     Init(init::InitArguments),
-    /// Print what a shell needs to complete commands
+    /// Print the completion script for a shell
     Completions {
-        /// The shell
+        /// Shell that the script is for
         shell: clap_complete::Shell,
     },
     /// Serve the built-in OpenAI-compatible simulator on loopback
     Simulate(simulate::SimulateArguments),
 }
 
-/// The stack of a thread: footers of Parquet files with columns a thousand deep are read recursively, by other people's
-/// code, before they are refused.
+/// Size of a thread's stack in bytes. Third-party code reads the footers of Parquet files recursively, even those with
+/// columns a thousand deep, before they are refused.
 const STACK_BYTES: usize = 32 << 20;
 
-/// Runs the command line and says how it ended.
+/// Runs the command line and returns its exit status.
 #[must_use]
 pub fn main() -> ExitCode {
     arena::restart_with_one_arena();
@@ -104,7 +104,8 @@ pub fn main() -> ExitCode {
                 return Exit::Internal.into();
             }
         };
-    // On a worker, not beside them: the engine talks to tasks there with every row.
+    // The command runs on a worker thread, not on this one: for every row the engine exchanges messages with tasks
+    // there.
     let mut task = JoinSet::new();
     task.spawn_on(command(arguments.command), runtime.handle());
     let result = match runtime.block_on(task.join_next()) {
@@ -139,7 +140,7 @@ async fn command(command: Command) -> anyhow::Result<Exit> {
     }
 }
 
-/// A script for a shell without the options that `--help` does not show.
+/// Returns a completion script without the options that `--help` hides.
 fn without_hidden(script: &str, shell: clap_complete::Shell) -> String {
     let command = Arguments::command();
     let hidden: Vec<String> = command
@@ -150,7 +151,7 @@ fn without_hidden(script: &str, shell: clap_complete::Shell) -> String {
         .collect();
     let mut lines = Vec::new();
     for line in script.lines() {
-        // Bash has them all in one line, other shells have a line for each.
+        // Bash lists all options on one line, other shells use a line for each.
         let names =
             |name: &&String| line.contains(&format!("--{name}")) || line.contains(&format!(" -l {name} "));
         match hidden.iter().find(names) {
@@ -162,7 +163,7 @@ fn without_hidden(script: &str, shell: clap_complete::Shell) -> String {
     lines.join("\n")
 }
 
-/// Tells an error with what to do about it, and finds its exit status.
+/// Writes an error with its hint to the console and returns its exit status.
 fn explain(error: &anyhow::Error, console: &Console) -> Exit {
     if let Some(error) = error.downcast_ref::<RunError>() {
         return explain_engine(error, console);
@@ -171,7 +172,7 @@ fn explain(error: &anyhow::Error, console: &Console) -> Exit {
     if error.is::<ConfigError>() || error.is::<exit::Misuse>() { Exit::Usage } else { Exit::Internal }
 }
 
-/// The message of an error with its causes, those that it tells itself left out.
+/// Returns the message of an error followed by its causes, except those that the message already contains.
 fn told(error: &anyhow::Error) -> String {
     let mut text = error.to_string();
     for cause in error.chain().skip(1).map(ToString::to_string) {

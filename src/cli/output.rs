@@ -1,4 +1,4 @@
-//! Standard output and standard error. Either may be closed; that is nobody's error.
+//! Standard output and standard error. Either may be closed, which is not an error.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, OnceLock};
@@ -15,10 +15,11 @@ use super::stderr;
 use crate::clock;
 use crate::progress::Display;
 
-/// Writes a line of data. False if nobody reads any more, which is no error (`| head`).
+/// Writes a line of data to standard output. Returns `false` if the reader has closed it (`| head`), which is not an
+/// error.
 ///
 /// # Errors
-/// When the line could not be written for another reason.
+/// When the line cannot be written for another reason.
 pub(super) fn data(line: impl AsRef<str>) -> io::Result<bool> {
     let mut out = io::stdout().lock();
     match writeln!(out, "{}", line.as_ref()).and_then(|()| out.flush()) {
@@ -31,29 +32,29 @@ pub(super) fn data(line: impl AsRef<str>) -> io::Result<bool> {
     }
 }
 
-/// Writes a line of talk, for commands that show no display.
+/// Writes a message to standard error, for commands without a display.
 pub(super) fn talk(line: impl AsRef<str>) {
     Console::default().talk(line);
 }
 
-/// How the log and all other talk is written.
+/// Format of the log and of all other messages on standard error.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(super) enum LogFormat {
-    /// For people
+    /// Lines for people
     #[default]
     Text,
-    /// One JSON object a line
+    /// One JSON object per line
     Json,
 }
 
-/// Standard error: talk and log, above the display where there is one.
+/// Standard error: messages and the log, above the display if there is one.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Console {
     format: LogFormat,
     display: Arc<OnceLock<Display>>,
-    /// Whether lines say when they were written and of which job: cron keeps those of many runs in one file.
+    /// Whether each line begins with its time and its job, for files in which cron collects the lines of many runs.
     is_log: bool,
-    /// The job that they are about.
+    /// The `app_id` of the job that the lines are about.
     job: Arc<OnceLock<String>>,
 }
 
@@ -62,22 +63,21 @@ impl Console {
         Console { format, is_log: !io::stderr().is_terminal(), ..Console::default() }
     }
 
-    /// From now on writes above this display.
+    /// Writes above this display from now on.
     pub(super) fn show(&self, display: Display) {
         let _ = self.display.set(display);
     }
 
-    /// Whether there is a display.
     pub(super) fn has_display(&self) -> bool {
         self.display.get().is_some()
     }
 
-    /// From now on lines are about this job.
+    /// Names this job in lines from now on.
     pub(super) fn names_job(&self, app_id: &str) {
         let _ = self.job.set(app_id.to_owned());
     }
 
-    /// Takes the display away, when all is written that came above it.
+    /// Removes the display once everything that belongs above it is written.
     pub(super) fn end_display(&self) {
         stderr::flush();
         if let Some(display) = self.display.get() {
@@ -85,7 +85,7 @@ impl Console {
         }
     }
 
-    /// Tells something.
+    /// Writes a message.
     pub(super) fn talk(&self, line: impl AsRef<str>) {
         match self.format {
             LogFormat::Text => self.line(Level::INFO, line.as_ref()),
@@ -93,7 +93,7 @@ impl Console {
         }
     }
 
-    /// Tells of a problem and what to do about it.
+    /// Writes an error and a hint what to do about it.
     pub(super) fn problem(&self, what: impl AsRef<str>, hint: Option<&str>) {
         let what = what.as_ref();
         match self.format {
@@ -110,7 +110,7 @@ impl Console {
         }
     }
 
-    /// Tells how a run ended: in lines for people, or in one object with the figures.
+    /// Writes how a run ended: as lines for people, or as one object with the summary.
     pub(super) fn last(&self, lines: &[String], summary: &impl Serialize) {
         match self.format {
             LogFormat::Text => lines.iter().for_each(|line| self.line(Level::INFO, line)),
@@ -122,7 +122,7 @@ impl Console {
         }
     }
 
-    /// The same form as that of the log's lines.
+    /// Writes an object of the same form as the log's lines.
     fn object(&self, level: Level, message: &str, more: &[(&str, Value)]) {
         let mut object = Map::new();
         object.insert("timestamp".into(), now().into());
@@ -148,7 +148,7 @@ impl Console {
         stderr::write(bytes.to_vec(), self.display.get().cloned());
     }
 
-    /// Sends the log here too. `RUST_LOG` says what is logged, or else `default` does.
+    /// Starts the log on this console. `RUST_LOG` sets what is logged; `default` applies if it is not set.
     pub(super) fn start_log(&self, default: &str) {
         let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
         let log = tracing_subscriber::fmt()
@@ -164,12 +164,12 @@ impl Console {
     }
 }
 
-/// The time as the log has it.
+/// Returns the time in the format of the log.
 fn now() -> String {
     clock::wall().to_rfc3339_opts(SecondsFormat::Micros, true)
 }
 
-/// Colours are for terminals whose owners have not asked to be spared them (no-color.org).
+/// Whether colours are used: on a terminal, unless `NO_COLOR` is set (no-color.org).
 fn may_colour() -> bool {
     let is_unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     io::stderr().is_terminal() && !is_unwanted

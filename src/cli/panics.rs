@@ -1,14 +1,15 @@
-//! Panics that are no news.
+//! Expected panics, whose messages are suppressed.
 
 use std::panic;
 
 use crate::panics::is_caught;
 
-/// Says nothing of panics that become the errors of rows, nor of two others, and of all others what is said of any:
+/// Suppresses the messages of panics that become errors of rows, and of two other kinds. All other panics are reported
+/// as before.
 ///
-/// - deltalake expects and catches one: a file that could not be written to its end, on a full disk say, is given up by
-///   `BufWriter::abort` of object_store, which panics for one whose end was begun
-///   (`deltalake_core::datafile::writer::upload_parquet_file`). The error itself is told.
+/// - deltalake expects and catches one. A file that could not be written completely, for example on a full disk, is
+///   abandoned by `BufWriter::abort` of object_store, which panics if the file was already being completed
+///   (`deltalake_core::datafile::writer::upload_parquet_file`). The error itself is reported.
 /// - A run that is stopped while it opens a table leaves the kernel's executor waiting for a task that will not end.
 pub(super) fn pass_over_expected() {
     let told = panic::take_hook();

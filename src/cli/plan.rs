@@ -1,4 +1,4 @@
-//! `enrich plan`.
+//! The command `enrich plan`: estimates what a run would take.
 
 use std::time::Duration;
 
@@ -19,28 +19,28 @@ use crate::run::Pilot;
 use crate::simulator::Simulator;
 use crate::wording::counted;
 
-/// Half of an interval's width, as a share of what is expected, from which on it is shown.
+/// Half the width of an interval, as a share of the expected value, from which on the interval is shown.
 const NO_WIDTH: f64 = 0.005;
-/// Characters of a prompt or an answer that are shown.
+/// Maximum number of characters shown of a prompt or an answer.
 const SHOWN_CHARS: usize = 400;
 
 #[derive(Debug, Args)]
 pub(super) struct PlanArguments {
     #[command(flatten)]
     job: JobArguments,
-    /// Really ask so many rows, and keep the answers for the run
+    /// Really send this many rows, and keep the answers for the run
     #[arg(long, value_name = "ROWS", value_parser = clap::value_parser!(u64).range(1..=10_000))]
     pilot: Option<u64>,
-    /// Count the prompts of so many rows
+    /// Number of rows whose prompt tokens are counted
     #[arg(long, value_name = "ROWS", default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(2..=100_000))]
     sample: u64,
-    /// Show so many prompts
+    /// Number of prompts to show
     #[arg(long, value_name = "N", default_value_t = 2)]
     prompts: usize,
-    /// Which rows are taken; the same ones for the same number
+    /// Seed for choosing rows; the same number chooses the same rows
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// How to write it
+    /// Output format
     #[arg(long, value_enum, default_value_t = PlanFormat::Text, value_name = "FORMAT")]
     format: PlanFormat,
 }
@@ -157,13 +157,13 @@ fn told(part: &PartForecast) -> Vec<String> {
 
 fn tokens(estimate: &Estimate) -> String {
     let words = in_words(estimate, |tokens| format!("{} tokens", count(tokens)));
-    // Once is enough.
+    // The unit is written once.
     let nothing_after = words.split_once(" tokens (");
     nothing_after
         .map_or(words.clone(), |(first, rest)| format!("{first} tokens ({}", rest.replace(" tokens", "")))
 }
 
-/// What was asked, row by row, beside what came of it.
+/// Formats the rows that were sent, each with its inputs and outcomes.
 pub(super) fn answers(pilot: &Pilot) -> Vec<String> {
     let mut lines = vec![
         String::new(),
@@ -189,19 +189,19 @@ pub(super) fn answers(pilot: &Pilot) -> Vec<String> {
     lines
 }
 
-/// `1,234 (1,100 to 1,400)`, `up to 5,000`, `1,234`.
+/// Formats an estimate: `1,234`, `1,234 (90 %: 1,100 to 1,400, ±12 %)`, `up to 5,000`.
 fn in_words(estimate: &Estimate, show: fn(f64) -> String) -> String {
     let Estimate { low, expected, high } = *estimate;
     match (expected, high) {
         (Some(expected), Some(high)) if low >= expected && high <= expected => show(expected),
-        // Bounds of what may be, not of what is likely.
+        // These are bounds of what is possible, not of what is likely.
         (Some(expected), Some(high)) if low <= 0.0 => {
             format!("{} perhaps, up to {}", show(expected), show(high))
         }
         (Some(expected), Some(high)) => {
             let width = if expected > 0.0 { (high - low) / 2.0 / expected } else { 0.0 };
             if width < NO_WIDTH {
-                // An interval that narrow would claim what nobody knows.
+                // An interval this narrow would claim more than anybody knows.
                 return format!("{}, about", show(expected));
             }
             format!("{} (90 %: {} to {}, ±{:.0} %)", show(expected), show(low), show(high), width * 100.0)
@@ -241,7 +241,7 @@ fn span(seconds: f64) -> String {
 }
 
 fn indented(text: &str) -> String {
-    // What comes from a table may hold sequences that a terminal would obey.
+    // Text from a table may contain sequences that a terminal would execute.
     let is_shown = |c: &char| (!c.is_control() && !is_format_control(*c)) || matches!(c, '\n' | '\t');
     let mut shown: String = text.chars().filter(is_shown).take(SHOWN_CHARS).collect();
     if text.chars().filter(is_shown).count() > SHOWN_CHARS {

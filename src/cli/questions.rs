@@ -1,4 +1,4 @@
-//! Questions to the one who sits at the terminal.
+//! Questions to the user at the terminal.
 
 use std::io::{self, IsTerminal};
 
@@ -9,16 +9,16 @@ use dialoguer::theme::SimpleTheme;
 use super::exit::misuse;
 use super::{output, stderr, told};
 
-/// What is asked, unless its flag tells it.
+/// A question for a value that no flag gives.
 pub(super) struct InitQuestion<'a> {
     pub(super) flag: &'a str,
     pub(super) text: &'a str,
-    /// What an empty answer means.
+    /// The value that an empty answer stands for.
     pub(super) usual: Option<&'a str>,
 }
 
 impl InitQuestion<'_> {
-    /// Takes what was given, or asks until the answer is one that passes.
+    /// Checks the given value, or asks until an answer passes the check.
     pub(super) fn answer<T>(
         &self,
         given: Option<&str>,
@@ -35,12 +35,12 @@ impl InitQuestion<'_> {
         }
     }
 
-    /// Asks until something is written.
+    /// Asks until the answer is not empty or stands for the usual value.
     pub(super) fn ask(&self) -> anyhow::Result<String> {
         if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
             misuse!("--{} is missing, and there is no terminal to ask for it", self.flag);
         }
-        // What was said before comes before the question.
+        // Earlier messages are written before the question.
         stderr::flush();
         let mut input = Input::<String>::with_theme(&SimpleTheme).with_prompt(self.text);
         if let Some(usual) = self.usual {
@@ -53,7 +53,7 @@ impl InitQuestion<'_> {
     }
 }
 
-/// Says why an answer will not do, before the question comes again.
+/// Writes why an answer was rejected, before the question is asked again.
 pub(super) fn again(error: &anyhow::Error) {
     output::talk(format!("  that will not do: {}", told(error)));
 }

@@ -1,4 +1,4 @@
-//! `enrich report`.
+//! The command `enrich report`: writes the page about a job's runs.
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -16,7 +16,7 @@ use crate::store;
 pub(super) struct ReportArguments {
     #[command(flatten)]
     job: JobArguments,
-    /// Where the page goes; without it, to standard output
+    /// Write the page to this file [default: standard output]
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
 }

@@ -1,4 +1,4 @@
-//! `enrich retry`.
+//! The command `enrich retry`: sends failed rows again.
 
 use clap::Args;
 
@@ -15,10 +15,10 @@ pub(super) struct RetryArguments {
     job: JobArguments,
     #[command(flatten)]
     select: SelectArguments,
-    /// Ask this provider of the job in place of the steps' own
+    /// Use this provider of the job in place of the steps' own
     #[arg(long, value_name = "NAME")]
     provider: Option<String>,
-    /// Retry so many rows at most
+    /// Retry at most this many rows
     #[arg(long, value_name = "N", value_parser = rows)]
     limit: Option<u64>,
     #[command(flatten)]
@@ -33,7 +33,7 @@ pub(super) async fn retry(arguments: RetryArguments) -> anyhow::Result<Exit> {
     }
     let wanted = Retrying { selection: select.selection(&[]), provider, ..Retrying::default() };
     let typed = job.typed();
-    // The limit is for one run; what is chosen is for all of them.
+    // The limit is for one run; the selection is for all runs of the retry.
     let limited = limit.map_or_else(String::new, |limit| format!(" --limit {limit}"));
     let kind = SessionKind::Retry { wanted: Box::new(wanted), limit, typed: format!("{options}{limited}") };
     session::attend(&session, &kind, || Ok((job.load(Keys::Read)?, typed))).await

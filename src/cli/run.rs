@@ -1,4 +1,4 @@
-//! `enrich run`.
+//! The command `enrich run`: its arguments and the confirmations that it asks for.
 
 use std::path::{Path, PathBuf};
 
@@ -20,22 +20,22 @@ pub(super) struct RunArguments {
     job: Option<PathBuf>,
     #[command(flatten)]
     set: SetArguments,
-    /// Ask about so many rows at most
+    /// Send at most this many rows to the model
     #[arg(long, value_name = "N", value_parser = rows)]
     max_rows: Option<u64>,
-    /// Empty the target and ask about every row again; asks first
+    /// Empty the target and process every row again; asks for confirmation
     #[arg(long)]
     restart: bool,
-    /// With --restart: use the answers that were paid before, where the question is the same
+    /// With --restart: reuse answers that were paid for before, if the request is the same
     #[arg(long, requires = "restart")]
     keep_paid: bool,
-    /// Ask first about the rows that were read and are not in the target, as after a RESTORE of it
+    /// First process the rows that were read before but are missing from the target, as after a RESTORE of it
     #[arg(long, conflicts_with_all = ["restart", "unpause"])]
     refill: bool,
-    /// Go on though the job is paused: it stopped at an anomaly or too many errors, and nothing was changed since
+    /// Run although the job is paused: it stopped at an anomaly or too many errors, and nothing was changed since
     #[arg(long, conflicts_with = "restart")]
     unpause: bool,
-    /// Answer yes where the command would ask whether something is meant
+    /// Answer yes to every confirmation question
     #[arg(long)]
     yes: bool,
     #[command(flatten)]
@@ -71,7 +71,7 @@ pub(super) async fn run(arguments: RunArguments) -> anyhow::Result<Exit> {
     session::attend(&session, &kind, load).await
 }
 
-/// Asks whether the target is to be emptied.
+/// Asks for confirmation that the target is to be emptied.
 fn confirm_restart(job: &Job) -> anyhow::Result<()> {
     let target = &job.target.location;
     confirm(
@@ -80,7 +80,7 @@ fn confirm_restart(job: &Job) -> anyhow::Result<()> {
     )
 }
 
-/// Asks whether a condition is meant that `--set` puts in the place of the job file's.
+/// Asks for confirmation of a condition that `--set` puts in place of the job file's.
 fn confirm_condition(job: &Job, file: &Path) -> anyhow::Result<()> {
     let Some(condition) = job.source.condition.as_deref() else { return Ok(()) };
     if Job::load_without_keys(file)

@@ -1,4 +1,4 @@
-//! Arguments that choose failed rows, for `errors` and `retry`.
+//! Arguments that select failed rows, for `errors` and `retry`.
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use clap::Args;
@@ -16,16 +16,16 @@ pub(super) struct SelectArguments {
     /// Only errors of these classes
     #[arg(long, value_name = "CLASS", value_delimiter = ',', hide_possible_values = true, value_parser = classes())]
     class: Vec<String>,
-    /// Only these steps, by their outputs
+    /// Only errors of these steps, named by their output columns
     #[arg(long, value_name = "OUTPUT", value_delimiter = ',')]
     step: Vec<String>,
     /// Only rows of this batch
     #[arg(long, value_name = "N")]
     batch: Option<u64>,
-    /// Only rows that were asked since: a time ("2026-05-01T08:00:00Z"), a day, or a span before now ("2h")
+    /// Only rows that failed in runs started since: a time ("2026-05-01T08:00:00Z"), a day, or a span before now ("2h")
     #[arg(long, value_name = "TIME", value_parser = since)]
     since: Option<DateTime<Utc>>,
-    /// Only rows that meet a condition over the target's columns
+    /// Only rows that meet this condition over the target's columns
     #[arg(long = "where", value_name = "SQL")]
     condition: Option<String>,
 }
@@ -34,7 +34,7 @@ fn classes() -> PossibleValuesParser {
     PossibleValuesParser::new(Class::ALL.iter().map(|class| class.name()))
 }
 
-/// Reads how many rows there may be at most.
+/// Parses a maximum number of rows, at least 1. Digits may be separated by `_` or `,`.
 pub(super) fn rows(text: &str) -> Result<u64, String> {
     let rows = text.replace(['_', ','], "").parse().ok().filter(|rows| *rows > 0);
     rows.ok_or_else(|| "it takes a whole number of rows, at least 1".to_owned())
@@ -52,7 +52,7 @@ fn since(text: &str) -> Result<DateTime<Utc>, String> {
 }
 
 impl SelectArguments {
-    /// As they are typed again.
+    /// Returns the arguments as text to be typed again, each after a space.
     pub(super) fn typed(&self) -> String {
         let mut typed = String::new();
         let mut add = |name: &str, value: &str| typed.push_str(&format!(" --{name} {}", shell_quoted(value)));
@@ -74,7 +74,7 @@ impl SelectArguments {
         typed
     }
 
-    /// What the arguments choose; `providers` are those that were asked.
+    /// Returns the selection that the arguments describe. `providers` are the last providers of the rows; any if empty.
     pub(super) fn selection(&self, providers: &[String]) -> Selection {
         Selection {
             classes: self.class.clone(),

@@ -1,4 +1,4 @@
-//! What `run` and `retry` have in common: arguments, reports while they go on, and last words.
+//! The common part of `run` and `retry`: arguments, progress reports and last messages.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -26,73 +26,73 @@ use crate::tally::Tally;
 
 #[derive(Clone, Debug, Args)]
 pub(super) struct SessionArguments {
-    /// How long requests in flight may take when asked to stop
+    /// How long requests in flight may still take when the command is told to stop
     #[arg(long, default_value = "30s", value_parser = duration, value_name = "TIME")]
     grace: Duration,
-    /// Ask nothing new after this time
+    /// Send no new requests after this time
     #[arg(long, value_parser = duration, value_name = "TIME")]
     max_duration: Option<Duration>,
-    /// What to do when another one holds the job
+    /// What to do if another run holds the job
     #[arg(long, value_enum, default_value_t = IfRunning::Fail, value_name = "WHAT")]
     if_running: IfRunning,
-    /// End with status 3 if any row ended with an error
+    /// Exit with status 3 if any row ended with an error
     #[arg(long)]
     pub(super) fail_on_errors: bool,
-    /// Say nothing but problems
+    /// Print only problems
     #[arg(long, short)]
     quiet: bool,
-    /// How what is said on standard error is written; RUST_LOG says how much of it
+    /// Format of messages on standard error; RUST_LOG sets how much is logged
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     log_format: LogFormat,
-    /// What is printed at the end
+    /// Summary that is printed at the end
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     summary: SummaryFormat,
-    /// Serve figures for Prometheus while it goes on, at http://HOST:PORT/metrics
+    /// Serve Prometheus metrics while the command runs, at http://HOST:PORT/metrics
     #[arg(long, value_name = "HOST:PORT")]
     metrics_addr: Option<SocketAddr>,
-    /// Write them to a file at its end, for node_exporter's textfile collector
+    /// Write Prometheus metrics to this file at the end, for node_exporter's textfile collector
     #[arg(long, value_name = "FILE")]
     metrics_file: Option<PathBuf>,
-    /// How often progress is logged where there is no display
+    /// How often progress is logged if there is no display
     #[arg(long, hide = true, default_value = "30s", value_parser = positive_duration)]
     progress_interval: Duration,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 enum SummaryFormat {
-    /// Some lines for people, on standard error
+    /// Lines for people, on standard error
     #[default]
     Text,
-    /// Besides, a JSON object for scripts, on standard output
+    /// In addition a JSON object for scripts, on standard output
     Json,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum IfRunning {
-    /// End with status 6
+    /// Exit with status 6
     Fail,
-    /// End with status 0
+    /// Exit with status 0
     Skip,
 }
 
-/// What is to be done.
+/// What the session does.
 #[derive(Clone, Debug)]
 pub(super) enum SessionKind {
-    /// Enrich rows, so many at most, from here.
+    /// Enriches at most `max_rows` rows, from where `begin` states.
     Run { max_rows: Option<u64>, begin: Begin, confirmed: bool, keep_paid: bool },
-    /// Ask again about failed rows, so many at most; with the options that say so, as they are typed again.
+    /// Sends failed rows again, at most `limit`. `typed` holds the options that select them, as text to be typed again.
     Retry { wanted: Box<Retrying>, limit: Option<u64>, typed: String },
 }
 
-/// Does it and tells how it went. The job is what `load` reads, with its file and what is set in it as they
-/// are typed again.
+/// Runs the session and reports how it ended. `load` reads the job and returns it with its file and overrides, as text
+/// to be typed again.
 pub(super) async fn attend(
     arguments: &SessionArguments,
     kind: &SessionKind,
     load: impl FnOnce() -> anyhow::Result<(Job, String)>,
 ) -> anyhow::Result<Exit> {
     let console = Console::new(arguments.log_format);
-    // The console says how even the first mistake is told.
+    // Even the first error is written in the console's format.
     let attempt = attempt(arguments, kind, load, &console);
     Ok(attempt.await.unwrap_or_else(|error| super::explain(&error, &console)))
 }
@@ -168,12 +168,12 @@ async fn attempt(
     let facts = EndDetails { arguments, kind, job: &job, typed: &typed, totals: &totals, took };
     let exit = tell(&ended, &facts, console)?;
     if let Some(path) = &arguments.metrics_file
-        // The file is of the run that has the job.
+        // A skipped run must not overwrite the file of the run that holds the job.
         && !matches!(ended, CommandEnd::Skipped { .. })
     {
         let ended = progress::RunResult { at: clock::wall(), took, status: exit as u8 };
         let text = progress::prometheus(&job.app_id, &totals, Some(ended))?;
-        // The run ended as it did, whether or not this can be written.
+        // The exit status stays the run's own, whether or not this file can be written.
         if let Err(error) = store::replace(path, text.as_bytes()) {
             console.problem(format!("--metrics-file: {error}"), None);
         }
@@ -181,7 +181,7 @@ async fn attempt(
     Ok(exit)
 }
 
-/// Starts what tells how far the run has come: a display on a terminal, else a line in the log now and then.
+/// Starts the log and what shows progress: a display on a terminal, else a line in the log from time to time.
 fn watch(arguments: &SessionArguments, console: &Console, tally: &Tally) -> JoinSet<()> {
     let mut reports = JoinSet::new();
     if arguments.quiet {
@@ -199,7 +199,7 @@ fn watch(arguments: &SessionArguments, console: &Console, tally: &Tally) -> Join
     reports
 }
 
-/// Tells people and scripts how the run ended.
+/// Reports the end of the run to people and scripts, and returns the exit status.
 fn tell(ended: &CommandEnd, facts: &EndDetails<'_>, console: &Console) -> anyhow::Result<Exit> {
     let arguments = facts.arguments;
     let exit = match ended {
@@ -216,14 +216,14 @@ fn tell(ended: &CommandEnd, facts: &EndDetails<'_>, console: &Console) -> anyhow
             }
             console.last(&words.lines, &summary);
         }
-        // It had begun: what came of it until then is said on a full disk, too.
+        // The run had started, so its counts are reported even if it failed, on a full disk for example.
         CommandEnd::Failed(_) if facts.totals.run.is_some() => {
             console.last(&[facts.counts("stopped")], &summary);
         }
         CommandEnd::Skipped { holder } if !arguments.quiet => {
             console.talk(format!("skipped: another run holds this job: {holder}"));
         }
-        // Quiet, or said already.
+        // Quiet, or reported already.
         CommandEnd::Run(_) | CommandEnd::Failed(_) | CommandEnd::Skipped { .. } => {}
     }
     if arguments.summary == SummaryFormat::Json {

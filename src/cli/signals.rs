@@ -6,8 +6,8 @@ use tokio::sync::watch;
 use super::output::Console;
 use crate::run::StopRequest;
 
-/// Watches for SIGINT, SIGTERM and SIGHUP until the process ends: the first asks gently, the second at once. It has a
-/// thread of its own, so that no work keeps it from hearing.
+/// Watches for SIGINT, SIGTERM and SIGHUP until the process ends. The first signal requests a gentle stop, the second
+/// an immediate one. The watch has a thread of its own, so that no work delays it.
 pub(super) fn watch_signals(console: &Console) -> std::io::Result<watch::Receiver<StopRequest>> {
     let console = console.clone();
     let (sender, receiver) = watch::channel(StopRequest::None);
@@ -18,7 +18,7 @@ pub(super) fn watch_signals(console: &Console) -> std::io::Result<watch::Receive
             runtime.block_on(async {
                 match Signals::new() {
                     Ok(signals) => {
-                        // Whoever waits for it may be gone.
+                        // The receiver may be gone.
                         let _ = listens.send(Ok(()));
                         signals.watch(&sender, &console).await;
                     }
@@ -47,7 +47,7 @@ impl Signals {
         Ok(Signals {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
-            // A run under nohup must not be stopped by what nohup keeps from it.
+            // A run under nohup must not be stopped by SIGHUP, which nohup makes it ignore.
             hangup: if is_hangup_ignored() { None } else { Some(signal(SignalKind::hangup())?) },
         })
     }

@@ -1,4 +1,4 @@
-//! `enrich simulate`.
+//! The command `enrich simulate`: serves the built-in simulator.
 
 use std::path::PathBuf;
 
@@ -11,9 +11,9 @@ use crate::simulator::Simulator;
 
 #[derive(Debug, Args)]
 pub(super) struct SimulateArguments {
-    /// Job file whose [simulator] section says how to behave
+    /// Job file whose [simulator] section configures the simulator
     job: Option<PathBuf>,
-    /// Port on the loopback address; 0 takes any that is free
+    /// Port on the loopback address; 0 picks a free one
     #[arg(long, default_value_t = 8080)]
     port: u16,
 }

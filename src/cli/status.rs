@@ -1,4 +1,4 @@
-//! `enrich status`.
+//! The command `enrich status`: shows the state of a job.
 
 use clap::{Args, ValueEnum};
 use indicatif::{HumanBytes, HumanCount};
@@ -16,7 +16,7 @@ use crate::wording::counted;
 pub(super) struct StatusArguments {
     #[command(flatten)]
     job: JobArguments,
-    /// How to write it
+    /// Output format
     #[arg(long, value_enum, default_value_t = StatusFormat::Text, value_name = "FORMAT")]
     format: StatusFormat,
 }
@@ -126,7 +126,7 @@ fn text(job: &Job, status: &Status, typed: &str) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// What the source has that the target has not.
+/// Describes what the source has that the target lacks.
 fn source(status: &Status) -> String {
     let open: u64 = status.open_batches.iter().map(|batch| batch.rows).sum();
     match &status.source {

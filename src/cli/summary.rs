@@ -13,48 +13,48 @@ use crate::passed::PassedOver;
 use crate::run::{End, RunError};
 use crate::tally::ProviderFigures;
 
-/// What came of a run.
+/// Result of a run.
 #[derive(Debug, Serialize)]
 pub(super) struct Summary<'a> {
-    /// How it ended, in a word.
+    /// How the run ended, in a word.
     end: &'static str,
     /// The exit status.
     status: u8,
     app_id: &'a str,
-    /// None if it did not come to begin.
+    /// Id of the run, or `None` if it did not start.
     run_id: Option<String>,
     target: String,
-    /// Rows and batches that this run committed.
+    /// Numbers of rows and batches that this run committed.
     rows_written: u64,
     batches: u64,
     answers: u64,
     skipped: u64,
-    /// Planned rows that are deleted in the source.
+    /// Number of planned rows that are deleted in the source.
     deleted: u64,
-    /// Rows of the source that no run asks about, in all, by the key that left them out; none where nobody counted.
+    /// Rows of the source that no run sends to a model, in total, by the key that excluded them; `None` if not counted.
     #[serde(skip_serializing_if = "Option::is_none")]
     passed_over: Option<PassedOver>,
-    /// Errors by class.
+    /// Number of errors by class.
     errors: &'a BTreeMap<&'static str, u64>,
-    /// Outcomes that a former run had paid for.
+    /// Number of outcomes that an earlier run had paid for.
     recovered: u64,
     retries: u64,
-    /// Second requests that were sent beside those that take far longer than others.
+    /// Number of second requests sent beside requests that take far longer than others.
     hedged: u64,
     throttled: u64,
     tokens: TokenSummary,
-    /// What this run's answers cost; none where nobody says.
+    /// Cost of this run's answers, or `None` if no price is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     cost_usd: Option<f64>,
-    /// What of its limits each provider gave, by name.
+    /// Requests and limits of each provider, by name.
     providers: BTreeMap<&'a str, ProviderSummary>,
     duration_seconds: f64,
-    /// The provider, or the step, that stopped it.
+    /// The provider, or the step, that stopped the run.
     #[serde(skip_serializing_if = "Option::is_none")]
     provider: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     step: Option<&'a str>,
-    /// Class of the failure that stopped it.
+    /// Class of the failure that stopped the run.
     #[serde(skip_serializing_if = "Option::is_none")]
     class: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -68,7 +68,7 @@ struct TokenSummary {
     completion: u64,
 }
 
-/// A provider's part in a run.
+/// Counts and limits of one provider.
 #[derive(Debug, Serialize)]
 struct ProviderSummary {
     requests: u64,
@@ -76,18 +76,18 @@ struct ProviderSummary {
     retries: u64,
     hedged: u64,
     concurrency: u32,
-    /// `open` while it is left alone because it fails.
+    /// `open` while the provider fails and is sent nothing, else `closed`.
     breaker: &'static str,
     limits: Vec<Limit>,
 }
 
-/// A limit, configured, stated by the provider or learned.
+/// A limit, whether configured, stated by the provider or learned.
 #[derive(Debug, Serialize)]
 struct Limit {
     /// `requests` or `tokens`.
     of: &'static str,
     per_minute: f64,
-    /// What of it was used since the first request, 1 for all.
+    /// Share of the limit used since the first request; 1 for all of it.
     share: f64,
 }
 

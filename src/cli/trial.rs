@@ -1,4 +1,4 @@
-//! `enrich try`: some rows are asked, and shown beside what came of them.
+//! The command `enrich try`: sends a few rows and shows them beside their outcomes.
 
 use clap::Args;
 
@@ -16,10 +16,10 @@ use crate::simulator::Simulator;
 pub(super) struct TrialArguments {
     #[command(flatten)]
     job: JobArguments,
-    /// Ask so many rows
+    /// Number of rows to send
     #[arg(long, value_name = "ROWS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=1_000))]
     rows: u64,
-    /// Which rows are taken; the same ones for the same number
+    /// Seed for choosing rows; the same number chooses the same rows
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
 }
@@ -34,7 +34,7 @@ pub(super) async fn trial(arguments: TrialArguments) -> anyhow::Result<Exit> {
         Some(spec) if job.simulated => Some(Simulator::start(spec.clone(), 0).await?),
         _ => None,
     };
-    // Of few rows more than are asked, so that they are not the first ones.
+    // The sample has more rows than are sent, so that these are not the first ones.
     let options =
         ForecastOptions { sample: rows.saturating_mul(20).max(200), pilot: Some(rows), seed, prompts: 0 };
     let url = simulator.as_ref().map(Simulator::url);

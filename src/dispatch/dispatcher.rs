@@ -17,7 +17,6 @@ use super::provider_health::{News, ProviderHealth};
 use super::request::{Mode, Reply, Request, Verdict};
 use super::request_batcher::RequestBatcher;
 use super::request_sender::RequestSender;
-use super::results::SAME_REFUSALS;
 use super::retry::{DueRetry, PendingRequest};
 use super::retry_budget::RetryBudget;
 use super::state_reporter::StateReporter;
@@ -32,6 +31,8 @@ use crate::ident::{Spend, StepId};
 use crate::tokens::Meter;
 use crate::tokens::tokenizer::Encoding;
 
+/// Number of refusals without an answer between them that may concern the run.
+pub(super) const SAME_REFUSALS: usize = 20;
 /// Time that a row waits for others to go with it.
 const LINGER: Duration = Duration::from_millis(20);
 /// Time with nothing else to send after which refusals are taken for the rows' own.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::task::JoinError;
 
 use super::attempt::{AnswerShare, Attempt, AttemptResult, EndedAttempt};
-use super::dispatcher::{Dispatcher, Gone, HealthProbe};
+use super::dispatcher::{Dispatcher, Gone, HealthProbe, SAME_REFUSALS};
 use super::request::Verdict;
 use super::request_sender::RequestSender;
 use super::retry::{DueRetry, PendingRequest, RetryDecision};
@@ -21,9 +21,6 @@ const STUCK_AFTER: u32 = 2;
 
 /// Time between two reports that nothing is answered.
 const SAID_EVERY: Duration = Duration::from_secs(60);
-
-/// Number of refusals without an answer between them that may concern the run.
-pub(super) const SAME_REFUSALS: usize = 20;
 
 /// Whether two refusals are the same apart from numbers, such as what was spent or what is left.
 fn is_same_refusal(one: &Failure, other: &Failure) -> bool {

@@ -1,5 +1,5 @@
-//! Whether the newest outcomes of a step are of a kind that makes little sense: a run that succeeds at nonsense is
-//! stopped, with samples.
+//! The shares of unusual outcomes among the newest of a step. A run whose answers make little sense is stopped, with
+//! samples of them.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -10,11 +10,11 @@ use crate::fault::Class;
 use crate::ident::RowKey;
 use crate::rows::{Outcome, RowResult};
 
-/// Samples that are shown.
+/// Number of samples that are shown.
 const SAMPLES: usize = 3;
-/// Characters of a sample's text.
+/// Most characters of a sample's text.
 const SAMPLE_CHARS: usize = 120;
-/// Outcomes that tell something at the end of a run that has fewer than the window takes.
+/// Smallest number of outcomes that is judged at the end of a run with fewer than the window holds.
 const FEWEST: usize = 50;
 /// Standard deviations of a one-sided interval of 95 %.
 const Z: f64 = 1.645;
@@ -31,7 +31,8 @@ enum Sign {
 impl Sign {
     const ALL: [Sign; 4] = [Sign::Empty, Sign::Refused, Sign::Invalid, Sign::Cut];
 
-    /// What of an outcome is unusual. A cut answer that is none counts as cut, whole ones of a form do not.
+    /// Returns what is unusual about an outcome. A cut answer counts as cut if it is free text, or if it failed for
+    /// that; free text that was cut before it began counts as empty.
     fn of(settled: &RowResult, form: &Form) -> Option<Sign> {
         match &settled.outcome {
             Outcome::Failed(failure) => match failure.class {
@@ -77,22 +78,22 @@ impl Sign {
     }
 }
 
-/// More outcomes of a kind than the job allows.
+/// More unusual outcomes of one kind than the job allows.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Anomaly {
     /// Output of the step.
     pub step: String,
-    /// Outcomes of the kind among the newest.
+    /// Number of outcomes of the kind among the newest.
     pub count: usize,
-    /// Outcomes that were looked at.
+    /// Number of newest outcomes that were counted.
     pub of: usize,
-    /// What became of them, in words.
+    /// What happened to them, in words.
     pub what: &'static str,
     /// The key of the job file that sets the bound.
     pub key: &'static str,
-    /// The bound.
+    /// The bound, as a share.
     pub most: f64,
-    /// The newest of them: the row, and what it holds.
+    /// The newest of them: the row, and the text of its answer or error.
     pub samples: Vec<(RowKey, String)>,
 }
 
@@ -124,7 +125,7 @@ impl Watch {
         Watch { step: step.into(), bounds, newest, counts, samples }
     }
 
-    /// Takes note of the outcome of a row; says when too many are of a kind.
+    /// Counts the outcome of a row. Returns an anomaly if too many are of one kind.
     pub(super) fn note(&mut self, settled: &RowResult, form: &Form, row: &RowKey) -> Option<Anomaly> {
         let reach = self.bounds.rows as usize;
         if self.newest.len() == reach
@@ -144,8 +145,8 @@ impl Watch {
         (self.newest.len() == reach && is_too_many).then(|| self.told(sign))
     }
 
-    /// Says at the end of a run whether too many were of a kind, where they were fewer than the window takes: so many
-    /// that chance is no excuse.
+    /// Returns the anomaly of a run that ends with fewer outcomes than the window holds, if the share of a kind is too
+    /// large to be chance.
     pub(super) fn at_the_end(&self) -> Option<Anomaly> {
         let of = self.newest.len();
         let is_short = (FEWEST..self.bounds.rows as usize).contains(&of);
@@ -167,7 +168,7 @@ impl Watch {
     }
 }
 
-/// The lower bound of the share that so many of so many speak for (E. B. Wilson, 1927).
+/// Returns the lower bound of the share that `count` outcomes of `of` imply (E. B. Wilson, 1927).
 #[expect(clippy::cast_precision_loss, reason = "a million is exact")]
 fn least_share(count: usize, of: usize) -> f64 {
     let (share, n) = (count as f64 / of as f64, of as f64);
@@ -176,7 +177,8 @@ fn least_share(count: usize, of: usize) -> f64 {
     (middle - half) / (1.0 + Z * Z / n)
 }
 
-/// What of an outcome is shown: the end of an answer that was cut there, the beginning of an error.
+/// Returns the part of an outcome that is shown: the end of an answer, where it was cut off, or the beginning of an
+/// error.
 fn text(settled: &RowResult) -> String {
     match &settled.outcome {
         Outcome::Answer(Content::Text(text)) => {
@@ -220,12 +222,12 @@ mod tests {
         let bounds = Anomalies { rows: 20, empty: 0.2, refused: 0.3, invalid: 0.3, cut: 1.0 };
         let mut watch = Watch::new("answer", bounds);
         let mut note = |settled: &RowResult, at: u64| watch.note(settled, &Form::Text, &row(at));
-        // Within the first twenty nothing is said, and four of twenty are allowed.
+        // A window that is not full reports nothing, and four of twenty are allowed.
         for at in 0..20 {
             let settled = if at < 4 { failed(Class::EmptyAnswer, "") } else { said("yes", "stop") };
             assert_eq!(note(&settled, at), None);
         }
-        // One of the first four leaves with each that comes: it is the fifth at once that is too much.
+        // Each of these replaces one of the first four; a fifth in the window is too many.
         for at in 20..24 {
             assert_eq!(note(&failed(Class::EmptyAnswer, "no text"), at), None);
         }

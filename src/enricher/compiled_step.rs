@@ -1,8 +1,8 @@
-//! A step with its compiled templates: what it asks for, and which of its providers takes a row.
+//! A step with its compiled templates: what its requests hold, and which of its providers takes a row.
 
 use std::sync::{Arc, OnceLock};
 
-use super::inputs::When;
+use super::condition::When;
 use super::step_provider::{StepProvider, bit};
 use crate::config::{Params, StepSpec};
 use crate::decode::Content;
@@ -10,7 +10,7 @@ use crate::fault::{Class, Failure};
 use crate::prompt::Prompt;
 use crate::rows::OutputColumns;
 
-/// A step that is ready for requests.
+/// A step whose templates and conditions are compiled.
 #[derive(Debug)]
 pub struct CompiledStep {
     /// The step as the job states it.
@@ -20,24 +20,24 @@ pub struct CompiledStep {
     pub(crate) template: Arc<str>,
     pub(crate) params: Arc<Params>,
     pub(crate) prompt: Prompt,
-    /// The condition that rows must meet for a request.
+    /// The condition that a row must meet to be sent.
     pub(crate) when: Option<When>,
     /// The conditions of [`StepSpec::routes`], in their order.
     pub(crate) routes: Vec<When>,
-    /// The earlier steps whose outputs it needs.
+    /// Indices of the earlier steps whose outputs it needs.
     pub(crate) needs: Vec<usize>,
     /// Its columns in the target.
     pub(crate) columns: OutputColumns,
-    /// Numbers in each of its vectors, once that is known.
+    /// Length of its vectors, once that is known.
     pub(crate) dimensions: OnceLock<usize>,
-    /// Whether one of its providers takes prompts up to a length only.
+    /// Whether one of its providers limits the length of prompts.
     pub(crate) has_windows: bool,
 }
 
-/// What a row is handed to a provider for.
+/// Why a row is handed to a provider.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
-    /// Its answer.
+    /// To get its answer.
     Answer,
     /// To find out whether a provider that failed answers again.
     Probe,
@@ -49,21 +49,22 @@ impl CompiledStep {
         !self.routes.is_empty() || self.has_windows
     }
 
-    /// A list of providers, in the order in which they are tried.
+    /// Returns a list of providers, in the order in which they are tried: the step's own for 0, that of its nth route
+    /// for n.
     pub(super) fn providers_of(&self, route: usize) -> &[usize] {
         let routed = route.checked_sub(1).and_then(|route| self.spec.routes.get(route));
         routed.map_or(&self.spec.providers, |route| &route.providers)
     }
 
-    /// Whether rows that go to a provider may go to another one.
+    /// Whether rows of a provider may go to another one.
     pub(super) fn has_fallback(&self, provider: usize) -> bool {
         let mut lists = self.spec.routes.iter().map(|route| &route.providers).chain([&self.spec.providers]);
         lists.any(|providers| providers.len() > 1 && providers.contains(&provider))
     }
 
-    /// Where the next row is asked, and whether it is to find out how a provider that failed is now: the first provider that
-    /// takes rows, or with balance the one with the most room; one that failed gets a row when it wants to be tried.
-    /// None while all of them fail.
+    /// Chooses the provider of the next row, outside `without`. A provider that failed and wants a probe comes first;
+    /// else it is the first provider that takes rows, or with `balance` the one with the most room. Returns `None`
+    /// while all of them fail.
     pub(super) fn route(
         &self,
         providers: &[StepProvider],
@@ -89,14 +90,14 @@ impl CompiledStep {
         provider.map(|provider| (provider, Purpose::Answer))
     }
 
-    /// Whether another provider than these could answer.
+    /// Whether a provider outside `without` takes rows.
     pub(super) fn has_other(&self, providers: &[StepProvider], route: usize, without: u64) -> bool {
         self.providers_of(route)
             .iter()
             .any(|provider| without & bit(*provider) == 0 && providers[*provider].health.is_up())
     }
 
-    /// Holds a vector against those before it: all of a column are of one length.
+    /// Checks the length of a vector against that of the vectors before it: all in a column have the same.
     pub(super) fn fits(&self, content: Content) -> Result<Content, Failure> {
         let Content::Vector(numbers) = &content else { return Ok(content) };
         let expected = *self.dimensions.get_or_init(|| numbers.len());
@@ -107,12 +108,12 @@ impl CompiledStep {
         Err(Failure::new(Class::InvalidOutput, detail))
     }
 
-    /// Whether an answer of this provider and model is one of this step's.
+    /// Whether an answer of this provider and model counts for this step.
     pub(super) fn takes(&self, providers: &[StepProvider], provider: &str, model: &str) -> bool {
         (0..=self.routes.len()).any(|route| self.takes_by(route, providers, provider, model))
     }
 
-    /// The same of one of its lists of providers.
+    /// Whether an answer of this provider and model counts for one of the step's provider lists.
     pub(super) fn takes_by(
         &self,
         route: usize,

@@ -1,13 +1,14 @@
-//! How long a prompt a provider takes.
+//! The context window of a provider's model: how long a prompt may be.
 
 use crate::config::Params;
 use crate::prompt::Question;
 use crate::tokens::tokenizer::Encoding;
 
-/// Tokens that are left free where a model's own encoding is not known, as a share: models differ by about so much.
+/// Share of the tokens that is left free if the model's encoding is not known: token counts of models differ by about
+/// that.
 const MARGIN: f64 = 0.1;
 
-/// The tokens of prompt and answer that a model takes together.
+/// Number of tokens that a model takes, prompt and answer together.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ContextWindow {
     tokens: usize,
@@ -32,13 +33,13 @@ impl ContextWindow {
         }
     }
 
-    /// Tokens by which a question is too long; 0 where it fits.
+    /// Returns the number of tokens by which a question is too long, or 0 if it fits.
     pub(super) fn excess(&self, question: &Question, params: &Params) -> usize {
         let texts = question.messages().iter().map(|message| message.content.as_str());
         let texts = texts.chain(params.shape.as_ref().map(crate::config::Shape::text));
         let answer = params.max_tokens.unwrap_or_default() as usize;
         let capacity = self.tokens.saturating_sub(answer);
-        // A token is a byte at least.
+        // A token is at least one byte, so that a text has no more tokens than bytes.
         if texts.clone().map(str::len).sum::<usize>() + AROUND <= capacity {
             return 0;
         }
@@ -49,5 +50,5 @@ impl ContextWindow {
     }
 }
 
-/// Tokens around messages, more than enough.
+/// Upper bound on the tokens around the messages.
 const AROUND: usize = 64;

@@ -1,4 +1,4 @@
-//! What makes an enricher impossible, or ends it.
+//! Errors that keep an enricher from starting, or end it.
 
 use crate::budget::SpendingError;
 use crate::journal::JournalError;
@@ -6,7 +6,7 @@ use crate::prompt::PromptError;
 use crate::store::StoreError;
 use crate::transport::EndpointError;
 
-/// An error of the enricher. A row that fails is no error of the enricher but an outcome.
+/// An error of the enricher. A failed row is no such error but an outcome.
 #[derive(Debug, thiserror::Error)]
 pub enum EnricherError {
     /// A template is wrong.
@@ -25,18 +25,18 @@ pub enum EnricherError {
         /// What is wrong.
         message: String,
     },
-    /// The job does not fit what is there.
+    /// The job does not fit its target, or uses a simulator that was not started.
     #[error("{what}")]
     Mismatch {
-        /// What does not fit what.
+        /// What does not fit.
         what: String,
-        /// What to do.
+        /// What to do about it.
         hint: &'static str,
     },
     /// The journal cannot be used.
     #[error(transparent)]
     Journal(#[from] JournalError),
-    /// What the job has spent cannot be written down.
+    /// What the job has spent cannot be recorded.
     #[error(transparent)]
     Spending(#[from] SpendingError),
     /// A file of the enricher cannot be written.

@@ -1,11 +1,11 @@
-//! The share of errors among the newest outcomes of a step: a run that fails for everybody is stopped.
+//! The share of errors among the newest outcomes of a step. A run in which too many rows fail is stopped.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 
 use crate::fault::{Class, Failure};
 
-/// Outcomes that the share is taken over. Fewer say too little: a source may begin with its worst rows.
+/// Number of outcomes over which the share is computed. Fewer show too little: a source may begin with its worst rows.
 const REACH: usize = 1_000;
 
 /// More errors than the job allows.
@@ -13,15 +13,15 @@ const REACH: usize = 1_000;
 pub struct TooManyErrors {
     /// Output of the step.
     pub step: String,
-    /// Errors among the newest outcomes.
+    /// Number of errors among the newest outcomes.
     pub failed: usize,
-    /// Outcomes that were looked at.
+    /// Number of newest outcomes that were counted.
     pub of: usize,
     /// The most frequent class of error.
     pub class: Class,
-    /// Errors of this class.
+    /// Number of errors of this class.
     pub in_class: usize,
-    /// What one of them said.
+    /// Detail of one of these errors.
     pub example: String,
 }
 
@@ -39,7 +39,7 @@ pub(super) struct ErrorRate {
     step: String,
     most: f64,
     reach: usize,
-    /// The class of each that is an error, the newest last.
+    /// Class of each outcome, `None` if it is no error; the newest last.
     newest: VecDeque<Option<Class>>,
     failed: usize,
     classes: BTreeMap<Class, Errors>,
@@ -52,7 +52,7 @@ struct Errors {
 }
 
 impl ErrorRate {
-    /// Allows errors up to a share of `most`; all of them with 1.
+    /// Creates a window that allows errors up to a share of `most`; 1 allows any number.
     pub(super) fn new(step: impl Into<String>, most: f64) -> Self {
         ErrorRate {
             step: step.into(),
@@ -64,7 +64,7 @@ impl ErrorRate {
         }
     }
 
-    /// Takes note of an outcome; says when errors are too many.
+    /// Counts an outcome. Returns the errors if they are too many.
     pub(super) fn note(&mut self, failure: Option<&Failure>) -> Option<TooManyErrors> {
         if self.most >= 1.0 {
             return None;
@@ -90,7 +90,7 @@ impl ErrorRate {
         self.judge()
     }
 
-    /// So many outcomes that were noted as no errors turned out to be some: the newest are taken for them.
+    /// Counts outcomes as errors that were counted as none before. Which ones is not known: the newest are taken.
     pub(super) fn turn(&mut self, outcomes: u64, failure: &Failure) -> Option<TooManyErrors> {
         let most = usize::try_from(outcomes).unwrap_or(usize::MAX);
         let mut turned = 0;
@@ -149,7 +149,7 @@ mod tests {
             assert_eq!(rate.note(Some(failure)), None);
             assert_eq!(rate.note(None), None);
         }
-        // Half of them is still allowed; an error takes the place of an error, then of an answer.
+        // Half of them is still allowed. The next error replaces an error, the one after it an answer.
         assert_eq!(rate.note(Some(&bad)), None);
         let trouble = rate.note(Some(&bad)).unwrap();
         assert_eq!(

@@ -1,4 +1,6 @@
-//! Handing out rows: which is asked next, whether it needs asking at all, and which provider takes it.
+//! Handing out rows: which row is next, whether it needs a request, and which provider it goes to.
+//!
+//! No request is sent for a row whose answer is already paid for.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,28 +23,28 @@ use crate::ident::{Cell, StepId};
 use crate::journal::{self, JournalReader, Record};
 use crate::rows::Outcome;
 
-/// Outcomes that are settled in one go before the engine looks at answers again.
+/// Number of outcomes that are settled in one go before the enricher takes in replies again.
 const SETTLED_AT_ONCE: usize = 1_024;
-/// Requests of a step with routes that wait for room at their providers, at most.
+/// Number of requests waiting for room at a provider from which no more rows of a step with routes are handed out.
 const MOST_WAITING: usize = 1_024;
 
-/// What became of an attempt to hand out a row.
+/// Result of handing out a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Handed {
-    /// It is asked.
+    /// It was sent to a dispatcher.
     Asked,
-    /// It needed no asking.
+    /// It needed no request, or was put back because the journal failed.
     Settled,
     /// It waits for the answer to another row.
     Waits,
-    /// There is none now.
+    /// No row is ready.
     NoRow,
-    /// The provider, or this run, takes no more now.
+    /// The provider takes no more rows now, or the row limit of the run is reached.
     NoRoom,
 }
 
 impl Enricher {
-    /// Hands out rows as far as the dispatchers take them, and settles what needs no asking.
+    /// Hands out rows until the dispatchers take no more, and settles those that need no request.
     pub fn feed(&mut self) {
         let mut settled = 0;
         let mut is_short_of_rows = false;
@@ -51,7 +53,7 @@ impl Enricher {
         }
         self.send_rerouted();
         self.stop_where_nobody_is_left();
-        // Rows that are on their way first: the fewer are open, the sooner batches are full.
+        // Later steps first: the fewer rows are under way, the sooner batches are full.
         for step in (0..self.steps.len()).rev().map(StepId::new) {
             if self.steps[step.index()].is_routed() {
                 let (settled_here, is_short) = self.feed_routed(step);
@@ -80,13 +82,13 @@ impl Enricher {
             }
         }
         if settled > 0 {
-            // Their next steps, which were looked at before, have something to do.
+            // This pass has already looked at the next steps of the settled rows.
             self.capacity_freed.notify_one();
         }
         if self.asks_left == Some(0) && self.ledger.handed_out() == 0 && settled == 0 {
             self.halt(Stop::MaxRows);
         }
-        // While there is enough to ask, a full window keeps nobody waiting.
+        // A full window delays nothing while as many requests as allowed are in flight.
         let is_idle = is_short_of_rows && self.ledger.handed_out() < self.places;
         let hold = if is_idle { self.ledger.hold() } else { None };
         if hold != self.hold {
@@ -114,7 +116,7 @@ impl Enricher {
         Handed::Asked
     }
 
-    /// Ends the run where rows are left for providers alone that are not asked any more.
+    /// Stops the run if rows are left whose providers are all ruled out.
     fn stop_where_nobody_is_left(&mut self) {
         if self.stop.is_some() || !self.providers.iter().any(|provider| provider.out.is_some()) {
             return;
@@ -144,8 +146,8 @@ impl Enricher {
         }
     }
 
-    /// Hands out rows of a step whose provider depends on the row; says how many needed no asking, and whether there were
-    /// too few.
+    /// Hands out rows of a step whose provider depends on the row. Returns how many needed no request, and whether
+    /// there were too few rows.
     fn feed_routed(&mut self, step: StepId) -> (usize, bool) {
         let mut settled = 0;
         while self.rerouted.len() < MOST_WAITING && settled < SETTLED_AT_ONCE {
@@ -167,14 +169,14 @@ impl Enricher {
         (settled, false)
     }
 
-    /// Sends on what has no provider yet, or what one could not answer.
+    /// Sends requests that have no provider yet, or that a provider could not answer.
     fn send_rerouted(&mut self) {
         for request in std::mem::take(&mut self.rerouted) {
             self.send_or_keep(request);
         }
     }
 
-    /// Hands a request to a provider that it may go to, or keeps it until there is room.
+    /// Hands a request to a provider that may take it, or keeps it until there is room.
     fn send_or_keep(&mut self, request: Request) {
         let step = &self.steps[request.cell.step.index()];
         let provider = step.route(&self.providers, request.route, request.tried | request.excluded_providers);
@@ -189,7 +191,7 @@ impl Enricher {
         }
     }
 
-    /// The request of a row; or what became of it without one.
+    /// Returns the request of a row, or what became of the row without one.
     fn prepare(&mut self, cell: Cell) -> Result<Request, Handed> {
         match self.look_up(cell) {
             PriorState::Nothing(request) => return Ok(request),
@@ -211,7 +213,7 @@ impl Enricher {
         Err(Handed::Settled)
     }
 
-    /// Renders a row and looks for an answer that is paid for already.
+    /// Renders a row and looks for an answer that is already paid for.
     fn look_up(&mut self, cell: Cell) -> PriorState {
         let Self { steps, providers, open, stray_answers, sharing, .. } = self;
         let step = &steps[cell.step.index()];
@@ -285,7 +287,7 @@ impl Enricher {
             SharingState::Answer(shared) => {
                 let record = shared_record(&request, &shared);
                 let origin = ResultOrigin::of_record(&record, None, Earlier::default());
-                // What another job was content with need not be what this one asks for.
+                // An answer that another job accepted may be invalid for this one.
                 if let Judged::Settled(settled) = origin.judged_record(&record.outcome, step)
                     && matches!(settled.outcome, Outcome::Answer(_))
                 {
@@ -301,8 +303,8 @@ impl Enricher {
         PriorState::Nothing(request)
     }
 
-    /// Answers of journals that are read later may be shared from now on, so that no row of an earlier batch pays for them
-    /// again.
+    /// Makes the answers in journals that are read later shareable now, so that no row of an earlier batch pays for
+    /// them again.
     pub(crate) fn seed(&mut self, journals: &[PathBuf]) -> Result<(), EnricherError> {
         let Self { steps, providers, sharing, stray_answers, .. } = self;
         if !steps.iter().any(|step| step.spec.shares) {
@@ -332,7 +334,7 @@ impl Enricher {
         }
         let shared =
             SharedAnswer { provider: Arc::clone(provider), model: Arc::clone(model), body: body.clone() };
-        // Which list of providers it went by is not written down: those that have its provider.
+        // The record does not name the provider list that its row followed: every list with its provider counts.
         for route in 0..=step.routes.len() {
             if step.takes_by(route, providers, provider, model) {
                 sharing.remember(step, route, providers, *fingerprint, &shared);
@@ -341,7 +343,7 @@ impl Enricher {
     }
 }
 
-/// What tokens cost at the provider that gave an answer.
+/// Returns the prices of the provider that gave an answer.
 fn prices_of(providers: &[StepProvider], record: &Record) -> Option<Prices> {
     providers.iter().find(|provider| provider.name == record.provider)?.prices
 }

@@ -1,4 +1,4 @@
-//! What an enricher is given: the journals to begin with, and the rows of each batch.
+//! The input of an enricher: the journals that it starts with, and the rows of each batch.
 
 use std::path::PathBuf;
 
@@ -11,36 +11,36 @@ use crate::journal::{JournalFolder, StrayAnswers};
 use crate::rows::Chunk;
 use crate::rows::UnchangedStep;
 
-/// The journals of a lineage.
+/// The journals of a lineage, and the other state that outlives a run.
 #[derive(Debug)]
 pub struct Journals {
-    /// The lineage.
+    /// The lineage of the batches.
     pub lineage: Lineage,
-    /// Where they are.
+    /// The folder of the journals.
     pub folder: JournalFolder,
-    /// Answers that belong to none of its batches.
+    /// Paid answers from journals that belong to none of the batches.
     pub stray_answers: StrayAnswers,
-    /// What was learned about providers.
+    /// What former runs learned about providers.
     pub learned: LearnedFile,
-    /// What may be spent.
+    /// The account of what the job may spend and has spent.
     pub account: Account,
-    /// Answers across runs and jobs, where they are kept.
+    /// The cache of answers across runs and jobs, or `None` if the job has none.
     pub cache: Option<Store>,
-    /// Journals of batches that are to be asked about.
+    /// Journals of the batches that are planned and not committed.
     pub open: Vec<PathBuf>,
 }
 
 /// A batch with its rows.
 #[derive(Debug)]
 pub struct LoadedBatch {
-    /// Its plan.
+    /// The plan of the batch.
     pub plan: PlannedBatch,
     /// Its rows, in order.
     pub chunks: Vec<Chunk>,
-    /// Rows decoded for it.
+    /// Number of rows that were decoded for it.
     pub decoded: u64,
-    /// Rows of its plan that are deleted in the source.
+    /// Number of rows of its plan that are deleted in the source.
     pub deleted: u64,
-    /// By step: outcomes of the target that stay, and for which nothing is asked. Empty where the target has none.
+    /// Outcomes in the target that stay, and for which no request is sent, by step. Empty if the target has none.
     pub kept: Vec<UnchangedStep>,
 }

@@ -1,4 +1,4 @@
-//! What a step is asked with: the row, what earlier steps gave, whether its condition is met.
+//! The input of a step for a row: columns of the source, outputs of earlier steps, and whether its condition is met.
 
 use std::sync::Arc;
 
@@ -6,6 +6,7 @@ use arrow::array::{Array, ArrayRef};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 
 use super::compiled_step::CompiledStep;
+use super::condition::When;
 use super::open_batch::OpenBatch;
 use super::step_provider::{StepProvider, bit};
 use crate::config::OnTooLong;
@@ -13,62 +14,13 @@ use crate::decode::Content;
 use crate::fault::{Class, Failure};
 use crate::ident::Cell;
 use crate::panics;
-use crate::prompt::{Question, Rendered, Rows, StepOutput};
+use crate::prompt::{Question, Rendered, StepOutput};
 use crate::rows::{Outcome, RowResult};
-use crate::table::Condition;
 
-/// Times that a prompt is cut, at most, until it is short enough.
+/// Number of times that a prompt is cut, at most, until it is short enough.
 const MOST_CUTS: u32 = 8;
 
-/// A condition of a step, over the columns of the source and the outputs of earlier steps, in this order.
-#[derive(Clone, Debug)]
-pub(crate) struct When {
-    condition: Condition,
-    /// Columns of the source.
-    source_columns: usize,
-}
-
-impl When {
-    pub(super) fn new(condition: Condition, source_columns: usize) -> Self {
-        When { condition, source_columns }
-    }
-
-    /// The earlier steps that it is about.
-    pub(super) fn needs(&self) -> impl Iterator<Item = usize> {
-        self.condition.columns().iter().filter_map(|column| column.checked_sub(self.source_columns))
-    }
-
-    /// Whether a row of the source meets it; one that cannot be asked does not. It is about no step.
-    pub(crate) fn holds_in(&self, rows: &Rows, at: usize) -> bool {
-        let columns = self.condition.columns().iter().map(|column| rows.batch().column(*column).slice(at, 1));
-        let one = RecordBatchOptions::new().with_row_count(Some(1));
-        let schema = Arc::clone(self.condition.row_schema());
-        let row = RecordBatch::try_new_with_options(schema, columns.collect(), &one);
-        row.is_ok_and(|row| matches!(self.condition.of_rows(&row).first(), Some(Ok(true))))
-    }
-
-    /// Whether a row meets it.
-    pub(super) fn holds(&self, steps: &[CompiledStep], batch: &OpenBatch, row: u32) -> Result<bool, Failure> {
-        let wrong = |message: String| {
-            let text =
-                format!("the condition {:?} cannot be asked of the row: {message}", self.condition.written());
-            Failure::new(Class::Template, text)
-        };
-        let (rows, at) = batch.locate(row);
-        let column = |column: &usize| match column.checked_sub(self.source_columns) {
-            None => Ok(rows.batch().column(*column).slice(at, 1)),
-            Some(step) => value(steps, batch, step, row).map_err(|error| wrong(error.to_string())),
-        };
-        let columns = self.condition.columns().iter().map(column).collect::<Result<Vec<ArrayRef>, _>>()?;
-        let one = RecordBatchOptions::new().with_row_count(Some(1));
-        let schema = Arc::clone(self.condition.row_schema());
-        let row = RecordBatch::try_new_with_options(schema, columns, &one);
-        let row = row.map_err(|error| wrong(error.to_string()))?;
-        self.condition.of_rows(&row).swap_remove(0).map_err(wrong)
-    }
-}
-
-/// What a step gave for a row, as a column of one.
+/// Returns the output of a step for a row, as a column of one value.
 fn value(
     steps: &[CompiledStep],
     batch: &OpenBatch,
@@ -85,16 +37,16 @@ fn value(
     }
 }
 
-/// What is asked about a row, and who may be asked.
+/// The question for a row, and the providers that may get it.
 pub(super) struct StepRequest {
     pub(super) question: Question,
-    /// Which of the step's lists of providers it goes by.
+    /// Index of the provider list that the row follows: 0 for the step's own list, n for that of its nth route.
     pub(super) route: usize,
     /// Providers that cannot take it, one bit each.
     pub(super) excluded_providers: u64,
 }
 
-/// What is asked about a row, or the outcome of one that is not asked about.
+/// Returns the question for a row, or the outcome of a row that needs no request.
 pub(super) fn asked(
     steps: &[CompiledStep],
     providers: &[StepProvider],
@@ -119,7 +71,7 @@ fn request_of(
         return Err(Outcome::Failed(Failure::new(Class::Upstream, detail)));
     }
     if let Some(when) = &step.when
-        && !when.holds(steps, batch, cell.row).map_err(Outcome::Failed)?
+        && !holds(when, steps, batch, cell.row).map_err(Outcome::Failed)?
     {
         return Err(Outcome::Skipped);
     }
@@ -133,7 +85,7 @@ fn request_of(
     };
     let mut route = 0;
     for (nth, when) in step.routes.iter().enumerate() {
-        if when.holds(steps, batch, cell.row).map_err(Outcome::Failed)? {
+        if holds(when, steps, batch, cell.row).map_err(Outcome::Failed)? {
             route = nth + 1;
             break;
         }
@@ -141,7 +93,7 @@ fn request_of(
     within(step, providers, question, route).map_err(Outcome::Failed)
 }
 
-/// Bars the providers for which a question is too long; where that is all of them, it is cut or fails.
+/// Excludes the providers for which a question is too long. If that is all of them, it is cut or the row fails.
 fn within(
     step: &CompiledStep,
     providers: &[StepProvider],
@@ -167,7 +119,7 @@ fn within(
         if step.spec.on_too_long == OnTooLong::Fail {
             return Err(too_long(least, "shorten the prompt, or set on_too_long"));
         }
-        // What is cut is counted in another encoding than the model's, perhaps: a few cuts come close.
+        // The cut may be counted in another encoding than the model's, so that a few cuts are needed to come close.
         let shorter = (cuts < MOST_CUTS).then(|| step.prompt.shortened(&question, least + least / 20 + 1));
         let nothing_left = || too_long(least, "nothing of the prompt would be left");
         question = shorter.flatten().ok_or_else(nothing_left)?;
@@ -182,7 +134,7 @@ fn too_long(excess: usize, hint: &str) -> Failure {
     Failure::new(Class::TooLong, detail)
 }
 
-/// What a step gave for a row, for a template.
+/// Returns the output of a step for a row, for a template.
 fn given(steps: &[CompiledStep], batch: &OpenBatch, step: usize, row: u32) -> Result<StepOutput, Failure> {
     let settled = batch.outcome(step, row).map(RowResult::load).transpose();
     let settled = settled.map_err(|error| {
@@ -204,4 +156,24 @@ fn given(steps: &[CompiledStep], batch: &OpenBatch, step: usize, row: u32) -> Re
         }
         Some(Outcome::Answer(_) | Outcome::Skipped | Outcome::Failed(_)) | None => Ok(StepOutput::nothing()),
     }
+}
+
+/// Whether a row meets the condition.
+fn holds(when: &When, steps: &[CompiledStep], batch: &OpenBatch, row: u32) -> Result<bool, Failure> {
+    let wrong = |message: String| {
+        let text =
+            format!("the condition {:?} cannot be asked of the row: {message}", when.condition.written());
+        Failure::new(Class::Template, text)
+    };
+    let (rows, at) = batch.locate(row);
+    let column = |column: &usize| match column.checked_sub(when.source_columns) {
+        None => Ok(rows.batch().column(*column).slice(at, 1)),
+        Some(step) => value(steps, batch, step, row).map_err(|error| wrong(error.to_string())),
+    };
+    let columns = when.condition.columns().iter().map(column).collect::<Result<Vec<ArrayRef>, _>>()?;
+    let one = RecordBatchOptions::new().with_row_count(Some(1));
+    let schema = Arc::clone(when.condition.row_schema());
+    let row = RecordBatch::try_new_with_options(schema, columns, &one);
+    let row = row.map_err(|error| wrong(error.to_string()))?;
+    when.condition.of_rows(&row).swap_remove(0).map_err(wrong)
 }

@@ -1,4 +1,4 @@
-//! Rows in, rows with outcomes out: the part of the engine that knows neither source nor sink.
+//! [`Enricher`] and the methods that the loop of a run calls. It knows neither source nor sink.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -31,13 +31,13 @@ use crate::rows::{ConstraintErrors, FilledBatch, RowResult};
 
 const REPLIES_AT_ONCE: usize = 256;
 
-/// Outcomes to be written down, by batch.
+/// Outcomes that are still to be journalled, by batch.
 pub(super) type PendingOutcomes = BTreeMap<BatchId, Vec<(Cell, Record, RowResult)>>;
 
-/// Takes batches of rows, asks about them, and gives them back with an outcome for every row.
+/// Takes batches of rows, sends requests for them, and returns them with an outcome for every row.
 ///
-/// Paid answers are in the journal before they are used. The caller carries out the duties that
-/// [`Enricher::next_task`] names: plan and load batches, commit them in order.
+/// Paid answers are in the journal before they are used. The caller carries out the tasks that [`Enricher::next_task`]
+/// names: plan and load batches, commit them in order.
 #[derive(Debug)]
 pub struct Enricher {
     pub(super) steps: Vec<CompiledStep>,
@@ -59,21 +59,21 @@ pub struct Enricher {
     pub(super) probations: Vec<Probation>,
     /// One for each step.
     pub(super) error_rates: Vec<ErrorRate>,
-    /// One for each step; none where rows that failed before are asked.
+    /// One for each step; empty in a retry, whose rows failed before.
     pub(super) watches: Vec<Watch>,
     /// Requests that one provider could not answer and another one may.
     pub(super) rerouted: VecDeque<Request>,
     pub(super) asks_left: Option<u64>,
-    /// Requests that may be in flight at all providers together.
+    /// Number of requests that may be in flight, over all providers.
     pub(super) places: u64,
-    /// What was told to keep rows waiting.
+    /// The hold that was reported last.
     pub(super) hold: Option<Hold>,
     pub(super) stop: Option<Stop>,
     pub(super) voice: Voice,
 }
 
 impl Enricher {
-    /// Starts the dispatchers of the providers.
+    /// Creates an enricher and starts the dispatchers of its providers.
     #[must_use]
     pub fn start(
         prepared: Prepared,
@@ -111,7 +111,7 @@ impl Enricher {
             handle.start(index, &provider, endpoint, role, &mut dispatchers)
         });
         let providers = providers.collect();
-        // Rows that failed before may all fail again.
+        // All rows of a retry may fail again.
         let rate = if strictness == Strictness::RowByRow { 1.0 } else { prepared.max_error_rate };
         let error_rates = steps.iter().map(|step| ErrorRate::new(&*step.output, rate)).collect();
         let watched = if strictness == Strictness::RowByRow { &[] } else { &*steps };
@@ -145,27 +145,27 @@ impl Enricher {
         }
     }
 
-    /// The next thing for the caller to do; none if there is nothing until something happens.
+    /// Returns the next task of the caller, or `None` if there is none until something happens.
     pub fn next_task(&mut self) -> Option<LedgerTask> {
         self.ledger.next_task()
     }
 
-    /// A batch was planned, durably, and is about to be opened.
+    /// Reports that a batch is durably planned. It is to be opened next.
     pub fn planned(&mut self, plan: &PlannedBatch) {
         let id = self.ledger.planned(plan.rows(), plan.bytes);
         debug_assert_eq!(id, plan.id, "batches are planned in order");
         self.voice.say(&Event::Planned { batch: plan.id, rows: plan.rows() });
     }
 
-    /// There is nothing more to plan.
+    /// Reports that there is nothing more to plan.
     pub fn source_ended(&mut self) {
         self.ledger.source_ended();
     }
 
-    /// Opens a batch with its rows; what its journal holds need not be asked again.
+    /// Opens a batch with its rows. Rows whose answers are in its journal need not be sent again.
     ///
     /// # Errors
-    /// When the journal cannot be made or read.
+    /// When the journal cannot be created or read.
     pub fn open(&mut self, loaded: LoadedBatch) -> Result<(), EnricherError> {
         let LoadedBatch { plan, chunks, decoded, deleted, .. } = &loaded;
         let (id, decoded, deleted) = (plan.id, *decoded, *deleted);
@@ -189,16 +189,16 @@ impl Enricher {
         Ok(())
     }
 
-    /// Takes a batch whose rows all have outcomes out of memory, to be committed.
+    /// Takes a batch out of memory whose rows all have outcomes, to be committed.
     ///
     /// # Errors
-    /// Never for a batch that [`Enricher::next_task`] named.
+    /// If the batch is not open. It always is if [`Enricher::next_task`] named it.
     pub fn take(&mut self, id: BatchId) -> Result<FilledBatch, EnricherError> {
         let batch = self.open.remove(&id);
         batch.map(OpenBatch::fill).ok_or_else(|| EnricherError::Task(format!("batch {id} is not open")))
     }
 
-    /// Outcomes of a batch, by step, that the target does not take: they count as errors.
+    /// Counts outcomes of a batch that the target does not take, by step, as errors.
     pub fn refused(&mut self, turned: &[ConstraintErrors]) {
         for (step, turned) in turned.iter().enumerate() {
             let Some(failure) = &turned.example else { continue };
@@ -209,20 +209,20 @@ impl Enricher {
         }
     }
 
-    /// What the job may spend and has spent. It is to be flushed before [`Enricher::committed`]: what a batch's rows cost
-    /// is not in the journal any more then.
+    /// Returns the account of what the job may spend and has spent. It is to be flushed before [`Enricher::committed`],
+    /// which removes the journal that holds what the rows of a batch cost.
     #[must_use]
     pub fn account(&self) -> Account {
         self.account.clone()
     }
 
-    /// A batch is in the table: its journal is removed.
+    /// Reports that a batch is in the table, and removes its journal.
     ///
     /// # Errors
     /// When the journal cannot be removed.
     pub fn committed(&mut self, id: BatchId) -> Result<(), EnricherError> {
         self.learned.save();
-        // The journal is about to go, and others may share what is in it.
+        // Other rows may share answers that are in no other file than this journal, which is removed next.
         self.sharing.flush();
         let task = self.ledger.committed(id);
         let removed = self.journal.forget(id);
@@ -233,16 +233,16 @@ impl Enricher {
         Ok(removed?)
     }
 
-    /// A duty failed; nothing new is asked.
+    /// Reports that a task failed. No new requests are sent.
     pub fn failed(&mut self, task: LedgerTask) {
         self.ledger.failed(task);
         self.halt(Stop::Asked);
     }
 
-    /// Waits until there is something to take in or to hand out.
+    /// Waits until there are replies to take in or room to hand out rows.
     ///
     /// # Errors
-    /// When a dispatcher has died.
+    /// When a dispatcher has ended.
     pub async fn wait(&mut self) -> Result<(), EnricherError> {
         tokio::select! {
             biased;
@@ -256,7 +256,7 @@ impl Enricher {
         }
     }
 
-    /// From now on nothing new is asked; what is in flight is waited for.
+    /// Stops sending new requests. Those in flight are waited for.
     pub fn halt(&mut self, stop: Stop) {
         if stop.outranks(self.stop.as_ref()) {
             if let Some(reason) = stop.reason() {
@@ -268,13 +268,13 @@ impl Enricher {
         for request in std::mem::take(&mut self.rerouted) {
             self.put_back(request.cell);
         }
-        // Rows within the limit that are handed out already are asked.
+        // Rows that were handed out within the row limit are still sent.
         if !matches!(self.stop, Some(Stop::MaxRows)) {
             self.mode.send_replace(Mode::Draining);
         }
     }
 
-    /// Cuts off what is in flight and takes in what has arrived whole.
+    /// Cuts off the requests in flight, and takes in the answers that have arrived whole.
     pub async fn abort(&mut self) {
         self.learned.save();
         self.ledger.stop();
@@ -305,7 +305,7 @@ impl Enricher {
         self.stop.as_ref()
     }
 
-    /// Whether something is handed out that has not come back.
+    /// Whether rows are handed out that have no outcome yet.
     #[must_use]
     pub fn is_waiting(&self) -> bool {
         self.ledger.handed_out() > 0
@@ -317,24 +317,24 @@ impl Enricher {
         self.ledger.is_finished()
     }
 
-    /// Whether all that was planned is committed and nothing more is to plan.
+    /// Whether everything that was planned is committed and nothing is left to plan.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.ledger.is_complete()
     }
 
-    /// What was wrong with the answers of a run that ends before there were many.
+    /// Returns the anomaly of a run that ends with fewer outcomes than its window holds, if there is one.
     pub(crate) fn anomaly_at_the_end(&self) -> Option<Anomaly> {
         self.watches.iter().find_map(Watch::at_the_end)
     }
 
-    /// Ends the dispatchers and flushes the journals. Returns why the run stopped early, if it did. `reached_end` says
-    /// that the source was planned to its end, not to a limit of this run.
+    /// Ends the dispatchers and flushes the journals. Returns why the run stopped early, or `None` if it did not.
+    /// `reached_end` states that the source was planned to its end, not to a limit of this run.
     ///
     /// # Errors
-    /// When a journal cannot be flushed or removed.
+    /// When the account or a journal cannot be flushed, or a journal cannot be removed.
     pub async fn finish(mut self, reached_end: bool) -> Result<Option<Stop>, EnricherError> {
-        // They tell their last figures and lessons as they go.
+        // Dispatchers hand over their last figures and learned limits when they are dropped.
         self.dispatchers.shutdown().await;
         self.learned.save();
         let is_done = reached_end && self.ledger.is_complete();

@@ -1,4 +1,4 @@
-//! From what came back, or was found in a journal, to the outcome of a row.
+//! From a response, or a record of it in a journal, to the outcome of a row. Nothing here sends, journals or settles.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,15 +16,15 @@ use crate::prompt::Question;
 use crate::rows::{Outcome, RowResult};
 use crate::wire::ChatResponse;
 
-/// What is known of a row before it is asked.
+/// What is known of a row before a request is sent.
 pub(super) enum PriorState {
-    /// Nothing, or only answers that were not what was asked for: it is asked.
+    /// Nothing, or only answers that were not what the step asks for: a request is sent.
     Nothing(Request),
     /// Its outcome, and where that came from.
     Settled(Box<RowResult>, event::Origin),
-    /// Its answer, which could not be kept.
+    /// An answer that could not be read from a journal or written to one.
     Lost(JournalError),
-    /// It waits for a row that asks the same.
+    /// It waits for a row with the same question.
     Waits,
 }
 
@@ -36,30 +36,30 @@ impl PriorState {
 
 /// What a response means for its row.
 pub(super) enum Judged {
-    /// It has its outcome.
+    /// The outcome of the row.
     Settled(Box<RowResult>),
-    /// It is asked again.
+    /// The row is sent again.
     Again(Again),
-    /// Nothing: it cannot be read, and is asked for once more.
+    /// Nothing: it cannot be read, and another answer is needed.
     Unread,
 }
 
-/// An answer that is not what was asked for, and how the row is asked again.
+/// An answer that is not what the step asks for, and how the row is sent again.
 pub(super) struct Again {
     how: How,
-    /// What was paid for the row so far, this answer included.
+    /// The paid answers for the row so far, this one included.
     pub(super) earlier: Earlier,
 }
 
 enum How {
-    /// With what was said and what is wrong with it.
+    /// With the answer and what is wrong with it.
     Repaired { said: String, complaint: String },
-    /// With room for so many tokens.
+    /// With this larger `max_tokens`.
     Longer(u32),
 }
 
 impl Again {
-    /// What is asked, and with which parameters.
+    /// Returns the question to send and its parameters.
     pub(super) fn question(&self, before: &Question, params: &Arc<Params>) -> (Question, Arc<Params>) {
         match &self.how {
             How::Repaired { said, complaint } => (before.repaired(said, complaint), Arc::clone(params)),
@@ -83,11 +83,11 @@ pub(super) struct ResultOrigin<'a> {
     pub(super) attempts: u32,
     pub(super) latency: Option<Duration>,
     pub(super) fingerprint: Fingerprint,
-    /// What its tokens cost, where the provider does not say it.
+    /// Prices of its tokens, used if the response states no cost.
     pub(super) prices: Option<Prices>,
-    /// What was paid for the row before.
+    /// The paid answers for the row before this one.
     pub(super) earlier: Earlier,
-    /// Whether the answer was somebody else's first.
+    /// Whether the answer was another row's first.
     pub(super) shared: bool,
 }
 
@@ -120,7 +120,7 @@ impl<'a> ResultOrigin<'a> {
         }
     }
 
-    /// Holds a response against what the step asks for.
+    /// Checks a response against what the step asks for.
     pub(super) fn judged(self, response: ChatResponse, step: &CompiledStep) -> Judged {
         let reasoning = if step.spec.strips_reasoning { Reasoning::Strip } else { Reasoning::Keep };
         let facts = decode::facts(&response);
@@ -132,12 +132,12 @@ impl<'a> ResultOrigin<'a> {
         );
         let mut kept = None;
         let is_cut = facts.finish_reason.as_deref().is_some_and(decode::is_cut);
-        // A whole object may be there for all that; of a text nobody knows.
+        // A cut answer may still hold a whole object; whether a text is whole cannot be known.
         let is_whole = !matches!(step.spec.form, Form::Text) && matches!(answer, Ok(Answer::Good { .. }));
         if is_cut
             && !is_whole
             && !self.earlier.had_longer_retry
-            // What somebody else was content with is not asked for anew.
+            // An answer that another row accepted is not requested anew.
             && !self.shared
             && let Some(max_tokens) = step.spec.max_tokens_retry
         {
@@ -224,7 +224,7 @@ impl<'a> ResultOrigin<'a> {
     }
 }
 
-/// What a row's error says of its last answer.
+/// Returns the error of a row whose last answer is invalid.
 fn refused(form: &Form, repairs: u32, mistake: &str, said: &str) -> String {
     let what = match form {
         Form::Text | Form::Typed(_) | Form::Embedding(_) => "what was asked for",

@@ -1,4 +1,4 @@
-//! The file of what was learned about providers. It may be lost or damaged: then it is learned again.
+//! The file of what was learned about providers. If it is lost or damaged, that is learned again.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use crate::store;
 
 const NAME: &str = "learned.json";
 
-/// What was learned, and where it is kept.
+/// What was learned about providers, and the file that holds it.
 #[derive(Debug)]
 pub struct LearnedFile {
     path: PathBuf,
@@ -17,7 +17,7 @@ pub struct LearnedFile {
 }
 
 impl LearnedFile {
-    /// The file in a checkpoint's folder.
+    /// Loads the file in a checkpoint's folder. A file that is missing or damaged counts as empty.
     #[must_use]
     pub fn load(folder: &Path) -> Self {
         let path = folder.join(NAME);
@@ -27,12 +27,12 @@ impl LearnedFile {
         LearnedFile { path, learned_limits: LearnedLimits::new(saved.clone()), saved }
     }
 
-    /// What was learned; changes are seen here.
+    /// Returns a handle on what was learned. Changes made through it are saved with this file.
     pub(crate) fn learned_limits(&self) -> LearnedLimits {
         self.learned_limits.clone()
     }
 
-    /// Writes it down if there is news. That it cannot be written harms nobody.
+    /// Writes the file if something changed. An error is ignored, since it can all be learned again.
     pub(super) fn save(&mut self) {
         let learned_limits = self.learned_limits.all();
         if learned_limits != self.saved

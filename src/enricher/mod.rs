@@ -1,11 +1,12 @@
-//! Rows in, outcomes out: requests, their replies and the journal, without a source and without a sink.
+//! The enricher: sends rows to providers, keeps paid answers in journals, and finds an outcome for every row.
 //!
-//! [`Enricher`] takes batches of rows and gives them back with an outcome for every row of every step. It owns the
-//! journal's files and the dispatchers; its caller carries out the tasks that it names (plan, load, commit). No answer
-//! is used before it is in the journal. Nothing here prints, and nothing here knows where rows come from or go.
+//! [`Enricher`] takes batches of rows and returns them with an outcome for every row of every step. It owns the journal
+//! files and the dispatchers; its caller carries out the tasks that it names (plan, load, commit). No answer is used
+//! before it is in the journal. The enricher prints nothing, and does not know where rows come from or go.
 
 mod anomalies;
 mod compiled_step;
+mod condition;
 mod context_window;
 mod error;
 mod error_rate;

@@ -1,4 +1,4 @@
-//! A batch whose rows are in memory.
+//! A batch whose rows are in memory, with the outcomes so far and the answers that its journal held.
 
 use std::collections::HashMap;
 use std::io;
@@ -26,27 +26,28 @@ pub(super) struct OpenBatch {
     opened_at: DateTime<Utc>,
     chunks: Vec<(u32, Chunk, Rows)>,
     outcomes: Vec<Vec<Option<RowResult>>>,
-    /// By step: outcomes of the target that stay; empty where there is none yet.
+    /// Outcomes in the target that stay, by step; empty if the target has none.
     kept: Vec<UnchangedStep>,
     pub(super) journal: Journal,
-    /// What its journal held when it was opened.
+    /// Records that its journal held when it was opened.
     recovered: RecoveredAnswers,
 }
 
-/// What a journal held.
+/// Records that a journal held. Large answers beyond a number of bytes are spilled to a file.
 #[derive(Debug)]
 pub(super) struct RecoveredAnswers {
     records: HashMap<RowKey, Vec<(Record, Option<Spilled>)>>,
     len: u64,
     folder: PathBuf,
     file: Option<SpillFile>,
-    /// Bytes of answers that may yet be kept in memory, and of those that are.
+    /// Bytes of answers that may still be kept in memory.
     capacity: u64,
+    /// Bytes of answers that are in memory.
     kept: u64,
 }
 
 impl RecoveredAnswers {
-    /// Nothing so far. What is beyond so many bytes of answers goes to a file in a folder.
+    /// Creates it without records. Answers beyond `capacity` bytes go to a file in `folder`.
     pub(super) fn new(folder: &Path, capacity: u64) -> Self {
         RecoveredAnswers {
             records: HashMap::new(),
@@ -76,7 +77,7 @@ impl RecoveredAnswers {
             let bytes = body.len() as u64;
             match self.capacity.checked_sub(bytes) {
                 Some(left) => self.capacity = left,
-                // Where that fails it stays in memory.
+                // An answer that cannot be spilled stays in memory.
                 None => spilled = spill(&mut self.file, &self.folder, |file| file.write(body)),
             }
             match spilled {
@@ -87,7 +88,7 @@ impl RecoveredAnswers {
         self.records.entry(record.key.clone()).or_default().push((record, spilled));
     }
 
-    /// Takes the newest record of a row that passes the test. It is asked of a record whose answer is not in memory.
+    /// Takes the newest record of a row that `fits`. A spilled answer is not in the record when it is tested.
     fn claim(
         &mut self,
         key: &RowKey,
@@ -109,10 +110,10 @@ impl RecoveredAnswers {
     }
 }
 
-/// Smaller answers stay in memory, in bytes.
+/// Size from which an answer may be spilled, in bytes.
 pub(super) const SPILLED_FROM: usize = 512;
 
-/// Moves something to a file in a folder, which is made for the first that comes; `None` where that fails.
+/// Writes something to the spill file, which is created in `folder` when first needed. Returns `None` if that fails.
 fn spill<T>(
     file: &mut Option<SpillFile>,
     folder: &Path,
@@ -152,7 +153,7 @@ impl OpenBatch {
         })
     }
 
-    /// The record batch that holds a row, and the row's place in it.
+    /// Returns the record batch that holds a row, and the row's index in it.
     pub(super) fn locate(&self, row: u32) -> (&Rows, usize) {
         let (start, _, rows) = &self.chunks[self.chunk_of(row)];
         (rows, (row - start) as usize)
@@ -167,17 +168,17 @@ impl OpenBatch {
         self.chunks.partition_point(|(start, ..)| *start <= row) - 1
     }
 
-    /// Whether the target's outcome of a row of a step stays.
+    /// Whether the target's outcome of a row and step stays.
     pub(super) fn keeps(&self, cell: Cell) -> bool {
         self.kept.get(cell.step.index()).is_some_and(|step| step.stays[cell.row as usize])
     }
 
-    /// What the target holds of a step, for those rows whose outcome stays.
+    /// Returns the outputs of a step in the target, which are valid for rows whose outcome stays.
     pub(super) fn held(&self, step: usize) -> Option<&ArrayRef> {
         self.kept.get(step)?.values.as_ref()
     }
 
-    /// What a step came to for a row, if it has.
+    /// Returns the outcome of a step for a row, or `None` if there is none yet.
     pub(super) fn outcome(&self, step: usize, row: u32) -> Option<&RowResult> {
         self.outcomes[step][row as usize].as_ref()
     }
@@ -195,10 +196,10 @@ impl OpenBatch {
         !self.recovered.records.is_empty()
     }
 
-    /// Takes the newest record of a row that passes the test, which may not look at the answer.
+    /// Takes the newest record of a row that `fits`, which may not look at the answer.
     ///
     /// # Errors
-    /// When the answer was moved out of memory and cannot be read back.
+    /// When the answer was spilled and cannot be read back.
     pub(super) fn claim(
         &mut self,
         key: &RowKey,
@@ -207,7 +208,7 @@ impl OpenBatch {
         self.recovered.claim(key, fits)
     }
 
-    /// Moves an answer out of memory; where that fails it stays.
+    /// Spills an answer. If that fails it stays in memory.
     pub(super) fn spill(&mut self, settled: &mut RowResult) {
         let RecoveredAnswers { file, folder, .. } = &mut self.recovered;
         spill(file, folder, |file| settled.spill(file));
@@ -219,7 +220,7 @@ impl OpenBatch {
         *place = Some(settled);
     }
 
-    /// The batch with its outcomes, when every row has them.
+    /// Returns the batch with its outcomes, which every row must have.
     pub(super) fn fill(self) -> FilledBatch {
         let outcomes = self
             .outcomes

@@ -1,4 +1,6 @@
-//! What can be found wrong before anything is touched: templates, columns, endpoints.
+//! Compiles the steps of a job and makes its endpoints, so that mistakes are found before anything is touched.
+//!
+//! It needs neither target nor network.
 
 use std::sync::{Arc, OnceLock};
 
@@ -6,32 +8,31 @@ use arrow::datatypes::{Field, Schema};
 use url::Url;
 
 use super::compiled_step::CompiledStep;
+use super::condition::When;
 use super::error::EnricherError;
-use super::inputs::When;
 use crate::config::{Anomalies, Form, Job, Provider, StepSpec, Typed};
 use crate::prompt::{Prompt, PromptError};
 use crate::rows::OutputColumns;
 use crate::table::Condition;
 use crate::transport::Endpoint;
 
-/// A job that fits its source: everything that needs neither target nor network is checked.
+/// A job that fits its source. Everything that needs neither target nor network is checked.
 #[derive(Debug)]
 pub struct Prepared {
-    /// The steps, ready to ask.
     pub(crate) steps: Vec<CompiledStep>,
-    /// The providers with their endpoints.
+    /// The providers with their endpoints, in the job's order.
     pub endpoints: Vec<(Provider, Endpoint)>,
-    /// Share of errors that is allowed.
+    /// Largest share of errors that is allowed.
     pub max_error_rate: f64,
-    /// Shares of unusual outcomes that are allowed.
+    /// Largest shares of unusual outcomes that are allowed.
     pub anomalies: Anomalies,
 }
 
-/// Holds a job against the columns of its source. `simulator` is where the built-in simulator listens, if
-/// the job asks for it.
+/// Checks a job against the columns of its source, and makes its endpoints. `simulator` is the address of the built-in
+/// simulator, if the job uses it.
 ///
 /// # Errors
-/// The first mistake.
+/// When the job is wrong: its first mistake.
 pub fn prepare(job: &Job, source: &Schema, simulator: Option<&Url>) -> Result<Prepared, EnricherError> {
     let steps = steps(job, source)?;
     let endpoints = job
@@ -51,13 +52,13 @@ pub fn prepare(job: &Job, source: &Schema, simulator: Option<&Url>) -> Result<Pr
 /// Checks the templates and conditions of a job against the columns of its source.
 ///
 /// # Errors
-/// The first mistake.
+/// When one of them is wrong: the first mistake.
 pub fn check_templates(job: &Job, source: &Schema) -> Result<(), EnricherError> {
     steps(job, source).map(drop)
 }
 
-/// The columns of the source and the outputs that each step's templates name, by its output; none of a job that does
-/// not fit.
+/// Returns the columns of the source and the outputs that each step's templates name, with the step's own output. Empty
+/// for a job that does not fit its source.
 pub(crate) fn template_inputs(job: &Job, source: &Schema) -> Vec<(String, Vec<String>)> {
     let prepared = steps(job, source).unwrap_or_default();
     let names = |step: &CompiledStep| {
@@ -68,7 +69,7 @@ pub(crate) fn template_inputs(job: &Job, source: &Schema) -> Vec<(String, Vec<St
 }
 
 impl Prepared {
-    /// For each step the earlier ones whose outputs it needs.
+    /// Returns for each step the indices of the earlier ones whose outputs it needs.
     #[must_use]
     pub fn needs(&self) -> Vec<Vec<usize>> {
         self.steps.iter().map(|step| step.needs.clone()).collect()
@@ -80,7 +81,7 @@ impl CompiledStep {
         matches!(self.spec.form, Form::Embedding(_))
     }
 
-    /// Holds its vectors to the length of those that the target has.
+    /// Fixes the length of the step's vectors to that of the vectors in the target, if it has any.
     pub(crate) fn hold_length(&mut self, held: Option<usize>) -> Result<(), EnricherError> {
         let Some(held) = held else { return Ok(()) };
         if let Some(wanted) = self.dimensions.get().filter(|wanted| **wanted != held) {
@@ -148,7 +149,7 @@ fn is_output(steps: &[Arc<StepSpec>], name: &str) -> bool {
     steps.iter().any(|step| step.output == name)
 }
 
-/// How a template and a condition name what is a column of its own in the target.
+/// Returns how templates and conditions name a field that has a column of its own in the target.
 fn of_flat(earlier: &[Arc<StepSpec>], column: &str) -> Option<String> {
     earlier.iter().find_map(|step| {
         let Form::Typed(Typed { shape, flat: true, .. }) = &step.form else { return None };
@@ -157,7 +158,7 @@ fn of_flat(earlier: &[Arc<StepSpec>], column: &str) -> Option<String> {
     })
 }
 
-/// A condition over the columns of the source and the outputs of earlier steps.
+/// Compiles a condition over the columns of the source and the outputs of earlier steps.
 fn condition(
     spec: &StepSpec,
     written: &str,

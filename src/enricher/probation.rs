@@ -1,29 +1,28 @@
-//! The first rows of a step: refusals are held back until something tells that they are the rows' own.
+//! Probation of a step: refusals of its first rows are withheld until it is known whether they are the rows' own.
 
 use crate::dispatch::Reply;
 use crate::fault::{Class, Failure};
 use crate::ident::Cell;
 use crate::rows::RowResult;
 
-/// So many first rows with the same refusal stop the run.
+/// Number of first rows with the same refusal that stops the run.
 const SAME_REFUSALS: usize = 20;
 
-/// What the first refusals mean.
+/// How the first refusals of a step are judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Strictness {
-    /// When the first rows are all refused in the same way, the run is wrong and stops.
+    /// If the first rows are all refused in the same way, the run is wrong and stops.
     Probation,
     /// Each refusal is its row's own.
     RowByRow,
 }
 
-/// A refusal that is held back.
+/// A refusal that is withheld, because it may be the run's and not the row's own.
 #[derive(Debug)]
 pub(super) enum WithheldRefusal {
-    /// Nothing was paid, and nothing is written down yet.
+    /// Nothing was paid, and nothing is in the journal yet.
     Refused(Box<Reply>, Failure),
-    /// Nothing is to be written down: a template that fails, or an answer without text, which was paid for
-    /// and is in the journal.
+    /// Nothing is to be journalled: a template failed, or a paid answer came to nothing and is in the journal.
     Known(Cell, Box<RowResult>, Failure),
 }
 
@@ -42,23 +41,23 @@ impl WithheldRefusal {
     }
 }
 
-/// Holds back the refusals of the first rows of a step.
+/// Withholds the refusals of the first rows of a step.
 #[derive(Debug, Default)]
 pub(super) struct Probation {
     is_over: bool,
-    /// Refusals so far, all of one class.
+    /// Number of refusals so far, all of one class.
     refused: usize,
     class: Option<Class>,
     held: Vec<WithheldRefusal>,
 }
 
-/// What becomes of a refusal.
+/// What happens to a refusal.
 pub(super) enum Judgement {
-    /// It is the row's own, as are those that were held back before it.
+    /// It is the row's own, as are those that were withheld before it.
     Release(Vec<WithheldRefusal>),
-    /// It is held back.
+    /// It is withheld.
     Hold,
-    /// It is the run's: these rows are as if they had not been asked.
+    /// It is the run's: these rows count as not sent.
     Stop(Vec<WithheldRefusal>),
 }
 
@@ -67,7 +66,7 @@ impl Probation {
         Probation { is_over: strictness == Strictness::RowByRow, ..Probation::default() }
     }
 
-    /// A row was refused.
+    /// Judges the refusal of a row.
     pub(super) fn refused(&mut self, held: WithheldRefusal) -> Judgement {
         if self.is_over {
             return Judgement::Release(vec![held]);
@@ -79,27 +78,27 @@ impl Probation {
         if !is_same {
             return Judgement::Release(self.end());
         }
-        // What was in flight when the run was stopped meets the same refusal.
+        // The probation goes on: rows that are still in flight meet the same refusal.
         if self.refused >= SAME_REFUSALS { Judgement::Stop(self.release()) } else { Judgement::Hold }
     }
 
-    /// A row was answered: what is held back is the rows' own, and so is all that follows.
+    /// Ends the probation: the withheld refusals, which it returns, are the rows' own, and so are all that follow.
     pub(super) fn end(&mut self) -> Vec<WithheldRefusal> {
         self.is_over = true;
         self.release()
     }
 
-    /// Nothing else can come for now: what is held back must go on. The next refusals still count.
+    /// Returns the withheld refusals, because nothing else can arrive for now. The probation goes on.
     pub(super) fn release(&mut self) -> Vec<WithheldRefusal> {
         std::mem::take(&mut self.held)
     }
 
-    /// Whether a refusal is a row's own from now on.
+    /// Whether every refusal is a row's own from now on.
     pub(super) fn is_over(&self) -> bool {
         self.is_over
     }
 
-    /// Rows whose refusal is held back.
+    /// Number of rows whose refusal is withheld.
     pub(super) fn held(&self) -> u64 {
         self.held.len() as u64
     }

@@ -1,5 +1,6 @@
-//! What the enricher does with replies: journals what must be kept, then settles rows, asks elsewhere, or
-//! stops.
+//! Handling of replies: settles rows, sends them again or elsewhere, withholds refusals, or stops the run.
+//!
+//! What must be kept is in the journal before its row is settled.
 
 use std::sync::Arc;
 
@@ -20,7 +21,8 @@ use crate::prompt::Question;
 use crate::rows::{Outcome, RowResult};
 
 impl Enricher {
-    /// Takes in the replies that have come: journals what was paid, then settles it.
+    /// Handles the replies that have arrived. Paid answers are in the journal already; refusals are journalled here
+    /// before they are settled.
     pub fn take_in(&mut self) {
         let replies = std::mem::take(&mut self.buffer);
         let mut kept = PendingOutcomes::new();
@@ -51,7 +53,7 @@ impl Enricher {
                     let shared = SharedAnswer { provider, model, body: paid.body };
                     match origin.judged(paid.response, &self.steps[cell.step.index()]) {
                         Judged::Again(again) => self.ask_again(request, &again),
-                        // Whatever was asked for is in a response that is called an answer.
+                        // Does not happen: a response that counts as paid can be read.
                         Judged::Unread => self.put_back(cell),
                         Judged::Settled(settled) => {
                             if let Outcome::Failed(failure) = &settled.outcome {
@@ -90,7 +92,7 @@ impl Enricher {
         self.write_down(kept);
     }
 
-    /// An answer is not what the step asks for, and is in the journal: the row is asked again.
+    /// Sends a row again whose answer, which is in the journal, is not what the step asks for.
     fn ask_again(&mut self, request: Request, again: &Again) {
         if self.stop.is_some() {
             self.give_back(request.cell);
@@ -101,7 +103,7 @@ impl Enricher {
         self.capacity_freed.notify_one();
     }
 
-    /// A provider could not answer a row: another one may.
+    /// Sends a row that a provider could not answer to another one, or settles it as failed.
     pub(super) fn failed_at(
         &mut self,
         mut request: Request,
@@ -118,12 +120,12 @@ impl Enricher {
             self.rerouted.push_back(request);
             return;
         }
-        // It may pass: another run asks again, so it is not kept.
+        // The failure may pass. It is not journalled, so that a run that resumes the batch sends the row again.
         let settled = self.row_failed(provider, &request, attempts, failure);
         self.settle(request.cell, settled, event::Origin::Asked);
     }
 
-    /// A provider ends the run, unless the row can be asked elsewhere.
+    /// Stops the run for a provider's failure, unless another provider takes the row.
     pub(super) fn provider_stopped(&mut self, request: Request, provider: usize, failure: Failure) {
         let cell = request.cell;
         let step = &self.steps[cell.step.index()];
@@ -131,7 +133,7 @@ impl Enricher {
             step.has_other(&self.providers, request.route, bit(provider) | request.excluded_providers);
         let StepProvider { name, health, out, .. } = &mut self.providers[provider];
         if self.stop.is_none() && has_other {
-            // Without an answer it may come back; what it refuses outright it refuses for good.
+            // A provider that does not answer may come back; what it refuses outright it refuses for good.
             if failure.class != Class::Unavailable && !health.is_out() {
                 health.rule_out();
                 *out = Some(failure.clone());
@@ -146,8 +148,8 @@ impl Enricher {
         self.halt(Stop::Provider { provider, failure });
     }
 
-    /// A row is as if it had not been asked this time. Where answers were paid for before it, its first question is not
-    /// asked again: in the journal they are found by the next run only.
+    /// Takes a row back as if it had not been sent this time. With earlier paid answers its request is kept instead:
+    /// only the next run finds them in the journal, so its first question must not be sent again.
     fn hand_back(&mut self, request: Request) {
         if request.earlier.answers > 0 && self.stop.is_none() {
             self.rerouted.push_back(request);
@@ -156,7 +158,7 @@ impl Enricher {
         }
     }
 
-    /// A row is as if it had not been handed out.
+    /// Takes a row back as if it had not been handed out, with the rows that wait for it.
     pub(super) fn put_back(&mut self, cell: Cell) {
         self.ledger.give_back(cell);
         for waiting in self.sharing.left(cell) {
@@ -164,7 +166,7 @@ impl Enricher {
         }
     }
 
-    /// A row got no answer that others could share: those that waited for it ask for themselves.
+    /// Has the rows that wait for a row send their own requests, since it got no answer to share.
     fn unshare(&mut self, cell: Cell) {
         let waiting = self.sharing.left(cell);
         if self.stop.is_some() {
@@ -175,7 +177,7 @@ impl Enricher {
         }
     }
 
-    /// A row got an answer: those that waited for it get the same one.
+    /// Gives a row's answer to the rows that wait for it, and remembers it for later ones.
     fn share(&mut self, cell: Cell, route: usize, question: Fingerprint, shared: &SharedAnswer) {
         let Self { steps, providers, sharing, .. } = self;
         let step = &steps[cell.step.index()];
@@ -189,8 +191,8 @@ impl Enricher {
         }
     }
 
-    /// An answer that was paid for came to nothing, and would again: those that waited for it end like it, as long as
-    /// it is not the provider's doing.
+    /// Gives the failure of a paid answer to the rows that wait for it, if it would happen again and is not the
+    /// provider's doing. Else they send their own requests.
     fn share_failure(&mut self, cell: Cell, shared: &SharedAnswer, failure: &Failure) {
         if !is_terminal(failure.class) || !self.probations[cell.step.index()].is_over() {
             self.unshare(cell);
@@ -203,7 +205,7 @@ impl Enricher {
         }
     }
 
-    /// A row gets what another one got, once that is in its journal.
+    /// Gives a row the outcome of another one, once that is in the row's journal.
     fn take_record(&mut self, request: Request, record: &Record) {
         let cell = request.cell;
         if let Err(error) = request.receipt.journal.append([record]) {
@@ -214,12 +216,13 @@ impl Enricher {
         let origin = ResultOrigin::of_record(record, None, Earlier::default());
         match origin.judged_record(&record.outcome, &self.steps[cell.step.index()]) {
             Judged::Settled(settled) => self.settle(cell, *settled, event::Origin::Unasked),
-            // It was good for the row that asked, so it is for this one.
+            // Does not happen: the answer was accepted for the row that was sent.
             Judged::Again(_) | Judged::Unread => self.rerouted.push_back(request),
         }
     }
 
-    /// A row is as if it had not been asked, and may be asked again in this run.
+    /// Takes a row back as if it had not been sent. It does not count towards the row limit, and may be sent again in
+    /// this run.
     pub(super) fn give_back(&mut self, cell: Cell) {
         self.put_back(cell);
         if let Some(left) = self.asks_left.as_mut().filter(|_| cell.step == StepId::FIRST) {
@@ -227,8 +230,9 @@ impl Enricher {
         }
     }
 
-    /// With nothing in flight and nothing to ask, refusals that are held back are the rows' own; unless the
-    /// run was stopped, then nobody knows. Says whether there were any.
+    /// Releases the withheld refusals if nothing else is in flight or left to send. They are the rows' own; but if the
+    /// run was stopped, other than by its row limit, that is not known and the rows are put back. Returns whether there
+    /// were any.
     pub fn release_held(&mut self) -> bool {
         let held: u64 = self.probations.iter().map(Probation::held).sum();
         if held == 0 || self.ledger.handed_out() > held {
@@ -247,7 +251,7 @@ impl Enricher {
         true
     }
 
-    /// Finds out whether a refusal is the row's own or the run's.
+    /// Decides whether a refusal is the row's own or the run's, and acts on it.
     pub(super) fn judge(&mut self, kept: &mut PendingOutcomes, held: WithheldRefusal) {
         match self.probations[held.cell().step.index()].refused(held) {
             Judgement::Hold => {}
@@ -275,7 +279,7 @@ impl Enricher {
         }
     }
 
-    /// Appends to the journals first, then settles: one write for all that came at once for a batch.
+    /// Appends outcomes to the journals, one write for each batch, then settles them.
     pub(super) fn write_down(&mut self, kept: PendingOutcomes) {
         for (id, entries) in kept {
             let batch = self.open.get_mut(&id).expect("a batch is open while its rows are asked");
@@ -314,7 +318,7 @@ impl Enricher {
                 };
                 let step = &self.steps[first.cell().step.index()].output;
                 let told = format!("the first rows of step {step:?} {how}: {failure}");
-                // What is not there has another cause than what is asked.
+                // A 404 is about the address, not about what the rows have in common.
                 let is_missing = failure.class == Class::NotFound;
                 Failure::new(if is_missing { Class::NotFound } else { Class::SameRefusal }, told)
             }
@@ -332,7 +336,7 @@ impl Enricher {
             Outcome::Failed(failure) => (Some(Ending::Failed(failure.class)), Some(failure)),
             Outcome::Unchanged => (None, None),
         };
-        // What the journal held was judged when it was asked.
+        // Outcomes from the journal were judged in the run that sent their requests.
         let is_news = origin != event::Origin::Journal
             && !matches!(ending, None | Some(Ending::Skipped | Ending::Failed(Class::Upstream)));
         let errors = if is_news { self.error_rates[cell.step.index()].note(failure) } else { None };
@@ -416,7 +420,7 @@ impl Enricher {
     }
 }
 
-/// What a journal keeps of an answer that was somebody else's first.
+/// Returns the journal record of a row that takes over the answer of another one.
 pub(super) fn shared_record(request: &Request, shared: &SharedAnswer) -> Record {
     let Request { question, receipt, .. } = request;
     Record {

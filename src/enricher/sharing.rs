@@ -1,5 +1,5 @@
-//! One answer for all rows with the same question: those that are asked at the same time wait for the first of them,
-//! later ones find it in a window of memory, or in the cache.
+//! One answer for all rows with the same question. Rows that come while the first one is in flight wait for it; later
+//! ones find the answer in a window of memory, or in the cache.
 //!
 //! An answer that a row shares is in the row's journal before it is used, like one that was paid for.
 
@@ -15,9 +15,9 @@ use crate::dispatch::Request;
 use crate::ident::{Cell, Fingerprint};
 use crate::prompt::Question;
 
-/// Bytes of answers that are kept in memory.
+/// Most bytes of answers that are kept in memory.
 const RECENT_BYTES: usize = 32 << 20;
-/// What an answer takes there besides its body, in bytes.
+/// Bytes that an answer takes in memory besides its body.
 const ENTRY_BYTES: usize = 200;
 
 /// An answer that rows may share.
@@ -30,9 +30,9 @@ pub(super) struct SharedAnswer {
 
 /// What is known of a question.
 pub(super) enum SharingState {
-    /// Nothing: it is to be asked, and others wait for it.
+    /// Nothing: the row is sent, and others wait for it.
     Nothing,
-    /// It is being asked.
+    /// A row with the same question is in flight.
     Asked,
     /// Its answer.
     Answer(SharedAnswer),
@@ -44,9 +44,9 @@ pub(super) struct Sharing {
     recent: HashMap<Fingerprint, SharedAnswer>,
     order: VecDeque<Fingerprint>,
     bytes: usize,
-    /// Questions that are being asked, and who waits for the answers.
+    /// Questions in flight, and the requests that wait for their answers.
     waiting: HashMap<Fingerprint, (Arc<Question>, Vec<Request>)>,
-    /// The rows that ask them.
+    /// Rows that were sent, with the keys of their questions.
     leaders: HashMap<Cell, Fingerprint>,
     cache: Option<Store>,
     trouble: Option<CacheError>,
@@ -57,7 +57,7 @@ impl Sharing {
         Sharing { cache, ..Sharing::default() }
     }
 
-    /// What is known of the question of a request.
+    /// Returns what is known of the question of a request.
     pub(super) fn look(
         &mut self,
         key: Fingerprint,
@@ -85,39 +85,39 @@ impl Sharing {
         SharingState::Nothing
     }
 
-    /// The cache only saves money: where it does not work, the run goes on without it.
+    /// Drops the cache after an error. It only saves money, so the run goes on without it.
     fn go_without(&mut self, error: CacheError) {
         self.cache = None;
         self.trouble = Some(error);
     }
 
-    /// Why the run goes on without the cache, once.
+    /// Returns why the run goes on without the cache, once.
     pub(super) fn trouble(&mut self) -> Option<CacheError> {
         self.trouble.take()
     }
 
-    /// A row asks a question that nobody asks; others may wait for it.
+    /// Notes that a row is sent with a question, for which others may wait.
     pub(super) fn lead(&mut self, key: Fingerprint, request: &Request) {
         self.waiting.insert(key, (Arc::clone(&request.question), Vec::new()));
         self.leaders.insert(request.cell, key);
     }
 
-    /// A row waits for the answer to a question that is being asked.
+    /// Has a row wait for the answer to a question in flight.
     pub(super) fn wait(&mut self, key: Fingerprint, mut request: Request) {
         if let Some((question, waiting)) = self.waiting.get_mut(&key) {
-            // However many rows have it, the question is in memory once.
+            // All rows with the question share one copy of it.
             request.question = Arc::clone(question);
             waiting.push(request);
         }
     }
 
-    /// A row is done with its question, or leaves it: those who waited for it.
+    /// Returns the rows that wait for a row, which has its outcome or is taken back.
     pub(super) fn left(&mut self, cell: Cell) -> Vec<Request> {
         let key = self.leaders.remove(&cell);
         key.and_then(|key| self.waiting.remove(&key)).map(|(_, waiting)| waiting).unwrap_or_default()
     }
 
-    /// An answer that later rows of the same list of providers, to which its own belongs, may share.
+    /// Remembers an answer for later rows of the same provider list, which must hold the answer's own provider.
     pub(super) fn remember(
         &mut self,
         step: &CompiledStep,
@@ -136,7 +136,7 @@ impl Sharing {
         if self.recent.contains_key(&key) {
             return;
         }
-        // The body is a part of a larger buffer, which would stay with it.
+        // The body is a slice of a larger buffer, which it would keep in memory.
         let shared = SharedAnswer { body: Bytes::copy_from_slice(&shared.body), ..shared.clone() };
         self.bytes += shared.body.len() + ENTRY_BYTES;
         self.recent.insert(key, shared);
@@ -148,7 +148,7 @@ impl Sharing {
         }
     }
 
-    /// Waits until what was remembered is in the cache.
+    /// Waits until the remembered answers are in the cache.
     pub(super) fn flush(&mut self) {
         if let Some(Err(error)) = self.cache.as_ref().map(Store::flush) {
             self.go_without(error);
@@ -156,13 +156,13 @@ impl Sharing {
     }
 }
 
-/// A question of a step of this job, by one of its lists of providers.
+/// Returns the key of a question within this job, by its step and provider list.
 pub(super) fn in_step(step: &CompiledStep, route: usize, question: Fingerprint) -> Fingerprint {
     let route = route.to_le_bytes();
     Fingerprint::of([question.to_bytes().as_slice(), step.output.as_bytes(), route.as_slice()])
 }
 
-/// A question to a model at an address, whoever asks it.
+/// Returns the key of a question in the cache, by the model and its address, whoever sends it.
 fn anywhere(provider: &StepProvider, question: Fingerprint) -> Fingerprint {
     Fingerprint::of([question.to_bytes().as_slice(), provider.address.as_bytes(), provider.model.as_bytes()])
 }

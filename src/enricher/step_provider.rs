@@ -1,4 +1,4 @@
-//! A step that is ready to ask, and the way to the provider that it asks.
+//! A provider as the steps see it: the inbox of its dispatcher, its health, and its limit on prompts.
 
 use std::sync::Arc;
 
@@ -14,38 +14,38 @@ use crate::event::Voice;
 use crate::fault::Failure;
 use crate::transport::Endpoint;
 
-/// The way to a provider.
+/// A provider that steps send rows to.
 #[derive(Debug)]
 pub(super) struct StepProvider {
     pub(super) name: Arc<str>,
     pub(super) model: Arc<str>,
-    /// Where it is asked.
+    /// Address of its endpoint, which tells cached answers apart.
     pub(super) address: Arc<str>,
     pub(super) window: Option<ContextWindow>,
-    /// Whether it hands back rows while its provider fails.
+    /// Whether its dispatcher hands rows back while the provider fails.
     pub(super) has_fallback: bool,
     pub(super) prices: Option<Prices>,
     pub(super) inbox: mpsc::Sender<Request>,
     pub(super) health: ProviderHealth,
-    /// Why it is not asked any more in this run.
+    /// The failure that ruled it out for the rest of the run, if one did.
     pub(super) out: Option<Failure>,
 }
 
-/// Rows that a provider keeps ready, at most, where several go into one request.
+/// Most rows that a dispatcher keeps ready; matters for providers that take several rows in one request.
 const MOST_READY: usize = 8_192;
 
-/// What a provider is there for.
+/// What a job uses a provider for.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct ProviderRole {
-    /// Whether its rows can be asked elsewhere.
+    /// Whether its rows may go to another provider.
     pub(super) has_fallback: bool,
-    /// Whether it is asked for vectors.
+    /// Whether it is sent requests for vectors.
     pub(super) embeds: bool,
-    /// Whether it is asked for nothing else.
+    /// Whether it is sent nothing but requests for vectors.
     pub(super) only_embeds: bool,
 }
 
-/// What dispatchers are started with.
+/// What all dispatchers of a run share.
 pub(super) struct ProviderHandle<'a> {
     pub(super) outbox: mpsc::Sender<Reply>,
     pub(super) mode: watch::Receiver<Mode>,
@@ -66,7 +66,7 @@ impl ProviderHandle<'_> {
         dispatchers: &mut JoinSet<()>,
     ) -> StepProvider {
         let model = Arc::clone(endpoint.model());
-        // The built-in one has another port each time.
+        // The built-in simulator has another port each time.
         let address =
             if provider.endpoint.is_none() { "simulator".into() } else { endpoint.address().into() };
         let ProviderRole { has_fallback, only_embeds, embeds } = role;
@@ -106,13 +106,13 @@ impl ProviderHandle<'_> {
 }
 
 impl StepProvider {
-    /// Room for requests, in thousandths of all of it.
+    /// Free room in the inbox, in thousandths of its capacity.
     pub(super) fn capacity(&self) -> usize {
         self.inbox.capacity() * 1_000 / self.inbox.max_capacity().max(1)
     }
 }
 
-/// A provider in a set of providers, of which a job has [`MOST_PROVIDERS`] at most.
+/// Returns the bit of a provider in a set of providers. A job has [`MOST_PROVIDERS`] at most.
 pub(super) fn bit(provider: usize) -> u64 {
     debug_assert!(provider < MOST_PROVIDERS);
     1 << provider

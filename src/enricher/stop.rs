@@ -1,4 +1,4 @@
-//! Why a run asks nothing new before its end.
+//! Reasons why a run sends no new requests before its end.
 
 use super::anomalies::Anomaly;
 use super::error_rate::TooManyErrors;
@@ -6,32 +6,32 @@ use crate::config::BudgetLimit;
 use crate::fault::Failure;
 use crate::journal::JournalError;
 
-/// Why nothing new is asked any more.
+/// Reason why no new requests are sent.
 #[derive(Debug)]
 pub enum Stop {
-    /// The provider makes it useless.
+    /// A failure of a provider makes further requests useless.
     Provider {
-        /// Its name.
+        /// Name of the provider.
         provider: String,
-        /// Why.
+        /// The failure.
         failure: Failure,
     },
-    /// The budget is spent.
+    /// The budget leaves too little for the next request.
     Budget(BudgetLimit),
     /// Too many rows fail.
     Errors(TooManyErrors),
-    /// Too many outcomes make little sense.
+    /// Too many outcomes are unusual.
     Anomaly(Anomaly),
-    /// An answer could not be kept.
+    /// The journal failed: an answer could not be kept or read back.
     Journal(JournalError),
-    /// As many rows as were wanted are asked.
+    /// The row limit of the run is reached.
     MaxRows,
-    /// The caller asked for it.
+    /// The caller requested it, or could not carry out a task.
     Asked,
 }
 
 impl Stop {
-    /// The reason in words; none where those who asked for it know why.
+    /// Returns the reason in words, or `None` if whoever requested the stop knows it.
     pub(super) fn reason(&self) -> Option<String> {
         match self {
             Stop::Provider { provider, failure } => Some(format!("provider {provider}: {failure}")),
@@ -43,7 +43,8 @@ impl Stop {
         }
     }
 
-    /// Why the job is paused, where this reason pauses it: another run would pay for more of the same.
+    /// Returns why the job is paused, or `None` if this reason does not pause it. Another run would pay for more of the
+    /// same.
     pub(crate) fn pauses(&self) -> Option<String> {
         match self {
             Stop::Anomaly(anomaly) => Some(anomaly.to_string()),
@@ -52,8 +53,9 @@ impl Stop {
         }
     }
 
-    /// Whether this reason takes the place of one before it: the first counts, except that a lost answer
-    /// must not hide behind it, nor what is wrong with answers behind there being few.
+    /// Whether this reason replaces an earlier one. The first counts, with three exceptions: any reason replaces a row
+    /// limit, a failed journal is never hidden, and an anomaly replaces too many errors, since it shows what is wrong
+    /// with the answers.
     pub(super) fn outranks(&self, before: Option<&Stop>) -> bool {
         match before {
             None | Some(Stop::MaxRows) => true,

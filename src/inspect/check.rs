@@ -1,4 +1,4 @@
-//! Everything that a run looks at before its first call, looked at without a run.
+//! Checks everything that a run checks before its first request, without a run.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -36,20 +36,20 @@ use crate::table::is_delta_table;
 use crate::transport::Endpoint;
 use crate::wording::counted;
 
-/// The smallest request that shows that a provider answers.
+/// Longest time that a provider has for the answer to a live check.
 const LIVE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Something that was looked at.
+/// Result of one check.
 #[derive(Debug)]
 pub struct Finding {
-    /// What it is about.
+    /// What was checked.
     pub about: String,
     /// What was found, or what is wrong with it.
     pub result: Result<String, RunError>,
 }
 
-/// Looks at everything that a run looks at before its first call. With `live`, each provider is asked once.
-/// Nothing is changed.
+/// Checks everything that a run checks before its first request. With `live`, each provider is sent a harmless
+/// question, and one more for an object if a step of it has a schema. Nothing is changed.
 pub async fn check(job: &Job, live: bool, simulator: Option<&Url>) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut note = |about: &str, result: Result<String, RunError>| {
@@ -245,7 +245,7 @@ pub async fn check(job: &Job, live: bool, simulator: Option<&Url>) -> Vec<Findin
     findings
 }
 
-/// Whether the files that are to be read can be: those of open batches, and those that no batch holds.
+/// Checks that the files that are to be read are there: those of open batches, and those that no batch holds.
 async fn files(job: &Job, mut source: Source) -> Result<String, RunError> {
     let found: Option<Checkpoint<Position>> =
         CheckpointFile::in_folder(&home(job).await?).load().await.ok().flatten();
@@ -260,7 +260,7 @@ async fn files(job: &Job, mut source: Source) -> Result<String, RunError> {
     })
 }
 
-/// Whether a cache can be made that is not there yet.
+/// Checks that a cache that does not exist yet can be created.
 fn made_at(cache: &CacheSpec) -> Result<String, RunError> {
     let folder = cache.path.parent().unwrap_or(Path::new("."));
     let made = can_write(folder);
@@ -276,12 +276,12 @@ fn look_into(cache: &CacheSpec) -> Result<String, CacheError> {
     Ok(format!("{} in {}, {}", counted(entries, "answer"), cache.path.display(), HumanBytes(bytes)))
 }
 
-/// Where a provider is asked.
+/// Returns the address that requests are sent to.
 fn address(endpoint: &Endpoint, embeds: bool) -> String {
     if embeds { endpoint.embeddings_address() } else { endpoint.address() }
 }
 
-/// Asks a provider for next to nothing.
+/// Sends a provider a harmless question.
 async fn ask(endpoint: &Endpoint, embeds: bool) -> Result<String, Failure> {
     let (question, params) = harmless_question(embeds);
     let started = clock::now();
@@ -294,7 +294,7 @@ async fn ask(endpoint: &Endpoint, embeds: bool) -> Result<String, Failure> {
     Ok(format!("{model} at {} answered in {} ms{used}", address(endpoint, embeds), took.as_millis()))
 }
 
-/// Asks a provider for an object, and says in which form it takes a schema.
+/// Requests an object from a provider, and reports the form in which it takes a schema.
 async fn ask_for_object(endpoint: &Endpoint, shape: Shape) -> Result<String, Failure> {
     let (question, params) = harmless_question(false);
     let params = Params { shape: Some(shape), ..params };
@@ -306,7 +306,7 @@ async fn ask_for_object(endpoint: &Endpoint, shape: Shape) -> Result<String, Fai
     })
 }
 
-/// The journals of runs and retries.
+/// Returns the paths of the journals of runs and retries.
 fn journals(job: &Job) -> Vec<PathBuf> {
     let folders = [job.places.journal.clone(), job.places.journal.join(FOLDER)];
     let entries = folders.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten();
@@ -318,8 +318,8 @@ fn journals(job: &Job) -> Vec<PathBuf> {
     journals
 }
 
-/// Does what is safe after damage, and says what: damaged checkpoints and journals are put aside, and what
-/// is intact in the journals is kept. No table is touched.
+/// Sets damaged checkpoints and journals aside, and keeps what is intact in the journals. Returns what was done, in
+/// words. No table is touched.
 ///
 /// # Errors
 /// When a run goes on, and when a file cannot be read or moved.

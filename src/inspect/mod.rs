@@ -1,7 +1,7 @@
 //! Looks at a job and its tables without running it: check, status and forecast.
 //!
-//! Nothing here writes to the target. A check asks providers a harmless question, and a forecast may ask a sample of rows;
-//! `salvage` alone changes files, and only damaged ones.
+//! Nothing here writes to the target. A live check sends each provider a harmless question, and a forecast may send a
+//! sample of rows; [`salvage`] alone changes files, and only damaged ones.
 
 mod check;
 mod forecast;

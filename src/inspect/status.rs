@@ -1,4 +1,4 @@
-//! How a job stands, read without changing anything.
+//! The status of a job, read without changing anything.
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -23,50 +23,50 @@ use crate::source::{Lag, Source};
 use crate::store::Folder;
 use crate::table::{Table, TableError, is_delta_table};
 
-/// How a job stands.
+/// The status of a job.
 #[derive(Debug, Serialize)]
 pub struct Status {
     /// Name of the job.
     pub app_id: String,
-    /// Who runs it now; none if nobody does.
+    /// Who runs the job now, or `None` if nobody does.
     pub running: Option<String>,
-    /// Who retries failed rows now.
+    /// Who retries failed rows now, or `None` if nobody does.
     pub retrying: Option<String>,
-    /// What the source has and no batch holds; none if it cannot be told.
+    /// Rows of the source that no batch holds, or `None` if they cannot be counted.
     pub source: Option<SourceStatus>,
-    /// Why that cannot be told.
+    /// Why they cannot be counted.
     pub source_error: Option<String>,
-    /// Rows of the source that no run asks about; none where nobody counted them.
+    /// Rows of the source that no run sends, or `None` if they were not counted.
     pub passed_over: Option<PassedOver>,
-    /// What the checkpoint is worth.
+    /// State of the checkpoint.
     pub checkpoint: CheckpointStatus,
     /// Batches that are planned and not committed.
     pub open_batches: Vec<OutstandingBatch>,
-    /// The same of a retry.
+    /// Batches of a retry that are planned and not committed.
     pub open_retry_batches: Vec<OutstandingBatch>,
     /// Bytes of all journals.
     pub journal_bytes: u64,
-    /// What was spent of the budget for all runs; none if there is none.
+    /// What was spent of the budget for all runs, or `None` if there is none.
     pub spent: Option<Spent>,
-    /// The target; none if it is not there yet.
+    /// The target, or `None` if it does not exist yet.
     pub target: Option<TargetStatus>,
-    /// The version of the target that took it back to an earlier one, where rows of the job may be missing since then.
+    /// The version of the target that restored an earlier one, if rows of the job may be missing since then.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub restored: Option<u64>,
-    /// Steps that ask otherwise today than rows of the target were asked.
+    /// Steps with outdated answers in the target: their prompt, model or parameters were others than the job has now.
     pub older: Vec<OlderAnswers>,
-    /// Since when and why a run is refused, until somebody has acted.
+    /// Since when and why a run is refused until somebody has acted, or `None` if it is not.
     pub paused: Option<PausedStatus>,
-    /// The last run; none if there was none, or it left no word.
+    /// The last run, or `None` if there was none or it left no record.
     pub last_run: Option<LastRun>,
-    /// The last retry of failed rows.
+    /// The last retry of failed rows, or `None` as for a run.
     pub last_retry: Option<LastRun>,
-    /// The command that there is a reason to run; none if all is well, or somebody is at it.
+    /// The command to run next, or `None` if there is no reason for one, or a run goes on.
     pub next: Option<NextCommand>,
 }
 
 impl Status {
-    /// What is wrong with the first journal that is damaged or cannot be read.
+    /// Returns what is wrong with the first journal that is damaged or cannot be read.
     #[must_use]
     pub fn journal_error(&self) -> Option<&str> {
         let mut open = self.open_batches.iter().chain(&self.open_retry_batches);
@@ -74,28 +74,28 @@ impl Status {
     }
 }
 
-/// What the source has and no batch holds.
+/// The part of the source that no batch holds.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct SourceStatus {
-    /// Versions of a Delta table that are not read to their end.
+    /// Number of versions of a Delta table that are not read to their end, or `None` for Parquet files.
     pub versions: Option<u64>,
-    /// Files with rows that are not planned.
+    /// Number of files with rows that are not planned.
     pub files: u64,
-    /// Those rows.
+    /// Number of these rows.
     pub rows: u64,
 }
 
-/// What a checkpoint is worth to the next run.
+/// State of a checkpoint, as the next run will find it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CheckpointStatus {
-    /// There is none, and the target holds nothing of the job: it has not begun.
+    /// It does not exist, and the target holds nothing of the job, which has not begun.
     None,
     /// It fits the target.
     Good,
-    /// It is lost; the next run rebuilds it from the target, which says how far the source is read.
+    /// It is lost. The next run rebuilds it from the target, which shows how far the source is read.
     Missing,
-    /// It is older than the target, which says how far the source is read.
+    /// It is older than the target, which shows how far the source is read.
     Old,
     /// It contradicts the target, and a run is refused.
     Refused,
@@ -104,13 +104,13 @@ pub enum CheckpointStatus {
 /// A batch that is planned and not committed.
 #[derive(Clone, Debug, Serialize)]
 pub struct OutstandingBatch {
-    /// Its number.
+    /// Number of the batch.
     pub batch: BatchId,
-    /// Rows in it.
+    /// Number of rows in it.
     pub rows: u64,
-    /// Rows among them whose outcome for every step is in the journal: they are not asked again.
+    /// Number of rows whose outcome for every step is in the journal, and that are not sent again.
     pub answered: u64,
-    /// What is wrong with its journal: then more rows may be answered than can be told.
+    /// What is wrong with its journal, in which case more rows may be answered than could be counted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub journal_error: Option<String>,
 }
@@ -118,26 +118,26 @@ pub struct OutstandingBatch {
 /// The target of a job.
 #[derive(Debug, Serialize)]
 pub struct TargetStatus {
-    /// Its newest version.
+    /// The newest version.
     pub version: u64,
-    /// Rows in it, of whatever job; none if its statistics do not say.
+    /// Number of rows, of all jobs, or `None` if the statistics do not state it.
     pub rows: Option<u64>,
-    /// Files of it.
+    /// Number of data files.
     pub files: u64,
     /// Failed rows of the job, by step and class.
     pub failed: Vec<FailedGroup>,
 }
 
-/// A pause that holds.
+/// A pause that is in force.
 #[derive(Clone, Debug, Serialize)]
 pub struct PausedStatus {
-    /// When the run was that stopped.
+    /// When the job was paused.
     pub since: DateTime<Utc>,
-    /// What was wrong.
+    /// What was wrong, in words.
     pub why: String,
 }
 
-/// A command that there is a reason to run.
+/// The command to run next, named after the reason for it or what it does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NextCommand {
@@ -149,23 +149,23 @@ pub enum NextCommand {
     Errors,
     /// A run would be refused, or the source cannot be read.
     Check,
-    /// A journal is damaged, and no run begins before it is mended.
+    /// A journal is damaged, and no run begins before it is salvaged.
     Salvage,
-    /// The job stopped at an anomaly or too many errors, and nobody has acted.
+    /// The job was paused by an anomaly or too many errors.
     Unpause,
-    /// There is something to ask, and too little of the budget left.
+    /// Rows are left to send, and too little of the budget.
     Budget,
 }
 
-/// What checkpoint and target say together.
+/// How far a job is, by its checkpoint and its target together.
 struct JobPosition {
     checkpoint: CheckpointStatus,
-    /// How far the source is read; none if only the keys of the target's rows tell.
+    /// How far the source is read, or `None` if only the keys of the target's rows show it.
     position: Option<Position>,
     open: Vec<PlannedBatch>,
 }
 
-/// Finds out how a job stands.
+/// Determines the status of a job.
 ///
 /// # Errors
 /// When the target or the checkpoint cannot be read.
@@ -243,14 +243,14 @@ pub(super) struct Outlook {
     pub(super) position: Position,
     /// The batches that are planned and not in the target.
     pub(super) open: Vec<PlannedBatch>,
-    /// Why no run does anything about it.
+    /// The pause that keeps runs from it, or `None`.
     pub(super) paused: Option<Paused>,
 }
 
-/// Finds out what is left to do for a job.
+/// Determines what is left to do for a job.
 ///
 /// # Errors
-/// As [`status`], and when only the keys of the target's rows tell it.
+/// As [`status`], and when only the keys of the target's rows show how far the source is read.
 pub(super) async fn outlook(job: &Job) -> Result<Outlook, RunError> {
     let at = &job.target.location;
     let table = if is_delta_table(at).await? { Some(Table::open(at).await?) } else { None };
@@ -265,11 +265,11 @@ pub(super) async fn outlook(job: &Job) -> Result<Outlook, RunError> {
     Ok(Outlook { position, open, paused })
 }
 
-/// What there is of a target before its job has begun: its rows, of whatever job, and whether it has batches of this
-/// one. `None` if it is not there.
+/// Returns what is in a target before its job has begun: the number of rows, of all jobs, and whether it has batches of
+/// this job. `None` if the target does not exist.
 ///
 /// # Errors
-/// When it is there and cannot be read.
+/// When it exists and cannot be read.
 pub async fn target_before(job: &Job) -> Result<Option<(u64, bool)>, RunError> {
     let at = &job.target.location;
     if !is_delta_table(at).await? {
@@ -280,8 +280,8 @@ pub async fn target_before(job: &Job) -> Result<Option<(u64, bool)>, RunError> {
     Ok(Some((rows, Progress::read(&table, &job.app_id).await? != Progress::None)))
 }
 
-/// The version of a target that took it back to an earlier one, if nobody has asked about what is missing since then;
-/// `newest` is the one that the log has.
+/// Returns the version of a target that restored an earlier one, if the rows that are missing since then were not
+/// refilled. `newest` is the newest such version in the log.
 pub(super) fn restored(newest: Option<u64>, checkpoint: Option<&Checkpoint>) -> Option<u64> {
     let known = checkpoint.and_then(|checkpoint| checkpoint.restored);
     let is_new = |version: &u64| known.is_none_or(|known| known.version < *version);
@@ -318,7 +318,8 @@ async fn position_of(
     }
 }
 
-/// How far the source is read, by the newest commit of the job; `checkpoint` says why that is asked.
+/// Determines how far the source is read from the newest commit of the job. `checkpoint` is the state that made that
+/// necessary.
 async fn position_from_log(
     table: &Table,
     job: &Job,
@@ -333,7 +334,7 @@ async fn position_from_log(
     Ok(JobPosition { checkpoint, position, open: Vec::new() })
 }
 
-/// The batches of a retry that are open; one whose plan does not fit the target has none.
+/// Returns the open batches of a retry; none if its checkpoint does not fit the target.
 async fn open_retry(
     job: &Job,
     found: Option<&Checkpoint<Retrying>>,
@@ -383,7 +384,7 @@ async fn open_batches<P>(
     Ok(batches)
 }
 
-/// Whether a record is more than a body that cannot be read.
+/// Whether a record is more than a response that cannot be read.
 fn is_outcome(record: &Record) -> bool {
     match &record.outcome {
         RecordedOutcome::Failure(_) => true,

@@ -12,16 +12,16 @@ use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
-use tokio::sync::Notify;
 use uuid::Uuid;
 
-use super::format::{FRAME_LEN, HEADER_LEN, JournalHeader, Record, array, encode_header};
-use super::{Journal, JournalError, JournalFolder, JournalReader};
+use super::format::{FRAME_LEN, HEADER_LEN, JournalHeader, Record, array, encode_header, path_of};
+use super::pending_copies::PendingCopies;
+use super::{Journal, JournalError, JournalReader};
 use crate::faultpoint::{self, Side};
 use crate::ident::{BatchId, Fingerprint, Lineage, RowKey};
 use crate::store::{Objects, StoreError};
@@ -38,23 +38,6 @@ pub struct Copies {
     machine: String,
     pending: PendingCopies,
     state: Arc<Mutex<CopyState>>,
-}
-
-/// The bytes that wait to be copied.
-#[derive(Clone, Debug)]
-pub(super) struct PendingCopies {
-    bytes: Arc<AtomicU64>,
-    /// Number of waiting bytes at which the next round starts at once.
-    most: u64,
-    urgent: Arc<Notify>,
-}
-
-impl PendingCopies {
-    pub(super) fn add(&self, bytes: u64) {
-        if self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes >= self.most {
-            self.urgent.notify_one();
-        }
-    }
 }
 
 #[derive(Debug, Default)]
@@ -236,7 +219,7 @@ impl Copies {
     /// When the store cannot be read, or a journal cannot be written.
     pub async fn restore(
         &self,
-        folder: &JournalFolder,
+        folder: &Path,
         lineage: Lineage,
         first: BatchId,
         planned: &[JournalHeader],
@@ -270,12 +253,12 @@ impl Copies {
 
     async fn restore_batch(
         &self,
-        folder: &JournalFolder,
+        folder: &Path,
         header: &JournalHeader,
         segments: Vec<(String, SegmentName)>,
         restored: &mut Restored,
     ) -> Result<(), JournalError> {
-        let path = folder.file_of(header.batch);
+        let path = path_of(folder, header.batch);
         let own = segments.iter().filter(|(_, name)| name.machine == self.machine);
         let copied = own.map(|(_, name)| name.end).max().unwrap_or_default();
         // A file that is shorter, or has its records elsewhere, is not the file that was copied.

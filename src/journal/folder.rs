@@ -5,13 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::format::{JournalHeader, Record};
+use super::format::{ENDING, JournalHeader, Record, path_of};
 use super::{Copies, Journal, JournalError, JournalReader, JournalWriter, read_all};
 use crate::faultpoint::{self, Side};
 use crate::ident::{BatchId, Fingerprint, RowKey};
 use crate::store;
 
-const ENDING: &str = "journal";
 const ASIDE: &str = "aside-";
 
 /// The folder of a job's journals.
@@ -103,7 +102,7 @@ impl JournalFolder {
         for record in copied {
             settle(record);
         }
-        let path = folder.file_of(header.batch);
+        let path = path_of(&folder.path, header.batch);
         let mut read = || {
             if !path.exists() {
                 return Ok(());
@@ -143,7 +142,7 @@ impl JournalFolder {
     /// # Errors
     /// As [`JournalWriter::open`].
     pub fn writer(&self, header: &JournalHeader, take: impl FnMut(Record)) -> Result<Journal, JournalError> {
-        let path = self.file_of(header.batch);
+        let path = path_of(&self.path, header.batch);
         let writer = JournalWriter::open(&path, header, take)?;
         let journal = Journal::new(writer, self.copies.as_ref().map(Copies::pending));
         if let Some(copies) = &self.copies {
@@ -157,7 +156,7 @@ impl JournalFolder {
     /// # Errors
     /// When it is there and cannot be removed.
     pub fn forget(&self, batch: BatchId) -> Result<(), JournalError> {
-        let path = self.file_of(batch);
+        let path = path_of(&self.path, batch);
         let removed = faultpoint::pass("journal-removal", Side::Before)
             .and_then(|()| remove(&path))
             .and_then(|()| faultpoint::pass("journal-removal", Side::After));
@@ -191,10 +190,6 @@ impl JournalFolder {
             source,
         })?;
         Ok(path)
-    }
-
-    pub(super) fn file_of(&self, batch: BatchId) -> PathBuf {
-        self.path.join(format!("{:010}.{ENDING}", batch.get()))
     }
 }
 

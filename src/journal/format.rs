@@ -10,6 +10,7 @@
 //! so that a damaged length is not taken for a torn tail that hides the records after it.
 
 use std::borrow::Cow;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::fault::{Class, Failure};
 use crate::ident::{BatchId, Fingerprint, Lineage, RowKey};
 
+pub(super) const ENDING: &str = "journal";
 /// The format that is written and read.
 pub(super) const FORMAT: u16 = 1;
 pub(super) const HEADER_LEN: usize = 54;
@@ -214,4 +216,9 @@ pub(super) fn decode(payload: &Bytes) -> Option<Record> {
 fn parse_fingerprint(text: &str) -> Option<Fingerprint> {
     let number = u128::from_str_radix(text, 16).ok().filter(|_| text.len() == 32)?;
     Some(Fingerprint::from_bytes(number.to_be_bytes()))
+}
+
+/// Returns the path of a batch's journal in a folder of journals.
+pub(super) fn path_of(folder: &Path, batch: BatchId) -> PathBuf {
+    folder.join(format!("{:010}.{ENDING}", batch.get()))
 }

@@ -10,6 +10,7 @@
 mod copies;
 mod folder;
 mod format;
+mod pending_copies;
 mod reader;
 mod salvage;
 mod shared;

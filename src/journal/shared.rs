@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::copies::PendingCopies;
+use super::pending_copies::PendingCopies;
 use super::{JournalError, JournalWriter, Record};
 
 /// The journal of an open batch. Clones write to the same file.

@@ -1,4 +1,4 @@
-//! A few lines on a terminal that say how far a run has come.
+//! A few lines on a terminal that show the progress of a run.
 
 use std::fmt::Write;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,12 +15,12 @@ use crate::tally::Tally;
 const DRAWS_A_SECOND: u8 = 8;
 const EVERY: Duration = Duration::from_millis(200);
 
-/// The lines, which are drawn again some times a second. Clones are the same display.
+/// The lines on the terminal, redrawn several times a second. Clones are the same display.
 #[derive(Clone, Debug)]
 pub struct Display(ProgressBar);
 
 impl Display {
-    /// Begins to show a tally on standard error; none where that is no terminal that can move its cursor.
+    /// Starts to show a tally on standard error. Returns `None` if that is not a terminal that can move its cursor.
     #[must_use]
     pub fn start(tally: Tally) -> Option<Self> {
         let screen = Screen::stderr()?;
@@ -40,12 +40,12 @@ impl Display {
         Some(Display(bar))
     }
 
-    /// Takes the lines away, writes above them, and draws them again.
+    /// Removes the lines, calls `write`, and draws them again below its output.
     pub fn above<T>(&self, write: impl FnOnce() -> T) -> T {
         self.0.suspend(write)
     }
 
-    /// Takes the lines away for good.
+    /// Removes the lines for good.
     pub fn end(&self) {
         self.0.finish_and_clear();
     }

@@ -1,6 +1,6 @@
-//! Figures as lines of a given width. Pure: the same figures give the same lines.
+//! Formats the figures of a run as lines of a given width. Pure: the same figures give the same lines.
 //!
-//! Where there is not room for everything, parts become shorter and then go, the least important first.
+//! If there is not room for everything, parts become shorter and are then left out, the least important first.
 
 use console::{measure_text_width, truncate_str};
 use indicatif::HumanCount;
@@ -14,7 +14,7 @@ const SHORTEST_BAR: usize = 10;
 const FEWEST_ROWS_FOR_LIMITS: usize = 10;
 const MOST_PROVIDERS: usize = 4;
 
-/// What a part of a line tells.
+/// Content of a part of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum LinePart {
     Percent,
@@ -28,7 +28,8 @@ enum LinePart {
     Tokens,
 }
 
-/// Where there is not room: each of these in turn becomes shorter, and goes when it cannot.
+/// Order in which parts yield if a line is too long. Each entry makes its part shorter, or removes a part that has no
+/// shorter form.
 const PROGRESS_YIELDS: [LinePart; 5] =
     [LinePart::Pace, LinePart::Rows, LinePart::Percent, LinePart::Pace, LinePart::Left];
 const COUNTS_YIELD: [LinePart; 8] = [
@@ -45,15 +46,15 @@ const COUNTS_YIELD: [LinePart; 8] = [
 /// Parts in their order, each with its forms, the longest first.
 type Parts = Vec<(LinePart, Vec<String>)>;
 
-/// Lines for a terminal of so many columns and rows; none of them takes the whole width.
+/// Returns lines for a terminal of this size. No line takes the whole width.
 pub(super) fn lines(figures: &RunProgress, columns: usize, rows: usize) -> Vec<String> {
     // Some terminals wrap a line that takes the last column.
     let width = columns.saturating_sub(1).max(1);
     let mut lines = vec![progress(figures, width)];
     lines.extend(figures.waiting.as_ref().map(|what| format!("waiting: {what}")));
-    // In a terminal of very few rows, what the run waits for says more than its counts.
+    // In a terminal of very few rows, what the run waits for matters more than its counts.
     lines.insert(lines.len().min(1), counts(figures, width));
-    // Limits where there is plenty of room.
+    // Limits are shown only if there is plenty of room.
     if rows >= FEWEST_ROWS_FOR_LIMITS {
         lines.splice(2..2, figures.providers.iter().take(MOST_PROVIDERS).cloned());
     }
@@ -99,7 +100,7 @@ fn counts(figures: &RunProgress, width: usize) -> String {
     let errors = figures.error_count();
     let plain = format!("errors {}", HumanCount(errors));
     let classes = figures.errors_by_class();
-    // Always three forms: while the classes yield, the number stays.
+    // Always three forms, so that the number stays when the classes are left out.
     let error_forms = match classes.as_slice() {
         [] => vec![plain.clone(), plain.clone(), plain],
         [only] => vec![format!("{plain} ({only})"), format!("{plain} ({only})"), plain],
@@ -125,7 +126,7 @@ fn counts(figures: &RunProgress, width: usize) -> String {
     fit(parts, &COUNTS_YIELD, width)
 }
 
-/// Joins as much as there is room for.
+/// Joins the parts, which yield in this order until they fit the width.
 fn fit(mut parts: Parts, yields: &[LinePart], width: usize) -> String {
     for yielding in yields {
         if measure_text_width(&joined(&parts)) <= width {
@@ -152,7 +153,7 @@ fn bar(done: u64, of: u64, width: usize) -> String {
     format!("{}{}", "█".repeat(filled), "░".repeat(width - filled))
 }
 
-/// Rounded down, so that the end is not there before it is.
+/// Returns a percentage, rounded down so that 100 is not shown before the end.
 pub(super) fn percent(done: u64, of: u64) -> u128 {
     match of {
         0 => 100,
@@ -160,7 +161,7 @@ pub(super) fn percent(done: u64, of: u64) -> u128 {
     }
 }
 
-/// A number in about four characters: `950`, `12.3k`, `4.5M`.
+/// Formats a number in about four characters: `950`, `12.3k`, `4.5M`.
 fn si(number: u64) -> String {
     let units = [(1_000_000_000_000, "T"), (1_000_000_000, "G"), (1_000_000, "M"), (1_000, "k")];
     match units.into_iter().find(|(size, _)| number >= *size) {
@@ -170,7 +171,7 @@ fn si(number: u64) -> String {
     }
 }
 
-/// About three digits of a pace.
+/// Formats a rate with about three digits.
 fn digits(pace: f64) -> String {
     match pace {
         pace if pace >= 100.0 => format!("{pace:.0}"),

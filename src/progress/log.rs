@@ -1,4 +1,4 @@
-//! Events as lines of a log.
+//! Writes events to the log.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
@@ -7,29 +7,29 @@ use std::time::Duration;
 use crate::event::{Event, Listener};
 use crate::fault::Failure;
 
-/// Reasons for a further attempt that are said once each.
+/// Maximum number of reasons for a further attempt that are logged, each once.
 const MAX_REASONS: usize = 20;
 
-/// Milliseconds as a number: a wider integer would be text in JSON.
+/// Converts to milliseconds. A wider integer would become a string in JSON.
 fn ms(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Writes events to the log.
+/// Listener that writes events to the log.
 #[derive(Debug, Default)]
 pub struct Log {
-    /// Reasons for a further attempt that were said; none where they are not.
+    /// Reasons for a further attempt that were logged so far; `None` if they are not logged.
     reasons: Option<Mutex<HashSet<String>>>,
 }
 
 impl Log {
-    /// A log that is read where no display is seen: it says each reason for a further attempt the first time.
+    /// Creates a log for runs without a display. It reports each reason for a further attempt the first time.
     #[must_use]
     pub fn with_reasons() -> Self {
         Log { reasons: Some(Mutex::default()) }
     }
 
-    /// Whether a reason is one that was not said yet; numbers make no other one of it.
+    /// Whether a reason is new. Reasons that differ only in numbers are the same.
     fn is_new(&self, provider: &str, failure: &Failure) -> bool {
         let Some(reasons) = &self.reasons else { return false };
         let mut reason = format!("{provider} {failure}");
@@ -66,7 +66,7 @@ impl Listener for Log {
                 tracing::trace!(provider, ?waiting, left_ms = ms(*left), "waiting");
             }
             Event::Held(hold) => tracing::debug!(?hold, "window"),
-            // Many a day at a limit; the summary counts them.
+            // At a limit there are many of these a day.
             Event::Paused { provider, failure, pause } if *pause < Duration::from_secs(1) => {
                 tracing::debug!(provider, %failure, pause_ms = ms(*pause), "provider paused");
             }
@@ -89,7 +89,7 @@ impl Listener for Log {
             }
             Event::AlreadyCommitted { batch } => tracing::info!(%batch, "batch was committed before"),
             Event::Notice(text) => tracing::info!("{text}"),
-            // The command tells the reason when it ends; until then what is in flight goes on.
+            // The command reports the reason when it ends; until then requests in flight go on.
             Event::Stopping(why) => tracing::info!("stopping: {why}"),
         }
     }

@@ -1,26 +1,27 @@
-//! How fast rows get done: a steady number, for people.
+//! The rate at which rows are completed, smoothed for people.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::clock::Instant;
 
-/// Time that the average reaches back.
+/// Time that the average covers.
 const REACH: Duration = Duration::from_secs(60);
-/// It reaches further back until it sees so many rows, so that a slow run does not flicker either.
+/// Minimum number of rows that the average covers: it reaches further back for them, so that a slow run does not
+/// flicker either.
 const ROWS: u64 = 20;
 const LONGEST_REACH: Duration = Duration::from_secs(900);
 const STEP: Duration = Duration::from_secs(1);
 
-/// A moving average over counts that only grow.
+/// A moving average of the rate of a count that only grows.
 #[derive(Clone, Debug, Default)]
 pub(super) struct MovingAverage {
-    /// Counts at moments at least a step apart.
+    /// Counts at times at least `STEP` apart.
     marks: VecDeque<(Instant, u64)>,
 }
 
 impl MovingAverage {
-    /// Takes note of a count and says how many there are a second; nothing during the first second.
+    /// Records a count and returns the rate per second, or `None` during the first second.
     pub(super) fn note(&mut self, now: Instant, count: u64) -> Option<f64> {
         if self.marks.back().is_none_or(|(at, _)| now.saturating_duration_since(*at) >= STEP) {
             self.marks.push_back((now, count));
@@ -45,7 +46,7 @@ mod tests {
     use super::*;
     use crate::clock;
 
-    /// The pace at each tenth of a second, for a count as it grows.
+    /// Returns the rate at each tenth of a second while a count grows.
     fn paces(seconds: u64, count: impl Fn(f64) -> f64) -> Vec<f64> {
         let start = clock::now();
         let mut pace = MovingAverage::default();
@@ -70,7 +71,7 @@ mod tests {
 
     #[test]
     fn a_slow_run_has_a_pace_too() {
-        // A row in half a minute.
+        // One row in half a minute.
         let slow = paces(3_600, |time| (time / 30.0).floor());
         assert!(slow.iter().skip(6_000).all(|pace| (0.030..=0.037).contains(pace)));
     }

@@ -1,4 +1,4 @@
-//! The figures of a run as a line of the log, now and then, for those who watch no terminal.
+//! Logs the figures of a run from time to time, for runs without a display.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::clock;
 use crate::tally::Tally;
 use crate::wording::brief;
 
-/// Logs the figures once in every `interval`, for as long as it is polled.
+/// Logs the figures once per `interval`, for as long as it is polled.
 pub async fn log_progress(tally: Tally, interval: Duration) {
     let mut gauge = ProgressGauge::new(tally);
     gauge.read(clock::now());

@@ -1,5 +1,5 @@
-//! The figures of a run in Prometheus's text format, version 0.0.4: what servers scrape and what node_exporter's
-//! textfile collector reads.
+//! The figures of a run in Prometheus's text format, version 0.0.4, which servers scrape and node_exporter's textfile
+//! collector reads.
 
 use std::time::Duration;
 
@@ -13,24 +13,24 @@ use crate::ident::Money;
 use crate::tally::ProviderFigures;
 use crate::tally::Totals;
 
-/// The content type of the format.
+/// Content type of the format.
 pub(super) const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug)]
 pub struct RunResult {
-    /// When.
+    /// Time of the end.
     pub at: DateTime<Utc>,
-    /// How long it took.
+    /// How long the run took.
     pub took: Duration,
-    /// Its exit status.
+    /// Exit status of the command.
     pub status: u8,
 }
 
-/// Figures of a run as text; `ended` where it has.
+/// Formats the figures of a run. `ended` is its result, or `None` while it goes on.
 ///
 /// # Errors
-/// Never for figures of a run.
+/// If the library rejects a name or a label, which figures of a run never cause.
 pub fn prometheus(
     app_id: &str,
     totals: &Totals,
@@ -56,7 +56,7 @@ impl MetricsText<'_> {
         self.registry.register(Box::new(collector))
     }
 
-    /// A figure that only grows within a run; its labels come after the job's name.
+    /// Adds a figure that only grows within a run. Its labels come after the job's name.
     fn counter(
         &self,
         name: &str,
@@ -215,7 +215,7 @@ impl MetricsText<'_> {
     }
 }
 
-/// The job's name comes before all other labels.
+/// Returns the labels with the job's name before all others.
 fn first<'a>(job: &'a str, others: &[&'a str]) -> Vec<&'a str> {
     std::iter::once(job).chain(others.iter().copied()).collect()
 }

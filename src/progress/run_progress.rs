@@ -8,25 +8,25 @@ use crate::clock::Instant;
 use crate::ident::Tokens;
 use crate::tally::{Tally, Totals};
 
-/// How far a run has come.
+/// Progress of a run.
 #[derive(Clone, Debug, Default)]
 pub(super) struct RunProgress {
-    /// Rows that are through all their steps.
+    /// Number of rows that are through all their steps.
     pub(super) rows: u64,
-    /// Rows that the run is for, where that is known.
+    /// Number of rows that the run covers, if known.
     pub(super) of: Option<u64>,
-    /// Rows a second, as a moving average; none in the first second.
+    /// Rows per second, as a moving average; `None` in the first second.
     pub(super) per_second: Option<f64>,
-    /// Time left at that pace.
+    /// Time left at that rate.
     pub(super) left: Option<Duration>,
     pub(super) in_flight: u64,
     pub(super) errors: BTreeMap<&'static str, u64>,
     pub(super) retries: u64,
     pub(super) throttled: u64,
     pub(super) tokens: Tokens,
-    /// How the limits of each provider stand, in words.
+    /// State of each provider's limits, in words.
     pub(super) providers: Vec<String>,
-    /// What is waited for, in words.
+    /// What the run waits for, in words.
     pub(super) waiting: Option<String>,
 }
 
@@ -54,7 +54,7 @@ impl RunProgress {
         }
     }
 
-    /// Classes of error with their counts, the most frequent first.
+    /// Returns the classes of errors with their counts, the most frequent first.
     pub(super) fn errors_by_class(&self) -> Vec<String> {
         let mut errors: Vec<(&str, u64)> =
             self.errors.iter().map(|(class, count)| (*class, *count)).collect();
@@ -67,7 +67,7 @@ impl RunProgress {
     }
 }
 
-/// Reads a tally again and again.
+/// Reads a tally repeatedly and computes the rate.
 #[derive(Debug)]
 pub(super) struct ProgressGauge {
     tally: Tally,
@@ -79,11 +79,11 @@ impl ProgressGauge {
         ProgressGauge { tally, pace: MovingAverage::default() }
     }
 
-    /// The figures of this moment; none before the run has begun.
+    /// Returns the figures at this moment, or `None` before the run has started.
     pub(super) fn read(&mut self, now: Instant) -> Option<RunProgress> {
         let totals = self.tally.totals();
         totals.run?;
-        // What the journal held is done in a moment and says nothing about the rest.
+        // Outcomes from the journal take no time and would distort the rate.
         let pace = self.pace.note(now, totals.rows - totals.recovered_rows);
         Some(RunProgress::new(totals, pace, now))
     }

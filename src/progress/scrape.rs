@@ -1,4 +1,4 @@
-//! Serves the figures of a run to whoever scrapes them, for as long as it goes on.
+//! Serves the figures of a run to Prometheus for as long as it goes on.
 
 use std::net::SocketAddr;
 
@@ -12,11 +12,11 @@ use tokio::task::JoinSet;
 use super::prometheus::{CONTENT_TYPE, prometheus};
 use crate::tally::Tally;
 
-/// Begins to serve `/metrics`; the address may leave the port to the system, with 0. Gives the address; the server ends
-/// with the set.
+/// Starts to serve `/metrics` and returns the address; with port 0 the system picks the port. The server ends with the
+/// set of tasks.
 ///
 /// # Errors
-/// When the address cannot be had.
+/// When the address cannot be bound.
 pub async fn scrape(
     address: SocketAddr,
     app_id: String,
@@ -33,7 +33,7 @@ pub async fn scrape(
     };
     let router = Router::new().route("/metrics", get(figures));
     tasks.spawn(async move {
-        // It serves until it is aborted.
+        // The server runs until it is aborted.
         let _ = axum::serve(listener, router).await;
     });
     Ok(address)

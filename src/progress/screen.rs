@@ -1,8 +1,8 @@
-//! The lowest lines of a terminal, as indicatif draws them, made to stand a resize.
+//! The lowest lines of a terminal, as indicatif draws them, made to survive a resize.
 //!
-//! indicatif fills each line up to the width and lets the terminal wrap: to a terminal that reflows (tmux
-//! and most others) that is one long paragraph, which takes another number of rows after a resize. Here
-//! lines end with line ends, and what was drawn is erased by the rows that it takes now.
+//! indicatif fills each line up to the width and lets the terminal wrap it. To a terminal that reflows (tmux and most
+//! others) that is one long paragraph, which takes another number of rows after a resize. Here lines end with line
+//! breaks, and what was drawn is erased by the number of rows that it takes now.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,7 +18,7 @@ pub(super) struct Screen {
 }
 
 impl Screen {
-    /// Standard error, if it is a terminal that can move its cursor.
+    /// Returns standard error, or `None` if it is not a terminal that can move its cursor.
     pub(super) fn stderr() -> Option<Self> {
         let term = Term::stderr();
         let is_dumb = std::env::var_os("TERM").is_none_or(|kind| kind == "dumb");
@@ -30,18 +30,18 @@ impl Screen {
     }
 }
 
-/// The lines on the screen, and what is to be written to change them.
+/// The lines on the screen, and the output that will change them.
 #[derive(Debug, Default)]
 struct Block {
-    /// Widths of the lines that stand there.
+    /// Widths of the lines on the screen, in columns.
     widths: Vec<usize>,
-    /// Whether the lines that stand there are erased in `out`.
+    /// Whether `out` erases the lines on the screen.
     is_erased: bool,
     out: String,
 }
 
 impl Block {
-    /// Erases what stands there, which takes more rows than lines when the terminal has become narrower.
+    /// Erases the lines, which take more than one row each if the terminal has become narrower.
     fn erase(&mut self, columns: usize) {
         if self.is_erased {
             return;
@@ -59,7 +59,7 @@ impl Block {
         }
     }
 
-    /// Adds a line. What indicatif fills lines up with is none.
+    /// Adds a line. The spaces that indicatif adds to fill a line are not one.
     fn add(&mut self, text: &str) {
         let text = text.trim_end();
         if text.is_empty() {
@@ -87,7 +87,7 @@ impl TermLike for Screen {
         self.term.size().0
     }
 
-    // Each drawing begins with this.
+    // indicatif begins each drawing with this call.
     fn move_cursor_up(&self, _: usize) -> io::Result<()> {
         let columns = usize::from(self.width());
         self.block(|block| block.erase(columns));
@@ -121,7 +121,7 @@ impl TermLike for Screen {
 
     fn flush(&self) -> io::Result<()> {
         let out = self.block(Block::take);
-        // A terminal that is gone is nobody's error.
+        // The terminal may be gone, which is not an error.
         let _ = io::stderr().lock().write_all(out.as_bytes());
         Ok(())
     }
@@ -147,7 +147,7 @@ mod tests {
             draw(&mut block, 40, &["first", "second line of thirty letters"]),
             "first\nsecond line of thirty letters"
         );
-        // 29 letters take three rows of ten columns, and one before them.
+        // 29 letters take three rows of ten columns; the first line takes one more.
         assert_eq!(draw(&mut block, 10, &["narrow"]), "\r\x1b[3A\x1b[Jnarrow");
         assert_eq!(draw(&mut block, 90, &["a", "b", "c"]), "\r\x1b[Ja\nb\nc");
         assert_eq!(draw(&mut block, 90, &[]), "\r\x1b[2A\x1b[J");

@@ -6,9 +6,9 @@ use std::collections::BTreeSet;
 use arrow::datatypes::{DataType, Schema};
 use minijinja::Environment;
 
+use super::error::PromptError;
 use super::row::binary_column;
 use super::slices::without_slices;
-use super::template::PromptError;
 use crate::config::{StepSpec, nearest};
 
 /// Positions of the columns that the templates name.

@@ -3,6 +3,7 @@
 //! Templates are Jinja (minijinja), compiled once and checked against the source's columns before the run. Null
 //! renders as nothing; a missing column or attribute is an error, never an empty string.
 
+mod error;
 mod filters;
 mod inputs;
 mod question;
@@ -10,6 +11,7 @@ mod row;
 mod slices;
 mod template;
 
+pub use error::PromptError;
 pub use question::Question;
 pub use row::{Rows, StepOutput};
-pub use template::{Prompt, PromptError, Rendered};
+pub use template::{Prompt, Rendered};

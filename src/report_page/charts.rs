@@ -5,8 +5,9 @@
 use std::collections::BTreeMap;
 
 use super::data::MetricsRow;
-use super::figure::{self, Bar, Figure, Hue};
+use super::figure::{self, Bar, Figure};
 use super::format::{self, PartialSum, Per, millis};
+use super::palette::Hue;
 use super::plot::{Area, Curve, DrawingError, Plot, Scale};
 use super::timeline::{bucket_span, highest, median};
 use super::work::{BatchLatency, Mixture, PageBatch, Series, Work};

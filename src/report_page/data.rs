@@ -1,170 +1,170 @@
-//! What the page is made from.
+//! The data that the page is made from.
 
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 
-/// Everything that one page tells.
+/// Everything that one page shows.
 #[derive(Clone, Debug)]
 pub struct Report {
-    /// What the page is about.
+    /// The job that the page is about.
     pub header: PageSubject,
-    /// What was measured, in any order.
+    /// Figures of batches, in any order.
     pub metrics: Vec<MetricsRow>,
-    /// Some rows beside what was answered to them.
+    /// A sample of rows with their outcomes.
     pub samples: Vec<Sample>,
     /// The rows that took longest, the longest first.
     pub slowest: Vec<Sample>,
-    /// The rows that cost most, the dearest first.
+    /// The rows that cost most, the most expensive first.
     pub dearest: Vec<Sample>,
 }
 
-/// What the page is about.
+/// The job that a page is about, with its last runs.
 #[derive(Clone, Debug)]
 pub struct PageSubject {
     /// Name under which the job writes to its target.
     pub app_id: String,
-    /// The table that is read.
+    /// Location of the source.
     pub source: String,
-    /// The table that is written.
+    /// Location of the target.
     pub target: String,
     /// When the page was made.
     pub made_at: DateTime<Utc>,
-    /// How its last run ended, in words; none where nothing is known of one.
+    /// How the last run ended, in words; `None` if no run is known.
     pub last_run: Option<String>,
-    /// The ends of runs that committed nothing, in words, newest first. The metrics table has no rows of such runs.
+    /// How runs ended that committed nothing, in words, newest first. The metrics table has no rows of these runs.
     pub without_commit: Vec<String>,
-    /// Who is asked.
+    /// The providers of the job.
     pub providers: Vec<ProviderLabel>,
 }
 
-/// Who is asked, in words.
+/// A provider of a job, in words.
 #[derive(Clone, Debug)]
 pub struct ProviderLabel {
-    /// Its name in the job.
+    /// Name of the provider in the job.
     pub name: String,
-    /// The model that answers.
+    /// Name of its model.
     pub model: String,
-    /// What it takes, in words; none when the job does not say.
+    /// Its prices, in words; `None` if the job states none.
     pub price: Option<String>,
 }
 
-/// What made a batch.
+/// Kind of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum BatchKind {
     /// New rows of the source.
     Run,
-    /// Rows asked once more that had ended in an error.
+    /// Failed rows that were sent again.
     Retry,
 }
 
-/// What one batch, step and provider came to.
+/// Figures of one batch, step and provider.
 ///
-/// `requests`, `throttled`, `waited_ms` and the shares of quota are a provider's, and stand on one of its rows in
-/// each batch. The other counts add up freely.
+/// `requests`, `throttled`, `waited_ms` and the shares of quota are those of a provider, and stand on one of its rows
+/// in each batch. The other counts can be added up freely.
 #[derive(Clone, Debug)]
 pub struct MetricsRow {
     /// Name under which the job writes to its target.
     pub app_id: String,
-    /// What made the batch.
+    /// Kind of the batch.
     pub kind: BatchKind,
-    /// The invocation that made the batch.
+    /// Id of the run or retry that made the batch.
     pub run_id: String,
     /// Number of the batch.
     pub batch_id: i64,
     /// Name of the step.
     pub step: String,
-    /// Who was asked; none for rows about which nobody was.
+    /// Name of the provider; `None` for rows that were not sent.
     pub provider: Option<String>,
-    /// When the batch was begun.
+    /// When work on the batch began.
     pub started_at: DateTime<Utc>,
     /// When the batch was committed.
     pub committed_at: DateTime<Utc>,
-    /// Rows that came to the step.
+    /// Number of rows that reached the step.
     pub rows: u64,
-    /// Rows with an answer.
+    /// Number of rows with an answer.
     pub answers: u64,
-    /// Rows that the step left out.
+    /// Number of rows that the step skipped.
     pub skipped: u64,
-    /// Rows with an error.
+    /// Number of rows with an error.
     pub errors: u64,
-    /// Errors by their class; together they are `errors`.
+    /// Number of errors by class; their sum is `errors`.
     pub errors_by_class: BTreeMap<String, u64>,
-    /// Answers that were another row's, or a cache's: nothing was paid for them.
+    /// Number of answers taken from another row or a cache; nothing was paid for them.
     pub shared: u64,
-    /// Tokens of requests, cached ones included.
+    /// Tokens of prompts, cached ones included.
     pub prompt_tokens: u64,
-    /// Tokens of requests that the provider had cached.
+    /// Tokens of prompts that the provider had cached.
     pub cached_tokens: u64,
     /// Tokens of answers, reasoning included.
     pub completion_tokens: u64,
     /// Tokens of reasoning.
     pub reasoning_tokens: u64,
-    /// What was paid, in millionths of a dollar; none when the price is not known.
+    /// Cost in millionths of a dollar; `None` if the price is not known.
     pub cost_microdollars: Option<i64>,
-    /// Median latency of answers.
+    /// Median latency of answers, in milliseconds.
     pub latency_ms_p50: Option<u64>,
-    /// Latency that nine answers of ten kept within.
+    /// 90th percentile of the latency, in milliseconds.
     pub latency_ms_p90: Option<u64>,
-    /// Latency that 99 answers of a hundred kept within.
+    /// 99th percentile of the latency, in milliseconds.
     pub latency_ms_p99: Option<u64>,
-    /// The longest latency.
+    /// Longest latency, in milliseconds.
     pub latency_ms_max: Option<u64>,
-    /// Attempts at rows, the failed ones included.
+    /// Number of attempts at rows, failed ones included, but not refusals by a rate limit.
     pub attempts: u64,
-    /// Requests sent.
+    /// Number of requests sent.
     pub requests: u64,
-    /// Requests refused for coming too fast (status 429).
+    /// Number of requests refused by a rate limit (status 429).
     pub throttled: u64,
-    /// Time that requests waited before they were sent, by what they waited for.
+    /// Milliseconds that requests waited before they were sent, by reason.
     pub waited_ms: BTreeMap<String, u64>,
-    /// Share used of the limit on requests, from 0 to 1; none without such a limit.
+    /// Used share of the limit on requests, from 0 to 1; `None` without this limit.
     pub requests_share: Option<f64>,
-    /// Share used of the limit on tokens, from 0 to 1; none without such a limit.
+    /// Used share of the limit on tokens, from 0 to 1; `None` without this limit.
     pub tokens_share: Option<f64>,
 }
 
 impl MetricsRow {
-    /// Answers that were asked for, each with a latency of its own.
+    /// Returns the number of answers to requests of their own, each with a latency.
     pub(super) fn asked(&self) -> u64 {
         self.answers.saturating_sub(self.shared)
     }
 
-    /// Rows that ended in an answer or an error.
+    /// Returns the number of rows with an answer or an error.
     pub(super) fn ended(&self) -> u64 {
         self.answers.saturating_add(self.errors)
     }
 
-    /// Tokens of requests and answers.
+    /// Returns the tokens of prompts and answers together.
     pub(super) fn tokens(&self) -> u64 {
         self.prompt_tokens.saturating_add(self.completion_tokens)
     }
 
-    /// Whether something was asked whose price is not known.
+    /// Whether requests were sent whose price is not known.
     pub(super) fn is_unpriced(&self) -> bool {
         self.cost_microdollars.is_none() && self.provider.is_some() && self.tokens() > 0
     }
 }
 
-/// One row with what a step made of it.
+/// A row with the outcome of one step.
 #[derive(Clone, Debug)]
 pub struct Sample {
     /// Name of the step.
     pub step: String,
-    /// The file that holds the row.
+    /// Source file that holds the row.
     pub source_file: String,
-    /// Number of the row in its file.
+    /// Number of the row in this file.
     pub source_row: i64,
-    /// Columns that the step read, each with its text.
+    /// Names and texts of the columns that the step read.
     pub inputs: Vec<(String, String)>,
-    /// What was answered.
+    /// The answer, or `None` if the row failed.
     pub answer: Option<String>,
-    /// What went wrong.
+    /// The error, or `None` if the row did not fail.
     pub error: Option<String>,
-    /// What was paid, in millionths of a dollar.
+    /// Cost in millionths of a dollar.
     pub cost_microdollars: Option<i64>,
-    /// Tokens of the request and the answer.
+    /// Tokens of prompt and answer together.
     pub tokens: Option<u64>,
-    /// How long the answer took.
+    /// Latency in milliseconds.
     pub latency_ms: Option<u64>,
 }

@@ -1,4 +1,4 @@
-//! What a job did, gathered for a report.
+//! Collects the data of a report from the metrics, the checkpoint and the target.
 
 use std::collections::BTreeMap;
 
@@ -14,13 +14,13 @@ use crate::run::home;
 use crate::run::retry::FOLDER;
 use crate::sink::{FailedRows, RowOrder, ShownRow, ranked_rows};
 
-/// Rows of each step in each list.
+/// Maximum number of rows of each step in each list.
 const ROWS: usize = 8;
 
-/// Gathers what there is to tell of a job: the figures of its batches, and rows of its target.
+/// Collects the figures of a job's batches, the ends of its runs, and rows of its target.
 ///
 /// # Errors
-/// When figures or target cannot be read.
+/// If the job keeps no metrics, and when metrics or target cannot be read.
 pub async fn gather(job: &Job) -> Result<Report, RunError> {
     let Some(at) = &job.metrics else {
         return Err(RunError::Mismatch {

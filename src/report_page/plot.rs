@@ -9,28 +9,28 @@ use plotters::prelude::SVGBackend;
 use plotters::style::{Color, IntoFont, TRANSPARENT};
 use std::ops::Range;
 
-use super::figure::{AXIS, CUT, Hue, INK, RULE};
 use super::format;
+use super::palette::{AXIS, CUT, Hue, INK, RULE};
 use super::timeline::{Buckets, Timeline};
 
-/// Units of the drawing in one of the page's pixels: the library draws in whole units, which alone would be coarse.
+/// Units of the drawing per pixel of the page. The library draws in whole units, and whole pixels would be coarse.
 pub(super) const FINE: u32 = 4;
-/// Width of a chart in pixels of the page. Narrow, so that a phone need not shrink its words.
+/// Width of a chart in pixels of the page. Narrow, so that a phone need not shrink its text.
 pub(super) const WIDTH: u32 = 360;
 const HEIGHT: u32 = 196;
 const RIGHT: u32 = 14;
-/// A character is about so many pixels of the page wide.
+/// Approximate width of a character in pixels of the page.
 const CHARACTER: u32 = 7;
-/// Size of words in pixels of the page.
+/// Size of text in pixels of the page.
 pub(super) const WORDS: u32 = 12;
-/// More cuts than this would hide the curves.
+/// Maximum number of cuts for which cuts are drawn; more would hide the curves.
 const MOST_CUTS: usize = 12;
 
 /// A chart over time.
 pub(super) struct Plot<'a> {
-    /// The level axis.
+    /// The horizontal axis.
     pub(super) timeline: &'a Timeline,
-    /// The upright axis.
+    /// The vertical axis.
     pub(super) scale: Scale,
     /// Drawn first.
     pub(super) areas: Vec<Area>,

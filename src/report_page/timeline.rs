@@ -11,16 +11,16 @@ use super::format;
 
 type Time = DateTime<Utc>;
 
-/// Idle time that is short beside the work, or in itself, is left in.
+/// Idle time up to this many seconds, or up to this share of the busy time, is not cut out.
 const SHORT_IDLE_SECONDS: f64 = 60.0;
 const SHORT_IDLE_SHARE: f64 = 0.03;
 
-/// Steps of a clock and a calendar, in seconds.
+/// Distances between ticks on a clock, in seconds. Beyond them ticks are whole days apart.
 const CLOCK: [i64; 17] =
     [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1_800, 3_600, 7_200, 10_800, 21_600, 43_200];
 const DAY: i64 = 86_400;
 
-/// The time of a job with the idle time cut out.
+/// The time of a job with idle time cut out.
 #[derive(Clone, Debug)]
 pub(super) struct Timeline {
     parts: Vec<TimelinePart>,
@@ -31,12 +31,12 @@ pub(super) struct Timeline {
 struct TimelinePart {
     from: Time,
     to: Time,
-    /// Where the part begins, in seconds of work.
+    /// Start of the part on the axis, in seconds of work.
     place: f64,
 }
 
 impl Timeline {
-    /// The timeline of spans of work; none without any.
+    /// Returns the timeline of spans of work, or `None` without any.
     pub(super) fn of(spans: impl IntoIterator<Item = (Time, Time)>) -> Option<Timeline> {
         let mut spans: Vec<(Time, Time)> = spans.into_iter().map(|(from, to)| (from, to.max(from))).collect();
         spans.sort_unstable();
@@ -52,22 +52,23 @@ impl Timeline {
         (!parts.is_empty()).then_some(Timeline { parts, busy_seconds })
     }
 
-    /// Seconds in which something was done.
+    /// Returns the number of seconds in which work was done.
     pub(super) fn busy_seconds(&self) -> f64 {
         self.busy_seconds
     }
 
-    /// Length of the axis in seconds; never zero.
+    /// Returns the length of the axis in seconds; never zero.
     pub(super) fn length(&self) -> f64 {
         self.parts.last().map_or(0.0, |part| part.place + seconds(part.from, part.to)).max(0.001)
     }
 
-    /// When the work began, and when it ended.
+    /// Returns when the work began and when it ended.
     pub(super) fn ends(&self) -> Option<(Time, Time)> {
         Some((self.parts.first()?.from, self.parts.last()?.to))
     }
 
-    /// Where a time stands, in seconds of work; time that is cut out stands where the work goes on.
+    /// Returns the place of a time on the axis, in seconds of work. Time that is cut out has the place where the work
+    /// goes on.
     pub(super) fn place(&self, time: Time) -> f64 {
         let after = self.parts.partition_point(|part| part.from <= time);
         let Some(part) = after.checked_sub(1).and_then(|index| self.parts.get(index)) else {
@@ -76,7 +77,7 @@ impl Timeline {
         part.place + seconds(part.from, time.min(part.to))
     }
 
-    /// The time that stands at a place.
+    /// Returns the time at a place on the axis.
     pub(super) fn at(&self, place: f64) -> Time {
         let after = self.parts.partition_point(|part| part.place <= place);
         let Some(part) = after.checked_sub(1).and_then(|index| self.parts.get(index)) else {
@@ -87,12 +88,12 @@ impl Timeline {
         part.from.checked_add_signed(chrono::TimeDelta::milliseconds(millis)).unwrap_or(part.to).min(part.to)
     }
 
-    /// Where idle time is cut out.
+    /// Returns the places where idle time is cut out.
     pub(super) fn cuts(&self) -> impl Iterator<Item = f64> {
         self.parts.iter().skip(1).map(|part| part.place)
     }
 
-    /// What is written below the axis, and where.
+    /// Returns the labels below the axis, with their places.
     pub(super) fn ticks(&self) -> Vec<(f64, String)> {
         match self.parts[..] {
             [part] => clock_ticks(part).unwrap_or_else(|| self.even_ticks()),
@@ -100,7 +101,7 @@ impl Timeline {
         }
     }
 
-    /// Places at even distances, moved to where a part begins if that is near.
+    /// Returns ticks at even distances, moved to the start of a part if one is near.
     fn even_ticks(&self) -> Vec<(f64, String)> {
         let Some((first, last)) = self.ends() else {
             return Vec::new();
@@ -123,11 +124,11 @@ impl Timeline {
     }
 }
 
-/// Round times of the clock or the calendar; none where the part is too short for two of them.
+/// Returns ticks at round times of the clock or the calendar, or `None` if the part is too short for two of them.
 fn clock_ticks(part: TimelinePart) -> Option<Vec<(f64, String)>> {
     let length = seconds(part.from, part.to);
     let step = CLOCK.into_iter().find(|step| format::float(step.unsigned_abs()) * 5.0 >= length);
-    // Beyond half a day, whole days: as many as it takes for five steps at most.
+    // Beyond half a day the step is whole days, so many that there are five steps at most.
     let step = step.unwrap_or_else(|| ((part.to - part.from).num_days() / 5 + 1) * DAY);
     let first = part.from.timestamp().div_euclid(step).checked_add(1)?.checked_mul(step)?;
     let times = (0..6).map_while(|index| DateTime::from_timestamp(first + index * step, 0));
@@ -143,7 +144,7 @@ fn clock_ticks(part: TimelinePart) -> Option<Vec<(f64, String)>> {
     Some(ticks.collect::<Vec<_>>()).filter(|ticks| ticks.len() > 1)
 }
 
-/// Joins spans between which no more than `idle` seconds lie. They are in the order of their beginnings.
+/// Joins spans with at most `idle` seconds between them. The spans are ordered by start.
 fn joined(spans: &[(Time, Time)], idle: f64) -> Vec<(Time, Time)> {
     let mut joined: Vec<(Time, Time)> = Vec::new();
     for (from, to) in spans.iter().copied() {
@@ -155,7 +156,7 @@ fn joined(spans: &[(Time, Time)], idle: f64) -> Vec<(Time, Time)> {
     joined
 }
 
-/// From one time to another, in seconds.
+/// Returns the seconds from one time to another; negative if the second is earlier.
 fn seconds(from: Time, to: Time) -> f64 {
     let millis = (to - from).num_milliseconds();
     format::float(millis.unsigned_abs()) / 1e3 * if millis < 0 { -1.0 } else { 1.0 }
@@ -163,7 +164,7 @@ fn seconds(from: Time, to: Time) -> f64 {
 
 const MAX_BUCKETS: usize = 120;
 
-/// Equal parts of the time of work.
+/// Equal parts of a timeline.
 #[derive(Clone, Debug)]
 pub(super) struct Buckets {
     timeline: Timeline,
@@ -171,27 +172,27 @@ pub(super) struct Buckets {
 }
 
 impl Buckets {
-    /// Buckets for so many batches.
+    /// Divides a timeline into one bucket per batch, `MAX_BUCKETS` at most.
     pub(super) fn new(timeline: Timeline, batches: usize) -> Self {
         Buckets { timeline, number: batches.clamp(1, MAX_BUCKETS) }
     }
 
-    /// The time that they divide.
+    /// Returns the timeline that the buckets divide.
     pub(super) fn timeline(&self) -> &Timeline {
         &self.timeline
     }
 
-    /// How many there are: one or more.
+    /// Returns the number of buckets, at least 1.
     pub(super) fn number(&self) -> usize {
         self.number
     }
 
-    /// Length of each in seconds; never zero.
+    /// Returns the length of each bucket in seconds; never zero.
     pub(super) fn seconds(&self) -> f64 {
         self.timeline.length() / format::float_of(self.number)
     }
 
-    /// The buckets that a span lies in, each with the share of the span that lies there. The shares add up to 1.
+    /// Returns the buckets that a span covers, each with the share of the span in it. The shares add up to 1.
     pub(super) fn shares(
         &self,
         (from, to): (DateTime<Utc>, DateTime<Utc>),
@@ -201,7 +202,7 @@ impl Buckets {
         let last = self.number - 1;
         let (first, final_) = (bucket_index(begin, last), bucket_index(end, last));
         (first..=final_).filter_map(move |bucket| {
-            // Rounding, and spans of no length, must not lose anything: a single bucket takes the whole.
+            // A single bucket takes the whole, so that rounding and spans of no length lose nothing.
             if first == final_ {
                 return Some((bucket, 1.0));
             }
@@ -211,7 +212,7 @@ impl Buckets {
         })
     }
 
-    /// What lies in each bucket of sums over spans.
+    /// Returns the sum in each bucket of amounts that are spread over their spans.
     pub(super) fn sums(
         &self,
         amounts: impl IntoIterator<Item = ((DateTime<Utc>, DateTime<Utc>), f64)>,
@@ -227,7 +228,7 @@ impl Buckets {
         sums
     }
 
-    /// The same, of one figure of rows of metrics.
+    /// Returns the sum in each bucket of one figure of rows of metrics.
     pub(super) fn sums_of<'a>(
         &self,
         rows: impl IntoIterator<Item = &'a MetricsRow>,
@@ -237,7 +238,7 @@ impl Buckets {
     }
 }
 
-/// When the batch of a row of metrics was worked on.
+/// Returns the start and the end of the batch of a row of metrics.
 pub(super) fn bucket_span(row: &MetricsRow) -> (DateTime<Utc>, DateTime<Utc>) {
     (row.started_at, row.committed_at)
 }
@@ -247,14 +248,14 @@ fn bucket_index(place: f64, last: usize) -> usize {
     (place as usize).min(last)
 }
 
-/// The middle one of these values; none without any.
+/// Returns the median of the finite values, or `None` without any.
 pub(super) fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
     let mut values: Vec<f64> = values.into_iter().filter(|value| value.is_finite()).collect();
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied()
 }
 
-/// The highest of these values; 0 without any.
+/// Returns the highest of the finite values, or 0 without any.
 pub(super) fn highest(values: impl IntoIterator<Item = f64>) -> f64 {
     values.into_iter().filter(|value| value.is_finite()).fold(0.0, f64::max)
 }

@@ -1,33 +1,33 @@
 //! The rows of the metrics table, grouped by batch, step and provider.
 //!
-//! Quantiles do not average. Each batch's quantiles are taken for a distribution that rises in straight lines between
-//! them; the distributions are mixed by weight, and the mixture's quantile is found by halving. Charts show the busiest
-//! providers by name and hue, and the others together.
+//! Quantiles do not average. The quantiles of a batch are taken for a distribution that rises in straight lines between
+//! them; the distributions are mixed by weight, and the quantile of the mixture is found by bisection. Charts show the
+//! busiest providers by name and hue, and the others together.
 
 use chrono::{DateTime, Utc};
 
 use std::collections::{BTreeMap, HashMap};
 
 use super::data::{BatchKind, MetricsRow};
-use super::figure::Hue;
 use super::format;
+use super::palette::Hue;
 use super::timeline::{Buckets, Timeline};
 
-/// Metrics with what every chart needs of them.
+/// Metrics, prepared for the charts.
 #[derive(Clone, Debug)]
 pub(super) struct Work<'a> {
-    /// What was measured.
+    /// Rows of the metrics table.
     pub(super) metrics: &'a [MetricsRow],
-    /// The batches of it, in the order of their beginnings.
+    /// Their batches, ordered by start.
     pub(super) batches: Vec<PageBatch<'a>>,
-    /// The time of it.
+    /// The time axis in buckets.
     pub(super) buckets: Buckets,
-    /// Who did it.
+    /// The busiest providers.
     pub(super) providers: Providers<'a>,
 }
 
 impl<'a> Work<'a> {
-    /// The work of these rows of metrics; none without any.
+    /// Prepares rows of the metrics table. Returns `None` if there are none.
     pub(super) fn of(metrics: &'a [MetricsRow]) -> Option<Work<'a>> {
         let batches = PageBatch::all(metrics);
         let timeline = Timeline::of(batches.iter().map(PageBatch::span))?;
@@ -35,12 +35,12 @@ impl<'a> Work<'a> {
         Some(Work { metrics, batches, buckets, providers: Providers::of(metrics) })
     }
 
-    /// Whether it took no time that is known, so that there is no rate of anything.
+    /// Whether the work took no measurable time, so that there is no rate.
     pub(super) fn is_instant(&self) -> bool {
         self.buckets.timeline().busy_seconds() <= 0.0
     }
 
-    /// The sum of one figure over all rows of metrics.
+    /// Returns the sum of one figure over all rows of metrics.
     pub(super) fn sum(&self, figure: impl Fn(&MetricsRow) -> u64) -> u64 {
         self.metrics.iter().map(figure).fold(0, u64::saturating_add)
     }
@@ -48,18 +48,15 @@ impl<'a> Work<'a> {
 
 type RowsOfSteps<'a> = BTreeMap<&'a str, u64>;
 
-/// One batch.
+/// One batch, over all its steps and providers.
 #[derive(Clone, Debug)]
 pub(super) struct PageBatch<'a> {
-    /// What made it.
     pub(super) kind: BatchKind,
-    /// The invocation that made it.
+    /// Id of the run or retry that made the batch.
     pub(super) run_id: &'a str,
-    /// When it was begun.
     pub(super) started_at: DateTime<Utc>,
-    /// When it was committed.
     pub(super) committed_at: DateTime<Utc>,
-    /// Rows of the table: those of the step that saw most of them. Every step sees them anew.
+    /// Number of rows of the table: the highest number that a step saw, since every step sees the rows anew.
     pub(super) rows: u64,
 }
 

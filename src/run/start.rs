@@ -287,7 +287,7 @@ pub(crate) async fn sort_journals<P>(
         let lineage = checkpoint.lineage;
         let header = |plan: &PlannedBatch| JournalHeader { lineage, batch: plan.id, digest: plan.digest() };
         let planned: Vec<JournalHeader> = outstanding.iter().map(header).collect();
-        let restored = copies.restore(&folder, lineage, first, &planned).await?;
+        let restored = copies.restore(folder.path(), lineage, first, &planned).await?;
         report_restored(&restored, voice);
         if checkpoint.asks_all_since.is_none() {
             stray_answers.absorb_records(restored.stray_answers);

@@ -10,7 +10,7 @@ use super::gate::{GateRequest, bill, known, pass, read};
 use super::instance::instance_of;
 use super::malformed::{spoil_instance, spoil_text};
 use super::reply::{ErrorReply, add, invalid, success, usage};
-use super::server::ServerShared;
+use super::state::ServerShared;
 use super::structured::{AnswerShape, split_words};
 use crate::clock;
 use crate::config::{CLASS, FaultSpec, SimulatorSpec, WrongForm};

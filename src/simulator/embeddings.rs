@@ -11,7 +11,7 @@ use super::answer::tokens_of;
 use super::gate::{GateRequest, bill, known, pass, read};
 use super::malformed::spoil_embeddings;
 use super::reply::{ErrorReply, add, invalid, success, usage};
-use super::server::ServerShared;
+use super::state::ServerShared;
 use crate::config::{MOST_DIMENSIONS, SimulatorSpec, WrongForm};
 use crate::ident::Fingerprint;
 

@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use super::answer::chance;
 use super::model::ModelRefusal;
 use super::reply::{ErrorReply, add, fault_response, hang_up, invalid, refuse, refuse_as};
-use super::server::ServerShared;
+use super::state::ServerShared;
 use crate::clock;
 use crate::config::{FaultSpec, SimulatorSpec};
 use crate::ident::Tokens;

@@ -16,6 +16,7 @@ mod malformed;
 mod model;
 mod reply;
 mod server;
+mod state;
 mod structured;
 
 pub use answer::{answer_to, choose};

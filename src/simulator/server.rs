@@ -1,7 +1,7 @@
 //! The HTTP server: its routes, its connections and its shared state.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use axum::Router;
 use axum::body::Bytes;
@@ -20,6 +20,7 @@ use url::Url;
 use super::counts::Counts;
 use super::model::SimulatedModel;
 use super::reply::{HangUp, refuse, success};
+use super::state::{ServerShared, ServerState};
 use super::{chat, embeddings};
 use crate::clock;
 use crate::config::{Prices, SimulatorSpec};
@@ -33,30 +34,6 @@ pub struct Simulator {
     url: Url,
     shared: Arc<ServerShared>,
     server: JoinSet<()>,
-}
-
-/// Settings and state that all requests share.
-#[derive(Debug)]
-pub(super) struct ServerShared {
-    pub(super) spec: SimulatorSpec,
-    pub(super) prices: Prices,
-    state: Mutex<ServerState>,
-}
-
-/// Mutable part of the shared state.
-#[derive(Debug)]
-pub(super) struct ServerState {
-    pub(super) counts: Counts,
-    pub(super) model: SimulatedModel,
-    pub(super) next_in_script: usize,
-    /// Requests that are processed even if their clients disconnect.
-    tasks: JoinSet<()>,
-}
-
-impl ServerShared {
-    pub(super) fn lock(&self) -> MutexGuard<'_, ServerState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Simulator {

@@ -13,7 +13,7 @@ use super::columns::BatchColumns;
 use super::constraints::Constraints;
 use super::error::TargetError;
 use super::failed::{name, text};
-use super::logged;
+use super::logged::{self, RESTART};
 use super::older::{OlderAnswers, older};
 use super::rebuild::{Progress, holds_only_own_rows};
 use super::target::{self, APP_ID, ERROR_COUNT, OpenedTarget, SOURCE_FILE, SchemaChange, Wants};
@@ -45,8 +45,6 @@ pub(super) async fn vector_length(table: &Table, column: &str) -> Result<Option<
 
 /// Number of commits after which the table is opened anew: its handle grows by some 400 kB with every update.
 const REOPEN_AFTER: u32 = 10;
-/// Key in the commit info of a commit that emptied the table for a restart.
-pub(super) const RESTART: &str = "enrich_restart";
 /// Number of attempts to commit when other writers commit first.
 const COMMIT_TRIES: u32 = 5;
 

@@ -1,8 +1,10 @@
 //! Errors of targets that do not fit a job or cannot be used.
 
-use super::target::RETENTION;
 use crate::store::Location;
 use crate::table::TableError;
+
+/// Table property that lets a `txn` action expire, after which a batch could be written again.
+pub(super) const RETENTION: &str = "delta.setTransactionRetentionDuration";
 
 /// Reason why a target cannot be written.
 #[derive(Debug, thiserror::Error)]

@@ -2,10 +2,12 @@
 
 use std::io;
 
-use super::commit::RESTART;
 use crate::checkpoint::NewestCommitted;
 use crate::ident::{BatchId, Lineage};
 use crate::table::{Table, TableError};
+
+/// Key in the commit info of a commit that emptied the table for a restart.
+pub(super) const RESTART: &str = "enrich_restart";
 
 /// Returns the newest batches committed under an application id and under a lineage of it, as of the version that the
 /// table is at.

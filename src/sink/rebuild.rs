@@ -8,8 +8,8 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int64Type};
 use serde::Deserialize;
 
-use super::commit::RESTART;
 use super::failed::{name, text};
+use super::logged::RESTART;
 use super::target::{APP_ID, SOURCE_FILE, SOURCE_ROW};
 use crate::checkpoint::{Position, SourceId};
 use crate::ident::BatchId;

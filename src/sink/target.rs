@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 
-use super::error::TargetError;
+use super::error::{RETENTION, TargetError};
 use super::history;
 use crate::config::{Job, OnMissingColumns, OnNewColumns, StepSpec, TargetSpec, nearest};
 use crate::rows::OutputColumns;
@@ -20,8 +20,6 @@ pub(super) const SOURCE_ROW: &str = "source_row";
 pub(super) const ERROR_COUNT: &str = "error_count";
 const RESERVED: [&str; 6] = [APP_ID, BATCH_ID, RUN_ID, SOURCE_FILE, SOURCE_ROW, ERROR_COUNT];
 
-/// Table property that lets a `txn` action expire, after which a batch could be written again.
-pub(super) const RETENTION: &str = "delta.setTransactionRetentionDuration";
 const STATS_COLUMNS: &str = "delta.dataSkippingStatsColumns";
 /// Prefix of columns that exist in queries only.
 const INTERNAL: &str = "__enrich";

@@ -14,7 +14,6 @@ use parquet::file::reader::{ChunkReader, Length};
 use tokio::runtime::Handle;
 
 use super::SourceError;
-use super::footer::ByteStrings;
 use crate::store::Location;
 use crate::table::objects;
 
@@ -22,6 +21,14 @@ use crate::table::objects;
 const BLOCK_BYTES: u64 = 1_000_000;
 /// Blocks of a file that are kept.
 const BLOCKS: usize = 24;
+
+/// Whether byte strings without an annotation are text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum ByteStrings {
+    #[default]
+    AsTheyAre,
+    AsText,
+}
 
 /// The folder or prefix that a source's files lie below.
 #[derive(Clone, Debug)]

@@ -13,19 +13,11 @@ use parquet::errors::ParquetError;
 use parquet::schema::types::{ColumnDescriptor, SchemaDescriptor};
 
 use super::SourceError;
-use super::file::{Root, SourceFile};
+use super::file::{ByteStrings, Root, SourceFile};
 use crate::store::Location;
 
 /// Digits that Arrow's decimals of 128 bits, and Delta's, can have.
 const MAX_DIGITS: u8 = 38;
-
-/// Whether byte strings without an annotation are text.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum ByteStrings {
-    #[default]
-    AsTheyAre,
-    AsText,
-}
 
 /// The footer of a file. Blocks.
 pub(super) fn footer(root: &Root, file: &str) -> Result<ArrowReaderMetadata, SourceError> {

@@ -18,8 +18,9 @@ use parquet::file::reader::{ChunkReader, Length};
 use percent_encoding::percent_decode_str;
 
 use super::SourceError;
+use super::file::ByteStrings;
 use super::file::Root;
-use super::footer::{ByteStrings, load};
+use super::footer::load;
 use crate::store::Location;
 use crate::table::objects;
 use crate::wording::counted;

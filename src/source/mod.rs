@@ -39,8 +39,8 @@ use crate::table::{has_empty_log, is_delta_table, objects};
 
 use self::columns::UnsupportedColumn;
 use self::delta::DeltaSource;
+use self::file::ByteStrings;
 use self::filter::Filter;
-use self::footer::ByteStrings;
 use self::parquet::ParquetSource;
 
 /// Files, and rows of them, that are remembered as kept or not: a batch is planned and then read.

@@ -8,8 +8,8 @@ use ::arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::columns::{MergedColumns, UnsupportedColumn};
+use super::file::ByteStrings;
 use super::file::Root;
-use super::footer::ByteStrings;
 use super::listing::{FolderListing, Footer, FoundFile, list, look};
 use super::{HeldFile, ReadProgress, SourceError};
 use crate::checkpoint::{FileRange, Position};

@@ -11,7 +11,7 @@ use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 use serde_json::{Map, Value, json};
 
-use super::open::error_of;
+use super::store_access::error_of;
 use super::{Table, TableError};
 use crate::store::Location;
 

@@ -7,7 +7,7 @@ use deltalake::kernel::StructType;
 use deltalake::kernel::engine::arrow_conversion::{TryIntoArrow, TryIntoKernel};
 use deltalake::operations::create::CreateBuilder;
 
-use super::open::{error_of, uri};
+use super::store_access::{error_of, uri};
 use super::{Table, TableError};
 use crate::store::Location;
 

@@ -9,7 +9,7 @@ use deltalake::delta_datafusion::DeltaScanNext;
 use deltalake::kernel::LogicalFileView;
 
 use super::log::entry_of;
-use super::open::error_of;
+use super::store_access::error_of;
 use super::{Table, TableError};
 
 impl Table {

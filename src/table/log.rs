@@ -16,8 +16,9 @@ use object_store::path::Path as ObjectPath;
 use serde_json::Value;
 
 use super::condition::Condition;
-use super::open::{LOG_FOLDER, VersionState, error_of};
+use super::open::VersionState;
 use super::statistics::integer_at;
+use super::store_access::{LOG_FOLDER, error_of};
 use super::{Table, TableError};
 
 const IN_COMMIT_TIMES: &str = "delta.enableInCommitTimestamps";

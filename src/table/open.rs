@@ -8,17 +8,14 @@ use arrow::datatypes::{Schema, SchemaRef};
 use deltalake::kernel::engine::arrow_conversion::TryIntoArrow;
 use deltalake::kernel::{Add, Metadata, Protocol, Snapshot, StructType};
 use deltalake::logstore::LogStoreRef;
-use deltalake::{DeltaTable, DeltaTableError, ensure_table_uri};
+use deltalake::{DeltaTable, DeltaTableError};
 use futures::TryStreamExt;
 use object_store::path::Path as ObjectPath;
 use tokio::sync::OnceCell;
-use url::Url;
 
 use super::TableError;
-use super::store_access::{builder, objects};
+use super::store_access::{LOG_FOLDER, builder, error_of, objects};
 use crate::store::Location;
-
-pub(super) const LOG_FOLDER: &str = "_delta_log";
 
 /// A Delta table at a version.
 ///
@@ -307,19 +304,4 @@ impl Table {
             VersionState::Opened(..) => Err(error_of(action, &self.at)(DeltaTableError::NotInitialized)),
         }
     }
-}
-
-pub(super) fn uri(at: &Location) -> Result<Url, DeltaTableError> {
-    match at.path() {
-        Some(path) => ensure_table_uri(path.to_string_lossy()),
-        None => ensure_table_uri(at.to_string()),
-    }
-}
-
-pub(super) fn error_of(
-    action: &'static str,
-    at: &Location,
-) -> impl Fn(DeltaTableError) -> TableError + use<> {
-    let at = at.clone();
-    move |source| TableError { action, at: at.clone(), source: Box::new(source) }
 }

@@ -14,7 +14,7 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 
 use super::log::entry_of;
-use super::open::{error_of, uri};
+use super::store_access::{error_of, uri};
 use super::{Table, TableError};
 
 const FIRST_COMMIT: &str = "_delta_log/00000000000000000000.json";

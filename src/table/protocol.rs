@@ -5,7 +5,7 @@
 use arrow::datatypes::Field;
 use serde_json::Value;
 
-use super::open::error_of;
+use super::store_access::error_of;
 use super::{Table, TableError};
 
 /// Features that appending and rewriting preserve, by their names in the Delta protocol.

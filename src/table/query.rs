@@ -10,7 +10,7 @@ use futures::{StreamExt, TryStreamExt};
 use url::Url;
 
 use super::condition::{expression, without_kinds};
-use super::open::{error_of, uri};
+use super::store_access::{error_of, uri};
 use super::{Table, TableError};
 
 /// The part of a table that a query reads.

@@ -16,7 +16,7 @@ use deltalake::writer::RecordBatchWriter;
 use serde_json::{Map, Value};
 
 use super::append::{Rebase, Staged, Staging, Txn, writer_properties};
-use super::open::{error_of, uri};
+use super::store_access::{error_of, uri};
 use super::{Table, TableError};
 
 const APPEND_ONLY: &str = "delta.appendOnly";

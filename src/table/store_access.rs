@@ -3,14 +3,16 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use deltalake::{DeltaTableBuilder, DeltaTableError};
+use deltalake::{DeltaTableBuilder, DeltaTableError, ensure_table_uri};
 use futures::TryStreamExt;
 use object_store::ObjectStore;
 use object_store::path::Path;
+use url::Url;
 
 use super::TableError;
-use super::open::{LOG_FOLDER, error_of, uri};
 use crate::store::Location;
+
+pub(super) const LOG_FOLDER: &str = "_delta_log";
 
 /// Settings for retries once a store has answered: the delays grow to ten seconds, for about a minute in all. (With
 /// object_store's own base of 2 its jittered delays do not grow, and ten of them last two seconds.)
@@ -66,4 +68,19 @@ fn forbidden_endpoint(scheme: &str) -> Option<String> {
 
 fn is_reached(store: &str) -> bool {
     REACHED.lock().unwrap_or_else(PoisonError::into_inner).contains(store)
+}
+
+pub(super) fn uri(at: &Location) -> Result<Url, DeltaTableError> {
+    match at.path() {
+        Some(path) => ensure_table_uri(path.to_string_lossy()),
+        None => ensure_table_uri(at.to_string()),
+    }
+}
+
+pub(super) fn error_of(
+    action: &'static str,
+    at: &Location,
+) -> impl Fn(DeltaTableError) -> TableError + use<> {
+    let at = at.clone();
+    move |source| TableError { action, at: at.clone(), source: Box::new(source) }
 }

@@ -1,6 +1,6 @@
 //! Counts of a run's events: for the display, the summary and the metrics.
 //!
-//! [`Tally`] listens to events and adds up; whoever shows something reads its [`Totals`].
+//! [`Tally`] listens to events and adds them up; everything that shows figures reads its [`Totals`].
 
 mod provider;
 mod totals;

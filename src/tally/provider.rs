@@ -1,23 +1,23 @@
-//! How a provider's limits stand, in words and in figures.
+//! The state of a provider's limits, in words and in figures.
 
 use indicatif::HumanCount;
 
 use crate::event::{LimitGauge, LimitShare};
 use crate::fault::Scarce;
 
-/// What is known of a provider in a run.
+/// Figures of one provider in a run.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ProviderFigures {
-    /// Its limits, as they stood last.
+    /// State of the provider's limits when last reported.
     pub gauge: LimitGauge,
-    /// Attempts at it that were repeated.
+    /// Number of attempts that were repeated.
     pub retries: u64,
-    /// Second requests that were sent to it beside those that take far longer than others.
+    /// Number of second requests sent beside requests that take far longer than others.
     pub hedged: u64,
 }
 
 impl ProviderFigures {
-    /// A line, the most important first: what of which limit is used, requests at once, what was refused.
+    /// Returns a line with the most important first: the used share of each limit, requests at once, refusals.
     #[must_use]
     pub fn in_words(&self, name: &str) -> String {
         let LimitGauge { throttled, concurrency, is_open, shares, .. } = &self.gauge;

@@ -1,4 +1,4 @@
-//! Counts what happened in a run.
+//! Counts the events of a run.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,77 +11,78 @@ use crate::fault::Class;
 use crate::ident::{Money, RunId, Tokens};
 use crate::passed::PassedOver;
 
-/// Counts events. Clones count together.
+/// Counts events. Clones share their counts.
 #[derive(Clone, Debug, Default)]
 pub struct Tally(Arc<Mutex<Totals>>);
 
-/// What happened in a run, as far as it has come.
+/// What has happened in a run so far.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Totals {
-    /// The run, once it has begun.
+    /// Id of the run, once it has started.
     pub run: Option<RunId>,
-    /// Rows that were not in the target when the run began, where that is known.
+    /// Number of rows that were not in the target when the run started, if known.
     pub outstanding: Option<u64>,
-    /// Rows that the run may ask about, where that is limited.
+    /// Maximum number of rows that the run may send, if limited.
     pub most_asked: Option<u64>,
-    /// Rows that are through all their steps.
+    /// Number of rows that are through all their steps.
     pub rows: u64,
-    /// Those among them that were asked for their last step.
+    /// Number of these that were sent for their last step.
     pub asked_rows: u64,
-    /// Those among them whose last outcome a former run had paid for.
+    /// Number of these whose last outcome an earlier run had paid for.
     pub recovered_rows: u64,
-    /// Outcomes of rows, those from the journal included; a row of two steps counts twice.
+    /// Number of outcomes, those from the journal included; a row of two steps counts twice.
     pub settled: u64,
-    /// Answers among them.
+    /// Number of answers among the outcomes.
     pub answers: u64,
-    /// Rows without input among them.
+    /// Number of outcomes that are skipped: rows without input.
     pub skipped: u64,
-    /// Errors among them, by class.
+    /// Number of errors among the outcomes, by class.
     pub errors: BTreeMap<&'static str, u64>,
-    /// Outcomes that a former run had paid for.
+    /// Number of outcomes that an earlier run had paid for.
     pub recovered: u64,
-    /// Rows that were decoded from Parquet.
+    /// Number of rows decoded from Parquet.
     pub decoded: u64,
-    /// Planned rows that are deleted in the source.
+    /// Number of planned rows that are deleted in the source.
     pub deleted: u64,
-    /// Rows of the source that no run asks about, in all up to now; `None` where nobody counted them.
+    /// Rows of the source that no run sends to a model, in total so far; `None` if not counted.
     pub passed_over: Option<PassedOver>,
-    /// Rows committed by this run.
+    /// Number of rows committed by this run.
     pub committed_rows: u64,
-    /// Batches committed by this run.
+    /// Number of batches committed by this run.
     pub committed_batches: u64,
-    /// Attempts that were repeated.
+    /// Number of attempts that were repeated.
     pub retries: u64,
-    /// Second requests that were sent beside those that take far longer than others.
+    /// Number of second requests sent beside requests that take far longer than others.
     pub hedged: u64,
-    /// Attempts that came to nothing because a provider was asked too much.
+    /// Number of attempts refused by a rate limit.
     pub throttled: u64,
-    /// Times that a provider had to be left alone for a while.
+    /// Number of times that a provider asked for a pause or its circuit breaker opened.
     pub pauses: u64,
-    /// What this run's answers used.
+    /// Tokens that this run's answers used.
     pub tokens: Tokens,
-    /// What they cost; none where nobody says.
+    /// Cost of these answers, or `None` if no price is known.
     pub cost: Option<Money>,
-    /// What is known of each provider.
+    /// Figures of each provider, by name.
     pub providers: BTreeMap<String, ProviderFigures>,
-    /// What is in flight and what is waited for.
+    /// Requests in flight, and what the run waits for.
     waits: Waits,
 }
 
 impl Totals {
-    /// Requests in flight at all providers.
+    /// Returns the number of requests in flight at all providers.
     #[must_use]
     pub fn in_flight(&self) -> u64 {
         self.waits.in_flight()
     }
 
-    /// What the run waits for, in words, or `None` if nothing holds it back.
+    /// Returns what the run waits for, in words, or `None` if nothing holds it back.
     #[must_use]
     pub fn waiting(&self, now: Instant) -> Option<String> {
         self.waits.in_words(now)
     }
 
-    /// Rows that the run is for, where that is known: those that need no asking are beyond its limit.
+    /// Returns the number of rows that the run covers, if known. Rows that need no request do not count against its
+    /// limit.
     #[must_use]
     pub fn planned(&self) -> Option<u64> {
         let most = self.most_asked.map(|most| most.saturating_add(self.rows - self.asked_rows));
@@ -95,7 +96,7 @@ impl Totals {
         self.providers.get_mut(name).expect("it is there now")
     }
 
-    /// All errors together.
+    /// Returns the number of errors of all classes.
     #[must_use]
     pub fn error_count(&self) -> u64 {
         self.errors.values().sum()
@@ -103,7 +104,7 @@ impl Totals {
 }
 
 impl Tally {
-    /// What happened so far.
+    /// Returns the counts so far.
     #[must_use]
     pub fn totals(&self) -> Totals {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()

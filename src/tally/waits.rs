@@ -7,10 +7,10 @@ use crate::clock::Instant;
 use crate::event::{Event, Hold, Waiting};
 use crate::wording::brief;
 
-/// A reason is shown so long after it has passed: one that comes and goes with every row is steady then.
+/// Time for which a reason is still shown after its end, so that one that comes and goes with every row looks steady.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// What a run waits for.
+/// What a run waits for at every provider, and at the window.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Waits {
     providers: BTreeMap<String, ProviderWaits>,
@@ -23,7 +23,7 @@ struct ProviderWaits {
     waiting: Lasting<(Waiting, Instant)>,
 }
 
-/// A state that is still told for a moment when it has ended.
+/// A state that is still shown for a moment after its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Lasting<T> {
     state: Option<T>,
@@ -51,7 +51,7 @@ impl<T: Copy> Lasting<T> {
 }
 
 impl Waits {
-    /// Takes note of an event, if it is one of those.
+    /// Records an event about waiting; ignores all others.
     pub(super) fn note(&mut self, event: &Event<'_>, now: Instant) {
         match event {
             Event::InFlight { provider, requests } => self.provider(provider).in_flight = *requests,
@@ -70,12 +70,12 @@ impl Waits {
         self.providers.get_mut(provider).expect("it is there now")
     }
 
-    /// Requests in flight at all providers.
+    /// Returns the number of requests in flight at all providers.
     pub(super) fn in_flight(&self) -> u64 {
         self.providers.values().map(|provider| u64::from(provider.in_flight)).sum()
     }
 
-    /// What is waited for now; nothing where answers are all that is to come.
+    /// Returns what the run waits for now, or `None` if it only waits for answers.
     pub(super) fn in_words(&self, now: Instant) -> Option<String> {
         let providers = self.providers.iter().filter_map(|(name, provider)| {
             let (waiting, until) = provider.waiting.get(now)?;

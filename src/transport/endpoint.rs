@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 use url::Url;
 
 use super::classify::{ResponseHeaders, classify, classify_inner};
+use super::error::EndpointError;
 use super::forms::{self, SchemaFormProbe};
 use super::key::Keyring;
 use crate::clock;
@@ -73,29 +74,6 @@ struct ResponseProgress {
     /// Number of the key that was sent.
     key: u64,
     unread: Option<Bytes>,
-}
-
-/// Why an endpoint cannot be created.
-#[derive(Debug, thiserror::Error)]
-pub enum EndpointError {
-    /// The HTTP client does not start.
-    #[error("provider {provider:?}: cannot start the HTTP client: {message}")]
-    Client {
-        /// Name of the provider.
-        provider: String,
-        /// Cause, as the HTTP client states it.
-        message: String,
-    },
-    /// A header has a name or a value that cannot be sent.
-    #[error(
-        "provider {provider:?}: the value of the header {header:?} holds characters that no header can carry"
-    )]
-    Header {
-        /// Name of the provider.
-        provider: String,
-        /// Name of the header.
-        header: String,
-    },
 }
 
 /// An endpoint of a provider for one model: chat completions and embeddings.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use reqwest::header::{HeaderName, HeaderValue};
 
-use super::endpoint::EndpointError;
+use super::error::EndpointError;
 use crate::clock::{self, Instant};
 use crate::config::{ApiKey, Provider};
 

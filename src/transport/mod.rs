@@ -6,8 +6,10 @@
 
 mod classify;
 mod endpoint;
+mod error;
 mod forms;
 mod key;
 
 pub use classify::{ResponseHeaders, classify};
-pub use endpoint::{Endpoint, EndpointError, Paid, SendResult};
+pub use endpoint::{Endpoint, Paid, SendResult};
+pub use error::EndpointError;

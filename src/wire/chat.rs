@@ -8,8 +8,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use super::lenient;
-
 /// The beginning of every message that tells a model what is wrong with its answer.
 pub const COMPLAINT: &str = "That is not ";
 
@@ -94,18 +92,6 @@ pub struct ChatResponse {
     /// `usage` as it was sent, if not all of it can be read.
     #[serde(skip)]
     pub unread_usage: Option<String>,
-}
-
-/// Reads the body of a response, also a malformed one. `None` if it holds no JSON object, or a stream that broke off.
-#[must_use]
-pub fn read(body: &[u8]) -> Option<ChatResponse> {
-    serde_json::from_slice(body).ok().or_else(|| lenient::read(body))
-}
-
-/// The reason for which a body holds no answer: its error message, else its first 200 bytes.
-#[must_use]
-pub fn reason_of(body: &[u8]) -> String {
-    lenient::reason(body).unwrap_or_else(|| lenient::beginning(body))
 }
 
 /// A vector of an embeddings response.

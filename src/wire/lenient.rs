@@ -22,9 +22,21 @@ const MESSAGES: [&str; 8] = [
     "/detail",
 ];
 
+/// Reads the body of a response, also a malformed one. `None` if it holds no JSON object, or a stream that broke off.
+#[must_use]
+pub fn read(body: &[u8]) -> Option<ChatResponse> {
+    serde_json::from_slice(body).ok().or_else(|| read_malformed(body))
+}
+
+/// The reason for which a body holds no answer: its error message, else its first 200 bytes.
+#[must_use]
+pub fn reason_of(body: &[u8]) -> String {
+    reason(body).unwrap_or_else(|| beginning(body))
+}
+
 /// Reads a body that does not parse as a [`ChatResponse`]. `None` if it holds no JSON object, or a stream that broke
 /// off.
-pub(super) fn read(body: &[u8]) -> Option<ChatResponse> {
+fn read_malformed(body: &[u8]) -> Option<ChatResponse> {
     let text = String::from_utf8_lossy(body);
     let text = text.trim_start_matches('\u{feff}').trim_start();
     if text.starts_with("data:") || text.starts_with("event:") || text.starts_with(':') {
@@ -34,7 +46,7 @@ pub(super) fn read(body: &[u8]) -> Option<ChatResponse> {
 }
 
 /// The beginning of a body for messages, or only its size if it is not text.
-pub(super) fn beginning(body: &[u8]) -> String {
+fn beginning(body: &[u8]) -> String {
     let shown = String::from_utf8_lossy(&body[..body.len().min(SHOWN_BYTES)]);
     let is_odd = |c: &char| *c == char::REPLACEMENT_CHARACTER || (c.is_control() && !c.is_whitespace());
     if shown.chars().filter(is_odd).count() > shown.chars().count() / 10 {
@@ -46,7 +58,7 @@ pub(super) fn beginning(body: &[u8]) -> String {
 }
 
 /// The error message of a body that has no answer and no `error`.
-pub(super) fn reason(body: &[u8]) -> Option<String> {
+fn reason(body: &[u8]) -> Option<String> {
     let value = object(String::from_utf8_lossy(body).trim_start_matches('\u{feff}'))?;
     let said = MESSAGES.iter().find_map(|path| text(value.pointer(path)?.clone()));
     said.filter(|said| !said.trim().is_empty())
@@ -291,7 +303,7 @@ fn events(text: &str) -> Option<ChatResponse> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::chat::read as read_any;
+    use super::super::read as read_any;
     use super::*;
 
     /// Text, finish reason, and tokens of prompt and answer of a body.

@@ -8,6 +8,7 @@ pub(crate) use chat::text;
 pub use chat::{
     AssistantMessage, CLASSES_WORDS, COMPLAINT, CalledFunction, ChatRequest, ChatResponse, Choice,
     CompletionTokensDetails, Embedding, EmbeddingRequest, ErrorBody, ErrorObject, Message,
-    PromptTokensDetails, Role, SCHEMA_WORDS, ToolCall, Usage, read, reason_of,
+    PromptTokensDetails, Role, SCHEMA_WORDS, ToolCall, Usage,
 };
+pub use lenient::{read, reason_of};
 pub use limits::{Limits, Quota, Reset, delay_in_text, duration, requested_beyond_limit};

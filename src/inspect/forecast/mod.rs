@@ -1,16 +1,18 @@
-//! What a run would take, told before anything is spent: rows and batches outstanding, tokens, cost and time, each with
-//! an interval. Nothing is written, and nobody is asked, unless a pilot is wanted ([`pilot`]).
+//! A forecast of what a run would take, before anything is spent: outstanding rows and batches, tokens, cost and time,
+//! each with an interval. Nothing is written and no request is sent, unless a pilot is wanted
+//! ([`Pilot`](crate::run::Pilot)).
 
+mod figures;
 mod interval;
 mod reckon;
 mod sample;
 
 use std::time::Duration;
 
-use serde::Serialize;
 use tokio::sync::watch;
 use url::Url;
 
+pub use self::figures::{Estimate, Forecast, PartForecast, ShownPrompt};
 use self::reckon::{Before, Reckoning};
 use self::sample::Looked;
 use super::status::{Outlook, outlook};
@@ -22,10 +24,10 @@ use crate::ident::RunId;
 use crate::metrics;
 use crate::plan::Planner;
 use crate::rows::Chunk;
+use crate::run::End;
 use crate::run::RunBudget;
 use crate::run::RunError;
 use crate::run::{self, HeldJob, PreparedJob};
-use crate::run::{End, Pilot};
 use crate::run::{Exclusive, home};
 use crate::run::{StopRequest, unless_stopped};
 use crate::sink::{self, OlderAnswers};
@@ -33,101 +35,24 @@ use crate::source::Source;
 use crate::store::Folder;
 use crate::table::{Table, is_delta_table};
 
-/// How much is looked at.
+/// How much a forecast looks at.
 #[derive(Clone, Copy, Debug)]
 pub struct ForecastOptions {
-    /// Rows whose prompts are rendered and counted.
+    /// Number of rows whose prompts are rendered and counted.
     pub sample: u64,
-    /// Rows that are really asked.
+    /// Number of rows that are really sent, or `None` for no pilot.
     pub pilot: Option<u64>,
-    /// Which rows these are.
+    /// Seed of the choice of these rows.
     pub seed: u64,
-    /// Prompts that are shown.
+    /// Number of rows whose prompts are shown.
     pub prompts: usize,
 }
 
-/// A figure with the bounds that hold it nine times in ten.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Estimate {
-    /// Not less than this.
-    pub low: f64,
-    /// As much as this; none where nothing tells.
-    pub expected: Option<f64>,
-    /// Not more than this; none where there is no bound.
-    pub high: Option<f64>,
-}
-
-/// What a run would take.
-#[derive(Debug, Serialize)]
-pub struct Forecast {
-    /// Name of the job.
-    pub app_id: String,
-    /// Rows that are not in the target.
-    pub rows: u64,
-    /// Bytes that their columns take.
-    pub bytes: u64,
-    /// Batches that they make.
-    pub batches: u64,
-    /// Rows whose prompts were counted.
-    pub sampled: u64,
-    /// What each step takes of each provider.
-    pub parts: Vec<PartForecast>,
-    /// US dollars that all of it costs; none where a price is not known.
-    pub cost_usd: Option<Estimate>,
-    /// Seconds, at the job's limits; none where nothing limits it that is known.
-    pub seconds: Option<Estimate>,
-    /// What takes that long, in words.
-    pub bound_by: Option<String>,
-    /// What is to be known about these figures, and what is wrong with the job.
-    pub notes: Vec<String>,
-    /// Steps that ask otherwise today than rows of the target were asked.
-    pub older: Vec<OlderAnswers>,
-    /// Some prompts as they are sent.
-    pub prompts: Vec<ShownPrompt>,
-    /// What came of the rows that were asked.
-    pub pilot: Option<Pilot>,
-}
-
-/// What a step takes of a provider.
-#[derive(Debug, Serialize)]
-pub struct PartForecast {
-    /// Output of the step.
-    pub step: String,
-    /// The provider.
-    pub provider: String,
-    /// Its model.
-    pub model: String,
-    /// Rows that are asked.
-    pub rows: Estimate,
-    /// Tokens of prompts.
-    pub input_tokens: Estimate,
-    /// Tokens of answers.
-    pub output_tokens: Estimate,
-    /// US dollars; none where the price is not known.
-    pub cost_usd: Option<Estimate>,
-    /// Seconds that this takes at the provider's limits, were it alone there; none where nothing limits it that is known.
-    pub seconds: Option<Estimate>,
-}
-
-/// A prompt as it is sent.
-#[derive(Debug, Serialize)]
-pub struct ShownPrompt {
-    /// Output of the step.
-    pub step: String,
-    /// The source file.
-    pub file: String,
-    /// The row in it.
-    pub row: u64,
-    /// The messages.
-    pub text: String,
-    /// Tokens of them, as counted here.
-    pub tokens: u64,
-}
-
-/// Finds out what a run would take. `simulator` is where the built-in simulator listens, if the job asks for it.
+/// Forecasts what a run would take. `simulator` is the address of the built-in simulator, if the job uses it.
 ///
 /// # Errors
-/// When the job does not fit its source, when the source cannot be read, and what ends a pilot.
+/// When the job does not fit its source, when the source cannot be read, when it is stopped, and when a pilot ends
+/// early.
 pub async fn forecast(
     job: &Job,
     options: ForecastOptions,
@@ -139,7 +64,7 @@ pub async fn forecast(
     if options.pilot.is_none() {
         return tell(job, &home, options, stop, simulator, None).await;
     }
-    // A run meanwhile would ask the same rows.
+    // A run at the same time would send the same rows.
     let run = RunId::random();
     let StatePlaces { state, journal, lease, .. } = &job.places;
     let exclusive = Exclusive::take(state, &home, journal, *lease, run).await?;
@@ -222,7 +147,7 @@ async fn tell(
     })
 }
 
-/// What is outstanding, and some of it.
+/// What is outstanding, and a sample of it.
 struct OutstandingSample {
     prepared: PreparedJob,
     rows: u64,

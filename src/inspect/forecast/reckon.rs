@@ -1,11 +1,11 @@
-//! From what was counted and asked to totals with intervals.
+//! Totals with intervals, from counted prompts and the answers of a pilot or of earlier batches.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::figures::{Estimate, PartForecast};
 use super::interval::{Interval, SampledRow, counted_total, estimate_total};
 use super::sample::{Looked, SampleRequest};
-use super::{Estimate, PartForecast};
 use crate::budget::{Listed, listed};
 use crate::config::{Job, Prices, Provider, TokenCharge};
 use crate::dispatch::LearnedProvider;
@@ -17,38 +17,38 @@ use crate::run::Spent;
 use crate::tokens::tokenizer::Encoding;
 use crate::wording::counted;
 
-/// Rows that a pilot asks, at most.
+/// Most rows that a pilot sends.
 const MOST_ASKED: u64 = 10_000;
 
-/// Half of an interval's width that is narrow enough to decide by, as a share of what is expected.
+/// Half of an interval's width that is narrow enough to decide by, as a share of the expected value.
 const WIDTH: f64 = 0.15;
 
-/// Fewer asked rows say little about long tails.
+/// Number of sent rows below which little is known of long tails.
 const FEW: usize = 100;
 
-/// What was found out about some of so many rows.
+/// What is known of the outstanding rows, from a sample of them and from former runs.
 #[derive(Debug)]
 pub(super) struct Reckoning<'a> {
     pub(super) job: &'a Job,
     pub(super) rows: u64,
     pub(super) looked: &'a [Looked],
     pub(super) asked: Option<&'a Answered>,
-    /// What the job's earlier batches came to, where nobody is asked now.
+    /// Figures of the job's earlier batches; empty after a pilot.
     pub(super) before: &'a Before,
     pub(super) spent: Option<&'a Spent>,
     /// What former runs learned about the providers, by their names.
     pub(super) learned: &'a BTreeMap<String, LearnedProvider>,
 }
 
-/// What earlier batches of a job came to, by step and provider.
+/// Figures of the earlier batches of a job, by step and provider.
 #[derive(Debug)]
 pub(super) struct Before {
-    /// Rows of all of them.
+    /// Number of rows in all of these batches.
     rows: u64,
     asked: BTreeMap<(String, String), OfOne>,
 }
 
-/// What was asked of one provider for one step.
+/// Rows that were sent to one provider for one step.
 #[derive(Clone, Copy, Debug, Default)]
 struct OfOne {
     rows: u64,
@@ -70,7 +70,7 @@ impl Before {
         before
     }
 
-    /// Rows of a step that a provider was asked for, as a share of all, and what each took.
+    /// Returns the share of all rows that a provider was sent for a step, and the input and output tokens of each.
     fn look(&self, step: &str, provider: &str) -> Option<(f64, f64, f64)> {
         let of = self.asked.get(&(step.to_owned(), provider.to_owned())).filter(|of| of.rows > 0)?;
         let each = |tokens: u64| float(tokens) / float(of.rows);
@@ -87,12 +87,12 @@ impl From<Interval> for Estimate {
 impl Estimate {
     const NOTHING: Estimate = Estimate { low: 0.0, expected: Some(0.0), high: Some(0.0) };
 
-    /// Something between nothing and this much.
+    /// An estimate between 0 and `high`.
     fn up_to(high: Option<f64>) -> Self {
         Estimate { low: 0.0, expected: None, high }
     }
 
-    /// By what it is compared.
+    /// The value by which estimates are compared.
     fn size(&self) -> f64 {
         self.expected.unwrap_or(self.low)
     }
@@ -117,11 +117,11 @@ impl Estimate {
     }
 }
 
-/// A row of a step as far as a provider is concerned.
+/// Measures the result of a row for a step at a provider.
 type OfRow<'a> = dyn Fn(&RowResult) -> f64 + 'a;
 
 impl Reckoning<'_> {
-    /// What each step takes of each provider that it may ask.
+    /// Returns what each step takes of each provider that it may use.
     pub(super) fn parts(&self) -> Vec<PartForecast> {
         let mut parts = Vec::new();
         for (step, spec) in self.job.steps.iter().enumerate() {
@@ -132,7 +132,7 @@ impl Reckoning<'_> {
                 let mut part = self.part(step, provider);
                 part.seconds =
                     self.slowest(&self.job.providers[provider], Some(step)).map(|(lasts, _)| lasts);
-                // A provider to fall back to has no part in it yet.
+                // A fallback provider that gets no rows is left out.
                 if part.rows.high != Some(0.0) {
                     parts.push(part);
                 }
@@ -175,7 +175,8 @@ impl Reckoning<'_> {
         }
     }
 
-    /// Without anybody asked: prompts are counted, and answers are as long as they may become.
+    /// Estimates rows, input tokens, output tokens and cost without a pilot: prompts are counted, and answers are as
+    /// long as they may become.
     fn counted(&self, step: usize, provider: usize) -> (Estimate, Estimate, Estimate, Option<Estimate>) {
         let (spec, of) = (&self.job.steps[step], &self.job.providers[provider]);
         let is_unknown = self.looked.iter().any(|row| matches!(row.asks[step], SampleRequest::Unknown));
@@ -214,7 +215,7 @@ impl Reckoning<'_> {
         (rows, input, output, cost)
     }
 
-    /// The total of something that the pilot's rows show, step by step.
+    /// Estimates the total, over all rows and steps, of what `of` measures on the rows of the pilot.
     fn measured(&self, of: &dyn Fn(usize, &RowResult) -> f64) -> Estimate {
         let Some(asked) = self.asked else { return Estimate::up_to(None) };
         let counts: Vec<f64> = self.looked.iter().map(counted_tokens).collect();
@@ -231,7 +232,7 @@ impl Reckoning<'_> {
         estimate_total(self.rows, &counts, &rows).map_or_else(|| Estimate::up_to(None), Estimate::from)
     }
 
-    /// What all of it costs.
+    /// Returns the total cost in US dollars, or `None` if a price is not known.
     pub(super) fn cost(&self) -> Option<Estimate> {
         if self.asked.is_none() {
             let parts = self.parts();
@@ -246,14 +247,14 @@ impl Reckoning<'_> {
         })
     }
 
-    /// Providers that steps may ask.
+    /// Returns the providers that steps may use.
     fn used(&self) -> impl Iterator<Item = &Provider> {
         let steps = &self.job.steps;
         let is_used = |at: &usize| steps.iter().any(|step| step.all_providers().any(|own| own == *at));
         (0..self.job.providers.len()).filter(is_used).map(|at| &self.job.providers[at])
     }
 
-    /// Whether it is known what its answers cost: by a price, or because each of them says so.
+    /// Whether the cost of a provider's answers is known: by a price, or because each answer states it.
     fn is_priced(&self, of: &Provider) -> bool {
         let says = |settled: &RowResult| settled.cost.is_some() || settled.tokens.is_none();
         let is_told = || {
@@ -263,7 +264,7 @@ impl Reckoning<'_> {
         prices(of).is_some() || (self.asked.is_some() && is_told())
     }
 
-    /// The longest that any limit makes it last, in seconds, and which.
+    /// Returns the longest duration that follows from any limit, in seconds, and that limit.
     pub(super) fn time(&self) -> Option<(Estimate, String)> {
         let each = self.used().filter_map(|provider| {
             let (lasts, what) = self.slowest(provider, None)?;
@@ -272,13 +273,14 @@ impl Reckoning<'_> {
         each.max_by(|(a, _), (b, _)| a.size().total_cmp(&b.size()))
     }
 
-    /// The longest that any limit of a provider makes it last, and which; of all steps, or of one as if it were alone.
+    /// Returns the longest duration that follows from a limit of a provider, and that limit; for all steps, or for
+    /// `only` one as if it were alone.
     fn slowest(&self, of: &Provider, only: Option<usize>) -> Option<(Estimate, &'static str)> {
         let times = self.times(of, only).into_iter().filter(|(lasts, _)| lasts.high != Some(0.0));
         times.max_by(|(a, _), (b, _)| a.size().total_cmp(&b.size()))
     }
 
-    /// Rows of a step that go into one request: of one batch, as many as the provider takes.
+    /// Number of rows of a step that go into one request: as many of one batch as the provider takes.
     fn together(&self, step: usize, of: &Provider) -> f64 {
         match self.job.steps[step].params.vectors {
             Some(_) => f64::from(of.inputs_per_request.min(self.job.batch.max_rows).max(1)),
@@ -286,7 +288,7 @@ impl Reckoning<'_> {
         }
     }
 
-    /// How long each limit of a provider makes it last.
+    /// Returns the durations that follow from each limit of a provider.
     fn times(&self, of: &Provider, only: Option<usize>) -> Vec<(Estimate, &'static str)> {
         let is_meant = |step: usize| only.is_none_or(|only| only == step);
         let minute = 60.0;
@@ -299,7 +301,7 @@ impl Reckoning<'_> {
             parts.iter().map(get).fold(Estimate::NOTHING, Estimate::plus)
         };
         let requests = match self.asked {
-            // Attempts that failed count, and rows that went together are one request.
+            // Failed attempts count, and rows that went together are one request.
             Some(_) => self.measured(&|step, settled| {
                 let requests = f64::from(settled.attempts) / self.together(step, of);
                 if is_meant(step) && is_of(settled, of) { requests } else { 0.0 }
@@ -312,7 +314,7 @@ impl Reckoning<'_> {
         let input = sum(|part| part.input_tokens);
         let mut output = sum(|part| part.output_tokens);
         if of.token_charge == Some(TokenCharge::Max) {
-            // Not what is used counts, but what was asked for.
+            // The provider counts `max_tokens`, not what the answer used.
             output = parts.iter().fold(Estimate::NOTHING, |sum, part| {
                 let step = self.job.steps.iter().find(|step| step.output == part.step);
                 let most = step.and_then(|step| step.params.max_tokens).map_or(0.0, f64::from);
@@ -346,7 +348,7 @@ impl Reckoning<'_> {
         ] {
             times.extend(per_minute(limit, amount).map(|lasts| (lasts, what)));
         }
-        // What a provider refuses makes it longer than its answers take, and nobody knows by how much.
+        // If requests were refused, a run takes longer than its answers do, by an unknown time.
         if self.asked.is_some_and(|asked| asked.throttled == 0) {
             let waited = self.measured(&|step, settled| {
                 let latency =
@@ -359,7 +361,7 @@ impl Reckoning<'_> {
         times
     }
 
-    /// What is to be known about the figures, and what is wrong with the job.
+    /// Returns notes on the figures, and on what is wrong with the job.
     pub(super) fn notes(&self, seconds: Option<Estimate>, retention: Option<Duration>) -> Vec<String> {
         let mut notes = Vec::new();
         let is_long = |kept: &Duration| {
@@ -394,7 +396,7 @@ impl Reckoning<'_> {
             }
         }
         let spent = self.spent.map_or(0.0, |spent| spent.cost_usd);
-        // What a pilot knows by now is in the cost, and not to be paid again.
+        // The pilot's answers are part of the cost, and not to be paid again.
         let known = self.asked.iter().flat_map(|asked| asked.outcomes.iter().flatten());
         let paid: f64 = known.filter_map(|settled| settled.cost).map(Money::dollars).sum();
         let of_job = self.job.budget.job.money.map(|most| (most, (most.dollars() - spent).max(0.0)));
@@ -431,7 +433,8 @@ impl Reckoning<'_> {
         notes
     }
 
-    /// How many rows are to be asked for an interval that is narrow enough, where it is not and they can be.
+    /// Returns a note on how many rows a pilot needs for an interval that is narrow enough, if it is not and that many
+    /// rows can be sent.
     fn wider(&self, asked: usize, cost: Estimate) -> Option<String> {
         let width = (cost.high? - cost.low) / 2.0 / cost.expected.filter(|expected| *expected > 0.0)?;
         let factor = (width / WIDTH).powi(2);
@@ -441,7 +444,7 @@ impl Reckoning<'_> {
             .then(|| format!("--pilot {rows} would tell the cost to ±{:.0} %, about", WIDTH * 100.0))
     }
 
-    /// What is said of rows that share an answer.
+    /// Returns a note on sampled rows that share an answer, if there are any.
     fn alike_note(&self) -> Option<String> {
         let mut asked = 0_u64;
         let mut distinct = BTreeSet::new();
@@ -525,7 +528,7 @@ impl Reckoning<'_> {
     }
 }
 
-/// Tokens of what can be told of a row without an answer.
+/// Returns the tokens of a row's prompts that are known without an answer.
 fn counted_tokens(row: &Looked) -> f64 {
     let tokens = row.asks.iter().map(|ask| match ask {
         SampleRequest::Of { tokens, .. } => *tokens as u64,
@@ -538,7 +541,7 @@ fn is_of(settled: &RowResult, provider: &Provider) -> bool {
     settled.provider.as_deref() == Some(provider.name.as_str())
 }
 
-/// What an answer cost: what was told, else its tokens at the prices that there are.
+/// Returns what an answer cost: as the provider states it, else its tokens at the known prices.
 fn dollars(settled: &RowResult, of: &Provider) -> Option<f64> {
     let reckoned = || Some(prices(of)?.cost(settled.tokens.unwrap_or_default()));
     settled.cost.or_else(reckoned).map(Money::dollars)

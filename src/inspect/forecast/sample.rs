@@ -1,9 +1,9 @@
-//! Rows of the source at random, and what would be asked about them.
+//! A random sample of the source's rows, and the requests that a run would send for them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::ShownPrompt;
+use super::figures::ShownPrompt;
 use crate::checkpoint::{FileRange, PlannedBatch};
 use crate::config::{Job, Shape};
 use crate::enricher::{CompiledStep, Prepared};
@@ -15,8 +15,8 @@ use crate::run::RunError;
 use crate::source::{RowMask, RowReader};
 use crate::tokens::tokenizer::Encoding;
 
-/// So many of the numbers below `all`, in order; each set of them is as likely as any other (Floyd's algorithm; Bentley,
-/// *Programming Pearls: A Sample of Brilliance*, 1987).
+/// Returns `wanted` of the numbers below `all`, in order; each set of them is as likely as any other (Floyd's
+/// algorithm; Bentley, *Programming Pearls: A Sample of Brilliance*, 1987).
 pub(super) fn choose(all: u64, wanted: u64, random: &mut fastrand::Rng) -> Vec<u64> {
     let mut chosen = BTreeSet::new();
     for last in all - wanted.min(all)..all {
@@ -28,7 +28,7 @@ pub(super) fn choose(all: u64, wanted: u64, random: &mut fastrand::Rng) -> Vec<u
     chosen.into_iter().collect()
 }
 
-/// Reads rows of planned batches; `chosen` counts over all of them.
+/// Reads rows of planned batches. `chosen` holds their indices, counted over all batches.
 pub(super) async fn read(
     planner: &mut Planner,
     reader: &mut RowReader,
@@ -80,33 +80,33 @@ pub(super) async fn read(
     Ok(chunks)
 }
 
-/// What would be asked about a row.
+/// A sampled row, and the requests that a run would send for it.
 #[derive(Debug)]
 pub(super) struct Looked {
     pub(super) file: Arc<str>,
     pub(super) row: u64,
-    /// By step, where that can be told without an answer of another step.
+    /// The request of each step.
     pub(super) asks: Vec<SampleRequest>,
 }
 
-/// What a step would ask about a row.
+/// The request of a step for a sampled row.
 #[derive(Debug)]
 pub(super) enum SampleRequest {
-    /// This.
+    /// This question.
     Of {
-        /// The provider that is asked first.
+        /// Index of the provider that gets it first.
         provider: usize,
         question: Question,
-        /// Tokens of it, as counted here.
+        /// Number of its tokens, as counted here.
         tokens: usize,
     },
-    /// Nothing.
+    /// No request.
     Nothing,
-    /// What earlier steps answer decides it.
+    /// It depends on the answers of earlier steps.
     Unknown,
 }
 
-/// Renders what would be asked about each row of the chunks, in their order.
+/// Renders the requests for each row of the chunks, in their order.
 pub(super) fn look(job: &Job, prepared: &Prepared, chunks: &[Chunk]) -> Vec<Looked> {
     let encodings: Vec<Encoding> = job
         .providers
@@ -143,7 +143,7 @@ fn ask(step: &CompiledStep, nth: usize, rows: &Rows, at: usize, encodings: &[Enc
         Some(route) => &step.spec.routes[route].providers,
         None => &step.spec.providers,
     };
-    // Rows that are balanced go to each of them alike.
+    // With `balance` each provider of the list gets the same number of rows.
     let place = if step.spec.balance { (at + nth) % providers.len() } else { 0 };
     let provider = providers[place];
     let texts = question.messages().iter().map(|message| message.content.as_str());
@@ -152,7 +152,7 @@ fn ask(step: &CompiledStep, nth: usize, rows: &Rows, at: usize, encodings: &[Enc
     SampleRequest::Of { provider, question, tokens }
 }
 
-/// Some prompts, of as many steps as can be told.
+/// Returns the prompts of the first `most` rows, for the steps where they are known.
 pub(super) fn prompts(job: &Job, looked: &[Looked], most: usize) -> Vec<ShownPrompt> {
     let shown = looked.iter().take(most).flat_map(|row| {
         row.asks.iter().zip(&job.steps).filter_map(|(ask, step)| {
