@@ -1,4 +1,4 @@
-//! The command `enrich check`: checks a job before anything is spent.
+//! The command `enrich check`: checks everything that a run checks before its first request.
 
 use clap::Args;
 use console::style;

@@ -5,7 +5,7 @@ use std::io::{self, BufRead, IsTerminal, Write};
 use super::stderr;
 use crate::run::RunError;
 
-/// Whether standard input is a terminal, so that somebody can answer.
+/// Whether standard input is a terminal, so that a user can answer.
 pub(super) fn can_ask() -> bool {
     io::stdin().is_terminal()
 }

@@ -26,7 +26,7 @@ use crate::tally::Tally;
 
 #[derive(Clone, Debug, Args)]
 pub(super) struct SessionArguments {
-    /// How long requests in flight may still take when the command is told to stop
+    /// How long requests in flight may still take once the command begins to stop
     #[arg(long, default_value = "30s", value_parser = duration, value_name = "TIME")]
     grace: Duration,
     /// Send no new requests after this time

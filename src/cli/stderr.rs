@@ -36,7 +36,7 @@ pub(super) fn flush() {
     let Some(writer) = WRITER.get() else { return };
     let (done, written) = sync_channel(1);
     if writer.try_send(Task::Flush(done)).is_ok() {
-        // After a timeout nobody reads standard error, and there is nobody to wait for.
+        // A timeout means that nobody reads standard error, so it is no use to wait longer.
         let _ = written.recv_timeout(LAST_WORDS);
     }
 }

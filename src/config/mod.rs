@@ -8,14 +8,16 @@
 mod anomalies;
 mod budget;
 mod check;
+mod check_bounds;
 mod error;
 mod job;
 mod key;
 mod limit;
-mod metrics;
+mod load;
 mod overrides;
 mod places;
 mod raw;
+mod raw_bounds;
 pub mod reference;
 mod shape;
 mod simulated;
@@ -27,11 +29,8 @@ pub use anomalies::Anomalies;
 pub use budget::{Allowance, Budget, Prices};
 pub use error::ConfigError;
 pub(crate) use error::nearest;
-pub use job::{
-    BatchLimits, CacheSpec, Copying, Hedge, Job, Keys, MOST_PROVIDERS, OnMissingColumns, OnNewColumns,
-    OnUnsupported, Provider, RetryPolicy, SourceSpec, SourceStart, StatePlaces, TargetSpec, Tls, TokenCharge,
-    TokenLimits, WindowLimits,
-};
+pub use job::{BatchLimits, CacheSpec, Copying, Hedge, Job, MOST_PROVIDERS, OnMissingColumns, OnNewColumns, OnUnsupported, Provider, RetryPolicy, SourceSpec, SourceStart, StatePlaces, TargetSpec, Tls, TokenCharge, TokenLimits, WindowLimits};
+pub use load::Keys;
 pub use key::ApiKey;
 pub use limit::{BudgetLimit, BudgetScope, Shortage};
 pub use shape::{CLASS, Shape};

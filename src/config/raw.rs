@@ -11,9 +11,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::anomalies::RawAnomalies;
-use super::budget::RawBudget;
-use super::metrics::RawMetrics;
+use super::raw_bounds::{RawAnomalies, RawBudget, RawMetrics};
 use super::simulated::SimulatorSpec;
 use super::units::{ByteSize, Span};
 

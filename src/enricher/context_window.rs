@@ -4,8 +4,7 @@ use crate::config::Params;
 use crate::prompt::Question;
 use crate::tokens::tokenizer::Encoding;
 
-/// Share of the tokens that is left free if the model's encoding is not known: token counts of models differ by about
-/// that.
+/// Share of the tokens that is left free if a model's encoding is not known: models differ by about that.
 const MARGIN: f64 = 0.1;
 
 /// Number of tokens that a model takes, prompt and answer together.

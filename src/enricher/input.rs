@@ -11,22 +11,22 @@ use crate::journal::{JournalFolder, StrayAnswers};
 use crate::rows::Chunk;
 use crate::rows::UnchangedStep;
 
-/// The journals of a lineage, and the other state that outlives a run.
+/// The journals of a lineage, and other state that outlives a run.
 #[derive(Debug)]
 pub struct Journals {
     /// The lineage of the batches.
     pub lineage: Lineage,
     /// The folder of the journals.
     pub folder: JournalFolder,
-    /// Paid answers from journals that belong to none of the batches.
+    /// Paid answers that belong to none of the batches.
     pub stray_answers: StrayAnswers,
     /// What former runs learned about providers.
     pub learned: LearnedFile,
-    /// The account of what the job may spend and has spent.
+    /// What the job may spend and has spent.
     pub account: Account,
-    /// The cache of answers across runs and jobs, or `None` if the job has none.
+    /// Answers across runs and jobs, or `None` without a cache.
     pub cache: Option<Store>,
-    /// Journals of the batches that are planned and not committed.
+    /// Journals of the planned, uncommitted batches.
     pub open: Vec<PathBuf>,
 }
 
@@ -37,7 +37,7 @@ pub struct LoadedBatch {
     pub plan: PlannedBatch,
     /// Its rows, in order.
     pub chunks: Vec<Chunk>,
-    /// Number of rows that were decoded for it.
+    /// Number of rows decoded for it.
     pub decoded: u64,
     /// Number of rows of its plan that are deleted in the source.
     pub deleted: u64,

@@ -17,7 +17,7 @@ pub struct LearnedFile {
 }
 
 impl LearnedFile {
-    /// Loads the file in a checkpoint's folder. A file that is missing or damaged counts as empty.
+    /// Loads the file in a checkpoint's folder; empty if it is missing or damaged.
     #[must_use]
     pub fn load(folder: &Path) -> Self {
         let path = folder.join(NAME);
@@ -27,12 +27,12 @@ impl LearnedFile {
         LearnedFile { path, learned_limits: LearnedLimits::new(saved.clone()), saved }
     }
 
-    /// Returns a handle on what was learned. Changes made through it are saved with this file.
+    /// Returns a handle on what was learned, whose changes are saved with this file.
     pub(crate) fn learned_limits(&self) -> LearnedLimits {
         self.learned_limits.clone()
     }
 
-    /// Writes the file if something changed. An error is ignored, since it can all be learned again.
+    /// Writes the file if something changed. An error is ignored: it can be learned again.
     pub(super) fn save(&mut self) {
         let learned_limits = self.learned_limits.all();
         if learned_limits != self.saved

@@ -1,6 +1,5 @@
-//! Compiles the steps of a job and makes its endpoints, so that mistakes are found before anything is touched.
-//!
-//! It needs neither target nor network.
+//! Compiles the steps of a job and makes its endpoints, without target or network: mistakes are found before anything
+//! is touched.
 
 use std::sync::{Arc, OnceLock};
 
@@ -32,7 +31,7 @@ pub struct Prepared {
 /// simulator, if the job uses it.
 ///
 /// # Errors
-/// When the job is wrong: its first mistake.
+/// When the job is wrong. The first mistake is returned.
 pub fn prepare(job: &Job, source: &Schema, simulator: Option<&Url>) -> Result<Prepared, EnricherError> {
     let steps = steps(job, source)?;
     let endpoints = job
@@ -52,13 +51,13 @@ pub fn prepare(job: &Job, source: &Schema, simulator: Option<&Url>) -> Result<Pr
 /// Checks the templates and conditions of a job against the columns of its source.
 ///
 /// # Errors
-/// When one of them is wrong: the first mistake.
+/// When one of them is wrong. The first mistake is returned.
 pub fn check_templates(job: &Job, source: &Schema) -> Result<(), EnricherError> {
     steps(job, source).map(drop)
 }
 
-/// Returns the columns of the source and the outputs that each step's templates name, with the step's own output. Empty
-/// for a job that does not fit its source.
+/// Returns the columns and outputs that each step's templates name, with the step's own output. Empty for a job that
+/// does not fit its source.
 pub(crate) fn template_inputs(job: &Job, source: &Schema) -> Vec<(String, Vec<String>)> {
     let prepared = steps(job, source).unwrap_or_default();
     let names = |step: &CompiledStep| {
@@ -81,7 +80,7 @@ impl CompiledStep {
         matches!(self.spec.form, Form::Embedding(_))
     }
 
-    /// Fixes the length of the step's vectors to that of the vectors in the target, if it has any.
+    /// Fixes the length of the step's vectors to that of the target's vectors, if there are any.
     pub(crate) fn hold_length(&mut self, held: Option<usize>) -> Result<(), EnricherError> {
         let Some(held) = held else { return Ok(()) };
         if let Some(wanted) = self.dimensions.get().filter(|wanted| **wanted != held) {

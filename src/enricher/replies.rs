@@ -1,6 +1,5 @@
-//! Handling of replies: settles rows, sends them again or elsewhere, withholds refusals, or stops the run.
-//!
-//! What must be kept is in the journal before its row is settled.
+//! Handling of replies: settles rows, sends them again or elsewhere, withholds refusals, or stops the run. What must be
+//! kept is in the journal before its row is settled.
 
 use std::sync::Arc;
 
@@ -21,8 +20,7 @@ use crate::prompt::Question;
 use crate::rows::{Outcome, RowResult};
 
 impl Enricher {
-    /// Handles the replies that have arrived. Paid answers are in the journal already; refusals are journalled here
-    /// before they are settled.
+    /// Handles the replies that have arrived. Paid answers are in the journal already; refusals are journalled first.
     pub fn take_in(&mut self) {
         let replies = std::mem::take(&mut self.buffer);
         let mut kept = PendingOutcomes::new();
@@ -120,7 +118,7 @@ impl Enricher {
             self.rerouted.push_back(request);
             return;
         }
-        // The failure may pass. It is not journalled, so that a run that resumes the batch sends the row again.
+        // The failure may pass: it is not journalled, so that a resumed run sends the row again.
         let settled = self.row_failed(provider, &request, attempts, failure);
         self.settle(request.cell, settled, event::Origin::Asked);
     }
@@ -148,8 +146,8 @@ impl Enricher {
         self.halt(Stop::Provider { provider, failure });
     }
 
-    /// Takes a row back as if it had not been sent this time. With earlier paid answers its request is kept instead:
-    /// only the next run finds them in the journal, so its first question must not be sent again.
+    /// Takes a row back as if it had not been sent. After earlier paid answers its request is kept instead: only the
+    /// next run finds them in the journal, so the first question must not be sent again.
     fn hand_back(&mut self, request: Request) {
         if request.earlier.answers > 0 && self.stop.is_none() {
             self.rerouted.push_back(request);
@@ -191,8 +189,8 @@ impl Enricher {
         }
     }
 
-    /// Gives the failure of a paid answer to the rows that wait for it, if it would happen again and is not the
-    /// provider's doing. Else they send their own requests.
+    /// Gives the failure of a paid answer to the rows that wait for it, if it would recur and is not the provider's
+    /// doing. Else they send their own requests.
     fn share_failure(&mut self, cell: Cell, shared: &SharedAnswer, failure: &Failure) {
         if !is_terminal(failure.class) || !self.probations[cell.step.index()].is_over() {
             self.unshare(cell);
@@ -221,8 +219,7 @@ impl Enricher {
         }
     }
 
-    /// Takes a row back as if it had not been sent. It does not count towards the row limit, and may be sent again in
-    /// this run.
+    /// Takes a row back as if it had not been sent. It leaves the row limit and may be sent again in this run.
     pub(super) fn give_back(&mut self, cell: Cell) {
         self.put_back(cell);
         if let Some(left) = self.asks_left.as_mut().filter(|_| cell.step == StepId::FIRST) {
@@ -230,9 +227,9 @@ impl Enricher {
         }
     }
 
-    /// Releases the withheld refusals if nothing else is in flight or left to send. They are the rows' own; but if the
-    /// run was stopped, other than by its row limit, that is not known and the rows are put back. Returns whether there
-    /// were any.
+    /// Releases the withheld refusals if nothing else is in flight or left to send. They are the rows' own, unless the
+    /// run was stopped for another reason than its row limit: then the rows are put back. Returns whether there were
+    /// any.
     pub fn release_held(&mut self) -> bool {
         let held: u64 = self.probations.iter().map(Probation::held).sum();
         if held == 0 || self.ledger.handed_out() > held {
@@ -336,7 +333,7 @@ impl Enricher {
             Outcome::Failed(failure) => (Some(Ending::Failed(failure.class)), Some(failure)),
             Outcome::Unchanged => (None, None),
         };
-        // Outcomes from the journal were judged in the run that sent their requests.
+        // Outcomes from the journal were judged in the run that sent them.
         let is_news = origin != event::Origin::Journal
             && !matches!(ending, None | Some(Ending::Skipped | Ending::Failed(Class::Upstream)));
         let errors = if is_news { self.error_rates[cell.step.index()].note(failure) } else { None };

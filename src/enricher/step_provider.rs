@@ -31,7 +31,7 @@ pub(super) struct StepProvider {
     pub(super) out: Option<Failure>,
 }
 
-/// Most rows that a dispatcher keeps ready; matters for providers that take several rows in one request.
+/// Most rows that a dispatcher keeps ready, where a request takes several.
 const MOST_READY: usize = 8_192;
 
 /// What a job uses a provider for.
@@ -41,7 +41,7 @@ pub(super) struct ProviderRole {
     pub(super) has_fallback: bool,
     /// Whether it is sent requests for vectors.
     pub(super) embeds: bool,
-    /// Whether it is sent nothing but requests for vectors.
+    /// Whether it is sent nothing else.
     pub(super) only_embeds: bool,
 }
 

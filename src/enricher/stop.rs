@@ -22,7 +22,7 @@ pub enum Stop {
     Errors(TooManyErrors),
     /// Too many outcomes are unusual.
     Anomaly(Anomaly),
-    /// The journal failed: an answer could not be kept or read back.
+    /// The journal failed to keep or return an answer.
     Journal(JournalError),
     /// The row limit of the run is reached.
     MaxRows,
@@ -31,7 +31,7 @@ pub enum Stop {
 }
 
 impl Stop {
-    /// Returns the reason in words, or `None` if whoever requested the stop knows it.
+    /// Returns the reason in words, or `None` if the caller knows it.
     pub(super) fn reason(&self) -> Option<String> {
         match self {
             Stop::Provider { provider, failure } => Some(format!("provider {provider}: {failure}")),
@@ -43,8 +43,7 @@ impl Stop {
         }
     }
 
-    /// Returns why the job is paused, or `None` if this reason does not pause it. Another run would pay for more of the
-    /// same.
+    /// Returns why the job is paused, if this reason pauses it: another run would pay for more of the same.
     pub(crate) fn pauses(&self) -> Option<String> {
         match self {
             Stop::Anomaly(anomaly) => Some(anomaly.to_string()),
@@ -53,9 +52,8 @@ impl Stop {
         }
     }
 
-    /// Whether this reason replaces an earlier one. The first counts, with three exceptions: any reason replaces a row
-    /// limit, a failed journal is never hidden, and an anomaly replaces too many errors, since it shows what is wrong
-    /// with the answers.
+    /// Whether this reason replaces an earlier one. The first counts, except that any replaces a row limit, a failed
+    /// journal is never hidden, and an anomaly, which shows what is wrong, replaces too many errors.
     pub(super) fn outranks(&self, before: Option<&Stop>) -> bool {
         match before {
             None | Some(Stop::MaxRows) => true,

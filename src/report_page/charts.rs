@@ -1,6 +1,6 @@
 //! The charts over time: throughput, requests, tokens, latency, errors, waiting, quota and cost.
 //!
-//! Each function turns the page's data into one figure, or into an empty one that says why there is nothing to draw.
+//! Each function turns the page's data into one figure, or into an empty one that states why there is nothing to draw.
 
 use std::collections::BTreeMap;
 
@@ -44,12 +44,12 @@ pub(super) fn throughput_figure(work: &Work<'_>) -> Result<Figure, DrawingError>
     Ok(Figure::new(THROUGHPUT_HEADING, format!("Rows {}", per.words()), plot.draw()?, reading))
 }
 
-/// Rows of the table in all of these batches.
+/// Returns the number of rows of the table in these batches.
 pub(super) fn rows<'a>(batches: impl IntoIterator<Item = &'a PageBatch<'a>>) -> u64 {
     batches.into_iter().map(|batch| batch.rows).fold(0, u64::saturating_add)
 }
 
-/// So many rows in so many seconds, in words; none when no time is known to have passed.
+/// Formats a rate, or returns `None` if no time is known to have passed.
 pub(super) fn throughput_rate(rows: u64, seconds: f64) -> Option<String> {
     if seconds <= 0.0 {
         return None;
@@ -147,7 +147,8 @@ pub(super) fn tokens_figure(work: &Work<'_>) -> Result<Figure, DrawingError> {
 const LATENCY_HEADING: (&str, &str) = ("latency", "Latency");
 const QUANTILES: [(Hue, &str, f64); 3] =
     [(Hue::Vermilion, "p99", 0.99), (Hue::Green, "p90", 0.9), (Hue::Blue, "p50", 0.5)];
-/// Latencies further apart than this are drawn by their powers of ten, or the low ones could not be told from zero.
+/// Ratio of the highest to the lowest latency above which the scale is logarithmic: on a linear one the low latencies
+/// would look like zero.
 const FAR_APART: f64 = 15.0;
 
 /// The chart of latency over time.
@@ -185,7 +186,7 @@ pub(super) fn latency_figure(work: &Work<'_>) -> Result<Figure, DrawingError> {
     Ok(figure.with_legend(curves.iter().rev().map(|(hue, name, _)| (*hue, *name))))
 }
 
-/// What the chart says, over all batches.
+/// Sums up the latencies of all batches in a sentence.
 fn latency_reading(work: &Work<'_>) -> String {
     let all = Mixture::of(work.metrics);
     let said = |share| all.quantile(share).map_or_else(|| "–".to_owned(), millis);
@@ -229,7 +230,7 @@ pub(super) fn error_rate_figure(work: &Work<'_>) -> Result<Figure, DrawingError>
     Ok(Figure::new(ERROR_RATE_HEADING, "Share of a step’s rows that failed", plot.draw()?, reading))
 }
 
-/// The chart of errors by their class.
+/// The chart of errors by class.
 pub(super) fn error_classes_figure(work: &Work<'_>) -> Result<Figure, DrawingError> {
     let mut classes: BTreeMap<&str, u64> = BTreeMap::new();
     for (class, errors) in work.metrics.iter().flat_map(|row| &row.errors_by_class) {
@@ -255,7 +256,7 @@ pub(super) fn error_classes_figure(work: &Work<'_>) -> Result<Figure, DrawingErr
 
 const WAITING_HEADING: (&str, &str) = ("waiting", "Time waited");
 
-/// The chart of time waited, by what for.
+/// The chart of time waited, by reason.
 pub(super) fn waiting_figure(work: &Work<'_>) -> Result<Figure, DrawingError> {
     let mut kinds: BTreeMap<&str, u64> = BTreeMap::new();
     for (kind, waited) in work.metrics.iter().flat_map(|row| &row.waited_ms) {
@@ -276,7 +277,7 @@ pub(super) fn waiting_figure(work: &Work<'_>) -> Result<Figure, DrawingError> {
     Ok(Figure::new(WAITING_HEADING, "Before requests were sent", drawing, reading))
 }
 
-/// What a kind of waiting is, in words; one that is not known stands as it is.
+/// Describes a kind of waiting; an unknown kind is shown as it is.
 fn waiting_words(kind: &str) -> &str {
     match kind {
         "requests_per_minute" => "the limit on requests a minute",
@@ -291,7 +292,7 @@ fn waiting_words(kind: &str) -> &str {
 
 const QUOTA_HEADING: (&str, &str) = ("quota", "Share of quota");
 
-/// The share of the limit that is nearer; none without a limit.
+/// Returns the share of the limit that is closer to being used up, or `None` without a limit.
 pub(super) fn quota_share(row: &MetricsRow) -> Option<f64> {
     let shares = [row.requests_share, row.tokens_share].into_iter().flatten();
     shares.filter(|share| share.is_finite() && *share >= 0.0).reduce(f64::max)
@@ -332,7 +333,7 @@ pub(super) fn quota_figure(work: &Work<'_>) -> Result<Figure, DrawingError> {
     Ok(figure.with_legend(series.iter().map(|(series, _)| (series.hue, series.words()))))
 }
 
-/// The mean share in each bucket, batches weighed by the time that they have in it.
+/// Returns the mean share in each bucket, with batches weighted by the time that they have in it.
 fn quota_shares(work: &Work<'_>, series: Series<'_>) -> Vec<Option<f64>> {
     let mut sums = vec![(0.0, 0.0); work.buckets.number()];
     for row in work.metrics.iter().filter(|row| work.providers.has(series, row)) {
@@ -354,7 +355,7 @@ const COST_HEADING: (&str, &str) = ("cost", "Cost");
 const SET_PRICES: &str =
     "Set price_per_million_input and price_per_million_output of the provider to have it counted.";
 
-/// What these rows of metrics cost.
+/// Returns the cost of these rows of metrics.
 pub(super) fn bill<'a>(rows: impl IntoIterator<Item = &'a MetricsRow>) -> PartialSum {
     let mut bill = PartialSum::default();
     for row in rows {
@@ -363,7 +364,7 @@ pub(super) fn bill<'a>(rows: impl IntoIterator<Item = &'a MetricsRow>) -> Partia
     bill
 }
 
-/// The chart of what was paid by and by.
+/// The chart of the cumulative cost.
 pub(super) fn cost_figure(work: &Work<'_>) -> Result<Figure, DrawingError> {
     let bill = bill(work.metrics);
     let paid = match bill.known() {
@@ -379,7 +380,7 @@ pub(super) fn cost_figure(work: &Work<'_>) -> Result<Figure, DrawingError> {
         work.buckets.sums(rows.map(|row| (bucket_span(row), format::float(cost_of(row)) / 1e6)))
     };
     let layers = series.into_iter().map(|series| (series, paid_to(&series)));
-    // Nobody looks for the colour of who took nothing.
+    // A provider that was paid nothing needs no entry in the legend.
     let layers = layers.filter(|(_, layer)| layer.iter().any(|dollars| *dollars > 0.0));
     let (series, layers): (Vec<Series<'_>>, Vec<_>) =
         layers.map(|(series, layer)| (series, (series.hue, layer))).unzip();
@@ -402,7 +403,7 @@ pub(super) fn cost_figure(work: &Work<'_>) -> Result<Figure, DrawingError> {
     Ok(figure.with_legend(series.iter().rev().map(|series| (series.hue, series.words()))))
 }
 
-/// Millionths of a dollar; what a price below zero would give back is not drawn.
+/// Returns the cost in millionths of a dollar. A negative cost, from a price below zero, is not drawn.
 fn cost_of(row: &MetricsRow) -> u64 {
     row.cost_microdollars.and_then(|cost| u64::try_from(cost).ok()).unwrap_or_default()
 }

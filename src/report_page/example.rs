@@ -1,11 +1,11 @@
-//! Reports made up for tests. Nothing here is random: the same report is made each time.
+//! Made-up reports for tests. Nothing is random: the same report is made each time.
 
 use super::data::{BatchKind, MetricsRow, PageSubject, ProviderLabel, Report, Sample};
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-/// A number from 0 to 1 that looks random and depends on nothing but this one.
+/// Returns a number from 0 to 1 that looks random and depends on `number` alone.
 pub(crate) fn noise(number: u64) -> f64 {
     let mut mixed = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -242,7 +242,7 @@ fn texts() -> Vec<Sample> {
     samples.collect()
 }
 
-/// What texts of tables may hold.
+/// Returns text as hostile as that of tables can be.
 pub(crate) fn hostile() -> String {
     "</style></script><script src=\"//evil.example/x.js\">alert(1)</script><img src=x onerror=alert(1)> & \"q\" 'q' \
      {{ 7 * 7 }} {% raw %} ]]> <!-- \u{0}\u{7}\u{1b}[31m \u{202e}drowkcab\u{2066} \u{fffe}\u{85}\r\nz\u{301}\u{301} 👩‍👩‍👧‍👦"

@@ -1,8 +1,4 @@
 //! A figure: a chart with its heading, its legend and a sentence about it. Also draws bar charts.
-//!
-//! A chart is drawn once, in the light colours. The stylesheet selects these values by attribute and replaces them with
-//! the colours of light, dark or print, so each of them occurs in `page.css` too. The hues are those of Okabe and Ito
-//! (2008), which people with any common colour blindness can distinguish.
 
 use plotters::drawing::IntoDrawingArea;
 use plotters::element::{Rectangle, Text};

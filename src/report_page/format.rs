@@ -1,40 +1,40 @@
-//! Numbers, money, times and foreign text, as the page shows them.
+//! Formats numbers, money, times and foreign text for the page.
 //!
-//! Money is whole millionths of a dollar inside the page, and dollars on an axis. Text from tables is hostile: the
-//! characters that HTML forbids and those that would reorder what stands around them are replaced here, and long text
-//! is shortened. Escaping is the template's.
+//! Money is whole millionths of a dollar inside the page, and dollars on an axis. Text from tables is hostile:
+//! characters that HTML forbids or that would reorder the text around them are replaced here, and long text is
+//! shortened. Escaping is the template's task.
 
 use chrono::{DateTime, Utc};
 use indicatif::HumanCount;
 use serde::Serialize;
 
-/// The number as a float, for charts and ratios.
+/// Converts a number to a float, for charts and ratios.
 #[expect(clippy::cast_precision_loss, reason = "it is shown, not reckoned with")]
 pub(super) fn float(number: u64) -> f64 {
     number as f64
 }
 
-/// The count as a float.
+/// Converts a count to a float.
 pub(super) fn float_of(count: usize) -> f64 {
     u64::try_from(count).map_or(f64::MAX, float)
 }
 
-/// One number over another; none when that is no number.
+/// Divides one number by another. Returns `None` if the divisor is zero.
 pub(super) fn ratio(part: u64, whole: u64) -> Option<f64> {
     (whole > 0).then(|| float(part) / float(whole))
 }
 
-/// `12,345`.
+/// Formats a number: `12,345`.
 pub(super) fn count(number: u64) -> String {
     HumanCount(number).to_string()
 }
 
-/// `12,345`, `12.3k`, `4.6M`: for places where a long number has no room.
+/// Formats a number where there is little room: `12,345`, `123k`, `4.6M`.
 pub(super) fn short_count(number: u64) -> String {
     if number < 100_000 { count(number) } else { short(float(number)) }
 }
 
-/// `0.02`, `3.4`, `42`, `12.5k`, `1.2M`.
+/// Formats a value: `0.02`, `3.4`, `42`, `12.5k`, `1.2M`.
 pub(super) fn short(value: f64) -> String {
     if !value.is_finite() {
         return "–".to_owned();
@@ -51,7 +51,7 @@ pub(super) fn short(value: f64) -> String {
     format!("{}{unit}", significant(scaled))
 }
 
-/// `0.8%`, `12%`, `100%`; small shares are not rounded to nothing.
+/// Formats a share: `0.8%`, `12%`, `100%`. Small shares are not rounded to zero.
 pub(super) fn percent(share: f64) -> String {
     if !share.is_finite() {
         return "–".to_owned();
@@ -60,14 +60,14 @@ pub(super) fn percent(share: f64) -> String {
     if percent > 0.0 && percent < 0.01 {
         return "under 0.01%".to_owned();
     }
-    // Nearly all is not all: 99.96% must not read as 100%.
+    // 99.96% must not read as 100%.
     if (99.5..100.0).contains(&percent) {
         return format!("{}%", (percent * 100.0).floor() / 100.0);
     }
     format!("{}%", significant(percent))
 }
 
-/// Three digits at most, two of them after the point, and no zeros at the end.
+/// Formats a value with about three digits and without zeros at the end.
 fn significant(value: f64) -> String {
     let digits = match value.abs() {
         size if size >= 99.95 => 0,
@@ -79,20 +79,20 @@ fn significant(value: f64) -> String {
     if digits == 0 { text } else { text.trim_end_matches('0').trim_end_matches('.').to_owned() }
 }
 
-/// The nearest whole number, with its thousands apart.
+/// Rounds to a whole number and separates its thousands.
 fn whole(value: f64) -> String {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the caller keeps it small")]
     let size = value.abs().round() as u64;
     format!("{}{}", if value < 0.0 { "-" } else { "" }, count(size))
 }
 
-/// `$1.24`, `$0.031`, `$1,204.00`, from millionths of a dollar.
+/// Formats millionths of a dollar: `$1.24`, `$0.031`, `$1,204.00`.
 pub(super) fn money(microdollars: i64) -> String {
     let sign = if microdollars < 0 { "-" } else { "" };
     format!("{sign}{}", dollars(float(microdollars.unsigned_abs()) / 1e6))
 }
 
-/// The same, from dollars: two digits after the point, or two that say something.
+/// Formats dollars with two digits after the point, or with two significant digits if the amount is small.
 pub(super) fn dollars(dollars: f64) -> String {
     if !dollars.is_finite() {
         return "–".to_owned();
@@ -118,7 +118,7 @@ pub(super) fn dollars(dollars: f64) -> String {
     format!("${}", text.chars().take(kept).collect::<String>())
 }
 
-/// A sum of prices that may each be unknown: what is known of it, and whether that is all.
+/// A sum of costs that may each be unknown: the known part, and whether that is all.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct PartialSum {
     known: Option<i64>,
@@ -126,7 +126,7 @@ pub(super) struct PartialSum {
 }
 
 impl PartialSum {
-    /// Adds what a row of metrics cost.
+    /// Adds the cost of a row of metrics.
     pub(super) fn add(&mut self, cost: Option<i64>, is_unpriced: bool) {
         if let Some(cost) = cost {
             self.known = Some(self.known.unwrap_or_default().saturating_add(cost));
@@ -134,17 +134,17 @@ impl PartialSum {
         self.is_partial |= is_unpriced;
     }
 
-    /// What is known of it, in millionths of a dollar.
+    /// Returns the known part, in millionths of a dollar.
     pub(super) fn known(self) -> Option<i64> {
         self.known
     }
 
-    /// Whether a part of it is not known.
+    /// Whether a part of the sum is unknown.
     pub(super) fn is_partial(self) -> bool {
         self.is_partial
     }
 
-    /// In words: `$1.24`, `over $1.24`, `unknown`.
+    /// Formats the sum: `$1.24`, `over $1.24`, `unknown`.
     pub(super) fn words(self) -> String {
         match (self.known, self.is_partial) {
             (None, true) => "unknown".to_owned(),
@@ -155,14 +155,14 @@ impl PartialSum {
         }
     }
 
-    /// What a thousand rows cost; none when the whole is not known.
+    /// Returns the cost of a thousand rows, or `None` if the sum is not known in full.
     pub(super) fn per_thousand(self, rows: u64) -> Option<String> {
         let known = self.known.filter(|_| !self.is_partial && rows > 0)?;
         Some(dollars(float(known.unsigned_abs()) / float(rows) / 1e3))
     }
 }
 
-/// `350 ms`, `1.2 s`, `42 s`, `3 min 20 s`, `1 h 12 min`, `2 d 3 h`, from milliseconds.
+/// Formats milliseconds: `350 ms`, `1.2 s`, `42 s`, `3 min 20 s`, `1 h 12 min`, `2 d 3 h`.
 pub(super) fn millis(millis: f64) -> String {
     if !millis.is_finite() {
         return "–".to_owned();
@@ -189,22 +189,22 @@ pub(super) fn millis(millis: f64) -> String {
     }
 }
 
-/// The same, from whole milliseconds.
+/// Formats whole milliseconds.
 pub(super) fn whole_millis(value: u64) -> String {
     millis(float(value))
 }
 
-/// The same, from seconds.
+/// Formats seconds.
 pub(super) fn seconds(value: f64) -> String {
     millis(value * 1e3)
 }
 
-/// `12 Mar 2026, 14:05`.
+/// Formats a time: `12 Mar 2026, 14:05`.
 pub(super) fn moment(time: DateTime<Utc>) -> String {
     time.format("%-d %b %Y, %H:%M").to_string()
 }
 
-/// What happens in one of these is counted: the shortest one that gives numbers above 1.
+/// Unit of time of a rate: the shortest one in which the rate is at least 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Per {
     /// A second.
@@ -216,7 +216,7 @@ pub(super) enum Per {
 }
 
 impl Per {
-    /// The one for rates of which this is the highest in a second.
+    /// Returns the unit for rates up to this one.
     pub(super) fn for_rate(per_second: f64) -> Per {
         match per_second {
             rate if rate >= 1.0 => Per::Second,
@@ -225,7 +225,7 @@ impl Per {
         }
     }
 
-    /// Its seconds.
+    /// Returns the length of the unit in seconds.
     pub(super) fn seconds(self) -> f64 {
         match self {
             Per::Second => 1.0,
@@ -234,7 +234,7 @@ impl Per {
         }
     }
 
-    /// `a second`.
+    /// Returns the unit in words: `a second`.
     pub(super) fn words(self) -> &'static str {
         match self {
             Per::Second => "a second",
@@ -244,13 +244,13 @@ impl Per {
     }
 }
 
-/// Round steps of 1, 2 or 5 times a power of ten, from zero to no less than `max`, about `number` of them.
+/// Returns ticks from zero to at least `max`, about `number` of them, in steps of 1, 2, 2.5 or 5 times a power of ten.
 pub(super) fn ticks(max: f64, number: f64) -> Vec<f64> {
     if !max.is_finite() || max <= 0.0 {
         return vec![0.0, 1.0];
     }
     let step = round_up(max / number);
-    // A power of ten that is not to be had (the smallest floats) leaves no step.
+    // The smallest floats have no such power of ten, and so no step.
     if !step.is_normal() {
         return vec![0.0, max];
     }
@@ -261,27 +261,29 @@ pub(super) fn ticks(max: f64, number: f64) -> Vec<f64> {
     ticks
 }
 
-/// The least number of 1, 2, 2.5 or 5 times a power of ten that is no smaller.
+/// Rounds up to 1, 2, 2.5 or 5 times a power of ten.
 fn round_up(value: f64) -> f64 {
     let power = 10_f64.powf(value.log10().floor());
     let times = [1.0, 2.0, 2.5, 5.0].into_iter().find(|times| times * power >= value * (1.0 - 1e-9));
     times.unwrap_or(10.0) * power
 }
 
-/// Durations in milliseconds, each about three times the last, that are round in the unit in which they are written.
+/// Durations in milliseconds, each about three times the one before, that are round in the unit in which they are
+/// shown.
 const DURATIONS: [f64; 18] = [
     1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4, 6e4, 1.8e5, 6e5, 1.8e6, 3.6e6, 1.08e7, 3.6e7,
     8.64e7,
 ];
 const MOST_DURATIONS: usize = 6;
 
-/// Durations for an axis by powers of ten, from no more than `min` to no less than `max` where there are such.
+/// Returns ticks for a logarithmic axis of durations, from at most `min` to at least `max` if the list reaches that
+/// far.
 pub(super) fn duration_ticks(min: f64, max: f64) -> Vec<f64> {
     let last = DURATIONS.len() - 1;
     let low = DURATIONS.iter().rposition(|duration| *duration <= min).unwrap_or(0).min(last - 1);
     let high = DURATIONS.iter().position(|duration| *duration >= max).unwrap_or(last).max(low + 1);
     let step = (high - low) / MOST_DURATIONS + 1;
-    // The highest always stands, so that the axis reaches every value; so does the lowest.
+    // The highest and the lowest always stay, so that the axis reaches every value.
     let mut ticks: Vec<f64> = DURATIONS[low..=high].iter().copied().rev().step_by(step).collect();
     if let [.., lowest] = &mut ticks[..] {
         *lowest = DURATIONS[low];
@@ -290,26 +292,26 @@ pub(super) fn duration_ticks(min: f64, max: f64) -> Vec<f64> {
     ticks
 }
 
-/// Text on the page: what is seen at once, and what is seen on demand.
+/// Text on the page: the part that is shown at once, and the part that is shown on demand.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub(super) struct PageText {
-    /// The beginning.
+    /// The beginning, shown at once.
     pub(super) head: String,
-    /// What follows the beginning; empty when nothing does.
+    /// The text after the beginning; empty if there is none.
     pub(super) rest: String,
-    /// How much `rest` holds, in words; empty when nothing.
+    /// Length of `rest`, in words; empty if `rest` is.
     pub(super) more: String,
-    /// How much is not on the page at all, in words; empty when nothing.
+    /// Length of the text that is not on the page at all, in words; empty if there is none.
     pub(super) left_out: String,
 }
 
 const HEAD_CHARACTERS: usize = 280;
 const HEAD_LINES: usize = 8;
-/// A rest that is shorter stays with the beginning.
+/// Number of characters below which a rest stays with the beginning.
 const LEAST_REST: usize = 60;
 
 impl PageText {
-    /// Shows a text within so many bytes of the page.
+    /// Shows as much of a text as takes at most `bytes` bytes of the page.
     pub(super) fn new(text: &str, bytes: usize) -> PageText {
         let mut room = bytes;
         let fits = |(_, char): &(usize, char)| {
@@ -330,7 +332,7 @@ impl PageText {
     }
 }
 
-/// `1,204 characters`; nothing for none.
+/// Formats the length of a text: `1,204 characters`; empty for an empty text.
 fn characters(text: &str) -> String {
     match u64::try_from(text.chars().count()).unwrap_or(u64::MAX) {
         0 => String::new(),
@@ -339,7 +341,7 @@ fn characters(text: &str) -> String {
     }
 }
 
-/// Where the beginning of a text ends: behind a word or a line if there is one near.
+/// Returns where the beginning of a text ends, in bytes: after a word or a line if one ends nearby.
 fn head_bytes(text: &str) -> usize {
     let by_lines = text.match_indices('\n').nth(HEAD_LINES - 1).map(|(at, _)| at);
     let by_characters = text.char_indices().nth(HEAD_CHARACTERS).map(|(at, _)| at);
@@ -357,7 +359,7 @@ fn head_bytes(text: &str) -> usize {
     head.rfind(char::is_whitespace).filter(|space| *space > near).unwrap_or(end)
 }
 
-/// A text in one line of so many characters at most.
+/// Shortens a text to one line of at most `characters` characters.
 pub(super) fn in_line(text: &str, characters: usize) -> String {
     let flat = |char| {
         if matches!(char, '\n' | '\r' | '\t') { ' ' } else { clean(char) }
@@ -369,14 +371,14 @@ pub(super) fn in_line(text: &str, characters: usize) -> String {
     line.chars().take(characters - 1).chain(['…']).collect()
 }
 
-/// A character that HTML allows and that leaves the order of others alone.
+/// Replaces a character that HTML forbids or that reorders others.
 ///
-/// Controls become their pictures. Marks that switch the direction of text, and numbers that are no characters,
-/// become the sign for what cannot be shown.
+/// Control characters become their pictures. Marks that switch the direction of text, and code points that are no
+/// characters, become the replacement character.
 pub(super) fn clean(char: char) -> char {
     match char {
         '\t' | '\n' => char,
-        // Half of a Windows line end; alone, HTML would make a line end of it.
+        // Half of a Windows line break; alone, HTML would make a line break of it.
         '\r' => ' ',
         '\0'..='\x1f' => char::from_u32(0x2400 + u32::from(char)).unwrap_or(char::REPLACEMENT_CHARACTER),
         '\x7f' => '\u{2421}',
@@ -389,7 +391,7 @@ pub(super) fn clean(char: char) -> char {
     }
 }
 
-/// Bytes that the template writes for a character.
+/// Returns the number of bytes that the template writes for a character.
 fn escaped_bytes(char: char) -> usize {
     match char {
         '<' | '>' => "&lt;".len(),

@@ -1,4 +1,4 @@
-//! What holds for every page, whatever it tells.
+//! Tests of what holds for every page, whatever its data.
 
 use super::data::{BatchKind, MetricsRow, Report};
 use super::example;
@@ -13,7 +13,7 @@ use html5ever::{ParseOpts, parse_document};
 use markup5ever_rcdom::{Handle, NodeData, RcDom};
 use regex::Regex;
 
-/// The elements of a page in their order, each with its attributes. The page has no parse error.
+/// Returns the elements of a page in order, each with its attributes. Asserts that the page has no parse error.
 fn elements(page: &str) -> Vec<(String, BTreeMap<String, String>)> {
     let tree_builder = TreeBuilderOpts { exact_errors: true, ..TreeBuilderOpts::default() };
     let dom: RcDom =
@@ -39,7 +39,8 @@ fn page(report: &Report) -> String {
     page
 }
 
-/// Texts of tables may look like anything, so it is the elements that are searched, and the stylesheet.
+/// Asserts that the page refers to nothing outside. Text from tables may look like anything, so only elements and the
+/// stylesheet are searched.
 fn refers_to_nothing_outside(page: &str) {
     const KNOWN: [&str; 43] = [
         "html",

@@ -1,7 +1,7 @@
 //! The colours that charts are drawn in.
 //!
-//! A chart is drawn once, in the light colours. The stylesheet finds these values by attribute and puts the colours
-//! of light, dark or print in their place, so each stands in `page.css` too. The hues are those of Okabe and Ito
+//! A chart is drawn once, in the light colours. The stylesheet selects these values by attribute and replaces them with
+//! the colours of light, dark or print, so each of them occurs in `page.css` too. The hues are those of Okabe and Ito
 //! (2008), which people with any common colour blindness can distinguish.
 
 use plotters::style::RGBColor;

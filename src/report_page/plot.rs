@@ -32,37 +32,37 @@ pub(super) struct Plot<'a> {
     pub(super) timeline: &'a Timeline,
     /// The vertical axis.
     pub(super) scale: Scale,
-    /// Drawn first.
+    /// The areas, drawn first.
     pub(super) areas: Vec<Area>,
-    /// Drawn upon the areas.
+    /// The curves, drawn over the areas.
     pub(super) curves: Vec<Curve>,
 }
 
-/// A drawing that stands in the page.
+/// A drawing to be embedded in the page.
 #[derive(Clone, Debug)]
 pub(super) struct Drawing {
-    /// Its width and height, in its own units.
+    /// Width and height, in units of the drawing.
     pub(super) size: (u32, u32),
-    /// What is within the element `svg`.
+    /// Content of the element `svg`.
     pub(super) body: String,
 }
 
-/// A drawing that the library could not make.
+/// An error of the chart library.
 #[derive(Debug, thiserror::Error)]
 #[error("a chart could not be drawn: {0}")]
 pub struct DrawingError(String);
 
 impl DrawingError {
-    /// From whatever the library says.
+    /// Wraps an error of the library.
     pub(super) fn new(cause: impl std::fmt::Display) -> Self {
         DrawingError(cause.to_string())
     }
 }
 
 impl Drawing {
-    /// Takes what the library wrote apart.
+    /// Extracts the content of the SVG that the library wrote.
     ///
-    /// The namespace is known within HTML; the size and the fonts are the stylesheet's.
+    /// HTML implies the namespace, and the stylesheet sets size and fonts.
     pub(super) fn from_svg(svg: &str, size: (u32, u32)) -> Drawing {
         let body = svg.split_once('>').map_or("", |(_, body)| body).trim_end();
         let body = body.strip_suffix("</svg>").unwrap_or(body).trim();
@@ -71,13 +71,13 @@ impl Drawing {
     }
 }
 
-/// The style of words, at a size that the library's own factor leaves as it is here.
+/// Returns the style of text, at a size that makes up for the library's own factor.
 pub(super) fn words() -> plotters::style::TextStyle<'static> {
     ("sans-serif", f64::from(WORDS * FINE) * 1.24).into_font().color(&INK)
 }
 
 impl Plot<'_> {
-    /// Draws it.
+    /// Draws the plot as SVG.
     pub(super) fn draw(&self) -> Result<Drawing, DrawingError> {
         let size = (WIDTH * FINE, HEIGHT * FINE);
         let mut svg = String::new();
@@ -104,7 +104,7 @@ impl Plot<'_> {
             .bold_line_style(RULE.stroke_width(FINE))
             .light_line_style(TRANSPARENT)
             .axis_style(TRANSPARENT)
-            // The marks are not seen: their size sets words apart from the axis.
+            // The marks are invisible; their size sets the distance between labels and axis.
             .set_all_tick_mark_size(2 * FINE)
             .label_style(words())
             .draw()?;
@@ -130,7 +130,8 @@ impl Plot<'_> {
     }
 }
 
-/// The ticks whose words, centred below them, stand within the chart; `left` pixels lie before the first place.
+/// Returns the ticks whose labels, centred below them, lie within the chart. `left` is the number of pixels before the
+/// first place.
 fn within(mut ticks: Vec<(f64, String)>, length: f64, left: u32) -> Vec<(f64, String)> {
     let (left, right) = (f64::from(left), f64::from(RIGHT));
     let pixels = f64::from(WIDTH) - left - right;
@@ -143,14 +144,14 @@ fn within(mut ticks: Vec<(f64, String)>, length: f64, left: u32) -> Vec<(f64, St
     ticks
 }
 
-/// An axis from zero, on which nothing is written but the given ticks.
+/// An axis from zero that is labelled with the given ticks only.
 pub(super) struct Axis {
     range: RangedCoordf64,
     ticks: Vec<(f64, String)>,
 }
 
 impl Axis {
-    /// From zero to `end`, which is above zero.
+    /// Creates an axis from zero to `end`, which must be above zero.
     pub(super) fn new(end: f64, ticks: &[(f64, String)]) -> Axis {
         Axis { range: (0.0..end).into(), ticks: ticks.to_vec() }
     }
@@ -186,25 +187,23 @@ pub(super) type Point = (f64, f64);
 /// A line over time.
 #[derive(Clone, Debug)]
 pub(super) struct Curve {
-    /// Its colour.
     pub(super) hue: Hue,
-    /// Its unbroken parts.
+    /// Unbroken parts of the line.
     pub(super) pieces: Vec<Vec<Point>>,
 }
 
-/// What lies between two lines over time.
+/// The area between two lines over time.
 #[derive(Clone, Debug)]
 pub(super) struct Area {
-    /// Its colour.
     pub(super) hue: Hue,
-    /// How dense the colour is, from 0 to 1.
+    /// Opacity of the colour, from 0 to 1.
     pub(super) density: f64,
     /// The upper line from left to right, then the lower one back.
     pub(super) outline: Vec<Point>,
 }
 
 impl Curve {
-    /// A line that stays level through each bucket and breaks where there is no value.
+    /// Creates a line that is level within each bucket and breaks where there is no value.
     pub(super) fn stepped(hue: Hue, buckets: &Buckets, values: &[Option<f64>]) -> Curve {
         let mut pieces: Vec<Vec<Point>> = Vec::new();
         let mut is_broken = true;
@@ -226,7 +225,7 @@ impl Curve {
 }
 
 impl Area {
-    /// Stacks values of buckets upon each other, each level through its bucket; the first lies at the bottom.
+    /// Stacks the values of layers, each level within its bucket; the first layer lies at the bottom.
     pub(super) fn stacked(buckets: &Buckets, layers: &[(Hue, Vec<f64>)], density: f64) -> Vec<Area> {
         let mut floor = vec![0.0; buckets.number()];
         let line = |values: &[f64]| -> Vec<Point> {
@@ -244,7 +243,7 @@ impl Area {
         areas.collect()
     }
 
-    /// Stacks what has come together at the end of each bucket, in straight lines from zero.
+    /// Stacks the running totals of layers at the end of each bucket, in straight lines from zero.
     pub(super) fn growing(buckets: &Buckets, layers: &[(Hue, Vec<f64>)], density: f64) -> Vec<Area> {
         let mut floor = vec![0.0; buckets.number() + 1];
         let line = |values: &[f64]| -> Vec<Point> {
@@ -266,7 +265,7 @@ impl Area {
     }
 }
 
-/// The two ends of a bucket, at one value.
+/// Returns the two ends of a bucket, at one value.
 fn level(buckets: &Buckets, index: usize, value: f64) -> [Point; 2] {
     let from = format::float_of(index) * buckets.seconds();
     [(from, value), (from + buckets.seconds(), value)]
@@ -274,7 +273,7 @@ fn level(buckets: &Buckets, index: usize, value: f64) -> [Point; 2] {
 
 const ABOUT: f64 = 4.0;
 
-/// An upright axis.
+/// A vertical axis.
 #[derive(Clone, Debug)]
 pub(super) struct Scale {
     kind: ScaleKind,
@@ -288,23 +287,23 @@ enum ScaleKind {
 }
 
 impl Scale {
-    /// From zero, for values up to `max`; `say` writes them.
+    /// Creates a scale from zero for values up to `max`; `say` formats them.
     pub(super) fn linear(max: f64, say: impl Fn(f64) -> String) -> Scale {
         let ticks = format::ticks(max, ABOUT).into_iter().map(|tick| (tick, say(tick))).collect();
         Scale { kind: ScaleKind::Linear, ticks }
     }
 
-    /// For numbers.
+    /// Creates a scale for numbers.
     pub(super) fn numbers(max: f64) -> Scale {
         Scale::linear(max, format::short)
     }
 
-    /// For shares; never beyond all unless a value is.
+    /// Creates a scale for shares; it exceeds 100% only if a value does.
     pub(super) fn shares(max: f64) -> Scale {
         Scale::linear(max, format::percent)
     }
 
-    /// For milliseconds, from zero, in steps that are round in the unit that is written.
+    /// Creates a scale for milliseconds, from zero, in steps that are round in the unit that is shown.
     pub(super) fn durations(max: f64) -> Scale {
         let unit = match max {
             max if max >= 7.2e6 => 3.6e6,
@@ -315,7 +314,7 @@ impl Scale {
         Scale { kind: ScaleKind::Linear, ticks: ticks.map(|tick| (tick, duration(tick))).collect() }
     }
 
-    /// For milliseconds that differ by powers of ten; both ends above zero.
+    /// Creates a logarithmic scale for milliseconds; both ends must be above zero.
     pub(super) fn log_durations(min: f64, max: f64) -> Scale {
         let durations = format::duration_ticks(min, max);
         let low = durations.first().copied().unwrap_or(1.0);
@@ -326,7 +325,7 @@ impl Scale {
         Scale { kind: ScaleKind::Log { low }, ticks }
     }
 
-    /// Where a value stands: from zero to the top, whatever the value.
+    /// Returns the place of a value, limited to the range from zero to the top.
     pub(super) fn place(&self, value: f64) -> f64 {
         let place = match self.kind {
             ScaleKind::Linear => value,
@@ -335,18 +334,18 @@ impl Scale {
         if place.is_nan() { 0.0 } else { place.clamp(0.0, self.top()) }
     }
 
-    /// The highest place.
+    /// Returns the highest place.
     pub(super) fn top(&self) -> f64 {
         self.ticks.last().map(|(place, _)| *place).filter(|top| *top > 0.0).unwrap_or(1.0)
     }
 
-    /// What is written, and where.
+    /// Returns the labels, with their places.
     pub(super) fn ticks(&self) -> &[(f64, String)] {
         &self.ticks
     }
 }
 
-/// Nothing is nothing in any unit.
+/// Formats milliseconds; zero has no unit.
 fn duration(millis: f64) -> String {
     if millis > 0.0 { format::millis(millis) } else { "0".to_owned() }
 }

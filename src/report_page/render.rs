@@ -1,4 +1,4 @@
-//! Puts the page together.
+//! Renders the page.
 
 use super::charts;
 use super::data::{PageSubject, Report};
@@ -15,21 +15,21 @@ use serde::Serialize;
 const TEMPLATE: &str = include_str!("page.html");
 const STYLE: &str = include_str!("page.css");
 
-/// Why there is no page.
+/// Reason why there is no page.
 #[derive(Debug, thiserror::Error)]
 pub enum PageError {
-    /// The library of charts refused.
+    /// A chart could not be drawn.
     #[error(transparent)]
     Drawing(#[from] DrawingError),
-    /// The template does not fit what it is given.
+    /// The template does not match its data.
     #[error("the page could not be put together")]
     Template(#[from] minijinja::Error),
 }
 
-/// Writes the page.
+/// Renders the page as HTML.
 ///
 /// # Errors
-/// Fails when a chart cannot be drawn, or the template not be filled: both are faults of this program, not of the report.
+/// When a chart cannot be drawn or the template cannot be filled. Both are faults of this program, not of the report.
 pub fn render(report: &Report) -> Result<String, PageError> {
     let work = Work::of(&report.metrics);
     let lists = [&report.slowest, &report.dearest, &report.samples].map(Vec::as_slice);
@@ -49,7 +49,7 @@ pub fn render(report: &Report) -> Result<String, PageError> {
     Ok(page)
 }
 
-/// What the template takes.
+/// Data of the template.
 #[derive(Serialize)]
 struct PageTemplate {
     style: &'static str,
@@ -58,7 +58,7 @@ struct PageTemplate {
     sections: Vec<Section>,
 }
 
-/// What the page is about, in words.
+/// The subject of the page, as text.
 #[derive(Serialize)]
 struct PageTitle {
     app_id: String,
@@ -89,7 +89,7 @@ impl PageTitle {
     }
 }
 
-/// What the metrics tell.
+/// The part of the page that the metrics fill.
 #[derive(Serialize)]
 struct PageBody {
     tiles: Vec<Tile>,
@@ -119,7 +119,7 @@ impl PageBody {
     }
 }
 
-/// How to read the charts.
+/// Returns a note on how to read the charts.
 fn note(work: &Work<'_>) -> String {
     let mut note = match work.buckets.number() {
         1 => "The curves are level, because they tell of one batch.".to_owned(),

@@ -12,7 +12,7 @@ use super::format::{self, PageText};
 use super::timeline::{Timeline, highest};
 use super::work::{Mixture, PageBatch, Work};
 
-/// One figure with its name and a line about it.
+/// One figure with its name and a line of explanation.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Tile {
     name: &'static str,
@@ -20,7 +20,7 @@ pub(super) struct Tile {
     line: String,
 }
 
-/// The figures of all the work.
+/// Returns the tiles with the figures of all runs together.
 pub(super) fn tiles(work: &Work<'_>) -> Vec<Tile> {
     let of = |kind| work.batches.iter().filter(move |batch| batch.kind == kind);
     let (rows, again) = (charts::rows(of(BatchKind::Run)), charts::rows(of(BatchKind::Retry)));
@@ -92,7 +92,7 @@ fn counted(number: u64, one: &str, many: &str) -> String {
     format!("{} {}", format::count(number), if number == 1 { one } else { many })
 }
 
-/// Runs beyond these would make the page long and say little.
+/// Maximum number of runs in the table; more would make the page long and add little.
 const MAX_RUNS: usize = 60;
 
 const RUN_COLUMNS: [Column; 11] = [
@@ -109,14 +109,14 @@ const RUN_COLUMNS: [Column; 11] = [
     Column::words("Run"),
 ];
 
-/// What an invocation did.
+/// The batches and metrics of one run or retry.
 #[derive(Default)]
 struct Run<'a> {
     batches: Vec<&'a PageBatch<'a>>,
     metrics: Vec<&'a MetricsRow>,
 }
 
-/// The table of runs, the latest first.
+/// Returns the table of runs, the latest first.
 pub(super) fn runs_table(work: &Work<'_>) -> PageTable {
     let mut runs: HashMap<(BatchKind, &str), Run<'_>> = HashMap::new();
     for batch in &work.batches {
@@ -183,7 +183,7 @@ const STEP_COLUMNS: [Column; 14] = [
     Column::numbers("Quota, most"),
 ];
 
-/// The table of steps and providers, steps in the order in which they come first.
+/// Returns the table of steps and providers; steps are in the order in which they first occur.
 pub(super) fn steps_table(work: &Work<'_>) -> PageTable {
     let mut order: BTreeMap<&str, usize> = BTreeMap::new();
     let mut groups: BTreeMap<(usize, Option<&str>), Vec<&MetricsRow>> = BTreeMap::new();
@@ -192,7 +192,7 @@ pub(super) fn steps_table(work: &Work<'_>) -> PageTable {
         let step = *order.entry(&row.step).or_insert(next);
         groups.entry((step, row.provider.as_deref())).or_default().push(row);
     }
-    // Rows about which nobody was asked come last in their step.
+    // Rows that were not sent come last in their step.
     let mut groups: Vec<_> = groups.into_iter().collect();
     groups.sort_by_key(|((step, provider), _)| (*step, provider.is_none()));
     PageTable {
@@ -236,7 +236,7 @@ fn step_tokens(tokens: u64, provider: Option<&str>) -> String {
     if provider.is_none() && tokens == 0 { NOTHING.to_owned() } else { format::short_count(tokens) }
 }
 
-/// `312 (0.8%)`.
+/// Formats a number of errors with their share: `312 (0.8%)`.
 pub(super) fn step_errors(errors: u64, ended: u64) -> String {
     match format::ratio(errors, ended) {
         Some(share) if errors > 0 => {
@@ -246,7 +246,7 @@ pub(super) fn step_errors(errors: u64, ended: u64) -> String {
     }
 }
 
-/// Bytes of the page for the texts of all samples.
+/// Maximum number of bytes of the page for the texts of all samples.
 const ALL_BYTES: usize = 420_000;
 const TEXT_BYTES: usize = 6_000;
 const MOST_SAMPLES: usize = 25;
@@ -261,12 +261,12 @@ pub(super) struct Section {
     cards: Vec<Card>,
 }
 
-/// One row with what a step made of it.
+/// A row with the outcome of one step.
 #[derive(Clone, Debug, Serialize)]
 struct Card {
     step: String,
     place: String,
-    /// Figures with their names, what the section is ordered by first.
+    /// Figures with their names, first the one that orders the section.
     facts: Vec<(&'static str, String)>,
     inputs: Vec<(String, PageText)>,
     inputs_left_out: usize,
@@ -274,19 +274,19 @@ struct Card {
     error: Option<PageText>,
 }
 
-/// What a section is ordered by.
+/// Order of the samples in a section.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SampleOrder {
     /// The longest latency first.
     Slowest,
     /// The highest cost first.
     Dearest,
-    /// None: a sample.
+    /// No order: a sample.
     Sampled,
 }
 
 impl Section {
-    /// Shows these samples; `bytes` is the room for one text.
+    /// Creates a section of samples; `bytes` is the room for one text.
     pub(super) fn new(order: SampleOrder, samples: &[Sample], bytes: usize) -> Section {
         let (id, heading, empty) = match order {
             SampleOrder::Slowest => ("slowest", "Slowest rows", "No latency is known of any row."),
@@ -299,7 +299,7 @@ impl Section {
     }
 }
 
-/// The room for one text, in bytes, when all of these are on the page.
+/// Returns the room for one text, in bytes, if all these samples are on the page.
 pub(super) fn text_bytes(sections: [&[Sample]; 3]) -> usize {
     let samples = sections.into_iter().flat_map(|samples| samples.iter().take(MOST_SAMPLES));
     let texts = samples.map(|sample| sample.inputs.len().min(MOST_INPUTS) + 2).sum::<usize>();
@@ -329,7 +329,7 @@ fn card(order: SampleOrder, sample: &Sample, bytes: usize) -> Card {
     }
 }
 
-/// A table with its words.
+/// A table with its heading and a note.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct PageTable {
     pub(super) id: &'static str,
@@ -348,26 +348,26 @@ pub(super) struct Column {
 }
 
 impl Column {
-    /// A column that names its rows.
+    /// Creates a column that names its rows.
     pub(super) const fn names(name: &'static str) -> Column {
         Column { name, class: "name" }
     }
 
-    /// A column of words.
+    /// Creates a column of words.
     pub(super) const fn words(name: &'static str) -> Column {
         Column { name, class: "words" }
     }
 
-    /// A column of numbers.
+    /// Creates a column of numbers.
     pub(super) const fn numbers(name: &'static str) -> Column {
         Column { name, class: "number" }
     }
 }
 
-/// What stands in a cell without a value.
+/// Content of a cell without a value.
 pub(super) const NOTHING: &str = "–";
 
-/// The number, or nothing at all for none of it, so that what happened stands out.
+/// Formats a number, but shows a dash for zero, so that other numbers stand out.
 pub(super) fn seldom(number: u64) -> String {
     if number == 0 { NOTHING.to_owned() } else { format::count(number) }
 }

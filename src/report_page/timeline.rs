@@ -2,7 +2,8 @@
 //!
 //! Runs of a job may lie days apart. The axis counts seconds of work: the spans of batches are joined, and idle time
 //! between spans that are far apart takes no room. A batch has one sum for its whole span, so that sum is spread evenly
-//! over the buckets that the span covers. There are never more buckets than batches, nor more than a chart has room for.
+//! over the buckets that the span covers. There are never more buckets than batches, nor more than a chart has room
+//! for.
 
 use chrono::{DateTime, Timelike, Utc};
 

@@ -61,7 +61,7 @@ pub(super) struct PageBatch<'a> {
 }
 
 impl PageBatch<'_> {
-    /// The batches of these rows of metrics, in the order of their beginnings.
+    /// Returns the batches of these rows of metrics, ordered by start.
     pub(super) fn all(metrics: &[MetricsRow]) -> Vec<PageBatch<'_>> {
         let mut batches: HashMap<(BatchKind, &str, i64), (PageBatch<'_>, RowsOfSteps<'_>)> = HashMap::new();
         for row in metrics {
@@ -84,7 +84,7 @@ impl PageBatch<'_> {
         batches
     }
 
-    /// When it was worked on.
+    /// Returns the start and the end of the work on the batch.
     pub(super) fn span(&self) -> (DateTime<Utc>, DateTime<Utc>) {
         (self.started_at, self.committed_at)
     }
@@ -97,17 +97,17 @@ pub(super) struct Providers<'a> {
     has_others: bool,
 }
 
-/// A provider of the busiest, or all the others.
+/// One of the busiest providers, or all others together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Series<'a> {
-    /// The provider; none for all the others.
+    /// Name of the provider, or `None` for all others.
     pub(super) name: Option<&'a str>,
-    /// The colour that it has on every chart.
+    /// Colour of the series on every chart.
     pub(super) hue: Hue,
 }
 
 impl<'a> Providers<'a> {
-    /// The providers of these rows of metrics.
+    /// Returns the busiest providers in these rows of metrics.
     pub(super) fn of(metrics: &'a [MetricsRow]) -> Providers<'a> {
         let mut work: BTreeMap<&str, u64> = BTreeMap::new();
         for row in metrics {
@@ -123,13 +123,13 @@ impl<'a> Providers<'a> {
         Providers { named: named.into_iter().map(|(name, _)| name).collect(), has_others }
     }
 
-    /// What a chart draws, in this order.
+    /// Returns the series that a chart draws, in order.
     pub(super) fn series(&self) -> Vec<Series<'a>> {
         let named = self.named.iter().zip(Hue::NAMED).map(|(name, hue)| Series { name: Some(*name), hue });
         named.chain(self.has_others.then_some(Series { name: None, hue: Hue::Grey })).collect()
     }
 
-    /// Whether what a row tells belongs to a series.
+    /// Whether a row of metrics belongs to a series.
     pub(super) fn has(&self, series: Series<'_>, row: &MetricsRow) -> bool {
         match (series.name, row.provider.as_deref()) {
             (_, None) => false,
@@ -140,29 +140,29 @@ impl<'a> Providers<'a> {
 }
 
 impl Series<'_> {
-    /// In words.
+    /// Returns the name of the series for people.
     pub(super) fn words(&self) -> &str {
         self.name.unwrap_or("others")
     }
 }
 
-/// Enough to tell milliseconds apart in hours.
+/// Number of halvings: enough to distinguish milliseconds within hours.
 const HALVINGS: usize = 24;
 
-/// Latencies of batches, mixed by how many answers each stands for.
+/// Latencies of batches, weighted by the number of answers that each stands for.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Mixture {
     parts: Vec<(f64, BatchLatency)>,
 }
 
-/// What is known of the latencies of one batch, in milliseconds: p50, p90, p99 and the longest, none below the last.
+/// Latencies of one batch, in milliseconds: p50, p90, p99 and the longest, each at least as high as the one before.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BatchLatency([f64; 4]);
 
 const SHARES: [f64; 4] = [0.5, 0.9, 0.99, 1.0];
 
 impl BatchLatency {
-    /// The latencies of a row of metrics; none when it tells of none.
+    /// Returns the latencies in a row of metrics, or `None` if it has none.
     pub(super) fn of(row: &MetricsRow) -> Option<BatchLatency> {
         let told = [row.latency_ms_p50, row.latency_ms_p90, row.latency_ms_p99, row.latency_ms_max];
         let mut least = format::float(told.into_iter().flatten().next()?);
@@ -172,7 +172,7 @@ impl BatchLatency {
         })))
     }
 
-    /// The share of answers that took no longer.
+    /// Returns the share of answers that took no longer than this.
     fn share_within(self, millis: f64) -> f64 {
         let mut below = (0.0, 0.0);
         for above in self.0.into_iter().zip(SHARES) {
@@ -187,7 +187,7 @@ impl BatchLatency {
 }
 
 impl Mixture {
-    /// The latencies of these rows of metrics together.
+    /// Mixes the latencies of rows of metrics.
     pub(super) fn of<'a>(rows: impl IntoIterator<Item = &'a MetricsRow>) -> Mixture {
         let mut mixture = Mixture::default();
         for row in rows {
@@ -198,14 +198,14 @@ impl Mixture {
         mixture
     }
 
-    /// Adds latencies that so many answers had.
+    /// Adds the latencies of a batch; `weight` is the number of answers that had them.
     pub(super) fn add(&mut self, weight: f64, latency: BatchLatency) {
         if weight > 0.0 {
             self.parts.push((weight, latency));
         }
     }
 
-    /// The latency within which this share of answers came, in milliseconds; none without answers.
+    /// Returns the latency within which this share of answers came, in milliseconds, or `None` without answers.
     pub(super) fn quantile(&self, share: f64) -> Option<f64> {
         let whole = self.parts.iter().map(|(weight, _)| weight).sum::<f64>();
         let (mut low, mut high) = (0.0, self.longest()?);
@@ -217,7 +217,7 @@ impl Mixture {
         Some(high)
     }
 
-    /// The longest latency, in milliseconds.
+    /// Returns the longest latency, in milliseconds.
     pub(super) fn longest(&self) -> Option<f64> {
         self.parts.iter().map(|(_, BatchLatency(told))| told[3]).reduce(f64::max)
     }

@@ -175,8 +175,8 @@ impl Reckoning<'_> {
         }
     }
 
-    /// Estimates rows, input tokens, output tokens and cost without a pilot: prompts are counted, and answers are as
-    /// long as they may become.
+    /// Estimates rows, input tokens, output tokens and cost without a pilot: prompts are counted, and answers are
+    /// bounded by `max_tokens`.
     fn counted(&self, step: usize, provider: usize) -> (Estimate, Estimate, Estimate, Option<Estimate>) {
         let (spec, of) = (&self.job.steps[step], &self.job.providers[provider]);
         let is_unknown = self.looked.iter().any(|row| matches!(row.asks[step], SampleRequest::Unknown));
@@ -348,7 +348,7 @@ impl Reckoning<'_> {
         ] {
             times.extend(per_minute(limit, amount).map(|lasts| (lasts, what)));
         }
-        // If requests were refused, a run takes longer than its answers do, by an unknown time.
+        // After refused requests a run takes longer than its answers do, by an unknown time.
         if self.asked.is_some_and(|asked| asked.throttled == 0) {
             let waited = self.measured(&|step, settled| {
                 let latency =
@@ -433,8 +433,7 @@ impl Reckoning<'_> {
         notes
     }
 
-    /// Returns a note on how many rows a pilot needs for an interval that is narrow enough, if it is not and that many
-    /// rows can be sent.
+    /// Returns how many pilot rows give an interval that is narrow enough, if it is not and they can be sent.
     fn wider(&self, asked: usize, cost: Estimate) -> Option<String> {
         let width = (cost.high? - cost.low) / 2.0 / cost.expected.filter(|expected| *expected > 0.0)?;
         let factor = (width / WIDTH).powi(2);
