@@ -140,7 +140,7 @@ fn alerts_and_dashboard_name_figures_that_there_are() {
     let names = |text: &str| -> std::collections::BTreeSet<String> {
         name.find_iter(text).map(|found| found.as_str().to_owned()).collect()
     };
-    let exported = names(&fs::read_to_string(project().join("src/report/prometheus.rs")).unwrap());
+    let exported = names(&fs::read_to_string(project().join("src/progress/prometheus.rs")).unwrap());
     for file in ["prometheus/alerts.yml", "prometheus/dashboard.json"] {
         let named = names(&read(file));
         assert!(named.len() > 5 && named.is_subset(&exported), "{file}: {:?}", named.difference(&exported));
