@@ -14,4 +14,3 @@ pub struct Anomalies {
     /// Share of answers that were cut off.
     pub cut: f64,
 }
-

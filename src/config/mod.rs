@@ -29,10 +29,14 @@ pub use anomalies::Anomalies;
 pub use budget::{Allowance, Budget, Prices};
 pub use error::ConfigError;
 pub(crate) use error::nearest;
-pub use job::{BatchLimits, CacheSpec, Copying, Hedge, Job, MOST_PROVIDERS, OnMissingColumns, OnNewColumns, OnUnsupported, Provider, RetryPolicy, SourceSpec, SourceStart, StatePlaces, TargetSpec, Tls, TokenCharge, TokenLimits, WindowLimits};
-pub use load::Keys;
+pub use job::{
+    BatchLimits, CacheSpec, Copying, Hedge, Job, MOST_PROVIDERS, OnMissingColumns, OnNewColumns,
+    OnUnsupported, Provider, RetryPolicy, SourceSpec, SourceStart, StatePlaces, TargetSpec, Tls, TokenCharge,
+    TokenLimits, WindowLimits,
+};
 pub use key::ApiKey;
 pub use limit::{BudgetLimit, BudgetScope, Shortage};
+pub use load::Keys;
 pub use shape::{CLASS, Shape};
 pub(crate) use simulated::MOST_DIMENSIONS;
 pub use simulated::{

@@ -14,7 +14,7 @@ use crate::checkpoint::{
     Checkpoint, CheckpointError, CheckpointFile, MachineId, PlannedBatch, Position, Retrying,
 };
 use crate::clock;
-use crate::config::{CacheSpec, Job, Params, Shape, StatePlaces, StepSpec};
+use crate::config::{CacheSpec, Job, Params, Shape, StepSpec};
 use crate::decode;
 use crate::dispatch::harmless_question;
 use crate::event::Voice;
@@ -24,10 +24,9 @@ use crate::journal::{self, JournalError};
 use crate::metrics;
 use crate::run::Recoverer;
 use crate::run::pause;
-use crate::run::retry::{self, FOLDER};
 use crate::run::{Begin, may_be_made};
-use crate::run::{Exclusive, holder, home};
 use crate::run::{PreparedJob, RunError, can_append, can_write};
+use crate::run::{RETRY_FOLDER, Scope, Session, holder, home};
 use crate::run::{RunBudget, Spent};
 use crate::sink::Sink;
 use crate::source::{Lag, Source};
@@ -182,7 +181,7 @@ pub async fn check(job: &Job, live: bool, simulator: Option<&Url>) -> Vec<Findin
         }
     }
     let retry: Result<Option<Checkpoint<Retrying>>, _> =
-        CheckpointFile::in_folder(&home.join(FOLDER)).load().await;
+        CheckpointFile::in_folder(&home.join(RETRY_FOLDER)).load().await;
     match retry {
         Ok(None) => {}
         Ok(Some(retry)) => {
@@ -308,7 +307,7 @@ async fn ask_for_object(endpoint: &Endpoint, shape: Shape) -> Result<String, Fai
 
 /// Returns the paths of the journals of runs and retries.
 fn journals(job: &Job) -> Vec<PathBuf> {
-    let folders = [job.places.journal.clone(), job.places.journal.join(FOLDER)];
+    let folders = [job.places.journal.clone(), job.places.journal.join(RETRY_FOLDER)];
     let entries = folders.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten();
     let mut journals: Vec<PathBuf> = entries
         .map(|entry| entry.path())
@@ -331,9 +330,8 @@ pub async fn salvage(job: &Job) -> Result<Vec<String>, RunError> {
     if is_new(folder) && is_new(&job.places.journal) && home.path().is_some_and(is_new) {
         return Ok(done);
     }
-    let StatePlaces { state, journal, lease, .. } = &job.places;
-    let run = Exclusive::take(state, &home, journal, *lease, RunId::random()).await?;
-    let retry = retry::exclusive(job, &home, RunId::random()).await?;
+    let run = Session::lock(job, Scope::Run, RunId::random()).await?;
+    let retry = Session::lock(job, Scope::Retry, RunId::random()).await?;
     let salvaged = salvage_held(job, &home, &mut done).await;
     retry.release().await;
     run.release().await;
@@ -342,7 +340,7 @@ pub async fn salvage(job: &Job) -> Result<Vec<String>, RunError> {
 
 async fn salvage_held(job: &Job, home: &Folder, done: &mut Vec<String>) -> Result<(), RunError> {
     let run = CheckpointFile::in_folder(home);
-    let retry = CheckpointFile::in_folder(&home.join(FOLDER));
+    let retry = CheckpointFile::in_folder(&home.join(RETRY_FOLDER));
     let loaded = [run.load::<Position>().await.map(|_| ()), retry.load::<Retrying>().await.map(|_| ())];
     for (file, loaded) in [run, retry].iter().zip(loaded) {
         match loaded {

@@ -13,9 +13,9 @@ use crate::ident::BatchId;
 use crate::journal::{Copies, JournalFolder, JournalHeader, Record, RecordedOutcome};
 use crate::passed::PassedOver;
 use crate::run::COPIES;
+use crate::run::RETRY_FOLDER;
 use crate::run::RunError;
 use crate::run::pause;
-use crate::run::retry;
 use crate::run::{RunBudget, Spent};
 use crate::run::{holder, home};
 use crate::sink::{self, FailedGroup, FailedRows, OlderAnswers, Progress, Sink, retry_app_id};
@@ -171,9 +171,9 @@ struct JobPosition {
 /// When the target or the checkpoint cannot be read.
 pub async fn status(job: &Job) -> Result<Status, RunError> {
     let folder = &job.places.state;
-    let retry_folder = folder.join(retry::FOLDER);
+    let retry_folder = folder.join(RETRY_FOLDER);
     let home = home(job).await?;
-    let retry_home = home.join(retry::FOLDER);
+    let retry_home = home.join(RETRY_FOLDER);
     let target_at = &job.target.location;
     let table = if is_delta_table(target_at).await? {
         Some(Table::open(target_at).await?)
@@ -191,7 +191,7 @@ pub async fn status(job: &Job) -> Result<Status, RunError> {
         },
         None => (None, Some("only the rows of the target tell it, which the next run reads".to_owned())),
     };
-    let retry_journal = job.places.journal.join(retry::FOLDER);
+    let retry_journal = job.places.journal.join(RETRY_FOLDER);
     let open_retry = open_retry(job, retried.as_ref(), table.as_ref()).await?;
     let mut status = Status {
         app_id: job.app_id.clone(),

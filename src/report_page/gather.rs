@@ -9,9 +9,9 @@ use crate::config::{Job, Prices, StepSpec};
 use crate::enricher::template_inputs;
 use crate::ident::Money;
 use crate::metrics::{self, AskedKind, Figures, WAITS};
+use crate::run::RETRY_FOLDER;
 use crate::run::RunError;
 use crate::run::home;
-use crate::run::retry::FOLDER;
 use crate::sink::{FailedRows, RowOrder, ShownRow, ranked_rows};
 
 /// Maximum number of rows of each step in each list.
@@ -29,7 +29,7 @@ pub async fn gather(job: &Job) -> Result<Report, RunError> {
         });
     };
     let home = home(job).await?;
-    let figures = metrics::read(at, &job.app_id, &[home.clone(), home.join(FOLDER)]).await?;
+    let figures = metrics::read(at, &job.app_id, &[home.clone(), home.join(RETRY_FOLDER)]).await?;
     let inputs = match FailedRows::open(job).await? {
         Some(rows) => template_inputs(job, &rows.source_columns()),
         None => Vec::new(),

@@ -68,6 +68,24 @@ pub(crate) trait Drain: Send + 'static {
     }
 }
 
+/// A target whose log says which batches it holds.
+pub(crate) trait CommitLog: Sync {
+    /// Returns the newest batch of a lineage that the target holds, or `None` if it holds none.
+    fn newest_of(&self, lineage: Lineage) -> impl Future<Output = Result<Option<BatchId>, RunError>> + Send;
+}
+
+impl CommitLog for Sink {
+    async fn newest_of(&self, lineage: Lineage) -> Result<Option<BatchId>, RunError> {
+        Ok(self.committed(lineage).await?.lineage)
+    }
+}
+
+impl CommitLog for RetryCommit {
+    async fn newest_of(&self, lineage: Lineage) -> Result<Option<BatchId>, RunError> {
+        Ok(self.committed(lineage).await?.lineage)
+    }
+}
+
 impl Drain for Sink {
     async fn judge(&mut self, batch: &mut FilledBatch) -> Result<Vec<ConstraintErrors>, RunError> {
         Ok(Sink::judge(self, batch).await?)

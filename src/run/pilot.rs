@@ -13,33 +13,25 @@ use tokio::sync::watch;
 
 use super::end::End;
 use super::error::RunError;
-use super::exclusive::LeaseGuard;
 use super::feed::{Drain, Feed};
-use super::job_run::{Begin, RunOptions, Running, StopRequest, may_be_made};
+use super::job_run::may_be_made;
+use super::options::{Begin, RunOptions, StopRequest};
 use super::prepared_job::PreparedJob;
 use super::recover::Recoverer;
-use super::run_budget::RunBudget;
-use super::start::{open_metrics, owner};
+use super::running::Running;
+use super::session::Session;
 use super::writable::can_append;
 use crate::checkpoint::{CheckpointFile, FileRange, PlannedBatch, Position};
 use crate::config::Job;
 use crate::decode::Content;
-use crate::enricher::Enricher;
-use crate::enricher::Journals;
-use crate::enricher::LearnedFile;
-use crate::enricher::LoadedBatch;
-use crate::enricher::Strictness;
-use crate::enricher::{Prepared, template_inputs};
+use crate::enricher::{LoadedBatch, Prepared, template_inputs};
 use crate::event::Voice;
 use crate::ident::{BatchId, Lineage, Money, RunId};
-use crate::journal::{self, JournalFolder, StrayAnswers};
-use crate::ledger::{Ledger, Window};
-use crate::metrics::AskedKind;
+use crate::journal::JournalFolder;
 use crate::rows::Chunk;
 use crate::rows::{FilledBatch, Outcome, RowResult};
 use crate::sink::{Committed, Sink};
 use crate::source::Source;
-use crate::store::{self, Folder};
 use crate::table::is_delta_table;
 use crate::tally::Tally;
 
@@ -93,24 +85,13 @@ pub(crate) struct Answered {
     pub(crate) throttled: u64,
 }
 
-/// A job that is held while its rows are asked.
-#[derive(Clone, Debug)]
-pub(crate) struct HeldJob<'a> {
-    pub(crate) job: &'a Job,
-    pub(crate) home: &'a Folder,
-    pub(crate) run: RunId,
-    pub(crate) lease_guard: LeaseGuard,
-}
-
 /// Holds what a pilot will ask against the target, as a run does before its first call.
 pub(crate) async fn may_ask(
-    job: &Job,
-    home: &Folder,
+    session: &Session<'_>,
     prepared: &mut PreparedJob,
     source: &mut Source,
 ) -> Result<(), RunError> {
-    home.probe().await?;
-    store::probe(&job.places.journal)?;
+    let job = session.job();
     if !is_delta_table(&job.target.location).await? {
         Sink::can_create(&job.target.location).await?;
         return may_be_made(job, source, Begin::GoOn).await;
@@ -122,7 +103,7 @@ pub(crate) async fn may_ask(
     for step in prepared.enricher.steps.iter_mut().filter(|step| step.gives_vectors()) {
         step.hold_length(sink.vector_length(&step.spec.output).await?)?;
     }
-    let (file, voice) = (CheckpointFile::in_folder(home), Voice::default());
+    let (file, voice) = (CheckpointFile::in_folder(session.home()), Voice::default());
     let mut recoverer =
         Recoverer { job, source, sink: &sink, file: &file, voice: &voice, confirmed: false, refills: false };
     recoverer.look().await?;
@@ -131,7 +112,7 @@ pub(crate) async fn may_ask(
 
 /// Asks these rows of the chunks, which are in their order, and waits for what comes of them.
 pub(crate) async fn ask(
-    HeldJob { job, home, run, lease_guard }: HeldJob<'_>,
+    session: &Session<'_>,
     prepared: Prepared,
     chunks: &[Chunk],
     rows: &[u64],
@@ -140,40 +121,17 @@ pub(crate) async fn ask(
 ) -> Result<Answered, RunError> {
     let places: Vec<usize> = rows.iter().filter_map(|row| usize::try_from(*row).ok()).collect();
     let chunks = picked(chunks, &places)?;
-    let mut budget = RunBudget::open(job, home).await?;
+    let mut budget = session.budget().await?;
     let mut copy = budget.copy.take();
-    let owner = owner(job, AskedKind::Run, run, Lineage::random());
-    let (_, voice) = open_metrics(job, home, &job.places.state, owner, &voice).await?;
+    let (_, voice) = session.metrics(session.run(), Lineage::random(), &voice).await?;
     let tally = Tally::default();
     let voice = voice.and(Box::new(tally.clone()));
-    let folder = JournalFolder::open(&job.places.journal)?;
-    let mut stray_answers = StrayAnswers::default();
-    for found in folder.list()? {
-        // Of batches that are open, too: what is paid for is not paid for again.
-        stray_answers.absorb_records(journal::read_all(&found.path)?);
-    }
     let lineage = Lineage::random();
-    let id = BatchId::new(FIRST_BATCH + u64::from(fastrand::u32(..)));
-    let plan = plan(id, &chunks);
-    let ledger = Ledger::new(Window::of(job), job.steps.len(), id.next(), [(id, plan.rows(), plan.bytes)]);
-    let learned = LearnedFile::load(home.path().unwrap_or(&job.places.state));
-    let cache = job.cache.as_ref().map(|spec| crate::cache::Store::open(&spec.path, spec.into()));
-    let cache = cache.transpose()?;
-    let journals = Journals {
-        lineage,
-        folder: folder.clone(),
-        stray_answers,
-        learned,
-        account: budget.account,
-        cache,
-        open: Vec::new(),
-    };
-    let mut enricher =
-        Enricher::start(prepared, ledger, journals, None, Strictness::Probation, voice.clone());
-    enricher.seed(&[])?;
+    let plan = plan(BatchId::new(FIRST_BATCH + u64::from(fastrand::u32(..))), &chunks);
+    let (enricher, folder) = session.enricher_of_one(prepared, lineage, &plan, &budget, &voice)?;
     let kept = CollectingDrain { folder, outcomes: Arc::default() };
     let feed = PilotBatch { plan, chunks: chunks.clone() };
-    let running = Running::new(enricher, feed, kept.clone(), lineage, lease_guard, None, voice);
+    let running = Running::new(enricher, feed, kept.clone(), lineage, session.lease_guard(), None, voice);
     let options = RunOptions {
         grace: GRACE,
         max_rows: None,

@@ -3,8 +3,7 @@
 //! It has a checkpoint, a journal, a lineage and a lock of its own, so that a run may go on beside it. Like a
 //! run it plans durably before it asks, and commits each batch once.
 
-use std::collections::BTreeMap;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -12,38 +11,30 @@ use url::Url;
 
 use super::end::End;
 use super::error::RunError;
-use super::exclusive::{Exclusive, LeaseGuard, home};
-use super::feed::{Feed, Metered, figures_wait};
+use super::feed::{Feed, Metered};
 use super::history::History;
-use super::job_run::{RunOptions, Running, StopRequest, unless_stopped};
+use super::options::{RunOptions, StopRequest, unless_stopped};
 use super::prepared_job::PreparedJob;
 use super::run_budget::RunBudget;
-use super::start::{open_metrics, owner, sort_journals};
+use super::running::Running;
+use super::session::{Scope, Session};
 use super::writable::can_append;
 use crate::checkpoint::{
     Checkpoint, CheckpointFile, FileRange, PlannedBatch, Position, Recovery, Retrying, Selection, SourceId,
     recover,
 };
 use crate::clock;
-use crate::config::{BatchLimits, Job, StatePlaces};
-use crate::enricher::Enricher;
+use crate::config::{BatchLimits, Job};
 use crate::enricher::LoadedBatch;
-use crate::enricher::Strictness;
 use crate::event::{Event, Voice};
 use crate::faultpoint::{self, Side};
 use crate::ident::{BatchId, Lineage, RunId};
-use crate::ledger::{Ledger, Window};
-use crate::metrics::AskedKind;
 use crate::sink::{
     Constraints, FailedRow, FailedRowReader, FailedRows, OpenBatchFiles, Reloaded, RetryCommit, retry_app_id,
 };
-use crate::store::{self, Folder};
 use crate::tally::Tally;
 
-/// Folder of a retry's checkpoint, lock and journal, beside those of the run.
-pub(crate) const FOLDER: &str = "retry";
-
-/// Asks failed rows again and writes what comes of it in their place. The job's checkpoint is not touched.
+/// Sends failed rows again and writes the new outcomes in their place. The job's checkpoint is not touched.
 ///
 /// # Errors
 /// What makes the retry impossible or cuts it short; what was answered until then is kept.
@@ -62,40 +53,32 @@ pub async fn retry(
     if FailedRows::open(job).await?.is_none() {
         return Err(missing());
     }
-    let home = home(job).await?;
-    let exclusive = exclusive(job, &home, RunId::random()).await?;
     let started = clock::wall();
     let tally = Tally::default();
     let voice = voice.and(Box::new(tally.clone()));
-    let lease_guard = exclusive.lease_guard();
+    let job = &with_provider(job, wanted.provider.as_deref())?;
+    let session = Session::open(job, Scope::Retry, RunId::random()).await?;
     let work = async {
-        let begun = Box::pin(async {
-            let budget = RunBudget::open(job, &home).await?;
+        let start = Box::pin(async {
+            let budget = session.budget().await?;
             let rows = FailedRows::open(job).await?.ok_or_else(missing)?;
-            start(job, &home.join(FOLDER), lease_guard, rows, budget, wanted, options, simulator, &voice)
-                .await
+            start(&session, rows, budget, wanted, options, simulator, &voice).await
         });
-        let begun = unless_stopped(&stop, begun).await?;
-        let Some((session, running)) = begun else { return Ok(End::Stopped) };
-        let history = History::begin(&job.places.state.join(FOLDER), session, started, tally)?;
-        let end = running.run(options, stop).await;
+        let Some((run, running)) = unless_stopped(&stop, start).await? else { return Ok(End::Stopped) };
+        let history = History::begin(session.state(), run, started, tally)?;
+        let end = running.run(options, stop.clone()).await;
         history.end(&end);
         end
     };
-    exclusive.during(Box::pin(RunBudget::during(job, &home, RunId::random(), work))).await
+    let end = session.during(work).await;
+    session.release().await;
+    end
 }
 
-/// Takes what a retry needs for itself.
-pub(crate) async fn exclusive(job: &Job, home: &Folder, run: RunId) -> Result<Exclusive, RunError> {
-    let StatePlaces { state, journal, lease, .. } = &job.places;
-    Exclusive::take(&state.join(FOLDER), &home.join(FOLDER), &journal.join(FOLDER), *lease, run).await
-}
-
-#[expect(clippy::too_many_arguments, reason = "all that a retry begins with, in its one place")]
+/// Opens what a retry needs besides its session. Returns its run id, too: a retry that was cut short goes on under the id
+/// that it began with.
 async fn start(
-    job: &Job,
-    home: &Folder,
-    lease_guard: LeaseGuard,
+    session: &Session<'_>,
     rows: FailedRows,
     budget: RunBudget,
     wanted: &Retrying,
@@ -103,12 +86,10 @@ async fn start(
     simulator: Option<&Url>,
     voice: &Voice,
 ) -> Result<(RunId, Running<RetryFeed, Metered<RetryCommit>>), RunError> {
-    let columns = rows.source_columns();
-    let file = CheckpointFile::in_folder(home);
-    home.probe().await?;
+    let job = session.job();
     can_append(&job.target.location)?;
-    let journal = job.places.journal.join(FOLDER);
-    store::probe(&journal)?;
+    let columns = rows.source_columns();
+    let file = CheckpointFile::in_folder(session.home());
 
     // The run's id is part of what is written, and the checkpoint says which one goes on.
     let found = file.load::<Retrying>().await?;
@@ -117,12 +98,11 @@ async fn start(
     // An earlier retry of the same rows that was cut short goes on. The plan of another one is dropped: its
     // rows have still failed, and what was answered stays in the journals for whoever asks about them.
     let goes_on = Retrying { session: None, ..state.clone() } == retrying;
-    let session = state.session.filter(|_| goes_on).unwrap_or_else(RunId::random);
-    retrying.session = Some(session);
+    let run = state.session.filter(|_| goes_on).unwrap_or_else(RunId::random);
+    retrying.session = Some(run);
     let found = found.filter(|checkpoint| goes_on || checkpoint.planned.is_empty());
     let places = OpenBatchFiles::default();
-    let retry_commit = RetryCommit::open(job, &rows, places.clone(), session)?;
-    let job = &with_provider(job, retrying.provider.as_deref())?;
+    let retry_commit = RetryCommit::open(job, &rows, places.clone(), run)?;
     let mut prepared = PreparedJob::new(job, &columns, simulator)?.enricher;
     for step in prepared.steps.iter_mut().filter(|step| step.gives_vectors()) {
         step.hold_length(retry_commit.vector_length(&step.spec.output).await?)?;
@@ -132,21 +112,12 @@ async fn start(
     checkpoint.position = retrying.clone();
     file.save(&checkpoint).await?;
 
-    let owner = owner(job, AskedKind::Retry, session, checkpoint.lineage);
-    let (mut keeper, voice) = open_metrics(job, home, &job.places.state.join(FOLDER), owner, voice).await?;
+    let (keeper, voice) =
+        session.metrics_with_left_behind(run, checkpoint.lineage, voice, &retry_commit).await?;
     let voice = &voice;
-    if let Some(keeper) = &mut keeper {
-        let mut committed = BTreeMap::new();
-        for lineage in keeper.left_behind() {
-            committed.insert(lineage, retry_commit.committed(lineage).await?.lineage);
-        }
-        if let Err(error) = keeper.bring_in(&committed).await {
-            voice.say(&Event::Notice(&figures_wait(&error)));
-        }
-    }
     let resumed: u64 = outstanding.iter().map(PlannedBatch::rows).sum();
     let planned = Planned::of(&outstanding);
-    let failed = reader.find(&retrying.selection, session).await?;
+    let failed = reader.find(&retrying.selection, run).await?;
     let failed: Vec<FailedRow> = failed.into_iter().filter(|found| !planned.has(found)).collect();
     let capacity = options
         .max_rows
@@ -155,24 +126,11 @@ async fn start(
     let queue = least_recently_asked(failed, capacity);
     let rows = resumed + queue.len() as u64;
     voice.say(&Event::Outstanding { rows, most_asked: None });
-    voice.say(&Event::Started { run: session });
+    voice.say(&Event::Started { run });
 
-    let planned = outstanding.iter().map(|batch| (batch.id, batch.rows(), batch.bytes));
-    let ledger = Ledger::new(Window::of(job), job.steps.len(), checkpoint.next_batch, planned);
-    let (mut journals, copier) =
-        sort_journals(job, home, &journal, budget, &checkpoint, &outstanding, voice).await?;
+    let enricher = session.enricher(prepared, &checkpoint, &outstanding, budget, None, voice);
+    let (enricher, copier) = enricher.await?;
     let lineage = checkpoint.lineage;
-    let open = std::mem::take(&mut journals.open);
-    let mut enricher = Enricher::start(
-        prepared,
-        ledger,
-        journals,
-        None,
-        // Rows that failed before may well all fail again.
-        Strictness::RowByRow,
-        voice.clone(),
-    );
-    enricher.seed(&open)?;
     let feed = RetryFeed {
         reader,
         queue,
@@ -183,18 +141,9 @@ async fn start(
         places: None,
         constraints: retry_commit.constraints(),
     };
-    Ok((
-        session,
-        Running::new(
-            enricher,
-            feed,
-            Metered::new(retry_commit, keeper, voice.clone()),
-            lineage,
-            lease_guard,
-            copier,
-            voice.clone(),
-        ),
-    ))
+    let drain = Metered::new(retry_commit, keeper, voice.clone());
+    let lease_guard = session.lease_guard();
+    Ok((run, Running::new(enricher, feed, drain, lineage, lease_guard, copier, voice.clone())))
 }
 
 /// So many of the rows, in their order: those that were asked longest ago, so that retries that follow each other

@@ -29,14 +29,6 @@ pub(super) struct Interval {
     pub high: f64,
 }
 
-impl Interval {
-    /// Half of the width as a share of the expected value: 0.12 reads "±12 %". `None` if the expected value is 0.
-    #[must_use]
-    pub fn half_width(&self) -> Option<f64> {
-        (self.expected > 0.0).then(|| (self.high - self.low) / 2.0 / self.expected)
-    }
-}
-
 /// A row that was really sent to the model.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct SampledRow {
@@ -178,6 +170,11 @@ fn student(freedom: f64) -> f64 {
 mod tests {
     use super::*;
 
+    /// Half of the width as a share of the expected value, or `None` if that is 0.
+    fn half_width(interval: Interval) -> Option<f64> {
+        (interval.expected > 0.0).then(|| (interval.high - interval.low) / 2.0 / interval.expected)
+    }
+
     const SEED: u64 = 20_260;
 
     fn log_normal(rng: &mut fastrand::Rng, median: f64, sigma: f64) -> f64 {
@@ -216,8 +213,8 @@ mod tests {
         );
         assert_eq!(estimate_total(1, &[], &[asked(3.0, 12.0)]), exact);
         assert_eq!(counted_total(2, &[5.0, 7.0]), exact);
-        assert_eq!(estimate_total(120, &[9.0; 5], &[asked(9.0, 0.1); 3]).unwrap().half_width(), Some(0.0));
-        assert_eq!(estimate_total(120, &[9.0; 5], &[asked(9.0, 0.0); 3]).unwrap().half_width(), None);
+        assert_eq!(estimate_total(120, &[9.0; 5], &[asked(9.0, 0.1); 3]).map(half_width).unwrap(), Some(0.0));
+        assert_eq!(estimate_total(120, &[9.0; 5], &[asked(9.0, 0.0); 3]).map(half_width).unwrap(), None);
     }
 
     #[test]
@@ -233,8 +230,9 @@ mod tests {
     #[test]
     fn a_line_narrows_the_interval_unless_it_hangs_on_one_row() {
         let counted: Vec<f64> = (0..400).map(|at| f64::from(at % 40)).collect();
-        let width =
-            |counted: &[f64], rows: &[SampledRow]| estimate_total(4_000, counted, rows).unwrap().half_width();
+        let width = |counted: &[f64], rows: &[SampledRow]| {
+            estimate_total(4_000, counted, rows).map(half_width).unwrap()
+        };
         let mut rows: Vec<SampledRow> = counted[..40].iter().map(|&at| asked(at, 5.0 + at)).collect();
         assert!(width(&counted, &rows) < width(&[], &rows));
         rows[..39].fill(asked(1.0, 2.0));

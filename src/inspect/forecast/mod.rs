@@ -17,7 +17,7 @@ use self::reckon::{Before, Reckoning};
 use self::sample::Looked;
 use super::status::{Outlook, outlook};
 use crate::checkpoint::{Paused, PlannedBatch};
-use crate::config::{Job, StatePlaces};
+use crate::config::Job;
 use crate::enricher::LearnedFile;
 use crate::event::Voice;
 use crate::ident::RunId;
@@ -27,8 +27,8 @@ use crate::rows::Chunk;
 use crate::run::End;
 use crate::run::RunBudget;
 use crate::run::RunError;
-use crate::run::{self, HeldJob, PreparedJob};
-use crate::run::{Exclusive, home};
+use crate::run::home;
+use crate::run::{self, PreparedJob, Scope, Session};
 use crate::run::{StopRequest, unless_stopped};
 use crate::sink::{self, OlderAnswers};
 use crate::source::Source;
@@ -60,17 +60,15 @@ pub async fn forecast(
     simulator: Option<&Url>,
     voice: Voice,
 ) -> Result<Forecast, RunError> {
-    let home = home(job).await?;
     if options.pilot.is_none() {
-        return tell(job, &home, options, stop, simulator, None).await;
+        return tell(job, &home(job).await?, options, stop, simulator, None).await;
     }
-    // A run at the same time would send the same rows.
-    let run = RunId::random();
-    let StatePlaces { state, journal, lease, .. } = &job.places;
-    let exclusive = Exclusive::take(state, &home, journal, *lease, run).await?;
-    let hold = HeldJob { job, home: &home, run, lease_guard: exclusive.lease_guard() };
-    let work = tell(job, &home, options, stop, simulator, Some((hold, voice)));
-    exclusive.during(Box::pin(RunBudget::during(job, &home, run, work))).await
+    // A run meanwhile would send the same rows.
+    let session = Session::open(job, Scope::Run, RunId::random()).await?;
+    let work = tell(job, session.home(), options, stop, simulator, Some((&session, voice)));
+    let forecast = session.during(work).await;
+    session.release().await;
+    forecast
 }
 
 async fn tell(
@@ -79,11 +77,11 @@ async fn tell(
     options: ForecastOptions,
     stop: watch::Receiver<StopRequest>,
     simulator: Option<&Url>,
-    pilot: Option<(HeldJob<'_>, Voice)>,
+    pilot: Option<(&Session<'_>, Voice)>,
 ) -> Result<Forecast, RunError> {
     let cut = || RunError::Cut(Box::new(End::Stopped));
-    let is_pilot = pilot.is_some();
-    let looked = unless_stopped(&stop, Box::pin(look(job, home, options, simulator, is_pilot)));
+    let session = pilot.as_ref().map(|(session, _)| *session);
+    let looked = unless_stopped(&stop, Box::pin(look(job, options, simulator, session)));
     let OutstandingSample {
         prepared,
         rows,
@@ -98,9 +96,9 @@ async fn tell(
     } = looked.await?.ok_or_else(cut)?;
     let most = options.pilot.unwrap_or_default().min(looked.len() as u64);
     let asked = match pilot {
-        Some((hold, voice)) if most > 0 => {
+        Some((session, voice)) if most > 0 => {
             let chosen = sample::choose(looked.len() as u64, most, &mut random);
-            Some(run::ask(hold, prepared.enricher, &chunks, &chosen, stop, voice).await?)
+            Some(run::ask(session, prepared.enricher, &chunks, &chosen, stop, voice).await?)
         }
         _ => None,
     };
@@ -163,15 +161,14 @@ struct OutstandingSample {
 
 async fn look(
     job: &Job,
-    home: &Folder,
     options: ForecastOptions,
     simulator: Option<&Url>,
-    is_pilot: bool,
+    session: Option<&Session<'_>>,
 ) -> Result<OutstandingSample, RunError> {
     let mut source = Source::open(&job.source).await?;
     let mut prepared = PreparedJob::new(job, source.schema(), simulator)?;
-    if is_pilot {
-        run::may_ask(job, home, &mut prepared, &mut source).await?;
+    if let Some(session) = session {
+        run::may_ask(session, &mut prepared, &mut source).await?;
     }
     let Outlook { position, open: mut batches, paused } = outlook(job).await?;
     let retention = source.retention();

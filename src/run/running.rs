@@ -1,0 +1,476 @@
+//! The loop of a run, between where batches come from and where they go.
+//!
+//! It waits for one event at a time and handles it in one place. What takes long (planning, loading, committing) goes on
+//! in tasks of its own, each of which borrows the feed or the drain and gives it back.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{sleep_until, timeout};
+
+use super::copier::Copier;
+use super::end::End;
+use super::error::RunError;
+use super::exclusive::LeaseGuard;
+use super::feed::{Drain, Feed};
+use super::options::{RunOptions, StopRequest};
+use crate::budget::Account;
+use crate::checkpoint::LeaseError;
+use crate::clock::{self, Instant};
+use crate::enricher::{Anomaly, Enricher, EnricherError, LoadedBatch, Stop};
+use crate::event::{Event, Voice};
+use crate::ident::{BatchId, Lineage};
+use crate::ledger::LedgerTask;
+use crate::rows::{ConstraintErrors, FilledBatch};
+use crate::sink::Committed;
+
+/// How long the last answers may take to be copied to the store, where they are.
+const LAST_COPIES: Duration = Duration::from_secs(60);
+
+/// The same when the caller wants the end at once.
+const AT_ONCE: Duration = Duration::from_secs(2);
+
+/// What was spent is flushed to the disk after a commit, at most so often, and at the end.
+const FLUSH_EVERY: Duration = Duration::from_secs(1);
+
+/// A task of the loop that has ended, with what it had borrowed.
+enum FinishedTask<F, D> {
+    Planned(Box<F>, Result<Option<LoadedBatch>, RunError>),
+    Loaded(Box<F>, BatchId, Result<LoadedBatch, RunError>),
+    Committed(Box<D>, BatchId, u64, Result<(Committed, Vec<ConstraintErrors>), RunError>),
+}
+
+/// What the loop reacts to, one at a time.
+enum LoopEvent<F, D> {
+    /// The caller wants the run to stop.
+    StopRequested(StopRequest),
+    /// A task of the loop has ended, or died.
+    TaskDone(Box<Result<FinishedTask<F, D>, JoinError>>),
+    /// A deadline has come.
+    Deadline,
+    /// Another run holds the job, or may hold it.
+    LeaseLost(LeaseError),
+    /// The enricher has replies to take in, or room for rows; or it cannot go on.
+    Replies(Result<(), EnricherError>),
+}
+
+/// How the loop goes on after an event.
+enum Flow {
+    /// With the next event.
+    GoOn,
+    /// Not at all: everything that could be committed is.
+    End,
+    /// Not at all, and without the time that copies would take.
+    EndAtOnce,
+}
+
+/// When a run stops by itself.
+#[derive(Clone, Copy, Debug, Default)]
+struct Deadlines {
+    /// When no new requests are sent.
+    finish_by: Option<Instant>,
+    /// When requests in flight are cut off.
+    cut_off: Option<Instant>,
+    /// The time of requests in flight once the run stops.
+    grace: Duration,
+    /// Whether `finish_by` has come.
+    timed_out: bool,
+}
+
+impl Deadlines {
+    fn next(&self) -> Option<Instant> {
+        [self.finish_by, self.cut_off].into_iter().flatten().min()
+    }
+
+    fn begin_grace(&mut self) {
+        self.cut_off.get_or_insert(clock::now() + self.grace);
+    }
+
+    /// Whether `finish_by` has come just now.
+    fn take_finish(&mut self, now: Instant) -> bool {
+        let is_over = self.finish_by.take_if(|at| *at <= now).is_some();
+        self.timed_out |= is_over;
+        is_over
+    }
+
+    fn is_cut_off(&self, now: Instant) -> bool {
+        self.cut_off.is_some_and(|at| at <= now)
+    }
+}
+
+/// The loop of a run, between where batches come from and where they go.
+pub(crate) struct Running<F, D> {
+    enricher: Enricher,
+    feed: Option<Box<F>>,
+    drain: Option<Box<D>>,
+    lineage: Lineage,
+    lease_guard: LeaseGuard,
+    /// Copies the journals, where the checkpoint is in an object store.
+    copier: Option<Copier>,
+    tasks: JoinSet<FinishedTask<F, D>>,
+    newest: Option<BatchId>,
+    /// When what was spent was flushed to the disk.
+    flushed: Option<Instant>,
+    /// Whether later runs are kept from going on; none while there was no reason to try.
+    pauses: Option<bool>,
+    /// An anomaly that only the end of the run has shown.
+    late_anomaly: Option<Anomaly>,
+    error: Option<RunError>,
+    deadlines: Deadlines,
+    voice: Voice,
+}
+
+impl<F: Feed, D: Drain> Running<F, D> {
+    pub(crate) fn new(
+        enricher: Enricher,
+        feed: F,
+        drain: D,
+        lineage: Lineage,
+        lease_guard: LeaseGuard,
+        copier: Option<Copier>,
+        voice: Voice,
+    ) -> Self {
+        Running {
+            enricher,
+            feed: Some(Box::new(feed)),
+            drain: Some(Box::new(drain)),
+            lineage,
+            lease_guard,
+            copier,
+            tasks: JoinSet::new(),
+            newest: None,
+            flushed: None,
+            pauses: None,
+            late_anomaly: None,
+            error: None,
+            deadlines: Deadlines::default(),
+            voice,
+        }
+    }
+
+    pub(crate) async fn run(
+        mut self,
+        options: RunOptions,
+        mut stop: watch::Receiver<StopRequest>,
+    ) -> Result<End, RunError> {
+        self.deadlines = Deadlines {
+            finish_by: options.max_duration.map(|most| clock::now() + most),
+            cut_off: None,
+            grace: options.grace,
+            timed_out: false,
+        };
+        loop {
+            self.enricher.feed();
+            if let Err(error) = self.pause().await {
+                self.fail(error);
+            }
+            self.start_tasks()?;
+            if self.tasks.is_empty() {
+                if self.enricher.release_held() {
+                    // There may be something to do or to send now.
+                    continue;
+                }
+                if self.enricher.is_finished() {
+                    return self.end(options, LAST_COPIES).await;
+                }
+            }
+            let event = self.next_event(&mut stop).await;
+            match self.handle(event).await? {
+                Flow::GoOn => {}
+                Flow::End => return self.end(options, LAST_COPIES).await,
+                Flow::EndAtOnce => return self.end(options, AT_ONCE).await,
+            }
+        }
+    }
+
+    /// Waits for the next event. The caller's wishes come first, replies last.
+    async fn next_event(&mut self, stop: &mut watch::Receiver<StopRequest>) -> LoopEvent<F, D> {
+        let deadline = self.deadlines.next();
+        tokio::select! {
+            biased;
+            Ok(()) = stop.changed() => LoopEvent::StopRequested(*stop.borrow_and_update()),
+            Some(done) = self.tasks.join_next(), if !self.tasks.is_empty() => LoopEvent::TaskDone(Box::new(done)),
+            () = sleep_until(deadline.unwrap_or_else(clock::now)), if deadline.is_some() => LoopEvent::Deadline,
+            lost = self.lease_guard.lost(), if self.error.is_none() => LoopEvent::LeaseLost(lost),
+            waited = self.enricher.wait() => LoopEvent::Replies(waited),
+        }
+    }
+
+    async fn handle(&mut self, event: LoopEvent<F, D>) -> Result<Flow, RunError> {
+        match event {
+            LoopEvent::StopRequested(StopRequest::Now) => {
+                self.enricher.halt(Stop::Asked);
+                self.enricher.abort().await;
+                self.tasks.abort_all();
+                return Ok(Flow::EndAtOnce);
+            }
+            LoopEvent::StopRequested(StopRequest::Gently | StopRequest::None) => self.halt(),
+            LoopEvent::TaskDone(done) => {
+                let done = (*done).map_err(|error| RunError::Task(error.to_string()))?;
+                if let Err(error) = self.take(done) {
+                    self.fail(error);
+                }
+            }
+            LoopEvent::Deadline => {
+                let now = clock::now();
+                if self.deadlines.take_finish(now) {
+                    self.halt();
+                }
+                if self.deadlines.is_cut_off(now) {
+                    self.cut_off().await?;
+                    return Ok(Flow::End);
+                }
+            }
+            LoopEvent::LeaseLost(error) => self.fail(error.into()),
+            LoopEvent::Replies(waited) => {
+                waited?;
+                self.enricher.take_in();
+            }
+        }
+        Ok(Flow::GoOn)
+    }
+
+    /// Sends nothing new, and gives what is in flight its time.
+    fn halt(&mut self) {
+        self.enricher.halt(Stop::Asked);
+        self.deadlines.begin_grace();
+    }
+
+    /// Starts the tasks that the ledger wants done.
+    fn start_tasks(&mut self) -> Result<(), RunError> {
+        while let Some(task) = self.enricher.next_task() {
+            self.start_task(task)?;
+        }
+        Ok(())
+    }
+
+    /// What is in flight has had its time; full batches are still committed.
+    async fn cut_off(&mut self) -> Result<(), RunError> {
+        self.enricher.abort().await;
+        loop {
+            self.start_tasks()?;
+            let Some(done) = self.tasks.join_next().await else { return Ok(()) };
+            self.take(done.map_err(|error| RunError::Task(error.to_string()))?)?;
+        }
+    }
+
+    /// Keeps later runs from paying for more of what this one stops at, as soon as it is known.
+    async fn pause(&mut self) -> Result<(), RunError> {
+        if let (Some(why), Some(feed)) = (self.enricher.stopped_by().and_then(Stop::pauses), &mut self.feed)
+            && self.pauses.is_none()
+            && !matches!(self.error, Some(RunError::Lease(_)))
+        {
+            self.pauses = Some(false);
+            self.pauses = Some(feed.pause(why).await?);
+        }
+        Ok(())
+    }
+
+    /// Pauses a job whose run came to its end, or to a limit, with too few answers to stop it before.
+    async fn judge(&mut self) {
+        let is_end = match self.enricher.stopped_by() {
+            None | Some(Stop::MaxRows) => true,
+            Some(Stop::Asked) => self.deadlines.timed_out,
+            Some(_) => false,
+        };
+        if let (Some(anomaly), Some(feed)) = (self.enricher.anomaly_at_the_end(), &mut self.feed)
+            && is_end
+        {
+            match feed.pause(anomaly.to_string()).await {
+                // Who cannot be paused was told what came of each row.
+                Ok(false) => {}
+                Ok(true) => {
+                    self.pauses = Some(true);
+                    self.late_anomaly = Some(anomaly);
+                }
+                Err(error) => self.error = Some(error),
+            }
+        }
+    }
+
+    /// Goes on only with what is in flight. The first error is the one that is reported.
+    fn fail(&mut self, error: RunError) {
+        self.voice.say(&Event::Stopping(&error.to_string()));
+        self.error.get_or_insert(error);
+        self.halt();
+    }
+
+    fn start_task(&mut self, task: LedgerTask) -> Result<(), RunError> {
+        match task {
+            LedgerTask::Plan => {
+                let mut feed = self.feed.take().ok_or_else(|| busy("source"))?;
+                let newest = self.newest;
+                self.tasks.spawn(async move {
+                    let planned = feed.plan(newest).await;
+                    FinishedTask::Planned(feed, planned)
+                });
+            }
+            LedgerTask::Load(id) => {
+                let mut feed = self.feed.take().ok_or_else(|| busy("source"))?;
+                let plan = feed.planned(id);
+                let plan = plan.ok_or_else(|| RunError::Task(format!("batch {id} has no plan")))?;
+                self.tasks.spawn(async move {
+                    let loaded = feed.load(plan).await;
+                    FinishedTask::Loaded(feed, id, loaded)
+                });
+            }
+            LedgerTask::Commit(id) => {
+                let mut drain = self.drain.take().ok_or_else(|| busy("target"))?;
+                let mut batch: FilledBatch = self.enricher.take(id)?;
+                let (lineage, lease_guard) = (self.lineage, self.lease_guard.clone());
+                let account = self.due_account();
+                self.tasks.spawn(async move {
+                    let rows = batch.rows() as u64;
+                    let committed = committed(drain.as_mut(), &mut batch, lineage, &lease_guard).await;
+                    let committed = match committed {
+                        Ok(committed) => flushed(account).await.map(|()| committed),
+                        failed => failed,
+                    };
+                    FinishedTask::Committed(drain, id, rows, committed)
+                });
+            }
+            LedgerTask::Forget(id) => {
+                return Err(RunError::Task(format!("batch {id} was to be forgotten twice")));
+            }
+        }
+        Ok(())
+    }
+
+    /// The account, where it is time to flush what was spent: the disk is busy with it for a while.
+    fn due_account(&mut self) -> Option<Account> {
+        let now = clock::now();
+        let is_due = self.flushed.is_none_or(|at| now.saturating_duration_since(at) >= FLUSH_EVERY);
+        is_due.then(|| {
+            self.flushed = Some(now);
+            self.enricher.account()
+        })
+    }
+
+    fn take(&mut self, done: FinishedTask<F, D>) -> Result<(), RunError> {
+        match done {
+            FinishedTask::Planned(feed, planned) => {
+                self.feed = Some(feed);
+                match planned.inspect_err(|_| self.enricher.failed(LedgerTask::Plan))? {
+                    None => self.enricher.source_ended(),
+                    Some(loaded) => {
+                        self.enricher.planned(&loaded.plan);
+                        self.open(loaded)?;
+                    }
+                }
+            }
+            FinishedTask::Loaded(feed, id, loaded) => {
+                self.feed = Some(feed);
+                let failed = |_: &RunError| self.enricher.failed(LedgerTask::Load(id));
+                let loaded = loaded.inspect_err(failed)?;
+                self.open(loaded)?;
+            }
+            FinishedTask::Committed(drain, id, rows, committed) => {
+                self.drain = Some(drain);
+                let failed = |_: &RunError| self.enricher.failed(LedgerTask::Commit(id));
+                let (committed, turned) = committed.inspect_err(failed)?;
+                self.enricher.refused(&turned);
+                match committed {
+                    Committed::Now(version) => self.voice.say(&Event::Committed { batch: id, rows, version }),
+                    Committed::Before => self.voice.say(&Event::AlreadyCommitted { batch: id }),
+                }
+                self.newest = Some(id);
+                self.enricher.committed(id)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn open(&mut self, loaded: LoadedBatch) -> Result<(), RunError> {
+        let id = loaded.plan.id;
+        let opened = self.enricher.open(loaded);
+        Ok(opened.inspect_err(|_| self.enricher.failed(LedgerTask::Load(id)))?)
+    }
+
+    async fn end(mut self, options: RunOptions, patience: Duration) -> Result<End, RunError> {
+        let is_complete = self.enricher.is_complete();
+        let planned_all = self.feed.as_ref().is_some_and(|feed| feed.reaches_end());
+        let covers_all = self.feed.as_ref().is_some_and(|feed| feed.covers_all());
+        // Who has lost the job leaves the checkpoint to the one who has it, and who is in a hurry to the next run.
+        let is_lost = matches!(self.error, Some(RunError::Lease(_)));
+        if let Ok(Err(error)) = timeout(patience, self.pause()).await {
+            self.error.get_or_insert(error);
+        }
+        if self.error.is_none() && patience > AT_ONCE {
+            self.judge().await;
+        }
+        if let Some(feed) = &mut self.feed
+            && !is_lost
+            && patience > AT_ONCE
+        {
+            let closed = feed.close(self.newest, is_complete && planned_all).await;
+            if let Err(error) = closed {
+                self.error.get_or_insert(error);
+            }
+        }
+        if let Some(drain) = &mut self.drain
+            && !is_lost
+            && patience > AT_ONCE
+            && let Err(error) = drain.close().await
+        {
+            self.error.get_or_insert(error);
+        }
+        let reached_end = covers_all && !is_lost;
+        let finished = self.enricher.finish(reached_end).await;
+        if let Some(copier) = self.copier {
+            if reached_end && is_complete {
+                copier.copies.discard_stray_answers();
+            }
+            // Also where the disk fails: then the copies are all there is.
+            copier.finish(patience).await;
+        }
+        let finished = finished?;
+        let stopped = self.late_anomaly.map(Stop::Anomaly).or(finished);
+        if let Some(error) = self.error {
+            return Err(error);
+        }
+        Ok(match stopped {
+            Some(Stop::Provider { provider, failure }) => End::Provider { provider, failure },
+            Some(Stop::Budget(limit)) => End::Budget(limit),
+            Some(Stop::Errors(errors)) => End::Errors { errors, pauses: self.pauses == Some(true) },
+            Some(Stop::Anomaly(anomaly)) => End::Anomaly { anomaly, pauses: self.pauses == Some(true) },
+            Some(Stop::Journal(error)) => return Err(error.into()),
+            Some(Stop::MaxRows) => End::MaxRows,
+            Some(Stop::Asked) if self.deadlines.timed_out => End::MaxDuration,
+            Some(Stop::Asked) => End::Stopped,
+            None if options.max_rows.is_some() && !planned_all => End::MaxRows,
+            None if is_complete => End::Complete,
+            None => End::Stopped,
+        })
+    }
+}
+
+/// Commits a batch as the target takes it now; gives the outcomes by step that it did not take, too.
+async fn committed(
+    drain: &mut impl Drain,
+    batch: &mut FilledBatch,
+    lineage: Lineage,
+    lease_guard: &LeaseGuard,
+) -> Result<(Committed, Vec<ConstraintErrors>), RunError> {
+    let mut turned: Vec<ConstraintErrors> = Vec::new();
+    loop {
+        lease_guard.confirm().await?;
+        let now = drain.judge(batch).await?;
+        turned.resize_with(now.len(), ConstraintErrors::default);
+        turned.iter_mut().zip(now).for_each(|(turned, now)| *turned += now);
+        if let Some(committed) = drain.commit(batch, lineage).await? {
+            return Ok((committed, turned));
+        }
+    }
+}
+
+/// What was spent is on the disk.
+async fn flushed(account: Option<Account>) -> Result<(), RunError> {
+    let Some(account) = account else { return Ok(()) };
+    let flushing = tokio::task::spawn_blocking(move || account.sync());
+    Ok(flushing.await.map_err(|error| RunError::Task(error.to_string()))??)
+}
+
+fn busy(what: &str) -> RunError {
+    RunError::Task(format!("the {what} was wanted twice at once"))
+}

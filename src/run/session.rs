@@ -1,0 +1,354 @@
+//! A session: everything that a command opens before it may send a request, in one place and one order.
+//!
+//! First the folders are probed, then the job is locked (and leased, where its checkpoint is in an object store). With
+//! the checkpoint at hand follow the figures of batches, and the journals with the enricher. A run, a retry and a pilot
+//! open the same things; a retry has folders of its own, below those of the run, so that both may go on at once.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use super::copier::Copier;
+use super::error::RunError;
+use super::exclusive::{Exclusive, LeaseGuard, home};
+use super::feed::{CommitLog, figures_wait};
+use super::run_budget::RunBudget;
+use super::writable::can_write;
+use crate::cache::{CacheLimits, Store};
+use crate::checkpoint::{Checkpoint, MachineId, PlannedBatch};
+use crate::config::Job;
+use crate::enricher::{Enricher, Journals, LearnedFile, Prepared, Strictness};
+use crate::event::{Event, Voice};
+use crate::ident::{Lineage, RunId};
+use crate::journal::{self, Copies, JournalFolder, JournalHeader, Restored, StrayAnswers};
+use crate::ledger::{Ledger, Window};
+use crate::metrics::{AskedKind, Counters, FiguresOwner, Keeper, ProviderOfStep};
+use crate::store::{self, Folder};
+use crate::wording::counted;
+
+/// Folder of a retry's checkpoint, lock and journal, below those of the run.
+pub(crate) const RETRY_FOLDER: &str = "retry";
+/// Folder of the copies of a journal, in the folder of its checkpoint.
+pub(crate) const COPIES: &str = "journal";
+
+/// What a session is for, and so whose folders it uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// A run, or a pilot of one.
+    Run,
+    /// A retry of failed rows.
+    Retry,
+}
+
+/// A job that this process holds.
+#[derive(Debug)]
+pub(crate) struct Session<'a> {
+    job: &'a Job,
+    scope: Scope,
+    folders: Folders,
+    run: RunId,
+    exclusive: Exclusive,
+}
+
+/// The folders of a session.
+#[derive(Debug)]
+struct Folders {
+    /// Folder of the job's checkpoint.
+    job_home: Folder,
+    /// Folder of the session's checkpoint; the same for a run.
+    home: Folder,
+    /// Local folder of the lock and of what is kept for the next session.
+    state: PathBuf,
+    journal: PathBuf,
+}
+
+impl Folders {
+    async fn of(job: &Job, scope: Scope) -> Result<Self, RunError> {
+        let job_home = home(job).await?;
+        let (state, journal) = (&job.places.state, &job.places.journal);
+        let (home, state, journal) = match scope {
+            Scope::Run => (job_home.clone(), state.clone(), journal.clone()),
+            Scope::Retry => {
+                (job_home.join(RETRY_FOLDER), state.join(RETRY_FOLDER), journal.join(RETRY_FOLDER))
+            }
+        };
+        Ok(Folders { job_home, home, state, journal })
+    }
+}
+
+impl<'a> Session<'a> {
+    /// Probes the folders of a job and locks it, as `run`.
+    ///
+    /// # Errors
+    /// When a folder cannot be written, and when another run holds the job.
+    pub(crate) async fn open(job: &'a Job, scope: Scope, run: RunId) -> Result<Self, RunError> {
+        let folders = Folders::of(job, scope).await?;
+        folders.home.probe().await?;
+        store::probe(&folders.journal)?;
+        Session::in_folders(job, scope, folders, run).await
+    }
+
+    /// Locks a job, as `run`, for what needs no folder of it to be written.
+    ///
+    /// # Errors
+    /// When another run holds the job.
+    pub(crate) async fn lock(job: &'a Job, scope: Scope, run: RunId) -> Result<Self, RunError> {
+        Session::in_folders(job, scope, Folders::of(job, scope).await?, run).await
+    }
+
+    async fn in_folders(job: &'a Job, scope: Scope, folders: Folders, run: RunId) -> Result<Self, RunError> {
+        let Folders { home, state, journal, .. } = &folders;
+        let exclusive = Exclusive::take(state, home, journal, job.places.lease, run).await?;
+        Ok(Session { job, scope, folders, run, exclusive })
+    }
+
+    /// Does work that needs the account of the job's budget for itself. The caller releases the session afterwards.
+    ///
+    /// # Errors
+    /// Those of the work, and when another session spends from the same budget.
+    pub(crate) async fn during<T>(
+        &self,
+        work: impl Future<Output = Result<T, RunError>>,
+    ) -> Result<T, RunError> {
+        Box::pin(RunBudget::during(self.job, &self.folders.job_home, self.run, Box::pin(work))).await
+    }
+
+    /// Gives the job back.
+    pub(crate) async fn release(self) {
+        self.exclusive.release().await;
+    }
+
+    /// The job.
+    pub(crate) fn job(&self) -> &'a Job {
+        self.job
+    }
+
+    /// Folder of the session's checkpoint.
+    pub(crate) fn home(&self) -> &Folder {
+        &self.folders.home
+    }
+
+    /// Local folder of what the session keeps for the next one.
+    pub(crate) fn state(&self) -> &PathBuf {
+        &self.folders.state
+    }
+
+    /// Id of the run that holds the job.
+    pub(crate) fn run(&self) -> RunId {
+        self.run
+    }
+
+    /// The proof that this session holds the job.
+    pub(crate) fn lease_guard(&self) -> LeaseGuard {
+        self.exclusive.lease_guard()
+    }
+
+    /// Opens what the job may spend.
+    ///
+    /// # Errors
+    /// When the file of what was spent cannot be read.
+    pub(crate) async fn budget(&self) -> Result<RunBudget, RunError> {
+        RunBudget::open(self.job, &self.folders.job_home).await
+    }
+
+    /// Opens the table of figures, where the job has one. Returns what keeps the figures, and a voice that counts for
+    /// them.
+    ///
+    /// # Errors
+    /// When the counters of providers cannot be written.
+    pub(crate) async fn metrics(
+        &self,
+        run: RunId,
+        lineage: Lineage,
+        voice: &Voice,
+    ) -> Result<(Option<Keeper>, Voice), RunError> {
+        let Some(at) = &self.job.metrics else { return Ok((None, voice.clone())) };
+        if let Some(Err(error)) = at.path().map(can_write) {
+            voice.say(&Event::Notice(&figures_wait(&error.into())));
+        }
+        let names = self.job.providers.iter().map(|provider| provider.name.clone());
+        let counters = Counters::open(&self.folders.state, names)?;
+        let owner = self.figures_owner(run, lineage);
+        let keeper = Keeper::open(at, self.folders.home.clone(), owner, counters.clone()).await?;
+        Ok((Some(keeper), voice.clone().and(Box::new(counters))))
+    }
+
+    /// As [`Session::metrics`], and writes the figures that earlier sessions left behind to their table.
+    ///
+    /// # Errors
+    /// As [`Session::metrics`], and when the log of `target` cannot be read.
+    pub(crate) async fn metrics_with_left_behind(
+        &self,
+        run: RunId,
+        lineage: Lineage,
+        voice: &Voice,
+        target: &impl CommitLog,
+    ) -> Result<(Option<Keeper>, Voice), RunError> {
+        let (mut keeper, voice) = self.metrics(run, lineage, voice).await?;
+        if let Some(keeper) = &mut keeper {
+            let mut newest = BTreeMap::new();
+            for lineage in keeper.left_behind() {
+                newest.insert(lineage, target.newest_of(lineage).await?);
+            }
+            if let Err(error) = keeper.bring_in(&newest).await {
+                voice.say(&Event::Notice(&figures_wait(&error)));
+            }
+        }
+        Ok((keeper, voice))
+    }
+
+    /// Opens the journals of a lineage and starts the enricher of its rows. Returns what copies the journals, too, where
+    /// the checkpoint is in an object store.
+    ///
+    /// # Errors
+    /// When a journal or the cache cannot be opened.
+    pub(crate) async fn enricher<P>(
+        &self,
+        prepared: Prepared,
+        checkpoint: &Checkpoint<P>,
+        outstanding: &[PlannedBatch],
+        budget: RunBudget,
+        max_rows: Option<u64>,
+        voice: &Voice,
+    ) -> Result<(Enricher, Option<Copier>), RunError> {
+        let planned = outstanding.iter().map(|batch| (batch.id, batch.rows(), batch.bytes));
+        let steps = self.job.steps.len();
+        let ledger = Ledger::new(Window::of(self.job), steps, checkpoint.next_batch, planned);
+        let (mut journals, copier) = self.journals(checkpoint, outstanding, budget, voice).await?;
+        let open = std::mem::take(&mut journals.open);
+        let strictness = match self.scope {
+            Scope::Run => Strictness::Probation,
+            // Rows that failed before may well all fail again.
+            Scope::Retry => Strictness::RowByRow,
+        };
+        let mut enricher = Enricher::start(prepared, ledger, journals, max_rows, strictness, voice.clone());
+        enricher.seed(&open)?;
+        Ok((enricher, copier))
+    }
+
+    /// Starts the enricher of one batch that no checkpoint plans. Every journal's answers are used, and none is touched.
+    ///
+    /// # Errors
+    /// When a journal or the cache cannot be read.
+    pub(crate) fn enricher_of_one(
+        &self,
+        prepared: Prepared,
+        lineage: Lineage,
+        plan: &PlannedBatch,
+        budget: &RunBudget,
+        voice: &Voice,
+    ) -> Result<(Enricher, JournalFolder), RunError> {
+        let folder = JournalFolder::open(&self.folders.journal)?;
+        let mut stray_answers = StrayAnswers::default();
+        for found in folder.list()? {
+            // Those of open batches, too: what is paid for is not paid for again.
+            stray_answers.absorb_records(journal::read_all(&found.path)?);
+        }
+        let cache = self.job.cache.as_ref().map(|spec| Store::open(&spec.path, spec.into())).transpose()?;
+        let planned = [(plan.id, plan.rows(), plan.bytes)];
+        let ledger = Ledger::new(Window::of(self.job), self.job.steps.len(), plan.id.next(), planned);
+        let journals = Journals {
+            lineage,
+            folder: folder.clone(),
+            stray_answers,
+            learned: self.learned(),
+            account: budget.account.clone(),
+            cache,
+            open: Vec::new(),
+        };
+        let mut enricher =
+            Enricher::start(prepared, ledger, journals, None, Strictness::Probation, voice.clone());
+        enricher.seed(&[])?;
+        Ok((enricher, folder))
+    }
+
+    fn learned(&self) -> LearnedFile {
+        LearnedFile::load(self.folders.home.path().unwrap_or(&self.job.places.state))
+    }
+
+    /// Whose figures this session keeps.
+    fn figures_owner(&self, run_id: RunId, lineage: Lineage) -> FiguresOwner {
+        let job = self.job;
+        let first_step = |at: usize| {
+            let step = job.steps.iter().find(|step| step.all_providers().any(|own| own == at))?;
+            Some(ProviderOfStep { provider: job.providers[at].name.clone(), step: step.output.clone() })
+        };
+        FiguresOwner {
+            app_id: job.app_id.clone(),
+            kind: match self.scope {
+                Scope::Run => AskedKind::Run,
+                Scope::Retry => AskedKind::Retry,
+            },
+            run_id,
+            lineage,
+            steps: job.steps.iter().map(|step| step.output.as_str().into()).collect(),
+            providers: (0..job.providers.len()).filter_map(first_step).collect(),
+        }
+    }
+
+    /// Opens the journals of a lineage: removes those of committed batches and puts aside those of no planned batch. With
+    /// a checkpoint in an object store, brings back what this machine lacks.
+    async fn journals<P>(
+        &self,
+        checkpoint: &Checkpoint<P>,
+        outstanding: &[PlannedBatch],
+        mut budget: RunBudget,
+        voice: &Voice,
+    ) -> Result<(Journals, Option<Copier>), RunError> {
+        let lineage = checkpoint.lineage;
+        let mut folder = JournalFolder::open(&self.folders.journal)?;
+        let mut stray_answers = StrayAnswers::default();
+        let mut open = Vec::new();
+        let first = outstanding.first().map_or(checkpoint.next_batch, |batch| batch.id);
+        for found in folder.list()? {
+            let own = found.header.filter(|header| header.lineage == lineage && !found.is_aside());
+            let is_planned = |header: &JournalHeader| {
+                outstanding.iter().any(|plan| plan.id == header.batch && plan.digest() == header.digest)
+            };
+            let is_foreign = found.header.is_none_or(|header| header.lineage != lineage);
+            let too_old = checkpoint.asks_all_since.is_some_and(|since| found.is_older_than(since.into()));
+            match own {
+                Some(header) if header.batch < first => folder.forget(header.batch)?,
+                Some(header) if is_planned(&header) => open.push(found.path.clone()),
+                _ if is_foreign && too_old => folder.remove(&found)?,
+                _ => stray_answers.absorb(folder.put_aside(&found)?)?,
+            }
+        }
+        let mut copier = None;
+        if let Some(objects) = self.folders.home.objects() {
+            let copying = &self.job.places.copying;
+            let machine = MachineId::of(folder.path())?;
+            let copies = Copies::new(objects.join(COPIES), &machine, copying.bytes);
+            let header =
+                |plan: &PlannedBatch| JournalHeader { lineage, batch: plan.id, digest: plan.digest() };
+            let planned: Vec<JournalHeader> = outstanding.iter().map(header).collect();
+            let restored = copies.restore(folder.path(), lineage, first, &planned).await?;
+            report_restored(&restored, voice);
+            if checkpoint.asks_all_since.is_none() {
+                stray_answers.absorb_records(restored.stray_answers);
+            }
+            folder.copy_to(copies.clone());
+            copier = Some(Copier::start(copies, budget.copy.take(), copying.every, voice.clone()));
+        }
+        let limits = |spec| match checkpoint.asks_all_since {
+            // Entries know their second only.
+            Some(since) => CacheLimits { not_before: since.timestamp() + 1, ..CacheLimits::from(spec) },
+            None => CacheLimits::from(spec),
+        };
+        let cache = self.job.cache.as_ref().map(|spec| Store::open(&spec.path, limits(spec))).transpose()?;
+        let (learned, account) = (self.learned(), budget.account);
+        Ok((Journals { lineage, folder, stray_answers, learned, account, cache, open }, copier))
+    }
+}
+
+fn report_restored(restored: &Restored, voice: &Voice) {
+    let Restored { records, stray_answers, damaged } = restored;
+    let found = records + stray_answers.len() as u64;
+    if found > 0 {
+        let text = format!("{} brought back from the copies of the journal", counted(found, "answer"));
+        voice.say(&Event::Notice(&text));
+    }
+    for place in damaged {
+        let text = format!("{place} is damaged: answers in it that cannot be read are asked for again");
+        voice.say(&Event::Notice(&text));
+    }
+}
