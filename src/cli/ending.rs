@@ -5,7 +5,7 @@ use std::time::Duration;
 use indicatif::HumanCount;
 
 use super::exit::Exit;
-use super::session::{SessionArguments, SessionKind};
+use super::session_arguments::{SessionArguments, SessionKind};
 use crate::config::{BudgetScope, Job};
 use crate::fault::Class;
 use crate::run::{End, EndKind, RunError};

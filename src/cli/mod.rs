@@ -21,6 +21,7 @@ mod retry;
 mod run;
 mod select;
 mod session;
+mod session_arguments;
 mod signals;
 mod simulate;
 mod status;

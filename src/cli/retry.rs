@@ -5,7 +5,8 @@ use clap::Args;
 use super::exit::Exit;
 use super::job::{JobArguments, shell_quoted};
 use super::select::{SelectArguments, rows};
-use super::session::{self, SessionArguments, SessionKind};
+use super::session;
+use super::session_arguments::{SessionArguments, SessionKind};
 use crate::checkpoint::Retrying;
 use crate::config::Keys;
 

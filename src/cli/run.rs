@@ -9,7 +9,8 @@ use super::direct::DirectArguments;
 use super::exit::Exit;
 use super::job::SetArguments;
 use super::select::rows;
-use super::session::{self, SessionArguments, SessionKind};
+use super::session;
+use super::session_arguments::{SessionArguments, SessionKind};
 use crate::config::{Job, Keys};
 use crate::run::Begin;
 

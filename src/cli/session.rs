@@ -1,88 +1,24 @@
-//! The common part of `run` and `retry`: arguments, progress reports and last messages.
-
-use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::time::Duration;
+//! The common part of `run` and `retry`: progress reports and last messages.
 
 use anyhow::Context;
-use clap::{Args, ValueEnum};
 use tokio::task::JoinSet;
 
 use super::confirm::{can_ask, confirm};
 use super::ending::{self, CommandEnd, EndDetails};
 use super::exit::{Exit, Misuse};
 use super::output::{self, Console, LogFormat};
+use super::session_arguments::{IfRunning, SessionArguments, SessionKind, SummaryFormat};
 use super::signals;
 use super::summary::Summary;
-use crate::checkpoint::{LockError, Retrying};
+use crate::checkpoint::LockError;
 use crate::clock;
-use crate::config::{Job, duration};
+use crate::config::Job;
 use crate::event::Voice;
 use crate::progress::{self, Display, Log, log_progress};
 use crate::run::{Begin, RunError, RunOptions};
 use crate::simulator::Simulator;
 use crate::store;
 use crate::tally::Tally;
-
-#[derive(Clone, Debug, Args)]
-pub(super) struct SessionArguments {
-    /// How long requests in flight may still take once the command begins to stop
-    #[arg(long, default_value = "30s", value_parser = duration, value_name = "TIME")]
-    grace: Duration,
-    /// Send no new requests after this time
-    #[arg(long, value_parser = duration, value_name = "TIME")]
-    max_duration: Option<Duration>,
-    /// What to do if another run holds the job
-    #[arg(long, value_enum, default_value_t = IfRunning::Fail, value_name = "WHAT")]
-    if_running: IfRunning,
-    /// Exit with status 3 if any row ended with an error
-    #[arg(long)]
-    pub(super) fail_on_errors: bool,
-    /// Print only problems
-    #[arg(long, short)]
-    quiet: bool,
-    /// Format of messages on standard error; RUST_LOG sets how much is logged
-    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
-    log_format: LogFormat,
-    /// Summary that is printed at the end
-    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
-    summary: SummaryFormat,
-    /// Serve Prometheus metrics while the command runs, at http://HOST:PORT/metrics
-    #[arg(long, value_name = "HOST:PORT")]
-    metrics_addr: Option<SocketAddr>,
-    /// Write Prometheus metrics to this file at the end, for node_exporter's textfile collector
-    #[arg(long, value_name = "FILE")]
-    metrics_file: Option<PathBuf>,
-    /// How often progress is logged if there is no display
-    #[arg(long, hide = true, default_value = "30s", value_parser = positive_duration)]
-    progress_interval: Duration,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum SummaryFormat {
-    /// Lines for people, on standard error
-    #[default]
-    Text,
-    /// In addition a JSON object for scripts, on standard output
-    Json,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum IfRunning {
-    /// Exit with status 6
-    Fail,
-    /// Exit with status 0
-    Skip,
-}
-
-/// What the session does.
-#[derive(Clone, Debug)]
-pub(super) enum SessionKind {
-    /// Enriches at most `max_rows` rows, from where `begin` states.
-    Run { max_rows: Option<u64>, begin: Begin, confirmed: bool, keep_paid: bool },
-    /// Sends failed rows again, at most `limit`. `typed` holds the options that select them, as text to be typed again.
-    Retry { wanted: Box<Retrying>, limit: Option<u64>, typed: String },
-}
 
 /// Runs the session and reports how it ended. `load` reads the job and returns it with its file and overrides, as text
 /// to be typed again.
@@ -230,11 +166,4 @@ fn tell(ended: &CommandEnd, facts: &EndDetails<'_>, console: &Console) -> anyhow
         output::data(serde_json::to_string(&summary)?)?;
     }
     Ok(exit)
-}
-
-fn positive_duration(text: &str) -> Result<Duration, String> {
-    duration(text).and_then(|time| match time {
-        Duration::ZERO => Err("it must be longer than that".into()),
-        time => Ok(time),
-    })
 }

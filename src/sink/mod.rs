@@ -9,6 +9,7 @@ mod commit;
 mod constraints;
 mod error;
 mod failed;
+mod held;
 mod history;
 mod logged;
 mod older;
