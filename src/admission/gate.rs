@@ -6,9 +6,10 @@ use std::time::Duration;
 use super::concurrency::Concurrency;
 use super::failures::Failures;
 use super::learned::{Healthy, ProviderLimits};
-use super::pace::LimitKnowledge;
-use super::quotas::{Cost, Quotas, Taken};
-use super::throttling::{Remedy, ResponseCounts, SentRequest, Throttling};
+use super::learned_rate::LimitKnowledge;
+use super::quotas::{Cost, Quotas};
+use super::throttling::{Remedy, ResponseCounts, Throttling};
+use super::ticket::{Blame, Health, NotAdmitted, Ticket};
 use super::trial::TrialVerdict;
 use crate::clock::{Instant, Jitter};
 use crate::config::Provider;
@@ -26,82 +27,6 @@ const FIRST_PROBE: Duration = Duration::from_secs(2);
 pub(super) const LAST_PROBE: Duration = Duration::from_secs(60);
 const FIRST_PAUSE: Duration = Duration::from_millis(300);
 const LAST_PAUSE: Duration = Duration::from_secs(6);
-
-/// Why a request cannot be sent now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NotAdmitted {
-    /// It cannot be sent before this moment; the second field says what it waits for.
-    Until(Instant, Waiting),
-    /// It cannot be sent before a request in flight has ended.
-    WhenOneEnds,
-}
-
-impl NotAdmitted {
-    /// Returns what the request waits for and until when, or `None` if the moment is not known.
-    #[must_use]
-    pub fn until(self) -> Option<(Waiting, Instant)> {
-        match self {
-            NotAdmitted::Until(at, why) => Some((why, at)),
-            NotAdmitted::WhenOneEnds => None,
-        }
-    }
-}
-
-/// What was granted to a request; it is handed back with the request's result.
-#[derive(Clone, Copy, Debug)]
-pub struct Ticket {
-    number: u64,
-    generation: u64,
-    /// Send rate when it was granted, in requests per second.
-    rate: f64,
-    taken: Taken,
-}
-
-impl Ticket {
-    fn sent(&self) -> SentRequest {
-        SentRequest { number: self.number, rate: self.rate, sent: self.taken.at }
-    }
-
-    /// The number of the request; later requests have higher numbers.
-    #[must_use]
-    pub fn number(&self) -> u64 {
-        self.number
-    }
-
-    /// When the request was granted.
-    #[must_use]
-    pub fn sent_at(&self) -> Instant {
-        self.taken.at
-    }
-}
-
-/// Who is to blame for a failed attempt, and so what it means for the row.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Blame {
-    /// The row: the attempt counts against it.
-    Row,
-    /// The request: it was refused while others are answered.
-    Request,
-    /// The provider: the row loses nothing.
-    Provider,
-    /// The provider, which fails most requests and still answers some: the row loses nothing, up to a bound.
-    Brownout,
-    /// Unknown: it was the row's last attempt, and nothing was answered since it was sent. The next answer decides.
-    Doubt,
-    /// The failure ends the run.
-    Run(Failure),
-}
-
-/// Whether a provider takes rows, for a step that has another provider.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Health {
-    /// It takes rows.
-    Up,
-    /// It failed too often, and is sent nothing until this moment.
-    Down(Instant),
-    /// It failed too often, and one row may test it now.
-    Probing,
-}
 
 /// The admission state of one provider.
 #[derive(Debug)]

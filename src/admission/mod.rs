@@ -12,13 +12,16 @@ mod gate_tests;
 mod governed;
 mod header_quota;
 mod learned;
+mod learned_rate;
 mod log;
 mod pace;
 mod quotas;
 mod throttling;
+mod ticket;
 mod trial;
 
-pub use gate::{Admission, Blame, Health, NotAdmitted, Ticket};
+pub use gate::Admission;
 pub use learned::{Healthy, ProviderLimits};
 pub use quotas::Cost;
 pub use throttling::ResponseCounts;
+pub use ticket::{Blame, Health, NotAdmitted, Ticket};

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::bucket::Bucket;
 use super::governed::{ConfiguredRequestLimit, MARGIN};
 use super::header_quota::HeaderQuota;
+use super::learned_rate::{Episode, LearnedRate, LimitKnowledge, WindowLoad};
 use super::log::SendLog;
 use crate::clock::Instant;
 use crate::wire::Quota;
@@ -120,51 +121,6 @@ pub(super) struct Pace {
     episode: Option<Episode>,
     /// Number of episodes so far that lasted at least [`LONG_EPISODE`].
     long_episodes: u32,
-}
-
-/// The load of a window at the refusals so far.
-#[derive(Clone, Copy, Debug, Default)]
-struct WindowLoad {
-    times: u32,
-    /// Moving mean of the load, and of its relative distance from that mean.
-    mean: f64,
-    off: f64,
-}
-
-/// What is known after a refusal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum LimitKnowledge {
-    /// No limit is known.
-    Nothing,
-    /// The allowed rate is roughly known.
-    Ceiling,
-}
-
-/// Refusals without an answer between them.
-#[derive(Clone, Copy, Debug)]
-struct Episode {
-    /// When the first of the refused requests was sent.
-    began: Instant,
-    refusals: u32,
-    /// How long sending went well before, a minute at most, and the amount sent then: with pauses counted, and without.
-    before: [(Duration, f64); 2],
-    /// The measured ceiling at that time.
-    ceiling: Option<f64>,
-}
-
-#[derive(Debug)]
-struct LearnedRate {
-    bucket: Bucket,
-    ceiling: f64,
-    /// Whether the ceiling was measured rather than guessed.
-    is_sure: bool,
-    grew: Instant,
-    /// Seconds that the rate was beyond the ceiling while it held requests back.
-    beyond: f64,
-    /// How often in a row the ceiling was met where it was before, 2 at most.
-    met_again: u32,
-    /// Growth of the rate per second after the first burst of refusals.
-    regrows: Option<f64>,
 }
 
 impl Pace {

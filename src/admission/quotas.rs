@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::pace::{LimitKnowledge, Pace};
+use super::learned_rate::LimitKnowledge;
+use super::pace::Pace;
 use crate::clock::Instant;
 use crate::config::{Provider, TokenCharge};
 use crate::event::{LimitShare, Waiting};

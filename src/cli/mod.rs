@@ -87,7 +87,7 @@ const STACK_BYTES: usize = 32 << 20;
 #[must_use]
 pub fn main() -> ExitCode {
     arena::restart_with_one_arena();
-    panics::pass_over_expected();
+    panics::keep_messages();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -95,16 +95,19 @@ pub fn main() -> ExitCode {
             return if error.use_stderr() { Exit::Usage } else { Exit::Done }.into();
         }
     };
-    let runtime =
-        match tokio::runtime::Builder::new_multi_thread().enable_all().thread_stack_size(STACK_BYTES).build()
-        {
-            Ok(runtime) => runtime,
-            Err(error) => {
-                output::talk(format!("error: cannot start: {error}"));
-                stderr::flush();
-                return Exit::Internal.into();
-            }
-        };
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_stack_size(STACK_BYTES)
+        .on_thread_start(panics::mark_runtime_thread)
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            output::talk(format!("error: cannot start: {error}"));
+            stderr::flush();
+            return Exit::Internal.into();
+        }
+    };
     // The command runs on a worker thread, not on this one: for every row the engine exchanges messages with tasks
     // there.
     let mut task = JoinSet::new();
@@ -167,14 +170,17 @@ fn without_hidden(script: &str, shell: clap_complete::Shell) -> String {
 /// Writes an error with its hint to the console and returns its exit status.
 fn explain(error: &anyhow::Error, console: &Console) -> Exit {
     if let Some(error) = error.downcast_ref::<RunError>() {
-        return explain_engine(error, console);
+        return report_run_error(error, console);
     }
-    console.problem(told(error), None);
+    console.problem(message_with_causes(error), None);
+    if error.is::<tokio::task::JoinError>() {
+        report_panics(console);
+    }
     if error.is::<ConfigError>() || error.is::<exit::Misuse>() { Exit::Usage } else { Exit::Internal }
 }
 
 /// Returns the message of an error followed by its causes, except those that the message already contains.
-fn told(error: &anyhow::Error) -> String {
+fn message_with_causes(error: &anyhow::Error) -> String {
     let mut text = error.to_string();
     for cause in error.chain().skip(1).map(ToString::to_string) {
         if !text.contains(&cause) {
@@ -184,15 +190,25 @@ fn told(error: &anyhow::Error) -> String {
     text
 }
 
-fn explain_engine(error: &RunError, console: &Console) -> Exit {
+fn report_run_error(error: &RunError, console: &Console) -> Exit {
     console.problem(error.to_string(), error.hint().map(job::about_job).as_deref());
+    if error.kind() == ErrorKind::Internal {
+        report_panics(console);
+    }
     exit_of(error)
+}
+
+/// Prints the panics that ended a task of this program.
+fn report_panics(console: &Console) {
+    for message in panics::take_messages() {
+        console.problem(message, Some("this is a fault of enrich; please report it"));
+    }
 }
 
 fn exit_of(error: &RunError) -> Exit {
     match error.kind() {
         ErrorKind::Usage => Exit::Usage,
-        ErrorKind::Trouble => Exit::Internal,
+        ErrorKind::Trouble | ErrorKind::Internal => Exit::Internal,
         ErrorKind::Running => Exit::Running,
         ErrorKind::Provider => Exit::Provider,
         ErrorKind::Paused => Exit::Errors,

@@ -1,26 +1,68 @@
-//! Expected panics, whose messages are suppressed.
+//! Panics are reported by whoever waits for the task that they end.
+//!
+//! A panic on a thread of the runtime ends one task, and the task's end reaches whoever joins it: as the error of a row,
+//! of a write (deltalake joins its own tasks), or of the command. So its message is kept, and printed only if the command
+//! ends for that reason. With `RUST_BACKTRACE` set, and on all other threads, a panic is printed where it happens.
 
+use std::cell::Cell;
 use std::panic;
+use std::sync::{Mutex, PoisonError};
 
 use crate::panics::is_caught;
 
-/// Suppresses the messages of panics that become errors of rows, and of two other kinds. All other panics are reported
-/// as before.
-///
-/// - deltalake expects and catches one. A file that could not be written completely, for example on a full disk, is
-///   abandoned by `BufWriter::abort` of object_store, which panics if the file was already being completed
-///   (`deltalake_core::datafile::writer::upload_parquet_file`). The error itself is reported.
-/// - A run that is stopped while it opens a table leaves the kernel's executor waiting for a task that will not end.
-pub(super) fn pass_over_expected() {
-    let told = panic::take_hook();
+/// Number of messages that are kept.
+const MAX_KEPT: usize = 16;
+
+static KEPT: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+thread_local! {
+    static IS_RUNTIME_THREAD: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Marks this thread as one of the runtime.
+pub(super) fn mark_runtime_thread() {
+    IS_RUNTIME_THREAD.set(true);
+}
+
+/// Keeps the messages of panics on threads of the runtime, from now on. Panics that become errors of rows leave none.
+pub(super) fn keep_messages() {
+    let print = panic::take_hook();
+    let prints_all = std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0");
     panic::set_hook(Box::new(move |panic| {
-        let is_expected = panic.location().is_some_and(|place| {
-            let is_of =
-                |package: &str, file: &str| place.file().contains(package) && place.file().ends_with(file);
-            is_of("object_store", "buffered.rs") || is_of("kernel_engine", "executor.rs")
-        });
-        if !is_expected && !is_caught() {
-            told(panic);
+        if is_caught() {
+            return;
+        }
+        if prints_all || !IS_RUNTIME_THREAD.get() {
+            return print(panic);
+        }
+        let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() < MAX_KEPT {
+            kept.push(panic.to_string());
         }
     }));
+}
+
+/// Returns the messages that were kept, and forgets them.
+pub(super) fn take_messages() -> Vec<String> {
+    std::mem::take(&mut KEPT.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_message_of_a_panic_on_a_thread_of_the_runtime_is_kept() {
+        keep_messages();
+        let thread = std::thread::spawn(|| {
+            mark_runtime_thread();
+            // Whether a backtrace is wanted decides where the message goes.
+            panic!("an odd task");
+        });
+        assert!(thread.join().is_err());
+        let kept = take_messages();
+        let prints_all = std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0");
+        assert_eq!(kept.iter().any(|text| text.contains("an odd task")), !prints_all, "{kept:?}");
+        assert!(take_messages().is_empty());
+    }
 }

@@ -7,7 +7,7 @@ use dialoguer::Input;
 use dialoguer::theme::SimpleTheme;
 
 use super::exit::misuse;
-use super::{output, stderr, told};
+use super::{message_with_causes, output, stderr};
 
 /// A question for a value that no flag gives.
 pub(super) struct InitQuestion<'a> {
@@ -55,5 +55,5 @@ impl InitQuestion<'_> {
 
 /// Writes why an answer was rejected, before the question is asked again.
 pub(super) fn again(error: &anyhow::Error) {
-    output::talk(format!("  that will not do: {}", told(error)));
+    output::talk(format!("  that will not do: {}", message_with_causes(error)));
 }

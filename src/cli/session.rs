@@ -140,7 +140,7 @@ fn tell(ended: &CommandEnd, facts: &EndDetails<'_>, console: &Console) -> anyhow
     let arguments = facts.arguments;
     let exit = match ended {
         CommandEnd::Run(end) => ending::exit(end, facts),
-        CommandEnd::Failed(error) => super::explain_engine(error, console),
+        CommandEnd::Failed(error) => super::report_run_error(error, console),
         CommandEnd::Skipped { .. } => Exit::Done,
     };
     let summary = Summary::new(ended, exit, facts);

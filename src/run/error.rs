@@ -271,8 +271,8 @@ impl RunError {
             | RunError::Journal(_)
             | RunError::Spending(_)
             | RunError::Store(_)
-            | RunError::Cache(_)
-            | RunError::Task(_) => ErrorKind::Trouble,
+            | RunError::Cache(_) => ErrorKind::Trouble,
+            RunError::Task(_) => ErrorKind::Internal,
         }
     }
 }
@@ -282,7 +282,9 @@ impl RunError {
 pub enum ErrorKind {
     /// The job, the command, the source or the target is to be mended.
     Usage,
-    /// Trouble on the way: a disk, a store, a table, or this program.
+    /// A task of this program died.
+    Internal,
+    /// Trouble on the way: a disk, a store or a table.
     Trouble,
     /// Another run holds the job.
     Running,

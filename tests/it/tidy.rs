@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A module uses only modules of layers before its own, and in its own layer only those named here.
+/// A module uses only modules of layers before its own, and in its own layer only those named here. Each of those is used.
 const LAYERS: &[&[(&str, &[&str])]] = &[
     &[
         ("ident", &[]),
@@ -13,36 +13,39 @@ const LAYERS: &[&[(&str, &[&str])]] = &[
         ("panics", &[]),
         ("passed", &[]),
         ("spill", &[]),
-        ("tokenizer", &[]),
         ("event", &["fault", "ident", "passed"]),
-        ("wording", &[]),
         ("faultpoint", &[]),
+        ("wording", &[]),
     ],
     &[("config", &["store"]), ("wire", &[]), ("store", &[])],
     &[
+        ("rows", &["checkpoint", "decode"]),
+        ("tally", &[]),
         ("table", &[]),
         ("checkpoint", &[]),
         ("journal", &[]),
         ("cache", &[]),
-        ("prompt", &[]),
+        ("prompt", &["tokens"]),
         ("decode", &[]),
-        ("meter", &[]),
+        ("tokens", &[]),
+        ("budget", &[]),
         ("transport", &["decode", "prompt"]),
         ("admission", &[]),
+        ("ledger", &[]),
         ("simulator", &[]),
-        ("tally", &[]),
     ],
-    &[
-        ("source", &[]),
-        ("sink", &["source"]),
-        ("plan", &["source"]),
-        ("dispatch", &[]),
-        ("metrics", &["sink"]),
-    ],
-    &[("ledger", &[]), ("engine", &["ledger"])],
+    &[("source", &[]), ("sink", &["source"]), ("plan", &["source"]), ("dispatch", &[]), ("metrics", &[])],
+    &[("enricher", &[])],
+    &[("run", &[]), ("inspect", &["run"])],
     &[("progress", &[]), ("report_page", &[])],
     &[("cli", &[])],
 ];
+
+/// Circles of imports between files, each with its reason in ARCHITECTURE.
+const CIRCLES: &[&[&str]] = &[];
+
+/// Types whose name stands in two files, with the reason.
+const SHARED_NAMES: &[(&str, &str)] = &[];
 
 const MOST_LINES: usize = 600;
 
@@ -88,26 +91,132 @@ fn first_word(text: &str) -> String {
 fn modules_use_only_what_stands_above_them() {
     let mut allowed: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     let mut above: BTreeSet<&str> = BTreeSet::new();
+    let mut unused: BTreeSet<(&str, &str)> = BTreeSet::new();
     for layer in LAYERS {
         for (module, siblings) in *layer {
             let mut may: BTreeSet<&str> = above.clone();
             may.extend(*siblings);
             may.insert(module);
             allowed.insert(module, may);
+            unused.extend(siblings.iter().map(|sibling| (*module, *sibling)));
         }
         above.extend(layer.iter().map(|(module, _)| *module));
     }
+    let mut missing = above.clone();
     for (file, text) in files() {
         let own = module(&file);
         if own == "lib" || own == "main" {
             continue;
         }
+        missing.remove(own.as_str());
         let may = allowed.get(own.as_str()).unwrap_or_else(|| panic!("{own} stands in no layer"));
         for name in used(&text) {
             let is_module = allowed.contains_key(name.as_str());
             assert!(!is_module || may.contains(name.as_str()), "{} uses {name}", file.display());
+            unused.retain(|(module, sibling)| *module != own || *sibling != name);
         }
     }
+    assert!(missing.is_empty(), "there are no modules {missing:?}");
+    assert!(unused.is_empty(), "these neighbours are allowed and not used: {unused:?}");
+}
+
+/// The code of a file without its comments and its tests.
+fn code(text: &str) -> String {
+    let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+    let lines = text.lines().map(|line| line.split("//").next().unwrap_or_default());
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// The files that a file imports from its own folder, by `super::file` or by a name that the folder's `mod.rs` re-exports.
+fn neighbours(file: &Path, text: &str, all: &BTreeMap<PathBuf, String>) -> BTreeSet<PathBuf> {
+    let folder = file.parent().unwrap();
+    let is_door = file.file_stem().unwrap() == "mod";
+    let door = all.get(&folder.join("mod.rs")).map(String::as_str).unwrap_or_default();
+    let mut found = BTreeSet::new();
+    let starts = if is_door { "self::" } else { "super::" };
+    for rest in text.split(starts).skip(1) {
+        let names: Vec<String> = match rest.strip_prefix('{') {
+            Some(list) => {
+                let list = list.split(';').next().unwrap_or_default();
+                list.split([',', '{', '}']).map(|name| first_word(name.trim())).collect()
+            }
+            None => vec![first_word(rest)],
+        };
+        for name in names.into_iter().filter(|name| !name.is_empty()) {
+            let of_name = folder.join(format!("{name}.rs"));
+            let of_folder = folder.join(&name).join("mod.rs");
+            if all.contains_key(&of_name) {
+                found.insert(of_name);
+            } else if all.contains_key(&of_folder) {
+                found.insert(of_folder);
+            } else if let Some(line) = door.split(';').find(|line| {
+                line.contains("use ")
+                    && line.split(|c: char| !(c.is_alphanumeric() || c == '_')).any(|word| word == name)
+            }) {
+                let from =
+                    first_word(line.split("use ").nth(1).unwrap_or_default().trim_start_matches("self::"));
+                found.insert(folder.join(format!("{from}.rs")));
+            }
+        }
+    }
+    found.remove(file);
+    found.retain(|file| all.contains_key(file));
+    found
+}
+
+#[test]
+fn files_of_a_folder_import_each_other_in_no_circle() {
+    let all: BTreeMap<PathBuf, String> =
+        files().into_iter().map(|(file, text)| (file, code(&text))).collect();
+    let uses: BTreeMap<&PathBuf, BTreeSet<PathBuf>> =
+        all.iter().map(|(file, text)| (file, neighbours(file, text, &all))).collect();
+    // What a file reaches, over any number of imports.
+    let reaches = |from: &PathBuf| {
+        let mut seen = BTreeSet::new();
+        let mut next: Vec<&PathBuf> = uses[from].iter().collect();
+        while let Some(file) = next.pop() {
+            if seen.insert(file.clone()) {
+                next.extend(uses[file].iter());
+            }
+        }
+        seen
+    };
+    let reached: BTreeMap<&PathBuf, BTreeSet<PathBuf>> =
+        all.keys().map(|file| (file, reaches(file))).collect();
+    let mut circles: BTreeSet<Vec<String>> = BTreeSet::new();
+    for (file, reached_files) in &reached {
+        if reached_files.contains(*file) {
+            let members = reached_files.iter().filter(|other| reached[other].contains(*file));
+            circles.insert(members.map(|member| member.display().to_string()).collect());
+        }
+    }
+    let known: BTreeSet<Vec<String>> =
+        CIRCLES.iter().map(|circle| circle.iter().map(|file| (*file).to_owned()).collect()).collect();
+    assert_eq!(circles, known);
+}
+
+#[test]
+fn a_type_name_stands_in_one_file() {
+    let mut places: BTreeMap<String, BTreeSet<PathBuf>> = BTreeMap::new();
+    for (file, text) in files() {
+        for line in code(&text).lines() {
+            let line = line.trim_start();
+            let line = ["pub(crate) ", "pub(super) ", "pub "]
+                .iter()
+                .find_map(|visibility| line.strip_prefix(visibility))
+                .unwrap_or(line);
+            for word in ["struct ", "enum ", "trait "] {
+                if let Some(rest) = line.strip_prefix(word) {
+                    places.entry(first_word(rest)).or_default().insert(file.clone());
+                }
+            }
+        }
+    }
+    places.retain(|_, files| files.len() > 1);
+    let shared: BTreeSet<&str> = SHARED_NAMES.iter().map(|(name, _)| *name).collect();
+    let found: BTreeSet<&str> = places.keys().map(String::as_str).collect();
+    assert_eq!(found, shared, "{places:?}");
+    assert!(shared.len() <= 12);
 }
 
 #[test]
@@ -117,7 +226,7 @@ fn crates_with_a_door_are_named_behind_it_only() {
         ("reqwest", &["transport"]),
         ("governor", &["admission"]),
         ("axum", &["simulator", "progress"]),
-        ("tiktoken_rs", &["tokenizer"]),
+        ("tiktoken_rs", &["tokens"]),
         ("anyhow", &["cli"]),
         ("rusqlite", &["cache"]),
         ("plotters", &["report_page"]),
