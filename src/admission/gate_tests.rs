@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::gate::{Admission, Blame, Health, LAST_PROBE, NotAdmitted, Ticket};
+use super::gate::{Admission, LAST_PROBE};
+use super::ticket::{Blame, Health, NotAdmitted, Ticket};
 use super::{Cost, ProviderLimits};
 use crate::clock::{self, Instant, Jitter};
 use crate::config::Job;

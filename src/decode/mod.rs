@@ -8,4 +8,6 @@ mod typed;
 
 pub use content::Content;
 pub use embedding::share;
-pub use response::{Answer, Reasoning, ResponseMetadata, answer, facts, is_cut, is_plausible, parse, text, unfenced};
+pub use response::{
+    Answer, Reasoning, ResponseMetadata, answer, facts, is_cut, is_plausible, parse, text, unfenced,
+};

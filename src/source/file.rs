@@ -22,44 +22,25 @@ const BLOCK_BYTES: u64 = 1_000_000;
 /// Blocks of a file that are kept.
 const BLOCKS: usize = 24;
 
-/// Whether byte strings without an annotation are text.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum ByteStrings {
-    #[default]
-    AsTheyAre,
-    AsText,
-}
-
 /// The folder or prefix that a source's files lie below.
 #[derive(Clone, Debug)]
 pub struct Root {
     at: Location,
     /// None on a local disk.
     store: Option<(Arc<dyn ObjectStore>, Handle)>,
-    byte_strings: ByteStrings,
 }
 
 impl From<Location> for Root {
     /// A local folder.
     fn from(at: Location) -> Self {
-        Root { at, store: None, byte_strings: ByteStrings::default() }
+        Root { at, store: None }
     }
 }
 
 impl Root {
     /// `store` has paths relative to the place.
     pub(super) fn remote(at: Location, store: Arc<dyn ObjectStore>) -> Self {
-        Root { at, store: Some((store, Handle::current())), byte_strings: ByteStrings::default() }
-    }
-
-    /// The same, whose byte strings are read so.
-    pub(super) fn reading(self, byte_strings: ByteStrings) -> Self {
-        Root { byte_strings, ..self }
-    }
-
-    /// How byte strings in its files are read.
-    pub(super) fn byte_strings(&self) -> ByteStrings {
-        self.byte_strings
+        Root { at, store: Some((store, Handle::current())) }
     }
 
     /// Where it is.
@@ -122,7 +103,7 @@ impl Root {
                 return Err(io::Error::other("a table in an object store names a file of this machine"));
             }
         };
-        Ok((root.reading(self.byte_strings), name))
+        Ok((root, name))
     }
 
     /// Runs what blocks on its files.

@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use ::arrow::datatypes::{Schema, SchemaRef};
 
-use super::file::Root;
-use super::footer::footer;
+use super::file_format::SourceFiles;
 use super::reader::RowReader;
 use super::row_mask::RowMask;
 use super::{SourceError, conform};
@@ -19,19 +18,19 @@ const PIECE_ROWS: usize = 65_536;
 #[derive(Clone, Debug)]
 pub(super) struct Filter {
     condition: Condition,
-    root: Root,
+    files: SourceFiles,
     schema: SchemaRef,
     noted: SchemaRef,
 }
 
 impl Filter {
     /// `noted` are all columns of the source, with what its table notes about them.
-    pub(super) fn new(written: &str, root: &Root, noted: &SchemaRef) -> Result<Self, SourceError> {
+    pub(super) fn new(written: &str, files: &SourceFiles, noted: &SchemaRef) -> Result<Self, SourceError> {
         let wrong = |message| SourceError::Condition { condition: written.to_owned(), message };
         let condition = Condition::new(written, noted).map_err(wrong)?;
         let noted = noted.project(condition.columns()).map_err(|error| wrong(error.to_string()))?;
         let schema: Schema = Schema::new(conform::logical(noted.fields()));
-        Ok(Filter { condition, root: root.clone(), schema: schema.into(), noted: noted.into() })
+        Ok(Filter { condition, files: files.clone(), schema: schema.into(), noted: noted.into() })
     }
 
     pub(super) fn condition(&self) -> &Condition {
@@ -41,18 +40,12 @@ impl Filter {
     /// For each row of a part's file whether it is to be read: it is there and meets the condition. Row groups whose
     /// statistics rule it out are not decoded. Blocks.
     pub(super) fn rows(&self, part: &FileRange, there: &RowMask) -> Result<Arc<[bool]>, SourceError> {
-        let path = self.root.place(&part.file);
-        let file = footer(&self.root, &part.file)?;
-        let may_hold = self.condition.may_hold_in_groups(&file, &part.partition);
-        let mut candidates = Vec::new();
-        for (group, may_hold) in file.metadata().row_groups().iter().zip(may_hold) {
-            let first = candidates.len() as u64;
-            let rows = first..first + u64::try_from(group.num_rows()).unwrap_or_default();
-            candidates.extend(rows.map(|row| may_hold && there.holds(row)));
-        }
+        let path = self.files.root().place(&part.file);
+        let candidates = self.files.candidates(part, &self.condition, there)?;
         let mut wanted = vec![false; candidates.len()];
         let candidates = RowMask::there(Some(candidates.into()));
-        let mut reader = RowReader::new(self.root.clone(), Arc::clone(&self.schema), Arc::clone(&self.noted));
+        let mut reader =
+            RowReader::new(self.files.clone(), Arc::clone(&self.schema), Arc::clone(&self.noted));
         for start in (0..wanted.len()).step_by(PIECE_ROWS) {
             let end = wanted.len().min(start + PIECE_ROWS);
             let piece = FileRange { start: start as u64, end: end as u64, ..part.clone() };

@@ -1,35 +1,27 @@
-//! Which files of a folder, or below a prefix of an object store, are a source of Parquet files.
+//! The files of a folder, or below a prefix of an object store, that are a source.
 //!
-//! Files are those named `*.parquet`. Where there is none, they are those that begin as Parquet files do, as Hive and
-//! Trino write them without an ending. Names that begin with `_` or `.` are passed over, as Spark and Hive do, but for
-//! folders of partitions (`_year=2020`).
+//! Files are those with a name of a format, such as `*.parquet`. Where there is none, they are those that begin as files
+//! of a format do, as Hive and Trino write them without an ending. Names that begin with `_` or `.` are passed over, as
+//! Spark and Hive do, but for folders of partitions (`_year=2020`).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
-use ::arrow::datatypes::Fields;
 use futures::TryStreamExt;
 use object_store::path::Path as ObjectPath;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
-use parquet::file::reader::{ChunkReader, Length};
 use percent_encoding::percent_decode_str;
 
 use super::SourceError;
-use super::file::ByteStrings;
 use super::file::Root;
-use super::footer::load;
+use super::file_format::FileFormat;
+use super::shape::Footer;
 use crate::store::Location;
 use crate::table::objects;
 use crate::wording::counted;
 
 const LOG_FOLDER: &str = "_delta_log";
-/// How a file begins and ends ("File format" in the documentation of Parquet), and how one ends whose footer is
-/// encrypted ("Parquet Modular Encryption").
-const MAGIC: &[u8] = b"PAR1";
-const ENCRYPTED: &[u8] = b"PARE";
 /// How Hive names the folder of null.
 const NULL_PARTITION: &str = "__HIVE_DEFAULT_PARTITION__";
 /// Files with other names that are opened to see whether they are Parquet files.
@@ -40,15 +32,11 @@ const MAX_SNIFFED: usize = 1_000;
 pub(super) struct FolderListing {
     /// What the paths are relative to.
     pub(super) root: Root,
+    /// The format of all its files.
+    pub(super) format: FileFormat,
     pub(super) files: Vec<FoundFile>,
     /// What of it is no part of the source, and why.
     pub(super) left_out: Vec<String>,
-}
-
-impl FolderListing {
-    fn reading(self, bytes: ByteStrings) -> Self {
-        FolderListing { root: self.root.reading(bytes), ..self }
-    }
 }
 
 /// A file of a source.
@@ -60,18 +48,6 @@ pub(super) struct FoundFile {
     /// What its folders say, by column.
     pub(super) partition: BTreeMap<String, Option<String>>,
     pub(super) footer: Footer,
-}
-
-/// What the end of a file says.
-#[derive(Clone, Debug)]
-pub(super) enum Footer {
-    Whole {
-        rows: u64,
-        columns: Fields,
-    },
-    /// It has none, or not yet.
-    Missing,
-    Damaged(String),
 }
 
 impl FoundFile {
@@ -89,12 +65,12 @@ impl FoundFile {
 ///
 /// # Errors
 /// When there are none, a Delta table is among them, or something cannot be read.
-pub(super) async fn list(at: &Location, bytes: ByteStrings) -> Result<FolderListing, SourceError> {
+pub(super) async fn list(at: &Location, formats: &[FileFormat]) -> Result<FolderListing, SourceError> {
     let (root, walked) = match at.path() {
         Some(path) if path.is_dir() => {
-            let folder = path.to_owned();
+            let (folder, formats) = (path.to_owned(), formats.to_vec());
             let walk = move |_| {
-                let mut walk = Walk::default();
+                let mut walk = Walk { formats, ..Walk::default() };
                 walk.folder(&folder, &folder)?;
                 Ok(walk)
             };
@@ -102,10 +78,10 @@ pub(super) async fn list(at: &Location, bytes: ByteStrings) -> Result<FolderList
             let walked = root.blocking(walk).await?;
             (root, walked)
         }
-        Some(path) => return the_file(at, path).map(|listed| listed.reading(bytes)),
-        None => match in_store(at).await? {
+        Some(path) => return the_file(at, path, formats).await,
+        None => match in_store(at, formats).await? {
             StoreListing::Folder(root, walked) => (root, walked),
-            StoreListing::File(listed) => return Ok(listed.reading(bytes)),
+            StoreListing::File(root, file) => return one_file(at, root, file, formats).await,
         },
     };
     let Walk { files, others, mut left_out, .. } = walked;
@@ -116,45 +92,63 @@ pub(super) async fn list(at: &Location, bytes: ByteStrings) -> Result<FolderList
         });
     }
     let looked = others.into_iter().take(MAX_SNIFFED).collect::<Vec<_>>();
-    let sniff = |root: Root| {
-        Ok(looked.into_iter().filter(|file| begins(&root, &file.path, MAGIC)).collect::<Vec<_>>())
+    let of_all = formats.to_vec();
+    let sniff = move |root: Root| {
+        let format_of =
+            |file: &FoundFile| of_all.iter().copied().find(|format| format.is_format_of(&root, &file.path));
+        Ok(looked.into_iter().filter_map(|file| Some((format_of(&file)?, file))).collect::<Vec<_>>())
     };
     let others = root.blocking(sniff).await?;
-    let files = match (files.is_empty(), others.first()) {
-        (true, None) => return Err(SourceError::NoTable { path: at.clone() }),
-        (true, Some(_)) => others,
-        (false, None) => files,
-        (false, Some(first)) => {
-            left_out.push(format!(
-                "{} whose names do not end in .parquet, among them {}: only where no name ends so are such files read. \
-                 Rename them if they belong to the source",
-                counted(others.len() as u64, "Parquet file"),
-                root.place(&first.path)
-            ));
-            files
+    let by_name = formats.iter().copied().find(|format| files.iter().any(|file| format.claims(&file.path)));
+    let (format, files) = match (by_name, others.first()) {
+        (None, None) => return Err(SourceError::NoTable { path: at.clone() }),
+        (None, Some((format, _))) => {
+            let format = *format;
+            let files = others.into_iter().filter(|(of_file, _)| *of_file == format);
+            (format, files.map(|(_, file)| file).collect())
+        }
+        (Some(format), first) => {
+            if let Some((_, first)) = first {
+                left_out.push(format!(
+                    "{} whose names do not end in .parquet, among them {}: only where no name ends so are such files read. \
+                     Rename them if they belong to the source",
+                    counted(others.len() as u64, "Parquet file"),
+                    root.place(&first.path)
+                ));
+            }
+            (format, files.into_iter().filter(|file| format.claims(&file.path)).collect())
         }
     };
-    Ok(FolderListing { root, files, left_out }.reading(bytes))
+    Ok(FolderListing { root, format, files, left_out })
 }
 
-/// A file as a source of its own.
-fn the_file(at: &Location, path: &Path) -> Result<FolderListing, SourceError> {
-    let begin = File::open(path).and_then(|mut file| {
-        let mut magic = [0; 4];
-        file.read_exact(&mut magic).map(|()| magic == MAGIC || magic == ENCRYPTED)
-    });
-    if !begin.unwrap_or(false) {
-        return Err(SourceError::NoTable { path: at.clone() });
-    }
+/// A local file as a source of its own.
+async fn the_file(at: &Location, path: &Path, formats: &[FileFormat]) -> Result<FolderListing, SourceError> {
     let folder = path.parent().unwrap_or(path);
-    let files = vec![found(folder, path)?];
-    Ok(FolderListing { root: Root::from(Location::local(folder)), files, left_out: Vec::new() })
+    let file = found(folder, path)?;
+    one_file(at, Root::from(Location::local(folder)), file, formats).await
+}
+
+/// A file as a source of its own, whatever its name.
+async fn one_file(
+    at: &Location,
+    root: Root,
+    file: FoundFile,
+    formats: &[FileFormat],
+) -> Result<FolderListing, SourceError> {
+    let (of_all, name) = (formats.to_vec(), file.path.clone());
+    let find = move |root: Root| Ok(of_all.into_iter().find(|format| format.is_format_of(&root, &name)));
+    let Some(format) = root.blocking(find).await? else {
+        return Err(SourceError::NoTable { path: at.clone() });
+    };
+    Ok(FolderListing { root, format, files: vec![file], left_out: Vec::new() })
 }
 
 /// What of a folder was seen so far.
 #[derive(Debug, Default)]
 struct Walk {
-    /// Files that are named as Parquet files are.
+    formats: Vec<FileFormat>,
+    /// Files with a name of one of the formats.
     files: Vec<FoundFile>,
     /// The others.
     others: Vec<FoundFile>,
@@ -192,7 +186,7 @@ impl Walk {
                     return Err(with_table_inside(&root.into(), &name));
                 }
                 self.folder(root, &path)?;
-            } else if is_parquet(&name) {
+            } else if self.formats.iter().any(|format| format.claims(&name)) {
                 self.files.push(found(root, &path)?);
             } else if let Ok(other) = found(root, &path) {
                 self.others.push(other);
@@ -216,13 +210,13 @@ fn with_table_inside(at: &Location, name: &str) -> SourceError {
 enum StoreListing {
     Folder(Root, Walk),
     /// The place is an object.
-    File(FolderListing),
+    File(Root, FoundFile),
 }
 
-async fn in_store(at: &Location) -> Result<StoreListing, SourceError> {
+async fn in_store(at: &Location, formats: &[FileFormat]) -> Result<StoreListing, SourceError> {
     let wrong = |error: object_store::Error| SourceError::file(at, error);
     let store = objects(at).await?;
-    let mut walk = Walk::default();
+    let mut walk = Walk { formats: formats.to_vec(), ..Walk::default() };
     let mut listed = store.list(None);
     while let Some(object) = listed.try_next().await.map_err(wrong)? {
         let path = object.location.as_ref();
@@ -232,7 +226,8 @@ async fn in_store(at: &Location) -> Result<StoreListing, SourceError> {
         if path.split('/').any(is_hidden) {
             continue;
         }
-        let files = if is_parquet(path) { &mut walk.files } else { &mut walk.others };
+        let is_named = walk.formats.iter().any(|format| format.claims(path));
+        let files = if is_named { &mut walk.files } else { &mut walk.others };
         files.push(FoundFile::of_object(&object));
     }
     if walk.files.is_empty()
@@ -246,14 +241,9 @@ async fn in_store(at: &Location) -> Result<StoreListing, SourceError> {
         })?;
         // A store below a prefix does not take that off what it tells of one object.
         let file = FoundFile { path: name, partition: BTreeMap::new(), ..FoundFile::of_object(&object) };
-        let root = Root::remote(folder, store);
-        return Ok(StoreListing::File(FolderListing { root, files: vec![file], left_out: Vec::new() }));
+        return Ok(StoreListing::File(Root::remote(folder, store), file));
     }
     Ok(StoreListing::Folder(Root::remote(at.clone(), store), walk))
-}
-
-fn is_parquet(name: &str) -> bool {
-    name.rsplit_once('.').is_some_and(|(_, end)| end.eq_ignore_ascii_case("parquet"))
 }
 
 /// Whether a name is one that is passed over.
@@ -284,34 +274,4 @@ fn partition_of(path: &str) -> BTreeMap<String, Option<String>> {
     let folders = path.rsplit_once('/').map_or("", |(folders, _)| folders);
     let pairs = folders.split('/').filter_map(|folder| folder.split_once('='));
     pairs.map(|(name, value)| (decoded(name), (value != NULL_PARTITION).then(|| decoded(value)))).collect()
-}
-
-/// Whether a file begins with these bytes.
-fn begins(root: &Root, path: &str, with: &[u8]) -> bool {
-    let Ok(file) = root.open(path) else { return false };
-    file.len() >= with.len() as u64 && file.get_bytes(0, with.len()).is_ok_and(|bytes| bytes.as_ref() == with)
-}
-
-/// Looks at the end of a file.
-pub(super) fn look(root: &Root, path: &str) -> Footer {
-    let file = match root.open(path) {
-        Ok(file) => file,
-        Err(error) => return Footer::Damaged(error.to_string()),
-    };
-    let end = (file.len() >= 4).then(|| file.get_bytes(file.len() - 4, 4).ok()).flatten();
-    match end.as_deref() {
-        Some(MAGIC) => {}
-        Some(ENCRYPTED) => {
-            return Footer::Damaged("it is encrypted; this program has no keys for it".to_owned());
-        }
-        _ => return Footer::Missing,
-    }
-    match load(&file, root.byte_strings()) {
-        Ok(footer) => {
-            let rows = footer.metadata().file_metadata().num_rows();
-            let columns = footer.schema().fields().clone();
-            Footer::Whole { rows: u64::try_from(rows).unwrap_or_default(), columns }
-        }
-        Err(error) => Footer::Damaged(format!("its footer cannot be read: {error}")),
-    }
 }

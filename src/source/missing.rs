@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use roaring::RoaringTreemap;
 
-use super::{Source, SourceError, SourceKind};
+use super::{Source, SourceError};
 use crate::checkpoint::{FileRange, Position};
 
 /// Physical rows of source files.
@@ -51,10 +51,7 @@ impl Source {
     /// The position after everything that it has.
     #[must_use]
     pub fn end_of_all(&self) -> Position {
-        match &self.kind {
-            SourceKind::Delta(delta) => delta.end(),
-            SourceKind::Parquet(parquet) => parquet.end(),
-        }
+        self.catalog.end_of_all()
     }
 
     /// The rows before a position that are not among those held and meet the condition of today.
@@ -67,11 +64,8 @@ impl Source {
         position: &Position,
         held: &HeldRows,
     ) -> Result<MissingRows, SourceError> {
-        let (parts, gone) = match &mut self.kind {
-            SourceKind::Delta(delta) => (delta.parts_before(position).await?, Vec::new()),
-            SourceKind::Parquet(parquet) => parquet.parts_before(position)?,
-        };
-        if let SourceKind::Delta(_) = &self.kind
+        let (parts, gone) = self.catalog.parts_before(position).await?;
+        if self.catalog.replaces_files()
             && let Some(file) = {
                 let known: HashSet<&str> = parts.iter().map(|part| part.file.as_str()).collect();
                 held.0.keys().find(|file| !known.contains(file.as_str()))

@@ -1,15 +1,20 @@
 //! What the footer of a Parquet file tells about its size.
 
-use std::collections::BTreeSet;
+use ::arrow::datatypes::Fields;
 
-use ::arrow::datatypes::Schema;
-use parquet::file::metadata::RowGroupMetaData;
-
-use super::SourceError;
-use super::conform::place;
-use super::file::Root;
-use super::footer::footer;
 use super::row_mask::RowMask;
+
+/// What a file says of itself.
+#[derive(Clone, Debug)]
+pub(super) enum Footer {
+    Whole {
+        rows: u64,
+        columns: Fields,
+    },
+    /// It has none, or not yet.
+    Missing,
+    Damaged(String),
+}
 
 /// Row groups of a file: their rows and the bytes that the columns which are read take uncompressed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,23 +36,9 @@ pub struct Fitting {
 }
 
 impl FileShape {
-    /// Reads the footer of a file; `columns` are those that are read, with what their table notes about them.
-    ///
-    /// # Errors
-    /// When the file is not there, is no Parquet file, or is cut off. Blocks.
-    pub(super) fn read(root: &Root, file: &str, columns: &Schema) -> Result<FileShape, SourceError> {
-        let file = footer(root, file)?;
-        let count = |number: i64| u64::try_from(number).unwrap_or_default();
-        let places = columns.fields().iter().filter_map(|noted| place(file.schema().fields(), noted));
-        let places: BTreeSet<usize> = places.collect();
-        let roots = file.parquet_schema();
-        let bytes = |group: &RowGroupMetaData| {
-            let columns = group.columns().iter().enumerate();
-            let read = columns.filter(|(leaf, _)| places.contains(&roots.get_column_root_idx(*leaf)));
-            read.map(|(_, column)| count(column.uncompressed_size())).sum()
-        };
-        let groups = file.metadata().row_groups().iter();
-        Ok(FileShape { groups: groups.map(|group| (count(group.num_rows()), bytes(group))).collect() })
+    /// A file whose groups of rows have these numbers of rows and bytes.
+    pub(super) fn new(groups: Vec<(u64, u64)>) -> Self {
+        FileShape { groups }
     }
 
     /// Rows of the file.

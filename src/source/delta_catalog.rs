@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use ::arrow::datatypes::SchemaRef;
 
-use super::{HeldFile, NextFile, NextRows, ReadProgress, SourceError};
+use super::SourceError;
+use super::position::{HeldFile, NextFile, NextRows, ReadProgress};
 use crate::checkpoint::{FileRange, Position, SourceId};
 use crate::config::{SourceSpec, SourceStart};
 use crate::passed::PassedOver;
@@ -18,7 +19,7 @@ use crate::store::Location;
 use crate::table::{Condition, DataFile, LogEntry, Table};
 
 #[derive(Debug)]
-pub(super) struct DeltaSource {
+pub(super) struct DeltaCatalog {
     path: Location,
     /// Pinned at the newest version when the run started.
     table: Table,
@@ -68,7 +69,7 @@ const READ: [&str; 7] = [
     "vacuumProtocolCheck",
 ];
 
-impl DeltaSource {
+impl DeltaCatalog {
     pub(super) async fn open(
         path: &Location,
         spec: &SourceSpec,
@@ -85,7 +86,7 @@ impl DeltaSource {
         }
         let schema = table.schema()?;
         let id = SourceId::Delta { table_id: table.id()? };
-        let source = DeltaSource {
+        let source = DeltaCatalog {
             path: path.to_owned(),
             table,
             start: spec.start,

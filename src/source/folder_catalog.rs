@@ -1,5 +1,6 @@
-//! A Parquet file or a directory of them as a source: each file is read once. Folders named `column=value` are
-//! partitions as Hive writes them; their columns are text.
+//! The catalog of a folder of files, or of one file: each file is read once, in the order of modification times.
+//!
+//! Folders named `column=value` are partitions as Hive writes them; their columns are text.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -7,11 +8,14 @@ use std::sync::Arc;
 use ::arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
 use futures::{StreamExt, TryStreamExt, stream};
 
+use super::SourceError;
 use super::columns::{MergedColumns, UnsupportedColumn};
-use super::file::ByteStrings;
 use super::file::Root;
-use super::listing::{FolderListing, Footer, FoundFile, list, look};
-use super::{HeldFile, ReadProgress, SourceError};
+use super::file_format::{FileFormat, SourceFiles};
+use super::listing::{FolderListing, FoundFile, list};
+use super::parquet_format::ByteStrings;
+use super::position::{HeldFile, ReadProgress};
+use super::shape::Footer;
 use crate::checkpoint::{FileRange, Position};
 use crate::config::{OnUnsupported, SourceSpec};
 use crate::store::Location;
@@ -22,7 +26,7 @@ use crate::wording::counted;
 const FOOTERS_AT_ONCE: usize = 16;
 
 #[derive(Debug)]
-pub(super) struct ParquetSource {
+pub(super) struct FolderCatalog {
     at: Location,
     root: Root,
     /// As the folder was when the run started, by (modification time, path).
@@ -33,20 +37,20 @@ pub(super) struct ParquetSource {
     left_out: Vec<String>,
 }
 
-impl ParquetSource {
+impl FolderCatalog {
     /// The source with its root, the columns that can be carried, and those that cannot.
     pub(super) async fn open(
         at: &Location,
         spec: &SourceSpec,
-    ) -> Result<(Self, Root, SchemaRef, Vec<UnsupportedColumn>), SourceError> {
-        let bytes = if spec.binary_as_text { ByteStrings::AsText } else { ByteStrings::AsTheyAre };
-        let FolderListing { root, mut files, left_out } = list(at, bytes).await?;
+    ) -> Result<(Self, SourceFiles, SchemaRef, Vec<UnsupportedColumn>), SourceError> {
+        let bytes = ByteStrings::of(spec);
+        let FolderListing { root, format, mut files, left_out } = list(at, &FileFormat::all(bytes)).await?;
         files.sort_by(|a, b| (a.modified_ms, &a.path).cmp(&(b.modified_ms, &b.path)));
         let looked = files.into_iter().map(|mut file| {
             let root = root.clone();
             async move {
                 root.blocking(move |root| {
-                    file.footer = look(&root, &file.path);
+                    file.footer = format.look(&root, &file.path);
                     Ok(file)
                 })
                 .await
@@ -67,8 +71,8 @@ impl ParquetSource {
         }
         let (schema, unsupported) = schema_of(&root, &files, first, spec.on_unsupported)?;
         let unfinished = BTreeSet::new();
-        let source = ParquetSource { at: at.clone(), root: root.clone(), files, unfinished, left_out };
-        Ok((source, root, schema, unsupported))
+        let source = FolderCatalog { at: at.clone(), root: root.clone(), files, unfinished, left_out };
+        Ok((source, SourceFiles::new(root, format), schema, unsupported))
     }
 
     pub(super) fn next_file(&mut self, position: &Position) -> Result<Option<FileRange>, SourceError> {
@@ -268,6 +272,7 @@ fn schema_of(
     Ok((schema, unsupported))
 }
 
+/// Returns the position after rows up to `end` of a file; `is_whole` if nothing of it is left.
 pub(super) fn advance(before: &Position, part: &FileRange, end: u64, is_whole: bool) -> Position {
     let mut files = match before {
         Position::Parquet { files, .. } => files.clone(),

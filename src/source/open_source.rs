@@ -1,0 +1,362 @@
+//! A source whose end is fixed: a catalog of files, their format, and the condition that chooses rows.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::arrow::datatypes::{Schema, SchemaRef};
+
+use super::catalog::Catalog;
+use super::columns::UnsupportedColumn;
+use super::conform;
+use super::delta_catalog::DeltaCatalog;
+use super::error::SourceError;
+use super::file::Root;
+use super::file_format::{FileFormat, SourceFiles};
+use super::filter::Filter;
+use super::folder_catalog::FolderCatalog;
+use super::parquet_format::ByteStrings;
+use super::position::{HeldFile, Lag, NextFile, NextRows, ReadProgress};
+use super::reader::RowReader;
+use super::row_mask::RowMask;
+use super::shape::FileShape;
+use crate::checkpoint::{FileRange, Position, SourceId};
+use crate::config::{OnUnsupported, SourceSpec, nearest};
+use crate::store::Location;
+use crate::table::{has_empty_log, is_delta_table, objects};
+
+/// Files, and rows of them, that are remembered as kept or not: a batch is planned and then read.
+const KEPT_FILES: usize = 1_000;
+const KEPT_ROWS: usize = 16_000_000;
+
+/// A source whose end is fixed.
+#[derive(Debug)]
+pub struct Source {
+    files: SourceFiles,
+    /// The columns that are carried to the target.
+    schema: SchemaRef,
+    /// The same, with what the table notes about them.
+    noted: SchemaRef,
+    /// All columns.
+    all: SchemaRef,
+    filter: Option<Arc<Filter>>,
+    /// The files and conditions that were asked for last, and the answers.
+    kept: VecDeque<(String, Option<String>, RowMask)>,
+    id: SourceId,
+    pub(super) catalog: Catalog,
+}
+
+impl Source {
+    /// Opens a source, finds out what it is and fixes its end.
+    ///
+    /// # Errors
+    /// When it is not there, is no table, or has something that cannot be read.
+    pub async fn open(spec: &SourceSpec) -> Result<Source, SourceError> {
+        let at = &spec.location;
+        if at.path().is_some_and(|path| !path.exists()) {
+            return Err(SourceError::Missing { path: at.clone() });
+        }
+        let filter = |files: &SourceFiles, all: &SchemaRef| {
+            let filter = spec.condition.as_deref().map(|condition| Filter::new(condition, files, all));
+            filter.transpose().map(|filter| filter.map(Arc::new))
+        };
+        let (files, all, filter, id, catalog) = if is_delta_table(at).await? {
+            let (mut source, all, id) = DeltaCatalog::open(at, spec).await?;
+            let root = match at.path() {
+                Some(_) => Root::from(at.clone()),
+                None => Root::remote(at.clone(), objects(at).await?),
+            };
+            let files = SourceFiles::new(root, FileFormat::Parquet(ByteStrings::of(spec)));
+            let filter = filter(&files, &all)?;
+            source.condition = filter.as_ref().map(|filter| filter.condition().clone());
+            (files, all, filter, id, Catalog::Delta(Box::new(source)))
+        } else if has_empty_log(at).await? {
+            let what = "has a _delta_log without a single commit: it is no Delta table any more, and its data files may \
+                        have rows that were deleted. Bring the log back, or remove the folder _delta_log to read it as \
+                        Parquet files";
+            return Err(SourceError::Unsupported { path: at.clone(), what: what.to_owned() });
+        } else {
+            if let Some(start) = &spec.start {
+                return Err(SourceError::Start {
+                    path: at.clone(),
+                    key: start.key(),
+                    message: "Parquet files have no versions; take the key out".into(),
+                });
+            }
+            let (mut source, files, all, unsupported) = FolderCatalog::open(at, spec).await?;
+            may_leave_out(spec, at, &all, &unsupported)?;
+            unsupported.iter().for_each(|column| source.leave_out(column.to_string()));
+            let filter = filter(&files, &all)?;
+            let id = SourceId::Parquet { written: spec.written.clone(), path: at.to_string() };
+            (files, all, filter, id, Catalog::Folder(source))
+        };
+        let noted = chosen(spec, at, &all)?;
+        Ok(Source { files, schema: plain(&noted), noted, all, filter, kept: VecDeque::new(), id, catalog })
+    }
+
+    /// The columns, in types that a Delta table can hold.
+    #[must_use]
+    pub fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// Columns that it has and that are not carried.
+    #[must_use]
+    pub fn columns_left_out(&self) -> Vec<String> {
+        let is_carried = |name: &String| self.schema.field_with_name(name).is_ok();
+        self.all.fields().iter().map(|field| field.name().clone()).filter(|name| !is_carried(name)).collect()
+    }
+
+    /// A reader of its rows.
+    #[must_use]
+    pub fn reader(&self) -> RowReader {
+        RowReader::new(self.files.clone(), Arc::clone(&self.schema), Arc::clone(&self.noted))
+    }
+
+    /// The condition that rows must meet, if there is one.
+    #[must_use]
+    pub fn condition(&self) -> Option<&str> {
+        self.filter.as_deref().map(|filter| filter.condition().written())
+    }
+
+    /// The rows of a file and what they take.
+    ///
+    /// # Errors
+    /// When the file is not there or is damaged.
+    pub async fn shape(&self, part: &FileRange) -> Result<FileShape, SourceError> {
+        let (file, noted) = (part.file.clone(), Arc::clone(&self.noted));
+        self.files.blocking(move |files| files.shape(&file, &noted)).await
+    }
+
+    /// Which rows of a part's file are there and meet a condition, which may be an earlier one of this source.
+    ///
+    /// # Errors
+    /// When the log, a deletion vector or the file cannot be read, and when the condition does not fit the source.
+    pub async fn kept(&mut self, part: &FileRange, condition: Option<&str>) -> Result<RowMask, SourceError> {
+        let known =
+            self.kept.iter().find(|(file, asked, _)| *file == part.file && asked.as_deref() == condition);
+        if let Some((_, _, kept)) = known {
+            return Ok(kept.clone());
+        }
+        let there = RowMask::there(self.catalog.undeleted(part).await?);
+        let kept = match condition {
+            None => there,
+            Some(condition) => {
+                let own = self.filter.as_ref().filter(|own| own.condition().written() == condition);
+                let filter = match own {
+                    Some(own) => Arc::clone(own),
+                    None => Arc::new(Filter::new(condition, &self.files, &self.all)?),
+                };
+                let part = part.clone();
+                let look = move |_| filter.rows(&part, &there).map(|rows| there.and(rows));
+                self.files.blocking(look).await?
+            }
+        };
+        self.kept.push_back((part.file.clone(), condition.map(ToOwned::to_owned), kept.clone()));
+        let rows =
+            |kept: &VecDeque<(_, _, RowMask)>| kept.iter().map(|(_, _, kept)| kept.size()).sum::<usize>();
+        while self.kept.len() > 1 && (self.kept.len() > KEPT_FILES || rows(&self.kept) > KEPT_ROWS) {
+            self.kept.pop_front();
+        }
+        Ok(kept)
+    }
+
+    /// Which source it is.
+    #[must_use]
+    pub fn id(&self) -> &SourceId {
+        &self.id
+    }
+
+    /// The folder that paths of files are relative to.
+    #[must_use]
+    pub fn root(&self) -> &Location {
+        self.files.root().at()
+    }
+
+    /// The next file after a position, with the row to begin at.
+    ///
+    /// # Errors
+    /// When the log or the folder says something that must not be passed over.
+    pub async fn next_file(&mut self, position: &Position) -> Result<NextRows, SourceError> {
+        self.catalog.next_file(position).await
+    }
+
+    /// The position after rows up to `end` of a file that [`Source::next_file`] returned for `before`;
+    /// `is_whole` when nothing of the file is left.
+    #[must_use]
+    pub fn advance(&self, before: &Position, part: &FileRange, end: u64, is_whole: bool) -> Position {
+        self.catalog.advance(before, part, end, is_whole)
+    }
+
+    /// The position after everything that this source has, for when it is planned to its end; none where
+    /// that says no more than the position does.
+    #[must_use]
+    pub fn end(&self) -> Option<Position> {
+        self.catalog.end()
+    }
+
+    /// How long files that a Delta table removes are kept; none for Parquet files.
+    #[must_use]
+    pub fn retention(&self) -> Option<Duration> {
+        self.catalog.retention()
+    }
+
+    /// What it is, in words.
+    #[must_use]
+    pub fn what(&self) -> String {
+        self.catalog.what()
+    }
+
+    /// What of a folder of Parquet files is no part of the source, and why.
+    #[must_use]
+    pub fn left_out(&self) -> &[String] {
+        self.catalog.left_out()
+    }
+
+    /// Files that were passed over because they are not whole yet; they are read when they are.
+    #[must_use]
+    pub fn unfinished(&self) -> Vec<Location> {
+        self.catalog.unfinished().into_iter().map(|file| self.files.root().place(file)).collect()
+    }
+
+    /// Rows after a position, where that is known without opening files.
+    pub async fn rows_after(&self, position: &Position) -> Option<u64> {
+        if self.filter.is_some() {
+            return None;
+        }
+        self.catalog.rows_after(position).await
+    }
+
+    /// What there is after a position. Opens the footer of each file that is not planned, and reads the columns of
+    /// a condition.
+    ///
+    /// # Errors
+    /// As [`Source::next_file`].
+    pub async fn lag(&mut self, position: &Position) -> Result<Lag, SourceError> {
+        let mut lag = Lag { versions: self.catalog.versions_after(position), files: 0, rows: 0 };
+        let mut position = position.clone();
+        let condition = self.condition().map(ToOwned::to_owned);
+        while let Some(NextFile { part, may_match, .. }) = self.next_file(&position).await?.file {
+            let mut end = 0;
+            if may_match {
+                end = self.shape(&part).await?.rows();
+                let kept = self.kept(&part, condition.as_deref()).await?;
+                let rows = kept.rows(part.start..end).count() as u64;
+                lag.files += u64::from(rows > 0 || condition.is_none());
+                lag.rows += rows;
+            }
+            position = self.advance(&position, &part, end, true);
+        }
+        Ok(lag)
+    }
+
+    /// Whether a position is known to be after everything that there is.
+    pub async fn is_after_all(&self, position: &Position) -> bool {
+        self.end().as_ref() == Some(position) || self.rows_after(position).await == Some(0)
+    }
+
+    /// Whether the file of a planned part is there as it was planned.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub async fn holds(&self, part: &FileRange) -> Result<(), SourceError> {
+        let path = self.files.root().place(&part.file);
+        let size = self.files.root().size(&part.file).await;
+        let size = size.map_err(|error| SourceError::gone(&path, part, error))?;
+        if size == part.size {
+            return Ok(());
+        }
+        let what = format!("it had {} bytes when it was planned and has {size} now", part.size);
+        Err(SourceError::file(&path, what))
+    }
+
+    /// Whether it has a file, by the path that keys of rows have.
+    ///
+    /// # Errors
+    /// When that cannot be found out.
+    pub async fn has_file(&self, file: &str) -> Result<bool, SourceError> {
+        match self.files.root().size(file).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(SourceError::file(&self.files.root().place(file), error)),
+        }
+    }
+
+    /// The position after everything that a target holds, given per file the number of rows and the row
+    /// after the last; for a checkpoint that was lost.
+    ///
+    /// # Errors
+    /// When the rows are not the beginning of this source.
+    pub async fn position_after(&mut self, held: &[HeldFile]) -> Result<Position, SourceError> {
+        let expected = self.expected(held).await?;
+        self.catalog.position_after(held, &expected).await
+    }
+
+    /// What a target holds of each file that was read as far as it says, where a condition chose the rows.
+    async fn expected(&mut self, held: &[HeldFile]) -> Result<HashMap<String, ReadProgress>, SourceError> {
+        let mut expected = HashMap::new();
+        let Some(condition) = self.condition().map(ToOwned::to_owned) else { return Ok(expected) };
+        let ends: HashMap<&str, u64> = held.iter().map(|held| (held.file.as_str(), held.end)).collect();
+        let parts = self.catalog.parts().await?;
+        for part in parts {
+            let end = ends.get(part.file.as_str()).copied().unwrap_or_default();
+            let rows = self.shape(&part).await?.rows();
+            let kept = self.kept(&part, Some(&condition)).await?;
+            let count = |range| kept.rows(range).count() as u64;
+            let of_file = ReadProgress {
+                before: count(0..end),
+                deleted: kept.deleted(0..end),
+                after: count(end..rows),
+            };
+            expected.insert(part.file, of_file);
+        }
+        Ok(expected)
+    }
+}
+
+/// The columns that a job carries to its target, in the order in which it names them.
+fn chosen(spec: &SourceSpec, path: &Location, all: &SchemaRef) -> Result<SchemaRef, SourceError> {
+    let Some(columns) = &spec.columns else { return Ok(Arc::clone(all)) };
+    let place = |column: &String| {
+        all.index_of(column).map_err(|_| SourceError::UnknownColumn {
+            path: path.to_owned(),
+            column: column.clone(),
+            near: nearest(column, all.fields().iter().map(|field| field.name().as_str())).map(Into::into),
+        })
+    };
+    let places = columns.iter().map(place).collect::<Result<Vec<_>, _>>()?;
+    let fields: Vec<_> = places.into_iter().map(|at| Arc::clone(&all.fields()[at])).collect();
+    Ok(Arc::new(Schema::new_with_metadata(fields, all.metadata().clone())))
+}
+
+/// Whether a job can do without the columns that its target cannot hold.
+fn may_leave_out(
+    spec: &SourceSpec,
+    at: &Location,
+    all: &SchemaRef,
+    unsupported: &[UnsupportedColumn],
+) -> Result<(), SourceError> {
+    let named = |column: &&UnsupportedColumn| match &spec.columns {
+        Some(columns) => columns.contains(&column.name),
+        None => spec.on_unsupported != OnUnsupported::Skip,
+    };
+    let Some(column) = unsupported.iter().find(named) else { return Ok(()) };
+    let text = match spec.on_unsupported {
+        OnUnsupported::Text => "",
+        _ => ", or carry it as text with source.on_unsupported = \"text\"",
+    };
+    let mend = match spec.columns {
+        Some(_) => format!("Take it out of source.columns{text}"),
+        None => {
+            let names: Vec<&str> = all.fields().iter().map(|field| field.name().as_str()).collect();
+            let line = format!("source.columns = {names:?}");
+            format!("Leave it out with {line} or source.on_unsupported = \"skip\"{text}")
+        }
+    };
+    Err(SourceError::Unsupported { path: at.clone(), what: format!("has {column}. {mend}") })
+}
+
+/// Columns without what a table notes about them.
+fn plain(schema: &SchemaRef) -> SchemaRef {
+    Arc::new(Schema::new(conform::logical(schema.fields())))
+}
