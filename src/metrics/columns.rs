@@ -1,4 +1,4 @@
-//! Figures as the columns of their table, and back.
+//! MetricsRow as the columns of their table, and back.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
 use chrono::{DateTime, Utc};
 
-use super::figures::{AskedKind, Figures, LatencyQuantiles, Load, WAITS};
+use super::row::{AskedKind, LatencyQuantiles, Load, MetricsRow, WAITS};
 use crate::ident::{BatchId, Lineage, RunId, Tokens};
 
 /// Digits of a cost in US dollars, and those after the point.
@@ -75,7 +75,7 @@ fn waited(name: &str) -> String {
 }
 
 /// Rows in the columns of a table that has at least those of [`schema`].
-pub(super) fn to_rows(figures: &[Figures], table: &SchemaRef) -> Result<RecordBatch, ArrowError> {
+pub(super) fn to_rows(figures: &[MetricsRow], table: &SchemaRef) -> Result<RecordBatch, ArrowError> {
     let columns = table.fields().iter().map(|field| {
         let column = column(figures, field);
         match column.data_type() == field.data_type() {
@@ -86,17 +86,17 @@ pub(super) fn to_rows(figures: &[Figures], table: &SchemaRef) -> Result<RecordBa
     RecordBatch::try_new(Arc::clone(table), columns.collect::<Result<_, _>>()?)
 }
 
-fn column(all: &[Figures], field: &Field) -> ArrayRef {
-    let text = |get: &dyn Fn(&Figures) -> Option<String>| -> ArrayRef {
+fn column(all: &[MetricsRow], field: &Field) -> ArrayRef {
+    let text = |get: &dyn Fn(&MetricsRow) -> Option<String>| -> ArrayRef {
         Arc::new(all.iter().map(get).collect::<StringArray>())
     };
-    let count = |get: &dyn Fn(&Figures) -> u64| -> ArrayRef {
+    let count = |get: &dyn Fn(&MetricsRow) -> u64| -> ArrayRef {
         Arc::new(Int64Array::from_iter_values(all.iter().map(|row| signed(get(row)))))
     };
     let latency = |get: fn(LatencyQuantiles) -> u64| -> ArrayRef {
         Arc::new(all.iter().map(|row| row.latency.map(get).map(signed)).collect::<Int64Array>())
     };
-    let moment = |get: fn(&Figures) -> DateTime<Utc>| -> ArrayRef {
+    let moment = |get: fn(&MetricsRow) -> DateTime<Utc>| -> ArrayRef {
         let micros = all.iter().map(|row| get(row).timestamp_micros());
         Arc::new(TimestampMicrosecondArray::from_iter_values(micros).with_timezone("UTC"))
     };
@@ -117,7 +117,7 @@ fn column(all: &[Figures], field: &Field) -> ArrayRef {
         "answers" => count(&|row| row.answers),
         "shared" => count(&|row| row.shared),
         "skipped" => count(&|row| row.skipped),
-        "errors" => count(&Figures::error_count),
+        "errors" => count(&MetricsRow::error_count),
         "errors_by_class" => by_class(all, field),
         "prompt_tokens" => count(&|row| row.tokens.prompt),
         "cached_tokens" => count(&|row| row.tokens.cached),
@@ -145,7 +145,7 @@ fn column(all: &[Figures], field: &Field) -> ArrayRef {
     }
 }
 
-fn by_class(all: &[Figures], field: &Field) -> ArrayRef {
+fn by_class(all: &[MetricsRow], field: &Field) -> ArrayRef {
     let DataType::Map(entries, _) = field.data_type() else {
         return arrow::array::new_null_array(field.data_type(), all.len());
     };
@@ -166,7 +166,7 @@ fn signed(count: u64) -> i64 {
 }
 
 /// The figures in a batch of the table's rows; none of it where a column is missing or of another type.
-pub(super) fn from_rows(rows: &RecordBatch) -> Option<Vec<Figures>> {
+pub(super) fn from_rows(rows: &RecordBatch) -> Option<Vec<MetricsRow>> {
     let as_type = |name: &str, to: &DataType| cast(rows.column_by_name(name)?, to).ok();
     let texts = |name: &str| as_type(name, &DataType::Utf8);
     let counts = |name: &str| as_type(name, &DataType::Int64);
@@ -228,7 +228,7 @@ pub(super) fn from_rows(rows: &RecordBatch) -> Option<Vec<Figures>> {
         for (place, column) in waited_ms.iter_mut().zip(&waits) {
             *place = number(column).unwrap_or_default();
         }
-        figures.push(Figures {
+        figures.push(MetricsRow {
             app_id: text(app_id)?,
             lineage: text(lineage)?.parse::<Lineage>().ok()?,
             kind: if text(kind)? == AskedKind::Retry.name() { AskedKind::Retry } else { AskedKind::Run },

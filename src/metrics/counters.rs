@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::figures::{Load, WAITS};
+use super::row::{Load, WAITS};
 use crate::clock::{self, Instant};
 use crate::event::{Event, Listener, Waiting};
 use crate::fault::Scarce;

@@ -10,8 +10,8 @@ use serde_json::{Map, json};
 
 use super::columns;
 use super::counters::Counters;
-use super::figures::{AskedKind, BatchKey, Figures, of_batch};
 use super::pending::{PendingFigures, newest};
+use super::row::{AskedKind, BatchKey, MetricsRow, of_batch};
 use crate::clock::{self, Instant};
 use crate::faultpoint::{self, Side};
 use crate::ident::{BatchId, Lineage, RunId};
@@ -33,7 +33,7 @@ const PROPERTIES: [(&str, &str); 2] =
 /// Bytes of a data file: they are all small.
 const FILE_BYTES: u64 = 50_000_000;
 
-/// Figures that cannot be kept.
+/// MetricsRow that cannot be kept.
 #[derive(Debug, thiserror::Error)]
 pub enum MetricsError {
     /// Their table cannot be read or written.
@@ -158,7 +158,7 @@ impl Keeper {
                 None => {
                     let step = providers.iter().find(|entry| entry.provider == provider);
                     let step = step.map(|entry| entry.step.as_str()).unwrap_or_default();
-                    rows.push(Figures {
+                    rows.push(MetricsRow {
                         load: since,
                         counters,
                         ..batch.empty((filled.plan.id, filled.opened_at), step, Some(&provider))

@@ -1,4 +1,4 @@
-//! Figures of what a job did: one row per batch, step and provider, in a Delta table of their own, exactly once.
+//! MetricsRow of what a job did: one row per batch, step and provider, in a Delta table of their own, exactly once.
 //!
 //! The rows of a batch are written down before its commit ([`Keeper`]), so that a run that dies between the two
 //! commits leaves them to the next one. What a provider itself did since the batch before, throttling and waiting, is
@@ -6,12 +6,12 @@
 
 mod columns;
 mod counters;
-mod figures;
 mod keeper;
 mod pending;
 mod read;
+mod row;
 
 pub use counters::Counters;
-pub use figures::{AskedKind, Figures, LatencyQuantiles, Load, WAITS, of_batch};
 pub use keeper::{FiguresOwner, Keeper, MetricsError, ProviderOfStep, look};
 pub use read::read;
+pub use row::{AskedKind, LatencyQuantiles, Load, MetricsRow, WAITS, of_batch};

@@ -1,4 +1,4 @@
-//! Figures that are not in their table yet, in a file beside the checkpoint: lines of JSON, which all together are what is
+//! MetricsRow that are not in their table yet, in a file beside the checkpoint: lines of JSON, which all together are what is
 //! pending. On a local disk a batch's line is appended, in a store the file is replaced by one line of all of it. It is
 //! not flushed to the disk with each batch, for which the journal and the checkpoint would wait: a power failure may cost
 //! the figures of the last batches.
@@ -9,17 +9,17 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::figures::{Figures, Load};
+use super::row::{Load, MetricsRow};
 use crate::ident::{BatchId, Lineage};
 use crate::store::{self, Folder, StoreError};
 
 const NAME: &str = "metrics.jsonl";
 const VERSION: u32 = 2;
 
-/// Figures that are not in their table yet.
+/// MetricsRow that are not in their table yet.
 #[derive(Clone, Debug, Default)]
 pub(super) struct PendingFigures {
-    pub(super) rows: Vec<Figures>,
+    pub(super) rows: Vec<MetricsRow>,
     pub(super) told: SeenLoads,
     /// Rows that the file has; none where it must be replaced.
     saved: Option<usize>,
@@ -29,7 +29,7 @@ pub(super) struct PendingFigures {
 #[derive(Serialize, Deserialize)]
 struct Line<'a> {
     version: u32,
-    rows: Cow<'a, [Figures]>,
+    rows: Cow<'a, [MetricsRow]>,
     told: Cow<'a, SeenLoads>,
 }
 
@@ -82,10 +82,10 @@ impl PendingFigures {
 
     /// Drops the rows of batches that are not committed; what providers did then is told again.
     pub(super) fn drop_beyond(&mut self, lineage: Lineage, committed: Option<BatchId>) {
-        let is_beyond = |row: &Figures| {
+        let is_beyond = |row: &MetricsRow| {
             row.lineage == lineage && committed.is_none_or(|committed| row.batch_id > committed)
         };
-        let dropped: Vec<Figures> = self.rows.extract_if(.., |row| is_beyond(row)).collect();
+        let dropped: Vec<MetricsRow> = self.rows.extract_if(.., |row| is_beyond(row)).collect();
         self.forget(&dropped);
     }
 
@@ -101,12 +101,12 @@ impl PendingFigures {
 
     /// Drops the rows after so many.
     pub(super) fn truncate(&mut self, rows: usize) {
-        let dropped: Vec<Figures> = self.rows.drain(rows.min(self.rows.len())..).collect();
+        let dropped: Vec<MetricsRow> = self.rows.drain(rows.min(self.rows.len())..).collect();
         self.forget(&dropped);
     }
 
     /// What providers did is told again with other rows than these.
-    fn forget(&mut self, dropped: &[Figures]) {
+    fn forget(&mut self, dropped: &[MetricsRow]) {
         if !dropped.is_empty() {
             self.saved = None;
         }
@@ -129,7 +129,7 @@ impl PendingFigures {
 }
 
 /// The newest batch of each lineage.
-pub(super) fn newest(rows: &[Figures]) -> BTreeMap<Lineage, BatchId> {
+pub(super) fn newest(rows: &[MetricsRow]) -> BTreeMap<Lineage, BatchId> {
     let mut newest = BTreeMap::new();
     for row in rows {
         let batch = newest.entry(row.lineage).or_insert(row.batch_id);
@@ -143,9 +143,9 @@ mod tests {
     use super::*;
     use crate::clock;
     use crate::ident::RunId;
-    use crate::metrics::figures::{AskedKind, BatchKey};
+    use crate::metrics::row::{AskedKind, BatchKey};
 
-    fn row(batch: u64) -> Figures {
+    fn row(batch: u64) -> MetricsRow {
         let (lineage, run_id, committed_at) = (Lineage::random(), RunId::random(), clock::wall());
         let owner = BatchKey { app_id: "test", lineage, kind: AskedKind::Run, run_id, committed_at };
         owner.empty((BatchId::new(batch), committed_at), "answer", None)

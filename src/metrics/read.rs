@@ -1,9 +1,9 @@
 //! Reads figures back, for a report.
 
 use super::columns;
-use super::figures::Figures;
 use super::keeper::MetricsError;
 use super::pending::PendingFigures;
+use super::row::MetricsRow;
 use crate::store::{Folder, Location};
 use crate::table::{Table, TableError, is_delta_table};
 
@@ -12,8 +12,8 @@ use crate::table::{Table, TableError, is_delta_table};
 ///
 /// # Errors
 /// When the table or a file cannot be read.
-pub async fn read(at: &Location, app_id: &str, homes: &[Folder]) -> Result<Vec<Figures>, MetricsError> {
-    let mut all: Vec<Figures> = Vec::new();
+pub async fn read(at: &Location, app_id: &str, homes: &[Folder]) -> Result<Vec<MetricsRow>, MetricsError> {
+    let mut all: Vec<MetricsRow> = Vec::new();
     if is_delta_table(at).await? {
         let table = Table::open(at.clone()).await?;
         let sql = format!("SELECT * FROM target WHERE app_id = '{}'", app_id.replace('\'', "''"));
@@ -34,10 +34,10 @@ pub async fn read(at: &Location, app_id: &str, homes: &[Folder]) -> Result<Vec<F
     }
     for home in homes {
         let pending = PendingFigures::read(home).await?.unwrap_or_default();
-        let is_there = |row: &Figures| {
+        let is_there = |row: &MetricsRow| {
             all.iter().rev().any(|told| (told.lineage, told.batch_id) == (row.lineage, row.batch_id))
         };
-        let news: Vec<Figures> =
+        let news: Vec<MetricsRow> =
             pending.rows.into_iter().filter(|row| row.app_id == app_id && !is_there(row)).collect();
         all.extend(news);
     }

@@ -4,13 +4,13 @@
 
 use std::collections::BTreeMap;
 
-use super::data::MetricsRow;
 use super::figure::{self, Bar, Figure};
 use super::format::{self, PartialSum, Per, millis};
 use super::palette::Hue;
 use super::plot::{Area, Curve, DrawingError, Plot, Scale};
 use super::timeline::{bucket_span, highest, median};
 use super::work::{BatchLatency, Mixture, PageBatch, Series, Work};
+use crate::metrics::{MetricsRow, WAITS};
 
 const THROUGHPUT_HEADING: (&str, &str) = ("throughput", "Throughput");
 
@@ -45,7 +45,7 @@ pub(super) fn throughput_figure(work: &Work<'_>) -> Result<Figure, DrawingError>
 }
 
 /// Returns the number of rows of the table in these batches.
-pub(super) fn rows<'a>(batches: impl IntoIterator<Item = &'a PageBatch<'a>>) -> u64 {
+pub(super) fn rows<'a>(batches: impl IntoIterator<Item = &'a PageBatch>) -> u64 {
     batches.into_iter().map(|batch| batch.rows).fold(0, u64::saturating_add)
 }
 
@@ -64,7 +64,7 @@ const REQUESTS_HEADING: (&str, &str) = ("requests", "Requests");
 /// The chart of requests over time.
 pub(super) fn requests_figure(work: &Work<'_>) -> Result<Figure, DrawingError> {
     let buckets = &work.buckets;
-    let (requests, throttled) = (work.sum(|row| row.requests), work.sum(|row| row.throttled));
+    let (requests, throttled) = (work.sum(|row| row.load.requests), work.sum(|row| row.load.throttled));
     if requests == 0 {
         return Ok(Figure::empty(REQUESTS_HEADING, "No request was sent."));
     }
@@ -80,8 +80,8 @@ pub(super) fn requests_figure(work: &Work<'_>) -> Result<Figure, DrawingError> {
     if work.is_instant() {
         return Ok(Figure::empty(REQUESTS_HEADING, reading));
     }
-    let sent = buckets.sums_of(work.metrics, |row| row.requests);
-    let refused = buckets.sums_of(work.metrics, |row| row.throttled);
+    let sent = buckets.sums_of(work.metrics, |row| row.load.requests);
+    let refused = buckets.sums_of(work.metrics, |row| row.load.throttled);
     let per = Per::for_rate(highest(sent.iter().copied()) / buckets.seconds());
     let rates = |sums: &[f64]| -> Vec<f64> {
         sums.iter().map(|sum| sum / buckets.seconds() * per.seconds()).collect()
@@ -104,13 +104,13 @@ const TOKENS_HEADING: (&str, &str) = ("tokens", "Tokens");
 
 /// The chart of tokens over time.
 pub(super) fn tokens_figure(work: &Work<'_>) -> Result<Figure, DrawingError> {
-    let (prompt, cached) = (work.sum(|row| row.prompt_tokens), work.sum(|row| row.cached_tokens));
-    let completion = work.sum(|row| row.completion_tokens);
+    let (prompt, cached) = (work.sum(|row| row.tokens.prompt), work.sum(|row| row.tokens.cached));
+    let completion = work.sum(|row| row.tokens.completion);
     if prompt == 0 && completion == 0 {
         return Ok(Figure::empty(TOKENS_HEADING, "No tokens were counted."));
     }
     let share = format::ratio(cached, prompt).map(format::percent).unwrap_or_default();
-    let reasoning = match work.sum(|row| row.reasoning_tokens) {
+    let reasoning = match work.sum(|row| row.tokens.reasoning) {
         0 => String::new(),
         tokens => format!(", {} of them reasoning", format::short_count(tokens)),
     };
@@ -124,9 +124,9 @@ pub(super) fn tokens_figure(work: &Work<'_>) -> Result<Figure, DrawingError> {
     }
     let buckets = &work.buckets;
     let layers = [
-        (Hue::Green, buckets.sums_of(work.metrics, |row| row.cached_tokens)),
-        (Hue::Blue, buckets.sums_of(work.metrics, |row| row.prompt_tokens.saturating_sub(row.cached_tokens))),
-        (Hue::Vermilion, buckets.sums_of(work.metrics, |row| row.completion_tokens)),
+        (Hue::Green, buckets.sums_of(work.metrics, |row| row.tokens.cached)),
+        (Hue::Blue, buckets.sums_of(work.metrics, |row| row.tokens.prompt.saturating_sub(row.tokens.cached))),
+        (Hue::Vermilion, buckets.sums_of(work.metrics, |row| row.tokens.completion)),
     ];
     let whole = |index: usize| layers.iter().filter_map(|(_, layer)| layer.get(index)).sum::<f64>();
     let most = highest((0..buckets.number()).map(whole)) / buckets.seconds();
@@ -160,7 +160,7 @@ pub(super) fn latency_figure(work: &Work<'_>) -> Result<Figure, DrawingError> {
         };
         for (bucket, share) in work.buckets.shares(bucket_span(row)) {
             if let Some(mixture) = mixtures.get_mut(bucket) {
-                mixture.add(share * format::float(row.asked().max(1)), latency);
+                mixture.add(share * format::float(row.own_answers().max(1)), latency);
             }
         }
     }
@@ -205,13 +205,13 @@ const NO_ERRORS: &str = "No row ended in an error.";
 
 /// The chart of the share of rows that ended in an error.
 pub(super) fn error_rate_figure(work: &Work<'_>) -> Result<Figure, DrawingError> {
-    let (errors, ended) = (work.sum(|row| row.errors), work.sum(super::data::MetricsRow::ended));
+    let (errors, ended) = (work.sum(|row| row.error_count()), work.sum(MetricsRow::ended));
     if errors == 0 {
         return Ok(Figure::empty(ERROR_RATE_HEADING, NO_ERRORS));
     }
     let buckets = &work.buckets;
-    let failed = buckets.sums_of(work.metrics, |row| row.errors);
-    let ended_in = buckets.sums_of(work.metrics, super::data::MetricsRow::ended);
+    let failed = buckets.sums_of(work.metrics, |row| row.error_count());
+    let ended_in = buckets.sums_of(work.metrics, MetricsRow::ended);
     let shares = failed.iter().zip(&ended_in).map(|(part, whole)| (*whole > 0.0).then(|| part / whole));
     let shares: Vec<Option<f64>> = shares.collect();
     let filled = shares.iter().map(|share| share.unwrap_or_default()).collect();
@@ -233,7 +233,7 @@ pub(super) fn error_rate_figure(work: &Work<'_>) -> Result<Figure, DrawingError>
 /// The chart of errors by class.
 pub(super) fn error_classes_figure(work: &Work<'_>) -> Result<Figure, DrawingError> {
     let mut classes: BTreeMap<&str, u64> = BTreeMap::new();
-    for (class, errors) in work.metrics.iter().flat_map(|row| &row.errors_by_class) {
+    for (class, errors) in work.metrics.iter().flat_map(|row| &row.errors) {
         let sum = classes.entry(class).or_insert(0);
         *sum = sum.saturating_add(*errors);
     }
@@ -259,9 +259,9 @@ const WAITING_HEADING: (&str, &str) = ("waiting", "Time waited");
 /// The chart of time waited, by reason.
 pub(super) fn waiting_figure(work: &Work<'_>) -> Result<Figure, DrawingError> {
     let mut kinds: BTreeMap<&str, u64> = BTreeMap::new();
-    for (kind, waited) in work.metrics.iter().flat_map(|row| &row.waited_ms) {
+    for ((_, kind), waited) in work.metrics.iter().flat_map(|row| WAITS.iter().zip(row.load.waited_ms)) {
         let sum = kinds.entry(kind).or_insert(0);
-        *sum = sum.saturating_add(*waited);
+        *sum = sum.saturating_add(waited);
     }
     kinds.retain(|_, waited| *waited > 0);
     if kinds.is_empty() {
@@ -294,7 +294,7 @@ const QUOTA_HEADING: (&str, &str) = ("quota", "Share of quota");
 
 /// Returns the share of the limit that is closer to being used up, or `None` without a limit.
 pub(super) fn quota_share(row: &MetricsRow) -> Option<f64> {
-    let shares = [row.requests_share, row.tokens_share].into_iter().flatten();
+    let shares = [row.load.requests_share, row.load.tokens_share].into_iter().flatten();
     shares.filter(|share| share.is_finite() && *share >= 0.0).reduce(f64::max)
 }
 
@@ -359,7 +359,7 @@ const SET_PRICES: &str =
 pub(super) fn bill<'a>(rows: impl IntoIterator<Item = &'a MetricsRow>) -> PartialSum {
     let mut bill = PartialSum::default();
     for row in rows {
-        bill.add(row.cost_microdollars, row.is_unpriced());
+        bill.add(row.cost_microdollars(), row.is_unpriced());
     }
     bill
 }
@@ -405,5 +405,5 @@ pub(super) fn cost_figure(work: &Work<'_>) -> Result<Figure, DrawingError> {
 
 /// Returns the cost in millionths of a dollar. A negative cost, from a price below zero, is not drawn.
 fn cost_of(row: &MetricsRow) -> u64 {
-    row.cost_microdollars.and_then(|cost| u64::try_from(cost).ok()).unwrap_or_default()
+    row.cost_microdollars().and_then(|cost| u64::try_from(cost).ok()).unwrap_or_default()
 }

@@ -1,8 +1,8 @@
 //! The data that the page is made from.
 
-use std::collections::BTreeMap;
-
 use chrono::{DateTime, Utc};
+
+use crate::metrics::MetricsRow;
 
 /// Everything that one page shows.
 #[derive(Clone, Debug)]
@@ -47,103 +47,6 @@ pub struct ProviderLabel {
     pub model: String,
     /// Its prices, in words; `None` if the job states none.
     pub price: Option<String>,
-}
-
-/// Kind of a batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum BatchKind {
-    /// New rows of the source.
-    Run,
-    /// Failed rows that were sent again.
-    Retry,
-}
-
-/// Figures of one batch, step and provider.
-///
-/// `requests`, `throttled`, `waited_ms` and the shares of quota are those of a provider, and stand on one of its rows
-/// in each batch. The other counts can be added up freely.
-#[derive(Clone, Debug)]
-pub struct MetricsRow {
-    /// Name under which the job writes to its target.
-    pub app_id: String,
-    /// Kind of the batch.
-    pub kind: BatchKind,
-    /// Id of the run or retry that made the batch.
-    pub run_id: String,
-    /// Number of the batch.
-    pub batch_id: i64,
-    /// Name of the step.
-    pub step: String,
-    /// Name of the provider; `None` for rows that were not sent.
-    pub provider: Option<String>,
-    /// When work on the batch began.
-    pub started_at: DateTime<Utc>,
-    /// When the batch was committed.
-    pub committed_at: DateTime<Utc>,
-    /// Number of rows that reached the step.
-    pub rows: u64,
-    /// Number of rows with an answer.
-    pub answers: u64,
-    /// Number of rows that the step skipped.
-    pub skipped: u64,
-    /// Number of rows with an error.
-    pub errors: u64,
-    /// Number of errors by class; their sum is `errors`.
-    pub errors_by_class: BTreeMap<String, u64>,
-    /// Number of answers taken from another row or a cache; nothing was paid for them.
-    pub shared: u64,
-    /// Tokens of prompts, cached ones included.
-    pub prompt_tokens: u64,
-    /// Tokens of prompts that the provider had cached.
-    pub cached_tokens: u64,
-    /// Tokens of answers, reasoning included.
-    pub completion_tokens: u64,
-    /// Tokens of reasoning.
-    pub reasoning_tokens: u64,
-    /// Cost in millionths of a dollar; `None` if the price is not known.
-    pub cost_microdollars: Option<i64>,
-    /// Median latency of answers, in milliseconds.
-    pub latency_ms_p50: Option<u64>,
-    /// 90th percentile of the latency, in milliseconds.
-    pub latency_ms_p90: Option<u64>,
-    /// 99th percentile of the latency, in milliseconds.
-    pub latency_ms_p99: Option<u64>,
-    /// Longest latency, in milliseconds.
-    pub latency_ms_max: Option<u64>,
-    /// Number of attempts at rows, failed ones included, but not refusals by a rate limit.
-    pub attempts: u64,
-    /// Number of requests sent.
-    pub requests: u64,
-    /// Number of requests refused by a rate limit (status 429).
-    pub throttled: u64,
-    /// Milliseconds that requests waited before they were sent, by reason.
-    pub waited_ms: BTreeMap<String, u64>,
-    /// Used share of the limit on requests, from 0 to 1; `None` without this limit.
-    pub requests_share: Option<f64>,
-    /// Used share of the limit on tokens, from 0 to 1; `None` without this limit.
-    pub tokens_share: Option<f64>,
-}
-
-impl MetricsRow {
-    /// Returns the number of answers to requests of their own, each with a latency.
-    pub(super) fn asked(&self) -> u64 {
-        self.answers.saturating_sub(self.shared)
-    }
-
-    /// Returns the number of rows with an answer or an error.
-    pub(super) fn ended(&self) -> u64 {
-        self.answers.saturating_add(self.errors)
-    }
-
-    /// Returns the tokens of prompts and answers together.
-    pub(super) fn tokens(&self) -> u64 {
-        self.prompt_tokens.saturating_add(self.completion_tokens)
-    }
-
-    /// Whether requests were sent whose price is not known.
-    pub(super) fn is_unpriced(&self) -> bool {
-        self.cost_microdollars.is_none() && self.provider.is_some() && self.tokens() > 0
-    }
 }
 
 /// A row with the outcome of one step.

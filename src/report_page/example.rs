@@ -1,7 +1,10 @@
 //! Made-up reports for tests. Nothing is random: the same report is made each time.
 
-use super::data::{BatchKind, MetricsRow, PageSubject, ProviderLabel, Report, Sample};
 use std::collections::BTreeMap;
+
+use super::data::{PageSubject, ProviderLabel, Report, Sample};
+use crate::ident::{BatchId, Lineage, RunId, Tokens};
+use crate::metrics::{AskedKind, LatencyQuantiles, Load, MetricsRow, WAITS};
 
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -17,14 +20,28 @@ pub(crate) fn begin() -> DateTime<Utc> {
     DateTime::from_timestamp(1_773_324_312, 0).unwrap()
 }
 
+/// Picodollars in a millionth of a dollar.
+const PICODOLLARS: u64 = 1_000_000;
+
+/// Returns the id of a run from its text.
+pub(crate) fn run(id: &str) -> RunId {
+    serde_json::from_value(id.into()).unwrap()
+}
+
+/// Returns the times waited, in milliseconds, of some reasons.
+pub(crate) fn waits<const N: usize>(of: [(&str, u64); N]) -> [u64; WAITS.len()] {
+    WAITS.map(|(_, name)| of.iter().find(|(reason, _)| *reason == name).map_or(0, |(_, waited)| *waited))
+}
+
 /// A row of metrics of one provider in a batch of 500 rows that took ten seconds.
-pub(crate) fn metrics_row(batch: i64, step: &str, provider: &str) -> MetricsRow {
-    let started_at = begin() + TimeDelta::seconds(10 * batch);
+pub(crate) fn metrics_row(batch: u64, step: &str, provider: &str) -> MetricsRow {
+    let started_at = begin() + TimeDelta::seconds(10 * i64::try_from(batch).unwrap_or_default());
     MetricsRow {
         app_id: "tickets".to_owned(),
-        kind: BatchKind::Run,
-        run_id: "019ce1f0-6a3b-7c41-9d52-1f0f6a3b7c41".to_owned(),
-        batch_id: batch,
+        lineage: Lineage::random(),
+        kind: AskedKind::Run,
+        run_id: run("019ce1f0-6a3b-7c41-9d52-1f0f6a3b7c41"),
+        batch_id: BatchId::new(batch),
         step: step.to_owned(),
         provider: Some(provider.to_owned()),
         started_at,
@@ -32,24 +49,20 @@ pub(crate) fn metrics_row(batch: i64, step: &str, provider: &str) -> MetricsRow 
         rows: 500,
         answers: 490,
         skipped: 4,
-        errors: 6,
-        errors_by_class: BTreeMap::from([("timeout".to_owned(), 4), ("bad_answer".to_owned(), 2)]),
+        errors: BTreeMap::from([("timeout".to_owned(), 4), ("bad_answer".to_owned(), 2)]),
         shared: 20,
-        prompt_tokens: 160_000,
-        cached_tokens: 60_000,
-        completion_tokens: 22_000,
-        reasoning_tokens: 0,
-        cost_microdollars: Some(31_200),
-        latency_ms_p50: Some(640),
-        latency_ms_p90: Some(1_420),
-        latency_ms_p99: Some(3_100),
-        latency_ms_max: Some(5_200),
+        tokens: Tokens { prompt: 160_000, cached: 60_000, completion: 22_000, reasoning: 0 },
+        cost: Some(31_200 * PICODOLLARS),
+        latency: Some(LatencyQuantiles { p50: 640, p90: 1_420, p99: 3_100, max: 5_200 }),
         attempts: 510,
-        requests: 510,
-        throttled: 0,
-        waited_ms: BTreeMap::from([("requests_per_minute".to_owned(), 1_200)]),
-        requests_share: Some(0.7),
-        tokens_share: Some(0.45),
+        load: Load {
+            requests: 510,
+            throttled: 0,
+            waited_ms: waits([("requests_per_minute", 1_200)]),
+            requests_share: Some(0.7),
+            tokens_share: Some(0.45),
+        },
+        counters: 0,
     }
 }
 
@@ -113,20 +126,12 @@ pub(crate) fn realistic() -> Report {
         rows: 320,
         answers: 0,
         skipped: 320,
-        errors: 0,
-        errors_by_class: BTreeMap::new(),
+        errors: BTreeMap::new(),
         shared: 0,
-        prompt_tokens: 0,
-        cached_tokens: 0,
-        completion_tokens: 0,
-        cost_microdollars: None,
-        latency_ms_p50: None,
-        latency_ms_p90: None,
-        latency_ms_p99: None,
-        latency_ms_max: None,
-        requests_share: None,
-        tokens_share: None,
-        waited_ms: BTreeMap::new(),
+        tokens: Tokens::default(),
+        cost: None,
+        latency: None,
+        load: Load { requests: 510, ..Load::default() },
         ..metrics_row(12, "summarise", "main")
     });
     let mut report = report(metrics, texts());
@@ -148,16 +153,16 @@ fn realistic_row(batch: u32, step: &str, provider: &str, chance: f64) -> Option<
     let slow = f64::from(u8::from(is_outage)) * 2.6 + 1.0;
     let number = |value: f64| u64::try_from(rounded(value)).unwrap();
     let of = |value: u64, factor: f64| number(f64::from(u32::try_from(value).unwrap()) * factor);
-    let base = metrics_row(i64::from(batch), step, provider);
-    let (kind, run, gap) = match batch {
-        ..140 => (BatchKind::Run, "019ce1f0-6a3b-7c41-9d52-1f0f6a3b7c41", 0),
-        140..192 => (BatchKind::Run, "019ce5a2-11f0-7d0e-8b11-7a2c55aa90e4", 19),
-        _ => (BatchKind::Retry, "019ceb77-9c4d-7a55-b3f2-0c9d1be7f6a2", 47),
+    let base = metrics_row(u64::from(batch), step, provider);
+    let (kind, id, gap) = match batch {
+        ..140 => (AskedKind::Run, "019ce1f0-6a3b-7c41-9d52-1f0f6a3b7c41", 0),
+        140..192 => (AskedKind::Run, "019ce5a2-11f0-7d0e-8b11-7a2c55aa90e4", 19),
+        _ => (AskedKind::Retry, "019ceb77-9c4d-7a55-b3f2-0c9d1be7f6a2", 47),
     };
     let length = 34.0 * slow * (0.8 + 0.4 * noise(u64::from(batch)));
     let started_at = begin() + TimeDelta::hours(gap) + TimeDelta::seconds(i64::from(batch) * 40);
     let errors = if is_outage { number(22.0 * chance) } else { number(5.0 * chance * chance) };
-    let small = if kind == BatchKind::Retry { 0.1 } else { 1.0 };
+    let small = if kind == AskedKind::Retry { 0.1 } else { 1.0 };
     let weight = part * small * (0.85 + 0.3 * chance);
     let classes = [("timeout", 0.5), ("server", 0.25), ("rate_limited", 0.15), ("bad_answer", 0.1)];
     let tokens = if step == "classify" { 1.0 } else { 2.4 };
@@ -165,40 +170,44 @@ fn realistic_row(batch: u32, step: &str, provider: &str, chance: f64) -> Option<
     let limited = chance > 0.55 || is_outage;
     Some(MetricsRow {
         kind,
-        run_id: run.to_owned(),
+        run_id: run(id),
         started_at,
         committed_at: started_at + TimeDelta::milliseconds(i64::try_from(number(length * 1e3)).unwrap()),
         rows: of(2_000, weight),
         answers: of(2_000, weight).saturating_sub(errors),
-        errors,
         skipped: 0,
         shared: of(60, weight),
-        errors_by_class: classes.map(|(class, share)| (class.to_owned(), of(errors, share))).into(),
-        prompt_tokens: of(640_000, weight * tokens),
-        cached_tokens: of(230_000, weight * tokens * chance),
-        completion_tokens: of(72_000, weight * tokens),
-        reasoning_tokens: of(9_000, weight),
-        cost_microdollars: (provider != "local")
-            .then(|| i64::try_from(of(140_000, weight * tokens)).unwrap()),
-        latency_ms_p50: Some(of(620, slow * tokens * (0.8 + 0.5 * chance))),
-        latency_ms_p90: Some(of(1_500, slow * tokens * (0.8 + 0.5 * chance))),
-        latency_ms_p99: Some(of(3_900, slow * tokens * (0.7 + 0.9 * chance))),
-        latency_ms_max: Some(of(9_800, slow * tokens * (0.7 + 0.9 * chance))),
-        requests: if is_first { of(2_060, weight) } else { 0 },
-        throttled: if is_first && limited { of(90, weight * chance * slow) } else { 0 },
-        waited_ms: if is_first {
-            BTreeMap::from([
-                ("requests_per_minute".to_owned(), of(52_000, weight)),
-                ("tokens_per_minute".to_owned(), of(130_000, weight * chance)),
-                ("pause".to_owned(), if limited { of(9_000, chance) } else { 0 }),
-                ("backoff".to_owned(), of(4_000, chance * slow)),
-                ("breaker".to_owned(), if is_outage && provider == "main" { 60_000 } else { 0 }),
-            ])
-        } else {
-            BTreeMap::new()
+        errors: classes.map(|(class, share)| (class.to_owned(), of(errors, share))).into(),
+        tokens: Tokens {
+            prompt: of(640_000, weight * tokens),
+            cached: of(230_000, weight * tokens * chance),
+            completion: of(72_000, weight * tokens),
+            reasoning: of(9_000, weight),
         },
-        requests_share: (is_first && provider != "local").then_some((part * 0.9 + 0.15 * chance).min(1.0)),
-        tokens_share: (is_first && provider == "main").then_some((part * 1.05 + 0.2 * chance).min(1.0)),
+        cost: (provider != "local").then(|| of(140_000, weight * tokens) * PICODOLLARS),
+        latency: Some(LatencyQuantiles {
+            p50: of(620, slow * tokens * (0.8 + 0.5 * chance)),
+            p90: of(1_500, slow * tokens * (0.8 + 0.5 * chance)),
+            p99: of(3_900, slow * tokens * (0.7 + 0.9 * chance)),
+            max: of(9_800, slow * tokens * (0.7 + 0.9 * chance)),
+        }),
+        load: if is_first {
+            Load {
+                requests: of(2_060, weight),
+                throttled: if limited { of(90, weight * chance * slow) } else { 0 },
+                waited_ms: waits([
+                    ("requests_per_minute", of(52_000, weight)),
+                    ("tokens_per_minute", of(130_000, weight * chance)),
+                    ("pause", if limited { of(9_000, chance) } else { 0 }),
+                    ("backoff", of(4_000, chance * slow)),
+                    ("breaker", if is_outage && provider == "main" { 60_000 } else { 0 }),
+                ]),
+                requests_share: (provider != "local").then_some((part * 0.9 + 0.15 * chance).min(1.0)),
+                tokens_share: (provider == "main").then_some((part * 1.05 + 0.2 * chance).min(1.0)),
+            }
+        } else {
+            Load::default()
+        },
         ..base
     })
 }

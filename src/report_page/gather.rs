@@ -1,14 +1,12 @@
 //! Collects the data of a report from the metrics, the checkpoint and the target.
 
-use std::collections::BTreeMap;
-
-use super::data::{self, MetricsRow, PageSubject, ProviderLabel, Report, Sample};
+use super::data::{PageSubject, ProviderLabel, Report, Sample};
 use crate::checkpoint::{LastRun, runs_without_commit};
 use crate::clock;
 use crate::config::{Job, Prices, StepSpec};
 use crate::enricher::template_inputs;
 use crate::ident::Money;
-use crate::metrics::{self, AskedKind, Figures, WAITS};
+use crate::metrics;
 use crate::run::RETRY_FOLDER;
 use crate::run::RunError;
 use crate::run::home;
@@ -65,7 +63,7 @@ pub async fn gather(job: &Job) -> Result<Report, RunError> {
                 })
                 .collect(),
         },
-        metrics: figures.into_iter().map(row).collect(),
+        metrics: figures,
         samples: rows(RowOrder::Sample).await?,
         slowest: rows(RowOrder::Slowest).await?,
         dearest: rows(RowOrder::Dearest).await?,
@@ -90,49 +88,6 @@ fn in_words(prices: Prices) -> String {
         false => format!(", {} cached", of(cached_input)),
     };
     format!("{} in{cached}, {} out for a million tokens", of(input), of(output))
-}
-
-fn row(figures: Figures) -> MetricsRow {
-    let errors = figures.error_count();
-    let cost = figures.money().map(Money::microdollars);
-    let latency = figures.latency;
-    let waited = WAITS.iter().zip(figures.load.waited_ms);
-    let waited: BTreeMap<String, u64> =
-        waited.filter(|(_, ms)| *ms > 0).map(|((_, name), ms)| ((*name).to_owned(), ms)).collect();
-    MetricsRow {
-        app_id: figures.app_id,
-        kind: match figures.kind {
-            AskedKind::Run => data::BatchKind::Run,
-            AskedKind::Retry => data::BatchKind::Retry,
-        },
-        run_id: figures.run_id.to_string(),
-        batch_id: figures.batch_id.txn_version(),
-        step: figures.step,
-        provider: figures.provider,
-        started_at: figures.started_at,
-        committed_at: figures.committed_at,
-        rows: figures.rows,
-        answers: figures.answers,
-        skipped: figures.skipped,
-        errors,
-        errors_by_class: figures.errors,
-        shared: figures.shared,
-        prompt_tokens: figures.tokens.prompt,
-        cached_tokens: figures.tokens.cached,
-        completion_tokens: figures.tokens.completion,
-        reasoning_tokens: figures.tokens.reasoning,
-        cost_microdollars: cost,
-        latency_ms_p50: latency.map(|latency| latency.p50),
-        latency_ms_p90: latency.map(|latency| latency.p90),
-        latency_ms_p99: latency.map(|latency| latency.p99),
-        latency_ms_max: latency.map(|latency| latency.max),
-        attempts: figures.attempts,
-        requests: figures.load.requests,
-        throttled: figures.load.throttled,
-        waited_ms: waited,
-        requests_share: figures.load.requests_share,
-        tokens_share: figures.load.tokens_share,
-    }
 }
 
 fn sample(row: ShownRow) -> Sample {

@@ -1,8 +1,10 @@
 //! Tests of what holds for every page, whatever its data.
 
-use super::data::{BatchKind, MetricsRow, Report};
+use super::data::Report;
 use super::example;
 use super::render;
+use crate::ident::BatchId;
+use crate::metrics::{AskedKind, LatencyQuantiles, Load, MetricsRow};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
@@ -141,9 +143,7 @@ fn a_page_with_a_fault_does_not_parse() {
 pub(crate) fn hostile_report() -> Report {
     let hostile = example::hostile();
     let mut row = example::metrics_row(0, &hostile, &hostile);
-    row.run_id.clone_from(&hostile);
-    row.errors_by_class = [(hostile.clone(), 6)].into();
-    row.waited_ms = [(hostile.clone(), 60)].into();
+    row.errors = [(hostile.clone(), 6)].into();
     let sample = super::data::Sample {
         step: hostile.clone(),
         source_file: hostile.clone(),
@@ -192,14 +192,11 @@ fn one_batch_has_every_chart() {
 fn a_batch_about_which_nothing_is_known_has_reasons_instead_of_charts() {
     let mut row = example::metrics_row(0, "classify", "local");
     row.committed_at = row.started_at - TimeDelta::seconds(3);
-    row.errors = 0;
-    row.requests = 0;
-    row.errors_by_class.clear();
-    row.waited_ms.clear();
-    row.cost_microdollars = None;
-    (row.requests_share, row.tokens_share) = (Some(f64::NAN), Some(f64::NEG_INFINITY));
-    (row.latency_ms_p50, row.latency_ms_p90, row.latency_ms_p99, row.latency_ms_max) =
-        (None, None, None, None);
+    row.errors.clear();
+    row.cost = None;
+    row.latency = None;
+    row.load =
+        Load { requests_share: Some(f64::NAN), tokens_share: Some(f64::NEG_INFINITY), ..Load::default() };
     let page = page(&example::report(vec![row], Vec::new()));
     for reason in [
         "less time than the clock tells apart",
@@ -217,29 +214,29 @@ fn a_batch_about_which_nothing_is_known_has_reasons_instead_of_charts() {
 #[test]
 fn numbers_beyond_all_measure_draw_a_page() {
     let mut row = example::metrics_row(0, "classify", "main");
-    row.batch_id = i64::MAX;
+    row.batch_id = BatchId::new(u64::MAX);
     for number in [
         &mut row.rows,
         &mut row.answers,
-        &mut row.errors,
-        &mut row.prompt_tokens,
-        &mut row.cached_tokens,
-        &mut row.completion_tokens,
-        &mut row.requests,
-        &mut row.throttled,
+        &mut row.tokens.prompt,
+        &mut row.tokens.cached,
+        &mut row.tokens.completion,
+        &mut row.load.requests,
+        &mut row.load.throttled,
         &mut row.shared,
     ] {
         *number = u64::MAX;
     }
-    row.cost_microdollars = Some(i64::MAX);
-    (row.latency_ms_p50, row.latency_ms_p99) = (Some(u64::MAX), Some(0));
-    (row.requests_share, row.tokens_share) = (Some(f64::MAX), Some(f64::INFINITY));
-    row.waited_ms = [("pause".to_owned(), u64::MAX)].into();
+    row.errors = [("timeout".to_owned(), u64::MAX), ("server".to_owned(), 1)].into();
+    row.cost = Some(u64::MAX);
+    row.latency = Some(LatencyQuantiles { p50: u64::MAX, p90: 1_420, p99: 0, max: 5_200 });
+    (row.load.requests_share, row.load.tokens_share) = (Some(f64::MAX), Some(f64::INFINITY));
+    row.load.waited_ms = example::waits([("pause", u64::MAX)]);
     let below = MetricsRow {
-        cost_microdollars: Some(i64::MIN),
+        cost: Some(0),
         started_at: chrono::DateTime::<chrono::Utc>::MIN_UTC,
         committed_at: chrono::DateTime::<chrono::Utc>::MAX_UTC,
-        kind: BatchKind::Retry,
+        kind: AskedKind::Retry,
         ..row.clone()
     };
     page(&example::report(vec![row.clone(), row.clone()], Vec::new()));
@@ -251,7 +248,7 @@ fn twenty_thousand_batches_make_a_page_of_no_more_than_120_buckets() {
     let steps = ["clean", "classify", "summarise"];
     let rows = (0..20_000).flat_map(|batch| {
         let row = move |step, provider| MetricsRow {
-            run_id: format!("run {}", batch / 20),
+            run_id: example::run(&format!("019ce1f0-6a3b-7c41-9d52-{:012x}", batch / 20)),
             ..example::metrics_row(batch, step, provider)
         };
         steps.into_iter().flat_map(move |step| [row(step, "main"), row(step, "spare")])

@@ -7,10 +7,12 @@ use std::collections::BTreeMap;
 use std::collections::HashMap;
 
 use super::charts;
-use super::data::{BatchKind, MetricsRow, Sample};
+use super::data::Sample;
 use super::format::{self, PageText};
 use super::timeline::{Timeline, highest};
 use super::work::{Mixture, PageBatch, Work};
+use crate::ident::RunId;
+use crate::metrics::{AskedKind, MetricsRow};
 
 /// One figure with its name and a line of explanation.
 #[derive(Clone, Debug, Serialize)]
@@ -23,7 +25,7 @@ pub(super) struct Tile {
 /// Returns the tiles with the figures of all runs together.
 pub(super) fn tiles(work: &Work<'_>) -> Vec<Tile> {
     let of = |kind| work.batches.iter().filter(move |batch| batch.kind == kind);
-    let (rows, again) = (charts::rows(of(BatchKind::Run)), charts::rows(of(BatchKind::Retry)));
+    let (rows, again) = (charts::rows(of(AskedKind::Run)), charts::rows(of(AskedKind::Retry)));
     vec![
         rows_tile(work, rows, again),
         errors_tile(work),
@@ -44,7 +46,7 @@ fn rows_tile(work: &Work<'_>, rows: u64, again: u64) -> Tile {
 }
 
 fn errors_tile(work: &Work<'_>) -> Tile {
-    let (errors, ended) = (work.sum(|row| row.errors), work.sum(MetricsRow::ended));
+    let (errors, ended) = (work.sum(|row| row.error_count()), work.sum(MetricsRow::ended));
     let value = format::ratio(errors, ended).map_or_else(|| "–".to_owned(), format::percent);
     Tile { name: "Errors", value, line: format!("{} of {}", format::count(errors), format::count(ended)) }
 }
@@ -60,7 +62,7 @@ fn cost_tile(work: &Work<'_>, rows: u64) -> Tile {
 }
 
 fn tokens_tile(work: &Work<'_>) -> Tile {
-    let (prompt, completion) = (work.sum(|row| row.prompt_tokens), work.sum(|row| row.completion_tokens));
+    let (prompt, completion) = (work.sum(|row| row.tokens.prompt), work.sum(|row| row.tokens.completion));
     Tile {
         name: "Tokens",
         value: format::short_count(prompt.saturating_add(completion)),
@@ -112,18 +114,18 @@ const RUN_COLUMNS: [Column; 11] = [
 /// The batches and metrics of one run or retry.
 #[derive(Default)]
 struct Run<'a> {
-    batches: Vec<&'a PageBatch<'a>>,
+    batches: Vec<&'a PageBatch>,
     metrics: Vec<&'a MetricsRow>,
 }
 
 /// Returns the table of runs, the latest first.
 pub(super) fn runs_table(work: &Work<'_>) -> PageTable {
-    let mut runs: HashMap<(BatchKind, &str), Run<'_>> = HashMap::new();
+    let mut runs: HashMap<(AskedKind, RunId), Run<'_>> = HashMap::new();
     for batch in &work.batches {
         runs.entry((batch.kind, batch.run_id)).or_default().batches.push(batch);
     }
     for row in work.metrics {
-        runs.entry((row.kind, &row.run_id)).or_default().metrics.push(row);
+        runs.entry((row.kind, row.run_id)).or_default().metrics.push(row);
     }
     let mut runs: Vec<_> = runs.into_iter().collect();
     runs.sort_by_key(|((_, id), run)| {
@@ -141,7 +143,7 @@ pub(super) fn runs_table(work: &Work<'_>) -> PageTable {
     PageTable { id: "runs", heading: "Runs", note, columns: RUN_COLUMNS.to_vec(), rows: rows.collect() }
 }
 
-fn run_cells(kind: BatchKind, id: &str, Run { batches, metrics: rows }: &Run<'_>) -> Vec<String> {
+fn run_cells(kind: AskedKind, id: RunId, Run { batches, metrics: rows }: &Run<'_>) -> Vec<String> {
     let sum =
         |figure: fn(&MetricsRow) -> u64| rows.iter().map(|row| figure(row)).fold(0, u64::saturating_add);
     let timeline = Timeline::of(batches.iter().map(|batch| batch.span()));
@@ -151,18 +153,18 @@ fn run_cells(kind: BatchKind, id: &str, Run { batches, metrics: rows }: &Run<'_>
     vec![
         begun.unwrap_or_default(),
         match kind {
-            BatchKind::Run => "run".to_owned(),
-            BatchKind::Retry => "retry".to_owned(),
+            AskedKind::Run => "run".to_owned(),
+            AskedKind::Retry => "retry".to_owned(),
         },
         format::seconds(busy),
         format::count(u64::try_from(batches.len()).unwrap_or(u64::MAX)),
         format::count(table_rows),
         charts::throughput_rate(table_rows, busy).unwrap_or_else(|| NOTHING.to_owned()),
         format::count(sum(|row| row.answers)),
-        step_errors(sum(|row| row.errors), sum(MetricsRow::ended)),
-        format::short_count(sum(MetricsRow::tokens)),
+        step_errors(sum(|row| row.error_count()), sum(MetricsRow::ended)),
+        format::short_count(sum(MetricsRow::all_tokens)),
         charts::bill(rows.iter().copied()).words(),
-        format::in_line(id, 40),
+        id.to_string(),
     ]
 }
 
@@ -221,13 +223,13 @@ fn step_cells(provider: Option<&str>, rows: &[&MetricsRow]) -> Vec<String> {
         format::count(sum(|row| row.answers)),
         seldom(sum(|row| row.shared)),
         seldom(sum(|row| row.skipped)),
-        step_errors(sum(|row| row.errors), sum(MetricsRow::ended)),
+        step_errors(sum(|row| row.error_count()), sum(MetricsRow::ended)),
         quantile(0.5),
         quantile(0.99),
-        step_tokens(sum(|row| row.prompt_tokens), provider),
-        step_tokens(sum(|row| row.completion_tokens), provider),
+        step_tokens(sum(|row| row.tokens.prompt), provider),
+        step_tokens(sum(|row| row.tokens.completion), provider),
         charts::bill(rows.iter().copied()).words(),
-        seldom(sum(|row| row.throttled)),
+        seldom(sum(|row| row.load.throttled)),
         quota.unwrap_or_else(|| NOTHING.to_owned()),
     ]
 }

@@ -7,8 +7,8 @@
 
 use chrono::{DateTime, Timelike, Utc};
 
-use super::data::MetricsRow;
 use super::format;
+use crate::metrics::MetricsRow;
 
 type Time = DateTime<Utc>;
 

@@ -8,10 +8,11 @@ use chrono::{DateTime, Utc};
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::data::{BatchKind, MetricsRow};
 use super::format;
 use super::palette::Hue;
 use super::timeline::{Buckets, Timeline};
+use crate::ident::{BatchId, RunId};
+use crate::metrics::{AskedKind, MetricsRow};
 
 /// Metrics, prepared for the charts.
 #[derive(Clone, Debug)]
@@ -19,7 +20,7 @@ pub(super) struct Work<'a> {
     /// Rows of the metrics table.
     pub(super) metrics: &'a [MetricsRow],
     /// Their batches, ordered by start.
-    pub(super) batches: Vec<PageBatch<'a>>,
+    pub(super) batches: Vec<PageBatch>,
     /// The time axis in buckets.
     pub(super) buckets: Buckets,
     /// The busiest providers.
@@ -50,27 +51,26 @@ type RowsOfSteps<'a> = BTreeMap<&'a str, u64>;
 
 /// One batch, over all its steps and providers.
 #[derive(Clone, Debug)]
-pub(super) struct PageBatch<'a> {
-    pub(super) kind: BatchKind,
+pub(super) struct PageBatch {
+    pub(super) kind: AskedKind,
     /// Id of the run or retry that made the batch.
-    pub(super) run_id: &'a str,
+    pub(super) run_id: RunId,
     pub(super) started_at: DateTime<Utc>,
     pub(super) committed_at: DateTime<Utc>,
     /// Number of rows of the table: the highest number that a step saw, since every step sees the rows anew.
     pub(super) rows: u64,
 }
 
-impl PageBatch<'_> {
+impl PageBatch {
     /// Returns the batches of these rows of metrics, ordered by start.
-    pub(super) fn all(metrics: &[MetricsRow]) -> Vec<PageBatch<'_>> {
-        let mut batches: HashMap<(BatchKind, &str, i64), (PageBatch<'_>, RowsOfSteps<'_>)> = HashMap::new();
+    pub(super) fn all(metrics: &[MetricsRow]) -> Vec<PageBatch> {
+        let mut batches: HashMap<(AskedKind, RunId, BatchId), (PageBatch, RowsOfSteps<'_>)> = HashMap::new();
         for row in metrics {
-            let (batch, steps) =
-                batches.entry((row.kind, row.run_id.as_str(), row.batch_id)).or_insert_with(|| {
-                    let (started_at, committed_at) = (row.started_at, row.committed_at);
-                    let (kind, run_id) = (row.kind, row.run_id.as_str());
-                    (PageBatch { kind, run_id, started_at, committed_at, rows: 0 }, BTreeMap::new())
-                });
+            let (batch, steps) = batches.entry((row.kind, row.run_id, row.batch_id)).or_insert_with(|| {
+                let (started_at, committed_at) = (row.started_at, row.committed_at);
+                let (kind, run_id) = (row.kind, row.run_id);
+                (PageBatch { kind, run_id, started_at, committed_at, rows: 0 }, BTreeMap::new())
+            });
             batch.started_at = batch.started_at.min(row.started_at);
             batch.committed_at = batch.committed_at.max(row.committed_at);
             let rows = steps.entry(row.step.as_str()).or_insert(0);
@@ -79,7 +79,7 @@ impl PageBatch<'_> {
         let batches = batches
             .into_values()
             .map(|(batch, steps)| PageBatch { rows: steps.into_values().max().unwrap_or_default(), ..batch });
-        let mut batches: Vec<PageBatch<'_>> = batches.collect();
+        let mut batches: Vec<PageBatch> = batches.collect();
         batches.sort_by_key(|batch| (batch.started_at, batch.committed_at));
         batches
     }
@@ -164,10 +164,10 @@ const SHARES: [f64; 4] = [0.5, 0.9, 0.99, 1.0];
 impl BatchLatency {
     /// Returns the latencies in a row of metrics, or `None` if it has none.
     pub(super) fn of(row: &MetricsRow) -> Option<BatchLatency> {
-        let told = [row.latency_ms_p50, row.latency_ms_p90, row.latency_ms_p99, row.latency_ms_max];
-        let mut least = format::float(told.into_iter().flatten().next()?);
-        Some(BatchLatency(told.map(|latency| {
-            least = latency.map_or(least, format::float).max(least);
+        let quantiles = row.latency.map(|latency| [latency.p50, latency.p90, latency.p99, latency.max])?;
+        let mut least = 0.0;
+        Some(BatchLatency(quantiles.map(|latency| {
+            least = format::float(latency).max(least);
             least
         })))
     }
@@ -192,7 +192,7 @@ impl Mixture {
         let mut mixture = Mixture::default();
         for row in rows {
             if let Some(latency) = BatchLatency::of(row) {
-                mixture.add(format::float(row.asked().max(1)), latency);
+                mixture.add(format::float(row.own_answers().max(1)), latency);
             }
         }
         mixture

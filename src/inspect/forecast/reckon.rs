@@ -10,7 +10,7 @@ use crate::budget::{Listed, listed};
 use crate::config::{Job, Prices, Provider, TokenCharge};
 use crate::dispatch::LearnedProvider;
 use crate::ident::{Money, Tokens};
-use crate::metrics::{AskedKind, Figures};
+use crate::metrics::{AskedKind, MetricsRow};
 use crate::rows::{Outcome, RowResult};
 use crate::run::Answered;
 use crate::run::Spent;
@@ -33,14 +33,14 @@ pub(super) struct Reckoning<'a> {
     pub(super) rows: u64,
     pub(super) looked: &'a [Looked],
     pub(super) asked: Option<&'a Answered>,
-    /// Figures of the job's earlier batches; empty after a pilot.
+    /// MetricsRow of the job's earlier batches; empty after a pilot.
     pub(super) before: &'a Before,
     pub(super) spent: Option<&'a Spent>,
     /// What former runs learned about the providers, by their names.
     pub(super) learned: &'a BTreeMap<String, LearnedProvider>,
 }
 
-/// Figures of the earlier batches of a job, by step and provider.
+/// MetricsRow of the earlier batches of a job, by step and provider.
 #[derive(Debug)]
 pub(super) struct Before {
     /// Number of rows in all of these batches.
@@ -56,7 +56,7 @@ struct OfOne {
 }
 
 impl Before {
-    pub(super) fn of(job: &Job, figures: &[Figures]) -> Self {
+    pub(super) fn of(job: &Job, figures: &[MetricsRow]) -> Self {
         let mut before = Before { rows: 0, asked: BTreeMap::new() };
         for row in figures.iter().filter(|row| row.kind == AskedKind::Run) {
             if job.steps.first().is_some_and(|step| step.output == row.step) {

@@ -21,7 +21,7 @@ pub const WAITS: [(Waiting, &str); 6] = [
 ];
 
 /// Whether rows were asked for the first time or again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AskedKind {
     /// By `enrich run`.
@@ -101,9 +101,9 @@ impl Load {
     }
 }
 
-/// Figures of one batch, step and provider.
+/// MetricsRow of one batch, step and provider.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Figures {
+pub struct MetricsRow {
     /// The job.
     pub app_id: String,
     /// The checkpoint under which the batch has its number.
@@ -158,14 +158,14 @@ pub struct BatchKey<'a> {
 }
 
 impl BatchKey<'_> {
-    /// Figures of no rows, of a batch whose rows were read then.
+    /// MetricsRow of no rows, of a batch whose rows were read then.
     pub(super) fn empty(
         &self,
         (batch_id, started_at): (BatchId, DateTime<Utc>),
         step: &str,
         provider: Option<&str>,
-    ) -> Figures {
-        Figures {
+    ) -> MetricsRow {
+        MetricsRow {
             app_id: self.app_id.to_owned(),
             lineage: self.lineage,
             kind: self.kind,
@@ -193,10 +193,10 @@ impl BatchKey<'_> {
 /// The figures of a batch, by step and provider, without what providers did by themselves. Outcomes of the target
 /// that stay are in none of them.
 #[must_use]
-pub fn of_batch(batch: &BatchKey<'_>, filled: &FilledBatch, steps: &[Arc<str>]) -> Vec<Figures> {
+pub fn of_batch(batch: &BatchKey<'_>, filled: &FilledBatch, steps: &[Arc<str>]) -> Vec<MetricsRow> {
     let mut all = Vec::new();
     for (step, outcomes) in steps.iter().zip(&filled.outcomes) {
-        let mut groups: BTreeMap<Option<&str>, (Figures, Vec<u64>, bool)> = BTreeMap::new();
+        let mut groups: BTreeMap<Option<&str>, (MetricsRow, Vec<u64>, bool)> = BTreeMap::new();
         for settled in outcomes.iter().filter(|settled| settled.outcome != Outcome::Unchanged) {
             let provider = settled.provider.as_deref();
             let (figures, latencies, has_unpriced) = groups.entry(provider).or_insert_with(|| {
@@ -207,7 +207,7 @@ pub fn of_batch(batch: &BatchKey<'_>, filled: &FilledBatch, steps: &[Arc<str>]) 
                 settled.cost.is_none() && settled.tokens.is_some_and(|tokens| tokens.total() > 0);
             latencies.extend(settled.latency_ms.filter(|_| !settled.shared));
         }
-        all.extend(groups.into_values().map(|(figures, latencies, has_unpriced)| Figures {
+        all.extend(groups.into_values().map(|(figures, latencies, has_unpriced)| MetricsRow {
             // The nothing that shared answers cost says nothing of the others.
             cost: figures.cost.filter(|cost| *cost > 0 || !has_unpriced),
             latency: LatencyQuantiles::of(latencies),
@@ -217,7 +217,7 @@ pub fn of_batch(batch: &BatchKey<'_>, filled: &FilledBatch, steps: &[Arc<str>]) 
     all
 }
 
-impl Figures {
+impl MetricsRow {
     fn add(&mut self, settled: &RowResult) {
         self.rows += 1;
         match &settled.outcome {
@@ -241,7 +241,37 @@ impl Figures {
     /// All errors together.
     #[must_use]
     pub fn error_count(&self) -> u64 {
-        self.errors.values().sum()
+        self.errors.values().fold(0, |all, count| all.saturating_add(*count))
+    }
+
+    /// Returns the cost in millionths of a dollar, rounded; `None` if the price is not known.
+    #[must_use]
+    pub fn cost_microdollars(&self) -> Option<i64> {
+        self.money().map(Money::microdollars)
+    }
+
+    /// Returns the number of answers to requests of their own, each with a latency.
+    #[must_use]
+    pub fn own_answers(&self) -> u64 {
+        self.answers.saturating_sub(self.shared)
+    }
+
+    /// Returns the number of rows with an answer or an error.
+    #[must_use]
+    pub fn ended(&self) -> u64 {
+        self.answers.saturating_add(self.error_count())
+    }
+
+    /// Returns the tokens of prompts and answers together.
+    #[must_use]
+    pub fn all_tokens(&self) -> u64 {
+        self.tokens.prompt.saturating_add(self.tokens.completion)
+    }
+
+    /// Whether requests were sent whose price is not known.
+    #[must_use]
+    pub fn is_unpriced(&self) -> bool {
+        self.cost.is_none() && self.provider.is_some() && self.all_tokens() > 0
     }
 
     /// What the answers cost; none where nobody says.
