@@ -4,6 +4,7 @@
 //! than print, parse, compare and add up.
 
 use std::fmt::{self, Write as _};
+use std::ops::Deref;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -125,6 +126,59 @@ impl fmt::Display for RowKey {
     }
 }
 
+/// The stable name of a job, under which it commits to its target: half of its idempotency key.
+///
+/// The ids derived from it are those of further transactions in the same table, so they are app ids too.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct AppId(Arc<str>);
+
+impl AppId {
+    /// Returns the id under which a lineage of the job commits.
+    #[must_use]
+    pub fn lineage(&self, lineage: Lineage) -> AppId {
+        AppId(format!("{self}#{lineage}").into())
+    }
+
+    /// Returns the id under which retries of the job commit. No job has this name: an app id cannot contain `#`.
+    #[must_use]
+    pub fn retry(&self) -> AppId {
+        AppId(format!("{self}#retry").into())
+    }
+}
+
+impl From<&str> for AppId {
+    fn from(text: &str) -> Self {
+        AppId(text.into())
+    }
+}
+
+impl From<String> for AppId {
+    fn from(text: String) -> Self {
+        AppId(text.into())
+    }
+}
+
+impl Deref for AppId {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl PartialEq<str> for AppId {
+    fn eq(&self, other: &str) -> bool {
+        &*self.0 == other
+    }
+}
+
+impl fmt::Display for AppId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// Id of one invocation of `enrich run`; ids of later runs sort after those of earlier ones (UUID v7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -183,12 +237,6 @@ impl Lineage {
     #[must_use]
     pub fn from_bytes(bytes: [u8; 16]) -> Self {
         Lineage(Uuid::from_bytes(bytes))
-    }
-
-    /// Returns the application id of the second `txn` action of every commit.
-    #[must_use]
-    pub fn app_id(self, app_id: &str) -> String {
-        format!("{app_id}#{self}")
     }
 }
 

@@ -21,7 +21,7 @@ use serde_json::value::RawValue;
 
 use super::plan::{PlannedBatch, Position, SourceId};
 use crate::faultpoint::{self, Side};
-use crate::ident::{BatchId, Fingerprint, Lineage};
+use crate::ident::{AppId, BatchId, Fingerprint, Lineage};
 use crate::passed::PassedOver;
 use crate::store::{self, Folder, Location, Objects, PutCondition, PutError, StoreError, Version};
 
@@ -34,7 +34,7 @@ const ASIDE: &str = "checkpoint.damaged";
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checkpoint<P = Position> {
     /// Name of the job.
-    pub app_id: String,
+    pub app_id: AppId,
     /// Id made with the checkpoint. With `app_id` it tells the commits of this checkpoint from those of others.
     pub lineage: Lineage,
     /// The source that is read.

@@ -2,7 +2,7 @@
 
 use super::file::Checkpoint;
 use super::plan::PlannedBatch;
-use crate::ident::BatchId;
+use crate::ident::{AppId, BatchId};
 
 /// The newest committed batch of an application id and of its lineage, according to the target's log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,7 +37,7 @@ pub enum RecoveryRefusal {
         /// Newest batch under the `app_id`.
         batch: BatchId,
         /// The name of the job.
-        app_id: String,
+        app_id: AppId,
     },
     /// The table lacks a batch that this checkpoint saw committed.
     #[error(

@@ -38,7 +38,7 @@ pub(super) async fn status(arguments: StatusArguments) -> anyhow::Result<Exit> {
 }
 
 fn text(job: &Job, status: &Status, typed: &str) -> String {
-    let mut lines: Vec<(&str, String)> = vec![("job", status.app_id.clone())];
+    let mut lines: Vec<(&str, String)> = vec![("job", status.app_id.to_string())];
     match (&status.running, &status.retrying) {
         (None, None) => lines.push(("running", "nobody".to_owned())),
         (run, retry) => {

@@ -142,7 +142,7 @@ impl Checker<'_> {
         let budget = self.budget(&raw.budget, &providers, &steps)?;
         Ok(Job {
             file: self.file.to_owned(),
-            app_id: raw.app_id,
+            app_id: raw.app_id.into(),
             max_error_rate,
             source,
             target,

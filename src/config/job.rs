@@ -18,6 +18,7 @@ use super::key::ApiKey;
 use super::simulated::SimulatorSpec;
 use super::step::{SchemaForm, StepSpec};
 use super::units::ByteSize;
+use crate::ident::AppId;
 use crate::store::Location;
 
 /// Maximum number of providers in a job.
@@ -29,7 +30,7 @@ pub struct Job {
     /// The job file, for messages.
     pub file: PathBuf,
     /// Stable name of the job.
-    pub app_id: String,
+    pub app_id: AppId,
     /// Maximum share of errors among a step's newest outcomes; more than 0, and 1 for no limit.
     pub max_error_rate: f64,
     /// The table or files to read.

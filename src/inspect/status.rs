@@ -9,7 +9,7 @@ use crate::checkpoint::{
 };
 use crate::config::Job;
 use crate::decode;
-use crate::ident::BatchId;
+use crate::ident::{AppId, BatchId};
 use crate::journal::{Copies, JournalFolder, JournalHeader, Record, RecordedOutcome};
 use crate::passed::PassedOver;
 use crate::run::COPIES;
@@ -18,7 +18,7 @@ use crate::run::RunError;
 use crate::run::pause;
 use crate::run::{RunBudget, Spent};
 use crate::run::{holder, home};
-use crate::sink::{self, FailedGroup, FailedRows, OlderAnswers, Progress, Sink, retry_app_id};
+use crate::sink::{self, FailedGroup, FailedRows, OlderAnswers, Progress, Sink};
 use crate::source::{Lag, Source};
 use crate::store::Folder;
 use crate::table::{Table, TableError, is_delta_table};
@@ -27,7 +27,7 @@ use crate::table::{Table, TableError, is_delta_table};
 #[derive(Debug, Serialize)]
 pub struct Status {
     /// Name of the job.
-    pub app_id: String,
+    pub app_id: AppId,
     /// Who runs the job now, or `None` if nobody does.
     pub running: Option<String>,
     /// Who retries failed rows now, or `None` if nobody does.
@@ -344,7 +344,7 @@ async fn open_retry(
     if found.planned.is_empty() || found.target_id != table.id()? {
         return Ok(Vec::new());
     }
-    let mut committed = sink::committed(table, &retry_app_id(&job.app_id), found.lineage).await?;
+    let mut committed = sink::committed(table, &job.app_id.retry(), found.lineage).await?;
     committed.lineage = committed.lineage.max(found.adopted);
     Ok(match recover(found, committed) {
         Ok(Recovery::Continue(open)) => open,

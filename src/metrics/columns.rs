@@ -104,7 +104,7 @@ fn column(all: &[MetricsRow], field: &Field) -> ArrayRef {
         Arc::new(all.iter().map(|row| get(&row.load)).collect::<Float64Array>())
     };
     match field.name().as_str() {
-        "app_id" => text(&|row| Some(row.app_id.clone())),
+        "app_id" => text(&|row| Some(row.app_id.to_string())),
         "lineage" => text(&|row| Some(row.lineage.to_string())),
         "kind" => text(&|row| Some(row.kind.name().to_owned())),
         "run_id" => text(&|row| Some(row.run_id.to_string())),
@@ -229,7 +229,7 @@ pub(super) fn from_rows(rows: &RecordBatch) -> Option<Vec<MetricsRow>> {
             *place = number(column).unwrap_or_default();
         }
         figures.push(MetricsRow {
-            app_id: text(app_id)?,
+            app_id: text(app_id)?.into(),
             lineage: text(lineage)?.parse::<Lineage>().ok()?,
             kind: if text(kind)? == AskedKind::Retry.name() { AskedKind::Retry } else { AskedKind::Run },
             run_id: text(run_id)?.parse::<RunId>().ok()?,

@@ -14,7 +14,7 @@ use super::pending::{PendingFigures, newest};
 use super::row::{AskedKind, BatchKey, MetricsRow, of_batch};
 use crate::clock::{self, Instant};
 use crate::faultpoint::{self, Side};
-use crate::ident::{BatchId, Lineage, RunId};
+use crate::ident::{AppId, BatchId, Lineage, RunId};
 use crate::rows::FilledBatch;
 use crate::store::{Folder, Location, StoreError};
 use crate::table::{Table, TableError, Txn, delta_schema, is_delta_table, is_vacant};
@@ -56,7 +56,7 @@ pub enum MetricsError {
 #[derive(Clone, Debug)]
 pub struct FiguresOwner {
     /// The job.
-    pub app_id: String,
+    pub app_id: AppId,
     /// Whether rows are asked for the first time or again.
     pub kind: AskedKind,
     /// The run.
@@ -252,7 +252,7 @@ impl Keeper {
     }
 
     fn txn(&self, lineage: Lineage) -> String {
-        lineage.app_id(&self.owner.app_id)
+        self.owner.app_id.lineage(lineage).to_string()
     }
 
     async fn make(&self) -> Result<Table, MetricsError> {

@@ -38,7 +38,7 @@ pub async fn read(at: &Location, app_id: &str, homes: &[Folder]) -> Result<Vec<M
             all.iter().rev().any(|told| (told.lineage, told.batch_id) == (row.lineage, row.batch_id))
         };
         let news: Vec<MetricsRow> =
-            pending.rows.into_iter().filter(|row| row.app_id == app_id && !is_there(row)).collect();
+            pending.rows.into_iter().filter(|row| *row.app_id == *app_id && !is_there(row)).collect();
         all.extend(news);
     }
     all.sort_by_key(|row| (row.committed_at, row.batch_id));

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::event::Waiting;
-use crate::ident::{BatchId, Lineage, Money, RunId, Tokens};
+use crate::ident::{AppId, BatchId, Lineage, Money, RunId, Tokens};
 use crate::rows::{FilledBatch, Outcome, RowResult};
 
 /// What a provider's dispatcher waits for, with the names that stand in the table.
@@ -105,7 +105,7 @@ impl Load {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MetricsRow {
     /// The job.
-    pub app_id: String,
+    pub app_id: AppId,
     /// The checkpoint under which the batch has its number.
     pub lineage: Lineage,
     /// Whether rows were asked for the first time or again.
@@ -166,7 +166,7 @@ impl BatchKey<'_> {
         provider: Option<&str>,
     ) -> MetricsRow {
         MetricsRow {
-            app_id: self.app_id.to_owned(),
+            app_id: self.app_id.into(),
             lineage: self.lineage,
             kind: self.kind,
             run_id: self.run_id,

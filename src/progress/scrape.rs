@@ -10,6 +10,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use super::prometheus::{CONTENT_TYPE, prometheus};
+use crate::ident::AppId;
 use crate::tally::Tally;
 
 /// Starts to serve `/metrics` and returns the address; with port 0 the system picks the port. The server ends with the
@@ -19,7 +20,7 @@ use crate::tally::Tally;
 /// When the address cannot be bound.
 pub async fn scrape(
     address: SocketAddr,
-    app_id: String,
+    app_id: AppId,
     tally: Tally,
     tasks: &mut JoinSet<()>,
 ) -> std::io::Result<SocketAddr> {

@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 
+use crate::ident::AppId;
 use crate::metrics::MetricsRow;
 
 /// Everything that one page shows.
@@ -23,7 +24,7 @@ pub struct Report {
 #[derive(Clone, Debug)]
 pub struct PageSubject {
     /// Name under which the job writes to its target.
-    pub app_id: String,
+    pub app_id: AppId,
     /// Location of the source.
     pub source: String,
     /// Location of the target.

@@ -30,7 +30,7 @@ use crate::event::{Event, Voice};
 use crate::faultpoint::{self, Side};
 use crate::ident::{BatchId, Lineage, RunId};
 use crate::sink::{
-    Constraints, FailedRow, FailedRowReader, FailedRows, OpenBatchFiles, Reloaded, RetryCommit, retry_app_id,
+    Constraints, FailedRow, FailedRowReader, FailedRows, OpenBatchFiles, Reloaded, RetryCommit,
 };
 use crate::tally::Tally;
 
@@ -184,7 +184,7 @@ async fn recovered(
 ) -> Result<(Checkpoint<Retrying>, Vec<PlannedBatch>), RunError> {
     let target_id = retry_commit.table_id()?;
     if let Some(mut checkpoint) =
-        found.filter(|found| found.target_id == target_id && found.app_id == retry_app_id(&job.app_id))
+        found.filter(|found| found.target_id == target_id && found.app_id == job.app_id.retry())
     {
         let mut committed = retry_commit.committed(checkpoint.lineage).await?;
         if committed.lineage.is_none() && committed.app == checkpoint.adopted {
@@ -199,7 +199,7 @@ async fn recovered(
     }
     let newest = retry_commit.committed(Lineage::random()).await?.app;
     let checkpoint = Checkpoint {
-        app_id: retry_app_id(&job.app_id),
+        app_id: job.app_id.retry(),
         lineage: Lineage::random(),
         source: SourceId::Delta { table_id: target_id.clone() },
         target_id,

@@ -20,7 +20,7 @@ use super::target::{self, APP_ID, ERROR_COUNT, OpenedTarget, SOURCE_FILE, Schema
 use crate::checkpoint::{NewestCommitted, Position, SourceId};
 use crate::config::Job;
 use crate::faultpoint::{self, Side};
-use crate::ident::{BatchId, Lineage, RunId};
+use crate::ident::{AppId, BatchId, Lineage, RunId};
 use crate::rows::ConstraintErrors;
 use crate::rows::FilledBatch;
 use crate::rows::OutputColumns;
@@ -61,7 +61,7 @@ pub enum Committed {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ForeignRows {
     /// The other job's `app_id`.
-    pub app_id: String,
+    pub app_id: AppId,
     /// Number of its rows.
     pub rows: u64,
     /// Source files that the rows come from: at most the first 1,000.
@@ -79,7 +79,7 @@ pub struct Sink {
     schema: SchemaRef,
     metadata: Option<String>,
     outputs: Vec<OutputColumns>,
-    app_id: String,
+    app_id: AppId,
     run: RunId,
     source: SourceId,
     commits: u32,
@@ -304,7 +304,7 @@ impl Sink {
             for at in 0..batch.num_rows() {
                 let app_id = apps.value(at);
                 let others = found.entry(app_id.to_owned()).or_insert_with(|| ForeignRows {
-                    app_id: app_id.to_owned(),
+                    app_id: app_id.into(),
                     rows: 0,
                     files: Vec::new(),
                 });
@@ -323,7 +323,7 @@ impl Sink {
     ///
     /// # Errors
     /// When the log cannot be read.
-    pub async fn progress_of(&self, app_id: &str) -> Result<Progress, TableError> {
+    pub async fn progress_of(&self, app_id: &AppId) -> Result<Progress, TableError> {
         Progress::read(&self.table, app_id).await
     }
 
@@ -481,8 +481,8 @@ impl Sink {
         let staged = staging.finish().await?;
         self.pass("parquet-file", Side::After)?;
         let txns = [
-            Txn { app_id: self.app_id.clone(), version: id.txn_version() },
-            Txn { app_id: lineage.app_id(&self.app_id), version: id.txn_version() },
+            Txn { app_id: self.app_id.to_string(), version: id.txn_version() },
+            Txn { app_id: self.app_id.lineage(lineage).to_string(), version: id.txn_version() },
         ];
         let info = self.info(batch, lineage);
         let mut tries = 0;
@@ -522,7 +522,7 @@ impl Sink {
         self.metadata.as_deref()
     }
 
-    pub(super) fn app_id(&self) -> &str {
+    pub(super) fn app_id(&self) -> &AppId {
         &self.app_id
     }
 

@@ -14,7 +14,7 @@ use super::history;
 use super::target::{APP_ID, BATCH_ID, ERROR_COUNT, RUN_ID, SOURCE_FILE, SOURCE_ROW};
 use crate::checkpoint::Selection;
 use crate::config::Job;
-use crate::ident::RunId;
+use crate::ident::{AppId, RunId};
 use crate::rows::OutputColumns;
 use crate::table::{Scan, Table, TableError, is_delta_table};
 
@@ -108,7 +108,7 @@ pub struct FailedRows {
     pub(super) schema: SchemaRef,
     /// Name of the metadata column, whether or not the table has it; `None` if the job turns it off.
     metadata: Option<String>,
-    app_id: String,
+    app_id: AppId,
     pub(super) outputs: Vec<OutputColumns>,
     has_metadata: bool,
     files: Vec<String>,

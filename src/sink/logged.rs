@@ -3,7 +3,7 @@
 use std::io;
 
 use crate::checkpoint::NewestCommitted;
-use crate::ident::{BatchId, Lineage};
+use crate::ident::{AppId, BatchId, Lineage};
 use crate::table::{Table, TableError};
 
 /// Key in the commit info of a commit that emptied the table for a restart.
@@ -14,9 +14,13 @@ pub(super) const RESTART: &str = "enrich_restart";
 ///
 /// # Errors
 /// When the log cannot be read.
-pub async fn committed(table: &Table, app_id: &str, lineage: Lineage) -> Result<NewestCommitted, TableError> {
+pub async fn committed(
+    table: &Table,
+    app_id: &AppId,
+    lineage: Lineage,
+) -> Result<NewestCommitted, TableError> {
     let app = table.txn_version(app_id).await?;
-    let own = table.txn_version(&lineage.app_id(app_id)).await?;
+    let own = table.txn_version(&app_id.lineage(lineage)).await?;
     Ok(NewestCommitted {
         app: app.and_then(BatchId::from_txn_version),
         lineage: own.and_then(BatchId::from_txn_version),
@@ -29,7 +33,7 @@ pub async fn committed(table: &Table, app_id: &str, lineage: Lineage) -> Result<
 ///
 /// # Errors
 /// When the log cannot be read.
-pub async fn restored(table: &Table, app_id: &str, seen: Option<u64>) -> Result<Option<u64>, TableError> {
+pub async fn restored(table: &Table, app_id: &AppId, seen: Option<u64>) -> Result<Option<u64>, TableError> {
     if table.txn_version(app_id).await?.is_none() {
         return Ok(None);
     }
@@ -56,7 +60,7 @@ pub async fn restored(table: &Table, app_id: &str, seen: Option<u64>) -> Result<
 /// When another lineage has committed this batch number or a later one.
 pub(super) async fn has(
     table: &Table,
-    app_id: &str,
+    app_id: &AppId,
     id: BatchId,
     lineage: Lineage,
 ) -> Result<bool, TableError> {

@@ -28,5 +28,5 @@ pub use older::{OlderAnswers, older};
 pub use ranking::{RowOrder, ShownRow, ranked_rows};
 pub use rebuild::Progress;
 pub use reload::{FailedRow, FailedRowReader, OpenBatchFiles, Reloaded};
-pub use retry_commit::{RetryCommit, retry_app_id};
+pub use retry_commit::RetryCommit;
 pub use target::{check_columns, properties};

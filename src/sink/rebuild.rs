@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::logged::RESTART;
 use crate::checkpoint::{Position, SourceId};
-use crate::ident::BatchId;
+use crate::ident::{AppId, BatchId};
 use crate::table::{Table, TableError};
 
 /// Progress of a job as its target records it.
@@ -38,7 +38,7 @@ pub enum Progress {
 
 #[derive(Deserialize)]
 struct Info {
-    app_id: String,
+    app_id: AppId,
     batch_id: BatchId,
     source: SourceId,
     position: Option<Position>,
@@ -49,7 +49,7 @@ impl Progress {
     ///
     /// # Errors
     /// When the log cannot be read.
-    pub async fn read(table: &Table, app_id: &str) -> Result<Self, TableError> {
+    pub async fn read(table: &Table, app_id: &AppId) -> Result<Self, TableError> {
         let Some(newest) = table.txn_version(app_id).await?.and_then(BatchId::from_txn_version) else {
             return Ok(Progress::None);
         };
@@ -60,7 +60,7 @@ impl Progress {
                 return Ok(Progress::Restarted { batch: newest });
             }
             let info = entry.info.remove("enrich").and_then(|info| serde_json::from_value::<Info>(info).ok());
-            if let Some(info) = info.filter(|info| info.app_id == app_id) {
+            if let Some(info) = info.filter(|info| info.app_id == *app_id) {
                 if info.batch_id != newest {
                     break;
                 }
@@ -77,7 +77,7 @@ impl Progress {
 
 /// Whether the log shows that every row of a table came with a commit of this job, or after the table was emptied for
 /// a restart. A log that was cleaned shows neither.
-pub(super) async fn holds_only_own_rows(table: &Table, app_id: &str) -> Result<bool, TableError> {
+pub(super) async fn holds_only_own_rows(table: &Table, app_id: &AppId) -> Result<bool, TableError> {
     for version in (0..=table.version()).rev() {
         let Some(entry) = table.log_entry(version, None).await? else { return Ok(false) };
         let by = |key: &str| entry.info.get(key).and_then(|info| info.get("app_id")?.as_str());

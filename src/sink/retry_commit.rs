@@ -29,7 +29,7 @@ use super::{history, logged};
 use crate::checkpoint::NewestCommitted;
 use crate::config::Job;
 use crate::faultpoint::{self, Side};
-use crate::ident::{BatchId, Lineage, RowKey, RunId};
+use crate::ident::{AppId, BatchId, Lineage, RowKey, RunId};
 use crate::rows::ConstraintErrors;
 use crate::rows::OutputColumns;
 use crate::rows::{FilledBatch, Outcome, PIECE_BYTES, RowResult};
@@ -41,13 +41,6 @@ const COMMIT_TRIES: u32 = 10;
 /// Number of attempts at a commit while the files to replace are still in the table.
 const REPLACE_TRIES: u64 = 50;
 
-/// Returns the `app_id` under which the retries of a job commit.
-#[must_use]
-pub fn retry_app_id(app_id: &str) -> String {
-    // No job has this name: an app_id cannot contain `#`.
-    format!("{app_id}#retry")
-}
-
 /// The target table of a retry, open for writing.
 #[derive(Debug)]
 pub struct RetryCommit {
@@ -56,7 +49,7 @@ pub struct RetryCommit {
     schema: SchemaRef,
     metadata: String,
     outputs: Vec<OutputColumns>,
-    app_id: String,
+    app_id: AppId,
     run: RunId,
     places: OpenBatchFiles,
     /// Constraints of the table.
@@ -180,7 +173,7 @@ impl RetryCommit {
     /// # Errors
     /// When the log cannot be read.
     pub async fn committed(&self, lineage: Lineage) -> Result<NewestCommitted, TableError> {
-        logged::committed(&self.table, &retry_app_id(&self.app_id), lineage).await
+        logged::committed(&self.table, &self.app_id.retry(), lineage).await
     }
 
     /// Replaces the outcomes of a [judged](RetryCommit::judge) batch's rows and commits them, unless the log already
@@ -255,9 +248,9 @@ impl RetryCommit {
         lineage: Lineage,
         mended: &RewrittenFiles,
     ) -> Result<Replaced, TableError> {
-        let retry = retry_app_id(&self.app_id);
+        let retry = self.app_id.retry();
         let version = batch.plan.id.txn_version();
-        let txns = [Txn { app_id: lineage.app_id(&retry), version }, Txn { app_id: retry, version }];
+        let txns = [retry.lineage(lineage), retry].map(|app_id| Txn { app_id: app_id.to_string(), version });
         let info = self.info(batch, lineage);
         let RewrittenFiles { staged, replaced, changes } = mended;
         let mut tries = 0;
@@ -333,7 +326,7 @@ impl RetryCommit {
         let counts = counts.as_primitive::<Int32Type>();
         let mut hits = Vec::new();
         for at in 0..file.num_rows() {
-            if counts.is_null(at) || counts.value(at) == 0 || app_ids.value(at) != self.app_id {
+            if counts.is_null(at) || counts.value(at) == 0 || app_ids.value(at) != &*self.app_id {
                 continue;
             }
             let key = RowKey { file: files.value(at).into(), row: numbers.value(at).cast_unsigned() };
@@ -481,7 +474,7 @@ impl RetryCommit {
     }
 
     async fn has(&self, id: BatchId, lineage: Lineage) -> Result<bool, TableError> {
-        logged::has(&self.table, &retry_app_id(&self.app_id), id, lineage).await
+        logged::has(&self.table, &self.app_id.retry(), id, lineage).await
     }
 
     fn info(&self, batch: &FilledBatch, lineage: Lineage) -> Map<String, Value> {

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use crate::ident::AppId;
 use crate::run::Pilot;
 use crate::sink::OlderAnswers;
 
@@ -9,7 +10,7 @@ use crate::sink::OlderAnswers;
 #[derive(Debug, Serialize)]
 pub struct Forecast {
     /// Name of the job.
-    pub app_id: String,
+    pub app_id: AppId,
     /// Number of rows that are not in the target.
     pub rows: u64,
     /// Bytes of their columns.
