@@ -134,6 +134,12 @@ impl fmt::Display for RowKey {
 pub struct AppId(Arc<str>);
 
 impl AppId {
+    /// Returns the id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
     /// Returns the id under which a lineage of the job commits.
     #[must_use]
     pub fn lineage(&self, lineage: Lineage) -> AppId {
