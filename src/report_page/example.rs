@@ -37,7 +37,7 @@ pub(crate) fn waits<const N: usize>(of: [(&str, u64); N]) -> [u64; WAITS.len()] 
 pub(crate) fn metrics_row(batch: u64, step: &str, provider: &str) -> MetricsRow {
     let started_at = begin() + TimeDelta::seconds(10 * i64::try_from(batch).unwrap_or_default());
     MetricsRow {
-        app_id: "tickets".to_owned(),
+        app_id: "tickets".into(),
         lineage: Lineage::random(),
         kind: AskedKind::Run,
         run_id: run("019ce1f0-6a3b-7c41-9d52-1f0f6a3b7c41"),
@@ -91,7 +91,7 @@ pub(crate) fn report(metrics: Vec<MetricsRow>, samples: Vec<Sample>) -> Report {
     };
     Report {
         header: PageSubject {
-            app_id: "tickets".to_owned(),
+            app_id: "tickets".into(),
             source: "s3://lake/tickets/raw".to_owned(),
             target: "s3://lake/tickets/labelled".to_owned(),
             made_at: begin() + TimeDelta::hours(80),

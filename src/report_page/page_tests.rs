@@ -154,7 +154,8 @@ pub(crate) fn hostile_report() -> Report {
     };
     let mut report = example::report(vec![row], vec![sample; 60]);
     let header = &mut report.header;
-    for text in [&mut header.app_id, &mut header.source, &mut header.target]
+    header.app_id = hostile.clone().into();
+    for text in [&mut header.source, &mut header.target]
         .into_iter()
         .chain(&mut header.last_run)
         .chain(&mut header.without_commit)
