@@ -129,7 +129,7 @@ impl fmt::Display for RowKey {
 /// The stable name of a job, under which it commits to its target: half of its idempotency key.
 ///
 /// The ids derived from it are those of further transactions in the same table, so they are app ids too.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct AppId(Arc<str>);
 
@@ -176,6 +176,13 @@ impl Deref for AppId {
 impl PartialEq<str> for AppId {
     fn eq(&self, other: &str) -> bool {
         &*self.0 == other
+    }
+}
+
+impl fmt::Debug for AppId {
+    /// Formats the text in quotes, as messages show it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&*self.0, f)
     }
 }
 
