@@ -50,7 +50,7 @@ pub enum SpendingError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The content of the file is invalid.
-    #[error("{} is damaged at byte {offset}: what the job has spent cannot be told", path.display())]
+    #[error("{} is damaged at byte {offset}: what the job has spent is unknown", path.display())]
     Damaged {
         /// Path of the file.
         path: PathBuf,
@@ -58,7 +58,7 @@ pub enum SpendingError {
         offset: usize,
     },
     /// The file was written by another version of this program.
-    #[error("{} has format {found}, and this version reads {VERSION}: what the job has spent cannot be told", path.display())]
+    #[error("{} has format {found}, and this version reads {VERSION}: what the job has spent is unknown", path.display())]
     Version {
         /// Path of the file.
         path: PathBuf,

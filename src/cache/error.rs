@@ -74,7 +74,7 @@ impl CacheError {
                 Some("set another path for the cache, or remove that file if nothing else needs it")
             }
             CacheError::Damaged { .. } => Some(
-                "set another path for the cache, or remove that file: answers in it are asked for again, nothing else is lost",
+                "set another path for the cache, or remove that file: answers in it are requested again, nothing else is lost",
             ),
             _ => None,
         }

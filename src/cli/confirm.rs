@@ -13,7 +13,7 @@ pub(super) fn can_ask() -> bool {
 /// Asks for confirmation. Without a terminal it fails with `what`, the consequence, and a hint to give `--yes`.
 pub(super) fn confirm(question: &str, what: &str) -> anyhow::Result<()> {
     if !can_ask() {
-        let what = format!("{what}, and nobody can be asked");
+        let what = format!("{what}, and there is no terminal to ask at");
         return Err(RunError::Mismatch { what, hint: "say --yes if that is meant" }.into());
     }
     stderr::flush();

@@ -100,7 +100,7 @@ impl EndDetails<'_> {
             End::Stopped => Words::of([
                 self.counts("interrupted"),
                 format!(
-                    "everything that was answered is kept; what was cut off in flight is asked again; to go on: {again}"
+                    "everything that was answered is kept; what was cut off in flight is sent again; to go on: {again}"
                 ),
             ]),
             End::Errors { errors, pauses } => self.bad(
@@ -272,6 +272,6 @@ fn advice(class: Class) -> &'static str {
         | Class::EmptyAnswer
         | Class::InvalidOutput
         | Class::Constraint
-        | Class::Upstream => "mend what is asked",
+        | Class::Upstream => "change the prompt",
     }
 }

@@ -74,7 +74,7 @@ pub(super) async fn plan(arguments: PlanArguments) -> anyhow::Result<Exit> {
 }
 
 fn older(forecast: &Forecast) -> impl Iterator<Item = String> + '_ {
-    let hint = "enrich run --restart asks about all rows again";
+    let hint = "enrich run --restart sends all rows again";
     forecast.older.iter().map(move |older| format!("note         {older}: {hint}"))
 }
 

@@ -40,7 +40,7 @@ pub(super) async fn report(arguments: ReportArguments) -> anyhow::Result<Exit> {
     }
     if batches == 0 {
         output::talk(
-            "no batch has figures yet: those of runs from now on are told, or of earlier ones with metrics.path as it was",
+            "no batch has figures yet: those of runs from now on are shown, or of earlier ones with metrics.path as it was",
         );
     }
     Ok(Exit::Done)

@@ -40,7 +40,7 @@ pub(super) async fn status(arguments: StatusArguments) -> anyhow::Result<Exit> {
 fn text(job: &Job, status: &Status, typed: &str) -> String {
     let mut lines: Vec<(&str, String)> = vec![("job", status.app_id.to_string())];
     match (&status.running, &status.retrying) {
-        (None, None) => lines.push(("running", "nobody".to_owned())),
+        (None, None) => lines.push(("running", "no run".to_owned())),
         (run, retry) => {
             lines.extend(run.iter().map(|holder| ("running", holder.clone())));
             lines.extend(retry.iter().map(|holder| ("retrying", holder.clone())));
@@ -89,7 +89,7 @@ fn text(job: &Job, status: &Status, typed: &str) -> String {
     }
     lines.extend(status.restored.map(|version| {
         let what = format!(
-            "to an earlier version, by version {version}: rows may be missing; enrich run {typed} --refill asks about them"
+            "to an earlier version, by version {version}: rows may be missing; enrich run {typed} --refill sends them"
         );
         ("restored", what)
     }));

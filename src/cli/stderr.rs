@@ -64,7 +64,7 @@ fn serve(tasks: &Receiver<Task>) {
                 }
                 let dropped = DROPPED.swap(0, Ordering::Relaxed);
                 if dropped > 0 {
-                    let text = format!("{dropped} lines were not written here: nobody read them\n");
+                    let text = format!("{dropped} lines were not written here: they were not read\n");
                     let _ = std::io::stderr().lock().write_all(text.as_bytes());
                 }
             }

@@ -60,7 +60,7 @@ impl Checker<'_> {
                 return Err(self.wrong(
                     format!("step[{position}].max_tokens"),
                     format!(
-                        "is missing, and {key} needs it: without it nobody can say what a request may take"
+                        "is missing, and {key} needs it: without it the most that a request may cost is unknown"
                     ),
                 ));
             }

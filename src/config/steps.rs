@@ -177,9 +177,10 @@ impl Checker<'_> {
                 return Err(self.wrong(key("prompt_file"), "and prompt are both set; keep one"));
             }
             (None, None) => {
-                return Err(
-                    self.wrong(key("prompt"), "is missing; it says what is asked (or prompt_file does)")
-                );
+                return Err(self.wrong(
+                    key("prompt"),
+                    "is missing; it is what the model is asked (or prompt_file holds it)",
+                ));
             }
             (Some(prompt), None) => ("prompt", prompt.clone()),
             (None, Some(file)) => {

@@ -54,7 +54,7 @@ pub(super) fn asked(
     cell: Cell,
 ) -> Result<StepRequest, Outcome> {
     panics::catch(|| request_of(steps, providers, batch, cell)).unwrap_or_else(|message| {
-        let detail = format!("what is asked cannot be made of the row: {message}");
+        let detail = format!("the request cannot be made of the row: {message}");
         Err(Outcome::Failed(Failure::new(Class::Template, detail)))
     })
 }

@@ -140,7 +140,7 @@ pub async fn check(job: &Job, live: bool, simulator: Option<&Url>) -> Vec<Findin
                         Ok(all) => all.iter().for_each(|older| {
                             note(
                                 "older answers",
-                                Ok(format!("{older}; enrich run --restart asks about all rows again")),
+                                Ok(format!("{older}; enrich run --restart sends all rows again")),
                             );
                         }),
                         Err(error) => note("older answers", Err(error.into())),
@@ -152,7 +152,7 @@ pub async fn check(job: &Job, live: bool, simulator: Option<&Url>) -> Vec<Findin
                         Ok(Some(version)) => note(
                             "target restored",
                             Ok(format!(
-                                "to an earlier version, by version {version}: rows may be missing; enrich run --refill asks about them"
+                                "to an earlier version, by version {version}: rows may be missing; enrich run --refill sends them"
                             )),
                         ),
                         Err(error) => note("target restored", Err(error.into())),
@@ -363,7 +363,7 @@ async fn salvage_held(job: &Job, home: &Folder, done: &mut Vec<String>) -> Resul
                     MachineId::forget(folder)?;
                 }
                 done.push(format!(
-                    "kept {} of the damaged journal {}; {} could not be read and what was there is asked again (the \
+                    "kept {} of the damaged journal {}; {} could not be read and what was there is sent again (the \
                      damaged file is {})",
                     counted(kept, "answer"),
                     path.display(),

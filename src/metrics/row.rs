@@ -116,7 +116,7 @@ pub struct MetricsRow {
     pub batch_id: BatchId,
     /// Output of the step.
     pub step: String,
-    /// The provider; none for rows for which nobody was asked.
+    /// The provider; none for rows for which no request.
     pub provider: Option<String>,
     /// When the batch's rows were read, by this run.
     pub started_at: DateTime<Utc>,

@@ -18,7 +18,7 @@ const THROUGHPUT_HEADING: (&str, &str) = ("throughput", "Throughput");
 pub(super) fn throughput_figure(work: &Work<'_>) -> Result<Figure, DrawingError> {
     let buckets = &work.buckets;
     if work.is_instant() {
-        return Ok(Figure::empty(THROUGHPUT_HEADING, "The work took less time than the clock tells apart."));
+        return Ok(Figure::empty(THROUGHPUT_HEADING, "The work took less time than the clock can measure."));
     }
     let rows = buckets.sums(work.batches.iter().map(|batch| (batch.span(), format::float(batch.rows))));
     let per = Per::for_rate(highest(rows.iter().copied()) / buckets.seconds());
@@ -307,7 +307,7 @@ pub(super) fn quota_figure(work: &Work<'_>) -> Result<Figure, DrawingError> {
     let Some((fullest, most)) = all.max_by(|a, b| a.1.total_cmp(b.1)) else {
         return Ok(Figure::empty(
             QUOTA_HEADING,
-            "No limit is known. Set requests_per_minute or tokens_per_minute of a provider, or ask one that tells its limits.",
+            "No limit is known. Set requests_per_minute or tokens_per_minute of a provider, or ask one that states its limits.",
         ));
     };
     let plot = Plot {

@@ -23,7 +23,7 @@ pub async fn gather(job: &Job) -> Result<Report, RunError> {
     let Some(at) = &job.metrics else {
         return Err(RunError::Mismatch {
             what: "the job keeps no figures: metrics.enabled is false".to_owned(),
-            hint: "take metrics.enabled out; the report tells of runs from then on",
+            hint: "take metrics.enabled out; the report covers runs from then on",
         });
     };
     let home = home(job).await?;

@@ -200,7 +200,7 @@ fn a_batch_about_which_nothing_is_known_has_reasons_instead_of_charts() {
         Load { requests_share: Some(f64::NAN), tokens_share: Some(f64::NEG_INFINITY), ..Load::default() };
     let page = page(&example::report(vec![row], Vec::new()));
     for reason in [
-        "less time than the clock tells apart",
+        "less time than the clock can measure",
         "nothing is known of latency",
         "No request was sent",
         "No row ended in an error",

@@ -218,7 +218,7 @@ fn step_cells(provider: Option<&str>, rows: &[&MetricsRow]) -> Vec<String> {
     let step = rows.first().map_or("", |row| row.step.as_str());
     vec![
         format::in_line(step, 48),
-        provider.map_or_else(|| "nobody was asked".to_owned(), |provider| format::in_line(provider, 48)),
+        provider.map_or_else(|| "no request".to_owned(), |provider| format::in_line(provider, 48)),
         format::count(sum(|row| row.rows)),
         format::count(sum(|row| row.answers)),
         seldom(sum(|row| row.shared)),

@@ -41,7 +41,7 @@ pub enum RunError {
     /// The journal cannot be used.
     #[error(transparent)]
     Journal(#[from] JournalError),
-    /// What the job has spent cannot be told.
+    /// What the job has spent cannot be determined.
     #[error(transparent)]
     Spending(#[from] SpendingError),
     /// The figures of batches cannot be kept.
@@ -193,7 +193,7 @@ impl RunError {
             }
             RunError::Cut(_) => Some("what was answered is kept, and is not paid for again"),
             RunError::Paused(_) => Some(
-                "mend the prompt, the model or max_tokens, or raise the bound: a run goes on then (enrich plan JOB --pilot 20 shows what comes of it); to go on as it is: enrich run JOB --unpause",
+                "mend the prompt, the model or max_tokens, or raise the bound: a run goes on then (enrich plan JOB --pilot 20 shows the results); to go on as it is: enrich run JOB --unpause",
             ),
             RunError::Budget(_) => Some("raise it first; nothing was changed"),
             RunError::Spending(SpendingError::Damaged { .. }) => Some(

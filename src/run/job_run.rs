@@ -197,10 +197,10 @@ async fn missing(
     let Some(mut held) = sink.held_rows().await? else {
         return Err(RunError::Mismatch {
             what: format!(
-                "the rows of the target {} have no keys (target.metadata is off): which are missing cannot be told",
+                "the rows of the target {} have no keys (target.metadata is off): which are missing cannot be determined",
                 job.target.location
             ),
-            hint: "enrich run --restart asks about every row again",
+            hint: "enrich run --restart sends every row again",
         });
     };
     outstanding.iter().flat_map(|batch| &batch.parts).for_each(|part| held.insert_part(part));
@@ -208,14 +208,14 @@ async fn missing(
     voice.say(&Event::Notice(&match missing.rows {
         0 => format!("no row that was read is missing in {}", job.target.location),
         rows => format!(
-            "{} that were read are not in {}: they are asked about first",
+            "{} that were read are not in {}: they are sent first",
             counted(rows, "row"),
             job.target.location
         ),
     }));
     if let Some(example) = missing.gone.first() {
         voice.say(&Event::Notice(&format!(
-            "{} that were read are gone from the source, {example} for one: which of their rows are missing cannot be told",
+            "{} that were read are gone from the source, {example} for one: which of their rows are missing cannot be determined",
             counted(missing.gone.len() as u64, "file")
         )));
     }
@@ -255,7 +255,7 @@ pub(crate) async fn may_be_made(job: &Job, source: &Source, begin: Begin) -> Res
     }
     Err(RunError::Mismatch {
         what: format!("the target {target} is gone, and {told}"),
-        hint: "mount it or bring it back; enrich run --restart makes it anew and asks about every row again",
+        hint: "mount it or bring it back; enrich run --restart makes it anew and sends every row again",
     })
 }
 

@@ -52,7 +52,7 @@ pub struct Pilot {
     pub errors: u64,
     /// US dollars that their answers cost, now or before; none where nobody says.
     pub cost_usd: Option<f64>,
-    /// US dollars that were paid now; none where nobody says, or nobody was asked.
+    /// US dollars that were paid now; none where nobody says, or no request.
     pub paid_usd: Option<f64>,
     /// Some of them.
     pub samples: Vec<PilotSample>,

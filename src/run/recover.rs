@@ -18,7 +18,7 @@ use crate::source::Source;
 use crate::wording::counted;
 
 /// What to do about a source that is not the one that was read.
-const OTHER_SOURCE: &str = "enrich run --restart empties the target and asks about every row of the source; to keep the rows that are there, give the job another target.path and an app_id of its own";
+const OTHER_SOURCE: &str = "enrich run --restart empties the target and sends every row of the source; to keep the rows that are there, give the job another target.path and an app_id of its own";
 
 /// Commits of a target that every run looks at, at most, before it notes that it has seen them.
 const MOST_UNSEEN: u64 = 100;
@@ -188,8 +188,8 @@ impl Recoverer<'_> {
                     rows => format!("the {} in the target that were asked before", counted(rows, "row")),
                 };
                 let text = format!(
-                    "step {output} asks otherwise than before: rows from now on differ from {rows}, and {told}; stored answers \
-                     that are not in the target yet are asked for again. enrich run --restart asks about all rows again"
+                    "step {output} has changed: rows from now on differ from {rows}, and {told}; stored answers \
+                     that are not in the target yet are requested again. enrich run --restart sends all rows again"
                 );
                 self.voice.say(&Event::Notice(&text));
             }
@@ -290,7 +290,7 @@ impl Recoverer<'_> {
                 let rows = self.sink.rows().await?;
                 if rows > 0 {
                     let text = format!(
-                        "the target {} holds {}, but none of the app_id {:?}: every row of the source is asked about",
+                        "the target {} holds {}, but none of the app_id {:?}: every row of the source is sent",
                         self.job.target.location,
                         counted(rows, "row"),
                         self.job.app_id
@@ -346,7 +346,7 @@ impl Recoverer<'_> {
             };
             if is_same {
                 return Ok(Some(format!(
-                    "the target {} holds {} of this source under the app_id {app_id:?}: under {:?} every row is asked about, and added, again",
+                    "the target {} holds {} of this source under the app_id {app_id:?}: under {:?} every row is sent, and added, again",
                     self.job.target.location,
                     counted(rows, "row"),
                     self.job.app_id
@@ -365,10 +365,10 @@ impl Recoverer<'_> {
             }
             return Err(RunError::Mismatch {
                 what: format!(
-                    "the checkpoint is lost, and the target {} was restored to an earlier version (its version {version}): what is missing there cannot be told from what is new",
+                    "the checkpoint is lost, and the target {} was restored to an earlier version (its version {version}): what is missing there cannot be determined from what is new",
                     self.job.target.location
                 ),
-                hint: "enrich run --refill asks about every row of the source that is not in the target",
+                hint: "enrich run --refill sends every row of the source that is not in the target",
             });
         }
         let held = self.sink.held_files().await?.ok_or_else(|| self.lost())?;

@@ -65,7 +65,7 @@ impl SpentCopy {
             let Some(found) = (if is_other { objects.get(&name).await? } else { None }) else { continue };
             let counted: CountedSpending =
                 serde_json::from_slice(&found.bytes).map_err(|_| RunError::Mismatch {
-                    what: format!("{} is damaged: what the job has spent cannot be told", objects.place(&name)),
+                    what: format!("{} is damaged: what the job has spent is unknown", objects.place(&name)),
                     hint: "remove it, and take what that machine spent, as the provider bills it, off the budget",
                 })?;
             let CountedSpending { picodollars, tokens, requests } = counted;

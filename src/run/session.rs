@@ -348,7 +348,7 @@ fn report_restored(restored: &Restored, voice: &Voice) {
         voice.say(&Event::Notice(&text));
     }
     for place in damaged {
-        let text = format!("{place} is damaged: answers in it that cannot be read are asked for again");
+        let text = format!("{place} is damaged: answers in it that cannot be read are requested again");
         voice.say(&Event::Notice(&text));
     }
 }

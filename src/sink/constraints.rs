@@ -143,7 +143,7 @@ impl Constraints {
             Some(check) => Err(TargetError::Constraint {
                 at: constraints.at.clone(),
                 demand: check.demand.clone(),
-                message: "it is about several outputs, of which a retry may write one: enrich run --restart asks about whole rows".to_owned(),
+                message: "it is about several outputs, of which a retry may write one: enrich run --restart sends whole rows".to_owned(),
             }),
         }
     }

@@ -161,7 +161,7 @@ impl TargetError {
                 Some("give the answers a place of their own: target.path names a Delta table, or nothing yet")
             }
             TargetError::NoKeys { .. } => Some(
-                "enrich errors lists them; enrich run --restart asks about every row again; only a target made with target.metadata = true can be retried",
+                "enrich errors lists them; enrich run --restart sends every row again; only a target made with target.metadata = true can be retried",
             ),
             TargetError::NoMetadata { .. } => Some(
                 "set target.metadata = false to go on without the column, or give the answers another target.path",
@@ -173,7 +173,7 @@ impl TargetError {
                 "bring them back from a backup; without one, take them out of the log (FSCK REPAIR TABLE in Spark, repair() in delta-rs): their rows are lost, and only enrich run --restart asks about them again",
             ),
             TargetError::Restored { .. } => Some(
-                "enrich run --refill goes on, and asks about rows that are missing now; what was answered is kept",
+                "enrich run --refill goes on, and sends the rows that are missing now; what was answered is kept",
             ),
             TargetError::Unwritable { .. } => Some(
                 "where the row itself breaks it, leave such rows out with source.where; where an error in the output does, let the constraint allow it (OR answer LIKE 'ERROR: %')",

@@ -328,7 +328,7 @@ fn check_partitions(job: &Job, wanted: &Schema, partitions: &[String]) -> Result
         if job.steps.iter().any(|step| OutputColumns::of(step).has(column)) {
             return wrong(
                 column,
-                "an output: a row that is asked again would have to move. Take a column of the source",
+                "an output: a row that is sent again would have to move. Take a column of the source",
             );
         }
         if field.data_type().is_nested() || *field.data_type() == DataType::Binary {

@@ -432,7 +432,8 @@ impl DeltaCatalog {
         if self.skip_change_commits {
             return Err(SourceError::Unsupported {
                 path: self.path.clone(),
-                what: "is read with source.skip_change_commits, so what of it was read cannot be told".into(),
+                what: "is read with source.skip_change_commits, so what of it was read cannot be determined"
+                    .into(),
             });
         }
         let whole = |file: &DataFile, version: u64| part(file, version, 0);
@@ -468,7 +469,7 @@ impl DeltaCatalog {
                         return Err(SourceError::Unsupported {
                             path: self.path.clone(),
                             what: format!(
-                                "was compacted since the version that the job begins with ({gone} is another file's part now): which rows came before cannot be told"
+                                "was compacted since the version that the job begins with ({gone} is another file's part now): which rows came before cannot be determined"
                             ),
                         });
                     }

@@ -74,7 +74,7 @@ impl Source {
             return Err(SourceError::Unsupported {
                 path: self.root().clone(),
                 what: format!(
-                    "was compacted, or changed, since the target got its rows: these are of files that it does not have any more ({file}), so what is missing cannot be told"
+                    "was compacted, or changed, since the target got its rows: these are of files that it does not have any more ({file}), so what is missing cannot be determined"
                 ),
             });
         }

@@ -565,7 +565,7 @@ fn hint(cause: &str) -> &'static str {
             " (what answers there speaks no TLS: should base_url begin with http://?)"
         }
         cause if cause.contains("UnknownIssuer") => {
-            " (nobody who is trusted here vouches for its certificate: an authority of a company goes into ca_file)"
+            " (no trusted authority has signed its certificate: an authority of a company goes into ca_file)"
         }
         cause if cause.contains("CertificateRequired") => {
             " (it asks for a certificate of ours: client_certificate and client_key)"

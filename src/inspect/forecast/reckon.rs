@@ -487,24 +487,24 @@ impl Reckoning<'_> {
     fn note_unknown(&self, notes: &mut Vec<String>) {
         if self.before.rows > 0 {
             notes.push(format!(
-                "expected are answers as they were in earlier batches, of {}: --pilot tells bounds",
+                "expected are answers as they were in earlier batches, of {}: --pilot shows bounds",
                 counted(self.before.rows, "row")
             ));
         }
         for (nth, step) in self.job.steps.iter().enumerate() {
             if self.looked.iter().any(|row| matches!(row.asks[nth], SampleRequest::Unknown)) {
                 notes.push(format!(
-                    "what step {:?} asks depends on answers of other steps: --pilot tells how often and how long",
+                    "what step {:?} asks depends on answers of other steps: --pilot shows how often and how long",
                     step.output
                 ));
             } else if step.params.vectors.is_none() {
                 notes.push(match step.params.max_tokens {
                     Some(most) => format!(
-                        "answers of step {:?} may have up to {most} tokens each: --pilot tells how long they are",
+                        "answers of step {:?} may have up to {most} tokens each: --pilot shows how long they are",
                         step.output
                     ),
                     None => format!(
-                        "nothing bounds the answers of step {:?}: set max_tokens, and --pilot tells how long they are",
+                        "nothing bounds the answers of step {:?}: set max_tokens, and --pilot shows how long they are",
                         step.output
                     ),
                 });
