@@ -40,7 +40,27 @@ impl Sign {
                 Class::EmptyAnswer | Class::Length => Some(Sign::Empty),
                 Class::Refusal | Class::ContentFilter => Some(Sign::Refused),
                 Class::InvalidOutput => Some(Sign::Invalid),
-                _ => None,
+                Class::Connection
+                | Class::Timeout
+                | Class::ServerError
+                | Class::InvalidResponse
+                | Class::RateLimited
+                | Class::Deadline
+                | Class::BadRequest
+                | Class::TooLong
+                | Class::TooLarge
+                | Class::NotFound
+                | Class::Constraint
+                | Class::Template
+                | Class::Upstream
+                | Class::Auth
+                | Class::Billing
+                | Class::Quota
+                | Class::UnknownModel
+                | Class::Redirect
+                | Class::Unavailable
+                | Class::Budget
+                | Class::SameRefusal => None,
             },
             Outcome::Answer(_) => {
                 let is_cut = settled.finish_reason.as_deref().is_some_and(decode::is_cut);
