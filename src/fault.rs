@@ -103,6 +103,121 @@ pub enum Policy {
     Stop,
 }
 
+impl Class {
+    /// Returns what a person can do about a provider that stopped a run with this class of failure.
+    #[must_use]
+    pub fn advice_for_run(self) -> &'static str {
+        match self {
+            Class::Auth => "check the key and what it may do",
+            Class::Billing | Class::Quota => "raise the quota or the budget at the provider",
+            Class::UnknownModel => "check the model's name in the job file",
+            Class::Redirect => "check base_url: the endpoint wants another address",
+            Class::NotFound => {
+                "check base_url, whose path ends in /v1 with most providers, and the model's name"
+            }
+            Class::SameRefusal => {
+                "mend what is said of them: the prompt, the model, or what the step asks for"
+            }
+            Class::RateLimited => "come back at that time",
+            Class::Connection
+            | Class::Timeout
+            | Class::ServerError
+            | Class::InvalidResponse
+            | Class::Unavailable
+            | Class::Deadline => "check base_url and the network, or wait for the provider",
+            Class::Template => "mend the template",
+            Class::Budget => "raise the budget",
+            Class::BadRequest
+            | Class::TooLong
+            | Class::TooLarge
+            | Class::ContentFilter
+            | Class::Refusal
+            | Class::Length
+            | Class::EmptyAnswer
+            | Class::InvalidOutput
+            | Class::Constraint
+            | Class::Upstream => "change the prompt",
+        }
+    }
+
+    /// Returns what a person can do about rows that failed with this class.
+    #[must_use]
+    pub fn advice_for_rows(self) -> &'static str {
+        match self {
+            Class::Connection
+            | Class::Timeout
+            | Class::ServerError
+            | Class::RateLimited
+            | Class::Unavailable => "passing trouble: enrich retry",
+            Class::Deadline => "raise row_deadline, then enrich retry",
+            Class::InvalidResponse => "look at the endpoint; enrich retry, or --provider another",
+            Class::TooLong | Class::TooLarge => {
+                "shorten the prompt, or enrich retry --provider with a longer context"
+            }
+            Class::ContentFilter | Class::Refusal => "change the prompt, or enrich retry --provider another",
+            Class::Length => "set max_tokens_retry, or raise max_tokens, then enrich retry",
+            Class::Constraint => "enrich retry; if it stays, change the prompt or the target's constraint",
+            Class::InvalidOutput => {
+                "enrich retry, or --provider another; if it stays, change the prompt or what the step asks for"
+            }
+            Class::Upstream => "see to the step that failed: enrich retry asks both again",
+            Class::EmptyAnswer => "enrich retry; if it stays, change the prompt",
+            Class::Template => "mend the template, then enrich retry",
+            Class::BadRequest | Class::NotFound => "mend what the provider refuses, then enrich retry",
+            Class::Auth | Class::Billing | Class::Quota | Class::UnknownModel | Class::Redirect => {
+                "see to key, account and model, then enrich retry"
+            }
+            Class::Budget => "raise the budget, then enrich run",
+            Class::SameRefusal => "mend what the provider refuses, then enrich retry",
+        }
+    }
+
+    /// Returns in what way an answer of this class is unusual, or `None` for failures that say nothing of the answers.
+    #[must_use]
+    pub fn unusual(self) -> Option<Unusual> {
+        match self {
+            Class::EmptyAnswer => Some(Unusual::Empty),
+            Class::Length => Some(Unusual::Cut),
+            Class::Refusal | Class::ContentFilter => Some(Unusual::Refused),
+            Class::InvalidOutput => Some(Unusual::Invalid),
+            Class::Connection
+            | Class::Timeout
+            | Class::ServerError
+            | Class::InvalidResponse
+            | Class::RateLimited
+            | Class::Deadline
+            | Class::BadRequest
+            | Class::TooLong
+            | Class::TooLarge
+            | Class::NotFound
+            | Class::Constraint
+            | Class::Template
+            | Class::Upstream
+            | Class::Auth
+            | Class::Billing
+            | Class::Quota
+            | Class::UnknownModel
+            | Class::Redirect
+            | Class::Unavailable
+            | Class::Budget
+            | Class::SameRefusal => None,
+        }
+    }
+}
+
+/// In what way an answer is unusual. Where many are, something is wrong with the prompt or the model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unusual {
+    /// It has no text.
+    Empty,
+    /// The model, or a filter, declined.
+    Refused,
+    /// It is not what the step asks for.
+    Invalid,
+    /// It was cut off.
+    Cut,
+}
+
 impl fmt::Display for Class {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())

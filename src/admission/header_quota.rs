@@ -41,7 +41,7 @@ struct Newest {
     /// Total sent when its request was sent, this included.
     mark: f64,
     /// Total sent when the response came.
-    take_up_headers: f64,
+    sent_by_then: f64,
     sent: Instant,
     reset: Instant,
 }
@@ -94,7 +94,7 @@ impl HeaderQuota {
         #[expect(clippy::cast_precision_loss, reason = "a count is far below 2^52")]
         let remaining = remaining as f64;
         self.match_window(remaining, mark, reset, now);
-        self.newest = Some(Newest { remaining, mark, take_up_headers: sent_by_now, sent, reset });
+        self.newest = Some(Newest { remaining, mark, sent_by_then: sent_by_now, sent, reset });
     }
 
     /// Returns how long to wait before an amount is sent, or `None` if it may be sent now. `mark` is the total sent so
@@ -106,13 +106,13 @@ impl HeaderQuota {
             // It is not known whether a response counts requests that arrived while it was made. Where other clients
             // use the limit too, it is taken not to.
             let left =
-                if window.is_shared() { left } else { newest.remaining - (mark - newest.take_up_headers) };
+                if window.is_shared() { left } else { newest.remaining - (mark - newest.sent_by_then) };
             let until = newest.reset.checked_duration_since(now)?;
             if left >= amount || until.is_zero() {
                 return None;
             }
             // It may be no such window after all: a single request tests that.
-            let is_quiet = mark <= newest.take_up_headers;
+            let is_quiet = mark <= newest.sent_by_then;
             let looked = now.saturating_duration_since(newest.sent);
             return match LOOK_AFTER.checked_sub(looked).filter(|left| !left.is_zero()) {
                 None if is_quiet => None,

@@ -142,7 +142,7 @@ impl EndDetails<'_> {
             ),
             End::Provider { provider, failure } => self.bad(
                 format!("provider {provider} stopped the run: {failure}"),
-                format!("{}; then: {again}", advice(failure.class)),
+                format!("{}; then: {again}", failure.class.advice_for_run()),
             ),
         }
     }
@@ -242,36 +242,5 @@ fn hedged(retries: u64, hedged: u64) -> String {
     match hedged {
         0 => counted(retries, "retry"),
         hedged => format!("{}, {}", counted(retries, "retry"), counted(hedged, "second request")),
-    }
-}
-
-/// Returns what to do about a provider that stopped the run.
-fn advice(class: Class) -> &'static str {
-    match class {
-        Class::Auth => "check the key and what it may do",
-        Class::Billing | Class::Quota => "raise the quota or the budget at the provider",
-        Class::UnknownModel => "check the model's name in the job file",
-        Class::Redirect => "check base_url: the endpoint wants another address",
-        Class::NotFound => "check base_url, whose path ends in /v1 with most providers, and the model's name",
-        Class::SameRefusal => "mend what is said of them: the prompt, the model, or what the step asks for",
-        Class::RateLimited => "come back at that time",
-        Class::Connection
-        | Class::Timeout
-        | Class::ServerError
-        | Class::InvalidResponse
-        | Class::Unavailable
-        | Class::Deadline => "check base_url and the network, or wait for the provider",
-        Class::Template => "mend the template",
-        Class::Budget => "raise the budget",
-        Class::BadRequest
-        | Class::TooLong
-        | Class::TooLarge
-        | Class::ContentFilter
-        | Class::Refusal
-        | Class::Length
-        | Class::EmptyAnswer
-        | Class::InvalidOutput
-        | Class::Constraint
-        | Class::Upstream => "change the prompt",
     }
 }

@@ -139,7 +139,8 @@ fn summarize(groups: &[FailedGroup], format: ErrorsFormat) -> anyhow::Result<()>
         ErrorsFormat::Table => {
             let mut table = new_table(&["rows", "step", "class", "example", "what to do"]);
             for group in groups {
-                let (advice, example) = (advice(&group.class), without_class(&group.example, &group.class));
+                let (advice, example) =
+                    (advice_for(&group.class), without_class(&group.example, &group.class));
                 table.add_row([&group.rows.to_string(), &group.step, &group.class, example, advice]);
             }
             if !groups.is_empty() {
@@ -153,7 +154,7 @@ fn summarize(groups: &[FailedGroup], format: ErrorsFormat) -> anyhow::Result<()>
                     "class": group.class,
                     "rows": group.rows,
                     "example": group.example,
-                    "what_to_do": advice(&group.class),
+                    "what_to_do": advice_for(&group.class),
                 });
                 if !output::data(line.to_string())? {
                     break;
@@ -165,34 +166,9 @@ fn summarize(groups: &[FailedGroup], format: ErrorsFormat) -> anyhow::Result<()>
     Ok(())
 }
 
-/// Returns what a person can do about errors of a class.
-fn advice(class: &str) -> &'static str {
-    let Ok(class) = class.parse::<Class>() else { return "see the provider's documentation" };
-    match class {
-        Class::Connection | Class::Timeout | Class::ServerError | Class::RateLimited | Class::Unavailable => {
-            "passing trouble: enrich retry"
-        }
-        Class::Deadline => "raise row_deadline, then enrich retry",
-        Class::InvalidResponse => "look at the endpoint; enrich retry, or --provider another",
-        Class::TooLong | Class::TooLarge => {
-            "shorten the prompt, or enrich retry --provider with a longer context"
-        }
-        Class::ContentFilter | Class::Refusal => "change the prompt, or enrich retry --provider another",
-        Class::Length => "set max_tokens_retry, or raise max_tokens, then enrich retry",
-        Class::Constraint => "enrich retry; if it stays, change the prompt or the target's constraint",
-        Class::InvalidOutput => {
-            "enrich retry, or --provider another; if it stays, change the prompt or what the step asks for"
-        }
-        Class::Upstream => "see to the step that failed: enrich retry asks both again",
-        Class::EmptyAnswer => "enrich retry; if it stays, change the prompt",
-        Class::Template => "mend the template, then enrich retry",
-        Class::BadRequest | Class::NotFound => "mend what the provider refuses, then enrich retry",
-        Class::Auth | Class::Billing | Class::Quota | Class::UnknownModel | Class::Redirect => {
-            "see to key, account and model, then enrich retry"
-        }
-        Class::Budget => "raise the budget, then enrich run",
-        Class::SameRefusal => "mend what the provider refuses, then enrich retry",
-    }
+/// Returns what a person can do about errors of a class, by the class's name in the table.
+fn advice_for(class: &str) -> &'static str {
+    class.parse::<Class>().map_or("see the provider's documentation", Class::advice_for_rows)
 }
 
 fn without_class<'a>(error: &'a str, class: &str) -> &'a str {

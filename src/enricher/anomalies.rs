@@ -6,7 +6,7 @@ use std::fmt;
 
 use crate::config::{Anomalies, Form};
 use crate::decode::{self, Content};
-use crate::fault::Class;
+use crate::fault::Unusual;
 use crate::ident::RowKey;
 use crate::rows::{Outcome, RowResult};
 
@@ -35,32 +35,13 @@ impl Sign {
     /// that; free text that was cut before it began counts as empty.
     fn of(settled: &RowResult, form: &Form) -> Option<Sign> {
         match &settled.outcome {
-            Outcome::Failed(failure) => match failure.class {
-                Class::Length if !matches!(form, Form::Text) => Some(Sign::Cut),
-                Class::EmptyAnswer | Class::Length => Some(Sign::Empty),
-                Class::Refusal | Class::ContentFilter => Some(Sign::Refused),
-                Class::InvalidOutput => Some(Sign::Invalid),
-                Class::Connection
-                | Class::Timeout
-                | Class::ServerError
-                | Class::InvalidResponse
-                | Class::RateLimited
-                | Class::Deadline
-                | Class::BadRequest
-                | Class::TooLong
-                | Class::TooLarge
-                | Class::NotFound
-                | Class::Constraint
-                | Class::Template
-                | Class::Upstream
-                | Class::Auth
-                | Class::Billing
-                | Class::Quota
-                | Class::UnknownModel
-                | Class::Redirect
-                | Class::Unavailable
-                | Class::Budget
-                | Class::SameRefusal => None,
+            Outcome::Failed(failure) => match failure.class.unusual()? {
+                // Free text that was cut before it began is empty.
+                Unusual::Cut if matches!(form, Form::Text) => Some(Sign::Empty),
+                Unusual::Cut => Some(Sign::Cut),
+                Unusual::Empty => Some(Sign::Empty),
+                Unusual::Refused => Some(Sign::Refused),
+                Unusual::Invalid => Some(Sign::Invalid),
             },
             Outcome::Answer(_) => {
                 let is_cut = settled.finish_reason.as_deref().is_some_and(decode::is_cut);

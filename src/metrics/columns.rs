@@ -1,4 +1,4 @@
-//! MetricsRow as the columns of their table, and back.
+//! Figures as the columns of their table, and back.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

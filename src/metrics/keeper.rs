@@ -33,7 +33,7 @@ const PROPERTIES: [(&str, &str); 2] =
 /// Bytes of a data file: they are all small.
 const FILE_BYTES: u64 = 50_000_000;
 
-/// MetricsRow that cannot be kept.
+/// Figures that cannot be kept.
 #[derive(Debug, thiserror::Error)]
 pub enum MetricsError {
     /// Their table cannot be read or written.

@@ -1,4 +1,4 @@
-//! MetricsRow of what a job did: one row per batch, step and provider, in a Delta table of their own, exactly once.
+//! Figures of what a job did: one row per batch, step and provider, in a Delta table of their own, exactly once.
 //!
 //! The rows of a batch are written down before its commit ([`Keeper`]), so that a run that dies between the two
 //! commits leaves them to the next one. What a provider itself did since the batch before, throttling and waiting, is

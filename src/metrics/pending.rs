@@ -1,4 +1,4 @@
-//! MetricsRow that are not in their table yet, in a file beside the checkpoint: lines of JSON, which all together are what is
+//! Figures that are not in their table yet, in a file beside the checkpoint: lines of JSON, which all together are what is
 //! pending. On a local disk a batch's line is appended, in a store the file is replaced by one line of all of it. It is
 //! not flushed to the disk with each batch, for which the journal and the checkpoint would wait: a power failure may cost
 //! the figures of the last batches.
@@ -16,7 +16,7 @@ use crate::store::{self, Folder, StoreError};
 const NAME: &str = "metrics.jsonl";
 const VERSION: u32 = 2;
 
-/// MetricsRow that are not in their table yet.
+/// Figures that are not in their table yet.
 #[derive(Clone, Debug, Default)]
 pub(super) struct PendingFigures {
     pub(super) rows: Vec<MetricsRow>,

@@ -101,7 +101,7 @@ impl Load {
     }
 }
 
-/// MetricsRow of one batch, step and provider.
+/// Figures of one batch, step and provider.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MetricsRow {
     /// The job.
@@ -116,7 +116,7 @@ pub struct MetricsRow {
     pub batch_id: BatchId,
     /// Output of the step.
     pub step: String,
-    /// The provider; none for rows for which no request.
+    /// The provider; `None` for rows that were not sent.
     pub provider: Option<String>,
     /// When the batch's rows were read, by this run.
     pub started_at: DateTime<Utc>,
@@ -158,7 +158,7 @@ pub struct BatchKey<'a> {
 }
 
 impl BatchKey<'_> {
-    /// MetricsRow of no rows, of a batch whose rows were read then.
+    /// Figures of no rows, of a batch whose rows were read then.
     pub(super) fn empty(
         &self,
         (batch_id, started_at): (BatchId, DateTime<Utc>),

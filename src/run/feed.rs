@@ -121,7 +121,7 @@ impl<D> Metered<D> {
         Metered { inner, keeper, voice, is_told: false }
     }
 
-    /// MetricsRow wait for their table to be writable again: the data does not.
+    /// Figures wait for their table to be writable again: the data does not.
     fn passed(&mut self, kept: Result<(), MetricsError>) {
         if let Err(error) = kept
             && !self.is_told

@@ -42,10 +42,33 @@ impl FileFormat {
 
     /// Whether a file has a name of this format.
     pub(super) fn claims(self, name: &str) -> bool {
+        name.rsplit_once('.').is_some_and(|(_, end)| end.eq_ignore_ascii_case(self.ending()))
+    }
+
+    /// The name of the format, for messages.
+    pub(super) fn name(self) -> &'static str {
         match self {
-            FileFormat::Parquet(_) => parquet_format::claims(name),
+            FileFormat::Parquet(_) => "Parquet",
             #[cfg(test)]
-            FileFormat::Lines => lines_format::claims(name),
+            FileFormat::Lines => "line",
+        }
+    }
+
+    /// How names of its files end, without the dot.
+    pub(super) fn ending(self) -> &'static str {
+        match self {
+            FileFormat::Parquet(_) => "parquet",
+            #[cfg(test)]
+            FileFormat::Lines => "lines",
+        }
+    }
+
+    /// Whether a single file, named as a source, is of this format. Blocks.
+    pub(super) fn is_file_of(self, root: &Root, path: &str) -> bool {
+        match self {
+            FileFormat::Parquet(_) => self.is_format_of(root, path),
+            #[cfg(test)]
+            FileFormat::Lines => self.claims(path),
         }
     }
 

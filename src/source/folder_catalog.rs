@@ -29,6 +29,7 @@ const FOOTERS_AT_ONCE: usize = 16;
 pub(super) struct FolderCatalog {
     at: Location,
     root: Root,
+    format: FileFormat,
     /// As the folder was when the run started, by (modification time, path).
     files: Vec<FoundFile>,
     /// Files without a footer, which are left for a later run.
@@ -71,7 +72,8 @@ impl FolderCatalog {
         }
         let (schema, unsupported) = schema_of(&root, &files, first, spec.on_unsupported)?;
         let unfinished = BTreeSet::new();
-        let source = FolderCatalog { at: at.clone(), root: root.clone(), files, unfinished, left_out };
+        let source =
+            FolderCatalog { at: at.clone(), root: root.clone(), format, files, unfinished, left_out };
         Ok((source, SourceFiles::new(root, format), schema, unsupported))
     }
 
@@ -113,8 +115,8 @@ impl FolderCatalog {
     /// What it is, in words.
     pub(super) fn what(&self) -> String {
         match self.root.at() == &self.at {
-            true => format!("Parquet folder, {}", counted(self.files.len() as u64, "file")),
-            false => "Parquet file".to_owned(),
+            true => format!("{} folder, {}", self.format.name(), counted(self.files.len() as u64, "file")),
+            false => format!("{} file", self.format.name()),
         }
     }
 

@@ -24,10 +24,6 @@ fn lines(root: &Root, path: &str) -> Result<Vec<String>, std::io::Error> {
     Ok(text.lines().map(str::to_owned).collect())
 }
 
-pub(super) fn claims(name: &str) -> bool {
-    name.ends_with(".lines")
-}
-
 pub(super) fn look(root: &Root, path: &str) -> Footer {
     match lines(root, path) {
         Ok(lines) => Footer::Whole { rows: lines.len() as u64, columns: columns() },

@@ -109,10 +109,11 @@ pub(super) async fn list(at: &Location, formats: &[FileFormat]) -> Result<Folder
         }
         (Some(format), first) => {
             if let Some((_, first)) = first {
+                let ending = format.ending();
                 left_out.push(format!(
-                    "{} whose names do not end in .parquet, among them {}: only where no name ends so are such files read. \
+                    "{} whose names do not end in .{ending}, among them {}: only where no name ends so are such files read. \
                      Rename them if they belong to the source",
-                    counted(others.len() as u64, "Parquet file"),
+                    counted(others.len() as u64, &format!("{} file", format.name())),
                     root.place(&first.path)
                 ));
             }
@@ -137,7 +138,7 @@ async fn one_file(
     formats: &[FileFormat],
 ) -> Result<FolderListing, SourceError> {
     let (of_all, name) = (formats.to_vec(), file.path.clone());
-    let find = move |root: Root| Ok(of_all.into_iter().find(|format| format.is_format_of(&root, &name)));
+    let find = move |root: Root| Ok(of_all.into_iter().find(|format| format.is_file_of(&root, &name)));
     let Some(format) = root.blocking(find).await? else {
         return Err(SourceError::NoTable { path: at.clone() });
     };

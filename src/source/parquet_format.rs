@@ -55,11 +55,6 @@ impl ByteStrings {
     }
 }
 
-/// Whether a name is that of a Parquet file.
-pub(super) fn claims(name: &str) -> bool {
-    name.rsplit_once('.').is_some_and(|(_, end)| end.eq_ignore_ascii_case("parquet"))
-}
-
 /// Whether a file begins as Parquet files do, whatever its name. Blocks.
 pub(super) fn is_one(root: &Root, path: &str) -> bool {
     let Ok(file) = root.open(path) else { return false };

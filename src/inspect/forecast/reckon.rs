@@ -33,14 +33,14 @@ pub(super) struct Reckoning<'a> {
     pub(super) rows: u64,
     pub(super) looked: &'a [Looked],
     pub(super) asked: Option<&'a Answered>,
-    /// MetricsRow of the job's earlier batches; empty after a pilot.
+    /// Figures of the job's earlier batches; empty after a pilot.
     pub(super) before: &'a Before,
     pub(super) spent: Option<&'a Spent>,
     /// What former runs learned about the providers, by their names.
     pub(super) learned: &'a BTreeMap<String, LearnedProvider>,
 }
 
-/// MetricsRow of the earlier batches of a job, by step and provider.
+/// Figures of the earlier batches of a job, by step and provider.
 #[derive(Debug)]
 pub(super) struct Before {
     /// Number of rows in all of these batches.
