@@ -203,6 +203,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::fault::Class;
     use crate::fault::Failure;
 
     fn row(row: u64) -> RowKey {
