@@ -2,7 +2,7 @@
 //!
 //! A panic on a thread of the runtime ends one task, and the task's end reaches whoever joins it: as the error of a row,
 //! of a write (deltalake joins its own tasks), or of the command. So its message is kept, and printed only if the command
-//! ends for that reason. With `RUST_BACKTRACE` set, and on all other threads, a panic is printed where it happens.
+//! ends for that reason. On all other threads a panic is printed where it happens.
 
 use std::cell::Cell;
 use std::panic;
@@ -27,12 +27,11 @@ pub(super) fn mark_runtime_thread() {
 /// Keeps the messages of panics on threads of the runtime, from now on. Panics that become errors of rows leave none.
 pub(super) fn keep_messages() {
     let print = panic::take_hook();
-    let prints_all = std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0");
     panic::set_hook(Box::new(move |panic| {
         if is_caught() {
             return;
         }
-        if prints_all || !IS_RUNTIME_THREAD.get() {
+        if !IS_RUNTIME_THREAD.get() {
             return print(panic);
         }
         let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
@@ -56,13 +55,11 @@ mod tests {
         keep_messages();
         let thread = std::thread::spawn(|| {
             mark_runtime_thread();
-            // Whether a backtrace is wanted decides where the message goes.
             panic!("an odd task");
         });
         assert!(thread.join().is_err());
         let kept = take_messages();
-        let prints_all = std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0");
-        assert_eq!(kept.iter().any(|text| text.contains("an odd task")), !prints_all, "{kept:?}");
+        assert!(kept.iter().any(|text| text.contains("an odd task")), "{kept:?}");
         assert!(take_messages().is_empty());
     }
 }

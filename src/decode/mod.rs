@@ -3,11 +3,11 @@
 
 mod content;
 mod embedding;
+mod metadata;
 mod response;
 mod typed;
 
 pub use content::Content;
 pub use embedding::share;
-pub use response::{
-    Answer, Reasoning, ResponseMetadata, answer, facts, is_cut, is_plausible, parse, text, unfenced,
-};
+pub use metadata::{ResponseMetadata, facts};
+pub use response::{Answer, Reasoning, answer, is_cut, is_plausible, parse, text, unfenced};

@@ -5,11 +5,9 @@ use serde_json::{Map, Value};
 use super::content::Content;
 use crate::config::{CLASS, Form};
 use crate::fault::{Class, Failure};
-use crate::ident::{Money, Tokens};
-use crate::wire::{self, CLASSES_WORDS, COMPLAINT, ChatResponse, Usage};
+use crate::ident::Tokens;
+use crate::wire::{self, CLASSES_WORDS, COMPLAINT, ChatResponse};
 
-/// Largest number of tokens of a prompt or an answer that is believed; no model takes or gives more.
-const MAX_TOKENS: u64 = 100_000_000;
 /// Largest number of prompt tokens beyond the text: roles, tools, additions of the provider.
 const MAX_UNSEEN_TOKENS: u64 = 10_000;
 /// Largest number of tokens of an answer to a request without `max_tokens`.
@@ -27,19 +25,6 @@ pub fn is_plausible(tokens: Tokens, prompt_bytes: usize, max_tokens: Option<u32>
     tokens.prompt <= most_prompt && tokens.completion <= most_completion
 }
 
-/// What the provider states about a response besides its text.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ResponseMetadata {
-    /// The model that answered, as the server names it.
-    pub model: Option<String>,
-    /// Why the answer ended.
-    pub finish_reason: Option<String>,
-    /// Tokens used, or `None` if the server does not state them.
-    pub tokens: Option<Tokens>,
-    /// Cost, or `None` if the server does not state it.
-    pub cost: Option<Money>,
-}
-
 /// Parses the body of a response.
 ///
 /// # Errors
@@ -49,40 +34,6 @@ pub fn parse(body: &[u8]) -> Result<ChatResponse, Failure> {
         let beginning = wire::reason_of(body);
         Failure::new(Class::InvalidResponse, format!("the answer is no JSON; it begins: {beginning}"))
     })
-}
-
-/// The metadata of a response.
-#[must_use]
-pub fn facts(response: &ChatResponse) -> ResponseMetadata {
-    let usage = response.usage.as_ref();
-    ResponseMetadata {
-        model: response.model.clone(),
-        finish_reason: response.choices.first().and_then(|choice| choice.finish_reason.clone()),
-        tokens: usage.and_then(tokens),
-        cost: usage.and_then(|usage| usage.cost.as_ref()).and_then(cost),
-    }
-}
-
-/// The tokens used. What the total holds beyond the prompt is billed as answer, reasoning included.
-fn tokens(usage: &Usage) -> Option<Tokens> {
-    let prompt = usage.prompt_tokens?;
-    let rest = usage.total_tokens.map(|total| total.saturating_sub(prompt));
-    let completion = usage.completion_tokens.max(rest)?;
-    if prompt.max(completion) > MAX_TOKENS {
-        return None;
-    }
-    let cached = usage.prompt_tokens_details.as_ref().and_then(|details| details.cached_tokens);
-    let reasoning = usage.completion_tokens_details.as_ref().and_then(|details| details.reasoning_tokens);
-    Some(Tokens {
-        prompt,
-        cached: cached.unwrap_or_default().min(prompt),
-        completion,
-        reasoning: reasoning.unwrap_or_default().min(completion),
-    })
-}
-
-fn cost(cost: &Value) -> Option<Money> {
-    cost.as_f64().or_else(|| cost.get("total_cost")?.as_f64()).and_then(Money::from_dollars)
 }
 
 /// What happens to a block of reasoning at the beginning of an answer.
@@ -298,7 +249,8 @@ mod tests {
         let facts = facts(&response);
         assert_eq!(facts.cost, Some(Money::picodollars(12_500_000)));
         assert_eq!(facts.tokens.map(Tokens::total), Some(7));
-        let read = |usage: &str| super::facts(&parse(format!("{{\"usage\":{usage}}}").as_bytes()).unwrap());
+        let read =
+            |usage: &str| super::super::facts(&parse(format!("{{\"usage\":{usage}}}").as_bytes()).unwrap());
         let thinking =
             read(r#"{"prompt_tokens":3,"completion_tokens":4,"total_tokens":20,"cost":{"total_cost":0.5}}"#);
         assert_eq!(thinking.tokens.map(|tokens| tokens.completion), Some(17));

@@ -165,7 +165,10 @@ impl SourceFiles {
                 Ok((Box::new(pieces), before))
             }
             #[cfg(test)]
-            FileFormat::Lines => lines_format::open(&self.root, part, kept),
+            FileFormat::Lines => {
+                let (pieces, before) = lines_format::open(&self.root, part, kept)?;
+                Ok((Box::new(pieces), before))
+            }
         }
     }
 

@@ -41,13 +41,13 @@ pub(super) fn open(
     root: &Root,
     part: &FileRange,
     kept: &RowMask,
-) -> Result<(super::file_format::Pieces, u64), SourceError> {
+) -> Result<(impl Iterator<Item = Result<RecordBatch, String>> + Send + use<>, u64), SourceError> {
     let lines = lines(root, &part.file).map_err(|error| SourceError::file(&root.place(&part.file), error))?;
     let rows = kept.rows(part.start..lines.len() as u64);
     let wanted = rows.filter_map(|row| lines.get(usize::try_from(row).ok()?));
     let column = Arc::new(StringArray::from_iter_values(wanted));
     let rows = RecordBatch::try_new(Arc::new(Schema::new(columns())), vec![column]);
-    Ok((Box::new(std::iter::once(rows.map_err(|error| error.to_string()))), 0))
+    Ok((std::iter::once(rows.map_err(|error| error.to_string())), 0))
 }
 
 #[cfg(test)]
