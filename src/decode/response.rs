@@ -186,7 +186,9 @@ pub fn text(response: ChatResponse) -> Result<String, Failure> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::facts;
     use super::*;
+    use crate::ident::Money;
 
     fn read(json: &str) -> Result<String, Class> {
         text(parse(json.as_bytes()).map_err(|failure| failure.class)?).map_err(|failure| failure.class)
