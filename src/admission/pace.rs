@@ -220,7 +220,7 @@ impl Pace {
                 self.learned = None;
             }
             Some(allowed) if self.learned.is_none() => {
-                self.learn(allowed, allowed * AFTER_REFUSAL, false, now)
+                self.learn(allowed, allowed * AFTER_REFUSAL, false, now);
             }
             Some(_) => {}
         }

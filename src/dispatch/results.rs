@@ -469,7 +469,7 @@ impl<A: RequestSender> Dispatcher<A> {
         for pending in rows {
             match pending.after(failure, is_excused, &self.policy, &mut self.jitter) {
                 RetryDecision::GiveUp(pending, failure) => {
-                    self.reply(pending, Verdict::Failed(failure)).await?
+                    self.reply(pending, Verdict::Failed(failure)).await?;
                 }
                 RetryDecision::Again(pending, after) => {
                     longest = longest.max(after);

@@ -205,12 +205,12 @@ const NO_ERRORS: &str = "No row ended in an error.";
 
 /// The chart of the share of rows that ended in an error.
 pub(super) fn error_rate_figure(work: &Work<'_>) -> Result<Figure, DrawingError> {
-    let (errors, ended) = (work.sum(|row| row.error_count()), work.sum(MetricsRow::ended));
+    let (errors, ended) = (work.sum(MetricsRow::error_count), work.sum(MetricsRow::ended));
     if errors == 0 {
         return Ok(Figure::empty(ERROR_RATE_HEADING, NO_ERRORS));
     }
     let buckets = &work.buckets;
-    let failed = buckets.sums_of(work.metrics, |row| row.error_count());
+    let failed = buckets.sums_of(work.metrics, MetricsRow::error_count);
     let ended_in = buckets.sums_of(work.metrics, MetricsRow::ended);
     let shares = failed.iter().zip(&ended_in).map(|(part, whole)| (*whole > 0.0).then(|| part / whole));
     let shares: Vec<Option<f64>> = shares.collect();

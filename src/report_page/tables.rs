@@ -46,7 +46,7 @@ fn rows_tile(work: &Work<'_>, rows: u64, again: u64) -> Tile {
 }
 
 fn errors_tile(work: &Work<'_>) -> Tile {
-    let (errors, ended) = (work.sum(|row| row.error_count()), work.sum(MetricsRow::ended));
+    let (errors, ended) = (work.sum(MetricsRow::error_count), work.sum(MetricsRow::ended));
     let value = format::ratio(errors, ended).map_or_else(|| "–".to_owned(), format::percent);
     Tile { name: "Errors", value, line: format!("{} of {}", format::count(errors), format::count(ended)) }
 }
@@ -161,7 +161,7 @@ fn run_cells(kind: AskedKind, id: RunId, Run { batches, metrics: rows }: &Run<'_
         format::count(table_rows),
         charts::throughput_rate(table_rows, busy).unwrap_or_else(|| NOTHING.to_owned()),
         format::count(sum(|row| row.answers)),
-        step_errors(sum(|row| row.error_count()), sum(MetricsRow::ended)),
+        step_errors(sum(MetricsRow::error_count), sum(MetricsRow::ended)),
         format::short_count(sum(MetricsRow::all_tokens)),
         charts::bill(rows.iter().copied()).words(),
         id.to_string(),
@@ -223,7 +223,7 @@ fn step_cells(provider: Option<&str>, rows: &[&MetricsRow]) -> Vec<String> {
         format::count(sum(|row| row.answers)),
         seldom(sum(|row| row.shared)),
         seldom(sum(|row| row.skipped)),
-        step_errors(sum(|row| row.error_count()), sum(MetricsRow::ended)),
+        step_errors(sum(MetricsRow::error_count), sum(MetricsRow::ended)),
         quantile(0.5),
         quantile(0.99),
         step_tokens(sum(|row| row.tokens.prompt), provider),

@@ -70,7 +70,7 @@ pub async fn run(
         }),
     );
     let Some((source, prepared, session)) = opened.await? else { return Ok(End::Stopped) };
-    let work = async {
+    let work = Box::pin(async {
         let start = Box::pin(start(&session, prepared, source, options, &voice));
         let Some(started_run) = unless_stopped(&stop, start).await? else { return Ok(End::Stopped) };
         let Started { enricher, reading, drain, lineage, copier } = started_run;
@@ -81,7 +81,7 @@ pub async fn run(
         let end = running.run(options, stop.clone()).await;
         history.end(&end);
         end
-    };
+    });
     let end = session.during(work).await;
     session.release().await;
     end

@@ -58,7 +58,7 @@ pub async fn retry(
     let voice = voice.and(Box::new(tally.clone()));
     let job = &with_provider(job, wanted.provider.as_deref())?;
     let session = Session::open(job, Scope::Retry, RunId::random()).await?;
-    let work = async {
+    let work = Box::pin(async {
         let start = Box::pin(async {
             let budget = session.budget().await?;
             let rows = FailedRows::open(job).await?.ok_or_else(missing)?;
@@ -69,7 +69,7 @@ pub async fn retry(
         let end = running.run(options, stop.clone()).await;
         history.end(&end);
         end
-    };
+    });
     let end = session.during(work).await;
     session.release().await;
     end

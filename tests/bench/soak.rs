@@ -3,11 +3,11 @@
 //! `cargo bench --bench soak`; `ENRICH_SOAK_KILLS` and `ENRICH_SOAK_SEED` set how many and which.
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints")]
-#![allow(clippy::unwrap_used, unreachable_pub, dead_code, reason = "shared with the tests")]
+#![allow(clippy::unwrap_used, unreachable_pub, dead_code, unused_imports, reason = "shared with the tests")]
 
 #[path = "../it/soak.rs"]
 mod soak;
-#[path = "../it/support.rs"]
+#[path = "../it/support/mod.rs"]
 mod support;
 
 fn number(name: &str) -> Option<u64> {

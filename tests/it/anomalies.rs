@@ -2,23 +2,19 @@
 
 use std::time::Duration;
 
-use enrich::config::{FaultSpec, SimulatorSpec, Span};
+use enrich::config::{FaultSpec, Span};
 use serde_json::Value;
 
-use crate::commands::on_job;
-use crate::stops::{fault, send, start, wait};
-use crate::support::{World, append_delta, rows};
+use crate::support::{Setup, World, append_delta, fault, faulty, rows, send, wait, with_faults};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
-/// From row 100 on, so many of a hundred answers are of a kind.
-async fn world_of(change: FaultSpec, step: &str, bounds: &str) -> World {
+const WINDOW: &str = "[anomalies]\nrows = 50";
+
+/// From row 100 on, seven of ten answers are of a kind.
+fn late(change: FaultSpec) -> Setup<'static> {
     let late = FaultSpec { contains: Some("about:\nRow 1".into()), share: 0.7, ..change };
-    let world = World::new(SimulatorSpec { faults: vec![late], ..SimulatorSpec::default() }).await;
-    append_delta(&world.path("source"), &rows(0..200)).await;
-    let job = world.usual_job("").replace("[batch]", &format!("[anomalies]\nrows = 50\n{bounds}\n[batch]"));
-    world.write_text(&job.replace("output = \"answer\"", &format!("output = \"answer\"\n{step}")));
-    world
+    Setup { simulator: faulty(late), rows: 200, sections: WINDOW, ..Setup::default() }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -32,7 +28,7 @@ async fn too_many_answers_of_a_kind_pause_the_job_with_samples() {
         (refused, "", "max_refusal_rate", "were declined", "the provider's filter cut the answer"),
         (invalid, classes, "max_invalid_rate", "came back in another form than was asked for", "perhaps"),
     ] {
-        let world = world_of(change, step, "").await;
+        let world = World::of(Setup { step, ..late(change) }).await;
         let stopped = world.run(&["--summary", "json"]).await;
         stopped.assert_status(3).assert_says(told).assert_says(sample).assert_says("; for example row ");
         stopped.assert_says(&format!("or raise anomalies.{key}"));
@@ -57,23 +53,23 @@ async fn too_many_answers_of_a_kind_pause_the_job_with_samples() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_paused_job_goes_on_when_somebody_has_acted() {
     let empty = || FaultSpec { finish_reason: Some("stop".into()), ..fault() };
-    let world = world_of(empty(), "", "").await;
+    let world = World::of(late(empty())).await;
     world.run(&[]).await.assert_status(3).assert_says("--unpause");
     let asked = world.simulator.counts().requests;
     // It is told wherever one looks.
     let summary = world.run(&["--summary", "json"]).await.stdout;
     assert_eq!(serde_json::from_str::<Value>(&summary).unwrap()["end"], "paused");
-    let status = on_job(&world, "status", &["--format", "json"]).await.stdout;
+    let status = world.on_job("status", &["--format", "json"]).await.stdout;
     let status: Value = serde_json::from_str(&status).unwrap();
     assert_eq!((&status["next"], &status["last_run"]["end"]), (&"unpause".into(), &"anomaly".into()));
     assert!(status["paused"]["why"].as_str().unwrap().contains("came back without text"), "{status}");
-    let text = on_job(&world, "status", &[]).await.stdout;
+    let text = world.on_job("status", &[]).await.stdout;
     assert!(text.contains("paused      since 20") && text.contains("as it is, with --unpause"), "{text}");
-    let page = on_job(&world, "report", &[]).await.stdout;
+    let page = world.on_job("report", &[]).await.stdout;
     assert!(page.contains("UTC: anomaly: 11 of the last 50 rows of step &quot;answer&quot;"), "{page}");
-    let check = on_job(&world, "check", &[]).await;
+    let check = world.on_job("check", &[]).await;
     assert!(check.assert_status(3).stdout.contains("the job is paused since 20"), "{}", check.stdout);
-    let plan = on_job(&world, "plan", &["--pilot", "5"]).await;
+    let plan = world.on_job("plan", &["--pilot", "5"]).await;
     assert!(plan.assert_status(0).stdout.contains("asks nothing without --unpause"), "{}", plan.stdout);
     let asked = asked + 5;
     assert_eq!(world.simulator.counts().requests, asked);
@@ -102,19 +98,18 @@ async fn a_paused_job_goes_on_when_somebody_has_acted() {
     world.run(&["--set", "max_error_rate=1"]).await.assert_status(0);
     assert_eq!(world.target().await.len(), 210);
 
-    let world = world_of(empty(), "", "").await;
+    let world = World::of(late(empty())).await;
     world.run(&[]).await.assert_status(3);
     let begun_anew = world.run(&["--restart", "--yes", "--max-rows", "60"]).await;
     begun_anew.assert_status(0);
-    assert!(on_job(&world, "status", &["--format", "json"]).await.stdout.contains("\"paused\":null"));
+    assert!(world.on_job("status", &["--format", "json"]).await.stdout.contains("\"paused\":null"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn most_rows_that_come_back_empty_pause_the_job_also_where_that_is_too_many_errors() {
     let empty = FaultSpec { finish_reason: Some("stop".into()), share: 0.7, ..fault() };
-    let world = World::new(SimulatorSpec { faults: vec![empty], ..SimulatorSpec::default() }).await;
-    append_delta(&world.path("source"), &rows(0..1_500)).await;
-    world.write_text(&world.usual_job("").replace("max_rows = 10", "max_rows = 100"));
+    let world =
+        World::of(Setup { simulator: faulty(empty), rows: 1_500, batch_rows: 100, ..Setup::default() }).await;
     let stopped = world.run(&["--summary", "json"]).await;
     let summary: Value = serde_json::from_str(&stopped.assert_status(3).stdout).unwrap();
     assert_eq!(summary["end"], "anomaly");
@@ -127,10 +122,8 @@ async fn most_rows_that_come_back_empty_pause_the_job_also_where_that_is_too_man
 async fn a_run_of_fewer_rows_than_the_window_is_judged_at_its_end() {
     let empty = FaultSpec { finish_reason: Some("stop".into()), share: 0.8, ..fault() };
     for (count, status, next) in [(40, 0, 0), (120, 3, 3)] {
-        let faults = vec![empty.clone()];
-        let world = World::new(SimulatorSpec { faults, ..SimulatorSpec::default() }).await;
-        append_delta(&world.path("source"), &rows(0..count)).await;
-        world.write_job("");
+        let simulator = faulty(empty.clone());
+        let world = World::of(Setup { simulator, rows: count, ..Setup::default() }).await;
         let ended = world.run(&[]).await;
         ended.assert_status(status);
         assert_eq!(world.target().await.len() as i64, count, "all of it is written");
@@ -146,11 +139,10 @@ async fn a_run_of_fewer_rows_than_the_window_is_judged_at_its_end() {
 async fn a_job_is_paused_at_once_and_not_when_its_slowest_row_is_back() {
     let empty = FaultSpec { finish_reason: Some("stop".into()), share: 0.7, ..fault() };
     let never = FaultSpec { contains: Some("Row 20".into()), delay: Some(Span(HOUR)), ..fault() };
-    let world = World::new(SimulatorSpec { faults: vec![never, empty], ..SimulatorSpec::default() }).await;
-    append_delta(&world.path("source"), &rows(0..90)).await;
-    let job = world.usual_job("").replace("[batch]", "[anomalies]\nrows = 50\n[batch]");
-    world.write_text(&job.replace("max_rows = 10", "max_rows = 90"));
-    let run = start(&world, &[]);
+    let simulator = with_faults(vec![never, empty]);
+    let setup = Setup { simulator, rows: 90, sections: WINDOW, batch_rows: 90, ..Setup::default() };
+    let world = World::of(setup).await;
+    let run = world.start(&[]);
     let checkpoint = world.path("target/_checkpoints/test/checkpoint.json");
     let is_paused =
         || std::fs::read_to_string(&checkpoint).is_ok_and(|text| text.contains("came back without text"));
@@ -171,9 +163,10 @@ async fn a_job_is_paused_at_once_and_not_when_its_slowest_row_is_back() {
 async fn answers_that_are_cut_off_count_where_that_is_asked_for() {
     let body = r#"{"choices":[{"message":{"content":"and so it went on and"},"finish_reason":"length"}]}"#;
     let cut = || FaultSpec { body: Some(body.into()), ..fault() };
-    let allowed = world_of(cut(), "", "").await;
+    let allowed = World::of(late(cut())).await;
     allowed.run(&[]).await.assert_status(0);
-    let counted = world_of(cut(), "", "max_cut_rate = 0.4").await;
+    let counted =
+        World::of(Setup { sections: "[anomalies]\nrows = 50\nmax_cut_rate = 0.4", ..late(cut()) }).await;
     let stopped = counted.run(&[]).await;
     stopped.assert_status(3).assert_says("were cut off at max_tokens").assert_says("and so it went on and");
 }
@@ -186,7 +179,7 @@ async fn bounds_that_are_none_are_refused() {
         ("max_empty_rate = 2", "`anomalies.max_empty_rate` is 2; it must be more than 0 and at most 1"),
         ("max_empty = 0.1", "did you mean `max_empty_rate`?"),
     ] {
-        let world = world_of(fault(), "", "").await;
+        let world = World::of(late(fault())).await;
         let text = std::fs::read_to_string(world.job()).unwrap();
         world.write_text(&text.replace("rows = 50", bounds));
         world.run(&[]).await.assert_status(2).assert_says(told);

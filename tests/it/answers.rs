@@ -1,19 +1,18 @@
 //! Answers of a given form: held against it, asked for again, never shifted, never paid for twice.
 
+use enrich::simulator::Simulator;
 use std::collections::BTreeSet;
 
 use enrich::config::{FaultSpec, SchemaFormName, SimulatorSpec};
 use enrich::simulator::choose;
 
-use crate::stops::{fault, faulty};
-use crate::support::{World, append_delta, prompt_of, rows};
-use crate::tables::rows_of;
+use crate::support::{Setup, World, fault, faulty, prompt_of, rows_of};
 
 const CLASSES: [&str; 3] = ["bug", "feature", "question"];
 
 /// A fault that answers with a text.
 fn says(text: &str, share: f64, times: Option<u32>) -> FaultSpec {
-    FaultSpec { status: None, text: Some(text.into()), share, times, ..fault() }
+    FaultSpec { text: Some(text.into()), share, times, ..fault() }
 }
 
 fn spec(faults: Vec<FaultSpec>) -> SimulatorSpec {
@@ -22,12 +21,9 @@ fn spec(faults: Vec<FaultSpec>) -> SimulatorSpec {
 }
 
 /// A world with so many rows, whose answers are classes.
-async fn world(count: i64, faults: Vec<FaultSpec>, more: &str) -> World {
-    let world = World::new(spec(faults)).await;
-    append_delta(&world.path("source"), &rows(0..count)).await;
-    let classes = format!("output = \"answer\"\nclasses = {CLASSES:?}\n{more}");
-    world.write_text(&world.usual_job("").replace("output = \"answer\"", &classes));
-    world
+async fn world(rows: i64, simulator: SimulatorSpec, more: &str) -> World {
+    let step = format!("classes = {CLASSES:?}\n{more}");
+    World::of(Setup { simulator, rows, step: &step, ..Setup::default() }).await
 }
 
 /// What is asked about a row.
@@ -49,7 +45,7 @@ async fn a_column_of_classes_holds_one_of_them_or_an_error() {
     let wrong = FaultSpec { contains: Some("Row 7 ".into()), ..says("It is a bug, I think", 1.0, None) };
     let once = FaultSpec { contains: Some("Row 3 ".into()), ..says("Bug!", 1.0, Some(2)) };
     let fenced = FaultSpec { contains: Some("Row 5 ".into()), ..says("```\nfeature\n```\n", 1.0, None) };
-    let world = world(12, vec![wrong, once, fenced], "").await;
+    let world = world(12, spec(vec![wrong, once, fenced]), "").await;
     let provider = "price_per_million_input = 1\nprice_per_million_output = 2";
     let text = std::fs::read_to_string(world.job()).unwrap();
     world.write_text(&text.replace("min_backoff", &format!("{provider}\nmin_backoff")));
@@ -82,18 +78,18 @@ async fn a_column_of_classes_holds_one_of_them_or_an_error() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_repairs_a_wrong_answer_is_an_error_at_once_and_a_retry_asks_again() {
-    let world = world(6, vec![says("maybe", 1.0, Some(1))], "max_repairs = 0").await;
+    let world = world(6, spec(vec![says("maybe", 1.0, Some(1))]), "max_repairs = 0").await;
     world.run(&[]).await.assert_status(3).assert_says("6 errors").assert_says("no row was answered");
     let told = "ERROR: invalid_output: the answer is not one of the classes: \"maybe\"";
     assert!(answers(&world).await.iter().all(|(_, answer)| answer == told));
-    crate::commands::on_job(&world, "retry", &[]).await.assert_status(0);
+    world.on_job("retry", &[]).await.assert_status(0);
     assert!(answers(&world).await.iter().all(|(id, answer)| *answer == class_of(*id)));
     assert_eq!(world.simulator.counts().requests, 12);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_endpoint_that_knows_no_classes_stops_the_run_with_the_rows_pending() {
-    let world = world(200, vec![says("Sure! Here is my answer", 1.0, None)], "").await;
+    let world = world(200, spec(vec![says("Sure! Here is my answer", 1.0, None)]), "").await;
     let stopped = world.run(&[]).await;
     stopped
         .assert_status(4)
@@ -106,16 +102,16 @@ async fn an_endpoint_that_knows_no_classes_stops_the_run_with_the_rows_pending()
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_that_a_repair_follows_are_not_paid_for_again_after_a_kill() {
     let faults = || vec![says("no class", 0.5, Some(2))];
-    let whole = world(30, faults(), "").await;
+    let whole = world(30, spec(faults()), "").await;
     whole.run(&[]).await.assert_status(0);
     let asked = whole.simulator.counts().requests;
     assert!(asked > 40, "{asked}");
     for at in [5, 9, 14, 22] {
-        let world = world(30, faults(), "").await;
+        let world = world(30, spec(faults()), "").await;
         let fault = format!("journal-append.after=kill@{at}");
         let killed = world.run_with(&[], &[("ENRICH_FAULT", &fault)]).await;
         assert_ne!(killed.status, Some(0));
-        crate::soak::settle(&world).await;
+        world.settle().await;
         world.run(&[]).await.assert_status(0);
         assert!(answers(&world).await.iter().all(|(id, answer)| *answer == class_of(*id)));
         // No more than without a kill, save for what was in flight: four answers, which are drawn anew, and of which
@@ -128,7 +124,7 @@ async fn answers_that_a_repair_follows_are_not_paid_for_again_after_a_kill() {
 #[tokio::test(flavor = "multi_thread")]
 async fn of_ten_thousand_rows_with_wrong_first_answers_all_are_repaired_and_none_is_shifted() {
     const ROWS: i64 = 10_000;
-    let world = world(ROWS, vec![says("I would say that it is a bug.", 0.3, Some(1))], "").await;
+    let world = world(ROWS, spec(vec![says("I would say that it is a bug.", 0.3, Some(1))]), "").await;
     let text = std::fs::read_to_string(world.job()).unwrap();
     let text = text
         .replace("max_rows = 10", "max_rows = 1000")
@@ -147,15 +143,15 @@ async fn of_ten_thousand_rows_with_wrong_first_answers_all_are_repaired_and_none
 #[tokio::test(flavor = "multi_thread")]
 async fn a_repair_goes_to_the_other_provider_when_the_first_is_gone() {
     let wrong = faulty(says("no class", 1.0, Some(1)));
-    let first = World::new(SimulatorSpec { quota: Some(3), ..wrong }).await;
-    append_delta(&first.path("source"), &rows(0..10)).await;
-    let second = enrich::simulator::Simulator::start(spec(Vec::new()), 0).await.unwrap();
-    let text = first.usual_job("").replace(
-        "output = \"answer\"",
-        &format!("output = \"answer\"\nclasses = {CLASSES:?}\nprovider = [\"sim\", \"other\"]"),
-    );
-    let other = format!("[provider.other]\nbase_url = \"{}\"\nmodel = \"simulated\"\n[[step]]", second.url());
-    first.write_text(&text.replace("[[step]]", &other));
+    let second = Simulator::start(spec(Vec::new()), 0).await.unwrap();
+    let first = World::of(Setup {
+        simulator: SimulatorSpec { quota: Some(3), ..wrong },
+        rows: 10,
+        step: &format!("classes = {CLASSES:?}\nprovider = [\"sim\", \"other\"]"),
+        sections: &format!("[provider.other]\nbase_url = \"{}\"\nmodel = \"simulated\"", second.url()),
+        ..Setup::default()
+    })
+    .await;
     first.run(&[]).await.assert_status(0).assert_says("0 errors");
     assert!(answers(&first).await.iter().all(|(id, answer)| *answer == class_of(*id)));
     // What the first one answered was wrong, and each of these rows was asked once more, elsewhere.
@@ -171,14 +167,11 @@ async fn classes_that_cannot_be_chosen_from_are_refused() {
         (r#"["bug", "a\nb"]"#, "", "`step[0].classes` has the entry"),
         (r#"["bug", "idea"]"#, "max_repairs = 11", "`step[0].max_repairs` is 11; 10 is the most"),
     ] {
-        let world = World::with_rows(2, 1).await;
-        let step = format!("output = \"answer\"\nclasses = {classes}\n{more}");
-        world.write_text(&world.usual_job("").replace("output = \"answer\"", &step));
+        let step = format!("classes = {classes}\n{more}");
+        let world = World::of(Setup { rows: 2, step: &step, ..Setup::default() }).await;
         world.run(&[]).await.assert_status(2).assert_says(told);
     }
-    let world = World::with_rows(2, 1).await;
-    let step = "output = \"answer\"\nmax_repairs = 1";
-    world.write_text(&world.usual_job("").replace("output = \"answer\"", step));
+    let world = World::of(Setup { rows: 2, step: "max_repairs = 1", ..Setup::default() }).await;
     world.run(&[]).await.assert_status(2).assert_says("it goes with classes");
 }
 
@@ -190,21 +183,15 @@ async fn classes_are_asked_for_in_the_form_of_a_schema_that_the_endpoint_takes()
         schema_forms: Some(forms.to_vec()),
         ..SimulatorSpec::default()
     };
-    let world_of = async |spec, more: &str| {
-        let world = World::new(spec).await;
-        append_delta(&world.path("source"), &rows(0..16)).await;
-        let classes = format!("output = \"answer\"\nclasses = {CLASSES:?}\n{more}");
-        world.write_text(&world.usual_job("").replace("output = \"answer\"", &classes));
-        world
-    };
     for form in [SchemaFormName::JsonSchema, SchemaFormName::Tool] {
-        let world = world_of(talks(&[form]), "").await;
+        let world = world(16, talks(&[form]), "").await;
         world.run(&[]).await.assert_status(0).assert_says("16 answers, 0 errors");
         assert!(answers(&world).await.iter().all(|(id, answer)| *answer == class_of(*id)), "{form:?}");
         let billed = world.simulator.counts().answered;
         assert_eq!(billed, 16, "{form:?}: what is refused is not billed");
     }
     // So few tokens hold a class and no object around it: it is asked for in words.
-    let short = world_of(talks(&[SchemaFormName::JsonSchema]), "max_tokens = 12\nmax_repairs = 0").await;
+    let words = talks(&[SchemaFormName::JsonSchema]);
+    let short = world(16, words, "max_tokens = 12\nmax_repairs = 0").await;
     short.run(&[]).await.assert_status(3).assert_says("16 errors (invalid_output 16)");
 }

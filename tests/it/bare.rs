@@ -5,31 +5,20 @@ use std::fs;
 use arrow::array::{Array, AsArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int64Type};
-use enrich::config::SimulatorSpec;
 use enrich::faultpoint::ACTIONS;
 use enrich::simulator::{Simulator, answer_to};
 use enrich::table::{Table, TableError};
 
-use crate::recovery::nth;
-use crate::resume::clean_log;
-use crate::retry::{refusing, retry};
-use crate::soak::settle;
-use crate::support::{Outcome, World, append_delta, prompt_of, rows, write_parquet};
+use crate::support::{
+    Setup, World, append_delta, clean_log, nth, prompt_of, refusals, rows, with_faults, write_parquet,
+};
 
-fn bare(text: &str) -> String {
-    text.replace("path = \"target\"", "path = \"target\"\nmetadata = false")
-}
+/// The line of a target that switches metadata off.
+const BARE: &str = "metadata = false";
 
-async fn world_of(count: i64) -> World {
-    let world = World::with_rows(count, 1).await;
-    world.write_text(&bare(&world.usual_job("")));
-    world
-}
-
-async fn call(world: &World, command: &str, more: &[&str]) -> Outcome {
-    let job = world.job();
-    let arguments = [&[command, job.to_str().unwrap()], more].concat();
-    Outcome::of(&world.output(world.command(&arguments)).await)
+/// The job that asks a simulator.
+fn job_at(simulator: &Simulator) -> String {
+    Setup { target: BARE, ..Setup::default() }.job(simulator.url())
 }
 
 /// Every row once, with its own answer, and no further column.
@@ -58,10 +47,10 @@ async fn assert_target(world: &World, ids: std::ops::Range<i64>) {
 async fn every_fault_point_survives_a_kill_without_metadata() {
     for action in ACTIONS {
         for fault in ["before", "after"].map(|side| format!("{action}.{side}=kill@{}", nth(action))) {
-            let world = world_of(35).await;
+            let world = World::of(Setup { rows: 35, target: BARE, ..Setup::default() }).await;
             let killed = world.run_with(&[], &[("ENRICH_FAULT", &fault)]).await;
             assert_eq!(killed.status, None, "{fault}: {}", killed.stderr);
-            settle(&world).await;
+            world.settle().await;
             world.run(&[]).await.assert_status(0);
             assert_target(&world, 0..35).await;
             let counts = world.simulator.counts();
@@ -74,19 +63,17 @@ async fn every_fault_point_survives_a_kill_without_metadata() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_checkpoint_is_rebuilt_from_the_newest_commit_whatever_the_source() {
     for is_parquet in [false, true] {
-        let world = World::new(SimulatorSpec::default()).await;
+        let world = World::of(Setup { is_parquet, target: BARE, ..Setup::default() }).await;
         let source = world.path("source");
         if is_parquet {
-            fs::create_dir(&source).unwrap();
             write_parquet(&source.join("a.parquet"), &rows(0..15), 5);
             write_parquet(&source.join("b.parquet"), &rows(15..35), 5);
         } else {
             append_delta(&source, &rows(0..35)).await;
         }
-        world.write_text(&bare(&world.usual_job("")));
         let killed = world.run_with(&[], &[("ENRICH_FAULT", "delta-commit.after=kill@2")]).await;
         assert_eq!(killed.status, None, "{}", killed.stderr);
-        settle(&world).await;
+        world.settle().await;
         fs::remove_file(world.path("target/_checkpoints/test/checkpoint.json")).unwrap();
         world.run(&[]).await.assert_status(0).assert_says("rebuilt from the target");
         assert_target(&world, 0..35).await;
@@ -96,7 +83,7 @@ async fn a_lost_checkpoint_is_rebuilt_from_the_newest_commit_whatever_the_source
 
 #[tokio::test(flavor = "multi_thread")]
 async fn when_checkpoint_and_newest_commit_are_gone_no_row_is_read_a_second_time() {
-    let world = world_of(25).await;
+    let world = World::of(Setup { rows: 25, target: BARE, ..Setup::default() }).await;
     world.run(&["--max-rows", "14"]).await.assert_status(0);
     clean_log(&world).await;
     fs::remove_dir_all(world.path("target/_checkpoints")).unwrap();
@@ -106,14 +93,14 @@ async fn when_checkpoint_and_newest_commit_are_gone_no_row_is_read_a_second_time
         refused.assert_status(2).assert_says("target.metadata is off").assert_says("another target.path");
     }
     world.run(&[]).await.assert_says("nothing says any more which rows of the source are in it");
-    let check = call(&world, "check", &[]).await;
+    let check = world.on_job("check", &[]).await;
     assert!(check.assert_status(2).stdout.contains("wrong   checkpoint: "), "{}", check.stdout);
     assert_eq!((world.simulator.counts().requests, world.target_version().await), before);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_checkpoint_from_a_backup_is_refused_when_the_newest_commit_is_gone() {
-    let world = world_of(25).await;
+    let world = World::of(Setup { rows: 25, target: BARE, ..Setup::default() }).await;
     let checkpoint = world.path("target/_checkpoints/test/checkpoint.json");
     world.run(&["--max-rows", "7"]).await.assert_status(0);
     let backup = fs::read(&checkpoint).unwrap();
@@ -122,7 +109,7 @@ async fn a_checkpoint_from_a_backup_is_refused_when_the_newest_commit_is_gone() 
     clean_log(&world).await;
     fs::write(&checkpoint, backup).unwrap();
     world.run(&[]).await.assert_status(2).assert_says("the checkpoint is lost or too old");
-    let check = call(&world, "check", &[]).await;
+    let check = world.on_job("check", &[]).await;
     assert!(check.assert_status(2).stdout.contains("wrong   checkpoint: "), "{}", check.stdout);
     assert_eq!(world.simulator.counts().requests, 14);
     fs::write(&checkpoint, newest).unwrap();
@@ -132,41 +119,39 @@ async fn a_checkpoint_from_a_backup_is_refused_when_the_newest_commit_is_gone() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn errors_are_listed_by_their_text_and_a_retry_is_refused_before_it_asks() {
-    let world = world_of(30).await;
-    let mut faults = refusing([3, 17], 400, "content_filter");
-    faults.extend(refusing([20], 413, "x"));
-    let spec = SimulatorSpec { faults, ..SimulatorSpec::default() };
-    let broken = Simulator::start(spec, 0).await.unwrap();
-    let job = bare(&world.usual_job(""));
-    world.write_text(&job.replace(world.simulator.url().as_str(), broken.url().as_str()));
+    let world = World::of(Setup { rows: 30, target: BARE, ..Setup::default() }).await;
+    let mut faults = refusals([3, 17], 400, "content_filter");
+    faults.extend(refusals([20], 413, "x"));
+    let broken = Simulator::start(with_faults(faults), 0).await.unwrap();
+    world.write_text(&job_at(&broken));
     world.run(&[]).await.assert_status(0).assert_says("3 errors");
-    world.write_text(&job);
-    let listed = call(&world, "errors", &["--format", "csv", "--columns", "id"]).await;
+    world.write_text(&job_at(&world.simulator));
+    let listed = world.on_job("errors", &["--format", "csv", "--columns", "id"]).await;
     let mut ids: Vec<&str> =
         listed.assert_status(0).stdout.lines().map(|line| line.split(',').next().unwrap()).collect();
     ids.sort_unstable();
     assert_eq!(ids, ["17", "20", "3", "id"]);
-    call(&world, "errors", &["--class", "too_large"]).await.assert_status(0).assert_says("1 such failed row");
+    world.on_job("errors", &["--class", "too_large"]).await.assert_status(0).assert_says("1 such failed row");
     for (filter, why) in [
         (["--provider", "sim"], "target.metadata is off, so nothing says which provider was asked"),
         (["--batch", "1"], "target.metadata is off, so nothing says which batch a row is in"),
         (["--since", "1h"], "target.metadata is off, so nothing says when a row was asked"),
     ] {
-        call(&world, "errors", &filter).await.assert_status(2).assert_says(why);
+        world.on_job("errors", &filter).await.assert_status(2).assert_says(why);
     }
     let version = world.target_version().await;
-    let refused = retry(&world, &[]).await;
+    let refused = world.on_job("retry", &[]).await;
     refused.assert_status(2).assert_says("nothing says which source row a row is");
     refused.assert_says("hint: enrich errors lists them");
     assert_eq!((world.simulator.counts().requests, world.target_version().await), (0, version));
-    call(&world, "status", &[]).await.assert_status(0);
+    world.on_job("status", &[]).await.assert_status(0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_target_that_says_otherwise_is_refused_with_both_ways_out() {
     let on = World::with_rows(5, 1).await;
     on.run(&["--max-rows", "2"]).await.assert_status(0);
-    on.write_text(&bare(&on.usual_job("")));
+    on.write_text(&job_at(&on.simulator));
     let refused = on.run(&[]).await;
     refused.assert_status(2).assert_says("its column \"_enrich\" says where rows came from");
     refused.assert_says("take target.metadata = false out").assert_says("another target.path");
@@ -174,7 +159,7 @@ async fn a_target_that_says_otherwise_is_refused_with_both_ways_out() {
     on.run(&[]).await.assert_status(0);
     on.assert_target(0..5).await;
 
-    let off = world_of(5).await;
+    let off = World::of(Setup { rows: 5, target: BARE, ..Setup::default() }).await;
     off.run(&["--max-rows", "2"]).await.assert_status(0);
     off.write_job("");
     let refused = off.run(&[]).await;
@@ -204,7 +189,7 @@ async fn the_metadata_of_an_earlier_job_is_a_column_like_others() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_empties_only_what_the_log_shows_to_be_the_jobs_own() {
-    let world = world_of(12).await;
+    let world = World::of(Setup { rows: 12, target: BARE, ..Setup::default() }).await;
     world.run(&[]).await.assert_status(0);
     world.run(&["--restart", "--yes"]).await.assert_status(0).assert_says("12 answers");
     assert_target(&world, 0..12).await;
@@ -213,8 +198,8 @@ async fn a_restart_empties_only_what_the_log_shows_to_be_the_jobs_own() {
     assert_eq!(world.run_with(&["--restart", "--yes"], &fault).await.status, None);
     world.run(&[]).await.assert_status(0).assert_says("12 answers");
     assert_target(&world, 0..12).await;
-    let other = world.usual_job("").replace("app_id = \"test\"", "app_id = \"other\"");
-    world.write_text(&bare(&other));
+    let job = job_at(&world.simulator);
+    world.write_text(&job.replace("app_id = \"test\"", "app_id = \"other\""));
     world.run(&["--max-rows", "3"]).await.assert_status(0);
     let version = world.target_version().await;
     world.run(&["--restart", "--yes"]).await.assert_status(2).assert_says("may hold rows of others");

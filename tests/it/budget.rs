@@ -9,40 +9,31 @@ use enrich::config::{FaultSpec, SimulatorSpec, Span};
 use enrich::table::{Table, TableError};
 use serde_json::Value;
 
-use crate::soak::settle;
-use crate::stops::{fault, slow};
-use crate::support::{Outcome, World, append_delta, rows};
+use crate::support::{PRICES, Setup, World, append_delta, dear, fault, rows, slow};
 
 /// Picodollars in a dollar.
 const PICO: f64 = 1e12;
 
-/// A provider that bills 2 and 8 dollars for a million tokens.
-fn dear() -> SimulatorSpec {
-    SimulatorSpec { price_per_million_input: 2.0, price_per_million_output: 8.0, ..SimulatorSpec::default() }
+/// Answers of at most 50 tokens, from a provider that bills.
+fn short() -> Setup<'static> {
+    Setup { simulator: dear(), step: "max_tokens = 50", ..Setup::default() }
 }
-
-async fn world_of(spec: SimulatorSpec, count: i64, prices: &str, budget: &str) -> World {
-    let world = World::new(spec).await;
-    append_delta(&world.path("source"), &rows(0..count)).await;
-    let job = world.usual_job(prices).replace("output = \"answer\"", "output = \"answer\"\nmax_tokens = 50");
-    world.write_text(&format!("{job}{budget}\n"));
-    world
-}
-
-const PRICES: &str = "price_per_million_input = 2.0\nprice_per_million_output = 8.0";
 
 async fn spent(world: &World) -> Value {
-    let job = world.job();
-    let status = Outcome::of(
-        &world.output(world.command(&["status", job.to_str().unwrap(), "--format", "json"])).await,
-    );
+    let status = world.on_job("status", &["--format", "json"]).await;
     status.assert_status(0);
     serde_json::from_str::<Value>(&status.stdout).unwrap()["spent"].clone()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_spent_budget_stops_with_status_5_and_a_larger_one_goes_on() {
-    let world = world_of(dear(), 60, PRICES, "[budget]\nmax_cost_usd = 0.006").await;
+    let world = World::of(Setup {
+        rows: 60,
+        provider: PRICES,
+        sections: "[budget]\nmax_cost_usd = 0.006",
+        ..short()
+    })
+    .await;
     let stopped = world.run(&["--summary", "json"]).await;
     stopped.assert_status(5).assert_says("the budget is spent: budget.max_cost_usd is $0.006");
     let summary: Value = serde_json::from_str(&stopped.stdout).unwrap();
@@ -58,16 +49,10 @@ async fn a_spent_budget_stops_with_status_5_and_a_larger_one_goes_on() {
     let again = world.run(&[]).await;
     again.assert_status(5);
     assert_eq!(world.simulator.counts().answered, counts.answered, "nothing is left to spend");
-    let job = world.job();
-    let look = |command: &'static str| {
-        let command = world.command(&[command, job.to_str().unwrap()]);
-        async { Outcome::of(&world.output(command).await) }
-    };
-    let status = look("status").await;
+    let status = world.on_job("status", &[]).await;
     assert!(status.stdout.contains("next:       raise the budget, then enrich run"), "{}", status.stdout);
     assert!(status.stdout.contains(" of $0.006, "), "{}", status.stdout);
-    let none_left = world.command(&["check", job.to_str().unwrap(), "--set", "budget.max_cost_usd=0.005"]);
-    let check = Outcome::of(&world.output(none_left).await);
+    let check = world.on_job("check", &["--set", "budget.max_cost_usd=0.005"]).await;
     check.assert_status(5);
     assert!(check.stdout.contains("the budget is spent: budget.max_cost_usd is $0.005"), "{}", check.stdout);
     let kept = world.target().await;
@@ -98,7 +83,7 @@ async fn a_spent_budget_stops_with_status_5_and_a_larger_one_goes_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_has_a_budget_of_its_own() {
-    let world = world_of(dear(), 25, "", "[budget.run]\nmax_requests = 10").await;
+    let world = World::of(Setup { rows: 25, sections: "[budget.run]\nmax_requests = 10", ..short() }).await;
     for (nth, status) in [5, 5, 0].into_iter().enumerate() {
         world.run(&[]).await.assert_status(status);
         assert_eq!(world.simulator.counts().requests, [10, 20, 25][nth]);
@@ -112,7 +97,14 @@ async fn what_the_provider_says_of_the_cost_counts() {
     // The price list is ten times what the provider bills.
     let spec = SimulatorSpec { tells_cost: true, ..dear() };
     let prices = "price_per_million_input = 20.0\nprice_per_million_output = 80.0";
-    let world = world_of(spec, 20, prices, "[budget]\nmax_cost_usd = 1").await;
+    let world = World::of(Setup {
+        simulator: spec,
+        rows: 20,
+        provider: prices,
+        sections: "[budget]\nmax_cost_usd = 1",
+        ..short()
+    })
+    .await;
     world.run(&[]).await.assert_status(0);
     let billed = world.simulator.counts().billed_picodollars as f64 / PICO;
     assert!((spent(&world).await["cost_usd"].as_f64().unwrap() - billed).abs() < 1e-9);
@@ -123,7 +115,9 @@ async fn one_budget_has_one_user_at_a_time() {
     // One row fails, for the retry to be about.
     let failing = FaultSpec { contains: Some("Row 3".into()), status: Some(400), ..fault() };
     let spec = SimulatorSpec { faults: vec![failing], ..slow(700) };
-    let world = world_of(spec, 5, "", "[budget]\nmax_requests = 100").await;
+    let world =
+        World::of(Setup { simulator: spec, rows: 5, sections: "[budget]\nmax_requests = 100", ..short() })
+            .await;
     let job = world.job();
     world.run(&[]).await.assert_status(0).assert_says("1 error");
     append_delta(&world.path("source"), &rows(5..9)).await;
@@ -137,7 +131,7 @@ async fn one_budget_has_one_user_at_a_time() {
     while world.simulator.counts().requests == requests {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
-    let retry = Outcome::of(&world.output(world.command(&["retry", job.to_str().unwrap()])).await);
+    let retry = world.on_job("retry", &[]).await;
     retry.assert_status(6).assert_says("another run holds this job");
     let ended = tokio::task::spawn_blocking(move || run.wait().unwrap()).await.unwrap();
     assert!(ended.success());
@@ -145,7 +139,7 @@ async fn one_budget_has_one_user_at_a_time() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_reckoned_with_is_refused_before_the_first_call() {
-    let world = world_of(dear(), 5, "", "[budget]\nmax_cost_usd = 1").await;
+    let world = World::of(Setup { rows: 5, sections: "[budget]\nmax_cost_usd = 1", ..short() }).await;
     let refused = world.run(&[]).await;
     refused
         .assert_status(2)
@@ -157,7 +151,13 @@ async fn what_cannot_be_reckoned_with_is_refused_before_the_first_call() {
     ] {
         world.run(&["--set", set]).await.assert_status(2).assert_says(said);
     }
-    let world = world_of(dear(), 5, "[provider.sim.extra_body]\nn = 3", "[budget]\nmax_tokens = 9").await;
+    let world = World::of(Setup {
+        rows: 5,
+        provider: "[provider.sim.extra_body]\nn = 3",
+        sections: "[budget]\nmax_tokens = 9",
+        ..short()
+    })
+    .await;
     world
         .run(&[])
         .await
@@ -180,7 +180,13 @@ async fn what_cannot_be_reckoned_with_is_refused_before_the_first_call() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_account_is_told_and_nothing_is_asked() {
-    let world = world_of(dear(), 20, PRICES, "[budget]\nmax_cost_usd = 0.002").await;
+    let world = World::of(Setup {
+        rows: 20,
+        provider: PRICES,
+        sections: "[budget]\nmax_cost_usd = 0.002",
+        ..short()
+    })
+    .await;
     world.run(&[]).await.assert_status(5);
     let requests = world.simulator.counts().requests;
     let path = world.path("target/_checkpoints/test/journal/budget/spending");
@@ -224,7 +230,14 @@ async fn spend_all(seed: u64, sessions: u32) -> u32 {
     let concurrency = random.u32(1..24);
     let prices = format!("{PRICES}\nrequest_timeout = \"30ms\"")
         + if random.bool() { "\nmax_attempts = 2" } else { "" };
-    let world = world_of(troubled(seed), 1_000, &prices, "[budget]\nmax_cost_usd = 0").await;
+    let world = World::of(Setup {
+        simulator: troubled(seed),
+        rows: 1_000,
+        provider: &prices,
+        sections: "[budget]\nmax_cost_usd = 0",
+        ..short()
+    })
+    .await;
     if seed % 4 == 1 {
         // Two providers draw on one account.
         let job = std::fs::read_to_string(world.job()).unwrap();
@@ -238,9 +251,8 @@ async fn spend_all(seed: u64, sessions: u32) -> u32 {
     for session in 0..sessions {
         let more = format!("budget.max_cost_usd={budget:.6}");
         let places = format!("provider.sim.max_concurrency={concurrency}");
-        let job = world.job();
         let mut run = world
-            .command(&["run", job.to_str().unwrap(), "--set", &more, "--set", &places])
+            .job_command("run", &["--set", &more, "--set", &places])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
@@ -254,7 +266,7 @@ async fn spend_all(seed: u64, sessions: u32) -> u32 {
         }
         let ended = tokio::task::spawn_blocking(move || run.wait().unwrap());
         let status = ended.await.unwrap().code();
-        settle(&world).await;
+        world.settle().await;
         let billed = world.simulator.counts().billed_picodollars as f64 / PICO;
         assert!(
             billed <= budget + 1e-9,
@@ -293,9 +305,14 @@ async fn a_request_that_is_never_answered_gets_a_second_one_and_both_are_booked(
         delay: Some(Span(Duration::from_secs(3_600))),
         ..fault()
     };
-    let world =
-        world_of(SimulatorSpec { faults: vec![never], ..dear() }, 60, PRICES, "[budget]\nmax_cost_usd = 1")
-            .await;
+    let world = World::of(Setup {
+        simulator: SimulatorSpec { faults: vec![never], ..dear() },
+        rows: 60,
+        provider: PRICES,
+        sections: "[budget]\nmax_cost_usd = 1",
+        ..short()
+    })
+    .await;
     let outcome = world.run(&["--summary", "json"]).await;
     outcome.assert_status(0).assert_says("0 retries, 1 second request, ");
     world.assert_target(0..60).await;

@@ -8,13 +8,14 @@ use arrow::array::{AsArray, Int64Array, StringArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Schema};
 use arrow::record_batch::RecordBatch;
-use deltalake::{DeltaTableBuilder, ensure_table_uri};
 use enrich::config::SimulatorSpec;
 use enrich::simulator::answer_to;
 use enrich::table::{Table, TableError};
 
-use crate::support::{World, append_delta, prompt_of, rows, text_of};
-use crate::tables::{copy_of, rows_of, tables, world_over};
+use crate::support::{
+    World, append_delta, copy_of, delta, project, prompt_of, rows, rows_of, tables, text_of, world_over,
+    write_parquet,
+};
 
 /// What a query says of the target, as texts.
 async fn query(world: &World, sql: &str) -> Vec<Vec<Option<String>>> {
@@ -44,7 +45,7 @@ async fn a_prompt_that_changes_in_the_middle_is_told_and_can_be_told_apart() {
     world.run(&["--max-rows", "10"]).await.assert_status(0);
     let other = world.usual_job("").replace("Say something about:", "Say it otherwise:");
     world.write_text(&other);
-    world.run(&[]).await.assert_status(0).assert_says("step answer asks otherwise than before");
+    world.run(&[]).await.assert_status(0).assert_says("step answer has changed");
     let again = world.run(&[]).await;
     assert!(!again.assert_status(0).stderr.contains("otherwise"), "it is told once: {}", again.stderr);
     let sql = "SELECT _enrich['answer_step']['template'], MIN(id), MAX(id) FROM target GROUP BY 1 ORDER BY 2";
@@ -56,10 +57,10 @@ async fn a_prompt_that_changes_in_the_middle_is_told_and_can_be_told_apart() {
     assert_eq!(target[3].answer, Some(answer_to(&prompt_of(3))));
     assert_eq!(target[15].answer, Some(answer_to(&format!("Say it otherwise:\n{}", text_of(15)))));
     // Commands that ask nothing say it, too, and how many rows are meant.
-    let job = world.job();
+    let _job = world.job();
     let older = "10 rows of the step \"answer\" were asked otherwise than the job asks now";
     for command in ["status", "check", "plan"] {
-        let said = world.output(world.command(&[command, job.to_str().unwrap()])).await;
+        let said = world.output(world.job_command(command, &[])).await;
         let said = String::from_utf8(said.stdout).unwrap();
         assert!(said.contains(older), "{command}: {said}");
     }
@@ -68,7 +69,7 @@ async fn a_prompt_that_changes_in_the_middle_is_told_and_can_be_told_apart() {
     let idle = world.run(&[]).await;
     idle.assert_status(0).assert_says("nothing to do").assert_says("differ from the 20 rows in the target");
     append_delta(&world.path("source"), &rows(20..22)).await;
-    world.run(&[]).await.assert_status(0).assert_says("step answer asks otherwise than before");
+    world.run(&[]).await.assert_status(0).assert_says("step answer has changed");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -133,8 +134,7 @@ async fn a_restart_whose_checkpoint_is_lost_still_starts_over() {
 
 /// Adds a column to the source, and rows that have it.
 async fn widen_source(world: &World) {
-    let url = ensure_table_uri(world.path("source").to_string_lossy()).unwrap();
-    let table = DeltaTableBuilder::from_url(url).unwrap().load().await.unwrap();
+    let table = delta(&world.path("source")).await;
     let field = deltalake::kernel::StructField::nullable("stars", deltalake::kernel::DataType::LONG);
     table.add_columns().with_fields([field]).await.unwrap();
     let schema = Arc::new(Schema::new(vec![
@@ -236,7 +236,7 @@ async fn a_column_whose_type_is_widened_is_read_in_its_new_type() {
     world.run(&["--max-rows", "2"]).await.assert_status(0);
     // As Spark's ALTER COLUMN … TYPE BIGINT leaves it.
     let wide = batch(Arc::new(Int64Array::from(vec![1_i64 << 40, 5])), 3..5);
-    crate::support::write_parquet(&source.join("wide.parquet"), &wide, 10);
+    write_parquet(&source.join("wide.parquet"), &wide, 10);
     let mut metadata = action(&source, 0, "metaData");
     let mut schema: serde_json::Value =
         serde_json::from_str(metadata["metaData"]["schemaString"].as_str().unwrap()).unwrap();
@@ -268,7 +268,7 @@ async fn a_column_whose_type_is_widened_is_read_in_its_new_type() {
 /// A job with its source and its target as the program of November 2026 left them.
 async fn job_of_november_2026(more: &str) -> World {
     let world = World::new(SimulatorSpec::default()).await;
-    copy_of(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/frozen/enriched-2026-11"), &world.path("."));
+    copy_of(&project().join("tests/frozen/enriched-2026-11"), &world.path("."));
     let job = std::fs::read_to_string(world.job()).unwrap();
     std::fs::write(world.job(), job.replace("[simulator]", &format!("{more}\n[simulator]"))).unwrap();
     world
@@ -285,15 +285,14 @@ async fn a_target_that_an_older_program_made_is_written_on() {
     let sql = "SELECT count(*), count(DISTINCT id), count(answer), count(kind), count(triage), count(vector), \
                count(_enrich['answer']['fingerprint']), count(_enrich['vector']['fingerprint']) FROM target";
     assert_eq!(rows_of(&world.path("target"), sql).await, [["12"; 8]]);
-    let listed =
-        world.output(world.command(&["errors", "--format", "csv", world.job().to_str().unwrap()])).await;
+    let listed = world.output(world.job_command("errors", &["--format", "csv"])).await;
     let listed = String::from_utf8(listed.stdout).unwrap();
     assert!(listed.contains("content_filter") && listed.lines().count() == 2, "{listed}");
     // A retry writes into its structs, too.
     let job = std::fs::read_to_string(world.job()).unwrap();
     std::fs::write(world.job(), job.replace("contains = \"something of Row 5 \"", "contains = \"no row\""))
         .unwrap();
-    let retried = world.output(world.command(&["retry", world.job().to_str().unwrap()])).await;
+    let retried = world.output(world.job_command("retry", &[])).await;
     assert!(retried.status.success(), "{}", String::from_utf8_lossy(&retried.stderr));
     let sql = "SELECT id, _enrich['answer']['error'], _enrich['error_count'] FROM target WHERE id = 5";
     assert_eq!(query(&world, sql).await, [[Some("5".to_owned()), None, Some("0".to_owned())]]);
@@ -304,10 +303,7 @@ async fn a_target_gets_the_columns_of_new_steps_and_keeps_those_of_steps_that_ar
     let step = "[[step]]\noutput = \"more\"\nprompt = \"More of {{ text }}\"\n";
     let world = job_of_november_2026(step).await;
     append_delta(&world.path("source"), &rows(8..12)).await;
-    let job = world.job();
-    let job = job.to_str().unwrap();
-    let checked = world.output(world.command(&["check", job])).await;
-    let checked = String::from_utf8_lossy(&checked.stdout).into_owned();
+    let checked = world.on_job("check", &[]).await.stdout;
     assert!(checked.contains("takes the job's columns; the next run adds more"), "{checked}");
     world
         .run(&[])
@@ -318,9 +314,9 @@ async fn a_target_gets_the_columns_of_new_steps_and_keeps_those_of_steps_that_ar
                count(_enrich['answer']['fingerprint']) FROM target";
     assert_eq!(rows_of(&world.path("target"), sql).await, [["12", "4", "4", "12"]]);
     // Steps that are taken out of the job.
-    let text = std::fs::read_to_string(job).unwrap();
+    let text = std::fs::read_to_string(world.job()).unwrap();
     let (before, _) = text.split_once("[[step]]").unwrap();
-    std::fs::write(job, format!("{before}{step}\n[simulator]\n")).unwrap();
+    std::fs::write(world.job(), format!("{before}{step}\n[simulator]\n")).unwrap();
     append_delta(&world.path("source"), &rows(12..16)).await;
     world.run(&[]).await.assert_status(0);
     let sql =
@@ -328,13 +324,14 @@ async fn a_target_gets_the_columns_of_new_steps_and_keeps_those_of_steps_that_ar
     assert_eq!(rows_of(&world.path("target"), sql).await, [["4", "4", "0", "0"]]);
     // A typed answer gets another field.
     let fields = "[[step]]\noutput = \"triage\"\nfields = { urgent = \"bool\", cause = \"string\" }\nprompt = \"Why {{ text }}\"\n";
-    std::fs::write(job, format!("{before}{fields}\n[simulator]\n")).unwrap();
+    std::fs::write(world.job(), format!("{before}{fields}\n[simulator]\n")).unwrap();
     append_delta(&world.path("source"), &rows(16..20)).await;
     world.run(&[]).await.assert_status(0);
     let sql = "SELECT count(triage['urgent']), count(triage['cause']), count(triage['topic']) FROM target WHERE id >= 16";
     assert_eq!(rows_of(&world.path("target"), sql).await, [["4", "4", "0"]]);
     // What has another type is refused.
-    std::fs::write(job, format!("{before}{}\n[simulator]\n", fields.replace("\"bool\"", "\"int\""))).unwrap();
+    std::fs::write(world.job(), format!("{before}{}\n[simulator]\n", fields.replace("\"bool\"", "\"int\"")))
+        .unwrap();
     world
         .run(&[])
         .await

@@ -4,11 +4,10 @@ use std::fs;
 use std::time::Duration;
 
 use deltalake::protocol::SaveMode;
-use deltalake::{DeltaTableBuilder, ensure_table_uri};
 use enrich::config::SimulatorSpec;
 use enrich::table::Table;
 
-use crate::support::{World, append_delta, rows, write_parquet};
+use crate::support::{Setup, World, append_delta, clean_log, delta, rows, write_parquet};
 
 /// The usual job with more lines for its source.
 fn job(world: &World, source: &str) -> String {
@@ -21,8 +20,9 @@ fn every(step: usize, ids: std::ops::Range<i64>) -> Vec<i64> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_that_meet_a_condition_are_asked_under_their_own_keys_in_full_batches() {
-    let world = World::with_rows(100, 4).await;
-    world.write_text(&job(&world, "where = \"id % 3 = 0\""));
+    let world =
+        World::of(Setup { rows: 100, commits: 4, source: "where = \"id % 3 = 0\"", ..Setup::default() })
+            .await;
     world.run(&[]).await.assert_status(0).assert_says("34 rows written");
     world.assert_target(every(3, 0..100)).await;
     let target = world.target().await;
@@ -74,8 +74,8 @@ async fn files_and_row_groups_that_statistics_rule_out_are_not_opened() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_keeps_the_condition_that_it_was_planned_with() {
-    let world = World::with_rows(60, 2).await;
-    world.write_text(&job(&world, "where = \"id % 2 = 0\""));
+    let world =
+        World::of(Setup { rows: 60, commits: 2, source: "where = \"id % 2 = 0\"", ..Setup::default() }).await;
     world.run_with(&["--max-rows", "10"], &[("ENRICH_FAULT", "delta-commit.before=kill")]).await;
     assert!(!world.path("target/_delta_log/00000000000000000001.json").exists(), "nothing is committed");
     world.write_text(&job(&world, "where = \"id % 5 = 0\""));
@@ -88,18 +88,17 @@ async fn a_batch_keeps_the_condition_that_it_was_planned_with() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_checkpoint_is_rebuilt_where_a_condition_chose_the_rows() {
     for is_delta in [true, false] {
-        let world = World::new(SimulatorSpec::default()).await;
+        let setup = Setup { is_parquet: !is_delta, source: "where = \"id % 4 = 1\"", ..Setup::default() };
+        let world = World::of(setup).await;
         if is_delta {
             append_delta(&world.path("source"), &rows(0..40)).await;
             append_delta(&world.path("source"), &rows(40..100)).await;
         } else {
-            fs::create_dir(world.path("source")).unwrap();
             write_parquet(&world.path("source/a.parquet"), &rows(0..40), 7);
             write_parquet(&world.path("source/b.parquet"), &rows(40..100), 7);
         }
-        world.write_text(&job(&world, "where = \"id % 4 = 1\""));
         world.run(&["--max-rows", "13"]).await.assert_status(0);
-        crate::resume::clean_log(&world).await;
+        clean_log(&world).await;
         fs::remove_dir_all(world.path("target/_checkpoints")).unwrap();
         world.run(&[]).await.assert_status(0).assert_says("rebuilt from the target");
         world.assert_target((1..100).step_by(4)).await;
@@ -109,8 +108,9 @@ async fn a_lost_checkpoint_is_rebuilt_where_a_condition_chose_the_rows() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn columns_are_carried_in_the_order_in_which_they_are_named() {
-    let world = World::with_rows(20, 1).await;
-    world.write_text(&job(&world, "columns = [\"text\"]\nwhere = \"id < 7\""));
+    let world =
+        World::of(Setup { rows: 20, source: "columns = [\"text\"]\nwhere = \"id < 7\"", ..Setup::default() })
+            .await;
     world.run(&[]).await.assert_status(0).assert_says("7 rows written");
     let schema = Table::open(&world.path("target")).await.unwrap().schema().unwrap();
     let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
@@ -151,8 +151,8 @@ async fn a_wrong_condition_is_told_before_anything_is_asked() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_begins_with_the_version_that_it_names_and_then_follows_its_checkpoint() {
-    let world = World::with_rows(40, 4).await;
-    world.write_text(&job(&world, "starting_version = 3"));
+    let world =
+        World::of(Setup { rows: 40, commits: 4, source: "starting_version = 3", ..Setup::default() }).await;
     world.run(&[]).await.assert_status(0).assert_says("20 rows written");
     world.assert_target(20..40).await;
     append_delta(&world.path("source"), &rows(40..50)).await;
@@ -161,14 +161,12 @@ async fn a_job_begins_with_the_version_that_it_names_and_then_follows_its_checkp
     world.run(&[]).await.assert_status(0).assert_says("10 rows written");
     world.assert_target(20..50).await;
 
-    let world = World::with_rows(10, 1).await;
-    world.write_text(&job(&world, "starting_version = 2"));
+    let world = World::of(Setup { rows: 10, source: "starting_version = 2", ..Setup::default() }).await;
     world.run(&[]).await.assert_status(0).assert_says("nothing to do");
     append_delta(&world.path("source"), &rows(10..15)).await;
     world.run(&[]).await.assert_status(0).assert_says("5 rows written");
     world.assert_target(10..15).await;
-    let world = World::with_rows(10, 1).await;
-    world.write_text(&job(&world, "starting_version = 3"));
+    let world = World::of(Setup { rows: 10, source: "starting_version = 3", ..Setup::default() }).await;
     world
         .run(&[])
         .await
@@ -191,8 +189,13 @@ async fn a_job_begins_with_the_first_version_made_at_a_time() {
     world.run(&[]).await.assert_status(0).assert_says("20 rows written");
     world.assert_target(20..40).await;
 
-    let other = World::with_rows(40, 4).await;
-    other.write_text(&job(&other, "starting_timestamp = \"2126-01-01\""));
+    let other = World::of(Setup {
+        rows: 40,
+        commits: 4,
+        source: "starting_timestamp = \"2126-01-01\"",
+        ..Setup::default()
+    })
+    .await;
     other
         .run(&[])
         .await
@@ -248,12 +251,12 @@ async fn a_job_begins_by_in_commit_timestamps_where_a_table_has_them() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_condition_that_fails_for_a_row_is_told_with_the_row_unless_it_guards_itself() {
-    let world = World::with_rows(20, 1).await;
-    world.write_text(&job(&world, "where = \"id <> 0 AND 100 / id > 10\""));
+    let world =
+        World::of(Setup { rows: 20, source: "where = \"id <> 0 AND 100 / id > 10\"", ..Setup::default() })
+            .await;
     world.run(&[]).await.assert_status(0);
     world.assert_target(1..10).await;
-    let world = World::with_rows(20, 1).await;
-    world.write_text(&job(&world, "where = \"100 / id > 10\""));
+    let world = World::of(Setup { rows: 20, source: "where = \"100 / id > 10\"", ..Setup::default() }).await;
     let ended = world.run(&[]).await;
     ended.assert_status(2).assert_says("source.where = \"100 / id > 10\" is wrong: for row 0 of");
     assert_eq!(world.simulator.counts().requests, 0);
@@ -261,11 +264,9 @@ async fn a_condition_that_fails_for_a_row_is_told_with_the_row_unless_it_guards_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_that_a_condition_leaves_out_count_nowhere() {
-    let world = World::with_rows(400, 1).await;
-    world.write_text(&job(&world, "where = \"id % 10 = 0\""));
+    let world = World::of(Setup { rows: 400, source: "where = \"id % 10 = 0\"", ..Setup::default() }).await;
     world.run_with(&["--max-rows", "10"], &[("ENRICH_FAULT", "delta-commit.before=kill")]).await;
-    let path = world.job();
-    let status = world.output(world.command(&["status", "--format", "json", path.to_str().unwrap()])).await;
+    let status = world.output(world.job_command("status", &["--format", "json"])).await;
     let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
     assert_eq!(status["open_batches"][0]["rows"], 10, "{status}");
     world.run(&["--max-rows", "25"]).await.assert_status(0).assert_says("25 rows written");
@@ -301,19 +302,18 @@ async fn rows_that_were_passed_over_are_counted_and_named_wherever_a_job_says_ho
         .assert_says("nothing to do: the source has no new rows")
         .assert_says(passed);
     // A table that is overwritten.
-    let url = ensure_table_uri(world.path("source").to_string_lossy()).unwrap();
-    let source = DeltaTableBuilder::from_url(url).unwrap().load().await.unwrap();
+    let source = delta(&world.path("source")).await;
     source.write(vec![rows(100..130)]).with_save_mode(SaveMode::Overwrite).await.unwrap();
     append_delta(&world.path("source"), &rows(200..203)).await;
     let ended = world.run(&["--summary", "json"]).await;
-    let (passed, path) = ("25 by source.where, up to 30 by source.skip_change_commits", world.job());
+    let passed = "25 by source.where, up to 30 by source.skip_change_commits";
     ended.assert_status(0).assert_says("3 rows written").assert_says(passed);
     let summary: serde_json::Value = serde_json::from_str(&ended.stdout).unwrap();
     let counted =
         serde_json::json!({"where": 25, "skip_change_commits": 30, "starting_version": 0, "or_more": false});
     assert_eq!(summary["passed_over"], counted);
     for command in ["status", "check"] {
-        let said = world.output(world.command(&[command, path.to_str().unwrap()])).await;
+        let said = world.output(world.job_command(command, &[])).await;
         let said = String::from_utf8(said.stdout).unwrap();
         assert!(said.contains(passed) && !said.contains("every row"), "{said}");
     }
@@ -327,8 +327,8 @@ async fn rows_that_were_passed_over_are_counted_and_named_wherever_a_job_says_ho
         ended.stderr
     );
 
-    let other = World::with_rows(30, 3).await;
-    other.write_text(&job(&other, "starting_version = 2"));
+    let other =
+        World::of(Setup { rows: 30, commits: 3, source: "starting_version = 2", ..Setup::default() }).await;
     other
         .run(&[])
         .await

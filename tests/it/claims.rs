@@ -4,7 +4,7 @@ use std::fs;
 
 use enrich::table::Table;
 
-use crate::support::{World, append_delta, prompt_of, rows, write_parquet};
+use crate::support::{Setup, World, append_delta, prompt_of, rows, write_parquet};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_source_that_was_made_again_is_asked_about_from_its_beginning_or_not_at_all() {
@@ -60,9 +60,8 @@ async fn rows_that_the_target_has_under_another_app_id_are_not_added_again_unles
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_target_that_had_rows_and_is_gone_is_not_made_anew_without_a_word() {
-    let world = World::with_rows(20, 1).await;
-    let job = world.usual_job("").replace("[batch]", "[checkpoint]\npath = \"state\"\n[batch]");
-    world.write_text(&job);
+    let world =
+        World::of(Setup { rows: 20, sections: "[checkpoint]\npath = \"state\"", ..Setup::default() }).await;
     world.run(&[]).await.assert_status(0);
     fs::rename(world.path("target"), world.path("away")).unwrap();
     let refused = world.run(&[]).await;
@@ -82,9 +81,7 @@ async fn a_target_that_had_rows_and_is_gone_is_not_made_anew_without_a_word() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_target_that_must_exist_is_not_made() {
-    let world = World::with_rows(20, 1).await;
-    let job = world.usual_job("").replace("path = \"target\"", "path = \"target\"\nmust_exist = true");
-    world.write_text(&job);
+    let world = World::of(Setup { rows: 20, target: "must_exist = true", ..Setup::default() }).await;
     world.run(&[]).await.assert_status(2).assert_says("is not there, and target.must_exist is set");
     assert!(!world.path("target/_delta_log").exists() && world.simulator.counts().requests == 0);
     world.run(&["--set", "target.must_exist=false"]).await.assert_status(0);
@@ -205,29 +202,31 @@ async fn columns_of_its_own_are_not_left_out_by_a_job_whose_source_has_them_too(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn check_and_pilot_say_what_a_run_would_refuse_before_anything_is_paid() {
-    let world = World::with_rows(20, 2).await;
-    let job = world.usual_job("").replace("[batch]", "[checkpoint]\npath = \"state\"\n[batch]");
-    world.write_text(&job);
+    let world = World::of(Setup {
+        rows: 20,
+        commits: 2,
+        sections: "[checkpoint]\npath = \"state\"",
+        ..Setup::default()
+    })
+    .await;
     world.run(&[]).await.assert_status(0);
     fs::rename(world.path("target"), world.path("away")).unwrap();
     let told = "is gone, and the checkpoint ";
-    let path = world.job();
-    let path = path.to_str().unwrap();
     world.run(&[]).await.assert_status(2).assert_says(told);
-    for arguments in [&["check", path][..], &["plan", path, "--pilot", "5"]] {
-        let refused = world.output(world.command(arguments)).await;
-        assert_eq!(refused.status.code(), Some(2), "{arguments:?}");
-        let said = String::from_utf8_lossy(&refused.stdout) + String::from_utf8_lossy(&refused.stderr);
+    for (command, more) in [("check", &[][..]), ("plan", &["--pilot", "5"])] {
+        let refused = world.on_job(command, more).await;
+        assert_eq!(refused.status, Some(2), "{command} {more:?}");
+        let said = refused.stdout + &refused.stderr;
         assert!(said.contains(told), "{said}");
     }
     // A lock may be left there.
     let _ = fs::remove_dir_all(world.path("target"));
     fs::rename(world.path("away"), world.path("target")).unwrap();
     world.write_text(&world.usual_job("").replace("app_id = \"test\"", "app_id = \"other\""));
-    for arguments in [&["check", path][..], &["plan", path, "--pilot", "5"]] {
-        let refused = world.output(world.command(arguments)).await;
-        assert_eq!(refused.status.code(), Some(2), "{arguments:?}");
-        let said = String::from_utf8_lossy(&refused.stdout) + String::from_utf8_lossy(&refused.stderr);
+    for (command, more) in [("check", &[][..]), ("plan", &["--pilot", "5"])] {
+        let refused = world.on_job(command, more).await;
+        assert_eq!(refused.status, Some(2), "{command} {more:?}");
+        let said = refused.stdout + &refused.stderr;
         assert!(said.contains("holds 20 rows of this source under the app_id \"test\""), "{said}");
     }
     assert_eq!(world.simulator.counts().requests, 20);
@@ -235,7 +234,7 @@ async fn check_and_pilot_say_what_a_run_would_refuse_before_anything_is_paid() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_of_the_same_name_in_another_folder_is_another_file() {
-    let world = World::new(enrich::config::SimulatorSpec::default()).await;
+    let world = World::of(Setup::default()).await;
     for (folder, ids) in [("one", 0..10), ("two", 10..20)] {
         fs::create_dir(world.path(folder)).unwrap();
         write_parquet(&world.path(folder).join("part-0.parquet"), &rows(ids), 10);
@@ -255,8 +254,7 @@ async fn what_a_pilot_paid_after_a_restart_that_was_cut_short_is_used() {
     let fault = [("ENRICH_FAULT", "delta-commit.after=kill@1")];
     world.run_with(&["--restart", "--yes"], &fault).await;
     let asked = world.simulator.counts().requests;
-    let path = world.job();
-    let pilot = world.output(world.command(&["plan", path.to_str().unwrap(), "--pilot", "12"])).await;
+    let pilot = world.output(world.job_command("plan", &["--pilot", "12"])).await;
     assert!(pilot.status.success(), "{}", String::from_utf8_lossy(&pilot.stderr));
     assert_eq!(world.simulator.counts().requests, asked + 12);
     world.run(&[]).await.assert_status(0);

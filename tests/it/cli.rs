@@ -1,59 +1,24 @@
 //! What a person sees: the quickstart from a clone, and the texts of the commands.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
-use enrich::config::SimulatorSpec;
 use enrich::table::Table;
 
-use crate::support::{Outcome, World, append_delta, plain, rows};
+use crate::support::{Outcome, World, plain, without_files, without_times};
+
+// For `pipelines` and `readme`.
+pub use crate::support::clone;
 
 fn run_in(folder: &Path, arguments: &[&str]) -> Outcome {
     let mut command = Command::new(env!("CARGO_BIN_EXE_enrich"));
     Outcome::of(&command.args(arguments).current_dir(folder).env_remove("RUST_LOG").output().unwrap())
 }
 
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap().flatten() {
-        let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).unwrap();
-        }
-    }
-}
-
-/// The parts of the project that the quickstart needs, somewhere else.
-pub fn clone() -> (tempfile::TempDir, PathBuf) {
-    let folder = tempfile::tempdir().unwrap();
-    let project = Path::new(env!("CARGO_MANIFEST_DIR"));
-    copy(&project.join("config"), &folder.path().join("config"));
-    copy(&project.join("examples"), &folder.path().join("examples"));
-    let root = folder.path().canonicalize().unwrap();
-    (folder, root)
-}
-
 /// Takes out what differs from run to run.
 fn steady(text: &str, root: &Path) -> String {
     let text = plain(text).replace(root.to_str().unwrap(), "[project]");
-    let mut steady = String::new();
-    for line in text.lines() {
-        let line = match line.rfind(" retries, ") {
-            Some(at) => format!("{} retries, [time]", line.get(..at).unwrap()),
-            None => line.to_owned(),
-        };
-        let line = match (line.find("part-00000-"), line.find('…')) {
-            (Some(from), Some(to)) => {
-                format!("{}[file]{}", line.get(..from).unwrap(), line.get(to..).unwrap())
-            }
-            _ => line,
-        };
-        steady.push_str(line.trim_end());
-        steady.push('\n');
-    }
-    steady
+    without_files(&without_times(&text), "[file]")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -115,8 +80,7 @@ fn help_names_commands_options_and_exit_statuses() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_runs_against_a_simulator_in_another_process() {
-    let world = World::new(SimulatorSpec::default()).await;
-    append_delta(&world.path("source"), &rows(0..12)).await;
+    let world = World::with_rows(12, 1).await;
     let mut served = world.command(&["simulate", "--port", "0"]);
     let mut served = served.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let mut url = String::new();

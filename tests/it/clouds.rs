@@ -3,16 +3,16 @@
 use std::process::Command;
 use std::time::Duration;
 
-use enrich::config::{SimulatorSpec, Span};
+use enrich::config::SimulatorSpec;
 
-use crate::emulators::Store;
-use crate::gateway::{Gateway, Trouble};
-use crate::support::{Outcome, World, append_delta, rows, write_parquet};
+use crate::support::gateway::{Gateway, Trouble};
+use crate::support::store::Store;
+
+use crate::support::{Outcome, World, append_delta, everything_below, rows, slow, write_parquet};
 
 /// A job with everything in the store, over so many rows that are asked in some seconds.
 async fn world(store: &Store, count: i64) -> World {
-    let spec = SimulatorSpec { latency: Some(Span(Duration::from_millis(100))), ..SimulatorSpec::default() };
-    let world = World::new(spec).await;
+    let world = World::new(slow(100)).await;
     for part in 0..2 {
         append_delta(&world.path("local"), &rows(part * count / 2..(part + 1) * count / 2)).await;
     }
@@ -25,8 +25,7 @@ async fn world(store: &Store, count: i64) -> World {
 }
 
 fn command(world: &World, arguments: &[&str]) -> Command {
-    let job = world.job();
-    let mut command = world.command(&[&[arguments[0], job.to_str().unwrap()], &arguments[1..]].concat());
+    let mut command = world.job_command(arguments[0], &arguments[1..]);
     command.env("XDG_STATE_HOME", world.path("state"));
     command
 }
@@ -34,7 +33,7 @@ fn command(world: &World, arguments: &[&str]) -> Command {
 async fn run(world: &World, environment: &[(&str, String)]) -> Outcome {
     let mut command = command(world, &["run"]);
     command.envs(environment.iter().cloned());
-    Outcome::of(&world.output(command).await)
+    world.outcome(command).await
 }
 
 async fn assert_all(world: &World, store: &Store, count: i64) {
@@ -66,7 +65,7 @@ async fn a_slow_store_that_refuses_requests_and_loses_answers_costs_time_alone()
         let gateway = Gateway::start(store.endpoint(), trouble).await;
         let mut command = command(&world, &["run", "--max-rows", "10"]);
         command.envs(through(&store, &gateway));
-        let ended = Outcome::of(&world.output(command).await);
+        let ended = world.outcome(command).await;
         ended.assert_status(0).assert_says("10 rows written");
         assert!(gateway.turned_away() > 20, "{}", gateway.turned_away());
     }
@@ -158,7 +157,7 @@ async fn keys_come_from_a_profile() {
     // Keys are in nothing that is written or said.
     store.download("tables/target", &world.path("target")).await;
     for folder in ["target", "state"] {
-        for (path, bytes) in crate::support::everything_below(&world.path(folder)) {
+        for (path, bytes) in everything_below(&world.path(folder)) {
             assert!(!String::from_utf8_lossy(&bytes).contains("OFPROFILE"), "{}", path.display());
         }
     }
@@ -219,7 +218,7 @@ async fn a_target_that_vanished_with_its_checkpoint_is_remembered_on_the_machine
     assert_eq!(world.simulator.counts().requests, 20);
     let mut restart = command(&world, &["run", "--restart", "--yes"]);
     restart.envs(store.environment());
-    Outcome::of(&world.output(restart).await).assert_status(0);
+    world.outcome(restart).await.assert_status(0);
     store.download("tables/target", &world.path("target")).await;
     world.assert_target(0..20).await;
 }
@@ -231,7 +230,7 @@ async fn a_job_lies_in_azures_store() {
     for fault in ["journal-append.after=kill@9", "delta-commit.after=kill@2", "checkpoint.before=kill@2"] {
         let mut killed = command(&world, &["run"]);
         killed.envs(store.environment()).env("ENRICH_FAULT", fault);
-        assert_ne!(Outcome::of(&world.output(killed).await).status, Some(0), "{fault}");
+        assert_ne!(world.outcome(killed).await.status, Some(0), "{fault}");
     }
     run(&world, &store.environment()).await.assert_status(0);
     store.download("tables/target", &world.path("target")).await;
@@ -279,7 +278,7 @@ async fn a_job_lies_in_googles_store() {
     let environment = [("GOOGLE_SERVICE_ACCOUNT_KEY", account.to_string())];
     let mut killed = command(&world, &["run"]);
     killed.envs(environment.clone()).env("ENRICH_FAULT", "delta-commit.after=kill@2");
-    assert_ne!(Outcome::of(&world.output(killed).await).status, Some(0));
+    assert_ne!(world.outcome(killed).await.status, Some(0));
     run(&world, &environment).await.assert_status(0);
     store.download("tables/target", &world.path("target")).await;
     world.assert_target(0..60).await;

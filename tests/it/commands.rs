@@ -10,51 +10,34 @@ use std::time::Duration;
 use enrich::config::SimulatorSpec;
 use enrich::simulator::Simulator;
 
-use crate::retry::refusing;
-use crate::support::{Outcome, World, append_delta, rows};
+use crate::support::{Outcome, Setup, World, refusals, steady, with_faults};
 
 pub async fn call(world: &World, arguments: &[&str]) -> Outcome {
     let mut command = world.command(arguments);
     command.env_remove("OPENAI_API_KEY").env_remove("OPENAI_BASE_URL").current_dir(world.folder.path());
-    Outcome::of(&world.output(command).await)
-}
-
-pub async fn on_job(world: &World, command: &str, more: &[&str]) -> Outcome {
-    let job = world.job();
-    call(world, &[&[command, job.to_str().unwrap()], more].concat()).await
-}
-
-/// Takes out what differs from run to run.
-pub fn steady(text: &str, world: &World) -> String {
-    let text = text.replace(world.folder.path().to_str().unwrap(), "[folder]");
-    let text = text.replace(world.simulator.url().as_str().trim_end_matches('/'), "[simulator]");
-    let number =
-        regex::Regex::new(r"process \d+|answered in \d+ ms|[0-9a-f]{8}-[0-9a-f-]{27}|\d+\.\d+ KiB").unwrap();
-    let text = number.replace_all(&text, "[…]");
-    let time = regex::Regex::new(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d( UTC|Z)").unwrap();
-    time.replace_all(&text, "[time]").into_owned()
+    world.outcome(command).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_check_shows_all_that_a_run_looks_at_and_changes_nothing() {
     let world = World::with_rows(12, 1).await;
-    let fine = on_job(&world, "check", &["--live"]).await;
+    let fine = world.on_job("check", &["--live"]).await;
     insta::assert_snapshot!("check", steady(&fine.assert_status(0).stdout, &world));
     assert!(!world.path("target").exists());
     assert_eq!(world.simulator.counts().requests, 1, "one tiny request");
     world.run(&[]).await.assert_status(0);
-    on_job(&world, "check", &[]).await.assert_status(0);
+    world.on_job("check", &[]).await.assert_status(0);
 
     world.write_text(&world.usual_job("").replace("{{ text }}", "{{ txt }}"));
-    let wrong = on_job(&world, "check", &[]).await;
+    let wrong = world.on_job("check", &[]).await;
     assert!(wrong.assert_status(2).stdout.contains("wrong   templates:"), "{}", wrong.stdout);
     world.write_text(&world.usual_job("").replace("\"source\"", "\"nowhere\""));
-    let wrong = on_job(&world, "check", &[]).await;
+    let wrong = world.on_job("check", &[]).await;
     assert!(wrong.assert_status(2).stdout.contains("wrong   source:"), "{}", wrong.stdout);
 
     // Without a key there is still much to look at; nobody is asked.
     world.write_job("api_key_env = \"NO_SUCH_KEY\"");
-    let keyless = on_job(&world, "check", &["--live"]).await;
+    let keyless = world.on_job("check", &["--live"]).await;
     let shown = &keyless.assert_status(2).stdout;
     assert!(shown.contains("wrong   job: ") && shown.contains("NO_SUCH_KEY, which is not set"), "{shown}");
     assert!(shown.contains("ok      source: ") && shown.contains("ok      target: "), "{shown}");
@@ -62,9 +45,9 @@ async fn a_check_shows_all_that_a_run_looks_at_and_changes_nothing() {
 
     let refused = SimulatorSpec { api_key: Some("another".into()), ..SimulatorSpec::default() };
     let refused = Simulator::start(refused, 0).await.unwrap();
-    world.write_text(&world.usual_job("").replace(world.simulator.url().as_str(), refused.url().as_str()));
-    on_job(&world, "check", &[]).await.assert_status(0);
-    let wrong = on_job(&world, "check", &["--live"]).await;
+    world.write_text(&world.job_at(&refused));
+    world.on_job("check", &[]).await.assert_status(0);
+    let wrong = world.on_job("check", &["--live"]).await;
     assert!(wrong.assert_status(4).stdout.contains("wrong   provider sim: auth"), "{}", wrong.stdout);
 }
 
@@ -72,7 +55,7 @@ async fn a_check_shows_all_that_a_run_looks_at_and_changes_nothing() {
 async fn a_check_misses_files_of_the_target_that_were_deleted() {
     let world = World::with_rows(40, 1).await;
     world.run(&[]).await.assert_status(0);
-    let fine = on_job(&world, "check", &[]).await;
+    let fine = world.on_job("check", &[]).await;
     let says = "ok      target files: 4 in the log, all there";
     assert!(fine.assert_status(0).stdout.contains(says), "{}", fine.stdout);
     let path = world.path("target");
@@ -80,7 +63,7 @@ async fn a_check_misses_files_of_the_target_that_were_deleted() {
     for file in &files[1..3] {
         fs::remove_file(path.join(&file.path)).unwrap();
     }
-    let wrong = on_job(&world, "check", &[]).await;
+    let wrong = world.on_job("check", &[]).await;
     let says = format!(
         "wrong   target files: of 4 data files of the target {}, 2 are not on the disk",
         path.display()
@@ -93,11 +76,11 @@ async fn a_check_misses_files_of_the_target_that_were_deleted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_repair_keeps_what_is_intact_and_says_what_it_did() {
     let world = World::with_rows(30, 1).await;
-    on_job(&world, "check", &["--repair"]).await.assert_status(0);
+    world.on_job("check", &["--repair"]).await.assert_status(0);
     assert!(!world.path("target").exists());
     let fault = [("ENRICH_FAULT", "journal-append.after=kill@9")];
     assert_eq!(world.run_with(&[], &fault).await.status, None);
-    crate::soak::settle(&world).await;
+    world.settle().await;
     let answered = world.simulator.counts().answered;
 
     let checkpoint = world.path("target/_checkpoints/test/checkpoint.json");
@@ -113,10 +96,10 @@ async fn a_repair_keeps_what_is_intact_and_says_what_it_did() {
     fs::write(&journal, bytes).unwrap();
 
     world.run(&[]).await.assert_status(1).assert_says("is damaged");
-    let wrong = on_job(&world, "check", &[]).await;
+    let wrong = world.on_job("check", &[]).await;
     assert!(wrong.assert_status(1).stdout.contains("wrong   checkpoint:"), "{}", wrong.stdout);
     assert!(wrong.stdout.contains("wrong   journal:"), "{}", wrong.stdout);
-    let mended = on_job(&world, "check", &["--repair"]).await;
+    let mended = world.on_job("check", &["--repair"]).await;
     mended.assert_status(0);
     assert!(mended.stdout.contains("put the damaged checkpoint aside"), "{}", mended.stdout);
     let kept = format!("kept {} answers of the damaged journal", written - 1);
@@ -222,10 +205,8 @@ async fn any_key_can_be_set_on_the_command_line() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_to_be_typed_next_sets_the_same_keys() {
-    let spec = SimulatorSpec { faults: refusing([3], 413, "x"), ..SimulatorSpec::default() };
-    let world = World::new(spec).await;
-    append_delta(&world.path("source"), &rows(0..12)).await;
-    world.write_job("");
+    let spec = with_faults(refusals([3], 413, "x"));
+    let world = World::of(Setup { simulator: spec, rows: 12, ..Setup::default() }).await;
     let set = ["--set", "batch.max_rows=5", "--set", "step.0.output=answer's", "--set", "app_id=x"];
     let set = [&set[..], &["--set", "target.path=other"]].concat();
     let job = world.job().display().to_string();
@@ -236,7 +217,7 @@ async fn what_is_to_be_typed_next_sets_the_same_keys() {
     ran.assert_status(0).assert_says(&format!("to go on: enrich run {typed}"));
     let ran = world.run(&set).await;
     ran.assert_status(0).assert_says(&format!("next: enrich errors {typed}"));
-    let retried = on_job(&world, "retry", &[&set[..], &["--max-duration", "1ns"]].concat()).await;
+    let retried = world.on_job("retry", &[&set[..], &["--max-duration", "1ns"]].concat()).await;
     retried.assert_says(&format!("to go on: enrich retry {typed}"));
 }
 

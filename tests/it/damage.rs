@@ -119,7 +119,7 @@ async fn damage_is_told_with_file_and_place_and_nothing_is_asked() {
         .assert_says("0000000000.journal is damaged at byte 54: a record fails its checksum");
     outcome.assert_says(&format!("hint: enrich check {job} --repair"));
     assert_eq!(world.simulator.counts().requests, 10);
-    let status = crate::commands::on_job(&world, "status", &[]).await;
+    let status = world.on_job("status", &[]).await;
     let shown = &status.assert_status(0).stdout;
     assert!(shown.contains("0000000000.journal is damaged at byte 54"), "{shown}");
     assert!(shown.contains(&format!("next:       enrich check {job} --repair keeps")), "{shown}");

@@ -3,18 +3,15 @@
 use enrich::config::{FaultSpec, SimulatorSpec, WrongForm};
 use enrich::simulator::{Simulator, embedding_of};
 
-use crate::stops::fault;
-use crate::support::{Outcome, World, append_delta, prompt_of, rows};
-use crate::tables::rows_of;
-use crate::typed::wrong;
+use crate::support::{
+    Setup, World, append_delta, fault, faulty, prompt_of, rows, rows_of, with_faults, wrong,
+};
 
-async fn world(spec: SimulatorSpec, count: i64, step: &str, provider: &str) -> World {
-    let step = format!("kind = \"embedding\"\n{step}");
-    crate::typed::world(spec, count, &step, &format!("inputs_per_request = 16\n{provider}")).await
-}
+const KIND: &str = "kind = \"embedding\"";
 
-fn faulty(faults: Vec<FaultSpec>) -> SimulatorSpec {
-    SimulatorSpec { faults, ..SimulatorSpec::default() }
+/// Steps that ask for vectors, of up to 16 rows in a request.
+fn embedding() -> Setup<'static> {
+    Setup { step: KIND, provider: "inputs_per_request = 16", ..Setup::default() }
 }
 
 async fn vectors(world: &World) -> Vec<(i64, Vec<f32>, String)> {
@@ -44,10 +41,10 @@ async fn many_rows_go_into_one_request_and_each_gets_its_own_vector() {
     for (step, dimensions) in
         [("", 8), ("encoding = \"base64\"", 8), ("dimensions = 3\nencoding = \"float\"", 3)]
     {
-        let world = world(faulty(vec![wrong(WrongForm::Shuffled, 1.0, None)]), 100, step, "").await;
-        world.write_text(
-            &std::fs::read_to_string(world.job()).unwrap().replace("max_rows = 10", "max_rows = 50"),
-        );
+        let simulator = faulty(wrong(WrongForm::Shuffled, 1.0, None));
+        let step = format!("{KIND}\n{step}");
+        let setup = Setup { simulator, rows: 100, step: &step, batch_rows: 50, ..embedding() };
+        let world = World::of(setup).await;
         world.run(&[]).await.assert_status(0).assert_says("100 rows written").assert_says("0 errors");
         assert_all(&world, dimensions, 100).await;
         let counts = world.simulator.counts();
@@ -65,14 +62,14 @@ async fn many_rows_go_into_one_request_and_each_gets_its_own_vector() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_bad_input_fails_alone() {
-    let spec = SimulatorSpec { max_input_tokens: Some(20), ..SimulatorSpec::default() };
-    let world = world(spec, 64, "", "").await;
+    let simulator = SimulatorSpec { max_input_tokens: Some(20), ..SimulatorSpec::default() };
+    let world = World::of(Setup { simulator, rows: 64, batch_rows: 64, ..embedding() }).await;
     let text = std::fs::read_to_string(world.job()).unwrap();
     // Row 9 is too long, row 40 is empty.
     let prompt =
         "prompt = \"{% if id == 40 %}{% elif id == 9 %}{{ text * 20 }}{% else %}{{ text }}{% endif %}\"";
     let (head, _) = text.split_once("prompt =").unwrap();
-    world.write_text(&format!("{}{prompt}\n", head.replace("max_rows = 10", "max_rows = 64")));
+    world.write_text(&format!("{head}{prompt}\n"));
     world.run(&[]).await.assert_status(0).assert_says("2 errors");
     for (id, vector, error) in vectors(&world).await {
         match id {
@@ -88,7 +85,8 @@ async fn one_bad_input_fails_alone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn vectors_that_are_missing_or_mixed_up_are_asked_for_again() {
     for form in [WrongForm::Fewer, WrongForm::WrongIndex] {
-        let world = world(faulty(vec![wrong(form, 0.2, Some(1))]), 60, "", "").await;
+        let simulator = faulty(wrong(form, 0.2, Some(1)));
+        let world = World::of(Setup { simulator, rows: 60, ..embedding() }).await;
         world.run(&[]).await.assert_status(0).assert_says("0 errors");
         assert_all(&world, 8, 60).await;
     }
@@ -97,9 +95,8 @@ async fn vectors_that_are_missing_or_mixed_up_are_asked_for_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_vector_of_another_length_is_an_error_of_its_row() {
     let odd = FaultSpec { contains: Some("Row 33 ".into()), ..wrong(WrongForm::OtherDimension, 1.0, None) };
-    let world = world(faulty(vec![odd]), 40, "", "inputs_per_request = 1").await;
-    let text = std::fs::read_to_string(world.job()).unwrap();
-    world.write_text(&text.replacen("inputs_per_request = 16\n", "", 1));
+    let provider = "inputs_per_request = 1";
+    let world = World::of(Setup { simulator: faulty(odd), rows: 40, provider, ..embedding() }).await;
     world.run(&[]).await.assert_status(0).assert_says("1 error (invalid_output 1)");
     let vectors = vectors(&world).await;
     assert_eq!(vectors[33].2, "ERROR: invalid_output: the vector has 9 numbers, and 8 are expected");
@@ -109,14 +106,11 @@ async fn a_vector_of_another_length_is_an_error_of_its_row() {
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_of_one_request_are_kept_together_through_kills() {
     for (at, side) in [(1, "after"), (2, "before"), (3, "after"), (5, "after")] {
-        let world = world(SimulatorSpec::default(), 120, "", "").await;
-        world.write_text(
-            &std::fs::read_to_string(world.job()).unwrap().replace("max_rows = 10", "max_rows = 60"),
-        );
+        let world = World::of(Setup { rows: 120, batch_rows: 60, ..embedding() }).await;
         let fault = format!("journal-append.{side}=kill@{at}");
         let killed = world.run_with(&[], &[("ENRICH_FAULT", &fault)]).await;
         assert_ne!(killed.status, Some(0));
-        crate::soak::settle(&world).await;
+        world.settle().await;
         world.run(&[]).await.assert_status(0).assert_says("0 errors");
         assert_all(&world, 8, 120).await;
         let counts = world.simulator.counts();
@@ -130,7 +124,8 @@ async fn limits_and_outages_are_waited_for_by_whole_requests() {
     let busy = FaultSpec { status: Some(503), share: 0.2, times: Some(1), ..fault() };
     let limited =
         FaultSpec { status: Some(429), retry_after: Some("1".into()), share: 0.2, times: Some(1), ..fault() };
-    let world = world(faulty(vec![limited, busy]), 100, "", "").await;
+    let simulator = with_faults(vec![limited, busy]);
+    let world = World::of(Setup { simulator, rows: 100, ..embedding() }).await;
     world.run(&[]).await.assert_status(0).assert_says("0 errors");
     assert_all(&world, 8, 100).await;
     assert_eq!(world.simulator.counts().embedded_again, 0);
@@ -143,19 +138,19 @@ async fn what_goes_with_answers_alone_is_refused_for_vectors() {
         ("max_tokens = 5", "`step[0].max_tokens` is set"),
         ("dimensions = 0", "`step[0].dimensions` is 0"),
     ] {
-        let world = world(SimulatorSpec::default(), 2, step, "").await;
+        let step = format!("{KIND}\n{step}");
+        let world = World::of(Setup { rows: 2, step: &step, ..embedding() }).await;
         world.run(&[]).await.assert_status(2).assert_says(told);
     }
-    let chat = crate::typed::world(SimulatorSpec::default(), 2, "dimensions = 3", "").await;
+    let chat = World::of(Setup { rows: 2, step: "dimensions = 3", ..Setup::default() }).await;
     chat.run(&[]).await.assert_status(2).assert_says("it goes with kind = \"embedding\"");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_text_that_a_server_breaks_on_fails_alone_too() {
     let broken = FaultSpec { status: Some(500), contains: Some("Row 9 ".into()), ..fault() };
-    let world = world(faulty(vec![broken]), 60, "", "").await;
-    let text = std::fs::read_to_string(world.job()).unwrap();
-    world.write_text(&text.replace("max_rows = 10", "max_rows = 60"));
+    let simulator = faulty(broken);
+    let world = World::of(Setup { simulator, rows: 60, batch_rows: 60, ..embedding() }).await;
     world.run(&[]).await.assert_status(0).assert_says("1 error (server_error 1)");
     let vectors = vectors(&world).await;
     assert!(vectors.iter().all(|(id, vector, _)| vector.is_empty() == (*id == 9)));
@@ -164,10 +159,9 @@ async fn a_text_that_a_server_breaks_on_fails_alone_too() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_fails_is_one_retry_however_many_rows_it_has() {
     let sometimes = FaultSpec { status: Some(500), share: 0.1, ..fault() };
-    let world = world(faulty(vec![sometimes]), 1_000, "", "").await;
-    let text = std::fs::read_to_string(world.job()).unwrap();
-    let text = text.replace("max_rows = 10", "max_rows = 1000");
-    world.write_text(&text.replace("inputs_per_request = 16", "inputs_per_request = 100"));
+    let (simulator, provider) = (faulty(sometimes), "inputs_per_request = 100");
+    let setup = Setup { simulator, rows: 1_000, provider, batch_rows: 1_000, ..embedding() };
+    let world = World::of(setup).await;
     world.run(&[]).await.assert_status(0).assert_says("0 errors");
     assert_all(&world, 8, 1_000).await;
     // Ten, or some more that were not full, and those that were repeated, in halves.
@@ -177,7 +171,7 @@ async fn a_request_that_fails_is_one_retry_however_many_rows_it_has() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn vectors_of_another_length_than_the_targets_are_refused_whoever_asks_for_them() {
-    let world = world(SimulatorSpec::default(), 20, "", "").await;
+    let world = World::of(Setup { rows: 20, ..embedding() }).await;
     world.run(&[]).await.assert_status(0);
     append_delta(&world.path("source"), &rows(20..24)).await;
     let asked = world.simulator.counts().requests;
@@ -198,7 +192,6 @@ async fn vectors_of_another_length_than_the_targets_are_refused_whoever_asks_for
         .filter(|(_, vector, error)| vector.is_empty() && error.contains(wrong));
     assert_eq!(errors.count(), 4);
     world.write_text(&text);
-    let retry = world.command(&["retry", world.job().to_str().unwrap()]);
-    Outcome::of(&world.output(retry).await).assert_status(0);
+    world.on_job("retry", &[]).await.assert_status(0);
     assert_all(&world, 8, 24).await;
 }

@@ -1,5 +1,7 @@
 //! `enrich errors`: the failed rows, in every form, without opening the files that have none.
 
+use enrich::config::FaultSpec;
+use enrich::simulator::Simulator;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -8,20 +10,10 @@ use arrow::array::{ArrayRef, AsArray, StringArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Schema};
 use arrow::record_batch::RecordBatch;
-use enrich::config::SimulatorSpec;
 use enrich::sink::FailedRows;
 use enrich::table::{Scan, Table, TableError};
 
-use crate::retry::{refusing, with_failed};
-use crate::support::{Outcome, World, append_delta, rows};
-
-async fn errors(world: &World, more: &[&str]) -> Outcome {
-    let job = world.job();
-    let mut arguments = vec!["errors", job.to_str().unwrap()];
-    arguments.extend(more);
-    let command = world.command(&arguments);
-    Outcome::of(&world.output(command).await)
-}
+use crate::support::{Outcome, World, append_delta, fault, faulty, refusals, without_files};
 
 /// The ids in a listing as JSON lines.
 fn ids(listed: &Outcome) -> Vec<i64> {
@@ -32,15 +24,16 @@ fn ids(listed: &Outcome) -> Vec<i64> {
 
 /// Two kinds of failure in five files, one of which is clean.
 async fn sample() -> World {
-    let mut faults = refusing([3, 4, 17, 18, 19, 44], 400, "content_filter");
-    faults.extend(refusing([20, 21], 413, "x"));
-    with_failed(50, 5, faults).await
+    let mut faults = refusals([3, 4, 17, 18, 19, 44], 400, "content_filter");
+    faults.extend(refusals([20, 21], 413, "x"));
+    World::with_failed(50, 5, faults).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn failed_rows_are_chosen_by_class_batch_time_condition_and_number() {
     let world = sample().await;
-    let listed = async |more: &[&str]| ids(&errors(&world, &[&["--format", "json"], more].concat()).await);
+    let listed =
+        async |more: &[&str]| ids(&world.on_job("errors", &[&["--format", "json"], more].concat()).await);
     assert_eq!(listed(&[]).await, [3, 4, 17, 18, 19, 20, 21, 44]);
     assert_eq!(listed(&["--class", "too_large"]).await, [20, 21]);
     assert_eq!(listed(&["--class", "too_large,content_filter"]).await.len(), 8);
@@ -50,13 +43,18 @@ async fn failed_rows_are_chosen_by_class_batch_time_condition_and_number() {
     assert_eq!(listed(&["--step", "answer", "--where", "id % 2 = 0"]).await, [4, 18, 20, 44]);
     assert_eq!(listed(&["--since", "1h"]).await.len(), 8);
     assert!(listed(&["--since", "2999-01-01"]).await.is_empty());
-    errors(&world, &["--since", "soon"]).await.assert_status(2).assert_says("is neither a time");
-    errors(&world, &["--class", "tooo_large"]).await.assert_status(2).assert_says("'too_large'");
-    errors(&world, &["--columns", "txt"]).await.assert_status(2).assert_says("did you mean \"text\"?");
+    world.on_job("errors", &["--since", "soon"]).await.assert_status(2).assert_says("is neither a time");
+    world.on_job("errors", &["--class", "tooo_large"]).await.assert_status(2).assert_says("'too_large'");
+    world
+        .on_job("errors", &["--columns", "txt"])
+        .await
+        .assert_status(2)
+        .assert_says("did you mean \"text\"?");
     for escape in ["1=1) OR (1=1", "TRUE; DROP TABLE target", "TRUE UNION ALL SELECT 1"] {
-        errors(&world, &["--where", escape]).await.assert_status(2).assert_says("nothing may follow");
+        world.on_job("errors", &["--where", escape]).await.assert_status(2).assert_says("nothing may follow");
     }
-    errors(&world, &["--where", "id ="])
+    world
+        .on_job("errors", &["--where", "id ="])
         .await
         .assert_status(2)
         .assert_says("the condition \"id =\" is wrong");
@@ -65,10 +63,10 @@ async fn failed_rows_are_chosen_by_class_batch_time_condition_and_number() {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_format_holds_the_same_rows() {
     let world = sample().await;
-    let table = errors(&world, &["--columns", "id"]).await;
+    let table = world.on_job("errors", &["--columns", "id"]).await;
     table.assert_status(0).assert_says("8 failed rows");
-    insta::assert_snapshot!("errors_table", steady(&table.stdout));
-    let json = errors(&world, &["--format", "json", "--class", "too_large"]).await;
+    insta::assert_snapshot!("errors_table", without_files(&table.stdout, "part-00000-[id]"));
+    let json = world.on_job("errors", &["--format", "json", "--class", "too_large"]).await;
     let line: serde_json::Value = serde_json::from_str(json.stdout.lines().next().unwrap()).unwrap();
     let names: Vec<&str> = line.as_object().unwrap().keys().map(String::as_str).collect();
     assert_eq!(
@@ -90,20 +88,20 @@ async fn every_format_holds_the_same_rows() {
     );
     assert_eq!(line["_class"], "too_large");
     assert_eq!((&line["_step"], &line["_batch"]), (&"answer".into(), &2.into()));
-    let csv = errors(&world, &["--format", "csv", "--columns", "id"]).await;
+    let csv = world.on_job("errors", &["--format", "csv", "--columns", "id"]).await;
     let firsts: Vec<&str> = csv.stdout.lines().map(|line| line.split(',').next().unwrap()).collect();
     assert_eq!(firsts, ["id", "3", "4", "17", "18", "19", "20", "21", "44"]);
     let file = world.path("failed.parquet");
     let named = ["--format", "parquet", "--output", file.to_str().unwrap()];
-    errors(&world, &named).await.assert_status(0);
+    world.on_job("errors", &named).await.assert_status(0);
     let reader = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(
         std::fs::File::open(&file).unwrap(),
     );
     let read: Vec<RecordBatch> = reader.unwrap().build().unwrap().map(Result::unwrap).collect();
     assert_eq!(read.iter().map(RecordBatch::num_rows).sum::<usize>(), 8);
-    let summary = errors(&world, &["--summary"]).await;
-    insta::assert_snapshot!("errors_summary", steady(&summary.stdout));
-    let summary = errors(&world, &["--summary", "--format", "json"]).await;
+    let summary = world.on_job("errors", &["--summary"]).await;
+    insta::assert_snapshot!("errors_summary", without_files(&summary.stdout, "part-00000-[id]"));
+    let summary = world.on_job("errors", &["--summary", "--format", "json"]).await;
     let counts: Vec<u64> = summary
         .stdout
         .lines()
@@ -112,24 +110,9 @@ async fn every_format_holds_the_same_rows() {
     assert_eq!(counts, [6, 2]);
 }
 
-fn steady(text: &str) -> String {
-    let mut steady = String::new();
-    for line in text.lines() {
-        let line = match (line.find("part-00000-"), line.find('…')) {
-            (Some(from), Some(to)) => {
-                format!("{}part-00000-[id]{}", line.get(..from).unwrap(), line.get(to..).unwrap())
-            }
-            _ => line.to_owned(),
-        };
-        steady.push_str(line.trim_end());
-        steady.push('\n');
-    }
-    steady
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn clean_files_are_not_opened() {
-    let world = with_failed(500, 50, refusing([123, 477], 413, "x")).await;
+    let world = World::with_failed(500, 50, refusals([123, 477], 413, "x")).await;
     let job = enrich::config::Job::load_without_keys(&world.job()).unwrap();
     let failed = FailedRows::open(&job).await.unwrap().unwrap();
     let opened: BTreeSet<&String> = failed.files().iter().collect();
@@ -144,24 +127,23 @@ async fn clean_files_are_not_opened() {
         }
     }
     assert_eq!(spoilt, 48);
-    assert_eq!(ids(&errors(&world, &["--format", "json"]).await), [123, 477]);
-    errors(&world, &["--summary"]).await.assert_status(0).assert_says("2 failed rows");
-    crate::retry::retry(&world, &[]).await.assert_status(0).assert_says("2 answers");
+    assert_eq!(ids(&world.on_job("errors", &["--format", "json"]).await), [123, 477]);
+    world.on_job("errors", &["--summary"]).await.assert_status(0).assert_says("2 failed rows");
+    world.on_job("retry", &[]).await.assert_status(0).assert_says("2 answers");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_begins_like_an_error_is_none() {
-    let world = World::new(SimulatorSpec::default()).await;
-    append_delta(&world.path("source"), &rows(0..3)).await;
+    let world = World::with_rows(3, 1).await;
     let body = r#"{"choices":[{"index":0,"finish_reason":"stop","message":{"role":"assistant","content":"ERROR: said the model"}}]}"#;
-    let mut fault = refusing([1], 200, "").remove(0);
+    let mut fault = refusals([1], 200, "").remove(0);
     fault.body = Some(body.to_owned());
-    let spec = SimulatorSpec { faults: vec![fault], ..SimulatorSpec::default() };
-    let simulator = enrich::simulator::Simulator::start(spec, 0).await.unwrap();
-    world.write_text(&world.usual_job("").replace(world.simulator.url().as_str(), simulator.url().as_str()));
+    let spec = faulty(fault);
+    let simulator = Simulator::start(spec, 0).await.unwrap();
+    world.write_text(&world.job_at(&simulator));
     world.run(&[]).await.assert_status(0);
     assert_eq!(world.target().await[1].answer.as_deref(), Some("ERROR: said the model"));
-    let listed = errors(&world, &[]).await;
+    let listed = world.on_job("errors", &[]).await;
     listed.assert_status(0).assert_says("0 failed rows");
     assert_eq!(listed.stdout, "");
 }
@@ -179,22 +161,24 @@ async fn a_target_with_only_the_string_is_read_too() {
         Arc::new(StringArray::from(answers.to_vec())) as _,
     ];
     append_delta(&world.path("target"), &RecordBatch::try_new(schema, columns).unwrap()).await;
-    let listed = errors(&world, &["--format", "csv"]).await;
+    let listed = world.on_job("errors", &["--format", "csv"]).await;
     listed.assert_status(0).assert_says("2 failed rows");
     assert!(listed.stdout.contains("b,answer,timeout,ERROR: timeout: no answer,"), "{}", listed.stdout);
-    errors(&world, &["--summary"]).await.assert_status(0);
-    errors(&world, &["--batch", "1"])
+    world.on_job("errors", &["--summary"]).await.assert_status(0);
+    world
+        .on_job("errors", &["--batch", "1"])
         .await
         .assert_status(2)
         .assert_says("the target has no column \"_enrich\", so nothing says which batch a row is in");
-    crate::retry::retry(&world, &[]).await.assert_status(2).assert_says("failed rows cannot be asked again");
+    world.on_job("retry", &[]).await.assert_status(2).assert_says("failed rows cannot be asked again");
     assert_eq!(world.simulator.counts().requests, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_target_there_is_nothing_to_list() {
     let world = World::with_rows(3, 1).await;
-    errors(&world, &[])
+    world
+        .on_job("errors", &[])
         .await
         .assert_status(2)
         .assert_says("there is no target")
@@ -265,30 +249,30 @@ async fn what_texts_of_others_hold_is_shown_harmless_and_a_comment_takes_nothing
     let fields: Vec<Field> =
         fields.map(|(name, column)| Field::new(name, column.data_type().clone(), true)).collect();
     let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap();
-    let refusal = enrich::config::FaultSpec { status: Some(400), ..crate::stops::fault() };
-    let world = World::new(crate::stops::faulty(refusal)).await;
+    let refusal = FaultSpec { status: Some(400), ..fault() };
+    let world = World::new(faulty(refusal)).await;
     append_delta(&world.path("source"), &batch).await;
     world.write_job("");
     world.run(&[]).await.assert_status(3);
-    let table = errors(&world, &["--columns", "id,text"]).await;
+    let table = world.on_job("errors", &["--columns", "id,text"]).await;
     let shown = &table.assert_status(0).stdout;
     assert!(!shown.contains(['\u{1b}', '\u{202e}']) && shown.contains("red [31m and back"), "{shown}");
-    let json = errors(&world, &["--format", "json"]).await;
+    let json = world.on_job("errors", &["--format", "json"]).await;
     let raw = &json.assert_status(0).stdout;
     assert!(!raw.contains(['\u{1b}', '\u{202e}']) && raw.contains(r"\u001b[31m and \u202eback"), "{raw}");
     let read: serde_json::Value = serde_json::from_str(raw.lines().nth(1).unwrap()).unwrap();
     assert_eq!(read["text"], texts[1], "it is the same text");
     // Texts as they are, and what has parts as JSON.
-    let csv = errors(&world, &["--format", "csv"]).await;
+    let csv = world.on_job("errors", &["--format", "csv"]).await;
     let lines: Vec<&str> = csv.assert_status(0).stdout.lines().collect();
     assert!(lines[1].starts_with("0,\"=HYPERLINK(\"\"http://a\"\")\",\"[0,null]\","), "{}", lines[1]);
     assert!(lines[2].contains(texts[1]), "{}", lines[2]);
-    let safe = errors(&world, &["--format", "csv", "--escape-formulas"]).await;
+    let safe = world.on_job("errors", &["--format", "csv", "--escape-formulas"]).await;
     assert!(safe.assert_status(0).stdout.contains("0,\"'=HYPERLINK("), "{}", safe.stdout);
-    errors(&world, &["--escape-formulas", "--format", "json"]).await.assert_status(2);
+    world.on_job("errors", &["--escape-formulas", "--format", "json"]).await.assert_status(2);
     // Nothing that follows is swallowed: not the limit to this job's own rows, nor that to its errors.
     for condition in ["id > 0 -- all of them", "id > 0 /* all"] {
-        let listed = errors(&world, &["--format", "json", "--where", condition]).await;
+        let listed = world.on_job("errors", &["--format", "json", "--where", condition]).await;
         match condition.contains("--") {
             true => assert_eq!(ids(&listed), [1, 2]),
             false => drop(listed.assert_status(2).assert_says("is wrong")),

@@ -1,4 +1,4 @@
-//! The examples for cron, systemd and Kubernetes, as far as they can be held to the program: commands that
+//! The examples for cron, systemd, Kubernetes and Prometheus, as far as they can be held to the program: commands that
 //! it takes, jobs that it reads, times that fit each other.
 
 use std::fs;
@@ -17,7 +17,7 @@ fn project() -> &'static Path {
 }
 
 fn read(file: &str) -> String {
-    fs::read_to_string(project().join("examples").join(file)).unwrap()
+    fs::read_to_string(project().join("examples/operations").join(file)).unwrap()
 }
 
 /// What stands behind a word in a text, up to the end of the line.

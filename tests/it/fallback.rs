@@ -10,8 +10,7 @@ use enrich::config::{FaultSpec, PhaseSpec, SimulatorSpec, Span};
 use enrich::simulator::Simulator;
 use enrich::table::{Table, TableError};
 
-use crate::stops::{fault, slow, world_of};
-use crate::support::{World, prompt_of};
+use crate::support::{Setup, World, fault, prompt_of, slow};
 
 /// The usual job with a second provider beside the first, and both named by the step.
 fn write_job(world: &World, other: &Simulator, provider: &str, step: &str) {
@@ -56,7 +55,7 @@ fn down(after_ms: u64, lasts_ms: u64) -> PhaseSpec {
 async fn rows_go_to_the_next_provider_while_the_first_fails_and_come_back_to_it() {
     // It answers for a moment, is gone for almost a second, and comes back.
     let first = SimulatorSpec { phases: vec![down(300, 800)], ..slow(20) };
-    let world = world_of(first, 1_500).await;
+    let world = World::of(Setup { simulator: first, rows: 1_500, ..Setup::default() }).await;
     let other = Simulator::start(slow(20), 0).await.unwrap();
     write_job(&world, &other, "", "");
     let ran = world.run(&["--summary", "json"]).await;
@@ -79,7 +78,12 @@ async fn rows_go_to_the_next_provider_while_the_first_fails_and_come_back_to_it(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_provider_fails_no_row_and_stops_no_run() {
-    let world = world_of(SimulatorSpec { phases: vec![down(0, 3_600_000)], ..slow(1) }, 60).await;
+    let world = World::of(Setup {
+        simulator: SimulatorSpec { phases: vec![down(0, 3_600_000)], ..slow(1) },
+        rows: 60,
+        ..Setup::default()
+    })
+    .await;
     let other = Simulator::start(slow(1), 0).await.unwrap();
     write_job(&world, &other, "outage_deadline = \"200ms\"", "");
     world.run(&[]).await.assert_status(0).assert_says("60 answers, 0 errors");
@@ -89,7 +93,12 @@ async fn a_dead_provider_fails_no_row_and_stops_no_run() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_spent_quota_moves_the_rows_and_is_told() {
-    let world = world_of(SimulatorSpec { quota: Some(20), ..slow(1) }, 60).await;
+    let world = World::of(Setup {
+        simulator: SimulatorSpec { quota: Some(20), ..slow(1) },
+        rows: 60,
+        ..Setup::default()
+    })
+    .await;
     let other = Simulator::start(slow(1), 0).await.unwrap();
     write_job(&world, &other, "", "");
     let ran = world.run(&[]).await;
@@ -99,7 +108,12 @@ async fn a_spent_quota_moves_the_rows_and_is_told() {
     let by = answered_by(&world).await;
     assert!((20..=24).contains(&by["sim"]) && by["sim"] + by["other"] == 60, "{by:?}");
     // When nobody is left, the run stops and the rows stay pending.
-    let world = world_of(SimulatorSpec { quota: Some(20), ..slow(1) }, 60).await;
+    let world = World::of(Setup {
+        simulator: SimulatorSpec { quota: Some(20), ..slow(1) },
+        rows: 60,
+        ..Setup::default()
+    })
+    .await;
     let other = Simulator::start(SimulatorSpec { quota: Some(10), ..slow(1) }, 0).await.unwrap();
     write_job(&world, &other, "", "");
     world.run(&[]).await.assert_status(4).assert_says("quota");
@@ -110,7 +124,12 @@ async fn a_spent_quota_moves_the_rows_and_is_told() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_one_provider_chokes_on_is_asked_at_the_next() {
     let choking = FaultSpec { contains: Some("Row 7 ".into()), status: Some(500), ..fault() };
-    let world = world_of(SimulatorSpec { faults: vec![choking], ..slow(1) }, 30).await;
+    let world = World::of(Setup {
+        simulator: SimulatorSpec { faults: vec![choking], ..slow(1) },
+        rows: 30,
+        ..Setup::default()
+    })
+    .await;
     let other = Simulator::start(slow(1), 0).await.unwrap();
     write_job(&world, &other, "max_attempts = 2", "");
     world.run(&[]).await.assert_status(0).assert_says("30 answers, 0 errors");
@@ -120,7 +139,7 @@ async fn a_row_that_one_provider_chokes_on_is_asked_at_the_next() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_balance_all_providers_are_asked_at_once() {
-    let world = world_of(slow(20), 400).await;
+    let world = World::of(Setup { simulator: slow(20), rows: 400, ..Setup::default() }).await;
     let other = Simulator::start(slow(20), 0).await.unwrap();
     write_job(&world, &other, "", "balance = true");
     world.run(&[]).await.assert_status(0).assert_says("400 answers, 0 errors");
@@ -131,7 +150,7 @@ async fn with_balance_all_providers_are_asked_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn stored_answers_of_any_of_the_providers_are_used() {
-    let world = world_of(slow(1), 40).await;
+    let world = World::of(Setup { simulator: slow(1), rows: 40, ..Setup::default() }).await;
     let other = Simulator::start(slow(1), 0).await.unwrap();
     write_job(&world, &other, "", "balance = true");
     // The first run ends before its last batch is full: its answers wait in the journal.

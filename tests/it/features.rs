@@ -1,4 +1,4 @@
-//! The README's table of Delta features, held against what a run does with a table that has them.
+//! The table of Delta features in `examples/tables`, held against what a run does with a table that has them.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -30,9 +30,9 @@ struct Line {
 }
 
 fn lines() -> Vec<Line> {
-    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
-    let (_, table) =
-        readme.split_once("| feature | source | target | |\n| --- | --- | --- | --- |\n").unwrap();
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/tables/README.md");
+    let page = fs::read_to_string(page).unwrap();
+    let (_, table) = page.split_once("| feature | source | target | |\n| --- | --- | --- | --- |\n").unwrap();
     let table = table.lines().take_while(|line| line.starts_with('|'));
     let of_line = |line: &str| -> Vec<Line> {
         let cells: Vec<&str> = line.split('|').map(str::trim).collect();
@@ -75,7 +75,7 @@ fn give(table: &Path, feature: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_feature_is_read_written_or_refused_as_the_readme_says() {
+async fn every_feature_is_read_written_or_refused_as_the_page_says() {
     let lines = lines();
     let names: BTreeSet<&str> = lines.iter().map(|line| line.feature.as_str()).collect();
     assert!(names.len() == lines.len() && names.len() > 15, "{names:?}");
@@ -103,7 +103,7 @@ async fn every_feature_is_read_written_or_refused_as_the_readme_says() {
     }
 }
 
-/// The run does what the README says: everything, or nothing and the feature's name.
+/// The run does what the page says: everything, or nothing and the feature's name.
 async fn assert_ends(world: &World, feature: &str, said: &str, works: &str) {
     let ended = world.run(&[]).await;
     match said {

@@ -1,10 +1,10 @@
 //! `enrich plan`: what a run would take, before it is spent, and as it then turns out.
 
+use enrich::config::FaultSpec;
 use std::process::Stdio;
-use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{Int64Array, StringArray};
+use arrow::array::StringArray;
 use arrow::record_batch::RecordBatch;
 use enrich::clock;
 use enrich::config::{Job, SimulatorSpec, Span};
@@ -15,43 +15,27 @@ use enrich::simulator::SimulatedModel;
 use serde_json::Value;
 use tokio::sync::watch;
 
-use crate::soak::settle;
-use crate::stops::fault;
-use crate::support::{Outcome, World, append_delta, rows, schema};
-
-const PRICES: &str = "price_per_million_input = 2.0\nprice_per_million_output = 8.0";
-
-async fn plan(world: &World, more: &[&str]) -> Outcome {
-    let job = world.job();
-    let mut arguments = vec!["plan", job.to_str().unwrap()];
-    arguments.extend(more);
-    Outcome::of(&world.output(world.command(&arguments)).await)
-}
+use crate::support::{
+    Outcome, PRICES, Setup, World, append_delta, dear, fault, faulty, rows, rows_about, rows_of, schema, send,
+};
 
 async fn planned(world: &World, more: &[&str]) -> Value {
     let more: Vec<&str> = more.iter().copied().chain(["--format", "json"]).collect();
-    let told = plan(world, &more).await;
+    let told = world.on_job("plan", &more).await;
     told.assert_status(0);
     serde_json::from_str(&told.stdout).unwrap()
 }
 
-async fn world_of(spec: SimulatorSpec, count: i64, provider: &str) -> World {
-    let world = World::new(spec).await;
-    append_delta(&world.path("source"), &rows(0..count)).await;
-    let job = world.usual_job(provider);
-    world.write_text(&job.replace("output = \"answer\"", "output = \"answer\"\nmax_tokens = 50"));
-    world
-}
-
-fn dear() -> SimulatorSpec {
-    SimulatorSpec { price_per_million_input: 2.0, price_per_million_output: 8.0, ..SimulatorSpec::default() }
+/// Answers of at most 50 tokens, from a provider that bills.
+fn short() -> Setup<'static> {
+    Setup { simulator: dear(), step: "max_tokens = 50", ..Setup::default() }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_pilot_nothing_is_asked_or_written_and_bounds_are_told() {
     let provider = format!("{PRICES}\nrequests_per_minute = 60");
-    let world = world_of(dear(), 300, &provider).await;
-    let told = plan(&world, &[]).await;
+    let world = World::of(Setup { rows: 300, provider: &provider, ..short() }).await;
+    let told = world.on_job("plan", &[]).await;
     told.assert_status(0);
     for said in [
         "outstanding  300 rows, ",
@@ -61,7 +45,7 @@ async fn without_a_pilot_nothing_is_asked_or_written_and_bounds_are_told() {
         "rows       300\n",
         "output     up to 15,000 tokens",
         "time         5m, by requests_per_minute of sim",
-        "answers of step \"answer\" may have up to 50 tokens each: --pilot tells how long they are",
+        "answers of step \"answer\" may have up to 50 tokens each: --pilot shows how long they are",
         "the tokens of simulated are counted as OpenAI's newer models count them",
         "prompt of step answer, row ",
         "    Say something about:\n    Row ",
@@ -77,11 +61,11 @@ async fn without_a_pilot_nothing_is_asked_or_written_and_bounds_are_told() {
     let billed = world.simulator.counts().billed_picodollars as f64 / 1e12;
     // The server counts four bytes a token, and here it is counted otherwise.
     assert!(low * 0.5 < billed && billed < high * 1.5, "{low} to {high}, and it was {billed}");
-    let done = plan(&world, &[]).await;
+    let done = world.on_job("plan", &[]).await;
     assert!(done.stdout.contains("nothing to do"), "{}", done.stdout);
 
-    let unknown = world_of(SimulatorSpec::default(), 3, "").await;
-    let told = plan(&unknown, &[]).await;
+    let unknown = World::of(Setup { simulator: SimulatorSpec::default(), rows: 3, ..short() }).await;
+    let told = unknown.on_job("plan", &[]).await;
     let said = "the price of simulated is not known: set price_per_million_input and price_per_million_output of \
                 provider \"sim\"";
     assert!(told.stdout.contains(said) && told.stdout.contains("cost         unknown"), "{}", told.stdout);
@@ -89,23 +73,29 @@ async fn without_a_pilot_nothing_is_asked_or_written_and_bounds_are_told() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_longer_than_the_source_keeps_its_files_is_warned_of() {
-    let world = world_of(SimulatorSpec::default(), 40, "requests_per_minute = 1").await;
+    let world = World::of(Setup {
+        simulator: SimulatorSpec::default(),
+        rows: 40,
+        provider: "requests_per_minute = 1",
+        ..short()
+    })
+    .await;
     let job = world.job();
-    let told = plan(&world, &[]).await;
+    let told = world.on_job("plan", &[]).await;
     assert!(!told.stdout.contains("VACUUM"), "forty minutes are less than a week: {}", told.stdout);
     std::fs::remove_dir_all(world.path("source")).unwrap();
     let retention = [("delta.deletedFileRetentionDuration", "interval 30 minutes".to_owned())];
     enrich::table::Table::create(world.path("source"), &schema(), &[], &retention).await.unwrap();
     append_delta(&world.path("source"), &rows(0..40)).await;
-    let told = plan(&world, &[]).await;
+    let told = world.on_job("plan", &[]).await;
     let said = "this takes longer than the source keeps files that were removed from it (30m, ";
     assert!(told.stdout.contains(said), "{job:?}: {}", told.stdout);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pilots_answers_are_shown_and_not_paid_for_again() {
-    let world = world_of(dear(), 120, PRICES).await;
-    let told = plan(&world, &["--pilot", "30"]).await;
+    let world = World::of(Setup { rows: 120, provider: PRICES, ..short() }).await;
+    let told = world.on_job("plan", &["--pilot", "30"]).await;
     told.assert_status(0);
     for said in [
         "30 of them asked for $0.0",
@@ -135,10 +125,9 @@ async fn a_pilots_answers_are_shown_and_not_paid_for_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_pilot_that_was_killed_paid_for_is_not_paid_for_again() {
     let spec = SimulatorSpec { latency: Some(Span(Duration::from_millis(20))), ..dear() };
-    let world = world_of(spec, 100, PRICES).await;
-    let job = world.job();
+    let world = World::of(Setup { simulator: spec, rows: 100, provider: PRICES, ..short() }).await;
     let mut child = world
-        .command(&["plan", job.to_str().unwrap(), "--pilot", "100"])
+        .job_command("plan", &["--pilot", "100"])
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
@@ -148,7 +137,7 @@ async fn what_a_pilot_that_was_killed_paid_for_is_not_paid_for_again() {
     }
     child.kill().unwrap();
     child.wait().unwrap();
-    settle(&world).await;
+    world.settle().await;
     let answered = world.simulator.counts().answered;
     assert!((30..80).contains(&answered), "{answered}");
     world.run(&[]).await.assert_status(0);
@@ -159,23 +148,23 @@ async fn what_a_pilot_that_was_killed_paid_for_is_not_paid_for_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pilot_keeps_to_the_budget_and_holds_the_job() {
-    let world = world_of(dear(), 60, PRICES).await;
-    let broke = plan(&world, &["--pilot", "60", "--set", "budget.max_cost_usd=0.006"]).await;
+    let world = World::of(Setup { rows: 60, provider: PRICES, ..short() }).await;
+    let broke = world.on_job("plan", &["--pilot", "60", "--set", "budget.max_cost_usd=0.006"]).await;
     broke.assert_status(5).assert_says("the budget is spent");
     let counts = world.simulator.counts();
     assert!(counts.billed_picodollars <= 6_000_000_000, "{}", counts.billed_picodollars);
-    let told = plan(&world, &["--pilot", "5", "--set", "budget.max_cost_usd=0.0085"]).await;
+    let told = world.on_job("plan", &["--pilot", "5", "--set", "budget.max_cost_usd=0.0085"]).await;
     assert!(
         told.stdout.contains(" is left of the budget of $0.0085: it may not be enough"),
         "{}",
         told.stdout
     );
     // What the pilot has paid for is not held against what is left.
-    let all = plan(&world, &["--pilot", "60", "--set", "budget.max_cost_usd=0.05"]).await;
+    let all = world.on_job("plan", &["--pilot", "60", "--set", "budget.max_cost_usd=0.05"]).await;
     assert!(!all.assert_status(0).stdout.contains("is left of the budget"), "{}", all.stdout);
     let paid = world.simulator.counts().billed_picodollars as f64 / 1e12;
     let tight = format!("budget.max_cost_usd={:.4}", paid * 1.2);
-    let all = plan(&world, &["--pilot", "60", "--set", &tight]).await;
+    let all = world.on_job("plan", &["--pilot", "60", "--set", &tight]).await;
     assert!(!all.assert_status(0).stdout.contains("is left of the budget"), "{}", all.stdout);
     world.run(&["--set", "budget.max_cost_usd=1"]).await.assert_status(0);
     world.assert_target(0..60).await;
@@ -184,26 +173,19 @@ async fn a_pilot_keeps_to_the_budget_and_holds_the_job() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn steps_that_wait_for_others_are_told_by_a_pilot() {
-    let second = "[provider.other]\nbase_url = \"BASE\"\nmodel = \"simulated\"\n[[step]]\noutput = \"more\"\n\
+    let second = "[provider.other]\nbase_url = \"SIMULATOR\"\nmodel = \"simulated\"\n[[step]]\noutput = \"more\"\n\
                   provider = \"other\"\nwhen = \"answer LIKE '%7%'\"\nprompt = \"More of {{ answer }}\"\n";
-    let world = world_of(
-        SimulatorSpec {
-            faults: vec![enrich::config::FaultSpec {
-                status: Some(400),
-                contains: Some("about:\nRow 9 ".into()),
-                ..fault()
-            }],
-            ..SimulatorSpec::default()
-        },
-        60,
-        "",
-    )
+    let refusal = FaultSpec { status: Some(400), contains: Some("about:\nRow 9 ".into()), ..fault() };
+    let world = World::of(Setup {
+        simulator: faulty(refusal),
+        rows: 60,
+        step: "provider = \"sim\"\nmax_tokens = 50",
+        sections: second,
+        ..Setup::default()
+    })
     .await;
-    let text = std::fs::read_to_string(world.job()).unwrap();
-    let text = text.replace("output = \"answer\"", "output = \"answer\"\nprovider = \"sim\"");
-    world.write_text(&format!("{text}{}", second.replace("BASE", world.simulator.url().as_str())));
-    let told = plan(&world, &[]).await;
-    let said = "what step \"more\" asks depends on answers of other steps: --pilot tells";
+    let told = world.on_job("plan", &[]).await;
+    let said = "what step \"more\" asks depends on answers of other steps: --pilot shows";
     assert!(told.stdout.contains(said), "{}", told.stdout);
     let forecast = planned(&world, &["--pilot", "60"]).await;
     let part = |step: &str| {
@@ -212,7 +194,7 @@ async fn steps_that_wait_for_others_are_told_by_a_pilot() {
     };
     world.run(&[]).await.assert_status(0);
     let count = "SELECT COUNT(*) FROM target WHERE _enrich['more_step']['attempts'] > 0";
-    let asked = crate::tables::rows_of(&world.path("target"), count).await.remove(0).remove(0);
+    let asked = rows_of(&world.path("target"), count).await.remove(0).remove(0);
     assert_eq!((part("answer"), part("more").to_string()), (60.0, asked));
 }
 
@@ -227,9 +209,7 @@ fn long_tailed(count: i64, seed: u64) -> RecordBatch {
         let words = words as usize;
         format!("Row {id} {}", "word ".repeat(words))
     });
-    let texts: StringArray = texts.map(Some).collect();
-    RecordBatch::try_new(schema(), vec![Arc::new(Int64Array::from_iter_values(0..count)), Arc::new(texts)])
-        .unwrap()
+    rows_about(texts)
 }
 
 /// The interval holds what the whole run costs at the server as often as it says, and is narrow enough to decide by.
@@ -292,22 +272,20 @@ fn truth_of(spec: &SimulatorSpec, prompts: &[String]) -> f64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pilot_asks_nothing_that_a_run_would_refuse_and_shares_what_it_knows() {
-    let world = world_of(dear(), 40, PRICES).await;
+    let world = World::of(Setup { rows: 40, provider: PRICES, ..short() }).await;
     world.run(&["--max-rows", "10"]).await.assert_status(0);
     let asked = world.simulator.counts().requests;
     append_delta(&world.path("elsewhere"), &rows(0..1)).await;
-    let refused = plan(&world, &["--pilot", "5", "--set", "target.path=elsewhere"]).await;
+    let refused = world.on_job("plan", &["--pilot", "5", "--set", "target.path=elsewhere"]).await;
     refused.assert_status(2).assert_says("elsewhere");
     assert_eq!(world.simulator.counts().requests, asked, "nothing was paid");
 
     // Five questions, a hundred rows: the pilot asks some, and the run asks the others.
     let alike = World::new(dear()).await;
-    let ids = Int64Array::from_iter_values(0..100);
-    let texts: StringArray = (0..100).map(|id| Some(format!("text {}", id % 5))).collect();
-    let batch = RecordBatch::try_new(schema(), vec![Arc::new(ids), Arc::new(texts)]).unwrap();
+    let batch = rows_about((0..100).map(|id| format!("text {}", id % 5)));
     append_delta(&alike.path("source"), &batch).await;
     alike.write_job(PRICES);
-    let told = plan(&alike, &["--pilot", "20"]).await;
+    let told = alike.on_job("plan", &["--pilot", "20"]).await;
     let said = "of 100 prompts that were counted 95 are alike: rows with the same prompt share one answer";
     assert!(told.stdout.contains(said), "{}", told.stdout);
     alike.run(&[]).await.assert_status(0);
@@ -317,10 +295,9 @@ async fn a_pilot_asks_nothing_that_a_run_would_refuse_and_shares_what_it_knows()
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pilot_that_is_interrupted_says_so_and_keeps_what_it_has() {
     let spec = SimulatorSpec { latency: Some(Span(Duration::from_millis(100))), ..dear() };
-    let world = world_of(spec, 100, PRICES).await;
-    let job = world.job();
+    let world = World::of(Setup { simulator: spec, rows: 100, provider: PRICES, ..short() }).await;
     let child = world
-        .command(&["plan", job.to_str().unwrap(), "--pilot", "100"])
+        .job_command("plan", &["--pilot", "100"])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -328,7 +305,7 @@ async fn a_pilot_that_is_interrupted_says_so_and_keeps_what_it_has() {
     while world.simulator.counts().answered < 8 {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
-    std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    send(&child, "INT");
     let ended = Outcome::of(&child.wait_with_output().unwrap());
     ended.assert_status(130).assert_says("the forecast was cut short");
     ended.assert_says("what was answered is kept, and is not paid for again");
@@ -340,15 +317,20 @@ async fn a_pilot_that_is_interrupted_says_so_and_keeps_what_it_has() {
 async fn without_a_pilot_earlier_batches_tell_what_is_expected() {
     let second =
         "[[step]]\noutput = \"more\"\nwhen = \"answer LIKE '%7%'\"\nprompt = \"More of {{ answer }}\"\n";
-    let world = world_of(dear(), 200, &format!("{PRICES}\nrequests_per_minute = 100000")).await;
+    let world = World::of(Setup {
+        rows: 200,
+        provider: &format!("{PRICES}\nrequests_per_minute = 100000"),
+        ..short()
+    })
+    .await;
     let text = std::fs::read_to_string(world.job()).unwrap();
     world.write_text(&format!("{text}{second}max_tokens = 50\n"));
     let before = planned(&world, &[]).await;
     assert_eq!(before["cost_usd"]["expected"], Value::Null, "nothing tells yet");
     world.run(&["--max-rows", "100"]).await.assert_status(0);
     let paid = world.simulator.counts().billed_picodollars;
-    let told = plan(&world, &[]).await;
-    let said = "expected are answers as they were in earlier batches, of 100 rows: --pilot tells bounds";
+    let told = world.on_job("plan", &[]).await;
+    let said = "expected are answers as they were in earlier batches, of 100 rows: --pilot shows bounds";
     assert!(told.stdout.contains(said) && told.stdout.contains(" perhaps"), "{}", told.stdout);
     let after = planned(&world, &[]).await;
     let expected = after["cost_usd"]["expected"].as_f64().unwrap();

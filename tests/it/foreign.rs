@@ -21,16 +21,11 @@ use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
 use serde_json::json;
 
-use crate::support::{World, schema, write_parquet};
-use crate::tables::rows_of;
+use crate::support::{Setup, World, rows, rows_of, schema, write_parquet};
 
-/// A world whose source is a folder without files yet, and whose job has these lines more for the source.
-async fn world_of(more: &str) -> World {
-    let world = World::new(SimulatorSpec::default()).await;
-    fs::create_dir(world.path("source")).unwrap();
-    let text = world.usual_job("").replace("path = \"source\"", &format!("path = \"source\"\n{more}"));
-    world.write_text(&text);
-    world
+/// A source that is a folder without files yet.
+fn folder() -> Setup<'static> {
+    Setup { is_parquet: true, ..Setup::default() }
 }
 
 fn texts(ids: &[i64]) -> Vec<(&'static str, ArrayRef)> {
@@ -93,7 +88,7 @@ fn write_old(path: &Path) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn arrows_own_types_are_read_as_what_they_hold() {
-    let world = world_of("").await;
+    let world = World::of(folder()).await;
     let price = Decimal32Array::from(vec![150, 9_999]).with_precision_and_scale(9, 2).unwrap();
     let mut columns = texts(&[1, 2]);
     columns[1].1 =
@@ -106,7 +101,7 @@ async fn arrows_own_types_are_read_as_what_they_hold() {
     assert_eq!(values(&world, sql).await, [["101.49", "2", "2"]]);
 
     // A large list of structs that grew a field.
-    let world = world_of("").await;
+    let world = World::of(folder()).await;
     let tags = |fields: Vec<&str>| -> ArrayRef {
         let inner: Fields = fields.iter().map(|name| Field::new(*name, DataType::Utf8, true)).collect();
         let text = |name: &&str| -> ArrayRef { Arc::new(StringArray::from(vec![format!("{name} of it")])) };
@@ -125,7 +120,7 @@ async fn arrows_own_types_are_read_as_what_they_hold() {
     assert_eq!(found, [["1", "name of it", "none"], ["2", "name of it", "kind of it"]]);
 
     // Dictionaries whose keys of 8 bits are others in each row group; the prompt reads one of them.
-    let world = world_of("").await;
+    let world = World::of(folder()).await;
     let ids: Vec<i64> = (0..300).collect();
     let mut writer = None;
     for group in ids.chunks(100) {
@@ -156,7 +151,7 @@ async fn arrows_own_types_are_read_as_what_they_hold() {
 async fn moments_of_96_bits_enums_and_byte_strings_are_read_as_the_format_says() {
     let sql = "SELECT id, CAST(until AS VARCHAR), kind FROM target";
     let wanted = [["1", "9999-12-31T23:59:59", "RED"], ["2", "0001-01-01T00:00:00", "BLUE"]];
-    let world = world_of("").await;
+    let world = World::of(folder()).await;
     write_old(&world.path("source/a.parquet"));
     world.run(&[]).await.assert_status(0);
     assert_eq!(values(&world, sql).await, wanted);
@@ -175,7 +170,7 @@ async fn moments_of_96_bits_enums_and_byte_strings_are_read_as_the_format_says()
     assert_eq!(values(&world, sql).await, wanted);
 
     // Strings without an annotation, when the job says what they are.
-    let world = world_of("").await;
+    let world = World::of(folder()).await;
     write_old(&world.path("source/a.parquet"));
     let text = fs::read_to_string(world.job()).unwrap().replace("{{ text }}", "{{ raw }}");
     world.write_text(&text);
@@ -193,7 +188,7 @@ async fn a_column_that_no_target_holds_is_in_nobodys_way_who_does_not_ask_for_it
         columns.push(("opens", Arc::clone(&opens)));
         write_parquet(&world.path("source/a.parquet"), &batch(columns), 10);
     };
-    let world = world_of("").await;
+    let world = World::of(folder()).await;
     write(&world);
     let refused = world.run(&[]).await;
     refused
@@ -205,10 +200,10 @@ async fn a_column_that_no_target_holds_is_in_nobodys_way_who_does_not_ask_for_it
         .assert_says("source.on_unsupported = \"skip\"");
     assert!(!world.path("target").exists() && world.simulator.counts().requests == 0);
     world.run(&["--set", "source.columns=[\"id\", \"text\"]"]).await.assert_status(0);
-    let skipping = world_of("on_unsupported = \"skip\"").await;
+    let skipping = World::of(Setup { source: "on_unsupported = \"skip\"", ..folder() }).await;
     write(&skipping);
     skipping.run(&[]).await.assert_status(0).assert_says("not read: the column \"opens\"");
-    let reading = world_of("on_unsupported = \"text\"").await;
+    let reading = World::of(Setup { source: "on_unsupported = \"text\"", ..folder() }).await;
     write(&reading);
     reading.run(&[]).await.assert_status(0);
     assert_eq!(
@@ -220,7 +215,7 @@ async fn a_column_that_no_target_holds_is_in_nobodys_way_who_does_not_ask_for_it
     let whole: ArrayRef = Arc::new(Int64Array::from(vec![1 << 60]));
     let broken: ArrayRef = Arc::new(Float64Array::from(vec![0.5]));
     for (more, status) in [("", 2), ("columns = [\"id\", \"text\"]", 0), ("on_unsupported = \"text\"", 0)] {
-        let world = world_of(more).await;
+        let world = World::of(Setup { source: more, ..folder() }).await;
         for (id, name, numbers) in [(1, "a", &whole), (2, "b", &broken)] {
             let mut columns = texts(&[id]);
             columns.push(("n", Arc::clone(numbers)));
@@ -243,7 +238,7 @@ async fn a_column_that_no_target_holds_is_in_nobodys_way_who_does_not_ask_for_it
     }
 
     // Two names that a table does not tell apart.
-    let world = world_of("").await;
+    let world = World::of(folder()).await;
     let mut columns = texts(&[1]);
     columns.push(("TEXT", Arc::new(StringArray::from(vec!["other"]))));
     write_parquet(&world.path("source/a.parquet"), &batch(columns), 10);
@@ -253,7 +248,7 @@ async fn a_column_that_no_target_holds_is_in_nobodys_way_who_does_not_ask_for_it
 #[tokio::test(flavor = "multi_thread")]
 async fn a_list_without_a_value_takes_the_type_that_another_file_gives_it_else_text() {
     for (with_values, wanted) in [(false, "none"), (true, "x")] {
-        let world = world_of("").await;
+        let world = World::of(folder()).await;
         let empty = |of: DataType, values: ArrayRef, rows: usize| -> ArrayRef {
             let item = Arc::new(Field::new("item", of, true));
             Arc::new(ListArray::new(item, OffsetBuffer::from_lengths([rows]), values, None))
@@ -313,7 +308,7 @@ async fn a_file_that_a_delta_log_names_by_an_address_of_its_own_is_read_there() 
     let elsewhere = world.path("else where");
     fs::create_dir(&elsewhere).unwrap();
     let file = elsewhere.join("x.parquet");
-    write_parquet(&file, &crate::support::rows(2..5), 10);
+    write_parquet(&file, &rows(2..5), 10);
     let url = url::Url::from_file_path(&file).unwrap();
     assert!(url.as_str().contains("else%20where"));
     add_to_log(&world.path("source"), 2, url.as_str(), &file);

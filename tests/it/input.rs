@@ -1,5 +1,6 @@
 //! Bad input, each with the message that a person reads.
 
+use enrich::config::FaultSpec;
 use std::fs;
 
 use arrow::array::{ArrayRef, Int64Array, StringArray, Time32SecondArray};
@@ -9,7 +10,9 @@ use enrich::config::SimulatorSpec;
 use enrich::simulator::answer_to;
 use enrich::table::Table;
 
-use crate::support::{World, append_delta, everything_below, rows, write_parquet};
+use crate::support::{
+    Setup, World, append_delta, everything_below, fault, faulty, rows, rows_about, write_parquet,
+};
 
 /// Runs the usual job after a change to its text and expects a refusal before the first call.
 async fn refused(world: &World, change: impl Fn(String) -> String, says: &[&str]) {
@@ -139,9 +142,8 @@ async fn a_mistake_in_the_job_file_names_file_and_line_or_key() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sources_that_are_no_table_are_told_apart() {
-    let world = World::new(SimulatorSpec::default()).await;
+    let world = World::of(Setup { is_parquet: true, ..Setup::default() }).await;
     let source = world.path("source");
-    fs::create_dir(&source).unwrap();
     let says = ["neither a Delta table nor a Parquet file nor a directory of Parquet files"];
     refused(&world, |text| text, &says).await;
     fs::write(source.join("notes.txt"), "text").unwrap();
@@ -163,9 +165,8 @@ async fn sources_that_are_no_table_are_told_apart() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_empty_source_is_nothing_to_do() {
-    let world = World::new(SimulatorSpec::default()).await;
+    let world = World::of(Setup::default()).await;
     append_delta(&world.path("source"), &rows(0..0)).await;
-    world.write_job("");
     world.run(&[]).await.assert_status(0).assert_says("nothing to do");
     append_delta(&world.path("source"), &rows(0..3)).await;
     world.run(&[]).await.assert_status(0);
@@ -174,12 +175,10 @@ async fn an_empty_source_is_nothing_to_do() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_source_file_that_is_gone_or_changed_is_named_and_the_rest_is_kept() {
-    let world = World::new(SimulatorSpec::default()).await;
+    let world = World::of(Setup { is_parquet: true, ..Setup::default() }).await;
     let source = world.path("source");
-    fs::create_dir(&source).unwrap();
     write_parquet(&source.join("a.parquet"), &rows(0..10), 100);
     write_parquet(&source.join("b.parquet"), &rows(10..25), 100);
-    world.write_job("");
     world.run(&["--max-rows", "15"]).await.assert_status(0);
     let b = fs::read(source.join("b.parquet")).unwrap();
     fs::remove_file(source.join("b.parquet")).unwrap();
@@ -251,15 +250,12 @@ async fn the_target_of_an_earlier_job_as_a_source_needs_another_metadata_column(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_type_that_delta_cannot_hold_is_refused_by_column() {
-    let world = World::new(SimulatorSpec::default()).await;
+    let world = World::of(Setup { is_parquet: true, ..Setup::default() }).await;
     let columns: Vec<(&str, ArrayRef)> = vec![
         ("text", std::sync::Arc::new(StringArray::from(vec!["a"]))),
         ("at", std::sync::Arc::new(Time32SecondArray::from(vec![1]))),
     ];
-    let source = world.path("source");
-    fs::create_dir(&source).unwrap();
-    write_parquet(&source.join("a.parquet"), &RecordBatch::try_from_iter(columns).unwrap(), 10);
-    world.write_job("");
+    write_parquet(&world.path("source/a.parquet"), &RecordBatch::try_from_iter(columns).unwrap(), 10);
     world
         .run(&[])
         .await
@@ -277,11 +273,7 @@ async fn unicode_control_characters_and_rows_of_a_megabyte_come_through_whole() 
         "x".repeat(1_000_000),
         "ü".repeat(500_000),
     ];
-    let columns: Vec<(&str, ArrayRef)> = vec![
-        ("id", std::sync::Arc::new(Int64Array::from_iter_values(0..texts.len() as i64))),
-        ("text", std::sync::Arc::new(StringArray::from(texts.clone()))),
-    ];
-    append_delta(&world.path("source"), &RecordBatch::try_from_iter(columns).unwrap()).await;
+    append_delta(&world.path("source"), &rows_about(texts.clone())).await;
     world.write_job("");
     world.run(&[]).await.assert_status(0);
     let target = world.target().await;
@@ -296,22 +288,26 @@ async fn unicode_control_characters_and_rows_of_a_megabyte_come_through_whole() 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_is_found_nowhere_but_in_the_request() {
     const KEY: &str = "sk-very-secret-0123456789";
-    let echo = enrich::config::FaultSpec {
+    let echo = FaultSpec {
         contains: Some("Row 1 ".into()),
         status: Some(400),
         message: Some(format!("your key {KEY} does not like this")),
-        ..crate::stops::fault()
+        ..fault()
     };
-    let said = enrich::config::FaultSpec {
+    let said = FaultSpec {
         contains: Some("Row 2 ".into()),
         text: Some(format!("your key is {KEY}, and here is the answer")),
-        ..crate::stops::fault()
+        ..fault()
     };
     let spec =
         SimulatorSpec { api_key: Some(KEY.into()), faults: vec![echo, said], ..SimulatorSpec::default() };
-    let world = World::new(spec).await;
-    append_delta(&world.path("source"), &rows(0..12)).await;
-    world.write_job("api_key_env = \"ENRICH_TEST_KEY\"");
+    let world = World::of(Setup {
+        simulator: spec,
+        rows: 12,
+        provider: "api_key_env = \"ENRICH_TEST_KEY\"",
+        ..Setup::default()
+    })
+    .await;
     let crash =
         [("ENRICH_TEST_KEY", KEY), ("RUST_LOG", "trace"), ("ENRICH_FAULT", "delta-commit.before=kill")];
     let crashed = world.run_with(&[], &crash).await;
@@ -339,11 +335,10 @@ async fn a_key_is_found_nowhere_but_in_the_request() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_answered_can_be_read_by_nobody_else() {
     use std::os::unix::fs::PermissionsExt;
-    let world = World::new(SimulatorSpec::default()).await;
-    append_delta(&world.path("source"), &rows(0..4)).await;
-    world.write_text(&(world.usual_job("") + "[cache]\npath = \"cache/answers.sqlite\"\n"));
+    let sections = "[cache]\npath = \"cache/answers.sqlite\"";
+    let world = World::of(Setup { rows: 4, sections, ..Setup::default() }).await;
     let umask = "umask 000 && exec \"$0\" \"$@\"";
-    let run = world.command(&["run", world.job().to_str().unwrap()]);
+    let run = world.job_command("run", &[]);
     let mut open = std::process::Command::new("sh");
     open.arg("-c").arg(umask).arg(run.get_program()).args(run.get_args());
     open.envs(run.get_envs().filter_map(|(name, value)| Some((name, value?))));
@@ -371,20 +366,20 @@ async fn what_was_answered_can_be_read_by_nobody_else() {
 async fn a_key_in_an_address_is_shown_to_nobody_else() {
     use std::os::unix::fs::PermissionsExt;
     const KEY: &str = "secret-0123456789";
-    let echo = enrich::config::FaultSpec {
+    let echo = FaultSpec {
         contains: Some("Row 1 ".into()),
         status: Some(400),
         message: Some(format!("your key {KEY} does not like this")),
-        ..crate::stops::fault()
+        ..fault()
     };
-    let world = World::new(SimulatorSpec { faults: vec![echo], ..SimulatorSpec::default() }).await;
+    let world = World::new(faulty(echo)).await;
     append_delta(&world.path("source"), &rows(0..4)).await;
     let url = format!("{}?api_key={KEY}", world.simulator.url());
     let [source, target] = ["source", "target"].map(|name| world.path(name).to_str().unwrap().to_owned());
     let flags = ["--source", &source, "--target", &target, "--prompt", "{{ text }}", "--model", "m"];
     let mut command = world.command(&["run", "--app-id", "direct", "--base-url", &url]);
     command.args(flags).env("RUST_LOG", "trace");
-    let run = crate::support::Outcome::of(&world.output(command).await);
+    let run = world.outcome(command).await;
     run.assert_status(0).assert_says("3 answers, 1 error");
     assert!(!run.stderr.contains(KEY), "{}", run.stderr);
     let holds = |bytes: &[u8]| bytes.windows(KEY.len()).any(|window| window == KEY.as_bytes());
@@ -431,9 +426,8 @@ async fn a_prompt_may_stand_in_a_file_and_names_with_dots_and_structs_are_unders
     let place: ArrayRef = std::sync::Arc::new(place);
     let columns = [("id", inner), ("user.name", texts.clone()), ("place", place)];
     let batch = RecordBatch::try_from_iter(columns).unwrap();
-    let world = World::new(SimulatorSpec::default()).await;
-    fs::create_dir(world.path("source")).unwrap();
-    crate::support::write_parquet(&world.path("source/a.parquet"), &batch, 10);
+    let world = World::of(Setup { is_parquet: true, ..Setup::default() }).await;
+    write_parquet(&world.path("source/a.parquet"), &batch, 10);
     let job = world.usual_job("");
     let (before, _) = job.split_once("prompt = ").unwrap();
     let with = |prompt: &str| world.write_text(&format!("{before}{prompt}\n"));
@@ -445,7 +439,7 @@ async fn a_prompt_may_stand_in_a_file_and_names_with_dots_and_structs_are_unders
     fs::write(world.path("prompt.txt"), " \n").unwrap();
     world.run(&[]).await.assert_status(2).assert_says("`step[0].prompt_file` is empty");
     fs::write(world.path("prompt.txt"), "{{ row[\"user.name\"] }} is at {{ place }}\n").unwrap();
-    let tried = crate::commands::on_job(&world, "try", &["--rows", "2"]).await;
+    let tried = world.on_job("try", &["--rows", "2"]).await;
     tried.assert_status(0).assert_says("nothing is written but the answers, which are kept");
     assert!(tried.stdout.starts_with("asked        2 rows: 2 answers, 0 errors"), "{}", tried.stdout);
     assert!(!world.path("target/_delta_log").exists() && world.simulator.counts().answered == 2);
@@ -455,7 +449,7 @@ async fn a_prompt_may_stand_in_a_file_and_names_with_dots_and_structs_are_unders
     with("");
     world.run(&[]).await.assert_status(2).assert_says("`step[0].prompt` is missing; it says what is asked");
     let hidden = RecordBatch::try_from_iter([("user.name", texts.clone()), ("row", texts)]).unwrap();
-    crate::support::write_parquet(&world.path("source/a.parquet"), &hidden, 10);
+    write_parquet(&world.path("source/a.parquet"), &hidden, 10);
     fs::remove_dir_all(world.path("target")).unwrap();
     with("prompt = \"{{ row['user.name'] }}\"");
     world.run(&[]).await.assert_status(2).assert_says("which hides all others from row[…]");

@@ -1,5 +1,6 @@
 //! Keys and certificates: read again when they are refused, and those of a company's gateway.
 
+use enrich::simulator::Simulator;
 use std::fs;
 use std::path::Path;
 use std::process::Stdio;
@@ -17,8 +18,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
-use crate::stops::wait;
-use crate::support::{World, append_delta, rows};
+use crate::support::{World, append_delta, rows, wait};
 
 async fn world(provider: &str) -> World {
     let folder = tempfile::tempdir().unwrap();
@@ -29,7 +29,7 @@ async fn world(provider: &str) -> World {
         latency: Some(Span(Duration::from_millis(20))),
         ..SimulatorSpec::default()
     };
-    let simulator = enrich::simulator::Simulator::start(spec, 0).await.unwrap();
+    let simulator = Simulator::start(spec, 0).await.unwrap();
     let world = World { folder, simulator };
     append_delta(&world.path("source"), &rows(0..200)).await;
     world.write_job(provider);
@@ -45,8 +45,7 @@ fn refused(world: &World) -> u64 {
 async fn a_key_that_expires_is_read_again_and_the_run_goes_on() {
     for provider in ["api_key_file = \"key\"", "api_key_command = [\"sh\", \"-c\", \"sleep 0.1; cat key\"]"] {
         let world = world(provider).await;
-        let job = world.job();
-        let mut command = world.command(&["run", job.to_str().unwrap()]);
+        let mut command = world.job_command("run", &[]);
         let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         for key in ["key-2", "key-3"] {
             let before = world.simulator.counts().answered;

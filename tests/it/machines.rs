@@ -12,10 +12,11 @@ use enrich::config::{SimulatorSpec, Span};
 use enrich::faultpoint::{ACTIONS, STORE_ACTIONS};
 use futures::{StreamExt, stream};
 
-use crate::emulators::Store;
-use crate::recovery::nth;
-use crate::soak::{ids_in, settle};
-use crate::support::{Outcome, World, append_delta, everything_below, prompt_of, rows};
+use crate::support::store::Store;
+
+use crate::support::{
+    Outcome, World, append_delta, everything_below, ids_in, nth, prompt_of, refusing, rows, slow,
+};
 
 const CONCURRENCY: u64 = 4;
 
@@ -54,9 +55,7 @@ impl Site {
     }
 
     fn command(&self, machine: u32, arguments: &[&str]) -> Command {
-        let job = self.world.job();
-        let mut command =
-            self.world.command(&[&[arguments[0], job.to_str().unwrap()], &arguments[1..]].concat());
+        let mut command = self.world.job_command(arguments[0], &arguments[1..]);
         command.envs(self.store.environment()).env("XDG_STATE_HOME", self.state(machine));
         command
     }
@@ -66,7 +65,7 @@ impl Site {
         if !fault.is_empty() {
             command.env("ENRICH_FAULT", fault);
         }
-        Outcome::of(&self.world.output(command).await)
+        self.world.outcome(command).await
     }
 
     /// Runs until the lease of a machine that is gone has run out.
@@ -115,14 +114,14 @@ impl Site {
 async fn cross(store: &Arc<Store>, fault: &str, is_lost: bool) {
     const ROWS: i64 = 45;
     let prefix = format!("{}-{is_lost}", fault.replace(['.', '=', '@'], "-"));
-    let spec = SimulatorSpec { latency: Some(Span(Duration::from_millis(40))), ..SimulatorSpec::default() };
+    let spec = slow(40);
     let site = Site::new(store, prefix, spec).await;
     for at in 0..3 {
         site.append(at * 15..(at + 1) * 15).await;
     }
     let faulty = site.run(0, fault).await;
     assert_ne!(faulty.status, Some(0), "{fault}: {}", faulty.stderr);
-    settle(&site.world).await;
+    site.world.settle().await;
     if is_lost {
         site.lose(0);
     }
@@ -199,7 +198,7 @@ async fn kills_at_random_lose_and_double_nothing_in_a_store() {
         let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let most = Duration::from_millis(random.u64(if by_point { 3_000..5_000 } else { 200..2_500 }));
         kill_after(child, most).await;
-        settle(&site.world).await;
+        site.world.settle().await;
         let is_lost = kill % 10 == 9;
         if is_lost {
             site.lose(0);
@@ -275,7 +274,7 @@ async fn two_machines_contend_for_a_job_with_pauses_longer_than_the_lease() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_slept_through_the_lease_stops_before_the_next_commit() {
     let Some(store) = Store::start() else { return };
-    let spec = SimulatorSpec { latency: Some(Span(Duration::from_millis(200))), ..SimulatorSpec::default() };
+    let spec = slow(200);
     let site = Site::new(&Arc::new(store), "slept".to_owned(), spec).await;
     site.append(0..120).await;
     let mut sleeper = site.command(0, &["run"]);
@@ -385,7 +384,7 @@ async fn signal(child: &Child, name: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_machines_with_checkpoints_of_their_own_one_is_refused() {
     let Some(store) = Store::start() else { return };
-    let spec = SimulatorSpec { latency: Some(Span(Duration::from_millis(60))), ..SimulatorSpec::default() };
+    let spec = slow(60);
     let site = Site::new(&Arc::new(store), "apart".to_owned(), spec).await;
     site.append(0..60).await;
     let text = std::fs::read_to_string(site.world.job()).unwrap();
@@ -413,20 +412,20 @@ async fn of_two_machines_with_checkpoints_of_their_own_one_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn another_machine_goes_on_with_a_retry_and_its_answers() {
     let Some(store) = Store::start() else { return };
-    let mut spec = crate::stops::refusing_once("Row 1");
+    let mut spec = refusing("Row 1", Some(1));
     spec.latency = Some(Span(Duration::from_millis(100)));
     let site = Site::new(&Arc::new(store), "mended".to_owned(), spec).await;
     site.append(0..20).await;
     site.run(0, "").await.assert_status(0).assert_says("11 errors");
     let mut killed = site.command(0, &["retry"]);
     killed.env("ENRICH_FAULT", "journal-append.after=kill@9");
-    assert_ne!(Outcome::of(&site.world.output(killed).await).status, Some(0));
-    settle(&site.world).await;
+    assert_ne!(site.world.outcome(killed).await.status, Some(0));
+    site.world.settle().await;
     let before = site.world.simulator.counts().requests;
     let retried = site.world.output(site.command(1, &["retry"])).await;
     Outcome::of(&retried).assert_status(6).assert_says("another run holds this job");
     tokio::time::sleep(Duration::from_millis(2_200)).await;
-    let retried = Outcome::of(&site.world.output(site.command(1, &["retry"])).await);
+    let retried = site.world.outcome(site.command(1, &["retry"])).await;
     retried.assert_status(0).assert_says("brought back from the copies");
     site.download().await;
     site.world.assert_target(0..20).await;
@@ -438,20 +437,20 @@ async fn another_machine_goes_on_with_a_retry_and_its_answers() {
 #[tokio::test(flavor = "multi_thread")]
 async fn machines_share_a_budget() {
     let Some(store) = Store::start() else { return };
-    let spec = SimulatorSpec { latency: Some(Span(Duration::from_millis(20))), ..SimulatorSpec::default() };
+    let spec = slow(20);
     let site = Site::new(&Arc::new(store), "budget".to_owned(), spec).await;
     site.append(0..60).await;
     let text = std::fs::read_to_string(site.world.job()).unwrap();
     site.world.write_text(&text.replace("[batch]", "[budget]\nmax_requests = 25\n[batch]"));
     let mut first = site.command(0, &["run"]);
     first.args(["--max-rows", "20"]);
-    Outcome::of(&site.world.output(first).await).assert_status(0);
+    site.world.outcome(first).await.assert_status(0);
     let other = site.run(1, "").await;
     other.assert_status(5).assert_says("budget.max_requests is 25");
     assert_eq!(site.world.simulator.counts().requests, 25);
     site.run(0, "").await.assert_status(5);
     assert_eq!(site.world.simulator.counts().requests, 25);
-    let status = Outcome::of(&site.world.output(site.command(2, &["status"])).await);
+    let status = site.world.outcome(site.command(2, &["status"])).await;
     status.assert_status(0);
     let of_both = "25 requests of 25";
     assert!(
@@ -464,7 +463,7 @@ async fn machines_share_a_budget() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_pilot_spent_before_it_was_cut_short_is_known_to_other_machines() {
     let Some(store) = Store::start() else { return };
-    let spec = SimulatorSpec { latency: Some(Span(Duration::from_millis(100))), ..SimulatorSpec::default() };
+    let spec = slow(100);
     let site = Site::new(&Arc::new(store), "pilot".to_owned(), spec).await;
     site.append(0..60).await;
     let text = std::fs::read_to_string(site.world.job()).unwrap();
@@ -476,10 +475,10 @@ async fn what_a_pilot_spent_before_it_was_cut_short_is_known_to_other_machines()
     }
     signal(&pilot, "INT").await;
     assert_eq!(pilot.wait().unwrap().code(), Some(130));
-    settle(&site.world).await;
+    site.world.settle().await;
     let requests = site.world.simulator.counts().requests;
     assert!((8..60).contains(&requests), "{requests}");
-    let status = Outcome::of(&site.world.output(site.command(1, &["status"])).await);
+    let status = site.world.outcome(site.command(1, &["status"])).await;
     let spent = format!("{requests} requests of 200");
     assert!(status.assert_status(0).stdout.contains(&spent), "{spent}: {}", status.stdout);
 }
@@ -487,7 +486,7 @@ async fn what_a_pilot_spent_before_it_was_cut_short_is_known_to_other_machines()
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_run_over_one_journal_is_refused_wherever_its_locks_are() {
     let Some(store) = Store::start() else { return };
-    let spec = SimulatorSpec { latency: Some(Span(Duration::from_millis(100))), ..SimulatorSpec::default() };
+    let spec = slow(100);
     let site = Site::new(&Arc::new(store), "one-journal".to_owned(), spec).await;
     site.append(0..100).await;
     let text = std::fs::read_to_string(site.world.job()).unwrap();
@@ -506,7 +505,7 @@ async fn a_second_run_over_one_journal_is_refused_wherever_its_locks_are() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_stops_in_order_leaves_every_answer_to_the_next_machine() {
     let Some(store) = Store::start() else { return };
-    let spec = SimulatorSpec { latency: Some(Span(Duration::from_millis(100))), ..SimulatorSpec::default() };
+    let spec = slow(100);
     let site = Site::new(&Arc::new(store), "stopped".to_owned(), spec).await;
     site.append(0..60).await;
     let text = std::fs::read_to_string(site.world.job()).unwrap();
@@ -533,20 +532,20 @@ async fn who_stops_in_order_leaves_every_answer_to_the_next_machine() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_journal_that_was_damaged_is_healed_from_its_copies() {
     let Some(store) = Store::start() else { return };
-    let spec = SimulatorSpec { latency: Some(Span(Duration::from_millis(100))), ..SimulatorSpec::default() };
+    let spec = slow(100);
     let site = Site::new(&Arc::new(store), "healed".to_owned(), spec).await;
     site.append(0..60).await;
     let text = std::fs::read_to_string(site.world.job()).unwrap();
     site.world.write_text(&text.replace("max_rows = 10", "max_rows = 60"));
     assert_ne!(site.run(0, "journal-append.after=kill@30").await.status, Some(0));
-    settle(&site.world).await;
+    site.world.settle().await;
     let recorded = site.recorded(0).await;
     let journals = everything_below(&site.state(0));
     let (journal, mut bytes) = journals.into_iter().find(|(_, bytes)| bytes.starts_with(b"ENRICHJ")).unwrap();
     bytes[200] ^= 1;
     std::fs::write(&journal, bytes).unwrap();
     site.run(0, "").await.assert_status(1).assert_says("--repair");
-    let repaired = Outcome::of(&site.world.output(site.command(0, &["check", "--repair"])).await);
+    let repaired = site.world.outcome(site.command(0, &["check", "--repair"])).await;
     repaired.assert_status(0);
     let before = site.world.simulator.counts().requests;
     // The repair gave the folder another name: the lease of the old one runs out.

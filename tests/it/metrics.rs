@@ -8,58 +8,17 @@ use std::time::Duration;
 
 use enrich::config::{FaultSpec, LimitSpec, LimitWindow, SimulatorSpec, Span};
 use enrich::ident::Tokens;
-use enrich::metrics::{AskedKind, Figures, read};
-use enrich::store::{Folder, Location};
+use enrich::metrics::{AskedKind, MetricsRow};
 use enrich::table::Table;
 
-use crate::soak::settle;
-use crate::stops::fault;
-use crate::support::{Outcome, World, append_delta, rows};
-use crate::tables::rows_of;
+use crate::support::{Setup, World, append_delta, dear, fault, figures, rows, rows_of};
 
-const CONCURRENCY: u64 = 8;
-
-const STEPS: &str = r#"
-[provider.other]
-base_url = "BASE"
-model = "simulated"
-max_concurrency = 8
-min_backoff = "10ms"
-price_per_million_input = 2.0
-price_per_million_output = 8.0
-[[step]]
-output = "verdict"
-provider = "other"
-prompt = "Judge {{ answer }}"
-"#;
-
-pub async fn world_of(spec: SimulatorSpec, count: i64) -> World {
-    let world = World::new(spec).await;
-    append_delta(&world.path("source"), &rows(0..count)).await;
-    let job = world.usual_job("price_per_million_input = 2.0\nprice_per_million_output = 8.0");
-    let job = job.replace("max_concurrency = 4", &format!("max_concurrency = {CONCURRENCY}"));
-    let job = job.replace("output = \"answer\"", "output = \"answer\"\nprovider = \"sim\"");
-    let steps = STEPS.replace("BASE", world.simulator.url().as_str());
-    world.write_text(&format!("{job}{steps}"));
-    world
-}
-
-pub fn dear() -> SimulatorSpec {
-    SimulatorSpec { price_per_million_input: 2.0, price_per_million_output: 8.0, ..SimulatorSpec::default() }
-}
-
-pub async fn figures(world: &World) -> Vec<Figures> {
-    let at = Location::local(world.path("target_metrics"));
-    let home = Folder::Local(world.path("target/_checkpoints/test"));
-    read(&at, "test", &[home.clone(), home.join("retry")]).await.unwrap()
-}
-
-fn sum(all: &[Figures], of: impl Fn(&Figures) -> u64) -> u64 {
+fn sum(all: &[MetricsRow], of: impl Fn(&MetricsRow) -> u64) -> u64 {
     all.iter().map(of).sum()
 }
 
 /// Errors by step and class, as figures and as the target have them.
-fn by_class(all: &[Figures]) -> BTreeMap<(String, String), u64> {
+fn by_class(all: &[MetricsRow]) -> BTreeMap<(String, String), u64> {
     let mut found: BTreeMap<(String, String), u64> = BTreeMap::new();
     for row in all {
         for (class, count) in &row.errors {
@@ -84,10 +43,10 @@ async fn classes_of(target: &Path) -> BTreeMap<(String, String), u64> {
 }
 
 /// Figures of runs hold what the target holds.
-async fn assert_adds_up(world: &World, all: &[Figures], count: u64) {
+async fn assert_adds_up(world: &World, all: &[MetricsRow], count: u64) {
     let target = world.path("target");
     for step in ["answer", "verdict"] {
-        let own: Vec<Figures> = all.iter().filter(|row| row.step == step).cloned().collect();
+        let own: Vec<MetricsRow> = all.iter().filter(|row| row.step == step).cloned().collect();
         assert_eq!(sum(&own, |row| row.rows), count, "{step}");
         let ended = sum(&own, |row| row.answers + row.skipped + row.error_count());
         assert_eq!(ended, count, "{step}");
@@ -130,22 +89,18 @@ async fn figures_add_up_to_the_table_and_to_the_servers_counts_after_twenty_kill
         ..dear()
     };
     let count = 1_000;
-    let world = world_of(spec, count).await;
+    let world = World::of(Setup { simulator: spec, rows: count, ..Setup::of_two_steps() }).await;
     for _ in 0..KILLS {
         let wanted = world.simulator.counts().answered + chance.u64(1..90);
-        let mut child = world
-            .command(&["run", world.job().to_str().unwrap()])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        let mut child =
+            world.job_command("run", &[]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         while world.simulator.counts().answered < wanted && child.try_wait().unwrap().is_none() {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
         tokio::time::sleep(Duration::from_millis(chance.u64(0..60))).await;
         child.kill().unwrap();
         child.wait().unwrap();
-        settle(&world).await;
+        world.settle().await;
     }
     world.run(&[]).await.assert_status(0);
     let all = figures(&world).await;
@@ -153,7 +108,7 @@ async fn figures_add_up_to_the_table_and_to_the_servers_counts_after_twenty_kill
     assert_adds_up(&world, &all, count).await;
     let counts = world.simulator.counts();
     // Two providers, each with so many requests in flight at a kill.
-    let in_flight = KILLS * CONCURRENCY * 2;
+    let in_flight = KILLS * Setup::of_two_steps().concurrency * 2;
     let requests = sum(&all, |row| row.load.requests);
     assert!(
         (counts.requests..=counts.requests + in_flight).contains(&requests),
@@ -164,7 +119,7 @@ async fn figures_add_up_to_the_table_and_to_the_servers_counts_after_twenty_kill
     let throttled = sum(&all, |row| row.load.throttled);
     // A 503 without a delay is a failure, not a limit.
     assert!(throttled <= refused && refused <= throttled + in_flight, "{throttled} of {refused}");
-    let tokens = |row: &Figures| row.tokens.total();
+    let tokens = |row: &MetricsRow| row.tokens.total();
     let most = counts.billed_tokens / counts.answered * 2;
     let billed = counts.billed_tokens;
     let told = sum(&all, tokens);
@@ -191,7 +146,7 @@ async fn without_a_kill_figures_are_what_the_server_counted_to_the_picodollar() 
         ],
         ..dear()
     };
-    let world = world_of(spec, 60).await;
+    let world = World::of(Setup { simulator: spec, rows: 60, ..Setup::of_two_steps() }).await;
     world.run(&[]).await.assert_status(0);
     let all = figures(&world).await;
     assert_adds_up(&world, &all, 60).await;
@@ -215,18 +170,16 @@ async fn without_a_kill_figures_are_what_the_server_counted_to_the_picodollar() 
     let refused = by_class(&all)[&("verdict".to_owned(), "bad_request".to_owned())].to_string();
     assert_eq!(told[0], ["answer", "60", "0", "NULL"]);
     assert_eq!(told[1], ["verdict", "60", &refused, &refused]);
-    let job = world.job();
-    let retry = world.command(&["retry", job.to_str().unwrap()]);
-    Outcome::of(&world.output(retry).await).assert_status(0);
+    world.on_job("retry", &[]).await.assert_status(0);
     let after = figures(&world).await;
-    let again: Vec<Figures> = after.iter().filter(|row| row.kind == AskedKind::Retry).cloned().collect();
+    let again: Vec<MetricsRow> = after.iter().filter(|row| row.kind == AskedKind::Retry).cloned().collect();
     assert_eq!(sum(&again, |row| row.rows).to_string(), refused, "{again:?}");
     assert_eq!(after.len() - again.len(), all.len());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_wants_no_figures_has_none_and_a_place_that_holds_something_else_is_refused() {
-    let world = world_of(dear(), 20).await;
+    let world = World::of(Setup { rows: 20, ..Setup::of_two_steps() }).await;
     world.run(&["--set", "metrics.enabled=false"]).await.assert_status(0);
     assert!(!world.path("target_metrics").exists());
     append_delta(&world.path("source"), &rows(20..30)).await;
@@ -260,9 +213,9 @@ fn tokens_that_were_thought_are_counted_apart() {
 #[tokio::test(flavor = "multi_thread")]
 async fn prometheus_reads_the_figures_of_a_run_while_it_goes_on_and_when_it_has_ended() {
     let spec = SimulatorSpec { latency: Some(Span(Duration::from_millis(30))), ..dear() };
-    let world = world_of(spec, 400).await;
-    let (job, file) = (world.job(), world.path("enrich.prom"));
-    let mut command = world.command(&["run", job.to_str().unwrap(), "--metrics-addr", "127.0.0.1:0"]);
+    let world = World::of(Setup { simulator: spec, rows: 400, ..Setup::of_two_steps() }).await;
+    let file = world.path("enrich.prom");
+    let mut command = world.job_command("run", &["--metrics-addr", "127.0.0.1:0"]);
     command.args(["--metrics-file", file.to_str().unwrap()]);
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
@@ -317,17 +270,16 @@ async fn prometheus_reads_the_figures_of_a_run_while_it_goes_on_and_when_it_has_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_of_figures_that_cannot_be_written_keeps_no_data_from_being_written() {
-    let world = world_of(dear(), 60).await;
+    let world = World::of(Setup { rows: 60, ..Setup::of_two_steps() }).await;
     // Below a file nothing can be made.
     let nowhere = ["--set", "metrics.path=job.toml/figures"];
     let told = "figures of batches wait beside the checkpoint, since their table cannot be written: ";
     world.run(&nowhere).await.assert_status(0).assert_says(told).assert_says("metrics.enabled = false");
     append_delta(&world.path("source"), &rows(60..80)).await;
     world.run(&nowhere).await.assert_status(0).assert_says(told);
-    let job = world.job();
-    let mut check = world.command(&["check", job.to_str().unwrap()]);
+    let mut check = world.job_command("check", &[]);
     check.args(nowhere);
-    let checked = Outcome::of(&world.output(check).await);
+    let checked = world.outcome(check).await;
     assert!(checked.status != Some(0) && checked.stdout.contains("wrong   metrics: "), "{}", checked.stdout);
     // What waited comes in with the next run that can write it.
     append_delta(&world.path("source"), &rows(80..90)).await;
@@ -339,7 +291,7 @@ async fn a_table_of_figures_that_cannot_be_written_keeps_no_data_from_being_writ
 
 #[tokio::test(flavor = "multi_thread")]
 async fn counts_are_told_once_also_where_what_was_told_is_damaged_or_a_provider_comes_back() {
-    let world = world_of(dear(), 40).await;
+    let world = World::of(Setup { rows: 40, ..Setup::of_two_steps() }).await;
     world.run(&["--max-rows", "20"]).await.assert_status(0);
     let file = world.path("target/_checkpoints/test/metrics.jsonl");
     std::fs::write(&file, "garbage").unwrap();
@@ -357,16 +309,14 @@ async fn counts_are_told_once_also_where_what_was_told_is_damaged_or_a_provider_
     // A pilot's requests are told with the first batch of the run that uses its answers, also where it counts anew.
     std::fs::remove_file(world.path("target/_checkpoints/test/counters")).unwrap();
     append_delta(&world.path("source"), &rows(60..80)).await;
-    let job = world.job();
-    let plan = world.command(&["plan", job.to_str().unwrap(), "--pilot", "10"]);
-    Outcome::of(&world.output(plan).await).assert_status(0);
+    world.on_job("plan", &["--pilot", "10"]).await.assert_status(0);
     world.run(&[]).await.assert_status(0);
     assert_eq!(requests().await, world.simulator.counts().requests);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_log_of_figures_is_short_to_read_however_many_runs_there_were() {
-    let world = world_of(dear(), 12).await;
+    let world = World::of(Setup { rows: 12, ..Setup::of_two_steps() }).await;
     for _ in 0..12 {
         world.run(&["--max-rows", "1"]).await.assert_status(0);
     }

@@ -1,5 +1,7 @@
-//! The pipelines in `examples/`: short, run by the real binary on the simulator, with the columns that they promise.
+//! The pipelines in `examples/steps`: short, run by the real binary on the simulator, with the columns that they promise;
+//! and every job in `examples/`, read.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -14,12 +16,12 @@ use crate::tables::rows_of;
 const MOST_LINES: usize = 40;
 
 async fn run(root: &Path, job: &str, says: &str) {
-    let file = root.join("examples").join(job);
+    let file = root.join("examples/steps").join(job);
     let text = fs::read_to_string(&file).unwrap();
     assert!(text.lines().count() <= MOST_LINES, "{job} has {} lines", text.lines().count());
     assert!(
-        include_str!("../../README.md").contains(&format!("(examples/{job})")),
-        "the README tells of {job}"
+        include_str!("../../examples/steps/README.md").contains(&format!("({job})")),
+        "the page tells of {job}"
     );
     for again in [false, true] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_enrich"));
@@ -75,7 +77,7 @@ async fn reviews_get_a_verdict_in_columns_of_its_own() {
     assert_eq!(rows_of(&target, sql).await, [["59", "0", "true", "true"]]);
     assert!(root.join("out/moderation.cache").exists());
     // Another target asks nothing: the cache answers.
-    let file = root.join("examples/moderation.toml");
+    let file = root.join("examples/steps/moderation.toml");
     let text = fs::read_to_string(&file).unwrap().replace("reviews_moderated", "moderated_again");
     fs::write(&file, text).unwrap();
     run(&root, "moderation.toml", "60 rows written").await;
@@ -98,11 +100,19 @@ async fn reviews_get_insights_and_vectors() {
 }
 
 #[test]
-fn the_pipelines_read_without_keys_as_the_editor_reads_them() {
-    for job in ["triage", "moderation", "insights"] {
-        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("examples/{job}.toml"));
-        Job::load(&file).unwrap();
+fn every_job_reads_without_keys_as_the_editor_reads_it_and_has_a_target_of_its_own() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+    let folders =
+        fs::read_dir(examples).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_dir());
+    let files = folders.flat_map(|folder| fs::read_dir(folder).unwrap()).map(|entry| entry.unwrap().path());
+    let mut names = BTreeSet::new();
+    let mut targets = BTreeSet::new();
+    for file in files.filter(|file| file.extension().is_some_and(|ending| ending == "toml")) {
+        let job = Job::load(&file).unwrap();
         let text = fs::read_to_string(&file).unwrap();
-        crate::reference::judge_text(&text).unwrap_or_else(|wrong| panic!("{job}: {wrong}"));
+        crate::reference::judge_text(&text).unwrap_or_else(|wrong| panic!("{}: {wrong}", file.display()));
+        assert!(names.insert(job.app_id.to_string()), "{} stands in two jobs", job.app_id);
+        assert!(targets.insert(job.target.location.to_string()), "{}", job.target.location);
     }
+    assert!(names.len() > 10, "{names:?}");
 }

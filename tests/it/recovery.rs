@@ -2,31 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use arrow::array::{Int64Array, StringArray};
-use arrow::record_batch::RecordBatch;
 use enrich::config::SimulatorSpec;
 use enrich::faultpoint::ACTIONS;
 use enrich::simulator::Counts;
 
-use crate::soak::{journalled, settle};
-use crate::support::{Outcome, World, append_delta, prompt_of, schema};
+use crate::support::{World, append_delta, figures, plain, prompt_of, rows_about};
 
 const ROWS: i64 = 45;
-
-/// Which passing of a point a test is about: the second, or the first of one that a short run passes once.
-pub fn nth(action: &str) -> u32 {
-    if action == "metrics-commit" { 1 } else { 2 }
-}
-
-/// Prompts whose answers the journals or the table hold.
-async fn recorded(world: &World) -> BTreeSet<i64> {
-    let mut held = BTreeSet::new();
-    if world.path("target/_delta_log").exists() {
-        held.extend(world.target().await.iter().map(|row| row.id));
-    }
-    held.extend(journalled(&world.path("target/_checkpoints/test/journal")));
-    held
-}
 
 fn answered(counts: &Counts) -> BTreeSet<i64> {
     (0..ROWS).filter(|id| counts.answers_to(&prompt_of(*id)) > 0).collect()
@@ -38,9 +20,9 @@ async fn cross(fault: &str) -> (bool, u64) {
     let faulty = world.run_with(&[], &[("ENRICH_FAULT", fault)]).await;
     let was_hit = faulty.status != Some(0);
     // Requests that the dead client had sent still run at the server for a moment.
-    settle(&world).await;
+    world.settle().await;
     let before = world.simulator.counts();
-    let unrecorded: BTreeSet<i64> = answered(&before).difference(&recorded(&world).await).copied().collect();
+    let unrecorded: BTreeSet<i64> = answered(&before).difference(&world.recorded().await).copied().collect();
     assert!(unrecorded.len() <= 4, "{fault}: at most what was in flight is unrecorded: {unrecorded:?}");
 
     let resumed = world.run(&[]).await;
@@ -56,7 +38,7 @@ async fn cross(fault: &str) -> (bool, u64) {
     }
     let batches: BTreeSet<i64> = world.target().await.iter().map(|row| row.batch).collect();
     assert_eq!(batches, (0..5).collect(), "{fault}: the same batches under the same numbers");
-    let figures = crate::metrics::figures(&world).await;
+    let figures = figures(&world).await;
     assert_eq!(
         figures.iter().map(|row| row.rows).sum::<u64>(),
         ROWS.unsigned_abs(),
@@ -132,24 +114,22 @@ async fn a_file_that_cannot_be_written_to_its_end_is_told_in_one_message() {
     for _ in 0..10 {
         texts.push(std::iter::repeat_with(|| random.alphanumeric()).take(8_000).collect());
     }
-    let texts = std::sync::Arc::new(StringArray::from(texts));
-    let ids = std::sync::Arc::new(Int64Array::from_iter_values(0..10));
-    append_delta(&world.path("source"), &RecordBatch::try_new(schema(), vec![ids, texts]).unwrap()).await;
+    append_delta(&world.path("source"), &rows_about(texts)).await;
     world.write_text(&world.usual_job("").replace("{{ text }}", "{{ id }}"));
     let (binary, job) = (env!("CARGO_BIN_EXE_enrich"), world.job());
     // In blocks of 512 bytes: enough for everything but the table's file.
     let script = format!("trap '' XFSZ; ulimit -f 64; exec {binary} run {} --quiet", job.display());
     let mut command = std::process::Command::new("sh");
     command.args(["-c", &script]).env_remove("RUST_LOG");
-    let failed = Outcome::of(&world.output(command).await);
+    let failed = world.outcome(command).await;
     let table = world.path("target").display().to_string();
     let told = "hint: see to the disk or the permissions and run again: what is answered is kept";
     let told = format!(
         "error: cannot write to the Delta table {table}: File too large (os error 27)\n{told}\nstopped: "
     );
-    let said = crate::support::plain(&failed.stderr);
+    let said = plain(&failed.stderr);
     assert!(failed.status == Some(1) && said.starts_with(&told) && said.lines().count() == 3, "{said}");
-    let status = crate::commands::on_job(&world, "status", &[]).await.stdout;
+    let status = world.on_job("status", &[]).await.stdout;
     assert!(status.contains(": error\n            cannot write to the Delta table"), "{status}");
     world.run(&[]).await.assert_status(0);
     assert_eq!(world.target().await.len(), 10);

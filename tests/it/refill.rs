@@ -1,18 +1,8 @@
 //! A target that was taken back to an earlier version, or lacks rows for another reason.
 
 use std::fs;
-use std::path::Path;
 
-use deltalake::{DeltaTable, DeltaTableBuilder, ensure_table_uri};
-
-use crate::stops::{send, wait};
-use crate::support::{World, append_delta, rows, write_parquet};
-use crate::targets::until_stopped;
-
-async fn delta(path: &Path) -> DeltaTable {
-    let url = ensure_table_uri(path.to_string_lossy()).unwrap();
-    DeltaTableBuilder::from_url(url).unwrap().load().await.unwrap()
-}
+use crate::support::{Setup, World, append_delta, delta, rows, send, text_of, wait, write_parquet};
 
 async fn restore(world: &World, version: u64) {
     delta(&world.path("target")).await.restore().with_version_to_restore(version).await.unwrap();
@@ -25,20 +15,12 @@ async fn assert_each_once(world: &World, ids: impl IntoIterator<Item = i64>) {
     assert_eq!(found, ids.into_iter().collect::<Vec<_>>());
 }
 
-/// A job over a Delta table, or over the same Parquet files, of so many rows in three commits.
-async fn world_of(count: i64, is_delta: bool) -> World {
-    let world = World::with_rows(count, 3).await;
-    if !is_delta {
-        fs::remove_dir_all(world.path("source/_delta_log")).unwrap();
-    }
-    world
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_that_a_restore_took_out_are_asked_about_on_demand() {
     for is_delta in [true, false] {
         for is_checkpoint_lost in [false, true] {
-            let world = world_of(45, is_delta).await;
+            let world =
+                World::of(Setup { rows: 45, commits: 3, is_parquet: !is_delta, ..Setup::default() }).await;
             world.run(&[]).await.assert_status(0);
             world.assert_target(0..45).await;
             restore(&world, 2).await;
@@ -46,16 +28,13 @@ async fn rows_that_a_restore_took_out_are_asked_about_on_demand() {
             if is_checkpoint_lost {
                 fs::remove_dir_all(world.path("target/_checkpoints")).unwrap();
             }
-            let job = world.job();
-            let path = job.to_str().unwrap();
-            let said =
-                String::from_utf8(world.output(world.command(&["status", path])).await.stdout).unwrap();
+            let said = world.on_job("status", &[]).await.stdout;
             assert!(said.contains("restored    to an earlier version, by version"), "{said}");
             let run = world.run(&[]).await;
             if is_checkpoint_lost && !is_delta {
                 run.assert_status(2).assert_says("the checkpoint is lost, and the target ");
                 run.assert_says(
-                    "enrich run --refill asks about every row of the source that is not in the target",
+                    "enrich run --refill sends every row of the source that is not in the target",
                 );
             } else {
                 run.assert_status(0).assert_says("was restored to an earlier version (its version 6)");
@@ -86,9 +65,9 @@ async fn rows_that_a_restore_took_out_are_asked_about_on_demand() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_in_the_middle_that_somebody_deleted_are_found_with_those_of_a_condition_left_out() {
-    let world = World::with_rows(40, 2).await;
-    let job = world.usual_job("").replace("path = \"source\"", "path = \"source\"\nwhere = \"id % 3 <> 0\"");
-    world.write_text(&job);
+    let world =
+        World::of(Setup { rows: 40, commits: 2, source: "where = \"id % 3 <> 0\"", ..Setup::default() })
+            .await;
     world.run(&["--max-rows", "20"]).await.assert_status(0);
     let table = delta(&world.path("target")).await;
     table.delete().with_predicate("id IN (1, 2, 7, 25)").await.unwrap();
@@ -109,9 +88,8 @@ async fn what_is_missing_is_not_guessed() {
     let refused = world.run(&["--refill"]).await;
     refused.assert_status(2).assert_says("was compacted, or changed, since the target got its rows");
     // Rows without keys.
-    let world = World::with_rows(30, 3).await;
-    let job = world.usual_job("").replace("path = \"target\"", "path = \"target\"\nmetadata = false");
-    world.write_text(&job);
+    let world =
+        World::of(Setup { rows: 30, commits: 3, target: "metadata = false", ..Setup::default() }).await;
     world.run(&[]).await.assert_status(0);
     restore(&world, 2).await;
     world.run(&["--refill"]).await.assert_status(2).assert_says("have no keys (target.metadata is off)");
@@ -122,10 +100,7 @@ async fn what_is_missing_is_not_guessed() {
 async fn a_restore_during_a_run_stops_it() {
     for point in ["delta-commit.before", "metrics.before", "delta-commit.after"] {
         let world = World::with_rows(60, 1).await;
-        let mut command = world.command(&["run", world.job().to_str().unwrap()]);
-        command.env("ENRICH_FAULT", format!("{point}=stop@4"));
-        let child = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
-        until_stopped(&child).await;
+        let child = world.stopped("run", &format!("{point}=stop@4")).await;
         restore(&world, 1).await;
         send(&child, "CONT");
         wait(child).await.assert_status(2).assert_says("was restored to an earlier version");
@@ -148,15 +123,15 @@ async fn a_job_that_starts_over_after_a_restore_lacks_nothing() {
         again.assert_status(0).assert_says("nothing to do");
         assert!(!again.stderr.contains("restored"), "{}", again.stderr);
     }
-    let path = world.job();
-    let said = world.output(world.command(&["status", path.to_str().unwrap()])).await;
-    assert!(!String::from_utf8(said.stdout).unwrap().contains("restored"));
+    let said = world.on_job("status", &[]).await;
+    assert!(!said.stdout.contains("restored"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_that_are_missing_here_and_there_are_read_in_one_go() {
     for is_delta in [true, false] {
-        let world = world_of(300, is_delta).await;
+        let world =
+            World::of(Setup { rows: 300, commits: 3, is_parquet: !is_delta, ..Setup::default() }).await;
         world.run(&[]).await.assert_status(0);
         let table = delta(&world.path("target")).await;
         table.delete().with_predicate("id % 3 = 1 OR id BETWEEN 120 AND 180").await.unwrap();
@@ -164,7 +139,7 @@ async fn rows_that_are_missing_here_and_there_are_read_in_one_go() {
         assert_each_once(&world, 0..300).await;
         assert_eq!(world.simulator.counts().requests, 300 + 141);
         for row in world.target().await {
-            assert_eq!(row.text.as_deref(), Some(crate::support::text_of(row.id).as_str()));
+            assert_eq!(row.text.as_deref(), Some(text_of(row.id).as_str()));
         }
     }
 }
@@ -189,7 +164,7 @@ async fn what_came_before_the_first_version_is_not_missing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_was_written_anew_is_refused_before_its_rows_are_asked_about() {
-    let world = world_of(30, false).await;
+    let world = World::of(Setup { rows: 30, commits: 3, is_parquet: true, ..Setup::default() }).await;
     world.run(&[]).await.assert_status(0);
     delta(&world.path("target")).await.delete().with_predicate("id < 25").await.unwrap();
     let file = fs::read_dir(world.path("source")).unwrap().flatten().map(|entry| entry.path());

@@ -5,16 +5,7 @@ use html5ever::tendril::TendrilSink;
 use html5ever::{ParseOpts, parse_document};
 use markup5ever_rcdom::{NodeData, RcDom};
 
-use crate::metrics::{dear, world_of};
-use crate::stops::fault;
-use crate::support::{Outcome, World};
-
-async fn report(world: &World, more: &[&str]) -> Outcome {
-    let job = world.job();
-    let mut arguments = vec!["report", job.to_str().unwrap()];
-    arguments.extend(more);
-    Outcome::of(&world.output(world.command(&arguments)).await)
-}
+use crate::support::{Setup, World, dear, fault};
 
 /// Names of elements and of what they refer to.
 fn elements(dom: &RcDom) -> Vec<(String, Vec<(String, String)>)> {
@@ -40,18 +31,18 @@ async fn a_page_tells_of_all_runs_and_shows_rows_beside_their_answers() {
         ],
         ..dear()
     };
-    let world = world_of(spec, 60).await;
-    let early = report(&world, &[]).await;
+    let world = World::of(Setup { simulator: spec, rows: 60, ..Setup::of_two_steps() }).await;
+    let early = world.on_job("report", &[]).await;
     early.assert_status(0).assert_says("no batch has figures yet");
     assert!(early.stdout.to_lowercase().contains("<!doctype html>"), "{}", early.stdout);
     world.run_with(&[], &[("ENRICH_FAULT", "journal-append.before=io")]).await.assert_status(1);
     world.run(&["--max-rows", "20"]).await.assert_status(0);
     world.run(&[]).await.assert_status(0);
     let file = world.path("report.html");
-    let job = world.job();
-    let mut command = world.command(&["report", job.to_str().unwrap(), "--output", "report.html"]);
+    let _job = world.job();
+    let mut command = world.job_command("report", &["--output", "report.html"]);
     command.current_dir(world.folder.path());
-    let written = Outcome::of(&world.output(command).await);
+    let written = world.outcome(command).await;
     written.assert_status(0).assert_says("report.html written");
     let page = std::fs::read_to_string(&file).unwrap();
 
@@ -86,7 +77,7 @@ async fn a_page_tells_of_all_runs_and_shows_rows_beside_their_answers() {
     assert!(page.contains("Last run") && page.contains("UTC: complete"));
     assert!(page.contains("Runs without a commit") && page.contains("UTC: error: cannot append"), "{page}");
     // Two runs, and both of them on the page.
-    let all = crate::metrics::figures(&world).await;
+    let all = crate::support::figures(&world).await;
     let mut runs: Vec<String> = all.iter().map(|row| row.run_id.to_string()).collect();
     runs.dedup();
     assert_eq!(runs.len(), 2);
@@ -95,18 +86,18 @@ async fn a_page_tells_of_all_runs_and_shows_rows_beside_their_answers() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_without_figures_is_told_how_to_get_them() {
-    let world = world_of(dear(), 2).await;
-    let refused = report(&world, &["--set", "metrics.enabled=false"]).await;
+    let world = World::of(Setup { rows: 2, ..Setup::of_two_steps() }).await;
+    let refused = world.on_job("report", &["--set", "metrics.enabled=false"]).await;
     refused.assert_status(2).assert_says("the job keeps no figures").assert_says("take metrics.enabled out");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_step_that_came_later_has_no_rows_on_the_page_and_keeps_none_from_it() {
-    let world = world_of(dear(), 10).await;
+    let world = World::of(Setup { rows: 10, ..Setup::of_two_steps() }).await;
     world.run(&[]).await.assert_status(0);
     let text = std::fs::read_to_string(world.job()).unwrap();
     world.write_text(&text.replace("output = \"verdict\"", "output = \"opinion\""));
-    let page = report(&world, &[]).await;
+    let page = world.on_job("report", &[]).await;
     page.assert_status(0);
     assert!(
         page.stdout.contains("Slowest rows") && page.stdout.contains("In short: Row 1"),

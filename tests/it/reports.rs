@@ -9,25 +9,17 @@ use enrich::config::{FaultSpec, SimulatorSpec, Span};
 use enrich::simulator::Simulator;
 use serde_json::Value;
 
-use crate::stops::{fault, faulty, slow, world_of};
-use crate::support::{Outcome, World, append_delta, plain, rows};
-use crate::tables::rows_of;
+use crate::support::{
+    Outcome, Setup, World, append_delta, fault, faulty, plain, rows, rows_of, slow, with_faults,
+    without_times,
+};
 
 /// Takes out what differs from run to run: times, ids, folders.
 fn steady(text: &str, world: &World) -> String {
     let folder = world.folder.path().canonicalize().unwrap();
     let text = plain(text).replace(folder.to_str().unwrap(), "[folder]");
     let text = text.replace(world.folder.path().to_str().unwrap(), "[folder]");
-    let mut steady = String::new();
-    for line in text.lines() {
-        let line = match line.rfind(" retries, ") {
-            Some(at) => format!("{} retries, [time]", line.get(..at).unwrap()),
-            None => line.to_owned(),
-        };
-        steady.push_str(line.trim_end());
-        steady.push('\n');
-    }
-    steady
+    without_times(&text)
 }
 
 /// The only line of standard output, as JSON with steady values.
@@ -63,7 +55,7 @@ fn mostly_refusing() -> SimulatorSpec {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_terminal_progress_is_a_line_now_and_then_and_quiet_takes_it_away() {
-    let world = world_of(slow(100), 40).await;
+    let world = World::of(Setup { simulator: slow(100), rows: 40, ..Setup::default() }).await;
     let ran = world.run(&["--progress-interval", "250ms"]).await;
     ran.assert_status(0).assert_says("done: 40 rows written");
     let lines: Vec<&str> = ran.stderr.lines().filter(|line| line.contains("progress")).collect();
@@ -74,7 +66,7 @@ async fn without_a_terminal_progress_is_a_line_now_and_then_and_quiet_takes_it_a
     }
     assert_eq!(ran.stderr.lines().count(), lines.len() + 2, "{}", ran.stderr);
 
-    let world = world_of(slow(100), 20).await;
+    let world = World::of(Setup { simulator: slow(100), rows: 20, ..Setup::default() }).await;
     let quiet = world.run(&["--progress-interval", "50ms", "--quiet"]).await;
     assert_eq!((quiet.assert_status(0).stderr.as_str(), quiet.stdout.as_str()), ("", ""));
 }
@@ -82,8 +74,7 @@ async fn without_a_terminal_progress_is_a_line_now_and_then_and_quiet_takes_it_a
 #[tokio::test(flavor = "multi_thread")]
 async fn progress_has_every_figure_and_says_what_the_run_waits_for() {
     // The first row is answered, and the others wait for the second minute.
-    let world = world_of(SimulatorSpec::default(), 40).await;
-    world.write_job("requests_per_minute = 1");
+    let world = World::of(Setup { rows: 40, provider: "requests_per_minute = 1", ..Setup::default() }).await;
     let ran =
         world.run(&["--progress-interval", "400ms", "--max-duration", "2s", "--log-format", "json"]).await;
     ran.assert_status(0);
@@ -104,7 +95,7 @@ async fn progress_has_every_figure_and_says_what_the_run_waits_for() {
 async fn a_slow_row_that_fills_the_window_is_what_the_run_waits_for() {
     let late =
         FaultSpec { contains: Some("Row 3 ".into()), delay: Some(Span(Duration::from_secs(4))), ..fault() };
-    let world = world_of(faulty(late), 60).await;
+    let world = World::of(Setup { simulator: faulty(late), rows: 60, ..Setup::default() }).await;
     let ran = world.run(&["--progress-interval", "500ms"]).await;
     ran.assert_status(0).assert_says("rows=39 of=60 ");
     ran.assert_says("waiting=\"slow rows of batch 0, the window is full\"");
@@ -124,7 +115,7 @@ async fn throttled_attempts_are_counted_apart_from_retries() {
         ],
         ..SimulatorSpec::default()
     };
-    let world = world_of(spec, 20).await;
+    let world = World::of(Setup { simulator: spec, rows: 20, ..Setup::default() }).await;
     let ran = world.run(&["--summary", "json"]).await;
     ran.assert_status(0);
     insta::assert_snapshot!("summary_complete", pretty(&summary(&ran, &world)));
@@ -141,11 +132,11 @@ async fn the_summary_says_how_a_run_ended() {
         message: Some("No.".into()),
         ..fault()
     };
-    let world = world_of(faulty(refusal), 20).await;
+    let world = World::of(Setup { simulator: faulty(refusal), rows: 20, ..Setup::default() }).await;
     let stopped = world.run(&["--summary", "json"]).await;
     insta::assert_snapshot!("summary_provider", pretty(&summary(stopped.assert_status(4), &world)));
 
-    let world = world_of(SimulatorSpec::default(), 20).await;
+    let world = World::with_rows(20, 1).await;
     let limited = world.run(&["--summary", "json", "--max-rows", "5"]).await;
     assert_eq!(summary(limited.assert_status(0), &world)["end"], "max_rows");
     std::fs::write(world.path("target/_checkpoints/test/checkpoint.json"), "{}").unwrap();
@@ -160,7 +151,7 @@ async fn the_summary_says_how_a_run_ended() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn json_is_all_there_is_on_stderr_when_it_is_asked_for() {
-    let world = world_of(mostly_refusing(), 20).await;
+    let world = World::of(Setup { simulator: mostly_refusing(), rows: 20, ..Setup::default() }).await;
     for arguments in [vec![], vec!["--fail-on-errors"], vec!["--max-rows", "2"]] {
         let mut arguments = arguments;
         arguments.extend(["--log-format", "json"]);
@@ -185,7 +176,7 @@ async fn lines_in_a_log_say_when_and_of_which_job_and_each_reason_for_a_retry_on
         ..FaultSpec { status: Some(503), times: Some(1), ..fault() }
     };
     let faults = vec![busy("1", "busy, 17 wait"), busy("2", "busy, 4 wait"), busy("3", "restarting")];
-    let world = world_of(SimulatorSpec { faults, ..SimulatorSpec::default() }, 40).await;
+    let world = World::of(Setup { simulator: with_faults(faults), rows: 40, ..Setup::default() }).await;
     let in_log = |outcome: &Outcome, level: &str, text: &str| {
         let line = format!(r"(?m)^\d{{4}}-\d\d-\d\dT[0-9:.]+Z +{level} \[test\] {text}");
         assert!(regex::Regex::new(&line).unwrap().is_match(&outcome.stderr), "{text}:\n{}", outcome.stderr);
@@ -206,7 +197,7 @@ async fn lines_in_a_log_say_when_and_of_which_job_and_each_reason_for_a_retry_on
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_follows_a_log_knows_how_many_rows_are_left() {
-    let world = world_of(SimulatorSpec::default(), 20).await;
+    let world = World::with_rows(20, 1).await;
     world.run(&[]).await.assert_status(0);
     for commit in 0..3 {
         append_delta(&world.path("source"), &rows(20 + 10 * commit..30 + 10 * commit)).await;
@@ -225,7 +216,7 @@ async fn a_run_that_follows_a_log_knows_how_many_rows_are_left() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rust_log_says_what_is_logged() {
-    let world = world_of(SimulatorSpec::default(), 20).await;
+    let world = World::with_rows(20, 1).await;
     let ran = world.run_with(&[], &[("RUST_LOG", "enrich=debug")]).await;
     ran.assert_status(0).assert_says("DEBUG batch committed");
     assert!(!ran.stderr.contains('\u{1b}'), "no colours where there is no terminal");
@@ -233,7 +224,7 @@ async fn rust_log_says_what_is_logged() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_fails_for_most_rows_stops_and_keeps_what_was_answered() {
-    let world = world_of(mostly_refusing(), 3_000).await;
+    let world = World::of(Setup { simulator: mostly_refusing(), rows: 3_000, ..Setup::default() }).await;
     let text = world.usual_job("").replace("max_rows = 10", "max_rows = 100");
     world.write_text(&text);
     let stopped = world.run(&["--summary", "json"]).await;
@@ -278,7 +269,7 @@ async fn a_run_that_fails_for_most_rows_stops_and_keeps_what_was_answered() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_later_step_that_fails_for_most_rows_is_not_outweighed_by_the_first() {
     let refusal = FaultSpec { contains: Some("Second:".into()), share: 0.8, status: Some(400), ..fault() };
-    let world = world_of(faulty(refusal), 2_000).await;
+    let world = World::of(Setup { simulator: faulty(refusal), rows: 2_000, ..Setup::default() }).await;
     let step = "[[step]]\noutput = \"more\"\nprompt = \"Second: {{ text }}\"\n";
     world.write_text(&(world.usual_job("").replace("max_rows = 10", "max_rows = 500") + step));
     world.run(&[]).await.assert_status(3).assert_says("of the last 1000 rows of step \"more\" failed");
@@ -287,7 +278,7 @@ async fn a_later_step_that_fails_for_most_rows_is_not_outweighed_by_the_first() 
 #[tokio::test(flavor = "multi_thread")]
 async fn errors_of_texts_may_stand_apart_from_them() {
     let refusal = FaultSpec { contains: Some("Row 4 ".into()), status: Some(400), ..fault() };
-    let world = world_of(faulty(refusal), 12).await;
+    let world = World::of(Setup { simulator: faulty(refusal), rows: 12, ..Setup::default() }).await;
     world.write_text(
         &world.usual_job("").replace("output = \"answer\"", "output = \"answer\"\non_error = \"null\""),
     );
@@ -298,7 +289,7 @@ async fn errors_of_texts_may_stand_apart_from_them() {
     assert_eq!((rows[0][0].as_str(), rows[0][1].as_str()), ("4", "true"));
     assert!(rows[0][2].starts_with("ERROR: bad_request: HTTP 400"), "{}", rows[0][2]);
     let job = world.job();
-    let listed = world.output(world.command(&["errors", job.to_str().unwrap()])).await;
+    let listed = world.output(world.job_command("errors", &[])).await;
     assert!(String::from_utf8_lossy(&listed.stdout).contains("bad_request: HTTP 400"));
     // What is mended has no error any more.
     let good = Simulator::start(SimulatorSpec::default(), 0).await.unwrap();
@@ -307,7 +298,7 @@ async fn errors_of_texts_may_stand_apart_from_them() {
         world.simulator.url().as_str().trim_end_matches('/'),
         good.url().as_str().trim_end_matches('/'),
     ));
-    let retried = Outcome::of(&world.output(world.command(&["retry", job.to_str().unwrap()])).await);
+    let retried = world.on_job("retry", &[]).await;
     retried.assert_status(0).assert_says("1 answer, 0 errors");
     assert!(rows_of(&world.path("target"), sql).await.is_empty());
 }
@@ -315,7 +306,7 @@ async fn errors_of_texts_may_stand_apart_from_them() {
 #[tokio::test(flavor = "multi_thread")]
 async fn errors_fail_a_run_where_that_is_asked_for() {
     let refusal = FaultSpec { contains: Some("Row 4 ".into()), status: Some(400), ..fault() };
-    let world = world_of(faulty(refusal), 20).await;
+    let world = World::of(Setup { simulator: faulty(refusal), rows: 20, ..Setup::default() }).await;
     let ran = world.run(&["--fail-on-errors"]).await;
     ran.assert_status(3).assert_says("error: 1 error, and --fail-on-errors is given");
     ran.assert_says("done: 20 rows written, 19 answers, 1 error (");
@@ -326,7 +317,7 @@ async fn errors_fail_a_run_where_that_is_asked_for() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_share_of_errors_that_cannot_be_is_a_mistake_in_the_job() {
-    let world = world_of(SimulatorSpec::default(), 1).await;
+    let world = World::with_rows(1, 1).await;
     for wrong in ["0", "0.0", "-0.5", "1.01", "nan", "inf"] {
         world.write_text(&format!("max_error_rate = {wrong}\n{}", world.usual_job("")));
         world
@@ -342,9 +333,8 @@ async fn a_share_of_errors_that_cannot_be_is_a_mistake_in_the_job() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_closed_stdout_does_not_fail_a_run_that_has_a_summary() {
-    let world = world_of(SimulatorSpec::default(), 20).await;
-    let job = world.job();
-    let mut command = world.command(&["run", job.to_str().unwrap(), "--summary", "json"]);
+    let world = World::with_rows(20, 1).await;
+    let mut command = world.job_command("run", &["--summary", "json"]);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     drop(child.stdout.take());
     let status = tokio::task::spawn_blocking(move || child.wait().unwrap()).await.unwrap();

@@ -16,7 +16,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde_json::json;
 
-use crate::endpoint::{ANSWER, Answer, plain, serve};
+use crate::support::endpoint::{ANSWER, Answer, plain, serve};
 
 fn job(url: &str, provider: &str, step: &str) -> Job {
     let text = format!(

@@ -3,11 +3,7 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use deltalake::{DeltaTableBuilder, checkpoints, ensure_table_uri};
-use enrich::config::{SimulatorSpec, Span};
-use enrich::table::{Staged, Table};
-
-use crate::support::{World, append_delta, prompt_of, rows};
+use crate::support::{Setup, World, append_delta, clean_log, prompt_of, rows, slow};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn running_again_makes_no_call_and_no_commit_and_appended_rows_alone_are_asked() {
@@ -25,12 +21,9 @@ async fn running_again_makes_no_call_and_no_commit_and_appended_rows_alone_are_a
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_run_at_the_same_time_is_refused_and_changes_nothing() {
-    let slow = SimulatorSpec { latency: Some(Span(Duration::from_millis(100))), ..SimulatorSpec::default() };
-    let world = World::new(slow).await;
-    append_delta(&world.path("source"), &rows(0..40)).await;
-    world.write_job("");
-    let job = world.job();
-    let mut command = world.command(&["run", job.to_str().unwrap()]);
+    let slow = slow(100);
+    let world = World::of(Setup { simulator: slow, rows: 40, ..Setup::default() }).await;
+    let mut command = world.job_command("run", &[]);
     let mut first = command.stderr(Stdio::null()).spawn().unwrap();
     while world.simulator.counts().requests < 5 {
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -63,22 +56,6 @@ async fn a_deleted_checkpoint_is_rebuilt_from_the_last_commit() {
     world.assert_target(0..25).await;
     let counts = world.simulator.counts();
     assert!(counts.paid_again() <= 4, "only what was in flight is paid again: {}", counts.paid_again());
-}
-
-/// Somebody else's commit, a log checkpoint, and no entries before it: as after 30 days.
-pub async fn clean_log(world: &World) {
-    let path = world.path("target");
-    let mut table = Table::open(&path).await.unwrap();
-    let newest = table.append(&Staged::default(), &[], serde_json::Map::new()).await.unwrap();
-    let url = ensure_table_uri(path.to_str().unwrap()).unwrap();
-    let table = DeltaTableBuilder::from_url(url).unwrap().load().await.unwrap();
-    checkpoints::create_checkpoint(&table, None).await.unwrap();
-    for entry in std::fs::read_dir(path.join("_delta_log")).unwrap().flatten() {
-        let is_newest = entry.file_name().to_string_lossy().starts_with(&format!("{newest:020}."));
-        if !is_newest && entry.path().extension().is_some_and(|ending| ending == "json") {
-            std::fs::remove_file(entry.path()).unwrap();
-        }
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

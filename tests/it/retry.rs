@@ -4,65 +4,24 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::Stdio;
 use std::time::Duration;
 
-use deltalake::{DeltaTable, DeltaTableBuilder, ensure_table_uri};
-use enrich::config::{FaultSpec, SimulatorSpec, Span};
+use enrich::config::SimulatorSpec;
 use enrich::faultpoint::ACTIONS;
 use enrich::simulator::{Simulator, answer_to};
 
-use crate::recovery::nth;
-use crate::stops::fault;
-use crate::support::{Outcome, TargetRow, World, append_delta, prompt_of, read_target, rows, text_of};
-
-/// Refuses the prompts of these rows.
-pub fn refusing(ids: impl IntoIterator<Item = i64>, status: u16, code: &str) -> Vec<FaultSpec> {
-    let refusal = |id| FaultSpec {
-        contains: Some(text_of(id)),
-        status: Some(status),
-        code: Some(code.to_owned()),
-        ..fault()
-    };
-    ids.into_iter().map(refusal).collect()
-}
-
-/// A target in which these rows have failed; the world's own simulator has not been asked.
-pub async fn with_failed(rows_in_all: i64, commits: i64, faults: Vec<FaultSpec>) -> World {
-    let world = World::with_rows(rows_in_all, commits).await;
-    let spec = SimulatorSpec { faults, ..SimulatorSpec::default() };
-    let broken = Simulator::start(spec, 0).await.unwrap();
-    let job = world.usual_job("").replace(world.simulator.url().as_str(), broken.url().as_str());
-    world.write_text(&job);
-    world.run(&[]).await.assert_status(0);
-    world.write_job("");
-    world
-}
-
-pub async fn retry(world: &World, more: &[&str]) -> Outcome {
-    retry_with(world, more, &[]).await
-}
-
-async fn retry_with(world: &World, more: &[&str], environment: &[(&str, &str)]) -> Outcome {
-    let job = world.job();
-    let mut arguments = vec!["retry", job.to_str().unwrap()];
-    arguments.extend(more);
-    let mut command = world.command(&arguments);
-    command.envs(environment.iter().copied());
-    Outcome::of(&world.output(command).await)
-}
-
-async fn delta(world: &World) -> DeltaTable {
-    let url = ensure_table_uri(world.path("target").to_string_lossy()).unwrap();
-    DeltaTableBuilder::from_url(url).unwrap().load().await.unwrap()
-}
+use crate::support::{
+    Outcome, TargetRow, World, append_delta, delta, nth, prompt_of, read_target, refusals, rows, slow,
+    text_of, with_faults,
+};
 
 /// Files of the newest version.
 async fn files(world: &World) -> BTreeSet<String> {
-    let table = delta(world).await;
+    let table = delta(&world.path("target")).await;
     table.get_file_uris().unwrap().map(|uri| uri.rsplit('/').next().unwrap().to_owned()).collect()
 }
 
 /// Files of the newest version that hold failed rows.
 async fn failed_files(world: &World) -> BTreeSet<String> {
-    let table = delta(world).await;
+    let table = delta(&world.path("target")).await;
     let adds = table.snapshot().unwrap().log_data();
     let has_errors = |stats: &str| {
         !stats.contains("\"maxValues\":{}") && !stats.contains("{\"error_count\":0}},\"nullCount\"")
@@ -100,11 +59,11 @@ async fn order_in_files(world: &World) -> BTreeMap<String, Vec<i64>> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn failed_rows_are_asked_once_and_mended_in_place() {
-    let world = with_failed(40, 4, refusing([3, 4, 17], 400, "content_filter")).await;
+    let world = World::with_failed(40, 4, refusals([3, 4, 17], 400, "content_filter")).await;
     let before = files(&world).await;
     let failed = failed_files(&world).await;
     assert_eq!((before.len(), failed.len()), (4, 2));
-    retry(&world, &[]).await.assert_status(0).assert_says("3 answers");
+    world.on_job("retry", &[]).await.assert_status(0).assert_says("3 answers");
     world.assert_target(0..40).await;
     let after = files(&world).await;
     assert_eq!(after.intersection(&before).count(), 2, "files without errors are the same files");
@@ -118,42 +77,43 @@ async fn failed_rows_are_asked_once_and_mended_in_place() {
         assert_eq!(counts.answers_to(&prompt_of(id)), 1);
     }
     let version = world.target_version().await;
-    retry(&world, &[]).await.assert_status(0).assert_says("nothing to do");
+    world.on_job("retry", &[]).await.assert_status(0).assert_says("nothing to do");
     assert_eq!((world.target_version().await, world.simulator.counts().requests), (version, 3));
     world.run(&[]).await.assert_status(0).assert_says("nothing to do");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_retry_takes_the_rows_it_is_told_and_no_others() {
-    let mut faults = refusing([1, 2, 3], 400, "content_filter");
-    faults.extend(refusing([11, 12, 25], 413, "too_large"));
-    let world = with_failed(30, 3, faults).await;
+    let mut faults = refusals([1, 2, 3], 400, "content_filter");
+    faults.extend(refusals([11, 12, 25], 413, "too_large"));
+    let world = World::with_failed(30, 3, faults).await;
     let failed = async || failed_ids(&world.target().await).into_iter().collect::<Vec<_>>();
     assert_eq!(failed().await, [1, 2, 3, 11, 12, 25]);
-    retry(&world, &["--class", "content_filter", "--limit", "1"]).await.assert_status(0);
+    world.on_job("retry", &["--class", "content_filter", "--limit", "1"]).await.assert_status(0);
     assert_eq!(failed().await, [2, 3, 11, 12, 25]);
-    retry(&world, &["--where", "id > 11 AND text LIKE '%tab'"]).await.assert_status(0);
+    world.on_job("retry", &["--where", "id > 11 AND text LIKE '%tab'"]).await.assert_status(0);
     assert_eq!(failed().await, [2, 3, 11]);
-    retry(&world, &["--batch", "1"]).await.assert_status(0);
+    world.on_job("retry", &["--batch", "1"]).await.assert_status(0);
     assert_eq!(failed().await, [2, 3]);
-    retry(&world, &["--step", "other"]).await.assert_status(2).assert_says("its outputs are answer");
-    retry(&world, &["--where", "nonsense = 1"])
+    world.on_job("retry", &["--step", "other"]).await.assert_status(2).assert_says("its outputs are answer");
+    world
+        .on_job("retry", &["--where", "nonsense = 1"])
         .await
         .assert_status(2)
         .assert_says("the condition \"nonsense = 1\" is wrong");
-    retry(&world, &["--class", "content_filter,too_large"]).await.assert_status(0);
+    world.on_job("retry", &["--class", "content_filter,too_large"]).await.assert_status(0);
     assert!(failed().await.is_empty());
     assert_eq!(world.simulator.counts().answered, 6);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_that_fail_again_keep_their_newest_error() {
-    let world = with_failed(30, 1, refusing(5..30, 400, "content_filter")).await;
-    let spec = SimulatorSpec { faults: refusing(5..29, 413, "x"), ..SimulatorSpec::default() };
+    let world = World::with_failed(30, 1, refusals(5..30, 400, "content_filter")).await;
+    let spec = with_faults(refusals(5..29, 413, "x"));
     let other = Simulator::start(spec, 0).await.unwrap();
-    world.write_text(&world.usual_job("").replace(world.simulator.url().as_str(), other.url().as_str()));
+    world.write_text(&world.job_at(&other));
     // More rows are refused in the same way than would stop a run.
-    retry(&world, &[]).await.assert_status(0).assert_says("1 answer,").assert_says("24 errors");
+    world.on_job("retry", &[]).await.assert_status(0).assert_says("1 answer,").assert_says("24 errors");
     let target = world.target().await;
     assert_eq!(failed_ids(&target), (5..29).collect());
     for row in target.iter().filter(|row| row.error_count > 0) {
@@ -164,7 +124,7 @@ async fn rows_that_fail_again_keep_their_newest_error() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_provider_can_be_asked() {
-    let world = with_failed(12, 1, refusing([5], 400, "content_filter")).await;
+    let world = World::with_failed(12, 1, refusals([5], 400, "content_filter")).await;
     let other = Simulator::start(SimulatorSpec::default(), 0).await.unwrap();
     let job = world.usual_job("") + "provider = \"sim\"\n";
     let job = job.replace(
@@ -172,11 +132,12 @@ async fn another_provider_can_be_asked() {
         &format!("[provider.other]\nbase_url = \"{}\"\nmodel = \"other\"\n[[step]]", other.url()),
     );
     world.write_text(&job);
-    retry(&world, &["--provider", "nobody"])
+    world
+        .on_job("retry", &["--provider", "nobody"])
         .await
         .assert_status(2)
         .assert_says("the job has no provider \"nobody\"");
-    retry(&world, &["--provider", "other"]).await.assert_status(0);
+    world.on_job("retry", &["--provider", "other"]).await.assert_status(0);
     world.assert_target(0..12).await;
     assert_eq!((world.simulator.counts().requests, other.counts().requests), (0, 1));
 }
@@ -184,23 +145,23 @@ async fn another_provider_can_be_asked() {
 #[tokio::test(flavor = "multi_thread")]
 async fn limited_retries_that_follow_each_other_come_to_every_row() {
     let failing = [2, 7, 11, 15, 18];
-    let world = with_failed(20, 2, refusing(failing, 413, "x")).await;
-    let spec = SimulatorSpec { faults: refusing(failing, 413, "x"), ..SimulatorSpec::default() };
+    let world = World::with_failed(20, 2, refusals(failing, 413, "x")).await;
+    let spec = with_faults(refusals(failing, 413, "x"));
     let broken = Simulator::start(spec, 0).await.unwrap();
-    world.write_text(&world.usual_job("").replace(world.simulator.url().as_str(), broken.url().as_str()));
+    world.write_text(&world.job_at(&broken));
     for (asked, limit) in [(2, "2"), (4, "2")] {
-        retry(&world, &["--since", "2h", "--limit", limit]).await.assert_status(0);
+        world.on_job("retry", &["--since", "2h", "--limit", limit]).await.assert_status(0);
         assert_eq!(broken.counts().requests, asked);
     }
     // One is left that no retry has come to; now it can be answered.
     world.write_job("");
-    retry(&world, &["--since", "2h", "--limit", "1"]).await.assert_status(0);
+    world.on_job("retry", &["--since", "2h", "--limit", "1"]).await.assert_status(0);
     let failed: Vec<i64> =
         world.target().await.iter().filter(|row| row.error_count > 0).map(|row| row.id).collect();
     assert_eq!(failed, [2, 7, 11, 15], "the one that was not asked by the retries before");
     // What is to be typed next chooses the same rows.
     let chosen = ["--class", "too_large", "--step", "answer", "--where", "id > 0", "--limit", "1"];
-    let told = retry(&world, &chosen).await;
+    let told = world.on_job("retry", &chosen).await;
     let job = world.job().display().to_string();
     let again =
         format!("to go on: enrich retry {job} --class too_large --step answer --where 'id > 0' --limit 1");
@@ -209,24 +170,24 @@ async fn limited_retries_that_follow_each_other_come_to_every_row() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_append_only_target_is_refused_before_anything_is_paid() {
-    let world = with_failed(12, 1, refusing([5], 400, "content_filter")).await;
+    let world = World::with_failed(12, 1, refusals([5], 400, "content_filter")).await;
     let properties = [("delta.appendOnly".to_owned(), "true".to_owned())];
-    delta(&world).await.set_tbl_properties().with_properties(properties.into()).await.unwrap();
+    delta(&world.path("target")).await.set_tbl_properties().with_properties(properties.into()).await.unwrap();
     let version = world.target_version().await;
-    retry(&world, &[]).await.assert_status(2).assert_says("is append-only");
+    world.on_job("retry", &[]).await.assert_status(2).assert_says("is append-only");
     assert_eq!((world.simulator.counts().requests, world.target_version().await), (0, version));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn change_data_is_written_where_the_feed_is_on() {
-    let world = with_failed(20, 2, refusing([5, 15], 400, "content_filter")).await;
+    let world = World::with_failed(20, 2, refusals([5, 15], 400, "content_filter")).await;
     let properties = [("delta.enableChangeDataFeed".to_owned(), "true".to_owned())];
-    delta(&world).await.set_tbl_properties().with_properties(properties.into()).await.unwrap();
+    delta(&world.path("target")).await.set_tbl_properties().with_properties(properties.into()).await.unwrap();
     let version = world.target_version().await;
-    retry(&world, &[]).await.assert_status(0);
+    world.on_job("retry", &[]).await.assert_status(0);
     world.assert_target(0..20).await;
     let context = deltalake::datafusion::prelude::SessionContext::new();
-    let plan = delta(&world)
+    let plan = delta(&world.path("target"))
         .await
         .scan_cdf()
         .with_starting_version(version + 1)
@@ -265,14 +226,13 @@ async fn change_data_is_written_where_the_feed_is_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_beside_a_retry_is_no_conflict() {
-    let world = with_failed(60, 6, refusing((0..60).step_by(2), 413, "x")).await;
-    let slow = SimulatorSpec { latency: Some(Span(Duration::from_millis(30))), ..SimulatorSpec::default() };
+    let world = World::with_failed(60, 6, refusals((0..60).step_by(2), 413, "x")).await;
+    let slow = slow(30);
     let slow = Simulator::start(slow, 0).await.unwrap();
-    world.write_text(&world.usual_job("").replace(world.simulator.url().as_str(), slow.url().as_str()));
+    world.write_text(&world.job_at(&slow));
     append_delta(&world.path("source"), &rows(60..120)).await;
-    let job = world.job();
     let spawn = |command: &str| {
-        let mut command = world.command(&[command, job.to_str().unwrap()]);
+        let mut command = world.job_command(command, &[]);
         command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
     };
     let retrying = spawn("retry");
@@ -280,7 +240,7 @@ async fn a_run_beside_a_retry_is_no_conflict() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let running = spawn("run");
-    retry(&world, &[]).await.assert_status(6).assert_says("another run holds this job");
+    world.on_job("retry", &[]).await.assert_status(6).assert_says("another run holds this job");
     let end = |child: std::process::Child| {
         tokio::task::spawn_blocking(move || Outcome::of(&child.wait_with_output().unwrap()))
     };
@@ -296,12 +256,12 @@ async fn every_fault_point_of_a_retry_survives_a_kill() {
     for action in ACTIONS {
         for side in ["before", "after"] {
             let failed: BTreeSet<i64> = (0..45).filter(|id| id % 3 == 0).collect();
-            let world = with_failed(45, 3, refusing(failed.iter().copied(), 413, "x")).await;
+            let world = World::with_failed(45, 3, refusals(failed.iter().copied(), 413, "x")).await;
             world.write_text(&world.usual_job("").replace("max_rows = 10", "max_rows = 4"));
             let fault = format!("{action}.{side}=kill@{}", nth(action));
-            let killed = retry_with(&world, &[], &[("ENRICH_FAULT", &fault)]).await;
+            let killed = world.on_job_with("retry", &[], &[("ENRICH_FAULT", &fault)]).await;
             assert_eq!(killed.status, None, "{fault}: {}", killed.stderr);
-            retry(&world, &[]).await.assert_status(0);
+            world.on_job("retry", &[]).await.assert_status(0);
             world.assert_target(0..45).await;
             let counts = world.simulator.counts();
             assert!(counts.paid_again() <= 4, "{fault}: {} were paid again", counts.paid_again());
@@ -328,9 +288,9 @@ async fn random_errors_kills_and_a_compaction() {
         let mut faults = Vec::new();
         for id in &failed {
             let (status, code) = [(400, "content_filter"), (413, "x"), (422, "y")][random.usize(..3)];
-            faults.extend(refusing([*id], status, code));
+            faults.extend(refusals([*id], status, code));
         }
-        let world = with_failed(count, commits, faults).await;
+        let world = World::with_failed(count, commits, faults).await;
         let size = random.u32(1..12);
         world.write_text(&world.usual_job("").replace("max_rows = 10", &format!("max_rows = {size}")));
         let clean: BTreeSet<String> =
@@ -341,15 +301,15 @@ async fn random_errors_kills_and_a_compaction() {
             let side = if random.bool() { "before" } else { "after" };
             let (action, hit) = (ACTIONS[random.usize(..ACTIONS.len())], random.u32(1..4));
             let fault = format!("{action}.{side}=kill@{hit}");
-            let killed = retry_with(&world, &[], &[("ENRICH_FAULT", &fault)]).await;
+            let killed = world.on_job_with("retry", &[], &[("ENRICH_FAULT", &fault)]).await;
             in_flight += u64::from(killed.status.is_none()) * 4;
             assert!(matches!(killed.status, None | Some(0)), "{}", killed.stderr);
             if !compacted && random.bool() {
-                delta(&world).await.optimize().await.unwrap();
+                delta(&world.path("target")).await.optimize().await.unwrap();
                 compacted = true;
             }
         }
-        retry(&world, &[]).await.assert_status(0);
+        world.on_job("retry", &[]).await.assert_status(0);
         let mut target = read_target(&world.path("target")).await;
         target.sort_by_key(|row| row.id);
         let ids: Vec<i64> = target.iter().map(|row| row.id).collect();
@@ -372,20 +332,20 @@ async fn random_errors_kills_and_a_compaction() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_compaction_between_reading_and_committing_is_seen() {
-    let world = with_failed(40, 4, refusing([3, 17], 413, "x")).await;
+    let world = World::with_failed(40, 4, refusals([3, 17], 413, "x")).await;
     let path = world.path("target");
     let mut stale = enrich::table::Table::open(&path).await.unwrap();
     let replaced: BTreeSet<String> =
         stale.files().await.unwrap().into_iter().take(1).map(|file| file.path).collect();
     let rewritten = stale.stage(u64::MAX).await.unwrap().finish().await.unwrap();
-    delta(&world).await.optimize().await.unwrap();
+    delta(&world.path("target")).await.optimize().await.unwrap();
     let version = world.target_version().await;
     let info = serde_json::Map::new;
     assert!(stale.rewrite(&replaced, &rewritten, None, &[], info()).await.is_err());
     let mut stale = enrich::table::Table::open_at(&path, version - 1).await.unwrap();
     assert!(stale.clear(info()).await.is_err());
     assert_eq!(world.target_version().await, version);
-    retry(&world, &[]).await.assert_status(0);
+    world.on_job("retry", &[]).await.assert_status(0);
     let mut ids: Vec<i64> = world.target().await.iter().map(|row| row.id).collect();
     ids.sort_unstable();
     assert_eq!(ids, (0..40).collect::<Vec<_>>());
@@ -394,18 +354,18 @@ async fn a_compaction_between_reading_and_committing_is_seen() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_retry_drops_the_plan_of_one_that_was_cut_short_and_keeps_its_answers() {
-    let mut faults = refusing([1, 2, 3, 4, 5, 6], 400, "content_filter");
-    faults.extend(refusing([11, 12], 413, "x"));
-    let world = with_failed(30, 3, faults).await;
-    let killed = retry_with(&world, &[], &[("ENRICH_FAULT", "journal-append.after=kill@4")]).await;
+    let mut faults = refusals([1, 2, 3, 4, 5, 6], 400, "content_filter");
+    faults.extend(refusals([11, 12], 413, "x"));
+    let world = World::with_failed(30, 3, faults).await;
+    let killed = world.on_job_with("retry", &[], &[("ENRICH_FAULT", "journal-append.after=kill@4")]).await;
     assert_eq!(killed.status, None);
-    crate::soak::settle(&world).await;
+    world.settle().await;
     // Only what is selected now is asked and written.
-    retry(&world, &["--class", "too_large"]).await.assert_status(0);
+    world.on_job("retry", &["--class", "too_large"]).await.assert_status(0);
     assert_eq!(failed_ids(&world.target().await), (1..=6).collect());
-    retry(&world, &["--limit", "2"]).await.assert_status(0).assert_says("from the journal");
+    world.on_job("retry", &["--limit", "2"]).await.assert_status(0).assert_says("from the journal");
     assert_eq!(failed_ids(&world.target().await).len(), 4);
-    retry(&world, &[]).await.assert_status(0);
+    world.on_job("retry", &[]).await.assert_status(0);
     world.assert_target(0..30).await;
     assert!(world.simulator.counts().paid_again() <= 4, "{}", world.simulator.counts().paid_again());
 }
@@ -413,17 +373,17 @@ async fn another_retry_drops_the_plan_of_one_that_was_cut_short_and_keeps_its_an
 #[tokio::test(flavor = "multi_thread")]
 async fn a_step_that_the_job_does_not_have_any_more_keeps_its_errors() {
     let world = World::with_rows(10, 1).await;
-    let spec = SimulatorSpec { faults: refusing([4, 7], 413, "x"), ..SimulatorSpec::default() };
+    let spec = with_faults(refusals([4, 7], 413, "x"));
     let broken = Simulator::start(spec, 0).await.unwrap();
-    let one = world.usual_job("").replace(world.simulator.url().as_str(), broken.url().as_str());
+    let one = world.job_at(&broken);
     let two = format!("{one}[[step]]\noutput = \"other\"\nprompt = \"Also: {{{{ text }}}}\"\n");
     world.write_text(&two);
     world.run(&[]).await.assert_status(0).assert_says("4 errors");
     world.write_text(&one.replace(broken.url().as_str(), world.simulator.url().as_str()));
-    retry(&world, &[]).await.assert_status(0).assert_says("2 answers");
+    world.on_job("retry", &[]).await.assert_status(0).assert_says("2 answers");
     assert_eq!(failed_ids(&world.target().await), [4, 7].into());
     world.write_text(&two.replace(broken.url().as_str(), world.simulator.url().as_str()));
-    retry(&world, &[]).await.assert_status(0).assert_says("2 answers");
+    world.on_job("retry", &[]).await.assert_status(0).assert_says("2 answers");
     world.assert_target(0..10).await;
     // Each step was asked once about each row.
     assert_eq!(world.simulator.counts().answered, 4);
@@ -431,13 +391,13 @@ async fn a_step_that_the_job_does_not_have_any_more_keeps_its_errors() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_same_retry_again_asks_the_rows_that_failed_again() {
-    let world = with_failed(20, 2, refusing([3, 14], 413, "x")).await;
-    let spec = SimulatorSpec { faults: refusing([3, 14], 413, "x"), ..SimulatorSpec::default() };
+    let world = World::with_failed(20, 2, refusals([3, 14], 413, "x")).await;
+    let spec = with_faults(refusals([3, 14], 413, "x"));
     let broken = Simulator::start(spec, 0).await.unwrap();
     let fixed = world.usual_job("");
     world.write_text(&fixed.replace(world.simulator.url().as_str(), broken.url().as_str()));
-    retry(&world, &["--class", "too_large"]).await.assert_status(0).assert_says("2 errors");
+    world.on_job("retry", &["--class", "too_large"]).await.assert_status(0).assert_says("2 errors");
     world.write_text(&fixed);
-    retry(&world, &["--class", "too_large"]).await.assert_status(0).assert_says("2 answers");
+    world.on_job("retry", &["--class", "too_large"]).await.assert_status(0).assert_says("2 answers");
     world.assert_target(0..20).await;
 }

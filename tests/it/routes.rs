@@ -3,8 +3,7 @@
 use enrich::config::SimulatorSpec;
 use enrich::simulator::Simulator;
 
-use crate::support::{World, append_delta, rows};
-use crate::tables::rows_of;
+use crate::support::{World, append_delta, rows, rows_of};
 
 /// A job with two providers, `small` and `large`, and one step.
 async fn world(count: i64, small: &str, step: &str) -> (World, Simulator) {

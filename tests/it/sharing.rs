@@ -1,25 +1,20 @@
 //! Rows with the same question share one answer: within a run, across kills, runs and jobs.
 
-use std::sync::Arc;
+use crate::support::text_of;
 use std::time::Duration;
 
-use arrow::array::{Int64Array, StringArray};
 use arrow::record_batch::RecordBatch;
 use enrich::config::{FaultSpec, SimulatorSpec};
 use enrich::simulator::{Simulator, answer_to};
 
-use crate::stops::fault;
-use crate::support::{World, append_delta, prompt_of, schema, text_of};
-use crate::tables::rows_of;
+use crate::support::{World, append_delta, fault, prompt_of, rows_about, rows_of, slow};
 
 /// So many rows about so many texts, in a random order that is always the same.
 fn repeated(count: i64, distinct: i64, seed: u64) -> RecordBatch {
     let mut chance = fastrand::Rng::with_seed(seed);
     let mut about: Vec<i64> = (0..count).map(|id| id % distinct).collect();
     chance.shuffle(&mut about);
-    let texts: StringArray = about.iter().map(|id| Some(text_of(*id))).collect();
-    RecordBatch::try_new(schema(), vec![Arc::new(Int64Array::from_iter_values(0..count)), Arc::new(texts)])
-        .unwrap()
+    rows_about(about.into_iter().map(text_of))
 }
 
 async fn world(spec: SimulatorSpec, count: i64, distinct: i64, change: impl Fn(String) -> String) -> World {
@@ -38,16 +33,12 @@ async fn assert_answers(world: &World, count: usize) {
     }
 }
 
-fn slow() -> SimulatorSpec {
-    crate::stops::slow(20)
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_with_the_same_question_share_one_answer_and_say_so() {
     let priced = |text: String| {
         text.replace("min_backoff", "price_per_million_input = 1\nprice_per_million_output = 1\nmin_backoff")
     };
-    let world = world(slow(), 100, 5, priced).await;
+    let world = world(slow(20), 100, 5, priced).await;
     world.run(&[]).await.assert_status(0).assert_says("100 rows written").assert_says("0 errors");
     assert_answers(&world, 100).await;
     assert_eq!(world.simulator.counts().requests, 5);
@@ -67,7 +58,7 @@ async fn what_is_to_vary_is_asked_for_each_row_unless_it_is_to_be_shared() {
         ("temperature = 0.0", 3),
     ] {
         let step = format!("output = \"answer\"\n{step}");
-        let world = world(slow(), 30, 3, |text| text.replace("output = \"answer\"", &step)).await;
+        let world = world(slow(20), 30, 3, |text| text.replace("output = \"answer\"", &step)).await;
         world.run(&[]).await.assert_status(0).assert_says("0 errors");
         assert_answers(&world, 30).await;
         assert_eq!(world.simulator.counts().requests, requests, "{step}");
@@ -77,13 +68,13 @@ async fn what_is_to_vary_is_asked_for_each_row_unless_it_is_to_be_shared() {
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_whose_question_is_refused_ask_for_themselves_and_none_is_left_waiting() {
     let refused = |times| FaultSpec { status: Some(400), contains: Some("Row 1 ".into()), times, ..fault() };
-    let once = world(SimulatorSpec { faults: vec![refused(Some(1))], ..slow() }, 40, 4, |text| text).await;
+    let once = world(SimulatorSpec { faults: vec![refused(Some(1))], ..slow(20) }, 40, 4, |text| text).await;
     once.run(&[]).await.assert_status(0).assert_says("1 error (bad_request 1)");
-    let always = world(SimulatorSpec { faults: vec![refused(None)], ..slow() }, 40, 4, |text| text).await;
+    let always = world(SimulatorSpec { faults: vec![refused(None)], ..slow(20) }, 40, 4, |text| text).await;
     always.run(&[]).await.assert_status(0).assert_says("10 errors (bad_request 10)");
     // All rows have the one question, and it is refused: the run stops as it would without sharing.
     let all = FaultSpec { contains: None, ..refused(None) };
-    let none = world(SimulatorSpec { faults: vec![all], ..slow() }, 200, 1, |text| text).await;
+    let none = world(SimulatorSpec { faults: vec![all], ..slow(20) }, 200, 1, |text| text).await;
     none.run(&[]).await.assert_status(4).assert_says("the first rows of step \"answer\" were all refused");
 }
 
@@ -91,7 +82,7 @@ async fn rows_whose_question_is_refused_ask_for_themselves_and_none_is_left_wait
 async fn an_answer_that_comes_to_nothing_is_paid_for_once_for_all_rows_with_its_question() {
     let bad =
         FaultSpec { status: None, text: Some("no class".into()), contains: Some("Row 1 ".into()), ..fault() };
-    let spec = SimulatorSpec { faults: vec![bad], answers: vec!["yes".into()], ..crate::stops::slow(20) };
+    let spec = SimulatorSpec { faults: vec![bad], answers: vec!["yes".into()], ..slow(20) };
     let classes = |text: String| {
         text.replace("output = \"answer\"", "output = \"answer\"\nclasses = [\"yes\", \"no\"]")
     };
@@ -150,18 +141,14 @@ async fn a_cache_that_is_none_is_refused_before_the_first_call() {
     let refused = world.run(&[]).await;
     assert_ne!(refused.status, Some(0));
     refused.assert_says("answers.cache");
-    let checked = crate::commands::on_job(&world, "check", &[]).await;
+    let checked = world.on_job("check", &[]).await;
     assert!(checked.status != Some(0) && checked.stdout.contains("answers.cache"), "{}", checked.stdout);
     assert_eq!(world.simulator.counts().requests, 0);
 }
 
 /// Runs a job to its end; says how much memory that took at its peak, in MB.
 async fn peak_of_run(world: &World) -> u64 {
-    let mut child = world
-        .command(&["run", world.job().to_str().unwrap()])
-        .stderr(std::process::Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut child = world.job_command("run", &[]).stderr(std::process::Stdio::null()).spawn().unwrap();
     let mut peak = 0;
     loop {
         let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
@@ -185,7 +172,7 @@ async fn each_question_is_paid_for_once_whatever_is_killed() {
     };
     let (count, kills) = (set("ENRICH_CACHE_ROWS", 4_000), set("ENRICH_CACHE_KILLS", 3));
     let distinct = count / 100;
-    let spec = crate::stops::slow(30);
+    let spec = slow(30);
     let many = |text: String| {
         text.replace("[batch]", "[cache]\npath = \"answers.cache\"\n[batch]")
             .replace("max_rows = 10", "max_rows = 500")
@@ -196,11 +183,7 @@ async fn each_question_is_paid_for_once_whatever_is_killed() {
     let mut chance = fastrand::Rng::with_seed(7);
     for _ in 0..kills {
         let before = world.simulator.counts().answered;
-        let mut child = world
-            .command(&["run", world.job().to_str().unwrap()])
-            .stderr(std::process::Stdio::null())
-            .spawn()
-            .unwrap();
+        let mut child = world.job_command("run", &[]).stderr(std::process::Stdio::null()).spawn().unwrap();
         let wanted = before + chance.u64(1..=(distinct.unsigned_abs() / kills.unsigned_abs()).max(2));
         loop {
             if world.simulator.counts().answered >= wanted || child.try_wait().unwrap().is_some() {
@@ -211,7 +194,7 @@ async fn each_question_is_paid_for_once_whatever_is_killed() {
         in_flight += world.simulator.counts().in_flight;
         child.kill().unwrap();
         child.wait().unwrap();
-        crate::soak::settle(&world).await;
+        world.settle().await;
     }
     let peak = peak_of_run(&world).await;
     assert_answers(&world, usize::try_from(count).unwrap()).await;
@@ -234,8 +217,7 @@ async fn each_question_is_paid_for_once_whatever_is_killed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_stays_cut_after_its_retry_is_shared_like_any_other() {
-    let world = World::new(SimulatorSpec::default()).await;
-    append_delta(&world.path("source"), &crate::support::rows(0..40)).await;
+    let world = World::with_rows(40, 1).await;
     let step = "output = \"answer\"\nmax_tokens = 3\nmax_tokens_retry = 4";
     let job = world.usual_job("").replace("output = \"answer\"", step);
     world.write_text(&job.replace("{{ text }}", "{{ 'the same for every row' if id >= 0 }}"));

@@ -4,38 +4,26 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{Int64Array, StringArray};
-use arrow::record_batch::RecordBatch;
 use enrich::config::{FaultSpec, SimulatorSpec};
 use parquet::basic::{Repetition, Type as PhysicalType};
 use parquet::data_type::Int64Type;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::Type;
 
-use crate::stops::{fault, faulty};
-use crate::support::{World, append_delta, rows, schema};
-use crate::tables::rows_of;
-
-async fn append(world: &World, texts: &[String]) {
-    let count = i64::try_from(texts.len()).unwrap();
-    let ids = Arc::new(Int64Array::from_iter_values(0..count));
-    let texts = Arc::new(StringArray::from_iter_values(texts));
-    append_delta(&world.path("source"), &RecordBatch::try_new(schema(), vec![ids, texts]).unwrap()).await;
-}
+use crate::support::{Setup, World, append_delta, fault, faulty, rows, rows_about, rows_of, with_faults};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_of_a_million_spaces_or_letters_is_a_row_like_others() {
     let world = World::new(SimulatorSpec::default()).await;
     let million = 1 << 20;
     let odd = [" ".repeat(million), "\n".repeat(million), "z".repeat(million), "short".to_owned()];
-    append(&world, &odd.map(|text| format!("Row: {text}."))).await;
+    let odd = rows_about(odd.map(|text| format!("Row: {text}.")));
+    append_delta(&world.path("source"), &odd).await;
     let job = world.usual_job("context_window = 4_000");
     let cut = job.replace("{{ text }}", "{{ text | truncate_tokens(2_000) }}");
-    let job_path = world.job();
-    let path = job_path.to_str().unwrap();
     for text in [&cut, &job] {
         world.write_text(text);
-        let planned = world.output(world.command(&["plan", path])).await;
+        let planned = world.output(world.job_command("plan", &[])).await;
         assert!(planned.status.success(), "{}", String::from_utf8_lossy(&planned.stderr));
     }
     world.write_text(&cut);
@@ -54,14 +42,16 @@ fn long_answers(letters: usize) -> SimulatorSpec {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_for_which_the_window_has_no_room_are_in_the_target_all_the_same() {
-    let world = World::new(long_answers(100_000)).await;
-    append_delta(&world.path("source"), &rows(0..200)).await;
     // The second step reads what the first gave, and its condition too.
-    let job = world
-        .usual_job("")
-        .replace("[batch]\nmax_rows = 10", "[window]\nmax_bytes = \"1MB\"\n[batch]\nmax_rows = 50");
     let second = "[[step]]\noutput = \"second\"\nwhen = \"length(answer) > 10 AND id % 2 = 0\"\nprompt = \"{{ answer | truncate(20) }}{{ id }}\"\n";
-    world.write_text(&format!("{job}\n{second}"));
+    let world = World::of(Setup {
+        simulator: long_answers(100_000),
+        rows: 200,
+        sections: &format!("[window]\nmax_bytes = \"1MB\"\n{second}"),
+        batch_rows: 50,
+        ..Setup::default()
+    })
+    .await;
     let killed = world.run_with(&[], &[("ENRICH_FAULT", "journal-append.after=kill@160")]).await;
     assert_eq!(killed.status, None, "{}", killed.stderr);
     world.run(&[]).await.assert_status(0).assert_says("from the journal");
@@ -80,8 +70,7 @@ async fn answers_for_which_the_window_has_no_room_are_in_the_target_all_the_same
 #[tokio::test(flavor = "multi_thread")]
 async fn columns_that_are_nested_too_deep_for_a_table_are_refused_or_left_out() {
     for depth in [40, 1_000] {
-        let world = World::new(SimulatorSpec::default()).await;
-        fs::create_dir(world.path("source")).unwrap();
+        let world = World::of(Setup { is_parquet: true, ..Setup::default() }).await;
         // The Arrow schema of such a file would be too deep for its own writer.
         let path = world.path("source/a.parquet");
         deep_file(&path, depth);
@@ -178,16 +167,16 @@ async fn a_refusal_leaves_no_table_where_there_was_none() {
 async fn large_answers_take_the_places_of_errors() {
     let refused = FaultSpec { status: Some(400), contains: Some("Row 1".into()), times: Some(1), ..fault() };
     let long = FaultSpec { text: Some("word ".repeat(120_000)), ..fault() };
-    let spec = SimulatorSpec { faults: vec![refused, long], ..SimulatorSpec::default() };
-    let world = World::new(spec).await;
-    append_delta(&world.path("source"), &rows(0..40)).await;
-    let job = world.usual_job("");
-    world.write_text(
-        &job.replace("[batch]\nmax_rows = 10", "[window]\nmax_bytes = \"2MB\"\n[batch]\nmax_rows = 60"),
-    );
+    let world = World::of(Setup {
+        simulator: with_faults(vec![refused, long]),
+        rows: 40,
+        sections: "[window]\nmax_bytes = \"2MB\"",
+        batch_rows: 60,
+        ..Setup::default()
+    })
+    .await;
     world.run(&[]).await.assert_status(0).assert_says("11 errors");
-    let path = world.job();
-    let retried = world.output(world.command(&["retry", path.to_str().unwrap()])).await;
+    let retried = world.output(world.job_command("retry", &[])).await;
     assert!(retried.status.success(), "{}", String::from_utf8_lossy(&retried.stderr));
     let target = world.target().await;
     assert_eq!(target.iter().map(|row| row.id).collect::<Vec<_>>(), (0..40).collect::<Vec<_>>());

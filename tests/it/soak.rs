@@ -7,12 +7,9 @@ use std::time::Duration;
 
 use enrich::clock;
 use enrich::config::{SimulatorSpec, Span};
-use enrich::journal::{RecordedOutcome as RowMask, read_all};
 use enrich::simulator::Counts;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
-use crate::support::{World, append_delta, prompt_of, rows};
+use crate::support::{Setup, World, append_delta, prompt_of, rows};
 
 const CONCURRENCY: u64 = 8;
 const ROWS_AT_ONCE: i64 = 400;
@@ -41,15 +38,14 @@ enum Moment {
 pub async fn soak(kills: u32, seed: u64) -> Soaked {
     println!("seed {seed}");
     let mut random = fastrand::Rng::with_seed(seed);
-    let spec = SimulatorSpec {
+    let simulator = SimulatorSpec {
         latency: Some(Span(Duration::from_millis(4))),
         latency_sigma: 0.8,
         seed,
         ..SimulatorSpec::default()
     };
-    let world = World::new(spec).await;
-    let job = world.usual_job("").replace("max_concurrency = 4", &format!("max_concurrency = {CONCURRENCY}"));
-    world.write_text(&job.replace("max_rows = 10", "max_rows = 20"));
+    let setup = Setup { simulator, batch_rows: 20, concurrency: CONCURRENCY, ..Setup::default() };
+    let world = World::of(setup).await;
     let mut soaked = Soaked { kills, ..Soaked::default() };
     let mut cut: BTreeMap<i64, u32> = BTreeMap::new();
     let mut before: BTreeMap<i64, u32> = BTreeMap::new();
@@ -64,19 +60,15 @@ pub async fn soak(kills: u32, seed: u64) -> Soaked {
             1 => Moment::AroundCommit,
             _ => Moment::AnyTime,
         };
-        let child = world
-            .command(&["run", world.job().to_str().unwrap()])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        let child =
+            world.job_command("run", &[]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let at_kill = kill_at(&world, child, &moment, &mut random).await;
         soaked.kills_in_calls += u32::from(at_kill.in_calls);
         soaked.kills_around_commits += u32::from(matches!(moment, Moment::AroundCommit));
         // Requests that the dead client had sent still run at the server for a moment.
-        settle(&world).await;
+        world.settle().await;
         let counts = world.simulator.counts();
-        recorded = held(&world).await;
+        recorded = world.recorded().await;
         let mut unrecorded = 0;
         for id in 0..soaked.rows {
             let times = counts.answers_to(&prompt_of(id));
@@ -150,51 +142,6 @@ async fn kill_at(world: &World, mut child: Child, moment: &Moment, random: &mut 
 fn entries(folder: &Path) -> usize {
     let count = |folder: &Path| std::fs::read_dir(folder).map_or(0, |entries| entries.flatten().count());
     count(folder) + count(&folder.join("_delta_log"))
-}
-
-/// Waits until what dead clients had sent is read and answered.
-pub async fn settle(world: &World) {
-    // Connections are accepted in their order: behind this one none of a dead client waits any more.
-    let mut last = TcpStream::connect(("127.0.0.1", world.simulator.url().port().unwrap())).await.unwrap();
-    let request = "GET /simulator/counts HTTP/1.1\r\nhost: simulator\r\nconnection: close\r\n\r\n";
-    last.write_all(request.as_bytes()).await.unwrap();
-    last.read_to_end(&mut Vec::new()).await.unwrap();
-    drop(last);
-    loop {
-        let counts = world.simulator.counts();
-        if (counts.connections, counts.in_flight) == (0, 0) {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-}
-
-/// Rows whose answers are in the table or in a journal.
-async fn held(world: &World) -> BTreeSet<i64> {
-    let mut held = BTreeSet::new();
-    if world.path("target/_delta_log").exists() {
-        held.extend(world.target().await.iter().map(|row| row.id));
-    }
-    held.extend(journalled(&world.path("target/_checkpoints/test/journal")));
-    held
-}
-
-/// Rows of the source whose answers are in journals.
-pub fn journalled(folder: &Path) -> Vec<i64> {
-    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
-    let journals = entries.flatten().map(|entry| entry.path());
-    journals.flat_map(|path| ids_in(&path)).collect()
-}
-
-/// Rows of the source whose answers are in a journal.
-pub fn ids_in(journal: &Path) -> Vec<i64> {
-    let records = read_all(journal).unwrap().into_iter();
-    let texts = records.filter_map(|record| match record.outcome {
-        RowMask::Response(body) => Some(String::from_utf8_lossy(&body).into_owned()),
-        RowMask::Failure(_) => None,
-    });
-    let id = |text: String| text.split("Row ").nth(1)?.split(' ').next()?.parse().ok();
-    texts.map(|text| id(text).unwrap()).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]

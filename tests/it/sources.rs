@@ -7,15 +7,13 @@ use arrow::array::{ArrayRef, AsArray, Int32Array, Int64Array, NullArray, StringA
 use arrow::datatypes::DataType;
 use arrow::record_batch::RecordBatch;
 use deltalake::datafusion::prelude::{col, lit};
-use deltalake::{DeltaTableBuilder, ensure_table_uri};
 use enrich::checkpoint::FileRange;
 use enrich::config::SimulatorSpec;
 use enrich::source::{RowMask, RowReader};
 use enrich::store::Location;
 use enrich::table::Table;
 
-use crate::support::{World, append_delta, rows, schema, write_parquet};
-use crate::tables::rows_of;
+use crate::support::{Setup, World, append_delta, delta, rows, rows_of, schema, text_of, write_parquet};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_directory_of_parquet_files_is_read_once_and_new_files_later() {
@@ -98,11 +96,7 @@ async fn commits_that_change_rows_are_refused_by_name_unless_they_are_passed_ove
     let world = World::with_rows(10, 1).await;
     world.run(&[]).await.assert_status(0);
     let path = world.path("source");
-    let table = || async {
-        let url = ensure_table_uri(path.to_str().unwrap()).unwrap();
-        DeltaTableBuilder::from_url(url).unwrap().load().await.unwrap()
-    };
-    let delete = table().await.delete().with_predicate(col("id").eq(lit(3_i64)));
+    let delete = delta(&path).await.delete().with_predicate(col("id").eq(lit(3_i64)));
     delete.await.unwrap();
     append_delta(&path, &rows(10..14)).await;
     let refused = world.run(&[]).await;
@@ -125,8 +119,7 @@ async fn a_compaction_of_the_source_brings_no_row_again() {
     let world = World::with_rows(12, 3).await;
     world.run(&[]).await.assert_status(0);
     let path = world.path("source");
-    let url = ensure_table_uri(path.to_str().unwrap()).unwrap();
-    let table = DeltaTableBuilder::from_url(url).unwrap().load().await.unwrap();
+    let table = delta(&path).await;
     table.optimize().await.unwrap();
     assert_eq!(Table::open(&path).await.unwrap().files().await.unwrap().len(), 1);
     world.run(&[]).await.assert_status(0).assert_says("nothing to do");
@@ -141,12 +134,10 @@ async fn versions_that_are_read_may_leave_the_log() {
     world.run(&[]).await.assert_status(0);
     let path = world.path("source");
     let log = |version: u64| path.join(format!("_delta_log/{version:020}.json"));
-    let url = ensure_table_uri(path.to_str().unwrap()).unwrap();
-    let table = DeltaTableBuilder::from_url(url.clone()).unwrap().load().await.unwrap();
-    let (table, _) = table.optimize().await.unwrap();
+    let (table, _) = delta(&path).await.optimize().await.unwrap();
     world.run(&[]).await.assert_status(0).assert_says("nothing to do");
     append_delta(&path, &rows(12..15)).await;
-    let newest = DeltaTableBuilder::from_url(url).unwrap().load().await.unwrap();
+    let newest = delta(&path).await;
     deltalake::checkpoints::create_checkpoint(&newest, None).await.unwrap();
     (0..=table.version().unwrap()).for_each(|version| fs::remove_file(log(version)).unwrap());
     world.run(&[]).await.assert_status(0);
@@ -159,7 +150,7 @@ async fn types_that_delta_lacks_are_widened_without_loss() {
     let world = World::new(SimulatorSpec::default()).await;
     let columns: Vec<(&str, ArrayRef)> = vec![
         ("id", Arc::new(Int64Array::from(vec![0]))),
-        ("text", Arc::new(StringArray::from(vec![crate::support::text_of(0)]))),
+        ("text", Arc::new(StringArray::from(vec![text_of(0)]))),
         ("big", Arc::new(UInt32Array::from(vec![u32::MAX]))),
     ];
     fs::create_dir(world.path("source")).unwrap();
@@ -183,9 +174,12 @@ async fn types_that_delta_lacks_are_widened_without_loss() {
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_stand_in_the_target_in_the_order_of_the_source_however_answers_come() {
     let latency = Some(enrich::config::Span(std::time::Duration::from_millis(5)));
-    let world = World::new(SimulatorSpec { latency, latency_sigma: 1.5, ..SimulatorSpec::default() }).await;
-    append_delta(&world.path("source"), &rows(0..40)).await;
-    world.write_job("");
+    let world = World::of(Setup {
+        simulator: SimulatorSpec { latency, latency_sigma: 1.5, ..SimulatorSpec::default() },
+        rows: 40,
+        ..Setup::default()
+    })
+    .await;
     world.run(&[]).await.assert_status(0);
     let target = world.path("target");
     let mut firsts = Vec::new();
@@ -233,9 +227,8 @@ async fn folders_of_partitions_are_columns_of_text() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_is_still_being_written_is_left_for_the_next_run() {
-    let world = World::new(SimulatorSpec::default()).await;
+    let world = World::of(Setup { is_parquet: true, ..Setup::default() }).await;
     let source = world.path("source");
-    fs::create_dir(&source).unwrap();
     write_parquet(&source.join("b.parquet"), &rows(0..5), 10);
     write_parquet(&world.path("whole"), &rows(5..9), 10);
     let whole = fs::read(world.path("whole")).unwrap();
@@ -283,7 +276,7 @@ async fn a_first_version_of_many_files_is_read_in_order_a_part_of_its_list_at_a_
     world.run(&["--max-rows", "1900"]).await.assert_status(0);
     world.run(&[]).await.assert_status(0);
     let keys = "SELECT _enrich['batch_id'], _enrich['source_file'] FROM target";
-    let mut found = crate::tables::rows_of(&world.path("target"), keys).await;
+    let mut found = rows_of(&world.path("target"), keys).await;
     found.sort_by_key(|row| row[0].parse::<u64>().unwrap());
     assert_eq!(found.len() as u64, count);
     let files = Table::open(&source).await.unwrap().files().await.unwrap();
@@ -301,10 +294,9 @@ async fn a_first_version_of_many_files_is_read_in_order_a_part_of_its_list_at_a_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn files_whose_columns_differ_are_one_table_of_the_widest_types() {
-    let world = World::new(SimulatorSpec::default()).await;
+    let world = World::of(Setup { is_parquet: true, ..Setup::default() }).await;
     let source = world.path("source");
-    fs::create_dir_all(&source).unwrap();
-    let text = |id: i64| -> ArrayRef { Arc::new(StringArray::from(vec![crate::support::text_of(id)])) };
+    let text = |id: i64| -> ArrayRef { Arc::new(StringArray::from(vec![text_of(id)])) };
     let files: [(&str, Vec<(&str, ArrayRef)>); 4] = [
         ("a", vec![("id", Arc::new(Int32Array::from(vec![0]))), ("text", text(0))]),
         ("b", vec![("text", text(1)), ("id", Arc::new(Int64Array::from(vec![1]))), ("more", text(100))]),
@@ -342,9 +334,8 @@ async fn files_whose_columns_differ_are_one_table_of_the_widest_types() {
         .map(|field| format!("{} {}", field.name(), field.data_type()))
         .collect();
     assert_eq!(types, ["id Int64", "text Utf8", "more Utf8", "none Utf8"]);
-    let more =
-        crate::tables::rows_of(&world.path("target"), "SELECT more FROM target WHERE more IS NOT NULL").await;
-    assert_eq!(more, [[crate::support::text_of(100)]]);
+    let more = rows_of(&world.path("target"), "SELECT more FROM target WHERE more IS NOT NULL").await;
+    assert_eq!(more, [[text_of(100)]]);
 
     let texts: ArrayRef = Arc::new(StringArray::from(vec!["five"]));
     write_parquet(&source.join("e.parquet"), &RecordBatch::try_from_iter([("id", texts)]).unwrap(), 5);
@@ -358,9 +349,8 @@ async fn files_whose_columns_differ_are_one_table_of_the_widest_types() {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_compression_dictionaries_and_empty_files_are_read() {
     use parquet::basic::{BrotliLevel, Compression, GzipLevel, ZstdLevel};
-    let world = World::new(SimulatorSpec::default()).await;
+    let world = World::of(Setup { is_parquet: true, ..Setup::default() }).await;
     let source = world.path("source");
-    fs::create_dir_all(&source).unwrap();
     let compressions = [
         Compression::UNCOMPRESSED,
         Compression::SNAPPY,
@@ -408,9 +398,7 @@ async fn a_planned_file_that_was_vacuumed_is_told_and_found_again_when_it_is_bac
 async fn vacuum_what_is_planned(comes_back: bool) {
     let world = World::with_rows(40, 2).await;
     world.run_with(&["--max-rows", "30"], &[("ENRICH_FAULT", "delta-commit.before=kill@2")]).await;
-    let table =
-        DeltaTableBuilder::from_url(ensure_table_uri(world.path("source").to_string_lossy()).unwrap());
-    let (table, _) = table.unwrap().load().await.unwrap().optimize().await.unwrap();
+    let (table, _) = delta(&world.path("source")).await.optimize().await.unwrap();
     let files = Table::open_at(&world.path("source"), 2).await.unwrap().files().await.unwrap();
     let kept: Vec<Vec<u8>> =
         files.iter().map(|file| fs::read(world.path("source").join(&file.path)).unwrap()).collect();
@@ -442,8 +430,7 @@ async fn a_version_that_left_the_log_is_told_with_what_can_be_done() {
     for ids in [20..30, 30..40] {
         append_delta(&world.path("source"), &rows(ids)).await;
     }
-    let url = ensure_table_uri(world.path("source").to_string_lossy()).unwrap();
-    let table = DeltaTableBuilder::from_url(url).unwrap().load().await.unwrap();
+    let table = delta(&world.path("source")).await;
     deltalake::checkpoints::create_checkpoint(&table, None).await.unwrap();
     fs::remove_file(world.path("source/_delta_log/00000000000000000003.json")).unwrap();
     let ended = world.run(&[]).await;
@@ -458,8 +445,7 @@ async fn a_run_that_takes_longer_than_the_source_keeps_its_files_is_warned_of() 
     let world = World::with_rows(600, 1).await;
     let slow = "requests_per_minute = 1_200";
     // 600 rows at 1,200 a minute take half a minute.
-    let url = ensure_table_uri(world.path("source").to_string_lossy()).unwrap();
-    let table = DeltaTableBuilder::from_url(url).unwrap().load().await.unwrap();
+    let table = delta(&world.path("source")).await;
     let keep = |time: &str| [("delta.deletedFileRetentionDuration".to_owned(), time.to_owned())].into();
     let table = table.set_tbl_properties().with_properties(keep("interval 20 seconds")).await.unwrap();
     world.write_job(slow);
@@ -493,10 +479,10 @@ async fn numbers_that_are_none_far_moments_and_odd_names_are_read_as_they_are() 
     world.run(&[]).await.assert_status(0).assert_says("4 answers");
     let sql = "SELECT id, CAST(CAST(at AS BIGINT) AS VARCHAR) FROM target ORDER BY id";
     let ids = |rows: Vec<Vec<String>>| rows.into_iter().map(|row| row[0].clone()).collect::<Vec<_>>();
-    assert_eq!(ids(crate::tables::rows_of(&world.path("target"), sql).await), ["2", "4", "5", "6"]);
+    assert_eq!(ids(rows_of(&world.path("target"), sql).await), ["2", "4", "5", "6"]);
     world.write_text(&job.replace("path = \"target\"", "path = \"all\""));
     world.run(&[]).await.assert_status(0).assert_says("6 answers");
-    let rows = crate::tables::rows_of(&world.path("all"), sql).await;
+    let rows = rows_of(&world.path("all"), sql).await;
     assert_eq!((rows[0][1].as_str(), rows[5][1].as_str()), ("9223372036854775000", "-62135596800000000"));
 }
 
@@ -536,8 +522,7 @@ async fn a_log_that_is_empty_or_cannot_be_read_makes_no_parquet_folder_of_a_tabl
         let said = String::from_utf8(said.stdout.clone()).unwrap();
         said.lines().find(|line| line.contains("/source: ")).unwrap_or_else(|| panic!("{said}")).to_owned()
     };
-    let job = world.job();
-    let check = || world.output(world.command(&["check", job.to_str().unwrap()]));
+    let check = || world.output(world.job_command("check", &[]));
     fs::remove_file(&log).unwrap();
     let said = source(&check().await);
     assert!(said.ends_with("/source: Parquet folder, 1 file, 2 columns"), "{said}");
@@ -570,8 +555,7 @@ async fn what_of_a_folder_is_not_read_is_named_with_the_reason() {
     assert_eq!(rows_of(&world.path("target"), years).await, [["2020", "3"], ["2021", "3"]]);
 
     // Names without an ending: read where no other file is named as Parquet files are, else said.
-    let world = World::new(SimulatorSpec::default()).await;
-    fs::create_dir(world.path("source")).unwrap();
+    let world = World::of(Setup { is_parquet: true, ..Setup::default() }).await;
     write_parquet(&world.path("source/000001_0"), &rows(0..3), 10);
     write_parquet(&world.path("source/20240701_144951_00037_v74wa"), &rows(3..6), 10);
     fs::write(world.path("source/README"), "no table").unwrap();
@@ -587,8 +571,7 @@ async fn what_of_a_folder_is_not_read_is_named_with_the_reason() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_encrypted_file_and_a_link_to_nowhere_are_named_as_what_they_are() {
-    let world = World::new(SimulatorSpec::default()).await;
-    fs::create_dir(world.path("source")).unwrap();
+    let world = World::of(Setup { is_parquet: true, ..Setup::default() }).await;
     write_parquet(&world.path("source/a.parquet"), &rows(0..3), 10);
     // As Parquet Modular Encryption ends a file.
     fs::write(world.path("source/b.parquet"), b"PARE\x00\x00\x00\x00PARE").unwrap();

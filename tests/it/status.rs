@@ -3,16 +3,13 @@
 use std::fs;
 use std::time::Duration;
 
-use enrich::config::{SimulatorSpec, Span};
 use enrich::simulator::Simulator;
 use serde_json::Value;
 
-use crate::commands::{on_job, steady};
-use crate::retry::{refusing, retry, with_failed};
-use crate::support::{World, append_delta, rows};
+use crate::support::{World, append_delta, refusals, rows, slow, steady};
 
 async fn status(world: &World) -> Value {
-    let shown = on_job(world, "status", &["--format", "json"]).await;
+    let shown = world.on_job("status", &["--format", "json"]).await;
     serde_json::from_str(&shown.assert_status(0).stdout).unwrap()
 }
 
@@ -24,7 +21,7 @@ async fn the_status_follows_a_job_through_its_life() {
     assert_eq!(fresh["source"], serde_json::json!({"versions": 4, "files": 3, "rows": 30}));
     assert!(!world.path("target").exists(), "looking changes nothing");
 
-    let world = with_failed(30, 3, refusing([3, 17], 413, "x")).await;
+    let world = World::with_failed(30, 3, refusals([3, 17], 413, "x")).await;
     append_delta(&world.path("source"), &rows(30..42)).await;
     let behind = status(&world).await;
     assert_eq!(behind["source"], serde_json::json!({"versions": 1, "files": 1, "rows": 12}));
@@ -33,12 +30,12 @@ async fn the_status_follows_a_job_through_its_life() {
     assert_eq!(behind["last_run"]["end"], "complete");
     assert_eq!(behind["last_run"]["errors"]["too_large"], 2);
     assert_eq!((&behind["running"], &behind["journal_bytes"]), (&Value::Null, &0.into()));
-    insta::assert_snapshot!("status", steady(&on_job(&world, "status", &[]).await.stdout, &world));
+    insta::assert_snapshot!("status", steady(&world.on_job("status", &[]).await.stdout, &world));
 
     // Killed in the middle of its calls, which are slow enough for everything to be planned before.
-    let slow = SimulatorSpec { latency: Some(Span(Duration::from_millis(200))), ..SimulatorSpec::default() };
+    let slow = slow(200);
     let slow = Simulator::start(slow, 0).await.unwrap();
-    world.write_text(&world.usual_job("").replace(world.simulator.url().as_str(), slow.url().as_str()));
+    world.write_text(&world.job_at(&slow));
     let fault = [("ENRICH_FAULT", "journal-append.after=kill@5")];
     assert_eq!(world.run_with(&[], &fault).await.status, None);
     let killed = status(&world).await;
@@ -53,7 +50,7 @@ async fn the_status_follows_a_job_through_its_life() {
     assert_eq!((&killed["source"]["rows"], &killed["next"]), (&0.into(), &"run".into()));
     assert!(killed["journal_bytes"].as_u64().unwrap() > 0);
     assert_eq!((&killed["last_run"]["ended"], &killed["running"]), (&Value::Null, &Value::Null));
-    let shown = on_job(&world, "status", &["--set", "batch.max_rows=10"]).await;
+    let shown = world.on_job("status", &["--set", "batch.max_rows=10"]).await;
     let shown = steady(&shown.assert_status(0).stdout, &world);
     let open = regex::Regex::new(r"\d+ batch.* to be asked").unwrap();
     insta::assert_snapshot!("status_killed", open.replace(&shown, "[open batches]"));
@@ -62,10 +59,10 @@ async fn the_status_follows_a_job_through_its_life() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_status_says_who_runs_the_job_and_stands_in_nobodys_way() {
     let world = World::with_rows(40, 1).await;
-    let slow = SimulatorSpec { latency: Some(Span(Duration::from_millis(100))), ..SimulatorSpec::default() };
+    let slow = slow(100);
     let slow = Simulator::start(slow, 0).await.unwrap();
-    world.write_text(&world.usual_job("").replace(world.simulator.url().as_str(), slow.url().as_str()));
-    let mut running = world.command(&["run", world.job().to_str().unwrap(), "--quiet"]).spawn().unwrap();
+    world.write_text(&world.job_at(&slow));
+    let mut running = world.job_command("run", &["--quiet"]).spawn().unwrap();
     while slow.counts().requests == 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -91,26 +88,26 @@ async fn the_status_says_who_runs_the_job_and_stands_in_nobodys_way() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_status_says_what_to_do_next_until_all_is_well() {
-    let world = with_failed(20, 2, refusing([3, 17], 413, "x")).await;
+    let world = World::with_failed(20, 2, refusals([3, 17], 413, "x")).await;
     assert_eq!(status(&world).await["next"], "errors");
     let job = world.job().display().to_string();
-    let shown = on_job(&world, "status", &["--set", "max_error_rate=1"]).await;
+    let shown = world.on_job("status", &["--set", "max_error_rate=1"]).await;
     let next = format!("next:       enrich errors {job} --set max_error_rate=1 --summary\n");
     assert!(shown.assert_status(0).stdout.ends_with(&next), "{}", shown.stdout);
-    retry(&world, &["--max-duration", "1ns"]).await.assert_status(0);
+    world.on_job("retry", &["--max-duration", "1ns"]).await.assert_status(0);
     let cut = status(&world).await;
     assert_eq!(
         (&cut["last_retry"]["end"], &cut["last_run"]["end"]),
         (&"max_duration".into(), &"complete".into())
     );
-    retry(&world, &[]).await.assert_status(0);
+    world.on_job("retry", &[]).await.assert_status(0);
     let mended = status(&world).await;
     assert_eq!(
         (&mended["last_retry"]["end"], &mended["last_retry"]["rows"]),
         (&"complete".into(), &2.into())
     );
     assert_eq!((&mended["next"], &mended["checkpoint"]), (&Value::Null, &"good".into()));
-    insta::assert_snapshot!("status_well", steady(&on_job(&world, "status", &[]).await.stdout, &world));
+    insta::assert_snapshot!("status_well", steady(&world.on_job("status", &[]).await.stdout, &world));
     append_delta(&world.path("source"), &rows(20..21)).await;
     assert_eq!(status(&world).await["next"], "run");
     fs::remove_dir_all(world.path("source")).unwrap();
@@ -119,9 +116,8 @@ async fn the_status_says_what_to_do_next_until_all_is_well() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_retry_that_was_cut_short_is_seen() {
-    let world = with_failed(20, 2, refusing([3, 17], 413, "x")).await;
-    let job = world.job();
-    let mut command = world.command(&["retry", job.to_str().unwrap()]);
+    let world = World::with_failed(20, 2, refusals([3, 17], 413, "x")).await;
+    let mut command = world.job_command("retry", &[]);
     command.env("ENRICH_FAULT", "journal-append.after=kill@1");
     assert_eq!(world.output(command).await.status.code(), None);
     let killed = status(&world).await;
@@ -156,7 +152,7 @@ async fn without_its_checkpoint_the_lag_is_what_the_target_tells() {
         assert_eq!((&shown["checkpoint"], &shown["next"]), (&state.into(), &"run".into()));
         assert_eq!(shown["source"]["rows"], 5);
     }
-    let shown = on_job(&world, "status", &[]).await;
+    let shown = world.on_job("status", &[]).await;
     assert!(shown.stdout.contains("checkpoint  older than the target"), "{}", shown.stdout);
     world.run(&[]).await.assert_status(0);
     assert_eq!(status(&world).await["checkpoint"], "good");

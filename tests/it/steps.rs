@@ -5,11 +5,7 @@ use std::time::Duration;
 
 use enrich::config::{FaultSpec, SimulatorSpec, WrongForm};
 
-use crate::commands::on_job;
-use crate::stops::fault;
-use crate::support::{World, append_delta, rows};
-use crate::tables::rows_of;
-use crate::typed::wrong;
+use crate::support::{Setup, World, fault, faulty, rows_of, with_faults, wrong};
 
 const STEPS: &str = r#"
 [[step]]
@@ -27,17 +23,12 @@ output = "mail"
 prompt = "Mail about {{ triage.topic }}{% if plan %} with {{ plan }}{% endif %}: {{ text }}"
 "#;
 
-async fn world(spec: SimulatorSpec, count: i64, steps: &str) -> World {
-    let world = World::new(spec).await;
-    append_delta(&world.path("source"), &rows(0..count)).await;
+async fn world(simulator: SimulatorSpec, rows: i64, steps: &str) -> World {
+    let world = World::of(Setup { simulator, rows, ..Setup::default() }).await;
     let job = world.usual_job("");
     let (head, _) = job.split_once("[[step]]").unwrap();
     world.write_text(&format!("{head}{steps}"));
     world
-}
-
-fn faulty(faults: Vec<FaultSpec>) -> SimulatorSpec {
-    SimulatorSpec { faults, ..SimulatorSpec::default() }
 }
 
 async fn table(world: &World) -> Vec<Vec<String>> {
@@ -73,19 +64,19 @@ async fn a_failed_step_skips_those_that_need_it_and_a_retry_asks_them_all() {
     let refused =
         FaultSpec { status: Some(400), contains: Some("Triage Row 3 ".into()), times: Some(1), ..fault() };
     let mail = FaultSpec { status: Some(400), contains: Some(": Row 5 ".into()), times: Some(1), ..fault() };
-    let world = world(faulty(vec![refused, mail]), 12, STEPS).await;
+    let world = world(with_faults(vec![refused, mail]), 12, STEPS).await;
     world.run(&[]).await.assert_status(0).assert_says("upstream 2");
     let before = table(&world).await;
     assert!(before[3][3].starts_with("ERROR: bad_request"), "{:?}", before[3]);
     assert_eq!(before[3][4], "ERROR: upstream: the step \"triage\" failed, whose output this one needs");
     assert_eq!([&before[3][6], &before[3][7], &before[3][8]], ["3", "upstream", "upstream"]);
-    let listed = on_job(&world, "errors", &["--step", "mail"]).await;
+    let listed = world.on_job("errors", &["--step", "mail"]).await;
     assert!(listed.assert_status(0).stdout.contains("upstream"), "{}", listed.stdout);
     // The step that failed is named; what depends on it comes along, and what it gave is read from the table for the rest.
-    on_job(&world, "retry", &["--step", "triage"]).await.assert_status(0);
+    world.on_job("retry", &["--step", "triage"]).await.assert_status(0);
     assert_whole(&table(&world).await[3]);
     let asked = world.simulator.counts().requests;
-    on_job(&world, "retry", &[]).await.assert_status(0);
+    world.on_job("retry", &[]).await.assert_status(0);
     table(&world).await.iter().for_each(|row| assert_whole(row));
     // One row failed in one or two steps of its own: its triage stays as it was.
     let again = world.simulator.counts().requests - asked;
@@ -96,9 +87,9 @@ async fn a_failed_step_skips_those_that_need_it_and_a_retry_asks_them_all() {
 async fn who_asks_for_upstream_errors_gets_what_they_come_from() {
     let refused =
         FaultSpec { status: Some(400), contains: Some("Triage Row 1 ".into()), times: Some(1), ..fault() };
-    let world = world(faulty(vec![refused]), 4, STEPS).await;
+    let world = world(faulty(refused), 4, STEPS).await;
     world.run(&[]).await.assert_status(0);
-    on_job(&world, "retry", &["--class", "upstream"]).await.assert_status(0);
+    world.on_job("retry", &["--class", "upstream"]).await.assert_status(0);
     table(&world).await.iter().for_each(|row| assert_whole(row));
 }
 
@@ -123,7 +114,7 @@ async fn steps_that_do_not_fit_together_are_refused_before_the_first_call() {
         assert!(STEPS.contains(from), "{from}");
         let world = world(SimulatorSpec::default(), 2, &STEPS.replace(from, to)).await;
         world.run(&[]).await.assert_status(2).assert_says(told);
-        let checked = on_job(&world, "check", &[]).await;
+        let checked = world.on_job("check", &[]).await;
         assert!(checked.stdout.contains(told), "{}", checked.stdout);
         assert_eq!(world.simulator.counts().requests, 0);
     }
@@ -132,16 +123,16 @@ async fn steps_that_do_not_fit_together_are_refused_before_the_first_call() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_paid_for_in_each_step_is_not_paid_for_again_after_kills() {
     let faults = || vec![wrong(WrongForm::ExtraField, 0.3, Some(1))];
-    let whole = world(faulty(faults()), 30, STEPS).await;
+    let whole = world(with_faults(faults()), 30, STEPS).await;
     whole.run(&[]).await.assert_status(0);
     let expected = table(&whole).await;
     let asked = whole.simulator.counts().requests;
     for at in [7, 25, 41, 60] {
-        let world = world(faulty(faults()), 30, STEPS).await;
+        let world = world(with_faults(faults()), 30, STEPS).await;
         let killed =
             world.run_with(&[], &[("ENRICH_FAULT", &format!("journal-append.after=kill@{at}"))]).await;
         assert_ne!(killed.status, Some(0));
-        crate::soak::settle(&world).await;
+        world.settle().await;
         world.run(&[]).await.assert_status(0);
         assert_eq!(table(&world).await, expected);
         let again = world.simulator.counts().requests;
@@ -162,7 +153,10 @@ async fn a_soak_of_steps_and_repairs_loses_and_doubles_nothing() {
     let spec = || SimulatorSpec {
         latency: Some(enrich::config::Span(Duration::from_millis(5))),
         latency_sigma: 0.8,
-        ..faulty(vec![spoilt(WrongForm::ExtraField, 0.3, Some(1)), spoilt(WrongForm::Prose, 0.1, Some(2))])
+        ..with_faults(vec![
+            spoilt(WrongForm::ExtraField, 0.3, Some(1)),
+            spoilt(WrongForm::Prose, 0.1, Some(2)),
+        ])
     };
     let more = |world: &World| {
         let text = std::fs::read_to_string(world.job()).unwrap();
@@ -182,14 +176,13 @@ async fn a_soak_of_steps_and_repairs_loses_and_doubles_nothing() {
     println!("seed {}", chance.get_seed());
     for _ in 0..kills {
         let wanted = world.simulator.counts().answered + chance.u64(1..=asked / kills.unsigned_abs());
-        let mut child =
-            world.command(&["run", world.job().to_str().unwrap()]).stderr(Stdio::null()).spawn().unwrap();
+        let mut child = world.job_command("run", &[]).stderr(Stdio::null()).spawn().unwrap();
         while world.simulator.counts().answered < wanted && child.try_wait().unwrap().is_none() {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
         child.kill().unwrap();
         child.wait().unwrap();
-        crate::soak::settle(&world).await;
+        world.settle().await;
     }
     world.run(&[]).await.assert_status(0).assert_says("0 errors");
     let other = table(&world).await.into_iter().zip(&expected).find(|(row, expected)| row != *expected);

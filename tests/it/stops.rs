@@ -1,91 +1,27 @@
 //! Ends of runs that are not the end of the source: signals, limits, providers that make it useless.
 
-use std::io::Read;
-use std::process::{Child, Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use enrich::config::{FaultSpec, SimulatorSpec, Span};
 
-use crate::support::{Outcome, World, append_delta, prompt_of, rows};
+use crate::support::{Setup, World, append_delta, prompt_of, rows, send, wait, with_faults};
 
-pub fn slow(millis: u64) -> SimulatorSpec {
-    SimulatorSpec { latency: Some(Span(Duration::from_millis(millis))), ..SimulatorSpec::default() }
-}
-
-pub async fn world_of(spec: SimulatorSpec, count: i64) -> World {
-    let world = World::new(spec).await;
-    append_delta(&world.path("source"), &rows(0..count)).await;
-    world.write_job("");
-    world
-}
-
-pub fn fault() -> FaultSpec {
-    FaultSpec {
-        wrong: None,
-        contains: None,
-        share: 1.0,
-        times: None,
-        status: None,
-        code: None,
-        message: None,
-        retry_after: None,
-        finish_reason: None,
-        text: None,
-        body: None,
-        hang_up: false,
-        delay: None,
-        at_once: false,
-    }
-}
-
-/// Prompts with a text in them are refused the first time.
-pub fn refusing_once(text: &str) -> SimulatorSpec {
-    faulty(FaultSpec { status: Some(400), contains: Some(text.into()), times: Some(1), ..fault() })
-}
-
-pub fn faulty(fault: FaultSpec) -> SimulatorSpec {
-    SimulatorSpec { faults: vec![fault], ..SimulatorSpec::default() }
-}
-
-pub fn start(world: &World, more: &[&str]) -> Child {
-    let job = world.job();
-    let mut command = world.command(&["run", job.to_str().unwrap()]);
-    command.args(more).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
-}
-
-async fn until_requests(world: &World, requests: u64) {
-    while world.simulator.counts().requests < requests {
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-}
-
-pub fn send(child: &Child, signal: &str) {
-    let status =
-        Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status().unwrap();
-    assert!(status.success());
-}
-
-pub async fn wait(mut child: Child) -> Outcome {
-    let task = tokio::task::spawn_blocking(move || {
-        let mut text = String::new();
-        if let Some(mut stderr) = child.stderr.take() {
-            stderr.read_to_string(&mut text).unwrap();
-        }
-        (child.wait().unwrap(), text)
-    });
-    let (status, stderr) = task.await.unwrap();
-    Outcome { status: status.code(), stdout: String::new(), stderr }
+// For `independent` and `limits`.
+pub use crate::support::{fault, faulty, slow};
+pub async fn world_of(simulator: SimulatorSpec, rows: i64) -> World {
+    World::of(Setup { simulator, rows, ..Setup::default() }).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_signal_lets_what_is_in_flight_end_and_says_how_to_go_on() {
     for signal in ["INT", "TERM", "HUP"] {
-        let world = world_of(slow(200), 60).await;
-        let child = start(&world, &[]);
-        until_requests(&world, 22).await;
+        let world = World::of(Setup { simulator: slow(200), rows: 60, ..Setup::default() }).await;
+        let child = world.start(&[]);
+        world.until_requests(22).await;
         send(&child, signal);
         let ended = wait(child).await;
-        ended.assert_status(130).assert_says("everything that was answered is kept; what was cut off in flight is asked again; to go on: enrich run ");
+        ended.assert_status(130).assert_says("everything that was answered is kept; what was cut off in flight is sent again; to go on: enrich run ");
         let counts = world.simulator.counts();
         assert!(counts.requests < 40, "nothing new is asked: {}", counts.requests);
         assert!(world.target().await.len() >= 20, "full batches are committed");
@@ -97,10 +33,10 @@ async fn every_signal_lets_what_is_in_flight_end_and_says_how_to_go_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_signal_stops_at_once_and_loses_nothing_that_was_answered() {
-    let world = world_of(slow(1_500), 30).await;
-    let child = start(&world, &[]);
+    let world = World::of(Setup { simulator: slow(1_500), rows: 30, ..Setup::default() }).await;
+    let child = world.start(&[]);
     // The first request goes alone.
-    until_requests(&world, 3).await;
+    world.until_requests(3).await;
     send(&child, "INT");
     tokio::time::sleep(Duration::from_millis(100)).await;
     send(&child, "INT");
@@ -114,8 +50,8 @@ async fn a_second_signal_stops_at_once_and_loses_nothing_that_was_answered() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_signal_while_a_run_begins_ends_it_without_a_panic() {
     for milliseconds in (20..100).step_by(4) {
-        let world = world_of(slow(1_000), 12).await;
-        let child = start(&world, &[]);
+        let world = World::of(Setup { simulator: slow(1_000), rows: 12, ..Setup::default() }).await;
+        let child = world.start(&[]);
         tokio::time::sleep(Duration::from_millis(milliseconds)).await;
         send(&child, "TERM");
         let ended = wait(child).await;
@@ -127,10 +63,10 @@ async fn a_signal_while_a_run_begins_ends_it_without_a_panic() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_that_stood_still_pays_for_nothing_again_that_lies_in_its_sockets() {
-    let world = world_of(slow(300), 40).await;
+    let world = World::of(Setup { simulator: slow(300), rows: 40, ..Setup::default() }).await;
     world.write_job("request_timeout = \"1s\"");
-    let child = start(&world, &[]);
-    until_requests(&world, 6).await;
+    let child = world.start(&[]);
+    world.until_requests(6).await;
     send(&child, "STOP");
     // Longer than any request may take.
     tokio::time::sleep(Duration::from_millis(3_500)).await;
@@ -152,7 +88,7 @@ async fn a_flood_of_interim_responses_outlasts_no_timeout_and_keeps_no_signal_un
             });
         }
     });
-    let world = world_of(SimulatorSpec::default(), 40).await;
+    let world = World::with_rows(40, 1).await;
     let job = world.usual_job("request_timeout = \"300ms\"\noutage_deadline = \"2s\"");
     let url = world.simulator.url().as_str().trim_end_matches('/').to_owned();
     world.write_text(&job.replace(&url, &format!("http://{flood}/v1")));
@@ -160,7 +96,7 @@ async fn a_flood_of_interim_responses_outlasts_no_timeout_and_keeps_no_signal_un
     world.write_text(
         &world.usual_job("request_timeout = \"1h\"").replace(&url, &format!("http://{flood}/v1")),
     );
-    let child = start(&world, &["--grace", "100ms"]);
+    let child = world.start(&["--grace", "100ms"]);
     tokio::time::sleep(Duration::from_millis(1_500)).await;
     send(&child, "TERM");
     wait(child).await.assert_status(130).assert_says("interrupted: ");
@@ -168,9 +104,8 @@ async fn a_flood_of_interim_responses_outlasts_no_timeout_and_keeps_no_signal_un
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_standard_error_that_nobody_reads_holds_back_no_row() {
-    let world = world_of(SimulatorSpec::default(), 3_000).await;
-    let job = world.job();
-    let mut command = world.command(&["run", job.to_str().unwrap()]);
+    let world = World::with_rows(3_000, 1).await;
+    let mut command = world.job_command("run", &[]);
     // Far more than a pipe holds.
     command.env("RUST_LOG", "trace").stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
@@ -181,7 +116,7 @@ async fn a_standard_error_that_nobody_reads_holds_back_no_row() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_time_that_never_comes_is_refused() {
-    let world = world_of(SimulatorSpec::default(), 4).await;
+    let world = World::with_rows(4, 1).await;
     for (option, time) in [("--max-duration", "18446744073709551615s"), ("--grace", "101years")] {
         let refused = world.run(&[option, time]).await;
         refused.assert_status(2).assert_says("it is longer than a hundred years");
@@ -192,9 +127,9 @@ async fn a_time_that_never_comes_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_in_flight_have_the_grace_and_no_more() {
-    let world = world_of(slow(20_000), 10).await;
-    let child = start(&world, &["--grace", "200ms"]);
-    until_requests(&world, 1).await;
+    let world = World::of(Setup { simulator: slow(20_000), rows: 10, ..Setup::default() }).await;
+    let child = world.start(&["--grace", "200ms"]);
+    world.until_requests(1).await;
     send(&child, "TERM");
     wait(child).await.assert_status(130);
     assert_eq!(world.simulator.counts().answered, 0);
@@ -202,7 +137,7 @@ async fn requests_in_flight_have_the_grace_and_no_more() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn max_rows_and_max_duration_end_a_run_well() {
-    let world = world_of(slow(30), 60).await;
+    let world = World::of(Setup { simulator: slow(30), rows: 60, ..Setup::default() }).await;
     world
         .run(&["--max-rows", "15"])
         .await
@@ -219,8 +154,8 @@ async fn max_rows_and_max_duration_end_a_run_well() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_closed_stdout_and_stderr_do_not_kill_a_run() {
-    let world = world_of(SimulatorSpec::default(), 20).await;
-    let mut child = start(&world, &[]);
+    let world = World::with_rows(20, 1).await;
+    let mut child = world.start(&[]);
     drop(child.stdout.take());
     drop(child.stderr.take());
     wait(child).await.assert_status(0);
@@ -271,7 +206,7 @@ async fn a_bad_provider_stops_the_run_and_the_rows_stay_pending() {
         ),
     ];
     for (fault, says, advice) in cases {
-        let world = world_of(faulty(fault.clone()), 40).await;
+        let world = World::of(Setup { simulator: faulty(fault.clone()), rows: 40, ..Setup::default() }).await;
         let stopped = world.run(&[]).await;
         stopped.assert_status(4).assert_says(says).assert_says(advice);
         assert_eq!(world.target().await.len(), 0, "{says}: no row becomes an error");
@@ -283,7 +218,7 @@ async fn a_bad_provider_stops_the_run_and_the_rows_stay_pending() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unreachable_endpoint_stops_the_run_and_names_it() {
-    let world = world_of(SimulatorSpec::default(), 5).await;
+    let world = World::with_rows(5, 1).await;
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
@@ -299,7 +234,12 @@ async fn an_unreachable_endpoint_stops_the_run_and_names_it() {
 async fn a_page_in_place_of_answers_stops_the_run_at_once_and_is_shown() {
     let page = "<html><body>Please sign in to the proxy</body></html>";
     for count in [3, 60] {
-        let world = world_of(faulty(FaultSpec { body: Some(page.into()), ..fault() }), count).await;
+        let world = World::of(Setup {
+            simulator: faulty(FaultSpec { body: Some(page.into()), ..fault() }),
+            rows: count,
+            ..Setup::default()
+        })
+        .await;
         let outcome = world.run(&[]).await;
         outcome
             .assert_status(4)
@@ -335,7 +275,7 @@ async fn refusals_of_single_rows_fail_those_rows_alone() {
         ],
         ..SimulatorSpec::default()
     };
-    let world = world_of(spec, 30).await;
+    let world = World::of(Setup { simulator: spec, rows: 30, ..Setup::default() }).await;
     world.run(&[]).await.assert_status(0).assert_says("7 errors");
     let target = world.target().await;
     assert_eq!(target.len(), 30);
@@ -371,7 +311,7 @@ async fn throttling_costs_time_and_never_an_attempt() {
         times: Some(7),
         ..fault()
     };
-    let world = world_of(faulty(fault), 6).await;
+    let world = World::of(Setup { simulator: faulty(fault), rows: 6, ..Setup::default() }).await;
     world.run(&[]).await.assert_status(0).assert_says("6 answers, 0 errors");
     world.assert_target(0..6).await;
 }
@@ -380,7 +320,7 @@ async fn throttling_costs_time_and_never_an_attempt() {
 async fn timeouts_and_deadlines_are_errors_of_their_own_class() {
     let fault =
         FaultSpec { contains: Some("Row 3 ".into()), delay: Some(Span(Duration::from_secs(60))), ..fault() };
-    let world = world_of(faulty(fault), 8).await;
+    let world = World::of(Setup { simulator: faulty(fault), rows: 8, ..Setup::default() }).await;
     world.write_job("request_timeout = \"100ms\"\nmax_attempts = 2");
     world.run(&[]).await.assert_status(0).assert_says("timeout 1");
     let answer = world.target().await[3].answer.clone().unwrap();
@@ -394,22 +334,22 @@ async fn timeouts_and_deadlines_are_errors_of_their_own_class() {
 #[tokio::test(flavor = "multi_thread")]
 async fn fewer_rows_than_make_a_pattern_are_failed_rows_also_in_a_small_window() {
     let refusal = || faulty(FaultSpec { status: Some(400), ..fault() });
-    let world = world_of(refusal(), 7).await;
+    let world = World::of(Setup { simulator: refusal(), rows: 7, ..Setup::default() }).await;
     world.run(&[]).await.assert_status(3).assert_says("7 rows written, 0 answers, 7 errors (bad_request 7)");
-    let world = world_of(refusal(), 60).await;
+    let world = World::of(Setup { simulator: refusal(), rows: 60, ..Setup::default() }).await;
     world.write_text(&world.usual_job("").replace("max_rows = 10", "max_rows = 2"));
     // A window of eight rows lets them through; the pattern is seen all the same.
     world.run(&[]).await.assert_status(4).assert_says("same_refusal");
     assert!(world.target().await.len() < 20);
-    let world = world_of(refusal(), 60).await;
+    let world = World::of(Setup { simulator: refusal(), rows: 60, ..Setup::default() }).await;
     world.run(&["--max-rows", "5"]).await.assert_status(3).assert_says("5 rows written, 0 answers, 5 errors");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_few_rows_that_the_provider_chokes_on_are_failed_rows() {
     let poison = |id: i64| FaultSpec { contains: Some(format!("Row {id} ")), status: Some(500), ..fault() };
-    let spec = SimulatorSpec { faults: vec![poison(27), poison(28), poison(29)], ..SimulatorSpec::default() };
-    let world = world_of(spec, 30).await;
+    let spec = with_faults(vec![poison(27), poison(28), poison(29)]);
+    let world = World::of(Setup { simulator: spec, rows: 30, ..Setup::default() }).await;
     world
         .run(&[])
         .await
@@ -419,7 +359,12 @@ async fn a_few_rows_that_the_provider_chokes_on_are_failed_rows() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outage_that_meets_a_single_row_is_no_failed_row() {
-    let world = world_of(faulty(FaultSpec { status: Some(500), ..fault() }), 1).await;
+    let world = World::of(Setup {
+        simulator: faulty(FaultSpec { status: Some(500), ..fault() }),
+        rows: 1,
+        ..Setup::default()
+    })
+    .await;
     world.write_job("outage_deadline = \"3s\"");
     world
         .run(&[])
@@ -440,7 +385,7 @@ async fn a_server_that_is_still_loading_is_waited_for() {
         at_once: true,
         ..fault()
     };
-    let world = world_of(faulty(loading), 1).await;
+    let world = World::of(Setup { simulator: faulty(loading), rows: 1, ..Setup::default() }).await;
     world.run(&[]).await.assert_status(0).assert_says("Loading model").assert_says("answers again after");
     world.assert_target(0..1).await;
 }
@@ -456,7 +401,7 @@ async fn a_refusal_of_everybody_in_the_middle_stops_the_run_and_rows_stay_pendin
     // Rows 100 to 199 and all harmless questions from then on.
     let harmless = FaultSpec { contains: Some("the word OK".into()), ..spent.clone() };
     let rows_from_100 = FaultSpec { contains: Some("Row 1".into()), ..spent };
-    let spec = SimulatorSpec { faults: vec![rows_from_100, harmless], ..SimulatorSpec::default() };
+    let spec = with_faults(vec![rows_from_100, harmless]);
     let world = World::new(spec).await;
     append_delta(&world.path("source"), &rows(20..99)).await;
     append_delta(&world.path("source"), &rows(100..200)).await;
@@ -487,7 +432,7 @@ async fn many_rows_that_are_refused_one_after_the_other_are_their_own_while_the_
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_nobody_was_answered_in_ends_with_a_status_of_its_own_and_says_why() {
     let refused = FaultSpec { status: Some(400), message: Some("no such parameter".into()), ..fault() };
-    let world = world_of(faulty(refused), 12).await;
+    let world = World::of(Setup { simulator: faulty(refused), rows: 12, ..Setup::default() }).await;
     let ended = world.run(&["--max-rows", "10"]).await;
     ended.assert_status(3).assert_says("10 errors (bad_request 10)");
     ended.assert_says("no row was answered, all that were asked ended as errors: 10 errors");
@@ -514,7 +459,7 @@ async fn a_usable_answer_is_kept_however_odd_its_body_is() {
     let html = odd(6, "<html><body>Please sign in to the corporate proxy</body></html>");
     let bare = odd(7, r#"{"error_code":110,"error_msg":"Access token invalid"}"#);
     let faults = (0..).zip(&bodies).map(|(id, body)| odd(id, body)).chain([html, bare]).collect();
-    let world = world_of(SimulatorSpec { faults, ..SimulatorSpec::default() }, 8).await;
+    let world = World::of(Setup { simulator: with_faults(faults), rows: 8, ..Setup::default() }).await;
     let ended = world.run(&[]).await;
     ended.assert_status(0).assert_says("8 rows written, 6 answers, 2 errors (invalid_response 2)");
     ended.assert_says("sends a usage that cannot be read");
@@ -546,7 +491,7 @@ async fn what_may_be_paid_is_kept_also_when_it_cannot_be_read_and_wedges_no_job(
         odd(3, &huge, None),
         odd(4, r#"{"nothing":"here"}"#, Some(1)),
     ];
-    let world = world_of(SimulatorSpec { faults, ..SimulatorSpec::default() }, 8).await;
+    let world = World::of(Setup { simulator: with_faults(faults), rows: 8, ..Setup::default() }).await;
     let killed = world.run_with(&[], &[("ENRICH_FAULT", "delta-commit.before=kill")]).await;
     assert!(killed.status.is_none(), "it was killed before the commit");
     let journals = journals_below(&world.path("target"));
@@ -576,13 +521,13 @@ fn journals_below(folder: &std::path::Path) -> Vec<Vec<u8>> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_later_step_that_is_refused_for_everybody_stops_the_run_too() {
     let refusal = FaultSpec { contains: Some("Second:".into()), status: Some(400), ..fault() };
-    let world = world_of(faulty(refusal), 60).await;
+    let world = World::of(Setup { simulator: faulty(refusal), rows: 60, ..Setup::default() }).await;
     let step = "[[step]]\noutput = \"more\"\nprompt = \"Second: {{ text }}\"\n";
     world.write_text(&(world.usual_job("") + step));
     world.run(&[]).await.assert_status(4).assert_says("same_refusal");
     assert_eq!(world.target().await.len(), 0);
 
-    let world = world_of(SimulatorSpec::default(), 30).await;
+    let world = World::with_rows(30, 1).await;
     world.write_text(&(world.usual_job("") + step));
     world.run(&["--max-rows", "10"]).await.assert_status(0).assert_says("10 rows written, 20 answers");
     world.run(&[]).await.assert_status(0).assert_says("20 rows written, 40 answers");
@@ -592,7 +537,12 @@ async fn a_later_step_that_is_refused_for_everybody_stops_the_run_too() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_without_text_stop_a_run_that_gets_nothing_else() {
-    let world = world_of(faulty(FaultSpec { finish_reason: Some("length".into()), ..fault() }), 60).await;
+    let world = World::of(Setup {
+        simulator: faulty(FaultSpec { finish_reason: Some("length".into()), ..fault() }),
+        rows: 60,
+        ..Setup::default()
+    })
+    .await;
     let stopped = world.run(&[]).await;
     stopped.assert_status(4).assert_says(
         "same_refusal: the first rows of step \"answer\" all came to nothing: length: the token limit",
@@ -603,7 +553,7 @@ async fn answers_without_text_stop_a_run_that_gets_nothing_else() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_template_that_fails_for_everybody_stops_the_run() {
-    let world = world_of(SimulatorSpec::default(), 60).await;
+    let world = World::with_rows(60, 1).await;
     world.write_text(&world.usual_job("").replace("{{ text }}", "{{ text + 1 }}"));
     let stopped = world.run(&[]).await;
     stopped.assert_status(2).assert_says("error: the templates fail for each of the first rows: ");
@@ -618,10 +568,10 @@ async fn a_template_that_fails_for_everybody_stops_the_run() {
 async fn a_slow_row_holds_back_its_own_batch_and_nothing_else_until_the_window_is_full() {
     let slow =
         FaultSpec { contains: Some("Row 3 ".into()), delay: Some(Span(Duration::from_secs(4))), ..fault() };
-    let world = world_of(faulty(slow), 60).await;
-    let child = start(&world, &[]);
+    let world = World::of(Setup { simulator: faulty(slow), rows: 60, ..Setup::default() }).await;
+    let child = world.start(&[]);
     // The window is four batches of ten rows.
-    until_requests(&world, 40).await;
+    world.until_requests(40).await;
     let counts = world.simulator.counts();
     assert_eq!((counts.requests, counts.answers_to(&prompt_of(3))), (40, 0));
     assert!(counts.most_in_flight <= 4, "{} at once", counts.most_in_flight);
@@ -634,11 +584,16 @@ async fn a_slow_row_holds_back_its_own_batch_and_nothing_else_until_the_window_i
 #[tokio::test(flavor = "multi_thread")]
 async fn the_simulator_is_loud_about_what_it_does_not_know() {
     let script = vec![FaultSpec { delay: Some(Span(Duration::from_millis(1))), ..fault() }; 3];
-    let world = world_of(SimulatorSpec { script, ..SimulatorSpec::default() }, 4).await;
+    let world = World::of(Setup {
+        simulator: SimulatorSpec { script, ..SimulatorSpec::default() },
+        rows: 4,
+        ..Setup::default()
+    })
+    .await;
     world.write_job("outage_deadline = \"1s\"");
     world.run(&[]).await.assert_status(4).assert_says("script_exhausted");
     assert!(world.simulator.counts().script_exhausted > 0);
-    let world = world_of(SimulatorSpec::default(), 4).await;
+    let world = World::with_rows(4, 1).await;
     world.write_text(&world.usual_job("").replace("/v1\"", "/v2\""));
     world.run(&[]).await.assert_status(3).assert_says("not_found 4");
     assert_eq!(world.simulator.counts().unknown_routes[0], "POST /v2/chat/completions");

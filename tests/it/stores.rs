@@ -2,8 +2,11 @@
 
 use enrich::config::SimulatorSpec;
 
-use crate::emulators::Store;
-use crate::support::{Outcome, World, append_delta, read_target, rows, write_parquet};
+use crate::support::store::Store;
+
+use crate::support::{
+    Outcome, World, append_delta, read_target, refusing, rows, rows_of, tables, world_over, write_parquet,
+};
 
 /// A job with its source, target and checkpoint in the store.
 fn job(world: &World) -> String {
@@ -18,15 +21,12 @@ fn with_local_checkpoint(job: &str) -> String {
 }
 
 async fn run(world: &World, store: &Store, command: &str, more: &[&str], fault: &str) -> Outcome {
-    let job = world.job();
-    let mut arguments = vec![command, job.to_str().unwrap()];
-    arguments.extend(more);
-    let mut command = world.command(&arguments);
+    let mut command = world.job_command(command, more);
     command.envs(store.environment()).env("XDG_STATE_HOME", world.path("state"));
     if !fault.is_empty() {
         command.env("ENRICH_FAULT", fault);
     }
-    Outcome::of(&world.output(command).await)
+    world.outcome(command).await
 }
 
 async fn assert_rows(world: &World, store: &Store, ids: std::ops::Range<i64>) {
@@ -114,7 +114,7 @@ async fn whatever_is_killed(store: &Store, job: impl Fn(&World) -> String) {
 #[tokio::test(flavor = "multi_thread")]
 async fn failed_rows_in_a_store_are_listed_and_mended() {
     let Some(store) = Store::start() else { return };
-    let world = World::new(crate::stops::refusing_once("Row 1")).await;
+    let world = World::new(refusing("Row 1", Some(1))).await;
     append_delta(&world.path("local"), &rows(0..20)).await;
     store.upload(&world.path("local"), "tables/source").await;
     world.write_text(&job(&world));
@@ -163,8 +163,8 @@ async fn parquet_files_in_a_store_are_read_with_their_folders_and_conditions() {
 async fn tables_of_other_engines_in_a_store_come_through_once() {
     let Some(store) = Store::start() else { return };
     for name in ["table-with-dv-small", "table_with_column_mapping", "delta-0.8.0-special-partition"] {
-        let table = crate::tables::tables().join(name);
-        let world = crate::tables::world_over(&table, "").await;
+        let table = tables().join(name);
+        let world = world_over(&table, "").await;
         store.upload(&table, &format!("tables/{name}")).await;
         let text = std::fs::read_to_string(world.job()).unwrap();
         let at = format!("path = {table:?}");
@@ -176,8 +176,8 @@ async fn tables_of_other_engines_in_a_store_come_through_once() {
         let columns: Vec<String> =
             schema.fields().iter().map(|field| format!("\"{}\"", field.name())).collect();
         let sql = format!("SELECT {} FROM target", columns.join(", "));
-        let wanted = crate::tables::rows_of(&table, &sql).await;
-        assert_eq!(crate::tables::rows_of(&world.path("target"), &sql).await, wanted, "{name}");
+        let wanted = rows_of(&table, &sql).await;
+        assert_eq!(rows_of(&world.path("target"), &sql).await, wanted, "{name}");
     }
 }
 

@@ -1,7 +1,7 @@
 //! Tables that other engines wrote, as sources of a job.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -11,57 +11,12 @@ use arrow::array::{
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field, Fields};
 use arrow::record_batch::RecordBatch;
-use arrow::util::display::{ArrayFormatter, FormatOptions};
-use enrich::config::SimulatorSpec;
-use enrich::table::{Table, TableError};
+use enrich::table::Table;
 
 use crate::support::{Outcome, World, append_delta};
 
-pub fn tables() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tables")
-}
-
-/// The rows of a query as texts.
-pub async fn rows_of(path: &Path, sql: &str) -> Vec<Vec<String>> {
-    let mut rows = Vec::new();
-    let table = Table::open(path).await.unwrap();
-    let read = table.query(sql, |batch: RecordBatch| {
-        let options = FormatOptions::default().with_null("NULL");
-        let columns: Vec<_> = batch
-            .columns()
-            .iter()
-            .map(|column| ArrayFormatter::try_new(column.as_ref(), &options).unwrap())
-            .collect();
-        let row = |at| columns.iter().map(|column| column.value(at).to_string()).collect();
-        rows.extend((0..batch.num_rows()).map(row));
-        Ok::<(), TableError>(())
-    });
-    read.await.unwrap();
-    rows.sort();
-    rows
-}
-
-/// A table that may be changed.
-pub fn copy_of(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap().flatten() {
-        let (path, to) = (entry.path(), to.join(entry.file_name()));
-        if path.is_dir() {
-            copy_of(&path, &to);
-        } else {
-            std::fs::copy(&path, &to).unwrap();
-        }
-    }
-}
-
-/// A job over a table, with these lines more for its source.
-pub async fn world_over(source: &Path, more: &str) -> World {
-    let world = World::new(SimulatorSpec::default()).await;
-    let job = world.usual_job("").replace("path = \"source\"", &format!("path = {source:?}\n{more}"));
-    let (job, _) = job.split_once("prompt = ").unwrap();
-    world.write_text(&format!("{job}null_inputs = \"ask\"\nshare = false\nprompt = \"Say something.\"\n"));
-    world
-}
+// For `features`, `pipelines` and `independent`.
+pub use crate::support::{copy_of, rows_of, tables, world_over};
 
 /// Runs a job over a table and holds what comes of it against what deltalake reads; gives the number of rows.
 async fn enrich_all(source: &Path) -> (World, Outcome, usize) {

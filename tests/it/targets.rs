@@ -6,38 +6,22 @@ use std::path::Path;
 use std::time::Duration;
 
 use arrow::datatypes::{DataType, Field, Schema};
-use deltalake::{DeltaTable, DeltaTableBuilder, ensure_table_uri};
-use enrich::config::{FaultSpec, Job, SimulatorSpec, Span};
+use enrich::config::Job;
 use enrich::simulator::answer_to;
 use enrich::sink::check_columns;
 use enrich::table::Table;
 
-use crate::stops::{fault, faulty, send, wait};
-use crate::support::{World, append_delta, prompt_of, rows};
-use crate::tables::{copy_of, rows_of, tables, world_over};
+use crate::support::{
+    Setup, World, append_delta, copy_of, delta, prompt_of, refusing, rows, rows_of, schema, send, slow,
+    tables, wait, world_over,
+};
 
-/// Prompts with a text in them are refused, so many times each.
-fn refusing(text: &str, times: Option<u32>) -> SimulatorSpec {
-    faulty(FaultSpec { status: Some(400), contains: Some(text.into()), times, ..fault() })
-}
+// For `features`.
+pub use crate::support::make_target;
 
 /// The usual job with more lines for its target.
 fn job(world: &World, target: &str) -> String {
     world.usual_job("").replace("path = \"target\"", &format!("path = \"target\"\n{target}"))
-}
-
-async fn delta(path: &Path) -> DeltaTable {
-    let url = ensure_table_uri(path.to_string_lossy()).unwrap();
-    DeltaTableBuilder::from_url(url).unwrap().load().await.unwrap()
-}
-
-/// Makes the target that the world's job would make, without its rows.
-pub async fn make_target(world: &World, change: impl Fn(Field) -> Field) {
-    let job = Job::load_without_keys(&world.job()).unwrap();
-    let source = Table::open(&world.path("source")).await.unwrap().schema().unwrap();
-    let wanted = check_columns(&job, &source).unwrap();
-    let fields: Vec<Field> = wanted.fields().iter().map(|field| change(field.as_ref().clone())).collect();
-    Table::create(&world.path("target"), &Schema::new(fields), &[], &[]).await.unwrap();
 }
 
 async fn constrain(world: &World, constraints: &[(&str, &str)]) {
@@ -49,22 +33,24 @@ async fn constrain(world: &World, constraints: &[(&str, &str)]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_target_is_partitioned_and_its_errors_are_found_and_mended() {
-    let world = World::new(refusing("Row 7 ", Some(1))).await;
-    for commit in 0..3 {
-        append_delta(&world.path("source"), &rows(commit * 8..commit * 8 + 8)).await;
-    }
-    world.write_text(&job(&world, "partition_by = [\"id\"]"));
+    let world = World::of(Setup {
+        simulator: refusing("Row 7 ", Some(1)),
+        rows: 24,
+        commits: 3,
+        target: "partition_by = [\"id\"]",
+        ..Setup::default()
+    })
+    .await;
     world.run(&[]).await.assert_status(0).assert_says("1 error");
     let table = Table::open(&world.path("target")).await.unwrap();
     assert_eq!(table.partition_columns().unwrap(), ["id"]);
     assert!(world.path("target/id=23").is_dir());
     assert_eq!(table.files().await.unwrap().len(), 24);
-    let path = world.job();
-    let listed = world.output(world.command(&["errors", "--format", "csv", path.to_str().unwrap()])).await;
+    let listed = world.output(world.job_command("errors", &["--format", "csv"])).await;
     let listed = String::from_utf8(listed.stdout).unwrap();
     assert_eq!(listed.lines().count(), 2, "{listed}");
     assert!(listed.contains("\n7,Row 7 "), "{listed}");
-    let mended = world.output(world.command(&["retry", path.to_str().unwrap()])).await;
+    let mended = world.output(world.job_command("retry", &[])).await;
     assert!(mended.status.success(), "{}", String::from_utf8_lossy(&mended.stderr));
     world.assert_target(0..24).await;
     // A table keeps its partitions, whatever a job leaves out; another list is refused.
@@ -98,12 +84,15 @@ async fn columns_that_cannot_partition_a_target_are_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_batch_makes_several_files_with_statistics_of_their_own() {
-    let world = World::new(refusing("Row 3 ", None)).await;
-    for commit in 0..6 {
-        append_delta(&world.path("source"), &rows(commit * 50..commit * 50 + 50)).await;
-    }
-    let text = job(&world, "file_size = \"1kB\"").replace("max_rows = 10", "max_rows = 300");
-    world.write_text(&text);
+    let world = World::of(Setup {
+        simulator: refusing("Row 3 ", None),
+        rows: 300,
+        commits: 6,
+        target: "file_size = \"1kB\"",
+        batch_rows: 300,
+        ..Setup::default()
+    })
+    .await;
     world.run(&[]).await.assert_status(0).assert_says("1 error");
     let mut table = Table::open(&world.path("target")).await.unwrap();
     assert_eq!(table.version(), 1, "one commit");
@@ -130,8 +119,7 @@ async fn an_answer_that_a_constraint_does_not_allow_becomes_an_error() {
     assert!(of_five.answer.as_deref().unwrap().starts_with("ERROR: constraint: the constraint polite ("));
     assert_eq!(target.iter().map(|row| row.error_count).sum::<i64>(), 1);
     // It is a failed row like others: listed, and asked again on demand, with the same end.
-    let path = world.job();
-    let retried = world.output(world.command(&["retry", path.to_str().unwrap()])).await;
+    let retried = world.output(world.job_command("retry", &[])).await;
     assert!(retried.status.success());
     assert_eq!(world.simulator.counts().requests, 31);
     assert_eq!(world.target().await.iter().map(|row| row.error_count).sum::<i64>(), 1);
@@ -139,9 +127,7 @@ async fn an_answer_that_a_constraint_does_not_allow_becomes_an_error() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn errors_are_cut_short_where_a_constraint_leaves_little_room() {
-    let world = World::new(refusing("Row 3 ", None)).await;
-    append_delta(&world.path("source"), &rows(0..8)).await;
-    world.write_job("");
+    let world = World::of(Setup { simulator: refusing("Row 3 ", None), rows: 8, ..Setup::default() }).await;
     make_target(&world, |field| field).await;
     set_property(&world, "delta.constraints.short", "length(answer) < 20");
     world.run(&[]).await.assert_status(3);
@@ -193,23 +179,12 @@ fn set_property(world: &World, key: &str, value: &str) {
     fs::write(&log, text.join("\n") + "\n").unwrap();
 }
 
-/// Waits until a process has stopped at a fault point.
-pub async fn until_stopped(child: &std::process::Child) {
-    let stat = format!("/proc/{}/stat", child.id());
-    while !fs::read_to_string(&stat).unwrap().contains(") T ") {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_constraint_that_is_added_during_a_run_holds_from_the_next_commit_on() {
     // The process stands still between a look at the table and the commit; or before either.
     for point in ["delta-commit.before", "metrics.before"] {
         let world = World::with_rows(40, 1).await;
-        let mut command = world.command(&["run", world.job().to_str().unwrap()]);
-        command.env("ENRICH_FAULT", format!("{point}=stop@2"));
-        let child = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
-        until_stopped(&child).await;
+        let child = world.stopped("run", &format!("{point}=stop@2")).await;
         assert_eq!(world.target().await.len(), 10);
         constrain(&world, &[("small", "id < 10 OR answer LIKE 'ERROR: constraint%' OR id = 35")]).await;
         send(&child, "CONT");
@@ -227,10 +202,7 @@ async fn a_constraint_that_is_added_during_a_run_holds_from_the_next_commit_on()
     }
     // One that no row can meet stops the run; the answers are kept until it is gone.
     let world = World::with_rows(40, 1).await;
-    let mut command = world.command(&["run", world.job().to_str().unwrap()]);
-    command.env("ENRICH_FAULT", "delta-commit.before=stop@2");
-    let child = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
-    until_stopped(&child).await;
+    let child = world.stopped("run", "delta-commit.before=stop@2").await;
     constrain(&world, &[("small", "id < 10")]).await;
     send(&child, "CONT");
     wait(child).await.assert_status(2).assert_says("the constraint small (id < 10) holds, which row 10 of");
@@ -246,10 +218,7 @@ async fn a_constraint_that_is_added_during_a_run_holds_from_the_next_commit_on()
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_is_given_other_columns_during_a_run_takes_no_more_rows_of_it() {
     let world = World::with_rows(40, 1).await;
-    let mut command = world.command(&["run", world.job().to_str().unwrap()]);
-    command.env("ENRICH_FAULT", "delta-commit.before=stop@2");
-    let child = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
-    until_stopped(&child).await;
+    let child = world.stopped("run", "delta-commit.before=stop@2").await;
     let table = delta(&world.path("target")).await;
     let write = table.write([rows(0..3)]).with_save_mode(deltalake::protocol::SaveMode::Overwrite);
     write.with_schema_mode(deltalake::operations::write::SchemaMode::Overwrite).await.unwrap();
@@ -262,14 +231,10 @@ async fn a_table_that_is_given_other_columns_during_a_run_takes_no_more_rows_of_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_constraint_that_is_added_during_a_retry_holds() {
-    let world = World::new(refusing("Row 7 ", Some(1))).await;
-    append_delta(&world.path("source"), &rows(0..10)).await;
-    world.write_job("");
+    let world =
+        World::of(Setup { simulator: refusing("Row 7 ", Some(1)), rows: 10, ..Setup::default() }).await;
     world.run(&[]).await.assert_status(0).assert_says("1 error");
-    let mut command = world.command(&["retry", world.job().to_str().unwrap()]);
-    command.env("ENRICH_FAULT", "delta-commit.before=stop@1");
-    let child = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
-    until_stopped(&child).await;
+    let child = world.stopped("retry", "delta-commit.before=stop@1").await;
     constrain(&world, &[("seven", "id <> 7 OR answer LIKE 'ERROR%'")]).await;
     send(&child, "CONT");
     wait(child).await.assert_status(0);
@@ -388,10 +353,8 @@ async fn tables_of_other_engines_are_written_or_refused_by_name() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn others_may_append_compact_and_vacuum_beside_a_run() {
-    let spec = SimulatorSpec { latency: Some(Span(Duration::from_millis(15))), ..SimulatorSpec::default() };
-    let world = World::new(spec).await;
-    append_delta(&world.path("source"), &rows(0..300)).await;
-    world.write_job("");
+    let spec = slow(15);
+    let world = World::of(Setup { simulator: spec, rows: 300, ..Setup::default() }).await;
     make_target(&world, |field| field).await;
     let path = world.path("target");
     // Of nobody, and old enough for a VACUUM that keeps an hour.
@@ -402,8 +365,7 @@ async fn others_may_append_compact_and_vacuum_beside_a_run() {
         let file = fs::File::create(old).unwrap();
         file.set_modified((enrich::clock::wall() - Duration::from_secs(7_200)).into()).unwrap();
     }
-    let job = world.job();
-    let mut child = world.command(&["run", "--quiet", job.to_str().unwrap()]).spawn().unwrap();
+    let mut child = world.job_command("run", &["--quiet"]).spawn().unwrap();
     let mut appended = 0;
     while child.try_wait().unwrap().is_none() {
         // Somebody else's rows, without our columns.
@@ -461,9 +423,8 @@ async fn constraints_that_fail_for_a_row_or_follow_from_each_other_are_kept() {
         ("guarded", "answer LIKE 'ERROR: c%' OR CAST(answer AS INT) BETWEEN 1 AND 5", "ERROR: constraint"),
         ("exact", "answer = 'ERROR: constraint'", "ERROR: constraint"),
     ] {
-        let world = World::new(refusing("Row 3 ", None)).await;
-        append_delta(&world.path("source"), &rows(0..8)).await;
-        world.write_job("");
+        let world =
+            World::of(Setup { simulator: refusing("Row 3 ", None), rows: 8, ..Setup::default() }).await;
         make_target(&world, |field| field).await;
         set_property(&world, &format!("delta.constraints.{name}"), constraint);
         world.run(&[]).await.assert_status(3);
@@ -477,9 +438,8 @@ async fn constraints_that_fail_for_a_row_or_follow_from_each_other_are_kept() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_demand_that_is_broken_by_what_another_made_of_a_row_is_kept_too() {
-    let world = World::with_rows(6, 1).await;
-    let steps = world.usual_job("") + "[[step]]\noutput = \"second\"\nprompt = \"{{ text }}\"\n";
-    world.write_text(&steps);
+    let sections = "[[step]]\noutput = \"second\"\nprompt = \"{{ text }}\"";
+    let world = World::of(Setup { rows: 6, sections, ..Setup::default() }).await;
     make_target(&world, |field| field).await;
     let forbidden = answer_to(&prompt_of(2)).replace('\'', "''");
     set_property(&world, "delta.constraints.a1", "answer NOT LIKE 'ERROR%' OR second LIKE 'ERROR%'");
@@ -492,8 +452,7 @@ async fn a_demand_that_is_broken_by_what_another_made_of_a_row_is_kept_too() {
         assert!(row[2].starts_with("ERROR: constraint") == has_failed, "{row:?}");
     }
     // A retry of one step alone could not tell whether such a demand is met.
-    let job = world.job();
-    let retried = world.output(world.command(&["retry", job.to_str().unwrap()])).await;
+    let retried = world.output(world.job_command("retry", &[])).await;
     assert_eq!(retried.status.code(), Some(2));
     let told = String::from_utf8(retried.stderr).unwrap();
     assert!(told.contains("it is about several outputs"), "{told}");
@@ -501,9 +460,8 @@ async fn a_demand_that_is_broken_by_what_another_made_of_a_row_is_kept_too() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_that_a_target_does_not_take_stop_a_run_like_other_errors() {
-    let world = World::with_rows(3_000, 1).await;
-    let job = world.usual_job("").replace("max_rows = 10", "max_rows = 100");
-    world.write_text(&job.replace("max_concurrency = 4", "max_concurrency = 32"));
+    let setup = Setup { rows: 3_000, batch_rows: 100, concurrency: 32, ..Setup::default() };
+    let world = World::of(setup).await;
     make_target(&world, |field| field).await;
     set_property(&world, "delta.constraints.never", "answer LIKE 'ERROR%'");
     let ended = world.run(&[]).await;
@@ -516,16 +474,15 @@ async fn answers_that_a_target_does_not_take_stop_a_run_like_other_errors() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_value_that_no_folder_can_be_named_by_is_told_before_anything_is_asked() {
-    let world = World::new(SimulatorSpec::default()).await;
-    append_delta(&world.path("source"), &rows(0..3)).await;
+    let target = "partition_by = [\"text\"]";
+    let world = World::of(Setup { rows: 3, target, ..Setup::default() }).await;
     let long = "語".repeat(30);
     let columns = vec![
         std::sync::Arc::new(arrow::array::Int64Array::from(vec![3])) as _,
         std::sync::Arc::new(arrow::array::StringArray::from(vec![long])) as _,
     ];
-    let batch = arrow::record_batch::RecordBatch::try_new(crate::support::schema(), columns).unwrap();
+    let batch = arrow::record_batch::RecordBatch::try_new(schema(), columns).unwrap();
     append_delta(&world.path("source"), &batch).await;
-    world.write_text(&job(&world, "partition_by = [\"text\"]"));
     let ended = world.run(&[]).await;
     ended.assert_status(2).assert_says("a folder can be named text=<value> in at most 255 bytes");
     assert_eq!(world.simulator.counts().requests, 0);
@@ -533,8 +490,7 @@ async fn a_value_that_no_folder_can_be_named_by_is_told_before_anything_is_asked
 
 #[tokio::test(flavor = "multi_thread")]
 async fn statistics_are_kept_of_columns_that_every_engine_allows_them_for() {
-    let world = World::with_rows(4, 1).await;
-    world.write_text(&job(&world, "partition_by = [\"id\"]"));
+    let world = World::of(Setup { rows: 4, target: "partition_by = [\"id\"]", ..Setup::default() }).await;
     world.run(&[]).await.assert_status(0);
     let properties = Table::open(&world.path("target")).await.unwrap().properties().unwrap();
     assert_eq!(properties["delta.dataSkippingStatsColumns"], "`text`,`answer`,`_enrich`.`error_count`");

@@ -1,31 +1,18 @@
 //! Typed answers: their columns, the forms in which a schema is sent, what is asked again and what is refused.
 
 use enrich::config::{FaultSpec, Job, SchemaFormName, SimulatorSpec, WrongForm};
+use enrich::simulator::Simulator;
 use enrich::simulator::instance_of;
 use enrich::table::Table;
 use serde_json::{Value, json};
 
-use crate::commands::on_job;
-use crate::stops::fault;
-use crate::support::{World, append_delta, prompt_of, rows};
-use crate::tables::rows_of;
+use crate::support::{
+    Setup, World, append_delta, fault, faulty, prompt_of, rows, rows_of, with_faults, wrong,
+};
 
 /// How a null is read.
 const NULL: &str = "NULL";
 const FIELDS: &str = r#"fields = { mood = ["good", "bad"], urgency = "int", share = "float", due = "date?", tags = "[string]", who = { name = "string", old = "bool" } }"#;
-
-pub fn wrong(wrong: WrongForm, share: f64, times: Option<u32>) -> FaultSpec {
-    FaultSpec { status: None, wrong: Some(wrong), share, times, ..fault() }
-}
-
-/// A world whose step has more lines, and so has its provider.
-pub async fn world(spec: SimulatorSpec, count: i64, step: &str, provider: &str) -> World {
-    let world = World::new(spec).await;
-    append_delta(&world.path("source"), &rows(0..count)).await;
-    let step = format!("output = \"answer\"\n{step}");
-    world.write_text(&world.usual_job(provider).replace("output = \"answer\"", &step));
-    world
-}
 
 fn schema_of(world: &World) -> Value {
     let job = Job::load(&world.job()).unwrap();
@@ -76,7 +63,8 @@ async fn an_answer_becomes_a_struct_of_the_right_types_whatever_was_said_first()
         about(6, WrongForm::MissingField, Some(1)),
         about(7, WrongForm::WrongEnum, None),
     ];
-    let world = world(SimulatorSpec { faults, ..SimulatorSpec::default() }, 12, FIELDS, "").await;
+    let world =
+        World::of(Setup { simulator: with_faults(faults), rows: 12, step: FIELDS, ..Setup::default() }).await;
     // Room for what was cut off.
     world.write_text(
         &std::fs::read_to_string(world.job())
@@ -113,7 +101,7 @@ async fn fields_have_columns_of_their_own_if_asked_and_the_text_is_kept_beside_t
     let wrong = FaultSpec { contains: Some("Row 2 ".into()), ..wrong(WrongForm::Prose, 1.0, None) };
     let step =
         "flat = true\nkeep_raw = true\nmax_repairs = 0\nfields = { urgency = \"int\", tags = \"[string]\" }";
-    let world = world(SimulatorSpec { faults: vec![wrong], ..SimulatorSpec::default() }, 5, step, "").await;
+    let world = World::of(Setup { simulator: faulty(wrong), rows: 5, step, ..Setup::default() }).await;
     world.run(&[]).await.assert_status(0).assert_says("1 error");
     let sql = "SELECT id, answer_urgency, array_to_string(answer_tags, '|'), answer_error, answer_raw FROM target ORDER BY id";
     for row in rows_of(&world.path("target"), sql).await {
@@ -129,12 +117,12 @@ async fn fields_have_columns_of_their_own_if_asked_and_the_text_is_kept_beside_t
         assert_eq!(row[3], NULL);
     }
     // The failed rows are found by their error and mended in all their columns.
-    let listed = on_job(&world, "errors", &[]).await;
+    let listed = world.on_job("errors", &[]).await;
     assert!(listed.assert_status(0).stdout.contains("invalid_output"), "{}", listed.stdout);
     let text = std::fs::read_to_string(world.job()).unwrap();
-    let other = enrich::simulator::Simulator::start(SimulatorSpec::default(), 0).await.unwrap();
+    let other = Simulator::start(SimulatorSpec::default(), 0).await.unwrap();
     world.write_text(&text.replace(world.simulator.url().as_str(), other.url().as_str()));
-    on_job(&world, "retry", &[]).await.assert_status(0);
+    world.on_job("retry", &[]).await.assert_status(0);
     let sql =
         "SELECT answer_urgency, answer_error, answer_raw, _enrich['error_count'] FROM target WHERE id = 2";
     let row = rows_of(&world.path("target"), sql).await.remove(0);
@@ -156,13 +144,27 @@ async fn every_form_of_a_schema_is_sent_as_the_endpoint_takes_it() {
         (SchemaFormName::LlamaCpp, "llama_cpp"),
         (SchemaFormName::Vllm, "vllm"),
     ] {
-        let world = world(taking(form), 3, FIELDS, &format!("schema_form = \"{written}\"")).await;
+        let world = World::of(Setup {
+            simulator: taking(form),
+            rows: 3,
+            step: FIELDS,
+            provider: &format!("schema_form = \"{written}\""),
+            ..Setup::default()
+        })
+        .await;
         world.run(&[]).await.assert_status(0).assert_says("0 errors");
         assert_eq!(world.simulator.counts().requests, 3, "{written}");
         answers(&world).await.iter().for_each(|(id, answer, _)| assert_said(&world, *id, answer.as_ref()));
     }
     let none = SimulatorSpec { schema_forms: Some(Vec::new()), ..SimulatorSpec::default() };
-    let world = world(none, 3, FIELDS, "schema_form = \"words\"").await;
+    let world = World::of(Setup {
+        simulator: none,
+        rows: 3,
+        step: FIELDS,
+        provider: "schema_form = \"words\"",
+        ..Setup::default()
+    })
+    .await;
     world.run(&[]).await.assert_status(0).assert_says("0 errors");
     answers(&world).await.iter().for_each(|(id, answer, _)| assert_said(&world, *id, answer.as_ref()));
 }
@@ -173,7 +175,7 @@ async fn auto_finds_the_form_that_is_taken_and_remembers_it() {
         [(vec![SchemaFormName::Tool], 1), (vec![SchemaFormName::JsonObject], 2), (Vec::new(), 3)]
     {
         let spec = SimulatorSpec { schema_forms: Some(forms), ..SimulatorSpec::default() };
-        let world = world(spec, 20, FIELDS, "").await;
+        let world = World::of(Setup { simulator: spec, rows: 20, step: FIELDS, ..Setup::default() }).await;
         world.run(&[]).await.assert_status(0).assert_says("0 errors");
         let counts = world.simulator.counts();
         assert_eq!((counts.answered, counts.requests), (20, 20 + refusals), "one request found out for all");
@@ -187,12 +189,19 @@ async fn auto_finds_the_form_that_is_taken_and_remembers_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_endpoint_that_ignores_schemas_is_told_in_words_or_stops_the_run() {
     let ignores = || SimulatorSpec { ignores_schema: true, ..SimulatorSpec::default() };
-    let stopped = world(ignores(), 200, FIELDS, "schema_form = \"json_schema\"").await;
+    let stopped = World::of(Setup {
+        simulator: ignores(),
+        rows: 200,
+        step: FIELDS,
+        provider: "schema_form = \"json_schema\"",
+        ..Setup::default()
+    })
+    .await;
     let outcome = stopped.run(&[]).await;
     outcome.assert_status(4).assert_says("invalid_output").assert_says("all came to nothing: invalid_output");
     assert_eq!(rows_of(&stopped.path("target"), "SELECT id FROM target").await.len(), 0);
     // It does not read words either, so nothing helps; but each form was tried.
-    let auto = world(ignores(), 200, FIELDS, "").await;
+    let auto = World::of(Setup { simulator: ignores(), rows: 200, step: FIELDS, ..Setup::default() }).await;
     auto.run(&[]).await.assert_status(4).assert_says("it is no JSON");
 }
 
@@ -200,7 +209,7 @@ async fn an_endpoint_that_ignores_schemas_is_told_in_words_or_stops_the_run() {
 async fn a_row_that_is_refused_for_itself_does_not_change_the_form() {
     let refused = FaultSpec { status: Some(400), contains: Some("Row 0 ".into()), ..fault() };
     let world =
-        world(SimulatorSpec { faults: vec![refused], ..SimulatorSpec::default() }, 12, FIELDS, "").await;
+        World::of(Setup { simulator: faulty(refused), rows: 12, step: FIELDS, ..Setup::default() }).await;
     world.run(&[]).await.assert_status(0).assert_says("1 error (bad_request 1)");
     let learned = std::fs::read_to_string(world.path("target/_checkpoints/test/learned.json")).unwrap();
     assert!(learned.contains("\"schema_form\": \"json_schema\""), "{learned}");
@@ -213,7 +222,9 @@ async fn of_ten_thousand_typed_rows_with_wrong_first_answers_none_is_shifted() {
     // Of what is left after those before it.
     let shares = [0.08, 0.09, 0.09, 0.1];
     let faults = faults.into_iter().zip(shares).map(|(form, share)| wrong(form, share, Some(1))).collect();
-    let world = world(SimulatorSpec { faults, ..SimulatorSpec::default() }, ROWS, FIELDS, "").await;
+    let world =
+        World::of(Setup { simulator: with_faults(faults), rows: ROWS, step: FIELDS, ..Setup::default() })
+            .await;
     let text = std::fs::read_to_string(world.job()).unwrap();
     let text = text
         .replace("max_rows = 10", "max_rows = 1000")
@@ -239,7 +250,8 @@ async fn of_ten_thousand_typed_rows_with_wrong_first_answers_none_is_shifted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_schema_in_a_file_is_read_and_what_no_table_holds_is_refused_by_name() {
     let schema = json!({"type": "object", "required": ["n"], "properties": {"n": {"type": "integer", "minimum": 1, "maximum": 3}}});
-    let held = world(SimulatorSpec::default(), 4, "schema = \"answer.schema.json\"", "").await;
+    let held =
+        World::of(Setup { rows: 4, step: "schema = \"answer.schema.json\"", ..Setup::default() }).await;
     std::fs::write(held.path("answer.schema.json"), schema.to_string()).unwrap();
     held.run(&[]).await.assert_status(0).assert_says("0 errors");
     let rows = rows_of(&held.path("target"), "SELECT answer['n'] FROM target").await;
@@ -267,12 +279,12 @@ async fn a_schema_in_a_file_is_read_and_what_no_table_holds_is_refused_by_name()
         ("flat = true", "`step[0].flat` is set, and the answer is not typed"),
         ("fields = { a = \"int\" }\nmax_repairs = 11", "11; 10 is the most"),
     ] {
-        let world = world(SimulatorSpec::default(), 2, step, "").await;
+        let world = World::of(Setup { rows: 2, step, ..Setup::default() }).await;
         world.run(&[]).await.assert_status(2).assert_says(told);
         assert_eq!(world.simulator.counts().requests, 0);
     }
     // A column of the source is in the way of the column for errors.
-    let clash = world(SimulatorSpec::default(), 2, "", "").await;
+    let clash = World::of(Setup { rows: 2, ..Setup::default() }).await;
     let text = clash.usual_job("").replace(
         "output = \"answer\"",
         "output = \"te\"\nflat = true\nfields = { xt = \"int\", id = \"int\" }",
@@ -290,8 +302,14 @@ async fn a_moment_that_no_column_holds_is_an_error_of_its_row_alone() {
         text: Some(r#"{"at": "9999-12-31T23:59:59-05:00"}"#.into()),
         ..wrong(WrongForm::Prose, 1.0, None)
     };
-    let spec = SimulatorSpec { faults: vec![FaultSpec { wrong: None, ..far }], ..SimulatorSpec::default() };
-    let world = world(spec, 5, "fields = { at = \"timestamp\" }", "").await;
+    let spec = with_faults(vec![FaultSpec { wrong: None, ..far }]);
+    let world = World::of(Setup {
+        simulator: spec,
+        rows: 5,
+        step: "fields = { at = \"timestamp\" }",
+        ..Setup::default()
+    })
+    .await;
     world.run(&[]).await.assert_status(0).assert_says("1 error (invalid_output 1)");
     let rows =
         rows_of(&world.path("target"), "SELECT count(answer['at']), count(answer_error) FROM target").await;
@@ -309,14 +327,14 @@ async fn an_answer_that_is_cut_off_is_asked_for_once_more_with_room_or_is_an_err
         world.write_text(&text.replace("[[step]]", &format!("[[step]]\nmax_tokens = 100\n{more}")));
     };
     // Without: one request, and a class that says what to do.
-    let none = world(cut(None), 12, FIELDS, "").await;
+    let none = World::of(Setup { simulator: cut(None), rows: 12, step: FIELDS, ..Setup::default() }).await;
     set(&none, "");
     none.run(&[]).await.assert_status(0).assert_says("1 error (length 1)");
     assert_eq!(none.simulator.counts().requests, 12, "the same again would be cut again");
     let error = answers(&none).await.into_iter().find(|(id, ..)| *id == 3).unwrap().2;
     assert!(error.starts_with("ERROR: length: the token limit cut the answer off: it is no JSON"), "{error}");
     // With: once more, and the row has what it took.
-    let once = world(cut(Some(1)), 12, FIELDS, "").await;
+    let once = World::of(Setup { simulator: cut(Some(1)), rows: 12, step: FIELDS, ..Setup::default() }).await;
     set(&once, "max_tokens_retry = 2048");
     once.run(&[]).await.assert_status(0).assert_says("0 errors");
     assert_eq!(once.simulator.counts().requests, 13);
@@ -325,7 +343,7 @@ async fn an_answer_that_is_cut_off_is_asked_for_once_more_with_room_or_is_an_err
                FROM target";
     assert_eq!(rows_of(&once.path("target"), sql).await[0], [billed.to_string()], "both are in the row");
     // Not for ever.
-    let twice = world(cut(None), 12, FIELDS, "").await;
+    let twice = World::of(Setup { simulator: cut(None), rows: 12, step: FIELDS, ..Setup::default() }).await;
     set(&twice, "max_tokens_retry = 2048");
     twice.run(&[]).await.assert_status(0).assert_says("1 error (length 1)");
     assert_eq!(twice.simulator.counts().requests, 13);
@@ -335,12 +353,19 @@ async fn an_answer_that_is_cut_off_is_asked_for_once_more_with_room_or_is_an_err
 async fn a_live_check_finds_out_whether_schemas_are_taken() {
     let spec =
         || SimulatorSpec { schema_forms: Some(vec![SchemaFormName::Tool]), ..SimulatorSpec::default() };
-    let auto = world(spec(), 4, FIELDS, "").await;
-    let checked = crate::commands::on_job(&auto, "check", &["--live"]).await;
+    let auto = World::of(Setup { simulator: spec(), rows: 4, step: FIELDS, ..Setup::default() }).await;
+    let checked = auto.on_job("check", &["--live"]).await;
     let found = "ok      provider sim, schemas: it takes them as tool";
     assert!(checked.assert_status(0).stdout.contains(found), "{}", checked.stdout);
-    let fixed = world(spec(), 4, FIELDS, "schema_form = \"json_schema\"").await;
-    let checked = crate::commands::on_job(&fixed, "check", &["--live"]).await;
+    let fixed = World::of(Setup {
+        simulator: spec(),
+        rows: 4,
+        step: FIELDS,
+        provider: "schema_form = \"json_schema\"",
+        ..Setup::default()
+    })
+    .await;
+    let checked = fixed.on_job("check", &["--live"]).await;
     assert!(
         checked.assert_status(4).stdout.contains("wrong   provider sim, schemas: "),
         "{}",

@@ -13,8 +13,8 @@ use object_store::aws::AmazonS3Builder;
 use object_store::azure::MicrosoftAzureBuilder;
 use object_store::{ObjectStore, ObjectStoreExt};
 
-use crate::packages;
-use crate::support::everything_below;
+use super::folder::everything_below;
+use super::packages;
 
 /// A server with one bucket; it ends with this value.
 pub struct Store {
