@@ -109,7 +109,7 @@ impl Recoverer<'_> {
             && !self.refills
         {
             let text = format!(
-                "the target {} was restored to an earlier version (its version {}): rows that were written may not be in it any more. enrich run --refill asks about those that are missing",
+                "the target {} was restored to an earlier version (its version {}): rows that were written may not be in it any more. enrich run --refill sends those that are missing",
                 self.job.target.location, restored.version
             );
             self.voice.say(&Event::Notice(&text));

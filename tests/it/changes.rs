@@ -80,7 +80,12 @@ async fn a_restart_asks_first_and_begins_anew_in_the_same_table() {
         let table = Table::open(&world.path("target")).await.unwrap();
         (table.id().unwrap(), table.version())
     };
-    world.run(&["--restart"]).await.assert_status(2).assert_says("nobody can be asked").assert_says("--yes");
+    world
+        .run(&["--restart"])
+        .await
+        .assert_status(2)
+        .assert_says("there is no terminal to ask at")
+        .assert_says("--yes");
     assert_eq!(world.target_version().await, version);
     world.run(&["--restart", "--yes"]).await.assert_status(0).assert_says("20 answers");
     world.assert_target(0..20).await;

@@ -38,7 +38,7 @@ async fn rows_that_a_restore_took_out_are_asked_about_on_demand() {
                 );
             } else {
                 run.assert_status(0).assert_says("was restored to an earlier version (its version 6)");
-                run.assert_says("enrich run --refill asks about those that are missing");
+                run.assert_says("enrich run --refill sends those that are missing");
             }
             assert_eq!(world.simulator.counts().requests, 45, "nothing is asked before it is wanted");
             // It is killed in the middle, and goes on where it was.
