@@ -86,7 +86,7 @@ impl<A: RequestSender> ProviderClient<A> {
         let HedgedResult { sent, attempt: Attempt { ticket, reservation }, other, was_twice } =
             self.send_hedged(&questions, &params, left, first, second).await;
         if was_twice {
-            rows.iter_mut().for_each(|pending| pending.seconds += 1);
+            rows.iter_mut().for_each(|pending| pending.second_attempts += 1);
         }
         let SendResult { result, limits, unread, .. } = sent;
         let result = match result {

@@ -327,7 +327,7 @@ impl<A: RequestSender> Dispatcher<A> {
         // More rows may be on their way.
         self.refusals_final_at = rests.then(|| self.refusals_final_at.unwrap_or(now + REFUSED_REST));
         self.linger = None;
-        let held = self.send_seconds(now);
+        let held = self.send_second_attempts(now);
         let waiting = if held.is_some() { held } else { self.send_while_admitted(now) };
         let is_idle = self.ready.is_empty() && self.attempts_in_flight.is_empty();
         let backoff = next_due.filter(|_| is_idle).map(|due| (Waiting::Backoff, due));
@@ -398,7 +398,7 @@ impl<A: RequestSender> Dispatcher<A> {
 
     /// Sends second attempts for stragglers before anything new, as far as admission and the budget allow. Returns what
     /// the next one waits for and until when, if a limit holds it back.
-    fn send_seconds(&mut self, now: Instant) -> Option<(Waiting, Instant)> {
+    fn send_second_attempts(&mut self, now: Instant) -> Option<(Waiting, Instant)> {
         while !self.is_stopped
             && self.health_probe == HealthProbe::None
             && let Some(straggler) = self.stragglers.find(now)

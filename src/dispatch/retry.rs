@@ -23,7 +23,7 @@ pub(super) struct PendingRequest {
     pub(super) request: Request,
     pub(super) attempts: u32,
     /// Second attempts beside those.
-    pub(super) seconds: u32,
+    pub(super) second_attempts: u32,
     /// Generation of the provider's last pause, and failed attempts since then.
     failures: (u64, u32),
     /// How often such attempts may still be given back.
@@ -72,7 +72,7 @@ impl PendingRequest {
         PendingRequest {
             request,
             attempts: 0,
-            seconds: 0,
+            second_attempts: 0,
             failures: (0, 0),
             refunds: MOST_REFUNDS,
             excused: 0,
@@ -103,7 +103,7 @@ impl PendingRequest {
 
     /// Number of attempts sent for it, second ones included, as far as they count.
     pub(super) fn sent(&self) -> u32 {
-        self.attempts.saturating_add(self.seconds)
+        self.attempts.saturating_add(self.second_attempts)
     }
 
     /// Counts a failed attempt of its own in this generation of admission.

@@ -53,7 +53,7 @@ pub(super) struct Stragglers {
     in_flight: BTreeMap<u64, Watched>,
     latencies: BTreeMap<StepId, Latencies>,
     requests: u64,
-    seconds: u64,
+    second_attempts: u64,
     /// Number of requests that have a second attempt in flight beside them.
     with_second: u32,
     /// The highest ticket number of a request that was answered.
@@ -76,7 +76,7 @@ impl Stragglers {
             in_flight: BTreeMap::new(),
             latencies: BTreeMap::new(),
             requests: 0,
-            seconds: 0,
+            second_attempts: 0,
             with_second: 0,
             newest_answered: 0,
             look_at: None,
@@ -169,7 +169,7 @@ impl Stragglers {
         if watched.is_none_or(|watched| watched.sender.send(second).is_err()) {
             return Some(ticket);
         }
-        self.seconds += 1;
+        self.second_attempts += 1;
         self.with_second += 1;
         None
     }
@@ -182,14 +182,14 @@ impl Stragglers {
     #[expect(clippy::cast_precision_loss, reason = "counts of requests are far below 2^52")]
     fn is_allowed(&self) -> bool {
         let allowed = (self.requests as f64 * self.share).max(1.0);
-        (self.seconds + 1) as f64 <= allowed
+        (self.second_attempts + 1) as f64 <= allowed
     }
 }
 
 /// The latencies of a step's newest answers.
 #[derive(Debug, Default)]
 struct Latencies {
-    seconds: VecDeque<f32>,
+    latency_seconds: VecDeque<f32>,
     /// Age from which a request is a straggler, and the number of answers since that was computed.
     age: Option<Duration>,
     noted: usize,
@@ -197,22 +197,22 @@ struct Latencies {
 
 impl Latencies {
     fn note(&mut self, latency: Duration) {
-        if self.seconds.len() == MAX_LATENCIES {
-            self.seconds.pop_front();
+        if self.latency_seconds.len() == MAX_LATENCIES {
+            self.latency_seconds.pop_front();
         }
-        self.seconds.push_back(latency.as_secs_f32());
+        self.latency_seconds.push_back(latency.as_secs_f32());
         self.noted += 1;
     }
 
     /// Age from which a request is a straggler, or `None` while too few answers are known.
     fn straggler_age(&mut self) -> Option<Duration> {
-        let count = self.seconds.len();
+        let count = self.latency_seconds.len();
         if count < MIN_LATENCIES {
             return None;
         }
         if self.age.is_none() || self.noted > count / 10 {
             self.noted = 0;
-            let slowest = quantile(self.seconds.iter().copied(), 0.99);
+            let slowest = quantile(self.latency_seconds.iter().copied(), 0.99);
             self.age = Some((Duration::from_secs_f32(slowest) * LATENCY_MULTIPLE).max(MIN_AGE));
         }
         self.age
@@ -220,12 +220,12 @@ impl Latencies {
 
     /// Whether the newest answers take longer than all that are kept.
     fn is_slowing_down(&self) -> bool {
-        let count = self.seconds.len();
+        let count = self.latency_seconds.len();
         if count < 2 * SLOWDOWN_SAMPLE {
             return false;
         }
-        let newest = quantile(self.seconds.iter().skip(count - SLOWDOWN_SAMPLE).copied(), 0.5);
-        let all = quantile(self.seconds.iter().copied(), 0.5);
+        let newest = quantile(self.latency_seconds.iter().skip(count - SLOWDOWN_SAMPLE).copied(), 0.5);
+        let all = quantile(self.latency_seconds.iter().copied(), 0.5);
         f64::from(newest) > f64::from(all) * MAX_SLOWDOWN + 0.01
     }
 }
