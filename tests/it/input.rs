@@ -447,7 +447,11 @@ async fn a_prompt_may_stand_in_a_file_and_names_with_dots_and_structs_are_unders
     let counts = world.simulator.counts();
     assert_eq!((counts.answers_to("b is at {\"floor\":1}"), counts.answered), (1, 3), "as JSON, and once");
     with("");
-    world.run(&[]).await.assert_status(2).assert_says("`step[0].prompt` is missing; it is what the model is asked");
+    world
+        .run(&[])
+        .await
+        .assert_status(2)
+        .assert_says("`step[0].prompt` is missing; it is what the model is asked");
     let hidden = RecordBatch::try_from_iter([("user.name", texts.clone()), ("row", texts)]).unwrap();
     write_parquet(&world.path("source/a.parquet"), &hidden, 10);
     fs::remove_dir_all(world.path("target")).unwrap();
