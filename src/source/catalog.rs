@@ -26,7 +26,7 @@ impl Catalog {
     /// Returns the next file after a position, with the row to begin at.
     ///
     /// # Errors
-    /// When the log or the folder says something that must not be passed over.
+    /// As [`super::Source::next_file`].
     pub(super) async fn next_file(&mut self, position: &Position) -> Result<NextRows, SourceError> {
         match self {
             Catalog::Delta(delta) => delta.next_file(position).await,
@@ -47,8 +47,7 @@ impl Catalog {
         }
     }
 
-    /// Returns the position after everything that the source has, or `None` if that says no more than the position
-    /// after the last file does.
+    /// Returns the position after everything in the source, or `None` if it equals the position after the last file.
     pub(super) fn end(&self) -> Option<Position> {
         match self {
             Catalog::Delta(delta) => Some(delta.end()),
@@ -64,7 +63,7 @@ impl Catalog {
         }
     }
 
-    /// Returns which rows of a file are not deleted, or `None` if all are there.
+    /// Returns for each row of a part's file whether it is not deleted, or `None` if no row is deleted.
     ///
     /// # Errors
     /// When the log or a deletion vector cannot be read.
@@ -91,7 +90,7 @@ impl Catalog {
         }
     }
 
-    /// Returns what the source is, in words.
+    /// Returns a description of the source for messages.
     pub(super) fn what(&self) -> String {
         match self {
             Catalog::Delta(delta) => format!("Delta, version {}", delta.version()),
@@ -99,7 +98,7 @@ impl Catalog {
         }
     }
 
-    /// Returns what of a folder is no part of the source, and why.
+    /// Returns descriptions of what is left out of the source, with the reasons; empty for a Delta table.
     pub(super) fn left_out(&self) -> &[String] {
         match self {
             Catalog::Delta(_) => &[],
@@ -107,7 +106,7 @@ impl Catalog {
         }
     }
 
-    /// Returns files that were passed over because they are not whole yet.
+    /// Returns the files that were passed over because they are not complete yet.
     pub(super) fn unfinished(&self) -> Vec<&str> {
         match self {
             Catalog::Delta(_) => Vec::new(),
@@ -115,7 +114,7 @@ impl Catalog {
         }
     }
 
-    /// Returns the number of rows after a position, if it is known without opening files.
+    /// Returns the number of rows after a position, or `None` if it is not known without opening files.
     pub(super) async fn rows_after(&self, position: &Position) -> Option<u64> {
         match self {
             Catalog::Delta(delta) => delta.rows_after(position).await,
@@ -123,7 +122,7 @@ impl Catalog {
         }
     }
 
-    /// Returns the number of versions that are not read to their end, or `None` if the source has no versions.
+    /// Returns the number of versions that are not read to their end yet, or `None` if the source has no versions.
     pub(super) fn versions_after(&self, position: &Position) -> Option<u64> {
         let Catalog::Delta(delta) = self else { return None };
         let read = match position {
@@ -135,7 +134,8 @@ impl Catalog {
         Some((delta.version() + 1).saturating_sub(read))
     }
 
-    /// Returns the whole files of the source.
+    /// Returns the files of the source, each as a whole (`end` is 0); of a Delta table only those in which a row may
+    /// meet the condition.
     ///
     /// # Errors
     /// When the log cannot be read.
@@ -146,11 +146,11 @@ impl Catalog {
         }
     }
 
-    /// Returns the position after everything that a target holds; `expected` says what it should hold of a file of which a
-    /// condition chooses the rows.
+    /// Returns the position after all rows that a target holds. With a condition, `expected` has the files' read
+    /// progress.
     ///
     /// # Errors
-    /// When the rows are not the beginning of this source.
+    /// When these rows are not the first ones of the source.
     pub(super) async fn position_after(
         &self,
         held: &[HeldFile],
@@ -162,11 +162,11 @@ impl Catalog {
         }
     }
 
-    /// Returns the files that were begun before a position, up to there (`end` is 0 for whole ones), and the names of
-    /// those that are gone.
+    /// Returns the parts of files that are before a position (`end` is 0 for a whole file), and the names of files that
+    /// were read and no longer exist.
     ///
     /// # Errors
-    /// When one is not as it was, or the log cannot be read.
+    /// When a file has changed, or the log cannot be read or does not show which files were read.
     pub(super) async fn parts_before(
         &mut self,
         position: &Position,

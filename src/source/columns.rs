@@ -1,4 +1,4 @@
-//! The columns of a set of Parquet files: those of all files together, and those that cannot be carried.
+//! The merged columns of a set of Parquet files, and the columns that a target cannot hold.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -10,15 +10,15 @@ use crate::config::OnUnsupported;
 use crate::store::Location;
 use crate::table::delta_schema;
 
-/// Types that a column may consist of, one in the other. Delta's log has the columns as JSON, which its readers take
-/// some 128 levels of (serde_json's limit), three for each of these.
+/// Most nesting levels of a column's type. Delta's log stores the columns as JSON, of which its readers accept about
+/// 128 levels (serde_json's limit); each level of a type takes three of them.
 const MOST_LEVELS: usize = 32;
 
 /// A column that a target cannot hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct UnsupportedColumn {
     pub(super) name: String,
-    /// The file that shows it.
+    /// The file in which it was found.
     file: Location,
     why: String,
 }
@@ -29,7 +29,7 @@ impl std::fmt::Display for UnsupportedColumn {
     }
 }
 
-/// The columns of files that were looked at so far.
+/// The columns of the files that were added so far.
 #[derive(Debug)]
 pub(super) struct MergedColumns {
     on_unsupported: OnUnsupported,
@@ -42,7 +42,7 @@ impl MergedColumns {
         MergedColumns { on_unsupported, fields: Vec::new(), unsupported: Vec::new() }
     }
 
-    /// Adds those of a file.
+    /// Adds the columns of a file.
     pub(super) fn add(&mut self, fields: &Fields, file: &Location) {
         let mut seen = HashSet::new();
         for field in fields {
@@ -115,10 +115,10 @@ impl MergedColumns {
         self.unsupported.push(UnsupportedColumn { name: name.to_owned(), file: file.clone(), why });
     }
 
-    /// All that can be carried, and those that cannot.
+    /// Returns the columns that can be carried, and those that cannot.
     ///
     /// # Errors
-    /// When they do not become those of a Delta table together.
+    /// When the merged columns cannot be the columns of a Delta table.
     pub(super) fn finish(self) -> Result<(Fields, Vec<UnsupportedColumn>), String> {
         let typed = self
             .fields
@@ -133,7 +133,7 @@ fn is_plain(field: &Field) -> bool {
     !field.data_type().is_nested()
 }
 
-/// How many types a type consists of, one in the other.
+/// Returns the number of nesting levels of a type: 1 if it is not nested.
 fn depth(data_type: &DataType) -> usize {
     let inner: Box<dyn Iterator<Item = &FieldRef>> = match data_type {
         DataType::Struct(fields) => Box::new(fields.iter()),
@@ -143,10 +143,11 @@ fn depth(data_type: &DataType) -> usize {
     1 + inner.map(|field| depth(field.data_type())).max().unwrap_or_default()
 }
 
-/// The type that a target has for a column, where it has one; without any value there is no type yet.
+/// Returns the type that a target has for a column. A column without any value keeps the type `Null` until a file with
+/// values decides it.
 ///
 /// # Errors
-/// The type, itself or in it, that no target has.
+/// The type, the column's own or one nested in it, that no target can hold.
 fn carried(data_type: &DataType, on_unsupported: OnUnsupported) -> Result<DataType, DataType> {
     let inner = |field: &FieldRef| -> Result<FieldRef, DataType> {
         Ok(Arc::new(field.as_ref().clone().with_data_type(carried(field.data_type(), on_unsupported)?)))
@@ -164,7 +165,7 @@ fn carried(data_type: &DataType, on_unsupported: OnUnsupported) -> Result<DataTy
     }
 }
 
-/// The type with text where no file had a value.
+/// Returns the type with `Null`, which is left where no file had a value, replaced by text.
 fn typed(data_type: &DataType) -> DataType {
     let inner = |field: &FieldRef| -> FieldRef {
         Arc::new(field.as_ref().clone().with_data_type(typed(field.data_type())))

@@ -1,7 +1,7 @@
-//! From the columns of a file to those of its table.
+//! Conversion of a file's columns to those of its table.
 //!
-//! Columns are found by name, or by the name or id that a Delta table's column mapping gives them, in nested types
-//! too. What a file lacks is null; what it has in another type is cast, and a value that does not fit is an error.
+//! Columns are found by name, or by the name or id that a Delta table's column mapping gives them, in nested types too.
+//! A column that the file lacks is null. A column of another type is cast; a value that does not fit is an error.
 
 use std::sync::Arc;
 
@@ -12,12 +12,12 @@ use ::arrow::error::ArrowError;
 
 use crate::table::physical_name;
 
-/// Where Delta notes a column's id in the files ("Column Mapping" in the Delta protocol).
+/// Key under which Delta stores the id of a column in the files ("Column Mapping" in the Delta protocol).
 const COLUMN_ID: &str = "delta.columnMapping.id";
-/// Where the Parquet reader puts the id of a file's column.
+/// Key under which the Parquet reader stores the id of a file's column.
 const FIELD_ID: &str = "PARQUET:field_id";
 
-/// Columns without what a Delta table notes about them, for tables that are made from them.
+/// Returns the columns without the metadata of Delta and Parquet, for tables that are made from them.
 pub(super) fn logical(fields: &Fields) -> Fields {
     fields.iter().map(plain).collect()
 }
@@ -34,13 +34,13 @@ fn plain(field: &FieldRef) -> FieldRef {
     Arc::new(field.as_ref().clone().with_data_type(data_type).with_metadata(metadata))
 }
 
-/// The column of a file that is a column of the table; none if the file has no such column.
+/// Returns the file's column for a column of the table, or `None` if the file lacks it.
 pub(super) fn find<'a>(fields: &Fields, columns: &'a [ArrayRef], wanted: &Field) -> Option<&'a ArrayRef> {
     Some(&columns[place(fields, wanted)?])
 }
 
-/// Where that column stands in the file: by its name, else by its id, else by its name in other letters, capital or
-/// small, as Delta takes names.
+/// Returns the index of that column in the file: found by its name, else by its id, else by its name in any case, since
+/// Delta's names are case-insensitive.
 pub(super) fn place(fields: &Fields, wanted: &Field) -> Option<usize> {
     let id = wanted.metadata().get(COLUMN_ID);
     let has_id = |field: &FieldRef| id.is_some() && field.metadata().get(FIELD_ID) == id;
@@ -50,12 +50,12 @@ pub(super) fn place(fields: &Fields, wanted: &Field) -> Option<usize> {
     named.or_else(|| fields.iter().position(has_id)).or_else(|| fields.iter().position(is_same))
 }
 
-/// Whether two names differ in capital and small letters at most.
+/// Whether two names are equal or differ only in case.
 pub(super) fn is_same_name(a: &str, b: &str) -> bool {
     a.eq_ignore_ascii_case(b) || (!(a.is_ascii() && b.is_ascii()) && a.to_lowercase() == b.to_lowercase())
 }
 
-/// Names of a file's that one column could mean, where no letter decides between them.
+/// Returns two columns of a file whose names differ from the wanted one only in case, if none matches exactly.
 pub(super) fn ambiguous<'a>(fields: &'a Fields, wanted: &Field) -> Option<(&'a str, &'a str)> {
     let name = physical_name(wanted);
     let place = place(fields, wanted)?;
@@ -64,7 +64,8 @@ pub(super) fn ambiguous<'a>(fields: &'a Fields, wanted: &Field) -> Option<(&'a s
     (found != name && is_same_name(found, name)).then_some((found, other.name()))
 }
 
-/// Brings a column of a file to the type of the table's: `noted` is that with what the table notes about it.
+/// Converts a column of a file to the type `to`. `noted` is the table's column with its metadata, by which nested
+/// columns are found.
 pub(super) fn conform(array: &ArrayRef, noted: &Field, to: &DataType) -> Result<ArrayRef, ArrowError> {
     match (array.data_type(), noted.data_type(), to) {
         (DataType::Struct(own), DataType::Struct(noted), DataType::Struct(to)) => {

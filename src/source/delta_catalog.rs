@@ -1,7 +1,7 @@
-//! A Delta table as a source: the files of a pinned version, then what later commits add.
+//! A Delta table as a source: the files of a pinned version, then the files that later commits add.
 //!
-//! The order is that of Spark's Delta source: files of the first version by (modification time, path),
-//! then commit by commit in the order of their `add` actions with `dataChange`.
+//! The order is that of Spark's Delta source: files of the first version by (modification time, path), then commit by
+//! commit in the order of their `add` actions with `dataChange`.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -21,32 +21,32 @@ use crate::table::{Condition, DataFile, LogEntry, Table};
 #[derive(Debug)]
 pub(super) struct DeltaCatalog {
     path: Location,
-    /// Pinned at the newest version when the run started.
+    /// The table at the version that was the newest when the run started.
     table: Table,
-    /// Where a job begins that has read nothing yet; with the whole table if it does not say.
+    /// Where a job begins that has read nothing yet; `None` for the whole table.
     start: Option<SourceStart>,
-    /// What rows must meet: for passing over files.
+    /// The condition that rows must meet; it excludes files by their statistics.
     pub(super) condition: Option<Condition>,
     skip_change_commits: bool,
-    /// The next files of the version that a snapshot position speaks of.
+    /// The loaded files of the version of a snapshot position.
     snapshot: Option<FileRun>,
-    /// The log entry read last, and what of it is passed over.
+    /// The version and log entry read last, and the rows of it that are passed over.
     entry: Option<(u64, LogEntry, PassedOver)>,
-    /// What was there before the version that the job begins with, once that was counted.
+    /// The rows from before the version that the job begins with, once they are counted.
     before_start: Option<PassedOver>,
     /// Whether files of the table can have deletion vectors.
     has_vectors: bool,
-    /// Files of the pinned version; true for those with deleted rows.
+    /// Files of the pinned version, once listed; true for those with deleted rows.
     deleted: Option<HashMap<String, bool>>,
-    /// The file that was asked about last, and which of its rows are kept.
+    /// The file that was looked up last, and which of its rows are not deleted.
     kept: Option<(String, Option<Arc<[bool]>>)>,
 }
 
-/// Table property that says how long removed files are kept; 7 days by default.
+/// Table property that states how long removed files are kept; 7 days by default.
 const RETENTION: &str = "delta.deletedFileRetentionDuration";
-/// Commits whose rows are counted ahead.
+/// Most commits after a position whose rows are counted.
 const MAX_COUNTED_VERSIONS: usize = 200;
-/// Files of a version that are in memory at once.
+/// Number of files of a version that are loaded at once, besides the one at the position.
 const LISTED_FILES: usize = 1_000;
 
 /// Consecutive files of a version, in the order in which they are read.
@@ -58,7 +58,7 @@ struct FileRun {
     has_more: bool,
 }
 
-/// Features of tables that ask something of a reader and that this source knows.
+/// Reader features of Delta tables that this source supports.
 const READ: [&str; 7] = [
     "columnMapping",
     "deletionVectors",
@@ -165,7 +165,7 @@ impl DeltaCatalog {
         Ok(NextRows { passed, file: None })
     }
 
-    /// The rows that the table had before a version.
+    /// Counts the rows that the table had before a version.
     async fn before(&mut self, version: u64) -> PassedOver {
         if let Some(known) = self.before_start {
             return known;
@@ -185,7 +185,7 @@ impl DeltaCatalog {
         passed
     }
 
-    /// The version that a job begins with.
+    /// Returns the version that a job begins with.
     async fn first_version(&self, start: SourceStart) -> Result<u64, SourceError> {
         let wrong =
             |message: String| SourceError::Start { path: self.path.clone(), key: start.key(), message };
@@ -199,7 +199,7 @@ impl DeltaCatalog {
                 let commits = self.table.commit_times().await?;
                 let wanted = time.timestamp_millis();
                 match commits.iter().find(|(_, made)| *made >= wanted) {
-                    // Commits before it may have been made in time too.
+                    // Earlier commits, which the log no longer has, may be late enough too.
                     Some((version, _))
                         if commits.first().is_some_and(|(first, _)| first == version) && *version > 0 =>
                     {
@@ -217,7 +217,7 @@ impl DeltaCatalog {
         }
     }
 
-    /// The commit of a version with only those files that bring new rows, and what of it is passed over.
+    /// Returns the commit of a version with only the files that add new rows, and the rows of it that are passed over.
     async fn log_entry(&mut self, version: u64) -> Result<(LogEntry, PassedOver), SourceError> {
         if let Some((_, entry, passed)) = self.entry.as_ref().filter(|(cached, ..)| *cached == version) {
             return Ok((entry.clone(), *passed));
@@ -240,7 +240,7 @@ impl DeltaCatalog {
                     files: entry.removed.len(),
                 });
             }
-            // What a deletion adds are the rows that it left, which were there before.
+            // The files that a deletion adds hold the rows that remain, which existed before.
             let is_deletion = entry.operation.as_deref() == Some("DELETE");
             match entry.added.iter().filter(|_| !is_deletion).map(DataFile::live_rows).sum::<Option<u64>>() {
                 Some(rows) => passed.by_change_commits = rows,
@@ -252,8 +252,9 @@ impl DeltaCatalog {
         Ok((entry, passed))
     }
 
-    /// Files of a version, the one among them that comes next after a file, or goes on with a row of it; from the
-    /// beginning if none is given.
+    /// Returns files of a version, including the next one to read, if there is one. `after` is the (modification time,
+    /// path) of the file read last and its next row, or no row if it is read to its end; without `after` the files
+    /// begin with the first.
     async fn listing(
         &mut self,
         version: u64,
@@ -267,7 +268,7 @@ impl DeltaCatalog {
                     None => false,
                     Some(((time, path), row)) => {
                         let at = Some((time, path.to_owned()));
-                        // Of a file that is read to its end the next one must be there, if there is one.
+                        // After a file that is read to its end, the next one must be loaded too, if there is one.
                         first <= at && (at < last || (at == last && row.is_some()) || !listing.has_more)
                     }
                 }
@@ -282,7 +283,7 @@ impl DeltaCatalog {
                 }
             };
             let first = after.map(|(key, _)| key);
-            // One more than is read next, since the first may be read to its end.
+            // One more, since the first file may already be read to its end.
             let listed = table.files_from(self.condition.as_ref(), first, LISTED_FILES + 1).await?;
             self.snapshot = Some(FileRun { version, files: listed.0, has_more: listed.1 });
         }
@@ -291,8 +292,8 @@ impl DeltaCatalog {
             .ok_or_else(|| SourceError::Unsupported { path: self.path.clone(), what: "has no files".into() })
     }
 
-    /// Which rows of a part's file are not deleted, as the newest version has it that still has the file; none if
-    /// all are there.
+    /// Returns which rows of a part's file are not deleted, or `None` if no row is. The pinned version decides, or the
+    /// version of the part if the pinned one no longer has the file.
     pub(super) async fn kept(&mut self, part: &FileRange) -> Result<Option<Arc<[bool]>>, SourceError> {
         if !self.has_vectors {
             return Ok(None);
@@ -307,7 +308,7 @@ impl DeltaCatalog {
         let kept = match (found, part.version) {
             (Some(false), _) | (None, None) => None,
             (Some(true), _) => self.table.kept_rows(&part.file).await?,
-            // Rewritten or deleted since it was planned.
+            // The file was rewritten or deleted since the part was planned.
             (None, Some(version)) => {
                 let planned = Table::open_at(&self.path, version).await?;
                 let has_deleted =
@@ -334,7 +335,7 @@ impl DeltaCatalog {
             };
             let modified_ms =
                 files.iter().find(|file| file.path == part.file).map_or(0, |file| file.modified_ms);
-            // The last file's end is the snapshot's end, for which the old version need not be opened again.
+            // The last file's end is the snapshot's end. A log position saves opening the old version again.
             if is_whole && !has_more && files.last().is_some_and(|last| last.path == part.file) {
                 return Position::DeltaLog { version: version + 1, files: 0, row: 0 };
             }
@@ -360,12 +361,12 @@ impl DeltaCatalog {
         }
     }
 
-    /// The version that the job says to begin with.
+    /// Returns the first version that the job file states, or `None` if it states a time or nothing.
     pub(super) fn first(&self) -> Option<u64> {
         self.start.and_then(SourceStart::version)
     }
 
-    /// How long files that leave the table are kept: what a VACUUM spares.
+    /// Returns how long VACUUM spares files that left the table.
     pub(super) fn retention(&self) -> Duration {
         let properties = self.table.properties().unwrap_or_default();
         let written =
@@ -374,17 +375,18 @@ impl DeltaCatalog {
         found.unwrap_or(Duration::from_secs(7 * 86_400))
     }
 
-    /// The version that the source ends with.
+    /// Returns the version that the source ends with.
     pub(super) fn version(&self) -> u64 {
         self.table.version()
     }
 
-    /// The position after everything that this source has.
+    /// Returns the position after everything in the source.
     pub(super) fn end(&self) -> Position {
         Position::DeltaLog { version: self.table.version() + 1, files: 0, row: 0 }
     }
 
-    /// What the log tells of the files that are left; none where it does not, or would have to be followed far.
+    /// Returns the number of rows after a position, or `None` if the log does not state it or too much of the log would
+    /// have to be read.
     pub(super) async fn rows_after(&self, position: &Position) -> Option<u64> {
         match position {
             Position::Start if self.start.is_some() => None,
@@ -399,7 +401,8 @@ impl DeltaCatalog {
         }
     }
 
-    /// Rows of the commits from a version on, without the first files of that version, and rows of the one after them.
+    /// Counts the rows of the commits from `first` on, without the first `files` files of that version and the first
+    /// `row` rows of the file after them.
     async fn rows_of_log(&self, first: u64, files: u64, row: u64) -> Option<u64> {
         let versions = first..=self.table.version();
         if versions.clone().count() > MAX_COUNTED_VERSIONS {
@@ -420,14 +423,14 @@ impl DeltaCatalog {
         Some(rows.saturating_sub(row))
     }
 
-    /// The files of the newest version, whole, in which a row may meet the condition.
+    /// Returns the files of the pinned version, each as a whole, in which a row may meet the condition.
     pub(super) async fn parts(&self) -> Result<Vec<FileRange>, SourceError> {
         let version = self.table.version();
         let files = self.table.files_for(self.condition.as_ref()).await?.into_iter();
         Ok(files.filter(|file| file.may_match).map(|file| part(&file, version, 0)).collect())
     }
 
-    /// The files that were read before a position, up to there (`end` is 0 for whole ones).
+    /// Returns the parts of files that are before a position (`end` is 0 for a whole file).
     pub(super) async fn parts_before(&mut self, position: &Position) -> Result<Vec<FileRange>, SourceError> {
         if self.skip_change_commits {
             return Err(SourceError::Unsupported {
@@ -488,7 +491,7 @@ impl DeltaCatalog {
         }
     }
 
-    /// The files of a version, in their order.
+    /// Returns the files of a version, in reading order.
     async fn files_of(&self, version: u64) -> Result<Vec<DataFile>, SourceError> {
         if version == self.table.version() {
             return Ok(self.table.files().await?);
@@ -496,7 +499,7 @@ impl DeltaCatalog {
         Ok(Table::open_at(&self.path, version).await?.files().await?)
     }
 
-    /// `expected` has the files that may have rows to read, where a condition chooses these.
+    /// With a condition, `expected` has the read progress of each file in which a row may meet it.
     pub(super) async fn position_after(
         &self,
         held: &[HeldFile],
@@ -523,7 +526,7 @@ impl DeltaCatalog {
                     file.path
                 )));
             };
-            // Deleted rows may be there, from before, or not.
+            // The target may hold deleted rows, if they were read before they were deleted.
             let lacks = |rows: u64, of: u64| rows > of || rows + file.deleted_rows < of;
             let is_wrong = match (&self.condition, expected.get(&file.path)) {
                 (Some(_), Some(ReadProgress { before, deleted, after })) => {

@@ -1,4 +1,4 @@
-//! Sources that cannot be read.
+//! Errors of opening and reading a source.
 
 use crate::checkpoint::FileRange;
 use crate::store::Location;
@@ -8,39 +8,39 @@ use crate::wording::counted;
 /// A source that cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
-    /// There is nothing at its place.
+    /// Nothing exists at the source's location.
     #[error("the source {path} is not there")]
     Missing {
-        /// Where it should be.
+        /// Location of the source.
         path: Location,
     },
-    /// What is there is no table.
+    /// The location holds neither a Delta table nor files of a known format.
     #[error(
         "the source {} is neither a Delta table nor a Parquet file nor a directory of Parquet files",
         path
     )]
     NoTable {
-        /// Where it is.
+        /// Location of the source.
         path: Location,
     },
-    /// It has something that this version cannot read.
+    /// The source cannot be read, or does not fit the checkpoint or target.
     #[error("the source {path} {what}")]
     Unsupported {
-        /// Where it is.
+        /// Location of the source.
         path: Location,
-        /// What it has.
+        /// Predicate of the message's sentence, such as "has no files".
         what: String,
     },
     /// A commit changes rows that may have been read.
     #[error("version {version} of the source {path} {operation} rows of {}: a later run would not see the change. enrich run --restart asks about the table as it is now; source.skip_change_commits = true passes over such commits, and over every row that they add", counted(*files as u64, "file"))]
     Changed {
-        /// Where it is.
+        /// Location of the source.
         path: Location,
-        /// The version.
+        /// Version that the commit made.
         version: u64,
-        /// What the commit does, for example "deletes".
+        /// What the commit does, such as "(DELETE) deletes or rewrites".
         operation: String,
-        /// Number of files whose rows it takes away.
+        /// Number of files whose rows the commit deletes or rewrites.
         files: usize,
     },
     /// The log lacks a version that is to be read.
@@ -49,62 +49,62 @@ pub enum SourceError {
         path
     )]
     Gap {
-        /// Where it is.
+        /// Location of the source.
         path: Location,
-        /// The version.
+        /// The missing version.
         version: u64,
     },
-    /// A column is named that it does not have.
+    /// `source.columns` names a column that the source does not have.
     #[error("source.columns names {column:?}, and the source {path} has no such column{}", near.as_ref().map_or_else(String::new, |near| format!("; did you mean {near:?}?")))]
     UnknownColumn {
-        /// Where it is.
+        /// Location of the source.
         path: Location,
-        /// The column.
+        /// Name in the job file.
         column: String,
-        /// The one that was meant, perhaps.
+        /// The most similar name of a column; `None` if none is similar.
         near: Option<String>,
     },
-    /// The condition on its rows is wrong.
+    /// The condition on rows is invalid, or fails for a row.
     #[error("source.where = {condition:?} is wrong: {message}")]
     Condition {
-        /// As it stands in the job file.
+        /// As written in the job file.
         condition: String,
         /// What is wrong.
         message: String,
     },
-    /// The place to start at is not there.
+    /// The source cannot be read from the version or time that the job file states.
     #[error("source.{key} of {path}: {message}")]
     Start {
-        /// Where it is.
+        /// Location of the source.
         path: Location,
-        /// The key in the job file.
+        /// Key in the job file, below `source`.
         key: &'static str,
         /// What is wrong, and what to do.
         message: String,
     },
-    /// A planned file is not there any more.
+    /// A planned file no longer exists.
     #[error("the source file {path} is gone, and rows of it are planned and not written: {}", if *is_of_table { "it was deleted, or taken out of the table and vacuumed" } else { "it was deleted or renamed" })]
     Gone {
-        /// The file.
+        /// Location of the file.
         path: Location,
-        /// Whether a Delta table had it.
+        /// Whether the file belonged to a Delta table.
         is_of_table: bool,
     },
     /// A file cannot be read.
     #[error("cannot read the source file {path}: {message}")]
     File {
-        /// The file.
+        /// Location of the file.
         path: Location,
-        /// Why.
+        /// The reason.
         message: String,
     },
-    /// Its log cannot be read.
+    /// The log of a Delta table cannot be read.
     #[error(transparent)]
     Table(#[from] TableError),
 }
 
 impl SourceError {
-    /// Returns what to do about it, or `None` if the message says it.
+    /// Returns what to do about the error, or `None` if its message is enough.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
         match self {
@@ -128,7 +128,7 @@ impl SourceError {
         }
     }
 
-    /// Returns whether the job or its surroundings are to be mended, as opposed to trouble on the way.
+    /// Whether the job or the source has to be changed, as opposed to a failure while reading.
     #[must_use]
     pub fn is_usage(&self) -> bool {
         match self {
@@ -150,7 +150,7 @@ impl SourceError {
         SourceError::File { path: path.to_owned(), message: message.to_string() }
     }
 
-    /// For a planned file that cannot be opened.
+    /// Returns the error for a planned file that cannot be opened.
     pub(super) fn gone(path: &Location, part: &FileRange, error: std::io::Error) -> Self {
         match error.kind() {
             std::io::ErrorKind::NotFound => {

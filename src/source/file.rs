@@ -1,4 +1,4 @@
-//! The bytes of a source file, on the disk or in an object store, as the Parquet reader takes them.
+//! Access to the bytes of source files, on disk or in an object store, in the form that the Parquet reader takes.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -17,44 +17,43 @@ use super::SourceError;
 use crate::store::Location;
 use crate::table::objects;
 
-/// What is fetched from a store at once: pages are read one after the other, in columns side by side.
+/// Bytes that are fetched from a store at once: pages are read one after the other, in columns side by side.
 const BLOCK_BYTES: u64 = 1_000_000;
-/// Blocks of a file that are kept.
+/// Most blocks of a file in memory.
 const BLOCKS: usize = 24;
 
-/// The folder or prefix that a source's files lie below.
+/// The folder, or prefix in an object store, that contains a source's files.
 #[derive(Clone, Debug)]
 pub struct Root {
     at: Location,
-    /// None on a local disk.
+    /// The store and the runtime for its requests; `None` on a local disk.
     store: Option<(Arc<dyn ObjectStore>, Handle)>,
 }
 
 impl From<Location> for Root {
-    /// A local folder.
     fn from(at: Location) -> Self {
         Root { at, store: None }
     }
 }
 
 impl Root {
-    /// `store` has paths relative to the place.
+    /// Returns a root in an object store. The paths of `store` are relative to `at`.
     pub(super) fn remote(at: Location, store: Arc<dyn ObjectStore>) -> Self {
         Root { at, store: Some((store, Handle::current())) }
     }
 
-    /// Where it is.
+    /// Returns the location of the folder or prefix.
     #[must_use]
     pub fn at(&self) -> &Location {
         &self.at
     }
 
-    /// Where a file below it is.
+    /// Returns the location of a file: below the root, or where its URL states.
     pub(super) fn place(&self, file: &str) -> Location {
         elsewhere(file).unwrap_or_else(|| self.at.join(file))
     }
 
-    /// Opens a file. Blocks, also on the network: never call it where futures are run.
+    /// Opens a file. Blocks, also on the network: never call it on a thread that runs futures.
     pub(super) fn open(&self, file: &str) -> io::Result<SourceFile> {
         if let Some(at) = elsewhere(file) {
             let (root, name) = Handle::current().block_on(self.of_place(&at))?;
@@ -74,7 +73,7 @@ impl Root {
         }
     }
 
-    /// Size of a file, in bytes.
+    /// Returns the size of a file, in bytes.
     pub(super) async fn size(&self, file: &str) -> io::Result<u64> {
         if let Some(at) = elsewhere(file) {
             let (root, name) = self.of_place(&at).await?;
@@ -90,7 +89,7 @@ impl Root {
         }
     }
 
-    /// The folder of a place outside of it, and the place's name there.
+    /// Returns the folder of a file outside the root, and the file's name in it.
     async fn of_place(&self, at: &Location) -> io::Result<(Root, String)> {
         let (folder, name) = at.split().ok_or_else(|| io::Error::other(format!("{at} is no file")))?;
         let root = match (folder.path(), self.at.path()) {
@@ -106,7 +105,7 @@ impl Root {
         Ok((root, name))
     }
 
-    /// Runs what blocks on its files.
+    /// Runs blocking work on the root's files.
     pub(super) async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(Root) -> Result<T, SourceError> + Send + 'static,
@@ -117,8 +116,9 @@ impl Root {
     }
 }
 
-/// The place that a Delta log names by a URL of its own, as shallow clones do ("Add File and Remove File" in the Delta
-/// protocol). What reads the log has decoded it and left one slash after the scheme.
+/// Returns the location of a file that a Delta log names by an absolute URL, as shallow clones do ("Add File and Remove
+/// File" in the Delta protocol), or `None` for a relative path. The reader of the log has decoded the URL and left one
+/// slash after the scheme.
 fn elsewhere(file: &str) -> Option<Location> {
     let (scheme, rest) = file.split_once(":/")?;
     let is_scheme = |c: char| c.is_ascii_alphanumeric() || c == '+';
@@ -139,7 +139,6 @@ fn of_store(error: object_store::Error) -> io::Error {
     }
 }
 
-/// A source file.
 #[derive(Debug)]
 pub(super) enum SourceFile {
     Local(File),
@@ -153,7 +152,7 @@ pub(super) struct StoredFile {
     handle: Handle,
     path: ObjectPath,
     size: u64,
-    /// Number and bytes of the blocks fetched last.
+    /// Numbers and bytes of the blocks used last, the newest at the back.
     blocks: Arc<Mutex<VecDeque<(u64, Bytes)>>>,
 }
 
@@ -176,7 +175,7 @@ impl StoredFile {
         Ok(bytes)
     }
 
-    /// Bytes from a place on, as many as the block there has, at most `most`.
+    /// Returns at most `most` bytes from an offset on, up to the end of its block; none at the end of the file.
     fn some(&self, at: u64, most: usize) -> io::Result<Bytes> {
         if at >= self.size {
             return Ok(Bytes::new());
@@ -187,7 +186,7 @@ impl StoredFile {
     }
 }
 
-/// Bytes of a stored file from a place on.
+/// Reader of a stored file from an offset on.
 pub(super) struct StoredFrom {
     file: StoredFile,
     at: u64,

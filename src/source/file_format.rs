@@ -1,7 +1,8 @@
 //! The format of a source's files, and the files of a source with their format.
 //!
-//! A format is one file beside this one and one variant here. A catalog asks it which files are its own and what they say
-//! of themselves; a reader asks it for rows from an offset on, and a filter for the rows that may meet a condition.
+//! A format is one Rust file beside this one and one variant of `FileFormat`. A catalog uses it to recognise files and
+//! to read their footers, a reader to read rows from an offset on, and a filter to find the rows that may meet a
+//! condition.
 
 use ::arrow::datatypes::Schema;
 use ::arrow::record_batch::RecordBatch;
@@ -22,16 +23,16 @@ use crate::table::Condition;
 pub(super) enum FileFormat {
     /// Apache Parquet.
     Parquet(ByteStrings),
-    /// One row a line; shows what a format needs.
+    /// One row per line; shows what a format has to provide.
     #[cfg(test)]
     Lines,
 }
 
-/// Rows of a file in pieces, in their order; an error is in words.
+/// Rows of a file in pieces, in order. An error is a message.
 pub(super) type Pieces = Box<dyn Iterator<Item = Result<RecordBatch, String>> + Send>;
 
 impl FileFormat {
-    /// The formats that a folder may have, in the order in which they are looked for.
+    /// Returns the formats that a folder may have, in the order in which they are looked for.
     pub(super) fn all(bytes: ByteStrings) -> Vec<FileFormat> {
         vec![
             FileFormat::Parquet(bytes),
@@ -40,12 +41,12 @@ impl FileFormat {
         ]
     }
 
-    /// Whether a file has a name of this format.
+    /// Whether a file's name has the ending of this format, in any case.
     pub(super) fn claims(self, name: &str) -> bool {
         name.rsplit_once('.').is_some_and(|(_, end)| end.eq_ignore_ascii_case(self.ending()))
     }
 
-    /// The name of the format, for messages.
+    /// Returns the name of the format for messages.
     pub(super) fn name(self) -> &'static str {
         match self {
             FileFormat::Parquet(_) => "Parquet",
@@ -54,7 +55,7 @@ impl FileFormat {
         }
     }
 
-    /// How names of its files end, without the dot.
+    /// Returns the ending of the format's file names, without the dot.
     pub(super) fn ending(self) -> &'static str {
         match self {
             FileFormat::Parquet(_) => "parquet",
@@ -63,7 +64,7 @@ impl FileFormat {
         }
     }
 
-    /// Whether a single file, named as a source, is of this format. Blocks.
+    /// Whether a single file that is the whole source is of this format. Blocks.
     pub(super) fn is_file_of(self, root: &Root, path: &str) -> bool {
         match self {
             FileFormat::Parquet(_) => self.is_format_of(root, path),
@@ -72,7 +73,7 @@ impl FileFormat {
         }
     }
 
-    /// Whether a file with another name is of this format by its content. Blocks.
+    /// Whether a file with another ending is of this format by its content. Blocks.
     pub(super) fn is_format_of(self, root: &Root, path: &str) -> bool {
         match self {
             FileFormat::Parquet(_) => parquet_format::is_one(root, path),
@@ -81,7 +82,7 @@ impl FileFormat {
         }
     }
 
-    /// Reads what a file says of itself. Blocks.
+    /// Reads the footer of a file. Blocks.
     pub(super) fn look(self, root: &Root, path: &str) -> Footer {
         match self {
             FileFormat::Parquet(bytes) => parquet_format::look(root, path, bytes),
@@ -91,7 +92,7 @@ impl FileFormat {
     }
 }
 
-/// The files of a source and their format.
+/// Root and format of a source's files.
 #[derive(Clone, Debug)]
 pub struct SourceFiles {
     root: Root,
@@ -113,7 +114,7 @@ impl SourceFiles {
         &self.root
     }
 
-    /// Reads how many rows a file has and how large they are; `columns` are those that are read. Blocks.
+    /// Reads the number and size of a file's rows. `columns` are the columns that are read: only these count. Blocks.
     ///
     /// # Errors
     /// When the file is not there or is damaged.
@@ -125,7 +126,7 @@ impl SourceFiles {
         }
     }
 
-    /// Returns for each row of a part's file whether it is there and may meet a condition, as far as that is known
+    /// Returns for each row of a part's file whether it is in `there` and may meet a condition, by what is known
     /// without reading rows. Blocks.
     ///
     /// # Errors
@@ -148,8 +149,8 @@ impl SourceFiles {
         }
     }
 
-    /// Opens a file at the first row of a part, for the rows from there on that are kept; `noted` are the columns that are
-    /// read. Returns the rows, and the number of rows before the part that have to be decoded for them. Blocks.
+    /// Opens a file to read its kept rows from the first row of a part on. `noted` are the columns to read. Returns the
+    /// rows, and the number of rows before the part that have to be decoded for them. Blocks.
     ///
     /// # Errors
     /// When the file is gone, has changed since it was planned, or is damaged.
@@ -172,7 +173,7 @@ impl SourceFiles {
         }
     }
 
-    /// Runs what blocks on the files.
+    /// Runs blocking work on the files.
     pub(super) async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(SourceFiles) -> Result<T, SourceError> + Send + 'static,

@@ -11,10 +11,10 @@ use super::{SourceError, conform};
 use crate::checkpoint::FileRange;
 use crate::table::Condition;
 
-/// Rows that are looked at together.
+/// Number of rows that are evaluated together.
 const PIECE_ROWS: usize = 65_536;
 
-/// A condition and how the columns are read that it needs.
+/// A condition, with what is needed to read its columns.
 #[derive(Clone, Debug)]
 pub(super) struct Filter {
     condition: Condition,
@@ -24,7 +24,8 @@ pub(super) struct Filter {
 }
 
 impl Filter {
-    /// `noted` are all columns of the source, with what its table notes about them.
+    /// Compiles the condition `written` in the job file. `noted` are all columns of the source, with their table's
+    /// metadata.
     pub(super) fn new(written: &str, files: &SourceFiles, noted: &SchemaRef) -> Result<Self, SourceError> {
         let wrong = |message| SourceError::Condition { condition: written.to_owned(), message };
         let condition = Condition::new(written, noted).map_err(wrong)?;
@@ -37,8 +38,8 @@ impl Filter {
         &self.condition
     }
 
-    /// For each row of a part's file whether it is to be read: it is there and meets the condition. Row groups whose
-    /// statistics rule it out are not decoded. Blocks.
+    /// Returns for each row of a part's file whether it is read: it is in `there` and meets the condition. Row groups
+    /// whose statistics rule the condition out are not decoded. Blocks.
     pub(super) fn rows(&self, part: &FileRange, there: &RowMask) -> Result<Arc<[bool]>, SourceError> {
         let path = self.files.root().place(&part.file);
         let candidates = self.files.candidates(part, &self.condition, there)?;

@@ -22,7 +22,7 @@ use crate::store::Location;
 use crate::table::delta_schema;
 use crate::wording::counted;
 
-/// Footers that are read side by side.
+/// Number of footers that are read at the same time.
 const FOOTERS_AT_ONCE: usize = 16;
 
 #[derive(Debug)]
@@ -30,16 +30,17 @@ pub(super) struct FolderCatalog {
     at: Location,
     root: Root,
     format: FileFormat,
-    /// As the folder was when the run started, by (modification time, path).
+    /// The files of the folder when the run started, ordered by (modification time, path).
     files: Vec<FoundFile>,
     /// Files without a footer, which are left for a later run.
     unfinished: BTreeSet<String>,
-    /// What of the folder is no part of the source, and why.
+    /// Descriptions of what is left out of the source, with the reasons.
     left_out: Vec<String>,
 }
 
 impl FolderCatalog {
-    /// The source with its root, the columns that can be carried, and those that cannot.
+    /// Lists a folder and reads the footers of its files. Returns the catalog, the root and format of its files, the
+    /// columns that can be carried, and those that cannot.
     pub(super) async fn open(
         at: &Location,
         spec: &SourceSpec,
@@ -58,7 +59,7 @@ impl FolderCatalog {
             }
         });
         let files: Vec<FoundFile> = stream::iter(looked).buffered(FOOTERS_AT_ONCE).try_collect().await?;
-        // Where nothing is whole, the first says what is wrong.
+        // If no file is whole, the error is about the first one.
         let is_whole = |file: &&FoundFile| matches!(file.footer, Footer::Whole { .. });
         let Some(first) = files.iter().find(is_whole).or(files.first()) else {
             return Err(SourceError::NoTable { path: at.clone() });
@@ -112,7 +113,7 @@ impl FolderCatalog {
         Ok(None)
     }
 
-    /// What it is, in words.
+    /// Returns a description of the source for messages.
     pub(super) fn what(&self) -> String {
         match self.root.at() == &self.at {
             true => format!("{} folder, {}", self.format.name(), counted(self.files.len() as u64, "file")),
@@ -120,22 +121,20 @@ impl FolderCatalog {
         }
     }
 
-    /// Notes more that is no part of the source.
+    /// Adds a description of something that is left out of the source.
     pub(super) fn leave_out(&mut self, what: String) {
         self.left_out.push(what);
     }
 
-    /// What of the folder is no part of the source, and why.
     pub(super) fn left_out(&self) -> &[String] {
         &self.left_out
     }
 
-    /// Files that were passed over because they have no footer.
     pub(super) fn unfinished(&self) -> &BTreeSet<String> {
         &self.unfinished
     }
 
-    /// Rows of the files that are left.
+    /// Returns the number of rows after a position, or `None` if a file is damaged or the position is in a Delta table.
     pub(super) fn rows_after(&self, position: &Position) -> Option<u64> {
         let rows = |file: &FoundFile| match &file.footer {
             Footer::Whole { rows, .. } => Some(*rows),
@@ -156,23 +155,24 @@ impl FolderCatalog {
         }
     }
 
-    /// The files that are whole.
+    /// Returns the files that have a readable footer, each as a whole.
     pub(super) fn parts(&self) -> Vec<FileRange> {
         let whole = self.files.iter().filter(|file| matches!(file.footer, Footer::Whole { .. }));
         whole.map(|file| part(file, 0)).collect()
     }
 
-    /// The position after all files that are whole.
+    /// Returns the position after all files that have a readable footer.
     pub(super) fn end(&self) -> Position {
         let whole = self.files.iter().filter(|file| matches!(file.footer, Footer::Whole { .. }));
         let files = whole.map(|file| (file.path.clone(), file.size)).collect();
         Position::Parquet { files, partial: None }
     }
 
-    /// The files that were begun before a position, up to there (`end` is 0 for whole ones), and those that are gone.
+    /// Returns the parts of files that are before a position (`end` is 0 for a whole file), and the names of files that
+    /// were read and no longer exist.
     ///
     /// # Errors
-    /// When one is not as it was.
+    /// When the size of a file has changed since it was read.
     pub(super) fn parts_before(
         &self,
         position: &Position,
@@ -189,7 +189,7 @@ impl FolderCatalog {
         Ok((begun.collect(), files.keys().filter(|file| !is_there(file)).cloned().collect()))
     }
 
-    /// Makes sure that files which were read have the size in bytes that they had then.
+    /// Checks that files that were read still have the size in bytes that they had then.
     fn are_as_read(&self, files: &BTreeMap<String, u64>) -> Result<(), SourceError> {
         for file in &self.files {
             if let Some(size) = files.get(&file.path).filter(|size| **size != file.size) {
@@ -205,7 +205,7 @@ impl FolderCatalog {
         Ok(())
     }
 
-    /// `expected` says what the target should hold of a file, where a condition chooses the rows.
+    /// With a condition, `expected` has the files' read progress.
     pub(super) fn position_after(
         &self,
         held: &[HeldFile],
@@ -246,7 +246,8 @@ impl FolderCatalog {
     }
 }
 
-/// The columns of all files together with those of their folders, and the columns that cannot be carried.
+/// Returns the merged columns of all files and their folders, and the columns that cannot be carried. `first` is whole
+/// unless no file is.
 fn schema_of(
     root: &Root,
     files: &[FoundFile],
@@ -295,7 +296,7 @@ fn part(file: &FoundFile, start: u64) -> FileRange {
     }
 }
 
-/// The columns of a file and those of its folders, which count where both have one.
+/// Returns the columns of a file and those of its folders. If both have a column, that of the folders counts.
 fn with_partitions(schema: &Schema, partition: &BTreeMap<String, Option<String>>) -> Schema {
     let own = schema.fields().iter().filter(|field| !partition.contains_key(field.name())).cloned();
     let folders = partition.keys().map(|name| Arc::new(Field::new(name, DataType::Utf8, true)));

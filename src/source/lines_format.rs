@@ -1,4 +1,4 @@
-//! A format for tests alone: one row a line, in a column `line`. It shows what a format is made of.
+//! A format for tests alone: one row per line, in a column `line`. It shows what a format has to provide.
 
 use std::io::Read;
 use std::sync::Arc;
@@ -58,7 +58,7 @@ mod tests {
     use crate::checkpoint::Position;
     use crate::config::{Job, Keys};
 
-    /// A source of lines, below a folder, with a condition.
+    /// Opens a source of lines, below a folder, with a condition.
     async fn source(folder: &std::path::Path) -> Source {
         let text = "app_id = \"a\"\n[source]\npath = \"source\"\nwhere = \"line <> 'two'\"\n[target]\npath = \"t\"\n\
                     [provider.p]\nbase_url = \"simulator\"\nmodel = \"m\"\n[[step]]\noutput = \"o\"\nprompt = \"{{ line }}\"\n";

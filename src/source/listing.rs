@@ -1,8 +1,8 @@
-//! The files of a folder, or below a prefix of an object store, that are a source.
+//! Lists the files of a source, in a folder or below a prefix of an object store.
 //!
-//! Files are those with a name of a format, such as `*.parquet`. Where there is none, they are those that begin as files
-//! of a format do, as Hive and Trino write them without an ending. Names that begin with `_` or `.` are passed over, as
-//! Spark and Hive do, but for folders of partitions (`_year=2020`).
+//! The files are those with the ending of a format, such as `*.parquet`. If there are none, they are those whose first
+//! bytes are those of a format, since Hive and Trino write files without an ending. Names that begin with `_` or `.`
+//! are passed over, as in Spark and Hive, except those of partition folders (`_year=2020`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -22,20 +22,20 @@ use crate::table::objects;
 use crate::wording::counted;
 
 const LOG_FOLDER: &str = "_delta_log";
-/// How Hive names the folder of null.
+/// Hive's value for null in the name of a partition folder.
 const NULL_PARTITION: &str = "__HIVE_DEFAULT_PARTITION__";
-/// Files with other names that are opened to see whether they are Parquet files.
+/// Most files with other endings that are opened to see whether they are Parquet files.
 const MAX_SNIFFED: usize = 1_000;
 
-/// What is in a folder.
+/// The files found in a folder.
 #[derive(Debug)]
 pub(super) struct FolderListing {
-    /// What the paths are relative to.
+    /// The folder or prefix that the paths are relative to.
     pub(super) root: Root,
     /// The format of all its files.
     pub(super) format: FileFormat,
     pub(super) files: Vec<FoundFile>,
-    /// What of it is no part of the source, and why.
+    /// Descriptions of what is left out of the source, with the reasons.
     pub(super) left_out: Vec<String>,
 }
 
@@ -45,7 +45,7 @@ pub(super) struct FoundFile {
     pub(super) modified_ms: u64,
     pub(super) path: String,
     pub(super) size: u64,
-    /// What its folders say, by column.
+    /// Values of partition columns, from the names of its folders; `None` for null.
     pub(super) partition: BTreeMap<String, Option<String>>,
     pub(super) footer: Footer,
 }
@@ -61,10 +61,10 @@ impl FoundFile {
     }
 }
 
-/// The files of a place.
+/// Lists the files of a location.
 ///
 /// # Errors
-/// When there are none, a Delta table is among them, or something cannot be read.
+/// When there are no files of a format, a Delta table is among them, or something cannot be read.
 pub(super) async fn list(at: &Location, formats: &[FileFormat]) -> Result<FolderListing, SourceError> {
     let (root, walked) = match at.path() {
         Some(path) if path.is_dir() => {
@@ -123,14 +123,14 @@ pub(super) async fn list(at: &Location, formats: &[FileFormat]) -> Result<Folder
     Ok(FolderListing { root, format, files, left_out })
 }
 
-/// A local file as a source of its own.
+/// Returns a local file as the only one of a source.
 async fn the_file(at: &Location, path: &Path, formats: &[FileFormat]) -> Result<FolderListing, SourceError> {
     let folder = path.parent().unwrap_or(path);
     let file = found(folder, path)?;
     one_file(at, Root::from(Location::local(folder)), file, formats).await
 }
 
-/// A file as a source of its own, whatever its name.
+/// Returns a file as the only one of a source, whatever its name.
 async fn one_file(
     at: &Location,
     root: Root,
@@ -145,21 +145,22 @@ async fn one_file(
     Ok(FolderListing { root, format, files: vec![file], left_out: Vec::new() })
 }
 
-/// What of a folder was seen so far.
+/// What a walk through a folder has found so far.
 #[derive(Debug, Default)]
 struct Walk {
     formats: Vec<FileFormat>,
-    /// Files with a name of one of the formats.
+    /// Files with the ending of one of the formats.
     files: Vec<FoundFile>,
-    /// The others.
+    /// Files with other endings.
     others: Vec<FoundFile>,
     left_out: Vec<String>,
-    /// Folders that were walked, by the paths without links.
+    /// Folders that were walked, by their paths without links.
     walked: BTreeSet<PathBuf>,
 }
 
 impl Walk {
-    /// Collects the files below a folder. Links are followed, but not to a folder that was walked or that it is in.
+    /// Collects the files below a folder. Links are followed, except to a folder that was walked or that contains the
+    /// root.
     fn folder(&mut self, root: &Path, folder: &Path) -> Result<(), SourceError> {
         let wrong = |error: std::io::Error| SourceError::file(&folder.into(), error);
         let real = folder.canonicalize().map_err(wrong)?;
@@ -197,7 +198,7 @@ impl Walk {
     }
 }
 
-/// Whether a folder is, or has in it, another one.
+/// Whether a folder is or contains another one.
 fn is_above(folder: &Path, other: &Path) -> bool {
     folder.canonicalize().is_ok_and(|folder| other.starts_with(folder))
 }
@@ -207,10 +208,10 @@ fn with_table_inside(at: &Location, name: &str) -> SourceError {
     SourceError::Unsupported { path: at.clone(), what }
 }
 
-/// What is below a prefix of a store.
+/// The objects found at a location in a store.
 enum StoreListing {
     Folder(Root, Walk),
-    /// The place is an object.
+    /// The location is that of one object.
     File(Root, FoundFile),
 }
 
@@ -240,14 +241,14 @@ async fn in_store(at: &Location, formats: &[FileFormat]) -> Result<StoreListing,
             object_store::Error::NotFound { .. } => SourceError::Missing { path: at.clone() },
             error => wrong(error),
         })?;
-        // A store below a prefix does not take that off what it tells of one object.
+        // A store with a prefix does not strip the prefix from the metadata of a single object.
         let file = FoundFile { path: name, partition: BTreeMap::new(), ..FoundFile::of_object(&object) };
         return Ok(StoreListing::File(Root::remote(folder, store), file));
     }
     Ok(StoreListing::Folder(Root::remote(at.clone(), store), walk))
 }
 
-/// Whether a name is one that is passed over.
+/// Whether a file or folder of this name is passed over.
 fn is_hidden(name: &str) -> bool {
     name.starts_with('.') || (name.starts_with('_') && !name.contains('='))
 }
@@ -269,7 +270,7 @@ fn found(root: &Path, path: &Path) -> Result<FoundFile, SourceError> {
     Ok(FoundFile::new(name, u64::try_from(modified_ms).unwrap_or(u64::MAX), metadata.len()))
 }
 
-/// What folders named `column=value` on the way to a file say.
+/// Returns the values of partition columns from the folders named `column=value` in a file's path.
 fn partition_of(path: &str) -> BTreeMap<String, Option<String>> {
     let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
     let folders = path.rsplit_once('/').map_or("", |(folders, _)| folders);

@@ -1,6 +1,6 @@
-//! One column for files that differ in it.
+//! Merges the types of a column that differ between files.
 //!
-//! It has the widest of its types, by the rules of Delta's type widening; a file that lacks it has nulls.
+//! The column gets the widest of its types, by the rules of Delta's type widening; a file that lacks it has nulls.
 
 use std::sync::Arc;
 
@@ -8,10 +8,10 @@ use ::arrow::datatypes::{DataType, FieldRef, Fields, TimeUnit};
 
 use super::conform::is_same_name;
 
-/// Two types that no type holds the values of both of.
+/// Two types for which no type holds the values of both.
 pub(super) type TypeMismatch = (DataType, DataType);
 
-/// The fields of both, those of the first in front.
+/// Returns the merged fields, those of the first set in front.
 fn merge(fields: &Fields, others: &Fields) -> Result<Fields, TypeMismatch> {
     let named =
         |fields: &Fields, name: &str| fields.iter().find(|field| is_same_name(field.name(), name)).cloned();
@@ -27,17 +27,17 @@ fn merge(fields: &Fields, others: &Fields) -> Result<Fields, TypeMismatch> {
     Ok(merged.into())
 }
 
-/// A column that holds the values of both, by the name of the first.
+/// Returns a column that holds the values of both, with the name of the first.
 ///
 /// # Errors
-/// When no type holds both: the type of the second and that of the first.
+/// If no type holds both: the type of the second and that of the first, or those of columns nested in them.
 pub(super) fn merge_field(field: &FieldRef, other: &FieldRef) -> Result<FieldRef, TypeMismatch> {
     let mismatch = || (other.data_type().clone(), field.data_type().clone());
     let merged = widest(field.data_type(), other.data_type())?.ok_or_else(mismatch)?;
     Ok(Arc::new(field.as_ref().clone().with_data_type(nullable(&merged)).with_nullable(true)))
 }
 
-/// A type whose nested columns may all be null: a file may lack them.
+/// Returns the type with columns in structs and lists nullable, since a file may lack them.
 pub(super) fn nullable(data_type: &DataType) -> DataType {
     let inner = |field: &FieldRef| -> FieldRef {
         Arc::new(field.as_ref().clone().with_data_type(nullable(field.data_type())).with_nullable(true))
@@ -49,7 +49,7 @@ pub(super) fn nullable(data_type: &DataType) -> DataType {
     }
 }
 
-/// The type that holds the values of both; none if there is none.
+/// Returns the type that holds the values of both, or `None` if there is none.
 fn widest(a: &DataType, b: &DataType) -> Result<Option<DataType>, TypeMismatch> {
     let rank = |data_type: &DataType| match data_type {
         DataType::Int8 => Some(1),
@@ -74,7 +74,7 @@ fn widest(a: &DataType, b: &DataType) -> Result<Option<DataType>, TypeMismatch> 
         }
         _ => match (rank(a), rank(b)) {
             (Some(first), Some(second)) => Some(if first > second { a.clone() } else { b.clone() }),
-            // Every 32-bit integer is a double.
+            // A double holds every 32-bit integer exactly.
             (Some(..=3), None) if is_float(b) => Some(DataType::Float64),
             (None, Some(..=3)) if is_float(a) => Some(DataType::Float64),
             (None, None) if is_float(a) && is_float(b) => Some(DataType::Float64),

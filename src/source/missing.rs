@@ -1,4 +1,4 @@
-//! Rows that were read and that a target does not hold any more.
+//! Finds the rows that were read and that a target no longer holds.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::ops::Range;
@@ -8,7 +8,7 @@ use roaring::RoaringTreemap;
 use super::{Source, SourceError};
 use crate::checkpoint::{FileRange, Position};
 
-/// Physical rows of source files.
+/// A set of physical rows of source files, by file.
 #[derive(Clone, Debug, Default)]
 pub struct HeldRows(BTreeMap<String, RoaringTreemap>);
 
@@ -35,30 +35,30 @@ impl HeldRows {
     }
 }
 
-/// What a target lacks of the rows up to a position.
+/// The rows before a position that a target lacks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MissingRows {
-    /// Files, whole, and the ranges of their rows, in the source's order. A row among them that a condition leaves out
-    /// is not counted.
+    /// Parts of files that were read, each with the ranges of its missing rows, in the source's order. A range may
+    /// include rows that a condition leaves out.
     pub files: Vec<(FileRange, VecDeque<Range<u64>>)>,
-    /// How many rows they have.
+    /// Number of missing rows, without those that a condition leaves out.
     pub rows: u64,
-    /// Files that were read and are gone: which of their rows are missing cannot be found out.
+    /// Files that were read and no longer exist: which of their rows are missing cannot be determined.
     pub gone: Vec<String>,
 }
 
 impl Source {
-    /// The position after everything that it has.
+    /// Returns the position after everything in the source.
     #[must_use]
     pub fn end_of_all(&self) -> Position {
         self.catalog.end_of_all()
     }
 
-    /// The rows before a position that are not among those held and meet the condition of today.
+    /// Returns the rows before a position that meet the present condition and are not in `held`.
     ///
     /// # Errors
-    /// When files before the position cannot be read, or rows are held of files that the source did not have there:
-    /// these rows may be in other files too.
+    /// When files before the position cannot be read, or `held` has rows of files that a Delta table did not have
+    /// there: those rows may be in other files too.
     pub async fn missing(
         &mut self,
         position: &Position,

@@ -1,8 +1,8 @@
 //! The source: a Delta table or files, as rows in a fixed order with their keys.
 //!
 //! A source is a catalog (which files, in which order: `catalog.rs`) and the format of its files (how they are read:
-//! `file_format.rs`). Its end is fixed when a run starts; later runs take what came after. Files are read in pieces and
-//! never as a whole; consecutive batches of a file go on with the same reader.
+//! `file_format.rs`). Its end is fixed when a run starts; later runs read what was added since. Files are read in
+//! pieces, never as a whole; consecutive batches of a file share a reader.
 
 mod catalog;
 mod columns;

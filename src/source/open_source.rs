@@ -25,8 +25,9 @@ use crate::config::{OnUnsupported, SourceSpec, nearest};
 use crate::store::Location;
 use crate::table::{has_empty_log, is_delta_table, objects};
 
-/// Files, and rows of them, that are remembered as kept or not: a batch is planned and then read.
+/// Most row masks in memory. A file's mask is used when a batch is planned, and again when it is read.
 const KEPT_FILES: usize = 1_000;
+/// Most rows that these masks cover together.
 const KEPT_ROWS: usize = 16_000_000;
 
 /// A source whose end is fixed.
@@ -35,22 +36,22 @@ pub struct Source {
     files: SourceFiles,
     /// The columns that are carried to the target.
     schema: SchemaRef,
-    /// The same, with what the table notes about them.
+    /// The same columns with their table's metadata.
     noted: SchemaRef,
-    /// All columns.
+    /// All columns, with their table's metadata.
     all: SchemaRef,
     filter: Option<Arc<Filter>>,
-    /// The files and conditions that were asked for last, and the answers.
+    /// The row masks that were computed last, by file and condition, oldest first.
     kept: VecDeque<(String, Option<String>, RowMask)>,
     id: SourceId,
     pub(super) catalog: Catalog,
 }
 
 impl Source {
-    /// Opens a source, finds out what it is and fixes its end.
+    /// Opens a source, determines its kind and fixes its end.
     ///
     /// # Errors
-    /// When it is not there, is no table, or has something that cannot be read.
+    /// When the source does not exist, is neither a table nor files, or has something that cannot be read.
     pub async fn open(spec: &SourceSpec) -> Result<Source, SourceError> {
         let at = &spec.location;
         if at.path().is_some_and(|path| !path.exists()) {
@@ -94,32 +95,32 @@ impl Source {
         Ok(Source { files, schema: plain(&noted), noted, all, filter, kept: VecDeque::new(), id, catalog })
     }
 
-    /// The columns, in types that a Delta table can hold.
+    /// Returns the columns that are carried to the target, in types that a Delta table can hold.
     #[must_use]
     pub fn schema(&self) -> &SchemaRef {
         &self.schema
     }
 
-    /// Columns that it has and that are not carried.
+    /// Returns the names of the columns that are not carried to the target.
     #[must_use]
     pub fn columns_left_out(&self) -> Vec<String> {
         let is_carried = |name: &String| self.schema.field_with_name(name).is_ok();
         self.all.fields().iter().map(|field| field.name().clone()).filter(|name| !is_carried(name)).collect()
     }
 
-    /// A reader of its rows.
+    /// Returns a reader of the source's rows.
     #[must_use]
     pub fn reader(&self) -> RowReader {
         RowReader::new(self.files.clone(), Arc::clone(&self.schema), Arc::clone(&self.noted))
     }
 
-    /// The condition that rows must meet, if there is one.
+    /// Returns the condition that rows must meet, or `None` if there is none.
     #[must_use]
     pub fn condition(&self) -> Option<&str> {
         self.filter.as_deref().map(|filter| filter.condition().written())
     }
 
-    /// The rows of a file and what they take.
+    /// Returns the number and size of the rows of a part's file.
     ///
     /// # Errors
     /// When the file is not there or is damaged.
@@ -128,7 +129,8 @@ impl Source {
         self.files.blocking(move |files| files.shape(&file, &noted)).await
     }
 
-    /// Which rows of a part's file are there and meet a condition, which may be an earlier one of this source.
+    /// Returns which rows of a part's file are not deleted and meet a condition, which may be an earlier one of this
+    /// source.
     ///
     /// # Errors
     /// When the log, a deletion vector or the file cannot be read, and when the condition does not fit the source.
@@ -161,65 +163,67 @@ impl Source {
         Ok(kept)
     }
 
-    /// Which source it is.
+    /// Returns the identity of the source, by which a checkpoint recognises it.
     #[must_use]
     pub fn id(&self) -> &SourceId {
         &self.id
     }
 
-    /// The folder that paths of files are relative to.
+    /// Returns the folder or prefix that paths of files are relative to.
     #[must_use]
     pub fn root(&self) -> &Location {
         self.files.root().at()
     }
 
-    /// The next file after a position, with the row to begin at.
+    /// Returns the next file after a position, with the row to begin at.
     ///
     /// # Errors
-    /// When the log or the folder says something that must not be passed over.
+    /// When the log or a file cannot be read, when rows were changed or lost since the position, or when the position
+    /// is that of another kind of source.
     pub async fn next_file(&mut self, position: &Position) -> Result<NextRows, SourceError> {
         self.catalog.next_file(position).await
     }
 
-    /// The position after rows up to `end` of a file that [`Source::next_file`] returned for `before`;
-    /// `is_whole` when nothing of the file is left.
+    /// Returns the position after rows up to `end` of a file that [`Source::next_file`] returned for `before`;
+    /// `is_whole` if nothing of the file is left.
     #[must_use]
     pub fn advance(&self, before: &Position, part: &FileRange, end: u64, is_whole: bool) -> Position {
         self.catalog.advance(before, part, end, is_whole)
     }
 
-    /// The position after everything that this source has, for when it is planned to its end; none where
-    /// that says no more than the position does.
+    /// Returns the position after everything in the source, for a plan that reaches its end, or `None` if that equals
+    /// the position after the last file.
     #[must_use]
     pub fn end(&self) -> Option<Position> {
         self.catalog.end()
     }
 
-    /// How long files that a Delta table removes are kept; none for Parquet files.
+    /// Returns how long files that a Delta table removes are kept, or `None` for Parquet files.
     #[must_use]
     pub fn retention(&self) -> Option<Duration> {
         self.catalog.retention()
     }
 
-    /// What it is, in words.
+    /// Returns a description of the source for messages.
     #[must_use]
     pub fn what(&self) -> String {
         self.catalog.what()
     }
 
-    /// What of a folder of Parquet files is no part of the source, and why.
+    /// Returns descriptions of what is left out of a folder of Parquet files, with the reasons.
     #[must_use]
     pub fn left_out(&self) -> &[String] {
         self.catalog.left_out()
     }
 
-    /// Files that were passed over because they are not whole yet; they are read when they are.
+    /// Returns the files that were passed over because they are not complete yet. They are read once they are complete.
     #[must_use]
     pub fn unfinished(&self) -> Vec<Location> {
         self.catalog.unfinished().into_iter().map(|file| self.files.root().place(file)).collect()
     }
 
-    /// Rows after a position, where that is known without opening files.
+    /// Returns the number of rows after a position, or `None` if it is not known without opening files, as with a
+    /// condition.
     pub async fn rows_after(&self, position: &Position) -> Option<u64> {
         if self.filter.is_some() {
             return None;
@@ -227,8 +231,8 @@ impl Source {
         self.catalog.rows_after(position).await
     }
 
-    /// What there is after a position. Opens the footer of each file that is not planned, and reads the columns of
-    /// a condition.
+    /// Returns what is left after a position. Reads the footer of each file that is not planned, and the columns of the
+    /// condition.
     ///
     /// # Errors
     /// As [`Source::next_file`].
@@ -250,15 +254,15 @@ impl Source {
         Ok(lag)
     }
 
-    /// Whether a position is known to be after everything that there is.
+    /// Whether a position is known to be after every row of the source.
     pub async fn is_after_all(&self, position: &Position) -> bool {
         self.end().as_ref() == Some(position) || self.rows_after(position).await == Some(0)
     }
 
-    /// Whether the file of a planned part is there as it was planned.
+    /// Checks that the file of a planned part exists and has the size that it had when it was planned.
     ///
     /// # Errors
-    /// When it is not.
+    /// If the file is gone or has another size, or its size cannot be read.
     pub async fn holds(&self, part: &FileRange) -> Result<(), SourceError> {
         let path = self.files.root().place(&part.file);
         let size = self.files.root().size(&part.file).await;
@@ -270,10 +274,10 @@ impl Source {
         Err(SourceError::file(&path, what))
     }
 
-    /// Whether it has a file, by the path that keys of rows have.
+    /// Whether a file exists, given its path as in row keys.
     ///
     /// # Errors
-    /// When that cannot be found out.
+    /// When that cannot be determined.
     pub async fn has_file(&self, file: &str) -> Result<bool, SourceError> {
         match self.files.root().size(file).await {
             Ok(_) => Ok(true),
@@ -282,17 +286,16 @@ impl Source {
         }
     }
 
-    /// The position after everything that a target holds, given per file the number of rows and the row
-    /// after the last; for a checkpoint that was lost.
+    /// Returns the position after all rows that a target holds, to replace a lost checkpoint.
     ///
     /// # Errors
-    /// When the rows are not the beginning of this source.
+    /// When these rows are not the first ones of the source.
     pub async fn position_after(&mut self, held: &[HeldFile]) -> Result<Position, SourceError> {
         let expected = self.expected(held).await?;
         self.catalog.position_after(held, &expected).await
     }
 
-    /// What a target holds of each file that was read as far as it says, where a condition chose the rows.
+    /// Returns each file's read progress at the end of the rows that the target holds of it; empty without a condition.
     async fn expected(&mut self, held: &[HeldFile]) -> Result<HashMap<String, ReadProgress>, SourceError> {
         let mut expected = HashMap::new();
         let Some(condition) = self.condition().map(ToOwned::to_owned) else { return Ok(expected) };
@@ -314,7 +317,7 @@ impl Source {
     }
 }
 
-/// The columns that a job carries to its target, in the order in which it names them.
+/// Returns the columns that a job carries to its target, in the order in which it names them; all if it names none.
 fn chosen(spec: &SourceSpec, path: &Location, all: &SchemaRef) -> Result<SchemaRef, SourceError> {
     let Some(columns) = &spec.columns else { return Ok(Arc::clone(all)) };
     let place = |column: &String| {
@@ -329,7 +332,7 @@ fn chosen(spec: &SourceSpec, path: &Location, all: &SchemaRef) -> Result<SchemaR
     Ok(Arc::new(Schema::new_with_metadata(fields, all.metadata().clone())))
 }
 
-/// Whether a job can do without the columns that its target cannot hold.
+/// Checks that the job leaves out the columns that its target cannot hold.
 fn may_leave_out(
     spec: &SourceSpec,
     at: &Location,
@@ -356,7 +359,7 @@ fn may_leave_out(
     Err(SourceError::Unsupported { path: at.clone(), what: format!("has {column}. {mend}") })
 }
 
-/// Columns without what a table notes about them.
+/// Returns the columns without their table's metadata.
 fn plain(schema: &SchemaRef) -> SchemaRef {
     Arc::new(Schema::new(conform::logical(schema.fields())))
 }

@@ -1,8 +1,8 @@
-//! Parquet: how a file of it is recognised, what its footer says, and how its rows are read.
+//! The Parquet format: recognises files and reads their footers and rows.
 //!
-//! Writers keep their own Arrow schema in the footer, with types that say how they held the values: views, offsets of
-//! 64 bits, dictionaries with keys of 8 bits. Here the Parquet types decide, and Arrow's are heeded only where they say
-//! what a value is, as for a duration.
+//! Writers store their own Arrow schema in the footer, with types that state how they held the values in memory: views,
+//! 64-bit offsets, dictionaries with 8-bit keys. Here the Parquet types decide. Arrow's types are used only where they
+//! state what a value is, as for a duration.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -30,14 +30,15 @@ use crate::config::SourceSpec;
 use crate::store::Location;
 use crate::table::Condition;
 
-/// Digits that Arrow's decimals of 128 bits, and Delta's, can have.
+/// Most digits of Arrow's 128-bit decimals, and of Delta's.
 const MAX_DIGITS: u8 = 38;
-/// Rows are decoded in pieces of about this many bytes.
+/// Approximate size in bytes of the pieces in which rows are decoded.
 const PIECE_BYTES: u64 = 1_000_000;
+/// Most rows of a piece.
 const PIECE_ROWS: u64 = 8_192;
-/// How a file begins and ends ("File format" in the documentation of Parquet), and how one ends whose footer is
-/// encrypted ("Parquet Modular Encryption").
+/// First and last bytes of a file ("File format" in the documentation of Parquet).
 const MAGIC: &[u8] = b"PAR1";
+/// Last bytes of a file whose footer is encrypted ("Parquet Modular Encryption").
 const ENCRYPTED: &[u8] = b"PARE";
 
 /// Whether byte strings without an annotation are text.
@@ -62,7 +63,7 @@ pub(super) fn is_one(root: &Root, path: &str) -> bool {
     file.len() >= MAGIC.len() as u64 && begins.is_ok_and(|bytes| bytes.as_ref() == MAGIC)
 }
 
-/// Looks at the end of a file.
+/// Reads the footer of a file, and reports whether it is complete. Blocks.
 pub(super) fn look(root: &Root, path: &str, bytes: ByteStrings) -> Footer {
     let file = match root.open(path) {
         Ok(file) => file,
@@ -86,7 +87,8 @@ pub(super) fn look(root: &Root, path: &str, bytes: ByteStrings) -> Footer {
     }
 }
 
-/// Reads the footer of a file; `columns` are those that are read, with what their table notes about them. Blocks.
+/// Reads the shape of a file from its footer. `columns` are the columns that are read, with their table's metadata.
+/// Blocks.
 ///
 /// # Errors
 /// When the file is not there, is no Parquet file, or is cut off.
@@ -110,8 +112,8 @@ pub(super) fn shape(
     Ok(FileShape::new(groups.map(|group| (count(group.num_rows()), size(group))).collect()))
 }
 
-/// Whether each row of a part's file may meet a condition: it is there, and the statistics of its row group do not rule
-/// it out. Blocks.
+/// Returns for each row of a part's file whether it may meet a condition: it is in `there`, and the statistics of its
+/// row group do not rule it out. Blocks.
 pub(super) fn candidates(
     root: &Root,
     part: &FileRange,
@@ -130,9 +132,9 @@ pub(super) fn candidates(
     Ok(candidates)
 }
 
-/// Opens a file at the first row of a part, for the rows from there on that are kept. Row groups without one are not
-/// read. `noted` are the columns that are read. Returns the rows in pieces, and how many rows before the part have to be
-/// decoded for them.
+/// Opens a file to read its kept rows from the first row of a part on. Row groups without such rows are not read.
+/// `noted` are the columns to read. Returns the rows in pieces, and the number of rows before the part that have to be
+/// decoded for them. Blocks.
 pub(super) fn open(
     root: &Root,
     part: &FileRange,
@@ -190,14 +192,14 @@ pub(super) fn open(
     Ok((pieces, decoded_before))
 }
 
-/// The footer of a file. Blocks.
+/// Reads the footer of a file. Blocks.
 fn footer(root: &Root, file: &str, bytes: ByteStrings) -> Result<ArrowReaderMetadata, SourceError> {
     let path = root.place(file);
     let file = root.open(file).map_err(|error| SourceError::file(&path, error))?;
     metadata(&file, &path, bytes)
 }
 
-/// The footer of an open file; `path` is for messages.
+/// Reads the footer of an open file; `path` is for messages.
 fn metadata(
     file: &SourceFile,
     path: &Location,
@@ -211,12 +213,12 @@ fn metadata(
     })
 }
 
-/// The footer of an open file.
+/// Reads the footer of an open file, with the types in which its columns are read.
 fn load(file: &SourceFile, bytes: ByteStrings) -> Result<ArrowReaderMetadata, ParquetError> {
     let plain = ArrowReaderMetadata::load(file, ArrowReaderOptions::new().with_skip_arrow_metadata(true))?;
     let of_file = Arc::clone(plain.metadata());
     let with = |options| ArrowReaderMetadata::try_new(Arc::clone(&of_file), options);
-    // What the writer says of Arrow's types may be wrong, too.
+    // The Arrow types that the writer stored may be wrong, so those of Parquet alone are tried next.
     for read in [with(ArrowReaderOptions::new()).ok(), Some(plain)].into_iter().flatten() {
         let fields = retyped(read.schema(), read.parquet_schema(), bytes);
         if fields == *read.schema().fields() {
@@ -230,13 +232,14 @@ fn load(file: &SourceFile, bytes: ByteStrings) -> Result<ArrowReaderMetadata, Pa
     with(ArrowReaderOptions::new().with_skip_arrow_metadata(true))
 }
 
-/// The columns in the types that they are read in.
+/// Returns the columns with the types in which they are read.
 fn retyped(schema: &Schema, parquet: &SchemaDescriptor, bytes: ByteStrings) -> Fields {
     let mut leaf = 0;
     schema.fields().iter().map(|field| of_field(field, parquet, &mut leaf, bytes)).collect()
 }
 
-/// `leaf` is the number of the first column of the file that the field consists of.
+/// Returns a field with the type in which it is read. `leaf` is the index of its first Parquet column, and is moved
+/// past its last one.
 fn of_field(field: &FieldRef, parquet: &SchemaDescriptor, leaf: &mut usize, bytes: ByteStrings) -> FieldRef {
     let mut inner = |field: &FieldRef| of_field(field, parquet, leaf, bytes);
     let data_type = match field.data_type() {
@@ -271,7 +274,7 @@ fn of_leaf(data_type: &DataType, column: Option<&ColumnDescriptor>, bytes: ByteS
             DataType::Decimal128(*digits, *scale)
         }
         DataType::Decimal256(digits, scale) if *digits <= MAX_DIGITS => DataType::Decimal128(*digits, *scale),
-        // 96 bits hold moments that no 64 bits of nanoseconds hold.
+        // INT96 holds times that do not fit into 64 bits of nanoseconds.
         DataType::Timestamp(TimeUnit::Nanosecond, zone)
             if column.is_some_and(|column| column.physical_type() == Type::INT96) =>
         {
@@ -281,7 +284,8 @@ fn of_leaf(data_type: &DataType, column: Option<&ColumnDescriptor>, bytes: ByteS
     }
 }
 
-/// Whether a column of byte strings is text: an ENUM is ("ENUM" in Parquet's logical types).
+/// Whether a column of byte strings is text. An ENUM is ("ENUM" in Parquet's logical types); without an annotation
+/// `bytes` decides.
 fn is_text(column: &ColumnDescriptor, bytes: ByteStrings) -> bool {
     if column.physical_type() != Type::BYTE_ARRAY {
         return false;
@@ -293,7 +297,7 @@ fn is_text(column: &ColumnDescriptor, bytes: ByteStrings) -> bool {
     }
 }
 
-/// The rows of a range that are kept, as runs.
+/// Returns the rows of a range as runs of kept and skipped ones.
 fn selection(range: Range<u64>, kept: &RowMask) -> Vec<RowSelector> {
     let mut runs: Vec<RowSelector> = Vec::new();
     if kept.is_all() {

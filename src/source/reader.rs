@@ -1,4 +1,4 @@
-//! Rows of Parquet files, read forward.
+//! The reader of a source's rows. It goes forward through a file and reads only the rows of a mask.
 
 use std::sync::Arc;
 
@@ -14,15 +14,15 @@ use crate::checkpoint::FileRange;
 use crate::rows::Chunk;
 use crate::table::physical_name;
 
-/// Rows between two parts of a file that are read over; where there are more, the file is opened anew.
+/// Most rows between two parts of a file that are read and dropped. For a larger gap the file is opened again.
 const MOST_READ_OVER: u64 = 50_000;
 
-/// Reads parts of files; a part that begins where the last one ended goes on with the same reader.
+/// Reads parts of files. A part that begins where the last one ended, or not far after it, goes on in the open file.
 #[derive(Debug)]
 pub struct RowReader {
     files: SourceFiles,
     schema: SchemaRef,
-    /// The same columns with what the table notes about them.
+    /// The same columns with their table's metadata.
     noted: SchemaRef,
     open: Option<OpenFile>,
     decoded: u64,
@@ -31,9 +31,9 @@ pub struct RowReader {
 struct OpenFile {
     file: String,
     pieces: Pieces,
-    /// The rows that the pieces hold.
+    /// The mask of the rows that `pieces` yields.
     kept: RowMask,
-    /// Everything before this physical row is read.
+    /// The physical row up to which the file is read.
     at: u64,
     rest: Option<RecordBatch>,
 }
@@ -45,20 +45,20 @@ impl std::fmt::Debug for OpenFile {
 }
 
 impl RowReader {
-    /// A reader of files below `root` that gives rows in these columns; `noted` are the same with what the table
-    /// notes about them.
+    /// Returns a reader of `files` that yields rows with the columns of `schema`. `noted` are the same columns with
+    /// their table's metadata.
     #[must_use]
     pub fn new(files: impl Into<SourceFiles>, schema: SchemaRef, noted: SchemaRef) -> Self {
         RowReader { files: files.into(), schema, noted, open: None, decoded: 0 }
     }
 
-    /// Rows decoded so far, those passed over inside a row group included.
+    /// Returns the number of rows decoded so far, including those passed over to reach a part.
     #[must_use]
     pub fn decoded(&self) -> u64 {
         self.decoded
     }
 
-    /// Reads those rows of a part that are kept. Blocks.
+    /// Reads the kept rows of a part. Blocks.
     ///
     /// # Errors
     /// When the file is gone, has changed since it was planned, or cannot be decoded.
@@ -78,7 +78,7 @@ impl RowReader {
         let file: Arc<str> = part.file.as_str().into();
         let mut chunks = Vec::new();
         let mut left = wanted.as_slice();
-        // Rows between the last part and this one.
+        // Kept rows between the last part and this one, which are dropped.
         let mut passed = match &self.open {
             Some(open) if continues => open.kept.rows(open.at..part.start).count(),
             _ => 0,
@@ -109,22 +109,22 @@ impl RowReader {
             chunks.push(Chunk { file: Arc::clone(&file), physical: left[..taken].to_vec(), rows });
             left = &left[taken..];
         }
-        // What was not wanted has been passed over as well.
+        // The rows of the part that are not kept count as read, too.
         if let Some(open) = self.open.as_mut().filter(|_| continues || !wanted.is_empty()) {
             open.at = part.end;
         }
         Ok(chunks)
     }
 
-    /// Opens a file at the first row of a part, for the rows from there on that are kept.
+    /// Opens a file to read its kept rows from the first row of a part on.
     fn open_at(&mut self, part: &FileRange, kept: &RowMask) -> Result<OpenFile, SourceError> {
         let (pieces, decoded_before) = self.files.open(part, kept, &self.noted)?;
         self.decoded += decoded_before;
         Ok(OpenFile { file: part.file.clone(), pieces, kept: kept.clone(), at: part.start, rest: None })
     }
 
-    /// Brings rows of a file to the source's columns: by name, with partition values as constants and null
-    /// where the file has no such column.
+    /// Converts rows of a file to the source's columns: by name, with partition values as constants and null where the
+    /// file lacks the column.
     fn conform(&self, rows: &RecordBatch, part: &FileRange) -> Result<RecordBatch, SourceError> {
         let path = self.files.root().place(&part.file);
         let file = rows.schema_ref().fields();

@@ -1,26 +1,26 @@
-//! Which rows of a file are read.
+//! The mask of the rows of a file that are read.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 /// The rows of a file that are read: those that are not deleted and meet the condition. Rows beyond the end of a list
-/// are as if it said yes.
+/// count as set.
 #[derive(Clone, Debug, Default)]
 pub struct RowMask {
-    /// Not deleted; all of them if there is no list.
+    /// Whether each row is not deleted; `None` if no row is deleted.
     there: Option<Arc<[bool]>>,
-    /// Not deleted, and as the condition wants them.
+    /// Whether each row is not deleted and meets the condition; `None` if every row is read.
     wanted: Option<Arc<[bool]>>,
 }
 
 impl RowMask {
-    /// The rows that are not deleted.
+    /// Returns the mask of the rows that are not deleted. `there` is `None` if no row is deleted.
     #[must_use]
     pub fn there(there: Option<Arc<[bool]>>) -> Self {
         RowMask { wanted: there.clone(), there }
     }
 
-    /// Of these only the ones that a list names.
+    /// Returns the mask with `wanted` as the rows that are read. `wanted` must not set a deleted row.
     #[must_use]
     pub fn and(self, wanted: Arc<[bool]>) -> Self {
         RowMask { wanted: Some(wanted), ..self }
@@ -32,7 +32,7 @@ impl RowMask {
         is_set(self.wanted.as_deref(), row)
     }
 
-    /// Whether both were made at once, and so are the same.
+    /// Whether both share one list, or have none, and so are equal. Other equal lists do not count.
     #[must_use]
     pub fn is_same(&self, other: &RowMask) -> bool {
         match (&self.wanted, &other.wanted) {
@@ -42,7 +42,7 @@ impl RowMask {
         }
     }
 
-    /// Rows that it has an answer for.
+    /// Returns the length of the list of rows; 0 without a list.
     pub(super) fn size(&self) -> usize {
         self.wanted.as_ref().map_or(0, |wanted| wanted.len())
     }
@@ -53,12 +53,12 @@ impl RowMask {
         self.wanted.is_none()
     }
 
-    /// The rows of a range that are read.
+    /// Returns the rows of a range that are read.
     pub fn rows(&self, range: Range<u64>) -> impl Iterator<Item = u64> + '_ {
         range.filter(|row| self.holds(*row))
     }
 
-    /// How many rows of a range are deleted.
+    /// Counts the deleted rows of a range.
     #[must_use]
     pub fn deleted(&self, range: Range<u64>) -> u64 {
         let there = self.there.as_deref();

@@ -1,54 +1,54 @@
-//! What the footer of a Parquet file tells about its size.
+//! The size of a file as its footer states it, and the rows of it that fit into a batch.
 
 use ::arrow::datatypes::Fields;
 
 use super::row_mask::RowMask;
 
-/// What a file says of itself.
+/// The footer of a file.
 #[derive(Clone, Debug)]
 pub(super) enum Footer {
     Whole {
         rows: u64,
         columns: Fields,
     },
-    /// It has none, or not yet.
+    /// The file has no footer, or none yet.
     Missing,
     Damaged(String),
 }
 
-/// Row groups of a file: their rows and the bytes that the columns which are read take uncompressed.
+/// Row groups of a file: the number of rows of each, and the uncompressed bytes of the columns that are read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileShape {
     groups: Vec<(u64, u64)>,
 }
 
-/// What of a file fits into a batch.
+/// The rows of a file that fit into a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fitting {
-    /// The row after the last that was looked at.
+    /// Physical row to go on with: the first kept row that does not fit, or the end of the file.
     pub end: u64,
-    /// Rows that fit and are kept.
+    /// Number of kept rows that fit.
     pub rows: u64,
-    /// What they take, in bytes.
+    /// Uncompressed size of these rows, in bytes.
     pub bytes: u64,
-    /// Whether none of the file's rows is left that is kept.
+    /// Whether no kept row of the file is left after them.
     pub is_last: bool,
 }
 
 impl FileShape {
-    /// A file whose groups of rows have these numbers of rows and bytes.
+    /// Returns the shape of a file with these row groups, given as (rows, bytes).
     pub(super) fn new(groups: Vec<(u64, u64)>) -> Self {
         FileShape { groups }
     }
 
-    /// Rows of the file.
+    /// Returns the number of rows in the file.
     #[must_use]
     pub fn rows(&self) -> u64 {
         self.groups.iter().map(|(rows, _)| rows).sum()
     }
 
-    /// How many rows from `start` on that are kept fit `max_rows` and `max_bytes`. At least one row if there is one
-    /// and `max_rows` is not 0 and `must_take` is set.
+    /// Returns how many kept rows from `start` on fit `max_rows` and `max_bytes`. If `must_take` is set and `max_rows`
+    /// is not 0, the first row fits whatever its size.
     #[must_use]
     pub fn fit(&self, start: u64, kept: &RowMask, max_rows: u64, max_bytes: u64, must_take: bool) -> Fitting {
         let mut fitting = Fitting { end: self.rows(), rows: 0, bytes: 0, is_last: true };
