@@ -15,6 +15,7 @@ pub mod decode;
 pub mod dispatch;
 pub mod enricher;
 pub mod event;
+pub mod executor;
 pub mod fault;
 pub mod faultpoint;
 pub mod ident;

@@ -1,25 +1,22 @@
 //! One attempt, from its sending to its result.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use std::pin::pin;
 
 use bytes::Bytes;
-use serde_json::{Map, Value};
 use tokio::sync::oneshot;
 
-use super::request::Request;
 use super::request_sender::{RequestSender, harmless_question};
 use super::retry::PendingRequest;
 use super::stragglers::Second;
 use crate::admission::Ticket;
-use crate::budget::{Reservation, worst_case};
+use crate::budget::Reservation;
 use crate::clock;
-use crate::config::{Params, Prices};
+use crate::config::Params;
 use crate::decode;
-use crate::event::{Event, Voice};
+use crate::executor::Billing;
 use crate::fault::Failure;
 use crate::ident::{Spend, Tokens};
 use crate::journal::{JournalError, Record, RecordedOutcome};
@@ -29,11 +26,6 @@ use crate::wire::Limits;
 
 /// Enough tokens for the answer to a harmless question, also from a model that thinks first.
 const HARMLESS_TOKENS: u32 = 256;
-/// Bytes around a schema, in whatever form it is sent.
-const AROUND_SCHEMA: usize = 300;
-/// A usage above both this multiple of the request's worst case and this number of tokens is not believed.
-const IMPLAUSIBLE: u64 = 20;
-const LEAST_IMPLAUSIBLE: u64 = 1_000_000;
 /// Longest time for the answer to a harmless question.
 const HARMLESS_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -41,14 +33,9 @@ const HARMLESS_TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) struct ProviderClient<A> {
     pub(super) provider: Arc<str>,
     pub(super) endpoint: Arc<A>,
-    pub(super) prices: Option<Prices>,
-    pub(super) voice: Voice,
-    /// Bytes of the further fields of its requests.
-    pub(super) extra_bytes: usize,
+    pub(super) billing: Billing,
     /// Whether the provider is sent nothing but requests for vectors.
     pub(super) only_embeds: bool,
-    /// Whether it was reported that the usage of an answer could not be read.
-    pub(super) said_unread_usage: Arc<AtomicBool>,
 }
 
 impl<A> Clone for ProviderClient<A> {
@@ -56,11 +43,8 @@ impl<A> Clone for ProviderClient<A> {
         ProviderClient {
             provider: Arc::clone(&self.provider),
             endpoint: Arc::clone(&self.endpoint),
-            prices: self.prices,
-            voice: self.voice.clone(),
-            extra_bytes: self.extra_bytes,
+            billing: self.billing.clone(),
             only_embeds: self.only_embeds,
-            said_unread_usage: Arc::clone(&self.said_unread_usage),
         }
     }
 }
@@ -75,8 +59,8 @@ impl<A: RequestSender> ProviderClient<A> {
         second: oneshot::Receiver<Second>,
     ) -> EndedAttempt {
         let started = clock::now();
-        if let Err(error) = self.record_sent(&mut reservation) {
-            return EndedAttempt::unsent(rows, ticket, reservation, error);
+        if let Err(error) = self.billing.record_sent(&mut reservation) {
+            return EndedAttempt::unsent(rows, ticket, reservation, error.into());
         }
         let questions: Vec<Arc<Question>> =
             rows.iter().map(|pending| Arc::clone(&pending.request.question)).collect();
@@ -91,7 +75,7 @@ impl<A: RequestSender> ProviderClient<A> {
         let SendResult { result, limits, unread, .. } = sent;
         let result = match result {
             Ok(paid) => {
-                self.mention_unread_usage(&paid);
+                self.billing.mention_unread_usage(&paid);
                 let bytes = questions.iter().map(|question| question.bytes()).sum();
                 let tokens = decode::facts(&paid.response)
                     .tokens
@@ -127,7 +111,7 @@ impl<A: RequestSender> ProviderClient<A> {
         let mut second = tokio::select! {
             biased;
             sent = &mut asked => {
-                self.bill(&mut first.reservation, sent.result.as_ref().ok(), sent.may_be_billed);
+                self.billing.book(&mut first.reservation, sent.result.as_ref().ok(), sent.may_be_billed);
                 // A second attempt that was granted too late is not sent.
                 granted.close();
                 let other = granted.try_recv().ok().map(Attempt::from);
@@ -135,10 +119,10 @@ impl<A: RequestSender> ProviderClient<A> {
             }
             Ok(second) = &mut granted => Attempt::from(second),
         };
-        if self.record_sent(&mut second.reservation).is_err() {
+        if self.billing.record_sent(&mut second.reservation).is_err() {
             // The next request that is sent will report the error; this one is under way.
             let sent = asked.await;
-            self.bill(&mut first.reservation, sent.result.as_ref().ok(), sent.may_be_billed);
+            self.billing.book(&mut first.reservation, sent.result.as_ref().ok(), sent.may_be_billed);
             return HedgedResult { sent, attempt: first, other: Some(second), was_twice: false };
         }
         let left = most.saturating_sub(clock::now() - started);
@@ -149,10 +133,10 @@ impl<A: RequestSender> ProviderClient<A> {
             sent = &mut again => (sent, false),
         };
         let (ended, open) = if is_first { (&mut first, &mut second) } else { (&mut second, &mut first) };
-        self.bill(&mut ended.reservation, sent.result.as_ref().ok(), sent.may_be_billed);
+        self.billing.book(&mut ended.reservation, sent.result.as_ref().ok(), sent.may_be_billed);
         if sent.result.is_ok() {
             // A request that is cut off may be billed all the same.
-            self.bill(&mut open.reservation, None, true);
+            self.billing.book(&mut open.reservation, None, true);
             let (attempt, other) = if is_first { (first, second) } else { (second, first) };
             return HedgedResult { sent, attempt, other: Some(other), was_twice: true };
         }
@@ -161,7 +145,7 @@ impl<A: RequestSender> ProviderClient<A> {
         if sent.result.is_err() {
             sent.unread = sent.unread.or(unread);
         }
-        self.bill(&mut open.reservation, sent.result.as_ref().ok(), sent.may_be_billed);
+        self.billing.book(&mut open.reservation, sent.result.as_ref().ok(), sent.may_be_billed);
         let (attempt, other) = if is_first { (second, first) } else { (first, second) };
         HedgedResult { sent, attempt, other: Some(other), was_twice: true }
     }
@@ -174,14 +158,14 @@ impl<A: RequestSender> ProviderClient<A> {
         mut reservation: Reservation,
     ) -> EndedAttempt {
         let started = clock::now();
-        if let Err(error) = self.record_sent(&mut reservation) {
-            return EndedAttempt::unsent(Vec::new(), ticket, reservation, error);
+        if let Err(error) = self.billing.record_sent(&mut reservation) {
+            return EndedAttempt::unsent(Vec::new(), ticket, reservation, error.into());
         }
         let (question, params) = harmless_question(self.only_embeds);
         let params = Params { max_tokens: is_limited.then_some(HARMLESS_TOKENS), ..params };
         let SendResult { result, limits, may_be_billed, .. } =
             self.endpoint.ask(&[question], &params, HARMLESS_TIMEOUT).await;
-        self.bill(&mut reservation, result.as_ref().ok(), may_be_billed);
+        self.billing.book(&mut reservation, result.as_ref().ok(), may_be_billed);
         let result = match result {
             Ok(_) => AttemptResult::Paid { shares: Vec::new(), tokens: None },
             Err(failure) => AttemptResult::Failed(failure),
@@ -215,95 +199,15 @@ impl<A: RequestSender> ProviderClient<A> {
     }
 
     fn record(&self, pending: &PendingRequest, body: Bytes, latency: Duration) -> Record {
-        let Request { question, receipt, .. } = &pending.request;
-        Record {
-            key: receipt.key.clone(),
-            step: Arc::clone(&receipt.step),
-            fingerprint: question.fingerprint(),
-            provider: Arc::clone(&self.provider),
-            model: Arc::clone(self.endpoint.model()),
-            attempts: pending.sent(),
-            latency_ms: u64::try_from(latency.as_millis()).unwrap_or(u64::MAX),
-            shared: false,
-            outcome: RecordedOutcome::Response(body),
-        }
-    }
-
-    /// The worst case of a request with these questions.
-    pub(super) fn worst<'a>(
-        &self,
-        questions: impl Iterator<Item = &'a Arc<Question>>,
-        params: &Params,
-    ) -> Spend {
-        let (mut messages, mut bytes) = (0, 0);
-        for question in questions {
-            messages += question.messages().len();
-            bytes += question.bytes();
-        }
-        // Tools and schemas are billed like a prompt.
-        let schema = params.shape.as_ref().map_or(0, |shape| shape.text().len() + AROUND_SCHEMA);
-        let bytes = bytes + self.extra_bytes + length_of(&params.extra_body) + schema;
-        worst_case(self.prices.as_ref(), messages, bytes, params.max_tokens)
+        let outcome = RecordedOutcome::Response(body);
+        pending.request.record(&self.provider, self.endpoint.model(), pending.sent(), latency, outcome)
     }
 
     pub(super) fn worst_of_harmless(&self) -> Spend {
         let (question, params) = harmless_question(self.only_embeds);
-        self.worst(std::iter::once(&question), &Params { max_tokens: Some(HARMLESS_TOKENS), ..params })
+        self.billing
+            .worst_case(std::iter::once(&question), &Params { max_tokens: Some(HARMLESS_TOKENS), ..params })
     }
-
-    /// Reports once that the usage of an answer cannot be read; it counts as unknown.
-    fn mention_unread_usage(&self, paid: &Paid) {
-        if let Some(usage) = &paid.response.unread_usage
-            && !self.said_unread_usage.swap(true, Ordering::Relaxed)
-        {
-            let usage: String = usage.chars().take(200).collect();
-            let text = format!(
-                "{} sends a usage that cannot be read, the answers are kept and their tokens unknown: {usage}",
-                self.provider
-            );
-            self.voice.say(&Event::Notice(&text));
-        }
-    }
-
-    /// Records that a request is sent, just before it is.
-    fn record_sent(&self, reservation: &mut Reservation) -> Result<(), JournalError> {
-        reservation.record()?;
-        self.voice.say(&Event::Sent { provider: &self.provider });
-        Ok(())
-    }
-
-    /// Notes what a request took. A failure that may have been billed counts at its worst case.
-    fn bill(&self, reservation: &mut Reservation, paid: Option<&Paid>, may_be_billed: bool) {
-        let worst = reservation.worst();
-        let took = match paid {
-            Some(paid) => self.spend(paid, worst),
-            None if may_be_billed => worst,
-            None => Spend::default(),
-        };
-        if reservation.took(took) {
-            let text = format!(
-                "{} billed {} and {} tokens for a request that should take {} and {} at most; the budget can be exceeded by what is in flight",
-                self.provider, took.money, took.tokens, worst.money, worst.tokens
-            );
-            self.voice.say(&Event::Notice(&text));
-        }
-    }
-
-    /// What an answer took; the worst case if neither the provider nor the price list says.
-    fn spend(&self, paid: &Paid, worst: Spend) -> Spend {
-        let facts = decode::facts(&paid.response);
-        // A usage beyond all that the request can have used is no count.
-        let most = worst.tokens.saturating_mul(IMPLAUSIBLE).max(LEAST_IMPLAUSIBLE);
-        let used = facts.tokens.filter(|tokens| worst.tokens == 0 || tokens.total() <= most);
-        let tokens = used.map_or(worst.tokens, Tokens::total);
-        let listed = || Some(self.prices?.cost(used?));
-        Spend { money: facts.cost.or_else(listed).unwrap_or(worst.money), tokens, requests: 1 }
-    }
-}
-
-/// Bytes of further body fields.
-pub(super) fn length_of(fields: &Map<String, Value>) -> usize {
-    if fields.is_empty() { 0 } else { Value::Object(fields.clone()).to_string().len() }
 }
 
 /// What was granted to a request that is sent.

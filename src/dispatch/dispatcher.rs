@@ -7,14 +7,11 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::sleep_until;
 
-use super::attempt::{AttemptResult, EndedAttempt, ProviderClient, length_of};
+use super::attempt::{AttemptResult, EndedAttempt, ProviderClient};
 use super::learned_limits::LearnedLimits;
-use super::provider_health::{News, ProviderHealth};
-use super::request::{Mode, Reply, Request, Verdict};
 use super::request_batcher::RequestBatcher;
 use super::request_sender::RequestSender;
 use super::retry::{DueRetry, PendingRequest};
@@ -22,10 +19,11 @@ use super::retry_budget::RetryBudget;
 use super::state_reporter::StateReporter;
 use super::stragglers::{Second, Stragglers};
 use crate::admission::{Admission, Cost, Health, NotAdmitted, Ticket};
-use crate::budget::{Account, BudgetRefusal, Reservation};
+use crate::budget::{BudgetRefusal, Reservation};
 use crate::clock::{self, Instant, Jitter};
 use crate::config::{BudgetLimit, Provider, RetryPolicy};
-use crate::event::{Event, Voice, Waiting};
+use crate::event::{Event, Waiting};
+use crate::executor::{Billing, ExecutorIo, HealthChange, Mode, Reply, Request, Verdict};
 use crate::fault::Failure;
 use crate::ident::{Spend, StepId};
 use crate::tokens::Meter;
@@ -40,37 +38,6 @@ const REFUSED_REST: Duration = Duration::from_millis(250);
 /// Time until the budget is checked again for what requests in flight left of it.
 const BUDGET_LOOK: Duration = Duration::from_millis(20);
 
-/// What connects a dispatcher to its users.
-#[derive(Debug)]
-pub struct DispatcherIo {
-    /// The dispatcher's number, which its replies carry.
-    pub provider: usize,
-    /// Requests to send.
-    pub inbox: mpsc::Receiver<Request>,
-    /// Replies, one for each request.
-    pub outbox: mpsc::Sender<Reply>,
-    /// What the dispatcher may do.
-    pub mode: watch::Receiver<Mode>,
-    /// Notified when the dispatcher can take more rows.
-    pub capacity_freed: Arc<Notify>,
-    /// Whether the provider takes rows, as shown to those who can use another one.
-    pub health: ProviderHealth,
-    /// Number of rows that the dispatcher keeps ready.
-    pub capacity: usize,
-    /// Whether the provider is sent nothing but requests for vectors.
-    pub only_embeds: bool,
-    /// Whether another provider can take its rows; then they are handed back while this one fails.
-    pub has_fallback: bool,
-    /// What was learned about the provider: read at the start, kept up to date during the run.
-    pub learned_limits: LearnedLimits,
-    /// The account of the budget.
-    pub account: Account,
-    /// Random numbers for delays.
-    pub jitter: Jitter,
-    /// Receives the events.
-    pub voice: Voice,
-}
-
 /// One provider's dispatcher.
 pub struct Dispatcher<A: RequestSender> {
     pub(super) client: ProviderClient<A>,
@@ -81,7 +48,8 @@ pub struct Dispatcher<A: RequestSender> {
     encoding: OnceCell<Option<Encoding>>,
     pub(super) retries: RetryBudget,
     pub(super) jitter: Jitter,
-    pub(super) io: DispatcherIo,
+    pub(super) io: ExecutorIo,
+    learned_limits: LearnedLimits,
     pub(super) ready: VecDeque<PendingRequest>,
     most_ready: usize,
     request_batcher: RequestBatcher,
@@ -126,11 +94,16 @@ pub(super) enum HealthProbe {
 }
 
 impl<A: RequestSender> Dispatcher<A> {
-    /// Creates the dispatcher of a provider.
+    /// Creates the dispatcher of a provider. `learned_limits` is read at the start and kept up to date during the run.
     #[must_use]
-    pub fn new(provider: &Provider, endpoint: Arc<A>, mut io: DispatcherIo) -> Self {
+    pub fn new(
+        provider: &Provider,
+        endpoint: Arc<A>,
+        learned_limits: LearnedLimits,
+        mut io: ExecutorIo,
+    ) -> Self {
         let now = clock::now();
-        let (learned, meter, schema_form) = io.learned_limits.recall(&provider.name);
+        let (learned, meter, schema_form) = learned_limits.recall(&provider.name);
         if let Some(form) = schema_form {
             endpoint.begin_with(form);
         }
@@ -138,11 +111,8 @@ impl<A: RequestSender> Dispatcher<A> {
             client: ProviderClient {
                 provider: provider.name.as_str().into(),
                 endpoint,
-                prices: provider.prices,
-                voice: io.voice.clone(),
-                extra_bytes: length_of(&provider.extra_body),
+                billing: Billing::new(provider, io.voice.clone()),
                 only_embeds: io.only_embeds,
-                said_unread_usage: Arc::default(),
             },
             policy: provider.retry,
             admission: Admission::new(provider, &learned, io.has_fallback, now, io.jitter.fork()),
@@ -152,6 +122,7 @@ impl<A: RequestSender> Dispatcher<A> {
             jitter: io.jitter.fork(),
             most_ready: io.capacity,
             io,
+            learned_limits,
             ready: VecDeque::new(),
             request_batcher: RequestBatcher::of(provider),
             due: BinaryHeap::new(),
@@ -289,7 +260,7 @@ impl<A: RequestSender> Dispatcher<A> {
         if let Some(text) = news.in_words(&self.client.provider) {
             self.io.voice.say(&Event::Notice(&text));
         }
-        if matches!(news, News::WantsProbe | News::Answers) {
+        if matches!(news, HealthChange::WantsProbe | HealthChange::Answers) {
             self.io.capacity_freed.notify_one();
         }
         Ok(())
@@ -464,7 +435,7 @@ impl<A: RequestSender> Dispatcher<A> {
             _ if !self.io.account.is_limited() => Spend::default(),
             Some(PendingRequest { request, .. }) if self.health_probe != HealthProbe::Wanted => {
                 let questions = self.ready.iter().take(group).map(|pending| &pending.request.question);
-                self.client.worst(questions, &request.params)
+                self.client.billing.worst_case(questions, &request.params)
             }
             _ => self.client.worst_of_harmless(),
         };
@@ -493,10 +464,10 @@ impl<A: RequestSender> Dispatcher<A> {
 
     fn report(&mut self, now: Instant, waiting: Option<(Waiting, Instant)>) {
         let in_flight = u32::try_from(self.attempts_in_flight.len()).unwrap_or(u32::MAX);
-        let Self { io, client, admission, meter, told, .. } = self;
+        let Self { io, client, admission, meter, told, learned_limits, .. } = self;
         let name = &client.provider;
         if told.report(&io.voice, name, now, in_flight, waiting, || admission.gauge()) {
-            io.learned_limits.keep(name, admission.learned(), meter, client.endpoint.schema_form());
+            learned_limits.keep(name, admission.learned(), meter, client.endpoint.schema_form());
         }
     }
 
@@ -575,8 +546,8 @@ impl<A: RequestSender> Dispatcher<A> {
 impl<A: RequestSender> Drop for Dispatcher<A> {
     fn drop(&mut self) {
         self.io.voice.say(&Event::Gauged { provider: &self.client.provider, gauge: &self.admission.gauge() });
-        let Self { io, client, admission, meter, .. } = self;
-        io.learned_limits.keep(&client.provider, admission.learned(), meter, client.endpoint.schema_form());
+        let Self { client, admission, meter, learned_limits, .. } = self;
+        learned_limits.keep(&client.provider, admission.learned(), meter, client.endpoint.schema_form());
     }
 }
 

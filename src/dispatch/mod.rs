@@ -7,8 +7,6 @@
 mod attempt;
 mod dispatcher;
 mod learned_limits;
-mod provider_health;
-mod request;
 mod request_batcher;
 mod request_sender;
 mod results;
@@ -17,8 +15,6 @@ mod retry_budget;
 mod state_reporter;
 mod stragglers;
 
-pub use dispatcher::{Dispatcher, DispatcherIo};
+pub use dispatcher::Dispatcher;
 pub use learned_limits::{LearnedLimits, LearnedProvider};
-pub use provider_health::ProviderHealth;
-pub use request::{Earlier, Mode, Receipt, Reply, Request, Verdict};
 pub use request_sender::{RequestSender, harmless_question};

@@ -6,12 +6,12 @@ use tokio::task::JoinError;
 
 use super::attempt::{AnswerShare, Attempt, AttemptResult, EndedAttempt};
 use super::dispatcher::{Dispatcher, Gone, HealthProbe, SAME_REFUSALS};
-use super::request::Verdict;
 use super::request_sender::RequestSender;
 use super::retry::{DueRetry, PendingRequest, RetryDecision};
 use crate::admission::{Blame, Ticket};
 use crate::clock::{self, Instant};
 use crate::event::Event;
+use crate::executor::Verdict;
 use crate::fault::{Class, Failure, Policy};
 use crate::ident::Tokens;
 use crate::wire::Limits;

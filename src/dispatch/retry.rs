@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 
-use super::request::Request;
 use crate::admission::ResponseCounts;
 use crate::clock::{self, Instant, Jitter};
 use crate::config::{RetryPolicy, Shape};
+use crate::executor::Request;
 use crate::fault::{Class, Failure};
 use crate::tokens::tokenizer::Encoding;
 

@@ -16,8 +16,8 @@ use super::sharing::{self, SharedAnswer, Sharing, SharingState};
 use super::step_provider::{StepProvider, bit};
 use super::stop::Stop;
 use crate::config::Prices;
-use crate::dispatch::{Earlier, Receipt, Request};
 use crate::event::{self, Event};
+use crate::executor::{Earlier, Receipt, Request};
 use crate::fault::Class;
 use crate::ident::{Cell, StepId};
 use crate::journal::{self, JournalReader, Record};
@@ -45,7 +45,7 @@ enum Handed {
 
 impl Enricher {
     /// Hands out rows until the dispatchers take no more, and settles those that need no request.
-    pub fn feed(&mut self) {
+    pub fn hand_out_rows(&mut self) {
         let mut settled = 0;
         let mut is_short_of_rows = false;
         if let Some(error) = self.sharing.trouble() {

@@ -17,12 +17,12 @@ use super::open_batch::{OpenBatch, RecoveredAnswers};
 use super::prepare::Prepared;
 use super::probation::{Probation, Strictness};
 use super::sharing::Sharing;
-use super::step_provider::{ProviderHandle, ProviderRole, StepProvider};
+use super::step_provider::{ExecutorStarter, ProviderRole, StepProvider};
 use super::stop::Stop;
 use crate::budget::Account;
 use crate::checkpoint::PlannedBatch;
-use crate::dispatch::{Mode, Reply, Request};
 use crate::event::{Event, Hold, Voice};
+use crate::executor::{Mode, Reply, Request};
 use crate::ident::{BatchId, Cell, Lineage};
 use crate::journal::{JournalFolder, JournalHeader, Record, StrayAnswers};
 use crate::ledger::{Ledger, LedgerTask};
@@ -54,7 +54,7 @@ pub struct Enricher {
     pub(super) buffer: Vec<Reply>,
     pub(super) capacity_freed: Arc<Notify>,
     pub(super) mode: watch::Sender<Mode>,
-    pub(super) dispatchers: JoinSet<()>,
+    pub(super) executors: JoinSet<()>,
     /// One for each step.
     pub(super) probations: Vec<Probation>,
     /// One for each step.
@@ -73,7 +73,7 @@ pub struct Enricher {
 }
 
 impl Enricher {
-    /// Creates an enricher and starts the dispatchers of its providers.
+    /// Creates an enricher and starts the executors of its providers.
     #[must_use]
     pub fn start(
         prepared: Prepared,
@@ -87,11 +87,11 @@ impl Enricher {
         let (outbox, replies) = mpsc::channel(1_024);
         let (mode, watching) = watch::channel(Mode::Running);
         let capacity_freed = Arc::new(Notify::new());
-        let mut dispatchers = JoinSet::new();
+        let mut executors = JoinSet::new();
         let steps = prepared.steps;
         let places = prepared.endpoints.iter().map(|(provider, _)| u64::from(provider.max_concurrency)).sum();
         let learned_limits = learned.learned_limits();
-        let handle = ProviderHandle {
+        let starter = ExecutorStarter {
             outbox,
             mode: watching,
             capacity_freed: &capacity_freed,
@@ -108,7 +108,7 @@ impl Enricher {
                 embeds: embeds > 0,
                 only_embeds: embeds > 0 && embeds == own.len(),
             };
-            handle.start(index, &provider, endpoint, role, &mut dispatchers)
+            starter.start(index, &provider, endpoint, role, &mut executors)
         });
         let providers = providers.collect();
         // All rows of a retry may fail again.
@@ -132,7 +132,7 @@ impl Enricher {
             buffer: Vec::with_capacity(REPLIES_AT_ONCE),
             capacity_freed,
             mode,
-            dispatchers,
+            executors,
             probations,
             error_rates,
             watches,
@@ -242,16 +242,16 @@ impl Enricher {
     /// Waits until there are replies to take in or room to hand out rows.
     ///
     /// # Errors
-    /// When a dispatcher has ended.
+    /// When an executor has ended.
     pub async fn wait(&mut self) -> Result<(), EnricherError> {
         tokio::select! {
             biased;
             received = self.replies.recv_many(&mut self.buffer, REPLIES_AT_ONCE) => {
-                if received == 0 { Err(EnricherError::Task("every dispatcher has ended".into())) } else { Ok(()) }
+                if received == 0 { Err(EnricherError::Task("every executor has ended".into())) } else { Ok(()) }
             }
             () = self.capacity_freed.notified() => Ok(()),
-            ended = self.dispatchers.join_next() => {
-                Err(EnricherError::Task(format!("a dispatcher has ended: {ended:?}")))
+            ended = self.executors.join_next() => {
+                Err(EnricherError::Task(format!("an executor has ended: {ended:?}")))
             }
         }
     }
@@ -288,7 +288,7 @@ impl Enricher {
                         return;
                     }
                 }
-                ended = self.dispatchers.join_next() => if ended.is_none() {
+                ended = self.executors.join_next() => if ended.is_none() {
                     while let Ok(reply) = self.replies.try_recv() {
                         self.buffer.push(reply);
                     }
@@ -328,14 +328,14 @@ impl Enricher {
         self.watches.iter().find_map(Watch::at_the_end)
     }
 
-    /// Ends the dispatchers and flushes the journals. Returns why the run stopped early, or `None` if it did not.
+    /// Ends the executors and flushes the journals. Returns why the run stopped early, or `None` if it did not.
     /// `reached_end` states that the source was planned to its end, not to a limit of this run.
     ///
     /// # Errors
     /// When the account or a journal cannot be flushed, or a journal cannot be removed.
     pub async fn finish(mut self, reached_end: bool) -> Result<Option<Stop>, EnricherError> {
-        // Dispatchers hand over their last figures and learned limits when they are dropped.
-        self.dispatchers.shutdown().await;
+        // Executors hand over their last figures and learned limits when they are dropped.
+        self.executors.shutdown().await;
         self.learned.save();
         let is_done = reached_end && self.ledger.is_complete();
         self.account.sync()?;

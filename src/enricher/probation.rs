@@ -1,6 +1,6 @@
 //! Probation of a step: refusals of its first rows are withheld until it is known whether they are the rows' own.
 
-use crate::dispatch::Reply;
+use crate::executor::Reply;
 use crate::fault::{Class, Failure};
 use crate::ident::Cell;
 use crate::rows::RowResult;

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::compiled_step::CompiledStep;
 use super::step_provider::StepProvider;
 use crate::cache::{CacheError, Store};
-use crate::dispatch::Request;
+use crate::executor::Request;
 use crate::ident::{Cell, Fingerprint};
 use crate::prompt::Question;
 

@@ -1,4 +1,4 @@
-//! A provider as the steps see it: the inbox of its dispatcher, its health, and its limit on prompts.
+//! A provider as the steps see it: the inbox of its executor, its health, and its limit on prompts.
 
 use std::sync::Arc;
 
@@ -9,8 +9,9 @@ use super::context_window::ContextWindow;
 use crate::budget::Account;
 use crate::clock::Jitter;
 use crate::config::{MOST_PROVIDERS, Prices, Provider};
-use crate::dispatch::{Dispatcher, DispatcherIo, LearnedLimits, Mode, ProviderHealth, Reply, Request};
+use crate::dispatch::{Dispatcher, LearnedLimits};
 use crate::event::Voice;
+use crate::executor::{ExecutorIo, Mode, ProviderHealth, Reply, Request};
 use crate::fault::Failure;
 use crate::transport::Endpoint;
 
@@ -22,7 +23,7 @@ pub(super) struct StepProvider {
     /// Address of its endpoint, which tells cached answers apart.
     pub(super) address: Arc<str>,
     pub(super) window: Option<ContextWindow>,
-    /// Whether its dispatcher hands rows back while the provider fails.
+    /// Whether its executor hands rows back while the provider fails.
     pub(super) has_fallback: bool,
     pub(super) prices: Option<Prices>,
     pub(super) inbox: mpsc::Sender<Request>,
@@ -31,7 +32,7 @@ pub(super) struct StepProvider {
     pub(super) out: Option<Failure>,
 }
 
-/// Most rows that a dispatcher keeps ready, where a request takes several.
+/// Most rows that an executor keeps ready, where a request takes several.
 const MOST_READY: usize = 8_192;
 
 /// What a job uses a provider for.
@@ -45,8 +46,8 @@ pub(super) struct ProviderRole {
     pub(super) only_embeds: bool,
 }
 
-/// What all dispatchers of a run share.
-pub(super) struct ProviderHandle<'a> {
+/// What all executors of a run share.
+pub(super) struct ExecutorStarter<'a> {
     pub(super) outbox: mpsc::Sender<Reply>,
     pub(super) mode: watch::Receiver<Mode>,
     pub(super) capacity_freed: &'a Arc<Notify>,
@@ -55,15 +56,15 @@ pub(super) struct ProviderHandle<'a> {
     pub(super) voice: &'a Voice,
 }
 
-impl ProviderHandle<'_> {
-    /// Starts the dispatcher of a provider.
+impl ExecutorStarter<'_> {
+    /// Starts the executor of a provider.
     pub(super) fn start(
         &self,
         index: usize,
         provider: &Provider,
         endpoint: Endpoint,
         role: ProviderRole,
-        dispatchers: &mut JoinSet<()>,
+        executors: &mut JoinSet<()>,
     ) -> StepProvider {
         let model = Arc::clone(endpoint.model());
         // The built-in simulator has another port each time.
@@ -74,7 +75,7 @@ impl ProviderHandle<'_> {
         let capacity = (provider.max_concurrency as usize * together).min(MOST_READY);
         let (sender, inbox) = mpsc::channel(capacity);
         let health = ProviderHealth::default();
-        let io = DispatcherIo {
+        let io = ExecutorIo {
             provider: index,
             inbox,
             outbox: self.outbox.clone(),
@@ -84,12 +85,13 @@ impl ProviderHandle<'_> {
             capacity,
             only_embeds,
             has_fallback,
-            learned_limits: self.learned_limits.clone(),
             account: self.account.clone(),
             jitter: Jitter::from_entropy(),
             voice: self.voice.clone(),
         };
-        dispatchers.spawn(Dispatcher::new(provider, Arc::new(endpoint), io).run());
+        // Here alone it is chosen which executor a provider has.
+        let dispatcher = Dispatcher::new(provider, Arc::new(endpoint), self.learned_limits.clone(), io);
+        executors.spawn(dispatcher.run());
         let window = provider.context_window.map(|tokens| ContextWindow::new(tokens, &model));
         StepProvider {
             window,

@@ -1,4 +1,4 @@
-//! Whether a provider takes rows, as its dispatcher shows it to those who can use another provider.
+//! Whether a provider takes rows, as its executor shows it to those who can use another provider.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -44,8 +44,8 @@ impl ProviderHealth {
         self.0.store(OUT, Ordering::Release);
     }
 
-    /// Sets the state and returns what is new. `has_probe` means that the dispatcher already has a row as a test.
-    pub(super) fn report(&self, health: Health, has_probe: bool) -> News {
+    /// Sets the state and returns what is new. `has_probe` means that the executor already has a row as a test.
+    pub fn report(&self, health: Health, has_probe: bool) -> HealthChange {
         let now = match health {
             Health::Up => UP,
             Health::Probing if !has_probe => WANTS_PROBE,
@@ -55,17 +55,17 @@ impl ProviderHealth {
             (before != OUT && before != now).then_some(now)
         });
         match (before, now) {
-            (Ok(UP), DOWN) => News::Fails,
-            (Ok(_), UP) => News::Answers,
-            (Ok(_), WANTS_PROBE) => News::WantsProbe,
-            _ => News::None,
+            (Ok(UP), DOWN) => HealthChange::Fails,
+            (Ok(_), UP) => HealthChange::Answers,
+            (Ok(_), WANTS_PROBE) => HealthChange::WantsProbe,
+            _ => HealthChange::None,
         }
     }
 }
 
 /// What is new about a provider.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum News {
+pub enum HealthChange {
     /// Nothing.
     None,
     /// It takes no rows for now.
@@ -76,15 +76,16 @@ pub(super) enum News {
     Answers,
 }
 
-impl News {
-    /// A notice for people, or `None` if they need none.
-    pub(super) fn in_words(self, provider: &str) -> Option<String> {
+impl HealthChange {
+    /// Returns a notice for people, or `None` if they need none.
+    #[must_use]
+    pub fn in_words(self, provider: &str) -> Option<String> {
         match self {
-            News::Fails => {
+            HealthChange::Fails => {
                 Some(format!("{provider} fails: its rows go to the next provider until it answers"))
             }
-            News::Answers => Some(format!("{provider} answers again, and takes its rows back")),
-            News::None | News::WantsProbe => None,
+            HealthChange::Answers => Some(format!("{provider} answers again, and takes its rows back")),
+            HealthChange::None | HealthChange::WantsProbe => None,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What goes into a dispatcher and what comes out of it.
+//! What goes into an executor and what comes out of it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::config::{BudgetLimit, Params};
 use crate::fault::Failure;
 use crate::ident::{Cell, Fingerprint, Money, RowKey, Tokens};
-use crate::journal::{Journal, JournalError};
+use crate::journal::{Journal, JournalError, Record, RecordedOutcome};
 use crate::prompt::Question;
 use crate::transport::Paid;
 
@@ -60,6 +60,29 @@ impl Request {
     pub fn again(self, question: Question, params: Arc<Params>, earlier: Earlier) -> Request {
         Request { question: Arc::new(question), params, earlier, tried: 0, ..self }
     }
+
+    /// Creates the journal record of an outcome of this request.
+    #[must_use]
+    pub fn record(
+        &self,
+        provider: &Arc<str>,
+        model: &Arc<str>,
+        attempts: u32,
+        latency: Duration,
+        outcome: RecordedOutcome,
+    ) -> Record {
+        Record {
+            key: self.receipt.key.clone(),
+            step: Arc::clone(&self.receipt.step),
+            fingerprint: self.question.fingerprint(),
+            provider: Arc::clone(provider),
+            model: Arc::clone(model),
+            attempts,
+            latency_ms: u64::try_from(latency.as_millis()).unwrap_or(u64::MAX),
+            shared: false,
+            outcome,
+        }
+    }
 }
 
 /// Where the answer to a request is kept before it is reported.
@@ -78,7 +101,7 @@ pub struct Receipt {
 pub struct Reply {
     /// The request as it was handed in.
     pub request: Request,
-    /// Number of the dispatcher that handled it.
+    /// Index of the provider whose executor handled it.
     pub provider: usize,
     /// Number of attempts that were sent there.
     pub attempts: u32,
@@ -105,7 +128,7 @@ pub enum Verdict {
     Unsent,
 }
 
-/// What a dispatcher may do.
+/// What an executor may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// Send and receive.

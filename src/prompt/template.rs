@@ -242,7 +242,8 @@ fn instruction(form: &Form) -> String {
     }
 }
 
-/// The parameters as bytes, equal for equal parameters.
+/// Returns the parameters as bytes, equal for equal parameters: a part of a request's fingerprint. What decides about an
+/// answer stands here and in `StepSpec::template_fingerprint`, which is stored with each row.
 fn params(params: &Params) -> Vec<u8> {
     let mut extra: Vec<_> = params.extra_body.iter().collect();
     extra.sort_by_key(|(name, _)| name.as_str());

@@ -60,11 +60,31 @@ pub(crate) trait Drain: Send + 'static {
         &mut self,
         batch: &FilledBatch,
         lineage: Lineage,
-    ) -> impl Future<Output = Result<Option<Committed>, RunError>> + Send;
+    ) -> impl Future<Output = Result<Option<Delivery>, RunError>> + Send;
 
     /// Ends a run, after its last commit.
     fn close(&mut self) -> impl Future<Output = Result<(), RunError>> + Send {
         async { Ok(()) }
+    }
+}
+
+/// How a drain took a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Delivery {
+    /// It was committed to a table, in this version.
+    Committed(u64),
+    /// The table has it from before.
+    CommittedBefore,
+    /// It was handed over to something that is no table.
+    HandedOver,
+}
+
+impl From<Committed> for Delivery {
+    fn from(committed: Committed) -> Self {
+        match committed {
+            Committed::Now(version) => Delivery::Committed(version),
+            Committed::Before => Delivery::CommittedBefore,
+        }
     }
 }
 
@@ -91,8 +111,8 @@ impl Drain for Sink {
         Ok(Sink::judge(self, batch).await?)
     }
 
-    async fn commit(&mut self, batch: &FilledBatch, lineage: Lineage) -> Result<Option<Committed>, RunError> {
-        Ok(Sink::commit(self, batch, lineage).await?)
+    async fn commit(&mut self, batch: &FilledBatch, lineage: Lineage) -> Result<Option<Delivery>, RunError> {
+        Ok(Sink::commit(self, batch, lineage).await?.map(Delivery::from))
     }
 }
 
@@ -101,8 +121,8 @@ impl Drain for RetryCommit {
         Ok(RetryCommit::judge(self, batch).await?)
     }
 
-    async fn commit(&mut self, batch: &FilledBatch, lineage: Lineage) -> Result<Option<Committed>, RunError> {
-        Ok(RetryCommit::commit(self, batch, lineage).await?)
+    async fn commit(&mut self, batch: &FilledBatch, lineage: Lineage) -> Result<Option<Delivery>, RunError> {
+        Ok(RetryCommit::commit(self, batch, lineage).await?.map(Delivery::from))
     }
 }
 
@@ -145,7 +165,7 @@ impl<D: Drain + Sync> Drain for Metered<D> {
         self.inner.judge(batch).await
     }
 
-    async fn commit(&mut self, batch: &FilledBatch, lineage: Lineage) -> Result<Option<Committed>, RunError> {
+    async fn commit(&mut self, batch: &FilledBatch, lineage: Lineage) -> Result<Option<Delivery>, RunError> {
         if let Some(keeper) = &mut self.keeper {
             keeper.note(batch).await?;
         }

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use super::end::End;
 use super::error::RunError;
-use super::feed::{Drain, Feed};
+use super::feed::{Delivery, Drain, Feed};
 use super::job_run::may_be_made;
 use super::options::{Begin, RunOptions, StopRequest};
 use super::prepared_job::PreparedJob;
@@ -30,7 +30,7 @@ use crate::ident::{BatchId, Lineage, Money, RunId};
 use crate::journal::JournalFolder;
 use crate::rows::Chunk;
 use crate::rows::{FilledBatch, Outcome, RowResult};
-use crate::sink::{Committed, Sink};
+use crate::sink::Sink;
 use crate::source::Source;
 use crate::table::is_delta_table;
 use crate::tally::Tally;
@@ -128,7 +128,13 @@ pub(crate) async fn ask(
     let voice = voice.and(Box::new(tally.clone()));
     let lineage = Lineage::random();
     let plan = plan(BatchId::new(FIRST_BATCH + u64::from(fastrand::u32(..))), &chunks);
-    let (enricher, folder) = session.enricher_of_one(prepared, lineage, &plan, &budget, &voice)?;
+    let (enricher, folder) = session.enricher_without_checkpoint(
+        prepared,
+        lineage,
+        std::slice::from_ref(&plan),
+        &budget,
+        &voice,
+    )?;
     let kept = CollectingDrain { folder, outcomes: Arc::default() };
     let feed = PilotBatch { plan, chunks: chunks.clone() };
     let running = Running::new(enricher, feed, kept.clone(), lineage, session.lease_guard(), None, voice);
@@ -236,14 +242,14 @@ struct CollectingDrain {
 }
 
 impl Drain for CollectingDrain {
-    async fn commit(&mut self, batch: &FilledBatch, lineage: Lineage) -> Result<Option<Committed>, RunError> {
+    async fn commit(&mut self, batch: &FilledBatch, lineage: Lineage) -> Result<Option<Delivery>, RunError> {
         for found in self.folder.list()? {
             if found.header.is_some_and(|header| header.lineage == lineage) {
                 self.folder.put_aside(&found)?;
             }
         }
         *self.outcomes.lock().unwrap_or_else(PoisonError::into_inner) = Some(batch.outcomes.clone());
-        Ok(Some(Committed::Before))
+        Ok(Some(Delivery::HandedOver))
     }
 }
 

@@ -13,7 +13,7 @@ use super::copier::Copier;
 use super::end::End;
 use super::error::RunError;
 use super::exclusive::LeaseGuard;
-use super::feed::{Drain, Feed};
+use super::feed::{Delivery, Drain, Feed};
 use super::options::{RunOptions, StopRequest};
 use crate::budget::Account;
 use crate::checkpoint::LeaseError;
@@ -23,7 +23,6 @@ use crate::event::{Event, Voice};
 use crate::ident::{BatchId, Lineage};
 use crate::ledger::LedgerTask;
 use crate::rows::{ConstraintErrors, FilledBatch};
-use crate::sink::Committed;
 
 /// How long the last answers may take to be copied to the store, where they are.
 const LAST_COPIES: Duration = Duration::from_secs(60);
@@ -38,7 +37,7 @@ const FLUSH_EVERY: Duration = Duration::from_secs(1);
 enum FinishedTask<F, D> {
     Planned(Box<F>, Result<Option<LoadedBatch>, RunError>),
     Loaded(Box<F>, BatchId, Result<LoadedBatch, RunError>),
-    Committed(Box<D>, BatchId, u64, Result<(Committed, Vec<ConstraintErrors>), RunError>),
+    Committed(Box<D>, BatchId, u64, Result<(Delivery, Vec<ConstraintErrors>), RunError>),
 }
 
 /// What the loop reacts to, one at a time.
@@ -161,7 +160,7 @@ impl<F: Feed, D: Drain> Running<F, D> {
             timed_out: false,
         };
         loop {
-            self.enricher.feed();
+            self.enricher.hand_out_rows();
             if let Err(error) = self.pause().await {
                 self.fail(error);
             }
@@ -368,11 +367,14 @@ impl<F: Feed, D: Drain> Running<F, D> {
             FinishedTask::Committed(drain, id, rows, committed) => {
                 self.drain = Some(drain);
                 let failed = |_: &RunError| self.enricher.failed(LedgerTask::Commit(id));
-                let (committed, turned) = committed.inspect_err(failed)?;
+                let (delivery, turned) = committed.inspect_err(failed)?;
                 self.enricher.refused(&turned);
-                match committed {
-                    Committed::Now(version) => self.voice.say(&Event::Committed { batch: id, rows, version }),
-                    Committed::Before => self.voice.say(&Event::AlreadyCommitted { batch: id }),
+                match delivery {
+                    Delivery::Committed(version) => {
+                        self.voice.say(&Event::Committed { batch: id, rows, version });
+                    }
+                    Delivery::CommittedBefore => self.voice.say(&Event::AlreadyCommitted { batch: id }),
+                    Delivery::HandedOver => {}
                 }
                 self.newest = Some(id);
                 self.enricher.committed(id)?;
@@ -451,7 +453,7 @@ async fn committed(
     batch: &mut FilledBatch,
     lineage: Lineage,
     lease_guard: &LeaseGuard,
-) -> Result<(Committed, Vec<ConstraintErrors>), RunError> {
+) -> Result<(Delivery, Vec<ConstraintErrors>), RunError> {
     let mut turned: Vec<ConstraintErrors> = Vec::new();
     loop {
         lease_guard.confirm().await?;

@@ -18,7 +18,7 @@ use crate::checkpoint::{Checkpoint, MachineId, PlannedBatch};
 use crate::config::Job;
 use crate::enricher::{Enricher, Journals, LearnedFile, Prepared, Strictness};
 use crate::event::{Event, Voice};
-use crate::ident::{Lineage, RunId};
+use crate::ident::{BatchId, Lineage, RunId};
 use crate::journal::{self, Copies, JournalFolder, JournalHeader, Restored, StrayAnswers};
 use crate::ledger::{Ledger, Window};
 use crate::metrics::{AskedKind, Counters, FiguresOwner, Keeper, ProviderOfStep};
@@ -210,9 +210,7 @@ impl<'a> Session<'a> {
         max_rows: Option<u64>,
         voice: &Voice,
     ) -> Result<(Enricher, Option<Copier>), RunError> {
-        let planned = outstanding.iter().map(|batch| (batch.id, batch.rows(), batch.bytes));
-        let steps = self.job.steps.len();
-        let ledger = Ledger::new(Window::of(self.job), steps, checkpoint.next_batch, planned);
+        let ledger = self.ledger(checkpoint.next_batch, outstanding);
         let (mut journals, copier) = self.journals(checkpoint, outstanding, budget, voice).await?;
         let open = std::mem::take(&mut journals.open);
         let strictness = match self.scope {
@@ -225,15 +223,17 @@ impl<'a> Session<'a> {
         Ok((enricher, copier))
     }
 
-    /// Starts the enricher of one batch that no checkpoint plans. Every journal's answers are used, and none is touched.
+    /// Starts the enricher of batches that no checkpoint plans, such as those of a pilot: `planned` first, then what its
+    /// feed plans. The answers in all journals of the job are used, and no journal is removed. Returns the folder of the
+    /// journals, too: a drain puts aside those of its batches, so that a run finds their answers.
     ///
     /// # Errors
     /// When a journal or the cache cannot be read.
-    pub(crate) fn enricher_of_one(
+    pub(crate) fn enricher_without_checkpoint(
         &self,
         prepared: Prepared,
         lineage: Lineage,
-        plan: &PlannedBatch,
+        planned: &[PlannedBatch],
         budget: &RunBudget,
         voice: &Voice,
     ) -> Result<(Enricher, JournalFolder), RunError> {
@@ -244,21 +244,22 @@ impl<'a> Session<'a> {
             stray_answers.absorb_records(journal::read_all(&found.path)?);
         }
         let cache = self.job.cache.as_ref().map(|spec| Store::open(&spec.path, spec.into())).transpose()?;
-        let planned = [(plan.id, plan.rows(), plan.bytes)];
-        let ledger = Ledger::new(Window::of(self.job), self.job.steps.len(), plan.id.next(), planned);
-        let journals = Journals {
-            lineage,
-            folder: folder.clone(),
-            stray_answers,
-            learned: self.learned(),
-            account: budget.account.clone(),
-            cache,
-            open: Vec::new(),
-        };
+        let next = planned.last().map_or(BatchId::FIRST, |batch| batch.id.next());
+        let ledger = self.ledger(next, planned);
+        let account = budget.account.clone();
+        let (learned, open) = (self.learned(), Vec::new());
+        let journals =
+            Journals { lineage, folder: folder.clone(), stray_answers, learned, account, cache, open };
         let mut enricher =
             Enricher::start(prepared, ledger, journals, None, Strictness::Probation, voice.clone());
         enricher.seed(&[])?;
         Ok((enricher, folder))
+    }
+
+    /// The ledger of these planned batches.
+    fn ledger(&self, next: BatchId, planned: &[PlannedBatch]) -> Ledger {
+        let planned = planned.iter().map(|batch| (batch.id, batch.rows(), batch.bytes));
+        Ledger::new(Window::of(self.job), self.job.steps.len(), next, planned)
     }
 
     fn learned(&self) -> LearnedFile {

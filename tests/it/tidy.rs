@@ -34,7 +34,14 @@ const LAYERS: &[&[(&str, &[&str])]] = &[
         ("ledger", &[]),
         ("simulator", &[]),
     ],
-    &[("source", &[]), ("sink", &["source"]), ("plan", &["source"]), ("dispatch", &[]), ("metrics", &[])],
+    &[
+        ("source", &[]),
+        ("sink", &["source"]),
+        ("plan", &["source"]),
+        ("executor", &[]),
+        ("dispatch", &["executor"]),
+        ("metrics", &[]),
+    ],
     &[("enricher", &[])],
     &[("run", &[]), ("inspect", &["run"])],
     &[("progress", &[]), ("report_page", &[])],
@@ -268,6 +275,16 @@ fn the_architecture_page_names_every_module() {
             assert!(page.contains(&format!("`{module}`")), "{module} is not on the page");
         }
     }
+}
+
+#[test]
+fn the_architecture_page_names_files_that_are_there() {
+    let page = include_str!("../../src/ARCHITECTURE.md");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let named =
+        page.split('`').skip(1).step_by(2).filter(|name| name.ends_with(".rs") && !name.contains('<'));
+    let missing: Vec<&str> = named.filter(|name| !root.join(name).is_file()).collect();
+    assert!(missing.is_empty(), "{missing:?}");
 }
 
 #[test]

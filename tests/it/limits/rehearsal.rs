@@ -12,11 +12,9 @@ use chrono::{DateTime, Utc};
 use enrich::budget::Account;
 use enrich::clock::{self, Instant, Jitter};
 use enrich::config::{FaultSpec, Job, Params, SimulatedCharge, SimulatorSpec};
-use enrich::dispatch::{
-    Dispatcher, DispatcherIo, LearnedLimits, Mode, ProviderHealth, Receipt, Reply, Request, RequestSender,
-    Verdict,
-};
+use enrich::dispatch::{Dispatcher, LearnedLimits, RequestSender};
 use enrich::event::{Event, LimitGauge, Listener, Voice};
+use enrich::executor::{ExecutorIo, Mode, ProviderHealth, Receipt, Reply, Request, Verdict};
 use enrich::fault::{Class, Failure};
 use enrich::ident::{BatchId, Cell, Fingerprint, Lineage, RowKey, StepId};
 use enrich::journal::{Journal, JournalFolder, JournalHeader};
@@ -316,7 +314,7 @@ impl Scenario {
         let (to_inbox, inbox) = mpsc::channel(64);
         let (outbox, mut replies) = mpsc::channel(1_024);
         let (mode, watching) = watch::channel(Mode::Running);
-        let wires = DispatcherIo {
+        let wires = ExecutorIo {
             capacity: job.providers[0].max_concurrency as usize,
             only_embeds: false,
             provider: 0,
@@ -326,13 +324,12 @@ impl Scenario {
             capacity_freed: Arc::new(Notify::new()),
             health: ProviderHealth::default(),
             has_fallback: false,
-            learned_limits,
             account: Account::default(),
             jitter: Jitter::seeded(seed),
             voice: Voice::new(vec![Box::new(heard.clone())]),
         };
         let mut tasks = tokio::task::JoinSet::new();
-        tasks.spawn(Dispatcher::new(&job.providers[0], endpoint, wires).run());
+        tasks.spawn(Dispatcher::new(&job.providers[0], endpoint, learned_limits, wires).run());
         let folder = tempfile::tempdir().unwrap();
         let header = JournalHeader {
             lineage: Lineage::random(),
@@ -524,7 +521,7 @@ impl Step {
                 step: "o".into(),
             },
             tried: 0,
-            earlier: enrich::dispatch::Earlier::default(),
+            earlier: enrich::executor::Earlier::default(),
         }
     }
 }

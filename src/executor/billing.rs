@@ -1,0 +1,122 @@
+//! What requests to a provider cost: the worst case before a request, and what it took afterwards.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde_json::{Map, Value};
+
+use crate::budget::{Reservation, worst_case};
+use crate::config::{Params, Prices, Provider};
+use crate::decode;
+use crate::event::{Event, Voice};
+use crate::ident::{Spend, Tokens};
+use crate::prompt::Question;
+use crate::store::StoreError;
+use crate::transport::Paid;
+
+/// Bytes around a schema, in whatever form it is sent.
+const AROUND_SCHEMA: usize = 300;
+/// A usage above both this multiple of the request's worst case and this number of tokens is not believed.
+const IMPLAUSIBLE: u64 = 20;
+const LEAST_IMPLAUSIBLE: u64 = 1_000_000;
+
+/// Books what requests to one provider cost. Clones share what was reported once.
+#[derive(Clone, Debug)]
+pub struct Billing {
+    provider: Arc<str>,
+    prices: Option<Prices>,
+    /// Bytes of the provider's own fields in each request.
+    extra_bytes: usize,
+    voice: Voice,
+    /// Whether it was reported that the usage of an answer could not be read.
+    said_unread_usage: Arc<AtomicBool>,
+}
+
+impl Billing {
+    /// Creates the billing of a provider. `voice` receives what is unusual about a bill.
+    #[must_use]
+    pub fn new(provider: &Provider, voice: Voice) -> Self {
+        Billing {
+            provider: provider.name.as_str().into(),
+            prices: provider.prices,
+            extra_bytes: length_of(&provider.extra_body),
+            voice,
+            said_unread_usage: Arc::default(),
+        }
+    }
+
+    /// Returns the worst case of a request with these questions.
+    #[must_use]
+    pub fn worst_case<'a>(
+        &self,
+        questions: impl Iterator<Item = &'a Arc<Question>>,
+        params: &Params,
+    ) -> Spend {
+        let (mut messages, mut bytes) = (0, 0);
+        for question in questions {
+            messages += question.messages().len();
+            bytes += question.bytes();
+        }
+        // Tools and schemas are billed like a prompt.
+        let schema = params.shape.as_ref().map_or(0, |shape| shape.text().len() + AROUND_SCHEMA);
+        let bytes = bytes + self.extra_bytes + length_of(&params.extra_body) + schema;
+        worst_case(self.prices.as_ref(), messages, bytes, params.max_tokens)
+    }
+
+    /// Reports once that the usage of an answer cannot be read; it counts as unknown.
+    pub fn mention_unread_usage(&self, paid: &Paid) {
+        if let Some(usage) = &paid.response.unread_usage
+            && !self.said_unread_usage.swap(true, Ordering::Relaxed)
+        {
+            let usage: String = usage.chars().take(200).collect();
+            let text = format!(
+                "{} sends a usage that cannot be read, the answers are kept and their tokens unknown: {usage}",
+                self.provider
+            );
+            self.voice.say(&Event::Notice(&text));
+        }
+    }
+
+    /// Records that a request is sent, just before it is.
+    ///
+    /// # Errors
+    /// When the file of what was spent cannot be written; then the request must not be sent.
+    pub fn record_sent(&self, reservation: &mut Reservation) -> Result<(), StoreError> {
+        reservation.record()?;
+        self.voice.say(&Event::Sent { provider: &self.provider });
+        Ok(())
+    }
+
+    /// Notes what a request took. A failure that may have been billed counts at its worst case.
+    pub fn book(&self, reservation: &mut Reservation, paid: Option<&Paid>, may_be_billed: bool) {
+        let worst = reservation.worst();
+        let took = match paid {
+            Some(paid) => self.spend(paid, worst),
+            None if may_be_billed => worst,
+            None => Spend::default(),
+        };
+        if reservation.took(took) {
+            let text = format!(
+                "{} billed {} and {} tokens for a request that should take {} and {} at most; the budget can be exceeded by what is in flight",
+                self.provider, took.money, took.tokens, worst.money, worst.tokens
+            );
+            self.voice.say(&Event::Notice(&text));
+        }
+    }
+
+    /// What an answer took; the worst case if neither the provider nor the price list says.
+    fn spend(&self, paid: &Paid, worst: Spend) -> Spend {
+        let facts = decode::facts(&paid.response);
+        // A usage beyond all that the request can have used is no count.
+        let most = worst.tokens.saturating_mul(IMPLAUSIBLE).max(LEAST_IMPLAUSIBLE);
+        let used = facts.tokens.filter(|tokens| worst.tokens == 0 || tokens.total() <= most);
+        let tokens = used.map_or(worst.tokens, Tokens::total);
+        let listed = || Some(self.prices?.cost(used?));
+        Spend { money: facts.cost.or_else(listed).unwrap_or(worst.money), tokens, requests: 1 }
+    }
+}
+
+/// Bytes of further body fields.
+fn length_of(fields: &Map<String, Value>) -> usize {
+    if fields.is_empty() { 0 } else { Value::Object(fields.clone()).to_string().len() }
+}
