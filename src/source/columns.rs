@@ -12,7 +12,7 @@ use crate::table::delta_schema;
 
 /// Most nesting levels of a column's type. Delta's log stores the columns as JSON, of which its readers accept about
 /// 128 levels (serde_json's limit); each level of a type takes three of them.
-const MOST_LEVELS: usize = 32;
+const MAX_NESTING: usize = 32;
 
 /// A column that a target cannot hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,7 +64,7 @@ impl MergedColumns {
                 continue;
             }
             let depth = depth(field.data_type());
-            if depth > MOST_LEVELS {
+            if depth > MAX_NESTING {
                 let why = format!("is nested {depth} deep, which is deeper than a Delta table holds,");
                 self.leave_out(name, file, why);
                 continue;

@@ -59,7 +59,7 @@ struct FileRun {
 }
 
 /// Reader features of Delta tables that this source supports.
-const READ: [&str; 7] = [
+const SUPPORTED_FEATURES: [&str; 7] = [
     "columnMapping",
     "deletionVectors",
     "timestampNtz",
@@ -81,7 +81,8 @@ impl DeltaCatalog {
         let table = Table::open(path).await;
         let table = table.map_err(|error| error.feature().map_or_else(|| error.into(), unread))?;
         let features = table.reader_features()?;
-        if let Some(feature) = features.iter().find(|feature| !READ.contains(&feature.as_str())) {
+        if let Some(feature) = features.iter().find(|feature| !SUPPORTED_FEATURES.contains(&feature.as_str()))
+        {
             return Err(unread(feature));
         }
         let schema = table.schema()?;

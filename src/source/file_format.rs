@@ -42,7 +42,7 @@ impl FileFormat {
     }
 
     /// Whether a file's name has the ending of this format, in any case.
-    pub(super) fn claims(self, name: &str) -> bool {
+    pub(super) fn has_ending(self, name: &str) -> bool {
         name.rsplit_once('.').is_some_and(|(_, end)| end.eq_ignore_ascii_case(self.ending()))
     }
 
@@ -65,18 +65,18 @@ impl FileFormat {
     }
 
     /// Whether a single file that is the whole source is of this format. Blocks.
-    pub(super) fn is_file_of(self, root: &Root, path: &str) -> bool {
+    pub(super) fn matches_single_file(self, root: &Root, path: &str) -> bool {
         match self {
-            FileFormat::Parquet(_) => self.is_format_of(root, path),
+            FileFormat::Parquet(_) => self.matches_content(root, path),
             #[cfg(test)]
-            FileFormat::Lines => self.claims(path),
+            FileFormat::Lines => self.has_ending(path),
         }
     }
 
     /// Whether a file with another ending is of this format by its content. Blocks.
-    pub(super) fn is_format_of(self, root: &Root, path: &str) -> bool {
+    pub(super) fn matches_content(self, root: &Root, path: &str) -> bool {
         match self {
-            FileFormat::Parquet(_) => parquet_format::is_one(root, path),
+            FileFormat::Parquet(_) => parquet_format::has_magic(root, path),
             #[cfg(test)]
             FileFormat::Lines => false,
         }

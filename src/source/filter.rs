@@ -44,7 +44,7 @@ impl Filter {
         let path = self.files.root().place(&part.file);
         let candidates = self.files.candidates(part, &self.condition, there)?;
         let mut wanted = vec![false; candidates.len()];
-        let candidates = RowMask::there(Some(candidates.into()));
+        let candidates = RowMask::undeleted(Some(candidates.into()));
         let mut reader =
             RowReader::new(self.files.clone(), Arc::clone(&self.schema), Arc::clone(&self.noted));
         for start in (0..wanted.len()).step_by(PIECE_ROWS) {

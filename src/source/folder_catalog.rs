@@ -91,7 +91,7 @@ impl FolderCatalog {
                 });
             }
         };
-        self.are_as_read(seen)?;
+        self.check_sizes(seen)?;
         if let Some((name, row)) = partial {
             let file = self.files.iter().find(|file| file.path == *name).ok_or_else(|| {
                 SourceError::file(&self.root.place(name), "it is gone, and not all of its rows are read")
@@ -178,7 +178,7 @@ impl FolderCatalog {
         position: &Position,
     ) -> Result<(Vec<FileRange>, Vec<String>), SourceError> {
         let Position::Parquet { files, partial } = position else { return Ok((Vec::new(), Vec::new())) };
-        self.are_as_read(files)?;
+        self.check_sizes(files)?;
         let begun = self.parts().into_iter().filter(|part| files.contains_key(&part.file));
         let begun = begun.filter_map(|part| match partial {
             Some((file, 0)) if *file == part.file => None,
@@ -190,7 +190,7 @@ impl FolderCatalog {
     }
 
     /// Checks that files that were read still have the size in bytes that they had then.
-    fn are_as_read(&self, files: &BTreeMap<String, u64>) -> Result<(), SourceError> {
+    fn check_sizes(&self, files: &BTreeMap<String, u64>) -> Result<(), SourceError> {
         for file in &self.files {
             if let Some(size) = files.get(&file.path).filter(|size| **size != file.size) {
                 return Err(SourceError::file(

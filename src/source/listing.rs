@@ -24,7 +24,7 @@ use crate::wording::counted;
 const LOG_FOLDER: &str = "_delta_log";
 /// Hive's value for null in the name of a partition folder.
 const NULL_PARTITION: &str = "__HIVE_DEFAULT_PARTITION__";
-/// Most files with other endings that are opened to see whether they are Parquet files.
+/// Most files with other endings that are opened to name them in a message.
 const MAX_SNIFFED: usize = 1_000;
 
 /// The files found in a folder.
@@ -78,10 +78,10 @@ pub(super) async fn list(at: &Location, formats: &[FileFormat]) -> Result<Folder
             let walked = root.blocking(walk).await?;
             (root, walked)
         }
-        Some(path) => return the_file(at, path, formats).await,
-        None => match in_store(at, formats).await? {
+        Some(path) => return list_local_file(at, path, formats).await,
+        None => match list_store(at, formats).await? {
             StoreListing::Folder(root, walked) => (root, walked),
-            StoreListing::File(root, file) => return one_file(at, root, file, formats).await,
+            StoreListing::File(root, file) => return list_single_file(at, root, file, formats).await,
         },
     };
     let Walk { files, others, mut left_out, .. } = walked;
@@ -91,15 +91,19 @@ pub(super) async fn list(at: &Location, formats: &[FileFormat]) -> Result<Folder
             None => SourceError::Missing { path: at.clone() },
         });
     }
-    let looked = others.into_iter().take(MAX_SNIFFED).collect::<Vec<_>>();
+    // With a named file, the others are looked at for the message alone.
+    let most = if files.is_empty() { usize::MAX } else { MAX_SNIFFED };
+    let looked = others.into_iter().take(most).collect::<Vec<_>>();
     let of_all = formats.to_vec();
     let sniff = move |root: Root| {
-        let format_of =
-            |file: &FoundFile| of_all.iter().copied().find(|format| format.is_format_of(&root, &file.path));
+        let format_of = |file: &FoundFile| {
+            of_all.iter().copied().find(|format| format.matches_content(&root, &file.path))
+        };
         Ok(looked.into_iter().filter_map(|file| Some((format_of(&file)?, file))).collect::<Vec<_>>())
     };
     let others = root.blocking(sniff).await?;
-    let by_name = formats.iter().copied().find(|format| files.iter().any(|file| format.claims(&file.path)));
+    let by_name =
+        formats.iter().copied().find(|format| files.iter().any(|file| format.has_ending(&file.path)));
     let (format, files) = match (by_name, others.first()) {
         (None, None) => return Err(SourceError::NoTable { path: at.clone() }),
         (None, Some((format, _))) => {
@@ -117,28 +121,33 @@ pub(super) async fn list(at: &Location, formats: &[FileFormat]) -> Result<Folder
                     root.place(&first.path)
                 ));
             }
-            (format, files.into_iter().filter(|file| format.claims(&file.path)).collect())
+            (format, files.into_iter().filter(|file| format.has_ending(&file.path)).collect())
         }
     };
     Ok(FolderListing { root, format, files, left_out })
 }
 
 /// Returns a local file as the only one of a source.
-async fn the_file(at: &Location, path: &Path, formats: &[FileFormat]) -> Result<FolderListing, SourceError> {
+async fn list_local_file(
+    at: &Location,
+    path: &Path,
+    formats: &[FileFormat],
+) -> Result<FolderListing, SourceError> {
     let folder = path.parent().unwrap_or(path);
-    let file = found(folder, path)?;
-    one_file(at, Root::from(Location::local(folder)), file, formats).await
+    let file = stat_file(folder, path)?;
+    list_single_file(at, Root::from(Location::local(folder)), file, formats).await
 }
 
 /// Returns a file as the only one of a source, whatever its name.
-async fn one_file(
+async fn list_single_file(
     at: &Location,
     root: Root,
     file: FoundFile,
     formats: &[FileFormat],
 ) -> Result<FolderListing, SourceError> {
     let (of_all, name) = (formats.to_vec(), file.path.clone());
-    let find = move |root: Root| Ok(of_all.into_iter().find(|format| format.is_file_of(&root, &name)));
+    let find =
+        move |root: Root| Ok(of_all.into_iter().find(|format| format.matches_single_file(&root, &name)));
     let Some(format) = root.blocking(find).await? else {
         return Err(SourceError::NoTable { path: at.clone() });
     };
@@ -188,9 +197,9 @@ impl Walk {
                     return Err(with_table_inside(&root.into(), &name));
                 }
                 self.folder(root, &path)?;
-            } else if self.formats.iter().any(|format| format.claims(&name)) {
-                self.files.push(found(root, &path)?);
-            } else if let Ok(other) = found(root, &path) {
+            } else if self.formats.iter().any(|format| format.has_ending(&name)) {
+                self.files.push(stat_file(root, &path)?);
+            } else if let Ok(other) = stat_file(root, &path) {
                 self.others.push(other);
             }
         }
@@ -215,7 +224,7 @@ enum StoreListing {
     File(Root, FoundFile),
 }
 
-async fn in_store(at: &Location, formats: &[FileFormat]) -> Result<StoreListing, SourceError> {
+async fn list_store(at: &Location, formats: &[FileFormat]) -> Result<StoreListing, SourceError> {
     let wrong = |error: object_store::Error| SourceError::file(at, error);
     let store = objects(at).await?;
     let mut walk = Walk { formats: formats.to_vec(), ..Walk::default() };
@@ -228,7 +237,7 @@ async fn in_store(at: &Location, formats: &[FileFormat]) -> Result<StoreListing,
         if path.split('/').any(is_hidden) {
             continue;
         }
-        let is_named = walk.formats.iter().any(|format| format.claims(path));
+        let is_named = walk.formats.iter().any(|format| format.has_ending(path));
         let files = if is_named { &mut walk.files } else { &mut walk.others };
         files.push(FoundFile::of_object(&object));
     }
@@ -253,7 +262,7 @@ fn is_hidden(name: &str) -> bool {
     name.starts_with('.') || (name.starts_with('_') && !name.contains('='))
 }
 
-fn found(root: &Path, path: &Path) -> Result<FoundFile, SourceError> {
+fn stat_file(root: &Path, path: &Path) -> Result<FoundFile, SourceError> {
     let metadata =
         std::fs::metadata(path).map_err(|error| match (error.kind(), std::fs::read_link(path)) {
             (std::io::ErrorKind::NotFound, Ok(to)) => {

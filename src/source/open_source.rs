@@ -26,9 +26,9 @@ use crate::store::Location;
 use crate::table::{has_empty_log, is_delta_table, objects};
 
 /// Most row masks in memory. A file's mask is used when a batch is planned, and again when it is read.
-const KEPT_FILES: usize = 1_000;
+const MAX_CACHED_MASKS: usize = 1_000;
 /// Most rows that these masks cover together.
-const KEPT_ROWS: usize = 16_000_000;
+const MAX_CACHED_ROWS: usize = 16_000_000;
 
 /// A source whose end is fixed.
 #[derive(Debug)]
@@ -85,7 +85,7 @@ impl Source {
                 });
             }
             let (mut source, files, all, unsupported) = FolderCatalog::open(at, spec).await?;
-            may_leave_out(spec, at, &all, &unsupported)?;
+            check_unsupported(spec, at, &all, &unsupported)?;
             unsupported.iter().for_each(|column| source.leave_out(column.to_string()));
             let filter = filter(&files, &all)?;
             let id = SourceId::Parquet { written: spec.written.clone(), path: at.to_string() };
@@ -140,7 +140,7 @@ impl Source {
         if let Some((_, _, kept)) = known {
             return Ok(kept.clone());
         }
-        let there = RowMask::there(self.catalog.undeleted(part).await?);
+        let there = RowMask::undeleted(self.catalog.undeleted(part).await?);
         let kept = match condition {
             None => there,
             Some(condition) => {
@@ -150,14 +150,16 @@ impl Source {
                     None => Arc::new(Filter::new(condition, &self.files, &self.all)?),
                 };
                 let part = part.clone();
-                let look = move |_| filter.rows(&part, &there).map(|rows| there.and(rows));
+                let look = move |_| filter.rows(&part, &there).map(|rows| there.with_wanted(rows));
                 self.files.blocking(look).await?
             }
         };
         self.kept.push_back((part.file.clone(), condition.map(ToOwned::to_owned), kept.clone()));
         let rows =
             |kept: &VecDeque<(_, _, RowMask)>| kept.iter().map(|(_, _, kept)| kept.size()).sum::<usize>();
-        while self.kept.len() > 1 && (self.kept.len() > KEPT_FILES || rows(&self.kept) > KEPT_ROWS) {
+        while self.kept.len() > 1
+            && (self.kept.len() > MAX_CACHED_MASKS || rows(&self.kept) > MAX_CACHED_ROWS)
+        {
             self.kept.pop_front();
         }
         Ok(kept)
@@ -333,7 +335,7 @@ fn chosen(spec: &SourceSpec, path: &Location, all: &SchemaRef) -> Result<SchemaR
 }
 
 /// Checks that the job leaves out the columns that its target cannot hold.
-fn may_leave_out(
+fn check_unsupported(
     spec: &SourceSpec,
     at: &Location,
     all: &SchemaRef,

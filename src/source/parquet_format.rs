@@ -57,7 +57,7 @@ impl ByteStrings {
 }
 
 /// Whether a file begins as Parquet files do, whatever its name. Blocks.
-pub(super) fn is_one(root: &Root, path: &str) -> bool {
+pub(super) fn has_magic(root: &Root, path: &str) -> bool {
     let Ok(file) = root.open(path) else { return false };
     let begins = file.get_bytes(0, MAGIC.len());
     file.len() >= MAGIC.len() as u64 && begins.is_ok_and(|bytes| bytes.as_ref() == MAGIC)

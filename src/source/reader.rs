@@ -15,7 +15,7 @@ use crate::rows::Chunk;
 use crate::table::physical_name;
 
 /// Most rows between two parts of a file that are read and dropped. For a larger gap the file is opened again.
-const MOST_READ_OVER: u64 = 50_000;
+const MAX_GAP_ROWS: u64 = 50_000;
 
 /// Reads parts of files. A part that begins where the last one ended, or not far after it, goes on in the open file.
 #[derive(Debug)]
@@ -66,9 +66,7 @@ impl RowReader {
         let wanted: Vec<u64> = kept.rows(part.rows()).collect();
         let continues = self.open.as_ref().is_some_and(|open| {
             let gap = part.start.checked_sub(open.at);
-            open.file == part.file
-                && gap.is_some_and(|rows| rows <= MOST_READ_OVER)
-                && open.kept.is_same(kept)
+            open.file == part.file && gap.is_some_and(|rows| rows <= MAX_GAP_ROWS) && open.kept.is_same(kept)
         });
         if !continues && !wanted.is_empty() {
             self.open = None;

@@ -8,21 +8,21 @@ use std::sync::Arc;
 #[derive(Clone, Debug, Default)]
 pub struct RowMask {
     /// Whether each row is not deleted; `None` if no row is deleted.
-    there: Option<Arc<[bool]>>,
+    undeleted: Option<Arc<[bool]>>,
     /// Whether each row is not deleted and meets the condition; `None` if every row is read.
     wanted: Option<Arc<[bool]>>,
 }
 
 impl RowMask {
-    /// Returns the mask of the rows that are not deleted. `there` is `None` if no row is deleted.
+    /// Returns the mask of the rows that are not deleted. `undeleted` is `None` if no row is deleted.
     #[must_use]
-    pub fn there(there: Option<Arc<[bool]>>) -> Self {
-        RowMask { wanted: there.clone(), there }
+    pub fn undeleted(undeleted: Option<Arc<[bool]>>) -> Self {
+        RowMask { wanted: undeleted.clone(), undeleted }
     }
 
     /// Returns the mask with `wanted` as the rows that are read. `wanted` must not set a deleted row.
     #[must_use]
-    pub fn and(self, wanted: Arc<[bool]>) -> Self {
+    pub fn with_wanted(self, wanted: Arc<[bool]>) -> Self {
         RowMask { wanted: Some(wanted), ..self }
     }
 
@@ -61,11 +61,11 @@ impl RowMask {
     /// Counts the deleted rows of a range.
     #[must_use]
     pub fn deleted(&self, range: Range<u64>) -> u64 {
-        let there = self.there.as_deref();
-        if there.is_none() {
+        let undeleted = self.undeleted.as_deref();
+        if undeleted.is_none() {
             return 0;
         }
-        range.filter(|row| !is_set(there, *row)).count() as u64
+        range.filter(|row| !is_set(undeleted, *row)).count() as u64
     }
 }
 

@@ -96,7 +96,7 @@ mod tests {
     fn rows_that_are_not_kept_take_no_room() {
         let shape = FileShape { groups: vec![(4, 40), (4, 40)] };
         let kept = [false, true, false, false, false, true, true, false];
-        let kept = RowMask::there(Some(kept.into()));
+        let kept = RowMask::undeleted(Some(kept.into()));
         let fit = |start, max_rows| shape.fit(start, &kept, max_rows, 1_000, true);
         assert_eq!(fit(0, 2), Fitting { end: 6, rows: 2, bytes: 20, is_last: false });
         assert_eq!(fit(6, 2), Fitting { end: 8, rows: 1, bytes: 10, is_last: true });

@@ -570,6 +570,18 @@ async fn what_of_a_folder_is_not_read_is_named_with_the_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn all_of_many_files_without_an_ending_are_read() {
+    let world = World::of(Setup { is_parquet: true, ..Setup::default() }).await;
+    let first = world.path("source/000000_0");
+    write_parquet(&first, &rows(0..1), 10);
+    for nth in 1..1_010 {
+        fs::hard_link(&first, world.path(&format!("source/{nth:06}_0"))).unwrap();
+    }
+    world.write_job("");
+    world.run(&[]).await.assert_status(0).assert_says("1,010 rows written");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_encrypted_file_and_a_link_to_nowhere_are_named_as_what_they_are() {
     let world = World::of(Setup { is_parquet: true, ..Setup::default() }).await;
     write_parquet(&world.path("source/a.parquet"), &rows(0..3), 10);

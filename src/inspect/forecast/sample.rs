@@ -67,7 +67,7 @@ pub(super) async fn read(
         for row in &physical {
             list[usize::try_from(*row).unwrap_or(usize::MAX)] = true;
         }
-        let kept = RowMask::there(Some(Arc::from(list)));
+        let kept = RowMask::undeleted(Some(Arc::from(list)));
         let mut own = std::mem::replace(reader, planner.source().reader());
         let task = tokio::task::spawn_blocking(move || {
             let read = own.read(&part, &kept);
