@@ -1,4 +1,4 @@
-//! The summary of a run for scripts: one JSON object. Its fields stand in the README and keep their names.
+//! The summary of a run for scripts: one JSON object. Its fields stand in `examples/operations/README.md` and keep their names.
 
 use std::collections::BTreeMap;
 

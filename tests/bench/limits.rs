@@ -1,7 +1,7 @@
 //! How much of a quota is used and how much is refused, scenario by scenario, in virtual time.
 //!
 //! `cargo bench --bench limits` plays every scenario of `tests/it/limits` and prints the table that stands
-//! in the README; then it plays their short forms over loopback. Share: of the quota that is there, in the
+//! in `examples/limits/README.md`; then it plays their short forms over loopback. Share: of the quota that is there, in the
 //! measured part; the worst and the mean of all variants.
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints")]
