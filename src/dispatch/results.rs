@@ -239,9 +239,12 @@ impl<A: RequestSender> Dispatcher<A> {
                 self.retry(rows, &failure, false).await
             }
             Blame::Brownout => {
-                // Rows that went together are excused together, as far as each of them may still be.
-                let is_excused = rows.iter_mut().all(PendingRequest::excuse);
-                self.retry(rows, &failure, is_excused).await
+                let (mut excused, mut counted) = (Vec::new(), Vec::new());
+                for mut pending in rows {
+                    if pending.excuse() { excused.push(pending) } else { counted.push(pending) }
+                }
+                self.retry(excused, &failure, true).await?;
+                self.retry(counted, &failure, false).await
             }
             Blame::Doubt => {
                 self.doubted.extend(rows.into_iter().map(|pending| (pending, failure.clone())));
