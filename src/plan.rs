@@ -23,11 +23,11 @@ pub struct Planner {
     passed: PassedOver,
     /// Rows passed over after the position, if nothing is left to plan.
     passed_at_end: PassedOver,
-    /// Footer of the file at the position.
+    /// Path and row groups of the file whose footer was read last.
     shape: Option<(String, FileShape)>,
     /// Number of rows that may still be planned in this run; `None` for no limit.
     rows_left: Option<u64>,
-    /// Rows before the position that are planned first.
+    /// Ranges of rows before the position that the target lacks, which are planned first.
     missing: VecDeque<(FileRange, VecDeque<Range<u64>>)>,
 }
 

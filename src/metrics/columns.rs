@@ -1,4 +1,4 @@
-//! Figures as the columns of their table, and back.
+//! Conversion of metrics rows to the columns of the metrics table, and back.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,10 +20,10 @@ use chrono::{DateTime, Utc};
 use super::row::{AskedKind, LatencyQuantiles, Load, MetricsRow, WAITS};
 use crate::ident::{BatchId, Lineage, RunId, Tokens};
 
-/// Digits of a cost in US dollars, and those after the point.
+/// Number of digits of a cost in US dollars, in total and after the decimal point.
 const COST: (u8, i8) = (20, 12);
 
-/// The table's columns, in their order.
+/// Returns the table's columns, in order.
 pub(super) fn schema() -> Schema {
     let text = |name: &str| Field::new(name, DataType::Utf8, true);
     let count = |name: &str| Field::new(name, DataType::Int64, true);
@@ -74,7 +74,7 @@ fn waited(name: &str) -> String {
     format!("waited_{name}_ms")
 }
 
-/// Rows in the columns of a table that has at least those of [`schema`].
+/// Converts rows to the columns of a table that has at least those of [`schema`]. Its other columns become null.
 pub(super) fn to_rows(figures: &[MetricsRow], table: &SchemaRef) -> Result<RecordBatch, ArrowError> {
     let columns = table.fields().iter().map(|field| {
         let column = column(figures, field);
@@ -139,7 +139,7 @@ fn column(all: &[MetricsRow], field: &Field) -> ArrayRef {
         "tokens_share" => share(|load| load.tokens_share),
         name => match WAITS.iter().position(|(_, wait)| waited(wait) == name) {
             Some(at) => count(&|row| row.load.waited_ms[at]),
-            // Somebody else's.
+            // A column that somebody else added to the table.
             None => arrow::array::new_null_array(field.data_type(), all.len()),
         },
     }
@@ -165,7 +165,8 @@ fn signed(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-/// The figures in a batch of the table's rows; none of it where a column is missing or of another type.
+/// Converts rows of the table back. Returns `None` if a column other than a count is missing or cannot be converted, or
+/// if an id, a name or a time is null or cannot be parsed. A missing count is 0.
 pub(super) fn from_rows(rows: &RecordBatch) -> Option<Vec<MetricsRow>> {
     let as_type = |name: &str, to: &DataType| cast(rows.column_by_name(name)?, to).ok();
     let texts = |name: &str| as_type(name, &DataType::Utf8);

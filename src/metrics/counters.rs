@@ -1,12 +1,13 @@
-//! What providers did, counted as it happens, in a file that survives `kill -9`.
+//! Counters of requests, throttling and waiting per provider, updated as it happens, in a file that survives
+//! `kill -9`.
 //!
 //! ```text
 //! header    "enrich counters" and the version, 1, then a random number     24 bytes
 //! provider  fingerprint of its name, requests u64, throttled u64, six
 //!           times waited in milliseconds u64, CRC-32 of these u32           84 bytes
 //! ```
-//! All numbers are little-endian and only grow. Requests are counted before they are sent, some at a time: where a
-//! process was killed, a few may be counted that were not.
+//! All numbers are little-endian and only grow. Requests are counted before they are sent, several at a time: after a
+//! kill the file may count a few requests that were not sent.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -26,10 +27,10 @@ const NAME: &str = "counters";
 const HEADER: &[u8; 16] = b"enrich counters\x01";
 const HEAD: usize = 24;
 const RECORD: usize = 84;
-/// Requests that are counted in the file at a time.
+/// Number of requests that are added to the file's count at a time.
 const AT_A_TIME: u64 = 8;
 
-/// Counts what providers do. Clones count together.
+/// Counts what providers do. Clones share their counts.
 #[derive(Clone, Debug)]
 pub struct Counters(Arc<Mutex<CountersState>>);
 
@@ -39,9 +40,9 @@ struct CountersState {
     file: File,
     id: u64,
     rows: Vec<CountersRow>,
-    /// A write failed: what was counted since then is in memory alone.
+    /// Whether a write has failed, which is reported once. Later counts may be in memory only.
     is_stale: bool,
-    /// Whether they began with this.
+    /// Whether the counts began with this process.
     is_new: bool,
 }
 
@@ -50,17 +51,17 @@ struct CountersRow {
     name: String,
     print: [u8; 16],
     load: Load,
-    /// Requests that the file counts: those that were sent, or some more.
+    /// Number of requests that the file counts: at least those that were sent.
     written: u64,
-    /// What is waited for, counted up to this moment.
+    /// What the provider waits for, and the time up to which the wait is counted.
     waiting: Option<(Waiting, Instant)>,
-    /// Parts of milliseconds that are not counted yet.
+    /// Fraction of a millisecond that is not counted yet.
     rest: Duration,
 }
 
 impl Counters {
-    /// Goes on counting in a folder, which is created if it is missing. One process does so at a time. Counts that are
-    /// damaged begin anew.
+    /// Opens the counters in a folder, which is created if it is missing. One process at a time may have them open.
+    /// Damaged counters start again from 0, under a new id.
     ///
     /// # Errors
     /// When the file cannot be read or written.
@@ -83,11 +84,11 @@ impl Counters {
         let mut image = HEADER.to_vec();
         image.extend(id.to_le_bytes());
         rows.iter().for_each(|row| image.extend(record(row)));
-        // Of providers that the job does not have now, and may have again.
+        // Providers that the job does not have now may come back.
         let is_known = |print: &[u8; 16]| rows.iter().any(|row| row.print == *print);
         let others = known.iter().filter(|(print, _)| !is_known(print));
         others.for_each(|(print, load)| image.extend(encode(*print, load)));
-        // A file of the same size is as it is but for providers that came and went.
+        // The file is replaced if it is new or damaged, or if the list of providers has changed.
         if image != bytes {
             store::replace(&path, &image)?;
         }
@@ -99,19 +100,19 @@ impl Counters {
         look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Which counts these are: another number where they began anew.
+    /// Returns the id of these counters, which changes when they start again from 0.
     #[must_use]
     pub fn id(&self) -> u64 {
         self.with(|state| state.id)
     }
 
-    /// Whether they began just now.
+    /// Returns whether the counts began with this process.
     #[must_use]
     pub fn is_new(&self) -> bool {
         self.with(|state| state.is_new)
     }
 
-    /// What each provider did since the counts began.
+    /// Returns the load of each provider since the counts began.
     #[must_use]
     pub fn loads(&self) -> BTreeMap<String, Load> {
         self.with(|state| state.rows.iter().map(|row| (row.name.clone(), row.load)).collect())
@@ -191,7 +192,7 @@ impl Drop for CountersState {
 }
 
 impl CountersRow {
-    /// Counts what was waited since the last look.
+    /// Adds the time since the last call to the current reason for waiting.
     fn wait(&mut self, now: Instant) {
         let Some((waiting, since)) = &mut self.waiting else { return };
         let waited = now.saturating_duration_since(*since) + self.rest;
@@ -269,18 +270,18 @@ mod tests {
         counters.on(&Event::Throttled { provider: "fast", failure: &failure });
         counters.on(&Event::Sent { provider: "unknown" });
         let before = counters.loads();
-        // Nothing is flushed or closed: the file is as a kill leaves it.
+        // Nothing was flushed or closed: the file is as a kill leaves it.
         let again = Counters::open(folder.path(), ["new".to_owned()].into_iter().chain(names())).unwrap();
         assert_eq!(again.id(), id);
         assert_eq!((before["fast"].requests, before["fast"].throttled), (2, 1));
         let told = again.loads()["fast"];
         assert_eq!((told.requests, told.throttled), (AT_A_TIME, 1), "it may have sent as many");
         assert!(again.loads()["new"].is_idle() && again.loads()["cheap"].is_idle());
-        // A provider that is taken out and put back goes on, too.
+        // A provider that is removed from the job and added again keeps its counts.
         Counters::open(folder.path(), ["cheap".to_owned()]).unwrap();
         let back = Counters::open(folder.path(), names()).unwrap();
         assert_eq!(back.loads()["fast"], told);
-        // One that ends tells what it sent.
+        // Counters that are closed in order have the exact number of requests.
         back.on(&Event::Sent { provider: "fast" });
         drop(back);
         let ended = Counters::open(folder.path(), names()).unwrap();

@@ -1,4 +1,5 @@
-//! Brings figures into their table, exactly once: written down before the batch's commit, appended after it.
+//! Appends metrics rows to their table, exactly once: they are written to a file before the batch's commit and appended
+//! to the table after it.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -19,66 +20,68 @@ use crate::rows::FilledBatch;
 use crate::store::{Folder, Location, StoreError};
 use crate::table::{Table, TableError, Txn, delta_schema, is_delta_table, is_vacant};
 
-/// Batches whose figures are held back for one commit, and for how long.
+/// Maximum number of batches whose rows are held back for one commit.
 const MOST_BATCHES: usize = 100;
+/// Maximum time for which rows of committed batches are held back.
 const LONGEST: Duration = Duration::from_secs(10);
-/// Rows that wait for a table that cannot be written.
+/// Maximum number of rows that wait for the table; beyond it the oldest are dropped.
 const MOST_PENDING: usize = 20_000;
-/// Tries of a commit that others got ahead of.
+/// Number of attempts at a commit, which may conflict with those of other jobs.
 const TRIES: u32 = 5;
-/// Properties of the table. Each run opens it and commits to it at least once: a checkpoint is made that often, or reading
-/// the log costs more than the figures; and what files hold is told of the first columns, up to the moments.
+/// Properties of the table. Each run opens it and commits to it at least once, so it is checkpointed often: otherwise
+/// reading the log would cost more than the rows. File statistics cover the first 9 columns, up to the timestamps.
 const PROPERTIES: [(&str, &str); 2] =
     [("delta.checkpointInterval", "10"), ("delta.dataSkippingNumIndexedCols", "9")];
-/// Bytes of a data file: they are all small.
+/// Target size of a data file, in bytes; all files stay smaller.
 const FILE_BYTES: u64 = 50_000_000;
 
-/// Figures that cannot be kept.
+/// Why metrics cannot be kept.
 #[derive(Debug, thiserror::Error)]
 pub enum MetricsError {
-    /// Their table cannot be read or written.
+    /// The metrics table cannot be read or written.
     #[error(transparent)]
     Table(#[from] TableError),
-    /// What is not in the table yet cannot be written down.
+    /// The file of rows that are not in the table yet cannot be read or written.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// What is in their place is something else.
+    /// The location of the metrics table holds something else.
     #[error("the table of figures would be {at}, which {what}: name another place with metrics.path")]
     Mismatch {
-        /// The place.
+        /// Location of the metrics table.
         at: Location,
-        /// What it is, or lacks.
+        /// What the location holds instead, as the end of a sentence.
         what: String,
     },
 }
 
-/// Whose figures are kept.
+/// The job and run whose metrics are kept.
 #[derive(Clone, Debug)]
 pub struct FiguresOwner {
-    /// The job.
+    /// Name of the job.
     pub app_id: AppId,
-    /// Whether rows are asked for the first time or again.
+    /// Whether rows are sent for the first time or again.
     pub kind: AskedKind,
-    /// The run.
+    /// Id of the run.
     pub run_id: RunId,
-    /// The checkpoint under which its batches have their numbers.
+    /// Lineage of the checkpoint that numbers the run's batches.
     pub lineage: Lineage,
-    /// Outputs of the steps.
+    /// Outputs of the steps, in the job's order.
     pub steps: Vec<Arc<str>>,
-    /// The providers.
+    /// The providers that the steps use.
     pub providers: Vec<ProviderOfStep>,
 }
 
-/// A provider, and the first step that may ask it: what it did by itself stands there where no row of it is.
+/// A provider and the first step that may use it. If a batch has no row of the provider, its load is put on a row of
+/// this step.
 #[derive(Clone, Debug)]
 pub struct ProviderOfStep {
-    /// Its name.
+    /// Name of the provider.
     pub provider: String,
-    /// The step's output.
+    /// Output of the step.
     pub step: String,
 }
 
-/// Brings figures into their table.
+/// Holds the metrics of batches until they are committed, and appends them to the metrics table.
 #[derive(Debug)]
 pub struct Keeper {
     at: Location,
@@ -87,16 +90,17 @@ pub struct Keeper {
     owner: FiguresOwner,
     counters: Counters,
     pending: PendingFigures,
-    /// Rows at the front whose batches are committed, and since when there are any.
+    /// Number of pending rows, from the front, whose batches are committed.
     ready: usize,
+    /// When the first batch since the last flush was committed.
     since: Option<Instant>,
 }
 
 impl Keeper {
-    /// Opens the table, which is made with its first rows.
+    /// Opens the table. A missing one is created with its first rows.
     ///
     /// # Errors
-    /// When something else is in its place, and when it cannot be read.
+    /// When the location holds something else, or when the table or the file in `home` cannot be read or written.
     pub async fn open(
         at: &Location,
         home: Folder,
@@ -106,20 +110,21 @@ impl Keeper {
         let table = open(at).await?;
         let mut pending = PendingFigures::read(&home).await?.unwrap_or_default();
         if let Entry::Vacant(told) = pending.told.entry(counters.id()) {
-            // Of counts that were told already, and nobody knows how far, those from now on are told.
+            // It is unknown how much of existing counts was reported: only what comes from now on is.
             told.insert(if counters.is_new() { BTreeMap::new() } else { counters.loads() });
             pending.save(&home).await?;
         }
         Ok(Keeper { at: at.clone(), table, home, owner, counters, pending, ready: 0, since: None })
     }
 
-    /// The checkpoints of whose batches an earlier run left figures behind.
+    /// Returns the lineages of the batches whose rows an earlier run left behind.
     #[must_use]
     pub fn left_behind(&self) -> Vec<Lineage> {
         newest(&self.pending.rows).into_keys().collect()
     }
 
-    /// Brings in what an earlier run left behind, of each checkpoint up to the last batch that is committed.
+    /// Appends the rows that an earlier run left behind to the table. `committed` has the last committed batch of each
+    /// lineage; rows of later batches are dropped.
     ///
     /// # Errors
     /// When the table cannot be written.
@@ -134,12 +139,12 @@ impl Keeper {
         self.flush().await
     }
 
-    /// Writes the figures of a batch down that is about to be committed.
+    /// Writes the metrics of a batch that is about to be committed to the file of pending rows.
     ///
     /// # Errors
-    /// When they cannot be written.
+    /// When the file cannot be written.
     pub async fn note(&mut self, filled: &FilledBatch) -> Result<(), MetricsError> {
-        // What a commit that failed had left here: the batch comes again.
+        // Rows left by a commit that failed are dropped: the batch comes again.
         self.pending.truncate(self.ready);
         let FiguresOwner { app_id, lineage, kind, run_id, steps, providers } = &self.owner;
         let batch =
@@ -167,7 +172,7 @@ impl Keeper {
             }
         }
         self.pending.rows.extend(rows);
-        // As many as a table that cannot be written may miss.
+        // The rows that are dropped are missing in the table for good.
         self.ready = self.ready.saturating_sub(self.pending.shed(MOST_PENDING));
         faultpoint::pass("metrics", Side::Before).map_err(|error| self.failed(error))?;
         self.pending.save(&self.home).await?;
@@ -175,7 +180,8 @@ impl Keeper {
         Ok(())
     }
 
-    /// The batch that was noted last is in the target: its figures go into the table, together with those of others.
+    /// Marks the batch that was noted last as committed to the target. Its rows are appended to the table together with
+    /// those of other batches.
     ///
     /// # Errors
     /// When the table cannot be written.
@@ -189,10 +195,10 @@ impl Keeper {
         Ok(())
     }
 
-    /// Brings what is held back into the table.
+    /// Appends the rows that are held back to the table.
     ///
     /// # Errors
-    /// When the table cannot be written; what is held back stays written down.
+    /// When the table cannot be written; the rows stay in the file of pending rows.
     pub async fn flush(&mut self) -> Result<(), MetricsError> {
         self.since = None;
         if self.ready == 0 {
@@ -207,7 +213,7 @@ impl Keeper {
         };
         let mut tries = 0;
         loop {
-            // What an attempt brought in whose answer was lost.
+            // An earlier commit whose response was lost may have brought some rows in.
             for lineage in newest(&self.pending.rows).into_keys() {
                 let told = table.txn_version(&self.txn(lineage)).await?;
                 if let Some(told) = told.and_then(BatchId::from_txn_version) {
@@ -261,7 +267,7 @@ impl Keeper {
         let properties = PROPERTIES.map(|(key, value)| (key, value.to_owned()));
         match Table::create(self.at.clone(), &columns, &[], &properties).await {
             Ok(table) => Ok(table),
-            // Another job may have been quicker.
+            // Another job may have created it meanwhile.
             Err(error) => Ok(open(&self.at).await?.ok_or(error)?),
         }
     }
@@ -271,7 +277,7 @@ impl Keeper {
     }
 }
 
-/// Looks whether figures can go to a place, as far as what is there tells.
+/// Checks that metrics can be kept at a location, as far as its present content shows.
 ///
 /// # Errors
 /// As [`Keeper::open`].
@@ -279,7 +285,7 @@ pub async fn look(at: &Location) -> Result<(), MetricsError> {
     open(at).await.map(|_| ())
 }
 
-/// The table, if there is one, after its columns were looked at.
+/// Opens the table and checks its columns. Returns `None` if the location is empty.
 async fn open(at: &Location) -> Result<Option<Table>, MetricsError> {
     let mismatch = |what: String| MetricsError::Mismatch { at: at.clone(), what };
     if !is_delta_table(at).await? {

@@ -1,8 +1,9 @@
-//! Figures of what a job did: one row per batch, step and provider, in a Delta table of their own, exactly once.
+//! Metrics of a job: one row per batch, step and provider, in a Delta table of their own, exactly once.
 //!
-//! The rows of a batch are written down before its commit ([`Keeper`]), so that a run that dies between the two
-//! commits leaves them to the next one. What a provider itself did since the batch before, throttling and waiting, is
-//! counted in a file that survives `kill -9` ([`Counters`]) and stands on one row of it a batch.
+//! The rows of a batch are written to a file before the batch is committed ([`Keeper`]), so that a run that dies
+//! between that commit and the one to the metrics table leaves them to the next run. The load of a provider since the
+//! previous batch (requests, throttling, waiting) is counted in a file that survives `kill -9` ([`Counters`]). It is
+//! put on one row per batch and provider.
 
 mod columns;
 mod counters;

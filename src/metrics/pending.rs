@@ -1,7 +1,7 @@
-//! Figures that are not in their table yet, in a file beside the checkpoint: lines of JSON, which all together are what is
-//! pending. On a local disk a batch's line is appended, in a store the file is replaced by one line of all of it. It is
-//! not flushed to the disk with each batch, for which the journal and the checkpoint would wait: a power failure may cost
-//! the figures of the last batches.
+//! Metrics rows that are not in their table yet, in a file of JSON lines beside the checkpoint. All lines together hold
+//! the pending rows. On a local disk each batch appends a line; in an object store the file is replaced by one line of
+//! all rows. The file is not flushed to the disk with each batch, since the journal and the checkpoint would wait for
+//! that: a power failure may cost the metrics of the last batches.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -16,16 +16,16 @@ use crate::store::{self, Folder, StoreError};
 const NAME: &str = "metrics.jsonl";
 const VERSION: u32 = 2;
 
-/// Figures that are not in their table yet.
+/// Metrics rows that are not in their table yet.
 #[derive(Clone, Debug, Default)]
 pub(super) struct PendingFigures {
     pub(super) rows: Vec<MetricsRow>,
     pub(super) told: SeenLoads,
-    /// Rows that the file has; none where it must be replaced.
+    /// Number of rows that the file has; `None` if the file must be replaced.
     saved: Option<usize>,
 }
 
-/// A line of the file: rows that come after those of the lines before it, and how far counts are told with them.
+/// A line of the file: rows that follow those of the lines before it, and the loads that are reported up to them.
 #[derive(Serialize, Deserialize)]
 struct Line<'a> {
     version: u32,
@@ -33,14 +33,15 @@ struct Line<'a> {
     told: Cow<'a, SeenLoads>,
 }
 
-/// How far counts of providers are told, in rows that are pending or in the table: of each machine by itself.
+/// Loads of providers that rows, pending or in the table, already report: by id of the counters, of which each machine
+/// has its own, and by name of the provider.
 pub(super) type SeenLoads = BTreeMap<u64, BTreeMap<String, Load>>;
 
 impl PendingFigures {
-    /// Reads the file; none where there is none, or where it cannot be understood.
+    /// Reads the file up to the first damaged line. Returns `None` if it does not exist or has no intact line before.
     pub(super) async fn read(home: &Folder) -> Result<Option<Self>, StoreError> {
         let Some(bytes) = home.get(NAME).await? else { return Ok(None) };
-        // What comes after the last line's end was cut off by a kill: its batch was not committed.
+        // A last line without its end was cut off by a kill: its batch was not committed.
         let whole = bytes.iter().rposition(|byte| *byte == b'\n').unwrap_or_default();
         let mut pending = None;
         for line in bytes[..whole].split(|byte| *byte == b'\n') {
@@ -57,9 +58,9 @@ impl PendingFigures {
         Ok(pending)
     }
 
-    /// Writes down what is not in the file.
+    /// Writes the rows that are not in the file yet.
     pub(super) async fn save(&mut self, home: &Folder) -> Result<(), StoreError> {
-        // What is written in part must be replaced.
+        // If the write fails, the file may have part of a line and must be replaced.
         let appended = match (self.saved.take(), home.path()) {
             (Some(saved), Some(folder)) => store::append_unflushed(&folder.join(NAME), &self.line(saved))?,
             _ => false,
@@ -71,7 +72,7 @@ impl PendingFigures {
         Ok(())
     }
 
-    /// The rows from this one on, as a line.
+    /// Returns the rows from index `from` on as a line.
     fn line(&self, from: usize) -> Vec<u8> {
         let (rows, told) = (Cow::Borrowed(&self.rows[from..]), Cow::Borrowed(&self.told));
         let line = serde_json::to_vec(&Line { version: VERSION, rows, told });
@@ -80,7 +81,7 @@ impl PendingFigures {
         line
     }
 
-    /// Drops the rows of batches that are not committed; what providers did then is told again.
+    /// Drops the rows of batches that are not committed; later rows report their loads.
     pub(super) fn drop_beyond(&mut self, lineage: Lineage, committed: Option<BatchId>) {
         let is_beyond = |row: &MetricsRow| {
             row.lineage == lineage && committed.is_none_or(|committed| row.batch_id > committed)
@@ -89,7 +90,7 @@ impl PendingFigures {
         self.forget(&dropped);
     }
 
-    /// Drops the oldest rows beyond so many; says how many.
+    /// Drops the oldest rows beyond `most`. Returns the number of rows dropped.
     pub(super) fn shed(&mut self, most: usize) -> usize {
         let excess = self.rows.len().saturating_sub(most);
         if excess > 0 {
@@ -99,13 +100,13 @@ impl PendingFigures {
         excess
     }
 
-    /// Drops the rows after so many.
+    /// Drops all but the first `rows` rows; later rows report their loads.
     pub(super) fn truncate(&mut self, rows: usize) {
         let dropped: Vec<MetricsRow> = self.rows.drain(rows.min(self.rows.len())..).collect();
         self.forget(&dropped);
     }
 
-    /// What providers did is told again with other rows than these.
+    /// Takes the loads of dropped rows back, so that later rows report them.
     fn forget(&mut self, dropped: &[MetricsRow]) {
         if !dropped.is_empty() {
             self.saved = None;
@@ -118,7 +119,7 @@ impl PendingFigures {
         }
     }
 
-    /// Drops the rows of batches that are in the table.
+    /// Drops the rows of batches up to `told`, which are in the table.
     pub(super) fn drop_up_to(&mut self, lineage: Lineage, told: BatchId) {
         let before = self.rows.len();
         self.rows.retain(|row| row.lineage != lineage || row.batch_id > told);
@@ -128,7 +129,7 @@ impl PendingFigures {
     }
 }
 
-/// The newest batch of each lineage.
+/// Returns the newest batch of each lineage.
 pub(super) fn newest(rows: &[MetricsRow]) -> BTreeMap<Lineage, BatchId> {
     let mut newest = BTreeMap::new();
     for row in rows {
@@ -172,7 +173,7 @@ mod tests {
         let whole = std::fs::read(&path).unwrap();
         std::fs::write(&path, &whole[..whole.len() - 1]).unwrap();
         assert_eq!(read().await, Some(vec![0, 1]), "its commit did not come about");
-        // What was written is taken back: the file is written anew.
+        // Rows that were written are dropped: the file is replaced.
         pending.truncate(2);
         pending.rows.push(row(7));
         pending.save(&home).await.unwrap();
@@ -180,7 +181,7 @@ mod tests {
         assert_eq!(pending.shed(2), 1);
         pending.save(&home).await.unwrap();
         assert_eq!((read().await, lines()), (Some(vec![1, 7]), 1));
-        // One that is opened with a cut line, or after rows were brought in or never committed, goes on with the rest.
+        // After a cut line, or rows that were appended to the table or never committed, the rest is kept.
         let told = pending.rows[0].lineage;
         pending.drop_up_to(told, BatchId::new(1));
         pending.rows.push(row(8));
@@ -195,7 +196,7 @@ mod tests {
         next.rows.push(row(10));
         next.save(&home).await.unwrap();
         assert_eq!((read().await, lines()), (Some(vec![7, 10]), 1));
-        // One that somebody removed is made again, with all that is pending.
+        // A file that was removed is created again, with all pending rows.
         std::fs::remove_file(&path).unwrap();
         next.rows.push(row(11));
         next.save(&home).await.unwrap();

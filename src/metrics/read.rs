@@ -1,4 +1,4 @@
-//! Reads figures back, for a report.
+//! Reads metrics back, for a report.
 
 use super::columns;
 use super::keeper::MetricsError;
@@ -7,11 +7,11 @@ use super::row::MetricsRow;
 use crate::store::{Folder, Location};
 use crate::table::{Table, TableError, is_delta_table};
 
-/// The figures of a job, oldest first: those in the table, and those that are yet to come there, which are beside the
-/// checkpoints in `homes`. What is pending may be of a batch whose commit did not come about.
+/// Returns the metrics of a job, oldest first: the rows in the table and the pending ones, which are beside the
+/// checkpoints in `homes`. A pending row may belong to a batch whose commit failed.
 ///
 /// # Errors
-/// When the table or a file cannot be read.
+/// When the table or a file cannot be read, or the table is no metrics table.
 pub async fn read(at: &Location, app_id: &str, homes: &[Folder]) -> Result<Vec<MetricsRow>, MetricsError> {
     let mut all: Vec<MetricsRow> = Vec::new();
     if is_delta_table(at).await? {

@@ -1,4 +1,4 @@
-//! The figures of one batch, step and provider.
+//! The metrics of one batch, step and provider, as a row.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use crate::event::Waiting;
 use crate::ident::{AppId, BatchId, Lineage, Money, RunId, Tokens};
 use crate::rows::{FilledBatch, Outcome, RowResult};
 
-/// What a provider's dispatcher waits for, with the names that stand in the table.
+/// Reasons for which a provider's dispatcher waits, each with its name in the table's columns.
 pub const WAITS: [(Waiting, &str); 6] = [
     (Waiting::RequestsPerMinute, "requests_per_minute"),
     (Waiting::TokensPerMinute, "tokens_per_minute"),
@@ -20,18 +20,18 @@ pub const WAITS: [(Waiting, &str); 6] = [
     (Waiting::Budget, "budget"),
 ];
 
-/// Whether rows were asked for the first time or again.
+/// Whether rows were sent for the first time or again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AskedKind {
-    /// By `enrich run`.
+    /// Rows that `enrich run` sent.
     Run,
-    /// By `enrich retry`: they had failed.
+    /// Failed rows that `enrich retry` sent again.
     Retry,
 }
 
 impl AskedKind {
-    /// The name that stands in the table.
+    /// Returns the name in the table's column `kind`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -41,16 +41,16 @@ impl AskedKind {
     }
 }
 
-/// How long answers took, by nearest rank.
+/// Quantiles of the latency of answers, by nearest rank, in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LatencyQuantiles {
-    /// Milliseconds that half of them took at most.
+    /// Latency that half of the answers took at most.
     pub p50: u64,
-    /// The same of nine in ten.
+    /// Latency that 90 % of the answers took at most.
     pub p90: u64,
-    /// The same of ninety-nine in a hundred.
+    /// Latency that 99 % of the answers took at most.
     pub p99: u64,
-    /// Milliseconds of the slowest.
+    /// Latency of the slowest answer.
     pub max: u64,
 }
 
@@ -63,29 +63,29 @@ impl LatencyQuantiles {
     }
 }
 
-/// What a provider did over some time, whatever rows it did it for.
+/// Requests and waiting of a provider over some time, for any rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Load {
-    /// Requests that were sent.
+    /// Number of requests that were sent.
     pub requests: u64,
-    /// Those among them that were refused for being asked too much.
+    /// Number of requests among them that a rate limit refused.
     pub throttled: u64,
     /// Milliseconds waited while rows were ready, for each of [`WAITS`].
     pub waited_ms: [u64; WAITS.len()],
-    /// Share of its limit on requests that was used, 1 for all; none without a limit.
+    /// Share of the provider's limit on requests that was used, 1 for all of it; `None` without a limit.
     pub requests_share: Option<f64>,
-    /// The same of tokens.
+    /// Share of the provider's limit on tokens that was used, 1 for all of it; `None` without a limit.
     pub tokens_share: Option<f64>,
 }
 
 impl Load {
-    /// Whether nothing was done.
+    /// Whether there was no request, refusal or wait.
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.requests == 0 && self.throttled == 0 && self.waited_ms.iter().all(|waited| *waited == 0)
     }
 
-    /// What was done since an earlier moment; shares are those of now.
+    /// Returns the load since an `earlier` state of the same counts. The shares are those of `self`.
     #[must_use]
     pub fn since(&self, earlier: &Load) -> Load {
         let mut waited_ms = self.waited_ms;
@@ -101,53 +101,53 @@ impl Load {
     }
 }
 
-/// Figures of one batch, step and provider.
+/// The metrics of one batch, step and provider.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MetricsRow {
-    /// The job.
+    /// Name of the job.
     pub app_id: AppId,
-    /// The checkpoint under which the batch has its number.
+    /// Lineage of the checkpoint that numbers the batch.
     pub lineage: Lineage,
-    /// Whether rows were asked for the first time or again.
+    /// Whether rows were sent for the first time or again.
     pub kind: AskedKind,
-    /// The run, or retry, that committed the batch.
+    /// Id of the run or retry that committed the batch.
     pub run_id: RunId,
-    /// The batch.
+    /// Number of the batch.
     pub batch_id: BatchId,
     /// Output of the step.
     pub step: String,
-    /// The provider; `None` for rows that were not sent.
+    /// Name of the provider; `None` for rows that were not sent.
     pub provider: Option<String>,
-    /// When the batch's rows were read, by this run.
+    /// When this run read the batch's rows.
     pub started_at: DateTime<Utc>,
-    /// When all its rows had their outcomes.
+    /// When all rows of the batch had their outcomes, just before its commit.
     pub committed_at: DateTime<Utc>,
-    /// Rows.
+    /// Number of rows, without those whose outcome a retry left unchanged.
     pub rows: u64,
-    /// Answers among them.
+    /// Number of rows with an answer.
     pub answers: u64,
-    /// Answers that were another row's first, or came from a cache: nothing was paid for them here.
+    /// Number of answers taken from another row or from a cache, at no cost here.
     pub shared: u64,
-    /// Rows for which nothing was to be asked.
+    /// Number of rows that needed no request.
     pub skipped: u64,
-    /// Errors by class.
+    /// Number of failed rows, by class of failure.
     pub errors: BTreeMap<String, u64>,
-    /// What the answers used, those that were not what was asked for included.
+    /// Tokens that the answers used, invalid ones included.
     pub tokens: Tokens,
-    /// Picodollars that they cost; none where nobody says.
+    /// Cost of the answers in picodollars; `None` if neither the provider nor the job's prices give it.
     pub cost: Option<u64>,
-    /// How long they took; none without an answer of this provider's own.
+    /// Latency of the answers that are not shared; `None` if there are none.
     pub latency: Option<LatencyQuantiles>,
-    /// Attempts at rows; refusals for being asked too much are none.
+    /// Number of attempts at rows, without those that a rate limit refused.
     pub attempts: u64,
-    /// What the provider did since the batch before; on one row a batch and provider.
+    /// Load of the provider since the previous batch, on one row per batch and provider.
     pub load: Load,
-    /// Which counts that is from; not in the table.
+    /// Id of the [`Counters`](super::Counters) that `load` is from; not in the table.
     #[serde(default)]
     pub counters: u64,
 }
 
-/// Where a batch's figures belong.
+/// Values that all rows of a batch share.
 #[derive(Clone, Debug)]
 pub struct BatchKey<'a> {
     pub(super) app_id: &'a str,
@@ -158,7 +158,7 @@ pub struct BatchKey<'a> {
 }
 
 impl BatchKey<'_> {
-    /// Figures of no rows, of a batch whose rows were read then.
+    /// Returns a metrics row without counts, for a batch whose rows were read at `started_at`.
     pub(super) fn empty(
         &self,
         (batch_id, started_at): (BatchId, DateTime<Utc>),
@@ -190,8 +190,8 @@ impl BatchKey<'_> {
     }
 }
 
-/// The figures of a batch, by step and provider, without what providers did by themselves. Outcomes of the target
-/// that stay are in none of them.
+/// Returns the metrics of a batch by step and provider, without the loads of providers. Outcomes that a retry left
+/// unchanged are not counted.
 #[must_use]
 pub fn of_batch(batch: &BatchKey<'_>, filled: &FilledBatch, steps: &[Arc<str>]) -> Vec<MetricsRow> {
     let mut all = Vec::new();
@@ -208,7 +208,7 @@ pub fn of_batch(batch: &BatchKey<'_>, filled: &FilledBatch, steps: &[Arc<str>]) 
             latencies.extend(settled.latency_ms.filter(|_| !settled.shared));
         }
         all.extend(groups.into_values().map(|(figures, latencies, has_unpriced)| MetricsRow {
-            // The nothing that shared answers cost says nothing of the others.
+            // A cost of 0 is that of shared answers, and does not hold for those without a known price.
             cost: figures.cost.filter(|cost| *cost > 0 || !has_unpriced),
             latency: LatencyQuantiles::of(latencies),
             ..figures
@@ -238,7 +238,7 @@ impl MetricsRow {
         }
     }
 
-    /// All errors together.
+    /// Returns the number of failed rows of all classes.
     #[must_use]
     pub fn error_count(&self) -> u64 {
         self.errors.values().fold(0, |all, count| all.saturating_add(*count))
@@ -274,7 +274,7 @@ impl MetricsRow {
         self.cost.is_none() && self.provider.is_some() && self.all_tokens() > 0
     }
 
-    /// What the answers cost; none where nobody says.
+    /// Returns the cost of the answers; `None` if it is not known.
     #[must_use]
     pub fn money(&self) -> Option<Money> {
         self.cost.map(Money::picodollars)

@@ -1,4 +1,4 @@
-//! Copies what only this machine has to the store of the checkpoint, every few seconds.
+//! Copies new journal records and the spending of this machine to the checkpoint's object store, every few seconds.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::run_budget::SpentCopy;
 use crate::event::{Event, Voice};
 use crate::journal::Copies;
 
-/// A task that copies until it is told to end.
+/// A task that copies until [`Copier::finish`] ends it.
 #[derive(Debug)]
 pub(crate) struct Copier {
     pub(crate) copies: Copies,
@@ -41,13 +41,13 @@ impl Copier {
                 }
                 rounds.turn().await;
             }
-            // What came while the last turn went on.
+            // Records may have come in during the last turn.
             rounds.turn().await
         });
         Copier { copies, ending, task, voice }
     }
 
-    /// Copies what is left, in so much time, and ends.
+    /// Copies what is left, for at most the time `most`, and ends the task.
     pub(crate) async fn finish(mut self, most: Duration) {
         let _ = self.ending.send(true);
         if !matches!(timeout(most, self.task.join_next()).await, Ok(Some(Ok(true)))) {
@@ -59,7 +59,7 @@ impl Copier {
 }
 
 impl Rounds {
-    /// Copies what is new, and says whether that went well.
+    /// Copies what is new. Returns whether that succeeded; the first of several failures in a row is reported.
     async fn turn(&mut self) -> bool {
         match self.copy().await {
             Ok(()) => self.is_failing = false,
@@ -77,7 +77,7 @@ impl Rounds {
     }
 
     async fn copy(&mut self) -> Result<(), RunError> {
-        // What was spent comes first: answers that are copied are then never more than what was booked for them.
+        // The spending is copied first, so that no copied answer costs more than the copied spending has booked.
         if let Some(spent) = &mut self.spent {
             spent.copy().await?;
         }

@@ -1,71 +1,71 @@
-//! The ends that a run comes to.
+//! The ways in which a run ends without an error: their words for summaries, their kinds and their messages.
 
 use crate::config::BudgetLimit;
 use crate::enricher::Anomaly;
 use crate::enricher::TooManyErrors;
 use crate::fault::{Class, Failure};
 
-/// How a run ended without an error of its own.
+/// How a run ended that no [`RunError`](super::error::RunError) ended.
 #[derive(Debug)]
 pub enum End {
     /// Everything that the source had when the run started is in the target.
     Complete,
-    /// `max_rows` are asked.
+    /// As many rows as `max_rows` allows were sent.
     MaxRows,
-    /// `max_duration` is over.
+    /// The time `max_duration` has passed.
     MaxDuration,
-    /// The caller asked for it.
+    /// The caller stopped the run.
     Stopped,
-    /// The provider made it useless to go on.
+    /// A failure of a provider, or of the templates, that further requests would meet too.
     Provider {
         /// Name of the provider.
         provider: String,
-        /// Why.
+        /// The failure.
         failure: Failure,
     },
     /// A limit of the budget leaves too little for the next request.
     Budget(BudgetLimit),
     /// More rows failed than the job allows.
     Errors {
-        /// How many, and of which class.
+        /// Number of errors and their most frequent class.
         errors: TooManyErrors,
-        /// Whether later runs ask nothing until somebody has acted.
+        /// Whether the job is paused: later runs send nothing until a person has acted.
         pauses: bool,
     },
-    /// More outcomes make little sense than the job allows.
+    /// More outcomes of one unusual kind, such as empty or cut-off answers, than the job allows.
     Anomaly {
-        /// What they are.
+        /// The kind of outcome and its number.
         anomaly: Anomaly,
-        /// Whether later runs ask nothing until somebody has acted.
+        /// Whether the job is paused: later runs send nothing until a person has acted.
         pauses: bool,
     },
 }
 
-/// What kind of end a run comes to; the exit status follows from it.
+/// Kind of a run's end; it determines the exit status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndKind {
-    /// Nothing is left to do.
+    /// No row is left.
     Complete,
-    /// It did as much as it was to do.
+    /// The run reached a limit that its caller set.
     Limited,
-    /// Somebody stopped it.
+    /// The caller stopped the run.
     Interrupted,
-    /// The templates fail.
+    /// The templates failed.
     Template,
-    /// A provider makes it useless.
+    /// A provider failed in a way that further requests would meet too.
     Provider,
     /// The budget is spent.
     Budget,
-    /// Too many errors, or an anomaly.
+    /// Too many rows failed, or outcomes were anomalous.
     Errors,
 }
 
 impl End {
-    /// Returns the word for it in summaries and in the record of the last run.
+    /// Returns the word for this end in summaries and in the record of the last run.
     #[must_use]
     pub fn word(&self) -> &'static str {
         match self {
-            // A template that fails is nothing of the provider's.
+            // A failing template is no failure of the provider.
             End::Provider { failure, .. } if failure.class == Class::Template => "error",
             End::Complete => "complete",
             End::MaxRows => "max_rows",
@@ -78,7 +78,7 @@ impl End {
         }
     }
 
-    /// Returns what kind of end it is.
+    /// Returns the kind of this end.
     #[must_use]
     pub fn kind(&self) -> EndKind {
         match self {
@@ -92,7 +92,7 @@ impl End {
         }
     }
 
-    /// Why, where that needs saying.
+    /// Returns why the run ended, or `None` if the kind of end says it all.
     #[must_use]
     pub fn message(&self) -> Option<String> {
         match self {

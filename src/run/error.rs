@@ -1,4 +1,4 @@
-//! What ends a run with an error, and what to do about it.
+//! The errors that end a run, each with a hint for the user and a kind that determines the exit status.
 
 use super::end::{End, EndKind};
 use crate::budget::SpendingError;
@@ -17,7 +17,7 @@ use crate::store::{self, Location, StoreError};
 use crate::table::TableError;
 use crate::transport::EndpointError;
 
-/// What ends a run with an error.
+/// An error that ends a run.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// The source cannot be read.
@@ -44,74 +44,75 @@ pub enum RunError {
     /// What the job has spent cannot be determined.
     #[error(transparent)]
     Spending(#[from] SpendingError),
-    /// The figures of batches cannot be kept.
+    /// The metrics of batches cannot be kept.
     #[error(transparent)]
     Metrics(#[from] MetricsError),
-    /// Nothing is left of the budget for what was to be begun.
+    /// The budget leaves too little for the first request.
     #[error("the budget is spent: {0}")]
     Budget(BudgetLimit),
     /// A folder cannot be written.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// Another run has the job.
+    /// Another run holds the job, or its lock cannot be taken.
     #[error(transparent)]
     Lock(#[from] LockError),
-    /// Another run has got the job meanwhile.
+    /// The lease of the job was lost to another run or has expired.
     #[error(transparent)]
     Lease(#[from] LeaseError),
-    /// An endpoint cannot be made.
+    /// An endpoint cannot be created.
     #[error(transparent)]
     Endpoint(#[from] EndpointError),
     /// Checkpoint and target contradict each other.
     #[error("{refusal} (checkpoint {checkpoint})")]
     Refused {
-        /// What contradicts what.
+        /// The contradiction.
         refusal: RecoveryRefusal,
-        /// The checkpoint.
+        /// Location of the checkpoint.
         checkpoint: Location,
     },
-    /// The checkpoint or the target belongs to something else.
+    /// The checkpoint, the target or the command does not fit the job.
     #[error("{what}")]
     Mismatch {
-        /// What belongs to what.
+        /// What does not fit.
         what: String,
-        /// What to do.
+        /// What the user can do.
         hint: &'static str,
     },
-    /// The target has the source's rows under another `app_id`, and nobody said that they are meant to be there twice.
+    /// The target has the source's rows under another `app_id`, and the user has not confirmed that they may be added
+    /// again.
     #[error("{what}")]
     Doubled {
-        /// How many, and under which.
+        /// The number of these rows and their `app_id`, as a sentence.
         what: String,
     },
-    /// A provider did not answer a question that was asked to see whether it does.
+    /// A provider did not answer a test request.
     #[error("provider {provider}: {failure}")]
     Provider {
-        /// Its name.
+        /// Name of the provider.
         provider: String,
-        /// Why.
+        /// The failure of the request.
         failure: Failure,
     },
     /// The cache cannot be used.
     #[error(transparent)]
     Cache(#[from] CacheError),
-    /// A step's condition cannot be asked of the rows.
+    /// A step's condition cannot be evaluated on the rows.
     #[error("step {step:?}: the condition {condition:?} is wrong: {message}")]
     When {
         /// Output of the step.
         step: String,
-        /// As it is written.
+        /// The condition, as written in the job file.
         condition: String,
         /// What is wrong.
         message: String,
     },
-    /// The job stopped at an anomaly, and nobody has acted.
+    /// The job is paused because of an anomaly or of too many errors, and nobody has acted since.
     #[error("the job is paused since {}: {}", clock::format_time(.0.since), .0.why)]
     Paused(Paused),
-    /// A pilot, or what comes before it, was cut short.
+    /// A pilot, or its preparation, was cut short.
     #[error("the forecast was cut short{}", .0.message().map_or_else(String::new, |why| format!(": {why}")))]
     Cut(Box<End>),
-    /// A task of the engine died.
+    /// A task of this program panicked or failed unexpectedly.
     #[error("a task of the engine died: {0}")]
     Task(String),
 }
@@ -135,7 +136,7 @@ const STORE_HINT: &str =
     "see to the store, its credentials and the network and run again: what is answered is kept";
 
 impl RunError {
-    /// Whether an object store did not do what it was asked.
+    /// Whether the error is that of an operation in an object store.
     fn is_of_a_store(&self) -> bool {
         let at = match self {
             RunError::Store(StoreError { at, .. })
@@ -154,7 +155,7 @@ impl RunError {
         at.url().is_some()
     }
 
-    /// What to do about it, where that can be said.
+    /// Returns what the user can do about the error, or `None` if there is nothing to add to its message.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
         if store::disk_trouble(self).is_some_and(store::is_full) {
@@ -216,7 +217,7 @@ impl RunError {
             RunError::Provider { .. } => {
                 Some("check key, model and base_url of the provider in the job file")
             }
-            // Their messages say it.
+            // The message is all there is to say.
             RunError::Failed(
                 FailedError::NoMetadata { .. }
                 | FailedError::UnknownColumn { .. }
@@ -231,7 +232,7 @@ impl RunError {
         }
     }
 
-    /// Returns what kind of end it is.
+    /// Returns the kind of the error.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         let usage_if = |is_usage: bool| if is_usage { ErrorKind::Usage } else { ErrorKind::Trouble };
@@ -277,23 +278,23 @@ impl RunError {
     }
 }
 
-/// What kind of end an error is; the exit status follows from it.
+/// Kind of an error; it determines the exit status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorKind {
-    /// The job, the command, the source or the target is to be mended.
+    /// The job, the command, the source or the target must be corrected.
     Usage,
-    /// A task of this program died.
+    /// A task of this program panicked or failed unexpectedly.
     Internal,
-    /// Trouble on the way: a disk, a store or a table.
+    /// An operation of a disk, a store or a table failed.
     Trouble,
     /// Another run holds the job.
     Running,
-    /// A provider refuses, or does not answer.
+    /// A provider refuses requests or does not answer.
     Provider,
     /// The job is paused.
     Paused,
     /// The budget is spent.
     Budget,
-    /// A pilot was cut short, and ended like this.
+    /// A pilot was cut short; the kind of its end.
     Cut(EndKind),
 }

@@ -1,5 +1,5 @@
-//! What makes a run the only one of its job: a lock on this machine and, with a checkpoint in an object store, a
-//! lease there.
+//! Exclusive access of a run to its job: a lock on this machine and, with a checkpoint in an object store, a lease
+//! there.
 
 use std::path::Path;
 use std::time::Duration;
@@ -13,27 +13,27 @@ use crate::ident::RunId;
 use crate::store::{Folder, Objects};
 use crate::table;
 
-/// How long giving the lease back may take; else it runs out.
+/// Maximum time for giving the lease back; after it the lease is left to expire.
 const RELEASE: Duration = Duration::from_secs(5);
 
-/// A job that this run has to itself.
+/// Exclusive access to a job or to a part of it.
 #[derive(Debug)]
 pub(crate) struct Exclusive {
     lease_guard: LeaseGuard,
-    /// End after the lease.
+    /// Released after the lease.
     _locks: Vec<Lock>,
 }
 
-/// Whether the job is still this run's; on one machine it is as long as the process lives.
+/// Proof that the job is still this run's. Without a lease, on one machine, it is as long as the process lives.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LeaseGuard(Option<Lease>);
 
 impl Exclusive {
-    /// Takes a job, or a part of it: the lock in a local folder, and the lease in its folder in the store. The
-    /// machine is the one that has the journal.
+    /// Takes a job, or a part of it: the lock in the folder `local` and, if `home` is in an object store, the lease
+    /// there. The folder `journal` determines which machine this is.
     ///
     /// # Errors
-    /// When another run has it.
+    /// When another run has the job, or when a lock or the lease cannot be taken.
     pub(crate) async fn take(
         local: &Path,
         home: &Folder,
@@ -44,7 +44,7 @@ impl Exclusive {
         let mut locks = vec![Lock::take(local, run)?];
         let mut lease = None;
         if let Some(objects) = home.objects() {
-            // Several folders of locks may go with one of a journal, which says what the machine is.
+            // Several lock folders may share a journal folder, which determines the machine: it is locked, too.
             if journal != local {
                 locks.push(Lock::take(journal, run)?);
             }
@@ -57,14 +57,14 @@ impl Exclusive {
         self.lease_guard.clone()
     }
 
-    /// Does something that needs it, and gives it back.
+    /// Does `work` with exclusive access, then releases it.
     pub(crate) async fn during<T>(self, work: impl Future<Output = T>) -> T {
         let done = work.await;
         self.release().await;
         done
     }
 
-    /// Gives it back.
+    /// Gives the lease back, then the locks.
     pub(crate) async fn release(self) {
         if let Some(lease) = self.lease_guard.0 {
             let _ = timeout(RELEASE, lease.release()).await;
@@ -73,7 +73,10 @@ impl Exclusive {
 }
 
 impl LeaseGuard {
-    /// Makes sure that the job is still this run's.
+    /// Checks that the job is still this run's.
+    ///
+    /// # Errors
+    /// When another run has the lease, and when that cannot be determined.
     pub(crate) async fn confirm(&self) -> Result<(), LeaseError> {
         match &self.0 {
             Some(lease) => lease.confirm().await,
@@ -81,7 +84,8 @@ impl LeaseGuard {
         }
     }
 
-    /// Ends when the job is another run's, or may be, and says whose.
+    /// Waits until another run has the job, or may have it, and returns how the lease was lost. Waits forever without
+    /// a lease.
     pub(crate) async fn lost(&self) -> LeaseError {
         match &self.0 {
             Some(lease) => lease.lost().await,
@@ -90,7 +94,7 @@ impl LeaseGuard {
     }
 }
 
-/// Who has a job, in words; none if nobody does, as far as can be told.
+/// Describes the run that holds a job; `None` if there is none or if that cannot be determined.
 pub(crate) async fn holder(local: &Path, home: &Folder) -> Option<String> {
     match (Lock::holder(local), home.objects()) {
         (None, Some(objects)) => Lease::holder(objects).await.ok().flatten(),
@@ -98,10 +102,10 @@ pub(crate) async fn holder(local: &Path, home: &Folder) -> Option<String> {
     }
 }
 
-/// The folder of a job's checkpoint.
+/// Returns the folder of a job's checkpoint.
 ///
 /// # Errors
-/// When the environment lacks what its store needs.
+/// When the environment lacks settings that the object store needs.
 pub(crate) async fn home(job: &Job) -> Result<Folder, RunError> {
     let at = &job.places.checkpoint;
     Ok(match at.path() {

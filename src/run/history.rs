@@ -1,5 +1,5 @@
-//! The record that a run or a retry leaves for those who look later. It only informs: what depends on a disk
-//! tells when that is full.
+//! The record of the last run or retry, for `status` and `report`. It only informs: a failure to write its end is
+//! ignored, since a full disk is reported by the files that matter.
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ use crate::ident::RunId;
 use crate::store::StoreError;
 use crate::tally::Tally;
 
-/// The record of a run that goes on.
+/// The record of a run in progress.
 pub(crate) struct History {
     folder: PathBuf,
     begun: LastRun,
@@ -21,7 +21,7 @@ pub(crate) struct History {
 }
 
 impl History {
-    /// Records that a run has begun; the tally counts what it does.
+    /// Records that a run has begun. `tally` counts what the run does.
     pub(crate) fn begin(
         folder: &Path,
         run: RunId,
@@ -33,7 +33,7 @@ impl History {
         Ok(History { folder: folder.to_owned(), begun, tally })
     }
 
-    /// Records how it ended, as far as the disk lets it.
+    /// Records how the run ended. A failure to write is ignored.
     pub(crate) fn end(self, end: &Result<End, RunError>) {
         let (word, message) = match end {
             Ok(end) => (end.word(), end.message()),

@@ -1,4 +1,4 @@
-//! What the caller wants of a run: its limits, where it begins, and when it is to stop.
+//! What the caller of a run decides: its limits, where it begins, and when it stops.
 
 use std::time::Duration;
 
@@ -6,50 +6,50 @@ use tokio::sync::watch;
 
 use super::error::RunError;
 
-/// How long a run may go on.
+/// Limits of a run, and where it begins.
 #[derive(Clone, Copy, Debug)]
 pub struct RunOptions {
-    /// How long requests in flight may take once the run is asked to stop.
+    /// Maximum time that requests in flight may take after a request to stop.
     pub grace: Duration,
-    /// Rows to ask about, at most.
+    /// Maximum number of rows to send; `None` for no limit.
     pub max_rows: Option<u64>,
-    /// Time after which nothing new is asked.
+    /// Time after which no new request is sent; `None` for no limit.
     pub max_duration: Option<Duration>,
-    /// Where it begins.
+    /// Where the run begins.
     pub begin: Begin,
-    /// Whether what a run would ask about first is meant: rows that the target has under another `app_id`.
+    /// Whether the user has confirmed that rows which the target has under another `app_id` are sent again.
     pub confirmed: bool,
-    /// Whether a job that starts over uses the answers that were paid before.
+    /// Whether a job that starts over uses answers that were paid for earlier.
     pub keep_paid: bool,
 }
 
-/// Where a run begins.
+/// Where a run begins. If the job is paused, only [`Begin::Unpaused`] and [`Begin::Restart`] are accepted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Begin {
-    /// Where the last one ended.
+    /// Where the last run ended.
     #[default]
     GoOn,
-    /// There too, though the job is paused.
+    /// Where the last run ended, even if the job is paused.
     Unpaused,
-    /// Where the last one ended, after the rows before that which the target lacks.
+    /// Where the last run ended, after earlier rows that the target lacks.
     Refill,
-    /// At the start of the source, into an emptied target.
+    /// At the start of the source. The target is emptied first.
     Restart,
 }
 
-/// What the caller wants of a run.
+/// Whether and how the caller wants a run to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum StopRequest {
-    /// Go on.
+    /// The run goes on.
     None,
-    /// Ask nothing new, keep what is in flight, commit what is full.
+    /// No new request is sent; requests in flight may end, and full batches are committed.
     Gently,
-    /// End at once; what is answered is kept.
+    /// The run ends at once; answers that were received are kept.
     Now,
 }
 
-/// What comes of something that is done before a run begins; none where the caller asks for the end first. It may be
-/// left at any point, as a process may be killed at any.
+/// Returns the result of `work`, which is done before a run begins, or `None` if the caller requests a stop first.
+/// `work` may be dropped at any point, just as a process may be killed at any.
 pub(crate) async fn unless_stopped<T>(
     stop: &watch::Receiver<StopRequest>,
     work: impl Future<Output = Result<T, RunError>>,

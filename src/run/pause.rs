@@ -1,4 +1,5 @@
-//! The pause of a job that stopped at an anomaly or at too many errors: no later run pays for more of the same until somebody has acted.
+//! The pause of a job that stopped at an anomaly or at too many errors: no later run pays for more of them until a
+//! person has acted.
 
 use serde_json::{Value, json};
 use url::Url;
@@ -8,12 +9,12 @@ use crate::clock;
 use crate::config::{Anomalies, Job, NullInputs, OnTooLong, Provider, SchemaForm, StepSpec};
 use crate::ident::Fingerprint;
 
-/// Identifies what decides about the answers of a job: prompts, providers, the rows asked and the bounds of errors and
-/// anomalies. A job whose cause has changed is no longer paused: somebody has acted.
+/// Hash of what decides about the answers of a job: prompts, providers, the condition on rows, and the bounds of errors
+/// and anomalies. A job whose cause has changed is no longer paused: a person has acted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Cause {
     current: Fingerprint,
-    /// The same as programs before December 2026 wrote it.
+    /// The same hash in the form of programs before December 2026.
     first: Fingerprint,
 }
 
@@ -27,7 +28,7 @@ impl Cause {
         Paused { since: clock::wall(), why, cause: self.current.to_string() }
     }
 
-    /// Returns whether a checkpoint is paused for this cause.
+    /// Whether a checkpoint is paused for this cause.
     pub(crate) fn has_paused<P>(self, checkpoint: &Checkpoint<P>) -> bool {
         let is_own = |paused: &Paused| {
             [self.current, self.first].iter().any(|known| paused.cause == known.to_string())
@@ -201,7 +202,7 @@ provider = "far"
             ("id > 1", "id > 2", true),
             ("rows = 50", "rows = 51", true),
             ("= 0.1", "= 0.2", true),
-            // How fast, in what portions and at what price has nothing to do with it.
+            // Speed, batch size and price are not part of the cause.
             ("max_rows = 100", "max_rows = 200", false),
             ("max_concurrency = 4", "max_concurrency = 8\nrequests_per_minute = 9", false),
             ("max_concurrency = 4", "price_per_million_input = 1\nprice_per_million_output = 2", false),

@@ -19,16 +19,16 @@ use crate::source::RowReader;
 use crate::store::Location;
 use tokio::sync::watch;
 
-/// The planner, the reader and the checkpoint; used by one task at a time.
+/// The planner, the reader and the checkpoint of a run, used by one task at a time.
 #[derive(Debug)]
 pub(crate) struct Reading {
     pub(crate) planner: Planner,
     pub(crate) reader: RowReader,
     pub(crate) file: CheckpointFile,
     pub(crate) checkpoint: Checkpoint,
-    /// What former runs passed over; `None` where that is not known.
+    /// Rows that earlier runs passed over; `None` if that is not known.
     pub(crate) passed_before: Option<PassedOver>,
-    /// Whether rows that the target lacked are asked about first.
+    /// Whether rows that the target lacked are sent first.
     pub(crate) refills: bool,
     pub(crate) constraints: watch::Receiver<Arc<Constraints>>,
     pub(crate) cause: Cause,
@@ -47,7 +47,7 @@ impl Feed for Reading {
             }
             return Ok(None);
         };
-        // A batch that cannot be written is not planned: a change of the job may leave its rows out.
+        // A batch that the target would reject fails here, unplanned: a changed job may then leave its rows out.
         let loaded = self.load(plan).await?;
         let mut checkpoint = self.checkpoint.clone();
         checkpoint.planned.retain(|batch| done.is_none_or(|done| batch.id > done));
@@ -93,7 +93,7 @@ impl Feed for Reading {
         let mut checkpoint = self.checkpoint.clone();
         checkpoint.planned.retain(|batch| done.is_none_or(|done| batch.id > done));
         if complete && !self.cause.has_paused(&checkpoint) {
-            // What was paused was something else, and this one has come to its end.
+            // The pause had another cause, and the job as it is now has reached its end.
             checkpoint.paused = None;
         }
         if complete {
@@ -121,8 +121,8 @@ impl Feed for Reading {
 }
 
 impl Reading {
-    /// Passes for good over what brings no rows: files in which none meets the condition, and versions of a table,
-    /// whose log may be cleaned any day.
+    /// Moves the position for good past what has no rows: files in which no row meets the condition, and versions of a
+    /// table, whose log may be cleaned at any time.
     async fn note_end(&mut self) -> Result<(), RunError> {
         let is_limited = self.planner.rows_left() == Some(0);
         let end = self.planner.source().end().filter(|_| !is_limited);
@@ -139,7 +139,7 @@ impl Reading {
         self.save(checkpoint).await
     }
 
-    /// What was passed over before this run, where that is known, and in it.
+    /// Returns the rows passed over before and in this run, or `None` if the former are not known.
     fn passed(&self, now: PassedOver) -> Option<PassedOver> {
         self.passed_before.map(|mut passed| {
             passed += now;
@@ -147,7 +147,7 @@ impl Reading {
         })
     }
 
-    /// Replaces the checkpoint on the disk, then here.
+    /// Saves the checkpoint, then replaces the one in memory.
     async fn save(&mut self, checkpoint: Checkpoint) -> Result<(), RunError> {
         self.file.save(&checkpoint).await?;
         if let Some(passed) = checkpoint.passed.filter(|passed| Some(*passed) != self.checkpoint.passed) {

@@ -1,4 +1,4 @@
-//! The checkpoint of a run: made, read, rebuilt, or refused.
+//! The checkpoint of a run: created, read, rebuilt from the target, or refused.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,27 +17,27 @@ use crate::sink::{ForeignRows, Progress, Sink};
 use crate::source::Source;
 use crate::wording::counted;
 
-/// What to do about a source that is not the one that was read.
+/// Hint for a source that is not the one that was read before.
 const OTHER_SOURCE: &str = "enrich run --restart empties the target and sends every row of the source; to keep the rows that are there, give the job another target.path and an app_id of its own";
 
-/// Commits of a target that every run looks at, at most, before it notes that it has seen them.
+/// Number of the target's commits that runs may search again for a RESTORE before the checkpoint notes them as seen.
 const MOST_UNSEEN: u64 = 100;
 
-/// Holds a checkpoint against its target.
+/// Compares a checkpoint with its target.
 pub(crate) struct Recoverer<'a> {
     pub(crate) job: &'a Job,
     pub(crate) source: &'a mut Source,
     pub(crate) sink: &'a Sink,
     pub(crate) file: &'a CheckpointFile,
     pub(crate) voice: &'a Voice,
-    /// Whether rows may be asked about that the target has under another `app_id`.
+    /// Whether rows that the target has under another `app_id` may be sent.
     pub(crate) confirmed: bool,
-    /// Whether what the target lacks is asked about first.
+    /// Whether rows that the target lacks are sent first.
     pub(crate) refills: bool,
 }
 
 impl Recoverer<'_> {
-    /// The checkpoint, made, read or rebuilt, and those of its batches that the target lacks.
+    /// Returns the checkpoint, which is created, read or rebuilt, and those of its batches that the target lacks.
     pub(crate) async fn run(&mut self) -> Result<(Checkpoint, Vec<PlannedBatch>), RunError> {
         let mut checkpoint: Checkpoint = match self.file.load().await? {
             Some(checkpoint) => {
@@ -47,7 +47,7 @@ impl Recoverer<'_> {
             None => self.rebuild(None).await?,
         };
         if checkpoint.clears_target {
-            // The target was to be emptied, and nobody knows whether that came to pass.
+            // A restart was cut short, and it is unknown whether the target was emptied.
             self.clear(&mut checkpoint).await?;
         }
         let begins_anew = checkpoint.position == Position::Start && checkpoint.adopted.is_some();
@@ -91,7 +91,7 @@ impl Recoverer<'_> {
         }
     }
 
-    /// Notes and says when the target was taken back to an earlier version.
+    /// Notes a RESTORE of the target to an earlier version in the checkpoint, and reports it until a refill is done.
     async fn look_for_restore(&self, checkpoint: &mut Checkpoint) -> Result<(), RunError> {
         let newest = self.sink.version();
         let found = self.sink.restored(checkpoint.target_seen).await?;
@@ -99,7 +99,7 @@ impl Recoverer<'_> {
         if let Some(version) = found {
             checkpoint.restored = Some(TargetRestore { version, is_refilled: false });
         }
-        // Others may write many commits to it.
+        // Others may write many commits to the target, which each run would search again.
         if found.is_some() || newest.saturating_sub(checkpoint.target_seen.unwrap_or_default()) > MOST_UNSEEN
         {
             checkpoint.target_seen = Some(newest);
@@ -117,9 +117,9 @@ impl Recoverer<'_> {
         Ok(())
     }
 
-    /// Begins a new lineage into an emptied target. The intent is durable first: a run that finds it ends
-    /// what was begun.
-    /// With `keep_paid` answers that were paid before are used.
+    /// Starts the job over: begins a new lineage and empties the target. The intent is saved before the target is
+    /// emptied, so that a later run completes a restart that was cut short. With `keep_paid`, answers paid for earlier
+    /// are used.
     pub(crate) async fn restart(&mut self, keep_paid: bool) -> Result<(), RunError> {
         let newest = match self.sink.progress().await? {
             Progress::None => None,
@@ -140,7 +140,7 @@ impl Recoverer<'_> {
             steps: self.steps(),
             clears_target: true,
             asks_all_since: (!keep_paid).then(clock::wall),
-            // What was taken out of the table is asked about now.
+            // A restart sends every row, so a RESTORE known by now needs no refill.
             target_seen: None,
             restored: self
                 .sink
@@ -161,8 +161,8 @@ impl Recoverer<'_> {
         Ok(self.file.save(checkpoint).await?)
     }
 
-    /// Says when the steps ask something else than they did before, and how many rows of the target have answers to
-    /// that. The checkpoint is saved with the next plan: until then each run says it.
+    /// Reports steps whose prompt or models have changed, and the number of rows in the target that were sent before
+    /// that. The checkpoint is saved with the next plan; until then each run reports the change.
     async fn compare_steps(&self, checkpoint: &mut Checkpoint) -> Result<(), RunError> {
         let steps = self.steps();
         let before = std::mem::take(&mut checkpoint.steps);
@@ -198,7 +198,7 @@ impl Recoverer<'_> {
         Ok(())
     }
 
-    /// What the steps ask and whom, by output.
+    /// Returns the fingerprint of each step's prompt and the models that it uses, by output.
     fn steps(&self) -> BTreeMap<String, String> {
         let step = |step: &Arc<StepSpec>| {
             let models: Vec<&str> =
@@ -208,7 +208,7 @@ impl Recoverer<'_> {
         self.job.steps.iter().map(step).collect()
     }
 
-    /// What a run would begin with, in words; nothing is changed.
+    /// Describes the checkpoint that a run would begin with. Nothing is changed.
     pub(crate) async fn look(&mut self) -> Result<String, RunError> {
         let Some(checkpoint) = self.file.load().await? else {
             return Ok(match self.sink.progress().await? {
@@ -262,8 +262,8 @@ impl Recoverer<'_> {
         Ok(())
     }
 
-    /// Makes a checkpoint from what the target tells, which is nothing for a new job, and saves it. It has a
-    /// lineage of its own, so that the old one, should it turn up again, is found to be another.
+    /// Builds a checkpoint from the state of the target, an empty one for a new job, and saves it. Its lineage is new,
+    /// so that the lost checkpoint is recognised as another one should it turn up again.
     async fn rebuild(&mut self, paused: Option<Paused>) -> Result<Checkpoint, RunError> {
         let empty = Checkpoint {
             app_id: self.job.app_id.clone(),
@@ -322,15 +322,15 @@ impl Recoverer<'_> {
             self.report_rebuilt(batch);
         }
         let next_batch = batch.map_or(BatchId::FIRST, BatchId::next);
-        // Of what the lost one had passed over nothing is known.
+        // The number of rows that the lost checkpoint had passed over is not known.
         let passed = empty.passed.filter(|_| position == Position::Start);
         let checkpoint = Checkpoint { next_batch, position, passed, adopted: batch, ..empty };
         self.file.save(&checkpoint).await?;
         Ok(checkpoint)
     }
 
-    /// The rows of this source that the target has under another `app_id`, in words, as far as the files in their keys
-    /// tell; `None` if there are none.
+    /// Describes the rows of this source that the target has under another `app_id`; `None` if there are none. The
+    /// source is known from the other job's newest commit, or else from the files in the rows' keys.
     async fn doubled(&self) -> Result<Option<String>, RunError> {
         for others in self.sink.rows_of_others().await? {
             let ForeignRows { app_id, rows, files } = others;
@@ -356,11 +356,11 @@ impl Recoverer<'_> {
         Ok(None)
     }
 
-    /// The position after the rows of the target.
+    /// Returns the position after the rows that the target holds.
     async fn position_of_rows(&mut self) -> Result<Position, RunError> {
         if let Some(version) = self.sink.restored(None).await? {
             if self.refills {
-                // What is new and what is missing is all the same then.
+                // A refill sends new and missing rows alike, so they need not be told apart.
                 return Ok(self.source.end_of_all());
             }
             return Err(RunError::Mismatch {
@@ -375,7 +375,7 @@ impl Recoverer<'_> {
         Ok(self.source.position_after(&held).await?)
     }
 
-    /// Nothing is left that says which rows were read, and to read them all could write them twice.
+    /// The error for a target that does not show which rows were read. Reading all of them could write some twice.
     fn lost(&self) -> RunError {
         RunError::Mismatch {
             what: format!(
@@ -394,7 +394,7 @@ impl Recoverer<'_> {
     }
 }
 
-/// Whether a checkpoint is that of a job and of what it reads.
+/// Checks that a checkpoint belongs to a job and its source.
 pub(crate) fn belongs(
     job: &Job,
     source: &Source,

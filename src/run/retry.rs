@@ -1,7 +1,7 @@
-//! A retry of failed rows: from the target back into it.
+//! A retry of failed rows: they are read from the target, sent again, and replaced there.
 //!
-//! It has a checkpoint, a journal, a lineage and a lock of its own, so that a run may go on beside it. Like a
-//! run it plans durably before it asks, and commits each batch once.
+//! A retry has a checkpoint, a journal, a lineage and a lock of its own, so that a run may go on beside it. Like a run,
+//! it makes each plan durable before it sends requests, and commits each batch once.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -34,10 +34,10 @@ use crate::sink::{
 };
 use crate::tally::Tally;
 
-/// Sends failed rows again and writes the new outcomes in their place. The job's checkpoint is not touched.
+/// Sends failed rows again and writes the new outcomes in their place. The job's checkpoint is not changed.
 ///
 /// # Errors
-/// What makes the retry impossible or cuts it short; what was answered until then is kept.
+/// When the retry cannot start or is cut short by an error; answers received until then are kept.
 pub async fn retry(
     job: &Job,
     wanted: &Retrying,
@@ -75,8 +75,8 @@ pub async fn retry(
     end
 }
 
-/// Opens what a retry needs besides its session. Returns its run id, too: a retry that was cut short goes on under the id
-/// that it began with.
+/// Opens what a retry needs besides its session. Also returns its run id: a retry that was cut short continues under
+/// the id that it began with.
 async fn start(
     session: &Session<'_>,
     rows: FailedRows,
@@ -91,12 +91,12 @@ async fn start(
     let columns = rows.source_columns();
     let file = CheckpointFile::in_folder(session.home());
 
-    // The run's id is part of what is written, and the checkpoint says which one goes on.
+    // The run id is written with each row; the checkpoint has the id of a retry that was cut short.
     let found = file.load::<Retrying>().await?;
     let state = found.as_ref().map(|checkpoint| checkpoint.position.clone()).unwrap_or_default();
     let mut retrying = Retrying { session: None, limit: options.max_rows, ..wanted.clone() };
-    // An earlier retry of the same rows that was cut short goes on. The plan of another one is dropped: its
-    // rows have still failed, and what was answered stays in the journals for whoever asks about them.
+    // An earlier retry of the same rows that was cut short is continued. The plan of any other is dropped: its rows are
+    // still failed, and its answers stay in the journals for the retry that sends these rows again.
     let goes_on = Retrying { session: None, ..state.clone() } == retrying;
     let run = state.session.filter(|_| goes_on).unwrap_or_else(RunId::random);
     retrying.session = Some(run);
@@ -146,8 +146,8 @@ async fn start(
     Ok((run, Running::new(enricher, feed, drain, lineage, lease_guard, copier, voice.clone())))
 }
 
-/// So many of the rows, in their order: those that were asked longest ago, so that retries that follow each other
-/// come to every row.
+/// Returns at most `most` of the rows, in their order: those that were sent longest ago, so that successive retries
+/// reach every row.
 fn least_recently_asked(rows: Vec<FailedRow>, most: usize) -> VecDeque<FailedRow> {
     if rows.len() <= most {
         return rows.into();
@@ -159,7 +159,7 @@ fn least_recently_asked(rows: Vec<FailedRow>, most: usize) -> VecDeque<FailedRow
     by_age.into_iter().map(|(_, found)| found).collect()
 }
 
-/// The job with all its steps at one provider.
+/// Returns the job with one provider for all its steps, or unchanged without one.
 fn with_provider(job: &Job, provider: Option<&str>) -> Result<Job, RunError> {
     let mut job = job.clone();
     let Some(provider) = provider else { return Ok(job) };
@@ -176,7 +176,7 @@ fn with_provider(job: &Job, provider: Option<&str>) -> Result<Job, RunError> {
     Ok(job)
 }
 
-/// The checkpoint of the retries, made, read or rebuilt, and those of its batches that the target lacks.
+/// Returns the checkpoint of the retries, `found` or a new one, and those of its batches that the target lacks.
 async fn recovered(
     job: &Job,
     found: Option<Checkpoint<Retrying>>,
@@ -194,8 +194,8 @@ async fn recovered(
             checkpoint.planned.clone_from(&outstanding);
             return Ok((checkpoint, outstanding));
         }
-        // Whatever it planned, the failed rows in the table are what there is to do: no row is replaced
-        // twice, because one that was repaired has not failed.
+        // The plans of that checkpoint are not needed: what is left to do are the failed rows in the table. No row is
+        // replaced twice, because a row that was replaced by an answer is not a failed one.
     }
     let newest = retry_commit.committed(Lineage::random()).await?.app;
     let checkpoint = Checkpoint {
@@ -218,7 +218,7 @@ async fn recovered(
     Ok((checkpoint, Vec::new()))
 }
 
-/// Rows of planned batches, for looking up.
+/// The row ranges of planned batches, for lookup.
 struct Planned<'a>(BTreeSet<(&'a str, u64, u64)>);
 
 impl<'a> Planned<'a> {
@@ -236,18 +236,18 @@ impl<'a> Planned<'a> {
     }
 }
 
-/// Failed rows of the target, in batches.
+/// Plans and reads batches of failed rows of the target.
 pub(crate) struct RetryFeed {
     reader: FailedRowReader,
     queue: VecDeque<FailedRow>,
     limits: BatchLimits,
-    /// Whether there are more rows of the selection than this retry is about.
+    /// Whether the selection has more rows than this retry covers.
     is_limited: bool,
     file: CheckpointFile,
     checkpoint: Checkpoint<Retrying>,
-    /// Where the rows of the batch that is being planned were seen.
+    /// The batch that was planned last and the files of the target that hold its rows, until it is read.
     places: Option<(BatchId, BTreeSet<String>)>,
-    /// What the target demands of its rows.
+    /// The target's constraints on its rows.
     constraints: watch::Receiver<Arc<Constraints>>,
 }
 
@@ -336,7 +336,7 @@ impl Feed for RetryFeed {
     }
 
     fn covers_all(&self) -> bool {
-        // Answers to rows that are not selected now are kept for when they are.
+        // Answers to rows outside the selection are kept for a retry that selects these rows.
         self.reaches_end() && self.checkpoint.position.selection == Selection::default()
     }
 }

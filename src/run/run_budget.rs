@@ -1,4 +1,4 @@
-//! The budget of a job, opened for a run or a retry.
+//! The budget of a job, opened for a run or a retry, and the copies of its spending in the checkpoint's object store.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -15,20 +15,20 @@ use crate::ident::{Money, RunId, Spend};
 use crate::store::{Folder, Objects};
 use crate::wording::counted;
 
-/// Folder of what all runs spent, in that of the journal.
+/// Name of the folder, in that of the journal, that holds what all runs spent.
 const FOLDER: &str = "budget";
-/// How its copies in the store of the checkpoint begin.
+/// Prefix of the names of its copies in the checkpoint's store.
 const COPY: &str = "spent-";
 
-/// What a run may spend.
+/// What a run may spend, and its account.
 #[derive(Debug, Default)]
 pub(crate) struct RunBudget {
     pub(crate) account: Account,
     pub(crate) copy: Option<SpentCopy>,
 }
 
-/// The copy of what the runs on this machine spent, in the store of the checkpoint. Each machine has one of its own,
-/// which no other one writes; all together are what the job spent.
+/// The copy, in the checkpoint's store, of what the runs on this machine spent. Each machine has a copy of its own,
+/// which no other machine writes; the sum of the copies is what the job spent.
 #[derive(Debug)]
 pub(crate) struct SpentCopy {
     account: Account,
@@ -45,7 +45,7 @@ struct CountedSpending {
 }
 
 impl SpentCopy {
-    /// Puts it there, if it has changed.
+    /// Writes the copy if the spending has changed.
     pub(crate) async fn copy(&mut self) -> Result<(), RunError> {
         let spent = self.account.spent_here();
         if let Some(Spend { money, tokens, requests }) = spent.filter(|_| spent != self.copied) {
@@ -57,7 +57,7 @@ impl SpentCopy {
         Ok(())
     }
 
-    /// What the other machines spent.
+    /// Returns what the other machines spent.
     async fn of_others(objects: &Objects, own: &str) -> Result<Spend, RunError> {
         let mut spent = Spend::default();
         for name in objects.list().await? {
@@ -80,8 +80,8 @@ fn copy_name(machine: MachineId) -> String {
 }
 
 impl RunBudget {
-    /// Does something that has the account of a job to itself, where the budget is for all runs together: a run and a
-    /// retry cannot both keep to it.
+    /// Does `work` with exclusive access to the job's account, if the job has a budget for all runs together: a run and
+    /// a retry at the same time could not both keep to it.
     pub(crate) async fn during<T>(
         job: &Job,
         home: &Folder,
@@ -96,7 +96,7 @@ impl RunBudget {
         purse.during(work).await
     }
 
-    /// Opens the account of a job; the caller has it to itself.
+    /// Opens the account of a job, to which the caller has exclusive access.
     pub(crate) async fn open(job: &Job, home: &Folder) -> Result<Self, RunError> {
         if job.budget.job.is_unlimited() {
             return Ok(RunBudget { account: Account::open(job.budget, None), copy: None });
@@ -115,7 +115,7 @@ impl RunBudget {
         Ok(RunBudget { account, copy: Some(copy) })
     }
 
-    /// Whether enough is left for a request.
+    /// Checks that the budget leaves enough for a request.
     pub(crate) fn check(&self, job: &Job) -> Result<(), RunError> {
         match self.account.reserve(least(job)) {
             Err(BudgetRefusal::Spent(limit)) => Err(RunError::Budget(limit)),
@@ -123,7 +123,8 @@ impl RunBudget {
         }
     }
 
-    /// What was spent of the budget for all runs of a job; none if it has none and none was counted.
+    /// Returns what was spent of the budget for all runs of a job, or `None` if there is no such budget and nothing was
+    /// counted.
     pub(crate) async fn look(job: &Job, home: &Folder) -> Result<Option<Spent>, RunError> {
         let folder = folder(&job.places.journal);
         let mut found = Spending::read(&folder)?;
@@ -156,21 +157,21 @@ impl RunBudget {
 /// What was spent of a budget.
 #[derive(Clone, Debug, Serialize)]
 pub struct Spent {
-    /// US dollars.
+    /// Cost in US dollars.
     pub cost_usd: f64,
-    /// Tokens of prompts and answers.
+    /// Number of tokens of prompts and answers.
     pub tokens: u64,
-    /// Requests that no provider refused.
+    /// Number of requests that no provider refused.
     pub requests: u64,
-    /// The most that the job allows of each; none for no limit.
+    /// Maximum cost in US dollars; `None` for no limit.
     pub max_cost_usd: Option<f64>,
-    /// Tokens.
+    /// Maximum number of tokens; `None` for no limit.
     pub max_tokens: Option<u64>,
-    /// Requests.
+    /// Maximum number of requests; `None` for no limit.
     pub max_requests: Option<u64>,
-    /// Which limit leaves too little for a request, in words; `None` if enough is left.
+    /// The limit that leaves too little for a request, in words; `None` if enough is left.
     pub exhausted: Option<String>,
-    /// The same.
+    /// The limit that `exhausted` describes.
     #[serde(skip)]
     pub(crate) limit: Option<BudgetLimit>,
     #[serde(skip)]
@@ -178,7 +179,7 @@ pub struct Spent {
 }
 
 impl Spent {
-    /// Returns whether a run that ended at this limit would end there again: nobody has raised it.
+    /// Whether a run that ended at this limit would end there again, since the limit was not raised.
     pub(crate) fn still_ends_at(&self, limit: &BudgetLimit) -> bool {
         limit.scope == BudgetScope::Job && limit.is_in(&self.allowance)
     }
@@ -201,7 +202,7 @@ impl fmt::Display for Spent {
     }
 }
 
-/// The least that any request of a job can take at its worst.
+/// Returns the smallest worst case of a job's requests, separately for money, tokens and requests.
 fn least(job: &Job) -> Spend {
     let requests = job.steps.iter().flat_map(|step| {
         let providers = step.all_providers().map(|provider| &job.providers[provider]);

@@ -1,17 +1,17 @@
-//! Whether the folders that a run writes to can be written, found out before the first request.
+//! Checks, before the first request, that the folders of a run can be written.
 
 use std::path::Path;
 
 use super::error::RunError;
 use crate::store::{self, Location, StoreError};
 
-/// Whether a folder, or the nearest one above it that is there, can be written.
+/// Checks that a folder, or its nearest ancestor that exists, can be written.
 pub(crate) fn can_write(folder: &Path) -> Result<(), StoreError> {
     let there = folder.ancestors().find(|folder| folder.exists()).unwrap_or(folder);
     store::probe(there)
 }
 
-/// Whether files can be put into a table that is there, and into its log.
+/// Checks that files can be created in an existing table and in its log. A table in an object store is not checked.
 pub(crate) fn can_append(table: &Location) -> Result<(), RunError> {
     let Some(path) = table.path() else { return Ok(()) };
     store::probe(path)?;
