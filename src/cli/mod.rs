@@ -208,7 +208,7 @@ fn report_panics(console: &Console) {
 fn exit_of(error: &RunError) -> Exit {
     match error.kind() {
         ErrorKind::Usage => Exit::Usage,
-        ErrorKind::Trouble | ErrorKind::Internal => Exit::Internal,
+        ErrorKind::Environment | ErrorKind::Internal => Exit::Internal,
         ErrorKind::Running => Exit::Running,
         ErrorKind::Provider => Exit::Provider,
         ErrorKind::Paused => Exit::Errors,

@@ -66,7 +66,7 @@ pub(super) async fn run(arguments: RunArguments) -> anyhow::Result<Exit> {
         (true, ..) => Begin::Restart,
         (_, true, _) => Begin::Refill,
         (.., true) => Begin::Unpaused,
-        _ => Begin::GoOn,
+        _ => Begin::Continue,
     };
     let kind = SessionKind::Run { max_rows, begin, confirmed: yes, keep_paid };
     session::attend(&session, &kind, load).await

@@ -60,7 +60,7 @@ async fn attempt(
         SessionKind::Run { max_rows, begin, confirmed, keep_paid } => {
             (*max_rows, *begin, *confirmed, *keep_paid)
         }
-        SessionKind::Retry { limit, .. } => (*limit, Begin::GoOn, true, true),
+        SessionKind::Retry { limit, .. } => (*limit, Begin::Continue, true, true),
     };
     let options = RunOptions {
         grace: arguments.grace,
@@ -77,7 +77,7 @@ async fn attempt(
         SessionKind::Run { .. } => {
             let first = crate::run::run(&job, options, stop.clone(), url, voice.clone()).await;
             match first {
-                Err(RunError::Doubled { what }) if can_ask() => {
+                Err(RunError::DuplicateRows { what }) if can_ask() => {
                     reports.shutdown().await;
                     console.end_display();
                     confirm(&format!("{what}. Go on?"), &what)?;

@@ -24,8 +24,8 @@ use crate::journal::{self, JournalError};
 use crate::metrics;
 use crate::run::Recoverer;
 use crate::run::pause;
-use crate::run::{Begin, may_be_made};
-use crate::run::{PreparedJob, RunError, can_append, can_write};
+use crate::run::{Begin, check_creatable};
+use crate::run::{PreparedJob, RunError, check_appendable, check_writable};
 use crate::run::{RETRY_FOLDER, Scope, Session, holder, home};
 use crate::run::{RunBudget, Spent};
 use crate::sink::Sink;
@@ -93,10 +93,10 @@ pub async fn check(job: &Job, live: bool, simulator: Option<&Url>) -> Vec<Findin
         }
     };
     let can_keep = match home.path() {
-        Some(path) => can_write(path),
+        Some(path) => check_writable(path),
         None => home.probe().await,
     };
-    for (about, can) in [("checkpoint", can_keep), ("journal", can_write(&job.places.journal))] {
+    for (about, can) in [("checkpoint", can_keep), ("journal", check_writable(&job.places.journal))] {
         if let Err(error) = can {
             note(about, Err(error.into()));
         }
@@ -112,7 +112,7 @@ pub async fn check(job: &Job, live: bool, simulator: Option<&Url>) -> Vec<Findin
                         sink.pending_columns().map(|columns| format!("; the next run adds {columns}"));
                     let added = added.unwrap_or_default();
                     let takes = format!("{} takes the job's columns{added}", job.target.location);
-                    note("target", can_append(target).map(|()| takes));
+                    note("target", check_appendable(target).map(|()| takes));
                     let demands = sink.constraints().map(|constraints| {
                         let count = constraints.borrow().len() as u64;
                         if count == 0 {
@@ -173,10 +173,10 @@ pub async fn check(job: &Job, live: bool, simulator: Option<&Url>) -> Vec<Findin
         Ok(false) => {
             let free = Sink::can_create(target).await.map_err(RunError::from);
             let free = match free {
-                Ok(()) => may_be_made(job, &source, Begin::GoOn).await,
+                Ok(()) => check_creatable(job, &source, Begin::Continue).await,
                 Err(error) => Err(error),
             };
-            let made = free.and_then(|()| target.path().map_or(Ok(()), |path| Ok(can_write(path)?)));
+            let made = free.and_then(|()| target.path().map_or(Ok(()), |path| Ok(check_writable(path)?)));
             note("target", made.map(|()| format!("{} is made by the first run", job.target.location)));
         }
     }
@@ -198,7 +198,7 @@ pub async fn check(job: &Job, live: bool, simulator: Option<&Url>) -> Vec<Findin
     }
     if let Some(at) = &job.metrics {
         let fits = metrics::look(at).await.map_err(RunError::from);
-        let can = fits.and_then(|()| at.path().map_or(Ok(()), |path| Ok(can_write(path)?)));
+        let can = fits.and_then(|()| at.path().map_or(Ok(()), |path| Ok(check_writable(path)?)));
         note("metrics", can.map(|()| format!("figures of batches go to {at}")));
     }
     if let Some(cache) = &job.cache {
@@ -262,7 +262,7 @@ async fn files(job: &Job, mut source: Source) -> Result<String, RunError> {
 /// Checks that a cache that does not exist yet can be created.
 fn made_at(cache: &CacheSpec) -> Result<String, RunError> {
     let folder = cache.path.parent().unwrap_or(Path::new("."));
-    let made = can_write(folder);
+    let made = check_writable(folder);
     made.map_err(|error| RunError::Mismatch {
         what: format!("cache.path: {} cannot be made: {error}", cache.path.display()),
         hint: "name a place that can be written",

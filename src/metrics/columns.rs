@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, AsArray, Decimal128Array, Float64Array, Int64Array, MapArray, StringArray, StructArray,
-    TimestampMicrosecondArray,
+    TimestampMicrosecondArray, new_null_array,
 };
 use arrow::buffer::OffsetBuffer;
 use arrow::compute::cast;
@@ -17,7 +17,7 @@ use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
 use chrono::{DateTime, Utc};
 
-use super::row::{AskedKind, LatencyQuantiles, Load, MetricsRow, WAITS};
+use super::row::{LatencyQuantiles, Load, MetricsRow, RunKind, WAITS};
 use crate::ident::{BatchId, Lineage, RunId, Tokens};
 
 /// Number of digits of a cost in US dollars, in total and after the decimal point.
@@ -75,7 +75,7 @@ fn waited(name: &str) -> String {
 }
 
 /// Converts rows to the columns of a table that has at least those of [`schema`]. Its other columns become null.
-pub(super) fn to_rows(figures: &[MetricsRow], table: &SchemaRef) -> Result<RecordBatch, ArrowError> {
+pub(super) fn to_record_batch(figures: &[MetricsRow], table: &SchemaRef) -> Result<RecordBatch, ArrowError> {
     let columns = table.fields().iter().map(|field| {
         let column = column(figures, field);
         match column.data_type() == field.data_type() {
@@ -91,10 +91,10 @@ fn column(all: &[MetricsRow], field: &Field) -> ArrayRef {
         Arc::new(all.iter().map(get).collect::<StringArray>())
     };
     let count = |get: &dyn Fn(&MetricsRow) -> u64| -> ArrayRef {
-        Arc::new(Int64Array::from_iter_values(all.iter().map(|row| signed(get(row)))))
+        Arc::new(Int64Array::from_iter_values(all.iter().map(|row| to_i64(get(row)))))
     };
     let latency = |get: fn(LatencyQuantiles) -> u64| -> ArrayRef {
-        Arc::new(all.iter().map(|row| row.latency.map(get).map(signed)).collect::<Int64Array>())
+        Arc::new(all.iter().map(|row| row.latency.map(get).map(to_i64)).collect::<Int64Array>())
     };
     let moment = |get: fn(&MetricsRow) -> DateTime<Utc>| -> ArrayRef {
         let micros = all.iter().map(|row| get(row).timestamp_micros());
@@ -155,105 +155,100 @@ fn by_class(all: &[MetricsRow], field: &Field) -> ArrayRef {
     let lengths = all.iter().map(|row| row.errors.len());
     let pairs = || all.iter().flat_map(|row| &row.errors);
     let keys: StringArray = pairs().map(|(class, _)| Some(class)).collect();
-    let values: Int64Array = pairs().map(|(_, count)| Some(signed(*count))).collect();
+    let values: Int64Array = pairs().map(|(_, count)| Some(to_i64(*count))).collect();
     let columns: Vec<ArrayRef> = vec![Arc::new(keys), Arc::new(values)];
     let pairs = StructArray::new(fields.clone(), columns, None);
     Arc::new(MapArray::new(Arc::clone(entries), OffsetBuffer::from_lengths(lengths), pairs, None, false))
 }
 
-fn signed(count: u64) -> i64 {
+fn to_i64(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-/// Converts rows of the table back. Returns `None` if a column other than a count is missing or cannot be converted, or
-/// if an id, a name or a time is null or cannot be parsed. A missing count is 0.
+/// Columns without which a table is no table of metrics. Others may be missing in a table of an earlier version.
+pub(super) const IDENTITY: [&str; 9] =
+    ["app_id", "lineage", "kind", "run_id", "batch_id", "step", "provider", "started_at", "committed_at"];
+
+/// Returns the columns of [`schema`] that a table lacks.
+pub(super) fn missing_in(table: &Schema) -> Schema {
+    let schema = schema();
+    let missing = schema.fields().iter().filter(|field| table.field_with_name(field.name()).is_err());
+    Schema::new(missing.cloned().collect::<Vec<_>>())
+}
+
+/// Returns the metrics in a batch of the table's rows. Columns that the table lacks count as null. `None` if a column of
+/// [`IDENTITY`] is missing, or a value is none of this table's.
 pub(super) fn from_rows(rows: &RecordBatch) -> Option<Vec<MetricsRow>> {
-    let as_type = |name: &str, to: &DataType| cast(rows.column_by_name(name)?, to).ok();
-    let texts = |name: &str| as_type(name, &DataType::Utf8);
-    let counts = |name: &str| as_type(name, &DataType::Int64);
-    let shares = |name: &str| as_type(name, &DataType::Float64);
-    let moments = |name: &str| as_type(name, &DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())));
-    let text_columns = ["app_id", "lineage", "kind", "run_id", "step", "provider"].map(texts);
-    let [Some(app_id), Some(lineage), Some(kind), Some(run_id), Some(step), Some(provider)] = &text_columns
-    else {
-        return None;
-    };
-    let count_columns = [
-        "batch_id",
-        "rows",
-        "answers",
-        "shared",
-        "skipped",
-        "prompt_tokens",
-        "cached_tokens",
-        "completion_tokens",
-        "reasoning_tokens",
-        "attempts",
-        "requests",
-        "throttled",
-        "latency_ms_p50",
-        "latency_ms_p90",
-        "latency_ms_p99",
-        "latency_ms_max",
-    ]
-    .map(counts);
-    let waits = WAITS.map(|(_, name)| counts(&waited(name)));
-    let (started_at, committed_at) = (moments("started_at")?, moments("committed_at")?);
-    let costs = as_type("cost_usd", &DataType::Decimal128(COST.0, COST.1))?;
-    let (requests_share, tokens_share) = (shares("requests_share")?, shares("tokens_share")?);
-    let classes = rows.column_by_name("errors_by_class")?.as_map_opt()?;
+    let known = schema();
+    let mut columns: BTreeMap<&str, ArrayRef> = BTreeMap::new();
+    for field in known.fields() {
+        let column = match rows.column_by_name(field.name()) {
+            // Engines name the parts of a map as they like.
+            Some(column) if matches!(field.data_type(), DataType::Map(..)) => Arc::clone(column),
+            Some(column) => cast(column, field.data_type()).ok()?,
+            None if IDENTITY.contains(&field.name().as_str()) => return None,
+            None => new_null_array(field.data_type(), rows.num_rows()),
+        };
+        columns.insert(field.name(), column);
+    }
     let mut figures = Vec::with_capacity(rows.num_rows());
     for at in 0..rows.num_rows() {
-        let text = |column: &ArrayRef| {
-            let column = column.as_string::<i32>();
-            column.is_valid(at).then(|| column.value(at).to_owned())
+        let valid = |name: &str| columns.get(name).filter(|column| column.is_valid(at));
+        let text = |name: &str| Some(valid(name)?.as_string::<i32>().value(at).to_owned());
+        let number = |name: &str| {
+            Some(u64::try_from(valid(name)?.as_primitive::<Int64Type>().value(at)).unwrap_or_default())
         };
-        let number = |column: &Option<ArrayRef>| {
-            let column = column.as_ref()?.as_primitive::<Int64Type>();
-            column.is_valid(at).then(|| u64::try_from(column.value(at)).unwrap_or_default())
+        let count = |name: &str| number(name).unwrap_or_default();
+        let moment = |name: &str| {
+            let micros = valid(name)?.as_primitive::<TimestampMicrosecondType>().value(at);
+            DateTime::from_timestamp_micros(micros)
         };
-        let count = |place: usize| number(&count_columns[place]).unwrap_or_default();
-        let moment = |column: &ArrayRef| {
-            DateTime::from_timestamp_micros(column.as_primitive::<TimestampMicrosecondType>().value(at))
+        let share = |name: &str| Some(valid(name)?.as_primitive::<Float64Type>().value(at));
+        let cost = |name: &str| {
+            Some(u64::try_from(valid(name)?.as_primitive::<Decimal128Type>().value(at)).unwrap_or_default())
         };
-        let share = |column: &ArrayRef| {
-            let column = column.as_primitive::<Float64Type>();
-            column.is_valid(at).then(|| column.value(at))
-        };
-        let cost = costs.as_primitive::<Decimal128Type>();
         let latency = || {
-            let [p50, p90, p99, max] = [12, 13, 14, 15].map(|place| number(&count_columns[place]));
-            Some(LatencyQuantiles { p50: p50?, p90: p90?, p99: p99?, max: max? })
+            Some(LatencyQuantiles {
+                p50: number("latency_ms_p50")?,
+                p90: number("latency_ms_p90")?,
+                p99: number("latency_ms_p99")?,
+                max: number("latency_ms_max")?,
+            })
         };
-        let mut waited_ms = [0; WAITS.len()];
-        for (place, column) in waited_ms.iter_mut().zip(&waits) {
-            *place = number(column).unwrap_or_default();
-        }
+        let errors = match valid("errors_by_class") {
+            Some(map) => errors(&map.as_map_opt()?.value(at))?,
+            None => BTreeMap::new(),
+        };
         figures.push(MetricsRow {
-            app_id: text(app_id)?.into(),
-            lineage: text(lineage)?.parse::<Lineage>().ok()?,
-            kind: if text(kind)? == AskedKind::Retry.name() { AskedKind::Retry } else { AskedKind::Run },
-            run_id: text(run_id)?.parse::<RunId>().ok()?,
-            batch_id: BatchId::new(count(0)),
-            step: text(step)?,
-            provider: text(provider),
-            started_at: moment(&started_at)?,
-            committed_at: moment(&committed_at)?,
-            rows: count(1),
-            answers: count(2),
-            shared: count(3),
-            skipped: count(4),
-            errors: errors(&classes.value(at))?,
-            tokens: Tokens { prompt: count(5), cached: count(6), completion: count(7), reasoning: count(8) },
-            cost: cost.is_valid(at).then(|| u64::try_from(cost.value(at)).unwrap_or_default()),
+            app_id: text("app_id")?.into(),
+            lineage: text("lineage")?.parse::<Lineage>().ok()?,
+            kind: if text("kind")? == RunKind::Retry.name() { RunKind::Retry } else { RunKind::Run },
+            run_id: text("run_id")?.parse::<RunId>().ok()?,
+            batch_id: BatchId::new(count("batch_id")),
+            step: text("step")?,
+            provider: text("provider"),
+            started_at: moment("started_at")?,
+            committed_at: moment("committed_at")?,
+            rows: count("rows"),
+            answers: count("answers"),
+            shared: count("shared"),
+            skipped: count("skipped"),
+            errors,
+            tokens: Tokens {
+                prompt: count("prompt_tokens"),
+                cached: count("cached_tokens"),
+                completion: count("completion_tokens"),
+                reasoning: count("reasoning_tokens"),
+            },
+            cost: cost("cost_usd"),
             latency: latency(),
-            attempts: count(9),
+            attempts: count("attempts"),
             load: Load {
-                requests: count(10),
-                throttled: count(11),
-                waited_ms,
-                requests_share: share(&requests_share),
-                tokens_share: share(&tokens_share),
+                requests: count("requests"),
+                throttled: count("throttled"),
+                waited_ms: WAITS.map(|(_, name)| count(&waited(name))),
+                requests_share: share("requests_share"),
+                tokens_share: share("tokens_share"),
             },
             counters: 0,
         });

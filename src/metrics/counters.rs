@@ -25,10 +25,10 @@ use crate::store::{self, StoreError};
 
 const NAME: &str = "counters";
 const HEADER: &[u8; 16] = b"enrich counters\x01";
-const HEAD: usize = 24;
-const RECORD: usize = 84;
+const HEADER_BYTES: usize = 24;
+const RECORD_BYTES: usize = 84;
 /// Number of requests that are added to the file's count at a time.
-const AT_A_TIME: u64 = 8;
+const REQUESTS_PER_WRITE: u64 = 8;
 
 /// Counts what providers do. Clones share their counts.
 #[derive(Clone, Debug)]
@@ -41,7 +41,7 @@ struct CountersState {
     id: u64,
     rows: Vec<CountersRow>,
     /// Whether a write has failed, which is reported once. Later counts may be in memory only.
-    is_stale: bool,
+    write_failed: bool,
     /// Whether the counts began with this process.
     is_new: bool,
 }
@@ -49,7 +49,7 @@ struct CountersState {
 #[derive(Debug)]
 struct CountersRow {
     name: String,
-    print: [u8; 16],
+    name_fingerprint: [u8; 16],
     load: Load,
     /// Number of requests that the file counts: at least those that were sent.
     written: u64,
@@ -76,24 +76,39 @@ impl Counters {
         let rows: Vec<CountersRow> = providers
             .into_iter()
             .map(|name| {
-                let print = print(&name);
-                let load = known.get(&print).copied().unwrap_or_default();
-                CountersRow { name, print, load, written: load.requests, waiting: None, rest: Duration::ZERO }
+                let name_fingerprint = name_fingerprint(&name);
+                let load = known.get(&name_fingerprint).copied().unwrap_or_default();
+                CountersRow {
+                    name,
+                    name_fingerprint,
+                    load,
+                    written: load.requests,
+                    waiting: None,
+                    rest: Duration::ZERO,
+                }
             })
             .collect();
         let mut image = HEADER.to_vec();
         image.extend(id.to_le_bytes());
         rows.iter().for_each(|row| image.extend(record(row)));
         // Providers that the job does not have now may come back.
-        let is_known = |print: &[u8; 16]| rows.iter().any(|row| row.print == *print);
-        let others = known.iter().filter(|(print, _)| !is_known(print));
-        others.for_each(|(print, load)| image.extend(encode(*print, load)));
+        let is_known =
+            |name_fingerprint: &[u8; 16]| rows.iter().any(|row| row.name_fingerprint == *name_fingerprint);
+        let others = known.iter().filter(|(name_fingerprint, _)| !is_known(name_fingerprint));
+        others.for_each(|(name_fingerprint, load)| image.extend(encode(*name_fingerprint, load)));
         // The file is replaced if it is new or damaged, or if the list of providers has changed.
         if image != bytes {
             store::replace(&path, &image)?;
         }
         let file = OpenOptions::new().write(true).open(&path).map_err(StoreError::of("open", &path))?;
-        Ok(Counters(Arc::new(Mutex::new(CountersState { path, file, id, rows, is_stale: false, is_new }))))
+        Ok(Counters(Arc::new(Mutex::new(CountersState {
+            path,
+            file,
+            id,
+            rows,
+            write_failed: false,
+            is_new,
+        }))))
     }
 
     fn with<T>(&self, look: impl FnOnce(&mut CountersState) -> T) -> T {
@@ -155,7 +170,7 @@ impl CountersState {
         let row = &mut self.rows[at];
         row.load.requests += 1;
         if row.load.requests > row.written {
-            row.written = row.load.requests - 1 + AT_A_TIME;
+            row.written = row.load.requests - 1 + REQUESTS_PER_WRITE;
             self.write(at);
         }
     }
@@ -168,12 +183,12 @@ impl CountersState {
 
     fn write(&mut self, at: usize) {
         let row = &self.rows[at];
-        let written = self.file.write_all_at(&record(row), (HEAD + at * RECORD) as u64);
+        let written = self.file.write_all_at(&record(row), (HEADER_BYTES + at * RECORD_BYTES) as u64);
         if let Err(error) = written
-            && !self.is_stale
+            && !self.write_failed
         {
             // The journal on the same disk fails too, and that ends the run.
-            self.is_stale = true;
+            self.write_failed = true;
             tracing::warn!(path = %self.path.display(), %error, "figures of providers are not kept");
         }
     }
@@ -205,37 +220,37 @@ impl CountersRow {
     }
 }
 
-fn print(name: &str) -> [u8; 16] {
+fn name_fingerprint(name: &str) -> [u8; 16] {
     Fingerprint::of([name.as_bytes()]).to_bytes()
 }
 
-fn record(row: &CountersRow) -> [u8; RECORD] {
-    encode(row.print, &Load { requests: row.written, ..row.load })
+fn record(row: &CountersRow) -> [u8; RECORD_BYTES] {
+    encode(row.name_fingerprint, &Load { requests: row.written, ..row.load })
 }
 
-fn encode(print: [u8; 16], load: &Load) -> [u8; RECORD] {
-    let mut bytes = [0; RECORD];
-    bytes[..16].copy_from_slice(&print);
+fn encode(name_fingerprint: [u8; 16], load: &Load) -> [u8; RECORD_BYTES] {
+    let mut bytes = [0; RECORD_BYTES];
+    bytes[..16].copy_from_slice(&name_fingerprint);
     let Load { requests, throttled, waited_ms, .. } = load;
     let numbers = [requests, throttled].into_iter().chain(waited_ms);
-    for (place, number) in bytes[16..RECORD - 4].chunks_exact_mut(8).zip(numbers) {
+    for (place, number) in bytes[16..RECORD_BYTES - 4].chunks_exact_mut(8).zip(numbers) {
         place.copy_from_slice(&number.to_le_bytes());
     }
-    let sum = crc32fast::hash(&bytes[..RECORD - 4]);
-    bytes[RECORD - 4..].copy_from_slice(&sum.to_le_bytes());
+    let sum = crc32fast::hash(&bytes[..RECORD_BYTES - 4]);
+    bytes[RECORD_BYTES - 4..].copy_from_slice(&sum.to_le_bytes());
     bytes
 }
 
 fn parse(bytes: &[u8]) -> Option<(u64, BTreeMap<[u8; 16], Load>)> {
     let number = |bytes: &[u8]| bytes.try_into().ok().map(u64::from_le_bytes);
     let (header, rest) = bytes.split_at_checked(HEADER.len())?;
-    let (id, records) = rest.split_at_checked(HEAD - HEADER.len())?;
-    if header != HEADER || !records.len().is_multiple_of(RECORD) {
+    let (id, records) = rest.split_at_checked(HEADER_BYTES - HEADER.len())?;
+    if header != HEADER || !records.len().is_multiple_of(RECORD_BYTES) {
         return None;
     }
     let mut known = BTreeMap::new();
-    for record in records.chunks_exact(RECORD) {
-        let (content, sum) = record.split_at(RECORD - 4);
+    for record in records.chunks_exact(RECORD_BYTES) {
+        let (content, sum) = record.split_at(RECORD_BYTES - 4);
         if crc32fast::hash(content).to_le_bytes() != sum {
             return None;
         }
@@ -274,18 +289,18 @@ mod tests {
         let again = Counters::open(folder.path(), ["new".to_owned()].into_iter().chain(names())).unwrap();
         assert_eq!(again.id(), id);
         assert_eq!((before["fast"].requests, before["fast"].throttled), (2, 1));
-        let told = again.loads()["fast"];
-        assert_eq!((told.requests, told.throttled), (AT_A_TIME, 1), "it may have sent as many");
+        let read = again.loads()["fast"];
+        assert_eq!((read.requests, read.throttled), (REQUESTS_PER_WRITE, 1), "it may have sent as many");
         assert!(again.loads()["new"].is_idle() && again.loads()["cheap"].is_idle());
         // A provider that is removed from the job and added again keeps its counts.
         Counters::open(folder.path(), ["cheap".to_owned()]).unwrap();
         let back = Counters::open(folder.path(), names()).unwrap();
-        assert_eq!(back.loads()["fast"], told);
+        assert_eq!(back.loads()["fast"], read);
         // Counters that are closed in order have the exact number of requests.
         back.on(&Event::Sent { provider: "fast" });
         drop(back);
         let ended = Counters::open(folder.path(), names()).unwrap();
-        assert_eq!(ended.loads()["fast"].requests, AT_A_TIME + 1);
+        assert_eq!(ended.loads()["fast"].requests, REQUESTS_PER_WRITE + 1);
     }
 
     #[test]
@@ -295,7 +310,7 @@ mod tests {
         counters.on(&Event::Sent { provider: "cheap" });
         let path = folder.path().join(NAME);
         let mut bytes = std::fs::read(&path).unwrap();
-        bytes[HEAD + RECORD + 20] ^= 1;
+        bytes[HEADER_BYTES + RECORD_BYTES + 20] ^= 1;
         std::fs::write(&path, bytes).unwrap();
         let again = Counters::open(folder.path(), names()).unwrap();
         assert_ne!(again.id(), counters.id());

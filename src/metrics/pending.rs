@@ -18,9 +18,9 @@ const VERSION: u32 = 2;
 
 /// Metrics rows that are not in their table yet.
 #[derive(Clone, Debug, Default)]
-pub(super) struct PendingFigures {
+pub(super) struct PendingMetrics {
     pub(super) rows: Vec<MetricsRow>,
-    pub(super) told: SeenLoads,
+    pub(super) reported: ReportedLoads,
     /// Number of rows that the file has; `None` if the file must be replaced.
     saved: Option<usize>,
 }
@@ -30,14 +30,15 @@ pub(super) struct PendingFigures {
 struct Line<'a> {
     version: u32,
     rows: Cow<'a, [MetricsRow]>,
-    told: Cow<'a, SeenLoads>,
+    #[serde(rename = "told")]
+    reported: Cow<'a, ReportedLoads>,
 }
 
 /// Loads of providers that rows, pending or in the table, already report: by id of the counters, of which each machine
 /// has its own, and by name of the provider.
-pub(super) type SeenLoads = BTreeMap<u64, BTreeMap<String, Load>>;
+pub(super) type ReportedLoads = BTreeMap<u64, BTreeMap<String, Load>>;
 
-impl PendingFigures {
+impl PendingMetrics {
     /// Reads the file up to the first damaged line. Returns `None` if it does not exist or has no intact line before.
     pub(super) async fn read(home: &Folder) -> Result<Option<Self>, StoreError> {
         let Some(bytes) = home.get(NAME).await? else { return Ok(None) };
@@ -46,14 +47,14 @@ impl PendingFigures {
         let mut pending = None;
         for line in bytes[..whole].split(|byte| *byte == b'\n') {
             let line = serde_json::from_slice(line).ok().filter(|line: &Line<'_>| line.version == VERSION);
-            let Some(Line { rows, told, .. }) = line else {
+            let Some(Line { rows, reported, .. }) = line else {
                 tracing::warn!(%home, "{NAME} is damaged: figures of the last batches are lost");
                 break;
             };
-            let PendingFigures { rows: all_rows, told: all_told, .. } =
-                pending.get_or_insert_with(PendingFigures::default);
+            let PendingMetrics { rows: all_rows, reported: all_reported, .. } =
+                pending.get_or_insert_with(PendingMetrics::default);
             all_rows.extend(rows.into_owned());
-            all_told.extend(told.into_owned());
+            all_reported.extend(reported.into_owned());
         }
         Ok(pending)
     }
@@ -74,8 +75,8 @@ impl PendingFigures {
 
     /// Returns the rows from index `from` on as a line.
     fn line(&self, from: usize) -> Vec<u8> {
-        let (rows, told) = (Cow::Borrowed(&self.rows[from..]), Cow::Borrowed(&self.told));
-        let line = serde_json::to_vec(&Line { version: VERSION, rows, told });
+        let (rows, reported) = (Cow::Borrowed(&self.rows[from..]), Cow::Borrowed(&self.reported));
+        let line = serde_json::to_vec(&Line { version: VERSION, rows, reported });
         let mut line = line.expect("figures become JSON");
         line.push(b'\n');
         line
@@ -91,7 +92,7 @@ impl PendingFigures {
     }
 
     /// Drops the oldest rows beyond `most`. Returns the number of rows dropped.
-    pub(super) fn shed(&mut self, most: usize) -> usize {
+    pub(super) fn drop_oldest(&mut self, most: usize) -> usize {
         let excess = self.rows.len().saturating_sub(most);
         if excess > 0 {
             self.rows.drain(..excess);
@@ -112,17 +113,19 @@ impl PendingFigures {
             self.saved = None;
         }
         for row in dropped {
-            let told = self.told.get_mut(&row.counters);
-            if let Some(told) = told.zip(row.provider.as_ref()).and_then(|(told, name)| told.get_mut(name)) {
-                *told = told.since(&row.load);
+            let reported = self.reported.get_mut(&row.counters);
+            if let Some(reported) =
+                reported.zip(row.provider.as_ref()).and_then(|(reported, name)| reported.get_mut(name))
+            {
+                *reported = reported.since(&row.load);
             }
         }
     }
 
-    /// Drops the rows of batches up to `told`, which are in the table.
-    pub(super) fn drop_up_to(&mut self, lineage: Lineage, told: BatchId) {
+    /// Drops the rows of batches up to `reported`, which are in the table.
+    pub(super) fn drop_up_to(&mut self, lineage: Lineage, reported: BatchId) {
         let before = self.rows.len();
-        self.rows.retain(|row| row.lineage != lineage || row.batch_id > told);
+        self.rows.retain(|row| row.lineage != lineage || row.batch_id > reported);
         if self.rows.len() != before {
             self.saved = None;
         }
@@ -144,11 +147,11 @@ mod tests {
     use super::*;
     use crate::clock;
     use crate::ident::RunId;
-    use crate::metrics::row::{AskedKind, BatchKey};
+    use crate::metrics::row::{BatchIdentity, RunKind};
 
     fn row(batch: u64) -> MetricsRow {
         let (lineage, run_id, committed_at) = (Lineage::random(), RunId::random(), clock::wall());
-        let owner = BatchKey { app_id: "test", lineage, kind: AskedKind::Run, run_id, committed_at };
+        let owner = BatchIdentity { app_id: "test", lineage, kind: RunKind::Run, run_id, committed_at };
         owner.empty((BatchId::new(batch), committed_at), "answer", None)
     }
 
@@ -159,11 +162,11 @@ mod tests {
         let path = folder.path().join(NAME);
         let lines = || std::fs::read_to_string(&path).unwrap().lines().count();
         let read = || async {
-            let pending = PendingFigures::read(&home).await.unwrap()?;
+            let pending = PendingMetrics::read(&home).await.unwrap()?;
             Some(pending.rows.iter().map(|row| row.batch_id.get()).collect::<Vec<u64>>())
         };
         assert_eq!(read().await, None);
-        let mut pending = PendingFigures::default();
+        let mut pending = PendingMetrics::default();
         pending.save(&home).await.unwrap();
         for batch in 0..3 {
             pending.rows.push(row(batch));
@@ -178,12 +181,12 @@ mod tests {
         pending.rows.push(row(7));
         pending.save(&home).await.unwrap();
         assert_eq!((read().await, lines()), (Some(vec![0, 1, 7]), 1));
-        assert_eq!(pending.shed(2), 1);
+        assert_eq!(pending.drop_oldest(2), 1);
         pending.save(&home).await.unwrap();
         assert_eq!((read().await, lines()), (Some(vec![1, 7]), 1));
         // After a cut line, or rows that were appended to the table or never committed, the rest is kept.
-        let told = pending.rows[0].lineage;
-        pending.drop_up_to(told, BatchId::new(1));
+        let reported = pending.rows[0].lineage;
+        pending.drop_up_to(reported, BatchId::new(1));
         pending.rows.push(row(8));
         pending.save(&home).await.unwrap();
         pending.rows.push(row(9));
@@ -191,7 +194,7 @@ mod tests {
         assert_eq!((read().await, lines()), (Some(vec![7, 8, 9]), 2));
         let whole = std::fs::read(&path).unwrap();
         std::fs::write(&path, &whole[..whole.len() - 9]).unwrap();
-        let mut next = PendingFigures::read(&home).await.unwrap().unwrap();
+        let mut next = PendingMetrics::read(&home).await.unwrap().unwrap();
         next.drop_beyond(next.rows[1].lineage, None);
         next.rows.push(row(10));
         next.save(&home).await.unwrap();

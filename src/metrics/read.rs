@@ -1,9 +1,9 @@
 //! Reads metrics back, for a report.
 
 use super::columns;
-use super::keeper::MetricsError;
-use super::pending::PendingFigures;
+use super::pending::PendingMetrics;
 use super::row::MetricsRow;
+use super::writer::MetricsError;
 use crate::store::{Folder, Location};
 use crate::table::{Table, TableError, is_delta_table};
 
@@ -33,9 +33,9 @@ pub async fn read(at: &Location, app_id: &str, homes: &[Folder]) -> Result<Vec<M
         }
     }
     for home in homes {
-        let pending = PendingFigures::read(home).await?.unwrap_or_default();
+        let pending = PendingMetrics::read(home).await?.unwrap_or_default();
         let is_there = |row: &MetricsRow| {
-            all.iter().rev().any(|told| (told.lineage, told.batch_id) == (row.lineage, row.batch_id))
+            all.iter().rev().any(|known| (known.lineage, known.batch_id) == (row.lineage, row.batch_id))
         };
         let news: Vec<MetricsRow> =
             pending.rows.into_iter().filter(|row| *row.app_id == *app_id && !is_there(row)).collect();

@@ -23,20 +23,20 @@ pub const WAITS: [(Waiting, &str); 6] = [
 /// Whether rows were sent for the first time or again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum AskedKind {
+pub enum RunKind {
     /// Rows that `enrich run` sent.
     Run,
     /// Failed rows that `enrich retry` sent again.
     Retry,
 }
 
-impl AskedKind {
+impl RunKind {
     /// Returns the name in the table's column `kind`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
-            AskedKind::Run => "run",
-            AskedKind::Retry => "retry",
+            RunKind::Run => "run",
+            RunKind::Retry => "retry",
         }
     }
 }
@@ -109,7 +109,7 @@ pub struct MetricsRow {
     /// Lineage of the checkpoint that numbers the batch.
     pub lineage: Lineage,
     /// Whether rows were sent for the first time or again.
-    pub kind: AskedKind,
+    pub kind: RunKind,
     /// Id of the run or retry that committed the batch.
     pub run_id: RunId,
     /// Number of the batch.
@@ -149,15 +149,15 @@ pub struct MetricsRow {
 
 /// Values that all rows of a batch share.
 #[derive(Clone, Debug)]
-pub struct BatchKey<'a> {
+pub struct BatchIdentity<'a> {
     pub(super) app_id: &'a str,
     pub(super) lineage: Lineage,
-    pub(super) kind: AskedKind,
+    pub(super) kind: RunKind,
     pub(super) run_id: RunId,
     pub(super) committed_at: DateTime<Utc>,
 }
 
-impl BatchKey<'_> {
+impl BatchIdentity<'_> {
     /// Returns a metrics row without counts, for a batch whose rows were read at `started_at`.
     pub(super) fn empty(
         &self,
@@ -193,7 +193,11 @@ impl BatchKey<'_> {
 /// Returns the metrics of a batch by step and provider, without the loads of providers. Outcomes that a retry left
 /// unchanged are not counted.
 #[must_use]
-pub fn of_batch(batch: &BatchKey<'_>, filled: &FilledBatch, steps: &[Arc<str>]) -> Vec<MetricsRow> {
+pub fn metrics_of_batch(
+    batch: &BatchIdentity<'_>,
+    filled: &FilledBatch,
+    steps: &[Arc<str>],
+) -> Vec<MetricsRow> {
     let mut all = Vec::new();
     for (step, outcomes) in steps.iter().zip(&filled.outcomes) {
         let mut groups: BTreeMap<Option<&str>, (MetricsRow, Vec<u64>, bool)> = BTreeMap::new();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::data::{PageSubject, ProviderLabel, Report, Sample};
 use crate::ident::{BatchId, Lineage, RunId, Tokens};
-use crate::metrics::{AskedKind, LatencyQuantiles, Load, MetricsRow, WAITS};
+use crate::metrics::{LatencyQuantiles, Load, MetricsRow, RunKind, WAITS};
 
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -39,7 +39,7 @@ pub(crate) fn metrics_row(batch: u64, step: &str, provider: &str) -> MetricsRow 
     MetricsRow {
         app_id: "tickets".into(),
         lineage: Lineage::random(),
-        kind: AskedKind::Run,
+        kind: RunKind::Run,
         run_id: run("019ce1f0-6a3b-7c41-9d52-1f0f6a3b7c41"),
         batch_id: BatchId::new(batch),
         step: step.to_owned(),
@@ -155,14 +155,14 @@ fn realistic_row(batch: u32, step: &str, provider: &str, chance: f64) -> Option<
     let of = |value: u64, factor: f64| number(f64::from(u32::try_from(value).unwrap()) * factor);
     let base = metrics_row(u64::from(batch), step, provider);
     let (kind, id, gap) = match batch {
-        ..140 => (AskedKind::Run, "019ce1f0-6a3b-7c41-9d52-1f0f6a3b7c41", 0),
-        140..192 => (AskedKind::Run, "019ce5a2-11f0-7d0e-8b11-7a2c55aa90e4", 19),
-        _ => (AskedKind::Retry, "019ceb77-9c4d-7a55-b3f2-0c9d1be7f6a2", 47),
+        ..140 => (RunKind::Run, "019ce1f0-6a3b-7c41-9d52-1f0f6a3b7c41", 0),
+        140..192 => (RunKind::Run, "019ce5a2-11f0-7d0e-8b11-7a2c55aa90e4", 19),
+        _ => (RunKind::Retry, "019ceb77-9c4d-7a55-b3f2-0c9d1be7f6a2", 47),
     };
     let length = 34.0 * slow * (0.8 + 0.4 * noise(u64::from(batch)));
     let started_at = begin() + TimeDelta::hours(gap) + TimeDelta::seconds(i64::from(batch) * 40);
     let errors = if is_outage { number(22.0 * chance) } else { number(5.0 * chance * chance) };
-    let small = if kind == AskedKind::Retry { 0.1 } else { 1.0 };
+    let small = if kind == RunKind::Retry { 0.1 } else { 1.0 };
     let weight = part * small * (0.85 + 0.3 * chance);
     let classes = [("timeout", 0.5), ("server", 0.25), ("rate_limited", 0.15), ("bad_answer", 0.1)];
     let tokens = if step == "classify" { 1.0 } else { 2.4 };

@@ -4,7 +4,7 @@ use super::data::Report;
 use super::example;
 use super::render;
 use crate::ident::BatchId;
-use crate::metrics::{AskedKind, LatencyQuantiles, Load, MetricsRow};
+use crate::metrics::{LatencyQuantiles, Load, MetricsRow, RunKind};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
@@ -237,7 +237,7 @@ fn numbers_beyond_all_measure_draw_a_page() {
         cost: Some(0),
         started_at: chrono::DateTime::<chrono::Utc>::MIN_UTC,
         committed_at: chrono::DateTime::<chrono::Utc>::MAX_UTC,
-        kind: AskedKind::Retry,
+        kind: RunKind::Retry,
         ..row.clone()
     };
     page(&example::report(vec![row.clone(), row.clone()], Vec::new()));

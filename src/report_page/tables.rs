@@ -12,7 +12,7 @@ use super::format::{self, PageText};
 use super::timeline::{Timeline, highest};
 use super::work::{Mixture, PageBatch, Work};
 use crate::ident::RunId;
-use crate::metrics::{AskedKind, MetricsRow};
+use crate::metrics::{MetricsRow, RunKind};
 
 /// One figure with its name and a line of explanation.
 #[derive(Clone, Debug, Serialize)]
@@ -25,7 +25,7 @@ pub(super) struct Tile {
 /// Returns the tiles with the figures of all runs together.
 pub(super) fn tiles(work: &Work<'_>) -> Vec<Tile> {
     let of = |kind| work.batches.iter().filter(move |batch| batch.kind == kind);
-    let (rows, again) = (charts::rows(of(AskedKind::Run)), charts::rows(of(AskedKind::Retry)));
+    let (rows, again) = (charts::rows(of(RunKind::Run)), charts::rows(of(RunKind::Retry)));
     vec![
         rows_tile(work, rows, again),
         errors_tile(work),
@@ -120,7 +120,7 @@ struct Run<'a> {
 
 /// Returns the table of runs, the latest first.
 pub(super) fn runs_table(work: &Work<'_>) -> PageTable {
-    let mut runs: HashMap<(AskedKind, RunId), Run<'_>> = HashMap::new();
+    let mut runs: HashMap<(RunKind, RunId), Run<'_>> = HashMap::new();
     for batch in &work.batches {
         runs.entry((batch.kind, batch.run_id)).or_default().batches.push(batch);
     }
@@ -143,7 +143,7 @@ pub(super) fn runs_table(work: &Work<'_>) -> PageTable {
     PageTable { id: "runs", heading: "Runs", note, columns: RUN_COLUMNS.to_vec(), rows: rows.collect() }
 }
 
-fn run_cells(kind: AskedKind, id: RunId, Run { batches, metrics: rows }: &Run<'_>) -> Vec<String> {
+fn run_cells(kind: RunKind, id: RunId, Run { batches, metrics: rows }: &Run<'_>) -> Vec<String> {
     let sum =
         |figure: fn(&MetricsRow) -> u64| rows.iter().map(|row| figure(row)).fold(0, u64::saturating_add);
     let timeline = Timeline::of(batches.iter().map(|batch| batch.span()));
@@ -153,8 +153,8 @@ fn run_cells(kind: AskedKind, id: RunId, Run { batches, metrics: rows }: &Run<'_
     vec![
         begun.unwrap_or_default(),
         match kind {
-            AskedKind::Run => "run".to_owned(),
-            AskedKind::Retry => "retry".to_owned(),
+            RunKind::Run => "run".to_owned(),
+            RunKind::Retry => "retry".to_owned(),
         },
         format::seconds(busy),
         format::count(u64::try_from(batches.len()).unwrap_or(u64::MAX)),

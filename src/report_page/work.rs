@@ -12,7 +12,7 @@ use super::format;
 use super::palette::Hue;
 use super::timeline::{Buckets, Timeline};
 use crate::ident::{BatchId, RunId};
-use crate::metrics::{AskedKind, MetricsRow};
+use crate::metrics::{MetricsRow, RunKind};
 
 /// Metrics, prepared for the charts.
 #[derive(Clone, Debug)]
@@ -52,7 +52,7 @@ type RowsOfSteps<'a> = BTreeMap<&'a str, u64>;
 /// One batch, over all its steps and providers.
 #[derive(Clone, Debug)]
 pub(super) struct PageBatch {
-    pub(super) kind: AskedKind,
+    pub(super) kind: RunKind,
     /// Id of the run or retry that made the batch.
     pub(super) run_id: RunId,
     pub(super) started_at: DateTime<Utc>,
@@ -64,7 +64,7 @@ pub(super) struct PageBatch {
 impl PageBatch {
     /// Returns the batches of these rows of metrics, ordered by start.
     pub(super) fn all(metrics: &[MetricsRow]) -> Vec<PageBatch> {
-        let mut batches: HashMap<(AskedKind, RunId, BatchId), (PageBatch, RowsOfSteps<'_>)> = HashMap::new();
+        let mut batches: HashMap<(RunKind, RunId, BatchId), (PageBatch, RowsOfSteps<'_>)> = HashMap::new();
         for row in metrics {
             let (batch, steps) = batches.entry((row.kind, row.run_id, row.batch_id)).or_insert_with(|| {
                 let (started_at, committed_at) = (row.started_at, row.committed_at);

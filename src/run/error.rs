@@ -81,7 +81,7 @@ pub enum RunError {
     /// The target has the source's rows under another `app_id`, and the user has not confirmed that they may be added
     /// again.
     #[error("{what}")]
-    Doubled {
+    DuplicateRows {
         /// The number of these rows and their `app_id`, as a sentence.
         what: String,
     },
@@ -172,7 +172,7 @@ impl RunError {
                 "bring the table back to its newest version, or start over with another target or app_id",
             ),
             RunError::Mismatch { hint, .. } => Some(hint),
-            RunError::Doubled { .. } => {
+            RunError::DuplicateRows { .. } => {
                 Some("take that app_id to go on there; say --yes if the rows are meant to be there twice")
             }
             RunError::Cache(error) => error.hint(),
@@ -235,34 +235,34 @@ impl RunError {
     /// Returns the kind of the error.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
-        let usage_if = |is_usage: bool| if is_usage { ErrorKind::Usage } else { ErrorKind::Trouble };
+        let usage_if = |is_usage: bool| if is_usage { ErrorKind::Usage } else { ErrorKind::Environment };
         match self {
             RunError::Source(error) => usage_if(error.is_usage()),
             RunError::Target(error) => usage_if(error.is_usage()),
             RunError::Failed(error) => usage_if(error.is_usage()),
             RunError::Metrics(error) => match error {
                 MetricsError::Mismatch { .. } => ErrorKind::Usage,
-                MetricsError::Table(_) | MetricsError::Store(_) => ErrorKind::Trouble,
+                MetricsError::Table(_) | MetricsError::Store(_) => ErrorKind::Environment,
             },
             RunError::Prompt(_)
             | RunError::When { .. }
             | RunError::Refused { .. }
             | RunError::Mismatch { .. }
-            | RunError::Doubled { .. }
+            | RunError::DuplicateRows { .. }
             | RunError::Endpoint(_) => ErrorKind::Usage,
             RunError::Lock(error) => match error {
                 LockError::Held { .. } => ErrorKind::Running,
-                LockError::Store(_) => ErrorKind::Trouble,
+                LockError::Store(_) => ErrorKind::Environment,
             },
             RunError::Lease(error) => match error {
                 LeaseError::Lost { .. } => ErrorKind::Running,
-                LeaseError::RunOut { .. } => ErrorKind::Trouble,
+                LeaseError::RunOut { .. } => ErrorKind::Environment,
             },
             RunError::Checkpoint(error) => match error {
                 CheckpointError::Changed { .. } => ErrorKind::Running,
                 CheckpointError::Store(_)
                 | CheckpointError::Damaged { .. }
-                | CheckpointError::Version { .. } => ErrorKind::Trouble,
+                | CheckpointError::Version { .. } => ErrorKind::Environment,
             },
             RunError::Provider { .. } => ErrorKind::Provider,
             RunError::Paused(_) => ErrorKind::Paused,
@@ -272,7 +272,7 @@ impl RunError {
             | RunError::Journal(_)
             | RunError::Spending(_)
             | RunError::Store(_)
-            | RunError::Cache(_) => ErrorKind::Trouble,
+            | RunError::Cache(_) => ErrorKind::Environment,
             RunError::Task(_) => ErrorKind::Internal,
         }
     }
@@ -286,7 +286,7 @@ pub enum ErrorKind {
     /// A task of this program panicked or failed unexpectedly.
     Internal,
     /// An operation of a disk, a store or a table failed.
-    Trouble,
+    Environment,
     /// Another run holds the job.
     Running,
     /// A provider refuses requests or does not answer.

@@ -7,7 +7,7 @@ use crate::checkpoint::PlannedBatch;
 use crate::enricher::LoadedBatch;
 use crate::event::{Event, Voice};
 use crate::ident::{BatchId, Lineage};
-use crate::metrics::{Keeper, MetricsError};
+use crate::metrics::{MetricsError, MetricsWriter};
 use crate::rows::{ConstraintErrors, FilledBatch};
 use crate::sink::{Committed, RetryCommit, Sink};
 
@@ -130,23 +130,23 @@ impl Drain for RetryCommit {
 #[derive(Debug)]
 pub(crate) struct Metered<D> {
     inner: D,
-    keeper: Option<Keeper>,
+    writer: Option<MetricsWriter>,
     voice: Voice,
     /// Whether it was told that the table of figures cannot be written.
-    is_told: bool,
+    has_reported: bool,
 }
 
 impl<D> Metered<D> {
-    pub(crate) fn new(inner: D, keeper: Option<Keeper>, voice: Voice) -> Self {
-        Metered { inner, keeper, voice, is_told: false }
+    pub(crate) fn new(inner: D, writer: Option<MetricsWriter>, voice: Voice) -> Self {
+        Metered { inner, writer, voice, has_reported: false }
     }
 
     /// Figures wait for their table to be writable again: the data does not.
     fn passed(&mut self, kept: Result<(), MetricsError>) {
         if let Err(error) = kept
-            && !self.is_told
+            && !self.has_reported
         {
-            self.is_told = true;
+            self.has_reported = true;
             self.voice.say(&Event::Notice(&figures_wait(&error)));
         }
     }
@@ -166,22 +166,22 @@ impl<D: Drain + Sync> Drain for Metered<D> {
     }
 
     async fn commit(&mut self, batch: &FilledBatch, lineage: Lineage) -> Result<Option<Delivery>, RunError> {
-        if let Some(keeper) = &mut self.keeper {
-            keeper.note(batch).await?;
+        if let Some(writer) = &mut self.writer {
+            writer.note(batch).await?;
         }
         let committed = self.inner.commit(batch, lineage).await?;
-        if let Some(keeper) = &mut self.keeper
+        if let Some(writer) = &mut self.writer
             && committed.is_some()
         {
-            let kept = keeper.committed().await;
+            let kept = writer.committed().await;
             self.passed(kept);
         }
         Ok(committed)
     }
 
     async fn close(&mut self) -> Result<(), RunError> {
-        if let Some(keeper) = &mut self.keeper {
-            let kept = keeper.flush().await;
+        if let Some(writer) = &mut self.writer {
+            let kept = writer.flush().await;
             self.passed(kept);
         }
         Ok(())

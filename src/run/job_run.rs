@@ -14,11 +14,11 @@ use super::history::History;
 use super::options::{Begin, RunOptions, StopRequest, unless_stopped};
 use super::pause;
 use super::prepared_job::PreparedJob;
-use super::reading::Reading;
-use super::recover::{Recoverer, belongs};
+use super::reading::SourceFeed;
+use super::recover::{Recoverer, check_belongs};
 use super::running::Running;
 use super::session::{Scope, Session};
-use super::writable::can_append;
+use super::writable::check_appendable;
 use crate::checkpoint::{CheckpointFile, LastRun, PlannedBatch, Position};
 use crate::clock;
 use crate::config::Job;
@@ -35,7 +35,7 @@ use crate::wording::counted;
 /// Everything that a run goes on with.
 struct Started {
     enricher: Enricher,
-    reading: Reading,
+    reading: SourceFeed,
     drain: Metered<Sink>,
     lineage: Lineage,
     copier: Option<Copier>,
@@ -61,10 +61,10 @@ pub async fn run(
             let source = Source::open(&job.source).await?;
             let prepared = PreparedJob::new(job, source.schema(), simulator)?;
             if is_delta_table(&job.target.location).await? {
-                can_append(&job.target.location)?;
+                check_appendable(&job.target.location)?;
             } else {
                 Sink::can_create(&job.target.location).await?;
-                may_be_made(job, &source, options.begin).await?;
+                check_creatable(job, &source, options.begin).await?;
             }
             Ok((source, prepared, Session::open(job, Scope::Run, RunId::random()).await?))
         }),
@@ -127,7 +127,7 @@ async fn start(
     for step in prepared.enricher.steps.iter_mut().filter(|step| step.gives_vectors()) {
         step.hold_length(sink.vector_length(&step.spec.output).await?)?;
     }
-    let (keeper, voice) = session.metrics_with_left_behind(run, checkpoint.lineage, voice, &sink).await?;
+    let (writer, voice) = session.metrics_with_left_behind(run, checkpoint.lineage, voice, &sink).await?;
     let voice = &voice;
     let constraints = sink.constraints()?;
     let max_rows = options.max_rows;
@@ -171,7 +171,7 @@ async fn start(
     let rows_left = max_rows.map(|most| most.saturating_sub(resumed));
     let planner = Planner::new(source, job.batch, checkpoint.position.clone(), rows_left);
     let planner = planner.with_missing(missing);
-    let reading = Reading {
+    let reading = SourceFeed {
         planner,
         reader,
         file,
@@ -182,7 +182,7 @@ async fn start(
         cause: pause::Cause::of(job),
         voice: voice.clone(),
     };
-    Ok(Started { enricher, reading, drain: Metered::new(sink, keeper, voice.clone()), lineage, copier })
+    Ok(Started { enricher, reading, drain: Metered::new(sink, writer, voice.clone()), lineage, copier })
 }
 
 /// The rows that were read and that neither the target has nor a batch that is open.
@@ -223,7 +223,7 @@ async fn missing(
 }
 
 /// Whether a run may make the target, which is not there.
-pub(crate) async fn may_be_made(job: &Job, source: &Source, begin: Begin) -> Result<(), RunError> {
+pub(crate) async fn check_creatable(job: &Job, source: &Source, begin: Begin) -> Result<(), RunError> {
     let target = &job.target.location;
     if job.target.must_exist {
         return Err(RunError::Mismatch {
@@ -238,7 +238,7 @@ pub(crate) async fn may_be_made(job: &Job, source: &Source, begin: Begin) -> Res
     let told = match file.load::<Position>().await? {
         // It is saved when the table is there.
         Some(checkpoint) => {
-            belongs(job, source, &file, &checkpoint)?;
+            check_belongs(job, source, &file, &checkpoint)?;
             // Batches that are planned and not committed are in no table yet.
             let batches = checkpoint.next_batch.get() - checkpoint.planned.len() as u64;
             format!("the checkpoint {} says that it held {}", file.at(), counted(batches, "batch"))

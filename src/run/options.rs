@@ -28,7 +28,7 @@ pub struct RunOptions {
 pub enum Begin {
     /// Where the last run ended.
     #[default]
-    GoOn,
+    Continue,
     /// Where the last run ended, even if the job is paused.
     Unpaused,
     /// Where the last run ended, after earlier rows that the target lacks.

@@ -14,13 +14,13 @@ use tokio::sync::watch;
 use super::end::End;
 use super::error::RunError;
 use super::feed::{Delivery, Drain, Feed};
-use super::job_run::may_be_made;
+use super::job_run::check_creatable;
 use super::options::{Begin, RunOptions, StopRequest};
 use super::prepared_job::PreparedJob;
 use super::recover::Recoverer;
 use super::running::Running;
 use super::session::Session;
-use super::writable::can_append;
+use super::writable::check_appendable;
 use crate::checkpoint::{CheckpointFile, FileRange, PlannedBatch, Position};
 use crate::config::Job;
 use crate::decode::Content;
@@ -86,7 +86,7 @@ pub(crate) struct Answered {
 }
 
 /// Holds what a pilot will ask against the target, as a run does before its first call.
-pub(crate) async fn may_ask(
+pub(crate) async fn check_target(
     session: &Session<'_>,
     prepared: &mut PreparedJob,
     source: &mut Source,
@@ -94,9 +94,9 @@ pub(crate) async fn may_ask(
     let job = session.job();
     if !is_delta_table(&job.target.location).await? {
         Sink::can_create(&job.target.location).await?;
-        return may_be_made(job, source, Begin::GoOn).await;
+        return check_creatable(job, source, Begin::Continue).await;
     }
-    can_append(&job.target.location)?;
+    check_appendable(&job.target.location)?;
     let mut sink =
         Sink::open(job, &prepared.columns, source.id(), &source.columns_left_out(), RunId::random()).await?;
     sink.constraints()?;
@@ -142,7 +142,7 @@ pub(crate) async fn ask(
         grace: GRACE,
         max_rows: None,
         max_duration: None,
-        begin: Begin::GoOn,
+        begin: Begin::Continue,
         confirmed: true,
         keep_paid: true,
     };

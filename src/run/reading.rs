@@ -21,7 +21,7 @@ use tokio::sync::watch;
 
 /// The planner, the reader and the checkpoint of a run, used by one task at a time.
 #[derive(Debug)]
-pub(crate) struct Reading {
+pub(crate) struct SourceFeed {
     pub(crate) planner: Planner,
     pub(crate) reader: RowReader,
     pub(crate) file: CheckpointFile,
@@ -35,10 +35,10 @@ pub(crate) struct Reading {
     pub(crate) voice: Voice,
 }
 
-impl Feed for Reading {
+impl Feed for SourceFeed {
     async fn plan(&mut self, done: Option<BatchId>) -> Result<Option<LoadedBatch>, RunError> {
         let Some(plan) = self.planner.next(self.checkpoint.next_batch).await? else {
-            self.note_end().await?;
+            self.save_end_position().await?;
             for path in self.planner.source().unfinished() {
                 let text = format!(
                     "{path} is no whole Parquet file (cut off, or still being written?): it is left for the next run"
@@ -120,10 +120,10 @@ impl Feed for Reading {
     }
 }
 
-impl Reading {
+impl SourceFeed {
     /// Moves the position for good past what has no rows: files in which no row meets the condition, and versions of a
     /// table, whose log may be cleaned at any time.
-    async fn note_end(&mut self) -> Result<(), RunError> {
+    async fn save_end_position(&mut self) -> Result<(), RunError> {
         let is_limited = self.planner.rows_left() == Some(0);
         let end = self.planner.source().end().filter(|_| !is_limited);
         let position = end.unwrap_or_else(|| self.planner.position().clone());

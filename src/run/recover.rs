@@ -41,7 +41,7 @@ impl Recoverer<'_> {
     pub(crate) async fn run(&mut self) -> Result<(Checkpoint, Vec<PlannedBatch>), RunError> {
         let mut checkpoint: Checkpoint = match self.file.load().await? {
             Some(checkpoint) => {
-                self.belongs(&checkpoint)?;
+                self.check_belongs(&checkpoint)?;
                 checkpoint
             }
             None => self.rebuild(None).await?,
@@ -149,7 +149,7 @@ impl Recoverer<'_> {
                 .map(|version| TargetRestore { version, is_refilled: true }),
             paused: None,
         };
-        self.sink.may_clear().await?;
+        self.sink.check_clearable().await?;
         self.file.look().await?;
         self.file.save(&checkpoint).await?;
         self.clear(&mut checkpoint).await
@@ -212,17 +212,17 @@ impl Recoverer<'_> {
     pub(crate) async fn look(&mut self) -> Result<String, RunError> {
         let Some(checkpoint) = self.file.load().await? else {
             return Ok(match self.sink.progress().await? {
-                Progress::None => match self.doubled().await? {
-                    Some(what) => return Err(RunError::Doubled { what }),
+                Progress::None => match self.rows_under_other_app_id().await? {
+                    Some(what) => return Err(RunError::DuplicateRows { what }),
                     None => "none yet; the run makes it".to_owned(),
                 },
-                Progress::Txn { .. } if !self.sink.has_row_keys() => return Err(self.lost()),
+                Progress::Txn { .. } if !self.sink.has_row_keys() => return Err(self.lost_position_error()),
                 _ => "none; the run rebuilds it from the target".to_owned(),
             });
         };
-        self.belongs(&checkpoint)?;
+        self.check_belongs(&checkpoint)?;
         if checkpoint.clears_target {
-            self.sink.may_clear().await?;
+            self.sink.check_clearable().await?;
             return Ok("a restart was cut short; the run empties the target and starts over".to_owned());
         }
         match recover(&checkpoint, self.committed(&checkpoint).await?) {
@@ -234,7 +234,7 @@ impl Recoverer<'_> {
                 })
             }
             Ok(Recovery::Behind { .. }) => match self.sink.progress().await? {
-                Progress::Txn { .. } if !self.sink.has_row_keys() => Err(self.lost()),
+                Progress::Txn { .. } if !self.sink.has_row_keys() => Err(self.lost_position_error()),
                 _ => Ok("older than the target; the run takes its position from there".to_owned()),
             },
             Err(refusal) => Err(RunError::Refused { refusal, checkpoint: self.file.at() }),
@@ -247,8 +247,8 @@ impl Recoverer<'_> {
         Ok(committed)
     }
 
-    fn belongs(&self, checkpoint: &Checkpoint) -> Result<(), RunError> {
-        belongs(self.job, self.source, self.file, checkpoint)?;
+    fn check_belongs(&self, checkpoint: &Checkpoint) -> Result<(), RunError> {
+        check_belongs(self.job, self.source, self.file, checkpoint)?;
         let path = self.file.at();
         if checkpoint.target_id != self.sink.table_id()? {
             return Err(RunError::Mismatch {
@@ -284,8 +284,8 @@ impl Recoverer<'_> {
         };
         let (batch, position) = match self.sink.progress().await? {
             Progress::None => {
-                if let Some(what) = self.doubled().await?.filter(|_| !self.confirmed) {
-                    return Err(RunError::Doubled { what });
+                if let Some(what) = self.rows_under_other_app_id().await?.filter(|_| !self.confirmed) {
+                    return Err(RunError::DuplicateRows { what });
                 }
                 let rows = self.sink.rows().await?;
                 if rows > 0 {
@@ -331,7 +331,7 @@ impl Recoverer<'_> {
 
     /// Describes the rows of this source that the target has under another `app_id`; `None` if there are none. The
     /// source is known from the other job's newest commit, or else from the files in the rows' keys.
-    async fn doubled(&self) -> Result<Option<String>, RunError> {
+    async fn rows_under_other_app_id(&self) -> Result<Option<String>, RunError> {
         for others in self.sink.rows_of_others().await? {
             let ForeignRows { app_id, rows, files } = others;
             let is_same = match self.sink.progress_of(&app_id).await? {
@@ -371,16 +371,16 @@ impl Recoverer<'_> {
                 hint: "enrich run --refill sends every row of the source that is not in the target",
             });
         }
-        let held = self.sink.held_files().await?.ok_or_else(|| self.lost())?;
+        let held = self.sink.held_files().await?.ok_or_else(|| self.lost_position_error())?;
         Ok(self.source.position_after(&held).await?)
     }
 
     /// The error for a target that does not show which rows were read. Reading all of them could write some twice.
-    fn lost(&self) -> RunError {
+    fn lost_position_error(&self) -> RunError {
         RunError::Mismatch {
             what: format!(
                 "the target {} holds batches of the app_id {:?}, and nothing says any more which rows of the source \
-                 are in it: the checkpoint is lost or too old, the newest commit is no longer in the log, and rows \
+                 are in it: the checkpoint is lost_position_error or too old, the newest commit is no longer in the log, and rows \
                  have no keys (target.metadata is off)",
                 self.job.target.location, self.job.app_id
             ),
@@ -395,7 +395,7 @@ impl Recoverer<'_> {
 }
 
 /// Checks that a checkpoint belongs to a job and its source.
-pub(crate) fn belongs(
+pub(crate) fn check_belongs(
     job: &Job,
     source: &Source,
     file: &CheckpointFile,

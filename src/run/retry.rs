@@ -18,7 +18,7 @@ use super::prepared_job::PreparedJob;
 use super::run_budget::RunBudget;
 use super::running::Running;
 use super::session::{Scope, Session};
-use super::writable::can_append;
+use super::writable::check_appendable;
 use crate::checkpoint::{
     Checkpoint, CheckpointFile, FileRange, PlannedBatch, Position, Recovery, Retrying, Selection, SourceId,
     recover,
@@ -87,7 +87,7 @@ async fn start(
     voice: &Voice,
 ) -> Result<(RunId, Running<RetryFeed, Metered<RetryCommit>>), RunError> {
     let job = session.job();
-    can_append(&job.target.location)?;
+    check_appendable(&job.target.location)?;
     let columns = rows.source_columns();
     let file = CheckpointFile::in_folder(session.home());
 
@@ -112,7 +112,7 @@ async fn start(
     checkpoint.position = retrying.clone();
     file.save(&checkpoint).await?;
 
-    let (keeper, voice) =
+    let (writer, voice) =
         session.metrics_with_left_behind(run, checkpoint.lineage, voice, &retry_commit).await?;
     let voice = &voice;
     let resumed: u64 = outstanding.iter().map(PlannedBatch::rows).sum();
@@ -122,8 +122,8 @@ async fn start(
     let capacity = options
         .max_rows
         .map_or(usize::MAX, |most| usize::try_from(most.saturating_sub(resumed)).unwrap_or(usize::MAX));
-    let is_limited = failed.len() > capacity;
-    let queue = least_recently_asked(failed, capacity);
+    let has_more_rows = failed.len() > capacity;
+    let queue = least_recently_sent(failed, capacity);
     let rows = resumed + queue.len() as u64;
     voice.say(&Event::Outstanding { rows, most_asked: None });
     voice.say(&Event::Started { run });
@@ -135,20 +135,20 @@ async fn start(
         reader,
         queue,
         limits: job.batch,
-        is_limited,
+        has_more_rows,
         file,
         checkpoint,
         places: None,
         constraints: retry_commit.constraints(),
     };
-    let drain = Metered::new(retry_commit, keeper, voice.clone());
+    let drain = Metered::new(retry_commit, writer, voice.clone());
     let lease_guard = session.lease_guard();
     Ok((run, Running::new(enricher, feed, drain, lineage, lease_guard, copier, voice.clone())))
 }
 
 /// Returns at most `most` of the rows, in their order: those that were sent longest ago, so that successive retries
 /// reach every row.
-fn least_recently_asked(rows: Vec<FailedRow>, most: usize) -> VecDeque<FailedRow> {
+fn least_recently_sent(rows: Vec<FailedRow>, most: usize) -> VecDeque<FailedRow> {
     if rows.len() <= most {
         return rows.into();
     }
@@ -242,7 +242,7 @@ pub(crate) struct RetryFeed {
     queue: VecDeque<FailedRow>,
     limits: BatchLimits,
     /// Whether the selection has more rows than this retry covers.
-    is_limited: bool,
+    has_more_rows: bool,
     file: CheckpointFile,
     checkpoint: Checkpoint<Retrying>,
     /// The batch that was planned last and the files of the target that hold its rows, until it is read.
@@ -332,7 +332,7 @@ impl Feed for RetryFeed {
     }
 
     fn reaches_end(&self) -> bool {
-        !self.is_limited
+        !self.has_more_rows
     }
 
     fn covers_all(&self) -> bool {

@@ -38,7 +38,7 @@ pub(crate) struct SpentCopy {
 }
 
 #[derive(Serialize, Deserialize)]
-struct CountedSpending {
+struct SpentRecord {
     picodollars: u64,
     tokens: u64,
     requests: u64,
@@ -49,7 +49,7 @@ impl SpentCopy {
     pub(crate) async fn copy(&mut self) -> Result<(), RunError> {
         let spent = self.account.spent_here();
         if let Some(Spend { money, tokens, requests }) = spent.filter(|_| spent != self.copied) {
-            let counted = CountedSpending { picodollars: money.get(), tokens, requests };
+            let counted = SpentRecord { picodollars: money.get(), tokens, requests };
             let bytes = serde_json::to_vec(&counted).expect("numbers become JSON");
             self.objects.put(&self.name, Bytes::from(bytes)).await?;
             self.copied = spent;
@@ -63,12 +63,12 @@ impl SpentCopy {
         for name in objects.list().await? {
             let is_other = name.starts_with(COPY) && name != own;
             let Some(found) = (if is_other { objects.get(&name).await? } else { None }) else { continue };
-            let counted: CountedSpending =
+            let counted: SpentRecord =
                 serde_json::from_slice(&found.bytes).map_err(|_| RunError::Mismatch {
                     what: format!("{} is damaged: what the job has spent is unknown", objects.place(&name)),
                     hint: "remove it, and take what that machine spent, as the provider bills it, off the budget",
                 })?;
-            let CountedSpending { picodollars, tokens, requests } = counted;
+            let SpentRecord { picodollars, tokens, requests } = counted;
             spent = spent + Spend { money: Money::picodollars(picodollars), tokens, requests };
         }
         Ok(spent)
@@ -92,8 +92,8 @@ impl RunBudget {
             return work.await;
         }
         let folder = folder(&job.places.journal);
-        let purse = Exclusive::take(&folder, &home.join(FOLDER), &folder, job.places.lease, run).await?;
-        purse.during(work).await
+        let exclusive = Exclusive::take(&folder, &home.join(FOLDER), &folder, job.places.lease, run).await?;
+        exclusive.during(work).await
     }
 
     /// Opens the account of a job, to which the caller has exclusive access.
@@ -117,7 +117,7 @@ impl RunBudget {
 
     /// Checks that the budget leaves enough for a request.
     pub(crate) fn check(&self, job: &Job) -> Result<(), RunError> {
-        match self.account.reserve(least(job)) {
+        match self.account.reserve(smallest_worst_case(job)) {
             Err(BudgetRefusal::Spent(limit)) => Err(RunError::Budget(limit)),
             Ok(_) | Err(BudgetRefusal::Later) => Ok(()),
         }
@@ -139,7 +139,7 @@ impl RunBudget {
             return Ok(None);
         }
         let spent = found.unwrap_or_default();
-        let limit = BudgetLimit::broken(BudgetScope::Job, &allowance, spent, least(job));
+        let limit = BudgetLimit::broken(BudgetScope::Job, &allowance, spent, smallest_worst_case(job));
         Ok(Some(Spent {
             cost_usd: spent.money.dollars(),
             tokens: spent.tokens,
@@ -203,7 +203,7 @@ impl fmt::Display for Spent {
 }
 
 /// Returns the smallest worst case of a job's requests, separately for money, tokens and requests.
-fn least(job: &Job) -> Spend {
+fn smallest_worst_case(job: &Job) -> Spend {
     let requests = job.steps.iter().flat_map(|step| {
         let providers = step.all_providers().map(|provider| &job.providers[provider]);
         providers.map(|provider| worst_case(provider.prices.as_ref(), 1, 0, step.params.max_tokens))

@@ -12,7 +12,7 @@ use super::error::RunError;
 use super::exclusive::{Exclusive, LeaseGuard, home};
 use super::feed::{CommitLog, figures_wait};
 use super::run_budget::RunBudget;
-use super::writable::can_write;
+use super::writable::check_writable;
 use crate::cache::{CacheLimits, Store};
 use crate::checkpoint::{Checkpoint, MachineId, PlannedBatch};
 use crate::config::Job;
@@ -21,7 +21,7 @@ use crate::event::{Event, Voice};
 use crate::ident::{BatchId, Lineage, RunId};
 use crate::journal::{self, Copies, JournalFolder, JournalHeader, Restored, StrayAnswers};
 use crate::ledger::{Ledger, Window};
-use crate::metrics::{AskedKind, Counters, FiguresOwner, Keeper, ProviderOfStep};
+use crate::metrics::{Counters, MetricsOwner, MetricsWriter, ProviderOfStep, RunKind};
 use crate::store::{self, Folder};
 use crate::wording::counted;
 
@@ -160,16 +160,16 @@ impl<'a> Session<'a> {
         run: RunId,
         lineage: Lineage,
         voice: &Voice,
-    ) -> Result<(Option<Keeper>, Voice), RunError> {
+    ) -> Result<(Option<MetricsWriter>, Voice), RunError> {
         let Some(at) = &self.job.metrics else { return Ok((None, voice.clone())) };
-        if let Some(Err(error)) = at.path().map(can_write) {
+        if let Some(Err(error)) = at.path().map(check_writable) {
             voice.say(&Event::Notice(&figures_wait(&error.into())));
         }
         let names = self.job.providers.iter().map(|provider| provider.name.clone());
         let counters = Counters::open(&self.folders.state, names)?;
         let owner = self.figures_owner(run, lineage);
-        let keeper = Keeper::open(at, self.folders.home.clone(), owner, counters.clone()).await?;
-        Ok((Some(keeper), voice.clone().and(Box::new(counters))))
+        let writer = MetricsWriter::open(at, self.folders.home.clone(), owner, counters.clone()).await?;
+        Ok((Some(writer), voice.clone().and(Box::new(counters))))
     }
 
     /// As [`Session::metrics`], and writes the figures that earlier sessions left behind to their table.
@@ -182,18 +182,18 @@ impl<'a> Session<'a> {
         lineage: Lineage,
         voice: &Voice,
         target: &impl CommitLog,
-    ) -> Result<(Option<Keeper>, Voice), RunError> {
-        let (mut keeper, voice) = self.metrics(run, lineage, voice).await?;
-        if let Some(keeper) = &mut keeper {
+    ) -> Result<(Option<MetricsWriter>, Voice), RunError> {
+        let (mut writer, voice) = self.metrics(run, lineage, voice).await?;
+        if let Some(writer) = &mut writer {
             let mut newest = BTreeMap::new();
-            for lineage in keeper.left_behind() {
+            for lineage in writer.left_behind_lineages() {
                 newest.insert(lineage, target.newest_of(lineage).await?);
             }
-            if let Err(error) = keeper.bring_in(&newest).await {
+            if let Err(error) = writer.append_left_behind(&newest).await {
                 voice.say(&Event::Notice(&figures_wait(&error)));
             }
         }
-        Ok((keeper, voice))
+        Ok((writer, voice))
     }
 
     /// Opens the journals of a lineage and starts the enricher of its rows. Returns what copies the journals, too, where
@@ -267,17 +267,17 @@ impl<'a> Session<'a> {
     }
 
     /// Whose figures this session keeps.
-    fn figures_owner(&self, run_id: RunId, lineage: Lineage) -> FiguresOwner {
+    fn figures_owner(&self, run_id: RunId, lineage: Lineage) -> MetricsOwner {
         let job = self.job;
         let first_step = |at: usize| {
             let step = job.steps.iter().find(|step| step.all_providers().any(|own| own == at))?;
             Some(ProviderOfStep { provider: job.providers[at].name.clone(), step: step.output.clone() })
         };
-        FiguresOwner {
+        MetricsOwner {
             app_id: job.app_id.clone(),
             kind: match self.scope {
-                Scope::Run => AskedKind::Run,
-                Scope::Retry => AskedKind::Retry,
+                Scope::Run => RunKind::Run,
+                Scope::Retry => RunKind::Retry,
             },
             run_id,
             lineage,

@@ -6,13 +6,13 @@ use super::error::RunError;
 use crate::store::{self, Location, StoreError};
 
 /// Checks that a folder, or its nearest ancestor that exists, can be written.
-pub(crate) fn can_write(folder: &Path) -> Result<(), StoreError> {
+pub(crate) fn check_writable(folder: &Path) -> Result<(), StoreError> {
     let there = folder.ancestors().find(|folder| folder.exists()).unwrap_or(folder);
     store::probe(there)
 }
 
 /// Checks that files can be created in an existing table and in its log. A table in an object store is not checked.
-pub(crate) fn can_append(table: &Location) -> Result<(), RunError> {
+pub(crate) fn check_appendable(table: &Location) -> Result<(), RunError> {
     let Some(path) = table.path() else { return Ok(()) };
     store::probe(path)?;
     Ok(store::probe(&path.join("_delta_log"))?)

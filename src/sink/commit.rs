@@ -361,7 +361,7 @@ impl Sink {
     ///
     /// # Errors
     /// When the table is append-only, holds rows of other jobs or rows of unknown origin, or cannot be read.
-    pub async fn may_clear(&self) -> Result<(), TargetError> {
+    pub async fn check_clearable(&self) -> Result<(), TargetError> {
         let table = Table::open(&self.at).await?;
         if table.is_append_only()? {
             return Err(TargetError::AppendOnly { at: self.at.clone() });
@@ -382,13 +382,13 @@ impl Sink {
     /// Removes every row of the target. The table and its `txn` actions stay.
     ///
     /// # Errors
-    /// As [`Sink::may_clear`], and when the table cannot be written.
+    /// As [`Sink::check_clearable`], and when the table cannot be written.
     pub async fn clear(&self) -> Result<(), TargetError> {
         let info = json!({ "app_id": self.app_id, "run_id": self.run });
         let info = Map::from_iter([(RESTART.to_owned(), info)]);
         let mut tries = 0;
         loop {
-            self.may_clear().await?;
+            self.check_clearable().await?;
             let mut table = Table::open(&self.at).await?;
             self.pass("delta-commit", Side::Before)?;
             let cleared = table.clear(info.clone()).await;

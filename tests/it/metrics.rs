@@ -1,15 +1,20 @@
 //! The figures of batches add up: to the target row by row, and to what the server counted, whatever was killed.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use arrow::array::ArrayRef;
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, FieldRef};
+use arrow::record_batch::RecordBatch;
 use enrich::config::{FaultSpec, LimitSpec, LimitWindow, SimulatorSpec, Span};
 use enrich::ident::Tokens;
-use enrich::metrics::{AskedKind, MetricsRow};
-use enrich::table::Table;
+use enrich::metrics::{MetricsRow, RunKind};
+use enrich::table::{Table, TableError};
 
 use crate::support::{Setup, World, append_delta, dear, fault, figures, rows, rows_of};
 
@@ -159,7 +164,7 @@ async fn without_a_kill_figures_are_what_the_server_counted_to_the_picodollar() 
     for row in all.iter().filter(|row| row.answers > 0) {
         let latency = row.latency.unwrap();
         assert!(latency.p50 <= latency.p90 && latency.p90 <= latency.p99 && latency.p99 <= latency.max);
-        assert!(row.started_at <= row.committed_at && row.kind == AskedKind::Run, "{row:?}");
+        assert!(row.started_at <= row.committed_at && row.kind == RunKind::Run, "{row:?}");
     }
 
     // Whoever reads Delta reads them, and a retry has rows of its own.
@@ -172,7 +177,7 @@ async fn without_a_kill_figures_are_what_the_server_counted_to_the_picodollar() 
     assert_eq!(told[1], ["verdict", "60", &refused, &refused]);
     world.on_job("retry", &[]).await.assert_status(0);
     let after = figures(&world).await;
-    let again: Vec<MetricsRow> = after.iter().filter(|row| row.kind == AskedKind::Retry).cloned().collect();
+    let again: Vec<MetricsRow> = after.iter().filter(|row| row.kind == RunKind::Retry).cloned().collect();
     assert_eq!(sum(&again, |row| row.rows).to_string(), refused, "{again:?}");
     assert_eq!(after.len() - again.len(), all.len());
 }
@@ -201,6 +206,44 @@ async fn who_wants_no_figures_has_none_and_a_place_that_holds_something_else_is_
     assert_eq!(world.simulator.counts().answered, 40, "nothing was asked in between");
     world.run(&["--set", "metrics.path=figures"]).await.assert_status(0);
     assert_eq!(Table::open(&world.path("figures")).await.unwrap().version(), 1);
+}
+
+/// Rows of a query in types that a Delta table takes.
+fn with_plain_texts(rows: &RecordBatch) -> RecordBatch {
+    let plain = |(field, column): (&FieldRef, &ArrayRef)| {
+        let is_view = *field.data_type() == DataType::Utf8View;
+        let to = if is_view { DataType::Utf8 } else { field.data_type().clone() };
+        (field.name().clone(), cast(column, &to).unwrap(), true)
+    };
+    let schema = rows.schema();
+    let columns = schema.fields().iter().zip(rows.columns()).map(plain);
+    RecordBatch::try_from_iter_with_nullable(columns).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_of_an_earlier_version_gets_the_columns_that_it_lacks() {
+    let world = World::of(Setup { rows: 20, ..Setup::of_two_steps() }).await;
+    world.run(&[]).await.assert_status(0);
+    // The table as a version had made it that counted no refusals.
+    let (path, whole) = (world.path("target_metrics"), world.path("whole"));
+    fs::rename(&path, &whole).unwrap();
+    let mut old = Vec::new();
+    let sql = "SELECT * EXCEPT (throttled) FROM target";
+    let table = Table::open(&whole).await.unwrap();
+    let keep = |rows| {
+        old.push(rows);
+        Ok::<(), TableError>(())
+    };
+    table.query(sql, keep).await.unwrap();
+    assert_eq!(old.len(), 1);
+    append_delta(&path, &with_plain_texts(&old[0])).await;
+    append_delta(&world.path("source"), &rows(20..30)).await;
+    world.run(&[]).await.assert_status(0).assert_says("10 rows written");
+    let all = figures(&world).await;
+    assert_eq!(sum(&all, |row| row.rows), 60, "two steps of thirty rows");
+    let told = "SELECT count(*), count(throttled) FROM target";
+    assert_eq!(rows_of(&path, told).await, [["6", "2"]], "null in the rows that were there");
+    world.on_job("report", &[]).await.assert_status(0);
 }
 
 #[test]

@@ -168,7 +168,7 @@ async fn look(
     let mut source = Source::open(&job.source).await?;
     let mut prepared = PreparedJob::new(job, source.schema(), simulator)?;
     if let Some(session) = session {
-        run::may_ask(session, &mut prepared, &mut source).await?;
+        run::check_target(session, &mut prepared, &mut source).await?;
     }
     let Outlook { position, open: mut batches, paused } = outlook(job).await?;
     let retention = source.retention();

@@ -10,7 +10,7 @@ use crate::budget::{Listed, listed};
 use crate::config::{Job, Prices, Provider, TokenCharge};
 use crate::dispatch::LearnedProvider;
 use crate::ident::{Money, Tokens};
-use crate::metrics::{AskedKind, MetricsRow};
+use crate::metrics::{MetricsRow, RunKind};
 use crate::rows::{Outcome, RowResult};
 use crate::run::Answered;
 use crate::run::Spent;
@@ -58,7 +58,7 @@ struct OfOne {
 impl Before {
     pub(super) fn of(job: &Job, figures: &[MetricsRow]) -> Self {
         let mut before = Before { rows: 0, asked: BTreeMap::new() };
-        for row in figures.iter().filter(|row| row.kind == AskedKind::Run) {
+        for row in figures.iter().filter(|row| row.kind == RunKind::Run) {
             if job.steps.first().is_some_and(|step| step.output == row.step) {
                 before.rows += row.rows;
             }

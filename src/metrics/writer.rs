@@ -11,8 +11,8 @@ use serde_json::{Map, json};
 
 use super::columns;
 use super::counters::Counters;
-use super::pending::{PendingFigures, newest};
-use super::row::{AskedKind, BatchKey, MetricsRow, of_batch};
+use super::pending::{PendingMetrics, newest};
+use super::row::{BatchIdentity, MetricsRow, RunKind, metrics_of_batch};
 use crate::clock::{self, Instant};
 use crate::faultpoint::{self, Side};
 use crate::ident::{AppId, BatchId, Lineage, RunId};
@@ -56,11 +56,11 @@ pub enum MetricsError {
 
 /// The job and run whose metrics are kept.
 #[derive(Clone, Debug)]
-pub struct FiguresOwner {
+pub struct MetricsOwner {
     /// Name of the job.
     pub app_id: AppId,
     /// Whether rows are sent for the first time or again.
-    pub kind: AskedKind,
+    pub kind: RunKind,
     /// Id of the run.
     pub run_id: RunId,
     /// Lineage of the checkpoint that numbers the run's batches.
@@ -83,20 +83,20 @@ pub struct ProviderOfStep {
 
 /// Holds the metrics of batches until they are committed, and appends them to the metrics table.
 #[derive(Debug)]
-pub struct Keeper {
+pub struct MetricsWriter {
     at: Location,
     table: Option<Table>,
     home: Folder,
-    owner: FiguresOwner,
+    owner: MetricsOwner,
     counters: Counters,
-    pending: PendingFigures,
+    pending: PendingMetrics,
     /// Number of pending rows, from the front, whose batches are committed.
     ready: usize,
     /// When the first batch since the last flush was committed.
     since: Option<Instant>,
 }
 
-impl Keeper {
+impl MetricsWriter {
     /// Opens the table. A missing one is created with its first rows.
     ///
     /// # Errors
@@ -104,22 +104,22 @@ impl Keeper {
     pub async fn open(
         at: &Location,
         home: Folder,
-        owner: FiguresOwner,
+        owner: MetricsOwner,
         counters: Counters,
     ) -> Result<Self, MetricsError> {
         let table = open(at).await?;
-        let mut pending = PendingFigures::read(&home).await?.unwrap_or_default();
-        if let Entry::Vacant(told) = pending.told.entry(counters.id()) {
+        let mut pending = PendingMetrics::read(&home).await?.unwrap_or_default();
+        if let Entry::Vacant(reported) = pending.reported.entry(counters.id()) {
             // It is unknown how much of existing counts was reported: only what comes from now on is.
-            told.insert(if counters.is_new() { BTreeMap::new() } else { counters.loads() });
+            reported.insert(if counters.is_new() { BTreeMap::new() } else { counters.loads() });
             pending.save(&home).await?;
         }
-        Ok(Keeper { at: at.clone(), table, home, owner, counters, pending, ready: 0, since: None })
+        Ok(MetricsWriter { at: at.clone(), table, home, owner, counters, pending, ready: 0, since: None })
     }
 
     /// Returns the lineages of the batches whose rows an earlier run left behind.
     #[must_use]
-    pub fn left_behind(&self) -> Vec<Lineage> {
+    pub fn left_behind_lineages(&self) -> Vec<Lineage> {
         newest(&self.pending.rows).into_keys().collect()
     }
 
@@ -128,11 +128,11 @@ impl Keeper {
     ///
     /// # Errors
     /// When the table cannot be written.
-    pub async fn bring_in(
+    pub async fn append_left_behind(
         &mut self,
         committed: &BTreeMap<Lineage, Option<BatchId>>,
     ) -> Result<(), MetricsError> {
-        for lineage in self.left_behind() {
+        for lineage in self.left_behind_lineages() {
             self.pending.drop_beyond(lineage, committed.get(&lineage).copied().flatten());
         }
         self.ready = self.pending.rows.len();
@@ -146,16 +146,21 @@ impl Keeper {
     pub async fn note(&mut self, filled: &FilledBatch) -> Result<(), MetricsError> {
         // Rows left by a commit that failed are dropped: the batch comes again.
         self.pending.truncate(self.ready);
-        let FiguresOwner { app_id, lineage, kind, run_id, steps, providers } = &self.owner;
-        let batch =
-            BatchKey { app_id, lineage: *lineage, kind: *kind, run_id: *run_id, committed_at: clock::wall() };
-        let mut rows = of_batch(&batch, filled, steps);
+        let MetricsOwner { app_id, lineage, kind, run_id, steps, providers } = &self.owner;
+        let batch = BatchIdentity {
+            app_id,
+            lineage: *lineage,
+            kind: *kind,
+            run_id: *run_id,
+            committed_at: clock::wall(),
+        };
+        let mut rows = metrics_of_batch(&batch, filled, steps);
         let counters = self.counters.id();
-        let told_of = self.pending.told.entry(counters).or_default();
+        let reported_of = self.pending.reported.entry(counters).or_default();
         for (provider, load) in self.counters.loads() {
-            let told = told_of.entry(provider.clone()).or_default();
-            let since = load.since(told);
-            *told = load;
+            let reported = reported_of.entry(provider.clone()).or_default();
+            let since = load.since(reported);
+            *reported = load;
             let own = rows.iter_mut().find(|row| row.provider.as_ref() == Some(&provider));
             match own {
                 Some(row) => (row.load, row.counters) = (since, counters),
@@ -173,7 +178,7 @@ impl Keeper {
         }
         self.pending.rows.extend(rows);
         // The rows that are dropped are missing in the table for good.
-        self.ready = self.ready.saturating_sub(self.pending.shed(MOST_PENDING));
+        self.ready = self.ready.saturating_sub(self.pending.drop_oldest(MOST_PENDING));
         faultpoint::pass("metrics", Side::Before).map_err(|error| self.failed(error))?;
         self.pending.save(&self.home).await?;
         faultpoint::pass("metrics", Side::After).map_err(|error| self.failed(error))?;
@@ -209,16 +214,16 @@ impl Keeper {
                 table.refresh().await?;
                 table
             }
-            None => self.make().await?,
+            None => self.create_or_open().await?,
         };
         let mut tries = 0;
         loop {
             // An earlier commit whose response was lost may have brought some rows in.
             for lineage in newest(&self.pending.rows).into_keys() {
-                let told = table.txn_version(&self.txn(lineage)).await?;
-                if let Some(told) = told.and_then(BatchId::from_txn_version) {
+                let reported = table.txn_version(&self.txn(lineage)).await?;
+                if let Some(reported) = reported.and_then(BatchId::from_txn_version) {
                     let before = self.pending.rows.len();
-                    self.pending.drop_up_to(lineage, told);
+                    self.pending.drop_up_to(lineage, reported);
                     self.ready -= before - self.pending.rows.len();
                 }
             }
@@ -238,7 +243,11 @@ impl Keeper {
     }
 
     async fn append(&self, table: &mut Table) -> Result<(), MetricsError> {
-        let rows = columns::to_rows(&self.pending.rows[..self.ready], &table.schema()?);
+        let missing = columns::missing_in(&*table.schema()?);
+        if !missing.fields().is_empty() {
+            *table = table.clone().add_columns(&missing).await?;
+        }
+        let rows = columns::to_record_batch(&self.pending.rows[..self.ready], &table.schema()?);
         let mut staging = table.stage(FILE_BYTES).await?;
         staging.write(rows.map_err(|error| self.failed(error))?).await?;
         let staged = staging.finish().await?;
@@ -261,7 +270,7 @@ impl Keeper {
         self.owner.app_id.lineage(lineage).to_string()
     }
 
-    async fn make(&self) -> Result<Table, MetricsError> {
+    async fn create_or_open(&self) -> Result<Table, MetricsError> {
         let columns =
             delta_schema(&columns::schema()).map_err(|error| self.failed(io::Error::other(error)))?;
         let properties = PROPERTIES.map(|(key, value)| (key, value.to_owned()));
@@ -280,7 +289,7 @@ impl Keeper {
 /// Checks that metrics can be kept at a location, as far as its present content shows.
 ///
 /// # Errors
-/// As [`Keeper::open`].
+/// As [`MetricsWriter::open`].
 pub async fn look(at: &Location) -> Result<(), MetricsError> {
     open(at).await.map(|_| ())
 }
@@ -295,19 +304,21 @@ async fn open(at: &Location) -> Result<Option<Table>, MetricsError> {
         };
     }
     let table = Table::open(at.clone()).await?;
-    let has = table.schema()?;
+    let found_schema = table.schema()?;
     let wanted = delta_schema(&columns::schema()).map_err(mismatch)?;
     for field in wanted.fields() {
-        match has.field_with_name(field.name()) {
+        match found_schema.field_with_name(field.name()) {
             Ok(found) if found.data_type() == field.data_type() => {}
             Ok(found) => {
                 let (name, found) = (field.name(), found.data_type());
                 return Err(mismatch(format!("is no table of figures: its column {name:?} is {found}")));
             }
-            Err(_) => {
+            Err(_) if columns::IDENTITY.contains(&field.name().as_str()) => {
                 let name = field.name();
                 return Err(mismatch(format!("is no table of figures: it has no column {name:?}")));
             }
+            // An earlier version made the table: the column is added with the next rows.
+            Err(_) => {}
         }
     }
     Ok(Some(table))
