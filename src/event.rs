@@ -35,11 +35,11 @@ pub enum Extent {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// A request in this run.
-    Asked,
+    Request,
     /// The journal of an earlier run.
     Journal,
     /// No request was needed.
-    Unasked,
+    NoRequest,
 }
 
 /// Reason why a provider's dispatcher waits while rows are ready to be sent. The limit on requests in flight is not a
@@ -108,7 +108,7 @@ pub enum Event<'a> {
         /// Number of rows in planned and in unread files together.
         rows: u64,
         /// Maximum number of rows that this run may send, if limited; rows without a request come on top.
-        most_asked: Option<u64>,
+        row_limit: Option<u64>,
     },
     /// Rows of the source that no run sends, in total so far.
     PassedOver(PassedOver),

@@ -35,9 +35,9 @@ mod tests {
 
     #[test]
     fn nouns_agree_with_their_numbers() {
-        let said = [(1, "row"), (0, "row"), (2000, "batch"), (1, "retry"), (3, "retry")];
-        let said = said.map(|(number, noun)| counted(number, noun));
-        assert_eq!(said, ["1 row", "0 rows", "2,000 batches", "1 retry", "3 retries"]);
+        let phrases = [(1, "row"), (0, "row"), (2000, "batch"), (1, "retry"), (3, "retry")];
+        let phrases = phrases.map(|(number, noun)| counted(number, noun));
+        assert_eq!(phrases, ["1 row", "0 rows", "2,000 batches", "1 retry", "3 retries"]);
     }
 
     #[test]

@@ -55,7 +55,7 @@ fn limits() -> Limits {
 }
 
 /// The state of a provider that has answered once.
-fn heard() -> (Admission, Instant) {
+fn answering() -> (Admission, Instant) {
     let (mut admission, now) = admission("requests_per_minute = 600_000");
     let ticket = sent(&mut admission, now);
     admission.answered(&ticket, None, &limits(), now);
@@ -68,7 +68,7 @@ fn fail(admission: &mut Admission, at: u32, is_last: bool, now: Instant) -> Blam
 }
 
 #[test]
-fn one_request_goes_alone_until_something_is_heard() {
+fn one_request_goes_alone_until_an_answer_comes() {
     let (mut admission, now) = admission("requests_per_minute = 600_000");
     let tickets = burst(&mut admission, now);
     assert_eq!(tickets.len(), 1);
@@ -101,7 +101,7 @@ fn answers_that_land_together_let_more_go_as_those_that_land_alone_do() {
 
 #[test]
 fn a_throttled_provider_is_left_alone_as_long_as_it_asks() {
-    let (mut admission, now) = heard();
+    let (mut admission, now) = answering();
     let before = burst(&mut admission, now);
     assert_eq!(before.len(), 4);
     let busy = failure(Class::RateLimited).with_delay(Some(Duration::from_secs(7)));
@@ -124,7 +124,7 @@ fn a_throttled_provider_is_left_alone_as_long_as_it_asks() {
 
 #[test]
 fn failures_of_many_rows_open_the_breaker_and_then_cost_rows_nothing() {
-    let (mut admission, mut now) = heard();
+    let (mut admission, mut now) = answering();
     for at in 0..9 {
         assert_eq!(fail(&mut admission, at, false, now), Blame::Row);
     }
@@ -156,7 +156,7 @@ fn failures_of_many_rows_open_the_breaker_and_then_cost_rows_nothing() {
 
 #[test]
 fn a_few_rows_that_the_provider_chokes_on_are_no_outage() {
-    let (mut admission, mut now) = heard();
+    let (mut admission, mut now) = answering();
     for attempt in 1..=5 {
         for at in 0..3 {
             let poison = sent(&mut admission, now);
@@ -172,7 +172,7 @@ fn a_few_rows_that_the_provider_chokes_on_are_no_outage() {
 
 #[test]
 fn a_row_is_not_given_up_while_nobody_is_answered() {
-    let (mut admission, now) = heard();
+    let (mut admission, now) = answering();
     assert_eq!(fail(&mut admission, 0, true, now), Blame::Doubt);
     // The provider answers something harmless, so that it was the row.
     let ticket = sent(&mut admission, now);
@@ -211,7 +211,7 @@ fn a_provider_that_fails_most_of_the_time_is_left_alone_where_rows_can_go_elsewh
 }
 
 #[test]
-fn a_provider_that_fails_most_of_the_time_and_is_the_only_one_is_asked_less_at_once() {
+fn a_provider_that_fails_most_of_the_time_and_is_the_only_one_gets_less_at_once() {
     let (mut admission, now) = admission_of("max_concurrency = 64\nrequests_per_minute = 600_000");
     let ticket = sent(&mut admission, now);
     admission.answered(&ticket, None, &limits(), now);
@@ -222,7 +222,7 @@ fn a_provider_that_fails_most_of_the_time_and_is_the_only_one_is_asked_less_at_o
 
 #[test]
 fn half_of_the_attempts_may_fail_without_an_outage_and_an_outage_is_seen_all_the_same() {
-    let (mut admission, mut now) = heard();
+    let (mut admission, mut now) = answering();
     let mut chance = Jitter::seeded(7);
     let mut attempt = |admission: &mut Admission, at: u32, share: f64, now: Instant| {
         let ticket = sent(admission, now);
@@ -264,7 +264,7 @@ fn rows_that_are_still_worked_on_keep_the_breaker_closed() {
 
 #[test]
 fn a_refusal_of_one_request_while_others_are_answered_is_its_own() {
-    let (mut admission, mut now) = heard();
+    let (mut admission, mut now) = answering();
     let busy = failure(Class::RateLimited);
     let refused = sent(&mut admission, now);
     assert_eq!(
@@ -288,7 +288,7 @@ fn a_refusal_of_one_request_while_others_are_answered_is_its_own() {
 
 #[test]
 fn one_busy_answer_is_no_reason_to_leave_a_server_alone_and_many_are() {
-    let (mut admission, mut now) = heard();
+    let (mut admission, mut now) = answering();
     let busy = Failure::new(Class::RateLimited, "busy")
         .with_delay(Some(Duration::from_secs(5)))
         .with_scarce(Some(Scarce::Capacity));
@@ -303,7 +303,7 @@ fn one_busy_answer_is_no_reason_to_leave_a_server_alone_and_many_are() {
 
 #[test]
 fn an_answer_closes_the_breaker() {
-    let (mut admission, now) = heard();
+    let (mut admission, now) = answering();
     for at in 0..10 {
         fail(&mut admission, at, false, now);
     }
@@ -332,11 +332,11 @@ fn a_provider_that_answers_nobody_ends_the_run_and_not_the_row() {
 #[test]
 fn a_server_that_is_starting_is_given_as_long_as_one_that_fails_in_the_middle() {
     let (mut admission, started) = admission("");
-    let (mut asked, mut now) = (0, started);
+    let (mut probes, mut now) = (0, started);
     loop {
         match admission.admit(Cost::default(), now) {
             Ok(ticket) => {
-                asked += 1;
+                probes += 1;
                 match admission.health_probe_failed(&ticket, &failure(Class::ServerError), &limits(), now) {
                     Blame::Provider => {}
                     Blame::Run(_) => break,
@@ -347,5 +347,5 @@ fn a_server_that_is_starting_is_given_as_long_as_one_that_fails_in_the_middle() 
             Err(NotAdmitted::WhenOneEnds) => panic!("it has ended"),
         }
     }
-    assert!(now - started > Duration::from_secs(900) && (10..60).contains(&asked), "{asked} questions");
+    assert!(now - started > Duration::from_secs(900) && (10..60).contains(&probes), "{probes} probes");
 }

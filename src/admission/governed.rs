@@ -31,7 +31,7 @@ pub(super) struct ConfiguredRequestLimit {
     is_awaited: bool,
     /// Requests that were available after the last call.
     left: u32,
-    unasked: u32,
+    idle_burst: u32,
 }
 
 impl std::fmt::Debug for ConfiguredRequestLimit {
@@ -49,19 +49,19 @@ impl ConfiguredRequestLimit {
         let limiter = RateLimiter::direct_with_clock(quota, clock.clone())
             .with_middleware::<StateInformationMiddleware>();
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "of a number that fits")]
-        let unasked = ((f64::from(per_minute) / 60.0 * IDLE_SECONDS) as u32).max(1);
-        if let Some(rest) = NonZeroU32::new(burst.get() - unasked) {
+        let idle_burst = ((f64::from(per_minute) / 60.0 * IDLE_SECONDS) as u32).max(1);
+        if let Some(rest) = NonZeroU32::new(burst.get() - idle_burst) {
             // governor's bucket begins full: take out what must not be in it.
             let _ = limiter.check_n(rest);
         }
-        ConfiguredRequestLimit { limiter, clock, period, at: now, is_awaited: false, left: unasked, unasked }
+        ConfiguredRequestLimit { limiter, clock, period, at: now, is_awaited: false, left: idle_burst, idle_burst }
     }
 
     /// Takes a request, or returns how long until one is available.
     pub(super) fn take(&mut self, now: Instant) -> Result<(), Duration> {
         let passed = now.saturating_duration_since(self.at);
         self.at = self.at.max(now);
-        let room = self.unasked.saturating_sub(self.left);
+        let room = self.idle_burst.saturating_sub(self.left);
         let counted = if self.is_awaited { passed } else { passed.min(self.period * room) };
         let elapsed = self.clock.advance(counted);
         match self.limiter.check() {

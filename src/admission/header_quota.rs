@@ -176,46 +176,50 @@ mod tests {
     /// Takes up ten responses a second for five seconds, each to a request sent just before it.
     fn after(says: impl Fn(u64) -> Quota) -> (HeaderQuota, Instant) {
         let start = clock::now();
-        let mut told = HeaderQuota::default();
+        let mut header_quota = HeaderQuota::default();
         let mut now = start;
         for nth in 1..=50_u32 {
             now = start + Duration::from_millis(u64::from(nth) * 100);
-            told.take_up_headers(&says(nth.into()), now, nth.into(), nth.into(), now);
+            header_quota.take_up_headers(&says(nth.into()), now, nth.into(), nth.into(), now);
         }
-        (told, now)
+        (header_quota, now)
     }
 
     #[test]
     fn a_window_that_is_used_up_is_waited_for() {
         let ends = |nth: u64| Duration::from_secs(60) - Duration::from_millis(nth * 100);
-        let (told, now) = after(|nth| quota(53 - nth, ends(nth)));
-        assert_eq!(told.per_second(), Some(10.0));
-        assert_eq!(told.wait(1.0, 52.0, 10.0, now), None);
-        assert_eq!(told.wait(1.0, 53.0, 10.0, now), Some(Duration::from_secs(55)));
+        let (header_quota, now) = after(|nth| quota(53 - nth, ends(nth)));
+        assert_eq!(header_quota.per_second(), Some(10.0));
+        assert_eq!(header_quota.wait(1.0, 52.0, 10.0, now), None);
+        assert_eq!(header_quota.wait(1.0, 53.0, 10.0, now), Some(Duration::from_secs(55)));
     }
 
     #[test]
     fn a_used_up_window_is_tried_with_a_single_request() {
         let ends = |nth: u64| Duration::from_secs(60) - Duration::from_millis(nth * 100);
-        let (told, now) = after(|nth| quota(50 - nth, ends(nth)));
-        assert_eq!(told.wait(1.0, 50.0, 10.0, now), Some(LOOK_AFTER));
+        let (header_quota, now) = after(|nth| quota(50 - nth, ends(nth)));
+        assert_eq!(header_quota.wait(1.0, 50.0, 10.0, now), Some(LOOK_AFTER));
         let later = now + LOOK_AFTER;
-        assert_eq!(told.wait(1.0, 50.0, 10.0, later), None);
-        assert_eq!(told.wait(1.0, 51.0, 10.0, later), Some(Duration::from_secs(50)), "it is under way");
+        assert_eq!(header_quota.wait(1.0, 50.0, 10.0, later), None);
+        assert_eq!(
+            header_quota.wait(1.0, 51.0, 10.0, later),
+            Some(Duration::from_secs(50)),
+            "it is under way"
+        );
     }
 
     #[test]
     fn what_is_in_flight_counts_where_others_use_the_limit_too() {
         let ends = |nth: u64| Duration::from_secs(60) - Duration::from_millis(nth * 100);
-        let (told, now) = after(|nth| quota(200 - 3 * nth, ends(nth)));
-        assert_eq!(told.wait(1.0, 99.0, 10.0, now), None);
-        assert_eq!(told.wait(1.0, 100.0, 10.0, now), Some(Duration::from_secs(55)));
+        let (header_quota, now) = after(|nth| quota(200 - 3 * nth, ends(nth)));
+        assert_eq!(header_quota.wait(1.0, 99.0, 10.0, now), None);
+        assert_eq!(header_quota.wait(1.0, 100.0, 10.0, now), Some(Duration::from_secs(55)));
     }
 
     #[test]
     fn a_limit_that_refills_holds_back_no_more_than_it_must() {
-        let (told, now) = after(|_| quota(0, Duration::from_secs(60)));
-        let wait = told.wait(1.0, 51.0, 10.0, now).unwrap();
+        let (header_quota, now) = after(|_| quota(0, Duration::from_secs(60)));
+        let wait = header_quota.wait(1.0, 51.0, 10.0, now).unwrap();
         assert!(
             wait <= Duration::from_millis(110),
             "an empty one that is never refused is no wall: {wait:?}"
@@ -225,14 +229,19 @@ mod tests {
     #[test]
     fn a_limit_of_one_is_not_believed() {
         for limit in [0, 1, 9] {
-            let (told, now) = after(|_| Quota { limit: Some(limit), ..quota(0, Duration::from_secs(60)) });
-            assert_eq!((told.per_second(), told.wait(1.0, 51.0, 10.0, now)), (None, None), "{limit}");
+            let (header_quota, now) =
+                after(|_| Quota { limit: Some(limit), ..quota(0, Duration::from_secs(60)) });
+            assert_eq!(
+                (header_quota.per_second(), header_quota.wait(1.0, 51.0, 10.0, now)),
+                (None, None),
+                "{limit}"
+            );
         }
     }
 
     #[test]
     fn a_count_per_day_is_not_one_per_minute() {
-        let (told, now) = after(|nth| quota(53 - nth, Duration::from_secs(7_200)));
-        assert_eq!((told.per_second(), told.wait(1.0, 60.0, 10.0, now)), (None, None));
+        let (header_quota, now) = after(|nth| quota(53 - nth, Duration::from_secs(7_200)));
+        assert_eq!((header_quota.per_second(), header_quota.wait(1.0, 60.0, 10.0, now)), (None, None));
     }
 }

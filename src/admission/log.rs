@@ -68,7 +68,7 @@ mod tests {
     use crate::clock;
 
     #[test]
-    fn sums_are_of_the_time_that_is_asked_for() {
+    fn sums_are_of_the_requested_time() {
         let start = clock::now();
         let mut log = SendLog::new(start);
         let at = |tenths: u64| start + Duration::from_millis(100 * tenths + 50);

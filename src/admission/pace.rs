@@ -385,14 +385,14 @@ impl Pace {
         let has_gone =
             self.first_sent.map_or(Duration::ZERO, |first_sent| sent.saturating_duration_since(first_sent));
         // Amounts let through show a limit; silence does not.
-        let tells = |let_through: f64| {
+        let shows_limit = |let_through: f64| {
             let_through >= LEAST_LET_THROUGH
                 || (let_through >= LEAST_IN_A_MINUTE && has_gone >= MOST_MEASURED)
         };
         let let_through = self.log.sum(measured, sent);
         let known = self.configured.or_else(|| self.header_quota.per_second()).map(|known| known * MARGIN);
-        let is_told = if known.is_some() { let_through >= 1.0 } else { tells(let_through) };
-        let is_measured = measured >= LEAST_GOING && is_told;
+        let is_enough = if known.is_some() { let_through >= 1.0 } else { shows_limit(let_through) };
+        let is_measured = measured >= LEAST_GOING && is_enough;
         let is_sure =
             is_measured && (known.is_some() || let_through >= LEAST_SURE || has_gone >= MOST_MEASURED);
         let (before, remembered) = match (&self.learned, known) {
@@ -406,7 +406,7 @@ impl Pace {
                     return LimitKnowledge::Nothing;
                 }
                 let let_through = self.log.sum(MOST_MEASURED, sent);
-                if !tells(let_through) {
+                if !shows_limit(let_through) {
                     return LimitKnowledge::Nothing;
                 }
                 let all = self

@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn damage_is_told_wherever_it_is() {
+    fn damage_is_reported_wherever_it_is() {
         let folder = tempfile::tempdir().unwrap();
         let mut spending = Spending::open(folder.path()).unwrap();
         send(&mut spending, 100);
@@ -285,12 +285,12 @@ mod tests {
             damaged[at] ^= 1;
             std::fs::write(&path, &damaged).unwrap();
             let error = Spending::read(folder.path()).unwrap_err().to_string();
-            let told = match at {
+            let expected = match at {
                 0..15 => " is damaged at byte 0:",
                 15 => " has format 3, and this version reads 2:",
                 _ => " is damaged at byte 16:",
             };
-            assert!(error.contains(told), "{error}");
+            assert!(error.contains(expected), "{error}");
             std::fs::write(&path, &whole[..at]).unwrap();
             Spending::read(folder.path()).unwrap_err();
         }

@@ -82,16 +82,18 @@ impl CacheError {
 
     /// Returns a function that turns an error of SQLite into one that names the file.
     pub(super) fn of(action: &'static str, path: &Path) -> impl FnOnce(rusqlite::Error) -> CacheError {
-        move |error| CacheError::told(path, error, |path, source| CacheError::Io { action, path, source })
+        move |error| {
+            CacheError::damaged_or(path, error, |path, source| CacheError::Io { action, path, source })
+        }
     }
 
     /// Creates the error of a failed write that lost `lost` answers.
     pub(super) fn of_write(path: &Path, lost: u64, error: rusqlite::Error) -> CacheError {
-        CacheError::told(path, error, |path, source| CacheError::Write { path, lost, source })
+        CacheError::damaged_or(path, error, |path, source| CacheError::Write { path, lost, source })
     }
 
-    /// Returns [`CacheError::Damaged`] if the error reports damage, otherwise what `otherwise` makes of it.
-    fn told(
+    /// Returns [`CacheError::Damaged`] if the error reports damage, otherwise the error that `otherwise` creates.
+    fn damaged_or(
         path: &Path,
         error: rusqlite::Error,
         otherwise: impl FnOnce(PathBuf, io::Error) -> CacheError,

@@ -155,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_writer_that_died_is_told() {
+    fn a_writer_that_died_is_reported() {
         fn is_shared_by_threads<T: Send + Sync>(_: &T) {}
         let folder = tempfile::TempDir::new().unwrap();
         let limits = CacheLimits { max_bytes: 1 << 20, max_age: Duration::MAX, not_before: i64::MIN };

@@ -270,7 +270,7 @@ fn a_cache_too_small_for_anything_still_works() {
 }
 
 #[test]
-fn a_failed_write_is_told_once_and_later_answers_are_kept() {
+fn a_failed_write_is_reported_once_and_later_answers_are_kept() {
     let (_folder, path) = place();
     let store = open(&path);
     keep(&store, 1, b"before");
@@ -281,7 +281,7 @@ fn a_failed_write_is_told_once_and_later_answers_are_kept() {
     assert!(matches!(error, CacheError::Write { lost: 2, .. }), "{error}");
     assert!(error.to_string().contains(&*path.to_string_lossy()), "{error}");
     store.put(key(4), b"lost");
-    assert!(store.flush().is_err(), "the next one is told, too");
+    assert!(store.flush().is_err(), "the next one fails, too");
     change(&path, "ALTER TABLE hidden RENAME TO answers");
     keep(&store, 5, b"after");
     assert_eq!([found(&store, 1), found(&store, 5)], [Some(b"before".to_vec()), Some(b"after".to_vec())]);
@@ -334,7 +334,7 @@ fn a_damaged_file_is_refused() {
 }
 
 #[test]
-fn damage_further_in_is_told_when_it_is_read() {
+fn damage_further_in_is_reported_when_it_is_read() {
     let (_folder, path) = place();
     let store = open(&path);
     (0..100).for_each(|number| store.put(key(number), &noise(number, 3000)));
@@ -350,7 +350,7 @@ fn damage_further_in_is_told_when_it_is_read() {
 }
 
 #[test]
-fn a_place_that_cannot_be_written_is_told_with_its_path() {
+fn a_place_that_cannot_be_written_is_named_in_the_error() {
     let (folder, path) = place();
     fs::write(folder.path().join("a"), b"a file, where a folder is needed").unwrap();
     assert!(matches!(Store::open(&path, LIMITS).unwrap_err(), CacheError::Store(_)));

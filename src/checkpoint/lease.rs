@@ -213,13 +213,13 @@ impl Lease {
 
     /// Waits until another run has taken the lease or the lease has long expired, which may never happen.
     pub async fn lost(&self) -> LeaseError {
-        let mut told = self.lost.clone();
+        let mut loss = self.lost.clone();
         loop {
-            let lost = told.borrow_and_update().clone();
+            let lost = loss.borrow_and_update().clone();
             if let Some(lost) = lost {
                 return lost;
             }
-            if told.changed().await.is_err() {
+            if loss.changed().await.is_err() {
                 pending::<()>().await;
             }
         }
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_has_lost_it_is_told() {
+    async fn a_lost_lease_is_an_error() {
         let machines = Machines::new();
         let lost = machines.take(0, Duration::from_millis(30)).await.unwrap();
         // Another run takes the lease, as after a pause that was longer than the term.
@@ -357,10 +357,10 @@ mod tests {
         let thief = LeaseRecord { run: RunId::random(), ..thief };
         machines.objects.put(NAME, thief.bytes()).await.unwrap();
         lost.lost().await;
-        let told = lost.confirm().await.unwrap_err().to_string();
+        let error = lost.confirm().await.unwrap_err().to_string();
         assert!(
-            told.contains(&format!("lost the job to another one: process {}", std::process::id())),
-            "{told}"
+            error.contains(&format!("lost the job to another one: process {}", std::process::id())),
+            "{error}"
         );
         lost.release().await;
         assert!(Lease::holder(&machines.objects).await.unwrap().is_some(), "the other's stays");

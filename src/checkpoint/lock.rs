@@ -113,5 +113,5 @@ impl Lock {
 fn describe(file: &mut File) -> String {
     let mut text = String::new();
     let holder = file.read_to_string(&mut text).ok().and_then(|_| serde_json::from_str::<Holder>(&text).ok());
-    holder.map_or_else(|| "its process has not said who it is".to_owned(), |holder| holder.to_string())
+    holder.map_or_else(|| "its process has not recorded who it is".to_owned(), |holder| holder.to_string())
 }

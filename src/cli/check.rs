@@ -61,10 +61,10 @@ pub(super) async fn check(arguments: CheckArguments) -> anyhow::Result<Exit> {
             }
             Err(error) => {
                 // The message may begin with the same words as the line.
-                let told = error.to_string();
+                let message = error.to_string();
                 let about = format!("{}: ", finding.about);
-                let told = told.strip_prefix(&about).unwrap_or(&told);
-                output::data(format!("{}  {about}{told}", style("wrong ").red()))?;
+                let message = message.strip_prefix(&about).unwrap_or(&message);
+                output::data(format!("{}  {about}{message}", style("wrong ").red()))?;
                 if let Some(hint) = error.hint() {
                     output::data(format!("        {}", about_job(hint)))?;
                 }

@@ -70,7 +70,7 @@ impl EndDetails<'_> {
     fn has_no_answer(&self) -> bool {
         let totals = self.totals;
         matches!(self.kind, SessionKind::Run { .. })
-            && totals.asked_rows > 0
+            && totals.sent_rows > 0
             && totals.answers == 0
             && totals.error_count() > 0
     }

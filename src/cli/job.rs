@@ -82,8 +82,8 @@ mod tests {
         for word in ["job.toml", "step.0.prompt=it's {{ a }} \"b\" $HOME `x` \\", "", "ünï cödé\nx", "*", "~"]
         {
             let script = format!("printf %s {}", shell_quoted(word));
-            let said = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
-            assert_eq!(String::from_utf8(said.stdout).unwrap(), word);
+            let output = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
+            assert_eq!(String::from_utf8(output.stdout).unwrap(), word);
         }
         assert_eq!(shell_quoted("provider.p.model=gpt-4o"), "provider.p.model=gpt-4o");
     }

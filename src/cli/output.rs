@@ -171,8 +171,8 @@ fn now() -> String {
 
 /// Whether colours are used: on a terminal, unless `NO_COLOR` is set (no-color.org).
 fn may_colour() -> bool {
-    let is_unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    io::stderr().is_terminal() && !is_unwanted
+    let is_turned_off = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    io::stderr().is_terminal() && !is_turned_off
 }
 
 impl MakeWriter<'_> for Console {

@@ -94,7 +94,7 @@ fn text(forecast: &Forecast, typed: &str) -> String {
         lines.extend(older(forecast));
         return lines.join("\n");
     }
-    let asked = forecast.pilot.as_ref().map_or_else(String::new, |pilot| {
+    let pilot = forecast.pilot.as_ref().map_or_else(String::new, |pilot| {
         let cost = match (pilot.cost_usd, pilot.paid_usd.unwrap_or_default()) {
             (Some(cost), paid) if paid < cost * 0.999 => {
                 format!(" for {}, of which {} was paid now", dollars(cost), dollars(paid))
@@ -104,9 +104,9 @@ fn text(forecast: &Forecast, typed: &str) -> String {
         };
         format!(", {} of them asked{cost}", HumanCount(pilot.rows))
     });
-    lines.push(format!("sampled      {}{asked}", counted(*sampled, "row")));
+    lines.push(format!("sampled      {}{pilot}", counted(*sampled, "row")));
     for part in &forecast.parts {
-        lines.extend(told(part));
+        lines.extend(lines_of(part));
     }
     lines.push(String::new());
     let cost = forecast.cost_usd.as_ref();
@@ -137,7 +137,7 @@ fn text(forecast: &Forecast, typed: &str) -> String {
     lines.join("\n")
 }
 
-fn told(part: &PartForecast) -> Vec<String> {
+fn lines_of(part: &PartForecast) -> Vec<String> {
     let PartForecast { step, provider, model, .. } = part;
     let mut lines = vec![
         String::new(),

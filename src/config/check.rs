@@ -379,14 +379,14 @@ impl Checker<'_> {
             let message = format!("is {header:?}, which is no name of a header");
             return Err(self.wrong(key("api_key_header"), message));
         }
-        let said = [
+        let sources = [
             ("api_key_env", raw.api_key_env.is_some()),
             ("api_key_file", raw.api_key_file.is_some()),
             ("api_key_command", raw.api_key_command.is_some()),
         ];
-        let mut said = said.iter().filter(|(_, is_there)| *is_there).map(|(name, _)| *name);
-        let Some(field) = said.next() else { return Ok(None) };
-        if let Some(second) = said.next() {
+        let mut sources_given = sources.iter().filter(|(_, is_there)| *is_there).map(|(name, _)| *name);
+        let Some(field) = sources_given.next() else { return Ok(None) };
+        if let Some(second) = sources_given.next() {
             return Err(self.wrong(key(second), format!("and {field} are both set; keep one")));
         }
         if raw

@@ -137,8 +137,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn types_are_told_in_plain_words() {
-        for (message, told) in [
+    fn types_are_named_in_plain_words() {
+        for (message, expected) in [
             ("invalid type: string \"x\", expected f64", "invalid type: string \"x\", expected a number"),
             (
                 "invalid type: integer `3`, expected struct RawRunBudget",
@@ -147,7 +147,7 @@ mod tests {
             ("invalid type: map, expected a string", "invalid type: map, expected a string"),
             ("missing field `path`", "missing field `path`"),
         ] {
-            assert_eq!(plain(message), told);
+            assert_eq!(plain(message), expected);
         }
     }
 }

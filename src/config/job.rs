@@ -339,8 +339,8 @@ impl Job {
     /// Whether a provider is used for embeddings only.
     #[must_use]
     pub fn only_embeds(&self, provider: usize) -> bool {
-        let asks = |step: &&Arc<StepSpec>| step.all_providers().any(|asked| asked == provider);
-        let mut steps = self.steps.iter().filter(asks).peekable();
+        let uses_it = |step: &&Arc<StepSpec>| step.all_providers().any(|used| used == provider);
+        let mut steps = self.steps.iter().filter(uses_it).peekable();
         steps.peek().is_some() && steps.all(|step| step.params.vectors.is_some())
     }
 }

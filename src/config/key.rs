@@ -126,8 +126,8 @@ fn run_command(arguments: &[String], folder: &PathBuf) -> Result<String, String>
         return Ok(text(output));
     }
     let complaint: String = text(complaint).trim().chars().take(MAX_SHOWN).collect();
-    let said = if complaint.is_empty() { String::new() } else { format!(": {complaint}") };
-    Err(format!("failed ({status}){said}; run it by hand to see why"))
+    let shown = if complaint.is_empty() { String::new() } else { format!(": {complaint}") };
+    Err(format!("failed ({status}){shown}; run it by hand to see why"))
 }
 
 /// Reads a pipe in a thread while the command runs, since a full pipe would block the command.

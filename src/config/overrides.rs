@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_set_is_told() {
+    fn what_cannot_be_set_is_an_error() {
         for (written, what) in [
             ("app_id", "KEY=VALUE"),
             ("=x", "names no key"),
@@ -111,8 +111,8 @@ mod tests {
             ("provider.pp.model=x", "no [provider.pp]; did you mean \"p\"?"),
             ("provider.other.headers.a=x", "no [provider.other]; the job has p"),
         ] {
-            let told = with(written).unwrap_err();
-            assert!(told.contains("--set") && told.contains(what), "{written}: {told}");
+            let error = with(written).unwrap_err();
+            assert!(error.contains("--set") && error.contains(what), "{written}: {error}");
         }
     }
 

@@ -34,7 +34,7 @@ A first line `#:schema job.schema.json`, with the path from the job to
 
 Relative paths are relative to the job file. A **size** is `\"50MB\"`, `\"64 MiB\"` or a number of bytes; a **time**
 is `\"250ms\"`, `\"90s\"` or `\"1h 30m\"`. A key that is not here is an error that names the one you meant; every
-mistake is told before the first call. This page is made from the doc comments in `src/config/raw.rs`.
+mistake is reported before the first call. This page is made from the doc comments in `src/config/raw.rs`.
 ";
 
 /// Returns the JSON Schema of a job file: draft 7 without references, which every editor understands.
@@ -200,11 +200,11 @@ fn kind(schema: &Value) -> String {
 /// Returns the meaning of each value of an enumeration.
 fn choices(schema: &Value) -> String {
     let choices = schema["oneOf"].as_array().into_iter().flatten();
-    let said = choices.filter_map(|choice| {
+    let meanings = choices.filter_map(|choice| {
         let text = choice["description"].as_str()?;
         Some(format!(" `{}`: {text}", choice["const"]))
     });
-    said.collect()
+    meanings.collect()
 }
 
 /// Splits a doc comment into its text and its default (or `required`).

@@ -417,7 +417,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_with_fields_is_named() {
-        for (written, told) in [
+        for (written, expected) in [
             (
                 "a = \"integer\"",
                 "has the type \"integer\" for \"a\", which is not known; did you mean \"int\"?",
@@ -432,7 +432,7 @@ mod tests {
             ("a = []", "has an empty list for \"a\""),
         ] {
             let found = of_fields(&format!("fields = {{ {written} }}")).unwrap_err();
-            assert!(found.contains(told), "{written}: {found}");
+            assert!(found.contains(expected), "{written}: {found}");
         }
     }
 
@@ -450,7 +450,7 @@ mod tests {
             let schema = json!({"type": "object", "properties": {"a": property}});
             Shape::of_schema(schema).unwrap_err()
         };
-        for (property, told) in [
+        for (property, expected) in [
             (json!({"type": ["string", "integer"]}), "\"a\" is of several types (string, integer)"),
             (json!({"type": "object"}), "\"a\" is an object whose properties are not named"),
             (json!({"type": "array"}), "\"a\" is a list without items"),
@@ -465,7 +465,7 @@ mod tests {
             (json!({"type": "text"}), "is no JSON Schema"),
         ] {
             let found = of(property.clone());
-            assert!(found.contains(told), "{property}: {found}");
+            assert!(found.contains(expected), "{property}: {found}");
         }
         assert!(
             Shape::of_schema(json!({"type": "array", "items": {"type": "string"}}))

@@ -68,14 +68,14 @@ impl StepSpec {
             .map(|example| serde_json::json!([example.input, example.output]).to_string());
         let shown = shown.collect::<String>();
         let examples = (!shown.is_empty()).then_some(shown.as_bytes());
-        let asked = [self.prompt.as_bytes(), system, params.as_bytes()].into_iter().chain(examples);
+        let hashed = [self.prompt.as_bytes(), system, params.as_bytes()].into_iter().chain(examples);
         match &self.form {
-            Form::Text => Fingerprint::of(asked),
-            Form::Classes(classes) => Fingerprint::of(asked.chain(classes.iter().map(String::as_bytes))),
-            Form::Typed(typed) => Fingerprint::of(asked.chain([typed.shape.text().as_bytes()])),
+            Form::Text => Fingerprint::of(hashed),
+            Form::Classes(classes) => Fingerprint::of(hashed.chain(classes.iter().map(String::as_bytes))),
+            Form::Typed(typed) => Fingerprint::of(hashed.chain([typed.shape.text().as_bytes()])),
             Form::Embedding(Vectors { dimensions, .. }) => {
                 let dimensions = format!("embedding {dimensions:?}");
-                Fingerprint::of(asked.chain([dimensions.as_bytes()]))
+                Fingerprint::of(hashed.chain([dimensions.as_bytes()]))
             }
         }
     }

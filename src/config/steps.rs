@@ -117,8 +117,8 @@ impl Checker<'_> {
             Ok(Route { when: route.when.clone(), providers })
         });
         let routes = routes.collect::<Result<Vec<_>, _>>()?;
-        let asked = routes.iter().flat_map(|route| &route.providers).chain(&chosen);
-        let has_window = asked.into_iter().any(|provider| providers[*provider].context_window.is_some());
+        let used = routes.iter().flat_map(|route| &route.providers).chain(&chosen);
+        let has_window = used.into_iter().any(|provider| providers[*provider].context_window.is_some());
         if raw.on_too_long.is_some() && !has_window {
             return Err(self.wrong(
                 key("on_too_long"),
@@ -227,13 +227,13 @@ impl Checker<'_> {
                 "is set, and the step asks for no vectors; it goes with kind = \"embedding\"",
             ));
         }
-        let said = [
+        let forms = [
             ("classes", raw.classes.is_some()),
             ("fields", raw.fields.is_some()),
             ("schema", raw.schema.is_some()),
         ];
-        let mut said = said.iter().filter(|(_, is_there)| *is_there).map(|(name, _)| *name);
-        if let (Some(first), Some(second)) = (said.next(), said.next()) {
+        let mut forms_given = forms.iter().filter(|(_, is_there)| *is_there).map(|(name, _)| *name);
+        if let (Some(first), Some(second)) = (forms_given.next(), forms_given.next()) {
             return Err(self.wrong(key(second), format!("and {first} are both set; an answer has one form")));
         }
         let shape = match (&raw.fields, &raw.schema) {

@@ -127,13 +127,13 @@ mod tests {
     #[test]
     fn vectors_that_nobody_can_assign_are_no_answer() {
         let of = |data: &str| share(&parse(format!("{{\"data\":{data}}}").as_bytes()).unwrap(), &[1, 1]);
-        let told = |data: &str| of(data).unwrap_err().detail;
+        let failure = |data: &str| of(data).unwrap_err().detail;
         assert_eq!(
-            told(r#"[{"index":1,"embedding":[1]},{"index":1,"embedding":[2]}]"#),
+            failure(r#"[{"index":1,"embedding":[1]},{"index":1,"embedding":[2]}]"#),
             "two vectors have the index 1"
         );
-        assert!(told(r#"[{"index":2,"embedding":[1]}]"#).contains("is 2, and 2 texts"));
-        assert_eq!(told("[]"), "the answer has no vectors");
+        assert!(failure(r#"[{"index":2,"embedding":[1]}]"#).contains("is 2, and 2 texts"));
+        assert_eq!(failure("[]"), "the answer has no vectors");
         assert!(
             of(r#"[{"embedding":[1]},{"embedding":[2]}]"#).unwrap().iter().all(Option::is_some),
             "by their order"

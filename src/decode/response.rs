@@ -53,12 +53,12 @@ pub enum Answer {
         /// Content of the output column.
         content: Content,
         /// Text of the answer, if the step keeps it too.
-        said: Option<String>,
+        raw_text: Option<String>,
     },
     /// The answer is not what the step asks for.
     Invalid {
         /// Text of the answer.
-        said: String,
+        text: String,
         /// What is wrong with the answer.
         mistake: String,
         /// Message to the model that states the mistake.
@@ -74,57 +74,57 @@ pub enum Answer {
 pub fn answer(response: ChatResponse, form: &Form, reasoning: Reasoning) -> Result<Answer, Failure> {
     if let Form::Embedding(_) = form {
         let content = Content::Vector(super::embedding::vector(&response)?);
-        return Ok(Answer::Good { content, said: None });
+        return Ok(Answer::Good { content, raw_text: None });
     }
-    let mut said = text(response)?;
+    let mut text = text(response)?;
     if reasoning == Reasoning::Strip {
-        said = without_reasoning(said);
+        text = without_reasoning(text);
     }
     match form {
-        Form::Text | Form::Embedding(_) => Ok(Answer::Good { content: Content::Text(said), said: None }),
+        Form::Text | Form::Embedding(_) => Ok(Answer::Good { content: Content::Text(text), raw_text: None }),
         Form::Classes(classes) => {
-            let bare = unfenced(&said);
+            let bare = unfenced(&text);
             if let Some(class) = class_of(bare, classes) {
-                return Ok(Answer::Good { content: Content::Text(class.clone()), said: None });
+                return Ok(Answer::Good { content: Content::Text(class.clone()), raw_text: None });
             }
             let complaint = format!(
                 "{COMPLAINT}one of the answers that there may be. {CLASSES_WORDS}\n{}",
                 classes.join("\n")
             );
-            Ok(Answer::Invalid { said, mistake: "it is not one of the classes".to_owned(), complaint })
+            Ok(Answer::Invalid { text, mistake: "it is not one of the classes".to_owned(), complaint })
         }
-        Form::Typed(typed) => match super::typed::read(unfenced(&said), &typed.shape) {
+        Form::Typed(typed) => match super::typed::read(unfenced(&text), &typed.shape) {
             Ok(content) => {
-                let said = typed.keep_raw.then_some(said);
-                Ok(Answer::Good { content: Content::Text(content), said })
+                let raw_text = typed.keep_raw.then_some(text);
+                Ok(Answer::Good { content: Content::Text(content), raw_text })
             }
             Err(mistake) => {
                 let complaint = format!(
                     "{COMPLAINT}what was asked for: {mistake}. Answer with the whole JSON object again, and with nothing else."
                 );
-                Ok(Answer::Invalid { said, mistake, complaint })
+                Ok(Answer::Invalid { text, mistake, complaint })
             }
         },
     }
 }
 
 /// The class that an answer names: as its whole text, or in the object that the schema of classes describes.
-fn class_of<'a>(said: &str, classes: &'a [String]) -> Option<&'a String> {
+fn class_of<'a>(answer: &str, classes: &'a [String]) -> Option<&'a String> {
     let known = |named: &str| classes.iter().find(|class| *class == named);
-    known(said).or_else(|| {
-        let object: Map<String, Value> = serde_json::from_str(said).ok()?;
+    known(answer).or_else(|| {
+        let object: Map<String, Value> = serde_json::from_str(answer).ok()?;
         known(object.get(CLASS).filter(|_| object.len() == 1)?.as_str()?)
     })
 }
 
 /// An answer without a block of reasoning at its beginning. A block that does not end is part of the answer.
-fn without_reasoning(said: String) -> String {
+fn without_reasoning(answer: String) -> String {
     let blocks = [("<think>", "</think>"), ("<thinking>", "</thinking>"), ("<reasoning>", "</reasoning>")];
     let bare = blocks.iter().find_map(|(begins, ends)| {
-        let (_, rest) = said.trim_start().strip_prefix(begins)?.split_once(ends)?;
+        let (_, rest) = answer.trim_start().strip_prefix(begins)?.split_once(ends)?;
         Some(rest.trim_start().to_owned())
     });
-    bare.filter(|bare| !bare.is_empty()).unwrap_or(said)
+    bare.filter(|bare| !bare.is_empty()).unwrap_or(answer)
 }
 
 /// The content of a Markdown block if a text is nothing else, or else the text, trimmed.
@@ -215,14 +215,14 @@ mod tests {
     #[test]
     fn an_answer_is_one_of_the_classes_or_invalid() {
         let form = Form::Classes(vec!["bug".into(), "a feature".into()]);
-        let read = |said: &str| {
-            let choice = serde_json::json!({ "message": { "content": said } });
+        let read = |content: &str| {
+            let choice = serde_json::json!({ "message": { "content": content } });
             let body = serde_json::json!({ "choices": [choice] }).to_string();
             match answer(parse(body.as_bytes()).unwrap(), &form, Reasoning::Strip).unwrap() {
                 Answer::Good { content: Content::Text(text), .. } => Some(text),
                 Answer::Good { content, .. } => panic!("{content:?}"),
-                Answer::Invalid { said: told, complaint, .. } => {
-                    assert!(told == said && complaint.ends_with("else:\nbug\na feature"), "{complaint}");
+                Answer::Invalid { text, complaint, .. } => {
+                    assert!(text == content && complaint.ends_with("else:\nbug\na feature"), "{complaint}");
                     None
                 }
             }

@@ -23,10 +23,10 @@ pub(super) fn read(text: &str, shape: &Shape) -> Result<String, String> {
         .iter_errors(&value)
         .take(MISTAKES)
         .map(|error| {
-            let told: String = error.to_string().chars().take(MISTAKE_CHARS).collect();
+            let mistake: String = error.to_string().chars().take(MISTAKE_CHARS).collect();
             match error.instance_path().as_str() {
-                "" => told,
-                path => format!("{path}: {told}"),
+                "" => mistake,
+                path => format!("{path}: {mistake}"),
             }
         })
         .collect();
@@ -113,11 +113,11 @@ mod tests {
              who = { name = \"string\" } }",
         );
         let read = |text: &str| super::read(text, &shape);
-        let said = r#"{"who":{"name":"ü"},"tags":["a"],"day":null,"share":1,"at":"2026-01-01T01:00:00+01:00","count":3.0}"#;
+        let answer = r#"{"who":{"name":"ü"},"tags":["a"],"day":null,"share":1,"at":"2026-01-01T01:00:00+01:00","count":3.0}"#;
         let expected = r#"{"count":3,"share":1.0,"at":"2026-01-01T00:00:00.000000Z","day":null,"tags":["a"],"who":{"name":"ü"}}"#;
-        assert_eq!(read(said).unwrap(), expected);
+        assert_eq!(read(answer).unwrap(), expected);
         assert_eq!(read(expected).unwrap(), expected, "what was read once is read the same again");
-        let wrong = |from: &str, to: &str| read(&said.replace(from, to)).unwrap_err();
+        let wrong = |from: &str, to: &str| read(&answer.replace(from, to)).unwrap_err();
         assert_eq!(wrong("3.0", "3.5"), "/count: 3.5 is not of type \"integer\"");
         assert_eq!(
             wrong("3.0", "9223372036854775808"),

@@ -107,10 +107,10 @@ impl<A: RequestSender> ProviderClient<A> {
         mut granted: oneshot::Receiver<Second>,
     ) -> HedgedResult {
         let started = clock::now();
-        let mut asked = pin!(self.endpoint.ask(questions, params, most));
+        let mut first_answer = pin!(self.endpoint.ask(questions, params, most));
         let mut second = tokio::select! {
             biased;
-            sent = &mut asked => {
+            sent = &mut first_answer => {
                 self.billing.book(&mut first.reservation, sent.result.as_ref().ok(), sent.may_be_billed);
                 // A second attempt that was granted too late is not sent.
                 granted.close();
@@ -121,16 +121,16 @@ impl<A: RequestSender> ProviderClient<A> {
         };
         if self.billing.record_sent(&mut second.reservation).is_err() {
             // The next request that is sent will report the error; this one is under way.
-            let sent = asked.await;
+            let sent = first_answer.await;
             self.billing.book(&mut first.reservation, sent.result.as_ref().ok(), sent.may_be_billed);
             return HedgedResult { sent, attempt: first, other: Some(second), was_twice: false };
         }
         let left = most.saturating_sub(clock::now() - started);
-        let mut again = pin!(self.endpoint.ask(questions, params, left));
+        let mut second_answer = pin!(self.endpoint.ask(questions, params, left));
         let (mut sent, is_first) = tokio::select! {
             biased;
-            sent = &mut asked => (sent, true),
-            sent = &mut again => (sent, false),
+            sent = &mut first_answer => (sent, true),
+            sent = &mut second_answer => (sent, false),
         };
         let (ended, open) = if is_first { (&mut first, &mut second) } else { (&mut second, &mut first) };
         self.billing.book(&mut ended.reservation, sent.result.as_ref().ok(), sent.may_be_billed);
@@ -141,7 +141,7 @@ impl<A: RequestSender> ProviderClient<A> {
             return HedgedResult { sent, attempt, other: Some(other), was_twice: true };
         }
         let unread = sent.unread.take();
-        sent = if is_first { again.await } else { asked.await };
+        sent = if is_first { second_answer.await } else { first_answer.await };
         if sent.result.is_err() {
             sent.unread = sent.unread.or(unread);
         }

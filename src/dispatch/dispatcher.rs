@@ -55,8 +55,8 @@ pub struct Dispatcher<A: RequestSender> {
     request_batcher: RequestBatcher,
     pub(super) due: BinaryHeap<DueRetry>,
     pub(super) order: u64,
-    told: StateReporter,
-    /// When rows that wait for others to go with them go without.
+    state_reporter: StateReporter,
+    /// When rows that wait for others to share their request are sent without them.
     linger: Option<Instant>,
     /// Generation of the pause that was reported last.
     pub(super) pause_reported: u64,
@@ -89,8 +89,8 @@ pub struct Dispatcher<A: RequestSender> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum HealthProbe {
     None,
-    Wanted,
-    Asked,
+    Due,
+    Sent,
 }
 
 impl<A: RequestSender> Dispatcher<A> {
@@ -127,7 +127,7 @@ impl<A: RequestSender> Dispatcher<A> {
             request_batcher: RequestBatcher::of(provider),
             due: BinaryHeap::new(),
             order: 0,
-            told: StateReporter::default(),
+            state_reporter: StateReporter::default(),
             linger: None,
             pause_reported: 0,
             doubted: Vec::new(),
@@ -291,8 +291,8 @@ impl<A: RequestSender> Dispatcher<A> {
             }
         }
         if self.is_at_rest() && !self.doubted.is_empty() && self.health_probe == HealthProbe::None {
-            // There is no other request whose answer could decide.
-            self.health_probe = HealthProbe::Wanted;
+            // No other request is left whose answer could show whether the provider or the row is at fault.
+            self.health_probe = HealthProbe::Due;
         }
         let rests = !self.refused.is_empty() && self.is_at_rest();
         // More rows may be on their way.
@@ -322,16 +322,16 @@ impl<A: RequestSender> Dispatcher<A> {
             // Rows that failed since the last answer may themselves be the trouble.
             let is_suspect = front.is_some_and(|pending| self.admission.suspects(pending.request.cell));
             if is_open && is_suspect && self.health_probe == HealthProbe::None && !self.io.has_fallback {
-                self.health_probe = HealthProbe::Wanted;
+                self.health_probe = HealthProbe::Due;
             }
-            if self.health_probe == HealthProbe::Asked && (is_open || is_suspect) {
+            if self.health_probe == HealthProbe::Sent && (is_open || is_suspect) {
                 return None;
             }
-            if self.health_probe != HealthProbe::Wanted && self.ready.is_empty() {
+            if self.health_probe != HealthProbe::Due && self.ready.is_empty() {
                 return None;
             }
             let (group, more) = self.group(now);
-            if let Some(until) = more.filter(|_| self.health_probe != HealthProbe::Wanted) {
+            if let Some(until) = more.filter(|_| self.health_probe != HealthProbe::Due) {
                 self.linger = Some(until);
                 return None;
             }
@@ -339,7 +339,7 @@ impl<A: RequestSender> Dispatcher<A> {
             if self.admission.may_send(now) == Err(NotAdmitted::WhenOneEnds) {
                 return None;
             }
-            let cost = if counts_tokens && self.health_probe != HealthProbe::Wanted {
+            let cost = if counts_tokens && self.health_probe != HealthProbe::Due {
                 self.cost(group)
             } else {
                 Cost::default()
@@ -354,7 +354,7 @@ impl<A: RequestSender> Dispatcher<A> {
                 }
             };
             match self.admission.admit(cost, now) {
-                Ok(ticket) if self.health_probe == HealthProbe::Wanted => {
+                Ok(ticket) if self.health_probe == HealthProbe::Due => {
                     self.send_harmless(ticket, reservation);
                 }
                 Ok(ticket) => {
@@ -433,7 +433,7 @@ impl<A: RequestSender> Dispatcher<A> {
     fn reserve(&self, group: usize) -> Result<Reservation, BudgetRefusal> {
         let worst = match self.ready.front() {
             _ if !self.io.account.is_limited() => Spend::default(),
-            Some(PendingRequest { request, .. }) if self.health_probe != HealthProbe::Wanted => {
+            Some(PendingRequest { request, .. }) if self.health_probe != HealthProbe::Due => {
                 let questions = self.ready.iter().take(group).map(|pending| &pending.request.question);
                 self.client.billing.worst_case(questions, &request.params)
             }
@@ -464,9 +464,9 @@ impl<A: RequestSender> Dispatcher<A> {
 
     fn report(&mut self, now: Instant, waiting: Option<(Waiting, Instant)>) {
         let in_flight = u32::try_from(self.attempts_in_flight.len()).unwrap_or(u32::MAX);
-        let Self { io, client, admission, meter, told, learned_limits, .. } = self;
+        let Self { io, client, admission, meter, state_reporter, learned_limits, .. } = self;
         let name = &client.provider;
-        if told.report(&io.voice, name, now, in_flight, waiting, || admission.gauge()) {
+        if state_reporter.report(&io.voice, name, now, in_flight, waiting, || admission.gauge()) {
             learned_limits.keep(name, admission.learned(), meter, client.endpoint.schema_form());
         }
     }
@@ -491,7 +491,7 @@ impl<A: RequestSender> Dispatcher<A> {
 
     /// Sends a harmless question, which every working provider can answer.
     fn send_harmless(&mut self, ticket: Ticket, mut reservation: Reservation) {
-        self.health_probe = HealthProbe::Asked;
+        self.health_probe = HealthProbe::Sent;
         let is_limited = self.io.account.is_limited();
         reservation.begin();
         self.attempts_in_flight.spawn(self.client.clone().ask_harmless(is_limited, ticket, reservation));

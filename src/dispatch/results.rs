@@ -20,7 +20,7 @@ use crate::wire::Limits;
 const STUCK_AFTER: u32 = 2;
 
 /// Time between two reports that nothing is answered.
-const SAID_EVERY: Duration = Duration::from_secs(60);
+const REPORT_EVERY: Duration = Duration::from_secs(60);
 
 /// Whether two refusals are the same apart from numbers, such as what was spent or what is left.
 fn is_same_refusal(one: &Failure, other: &Failure) -> bool {
@@ -107,7 +107,7 @@ impl<A: RequestSender> Dispatcher<A> {
                         if self.refusals_in_a_row >= self.refusals_looked_at
                             && self.health_probe == HealthProbe::None
                         {
-                            self.health_probe = HealthProbe::Wanted;
+                            self.health_probe = HealthProbe::Due;
                         }
                         return Ok(());
                     }
@@ -205,7 +205,7 @@ impl<A: RequestSender> Dispatcher<A> {
             || self.ready.iter().all(is_stuck) && self.due.iter().all(|due| is_stuck(&due.pending));
         if self.health_probe == HealthProbe::None && self.is_otherwise_idle() && are_stuck() {
             // There is no other request whose answer could show whether these rows are refused or everything is.
-            self.health_probe = HealthProbe::Wanted;
+            self.health_probe = HealthProbe::Due;
         }
         Ok(())
     }
@@ -341,8 +341,8 @@ impl<A: RequestSender> Dispatcher<A> {
             return;
         }
         let is_due = match self.outage_reported {
-            Some((_, said)) => now.saturating_duration_since(said) >= SAID_EVERY,
-            None => !self.admission.has_answered() || now.saturating_duration_since(since) >= SAID_EVERY,
+            Some((_, reported)) => now.saturating_duration_since(reported) >= REPORT_EVERY,
+            None => !self.admission.has_answered() || now.saturating_duration_since(since) >= REPORT_EVERY,
         };
         if !is_due {
             return;

@@ -179,8 +179,8 @@ impl PendingRequest {
             self.delay = self.delays.next().unwrap_or(policy.max_backoff);
         }
         // Full jitter; a delay that the server asks for is a lower bound.
-        let asked = failure.delay.unwrap_or_default().min(policy.max_retry_after);
-        let delay = jitter.full(self.delay).max(asked);
+        let requested = failure.delay.unwrap_or_default().min(policy.max_retry_after);
+        let delay = jitter.full(self.delay).max(requested);
         self.spent += delay;
         if self.left().is_zero() {
             let limit = humantime::format_duration(self.request.deadline);

@@ -48,12 +48,12 @@ impl StateReporter {
 
 /// Whether a wait is worth a report. The next request of a quota is always a moment away, and the moment moves with
 /// each request: that is no news.
-fn is_news(told: Option<(Waiting, Instant)>, now: Option<(Waiting, Instant)>) -> bool {
-    match (told, now) {
+fn is_news(reported: Option<(Waiting, Instant)>, now: Option<(Waiting, Instant)>) -> bool {
+    match (reported, now) {
         (Some((Waiting::RequestsPerMinute, _)), Some((Waiting::RequestsPerMinute, _)))
         | (Some((Waiting::TokensPerMinute, _)), Some((Waiting::TokensPerMinute, _)))
         | (Some((Waiting::Budget, _)), Some((Waiting::Budget, _))) => false,
-        (told, now) => told != now,
+        (reported, now) => reported != now,
     }
 }
 
@@ -81,21 +81,28 @@ mod tests {
     }
 
     #[test]
-    fn only_changes_are_told() {
-        let heard = ReportedState::default();
-        let voice = Voice::new(vec![Box::new(heard.clone())]);
+    fn only_changes_are_reported() {
+        let reports = ReportedState::default();
+        let voice = Voice::new(vec![Box::new(reports.clone())]);
         let now = clock::now();
-        let mut told = StateReporter::default();
+        let mut reporter = StateReporter::default();
         let at = |seconds| now + Duration::from_secs(seconds);
-        told.report(&voice, "p", now, 0, None, LimitGauge::default);
-        told.report(&voice, "p", now, 4, Some((Waiting::RequestsPerMinute, at(1))), LimitGauge::default);
-        told.report(&voice, "p", at(1), 4, Some((Waiting::RequestsPerMinute, at(2))), LimitGauge::default);
-        told.report(&voice, "p", at(1), 4, Some((Waiting::Pause, at(5))), LimitGauge::default);
-        told.report(&voice, "p", at(2), 4, Some((Waiting::Pause, at(5))), LimitGauge::default);
-        told.report(&voice, "p", at(2), 4, Some((Waiting::Pause, at(9))), LimitGauge::default);
-        told.report(&voice, "p", at(9), 3, None, LimitGauge::default);
+        reporter.report(&voice, "p", now, 0, None, LimitGauge::default);
+        reporter.report(&voice, "p", now, 4, Some((Waiting::RequestsPerMinute, at(1))), LimitGauge::default);
+        reporter.report(
+            &voice,
+            "p",
+            at(1),
+            4,
+            Some((Waiting::RequestsPerMinute, at(2))),
+            LimitGauge::default,
+        );
+        reporter.report(&voice, "p", at(1), 4, Some((Waiting::Pause, at(5))), LimitGauge::default);
+        reporter.report(&voice, "p", at(2), 4, Some((Waiting::Pause, at(5))), LimitGauge::default);
+        reporter.report(&voice, "p", at(2), 4, Some((Waiting::Pause, at(9))), LimitGauge::default);
+        reporter.report(&voice, "p", at(9), 3, None, LimitGauge::default);
         assert_eq!(
-            *heard.0.lock().unwrap(),
+            *reports.0.lock().unwrap(),
             [
                 "4 in flight",
                 "Some(RequestsPerMinute) 1s",

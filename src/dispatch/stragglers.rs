@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_said_of_a_step_that_was_hardly_answered() {
+    fn no_straggler_is_found_in_a_step_with_few_answers() {
         let mut sent = SentRow::new(0.01);
         sent.send(0.0);
         for _ in 1..MIN_LATENCIES {

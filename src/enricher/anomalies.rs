@@ -143,7 +143,7 @@ impl Watch {
         samples.push_front((row.clone(), text(settled)));
         #[expect(clippy::cast_precision_loss, reason = "a million is exact")]
         let is_too_many = self.counts[sign as usize] as f64 > sign.most(&self.bounds) * reach as f64;
-        (self.newest.len() == reach && is_too_many).then(|| self.told(sign))
+        (self.newest.len() == reach && is_too_many).then(|| self.anomaly(sign))
     }
 
     /// Returns the anomaly of a run that ends with fewer outcomes than the window holds, if the share of a kind is too
@@ -153,10 +153,10 @@ impl Watch {
         let is_short = (FEWEST..self.bounds.rows as usize).contains(&of);
         let is_too_many =
             |sign: &Sign| least_share(self.counts[*sign as usize], of) > sign.most(&self.bounds);
-        Sign::ALL.into_iter().filter(|_| is_short).find(is_too_many).map(|sign| self.told(sign))
+        Sign::ALL.into_iter().filter(|_| is_short).find(is_too_many).map(|sign| self.anomaly(sign))
     }
 
-    fn told(&self, sign: Sign) -> Anomaly {
+    fn anomaly(&self, sign: Sign) -> Anomaly {
         Anomaly {
             step: self.step.clone(),
             count: self.counts[sign as usize],
@@ -214,31 +214,31 @@ mod tests {
         RowResult::without_request(Outcome::Failed(Failure::new(class, detail)))
     }
 
-    fn said(text: &str, finish_reason: &str) -> RowResult {
+    fn answered(text: &str, finish_reason: &str) -> RowResult {
         let outcome = Outcome::Answer(Content::Text(text.to_owned()));
         RowResult { finish_reason: Some(Arc::from(finish_reason)), ..RowResult::without_request(outcome) }
     }
 
     #[test]
-    fn a_share_above_its_bound_over_a_full_window_is_told_with_the_newest_samples() {
+    fn a_share_above_its_bound_over_a_full_window_is_reported_with_the_newest_samples() {
         let bounds = Anomalies { rows: 20, empty: 0.2, refused: 0.3, invalid: 0.3, cut: 1.0 };
         let mut watch = Watch::new("answer", bounds);
         let mut note = |settled: &RowResult, at: u64| watch.note(settled, &Form::Text, &row(at));
         // A window that is not full reports nothing, and four of twenty are allowed.
         for at in 0..20 {
-            let settled = if at < 4 { failed(Class::EmptyAnswer, "") } else { said("yes", "stop") };
+            let settled = if at < 4 { failed(Class::EmptyAnswer, "") } else { answered("yes", "stop") };
             assert_eq!(note(&settled, at), None);
         }
         // Each of these replaces one of the first four; a fifth in the window is too many.
         for at in 20..24 {
             assert_eq!(note(&failed(Class::EmptyAnswer, "no text"), at), None);
         }
-        let told = note(&failed(Class::Length, "cut before any text"), 24).unwrap();
-        assert_eq!((told.count, told.of, told.key), (5, 20, "max_empty_rate"));
-        let shown: Vec<u64> = told.samples.iter().map(|(row, _)| row.row).collect();
+        let anomaly = note(&failed(Class::Length, "cut before any text"), 24).unwrap();
+        assert_eq!((anomaly.count, anomaly.of, anomaly.key), (5, 20, "max_empty_rate"));
+        let shown: Vec<u64> = anomaly.samples.iter().map(|(row, _)| row.row).collect();
         assert_eq!(shown, [24, 23, 22]);
         assert_eq!(
-            told.to_string(),
+            anomaly.to_string(),
             "5 of the last 20 rows of step \"answer\" came back without text; anomalies.max_empty_rate is 0.2; for \
              example row 24 of a.parquet: \"cut before any text\"; row 23 of a.parquet: \"no text\"; row 22 of \
              a.parquet: \"no text\""
@@ -251,25 +251,29 @@ mod tests {
         let at_the_end = |empty: u64, of: u64| {
             let mut watch = Watch::new("answer", bounds);
             for at in 0..of {
-                let settled = if at < empty { failed(Class::EmptyAnswer, "") } else { said("yes", "stop") };
+                let settled =
+                    if at < empty { failed(Class::EmptyAnswer, "") } else { answered("yes", "stop") };
                 assert_eq!(watch.note(&settled, &Form::Text, &row(at)), None);
             }
             watch.at_the_end()
         };
         assert_eq!(at_the_end(49, 49), None, "too few to tell");
         assert_eq!(at_the_end(25, 100), None, "as chance has it");
-        let told = at_the_end(30, 100).unwrap();
-        assert_eq!((told.count, told.of, told.key, told.samples.len()), (30, 100, "max_empty_rate", 3));
-        assert_eq!(at_the_end(200, 999).map(|told| told.of), None);
+        let anomaly = at_the_end(30, 100).unwrap();
+        assert_eq!(
+            (anomaly.count, anomaly.of, anomaly.key, anomaly.samples.len()),
+            (30, 100, "max_empty_rate", 3)
+        );
+        assert_eq!(at_the_end(200, 999).map(|anomaly| anomaly.of), None);
         assert!((least_share(30, 100) - 0.231).abs() < 0.001, "{}", least_share(30, 100));
     }
 
     #[test]
     fn a_cut_answer_counts_where_it_is_free_text() {
-        let cut = said(&format!("{}the end", "so ".repeat(100)), "length");
+        let cut = answered(&format!("{}the end", "so ".repeat(100)), "length");
         assert_eq!(Sign::of(&cut, &Form::Text), Some(Sign::Cut));
         assert_eq!(Sign::of(&cut, &Form::Classes(vec!["yes".into()])), None);
-        assert_eq!(Sign::of(&said("yes", "stop"), &Form::Text), None);
+        assert_eq!(Sign::of(&answered("yes", "stop"), &Form::Text), None);
         assert!(text(&cut).starts_with('…') && text(&cut).ends_with("the end"));
     }
 }

@@ -32,7 +32,7 @@ const MOST_WAITING: usize = 1_024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Handed {
     /// It was sent to a dispatcher.
-    Asked,
+    Sent,
     /// It needed no request, or was put back because the journal failed.
     Settled,
     /// It waits for the answer to another row.
@@ -63,11 +63,11 @@ impl Enricher {
             }
             while let Some((provider, purpose)) = self.steps[step.index()].route(&self.providers, 0, 0) {
                 let handed = self.hand_out(step, provider);
-                if purpose == Purpose::Probe && handed != Handed::Asked {
+                if purpose == Purpose::Probe && handed != Handed::Sent {
                     self.providers[provider].health.release_probe();
                 }
                 match handed {
-                    Handed::Asked => {}
+                    Handed::Sent => {}
                     Handed::Settled | Handed::Waits => settled += 1,
                     Handed::NoRow => is_short_of_rows |= step == StepId::FIRST,
                     Handed::NoRoom => {}
@@ -85,7 +85,7 @@ impl Enricher {
             // This pass has already looked at the next steps of the settled rows.
             self.capacity_freed.notify_one();
         }
-        if self.asks_left == Some(0) && self.ledger.handed_out() == 0 && settled == 0 {
+        if self.sends_left == Some(0) && self.ledger.handed_out() == 0 && settled == 0 {
             self.halt(Stop::MaxRows);
         }
         // A full window delays nothing while as many requests as allowed are in flight.
@@ -101,7 +101,7 @@ impl Enricher {
     fn hand_out(&mut self, step: StepId, provider: usize) -> Handed {
         let inbox = self.providers[provider].inbox.clone();
         let Ok(permit) = inbox.try_reserve() else { return Handed::NoRoom };
-        if self.asks_left == Some(0) && step == StepId::FIRST {
+        if self.sends_left == Some(0) && step == StepId::FIRST {
             return Handed::NoRoom;
         }
         let Some(cell) = self.ledger.hand_out_next(step) else { return Handed::NoRow };
@@ -109,11 +109,11 @@ impl Enricher {
             Ok(request) => request,
             Err(handed) => return handed,
         };
-        if let Some(left) = self.asks_left.as_mut().filter(|_| step == StepId::FIRST) {
+        if let Some(left) = self.sends_left.as_mut().filter(|_| step == StepId::FIRST) {
             *left -= 1;
         }
         permit.send(request);
-        Handed::Asked
+        Handed::Sent
     }
 
     /// Stops the run if rows are left whose providers are all ruled out.
@@ -151,7 +151,7 @@ impl Enricher {
     fn feed_routed(&mut self, step: StepId) -> (usize, bool) {
         let mut settled = 0;
         while self.rerouted.len() < MOST_WAITING && settled < SETTLED_AT_ONCE {
-            if self.asks_left == Some(0) && step == StepId::FIRST {
+            if self.sends_left == Some(0) && step == StepId::FIRST {
                 break;
             }
             let Some(cell) = self.ledger.hand_out_next(step) else { return (settled, true) };
@@ -162,7 +162,7 @@ impl Enricher {
                     continue;
                 }
             }
-            if let Some(left) = self.asks_left.as_mut().filter(|_| step == StepId::FIRST) {
+            if let Some(left) = self.sends_left.as_mut().filter(|_| step == StepId::FIRST) {
                 *left -= 1;
             }
         }
@@ -219,12 +219,12 @@ impl Enricher {
         let step = &steps[cell.step.index()];
         let batch = open.get_mut(&cell.batch).expect("rows are handed out while their batch is open");
         if batch.keeps(cell) {
-            return PriorState::unasked(Outcome::Unchanged);
+            return PriorState::without_request(Outcome::Unchanged);
         }
         let inputs::StepRequest { mut question, route, excluded_providers } =
-            match inputs::asked(steps, providers, batch, cell) {
-                Ok(asked) => asked,
-                Err(outcome) => return PriorState::unasked(outcome),
+            match inputs::prepare(steps, providers, batch, cell) {
+                Ok(prepared) => prepared,
+                Err(outcome) => return PriorState::without_request(outcome),
             };
         let mut earlier = Earlier::default();
         let mut params = Arc::clone(&step.params);
@@ -280,7 +280,7 @@ impl Enricher {
             return PriorState::Nothing(request);
         }
         match sharing.look(key, step, providers, &request) {
-            SharingState::Asked => {
+            SharingState::InFlight => {
                 sharing.wait(key, request);
                 return PriorState::Waits;
             }
@@ -292,7 +292,7 @@ impl Enricher {
                     && matches!(settled.outcome, Outcome::Answer(_))
                 {
                     return match batch.journal.append([&record]) {
-                        Ok(()) => PriorState::Settled(settled, event::Origin::Unasked),
+                        Ok(()) => PriorState::Settled(settled, event::Origin::NoRequest),
                         Err(error) => PriorState::Lost(error),
                     };
                 }

@@ -47,7 +47,7 @@ pub(super) struct StepRequest {
 }
 
 /// Returns the question for a row, or the outcome of a row that needs no request.
-pub(super) fn asked(
+pub(super) fn prepare(
     steps: &[CompiledStep],
     providers: &[StepProvider],
     batch: &OpenBatch,

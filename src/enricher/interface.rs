@@ -63,7 +63,8 @@ pub struct Enricher {
     pub(super) watches: Vec<Watch>,
     /// Requests that one provider could not answer and another one may.
     pub(super) rerouted: VecDeque<Request>,
-    pub(super) asks_left: Option<u64>,
+    /// Number of rows that may still be sent for the first step, or `None` if the run has no row limit.
+    pub(super) sends_left: Option<u64>,
     /// Number of requests that may be in flight, over all providers.
     pub(super) places: u64,
     /// The hold that was reported last.
@@ -137,7 +138,7 @@ impl Enricher {
             error_rates,
             watches,
             rerouted: VecDeque::new(),
-            asks_left: max_rows,
+            sends_left: max_rows,
             places,
             hold: None,
             stop: None,
@@ -236,7 +237,7 @@ impl Enricher {
     /// Reports that a task failed. No new requests are sent.
     pub fn failed(&mut self, task: LedgerTask) {
         self.ledger.failed(task);
-        self.halt(Stop::Asked);
+        self.halt(Stop::Requested);
     }
 
     /// Waits until there are replies to take in or room to hand out rows.

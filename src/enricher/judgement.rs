@@ -16,6 +16,7 @@ use crate::prompt::Question;
 use crate::rows::{Outcome, RowResult};
 use crate::wire::ChatResponse;
 
+use crate::wording::counted;
 /// What is known of a row before a request is sent.
 pub(super) enum PriorState {
     /// Nothing, or only answers that were not what the step asks for: a request is sent.
@@ -29,8 +30,8 @@ pub(super) enum PriorState {
 }
 
 impl PriorState {
-    pub(super) fn unasked(outcome: Outcome) -> Self {
-        PriorState::Settled(Box::new(RowResult::without_request(outcome)), event::Origin::Unasked)
+    pub(super) fn without_request(outcome: Outcome) -> Self {
+        PriorState::Settled(Box::new(RowResult::without_request(outcome)), event::Origin::NoRequest)
     }
 }
 
@@ -53,7 +54,7 @@ pub(super) struct Again {
 
 enum How {
     /// With the answer and what is wrong with it.
-    Repaired { said: String, complaint: String },
+    Repaired { answer: String, complaint: String },
     /// With this larger `max_tokens`.
     Longer(u32),
 }
@@ -62,7 +63,7 @@ impl Again {
     /// Returns the question to send and its parameters.
     pub(super) fn question(&self, before: &Question, params: &Arc<Params>) -> (Question, Arc<Params>) {
         match &self.how {
-            How::Repaired { said, complaint } => (before.repaired(said, complaint), Arc::clone(params)),
+            How::Repaired { answer, complaint } => (before.repaired(answer, complaint), Arc::clone(params)),
             How::Longer(max_tokens) => {
                 let longer = Params { max_tokens: Some(*max_tokens), ..(**params).clone() };
                 (before.longer(*max_tokens), Arc::new(longer))
@@ -130,7 +131,7 @@ impl<'a> ResultOrigin<'a> {
                 Err(Failure::new(Class::InvalidOutput, detail))
             },
         );
-        let mut kept = None;
+        let mut raw_text = None;
         let is_cut = facts.finish_reason.as_deref().is_some_and(decode::is_cut);
         // A cut answer may still hold a whole object; whether a text is whole cannot be known.
         let is_whole = !matches!(step.spec.form, Form::Text) && matches!(answer, Ok(Answer::Good { .. }));
@@ -146,28 +147,28 @@ impl<'a> ResultOrigin<'a> {
             return Judged::Again(Again { how: How::Longer(max_tokens), earlier });
         }
         let text = match answer {
-            Ok(Answer::Good { content, said }) => {
-                kept = said;
+            Ok(Answer::Good { content, raw_text: kept }) => {
+                raw_text = kept;
                 step.fits(content)
             }
-            Ok(Answer::Invalid { said, mistake, .. }) if is_cut => {
-                let detail = format!("the token limit cut the answer off: {mistake}: {said:?}");
-                kept = step.spec.form.keeps_raw().then_some(said);
+            Ok(Answer::Invalid { text, mistake, .. }) if is_cut => {
+                let detail = format!("the token limit cut the answer off: {mistake}: {text:?}");
+                raw_text = step.spec.form.keeps_raw().then_some(text);
                 Err(Failure::new(Class::Length, detail))
             }
-            Ok(Answer::Invalid { said, complaint, .. }) if self.earlier.repairs < step.spec.max_repairs => {
+            Ok(Answer::Invalid { text, complaint, .. }) if self.earlier.repairs < step.spec.max_repairs => {
                 let earlier = self.with_this(&facts);
-                return Judged::Again(Again { how: How::Repaired { said, complaint }, earlier });
+                return Judged::Again(Again { how: How::Repaired { answer: text, complaint }, earlier });
             }
-            Ok(Answer::Invalid { said, mistake, .. }) => {
-                let detail = refused(&step.spec.form, self.earlier.repairs, &mistake, &said);
-                kept = step.spec.form.keeps_raw().then_some(said);
+            Ok(Answer::Invalid { text, mistake, .. }) => {
+                let detail = refused(&step.spec.form, self.earlier.repairs, &mistake, &text);
+                raw_text = step.spec.form.keeps_raw().then_some(text);
                 Err(Failure::new(Class::InvalidOutput, detail))
             }
             Err(failure) => Err(failure),
         };
         let mut settled = self.settled(facts, text);
-        settled.said = kept.map(Content::Text);
+        settled.raw_text = raw_text.map(Content::Text);
         Judged::Settled(Box::new(settled))
     }
 
@@ -219,13 +220,13 @@ impl<'a> ResultOrigin<'a> {
             latency_ms: latency.map(|latency| u64::try_from(latency.as_millis()).unwrap_or(u64::MAX)),
             fingerprint: Some(earlier.first.unwrap_or(self.fingerprint)),
             template: None,
-            said: None,
+            raw_text: None,
         }
     }
 }
 
 /// Returns the error of a row whose last answer is invalid.
-fn refused(form: &Form, repairs: u32, mistake: &str, said: &str) -> String {
+fn refused(form: &Form, repairs: u32, mistake: &str, text: &str) -> String {
     let what = match form {
         Form::Text | Form::Typed(_) | Form::Embedding(_) => "what was asked for",
         Form::Classes(_) => "one of the classes",
@@ -235,9 +236,9 @@ fn refused(form: &Form, repairs: u32, mistake: &str, said: &str) -> String {
         _ => format!(", after it was asked again {repairs} times"),
     };
     match form {
-        Form::Typed(_) => format!("the answer is not {what}{after}: {mistake}: {said:?}"),
+        Form::Typed(_) => format!("the answer is not {what}{after}: {mistake}: {text:?}"),
         Form::Text | Form::Classes(_) | Form::Embedding(_) => {
-            format!("the answer is not {what}{after}: {said:?}")
+            format!("the answer is not {what}{after}: {text:?}")
         }
     }
 }

@@ -25,10 +25,10 @@ impl Enricher {
         let replies = std::mem::take(&mut self.buffer);
         let mut kept = PendingOutcomes::new();
         for reply in replies {
-            let Reply { request, provider: asked, attempts, verdict } = reply;
+            let Reply { request, provider: index, attempts, verdict } = reply;
             let cell = request.cell;
             let question = &request.question;
-            let provider = &self.providers[asked];
+            let provider = &self.providers[index];
             match verdict {
                 Verdict::Paid(paid) => {
                     let facts = decode::facts(&paid.response);
@@ -50,7 +50,7 @@ impl Enricher {
                     let (provider, model) = (Arc::clone(&provider.name), Arc::clone(&provider.model));
                     let shared = SharedAnswer { provider, model, body: paid.body };
                     match origin.judged(paid.response, &self.steps[cell.step.index()]) {
-                        Judged::Again(again) => self.ask_again(request, &again),
+                        Judged::Again(again) => self.send_again(request, &again),
                         // Does not happen: a response that counts as paid can be read.
                         Judged::Unread => self.put_back(cell),
                         Judged::Settled(settled) => {
@@ -62,7 +62,7 @@ impl Enricher {
                                 let released = self.probations[cell.step.index()].end();
                                 self.hold_back_all(&mut kept, released);
                                 self.share(cell, route, first, &shared);
-                                self.settle(cell, *settled, event::Origin::Asked);
+                                self.settle(cell, *settled, event::Origin::Request);
                             }
                         }
                     }
@@ -73,11 +73,11 @@ impl Enricher {
                 }
                 Verdict::Failed(failure) if is_terminal(failure.class) => {
                     self.unshare(cell);
-                    let reply = Reply { request, provider: asked, attempts, verdict: Verdict::Unsent };
+                    let reply = Reply { request, provider: index, attempts, verdict: Verdict::Unsent };
                     self.judge(&mut kept, WithheldRefusal::Refused(Box::new(reply), failure));
                 }
-                Verdict::Failed(failure) => self.failed_at(request, asked, attempts, failure),
-                Verdict::Stop(failure) => self.provider_stopped(request, asked, failure),
+                Verdict::Failed(failure) => self.failed_at(request, index, attempts, failure),
+                Verdict::Stop(failure) => self.provider_stopped(request, index, failure),
                 Verdict::BudgetSpent(limit) => {
                     // Every provider shares the budget.
                     self.put_back(cell);
@@ -91,7 +91,7 @@ impl Enricher {
     }
 
     /// Sends a row again whose answer, which is in the journal, is not what the step asks for.
-    fn ask_again(&mut self, request: Request, again: &Again) {
+    fn send_again(&mut self, request: Request, again: &Again) {
         if self.stop.is_some() {
             self.give_back(request.cell);
             return;
@@ -120,7 +120,7 @@ impl Enricher {
         }
         // The failure may pass: it is not journalled, so that a resumed run sends the row again.
         let settled = self.row_failed(provider, &request, attempts, failure);
-        self.settle(request.cell, settled, event::Origin::Asked);
+        self.settle(request.cell, settled, event::Origin::Request);
     }
 
     /// Stops the run for a provider's failure, unless another provider takes the row.
@@ -213,7 +213,7 @@ impl Enricher {
         }
         let origin = ResultOrigin::of_record(record, None, Earlier::default());
         match origin.judged_record(&record.outcome, &self.steps[cell.step.index()]) {
-            Judged::Settled(settled) => self.settle(cell, *settled, event::Origin::Unasked),
+            Judged::Settled(settled) => self.settle(cell, *settled, event::Origin::NoRequest),
             // Does not happen: the answer was accepted for the row that was sent.
             Judged::Again(_) | Judged::Unread => self.rerouted.push_back(request),
         }
@@ -222,7 +222,7 @@ impl Enricher {
     /// Takes a row back as if it had not been sent. It leaves the row limit and may be sent again in this run.
     pub(super) fn give_back(&mut self, cell: Cell) {
         self.put_back(cell);
-        if let Some(left) = self.asks_left.as_mut().filter(|_| cell.step == StepId::FIRST) {
+        if let Some(left) = self.sends_left.as_mut().filter(|_| cell.step == StepId::FIRST) {
             *left += 1;
         }
     }
@@ -261,8 +261,8 @@ impl Enricher {
         for held in released {
             match held {
                 WithheldRefusal::Known(cell, settled, _) => {
-                    let was_asked = settled.fingerprint.is_some();
-                    let origin = if was_asked { event::Origin::Asked } else { event::Origin::Unasked };
+                    let was_sent = settled.fingerprint.is_some();
+                    let origin = if was_sent { event::Origin::Request } else { event::Origin::NoRequest };
                     self.settle(cell, *settled, origin);
                 }
                 WithheldRefusal::Refused(reply, failure) => {
@@ -279,11 +279,11 @@ impl Enricher {
     /// Appends outcomes to the journals, one write for each batch, then settles them.
     pub(super) fn write_down(&mut self, kept: PendingOutcomes) {
         for (id, entries) in kept {
-            let batch = self.open.get_mut(&id).expect("a batch is open while its rows are asked");
+            let batch = self.open.get_mut(&id).expect("a batch is open while its rows are in flight");
             match batch.journal.append(entries.iter().map(|(_, record, _)| record)) {
                 Ok(()) => {
                     for (cell, _, settled) in entries {
-                        self.settle(cell, settled, event::Origin::Asked);
+                        self.settle(cell, settled, event::Origin::Request);
                     }
                 }
                 Err(error) => {
@@ -314,10 +314,10 @@ impl Enricher {
                     WithheldRefusal::Known(..) => "all came to nothing",
                 };
                 let step = &self.steps[first.cell().step.index()].output;
-                let told = format!("the first rows of step {step:?} {how}: {failure}");
+                let detail = format!("the first rows of step {step:?} {how}: {failure}");
                 // A 404 is about the address, not about what the rows have in common.
                 let is_missing = failure.class == Class::NotFound;
-                Failure::new(if is_missing { Class::NotFound } else { Class::SameRefusal }, told)
+                Failure::new(if is_missing { Class::NotFound } else { Class::SameRefusal }, detail)
             }
         };
         self.halt(Stop::Provider { provider, failure });
@@ -381,7 +381,7 @@ impl Enricher {
     ) -> Record {
         let step = &self.steps[cell.step.index()];
         let provider = &self.providers[provider];
-        let batch = self.open.get(&cell.batch).expect("a batch is open while its rows are asked");
+        let batch = self.open.get(&cell.batch).expect("a batch is open while its rows are in flight");
         Record {
             key: batch.key(cell.row),
             step: Arc::clone(&step.output),

@@ -33,7 +33,7 @@ pub(super) enum SharingState {
     /// Nothing: the row is sent, and others wait for it.
     Nothing,
     /// A row with the same question is in flight.
-    Asked,
+    InFlight,
     /// Its answer.
     Answer(SharedAnswer),
 }
@@ -66,7 +66,7 @@ impl Sharing {
         request: &Request,
     ) -> SharingState {
         if self.waiting.contains_key(&key) {
-            return SharingState::Asked;
+            return SharingState::InFlight;
         }
         if let Some(shared) = self.recent.get(&key) {
             return SharingState::Answer(shared.clone());

@@ -27,7 +27,7 @@ pub enum Stop {
     /// The row limit of the run is reached.
     MaxRows,
     /// The caller requested it, or could not carry out a task.
-    Asked,
+    Requested,
 }
 
 impl Stop {
@@ -39,7 +39,7 @@ impl Stop {
             Stop::Errors(errors) => Some(format!("too many errors: {errors}")),
             Stop::Anomaly(anomaly) => Some(format!("something is wrong with the answers: {anomaly}")),
             Stop::Journal(error) => Some(error.to_string()),
-            Stop::MaxRows | Stop::Asked => None,
+            Stop::MaxRows | Stop::Requested => None,
         }
     }
 
@@ -48,7 +48,7 @@ impl Stop {
         match self {
             Stop::Anomaly(anomaly) => Some(anomaly.to_string()),
             Stop::Errors(errors) => Some(errors.to_string()),
-            Stop::Provider { .. } | Stop::Budget(_) | Stop::Journal(_) | Stop::MaxRows | Stop::Asked => None,
+            Stop::Provider { .. } | Stop::Budget(_) | Stop::Journal(_) | Stop::MaxRows | Stop::Requested => None,
         }
     }
 

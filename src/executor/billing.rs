@@ -29,7 +29,7 @@ pub struct Billing {
     extra_bytes: usize,
     voice: Voice,
     /// Whether it was reported that the usage of an answer could not be read.
-    said_unread_usage: Arc<AtomicBool>,
+    reported_unread_usage: Arc<AtomicBool>,
 }
 
 impl Billing {
@@ -41,7 +41,7 @@ impl Billing {
             prices: provider.prices,
             extra_bytes: length_of(&provider.extra_body),
             voice,
-            said_unread_usage: Arc::default(),
+            reported_unread_usage: Arc::default(),
         }
     }
 
@@ -66,7 +66,7 @@ impl Billing {
     /// Reports once that the usage of an answer cannot be read; it counts as unknown.
     pub fn mention_unread_usage(&self, paid: &Paid) {
         if let Some(usage) = &paid.response.unread_usage
-            && !self.said_unread_usage.swap(true, Ordering::Relaxed)
+            && !self.reported_unread_usage.swap(true, Ordering::Relaxed)
         {
             let usage: String = usage.chars().take(200).collect();
             let text = format!(

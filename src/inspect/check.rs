@@ -224,16 +224,16 @@ pub async fn check(job: &Job, live: bool, simulator: Option<&Url>) -> Vec<Findin
     for (at, (provider, endpoint)) in prepared.enricher.endpoints.iter().enumerate() {
         let embeds = job.only_embeds(at);
         let about = format!("provider {}", provider.name);
-        let asked = if live {
+        let answer = if live {
             ask(endpoint, embeds)
                 .await
                 .map_err(|failure| RunError::Provider { provider: provider.name.clone(), failure })
         } else {
             Ok(format!("{} at {}", provider.model, address(endpoint, embeds)))
         };
-        let is_answered = live && asked.is_ok();
-        note(&about, asked);
-        let of_step = |step: &&Arc<StepSpec>| step.all_providers().any(|asked| asked == at);
+        let is_answered = live && answer.is_ok();
+        note(&about, answer);
+        let of_step = |step: &&Arc<StepSpec>| step.all_providers().any(|used| used == at);
         let shape = job.steps.iter().filter(of_step).find_map(|step| step.params.shape.clone());
         if let Some(shape) = shape.filter(|_| is_answered) {
             let taken = ask_for_object(endpoint, shape).await;

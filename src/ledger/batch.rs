@@ -22,7 +22,7 @@ pub(super) enum RowState {
     /// Its current step may be handed out.
     Ready,
     /// Its current step is handed out and has no outcome yet.
-    Asked,
+    HandedOut,
     /// Every step has an outcome.
     Done,
 }

@@ -238,7 +238,7 @@ impl Ledger {
         if entry.state != RowState::Ready || entry.step != step {
             return None;
         }
-        entry.state = RowState::Asked;
+        entry.state = RowState::HandedOut;
         self.handed_out += 1;
         Some(Cell { batch: id, row, step })
     }
@@ -249,7 +249,7 @@ impl Ledger {
     /// If it was not handed out.
     pub fn give_back(&mut self, cell: Cell) {
         let row = self.row_mut(cell);
-        assert_eq!(row.state, RowState::Asked, "{cell} was handed out");
+        assert_eq!(row.state, RowState::HandedOut, "{cell} was handed out");
         row.state = RowState::Ready;
         self.handed_out -= 1;
         self.ready[cell.step.index()].push_front((cell.batch, cell.row));
@@ -264,14 +264,14 @@ impl Ledger {
         let steps = self.steps;
         let row = self.row_mut(cell);
         assert!(row.step == cell.step && row.state != RowState::Done, "{cell} has no outcome yet");
-        let was_asked = row.state == RowState::Asked;
+        let was_handed_out = row.state == RowState::HandedOut;
         let next = cell.step.next();
         let done = next.index() == steps;
         row.state = if done { RowState::Done } else { RowState::Ready };
         if !done {
             row.step = next;
         }
-        self.handed_out -= u64::from(was_asked);
+        self.handed_out -= u64::from(was_handed_out);
         if done {
             self.batch_mut(cell.batch).unfinished -= 1;
         } else {

@@ -102,7 +102,7 @@ impl World {
             self.outputs.insert(cell, answer.clone());
             self.ledger.settle(cell);
         } else {
-            assert!(self.in_flight.insert(cell), "{cell} is asked once at a time");
+            assert!(self.in_flight.insert(cell), "{cell} is sent once at a time");
             if self.may_straggle && self.random.u8(..20) == 0 {
                 self.stragglers.insert(cell);
             }

@@ -43,7 +43,7 @@ impl Listener for Log {
     fn on(&self, event: &Event<'_>) {
         match event {
             Event::Started { run } => tracing::debug!(%run, "run started"),
-            Event::Outstanding { rows, most_asked } => tracing::debug!(rows, most_asked, "outstanding"),
+            Event::Outstanding { rows, row_limit } => tracing::debug!(rows, row_limit, "outstanding"),
             Event::PassedOver(passed) => tracing::debug!(%passed, "passed over"),
             Event::Planned { batch, rows } => tracing::debug!(%batch, rows, "batch planned"),
             Event::Opened { batch, rows, recovered, decoded, .. } => {

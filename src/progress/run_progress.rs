@@ -106,7 +106,7 @@ mod tests {
         let tally = Tally::default();
         let mut gauge = ProgressGauge::new(tally.clone());
         let start = clock::now();
-        tally.on(&Event::Outstanding { rows: 100, most_asked: None });
+        tally.on(&Event::Outstanding { rows: 100, row_limit: None });
         assert!(gauge.read(start).is_none());
         tally.on(&Event::Started { run: RunId::random() });
         assert_eq!(gauge.read(start).unwrap().per_second, None);
@@ -115,15 +115,15 @@ mod tests {
             tally.on(&settled(Origin::Journal, Extent::Row));
         }
         for _ in 0..10 {
-            tally.on(&settled(Origin::Asked, Extent::Step));
-            tally.on(&settled(Origin::Asked, Extent::Row));
+            tally.on(&settled(Origin::Request, Extent::Step));
+            tally.on(&settled(Origin::Request, Extent::Row));
         }
         let figures = gauge.read(start + Duration::from_secs(5)).unwrap();
         assert_eq!((figures.rows, figures.of, figures.per_second), (30, Some(100), Some(2.0)));
         assert_eq!(figures.left, Some(Duration::from_secs(35)));
-        tally.on(&Event::Outstanding { rows: 100, most_asked: Some(40) });
+        tally.on(&Event::Outstanding { rows: 100, row_limit: Some(40) });
         let figures = gauge.read(start + Duration::from_secs(5)).unwrap();
-        assert_eq!(figures.of, Some(60), "twenty rows needed no asking");
+        assert_eq!(figures.of, Some(60), "twenty rows needed no request");
     }
 
     #[test]

@@ -192,13 +192,13 @@ mod tests {
         ] {
             assert_eq!(render(template).as_deref(), Ok(rendered), "{template}");
         }
-        for (template, told) in [
+        for (template, expected) in [
             (r#"{{ text | date("%F") }}"#, "is no day and no time"),
             (r#"{{ day | date("%Q") }}"#, "\"%Q\" is no format of dates"),
             ("{{ tags | truncate_tokens(1) }}", "is no text"),
         ] {
             let error = render(template).unwrap_err();
-            assert!(error.contains(told), "{template}: {error}");
+            assert!(error.contains(expected), "{template}: {error}");
         }
     }
 }

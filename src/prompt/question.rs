@@ -40,12 +40,12 @@ impl Question {
 
     /// The question with an invalid answer and a complaint about it, to be sent again.
     #[must_use]
-    pub fn repaired(&self, said: &str, complaint: &str) -> Question {
+    pub fn repaired(&self, answer: &str, complaint: &str) -> Question {
         let message = |role, content: &str| Message { role, content: content.to_owned() };
         let mut messages = self.messages.clone();
-        messages.extend([message(Role::Assistant, said), message(Role::User, complaint)]);
+        messages.extend([message(Role::Assistant, answer), message(Role::User, complaint)]);
         let before = self.fingerprint.to_bytes();
-        let fingerprint = Fingerprint::of([before.as_slice(), said.as_bytes(), complaint.as_bytes()]);
+        let fingerprint = Fingerprint::of([before.as_slice(), answer.as_bytes(), complaint.as_bytes()]);
         Question::new(messages, fingerprint)
     }
 

@@ -106,9 +106,9 @@ impl Prompt {
         for Example { line, input, output } in &step.examples {
             let wrong =
                 |message: String| PromptError::Example { step: step.output.clone(), line: *line, message };
-            let asked = self.user(&input_value(input)).map_err(|failure| wrong(failure.detail))?;
+            let question = self.user(&input_value(input)).map_err(|failure| wrong(failure.detail))?;
             let answer = Message { role: Role::Assistant, content: output.clone() };
-            self.examples.extend([asked, answer]);
+            self.examples.extend([question, answer]);
         }
         Ok(())
     }
@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_without_input_is_asked_where_the_job_says_so() {
+    fn a_row_without_input_is_sent_where_the_job_says_so() {
         let rows = rows();
         let step = StepSpec { null_inputs: NullInputs::Ask, ..step("[{{ text }}]") };
         let prompt = Prompt::compile(&step, rows.batch().schema_ref(), &[]).unwrap();

@@ -189,13 +189,13 @@ pub(super) fn latency_figure(work: &Work<'_>) -> Result<Figure, DrawingError> {
 /// Sums up the latencies of all batches in a sentence.
 fn latency_reading(work: &Work<'_>) -> String {
     let all = Mixture::of(work.metrics);
-    let said = |share| all.quantile(share).map_or_else(|| "–".to_owned(), millis);
+    let quantile = |share| all.quantile(share).map_or_else(|| "–".to_owned(), millis);
     let longest = all.longest().map_or_else(|| "–".to_owned(), millis);
     format!(
         "Half of all answers came within {}, nine of ten within {}, 99 of a hundred within {}; the slowest took {longest}.",
-        said(0.5),
-        said(0.9),
-        said(0.99),
+        quantile(0.5),
+        quantile(0.9),
+        quantile(0.99),
     )
 }
 

@@ -407,22 +407,22 @@ mod tests {
 
     #[test]
     fn numbers_take_the_room_that_they_need() {
-        let said = [0.0, 0.021, 3.4, 42.0, 512.4, 1_200.0, 12_500.0, 1_234_567.0].map(short);
-        assert_eq!(said, ["0", "0.021", "3.4", "42", "512", "1,200", "12.5k", "1.23M"]);
+        let shown = [0.0, 0.021, 3.4, 42.0, 512.4, 1_200.0, 12_500.0, 1_234_567.0].map(short);
+        assert_eq!(shown, ["0", "0.021", "3.4", "42", "512", "1,200", "12.5k", "1.23M"]);
         assert_eq!(short(f64::NAN), "–");
         assert_eq!(short(f64::INFINITY), "–");
     }
 
     #[test]
     fn a_share_never_rounds_to_none_or_to_all() {
-        let said = [0.0, 0.000_01, 0.008, 0.123_4, 0.999_6, 1.0].map(percent);
-        assert_eq!(said, ["0%", "under 0.01%", "0.8%", "12.3%", "99.96%", "100%"]);
+        let shown = [0.0, 0.000_01, 0.008, 0.123_4, 0.999_6, 1.0].map(percent);
+        assert_eq!(shown, ["0%", "under 0.01%", "0.8%", "12.3%", "99.96%", "100%"]);
     }
 
     #[test]
     fn money_shows_cents_or_what_says_something() {
-        let said = [0, 1_240_000, 31_200, 13, 1_204_500_000, -500_000, 100_000].map(money);
-        assert_eq!(said, ["$0.00", "$1.24", "$0.031", "$0.000013", "$1,204.50", "-$0.50", "$0.10"]);
+        let shown = [0, 1_240_000, 31_200, 13, 1_204_500_000, -500_000, 100_000].map(money);
+        assert_eq!(shown, ["$0.00", "$1.24", "$0.031", "$0.000013", "$1,204.50", "-$0.50", "$0.10"]);
         assert_eq!(dollars(f64::NAN), "–");
     }
 
@@ -437,10 +437,11 @@ mod tests {
     }
 
     #[test]
-    fn durations_are_said_in_two_units_at_most() {
-        let said = [0.0, 350.0, 1_240.0, 9_960.0, 42_000.0, 59_980.0, 200_000.0, 4_320_000.0, 183_600_000.0];
+    fn durations_have_two_units_at_most() {
+        let latencies =
+            [0.0, 350.0, 1_240.0, 9_960.0, 42_000.0, 59_980.0, 200_000.0, 4_320_000.0, 183_600_000.0];
         assert_eq!(
-            said.map(millis),
+            latencies.map(millis),
             ["0 ms", "350 ms", "1.2 s", "10 s", "42 s", "1 min", "3 min 20 s", "1 h 12 min", "2 d 3 h"]
         );
         assert_eq!(millis(f64::NAN), "–");

@@ -366,8 +366,8 @@ mod tests {
 
     #[test]
     fn durations_step_in_the_unit_that_is_written() {
-        let said = |scale: Scale| scale.ticks().iter().map(|(_, text)| text.clone()).collect::<Vec<_>>();
-        assert_eq!(said(Scale::durations(270_000.0)), ["0", "2 min", "4 min", "6 min"]);
-        assert_eq!(said(Scale::log_durations(120.0, 9_000.0)), ["100 ms", "300 ms", "1 s", "3 s", "10 s"]);
+        let labels = |scale: Scale| scale.ticks().iter().map(|(_, text)| text.clone()).collect::<Vec<_>>();
+        assert_eq!(labels(Scale::durations(270_000.0)), ["0", "2 min", "4 min", "6 min"]);
+        assert_eq!(labels(Scale::log_durations(120.0, 9_000.0)), ["100 ms", "300 ms", "1 s", "3 s", "10 s"]);
     }
 }

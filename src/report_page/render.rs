@@ -82,8 +82,12 @@ impl PageTitle {
             source: line(&header.source),
             target: line(&header.target),
             made_at: format::moment(header.made_at),
-            last_run: header.last_run.as_deref().map(|told| format::in_line(told, 1_000)),
-            without_commit: header.without_commit.iter().map(|told| format::in_line(told, 300)).collect(),
+            last_run: header.last_run.as_deref().map(|message| format::in_line(message, 1_000)),
+            without_commit: header
+                .without_commit
+                .iter()
+                .map(|message| format::in_line(message, 300))
+                .collect(),
             providers: providers.collect(),
         }
     }

@@ -219,7 +219,7 @@ impl Mixture {
 
     /// Returns the longest latency, in milliseconds.
     pub(super) fn longest(&self) -> Option<f64> {
-        self.parts.iter().map(|(_, BatchLatency(told))| told[3]).reduce(f64::max)
+        self.parts.iter().map(|(_, BatchLatency(quantiles))| quantiles[3]).reduce(f64::max)
     }
 }
 
@@ -228,7 +228,9 @@ mod tests {
     use super::*;
 
     fn mixture(parts: &[(f64, [f64; 4])]) -> Mixture {
-        Mixture { parts: parts.iter().map(|(weight, told)| (*weight, BatchLatency(*told))).collect() }
+        Mixture {
+            parts: parts.iter().map(|(weight, quantiles)| (*weight, BatchLatency(*quantiles))).collect(),
+        }
     }
 
     fn quantile(parts: &[(f64, [f64; 4])], share: f64) -> f64 {

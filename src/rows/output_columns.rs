@@ -225,8 +225,8 @@ impl OutputColumns {
                 let mut columns = if *flat { spread(values.as_struct())? } else { vec![values] };
                 columns.push(texts(errors.iter().map(Option::as_deref)));
                 if *keep_raw {
-                    columns.push(texts(step.clone().map(|settled| match &settled.said {
-                        Some(Content::Text(said)) => Some(said.as_str()),
+                    columns.push(texts(step.clone().map(|settled| match &settled.raw_text {
+                        Some(Content::Text(text)) => Some(text.as_str()),
                         _ => None,
                     })));
                 }

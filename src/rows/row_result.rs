@@ -53,7 +53,7 @@ pub struct RowResult {
     /// Fingerprint of the step's templates and parameters, as text.
     pub template: Option<Arc<str>>,
     /// The raw text of a typed answer, if the step keeps it.
-    pub said: Option<Content>,
+    pub raw_text: Option<Content>,
 }
 
 impl RowResult {
@@ -72,7 +72,7 @@ impl RowResult {
             shared: false,
             fingerprint: None,
             template: None,
-            said: None,
+            raw_text: None,
         }
     }
 }
@@ -83,7 +83,7 @@ impl RowResult {
             Outcome::Answer(content) => Some(content),
             Outcome::Skipped | Outcome::Failed(_) | Outcome::Unchanged => None,
         };
-        answer.into_iter().chain(&self.said)
+        answer.into_iter().chain(&self.raw_text)
     }
 
     /// Returns the size of the answer and its raw text in bytes, whether or not they are in memory.
@@ -100,7 +100,7 @@ impl RowResult {
         if let Outcome::Answer(content) = &mut self.outcome {
             content.spill(file)?;
         }
-        self.said.as_mut().map_or(Ok(()), |said| said.spill(file))
+        self.raw_text.as_mut().map_or(Ok(()), |raw_text| raw_text.spill(file))
     }
 
     /// Whether the answer and its raw text are in memory.
@@ -121,8 +121,8 @@ impl RowResult {
         if let Outcome::Answer(content) = &mut loaded.outcome {
             *content = content.load()?.into_owned();
         }
-        if let Some(said) = &mut loaded.said {
-            *said = said.load()?.into_owned();
+        if let Some(raw_text) = &mut loaded.raw_text {
+            *raw_text = raw_text.load()?.into_owned();
         }
         Ok(Cow::Owned(loaded))
     }

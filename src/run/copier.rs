@@ -29,15 +29,15 @@ struct Rounds {
 
 impl Copier {
     pub(crate) fn start(copies: Copies, spent: Option<SpentCopy>, every: Duration, voice: Voice) -> Self {
-        let (ending, mut told) = watch::channel(false);
+        let (ending, mut ended) = watch::channel(false);
         let mut rounds = Rounds { copies: copies.clone(), spent, voice: voice.clone(), is_failing: false };
         let mut task = JoinSet::new();
         task.spawn(async move {
-            while !*told.borrow() {
+            while !*ended.borrow() {
                 tokio::select! {
                     () = sleep(every) => {}
                     () = rounds.copies.urgent() => {}
-                    _ = told.changed() => break,
+                    _ = ended.changed() => break,
                 }
                 rounds.turn().await;
             }

@@ -142,7 +142,7 @@ async fn start(
     };
     if let Some(unread) = source.rows_after(&checkpoint.position).await {
         let rows = resumed + missing.rows + unread;
-        voice.say(&Event::Outstanding { rows, most_asked: max_rows });
+        voice.say(&Event::Outstanding { rows, row_limit: max_rows });
         if let (Some(kept), Some(least)) =
             (source.retention(), least_time(job, max_rows.unwrap_or(rows).min(rows)))
             && least > kept
@@ -235,7 +235,7 @@ pub(crate) async fn check_creatable(job: &Job, source: &Source, begin: Begin) ->
         return Ok(());
     }
     let file = CheckpointFile::in_folder(&home(job).await?);
-    let told = match file.load::<Position>().await? {
+    let evidence = match file.load::<Position>().await? {
         // It is saved when the table is there.
         Some(checkpoint) => {
             check_belongs(job, source, &file, &checkpoint)?;
@@ -254,7 +254,7 @@ pub(crate) async fn check_creatable(job: &Job, source: &Source, begin: Begin) ->
         return Ok(());
     }
     Err(RunError::Mismatch {
-        what: format!("the target {target} is gone, and {told}"),
+        what: format!("the target {target} is gone, and {evidence}"),
         hint: "mount it or bring it back; enrich run --restart makes it anew and sends every row again",
     })
 }

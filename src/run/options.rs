@@ -55,14 +55,14 @@ pub(crate) async fn unless_stopped<T>(
     work: impl Future<Output = Result<T, RunError>>,
 ) -> Result<Option<T>, RunError> {
     let mut stop = stop.clone();
-    let asked = async {
-        if stop.wait_for(|asked| *asked != StopRequest::None).await.is_err() {
+    let stop_requested = async {
+        if stop.wait_for(|request| *request != StopRequest::None).await.is_err() {
             std::future::pending::<()>().await;
         }
     };
     tokio::select! {
         biased;
         done = work => done.map(Some),
-        () = asked => Ok(None),
+        () = stop_requested => Ok(None),
     }
 }

@@ -255,7 +255,7 @@ impl Drain for CollectingDrain {
 
 impl Answered {
     /// In words, for people.
-    pub(crate) fn told(&self, job: &Job) -> Pilot {
+    pub(crate) fn report(&self, job: &Job) -> Pilot {
         let all = || self.outcomes.iter().flatten();
         let costs: Vec<Money> = all().filter_map(|settled| settled.cost).collect();
         let cost = costs.iter().copied().reduce(|sum, cost| sum + cost);

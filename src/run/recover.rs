@@ -169,7 +169,7 @@ impl Recoverer<'_> {
         let is_other =
             |output: &str| before.get(output).is_some_and(|before| steps.get(output) != Some(before));
         if steps.keys().any(|output| is_other(output)) {
-            let prompt = |asked: &str| asked.split(' ').next().map(ToOwned::to_owned);
+            let prompt = |recorded: &str| recorded.split(' ').next().map(ToOwned::to_owned);
             let by_model = |output: &str| {
                 let (was, is) = (before.get(output), steps.get(output));
                 was.zip(is).is_some_and(|(was, is)| was != is && prompt(was) == prompt(is))
@@ -177,7 +177,7 @@ impl Recoverer<'_> {
             let older = self.sink.older(self.job, by_model).await?;
             for output in steps.keys().filter(|output| is_other(output)) {
                 let rows = older.iter().find(|older| older.step == *output).map_or(0, |older| older.rows);
-                let told = match &self.job.target.metadata_column {
+                let how_to_tell = match &self.job.target.metadata_column {
                     Some(metadata) => {
                         format!("{metadata}.{output}_step says of each row what it had (template, model)")
                     }
@@ -188,7 +188,7 @@ impl Recoverer<'_> {
                     rows => format!("the {} in the target that were asked before", counted(rows, "row")),
                 };
                 let text = format!(
-                    "step {output} has changed: rows from now on differ from {rows}, and {told}; stored answers \
+                    "step {output} has changed: rows from now on differ from {rows}, and {how_to_tell}; stored answers \
                      that are not in the target yet are requested again. enrich run --restart sends all rows again"
                 );
                 self.voice.say(&Event::Notice(&text));

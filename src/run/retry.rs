@@ -125,7 +125,7 @@ async fn start(
     let has_more_rows = failed.len() > capacity;
     let queue = least_recently_sent(failed, capacity);
     let rows = resumed + queue.len() as u64;
-    voice.say(&Event::Outstanding { rows, most_asked: None });
+    voice.say(&Event::Outstanding { rows, row_limit: None });
     voice.say(&Event::Started { run });
 
     let enricher = session.enricher(prepared, &checkpoint, &outstanding, budget, None, voice);

@@ -199,7 +199,7 @@ impl<F: Feed, D: Drain> Running<F, D> {
     async fn handle(&mut self, event: LoopEvent<F, D>) -> Result<Flow, RunError> {
         match event {
             LoopEvent::StopRequested(StopRequest::Now) => {
-                self.enricher.halt(Stop::Asked);
+                self.enricher.halt(Stop::Requested);
                 self.enricher.abort().await;
                 self.tasks.abort_all();
                 return Ok(Flow::EndAtOnce);
@@ -232,7 +232,7 @@ impl<F: Feed, D: Drain> Running<F, D> {
 
     /// Sends nothing new, and gives what is in flight its time.
     fn halt(&mut self) {
-        self.enricher.halt(Stop::Asked);
+        self.enricher.halt(Stop::Requested);
         self.deadlines.begin_grace();
     }
 
@@ -270,7 +270,7 @@ impl<F: Feed, D: Drain> Running<F, D> {
     async fn judge(&mut self) {
         let is_end = match self.enricher.stopped_by() {
             None | Some(Stop::MaxRows) => true,
-            Some(Stop::Asked) => self.deadlines.timed_out,
+            Some(Stop::Requested) => self.deadlines.timed_out,
             Some(_) => false,
         };
         if let (Some(anomaly), Some(feed)) = (self.enricher.anomaly_at_the_end(), &mut self.feed)
@@ -438,8 +438,8 @@ impl<F: Feed, D: Drain> Running<F, D> {
             Some(Stop::Anomaly(anomaly)) => End::Anomaly { anomaly, pauses: self.pauses == Some(true) },
             Some(Stop::Journal(error)) => return Err(error.into()),
             Some(Stop::MaxRows) => End::MaxRows,
-            Some(Stop::Asked) if self.deadlines.timed_out => End::MaxDuration,
-            Some(Stop::Asked) => End::Stopped,
+            Some(Stop::Requested) if self.deadlines.timed_out => End::MaxDuration,
+            Some(Stop::Requested) => End::Stopped,
             None if options.max_rows.is_some() && !planned_all => End::MaxRows,
             None if is_complete => End::Complete,
             None => End::Stopped,

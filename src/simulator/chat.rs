@@ -33,24 +33,24 @@ pub(super) async fn answer(
     body: &[u8],
 ) -> Result<Response, ErrorReply> {
     let spec = &shared.spec;
-    let asked: ReceivedChat = read(shared, body)?;
-    let (prompt, words) = split_words(asked.question());
+    let request: ReceivedChat = read(shared, body)?;
+    let (prompt, words) = split_words(request.question());
     let question = GateRequest {
         prompt,
         texts: &[prompt],
-        nth: shared.lock().counts.asked(prompt),
-        prompt_tokens: asked.prompt_tokens(),
-        max_tokens: asked.most_tokens(),
+        nth: shared.lock().counts.count_request(prompt),
+        prompt_tokens: request.prompt_tokens(),
+        max_tokens: request.most_tokens(),
     };
-    known(shared, headers, &asked.model)?;
-    asked.check()?;
-    let shape = AnswerShape::of(&asked, words, spec)?;
+    known(shared, headers, &request.model)?;
+    request.check()?;
+    let shape = AnswerShape::of(&request, words, spec)?;
     within_context(spec, &question)?;
     let fault = pass(shared, &question).await?;
-    let answer = ReplyMessage::new(spec, shape, prompt, fault.as_ref()).within(asked.most_tokens());
+    let answer = ReplyMessage::new(spec, shape, prompt, fault.as_ref()).within(request.most_tokens());
     let completion_tokens = answer.text.as_ref().map_or(0, |text| {
-        let drawn = shared.lock().model.completion_tokens(prompt, question.nth.into(), asked.most_tokens());
-        drawn.unwrap_or_else(|| tokens_of(text)) * u64::from(asked.choices())
+        let drawn = shared.lock().model.completion_tokens(prompt, question.nth.into(), request.most_tokens());
+        drawn.unwrap_or_else(|| tokens_of(text)) * u64::from(request.choices())
     });
     let choice = |index: u32| json!({"index": index, "message": answer.message(), "finish_reason": answer.finish_reason});
     let bill = bill(shared, &question, completion_tokens, &[]);
@@ -58,8 +58,8 @@ pub(super) async fn answer(
         "id": format!("chatcmpl-simulated-{}", shared.lock().counts.next_id()),
         "object": "chat.completion",
         "created": clock::wall().timestamp(),
-        "model": asked.model,
-        "choices": (0..asked.choices()).map(choice).collect::<Vec<Value>>(),
+        "model": request.model,
+        "choices": (0..request.choices()).map(choice).collect::<Vec<Value>>(),
         "usage": usage(question.prompt_tokens, Some(completion_tokens), bill.cost),
     });
     let mut response = success(body.to_string());
@@ -97,8 +97,8 @@ impl ReplyMessage {
         if let Some(reason) = fault.and_then(|fault| fault.finish_reason.clone()) {
             return ReplyMessage { text: None, function: None, finish_reason: reason };
         }
-        let said = fault.and_then(|fault| fault.text.clone());
-        let wrong = fault.and_then(|fault| fault.wrong).filter(|_| said.is_none());
+        let fixed_text = fault.and_then(|fault| fault.text.clone());
+        let wrong = fault.and_then(|fault| fault.wrong).filter(|_| fixed_text.is_none());
         let instance = |schema: &Value| {
             let mut instance = instance_of(schema, spec.seed, prompt);
             // The class must be the same whether it is requested in words or by a schema.
@@ -119,7 +119,7 @@ impl ReplyMessage {
                 classes => choose(&classes, spec.seed, prompt),
             },
         };
-        let text = spoil_text(said.unwrap_or_else(right), wrong);
+        let text = spoil_text(fixed_text.unwrap_or_else(right), wrong);
         let function = match shape {
             // A model that answers in prose calls no function.
             AnswerShape::Call { function, .. } if wrong != Some(WrongForm::Prose) => Some(function),

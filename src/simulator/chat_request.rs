@@ -87,7 +87,7 @@ impl ReceivedChat {
         if self.messages.is_empty() {
             return wrong("messages", "it is an empty list.".to_owned());
         }
-        let unknown = self.messages.iter().position(|said| !ROLES.contains(&said.role.as_str()));
+        let unknown = self.messages.iter().position(|message| !ROLES.contains(&message.role.as_str()));
         if let Some(at) = unknown {
             let known = ROLES.join("', '");
             return wrong(
@@ -120,14 +120,14 @@ impl ReceivedChat {
     /// The message to be answered: the user's last one that is not a complaint about an answer, or else the first.
     /// Few-shot examples come before it, and repairs after it.
     pub(super) fn question(&self) -> &str {
-        let said = self.messages.iter().filter(|said| said.role == "user");
-        let mut said = said.filter_map(|said| said.content.as_deref());
-        let first = said.clone().next();
-        said.rfind(|text| !text.starts_with(COMPLAINT)).or(first).unwrap_or_default()
+        let messages = self.messages.iter().filter(|message| message.role == "user");
+        let mut texts = messages.filter_map(|message| message.content.as_deref());
+        let first = texts.clone().next();
+        texts.rfind(|text| !text.starts_with(COMPLAINT)).or(first).unwrap_or_default()
     }
 
     pub(super) fn prompt_tokens(&self) -> u64 {
-        self.messages.iter().filter_map(|said| said.content.as_deref()).map(tokens_of).sum()
+        self.messages.iter().filter_map(|message| message.content.as_deref()).map(tokens_of).sum()
     }
 }
 
@@ -137,12 +137,12 @@ mod tests {
 
     use super::*;
 
-    fn question(said: &[(&str, Option<&str>)]) -> String {
+    fn question(messages: &[(&str, Option<&str>)]) -> String {
         let messages: Vec<Value> =
-            said.iter().map(|(role, content)| json!({"role": role, "content": content})).collect();
-        let asked: ReceivedChat =
+            messages.iter().map(|(role, content)| json!({"role": role, "content": content})).collect();
+        let request: ReceivedChat =
             serde_json::from_value(json!({"model": "m", "messages": messages})).unwrap();
-        asked.question().to_owned()
+        request.question().to_owned()
     }
 
     #[test]

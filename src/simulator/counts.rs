@@ -42,7 +42,7 @@ pub struct Counts {
     #[serde(skip)]
     embeddings: HashMap<Fingerprint, u32>,
     #[serde(skip)]
-    asked: HashMap<Fingerprint, u32>,
+    prompts: HashMap<Fingerprint, u32>,
 }
 
 impl Counts {
@@ -65,9 +65,9 @@ impl Counts {
     }
 
     /// Counts a request for a prompt. Returns the number of earlier ones.
-    pub(super) fn asked(&mut self, prompt: &str) -> u32 {
+    pub(super) fn count_request(&mut self, prompt: &str) -> u32 {
         self.requests += 1;
-        let times = self.asked.entry(Fingerprint::of([prompt.as_bytes()])).or_default();
+        let times = self.prompts.entry(Fingerprint::of([prompt.as_bytes()])).or_default();
         *times += 1;
         *times - 1
     }

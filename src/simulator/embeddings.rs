@@ -95,22 +95,22 @@ pub(super) async fn answer(
     body: &[u8],
 ) -> Result<Response, ErrorReply> {
     let spec = &shared.spec;
-    let asked: ReceivedTexts = read(shared, body)?;
-    let inputs = asked.input.into_texts();
+    let request: ReceivedTexts = read(shared, body)?;
+    let inputs = request.input.into_texts();
     let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
     let prompt = inputs.join("\n");
     let question = GateRequest {
         prompt: &prompt,
         texts: &inputs,
-        nth: shared.lock().counts.asked(&prompt),
+        nth: shared.lock().counts.count_request(&prompt),
         prompt_tokens: inputs.iter().map(|input| tokens_of(input)).sum(),
         max_tokens: None,
     };
-    known(shared, headers, &asked.model)?;
+    known(shared, headers, &request.model)?;
     check_inputs(spec, &inputs)?;
-    let dimensions = dimensions(spec, asked.dimensions)?;
+    let dimensions = dimensions(spec, request.dimensions)?;
     let wrong = pass(shared, &question).await?.and_then(|fault| fault.wrong);
-    let encoding = asked.encoding_format.unwrap_or_default();
+    let encoding = request.encoding_format.unwrap_or_default();
     let mut data =
         embed(&inputs, dimensions + usize::from(wrong == Some(WrongForm::OtherDimension)), encoding);
     if let Some(wrong) = wrong {
@@ -119,7 +119,7 @@ pub(super) async fn answer(
     let bill = bill(shared, &question, 0, &inputs);
     let body = json!({
         "object": "list",
-        "model": asked.model,
+        "model": request.model,
         "data": data,
         "usage": usage(question.prompt_tokens, None, bill.cost),
     });
@@ -155,8 +155,8 @@ fn check_inputs(spec: &SimulatorSpec, inputs: &[&str]) -> Result<(), ErrorReply>
 }
 
 /// Numbers per vector: the request's `dimensions`, else the job's, else the default.
-fn dimensions(spec: &SimulatorSpec, asked: Option<u32>) -> Result<usize, ErrorReply> {
-    match asked.or(spec.dimensions).unwrap_or(DIMENSIONS) {
+fn dimensions(spec: &SimulatorSpec, requested: Option<u32>) -> Result<usize, ErrorReply> {
+    match requested.or(spec.dimensions).unwrap_or(DIMENSIONS) {
         known @ 1..=MOST_DIMENSIONS => Ok(known as usize),
         other => {
             let message = format!("Invalid value: 'dimensions' is {other}.");

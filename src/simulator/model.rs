@@ -178,17 +178,17 @@ impl SimulatedModel {
         let limits = [("requests", &self.requests), ("tokens", &self.tokens)];
         for (unit, limiter) in limits {
             let Some(limiter) = limiter else { continue };
-            let told = StatedLimit::of(family, unit, limiter, now);
+            let stated = StatedLimit::of(family, unit, limiter, now);
             let names = ["limit", "remaining", "reset"];
             let values = [
-                format!("{:.0}", told.limit),
-                format!("{:.0}", told.remaining.floor()),
+                format!("{:.0}", stated.limit),
+                format!("{:.0}", stated.remaining.floor()),
                 match family {
-                    HeaderFamily::Azure => told.reset.as_secs_f64().ceil().to_string(),
+                    HeaderFamily::Azure => stated.reset.as_secs_f64().ceil().to_string(),
                     HeaderFamily::Anthropic => {
-                        (wall + told.reset).to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
+                        (wall + stated.reset).to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
                     }
-                    _ => go_duration(told.reset),
+                    _ => go_duration(stated.reset),
                 },
             ];
             for (name, value) in names.into_iter().zip(values) {

@@ -323,7 +323,7 @@ mod tests {
     #[tokio::test]
     async fn every_form_is_answered_with_the_same_instance() {
         let simulator = started("answers = [\"only where there is no schema\"]").await;
-        let mut told = BTreeSet::new();
+        let mut texts = BTreeSet::new();
         for (form, prompt, more) in forms() {
             let (status, body) = chat(&simulator, &prompt, more).await;
             assert_eq!(status, 200, "{form}: {body}");
@@ -338,9 +338,9 @@ mod tests {
                 content(&body)
             };
             assert!(jsonschema::is_valid(&schema(), &serde_json::from_str(text).unwrap()), "{text}");
-            told.insert(text.to_owned());
+            texts.insert(text.to_owned());
         }
-        assert_eq!(told.len(), 1, "{told:?}");
+        assert_eq!(texts.len(), 1, "{texts:?}");
         let (_, body) = chat(&simulator, "Row 2", json!({})).await;
         assert_eq!(content(&body), "only where there is no schema");
         let counts = simulator.counts();
@@ -405,9 +405,9 @@ mod tests {
             }
             assert_eq!(simulator.counts().answered, 6);
             // A complaint is answered like the question before it, and is not a new prompt.
-            let said = |role: &str, content: String| json!({"role": role, "content": content});
-            let complaint = said("user", format!("{COMPLAINT}what was asked for."));
-            let messages = [said("user", in_words(PROMPT)), said("assistant", "no".into()), complaint];
+            let message = |role: &str, content: String| json!({"role": role, "content": content});
+            let complaint = message("user", format!("{COMPLAINT}what was asked for."));
+            let messages = [message("user", in_words(PROMPT)), message("assistant", "no".into()), complaint];
             let (_, body) = chat(&simulator, "", json!({"messages": messages})).await;
             assert!(jsonschema::is_valid(&schema(), &serde_json::from_str(content(&body)).unwrap()));
             assert_eq!(simulator.counts().answers_to(PROMPT), 7);

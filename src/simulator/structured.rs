@@ -34,11 +34,11 @@ struct SchemaInRequest<'a> {
 impl AnswerShape {
     /// The shape that a request asks for. `words` is the schema that its prompt states.
     pub(super) fn of(
-        asked: &ReceivedChat,
+        request: &ReceivedChat,
         words: Option<Value>,
         spec: &SimulatorSpec,
     ) -> Result<AnswerShape, ErrorReply> {
-        let carried = carried(asked)?;
+        let carried = carried(request)?;
         if spec.ignores_schema {
             return Ok(AnswerShape::Text);
         }
@@ -74,10 +74,10 @@ pub(super) fn split_words(prompt: &str) -> (&str, Option<Value>) {
     (own, serde_json::from_str(schema).ok())
 }
 
-fn carried(asked: &ReceivedChat) -> Result<Vec<SchemaInRequest<'_>>, ErrorReply> {
-    let format = asked.response_format.as_ref().map(response_format).transpose()?.flatten();
-    let outputs = asked.structured_outputs.as_ref().map(structured_outputs).transpose()?;
-    Ok([tool(asked)?, format, outputs].into_iter().flatten().collect())
+fn carried(request: &ReceivedChat) -> Result<Vec<SchemaInRequest<'_>>, ErrorReply> {
+    let format = request.response_format.as_ref().map(response_format).transpose()?.flatten();
+    let outputs = request.structured_outputs.as_ref().map(structured_outputs).transpose()?;
+    Ok([tool(request)?, format, outputs].into_iter().flatten().collect())
 }
 
 fn response_format(format: &Value) -> Result<Option<SchemaInRequest<'_>>, ErrorReply> {
@@ -105,11 +105,12 @@ fn structured_outputs(outputs: &Value) -> Result<SchemaInRequest<'_>, ErrorReply
     Ok(SchemaInRequest { form: SchemaFormName::Vllm, schema: Some(schema), function: None })
 }
 
-/// The function to be called: the one that `tool_choice` names, else the first.
-fn tool(asked: &ReceivedChat) -> Result<Option<SchemaInRequest<'_>>, ErrorReply> {
-    let Some(tools) = &asked.tools else { return Ok(None) };
+/// Returns the function to be called: the one that `tool_choice` names, else the first. `None` without tools, or if
+/// `tool_choice` forbids a call.
+fn tool(request: &ReceivedChat) -> Result<Option<SchemaInRequest<'_>>, ErrorReply> {
+    let Some(tools) = &request.tools else { return Ok(None) };
     let functions = tools.iter().map(|tool| &tool.function);
-    let choice = asked.tool_choice.as_ref().unwrap_or(&Value::Null);
+    let choice = request.tool_choice.as_ref().unwrap_or(&Value::Null);
     let named = choice["function"]["name"].as_str();
     let called = match (choice, named) {
         (Value::String(text), _) if text == "none" => return Ok(None),
@@ -155,7 +156,7 @@ fn not_known(field: &str, value: &Value) -> ErrorReply {
 mod tests {
     use super::*;
 
-    fn asked(more: &Value) -> ReceivedChat {
+    fn received(more: &Value) -> ReceivedChat {
         let mut body = json!({"model": "m", "messages": [{"role": "user", "content": "?"}]});
         for (key, value) in more.as_object().unwrap() {
             body[key] = value.clone();
@@ -190,7 +191,7 @@ mod tests {
     fn every_form_leads_to_its_schema() {
         let spec = SimulatorSpec::default();
         for (form, body) in forms() {
-            let shape = AnswerShape::of(&asked(&body), Some(schema()), &spec).unwrap();
+            let shape = AnswerShape::of(&received(&body), Some(schema()), &spec).unwrap();
             match form {
                 SchemaFormName::Tool => {
                     assert_eq!(shape, AnswerShape::Call { function: "note".into(), schema: schema() });
@@ -198,7 +199,7 @@ mod tests {
                 _ => assert_eq!(shape, AnswerShape::Json(schema()), "{form:?}"),
             }
         }
-        let plain = asked(&json!({"response_format": {"type": "text"}, "tools": null}));
+        let plain = received(&json!({"response_format": {"type": "text"}, "tools": null}));
         assert_eq!(AnswerShape::of(&plain, None, &spec).unwrap(), AnswerShape::Text);
         assert_eq!(AnswerShape::of(&plain, Some(schema()), &spec).unwrap(), AnswerShape::Json(schema()));
     }
@@ -208,11 +209,11 @@ mod tests {
         for (form, body) in forms() {
             for (other, _) in forms() {
                 let spec = SimulatorSpec { schema_forms: Some(vec![other]), ..SimulatorSpec::default() };
-                let taken = AnswerShape::of(&asked(&body), None, &spec);
+                let taken = AnswerShape::of(&received(&body), None, &spec);
                 assert_eq!(taken.is_ok(), form == other, "{form:?} and {other:?}");
             }
             let deaf = SimulatorSpec { ignores_schema: true, ..SimulatorSpec::default() };
-            assert_eq!(AnswerShape::of(&asked(&body), Some(schema()), &deaf).unwrap(), AnswerShape::Text);
+            assert_eq!(AnswerShape::of(&received(&body), Some(schema()), &deaf).unwrap(), AnswerShape::Text);
         }
     }
 
@@ -228,9 +229,9 @@ mod tests {
             json!({"tools": [call], "tool_choice": {"type": "function", "function": {"name": "other"}}}),
             json!({"tools": [call], "tool_choice": "perhaps"}),
         ] {
-            assert!(AnswerShape::of(&asked(&body), None, &SimulatorSpec::default()).is_err(), "{body}");
+            assert!(AnswerShape::of(&received(&body), None, &SimulatorSpec::default()).is_err(), "{body}");
         }
-        let none = asked(&json!({"tools": [call], "tool_choice": "none"}));
+        let none = received(&json!({"tools": [call], "tool_choice": "none"}));
         assert_eq!(AnswerShape::of(&none, None, &SimulatorSpec::default()).unwrap(), AnswerShape::Text);
     }
 

@@ -166,7 +166,7 @@ impl ShownStep<'_> {
         let values = self.output.value_columns().iter().map(|field| field.name().as_str());
         let columns: Vec<&str> = self.inputs.iter().map(String::as_str).chain(values).collect();
         let mut sql = format!(
-            "SELECT {meta}['{SOURCE_FILE}'], {meta}['{SOURCE_ROW}'], {meta}[{}]['error'], {} AS \"_told\"",
+            "SELECT {meta}['{SOURCE_FILE}'], {meta}['{SOURCE_ROW}'], {meta}[{}]['error'], {} AS \"_step_error\"",
             text(self.history),
             name(self.output.error_column()),
         );

@@ -135,8 +135,8 @@ impl FailedRowReader {
             let listed = self.rows.table.scan(scan, &sql, |batch| {
                 let (in_files, of_files) = (self.rows.strings(&batch, 0)?, self.rows.strings(&batch, 1)?);
                 let numbers = batch.column(2).as_primitive::<Int64Type>();
-                let asked_by = self.rows.strings(&batch, 4)?;
-                for (at, ((place, file), run)) in in_files.into_iter().zip(of_files).zip(asked_by).enumerate()
+                let of_runs = self.rows.strings(&batch, 4)?;
+                for (at, ((place, file), run)) in in_files.into_iter().zip(of_files).zip(of_runs).enumerate()
                 {
                     let place = names.get(&place).map(|at| Arc::clone(&places[*at]));
                     let place = place.ok_or_else(|| self.lost_place())?;
@@ -371,7 +371,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_step_is_asked_again_with_those_that_depend_on_it() {
+    fn a_step_is_sent_again_with_those_that_depend_on_it() {
         // Step 1 needs 0, 2 needs 1, 3 needs nothing.
         let needs = [vec![], vec![0], vec![1], vec![]];
         let again =

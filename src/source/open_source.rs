@@ -136,7 +136,7 @@ impl Source {
     /// When the log, a deletion vector or the file cannot be read, and when the condition does not fit the source.
     pub async fn kept(&mut self, part: &FileRange, condition: Option<&str>) -> Result<RowMask, SourceError> {
         let known =
-            self.kept.iter().find(|(file, asked, _)| *file == part.file && asked.as_deref() == condition);
+            self.kept.iter().find(|(file, known_condition, _)| *file == part.file && known_condition.as_deref() == condition);
         if let Some((_, _, kept)) = known {
             return Ok(kept.clone());
         }

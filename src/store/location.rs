@@ -255,14 +255,14 @@ mod tests {
 
     #[test]
     fn what_is_no_place_is_refused() {
-        for (written, told) in [
+        for (written, expected) in [
             ("s3://bucket", "names a bucket and no place in it"),
             ("s3:///tables", "names no bucket"),
             ("s3://bucket/t?region=x", "options come from the environment"),
             ("ftp://host/t", "not with ftp"),
         ] {
             let error = Location::resolve(written, Path::new("/jobs")).unwrap_err().to_string();
-            assert!(error.contains(told), "{error}");
+            assert!(error.contains(expected), "{error}");
         }
     }
 }

@@ -190,8 +190,8 @@ struct FileStatistics<'a> {
 impl FileStatistics<'_> {
     fn bound(&self, kind: &str, column: &Column) -> Option<ArrayRef> {
         let field = self.schema.field_with_name(&column.name).ok()?;
-        // Statistics leave out NaN, and a decimal in JSON is read as a double.
-        let is_told = !matches!(
+        // Their statistics are no bounds: they leave out NaN, and a decimal in JSON is read as a double.
+        let is_exact = !matches!(
             field.data_type(),
             DataType::Float16 | DataType::Float32 | DataType::Float64 | DataType::Decimal128(..)
         );
@@ -199,8 +199,8 @@ impl FileStatistics<'_> {
         let value = match self.partition.get(name) {
             Some(value) => value.clone().filter(|value| !value.is_empty())?,
             None => match self.statistics.get(kind)?.get(name)? {
-                Value::String(text) if is_told => text.clone(),
-                number @ Value::Number(_) if is_told => number.to_string(),
+                Value::String(text) if is_exact => text.clone(),
+                number @ Value::Number(_) if is_exact => number.to_string(),
                 _ => return None,
             },
         };
@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_are_asked_with_the_columns_that_are_needed() {
+    fn conditions_read_only_the_columns_that_are_needed() {
         let condition = Condition::new("stars > 2 AND Language = 'en'", &schema()).unwrap();
         assert_eq!(condition.columns(), [1, 2]);
         let rows = RecordBatch::try_new(
@@ -412,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_condition_is_told_in_words() {
+    fn a_wrong_condition_is_an_error_in_words() {
         let wrong = |condition: &str| Condition::new(condition, &schema()).unwrap_err();
         assert_eq!(wrong("stars >"), "Expected: an expression, found: EOF");
         assert!(wrong("starz > 2").starts_with("No field named starz. Did you mean 'stars'?"));

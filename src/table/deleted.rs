@@ -69,8 +69,8 @@ impl Table {
         let scan = scan.await.map_err(of_datafusion)?;
         let found = scan.deletion_vectors(&context.state()).await.map_err(of_datafusion)?;
         let names = self.file_names(slice::from_ref(&written));
-        let is_asked = |filepath: &str| self.at().path().is_some() || names.contains_key(filepath);
-        let found = found.into_iter().find(|selection| is_asked(&selection.filepath));
+        let is_of_file = |filepath: &str| self.at().path().is_some() || names.contains_key(filepath);
+        let found = found.into_iter().find(|selection| is_of_file(&selection.filepath));
         Ok(found.map(|selection| selection.keep_mask))
     }
 }

@@ -23,11 +23,11 @@ pub struct Totals {
     /// Number of rows that were not in the target when the run started, if known.
     pub outstanding: Option<u64>,
     /// Maximum number of rows that the run may send, if limited.
-    pub most_asked: Option<u64>,
+    pub row_limit: Option<u64>,
     /// Number of rows that are through all their steps.
     pub rows: u64,
     /// Number of these that were sent for their last step.
-    pub asked_rows: u64,
+    pub sent_rows: u64,
     /// Number of these whose last outcome an earlier run had paid for.
     pub recovered_rows: u64,
     /// Number of outcomes, those from the journal included; a row of two steps counts twice.
@@ -85,7 +85,7 @@ impl Totals {
     /// limit.
     #[must_use]
     pub fn planned(&self) -> Option<u64> {
-        let most = self.most_asked.map(|most| most.saturating_add(self.rows - self.asked_rows));
+        let most = self.row_limit.map(|most| most.saturating_add(self.rows - self.sent_rows));
         self.outstanding.map(|rows| most.map_or(rows, |most| rows.min(most)))
     }
 
@@ -116,9 +116,9 @@ impl Listener for Tally {
         let mut totals = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match event {
             Event::Started { run } => totals.run = Some(*run),
-            Event::Outstanding { rows, most_asked } => {
+            Event::Outstanding { rows, row_limit } => {
                 totals.outstanding = Some(*rows);
-                totals.most_asked = *most_asked;
+                totals.row_limit = *row_limit;
             }
             Event::PassedOver(passed) => totals.passed_over = Some(*passed),
             Event::Opened { decoded, deleted, .. } => {
@@ -134,7 +134,7 @@ impl Listener for Tally {
             Event::Settled { ending, extent, origin } => {
                 if *extent == Extent::Row {
                     totals.rows += 1;
-                    totals.asked_rows += u64::from(*origin == Origin::Asked);
+                    totals.sent_rows += u64::from(*origin == Origin::Request);
                     totals.recovered_rows += u64::from(*origin == Origin::Journal);
                 }
                 totals.settled += 1;

@@ -109,7 +109,7 @@ mod tests {
     use crate::ident::BatchId;
 
     #[test]
-    fn a_reason_is_told_with_its_time_and_for_a_moment_after_it() {
+    fn a_reason_is_shown_with_its_time_and_for_a_moment_after_it() {
         let start = clock::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut waits = Waits::default();
@@ -118,7 +118,7 @@ mod tests {
         waits.note(&pause(Some(Waiting::Pause), Duration::from_secs(90)), start);
         assert_eq!(waits.in_words(at(20)).as_deref(), Some("openrouter asked to pause, 1m 10s left"));
         waits.note(&pause(None, Duration::ZERO), at(90));
-        assert_eq!(waits.in_words(at(90)), None, "a time that is over is not told");
+        assert_eq!(waits.in_words(at(90)), None, "a time that is over is not shown");
 
         waits.note(&pause(Some(Waiting::RequestsPerMinute), Duration::ZERO), at(91));
         waits.note(&pause(None, Duration::ZERO), at(98));

@@ -43,7 +43,7 @@ struct StepMeter {
     per_byte: f64,
     /// Tokens of an answer that a former run learned, if there was one.
     remembered: Option<f64>,
-    heard: u32,
+    answers_seen: u32,
     /// Weights of the answers seen, by class of length.
     lengths: Vec<f64>,
     /// The weight of the next answer.
@@ -71,7 +71,8 @@ impl Meter {
         match self.steps.get(step) {
             None => (bytes / BYTES_PER_TOKEN, most.unwrap_or(UNKNOWN_OUTPUT)),
             Some(meter) => {
-                let learned = if meter.heard >= ENOUGH { Some(meter.quantile) } else { meter.remembered };
+                let learned =
+                    if meter.answers_seen >= ENOUGH { Some(meter.quantile) } else { meter.remembered };
                 let output = learned.or(most).unwrap_or(UNKNOWN_OUTPUT);
                 (bytes * meter.per_byte, most.map_or(output, |most| output.min(most)))
             }
@@ -92,7 +93,7 @@ impl Meter {
     #[must_use]
     pub fn learned(&self) -> BTreeMap<String, StepTokens> {
         let known = self.steps.iter().filter_map(|(step, meter)| {
-            let output = if meter.heard >= ENOUGH { Some(meter.quantile) } else { meter.remembered };
+            let output = if meter.answers_seen >= ENOUGH { Some(meter.quantile) } else { meter.remembered };
             Some((step.to_string(), StepTokens { per_byte: meter.per_byte, output: output? }))
         });
         known.collect()
@@ -104,7 +105,7 @@ impl StepMeter {
         StepMeter {
             per_byte: 1.0 / BYTES_PER_TOKEN,
             remembered: None,
-            heard: 0,
+            answers_seen: 0,
             lengths: vec![0.0; CLASSES],
             weight: 1.0,
             quantile: 0.0,
@@ -113,10 +114,10 @@ impl StepMeter {
 
     #[expect(clippy::cast_precision_loss, reason = "estimates")]
     fn learn(&mut self, bytes: usize, tokens: Tokens) {
-        self.heard = self.heard.saturating_add(1);
+        self.answers_seen = self.answers_seen.saturating_add(1);
         if bytes > 0 && tokens.prompt > 0 {
             let seen = tokens.prompt as f64 / bytes as f64;
-            let weight = NEWEST.max(1.0 / f64::from(self.heard));
+            let weight = NEWEST.max(1.0 / f64::from(self.answers_seen));
             self.per_byte += (seen - self.per_byte) * weight;
         }
         // Newer answers weigh more. Growing weights save fading all sums each time.
@@ -128,7 +129,7 @@ impl StepMeter {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it saturates")]
         let class = ((tokens.completion.max(1) as f64).ln() / CLASS.ln()) as usize;
         self.lengths[class.min(CLASSES - 1)] += self.weight;
-        if self.heard <= ENOUGH * 5 || self.heard.is_multiple_of(16) {
+        if self.answers_seen <= ENOUGH * 5 || self.answers_seen.is_multiple_of(16) {
             self.quantile = self.quantile();
         }
     }

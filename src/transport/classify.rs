@@ -89,7 +89,7 @@ impl ResponseHeaders {
 
 /// Classifies a response whose status is not a success.
 #[must_use]
-pub fn classify(status: u16, body: &[u8], model: &str, heard: &ResponseHeaders) -> Failure {
+pub fn classify(status: u16, body: &[u8], model: &str, headers: &ResponseHeaders) -> Failure {
     let parsed = parse(body);
     // Mistral and vLLM have these fields at the top level of the body.
     let error = parsed.error.filter(|error| !error.is_empty()).unwrap_or_else(|| ErrorObject {
@@ -99,38 +99,38 @@ pub fn classify(status: u16, body: &[u8], model: &str, heard: &ResponseHeaders) 
         param: parsed.param.and_then(wire::text),
         ..ErrorObject::default()
     });
-    let delay = heard.delay.or_else(|| delay_in(&error).filter(|_| matches!(status, 429 | 503)));
-    let class = match (class_of(status, &error, model, delay.is_some()), heard.should_retry) {
+    let delay = headers.delay.or_else(|| delay_in(&error).filter(|_| matches!(status, 429 | 503)));
+    let class = match (class_of(status, &error, model, delay.is_some()), headers.should_retry) {
         // A rate limit that waiting does not help against is a quota that is used up.
         (Class::RateLimited, Some(false)) => Class::Quota,
         (class, Some(false)) if class.policy() == Policy::Retry => Class::BadRequest,
         (class, Some(true)) if class.policy() == Policy::Reject => Class::ServerError,
         (class, _) => class,
     };
-    let said = error.message.clone().unwrap_or_else(|| String::from_utf8_lossy(body).into_owned());
+    let message = error.message.clone().unwrap_or_else(|| String::from_utf8_lossy(body).into_owned());
     let code = error.code.as_deref().or(error.kind.as_deref());
     let detail = match code.filter(|code| *code != status.to_string()) {
-        Some(code) => format!("HTTP {status} {code}: {said}"),
-        None => format!("HTTP {status}: {said}"),
+        Some(code) => format!("HTTP {status} {code}: {message}"),
+        None => format!("HTTP {status}: {message}"),
     };
-    let scarce = (class == Class::RateLimited).then(|| scarce(status, &error, &heard.limits)).flatten();
+    let scarce = (class == Class::RateLimited).then(|| scarce(status, &error, &headers.limits)).flatten();
     Failure::new(class, detail.trim_end_matches([':', ' '])).with_delay(delay).with_scarce(scarce)
 }
 
 /// Classifies an error inside a successful response.
 #[must_use]
-pub(super) fn classify_inner(error: &ErrorObject, model: &str, heard: &ResponseHeaders) -> Failure {
+pub(super) fn classify_inner(error: &ErrorObject, model: &str, headers: &ResponseHeaders) -> Failure {
     let status =
         error.code.as_deref().and_then(|code| code.parse().ok()).filter(|code| (400..600).contains(code));
-    let delay = heard.delay.or_else(|| delay_in(error).filter(|_| matches!(status, Some(429 | 503))));
+    let delay = headers.delay.or_else(|| delay_in(error).filter(|_| matches!(status, Some(429 | 503))));
     // Code and type decide if they name a known refusal, else the status in the error, else 502.
     let class = match class_of(400, error, model, delay.is_some()) {
         Class::BadRequest => class_of(status.unwrap_or(502), error, model, delay.is_some()),
         named => named,
     };
-    let said = error.message.as_deref().unwrap_or("no message");
+    let message = error.message.as_deref().unwrap_or("no message");
     let code = error.code.as_deref().or(error.kind.as_deref()).unwrap_or("error");
-    Failure::new(class, format!("{code} inside an HTTP 200: {said}")).with_delay(delay)
+    Failure::new(class, format!("{code} inside an HTTP 200: {message}")).with_delay(delay)
 }
 
 /// Parses the body of a refusal. Google wraps its object into a list.
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_are_told_apart_by_status_and_typed_fields() {
+    fn refusals_are_distinguished_by_status_and_typed_fields() {
         assert_eq!(class(429, r#"{"error":{"code":"rate_limit_exceeded"}}"#), Class::RateLimited);
         assert_eq!(class(429, r#"{"error":{"code":"insufficient_quota"}}"#), Class::Quota);
         assert_eq!(class(429, r#"{"error":{"type":"insufficient_quota"}}"#), Class::Quota);
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_be_right_the_next_time_is_asked_again() {
+    fn what_may_be_right_the_next_time_is_sent_again() {
         let groq = r#"{"error":{"message":"Failed to generate JSON.","type":"invalid_request_error","code":"json_validate_failed"}}"#;
         let garbled = r#"{"error":{"message":"We could not parse the JSON body of your request. (HINT: …)","type":"invalid_request_error"}}"#;
         for body in [groq, garbled] {
@@ -317,7 +317,7 @@ mod tests {
     fn delays_are_read_in_every_form() {
         let now = DateTime::parse_from_rfc3339("2026-11-21T10:00:00Z").unwrap().with_timezone(&Utc);
         let read =
-            |name: &'static str, value: &'static str| delay_of(|asked| (asked == name).then_some(value), now);
+            |name: &'static str, value: &'static str| delay_of(|header| (header == name).then_some(value), now);
         assert_eq!(read("retry-after", "2"), Some(Duration::from_secs(2)));
         assert_eq!(read("retry-after", "1.5"), Some(Duration::from_millis(1_500)));
         assert_eq!(read("retry-after-ms", "250"), Some(Duration::from_millis(250)));
@@ -330,17 +330,17 @@ mod tests {
 
     #[test]
     fn what_is_scarce_and_for_how_long_is_read_from_names_headers_and_words() {
-        let heard = |headers: &'static [(&str, &str)]| {
+        let headers_of = |headers: &'static [(&str, &str)]| {
             let find = |name: &str| headers.iter().find(|(known, _)| *known == name).map(|(_, value)| *value);
             ResponseHeaders::read(find, DateTime::UNIX_EPOCH)
         };
-        let refused = |body: &str, heard: &ResponseHeaders| classify(429, body.as_bytes(), "m", heard);
+        let refused = |body: &str, headers: &ResponseHeaders| classify(429, body.as_bytes(), "m", headers);
         let tokens = refused(
             r#"{"error":{"type":"tokens","code":"rate_limit_exceeded","message":"Please try again in 1.5s."}}"#,
             &ResponseHeaders::default(),
         );
         assert_eq!((tokens.scarce, tokens.delay), (Some(Scarce::Tokens), Some(Duration::from_millis(1_500))));
-        let spent = heard(&[
+        let spent = headers_of(&[
             ("x-ratelimit-limit-requests", "60"),
             ("x-ratelimit-remaining-requests", "0"),
             ("retry-after", "7"),
@@ -350,10 +350,10 @@ mod tests {
         assert_eq!((requests.scarce, requests.delay), expected, "a header counts more than words");
         let google = r#"[{"error":{"code":429,"message":"quota","details":[{"x":1},{"retryDelay":"46s"}]}}]"#;
         assert_eq!(refused(google, &ResponseHeaders::default()).delay, Some(Duration::from_secs(46)));
-        let never = heard(&[("x-should-retry", "false")]);
+        let never = headers_of(&[("x-should-retry", "false")]);
         assert_eq!(refused("{}", &never).class, Class::Quota);
         assert_eq!(classify(500, b"", "m", &never).class, Class::BadRequest);
-        let again = heard(&[("x-should-retry", "true")]);
+        let again = headers_of(&[("x-should-retry", "true")]);
         assert_eq!(classify(400, b"", "m", &again).class, Class::ServerError);
         assert_eq!(classify(401, b"", "m", &again).class, Class::Auth);
     }

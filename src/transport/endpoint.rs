@@ -235,11 +235,11 @@ impl Endpoint {
         self.post(&self.url, self.body(question, params, form), most).await
     }
 
-    async fn post(&self, url: &Url, asked: Vec<u8>, most: Duration) -> SendResult {
-        let asked = Bytes::from(asked);
+    async fn post(&self, url: &Url, body: Vec<u8>, most: Duration) -> SendResult {
+        let body = Bytes::from(body);
         let started = clock::now();
         let mut progress = ResponseProgress::default();
-        let mut result = self.attempt(url, asked.clone(), most, &mut progress).await;
+        let mut result = self.attempt(url, body.clone(), most, &mut progress).await;
         if let (Err(failure), Some(key)) = (&mut result, &self.key)
             && failure.class == Class::Auth
         {
@@ -247,7 +247,7 @@ impl Endpoint {
                 Ok(true) => {
                     progress = ResponseProgress::default();
                     let left = most.saturating_sub(clock::now() - started);
-                    result = self.attempt(url, asked, left, &mut progress).await;
+                    result = self.attempt(url, body, left, &mut progress).await;
                 }
                 Ok(false) => {}
                 Err(why) => failure.detail.push_str(&format!("; the key cannot be read again: it {why}")),
@@ -261,7 +261,7 @@ impl Endpoint {
     async fn attempt(
         &self,
         url: &Url,
-        asked: Bytes,
+        body: Bytes,
         most: Duration,
         progress: &mut ResponseProgress,
     ) -> Result<Paid, Failure> {
@@ -269,7 +269,7 @@ impl Endpoint {
         let broken = |error: std::io::Error| Failure::new(Class::Connection, error.to_string());
         faultpoint::pass("first-call", Side::Before).map_err(broken)?;
         let started = clock::now();
-        let mut exchange = pin!(self.exchange(url, asked, progress));
+        let mut exchange = pin!(self.exchange(url, body, progress));
         let mut answer = tokio::time::timeout(limit, &mut exchange).await;
         if answer.is_err() && clock::now() - started > limit + STOPPED_FOR {
             // The process itself was stopped: the answer may have arrived meanwhile and wait in the socket.
@@ -287,7 +287,7 @@ impl Endpoint {
     async fn exchange(
         &self,
         url: &Url,
-        asked: Bytes,
+        body: Bytes,
         progress: &mut ResponseProgress,
     ) -> Result<(Bytes, ChatResponse), Failure> {
         let mut headers = self.headers.clone();
@@ -296,25 +296,25 @@ impl Endpoint {
             headers.insert(name, value);
             progress.key = number;
         }
-        let request = self.client.post(url.clone()).headers(headers).body(asked);
+        let request = self.client.post(url.clone()).headers(headers).body(body);
         let mut response = request.send().await.map_err(|error| {
             progress.was_refused = error.is_connect();
             failed(&error)
         })?;
         let status = response.status().as_u16();
         let headers = response.headers();
-        let heard = ResponseHeaders::read(
+        let response_headers = ResponseHeaders::read(
             |name| headers.get(name).and_then(|value| value.to_str().ok()),
             clock::wall(),
         );
-        progress.limits = heard.limits;
+        progress.limits = response_headers.limits;
         progress.was_refused = !(200..300).contains(&status) && !MAYBE_WORKED_ON.contains(&status);
         let body = self.redact_body(self.read(&mut response).await?);
         if !(200..300).contains(&status) {
-            return Err(classify(status, &body, &self.model, &heard));
+            return Err(classify(status, &body, &self.model, &response_headers));
         }
         let parsed = decode::parse(&body).inspect_err(|_| progress.unread = Some(body.clone()))?;
-        let (body, parsed) = match heard.cost.filter(|_| decode::facts(&parsed).cost.is_none()) {
+        let (body, parsed) = match response_headers.cost.filter(|_| decode::facts(&parsed).cost.is_none()) {
             Some(cost) => with_cost(body, parsed, cost),
             None => (body, parsed),
         };
@@ -322,7 +322,7 @@ impl Endpoint {
         let inner = parsed.error.as_ref().or(choice.and_then(|choice| choice.error.as_ref()));
         let inner = inner.filter(|error| !error.is_empty());
         if let Some(error) = inner {
-            let failure = classify_inner(error, &self.model, &heard);
+            let failure = classify_inner(error, &self.model, &response_headers);
             progress.was_refused = failure.class.policy() != Retry::Retry;
             return Err(failure);
         }
@@ -467,8 +467,8 @@ fn has_json(response: &ChatResponse) -> bool {
     let message = response.choices.first().and_then(|choice| choice.message.as_ref());
     let called =
         message.is_some_and(|message| message.tool_calls.as_ref().is_some_and(|calls| !calls.is_empty()));
-    let said = message.and_then(|message| message.content.as_deref()).unwrap_or_default();
-    called || serde_json::from_str::<Map<String, Value>>(decode::unfenced(said)).is_ok()
+    let content = message.and_then(|message| message.content.as_deref()).unwrap_or_default();
+    called || serde_json::from_str::<Map<String, Value>>(decode::unfenced(content)).is_ok()
 }
 
 /// Values in an address's query that may be keys.

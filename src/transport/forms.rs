@@ -190,8 +190,8 @@ mod tests {
         assert_eq!(forms.settled(), Some(SchemaForm::JsonObject));
         forms.answered(SchemaForm::JsonObject, false);
         assert_eq!(forms.settled(), Some(SchemaForm::JsonObject), "what it could once it can");
-        let said = SchemaFormProbe::new(SchemaForm::Vllm);
-        said.answered(SchemaForm::Vllm, false);
-        assert_eq!(said.settled(), Some(SchemaForm::Vllm));
+        let probe = SchemaFormProbe::new(SchemaForm::Vllm);
+        probe.answered(SchemaForm::Vllm, false);
+        assert_eq!(probe.settled(), Some(SchemaForm::Vllm));
     }
 }

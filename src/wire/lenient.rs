@@ -60,8 +60,8 @@ fn beginning(body: &[u8]) -> String {
 /// The error message of a body that has no answer and no `error`.
 fn reason(body: &[u8]) -> Option<String> {
     let value = object(String::from_utf8_lossy(body).trim_start_matches('\u{feff}'))?;
-    let said = MESSAGES.iter().find_map(|path| text(value.pointer(path)?.clone()));
-    said.filter(|said| !said.trim().is_empty())
+    let message = MESSAGES.iter().find_map(|path| text(value.pointer(path)?.clone()));
+    message.filter(|message| !message.trim().is_empty())
 }
 
 /// The JSON object at the beginning of a text; what follows it is ignored.
@@ -269,7 +269,7 @@ fn count(value: &Value) -> Option<u64> {
 fn events(text: &str) -> Option<ChatResponse> {
     let events = text.lines().filter_map(|line| object(line.strip_prefix("data:")?.trim()));
     let mut whole: Option<ChatResponse> = None;
-    let mut said = String::new();
+    let mut joined = String::new();
     for event in events {
         let part = response(&event);
         let whole = whole.get_or_insert_with(ChatResponse::default);
@@ -278,7 +278,7 @@ fn events(text: &str) -> Option<ChatResponse> {
         whole.usage = part.usage.or(whole.usage.take());
         for choice in part.choices {
             if let Some(content) = choice.message.and_then(|message| message.content) {
-                said.push_str(&content);
+                joined.push_str(&content);
             }
             match whole.choices.first_mut() {
                 Some(first) => first.finish_reason = choice.finish_reason.or(first.finish_reason.take()),
@@ -296,7 +296,7 @@ fn events(text: &str) -> Option<ChatResponse> {
         return None;
     }
     if let Some(first) = whole.choices.first_mut() {
-        first.message = Some(AssistantMessage { content: Some(said), ..AssistantMessage::default() });
+        first.message = Some(AssistantMessage { content: Some(joined), ..AssistantMessage::default() });
     }
     Some(whole)
 }
@@ -307,11 +307,11 @@ mod tests {
     use super::*;
 
     /// Text, finish reason, and tokens of prompt and answer of a body.
-    fn told(body: &str) -> (Option<String>, Option<String>, Option<(u64, u64)>) {
-        told_of(body.as_bytes())
+    fn parts_of(body: &str) -> (Option<String>, Option<String>, Option<(u64, u64)>) {
+        parts_of_bytes(body.as_bytes())
     }
 
-    fn told_of(body: &[u8]) -> (Option<String>, Option<String>, Option<(u64, u64)>) {
+    fn parts_of_bytes(body: &[u8]) -> (Option<String>, Option<String>, Option<(u64, u64)>) {
         let response = read_any(body).unwrap();
         let usage = response.usage.and_then(|usage| Some((usage.prompt_tokens?, usage.completion_tokens?)));
         let choice = response.choices.into_iter().next();
@@ -337,23 +337,23 @@ mod tests {
             "7",
         ] {
             let body = body("\"good\"", usage);
-            assert_eq!(told(&body).0.as_deref(), Some("good"), "{usage}");
+            assert_eq!(parts_of(&body).0.as_deref(), Some("good"), "{usage}");
             assert!(read_any(body.as_bytes()).unwrap().unread_usage.is_some(), "{usage}");
         }
         let lists = body(
             "\"good\"",
             r#"{"prompt_tokens":12,"completion_tokens":2,"prompt_tokens_details":[{"modality":"TEXT"}]}"#,
         );
-        assert_eq!(told(&lists).2, Some((12, 2)));
+        assert_eq!(parts_of(&lists).2, Some((12, 2)));
         let whole = body("\"good\"", r#"{"prompt_tokens":12.0,"completion_tokens":"2"}"#);
-        assert_eq!(told(&whole).2, Some((12, 2)));
-        assert_eq!(told(&body("\"good\"", "null")), (Some("good".into()), Some("stop".into()), None));
+        assert_eq!(parts_of(&whole).2, Some((12, 2)));
+        assert_eq!(parts_of(&body("\"good\"", "null")), (Some("good".into()), Some("stop".into()), None));
     }
 
     #[test]
     fn a_text_in_parts_is_joined_without_what_was_thought() {
         let parts = r#"[{"type":"thinking","thinking":[{"type":"text","text":"hm"}]},{"type":"text","text":"a"},"b",{"type":"output_text","text":"c"}]"#;
-        assert_eq!(told(&body(parts, USAGE)), (Some("abc".into()), Some("stop".into()), Some((10, 5))));
+        assert_eq!(parts_of(&body(parts, USAGE)), (Some("abc".into()), Some("stop".into()), Some((10, 5))));
     }
 
     #[test]
@@ -367,25 +367,25 @@ mod tests {
             (r#""a \"quote\" \\ NaN""#, "a \"quote\" \\ NaN"),
         ] {
             assert_eq!(
-                told(&body(content, r#"{"prompt_tokens":NaN,"x":-Infinity}"#)).0.as_deref(),
+                parts_of(&body(content, r#"{"prompt_tokens":NaN,"x":-Infinity}"#)).0.as_deref(),
                 Some(read)
             );
         }
         let mut bytes = body("\"cut HERE\"", USAGE).into_bytes();
         let at = bytes.windows(4).position(|four| four == b"HERE").unwrap();
         bytes.splice(at..at + 4, *b"\xf0\x9f\x98");
-        assert_eq!(told_of(&bytes).0.as_deref(), Some("cut \u{fffd}"));
+        assert_eq!(parts_of_bytes(&bytes).0.as_deref(), Some("cut \u{fffd}"));
     }
 
     #[test]
     fn other_oddities_cost_no_answer() {
         let marked = format!("\u{feff}\n  {}\n\ndata: [DONE]\n\n", body("\"good\"", USAGE));
-        assert_eq!(told(&marked).0.as_deref(), Some("good"));
+        assert_eq!(parts_of(&marked).0.as_deref(), Some("good"));
         let twice = body("\"bad\",\"content\":\"good\"", USAGE);
-        assert_eq!(told(&twice).0.as_deref(), Some("good"), "the last of two keys counts");
+        assert_eq!(parts_of(&twice).0.as_deref(), Some("good"), "the last of two keys counts");
         let number =
             r#"{"model":7,"choices":[{"index":"0","message":{"content":"good"},"finish_reason":1}]}"#;
-        assert_eq!(told(number), (Some("good".into()), Some("1".into()), None));
+        assert_eq!(parts_of(number), (Some("good".into()), Some("1".into()), None));
         assert!(read_any(br#"{"choices":null,"error":{"code":402,"message":"m"}}"#).unwrap().error.is_some());
         let call = r#"{"choices":[{"message":{"content":null,"tool_calls":[{"function":{"name":"f","arguments":{"label":"good"}}}]}}]}"#;
         let mut response = read_any(call.as_bytes()).unwrap();
@@ -401,11 +401,11 @@ mod tests {
     }
 
     #[test]
-    fn events_that_nobody_asked_for_make_an_answer() {
+    fn unrequested_events_make_an_answer() {
         let stream = "data: {\"model\":\"m\",\"choices\":[{\"delta\":{\"content\":\"he\"}}]}\n\n: still here\n\n\
                       data: {\"choices\":[{\"delta\":{\"content\":\"llo\"},\"finish_reason\":\"stop\"}]}\n\n\
                       data: {\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2}}\n\ndata: [DONE]\n\n";
-        assert_eq!(told(stream), (Some("hello".into()), Some("stop".into()), Some((3, 2))));
+        assert_eq!(parts_of(stream), (Some("hello".into()), Some("stop".into()), Some((3, 2))));
         let (broken, _) = stream.split_once("data: {\"choices\":[{\"delta\":{\"content\":\"llo").unwrap();
         assert!(read_any(broken.as_bytes()).is_none(), "half an answer is none");
     }

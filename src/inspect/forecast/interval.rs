@@ -50,14 +50,14 @@ pub(super) struct SampledRow {
 /// Returns `None` with fewer than two rows in `asked` (unless there is only one row in all) or with a value that is
 /// negative or not finite. No bound is less than the sum over `asked`.
 #[must_use]
-pub(super) fn estimate_total(rows: u64, counted: &[f64], asked: &[SampledRow]) -> Option<Interval> {
-    let mut values = counted.iter().copied().chain(asked.iter().flat_map(|row| [row.counted, row.measured]));
+pub(super) fn estimate_total(rows: u64, counted: &[f64], sent: &[SampledRow]) -> Option<Interval> {
+    let mut values = counted.iter().copied().chain(sent.iter().flat_map(|row| [row.counted, row.measured]));
     if values.any(|value| !value.is_finite() || value < 0.0) {
         return None;
     }
-    let known: f64 = asked.iter().map(|row| row.measured).sum();
-    let flat = Moments::of(asked.iter().map(|row| row.measured));
-    match line(counted, asked, flat) {
+    let known: f64 = sent.iter().map(|row| row.measured).sum();
+    let flat = Moments::of(sent.iter().map(|row| row.measured));
+    match line(counted, sent, flat) {
         Some((mean, samples)) => around(rows, mean, &samples, known),
         None => around(rows, flat.mean, &[flat], known),
     }
@@ -67,9 +67,9 @@ pub(super) fn estimate_total(rows: u64, counted: &[f64], asked: &[SampledRow]) -
 /// [`estimate_total`] does.
 #[must_use]
 pub(super) fn counted_total(rows: u64, counted: &[f64]) -> Option<Interval> {
-    let as_asked: Vec<SampledRow> =
+    let as_sent: Vec<SampledRow> =
         counted.iter().map(|&count| SampledRow { counted: 0.0, measured: count }).collect();
-    estimate_total(rows, &[], &as_asked)
+    estimate_total(rows, &[], &as_sent)
 }
 
 /// Size and moments of a simple random sample. Skewness and kurtosis are standardized.
@@ -101,14 +101,14 @@ impl Moments {
 /// Returns its height at the mean of all counted rows, and the moments of two samples: its errors on the asked rows,
 /// each predicted without that row, and its predictions for the counted rows less its height at 0. Returns `None` if
 /// the line is not worth it, or depends on a single row.
-fn line(counted: &[f64], asked: &[SampledRow], flat: Moments) -> Option<(f64, [Moments; 2])> {
-    let count = Moments::of(asked.iter().map(|row| row.counted));
+fn line(counted: &[f64], sent: &[SampledRow], flat: Moments) -> Option<(f64, [Moments; 2])> {
+    let count = Moments::of(sent.iter().map(|row| row.counted));
     let squares = count.variance * (count.size - 1.0);
-    let products = asked.iter().map(|row| (row.counted - count.mean) * (row.measured - flat.mean));
+    let products = sent.iter().map(|row| (row.counted - count.mean) * (row.measured - flat.mean));
     let slope = products.sum::<f64>() / squares;
     // Scaled so that a slope of zero gives the plain deviations from the mean.
     let scale = 1.0 - 1.0 / count.size;
-    let residuals = Moments::of(asked.iter().map(|row| {
+    let residuals = Moments::of(sent.iter().map(|row| {
         let off = row.counted - count.mean;
         let others = scale - off * off / squares;
         let missed = (row.measured - flat.mean - slope * off) * scale / others;
@@ -117,7 +117,7 @@ fn line(counted: &[f64], asked: &[SampledRow], flat: Moments) -> Option<(f64, [M
     let foreseen = Moments::of(counted.iter().map(|count| slope * count));
     let height = flat.mean + foreseen.mean - slope * count.mean;
     // NaN makes this false: all counts are equal, or the line depends on a single row.
-    let worth = counted.len() >= asked.len() && residuals.variance < WORTH * flat.variance;
+    let worth = counted.len() >= sent.len() && residuals.variance < WORTH * flat.variance;
     worth.then_some((height, [residuals, foreseen]))
 }
 
@@ -182,7 +182,7 @@ mod tests {
         median * (sigma * normal).exp()
     }
 
-    fn asked(counted: f64, measured: f64) -> SampledRow {
+    fn sampled(counted: f64, measured: f64) -> SampledRow {
         SampledRow { counted, measured }
     }
 
@@ -191,7 +191,7 @@ mod tests {
         let mut rng = fastrand::Rng::with_seed(SEED);
         let mut row = || {
             let counted = log_normal(&mut rng, 300.0, 0.6) * if rng.u8(..50) == 0 { 15.0 } else { 1.0 };
-            asked(counted, counted + 2.0 * log_normal(&mut rng, 100.0, 0.9))
+            sampled(counted, counted + 2.0 * log_normal(&mut rng, 100.0, 0.9))
         };
         let mut held = 0;
         for _ in 0..1_000 {
@@ -205,24 +205,24 @@ mod tests {
     }
 
     #[test]
-    fn what_is_asked_in_full_or_always_the_same_has_no_width() {
+    fn what_is_sent_in_full_or_always_the_same_has_no_width() {
         let exact = Some(Interval { low: 12.0, expected: 12.0, high: 12.0 });
         assert_eq!(
-            estimate_total(3, &[1.0, 4.0, 5.0], &[asked(1.0, 2.0), asked(4.0, 1.0), asked(5.0, 9.0)]),
+            estimate_total(3, &[1.0, 4.0, 5.0], &[sampled(1.0, 2.0), sampled(4.0, 1.0), sampled(5.0, 9.0)]),
             exact
         );
-        assert_eq!(estimate_total(1, &[], &[asked(3.0, 12.0)]), exact);
+        assert_eq!(estimate_total(1, &[], &[sampled(3.0, 12.0)]), exact);
         assert_eq!(counted_total(2, &[5.0, 7.0]), exact);
-        assert_eq!(estimate_total(120, &[9.0; 5], &[asked(9.0, 0.1); 3]).map(half_width).unwrap(), Some(0.0));
-        assert_eq!(estimate_total(120, &[9.0; 5], &[asked(9.0, 0.0); 3]).map(half_width).unwrap(), None);
+        assert_eq!(estimate_total(120, &[9.0; 5], &[sampled(9.0, 0.1); 3]).map(half_width).unwrap(), Some(0.0));
+        assert_eq!(estimate_total(120, &[9.0; 5], &[sampled(9.0, 0.0); 3]).map(half_width).unwrap(), None);
     }
 
     #[test]
-    fn what_cannot_be_told_is_none() {
+    fn an_unknown_total_is_none() {
         assert_eq!(estimate_total(10, &[1.0], &[]), None);
-        assert_eq!(estimate_total(10, &[1.0, 2.0], &[asked(1.0, 1.0)]), None);
+        assert_eq!(estimate_total(10, &[1.0, 2.0], &[sampled(1.0, 1.0)]), None);
         for wrong in [f64::NAN, f64::INFINITY, -1.0] {
-            assert_eq!(estimate_total(10, &[1.0, wrong], &[asked(1.0, 1.0), asked(2.0, 3.0)]), None);
+            assert_eq!(estimate_total(10, &[1.0, wrong], &[sampled(1.0, 1.0), sampled(2.0, 3.0)]), None);
             assert_eq!(counted_total(10, &[1.0, wrong]), None);
         }
     }
@@ -233,9 +233,9 @@ mod tests {
         let width = |counted: &[f64], rows: &[SampledRow]| {
             estimate_total(4_000, counted, rows).map(half_width).unwrap()
         };
-        let mut rows: Vec<SampledRow> = counted[..40].iter().map(|&at| asked(at, 5.0 + at)).collect();
+        let mut rows: Vec<SampledRow> = counted[..40].iter().map(|&at| sampled(at, 5.0 + at)).collect();
         assert!(width(&counted, &rows) < width(&[], &rows));
-        rows[..39].fill(asked(1.0, 2.0));
+        rows[..39].fill(sampled(1.0, 2.0));
         assert_eq!(width(&counted, &rows), width(&[], &rows));
     }
 
@@ -243,7 +243,7 @@ mod tests {
     fn the_expected_total_lies_between_its_bounds_and_none_is_less_than_what_was_seen() {
         let mut rng = fastrand::Rng::with_seed(SEED);
         let mut row =
-            || asked(log_normal(&mut rng, 9.0, 1.0).round(), log_normal(&mut rng, 1.0, 3.0).floor());
+            || sampled(log_normal(&mut rng, 9.0, 1.0).round(), log_normal(&mut rng, 1.0, 3.0).floor());
         for at in 0..2_000 {
             let rows: Vec<SampledRow> = (0..2 + at % 9).map(|_| row()).collect();
             let counted: Vec<f64> = rows.iter().map(|row| row.counted).chain([1.0, 9.0, 30.0]).collect();

@@ -95,7 +95,7 @@ async fn tell(
         mut random,
     } = looked.await?.ok_or_else(cut)?;
     let most = options.pilot.unwrap_or_default().min(looked.len() as u64);
-    let asked = match pilot {
+    let pilot_result = match pilot {
         Some((session, voice)) if most > 0 => {
             let chosen = sample::choose(looked.len() as u64, most, &mut random);
             Some(run::ask(session, prepared.enricher, &chunks, &chosen, stop, voice).await?)
@@ -103,20 +103,19 @@ async fn tell(
         _ => None,
     };
     let spent = RunBudget::look(job, home).await?;
-    let before = match (&job.metrics, &asked) {
+    let before = match (&job.metrics, &pilot_result) {
         (Some(at), None) => metrics::read(at, &job.app_id, std::slice::from_ref(home)).await?,
         _ => Vec::new(),
     };
     let before = Before::of(job, &before);
-    let (asked_rows, spent) = (asked.as_ref(), spent.as_ref());
     let learned = LearnedFile::load(home.path().unwrap_or(&job.places.state)).learned_limits().all();
     let reckoning = Reckoning {
         job,
         rows,
         looked: &looked,
-        asked: asked_rows,
+        pilot: pilot_result.as_ref(),
         before: &before,
-        spent,
+        spent: spent.as_ref(),
         learned: &learned,
     };
     let parts = reckoning.parts();
@@ -141,7 +140,7 @@ async fn tell(
         seconds,
         bound_by,
         prompts: sample::prompts(job, &looked, options.prompts),
-        pilot: asked.map(|asked| asked.told(job)),
+        pilot: pilot_result.map(|pilot_result| pilot_result.report(job)),
     })
 }
 

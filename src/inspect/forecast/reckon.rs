@@ -17,8 +17,8 @@ use crate::run::Spent;
 use crate::tokens::tokenizer::Encoding;
 use crate::wording::counted;
 
-/// Most rows that a pilot sends.
-const MOST_ASKED: u64 = 10_000;
+/// Largest pilot that is recommended, in rows.
+const MAX_PILOT_ROWS: u64 = 10_000;
 
 /// Half of an interval's width that is narrow enough to decide by, as a share of the expected value.
 const WIDTH: f64 = 0.15;
@@ -32,7 +32,7 @@ pub(super) struct Reckoning<'a> {
     pub(super) job: &'a Job,
     pub(super) rows: u64,
     pub(super) looked: &'a [Looked],
-    pub(super) asked: Option<&'a Answered>,
+    pub(super) pilot: Option<&'a Answered>,
     /// Figures of the job's earlier batches; empty after a pilot.
     pub(super) before: &'a Before,
     pub(super) spent: Option<&'a Spent>,
@@ -45,7 +45,7 @@ pub(super) struct Reckoning<'a> {
 pub(super) struct Before {
     /// Number of rows in all of these batches.
     rows: u64,
-    asked: BTreeMap<(String, String), OfOne>,
+    sent: BTreeMap<(String, String), OfOne>,
 }
 
 /// Rows that were sent to one provider for one step.
@@ -57,13 +57,13 @@ struct OfOne {
 
 impl Before {
     pub(super) fn of(job: &Job, figures: &[MetricsRow]) -> Self {
-        let mut before = Before { rows: 0, asked: BTreeMap::new() };
+        let mut before = Before { rows: 0, sent: BTreeMap::new() };
         for row in figures.iter().filter(|row| row.kind == RunKind::Run) {
             if job.steps.first().is_some_and(|step| step.output == row.step) {
                 before.rows += row.rows;
             }
             let Some(provider) = &row.provider else { continue };
-            let of = before.asked.entry((row.step.clone(), provider.clone())).or_default();
+            let of = before.sent.entry((row.step.clone(), provider.clone())).or_default();
             of.rows += row.rows - row.shared.min(row.rows);
             of.tokens += row.tokens;
         }
@@ -72,7 +72,7 @@ impl Before {
 
     /// Returns the share of all rows that a provider was sent for a step, and the input and output tokens of each.
     fn look(&self, step: &str, provider: &str) -> Option<(f64, f64, f64)> {
-        let of = self.asked.get(&(step.to_owned(), provider.to_owned())).filter(|of| of.rows > 0)?;
+        let of = self.sent.get(&(step.to_owned(), provider.to_owned())).filter(|of| of.rows > 0)?;
         let each = |tokens: u64| float(tokens) / float(of.rows);
         Some((float(of.rows) / float(self.rows.max(1)), each(of.tokens.prompt), each(of.tokens.completion)))
     }
@@ -143,7 +143,7 @@ impl Reckoning<'_> {
 
     fn part(&self, step: usize, provider: usize) -> PartForecast {
         let (spec, of) = (&self.job.steps[step], &self.job.providers[provider]);
-        let (rows, input_tokens, output_tokens, cost) = match self.asked {
+        let (rows, input_tokens, output_tokens, cost) = match self.pilot {
             Some(_) => {
                 let tokens = |settled: &RowResult| settled.tokens.unwrap_or_default();
                 let sum = |get: &OfRow<'_>| {
@@ -192,7 +192,7 @@ impl Reckoning<'_> {
             (rows, input)
         } else {
             let own = |row: &Looked| match &row.asks[step] {
-                SampleRequest::Of { provider: asked, tokens, .. } if *asked == provider => Some(*tokens),
+                SampleRequest::Of { provider: chosen, tokens, .. } if *chosen == provider => Some(*tokens),
                 _ => None,
             };
             let sum = |get: &dyn Fn(usize) -> f64| {
@@ -217,14 +217,14 @@ impl Reckoning<'_> {
 
     /// Estimates the total, over all rows and steps, of what `of` measures on the rows of the pilot.
     fn measured(&self, of: &dyn Fn(usize, &RowResult) -> f64) -> Estimate {
-        let Some(asked) = self.asked else { return Estimate::up_to(None) };
+        let Some(pilot) = self.pilot else { return Estimate::up_to(None) };
         let counts: Vec<f64> = self.looked.iter().map(counted_tokens).collect();
-        let rows: Vec<SampledRow> = asked
+        let rows: Vec<SampledRow> = pilot
             .places
             .iter()
             .enumerate()
             .map(|(at, place)| {
-                let steps = asked.outcomes.iter().enumerate();
+                let steps = pilot.outcomes.iter().enumerate();
                 let measured = steps.filter_map(|(nth, rows)| Some(of(nth, rows.get(at)?))).sum();
                 SampledRow { counted: counts.get(*place).copied().unwrap_or_default(), measured }
             })
@@ -234,7 +234,7 @@ impl Reckoning<'_> {
 
     /// Returns the total cost in US dollars, or `None` if a price is not known.
     pub(super) fn cost(&self) -> Option<Estimate> {
-        if self.asked.is_none() {
+        if self.pilot.is_none() {
             let parts = self.parts();
             return parts.into_iter().try_fold(Estimate::NOTHING, |sum, part| Some(sum.plus(part.cost_usd?)));
         }
@@ -257,11 +257,11 @@ impl Reckoning<'_> {
     /// Whether the cost of a provider's answers is known: by a price, or because each answer states it.
     fn is_priced(&self, of: &Provider) -> bool {
         let says = |settled: &RowResult| settled.cost.is_some() || settled.tokens.is_none();
-        let is_told = || {
-            let all = self.asked.iter().flat_map(|asked| asked.outcomes.iter().flatten());
+        let is_stated = || {
+            let all = self.pilot.iter().flat_map(|pilot| pilot.outcomes.iter().flatten());
             all.filter(|settled| is_of(settled, of)).all(says)
         };
-        prices(of).is_some() || (self.asked.is_some() && is_told())
+        prices(of).is_some() || (self.pilot.is_some() && is_stated())
     }
 
     /// Returns the longest duration that follows from any limit, in seconds, and that limit.
@@ -300,7 +300,7 @@ impl Reckoning<'_> {
         let sum = |get: fn(&PartForecast) -> Estimate| {
             parts.iter().map(get).fold(Estimate::NOTHING, Estimate::plus)
         };
-        let requests = match self.asked {
+        let requests = match self.pilot {
             // Failed attempts count, and rows that went together are one request.
             Some(_) => self.measured(&|step, settled| {
                 let requests = f64::from(settled.attempts) / self.together(step, of);
@@ -349,7 +349,7 @@ impl Reckoning<'_> {
             times.extend(per_minute(limit, amount).map(|lasts| (lasts, what)));
         }
         // After refused requests a run takes longer than its answers do, by an unknown time.
-        if self.asked.is_some_and(|asked| asked.throttled == 0) {
+        if self.pilot.is_some_and(|pilot| pilot.throttled == 0) {
             let waited = self.measured(&|step, settled| {
                 let latency =
                     settled.latency_ms.filter(|_| is_meant(step) && is_of(settled, of) && !settled.shared);
@@ -387,7 +387,7 @@ impl Reckoning<'_> {
                 ));
             }
             let is_counted = Encoding::of(&provider.model).is_some();
-            if self.asked.is_none() && !is_counted {
+            if self.pilot.is_none() && !is_counted {
                 notes.push(format!(
                     "the tokens of {} are counted as OpenAI's newer models count them: its own may be a third more or \
                      less; --pilot measures them",
@@ -397,7 +397,7 @@ impl Reckoning<'_> {
         }
         let spent = self.spent.map_or(0.0, |spent| spent.cost_usd);
         // The pilot's answers are part of the cost, and not to be paid again.
-        let known = self.asked.iter().flat_map(|asked| asked.outcomes.iter().flatten());
+        let known = self.pilot.iter().flat_map(|pilot| pilot.outcomes.iter().flatten());
         let paid: f64 = known.filter_map(|settled| settled.cost).map(Money::dollars).sum();
         let of_job = self.job.budget.job.money.map(|most| (most, (most.dollars() - spent).max(0.0)));
         let of_run = self.job.budget.run.money.map(|most| (most, most.dollars()));
@@ -414,56 +414,56 @@ impl Reckoning<'_> {
                 .push("answers in the cache are not looked up here: with them the run costs less".to_owned());
         }
         let has_windows = self.used().any(|provider| provider.context_window.is_some());
-        if self.asked.is_none() && has_windows {
+        if self.pilot.is_none() && has_windows {
             let text = "a context_window is not reckoned with: prompts beyond it go elsewhere, are cut, or cost nothing";
             notes.push(text.to_owned());
         }
-        if self.asked.is_some_and(|asked| asked.throttled > 0) {
+        if self.pilot.is_some_and(|pilot| pilot.throttled > 0) {
             let text = "a provider has limits that the job does not name and refused some requests for being too many: it \
                         takes longer than its answers do; set requests_per_minute or tokens_per_minute";
             notes.push(text.to_owned());
         }
-        match self.asked {
+        match self.pilot {
             None => self.note_unknown(&mut notes),
-            Some(asked) => {
-                Self::note_pilot(asked, &mut notes);
-                notes.extend(self.cost().and_then(|cost| self.wider(asked.places.len(), cost)));
+            Some(pilot) => {
+                Self::note_pilot(pilot, &mut notes);
+                notes.extend(self.cost().and_then(|cost| self.wider(pilot.places.len(), cost)));
             }
         }
         notes
     }
 
     /// Returns how many pilot rows give an interval that is narrow enough, if it is not and they can be sent.
-    fn wider(&self, asked: usize, cost: Estimate) -> Option<String> {
+    fn wider(&self, pilot_rows: usize, cost: Estimate) -> Option<String> {
         let width = (cost.high? - cost.low) / 2.0 / cost.expected.filter(|expected| *expected > 0.0)?;
         let factor = (width / WIDTH).powi(2);
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a few thousand")]
-        let rows = (float(asked as u64) * factor / 100.0).ceil() as u64 * 100;
-        (width > WIDTH && rows < self.rows.min(MOST_ASKED))
+        let rows = (float(pilot_rows as u64) * factor / 100.0).ceil() as u64 * 100;
+        (width > WIDTH && rows < self.rows.min(MAX_PILOT_ROWS))
             .then(|| format!("--pilot {rows} would tell the cost to ±{:.0} %, about", WIDTH * 100.0))
     }
 
     /// Returns a note on sampled rows that share an answer, if there are any.
     fn alike_note(&self) -> Option<String> {
-        let mut asked = 0_u64;
+        let mut prompts = 0_u64;
         let mut distinct = BTreeSet::new();
         for row in self.looked {
             for (nth, ask) in row.asks.iter().enumerate() {
                 if let SampleRequest::Of { question, .. } = ask
                     && self.job.steps[nth].shares
                 {
-                    asked += 1;
+                    prompts += 1;
                     distinct.insert((nth, question.fingerprint()));
                 }
             }
         }
         let distinct = distinct.len() as u64;
-        (distinct < asked).then(|| {
+        (distinct < prompts).then(|| {
             format!(
                 "of {} that were counted {} are alike: rows with the same prompt share one answer, and the run costs less \
                  than this, the less the more of them there are",
-                counted(asked, "prompt"),
-                asked - distinct
+                counted(prompts, "prompt"),
+                prompts - distinct
             )
         })
     }
@@ -512,15 +512,15 @@ impl Reckoning<'_> {
         }
     }
 
-    fn note_pilot(asked: &Answered, notes: &mut Vec<String>) {
-        if asked.places.len() < FEW {
+    fn note_pilot(pilot: &Answered, notes: &mut Vec<String>) {
+        if pilot.places.len() < FEW {
             notes.push(format!(
                 "where lengths differ much, so few rows ({}) hold the truth within these bounds some 85 times in 100",
-                asked.places.len()
+                pilot.places.len()
             ));
         }
         let failed = |settled: &&RowResult| matches!(settled.outcome, Outcome::Failed(_));
-        let all = || asked.outcomes.iter().flatten();
+        let all = || pilot.outcomes.iter().flatten();
         if all().count() > 0 && all().filter(failed).count() * 2 > all().count() {
             notes.push("more than half of what was asked failed: these figures are about that".to_owned());
         }
