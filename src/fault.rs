@@ -160,7 +160,7 @@ impl Class {
             Class::InvalidOutput => {
                 "enrich retry, or --provider another; if it stays, change the prompt or what the step asks for"
             }
-            Class::Upstream => "see to the step that failed: enrich retry asks both again",
+            Class::Upstream => "see to the step that failed: enrich retry sends both again",
             Class::EmptyAnswer => "enrich retry; if it stays, change the prompt",
             Class::Template => "mend the template, then enrich retry",
             Class::BadRequest | Class::NotFound => "mend what the provider refuses, then enrich retry",

@@ -164,7 +164,7 @@ impl EndDetails<'_> {
                 Some((format!("{}, and --fail-on-errors is given", counted(errors, "error")), None));
         } else if self.has_no_answer() {
             let what = format!(
-                "no row was answered, all that were asked ended as errors: {}",
+                "no row was answered, all that were sent ended as errors: {}",
                 counted(errors, "error")
             );
             let job = self.typed;
@@ -232,7 +232,7 @@ impl Words {
 /// the job is paused now.
 fn until(pauses: bool, again: &str) -> String {
     match pauses {
-        true => format!("; until then no run asks anything; to go on as it is: {again} --unpause"),
+        true => format!("; until then no run sends anything; to go on as it is: {again} --unpause"),
         false => format!("; then: {again}"),
     }
 }

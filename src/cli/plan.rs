@@ -102,7 +102,7 @@ fn text(forecast: &Forecast, typed: &str) -> String {
             (Some(cost), _) => format!(" for {}", dollars(cost)),
             (None, _) => String::new(),
         };
-        format!(", {} of them asked{cost}", HumanCount(pilot.rows))
+        format!(", {} of them sent{cost}", HumanCount(pilot.rows))
     });
     lines.push(format!("sampled      {}{pilot}", counted(*sampled, "row")));
     for part in &forecast.parts {
@@ -117,7 +117,7 @@ fn text(forecast: &Forecast, typed: &str) -> String {
     let time = forecast.seconds.as_ref().map(|seconds| in_words(seconds, span));
     let by = forecast.bound_by.as_ref().map_or_else(String::new, |what| format!(", by {what}"));
     let time =
-        time.unwrap_or_else(|| "unknown: no limit is configured, and --pilot was not asked for".to_owned());
+        time.unwrap_or_else(|| "unknown: no limit is configured, and --pilot was not given".to_owned());
     lines.push(format!("time         {time}{by}"));
     for note in &forecast.notes {
         lines.push(format!("note         {note}"));
@@ -132,7 +132,7 @@ fn text(forecast: &Forecast, typed: &str) -> String {
     if let Some(pilot) = &forecast.pilot {
         lines.extend(answers(pilot));
         lines.push(String::new());
-        lines.push(format!("the answers are kept: enrich run {typed} does not ask for them again"));
+        lines.push(format!("the answers are kept: enrich run {typed} does not request them again"));
     }
     lines.join("\n")
 }
@@ -168,7 +168,7 @@ pub(super) fn answers(pilot: &Pilot) -> Vec<String> {
     let mut lines = vec![
         String::new(),
         format!(
-            "asked        {}: {}, {}",
+            "sent         {}: {}, {}",
             counted(pilot.rows, "row"),
             counted(pilot.answers, "answer"),
             counted(pilot.errors, "error")

@@ -76,7 +76,7 @@ pub(super) async fn run(arguments: RunArguments) -> anyhow::Result<Exit> {
 fn confirm_restart(job: &Job) -> anyhow::Result<()> {
     let target = &job.target.location;
     confirm(
-        &format!("Remove every row of {target} and ask, and pay, again?"),
+        &format!("Remove every row of {target}, and send and pay for all rows again?"),
         &format!("--restart removes every row of {target}"),
     )
 }

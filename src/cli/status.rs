@@ -155,7 +155,7 @@ fn batches(open: &[OutstandingBatch]) -> String {
         _ => format!("{} to {}", first.batch, last.batch),
     };
     format!(
-        "{} ({numbers}), {}: {} answered and to be written, {} to be asked",
+        "{} ({numbers}), {}: {} answered and to be written, {} to be sent",
         counted(open.len() as u64, "batch"),
         counted(rows, "row"),
         HumanCount(answered),

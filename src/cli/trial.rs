@@ -47,7 +47,7 @@ pub(super) async fn trial(arguments: TrialArguments) -> anyhow::Result<Exit> {
     };
     output::data(plan::answers(pilot).join("\n").trim_start())?;
     output::talk(format!(
-        "nothing is written but the answers, which are kept: enrich run {typed} does not ask for them again"
+        "nothing is written but the answers, which are kept: enrich run {typed} does not request them again"
     ));
     Ok(if pilot.answers > 0 || pilot.errors == 0 { Exit::Done } else { Exit::Errors })
 }

@@ -179,7 +179,7 @@ impl Checker<'_> {
             (None, None) => {
                 return Err(self.wrong(
                     key("prompt"),
-                    "is missing; it is what the model is asked (or prompt_file holds it)",
+                    "is missing; it is what is sent to the model (or prompt_file holds it)",
                 ));
             }
             (Some(prompt), None) => ("prompt", prompt.clone()),

@@ -55,7 +55,7 @@ impl Sign {
         match self {
             Sign::Empty => "came back without text",
             Sign::Refused => "were declined",
-            Sign::Invalid => "came back in another form than was asked for",
+            Sign::Invalid => "came back in another form than was requested",
             Sign::Cut => "were cut off at max_tokens",
         }
     }

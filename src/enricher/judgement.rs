@@ -228,12 +228,12 @@ impl<'a> ResultOrigin<'a> {
 /// Returns the error of a row whose last answer is invalid.
 fn refused(form: &Form, repairs: u32, mistake: &str, text: &str) -> String {
     let what = match form {
-        Form::Text | Form::Typed(_) | Form::Embedding(_) => "what was asked for",
+        Form::Text | Form::Typed(_) | Form::Embedding(_) => "in the requested form",
         Form::Classes(_) => "one of the classes",
     };
     let after = match repairs {
         0 => String::new(),
-        _ => format!(", after it was asked again {repairs} times"),
+        _ => format!(", after {}", counted(repairs.into(), "repair")),
     };
     match form {
         Form::Typed(_) => format!("the answer is not {what}{after}: {mistake}: {text:?}"),

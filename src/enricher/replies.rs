@@ -135,7 +135,7 @@ impl Enricher {
             if failure.class != Class::Unavailable && !health.is_out() {
                 health.rule_out();
                 *out = Some(failure.clone());
-                let text = format!("{name} is not asked any more in this run: {failure}");
+                let text = format!("no more rows are sent to {name} in this run: {failure}");
                 self.voice.say(&Event::Notice(&text));
             }
             self.hand_back(request);

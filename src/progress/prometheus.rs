@@ -110,7 +110,7 @@ impl MetricsText<'_> {
         self.counter("enrich_recovered_total", help, &[], &[(&[], recovered)])?;
         if let Some(planned) = totals.planned() {
             let left = float(planned.saturating_sub(totals.rows));
-            self.gauge("enrich_rows_left", "Rows that this run is yet to ask about.", &[], &[(&[], left)])?;
+            self.gauge("enrich_rows_left", "Rows that this run has yet to send.", &[], &[(&[], left)])?;
         }
         Ok(())
     }
@@ -148,7 +148,7 @@ impl MetricsText<'_> {
             ),
             (
                 "enrich_throttled_total",
-                "Requests that were refused for being asked too much.",
+                "Requests that were refused by a rate limit.",
                 of(|figures| float(figures.gauge.throttled)),
             ),
             ("enrich_retries_total", "Attempts that were repeated.", of(|figures| float(figures.retries))),

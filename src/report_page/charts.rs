@@ -170,7 +170,7 @@ pub(super) fn latency_figure(work: &Work<'_>) -> Result<Figure, DrawingError> {
     });
     let all = || curves.iter().flat_map(|(_, _, values)| values).flatten().copied();
     let (Some(least), most) = (all().reduce(f64::min), highest(all())) else {
-        return Ok(Figure::empty(LATENCY_HEADING, "Nobody was asked, so nothing is known of latency."));
+        return Ok(Figure::empty(LATENCY_HEADING, "No request was sent, so nothing is known of latency."));
     };
     let is_far_apart = most > least.max(1.0) * FAR_APART;
     let scale =
@@ -307,7 +307,7 @@ pub(super) fn quota_figure(work: &Work<'_>) -> Result<Figure, DrawingError> {
     let Some((fullest, most)) = all.max_by(|a, b| a.1.total_cmp(b.1)) else {
         return Ok(Figure::empty(
             QUOTA_HEADING,
-            "No limit is known. Set requests_per_minute or tokens_per_minute of a provider, or ask one that states its limits.",
+            "No limit is known. Set requests_per_minute or tokens_per_minute of a provider, or use one that states its limits.",
         ));
     };
     let plot = Plot {

@@ -185,7 +185,7 @@ impl Recoverer<'_> {
                 };
                 let rows = match rows {
                     0 => "those in the target".to_owned(),
-                    rows => format!("the {} in the target that were asked before", counted(rows, "row")),
+                    rows => format!("the {} in the target that were sent before", counted(rows, "row")),
                 };
                 let text = format!(
                     "step {output} has changed: rows from now on differ from {rows}, and {how_to_tell}; stored answers \

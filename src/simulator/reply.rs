@@ -65,7 +65,7 @@ pub(super) fn fault_response(fault: &FaultSpec) -> Option<Response> {
         return None;
     } else {
         let code = fault.code.as_deref().unwrap_or("simulated_fault");
-        refuse(status, code, fault.message.as_deref().unwrap_or("a fault that was asked for"))
+        refuse(status, code, fault.message.as_deref().unwrap_or("a configured fault"))
     };
     if let Some(value) = fault.retry_after.as_deref().and_then(|value| HeaderValue::from_str(value).ok()) {
         response.headers_mut().insert(header::RETRY_AFTER, value);

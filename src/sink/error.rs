@@ -56,7 +56,7 @@ pub enum TargetError {
         at: Location,
     },
     /// The rows do not name their source rows.
-    #[error("{}: nothing says which source row a row is, so failed rows cannot be asked again", pending_columns(at, metadata.as_deref()))]
+    #[error("{}: nothing says which source row a row is, so failed rows cannot be sent again", pending_columns(at, metadata.as_deref()))]
     NoKeys {
         /// Location of the table.
         at: Location,
@@ -170,7 +170,7 @@ impl TargetError {
                 "take target.metadata = false out to go on with the column (target.metadata_column names it), or give the answers another target.path",
             ),
             TargetError::FilesGone { .. } => Some(
-                "bring them back from a backup; without one, take them out of the log (FSCK REPAIR TABLE in Spark, repair() in delta-rs): their rows are lost, and only enrich run --restart asks about them again",
+                "bring them back from a backup; without one, take them out of the log (FSCK REPAIR TABLE in Spark, repair() in delta-rs): their rows are lost, and only enrich run --restart sends them again",
             ),
             TargetError::Restored { .. } => Some(
                 "enrich run --refill goes on, and sends the rows that are missing now; what was answered is kept",

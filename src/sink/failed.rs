@@ -300,11 +300,11 @@ impl FailedRows {
             return Ok(understood);
         }
         let what = if !selection.providers.is_empty() {
-            "nothing says which provider was asked"
+            "nothing says which provider a row was sent to"
         } else if selection.batch.is_some() {
             "nothing says which batch a row is in"
         } else if selection.since.is_some() {
-            "nothing says when a row was asked"
+            "nothing says when a row was sent"
         } else {
             return Ok(understood);
         };

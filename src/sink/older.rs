@@ -28,7 +28,7 @@ impl fmt::Display for OlderAnswers {
         let rows = counted(self.rows, "row");
         write!(
             f,
-            "{rows} of the step {:?} were asked otherwise than the job asks now (prompt, model or parameters)",
+            "{rows} of the step {:?} were sent with another prompt, model or parameters than the job has now",
             self.step
         )
     }

@@ -311,7 +311,7 @@ impl FailedRowReader {
     }
 
     fn lost_place(&self) -> TableError {
-        self.unreadable(ArrowError::InvalidArgumentError("a row is in a file that was not asked for".into()))
+        self.unreadable(ArrowError::InvalidArgumentError("a row is in a file that was not requested".into()))
     }
 }
 

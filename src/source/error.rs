@@ -32,7 +32,7 @@ pub enum SourceError {
         what: String,
     },
     /// A commit changes rows that may have been read.
-    #[error("version {version} of the source {path} {operation} rows of {}: a later run would not see the change. enrich run --restart asks about the table as it is now; source.skip_change_commits = true passes over such commits, and over every row that they add", counted(*files as u64, "file"))]
+    #[error("version {version} of the source {path} {operation} rows of {}: a later run would not see the change. enrich run --restart sends the rows of the table as it is now; source.skip_change_commits = true passes over such commits, and over every row that they add", counted(*files as u64, "file"))]
     Changed {
         /// Location of the source.
         path: Location,

@@ -171,7 +171,7 @@ fn beyond_a_row(expr: &Expr) -> Result<Option<String>, DataFusionError> {
             }
             Expr::WindowFunction(function) => Some(format!("{}() is not of one row", function.fun.name())),
             Expr::ScalarSubquery(_) | Expr::InSubquery(_) | Expr::Exists(_) | Expr::SetComparison(_) => {
-                Some("a subquery cannot be asked of one row".to_owned())
+                Some("a subquery cannot be evaluated for one row".to_owned())
             }
             _ => None,
         };
@@ -422,7 +422,7 @@ mod tests {
             wrong("at > now()"),
             "now() gives another value each time, and a batch must stay as it was planned"
         );
-        assert_eq!(wrong("stars > (SELECT 1)"), "a subquery cannot be asked of one row");
+        assert_eq!(wrong("stars > (SELECT 1)"), "a subquery cannot be evaluated for one row");
         assert_eq!(wrong("count(*) > 1"), "count() is not of one row");
         assert_eq!(
             wrong("Language > 2 AND Language LIKE 3"),

@@ -52,7 +52,7 @@ pub struct SendResult {
 impl SendResult {
     /// The result of sending no question at all.
     fn nothing() -> Self {
-        let failure = Failure::new(Class::BadRequest, "there is nothing to ask");
+        let failure = Failure::new(Class::BadRequest, "there is nothing to send");
         SendResult { result: Err(failure), limits: Limits::default(), may_be_billed: false, unread: None }
     }
 }

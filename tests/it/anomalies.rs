@@ -26,7 +26,7 @@ async fn too_many_answers_of_a_kind_pause_the_job_with_samples() {
     for (change, step, key, told, sample) in [
         (empty, "", "max_empty_rate", "came back without text", "no text came"),
         (refused, "", "max_refusal_rate", "were declined", "the provider's filter cut the answer"),
-        (invalid, classes, "max_invalid_rate", "came back in another form than was asked for", "perhaps"),
+        (invalid, classes, "max_invalid_rate", "came back in another form than was requested", "perhaps"),
     ] {
         let world = World::of(Setup { step, ..late(change) }).await;
         let stopped = world.run(&["--summary", "json"]).await;
@@ -70,7 +70,7 @@ async fn a_paused_job_goes_on_when_somebody_has_acted() {
     let check = world.on_job("check", &[]).await;
     assert!(check.assert_status(3).stdout.contains("the job is paused since 20"), "{}", check.stdout);
     let plan = world.on_job("plan", &["--pilot", "5"]).await;
-    assert!(plan.assert_status(0).stdout.contains("asks nothing without --unpause"), "{}", plan.stdout);
+    assert!(plan.assert_status(0).stdout.contains("sends nothing without --unpause"), "{}", plan.stdout);
     let asked = asked + 5;
     assert_eq!(world.simulator.counts().requests, asked);
 
@@ -153,7 +153,7 @@ async fn a_job_is_paused_at_once_and_not_when_its_slowest_row_is_back() {
     send(&run, "INT");
     tokio::time::sleep(Duration::from_millis(100)).await;
     send(&run, "INT");
-    wait(run).await.assert_status(3).assert_says("until then no run asks anything");
+    wait(run).await.assert_status(3).assert_says("until then no run sends anything");
     let asked = world.simulator.counts().requests;
     world.run(&[]).await.assert_status(3).assert_says("the job is paused");
     assert_eq!(world.simulator.counts().requests, asked);

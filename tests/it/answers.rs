@@ -60,7 +60,7 @@ async fn a_column_of_classes_holds_one_of_them_or_an_error() {
             5 => assert_eq!(answer, "feature"),
             7 => assert_eq!(
                 answer,
-                "ERROR: invalid_output: the answer is not one of the classes, after it was asked again 2 times: \
+                "ERROR: invalid_output: the answer is not one of the classes, after 2 repairs: \
                  \"It is a bug, I think\""
             ),
             _ => assert_eq!(answer, class_of(id), "row {id}"),

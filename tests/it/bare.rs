@@ -133,9 +133,9 @@ async fn errors_are_listed_by_their_text_and_a_retry_is_refused_before_it_asks()
     assert_eq!(ids, ["17", "20", "3", "id"]);
     world.on_job("errors", &["--class", "too_large"]).await.assert_status(0).assert_says("1 such failed row");
     for (filter, why) in [
-        (["--provider", "sim"], "target.metadata is off, so nothing says which provider was asked"),
+        (["--provider", "sim"], "target.metadata is off, so nothing says which provider a row was sent to"),
         (["--batch", "1"], "target.metadata is off, so nothing says which batch a row is in"),
-        (["--since", "1h"], "target.metadata is off, so nothing says when a row was asked"),
+        (["--since", "1h"], "target.metadata is off, so nothing says when a row was sent"),
     ] {
         world.on_job("errors", &filter).await.assert_status(2).assert_says(why);
     }

@@ -170,7 +170,7 @@ async fn a_target_with_only_the_string_is_read_too() {
         .await
         .assert_status(2)
         .assert_says("the target has no column \"_enrich\", so nothing says which batch a row is in");
-    world.on_job("retry", &[]).await.assert_status(2).assert_says("failed rows cannot be asked again");
+    world.on_job("retry", &[]).await.assert_status(2).assert_says("failed rows cannot be sent again");
     assert_eq!(world.simulator.counts().requests, 0);
 }
 

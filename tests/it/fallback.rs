@@ -104,7 +104,7 @@ async fn a_spent_quota_moves_the_rows_and_is_told() {
     let ran = world.run(&[]).await;
     ran.assert_status(0)
         .assert_says("60 answers, 0 errors")
-        .assert_says("sim is not asked any more in this run");
+        .assert_says("no more rows are sent to sim in this run");
     let by = answered_by(&world).await;
     assert!((20..=24).contains(&by["sim"]) && by["sim"] + by["other"] == 60, "{by:?}");
     // When nobody is left, the run stops and the rows stay pending.

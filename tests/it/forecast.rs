@@ -98,8 +98,8 @@ async fn a_pilots_answers_are_shown_and_not_paid_for_again() {
     let told = world.on_job("plan", &["--pilot", "30"]).await;
     told.assert_status(0);
     for said in [
-        "30 of them asked for $0.0",
-        "asked        30 rows: 30 answers, 0 errors",
+        "30 of them sent for $0.0",
+        "sent         30 rows: 30 answers, 0 errors",
         "  → answer:\n    In short: Row ",
         "so few rows (30) hold the truth within these bounds some 85 times in 100",
         "the answers are kept: enrich run",
@@ -185,7 +185,7 @@ async fn steps_that_wait_for_others_are_told_by_a_pilot() {
     })
     .await;
     let told = world.on_job("plan", &[]).await;
-    let said = "what step \"more\" asks depends on answers of other steps: --pilot shows";
+    let said = "the requests of step \"more\" depend on answers of other steps: --pilot shows";
     assert!(told.stdout.contains(said), "{}", told.stdout);
     let forecast = planned(&world, &["--pilot", "60"]).await;
     let part = |step: &str| {

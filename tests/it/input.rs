@@ -441,7 +441,7 @@ async fn a_prompt_may_stand_in_a_file_and_names_with_dots_and_structs_are_unders
     fs::write(world.path("prompt.txt"), "{{ row[\"user.name\"] }} is at {{ place }}\n").unwrap();
     let tried = world.on_job("try", &["--rows", "2"]).await;
     tried.assert_status(0).assert_says("nothing is written but the answers, which are kept");
-    assert!(tried.stdout.starts_with("asked        2 rows: 2 answers, 0 errors"), "{}", tried.stdout);
+    assert!(tried.stdout.starts_with("sent         2 rows: 2 answers, 0 errors"), "{}", tried.stdout);
     assert!(!world.path("target/_delta_log").exists() && world.simulator.counts().answered == 2);
     world.run(&[]).await.assert_status(0);
     let counts = world.simulator.counts();
@@ -451,7 +451,7 @@ async fn a_prompt_may_stand_in_a_file_and_names_with_dots_and_structs_are_unders
         .run(&[])
         .await
         .assert_status(2)
-        .assert_says("`step[0].prompt` is missing; it is what the model is asked");
+        .assert_says("`step[0].prompt` is missing; it is what is sent to the model");
     let hidden = RecordBatch::try_from_iter([("user.name", texts.clone()), ("row", texts)]).unwrap();
     write_parquet(&world.path("source/a.parquet"), &hidden, 10);
     fs::remove_dir_all(world.path("target")).unwrap();

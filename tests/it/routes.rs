@@ -148,6 +148,6 @@ async fn rows_whose_only_provider_is_ruled_out_end_the_run() {
     let stopped = world.run(&["--max-duration", "60s"]).await;
     stopped
         .assert_status(4)
-        .assert_says("large is not asked any more")
+        .assert_says("no more rows are sent to large")
         .assert_says("provider large stopped the run: auth");
 }

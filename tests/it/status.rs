@@ -52,7 +52,7 @@ async fn the_status_follows_a_job_through_its_life() {
     assert_eq!((&killed["last_run"]["ended"], &killed["running"]), (&Value::Null, &Value::Null));
     let shown = world.on_job("status", &["--set", "batch.max_rows=10"]).await;
     let shown = steady(&shown.assert_status(0).stdout, &world);
-    let open = regex::Regex::new(r"\d+ batch.* to be asked").unwrap();
+    let open = regex::Regex::new(r"\d+ batch.* to be sent").unwrap();
     insta::assert_snapshot!("status_killed", open.replace(&shown, "[open batches]"));
 }
 

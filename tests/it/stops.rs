@@ -435,7 +435,7 @@ async fn a_run_that_nobody_was_answered_in_ends_with_a_status_of_its_own_and_say
     let world = World::of(Setup { simulator: faulty(refused), rows: 12, ..Setup::default() }).await;
     let ended = world.run(&["--max-rows", "10"]).await;
     ended.assert_status(3).assert_says("10 errors (bad_request 10)");
-    ended.assert_says("no row was answered, all that were asked ended as errors: 10 errors");
+    ended.assert_says("no row was answered, all that were sent ended as errors: 10 errors");
     ended.assert_says("mend the cause; then: enrich retry");
 }
 

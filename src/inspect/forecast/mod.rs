@@ -123,7 +123,7 @@ async fn tell(
     let mut notes = reckoning.notes(seconds, retention);
     notes.extend(paused.map(|paused| {
         format!(
-            "a run of the job as it is now asks nothing without --unpause: it is paused, because {}",
+            "a run of the job as it is now sends nothing without --unpause: it is paused, because {}",
             paused.why
         )
     }));

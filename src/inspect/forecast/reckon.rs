@@ -494,7 +494,7 @@ impl Reckoning<'_> {
         for (nth, step) in self.job.steps.iter().enumerate() {
             if self.looked.iter().any(|row| matches!(row.asks[nth], SampleRequest::Unknown)) {
                 notes.push(format!(
-                    "what step {:?} asks depends on answers of other steps: --pilot shows how often and how long",
+                    "the requests of step {:?} depend on answers of other steps: --pilot shows how often and how long",
                     step.output
                 ));
             } else if step.params.vectors.is_none() {
@@ -522,7 +522,7 @@ impl Reckoning<'_> {
         let failed = |settled: &&RowResult| matches!(settled.outcome, Outcome::Failed(_));
         let all = || pilot.outcomes.iter().flatten();
         if all().count() > 0 && all().filter(failed).count() * 2 > all().count() {
-            notes.push("more than half of what was asked failed: these figures are about that".to_owned());
+            notes.push("more than half of what was sent failed: these figures are about that".to_owned());
         }
     }
 }
