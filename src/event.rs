@@ -52,7 +52,7 @@ pub enum Waiting {
     TokensPerMinute,
     /// The end of a pause that the provider asked for.
     Pause,
-    /// The next trial of a provider whose circuit breaker is open.
+    /// The next test of a provider whose circuit breaker is open.
     Breaker,
     /// The delays before the next attempts of failed rows; no other row is ready.
     Backoff,
@@ -107,10 +107,10 @@ pub enum Event<'a> {
     Outstanding {
         /// Number of rows in planned and in unread files together.
         rows: u64,
-        /// Maximum number of rows that this run may send, if limited; rows without a request come on top.
+        /// Maximum number of rows that this run may send, if it is limited. Rows that need no request come on top.
         row_limit: Option<u64>,
     },
-    /// Rows of the source that no run sends, in total so far.
+    /// Rows of the source that no run sends to a model, in total so far.
     PassedOver(PassedOver),
     /// A batch was planned and its plan is durable.
     Planned {
@@ -181,7 +181,7 @@ pub enum Event<'a> {
         /// Expected length of the wait.
         left: Duration,
     },
-    /// The reason why the next rows do not enter the window has changed; `None` if they do.
+    /// The reason why the next rows do not enter the window has changed; `None` if there is none any more.
     Held(Option<Hold>),
     /// A provider asked for a pause, or its circuit breaker opened.
     Paused {
@@ -208,8 +208,8 @@ pub enum Event<'a> {
         /// Its cost, or `None` if unknown.
         cost: Option<Money>,
     },
-    /// Outcomes of a batch break constraints of the target; errors are written instead.
-    Refused {
+    /// Rows of a batch break constraints of the target. Errors are written in place of their outcomes.
+    ConstraintsBroken {
         /// Number of answers among them.
         answers: u64,
         /// Number of skipped rows among them.

@@ -1,7 +1,7 @@
 //! Classes of failure, and what each means for the row and for the run.
 //!
-//! A failure is classified once, where it is met; no message is parsed to decide what to do. The names of the classes
-//! are part of the data: they are stored in the target table and in the journal.
+//! A failure is classified once, where it occurs; what follows is decided by its class, never by its message. The
+//! names of the classes are part of the data: they are stored in the target table and in the journal.
 
 use std::fmt;
 use std::str::FromStr;
@@ -60,7 +60,7 @@ classes! {
     ContentFilter = "content_filter" => Reject,
     /// The model declined to answer.
     Refusal = "refusal" => Reject,
-    /// The token limit was reached before any text.
+    /// The token limit cut the answer off, before any text or so that the answer is not valid for the step.
     Length = "length" => Reject,
     /// The answer has no text.
     EmptyAnswer = "empty_answer" => Reject,
@@ -82,7 +82,7 @@ classes! {
     UnknownModel = "unknown_model" => Stop,
     /// The endpoint answers with a redirect, which could send the key elsewhere.
     Redirect = "redirect" => Stop,
-    /// The provider could not be reached, or kept failing.
+    /// The provider could not be reached or answered nothing, or kept failing until its `outage_deadline`.
     Unavailable = "unavailable" => Stop,
     /// The job's own budget is spent.
     Budget = "budget" => Stop,
@@ -95,7 +95,7 @@ classes! {
 pub enum Policy {
     /// The request is retried; each attempt counts.
     Retry,
-    /// The provider waits; no attempt of the row is counted.
+    /// The requests to this provider wait. The attempt does not count against the row.
     Wait,
     /// The row ends with this error; a retry would end the same way.
     Reject,
@@ -172,7 +172,7 @@ impl Class {
         }
     }
 
-    /// Returns in what way an answer of this class is unusual, or `None` for failures that say nothing of the answers.
+    /// Returns in what way an answer of this class is unusual, or `None` for failures that are not about an answer.
     #[must_use]
     pub fn unusual(self) -> Option<Unusual> {
         match self {
@@ -205,7 +205,7 @@ impl Class {
     }
 }
 
-/// In what way an answer is unusual. Where many are, something is wrong with the prompt or the model.
+/// In what way an answer is unusual. Many such answers show that something is wrong with the prompt or the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unusual {
     /// It has no text.
@@ -328,7 +328,7 @@ fn one_line(text: &str) -> String {
     line
 }
 
-/// Whether a character is a bidirectional override or another invisible one that could make a line read differently.
+/// Whether a character is an invisible one, such as a bidirectional override, that could change how a line reads.
 pub fn is_format_control(c: char) -> bool {
     matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }

@@ -1,7 +1,7 @@
 //! Identifiers and quantities that the whole crate uses.
 //!
-//! Every id has a newtype of its own, so that a row number cannot be passed as a batch number. Nothing here does more
-//! than print, parse, compare and add up.
+//! Every id has a newtype of its own, so that a row number cannot be passed as a batch number. This module only
+//! creates, prints, parses, compares and adds them up.
 
 use std::fmt::{self, Write as _};
 use std::ops::Deref;

@@ -1,6 +1,6 @@
 //! Moves bytes out of memory into a temporary file.
 //!
-//! The file has no name and disappears with the process. Its content can be recovered: answers are in the journal.
+//! The file has no name and disappears with the process. Nothing is lost with it: the answers are in the journal, too.
 
 use std::fs::File;
 use std::io;
@@ -28,7 +28,7 @@ pub struct Spilled {
 }
 
 impl SpillFile {
-    /// Creates an unnamed file on the file system of a folder.
+    /// Creates an unnamed file on the file system that holds `folder`.
     ///
     /// # Errors
     /// When the file cannot be created.

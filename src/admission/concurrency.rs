@@ -7,17 +7,17 @@
 
 use crate::clock::Instant;
 
-/// What each of the first answers adds to the number: eight times as many from round to round.
+/// Number that each answer adds at the start, so that the number grows eightfold from round to round.
 const OPENING_STEP: u32 = 7;
-/// The first number that is compared with others, where the number is learned.
+/// The number with which learning begins.
 const FIRST_COMPARED: u32 = 8;
-/// Factors by which a learned number grows: the first while that is worth it, then the second.
+/// Factors by which a learned number grows: the first until its growth no longer pays, then the second.
 const GROWTH: [u32; 2] = [4, 2];
 /// Share of the growth in requests in flight that must come back as growth in throughput.
 const WORTH: f64 = 0.25;
-/// Number of rounds at a good number before a higher one is tried again.
+/// Number of rounds for which a learned number is held before a higher one is tried.
 const HELD_ROUNDS: u32 = 12;
-/// The least number that halving leaves to a provider most of whose answers are failures.
+/// Minimum number after halving, for a provider that fails most requests.
 const LEAST_HALVED: u32 = 4;
 
 /// The number of requests that may be in flight.
@@ -47,7 +47,7 @@ struct Learning {
     round: Round,
 }
 
-/// A round: twice as many answers as requests may be in flight.
+/// The answers of a round, which ends after twice as many answers as requests may be in flight.
 #[derive(Debug, Default)]
 struct Round {
     began: Option<Instant>,
@@ -59,7 +59,7 @@ struct Round {
 }
 
 impl Concurrency {
-    /// Creates the number. With `learns`, `most` is only a bound, and the right number is to be learned.
+    /// Creates the state for at most `most` requests. With `learns`, the right number up to `most` is to be learned.
     pub(super) fn new(most: u32, learns: bool) -> Self {
         let learning =
             learns.then(|| Learning { before: None, held: None, factor: 0, round: Round::default() });
@@ -126,8 +126,8 @@ impl Concurrency {
         self.ramp = None;
     }
 
-    /// Counts an answer with `tokens` that came while `in_flight` requests were in flight. `is_bound` means that others
-    /// waited for its place, `is_paced` that a limit holds back the requests that may be in flight.
+    /// Counts an answer with `tokens` that came while `in_flight` requests were in flight. `is_bound` means that other
+    /// requests waited for a free place, `is_paced` that a rate limit is known, which holds requests back as well.
     pub(super) fn answered(
         &mut self,
         tokens: f64,
@@ -138,11 +138,11 @@ impl Concurrency {
     ) {
         self.healthy = self.healthy.max(in_flight);
         if let Some(ramp) = self.ramp {
-            // The first answer of all opens the full number at once, if a limit holds requests back.
+            // If a rate limit holds requests back, the first answer of the run allows the full number at once.
             let ramp = match (is_paced, self.is_opening) {
                 (true, true) => u32::MAX,
                 (true, false) => ramp.saturating_mul(2),
-                // It is not known how many requests per second are right.
+                // Without a known limit, the right number of requests per second is unknown.
                 (false, true) => ramp.saturating_add(OPENING_STEP),
                 (false, false) => ramp.saturating_add(1),
             };
@@ -166,7 +166,7 @@ impl Concurrency {
         self.compare(round.work / seconds);
     }
 
-    /// Ends a round in which the work `done` was done per second.
+    /// Ends a round in which the work `done` was done per second, and decides about the next number.
     fn compare(&mut self, done: f64) {
         let Some(learning) = &mut self.learning else { return };
         if let Some(rounds) = learning.held {

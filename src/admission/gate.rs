@@ -20,7 +20,7 @@ use crate::wire::Limits;
 
 /// Weight of a new answer in the moving average of the latency.
 const LATENCY_WEIGHT: f64 = 0.05;
-/// A request in flight may still be answered for this multiple of the average latency, plus this time.
+/// A request in flight counts as likely to be answered for this multiple of the average latency plus this time.
 const PATIENCE_LATENCIES: u32 = 4;
 const PATIENCE: Duration = Duration::from_millis(500);
 const FIRST_PROBE: Duration = Duration::from_secs(2);
@@ -46,6 +46,7 @@ pub struct Admission {
     throttling: Throttling,
     /// Pauses since the last answer, those before health probes included.
     streak: u32,
+    /// Whether the circuit breaker is open.
     is_open: bool,
     /// When the provider last answered.
     answered: Option<Instant>,
@@ -67,7 +68,7 @@ pub struct Admission {
 
 impl Admission {
     /// Creates the state at the start of a run from what a former run learned. Until the first answer it admits one
-    /// request at a time, or as many as were answered at once within the last day.
+    /// request at a time, or as many as a run within the last day had in flight without trouble.
     #[must_use]
     pub fn new(
         provider: &Provider,
@@ -114,8 +115,8 @@ impl Admission {
         }
     }
 
-    /// Checks pauses and the number of requests in flight, whatever the request costs. It takes nothing. A pause that
-    /// is over ends here.
+    /// Checks pauses and the number of requests in flight, but not the quotas, and takes nothing. It also ends a pause
+    /// whose time is over.
     ///
     /// # Errors
     /// If a request may not be sent now.
@@ -145,7 +146,7 @@ impl Admission {
         self.is_waiting_for_place = false;
     }
 
-    /// Takes everything that a request needs, or nothing.
+    /// Admits a request: takes what it needs from every quota, or nothing.
     ///
     /// # Errors
     /// If the request cannot be sent now.
@@ -173,7 +174,7 @@ impl Admission {
         self.generation
     }
 
-    /// Counts a request that was answered, be it with a refusal that is the row's own fault. `tokens` is what it used,
+    /// Counts an answered request. A refusal that the row itself caused is an answer, too. `tokens` is what it used,
     /// if known, and `limits` what the response's headers state.
     pub fn answered(&mut self, ticket: &Ticket, tokens: Option<Tokens>, limits: &Limits, now: Instant) {
         self.ended(ticket);
@@ -185,7 +186,8 @@ impl Admission {
         self.end_trial(verdict, now);
         let is_news = self.failures.answered(ticket.taken.at);
         if ticket.generation != self.generation || !is_news {
-            // The request was sent before the trouble, so that its answer says nothing about now.
+            // The request was sent before the last pause or failure, so that its answer shows nothing about the
+            // provider now.
             return;
         }
         #[expect(clippy::cast_precision_loss, reason = "token counts are far below 2^52")]
@@ -221,13 +223,13 @@ impl Admission {
         self.throttling.counts()
     }
 
-    /// Ends a request in flight that is neither answered nor failed: it was abandoned.
+    /// Counts a request that was abandoned while it was in flight, so that it is neither answered nor failed.
     pub fn abandoned(&mut self, ticket: &Ticket) {
         self.ended(ticket);
     }
 
-    /// Counts an attempt of a row that failed in a way that may pass, and returns who is to blame. `is_last` means that
-    /// the row has no attempt left.
+    /// Counts an attempt of a row that ended with a transient failure, and returns who is to blame. `is_last` means
+    /// that the row has no attempt left.
     pub fn failed(
         &mut self,
         ticket: &Ticket,
@@ -276,7 +278,8 @@ impl Admission {
         if self.failures.is_brownout() { Blame::Brownout } else { Blame::Row }
     }
 
-    /// Counts a harmless question that was sent out of doubt and failed as well.
+    /// Counts a health probe that failed, and returns who is to blame. It is sent when it is unknown whether the row
+    /// or the provider is.
     pub fn health_probe_failed(
         &mut self,
         ticket: &Ticket,
@@ -297,8 +300,8 @@ impl Admission {
         Blame::Provider
     }
 
-    /// Whether a failure like this ends the run, once it is known not to be the rows' own: nothing was ever answered,
-    /// so that a wrong address is likelier than an outage.
+    /// Whether this failure ends the run, once it is known that the rows did not cause it. It does if the provider has
+    /// answered nothing in this run, so that a wrong address is likelier than an outage.
     #[must_use]
     pub fn ends_run_if_never_answered(&self, failure: &Failure) -> bool {
         let is_wrong_address = match failure.class {
@@ -315,7 +318,7 @@ impl Admission {
         Some((self.failing_since?, self.outage_deadline))
     }
 
-    /// Whether anything was answered in this run.
+    /// Whether the provider has answered in this run.
     #[must_use]
     pub fn has_answered(&self) -> bool {
         self.answered.is_some()
@@ -327,8 +330,8 @@ impl Admission {
         self.throttling.is_own(before)
     }
 
-    /// Counts a refusal that asks to wait, and returns who is to blame. `is_own` means that, as far as the caller
-    /// knows, only this request is refused: then, or where admission finds the same, the other requests do not wait.
+    /// Counts a refusal for too much load, and returns who is to blame. `is_own` means that the caller has found that
+    /// only this request is refused. Then, or if admission itself finds this, the other requests are not paused.
     pub fn throttled(
         &mut self,
         ticket: &Ticket,
@@ -372,12 +375,12 @@ impl Admission {
         if failure.scarce == Some(Scarce::Capacity)
             && let Some(row) = row
         {
-            // A busy server that refuses one request answers others. One that answers none is left alone.
+            // A busy server that refuses one request may answer others. Only one that answers none gets a pause.
             self.failures.failed(row, ticket.taken.at);
             if self.streak == 0 && self.answered.is_some() && !self.is_outage(now) {
                 return Blame::Request;
             }
-            // The server answers nothing: one request at a time tests when it does again.
+            // The server answers nothing: after the pause one request at a time tests whether it answers again.
             self.streak = self.streak.max(1);
         }
         let own = doubled(FIRST_PAUSE, self.streak, LAST_PAUSE);
@@ -437,7 +440,8 @@ impl Admission {
         }
     }
 
-    /// Whether this row failed since the last answer, so that it is no good test of the provider.
+    /// Whether this row failed since the last answer. Such a row is a bad test of the provider, since it may be at
+    /// fault itself.
     #[must_use]
     pub fn suspects(&self, row: Cell) -> bool {
         self.failures.contains(row)
@@ -456,7 +460,7 @@ impl Admission {
         }
     }
 
-    /// The current figures, for whoever watches the run.
+    /// Returns the current state of the limits, for the events of the run.
     #[must_use]
     pub fn gauge(&self) -> LimitGauge {
         LimitGauge {
@@ -479,15 +483,16 @@ impl Admission {
         u32::try_from(self.in_flight.len()).unwrap_or(u32::MAX)
     }
 
-    /// Whether enough requests failed in a row to call the provider down: none of those sent meanwhile is still likely
-    /// to be answered.
+    /// Whether enough requests failed in a row to call the provider down, and no request that was sent between the
+    /// first and the last of them is still likely to be answered.
     fn is_outage(&self, now: Instant) -> bool {
         self.failures
             .outage()
             .is_some_and(|(first, last)| self.count_in_progress(Some(first), last, now) == 0)
     }
 
-    /// The number of requests in flight that were sent from `first` to `last` and may still be answered.
+    /// The number of requests in flight that were sent from `first` to `last` and are still likely to be answered.
+    /// Without `first`, all requests sent until `last` count.
     fn count_in_progress(&self, first: Option<Instant>, last: Instant, now: Instant) -> usize {
         let patience = self.latency * PATIENCE_LATENCIES + PATIENCE;
         let is_meant = |sent: &&Instant| {
@@ -526,7 +531,8 @@ impl Admission {
     }
 }
 
-/// A provider that never answered: a wrong address, or something in front of it, is likelier than an outage.
+/// Returns the failure that ends the run for a provider that never answered. A wrong address, or a proxy in front of
+/// the provider, is likelier than an outage.
 fn never_answered(failure: &Failure) -> Failure {
     Failure::new(Class::Unavailable, format!("it has answered nothing in this run: {}", failure.detail))
 }

@@ -174,7 +174,7 @@ fn a_few_rows_that_the_provider_chokes_on_are_no_outage() {
 fn a_row_is_not_given_up_while_nobody_is_answered() {
     let (mut admission, now) = answering();
     assert_eq!(fail(&mut admission, 0, true, now), Blame::Doubt);
-    // The provider answers something harmless, so that it was the row.
+    // The provider answers a health probe, so that the row is to blame.
     let ticket = sent(&mut admission, now);
     let later = now + Duration::from_secs(1);
     admission.mark_healthy(later);

@@ -54,7 +54,15 @@ impl ConfiguredRequestLimit {
             // governor's bucket begins full: take out what must not be in it.
             let _ = limiter.check_n(rest);
         }
-        ConfiguredRequestLimit { limiter, clock, period, at: now, is_awaited: false, left: idle_burst, idle_burst }
+        ConfiguredRequestLimit {
+            limiter,
+            clock,
+            period,
+            at: now,
+            is_awaited: false,
+            left: idle_burst,
+            idle_burst,
+        }
     }
 
     /// Takes a request, or returns how long until one is available.

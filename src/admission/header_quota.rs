@@ -9,7 +9,8 @@ use std::time::Duration;
 use crate::clock::Instant;
 use crate::wire::Quota;
 
-/// Number of responses that must agree before a window is believed in, and least time from the first one to its end.
+/// Number of responses that must agree before a window is believed in, and minimum time from the first of them to the
+/// window's end.
 const AGREE_TIMES: u32 = 8;
 const MIN_WINDOW_SEEN: Duration = Duration::from_secs(3);
 /// The least stated limit that is believed. A smaller one is ignored with all that goes with it: some servers state 0

@@ -9,7 +9,7 @@ use crate::clock::Instant;
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct WindowLoad {
     pub(super) times: u32,
-    /// Moving mean of the load, and of its relative distance from that mean.
+    /// Moving means of the amount in the window, and of its relative distance from the mean.
     pub(super) mean: f64,
     pub(super) off: f64,
 }
@@ -45,7 +45,7 @@ pub(super) struct LearnedRate {
     pub(super) grew: Instant,
     /// Seconds that the rate was beyond the ceiling while it held requests back.
     pub(super) beyond: f64,
-    /// How often in a row the ceiling was met where it was before, 2 at most.
+    /// How often in a row refusals showed about the same ceiling again, 2 at most.
     pub(super) met_again: u32,
     /// Growth of the rate per second after the first burst of refusals.
     pub(super) regrows: Option<f64>,

@@ -15,68 +15,78 @@ use super::log::SendLog;
 use crate::clock::Instant;
 use crate::wire::Quota;
 
-/// The rate after a refusal, as a part of the rate that the provider was found to allow.
+/// The rate after a refusal, as a part of the rate before it, or of the rate that the provider was found to allow if
+/// that is lower.
 const AFTER_REFUSAL: f64 = 0.97;
-/// A refusal within this time of the last one lowers the rate further, to the part below.
+/// A refusal within this time of the previous one lowers the rate more, to this part of the rate before it.
 const SOON: Duration = Duration::from_secs(10);
 const AFTER_REFUSAL_SOON: f64 = 0.85;
-/// Growth of the rate per second, as a part of the ceiling: far below it, near it, beyond it, and the most beyond it.
+/// Growth of the rate per second, as a part of the ceiling: below nine tenths of the ceiling, from there to the
+/// ceiling, at first beyond it, and at most beyond it.
 const GROWTH_BELOW: f64 = 0.05;
 const GROWTH_NEAR: f64 = 0.02;
 const GROWTH_BEYOND: f64 = 0.001;
 const MOST_GROWTH: f64 = 0.02;
-/// The most growth beyond the ceiling for a provider that counts over a long window: known which, and not yet known.
+/// Maximum growth beyond the ceiling for a provider that counts over a long window: if the window is known, and if it
+/// is not known yet.
 const MOST_GROWTH_LONG: f64 = 0.004;
 const MOST_GROWTH_UNKNOWN: f64 = 0.01;
-/// Seconds beyond the ceiling that are longer than the longest window.
+/// Seconds beyond the ceiling after which the maximum for a long window no longer applies. Longer than the longest
+/// window.
 const LONG_WITHOUT_REFUSAL: f64 = 65.0;
 /// Growth of the rate per second, as a part of the rate, while the ceiling is a guess.
 const GROWTH_UNSURE: f64 = 0.4;
-/// Seconds in which growth beyond the ceiling doubles; a multiple of it if the ceiling was met several times.
+/// Seconds in which growth beyond the ceiling doubles. Twice or three times as long if refusals met the same ceiling
+/// again once or more often.
 const GROWTH_DOUBLES: f64 = 8.0;
-/// The least part of the remembered ceiling that a refusal leaves, and the part left where nothing was measured.
+/// Minimum part of the remembered ceiling that is kept after a refusal that allowed a measurement, and the part that
+/// is kept after one that did not.
 const MIN_CEILING_KEPT: f64 = 0.7;
 const CEILING_KEPT_UNMEASURED: f64 = 0.9;
-/// Refusals that last this long are those of a used-up window. The ceiling is then what that window allowed, but at
-/// least this part of the remembered one.
+/// Refusals that last at least this long show that a window was used up. The ceiling is then what that window allowed,
+/// but at least the second constant's part of the former ceiling.
 const LONG_EPISODE: Duration = Duration::from_secs(3);
 const MIN_CEILING_KEPT_LONG: f64 = 0.25;
-/// Time before a refusal over which the rate is measured: the least that is looked at, if sending went on for so long,
-/// the most, and the least that counts as a measurement.
+/// Time before a refusal over which the rate is measured. It is ten times the delay, but between the first two
+/// constants and no longer than sending went on. A time shorter than the third is no measurement.
 const LEAST_MEASURED: Duration = Duration::from_secs(10);
 const MOST_MEASURED: Duration = Duration::from_secs(60);
 const LEAST_GOING: Duration = Duration::from_millis(500);
-/// Of the refusals without an answer between them, the number that lower the rate where nothing was measured.
+/// Maximum number of refusals, with no answer between them, that lower the rate although nothing was measured.
 const MAX_LOWERINGS: u32 = 2;
-/// Number of refusals too early to be measured that are taken for a limit.
+/// Number of refusals too early for a measurement after which a limit is assumed.
 const UNMEASURED_REFUSALS_FOR_LIMIT: u32 = 4;
-/// Least amount let through before a refusal that shows a limit; the second applies after a minute of sending.
+/// Minimum amount let through before a refusal for the refusal to show a limit. The second applies from a minute after
+/// the first request.
 const LEAST_LET_THROUGH: f64 = 5.0;
 const LEAST_IN_A_MINUTE: f64 = 3.0;
-/// Least amount let through for a ceiling that is measured and no guess.
+/// Minimum amount let through before a refusal for its ceiling to count as measured and not as guessed.
 const LEAST_SURE: f64 = 20.0;
 /// Seconds in which the rate grows back after the first burst of refusals. A burst looks like a used-up window, but
 /// only a second one confirms that.
 const REGROWN_IN_SECONDS: f64 = 60.0;
 /// Windows over which providers count.
 const WINDOWS: [Duration; 3] = [Duration::from_secs(60), Duration::from_secs(10), Duration::from_secs(1)];
-/// Windows long enough for a refusal to be measured by what was sent in them alone.
+/// Windows so long that the amount sent in one of them measures the limit.
 const LONG_WINDOWS: [Duration; 2] = [Duration::from_secs(60), Duration::from_secs(10)];
-/// Number of refusals after which it is known which one applies, and number of newest ones that count most.
+/// Number of refusals from which a long window can be chosen by its loads, and the number of newest refusals over
+/// which loads are averaged.
 const MIN_LOADS: u32 = 2;
 const LOADS_AVERAGED: u32 = 4;
 /// Used part of a window's limit from which the window may explain a refusal, and from which it counts as full.
 const NEARLY_FULL: f64 = 0.95;
 const FULL: f64 = 0.98;
-/// How much more a window that was less than full counts as evidence against it than one that was more than full.
+/// Weight of what was missing from a full window at a refusal, as evidence against this window, compared with what was
+/// beyond a full one.
 const LESS_THAN_FULL: f64 = 4.0;
-/// Time for which a window is obeyed after one refusal spoke for it.
+/// Time for which a window is obeyed after one refusal that a full window explained; after several, multiplied by the
+/// square of their number.
 const WINDOW_OBEYED_FOR: Duration = Duration::from_secs(60);
-/// Part of a window's limit that can be made up for.
+/// Part of a window's limit that the bucket may hold, to be sent after a full window held requests back.
 const HELD_OF_WINDOW: f64 = 0.4;
 /// Time until a full window is checked again.
 const FULL_WINDOW_RECHECK: Duration = Duration::from_millis(100);
-/// Rate at which a ceiling from a former run is first tested, as a part of it.
+/// The first rate for a ceiling that a former run learned, as a part of that ceiling.
 const FROM_MEMORY: f64 = 0.97;
 
 /// The pace of one kind, requests or one kind of tokens.
@@ -97,11 +107,11 @@ pub(super) struct Pace {
     /// Total amount sent.
     sent: f64,
     log: SendLog,
-    /// Amounts that answers turned out to have used, by when the answers came.
+    /// Amounts that answers used, by when the answers came.
     used_log: SendLog,
     /// Window over which the provider seems to count used amounts; it is obeyed as well.
     window: Option<Duration>,
-    /// How far from full each window was at the refusals that a full window explained, summed.
+    /// For each window, the sum of how far it was from full at the refusals that a full window explained.
     off: [f64; WINDOWS.len()],
     /// Number of those refusals, and when the newest came.
     explained_refusals: u32,
@@ -110,6 +120,7 @@ pub(super) struct Pace {
     running_since: Option<Instant>,
     /// When the first request was sent.
     first_sent: Option<Instant>,
+    /// When a refusal last lowered the rate.
     refused: Option<Instant>,
     /// Whether the provider seems to count over a long window: too high a rate is refused later, and all at once.
     is_long: bool,
@@ -177,7 +188,7 @@ impl Pace {
         self.learned.as_ref().filter(|learned| learned.is_sure).map(|learned| learned.ceiling)
     }
 
-    /// Takes over what a former run learned.
+    /// Takes over the ceiling that a former run learned, unless the configured limit is no higher.
     pub(super) fn remember(&mut self, ceiling: f64, now: Instant) {
         let most = self.configured.map_or(f64::INFINITY, |rate| rate * MARGIN);
         if ceiling > 0.0 && ceiling < most {
@@ -194,7 +205,7 @@ impl Pace {
         self.learned.as_ref().map(|learned| learned.bucket.per_second())
     }
 
-    /// Distrusts what refusals taught: the rate grows quickly from where it is.
+    /// Treats the learned ceiling as a guess, so that the rate grows quickly from where it is.
     pub(super) fn distrust_learned(&mut self) {
         self.episode = None;
         self.unmeasured = 0;
@@ -226,8 +237,8 @@ impl Pace {
         }
     }
 
-    /// Returns how long until `amount` may be sent, or `None` if it may be now. It does not check governor. With
-    /// `holds_rate` the learned rate does not grow now.
+    /// Returns how long until `amount` may be sent, or `None` if it may be sent now. The configured limit on requests
+    /// is left to [`Pace::govern`]. With `holds_rate` the learned rate does not grow now.
     pub(super) fn wait(&mut self, amount: f64, holds_rate: bool, now: Instant) -> Option<Duration> {
         if holds_rate {
             if let Some(learned) = &mut self.learned {
@@ -256,7 +267,7 @@ impl Pace {
             .max()
     }
 
-    /// Takes a request from governor, or returns how long until there is one.
+    /// Takes one request from the configured limit, or returns how long until one may be sent.
     pub(super) fn govern(&mut self, now: Instant) -> Result<(), Duration> {
         self.governed.as_mut().map_or(Ok(()), |governed| governed.take(now))
     }
@@ -292,8 +303,8 @@ impl Pace {
         self.used_log.add(amount, now);
     }
 
-    /// Whether answers that came close together explain a refusal, rather than a limit lower than the configured one.
-    /// If so, their window is obeyed from now on.
+    /// Returns whether a nearly full window of used amounts explains a refusal, so that the limit need not be lower
+    /// than configured. If so, the window that fits the refusals so far best is obeyed from now on.
     pub(super) fn explains(&mut self, now: Instant) -> bool {
         let Some(limit) = self.configured else { return false };
         let fills = WINDOWS.map(|window| self.used_log.sum(window, now) / (limit * window.as_secs_f64()));
@@ -315,7 +326,7 @@ impl Pace {
         true
     }
 
-    /// Drops a window that chance may have chosen. The more refusals spoke for it, the longer it is obeyed.
+    /// Drops a window that chance may have chosen. The more refusals a full window explained, the longer it is obeyed.
     fn forget_window(&mut self, now: Instant) {
         let known = now.saturating_duration_since(self.explained_at);
         if self.window.is_none() || known < WINDOW_OBEYED_FOR * self.explained_refusals.saturating_pow(2) {
@@ -357,7 +368,8 @@ impl Pace {
     }
 
     /// Lowers the rate after the first refusal since the last pause. `sent` is when the refused request was sent,
-    /// `delay` what the provider asks for or what was chosen instead.
+    /// `delay` the pause that follows: as long as the provider asks for, or as admission has chosen. Returns whether
+    /// the allowed rate is known.
     pub(super) fn refused(&mut self, sent: Instant, delay: Duration, now: Instant) -> LimitKnowledge {
         let going = self
             .running_since
@@ -365,7 +377,8 @@ impl Pace {
         match &mut self.episode {
             Some(episode) => episode.refusals += 1,
             None => {
-                // Pauses are part of a long window, unless it was used up before its end; so both are measured.
+                // The time of pauses belongs to a long window, unless the window was used up before its end. So the
+                // amount is measured in both ways.
                 let is_whole = self.is_long && self.sent_long_enough(sent);
                 let sums = |before: Duration| (before, self.log.sum(before, sent));
                 let lately = sums(going.min(MOST_MEASURED));
@@ -384,7 +397,7 @@ impl Pace {
         let is_soon = self.refused.is_some_and(|last| now.saturating_duration_since(last) < SOON);
         let has_gone =
             self.first_sent.map_or(Duration::ZERO, |first_sent| sent.saturating_duration_since(first_sent));
-        // Amounts let through show a limit; silence does not.
+        // Only amounts that were let through show a limit; a time in which nothing was sent does not.
         let shows_limit = |let_through: f64| {
             let_through >= LEAST_LET_THROUGH
                 || (let_through >= LEAST_IN_A_MINUTE && has_gone >= MOST_MEASURED)
@@ -400,7 +413,8 @@ impl Pace {
             (None, Some(known)) => (known, known),
             (None, None) if is_measured => (allowed, allowed),
             (None, None) => {
-                // It is too soon to tell a limit from a hiccup: the pause is enough until refusals come again.
+                // It is too early to distinguish a limit from a passing fault: a pause is enough until more refusals
+                // come.
                 self.unmeasured += 1;
                 if self.unmeasured < UNMEASURED_REFUSALS_FOR_LIMIT {
                     return LimitKnowledge::Nothing;
@@ -417,17 +431,18 @@ impl Pace {
             }
         };
         if !is_measured && self.episode.is_some_and(|episode| episode.refusals > MAX_LOWERINGS) {
-            // Refusals one after the other mean that it is too early to send, not that ever less is allowed.
+            // Further refusals without an answer mean that the pause was too short, not that the limit is lower still.
             return LimitKnowledge::Ceiling;
         }
         let rate = before * if is_soon { AFTER_REFUSAL_SOON } else { AFTER_REFUSAL };
-        // Pauses are part of a long window: the amount sent in all of it is what it allows.
+        // The time of pauses belongs to a long window: what the window allows is the amount sent in all of it.
         let in_all = self.is_long && self.sent_long_enough(sent);
         let held = |window: Duration| self.log.sum(window, sent) / (window + delay).as_secs_f64();
         let allowed = match self.long_window() {
             _ if !in_all => allowed,
             Some(window) => held(window),
-            // Until the window is known, the mean of both; a window with a pause in it may hold too little.
+            // Until the window is known: the rate over the longest one, or the geometric mean of both if that is
+            // higher, because a pause may lie in the longest.
             None => {
                 let [longest, shorter] = LONG_WINDOWS.map(held);
                 if shorter > longest { (longest * shorter).sqrt() } else { longest }
@@ -446,7 +461,7 @@ impl Pace {
         LimitKnowledge::Ceiling
     }
 
-    /// Notes what each long window held when a request, sent at `sent`, was refused.
+    /// Records the amount sent in each long window before `sent`, when a refused request was sent.
     fn note_loads(&mut self, sent: Instant) {
         for (held, window) in self.held.iter_mut().zip(LONG_WINDOWS) {
             let sum = self.log.sum(window, sent);
@@ -459,8 +474,8 @@ impl Pace {
         }
     }
 
-    /// The window over which the provider seems to count: the one that holds the same amount at each refusal. `None` if
-    /// too few were seen.
+    /// The window over which the provider seems to count: the one whose amount varies least from refusal to refusal.
+    /// `None` if too few refusals were seen.
     fn long_window(&self) -> Option<Duration> {
         let known = self.held.iter().zip(LONG_WINDOWS).filter(|(held, _)| held.times >= MIN_LOADS);
         known.min_by(|(a, _), (b, _)| a.off.total_cmp(&b.off)).map(|(_, window)| window)
@@ -471,7 +486,7 @@ impl Pace {
     }
 
     /// Notes that a request sent after the last pause was answered, which ends the episode. If the provider stated no
-    /// delay, only now is it known how long the refusals lasted, and so how much is allowed in all.
+    /// delay, only now is it known how long the refusals lasted, and so what rate the window allows.
     pub(super) fn answered_after_pause(&mut self, sent: Instant, now: Instant) {
         let Some(episode) = self.episode.take() else { return };
         let lasted = sent.saturating_duration_since(episode.began);
@@ -480,7 +495,7 @@ impl Pace {
             return;
         }
         let allowed = episode.before.map(|(before, sent)| sent / (before + lasted).as_secs_f64().max(1e-3));
-        // The rate before the first bursts was so high that a window was used up before its end.
+        // Before the first two long episodes the rate may have been so high that a window was used up before its end.
         let allowed = if self.long_episodes < 2 { allowed[0].max(allowed[1]) } else { allowed[0] };
         let least = episode.ceiling.map_or(0.0, |ceiling| ceiling * MIN_CEILING_KEPT_LONG);
         let ceiling = allowed.max(least);

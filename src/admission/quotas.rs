@@ -1,4 +1,4 @@
-//! The paces of requests and of tokens together: a request takes from all of them or from none.
+//! The paces of requests and of tokens of one provider. A request takes from all of them or from none.
 
 use std::time::Duration;
 
@@ -150,7 +150,8 @@ impl Quotas {
     /// Counts a request that a limit refused, and gives back all that was taken for it.
     pub(super) fn refused(&mut self, taken: &Taken, limits: &Limits, now: Instant) {
         self.correct_to(taken, [0.0; KINDS], now);
-        // A limit that only refusals state shows no more than they do: some servers state any number with them.
+        // Headers of a refusal count only if other responses stated a limit, too: some servers send arbitrary numbers
+        // with refusals.
         if self.paces.iter().any(Pace::is_stated) {
             self.take_up_headers(taken, limits, now);
         }
@@ -172,7 +173,8 @@ impl Quotas {
                     && self.counts_tokens()
                     && taken.cost.most_output.is_some_and(|most| most > 1.5 * taken.cost.output)
                 {
-                    // By the program's own count it should have passed: the provider counts more than what is used.
+                    // By the tokens that answers use, the request should have passed: so the provider counts
+                    // `max_tokens`.
                     self.charge = Some(TokenCharge::Max);
                     return LimitKnowledge::Ceiling;
                 }
@@ -272,7 +274,8 @@ impl Quotas {
         }
     }
 
-    /// Learns what an answer counts for: after a request that went alone, it is what is missing from a full limit.
+    /// Learns which tokens the provider counts for an answer. After a request that was sent alone, what is missing
+    /// from the full limit is what the provider counted for it.
     fn learn_charge(&mut self, taken: &Taken, tokens: Tokens, limits: &Limits) {
         let (Some(limit), Some(remaining)) = (limits.tokens.limit, limits.tokens.remaining) else { return };
         if self.charge.is_some() || !taken.is_alone || limits.tokens.is_longer_than_minute() {

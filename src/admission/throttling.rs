@@ -1,9 +1,9 @@
 //! Refusals for too much load (429, 503 with a delay), and what causes them.
 //!
 //! Three causes look alike: a limit that was exceeded, one request that is refused whatever else is sent, and a server
-//! that refuses a share of all requests at any rate. A limit is obeyed. One request's refusals are its own. In the
-//! third case sending less does not help: refusals that come as often at a part of the rate as at the full rate are not
-//! about the rate, and the rate is restored.
+//! that refuses a share of all requests at any rate. A limit is obeyed. A request that alone is refused does not slow
+//! down others. In the third case sending less does not help: refusals that come as often at a part of the rate as at
+//! the full rate are not about the rate, and the rate is restored.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -17,8 +17,8 @@ const NEWEST: usize = 50;
 /// Parts of the highest rate at which answers came lately: a rate above the first is high, one up to the second is low.
 const HIGH: f64 = 0.5;
 const LOW: f64 = 0.4;
-/// Time over which the highest rate is measured, and between two measurements. It spans a whole window of the providers
-/// that count over windows: a burst that they let through at once is no rate.
+/// Time over which the highest rate is measured, and between two measurements. The first spans a whole window of the
+/// providers that count over windows, so that a burst which they let through does not count as a rate.
 const PEAK_OVER: Duration = Duration::from_secs(60);
 const PEAK_EVERY: Duration = Duration::from_millis(500);
 /// Half-life of the highest rate, in seconds.
@@ -29,28 +29,31 @@ const MIN_REFUSALS: f64 = 6.0;
 const ASSUMED_SHARE: f64 = 0.03;
 /// Number of outcomes over which shares are measured; older ones fade.
 const MEMORY: f64 = 500.0;
-/// Refusals come as often at the low rate if their share is at least this part of the way from what a limit would
-/// refuse to what was refused at the high rate.
+/// Refusals count as equally frequent at the low rate if their share is at least this part of the way from the share
+/// that a limit would refuse to the share that was refused at the high rate.
 const MIN_SHARE_AS_OFTEN: f64 = 0.35;
-/// They come more often, as after a used-up burst, above this multiple of the share at the high rate plus the second.
+/// They count as more frequent, as after a used-up burst, if their share is more than this multiple of the share at
+/// the high rate plus the second constant.
 const MORE_OFTEN: f64 = 2.5;
 const MORE_OFTEN_LEAST: f64 = 0.02;
-/// Above this share of refusals it is a limit, however little is sent.
+/// Share of refusals above which a limit is assumed, however little is sent.
 const MAX_USUAL_SHARE: f64 = 0.5;
-/// Number of requests at a low rate, and the share of them that may be refused without lowering the rate, although
-/// there is a limit.
+/// While a limit is assumed, a low rate is not lowered further after at least this number of requests at a low rate,
+/// of which at most this share was refused.
 const MIN_LOW: f64 = 20.0;
 const MAX_SHARE_AT_LIMIT: f64 = 0.25;
 /// Time after a refusal for which a low rate is held, until the cause of the refusals is known.
 const HOLD_LOW_RATE_FOR: Duration = Duration::from_secs(10);
-/// Time for which refusals are taken to be about a limit: the first time, and the most.
+/// Time for which a limit is assumed after it was found to cause the refusals: at first, and at most.
 const LIMIT_BELIEVED: Duration = Duration::from_secs(60);
 const LIMIT_BELIEVED_AT_MOST: Duration = Duration::from_secs(3_600);
 /// Time without a refusal after which the share that is refused at any rate is forgotten.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(120);
-/// Number of answers to each refusal, both of other requests, from which a second refusal of a request is its own.
+/// Number of answers per refusal, both of other requests, from which a second refusal of a request concerns that
+/// request alone.
 const ANSWERS_PER_REFUSAL: u64 = 4;
-/// Time over which the send rate is measured, and the longer one if the first holds fewer than [`MIN_SENT`] requests.
+/// Time over which the send rate is measured, and the time used instead if fewer than [`MIN_SENT`] requests were sent
+/// in the first.
 const RATE_OVER: Duration = Duration::from_secs(1);
 const SLOW_RATE_OVER: Duration = Duration::from_secs(10);
 const MIN_SENT: f64 = 10.0;
@@ -93,7 +96,7 @@ pub(super) struct Throttling {
     usual: Option<f64>,
     refused_at: Option<Instant>,
     limit_believed_until: Option<Instant>,
-    /// How long a limit is believed in the next time.
+    /// How long a limit will be assumed the next time.
     limit_believed_for: Duration,
 }
 
@@ -195,8 +198,8 @@ impl Throttling {
         self.count(request, true, in_flight, now)
     }
 
-    /// Whether another refusal of a request that was last refused at the counts `since` is its own: other requests were
-    /// answered meanwhile, and few were refused.
+    /// Whether another refusal of a request that was last refused at the counts `since` concerns that request alone:
+    /// other requests were answered meanwhile, and few were refused.
     pub(super) fn is_own(&self, since: ResponseCounts) -> bool {
         let answers = self.counts.answers - since.answers;
         let others = self.counts.refusals - since.refusals;
@@ -217,7 +220,8 @@ impl Throttling {
             && refused <= (newest + pending) * MAX_USUAL_SHARE + 2.0
     }
 
-    /// Decides about a refusal without another explanation. `rate` is the rate that sending is held to, if any.
+    /// Decides what to do about a refusal that nothing else explains. `rate` is the rate to which refusals have
+    /// lowered sending, if they have.
     pub(super) fn judge(&mut self, rate: Option<f64>, now: Instant) -> Remedy {
         let is_low = rate.is_some_and(|rate| rate <= self.peak_now(now) * LOW);
         if self.limit_believed_until.is_some_and(|until| now < until) {

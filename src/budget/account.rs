@@ -11,7 +11,7 @@ use crate::config::{Budget, BudgetLimit, BudgetScope, Prices};
 use crate::ident::{Spend, Tokens};
 use crate::store::StoreError;
 
-/// Tokens that a provider's own template may add to each message, and to a request.
+/// Number of tokens that a provider's own template may add to each message, and once to a request.
 const MOST_ADDED: u64 = 16;
 
 /// The most that a request can take. A token is at least one byte of the prompt.
@@ -152,7 +152,7 @@ pub struct Reservation {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Waits,
-    /// About to be sent, with its number if it is written down.
+    /// About to be sent, with its number in the spending file, or `None` if the account has no such file.
     Begun(Option<u64>),
     Sent,
 }
@@ -164,8 +164,8 @@ impl Reservation {
         self.stage = Stage::Begun(lock(books).job.as_mut().map(|job| job.begin(self.worst)));
     }
 
-    /// Writes down that the request is sent, once it has begun. From then on it counts, whatever happens to this
-    /// process.
+    /// Writes the request to the spending file, once it has begun, and marks it as sent. From then on it counts,
+    /// whatever happens to this process.
     ///
     /// # Errors
     /// When that cannot be written. The request must not be sent then.

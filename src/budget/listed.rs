@@ -1,5 +1,5 @@
-//! The list prices that come with the program, for jobs that do not state what their tokens cost. They serve
-//! estimates alone: no budget is kept by them, and no cost from them is written into a table.
+//! The list prices that come with the program, for jobs that do not state what their tokens cost. They are used for
+//! estimates alone: no budget is checked with them, and no cost computed from them is written to a table.
 
 use std::sync::LazyLock;
 
@@ -43,8 +43,8 @@ pub struct Listed {
     pub as_of: &'static str,
 }
 
-/// What a model costs at its maker's own endpoint; `None` if it is not in the list. Dated versions of a model
-/// (`gpt-4o-mini-2024-07-18`) cost what the model does.
+/// Returns the list prices of a model at its maker's own endpoint; `None` if it is not in the list. Dated versions of
+/// a model (`gpt-4o-mini-2024-07-18`) cost what the model does.
 #[must_use]
 pub fn listed(host: &str, model: &str) -> Option<Listed> {
     let list: &'static List = &LIST;

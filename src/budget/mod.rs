@@ -1,7 +1,7 @@
 //! Money, tokens and requests that a job may spend: prices, reservations, settlement, and the file of what was spent.
 //!
-//! The worst that a request can cost is reserved before it is sent, and what it took is booked afterwards, whoever drops
-//! the reservation.
+//! The worst case of a request is reserved before the request is sent. What the request took is booked when the
+//! reservation is dropped, wherever that happens.
 
 mod account;
 mod listed;

@@ -21,10 +21,10 @@ use crate::store::{self, StoreError};
 const NAME: &str = "spending";
 const HEADER: &[u8; 15] = b"enrich spending";
 const VERSION: u8 = 2;
-/// Position of the total in the file, in bytes.
+/// Position of the total in the file, and its length, in bytes.
 const HEAD: usize = 16;
 const TOTAL: usize = 28;
-/// Number of times that a file is read which another process may be overwriting.
+/// Maximum number of times that a file is read, since another process may be overwriting it.
 const LOOKS: u32 = 5;
 
 /// What all runs of a job have spent, and the file that holds it.
@@ -126,8 +126,8 @@ impl Spending {
         self.begun
     }
 
-    /// Writes down that request `nth` is sent, unless that is written already. The write covers all requests that
-    /// have begun.
+    /// Writes the total before request `nth` is sent, unless a written total covers the request already. The write
+    /// covers all requests that have begun.
     pub(super) fn record(&mut self, nth: u64) -> Result<(), StoreError> {
         let is_recorded = self.written.is_some_and(|(_, begun)| nth <= begun);
         if is_recorded { Ok(()) } else { self.write() }
@@ -168,7 +168,7 @@ impl Spending {
 
 impl Drop for Spending {
     fn drop(&mut self) {
-        // If this fails, requests that are not written count at their worst case.
+        // If this fails, settled requests whose result is not written still count at their worst case.
         let _ = self.write();
     }
 }

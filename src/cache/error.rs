@@ -23,7 +23,7 @@ pub enum CacheError {
         /// The underlying error.
         source: io::Error,
     },
-    /// Answers could not be written. Later answers are tried all the same.
+    /// Answers could not be written. The writes of later answers are still tried.
     #[error("cannot write to the cache {}: {source}; answers lost: {lost}", path.display())]
     Write {
         /// Path of the file.

@@ -6,8 +6,8 @@
 //! answers         key 16 bytes, the fingerprint of the request; created and used, Unix seconds; body
 //! ```
 //! The body is the last column, so that the times can be read without it. The table keeps its rowid, so that bodies
-//! lie in the order in which they arrived and the tree of the keys stays small. Damage to what is read first is
-//! found on opening; damage further in is found when it is read.
+//! lie in the order in which they arrived and the tree of the keys stays small. Damage to the pages that are read on
+//! opening is found then; other damage is found when its page is read.
 
 use std::path::Path;
 use std::time::Duration;
@@ -71,8 +71,8 @@ pub(super) fn open_to_write(path: &Path) -> Result<Connection, CacheError> {
 
 /// Opens the connection that reads. The file must exist.
 ///
-/// The connection is opened for writing, since the one that is closed last removes the log. It runs no statement
-/// that writes.
+/// The connection is opened for writing, since the connection that is closed last removes the write-ahead log. It runs
+/// no statement that writes.
 pub(super) fn open_to_read(path: &Path) -> Result<Connection, CacheError> {
     let opened = connect(path, OpenFlags::empty()).and_then(|connection| {
         connection.pragma_update(None, "query_only", true)?;

@@ -112,8 +112,8 @@ impl Store {
     /// Waits until all answers put before are committed, so that they survive the death of this process.
     ///
     /// # Errors
-    /// When a write has failed since the last flush: the first such error; later writes are tried all the same.
-    /// When the writer thread has died.
+    /// If a write has failed since the last flush: the error of the first one. Later writes are still tried. If the
+    /// writer thread has died.
     pub fn flush(&self) -> Result<(), CacheError> {
         let (reply, replied) = sync_channel(1);
         let ended = || CacheError::Ended { path: self.path.clone() };

@@ -69,7 +69,7 @@ fn noise(seed: u64, bytes: usize) -> Vec<u8> {
     std::iter::repeat_with(|| random.u8(..)).take(bytes).collect()
 }
 
-/// Waits for something that the writer does on its own.
+/// Waits until a condition holds that the writer thread brings about on its own.
 fn wait_until(is_so: impl Fn() -> bool) {
     let deadline = clock::now() + Duration::from_secs(30);
     while !is_so() {
@@ -113,7 +113,7 @@ fn what_is_flushed_is_in_the_files_whatever_becomes_of_the_process() {
     let (folder, path) = place();
     let store = open(&path);
     keep(&store, 1, b"yes");
-    // As after `kill -9`: the files as they are, with no connection to close them.
+    // The files as they are after `kill -9`: no connection has closed them.
     let copy = folder.path().join("copy");
     fs::copy(&path, &copy).unwrap();
     fs::copy(beside(&path, "-wal"), beside(&copy, "-wal")).unwrap();

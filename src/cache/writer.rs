@@ -45,7 +45,7 @@ struct FlushFailure {
 
 /// Why a group is written.
 enum FlushReason {
-    /// The group is large enough, or has waited long enough.
+    /// The group is large enough, or the time to wait for more messages is over.
     Time,
     /// A caller waits for it.
     Flush(SyncSender<Result<(), CacheError>>),
@@ -110,7 +110,8 @@ impl Writer {
         }
     }
 
-    /// Commits a group and returns the number of bytes that the file used before; `None` if that failed.
+    /// Commits a group and returns the number of bytes that the file used before the commit; `None` if the commit
+    /// failed.
     fn write(&mut self, group: &Group) -> Option<u64> {
         let now = unix_seconds();
         let written = filled_bytes(&self.connection).and_then(|before| {

@@ -6,9 +6,9 @@
 //! The checksum is the [`Fingerprint`] of the bytes of the inner document as stored: without it, a flipped digit in
 //! a row range would lose rows silently.
 //!
-//! In an object store the file is replaced only if it is still the version that was read or written last. So one of
-//! two concurrent runs of a job learns that it is late before it has planned anything, and a batch number stands
-//! for one batch for good.
+//! In an object store a run replaces the file only if it is still the version that this run read or wrote last. So the
+//! later one of two concurrent runs of a job fails before it has planned anything, and a batch number always stands
+//! for the same batch.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -29,13 +29,14 @@ const FORMAT: u32 = 1;
 const NAME: &str = "checkpoint.json";
 const ASIDE: &str = "checkpoint.damaged";
 
-/// What is planned and how far the source is read. `P` is the position: [`Position`] for a run,
-/// [`Retrying`](super::Retrying) for a retry of failed rows.
+/// The planned batches of a job, and how far its source is read. `P` is the type of the position: [`Position`] for a
+/// run, [`Retrying`](super::Retrying) for a retry of failed rows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checkpoint<P = Position> {
     /// Name of the job.
     pub app_id: AppId,
-    /// Id made with the checkpoint. With `app_id` it tells the commits of this checkpoint from those of others.
+    /// Id made with the checkpoint. With `app_id` it distinguishes the commits of this checkpoint from those of
+    /// others.
     pub lineage: Lineage,
     /// The source that is read.
     pub source: SourceId,
@@ -55,13 +56,15 @@ pub struct Checkpoint<P = Position> {
     /// over. It counts as committed by this lineage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adopted: Option<BatchId>,
-    /// Prompt and models of each step, by output, when the checkpoint was saved: to notice changes.
+    /// Hash of the prompt and names of the models of each step, by output column, when the checkpoint was saved. A run
+    /// reports steps that have changed since.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub steps: BTreeMap<String, String>,
     /// Whether the target is still to be emptied, for a job that starts over.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub clears_target: bool,
-    /// When the job started over, if answers paid for earlier are not used. Set until the job reaches its end.
+    /// When the job started over, if answers that were paid for before are not to be used; otherwise `None`. Cleared
+    /// when the job reaches its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub asks_all_since: Option<DateTime<Utc>>,
     /// The version of the target up to which commits were searched for a RESTORE.
@@ -91,7 +94,7 @@ pub struct Paused {
     pub since: DateTime<Utc>,
     /// What was wrong, in words.
     pub why: String,
-    /// Hash of what decided about the answers at that time.
+    /// Hash of the settings that decided about the answers at that time.
     pub cause: String,
 }
 
@@ -101,7 +104,7 @@ pub enum CheckpointError {
     /// The file or its folder cannot be read or written.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The file does not hold what was written.
+    /// The content is not that of a checkpoint, or does not match its checksum.
     #[error("the checkpoint {at} is damaged: {what}")]
     Damaged {
         /// Location of the file.
@@ -173,7 +176,8 @@ impl CheckpointFile {
         bytes.map(|bytes| self.decode(&bytes)).transpose()
     }
 
-    /// Notes which version is in the object store, whatever it contains, so that it may be replaced.
+    /// Notes which version of the file is in the object store without decoding it, so that [`CheckpointFile::save`]
+    /// may replace it. Does nothing on a local disk.
     ///
     /// # Errors
     /// When the file cannot be read.
@@ -233,7 +237,8 @@ impl CheckpointFile {
             }
             Err(error) => error,
         };
-        // The write may have succeeded all the same: its response was lost, or belongs to a second try.
+        // The put may have succeeded all the same: its response was lost, or the client repeated it and the repetition
+        // was refused.
         if let Ok(Some(found)) = objects.get(NAME).await
             && found.bytes == bytes
         {

@@ -1,5 +1,5 @@
-//! The record of a job's last run, written when it begins and when it ends, for `status` and `report`.
-//! Nothing depends on it, and it may be lost.
+//! The record of a job's last run, written when the run begins and when it ends, and a list of runs that ended without
+//! a commit, for `status` and `report`. Nothing else depends on either; both may be lost.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -70,7 +70,7 @@ impl LastRun {
         serde_json::from_slice(&bytes).ok()
     }
 
-    /// Writes the record to a folder; on a full disk, over the existing one.
+    /// Writes the record to a folder. If the disk is full, it overwrites the existing record in place.
     ///
     /// # Errors
     /// When the record cannot be written.

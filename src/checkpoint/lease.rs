@@ -1,10 +1,11 @@
-//! The lease of a job: one run at a time on several machines, by an object in the checkpoint's object store.
+//! The lease of a job, which only one run on one machine holds at a time: an object in the checkpoint's object store.
 //!
-//! The holder renews the lease with conditional puts, which succeed only if the object is still the holder's own. A
-//! run that finds a lease not renewed for its term, by the store's clock, takes it in the same way. A run that
-//! loses its lease stops before its next commit. Correctness does not depend on it: two runs at once waste money,
-//! and the checkpoint's conditional put and the Delta log decide which one continues. The pattern is from C. Gray,
-//! D. Cheriton, "Leases: An Efficient Fault-Tolerant Mechanism for Distributed File Cache Consistency", SOSP 1989.
+//! The holder renews the lease with conditional puts, which succeed only if the object is still the holder's own.
+//! Another run takes a lease that was not renewed for its term, by the store's clock, with a conditional put as well.
+//! A run that loses its lease stops before its next commit. Correctness does not depend on the lease: two runs at once
+//! waste money, and the checkpoint's conditional put and the Delta log decide which one continues. The pattern is from
+//! C. Gray, D. Cheriton, "Leases: An Efficient Fault-Tolerant Mechanism for Distributed File Cache Consistency", SOSP
+//! 1989.
 
 use std::future::pending;
 use std::sync::Arc;
@@ -24,7 +25,7 @@ use crate::ident::RunId;
 use crate::store::{Location, Object, Objects, PutCondition, PutError, StoreError, Version};
 
 const NAME: &str = "run.lease";
-/// Number of tries to put the lease while others do so at the same time or responses are lost.
+/// Maximum number of tries to put the lease, if other runs put it at the same time or responses are lost.
 const TRIES: u32 = 5;
 /// Number of renewals in a term.
 const RENEWALS: u32 = 3;
@@ -33,7 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Added to the term, since stores report times in whole seconds.
 const MARGIN: Duration = Duration::from_secs(1);
 
-/// A held lease. Dropping it leaves it to expire. Clones hold the same lease.
+/// A held lease. If it is dropped and not released, it expires after its term. Clones hold the same lease.
 #[derive(Clone, Debug)]
 pub struct Lease {
     held: Arc<HeldLease>,
@@ -102,7 +103,7 @@ impl LeaseRecord {
         serde_json::to_vec(self).expect("strings and numbers become JSON").into()
     }
 
-    /// Returns what is left of the term at `now`. The object's time is by the store's clock.
+    /// Returns how much of the term is left at `now`, which should be by the store's clock, as the object's time is.
     fn left(&self, object: &Object, now: DateTime<Utc>) -> Duration {
         let end = object.modified + Duration::from_millis(self.term_ms) + MARGIN;
         (end - now).to_std().unwrap_or_default()
@@ -163,7 +164,7 @@ impl Lease {
                     let state = Mutex::new(LeaseState { note, version, until: begun + term });
                     return Ok(Lease::start(Arc::new(HeldLease { objects: objects.clone(), term, state })));
                 }
-                // The lease is another run's now, or this run's own if the response was lost.
+                // Another run has put the lease, or this run itself and the response was lost.
                 Err(PutError::Changed) => {}
                 Err(PutError::Store(error)) => return Err(error.into()),
             }
@@ -243,7 +244,7 @@ impl Lease {
 }
 
 impl HeldLease {
-    /// Whether the lease expired so long ago that the run should not send more requests.
+    /// Whether the lease expired so long ago that its renewal is given up.
     async fn is_long_over(&self) -> bool {
         clock::now() > self.state.lock().await.until + self.term.max(PATIENCE)
     }

@@ -1,7 +1,8 @@
 //! The lock of a job on one machine: one run at a time for a target and an `app_id`.
 //!
-//! An advisory lock on a file in the job's local folder, held by the operating system for the process: it ends with
-//! the process, however that ends. Correctness does not depend on it; it saves money and names the other run.
+//! It is an advisory lock on a file in the job's local folder. The operating system releases it when the process ends,
+//! even if it was killed. Correctness does not depend on the lock: it prevents answers from being paid for twice, and
+//! lets a message name the other run.
 
 use std::fmt;
 use std::fs::{File, TryLockError};
@@ -36,7 +37,7 @@ pub enum LockError {
         /// The lock file, or the lease.
         at: Location,
     },
-    /// The lock file or lease is out of reach.
+    /// The lock file or lease cannot be read or written.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -65,14 +66,15 @@ impl Lock {
         let path = folder.join(NAME);
         let mut file =
             store::private_file().open(&path).map_err(StoreError::of("open the lock file", &path))?;
-        // Anyone who may read the file may lock it. Another user's file stays as it is.
+        // Anyone who can read the file can lock it, so only the user may read it. A file of another user keeps its
+        // mode.
         #[cfg(unix)]
         let _ = file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600));
         let mut looks = 0;
         loop {
             match file.try_lock() {
                 Ok(()) => break,
-                // `Lock::holder` may hold it for a moment.
+                // [`Lock::holder`] may hold the lock for a moment.
                 Err(TryLockError::WouldBlock) if looks < TRIES => {
                     looks += 1;
                     std::thread::sleep(TRY_INTERVAL);
@@ -98,8 +100,8 @@ impl Lock {
 }
 
 impl Lock {
-    /// Describes the holder of the lock in a folder; `None` if it is free. Takes the lock for a moment, which
-    /// [`Lock::take`] waits out.
+    /// Describes the holder of the lock in a folder; `None` if it is free. It takes a shared lock for a moment;
+    /// [`Lock::take`] waits longer than that.
     #[must_use]
     pub fn holder(folder: &Path) -> Option<String> {
         let mut file = File::open(folder.join(NAME)).ok()?;

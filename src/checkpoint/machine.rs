@@ -1,4 +1,4 @@
-//! The identity of a machine for a job: the machine is the one that has this folder of journals.
+//! The identity of a machine for a job: an id in the job's local folder of journals.
 
 use std::fmt;
 use std::path::Path;
@@ -10,13 +10,14 @@ use crate::store::{self, StoreError};
 
 const NAME: &str = "machine";
 
-/// Id made with a folder of journals and lost with it: whoever has the id has the answers in those journals.
+/// Id that is stored in a folder of journals and lost with it: a run that finds the id has the answers in those
+/// journals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct MachineId(Uuid);
 
 impl MachineId {
-    /// Returns the id in a folder, and makes one if there is none. Only one process may do so at a time.
+    /// Returns the id in a folder, and creates one if there is none. Only one process may do so at a time.
     ///
     /// # Errors
     /// When the folder cannot be read or written.

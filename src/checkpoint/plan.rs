@@ -16,8 +16,9 @@ pub enum SourceId {
         /// The id in the table's metadata.
         table_id: String,
     },
-    /// A Parquet file or a directory of Parquet files, identified by either of two paths.
-    Parquet {
+    /// A file or a folder of files of one format, identified by either of two paths.
+    #[serde(rename = "parquet")]
+    Folder {
         /// The path as written in the job file.
         written: String,
         /// The absolute path that it resolved to.
@@ -32,7 +33,7 @@ impl SourceId {
     pub fn is_same(&self, other: &SourceId) -> bool {
         match (self, other) {
             (SourceId::Delta { table_id: a }, SourceId::Delta { table_id: b }) => a == b,
-            (SourceId::Parquet { written: a, path: p }, SourceId::Parquet { written: b, path: q }) => {
+            (SourceId::Folder { written: a, path: p }, SourceId::Folder { written: b, path: q }) => {
                 a == b || p == q
             }
             _ => false,
@@ -51,7 +52,7 @@ pub enum Position {
     DeltaSnapshot {
         /// The pinned version.
         version: u64,
-        /// Modification time of the newest file that is planned, if only in part, in milliseconds since 1970.
+        /// Modification time of the last file that is planned, wholly or in part, in milliseconds since 1970.
         modified_ms: i64,
         /// Path of that file.
         file: String,
@@ -67,9 +68,10 @@ pub enum Position {
         /// Next physical row in the file after those.
         row: u64,
     },
-    /// In a set of Parquet files, each of which is read once.
-    Parquet {
-        /// The files that are planned, if only in part, with their sizes in bytes.
+    /// In a folder of files, each of which is read once.
+    #[serde(rename = "parquet")]
+    Folder {
+        /// The files that are planned, wholly or in part, with their sizes in bytes.
         files: BTreeMap<String, u64>,
         /// The file that is planned in part, and its next row.
         partial: Option<(String, u64)>,
@@ -116,7 +118,8 @@ pub struct PlannedBatch {
     /// The condition that the rows must meet, as it was when they were planned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub condition: Option<String>,
-    /// Number of rows that met it then and were not deleted; `None` if no row was left out.
+    /// Number of rows that met the condition and were not deleted when they were planned; `None` if no row was left
+    /// out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept: Option<u64>,
 }

@@ -1,4 +1,4 @@
-//! Compares a checkpoint with the target's Delta log. Pure.
+//! Compares a checkpoint with the target's Delta log. Pure: it reads and writes nothing.
 
 use super::file::Checkpoint;
 use super::plan::PlannedBatch;
@@ -18,8 +18,8 @@ pub struct NewestCommitted {
 pub enum Recovery {
     /// Continue: these planned batches are not committed and are run exactly as planned.
     Continue(Vec<PlannedBatch>),
-    /// The checkpoint is older than the table, perhaps because it was restored from a backup. Its position is
-    /// useless and is determined anew, as if the checkpoint were lost.
+    /// The checkpoint is older than the table, perhaps because it was restored from a backup. Its position is not used
+    /// and is determined anew, as if the checkpoint were lost.
     Behind {
         /// The newest committed batch.
         committed: BatchId,

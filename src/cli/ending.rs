@@ -52,12 +52,7 @@ pub(super) fn exit(end: &End, facts: &EndDetails<'_>) -> Exit {
         EndKind::Complete | EndKind::Limited if facts.is_failed_by_errors() || facts.has_no_answer() => {
             Exit::Errors
         }
-        EndKind::Complete | EndKind::Limited => Exit::Done,
-        EndKind::Interrupted => Exit::Interrupted,
-        EndKind::Errors => Exit::Errors,
-        EndKind::Budget => Exit::Budget,
-        EndKind::Template => Exit::Usage,
-        EndKind::Provider => Exit::Provider,
+        end => Exit::of(end),
     }
 }
 
@@ -228,8 +223,8 @@ impl Words {
     }
 }
 
-/// Returns the part of a hint that states how to go on after a run that stopped for its answers. `pauses` is whether
-/// the job is paused now.
+/// Returns the part of a hint that states how to go on after too many errors or an anomaly stopped the run. `pauses`
+/// is whether the job is paused now.
 fn until(pauses: bool, again: &str) -> String {
     match pauses {
         true => format!("; until then no run sends anything; to go on as it is: {again} --unpause"),

@@ -223,7 +223,7 @@ fn stacked(table: &Table) -> String {
     rows.collect::<Vec<_>>().join("\n\n")
 }
 
-/// Returns the requested columns of the source, or its first columns, `first` in number.
+/// Returns the requested columns of the source, or its first `first` columns if none are requested.
 fn columns(arguments: &ErrorsArguments, rows: &FailedRows, first: usize) -> Vec<String> {
     arguments.columns.clone().unwrap_or_else(|| {
         let source = rows.source_columns();
@@ -325,17 +325,17 @@ async fn listing(
         let written = plain(&batch).map_err(anyhow::Error::from).and_then(|batch| listing.write(&batch));
         match written {
             Ok(true) => Ok(()),
-            Ok(false) => Err(Enough::Closed),
+            Ok(false) => Err(ListingEnd::Closed),
             Err(error) => {
                 trouble = Some(error);
-                Err(Enough::Closed)
+                Err(ListingEnd::Closed)
             }
         }
     });
     let is_closed = match listed.await {
         Ok(()) => false,
-        Err(Enough::Closed) => true,
-        Err(Enough::Failed(error)) => return Err(RunError::from(error).into()),
+        Err(ListingEnd::Closed) => true,
+        Err(ListingEnd::Failed(error)) => return Err(RunError::from(error).into()),
     };
     if let Some(error) = trouble {
         return Err(error.context("the list could not be written to the end"));
@@ -345,14 +345,14 @@ async fn listing(
 }
 
 /// Reason why a listing ends early.
-enum Enough {
+enum ListingEnd {
     Closed,
     Failed(FailedError),
 }
 
-impl From<FailedError> for Enough {
+impl From<FailedError> for ListingEnd {
     fn from(error: FailedError) -> Self {
-        Enough::Failed(error)
+        ListingEnd::Failed(error)
     }
 }
 

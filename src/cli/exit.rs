@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use crate::run::EndKind;
+
 /// Exit status of a command, for scripts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
@@ -47,6 +49,20 @@ macro_rules! misuse {
     ($($text:tt)*) => { return Err(crate::cli::exit::Misuse(format!($($text)*)).into()) };
 }
 pub(super) use misuse;
+
+impl Exit {
+    /// Returns the status of a run that came to this end.
+    pub(super) fn of(end: EndKind) -> Self {
+        match end {
+            EndKind::Complete | EndKind::Limited => Exit::Done,
+            EndKind::Interrupted => Exit::Interrupted,
+            EndKind::Errors => Exit::Errors,
+            EndKind::Budget => Exit::Budget,
+            EndKind::Template => Exit::Usage,
+            EndKind::Provider => Exit::Provider,
+        }
+    }
+}
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {

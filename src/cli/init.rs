@@ -246,7 +246,7 @@ fn known_column(column: &str, columns: &[String]) -> anyhow::Result<String> {
     }
 }
 
-/// Returns a job in which only the source and the name are real.
+/// Returns a job with the given source and `app_id`; everything else in it is a placeholder.
 fn sample(source: &str, app_id: &str) -> Result<Job, ConfigError> {
     let text = format!(
         "app_id = {}\n[source]\npath = {}\n[target]\npath = \"init-target\"\n[provider.p]\nbase_url = \"simulator\"\n\
@@ -340,12 +340,13 @@ fn stem(source: &str) -> String {
     stem.map_or_else(|| "table".to_owned(), |stem| stem.to_string_lossy().into_owned())
 }
 
+/// Returns the default target: a table beside the source, named after it.
 fn beside(source: &str) -> String {
     let path = Path::new(source.trim_end_matches('/'));
     path.with_file_name(format!("{}_enriched", stem(source))).to_string_lossy().into_owned()
 }
 
-/// Returns a name that is valid as an `app_id`.
+/// Returns an `app_id` made from the source's name.
 fn name_of(source: &str) -> String {
     let name: String =
         stem(source).chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(80).collect();

@@ -108,7 +108,7 @@ pub fn main() -> ExitCode {
             return Exit::Internal.into();
         }
     };
-    // The command runs on a worker thread, not on this one: for every row the engine exchanges messages with tasks
+    // The command runs on a worker thread, not on this one: for every row the enricher exchanges messages with tasks
     // there.
     let mut task = JoinSet::new();
     task.spawn_on(command(arguments.command), runtime.handle());
@@ -213,12 +213,8 @@ fn exit_of(error: &RunError) -> Exit {
         ErrorKind::Provider => Exit::Provider,
         ErrorKind::Paused => Exit::Errors,
         ErrorKind::Budget => Exit::Budget,
-        ErrorKind::Cut(end) => match end {
-            EndKind::Budget => Exit::Budget,
-            EndKind::Provider => Exit::Provider,
-            EndKind::Template => Exit::Usage,
-            EndKind::Errors => Exit::Errors,
-            EndKind::Complete | EndKind::Limited | EndKind::Interrupted => Exit::Interrupted,
-        },
+        // A pilot that came to no end of its own was interrupted.
+        ErrorKind::PilotEnded(EndKind::Complete | EndKind::Limited) => Exit::Interrupted,
+        ErrorKind::PilotEnded(end) => Exit::of(end),
     }
 }

@@ -201,7 +201,7 @@ fn in_words(estimate: &Estimate, show: fn(f64) -> String) -> String {
         (Some(expected), Some(high)) => {
             let width = if expected > 0.0 { (high - low) / 2.0 / expected } else { 0.0 };
             if width < NO_WIDTH {
-                // An interval this narrow would claim more than anybody knows.
+                // So narrow an interval would state more precision than the estimate has.
                 return format!("{}, about", show(expected));
             }
             format!("{} (90 %: {} to {}, ±{:.0} %)", show(expected), show(low), show(high), width * 100.0)

@@ -29,7 +29,7 @@ pub(super) type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 pub(super) struct Checker<'a> {
     pub(super) file: &'a Path,
     pub(super) folder: &'a Path,
-    /// `None` if keys are not needed.
+    /// `None` if keys and certificates are not needed; they are not read then.
     pub(super) environment: Option<Environment<'a>>,
 }
 

@@ -47,7 +47,7 @@ pub struct Job {
     pub budget: Budget,
     /// Limits on unusual answers.
     pub anomalies: Anomalies,
-    /// The table for figures of each batch, or `None` if they are not kept.
+    /// The metrics table, with figures of each batch; `None` if there is none.
     pub metrics: Option<Location>,
     /// The cache of answers across runs and jobs.
     pub cache: Option<CacheSpec>,
@@ -222,11 +222,12 @@ pub struct Provider {
     pub prices: Option<Prices>,
     /// Maximum number of requests in flight.
     pub max_concurrency: u32,
-    /// Whether fewer requests are kept in flight if more bring no speed: the job file sets no number.
+    /// Whether the number of requests in flight is learned, because the job file sets none: fewer are kept in flight
+    /// if more do not make the provider faster.
     pub learns_concurrency: bool,
     /// Timeout for connecting.
     pub connect_timeout: Duration,
-    /// Timeout for one attempt.
+    /// Timeout for one attempt, from the first byte sent to the last one received.
     pub request_timeout: Duration,
     /// Maximum share of requests that are second attempts for stragglers; 0 for none.
     pub hedge_share: f64,

@@ -10,22 +10,22 @@ use serde_json::{Map, Value, json};
 const TYPES: [&str; 6] = ["string", "int", "float", "bool", "date", "timestamp"];
 /// Characters that a column name of a Delta table must not contain (the Delta protocol, "Column Mapping").
 const NOT_IN_NAMES: &str = " ,;{}()\n\t=";
-/// Message for a name that cannot be a column name.
+/// End of the message about a name that cannot be a column name.
 pub(super) const NO_COLUMN: &str = "the name of a column of a Delta table has none of spaces, commas, semicolons, equals signs, braces and parentheses";
 
 /// Whether a column of a Delta table may have this name, by the Parquet rules that Spark enforces on every writer.
 pub(super) fn is_column(name: &str) -> bool {
     !name.is_empty() && !name.contains(|c: char| NOT_IN_NAMES.contains(c) || c.is_control())
 }
-/// Property of the answer object that holds a class.
+/// Name of the property that holds the class in an answer object.
 pub const CLASS: &str = "answer";
-/// Maximum number of classes in a schema, and of their bytes: OpenAI accepts 1,000 values and, if there are more than
-/// 250, 15,000 characters.
+/// Maximum number of classes in a schema, and maximum bytes of all classes together: OpenAI accepts 1,000 values and,
+/// if there are more than 250, 15,000 characters.
 const MAX_CLASSES: usize = 250;
 const MAX_CLASS_BYTES: usize = 15_000;
 /// Tokens of the object around a class, including white space that a model adds.
 const TOKENS_AROUND_CLASS: usize = 16;
-/// Maximum nesting of schemas: a recursive one has no end.
+/// Maximum nesting of schemas. It also ends the reading of a schema that refers to itself.
 const DEPTH: usize = 20;
 
 /// The shape of a typed answer: its schema and its columns.

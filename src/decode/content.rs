@@ -19,7 +19,7 @@ pub enum Content {
 }
 
 impl Content {
-    /// Size of the value in memory, or once it is read back, in bytes.
+    /// Size of the value in bytes, whether it is in memory or spilled.
     #[must_use]
     pub fn bytes(&self) -> usize {
         match self {

@@ -1,4 +1,4 @@
-//! Vectors: splits the response to several texts into one for each, and reads the numbers of a vector.
+//! Embeddings: splits the response to several texts into one response for each, and reads the numbers of a vector.
 //!
 //! Source: the OpenAI API reference, "Embeddings": `data[].index` is the position of the text, and base64 holds
 //! 32-bit floats, little-endian.
@@ -12,8 +12,8 @@ use serde_json::value::RawValue;
 use crate::fault::{Class, Failure};
 use crate::wire::ChatResponse;
 
-/// Splits the response to several texts into one for each, as if each had been sent alone. Usage is divided in
-/// proportion to the `bytes` of the texts. `None` for a text without a vector.
+/// Splits the response to several texts into one response for each, as if each text had been sent alone. Usage is
+/// divided in proportion to `bytes`, the sizes of the texts. The entry of a text without a vector is `None`.
 ///
 /// # Errors
 /// When it is unclear which vector belongs to which text, with class `invalid_response`.
@@ -68,7 +68,7 @@ pub fn share(response: &ChatResponse, bytes: &[usize]) -> Result<Vec<Option<Byte
     Ok(vectors.into_iter().enumerate().map(own).collect())
 }
 
-/// Divides a sum by weight into whole portions that add up to it.
+/// Divides a sum into whole portions in proportion to the weights. They add up to the sum.
 fn portions(sum: u64, weights: &[u64]) -> Vec<u64> {
     let all: u128 = weights.iter().map(|weight| u128::from(*weight)).sum();
     let mut before: u128 = 0;

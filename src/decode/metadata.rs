@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::ident::{Money, Tokens};
 use crate::wire::{ChatResponse, Usage};
 
-/// Largest number of tokens of a prompt or an answer that is believed; no model takes or gives more.
+/// Largest credible number of tokens of a prompt or an answer; no model takes or gives more.
 const MAX_TOKENS: u64 = 100_000_000;
 
 /// What the provider states about a response besides its text.

@@ -8,18 +8,18 @@ use crate::fault::{Class, Failure};
 use crate::ident::Tokens;
 use crate::wire::{self, CLASSES_WORDS, COMPLAINT, ChatResponse};
 
-/// Largest number of prompt tokens beyond the text: roles, tools, additions of the provider.
+/// Largest plausible number of prompt tokens beyond those of the text: roles, tools, additions of the provider.
 const MAX_UNSEEN_TOKENS: u64 = 10_000;
-/// Largest number of tokens of an answer to a request without `max_tokens`.
+/// Largest plausible number of tokens of an answer to a request without `max_tokens`.
 const MAX_UNBOUND_COMPLETION: u64 = 2_000_000;
 
-/// Whether a request with this prompt can have used these tokens. What a server claims beyond that must not become a
-/// debt of the rate limits.
+/// Whether a request with this prompt can have used these tokens. An implausible number from a server must not be
+/// charged to the rate limits.
 #[must_use]
 pub fn is_plausible(tokens: Tokens, prompt_bytes: usize, max_tokens: Option<u32>) -> bool {
     // A token is at least one byte of text in every encoding; the factor is a margin.
     let most_prompt = (prompt_bytes as u64).saturating_mul(2).saturating_add(MAX_UNSEEN_TOKENS);
-    // Reasoning may come on top of the text.
+    // Reasoning may come on top of `max_tokens`.
     let thought = |most: u32| u64::from(most).saturating_mul(20).max(MAX_UNSEEN_TOKENS);
     let most_completion = max_tokens.map_or(MAX_UNBOUND_COMPLETION, thought);
     tokens.prompt <= most_prompt && tokens.completion <= most_completion
@@ -108,7 +108,7 @@ pub fn answer(response: ChatResponse, form: &Form, reasoning: Reasoning) -> Resu
     }
 }
 
-/// The class that an answer names: as its whole text, or in the object that the schema of classes describes.
+/// The class that an answer names: its whole text, or the value in the object that the schema of classes describes.
 fn class_of<'a>(answer: &str, classes: &'a [String]) -> Option<&'a String> {
     let known = |named: &str| classes.iter().find(|class| *class == named);
     known(answer).or_else(|| {

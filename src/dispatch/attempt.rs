@@ -186,8 +186,8 @@ impl<A: RequestSender> ProviderClient<A> {
         first.request.receipt.journal.append(&records)
     }
 
-    /// Writes to the journal a body that may be paid for and cannot be read: a version that can read it may use it.
-    /// With several rows it is not known whose it is, and nothing is written.
+    /// Writes to the journal a body that may be paid for and cannot be read: a later version of this program may be
+    /// able to read it. With several rows nothing is written, since it is not known which row a part of it is for.
     fn journal_unread(
         &self,
         rows: &[PendingRequest],
@@ -210,7 +210,7 @@ impl<A: RequestSender> ProviderClient<A> {
     }
 }
 
-/// What was granted to a request that is sent.
+/// The admission ticket and the budget reservation of a request that is sent.
 pub(super) struct Attempt {
     pub(super) ticket: Ticket,
     /// Dropped by the dispatcher's task, which also reserves; the drop books what the attempt took.
@@ -243,7 +243,7 @@ pub(super) struct EndedAttempt {
     pub(super) rows: Vec<PendingRequest>,
     /// Dropped by the dispatcher's task, which also reserves; the drop books what the attempt took.
     pub(super) reservation: Reservation,
-    /// The attempt beside it, which did not count.
+    /// The second attempt of the same request, or the first if the second one counted.
     pub(super) other: Option<Attempt>,
 }
 
@@ -270,7 +270,7 @@ impl EndedAttempt {
 
 /// How an attempt ended.
 pub(super) enum AttemptResult {
-    /// It was answered: what each row got, and what all together used.
+    /// It was answered: the share of each row, and the tokens that all rows together used, or `None` if not known.
     Paid {
         shares: Vec<AnswerShare>,
         tokens: Option<Tokens>,
@@ -282,7 +282,7 @@ pub(super) enum AttemptResult {
     Failed(Failure),
 }
 
-/// What a row got from an answer, or `None` if there was nothing for it.
+/// The part of an answer that is for one row, or `None` if there is none.
 pub(super) type AnswerShare = Option<Box<Paid>>;
 
 /// Splits an answer among its rows.

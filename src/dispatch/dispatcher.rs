@@ -1,4 +1,5 @@
-//! The dispatcher's task: sends what is ready and handles what comes back.
+//! The dispatcher of a provider: one task that sends requests as admission and the budget allow, and takes in the
+//! attempts that end. What follows from an ended attempt is decided in `results`.
 
 use std::cell::OnceCell;
 use std::collections::{BinaryHeap, VecDeque};
@@ -29,13 +30,14 @@ use crate::ident::{Spend, StepId};
 use crate::tokens::Meter;
 use crate::tokens::tokenizer::Encoding;
 
-/// Number of refusals without an answer between them that may concern the run.
+/// Number of refusals in a row, without an answer between them, after which a health probe tests whether everything is
+/// refused.
 pub(super) const SAME_REFUSALS: usize = 20;
-/// Time that a row waits for others to go with it.
+/// Time that a row waits for others to be sent in the same request.
 const LINGER: Duration = Duration::from_millis(20);
-/// Time with nothing else to send after which refusals are taken for the rows' own.
+/// Time without any other row to send after which refused rows fail, since no answer to another row can show the cause.
 const REFUSED_REST: Duration = Duration::from_millis(250);
-/// Time until the budget is checked again for what requests in flight left of it.
+/// Time until the budget is checked again: a request in flight may cost less than was reserved for it.
 const BUDGET_LOOK: Duration = Duration::from_millis(20);
 
 /// One provider's dispatcher.
@@ -44,7 +46,7 @@ pub struct Dispatcher<A: RequestSender> {
     pub(super) policy: RetryPolicy,
     pub(super) admission: Admission,
     pub(super) meter: Meter,
-    /// The encoding of the model, once tokens matter.
+    /// The tokenizer encoding of the model, looked up when tokens are first counted; `None` in it if it is not known.
     encoding: OnceCell<Option<Encoding>>,
     pub(super) retries: RetryBudget,
     pub(super) jitter: Jitter,
@@ -66,11 +68,11 @@ pub struct Dispatcher<A: RequestSender> {
     pub(super) refused: Vec<(PendingRequest, Failure, u64)>,
     /// Whether everything was found to be refused. A row that is refused after that counts as not sent.
     pub(super) refuses_all: bool,
-    /// Refusals since the last answer.
+    /// Number of refusals since the last answer.
     pub(super) refusals_in_a_row: usize,
     /// Number of refusals in a row after which a harmless question tests whether everything is refused.
     pub(super) refusals_looked_at: usize,
-    /// When refusals are taken for the rows' own, if there is nothing else to send.
+    /// When the rows in `refused` fail, if there is nothing else to send until then.
     refusals_final_at: Option<Instant>,
     /// Whether the provider answered a row in this run.
     pub(super) has_answered: bool,
@@ -209,8 +211,9 @@ impl<A: RequestSender> Dispatcher<A> {
         }
     }
 
-    /// Takes an attempt that has ended, and all others that have by now. It yields once before that, so that attempts
-    /// whose responses have come in end together; then the next ones are sent together, and one write records them all.
+    /// Handles an attempt that has ended, and all others that have ended by now. Other tasks run first, so that
+    /// attempts whose responses have arrived end together; then the next requests are sent together, and one write
+    /// records them.
     async fn take_results(&mut self, result: Result<EndedAttempt, JoinError>) -> Result<(), Gone> {
         yield_to_ready_tasks().await;
         self.take_result(result).await?;
@@ -270,7 +273,7 @@ impl<A: RequestSender> Dispatcher<A> {
     fn send_ready(&mut self) -> Option<Instant> {
         let now = clock::now();
         let mut next_due = None;
-        // Rows that went together are due together, and count as one retry.
+        // Rows that were sent in one request are due at the same time, and count as one retry.
         let mut spent_for = None;
         while let Some(due) = self.due.peek() {
             if due.at > now {
@@ -295,7 +298,7 @@ impl<A: RequestSender> Dispatcher<A> {
             self.health_probe = HealthProbe::Due;
         }
         let rests = !self.refused.is_empty() && self.is_at_rest();
-        // More rows may be on their way.
+        // More rows may arrive, and an answer to one of them would decide about the refusals.
         self.refusals_final_at = rests.then(|| self.refusals_final_at.unwrap_or(now + REFUSED_REST));
         self.linger = None;
         let held = self.send_second_attempts(now);
@@ -314,12 +317,14 @@ impl<A: RequestSender> Dispatcher<A> {
         [straggler, next_due, waiting.map(|(_, at)| at), probe, self.linger, rest].into_iter().flatten().min()
     }
 
+    /// Sends ready rows until admission, the budget or a health probe holds them back. Returns what holds them back and
+    /// until when, if that is known.
     fn send_while_admitted(&mut self, now: Instant) -> Option<(Waiting, Instant)> {
         let counts_tokens = self.admission.counts_tokens();
         while !self.is_stopped {
             let is_open = self.admission.health(now) != Health::Up;
             let front = self.ready.front();
-            // Rows that failed since the last answer may themselves be the trouble.
+            // Rows that failed since the last answer may be the cause, so they are no good test of the provider.
             let is_suspect = front.is_some_and(|pending| self.admission.suspects(pending.request.cell));
             if is_open && is_suspect && self.health_probe == HealthProbe::None && !self.io.has_fallback {
                 self.health_probe = HealthProbe::Due;
@@ -335,7 +340,7 @@ impl<A: RequestSender> Dispatcher<A> {
                 self.linger = Some(until);
                 return None;
             }
-            // The cost is found by reading the rows, so it is not looked for before one could go.
+            // The cost takes reading the rows, so it is determined only when a request could be sent.
             if self.admission.may_send(now) == Err(NotAdmitted::WhenOneEnds) {
                 return None;
             }
@@ -398,7 +403,8 @@ impl<A: RequestSender> Dispatcher<A> {
         None
     }
 
-    /// Number of rows at the front that go together, and when to look again if more should go with them.
+    /// Returns the number of rows at the front that go into one request, and until when to wait for more rows in it, or
+    /// `None` if it need not wait.
     fn group(&mut self, now: Instant) -> (usize, Option<Instant>) {
         let group = self.request_batcher.group(&self.ready);
         let is_growing = group == self.ready.len() && !self.request_batcher.is_full(group);
@@ -409,7 +415,7 @@ impl<A: RequestSender> Dispatcher<A> {
         (group, (!is_alone && until > now).then_some(until))
     }
 
-    /// Tokens that the first `group` ready rows are expected to take.
+    /// Returns the tokens that the first `group` ready rows are expected to take.
     fn cost(&mut self, group: usize) -> Cost {
         let encoding = *self.encoding.get_or_init(|| Encoding::of(self.client.endpoint.model()));
         let mut cost = Cost::default();
@@ -442,7 +448,8 @@ impl<A: RequestSender> Dispatcher<A> {
         self.io.account.reserve(worst)
     }
 
-    /// Fails rows that were refused once no other request is left whose answer could decide: it was their own fault.
+    /// Fails the refused rows when their time is over and no answer to another row can decide: the refusals were their
+    /// own.
     async fn fail_refused_if_idle(&mut self) -> Result<(), Gone> {
         match self.refusals_final_at {
             Some(at) if at <= clock::now() && self.health_probe == HealthProbe::None => {
@@ -554,11 +561,11 @@ impl<A: RequestSender> Drop for Dispatcher<A> {
 /// The other end of a channel is gone.
 pub(super) struct Gone;
 
-/// Lets other tasks that are ready run first. Unlike `yield_now` it does not look for news from the network as well.
+/// Lets other tasks that are ready run first. Unlike `yield_now` it does not check the network first.
 async fn yield_to_ready_tasks() {
-    let mut has_stood = false;
+    let mut has_yielded = false;
     poll_fn(|context| {
-        if std::mem::replace(&mut has_stood, true) {
+        if std::mem::replace(&mut has_yielded, true) {
             return Poll::Ready(());
         }
         context.waker().wake_by_ref();

@@ -1,4 +1,5 @@
-//! What happens to rows whose attempt has ended.
+//! Handles attempts that have ended: hands their rows back with a result, sends them again, or waits for what shows
+//! whether the row, the provider or the run is to blame for a failure.
 
 use std::time::Duration;
 
@@ -16,7 +17,8 @@ use crate::fault::{Class, Failure, Policy};
 use crate::ident::Tokens;
 use crate::wire::Limits;
 
-/// Number of refusals after which the rows may be what is refused, if no others are left.
+/// Number of times that a row is throttled after which the row itself may be what is refused, if every row that is left
+/// has been throttled as often.
 const STUCK_AFTER: u32 = 2;
 
 /// Time between two reports that nothing is answered.
@@ -123,7 +125,7 @@ impl<A: RequestSender> Dispatcher<A> {
         }
     }
 
-    /// Gives each row what an answer had for it.
+    /// Gives each row its share of an answer. Rows for which it has none are retried.
     async fn distribute_answer(
         &mut self,
         rows: Vec<PendingRequest>,
@@ -179,7 +181,7 @@ impl<A: RequestSender> Dispatcher<A> {
         let counts = self.admission.response_counts();
         for pending in &mut rows {
             pending.is_suspect = false;
-            pending.attempts -= 1;
+            pending.take_back_attempt();
             pending.refused_at = Some(counts);
             pending.throttled += 1;
         }
@@ -189,7 +191,7 @@ impl<A: RequestSender> Dispatcher<A> {
                 if is_own {
                     pending.refusals += 1;
                 } else {
-                    // The refusal may yet turn out to be the provider's trouble.
+                    // The refusal is taken back if it turns out to be the provider's trouble.
                     pending.note_refusal(generation);
                 }
             }
@@ -233,7 +235,8 @@ impl<A: RequestSender> Dispatcher<A> {
         }
         match blame {
             Blame::Row | Blame::Request => {
-                // One of the rows may be what the provider cannot process: they go on in halves, at last alone.
+                // The provider may be unable to process one of the rows: they are sent again in halves, and in the end
+                // alone.
                 let half = if is_last_but_one { 1 } else { rows.len().div_ceil(2) };
                 rows.iter_mut().for_each(|pending| pending.together = half);
                 self.retry(rows, &failure, false).await
@@ -268,7 +271,7 @@ impl<A: RequestSender> Dispatcher<A> {
         let half = rows.len().div_ceil(2);
         for mut pending in rows.into_iter().rev() {
             pending.together = half;
-            pending.attempts -= 1;
+            pending.take_back_attempt();
             self.ready.push_front(pending);
         }
     }
@@ -302,7 +305,7 @@ impl<A: RequestSender> Dispatcher<A> {
                 self.fail_refused().await?;
                 self.admission.answered(ticket, None, limits, now);
                 self.admission.mark_healthy(now);
-                // The provider answers, so that it is the rows refused several times that it refuses.
+                // The provider answers, so rows that it has refused several times are themselves suspect.
                 let mut due = std::mem::take(&mut self.due).into_vec();
                 let pending = self.ready.iter_mut().chain(due.iter_mut().map(|due| &mut due.pending));
                 let stuck = pending.filter(|pending| pending.throttled >= STUCK_AFTER);
@@ -415,7 +418,7 @@ impl<A: RequestSender> Dispatcher<A> {
         Ok(())
     }
 
-    /// Ends the doubt about rows: the provider answers, so that their last attempt has failed.
+    /// Retries the doubted rows. The provider answers, so their last attempt counts as failed.
     async fn resolve_doubted(&mut self) -> Result<(), Gone> {
         for (pending, failure) in std::mem::take(&mut self.doubted) {
             self.retry(vec![pending], &failure, false).await?;
@@ -423,7 +426,8 @@ impl<A: RequestSender> Dispatcher<A> {
         Ok(())
     }
 
-    /// Gives rows back the attempts with which the provider's trouble began.
+    /// Gives rows back the attempts that failed in this generation of admission, since the provider's trouble made them
+    /// fail. Doubted rows become ready again.
     fn refund(&mut self, generation: u64) {
         for (mut pending, _) in std::mem::take(&mut self.doubted) {
             pending.attempts = pending.attempts.saturating_sub(1);
@@ -435,8 +439,8 @@ impl<A: RequestSender> Dispatcher<A> {
         self.due = due.into();
     }
 
-    /// Puts rows behind those that are ready, after a failure that they do not pay for. Otherwise a row that the
-    /// provider cannot process could be its only probe.
+    /// Puts rows behind those that are ready, after a failure that does not count as their attempt. In front, a row
+    /// that the provider cannot process could be the only one that tests it. If `blame` is the run, the run ends.
     async fn requeue(
         &mut self,
         rows: Vec<PendingRequest>,
@@ -496,7 +500,7 @@ impl<A: RequestSender> Dispatcher<A> {
         Ok(())
     }
 
-    /// Ends rows that were sent together without a result: the first has the verdict, the others count as not sent.
+    /// Hands back rows of one request that has no result: the first gets the verdict, the others count as not sent.
     async fn abandon(&mut self, rows: Vec<PendingRequest>, verdict: Verdict) -> Result<(), Gone> {
         let mut verdict = Some(verdict);
         for pending in rows {

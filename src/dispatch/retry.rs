@@ -12,7 +12,7 @@ use crate::executor::Request;
 use crate::fault::{Class, Failure};
 use crate::tokens::tokenizer::Encoding;
 
-/// How often a row gets its attempts back after outages: it is not sent for ever.
+/// Number of times that a row gets its attempts back after outages, so that it is not sent for ever.
 const MOST_REFUNDS: u32 = 3;
 /// The most attempts of a row that do not count because its provider fails most requests.
 const MAX_EXCUSED: u32 = 20;
@@ -22,11 +22,11 @@ const MAX_EXCUSED: u32 = 20;
 pub(super) struct PendingRequest {
     pub(super) request: Request,
     pub(super) attempts: u32,
-    /// Second attempts beside those.
+    /// Number of second attempts that were sent beside `attempts`.
     pub(super) second_attempts: u32,
     /// Generation of the provider's last pause, and failed attempts since then.
     failures: (u64, u32),
-    /// How often such attempts may still be given back.
+    /// Number of times that failed attempts may still be given back.
     refunds: u32,
     /// Attempts in a brownout that did not count.
     excused: u32,
@@ -37,8 +37,8 @@ pub(super) struct PendingRequest {
     /// Whether it was refused several times and a harmless question was answered since.
     pub(super) is_suspect: bool,
     /// Generation of the provider's last pause, and the request's own refusals since then.
-    note_refusal: (u64, u32),
-    /// The provider's answers and refusals when this request was last refused.
+    own_refusals: (u64, u32),
+    /// The provider's counts of answers and refusals when this request was last refused.
     pub(super) refused_at: Option<ResponseCounts>,
     /// Why its last answer could not be read. If the next one fails in the same way, so would all others.
     unreadable: Option<String>,
@@ -49,7 +49,7 @@ pub(super) struct PendingRequest {
     /// Tokens of the prompt, once they were needed; `Some(None)` if they cannot be counted.
     counted: Option<Option<f64>>,
     delays: ExponentialBackoff,
-    /// The most rows that may go together with it, itself included.
+    /// Maximum number of rows in the request that it is sent in, itself included.
     pub(super) together: usize,
     /// When it arrived.
     pub(super) since: Instant,
@@ -79,7 +79,7 @@ impl PendingRequest {
             refusals: 0,
             throttled: 0,
             is_suspect: false,
-            note_refusal: (0, 0),
+            own_refusals: (0, 0),
             refused_at: None,
             unreadable: None,
             delay: policy.min_backoff,
@@ -101,7 +101,7 @@ impl PendingRequest {
         })
     }
 
-    /// Number of attempts sent for it, second ones included, as far as they count.
+    /// Returns the number of attempts that count, second attempts included.
     pub(super) fn sent(&self) -> u32 {
         self.attempts.saturating_add(self.second_attempts)
     }
@@ -114,30 +114,35 @@ impl PendingRequest {
 
     /// Counts a refusal, while others were answered, in this generation of admission.
     pub(super) fn note_refusal(&mut self, generation: u64) {
-        let (before, refusals) = self.note_refusal;
-        self.note_refusal = (generation, if before == generation { refusals + 1 } else { 1 });
+        let (before, refusals) = self.own_refusals;
+        self.own_refusals = (generation, if before == generation { refusals + 1 } else { 1 });
         self.refusals += 1;
     }
 
-    /// Takes back an attempt that failed in a brownout, if that is still allowed. Returns whether it was.
+    /// Takes back the last attempt: it does not count.
+    pub(super) fn take_back_attempt(&mut self) {
+        self.attempts = self.attempts.saturating_sub(1);
+    }
+
+    /// Takes back an attempt that failed in a brownout, unless [`MAX_EXCUSED`] were taken back. Returns whether it did.
     pub(super) fn excuse(&mut self) -> bool {
         let is_excused = self.excused < MAX_EXCUSED;
         if is_excused {
             self.excused += 1;
-            self.attempts = self.attempts.saturating_sub(1);
+            self.take_back_attempt();
         }
         is_excused
     }
 
     /// Gives the row its attempts of this generation back, since the provider's trouble made them fail.
     pub(super) fn refund(&mut self, generation: u64) {
-        let (note_refusal, refusals) = self.note_refusal;
-        if note_refusal == generation {
+        let (refused_in, refusals) = self.own_refusals;
+        if refused_in == generation {
             self.refusals = self.refusals.saturating_sub(refusals);
-            self.note_refusal = (generation, 0);
+            self.own_refusals = (generation, 0);
         }
-        let (note_failure, failures) = self.failures;
-        if note_failure == generation && failures > 0 && self.refunds > 0 {
+        let (failed_in, failures) = self.failures;
+        if failed_in == generation && failures > 0 && self.refunds > 0 {
             self.attempts -= failures.min(self.attempts);
             self.failures = (generation, 0);
             self.refunds -= 1;
@@ -196,6 +201,7 @@ impl PendingRequest {
 #[derive(Debug)]
 pub(super) struct DueRetry {
     pub(super) at: Instant,
+    /// Number of the retry in the order of scheduling; among retries due at one time the lowest comes first.
     pub(super) order: u64,
     pub(super) pending: PendingRequest,
 }

@@ -27,7 +27,7 @@ const MAX_SLOWDOWN: f64 = 1.5;
 /// Time until a straggler that cannot have its second attempt is looked at again.
 const AGAIN: Duration = Duration::from_millis(250);
 
-/// What was granted to a second attempt.
+/// The admission ticket and the budget reservation of a second attempt.
 #[derive(Debug)]
 pub(super) struct Second {
     pub(super) ticket: Ticket,
@@ -58,6 +58,7 @@ pub(super) struct Stragglers {
     with_second: u32,
     /// The highest ticket number of a request that was answered.
     newest_answered: u64,
+    /// When to look for stragglers again; `None` without requests in flight.
     look_at: Option<Instant>,
 }
 
@@ -259,17 +260,17 @@ mod tests {
         Duration::from_secs_f64(seconds)
     }
 
-    struct SentRow {
+    struct Rehearsal {
         stragglers: Stragglers,
         receivers: Vec<oneshot::Receiver<Second>>,
         start: Instant,
         number: u64,
     }
 
-    impl SentRow {
+    impl Rehearsal {
         fn new(share: f64) -> Self {
             let stragglers = Stragglers::new(share);
-            SentRow { stragglers, receivers: Vec::new(), start: clock::now(), number: 0 }
+            Rehearsal { stragglers, receivers: Vec::new(), start: clock::now(), number: 0 }
         }
 
         fn send(&mut self, at: f64) -> u64 {
@@ -312,7 +313,7 @@ mod tests {
 
     #[test]
     fn a_straggler_is_eight_times_as_old_as_the_slowest_hundredth() {
-        let mut sent = SentRow::new(0.01);
+        let mut sent = Rehearsal::new(0.01);
         let straggler = sent.send(0.0);
         for _ in 0..200 {
             sent.exchange(1.0, 2.0);
@@ -332,7 +333,7 @@ mod tests {
 
     #[test]
     fn no_straggler_is_found_in_a_step_with_few_answers() {
-        let mut sent = SentRow::new(0.01);
+        let mut sent = Rehearsal::new(0.01);
         sent.send(0.0);
         for _ in 1..MIN_LATENCIES {
             sent.exchange(0.0, 0.1);
@@ -344,7 +345,7 @@ mod tests {
 
     #[test]
     fn a_share_of_the_requests_are_second_attempts_at_most() {
-        let mut sent = SentRow::new(0.01);
+        let mut sent = Rehearsal::new(0.01);
         for _ in 0..6 {
             sent.send(0.0);
         }
@@ -356,7 +357,7 @@ mod tests {
             sent.give(number);
         }
         assert_eq!(sent.found(20.0), None, "1 % of 400");
-        let mut off = SentRow::new(0.0);
+        let mut off = Rehearsal::new(0.0);
         off.send(0.0);
         for _ in 0..100 {
             off.exchange(0.0, 0.1);
@@ -366,7 +367,7 @@ mod tests {
 
     #[test]
     fn a_provider_that_answers_nobody_or_slows_down_gets_no_more() {
-        let mut sent = SentRow::new(1.0);
+        let mut sent = Rehearsal::new(1.0);
         for _ in 0..200 {
             sent.exchange(0.0, 0.1);
         }

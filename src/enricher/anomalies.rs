@@ -1,5 +1,5 @@
-//! The shares of unusual outcomes among the newest of a step. A run whose answers make little sense is stopped, with
-//! samples of them.
+//! Watches the share of unusual outcomes among the newest outcomes of each step. A run whose answers make little sense
+//! is stopped, and samples of the answers are shown.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -12,9 +12,9 @@ use crate::rows::{Outcome, RowResult};
 
 /// Number of samples that are shown.
 const SAMPLES: usize = 3;
-/// Most characters of a sample's text.
+/// Maximum number of characters of a sample's text.
 const SAMPLE_CHARS: usize = 120;
-/// Smallest number of outcomes that is judged at the end of a run with fewer than the window holds.
+/// Smallest number of outcomes that is judged at the end of a run whose window is not full.
 const FEWEST: usize = 50;
 /// Standard deviations of a one-sided interval of 95 %.
 const Z: f64 = 1.645;
@@ -36,7 +36,6 @@ impl Sign {
     fn of(settled: &RowResult, form: &Form) -> Option<Sign> {
         match &settled.outcome {
             Outcome::Failed(failure) => match failure.class.unusual()? {
-                // Free text that was cut before it began is empty.
                 Unusual::Cut if matches!(form, Form::Text) => Some(Sign::Empty),
                 Unusual::Cut => Some(Sign::Cut),
                 Unusual::Empty => Some(Sign::Empty),
@@ -88,13 +87,13 @@ pub struct Anomaly {
     pub count: usize,
     /// Number of newest outcomes that were counted.
     pub of: usize,
-    /// What happened to them, in words.
+    /// What happened to the rows, in words.
     pub what: &'static str,
     /// The key of the job file that sets the bound.
     pub key: &'static str,
     /// The bound, as a share.
     pub most: f64,
-    /// The newest of them: the row, and the text of its answer or error.
+    /// The newest outcomes of the kind: the row, and the text of its answer or error.
     pub samples: Vec<(RowKey, String)>,
 }
 
@@ -146,8 +145,8 @@ impl Watch {
         (self.newest.len() == reach && is_too_many).then(|| self.anomaly(sign))
     }
 
-    /// Returns the anomaly of a run that ends with fewer outcomes than the window holds, if the share of a kind is too
-    /// large to be chance.
+    /// Returns the anomaly of a run that ends before its window is full, if the share of a kind is too large to be
+    /// chance.
     pub(super) fn at_the_end(&self) -> Option<Anomaly> {
         let of = self.newest.len();
         let is_short = (FEWEST..self.bounds.rows as usize).contains(&of);

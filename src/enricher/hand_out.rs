@@ -25,7 +25,7 @@ use crate::rows::Outcome;
 
 /// Number of outcomes that are settled in one go before the enricher takes in replies again.
 const SETTLED_AT_ONCE: usize = 1_024;
-/// Number of requests waiting for room at a provider from which no more rows of a step with routes are handed out.
+/// Number of requests waiting for room at a provider, above which no more rows of a step with routes are handed out.
 const MOST_WAITING: usize = 1_024;
 
 /// Result of handing out a row.
@@ -88,7 +88,7 @@ impl Enricher {
         if self.sends_left == Some(0) && self.ledger.handed_out() == 0 && settled == 0 {
             self.halt(Stop::MaxRows);
         }
-        // A full window delays nothing while as many requests as allowed are in flight.
+        // While as many requests as allowed are in flight, a full window is not what holds the run back.
         let is_idle = is_short_of_rows && self.ledger.handed_out() < self.places;
         let hold = if is_idle { self.ledger.hold() } else { None };
         if hold != self.hold {
@@ -116,7 +116,7 @@ impl Enricher {
         Handed::Sent
     }
 
-    /// Stops the run if rows are left whose providers are all ruled out.
+    /// Stops the run if a row is left whose providers are all ruled out.
     fn stop_where_nobody_is_left(&mut self) {
         if self.stop.is_some() || !self.providers.iter().any(|provider| provider.out.is_some()) {
             return;

@@ -161,8 +161,10 @@ fn given(steps: &[CompiledStep], batch: &OpenBatch, step: usize, row: u32) -> Re
 /// Whether a row meets the condition.
 fn holds(when: &When, steps: &[CompiledStep], batch: &OpenBatch, row: u32) -> Result<bool, Failure> {
     let wrong = |message: String| {
-        let text =
-            format!("the condition {:?} cannot be evaluated for the row: {message}", when.condition.written());
+        let text = format!(
+            "the condition {:?} cannot be evaluated for the row: {message}",
+            when.condition.written()
+        );
         Failure::new(Class::Template, text)
     };
     let (rows, at) = batch.locate(row);

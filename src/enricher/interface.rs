@@ -200,10 +200,10 @@ impl Enricher {
     }
 
     /// Counts outcomes of a batch that the target does not take, by step, as errors.
-    pub fn refused(&mut self, turned: &[ConstraintErrors]) {
+    pub fn count_constraint_errors(&mut self, turned: &[ConstraintErrors]) {
         for (step, turned) in turned.iter().enumerate() {
             let Some(failure) = &turned.example else { continue };
-            self.voice.say(&Event::Refused { answers: turned.answers, skipped: turned.skipped });
+            self.voice.say(&Event::ConstraintsBroken { answers: turned.answers, skipped: turned.skipped });
             if let Some(errors) = self.error_rates[step].turn(turned.answers, failure) {
                 self.halt(Stop::Errors(errors));
             }
@@ -324,7 +324,7 @@ impl Enricher {
         self.ledger.is_complete()
     }
 
-    /// Returns the anomaly of a run that ends with fewer outcomes than its window holds, if there is one.
+    /// Returns the anomaly of a run that ends before the window of an anomaly is full, if there is one.
     pub(crate) fn anomaly_at_the_end(&self) -> Option<Anomaly> {
         self.watches.iter().find_map(Watch::at_the_end)
     }

@@ -1,4 +1,5 @@
-//! From a response, or a record of it in a journal, to the outcome of a row. Nothing here sends, journals or settles.
+//! Judges a response, or its record in a journal: it gives the row its outcome, or the row is sent again. Nothing here
+//! sends, journals or settles.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,9 +16,9 @@ use crate::panics;
 use crate::prompt::Question;
 use crate::rows::{Outcome, RowResult};
 use crate::wire::ChatResponse;
-
 use crate::wording::counted;
-/// What is known of a row before a request is sent.
+
+/// What is known about a row before a request is sent.
 pub(super) enum PriorState {
     /// Nothing, or only answers that were not what the step asks for: a request is sent.
     Nothing(Request),
@@ -142,8 +143,7 @@ impl<'a> ResultOrigin<'a> {
             && !self.shared
             && let Some(max_tokens) = step.spec.max_tokens_retry
         {
-            let earlier =
-                Earlier { had_longer_retry: true, repairs: self.earlier.repairs, ..self.with_this(&facts) };
+            let earlier = Earlier { had_longer_retry: true, ..self.with_this(&facts) };
             return Judged::Again(Again { how: How::Longer(max_tokens), earlier });
         }
         let text = match answer {
@@ -158,6 +158,7 @@ impl<'a> ResultOrigin<'a> {
             }
             Ok(Answer::Invalid { text, complaint, .. }) if self.earlier.repairs < step.spec.max_repairs => {
                 let earlier = self.with_this(&facts);
+                let earlier = Earlier { repairs: earlier.repairs + 1, ..earlier };
                 return Judged::Again(Again { how: How::Repaired { answer: text, complaint }, earlier });
             }
             Ok(Answer::Invalid { text, mistake, .. }) => {
@@ -172,10 +173,11 @@ impl<'a> ResultOrigin<'a> {
         Judged::Settled(Box::new(settled))
     }
 
+    /// Returns the earlier answers with this one added.
     fn with_this(&self, facts: &decode::ResponseMetadata) -> Earlier {
         Earlier {
             answers: self.earlier.answers + 1,
-            repairs: self.earlier.repairs + 1,
+            repairs: self.earlier.repairs,
             had_longer_retry: self.earlier.had_longer_retry,
             first: self.earlier.first.or(Some(self.fingerprint)),
             attempts: self.attempts + self.earlier.attempts,

@@ -60,7 +60,7 @@ impl Enricher {
                                 self.judge(&mut kept, WithheldRefusal::Known(cell, settled, failure));
                             } else {
                                 let released = self.probations[cell.step.index()].end();
-                                self.hold_back_all(&mut kept, released);
+                                self.settle_released(&mut kept, released);
                                 self.share(cell, route, first, &shared);
                                 self.settle(cell, *settled, event::Origin::Request);
                             }
@@ -189,8 +189,8 @@ impl Enricher {
         }
     }
 
-    /// Gives the failure of a paid answer to the rows that wait for it, if it would recur and is not the provider's
-    /// doing. Else they send their own requests.
+    /// Gives the failure of a paid answer to the rows that wait for the answer, if another request would fail in the
+    /// same way and the provider is not to blame. Else they send their own requests.
     fn share_failure(&mut self, cell: Cell, shared: &SharedAnswer, failure: &Failure) {
         if !is_terminal(failure.class) || !self.probations[cell.step.index()].is_over() {
             self.unshare(cell);
@@ -219,7 +219,8 @@ impl Enricher {
         }
     }
 
-    /// Takes a row back as if it had not been sent. It leaves the row limit and may be sent again in this run.
+    /// Takes a row back as if it had not been sent. It no longer counts toward the row limit, and may be sent again in
+    /// this run.
     pub(super) fn give_back(&mut self, cell: Cell) {
         self.put_back(cell);
         if let Some(left) = self.sends_left.as_mut().filter(|_| cell.step == StepId::FIRST) {
@@ -238,7 +239,7 @@ impl Enricher {
         let held: Vec<WithheldRefusal> = self.probations.iter_mut().flat_map(Probation::release).collect();
         if matches!(self.stop, None | Some(Stop::MaxRows)) {
             let mut kept = PendingOutcomes::new();
-            self.hold_back_all(&mut kept, held);
+            self.settle_released(&mut kept, held);
             self.write_down(kept);
         } else {
             for held in &held {
@@ -252,12 +253,14 @@ impl Enricher {
     pub(super) fn judge(&mut self, kept: &mut PendingOutcomes, held: WithheldRefusal) {
         match self.probations[held.cell().step.index()].refused(held) {
             Judgement::Hold => {}
-            Judgement::Release(released) => self.hold_back_all(kept, released),
+            Judgement::Release(released) => self.settle_released(kept, released),
             Judgement::Stop(held) => self.refuse_all(&held),
         }
     }
 
-    pub(super) fn hold_back_all(&mut self, kept: &mut PendingOutcomes, released: Vec<WithheldRefusal>) {
+    /// Settles rows whose refusals are no longer withheld. Outcomes that are not in a journal yet are added to `kept`
+    /// instead, and are settled when they are written.
+    pub(super) fn settle_released(&mut self, kept: &mut PendingOutcomes, released: Vec<WithheldRefusal>) {
         for held in released {
             match held {
                 WithheldRefusal::Known(cell, settled, _) => {
@@ -296,6 +299,7 @@ impl Enricher {
         }
     }
 
+    /// Stops the run because the first rows of a step were all refused. The rows count as not sent.
     pub(super) fn refuse_all(&mut self, held: &[WithheldRefusal]) {
         for held in held {
             self.put_back(held.cell());
@@ -323,6 +327,8 @@ impl Enricher {
         self.halt(Stop::Provider { provider, failure });
     }
 
+    /// Puts the outcome of a row into its batch and reports it. Stops the run if it completes an anomaly or too many
+    /// errors.
     pub(super) fn settle(&mut self, cell: Cell, mut settled: RowResult, origin: event::Origin) {
         if settled.fingerprint.is_some() {
             settled.template = Some(Arc::clone(&self.steps[cell.step.index()].template));

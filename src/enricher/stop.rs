@@ -48,7 +48,9 @@ impl Stop {
         match self {
             Stop::Anomaly(anomaly) => Some(anomaly.to_string()),
             Stop::Errors(errors) => Some(errors.to_string()),
-            Stop::Provider { .. } | Stop::Budget(_) | Stop::Journal(_) | Stop::MaxRows | Stop::Requested => None,
+            Stop::Provider { .. } | Stop::Budget(_) | Stop::Journal(_) | Stop::MaxRows | Stop::Requested => {
+                None
+            }
         }
     }
 

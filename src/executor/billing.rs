@@ -16,7 +16,7 @@ use crate::transport::Paid;
 
 /// Bytes around a schema, in whatever form it is sent.
 const AROUND_SCHEMA: usize = 300;
-/// A usage above both this multiple of the request's worst case and this number of tokens is not believed.
+/// A usage above both this multiple of the request's worst case and [`LEAST_IMPLAUSIBLE`] tokens is not believed.
 const IMPLAUSIBLE: u64 = 20;
 const LEAST_IMPLAUSIBLE: u64 = 1_000_000;
 
@@ -104,10 +104,10 @@ impl Billing {
         }
     }
 
-    /// What an answer took; the worst case if neither the provider nor the price list says.
+    /// Returns what an answer took: as the provider states it, else by the prices, else the worst case.
     fn spend(&self, paid: &Paid, worst: Spend) -> Spend {
         let facts = decode::facts(&paid.response);
-        // A usage beyond all that the request can have used is no count.
+        // A usage far above anything that the request can have used is an error of the provider.
         let most = worst.tokens.saturating_mul(IMPLAUSIBLE).max(LEAST_IMPLAUSIBLE);
         let used = facts.tokens.filter(|tokens| worst.tokens == 0 || tokens.total() <= most);
         let tokens = used.map_or(worst.tokens, Tokens::total);
@@ -116,7 +116,7 @@ impl Billing {
     }
 }
 
-/// Bytes of further body fields.
+/// Returns the bytes of further fields of a request body.
 fn length_of(fields: &Map<String, Value>) -> usize {
     if fields.is_empty() { 0 } else { Value::Object(fields.clone()).to_string().len() }
 }

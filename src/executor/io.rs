@@ -1,4 +1,4 @@
-//! What connects an executor to the enricher.
+//! The channels and shared state that connect an executor to the enricher.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::budget::Account;
 use crate::clock::Jitter;
 use crate::event::Voice;
 
-/// What connects an executor to the enricher.
+/// The channels and shared state that connect an executor to the enricher.
 #[derive(Debug)]
 pub struct ExecutorIo {
     /// Index of the executor's provider, which its replies carry.
@@ -23,7 +23,7 @@ pub struct ExecutorIo {
     pub mode: watch::Receiver<Mode>,
     /// Notified when the executor can take more rows.
     pub capacity_freed: Arc<Notify>,
-    /// Whether the provider takes rows, as shown to those who can use another one.
+    /// Whether the provider takes rows, as reported to the enricher.
     pub health: ProviderHealth,
     /// Number of rows that the executor keeps ready.
     pub capacity: usize,

@@ -1,4 +1,4 @@
-//! What the enricher and its executors share: requests and replies, and the books of what requests cost.
+//! What the enricher and its executors share: requests, replies, the health of providers, and the billing of requests.
 //!
 //! An executor takes requests from its inbox and returns each of them exactly once: paid and in the journal, failed, or
 //! unsent. `dispatch` is the online executor. An executor does not judge answers, and knows neither

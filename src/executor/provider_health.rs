@@ -1,4 +1,4 @@
-//! Whether a provider takes rows, as its executor shows it to those who can use another provider.
+//! Whether a provider takes rows. Its executor reports it, and the enricher sends rows to another provider accordingly.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -35,7 +35,7 @@ impl ProviderHealth {
 
     /// Gives the reservation back because there was no row: the provider still wants one.
     pub fn release_probe(&self) {
-        // A state that was reported meanwhile counts more.
+        // A state that was reported in the meantime stays.
         let _ = self.0.compare_exchange(DOWN, WANTS_PROBE, Ordering::AcqRel, Ordering::Acquire);
     }
 

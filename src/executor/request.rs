@@ -1,4 +1,4 @@
-//! What goes into an executor and what comes out of it.
+//! The requests that an executor takes and the replies that it returns.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,11 +17,11 @@ pub struct Request {
     pub cell: Cell,
     /// The messages to send, with their fingerprint.
     pub question: Arc<Question>,
-    /// The parameters that go with it.
+    /// The parameters of the request.
     pub params: Arc<Params>,
     /// Time for all attempts together.
     pub deadline: Duration,
-    /// Where the answer is kept.
+    /// Where the answer is recorded before it is reported.
     pub receipt: Receipt,
     /// Index of the provider list that it follows: 0 for the step's own list, n for that of its nth route.
     pub route: usize,
@@ -38,7 +38,7 @@ pub struct Request {
 pub struct Earlier {
     /// Number of answers.
     pub answers: u32,
-    /// Number of answers after which the row was asked to repair its answer.
+    /// Number of times that an invalid answer was sent back to the model for repair.
     pub repairs: u32,
     /// Whether one of them was cut off by `max_tokens` and the row was sent again with a higher limit.
     pub had_longer_retry: bool,
@@ -85,7 +85,7 @@ impl Request {
     }
 }
 
-/// Where the answer to a request is kept before it is reported.
+/// Where the answer to a request is recorded before it is reported.
 #[derive(Clone, Debug)]
 pub struct Receipt {
     /// The journal of the row's batch.

@@ -48,7 +48,7 @@ pub struct Finding {
 }
 
 /// Checks everything that a run checks before its first request. With `live`, each provider is sent a harmless
-/// question, and one more for an object if a step of it has a schema. Nothing is changed.
+/// question, and a second one that demands an object if one of the provider's steps has a schema. Nothing is changed.
 pub async fn check(job: &Job, live: bool, simulator: Option<&Url>) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut note = |about: &str, result: Result<String, RunError>| {
@@ -244,7 +244,7 @@ pub async fn check(job: &Job, live: bool, simulator: Option<&Url>) -> Vec<Findin
     findings
 }
 
-/// Checks that the files that are to be read are there: those of open batches, and those that no batch holds.
+/// Checks that the files to be read exist: those of open batches, and those that are not planned yet.
 async fn files(job: &Job, mut source: Source) -> Result<String, RunError> {
     let found: Option<Checkpoint<Position>> =
         CheckpointFile::in_folder(&home(job).await?).load().await.ok().flatten();

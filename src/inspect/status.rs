@@ -28,9 +28,9 @@ use crate::table::{Table, TableError, is_delta_table};
 pub struct Status {
     /// Name of the job.
     pub app_id: AppId,
-    /// Who runs the job now, or `None` if nobody does.
+    /// The process that runs the job now, or `None` if there is none.
     pub running: Option<String>,
-    /// Who retries failed rows now, or `None` if nobody does.
+    /// The process that retries failed rows now, or `None` if there is none.
     pub retrying: Option<String>,
     /// Rows of the source that no batch holds, or `None` if they cannot be counted.
     pub source: Option<SourceStatus>,
@@ -243,7 +243,7 @@ pub(super) struct Outlook {
     pub(super) position: Position,
     /// The batches that are planned and not in the target.
     pub(super) open: Vec<PlannedBatch>,
-    /// The pause that keeps runs from it, or `None`.
+    /// The pause that keeps runs from beginning, or `None`.
     pub(super) paused: Option<Paused>,
 }
 
@@ -318,8 +318,8 @@ async fn position_of(
     }
 }
 
-/// Determines how far the source is read from the newest commit of the job. `checkpoint` is the state that made that
-/// necessary.
+/// Determines by the newest commit of the job how far the source is read. `checkpoint` is the state of the checkpoint
+/// that makes this necessary.
 async fn position_from_log(
     table: &Table,
     job: &Job,
@@ -384,7 +384,7 @@ async fn open_batches<P>(
     Ok(batches)
 }
 
-/// Whether a record is more than a response that cannot be read.
+/// Whether a record holds an outcome: a failure, or a response that can be read.
 fn is_outcome(record: &Record) -> bool {
     match &record.outcome {
         RecordedOutcome::Failure(_) => true,

@@ -43,7 +43,7 @@ pub struct Copies {
 #[derive(Debug, Default)]
 struct CopyState {
     open: BTreeMap<BatchId, Followed>,
-    /// Bytes of each batch's file that were copied before this run opened it.
+    /// Number of bytes of each batch's file that were copied before this run opened the file.
     copied: BTreeMap<BatchId, u64>,
     /// Batches whose segments are no longer needed.
     removable_batches: Vec<(Lineage, BatchId)>,
@@ -98,7 +98,8 @@ impl SegmentName {
 }
 
 impl Copies {
-    /// Copies to a folder in a store, as `machine`. A round starts early once `most_bytes` bytes wait to be copied.
+    /// Creates the copying of journals to a folder in an object store. `machine` is the id in the names of the
+    /// segments. A round of copying starts early once `most_bytes` bytes wait to be copied.
     #[must_use]
     pub fn new(objects: Objects, machine: &impl ToString, most_bytes: u64) -> Self {
         let pending = PendingCopies { bytes: Arc::default(), most: most_bytes, urgent: Arc::default() };
@@ -132,8 +133,8 @@ impl Copies {
         }
     }
 
-    /// Marks the segments of no planned batch for removal. To be called when every row that could use them is in
-    /// the table.
+    /// Marks the segments that belong to no planned batch for removal. To be called when every row that could use
+    /// their answers is in the target.
     pub fn discard_stray_answers(&self) {
         let mut state = self.state();
         let stray_answers = std::mem::take(&mut state.stray_answers);
@@ -207,7 +208,7 @@ impl Copies {
         loop {
             let Some(name) = self.state().removable_segments.last().cloned() else { return Ok(()) };
             self.objects.delete(&name).await?;
-            // Others may have been added meanwhile, so it need not be the last one.
+            // Other names may have been added meanwhile, so that this one need not be the last.
             self.state().removable_segments.retain(|removable_segments| *removable_segments != name);
         }
     }
@@ -261,7 +262,7 @@ impl Copies {
         let path = path_of(folder, header.batch);
         let own = segments.iter().filter(|(_, name)| name.machine == self.machine);
         let copied = own.map(|(_, name)| name.end).max().unwrap_or_default();
-        // A file that is shorter, or has its records elsewhere, is not the file that was copied.
+        // A file that is shorter, or whose records end at other offsets, is not the file that was copied.
         let is_other = copied > 0 && !(path.exists() && has_record_end(&path, copied)?);
         self.state().copied.insert(header.batch, if is_other { 0 } else { copied });
         let mut records = Vec::new();

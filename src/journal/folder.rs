@@ -31,7 +31,7 @@ pub struct FormerJournal {
 }
 
 impl FormerJournal {
-    /// Whether it was put aside, and so belongs to no batch.
+    /// Whether the journal was put aside, and so belongs to no batch.
     #[must_use]
     pub fn is_aside(&self) -> bool {
         self.path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(ASIDE))
@@ -39,7 +39,7 @@ impl FormerJournal {
 }
 
 impl FormerJournal {
-    /// Whether nothing was added to it since `time`. False if its modification time cannot be read.
+    /// Whether the journal was last changed before `time`. False if its modification time cannot be read.
     #[must_use]
     pub fn is_older_than(&self, time: SystemTime) -> bool {
         let changed = std::fs::metadata(&self.path).and_then(|file| file.modified());
@@ -61,7 +61,7 @@ impl JournalFolder {
         Ok(JournalFolder { path: path.to_owned(), copies: None })
     }
 
-    /// Copies the journals that are opened from now on.
+    /// Makes `copies` copy the journals that are opened from now on.
     pub fn copy_to(&mut self, copies: Copies) {
         self.copies = Some(copies);
     }
@@ -72,7 +72,7 @@ impl JournalFolder {
         &self.path
     }
 
-    /// Returns the total size of the journals in a folder, in bytes. Leaves out what cannot be read.
+    /// Returns the total size of the journals in a folder, in bytes. Files whose size cannot be read are left out.
     #[must_use]
     pub fn bytes_in(folder: &Path) -> u64 {
         let Ok(entries) = std::fs::read_dir(folder) else { return 0 };

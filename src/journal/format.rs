@@ -20,7 +20,7 @@ use crate::fault::{Class, Failure};
 use crate::ident::{BatchId, Fingerprint, Lineage, RowKey};
 
 pub(super) const ENDING: &str = "journal";
-/// The format that is written and read.
+/// Format number of the files that are written and read.
 pub(super) const FORMAT: u16 = 1;
 pub(super) const HEADER_LEN: usize = 54;
 pub(super) const FRAME_LEN: usize = 12;
@@ -187,7 +187,7 @@ fn u32_of(len: usize) -> u32 {
     u32::try_from(len).expect("responses are bounded far below 4 GiB")
 }
 
-/// Decodes a payload whose checksum is right; `None` if this program writes no such payload.
+/// Decodes a payload whose checksum is right; `None` if it is not one that this program writes.
 pub(super) fn decode(payload: &Bytes) -> Option<Record> {
     let head_len = u32::from_le_bytes(payload.get(..4)?.try_into().ok()?) as usize;
     let head_end = head_len.checked_add(4)?;

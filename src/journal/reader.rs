@@ -39,7 +39,8 @@ pub struct JournalReader {
 }
 
 impl JournalReader {
-    /// Opens a journal and reads its header. A file that ends within the header holds no records.
+    /// Opens a journal and reads its header. A file that ends within the header, or whose header is all zeros as after
+    /// a power failure, holds no records.
     ///
     /// # Errors
     /// When the file cannot be read or is no journal.
@@ -80,7 +81,7 @@ impl JournalReader {
         Ok(reader)
     }
 
-    /// Returns the header; `None` for a file that was cut within its header.
+    /// Returns the header; `None` for a file that was cut within its header or whose header is all zeros.
     #[must_use]
     pub fn header(&self) -> Option<&JournalHeader> {
         self.header.as_ref()
@@ -165,7 +166,7 @@ impl JournalReader {
     }
 }
 
-/// Reads every record of a journal, the newest record of a row and step last.
+/// Reads all records of a journal, in the order in which they were written.
 ///
 /// # Errors
 /// When the file cannot be read, or is damaged before its tail.

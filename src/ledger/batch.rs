@@ -5,7 +5,7 @@ use crate::ident::StepId;
 /// How far a batch has come, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// Its plan is durable; its rows are not in memory.
+    /// Its plan is durable. Its rows are not in memory.
     Planned,
     /// Its rows are being read.
     Loading,
@@ -43,7 +43,8 @@ pub(super) struct LedgerBatch {
     pub(super) rows: Vec<LedgerRow>,
     /// Number of rows that are not done.
     pub(super) unfinished: u64,
-    /// Index of the first row that was never handed out; earlier rows were, or had outcomes when the batch was opened.
+    /// Index of the next row to look at for its first handing out. Earlier rows were handed out, or had an outcome
+    /// before.
     pub(super) fresh: u32,
 }
 

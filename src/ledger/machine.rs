@@ -7,16 +7,16 @@ use crate::config::Job;
 use crate::event::Hold;
 use crate::ident::{BatchId, Cell, StepId};
 
-/// How much may be open at once. One batch may always be open, however large.
+/// Limits on the open batches. One batch may always be open, however large.
 #[derive(Clone, Copy, Debug)]
 pub struct Window {
-    /// Most rows in open batches together.
+    /// Maximum number of rows in open batches together.
     pub max_rows: u64,
-    /// Most bytes in open batches together.
+    /// Maximum number of bytes in open batches together.
     pub max_bytes: u64,
-    /// Most rows of a batch that is yet to be planned.
+    /// Maximum number of rows of a batch that is yet to be planned.
     pub batch_rows: u64,
-    /// Most bytes of a batch that is yet to be planned.
+    /// Maximum number of bytes of a batch that is yet to be planned.
     pub batch_bytes: u64,
 }
 
@@ -33,7 +33,8 @@ impl Window {
     }
 }
 
-/// Something for the caller to do, once. It is reported back through the methods named with each.
+/// A task for the caller, given out once. The caller reports its result through the methods named at each variant, or
+/// [`Ledger::failed`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LedgerTask {
     /// Fix the content of the next batch, durably, and read its rows: [`Ledger::planned`] and
@@ -62,7 +63,8 @@ pub struct Ledger {
     batches: BTreeMap<BatchId, LedgerBatch>,
     next_batch: BatchId,
     source: SourceState,
-    /// Rows that are ready for a step out of turn: past their first step, or handed back.
+    /// For each step, the rows that are handed out before fresh ones: they are past their first step, or were given
+    /// back.
     ready: Vec<VecDeque<(BatchId, u32)>>,
     handed_out: u64,
     stopped: bool,
@@ -152,7 +154,8 @@ impl Ledger {
         open.fold((0, 0), |(rows, bytes), batch| (rows + batch.size, bytes + batch.bytes + batch.answers))
     }
 
-    /// What keeps the next batch out of a full window, or `None` if none is to come or one is on its way.
+    /// Returns what keeps the next batch out of a full window. `None` if the window has room, no batch is left, or one
+    /// is being planned or read.
     #[must_use]
     pub fn hold(&self) -> Option<Hold> {
         let is_coming = self.source == SourceState::Planning
@@ -205,7 +208,8 @@ impl Ledger {
         batch.phase = Phase::Open;
     }
 
-    /// Hands out the next row for a step: first rows that are ready out of turn, then those of open batches in order.
+    /// Hands out the next row for a step: first rows that are past their first step or were given back, then, for the
+    /// first step, fresh rows of the open batches in order.
     pub fn hand_out_next(&mut self, step: StepId) -> Option<Cell> {
         if self.stopped {
             return None;
@@ -243,7 +247,7 @@ impl Ledger {
         Some(Cell { batch: id, row, step })
     }
 
-    /// Takes back a row that was not sent or whose request came to nothing, as if it had never been handed out.
+    /// Takes back a row that was not sent or whose request has no outcome, as if it had never been handed out.
     ///
     /// # Panics
     /// If it was not handed out.
@@ -255,7 +259,7 @@ impl Ledger {
         self.ready[cell.step.index()].push_front((cell.batch, cell.row));
     }
 
-    /// Records the outcome of a row of a step, whether the row was sent or the outcome was found. The row goes on to
+    /// Records that a row has its outcome in a step, whether from a request or from the journal. The row goes on to
     /// its next step, if there is one.
     ///
     /// # Panics
@@ -299,8 +303,8 @@ impl Ledger {
         assert!(batch.is_some_and(|batch| batch.phase == Phase::Forgetting), "batch {id} was committed");
     }
 
-    /// Reports that a task failed and was not done, and stops the ledger. A batch that could not be committed is out of
-    /// memory and left to another run; one whose journal could not be removed is done.
+    /// Reports that a task failed and was not done, and stops the ledger. A batch that could not be read or committed
+    /// counts as planned again and is left to another run. One whose journal could not be removed is done.
     ///
     /// # Panics
     /// If the task was not under way.
@@ -323,7 +327,7 @@ impl Ledger {
         }
     }
 
-    /// Stops planning, reading and handing out rows; full batches are still committed.
+    /// Stops planning, reading and handing out rows. Batches whose rows all have outcomes are still committed.
     pub fn stop(&mut self) {
         self.stopped = true;
     }
@@ -346,7 +350,7 @@ impl Ledger {
         self.source == SourceState::Ended && self.batches.is_empty()
     }
 
-    /// Whether nothing is left to do: complete, or stopped with nothing under way.
+    /// Whether nothing is left to do: the ledger is complete, or it is stopped and no task or request is under way.
     #[must_use]
     pub fn is_finished(&self) -> bool {
         let busy = self

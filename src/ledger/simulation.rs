@@ -164,9 +164,9 @@ impl World {
         self.stragglers.remove(&cell);
         let source_row = self.source_row(cell);
         match self.random.u8(..10) {
-            // The request came to nothing; the row stays pending.
+            // The request has no outcome; the row stays pending.
             0 => return self.ledger.give_back(cell),
-            // An error of the row itself: not paid, but settled.
+            // An error of the row itself is not paid for, but settles the row.
             1 => {
                 self.outputs.insert(cell, format!("ERROR of {source_row} step {}", cell.step.index()));
                 return self.ledger.settle(cell);
@@ -234,7 +234,8 @@ impl World {
         assert_eq!(self.ledger.handed_out(), self.in_flight.len() as u64);
     }
 
-    /// Gets everything done that fits the window while every straggler is held back: there is no barrier.
+    /// Does everything that the window allows while no straggler is answered, to show that a straggler holds up no
+    /// other batch.
     fn drain_around_stragglers(&mut self) {
         loop {
             let mut moved = false;

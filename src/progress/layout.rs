@@ -11,6 +11,7 @@ use crate::wording::brief;
 const GAP: &str = "  ";
 const LONGEST_BAR: usize = 40;
 const SHORTEST_BAR: usize = 10;
+/// Smallest height of a terminal, in rows, that has room for the limits of providers.
 const FEWEST_ROWS_FOR_LIMITS: usize = 10;
 const MOST_PROVIDERS: usize = 4;
 
@@ -126,7 +127,7 @@ fn counts(figures: &RunProgress, width: usize) -> String {
     fit(parts, &COUNTS_YIELD, width)
 }
 
-/// Joins the parts, which yield in this order until they fit the width.
+/// Joins the parts. While they do not fit the width, the next part in `yields` becomes shorter or is left out.
 fn fit(mut parts: Parts, yields: &[LinePart], width: usize) -> String {
     for yielding in yields {
         if measure_text_width(&joined(&parts)) <= width {

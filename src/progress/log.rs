@@ -66,7 +66,7 @@ impl Listener for Log {
                 tracing::trace!(provider, ?waiting, left_ms = ms(*left), "waiting");
             }
             Event::Held(hold) => tracing::debug!(?hold, "window"),
-            // At a limit there are many of these a day.
+            // A provider at its limit asks for many short pauses a day.
             Event::Paused { provider, failure, pause } if *pause < Duration::from_secs(1) => {
                 tracing::debug!(provider, %failure, pause_ms = ms(*pause), "provider paused");
             }
@@ -80,7 +80,7 @@ impl Listener for Log {
             Event::Committed { batch, rows, version } => {
                 tracing::debug!(%batch, rows, version, "batch committed");
             }
-            Event::Refused { answers, skipped } => {
+            Event::ConstraintsBroken { answers, skipped } => {
                 tracing::warn!(
                     answers,
                     skipped,

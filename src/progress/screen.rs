@@ -59,7 +59,7 @@ impl Block {
         }
     }
 
-    /// Adds a line. The spaces that indicatif adds to fill a line are not one.
+    /// Adds a line. Text of spaces only is none: indicatif fills lines with it.
     fn add(&mut self, text: &str) {
         let text = text.trim_end();
         if text.is_empty() {

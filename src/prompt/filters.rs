@@ -69,7 +69,7 @@ const KNOWN: [&str; 47] = [
 ];
 const KNOWN_TOO: [&str; 5] = ["truncate_tokens", "unique", "upper", "urlencode", "zip"];
 
-/// The filter that was probably meant, if an error is about an unknown one.
+/// Returns the filter that was probably meant, if the error is about an unknown filter.
 pub(super) fn meant(error: &Error) -> Option<&'static str> {
     if error.kind() != ErrorKind::UnknownFilter {
         return None;
@@ -107,13 +107,13 @@ fn wrong(message: String) -> Error {
     Error::new(ErrorKind::InvalidOperation, message)
 }
 
-/// A value as one line of JSON, with letters of all languages as they are.
+/// Returns a value as one line of JSON. Letters of all languages are written as they are, not as escapes.
 fn to_json(value: &Value) -> Result<String, Error> {
     serde_json::to_string(value).map_err(|error| wrong(format!("tojson: {error}")))
 }
 
-/// Formats a date or a time, as columns of these types and RFC 3339 write it, with strftime: `date("%d %B %Y")`. Null
-/// stays null.
+/// Formats a date or a time with strftime: `date("%d %B %Y")`. The value is a text in the notation of a date or time
+/// column, or of RFC 3339. Null stays null.
 fn date(value: &Value, format: &str) -> Result<Value, Error> {
     if value.is_none() {
         return Ok(value.clone());

@@ -102,7 +102,7 @@ impl StepOutput {
     }
 }
 
-/// The input of an example as the variables of a template, with `row` for all of them.
+/// Returns the input of an example as the variables of a template. `row` stands for all of them.
 pub(super) fn input_value(input: &serde_json::Map<String, serde_json::Value>) -> Value {
     let mut pairs: Vec<(Value, Value)> =
         input.iter().map(|(name, value)| (Value::from(name.as_str()), of_json(value))).collect();
@@ -129,7 +129,7 @@ fn of_json(json: &serde_json::Value) -> Value {
     }
 }
 
-/// An output that a row does not have: false and empty, and so are its fields.
+/// The output of a step that gave the row none: it is false and renders as nothing, and so is each of its fields.
 #[derive(Debug)]
 struct MissingOutput;
 
@@ -200,8 +200,8 @@ fn has_binary(data_type: &DataType) -> bool {
     }
 }
 
-/// A cell as a template sees it: numbers as numbers; decimals, dates and times as text; lists, structs and maps as
-/// themselves.
+/// A cell as a template sees it: booleans and numbers as such; decimals, dates and times as text; lists as lists;
+/// structs and maps as maps.
 fn to_value(array: &dyn Array, row: usize) -> Value {
     if array.is_null(row) {
         return Value::from(());

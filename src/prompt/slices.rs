@@ -1,11 +1,12 @@
-//! Templates without slices, to find out what they read.
+//! Rewrites templates without slices, to find out which variables they read.
 //!
 //! minijinja 3.0 does not look inside slices (`ast::Expr::Slice` in its `compiler/meta.rs`): it reports that `{{
 //! text[:20] }}` reads nothing.
 
 use std::borrow::Cow;
 
-/// A template that reads the same, with each part of a slice turned into an index: `text[1:n]` becomes `text[1][n]`.
+/// Returns a template that reads the same variables and has an index for each part of a slice: `text[1:n]` becomes
+/// `text[1][n]`.
 pub(super) fn without_slices(template: &str) -> Cow<'_, str> {
     let mut plain = String::with_capacity(template.len());
     let mut rest = template;
@@ -22,7 +23,7 @@ pub(super) fn without_slices(template: &str) -> Cow<'_, str> {
     if has_slices { Cow::Owned(plain) } else { Cow::Borrowed(template) }
 }
 
-/// Position of the end of a tag's inside.
+/// Returns the position in `tag`, the text after `{{` or `{%`, at which the content of the tag ends.
 fn end_of_tag(tag: &str) -> usize {
     let mut quote = None;
     let mut before = ' ';
@@ -39,7 +40,7 @@ fn end_of_tag(tag: &str) -> usize {
     tag.len()
 }
 
-/// Appends the inside of a tag without its slices. Returns whether it had any.
+/// Appends the content of a tag to `plain`, with indices in place of slices. Returns whether it had any slices.
 fn replace(inside: &str, plain: &mut String) -> bool {
     let mut open: Vec<OpenBracket> = Vec::new();
     let mut has_slices = false;

@@ -101,7 +101,7 @@ impl Prompt {
         Ok(prompt)
     }
 
-    /// Renders the examples of a step.
+    /// Renders the examples of a step and keeps their messages.
     fn show(&mut self, step: &StepSpec) -> Result<(), PromptError> {
         for Example { line, input, output } in &step.examples {
             let wrong =
@@ -113,8 +113,8 @@ impl Prompt {
         Ok(())
     }
 
-    /// Renders a row of nulls to find unknown filters, tests and functions, which show only then. Errors that come
-    /// from the nulls alone are ignored.
+    /// Renders a row of nulls to find unknown filters, tests and functions, which are reported only when a template is
+    /// rendered. Other errors are ignored, since they may come from the nulls.
     fn check_with_nulls(&self, step: &StepSpec, schema: &Schema) -> Result<(), PromptError> {
         let nulls = schema.fields().iter().map(|field| new_null_array(field.data_type(), 1)).collect();
         let fields: Vec<_> =
@@ -188,7 +188,8 @@ impl Prompt {
         Question::new(messages, fingerprint)
     }
 
-    /// The question with `tokens` fewer at the end of the rendered text; `None` if nothing would be left.
+    /// Returns the question with `tokens` tokens cut from the end of its rendered template; `None` if nothing of it
+    /// would be left.
     #[must_use]
     pub fn shortened(&self, question: &Question, tokens: usize) -> Option<Question> {
         let mut messages = question.messages().to_vec();
@@ -242,8 +243,8 @@ fn instruction(form: &Form) -> String {
     }
 }
 
-/// Returns the parameters as bytes, equal for equal parameters: a part of a request's fingerprint. What decides about an
-/// answer stands here and in `StepSpec::template_fingerprint`, which is stored with each row.
+/// Returns the parameters as bytes, equal for equal parameters: a part of a request's fingerprint. A setting that
+/// decides about an answer belongs here and in `StepSpec::template_fingerprint`, which is stored with each row.
 fn params(params: &Params) -> Vec<u8> {
     let mut extra: Vec<_> = params.extra_body.iter().collect();
     extra.sort_by_key(|(name, _)| name.as_str());
@@ -276,11 +277,11 @@ fn describe(error: &Error) -> String {
     }
 }
 
-/// Renders null as nothing, not as the word `none`.
+/// Writes null as nothing, not as the word `none`, and structures as JSON.
 fn format_value(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
     match value.kind() {
         ValueKind::None => Ok(()),
-        // Models read structures as JSON. A missing output is false, and renders as nothing below.
+        // A missing output is a map, too, but counts as false: it renders as nothing below.
         ValueKind::Map if value.is_true() => {
             let json = serde_json::to_string(value);
             let json = json.map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))?;

@@ -292,7 +292,8 @@ fn waiting_words(kind: &str) -> &str {
 
 const QUOTA_HEADING: (&str, &str) = ("quota", "Share of quota");
 
-/// Returns the share of the limit that is closer to being used up, or `None` without a limit.
+/// Returns the used share of the limit on requests or of that on tokens, whichever is higher, or `None` without a
+/// limit.
 pub(super) fn quota_share(row: &MetricsRow) -> Option<f64> {
     let shares = [row.load.requests_share, row.load.tokens_share].into_iter().flatten();
     shares.filter(|share| share.is_finite() && *share >= 0.0).reduce(f64::max)

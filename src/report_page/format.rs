@@ -216,7 +216,7 @@ pub(super) enum Per {
 }
 
 impl Per {
-    /// Returns the unit for rates up to this one.
+    /// Returns the unit in which rates up to `per_second` are shown.
     pub(super) fn for_rate(per_second: f64) -> Per {
         match per_second {
             rate if rate >= 1.0 => Per::Second,
@@ -307,7 +307,7 @@ pub(super) struct PageText {
 
 const HEAD_CHARACTERS: usize = 280;
 const HEAD_LINES: usize = 8;
-/// Number of characters below which a rest stays with the beginning.
+/// Number of characters below which the rest of a text is shown with its beginning.
 const LEAST_REST: usize = 60;
 
 impl PageText {

@@ -23,7 +23,8 @@ const RIGHT: u32 = 14;
 const CHARACTER: u32 = 7;
 /// Size of text in pixels of the page.
 pub(super) const WORDS: u32 = 12;
-/// Maximum number of cuts for which cuts are drawn; more would hide the curves.
+/// Maximum number of cuts that are drawn, as vertical lines. If there are more, none is drawn: they would hide the
+/// curves.
 const MOST_CUTS: usize = 12;
 
 /// A chart over time.
@@ -71,7 +72,7 @@ impl Drawing {
     }
 }
 
-/// Returns the style of text, at a size that makes up for the library's own factor.
+/// Returns the style of text. The chart library scales font sizes, which the factor here reverses.
 pub(super) fn words() -> plotters::style::TextStyle<'static> {
     ("sans-serif", f64::from(WORDS * FINE) * 1.24).into_font().color(&INK)
 }
@@ -271,7 +272,8 @@ fn level(buckets: &Buckets, index: usize, value: f64) -> [Point; 2] {
     [(from, value), (from + buckets.seconds(), value)]
 }
 
-const ABOUT: f64 = 4.0;
+/// Approximate number of ticks on a vertical axis.
+const TICKS: f64 = 4.0;
 
 /// A vertical axis.
 #[derive(Clone, Debug)]
@@ -289,7 +291,7 @@ enum ScaleKind {
 impl Scale {
     /// Creates a scale from zero for values up to `max`; `say` formats them.
     pub(super) fn linear(max: f64, say: impl Fn(f64) -> String) -> Scale {
-        let ticks = format::ticks(max, ABOUT).into_iter().map(|tick| (tick, say(tick))).collect();
+        let ticks = format::ticks(max, TICKS).into_iter().map(|tick| (tick, say(tick))).collect();
         Scale { kind: ScaleKind::Linear, ticks }
     }
 
@@ -310,7 +312,7 @@ impl Scale {
             max if max >= 1.2e5 => 6e4,
             _ => 1.0,
         };
-        let ticks = format::ticks(max / unit, ABOUT).into_iter().map(|tick| tick * unit);
+        let ticks = format::ticks(max / unit, TICKS).into_iter().map(|tick| tick * unit);
         Scale { kind: ScaleKind::Linear, ticks: ticks.map(|tick| (tick, duration(tick))).collect() }
     }
 
@@ -325,7 +327,7 @@ impl Scale {
         Scale { kind: ScaleKind::Log { low }, ticks }
     }
 
-    /// Returns the place of a value, limited to the range from zero to the top.
+    /// Returns the place of a value on the axis, limited to the range from zero to the top.
     pub(super) fn place(&self, value: f64) -> f64 {
         let place = match self.kind {
             ScaleKind::Linear => value,

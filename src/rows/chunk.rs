@@ -6,12 +6,12 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef};
 use arrow::record_batch::RecordBatch;
 
-/// Consecutive rows of one file.
+/// Rows of one file, in the order of the file. Rows between them may be left out.
 #[derive(Clone, Debug)]
 pub struct Chunk {
     /// Path of the file, relative to the source's root.
     pub file: Arc<str>,
-    /// Physical rows, in the order of `rows`.
+    /// Physical row of each of `rows`: its index in the file, with deleted rows counted.
     pub physical: Vec<u64>,
     /// The rows, in the source's columns.
     pub rows: RecordBatch,

@@ -1,4 +1,4 @@
-//! Rows with their outcomes, as the engine passes them to the sink.
+//! Outcomes of rows, and batches of rows with all their outcomes, as the enricher passes them to the sink.
 
 use std::borrow::Cow;
 use std::io;
@@ -19,7 +19,7 @@ use crate::spill::SpillFile;
 pub enum Outcome {
     /// The model's answer.
     Answer(Content),
-    /// No request was sent.
+    /// No request was sent: the row does not meet the step's condition, or all its inputs are null.
     Skipped,
     /// The row failed.
     Failed(Failure),
@@ -155,8 +155,8 @@ impl FilledBatch {
         self.chunks.iter().map(|chunk| chunk.rows.num_rows()).sum()
     }
 
-    /// Splits the rows into pieces whose answers take some megabytes, each within one chunk. Returns for each piece
-    /// the index of its first row in the batch, and its rows.
+    /// Splits the rows into pieces whose answers take at most [`PIECE_BYTES`], unless one row takes more. Each piece is
+    /// within one chunk. Returns for each piece the index of its first row in the batch, and its rows.
     pub(crate) fn pieces(&self) -> Vec<(usize, Chunk)> {
         let mut pieces = Vec::new();
         let mut first = 0;

@@ -1,4 +1,4 @@
-//! What a target says about outcomes: those it holds already, and those it does not take.
+//! Outcomes that a target already holds, and counts of outcomes that it does not accept.
 
 use arrow::array::ArrayRef;
 

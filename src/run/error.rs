@@ -110,8 +110,8 @@ pub enum RunError {
     #[error("the job is paused since {}: {}", clock::format_time(.0.since), .0.why)]
     Paused(Paused),
     /// A pilot, or its preparation, was cut short.
-    #[error("the forecast was cut short{}", .0.message().map_or_else(String::new, |why| format!(": {why}")))]
-    Cut(Box<End>),
+    #[error("the rows that were to be sent first were not all answered{}", .0.message().map_or_else(String::new, |why| format!(": {why}")))]
+    PilotEnded(Box<End>),
     /// A task of this program panicked or failed unexpectedly.
     #[error("a task of the engine died: {0}")]
     Task(String),
@@ -192,7 +192,7 @@ impl RunError {
             | RunError::Spending(SpendingError::Version { .. }) => {
                 Some("run it with the version of enrich that wrote it, or a later one")
             }
-            RunError::Cut(_) => Some("what was answered is kept, and is not paid for again"),
+            RunError::PilotEnded(_) => Some("what was answered is kept, and is not paid for again"),
             RunError::Paused(_) => Some(
                 "mend the prompt, the model or max_tokens, or raise the bound: a run goes on then (enrich plan JOB --pilot 20 shows the results); to go on as it is: enrich run JOB --unpause",
             ),
@@ -267,7 +267,7 @@ impl RunError {
             RunError::Provider { .. } => ErrorKind::Provider,
             RunError::Paused(_) => ErrorKind::Paused,
             RunError::Budget(_) => ErrorKind::Budget,
-            RunError::Cut(end) => ErrorKind::Cut(end.kind()),
+            RunError::PilotEnded(end) => ErrorKind::PilotEnded(end.kind()),
             RunError::Table(_)
             | RunError::Journal(_)
             | RunError::Spending(_)
@@ -296,5 +296,5 @@ pub enum ErrorKind {
     /// The budget is spent.
     Budget,
     /// A pilot was cut short; the kind of its end.
-    Cut(EndKind),
+    PilotEnded(EndKind),
 }

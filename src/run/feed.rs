@@ -132,7 +132,7 @@ pub(crate) struct Metered<D> {
     inner: D,
     writer: Option<MetricsWriter>,
     voice: Voice,
-    /// Whether it was told that the table of figures cannot be written.
+    /// Whether it was reported that the table of figures cannot be written.
     has_reported: bool,
 }
 

@@ -152,7 +152,7 @@ pub(crate) async fn ask(
         copy.copy().await?;
     }
     if !matches!(end, End::Complete) {
-        return Err(RunError::Cut(Box::new(end)));
+        return Err(RunError::PilotEnded(Box::new(end)));
     }
     let outcomes = kept.outcomes.lock().unwrap_or_else(PoisonError::into_inner).take();
     let paid = tally.totals();

@@ -277,7 +277,7 @@ impl<F: Feed, D: Drain> Running<F, D> {
             && is_end
         {
             match feed.pause(anomaly.to_string()).await {
-                // Who cannot be paused was told what came of each row.
+                // The caller of a feed that cannot be paused got the outcome of every row.
                 Ok(false) => {}
                 Ok(true) => {
                     self.pauses = Some(true);
@@ -368,7 +368,7 @@ impl<F: Feed, D: Drain> Running<F, D> {
                 self.drain = Some(drain);
                 let failed = |_: &RunError| self.enricher.failed(LedgerTask::Commit(id));
                 let (delivery, turned) = committed.inspect_err(failed)?;
-                self.enricher.refused(&turned);
+                self.enricher.count_constraint_errors(&turned);
                 match delivery {
                     Delivery::Committed(version) => {
                         self.voice.say(&Event::Committed { batch: id, rows, version });

@@ -16,24 +16,25 @@ const MAX_RECURSION: usize = 4;
 const MANY_VALUES: usize = 2_000;
 /// Number of values after which every reference yields null.
 const MOST_VALUES: usize = 20_000;
+/// Largest `minItems` and `minLength` that are obeyed.
 const MOST_ITEMS: usize = 1_000;
 /// Number of days from 2000-01-01 on that dates are drawn from.
 const DAYS: usize = 10_000;
 
-/// The instance of a schema with which a simulator of this seed answers a prompt.
+/// Returns the instance of a schema with which a simulator of this seed answers a prompt.
 #[must_use]
 pub fn instance_of(schema: &Value, seed: u64, prompt: &str) -> Value {
     let mut maker = Maker { root: schema, seed, prompt, references: Vec::new(), made: 0, scarce: false };
     maker.value(schema, "answer")
 }
 
-/// The schema that a local reference (`#/…`) points to.
+/// Returns the schema that a local reference (`#/…`) points to, or `None` if there is none.
 pub(super) fn resolve_reference<'a>(root: &'a Value, reference: &str) -> Option<&'a Value> {
     root.pointer(reference.strip_prefix('#')?)
 }
 
-/// The first alternative of `anyOf`, `oneOf` or `allOf`. Beside `properties` it is `None`, since alternatives there
-/// only state which properties go together.
+/// Returns the first alternative of `anyOf`, `oneOf` or `allOf`, or `None` without one. Beside `properties` it is
+/// `None`, too, since alternatives there only state which properties go together.
 pub(super) fn first_branch(keywords: &Map<String, Value>) -> Option<&Value> {
     branches(keywords)?.first()
 }
@@ -166,7 +167,7 @@ impl<'a> Maker<'a> {
         Value::Array(made)
     }
 
-    /// A short text with the mark of the prompt, or a date or time if the schema asks for one.
+    /// Returns a short text with the mark of the prompt, or a date or time if the schema demands one.
     fn text(&self, keywords: &Map<String, Value>, path: &str) -> Value {
         let day = || {
             let first = NaiveDate::from_ymd_opt(2_000, 1, 1).unwrap_or_default();
@@ -232,7 +233,8 @@ fn smaller(one: Option<f64>, other: Option<f64>) -> Option<f64> {
     one.into_iter().chain(other).reduce(f64::min)
 }
 
-/// Both bounds. A missing upper one is 100 above the lower; a missing lower one is 0, or 100 below a negative upper.
+/// Returns a lower and an upper bound. A missing upper bound becomes 100 more than the lower one. A missing lower bound
+/// becomes 0, or 100 less than a negative upper one.
 fn range(least: Option<f64>, most: Option<f64>) -> (f64, f64) {
     match (least, most) {
         (Some(least), most) => (least, most.unwrap_or(least + 100.0).max(least)),

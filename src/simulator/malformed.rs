@@ -6,10 +6,10 @@ use super::instance::{first_branch, resolve_reference};
 use crate::config::WrongForm;
 
 const PROSE: &str = "Sure, I can help with that. I would rather say it in words of my own.";
-/// Most references and branches that are followed to the schema that applies.
+/// Maximum number of references and alternatives that are followed to the schema that applies.
 const MOST_STEPS: usize = 8;
 
-/// Makes an instance violate its schema, for faults of content.
+/// Makes an instance violate its schema, for faults in the content of an answer.
 pub(super) fn spoil_instance(instance: &mut Value, schema: &Value, wrong: WrongForm) {
     let root = schema;
     if wrong == WrongForm::WrongEnum && replace_listed_value(instance, schema, root) {
@@ -42,7 +42,7 @@ pub(super) fn spoil_instance(instance: &mut Value, schema: &Value, wrong: WrongF
     }
 }
 
-/// Puts the text of an answer into a wrong form, for faults of form.
+/// Puts the text of an answer into a wrong form, for faults in how an answer is written.
 pub(super) fn spoil_text(text: String, wrong: Option<WrongForm>) -> String {
     match wrong {
         Some(WrongForm::Prose) => PROSE.to_owned(),
@@ -52,7 +52,7 @@ pub(super) fn spoil_text(text: String, wrong: Option<WrongForm>) -> String {
     }
 }
 
-/// Repeats an index, reverses the order, or drops the last embedding.
+/// Makes a list of embeddings wrong: repeats an index, reverses the order, or drops the last one.
 pub(super) fn spoil_embeddings(data: &mut Vec<Value>, wrong: WrongForm) {
     match wrong {
         WrongForm::WrongIndex => {

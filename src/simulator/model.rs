@@ -1,5 +1,5 @@
-//! The simulated provider in time: limits, other clients, outages, latency, and tokens of an answer. Pure state; the
-//! caller brings the time. The server adds HTTP, and the rehearsals of admission run it in virtual time.
+//! How a simulated provider behaves over time: limits, another client, outages, latency, and lengths of answers. Pure
+//! state; the caller brings the time. The server adds HTTP, and the rehearsals of admission run it in virtual time.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -22,7 +22,7 @@ pub struct SimulatedModel {
     tokens: Option<Limiter>,
     /// When the first request arrived.
     start: Option<Instant>,
-    /// Current factor on the limits.
+    /// Factor by which the limits are multiplied now.
     factor: f64,
     /// When the other client sends its next request.
     other: Option<Instant>,
@@ -123,7 +123,7 @@ impl SimulatedModel {
         wait.map_or(Ok(()), |wait| Err(self.refusal(kind, wait, wall)))
     }
 
-    /// Schedules an admitted request that takes this long once it has a slot. Returns when it is done.
+    /// Schedules an admitted request, which needs the time `takes` once it has a slot. Returns when it will be done.
     pub fn work(&mut self, takes: Duration, now: Instant) -> Instant {
         let Some(slots) = self.spec.slots else { return now + takes };
         let begins = if self.slots.len() < slots as usize {
@@ -147,7 +147,7 @@ impl SimulatedModel {
         }
     }
 
-    /// How long the `nth` answer to a prompt takes, counted from 0.
+    /// Returns how long the `nth` answer to a prompt takes; `nth` counts from 0.
     #[must_use]
     pub fn latency(&self, prompt: &str, nth: u64) -> Duration {
         let spec = &self.spec;
@@ -156,7 +156,8 @@ impl SimulatedModel {
         })
     }
 
-    /// How many tokens the `nth` answer to a prompt has, if the job sets them.
+    /// Returns the number of tokens of the `nth` answer to a prompt, or `None` if the settings of the simulator have no
+    /// `completion_tokens`.
     #[must_use]
     pub fn completion_tokens(&self, prompt: &str, nth: u64, max_tokens: Option<u64>) -> Option<u64> {
         let spec = &self.spec;
@@ -167,7 +168,7 @@ impl SimulatedModel {
         Some(max_tokens.map_or(tokens, |most| tokens.min(most)))
     }
 
-    /// The rate limit headers of a response at this moment.
+    /// Returns the rate limit headers of a response that is sent at `now`.
     #[must_use]
     pub fn headers(&self, now: Instant, wall: DateTime<Utc>) -> Vec<(String, String)> {
         let family = self.spec.headers;
@@ -208,8 +209,8 @@ impl SimulatedModel {
         })
     }
 
-    /// Sends the other client's requests up to now. It uses its share of the request limit evenly, or of the token
-    /// limit if only tokens are limited, and goes on when it is refused.
+    /// Charges the requests that the other client has sent by `now`. They are spread evenly and take its share of the
+    /// request limit, or of the token limit if only tokens are limited. One that is refused is skipped.
     fn other_client(&mut self, share: f64, now: Instant) {
         if share <= 0.0 {
             self.other = None;
@@ -289,7 +290,7 @@ impl StatedLimit {
     }
 }
 
-/// A log-normal factor with median 1, or 1 without a spread (Box and Muller, 1958).
+/// Returns a log-normal factor with median 1, or 1 if `sigma` is 0 (Box and Muller, 1958).
 fn log_normal(sigma: f64, seed: u64, purpose: &str, prompt: &str, nth: u64) -> f64 {
     if sigma == 0.0 {
         return 1.0;

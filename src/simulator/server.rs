@@ -26,7 +26,7 @@ use crate::clock;
 use crate::config::{Prices, SimulatorSpec};
 use crate::ident::Money;
 
-const LARGEST_REQUEST: usize = 64 << 20;
+const MAX_REQUEST_BYTES: usize = 64 << 20;
 
 /// A running simulator. Dropping it stops the server.
 #[derive(Debug)]
@@ -62,7 +62,7 @@ impl Simulator {
             .route("/v1/models/{id}", get(model))
             .route("/simulator/counts", get(counts))
             .fallback(unknown)
-            .layer(axum::extract::DefaultBodyLimit::max(LARGEST_REQUEST))
+            .layer(axum::extract::DefaultBodyLimit::max(MAX_REQUEST_BYTES))
             .with_state(Arc::clone(&shared))
             .into_make_service_with_connect_info::<Connection>();
         let listener = CountingListener { listener, shared: Arc::clone(&shared) };
@@ -81,7 +81,7 @@ impl Simulator {
         &self.url
     }
 
-    /// What was counted so far.
+    /// Returns what the simulator has received, answered and billed so far.
     #[must_use]
     pub fn counts(&self) -> Counts {
         self.shared.lock().counts.clone()
@@ -128,7 +128,7 @@ impl Listener for CountingListener {
     }
 }
 
-/// Held by the service of a connection while it is open.
+/// Keeps a connection counted as open: the service of the connection holds it until the connection closes.
 #[derive(Clone, Debug)]
 struct Connection(#[expect(dead_code, reason = "it counts when it is dropped")] Arc<OpenConnection>);
 
@@ -181,7 +181,7 @@ async fn finish(
     if !shared.spec.bills_the_gone {
         return work(in_flight, interface, headers, body).await;
     }
-    // The task outlives the connection.
+    // The answer is billed even if the client disconnects, so its task must outlive the connection.
     let (sender, receiver) = oneshot::channel();
     let task = work(in_flight, interface, headers, body);
     shared.lock().tasks.spawn(async move {
@@ -293,7 +293,7 @@ mod tests {
         format!("{prompt}\n\n{SCHEMA_WORDS}\n{}", schema())
     }
 
-    /// Each form by its name, with its prompt and the further fields of its request.
+    /// Returns each schema form: its name, its prompt, and the further fields of its request.
     fn forms() -> Vec<(&'static str, String, Value)> {
         let plain = || PROMPT.to_owned();
         let function = json!({"name": "note", "parameters": schema()});

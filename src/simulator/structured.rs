@@ -1,5 +1,5 @@
-//! The JSON Schema of a request and the form that carries it. Forms that are not accepted, or have unknown values,
-//! are refused.
+//! Finds the JSON Schema of a request and the form that carries it. A request whose form the simulator does not
+//! accept, or whose fields have unknown values, is refused.
 
 use serde_json::{Value, json};
 
@@ -9,7 +9,7 @@ use super::chat_request::ReceivedChat;
 use super::reply::{ErrorReply, invalid};
 use crate::config::{SchemaFormName, SimulatorSpec};
 
-/// What an answer must be.
+/// The shape that an answer must have.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum AnswerShape {
     Text,
@@ -32,7 +32,7 @@ struct SchemaInRequest<'a> {
 }
 
 impl AnswerShape {
-    /// The shape that a request asks for. `words` is the schema that its prompt states.
+    /// Returns the shape that a request demands. `words` is the schema that its prompt states.
     pub(super) fn of(
         request: &ReceivedChat,
         words: Option<Value>,
@@ -69,7 +69,7 @@ pub(super) fn split_words(prompt: &str) -> (&str, Option<Value>) {
     if !(before.is_empty() || before.ends_with('\n')) {
         return (prompt, None);
     }
-    // The part stands on a line or in a paragraph of its own.
+    // The line breaks that separate the part from the prompt belong to neither.
     let own = before.strip_suffix("\n\n").or_else(|| before.strip_suffix('\n')).unwrap_or(before);
     (own, serde_json::from_str(schema).ok())
 }
@@ -127,7 +127,7 @@ fn tool(request: &ReceivedChat) -> Result<Option<SchemaInRequest<'_>>, ErrorRepl
     }))
 }
 
-/// The schema of an answer if the request describes none.
+/// Returns the schema of the answer to a request for JSON that contains no schema.
 fn any_object() -> Value {
     json!({"type": "object", "properties": {"answer": {"type": "string"}}, "required": ["answer"]})
 }

@@ -551,7 +551,7 @@ impl Sink {
     fn info(&self, batch: &FilledBatch, lineage: Lineage) -> Map<String, Value> {
         // A Parquet position names every file. It is left out where it can be found again from the keys of the rows.
         let position = match &batch.plan.next {
-            Position::Parquet { .. } if self.has_row_keys() => Value::Null,
+            Position::Folder { .. } if self.has_row_keys() => Value::Null,
             position => json!(position),
         };
         let own = json!({

@@ -81,6 +81,7 @@ impl FailedError {
     }
 }
 
+/// Returns why the metadata column is missing, for a message.
 fn pending_columns(metadata: Option<&str>) -> String {
     match metadata {
         Some(metadata) => format!("the target has no column {metadata:?}"),

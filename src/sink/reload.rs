@@ -73,7 +73,7 @@ pub struct FailedRowReader {
     places: OpenBatchFiles,
 }
 
-/// A failed row in the order of reading.
+/// A failed row that was read. `part` is the index of its part in the batch, `row` its row in the source file.
 struct ReadRow {
     part: usize,
     row: u64,
@@ -261,6 +261,7 @@ impl FailedRowReader {
         take_record_batch(&RecordBatch::try_new(schema, columns)?, &UInt32Array::from(rows))
     }
 
+    /// Puts the rows that were read into the order of the parts, and splits them into chunks by source file.
     fn in_order(
         &self,
         parts: &[FileRange],
@@ -347,7 +348,7 @@ fn row_bytes(file: &DataFile) -> u64 {
     file.rows.filter(|rows| *rows > 0).map_or(ROW_BYTES, |rows| (file.size * 5 / rows).max(ROW_BYTES))
 }
 
-/// Index of the wanted rows: for each file, the start of a part to its end and its index.
+/// The wanted rows: for each source file, its parts by their start, each with its end and its index in the batch.
 struct Wanted<'a>(HashMap<&'a str, BTreeMap<u64, (u64, usize)>>);
 
 impl<'a> Wanted<'a> {

@@ -1,7 +1,7 @@
 //! Replaces the outcomes of failed rows in the target with new ones, once for each batch of a retry.
 //!
-//! A file that holds such rows is rewritten, row by row in its order; other files are untouched. A batch is one
-//! commit, with two `txn` actions like those of a run.
+//! Each file that holds rows of the batch is rewritten with its rows in the same order; other files are untouched. A
+//! batch is one commit, with two `txn` actions like those of a run.
 
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
@@ -71,7 +71,7 @@ enum Replaced {
     Moved(TableError),
 }
 
-/// Index of a row in its file, and in the batch.
+/// Two indices of one row: among the rows read from its file, and in the batch.
 type RowMatch = (usize, usize);
 
 /// A rewritten file. `rows` is the number of its rows that got new outcomes.
@@ -84,7 +84,7 @@ impl RetryCommit {
     /// Opens the target of a job for a retry, after checking that its rows can be replaced.
     ///
     /// # Errors
-    /// When they cannot.
+    /// When the rows cannot be replaced, or a constraint of the table cannot be checked.
     pub fn open(
         job: &Job,
         rows: &FailedRows,
@@ -204,8 +204,8 @@ impl RetryCommit {
                 Some(places) if self.table.has_files(places).await? => places.clone(),
                 _ => self.find(&rows).await?,
             };
-            let mended = self.mend_all(batch, &rows, &places).await?;
-            let error = match self.replace(batch, lineage, &mended).await? {
+            let rewritten = self.rewrite_files(batch, &rows, &places).await?;
+            let error = match self.replace(batch, lineage, &rewritten).await? {
                 Replaced::Now(version) => return Ok(Some(Committed::Now(version))),
                 Replaced::Moved(error) => error,
             };
@@ -216,7 +216,9 @@ impl RetryCommit {
         }
     }
 
-    async fn mend_all(
+    /// Rewrites the files `places` with the new outcomes of the batch. A file that no longer holds a failed row of the
+    /// batch is left out.
+    async fn rewrite_files(
         &self,
         batch: &FilledBatch,
         rows: &HashMap<RowKey, usize>,
@@ -227,9 +229,9 @@ impl RetryCommit {
         let mut replaced = BTreeSet::new();
         let mut changes = self.table.stage_changes()?;
         for place in places {
-            let mended = self.mend(place, batch, rows, changes.as_mut()).await?;
-            if mended.rows > 0 {
-                staged.absorb(mended.staged);
+            let rewritten = self.rewrite_file(place, batch, rows, changes.as_mut()).await?;
+            if rewritten.rows > 0 {
+                staged.absorb(rewritten.staged);
                 replaced.insert(place.clone());
             }
         }
@@ -246,13 +248,13 @@ impl RetryCommit {
         &mut self,
         batch: &FilledBatch,
         lineage: Lineage,
-        mended: &RewrittenFiles,
+        rewritten: &RewrittenFiles,
     ) -> Result<Replaced, TableError> {
         let retry = self.app_id.retry();
         let version = batch.plan.id.txn_version();
         let txns = [retry.lineage(lineage), retry].map(|app_id| Txn { app_id: app_id.to_string(), version });
         let info = self.info(batch, lineage);
-        let RewrittenFiles { staged, replaced, changes } = mended;
+        let RewrittenFiles { staged, replaced, changes } = rewritten;
         let mut tries = 0;
         loop {
             self.pass("delta-commit", Side::Before)?;
@@ -279,7 +281,7 @@ impl RetryCommit {
     }
 
     /// Rewrites one file with the new outcomes of the batch's rows.
-    async fn mend(
+    async fn rewrite_file(
         &self,
         place: &str,
         batch: &FilledBatch,
@@ -419,7 +421,7 @@ impl RetryCommit {
         hits.iter().map(|hit| i32::try_from(count(hit)).unwrap_or(i32::MAX)).collect()
     }
 
-    /// Returns the name of a step's struct.
+    /// Returns the name of the struct that the metadata column has for a step.
     fn history<'a>(&self, metadata: &'a StructArray, output: &OutputColumns) -> Result<&'a str, ArrowError> {
         history::find(metadata.fields(), output.name()).ok_or_else(|| {
             let (column, step) = (&self.metadata, output.name());
@@ -502,8 +504,8 @@ impl RetryCommit {
     }
 }
 
-/// Splits the rows of a file into ranges whose new answers take some megabytes. The hits of a range are counted from
-/// its first row.
+/// Splits the rows of a file into ranges whose new answers take at most [`PIECE_BYTES`], unless one row takes more.
+/// The file indices in a range's hits count from the first row of the range.
 fn pieces(batch: &FilledBatch, rows: usize, hits: &[RowMatch]) -> Vec<(Range<usize>, Vec<RowMatch>)> {
     let mut pieces = Vec::new();
     let (mut begin, mut bytes, mut own) = (0, 0, Vec::new());

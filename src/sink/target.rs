@@ -24,7 +24,8 @@ const STATS_COLUMNS: &str = "delta.dataSkippingStatsColumns";
 /// Prefix of columns that exist in queries only.
 const INTERNAL: &str = "__enrich";
 const CHECKPOINT_INTERVAL: &str = "delta.checkpointInterval";
-/// Writes statistics as columns in the log's checkpoints: one can be read without decoding all of them.
+/// Table property by which checkpoints of the log hold statistics as columns, so that those of one column can be read
+/// without decoding the others.
 const STATS_AS_STRUCT: &str = "delta.checkpoint.writeStatsAsStruct";
 /// Number of commits between two checkpoints of the log, as in Spark's default. The commits after a checkpoint are
 /// held in memory.
@@ -72,7 +73,7 @@ pub fn check_columns(job: &Job, source: &Schema) -> Result<SchemaRef, TargetErro
         let reserved = RESERVED.iter().find(|name| name.eq_ignore_ascii_case(&step.output));
         if let (Some(reserved), Some(metadata)) = (reserved, &job.target.metadata_column) {
             return Err(wrong(format!(
-                "the output {:?} has the name of a field of {metadata}.{reserved}; rename the step's output",
+                "the output {:?} has the name of the field {metadata}.{reserved}; rename the step's output",
                 step.output
             )));
         }
@@ -305,7 +306,6 @@ pub(super) async fn is_free(at: &Location) -> Result<(), TargetError> {
     }
 }
 
-/// Creates the target.
 pub(super) async fn create(job: &Job, wanted: &Schema) -> Result<Table, TargetError> {
     let TargetSpec { location, metadata_column, partition_by, .. } = &job.target;
     let partitions = partition_by.as_deref().unwrap_or_default();
@@ -423,7 +423,7 @@ fn difference<'a>(
     }
 }
 
-/// Whether two types hold the same values. Names of list items and nullability are ignored.
+/// Whether two types hold the same values. Nullability and the names of list items do not matter.
 fn same_type(a: &DataType, b: &DataType) -> bool {
     match (a, b) {
         (DataType::List(a), DataType::List(b)) => same_type(a.data_type(), b.data_type()),

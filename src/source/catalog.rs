@@ -129,7 +129,7 @@ impl Catalog {
             Position::Start => delta.first().unwrap_or_default(),
             Position::DeltaSnapshot { version, .. } => version + 1,
             Position::DeltaLog { version, .. } => *version,
-            Position::Parquet { .. } => return None,
+            Position::Folder { .. } => return None,
         };
         Some((delta.version() + 1).saturating_sub(read))
     }

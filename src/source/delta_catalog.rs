@@ -28,9 +28,9 @@ pub(super) struct DeltaCatalog {
     /// The condition that rows must meet; it excludes files by their statistics.
     pub(super) condition: Option<Condition>,
     skip_change_commits: bool,
-    /// The loaded files of the version of a snapshot position.
+    /// The loaded files of the version that a snapshot position names.
     snapshot: Option<FileRun>,
-    /// The version and log entry read last, and the rows of it that are passed over.
+    /// The version that was read last, its log entry, and how many of its rows are passed over.
     entry: Option<(u64, LogEntry, PassedOver)>,
     /// The rows from before the version that the job begins with, once they are counted.
     before_start: Option<PassedOver>,
@@ -44,7 +44,7 @@ pub(super) struct DeltaCatalog {
 
 /// Table property that states how long removed files are kept; 7 days by default.
 const RETENTION: &str = "delta.deletedFileRetentionDuration";
-/// Most commits after a position whose rows are counted.
+/// Maximum number of commits after a position whose rows are counted.
 const MAX_COUNTED_VERSIONS: usize = 200;
 /// Number of files of a version that are loaded at once, besides the one at the position.
 const LISTED_FILES: usize = 1_000;
@@ -138,7 +138,7 @@ impl DeltaCatalog {
             Position::DeltaLog { version, files, row } => {
                 self.next_in_log(*version, *files, *row, nothing).await
             }
-            Position::Parquet { .. } => Err(SourceError::Unsupported {
+            Position::Folder { .. } => Err(SourceError::Unsupported {
                 path: self.path.clone(),
                 what: "was a set of Parquet files when the checkpoint was made, and is a Delta table now"
                     .into(),
@@ -146,6 +146,8 @@ impl DeltaCatalog {
         }
     }
 
+    /// Returns the next file to read in the log. Of `version` the first `skip` files are read, and of the file after
+    /// them the first `row` rows. `passed` counts the rows that are passed over so far.
     async fn next_in_log(
         &mut self,
         mut version: u64,
@@ -218,7 +220,8 @@ impl DeltaCatalog {
         }
     }
 
-    /// Returns the commit of a version with only the files that add new rows, and the rows of it that are passed over.
+    /// Returns the log entry of a version with only the files that add new rows, and how many rows of the entry are
+    /// passed over.
     async fn log_entry(&mut self, version: u64) -> Result<(LogEntry, PassedOver), SourceError> {
         if let Some((_, entry, passed)) = self.entry.as_ref().filter(|(cached, ..)| *cached == version) {
             return Ok((entry.clone(), *passed));
@@ -367,7 +370,7 @@ impl DeltaCatalog {
         self.start.and_then(SourceStart::version)
     }
 
-    /// Returns how long VACUUM spares files that left the table.
+    /// Returns how long VACUUM keeps files that were removed from the table.
     pub(super) fn retention(&self) -> Duration {
         let properties = self.table.properties().unwrap_or_default();
         let written =
@@ -442,7 +445,7 @@ impl DeltaCatalog {
         }
         let whole = |file: &DataFile, version: u64| part(file, version, 0);
         match position {
-            Position::Start | Position::Parquet { .. } => Ok(Vec::new()),
+            Position::Start | Position::Folder { .. } => Ok(Vec::new()),
             Position::DeltaSnapshot { version, modified_ms, file, row } => {
                 let key = (*modified_ms, file.as_str());
                 let files = self.files_of(*version).await?;
@@ -500,7 +503,8 @@ impl DeltaCatalog {
         Ok(Table::open_at(&self.path, version).await?.files().await?)
     }
 
-    /// With a condition, `expected` has the read progress of each file in which a row may meet it.
+    /// Returns the position after the rows that a target holds. With a condition, `expected` has the read progress of
+    /// each file in which a row may meet it.
     pub(super) async fn position_after(
         &self,
         held: &[HeldFile],
@@ -527,7 +531,7 @@ impl DeltaCatalog {
                     file.path
                 )));
             };
-            // The target may hold deleted rows, if they were read before they were deleted.
+            // Rows that are deleted now may have been read before, so the target may or may not hold them.
             let lacks = |rows: u64, of: u64| rows > of || rows + file.deleted_rows < of;
             let is_wrong = match (&self.condition, expected.get(&file.path)) {
                 (Some(_), Some(ReadProgress { before, deleted, after })) => {

@@ -78,11 +78,13 @@ impl FolderCatalog {
         Ok((source, SourceFiles::new(root, format), schema, unsupported))
     }
 
+    /// Returns the next file to read after a position, or `None` if every complete file is read. Files without a footer
+    /// are added to the unfinished ones.
     pub(super) fn next_file(&mut self, position: &Position) -> Result<Option<FileRange>, SourceError> {
         let nothing = BTreeMap::new();
         let (seen, partial) = match position {
             Position::Start => (&nothing, None),
-            Position::Parquet { files, partial } => (files, partial.as_ref()),
+            Position::Folder { files, partial } => (files, partial.as_ref()),
             _ => {
                 return Err(SourceError::Unsupported {
                     path: self.at.clone(),
@@ -143,7 +145,7 @@ impl FolderCatalog {
         };
         match position {
             Position::Start => self.files.iter().map(rows).sum(),
-            Position::Parquet { files, partial } => {
+            Position::Folder { files, partial } => {
                 let fresh = self.files.iter().filter(|file| !files.contains_key(&file.path));
                 let begun = partial.as_ref().and_then(|(name, row)| {
                     let file = self.files.iter().find(|file| file.path == *name)?;
@@ -165,7 +167,7 @@ impl FolderCatalog {
     pub(super) fn end(&self) -> Position {
         let whole = self.files.iter().filter(|file| matches!(file.footer, Footer::Whole { .. }));
         let files = whole.map(|file| (file.path.clone(), file.size)).collect();
-        Position::Parquet { files, partial: None }
+        Position::Folder { files, partial: None }
     }
 
     /// Returns the parts of files that are before a position (`end` is 0 for a whole file), and the names of files that
@@ -177,7 +179,7 @@ impl FolderCatalog {
         &self,
         position: &Position,
     ) -> Result<(Vec<FileRange>, Vec<String>), SourceError> {
-        let Position::Parquet { files, partial } = position else { return Ok((Vec::new(), Vec::new())) };
+        let Position::Folder { files, partial } = position else { return Ok((Vec::new(), Vec::new())) };
         self.check_sizes(files)?;
         let begun = self.parts().into_iter().filter(|part| files.contains_key(&part.file));
         let begun = begun.filter_map(|part| match partial {
@@ -205,7 +207,8 @@ impl FolderCatalog {
         Ok(())
     }
 
-    /// With a condition, `expected` has the files' read progress.
+    /// Returns the position after the rows that a target holds. With a condition, `expected` has the files' read
+    /// progress.
     pub(super) fn position_after(
         &self,
         held: &[HeldFile],
@@ -242,7 +245,7 @@ impl FolderCatalog {
             }
             files.insert(file.path.clone(), file.size);
         }
-        Ok(Position::Parquet { files, partial })
+        Ok(Position::Folder { files, partial })
     }
 }
 
@@ -278,11 +281,11 @@ fn schema_of(
 /// Returns the position after rows up to `end` of a file; `is_whole` if nothing of it is left.
 pub(super) fn advance(before: &Position, part: &FileRange, end: u64, is_whole: bool) -> Position {
     let mut files = match before {
-        Position::Parquet { files, .. } => files.clone(),
+        Position::Folder { files, .. } => files.clone(),
         _ => BTreeMap::new(),
     };
     files.insert(part.file.clone(), part.size);
-    Position::Parquet { files, partial: (!is_whole).then(|| (part.file.clone(), end)) }
+    Position::Folder { files, partial: (!is_whole).then(|| (part.file.clone(), end)) }
 }
 
 fn part(file: &FoundFile, start: u64) -> FileRange {

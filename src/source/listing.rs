@@ -24,7 +24,7 @@ use crate::wording::counted;
 const LOG_FOLDER: &str = "_delta_log";
 /// Hive's value for null in the name of a partition folder.
 const NULL_PARTITION: &str = "__HIVE_DEFAULT_PARTITION__";
-/// Most files with other endings that are opened to name them in a message.
+/// Maximum number of files with other endings that are opened to name them in a message.
 const MAX_SNIFFED: usize = 1_000;
 
 /// The files found in a folder.
@@ -91,7 +91,7 @@ pub(super) async fn list(at: &Location, formats: &[FileFormat]) -> Result<Folder
             None => SourceError::Missing { path: at.clone() },
         });
     }
-    // With a named file, the others are looked at for the message alone.
+    // If some files have the ending, the others are opened for the message alone.
     let most = if files.is_empty() { usize::MAX } else { MAX_SNIFFED };
     let looked = others.into_iter().take(most).collect::<Vec<_>>();
     let of_all = formats.to_vec();
@@ -154,7 +154,7 @@ async fn list_single_file(
     Ok(FolderListing { root, format, files: vec![file], left_out: Vec::new() })
 }
 
-/// What a walk through a folder has found so far.
+/// The files that a walk through a folder has found so far.
 #[derive(Debug, Default)]
 struct Walk {
     formats: Vec<FileFormat>,

@@ -25,9 +25,9 @@ use crate::config::{OnUnsupported, SourceSpec, nearest};
 use crate::store::Location;
 use crate::table::{has_empty_log, is_delta_table, objects};
 
-/// Most row masks in memory. A file's mask is used when a batch is planned, and again when it is read.
+/// Maximum number of row masks in memory. A file's mask is used when a batch is planned, and again when it is read.
 const MAX_CACHED_MASKS: usize = 1_000;
-/// Most rows that these masks cover together.
+/// Maximum number of rows that these masks cover together.
 const MAX_CACHED_ROWS: usize = 16_000_000;
 
 /// A source whose end is fixed.
@@ -36,9 +36,9 @@ pub struct Source {
     files: SourceFiles,
     /// The columns that are carried to the target.
     schema: SchemaRef,
-    /// The same columns with their table's metadata.
+    /// The columns that are carried to the target, with their metadata in the source table.
     noted: SchemaRef,
-    /// All columns, with their table's metadata.
+    /// All columns of the source, with their metadata in the source table.
     all: SchemaRef,
     filter: Option<Arc<Filter>>,
     /// The row masks that were computed last, by file and condition, oldest first.
@@ -88,7 +88,7 @@ impl Source {
             check_unsupported(spec, at, &all, &unsupported)?;
             unsupported.iter().for_each(|column| source.leave_out(column.to_string()));
             let filter = filter(&files, &all)?;
-            let id = SourceId::Parquet { written: spec.written.clone(), path: at.to_string() };
+            let id = SourceId::Folder { written: spec.written.clone(), path: at.to_string() };
             (files, all, filter, id, Catalog::Folder(source))
         };
         let noted = chosen(spec, at, &all)?;
@@ -135,8 +135,10 @@ impl Source {
     /// # Errors
     /// When the log, a deletion vector or the file cannot be read, and when the condition does not fit the source.
     pub async fn kept(&mut self, part: &FileRange, condition: Option<&str>) -> Result<RowMask, SourceError> {
-        let known =
-            self.kept.iter().find(|(file, known_condition, _)| *file == part.file && known_condition.as_deref() == condition);
+        let known = self
+            .kept
+            .iter()
+            .find(|(file, known_condition, _)| *file == part.file && known_condition.as_deref() == condition);
         if let Some((_, _, kept)) = known {
             return Ok(kept.clone());
         }
@@ -233,8 +235,8 @@ impl Source {
         self.catalog.rows_after(position).await
     }
 
-    /// Returns what is left after a position. Reads the footer of each file that is not planned, and the columns of the
-    /// condition.
+    /// Returns how many versions, files and rows are after a position. Reads the footer of each of these files, and the
+    /// columns of the condition.
     ///
     /// # Errors
     /// As [`Source::next_file`].

@@ -30,11 +30,11 @@ use crate::config::SourceSpec;
 use crate::store::Location;
 use crate::table::Condition;
 
-/// Most digits of Arrow's 128-bit decimals, and of Delta's.
+/// Maximum number of digits of Arrow's 128-bit decimals, and of Delta's.
 const MAX_DIGITS: u8 = 38;
 /// Approximate size in bytes of the pieces in which rows are decoded.
 const PIECE_BYTES: u64 = 1_000_000;
-/// Most rows of a piece.
+/// Maximum number of rows of a piece.
 const PIECE_ROWS: u64 = 8_192;
 /// First and last bytes of a file ("File format" in the documentation of Parquet).
 const MAGIC: &[u8] = b"PAR1";
@@ -63,7 +63,7 @@ pub(super) fn has_magic(root: &Root, path: &str) -> bool {
     file.len() >= MAGIC.len() as u64 && begins.is_ok_and(|bytes| bytes.as_ref() == MAGIC)
 }
 
-/// Reads the footer of a file, and reports whether it is complete. Blocks.
+/// Reads the footer of a file and returns its rows and columns, or why it has none that can be read. Blocks.
 pub(super) fn look(root: &Root, path: &str, bytes: ByteStrings) -> Footer {
     let file = match root.open(path) {
         Ok(file) => file,
@@ -284,8 +284,8 @@ fn of_leaf(data_type: &DataType, column: Option<&ColumnDescriptor>, bytes: ByteS
     }
 }
 
-/// Whether a column of byte strings is text. An ENUM is ("ENUM" in Parquet's logical types); without an annotation
-/// `bytes` decides.
+/// Whether a column of byte strings is text. A column annotated as an ENUM is text ("ENUM" in Parquet's logical
+/// types); for a column without an annotation `bytes` decides.
 fn is_text(column: &ColumnDescriptor, bytes: ByteStrings) -> bool {
     if column.physical_type() != Type::BYTE_ARRAY {
         return false;

@@ -25,8 +25,8 @@ impl StoreError {
     }
 }
 
-/// Returns the folder for what this program keeps on this machine between runs, after the XDG Base Directory
-/// Specification; `None` if the environment names no home.
+/// Returns the folder for the state that this program keeps on this machine between runs, as defined by the XDG Base
+/// Directory Specification; `None` if the environment names no home.
 #[must_use]
 pub fn state_folder() -> Option<PathBuf> {
     let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
@@ -144,7 +144,7 @@ pub fn replace_private(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     replace(path, bytes)
 }
 
-/// Replaces a file as a whole and leaves the flush to the operating system: `kill -9` costs nothing, but a power
+/// Replaces a file as a whole and leaves the flush to the operating system: nothing is lost to `kill -9`, but a power
 /// failure may leave the old bytes, the new ones, or nothing that can be read.
 ///
 /// # Errors
@@ -158,8 +158,8 @@ pub(super) fn replace_unflushed(path: &Path, bytes: &[u8]) -> Result<(), StoreEr
     std::fs::rename(&beside, path).map_err(StoreError::of("replace", path))
 }
 
-/// Appends to a file, if it exists, and leaves the flush to the operating system: `kill -9` costs nothing once this
-/// has returned. Returns whether the file exists.
+/// Appends to a file, if it exists, and leaves the flush to the operating system: once this has returned, `kill -9`
+/// does not lose the bytes. Returns whether the file exists.
 ///
 /// # Errors
 /// When the file cannot be written; some of the bytes may then be in it.
@@ -171,8 +171,8 @@ pub fn append_unflushed(path: &Path, bytes: &[u8]) -> Result<bool, StoreError> {
     }
 }
 
-/// Overwrites an existing file in place, which takes no space on most disks if the new bytes are no more than the
-/// old. A crash can leave a mix of both.
+/// Overwrites an existing file in place. On most disks that needs no free space if the new content is not longer than
+/// the old. A crash can leave a mix of both.
 ///
 /// # Errors
 /// When the file does not exist or cannot be written.

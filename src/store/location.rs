@@ -33,7 +33,7 @@ pub enum LocationError {
         /// Scheme of the URL.
         scheme: String,
     },
-    /// The URL of an object store names no place in it.
+    /// The URL of an object store is not exactly a bucket and a path.
     #[error("is {written:?}, which is no URL of a place in an object store: {message}")]
     NoPlace {
         /// The text in the job file.
@@ -56,7 +56,8 @@ impl Location {
     /// Resolves a location in a job file against the folder of the job file.
     ///
     /// # Errors
-    /// [`LocationError`] for a URL that names no place, and when the working directory cannot be read.
+    /// [`LocationError`] for a URL of another scheme or one that names no file or folder, and when the working
+    /// directory cannot be read.
     pub fn resolve(written: &str, folder: &Path) -> Result<Self, LocationError> {
         let path = match written.split_once("://") {
             Some(("file", _)) => Url::parse(written)

@@ -1,4 +1,5 @@
-//! A folder in an object store: whole objects, put under a condition.
+//! A folder in an object store. Objects are read and put as a whole; a put may depend on the version of the existing
+//! object.
 
 use std::fmt;
 use std::sync::Arc;
@@ -56,7 +57,7 @@ pub enum PutError {
 }
 
 impl Objects {
-    /// Returns the folder `at`, which is the root of `store`.
+    /// Returns the root folder of `store`. `at` is its location, for messages.
     #[must_use]
     pub fn new(at: Location, store: Arc<dyn ObjectStore>) -> Self {
         Objects { at, store, below: Path::default() }
@@ -109,11 +110,12 @@ impl Objects {
         put.map(|_| ()).map_err(self.error("write", name))
     }
 
-    /// Puts an object if the existing one is as expected, and returns the new version.
+    /// Puts an object if the existing one meets the condition, and returns the new version.
     ///
     /// # Errors
-    /// [`PutError::Changed`] if it is another one. After any error the new object may be there all the same: the
-    /// store's response may have been lost, or belong to the repetition of a put whose response was lost.
+    /// [`PutError::Changed`] if the existing object does not meet the condition. After any error the new object may be
+    /// there all the same: the store's response may have been lost, or the client may have repeated a put that had
+    /// succeeded and been refused.
     pub async fn put_if(
         &self,
         name: &str,
@@ -161,10 +163,10 @@ impl Objects {
         Ok(names)
     }
 
-    /// Returns the time by the store's clock, in whole seconds.
+    /// Returns the time by the store's clock, in whole seconds. Puts an object to find out, and removes it.
     ///
     /// # Errors
-    /// When the store does not answer.
+    /// When that object cannot be put, read or removed.
     pub async fn now(&self) -> Result<DateTime<Utc>, StoreError> {
         let name = format!(".clock-{}", uuid::Uuid::new_v4());
         self.put(&name, Bytes::from_static(b"now")).await?;
@@ -196,7 +198,8 @@ impl Objects {
             );
             StoreError::of("use", self.at.clone())(source)
         };
-        // The response to a put that succeeded may be lost; the repetition then finds the object that it put.
+        // If the response to a put is lost, the client repeats the put, which is refused because of the object that
+        // the first attempt put.
         let landed = async |put: Result<Version, PutError>, text: &'static str| match put {
             Ok(version) => Ok(version),
             Err(PutError::Changed) => match self.get(name).await? {

@@ -3,8 +3,8 @@
 use std::error::Error;
 use std::io::{self, ErrorKind};
 
-/// Returns the disk error that caused an error: full, over a limit, read-only or forbidden. `None` if the cause is
-/// something else.
+/// Returns the disk error that caused an error: the disk is full, over a quota or read-only, or access is denied.
+/// `None` if the cause is something else.
 #[must_use]
 pub fn disk_trouble<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a io::Error> {
     let mut next = Some(error);

@@ -1,6 +1,6 @@
 //! Appends rows: data files first, then one commit that names them.
 
-use arrow::array::AsArray;
+use arrow::array::{Array, AsArray};
 use arrow::datatypes::Int32Type;
 use arrow::record_batch::RecordBatch;
 use deltalake::kernel::transaction::{CommitBuilder, CommitProperties};
@@ -46,13 +46,16 @@ impl Staged {
         &mut self,
         parent: &str,
         column: &str,
-        min: i64,
-        max: i64,
+        seen: &SeenValues,
     ) -> Result<(), serde_json::Error> {
+        let Some((min, max)) = seen.bounds else { return Ok(()) };
+        // Which of the files holds the nulls is not known.
+        let nulls = (!seen.has_null).then_some(0);
         for add in &mut self.adds {
             let mut stats: Map<String, Value> =
                 add.stats.as_deref().map_or_else(|| Ok(Map::new()), serde_json::from_str)?;
-            for (kind, value) in [("minValues", min), ("maxValues", max), ("nullCount", 0)] {
+            for (kind, value) in [("minValues", Some(min)), ("maxValues", Some(max)), ("nullCount", nulls)] {
+                let Some(value) = value else { continue };
                 let columns = stats.entry(kind).or_insert_with(|| json!({}));
                 if let Some(columns) = columns.as_object_mut() {
                     let nested = columns.entry(parent).or_insert_with(|| json!({}));
@@ -96,12 +99,19 @@ pub struct Staging {
     pub(super) staged: Staged,
 }
 
-/// A struct column and an integer column in it, with the smallest and largest value seen.
+/// A struct column and an integer column in it, with the values of the open files.
 #[derive(Debug)]
 pub(super) struct BoundedColumn {
     parent: String,
     column: String,
+    seen: SeenValues,
+}
+
+/// The smallest and largest value of a column, if it has any, and whether it has a null.
+#[derive(Debug, Default)]
+struct SeenValues {
     bounds: Option<(i32, i32)>,
+    has_null: bool,
 }
 
 impl BoundedColumn {
@@ -109,19 +119,29 @@ impl BoundedColumn {
         let parent = rows.column_by_name(&self.parent).and_then(|column| column.as_struct_opt());
         let column = parent.and_then(|parent| parent.column_by_name(&self.column));
         let Some(values) = column.and_then(|column| column.as_primitive_opt::<Int32Type>()) else { return };
-        for value in values.iter().flatten() {
-            let (min, max) = self.bounds.unwrap_or((value, value));
-            self.bounds = Some((min.min(value), max.max(value)));
+        let is_null = |at: usize| parent.is_some_and(|parent| parent.is_null(at)) || values.is_null(at);
+        for at in 0..rows.num_rows() {
+            if is_null(at) {
+                self.seen.has_null = true;
+                continue;
+            }
+            let value = values.value(at);
+            let (min, max) = self.seen.bounds.unwrap_or((value, value));
+            self.seen.bounds = Some((min.min(value), max.max(value)));
         }
     }
 }
 
 impl Staging {
-    /// Adds the smallest and largest value of an integer column inside a struct to the files' statistics.
+    /// Adds the smallest and largest value of an integer column inside a struct to the statistics of the files to
+    /// write.
     #[must_use]
     pub fn counting(mut self, parent: &str, column: &str) -> Self {
-        self.counted =
-            Some(BoundedColumn { parent: parent.to_owned(), column: column.to_owned(), bounds: None });
+        self.counted = Some(BoundedColumn {
+            parent: parent.to_owned(),
+            column: column.to_owned(),
+            seen: SeenValues::default(),
+        });
         self
     }
 
@@ -143,10 +163,9 @@ impl Staging {
     async fn end_files(&mut self) -> Result<(), TableError> {
         let adds = self.writer.flush().await.map_err(error_of("write to", &self.at))?;
         let mut ended = Staged { adds };
-        if let Some(counted) = &mut self.counted
-            && let Some((min, max)) = counted.bounds.take()
-        {
-            let added = ended.add_nested_statistics(&counted.parent, &counted.column, min.into(), max.into());
+        if let Some(counted) = &mut self.counted {
+            let seen = std::mem::take(&mut counted.seen);
+            let added = ended.add_nested_statistics(&counted.parent, &counted.column, &seen);
             added.map_err(|source| error_of("write statistics to", &self.at)(source.into()))?;
         }
         self.staged.absorb(ended);
@@ -164,7 +183,7 @@ impl Staging {
 }
 
 impl Table {
-    /// Begins data files of about `file_bytes` bytes each, which are not committed yet.
+    /// Begins to write data files of about `file_bytes` bytes each, which are not committed yet.
     ///
     /// # Errors
     /// When the table has a feature that cannot be written.

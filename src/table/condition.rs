@@ -43,9 +43,11 @@ pub struct Condition {
     schema: SchemaRef,
     /// The indexes of the columns that the condition reads, in the order of the table.
     columns: Vec<usize>,
+    /// The condition, to be evaluated for rows with the schema `projected`.
     of_columns: Arc<dyn PhysicalExpr>,
     /// The schema of those columns.
     projected: SchemaRef,
+    /// Rules out files by their statistics; `None` if the condition is not suited to that.
     pruning: Option<Arc<PruningPredicate>>,
 }
 
@@ -103,13 +105,13 @@ impl Condition {
         &self.projected
     }
 
-    /// Returns for each row, with [`Condition::columns`], whether it meets the condition, or an error in words. A
-    /// row for which the condition is null does not meet it.
+    /// Returns for each row whether it meets the condition, or an error in words. The schema of `rows` is
+    /// [`Condition::row_schema`]. A row for which the condition is null does not meet it.
     #[must_use]
     pub fn of_rows(&self, rows: &RecordBatch) -> Vec<Result<bool, String>> {
         match self.holds(rows) {
             Ok(holds) => holds.values().iter().map(Ok).collect(),
-            // One row may fail where another part of the condition guards against that, so each is evaluated alone.
+            // Among others a row may fail in a part of the condition that is not evaluated for the row alone.
             Err(error) if rows.num_rows() <= 1 => vec![Err(error); rows.num_rows()],
             Err(_) => (0..rows.num_rows()).flat_map(|at| self.of_rows(&rows.slice(at, 1))).collect(),
         }

@@ -1,4 +1,4 @@
-//! The files of a version and the entries of the log.
+//! Reads the data files of a table version, and the commits in the log.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -176,8 +176,9 @@ impl Table {
         Ok((files.into_values().collect(), has_more))
     }
 
-    /// Counts the rows of the files after `after`, a (modification time, path), and of that file from `row` on, if
-    /// set. Deleted rows are left out except in that file. `None` if the log lacks the number of rows of a file.
+    /// Counts the rows of the files after the file `after`, a (modification time, path), and, if `row` is set, those of
+    /// the file `after` itself from `row` on. Deleted rows count in the file `after` only. `None` if the log lacks the
+    /// number of rows of a file.
     ///
     /// # Errors
     /// When the log cannot be read.
@@ -341,7 +342,7 @@ impl Table {
         Ok(times
             .into_iter()
             .map(|(version, time)| {
-                // A clock may have gone back, or files may have been copied.
+                // A clock may have gone back, or files may have been copied, and the times must rise all the same.
                 newest = time.max(newest.saturating_add(1));
                 (version, newest)
             })

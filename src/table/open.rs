@@ -1,4 +1,4 @@
-//! Opens a table and returns its properties.
+//! Opens a Delta table at a version and reads its metadata.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;

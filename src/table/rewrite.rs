@@ -38,7 +38,7 @@ pub struct ChangeStaging {
 }
 
 impl ChangeStaging {
-    /// Encodes rows, with the table's columns, as they were before and as they are after the update.
+    /// Encodes updated rows twice, with the table's columns: as they were before the update and as they are after it.
     ///
     /// # Errors
     /// When the rows do not fit the columns or a file cannot be written.
@@ -90,7 +90,8 @@ impl Table {
         Ok(self.properties()?.get(name).is_some_and(|value| value.eq_ignore_ascii_case("true")))
     }
 
-    /// Begins change data files that are not committed yet; `None` if the table keeps no change data.
+    /// Begins to write change data files, which are not committed yet. Returns `None` if the table keeps no change
+    /// data.
     ///
     /// # Errors
     /// When the folder cannot be written.

@@ -1,4 +1,4 @@
-//! Counts the events of a run.
+//! [`Tally`] counts the events of a run; [`Totals`] are its counts.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -30,11 +30,12 @@ pub struct Totals {
     pub sent_rows: u64,
     /// Number of these whose last outcome an earlier run had paid for.
     pub recovered_rows: u64,
-    /// Number of outcomes, those from the journal included; a row of two steps counts twice.
+    /// Number of outcomes, those from the journal included. Each step of a row counts.
     pub settled: u64,
     /// Number of answers among the outcomes.
     pub answers: u64,
-    /// Number of outcomes that are skipped: rows without input.
+    /// Number of skipped outcomes: no request was sent, since the row does not meet the step's condition or all its
+    /// inputs are null.
     pub skipped: u64,
     /// Number of errors among the outcomes, by class.
     pub errors: BTreeMap<&'static str, u64>,
@@ -145,7 +146,7 @@ impl Listener for Tally {
                     Ending::Failed(class) => *totals.errors.entry(Class::name(*class)).or_default() += 1,
                 }
             }
-            Event::Refused { answers, skipped } => {
+            Event::ConstraintsBroken { answers, skipped } => {
                 totals.answers = totals.answers.saturating_sub(*answers);
                 totals.skipped = totals.skipped.saturating_sub(*skipped);
                 *totals.errors.entry(Class::Constraint.name()).or_default() += answers + skipped;

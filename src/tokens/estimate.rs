@@ -19,7 +19,8 @@ const QUANTILE: f64 = 0.7;
 const NEWEST: f64 = 0.005;
 /// Number of answers after which their lengths are trusted.
 const ENOUGH: u32 = 20;
-/// Lengths of answers are counted in classes, each longer than the one before by this factor.
+/// Lengths of answers are counted in classes. The lengths in each class are greater by this factor than those in the
+/// class before.
 const CLASS: f64 = 1.2;
 const CLASSES: usize = 96;
 
@@ -120,7 +121,8 @@ impl StepMeter {
             let weight = NEWEST.max(1.0 / f64::from(self.answers_seen));
             self.per_byte += (seen - self.per_byte) * weight;
         }
-        // Newer answers weigh more. Growing weights save fading all sums each time.
+        // Newer answers weigh more. A weight that grows from answer to answer has the effect of fading all earlier
+        // ones.
         self.weight *= 1.0 + NEWEST;
         if self.weight > 1e12 {
             self.lengths.iter_mut().for_each(|weight| *weight /= self.weight);

@@ -1,7 +1,7 @@
 //! Splits text into tokens, as OpenAI's models do.
 //!
-//! tiktoken-rs gets pieces of some kilobytes only. On a million white-space characters in a row its regular
-//! expression exceeds its backtracking limit, and it panics; a long text without a space takes it seconds.
+//! Only pieces of a few kilobytes are passed to tiktoken-rs. It panics on a million white-space characters in a row,
+//! because its regular expression exceeds its backtracking limit, and takes seconds for a long text without a space.
 
 use tiktoken_rs::CoreBPE;
 use tiktoken_rs::tokenizer::get_tokenizer;
@@ -71,7 +71,7 @@ impl Encoding {
     }
 
     /// Counts the tokens of a text. For a text longer than 128 KiB the number is estimated from samples. For a text
-    /// without a space for some kilobytes it is about one in a thousand too high.
+    /// that has no space for some kilobytes the number is too high by about one in a thousand.
     #[must_use]
     pub fn count(self, text: &str) -> usize {
         if text.len() <= MOST_COUNTED_BYTES {
@@ -111,8 +111,9 @@ impl Encoding {
     }
 }
 
-/// Splits a text into pieces. A piece ends before a space between a letter or digit and a letter, where tokens end
-/// too in all encodings, or between any two characters if there is no such space for long.
+/// Splits a text into pieces. A piece ends before a space that stands between a letter or digit and a letter, because
+/// a token ends there in all encodings. If there is no such space in the second half of a piece of maximum size, it
+/// ends between any two characters.
 fn pieces(mut text: &str) -> impl Iterator<Item = &str> {
     std::iter::from_fn(move || {
         if text.is_empty() {

@@ -50,7 +50,8 @@ const TOO_LONG_WORDS: &[&str] = &[
     "longer than the maximum model length",
     "ContextWindowExceededError",
 ];
-/// Codes of refusals that may pass the next time: the model wrote no JSON, or the body was garbled on its way.
+/// Codes and phrases of refusals after which a retry may succeed: the model wrote no JSON, or the body was garbled on
+/// its way.
 const AGAIN: &[&str] = &["json_validate_failed"];
 const AGAIN_WORDS: &[&str] = &["We could not parse the JSON body of your request"];
 
@@ -101,7 +102,7 @@ pub fn classify(status: u16, body: &[u8], model: &str, headers: &ResponseHeaders
     });
     let delay = headers.delay.or_else(|| delay_in(&error).filter(|_| matches!(status, 429 | 503)));
     let class = match (class_of(status, &error, model, delay.is_some()), headers.should_retry) {
-        // A rate limit that waiting does not help against is a quota that is used up.
+        // If waiting does not help, the rate limit is a quota that is used up.
         (Class::RateLimited, Some(false)) => Class::Quota,
         (class, Some(false)) if class.policy() == Policy::Retry => Class::BadRequest,
         (class, Some(true)) if class.policy() == Policy::Reject => Class::ServerError,
@@ -149,7 +150,7 @@ fn delay_in(error: &ErrorObject) -> Option<Duration> {
     detailed.or_else(|| wire::delay_in_text(error.message.as_deref()?))
 }
 
-/// What a rate limit refusal is about: by its code and type, else by its headers.
+/// Returns the quantity that a rate-limit refusal is about, by its code and type, else by its headers.
 fn scarce(status: u16, error: &ErrorObject, limits: &Limits) -> Option<Scarce> {
     let named = |names: &[&str]| {
         [&error.code, &error.kind].into_iter().flatten().any(|found| names.contains(&found.as_str()))
@@ -316,8 +317,9 @@ mod tests {
     #[test]
     fn delays_are_read_in_every_form() {
         let now = DateTime::parse_from_rfc3339("2026-11-21T10:00:00Z").unwrap().with_timezone(&Utc);
-        let read =
-            |name: &'static str, value: &'static str| delay_of(|header| (header == name).then_some(value), now);
+        let read = |name: &'static str, value: &'static str| {
+            delay_of(|header| (header == name).then_some(value), now)
+        };
         assert_eq!(read("retry-after", "2"), Some(Duration::from_secs(2)));
         assert_eq!(read("retry-after", "1.5"), Some(Duration::from_millis(1_500)));
         assert_eq!(read("retry-after-ms", "250"), Some(Duration::from_millis(250)));

@@ -43,7 +43,8 @@ pub struct SendResult {
     pub result: Result<Paid, Failure>,
     /// Rate limits that the response stated, whatever its result.
     pub limits: Limits,
-    /// Whether the provider may bill it: it does not bill what it refuses, cannot do, or never received.
+    /// Whether the provider may bill the request. It does not bill a request that it refuses, cannot process, or never
+    /// received.
     pub may_be_billed: bool,
     /// Body of a successful response that cannot be parsed or holds no answer. It may have been paid for.
     pub unread: Option<Bytes>,
@@ -57,9 +58,9 @@ impl SendResult {
     }
 }
 
-/// Lateness of a timeout that shows that the process was stopped, or the machine slept.
+/// A timeout that ends later than planned by this much shows that the process was stopped or the machine slept.
 const STOPPED_FOR: Duration = Duration::from_millis(500);
-/// Time to read what arrived while the process was stopped.
+/// Time to read an answer that arrived while the process was stopped.
 const AFTER_STOP: Duration = Duration::from_secs(5);
 /// Shortest value in an address that counts as a key, in bytes. Shorter ones occur in texts by chance.
 const MIN_SECRET: usize = 8;
@@ -152,13 +153,14 @@ impl Endpoint {
         self.forms.proven()
     }
 
-    /// Starts to find out the schema form with what a former run found.
+    /// Makes the schema form that a former run found the first one to try.
     pub fn begin_with(&self, form: SchemaForm) {
         self.forms.begin_with(form);
     }
 
-    /// Sends a question, or texts to be embedded, and reads the whole answer within the request's time limit and
-    /// `most`. While the schema form is unknown, a refused request is sent again in the next form.
+    /// Sends a question, or texts to be embedded, and reads the whole answer. Each attempt may take as long as the
+    /// request timeout and `most` both allow. While the schema form is unknown, a refused request is sent again in the
+    /// next form.
     pub async fn send(&self, questions: &[Arc<Question>], params: &Params, most: Duration) -> SendResult {
         if params.vectors.is_some() {
             return self.post(&self.embeddings, self.texts(questions, params), most).await;
@@ -438,7 +440,7 @@ impl Endpoint {
     }
 }
 
-/// Adds the cost that the headers stated to the body, because the journal keeps the body alone.
+/// Adds the cost that the headers stated to the body, because of a response the journal stores the body alone.
 fn with_cost(body: Bytes, parsed: ChatResponse, cost: f64) -> (Bytes, ChatResponse) {
     let Ok(mut value) = serde_json::from_slice::<Value>(&body) else { return (body, parsed) };
     let Some(usage) = value.get_mut("usage").and_then(Value::as_object_mut) else { return (body, parsed) };
@@ -450,7 +452,8 @@ fn with_cost(body: Bytes, parsed: ChatResponse, cost: f64) -> (Bytes, ChatRespon
     }
 }
 
-/// Whether the model finished its answer. An answer that was cut off or declined shows nothing about the form.
+/// Whether the model finished its answer. An answer that was cut off, or with which the model declined, shows nothing
+/// about the schema form.
 fn is_whole(response: &ChatResponse) -> bool {
     let Some(choice) = response.choices.first() else { return false };
     let is_cut = choice
@@ -485,7 +488,7 @@ fn secrets_of(url: &Url) -> Vec<String> {
 fn shown(url: &Url) -> String {
     let mut url = url.clone();
     url.set_query(None);
-    // An address that cannot have them has none to hide.
+    // This fails for an address that cannot have a user or a password, which then has none to hide.
     let _ = url.set_username("").and_then(|()| url.set_password(None));
     url.to_string()
 }
@@ -558,7 +561,7 @@ fn chain(error: &reqwest::Error) -> String {
     text
 }
 
-/// What a TLS error means for the job file. It is recognized by the wording of rustls.
+/// Returns which key of the job file a TLS error is about. The error is recognized by the wording of rustls.
 fn hint(cause: &str) -> &'static str {
     match cause {
         cause if cause.contains("InvalidContentType") => {

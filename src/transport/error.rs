@@ -1,4 +1,4 @@
-//! Why no requests can be sent to an endpoint: its client, its headers or its key.
+//! Why an endpoint cannot be created: its HTTP client, its headers or its key.
 
 /// Why an endpoint cannot be created.
 #[derive(Debug, thiserror::Error)]

@@ -15,7 +15,7 @@ use crate::wire::{Message, Role, SCHEMA_WORDS};
 /// Forms in the order in which they are tried.
 const TRIED: [SchemaForm; 4] =
     [SchemaForm::JsonSchema, SchemaForm::Tool, SchemaForm::JsonObject, SchemaForm::Words];
-/// Number of answers without JSON after which a form counts as ignored.
+/// Number of answers without JSON after which the endpoint is taken to ignore the form.
 const IGNORED_AFTER: u32 = 3;
 /// How long a request waits for another one that finds out the form.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
@@ -36,15 +36,15 @@ struct FormState {
     form: SchemaForm,
     /// Whether an answer in this form held JSON.
     is_proven: bool,
-    /// Whether a request in this form was answered, if only with a text that was cut off. Requests no longer wait.
+    /// Whether a request in this form was answered, even if the text was cut off. Other requests no longer wait then.
     is_taken: bool,
-    /// Whether every form is ignored. Requests no longer wait to find one.
+    /// Whether every form is ignored. Requests no longer wait for one to be found.
     is_given_up: bool,
     ignored: u32,
 }
 
 impl FormState {
-    /// The state in which nothing is known of a form.
+    /// The state for a form of which nothing is known yet.
     fn of(form: SchemaForm) -> Self {
         FormState { form, is_proven: false, is_taken: false, is_given_up: false, ignored: 0 }
     }
@@ -102,7 +102,7 @@ impl SchemaFormProbe {
         }
     }
 
-    /// Waits for a request that finds out the form, at most [`LONGEST_WAIT`].
+    /// Waits until no other request is finding out the form, at most [`LONGEST_WAIT`]. `None` if the time is over.
     pub(super) async fn turn(&self) -> Option<Turn<'_, ()>> {
         tokio::time::timeout(LONGEST_WAIT, self.turn.lock()).await.ok()
     }

@@ -1,4 +1,5 @@
-//! The key of an endpoint, read again when it is refused: tokens of clouds and vaults are valid for an hour.
+//! The key of an endpoint. It is read again when it is refused, because tokens of clouds and vaults expire, often
+//! within an hour.
 
 use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
@@ -9,9 +10,10 @@ use super::error::EndpointError;
 use crate::clock::{self, Instant};
 use crate::config::{ApiKey, Provider};
 
-/// How long it is remembered that a key could not be read, or had not changed: many requests are refused at once.
+/// Time for which a key that could not be read again, or had not changed, is not read once more: many requests are
+/// refused at once.
 const REMEMBERED: Duration = Duration::from_secs(10);
-/// Number of the newest keys that are remembered, to be kept out of messages.
+/// Number of newest keys that are remembered, so that they can be removed from messages and responses.
 const MAX_SECRETS: usize = 16;
 
 /// The key of an endpoint, and the header that carries it.
@@ -24,7 +26,7 @@ pub(super) struct Keyring {
     turn: tokio::sync::Mutex<Option<Renewal>>,
 }
 
-/// The result of reading the key again after number `of` was refused.
+/// The result of reading the key again after key number `of` was refused.
 #[derive(Debug)]
 struct Renewal {
     of: u64,

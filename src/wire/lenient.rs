@@ -70,8 +70,8 @@ fn object(text: &str) -> Option<Value> {
     first(text).or_else(|| first(&mended(text))).filter(Value::is_object)
 }
 
-/// A text with what JSON does not allow replaced: lone halves of surrogate pairs by U+FFFD, raw control characters by
-/// their escapes, NaN and infinities by null.
+/// Replaces in a text what JSON does not allow: lone halves of surrogate pairs by U+FFFD, raw control characters by
+/// their escapes, unknown escapes by an escaped backslash, NaN and infinities by null.
 fn mended(text: &str) -> String {
     let mut mended = String::with_capacity(text.len());
     let mut rest = text.chars();
@@ -265,7 +265,8 @@ fn count(value: &Value) -> Option<u64> {
     }
 }
 
-/// Joins server-sent events to one answer, from a server that streams without being asked to.
+/// Joins the server-sent events of a server that streams although no stream was requested into one answer. `None` if
+/// the stream broke off.
 fn events(text: &str) -> Option<ChatResponse> {
     let events = text.lines().filter_map(|line| object(line.strip_prefix("data:")?.trim()));
     let mut whole: Option<ChatResponse> = None;

@@ -16,9 +16,10 @@ const ANTHROPIC: [&str; 4] = [
     "anthropic-ratelimit-input-tokens-limit",
     "anthropic-ratelimit-output-tokens-limit",
 ];
-/// Longest time to a reset of a limit per minute. A longer one is that of a limit per hour or per day.
+/// Longest time to the reset of a limit per minute. A limit with a longer one is a limit per hour or per day.
 const LONGEST_MINUTE: Duration = Duration::from_secs(90);
-/// Smallest numbers that are a moment, in seconds or milliseconds since 1970, and not a length of time.
+/// Smallest numbers that are read as a time in seconds and in milliseconds since 1970. Smaller ones are a number of
+/// seconds from now.
 const FIRST_EPOCH_SECOND: f64 = 1e9;
 const FIRST_EPOCH_MILLISECOND: f64 = 1e12;
 
@@ -40,7 +41,7 @@ pub struct Limits {
 pub struct Quota {
     /// Number of requests or tokens that a window allows.
     pub limit: Option<u64>,
-    /// Number that is left in the window.
+    /// Number of requests or tokens that is left in the window.
     pub remaining: Option<u64>,
     /// When the limit is full again.
     pub reset: Option<Reset>,
@@ -100,7 +101,7 @@ impl Limits {
 }
 
 impl Quota {
-    /// Whether the limit is per hour or per day: it states nothing about the next minute.
+    /// Whether the limit is per hour or per day, so that it states nothing about the next minute.
     #[must_use]
     pub fn is_longer_than_minute(&self) -> bool {
         self.reset.is_some_and(|reset| reset.after > LONGEST_MINUTE)
@@ -168,8 +169,8 @@ pub fn duration(text: &str) -> Option<Duration> {
     rest.is_empty().then_some(duration)
 }
 
-/// The delay that an error message asks for: `try again in 1.5s`, `Please retry in 46s`, `retry after 20 seconds`. It
-/// affects a time and decides nothing else.
+/// The delay that an error message asks for: `try again in 1.5s`, `Please retry in 46s`, `retry after 20 seconds`. The
+/// wording decides nothing but the length of a wait.
 #[must_use]
 pub fn delay_in_text(text: &str) -> Option<Duration> {
     let lower = text.to_ascii_lowercase();

@@ -307,7 +307,7 @@ async fn a_pilot_that_is_interrupted_says_so_and_keeps_what_it_has() {
     }
     send(&child, "INT");
     let ended = Outcome::of(&child.wait_with_output().unwrap());
-    ended.assert_status(130).assert_says("the forecast was cut short");
+    ended.assert_status(130).assert_says("the rows that were to be sent first were not all answered");
     ended.assert_says("what was answered is kept, and is not paid for again");
     world.run(&[]).await.assert_status(0);
     assert_eq!(world.simulator.counts().paid_again(), 0);

@@ -113,7 +113,7 @@ async fn a_mistake_in_the_job_file_names_file_and_line_or_key() {
         (
             "output = \"answer\"",
             "output = \"batch_id\"",
-            &["the output \"batch_id\" has the name of a field of _enrich.batch_id"],
+            &["the output \"batch_id\" has the name of the field _enrich.batch_id"],
         ),
         ("output = \"answer\"", "output = \"_enrich\"", &["the name of the metadata column"]),
         (

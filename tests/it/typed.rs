@@ -80,7 +80,8 @@ async fn an_answer_becomes_a_struct_of_the_right_types_whatever_was_said_first()
     for (id, answer, error) in answers(&world).await {
         if id == 7 {
             assert_eq!(answer, None);
-            let told = "ERROR: invalid_output: the answer is not in the requested form, after 2 repairs: /mood: ";
+            let told =
+                "ERROR: invalid_output: the answer is not in the requested form, after 2 repairs: /mood: ";
             assert!(error.starts_with(told), "{error}");
         } else {
             assert_eq!(error, NULL, "row {id}");

@@ -1,9 +1,9 @@
 //! Estimates the total of a whole run from a sample, with a 90 % interval around it.
 //!
-//! Two nested simple random samples are known: rows that were only counted here, and among them a few that were
+//! Two nested simple random samples are known: rows whose tokens were counted here, and among them a few that were
 //! really sent to the model. The plain normal interval lies too low for texts with long tails; this one is shifted
-//! and widened by what the sample shows of them. Nothing here panics or yields a NaN: what cannot be estimated is
-//! `None`. Tails of which neither sample holds a row are beyond any interval of this kind. With fewer than 100 sent
+//! and widened by what the sample shows of the tails. Nothing here panics or yields a NaN: what cannot be estimated is
+//! `None`. A tail of which neither sample holds a row is beyond any interval of this kind. With fewer than 100 sent
 //! rows and long tails, the interval holds the truth about 85 times in 100, or less.
 
 /// The normal quantile that leaves 5 % above it: 90 % lie between it and its negative.
@@ -38,17 +38,17 @@ pub(super) struct SampledRow {
     pub measured: f64,
 }
 
-/// Estimates the total over `rows` of what was measured on `asked`, with the help of the counts.
+/// Estimates the total over `rows` of what was measured on `sent`, with the help of the counts.
 ///
-/// `counted` holds every sampled row, those in `asked` included, and may be empty; `asked` is a simple random part of
+/// `counted` holds every sampled row, those in `sent` included, and may be empty; `sent` is a simple random part of
 /// it. If a straight line through the counts predicts rows it has not seen notably better than their mean does, the
 /// estimate is that of two-phase regression (Cochran, *Sampling Techniques*, 3rd ed., 1977, ch. 12), else the mean
 /// times `rows`. The line is judged, and its error measured, by predicting each row from all others (Allen, *The
 /// Relationship between Variable Selection and Data Augmentation and a Method for Prediction*, 1974), so that a few
 /// long rows cannot flatter it.
 ///
-/// Returns `None` with fewer than two rows in `asked` (unless there is only one row in all) or with a value that is
-/// negative or not finite. No bound is less than the sum over `asked`.
+/// Returns `None` with fewer than two rows in `sent` (unless there is only one row in all) or with a value that is
+/// negative or not finite. No bound is less than the sum over `sent`.
 #[must_use]
 pub(super) fn estimate_total(rows: u64, counted: &[f64], sent: &[SampledRow]) -> Option<Interval> {
     let mut values = counted.iter().copied().chain(sent.iter().flat_map(|row| [row.counted, row.measured]));
@@ -98,7 +98,7 @@ impl Moments {
 
 /// Fits a straight line by least squares from the counts to the measurements.
 ///
-/// Returns its height at the mean of all counted rows, and the moments of two samples: its errors on the asked rows,
+/// Returns its height at the mean of all counted rows, and the moments of two samples: its errors on the sent rows,
 /// each predicted without that row, and its predictions for the counted rows less its height at 0. Returns `None` if
 /// the line is not worth it, or depends on a single row.
 fn line(counted: &[f64], sent: &[SampledRow], flat: Moments) -> Option<(f64, [Moments; 2])> {
@@ -213,7 +213,10 @@ mod tests {
         );
         assert_eq!(estimate_total(1, &[], &[sampled(3.0, 12.0)]), exact);
         assert_eq!(counted_total(2, &[5.0, 7.0]), exact);
-        assert_eq!(estimate_total(120, &[9.0; 5], &[sampled(9.0, 0.1); 3]).map(half_width).unwrap(), Some(0.0));
+        assert_eq!(
+            estimate_total(120, &[9.0; 5], &[sampled(9.0, 0.1); 3]).map(half_width).unwrap(),
+            Some(0.0)
+        );
         assert_eq!(estimate_total(120, &[9.0; 5], &[sampled(9.0, 0.0); 3]).map(half_width).unwrap(), None);
     }
 

@@ -35,7 +35,7 @@ use crate::source::Source;
 use crate::store::Folder;
 use crate::table::{Table, is_delta_table};
 
-/// How much a forecast looks at.
+/// How many rows a forecast counts, sends and shows.
 #[derive(Clone, Copy, Debug)]
 pub struct ForecastOptions {
     /// Number of rows whose prompts are rendered and counted.
@@ -63,7 +63,7 @@ pub async fn forecast(
     if options.pilot.is_none() {
         return tell(job, &home(job).await?, options, stop, simulator, None).await;
     }
-    // A run meanwhile would send the same rows.
+    // A run at the same time would send the same rows.
     let session = Session::open(job, Scope::Run, RunId::random()).await?;
     let work = tell(job, session.home(), options, stop, simulator, Some((&session, voice)));
     let forecast = session.during(work).await;
@@ -71,6 +71,7 @@ pub async fn forecast(
     forecast
 }
 
+/// Makes a forecast from a sample, and from a pilot if a session for it is given.
 async fn tell(
     job: &Job,
     home: &Folder,
@@ -79,7 +80,7 @@ async fn tell(
     simulator: Option<&Url>,
     pilot: Option<(&Session<'_>, Voice)>,
 ) -> Result<Forecast, RunError> {
-    let cut = || RunError::Cut(Box::new(End::Stopped));
+    let cut = || RunError::PilotEnded(Box::new(End::Stopped));
     let session = pilot.as_ref().map(|(session, _)| *session);
     let looked = unless_stopped(&stop, Box::pin(look(job, options, simulator, session)));
     let OutstandingSample {
@@ -144,7 +145,7 @@ async fn tell(
     })
 }
 
-/// What is outstanding, and a sample of it.
+/// The outstanding rows in figures, and a sample of them.
 struct OutstandingSample {
     prepared: PreparedJob,
     rows: u64,
@@ -158,6 +159,7 @@ struct OutstandingSample {
     random: fastrand::Rng,
 }
 
+/// Plans the outstanding rows without writing the plan, and reads and renders a sample of them.
 async fn look(
     job: &Job,
     options: ForecastOptions,

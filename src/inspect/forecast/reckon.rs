@@ -23,7 +23,7 @@ const MAX_PILOT_ROWS: u64 = 10_000;
 /// Half of an interval's width that is narrow enough to decide by, as a share of the expected value.
 const WIDTH: f64 = 0.15;
 
-/// Number of sent rows below which little is known of long tails.
+/// Number of pilot rows below which little is known about long tails.
 const FEW: usize = 100;
 
 /// What is known of the outstanding rows, from a sample of them and from former runs.
@@ -45,12 +45,12 @@ pub(super) struct Reckoning<'a> {
 pub(super) struct Before {
     /// Number of rows in all of these batches.
     rows: u64,
-    sent: BTreeMap<(String, String), OfOne>,
+    sent: BTreeMap<(String, String), SentRows>,
 }
 
 /// Rows that were sent to one provider for one step.
 #[derive(Clone, Copy, Debug, Default)]
-struct OfOne {
+struct SentRows {
     rows: u64,
     tokens: Tokens,
 }
@@ -121,7 +121,7 @@ impl Estimate {
 type OfRow<'a> = dyn Fn(&RowResult) -> f64 + 'a;
 
 impl Reckoning<'_> {
-    /// Returns what each step takes of each provider that it may use.
+    /// Forecasts for each step and each provider that it may use what the step takes there.
     pub(super) fn parts(&self) -> Vec<PartForecast> {
         let mut parts = Vec::new();
         for (step, spec) in self.job.steps.iter().enumerate() {
