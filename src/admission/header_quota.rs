@@ -13,13 +13,14 @@ use crate::wire::Quota;
 /// window's end.
 const AGREE_TIMES: u32 = 8;
 const MIN_WINDOW_SEEN: Duration = Duration::from_secs(3);
-/// The least stated limit that is believed. A smaller one is ignored with all that goes with it: some servers state 0
-/// or 1 whatever they let through, others mean a second. If it is true, refusals teach it.
+/// Smallest stated limit that is believed. A smaller one is ignored together with its remaining amount and its reset:
+/// some servers state 0 or 1 whatever they let through, others state a limit per second. If it is true, refusals teach
+/// it.
 const MIN_LIMIT: u64 = 10;
 /// Largest difference of two resets that count as the same: responses come late by different times, and resets are
 /// rounded to seconds.
 const TOLERANCE: Duration = Duration::from_millis(1_500);
-/// Time after which a window that is said to be used up is tried again, with one request.
+/// Time after which one request tests whether a window that headers state as used up really is.
 const LOOK_AFTER: Duration = Duration::from_secs(5);
 /// Other clients use a window too if more is used than this multiple of what was sent, and by more than the second.
 const SHARED: f64 = 1.1;
@@ -35,7 +36,7 @@ pub(super) struct HeaderQuota {
     window: Option<QuotaWindow>,
 }
 
-/// The response whose request was sent last, of all that came.
+/// Of all responses so far, the one whose request was sent last.
 #[derive(Clone, Copy, Debug)]
 struct Newest {
     remaining: f64,
@@ -112,7 +113,7 @@ impl HeaderQuota {
             if left >= amount || until.is_zero() {
                 return None;
             }
-            // It may be no such window after all: a single request tests that.
+            // The provider may not count over this window after all: a single request tests that.
             let is_quiet = mark <= newest.sent_by_then;
             let looked = now.saturating_duration_since(newest.sent);
             return match LOOK_AFTER.checked_sub(looked).filter(|left| !left.is_zero()) {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::clock::Instant;
 
-/// Number and size of the parts of the newest outcomes that are looked at, and the least number of parts with a
+/// Number and size of the parts into which the newest outcomes are divided, and the minimum number of parts with a
 /// refusal. Refusals are scattered if that many parts have one, and if each part has more answers than refusals.
 const PARTS: usize = 4;
 const PART: usize = 15;
@@ -25,7 +25,8 @@ const MAX_DURATION: Duration = Duration::from_secs(15);
 /// nothing at such a low rate; but only few refusals are counted, and their number varies by chance.
 const SHARE_RATIO_AS_OFTEN: std::ops::RangeInclusive<f64> = 0.2..=2.5;
 
-/// The most outcomes that wait for those of earlier requests; twice the number of requests in flight if that is more.
+/// Maximum number of outcomes that wait for outcomes of earlier requests, or twice the number of requests in flight if
+/// that is more.
 const MIN_WAITING: usize = 1_000;
 
 /// The newest outcomes, and the trial while there is one.

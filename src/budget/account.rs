@@ -14,7 +14,8 @@ use crate::store::StoreError;
 /// Number of tokens that a provider's own template may add to each message, and once to a request.
 const MOST_ADDED: u64 = 16;
 
-/// The most that a request can take. A token is at least one byte of the prompt.
+/// Returns the most that a request can take. A token is at least one byte of the prompt. A chat request without
+/// `max_tokens` has no worst case; the configuration refuses it where a budget limits money or tokens.
 #[must_use]
 pub fn worst_case(prices: Option<&Prices>, messages: usize, bytes: usize, max_tokens: Option<u32>) -> Spend {
     let prompt = bytes as u64 + MOST_ADDED * (messages as u64 + 1);

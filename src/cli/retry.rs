@@ -32,10 +32,11 @@ pub(super) async fn retry(arguments: RetryArguments) -> anyhow::Result<Exit> {
     if let Some(provider) = &provider {
         options.push_str(&format!(" --provider {}", shell_quoted(provider)));
     }
-    let wanted = Retrying { selection: select.selection(&[]), provider, ..Retrying::default() };
+    let requested = Retrying { selection: select.selection(&[]), provider, ..Retrying::default() };
     let typed = job.typed();
     // The limit is for one run; the selection is for all runs of the retry.
     let limited = limit.map_or_else(String::new, |limit| format!(" --limit {limit}"));
-    let kind = SessionKind::Retry { wanted: Box::new(wanted), limit, typed: format!("{options}{limited}") };
+    let kind =
+        SessionKind::Retry { requested: Box::new(requested), limit, typed: format!("{options}{limited}") };
     session::attend(&session, &kind, || Ok((job.load(Keys::Read)?, typed))).await
 }

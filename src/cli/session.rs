@@ -88,7 +88,9 @@ async fn attempt(
                 first => first,
             }
         }
-        SessionKind::Retry { wanted, .. } => crate::run::retry(&job, wanted, options, stop, url, voice).await,
+        SessionKind::Retry { requested, .. } => {
+            crate::run::retry(&job, requested, options, stop, url, voice).await
+        }
     };
     let ended = match ended {
         Ok(end) => CommandEnd::Run(end),

@@ -188,17 +188,17 @@ impl Checker<'_> {
 
     fn metadata_column(
         &self,
-        wanted: Option<bool>,
+        metadata: Option<bool>,
         named: Option<String>,
     ) -> Result<Option<String>, ConfigError> {
         match named {
-            Some(_) if wanted == Some(false) => Err(self.wrong(
+            Some(_) if metadata == Some(false) => Err(self.wrong(
                 "target.metadata_column",
                 "names a column that target.metadata = false takes away; keep one of the two",
             )),
             Some(name) if name.is_empty() => Err(self.wrong("target.metadata_column", "is empty")),
             Some(name) => Ok(Some(name)),
-            None => Ok((wanted != Some(false)).then(|| METADATA_COLUMN.to_owned())),
+            None => Ok((metadata != Some(false)).then(|| METADATA_COLUMN.to_owned())),
         }
     }
 

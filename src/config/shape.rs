@@ -253,8 +253,10 @@ fn is_strict(schema: &Value) -> bool {
             let properties = map.get("properties").and_then(Value::as_object);
             let is_closed = properties.is_none_or(|properties| {
                 let required = map.get("required").and_then(Value::as_array);
-                let has = |name: &String| required.is_some_and(|all| all.iter().any(|one| one == name));
-                map.get("additionalProperties") == Some(&Value::Bool(false)) && properties.keys().all(has)
+                let is_required =
+                    |name: &String| required.is_some_and(|all| all.iter().any(|one| one == name));
+                map.get("additionalProperties") == Some(&Value::Bool(false))
+                    && properties.keys().all(is_required)
             });
             is_closed && map.values().all(is_strict)
         }
@@ -358,8 +360,16 @@ fn kind_of(map: &Map<String, Value>) -> Result<(String, bool), String> {
             values.iter().map(name_of).collect()
         }
     };
-    let mut kinds: Vec<&str> = names.iter().copied().filter(|name| *name != "null").collect();
-    kinds.dedup();
+    let mut kinds: Vec<&str> = Vec::new();
+    for name in names.iter().copied().filter(|name| *name != "null") {
+        if !kinds.contains(&name) {
+            kinds.push(name);
+        }
+    }
+    if kinds.len() == 2 && kinds.contains(&"integer") && kinds.contains(&"number") {
+        // Every integer is a number.
+        kinds = vec!["number"];
+    }
     match kinds.as_slice() {
         [kind] => Ok(((*kind).to_owned(), names.contains(&"null"))),
         [] => Err("has no type".to_owned()),
@@ -413,6 +423,15 @@ mod tests {
         let mut late = answer.clone();
         late["due"] = json!("tomorrow");
         assert!(!shape.validator().is_valid(&late), "formats count");
+    }
+
+    #[test]
+    fn whole_numbers_among_others_are_numbers() {
+        for of_property in [json!({"enum": [1, 2.5, 3]}), json!({"type": ["integer", "number", "null"]})] {
+            let schema = json!({"type": "object", "properties": {"a": of_property}});
+            let shape = Shape::of_schema(schema).unwrap();
+            assert_eq!(shape.fields().find("a").unwrap().1.data_type(), &DataType::Float64, "{of_property}");
+        }
     }
 
     #[test]

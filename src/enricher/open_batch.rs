@@ -170,7 +170,7 @@ impl OpenBatch {
 
     /// Whether the target's outcome of a row and step stays.
     pub(super) fn keeps(&self, cell: Cell) -> bool {
-        self.kept.get(cell.step.index()).is_some_and(|step| step.stays[cell.row as usize])
+        self.kept.get(cell.step.index()).is_some_and(|step| step.unchanged[cell.row as usize])
     }
 
     /// Returns the outputs of a step in the target, which are valid for rows whose outcome stays.

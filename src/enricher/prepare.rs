@@ -83,10 +83,10 @@ impl CompiledStep {
     /// Fixes the length of the step's vectors to that of the target's vectors, if there are any.
     pub(crate) fn hold_length(&mut self, held: Option<usize>) -> Result<(), EnricherError> {
         let Some(held) = held else { return Ok(()) };
-        if let Some(wanted) = self.dimensions.get().filter(|wanted| **wanted != held) {
+        if let Some(dimensions) = self.dimensions.get().filter(|dimensions| **dimensions != held) {
             return Err(EnricherError::Mismatch {
                 what: format!(
-                    "step {:?}: the vectors in the target have {held} numbers, and dimensions is {wanted}: they could not be \
+                    "step {:?}: the vectors in the target have {held} numbers, and dimensions is {dimensions}: they could not be \
                      compared",
                     self.spec.output
                 ),

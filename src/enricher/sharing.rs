@@ -143,8 +143,8 @@ impl Sharing {
         self.order.push_back(key);
         while self.bytes > RECENT_BYTES {
             let Some(oldest) = self.order.pop_front() else { return };
-            let gone = self.recent.remove(&oldest).map_or(0, |shared| shared.body.len() + ENTRY_BYTES);
-            self.bytes = self.bytes.saturating_sub(gone);
+            let freed_bytes = self.recent.remove(&oldest).map_or(0, |shared| shared.body.len() + ENTRY_BYTES);
+            self.bytes = self.bytes.saturating_sub(freed_bytes);
         }
     }
 

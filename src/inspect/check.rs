@@ -111,8 +111,8 @@ pub async fn check(job: &Job, live: bool, simulator: Option<&Url>) -> Vec<Findin
                     let added =
                         sink.pending_columns().map(|columns| format!("; the next run adds {columns}"));
                     let added = added.unwrap_or_default();
-                    let takes = format!("{} takes the job's columns{added}", job.target.location);
-                    note("target", check_appendable(target).map(|()| takes));
+                    let fit = format!("{} takes the job's columns{added}", job.target.location);
+                    note("target", check_appendable(target).map(|()| fit));
                     let demands = sink.constraints().map(|constraints| {
                         let count = constraints.borrow().len() as u64;
                         if count == 0 {

@@ -305,8 +305,8 @@ async fn open(at: &Location) -> Result<Option<Table>, MetricsError> {
     }
     let table = Table::open(at.clone()).await?;
     let found_schema = table.schema()?;
-    let wanted = delta_schema(&columns::schema()).map_err(mismatch)?;
-    for field in wanted.fields() {
+    let needed_schema = delta_schema(&columns::schema()).map_err(mismatch)?;
+    for field in needed_schema.fields() {
         match found_schema.field_with_name(field.name()) {
             Ok(found) if found.data_type() == field.data_type() => {}
             Ok(found) => {

@@ -20,6 +20,7 @@ pub(super) fn inputs(
 ) -> Result<Vec<usize>, PromptError> {
     let globals: BTreeSet<&str> = environment.globals().map(|(name, _)| name).collect();
     let mut inputs = BTreeSet::new();
+    let mut reads_whole_row = false;
     for (_, written) in environment.templates() {
         let plain = without_slices(written.source());
         let parsed = match &plain {
@@ -46,19 +47,18 @@ pub(super) fn inputs(
                             inputs.insert(found.map_err(|_| unknown(step, schema, column))?);
                         }
                     }
-                    None => inputs.extend(0..source_columns),
+                    None => reads_whole_row = true,
                 },
                 Err(_) if globals.contains(name.as_str()) => {}
                 Err(_) => return Err(unknown(step, schema, name)),
             }
         }
     }
-    // Binary columns that are read only through `row` must not make the templates fail.
-    let named_by_row_only = inputs.len() >= source_columns;
-    Ok(inputs
-        .into_iter()
-        .filter(|column| !named_by_row_only || binary_column(schema, &[*column]).is_none())
-        .collect())
+    if reads_whole_row {
+        // Binary columns that nothing names must not make the templates fail.
+        inputs.extend((0..source_columns).filter(|column| binary_column(schema, &[*column]).is_none()));
+    }
+    Ok(inputs.into_iter().collect())
 }
 
 /// Checks a path such as `column.field` against the fields of structs.

@@ -400,6 +400,13 @@ mod tests {
         assert!(refusal("{{ row['two wrods'] }}").contains("did you mean {{ row[\"two words\"] }}"));
         assert!(refusal("{{ blob }}").contains("binary"));
         assert!(refusal("{{ text").contains("line 1"));
+
+        let blob = rows.batch().project(&[7]).unwrap();
+        let refusal =
+            |prompt: &str| Prompt::compile(&step(prompt), blob.schema_ref(), &[]).unwrap_err().to_string();
+        assert!(refusal("{{ blob }}").contains("binary"), "also where it is the only column");
+        assert!(refusal("{{ blob }} of {{ row }}").contains("binary"));
+        assert!(Prompt::compile(&step("{{ row | length }}"), blob.schema_ref(), &[]).is_ok());
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::fault::Failure;
 #[derive(Clone, Debug, Default)]
 pub struct UnchangedStep {
     /// Whether the outcome is kept.
-    pub stays: Vec<bool>,
+    pub unchanged: Vec<bool>,
     /// Whether the outcome is an error.
     pub failed: Vec<bool>,
     /// The outputs, or `None` if no other step needs them.

@@ -40,7 +40,7 @@ use crate::tally::Tally;
 /// When the retry cannot start or is cut short by an error; answers received until then are kept.
 pub async fn retry(
     job: &Job,
-    wanted: &Retrying,
+    requested: &Retrying,
     options: RunOptions,
     stop: watch::Receiver<StopRequest>,
     simulator: Option<&Url>,
@@ -56,13 +56,13 @@ pub async fn retry(
     let started = clock::wall();
     let tally = Tally::default();
     let voice = voice.and(Box::new(tally.clone()));
-    let job = &with_provider(job, wanted.provider.as_deref())?;
+    let job = &with_provider(job, requested.provider.as_deref())?;
     let session = Session::open(job, Scope::Retry, RunId::random()).await?;
     let work = Box::pin(async {
         let start = Box::pin(async {
             let budget = session.budget().await?;
             let rows = FailedRows::open(job).await?.ok_or_else(missing)?;
-            start(&session, rows, budget, wanted, options, simulator, &voice).await
+            start(&session, rows, budget, requested, options, simulator, &voice).await
         });
         let Some((run, running)) = unless_stopped(&stop, start).await? else { return Ok(End::Stopped) };
         let history = History::begin(session.state(), run, started, tally)?;
@@ -81,7 +81,7 @@ async fn start(
     session: &Session<'_>,
     rows: FailedRows,
     budget: RunBudget,
-    wanted: &Retrying,
+    requested: &Retrying,
     options: RunOptions,
     simulator: Option<&Url>,
     voice: &Voice,
@@ -94,7 +94,7 @@ async fn start(
     // The run id is written with each row; the checkpoint has the id of a retry that was cut short.
     let found = file.load::<Retrying>().await?;
     let state = found.as_ref().map(|checkpoint| checkpoint.position.clone()).unwrap_or_default();
-    let mut retrying = Retrying { session: None, limit: options.max_rows, ..wanted.clone() };
+    let mut retrying = Retrying { session: None, limit: options.max_rows, ..requested.clone() };
     // An earlier retry of the same rows that was cut short is continued. The plan of any other is dropped: its rows are
     // still failed, and its answers stay in the journals for the retry that sends these rows again.
     let goes_on = Retrying { session: None, ..state.clone() } == retrying;
@@ -118,7 +118,7 @@ async fn start(
     let resumed: u64 = outstanding.iter().map(PlannedBatch::rows).sum();
     let planned = Planned::of(&outstanding);
     let failed = reader.find(&retrying.selection, run).await?;
-    let failed: Vec<FailedRow> = failed.into_iter().filter(|found| !planned.has(found)).collect();
+    let failed: Vec<FailedRow> = failed.into_iter().filter(|found| !planned.contains(found)).collect();
     let capacity = options
         .max_rows
         .map_or(usize::MAX, |most| usize::try_from(most.saturating_sub(resumed)).unwrap_or(usize::MAX));
@@ -227,7 +227,7 @@ impl<'a> Planned<'a> {
         Planned(parts.map(|part| (part.file.as_str(), part.start, part.end)).collect())
     }
 
-    fn has(&self, found: &FailedRow) -> bool {
+    fn contains(&self, found: &FailedRow) -> bool {
         let key = (&*found.key.file, found.key.row, u64::MAX);
         let before = self.0.range(..=key).next_back();
         before.is_some_and(|(file, start, end)| {

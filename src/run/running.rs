@@ -27,7 +27,7 @@ use crate::rows::{ConstraintErrors, FilledBatch};
 /// How long the last answers may take to be copied to the store, where they are.
 const LAST_COPIES: Duration = Duration::from_secs(60);
 
-/// The same when the caller wants the end at once.
+/// The same when the caller requests the end at once.
 const AT_ONCE: Duration = Duration::from_secs(2);
 
 /// What was spent is flushed to the disk after a commit, at most so often, and at the end.
@@ -42,7 +42,7 @@ enum FinishedTask<F, D> {
 
 /// What the loop reacts to, one at a time.
 enum LoopEvent<F, D> {
-    /// The caller wants the run to stop.
+    /// The caller requests the run to stop.
     StopRequested(StopRequest),
     /// A task of the loop has ended, or died.
     TaskDone(Box<Result<FinishedTask<F, D>, JoinError>>),
@@ -236,7 +236,7 @@ impl<F: Feed, D: Drain> Running<F, D> {
         self.deadlines.begin_grace();
     }
 
-    /// Starts the tasks that the ledger wants done.
+    /// Starts the tasks that the ledger requests.
     fn start_tasks(&mut self) -> Result<(), RunError> {
         while let Some(task) = self.enricher.next_task() {
             self.start_task(task)?;
@@ -474,5 +474,5 @@ async fn flushed(account: Option<Account>) -> Result<(), RunError> {
 }
 
 fn busy(what: &str) -> RunError {
-    RunError::Task(format!("the {what} was wanted twice at once"))
+    RunError::Task(format!("the {what} was requested twice at once"))
 }

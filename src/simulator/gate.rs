@@ -64,13 +64,13 @@ pub(super) async fn pass(
     shared: &ServerShared,
     question: &GateRequest<'_>,
 ) -> Result<Option<FaultSpec>, ErrorReply> {
-    let takes = admit(shared, question)?.saturating_duration_since(clock::now());
+    let duration = admit(shared, question)?.saturating_duration_since(clock::now());
     let fault = match next_in_script(shared)? {
         Some(scripted) => Some(scripted),
         None => fault_for(&shared.spec, question.prompt, question.texts, question.nth).cloned(),
     };
-    if !takes.is_zero() && !fault.as_ref().is_some_and(|fault| fault.at_once) {
-        tokio::time::sleep(takes).await;
+    if !duration.is_zero() && !fault.as_ref().is_some_and(|fault| fault.at_once) {
+        tokio::time::sleep(duration).await;
     }
     if let Some(fault) = &fault {
         if let Some(delay) = fault.delay {

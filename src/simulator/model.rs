@@ -123,16 +123,16 @@ impl SimulatedModel {
         wait.map_or(Ok(()), |wait| Err(self.refusal(kind, wait, wall)))
     }
 
-    /// Schedules an admitted request, which needs the time `takes` once it has a slot. Returns when it will be done.
-    pub fn work(&mut self, takes: Duration, now: Instant) -> Instant {
-        let Some(slots) = self.spec.slots else { return now + takes };
+    /// Schedules an admitted request, which needs the time `duration` once it has a slot. Returns when it will be done.
+    pub fn work(&mut self, duration: Duration, now: Instant) -> Instant {
+        let Some(slots) = self.spec.slots else { return now + duration };
         let begins = if self.slots.len() < slots as usize {
             now
         } else {
             self.slots.pop().map_or(now, |Reverse(free)| free.max(now))
         };
-        self.slots.push(Reverse(begins + takes));
-        begins + takes
+        self.slots.push(Reverse(begins + duration));
+        begins + duration
     }
 
     /// Counts an answer that was sent and used `tokens`, the prompt's included.

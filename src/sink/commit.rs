@@ -16,7 +16,7 @@ use super::failed::{name, text};
 use super::logged::{self, RESTART};
 use super::older::{OlderAnswers, older};
 use super::rebuild::{Progress, holds_only_own_rows};
-use super::target::{self, APP_ID, ERROR_COUNT, OpenedTarget, SOURCE_FILE, SchemaChange, Wants};
+use super::target::{self, APP_ID, ERROR_COUNT, NeededColumns, OpenedTarget, SOURCE_FILE, SchemaChange};
 use crate::checkpoint::{NewestCommitted, Position, SourceId};
 use crate::config::Job;
 use crate::faultpoint::{self, Side};
@@ -105,7 +105,7 @@ impl Sink {
     /// When the target does not fit or cannot be used.
     pub async fn open(
         job: &Job,
-        wanted: &Schema,
+        schema: &Schema,
         source: &SourceId,
         left_out: &[String],
         run: RunId,
@@ -116,13 +116,13 @@ impl Sink {
         let columns = outputs.iter().flat_map(OutputColumns::columns);
         let mut own: Vec<&str> = columns.map(|field| field.name().as_str()).collect();
         own.extend(metadata.as_deref());
-        let wants = Wants { columns: wanted, own: &own, left_out };
-        let OpenedTarget { table, change } = match target::open(job, &wants).await? {
+        let needed = NeededColumns { columns: schema, own: &own, left_out };
+        let OpenedTarget { table, change } = match target::open(job, &needed).await? {
             Some(found) => found,
-            None => match target::create(job, wanted).await {
+            None => match target::create(job, schema).await {
                 Ok(table) => OpenedTarget { table, change: SchemaChange::None },
                 // Another run may have created the table in the meantime.
-                Err(error) => target::open(job, &wants).await?.ok_or(error)?,
+                Err(error) => target::open(job, &needed).await?.ok_or(error)?,
             },
         };
         Ok(Sink {

@@ -304,9 +304,9 @@ impl Constraints {
         let about = self.outputs.iter().zip(outcomes).filter(|(output, _)| self.is_about(check, output));
         let about: Vec<&[RowResult]> = about.map(|(_, step)| *step).collect();
         // An unchanged outcome met the constraint when it was written.
-        let stays = |at: usize| about.iter().any(|step| step[at].outcome == Outcome::Unchanged);
+        let is_unchanged = |at: usize| about.iter().any(|step| step[at].outcome == Outcome::Unchanged);
         let met = check.condition.of_rows(&rows).into_iter().enumerate();
-        Ok(met.map(|(at, met)| met.unwrap_or(false) || stays(at)).collect())
+        Ok(met.map(|(at, met)| met.unwrap_or(false) || is_unchanged(at)).collect())
     }
 
     fn unchecked(&self, demand: &str, error: &ArrowError) -> TargetError {

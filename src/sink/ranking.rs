@@ -66,8 +66,8 @@ pub async fn ranked_rows(
     }
     let table = Table::open(&job.target.location).await?;
     let schema = table.schema()?;
-    let has = |column: &str| schema.field_with_name(column).is_ok();
-    if !has(metadata) {
+    let has_column = |column: &str| schema.field_with_name(column).is_ok();
+    if !has_column(metadata) {
         return Ok(Vec::new());
     }
     let Ok(DataType::Struct(fields)) = schema.field_with_name(metadata).map(Field::data_type) else {
@@ -76,18 +76,18 @@ pub async fn ranked_rows(
     let mut all = Vec::new();
     for step in &job.steps {
         let output = OutputColumns::of(step);
-        // The target has no struct for a step that was added or renamed since.
+        // The target has_column no struct for a step that was added or renamed since.
         let Some((history, DataType::Struct(known))) = history::find(fields, &step.output)
             .and_then(|name| Some((name, fields.find(name)?.1.data_type())))
         else {
             continue;
         };
-        let is_whole = output.columns().iter().all(|field| has(field.name()));
+        let is_whole = output.columns().iter().all(|field| has_column(field.name()));
         if !is_whole || FIGURES.iter().any(|name| known.find(name).is_none()) {
             continue;
         }
         let shared = known.find("shared").is_some();
-        let inputs: Vec<String> = inputs(step).into_iter().filter(|column| has(column)).collect();
+        let inputs: Vec<String> = inputs(step).into_iter().filter(|column| has_column(column)).collect();
         let own = &ShownStep { job, metadata, history, output: &output, inputs: &inputs, shared };
         let found = own.find(&table, order, most).await?;
         all.extend(own.read(&table, found).await?);

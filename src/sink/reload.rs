@@ -78,7 +78,7 @@ struct ReadRow {
     part: usize,
     row: u64,
     /// For each step, whether its outcome is kept.
-    stays: Vec<bool>,
+    unchanged: Vec<bool>,
     /// For each step, whether its outcome is an error.
     failed: Vec<bool>,
 }
@@ -188,7 +188,7 @@ impl FailedRowReader {
         ];
         let shown: Vec<String> = own.into_iter().chain(again).chain(columns).chain(given).collect();
         let sql = format!("SELECT {} FROM target WHERE {}", shown.join(", "), self.rows.own_failed());
-        let wanted = Wanted::of(parts);
+        let part_index = PartIndex::of(parts);
         let mut kept_rows: Vec<ReadRow> = Vec::new();
         let mut batches: Vec<RecordBatch> = Vec::new();
         let mut held = BTreeSet::new();
@@ -215,13 +215,13 @@ impl FailedRowReader {
                         let classes: Vec<&str> =
                             steps.iter().map(|(_, classes)| classes[at].as_str()).collect();
                         let again = with_dependents(selected, &classes, &self.needs);
-                        let Some(part) = wanted.place(file, row).filter(|_| again.contains(&true)) else {
+                        let Some(part) = part_index.place(file, row).filter(|_| again.contains(&true)) else {
                             continue;
                         };
-                        let stays = again.iter().map(|again| !again).collect();
+                        let unchanged = again.iter().map(|again| !again).collect();
                         let failed = classes.iter().map(|class| !class.is_empty()).collect();
                         picked.push(u32::try_from(at).unwrap_or(u32::MAX));
-                        kept_rows.push(ReadRow { part, row, stays, failed });
+                        kept_rows.push(ReadRow { part, row, unchanged, failed });
                         let place = names.get(&in_files[at]).ok_or_else(|| self.lost_place())?;
                         held.insert(files[*place].clone());
                     }
@@ -300,7 +300,7 @@ impl FailedRowReader {
             order.iter().map(|at| of(&rows[*at as usize])[step]).collect()
         };
         let kept = values.into_iter().enumerate().map(|(step, values)| UnchangedStep {
-            stays: by_row(|row| &row.stays, step),
+            unchanged: by_row(|row| &row.unchanged, step),
             failed: by_row(|row| &row.failed, step),
             values,
         });
@@ -348,16 +348,16 @@ fn row_bytes(file: &DataFile) -> u64 {
     file.rows.filter(|rows| *rows > 0).map_or(ROW_BYTES, |rows| (file.size * 5 / rows).max(ROW_BYTES))
 }
 
-/// The wanted rows: for each source file, its parts by their start, each with its end and its index in the batch.
-struct Wanted<'a>(HashMap<&'a str, BTreeMap<u64, (u64, usize)>>);
+/// The parts of a batch: for each source file by their start, each with its end and its index in the batch.
+struct PartIndex<'a>(HashMap<&'a str, BTreeMap<u64, (u64, usize)>>);
 
-impl<'a> Wanted<'a> {
+impl<'a> PartIndex<'a> {
     fn of(parts: &'a [FileRange]) -> Self {
-        let mut wanted: HashMap<&str, BTreeMap<u64, (u64, usize)>> = HashMap::new();
+        let mut by_file: HashMap<&str, BTreeMap<u64, (u64, usize)>> = HashMap::new();
         for (at, part) in parts.iter().enumerate() {
-            wanted.entry(&part.file).or_default().insert(part.start, (part.end, at));
+            by_file.entry(&part.file).or_default().insert(part.start, (part.end, at));
         }
-        Wanted(wanted)
+        PartIndex(by_file)
     }
 
     /// Returns the index of the part that holds a row.

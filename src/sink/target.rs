@@ -113,11 +113,12 @@ fn metadata_fields(job: &Job) -> Fields {
 
 /// Returns the type of the job's metadata column, with the names that an existing table uses for the steps' structs.
 fn metadata_like(job: &Job, table: &DataType) -> DataType {
-    let wanted = metadata_fields(job);
-    let DataType::Struct(has) = table else { return DataType::Struct(wanted) };
-    let own = |step: &Arc<StepSpec>| (history::field_name(&step.output), history::find(has, &step.output));
+    let needed = metadata_fields(job);
+    let DataType::Struct(existing) = table else { return DataType::Struct(needed) };
+    let own =
+        |step: &Arc<StepSpec>| (history::field_name(&step.output), history::find(existing, &step.output));
     let names: Vec<(String, Option<&str>)> = job.steps.iter().map(own).collect();
-    let renamed = wanted.iter().map(|field| match names.iter().find(|(name, _)| name == field.name()) {
+    let renamed = needed.iter().map(|field| match names.iter().find(|(name, _)| name == field.name()) {
         Some((_, Some(found))) => Arc::new(field.as_ref().clone().with_name(*found)),
         _ => Arc::clone(field),
     });
@@ -125,7 +126,7 @@ fn metadata_like(job: &Job, table: &DataType) -> DataType {
 }
 
 /// The columns that a job needs in its target.
-pub(super) struct Wants<'a> {
+pub(super) struct NeededColumns<'a> {
     /// All columns of the rows.
     pub(super) columns: &'a Schema,
     /// Names of the columns that do not come from the source.
@@ -155,7 +156,7 @@ pub(super) enum SchemaChange {
 /// Opens the target and checks it against the columns that the job needs. Returns `None` if there is no table yet.
 /// Missing columns of the job's steps (`own`) are added; `on_new_columns` decides about missing columns of the
 /// source.
-pub(super) async fn open(job: &Job, wants: &Wants<'_>) -> Result<Option<OpenedTarget>, TargetError> {
+pub(super) async fn open(job: &Job, needed: &NeededColumns<'_>) -> Result<Option<OpenedTarget>, TargetError> {
     let at = &job.target.location;
     if !is_delta_table(at).await? {
         return is_free(at).await.map(|()| None);
@@ -170,12 +171,12 @@ pub(super) async fn open(job: &Job, wants: &Wants<'_>) -> Result<Option<OpenedTa
         return Err(refused(&feature));
     }
     let partitions = table.partition_columns()?;
-    let change = match columns_to_add(job, wants, table.schema()?.as_ref(), &partitions) {
+    let change = match columns_to_add(job, needed, table.schema()?.as_ref(), &partitions) {
         Ok(add) if add.is_empty() => SchemaChange::None,
         Ok(add) => SchemaChange::Add(add),
         // The table was created by a run that wrote nothing, and the job was changed since.
         Err(_) if is_ours_and_empty(job, &table).await? => {
-            SchemaChange::Replace(Arc::new(wants.columns.clone()))
+            SchemaChange::Replace(Arc::new(needed.columns.clone()))
         }
         Err(error) => return Err(error),
     };
@@ -184,28 +185,28 @@ pub(super) async fn open(job: &Job, wants: &Wants<'_>) -> Result<Option<OpenedTa
 
 /// Whether a table has a metadata column like the job's and the same partitions, and holds no row.
 async fn is_ours_and_empty(job: &Job, table: &Table) -> Result<bool, TargetError> {
-    let wanted = job.target.partition_by.as_ref();
+    let configured = job.target.partition_by.as_ref();
     let partitions = table.partition_columns()?;
     let is_ours = table.schema()?.fields().iter().any(|field| is_metadata(field));
     Ok(is_ours
         && job.target.metadata_column.is_some()
-        && wanted.map_or(partitions.is_empty(), |wanted| *wanted == partitions)
+        && configured.map_or(partitions.is_empty(), |configured| *configured == partitions)
         && table.files().await?.is_empty())
 }
 
 /// Checks the columns of a table against those that a job needs, and returns those to add.
 fn columns_to_add(
     job: &Job,
-    wants: &Wants<'_>,
+    needed: &NeededColumns<'_>,
     schema: &Schema,
     partitions: &[String],
 ) -> Result<Vec<Arc<Field>>, TargetError> {
     let (at, on_new) = (&job.target.location, job.target.on_new_columns);
-    let Wants { columns: wanted, own, left_out } = *wants;
+    let NeededColumns { columns, own, left_out } = *needed;
     let misfit = |what| TargetError::Schema { at: at.to_owned(), what };
     let is_own = |field: &&Arc<Field>| own.contains(&field.name().as_str());
     let is_new = |field: &&Arc<Field>| schema.field_with_name(field.name()).is_err();
-    let of_source = || wanted.fields().iter().filter(|field| !is_own(field));
+    let of_source = || columns.fields().iter().filter(|field| !is_own(field));
     let kept = of_source().filter(|field| on_new == OnNewColumns::Stop || !is_new(field));
     let kept = Schema::new(kept.cloned().collect::<Vec<_>>());
     let metadata = job.target.metadata_column.as_deref();
@@ -213,7 +214,7 @@ fn columns_to_add(
         // A table that lacks other columns too is no target of this job: the error names those columns instead.
         fits(schema, &kept, own).map_err(misfit)?;
         if let Some(pending_columns) =
-            wanted.fields().iter().find(|field| is_own(field) && is_new(field) && field.name() != metadata)
+            columns.fields().iter().find(|field| is_own(field) && is_new(field) && field.name() != metadata)
         {
             return Err(misfit(format!(
                 "it has no column {:?}, which a step of the job is to fill",
@@ -222,7 +223,7 @@ fn columns_to_add(
         }
         return Err(TargetError::NoMetadata { at: at.to_owned(), metadata: metadata.to_owned() });
     }
-    let is_foreign = |field: &&Arc<Field>| wanted.field_with_name(field.name()).is_err();
+    let is_foreign = |field: &&Arc<Field>| columns.field_with_name(field.name()).is_err();
     let like_metadata = schema.fields().iter().filter(is_foreign).find(|field| is_metadata(field));
     if let Some(column) = like_metadata.filter(|_| metadata.is_none()) {
         let metadata = column.name().clone();
@@ -243,51 +244,52 @@ fn columns_to_add(
     if on_new == OnNewColumns::Add {
         to_add.extend(of_source().filter(is_new).cloned());
     }
-    for field in wanted.fields().iter().filter(is_own) {
+    for field in columns.fields().iter().filter(is_own) {
         let Ok(found) = schema.field_with_name(field.name()) else {
             to_add.push(Arc::clone(field));
             continue;
         };
-        let wants = match metadata == Some(field.name()) {
+        let needed_type = match metadata == Some(field.name()) {
             true => metadata_like(job, found.data_type()),
             false => field.data_type().clone(),
         };
-        match grown(found.data_type(), &wants) {
-            None => return Err(misfit(other_type(field.name(), found.data_type(), &wants))),
+        match grown(found.data_type(), &needed_type) {
+            None => return Err(misfit(other_type(field.name(), found.data_type(), &needed_type))),
             Some(grown) if grown == *found.data_type() => {}
             Some(grown) => to_add.push(Arc::new(found.clone().with_data_type(grown))),
         }
     }
-    if let Some(wanted) = job.target.partition_by.as_ref().filter(|wanted| **wanted != partitions) {
+    if let Some(configured) = job.target.partition_by.as_ref().filter(|configured| **configured != partitions)
+    {
         return Err(misfit(format!(
-            "it is partitioned by {partitions:?}, and target.partition_by is {wanted:?}; take the key out to leave it as it is"
+            "it is partitioned by {partitions:?}, and target.partition_by is {configured:?}; take the key out to leave it as it is"
         )));
     }
     Ok(to_add)
 }
 
 /// Merges two types: structs at any depth get the fields of both. Returns `None` if the types are incompatible.
-fn grown(has: &DataType, wants: &DataType) -> Option<DataType> {
-    match (has, wants) {
-        (DataType::Struct(has), DataType::Struct(wants)) => {
-            let both = has.iter().map(|field| match wants.find(field.name()) {
-                Some((_, wanted)) => {
-                    let grown = grown(field.data_type(), wanted.data_type())?;
+fn grown(existing: &DataType, needed: &DataType) -> Option<DataType> {
+    match (existing, needed) {
+        (DataType::Struct(existing), DataType::Struct(needed)) => {
+            let both = existing.iter().map(|field| match needed.find(field.name()) {
+                Some((_, other)) => {
+                    let grown = grown(field.data_type(), other.data_type())?;
                     Some(Arc::new(field.as_ref().clone().with_data_type(grown)))
                 }
                 // The field is null in new rows.
                 None => field.is_nullable().then(|| Arc::clone(field)),
             });
-            let new = wants.iter().filter(|field| has.find(field.name()).is_none());
+            let new = needed.iter().filter(|field| existing.find(field.name()).is_none());
             both.chain(new.map(|field| Some(Arc::clone(field))))
                 .collect::<Option<Fields>>()
                 .map(DataType::Struct)
         }
-        (DataType::List(has), DataType::List(wants)) => {
-            let grown = grown(has.data_type(), wants.data_type())?;
-            Some(DataType::List(Arc::new(has.as_ref().clone().with_data_type(grown))))
+        (DataType::List(existing), DataType::List(needed)) => {
+            let grown = grown(existing.data_type(), needed.data_type())?;
+            Some(DataType::List(Arc::new(existing.as_ref().clone().with_data_type(grown))))
         }
-        _ => same_type(has, wants).then(|| has.clone()),
+        _ => same_type(existing, needed).then(|| existing.clone()),
     }
 }
 
@@ -306,22 +308,22 @@ pub(super) async fn is_free(at: &Location) -> Result<(), TargetError> {
     }
 }
 
-pub(super) async fn create(job: &Job, wanted: &Schema) -> Result<Table, TargetError> {
+pub(super) async fn create(job: &Job, columns: &Schema) -> Result<Table, TargetError> {
     let TargetSpec { location, metadata_column, partition_by, .. } = &job.target;
     let partitions = partition_by.as_deref().unwrap_or_default();
-    let properties = properties(wanted, metadata_column.as_deref(), partitions);
-    Ok(Table::create(location, wanted, partitions, &properties).await?)
+    let properties = properties(columns, metadata_column.as_deref(), partitions);
+    Ok(Table::create(location, columns, partitions, &properties).await?)
 }
 
 /// Checks that a target may be partitioned by these columns.
-fn check_partitions(job: &Job, wanted: &Schema, partitions: &[String]) -> Result<(), TargetError> {
+fn check_partitions(job: &Job, columns: &Schema, partitions: &[String]) -> Result<(), TargetError> {
     let wrong = |column: &str, what: &str| {
         let message = format!("target.partition_by names {column:?}, {what}");
         Err(TargetError::Columns { message })
     };
     for column in partitions {
-        let Ok(field) = wanted.field_with_name(column) else {
-            let near = nearest(column, wanted.fields().iter().map(|field| field.name().as_str()));
+        let Ok(field) = columns.field_with_name(column) else {
+            let near = nearest(column, columns.fields().iter().map(|field| field.name().as_str()));
             let near = near.map_or_else(String::new, |near| format!("; did you mean {near:?}?"));
             return wrong(column, &format!("and the target has no such column{near}"));
         };
@@ -338,7 +340,7 @@ fn check_partitions(job: &Job, wanted: &Schema, partitions: &[String]) -> Result
             );
         }
     }
-    if partitions.len() == wanted.fields().len() {
+    if partitions.len() == columns.fields().len() {
         return wrong(&partitions[0], "and every other column: one must be left that is no partition");
     }
     Ok(())
@@ -347,7 +349,7 @@ fn check_partitions(job: &Job, wanted: &Schema, partitions: &[String]) -> Result
 /// Returns the table properties that a target with these columns is created with.
 #[must_use]
 pub fn properties(
-    wanted: &Schema,
+    columns: &Schema,
     metadata: Option<&str>,
     partitions: &[String],
 ) -> [(&'static str, String); 3] {
@@ -355,7 +357,7 @@ pub fn properties(
         !field.data_type().is_nested() && !matches!(field.data_type(), DataType::Binary | DataType::Boolean)
     };
     let quoted = |name: &str| format!("`{}`", name.replace('`', "``"));
-    let mut stats: Vec<String> = wanted
+    let mut stats: Vec<String> = columns
         .fields()
         .iter()
         .filter(is_plain)
@@ -376,8 +378,8 @@ pub fn properties(
 
 /// Checks that a table accepts rows with these columns and those of the steps. Further columns of the table become
 /// null.
-fn fits(table: &Schema, wanted: &Schema, own: &[&str]) -> Result<(), String> {
-    for field in wanted.fields() {
+fn fits(table: &Schema, columns: &Schema, own: &[&str]) -> Result<(), String> {
+    for field in columns.fields() {
         let name = field.name();
         match table.field_with_name(name) {
             Err(_) => {
@@ -391,7 +393,7 @@ fn fits(table: &Schema, wanted: &Schema, own: &[&str]) -> Result<(), String> {
             Ok(_) => {}
         }
     }
-    let is_filled = |name: &str| wanted.field_with_name(name).is_ok() || own.contains(&name);
+    let is_filled = |name: &str| columns.field_with_name(name).is_ok() || own.contains(&name);
     match table.fields().iter().find(|field| !field.is_nullable() && !is_filled(field.name())) {
         Some(field) => {
             Err(format!("its column {:?} must not be null, and the job has no values for it", field.name()))
@@ -400,26 +402,29 @@ fn fits(table: &Schema, wanted: &Schema, own: &[&str]) -> Result<(), String> {
     }
 }
 
-fn other_type(name: &str, found: &DataType, wanted: &DataType) -> String {
-    let (name, found, wanted) = difference(name, found, wanted);
-    format!("its column {name:?} has the type {found}, and {wanted} is to be written")
+fn other_type(name: &str, found: &DataType, needed: &DataType) -> String {
+    let (name, found, needed) = difference(name, found, needed);
+    format!("its column {name:?} existing the type {found}, and {needed} is to be written")
 }
 
 /// Returns the innermost field at which two types differ, with both its types.
 fn difference<'a>(
     name: &str,
     found: &'a DataType,
-    wanted: &'a DataType,
+    needed: &'a DataType,
 ) -> (String, &'a DataType, &'a DataType) {
-    let (DataType::Struct(has), DataType::Struct(wants)) = (found, wanted) else {
-        return (name.to_owned(), found, wanted);
+    let (DataType::Struct(existing), DataType::Struct(required)) = (found, needed) else {
+        return (name.to_owned(), found, needed);
     };
-    let both = has.iter().filter_map(|has| Some((has, wants.find(has.name())?.1)));
-    match both.into_iter().find(|(has, wants)| grown(has.data_type(), wants.data_type()).is_none()) {
-        Some((has, wants)) => {
-            difference(&format!("{name}.{}", has.name()), has.data_type(), wants.data_type())
+    let both = existing.iter().filter_map(|existing| Some((existing, required.find(existing.name())?.1)));
+    match both
+        .into_iter()
+        .find(|(existing, required)| grown(existing.data_type(), required.data_type()).is_none())
+    {
+        Some((existing, required)) => {
+            difference(&format!("{name}.{}", existing.name()), existing.data_type(), required.data_type())
         }
-        None => (name.to_owned(), found, wanted),
+        None => (name.to_owned(), found, needed),
     }
 }
 

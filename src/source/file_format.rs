@@ -1,22 +1,25 @@
 //! The format of a source's files, and the files of a source with their format.
 //!
-//! A format is one Rust file beside this one and one variant of `FileFormat`. A catalog uses it to recognise files and
+//! A format is one Rust file in the folder of this one and one variant of `FileFormat`. A catalog uses it to recognise files and
 //! to read their footers, a reader to read rows from an offset on, and a filter to find the rows that may meet a
 //! condition.
+
+#[cfg(test)]
+mod lines;
+mod parquet;
 
 use ::arrow::datatypes::Schema;
 use ::arrow::record_batch::RecordBatch;
 
 use super::SourceError;
 use super::file::Root;
-#[cfg(test)]
-use super::lines_format;
-use super::parquet_format::{self, ByteStrings};
 use super::row_mask::RowMask;
 use super::shape::{FileShape, Footer};
 use crate::checkpoint::FileRange;
 use crate::store::Location;
 use crate::table::Condition;
+
+pub(super) use parquet::ByteStrings;
 
 /// The format of a file, and how it is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +79,7 @@ impl FileFormat {
     /// Whether a file with another ending is of this format by its content. Blocks.
     pub(super) fn matches_content(self, root: &Root, path: &str) -> bool {
         match self {
-            FileFormat::Parquet(_) => parquet_format::has_magic(root, path),
+            FileFormat::Parquet(_) => parquet::has_magic(root, path),
             #[cfg(test)]
             FileFormat::Lines => false,
         }
@@ -85,9 +88,9 @@ impl FileFormat {
     /// Reads the footer of a file. Blocks.
     pub(super) fn look(self, root: &Root, path: &str) -> Footer {
         match self {
-            FileFormat::Parquet(bytes) => parquet_format::look(root, path, bytes),
+            FileFormat::Parquet(bytes) => parquet::look(root, path, bytes),
             #[cfg(test)]
-            FileFormat::Lines => lines_format::look(root, path),
+            FileFormat::Lines => lines::look(root, path),
         }
     }
 }
@@ -120,9 +123,9 @@ impl SourceFiles {
     /// When the file is not there or is damaged.
     pub(super) fn shape(&self, file: &str, columns: &Schema) -> Result<FileShape, SourceError> {
         match self.format {
-            FileFormat::Parquet(bytes) => parquet_format::shape(&self.root, file, columns, bytes),
+            FileFormat::Parquet(bytes) => parquet::shape(&self.root, file, columns, bytes),
             #[cfg(test)]
-            FileFormat::Lines => lines_format::shape(&self.root, file),
+            FileFormat::Lines => lines::shape(&self.root, file),
         }
     }
 
@@ -138,12 +141,10 @@ impl SourceFiles {
         there: &RowMask,
     ) -> Result<Vec<bool>, SourceError> {
         match self.format {
-            FileFormat::Parquet(bytes) => {
-                parquet_format::candidates(&self.root, part, condition, there, bytes)
-            }
+            FileFormat::Parquet(bytes) => parquet::candidates(&self.root, part, condition, there, bytes),
             #[cfg(test)]
             FileFormat::Lines => {
-                let rows = lines_format::shape(&self.root, &part.file)?.rows();
+                let rows = lines::shape(&self.root, &part.file)?.rows();
                 Ok((0..rows).map(|row| there.holds(row)).collect())
             }
         }
@@ -162,12 +163,12 @@ impl SourceFiles {
     ) -> Result<(Pieces, u64), SourceError> {
         match self.format {
             FileFormat::Parquet(bytes) => {
-                let (pieces, before) = parquet_format::open(&self.root, part, kept, noted, bytes)?;
+                let (pieces, before) = parquet::open(&self.root, part, kept, noted, bytes)?;
                 Ok((Box::new(pieces), before))
             }
             #[cfg(test)]
             FileFormat::Lines => {
-                let (pieces, before) = lines_format::open(&self.root, part, kept)?;
+                let (pieces, before) = lines::open(&self.root, part, kept)?;
                 Ok((Box::new(pieces), before))
             }
         }

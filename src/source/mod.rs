@@ -13,13 +13,10 @@ mod file;
 mod file_format;
 mod filter;
 mod folder_catalog;
-#[cfg(test)]
-mod lines_format;
 mod listing;
 mod merge;
 mod missing;
 mod open_source;
-mod parquet_format;
 mod position;
 mod reader;
 mod row_mask;

@@ -172,8 +172,8 @@ impl Objects {
         self.put(&name, Bytes::from_static(b"now")).await?;
         let found = self.get(&name).await;
         self.delete(&name).await?;
-        let gone = || StoreError::of("read", self.place(&name))(std::io::ErrorKind::NotFound.into());
-        Ok(found?.ok_or_else(gone)?.modified)
+        let not_found = || StoreError::of("read", self.place(&name))(std::io::ErrorKind::NotFound.into());
+        Ok(found?.ok_or_else(not_found)?.modified)
     }
 
     /// Checks that objects can be put here, and that the store honors the conditions of a put.

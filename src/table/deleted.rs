@@ -22,13 +22,14 @@ impl Table {
         let (mut found, mut entries, mut written) = (HashMap::new(), HashMap::new(), HashMap::new());
         let look = |file: LogicalFileView| {
             let path = file.object_store_path().to_string();
-            let has = file.deletion_vector_descriptor().is_some_and(|vector| vector.cardinality > 0);
-            if has {
+            let has_deleted_rows =
+                file.deletion_vector_descriptor().is_some_and(|vector| vector.cardinality > 0);
+            if has_deleted_rows {
                 let entry = entry_of(&file);
                 written.insert(path.clone(), entry.path.clone());
                 entries.insert(entry.path.clone(), entry);
             }
-            found.insert(path, has);
+            found.insert(path, has_deleted_rows);
         };
         self.each_file("list the files of", None, look).await?;
         (self.entries, self.written) = (entries, written);

@@ -246,11 +246,11 @@ impl Table {
     ///
     /// # Errors
     /// When the log cannot be read.
-    pub async fn has_files(&self, wanted: &BTreeSet<String>) -> Result<bool, TableError> {
+    pub async fn has_files(&self, files: &BTreeSet<String>) -> Result<bool, TableError> {
         let mut found = 0;
-        let look = |file: LogicalFileView| found += usize::from(wanted.contains(file.path().as_ref()));
+        let look = |file: LogicalFileView| found += usize::from(files.contains(file.path().as_ref()));
         self.each_file("list the files of", None, look).await?;
-        Ok(found == wanted.len())
+        Ok(found == files.len())
     }
 
     /// Looks for the files of this version in storage, by their names in the listings of their folders. Files that
@@ -277,13 +277,13 @@ impl Table {
             }
         };
         self.each_file(action, None, take).await?;
-        for (folder, wanted) in named {
+        for (folder, names) in named {
             let there = names_in(&folder).map_err(|source| TableError {
                 action,
                 at: self.at().clone(),
                 source: Box::new(source),
             })?;
-            let missing = wanted.iter().filter(|name| !there.contains(*name));
+            let missing = names.iter().filter(|name| !there.contains(*name));
             for name in missing {
                 found.missing += 1;
                 let place = folder.join(name);
@@ -298,20 +298,20 @@ impl Table {
     async fn in_store(&self) -> Result<FilesInStorage, TableError> {
         let action = "list the files of";
         let error = error_of(action, self.at());
-        let mut wanted = BTreeSet::new();
+        let mut missing = BTreeSet::new();
         let take = |file: LogicalFileView| {
             if !file.path().contains("://") {
-                wanted.insert(file.object_store_path().to_string());
+                missing.insert(file.object_store_path().to_string());
             }
         };
         self.each_file(action, None, take).await?;
-        let files = wanted.len();
+        let files = missing.len();
         let store = self.store.object_store(None);
         let mut objects = store.list(None);
         while let Some(object) = objects.try_next().await.map_err(|source| error(source.into()))? {
-            wanted.remove(object.location.as_ref());
+            missing.remove(object.location.as_ref());
         }
-        Ok(FilesInStorage { files, missing: wanted.len(), example: wanted.into_iter().next() })
+        Ok(FilesInStorage { files, missing: missing.len(), example: missing.into_iter().next() })
     }
 
     /// Returns the versions in the log and when each was made, in milliseconds since 1970, both rising. The times

@@ -31,9 +31,9 @@ impl Table {
             adds.extend(self.entries.get(file).map(|add| (file.as_str(), add.clone())));
         }
         if adds.len() < files.len() {
-            let wanted: HashSet<&str> = files.iter().map(String::as_str).collect();
+            let requested: HashSet<&str> = files.iter().map(String::as_str).collect();
             let take = |file: LogicalFileView| {
-                if let Some(path) = wanted.get(file.path().as_ref()) {
+                if let Some(path) = requested.get(file.path().as_ref()) {
                     adds.insert(path, entry_of(&file));
                 }
             };

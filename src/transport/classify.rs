@@ -171,10 +171,10 @@ fn class_of(status: u16, error: &ErrorObject, model: &str, has_delay: bool) -> C
         [&error.code, &error.kind].into_iter().flatten().any(|found| names.contains(&found.as_str()))
     };
     let message = error.message.as_deref().unwrap_or_default();
-    let says = |words: &[&str]| words.iter().any(|words| message.contains(words));
+    let mentions = |words: &[&str]| words.iter().any(|words| message.contains(words));
     let flagged = |value: &Value| value.get("flagged_input").is_some() || value.get("reasons").is_some();
-    let is_about_money = || is(QUOTA) || says(QUOTA_WORDS) || is_daily(error);
-    let is_too_long = || is(TOO_LONG) || says(TOO_LONG_WORDS);
+    let is_about_money = || is(QUOTA) || mentions(QUOTA_WORDS) || is_daily(error);
+    let is_too_long = || is(TOO_LONG) || mentions(TOO_LONG_WORDS);
     match status {
         300..=399 => Class::Redirect,
         401 => Class::Auth,
@@ -199,7 +199,7 @@ fn class_of(status: u16, error: &ErrorObject, model: &str, has_delay: bool) -> C
         _ if is_too_long() => Class::TooLong,
         _ if is(&["content_filter", "content_policy_violation"]) => Class::ContentFilter,
         _ if is_about_money() => Class::Quota,
-        _ if is(AGAIN) || says(AGAIN_WORDS) => Class::InvalidResponse,
+        _ if is(AGAIN) || mentions(AGAIN_WORDS) => Class::InvalidResponse,
         _ => Class::BadRequest,
     }
 }

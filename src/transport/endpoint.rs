@@ -158,8 +158,8 @@ impl Endpoint {
         self.forms.begin_with(form);
     }
 
-    /// Sends a question, or texts to be embedded, and reads the whole answer. Each attempt may take as long as the
-    /// request timeout and `most` both allow. While the schema form is unknown, a refused request is sent again in the
+    /// Sends a question, or texts to be embedded, and reads the whole answer. All attempts together may take `most`, each
+    /// as long as the request timeout. While the schema form is unknown, a refused request is sent again in the
     /// next form.
     pub async fn send(&self, questions: &[Arc<Question>], params: &Params, most: Duration) -> SendResult {
         if params.vectors.is_some() {
@@ -172,15 +172,17 @@ impl Endpoint {
         if let Some(form) = self.forms.settled() {
             return self.send_in_known_form(question, params, form, most).await;
         }
+        let started = clock::now();
         let turn = self.forms.turn().await;
+        let left = || most.saturating_sub(clock::now() - started);
         if let Some(form) = self.forms.settled() {
             drop(turn);
-            return self.send_in_known_form(question, params, form, most).await;
+            return self.send_in_known_form(question, params, form, left()).await;
         }
         let mut refused: Option<SendResult> = None;
         let mut has_failed = false;
         for form in self.forms.to_try() {
-            let sent = self.send_as(question, params, form, most).await;
+            let sent = self.send_as(question, params, form, left()).await;
             match &sent.result {
                 Ok(paid) => {
                     self.note_form(form, &paid.response);

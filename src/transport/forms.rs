@@ -25,7 +25,7 @@ const NAME: &str = "answer";
 /// The schema form of an endpoint: set by the job, or found out from answers.
 #[derive(Debug)]
 pub(super) struct SchemaFormProbe {
-    wanted: SchemaForm,
+    configured: SchemaForm,
     state: Mutex<FormState>,
     /// Held by the request that finds out the form, while the others wait.
     turn: tokio::sync::Mutex<()>,
@@ -51,9 +51,9 @@ impl FormState {
 }
 
 impl SchemaFormProbe {
-    pub(super) fn new(wanted: SchemaForm) -> Self {
+    pub(super) fn new(configured: SchemaForm) -> Self {
         SchemaFormProbe {
-            wanted,
+            configured,
             state: Mutex::new(FormState::of(TRIED[0])),
             turn: tokio::sync::Mutex::new(()),
         }
@@ -65,8 +65,8 @@ impl SchemaFormProbe {
 
     /// The form to use, if it is settled.
     pub(super) fn settled(&self) -> Option<SchemaForm> {
-        if self.wanted != SchemaForm::Auto {
-            return Some(self.wanted);
+        if self.configured != SchemaForm::Auto {
+            return Some(self.configured);
         }
         let state = self.lock();
         (state.is_proven || state.is_taken || state.is_given_up).then_some(state.form)
@@ -75,13 +75,13 @@ impl SchemaFormProbe {
     /// Whether further answers can still show something about the form.
     pub(super) fn is_open(&self) -> bool {
         let state = self.lock();
-        self.wanted == SchemaForm::Auto && !state.is_proven && !state.is_given_up
+        self.configured == SchemaForm::Auto && !state.is_proven && !state.is_given_up
     }
 
     /// Notes an answer that was cut off. The form is accepted, but nothing shows whether the schema is obeyed.
     pub(super) fn taken(&self, form: SchemaForm) {
         let mut state = self.lock();
-        if self.wanted == SchemaForm::Auto && !state.is_proven {
+        if self.configured == SchemaForm::Auto && !state.is_proven {
             if state.form != form {
                 *state = FormState::of(form);
             }
@@ -92,7 +92,7 @@ impl SchemaFormProbe {
     /// The form that was found out, for the next run.
     pub(super) fn proven(&self) -> Option<SchemaForm> {
         let state = self.lock();
-        (self.wanted == SchemaForm::Auto && state.is_proven).then_some(state.form)
+        (self.configured == SchemaForm::Auto && state.is_proven).then_some(state.form)
     }
 
     /// Starts with the form that a former run found out.
@@ -116,7 +116,7 @@ impl SchemaFormProbe {
     /// Notes a whole answer. JSON proves the form; [`IGNORED_AFTER`] answers without it lead to the next form.
     pub(super) fn answered(&self, form: SchemaForm, has_json: bool) {
         let mut state = self.lock();
-        if self.wanted != SchemaForm::Auto || state.is_proven {
+        if self.configured != SchemaForm::Auto || state.is_proven {
             return;
         }
         if state.form != form {

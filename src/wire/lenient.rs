@@ -290,8 +290,9 @@ fn events(text: &str) -> Option<ChatResponse> {
         }
     }
     let mut whole = whole?;
+    let is_done = |line: &str| line.strip_prefix("data:").is_some_and(|data| data.trim() == "[DONE]");
     let is_whole =
-        text.contains("[DONE]") || whole.choices.iter().all(|choice| choice.finish_reason.is_some());
+        text.lines().any(is_done) || whole.choices.iter().all(|choice| choice.finish_reason.is_some());
     if !is_whole {
         // The stream broke off; half an answer is not an answer.
         return None;
@@ -409,6 +410,8 @@ mod tests {
         assert_eq!(parts_of(stream), (Some("hello".into()), Some("stop".into()), Some((3, 2))));
         let (broken, _) = stream.split_once("data: {\"choices\":[{\"delta\":{\"content\":\"llo").unwrap();
         assert!(read_any(broken.as_bytes()).is_none(), "half an answer is none");
+        let quoted = broken.replace("\"he\"", "\"he ends with [DONE]\"");
+        assert!(read_any(quoted.as_bytes()).is_none(), "a text may name the end without being there");
     }
 
     #[test]

@@ -257,12 +257,13 @@ fn files_are_small_and_none_is_forgotten() {
         if ["lib", "main", "mod"].contains(&name) {
             continue;
         }
-        let parent = match file.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            Some(folder) => folder.join("mod.rs"),
-            None => PathBuf::from("lib.rs"),
+        let parents = match file.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            Some(folder) => [folder.join("mod.rs"), folder.with_extension("rs")],
+            None => [PathBuf::from("lib.rs"), PathBuf::from("main.rs")],
         };
-        let declared =
-            files.iter().any(|(other, text)| *other == parent && text.contains(&format!("mod {name};")));
+        let declared = files
+            .iter()
+            .any(|(other, text)| parents.contains(other) && text.contains(&format!("mod {name};")));
         assert!(declared, "{} is forgotten", file.display());
     }
 }

@@ -1,5 +1,5 @@
 //! A forecast of what a run would take, before anything is spent: outstanding rows and batches, tokens, cost and time,
-//! each with an interval. Nothing is written and no request is sent, unless a pilot is wanted
+//! each with an interval. Nothing is written and no request is sent, unless a pilot is requested
 //! ([`Pilot`](crate::run::Pilot)).
 
 mod figures;
@@ -181,9 +181,9 @@ async fn look(
         batches.push(batch);
     }
     let rows: u64 = batches.iter().map(PlannedBatch::rows).sum();
-    let wanted = options.sample.max(options.pilot.unwrap_or_default()).min(rows);
+    let sample_rows = options.sample.max(options.pilot.unwrap_or_default()).min(rows);
     let mut random = fastrand::Rng::with_seed(options.seed);
-    let chosen = sample::choose(rows, wanted, &mut random);
+    let chosen = sample::choose(rows, sample_rows, &mut random);
     let chunks = sample::read(&mut planner, &mut reader, &batches, &chosen).await?;
     let looked = sample::look(job, &prepared.enricher, &chunks);
     let bytes = batches.iter().map(|batch| batch.bytes).sum();

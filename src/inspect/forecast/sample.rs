@@ -15,11 +15,11 @@ use crate::run::RunError;
 use crate::source::{RowMask, RowReader};
 use crate::tokens::tokenizer::Encoding;
 
-/// Returns `wanted` of the numbers below `all`, in order; each set of them is as likely as any other (Floyd's
+/// Returns `count` of the numbers below `all`, in order; each set of them is as likely as any other (Floyd's
 /// algorithm; Bentley, *Programming Pearls: A Sample of Brilliance*, 1987).
-pub(super) fn choose(all: u64, wanted: u64, random: &mut fastrand::Rng) -> Vec<u64> {
+pub(super) fn choose(all: u64, count: u64, random: &mut fastrand::Rng) -> Vec<u64> {
     let mut chosen = BTreeSet::new();
-    for last in all - wanted.min(all)..all {
+    for last in all - count.min(all)..all {
         let drawn = random.u64(..=last);
         if !chosen.insert(drawn) {
             chosen.insert(last);
@@ -42,22 +42,22 @@ pub(super) async fn read(
         let end = first + batch.rows();
         let (own, rest) = left.split_at(left.partition_point(|row| *row < end));
         left = rest;
-        let mut wanted: BTreeSet<u64> = own.iter().map(|row| row - first).collect();
+        let mut indices: BTreeSet<u64> = own.iter().map(|row| row - first).collect();
         first = end;
         for part in &batch.parts {
-            if wanted.is_empty() {
+            if indices.is_empty() {
                 break;
             }
             let kept = planner.source_mut().kept(part, batch.condition.as_deref()).await?;
             let rows: Vec<u64> = kept.rows(part.rows()).collect();
-            let later = wanted.split_off(&(rows.len() as u64));
-            let found = wanted.iter().filter_map(|at| rows.get(usize::try_from(*at).ok()?));
+            let later = indices.split_off(&(rows.len() as u64));
+            let found = indices.iter().filter_map(|at| rows.get(usize::try_from(*at).ok()?));
             let (whole, physical) =
                 files.entry(part.file.clone()).or_insert_with(|| (part.clone(), BTreeSet::new()));
             whole.start = whole.start.min(part.start);
             whole.end = whole.end.max(part.end);
             physical.extend(found);
-            wanted = later.into_iter().map(|at| at - rows.len() as u64).collect();
+            indices = later.into_iter().map(|at| at - rows.len() as u64).collect();
         }
     }
     let mut chunks = Vec::new();

@@ -20,11 +20,11 @@ use parquet::file::metadata::RowGroupMetaData;
 use parquet::file::reader::{ChunkReader, Length};
 use parquet::schema::types::{ColumnDescriptor, SchemaDescriptor};
 
-use super::SourceError;
-use super::conform::{ambiguous, place};
-use super::file::{Root, SourceFile};
-use super::row_mask::RowMask;
-use super::shape::{FileShape, Footer};
+use super::super::SourceError;
+use super::super::conform::{ambiguous, place};
+use super::super::file::{Root, SourceFile};
+use super::super::row_mask::RowMask;
+use super::super::shape::{FileShape, Footer};
 use crate::checkpoint::FileRange;
 use crate::config::SourceSpec;
 use crate::store::Location;
@@ -43,7 +43,7 @@ const ENCRYPTED: &[u8] = b"PARE";
 
 /// Whether byte strings without an annotation are text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum ByteStrings {
+pub(in crate::source) enum ByteStrings {
     #[default]
     AsTheyAre,
     AsText,
@@ -51,7 +51,7 @@ pub(super) enum ByteStrings {
 
 impl ByteStrings {
     /// Returns how a job reads the byte strings of its source.
-    pub(super) fn of(spec: &SourceSpec) -> Self {
+    pub(in crate::source) fn of(spec: &SourceSpec) -> Self {
         if spec.binary_as_text { ByteStrings::AsText } else { ByteStrings::AsTheyAre }
     }
 }

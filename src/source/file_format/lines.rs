@@ -8,10 +8,10 @@ use ::arrow::datatypes::{DataType, Field, Fields, Schema};
 use ::arrow::record_batch::RecordBatch;
 use parquet::file::reader::ChunkReader;
 
-use super::SourceError;
-use super::file::Root;
-use super::row_mask::RowMask;
-use super::shape::{FileShape, Footer};
+use super::super::SourceError;
+use super::super::file::Root;
+use super::super::row_mask::RowMask;
+use super::super::shape::{FileShape, Footer};
 use crate::checkpoint::FileRange;
 
 fn columns() -> Fields {
@@ -54,9 +54,9 @@ pub(super) fn open(
 mod tests {
     use ::arrow::array::AsArray;
 
-    use super::super::Source;
     use crate::checkpoint::Position;
     use crate::config::{Job, Keys};
+    use crate::source::Source;
 
     /// Opens a source of lines, below a folder, with a condition.
     async fn source(folder: &std::path::Path) -> Source {
