@@ -213,10 +213,10 @@ async fn missing(
             job.target.location
         ),
     }));
-    if let Some(example) = missing.gone.first() {
+    if let Some(example) = missing.lost_files.first() {
         voice.say(&Event::Notice(&format!(
             "{} that were read are gone from the source, {example} for one: which of their rows are missing cannot be determined",
-            counted(missing.gone.len() as u64, "file")
+            counted(missing.lost_files.len() as u64, "file")
         )));
     }
     Ok(missing)

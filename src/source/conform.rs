@@ -35,16 +35,16 @@ fn plain(field: &FieldRef) -> FieldRef {
 }
 
 /// Returns the file's column for a column of the table, or `None` if the file lacks it.
-pub(super) fn find<'a>(fields: &Fields, columns: &'a [ArrayRef], wanted: &Field) -> Option<&'a ArrayRef> {
-    Some(&columns[place(fields, wanted)?])
+pub(super) fn find<'a>(fields: &Fields, columns: &'a [ArrayRef], column: &Field) -> Option<&'a ArrayRef> {
+    Some(&columns[place(fields, column)?])
 }
 
 /// Returns the index of that column in the file: found by its name, else by its id, else by its name in any case, since
 /// Delta's names are case-insensitive.
-pub(super) fn place(fields: &Fields, wanted: &Field) -> Option<usize> {
-    let id = wanted.metadata().get(COLUMN_ID);
+pub(super) fn place(fields: &Fields, column: &Field) -> Option<usize> {
+    let id = column.metadata().get(COLUMN_ID);
     let has_id = |field: &FieldRef| id.is_some() && field.metadata().get(FIELD_ID) == id;
-    let name = physical_name(wanted);
+    let name = physical_name(column);
     let is_same = |field: &FieldRef| is_same_name(field.name(), name);
     let named = fields.iter().position(|field| field.name() == name);
     named.or_else(|| fields.iter().position(has_id)).or_else(|| fields.iter().position(is_same))
@@ -55,10 +55,10 @@ pub(super) fn is_same_name(a: &str, b: &str) -> bool {
     a.eq_ignore_ascii_case(b) || (!(a.is_ascii() && b.is_ascii()) && a.to_lowercase() == b.to_lowercase())
 }
 
-/// Returns two columns of a file whose names differ from the wanted one only in case, if none matches exactly.
-pub(super) fn ambiguous<'a>(fields: &'a Fields, wanted: &Field) -> Option<(&'a str, &'a str)> {
-    let name = physical_name(wanted);
-    let place = place(fields, wanted)?;
+/// Returns two columns of a file whose names differ from the given one only in case, if none matches exactly.
+pub(super) fn ambiguous<'a>(fields: &'a Fields, column: &Field) -> Option<(&'a str, &'a str)> {
+    let name = physical_name(column);
+    let place = place(fields, column)?;
     let found = fields[place].name();
     let other = fields.iter().skip(place + 1).find(|field| is_same_name(field.name(), name))?;
     (found != name && is_same_name(found, name)).then_some((found, other.name()))

@@ -200,8 +200,8 @@ impl DeltaCatalog {
             SourceStart::Version(version) => Ok(version),
             SourceStart::Timestamp(time) => {
                 let commits = self.table.commit_times().await?;
-                let wanted = time.timestamp_millis();
-                match commits.iter().find(|(_, made)| *made >= wanted) {
+                let start_ms = time.timestamp_millis();
+                match commits.iter().find(|(_, made)| *made >= start_ms) {
                     // Earlier commits, which the log no longer has, may be late enough too.
                     Some((version, _))
                         if commits.first().is_some_and(|(first, _)| first == version) && *version > 0 =>
@@ -472,11 +472,11 @@ impl DeltaCatalog {
                     }
                     let there = self.files_of(before).await?;
                     let left: HashSet<&str> = there.iter().map(|file| file.path.as_str()).collect();
-                    if let Some(gone) = not_read.iter().find(|file| !left.contains(file.as_str())) {
+                    if let Some(removed) = not_read.iter().find(|file| !left.contains(file.as_str())) {
                         return Err(SourceError::Unsupported {
                             path: self.path.clone(),
                             what: format!(
-                                "was compacted since the version that the job begins with ({gone} is another file's part now): which rows came before cannot be determined"
+                                "was compacted since the version that the job begins with ({removed} is another file's part now): which rows came before cannot be determined"
                             ),
                         });
                     }

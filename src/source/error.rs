@@ -151,7 +151,7 @@ impl SourceError {
     }
 
     /// Returns the error for a planned file that cannot be opened.
-    pub(super) fn gone(path: &Location, part: &FileRange, error: std::io::Error) -> Self {
+    pub(super) fn missing_file(path: &Location, part: &FileRange, error: std::io::Error) -> Self {
         match error.kind() {
             std::io::ErrorKind::NotFound => {
                 SourceError::Gone { path: path.to_owned(), is_of_table: part.version.is_some() }

@@ -43,12 +43,12 @@ impl Filter {
     pub(super) fn rows(&self, part: &FileRange, there: &RowMask) -> Result<Arc<[bool]>, SourceError> {
         let path = self.files.root().place(&part.file);
         let candidates = self.files.candidates(part, &self.condition, there)?;
-        let mut wanted = vec![false; candidates.len()];
+        let mut selected = vec![false; candidates.len()];
         let candidates = RowMask::undeleted(Some(candidates.into()));
         let mut reader =
             RowReader::new(self.files.clone(), Arc::clone(&self.schema), Arc::clone(&self.noted));
-        for start in (0..wanted.len()).step_by(PIECE_ROWS) {
-            let end = wanted.len().min(start + PIECE_ROWS);
+        for start in (0..selected.len()).step_by(PIECE_ROWS) {
+            let end = selected.len().min(start + PIECE_ROWS);
             let piece = FileRange { start: start as u64, end: end as u64, ..part.clone() };
             for chunk in reader.read(&piece, &candidates)? {
                 for (row, holds) in chunk.physical.iter().zip(self.condition.of_rows(&chunk.rows)) {
@@ -56,12 +56,12 @@ impl Filter {
                         condition: self.condition.written().to_owned(),
                         message: format!("for row {row} of {path}: {message}"),
                     })?;
-                    if let Some(wanted) = usize::try_from(*row).ok().and_then(|row| wanted.get_mut(row)) {
-                        *wanted = holds;
+                    if let Some(selected) = usize::try_from(*row).ok().and_then(|row| selected.get_mut(row)) {
+                        *selected = holds;
                     }
                 }
             }
         }
-        Ok(wanted.into())
+        Ok(selected.into())
     }
 }

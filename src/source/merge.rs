@@ -103,7 +103,7 @@ mod tests {
     #[test]
     fn a_column_has_the_widest_of_its_types() {
         let ntz = DataType::Timestamp(TimeUnit::Microsecond, None);
-        for (a, b, wanted) in [
+        for (a, b, expected) in [
             (DataType::Int32, DataType::Int64, DataType::Int64),
             (DataType::Int8, DataType::Int16, DataType::Int16),
             (DataType::Int16, DataType::Float32, DataType::Float64),
@@ -112,7 +112,7 @@ mod tests {
             (DataType::Null, DataType::Utf8, DataType::Utf8),
             (DataType::Decimal128(10, 2), DataType::Decimal128(8, 4), DataType::Decimal128(12, 4)),
         ] {
-            assert_eq!(merged(a, b), Ok(wanted));
+            assert_eq!(merged(a, b), Ok(expected));
         }
         for (a, b) in [
             (DataType::Int64, DataType::Float64),

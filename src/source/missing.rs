@@ -44,7 +44,7 @@ pub struct MissingRows {
     /// Number of missing rows, without those that a condition leaves out.
     pub rows: u64,
     /// Files that were read and no longer exist: which of their rows are missing cannot be determined.
-    pub gone: Vec<String>,
+    pub lost_files: Vec<String>,
 }
 
 impl Source {
@@ -64,7 +64,7 @@ impl Source {
         position: &Position,
         held: &HeldRows,
     ) -> Result<MissingRows, SourceError> {
-        let (parts, gone) = self.catalog.parts_before(position).await?;
+        let (parts, lost_files) = self.catalog.parts_before(position).await?;
         if self.catalog.replaces_files()
             && let Some(file) = {
                 let known: HashSet<&str> = parts.iter().map(|part| part.file.as_str()).collect();
@@ -79,7 +79,7 @@ impl Source {
             });
         }
         let condition = self.condition().map(ToOwned::to_owned);
-        let mut missing = MissingRows { gone, ..MissingRows::default() };
+        let mut missing = MissingRows { lost_files, ..MissingRows::default() };
         for part in parts {
             let rows = self.shape(&part).await?.rows();
             let end = if part.end == 0 { rows } else { part.end };

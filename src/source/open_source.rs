@@ -152,7 +152,7 @@ impl Source {
                     None => Arc::new(Filter::new(condition, &self.files, &self.all)?),
                 };
                 let part = part.clone();
-                let look = move |_| filter.rows(&part, &there).map(|rows| there.with_wanted(rows));
+                let look = move |_| filter.rows(&part, &there).map(|rows| there.with_selected(rows));
                 self.files.blocking(look).await?
             }
         };
@@ -270,7 +270,7 @@ impl Source {
     pub async fn holds(&self, part: &FileRange) -> Result<(), SourceError> {
         let path = self.files.root().place(&part.file);
         let size = self.files.root().size(&part.file).await;
-        let size = size.map_err(|error| SourceError::gone(&path, part, error))?;
+        let size = size.map_err(|error| SourceError::missing_file(&path, part, error))?;
         if size == part.size {
             return Ok(());
         }

@@ -63,19 +63,19 @@ impl RowReader {
     /// # Errors
     /// When the file is gone, has changed since it was planned, or cannot be decoded.
     pub fn read(&mut self, part: &FileRange, kept: &RowMask) -> Result<Vec<Chunk>, SourceError> {
-        let wanted: Vec<u64> = kept.rows(part.rows()).collect();
+        let selected_rows: Vec<u64> = kept.rows(part.rows()).collect();
         let continues = self.open.as_ref().is_some_and(|open| {
             let gap = part.start.checked_sub(open.at);
             open.file == part.file && gap.is_some_and(|rows| rows <= MAX_GAP_ROWS) && open.kept.is_same(kept)
         });
-        if !continues && !wanted.is_empty() {
+        if !continues && !selected_rows.is_empty() {
             self.open = None;
             self.open = Some(self.open_at(part, kept)?);
         }
         let path = self.files.root().place(&part.file);
         let file: Arc<str> = part.file.as_str().into();
         let mut chunks = Vec::new();
-        let mut left = wanted.as_slice();
+        let mut left = selected_rows.as_slice();
         // Kept rows between the last part and this one, which are dropped.
         let mut passed = match &self.open {
             Some(open) if continues => open.kept.rows(open.at..part.start).count(),
@@ -108,7 +108,7 @@ impl RowReader {
             left = &left[taken..];
         }
         // The rows of the part that are not kept count as read, too.
-        if let Some(open) = self.open.as_mut().filter(|_| continues || !wanted.is_empty()) {
+        if let Some(open) = self.open.as_mut().filter(|_| continues || !selected_rows.is_empty()) {
             open.at = part.end;
         }
         Ok(chunks)

@@ -10,32 +10,32 @@ pub struct RowMask {
     /// Whether each row is not deleted; `None` if no row is deleted.
     undeleted: Option<Arc<[bool]>>,
     /// Whether each row is not deleted and meets the condition; `None` if every row is read.
-    wanted: Option<Arc<[bool]>>,
+    selected: Option<Arc<[bool]>>,
 }
 
 impl RowMask {
     /// Returns the mask of the rows that are not deleted. `undeleted` is `None` if no row is deleted.
     #[must_use]
     pub fn undeleted(undeleted: Option<Arc<[bool]>>) -> Self {
-        RowMask { wanted: undeleted.clone(), undeleted }
+        RowMask { selected: undeleted.clone(), undeleted }
     }
 
-    /// Returns the mask with `wanted` as the rows that are read. `wanted` must not set a deleted row.
+    /// Returns the mask with `selected` as the rows that are read. `selected` must not set a deleted row.
     #[must_use]
-    pub fn with_wanted(self, wanted: Arc<[bool]>) -> Self {
-        RowMask { wanted: Some(wanted), ..self }
+    pub fn with_selected(self, selected: Arc<[bool]>) -> Self {
+        RowMask { selected: Some(selected), ..self }
     }
 
     /// Whether a row is read.
     #[must_use]
     pub fn holds(&self, row: u64) -> bool {
-        is_set(self.wanted.as_deref(), row)
+        is_set(self.selected.as_deref(), row)
     }
 
     /// Whether both share one list, or have none, and so are equal. Other equal lists do not count.
     #[must_use]
     pub fn is_same(&self, other: &RowMask) -> bool {
-        match (&self.wanted, &other.wanted) {
+        match (&self.selected, &other.selected) {
             (None, None) => true,
             (Some(own), Some(other)) => Arc::ptr_eq(own, other),
             _ => false,
@@ -44,13 +44,13 @@ impl RowMask {
 
     /// Returns the length of the list of rows; 0 without a list.
     pub(super) fn size(&self) -> usize {
-        self.wanted.as_ref().map_or(0, |wanted| wanted.len())
+        self.selected.as_ref().map_or(0, |selected| selected.len())
     }
 
     /// Whether every row is read.
     #[must_use]
     pub fn is_all(&self) -> bool {
-        self.wanted.is_none()
+        self.selected.is_none()
     }
 
     /// Returns the rows of a range that are read.

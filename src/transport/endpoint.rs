@@ -1,29 +1,25 @@
 //! An endpoint with its model, its key and its connection pool.
 
-use std::borrow::Cow;
-use std::error::Error;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use reqwest::redirect::Policy;
-use reqwest::{Certificate, Client, ClientBuilder, Identity, Response};
+use bytes::Bytes;
 use serde_json::{Map, Value};
 use url::Url;
 
-use super::classify::{ResponseHeaders, classify, classify_inner};
+use super::classify::{classify, classify_inner};
+use super::connection::{Connection, ResponseHead, route_url, shown};
 use super::error::EndpointError;
-use super::forms::{self, SchemaFormProbe};
-use super::key::Keyring;
+use super::forms::SchemaFormProbe;
+use super::request_body::RequestBodies;
 use crate::clock;
-use crate::config::{Params, Provider, SchemaForm, Tls, VectorEncoding, Vectors};
+use crate::config::{Params, Provider, SchemaForm};
 use crate::decode;
 use crate::fault::{Class, Failure, Policy as Retry};
 use crate::faultpoint::{self, Side};
 use crate::prompt::Question;
-use crate::wire::{self, AssistantMessage, ChatRequest, ChatResponse, EmbeddingRequest, Limits};
+use crate::wire::{self, AssistantMessage, ChatResponse, Limits};
 
 /// A successful response, which was paid for.
 #[derive(Debug)]
@@ -62,37 +58,22 @@ impl SendResult {
 const STOPPED_FOR: Duration = Duration::from_millis(500);
 /// Time to read an answer that arrived while the process was stopped.
 const AFTER_STOP: Duration = Duration::from_secs(5);
-/// Shortest value in an address that counts as a key, in bytes. Shorter ones occur in texts by chance.
-const MIN_SECRET: usize = 8;
-/// Statuses with which a gateway gives up on a provider that may still process the request, and bill it.
-const MAYBE_WORKED_ON: [u16; 4] = [408, 502, 504, 524];
-
 /// What is known of a response so far.
 #[derive(Debug, Default)]
 struct ResponseProgress {
-    limits: Limits,
-    was_refused: bool,
-    /// Number of the key that was sent.
-    key: u64,
+    head: ResponseHead,
     unread: Option<Bytes>,
 }
 
 /// An endpoint of a provider for one model: chat completions and embeddings.
 #[derive(Debug)]
 pub struct Endpoint {
-    client: Client,
+    connection: Connection,
     url: Url,
     embeddings: Url,
-    model: Arc<str>,
-    headers: HeaderMap,
-    extra_body: Map<String, Value>,
-    max_tokens_field: String,
+    bodies: RequestBodies,
     forms: SchemaFormProbe,
     request_timeout: Duration,
-    max_response_bytes: usize,
-    key: Option<Keyring>,
-    /// Values in the address that may be secret.
-    secrets: Vec<String>,
 }
 
 impl Endpoint {
@@ -101,31 +82,13 @@ impl Endpoint {
     /// # Errors
     /// When the HTTP client does not start or a header cannot be sent.
     pub fn new(provider: &Provider, base: &Url) -> Result<Endpoint, EndpointError> {
-        let builder = Client::builder()
-            .user_agent(concat!("enrich/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(provider.connect_timeout)
-            .pool_max_idle_per_host(provider.max_concurrency as usize)
-            .tcp_nodelay(true)
-            // Following a redirect could take the key and the rows to another host.
-            .redirect(Policy::none());
-        let client = with_certificates(builder, &provider.tls).and_then(ClientBuilder::build);
-        let client = client.map_err(|error| EndpointError::Client {
-            provider: provider.name.clone(),
-            message: chain(&error),
-        })?;
         Ok(Endpoint {
-            client,
+            connection: Connection::new(provider, base)?,
             url: route_url(base, provider, &["chat", "completions"]),
             embeddings: route_url(base, provider, &["embeddings"]),
-            model: provider.model.as_str().into(),
-            headers: headers(provider)?,
-            extra_body: provider.extra_body.clone(),
-            max_tokens_field: provider.max_tokens_field.clone(),
+            bodies: RequestBodies::new(provider),
             forms: SchemaFormProbe::new(provider.schema_form),
             request_timeout: provider.request_timeout,
-            max_response_bytes: usize::try_from(provider.max_response_bytes).unwrap_or(usize::MAX),
-            key: Keyring::new(provider)?,
-            secrets: secrets_of(&route_url(base, provider, &[])),
         })
     }
 
@@ -144,7 +107,7 @@ impl Endpoint {
     /// Name of the model.
     #[must_use]
     pub fn model(&self) -> &Arc<str> {
-        &self.model
+        self.bodies.model()
     }
 
     /// The form in which the endpoint takes schemas, if it was found out.
@@ -163,7 +126,7 @@ impl Endpoint {
     /// next form.
     pub async fn send(&self, questions: &[Arc<Question>], params: &Params, most: Duration) -> SendResult {
         if params.vectors.is_some() {
-            return self.post(&self.embeddings, self.texts(questions, params), most).await;
+            return self.post(&self.embeddings, self.bodies.embeddings(questions, params), most).await;
         }
         let Some(question) = questions.first() else { return SendResult::nothing() };
         if params.shape.is_none() {
@@ -236,7 +199,7 @@ impl Endpoint {
         form: SchemaForm,
         most: Duration,
     ) -> SendResult {
-        self.post(&self.url, self.body(question, params, form), most).await
+        self.post(&self.url, self.bodies.chat(question, params, form), most).await
     }
 
     async fn post(&self, url: &Url, body: Vec<u8>, most: Duration) -> SendResult {
@@ -244,10 +207,10 @@ impl Endpoint {
         let started = clock::now();
         let mut progress = ResponseProgress::default();
         let mut result = self.attempt(url, body.clone(), most, &mut progress).await;
-        if let (Err(failure), Some(key)) = (&mut result, &self.key)
+        if let (Err(failure), Some(key)) = (&mut result, &self.connection.key)
             && failure.class == Class::Auth
         {
-            match key.renew(progress.key).await {
+            match key.renew(progress.head.key).await {
                 Ok(true) => {
                     progress = ResponseProgress::default();
                     let left = most.saturating_sub(clock::now() - started);
@@ -257,9 +220,9 @@ impl Endpoint {
                 Err(why) => failure.detail.push_str(&format!("; the key cannot be read again: it {why}")),
             }
         }
-        let ResponseProgress { limits, was_refused, unread, .. } = progress;
-        let result = result.map_err(|failure| self.redact(failure));
-        SendResult { result, limits, may_be_billed: !was_refused, unread }
+        let ResponseProgress { head, unread } = progress;
+        let result = result.map_err(|failure| self.connection.redact(failure));
+        SendResult { result, limits: head.headers.limits, may_be_billed: !head.was_refused, unread }
     }
 
     async fn attempt(
@@ -294,31 +257,13 @@ impl Endpoint {
         body: Bytes,
         progress: &mut ResponseProgress,
     ) -> Result<(Bytes, ChatResponse), Failure> {
-        let mut headers = self.headers.clone();
-        if let Some(key) = &self.key {
-            let (name, value, number) = key.header();
-            headers.insert(name, value);
-            progress.key = number;
-        }
-        let request = self.client.post(url.clone()).headers(headers).body(body);
-        let mut response = request.send().await.map_err(|error| {
-            progress.was_refused = error.is_connect();
-            failed(&error)
-        })?;
-        let status = response.status().as_u16();
-        let headers = response.headers();
-        let response_headers = ResponseHeaders::read(
-            |name| headers.get(name).and_then(|value| value.to_str().ok()),
-            clock::wall(),
-        );
-        progress.limits = response_headers.limits;
-        progress.was_refused = !(200..300).contains(&status) && !MAYBE_WORKED_ON.contains(&status);
-        let body = self.redact_body(self.read(&mut response).await?);
+        let body = self.connection.post(url, body, &mut progress.head).await?;
+        let ResponseHead { status, headers, .. } = progress.head;
         if !(200..300).contains(&status) {
-            return Err(classify(status, &body, &self.model, &response_headers));
+            return Err(classify(status, &body, self.model(), &headers));
         }
         let parsed = decode::parse(&body).inspect_err(|_| progress.unread = Some(body.clone()))?;
-        let (body, parsed) = match response_headers.cost.filter(|_| decode::facts(&parsed).cost.is_none()) {
+        let (body, parsed) = match headers.cost.filter(|_| decode::facts(&parsed).cost.is_none()) {
             Some(cost) => with_cost(body, parsed, cost),
             None => (body, parsed),
         };
@@ -326,8 +271,8 @@ impl Endpoint {
         let inner = parsed.error.as_ref().or(choice.and_then(|choice| choice.error.as_ref()));
         let inner = inner.filter(|error| !error.is_empty());
         if let Some(error) = inner {
-            let failure = classify_inner(error, &self.model, &response_headers);
-            progress.was_refused = failure.class.policy() != Retry::Retry;
+            let failure = classify_inner(error, self.model(), &headers);
+            progress.head.was_refused = failure.class.policy() != Retry::Retry;
             return Err(failure);
         }
         match choice {
@@ -342,103 +287,6 @@ impl Endpoint {
             }
             Some(_) => Ok((body, parsed)),
         }
-    }
-
-    fn body(&self, question: &Question, params: &Params, form: SchemaForm) -> Vec<u8> {
-        let mut rest = self.extra_body.clone();
-        if let Some(max_tokens) = params.max_tokens {
-            rest.insert(self.max_tokens_field.clone(), max_tokens.into());
-        }
-        let mut messages = Cow::Borrowed(question.messages());
-        if let Some(shape) = &params.shape {
-            forms::put(shape, form, &mut rest, messages.to_mut());
-        }
-        rest.extend(params.extra_body.iter().map(|(name, value)| (name.clone(), value.clone())));
-        let request = ChatRequest {
-            model: &self.model,
-            messages: &messages,
-            temperature: params.temperature,
-            rest: &rest,
-        };
-        serde_json::to_vec(&request).expect("writing JSON to memory does not fail")
-    }
-
-    /// The body of a request for the embeddings of texts.
-    fn texts(&self, questions: &[Arc<Question>], params: &Params) -> Vec<u8> {
-        let mut rest = self.extra_body.clone();
-        rest.extend(params.extra_body.iter().map(|(name, value)| (name.clone(), value.clone())));
-        let Vectors { dimensions, encoding } = params.vectors.unwrap_or_default();
-        let request = EmbeddingRequest {
-            model: &self.model,
-            input: questions
-                .iter()
-                .filter_map(|question| Some(question.messages().last()?.content.as_str()))
-                .collect(),
-            encoding_format: encoding.map(|encoding| match encoding {
-                VectorEncoding::Float => "float",
-                VectorEncoding::Base64 => "base64",
-            }),
-            dimensions,
-            rest: &rest,
-        };
-        serde_json::to_vec(&request).expect("writing JSON to memory does not fail")
-    }
-
-    async fn read(&self, response: &mut Response) -> Result<Bytes, Failure> {
-        let too_long = || {
-            let most = self.max_response_bytes;
-            Failure::new(Class::InvalidResponse, format!("the answer is longer than {most} bytes"))
-        };
-        let mut body = BytesMut::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| failed(&error))? {
-            if body.is_empty() && chunk.len() <= self.max_response_bytes {
-                // Most answers come in one chunk, which is then not copied.
-                match response.chunk().await.map_err(|error| failed(&error))? {
-                    None => return Ok(chunk),
-                    Some(next) => {
-                        body.extend_from_slice(&chunk);
-                        body.extend_from_slice(&next);
-                    }
-                }
-            } else {
-                body.extend_from_slice(&chunk);
-            }
-            if body.len() > self.max_response_bytes {
-                return Err(too_long());
-            }
-        }
-        if body.len() > self.max_response_bytes {
-            return Err(too_long());
-        }
-        Ok(body.freeze())
-    }
-
-    /// A body without the key, which a model or a gateway may echo anywhere in it.
-    fn redact_body(&self, body: Bytes) -> Bytes {
-        self.redacted(&String::from_utf8_lossy(&body)).map_or(body, Bytes::from)
-    }
-
-    /// A text with its secrets replaced, or `None` if it holds none.
-    fn redacted(&self, text: &str) -> Option<String> {
-        let mut redacted = self.key.as_ref().and_then(|key| key.redacted(text));
-        for secret in &self.secrets {
-            let before = redacted.as_deref().unwrap_or(text);
-            if before.contains(secret.as_str()) {
-                redacted = Some(before.replace(secret.as_str(), "[key]"));
-            }
-        }
-        redacted
-    }
-
-    fn redact(&self, mut failure: Failure) -> Failure {
-        if failure.class == Class::Auth && self.key.is_none() {
-            let hint = " (no key was sent: set api_key_env, api_key_file or api_key_command)";
-            failure.detail.push_str(hint);
-        }
-        if let Some(redacted) = self.redacted(&failure.detail) {
-            failure.detail = redacted;
-        }
-        failure
     }
 }
 
@@ -474,107 +322,4 @@ fn has_json(response: &ChatResponse) -> bool {
         message.is_some_and(|message| message.tool_calls.as_ref().is_some_and(|calls| !calls.is_empty()));
     let content = message.and_then(|message| message.content.as_deref()).unwrap_or_default();
     called || serde_json::from_str::<Map<String, Value>>(decode::unfenced(content)).is_ok()
-}
-
-/// Values in an address's query that may be keys.
-fn secrets_of(url: &Url) -> Vec<String> {
-    let is_key = |name: &str| {
-        let name = name.to_ascii_lowercase();
-        ["key", "token", "secret", "sig", "auth", "password"].iter().any(|part| name.contains(part))
-    };
-    let pairs = url.query_pairs().filter(|(name, value)| is_key(name) && value.len() >= MIN_SECRET);
-    pairs.map(|(_, value)| value.into_owned()).collect()
-}
-
-/// An address without the parts that may be secret.
-fn shown(url: &Url) -> String {
-    let mut url = url.clone();
-    url.set_query(None);
-    // This fails for an address that cannot have a user or a password, which then has none to hide.
-    let _ = url.set_username("").and_then(|()| url.set_password(None));
-    url.to_string()
-}
-
-fn route_url(base: &Url, provider: &Provider, route: &[&str]) -> Url {
-    let mut url = base.clone();
-    if let Ok(mut path) = url.path_segments_mut() {
-        path.pop_if_empty().extend(route);
-    }
-    if !provider.query.is_empty() {
-        url.query_pairs_mut().extend_pairs(&provider.query);
-    }
-    url
-}
-
-/// Makes a client trust the provider's authorities and present the job's own certificate.
-fn with_certificates(mut builder: ClientBuilder, tls: &Tls) -> reqwest::Result<ClientBuilder> {
-    if let Some(authorities) = &tls.authorities {
-        builder = builder.tls_certs_merge(Certificate::from_pem_bundle(authorities)?);
-    }
-    if let Some(identity) = &tls.identity {
-        builder = builder.identity(Identity::from_pem(identity)?);
-    }
-    Ok(builder)
-}
-
-fn headers(provider: &Provider) -> Result<HeaderMap, EndpointError> {
-    let wrong =
-        |header: &str| EndpointError::Header { provider: provider.name.clone(), header: header.to_owned() };
-    let mut headers = HeaderMap::new();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
-    for (name, value) in &provider.headers {
-        let name_value = HeaderName::from_bytes(name.as_bytes()).map_err(|_| wrong(name))?;
-        headers.insert(name_value, HeaderValue::from_str(value).map_err(|_| wrong(name))?);
-    }
-    Ok(headers)
-}
-
-fn failed(error: &reqwest::Error) -> Failure {
-    let class = if error.is_timeout() && !error.is_connect() {
-        Class::Timeout
-    } else if error.is_decode() {
-        Class::InvalidResponse
-    } else {
-        Class::Connection
-    };
-    Failure::new(class, chain(error))
-}
-
-/// An error and its root cause, without the address, which may hold query parameters.
-fn chain(error: &reqwest::Error) -> String {
-    let mut text = match () {
-        () if error.is_connect() => "cannot connect".to_owned(),
-        () if error.is_timeout() => "timed out".to_owned(),
-        () if error.is_decode() => "cannot decode the answer".to_owned(),
-        () => "the connection broke".to_owned(),
-    };
-    let mut last = String::new();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        last = error.to_string();
-        cause = error.source();
-    }
-    if !last.is_empty() {
-        text.push_str(": ");
-        text.push_str(&last);
-    }
-    text.push_str(hint(&last));
-    text
-}
-
-/// Returns which key of the job file a TLS error is about. The error is recognized by the wording of rustls.
-fn hint(cause: &str) -> &'static str {
-    match cause {
-        cause if cause.contains("InvalidContentType") => {
-            " (what answers there speaks no TLS: should base_url begin with http://?)"
-        }
-        cause if cause.contains("UnknownIssuer") => {
-            " (no trusted authority has signed its certificate: an authority of a company goes into ca_file)"
-        }
-        cause if cause.contains("CertificateRequired") => {
-            " (it asks for a certificate of ours: client_certificate and client_key)"
-        }
-        _ => "",
-    }
 }

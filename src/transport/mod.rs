@@ -5,10 +5,12 @@
 //! fields of the body; phrases of a message count only where servers have no code.
 
 mod classify;
+mod connection;
 mod endpoint;
 mod error;
 mod forms;
 mod key;
+mod request_body;
 
 pub use classify::{ResponseHeaders, classify};
 pub use endpoint::{Endpoint, Paid, SendResult};

@@ -44,8 +44,8 @@ pub(super) fn open(
 ) -> Result<(impl Iterator<Item = Result<RecordBatch, String>> + Send + use<>, u64), SourceError> {
     let lines = lines(root, &part.file).map_err(|error| SourceError::file(&root.place(&part.file), error))?;
     let rows = kept.rows(part.start..lines.len() as u64);
-    let wanted = rows.filter_map(|row| lines.get(usize::try_from(row).ok()?));
-    let column = Arc::new(StringArray::from_iter_values(wanted));
+    let selected = rows.filter_map(|row| lines.get(usize::try_from(row).ok()?));
+    let column = Arc::new(StringArray::from_iter_values(selected));
     let rows = RecordBatch::try_new(Arc::new(Schema::new(columns())), vec![column]);
     Ok((std::iter::once(rows.map_err(|error| error.to_string())), 0))
 }

@@ -144,7 +144,7 @@ pub(super) fn open(
 ) -> Result<(impl Iterator<Item = Result<RecordBatch, String>> + Send + use<>, u64), SourceError> {
     let path = root.place(&part.file);
     let error = |error: &dyn ToString| SourceError::file(&path, error.to_string());
-    let file = root.open(&part.file).map_err(|error| SourceError::gone(&path, part, error))?;
+    let file = root.open(&part.file).map_err(|error| SourceError::missing_file(&path, part, error))?;
     let size = file.len();
     if size != part.size {
         return Err(error(&format!("it had {} bytes when it was planned and has {size} now", part.size)));
@@ -176,8 +176,8 @@ pub(super) fn open(
         selectors.extend(of_group);
     }
     let piece = PIECE_BYTES / u64::try_from(row_bytes).unwrap_or_default().max(1);
-    let wanted = noted.fields().iter().filter_map(|noted| place(metadata.schema().fields(), noted));
-    let columns = ProjectionMask::roots(metadata.parquet_schema(), wanted);
+    let roots = noted.fields().iter().filter_map(|noted| place(metadata.schema().fields(), noted));
+    let columns = ProjectionMask::roots(metadata.parquet_schema(), roots);
     let mut builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata)
         .with_row_groups(picked)
         .with_projection(columns)

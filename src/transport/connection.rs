@@ -1,0 +1,262 @@
+//! The connections to a provider: certificates, headers, key, and the secrets that no message shows.
+//!
+//! Sends one body and reads one response as bytes. What a response means is decided by its callers.
+
+use std::error::Error;
+
+use bytes::{Bytes, BytesMut};
+use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use reqwest::redirect::Policy;
+use reqwest::{Certificate, Client, ClientBuilder, Identity, Response};
+use url::Url;
+
+use super::classify::ResponseHeaders;
+use super::error::EndpointError;
+use super::key::Keyring;
+use crate::clock;
+use crate::config::{Provider, Tls};
+use crate::fault::{Class, Failure};
+
+/// Shortest value in an address that counts as a key, in bytes. Shorter ones occur in texts by chance.
+const MIN_SECRET: usize = 8;
+/// Statuses with which a gateway gives up on a provider that may still process the request, and bill it.
+const MAYBE_WORKED_ON: [u16; 4] = [408, 502, 504, 524];
+
+/// The connections to a provider.
+#[derive(Debug)]
+pub(super) struct Connection {
+    client: Client,
+    headers: HeaderMap,
+    max_response_bytes: usize,
+    pub(super) key: Option<Keyring>,
+    /// Values in the address that may be secret.
+    secrets: Vec<String>,
+}
+
+/// What is known of a response before its body is there.
+#[derive(Debug, Default)]
+pub(super) struct ResponseHead {
+    pub(super) status: u16,
+    pub(super) headers: ResponseHeaders,
+    /// Whether the provider did not work on the request, and does not bill it.
+    pub(super) was_refused: bool,
+    /// Number of the key that was sent.
+    pub(super) key: u64,
+}
+
+impl Connection {
+    /// Creates the connections to a provider whose interface begins at `base`.
+    ///
+    /// # Errors
+    /// When the HTTP client does not start or a header cannot be sent.
+    pub(super) fn new(provider: &Provider, base: &Url) -> Result<Self, EndpointError> {
+        let builder = Client::builder()
+            .user_agent(concat!("enrich/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(provider.connect_timeout)
+            .pool_max_idle_per_host(provider.max_concurrency as usize)
+            .tcp_nodelay(true)
+            // Following a redirect could take the key and the rows to another host.
+            .redirect(Policy::none());
+        let client = with_certificates(builder, &provider.tls).and_then(ClientBuilder::build);
+        let client = client.map_err(|error| EndpointError::Client {
+            provider: provider.name.clone(),
+            message: chain(&error),
+        })?;
+        Ok(Connection {
+            client,
+            headers: headers(provider)?,
+            max_response_bytes: usize::try_from(provider.max_response_bytes).unwrap_or(usize::MAX),
+            key: Keyring::new(provider)?,
+            secrets: secrets_of(&route_url(base, provider, &[])),
+        })
+    }
+
+    /// Posts a body and reads the whole response, with secrets replaced. `head` gets what is known of it even if the
+    /// body does not arrive.
+    pub(super) async fn post(
+        &self,
+        url: &Url,
+        body: Bytes,
+        head: &mut ResponseHead,
+    ) -> Result<Bytes, Failure> {
+        let mut headers = self.headers.clone();
+        if let Some(key) = &self.key {
+            let (name, value, number) = key.header();
+            headers.insert(name, value);
+            head.key = number;
+        }
+        let request = self.client.post(url.clone()).headers(headers).body(body);
+        let mut response = request.send().await.map_err(|error| {
+            head.was_refused = error.is_connect();
+            failed(&error)
+        })?;
+        let headers = response.headers();
+        head.status = response.status().as_u16();
+        head.headers = ResponseHeaders::read(
+            |name| headers.get(name).and_then(|value| value.to_str().ok()),
+            clock::wall(),
+        );
+        head.was_refused = !(200..300).contains(&head.status) && !MAYBE_WORKED_ON.contains(&head.status);
+        Ok(self.redact_body(self.read(&mut response).await?))
+    }
+
+    async fn read(&self, response: &mut Response) -> Result<Bytes, Failure> {
+        let too_long = || {
+            let most = self.max_response_bytes;
+            Failure::new(Class::InvalidResponse, format!("the answer is longer than {most} bytes"))
+        };
+        let mut body = BytesMut::new();
+        while let Some(chunk) = response.chunk().await.map_err(|error| failed(&error))? {
+            if body.is_empty() && chunk.len() <= self.max_response_bytes {
+                // Most answers come in one chunk, which is then not copied.
+                match response.chunk().await.map_err(|error| failed(&error))? {
+                    None => return Ok(chunk),
+                    Some(next) => {
+                        body.extend_from_slice(&chunk);
+                        body.extend_from_slice(&next);
+                    }
+                }
+            } else {
+                body.extend_from_slice(&chunk);
+            }
+            if body.len() > self.max_response_bytes {
+                return Err(too_long());
+            }
+        }
+        if body.len() > self.max_response_bytes {
+            return Err(too_long());
+        }
+        Ok(body.freeze())
+    }
+
+    /// A body without the key, which a model or a gateway may echo anywhere in it.
+    fn redact_body(&self, body: Bytes) -> Bytes {
+        self.redacted(&String::from_utf8_lossy(&body)).map_or(body, Bytes::from)
+    }
+
+    /// A text with its secrets replaced, or `None` if it holds none.
+    fn redacted(&self, text: &str) -> Option<String> {
+        let mut redacted = self.key.as_ref().and_then(|key| key.redacted(text));
+        for secret in &self.secrets {
+            let before = redacted.as_deref().unwrap_or(text);
+            if before.contains(secret.as_str()) {
+                redacted = Some(before.replace(secret.as_str(), "[key]"));
+            }
+        }
+        redacted
+    }
+
+    pub(super) fn redact(&self, mut failure: Failure) -> Failure {
+        if failure.class == Class::Auth && self.key.is_none() {
+            let hint = " (no key was sent: set api_key_env, api_key_file or api_key_command)";
+            failure.detail.push_str(hint);
+        }
+        if let Some(redacted) = self.redacted(&failure.detail) {
+            failure.detail = redacted;
+        }
+        failure
+    }
+}
+
+/// Values in an address's query that may be keys.
+fn secrets_of(url: &Url) -> Vec<String> {
+    let is_key = |name: &str| {
+        let name = name.to_ascii_lowercase();
+        ["key", "token", "secret", "sig", "auth", "password"].iter().any(|part| name.contains(part))
+    };
+    let pairs = url.query_pairs().filter(|(name, value)| is_key(name) && value.len() >= MIN_SECRET);
+    pairs.map(|(_, value)| value.into_owned()).collect()
+}
+
+/// An address without the parts that may be secret.
+pub(super) fn shown(url: &Url) -> String {
+    let mut url = url.clone();
+    url.set_query(None);
+    // This fails for an address that cannot have a user or a password, which then has none to hide.
+    let _ = url.set_username("").and_then(|()| url.set_password(None));
+    url.to_string()
+}
+
+pub(super) fn route_url(base: &Url, provider: &Provider, route: &[&str]) -> Url {
+    let mut url = base.clone();
+    if let Ok(mut path) = url.path_segments_mut() {
+        path.pop_if_empty().extend(route);
+    }
+    if !provider.query.is_empty() {
+        url.query_pairs_mut().extend_pairs(&provider.query);
+    }
+    url
+}
+
+/// Makes a client trust the provider's authorities and present the job's own certificate.
+fn with_certificates(mut builder: ClientBuilder, tls: &Tls) -> reqwest::Result<ClientBuilder> {
+    if let Some(authorities) = &tls.authorities {
+        builder = builder.tls_certs_merge(Certificate::from_pem_bundle(authorities)?);
+    }
+    if let Some(identity) = &tls.identity {
+        builder = builder.identity(Identity::from_pem(identity)?);
+    }
+    Ok(builder)
+}
+
+fn headers(provider: &Provider) -> Result<HeaderMap, EndpointError> {
+    let wrong =
+        |header: &str| EndpointError::Header { provider: provider.name.clone(), header: header.to_owned() };
+    let mut headers = HeaderMap::new();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+    for (name, value) in &provider.headers {
+        let name_value = HeaderName::from_bytes(name.as_bytes()).map_err(|_| wrong(name))?;
+        headers.insert(name_value, HeaderValue::from_str(value).map_err(|_| wrong(name))?);
+    }
+    Ok(headers)
+}
+
+fn failed(error: &reqwest::Error) -> Failure {
+    let class = if error.is_timeout() && !error.is_connect() {
+        Class::Timeout
+    } else if error.is_decode() {
+        Class::InvalidResponse
+    } else {
+        Class::Connection
+    };
+    Failure::new(class, chain(error))
+}
+
+/// An error and its root cause, without the address, which may hold query parameters.
+fn chain(error: &reqwest::Error) -> String {
+    let mut text = match () {
+        () if error.is_connect() => "cannot connect".to_owned(),
+        () if error.is_timeout() => "timed out".to_owned(),
+        () if error.is_decode() => "cannot decode the answer".to_owned(),
+        () => "the connection broke".to_owned(),
+    };
+    let mut last = String::new();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        last = error.to_string();
+        cause = error.source();
+    }
+    if !last.is_empty() {
+        text.push_str(": ");
+        text.push_str(&last);
+    }
+    text.push_str(hint(&last));
+    text
+}
+
+/// Returns which key of the job file a TLS error is about. The error is recognized by the wording of rustls.
+fn hint(cause: &str) -> &'static str {
+    match cause {
+        cause if cause.contains("InvalidContentType") => {
+            " (what answers there speaks no TLS: should base_url begin with http://?)"
+        }
+        cause if cause.contains("UnknownIssuer") => {
+            " (no trusted authority has signed its certificate: an authority of a company goes into ca_file)"
+        }
+        cause if cause.contains("CertificateRequired") => {
+            " (it asks for a certificate of ours: client_certificate and client_key)"
+        }
+        _ => "",
+    }
+}
