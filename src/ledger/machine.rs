@@ -215,7 +215,7 @@ impl Ledger {
             return None;
         }
         while let Some((id, row)) = self.ready[step.index()].pop_front() {
-            if let Some(cell) = self.ask(id, row, step) {
+            if let Some(cell) = self.hand_out(id, row, step) {
                 return Some(cell);
             }
         }
@@ -234,10 +234,10 @@ impl Ledger {
                 }
             }
         }
-        found.and_then(|(id, row)| self.ask(id, row, step))
+        found.and_then(|(id, row)| self.hand_out(id, row, step))
     }
 
-    fn ask(&mut self, id: BatchId, row: u32, step: StepId) -> Option<Cell> {
+    fn hand_out(&mut self, id: BatchId, row: u32, step: StepId) -> Option<Cell> {
         let entry = self.batches.get_mut(&id)?.rows.get_mut(row as usize)?;
         if entry.state != RowState::Ready || entry.step != step {
             return None;

@@ -96,7 +96,7 @@ impl World {
     }
 
     /// Sends the next row of a step, unless the journal holds the answer. Returns false if there is no row.
-    fn ask(&mut self, step: StepId) -> bool {
+    fn hand_out(&mut self, step: StepId) -> bool {
         let Some(cell) = self.ledger.hand_out_next(step) else { return false };
         if let Some(answer) = self.disk.journal.get(&cell) {
             self.outputs.insert(cell, answer.clone());
@@ -193,7 +193,7 @@ impl World {
             }
             40..70 => {
                 let step = StepId::new(self.random.usize(..STEPS));
-                self.ask(step);
+                self.hand_out(step);
             }
             _ => {
                 let release = self.random.u16(..1_000) == 0;
@@ -240,7 +240,7 @@ impl World {
         loop {
             let mut moved = false;
             for step in (0..STEPS).map(StepId::new) {
-                while self.ask(step) {
+                while self.hand_out(step) {
                     moved = true;
                 }
             }

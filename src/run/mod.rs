@@ -29,7 +29,7 @@ pub(crate) use job_run::check_creatable;
 pub use job_run::run;
 pub(crate) use options::unless_stopped;
 pub use options::{Begin, RunOptions, StopRequest};
-pub(crate) use pilot::{Answered, ask, check_target};
+pub(crate) use pilot::{Answered, check_target, send_pilot};
 pub use pilot::{Pilot, PilotSample};
 pub(crate) use prepared_job::PreparedJob;
 pub use prepared_job::check_templates;

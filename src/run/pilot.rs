@@ -1,5 +1,5 @@
-//! Really asks some rows, and keeps the answers for the run: they stay in the job's journal as those of a batch that is
-//! gone, and the run finds them by row and fingerprint.
+//! Sends some rows as a run does, and keeps the answers for the run: they stay in the job's journal as those of a
+//! dropped batch, and the run finds them by row and fingerprint.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -41,10 +41,10 @@ const SHOWN: usize = 5;
 const FIRST_BATCH: u64 = 1 << 62;
 const GRACE: Duration = Duration::from_secs(30);
 
-/// What came of the rows that were asked.
+/// Results of the rows that were sent.
 #[derive(Debug, Serialize)]
 pub struct Pilot {
-    /// Rows that were asked; their answers are kept for the run.
+    /// Rows that were sent; their answers are kept for the run.
     pub rows: u64,
     /// Answers of steps to them.
     pub answers: u64,
@@ -71,7 +71,7 @@ pub struct PilotSample {
     pub outputs: Vec<(String, String)>,
 }
 
-/// Rows that were asked.
+/// Rows that were sent, and their outcomes.
 #[derive(Debug)]
 pub(crate) struct Answered {
     /// Their places among the sampled rows.
@@ -81,11 +81,11 @@ pub(crate) struct Answered {
     pub(crate) outcomes: Vec<Vec<RowResult>>,
     /// What was paid now: answers that were there already cost nothing.
     paid: Option<Money>,
-    /// Requests that were refused for being asked too much.
+    /// Requests that were refused by a rate limit.
     pub(crate) throttled: u64,
 }
 
-/// Holds what a pilot will ask against the target, as a run does before its first call.
+/// Checks what a pilot will send against the target, as a run does before its first call.
 pub(crate) async fn check_target(
     session: &Session<'_>,
     prepared: &mut PreparedJob,
@@ -110,8 +110,8 @@ pub(crate) async fn check_target(
     Ok(())
 }
 
-/// Asks these rows of the chunks, which are in their order, and waits for what comes of them.
-pub(crate) async fn ask(
+/// Sends these rows of the chunks, which are in their order, and waits for their outcomes.
+pub(crate) async fn send_pilot(
     session: &Session<'_>,
     prepared: Prepared,
     chunks: &[Chunk],

@@ -179,7 +179,7 @@ impl Reckoning<'_> {
     /// bounded by `max_tokens`.
     fn counted(&self, step: usize, provider: usize) -> (Estimate, Estimate, Estimate, Option<Estimate>) {
         let (spec, of) = (&self.job.steps[step], &self.job.providers[provider]);
-        let is_unknown = self.looked.iter().any(|row| matches!(row.asks[step], SampleRequest::Unknown));
+        let is_unknown = self.looked.iter().any(|row| matches!(row.requests[step], SampleRequest::Unknown));
         let most_output = spec.params.max_tokens.map(f64::from);
         let before = self.before.look(&spec.output, &of.name);
         let (rows, input) = if is_unknown {
@@ -191,7 +191,7 @@ impl Reckoning<'_> {
             }
             (rows, input)
         } else {
-            let own = |row: &Looked| match &row.asks[step] {
+            let own = |row: &Looked| match &row.requests[step] {
                 SampleRequest::Of { provider: chosen, tokens, .. } if *chosen == provider => Some(*tokens),
                 _ => None,
             };
@@ -448,8 +448,8 @@ impl Reckoning<'_> {
         let mut prompts = 0_u64;
         let mut distinct = BTreeSet::new();
         for row in self.looked {
-            for (nth, ask) in row.asks.iter().enumerate() {
-                if let SampleRequest::Of { question, .. } = ask
+            for (nth, request) in row.requests.iter().enumerate() {
+                if let SampleRequest::Of { question, .. } = request
                     && self.job.steps[nth].shares
                 {
                     prompts += 1;
@@ -492,7 +492,7 @@ impl Reckoning<'_> {
             ));
         }
         for (nth, step) in self.job.steps.iter().enumerate() {
-            if self.looked.iter().any(|row| matches!(row.asks[nth], SampleRequest::Unknown)) {
+            if self.looked.iter().any(|row| matches!(row.requests[nth], SampleRequest::Unknown)) {
                 notes.push(format!(
                     "the requests of step {:?} depend on answers of other steps: --pilot shows how often and how long",
                     step.output
@@ -529,7 +529,7 @@ impl Reckoning<'_> {
 
 /// Returns the tokens of a row's prompts that are known without an answer.
 fn counted_tokens(row: &Looked) -> f64 {
-    let tokens = row.asks.iter().map(|ask| match ask {
+    let tokens = row.requests.iter().map(|request| match request {
         SampleRequest::Of { tokens, .. } => *tokens as u64,
         SampleRequest::Nothing | SampleRequest::Unknown => 0,
     });

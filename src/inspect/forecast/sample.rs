@@ -86,7 +86,7 @@ pub(super) struct Looked {
     pub(super) file: Arc<str>,
     pub(super) row: u64,
     /// The request of each step.
-    pub(super) asks: Vec<SampleRequest>,
+    pub(super) requests: Vec<SampleRequest>,
 }
 
 /// The request of a step for a sampled row.
@@ -117,18 +117,25 @@ pub(super) fn look(job: &Job, prepared: &Prepared, chunks: &[Chunk]) -> Vec<Look
     for chunk in chunks {
         let rows = Rows::new(chunk.rows.clone());
         for (at, row) in chunk.physical.iter().enumerate() {
-            let asks = prepared.steps.iter().enumerate();
-            let ask = |(nth, step)| {
-                panics::catch(|| ask(step, nth, &rows, at, &encodings)).unwrap_or(SampleRequest::Nothing)
+            let steps = prepared.steps.iter().enumerate();
+            let request = |(nth, step)| {
+                panics::catch(|| request_of(step, nth, &rows, at, &encodings))
+                    .unwrap_or(SampleRequest::Nothing)
             };
-            let asks = asks.map(ask).collect();
-            looked.push(Looked { file: Arc::clone(&chunk.file), row: *row, asks });
+            let requests = steps.map(request).collect();
+            looked.push(Looked { file: Arc::clone(&chunk.file), row: *row, requests });
         }
     }
     looked
 }
 
-fn ask(step: &CompiledStep, nth: usize, rows: &Rows, at: usize, encodings: &[Encoding]) -> SampleRequest {
+fn request_of(
+    step: &CompiledStep,
+    nth: usize,
+    rows: &Rows,
+    at: usize,
+    encodings: &[Encoding],
+) -> SampleRequest {
     if !step.needs.is_empty() {
         return SampleRequest::Unknown;
     }
@@ -155,8 +162,8 @@ fn ask(step: &CompiledStep, nth: usize, rows: &Rows, at: usize, encodings: &[Enc
 /// Returns the prompts of the first `most` rows, for the steps where they are known.
 pub(super) fn prompts(job: &Job, looked: &[Looked], most: usize) -> Vec<ShownPrompt> {
     let shown = looked.iter().take(most).flat_map(|row| {
-        row.asks.iter().zip(&job.steps).filter_map(|(ask, step)| {
-            let SampleRequest::Of { question, tokens, .. } = ask else { return None };
+        row.requests.iter().zip(&job.steps).filter_map(|(request, step)| {
+            let SampleRequest::Of { question, tokens, .. } = request else { return None };
             let texts: Vec<&str> =
                 question.messages().iter().map(|message| message.content.as_str()).collect();
             let (step, file) = (step.output.clone(), row.file.to_string());
