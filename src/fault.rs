@@ -115,9 +115,7 @@ impl Class {
             Class::NotFound => {
                 "check base_url, whose path ends in /v1 with most providers, and the model's name"
             }
-            Class::SameRefusal => {
-                "mend what is said of them: the prompt, the model, or what the step asks for"
-            }
+            Class::SameRefusal => "change the prompt, the model, or what the step asks for",
             Class::RateLimited => "come back at that time",
             Class::Connection
             | Class::Timeout

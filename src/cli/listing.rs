@@ -82,7 +82,7 @@ impl BatchListing {
     }
 
     /// Converts a batch to what CSV can hold: nested columns become JSON, and text is made harmless where that is
-    /// wanted.
+    /// requested.
     fn flat(&self, batch: &RecordBatch) -> anyhow::Result<RecordBatch> {
         let mut fields = Vec::with_capacity(batch.num_columns());
         let mut columns: Vec<ArrayRef> = Vec::with_capacity(batch.num_columns());

@@ -53,7 +53,7 @@ impl InitQuestion<'_> {
     }
 }
 
-/// Writes why an answer was rejected, before the question is asked again.
+/// Writes why an answer was rejected, before the question is repeated.
 pub(super) fn again(error: &anyhow::Error) {
     output::talk(format!("  that will not do: {}", message_with_causes(error)));
 }

@@ -27,7 +27,7 @@ impl Checker<'_> {
             Some(path) => self.location("checkpoint.path", path)?,
             None => beside.clone(),
         };
-        // Jobs with the same name are told apart by their targets.
+        // Jobs with the same name are distinguished by their targets.
         let place = Fingerprint::of([target.to_string().as_bytes()]).to_string();
         let own = format!("{app_id}-{}", place.chars().take(8).collect::<String>());
         let state = beside.path().or(at.path()).map(PathBuf::from);

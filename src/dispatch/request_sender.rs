@@ -12,7 +12,7 @@ use crate::wire::{Message, Role};
 
 /// Sends requests to a model.
 pub trait RequestSender: Send + Sync + 'static {
-    /// Sends one question, or several texts whose vectors are wanted, once, and waits no longer than `most`.
+    /// Sends one question, or several texts whose vectors are requested, once, and waits no longer than `most`.
     fn ask(
         &self,
         questions: &[Arc<Question>],

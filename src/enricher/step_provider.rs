@@ -20,7 +20,7 @@ use crate::transport::Endpoint;
 pub(super) struct StepProvider {
     pub(super) name: Arc<str>,
     pub(super) model: Arc<str>,
-    /// Address of its endpoint, which tells cached answers apart.
+    /// Address of its endpoint, which distinguishes cached answers.
     pub(super) address: Arc<str>,
     pub(super) window: Option<ContextWindow>,
     /// Whether its executor hands rows back while the provider fails.

@@ -152,7 +152,7 @@ impl<D> Metered<D> {
     }
 }
 
-/// What is said of figures whose table cannot be written.
+/// Returns the message about figures whose table cannot be written.
 pub(crate) fn figures_wait(error: &MetricsError) -> String {
     format!(
         "figures of batches wait beside the checkpoint, since their table cannot be written: {error}; see to it, name \

@@ -106,7 +106,7 @@ async fn start(
     if options.begin == Begin::Restart {
         // A retry would put answers to the old questions into the new table.
         let retry = Session::lock(job, Scope::Retry, run).await?;
-        // Nothing could be asked for the rows that are taken out.
+        // No request could be paid for in place of the rows that are taken out.
         budget.check(job)?;
         let restarted = recoverer.restart(options.keep_paid).await;
         retry.release().await;

@@ -360,7 +360,7 @@ impl Recoverer<'_> {
     async fn position_of_rows(&mut self) -> Result<Position, RunError> {
         if let Some(version) = self.sink.restored(None).await? {
             if self.refills {
-                // A refill sends new and missing rows alike, so they need not be told apart.
+                // A refill sends new and missing rows alike, so they need not be distinguished.
                 return Ok(self.source.end_of_all());
             }
             return Err(RunError::Mismatch {

@@ -197,7 +197,7 @@ async fn a_bad_provider_stops_the_run_and_the_rows_stay_pending() {
         (
             refusal(400, "bad", "No."),
             "same_refusal: the first rows of step \"answer\" were all refused: bad_request: HTTP 400 bad: No.",
-            "mend what is said of them",
+            "change the prompt, the model, or what the step asks for",
         ),
         (
             FaultSpec { retry_after: Some("7200".into()), ..refusal(429, "slow", "Later.") },
