@@ -84,20 +84,17 @@ impl Enricher {
         strictness: Strictness,
         voice: Voice,
     ) -> Self {
-        let Journals { lineage, folder: journal, stray_answers, learned, account, cache, open: _ } = journals;
         let (outbox, replies) = mpsc::channel(1_024);
         let (mode, watching) = watch::channel(Mode::Running);
         let capacity_freed = Arc::new(Notify::new());
         let mut executors = JoinSet::new();
         let steps = prepared.steps;
         let places = prepared.endpoints.iter().map(|(provider, _)| u64::from(provider.max_concurrency)).sum();
-        let learned_limits = learned.learned_limits();
         let starter = ExecutorStarter {
             outbox,
             mode: watching,
             capacity_freed: &capacity_freed,
-            learned_limits: &learned_limits,
-            account: &account,
+            journals: &journals,
             voice: &voice,
         };
         let providers = prepared.endpoints.into_iter().enumerate().map(|(index, (provider, endpoint))| {
@@ -112,6 +109,7 @@ impl Enricher {
             starter.start(index, &provider, endpoint, role, &mut executors)
         });
         let providers = providers.collect();
+        let Journals { lineage, folder: journal, stray_answers, learned, account, cache, open: _ } = journals;
         // All rows of a retry may fail again.
         let rate = if strictness == Strictness::RowByRow { 1.0 } else { prepared.max_error_rate };
         let error_rates = steps.iter().map(|step| ErrorRate::new(&*step.output, rate)).collect();

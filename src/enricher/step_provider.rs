@@ -6,10 +6,10 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::context_window::ContextWindow;
-use crate::budget::Account;
+use super::input::Journals;
 use crate::clock::Jitter;
 use crate::config::{MOST_PROVIDERS, Prices, Provider};
-use crate::dispatch::{Dispatcher, LearnedLimits};
+use crate::dispatch::Dispatcher;
 use crate::event::Voice;
 use crate::executor::{ExecutorIo, Mode, ProviderHealth, Reply, Request};
 use crate::fault::Failure;
@@ -51,8 +51,7 @@ pub(super) struct ExecutorStarter<'a> {
     pub(super) outbox: mpsc::Sender<Reply>,
     pub(super) mode: watch::Receiver<Mode>,
     pub(super) capacity_freed: &'a Arc<Notify>,
-    pub(super) learned_limits: &'a LearnedLimits,
-    pub(super) account: &'a Account,
+    pub(super) journals: &'a Journals,
     pub(super) voice: &'a Voice,
 }
 
@@ -85,12 +84,13 @@ impl ExecutorStarter<'_> {
             capacity,
             only_embeds,
             has_fallback,
-            account: self.account.clone(),
+            account: self.journals.account.clone(),
             jitter: Jitter::from_entropy(),
             voice: self.voice.clone(),
         };
         // Here alone it is chosen which executor a provider has.
-        let dispatcher = Dispatcher::new(provider, Arc::new(endpoint), self.learned_limits.clone(), io);
+        let dispatcher =
+            Dispatcher::new(provider, Arc::new(endpoint), self.journals.learned.learned_limits(), io);
         executors.spawn(dispatcher.run());
         let window = provider.context_window.map(|tokens| ContextWindow::new(tokens, &model));
         StepProvider {

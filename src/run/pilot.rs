@@ -19,7 +19,7 @@ use super::options::{Begin, RunOptions, StopRequest};
 use super::prepared_job::PreparedJob;
 use super::recover::Recoverer;
 use super::running::Running;
-use super::session::Session;
+use super::session::{Session, outside_checkpoint};
 use super::writable::check_appendable;
 use crate::checkpoint::{CheckpointFile, FileRange, PlannedBatch, Position};
 use crate::config::Job;
@@ -37,8 +37,6 @@ use crate::tally::Tally;
 
 /// Rows that are shown.
 const SHOWN: usize = 5;
-/// The batch of a pilot has a number that no job comes to.
-const FIRST_BATCH: u64 = 1 << 62;
 const GRACE: Duration = Duration::from_secs(30);
 
 /// Results of the rows that were sent.
@@ -127,7 +125,7 @@ pub(crate) async fn send_pilot(
     let tally = Tally::default();
     let voice = voice.and(Box::new(tally.clone()));
     let lineage = Lineage::random();
-    let plan = plan(BatchId::new(FIRST_BATCH + u64::from(fastrand::u32(..))), &chunks);
+    let plan = plan(outside_checkpoint(), &chunks);
     let (enricher, folder) = session.enricher_without_checkpoint(
         prepared,
         lineage,

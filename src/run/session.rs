@@ -30,6 +30,9 @@ pub(crate) const RETRY_FOLDER: &str = "retry";
 /// Folder of the copies of a journal, in the folder of its checkpoint.
 pub(crate) const COPIES: &str = "journal";
 
+/// Lowest number of a batch that no checkpoint plans.
+const FIRST_OUTSIDE: u64 = 1 << 62;
+
 /// What a session is for, and so whose folders it uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Scope {
@@ -244,7 +247,7 @@ impl<'a> Session<'a> {
             stray_answers.absorb_records(journal::read_all(&found.path)?);
         }
         let cache = self.job.cache.as_ref().map(|spec| Store::open(&spec.path, spec.into())).transpose()?;
-        let next = planned.last().map_or(BatchId::FIRST, |batch| batch.id.next());
+        let next = planned.last().map_or_else(outside_checkpoint, |batch| batch.id.next());
         let ledger = self.ledger(next, planned);
         let account = budget.account.clone();
         let (learned, open) = (self.learned(), Vec::new());
@@ -339,6 +342,11 @@ impl<'a> Session<'a> {
         let (learned, account) = (self.learned(), budget.account);
         Ok((Journals { lineage, folder, stray_answers, learned, account, cache, open }, copier))
     }
+}
+
+/// Returns the number of a batch that no checkpoint plans; no job comes to it.
+pub(crate) fn outside_checkpoint() -> BatchId {
+    BatchId::new(FIRST_OUTSIDE + u64::from(fastrand::u32(..)))
 }
 
 fn report_restored(restored: &Restored, voice: &Voice) {

@@ -130,7 +130,7 @@ impl Connection {
     }
 
     /// A body without the key, which a model or a gateway may echo anywhere in it.
-    fn redact_body(&self, body: Bytes) -> Bytes {
+    pub(super) fn redact_body(&self, body: Bytes) -> Bytes {
         self.redacted(&String::from_utf8_lossy(&body)).map_or(body, Bytes::from)
     }
 

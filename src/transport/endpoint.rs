@@ -262,6 +262,10 @@ impl Endpoint {
         if !(200..300).contains(&status) {
             return Err(classify(status, &body, self.model(), &headers));
         }
+        let body = match wire::join_events(&body) {
+            Some(joined) => self.connection.redact_body(joined.into()),
+            None => body,
+        };
         let parsed = decode::parse(&body).inspect_err(|_| progress.unread = Some(body.clone()))?;
         let (body, parsed) = match headers.cost.filter(|_| decode::facts(&parsed).cost.is_none()) {
             Some(cost) => with_cost(body, parsed, cost),

@@ -1,12 +1,15 @@
 //! Reads responses that deviate from the interface, as servers and gateways send them: a text in parts, a negative
 //! count, half a surrogate pair, events that were not requested. A field that cannot be read counts as missing.
 
+use std::borrow::Cow;
+
 use serde_json::{Value, value::RawValue};
 
 use super::chat::{
     AssistantMessage, CalledFunction, ChatResponse, Choice, CompletionTokensDetails, Embedding, ErrorObject,
     PromptTokensDetails, ToolCall, Usage, text,
 };
+use super::events::{is_stream, join_events};
 
 /// Number of bytes of a body that a message shows.
 const SHOWN_BYTES: usize = 200;
@@ -37,12 +40,12 @@ pub fn reason_of(body: &[u8]) -> String {
 /// Reads a body that does not parse as a [`ChatResponse`]. `None` if it holds no JSON object, or a stream that broke
 /// off.
 fn read_malformed(body: &[u8]) -> Option<ChatResponse> {
-    let text = String::from_utf8_lossy(body);
-    let text = text.trim_start_matches('\u{feff}').trim_start();
-    if text.starts_with("data:") || text.starts_with("event:") || text.starts_with(':') {
-        return events(text);
-    }
-    object(text).map(|value| response(&value))
+    let body = match is_stream(body) {
+        true => Cow::Owned(join_events(body)?),
+        false => Cow::Borrowed(body),
+    };
+    let text = String::from_utf8_lossy(&body);
+    object(text.trim_start_matches('\u{feff}').trim_start()).map(|value| response(&value))
 }
 
 /// The beginning of a body for messages, or only its size if it is not text.
@@ -65,7 +68,7 @@ fn reason(body: &[u8]) -> Option<String> {
 }
 
 /// The JSON object at the beginning of a text; what follows it is ignored.
-fn object(text: &str) -> Option<Value> {
+pub(super) fn object(text: &str) -> Option<Value> {
     let first = |text: &str| serde_json::Deserializer::from_str(text).into_iter::<Value>().next()?.ok();
     first(text).or_else(|| first(&mended(text))).filter(Value::is_object)
 }
@@ -263,44 +266,6 @@ fn count(value: &Value) -> Option<u64> {
         Value::String(text) => text.trim().parse().ok(),
         _ => None,
     }
-}
-
-/// Joins the server-sent events of a server that streams although no stream was requested into one answer. `None` if
-/// the stream broke off.
-fn events(text: &str) -> Option<ChatResponse> {
-    let events = text.lines().filter_map(|line| object(line.strip_prefix("data:")?.trim()));
-    let mut whole: Option<ChatResponse> = None;
-    let mut joined = String::new();
-    for event in events {
-        let part = response(&event);
-        let whole = whole.get_or_insert_with(ChatResponse::default);
-        whole.model = whole.model.take().or(part.model);
-        whole.error = whole.error.take().or(part.error);
-        whole.usage = part.usage.or(whole.usage.take());
-        for choice in part.choices {
-            if let Some(content) = choice.message.and_then(|message| message.content) {
-                joined.push_str(&content);
-            }
-            match whole.choices.first_mut() {
-                Some(first) => first.finish_reason = choice.finish_reason.or(first.finish_reason.take()),
-                None => {
-                    whole.choices.push(Choice { finish_reason: choice.finish_reason, ..Choice::default() });
-                }
-            }
-        }
-    }
-    let mut whole = whole?;
-    let is_done = |line: &str| line.strip_prefix("data:").is_some_and(|data| data.trim() == "[DONE]");
-    let is_whole =
-        text.lines().any(is_done) || whole.choices.iter().all(|choice| choice.finish_reason.is_some());
-    if !is_whole {
-        // The stream broke off; half an answer is not an answer.
-        return None;
-    }
-    if let Some(first) = whole.choices.first_mut() {
-        first.message = Some(AssistantMessage { content: Some(joined), ..AssistantMessage::default() });
-    }
-    Some(whole)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The OpenAI-compatible interface: its bodies as serde types, and its rate limit headers.
 
 mod chat;
+mod events;
 mod lenient;
 mod limits;
 
@@ -10,5 +11,6 @@ pub use chat::{
     CompletionTokensDetails, Embedding, EmbeddingRequest, ErrorBody, ErrorObject, Message,
     PromptTokensDetails, Role, SCHEMA_WORDS, ToolCall, Usage,
 };
+pub use events::join_events;
 pub use lenient::{read, reason_of};
 pub use limits::{Limits, Quota, Reset, delay_in_text, duration, requested_beyond_limit};
