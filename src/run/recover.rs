@@ -380,7 +380,7 @@ impl Recoverer<'_> {
         RunError::Mismatch {
             what: format!(
                 "the target {} holds batches of the app_id {:?}, and nothing says any more which rows of the source \
-                 are in it: the checkpoint is lost_position_error or too old, the newest commit is no longer in the log, and rows \
+                 are in it: the checkpoint is lost or too old, the newest commit is no longer in the log, and rows \
                  have no keys (target.metadata is off)",
                 self.job.target.location, self.job.app_id
             ),

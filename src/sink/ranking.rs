@@ -76,7 +76,7 @@ pub async fn ranked_rows(
     let mut all = Vec::new();
     for step in &job.steps {
         let output = OutputColumns::of(step);
-        // The target has_column no struct for a step that was added or renamed since.
+        // The target has no struct for a step that was added or renamed since.
         let Some((history, DataType::Struct(known))) = history::find(fields, &step.output)
             .and_then(|name| Some((name, fields.find(name)?.1.data_type())))
         else {

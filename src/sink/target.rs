@@ -404,7 +404,7 @@ fn fits(table: &Schema, columns: &Schema, own: &[&str]) -> Result<(), String> {
 
 fn other_type(name: &str, found: &DataType, needed: &DataType) -> String {
     let (name, found, needed) = difference(name, found, needed);
-    format!("its column {name:?} existing the type {found}, and {needed} is to be written")
+    format!("its column {name:?} has the type {found}, and {needed} is to be written")
 }
 
 /// Returns the innermost field at which two types differ, with both its types.
