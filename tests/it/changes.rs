@@ -58,7 +58,8 @@ async fn a_prompt_that_changes_in_the_middle_is_told_and_can_be_told_apart() {
     assert_eq!(target[15].answer, Some(answer_to(&format!("Say it otherwise:\n{}", text_of(15)))));
     // Commands that ask nothing say it, too, and how many rows are meant.
     let _job = world.job();
-    let older = "10 rows of the step \"answer\" were sent with another prompt, model or parameters than the job has";
+    let older =
+        "10 rows of the step \"answer\" were sent with another prompt, model or parameters than the job has";
     for command in ["status", "check", "plan"] {
         let said = world.output(world.job_command(command, &[])).await;
         let said = String::from_utf8(said.stdout).unwrap();
