@@ -42,7 +42,7 @@ pub enum Origin {
     NoRequest,
 }
 
-/// Reason why a provider's dispatcher waits while rows are ready to be sent. The limit on requests in flight is not a
+/// Reason why a provider's executor waits while rows are ready to be sent. The limit on requests in flight is not a
 /// reason: waiting for answers is the normal state of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Waiting {
@@ -172,11 +172,11 @@ pub enum Event<'a> {
         /// The state.
         gauge: &'a LimitGauge,
     },
-    /// The reason why a provider's dispatcher waits has changed.
+    /// The reason why a provider's executor waits has changed.
     Waiting {
         /// Name of the provider.
         provider: &'a str,
-        /// The reason, or `None` if the dispatcher does not wait.
+        /// The reason, or `None` if the executor does not wait.
         waiting: Option<Waiting>,
         /// Expected length of the wait.
         left: Duration,

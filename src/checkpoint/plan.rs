@@ -17,7 +17,7 @@ pub enum SourceId {
         table_id: String,
     },
     /// A file or a folder of files of one format, identified by either of two paths.
-    #[serde(rename = "parquet")]
+    #[serde(rename = "parquet")] // The stored name of the first format; it stands for all.
     Folder {
         /// The path as written in the job file.
         written: String,
@@ -69,7 +69,7 @@ pub enum Position {
         row: u64,
     },
     /// In a folder of files, each of which is read once.
-    #[serde(rename = "parquet")]
+    #[serde(rename = "parquet")] // The stored name of the first format; it stands for all.
     Folder {
         /// The files that are planned, wholly or in part, with their sizes in bytes.
         files: BTreeMap<String, u64>,

@@ -87,7 +87,7 @@ impl ErrorRate {
             errors.example.clone_from(&failure.detail);
         }
         errors.count += 1;
-        self.judge()
+        self.exceeded()
     }
 
     /// Counts outcomes as errors that were counted as none before. Which ones is not known: the newest are taken.
@@ -107,10 +107,10 @@ impl ErrorRate {
             errors.example.clone_from(&failure.detail);
         }
         errors.count += turned;
-        self.judge()
+        self.exceeded()
     }
 
-    fn judge(&self) -> Option<TooManyErrors> {
+    fn exceeded(&self) -> Option<TooManyErrors> {
         #[expect(clippy::cast_precision_loss, reason = "a thousand is exact")]
         let is_too_many = self.failed as f64 > self.most * self.reach as f64;
         if self.newest.len() < self.reach || !is_too_many {

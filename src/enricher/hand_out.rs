@@ -31,7 +31,7 @@ const MOST_WAITING: usize = 1_024;
 /// Result of handing out a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Handed {
-    /// It was sent to a dispatcher.
+    /// It was sent to an executor.
     Sent,
     /// It needed no request, or was put back because the journal failed.
     Settled,
@@ -44,7 +44,7 @@ enum Handed {
 }
 
 impl Enricher {
-    /// Hands out rows until the dispatchers take no more, and settles those that need no request.
+    /// Hands out rows until the executors take no more, and settles those that need no request.
     pub fn hand_out_rows(&mut self) {
         let mut settled = 0;
         let mut is_short_of_rows = false;
@@ -199,7 +199,7 @@ impl Enricher {
                 Outcome::Failed(failure) if failure.class == Class::Template => {
                     let failure = failure.clone();
                     let mut kept = PendingOutcomes::new();
-                    self.judge(&mut kept, WithheldRefusal::Known(cell, settled, failure));
+                    self.weigh_refusal(&mut kept, WithheldRefusal::Known(cell, settled, failure));
                     self.write_down(kept);
                 }
                 _ => self.settle(cell, *settled, origin),

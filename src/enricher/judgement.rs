@@ -162,7 +162,7 @@ impl<'a> ResultOrigin<'a> {
                 return Judged::Again(Again { how: How::Repaired { answer: text, complaint }, earlier });
             }
             Ok(Answer::Invalid { text, mistake, .. }) => {
-                let detail = refused(&step.spec.form, self.earlier.repairs, &mistake, &text);
+                let detail = invalid_answer_detail(&step.spec.form, self.earlier.repairs, &mistake, &text);
                 raw_text = step.spec.form.keeps_raw().then_some(text);
                 Err(Failure::new(Class::InvalidOutput, detail))
             }
@@ -228,7 +228,7 @@ impl<'a> ResultOrigin<'a> {
 }
 
 /// Returns the error of a row whose last answer is invalid.
-fn refused(form: &Form, repairs: u32, mistake: &str, text: &str) -> String {
+fn invalid_answer_detail(form: &Form, repairs: u32, mistake: &str, text: &str) -> String {
     let what = match form {
         Form::Text | Form::Typed(_) | Form::Embedding(_) => "in the requested form",
         Form::Classes(_) => "one of the classes",

@@ -1,7 +1,7 @@
 //! The enricher: sends rows to providers, keeps paid answers in journals, and finds an outcome for every row.
 //!
 //! [`Enricher`] takes batches of rows and returns them with an outcome for every row of every step. It owns the journal
-//! files and the dispatchers; its caller carries out the tasks that it names (plan, load, commit). No answer is used
+//! files and the executors; its caller carries out the tasks that it names (plan, load, commit). No answer is used
 //! before it is in the journal. The enricher prints nothing, and does not know where rows come from or go.
 
 mod anomalies;

@@ -52,7 +52,7 @@ pub(super) struct Probation {
 }
 
 /// What happens to a refusal.
-pub(super) enum Judgement {
+pub(super) enum ProbationResult {
     /// It is the row's own, as are those that were withheld before it.
     Release(Vec<WithheldRefusal>),
     /// It is withheld.
@@ -67,19 +67,23 @@ impl Probation {
     }
 
     /// Judges the refusal of a row.
-    pub(super) fn refused(&mut self, held: WithheldRefusal) -> Judgement {
+    pub(super) fn refused(&mut self, held: WithheldRefusal) -> ProbationResult {
         if self.is_over {
-            return Judgement::Release(vec![held]);
+            return ProbationResult::Release(vec![held]);
         }
         let class = held.failure().class;
         let is_same = *self.class.get_or_insert(class) == class;
         self.refused += 1;
         self.held.push(held);
         if !is_same {
-            return Judgement::Release(self.end());
+            return ProbationResult::Release(self.end());
         }
         // The probation goes on: rows that are still in flight meet the same refusal.
-        if self.refused >= SAME_REFUSALS { Judgement::Stop(self.release()) } else { Judgement::Hold }
+        if self.refused >= SAME_REFUSALS {
+            ProbationResult::Stop(self.release())
+        } else {
+            ProbationResult::Hold
+        }
     }
 
     /// Ends the probation: the withheld refusals, which it returns, are the rows' own, and so are all that follow.

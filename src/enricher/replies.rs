@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::interface::{Enricher, PendingOutcomes};
 use super::judgement::{Again, Judged, ResultOrigin, is_terminal};
 use super::open_batch::SPILLED_FROM;
-use super::probation::{Judgement, Probation, WithheldRefusal};
+use super::probation::{Probation, ProbationResult, WithheldRefusal};
 use super::sharing::SharedAnswer;
 use super::step_provider::{StepProvider, bit};
 use super::stop::Stop;
@@ -57,7 +57,7 @@ impl Enricher {
                             if let Outcome::Failed(failure) = &settled.outcome {
                                 let failure = failure.clone();
                                 self.share_failure(cell, &shared, &failure);
-                                self.judge(&mut kept, WithheldRefusal::Known(cell, settled, failure));
+                                self.weigh_refusal(&mut kept, WithheldRefusal::Known(cell, settled, failure));
                             } else {
                                 let released = self.probations[cell.step.index()].end();
                                 self.settle_released(&mut kept, released);
@@ -74,7 +74,7 @@ impl Enricher {
                 Verdict::Failed(failure) if is_terminal(failure.class) => {
                     self.unshare(cell);
                     let reply = Reply { request, provider: index, attempts, verdict: Verdict::Unsent };
-                    self.judge(&mut kept, WithheldRefusal::Refused(Box::new(reply), failure));
+                    self.weigh_refusal(&mut kept, WithheldRefusal::Refused(Box::new(reply), failure));
                 }
                 Verdict::Failed(failure) => self.failed_at(request, index, attempts, failure),
                 Verdict::Stop(failure) => self.provider_stopped(request, index, failure),
@@ -250,11 +250,11 @@ impl Enricher {
     }
 
     /// Decides whether a refusal is the row's own or the run's, and acts on it.
-    pub(super) fn judge(&mut self, kept: &mut PendingOutcomes, held: WithheldRefusal) {
+    pub(super) fn weigh_refusal(&mut self, kept: &mut PendingOutcomes, held: WithheldRefusal) {
         match self.probations[held.cell().step.index()].refused(held) {
-            Judgement::Hold => {}
-            Judgement::Release(released) => self.settle_released(kept, released),
-            Judgement::Stop(held) => self.refuse_all(&held),
+            ProbationResult::Hold => {}
+            ProbationResult::Release(released) => self.settle_released(kept, released),
+            ProbationResult::Stop(held) => self.refuse_all(&held),
         }
     }
 

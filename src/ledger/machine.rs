@@ -183,7 +183,7 @@ impl Ledger {
     /// # Panics
     /// If no batch was to be planned.
     pub fn planned(&mut self, rows: u64, bytes: u64) -> BatchId {
-        assert_eq!(self.source, SourceState::Planning, "a plan answers a duty");
+        assert_eq!(self.source, SourceState::Planning, "a plan follows its task");
         self.source = SourceState::Open;
         let id = self.next_batch;
         self.next_batch = id.next();

@@ -48,7 +48,7 @@ pub(crate) trait Feed: Send + 'static {
 /// Where batches go, in their order; used by one task at a time.
 pub(crate) trait Drain: Send + 'static {
     /// Turns outcomes that the target does not take as it is now into errors; gives what was turned by step.
-    fn judge(
+    fn apply_constraints(
         &mut self,
         _batch: &mut FilledBatch,
     ) -> impl Future<Output = Result<Vec<ConstraintErrors>, RunError>> + Send {
@@ -107,8 +107,11 @@ impl CommitLog for RetryCommit {
 }
 
 impl Drain for Sink {
-    async fn judge(&mut self, batch: &mut FilledBatch) -> Result<Vec<ConstraintErrors>, RunError> {
-        Ok(Sink::judge(self, batch).await?)
+    async fn apply_constraints(
+        &mut self,
+        batch: &mut FilledBatch,
+    ) -> Result<Vec<ConstraintErrors>, RunError> {
+        Ok(Sink::apply_constraints(self, batch).await?)
     }
 
     async fn commit(&mut self, batch: &FilledBatch, lineage: Lineage) -> Result<Option<Delivery>, RunError> {
@@ -117,8 +120,11 @@ impl Drain for Sink {
 }
 
 impl Drain for RetryCommit {
-    async fn judge(&mut self, batch: &mut FilledBatch) -> Result<Vec<ConstraintErrors>, RunError> {
-        Ok(RetryCommit::judge(self, batch).await?)
+    async fn apply_constraints(
+        &mut self,
+        batch: &mut FilledBatch,
+    ) -> Result<Vec<ConstraintErrors>, RunError> {
+        Ok(RetryCommit::apply_constraints(self, batch).await?)
     }
 
     async fn commit(&mut self, batch: &FilledBatch, lineage: Lineage) -> Result<Option<Delivery>, RunError> {
@@ -161,8 +167,11 @@ pub(crate) fn figures_wait(error: &MetricsError) -> String {
 }
 
 impl<D: Drain + Sync> Drain for Metered<D> {
-    async fn judge(&mut self, batch: &mut FilledBatch) -> Result<Vec<ConstraintErrors>, RunError> {
-        self.inner.judge(batch).await
+    async fn apply_constraints(
+        &mut self,
+        batch: &mut FilledBatch,
+    ) -> Result<Vec<ConstraintErrors>, RunError> {
+        self.inner.apply_constraints(batch).await
     }
 
     async fn commit(&mut self, batch: &FilledBatch, lineage: Lineage) -> Result<Option<Delivery>, RunError> {

@@ -41,7 +41,7 @@ impl Feed for SourceFeed {
             self.save_end_position().await?;
             for path in self.planner.source().unfinished() {
                 let text = format!(
-                    "{path} is no whole Parquet file (cut off, or still being written?): it is left for the next run"
+                    "{path} is no whole file (cut off, or still being written?): it is left for the next run"
                 );
                 self.voice.say(&Event::Notice(&text));
             }

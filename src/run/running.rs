@@ -267,7 +267,7 @@ impl<F: Feed, D: Drain> Running<F, D> {
     }
 
     /// Pauses a job whose run came to its end, or to a limit, with too few answers to stop it before.
-    async fn judge(&mut self) {
+    async fn pause_for_late_anomaly(&mut self) {
         let is_end = match self.enricher.stopped_by() {
             None | Some(Stop::MaxRows) => true,
             Some(Stop::Requested) => self.deadlines.timed_out,
@@ -399,7 +399,7 @@ impl<F: Feed, D: Drain> Running<F, D> {
             self.error.get_or_insert(error);
         }
         if self.error.is_none() && patience > AT_ONCE {
-            self.judge().await;
+            self.pause_for_late_anomaly().await;
         }
         if let Some(feed) = &mut self.feed
             && !is_lost
@@ -457,7 +457,7 @@ async fn committed(
     let mut turned: Vec<ConstraintErrors> = Vec::new();
     loop {
         lease_guard.confirm().await?;
-        let now = drain.judge(batch).await?;
+        let now = drain.apply_constraints(batch).await?;
         turned.resize_with(now.len(), ConstraintErrors::default);
         turned.iter_mut().zip(now).for_each(|(turned, now)| *turned += now);
         if let Some(committed) = drain.commit(batch, lineage).await? {

@@ -227,7 +227,7 @@ impl<'a> Session<'a> {
     }
 
     /// Starts the enricher of batches that no checkpoint plans, such as those of a pilot: `planned` first, then what its
-    /// feed plans. The answers in all journals of the job are used, and no journal is removed. Returns the folder of the
+    /// feed plans, numbered on from the last of `planned` (the first one by [`outside_checkpoint`]). The answers in all journals of the job are used, and no journal is removed. Returns the folder of the
     /// journals, too: a drain puts aside those of its batches, so that a run finds their answers.
     ///
     /// # Errors

@@ -73,16 +73,16 @@ pub(super) fn spoil_embeddings(data: &mut Vec<Value>, wrong: WrongForm) {
 
 /// Follows references and first alternatives to the schema that applies.
 fn resolve_schema<'a>(schema: &'a Value, root: &'a Value) -> &'a Value {
-    let mut resolve_schema = schema;
+    let mut resolved = schema;
     for _ in 0..MOST_STEPS {
-        let next = resolve_schema.as_object().and_then(|keywords| {
+        let next = resolved.as_object().and_then(|keywords| {
             let reference = keywords.get("$ref").and_then(Value::as_str);
             reference.map_or_else(|| first_branch(keywords), |reference| resolve_reference(root, reference))
         });
         let Some(next) = next else { break };
-        resolve_schema = next;
+        resolved = next;
     }
-    resolve_schema
+    resolved
 }
 
 /// Replaces the first value that an `enum` or `const` restricts by one that it does not allow. Returns whether there
@@ -129,9 +129,9 @@ fn collect_types<'a>(schema: &'a Value, root: &'a Value, steps: usize, types: &m
         Value::Array(names) => types.extend(names.iter().filter_map(Value::as_str)),
         _ => {}
     }
-    let resolve_reference = schema["$ref"].as_str().and_then(|reference| resolve_reference(root, reference));
+    let referenced = schema["$ref"].as_str().and_then(|reference| resolve_reference(root, reference));
     let branches = ["anyOf", "oneOf", "allOf"].iter().filter_map(|key| schema[*key].as_array()).flatten();
-    for inner in resolve_reference.into_iter().chain(branches) {
+    for inner in referenced.into_iter().chain(branches) {
         collect_types(inner, root, steps, types);
     }
 }

@@ -228,11 +228,14 @@ impl Sink {
     ///
     /// # Errors
     /// When the table cannot be read or was restored, or when a row cannot be written even as an error.
-    pub async fn judge(&mut self, batch: &mut FilledBatch) -> Result<Vec<ConstraintErrors>, TargetError> {
+    pub async fn apply_constraints(
+        &mut self,
+        batch: &mut FilledBatch,
+    ) -> Result<Vec<ConstraintErrors>, TargetError> {
         self.reload().await?;
         self.look_for_restore().await?;
         let constraints = Arc::clone(&self.constraints()?.borrow());
-        constraints.judge(batch)
+        constraints.apply_constraints(batch)
     }
 
     /// Checks that the table was not restored to an earlier version since the last check.
@@ -447,7 +450,7 @@ impl Sink {
         Progress::read(&self.table, &self.app_id).await
     }
 
-    /// Writes and commits a [judged](Sink::judge) batch, unless the log already has it. Returns `None`, without a
+    /// Writes and commits a [judged](Sink::apply_constraints) batch, unless the log already has it. Returns `None`, without a
     /// commit, if the table's columns or constraints have changed since it was judged.
     ///
     /// # Errors

@@ -213,7 +213,7 @@ impl Constraints {
     /// # Errors
     /// When a column of the source does not fit that of the target, or a row breaks a constraint even as an error.
     /// The latter happens only to constraints that were added after [`admit`](Constraints::admit).
-    pub fn judge(&self, batch: &mut FilledBatch) -> Result<Vec<ConstraintErrors>, TargetError> {
+    pub fn apply_constraints(&self, batch: &mut FilledBatch) -> Result<Vec<ConstraintErrors>, TargetError> {
         let mut turned = vec![ConstraintErrors::default(); self.outputs.len()];
         if self.checks.is_empty() {
             return Ok(turned);

@@ -136,7 +136,10 @@ impl RetryCommit {
     ///
     /// # Errors
     /// When the table cannot be read, or a row cannot be written even as an error.
-    pub async fn judge(&mut self, batch: &mut FilledBatch) -> Result<Vec<ConstraintErrors>, TargetError> {
+    pub async fn apply_constraints(
+        &mut self,
+        batch: &mut FilledBatch,
+    ) -> Result<Vec<ConstraintErrors>, TargetError> {
         self.table = Table::open(&self.at).await?;
         if !self.is_unchanged_since_check()? {
             let now = Constraints::of_retry(&self.outputs, &self.metadata, &self.table)?;
@@ -144,7 +147,7 @@ impl RetryCommit {
             self.schema = self.table.schema()?;
         }
         let constraints = Arc::clone(&self.constraints.borrow());
-        constraints.judge(batch)
+        constraints.apply_constraints(batch)
     }
 
     /// Whether the table has the columns and constraints against which the last batch was judged.
@@ -176,7 +179,7 @@ impl RetryCommit {
         logged::committed(&self.table, &self.app_id.retry(), lineage).await
     }
 
-    /// Replaces the outcomes of a [judged](RetryCommit::judge) batch's rows and commits them, unless the log already
+    /// Replaces the outcomes of a [judged](RetryCommit::apply_constraints) batch's rows and commits them, unless the log already
     /// has the batch. Returns `None`, without a commit, if the table's columns or constraints have changed since it
     /// was judged. Rows that are gone, or that another writer has repaired, stay as they are.
     ///

@@ -140,8 +140,7 @@ impl DeltaCatalog {
             }
             Position::Folder { .. } => Err(SourceError::Unsupported {
                 path: self.path.clone(),
-                what: "was a set of Parquet files when the checkpoint was made, and is a Delta table now"
-                    .into(),
+                what: "was a folder of files when the checkpoint was made, and is a Delta table now".into(),
             }),
         }
     }

@@ -88,7 +88,7 @@ impl FolderCatalog {
             _ => {
                 return Err(SourceError::Unsupported {
                     path: self.at.clone(),
-                    what: "was a Delta table when the checkpoint was made, and is a set of Parquet files now"
+                    what: "was a Delta table when the checkpoint was made, and is a folder of files now"
                         .into(),
                 });
             }
@@ -260,7 +260,7 @@ fn schema_of(
     match &first.footer {
         Footer::Whole { .. } => {}
         Footer::Missing => {
-            let what = "it is no whole Parquet file (cut off, or still being written?)";
+            let what = "it is no whole file (cut off, or still being written?)";
             return Err(SourceError::file(&root.place(&first.path), what));
         }
         Footer::Damaged(message) => return Err(SourceError::file(&root.place(&first.path), message)),

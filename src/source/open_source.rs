@@ -74,14 +74,14 @@ impl Source {
         } else if has_empty_log(at).await? {
             let what = "has a _delta_log without a single commit: it is no Delta table any more, and its data files may \
                         have rows that were deleted. Bring the log back, or remove the folder _delta_log to read it as \
-                        Parquet files";
+                        files";
             return Err(SourceError::Unsupported { path: at.clone(), what: what.to_owned() });
         } else {
             if let Some(start) = &spec.start {
                 return Err(SourceError::Start {
                     path: at.clone(),
                     key: start.key(),
-                    message: "Parquet files have no versions; take the key out".into(),
+                    message: "files have no versions; take the key out".into(),
                 });
             }
             let (mut source, files, all, unsupported) = FolderCatalog::open(at, spec).await?;

@@ -214,7 +214,7 @@ async fn a_job_begins_with_the_first_version_made_at_a_time() {
     let files = World::new(SimulatorSpec::default()).await;
     write_parquet(&files.path("source"), &rows(0..3), 3);
     files.write_text(&job(&files, "starting_version = 1"));
-    files.run(&[]).await.assert_status(2).assert_says("Parquet files have no versions");
+    files.run(&[]).await.assert_status(2).assert_says("files have no versions");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -157,9 +157,7 @@ async fn sources_that_are_no_table_are_told_apart() {
     fs::write(&whole, &bytes[..bytes.len() / 2]).unwrap();
     world.write_job("");
     let outcome = world.run(&[]).await;
-    outcome
-        .assert_status(1)
-        .assert_says("a.parquet: it is no whole Parquet file (cut off, or still being written?)");
+    outcome.assert_status(1).assert_says("a.parquet: it is no whole file (cut off, or still being written?)");
     assert_eq!(world.simulator.counts().requests, 0);
 }
 

@@ -143,7 +143,7 @@ async fn parquet_files_in_a_store_are_read_with_their_folders_and_conditions() {
         job(&world).replace("tables/source\"", "tables/source\"\nwhere = \"lang = 'en' AND id % 100 < 7\"");
     world.write_text(&text);
     let ended = run(&world, &store, "run", &[], "").await;
-    ended.assert_status(0).assert_says("28 rows written").assert_says("b.parquet is no whole Parquet file");
+    ended.assert_status(0).assert_says("28 rows written").assert_says("b.parquet is no whole file");
     store.download("tables/target", &world.path("target")).await;
     let ids: Vec<i64> = read_target(&world.path("target")).await.iter().map(|row| row.id).collect();
     assert_eq!(ids, (300..700).filter(|id| id % 100 < 7).collect::<Vec<_>>());
