@@ -24,7 +24,7 @@ const MAYBE_WORKED_ON: [u16; 4] = [408, 502, 504, 524];
 
 /// The connections to a provider.
 #[derive(Debug)]
-pub(super) struct Connection {
+pub(super) struct ProviderConnection {
     client: Client,
     headers: HeaderMap,
     max_response_bytes: usize,
@@ -44,7 +44,7 @@ pub(super) struct ResponseHead {
     pub(super) key: u64,
 }
 
-impl Connection {
+impl ProviderConnection {
     /// Creates the connections to a provider whose interface begins at `base`.
     ///
     /// # Errors
@@ -62,7 +62,7 @@ impl Connection {
             provider: provider.name.clone(),
             message: chain(&error),
         })?;
-        Ok(Connection {
+        Ok(ProviderConnection {
             client,
             headers: headers(provider)?,
             max_response_bytes: usize::try_from(provider.max_response_bytes).unwrap_or(usize::MAX),

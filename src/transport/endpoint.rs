@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use url::Url;
 
 use super::classify::{classify, classify_inner};
-use super::connection::{Connection, ResponseHead, route_url, shown};
+use super::connection::{ProviderConnection, ResponseHead, route_url, shown};
 use super::error::EndpointError;
 use super::forms::SchemaFormProbe;
 use super::request_body::RequestBodies;
@@ -68,7 +68,7 @@ struct ResponseProgress {
 /// An endpoint of a provider for one model: chat completions and embeddings.
 #[derive(Debug)]
 pub struct Endpoint {
-    connection: Connection,
+    connection: ProviderConnection,
     url: Url,
     embeddings: Url,
     bodies: RequestBodies,
@@ -83,7 +83,7 @@ impl Endpoint {
     /// When the HTTP client does not start or a header cannot be sent.
     pub fn new(provider: &Provider, base: &Url) -> Result<Endpoint, EndpointError> {
         Ok(Endpoint {
-            connection: Connection::new(provider, base)?,
+            connection: ProviderConnection::new(provider, base)?,
             url: route_url(base, provider, &["chat", "completions"]),
             embeddings: route_url(base, provider, &["embeddings"]),
             bodies: RequestBodies::new(provider),

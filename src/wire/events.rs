@@ -6,7 +6,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::lenient::object;
+use super::odd_json::object;
 
 /// The end of a stream.
 const DONE: &str = "[DONE]";

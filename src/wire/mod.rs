@@ -4,6 +4,7 @@ mod chat;
 mod events;
 mod lenient;
 mod limits;
+mod odd_json;
 
 pub(crate) use chat::text;
 pub use chat::{
