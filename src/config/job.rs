@@ -267,9 +267,9 @@ pub struct TokenLimits {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TokenCharge {
-    /// The request's `max_tokens`, when it arrives.
+    /// The request's `max_tokens`, counted when the request arrives.
     Max,
-    /// The tokens that the answer used, when it is there.
+    /// The tokens that the answer used, counted when the answer is complete.
     Actual,
 }
 
@@ -280,7 +280,7 @@ pub enum Hedge {
     /// A second request is sent beside it.
     #[default]
     Auto,
-    /// The request is waited for.
+    /// No second request is sent.
     Off,
 }
 

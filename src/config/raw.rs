@@ -54,7 +54,7 @@ pub(super) struct RawJob {
     /// as its keys say.
     #[serde(default)]
     pub(super) anomalies: RawAnomalies,
-    /// Table with figures of each batch. Default: in a table beside the target.
+    /// Table with figures of each batch. Default: beside the target.
     #[serde(default)]
     pub(super) metrics: RawMetrics,
     /// Cache of answers across runs and jobs. Default: answers are shared within a run alone.
@@ -162,8 +162,8 @@ pub(super) struct RawCheckpoint {
     /// every run. Default: `_checkpoints/<app_id>` in the target.
     #[schemars(length(min = 1))]
     pub(super) path: Option<String>,
-    /// With a checkpoint in an object store: how long a run holds the job without renewing its lease, which it does
-    /// three times as often. After a machine is lost, no other one gets the job for this long. At least `1s`.
+    /// With a checkpoint in an object store: how long a run holds the job without renewing its lease. It renews it
+    /// every third of this time. After a machine is lost, no other one gets the job for this long. At least `1s`.
     /// Default: `60s`.
     pub(super) lease: Option<Span>,
 }

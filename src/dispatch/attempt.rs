@@ -126,7 +126,8 @@ impl<A: RequestSender> ProviderClient<A> {
             return HedgedResult { sent, attempt: first, other: Some(second), was_twice: false };
         }
         let left = most.saturating_sub(clock::now() - started);
-        let mut second_answer = pin!(self.endpoint.ask(questions, params, left));
+        // Boxed, since few requests have a second one and the future of each is moved as a whole.
+        let mut second_answer = Box::pin(self.endpoint.ask(questions, params, left));
         let (mut sent, is_first) = tokio::select! {
             biased;
             sent = &mut first_answer => (sent, true),

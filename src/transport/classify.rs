@@ -69,6 +69,14 @@ pub struct ResponseHeaders {
 }
 
 impl ResponseHeaders {
+    /// Whether a header may be one that [`ResponseHeaders::read`] looks for.
+    #[must_use]
+    pub fn may_state(header: &str) -> bool {
+        Limits::may_state(header)
+            || ["retry-after-ms", "retry-after", "x-should-retry", "x-litellm-response-cost"]
+                .contains(&header)
+    }
+
     /// Reads the headers of a response that arrived at `now`.
     #[must_use]
     pub fn read<'a>(header: impl Fn(&str) -> Option<&'a str>, now: DateTime<Utc>) -> ResponseHeaders {

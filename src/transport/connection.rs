@@ -90,12 +90,15 @@ impl ProviderConnection {
             head.was_refused = error.is_connect();
             failed(&error)
         })?;
-        let headers = response.headers();
         head.status = response.status().as_u16();
-        head.headers = ResponseHeaders::read(
-            |name| headers.get(name).and_then(|value| value.to_str().ok()),
-            clock::wall(),
-        );
+        // Few responses have any of the many headers that are looked for.
+        let headers = response.headers().iter().filter(|(name, _)| ResponseHeaders::may_state(name.as_str()));
+        let stated: Vec<(&str, &str)> =
+            headers.filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?))).collect();
+        if !stated.is_empty() {
+            let find = |name: &str| stated.iter().find(|(known, _)| *known == name).map(|(_, value)| *value);
+            head.headers = ResponseHeaders::read(find, clock::wall());
+        }
         head.was_refused = !(200..300).contains(&head.status) && !MAYBE_WORKED_ON.contains(&head.status);
         Ok(self.redact_body(self.read(&mut response).await?))
     }

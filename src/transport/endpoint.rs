@@ -129,23 +129,34 @@ impl Endpoint {
             return self.post(&self.embeddings, self.bodies.embeddings(questions, params), most).await;
         }
         let Some(question) = questions.first() else { return SendResult::nothing() };
-        if params.shape.is_none() {
-            return self.send_as(question, params, SchemaForm::Auto, most).await;
-        }
-        if let Some(form) = self.forms.settled() {
-            return self.send_in_known_form(question, params, form, most).await;
-        }
+        let form = if params.shape.is_some() { self.forms.settled() } else { Some(SchemaForm::Auto) };
+        // What seldom happens is boxed: the future of a request is moved as a whole when it is spawned.
+        let Some(form) = form else {
+            return Box::pin(self.send_in_unknown_form(question, params, most)).await;
+        };
+        let sent = self.post(&self.url, self.bodies.chat(question, params, form), most).await;
+        self.note_open_form(params, form, &sent);
+        sent
+    }
+
+    /// Sends a question in one schema form after another, until one is taken. One request does so at a time.
+    async fn send_in_unknown_form(&self, question: &Question, params: &Params, most: Duration) -> SendResult {
         let started = clock::now();
+        let send = |form| {
+            let left = most.saturating_sub(clock::now() - started);
+            self.post(&self.url, self.bodies.chat(question, params, form), left)
+        };
         let turn = self.forms.turn().await;
-        let left = || most.saturating_sub(clock::now() - started);
         if let Some(form) = self.forms.settled() {
             drop(turn);
-            return self.send_in_known_form(question, params, form, left()).await;
+            let sent = send(form).await;
+            self.note_open_form(params, form, &sent);
+            return sent;
         }
         let mut refused: Option<SendResult> = None;
         let mut has_failed = false;
         for form in self.forms.to_try() {
-            let sent = self.send_as(question, params, form, left()).await;
+            let sent = send(form).await;
             match &sent.result {
                 Ok(paid) => {
                     self.note_form(form, &paid.response);
@@ -166,21 +177,14 @@ impl Endpoint {
         refused.unwrap_or_else(SendResult::nothing)
     }
 
-    /// Sends a question in a settled form. While the form is not proven, the answer may prove it.
-    async fn send_in_known_form(
-        &self,
-        question: &Question,
-        params: &Params,
-        form: SchemaForm,
-        most: Duration,
-    ) -> SendResult {
-        let sent = self.send_as(question, params, form, most).await;
-        if let Ok(paid) = &sent.result
+    /// Notes what an answer in a settled form shows about that form, while it is not proven.
+    fn note_open_form(&self, params: &Params, form: SchemaForm, sent: &SendResult) {
+        if params.shape.is_some()
+            && let Ok(paid) = &sent.result
             && self.forms.is_open()
         {
             self.note_form(form, &paid.response);
         }
-        sent
     }
 
     /// Notes what an answer shows about its schema form.
@@ -192,16 +196,6 @@ impl Endpoint {
         }
     }
 
-    async fn send_as(
-        &self,
-        question: &Question,
-        params: &Params,
-        form: SchemaForm,
-        most: Duration,
-    ) -> SendResult {
-        self.post(&self.url, self.bodies.chat(question, params, form), most).await
-    }
-
     async fn post(&self, url: &Url, body: Vec<u8>, most: Duration) -> SendResult {
         let body = Bytes::from(body);
         let started = clock::now();
@@ -210,11 +204,11 @@ impl Endpoint {
         if let (Err(failure), Some(key)) = (&mut result, &self.connection.key)
             && failure.class == Class::Auth
         {
-            match key.renew(progress.head.key).await {
+            match Box::pin(key.renew(progress.head.key)).await {
                 Ok(true) => {
                     progress = ResponseProgress::default();
                     let left = most.saturating_sub(clock::now() - started);
-                    result = self.attempt(url, body, left, &mut progress).await;
+                    result = Box::pin(self.attempt(url, body, left, &mut progress)).await;
                 }
                 Ok(false) => {}
                 Err(why) => failure.detail.push_str(&format!("; the key cannot be read again: it {why}")),

@@ -9,19 +9,74 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-/// Any of these headers identifies Anthropic's family.
-const ANTHROPIC: [&str; 4] = [
-    "anthropic-ratelimit-requests-limit",
-    "anthropic-ratelimit-tokens-limit",
-    "anthropic-ratelimit-input-tokens-limit",
-    "anthropic-ratelimit-output-tokens-limit",
-];
 /// Longest time to the reset of a limit per minute. A limit with a longer one is a limit per hour or per day.
 const LONGEST_MINUTE: Duration = Duration::from_secs(90);
 /// Smallest numbers that are read as a time in seconds and in milliseconds since 1970. Smaller ones are a number of
 /// seconds from now.
 const FIRST_EPOCH_SECOND: f64 = 1e9;
 const FIRST_EPOCH_MILLISECOND: f64 = 1e12;
+
+/// The headers that state one limit.
+struct QuotaHeaders {
+    limit: &'static str,
+    remaining: &'static str,
+    reset: &'static str,
+}
+
+/// OpenAI's limit on requests.
+const OPENAI_REQUESTS: QuotaHeaders = QuotaHeaders {
+    limit: "x-ratelimit-limit-requests",
+    remaining: "x-ratelimit-remaining-requests",
+    reset: "x-ratelimit-reset-requests",
+};
+/// OpenAI's limit on tokens.
+const OPENAI_TOKENS: QuotaHeaders = QuotaHeaders {
+    limit: "x-ratelimit-limit-tokens",
+    remaining: "x-ratelimit-remaining-tokens",
+    reset: "x-ratelimit-reset-tokens",
+};
+/// LiteLLM's proxy states the limits of the caller's key beside those of the provider behind it.
+const LITELLM_REQUESTS: QuotaHeaders = QuotaHeaders {
+    limit: "x-ratelimit-api_key-limit-requests",
+    remaining: "x-ratelimit-api_key-remaining-requests",
+    reset: "x-ratelimit-api_key-reset-requests",
+};
+/// LiteLLM's limit on tokens of the caller's key.
+const LITELLM_TOKENS: QuotaHeaders = QuotaHeaders {
+    limit: "x-ratelimit-api_key-limit-tokens",
+    remaining: "x-ratelimit-api_key-remaining-tokens",
+    reset: "x-ratelimit-api_key-reset-tokens",
+};
+/// Anthropic's limit on requests.
+const ANTHROPIC_REQUESTS: QuotaHeaders = QuotaHeaders {
+    limit: "anthropic-ratelimit-requests-limit",
+    remaining: "anthropic-ratelimit-requests-remaining",
+    reset: "anthropic-ratelimit-requests-reset",
+};
+/// Anthropic's limit on tokens.
+const ANTHROPIC_TOKENS: QuotaHeaders = QuotaHeaders {
+    limit: "anthropic-ratelimit-tokens-limit",
+    remaining: "anthropic-ratelimit-tokens-remaining",
+    reset: "anthropic-ratelimit-tokens-reset",
+};
+/// Anthropic's limit on tokens of prompts.
+const ANTHROPIC_INPUT: QuotaHeaders = QuotaHeaders {
+    limit: "anthropic-ratelimit-input-tokens-limit",
+    remaining: "anthropic-ratelimit-input-tokens-remaining",
+    reset: "anthropic-ratelimit-input-tokens-reset",
+};
+/// Anthropic's limit on tokens of answers.
+const ANTHROPIC_OUTPUT: QuotaHeaders = QuotaHeaders {
+    limit: "anthropic-ratelimit-output-tokens-limit",
+    remaining: "anthropic-ratelimit-output-tokens-remaining",
+    reset: "anthropic-ratelimit-output-tokens-reset",
+};
+/// OpenRouter's limit on requests.
+const OPENROUTER: QuotaHeaders = QuotaHeaders {
+    limit: "x-ratelimit-limit",
+    remaining: "x-ratelimit-remaining",
+    reset: "x-ratelimit-reset",
+};
 
 /// The rate limits that a response states.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -60,43 +115,35 @@ impl Limits {
     /// Reads the headers of a response that arrived at `now`.
     #[must_use]
     pub fn read<'a>(header: impl Fn(&str) -> Option<&'a str>, now: DateTime<Utc>) -> Limits {
-        let openai = |unit: &str| Quota {
-            limit: header(&format!("x-ratelimit-limit-{unit}")).and_then(count),
-            remaining: header(&format!("x-ratelimit-remaining-{unit}")).and_then(count),
-            reset: header(&format!("x-ratelimit-reset-{unit}")).and_then(|text| reset(text, now)),
+        let is_stated = |names: &QuotaHeaders| header(names.limit).is_some();
+        let quota = |names: &QuotaHeaders| Quota {
+            limit: header(names.limit).and_then(count),
+            remaining: header(names.remaining).and_then(count),
+            reset: header(names.reset).and_then(|text| reset(text, now)),
         };
-        let anthropic = |unit: &str| Quota {
-            limit: header(&format!("anthropic-ratelimit-{unit}-limit")).and_then(count),
-            remaining: header(&format!("anthropic-ratelimit-{unit}-remaining")).and_then(count),
-            reset: header(&format!("anthropic-ratelimit-{unit}-reset")).and_then(|text| reset(text, now)),
-        };
-        // LiteLLM's proxy states the limits of the caller's key beside those of the provider behind it.
-        let litellm = |unit: &str| Quota {
-            limit: header(&format!("x-ratelimit-api_key-limit-{unit}")).and_then(count),
-            remaining: header(&format!("x-ratelimit-api_key-remaining-{unit}")).and_then(count),
-            reset: header(&format!("x-ratelimit-api_key-reset-{unit}")).and_then(|text| reset(text, now)),
-        };
-        let (requests, tokens) = (litellm("requests"), litellm("tokens"));
+        let (requests, tokens) = (quota(&LITELLM_REQUESTS), quota(&LITELLM_TOKENS));
         if requests.limit.is_some() || tokens.limit.is_some() {
             return Limits { requests, tokens, ..Limits::default() };
         }
-        if header("x-ratelimit-limit-requests").is_some() || header("x-ratelimit-limit-tokens").is_some() {
-            return Limits { requests: openai("requests"), tokens: openai("tokens"), ..Limits::default() };
+        if is_stated(&OPENAI_REQUESTS) || is_stated(&OPENAI_TOKENS) {
+            let (requests, tokens) = (quota(&OPENAI_REQUESTS), quota(&OPENAI_TOKENS));
+            return Limits { requests, tokens, ..Limits::default() };
         }
-        if ANTHROPIC.iter().any(|name| header(name).is_some()) {
+        if [ANTHROPIC_REQUESTS, ANTHROPIC_TOKENS, ANTHROPIC_INPUT, ANTHROPIC_OUTPUT].iter().any(is_stated) {
             return Limits {
-                requests: anthropic("requests"),
-                tokens: anthropic("tokens"),
-                input_tokens: anthropic("input-tokens"),
-                output_tokens: anthropic("output-tokens"),
+                requests: quota(&ANTHROPIC_REQUESTS),
+                tokens: quota(&ANTHROPIC_TOKENS),
+                input_tokens: quota(&ANTHROPIC_INPUT),
+                output_tokens: quota(&ANTHROPIC_OUTPUT),
             };
         }
-        let requests = Quota {
-            limit: header("x-ratelimit-limit").and_then(count),
-            remaining: header("x-ratelimit-remaining").and_then(count),
-            reset: header("x-ratelimit-reset").and_then(|text| reset(text, now)),
-        };
-        Limits { requests, ..Limits::default() }
+        Limits { requests: quota(&OPENROUTER), ..Limits::default() }
+    }
+
+    /// Whether a header may be one that [`Limits::read`] looks for.
+    #[must_use]
+    pub fn may_state(header: &str) -> bool {
+        header.contains("ratelimit")
     }
 }
 
