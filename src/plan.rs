@@ -1,7 +1,7 @@
 //! Splits a source into batches.
 //!
-//! A plan is a function of the source, the position and the limits. It is recorded explicitly, so that it is never
-//! computed twice for the same batch.
+//! A plan depends on the source, the position and the limits. It names files and row ranges, so that it can be stored
+//! and is never computed twice for the same batch.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -27,7 +27,7 @@ pub struct Planner {
     shape: Option<(String, FileShape)>,
     /// Number of rows that may still be planned in this run; `None` for no limit.
     rows_left: Option<u64>,
-    /// Ranges of rows before the position that the target lacks, which are planned first.
+    /// Ranges of rows before the position that the target lacks, by file. They are planned first.
     missing: VecDeque<(FileRange, VecDeque<Range<u64>>)>,
 }
 
@@ -48,7 +48,7 @@ impl Planner {
         }
     }
 
-    /// Adds rows before the position, which are planned first.
+    /// Adds rows before the position that the target lacks. They are planned first.
     #[must_use]
     pub fn with_missing(self, missing: MissingRows) -> Self {
         Planner { missing: missing.files.into(), ..self }
@@ -75,7 +75,7 @@ impl Planner {
         &mut self.source
     }
 
-    /// Returns the position up to which batches are planned, beyond files without a row to plan.
+    /// Returns the position after the planned batches, and after files that follow them and have no row to plan.
     #[must_use]
     pub fn position(&self) -> &Position {
         &self.position
@@ -99,7 +99,7 @@ impl Planner {
         self.rows_left
     }
 
-    /// Adds missing rows to a batch, and returns their number.
+    /// Adds up to `max_rows` missing rows to a batch, and returns their number.
     async fn plan_missing(&mut self, batch: &mut PlannedBatch, max_rows: u64) -> Result<u64, SourceError> {
         let mut rows = 0;
         while rows < max_rows
@@ -198,7 +198,7 @@ impl Planner {
     }
 }
 
-/// Returns the shape of a part's file. It is read only if it is not the file that was read last.
+/// Returns the shape of a part's file. The file is read unless `last` holds its shape.
 async fn shape_of<'a>(
     last: &'a mut Option<(String, FileShape)>,
     source: &Source,

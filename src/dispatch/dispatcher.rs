@@ -52,6 +52,8 @@ pub struct Dispatcher<A: RequestSender> {
     pub(super) jitter: Jitter,
     pub(super) io: ExecutorIo,
     learned_limits: LearnedLimits,
+    /// Replies that are not sent yet.
+    replies: Vec<Reply>,
     pub(super) ready: VecDeque<PendingRequest>,
     most_ready: usize,
     request_batcher: RequestBatcher,
@@ -125,6 +127,7 @@ impl<A: RequestSender> Dispatcher<A> {
             most_ready: io.capacity,
             io,
             learned_limits,
+            replies: Vec::new(),
             ready: VecDeque::new(),
             request_batcher: RequestBatcher::of(provider),
             due: BinaryHeap::new(),
@@ -158,30 +161,26 @@ impl<A: RequestSender> Dispatcher<A> {
             }
             let draining = mode == Mode::Draining;
             let wake = if draining {
-                if self.hand_back().await.is_err() {
-                    return;
-                }
+                self.hand_back();
                 self.report(clock::now(), None);
                 None
             } else {
-                if self.yield_rows().await.is_err() {
-                    return;
-                }
-                if self.fail_refused_if_idle().await.is_err() {
-                    return;
-                }
+                self.yield_rows();
+                self.fail_refused_if_idle();
                 let wake = self.send_ready();
-                if self.report_budget_spent().await.is_err() {
-                    return;
-                }
+                self.report_budget_spent();
                 wake
             };
+            if self.send_replies().await.is_err() {
+                return;
+            }
             let idle = self.is_at_rest() && self.doubted.is_empty() && self.refused.is_empty();
             let has_space = draining || self.ready.len() < self.most_ready;
             let done = tokio::select! {
                 biased;
                 Some(result) = self.attempts_in_flight.join_next(), if !self.attempts_in_flight.is_empty() => {
-                    self.take_results(result).await
+                    self.take_results(result).await;
+                    Ok(())
                 }
                 request = self.io.inbox.recv(), if has_space => match request {
                     Some(request) => {
@@ -205,7 +204,10 @@ impl<A: RequestSender> Dispatcher<A> {
     async fn wait_closed(&mut self, wake: Option<Instant>) -> Result<(), Gone> {
         tokio::select! {
             biased;
-            Some(result) = self.attempts_in_flight.join_next(), if !self.attempts_in_flight.is_empty() => self.take_results(result).await,
+            Some(result) = self.attempts_in_flight.join_next(), if !self.attempts_in_flight.is_empty() => {
+                self.take_results(result).await;
+                Ok(())
+            }
             changed = self.io.mode.changed() => changed.map_err(|_| Gone),
             () = sleep_until(wake.unwrap_or_else(clock::now)), if wake.is_some() => Ok(()),
         }
@@ -214,16 +216,12 @@ impl<A: RequestSender> Dispatcher<A> {
     /// Handles an attempt that has ended, and all others that have ended by now. Other tasks run first, so that
     /// attempts whose responses have arrived end together; then the next requests are sent together, and one write
     /// records them.
-    async fn take_results(&mut self, result: Result<EndedAttempt, JoinError>) -> Result<(), Gone> {
+    async fn take_results(&mut self, result: Result<EndedAttempt, JoinError>) {
         yield_to_ready_tasks().await;
-        self.take_result(result).await?;
-        // Only while the outbox has room: waiting for its receiver would leave the provider idle.
-        while self.io.outbox.capacity() > 0
-            && let Some(result) = self.attempts_in_flight.try_join_next()
-        {
-            self.take_result(result).await?;
+        self.take_result(result);
+        while let Some(result) = self.attempts_in_flight.try_join_next() {
+            self.take_result(result);
         }
-        Ok(())
     }
 
     fn is_at_rest(&self) -> bool {
@@ -245,9 +243,9 @@ impl<A: RequestSender> Dispatcher<A> {
     }
 
     /// Reports whether this provider takes rows. While it does not, hands back those that another provider can take.
-    async fn yield_rows(&mut self) -> Result<(), Gone> {
+    fn yield_rows(&mut self) {
         if !self.io.has_fallback {
-            return Ok(());
+            return;
         }
         let health = self.admission.health(clock::now());
         if matches!(health, Health::Down(_)) || self.io.health.is_out() {
@@ -255,7 +253,7 @@ impl<A: RequestSender> Dispatcher<A> {
                 self.ready.push_back(PendingRequest::new(request, &self.policy));
             }
             for pending in self.take_unsent() {
-                self.reply(pending, Verdict::Elsewhere).await?;
+                self.reply(pending, Verdict::Elsewhere);
             }
         }
         let has_probe = !self.is_at_rest();
@@ -266,7 +264,6 @@ impl<A: RequestSender> Dispatcher<A> {
         if matches!(news, HealthChange::WantsProbe | HealthChange::Answers) {
             self.io.capacity_freed.notify_one();
         }
-        Ok(())
     }
 
     /// Sends what is ready as far as admission allows. Returns when to look again.
@@ -450,23 +447,23 @@ impl<A: RequestSender> Dispatcher<A> {
 
     /// Fails the refused rows when their time is over and no answer to another row can decide: the refusals were their
     /// own.
-    async fn fail_refused_if_idle(&mut self) -> Result<(), Gone> {
+    fn fail_refused_if_idle(&mut self) {
         match self.refusals_final_at {
             Some(at) if at <= clock::now() && self.health_probe == HealthProbe::None => {
                 self.refusals_final_at = None;
-                self.fail_refused().await
+                self.fail_refused();
             }
-            _ => Ok(()),
+            _ => {}
         }
     }
 
     /// Hands back a row for which the budget leaves too little, which ends the run.
-    async fn report_budget_spent(&mut self) -> Result<(), Gone> {
-        let Some(limit) = self.budget_spent else { return Ok(()) };
+    fn report_budget_spent(&mut self) {
+        let Some(limit) = self.budget_spent else { return };
         let doubted = || self.doubted.pop().map(|(pending, _)| pending);
-        let Some(pending) = self.ready.pop_front().or_else(doubted) else { return Ok(()) };
+        let Some(pending) = self.ready.pop_front().or_else(doubted) else { return };
         self.budget_spent = None;
-        self.reply(pending, Verdict::BudgetSpent(limit)).await
+        self.reply(pending, Verdict::BudgetSpent(limit));
     }
 
     fn report(&mut self, now: Instant, waiting: Option<(Waiting, Instant)>) {
@@ -512,24 +509,24 @@ impl<A: RequestSender> Dispatcher<A> {
             drop(reservation);
             let AttemptResult::Paid { shares, .. } = result else { continue };
             for (pending, paid) in rows.into_iter().zip(shares) {
-                let Some(paid) = paid else { continue };
-                if self.reply(pending, Verdict::Paid(paid)).await.is_err() {
-                    return;
+                if let Some(paid) = paid {
+                    self.reply(pending, Verdict::Paid(paid));
                 }
             }
         }
+        // Nobody waits for them if this fails; they are in the journal.
+        let _ = self.send_replies().await;
     }
 
     /// Hands back everything that is not in flight. Refused rows fail.
-    async fn hand_back(&mut self) -> Result<(), Gone> {
+    fn hand_back(&mut self) {
         while let Ok(request) = self.io.inbox.try_recv() {
             self.ready.push_back(PendingRequest::new(request, &self.policy));
         }
-        self.fail_refused().await?;
+        self.fail_refused();
         for pending in self.take_unsent() {
-            self.reply(pending, Verdict::Unsent).await?;
+            self.reply(pending, Verdict::Unsent);
         }
-        Ok(())
     }
 
     fn take_unsent(&mut self) -> Vec<PendingRequest> {
@@ -540,13 +537,22 @@ impl<A: RequestSender> Dispatcher<A> {
         std::mem::take(&mut self.ready).into_iter().chain(due).chain(doubted).chain(refused).collect()
     }
 
-    pub(super) async fn reply(&mut self, pending: PendingRequest, verdict: Verdict) -> Result<(), Gone> {
+    /// Replies to a request. The replies of one pass of the loop are sent together.
+    pub(super) fn reply(&mut self, pending: PendingRequest, verdict: Verdict) {
         // The receiver of this reply ends the run; until then nothing more is sent into the same refusal.
         self.is_stopped |=
             matches!(verdict, Verdict::Stop(_) | Verdict::BudgetSpent(_)) && !self.io.has_fallback;
         let attempts = pending.sent();
         let reply = Reply { request: pending.request, provider: self.io.provider, attempts, verdict };
-        self.io.outbox.send(reply).await.map_err(|_| Gone)
+        self.replies.push(reply);
+    }
+
+    /// Sends the replies of this pass of the loop. Waits where their receiver is behind.
+    async fn send_replies(&mut self) -> Result<(), Gone> {
+        if self.replies.is_empty() {
+            return Ok(());
+        }
+        self.io.outbox.send(std::mem::take(&mut self.replies)).await.map_err(|_| Gone)
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::task::JoinError;
 
 use super::attempt::{AnswerShare, Attempt, AttemptResult, EndedAttempt};
-use super::dispatcher::{Dispatcher, Gone, HealthProbe, SAME_REFUSALS};
+use super::dispatcher::{Dispatcher, HealthProbe, SAME_REFUSALS};
 use super::request_sender::RequestSender;
 use super::retry::{DueRetry, PendingRequest, RetryDecision};
 use crate::admission::{Blame, Ticket};
@@ -38,6 +38,7 @@ fn may_be_the_runs(class: Class) -> bool {
 }
 
 /// The circumstances of an attempt, apart from its result.
+#[derive(Clone, Copy)]
 struct AttemptContext<'a> {
     ticket: &'a Ticket,
     limits: &'a Limits,
@@ -46,13 +47,13 @@ struct AttemptContext<'a> {
 }
 
 impl<A: RequestSender> Dispatcher<A> {
-    pub(super) async fn take_result(&mut self, result: Result<EndedAttempt, JoinError>) -> Result<(), Gone> {
+    pub(super) fn take_result(&mut self, result: Result<EndedAttempt, JoinError>) {
         let EndedAttempt { ticket, limits, took, result, rows, reservation, other } = match result {
             Ok(flight) => flight,
             // The row would never come back: it is better that the run ends.
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             // The attempt was cut off because the run ends.
-            Err(_) => return Ok(()),
+            Err(_) => return,
         };
         // The drop books what the attempt took, before its result is reported.
         drop(reservation);
@@ -64,42 +65,39 @@ impl<A: RequestSender> Dispatcher<A> {
         }
         let now = clock::now();
         if rows.is_empty() {
-            return self.handle_probe_result(result, &ticket, &limits, now).await;
+            return self.handle_probe_result(result, &ticket, &limits, now);
         }
-        self.handle_row_result(rows, result, AttemptContext { ticket: &ticket, limits: &limits, took, now })
-            .await
+        self.handle_row_result(rows, result, AttemptContext { ticket: &ticket, limits: &limits, took, now });
     }
 
-    async fn handle_row_result(
+    fn handle_row_result(
         &mut self,
         rows: Vec<PendingRequest>,
         result: AttemptResult,
         context: AttemptContext<'_>,
-    ) -> Result<(), Gone> {
+    ) {
         let AttemptContext { ticket, limits, now, .. } = context;
         match result {
-            AttemptResult::Paid { shares, tokens } => {
-                self.distribute_answer(rows, shares, tokens, context).await
-            }
+            AttemptResult::Paid { shares, tokens } => self.distribute_answer(rows, shares, tokens, context),
             AttemptResult::Unsent(error) => {
                 self.admission.abandoned(ticket);
-                self.abandon(rows, Verdict::Lost(error)).await
+                self.abandon(rows, Verdict::Lost(error));
             }
             AttemptResult::Lost(error) => {
                 self.admission.answered(ticket, None, limits, now);
-                self.abandon(rows, Verdict::Lost(error)).await
+                self.abandon(rows, Verdict::Lost(error));
             }
             AttemptResult::Failed(failure) => match failure.class.policy() {
                 Policy::Reject => {
                     self.admission.answered(ticket, None, limits, now);
-                    self.resolve_doubted().await?;
+                    self.resolve_doubted();
                     if rows.len() > 1 {
                         self.split(rows);
-                        return Ok(());
+                        return;
                     }
                     if self.refuses_all && may_be_the_runs(failure.class) {
                         self.ready.extend(rows);
-                        return Ok(());
+                        return;
                     }
                     if self.has_answered && may_be_the_runs(failure.class) {
                         let number = ticket.number();
@@ -111,28 +109,28 @@ impl<A: RequestSender> Dispatcher<A> {
                         {
                             self.health_probe = HealthProbe::Due;
                         }
-                        return Ok(());
+                        return;
                     }
-                    self.reply_all(rows, || Verdict::Failed(failure.clone())).await
+                    self.reply_all(rows, || Verdict::Failed(failure.clone()));
                 }
                 Policy::Stop => {
                     self.admission.answered(ticket, None, limits, now);
-                    self.reply_all(rows, || Verdict::Stop(failure.clone())).await
+                    self.reply_all(rows, || Verdict::Stop(failure.clone()));
                 }
-                Policy::Wait => self.handle_throttled(rows, failure, context).await,
-                Policy::Retry => self.handle_failed(rows, failure, context).await,
+                Policy::Wait => self.handle_throttled(rows, &failure, context),
+                Policy::Retry => self.handle_failed(rows, &failure, context),
             },
         }
     }
 
     /// Gives each row its share of an answer. Rows for which it has none are retried.
-    async fn distribute_answer(
+    fn distribute_answer(
         &mut self,
         rows: Vec<PendingRequest>,
         shares: Vec<AnswerShare>,
         tokens: Option<Tokens>,
         context: AttemptContext<'_>,
-    ) -> Result<(), Gone> {
+    ) {
         self.admission.answered(context.ticket, tokens, context.limits, context.now);
         self.retries.answered();
         if let Some(first) = rows.first() {
@@ -143,16 +141,16 @@ impl<A: RequestSender> Dispatcher<A> {
         self.refusals_looked_at = SAME_REFUSALS;
         self.refusals_in_a_row = 0;
         self.report_recovery(context.now);
-        self.fail_refused_before(context.ticket.number()).await?;
+        self.fail_refused_before(context.ticket.number());
         if let (Some(tokens), Some(first)) = (tokens, rows.first()) {
             let bytes = rows.iter().map(|pending| pending.request.question.bytes()).sum();
             self.meter.learn(&first.request.receipt.step, bytes, tokens);
         }
-        self.resolve_doubted().await?;
+        self.resolve_doubted();
         let mut without = Vec::new();
         for (mut pending, share) in rows.into_iter().zip(shares) {
             match share {
-                Some(paid) => self.reply(pending, Verdict::Paid(paid)).await?,
+                Some(paid) => self.reply(pending, Verdict::Paid(paid)),
                 None => {
                     pending.spent += context.took;
                     without.push(pending);
@@ -160,24 +158,24 @@ impl<A: RequestSender> Dispatcher<A> {
             }
         }
         let failure = Failure::new(Class::InvalidResponse, "the answer has no vector for this text");
-        self.retry(without, &failure, false).await
+        self.retry(without, &failure, false);
     }
 
     /// Handles an attempt that was refused for too much load.
-    async fn handle_throttled(
+    fn handle_throttled(
         &mut self,
         mut rows: Vec<PendingRequest>,
-        failure: Failure,
+        failure: &Failure,
         context: AttemptContext<'_>,
-    ) -> Result<(), Gone> {
+    ) {
         let AttemptContext { ticket, limits, took, now } = context;
-        let Some(first) = rows.first() else { return Ok(()) };
+        let Some(first) = rows.first() else { return };
         let row = first.request.cell;
         let is_own = first.is_suspect || first.refused_at.is_some_and(|before| self.admission.is_own(before));
-        self.io.voice.say(&Event::Throttled { provider: &self.client.provider, failure: &failure });
+        self.io.voice.say(&Event::Throttled { provider: &self.client.provider, failure });
         let generation = self.admission.generation();
-        let blame = self.admission.throttled(ticket, Some(row), &failure, is_own, limits, now);
-        self.report_outage(&failure, now);
+        let blame = self.admission.throttled(ticket, Some(row), failure, is_own, limits, now);
+        self.report_outage(failure, now);
         let counts = self.admission.response_counts();
         for pending in &mut rows {
             pending.is_suspect = false;
@@ -195,13 +193,13 @@ impl<A: RequestSender> Dispatcher<A> {
                     pending.note_refusal(generation);
                 }
             }
-            return self.retry(rows, &failure, false).await;
+            return self.retry(rows, failure, false);
         }
         if self.admission.generation() != generation {
             self.refund(generation);
             rows.iter_mut().for_each(|pending| pending.refund(generation));
         }
-        self.requeue(rows, &failure, blame).await?;
+        self.requeue(rows, failure, blame);
         let is_stuck = |pending: &PendingRequest| pending.throttled >= STUCK_AFTER;
         let are_stuck =
             || self.ready.iter().all(is_stuck) && self.due.iter().all(|due| is_stuck(&due.pending));
@@ -209,24 +207,23 @@ impl<A: RequestSender> Dispatcher<A> {
             // There is no other request whose answer could show whether these rows are refused or everything is.
             self.health_probe = HealthProbe::Due;
         }
-        Ok(())
     }
 
     /// Handles an attempt that failed in a way that may pass.
-    async fn handle_failed(
+    fn handle_failed(
         &mut self,
         mut rows: Vec<PendingRequest>,
-        failure: Failure,
+        failure: &Failure,
         context: AttemptContext<'_>,
-    ) -> Result<(), Gone> {
+    ) {
         let AttemptContext { ticket, limits, took, now } = context;
-        let Some(first) = rows.first() else { return Ok(()) };
-        let is_last = first.is_last(&failure, &self.policy);
+        let Some(first) = rows.first() else { return };
+        let is_last = first.is_last(failure, &self.policy);
         let is_last_but_one = first.attempts + 1 >= self.policy.max_attempts;
         let row = first.request.cell;
         let generation = self.admission.generation();
-        let blame = self.admission.failed(ticket, row, &failure, is_last, limits, now);
-        self.report_outage(&failure, now);
+        let blame = self.admission.failed(ticket, row, failure, is_last, limits, now);
+        self.report_outage(failure, now);
         if matches!(blame, Blame::Row | Blame::Brownout | Blame::Doubt) {
             for pending in &mut rows {
                 pending.spent += took;
@@ -239,19 +236,18 @@ impl<A: RequestSender> Dispatcher<A> {
                 // alone.
                 let half = if is_last_but_one { 1 } else { rows.len().div_ceil(2) };
                 rows.iter_mut().for_each(|pending| pending.together = half);
-                self.retry(rows, &failure, false).await
+                self.retry(rows, failure, false);
             }
             Blame::Brownout => {
                 let (mut excused, mut counted) = (Vec::new(), Vec::new());
                 for mut pending in rows {
                     if pending.excuse() { excused.push(pending) } else { counted.push(pending) }
                 }
-                self.retry(excused, &failure, true).await?;
-                self.retry(counted, &failure, false).await
+                self.retry(excused, failure, true);
+                self.retry(counted, failure, false);
             }
             Blame::Doubt => {
                 self.doubted.extend(rows.into_iter().map(|pending| (pending, failure.clone())));
-                Ok(())
             }
             Blame::Provider | Blame::Run(_) => {
                 if self.admission.generation() != generation {
@@ -261,7 +257,7 @@ impl<A: RequestSender> Dispatcher<A> {
                 for pending in &mut rows {
                     pending.attempts = pending.attempts.saturating_sub(1);
                 }
-                self.requeue(rows, &failure, blame).await
+                self.requeue(rows, failure, blame);
             }
         }
     }
@@ -276,25 +272,19 @@ impl<A: RequestSender> Dispatcher<A> {
         }
     }
 
-    async fn handle_probe_result(
-        &mut self,
-        result: AttemptResult,
-        ticket: &Ticket,
-        limits: &Limits,
-        now: Instant,
-    ) -> Result<(), Gone> {
+    fn handle_probe_result(&mut self, result: AttemptResult, ticket: &Ticket, limits: &Limits, now: Instant) {
         self.health_probe = HealthProbe::None;
         let failure = match result {
             AttemptResult::Unsent(error) => {
                 self.admission.abandoned(ticket);
                 let doubted = || self.doubted.pop().map(|(pending, _)| pending);
                 let row = self.ready.pop_front().or_else(doubted);
-                return self.abandon(row.into_iter().collect(), Verdict::Lost(error)).await;
+                return self.abandon(row.into_iter().collect(), Verdict::Lost(error));
             }
             AttemptResult::Failed(failure) if failure.class.policy() != Policy::Reject => failure,
             AttemptResult::Failed(failure) if self.is_refusal_of_all(&failure) => {
                 self.admission.answered(ticket, None, limits, now);
-                return self.stop_refused(&failure).await;
+                return self.stop_refused(&failure);
             }
             // The provider answers, whatever it says to the question.
             _ => {
@@ -302,7 +292,7 @@ impl<A: RequestSender> Dispatcher<A> {
                     // The more rows are refused for reasons of their own, the more rarely that is tested.
                     self.refusals_looked_at = self.refusals_looked_at.saturating_mul(2);
                 }
-                self.fail_refused().await?;
+                self.fail_refused();
                 self.admission.answered(ticket, None, limits, now);
                 self.admission.mark_healthy(now);
                 // The provider answers, so rows that it has refused several times are themselves suspect.
@@ -311,7 +301,7 @@ impl<A: RequestSender> Dispatcher<A> {
                 let stuck = pending.filter(|pending| pending.throttled >= STUCK_AFTER);
                 stuck.for_each(|pending| pending.is_suspect = true);
                 self.due = due.into();
-                return self.resolve_doubted().await;
+                return self.resolve_doubted();
             }
         };
         let generation = self.admission.generation();
@@ -324,12 +314,11 @@ impl<A: RequestSender> Dispatcher<A> {
         self.report_pause(&failure, now);
         self.report_outage(&failure, now);
         match (blame, self.ready.pop_front()) {
-            (Blame::Run(failure), Some(pending)) => self.reply(pending, Verdict::Stop(failure)).await,
+            (Blame::Run(failure), Some(pending)) => self.reply(pending, Verdict::Stop(failure)),
             (_, Some(pending)) => {
                 self.ready.push_front(pending);
-                Ok(())
             }
-            (_, None) => Ok(()),
+            (_, None) => {}
         }
     }
 
@@ -386,44 +375,42 @@ impl<A: RequestSender> Dispatcher<A> {
     }
 
     /// Ends the run because everything is refused; the rows count as not sent.
-    async fn stop_refused(&mut self, failure: &Failure) -> Result<(), Gone> {
+    fn stop_refused(&mut self, failure: &Failure) {
         let mut refused = std::mem::take(&mut self.refused).into_iter().map(|(pending, ..)| pending);
         let first = refused.next();
         let count = self.refusals_in_a_row;
         self.ready.extend(refused);
         self.refuses_all = true;
-        let Some(first) = first else { return Ok(()) };
+        let Some(first) = first else { return };
         let detail = format!("it refuses everything since {count} rows, also a harmless question: {failure}");
-        self.reply(first, Verdict::Stop(Failure::new(Class::SameRefusal, detail))).await
+        self.reply(first, Verdict::Stop(Failure::new(Class::SameRefusal, detail)));
     }
 
     /// Fails the rows that were refused: the provider answers, so that the refusals were their own.
-    pub(super) async fn fail_refused(&mut self) -> Result<(), Gone> {
-        self.fail_refused_before(u64::MAX).await
+    pub(super) fn fail_refused(&mut self) {
+        self.fail_refused_before(u64::MAX);
     }
 
     /// Fails rows whose request was refused and sent before request `number`, which was answered: the refusals were
     /// their own. A request that was sent later may meet another state of the account.
-    async fn fail_refused_before(&mut self, number: u64) -> Result<(), Gone> {
+    fn fail_refused_before(&mut self, number: u64) {
         if self.refused.is_empty() {
-            return Ok(());
+            return;
         }
         for (pending, failure, sent) in std::mem::take(&mut self.refused) {
             if sent < number {
-                self.reply(pending, Verdict::Failed(failure)).await?;
+                self.reply(pending, Verdict::Failed(failure));
             } else {
                 self.refused.push((pending, failure, sent));
             }
         }
-        Ok(())
     }
 
     /// Retries the doubted rows. The provider answers, so their last attempt counts as failed.
-    async fn resolve_doubted(&mut self) -> Result<(), Gone> {
+    fn resolve_doubted(&mut self) {
         for (pending, failure) in std::mem::take(&mut self.doubted) {
-            self.retry(vec![pending], &failure, false).await?;
+            self.retry(vec![pending], &failure, false);
         }
-        Ok(())
     }
 
     /// Gives rows back the attempts that failed in this generation of admission, since the provider's trouble made them
@@ -441,18 +428,12 @@ impl<A: RequestSender> Dispatcher<A> {
 
     /// Puts rows behind those that are ready, after a failure that does not count as their attempt. In front, a row
     /// that the provider cannot process could be the only one that tests it. If `blame` is the run, the run ends.
-    async fn requeue(
-        &mut self,
-        rows: Vec<PendingRequest>,
-        failure: &Failure,
-        blame: Blame,
-    ) -> Result<(), Gone> {
+    fn requeue(&mut self, rows: Vec<PendingRequest>, failure: &Failure, blame: Blame) {
         if let Blame::Run(failure) = blame {
-            return self.reply_all(rows, || Verdict::Stop(failure.clone())).await;
+            return self.reply_all(rows, || Verdict::Stop(failure.clone()));
         }
         self.report_pause(failure, clock::now());
         self.ready.extend(rows);
-        Ok(())
     }
 
     fn report_pause(&mut self, failure: &Failure, now: Instant) {
@@ -465,18 +446,13 @@ impl<A: RequestSender> Dispatcher<A> {
     }
 
     /// Sends rows again after a delay, those that went together at one time. A row that has no attempt left fails.
-    async fn retry(
-        &mut self,
-        rows: Vec<PendingRequest>,
-        failure: &Failure,
-        is_excused: bool,
-    ) -> Result<(), Gone> {
+    fn retry(&mut self, rows: Vec<PendingRequest>, failure: &Failure, is_excused: bool) {
         let mut longest = Duration::ZERO;
         let mut again = Vec::with_capacity(rows.len());
         for pending in rows {
             match pending.after(failure, is_excused, &self.policy, &mut self.jitter) {
                 RetryDecision::GiveUp(pending, failure) => {
-                    self.reply(pending, Verdict::Failed(failure)).await?;
+                    self.reply(pending, Verdict::Failed(failure));
                 }
                 RetryDecision::Again(pending, after) => {
                     longest = longest.max(after);
@@ -485,7 +461,7 @@ impl<A: RequestSender> Dispatcher<A> {
             }
         }
         if again.is_empty() {
-            return Ok(());
+            return;
         }
         // A throttled request was already counted as such.
         if failure.class.policy() != Policy::Wait {
@@ -497,26 +473,19 @@ impl<A: RequestSender> Dispatcher<A> {
             self.order += 1;
             self.due.push(DueRetry { at, order: self.order, pending });
         }
-        Ok(())
     }
 
     /// Hands back rows of one request that has no result: the first gets the verdict, the others count as not sent.
-    async fn abandon(&mut self, rows: Vec<PendingRequest>, verdict: Verdict) -> Result<(), Gone> {
+    fn abandon(&mut self, rows: Vec<PendingRequest>, verdict: Verdict) {
         let mut verdict = Some(verdict);
         for pending in rows {
-            self.reply(pending, verdict.take().unwrap_or(Verdict::Unsent)).await?;
+            self.reply(pending, verdict.take().unwrap_or(Verdict::Unsent));
         }
-        Ok(())
     }
 
-    async fn reply_all(
-        &mut self,
-        rows: Vec<PendingRequest>,
-        verdict: impl Fn() -> Verdict,
-    ) -> Result<(), Gone> {
+    fn reply_all(&mut self, rows: Vec<PendingRequest>, verdict: impl Fn() -> Verdict) {
         for pending in rows {
-            self.reply(pending, verdict()).await?;
+            self.reply(pending, verdict());
         }
-        Ok(())
     }
 }

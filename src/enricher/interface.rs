@@ -29,7 +29,8 @@ use crate::ledger::{Ledger, LedgerTask};
 use crate::rows::Chunk;
 use crate::rows::{ConstraintErrors, FilledBatch, RowResult};
 
-const REPLIES_AT_ONCE: usize = 256;
+/// Maximum number of bursts of replies that wait to be taken in.
+const MAX_BURSTS: usize = 16;
 
 /// Outcomes that are still to be journalled, by batch.
 pub(super) type PendingOutcomes = BTreeMap<BatchId, Vec<(Cell, Record, RowResult)>>;
@@ -50,7 +51,7 @@ pub struct Enricher {
     pub(super) account: Account,
     pub(super) stray_answers: StrayAnswers,
     pub(super) sharing: Sharing,
-    pub(super) replies: mpsc::Receiver<Reply>,
+    pub(super) replies: mpsc::Receiver<Vec<Reply>>,
     pub(super) buffer: Vec<Reply>,
     pub(super) capacity_freed: Arc<Notify>,
     pub(super) mode: watch::Sender<Mode>,
@@ -74,8 +75,10 @@ pub struct Enricher {
 }
 
 impl Enricher {
-    /// Creates an enricher and starts the executors of its providers.
-    #[must_use]
+    /// Creates an enricher and starts the executors of its providers, each on a thread of its own.
+    ///
+    /// # Errors
+    /// When an executor cannot be started.
     pub fn start(
         prepared: Prepared,
         ledger: Ledger,
@@ -83,8 +86,8 @@ impl Enricher {
         max_rows: Option<u64>,
         strictness: Strictness,
         voice: Voice,
-    ) -> Self {
-        let (outbox, replies) = mpsc::channel(1_024);
+    ) -> Result<Self, EnricherError> {
+        let (outbox, replies) = mpsc::channel(MAX_BURSTS);
         let (mode, watching) = watch::channel(Mode::Running);
         let capacity_freed = Arc::new(Notify::new());
         let mut executors = JoinSet::new();
@@ -108,7 +111,7 @@ impl Enricher {
             };
             starter.start(index, &provider, endpoint, role, &mut executors)
         });
-        let providers = providers.collect();
+        let providers = providers.collect::<Result<_, _>>()?;
         let Journals { lineage, folder: journal, stray_answers, learned, account, cache, open: _ } = journals;
         // All rows of a retry may fail again.
         let rate = if strictness == Strictness::RowByRow { 1.0 } else { prepared.max_error_rate };
@@ -116,7 +119,7 @@ impl Enricher {
         let watched = if strictness == Strictness::RowByRow { &[] } else { &*steps };
         let watches = watched.iter().map(|step| Watch::new(&*step.output, prepared.anomalies)).collect();
         let probations = steps.iter().map(|_| Probation::new(strictness)).collect();
-        Enricher {
+        Ok(Enricher {
             steps,
             providers,
             ledger,
@@ -128,7 +131,7 @@ impl Enricher {
             stray_answers,
             sharing: Sharing::new(cache),
             replies,
-            buffer: Vec::with_capacity(REPLIES_AT_ONCE),
+            buffer: Vec::new(),
             capacity_freed,
             mode,
             executors,
@@ -141,7 +144,7 @@ impl Enricher {
             hold: None,
             stop: None,
             voice,
-        }
+        })
     }
 
     /// Returns the next task of the caller, or `None` if there is none until something happens.
@@ -245,9 +248,13 @@ impl Enricher {
     pub async fn wait(&mut self) -> Result<(), EnricherError> {
         tokio::select! {
             biased;
-            received = self.replies.recv_many(&mut self.buffer, REPLIES_AT_ONCE) => {
-                if received == 0 { Err(EnricherError::Task("every executor has ended".into())) } else { Ok(()) }
-            }
+            burst = self.replies.recv() => match burst {
+                Some(burst) => {
+                    self.buffer.extend(burst);
+                    Ok(())
+                }
+                None => Err(EnricherError::Task("every executor has ended".into())),
+            },
             () = self.capacity_freed.notified() => Ok(()),
             ended = self.executors.join_next() => {
                 Err(EnricherError::Task(format!("an executor has ended: {ended:?}")))
@@ -281,15 +288,17 @@ impl Enricher {
         loop {
             tokio::select! {
                 biased;
-                received = self.replies.recv_many(&mut self.buffer, REPLIES_AT_ONCE) => {
+                burst = self.replies.recv() => {
+                    let is_over = burst.is_none();
+                    self.buffer.extend(burst.into_iter().flatten());
                     self.take_in();
-                    if received == 0 {
+                    if is_over {
                         return;
                     }
                 }
                 ended = self.executors.join_next() => if ended.is_none() {
-                    while let Ok(reply) = self.replies.try_recv() {
-                        self.buffer.push(reply);
+                    while let Ok(burst) = self.replies.try_recv() {
+                        self.buffer.extend(burst);
                     }
                     self.take_in();
                     return;
@@ -334,7 +343,9 @@ impl Enricher {
     /// When the account or a journal cannot be flushed, or a journal cannot be removed.
     pub async fn finish(mut self, reached_end: bool) -> Result<Option<Stop>, EnricherError> {
         // Executors hand over their last figures and learned limits when they are dropped.
-        self.executors.shutdown().await;
+        drop(self.mode);
+        drop(self.replies);
+        while self.executors.join_next().await.is_some() {}
         self.learned.save();
         let is_done = reached_end && self.ledger.is_complete();
         self.account.sync()?;

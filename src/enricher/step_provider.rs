@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use tokio::runtime;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::context_window::ContextWindow;
+use super::error::EnricherError;
 use super::input::Journals;
 use crate::clock::Jitter;
 use crate::config::{MOST_PROVIDERS, Prices, Provider};
@@ -48,7 +50,7 @@ pub(super) struct ProviderRole {
 
 /// What all executors of a run share.
 pub(super) struct ExecutorStarter<'a> {
-    pub(super) outbox: mpsc::Sender<Reply>,
+    pub(super) outbox: mpsc::Sender<Vec<Reply>>,
     pub(super) mode: watch::Receiver<Mode>,
     pub(super) capacity_freed: &'a Arc<Notify>,
     pub(super) journals: &'a Journals,
@@ -64,7 +66,7 @@ impl ExecutorStarter<'_> {
         endpoint: Endpoint,
         role: ProviderRole,
         executors: &mut JoinSet<()>,
-    ) -> StepProvider {
+    ) -> Result<StepProvider, EnricherError> {
         let model = Arc::clone(endpoint.model());
         // The built-in simulator has another port each time.
         let address =
@@ -91,9 +93,12 @@ impl ExecutorStarter<'_> {
         // Here alone it is chosen which executor a provider has.
         let dispatcher =
             Dispatcher::new(provider, Arc::new(endpoint), self.journals.learned.learned_limits(), io);
-        executors.spawn(dispatcher.run());
+        // A thread of its own: a request stays on the thread that sends it, and wakes no other one.
+        let runtime = runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| EnricherError::Task(format!("cannot start: {error}")))?;
+        executors.spawn_blocking(move || runtime.block_on(dispatcher.run()));
         let window = provider.context_window.map(|tokens| ContextWindow::new(tokens, &model));
-        StepProvider {
+        Ok(StepProvider {
             window,
             has_fallback,
             out: None,
@@ -103,7 +108,7 @@ impl ExecutorStarter<'_> {
             prices: provider.prices,
             inbox: sender,
             health,
-        }
+        })
     }
 }
 

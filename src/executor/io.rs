@@ -17,8 +17,8 @@ pub struct ExecutorIo {
     pub provider: usize,
     /// Requests to send.
     pub inbox: mpsc::Receiver<Request>,
-    /// Replies, one for each request.
-    pub outbox: mpsc::Sender<Reply>,
+    /// Replies, one for each request, as many at once as are there.
+    pub outbox: mpsc::Sender<Vec<Reply>>,
     /// What the executor may do.
     pub mode: watch::Receiver<Mode>,
     /// Notified when the executor can take more rows.

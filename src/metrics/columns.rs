@@ -165,7 +165,7 @@ fn to_i64(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-/// Columns without which a table is no table of metrics. Others may be missing in a table of an earlier version.
+/// Columns that every metrics table has. Others may be missing in a table that an earlier version created.
 pub(super) const IDENTITY: [&str; 9] =
     ["app_id", "lineage", "kind", "run_id", "batch_id", "step", "provider", "started_at", "committed_at"];
 
@@ -176,14 +176,14 @@ pub(super) fn missing_in(table: &Schema) -> Schema {
     Schema::new(missing.cloned().collect::<Vec<_>>())
 }
 
-/// Returns the metrics in a batch of the table's rows. Columns that the table lacks count as null. `None` if a column of
-/// [`IDENTITY`] is missing, or a value is none of this table's.
+/// Returns the metrics in a batch of the table's rows. Columns that the table lacks count as null. `None` if a column
+/// of [`IDENTITY`] is missing, or if a value that each row needs is null or cannot be read.
 pub(super) fn from_rows(rows: &RecordBatch) -> Option<Vec<MetricsRow>> {
     let known = schema();
     let mut columns: BTreeMap<&str, ArrayRef> = BTreeMap::new();
     for field in known.fields() {
         let column = match rows.column_by_name(field.name()) {
-            // Engines name the parts of a map as they like.
+            // Engines name the fields of a map differently, so it is not cast as a whole.
             Some(column) if matches!(field.data_type(), DataType::Map(..)) => Arc::clone(column),
             Some(column) => cast(column, field.data_type()).ok()?,
             None if IDENTITY.contains(&field.name().as_str()) => return None,

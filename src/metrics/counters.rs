@@ -1,13 +1,13 @@
-//! Counters of requests, throttling and waiting per provider, updated as it happens, in a file that survives
-//! `kill -9`.
+//! Counters of requests, throttling and waiting per provider, in a file that is written while a run goes on, so that
+//! they survive `kill -9`.
 //!
 //! ```text
 //! header    "enrich counters" and the version, 1, then a random number     24 bytes
-//! provider  fingerprint of its name, requests u64, throttled u64, six
-//!           times waited in milliseconds u64, CRC-32 of these u32           84 bytes
+//! provider  fingerprint of its name, requests u64, throttled u64, waiting
+//!           time in milliseconds u64 for each of `WAITS`, CRC-32 of these   84 bytes
 //! ```
-//! All numbers are little-endian and only grow. Requests are counted before they are sent, several at a time: after a
-//! kill the file may count a few requests that were not sent.
+//! All numbers are little-endian, and counts only grow. The file counts requests several at a time and ahead of their
+//! sending: after a kill it may count a few requests that were not sent.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -30,7 +30,7 @@ const RECORD_BYTES: usize = 84;
 /// Number of requests that are added to the file's count at a time.
 const REQUESTS_PER_WRITE: u64 = 8;
 
-/// Counts what providers do. Clones share their counts.
+/// Counts the requests, refusals and waiting times of providers. Clones share their counts.
 #[derive(Clone, Debug)]
 pub struct Counters(Arc<Mutex<CountersState>>);
 
@@ -91,7 +91,7 @@ impl Counters {
         let mut image = HEADER.to_vec();
         image.extend(id.to_le_bytes());
         rows.iter().for_each(|row| image.extend(record(row)));
-        // Providers that the job does not have now may come back.
+        // Providers that were removed from the job may be added again: their counts are kept.
         let is_known =
             |name_fingerprint: &[u8; 16]| rows.iter().any(|row| row.name_fingerprint == *name_fingerprint);
         let others = known.iter().filter(|(name_fingerprint, _)| !is_known(name_fingerprint));
@@ -207,7 +207,7 @@ impl Drop for CountersState {
 }
 
 impl CountersRow {
-    /// Adds the time since the last call to the current reason for waiting.
+    /// Adds the time since the last call to the count of the current reason for waiting.
     fn wait(&mut self, now: Instant) {
         let Some((waiting, since)) = &mut self.waiting else { return };
         let waited = now.saturating_duration_since(*since) + self.rest;

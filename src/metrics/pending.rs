@@ -1,7 +1,8 @@
-//! Metrics rows that are not in their table yet, in a file of JSON lines beside the checkpoint. All lines together hold
-//! the pending rows. On a local disk each batch appends a line; in an object store the file is replaced by one line of
-//! all rows. The file is not flushed to the disk with each batch, since the journal and the checkpoint would wait for
-//! that: a power failure may cost the metrics of the last batches.
+//! Metrics rows that are not in their table yet, in a file of JSON lines beside the checkpoint.
+//!
+//! All lines together hold the pending rows. On a local disk each batch appends a line; in an object store the file is
+//! replaced by one line of all rows. The file is not flushed to the disk with each batch, since journal and checkpoint
+//! would wait for that: a power failure may lose the metrics of the last batches.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -34,15 +35,16 @@ struct Line<'a> {
     reported: Cow<'a, ReportedLoads>,
 }
 
-/// Loads of providers that rows, pending or in the table, already report: by id of the counters, of which each machine
-/// has its own, and by name of the provider.
+/// Loads that rows, pending or in the table, already report, by id of the counters and by name of the provider. Each
+/// machine has counters of its own.
 pub(super) type ReportedLoads = BTreeMap<u64, BTreeMap<String, Load>>;
 
 impl PendingMetrics {
-    /// Reads the file up to the first damaged line. Returns `None` if it does not exist or has no intact line before.
+    /// Reads the file up to the first damaged line. Returns `None` if the file does not exist or its first line is
+    /// damaged.
     pub(super) async fn read(home: &Folder) -> Result<Option<Self>, StoreError> {
         let Some(bytes) = home.get(NAME).await? else { return Ok(None) };
-        // A last line without its end was cut off by a kill: its batch was not committed.
+        // A last line without a line break was cut off by a kill: its batch was not committed.
         let whole = bytes.iter().rposition(|byte| *byte == b'\n').unwrap_or_default();
         let mut pending = None;
         for line in bytes[..whole].split(|byte| *byte == b'\n') {
@@ -82,7 +84,8 @@ impl PendingMetrics {
         line
     }
 
-    /// Drops the rows of batches that are not committed; later rows report their loads.
+    /// Drops the rows of a lineage's batches after `committed`, or of all its batches if that is `None`. They are not
+    /// committed; later rows report their loads.
     pub(super) fn drop_beyond(&mut self, lineage: Lineage, committed: Option<BatchId>) {
         let is_beyond = |row: &MetricsRow| {
             row.lineage == lineage && committed.is_none_or(|committed| row.batch_id > committed)
@@ -107,7 +110,7 @@ impl PendingMetrics {
         self.forget(&dropped);
     }
 
-    /// Takes the loads of dropped rows back, so that later rows report them.
+    /// Subtracts the loads of dropped rows from the reported loads, so that later rows report them.
     fn forget(&mut self, dropped: &[MetricsRow]) {
         if !dropped.is_empty() {
             self.saved = None;
@@ -122,7 +125,7 @@ impl PendingMetrics {
         }
     }
 
-    /// Drops the rows of batches up to `reported`, which are in the table.
+    /// Drops the rows of a lineage's batches up to `reported`, which are in the table.
     pub(super) fn drop_up_to(&mut self, lineage: Lineage, reported: BatchId) {
         let before = self.rows.len();
         self.rows.retain(|row| row.lineage != lineage || row.batch_id > reported);
@@ -132,7 +135,7 @@ impl PendingMetrics {
     }
 }
 
-/// Returns the newest batch of each lineage.
+/// Returns the newest batch of each lineage among the rows.
 pub(super) fn newest(rows: &[MetricsRow]) -> BTreeMap<Lineage, BatchId> {
     let mut newest = BTreeMap::new();
     for row in rows {

@@ -63,7 +63,7 @@ impl LatencyQuantiles {
     }
 }
 
-/// Requests and waiting of a provider over some time, for any rows.
+/// Requests and waiting of a provider over some time, for the rows of all batches and steps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Load {
     /// Number of requests that were sent.
@@ -120,7 +120,7 @@ pub struct MetricsRow {
     pub provider: Option<String>,
     /// When this run read the batch's rows.
     pub started_at: DateTime<Utc>,
-    /// When all rows of the batch had their outcomes, just before its commit.
+    /// The time just before the batch's commit, when all of its rows had their outcomes.
     pub committed_at: DateTime<Utc>,
     /// Number of rows, without those whose outcome a retry left unchanged.
     pub rows: u64,
@@ -132,15 +132,15 @@ pub struct MetricsRow {
     pub skipped: u64,
     /// Number of failed rows, by class of failure.
     pub errors: BTreeMap<String, u64>,
-    /// Tokens that the answers used, invalid ones included.
+    /// Tokens of the answers, invalid answers included.
     pub tokens: Tokens,
     /// Cost of the answers in picodollars; `None` if neither the provider nor the job's prices give it.
     pub cost: Option<u64>,
-    /// Latency of the answers that are not shared; `None` if there are none.
+    /// Latency of the answers that are not shared, invalid answers included; `None` if there are none.
     pub latency: Option<LatencyQuantiles>,
     /// Number of attempts at rows, without those that a rate limit refused.
     pub attempts: u64,
-    /// Load of the provider since the previous batch, on one row per batch and provider.
+    /// Load of the provider since the previous batch. Only one row of a batch and provider has it.
     pub load: Load,
     /// Id of the [`Counters`](super::Counters) that `load` is from; not in the table.
     #[serde(default)]
@@ -212,7 +212,7 @@ pub fn metrics_of_batch(
             latencies.extend(settled.latency_ms.filter(|_| !settled.shared));
         }
         all.extend(groups.into_values().map(|(figures, latencies, has_unpriced)| MetricsRow {
-            // A cost of 0 is that of shared answers, and does not hold for those without a known price.
+            // A cost of 0 is that of shared answers alone. If other answers have no known price, the cost is unknown.
             cost: figures.cost.filter(|cost| *cost > 0 || !has_unpriced),
             latency: LatencyQuantiles::of(latencies),
             ..figures

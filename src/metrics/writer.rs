@@ -110,7 +110,7 @@ impl MetricsWriter {
         let table = open(at).await?;
         let mut pending = PendingMetrics::read(&home).await?.unwrap_or_default();
         if let Entry::Vacant(reported) = pending.reported.entry(counters.id()) {
-            // It is unknown how much of existing counts was reported: only what comes from now on is.
+            // It is unknown how much of the existing counts was reported: only what is counted from now on will be.
             reported.insert(if counters.is_new() { BTreeMap::new() } else { counters.loads() });
             pending.save(&home).await?;
         }
@@ -200,7 +200,7 @@ impl MetricsWriter {
         Ok(())
     }
 
-    /// Appends the rows that are held back to the table.
+    /// Appends the pending rows of committed batches to the table.
     ///
     /// # Errors
     /// When the table cannot be written; the rows stay in the file of pending rows.
@@ -218,7 +218,7 @@ impl MetricsWriter {
         };
         let mut tries = 0;
         loop {
-            // An earlier commit whose response was lost may have brought some rows in.
+            // An earlier commit whose response was lost may have appended some of the rows.
             for lineage in newest(&self.pending.rows).into_keys() {
                 let reported = table.txn_version(&self.txn(lineage)).await?;
                 if let Some(reported) = reported.and_then(BatchId::from_txn_version) {

@@ -1,4 +1,4 @@
-//! What stands at the two ends of the engine: where batches come from and where they go.
+//! The two ends of a run: a feed, where batches come from, and a drain, where they go.
 
 use std::future::Future;
 
@@ -11,10 +11,10 @@ use crate::metrics::{MetricsError, MetricsWriter};
 use crate::rows::{ConstraintErrors, FilledBatch};
 use crate::sink::{Committed, RetryCommit, Sink};
 
-/// Where batches come from; used by one task at a time.
+/// The origin of batches, used by one task at a time.
 pub(crate) trait Feed: Send + 'static {
-    /// Plans the next batch, makes the plan durable, and reads its rows; none at the end. Batches up to
-    /// `done` are committed and leave the checkpoint.
+    /// Plans the next batch, makes the plan durable, and reads its rows. Returns `None` if nothing is left to plan.
+    /// Batches up to `done` are committed; their plans are dropped from the checkpoint.
     fn plan(
         &mut self,
         done: Option<BatchId>,
@@ -23,31 +23,32 @@ pub(crate) trait Feed: Send + 'static {
     /// Reads the rows of a planned batch.
     fn load(&mut self, plan: PlannedBatch) -> impl Future<Output = Result<LoadedBatch, RunError>> + Send;
 
-    /// The plan of a batch that is not committed.
+    /// Returns the plan of a batch that is not committed, or `None` if there is no such batch.
     fn planned(&self, id: BatchId) -> Option<PlannedBatch>;
 
-    /// Ends a run: batches up to `done` are committed; `complete` says that nothing is left.
+    /// Ends a run. Batches up to `done` are committed; `complete` states that no row is left to plan or to commit.
     fn close(
         &mut self,
         done: Option<BatchId>,
         complete: bool,
     ) -> impl Future<Output = Result<(), RunError>> + Send;
 
-    /// Keeps later runs from paying for more of the same, where they come again by themselves; says whether it does.
+    /// Pauses the job, so that later runs do not pay for more of the same outcomes. Returns whether it is paused. A
+    /// feed whose rows no later run sends by itself does nothing.
     fn pause(&mut self, _why: String) -> impl Future<Output = Result<bool, RunError>> + Send {
         async { Ok(false) }
     }
 
-    /// Whether planning ends where there is nothing more, and not at a limit of this run.
+    /// Whether planning ends at the end of the rows, and not at a limit of this run.
     fn reaches_end(&self) -> bool;
 
-    /// Whether every row that could use an answer of an earlier plan is among those planned.
+    /// Whether the planned rows include every row that could use an answer from the journal of an earlier plan.
     fn covers_all(&self) -> bool;
 }
 
-/// Where batches go, in their order; used by one task at a time.
+/// The destination of batches, which arrive in order; used by one task at a time.
 pub(crate) trait Drain: Send + 'static {
-    /// Turns outcomes that the target does not take as it is now into errors; gives what was turned by step.
+    /// Turns outcomes that break the target's present constraints into errors. Returns these by step.
     fn apply_constraints(
         &mut self,
         _batch: &mut FilledBatch,
@@ -55,27 +56,28 @@ pub(crate) trait Drain: Send + 'static {
         async { Ok(Vec::new()) }
     }
 
-    /// Commits a batch that was judged, unless the log has it; `None` where the target takes other rows since then.
+    /// Commits a batch after [`Drain::apply_constraints`], unless the target's log has it. Returns `None`, without a
+    /// commit, if the target's columns or constraints have changed in between.
     fn commit(
         &mut self,
         batch: &FilledBatch,
         lineage: Lineage,
     ) -> impl Future<Output = Result<Option<Delivery>, RunError>> + Send;
 
-    /// Ends a run, after its last commit.
+    /// Ends a run after its last commit.
     fn close(&mut self) -> impl Future<Output = Result<(), RunError>> + Send {
         async { Ok(()) }
     }
 }
 
-/// How a drain took a batch.
+/// How a drain took in a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Delivery {
-    /// It was committed to a table, in this version.
+    /// The batch was committed to a table, as this version.
     Committed(u64),
-    /// The table has it from before.
+    /// The table already had the batch.
     CommittedBefore,
-    /// It was handed over to something that is no table.
+    /// The batch was handed over to memory, not to a table.
     HandedOver,
 }
 
@@ -88,7 +90,7 @@ impl From<Committed> for Delivery {
     }
 }
 
-/// A target whose log says which batches it holds.
+/// A target whose log shows which batches it holds.
 pub(crate) trait CommitLog: Sync {
     /// Returns the newest batch of a lineage that the target holds, or `None` if it holds none.
     fn newest_of(&self, lineage: Lineage) -> impl Future<Output = Result<Option<BatchId>, RunError>> + Send;
@@ -132,13 +134,13 @@ impl Drain for RetryCommit {
     }
 }
 
-/// Keeps the figures of the batches that go somewhere.
+/// A drain that writes the metrics of the batches it commits, if the job has a metrics table.
 #[derive(Debug)]
 pub(crate) struct Metered<D> {
     inner: D,
     writer: Option<MetricsWriter>,
     voice: Voice,
-    /// Whether it was reported that the table of figures cannot be written.
+    /// Whether it was reported that the metrics table cannot be written.
     has_reported: bool,
 }
 
@@ -147,7 +149,8 @@ impl<D> Metered<D> {
         Metered { inner, writer, voice, has_reported: false }
     }
 
-    /// Figures wait for their table to be writable again: the data does not.
+    /// Reports the first failure to write the metrics table. Metrics stay pending until the table can be written;
+    /// commits to the target do not wait for it.
     fn passed(&mut self, kept: Result<(), MetricsError>) {
         if let Err(error) = kept
             && !self.has_reported
@@ -158,7 +161,7 @@ impl<D> Metered<D> {
     }
 }
 
-/// Returns the message about figures whose table cannot be written.
+/// Returns the message about metrics whose table cannot be written.
 pub(crate) fn figures_wait(error: &MetricsError) -> String {
     format!(
         "figures of batches wait beside the checkpoint, since their table cannot be written: {error}; see to it, name \

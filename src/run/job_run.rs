@@ -32,7 +32,7 @@ use crate::table::is_delta_table;
 use crate::tally::Tally;
 use crate::wording::counted;
 
-/// Everything that a run goes on with.
+/// The opened parts of a run that is ready to begin.
 struct Started {
     enricher: Enricher,
     reading: SourceFeed,
@@ -41,10 +41,10 @@ struct Started {
     copier: Option<Copier>,
 }
 
-/// Runs a job. `simulator` is where the built-in simulator listens, if the job asks for it.
+/// Runs a job. `simulator` is the address of the built-in simulator, if the job uses it.
 ///
 /// # Errors
-/// What makes the run impossible or cuts it short; what was answered until then is kept.
+/// When the run cannot start or is cut short by an error; answers received until then are kept.
 pub async fn run(
     job: &Job,
     options: RunOptions,
@@ -87,7 +87,7 @@ pub async fn run(
     end
 }
 
-/// Opens what a run needs besides its session: target, checkpoint, figures, journals and enricher.
+/// Opens what a run needs besides its session: target, checkpoint, metrics, journals and enricher.
 async fn start(
     session: &Session<'_>,
     mut prepared: PreparedJob,
@@ -104,9 +104,9 @@ async fn start(
     let mut recoverer =
         Recoverer { job, source: &mut source, sink: &sink, file: &file, voice, confirmed, refills };
     if options.begin == Begin::Restart {
-        // A retry would put answers to the old questions into the new table.
+        // A retry at the same time would put its answers into the emptied table.
         let retry = Session::lock(job, Scope::Retry, run).await?;
-        // No request could be paid for in place of the rows that are taken out.
+        // If the budget is spent, the target stays as it is: its rows could not be sent again.
         budget.check(job)?;
         let restarted = recoverer.restart(options.keep_paid).await;
         retry.release().await;
@@ -156,7 +156,7 @@ async fn start(
         }
     }
     if options.begin == Begin::Unpaused && checkpoint.paused.take().is_some() {
-        // Nothing refuses the run any more.
+        // From here on nothing refuses the run, so the pause can end.
         file.save(&checkpoint).await?;
     }
     for what in source.left_out() {
@@ -185,7 +185,7 @@ async fn start(
     Ok(Started { enricher, reading, drain: Metered::new(sink, writer, voice.clone()), lineage, copier })
 }
 
-/// The rows that were read and that neither the target has nor a batch that is open.
+/// Returns the rows before `position` that are neither in the target nor in an outstanding batch.
 async fn missing(
     job: &Job,
     sink: &Sink,
@@ -222,7 +222,8 @@ async fn missing(
     Ok(missing)
 }
 
-/// Whether a run may make the target, which is not there.
+/// Checks that a run may create the target, which does not exist: not if `target.must_exist` is set, and, except in a
+/// restart, not if a checkpoint or the record of a run shows that the target existed before.
 pub(crate) async fn check_creatable(job: &Job, source: &Source, begin: Begin) -> Result<(), RunError> {
     let target = &job.target.location;
     if job.target.must_exist {
@@ -236,20 +237,20 @@ pub(crate) async fn check_creatable(job: &Job, source: &Source, begin: Begin) ->
     }
     let file = CheckpointFile::in_folder(&home(job).await?);
     let evidence = match file.load::<Position>().await? {
-        // It is saved when the table is there.
+        // A checkpoint is saved only once the table exists.
         Some(checkpoint) => {
             check_belongs(job, source, &file, &checkpoint)?;
             // Batches that are planned and not committed are in no table yet.
             let batches = checkpoint.next_batch.get() - checkpoint.planned.len() as u64;
             format!("the checkpoint {} says that it held {}", file.at(), counted(batches, "batch"))
         }
-        // It is left when the table is there.
+        // The record of a run is written only once the table exists.
         None => match LastRun::load(&job.places.state) {
             None => return Ok(()),
             Some(run) => format!("there was a run of {} that had it", clock::format_time(run.started)),
         },
     };
-    // Another run may have made both since it was looked for.
+    // Another run may have created both the table and this evidence since the table was looked for.
     if is_delta_table(target).await? {
         return Ok(());
     }
@@ -259,7 +260,8 @@ pub(crate) async fn check_creatable(job: &Job, source: &Source, begin: Begin) ->
     })
 }
 
-/// The time that so many rows take at the job's own limits; none where a step has a provider without one.
+/// Returns the minimum time that `rows` rows take at the job's `requests_per_minute`, or `None` if a provider of a step
+/// has no such limit.
 fn least_time(job: &Job, rows: u64) -> Option<Duration> {
     let per_minute = job.steps.iter().map(|step| {
         let limits = step.all_providers().map(|at| job.providers[at].requests_per_minute.map(f64::from));

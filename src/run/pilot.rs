@@ -1,5 +1,7 @@
-//! Sends some rows as a run does, and keeps the answers for the run: they stay in the job's journal as those of a
-//! dropped batch, and the run finds them by row and fingerprint.
+//! A pilot: sends some rows as a run does, but writes nothing to the target.
+//!
+//! Its answers are kept for the run: their journal is put aside like that of a dropped batch, and the run finds them by
+//! row and fingerprint.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -35,55 +37,56 @@ use crate::source::Source;
 use crate::table::is_delta_table;
 use crate::tally::Tally;
 
-/// Rows that are shown.
+/// Maximum number of rows that are shown as samples.
 const SHOWN: usize = 5;
 const GRACE: Duration = Duration::from_secs(30);
 
-/// Results of the rows that were sent.
+/// Results of a pilot.
 #[derive(Debug, Serialize)]
 pub struct Pilot {
-    /// Rows that were sent; their answers are kept for the run.
+    /// Number of rows that were sent; their answers are kept for the run.
     pub rows: u64,
-    /// Answers of steps to them.
+    /// Number of answers, of all steps together.
     pub answers: u64,
-    /// Errors.
+    /// Number of failed outcomes, of all steps together.
     pub errors: u64,
-    /// US dollars that their answers cost, now or before; none where nobody says.
+    /// US dollars that the outcomes cost, whether paid now or by an earlier run; `None` if no cost is known.
     pub cost_usd: Option<f64>,
-    /// US dollars that were paid now; none where nobody says, or no request.
+    /// US dollars that were paid now; `None` if no cost is known or no request was sent.
     pub paid_usd: Option<f64>,
-    /// Some of them.
+    /// The first rows, with their outcomes.
     pub samples: Vec<PilotSample>,
 }
 
-/// A row beside what was answered to it.
+/// A row with its inputs and outcomes.
 #[derive(Debug, Serialize)]
 pub struct PilotSample {
-    /// The source file.
+    /// Path of the source file, relative to the source's root.
     pub file: String,
-    /// The row in it.
+    /// Physical row in the file.
     pub row: u64,
-    /// Columns that the steps read, with their texts.
+    /// Names of the source columns that the steps read, each with its value as text; nulls are left out.
     pub inputs: Vec<(String, String)>,
-    /// What each step came to: its output, and that.
+    /// Output column of each step, with the step's outcome in words.
     pub outputs: Vec<(String, String)>,
 }
 
 /// Rows that were sent, and their outcomes.
 #[derive(Debug)]
 pub(crate) struct Answered {
-    /// Their places among the sampled rows.
+    /// Index of each row among all rows of the chunks that were given to [`send_pilot`].
     pub(crate) places: Vec<usize>,
     pub(crate) chunks: Vec<Chunk>,
-    /// By step, then by row.
+    /// Outcomes by step, then by row.
     pub(crate) outcomes: Vec<Vec<RowResult>>,
-    /// What was paid now: answers that were there already cost nothing.
+    /// Amount paid now; answers taken from journals and the cache cost nothing. `None` if no cost is known.
     paid: Option<Money>,
-    /// Requests that were refused by a rate limit.
+    /// Number of requests that a rate limit refused.
     pub(crate) throttled: u64,
 }
 
-/// Checks what a pilot will send against the target, as a run does before its first call.
+/// Makes the checks that a run makes of the target before its first request. Sets the lengths of the target's vectors
+/// in `prepared`.
 pub(crate) async fn check_target(
     session: &Session<'_>,
     prepared: &mut PreparedJob,
@@ -108,7 +111,7 @@ pub(crate) async fn check_target(
     Ok(())
 }
 
-/// Sends these rows of the chunks, which are in their order, and waits for their outcomes.
+/// Sends some rows of the chunks and waits for their outcomes. `rows` holds ascending indices over all chunks together.
 pub(crate) async fn send_pilot(
     session: &Session<'_>,
     prepared: Prepared,
@@ -144,11 +147,12 @@ pub(crate) async fn send_pilot(
         confirmed: true,
         keep_paid: true,
     };
-    let end = running.run(options, stop).await?;
-    // Of one that was cut short, too: other machines have to know what is spent.
+    let end = running.run(options, stop).await;
+    // This is done for a pilot that was cut short or failed, too: other machines must know what is spent.
     if let Some(copy) = &mut copy {
         copy.copy().await?;
     }
+    let end = end?;
     if !matches!(end, End::Complete) {
         return Err(RunError::PilotEnded(Box::new(end)));
     }
@@ -158,7 +162,7 @@ pub(crate) async fn send_pilot(
     Ok(Answered { places, chunks, outcomes: outcomes.unwrap_or_default(), paid: paid.cost, throttled })
 }
 
-/// Some rows of chunks, by their places over all of them.
+/// Returns the rows of chunks at these places, which are indices over all chunks together.
 fn picked(chunks: &[Chunk], places: &[usize]) -> Result<Vec<Chunk>, RunError> {
     let mut found = Vec::new();
     let mut first = 0;
@@ -227,12 +231,12 @@ impl Feed for PilotBatch {
     }
 
     fn covers_all(&self) -> bool {
-        // The answers are for the run.
+        // Answers are kept for the run, which covers more rows.
         false
     }
 }
 
-/// Takes the outcomes, and keeps the journal from being removed.
+/// Collects the outcomes of the batch, and puts its journal aside, so that it is not removed.
 #[derive(Clone)]
 struct CollectingDrain {
     folder: JournalFolder,
@@ -252,7 +256,7 @@ impl Drain for CollectingDrain {
 }
 
 impl Answered {
-    /// In words, for people.
+    /// Returns the results for display.
     pub(crate) fn report(&self, job: &Job) -> Pilot {
         let all = || self.outcomes.iter().flatten();
         let costs: Vec<Money> = all().filter_map(|settled| settled.cost).collect();

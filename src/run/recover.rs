@@ -1,4 +1,4 @@
-//! The checkpoint of a run: created, read, rebuilt from the target, or refused.
+//! The checkpoint of a run: created, read, rebuilt from the target, or refused if it does not fit the target.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,21 +23,21 @@ const OTHER_SOURCE: &str = "enrich run --restart empties the target and sends ev
 /// Number of the target's commits that runs may search again for a RESTORE before the checkpoint notes them as seen.
 const MOST_UNSEEN: u64 = 100;
 
-/// Compares a checkpoint with its target.
+/// Finds the checkpoint that a run begins with, by comparing the stored one with the target.
 pub(crate) struct Recoverer<'a> {
     pub(crate) job: &'a Job,
     pub(crate) source: &'a mut Source,
     pub(crate) sink: &'a Sink,
     pub(crate) file: &'a CheckpointFile,
     pub(crate) voice: &'a Voice,
-    /// Whether rows that the target has under another `app_id` may be sent.
+    /// Whether rows that the target has under another `app_id` may be sent again.
     pub(crate) confirmed: bool,
-    /// Whether rows that the target lacks are sent first.
+    /// Whether earlier rows that the target lacks are sent first.
     pub(crate) refills: bool,
 }
 
 impl Recoverer<'_> {
-    /// Returns the checkpoint, which is created, read or rebuilt, and those of its batches that the target lacks.
+    /// Creates, reads or rebuilds the checkpoint. Returns it with its batches that the target lacks.
     pub(crate) async fn run(&mut self) -> Result<(Checkpoint, Vec<PlannedBatch>), RunError> {
         let mut checkpoint: Checkpoint = match self.file.load().await? {
             Some(checkpoint) => {
@@ -77,8 +77,10 @@ impl Recoverer<'_> {
                         "the checkpoint is older than the target (batch {committed} is committed); its position is taken from the target"
                     );
                     self.voice.say(&Event::Notice(&text));
-                    let Checkpoint { paused, restored, asks_all_since, .. } = checkpoint;
-                    checkpoint = Checkpoint { restored, asks_all_since, ..self.rebuild(paused).await? };
+                    let Checkpoint { paused, restored, asks_all_since, steps, target_seen, .. } = checkpoint;
+                    let of_target = self.rebuild(paused).await?;
+                    checkpoint = Checkpoint { restored, asks_all_since, steps, target_seen, ..of_target };
+                    self.file.save(&checkpoint).await?;
                     rebuilt = true;
                 }
                 Ok(Recovery::Behind { committed }) => {
@@ -91,7 +93,8 @@ impl Recoverer<'_> {
         }
     }
 
-    /// Notes a RESTORE of the target to an earlier version in the checkpoint, and reports it until a refill is done.
+    /// Notes a RESTORE of the target to an earlier version in the checkpoint. Each run reports it until a refill is
+    /// done.
     async fn look_for_restore(&self, checkpoint: &mut Checkpoint) -> Result<(), RunError> {
         let newest = self.sink.version();
         let found = self.sink.restored(checkpoint.target_seen).await?;
@@ -99,7 +102,7 @@ impl Recoverer<'_> {
         if let Some(version) = found {
             checkpoint.restored = Some(TargetRestore { version, is_refilled: false });
         }
-        // Others may write many commits to the target, which each run would search again.
+        // Other writers may add many commits to the target, which each run would search again.
         if found.is_some() || newest.saturating_sub(checkpoint.target_seen.unwrap_or_default()) > MOST_UNSEEN
         {
             checkpoint.target_seen = Some(newest);
@@ -161,8 +164,8 @@ impl Recoverer<'_> {
         Ok(self.file.save(checkpoint).await?)
     }
 
-    /// Reports steps whose prompt or models have changed, and the number of rows in the target that were sent before
-    /// that. The checkpoint is saved with the next plan; until then each run reports the change.
+    /// Reports each step whose prompt or models have changed, with the number of rows in the target that were sent
+    /// before the change. The checkpoint is saved with the next plan; until then each run reports the change.
     async fn compare_steps(&self, checkpoint: &mut Checkpoint) -> Result<(), RunError> {
         let steps = self.steps();
         let before = std::mem::take(&mut checkpoint.steps);
@@ -208,7 +211,7 @@ impl Recoverer<'_> {
         self.job.steps.iter().map(step).collect()
     }
 
-    /// Describes the checkpoint that a run would begin with. Nothing is changed.
+    /// Describes the checkpoint that a run would begin with, without changing anything.
     pub(crate) async fn look(&mut self) -> Result<String, RunError> {
         let Some(checkpoint) = self.file.load().await? else {
             return Ok(match self.sink.progress().await? {
@@ -262,8 +265,8 @@ impl Recoverer<'_> {
         Ok(())
     }
 
-    /// Builds a checkpoint from the state of the target, an empty one for a new job, and saves it. Its lineage is new,
-    /// so that the lost checkpoint is recognised as another one should it turn up again.
+    /// Builds a checkpoint from the state of the target and saves it; for a new job it is empty. Its lineage is new, so
+    /// that the lost checkpoint is recognised as another one if it turns up again.
     async fn rebuild(&mut self, paused: Option<Paused>) -> Result<Checkpoint, RunError> {
         let empty = Checkpoint {
             app_id: self.job.app_id.clone(),
@@ -322,7 +325,7 @@ impl Recoverer<'_> {
             self.report_rebuilt(batch);
         }
         let next_batch = batch.map_or(BatchId::FIRST, BatchId::next);
-        // The number of rows that the lost checkpoint had passed over is not known.
+        // The lost checkpoint held the number of rows passed over so far: it is known only at the start, as 0.
         let passed = empty.passed.filter(|_| position == Position::Start);
         let checkpoint = Checkpoint { next_batch, position, passed, adopted: batch, ..empty };
         self.file.save(&checkpoint).await?;
@@ -330,7 +333,7 @@ impl Recoverer<'_> {
     }
 
     /// Describes the rows of this source that the target has under another `app_id`; `None` if there are none. The
-    /// source is known from the other job's newest commit, or else from the files in the rows' keys.
+    /// source of those rows is read from the other job's newest commit, or else from the file names in their keys.
     async fn rows_under_other_app_id(&self) -> Result<Option<String>, RunError> {
         for others in self.sink.rows_of_others().await? {
             let ForeignRows { app_id, rows, files } = others;
@@ -360,7 +363,7 @@ impl Recoverer<'_> {
     async fn position_of_rows(&mut self) -> Result<Position, RunError> {
         if let Some(version) = self.sink.restored(None).await? {
             if self.refills {
-                // A refill sends new and missing rows alike, so they need not be distinguished.
+                // A refill sends every row that is not in the target, whether it is new or was lost.
                 return Ok(self.source.end_of_all());
             }
             return Err(RunError::Mismatch {
@@ -375,7 +378,8 @@ impl Recoverer<'_> {
         Ok(self.source.position_after(&held).await?)
     }
 
-    /// The error for a target that does not show which rows were read. Reading all of them could write some twice.
+    /// Returns the error for a target that does not show which rows were read. Reading the source from its start could
+    /// write some rows twice.
     fn lost_position_error(&self) -> RunError {
         RunError::Mismatch {
             what: format!(
@@ -394,7 +398,7 @@ impl Recoverer<'_> {
     }
 }
 
-/// Checks that a checkpoint belongs to a job and its source.
+/// Checks that a checkpoint belongs to the job and to its source.
 pub(crate) fn check_belongs(
     job: &Job,
     source: &Source,

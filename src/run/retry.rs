@@ -1,4 +1,4 @@
-//! A retry of failed rows: they are read from the target, sent again, and replaced there.
+//! A retry of failed rows: they are read from the target and sent again, and their new outcomes replace the old ones.
 //!
 //! A retry has a checkpoint, a journal, a lineage and a lock of its own, so that a run may go on beside it. Like a run,
 //! it makes each plan durable before it sends requests, and commits each batch once.
@@ -91,7 +91,7 @@ async fn start(
     let columns = rows.source_columns();
     let file = CheckpointFile::in_folder(session.home());
 
-    // The run id is written with each row; the checkpoint has the id of a retry that was cut short.
+    // The run id is written with each row; if a retry was cut short, the checkpoint has its id.
     let found = file.load::<Retrying>().await?;
     let state = found.as_ref().map(|checkpoint| checkpoint.position.clone()).unwrap_or_default();
     let mut retrying = Retrying { session: None, limit: options.max_rows, ..requested.clone() };
@@ -194,8 +194,8 @@ async fn recovered(
             checkpoint.planned.clone_from(&outstanding);
             return Ok((checkpoint, outstanding));
         }
-        // The plans of that checkpoint are not needed: what is left to do are the failed rows in the table. No row is
-        // replaced twice, because a row that was replaced by an answer is not a failed one.
+        // The plans of that checkpoint are not needed: the failed rows in the table are what is left to do. No row is
+        // replaced twice, because a row whose outcome was replaced by an answer is no longer a failed one.
     }
     let newest = retry_commit.committed(Lineage::random()).await?.app;
     let checkpoint = Checkpoint {
@@ -218,7 +218,7 @@ async fn recovered(
     Ok((checkpoint, Vec::new()))
 }
 
-/// The row ranges of planned batches, for lookup.
+/// The row ranges of planned batches, as (file, start, end).
 struct Planned<'a>(BTreeSet<(&'a str, u64, u64)>);
 
 impl<'a> Planned<'a> {
@@ -245,7 +245,7 @@ pub(crate) struct RetryFeed {
     has_more_rows: bool,
     file: CheckpointFile,
     checkpoint: Checkpoint<Retrying>,
-    /// The batch that was planned last and the files of the target that hold its rows, until it is read.
+    /// The batch that was planned last, with the files of the target that hold its rows; `None` once it is read.
     places: Option<(BatchId, BTreeSet<String>)>,
     /// The target's constraints on its rows.
     constraints: watch::Receiver<Arc<Constraints>>,
@@ -336,7 +336,7 @@ impl Feed for RetryFeed {
     }
 
     fn covers_all(&self) -> bool {
-        // Answers to rows outside the selection are kept for a retry that selects these rows.
+        // Answers to rows outside the selection are kept for a later retry that selects these rows.
         self.reaches_end() && self.checkpoint.position.selection == Selection::default()
     }
 }

@@ -1,7 +1,7 @@
-//! The loop of a run, between where batches come from and where they go.
+//! The loop of a run, between its feed, where batches come from, and its drain, where they go.
 //!
-//! It waits for one event at a time and handles it in one place. What takes long (planning, loading, committing) goes on
-//! in tasks of its own, each of which borrows the feed or the drain and gives it back.
+//! It waits for one event at a time and handles it in one place. Planning, loading and committing take long: each is a
+//! task of its own, which takes the feed or the drain and gives it back when it ends.
 
 use std::time::Duration;
 
@@ -24,56 +24,56 @@ use crate::ident::{BatchId, Lineage};
 use crate::ledger::LedgerTask;
 use crate::rows::{ConstraintErrors, FilledBatch};
 
-/// How long the last answers may take to be copied to the store, where they are.
+/// Maximum time for copying the last answers of a run to the object store, if the checkpoint is in one.
 const LAST_COPIES: Duration = Duration::from_secs(60);
 
-/// The same when the caller requests the end at once.
+/// The same time if the caller requests to stop at once.
 const AT_ONCE: Duration = Duration::from_secs(2);
 
-/// What was spent is flushed to the disk after a commit, at most so often, and at the end.
+/// Minimum time between two flushes of the account to the disk. It is flushed after commits, and at the end of the run.
 const FLUSH_EVERY: Duration = Duration::from_secs(1);
 
-/// A task of the loop that has ended, with what it had borrowed.
+/// The result of a task, with the feed or the drain that it gives back.
 enum FinishedTask<F, D> {
     Planned(Box<F>, Result<Option<LoadedBatch>, RunError>),
     Loaded(Box<F>, BatchId, Result<LoadedBatch, RunError>),
     Committed(Box<D>, BatchId, u64, Result<(Delivery, Vec<ConstraintErrors>), RunError>),
 }
 
-/// What the loop reacts to, one at a time.
+/// An event that the loop handles.
 enum LoopEvent<F, D> {
     /// The caller requests the run to stop.
     StopRequested(StopRequest),
-    /// A task of the loop has ended, or died.
+    /// A task has ended, or has panicked.
     TaskDone(Box<Result<FinishedTask<F, D>, JoinError>>),
-    /// A deadline has come.
+    /// A deadline is reached.
     Deadline,
     /// Another run holds the job, or may hold it.
     LeaseLost(LeaseError),
-    /// The enricher has replies to take in, or room for rows; or it cannot go on.
+    /// The enricher has replies to take in or room for rows; an error if it cannot go on.
     Replies(Result<(), EnricherError>),
 }
 
 /// How the loop goes on after an event.
 enum Flow {
-    /// With the next event.
+    /// It waits for the next event.
     GoOn,
-    /// Not at all: everything that could be committed is.
+    /// It ends: every batch that could be committed is committed.
     End,
-    /// Not at all, and without the time that copies would take.
+    /// It ends within seconds: batches are not committed, and copies may be left unfinished.
     EndAtOnce,
 }
 
-/// When a run stops by itself.
+/// The times at which a run stops sending and at which it ends.
 #[derive(Clone, Copy, Debug, Default)]
 struct Deadlines {
-    /// When no new requests are sent.
+    /// When the run stops sending new requests; `None` without a maximum duration, or once the time is reached.
     finish_by: Option<Instant>,
-    /// When requests in flight are cut off.
+    /// When requests in flight are cut off; `None` until the grace time begins.
     cut_off: Option<Instant>,
-    /// The time of requests in flight once the run stops.
+    /// Time that requests in flight get after the caller, `finish_by` or an error has stopped the run.
     grace: Duration,
-    /// Whether `finish_by` has come.
+    /// Whether `finish_by` was reached.
     timed_out: bool,
 }
 
@@ -86,10 +86,10 @@ impl Deadlines {
         self.cut_off.get_or_insert(clock::now() + self.grace);
     }
 
-    /// Whether `finish_by` has come just now.
-    fn take_finish(&mut self, now: Instant) -> bool {
+    /// Whether `finish_by` is reached. Returns `true` once only. `is_going` is whether new requests are still sent.
+    fn take_finish(&mut self, now: Instant, is_going: bool) -> bool {
         let is_over = self.finish_by.take_if(|at| *at <= now).is_some();
-        self.timed_out |= is_over;
+        self.timed_out |= is_over && is_going;
         is_over
     }
 
@@ -98,22 +98,25 @@ impl Deadlines {
     }
 }
 
-/// The loop of a run, between where batches come from and where they go.
+/// The state of the loop of a run.
 pub(crate) struct Running<F, D> {
     enricher: Enricher,
+    /// `None` while a task has it.
     feed: Option<Box<F>>,
+    /// `None` while a task has it.
     drain: Option<Box<D>>,
     lineage: Lineage,
     lease_guard: LeaseGuard,
-    /// Copies the journals, where the checkpoint is in an object store.
+    /// Copies the journals to the object store; `None` if the checkpoint is not in one.
     copier: Option<Copier>,
     tasks: JoinSet<FinishedTask<F, D>>,
+    /// The batch that was committed last.
     newest: Option<BatchId>,
-    /// When what was spent was flushed to the disk.
+    /// When the account was last flushed to the disk.
     flushed: Option<Instant>,
-    /// Whether later runs are kept from going on; none while there was no reason to try.
+    /// Whether this run has paused the job; `None` if it has not tried to.
     pauses: Option<bool>,
-    /// An anomaly that only the end of the run has shown.
+    /// An anomaly that was found only at the end of the run.
     late_anomaly: Option<Anomaly>,
     error: Option<RunError>,
     deadlines: Deadlines,
@@ -167,7 +170,7 @@ impl<F: Feed, D: Drain> Running<F, D> {
             self.start_tasks()?;
             if self.tasks.is_empty() {
                 if self.enricher.release_held() {
-                    // There may be something to do or to send now.
+                    // The released rows may have filled a batch, or are to be sent again.
                     continue;
                 }
                 if self.enricher.is_finished() {
@@ -183,7 +186,7 @@ impl<F: Feed, D: Drain> Running<F, D> {
         }
     }
 
-    /// Waits for the next event. The caller's wishes come first, replies last.
+    /// Waits for the next event. If several are ready, a stop request comes first and replies come last.
     async fn next_event(&mut self, stop: &mut watch::Receiver<StopRequest>) -> LoopEvent<F, D> {
         let deadline = self.deadlines.next();
         tokio::select! {
@@ -204,7 +207,8 @@ impl<F: Feed, D: Drain> Running<F, D> {
                 self.tasks.abort_all();
                 return Ok(Flow::EndAtOnce);
             }
-            LoopEvent::StopRequested(StopRequest::Gently | StopRequest::None) => self.halt(),
+            LoopEvent::StopRequested(StopRequest::Gently) => self.halt(),
+            LoopEvent::StopRequested(StopRequest::None) => {}
             LoopEvent::TaskDone(done) => {
                 let done = (*done).map_err(|error| RunError::Task(error.to_string()))?;
                 if let Err(error) = self.take(done) {
@@ -213,7 +217,8 @@ impl<F: Feed, D: Drain> Running<F, D> {
             }
             LoopEvent::Deadline => {
                 let now = clock::now();
-                if self.deadlines.take_finish(now) {
+                // A run that stops already keeps its reason.
+                if self.deadlines.take_finish(now, self.enricher.stopped_by().is_none()) {
                     self.halt();
                 }
                 if self.deadlines.is_cut_off(now) {
@@ -230,7 +235,7 @@ impl<F: Feed, D: Drain> Running<F, D> {
         Ok(Flow::GoOn)
     }
 
-    /// Sends nothing new, and gives what is in flight its time.
+    /// Stops sending new requests, and starts the grace time of requests in flight.
     fn halt(&mut self) {
         self.enricher.halt(Stop::Requested);
         self.deadlines.begin_grace();
@@ -244,7 +249,7 @@ impl<F: Feed, D: Drain> Running<F, D> {
         Ok(())
     }
 
-    /// What is in flight has had its time; full batches are still committed.
+    /// Cuts off the requests in flight, and commits the full batches.
     async fn cut_off(&mut self) -> Result<(), RunError> {
         self.enricher.abort().await;
         loop {
@@ -254,7 +259,8 @@ impl<F: Feed, D: Drain> Running<F, D> {
         }
     }
 
-    /// Keeps later runs from paying for more of what this one stops at, as soon as it is known.
+    /// Pauses the job as soon as the run stops at too many errors or an anomaly, so that no later run pays for more of
+    /// them. Does nothing while a task has the feed.
     async fn pause(&mut self) -> Result<(), RunError> {
         if let (Some(why), Some(feed)) = (self.enricher.stopped_by().and_then(Stop::pauses), &mut self.feed)
             && self.pauses.is_none()
@@ -266,7 +272,8 @@ impl<F: Feed, D: Drain> Running<F, D> {
         Ok(())
     }
 
-    /// Pauses a job whose run came to its end, or to a limit, with too few answers to stop it before.
+    /// Pauses a job at an anomaly in fewer answers than are needed to stop a run, if the run came to its end or to one
+    /// of its limits.
     async fn pause_for_late_anomaly(&mut self) {
         let is_end = match self.enricher.stopped_by() {
             None | Some(Stop::MaxRows) => true,
@@ -277,7 +284,7 @@ impl<F: Feed, D: Drain> Running<F, D> {
             && is_end
         {
             match feed.pause(anomaly.to_string()).await {
-                // The caller of a feed that cannot be paused got the outcome of every row.
+                // A feed that is not paused hands every outcome to its caller, who can judge them.
                 Ok(false) => {}
                 Ok(true) => {
                     self.pauses = Some(true);
@@ -288,7 +295,7 @@ impl<F: Feed, D: Drain> Running<F, D> {
         }
     }
 
-    /// Goes on only with what is in flight. The first error is the one that is reported.
+    /// Stops sending because of an error. The run ends with the first error.
     fn fail(&mut self, error: RunError) {
         self.voice.say(&Event::Stopping(&error.to_string()));
         self.error.get_or_insert(error);
@@ -336,7 +343,7 @@ impl<F: Feed, D: Drain> Running<F, D> {
         Ok(())
     }
 
-    /// The account, where it is time to flush what was spent: the disk is busy with it for a while.
+    /// Returns the account if it is time to flush it, which is slow, and otherwise `None`.
     fn due_account(&mut self) -> Option<Account> {
         let now = clock::now();
         let is_due = self.flushed.is_none_or(|at| now.saturating_duration_since(at) >= FLUSH_EVERY);
@@ -393,7 +400,8 @@ impl<F: Feed, D: Drain> Running<F, D> {
         let is_complete = self.enricher.is_complete();
         let planned_all = self.feed.as_ref().is_some_and(|feed| feed.reaches_end());
         let covers_all = self.feed.as_ref().is_some_and(|feed| feed.covers_all());
-        // Who has lost the job leaves the checkpoint to the one who has it, and who is in a hurry to the next run.
+        // A run that has lost the job leaves the checkpoint to the run that has it. One that ends at once leaves it to
+        // the next run.
         let is_lost = matches!(self.error, Some(RunError::Lease(_)));
         if let Ok(Err(error)) = timeout(patience, self.pause()).await {
             self.error.get_or_insert(error);
@@ -423,7 +431,7 @@ impl<F: Feed, D: Drain> Running<F, D> {
             if reached_end && is_complete {
                 copier.copies.discard_stray_answers();
             }
-            // Also where the disk fails: then the copies are all there is.
+            // This is done even if `finished` is an error: after a failure of the disk the copies are all there is.
             copier.finish(patience).await;
         }
         let finished = finished?;
@@ -447,7 +455,8 @@ impl<F: Feed, D: Drain> Running<F, D> {
     }
 }
 
-/// Commits a batch as the target takes it now; gives the outcomes by step that it did not take, too.
+/// Commits a batch. Outcomes that break the target's constraints become errors first; this is repeated if the target
+/// changes before the commit. Also returns the outcomes that became errors, by step.
 async fn committed(
     drain: &mut impl Drain,
     batch: &mut FilledBatch,
@@ -466,7 +475,7 @@ async fn committed(
     }
 }
 
-/// What was spent is on the disk.
+/// Flushes the account to the disk, if there is one to flush.
 async fn flushed(account: Option<Account>) -> Result<(), RunError> {
     let Some(account) = account else { return Ok(()) };
     let flushing = tokio::task::spawn_blocking(move || account.sync());

@@ -1,7 +1,7 @@
 //! A session: everything that a command opens before it may send a request, in one place and one order.
 //!
-//! First the folders are probed, then the job is locked (and leased, where its checkpoint is in an object store). With
-//! the checkpoint at hand follow the figures of batches, and the journals with the enricher. A run, a retry and a pilot
+//! First the folders are probed, then the job is locked (and leased, if its checkpoint is in an object store). Once the
+//! caller has the checkpoint, it opens the metrics, then the journals with the enricher. A run, a retry and a pilot
 //! open the same things; a retry has folders of its own, below those of the run, so that both may go on at once.
 
 use std::collections::BTreeMap;
@@ -27,13 +27,13 @@ use crate::wording::counted;
 
 /// Folder of a retry's checkpoint, lock and journal, below those of the run.
 pub(crate) const RETRY_FOLDER: &str = "retry";
-/// Folder of the copies of a journal, in the folder of its checkpoint.
+/// Folder of the copies of the journals, in the folder of the checkpoint.
 pub(crate) const COPIES: &str = "journal";
 
-/// Lowest number of a batch that no checkpoint plans.
+/// Lowest number for a batch that is in no checkpoint, far above those that a checkpoint reaches.
 const FIRST_OUTSIDE: u64 = 1 << 62;
 
-/// What a session is for, and so whose folders it uses.
+/// What a session is for, which decides about the folders that it uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Scope {
     /// A run, or a pilot of one.
@@ -42,7 +42,7 @@ pub(crate) enum Scope {
     Retry,
 }
 
-/// A job that this process holds.
+/// A job that this process holds exclusively.
 #[derive(Debug)]
 pub(crate) struct Session<'a> {
     job: &'a Job,
@@ -57,9 +57,9 @@ pub(crate) struct Session<'a> {
 struct Folders {
     /// Folder of the job's checkpoint.
     job_home: Folder,
-    /// Folder of the session's checkpoint; the same for a run.
+    /// Folder of the session's checkpoint: for a run `job_home`, for a retry a folder in it.
     home: Folder,
-    /// Local folder of the lock and of what is kept for the next session.
+    /// Local folder of the lock and of files for the next session, such as the counters.
     state: PathBuf,
     journal: PathBuf,
 }
@@ -90,7 +90,7 @@ impl<'a> Session<'a> {
         Session::in_folders(job, scope, folders, run).await
     }
 
-    /// Locks a job, as `run`, for what needs no folder of it to be written.
+    /// Locks a job, as `run`, without probing whether its folders can be written.
     ///
     /// # Errors
     /// When another run holds the job.
@@ -104,7 +104,8 @@ impl<'a> Session<'a> {
         Ok(Session { job, scope, folders, run, exclusive })
     }
 
-    /// Does work that needs the account of the job's budget for itself. The caller releases the session afterwards.
+    /// Does `work` with exclusive access to the account of the job's budget. The caller releases the session
+    /// afterwards.
     ///
     /// # Errors
     /// Those of the work, and when another session spends from the same budget.
@@ -115,12 +116,11 @@ impl<'a> Session<'a> {
         Box::pin(RunBudget::during(self.job, &self.folders.job_home, self.run, Box::pin(work))).await
     }
 
-    /// Gives the job back.
+    /// Releases the lease and the locks of the job.
     pub(crate) async fn release(self) {
         self.exclusive.release().await;
     }
 
-    /// The job.
     pub(crate) fn job(&self) -> &'a Job {
         self.job
     }
@@ -130,7 +130,7 @@ impl<'a> Session<'a> {
         &self.folders.home
     }
 
-    /// Local folder of what the session keeps for the next one.
+    /// Local folder of files for the next session.
     pub(crate) fn state(&self) -> &PathBuf {
         &self.folders.state
     }
@@ -145,16 +145,16 @@ impl<'a> Session<'a> {
         self.exclusive.lease_guard()
     }
 
-    /// Opens what the job may spend.
+    /// Opens the budget of the job and its account.
     ///
     /// # Errors
-    /// When the file of what was spent cannot be read.
+    /// When the record of the spending so far cannot be read.
     pub(crate) async fn budget(&self) -> Result<RunBudget, RunError> {
         RunBudget::open(self.job, &self.folders.job_home).await
     }
 
-    /// Opens the table of figures, where the job has one. Returns what keeps the figures, and a voice that counts for
-    /// them.
+    /// Opens the metrics table. Returns its writer, or `None` if the job has no metrics table, and `voice` extended by
+    /// the counters of providers.
     ///
     /// # Errors
     /// When the counters of providers cannot be written.
@@ -175,7 +175,8 @@ impl<'a> Session<'a> {
         Ok((Some(writer), voice.clone().and(Box::new(counters))))
     }
 
-    /// As [`Session::metrics`], and writes the figures that earlier sessions left behind to their table.
+    /// As [`Session::metrics`], and appends the metrics that earlier sessions left behind to the table. If that fails,
+    /// a notice is reported and they stay pending.
     ///
     /// # Errors
     /// As [`Session::metrics`], and when the log of `target` cannot be read.
@@ -199,8 +200,8 @@ impl<'a> Session<'a> {
         Ok((writer, voice))
     }
 
-    /// Opens the journals of a lineage and starts the enricher of its rows. Returns what copies the journals, too, where
-    /// the checkpoint is in an object store.
+    /// Opens the journals of a checkpoint's lineage and starts the enricher. Returns it with the copier of the
+    /// journals, which is `None` if the checkpoint is not in an object store.
     ///
     /// # Errors
     /// When a journal or the cache cannot be opened.
@@ -218,17 +219,18 @@ impl<'a> Session<'a> {
         let open = std::mem::take(&mut journals.open);
         let strictness = match self.scope {
             Scope::Run => Strictness::Probation,
-            // Rows that failed before may well all fail again.
+            // Failed rows may all fail again, which shows nothing about the run.
             Scope::Retry => Strictness::RowByRow,
         };
-        let mut enricher = Enricher::start(prepared, ledger, journals, max_rows, strictness, voice.clone());
+        let mut enricher = Enricher::start(prepared, ledger, journals, max_rows, strictness, voice.clone())?;
         enricher.seed(&open)?;
         Ok((enricher, copier))
     }
 
-    /// Starts the enricher of batches that no checkpoint plans, such as those of a pilot: `planned` first, then what its
-    /// feed plans, numbered on from the last of `planned` (the first one by [`outside_checkpoint`]). The answers in all journals of the job are used, and no journal is removed. Returns the folder of the
-    /// journals, too: a drain puts aside those of its batches, so that a run finds their answers.
+    /// Starts the enricher of batches that are in no checkpoint, such as that of a pilot: first the batches `planned`,
+    /// then those that its feed plans, whose numbers follow the last of `planned`, or begin at [`outside_checkpoint`].
+    /// The answers in all journals of the job are used, and no journal is removed. Returns the enricher with the folder
+    /// of the journals, in which a drain puts aside those of its batches, so that a run finds their answers.
     ///
     /// # Errors
     /// When a journal or the cache cannot be read.
@@ -243,7 +245,7 @@ impl<'a> Session<'a> {
         let folder = JournalFolder::open(&self.folders.journal)?;
         let mut stray_answers = StrayAnswers::default();
         for found in folder.list()? {
-            // Those of open batches, too: what is paid for is not paid for again.
+            // Journals of a run's open batches count, too: their answers are paid for.
             stray_answers.absorb_records(journal::read_all(&found.path)?);
         }
         let cache = self.job.cache.as_ref().map(|spec| Store::open(&spec.path, spec.into())).transpose()?;
@@ -254,12 +256,12 @@ impl<'a> Session<'a> {
         let journals =
             Journals { lineage, folder: folder.clone(), stray_answers, learned, account, cache, open };
         let mut enricher =
-            Enricher::start(prepared, ledger, journals, None, Strictness::Probation, voice.clone());
+            Enricher::start(prepared, ledger, journals, None, Strictness::Probation, voice.clone())?;
         enricher.seed(&[])?;
         Ok((enricher, folder))
     }
 
-    /// The ledger of these planned batches.
+    /// Returns a ledger with the batches `planned`; the next batch to be planned gets the number `next`.
     fn ledger(&self, next: BatchId, planned: &[PlannedBatch]) -> Ledger {
         let planned = planned.iter().map(|batch| (batch.id, batch.rows(), batch.bytes));
         Ledger::new(Window::of(self.job), self.job.steps.len(), next, planned)
@@ -269,7 +271,7 @@ impl<'a> Session<'a> {
         LearnedFile::load(self.folders.home.path().unwrap_or(&self.job.places.state))
     }
 
-    /// Whose figures this session keeps.
+    /// Returns the job and run that own the session's metrics.
     fn figures_owner(&self, run_id: RunId, lineage: Lineage) -> MetricsOwner {
         let job = self.job;
         let first_step = |at: usize| {
@@ -289,8 +291,9 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Opens the journals of a lineage: removes those of committed batches and puts aside those of no planned batch. With
-    /// a checkpoint in an object store, brings back what this machine lacks.
+    /// Opens the journals of a checkpoint's lineage: removes those of committed batches and puts aside those of no
+    /// planned batch. If the checkpoint is in an object store, restores records that this machine lacks from their
+    /// copies there, and starts the copier.
     async fn journals<P>(
         &self,
         checkpoint: &Checkpoint<P>,
@@ -334,7 +337,7 @@ impl<'a> Session<'a> {
             copier = Some(Copier::start(copies, budget.copy.take(), copying.every, voice.clone()));
         }
         let limits = |spec| match checkpoint.asks_all_since {
-            // Entries know their second only.
+            // The cache stores times in whole seconds: entries of the second of `since` may be older than `since`.
             Some(since) => CacheLimits { not_before: since.timestamp() + 1, ..CacheLimits::from(spec) },
             None => CacheLimits::from(spec),
         };
@@ -344,7 +347,7 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Returns the number of a batch that no checkpoint plans; no job comes to it.
+/// Returns a random number for a batch that is in no checkpoint; no job has enough batches to reach it.
 pub(crate) fn outside_checkpoint() -> BatchId {
     BatchId::new(FIRST_OUTSIDE + u64::from(fastrand::u32(..)))
 }

@@ -1,4 +1,4 @@
-//! The connections to a provider: certificates, headers, key, and the secrets that no message shows.
+//! The connections to a provider: certificates, headers, key, and the secrets that are kept out of messages.
 //!
 //! Sends one body and reads one response as bytes. What a response means is decided by its callers.
 
@@ -17,9 +17,9 @@ use crate::clock;
 use crate::config::{Provider, Tls};
 use crate::fault::{Class, Failure};
 
-/// Shortest value in an address that counts as a key, in bytes. Shorter ones occur in texts by chance.
+/// Minimum length, in bytes, of a value in an address that counts as a key. Shorter ones occur in texts by chance.
 const MIN_SECRET: usize = 8;
-/// Statuses with which a gateway gives up on a provider that may still process the request, and bill it.
+/// Statuses with which a gateway gives up waiting for a provider that may still process the request, and bill it.
 const MAYBE_WORKED_ON: [u16; 4] = [408, 502, 504, 524];
 
 /// The connections to a provider.
@@ -33,7 +33,7 @@ pub(super) struct ProviderConnection {
     secrets: Vec<String>,
 }
 
-/// What is known of a response before its body is there.
+/// The parts of a response that are known before its body arrives.
 #[derive(Debug, Default)]
 pub(super) struct ResponseHead {
     pub(super) status: u16,
@@ -71,7 +71,7 @@ impl ProviderConnection {
         })
     }
 
-    /// Posts a body and reads the whole response, with secrets replaced. `head` gets what is known of it even if the
+    /// Posts a body and reads the whole response, with secrets replaced. `head` is filled in even if the response's
     /// body does not arrive.
     pub(super) async fn post(
         &self,
@@ -132,12 +132,12 @@ impl ProviderConnection {
         Ok(body.freeze())
     }
 
-    /// A body without the key, which a model or a gateway may echo anywhere in it.
+    /// Returns a body with secrets replaced, which a model or a gateway may echo anywhere in it.
     pub(super) fn redact_body(&self, body: Bytes) -> Bytes {
         self.redacted(&String::from_utf8_lossy(&body)).map_or(body, Bytes::from)
     }
 
-    /// A text with its secrets replaced, or `None` if it holds none.
+    /// Returns a text with its secrets replaced, or `None` if it holds none.
     fn redacted(&self, text: &str) -> Option<String> {
         let mut redacted = self.key.as_ref().and_then(|key| key.redacted(text));
         for secret in &self.secrets {
@@ -161,7 +161,7 @@ impl ProviderConnection {
     }
 }
 
-/// Values in an address's query that may be keys.
+/// Returns the values in an address's query that may be keys, judged by their names and lengths.
 fn secrets_of(url: &Url) -> Vec<String> {
     let is_key = |name: &str| {
         let name = name.to_ascii_lowercase();
@@ -171,11 +171,11 @@ fn secrets_of(url: &Url) -> Vec<String> {
     pairs.map(|(_, value)| value.into_owned()).collect()
 }
 
-/// An address without the parts that may be secret.
+/// Returns an address without its query, user name and password, which may be secret.
 pub(super) fn shown(url: &Url) -> String {
     let mut url = url.clone();
     url.set_query(None);
-    // This fails for an address that cannot have a user or a password, which then has none to hide.
+    // This fails only for an address that cannot have a user name or a password, and so has none to hide.
     let _ = url.set_username("").and_then(|()| url.set_password(None));
     url.to_string()
 }
@@ -191,7 +191,7 @@ pub(super) fn route_url(base: &Url, provider: &Provider, route: &[&str]) -> Url 
     url
 }
 
-/// Makes a client trust the provider's authorities and present the job's own certificate.
+/// Makes a client trust the configured certificate authorities and present the configured client certificate.
 fn with_certificates(mut builder: ClientBuilder, tls: &Tls) -> reqwest::Result<ClientBuilder> {
     if let Some(authorities) = &tls.authorities {
         builder = builder.tls_certs_merge(Certificate::from_pem_bundle(authorities)?);
@@ -226,7 +226,7 @@ fn failed(error: &reqwest::Error) -> Failure {
     Failure::new(class, chain(error))
 }
 
-/// An error and its root cause, without the address, which may hold query parameters.
+/// Describes an error and its root cause, without the address, whose query may hold secrets.
 fn chain(error: &reqwest::Error) -> String {
     let mut text = match () {
         () if error.is_connect() => "cannot connect".to_owned(),
@@ -248,7 +248,7 @@ fn chain(error: &reqwest::Error) -> String {
     text
 }
 
-/// Returns which key of the job file a TLS error is about. The error is recognized by the wording of rustls.
+/// Returns a hint that names the job-file key behind a TLS error. The error is recognized by the wording of rustls.
 fn hint(cause: &str) -> &'static str {
     match cause {
         cause if cause.contains("InvalidContentType") => {

@@ -1,31 +1,29 @@
-//! Server-sent events of a chat completion, joined to the body that the answer would have had without them.
+//! Joins the server-sent events of a chat completion to the body that the response would have had without streaming.
 //!
-//! Gateways send events that were not requested. The deltas of each choice are joined in their order: texts are
-//! appended, tool calls by their index. A stream that broke off has no body: half an answer is no answer.
-//! The form of the events is that of `chat.completion.chunk` in OpenAI's interface.
+//! Some gateways stream although that was not requested. The deltas of each choice are joined in their order: texts are
+//! appended, and tool calls are joined by their index. A stream that broke off gives no body: half an answer is no
+//! answer. The form of the events is that of `chat.completion.chunk` in OpenAI's interface.
 
 use serde_json::{Map, Value, json};
 
 use super::odd_json::object;
 
-/// The end of a stream.
+/// Data of the event that ends a stream.
 const DONE: &str = "[DONE]";
 /// Fields of a delta whose texts are appended.
 const TEXTS: [&str; 4] = ["content", "refusal", "reasoning_content", "reasoning"];
 
-/// Joins the events of a stream to one body. `None` if the body is no stream, or one that broke off.
+/// Joins the events of a stream to one body. Returns `None` if `body` is not a stream, has no JSON object in its
+/// events, or broke off.
 #[must_use]
 pub fn join_events(body: &[u8]) -> Option<Vec<u8>> {
-    is_stream(body)
-        .then(|| joined(&String::from_utf8_lossy(body)))
-        .flatten()
-        .map(|body| body.to_string().into())
+    joined(&String::from_utf8_lossy(stream(body)?)).map(|body| body.to_string().into())
 }
 
-/// Whether a body begins as a stream of events does.
-pub(super) fn is_stream(body: &[u8]) -> bool {
+/// Returns a body without what stands before its first event, or `None` if it does not begin as a stream does.
+pub(super) fn stream(body: &[u8]) -> Option<&[u8]> {
     let body = body.strip_prefix("\u{feff}".as_bytes()).unwrap_or(body).trim_ascii_start();
-    [b"data:".as_slice(), b"event:", b":"].iter().any(|begin| body.starts_with(begin))
+    [b"data:".as_slice(), b"event:", b":"].iter().any(|begin| body.starts_with(begin)).then_some(body)
 }
 
 fn joined(text: &str) -> Option<Value> {
@@ -43,7 +41,7 @@ fn joined(text: &str) -> Option<Value> {
                     deltas.into_iter().for_each(|delta| add_delta(&mut choices, delta));
                 }
                 (_, Value::Null) => {}
-                // The last event states the usage of all.
+                // The last usage that an event states stands for the whole stream.
                 ("usage", usage) => drop(whole.insert(name, usage)),
                 (_, value) => drop(whole.entry(name).or_insert(value)),
             }
@@ -57,7 +55,7 @@ fn joined(text: &str) -> Option<Value> {
     Some(Value::Object(whole))
 }
 
-/// Adds a part of a choice to the choices.
+/// Joins a choice of an event to the choice that has its index; an unknown index adds a choice.
 fn add_delta(choices: &mut Vec<Map<String, Value>>, part: Value) {
     let Value::Object(mut part) = part else { return };
     let index = part.get("index").and_then(Value::as_u64).unwrap_or_default();
@@ -89,7 +87,7 @@ fn add_delta(choices: &mut Vec<Map<String, Value>>, part: Value) {
     }
 }
 
-/// Adds a part of a tool call to the call of its index.
+/// Joins a part of a tool call to the call that has its index; an unknown index adds a call.
 fn add_call(calls: &mut Value, part: Value) {
     let (Some(calls), Value::Object(mut part)) = (calls.as_array_mut(), part) else { return };
     let index = part.get("index").and_then(Value::as_u64).unwrap_or_default();
@@ -115,7 +113,7 @@ fn add_call(calls: &mut Value, part: Value) {
     }
 }
 
-/// Appends to the text of a field.
+/// Appends to the text of a field, or sets it if it is missing or not a text.
 fn append(fields: &mut Map<String, Value>, name: &str, text: &str) {
     match fields.get_mut(name) {
         Some(Value::String(known)) => known.push_str(text),
@@ -153,7 +151,10 @@ mod tests {
     #[test]
     fn a_refusal_and_an_error_arrive_too() {
         let refusal = "data: {\"choices\":[{\"delta\":{\"refusal\":\"no\"},\"finish_reason\":\"stop\"}]}\n";
-        assert_eq!(joined_text(refusal).unwrap()["choices"][0]["message"]["refusal"], "no");
+        for before in ["", "\u{feff}", " \n"] {
+            let joined = joined_text(&format!("{before}{refusal}")).unwrap();
+            assert_eq!(joined["choices"][0]["message"]["refusal"], "no", "{before:?}");
+        }
         let error = "data: {\"error\":{\"code\":429,\"message\":\"slow down\"}}\n";
         assert_eq!(joined_text(error).unwrap()["error"]["code"], 429);
     }

@@ -9,7 +9,7 @@ use super::chat::{
     AssistantMessage, CalledFunction, ChatResponse, Choice, CompletionTokensDetails, Embedding, ErrorObject,
     PromptTokensDetails, ToolCall, Usage, text,
 };
-use super::events::{is_stream, join_events};
+use super::events::{join_events, stream};
 use super::odd_json::object;
 
 /// Number of bytes of a body that a message shows.
@@ -41,7 +41,7 @@ pub fn reason_of(body: &[u8]) -> String {
 /// Reads a body that does not parse as a [`ChatResponse`]. `None` if it holds no JSON object, or a stream that broke
 /// off.
 fn read_malformed(body: &[u8]) -> Option<ChatResponse> {
-    let body = match is_stream(body) {
+    let body = match stream(body).is_some() {
         true => Cow::Owned(join_events(body)?),
         false => Cow::Borrowed(body),
     };

@@ -354,18 +354,20 @@ impl Scenario {
         let mut played = Played::default();
         let end = start + Duration::from_secs(self.run.seconds);
         let mut ahead = std::collections::BTreeSet::new();
-        while let Ok(Some(reply)) = tokio::time::timeout_at(end, replies.recv()).await {
-            if matches!(reply.verdict, Verdict::Paid(_) | Verdict::Failed(_)) {
-                ahead.insert(u64::from(reply.request.cell.row));
-                oldest.send_modify(|oldest| {
-                    while ahead.remove(oldest) {
-                        *oldest += 1;
-                    }
-                });
-            }
-            played.note(reply, &mode, start);
-            if played.stop.is_some() || played.answered + played.failed == rows {
-                break;
+        let is_over = |played: &Played| played.stop.is_some() || played.answered + played.failed == rows;
+        while !is_over(&played)
+            && let Ok(Some(burst)) = tokio::time::timeout_at(end, replies.recv()).await
+        {
+            for reply in burst {
+                if matches!(reply.verdict, Verdict::Paid(_) | Verdict::Failed(_)) {
+                    ahead.insert(u64::from(reply.request.cell.row));
+                    oldest.send_modify(|oldest| {
+                        while ahead.remove(oldest) {
+                            *oldest += 1;
+                        }
+                    });
+                }
+                played.note(reply, &mode, start);
             }
         }
         played.took = clock::now() - start;
