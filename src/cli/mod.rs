@@ -2,7 +2,6 @@
 //!
 //! Data goes to standard output, messages to standard error. Either may be closed without harm.
 
-mod arena;
 mod check;
 mod confirm;
 mod direct;
@@ -86,7 +85,6 @@ const STACK_BYTES: usize = 32 << 20;
 /// Runs the command line and returns its exit status.
 #[must_use]
 pub fn main() -> ExitCode {
-    arena::restart_with_one_arena();
     panics::keep_messages();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,

@@ -19,7 +19,7 @@ use crate::decode;
 use crate::executor::Billing;
 use crate::fault::Failure;
 use crate::ident::{Spend, Tokens};
-use crate::journal::{JournalError, Record, RecordedOutcome};
+use crate::journal::{Journal, JournalError, Record, RecordedOutcome};
 use crate::prompt::Question;
 use crate::transport::{Paid, SendResult};
 use crate::wire::Limits;
@@ -73,7 +73,7 @@ impl<A: RequestSender> ProviderClient<A> {
             rows.iter_mut().for_each(|pending| pending.second_attempts += 1);
         }
         let SendResult { result, limits, unread, .. } = sent;
-        let result = match result {
+        let (result, records) = match result {
             Ok(paid) => {
                 self.billing.mention_unread_usage(&paid);
                 let bytes = questions.iter().map(|question| question.bytes()).sum();
@@ -81,19 +81,20 @@ impl<A: RequestSender> ProviderClient<A> {
                     .tokens
                     .filter(|tokens| decode::is_plausible(*tokens, bytes, params.max_tokens));
                 match shared(&rows, &params, paid) {
-                    Ok(shares) => match self.journal_answers(&rows, &shares) {
-                        Ok(()) => AttemptResult::Paid { shares, tokens },
-                        Err(error) => AttemptResult::Lost(error),
-                    },
-                    Err(failure) => AttemptResult::Failed(failure),
+                    Ok(shares) => {
+                        let records = self.records(&rows, &shares);
+                        (AttemptResult::Paid { shares, tokens }, records)
+                    }
+                    Err(failure) => (AttemptResult::Failed(failure), Vec::new()),
                 }
             }
-            Err(failure) => match self.journal_unread(&rows, unread, clock::now() - started) {
-                Ok(()) => AttemptResult::Failed(failure),
-                Err(error) => AttemptResult::Lost(error),
-            },
+            Err(failure) => {
+                let records = self.record_of_unread(&rows, unread, clock::now() - started);
+                (AttemptResult::Failed(failure), records.into_iter().collect())
+            }
         };
-        EndedAttempt { ticket, limits, took: clock::now() - started, result, rows, reservation, other }
+        let took = clock::now() - started;
+        EndedAttempt { ticket, limits, took, result, records, rows, reservation, other }
     }
 
     /// Sends a request, and a second one if that is granted before there is an answer. The first of them that is
@@ -172,31 +173,37 @@ impl<A: RequestSender> ProviderClient<A> {
             Err(failure) => AttemptResult::Failed(failure),
         };
         let took = clock::now() - started;
-        EndedAttempt { ticket, limits, took, result, rows: Vec::new(), reservation, other: None }
+        EndedAttempt {
+            ticket,
+            limits,
+            took,
+            result,
+            records: Vec::new(),
+            rows: Vec::new(),
+            reservation,
+            other: None,
+        }
     }
 
-    /// Writes answers to the journal as a part of the attempt: a request is in flight until then. Rows that go together
-    /// are of one batch, so that one write keeps them all.
-    fn journal_answers(&self, rows: &[PendingRequest], shares: &[AnswerShare]) -> Result<(), JournalError> {
-        let Some(first) = rows.first() else { return Ok(()) };
+    /// Returns the journal records of the answers, one for each row that got one.
+    fn records(&self, rows: &[PendingRequest], shares: &[AnswerShare]) -> Vec<Record> {
         let record = |(pending, share): (&PendingRequest, &AnswerShare)| {
             let paid = share.as_ref()?;
             Some(self.record(pending, paid.body.clone(), paid.latency))
         };
-        let records: Vec<Record> = rows.iter().zip(shares).filter_map(record).collect();
-        first.request.receipt.journal.append(&records)
+        rows.iter().zip(shares).filter_map(record).collect()
     }
 
-    /// Writes to the journal a body that may be paid for and cannot be read: a later version of this program may be
-    /// able to read it. With several rows nothing is written, since it is not known which row a part of it is for.
-    fn journal_unread(
+    /// Returns the journal record of a body that may have been paid for and cannot be read; a later version of this
+    /// program may read it. Returns `None` for several rows, since it is not known whose it is.
+    fn record_of_unread(
         &self,
         rows: &[PendingRequest],
         unread: Option<Bytes>,
         latency: Duration,
-    ) -> Result<(), JournalError> {
-        let ([pending], Some(body)) = (rows, unread) else { return Ok(()) };
-        pending.request.receipt.journal.append([&self.record(pending, body, latency)])
+    ) -> Option<Record> {
+        let ([pending], Some(body)) = (rows, unread) else { return None };
+        Some(self.record(pending, body, latency))
     }
 
     fn record(&self, pending: &PendingRequest, body: Bytes, latency: Duration) -> Record {
@@ -240,6 +247,8 @@ pub(super) struct EndedAttempt {
     pub(super) limits: Limits,
     pub(super) took: Duration,
     pub(super) result: AttemptResult,
+    /// Answers that are not in the journal yet. The request is in flight until they are.
+    pub(super) records: Vec<Record>,
     /// Empty for a harmless question.
     pub(super) rows: Vec<PendingRequest>,
     /// Dropped by the dispatcher's task, which also reserves; the drop books what the attempt took.
@@ -262,6 +271,7 @@ impl EndedAttempt {
             limits,
             took,
             result: AttemptResult::Unsent(error),
+            records: Vec::new(),
             rows,
             reservation,
             other: None,
@@ -278,6 +288,8 @@ pub(super) enum AttemptResult {
     },
     /// It was answered, and the answer could not be written to the journal.
     Lost(JournalError),
+    /// As `Lost`, for a reason that another attempt reports.
+    LostToo,
     /// It was not sent, because that could not be recorded first.
     Unsent(JournalError),
     Failed(Failure),
@@ -298,4 +310,32 @@ fn shared(rows: &[PendingRequest], params: &Params, paid: Paid) -> Result<Vec<An
         Ok(Some(Box::new(Paid { body, response, latency: paid.latency })))
     };
     decode::share(&paid.response, &bytes)?.into_iter().map(own).collect()
+}
+
+/// Writes the answers of attempts to their journals, those of one journal with one write. An attempt whose answers cannot
+/// be written is lost.
+pub(super) fn keep_answers(ended: &mut [EndedAttempt]) {
+    let mut journals: Vec<(&Journal, Vec<&Record>)> = Vec::new();
+    for attempt in ended.iter().filter(|attempt| !attempt.records.is_empty()) {
+        // Rows that went together are of one batch.
+        let Some(first) = attempt.rows.first() else { continue };
+        let journal = &first.request.receipt.journal;
+        match journals.iter_mut().find(|(known, _)| known.is_same(journal)) {
+            Some((_, records)) => records.extend(&attempt.records),
+            None => journals.push((journal, attempt.records.iter().collect())),
+        }
+    }
+    let append = |(journal, records): (&Journal, Vec<&Record>)| {
+        let error = journal.append(records.iter().copied()).err()?;
+        Some((journal.clone(), Some(error)))
+    };
+    let mut refused: Vec<(Journal, Option<JournalError>)> = journals.into_iter().filter_map(append).collect();
+    for attempt in ended.iter_mut().filter(|attempt| !attempt.records.is_empty()) {
+        let Some(first) = attempt.rows.first() else { continue };
+        let journal = &first.request.receipt.journal;
+        if let Some((_, error)) = refused.iter_mut().find(|(refused, _)| refused.is_same(journal)) {
+            // One of them reports the error, which ends the run.
+            attempt.result = error.take().map_or(AttemptResult::LostToo, AttemptResult::Lost);
+        }
+    }
 }

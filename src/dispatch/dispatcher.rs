@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::sleep_until;
 
-use super::attempt::{AttemptResult, EndedAttempt, ProviderClient};
+use super::attempt::{AttemptResult, EndedAttempt, ProviderClient, keep_answers};
 use super::learned_limits::LearnedLimits;
 use super::request_batcher::RequestBatcher;
 use super::request_sender::RequestSender;
@@ -216,12 +216,14 @@ impl<A: RequestSender> Dispatcher<A> {
     /// Handles an attempt that has ended, and all others that have ended by now. Other tasks run first, so that
     /// attempts whose responses have arrived end together; then the next requests are sent together, and one write
     /// records them.
-    async fn take_results(&mut self, result: Result<EndedAttempt, JoinError>) {
+    async fn take_results(&mut self, first: Result<EndedAttempt, JoinError>) {
         yield_to_ready_tasks().await;
-        self.take_result(result);
+        let mut ended: Vec<EndedAttempt> = joined(first).into_iter().collect();
         while let Some(result) = self.attempts_in_flight.try_join_next() {
-            self.take_result(result);
+            ended.extend(joined(result));
         }
+        keep_answers(&mut ended);
+        ended.into_iter().for_each(|ended| self.take_result(ended));
     }
 
     fn is_at_rest(&self) -> bool {
@@ -504,8 +506,12 @@ impl<A: RequestSender> Dispatcher<A> {
     /// Cuts off what is in flight; answers that have arrived whole are still handed over.
     async fn abort(&mut self) {
         self.attempts_in_flight.abort_all();
-        while let Some(joined) = self.attempts_in_flight.join_next().await {
-            let Ok(EndedAttempt { rows, result, reservation, .. }) = joined else { continue };
+        let mut ended: Vec<EndedAttempt> = Vec::new();
+        while let Some(result) = self.attempts_in_flight.join_next().await {
+            ended.extend(joined(result));
+        }
+        keep_answers(&mut ended);
+        for EndedAttempt { rows, result, reservation, .. } in ended {
             drop(reservation);
             let AttemptResult::Paid { shares, .. } = result else { continue };
             for (pending, paid) in rows.into_iter().zip(shares) {
@@ -553,6 +559,16 @@ impl<A: RequestSender> Dispatcher<A> {
             return Ok(());
         }
         self.io.outbox.send(std::mem::take(&mut self.replies)).await.map_err(|_| Gone)
+    }
+}
+
+/// Returns an attempt that has ended, or `None` if it was cut off because the run ends.
+fn joined(result: Result<EndedAttempt, JoinError>) -> Option<EndedAttempt> {
+    match result {
+        Ok(ended) => Some(ended),
+        // The row would never come back: it is better that the run ends.
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => None,
     }
 }
 

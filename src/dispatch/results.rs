@@ -3,8 +3,6 @@
 
 use std::time::Duration;
 
-use tokio::task::JoinError;
-
 use super::attempt::{AnswerShare, Attempt, AttemptResult, EndedAttempt};
 use super::dispatcher::{Dispatcher, HealthProbe, SAME_REFUSALS};
 use super::request_sender::RequestSender;
@@ -47,14 +45,8 @@ struct AttemptContext<'a> {
 }
 
 impl<A: RequestSender> Dispatcher<A> {
-    pub(super) fn take_result(&mut self, result: Result<EndedAttempt, JoinError>) {
-        let EndedAttempt { ticket, limits, took, result, rows, reservation, other } = match result {
-            Ok(flight) => flight,
-            // The row would never come back: it is better that the run ends.
-            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            // The attempt was cut off because the run ends.
-            Err(_) => return,
-        };
+    pub(super) fn take_result(&mut self, ended: EndedAttempt) {
+        let EndedAttempt { ticket, limits, took, result, rows, reservation, other, .. } = ended;
         // The drop books what the attempt took, before its result is reported.
         drop(reservation);
         self.stragglers.ended(ticket.number(), other.is_some());
@@ -86,6 +78,10 @@ impl<A: RequestSender> Dispatcher<A> {
             AttemptResult::Lost(error) => {
                 self.admission.answered(ticket, None, limits, now);
                 self.abandon(rows, Verdict::Lost(error));
+            }
+            AttemptResult::LostToo => {
+                self.admission.answered(ticket, None, limits, now);
+                self.abandon(rows, Verdict::Unsent);
             }
             AttemptResult::Failed(failure) => match failure.class.policy() {
                 Policy::Reject => {

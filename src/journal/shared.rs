@@ -7,8 +7,7 @@ use super::{JournalError, JournalWriter, Record};
 
 /// The journal of an open batch. Clones write to the same file.
 ///
-/// A request in flight appends its own answer before it counts as finished, so that an answer is always either in
-/// flight or in the journal.
+/// A request is in flight until its answer is appended, so that an answer is always either in flight or in the journal.
 #[derive(Clone, Debug)]
 pub struct Journal {
     writer: Arc<Mutex<JournalWriter>>,
@@ -19,6 +18,12 @@ pub struct Journal {
 impl Journal {
     pub(super) fn new(writer: JournalWriter, pending: Option<PendingCopies>) -> Self {
         Journal { writer: Arc::new(Mutex::new(writer)), pending }
+    }
+
+    /// Whether both are one journal.
+    #[must_use]
+    pub fn is_same(&self, other: &Journal) -> bool {
+        Arc::ptr_eq(&self.writer, &other.writer)
     }
 
     fn writer(&self) -> MutexGuard<'_, JournalWriter> {
