@@ -302,7 +302,15 @@ impl Fingerprint {
 
 impl fmt::Display for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        // Written for each row: a formatter for each byte would take longer than the hash.
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let digits = |byte: &u8| [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]];
+        let mut text = [0; 32];
+        self.0
+            .iter()
+            .zip(text.chunks_exact_mut(2))
+            .for_each(|(byte, pair)| pair.copy_from_slice(&digits(byte)));
+        f.write_str(std::str::from_utf8(&text).map_err(|_| fmt::Error)?)
     }
 }
 

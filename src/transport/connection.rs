@@ -134,6 +134,9 @@ impl ProviderConnection {
 
     /// Returns a body with secrets replaced, which a model or a gateway may echo anywhere in it.
     pub(super) fn redact_body(&self, body: Bytes) -> Bytes {
+        if self.key.is_none() && self.secrets.is_empty() {
+            return body;
+        }
         self.redacted(&String::from_utf8_lossy(&body)).map_or(body, Bytes::from)
     }
 

@@ -3,12 +3,16 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::forms;
 use crate::config::{Params, Provider, SchemaForm, VectorEncoding, Vectors};
 use crate::prompt::Question;
 use crate::wire::{ChatRequest, EmbeddingRequest};
+
+/// Bytes of a usual body besides its texts.
+const AROUND_TEXTS: usize = 256;
 
 /// Makes the bodies of a provider's requests.
 #[derive(Debug)]
@@ -49,7 +53,7 @@ impl RequestBodies {
             temperature: params.temperature,
             rest: &rest,
         };
-        serde_json::to_vec(&request).expect("writing JSON to memory does not fail")
+        written(&request, question.bytes())
     }
 
     /// Returns the body of a request for the embeddings of texts.
@@ -70,6 +74,13 @@ impl RequestBodies {
             dimensions,
             rest: &rest,
         };
-        serde_json::to_vec(&request).expect("writing JSON to memory does not fail")
+        written(&request, questions.iter().map(|question| question.bytes()).sum())
     }
+}
+
+/// Returns a body as JSON. `bytes` is the length of the texts in it, so that it is allocated once.
+fn written(body: &impl Serialize, bytes: usize) -> Vec<u8> {
+    let mut json = Vec::with_capacity(bytes + bytes / 8 + AROUND_TEXTS);
+    serde_json::to_writer(&mut json, body).expect("writing JSON to memory does not fail");
+    json
 }

@@ -14,14 +14,14 @@ mod measure;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use arrow::array::{ArrayRef, Int64Array, StringArray};
 use arrow::record_batch::RecordBatch;
-use measure::{Server, Used, enrich, median, watch};
+use measure::{Server, Used, median, pinned, watch};
 use parquet::arrow::ArrowWriter;
 
 const ROUNDS: usize = 6;
@@ -71,13 +71,6 @@ fn make_source(folder: &Path, rows: i64) {
     let mut writer = ArrowWriter::try_new(file, rows.schema(), None).expect("a writer");
     writer.write(&rows).expect("a write");
     writer.close().expect("a footer");
-}
-
-/// The program, on one core.
-fn pinned(core: usize) -> Command {
-    let mut command = Command::new("taskset");
-    command.args(["--cpu-list", &core.to_string()]).arg(enrich().get_program());
-    command
 }
 
 /// One whole run into a new target.

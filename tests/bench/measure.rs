@@ -56,6 +56,14 @@ pub(crate) fn enrich() -> Command {
     Command::new(env!("CARGO_BIN_EXE_enrich"))
 }
 
+/// The program, on one core.
+#[allow(dead_code, reason = "not every benchmark pins what it runs")]
+pub(crate) fn pinned(core: usize) -> Command {
+    let mut command = Command::new("taskset");
+    command.args(["--cpu-list", &core.to_string()]).arg(enrich().get_program());
+    command
+}
+
 /// A simulator in a process of its own; it ends with this value.
 pub(crate) struct Server {
     child: Child,

@@ -1,11 +1,14 @@
-//! Speed and memory of whole runs, side by side with an HTTP load generator on the same server.
+//! Speed and memory of whole runs, side by side with bare reqwest on the same bodies and with an HTTP load generator, on
+//! the same server.
 //!
-//! `cargo bench --bench throughput`; needs `wrk` or `oha` for the first figure. Every figure is the median
+//! `cargo bench --bench throughput`; needs two cores and `taskset`, of util-linux: the simulator has the first core, and
+//! each client the second. `wrk` or `oha` is optional. Every figure is the median
 //! of interleaved runs; what matters are the ratios.
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints")]
 #![expect(clippy::cast_precision_loss, reason = "figures for people")]
 
+mod bare;
 mod measure;
 
 use std::fmt::Write as _;
@@ -20,11 +23,15 @@ use bytes::Bytes;
 use enrich::clock;
 use enrich::ident::{BatchId, Fingerprint, Lineage, RowKey};
 use enrich::journal::{JournalHeader, JournalWriter, Record, RecordedOutcome};
-use measure::{Server, Used, enrich, median, watch};
+use measure::{Server, Used, median, pinned, watch};
 use parquet::arrow::ArrowWriter;
 
 const ROUNDS: usize = 5;
 const CONCURRENCY: u32 = 64;
+/// The core of the simulator, and that of the clients.
+const SERVING: usize = 0;
+const RUNNING: usize = 1;
+const PROMPT: &str = "Summarize in one sentence: ";
 /// The default.
 const BATCH: u32 = 10_000;
 /// Small enough that 10,000 rows fill the window of four batches too.
@@ -35,7 +42,7 @@ fn job_text(url: &str, target: &str, batch: u32, simulator: &str) -> String {
         "app_id = \"bench\"\n[source]\npath = \"source.parquet\"\n[target]\npath = \"{target}\"\n\
          [batch]\nmax_rows = {batch}\n\
          [provider.p]\nbase_url = \"{url}\"\nmodel = \"m\"\nmax_concurrency = {CONCURRENCY}\n\
-         [[step]]\noutput = \"answer\"\nprompt = \"Summarize in one sentence: {{{{ text }}}}\"\n\
+         [[step]]\noutput = \"answer\"\nprompt = \"{PROMPT}{{{{ text }}}}\"\n\
          [simulator]\n{simulator}\n"
     )
 }
@@ -64,21 +71,26 @@ fn make_source(folder: &Path, rows: i64) {
     writer.close().expect("a footer");
 }
 
+/// The prompt of a row.
+fn prompt(row: i64) -> String {
+    format!("{PROMPT}{}", text(row))
+}
+
 /// One whole run into a new target.
 fn run(folder: &Path, url: &str, batch: u32) -> Used {
     let target = folder.join("target");
     let _ = std::fs::remove_dir_all(&target);
     let job = folder.join("job.toml");
     std::fs::write(&job, job_text(url, "target", batch, "")).expect("a job file");
-    let child = enrich().args(["run", "--quiet"]).arg(&job).stderr(Stdio::inherit()).spawn().expect("a run");
-    watch(child)
+    let child = pinned(RUNNING).args(["run", "--quiet"]).arg(&job).stderr(Stdio::inherit()).spawn();
+    watch(child.expect("a run"))
 }
 
 /// Requests per second of `wrk` or `oha` posting the body of one row; none if neither is installed.
 fn load(folder: &Path, url: &str, seconds: u32) -> Option<(&'static str, f64)> {
     let body = serde_json::json!({
         "model": "m",
-        "messages": [{"role": "user", "content": format!("Summarize in one sentence: {}", text(1))}],
+        "messages": [{"role": "user", "content": prompt(1)}],
     })
     .to_string();
     let address = format!("{url}/chat/completions");
@@ -148,18 +160,24 @@ fn journal_cost(folder: &Path) -> f64 {
 }
 
 fn main() {
+    if bare::acts(CONCURRENCY, prompt) {
+        return;
+    }
     let folder = tempfile::tempdir().expect("a folder");
     let folder = folder.path();
-    let server = Server::start(enrich(), folder, &job_text("simulator", "unused", BATCH, ""));
+    let server = Server::start(pinned(SERVING), folder, &job_text("simulator", "unused", BATCH, ""));
     let rows = 100_000;
     make_source(folder, rows);
     let (mut rates, mut cpus, mut loads, mut name) = (Vec::new(), Vec::new(), Vec::new(), None);
-    let mut journal = Vec::new();
+    let (mut journal, mut bare_rates, mut bare_cpus) = (Vec::new(), Vec::new(), Vec::new());
     run(folder, &server.url, BATCH);
     for _ in 0..ROUNDS {
         let used = run(folder, &server.url, BATCH);
         rates.push(rows as f64 / used.wall);
         cpus.push(used.cpu / rows as f64 * 1e6);
+        let used = watch(bare::command(RUNNING, &server.url, rows).spawn().expect("bare reqwest"));
+        bare_rates.push(rows as f64 / used.wall);
+        bare_cpus.push(used.cpu / rows as f64 * 1e6);
         journal.push(journal_cost(folder) * 1e6);
         if let Some((tool, rate)) = load(folder, &server.url, 4) {
             name = Some(tool);
@@ -169,15 +187,18 @@ fn main() {
     let (rate, cpu, kept) = (median(rates), median(cpus), median(journal));
     println!("zero latency, {rows} rows, {CONCURRENCY} at once, medians of {ROUNDS} interleaved runs");
     println!("  rows per second               {rate:>10.0}");
+    let (bare_rate, bare_cpu) = (median(bare_rates), median(bare_cpus));
+    println!("  bare reqwest                  {bare_rate:>10.0}");
+    println!("  share of bare reqwest         {:>10.3}   (goal: 0.5)", rate / bare_rate);
     match name {
         Some(tool) => {
             let load = median(loads);
             println!("  {tool} requests per second      {load:>10.0}");
-            println!("  share of {tool}                  {:>10.3}   (to reach: 0.17)", rate / load);
+            println!("  share of {tool}                  {:>10.3}", rate / load);
         }
         None => println!("  share of wrk or oha: neither is installed"),
     }
-    println!("  CPU per row, µs               {cpu:>10.1}");
+    println!("  CPU per row, µs               {cpu:>10.1}   (goal: 35; bare reqwest {bare_cpu:.1})");
     println!("  journal append, µs            {kept:>10.2}   ({:.1} % of it)", kept / cpu * 100.0);
 
     let mut peaks = Vec::new();
@@ -193,7 +214,7 @@ fn main() {
     for (kind, sigma, rows) in [("fixed", 0.0, 20_000_i64), ("log-normal", 0.5, 20_000)] {
         let latency = 0.1;
         let server = Server::start(
-            enrich(),
+            pinned(SERVING),
             folder,
             &job_text("simulator", "unused", BATCH, &format!("latency = \"100ms\"\nlatency_sigma = {sigma}")),
         );
