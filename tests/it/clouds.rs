@@ -226,16 +226,16 @@ async fn a_target_that_vanished_with_its_checkpoint_is_remembered_on_the_machine
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_lies_in_azures_store() {
     let Some(store) = Store::azure() else { return };
-    let world = world(&store, 60).await;
-    for fault in ["journal-append.after=kill@9", "delta-commit.after=kill@2", "checkpoint.before=kill@2"] {
+    let world = world(&store, 120).await;
+    for fault in ["journal-append.after=kill@5", "delta-commit.after=kill@2", "checkpoint.before=kill@2"] {
         let mut killed = command(&world, &["run"]);
         killed.envs(store.environment()).env("ENRICH_FAULT", fault);
         assert_ne!(world.outcome(killed).await.status, Some(0), "{fault}");
     }
     run(&world, &store.environment()).await.assert_status(0);
     store.download("tables/target", &world.path("target")).await;
-    world.assert_target(0..60).await;
-    assert!((60..=60 + 3 * 4).contains(&world.simulator.counts().requests));
+    world.assert_target(0..120).await;
+    assert!((120..=120 + 3 * 4).contains(&world.simulator.counts().requests));
     run(&world, &store.environment()).await.assert_status(0).assert_says("nothing to do");
 }
 
