@@ -101,6 +101,14 @@ mod armed {
         let _ = Command::new("kill").args([signal, &std::process::id().to_string()]).status();
     }
 
+    /// Whether no thread has taken a SIGSTOP yet that was sent to this process (`ShdPnd` of proc(5), a mask of signals).
+    fn is_stop_pending() -> bool {
+        const SIGSTOP: u64 = 1 << 18;
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let pending = status.lines().find_map(|line| line.strip_prefix("ShdPnd:"));
+        pending.is_some_and(|mask| u64::from_str_radix(mask.trim(), 16).is_ok_and(|mask| mask & SIGSTOP != 0))
+    }
+
     pub(super) fn pass(action: &'static str, side: Side) -> io::Result<()> {
         debug_assert!(ACTIONS.iter().chain(STORE_ACTIONS).any(|known| *known == action));
         let Some(armed) = ARMED.as_ref() else { return Ok(()) };
@@ -119,6 +127,10 @@ mod armed {
             }
             "stop" => {
                 send("-STOP");
+                // The signal stops all threads once one of them has taken it, which takes a while on a busy machine.
+                while is_stop_pending() {
+                    std::thread::sleep(std::time::Duration::from_millis(1));
+                }
                 Ok(())
             }
             "full" => Err(io::Error::new(io::ErrorKind::StorageFull, "no space left on device")),
