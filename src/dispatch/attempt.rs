@@ -315,18 +315,18 @@ fn shared(rows: &[PendingRequest], params: &Params, paid: Paid) -> Result<Vec<An
 /// Writes the answers of attempts to their journals, those of one journal with one write. An attempt whose answers cannot
 /// be written is lost.
 pub(super) fn keep_answers(ended: &mut [EndedAttempt]) {
-    let mut journals: Vec<(&Journal, Vec<&Record>)> = Vec::new();
+    let mut journals: Vec<(&Journal, Vec<&[Record]>)> = Vec::new();
     for attempt in ended.iter().filter(|attempt| !attempt.records.is_empty()) {
         // Rows that went together are of one batch.
         let Some(first) = attempt.rows.first() else { continue };
         let journal = &first.request.receipt.journal;
         match journals.iter_mut().find(|(known, _)| known.is_same(journal)) {
-            Some((_, records)) => records.extend(&attempt.records),
-            None => journals.push((journal, attempt.records.iter().collect())),
+            Some((_, answers)) => answers.push(&attempt.records),
+            None => journals.push((journal, vec![&attempt.records])),
         }
     }
-    let append = |(journal, records): (&Journal, Vec<&Record>)| {
-        let error = journal.append(records.iter().copied()).err()?;
+    let append = |(journal, answers): (&Journal, Vec<&[Record]>)| {
+        let error = journal.append_all(&answers).err()?;
         Some((journal.clone(), Some(error)))
     };
     let mut refused: Vec<(Journal, Option<JournalError>)> = journals.into_iter().filter_map(append).collect();

@@ -35,9 +35,24 @@ impl Journal {
     /// # Errors
     /// As [`JournalWriter::append`].
     pub fn append<'a>(&self, records: impl IntoIterator<Item = &'a Record>) -> Result<(), JournalError> {
+        self.write(|writer| writer.append(records))
+    }
+
+    /// See [`JournalWriter::append_all`].
+    ///
+    /// # Errors
+    /// As [`JournalWriter::append_all`].
+    pub fn append_all(&self, answers: &[&[Record]]) -> Result<(), JournalError> {
+        self.write(|writer| writer.append_all(answers))
+    }
+
+    fn write(
+        &self,
+        append: impl FnOnce(&mut JournalWriter) -> Result<(), JournalError>,
+    ) -> Result<(), JournalError> {
         let mut writer = self.writer();
         let before = writer.len();
-        let appended = writer.append(records);
+        let appended = append(&mut writer);
         if let Some(pending) = &self.pending {
             pending.add(writer.len() - before);
         }

@@ -59,6 +59,24 @@ impl JournalWriter {
     /// # Errors
     /// When the write fails. The file is cut back to its former length; if that fails too, so do all later appends.
     pub fn append<'a>(&mut self, records: impl IntoIterator<Item = &'a Record>) -> Result<(), JournalError> {
+        self.write(records, 1)
+    }
+
+    /// Appends the records of several answers with one write.
+    ///
+    /// # Errors
+    /// As [`JournalWriter::append`]; then none of them is written.
+    pub fn append_all(&mut self, answers: &[&[Record]]) -> Result<(), JournalError> {
+        self.write(answers.iter().copied().flatten(), answers.len())
+    }
+
+    /// Writes records; the fault point counts each of the answers that they are of.
+    fn write<'a>(
+        &mut self,
+        records: impl IntoIterator<Item = &'a Record>,
+        answers: usize,
+    ) -> Result<(), JournalError> {
+        let pass = |side| (0..answers).try_for_each(|_| faultpoint::pass("journal-append", side));
         let io = |action, path: &Path| {
             let path = path.to_owned();
             move |source| JournalError::Io { action, path, source }
@@ -69,8 +87,7 @@ impl JournalWriter {
         }
         self.buffer.clear();
         records.into_iter().for_each(|record| encode(record, &mut self.buffer));
-        let written =
-            faultpoint::pass("journal-append", Side::Before).and_then(|()| self.file.write_all(&self.buffer));
+        let written = pass(Side::Before).and_then(|()| self.file.write_all(&self.buffer));
         if let Err(source) = written {
             // A partial record must not remain before the next record.
             let undone = self.file.set_len(self.len).and_then(|()| self.file.seek(SeekFrom::Start(self.len)));
@@ -81,7 +98,7 @@ impl JournalWriter {
         if self.buffer.capacity() > 1 << 20 {
             self.buffer = Vec::new();
         }
-        faultpoint::pass("journal-append", Side::After).map_err(io("append to", &self.path))
+        pass(Side::After).map_err(io("append to", &self.path))
     }
 
     /// Length of the file in bytes, which is where the next record begins.

@@ -46,7 +46,8 @@ async fn the_status_follows_a_job_through_its_life() {
         .iter()
         .map(|open| open["answered"].as_u64().unwrap())
         .sum();
-    assert!((1..=5).contains(&answered), "{answered} rows are in the journal");
+    // Those that came with the fifth are in one write with it.
+    assert!((1..=8).contains(&answered), "{answered} rows are in the journal");
     assert_eq!((&killed["source"]["rows"], &killed["next"]), (&0.into(), &"run".into()));
     assert!(killed["journal_bytes"].as_u64().unwrap() > 0);
     assert_eq!((&killed["last_run"]["ended"], &killed["running"]), (&Value::Null, &Value::Null));
