@@ -175,8 +175,7 @@ impl<A: RequestSender> Dispatcher<A> {
                 return;
             }
             let idle = self.is_at_rest() && self.doubted.is_empty() && self.refused.is_empty();
-            // Rows are taken in bulk, so that a slow provider does not wake the enricher for each row.
-            let has_space = draining || self.ready.len() <= self.most_ready / 2;
+            let has_space = draining || self.ready.len() < self.most_ready;
             let done = tokio::select! {
                 biased;
                 Some(result) = self.attempts_in_flight.join_next(), if !self.attempts_in_flight.is_empty() => {
