@@ -331,7 +331,7 @@ impl Enricher {
         self.ledger.is_complete()
     }
 
-    /// Returns the anomaly of a run that ends before the window of an anomaly is full, if there is one.
+    /// Returns the anomaly of a run that ended with fewer outcomes than a window of anomalies holds, or `None`.
     pub(crate) fn anomaly_at_the_end(&self) -> Option<Anomaly> {
         self.watches.iter().find_map(Watch::at_the_end)
     }

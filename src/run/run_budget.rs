@@ -15,7 +15,7 @@ use crate::ident::{Money, RunId, Spend};
 use crate::store::{Folder, Objects};
 use crate::wording::counted;
 
-/// Name of the folder, in that of the journal, that holds what all runs spent.
+/// Name of the folder for the spending of all runs. It is in the folder of the journal.
 const FOLDER: &str = "budget";
 /// Prefix of the names of its copies in the checkpoint's store.
 const COPY: &str = "spent-";

@@ -475,7 +475,7 @@ async fn committed(
     }
 }
 
-/// Flushes the account to the disk, if there is one to flush.
+/// Flushes an account to the disk. Does nothing for `None`.
 async fn flushed(account: Option<Account>) -> Result<(), RunError> {
     let Some(account) = account else { return Ok(()) };
     let flushing = tokio::task::spawn_blocking(move || account.sync());

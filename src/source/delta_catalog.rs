@@ -255,7 +255,8 @@ impl DeltaCatalog {
         Ok((entry, passed))
     }
 
-    /// Returns files of a version, including the next one to read, if there is one. `after` is the (modification time,
+    /// Returns files of a version. The next file to read is among them unless all are read.
+    /// `after` is the (modification time,
     /// path) of the file read last and its next row, or no row if it is read to its end; without `after` the files
     /// begin with the first.
     async fn listing(

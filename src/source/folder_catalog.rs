@@ -299,7 +299,7 @@ fn part(file: &FoundFile, start: u64) -> FileRange {
     }
 }
 
-/// Returns the columns of a file and those of its folders. If both have a column, that of the folders counts.
+/// Returns the columns of a file with its partition columns. A partition column replaces a file column of its name.
 fn with_partitions(schema: &Schema, partition: &BTreeMap<String, Option<String>>) -> Schema {
     let own = schema.fields().iter().filter(|field| !partition.contains_key(field.name())).cloned();
     let folders = partition.keys().map(|name| Arc::new(Field::new(name, DataType::Utf8, true)));

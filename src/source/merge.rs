@@ -30,7 +30,8 @@ fn merge(fields: &Fields, others: &Fields) -> Result<Fields, TypeMismatch> {
 /// Returns a column that holds the values of both, with the name of the first.
 ///
 /// # Errors
-/// If no type holds both: the type of the second and that of the first, or those of columns nested in them.
+/// When no type holds the values of both. The error names the type of the second column and that of the first, or the
+/// types of the nested columns that differ.
 pub(super) fn merge_field(field: &FieldRef, other: &FieldRef) -> Result<FieldRef, TypeMismatch> {
     let mismatch = || (other.data_type().clone(), field.data_type().clone());
     let merged = widest(field.data_type(), other.data_type())?.ok_or_else(mismatch)?;

@@ -46,7 +46,7 @@ impl Staged {
         &mut self,
         parent: &str,
         column: &str,
-        seen: &SeenValues,
+        seen: &ColumnBounds,
     ) -> Result<(), serde_json::Error> {
         let Some((min, max)) = seen.bounds else { return Ok(()) };
         // Which of the files holds the nulls is not known.
@@ -104,12 +104,12 @@ pub struct Staging {
 pub(super) struct BoundedColumn {
     parent: String,
     column: String,
-    seen: SeenValues,
+    seen: ColumnBounds,
 }
 
 /// The smallest and largest value of a column, if it has any, and whether it has a null.
 #[derive(Debug, Default)]
-struct SeenValues {
+struct ColumnBounds {
     bounds: Option<(i32, i32)>,
     has_null: bool,
 }
@@ -140,7 +140,7 @@ impl Staging {
         self.counted = Some(BoundedColumn {
             parent: parent.to_owned(),
             column: column.to_owned(),
-            seen: SeenValues::default(),
+            seen: ColumnBounds::default(),
         });
         self
     }

@@ -14,29 +14,29 @@ const URL: &str = "ENRICH_BENCH_BARE_URL";
 const ROWS: &str = "ENRICH_BENCH_BARE_ROWS";
 
 #[derive(Serialize)]
-struct Request<'a> {
+struct BareRequest<'a> {
     model: &'a str,
-    messages: [Message<'a>; 1],
+    messages: [BareMessage<'a>; 1],
 }
 
 #[derive(Serialize)]
-struct Message<'a> {
+struct BareMessage<'a> {
     role: &'a str,
     content: &'a str,
 }
 
 #[derive(Deserialize)]
-struct Response {
-    choices: Vec<Choice>,
+struct BareResponse {
+    choices: Vec<BareChoice>,
 }
 
 #[derive(Deserialize)]
-struct Choice {
-    message: Answer,
+struct BareChoice {
+    message: BareAnswer,
 }
 
 #[derive(Deserialize)]
-struct Answer {
+struct BareAnswer {
     content: String,
 }
 
@@ -69,12 +69,12 @@ pub(crate) fn acts(concurrency: u32, prompt: fn(i64) -> String) -> bool {
                         return characters;
                     }
                     let content = prompt(row);
-                    let messages = [Message { role: "user", content: &content }];
-                    let body = serde_json::to_vec(&Request { model: "m", messages }).expect("a body");
+                    let messages = [BareMessage { role: "user", content: &content }];
+                    let body = serde_json::to_vec(&BareRequest { model: "m", messages }).expect("a body");
                     let request = client.post(&*address).header("content-type", "application/json");
                     let response = request.body(body).send().await.expect("a response");
                     let body = response.bytes().await.expect("a body");
-                    let response: Response = serde_json::from_slice(&body).expect("an answer");
+                    let response: BareResponse = serde_json::from_slice(&body).expect("an answer");
                     characters += response.choices[0].message.content.len();
                 }
             });
