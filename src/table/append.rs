@@ -241,3 +241,32 @@ impl Table {
         Ok(commit.version())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, Int32Array, StructArray};
+    use arrow::datatypes::{DataType, Field, Fields};
+
+    use super::*;
+
+    #[test]
+    fn a_null_among_counted_values_leaves_their_null_count_out() {
+        let counts = |values: Vec<Option<i32>>| {
+            let fields = Fields::from(vec![Field::new("errors", DataType::Int32, true)]);
+            let column: ArrayRef = Arc::new(Int32Array::from(values));
+            let parent: ArrayRef = Arc::new(StructArray::new(fields, vec![column], None));
+            let rows = RecordBatch::try_from_iter([("_enrich", parent)]).unwrap();
+            let mut counted = BoundedColumn {
+                parent: "_enrich".to_owned(),
+                column: "errors".to_owned(),
+                seen: ColumnBounds::default(),
+            };
+            counted.see(&rows);
+            (counted.seen.bounds, counted.seen.has_null)
+        };
+        assert_eq!(counts(vec![Some(2), Some(0)]), (Some((0, 2)), false));
+        assert_eq!(counts(vec![Some(2), None]), (Some((2, 2)), true));
+    }
+}
