@@ -3,8 +3,10 @@
 //! A plan depends on the source, the position and the limits. It names files and row ranges, so that it can be stored
 //! and is never computed twice for the same batch.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
+
+use futures::{StreamExt, future, stream};
 
 use crate::checkpoint::{FileRange, PlannedBatch, Position};
 use crate::config::BatchLimits;
@@ -12,6 +14,11 @@ use crate::faultpoint::{self, Side};
 use crate::ident::BatchId;
 use crate::passed::PassedOver;
 use crate::source::{FileShape, MissingRows, NextFile, NextRows, Source, SourceError};
+
+/// Number of footers that are read at the same time.
+const FOOTERS_AT_ONCE: usize = 16;
+/// Maximum number of files that are read ahead of the one that is planned.
+const MAX_AHEAD: usize = 63;
 
 /// Plans one batch after another.
 #[derive(Debug)]
@@ -23,8 +30,7 @@ pub struct Planner {
     passed: PassedOver,
     /// Rows passed over after the position, if nothing is left to plan.
     passed_at_end: PassedOver,
-    /// Path and row groups of the file whose footer was read last.
-    shape: Option<(String, FileShape)>,
+    shapes: Shapes,
     /// Number of rows that may still be planned in this run; `None` for no limit.
     rows_left: Option<u64>,
     /// Ranges of rows before the position that the target lacks, by file. They are planned first.
@@ -42,7 +48,7 @@ impl Planner {
             position,
             passed,
             passed_at_end,
-            shape: None,
+            shapes: Shapes::default(),
             rows_left,
             missing: VecDeque::new(),
         }
@@ -105,7 +111,7 @@ impl Planner {
         while rows < max_rows
             && let Some(part) = self.next_missing()
         {
-            let shape = shape_of(&mut self.shape, &self.source, &part).await?;
+            let shape = self.shapes.of(&self.source, &part).await?;
             let kept = self.source.kept(&part, batch.condition.as_deref()).await?;
             let room = usize::try_from(max_rows - rows).unwrap_or(usize::MAX);
             let most = kept.rows(part.rows()).take(room).count() as u64;
@@ -144,6 +150,7 @@ impl Planner {
             condition,
             kept: None,
         };
+        self.shapes.ahead = 0;
         let mut rows = self.plan_missing(&mut batch, max_rows).await?;
         let is_of_missing = rows > 0;
         let mut left_out = self.passed;
@@ -161,10 +168,10 @@ impl Planner {
                     Some(of_file) => left_out.by_condition += of_file.saturating_sub(part.start),
                     None => left_out.or_more = true,
                 }
-                batch.next = self.source.advance(&batch.next, &part, 0, true);
+                batch.next = self.source.advance(std::mem::take(&mut batch.next), &part, 0, true);
                 continue;
             }
-            let shape = shape_of(&mut self.shape, &self.source, &part).await?;
+            let shape = self.shapes.of(&self.source, &part).await?;
             let kept = self.source.kept(&part, batch.condition.as_deref()).await?;
             let room = self.limits.max_bytes.saturating_sub(batch.bytes);
             let fitting = shape.fit(part.start, &kept, max_rows - rows, room, rows == 0);
@@ -173,7 +180,7 @@ impl Planner {
             }
             // The rows after the last kept one need not be examined again.
             let end = if fitting.is_last { shape.rows() } else { fitting.end };
-            batch.next = self.source.advance(&batch.next, &part, end, fitting.is_last);
+            batch.next = self.source.advance(std::mem::take(&mut batch.next), &part, end, fitting.is_last);
             let looked_at = part.start..end;
             left_out += passed;
             left_out.by_condition +=
@@ -198,15 +205,36 @@ impl Planner {
     }
 }
 
-/// Returns the shape of a part's file. The file is read unless `last` holds its shape.
-async fn shape_of<'a>(
-    last: &'a mut Option<(String, FileShape)>,
-    source: &Source,
-    part: &FileRange,
-) -> Result<&'a FileShape, SourceError> {
-    let shape = match last.take() {
-        Some((file, shape)) if file == part.file => shape,
-        _ => source.shape(part).await?,
-    };
-    Ok(&last.insert((part.file.clone(), shape)).1)
+/// Shapes of the file that is planned and of files that follow it.
+#[derive(Debug, Default)]
+struct Shapes {
+    by_file: HashMap<String, FileShape>,
+    /// Number of following files to read beside the next one whose shape is not known.
+    ahead: usize,
+}
+
+impl Shapes {
+    /// Returns the shape of a part's file. If the file has to be read, some of the files that follow it are read at the
+    /// same time: of a batch that takes many small files, each time twice as many.
+    async fn of(&mut self, source: &Source, part: &FileRange) -> Result<&FileShape, SourceError> {
+        if !self.by_file.contains_key(&part.file) {
+            let following = source.following(part, self.ahead);
+            self.ahead = (2 * self.ahead + 1).min(MAX_AHEAD);
+            let shapes = following.into_iter().map(|part| async move {
+                let shape = source.shape(&part).await;
+                (part.file, shape)
+            });
+            let shapes = stream::iter(shapes).buffer_unordered(FOOTERS_AT_ONCE).collect::<Vec<_>>();
+            let (own, others) = future::join(source.shape(part), shapes).await;
+            self.by_file.clear();
+            self.by_file.insert(part.file.clone(), own?);
+            // A file that cannot be read is an error once it is its turn.
+            let readable = others.into_iter().filter_map(|(file, shape)| Some((file, shape.ok()?)));
+            self.by_file.extend(readable);
+        }
+        match self.by_file.get(&part.file) {
+            Some(shape) => Ok(shape),
+            None => Err(SourceError::file(source.root(), "a shape that was read is not there")),
+        }
+    }
 }

@@ -178,7 +178,7 @@ pub(super) async fn init(arguments: InitArguments) -> anyhow::Result<Exit> {
     });
     // A job that would be refused is reported before it is written.
     let read = Job::of_text(&file, &text, &[], Keys::Unneeded)?;
-    let opened = Source::open(&read.source).await.map_err(RunError::from)?;
+    let opened = Source::open(&read.source, &read.places.state).await.map_err(RunError::from)?;
     crate::run::check_templates(&read, opened.schema())?;
     if let Some((rows, is_own)) = crate::inspect::target_before(&read).await? {
         let (at, rows) = (&read.target.location, counted(rows, "row"));
@@ -260,7 +260,7 @@ fn sample(source: &str, app_id: &str) -> Result<Job, ConfigError> {
 /// Returns the columns of a source that can be rendered as text, string columns first.
 async fn columns(source: &str) -> anyhow::Result<Vec<String>> {
     let job = sample(source, "init")?;
-    let source = Source::open(&job.source).await.map_err(RunError::from)?;
+    let source = Source::open(&job.source, &job.places.state).await.map_err(RunError::from)?;
     let fields = source.schema().fields();
     let is_text =
         |field: &&arrow::datatypes::FieldRef| *field.data_type() == arrow::datatypes::DataType::Utf8;

@@ -3,6 +3,7 @@
 //!
 //! An answer that a row shares is in the row's journal before it is used, like one that was paid for.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
@@ -16,9 +17,64 @@ use crate::ident::{Cell, Fingerprint};
 use crate::prompt::Question;
 
 /// Most bytes of answers that are kept in memory.
-const RECENT_BYTES: usize = 32 << 20;
+const RECENT_BYTES: usize = 8 << 20;
 /// Bytes that an answer takes in memory besides its body.
 const ENTRY_BYTES: usize = 200;
+
+/// Answers in memory. If there is no room for another, the oldest leaves that no row has shared since it came, or since
+/// it was last spared for being shared (the CLOCK algorithm; Corbató, "A Paging Experiment with the Multics System",
+/// 1968): answers to frequent questions stay.
+#[derive(Debug, Default)]
+struct RecentAnswers {
+    by_question: HashMap<Fingerprint, RecentAnswer>,
+    order: VecDeque<Fingerprint>,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+struct RecentAnswer {
+    shared: SharedAnswer,
+    /// Whether a row has shared it.
+    is_used: bool,
+}
+
+impl RecentAnswer {
+    fn bytes(&self) -> usize {
+        self.shared.body.len() + ENTRY_BYTES
+    }
+}
+
+impl RecentAnswers {
+    /// Returns the answer to a question for a row that shares it.
+    fn take_up(&mut self, key: Fingerprint) -> Option<SharedAnswer> {
+        let recent = self.by_question.get_mut(&key)?;
+        recent.is_used = true;
+        Some(recent.shared.clone())
+    }
+
+    /// Adds an answer, if the question has none.
+    fn insert(&mut self, key: Fingerprint, shared: &SharedAnswer) {
+        let Entry::Vacant(entry) = self.by_question.entry(key) else { return };
+        // The body is a slice of a larger buffer, which it would keep in memory.
+        let shared = SharedAnswer { body: Bytes::copy_from_slice(&shared.body), ..shared.clone() };
+        let recent = entry.insert(RecentAnswer { shared, is_used: false });
+        self.bytes += recent.bytes();
+        self.order.push_back(key);
+        while self.bytes > RECENT_BYTES {
+            let Some(oldest) = self.order.pop_front() else { return };
+            match self.by_question.get_mut(&oldest) {
+                Some(recent) if recent.is_used => {
+                    recent.is_used = false;
+                    self.order.push_back(oldest);
+                }
+                _ => {
+                    let left = self.by_question.remove(&oldest);
+                    self.bytes -= left.map_or(0, |recent| recent.bytes());
+                }
+            }
+        }
+    }
+}
 
 /// An answer that rows may share.
 #[derive(Clone, Debug)]
@@ -41,9 +97,7 @@ pub(super) enum SharingState {
 /// Answers that rows share, and rows that wait for one.
 #[derive(Debug, Default)]
 pub(super) struct Sharing {
-    recent: HashMap<Fingerprint, SharedAnswer>,
-    order: VecDeque<Fingerprint>,
-    bytes: usize,
+    recent: RecentAnswers,
     /// Questions in flight, and the requests that wait for their answers.
     waiting: HashMap<Fingerprint, (Arc<Question>, Vec<Request>)>,
     /// Rows that were sent, with the keys of their questions.
@@ -68,8 +122,8 @@ impl Sharing {
         if self.waiting.contains_key(&key) {
             return SharingState::InFlight;
         }
-        if let Some(shared) = self.recent.get(&key) {
-            return SharingState::Answer(shared.clone());
+        if let Some(shared) = self.recent.take_up(key) {
+            return SharingState::Answer(shared);
         }
         for provider in step.providers_of(request.route).iter().map(|provider| &providers[*provider]) {
             let Some(cache) = &self.cache else { break };
@@ -132,20 +186,7 @@ impl Sharing {
         if let (Some(cache), Some(provider)) = (&self.cache, provider) {
             cache.put(anywhere(provider, question), &shared.body);
         }
-        let key = in_step(step, route, question);
-        if self.recent.contains_key(&key) {
-            return;
-        }
-        // The body is a slice of a larger buffer, which it would keep in memory.
-        let shared = SharedAnswer { body: Bytes::copy_from_slice(&shared.body), ..shared.clone() };
-        self.bytes += shared.body.len() + ENTRY_BYTES;
-        self.recent.insert(key, shared);
-        self.order.push_back(key);
-        while self.bytes > RECENT_BYTES {
-            let Some(oldest) = self.order.pop_front() else { return };
-            let freed_bytes = self.recent.remove(&oldest).map_or(0, |shared| shared.body.len() + ENTRY_BYTES);
-            self.bytes = self.bytes.saturating_sub(freed_bytes);
-        }
+        self.recent.insert(in_step(step, route, question), shared);
     }
 
     /// Waits until the remembered answers are in the cache.
@@ -165,4 +206,29 @@ pub(super) fn in_step(step: &CompiledStep, route: usize, question: Fingerprint) 
 /// Returns the key of a question in the cache, by the model and its address, whoever sends it.
 fn anywhere(provider: &StepProvider, question: Fingerprint) -> Fingerprint {
     Fingerprint::of([question.to_bytes().as_slice(), provider.address.as_bytes(), provider.model.as_bytes()])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_that_rows_share_outlast_newer_ones() {
+        let key = |number: u32| Fingerprint::of([number.to_le_bytes().as_slice()]);
+        let shared = SharedAnswer { provider: "p".into(), model: "m".into(), body: vec![b'x'; 1_000].into() };
+        let mut recent = RecentAnswers::default();
+        let fitting = u32::try_from(RECENT_BYTES / (1_000 + ENTRY_BYTES)).unwrap();
+        for number in 0..4 * fitting {
+            recent.insert(key(number), &shared);
+            recent.insert(key(number), &shared);
+            if number % 100 == 0 {
+                assert!(recent.take_up(key(0)).is_some(), "shared, and still there after {number} others");
+            }
+        }
+        assert_eq!(recent.by_question.len(), recent.order.len());
+        assert_eq!(recent.by_question.len(), fitting as usize);
+        assert!(recent.bytes <= RECENT_BYTES && recent.bytes == fitting as usize * (1_000 + ENTRY_BYTES));
+        assert!(recent.take_up(key(1)).is_none(), "never shared, and old");
+        assert!(recent.take_up(key(4 * fitting - 1)).is_some());
+    }
 }

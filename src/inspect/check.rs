@@ -54,7 +54,7 @@ pub async fn check(job: &Job, live: bool, simulator: Option<&Url>) -> Vec<Findin
     let mut note = |about: &str, result: Result<String, RunError>| {
         findings.push(Finding { about: about.to_owned(), result });
     };
-    let source = Source::open(&job.source).await;
+    let source = Source::open(&job.source, &job.places.state).await;
     let source = match source {
         Ok(source) => {
             let columns = counted(source.schema().fields().len() as u64, "column");
@@ -63,7 +63,7 @@ pub async fn check(job: &Job, live: bool, simulator: Option<&Url>) -> Vec<Findin
                 note("not read", Ok(what.clone()));
             }
             note("source files", files(job, source).await);
-            Source::open(&job.source).await
+            Source::open(&job.source, &job.places.state).await
         }
         Err(error) => Err(error),
     };

@@ -353,7 +353,7 @@ async fn open_retry(
 }
 
 async fn lag(job: &Job, position: &Position) -> Result<Lag, RunError> {
-    let mut source = Source::open(&job.source).await?;
+    let mut source = Source::open(&job.source, &job.places.state).await?;
     Ok(source.lag(position).await?)
 }
 

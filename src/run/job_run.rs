@@ -58,7 +58,7 @@ pub async fn run(
     let opened = unless_stopped(
         &stop,
         Box::pin(async {
-            let source = Source::open(&job.source).await?;
+            let source = Source::open(&job.source, &job.places.state).await?;
             let prepared = PreparedJob::new(job, source.schema(), simulator)?;
             if is_delta_table(&job.target.location).await? {
                 check_appendable(&job.target.location)?;
@@ -96,6 +96,7 @@ async fn start(
     voice: &Voice,
 ) -> Result<Started, RunError> {
     let (job, run) = (session.job(), session.run());
+    source.save_state();
     let budget = session.budget().await?;
     let mut sink = Sink::open(job, &prepared.columns, source.id(), &source.columns_left_out(), run).await?;
     let file = CheckpointFile::in_folder(session.home());

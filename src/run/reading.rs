@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::Schema;
+use futures::{StreamExt, TryStreamExt, stream};
+use tokio::sync::watch;
 
 use super::error::RunError;
 use super::feed::Feed;
 use super::pause::Cause;
-use crate::checkpoint::{Checkpoint, CheckpointFile, PlannedBatch};
+use crate::checkpoint::{Checkpoint, CheckpointFile, FileRange, PlannedBatch};
 use crate::enricher::LoadedBatch;
 use crate::event::{Event, Voice};
 use crate::ident::BatchId;
@@ -15,9 +16,10 @@ use crate::passed::PassedOver;
 use crate::plan::Planner;
 use crate::rows::Chunk;
 use crate::sink::Constraints;
-use crate::source::RowReader;
-use crate::store::Location;
-use tokio::sync::watch;
+use crate::source::{RowMask, RowReader, SourceError};
+
+/// Number of files of a batch that are read at the same time.
+const FILES_AT_ONCE: usize = 16;
 
 /// The planner, the reader and the checkpoint of a run, used by one task at a time.
 #[derive(Debug)]
@@ -60,28 +62,39 @@ impl Feed for SourceFeed {
     }
 
     async fn load(&mut self, plan: PlannedBatch) -> Result<LoadedBatch, RunError> {
-        let before = self.reader.decoded();
         let mut kept = Vec::with_capacity(plan.parts.len());
         for part in &plan.parts {
             kept.push(self.planner.source_mut().kept(part, plan.condition.as_deref()).await?);
         }
-        let empty = Arc::new(Schema::empty());
-        let idle = RowReader::new(Location::local(""), Arc::clone(&empty), empty);
-        let mut reader = std::mem::replace(&mut self.reader, idle);
-        let task = tokio::task::spawn_blocking(move || {
-            let parts = plan.parts.iter().zip(&kept);
-            let deleted: u64 = parts.clone().map(|(part, kept)| kept.deleted(part.rows())).sum();
-            let chunks: Result<Vec<Vec<Chunk>>, _> =
-                parts.map(|(part, kept)| reader.read(part, kept)).collect();
-            (reader, plan, chunks, deleted)
+        let parts = plan.parts.iter().cloned().zip(kept);
+        let parts: Vec<(FileRange, RowMask)> = parts.collect();
+        let deleted: u64 = parts.iter().map(|(part, kept)| kept.deleted(part.rows())).sum();
+        // Each file with a reader of its own: the first with that of the last batch, which may have the file open.
+        let files: Vec<_> = parts.chunk_by(|(a, _), (b, _)| a.file == b.file).map(<[_]>::to_vec).collect();
+        let another = self.planner.source().reader();
+        let readers = std::iter::once(std::mem::replace(&mut self.reader, another));
+        let source = self.planner.source();
+        let readers = readers.chain(std::iter::repeat_with(|| source.reader()));
+        let reads = files.into_iter().zip(readers).map(|(parts, mut reader)| {
+            let task = tokio::task::spawn_blocking(move || {
+                let before = reader.decoded();
+                let chunks = parts.iter().map(|(part, kept)| reader.read(part, kept));
+                let chunks: Vec<Vec<Chunk>> = chunks.collect::<Result<_, _>>()?;
+                let decoded = reader.decoded() - before;
+                Ok::<_, SourceError>((reader, chunks, decoded))
+            });
+            async { task.await.map_err(|error| RunError::Task(error.to_string())) }
         });
-        let (reader, plan, chunks, deleted) =
-            task.await.map_err(|error| RunError::Task(error.to_string()))?;
-        self.reader = reader;
-        let chunks: Vec<Chunk> = chunks?.into_iter().flatten().collect();
+        let mut reads = stream::iter(reads).buffered(FILES_AT_ONCE);
+        let (mut chunks, mut decoded) = (Vec::new(), 0);
+        while let Some(read) = reads.try_next().await? {
+            let (reader, of_file, rows) = read?;
+            chunks.extend(of_file.into_iter().flatten());
+            decoded += rows;
+            self.reader = reader;
+        }
         let constraints = Arc::clone(&self.constraints.borrow());
         chunks.iter().try_for_each(|chunk| constraints.admit(chunk))?;
-        let decoded = self.reader.decoded() - before;
         Ok(LoadedBatch { plan, chunks, decoded, deleted, kept: Vec::new() })
     }
 

@@ -540,8 +540,7 @@ impl Sink {
     async fn reload(&mut self) -> Result<(), TableError> {
         self.commits += 1;
         if self.commits.is_multiple_of(REOPEN_AFTER) {
-            self.table = Table::open(&self.at).await?;
-            return Ok(());
+            return self.table.reopen().await;
         }
         self.table.refresh().await
     }

@@ -38,11 +38,20 @@ impl Catalog {
         }
     }
 
+    /// Returns at most `most` files that may come after a part of a file that [`Catalog::next_file`] returned last, as far
+    /// as they are known without reading the log.
+    pub(super) fn following(&self, part: &FileRange, most: usize) -> Vec<FileRange> {
+        match self {
+            Catalog::Delta(delta) => delta.following(part, most),
+            Catalog::Folder(folder) => folder.following(most),
+        }
+    }
+
     /// Returns the position after rows up to `end` of a file that [`Catalog::next_file`] returned for `before`;
     /// `is_whole` if nothing of the file is left.
-    pub(super) fn advance(&self, before: &Position, part: &FileRange, end: u64, is_whole: bool) -> Position {
+    pub(super) fn advance(&self, before: Position, part: &FileRange, end: u64, is_whole: bool) -> Position {
         match self {
-            Catalog::Delta(delta) => delta.advance(before, part, end, is_whole),
+            Catalog::Delta(delta) => delta.advance(&before, part, end, is_whole),
             Catalog::Folder(_) => folder_catalog::advance(before, part, end, is_whole),
         }
     }

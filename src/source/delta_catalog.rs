@@ -31,7 +31,7 @@ pub(super) struct DeltaCatalog {
     /// The loaded files of the version that a snapshot position names.
     snapshot: Option<FileRun>,
     /// The version that was read last, its log entry, and how many of its rows are passed over.
-    entry: Option<(u64, LogEntry, PassedOver)>,
+    entry: Option<(u64, (LogEntry, PassedOver))>,
     /// The rows from before the version that the job begins with, once they are counted.
     before_start: Option<PassedOver>,
     /// Whether files of the table can have deletion vectors.
@@ -156,7 +156,7 @@ impl DeltaCatalog {
     ) -> Result<NextRows, SourceError> {
         while version <= self.table.version() {
             let (entry, left_out) = self.log_entry(version).await?;
-            passed += left_out;
+            passed += *left_out;
             let at = usize::try_from(skip).unwrap_or(usize::MAX);
             if let Some(file) = entry.added.get(at) {
                 return Ok(NextRows { passed, file: Some(next(file, version, row)) });
@@ -221,10 +221,15 @@ impl DeltaCatalog {
 
     /// Returns the log entry of a version with only the files that add new rows, and how many rows of the entry are
     /// passed over.
-    async fn log_entry(&mut self, version: u64) -> Result<(LogEntry, PassedOver), SourceError> {
-        if let Some((_, entry, passed)) = self.entry.as_ref().filter(|(cached, ..)| *cached == version) {
-            return Ok((entry.clone(), *passed));
-        }
+    async fn log_entry(&mut self, version: u64) -> Result<&(LogEntry, PassedOver), SourceError> {
+        let entry = match self.entry.take() {
+            Some((cached, entry)) if cached == version => entry,
+            _ => self.read_log_entry(version).await?,
+        };
+        Ok(&self.entry.insert((version, entry)).1)
+    }
+
+    async fn read_log_entry(&self, version: u64) -> Result<(LogEntry, PassedOver), SourceError> {
         let mut passed = PassedOver::default();
         let mut entry = self
             .table
@@ -251,7 +256,6 @@ impl DeltaCatalog {
             }
             entry.added.clear();
         }
-        self.entry = Some((version, entry.clone(), passed));
         Ok((entry, passed))
     }
 
@@ -325,6 +329,19 @@ impl DeltaCatalog {
         Ok(kept)
     }
 
+    pub(super) fn following(&self, part: &FileRange, most: usize) -> Vec<FileRange> {
+        let Some(version) = part.version else { return Vec::new() };
+        let snapshot = self.snapshot.iter().filter(|run| run.version == version).map(|run| &run.files);
+        let commit =
+            self.entry.iter().filter(|(read, _)| *read == version).map(|(_, (entry, _))| &entry.added);
+        let run = snapshot.chain(commit).find_map(|files| {
+            let at = files.iter().position(|file| file.path == part.file)?;
+            files.get(at + 1..)
+        });
+        let files = run.unwrap_or_default().iter().filter(|file| file.may_match);
+        files.take(most).map(|file| self::part(file, version, 0)).collect()
+    }
+
     pub(super) fn advance(&self, before: &Position, part: &FileRange, end: u64, is_whole: bool) -> Position {
         let version = part.version.unwrap_or_default();
         let in_snapshot = match before {
@@ -355,7 +372,7 @@ impl DeltaCatalog {
             _ => 0,
         };
         let in_commit = self.entry.as_ref().filter(|(cached, ..)| *cached == version);
-        let is_last = in_commit.is_some_and(|(_, entry, _)| done + 1 == entry.added.len() as u64);
+        let is_last = in_commit.is_some_and(|(_, (entry, _))| done + 1 == entry.added.len() as u64);
         if is_whole && is_last {
             Position::DeltaLog { version: version + 1, files: 0, row: 0 }
         } else if is_whole {

@@ -2,7 +2,8 @@
 //!
 //! Folders named `column=value` are partitions as Hive writes them; their columns are text.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::path::Path;
 use std::sync::Arc;
 
 use ::arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
@@ -13,12 +14,13 @@ use super::columns::{MergedColumns, UnsupportedColumn};
 use super::file::Root;
 use super::file_format::ByteStrings;
 use super::file_format::{FileFormat, SourceFiles};
+use super::known_footers::KnownFooters;
 use super::listing::{FolderListing, FoundFile, list};
 use super::position::{HeldFile, ReadProgress};
 use super::shape::Footer;
 use crate::checkpoint::{FileRange, Position};
 use crate::config::{OnUnsupported, SourceSpec};
-use crate::store::Location;
+use crate::store::{Location, StoreError};
 use crate::table::delta_schema;
 use crate::wording::counted;
 
@@ -36,21 +38,38 @@ pub(super) struct FolderCatalog {
     unfinished: BTreeSet<String>,
     /// Descriptions of what is left out of the source, with the reasons.
     left_out: Vec<String>,
+    /// The search for an unread file that found one last.
+    search: Option<Search>,
+    known_footers: KnownFooters,
+}
+
+/// A search for the first unread file after a position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Search {
+    /// Number of files in the position.
+    seen: usize,
+    /// Index of the file that was found.
+    found: usize,
 }
 
 impl FolderCatalog {
-    /// Lists a folder and reads the footers of its files. Returns the catalog, the root and format of its files, the
+    /// Lists a folder and reads the footers of its files that the local folder `state` does not tell. Returns the catalog, the root and format of its files, the
     /// columns that can be carried, and those that cannot.
     pub(super) async fn open(
         at: &Location,
         spec: &SourceSpec,
+        state: &Path,
     ) -> Result<(Self, SourceFiles, SchemaRef, Vec<UnsupportedColumn>), SourceError> {
         let bytes = ByteStrings::of(spec);
         let FolderListing { root, format, mut files, left_out } = list(at, &FileFormat::all(bytes)).await?;
         files.sort_by(|a, b| (a.modified_ms, &a.path).cmp(&(b.modified_ms, &b.path)));
+        let mut known_footers = KnownFooters::load(state, root.at(), format);
         let looked = files.into_iter().map(|mut file| {
-            let root = root.clone();
+            let (root, known) = (root.clone(), known_footers.of(&file));
             async move {
+                if let Some(footer) = known {
+                    return Ok(FoundFile { footer, ..file });
+                }
                 root.blocking(move |root| {
                     file.footer = format.look(&root, &file.path);
                     Ok(file)
@@ -58,7 +77,9 @@ impl FolderCatalog {
                 .await
             }
         });
-        let files: Vec<FoundFile> = stream::iter(looked).buffered(FOOTERS_AT_ONCE).try_collect().await?;
+        let looked = stream::iter(looked).buffered(FOOTERS_AT_ONCE).try_collect::<Vec<_>>();
+        let mut files = looked.await?;
+        files.iter_mut().for_each(|file| known_footers.add(file));
         // If no file is whole, the error is about the first one.
         let is_whole = |file: &&FoundFile| matches!(file.footer, Footer::Whole { .. });
         let Some(first) = files.iter().find(is_whole).or(files.first()) else {
@@ -73,9 +94,25 @@ impl FolderCatalog {
         }
         let (schema, unsupported) = schema_of(&root, &files, first, spec.on_unsupported)?;
         let unfinished = BTreeSet::new();
-        let source =
-            FolderCatalog { at: at.clone(), root: root.clone(), format, files, unfinished, left_out };
+        let source = FolderCatalog {
+            at: at.clone(),
+            root: root.clone(),
+            format,
+            files,
+            unfinished,
+            left_out,
+            search: None,
+            known_footers,
+        };
         Ok((source, SourceFiles::new(root, format), schema, unsupported))
+    }
+
+    /// Stores the footers of the files for later runs. Blocks.
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    pub(super) fn save_footers(&mut self) -> Result<(), StoreError> {
+        self.known_footers.save()
     }
 
     /// Returns the next file to read after a position, or `None` if every complete file is read. Files without a footer
@@ -93,19 +130,27 @@ impl FolderCatalog {
                 });
             }
         };
-        self.check_sizes(seen)?;
+        let first = self.first_candidate(seen);
+        if first == 0 {
+            self.check_sizes(seen)?;
+        }
         if let Some((name, row)) = partial {
-            let file = self.files.iter().find(|file| file.path == *name).ok_or_else(|| {
+            let mut files = self.files[first.saturating_sub(1)..].iter().chain(&self.files);
+            let file = files.find(|file| file.path == *name).ok_or_else(|| {
                 SourceError::file(&self.root.place(name), "it is gone, and not all of its rows are read")
             })?;
             return Ok(Some(part(file, *row)));
         }
-        for file in self.files.iter().filter(|file| !seen.contains_key(&file.path)) {
+        let unread = self.files.iter().enumerate().skip(first);
+        for (found, file) in unread.filter(|(_, file)| !seen.contains_key(&file.path)) {
             if self.unfinished.contains(&file.path) {
                 continue;
             }
             match &file.footer {
-                Footer::Whole { .. } => return Ok(Some(part(file, 0))),
+                Footer::Whole { .. } => {
+                    self.search = Some(Search { seen: seen.len(), found });
+                    return Ok(Some(part(file, 0)));
+                }
                 Footer::Damaged(message) => {
                     return Err(SourceError::file(&self.root.place(&file.path), message));
                 }
@@ -113,6 +158,28 @@ impl FolderCatalog {
             };
         }
         Ok(None)
+    }
+
+    /// Returns at most `most` files that come after the file that the last search found.
+    pub(super) fn following(&self, most: usize) -> Vec<FileRange> {
+        let Some(Search { found, .. }) = self.search else { return Vec::new() };
+        let whole =
+            self.files.iter().skip(found + 1).filter(|file| matches!(file.footer, Footer::Whole { .. }));
+        whole.take(most).map(|file| part(file, 0)).collect()
+    }
+
+    /// Returns an index before which every file is in `seen` or unfinished, so that a plan of many files does not look
+    /// at the first ones again and again; 0 if the last search does not tell.
+    ///
+    /// The positions of one process follow each other in the order of the files. One that has the file that the last
+    /// search found, and one file more than the position of that search, is the position after that file.
+    fn first_candidate(&self, seen: &BTreeMap<String, u64>) -> usize {
+        let Some(Search { seen: before, found }) = self.search else { return 0 };
+        match seen.len().checked_sub(before) {
+            Some(0) if !seen.contains_key(&self.files[found].path) => found,
+            Some(1) if seen.contains_key(&self.files[found].path) => found + 1,
+            _ => 0,
+        }
     }
 
     /// Returns a description of the source for messages.
@@ -266,8 +333,13 @@ fn schema_of(
         Footer::Damaged(message) => return Err(SourceError::file(&root.place(&first.path), message)),
     }
     let mut columns = MergedColumns::new(on_unsupported);
+    // Files have the same partition columns, and those of equal columns share them.
+    let mut added = HashSet::new();
     for file in files {
         let Footer::Whole { columns: of_file, .. } = &file.footer else { continue };
+        if !added.insert(of_file.as_ptr()) {
+            continue;
+        }
         let in_folders = |field: &&FieldRef| file.partition.contains_key(field.name());
         let own: Fields = of_file.iter().filter(|field| !in_folders(field)).cloned().collect();
         columns.add(&own, &root.place(&file.path));
@@ -279,9 +351,9 @@ fn schema_of(
 }
 
 /// Returns the position after rows up to `end` of a file; `is_whole` if nothing of it is left.
-pub(super) fn advance(before: &Position, part: &FileRange, end: u64, is_whole: bool) -> Position {
+pub(super) fn advance(before: Position, part: &FileRange, end: u64, is_whole: bool) -> Position {
     let mut files = match before {
-        Position::Folder { files, .. } => files.clone(),
+        Position::Folder { files, .. } => files,
         _ => BTreeMap::new(),
     };
     files.insert(part.file.clone(), part.size);

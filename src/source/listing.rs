@@ -5,6 +5,8 @@
 //! are passed over, as in Spark and Hive, except those of partition folders (`_year=2020`).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::fs::FileType;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
@@ -183,16 +185,18 @@ impl Walk {
             return Ok(());
         }
         self.walked.insert(real);
-        let mut paths = BTreeSet::new();
+        let mut entries: Vec<(OsString, FileType)> = Vec::new();
         for entry in std::fs::read_dir(folder).map_err(wrong)? {
-            paths.insert(entry.map_err(wrong)?.path());
+            let entry = entry.map_err(wrong)?;
+            entries.push((entry.file_name(), entry.file_type().map_err(wrong)?));
         }
-        for path in paths {
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        entries.sort_by(|(a, _), (b, _)| a.cmp(b));
+        for (name, kind) in entries {
+            let (path, name) = (folder.join(&name), name.to_string_lossy());
             if is_hidden(&name) {
                 continue;
             }
-            if path.is_dir() {
+            if kind.is_dir() || (kind.is_symlink() && path.is_dir()) {
                 if path.join(LOG_FOLDER).is_dir() && !is_above(&path, &real_root) {
                     return Err(with_table_inside(&root.into(), &name));
                 }

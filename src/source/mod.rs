@@ -13,6 +13,7 @@ mod file;
 mod file_format;
 mod filter;
 mod folder_catalog;
+mod known_footers;
 mod listing;
 mod merge;
 mod missing;

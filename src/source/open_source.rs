@@ -1,6 +1,7 @@
 //! A source whose end is fixed: a catalog of files, their format, and the condition that chooses rows.
 
 use std::collections::{HashMap, VecDeque};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,11 +49,12 @@ pub struct Source {
 }
 
 impl Source {
-    /// Opens a source, determines its kind and fixes its end.
+    /// Opens a source, determines its kind and fixes its end. `state` is the local folder with what earlier runs found
+    /// out about its files.
     ///
     /// # Errors
     /// When the source does not exist, is neither a table nor files, or has something that cannot be read.
-    pub async fn open(spec: &SourceSpec) -> Result<Source, SourceError> {
+    pub async fn open(spec: &SourceSpec, state: &Path) -> Result<Source, SourceError> {
         let at = &spec.location;
         if at.path().is_some_and(|path| !path.exists()) {
             return Err(SourceError::Missing { path: at.clone() });
@@ -84,7 +86,7 @@ impl Source {
                     message: "files have no versions; take the key out".into(),
                 });
             }
-            let (mut source, files, all, unsupported) = FolderCatalog::open(at, spec).await?;
+            let (mut source, files, all, unsupported) = FolderCatalog::open(at, spec, state).await?;
             check_unsupported(spec, at, &all, &unsupported)?;
             unsupported.iter().for_each(|column| source.leave_out(column.to_string()));
             let filter = filter(&files, &all)?;
@@ -179,6 +181,14 @@ impl Source {
         self.files.root().at()
     }
 
+    /// Stores what was found out about files, for later runs, in the folder that [`Source::open`] was given. If that
+    /// fails, it is found out again.
+    pub fn save_state(&mut self) {
+        if let Catalog::Folder(folder) = &mut self.catalog {
+            let _ = folder.save_footers();
+        }
+    }
+
     /// Returns the next file after a position, with the row to begin at.
     ///
     /// # Errors
@@ -188,10 +198,17 @@ impl Source {
         self.catalog.next_file(position).await
     }
 
+    /// Returns at most `most` files that may come after a part of a file that [`Source::next_file`] returned last, as far
+    /// as they are known without reading a log.
+    #[must_use]
+    pub fn following(&self, part: &FileRange, most: usize) -> Vec<FileRange> {
+        self.catalog.following(part, most)
+    }
+
     /// Returns the position after rows up to `end` of a file that [`Source::next_file`] returned for `before`;
     /// `is_whole` if nothing of the file is left.
     #[must_use]
-    pub fn advance(&self, before: &Position, part: &FileRange, end: u64, is_whole: bool) -> Position {
+    pub fn advance(&self, before: Position, part: &FileRange, end: u64, is_whole: bool) -> Position {
         self.catalog.advance(before, part, end, is_whole)
     }
 
@@ -253,7 +270,7 @@ impl Source {
                 lag.files += u64::from(rows > 0 || condition.is_none());
                 lag.rows += rows;
             }
-            position = self.advance(&position, &part, end, true);
+            position = self.advance(position, &part, end, true);
         }
         Ok(lag)
     }

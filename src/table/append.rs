@@ -238,6 +238,7 @@ impl Table {
             .await
             .map_err(&error)?;
         table.update_state().await.map_err(&error)?;
+        self.txns.absorb_commit(commit.version(), txns);
         Ok(commit.version())
     }
 }

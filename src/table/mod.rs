@@ -16,6 +16,7 @@ mod query;
 mod rewrite;
 mod statistics;
 mod store_access;
+mod txns;
 
 pub use append::{Staged, Staging, Txn};
 pub use condition::{Condition, physical_name};

@@ -15,6 +15,7 @@ use tokio::sync::OnceCell;
 
 use super::TableError;
 use super::store_access::{LOG_FOLDER, builder, error_of, objects};
+use super::txns::KnownTxns;
 use crate::store::Location;
 
 /// A Delta table at a version.
@@ -30,6 +31,7 @@ pub struct Table {
     pub(super) entries: HashMap<String, Add>,
     /// Paths of files with deleted rows as the log writes them, by the path of [`super::DataFile`].
     pub(super) written: HashMap<String, String>,
+    pub(super) txns: KnownTxns,
     at: Location,
 }
 
@@ -154,18 +156,30 @@ impl Table {
         let store = builder(at).await?.build_storage().map_err(&error)?;
         let snapshot = Snapshot::try_new(store.as_ref(), version).await.map_err(&error)?;
         let state = VersionState::Opened(Arc::new(snapshot), OnceCell::new());
-        Ok(Table { state, store, entries: HashMap::new(), written: HashMap::new(), at: at.clone() })
+        let (entries, written, txns) = (HashMap::new(), HashMap::new(), KnownTxns::default());
+        Ok(Table { state, store, entries, written, txns, at: at.clone() })
     }
 
     pub(super) fn wrap(inner: DeltaTable, at: &Location) -> Self {
         let (store, entries, written) = (inner.log_store(), HashMap::new(), HashMap::new());
-        Table { store, state: VersionState::Loaded(inner), entries, written, at: at.clone() }
+        let (state, txns) = (VersionState::Loaded(inner), KnownTxns::default());
+        Table { store, state, entries, written, txns, at: at.clone() }
     }
 
     /// Returns the location of the table.
     #[must_use]
     pub fn at(&self) -> &Location {
         &self.at
+    }
+
+    /// Opens the newest version anew, without what the handle holds of earlier ones.
+    ///
+    /// # Errors
+    /// As [`Table::open`].
+    pub async fn reopen(&mut self) -> Result<(), TableError> {
+        let txns = std::mem::take(&mut self.txns);
+        *self = Table { txns, ..Table::open(&self.at).await? };
+        Ok(())
     }
 
     /// Updates the table to its newest version.
@@ -242,21 +256,6 @@ impl Table {
     pub fn properties(&self) -> Result<BTreeMap<String, String>, TableError> {
         let configuration = self.metadata()?.configuration();
         Ok(configuration.iter().map(|(key, value)| (key.clone(), value.clone())).collect())
-    }
-
-    /// Returns the newest version of a `txn` action of this application; `None` if there is none.
-    ///
-    /// # Errors
-    /// When the log cannot be read.
-    pub async fn txn_version(&self, app_id: &str) -> Result<Option<i64>, TableError> {
-        let action = "read the transactions of";
-        self.loaded(action)
-            .await?
-            .snapshot()
-            .map_err(error_of(action, &self.at))?
-            .transaction_version(self.store.as_ref(), app_id)
-            .await
-            .map_err(error_of(action, &self.at))
     }
 
     pub(super) fn metadata(&self) -> Result<&Metadata, TableError> {

@@ -6,21 +6,16 @@
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints")]
 
+mod delta_source;
 mod measure;
 
-use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Stdio;
-use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{Int64Array, StringArray};
-use arrow::record_batch::RecordBatch;
-use deltalake::{DeltaTableBuilder, ensure_table_uri};
 use enrich::clock;
-use enrich::table::{Staged, Table};
 use measure::{Server, Used, enrich, median, watch};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 const ROUNDS: usize = 3;
 const FILES_IN_A_COMMIT: usize = 10;
@@ -33,47 +28,6 @@ fn job_text(url: &str, more: &str) -> String {
          [provider.p]\nbase_url = \"{url}\"\nmodel = \"m\"\nmax_concurrency = 64\n\
          [[step]]\noutput = \"answer\"\nprompt = \"Summarize: {{{{ text }}}}\"\n"
     )
-}
-
-/// A table of so many files of one row, whose log has a checkpoint near its end.
-async fn make_source(folder: &Path, files: usize) {
-    let path = folder.join("source");
-    std::fs::create_dir_all(&path).expect("a folder");
-    let ids: Arc<Int64Array> = Arc::new(Int64Array::from(vec![1]));
-    let texts: Arc<StringArray> =
-        Arc::new(StringArray::from(vec!["Something that was bought, and what it is like"]));
-    let rows = RecordBatch::try_from_iter([("id", ids as _), ("text", texts as _)]).expect("a row");
-    let mut table = Table::create(&path, &rows.schema(), &[], &[]).await.expect("a table");
-    let mut staging = table.stage(u64::MAX).await.expect("a file");
-    staging.write(rows).await.expect("a write");
-    let mut staged = Staged::default();
-    staged.absorb(staging.finish().await.expect("a file"));
-    table.append(&staged, &[], Map::new()).await.expect("a commit");
-    // The others are copies of that file and of that commit.
-    let log = path.join("_delta_log");
-    let text = std::fs::read_to_string(log.join("00000000000000000001.json")).expect("a commit");
-    let actions: Vec<Value> =
-        text.lines().map(|line| serde_json::from_str(line).expect("an action")).collect();
-    let add = actions.iter().find(|action| action.get("add").is_some()).expect("a file").clone();
-    let data = std::fs::read(path.join(add["add"]["path"].as_str().expect("a path"))).expect("its bytes");
-    let commits = files / FILES_IN_A_COMMIT;
-    for commit in 2..=commits {
-        let mut text = String::new();
-        for number in 0..FILES_IN_A_COMMIT {
-            let mut add = add.clone();
-            let name = format!("part-{commit:05}-{number}.parquet");
-            std::fs::write(path.join(&name), &data).expect("a file");
-            add["add"]["path"] = name.into();
-            add["add"]["modificationTime"] = (1_700_000_000_000_u64 + commit as u64).into();
-            let _ = writeln!(text, "{add}");
-        }
-        std::fs::write(log.join(format!("{commit:020}.json")), text).expect("a commit");
-        if commit == commits - 5 {
-            let url = ensure_table_uri(path.to_string_lossy()).expect("a place");
-            let table = DeltaTableBuilder::from_url(url).expect("a place").load().await.expect("a table");
-            deltalake::checkpoints::create_checkpoint(&table, None).await.expect("a checkpoint");
-        }
-    }
 }
 
 /// Goes on with a run that was killed after so many rows.
@@ -111,7 +65,8 @@ async fn main() {
     let folder = tempfile::tempdir().expect("a folder");
     let sizes = [2_000, 20_000];
     for files in sizes {
-        make_source(&folder.path().join(files.to_string()), files).await;
+        let place = folder.path().join(files.to_string());
+        delta_source::make(&place.join("source"), files, FILES_IN_A_COMMIT).await;
     }
     let simulator = |name: &str, latency: &str| {
         let place = folder.path().join(name);

@@ -21,7 +21,7 @@ async fn source(folder: &Path, every: i64) -> Source {
                 [provider.p]\nbase_url = \"simulator\"\nmodel = \"m\"\n[[step]]\noutput = \"o\"\nprompt = \"p\"\n";
     let text = text.replace("WHERE", &condition);
     let job = Job::parse(&folder.join("job.toml"), &text, |_| None).unwrap();
-    Source::open(&job.source).await.unwrap()
+    Source::open(&job.source, &job.places.state).await.unwrap()
 }
 
 async fn plan(

@@ -37,6 +37,57 @@ async fn a_directory_of_parquet_files_is_read_once_and_new_files_later() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_file_whose_footer_is_known_is_not_opened_again() {
+    let world = World::new(SimulatorSpec::default()).await;
+    let source = world.path("source");
+    fs::create_dir_all(&source).unwrap();
+    for file in 0..3 {
+        write_parquet(&source.join(format!("{file}.parquet")), &rows(file * 10..(file + 1) * 10), 5);
+    }
+    world.write_job("");
+    world.run(&[]).await.assert_status(0);
+    // Zeros of the same size and time in place of a file that was read.
+    let path = source.join("1.parquet");
+    let (bytes, modified) = (fs::read(&path).unwrap(), fs::metadata(&path).unwrap().modified().unwrap());
+    let overwrite = |bytes: &[u8]| {
+        fs::write(&path, bytes).unwrap();
+        fs::File::options().write(true).open(&path).unwrap().set_modified(modified).unwrap();
+    };
+    overwrite(&vec![0; bytes.len()]);
+    write_parquet(&source.join("3.parquet"), &rows(30..40), 5);
+    world.run(&[]).await.assert_status(0).assert_says("10 rows written");
+    // What is known is no more than that: without it, or with what is no such file, footers are read again.
+    let known = world.path("target/_checkpoints/test/footers.json");
+    for lost in [None, Some("{\"root\": 3}"), Some("")] {
+        match lost {
+            None => fs::remove_file(&known).unwrap(),
+            Some(text) => fs::write(&known, text).unwrap(),
+        }
+        overwrite(&bytes);
+        world.run(&[]).await.assert_status(0).assert_says("nothing to do");
+        assert!(fs::read_to_string(&known).unwrap().contains("3.parquet"));
+    }
+    world.assert_target(0..40).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_small_files_are_planned_and_read_in_order() {
+    let world = World::new(SimulatorSpec::default()).await;
+    let source = world.path("source");
+    fs::create_dir_all(&source).unwrap();
+    let (mut first, mut files) = (0, 0);
+    while first < 400 {
+        let end = first + 1 + files % 4;
+        write_parquet(&source.join(format!("{files:04}.parquet")), &rows(first..end), 2);
+        (first, files) = (end, files + 1);
+    }
+    world.write_text(&Setup { batch_rows: 150, ..Setup::default() }.job(world.simulator.url()));
+    world.run(&["--max-rows", "310"]).await.assert_status(0);
+    world.run(&[]).await.assert_status(0);
+    world.assert_target(0..first).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_parquet_file_is_a_source() {
     let world = World::new(SimulatorSpec::default()).await;
     write_parquet(&world.path("source"), &rows(0..12), 5);

@@ -166,7 +166,7 @@ async fn look(
     simulator: Option<&Url>,
     session: Option<&Session<'_>>,
 ) -> Result<OutstandingSample, RunError> {
-    let mut source = Source::open(&job.source).await?;
+    let mut source = Source::open(&job.source, &job.places.state).await?;
     let mut prepared = PreparedJob::new(job, source.schema(), simulator)?;
     if let Some(session) = session {
         run::check_target(session, &mut prepared, &mut source).await?;

@@ -63,7 +63,7 @@ mod tests {
         let text = "app_id = \"a\"\n[source]\npath = \"source\"\nwhere = \"line <> 'two'\"\n[target]\npath = \"t\"\n\
                     [provider.p]\nbase_url = \"simulator\"\nmodel = \"m\"\n[[step]]\noutput = \"o\"\nprompt = \"{{ line }}\"\n";
         let job = Job::of_text(&folder.join("job.toml"), text, &[], Keys::Unneeded).unwrap();
-        Source::open(&job.source).await.unwrap()
+        Source::open(&job.source, &job.places.state).await.unwrap()
     }
 
     #[tokio::test(flavor = "multi_thread")]

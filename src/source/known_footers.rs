@@ -1,0 +1,129 @@
+//! The footers that earlier runs read, in a file of the job's local state, so that the footer of each file is read
+//! once: a run that finds nothing new opens no file of its source. If the file is lost or damaged, or is that of
+//! another folder, footers are read again.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+
+use ::arrow::datatypes::Fields;
+use serde::{Deserialize, Serialize};
+
+use super::file_format::FileFormat;
+use super::listing::FoundFile;
+use super::shape::Footer;
+use crate::store::{self, Location, StoreError};
+
+const NAME: &str = "footers.json";
+
+/// Footers of the files of a folder.
+#[derive(Debug)]
+pub(super) struct KnownFooters {
+    path: PathBuf,
+    stored: Stored,
+    /// Places of columns in `stored.columns`.
+    places: HashMap<Fields, usize>,
+    /// Whether a footer was added that the file on disk lacks.
+    has_changed: bool,
+}
+
+/// The contents of the file on disk.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Stored {
+    /// The folder of the files.
+    root: String,
+    /// How the files were read.
+    format: String,
+    /// The different columns that files have.
+    columns: Vec<Fields>,
+    files: BTreeMap<String, KnownFile>,
+}
+
+/// A whole file, as it was when its footer was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct KnownFile {
+    size: u64,
+    modified_ms: u64,
+    rows: u64,
+    /// Place of its columns.
+    columns: usize,
+}
+
+impl KnownFooters {
+    /// Loads the file in a local folder.
+    pub(super) fn load(state: &Path, root: &Location, format: FileFormat) -> Self {
+        let path = state.join(NAME);
+        let (root, format) = (root.to_string(), format!("{format:?}"));
+        let found = store::read(&path).ok().flatten();
+        let found = found.and_then(|bytes| serde_json::from_slice::<Stored>(&bytes).ok());
+        let found = found.filter(|stored| (&stored.root, &stored.format) == (&root, &format));
+        let stored = found.unwrap_or_else(|| Stored { root, format, ..Stored::default() });
+        let places = stored.columns.iter().cloned().zip(0..).collect();
+        KnownFooters { path, stored, places, has_changed: false }
+    }
+
+    /// Returns the footer of a file that has not changed since it was read; `None` if the footer has to be read.
+    pub(super) fn of(&self, file: &FoundFile) -> Option<Footer> {
+        let known = self.stored.files.get(&file.path)?;
+        let is_same = (known.size, known.modified_ms) == (file.size, file.modified_ms);
+        let columns = self.stored.columns.get(known.columns).filter(|_| is_same)?;
+        Some(Footer::Whole { rows: known.rows, columns: columns.clone() })
+    }
+
+    /// Adds the footer of a file, if it is whole. Equal columns of files are made to share memory.
+    pub(super) fn add(&mut self, file: &mut FoundFile) {
+        let Footer::Whole { rows, columns } = &mut file.footer else { return };
+        let all = &mut self.stored.columns;
+        let place = *self.places.entry(columns.clone()).or_insert_with(|| {
+            all.push(columns.clone());
+            all.len() - 1
+        });
+        *columns = all[place].clone();
+        let known = KnownFile { size: file.size, modified_ms: file.modified_ms, rows: *rows, columns: place };
+        self.has_changed |= self.stored.files.insert(file.path.clone(), known) != Some(known);
+    }
+
+    /// Writes the file if a footer was added.
+    pub(super) fn save(&mut self) -> Result<(), StoreError> {
+        if !std::mem::take(&mut self.has_changed) {
+            return Ok(());
+        }
+        let bytes = serde_json::to_vec(&self.stored).map_err(std::io::Error::from);
+        let bytes = bytes.map_err(StoreError::of("write", self.path.as_path()))?;
+        store::replace(&self.path, &bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ::arrow::datatypes::{DataType, Field};
+
+    use super::super::file_format::ByteStrings;
+    use super::*;
+
+    fn found(size: u64, modified_ms: u64) -> FoundFile {
+        let columns = Fields::from(vec![Field::new("id", DataType::Int64, true)]);
+        let footer = Footer::Whole { rows: 3, columns };
+        FoundFile { modified_ms, path: "a.parquet".into(), size, partition: BTreeMap::new(), footer }
+    }
+
+    #[test]
+    fn only_the_footer_of_an_unchanged_file_is_known() {
+        let folder = tempfile::tempdir().unwrap();
+        let (root, other) = (Location::local("/source"), Location::local("/other"));
+        let format = FileFormat::Parquet(ByteStrings::AsText);
+        let load = |root, format| KnownFooters::load(folder.path(), root, format);
+        let mut footers = load(&root, format);
+        assert!(footers.of(&found(10, 20)).is_none());
+        footers.add(&mut found(10, 20));
+        footers.save().unwrap();
+        let footers = load(&root, format);
+        assert!(
+            matches!(footers.of(&found(10, 20)), Some(Footer::Whole { rows: 3, columns }) if columns.len() == 1)
+        );
+        assert!(footers.of(&found(11, 20)).is_none(), "another size");
+        assert!(footers.of(&found(10, 21)).is_none(), "another time");
+        assert!(load(&other, format).of(&found(10, 20)).is_none(), "another folder");
+        let otherwise = FileFormat::Parquet(ByteStrings::AsTheyAre);
+        assert!(load(&root, otherwise).of(&found(10, 20)).is_none(), "read in another way");
+    }
+}
