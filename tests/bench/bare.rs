@@ -7,14 +7,26 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
 const URL: &str = "ENRICH_BENCH_BARE_URL";
 const ROWS: &str = "ENRICH_BENCH_BARE_ROWS";
+const BODIES: &str = "ENRICH_BENCH_BARE_BODIES";
+
+/// The bodies that are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Bodies {
+    /// A prompt, and its answer.
+    Chat,
+    /// So many texts, and their vectors of 256 numbers, in base64 or not.
+    Vectors { together: i64, is_base64: bool },
+}
 
 #[derive(Serialize)]
-struct BareRequest<'a> {
+struct ChatRequest<'a> {
     model: &'a str,
     messages: [BareMessage<'a>; 1],
 }
@@ -26,7 +38,7 @@ struct BareMessage<'a> {
 }
 
 #[derive(Deserialize)]
-struct BareResponse {
+struct ChatResponse {
     choices: Vec<BareChoice>,
 }
 
@@ -40,47 +52,110 @@ struct BareAnswer {
     content: String,
 }
 
+#[derive(Serialize)]
+struct VectorsRequest<'a> {
+    model: &'a str,
+    input: &'a [String],
+    dimensions: u32,
+    encoding_format: &'a str,
+}
+
+#[derive(Deserialize)]
+struct VectorsResponse<T> {
+    data: Vec<BareVector<T>>,
+}
+
+#[derive(Deserialize)]
+struct BareVector<T> {
+    embedding: T,
+}
+
 /// The command that starts this benchmark as the bare client, on one core.
-pub(crate) fn command(core: usize, url: &str, rows: i64) -> Command {
+pub(crate) fn command(core: usize, url: &str, rows: i64, bodies: Bodies) -> Command {
     let mut command = Command::new("taskset");
     command.args(["--cpu-list", &core.to_string()]);
     command.arg(std::env::current_exe().expect("this benchmark")).env(URL, url).env(ROWS, rows.to_string());
+    command.env(BODIES, serde_json::to_string(&bodies).expect("JSON"));
     command.stdin(Stdio::null());
     command
 }
 
-/// Acts as the bare client if this process was started as one. Returns whether it was.
-pub(crate) fn acts(concurrency: u32, prompt: fn(i64) -> String) -> bool {
+/// Acts as the bare client if this process was started as one. Returns whether it was. `text` is that of a row, and
+/// `prompt` what its prompt begins with.
+pub(crate) fn acts(concurrency: u32, prompt: &'static str, text: fn(i64) -> String) -> bool {
     let (Ok(url), Ok(rows)) = (std::env::var(URL), std::env::var(ROWS)) else { return false };
     let rows = rows.parse().expect("a number of rows");
+    let bodies = serde_json::from_str(&std::env::var(BODIES).expect("bodies")).expect("bodies");
+    let (path, together) = match bodies {
+        Bodies::Chat => ("chat/completions", 1),
+        Bodies::Vectors { together, .. } => ("embeddings", together),
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let client = reqwest::Client::builder().tcp_nodelay(true).build().expect("a client");
-        let address = Arc::<str>::from(format!("{url}/chat/completions"));
+        let address = Arc::<str>::from(format!("{url}/{path}"));
         let next = Arc::new(AtomicI64::new(0));
         let mut tasks = JoinSet::new();
         for _ in 0..concurrency {
             let (client, address, next) = (client.clone(), Arc::clone(&address), Arc::clone(&next));
             tasks.spawn(async move {
-                let mut characters = 0;
+                let mut received = 0;
                 loop {
-                    let row = next.fetch_add(1, Ordering::Relaxed);
+                    let row = next.fetch_add(together, Ordering::Relaxed);
                     if row >= rows {
-                        return characters;
+                        return received;
                     }
-                    let content = prompt(row);
-                    let messages = [BareMessage { role: "user", content: &content }];
-                    let body = serde_json::to_vec(&BareRequest { model: "m", messages }).expect("a body");
                     let request = client.post(&*address).header("content-type", "application/json");
-                    let response = request.body(body).send().await.expect("a response");
-                    let body = response.bytes().await.expect("a body");
-                    let response: BareResponse = serde_json::from_slice(&body).expect("an answer");
-                    characters += response.choices[0].message.content.len();
+                    let request = request.body(body(bodies, row, prompt, text));
+                    let response = request.send().await.expect("a response");
+                    received += read(bodies, &response.bytes().await.expect("a body"));
                 }
             });
         }
-        let characters: usize = tasks.join_all().await.into_iter().sum();
-        assert!(characters > 0, "no answers");
+        let received: usize = tasks.join_all().await.into_iter().sum();
+        assert!(received > 0, "no answers");
     });
     true
+}
+
+/// The body of the request about the rows from `row` on.
+fn body(bodies: Bodies, row: i64, prompt: &str, text: fn(i64) -> String) -> Vec<u8> {
+    match bodies {
+        Bodies::Chat => {
+            let content = format!("{prompt}{}", text(row));
+            let messages = [BareMessage { role: "user", content: &content }];
+            serde_json::to_vec(&ChatRequest { model: "m", messages })
+        }
+        Bodies::Vectors { together, is_base64 } => {
+            let input: Vec<String> = (row..row + together).map(text).collect();
+            let encoding_format = if is_base64 { "base64" } else { "float" };
+            serde_json::to_vec(&VectorsRequest {
+                model: "m",
+                input: &input,
+                dimensions: 256,
+                encoding_format,
+            })
+        }
+    }
+    .expect("a body")
+}
+
+/// Reads an answer and returns how many characters or numbers it has.
+fn read(bodies: Bodies, body: &[u8]) -> usize {
+    match bodies {
+        Bodies::Chat => {
+            let response: ChatResponse = serde_json::from_slice(body).expect("an answer");
+            response.choices[0].message.content.len()
+        }
+        Bodies::Vectors { is_base64: true, .. } => {
+            let response: VectorsResponse<&str> = serde_json::from_slice(body).expect("vectors");
+            let bytes =
+                response.data.iter().map(|vector| BASE64_STANDARD.decode(vector.embedding).expect("base64"));
+            bytes.map(|bytes| bytes.len() / 4).sum()
+        }
+        Bodies::Vectors { is_base64: false, .. } => {
+            let response: VectorsResponse<Vec<f32>> = serde_json::from_slice(body).expect("vectors");
+            response.data.iter().map(|vector| vector.embedding.len()).sum()
+        }
+    }
 }

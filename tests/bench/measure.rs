@@ -13,6 +13,8 @@ pub(crate) struct Used {
     pub(crate) wall: f64,
     pub(crate) cpu: f64,
     pub(crate) peak_mb: f64,
+    /// Peak of what is not in files, such as the program's own, of which the system drops what it needs room for.
+    pub(crate) peak_own_mb: f64,
 }
 
 /// Waits for a process and reads from /proc what it used; the last look is at most 2 ms before its end.
@@ -29,12 +31,13 @@ pub(crate) fn watch(mut child: Child) -> Used {
                 rest.split(' ').skip(11).take(2).filter_map(|number| number.parse().ok()).collect();
             used.cpu = ticks.iter().sum::<f64>() / 100.0;
         }
-        if let Ok(text) = std::fs::read_to_string(&status)
-            && let Some(line) = text.lines().find(|line| line.starts_with("VmHWM:"))
-        {
-            let kb: f64 =
-                line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).unwrap_or(0.0);
-            used.peak_mb = kb / 1024.0;
+        if let Ok(text) = std::fs::read_to_string(&status) {
+            let mb = |name: &str| {
+                let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+                Some(line.split_whitespace().next()?.parse::<f64>().ok()? / 1024.0)
+            };
+            used.peak_mb = mb("VmHWM:").unwrap_or(used.peak_mb);
+            used.peak_own_mb = used.peak_own_mb.max(mb("RssAnon:").unwrap_or_default());
         }
         if let Ok(Some(status)) = child.try_wait() {
             assert!(status.success(), "a run failed");
