@@ -7,10 +7,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde_json::json;
-use serde_json::value::RawValue;
 
 use crate::fault::{Class, Failure};
-use crate::wire::ChatResponse;
+use crate::wire::{ChatResponse, Vector};
 
 /// Splits the response to several texts into one response for each, as if each text had been sent alone. Usage is
 /// divided in proportion to `bytes`, the sizes of the texts. The entry of a text without a vector is `None`.
@@ -19,7 +18,7 @@ use crate::wire::ChatResponse;
 /// When it is unclear which vector belongs to which text, with class `invalid_response`.
 pub fn share(response: &ChatResponse, bytes: &[usize]) -> Result<Vec<Option<Bytes>>, Failure> {
     let wrong = |what: String| Failure::new(Class::InvalidResponse, what);
-    let mut vectors: Vec<Option<&RawValue>> = vec![None; bytes.len()];
+    let mut vectors: Vec<Option<&Vector>> = vec![None; bytes.len()];
     // Some servers send index 0 for every vector. The vectors are in order then.
     let says_nothing = response.data.len() == bytes.len()
         && response.data.len() > 1
@@ -35,7 +34,7 @@ pub fn share(response: &ChatResponse, bytes: &[usize]) -> Result<Vec<Option<Byte
         if place.is_some() {
             return Err(wrong(format!("two vectors have the index {}", index.unwrap_or_default())));
         }
-        *place = item.embedding.as_deref();
+        *place = item.embedding.as_ref();
     }
     if vectors.iter().all(Option::is_none) {
         return Err(wrong("the answer has no vectors".to_owned()));
@@ -48,8 +47,17 @@ pub fn share(response: &ChatResponse, bytes: &[usize]) -> Result<Vec<Option<Byte
         .collect();
     let tokens = facts.tokens.map(|tokens| portions(tokens.prompt, &weights));
     let cost = facts.cost.map(|cost| portions(cost.get(), &weights));
-    let own = |(at, vector): (usize, Option<&RawValue>)| {
-        let vector = vector?;
+    let model = json!(response.model);
+    let own = |(at, vector): (usize, Option<&Vector>)| {
+        let vector = match vector? {
+            Vector::Base64(text) => json!(text).to_string(),
+            // A third of the bytes.
+            Vector::Numbers(numbers) => {
+                let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+                format!("\"{}\"", STANDARD.encode(bytes))
+            }
+            Vector::Other => "false".to_owned(),
+        };
         let mut usage = serde_json::Map::new();
         if let Some(tokens) = &tokens {
             usage.insert("prompt_tokens".into(), tokens[at].into());
@@ -58,11 +66,9 @@ pub fn share(response: &ChatResponse, bytes: &[usize]) -> Result<Vec<Option<Byte
         if let Some(cost) = &cost {
             usage.insert("cost".into(), crate::ident::Money::picodollars(cost[at]).dollars().into());
         }
-        let (model, usage) = (json!(response.model), json!(usage));
-        let body = format!(
-            r#"{{"model":{model},"data":[{{"index":0,"embedding":{}}}],"usage":{usage}}}"#,
-            vector.get()
-        );
+        let usage = json!(usage);
+        let body =
+            format!(r#"{{"model":{model},"data":[{{"index":0,"embedding":{vector}}}],"usage":{usage}}}"#);
         Some(Bytes::from(body))
     };
     Ok(vectors.into_iter().enumerate().map(own).collect())
@@ -87,17 +93,18 @@ fn portions(sum: u64, weights: &[u64]) -> Vec<u64> {
 /// When there is no vector, or it does not consist of finite numbers.
 pub(super) fn vector(response: &ChatResponse) -> Result<Vec<f32>, Failure> {
     let wrong = |what: &str| Failure::new(Class::InvalidResponse, what);
-    let raw = response.data.first().and_then(|item| item.embedding.as_deref());
-    let raw = raw.ok_or_else(|| wrong("the answer has no vector"))?.get();
-    let numbers: Option<Vec<f32>> = match serde_json::from_str::<String>(raw) {
-        Ok(text) => STANDARD.decode(text).ok().filter(|bytes| bytes.len().is_multiple_of(4)).map(|bytes| {
-            let of_four = bytes.chunks_exact(4).filter_map(|four| four.try_into().ok());
-            of_four.map(f32::from_le_bytes).collect()
-        }),
-        // Some servers wrap the vector in a list of one.
-        Err(_) => serde_json::from_str(raw)
-            .ok()
-            .or_else(|| serde_json::from_str::<[Vec<f32>; 1]>(raw).ok().map(|[vector]| vector)),
+    let vector = response.data.first().and_then(|item| item.embedding.as_ref());
+    let numbers = match vector.ok_or_else(|| wrong("the answer has no vector"))? {
+        Vector::Base64(text) => {
+            let bytes = STANDARD.decode(text).ok().filter(|bytes| bytes.len().is_multiple_of(4));
+            let of_four = |bytes: Vec<u8>| {
+                let (fours, _) = bytes.as_chunks::<4>();
+                fours.iter().map(|four| f32::from_le_bytes(*four)).collect()
+            };
+            bytes.map(of_four)
+        }
+        Vector::Numbers(numbers) => Some(numbers.clone()),
+        Vector::Other => None,
     };
     numbers
         .filter(|numbers| !numbers.is_empty() && numbers.iter().all(|number| number.is_finite()))

@@ -1,14 +1,15 @@
 //! Appends rows: data files first, then one commit that names them.
 
 use arrow::array::{Array, AsArray};
-use arrow::datatypes::Int32Type;
+use arrow::datatypes::{DataType, Field, Int32Type, Schema};
 use arrow::record_batch::RecordBatch;
 use deltalake::kernel::transaction::{CommitBuilder, CommitProperties};
 use deltalake::kernel::{Action, Add, Transaction};
 use deltalake::protocol::{DeltaOperation, SaveMode};
 use deltalake::writer::{DeltaWriter, RecordBatchWriter};
 use parquet::basic::{Compression, ZstdLevel};
-use parquet::file::properties::WriterProperties;
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::schema::types::ColumnPath;
 use serde_json::{Map, Value, json};
 
 use super::store_access::error_of;
@@ -19,12 +20,35 @@ use crate::store::Location;
 const ROW_GROUP_ROWS: usize = 131_072;
 const ROW_GROUP_BYTES: usize = 32 << 20;
 
-pub(super) fn writer_properties() -> WriterProperties {
-    WriterProperties::builder()
+/// Returns how files with these columns are encoded.
+pub(super) fn writer_properties(columns: &Schema) -> WriterProperties {
+    let mut properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::default()))
         .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
-        .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))
-        .build()
+        .set_max_row_group_bytes(Some(ROW_GROUP_BYTES));
+    let mut vectors = Vec::new();
+    columns.fields().iter().for_each(|field| find_vectors(field, &mut Vec::new(), &mut vectors));
+    for path in vectors {
+        // No two numbers of vectors are equal, and nobody looks for the smallest.
+        properties = properties
+            .set_column_dictionary_enabled(path.clone(), false)
+            .set_column_statistics_enabled(path, EnabledStatistics::None);
+    }
+    properties.build()
+}
+
+/// Adds the Parquet paths of the lists of floats in a column below `parents`.
+fn find_vectors(field: &Field, parents: &mut Vec<String>, found: &mut Vec<ColumnPath>) {
+    parents.push(field.name().clone());
+    match field.data_type() {
+        DataType::Struct(fields) => fields.iter().for_each(|field| find_vectors(field, parents, found)),
+        DataType::List(element) | DataType::LargeList(element) if element.data_type().is_floating() => {
+            let leaf = ["list".to_owned(), element.name().clone()];
+            found.push(ColumnPath::new(parents.iter().cloned().chain(leaf).collect()));
+        }
+        _ => {}
+    }
+    parents.pop();
 }
 
 /// Data files that no commit names yet. If none ever does, VACUUM removes them.
@@ -191,7 +215,7 @@ impl Table {
         let action = "write to";
         let error = error_of(action, self.at());
         let writer = RecordBatchWriter::for_table(self.loaded(action).await?).map_err(&error)?;
-        let writer = writer.with_writer_properties(writer_properties());
+        let writer = writer.with_writer_properties(writer_properties(&*self.schema()?));
         let (at, staged) = (self.at().clone(), Staged::default());
         Ok(Staging { writer, at, file_bytes, counted: None, staged })
     }

@@ -107,7 +107,7 @@ impl Table {
         let partitions = Some(self.partition_columns()?);
         let writer =
             RecordBatchWriter::try_new(folder, Arc::clone(&schema), partitions, None).map_err(&error)?;
-        let writer = writer.with_writer_properties(writer_properties());
+        let writer = writer.with_writer_properties(writer_properties(&schema));
         let staging = Staging {
             writer,
             at: self.at().clone(),

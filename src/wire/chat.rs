@@ -5,8 +5,9 @@
 //! known ones may be missing or null.
 
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 use serde_json::{Map, Value};
+
+use super::vector::Vector;
 
 /// The beginning of every message that tells a model what is wrong with its answer.
 pub const COMPLAINT: &str = "That is not ";
@@ -100,9 +101,9 @@ pub struct Embedding {
     /// Position of its text in the request.
     #[serde(default)]
     pub index: Option<u64>,
-    /// The numbers as raw JSON: a list, or base64.
+    /// The vector.
     #[serde(default)]
-    pub embedding: Option<Box<RawValue>>,
+    pub embedding: Option<Vector>,
 }
 
 /// An answer of a chat completion.

@@ -3,7 +3,8 @@
 
 use std::borrow::Cow;
 
-use serde_json::{Value, value::RawValue};
+use serde::Deserialize;
+use serde_json::Value;
 
 use super::chat::{
     AssistantMessage, CalledFunction, ChatResponse, Choice, CompletionTokensDetails, Embedding, ErrorObject,
@@ -11,6 +12,7 @@ use super::chat::{
 };
 use super::events::{join_events, stream};
 use super::odd_json::object;
+use super::vector::Vector;
 
 /// Number of bytes of a body that a message shows.
 const SHOWN_BYTES: usize = 200;
@@ -137,15 +139,8 @@ fn embedding(value: &Value) -> Embedding {
         Value::String(text) => text.parse().ok(),
         other => count(other),
     });
-    // Some servers wrap the vector in a list of one.
-    let vector = value.get("embedding").filter(|vector| !vector.is_null()).map(|vector| {
-        match vector.as_array().map(Vec::as_slice) {
-            Some([only @ Value::Array(_)]) => only,
-            _ => vector,
-        }
-    });
-    let raw = |vector: &Value| RawValue::from_string(vector.to_string()).ok();
-    Embedding { index, embedding: vector.and_then(raw) }
+    let vector = value.get("embedding").filter(|vector| !vector.is_null());
+    Embedding { index, embedding: vector.and_then(|vector| Vector::deserialize(vector).ok()) }
 }
 
 fn usage(value: &Value) -> Option<Usage> {
@@ -276,7 +271,7 @@ mod tests {
         assert_eq!(called.function.unwrap().arguments.as_deref(), Some(r#"{"label":"good"}"#));
         let nested = r#"{"data":[{"index":"1","embedding":[[0.1,0.2]]},{"index":0,"embedding":null}]}"#;
         let vectors = read_any(nested.as_bytes()).unwrap().data;
-        assert_eq!(vectors[0].embedding.as_ref().unwrap().get(), "[0.1,0.2]");
+        assert_eq!(vectors[0].embedding, Some(Vector::Numbers(vec![0.1, 0.2])));
         assert_eq!(
             (vectors[0].index, vectors[1].index, vectors[1].embedding.is_none()),
             (Some(1), Some(0), true)

@@ -5,6 +5,7 @@ mod events;
 mod lenient;
 mod limits;
 mod odd_json;
+mod vector;
 
 pub(crate) use chat::text;
 pub use chat::{
@@ -15,3 +16,4 @@ pub use chat::{
 pub use events::join_events;
 pub use lenient::{read, reason_of};
 pub use limits::{Limits, Quota, Reset, delay_in_text, duration, requested_beyond_limit};
+pub use vector::Vector;

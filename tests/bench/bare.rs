@@ -12,18 +12,11 @@ use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
+use crate::cases::Bodies;
+
 const URL: &str = "ENRICH_BENCH_BARE_URL";
 const ROWS: &str = "ENRICH_BENCH_BARE_ROWS";
 const BODIES: &str = "ENRICH_BENCH_BARE_BODIES";
-
-/// The bodies that are sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Bodies {
-    /// A prompt, and its answer.
-    Chat,
-    /// So many texts, and their vectors of 256 numbers, in base64 or not.
-    Vectors { together: i64, is_base64: bool },
-}
 
 #[derive(Serialize)]
 struct ChatRequest<'a> {
