@@ -158,6 +158,11 @@ pub enum Event<'a> {
         /// Name of the provider.
         provider: &'a str,
     },
+    /// An answer came by another service tier than was requested.
+    OtherTier {
+        /// Name of the provider.
+        provider: &'a str,
+    },
     /// The number of requests in flight changed.
     InFlight {
         /// Name of the provider.

@@ -40,11 +40,11 @@ classes! {
     Connection = "connection" => Retry,
     /// No whole answer within the request's timeout.
     Timeout = "timeout" => Retry,
-    /// A failure of the server: 500, 502, 503, 504, 408, 409, 425, 498, 529.
+    /// A failure of the server: 500, 502, 503, 504, 408, 409, 425, 529.
     ServerError = "server_error" => Retry,
     /// A response that breaks the interface: no JSON, no choices, too large.
     InvalidResponse = "invalid_response" => Retry,
-    /// Too many requests or tokens (429, or 503 with a delay).
+    /// Too many requests or tokens (429, or 503 with a delay), or no room in the service tier (498).
     RateLimited = "rate_limited" => Wait,
     /// The row's time over all its attempts is used up.
     Deadline = "deadline" => Reject,
@@ -80,6 +80,8 @@ classes! {
     Quota = "quota" => Stop,
     /// The provider does not know the model.
     UnknownModel = "unknown_model" => Stop,
+    /// The provider refuses the service tier that requests ask for.
+    ServiceTier = "service_tier" => Stop,
     /// The endpoint answers with a redirect, which could send the key elsewhere.
     Redirect = "redirect" => Stop,
     /// The provider could not be reached or answered nothing, or kept failing until its `outage_deadline`.
@@ -111,6 +113,7 @@ impl Class {
             Class::Auth => "check the key and what it may do",
             Class::Billing | Class::Quota => "raise the quota or the budget at the provider",
             Class::UnknownModel => "check the model's name in the job file",
+            Class::ServiceTier => "change service_tier of this provider in the job file, or take it out",
             Class::Redirect => "check base_url: the endpoint wants another address",
             Class::NotFound => {
                 "check base_url, whose path ends in /v1 with most providers, and the model's name"
@@ -162,9 +165,12 @@ impl Class {
             Class::EmptyAnswer => "enrich retry; if it stays, change the prompt",
             Class::Template => "mend the template, then enrich retry",
             Class::BadRequest | Class::NotFound => "mend what the provider refuses, then enrich retry",
-            Class::Auth | Class::Billing | Class::Quota | Class::UnknownModel | Class::Redirect => {
-                "see to key, account and model, then enrich retry"
-            }
+            Class::Auth
+            | Class::Billing
+            | Class::Quota
+            | Class::UnknownModel
+            | Class::ServiceTier
+            | Class::Redirect => "see to key, account and model, then enrich retry",
             Class::Budget => "raise the budget, then enrich run",
             Class::SameRefusal => "mend what the provider refuses, then enrich retry",
         }
@@ -195,6 +201,7 @@ impl Class {
             | Class::Billing
             | Class::Quota
             | Class::UnknownModel
+            | Class::ServiceTier
             | Class::Redirect
             | Class::Unavailable
             | Class::Budget
@@ -261,6 +268,8 @@ pub enum Scarce {
     Tokens,
     /// The server's capacity: it is busy for every client.
     Capacity,
+    /// Room in the service tier that was requested; other tiers may have some.
+    TierRoom,
 }
 
 impl Failure {

@@ -372,7 +372,7 @@ impl Admission {
         if self.streak == 0 && self.throttling.is_usual(self.quotas.limits_requests(), pending) {
             return Blame::Request;
         }
-        if failure.scarce == Some(Scarce::Capacity)
+        if matches!(failure.scarce, Some(Scarce::Capacity | Scarce::TierRoom))
             && let Some(row) = row
         {
             // A busy server that refuses one request may answer others. Only one that answers none gets a pause.

@@ -166,7 +166,7 @@ impl Quotas {
         now: Instant,
     ) -> LimitKnowledge {
         let kind = match scarce {
-            Some(Scarce::Capacity) => return LimitKnowledge::Nothing,
+            Some(Scarce::Capacity | Scarce::TierRoom) => return LimitKnowledge::Nothing,
             Some(Scarce::Tokens) => {
                 if !self.is_charge_known
                     && self.charge.is_none()

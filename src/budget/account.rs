@@ -7,7 +7,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::spending::Spending;
-use crate::config::{Budget, BudgetLimit, BudgetScope, Prices};
+use crate::config::{Budget, BudgetLimit, BudgetScope, PriceTable, Prices};
 use crate::ident::{Spend, Tokens};
 use crate::store::StoreError;
 
@@ -17,12 +17,18 @@ const MOST_ADDED: u64 = 16;
 /// Returns the most that a request can take. A token is at least one byte of the prompt. A chat request without
 /// `max_tokens` has no worst case; the configuration refuses it where a budget limits money or tokens.
 #[must_use]
-pub fn worst_case(prices: Option<&Prices>, messages: usize, bytes: usize, max_tokens: Option<u32>) -> Spend {
+pub fn worst_case(
+    prices: Option<&PriceTable>,
+    messages: usize,
+    bytes: usize,
+    max_tokens: Option<u32>,
+) -> Spend {
     let prompt = bytes as u64 + MOST_ADDED * (messages as u64 + 1);
     let completion = max_tokens.unwrap_or_default().into();
     let tokens = Tokens { prompt, cached: 0, completion, reasoning: 0 };
     let money = prices.map(|prices| {
-        let dearest = Prices { input: prices.input.max(prices.cached_input), ..*prices };
+        let prices = prices.highest();
+        let dearest = Prices { input: prices.input.max(prices.cached_input), ..prices };
         dearest.cost(tokens)
     });
     Spend { money: money.unwrap_or_default(), tokens: tokens.total(), requests: 1 }
@@ -219,6 +225,8 @@ impl Drop for Reservation {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::ident::Money;
 
@@ -285,6 +293,7 @@ mod tests {
     fn the_worst_case_is_a_token_for_each_byte() {
         let price = |dollars| Money::per_million(dollars).unwrap();
         let prices = Prices { input: price(1.0), cached_input: price(0.5), output: price(2.0) };
+        let prices = PriceTable::new(prices, BTreeMap::new(), None);
         let worst = worst_case(Some(&prices), 1, 1_000, Some(100));
         assert_eq!((worst.tokens, worst.requests), (1_132, 1));
         assert_eq!(worst.money, Money::picodollars(1_032_000_000 + 200_000_000));

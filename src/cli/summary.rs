@@ -41,6 +41,8 @@ pub(super) struct Summary<'a> {
     retries: u64,
     /// Number of second requests sent beside requests that take far longer than others.
     hedged: u64,
+    /// Number of answers by another service tier than was requested.
+    other_tier: u64,
     throttled: u64,
     tokens: TokenSummary,
     /// Cost of this run's answers, or `None` if no price is known.
@@ -131,6 +133,7 @@ impl<'a> Summary<'a> {
             recovered: totals.recovered,
             retries: totals.retries,
             hedged: totals.hedged,
+            other_tier: totals.other_tier,
             throttled: totals.throttled,
             tokens: TokenSummary {
                 prompt: totals.tokens.prompt,

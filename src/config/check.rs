@@ -21,6 +21,9 @@ use crate::store::Location;
 const MAX_ERROR_RATE: f64 = 0.5;
 /// Default share of requests that may be hedges.
 const HEDGE_SHARE: f64 = 0.01;
+/// The service tier whose answers may take long, and the time for one.
+pub(super) const FLEX: &str = "flex";
+pub(super) const FLEX_TIMEOUT: Duration = Duration::from_secs(900);
 const METADATA_COLUMN: &str = "_enrich";
 
 /// Looks up environment variables.
@@ -297,6 +300,23 @@ impl Checker<'_> {
             ));
         }
         let prices = self.prices(&name, &raw)?;
+        let service_tier = raw.service_tier.clone().filter(|tier| !tier.is_empty());
+        let tier_fallback_after = match raw.tier_fallback_after {
+            Some(_) if service_tier.is_none() => {
+                return Err(self.wrong(
+                    key("tier_fallback_after"),
+                    "needs service_tier: without it requests ask for no tier to fall back from",
+                ));
+            }
+            Some(after) => {
+                Some(self.positive_span(&key("tier_fallback_after"), Some(after), FLEX_TIMEOUT)?)
+            }
+            None => None,
+        };
+        let request_timeout = match service_tier.as_deref() {
+            Some(FLEX) => FLEX_TIMEOUT,
+            _ => Duration::from_secs(120),
+        };
         let api_key = self.key(&name, &raw)?;
         let tls = self.tls(&name, &raw)?;
         for header in raw.headers.keys() {
@@ -336,6 +356,8 @@ impl Checker<'_> {
             token_limits,
             token_charge: raw.token_charge,
             prices,
+            service_tier,
+            tier_fallback_after,
             learns_concurrency: raw.max_concurrency.is_none(),
             max_concurrency: self.positive(&key("max_concurrency"), raw.max_concurrency, 64)?,
             connect_timeout: self.positive_span(
@@ -346,7 +368,7 @@ impl Checker<'_> {
             request_timeout: self.positive_span(
                 &key("request_timeout"),
                 raw.request_timeout,
-                Duration::from_secs(120),
+                request_timeout,
             )?,
             retry,
             max_response_bytes: self.positive_bytes(
@@ -478,6 +500,22 @@ impl Checker<'_> {
         for (name, price) in prices {
             if Money::per_million(price).is_none() {
                 return Err(self.wrong(format!("simulator.{name}"), "lies outside 0 to 1,000,000"));
+            }
+        }
+        for (name, tier) in &spec.tiers {
+            let wrong = |field: &str, bounds: &str| {
+                self.wrong(format!("simulator.tiers.{name}.{field}"), format!("lies outside {bounds}"))
+            };
+            let shares = [("no_room", tier.no_room), ("by_standard", tier.by_standard)];
+            if let Some((field, _)) = shares.iter().find(|(_, share)| !(0.0..=1.0).contains(share)) {
+                return Err(wrong(field, "0 to 1"));
+            }
+            let prices = [
+                ("price_per_million_input", tier.price_per_million_input),
+                ("price_per_million_output", tier.price_per_million_output),
+            ];
+            if let Some((field, _)) = prices.iter().find(|(_, price)| Money::per_million(*price).is_none()) {
+                return Err(wrong(field, "0 to 1,000,000"));
             }
         }
         let others = spec.phases.iter().filter_map(|phase| phase.other_client);

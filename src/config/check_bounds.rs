@@ -1,9 +1,10 @@
 //! The checks of budget, anomalies and metrics.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::anomalies::Anomalies;
-use super::budget::{Allowance, Budget, Prices};
+use super::budget::{Allowance, Budget, PriceTable, Prices};
 use super::check::Checker;
 use super::error::ConfigError;
 use super::job::{Provider, SourceSpec, TargetSpec};
@@ -116,33 +117,44 @@ impl Checker<'_> {
         })
     }
 
-    pub(super) fn prices(&self, name: &str, raw: &RawProvider) -> Result<Option<Prices>, ConfigError> {
-        let price = |key: &str, given: Option<f64>| match given {
-            None => Ok(None),
-            Some(dollars) => Money::per_million(dollars).map(Some).ok_or_else(|| {
+    pub(super) fn prices(
+        &self,
+        name: &str,
+        raw: &RawProvider,
+    ) -> Result<Option<Arc<PriceTable>>, ConfigError> {
+        let price = |key: &str, dollars: f64| {
+            Money::per_million(dollars).ok_or_else(|| {
                 self.wrong(
                     format!("provider.{name}.{key}"),
                     format!("is {dollars}; it is US dollars for a million tokens, 0 to 1,000,000"),
                 )
-            }),
+            })
         };
-        let input = price("price_per_million_input", raw.price_per_million_input)?;
-        let cached = price("price_per_million_cached_input", raw.price_per_million_cached_input)?;
-        let output = price("price_per_million_output", raw.price_per_million_output)?;
-        match (input, output) {
-            (Some(input), Some(output)) => {
-                Ok(Some(Prices { input, cached_input: cached.unwrap_or(input), output }))
-            }
-            (None, None) if cached.is_none() => Ok(None),
+        let given = |key: &str, dollars: Option<f64>| dollars.map(|dollars| price(key, dollars)).transpose();
+        let input = given("price_per_million_input", raw.price_per_million_input)?;
+        let cached = given("price_per_million_cached_input", raw.price_per_million_cached_input)?;
+        let output = given("price_per_million_output", raw.price_per_million_output)?;
+        let standard = match (input, output) {
+            (Some(input), Some(output)) => Prices { input, cached_input: cached.unwrap_or(input), output },
+            (None, None) if cached.is_none() && raw.tier_prices.is_empty() => return Ok(None),
             (input, _) => {
                 let missing =
                     if input.is_none() { "price_per_million_input" } else { "price_per_million_output" };
-                Err(self.wrong(
+                return Err(self.wrong(
                     format!("provider.{name}.{missing}"),
                     "is missing; both prices are needed to know what a request costs",
-                ))
+                ));
             }
+        };
+        let mut tiers = BTreeMap::new();
+        for (tier, raw) in &raw.tier_prices {
+            let key = |field: &str| format!("tier_prices.{tier}.{field}");
+            let input = price(&key("price_per_million_input"), raw.price_per_million_input)?;
+            let cached = given(&key("price_per_million_cached_input"), raw.price_per_million_cached_input)?;
+            let output = price(&key("price_per_million_output"), raw.price_per_million_output)?;
+            tiers.insert(tier.clone(), Prices { input, cached_input: cached.unwrap_or(input), output });
         }
+        Ok(Some(Arc::new(PriceTable::new(standard, tiers, raw.service_tier.clone()))))
     }
 }
 

@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use url::Url;
 
 use super::anomalies::Anomalies;
-use super::budget::{Budget, Prices};
+use super::budget::{Budget, PriceTable};
 use super::key::ApiKey;
 use super::simulated::SimulatorSpec;
 use super::step::{SchemaForm, StepSpec};
@@ -219,7 +219,11 @@ pub struct Provider {
     /// The tokens that an answer counts for; `None` if that is to be learned.
     pub token_charge: Option<TokenCharge>,
     /// Prices of tokens; `None` if the job file does not set them.
-    pub prices: Option<Prices>,
+    pub prices: Option<Arc<PriceTable>>,
+    /// The service tier that requests ask for; `None` for the provider's own choice.
+    pub service_tier: Option<String>,
+    /// How long a row may wait for room in the service tier before it is sent without one; `None` for ever.
+    pub tier_fallback_after: Option<Duration>,
     /// Maximum number of requests in flight.
     pub max_concurrency: u32,
     /// Whether the number of requests in flight is learned, because the job file sets none: fewer are kept in flight

@@ -26,7 +26,7 @@ mod steps;
 mod units;
 
 pub use anomalies::Anomalies;
-pub use budget::{Allowance, Budget, Prices};
+pub use budget::{Allowance, Budget, PriceTable, Prices};
 pub use error::ConfigError;
 pub(crate) use error::nearest;
 pub use job::{
@@ -41,7 +41,7 @@ pub use shape::{CLASS, Shape};
 pub(crate) use simulated::MOST_DIMENSIONS;
 pub use simulated::{
     DelayForm, FaultSpec, HeaderFamily, LimitSpec, LimitWindow, PhaseSpec, SchemaFormName, SimulatedCharge,
-    SimulatorSpec, WrongForm,
+    SimulatorSpec, TierSpec, WrongForm,
 };
 pub use step::{
     Example, Form, NullInputs, OnError, OnTooLong, Params, Route, SchemaForm, StepKind, StepSpec, Typed,

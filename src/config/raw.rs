@@ -329,13 +329,26 @@ pub(super) struct RawProvider {
     /// US dollars for a million tokens of answers. Default: not known.
     #[schemars(range(min = 0))]
     pub(super) price_per_million_output: Option<f64>,
+    /// The service tier that requests ask for (`service_tier` in their bodies): `flex`, `priority`, `default` or
+    /// whatever else the provider has. The tier that an answer states decides what it costs. A tier that the provider
+    /// refuses stops the run with status 4. Stored answers are still used after a change. Default: none is sent.
+    #[schemars(length(min = 1))]
+    pub(super) service_tier: Option<String>,
+    /// Prices of answers by service tier, such as `[provider.x.tier_prices.flex]`; those above are the standard
+    /// tier's. A budget reckons with the dearest. Default: every tier costs the same.
+    #[serde(default)]
+    pub(super) tier_prices: BTreeMap<String, RawTierPrices>,
+    /// How long a row may wait because the service tier has no room (429 `resource_unavailable`, 498) before it is
+    /// sent without `service_tier`. Needs `service_tier`. Default: for ever.
+    pub(super) tier_fallback_after: Option<Span>,
     /// Maximum number of requests in flight; at least 1. If the process is killed, these may be paid for twice.
     /// Default: 64; fewer where more do not make the provider any faster.
     #[schemars(range(min = 1))]
     pub(super) max_concurrency: Option<u32>,
     /// Timeout for connecting. Default: 10 s.
     pub(super) connect_timeout: Option<Span>,
-    /// Timeout for one attempt, from the first byte sent to the last one received. Default: 120 s.
+    /// Timeout for one attempt, from the first byte sent to the last one received. Default: 120 s; with the service
+    /// tier `flex` 15 min.
     pub(super) request_timeout: Option<Span>,
     /// What to do about a request that has taken at least 10 s, and at least 8 times the 99th percentile of the times
     /// of its step's newest 1,000 answers: `auto` sends a second request beside it, takes the answer that comes
@@ -362,6 +375,22 @@ pub(super) struct RawProvider {
     pub(super) outage_deadline: Option<Span>,
     /// Maximum size of a response body, after decompression; a larger one is a failed attempt. Default: 16 MB.
     pub(super) max_response_bytes: Option<ByteSize>,
+}
+
+/// Prices of a service tier.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawTierPrices {
+    /// US dollars for a million tokens of prompts. Required.
+    #[schemars(range(min = 0))]
+    pub(super) price_per_million_input: f64,
+    /// US dollars for a million tokens of prompts that the provider had in its cache. Default:
+    /// `price_per_million_input`.
+    #[schemars(range(min = 0))]
+    pub(super) price_per_million_cached_input: Option<f64>,
+    /// US dollars for a million tokens of answers. Required.
+    #[schemars(range(min = 0))]
+    pub(super) price_per_million_output: f64,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]

@@ -18,6 +18,7 @@ endpoint: copy the one that is nearest, and change `app_id`, the two paths and t
 | --- | --- | --- |
 | [`quickstart.toml`](quickstart.toml) | the built-in simulator, with some faults | no key |
 | [`openai.toml`](openai.toml) | OpenAI | `OPENAI_API_KEY` |
+| [`openai-flex.toml`](openai-flex.toml) | OpenAI at half the price, for rows that can wait | `OPENAI_API_KEY` |
 | [`openrouter.toml`](openrouter.toml) | OpenRouter, the cheapest host first | `OPENROUTER_API_KEY` |
 | [`mistral.toml`](mistral.toml) | Mistral | `MISTRAL_API_KEY` |
 | [`anthropic.toml`](anthropic.toml) | Anthropic, by its OpenAI-compatible interface | `ANTHROPIC_API_KEY` |

@@ -1,6 +1,8 @@
 //! Behaviour of the built-in simulator, as the job file configures it. The doc comments are its reference, like those
 //! of [`super::raw`].
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -101,6 +103,11 @@ pub struct SimulatorSpec {
     /// Whether a request is completed and billed even if its client has disconnected. Default: false.
     #[serde(default)]
     pub bills_the_gone: bool,
+    /// Service tiers besides the standard one (`default`), such as `[simulator.tiers.flex]`. A request for any other is
+    /// refused with 400 and the parameter `service_tier`, and each answer states its tier. Default: none; the field
+    /// `service_tier` is ignored.
+    #[serde(default)]
+    pub tiers: BTreeMap<String, TierSpec>,
     /// Number of answers after which the quota is used up and every request is refused. Default: no end.
     pub quota: Option<u64>,
     /// Periods of different behaviour. Default: none.
@@ -113,6 +120,34 @@ pub struct SimulatorSpec {
     /// `script_exhausted`. Default: `fault` alone decides.
     #[serde(default)]
     pub script: Vec<FaultSpec>,
+}
+
+/// A service tier of the simulator.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TierSpec {
+    /// US dollars billed for a million tokens of prompts. Default: nothing.
+    #[serde(default)]
+    #[schemars(range(min = 0.0))]
+    pub price_per_million_input: f64,
+    /// US dollars billed for a million tokens of answers. Default: nothing.
+    #[serde(default)]
+    #[schemars(range(min = 0.0))]
+    pub price_per_million_output: f64,
+    /// Share of requests for which there is no room, 0 to 1: 429 with the code `resource_unavailable`. Default: 0.
+    #[serde(default)]
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub no_room: f64,
+    /// Share of requests that are answered by the standard tier, 0 to 1. Default: 0.
+    #[serde(default)]
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub by_standard: f64,
+    /// Whether every request is refused with 400, as by a project that may not use the tier. Default: false.
+    #[serde(default)]
+    pub forbidden: bool,
+    /// Whether an answer does not state its tier. Default: false.
+    #[serde(default)]
+    pub silent: bool,
 }
 
 /// How a request carries a JSON Schema.

@@ -221,6 +221,8 @@ pub struct Params {
     pub shape: Option<Shape>,
     /// The requested vectors; `None` for a chat answer.
     pub vectors: Option<Vectors>,
+    /// Whether a request asks for no service tier although its provider's requests do.
+    pub without_tier: bool,
 }
 
 /// What to do with a row whose inputs are all null.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::check::Checker;
+use super::check::{Checker, FLEX, FLEX_TIMEOUT};
 use super::error::{ConfigError, nearest};
 use super::job::Provider;
 use super::raw::{FileOrTable, OneOrMore, RawStep};
@@ -117,8 +117,10 @@ impl Checker<'_> {
             Ok(Route { when: route.when.clone(), providers })
         });
         let routes = routes.collect::<Result<Vec<_>, _>>()?;
-        let used = routes.iter().flat_map(|route| &route.providers).chain(&chosen);
-        let has_window = used.into_iter().any(|provider| providers[*provider].context_window.is_some());
+        let used = || routes.iter().flat_map(|route| &route.providers).chain(&chosen);
+        let has_window = used().any(|provider| providers[*provider].context_window.is_some());
+        let is_flex = used().any(|provider| providers[*provider].service_tier.as_deref() == Some(FLEX));
+        let row_deadline = if is_flex { FLEX_TIMEOUT } else { Duration::from_secs(600) };
         if raw.on_too_long.is_some() && !has_window {
             return Err(self.wrong(
                 key("on_too_long"),
@@ -159,13 +161,10 @@ impl Checker<'_> {
                 extra_body: self.json(&key("extra_body"), raw.extra_body)?,
                 shape,
                 vectors,
+                without_tier: false,
             },
             null_inputs: raw.null_inputs,
-            row_deadline: self.positive_span(
-                &key("row_deadline"),
-                raw.row_deadline,
-                Duration::from_secs(600),
-            )?,
+            row_deadline: self.positive_span(&key("row_deadline"), raw.row_deadline, row_deadline)?,
         })
     }
 

@@ -48,6 +48,8 @@ pub fn share(response: &ChatResponse, bytes: &[usize]) -> Result<Vec<Option<Byte
     let tokens = facts.tokens.map(|tokens| portions(tokens.prompt, &weights));
     let cost = facts.cost.map(|cost| portions(cost.get(), &weights));
     let model = json!(response.model);
+    let tier = response.service_tier.as_ref();
+    let tier = tier.map_or_else(String::new, |tier| format!(",\"service_tier\":{}", json!(tier)));
     let own = |(at, vector): (usize, Option<&Vector>)| {
         let vector = match vector? {
             Vector::Base64(text) => json!(text).to_string(),
@@ -67,8 +69,9 @@ pub fn share(response: &ChatResponse, bytes: &[usize]) -> Result<Vec<Option<Byte
             usage.insert("cost".into(), crate::ident::Money::picodollars(cost[at]).dollars().into());
         }
         let usage = json!(usage);
-        let body =
-            format!(r#"{{"model":{model},"data":[{{"index":0,"embedding":{vector}}}],"usage":{usage}}}"#);
+        let body = format!(
+            r#"{{"model":{model},"data":[{{"index":0,"embedding":{vector}}}],"usage":{usage}{tier}}}"#
+        );
         Some(Bytes::from(body))
     };
     Ok(vectors.into_iter().enumerate().map(own).collect())

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::config::PriceTable;
 use crate::ident::{Money, Tokens};
 use crate::wire::{ChatResponse, Usage};
 
@@ -19,6 +20,16 @@ pub struct ResponseMetadata {
     pub tokens: Option<Tokens>,
     /// Cost, or `None` if the server does not state it.
     pub cost: Option<Money>,
+    /// The service tier by which the request was answered, or `None` if the server does not state it.
+    pub service_tier: Option<String>,
+}
+
+impl ResponseMetadata {
+    /// Returns what the response cost: as the server states it, else its tokens at these prices.
+    #[must_use]
+    pub fn cost_at(&self, prices: Option<&PriceTable>) -> Option<Money> {
+        self.cost.or_else(|| Some(prices?.cost(self.tokens?, self.service_tier.as_deref())))
+    }
 }
 
 /// The metadata of a response.
@@ -30,6 +41,7 @@ pub fn facts(response: &ChatResponse) -> ResponseMetadata {
         finish_reason: response.choices.first().and_then(|choice| choice.finish_reason.clone()),
         tokens: usage.and_then(tokens),
         cost: usage.and_then(|usage| usage.cost.as_ref()).and_then(cost),
+        service_tier: response.service_tier.clone(),
     }
 }
 

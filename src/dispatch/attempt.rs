@@ -36,6 +36,8 @@ pub(super) struct ProviderClient<A> {
     pub(super) billing: Billing,
     /// Whether the provider is sent nothing but requests for vectors.
     pub(super) only_embeds: bool,
+    /// How long a row may wait for room in the service tier before it is sent without one.
+    pub(super) tier_fallback_after: Option<Duration>,
 }
 
 impl<A> Clone for ProviderClient<A> {
@@ -45,6 +47,7 @@ impl<A> Clone for ProviderClient<A> {
             endpoint: Arc::clone(&self.endpoint),
             billing: self.billing.clone(),
             only_embeds: self.only_embeds,
+            tier_fallback_after: self.tier_fallback_after,
         }
     }
 }
@@ -64,7 +67,11 @@ impl<A: RequestSender> ProviderClient<A> {
         }
         let questions: Vec<Arc<Question>> =
             rows.iter().map(|pending| Arc::clone(&pending.request.question)).collect();
-        let params = rows.first().map(|pending| Arc::clone(&pending.request.params)).unwrap_or_default();
+        let mut params = rows.first().map(|pending| Arc::clone(&pending.request.params)).unwrap_or_default();
+        let falls_back = |after| rows.iter().any(|pending| pending.has_waited_for_room(after));
+        if self.tier_fallback_after.is_some_and(falls_back) {
+            params = Arc::new(Params { without_tier: true, ..Params::clone(&params) });
+        }
         let left = rows.iter().map(PendingRequest::left).min().unwrap_or_default();
         let first = Attempt { ticket, reservation };
         let HedgedResult { sent, attempt: Attempt { ticket, reservation }, other, was_twice } =
@@ -76,6 +83,7 @@ impl<A: RequestSender> ProviderClient<A> {
         let (result, records) = match result {
             Ok(paid) => {
                 self.billing.mention_unread_usage(&paid);
+                self.billing.count_other_tier(&paid, &params);
                 let bytes = questions.iter().map(|question| question.bytes()).sum();
                 let tokens = decode::facts(&paid.response)
                     .tokens

@@ -117,6 +117,7 @@ impl<A: RequestSender> Dispatcher<A> {
                 endpoint,
                 billing: Billing::new(provider, io.voice.clone()),
                 only_embeds: io.only_embeds,
+                tier_fallback_after: provider.tier_fallback_after,
             },
             policy: provider.retry,
             admission: Admission::new(provider, &learned, io.has_fallback, now, io.jitter.fork()),

@@ -11,7 +11,7 @@ use crate::admission::{Blame, Ticket};
 use crate::clock::{self, Instant};
 use crate::event::Event;
 use crate::executor::Verdict;
-use crate::fault::{Class, Failure, Policy};
+use crate::fault::{Class, Failure, Policy, Scarce};
 use crate::ident::Tokens;
 use crate::wire::Limits;
 
@@ -178,6 +178,15 @@ impl<A: RequestSender> Dispatcher<A> {
             pending.take_back_attempt();
             pending.refused_at = Some(counts);
             pending.throttled += 1;
+        }
+        let is_for_room = failure.scarce == Some(Scarce::TierRoom);
+        if is_for_room {
+            rows.iter_mut().for_each(|pending| pending.note_no_room(now));
+        }
+        if blame == Blame::Request && is_for_room {
+            let waits = rows.iter_mut().map(|row| row.wait_for_room(failure, &self.policy, &mut self.jitter));
+            let longest = waits.max().unwrap_or_default();
+            return self.send_after(longest, rows);
         }
         if blame == Blame::Request {
             for pending in &mut rows {
@@ -464,8 +473,13 @@ impl<A: RequestSender> Dispatcher<A> {
             let provider = &self.client.provider;
             self.io.voice.say(&Event::Retried { provider, failure, after: longest });
         }
-        let at = clock::now() + longest;
-        for pending in again {
+        self.send_after(longest, again);
+    }
+
+    /// Sends rows again after a delay.
+    fn send_after(&mut self, delay: Duration, rows: Vec<PendingRequest>) {
+        let at = clock::now() + delay;
+        for pending in rows {
             self.order += 1;
             self.due.push(DueRetry { at, order: self.order, pending });
         }

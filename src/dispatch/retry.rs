@@ -40,6 +40,8 @@ pub(super) struct PendingRequest {
     own_refusals: (u64, u32),
     /// The provider's counts of answers and refusals when this request was last refused.
     pub(super) refused_at: Option<ResponseCounts>,
+    /// When it was first refused for want of room in the service tier.
+    no_room_since: Option<Instant>,
     /// Why its last answer could not be read. If the next one fails in the same way, so would all others.
     unreadable: Option<String>,
     /// The delay before its last retry.
@@ -81,6 +83,7 @@ impl PendingRequest {
             is_suspect: false,
             own_refusals: (0, 0),
             refused_at: None,
+            no_room_since: None,
             unreadable: None,
             delay: policy.min_backoff,
             spent: Duration::ZERO,
@@ -160,6 +163,28 @@ impl PendingRequest {
     /// Time left for attempts.
     pub(super) fn left(&self) -> Duration {
         self.request.deadline.saturating_sub(self.spent)
+    }
+
+    /// Returns how long to wait for room in the service tier until the next attempt, each time twice as long. The time
+    /// does not count, as that for admission does not.
+    pub(super) fn wait_for_room(
+        &mut self,
+        failure: &Failure,
+        policy: &RetryPolicy,
+        jitter: &mut Jitter,
+    ) -> Duration {
+        self.delay = self.delays.next().unwrap_or(policy.max_backoff);
+        jitter.full(self.delay).max(failure.delay.unwrap_or_default().min(policy.max_retry_after))
+    }
+
+    /// Notes that the service tier had no room for it.
+    pub(super) fn note_no_room(&mut self, now: Instant) {
+        self.no_room_since.get_or_insert(now);
+    }
+
+    /// Whether the service tier had no room for it for at least this long.
+    pub(super) fn has_waited_for_room(&self, time: Duration) -> bool {
+        self.no_room_since.is_some_and(|since| clock::now().saturating_duration_since(since) >= time)
     }
 
     /// Decides what to do after an attempt that failed. `is_excused` means that the attempt does not count.

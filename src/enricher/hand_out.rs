@@ -15,7 +15,7 @@ use super::replies::shared_record;
 use super::sharing::{self, SharedAnswer, Sharing, SharingState};
 use super::step_provider::{StepProvider, bit};
 use super::stop::Stop;
-use crate::config::Prices;
+use crate::config::PriceTable;
 use crate::event::{self, Event};
 use crate::executor::{Earlier, Receipt, Request};
 use crate::fault::Class;
@@ -344,6 +344,6 @@ impl Enricher {
 }
 
 /// Returns the prices of the provider that gave an answer.
-fn prices_of(providers: &[StepProvider], record: &Record) -> Option<Prices> {
-    providers.iter().find(|provider| provider.name == record.provider)?.prices
+fn prices_of<'a>(providers: &'a [StepProvider], record: &Record) -> Option<&'a PriceTable> {
+    providers.iter().find(|provider| provider.name == record.provider)?.prices.as_deref()
 }

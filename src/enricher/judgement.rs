@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::compiled_step::CompiledStep;
-use crate::config::{Form, Params, Prices};
+use crate::config::{Form, Params, PriceTable};
 use crate::decode::{self, Answer, Content, Reasoning};
 use crate::event;
 use crate::executor::{Earlier, Request};
@@ -86,7 +86,7 @@ pub(super) struct ResultOrigin<'a> {
     pub(super) latency: Option<Duration>,
     pub(super) fingerprint: Fingerprint,
     /// Prices of its tokens, used if the response states no cost.
-    pub(super) prices: Option<Prices>,
+    pub(super) prices: Option<&'a PriceTable>,
     /// The paid answers for the row before this one.
     pub(super) earlier: Earlier,
     /// Whether the answer was another row's first.
@@ -94,7 +94,7 @@ pub(super) struct ResultOrigin<'a> {
 }
 
 impl<'a> ResultOrigin<'a> {
-    pub(super) fn of_record(record: &'a Record, prices: Option<Prices>, earlier: Earlier) -> Self {
+    pub(super) fn of_record(record: &'a Record, prices: Option<&'a PriceTable>, earlier: Earlier) -> Self {
         let is_answer = matches!(record.outcome, journal::RecordedOutcome::Response(_));
         ResultOrigin {
             provider: &record.provider,
@@ -188,7 +188,7 @@ impl<'a> ResultOrigin<'a> {
     }
 
     fn cost(&self, facts: &decode::ResponseMetadata) -> Option<Money> {
-        facts.cost.or_else(|| Some(self.prices?.cost(facts.tokens?)))
+        facts.cost_at(self.prices)
     }
 
     pub(super) fn settled(

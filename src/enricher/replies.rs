@@ -33,7 +33,7 @@ impl Enricher {
                 Verdict::Paid(paid) => {
                     let facts = decode::facts(&paid.response);
                     let tokens = facts.tokens.unwrap_or_default();
-                    let cost = facts.cost.or_else(|| Some(provider.prices?.cost(facts.tokens?)));
+                    let cost = facts.cost_at(provider.prices.as_deref());
                     self.voice.say(&Event::Paid { tokens, cost });
                     let origin = ResultOrigin {
                         provider: &provider.name,
@@ -41,7 +41,7 @@ impl Enricher {
                         attempts,
                         latency: Some(paid.latency),
                         fingerprint: question.fingerprint(),
-                        prices: provider.prices,
+                        prices: provider.prices.as_deref(),
                         earlier: request.earlier,
                         shared: false,
                     };

@@ -10,7 +10,7 @@ use super::context_window::ContextWindow;
 use super::error::EnricherError;
 use super::input::Journals;
 use crate::clock::Jitter;
-use crate::config::{MOST_PROVIDERS, Prices, Provider};
+use crate::config::{MOST_PROVIDERS, PriceTable, Provider};
 use crate::dispatch::Dispatcher;
 use crate::event::Voice;
 use crate::executor::{ExecutorIo, Mode, ProviderHealth, Reply, Request};
@@ -27,7 +27,7 @@ pub(super) struct StepProvider {
     pub(super) window: Option<ContextWindow>,
     /// Whether its executor hands rows back while the provider fails.
     pub(super) has_fallback: bool,
-    pub(super) prices: Option<Prices>,
+    pub(super) prices: Option<Arc<PriceTable>>,
     pub(super) inbox: mpsc::Sender<Request>,
     pub(super) health: ProviderHealth,
     /// The failure that ruled it out for the rest of the run, if one did.
@@ -105,7 +105,7 @@ impl ExecutorStarter<'_> {
             name: provider.name.as_str().into(),
             model,
             address,
-            prices: provider.prices,
+            prices: provider.prices.clone(),
             inbox: sender,
             health,
         })

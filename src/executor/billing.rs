@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde_json::{Map, Value};
 
 use crate::budget::{Reservation, worst_case};
-use crate::config::{Params, Prices, Provider};
+use crate::config::{Params, PriceTable, Provider};
 use crate::decode;
 use crate::event::{Event, Voice};
 use crate::ident::{Spend, Tokens};
@@ -24,12 +24,16 @@ const LEAST_IMPLAUSIBLE: u64 = 1_000_000;
 #[derive(Clone, Debug)]
 pub struct Billing {
     provider: Arc<str>,
-    prices: Option<Prices>,
+    prices: Option<Arc<PriceTable>>,
     /// Bytes of the provider's own fields in each request.
     extra_bytes: usize,
     voice: Voice,
+    /// The service tier that requests ask for.
+    service_tier: Option<Arc<str>>,
     /// Whether it was reported that the usage of an answer could not be read.
     reported_unread_usage: Arc<AtomicBool>,
+    /// Whether it was reported that an answer came by another service tier.
+    reported_other_tier: Arc<AtomicBool>,
 }
 
 impl Billing {
@@ -38,10 +42,12 @@ impl Billing {
     pub fn new(provider: &Provider, voice: Voice) -> Self {
         Billing {
             provider: provider.name.as_str().into(),
-            prices: provider.prices,
+            prices: provider.prices.clone(),
             extra_bytes: length_of(&provider.extra_body),
             voice,
+            service_tier: provider.service_tier.as_deref().map(Into::into),
             reported_unread_usage: Arc::default(),
+            reported_other_tier: Arc::default(),
         }
     }
 
@@ -60,7 +66,7 @@ impl Billing {
         // Tools and schemas are billed like a prompt.
         let schema = params.shape.as_ref().map_or(0, |shape| shape.text().len() + AROUND_SCHEMA);
         let bytes = bytes + self.extra_bytes + length_of(&params.extra_body) + schema;
-        worst_case(self.prices.as_ref(), messages, bytes, params.max_tokens)
+        worst_case(self.prices.as_deref(), messages, bytes, params.max_tokens)
     }
 
     /// Reports once that the usage of an answer cannot be read; it counts as unknown.
@@ -71,6 +77,28 @@ impl Billing {
             let usage: String = usage.chars().take(200).collect();
             let text = format!(
                 "{} sends a usage that cannot be read, the answers are kept and their tokens unknown: {usage}",
+                self.provider
+            );
+            self.voice.say(&Event::Notice(&text));
+        }
+    }
+
+    /// Counts an answer by another service tier than was requested, and reports the first. `params` are those of the
+    /// request.
+    pub fn count_other_tier(&self, paid: &Paid, params: &Params) {
+        let (Some(requested), Some(answered)) = (&self.service_tier, &paid.response.service_tier) else {
+            return;
+        };
+        // "auto" leaves the choice to the provider, and OpenAI answers "fast" as "priority".
+        let is_requested = **requested == **answered
+            || matches!((&**requested, answered.as_str()), ("auto", _) | ("fast", "priority"));
+        if params.without_tier || is_requested {
+            return;
+        }
+        self.voice.say(&Event::OtherTier { provider: &self.provider });
+        if !self.reported_other_tier.swap(true, Ordering::Relaxed) {
+            let text = format!(
+                "{} answers by the service tier {answered:?}, and {requested:?} was requested: each answer is booked at the price of its own",
                 self.provider
             );
             self.voice.say(&Event::Notice(&text));
@@ -111,7 +139,7 @@ impl Billing {
         let most = worst.tokens.saturating_mul(IMPLAUSIBLE).max(LEAST_IMPLAUSIBLE);
         let used = facts.tokens.filter(|tokens| worst.tokens == 0 || tokens.total() <= most);
         let tokens = used.map_or(worst.tokens, Tokens::total);
-        let listed = || Some(self.prices?.cost(used?));
+        let listed = || Some(self.prices.as_ref()?.cost(used?, facts.service_tier.as_deref()));
         Spend { money: facts.cost.or_else(listed).unwrap_or(worst.money), tokens, requests: 1 }
     }
 }

@@ -59,6 +59,7 @@ impl Listener for Log {
                 tracing::debug!(provider, %failure, "attempt throttled");
             }
             Event::Hedged { provider } => tracing::debug!(provider, "second request for a straggler"),
+            Event::OtherTier { provider } => tracing::debug!(provider, "answer by another service tier"),
             Event::Gauged { provider, gauge } => tracing::trace!(provider, ?gauge, "limits"),
             Event::Sent { provider } => tracing::trace!(provider, "request sent"),
             Event::InFlight { provider, requests } => tracing::trace!(provider, requests, "in flight"),

@@ -59,7 +59,7 @@ pub async fn gather(job: &Job) -> Result<Report, RunError> {
                 .map(|provider| ProviderLabel {
                     name: provider.name.clone(),
                     model: provider.model.clone(),
-                    price: provider.prices.map(in_words),
+                    price: provider.prices.as_ref().map(|prices| in_words(prices.expected())),
                 })
                 .collect(),
         },

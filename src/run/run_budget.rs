@@ -206,7 +206,7 @@ impl fmt::Display for Spent {
 fn smallest_worst_case(job: &Job) -> Spend {
     let requests = job.steps.iter().flat_map(|step| {
         let providers = step.all_providers().map(|provider| &job.providers[provider]);
-        providers.map(|provider| worst_case(provider.prices.as_ref(), 1, 0, step.params.max_tokens))
+        providers.map(|provider| worst_case(provider.prices.as_deref(), 1, 0, step.params.max_tokens))
     });
     let smaller = |a: Spend, b: Spend| Spend {
         money: a.money.min(b.money),

@@ -12,6 +12,7 @@ use super::malformed::{spoil_instance, spoil_text};
 use super::reply::{ErrorReply, add, invalid, success, usage};
 use super::state::ServerShared;
 use super::structured::{AnswerShape, split_words};
+use super::tiers::AnsweringTier;
 use crate::clock;
 use crate::config::{CLASS, FaultSpec, SimulatorSpec, WrongForm};
 use crate::wire::CLASSES_WORDS;
@@ -46,6 +47,7 @@ pub(super) async fn answer(
     request.check()?;
     let shape = AnswerShape::of(&request, words, spec)?;
     within_context(spec, &question)?;
+    let tier = AnsweringTier::of(shared, question.prompt, question.nth, request.service_tier.as_deref())?;
     let fault = pass(shared, &question).await?;
     let answer = ReplyMessage::new(spec, shape, prompt, fault.as_ref()).within(request.most_tokens());
     let completion_tokens = answer.text.as_ref().map_or(0, |text| {
@@ -53,8 +55,8 @@ pub(super) async fn answer(
         drawn.unwrap_or_else(|| tokens_of(text)) * u64::from(request.choices())
     });
     let choice = |index: u32| json!({"index": index, "message": answer.message(), "finish_reason": answer.finish_reason});
-    let bill = bill(shared, &question, completion_tokens, &[]);
-    let body = json!({
+    let bill = bill(shared, &question, completion_tokens, &[], tier);
+    let mut body = json!({
         "id": format!("chatcmpl-simulated-{}", shared.lock().counts.next_id()),
         "object": "chat.completion",
         "created": clock::wall().timestamp(),
@@ -62,6 +64,9 @@ pub(super) async fn answer(
         "choices": (0..request.choices()).map(choice).collect::<Vec<Value>>(),
         "usage": usage(question.prompt_tokens, Some(completion_tokens), bill.cost),
     });
+    if let Some(tier) = tier.stated {
+        body["service_tier"] = tier.into();
+    }
     let mut response = success(body.to_string());
     add(&mut response, bill.headers);
     Ok(response)

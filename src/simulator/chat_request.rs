@@ -21,6 +21,7 @@ pub(super) struct ReceivedChat {
     max_completion_tokens: Option<u64>,
     temperature: Option<f64>,
     n: Option<u32>,
+    pub(super) service_tier: Option<String>,
     pub(super) response_format: Option<Value>,
     pub(super) tools: Option<Vec<Tool>>,
     pub(super) tool_choice: Option<Value>,

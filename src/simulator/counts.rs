@@ -21,6 +21,8 @@ pub struct Counts {
     pub billed_tokens: u64,
     /// Billed amount, in picodollars.
     pub billed_picodollars: u64,
+    /// Answers by the service tier that they state.
+    pub tiers: BTreeMap<String, u64>,
     /// Different prompts that were answered. The inputs of one embeddings request are one prompt.
     pub answered_prompts: u64,
     /// Inputs that were embedded in answered requests.
@@ -90,6 +92,12 @@ impl Counts {
         let times = self.answers.entry(Fingerprint::of([prompt.as_bytes()])).or_default();
         *times += 1;
         self.answered_prompts += u64::from(*times == 1);
+    }
+
+    pub(super) fn answered_by(&mut self, tier: Option<&str>) {
+        if let Some(tier) = tier {
+            *self.tiers.entry(tier.to_owned()).or_default() += 1;
+        }
     }
 
     pub(super) fn embedded(&mut self, inputs: &[&str]) {

@@ -12,6 +12,7 @@ use super::gate::{GateRequest, bill, known, pass, read};
 use super::malformed::spoil_embeddings;
 use super::reply::{ErrorReply, add, invalid, success, usage};
 use super::state::ServerShared;
+use super::tiers::AnsweringTier;
 use crate::config::{MOST_DIMENSIONS, SimulatorSpec, WrongForm};
 use crate::ident::Fingerprint;
 
@@ -25,6 +26,7 @@ struct ReceivedTexts {
     input: EmbeddingInput,
     encoding_format: Option<VectorFormat>,
     dimensions: Option<u32>,
+    service_tier: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -109,6 +111,7 @@ pub(super) async fn answer(
     known(shared, headers, &request.model)?;
     check_inputs(spec, &inputs)?;
     let dimensions = dimensions(spec, request.dimensions)?;
+    let tier = AnsweringTier::of(shared, question.prompt, question.nth, request.service_tier.as_deref())?;
     let wrong = pass(shared, &question).await?.and_then(|fault| fault.wrong);
     let encoding = request.encoding_format.unwrap_or_default();
     let mut data =
@@ -116,13 +119,16 @@ pub(super) async fn answer(
     if let Some(wrong) = wrong {
         spoil_embeddings(&mut data, wrong);
     }
-    let bill = bill(shared, &question, 0, &inputs);
-    let body = json!({
+    let bill = bill(shared, &question, 0, &inputs, tier);
+    let mut body = json!({
         "object": "list",
         "model": request.model,
         "data": data,
         "usage": usage(question.prompt_tokens, None, bill.cost),
     });
+    if let Some(tier) = tier.stated {
+        body["service_tier"] = tier.into();
+    }
     let mut response = success(body.to_string());
     add(&mut response, bill.headers);
     Ok(response)

@@ -8,6 +8,7 @@ use super::answer::chance;
 use super::model::ModelRefusal;
 use super::reply::{ErrorReply, add, fault_response, hang_up, invalid, refuse, refuse_as};
 use super::state::ServerShared;
+use super::tiers::AnsweringTier;
 use crate::clock;
 use crate::config::{FaultSpec, SimulatorSpec};
 use crate::ident::Tokens;
@@ -83,20 +84,22 @@ pub(super) async fn pass(
     Ok(fault)
 }
 
-/// Bills an answer. `embedded` holds the texts whose vectors it carries.
+/// Bills an answer by a service tier. `embedded` holds the texts whose vectors it carries.
 pub(super) fn bill(
     shared: &ServerShared,
     question: &GateRequest<'_>,
     completion_tokens: u64,
     embedded: &[&str],
+    tier: AnsweringTier<'_>,
 ) -> Bill {
     let tokens =
         Tokens { prompt: question.prompt_tokens, cached: 0, completion: completion_tokens, reasoning: 0 };
-    let cost = shared.prices.cost(tokens);
+    let cost = tier.prices(shared.prices).cost(tokens);
     let mut inner = shared.lock();
     inner.model.answered(tokens.total(), clock::now());
     inner.counts.answered(question.prompt, tokens, cost);
     inner.counts.embedded(embedded);
+    inner.counts.answered_by(tier.stated);
     Bill {
         cost: shared.spec.tells_cost.then(|| cost.dollars()),
         headers: inner.model.headers(clock::now(), clock::wall()),

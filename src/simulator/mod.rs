@@ -18,6 +18,7 @@ mod reply;
 mod server;
 mod state;
 mod structured;
+mod tiers;
 
 pub use answer::{answer_to, choose};
 pub use counts::Counts;

@@ -19,7 +19,7 @@ pub(super) enum Catalog {
     /// The log of a Delta table.
     Delta(Box<DeltaCatalog>),
     /// A folder, or a single file.
-    Folder(FolderCatalog),
+    Folder(Box<FolderCatalog>),
 }
 
 impl Catalog {

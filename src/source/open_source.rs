@@ -91,7 +91,7 @@ impl Source {
             unsupported.iter().for_each(|column| source.leave_out(column.to_string()));
             let filter = filter(&files, &all)?;
             let id = SourceId::Folder { written: spec.written.clone(), path: at.to_string() };
-            (files, all, filter, id, Catalog::Folder(source))
+            (files, all, filter, id, Catalog::Folder(Box::new(source)))
         };
         let noted = chosen(spec, at, &all)?;
         Ok(Source { files, schema: plain(&noted), noted, all, filter, kept: VecDeque::new(), id, catalog })

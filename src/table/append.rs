@@ -12,6 +12,7 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 use serde_json::{Map, Value, json};
 
+use super::known_txns::Txn;
 use super::store_access::error_of;
 use super::{Table, TableError};
 use crate::store::Location;
@@ -100,15 +101,6 @@ pub(super) enum Rebase {
     /// Fails. deltalake 1.1 does not notice that a compaction removed a file that this commit removes too, and both
     /// would add its rows.
     No,
-}
-
-/// A `txn` action, which states that this application has committed up to this version.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Txn {
-    /// Name of the application.
-    pub app_id: String,
-    /// Number that rises with every commit of the application.
-    pub version: i64,
 }
 
 /// Data files that are being written.

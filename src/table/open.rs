@@ -14,8 +14,8 @@ use object_store::path::Path as ObjectPath;
 use tokio::sync::OnceCell;
 
 use super::TableError;
+use super::known_txns::KnownTxns;
 use super::store_access::{LOG_FOLDER, builder, error_of, objects};
-use super::txns::KnownTxns;
 use crate::store::Location;
 
 /// A Delta table at a version.

@@ -15,7 +15,8 @@ use deltalake::protocol::DeltaOperation;
 use deltalake::writer::RecordBatchWriter;
 use serde_json::{Map, Value};
 
-use super::append::{Rebase, Staged, Staging, Txn, writer_properties};
+use super::append::{Rebase, Staged, Staging, writer_properties};
+use super::known_txns::Txn;
 use super::store_access::{error_of, uri};
 use super::{Table, TableError};
 

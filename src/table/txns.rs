@@ -1,46 +1,15 @@
-//! The `txn` actions in a table's log ("Transaction Identifiers" in the Delta protocol), by which an application finds
-//! out which of its commits a table holds.
-
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+//! Finds the newest `txn` action of an application, by which it knows which of its commits a table holds.
 
 use deltalake::kernel::Action;
 use deltalake::logstore::get_actions;
 
+use super::known_txns::KnownTxn;
 use super::store_access::error_of;
-use super::{Table, TableError, Txn};
+use super::{Table, TableError};
 
 /// Maximum number of commits that are read one by one to bring a known `txn` action up to date. For more, the whole log
 /// is searched.
 const MAX_READ: u64 = 20;
-
-/// The newest `txn` actions of applications that were looked up, which saves searching the whole log after every
-/// commit. Clones share them.
-#[derive(Clone, Debug, Default)]
-pub(super) struct KnownTxns(Arc<Mutex<HashMap<String, KnownTxn>>>);
-
-/// The newest `txn` action of an application as of a version of the table; `None` if there is none.
-#[derive(Clone, Copy, Debug)]
-struct KnownTxn {
-    as_of: u64,
-    newest: Option<i64>,
-}
-
-impl KnownTxns {
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, KnownTxn>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Takes in a commit of this process, which made a version with these `txn` actions and no others.
-    pub(super) fn absorb_commit(&self, version: u64, txns: &[Txn]) {
-        let mut all = self.lock();
-        for (app_id, known) in all.iter_mut().filter(|(_, known)| known.as_of + 1 == version) {
-            let own = txns.iter().find(|txn| txn.app_id == *app_id);
-            known.newest = own.map(|txn| txn.version).or(known.newest);
-            known.as_of = version;
-        }
-    }
-}
 
 impl Table {
     /// Returns the newest version of a `txn` action of this application; `None` if there is none.

@@ -37,7 +37,7 @@ impl ProviderFigures {
 fn share(share: &LimitShare) -> String {
     let what = match share.of {
         Scarce::Tokens => "tokens",
-        Scarce::Requests | Scarce::Capacity => "requests",
+        Scarce::Requests | Scarce::Capacity | Scarce::TierRoom => "requests",
     };
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a limit, saturating")]
     let limit = share.per_minute.round() as u64;

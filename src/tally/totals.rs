@@ -55,6 +55,8 @@ pub struct Totals {
     pub retries: u64,
     /// Number of second requests sent beside requests that take far longer than others.
     pub hedged: u64,
+    /// Number of answers by another service tier than was requested.
+    pub other_tier: u64,
     /// Number of attempts refused by a rate limit.
     pub throttled: u64,
     /// Number of times that a provider asked for a pause or its circuit breaker opened.
@@ -163,6 +165,7 @@ impl Listener for Tally {
                 totals.hedged += 1;
                 totals.provider(provider).hedged += 1;
             }
+            Event::OtherTier { .. } => totals.other_tier += 1,
             Event::Gauged { provider, gauge } => totals.provider(provider).gauge = (*gauge).clone(),
             Event::Throttled { .. } => totals.throttled += 1,
             Event::Paused { .. } => totals.pauses += 1,

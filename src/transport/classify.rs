@@ -8,6 +8,9 @@ use serde_json::Value;
 use crate::fault::{Class, Failure, Policy, Scarce};
 use crate::wire::{self, ErrorBody, ErrorObject, Limits, Quota};
 
+/// Code of OpenAI's refusal of a request for whose service tier there is no room.
+const NO_ROOM: &str = "resource_unavailable";
+
 /// Error codes and types that are about money, not about rate.
 const QUOTA: &[&str] = &[
     "insufficient_quota",
@@ -166,6 +169,8 @@ fn scarce(status: u16, error: &ErrorObject, limits: &Limits) -> Option<Scarce> {
     let tokens = [limits.tokens, limits.input_tokens, limits.output_tokens];
     match status {
         503 => Some(Scarce::Capacity),
+        498 => Some(Scarce::TierRoom),
+        _ if named(&[NO_ROOM]) => Some(Scarce::TierRoom),
         _ if named(&["tokens", "input_tokens", "output_tokens"]) => Some(Scarce::Tokens),
         _ if named(&["requests"]) => Some(Scarce::Requests),
         _ if limits.requests.is_spent() => Some(Scarce::Requests),
@@ -185,6 +190,7 @@ fn class_of(status: u16, error: &ErrorObject, model: &str, has_delay: bool) -> C
     let is_too_long = || is(TOO_LONG) || mentions(TOO_LONG_WORDS);
     match status {
         300..=399 => Class::Redirect,
+        400 | 403 | 422 if error.param.as_deref() == Some("service_tier") => Class::ServiceTier,
         401 => Class::Auth,
         403 if error.metadata.as_ref().is_some_and(flagged) => Class::ContentFilter,
         403 if is(&["content_filter", "content_policy_violation"]) => Class::ContentFilter,
@@ -196,13 +202,16 @@ fn class_of(status: u16, error: &ErrorObject, model: &str, has_delay: bool) -> C
         404 if message.contains(model) => Class::UnknownModel,
         404 => Class::NotFound,
         413 => Class::TooLarge,
+        429 if is(&[NO_ROOM]) => Class::RateLimited,
         429 if is_about_money() => Class::Quota,
         429 if wire::requested_beyond_limit(message) => Class::TooLong,
         429 => Class::RateLimited,
+        // Groq: no room in the tier `flex`.
+        498 => Class::RateLimited,
         503 if has_delay => Class::RateLimited,
         // Self-hosted servers answer an input that is too long with 500.
         500 if is_too_long() => Class::TooLong,
-        408 | 409 | 425 | 498 | 500..=599 => Class::ServerError,
+        408 | 409 | 425 | 500..=599 => Class::ServerError,
         _ if is(&["model_not_found"]) => Class::UnknownModel,
         _ if is_too_long() => Class::TooLong,
         _ if is(&["content_filter", "content_policy_violation"]) => Class::ContentFilter,

@@ -20,6 +20,7 @@ pub(super) struct RequestBodies {
     model: Arc<str>,
     extra_body: Map<String, Value>,
     max_tokens_field: String,
+    service_tier: Option<String>,
 }
 
 impl RequestBodies {
@@ -28,7 +29,17 @@ impl RequestBodies {
             model: provider.model.as_str().into(),
             extra_body: provider.extra_body.clone(),
             max_tokens_field: provider.max_tokens_field.clone(),
+            service_tier: provider.service_tier.clone(),
         }
+    }
+
+    /// Returns the fields of each request that concern the provider.
+    fn own_fields(&self, params: &Params) -> Map<String, Value> {
+        let mut fields = self.extra_body.clone();
+        if let Some(tier) = self.service_tier.as_ref().filter(|_| !params.without_tier) {
+            fields.insert("service_tier".to_owned(), tier.as_str().into());
+        }
+        fields
     }
 
     /// Name of the model.
@@ -38,7 +49,7 @@ impl RequestBodies {
 
     /// Returns the body of a request for a chat completion, with the schema in this form.
     pub(super) fn chat(&self, question: &Question, params: &Params, form: SchemaForm) -> Vec<u8> {
-        let mut rest = self.extra_body.clone();
+        let mut rest = self.own_fields(params);
         if let Some(max_tokens) = params.max_tokens {
             rest.insert(self.max_tokens_field.clone(), max_tokens.into());
         }
@@ -58,7 +69,7 @@ impl RequestBodies {
 
     /// Returns the body of a request for the embeddings of texts.
     pub(super) fn embeddings(&self, questions: &[Arc<Question>], params: &Params) -> Vec<u8> {
-        let mut rest = self.extra_body.clone();
+        let mut rest = self.own_fields(params);
         rest.extend(params.extra_body.iter().map(|(name, value)| (name.clone(), value.clone())));
         let Vectors { dimensions, encoding } = params.vectors.unwrap_or_default();
         let request = EmbeddingRequest {

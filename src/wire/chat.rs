@@ -87,6 +87,9 @@ pub struct ChatResponse {
     /// Tokens and cost of the request.
     #[serde(default)]
     pub usage: Option<Usage>,
+    /// The service tier by which the request was answered.
+    #[serde(default)]
+    pub service_tier: Option<String>,
     /// An error inside a successful response.
     #[serde(default)]
     pub error: Option<ErrorObject>,

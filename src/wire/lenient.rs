@@ -74,6 +74,7 @@ fn response(value: &Value) -> ChatResponse {
     let list = |key: &str| value.get(key).and_then(Value::as_array).into_iter().flatten();
     let mut response = ChatResponse {
         model: value.get("model").and_then(Value::as_str).map(ToOwned::to_owned),
+        service_tier: value.get("service_tier").and_then(Value::as_str).map(ToOwned::to_owned),
         choices: list("choices").map(choice).collect(),
         data: list("data").map(embedding).collect(),
         error: value.get("error").and_then(error),

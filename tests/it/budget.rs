@@ -1,11 +1,12 @@
 //! A budget is never exceeded, by the account of the server, and what is left of it is less than a request.
 
+use std::collections::BTreeMap;
 use std::process::Stdio;
 use std::time::Duration;
 
 use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
-use enrich::config::{FaultSpec, SimulatorSpec, Span};
+use enrich::config::{FaultSpec, SimulatorSpec, Span, TierSpec};
 use enrich::table::{Table, TableError};
 use serde_json::Value;
 
@@ -202,6 +203,24 @@ async fn a_damaged_account_is_told_and_nothing_is_asked() {
     assert_eq!(world.simulator.counts().requests, requests);
 }
 
+/// Lines of a provider whose requests ask for a service tier.
+const FLEX: &str = "\nservice_tier = \"flex\"\n\
+                    tier_prices.flex = { price_per_million_input = 1.0, price_per_million_output = 4.0 }";
+const PRIORITY: &str = "\nservice_tier = \"priority\"\n\
+                        tier_prices.priority = { price_per_million_input = 4.0, price_per_million_output = 16.0 }";
+
+/// Tiers that have no room for some requests and answer others by the standard tier.
+fn tiers() -> BTreeMap<String, TierSpec> {
+    let tier = |price: f64| TierSpec {
+        price_per_million_input: price,
+        price_per_million_output: 4.0 * price,
+        no_room: 0.05,
+        by_standard: 0.1,
+        ..TierSpec::default()
+    };
+    BTreeMap::from([("flex".to_owned(), tier(1.0)), ("priority".to_owned(), tier(4.0))])
+}
+
 /// A provider whose answers come late, break off, are junk, or are refused.
 fn troubled(seed: u64) -> SimulatorSpec {
     let with_share = |share: f64, fault: FaultSpec| FaultSpec { share, ..fault };
@@ -211,6 +230,7 @@ fn troubled(seed: u64) -> SimulatorSpec {
         completion_tokens: Some(40),
         completion_sigma: 1.0,
         seed,
+        tiers: tiers(),
         tells_cost: seed.is_multiple_of(2),
         bills_the_gone: true,
         faults: vec![
@@ -229,7 +249,8 @@ async fn spend_all(seed: u64, sessions: u32) -> u32 {
     let mut random = fastrand::Rng::with_seed(seed);
     let concurrency = random.u32(1..24);
     let prices = format!("{PRICES}\nrequest_timeout = \"30ms\"")
-        + if random.bool() { "\nmax_attempts = 2" } else { "" };
+        + if random.bool() { "\nmax_attempts = 2" } else { "" }
+        + ["", FLEX, PRIORITY][random.usize(0..3)];
     let world = World::of(Setup {
         simulator: troubled(seed),
         rows: 1_000,

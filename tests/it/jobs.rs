@@ -55,6 +55,16 @@ fn expected() -> Vec<Expected> {
             ..usual
         },
         Expected {
+            file: "openai-flex.toml",
+            host: "https://api.openai.com",
+            key: Some(("OPENAI_API_KEY", "authorization", BEARER)),
+            body: asked(
+                "gpt-5-mini",
+                json!({"max_completion_tokens": 400, "reasoning_effort": "minimal", "service_tier": "flex"}),
+            ),
+            ..usual
+        },
+        Expected {
             file: "openrouter.toml",
             host: "https://openrouter.ai",
             uri: "/api/v1/chat/completions",

@@ -53,6 +53,7 @@ mod support;
 mod tables;
 mod targets;
 mod tidy;
+mod tiers;
 mod typed;
 
 // For `jobs` and `independent`.

@@ -547,11 +547,12 @@ fn dollars(settled: &RowResult, of: &Provider) -> Option<f64> {
 }
 
 fn prices(of: &Provider) -> Option<Prices> {
-    of.prices.or_else(|| list_price(of).map(|listed| listed.prices))
+    let stated = of.prices.as_ref().map(|prices| prices.expected());
+    stated.or_else(|| list_price(of).map(|listed| listed.prices))
 }
 
 fn list_price(of: &Provider) -> Option<Listed> {
-    listed(of.endpoint.as_ref()?.host_str()?, &of.model)
+    listed(of.endpoint.as_ref()?.host_str()?, &of.model, of.service_tier.as_deref())
 }
 
 #[expect(clippy::cast_precision_loss, reason = "an estimate")]
