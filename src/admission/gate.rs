@@ -7,7 +7,7 @@ use super::concurrency::Concurrency;
 use super::failures::Failures;
 use super::learned::{Healthy, ProviderLimits};
 use super::learned_rate::LimitKnowledge;
-use super::quotas::{Cost, Quotas};
+use super::quotas::{Cost, SharedQuotas};
 use super::throttling::{Remedy, ResponseCounts, Throttling};
 use super::ticket::{Blame, Health, NotAdmitted, Ticket};
 use super::trial::TrialVerdict;
@@ -40,7 +40,7 @@ pub struct Admission {
     requests: u64,
     /// Whether, at the last check, a request had to wait for one in flight to end.
     is_waiting_for_place: bool,
-    quotas: Quotas,
+    quotas: SharedQuotas,
     blocked_until: Option<Instant>,
     failures: Failures,
     throttling: Throttling,
@@ -73,6 +73,7 @@ impl Admission {
     pub fn new(
         provider: &Provider,
         learned: &ProviderLimits,
+        quotas: SharedQuotas,
         has_fallback: bool,
         now: Instant,
         jitter: Jitter,
@@ -86,10 +87,6 @@ impl Admission {
         if let Some(healthy) = healthy {
             concurrency.open_with(healthy.in_flight);
         }
-        let mut quotas = Quotas::new(provider, now);
-        let a_second = |per_minute: Option<f64>| per_minute.map(|limit| limit / 60.0);
-        let (requests, tokens) = (learned.requests_per_minute, learned.tokens_per_minute);
-        quotas.remember(a_second(requests), a_second(tokens), learned.token_charge, now);
         Admission {
             concurrency,
             in_flight: BTreeMap::new(),
@@ -128,7 +125,7 @@ impl Admission {
                 return Err(NotAdmitted::Until(until, waiting));
             }
             self.blocked_until = None;
-            self.quotas.resumed(until);
+            self.quotas.lock().resumed(until);
         }
         // A provider that refused several times in a row is tested with one request.
         let is_probe = self.is_open || self.streak > 1;
@@ -152,8 +149,8 @@ impl Admission {
     /// If the request cannot be sent now.
     pub fn admit(&mut self, cost: Cost, now: Instant) -> Result<Ticket, NotAdmitted> {
         self.may_send(now)?;
-        let holds_rate = self.throttling.holds_rate(self.quotas.rate(), now);
-        let taken = self.quotas.take(cost, self.in_flight.is_empty(), holds_rate, now);
+        let holds_rate = self.throttling.holds_rate(self.quotas.lock().rate(), now);
+        let taken = self.quotas.lock().take(cost, self.in_flight.is_empty(), holds_rate, now);
         let taken = taken.map_err(|(wait, why)| NotAdmitted::Until(now + wait, why))?;
         self.requests += 1;
         self.in_flight_this_generation += 1;
@@ -165,7 +162,7 @@ impl Admission {
     /// Whether there is a limit on tokens, so that a request's cost matters.
     #[must_use]
     pub fn counts_tokens(&self) -> bool {
-        self.quotas.counts_tokens()
+        self.quotas.lock().counts_tokens()
     }
 
     /// The number of pauses so far; it identifies the time between two pauses.
@@ -178,7 +175,7 @@ impl Admission {
     /// if known, and `limits` what the response's headers state.
     pub fn answered(&mut self, ticket: &Ticket, tokens: Option<Tokens>, limits: &Limits, now: Instant) {
         self.ended(ticket);
-        self.quotas.answered(&ticket.taken, tokens, limits, now);
+        self.quotas.lock().answered(&ticket.taken, tokens, limits, now);
         self.answered = Some(now);
         let took = now.saturating_duration_since(ticket.taken.at);
         self.latency = self.latency.mul_f64(1.0 - LATENCY_WEIGHT) + took.mul_f64(LATENCY_WEIGHT);
@@ -192,8 +189,8 @@ impl Admission {
         }
         #[expect(clippy::cast_precision_loss, reason = "token counts are far below 2^52")]
         let work = tokens.map_or(1.0, |tokens| tokens.completion as f64);
-        self.quotas.answered_after_pause(&ticket.taken, now);
-        let is_paced = self.quotas.limits_requests();
+        self.quotas.lock().answered_after_pause(&ticket.taken, now);
+        let is_paced = self.quotas.lock().limits_requests();
         self.concurrency.answered(
             work,
             self.requests_in_flight() + 1,
@@ -240,7 +237,7 @@ impl Admission {
         now: Instant,
     ) -> Blame {
         self.ended(ticket);
-        self.quotas.failed(&ticket.taken, limits, now);
+        self.quotas.lock().failed(&ticket.taken, limits, now);
         self.failures.failed(row, ticket.taken.at);
         if !self.concurrency.has_answered() {
             self.concurrency.collapse();
@@ -288,7 +285,7 @@ impl Admission {
         now: Instant,
     ) -> Blame {
         self.ended(ticket);
-        self.quotas.failed(&ticket.taken, limits, now);
+        self.quotas.lock().failed(&ticket.taken, limits, now);
         let since = *self.failing_since.get_or_insert(now);
         self.open(now);
         if self.ends_run_if_never_answered(failure) {
@@ -344,7 +341,7 @@ impl Admission {
         self.ended(ticket);
         let verdict = self.throttling.refused(&ticket.sent(), &self.in_flight, now);
         self.end_trial(verdict, now);
-        self.quotas.refused(&ticket.taken, limits, now);
+        self.quotas.lock().refused(&ticket.taken, limits, now);
         if !self.concurrency.has_answered() {
             self.concurrency.collapse();
         }
@@ -369,7 +366,7 @@ impl Admission {
             return Blame::Provider;
         }
         let pending = self.count_in_progress(None, ticket.taken.at, now);
-        if self.streak == 0 && self.throttling.is_usual(self.quotas.limits_requests(), pending) {
+        if self.streak == 0 && self.throttling.is_usual(self.quotas.lock().limits_requests(), pending) {
             return Blame::Request;
         }
         if matches!(failure.scarce, Some(Scarce::Capacity | Scarce::TierRoom))
@@ -385,22 +382,23 @@ impl Admission {
         }
         let own = doubled(FIRST_PAUSE, self.streak, LAST_PAUSE);
         let pause = failure.delay.unwrap_or_else(|| own / 2 + self.jitter.full(own / 2));
-        match self.throttling.judge(self.quotas.rate(), now) {
+        let rate = self.quotas.lock().rate();
+        match self.throttling.judge(rate, now) {
             Remedy::TakeBack => {
-                self.quotas.distrust_learned();
+                self.quotas.lock().distrust_learned();
                 self.concurrency.reopen();
                 self.streak = 0;
                 return Blame::Request;
             }
             Remedy::Try(per_second) => {
-                self.quotas.begin_trial(per_second, now);
+                self.quotas.lock().begin_trial(per_second, now);
                 self.concurrency.reopen();
                 return Blame::Request;
             }
             Remedy::InTrial => return Blame::Request,
             Remedy::Hold => {}
             Remedy::SendLess => {
-                if self.quotas.lower_limit(&ticket.taken, failure.scarce, pause, now)
+                if self.quotas.lock().lower_limit(&ticket.taken, failure.scarce, pause, now)
                     == LimitKnowledge::Nothing
                 {
                     self.concurrency.collapse();
@@ -415,11 +413,11 @@ impl Admission {
     fn end_trial(&mut self, verdict: Option<TrialVerdict>, now: Instant) {
         match verdict {
             Some(TrialVerdict::AnyRate(_)) => {
-                self.quotas.end_trial(None, now);
+                self.quotas.lock().end_trial(None, now);
                 self.concurrency.reopen();
                 self.streak = 0;
             }
-            Some(TrialVerdict::Limit(allowed)) => self.quotas.end_trial(Some(allowed), now),
+            Some(TrialVerdict::Limit(allowed)) => self.quotas.lock().end_trial(Some(allowed), now),
             None => {}
         }
     }
@@ -450,7 +448,7 @@ impl Admission {
     /// What was learned so far, for the next run.
     #[must_use]
     pub fn learned(&self) -> ProviderLimits {
-        let (requests, tokens, token_charge) = self.quotas.learned();
+        let (requests, tokens, token_charge) = self.quotas.lock().learned();
         ProviderLimits {
             requests_per_minute: requests.map(|rate| rate * 60.0),
             tokens_per_minute: tokens.map(|rate| rate * 60.0),
@@ -467,7 +465,7 @@ impl Admission {
             requests: self.requests,
             throttled: self.throttling.refusals(),
             concurrency: self.concurrency.now(),
-            shares: self.quotas.shares(),
+            shares: self.quotas.lock().shares(),
             is_open: self.is_open,
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::gate::{Admission, LAST_PROBE};
 use super::ticket::{Blame, Health, NotAdmitted, Ticket};
-use super::{Cost, ProviderLimits};
+use super::{Cost, ProviderLimits, SharedQuotas};
 use crate::clock::{self, Instant, Jitter};
 use crate::config::Job;
 use crate::event::Waiting;
@@ -30,7 +30,9 @@ fn admission_with(settings: &str, has_fallback: bool) -> (Admission, Instant) {
     );
     let job = Job::parse(Path::new("/job.toml"), &text, |_| None).unwrap();
     let now = clock::now();
-    (Admission::new(&job.providers[0], &ProviderLimits::default(), has_fallback, now, Jitter::seeded(1)), now)
+    let (provider, learned) = (&job.providers[0], ProviderLimits::default());
+    let quotas = SharedQuotas::new(provider, &learned, now);
+    (Admission::new(provider, &learned, quotas, has_fallback, now, Jitter::seeded(1)), now)
 }
 
 fn failure(class: Class) -> Failure {

@@ -22,6 +22,6 @@ mod trial;
 
 pub use gate::Admission;
 pub use learned::{Healthy, ProviderLimits};
-pub use quotas::Cost;
+pub use quotas::{Cost, QuotaGroups, SharedQuotas};
 pub use throttling::ResponseCounts;
 pub use ticket::{Blame, Health, NotAdmitted, Ticket};

@@ -1,7 +1,10 @@
 //! The paces of requests and of tokens of one provider. A request takes from all of them or from none.
 
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::learned::ProviderLimits;
 use super::learned_rate::LimitKnowledge;
 use super::pace::Pace;
 use crate::clock::Instant;
@@ -49,6 +52,41 @@ pub(super) struct Quotas {
     used: [f64; KINDS],
     since: Option<Instant>,
     last: Option<Instant>,
+}
+
+/// The limits of a provider, or of several that have one key. Clones share them; each provider is asked on a thread of
+/// its own.
+#[derive(Clone, Debug)]
+pub struct SharedQuotas(Arc<Mutex<Quotas>>);
+
+impl SharedQuotas {
+    /// Creates the limits of a provider from what a former run learned.
+    #[must_use]
+    pub fn new(provider: &Provider, learned: &ProviderLimits, now: Instant) -> Self {
+        let mut quotas = Quotas::new(provider, now);
+        let a_second = |per_minute: Option<f64>| per_minute.map(|limit| limit / 60.0);
+        let (requests, tokens) = (learned.requests_per_minute, learned.tokens_per_minute);
+        quotas.remember(a_second(requests), a_second(tokens), learned.token_charge, now);
+        SharedQuotas(Arc::new(Mutex::new(quotas)))
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Quotas> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The limits of the providers of a run: those whose sections name the same `limits` share them.
+#[derive(Debug, Default)]
+pub struct QuotaGroups(Mutex<HashMap<String, SharedQuotas>>);
+
+impl QuotaGroups {
+    /// Returns the limits of a provider. `learned` is what a former run learned about it.
+    pub fn of(&self, provider: &Provider, learned: &ProviderLimits, now: Instant) -> SharedQuotas {
+        let new = || SharedQuotas::new(provider, learned, now);
+        let Some(group) = &provider.limits else { return new() };
+        let mut groups = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        groups.entry(group.clone()).or_insert_with(new).clone()
+    }
 }
 
 impl Quotas {

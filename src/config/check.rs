@@ -124,7 +124,7 @@ impl Checker<'_> {
             max_rows: u64::from(self.positive("window.max_rows", raw.window.max_rows, default_window)?),
             max_bytes: self.positive_bytes("window.max_bytes", raw.window.max_bytes, 256_000_000)?,
         };
-        let providers = raw
+        let mut providers = raw
             .provider
             .into_iter()
             .map(|(name, provider)| self.provider(name, provider))
@@ -134,6 +134,7 @@ impl Checker<'_> {
                 format!("is the {}th provider; a job has {MOST_PROVIDERS} at most", MOST_PROVIDERS + 1);
             return Err(self.wrong(format!("provider.{}", beyond.name), what));
         }
+        self.share_limits(&mut providers)?;
         let simulated = providers.iter().any(|provider| provider.endpoint.is_none());
         if let Some(spec) = &raw.simulator {
             self.simulator(spec)?;
@@ -352,6 +353,7 @@ impl Checker<'_> {
             input_tokens_per_request: self
                 .tokens(&key("input_tokens_per_request"), raw.input_tokens_per_request)?
                 .unwrap_or(100_000),
+            limits: raw.limits.filter(|name| !name.is_empty()),
             requests_per_minute,
             token_limits,
             token_charge: raw.token_charge,

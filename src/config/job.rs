@@ -212,6 +212,9 @@ pub struct Provider {
     pub inputs_per_request: u32,
     /// Maximum tokens of these texts together.
     pub input_tokens_per_request: u64,
+    /// Name of the limits that it shares with other providers; `None` for limits of its own. Providers that share them
+    /// have the same ones in the fields below.
+    pub limits: Option<String>,
     /// Maximum requests per minute; `None` if the limit is to be learned.
     pub requests_per_minute: Option<u32>,
     /// Maximum tokens per minute.

@@ -20,6 +20,7 @@ mod raw;
 mod raw_bounds;
 pub mod reference;
 mod shape;
+mod shared_limits;
 mod simulated;
 mod step;
 mod steps;

@@ -298,6 +298,11 @@ pub(super) struct RawProvider {
     /// Default: 100,000.
     #[schemars(range(min = 1))]
     pub(super) input_tokens_per_request: Option<u64>,
+    /// A name for the limits below, if other sections have the same key: sections with the same name share one quota,
+    /// as two models of an account or two service tiers may. Each of the keys from `requests_per_minute` to
+    /// `token_charge` need stand in one of them only. Default: limits of its own.
+    #[schemars(length(min = 1))]
+    pub(super) limits: Option<String>,
     /// Maximum number of requests per minute, spread evenly; at least 1. If the provider's real limit is lower, fewer
     /// are sent. Default: learned from what the provider says and refuses.
     #[schemars(range(min = 1))]

@@ -19,7 +19,7 @@ use super::retry::{DueRetry, PendingRequest};
 use super::retry_budget::RetryBudget;
 use super::state_reporter::StateReporter;
 use super::stragglers::{Second, Stragglers};
-use crate::admission::{Admission, Cost, Health, NotAdmitted, Ticket};
+use crate::admission::{Admission, Cost, Health, NotAdmitted, QuotaGroups, Ticket};
 use crate::budget::{BudgetRefusal, Reservation};
 use crate::clock::{self, Instant, Jitter};
 use crate::config::{BudgetLimit, Provider, RetryPolicy};
@@ -104,6 +104,7 @@ impl<A: RequestSender> Dispatcher<A> {
         provider: &Provider,
         endpoint: Arc<A>,
         learned_limits: LearnedLimits,
+        groups: &QuotaGroups,
         mut io: ExecutorIo,
     ) -> Self {
         let now = clock::now();
@@ -111,6 +112,7 @@ impl<A: RequestSender> Dispatcher<A> {
         if let Some(form) = schema_form {
             endpoint.begin_with(form);
         }
+        let quotas = groups.of(provider, &learned, now);
         Dispatcher {
             client: ProviderClient {
                 provider: provider.name.as_str().into(),
@@ -120,7 +122,7 @@ impl<A: RequestSender> Dispatcher<A> {
                 tier_fallback_after: provider.tier_fallback_after,
             },
             policy: provider.retry,
-            admission: Admission::new(provider, &learned, io.has_fallback, now, io.jitter.fork()),
+            admission: Admission::new(provider, &learned, quotas, io.has_fallback, now, io.jitter.fork()),
             meter,
             encoding: OnceCell::new(),
             retries: RetryBudget::new(now),

@@ -298,13 +298,10 @@ mod tests {
             let job = "app_id = \"a\"\n[source]\npath = \"s\"\n[target]\npath = \"t\"\n\
                        [provider.p]\nbase_url = \"simulator\"\nmodel = \"m\"\n[[step]]\noutput = \"o\"\nprompt = \"{{ x }}\"\n";
             let job = crate::config::Job::parse(std::path::Path::new("job.toml"), job, |_| None).unwrap();
-            let mut admission = Admission::new(
-                &job.providers[0],
-                &crate::admission::ProviderLimits::default(),
-                false,
-                self.start,
-                Jitter::seeded(1),
-            );
+            let (provider, learned) = (&job.providers[0], crate::admission::ProviderLimits::default());
+            let quotas = crate::admission::SharedQuotas::new(provider, &learned, self.start);
+            let mut admission =
+                Admission::new(provider, &learned, quotas, false, self.start, Jitter::seeded(1));
             let ticket = admission.admit(Cost::default(), self.start).unwrap();
             let reservation = Account::default().reserve(Spend::default()).unwrap();
             assert!(self.stragglers.give(number, Second { ticket, reservation }).is_none());

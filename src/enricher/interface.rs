@@ -19,6 +19,7 @@ use super::probation::{Probation, Strictness};
 use super::sharing::Sharing;
 use super::step_provider::{ExecutorStarter, ProviderRole, StepProvider};
 use super::stop::Stop;
+use crate::admission::QuotaGroups;
 use crate::budget::Account;
 use crate::checkpoint::PlannedBatch;
 use crate::event::{Event, Hold, Voice};
@@ -98,6 +99,7 @@ impl Enricher {
             mode: watching,
             capacity_freed: &capacity_freed,
             journals: &journals,
+            groups: &QuotaGroups::default(),
             voice: &voice,
         };
         let providers = prepared.endpoints.into_iter().enumerate().map(|(index, (provider, endpoint))| {

@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 use super::context_window::ContextWindow;
 use super::error::EnricherError;
 use super::input::Journals;
+use crate::admission::QuotaGroups;
 use crate::clock::Jitter;
 use crate::config::{MOST_PROVIDERS, PriceTable, Provider};
 use crate::dispatch::Dispatcher;
@@ -54,6 +55,7 @@ pub(super) struct ExecutorStarter<'a> {
     pub(super) mode: watch::Receiver<Mode>,
     pub(super) capacity_freed: &'a Arc<Notify>,
     pub(super) journals: &'a Journals,
+    pub(super) groups: &'a QuotaGroups,
     pub(super) voice: &'a Voice,
 }
 
@@ -91,8 +93,13 @@ impl ExecutorStarter<'_> {
             voice: self.voice.clone(),
         };
         // Here alone it is chosen which executor a provider has.
-        let dispatcher =
-            Dispatcher::new(provider, Arc::new(endpoint), self.journals.learned.learned_limits(), io);
+        let dispatcher = Dispatcher::new(
+            provider,
+            Arc::new(endpoint),
+            self.journals.learned.learned_limits(),
+            self.groups,
+            io,
+        );
         // A thread of its own: a request stays on the thread that sends it, and wakes no other one.
         let runtime = runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| EnricherError::Task(format!("cannot start: {error}")))?;

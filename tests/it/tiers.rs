@@ -6,7 +6,7 @@ use std::fs;
 
 use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
-use enrich::config::{SimulatorSpec, TierSpec};
+use enrich::config::{LimitSpec, LimitWindow, SimulatorSpec, TierSpec};
 use enrich::table::{Table, TableError};
 use serde_json::Value;
 
@@ -160,4 +160,44 @@ async fn stored_answers_are_used_whatever_their_tier() {
     world.run(&["--set", "provider.sim.service_tier=\"default\"", "--yes"]).await.assert_status(0);
     world.assert_target(0..ROWS).await;
     assert_eq!(world.simulator.counts().answered, ROWS as u64, "nothing was requested again");
+}
+
+/// Refusals in a run whose two steps use two sections of one key, whose lines end with these.
+async fn refused(of_first: &str, of_second: &str) -> u64 {
+    let limit = LimitSpec { per_minute: 1_200, window: LimitWindow::TokenBucket, seconds: None };
+    let spec = SimulatorSpec { requests: Some(limit), ..SimulatorSpec::default() };
+    let world = World::of(Setup {
+        simulator: spec,
+        rows: ROWS,
+        provider: of_first,
+        step: "provider = \"sim\"",
+        sections: &format!(
+            "[provider.other]\nbase_url = \"SIMULATOR\"\nmodel = \"simulated\"\nmin_backoff = \"10ms\"\n\
+             {of_second}\n[[step]]\noutput = \"second\"\nprovider = \"other\"\nprompt = \"Again: {{{{ text }}}}\""
+        ),
+        ..Setup::default()
+    })
+    .await;
+    world.run(&[]).await.assert_status(0);
+    let counts = world.simulator.counts();
+    assert_eq!(counts.answered, 2 * ROWS as u64);
+    counts.statuses.get(&429).copied().unwrap_or_default()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sections_that_share_a_key_keep_to_one_quota() {
+    let limit = "requests_per_minute = 1200";
+    let shared_limit = format!("limits = \"key\"\n{limit}");
+    let (own, shared) = tokio::join!(refused(limit, limit), refused(&shared_limit, "limits = \"key\""));
+    assert_eq!(shared, 0, "the limit of one section is that of both");
+    assert!(own > 0, "two quotas are twice as much as the key has");
+    let world = World::of(Setup {
+        provider: "limits = \"key\"\nrequests_per_minute = 600",
+        sections: "[provider.other]\nbase_url = \"SIMULATOR\"\nmodel = \"o\"\nlimits = \"key\"\nrequests_per_minute = 700",
+        rows: 1,
+        ..Setup::default()
+    })
+    .await;
+    let outcome = world.run(&[]).await;
+    outcome.assert_status(2).assert_says("both have the limits \"key\"; state it once");
 }

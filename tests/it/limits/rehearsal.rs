@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
+use enrich::admission::QuotaGroups;
 use enrich::budget::Account;
 use enrich::clock::{self, Instant, Jitter};
 use enrich::config::{FaultSpec, Job, Params, SimulatedCharge, SimulatorSpec};
@@ -329,7 +330,10 @@ impl Scenario {
             voice: Voice::new(vec![Box::new(heard.clone())]),
         };
         let mut tasks = tokio::task::JoinSet::new();
-        tasks.spawn(Dispatcher::new(&job.providers[0], endpoint, learned_limits, wires).run());
+        tasks.spawn(
+            Dispatcher::new(&job.providers[0], endpoint, learned_limits, &QuotaGroups::default(), wires)
+                .run(),
+        );
         let folder = tempfile::tempdir().unwrap();
         let header = JournalHeader {
             lineage: Lineage::random(),
