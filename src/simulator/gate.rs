@@ -1,5 +1,5 @@
-//! The stages that every request passes, for chat and embeddings alike: reading, key, model, limits, latency, faults
-//! and billing.
+//! The stages that every request passes, for chat and embeddings alike: reading, key, model, limits, gate, latency,
+//! faults and billing.
 
 use axum::http::{HeaderMap, header};
 use serde::de::DeserializeOwned;
