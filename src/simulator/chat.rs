@@ -36,10 +36,12 @@ pub(super) async fn answer(
     let spec = &shared.spec;
     let request: ReceivedChat = read(shared, body)?;
     let (prompt, words) = split_words(request.question());
+    let (number, nth) = shared.lock().counts.count_request(prompt);
     let question = GateRequest {
+        number,
         prompt,
         texts: &[prompt],
-        nth: shared.lock().counts.count_request(prompt),
+        nth,
         prompt_tokens: request.prompt_tokens(),
         max_tokens: request.most_tokens(),
     };

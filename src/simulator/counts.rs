@@ -66,12 +66,13 @@ impl Counts {
         self.answered - self.answered_prompts
     }
 
-    /// Counts a request for a prompt. Returns the number of earlier ones.
-    pub(super) fn count_request(&mut self, prompt: &str) -> u32 {
+    /// Counts a request for a prompt. Returns its number among all requests, and the number of earlier ones for the
+    /// prompt.
+    pub(super) fn count_request(&mut self, prompt: &str) -> (u64, u32) {
         self.requests += 1;
         let times = self.prompts.entry(Fingerprint::of([prompt.as_bytes()])).or_default();
         *times += 1;
-        *times - 1
+        (self.requests, *times - 1)
     }
 
     /// A number that no other response has.

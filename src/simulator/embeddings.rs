@@ -101,10 +101,12 @@ pub(super) async fn answer(
     let inputs = request.input.into_texts();
     let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
     let prompt = inputs.join("\n");
+    let (number, nth) = shared.lock().counts.count_request(&prompt);
     let question = GateRequest {
+        number,
         prompt: &prompt,
         texts: &inputs,
-        nth: shared.lock().counts.count_request(&prompt),
+        nth,
         prompt_tokens: inputs.iter().map(|input| tokens_of(input)).sum(),
         max_tokens: None,
     };

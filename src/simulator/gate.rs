@@ -1,8 +1,9 @@
-//! The stages that every request passes, for chat and embeddings alike: reading, key, model, limits, latency, faults
-//! and billing.
+//! The stages that every request passes, for chat and embeddings alike: reading, key, model, limits, gate, latency,
+//! faults and billing.
 
 use axum::http::{HeaderMap, header};
 use serde::de::DeserializeOwned;
+use tokio::sync::watch;
 
 use super::answer::chance;
 use super::model::ModelRefusal;
@@ -13,9 +14,35 @@ use crate::clock;
 use crate::config::{FaultSpec, SimulatorSpec};
 use crate::ident::Tokens;
 
+/// What a simulator does to requests from the moment that it is told, beyond what its settings say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Gate {
+    /// Nothing.
+    #[default]
+    Open,
+    /// The requests from this one on wait until the gate opens. They count from 1, in the order of their arrival.
+    ShutFrom(u64),
+    /// The requests with this text in them wait until the gate opens.
+    ShutFor(String),
+    /// The connections of all requests break.
+    Broken,
+}
+
+impl Gate {
+    fn lets_through(&self, request: &GateRequest<'_>) -> bool {
+        match self {
+            Gate::Open | Gate::Broken => true,
+            Gate::ShutFrom(first) => request.number < *first,
+            Gate::ShutFor(text) => !request.texts.iter().any(|own| own.contains(text)),
+        }
+    }
+}
+
 /// The fields that all kinds of requests have in common.
 #[derive(Debug)]
 pub(super) struct GateRequest<'a> {
+    /// Number of the request among all requests, counted from 1.
+    pub(super) number: u64,
     /// Identifies the request for counts and random draws.
     pub(super) prompt: &'a str,
     /// Texts in which a fault's `contains` is looked for.
@@ -66,6 +93,7 @@ pub(super) async fn pass(
     question: &GateRequest<'_>,
 ) -> Result<Option<FaultSpec>, ErrorReply> {
     let duration = admit(shared, question)?.saturating_duration_since(clock::now());
+    wait_at(&shared.gate, question).await?;
     let fault = match next_in_script(shared)? {
         Some(scripted) => Some(scripted),
         None => fault_for(&shared.spec, question.prompt, question.texts, question.nth).cloned(),
@@ -82,6 +110,15 @@ pub(super) async fn pass(
         }
     }
     Ok(fault)
+}
+
+/// Waits until the gate lets a request through; an error response breaks the connection.
+async fn wait_at(gate: &watch::Sender<Gate>, request: &GateRequest<'_>) -> Result<(), ErrorReply> {
+    let mut gate = gate.subscribe();
+    match gate.wait_for(|gate| gate.lets_through(request)).await {
+        Ok(gate) if *gate != Gate::Broken => Ok(()),
+        _ => Err(Box::new(hang_up())),
+    }
 }
 
 /// Bills an answer by a service tier. `embedded` holds the texts whose vectors it carries.

@@ -23,7 +23,7 @@ mod tiers;
 pub use answer::{answer_to, choose};
 pub use counts::Counts;
 pub use embeddings::embedding_of;
-pub use gate::fault_for;
+pub use gate::{Gate, fault_for};
 pub use instance::instance_of;
 pub use model::{ModelRefusal, SimulatedModel};
 pub use server::Simulator;

@@ -13,11 +13,12 @@ use axum::routing::{get, post};
 use axum::serve::{IncomingStream, Listener};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use url::Url;
 
 use super::counts::Counts;
+use super::gate::Gate;
 use super::model::SimulatedModel;
 use super::reply::{HangUp, refuse, success};
 use super::state::{ServerShared, ServerState};
@@ -52,6 +53,7 @@ impl Simulator {
                 next_in_script: 0,
                 tasks: JoinSet::new(),
             }),
+            gate: watch::Sender::default(),
             prices: prices(&spec),
             spec,
         });
@@ -85,6 +87,11 @@ impl Simulator {
     #[must_use]
     pub fn counts(&self) -> Counts {
         self.shared.lock().counts.clone()
+    }
+
+    /// Sets the gate for the requests that come from now on and for those that wait at it.
+    pub fn set_gate(&self, gate: Gate) {
+        self.shared.gate.send_replace(gate);
     }
 
     /// Serves until the server fails or the caller drops the future.

@@ -2,9 +2,11 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::counts::Counts;
+use super::gate::Gate;
 use super::model::SimulatedModel;
 use crate::config::{Prices, SimulatorSpec};
 
@@ -14,6 +16,7 @@ pub(super) struct ServerShared {
     pub(super) spec: SimulatorSpec,
     pub(super) prices: Prices,
     pub(super) state: Mutex<ServerState>,
+    pub(super) gate: watch::Sender<Gate>,
 }
 
 /// Mutable part of the shared state.

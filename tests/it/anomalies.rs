@@ -5,7 +5,7 @@ use std::time::Duration;
 use enrich::config::{FaultSpec, Span};
 use serde_json::Value;
 
-use crate::support::{Setup, World, append_delta, fault, faulty, rows, send, wait, with_faults};
+use crate::support::{Setup, World, append_delta, fault, faulty, rows, send, stop, until, wait, with_faults};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -142,16 +142,16 @@ async fn a_job_is_paused_at_once_and_not_when_its_slowest_row_is_back() {
     let simulator = with_faults(vec![never, empty]);
     let setup = Setup { simulator, rows: 90, sections: WINDOW, batch_rows: 90, ..Setup::default() };
     let world = World::of(setup).await;
-    let run = world.start(&[]);
+    let mut run = world.start(&[]);
     let checkpoint = world.path("target/_checkpoints/test/checkpoint.json");
     let is_paused =
         || std::fs::read_to_string(&checkpoint).is_ok_and(|text| text.contains("came back without text"));
     while !is_paused() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+    until(&world.simulator, |counts| counts.in_flight <= 1).await;
     assert_eq!(world.simulator.counts().in_flight, 1, "the slow row is still out");
-    send(&run, "INT");
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    stop(&mut run, "INT").await;
     send(&run, "INT");
     wait(run).await.assert_status(3).assert_says("until then no run sends anything");
     let asked = world.simulator.counts().requests;

@@ -7,10 +7,11 @@ use std::time::Duration;
 use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
 use enrich::config::{FaultSpec, SimulatorSpec, Span, TierSpec};
+use enrich::simulator::Gate;
 use enrich::table::{Table, TableError};
 use serde_json::Value;
 
-use crate::support::{PRICES, Setup, World, append_delta, dear, fault, rows, slow};
+use crate::support::{PRICES, Setup, World, append_delta, dear, fault, rows};
 
 /// Picodollars in a dollar.
 const PICO: f64 = 1e12;
@@ -115,25 +116,25 @@ async fn what_the_provider_says_of_the_cost_counts() {
 async fn one_budget_has_one_user_at_a_time() {
     // One row fails, for the retry to be about.
     let failing = FaultSpec { contains: Some("Row 3".into()), status: Some(400), ..fault() };
-    let spec = SimulatorSpec { faults: vec![failing], ..slow(700) };
+    let spec = SimulatorSpec { faults: vec![failing], ..SimulatorSpec::default() };
     let world =
         World::of(Setup { simulator: spec, rows: 5, sections: "[budget]\nmax_requests = 100", ..short() })
             .await;
     let job = world.job();
     world.run(&[]).await.assert_status(0).assert_says("1 error");
     append_delta(&world.path("source"), &rows(5..9)).await;
+    let requests = world.simulator.counts().requests;
+    world.simulator.set_gate(Gate::ShutFrom(requests + 1));
     let mut run = world
         .command(&["run", job.to_str().unwrap()])
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let requests = world.simulator.counts().requests;
-    while world.simulator.counts().requests == requests {
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
+    world.until_requests(requests + 1).await;
     let retry = world.on_job("retry", &[]).await;
     retry.assert_status(6).assert_says("another run holds this job");
+    world.simulator.set_gate(Gate::Open);
     let ended = tokio::task::spawn_blocking(move || run.wait().unwrap()).await.unwrap();
     assert!(ended.success());
 }
@@ -203,6 +204,9 @@ async fn a_damaged_account_is_told_and_nothing_is_asked() {
     assert_eq!(world.simulator.counts().requests, requests);
 }
 
+/// Longer than requests to a troubled provider may take.
+const TOO_LATE: Duration = Duration::from_millis(800);
+
 /// Lines of a provider whose requests ask for a service tier.
 const FLEX: &str = "\nservice_tier = \"flex\"\n\
                     tier_prices.flex = { price_per_million_input = 1.0, price_per_million_output = 4.0 }";
@@ -221,7 +225,7 @@ fn tiers() -> BTreeMap<String, TierSpec> {
     BTreeMap::from([("flex".to_owned(), tier(1.0)), ("priority".to_owned(), tier(4.0))])
 }
 
-/// A provider whose answers come late, break off, are junk, or are refused.
+/// A provider whose answers come too late, break off, are junk, or are refused.
 fn troubled(seed: u64) -> SimulatorSpec {
     let with_share = |share: f64, fault: FaultSpec| FaultSpec { share, ..fault };
     SimulatorSpec {
@@ -238,6 +242,7 @@ fn troubled(seed: u64) -> SimulatorSpec {
             with_share(0.02, FaultSpec { hang_up: true, times: Some(1), ..fault() }),
             with_share(0.02, FaultSpec { body: Some("no JSON".into()), times: Some(1), ..fault() }),
             with_share(0.02, FaultSpec { status: Some(400), ..fault() }),
+            with_share(0.01, FaultSpec { delay: Some(Span(TOO_LATE)), times: Some(1), ..fault() }),
         ],
         ..dear()
     }
@@ -248,7 +253,7 @@ async fn spend_all(seed: u64, sessions: u32) -> u32 {
     println!("seed {seed}");
     let mut random = fastrand::Rng::with_seed(seed);
     let concurrency = random.u32(1..24);
-    let prices = format!("{PRICES}\nrequest_timeout = \"30ms\"")
+    let prices = format!("{PRICES}\nrequest_timeout = \"600ms\"")
         + if random.bool() { "\nmax_attempts = 2" } else { "" }
         + ["", FLEX, PRIORITY][random.usize(0..3)];
     let world = World::of(Setup {

@@ -1,14 +1,16 @@
 //! Stores as they are: slow, away for a while, with keys that expire, with thousands of files, and not only Amazon's.
 
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use enrich::config::SimulatorSpec;
+use enrich::simulator::Gate;
 
-use crate::support::gateway::{Gateway, Trouble};
+use crate::support::gateway::{Gateway, Passage, Trouble};
 use crate::support::store::Store;
 
 use crate::support::{Outcome, World, append_delta, everything_below, rows, slow, write_parquet};
+use crate::support::{send, stop, wait};
 
 /// A job with everything in the store, over so many rows that are asked in some seconds.
 async fn world(store: &Store, count: i64) -> World {
@@ -34,6 +36,12 @@ async fn run(world: &World, environment: &[(&str, String)]) -> Outcome {
     let mut command = command(world, &["run"]);
     command.envs(environment.iter().cloned());
     world.outcome(command).await
+}
+
+/// A run that goes on by itself.
+fn started(world: &World, environment: &[(&str, String)]) -> Child {
+    let mut command = command(world, &["run"]);
+    command.envs(environment.iter().cloned()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
 async fn assert_all(world: &World, store: &Store, count: i64) {
@@ -77,10 +85,18 @@ async fn a_slow_store_that_refuses_requests_and_loses_answers_costs_time_alone()
 async fn a_store_that_is_away_for_some_seconds_is_waited_for() {
     let Some(store) = Store::start() else { return };
     let world = world(&store, 160).await;
-    let outage = Some((Duration::from_secs(2), Duration::from_secs(8)));
-    let gateway = Gateway::start(store.endpoint(), Trouble { outage, ..Trouble::default() }).await;
-    let ended = run(&world, &through(&store, &gateway)).await;
-    ended.assert_status(0).assert_says("160 rows written");
+    let gateway = Gateway::start(store.endpoint(), Trouble::default()).await;
+    world.simulator.set_gate(Gate::ShutFrom(41));
+    let child = started(&world, &through(&store, &gateway));
+    world.until_requests(41).await;
+    gateway.set_passage(Passage::Barred);
+    world.simulator.set_gate(Gate::Open);
+    while gateway.turned_away() == 0 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    gateway.set_passage(Passage::Free);
+    wait(child).await.assert_status(0).assert_says("160 rows written");
     assert!(gateway.turned_away() > 0);
     assert_all(&world, &store, 160).await;
 }
@@ -89,26 +105,26 @@ async fn a_store_that_is_away_for_some_seconds_is_waited_for() {
 async fn a_second_signal_ends_a_run_whose_store_does_not_answer_any_more() {
     let Some(store) = Store::start() else { return };
     let world = world(&store, 400).await;
-    let hangs_after = Some(Duration::from_secs(3));
-    let gateway = Gateway::start(store.endpoint(), Trouble { hangs_after, ..Trouble::default() }).await;
-    let mut hanging = command(&world, &["run"]);
-    hanging.envs(through(&store, &gateway)).stderr(std::process::Stdio::piped());
-    let child = hanging.spawn().unwrap();
+    let gateway = Gateway::start(store.endpoint(), Trouble::default()).await;
+    world.simulator.set_gate(Gate::ShutFrom(41));
+    let mut child = started(&world, &through(&store, &gateway));
     let pid = child.id().to_string();
+    world.until_requests(41).await;
+    gateway.set_passage(Passage::Endless);
+    // Answers that are not in the store come, and the run is about to copy them.
+    world.simulator.set_gate(Gate::Open);
     while gateway.hanging() == 0 {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    for _ in 0..2 {
-        assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
-        tokio::time::sleep(Duration::from_millis(300)).await;
-    }
+    world.until_requests(60).await;
+    stop(&mut child, "INT").await;
+    send(&child, "INT");
     // The store never answers: without an end of its own the run would stay for many minutes.
-    let ended = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap());
-    let Ok(ended) = tokio::time::timeout(Duration::from_secs(90), ended).await else {
+    let Ok(ended) = tokio::time::timeout(Duration::from_secs(90), wait(child)).await else {
         let _ = Command::new("kill").args(["-KILL", &pid]).status();
         panic!("the run does not end");
     };
-    Outcome::of(&ended.unwrap()).assert_status(130).assert_says("are not copied to the store");
+    ended.assert_status(130).assert_says("are not copied to the store");
     run(&world, &store.environment()).await.assert_status(0);
     store.download("tables/target", &world.path("target")).await;
     world.assert_target(0..400).await;

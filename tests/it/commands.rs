@@ -298,7 +298,7 @@ impl Terminal {
     #[track_caller]
     fn expect(&mut self, text: &str) -> &mut Self {
         while !self.seen.ends_with(text) {
-            match self.shown.recv_timeout(Duration::from_secs(20)) {
+            match self.shown.recv_timeout(Duration::from_secs(120)) {
                 Ok(byte) => self.seen.push(char::from(byte)),
                 Err(_) => panic!("{text:?} is not shown:\n{}", self.seen),
             }

@@ -7,10 +7,10 @@ use arrow::array::AsArray;
 use arrow::compute::cast;
 use arrow::datatypes::DataType;
 use enrich::config::{FaultSpec, PhaseSpec, SimulatorSpec, Span};
-use enrich::simulator::Simulator;
+use enrich::simulator::{Gate, Simulator};
 use enrich::table::{Table, TableError};
 
-use crate::support::{Setup, World, fault, prompt_of, slow};
+use crate::support::{Setup, World, fault, prompt_of, slow, until, wait};
 
 /// The usual job with a second provider beside the first, and both named by the step.
 fn write_job(world: &World, other: &Simulator, provider: &str, step: &str) {
@@ -53,12 +53,17 @@ fn down(after_ms: u64, lasts_ms: u64) -> PhaseSpec {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_go_to_the_next_provider_while_the_first_fails_and_come_back_to_it() {
-    // It answers for a moment, is gone for almost a second, and comes back.
-    let first = SimulatorSpec { phases: vec![down(300, 800)], ..slow(20) };
-    let world = World::of(Setup { simulator: first, rows: 1_500, ..Setup::default() }).await;
-    let other = Simulator::start(slow(20), 0).await.unwrap();
+    let world = World::with_rows(1_500, 1).await;
+    let other = Simulator::start(slow(60), 0).await.unwrap();
     write_job(&world, &other, "", "");
-    let ran = world.run(&["--summary", "json"]).await;
+    world.simulator.set_gate(Gate::ShutFrom(151));
+    let run = world.start(&["--summary", "json"]);
+    // It answers for a while, is gone until the other one has answered some rows, and comes back.
+    world.until_requests(154).await;
+    world.simulator.set_gate(Gate::Broken);
+    until(&other, |counts| counts.answered > 60).await;
+    world.simulator.set_gate(Gate::Open);
+    let ran = wait(run).await;
     ran.assert_status(0)
         .assert_says("0 errors")
         .assert_says("sim fails: its rows go to the next provider until it answers")

@@ -2,21 +2,20 @@
 
 use enrich::config::FaultSpec;
 use std::process::Stdio;
-use std::time::Duration;
 
 use arrow::array::StringArray;
 use arrow::record_batch::RecordBatch;
 use enrich::clock;
-use enrich::config::{Job, SimulatorSpec, Span};
+use enrich::config::{Job, SimulatorSpec};
 use enrich::event::Voice;
 use enrich::inspect::{ForecastOptions, forecast};
 use enrich::run::StopRequest;
-use enrich::simulator::SimulatedModel;
+use enrich::simulator::{Gate, SimulatedModel};
 use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::support::{
-    Outcome, PRICES, Setup, World, append_delta, dear, fault, faulty, rows, rows_about, rows_of, schema, send,
+    Outcome, PRICES, Setup, World, append_delta, dear, fault, faulty, rows, rows_about, rows_of, schema, stop,
 };
 
 async fn planned(world: &World, more: &[&str]) -> Value {
@@ -124,22 +123,22 @@ async fn a_pilots_answers_are_shown_and_not_paid_for_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_pilot_that_was_killed_paid_for_is_not_paid_for_again() {
-    let spec = SimulatorSpec { latency: Some(Span(Duration::from_millis(20))), ..dear() };
-    let world = World::of(Setup { simulator: spec, rows: 100, provider: PRICES, ..short() }).await;
+    let world = World::of(Setup { rows: 100, provider: PRICES, ..short() }).await;
+    world.simulator.set_gate(Gate::ShutFrom(35));
     let mut child = world
         .job_command("plan", &["--pilot", "100"])
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    while world.simulator.counts().answered < 30 {
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
+    // Four of them are in flight.
+    world.until_requests(38).await;
     child.kill().unwrap();
     child.wait().unwrap();
     world.settle().await;
     let answered = world.simulator.counts().answered;
     assert!((30..80).contains(&answered), "{answered}");
+    world.simulator.set_gate(Gate::Open);
     world.run(&[]).await.assert_status(0);
     world.assert_target(0..100).await;
     let again = world.simulator.counts().paid_again();
@@ -294,18 +293,18 @@ async fn a_pilot_asks_nothing_that_a_run_would_refuse_and_shares_what_it_knows()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pilot_that_is_interrupted_says_so_and_keeps_what_it_has() {
-    let spec = SimulatorSpec { latency: Some(Span(Duration::from_millis(100))), ..dear() };
-    let world = World::of(Setup { simulator: spec, rows: 100, provider: PRICES, ..short() }).await;
-    let child = world
+    let world = World::of(Setup { rows: 100, provider: PRICES, ..short() }).await;
+    world.simulator.set_gate(Gate::ShutFrom(9));
+    let mut child = world
         .job_command("plan", &["--pilot", "100"])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    while world.simulator.counts().answered < 8 {
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-    send(&child, "INT");
+    // Four of them are in flight.
+    world.until_requests(12).await;
+    stop(&mut child, "INT").await;
+    world.simulator.set_gate(Gate::Open);
     let ended = Outcome::of(&child.wait_with_output().unwrap());
     ended.assert_status(130).assert_says("the rows that were to be sent first were not all answered");
     ended.assert_says("what was answered is kept, and is not paid for again");

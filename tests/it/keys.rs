@@ -1,13 +1,12 @@
 //! Keys and certificates: read again when they are refused, and those of a company's gateway.
 
-use enrich::simulator::Simulator;
+use enrich::simulator::{Gate, Simulator};
 use std::fs;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
-use std::time::Duration;
 
-use enrich::config::{SimulatorSpec, Span};
+use enrich::config::SimulatorSpec;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -24,11 +23,8 @@ async fn world(provider: &str) -> World {
     let folder = tempfile::tempdir().unwrap();
     let taken = folder.path().join("taken");
     fs::write(&taken, "key-1\n").unwrap();
-    let spec = SimulatorSpec {
-        api_keys_file: Some(taken.to_str().unwrap().to_owned()),
-        latency: Some(Span(Duration::from_millis(20))),
-        ..SimulatorSpec::default()
-    };
+    let spec =
+        SimulatorSpec { api_keys_file: Some(taken.to_str().unwrap().to_owned()), ..SimulatorSpec::default() };
     let simulator = Simulator::start(spec, 0).await.unwrap();
     let world = World { folder, simulator };
     append_delta(&world.path("source"), &rows(0..200)).await;
@@ -45,16 +41,21 @@ fn refused(world: &World) -> u64 {
 async fn a_key_that_expires_is_read_again_and_the_run_goes_on() {
     for provider in ["api_key_file = \"key\"", "api_key_command = [\"sh\", \"-c\", \"sleep 0.1; cat key\"]"] {
         let world = world(provider).await;
+        world.simulator.set_gate(Gate::ShutFrom(1));
         let mut command = world.job_command("run", &[]);
         let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         for key in ["key-2", "key-3"] {
-            let before = world.simulator.counts().answered;
-            while world.simulator.counts().answered < before + 40 {
-                tokio::time::sleep(Duration::from_millis(5)).await;
+            let shut_from = world.simulator.counts().requests + 41;
+            world.simulator.set_gate(Gate::ShutFrom(shut_from));
+            // Four of them are in flight, and none of them will be refused.
+            world.until_requests(shut_from + 3).await;
+            for file in ["key", "taken"] {
+                // A reader finds the one or the other, and no half of it.
+                fs::write(world.path("new"), key).unwrap();
+                fs::rename(world.path("new"), world.path(file)).unwrap();
             }
-            fs::write(world.path("key"), key).unwrap();
-            fs::write(world.path("taken"), key).unwrap();
         }
+        world.simulator.set_gate(Gate::Open);
         wait(child).await.assert_status(0).assert_says("200 answers, 0 errors").assert_says(" 0 retries");
         world.assert_target(0..200).await;
         assert!((1..=8).contains(&refused(&world)), "{} refusals of four in flight", refused(&world));

@@ -10,12 +10,14 @@ use std::time::Duration;
 use enrich::clock;
 use enrich::config::{SimulatorSpec, Span};
 use enrich::faultpoint::{ACTIONS, STORE_ACTIONS};
+use enrich::simulator::Gate;
 use futures::{StreamExt, stream};
 
 use crate::support::store::Store;
 
 use crate::support::{
-    Outcome, World, append_delta, everything_below, ids_in, nth, prompt_of, refusing, rows, slow,
+    Outcome, World, append_delta, everything_below, ids_in, nth, prompt_of, refusing, rows, slow, stop,
+    until_stopped, wait,
 };
 
 const CONCURRENCY: u64 = 4;
@@ -70,11 +72,16 @@ impl Site {
 
     /// Runs until the lease of a machine that is gone has run out.
     async fn run_to_the_end(&self, machine: u32) {
-        let give_up = clock::now() + Duration::from_secs(30);
+        self.to_the_end(machine, "run").await;
+    }
+
+    /// Runs a command until the lease of a machine that is gone has run out.
+    async fn to_the_end(&self, machine: u32, command: &str) -> Outcome {
+        let give_up = clock::now() + Duration::from_secs(120);
         loop {
-            let ended = self.run(machine, "").await;
+            let ended = self.world.outcome(self.command(machine, &[command])).await;
             if ended.status == Some(0) {
-                return;
+                return ended;
             }
             assert_eq!(ended.status, Some(6), "{}", ended.stderr);
             ended.assert_says("unless it is renewed, its lease ends in");
@@ -89,6 +96,19 @@ impl Site {
 
     async fn download(&self) {
         self.store.download(&format!("{}/target", self.prefix), &self.world.path("target")).await;
+    }
+
+    /// Waits until the answers of so many rows are in copies of journals in the store.
+    async fn until_copied(&self, rows: usize) {
+        let is_journal = |(_, bytes): &(PathBuf, Vec<u8>)| bytes.starts_with(b"ENRICHJ");
+        let mut copied = BTreeSet::new();
+        while copied.len() < rows {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            self.download().await;
+            let folder = self.world.path("target/_checkpoints");
+            let copies = if folder.exists() { everything_below(&folder) } else { Vec::new() };
+            copied.extend(copies.into_iter().filter(is_journal).flat_map(|(path, _)| ids_in(&path)));
+        }
     }
 
     /// Rows whose answers are in the table, in the store, or on a machine.
@@ -274,15 +294,16 @@ async fn two_machines_contend_for_a_job_with_pauses_longer_than_the_lease() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_slept_through_the_lease_stops_before_the_next_commit() {
     let Some(store) = Store::start() else { return };
-    let spec = slow(200);
-    let site = Site::new(&Arc::new(store), "slept".to_owned(), spec).await;
+    let site = Site::new(&Arc::new(store), "slept".to_owned(), SimulatorSpec::default()).await;
     site.append(0..120).await;
+    site.world.simulator.set_gate(Gate::ShutFrom(31));
     let mut sleeper = site.command(0, &["run"]);
     let sleeper = sleeper.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    while site.world.simulator.counts().answered < 30 {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    // Four of them are in flight.
+    site.world.until_requests(34).await;
     signal(&sleeper, "STOP").await;
+    until_stopped(&sleeper).await;
+    site.world.simulator.set_gate(Gate::Open);
     // The other one waits for the end of the lease, and has the job to its end.
     site.run_to_the_end(1).await;
     site.download().await;
@@ -384,9 +405,9 @@ async fn signal(child: &Child, name: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_machines_with_checkpoints_of_their_own_one_is_refused() {
     let Some(store) = Store::start() else { return };
-    let spec = slow(60);
-    let site = Site::new(&Arc::new(store), "apart".to_owned(), spec).await;
+    let site = Site::new(&Arc::new(store), "apart".to_owned(), SimulatorSpec::default()).await;
     site.append(0..60).await;
+    site.world.simulator.set_gate(Gate::ShutFrom(1));
     let text = std::fs::read_to_string(site.world.job()).unwrap();
     let mut runs = Vec::new();
     for machine in 0..2 {
@@ -397,7 +418,13 @@ async fn of_two_machines_with_checkpoints_of_their_own_one_is_refused() {
         command.envs(site.store.environment());
         runs.push(command);
     }
-    let ends = futures::future::join_all(runs.into_iter().map(|run| site.world.output(run))).await;
+    let both_go_on = async {
+        // The first request of each goes alone.
+        site.world.until_requests(2).await;
+        site.world.simulator.set_gate(Gate::Open);
+    };
+    let ends = futures::future::join_all(runs.into_iter().map(|run| site.world.output(run)));
+    let (ends, ()) = tokio::join!(ends, both_go_on);
     let ends: Vec<Outcome> = ends.iter().map(Outcome::of).collect();
     let refused = ends.iter().find(|end| end.status != Some(0)).expect("one of them is not let on");
     let is_told = ["by another checkpoint", "another checkpoint writes to this target"]
@@ -412,24 +439,27 @@ async fn of_two_machines_with_checkpoints_of_their_own_one_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn another_machine_goes_on_with_a_retry_and_its_answers() {
     let Some(store) = Store::start() else { return };
-    let mut spec = refusing("Row 1", Some(1));
-    spec.latency = Some(Span(Duration::from_millis(100)));
-    let site = Site::new(&Arc::new(store), "mended".to_owned(), spec).await;
+    let site = Site::new(&Arc::new(store), "mended".to_owned(), refusing("Row 1", Some(1))).await;
     site.append(0..20).await;
+    // The machine is killed and the other one is refused within this time.
+    let text = std::fs::read_to_string(site.world.job()).unwrap();
+    site.world.write_text(&text.replace("lease = \"1s\"", "lease = \"10s\""));
     site.run(0, "").await.assert_status(0).assert_says("11 errors");
+    site.world.simulator.set_gate(Gate::ShutFrom(site.world.simulator.counts().requests + 6));
     let mut killed = site.command(0, &["retry"]);
-    killed.env("ENRICH_FAULT", "journal-append.after=kill@9");
-    assert_ne!(site.world.outcome(killed).await.status, Some(0));
+    let killed =
+        killed.env("ENRICH_FAULT", "journal-append.after=kill@9").stderr(Stdio::null()).spawn().unwrap();
+    site.until_copied(5).await;
+    site.world.simulator.set_gate(Gate::Open);
+    assert_ne!(wait(killed).await.status, Some(0));
     site.world.settle().await;
     let before = site.world.simulator.counts().requests;
     let retried = site.world.output(site.command(1, &["retry"])).await;
     Outcome::of(&retried).assert_status(6).assert_says("another run holds this job");
-    tokio::time::sleep(Duration::from_millis(2_200)).await;
-    let retried = site.world.outcome(site.command(1, &["retry"])).await;
-    retried.assert_status(0).assert_says("brought back from the copies");
+    site.to_the_end(1, "retry").await.assert_says("brought back from the copies");
     site.download().await;
     site.world.assert_target(0..20).await;
-    // Four were in flight, and up to four more had come within the last tenth of a second.
+    // Five were copied. Four more had come, and up to four others were in flight.
     let again = site.world.simulator.counts().requests - before;
     assert!((2..=10).contains(&again), "{again} of 11 are asked by the other machine");
 }
@@ -437,8 +467,7 @@ async fn another_machine_goes_on_with_a_retry_and_its_answers() {
 #[tokio::test(flavor = "multi_thread")]
 async fn machines_share_a_budget() {
     let Some(store) = Store::start() else { return };
-    let spec = slow(20);
-    let site = Site::new(&Arc::new(store), "budget".to_owned(), spec).await;
+    let site = Site::new(&Arc::new(store), "budget".to_owned(), SimulatorSpec::default()).await;
     site.append(0..60).await;
     let text = std::fs::read_to_string(site.world.job()).unwrap();
     site.world.write_text(&text.replace("[batch]", "[budget]\nmax_requests = 25\n[batch]"));
@@ -463,18 +492,17 @@ async fn machines_share_a_budget() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_pilot_spent_before_it_was_cut_short_is_known_to_other_machines() {
     let Some(store) = Store::start() else { return };
-    let spec = slow(100);
-    let site = Site::new(&Arc::new(store), "pilot".to_owned(), spec).await;
+    let site = Site::new(&Arc::new(store), "pilot".to_owned(), SimulatorSpec::default()).await;
     site.append(0..60).await;
     let text = std::fs::read_to_string(site.world.job()).unwrap();
     site.world.write_text(&text.replace("[batch]", "[budget]\nmax_requests = 200\n[batch]"));
+    site.world.simulator.set_gate(Gate::ShutFrom(8));
     let mut pilot = site.command(0, &["plan", "--pilot", "60"]);
-    let mut pilot = pilot.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    while site.world.simulator.counts().requests < 8 {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    signal(&pilot, "INT").await;
-    assert_eq!(pilot.wait().unwrap().code(), Some(130));
+    let mut pilot = pilot.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    site.world.until_requests(8).await;
+    stop(&mut pilot, "INT").await;
+    site.world.simulator.set_gate(Gate::Open);
+    wait(pilot).await.assert_status(130);
     site.world.settle().await;
     let requests = site.world.simulator.counts().requests;
     assert!((8..60).contains(&requests), "{requests}");
@@ -486,11 +514,11 @@ async fn what_a_pilot_spent_before_it_was_cut_short_is_known_to_other_machines()
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_run_over_one_journal_is_refused_wherever_its_locks_are() {
     let Some(store) = Store::start() else { return };
-    let spec = slow(100);
-    let site = Site::new(&Arc::new(store), "one-journal".to_owned(), spec).await;
+    let site = Site::new(&Arc::new(store), "one-journal".to_owned(), SimulatorSpec::default()).await;
     site.append(0..100).await;
     let text = std::fs::read_to_string(site.world.job()).unwrap();
     site.world.write_text(&text.replace("[journal]", "[journal]\npath = \"journals\""));
+    site.world.simulator.set_gate(Gate::ShutFrom(8));
     let mut first = site.command(0, &["run"]);
     let mut first = first.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     while site.world.simulator.counts().requests < 8 {
@@ -498,6 +526,7 @@ async fn a_second_run_over_one_journal_is_refused_wherever_its_locks_are() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     site.run(1, "").await.assert_status(6).assert_says("another run holds this job");
+    site.world.simulator.set_gate(Gate::Open);
     assert!(first.wait().unwrap().success());
     assert_eq!(site.world.simulator.counts().requests, 100);
 }
@@ -505,8 +534,7 @@ async fn a_second_run_over_one_journal_is_refused_wherever_its_locks_are() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_stops_in_order_leaves_every_answer_to_the_next_machine() {
     let Some(store) = Store::start() else { return };
-    let spec = slow(100);
-    let site = Site::new(&Arc::new(store), "stopped".to_owned(), spec).await;
+    let site = Site::new(&Arc::new(store), "stopped".to_owned(), SimulatorSpec::default()).await;
     site.append(0..60).await;
     let text = std::fs::read_to_string(site.world.job()).unwrap();
     // Nothing is copied before the end.
@@ -514,13 +542,13 @@ async fn who_stops_in_order_leaves_every_answer_to_the_next_machine() {
         .replace("copy_every = \"100ms\"", "copy_every = \"1h\"")
         .replace("max_rows = 10", "max_rows = 60");
     site.world.write_text(&text);
+    site.world.simulator.set_gate(Gate::ShutFrom(16));
     let mut first = site.command(0, &["run"]);
-    let mut first = first.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    while site.world.simulator.counts().requests < 16 {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    signal(&first, "INT").await;
-    assert_eq!(first.wait().unwrap().code(), Some(130));
+    let mut first = first.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    site.world.until_requests(16).await;
+    stop(&mut first, "INT").await;
+    site.world.simulator.set_gate(Gate::Open);
+    wait(first).await.assert_status(130);
     let before = site.world.simulator.counts();
     assert!(before.answered < 60);
     site.run(1, "").await.assert_status(0).assert_says("brought back from the copies");
@@ -532,12 +560,17 @@ async fn who_stops_in_order_leaves_every_answer_to_the_next_machine() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_journal_that_was_damaged_is_healed_from_its_copies() {
     let Some(store) = Store::start() else { return };
-    let spec = slow(100);
-    let site = Site::new(&Arc::new(store), "healed".to_owned(), spec).await;
+    let site = Site::new(&Arc::new(store), "healed".to_owned(), SimulatorSpec::default()).await;
     site.append(0..60).await;
     let text = std::fs::read_to_string(site.world.job()).unwrap();
     site.world.write_text(&text.replace("max_rows = 10", "max_rows = 60"));
-    assert_ne!(site.run(0, "journal-append.after=kill@30").await.status, Some(0));
+    site.world.simulator.set_gate(Gate::ShutFrom(10));
+    let mut killed = site.command(0, &["run"]);
+    let killed =
+        killed.env("ENRICH_FAULT", "journal-append.after=kill@30").stderr(Stdio::null()).spawn().unwrap();
+    site.until_copied(9).await;
+    site.world.simulator.set_gate(Gate::Open);
+    assert_ne!(wait(killed).await.status, Some(0));
     site.world.settle().await;
     let recorded = site.recorded(0).await;
     let journals = everything_below(&site.state(0));

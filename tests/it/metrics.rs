@@ -14,6 +14,7 @@ use arrow::record_batch::RecordBatch;
 use enrich::config::{FaultSpec, LimitSpec, LimitWindow, SimulatorSpec, Span};
 use enrich::ident::Tokens;
 use enrich::metrics::{MetricsRow, RunKind};
+use enrich::simulator::Gate;
 use enrich::table::{Table, TableError};
 
 use crate::support::{Setup, World, append_delta, dear, fault, figures, rows, rows_of};
@@ -255,8 +256,8 @@ fn tokens_that_were_thought_are_counted_apart() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn prometheus_reads_the_figures_of_a_run_while_it_goes_on_and_when_it_has_ended() {
-    let spec = SimulatorSpec { latency: Some(Span(Duration::from_millis(30))), ..dear() };
-    let world = World::of(Setup { simulator: spec, rows: 400, ..Setup::of_two_steps() }).await;
+    let world = World::of(Setup { rows: 400, ..Setup::of_two_steps() }).await;
+    world.simulator.set_gate(Gate::ShutFrom(200));
     let file = world.path("enrich.prom");
     let mut command = world.job_command("run", &["--metrics-addr", "127.0.0.1:0"]);
     command.args(["--metrics-file", file.to_str().unwrap()]);
@@ -278,13 +279,15 @@ async fn prometheus_reads_the_figures_of_a_run_while_it_goes_on_and_when_it_has_
         assert!(kind.starts_with("text/plain; version=0.0.4"), "{kind}");
         let text = response.text().await.unwrap();
         let answers = figure(&text, "enrich_outcomes_total{app_id=\"test\",outcome=\"answer\"}");
-        if answers.is_some_and(|answers| answers > 20.0) {
+        let in_flight = figure(&text, "enrich_requests_in_flight{");
+        if answers.is_some_and(|answers| answers > 20.0) && in_flight.is_some_and(|some| some > 0.0) {
             break text;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     };
     assert!(figure(&live, "enrich_requests_in_flight{").unwrap() > 0.0, "{live}");
     assert!(figure(&live, "enrich_last_run").is_none(), "it goes on: {live}");
+    world.simulator.set_gate(Gate::Open);
     for line in lines {
         line.unwrap();
     }

@@ -3,15 +3,14 @@
 
 use std::fs;
 use std::process::Stdio;
-use std::time::Duration;
 
-use enrich::config::{FaultSpec, SimulatorSpec, Span};
-use enrich::simulator::Simulator;
+use enrich::config::{FaultSpec, SimulatorSpec};
+use enrich::simulator::{Gate, Simulator};
 use serde_json::Value;
 
 use crate::support::{
-    Outcome, Setup, World, append_delta, fault, faulty, plain, rows, rows_of, slow, with_faults,
-    without_times,
+    Outcome, PATIENT, Setup, World, append_delta, fault, faulty, plain, rows, rows_of, slow, until_said,
+    wait, with_faults, without_times,
 };
 
 /// Takes out what differs from run to run: times, ids, folders.
@@ -76,7 +75,7 @@ async fn progress_has_every_figure_and_says_what_the_run_waits_for() {
     // The first row is answered, and the others wait for the second minute.
     let world = World::of(Setup { rows: 40, provider: "requests_per_minute = 1", ..Setup::default() }).await;
     let ran =
-        world.run(&["--progress-interval", "400ms", "--max-duration", "2s", "--log-format", "json"]).await;
+        world.run(&["--progress-interval", "400ms", "--max-duration", "10s", "--log-format", "json"]).await;
     ran.assert_status(0);
     let lines: Vec<Value> = ran.stderr.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let mut progress = lines.iter().find(|line| line["rows"] == 1).unwrap().clone();
@@ -93,12 +92,13 @@ async fn progress_has_every_figure_and_says_what_the_run_waits_for() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_row_that_fills_the_window_is_what_the_run_waits_for() {
-    let late =
-        FaultSpec { contains: Some("Row 3 ".into()), delay: Some(Span(Duration::from_secs(4))), ..fault() };
-    let world = World::of(Setup { simulator: faulty(late), rows: 60, ..Setup::default() }).await;
-    let ran = world.run(&["--progress-interval", "500ms"]).await;
-    ran.assert_status(0).assert_says("rows=39 of=60 ");
-    ran.assert_says("waiting=\"slow rows of batch 0, the window is full\"");
+    let world = World::of(Setup { rows: 60, provider: PATIENT, ..Setup::default() }).await;
+    world.simulator.set_gate(Gate::ShutFor("Row 3 ".into()));
+    let mut child = world.start(&["--progress-interval", "500ms"]);
+    until_said(&mut child, "rows=39 of=60 ").await;
+    until_said(&mut child, "waiting=\"slow rows of batch 0, the window is full\"").await;
+    world.simulator.set_gate(Gate::Open);
+    wait(child).await.assert_status(0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

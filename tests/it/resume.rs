@@ -1,9 +1,10 @@
 //! Runs after runs: what comes again is not asked again, and who may go on is decided by the table.
 
 use std::process::Stdio;
-use std::time::Duration;
 
-use crate::support::{Setup, World, append_delta, clean_log, prompt_of, rows, slow};
+use enrich::simulator::Gate;
+
+use crate::support::{PATIENT, Setup, World, append_delta, clean_log, prompt_of, rows};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn running_again_makes_no_call_and_no_commit_and_appended_rows_alone_are_asked() {
@@ -21,13 +22,11 @@ async fn running_again_makes_no_call_and_no_commit_and_appended_rows_alone_are_a
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_run_at_the_same_time_is_refused_and_changes_nothing() {
-    let slow = slow(100);
-    let world = World::of(Setup { simulator: slow, rows: 40, ..Setup::default() }).await;
+    let world = World::of(Setup { rows: 40, provider: PATIENT, ..Setup::default() }).await;
+    world.simulator.set_gate(Gate::ShutFrom(5));
     let mut command = world.job_command("run", &[]);
     let mut first = command.stderr(Stdio::null()).spawn().unwrap();
-    while world.simulator.counts().requests < 5 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    world.until_requests(5).await;
     let second = world.run(&[]).await;
     second.assert_status(6).assert_says("another run holds this job: process");
     second.assert_says("nothing was changed");
@@ -37,6 +36,7 @@ async fn a_second_run_at_the_same_time_is_refused_and_changes_nothing() {
     skipped.assert_status(0).assert_says("skipped: another run");
     let left = std::fs::read_to_string(&file).unwrap();
     assert_eq!(left, "of the run before", "nothing has ended: the figures are for the run that goes on");
+    world.simulator.set_gate(Gate::Open);
     let status = tokio::task::spawn_blocking(move || first.wait().unwrap()).await.unwrap();
     assert!(status.success());
     assert_eq!(world.simulator.counts().requests, 40);

@@ -2,15 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Stdio;
-use std::time::Duration;
 
 use enrich::config::SimulatorSpec;
 use enrich::faultpoint::ACTIONS;
-use enrich::simulator::{Simulator, answer_to};
+use enrich::simulator::{Gate, Simulator, answer_to};
 
 use crate::support::{
-    Outcome, TargetRow, World, append_delta, delta, nth, prompt_of, read_target, refusals, rows, slow,
-    text_of, with_faults,
+    Outcome, TargetRow, World, append_delta, delta, nth, prompt_of, read_target, refusals, rows, text_of,
+    until, with_faults,
 };
 
 /// Files of the newest version.
@@ -227,20 +226,19 @@ async fn change_data_is_written_where_the_feed_is_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_beside_a_retry_is_no_conflict() {
     let world = World::with_failed(60, 6, refusals((0..60).step_by(2), 413, "x")).await;
-    let slow = slow(30);
-    let slow = Simulator::start(slow, 0).await.unwrap();
-    world.write_text(&world.job_at(&slow));
+    let held = Simulator::start(SimulatorSpec::default(), 0).await.unwrap();
+    held.set_gate(Gate::ShutFrom(1));
+    world.write_text(&world.job_at(&held));
     append_delta(&world.path("source"), &rows(60..120)).await;
     let spawn = |command: &str| {
         let mut command = world.job_command(command, &[]);
         command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
     };
     let retrying = spawn("retry");
-    while slow.counts().requests == 0 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until(&held, |counts| counts.requests > 0).await;
     let running = spawn("run");
     world.on_job("retry", &[]).await.assert_status(6).assert_says("another run holds this job");
+    held.set_gate(Gate::Open);
     let end = |child: std::process::Child| {
         tokio::task::spawn_blocking(move || Outcome::of(&child.wait_with_output().unwrap()))
     };
@@ -248,7 +246,7 @@ async fn a_run_beside_a_retry_is_no_conflict() {
     retried.unwrap().assert_status(0);
     ran.unwrap().assert_status(0);
     world.assert_target(0..120).await;
-    assert_eq!(slow.counts().answered, 30 + 60);
+    assert_eq!(held.counts().answered, 30 + 60);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -108,7 +108,7 @@ struct AtKill {
 
 /// Waits for the moment, kills the process, and says what was in flight.
 async fn kill_at(world: &World, mut child: Child, moment: &Moment, random: &mut fastrand::Rng) -> AtKill {
-    let give_up = clock::now() + Duration::from_secs(20);
+    let give_up = clock::now() + Duration::from_secs(120);
     let first = world.simulator.counts();
     let wanted = first.requests + random.u64(1..60);
     let files = entries(&world.path("target"));

@@ -1,12 +1,14 @@
 //! `status`: what it says of a job through its life.
 
 use std::fs;
+use std::process::Stdio;
 use std::time::Duration;
 
-use enrich::simulator::Simulator;
+use enrich::config::SimulatorSpec;
+use enrich::simulator::{Gate, Simulator};
 use serde_json::Value;
 
-use crate::support::{World, append_delta, refusals, rows, slow, steady};
+use crate::support::{World, append_delta, refusals, rows, steady, wait};
 
 async fn status(world: &World) -> Value {
     let shown = world.on_job("status", &["--format", "json"]).await;
@@ -32,12 +34,17 @@ async fn the_status_follows_a_job_through_its_life() {
     assert_eq!((&behind["running"], &behind["journal_bytes"]), (&Value::Null, &0.into()));
     insta::assert_snapshot!("status", steady(&world.on_job("status", &[]).await.stdout, &world));
 
-    // Killed in the middle of its calls, which are slow enough for everything to be planned before.
-    let slow = slow(200);
-    let slow = Simulator::start(slow, 0).await.unwrap();
-    world.write_text(&world.job_at(&slow));
-    let fault = [("ENRICH_FAULT", "journal-append.after=kill@5")];
-    assert_eq!(world.run_with(&[], &fault).await.status, None);
+    // Killed in the middle of its calls, before which everything is planned.
+    let held = Simulator::start(SimulatorSpec::default(), 0).await.unwrap();
+    held.set_gate(Gate::ShutFrom(2));
+    world.write_text(&world.job_at(&held));
+    let mut command = world.job_command("run", &[]);
+    let child = command.env("ENRICH_FAULT", "journal-append.after=kill@5").stderr(Stdio::null()).spawn();
+    while status(&world).await["source"]["rows"] != 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    held.set_gate(Gate::Open);
+    assert_eq!(wait(child.unwrap()).await.status, None);
     let killed = status(&world).await;
     assert_eq!(killed["open_batches"][0]["rows"], 10);
     let answered: u64 = killed["open_batches"]
@@ -60,18 +67,15 @@ async fn the_status_follows_a_job_through_its_life() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_status_says_who_runs_the_job_and_stands_in_nobodys_way() {
     let world = World::with_rows(40, 1).await;
-    let slow = slow(100);
-    let slow = Simulator::start(slow, 0).await.unwrap();
-    world.write_text(&world.job_at(&slow));
+    world.simulator.set_gate(Gate::ShutFrom(1));
     let mut running = world.job_command("run", &["--quiet"]).spawn().unwrap();
-    while slow.counts().requests == 0 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    world.until_requests(1).await;
     let busy = status(&world).await;
     assert!(busy["running"].as_str().unwrap().contains(&format!("process {}", running.id())));
     running.kill().unwrap();
     running.wait().unwrap();
     assert_eq!(status(&world).await["running"], Value::Null);
+    world.simulator.set_gate(Gate::Open);
     // Somebody looks all the time while a run begins.
     let mut looking = tokio::task::JoinSet::new();
     let folder = world.path("target/_checkpoints/test");

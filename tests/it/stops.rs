@@ -1,11 +1,15 @@
 //! Ends of runs that are not the end of the source: signals, limits, providers that make it useless.
 
 use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use enrich::config::{FaultSpec, SimulatorSpec, Span};
+use enrich::simulator::Gate;
 
-use crate::support::{Setup, World, append_delta, prompt_of, rows, send, wait, with_faults};
+use crate::support::{PATIENT, Setup, World, append_delta, prompt_of, rows, with_faults};
+use crate::support::{send, stop, until, until_stopped, wait};
 
 // For `independent` and `limits`.
 pub use crate::support::{fault, faulty, slow};
@@ -16,10 +20,13 @@ pub async fn world_of(simulator: SimulatorSpec, rows: i64) -> World {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_signal_lets_what_is_in_flight_end_and_says_how_to_go_on() {
     for signal in ["INT", "TERM", "HUP"] {
-        let world = World::of(Setup { simulator: slow(200), rows: 60, ..Setup::default() }).await;
-        let child = world.start(&[]);
-        world.until_requests(22).await;
-        send(&child, signal);
+        let world = World::of(Setup { rows: 60, provider: PATIENT, ..Setup::default() }).await;
+        world.simulator.set_gate(Gate::ShutFrom(23));
+        let mut child = world.start(&[]);
+        // Four of them are in flight: two batches and two rows are answered.
+        world.until_requests(26).await;
+        stop(&mut child, signal).await;
+        world.simulator.set_gate(Gate::Open);
         let ended = wait(child).await;
         ended.assert_status(130).assert_says("everything that was answered is kept; what was cut off in flight is sent again; to go on: enrich run ");
         let counts = world.simulator.counts();
@@ -33,15 +40,16 @@ async fn every_signal_lets_what_is_in_flight_end_and_says_how_to_go_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_signal_stops_at_once_and_loses_nothing_that_was_answered() {
-    let world = World::of(Setup { simulator: slow(1_500), rows: 30, ..Setup::default() }).await;
-    let child = world.start(&[]);
+    let world = World::of(Setup { rows: 30, ..Setup::default() }).await;
+    world.simulator.set_gate(Gate::ShutFrom(2));
+    let mut child = world.start(&[]);
     // The first request goes alone.
     world.until_requests(3).await;
-    send(&child, "INT");
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    stop(&mut child, "INT").await;
     send(&child, "INT");
     wait(child).await.assert_status(130);
     assert_eq!(world.simulator.counts().answered, 1, "nobody waited for those in flight");
+    world.simulator.set_gate(Gate::Open);
     world.run(&[]).await.assert_status(0);
     assert_eq!(world.simulator.counts().answers_to(&prompt_of(0)), 1);
     world.assert_target(0..30).await;
@@ -63,13 +71,18 @@ async fn a_signal_while_a_run_begins_ends_it_without_a_panic() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_that_stood_still_pays_for_nothing_again_that_lies_in_its_sockets() {
-    let world = World::of(Setup { simulator: slow(300), rows: 40, ..Setup::default() }).await;
-    world.write_job("request_timeout = \"1s\"");
+    let world = World::with_rows(40, 1).await;
+    world.write_job("request_timeout = \"4s\"");
+    world.simulator.set_gate(Gate::ShutFrom(6));
     let child = world.start(&[]);
-    world.until_requests(6).await;
+    // Four of them are in flight.
+    world.until_requests(9).await;
     send(&child, "STOP");
+    until_stopped(&child).await;
+    world.simulator.set_gate(Gate::Open);
+    until(&world.simulator, |counts| counts.answered >= 9).await;
     // Longer than any request may take.
-    tokio::time::sleep(Duration::from_millis(3_500)).await;
+    tokio::time::sleep(Duration::from_millis(6_500)).await;
     send(&child, "CONT");
     wait(child).await.assert_status(0).assert_says(" 0 retries");
     world.assert_target(0..40).await;
@@ -80,11 +93,16 @@ async fn a_process_that_stood_still_pays_for_nothing_again_that_lies_in_its_sock
 async fn a_flood_of_interim_responses_outlasts_no_timeout_and_keeps_no_signal_unheard() {
     let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let flood = listener.local_addr().unwrap();
+    let sent = Arc::new(AtomicU64::new(0));
+    let sending = Arc::clone(&sent);
     std::thread::spawn(move || {
         while let Ok((mut stream, _)) = listener.accept() {
+            let sending = Arc::clone(&sending);
             std::thread::spawn(move || {
                 let hints = "HTTP/1.1 103 Early Hints\r\nlink: <x>\r\n\r\n".repeat(200);
-                while std::io::Write::write_all(&mut stream, hints.as_bytes()).is_ok() {}
+                while std::io::Write::write_all(&mut stream, hints.as_bytes()).is_ok() {
+                    sending.fetch_add(200, Ordering::Relaxed);
+                }
             });
         }
     });
@@ -96,8 +114,12 @@ async fn a_flood_of_interim_responses_outlasts_no_timeout_and_keeps_no_signal_un
     world.write_text(
         &world.usual_job("request_timeout = \"1h\"").replace(&url, &format!("http://{flood}/v1")),
     );
+    let before = sent.load(Ordering::Relaxed);
     let child = world.start(&["--grace", "100ms"]);
-    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    // Far more than lies in sockets.
+    while sent.load(Ordering::Relaxed) < before + 1_000_000 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     send(&child, "TERM");
     wait(child).await.assert_status(130).assert_says("interrupted: ");
 }
@@ -127,7 +149,8 @@ async fn a_time_that_never_comes_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_in_flight_have_the_grace_and_no_more() {
-    let world = World::of(Setup { simulator: slow(20_000), rows: 10, ..Setup::default() }).await;
+    // Who waited for the answer would have it within the time that a request may take.
+    let world = World::of(Setup { simulator: slow(90_000), rows: 10, ..Setup::default() }).await;
     let child = world.start(&["--grace", "200ms"]);
     world.until_requests(1).await;
     send(&child, "TERM");
@@ -321,13 +344,13 @@ async fn timeouts_and_deadlines_are_errors_of_their_own_class() {
     let fault =
         FaultSpec { contains: Some("Row 3 ".into()), delay: Some(Span(Duration::from_secs(60))), ..fault() };
     let world = World::of(Setup { simulator: faulty(fault), rows: 8, ..Setup::default() }).await;
-    world.write_job("request_timeout = \"100ms\"\nmax_attempts = 2");
+    world.write_job("request_timeout = \"4s\"\nmax_attempts = 2");
     world.run(&[]).await.assert_status(0).assert_says("timeout 1");
     let answer = world.target().await[3].answer.clone().unwrap();
-    assert_eq!(answer, "ERROR: timeout: no whole answer within 100ms (after 2 attempts)");
+    assert_eq!(answer, "ERROR: timeout: no whole answer within 4s (after 2 attempts)");
 
-    let again = world.usual_job("request_timeout = \"100ms\"").replace("\"target\"", "\"target2\"");
-    world.write_text(&(again + "row_deadline = \"150ms\"\n"));
+    let again = world.usual_job("request_timeout = \"4s\"").replace("\"target\"", "\"target2\"");
+    world.write_text(&(again + "row_deadline = \"6s\"\n"));
     world.run(&[]).await.assert_status(0).assert_says("deadline 1");
 }
 
@@ -566,16 +589,17 @@ async fn a_template_that_fails_for_everybody_stops_the_run() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_row_holds_back_its_own_batch_and_nothing_else_until_the_window_is_full() {
-    let slow =
-        FaultSpec { contains: Some("Row 3 ".into()), delay: Some(Span(Duration::from_secs(4))), ..fault() };
-    let world = World::of(Setup { simulator: faulty(slow), rows: 60, ..Setup::default() }).await;
+    let world = World::of(Setup { rows: 60, provider: PATIENT, ..Setup::default() }).await;
+    world.simulator.set_gate(Gate::ShutFor("Row 3 ".into()));
     let child = world.start(&[]);
     // The window is four batches of ten rows.
+    until(&world.simulator, |counts| counts.answered >= 39).await;
     world.until_requests(40).await;
     let counts = world.simulator.counts();
     assert_eq!((counts.requests, counts.answers_to(&prompt_of(3))), (40, 0));
     assert!(counts.most_in_flight <= 4, "{} at once", counts.most_in_flight);
     assert!(!world.path("target/_delta_log/00000000000000000001.json").exists(), "batches commit in order");
+    world.simulator.set_gate(Gate::Open);
     wait(child).await.assert_status(0);
     world.assert_target(0..60).await;
     assert!(world.simulator.counts().most_in_flight <= 4);

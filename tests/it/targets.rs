@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use arrow::datatypes::{DataType, Field, Schema};
 use enrich::config::Job;
-use enrich::simulator::answer_to;
+use enrich::simulator::{Gate, answer_to};
 use enrich::sink::check_columns;
 use enrich::table::Table;
 
 use crate::support::{
-    Setup, World, append_delta, copy_of, delta, prompt_of, refusing, rows, rows_of, schema, send, slow,
+    PATIENT, Setup, World, append_delta, copy_of, delta, prompt_of, refusing, rows, rows_of, schema, send,
     tables, wait, world_over,
 };
 
@@ -353,8 +353,7 @@ async fn tables_of_other_engines_are_written_or_refused_by_name() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn others_may_append_compact_and_vacuum_beside_a_run() {
-    let spec = slow(15);
-    let world = World::of(Setup { simulator: spec, rows: 300, ..Setup::default() }).await;
+    let world = World::of(Setup { rows: 300, provider: PATIENT, ..Setup::default() }).await;
     make_target(&world, |field| field).await;
     let path = world.path("target");
     // Of nobody, and old enough for a VACUUM that keeps an hour.
@@ -365,8 +364,11 @@ async fn others_may_append_compact_and_vacuum_beside_a_run() {
         let file = fs::File::create(old).unwrap();
         file.set_modified((enrich::clock::wall() - Duration::from_secs(7_200)).into()).unwrap();
     }
+    world.simulator.set_gate(Gate::ShutFrom(100));
     let mut child = world.job_command("run", &["--quiet"]).spawn().unwrap();
     let mut appended = 0;
+    // A hundred rows more with each append.
+    let rows_for = |appends: usize| Gate::ShutFrom(100 * (appends as u64 + 1));
     while child.try_wait().unwrap().is_none() {
         // Somebody else's rows, without our columns.
         append_delta_of(&path, appended).await;
@@ -376,6 +378,7 @@ async fn others_may_append_compact_and_vacuum_beside_a_run() {
         let vacuum = delta(&path).await.vacuum().with_retention_period(chrono::TimeDelta::hours(1));
         let vacuum = vacuum.with_mode(deltalake::operations::vacuum::VacuumMode::Full);
         let _ = vacuum.with_enforce_retention_duration(false).await;
+        world.simulator.set_gate(rows_for(appended));
         tokio::time::sleep(Duration::from_millis(30)).await;
     }
     assert!(child.wait().unwrap().success());

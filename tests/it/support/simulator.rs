@@ -9,6 +9,9 @@ use super::source::text_of;
 /// The prices of [`dear`], as lines of a provider.
 pub const PRICES: &str = "price_per_million_input = 2.0\nprice_per_million_output = 8.0";
 
+/// A line of a provider that sends no second request beside one that takes long, as one at a shut gate does.
+pub const PATIENT: &str = "hedge = \"off\"";
+
 /// A simulator that bills 2 and 8 dollars for a million tokens.
 pub fn dear() -> SimulatorSpec {
     SimulatorSpec { price_per_million_input: 2.0, price_per_million_output: 8.0, ..SimulatorSpec::default() }

@@ -93,7 +93,7 @@ impl Store {
         let mut tries = 0;
         while is_there(self).is_err() {
             tries += 1;
-            assert!(tries < 300, "the store does not answer");
+            assert!(tries < 1_200, "the store does not answer");
             std::thread::sleep(Duration::from_millis(100));
         }
     }

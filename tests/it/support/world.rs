@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use enrich::config::{FaultSpec, SimulatorSpec};
-use enrich::simulator::{Simulator, answer_to};
+use enrich::simulator::{Counts, Simulator, answer_to};
 use enrich::table::Table;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -94,9 +94,7 @@ impl World {
 
     /// Waits until so many requests have come.
     pub async fn until_requests(&self, requests: u64) {
-        while self.simulator.counts().requests < requests {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
+        until(&self.simulator, |counts| counts.requests >= requests).await;
     }
 
     /// Waits until what dead clients had sent is read and answered.
@@ -136,6 +134,13 @@ impl World {
             assert_eq!(row.answer.as_deref(), Some(answer_to(&prompt_of(row.id)).as_str()), "row {}", row.id);
             assert_eq!(row.error_count, 0);
         }
+    }
+}
+
+/// Waits until the counts of a simulator meet a condition.
+pub async fn until(simulator: &Simulator, is_met: impl Fn(&Counts) -> bool) {
+    while !is_met(&simulator.counts()) {
+        tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
 
