@@ -116,7 +116,7 @@ async fn a_second_signal_ends_a_run_whose_store_does_not_answer_any_more() {
     while gateway.hanging() == 0 {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    world.until_requests(60).await;
+    world.until_requests(45).await;
     stop(&mut child, "INT").await;
     send(&child, "INT");
     // The store never answers: without an end of its own the run would stay for many minutes.

@@ -474,8 +474,15 @@ async fn machines_share_a_budget() {
     let mut first = site.command(0, &["run"]);
     first.args(["--max-rows", "20"]);
     site.world.outcome(first).await.assert_status(0);
-    let other = site.run(1, "").await;
-    other.assert_status(5).assert_says("budget.max_requests is 25");
+    site.world.simulator.set_gate(Gate::ShutFrom(21));
+    let mut other = site.command(1, &["run"]);
+    let other = other.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    // All rows are planned before the budget is spent.
+    while !site.world.outcome(site.command(2, &["status"])).await.stdout.contains("40 rows: ") {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    site.world.simulator.set_gate(Gate::Open);
+    wait(other).await.assert_status(5).assert_says("budget.max_requests is 25");
     assert_eq!(site.world.simulator.counts().requests, 25);
     site.run(0, "").await.assert_status(5);
     assert_eq!(site.world.simulator.counts().requests, 25);
