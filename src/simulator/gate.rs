@@ -6,6 +6,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 use super::answer::chance;
+use super::hold::Gate;
 use super::model::ModelRefusal;
 use super::reply::{ErrorReply, add, fault_response, hang_up, invalid, refuse, refuse_as};
 use super::state::ServerShared;
@@ -13,30 +14,6 @@ use super::tiers::AnsweringTier;
 use crate::clock;
 use crate::config::{FaultSpec, SimulatorSpec};
 use crate::ident::Tokens;
-
-/// What a simulator does to requests from the moment that it is told, beyond what its settings say.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Gate {
-    /// Nothing.
-    #[default]
-    Open,
-    /// The requests from this one on wait until the gate opens. They count from 1, in the order of their arrival.
-    ShutFrom(u64),
-    /// The requests with this text in them wait until the gate opens.
-    ShutFor(String),
-    /// The connections of all requests break.
-    Broken,
-}
-
-impl Gate {
-    fn lets_through(&self, request: &GateRequest<'_>) -> bool {
-        match self {
-            Gate::Open | Gate::Broken => true,
-            Gate::ShutFrom(first) => request.number < *first,
-            Gate::ShutFor(text) => !request.texts.iter().any(|own| own.contains(text)),
-        }
-    }
-}
 
 /// The fields that all kinds of requests have in common.
 #[derive(Debug)]
@@ -115,7 +92,7 @@ pub(super) async fn pass(
 /// Waits until the gate lets a request through; an error response breaks the connection.
 async fn wait_at(gate: &watch::Sender<Gate>, request: &GateRequest<'_>) -> Result<(), ErrorReply> {
     let mut gate = gate.subscribe();
-    match gate.wait_for(|gate| gate.lets_through(request)).await {
+    match gate.wait_for(|gate| gate.lets_through(request.number, request.texts)).await {
         Ok(gate) if *gate != Gate::Broken => Ok(()),
         _ => Err(Box::new(hang_up())),
     }

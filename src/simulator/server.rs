@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use url::Url;
 
 use super::counts::Counts;
-use super::gate::Gate;
+use super::hold::Gate;
 use super::model::SimulatedModel;
 use super::reply::{HangUp, refuse, success};
 use super::state::{ServerShared, ServerState};

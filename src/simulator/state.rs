@@ -6,7 +6,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::counts::Counts;
-use super::gate::Gate;
+use super::hold::Gate;
 use super::model::SimulatedModel;
 use crate::config::{Prices, SimulatorSpec};
 

@@ -1,0 +1,26 @@
+//! The gate at which tests hold requests.
+
+/// What a simulator does to requests from the moment that it is told, beyond what its settings say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Gate {
+    /// Nothing.
+    #[default]
+    Open,
+    /// The requests from this one on wait until the gate opens. They count from 1, in the order of their arrival.
+    ShutFrom(u64),
+    /// The requests with this text in them wait until the gate opens.
+    ShutFor(String),
+    /// The connections of all requests break.
+    Broken,
+}
+
+impl Gate {
+    /// Whether a request with this number and these texts need not wait.
+    pub(super) fn lets_through(&self, number: u64, texts: &[&str]) -> bool {
+        match self {
+            Gate::Open | Gate::Broken => true,
+            Gate::ShutFrom(first) => number < *first,
+            Gate::ShutFor(text) => !texts.iter().any(|own| own.contains(text)),
+        }
+    }
+}
