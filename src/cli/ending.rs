@@ -205,7 +205,10 @@ impl EndDetails<'_> {
         if totals.recovered > 0 {
             line.push_str(&format!(", {} from the journal", totals.recovered));
         }
-        let cost = totals.cost.map_or_else(String::new, |cost| format!(", {cost}"));
+        let mut cost = totals.cost.map_or_else(String::new, |cost| format!(", {cost}"));
+        if totals.other_tier > 0 {
+            cost.push_str(&format!(", {} by another service tier", totals.other_tier));
+        }
         line.push_str(&format!(
             ", {} + {} tokens{cost}, {}, {}",
             HumanCount(totals.tokens.prompt),

@@ -94,6 +94,7 @@ async fn an_answer_is_booked_at_the_price_of_the_tier_that_it_states() {
     let by_standard = world.simulator.counts().tiers["default"];
     assert!(by_standard > 5, "{by_standard}");
     assert_eq!(summary["other_tier"], by_standard);
+    outcome.assert_says(&format!(", {by_standard} by another service tier, "));
     let (spent, billed) = spent(&world).await;
     assert!((spent - billed).abs() < 1e-9, "{spent}, and {billed} were billed");
 }
