@@ -30,7 +30,7 @@ pub struct Planner {
     passed: PassedOver,
     /// Rows passed over after the position, if nothing is left to plan.
     passed_at_end: PassedOver,
-    shapes: Shapes,
+    shapes: FileShapes,
     /// Number of rows that may still be planned in this run; `None` for no limit.
     rows_left: Option<u64>,
     /// Ranges of rows before the position that the target lacks, by file. They are planned first.
@@ -48,7 +48,7 @@ impl Planner {
             position,
             passed,
             passed_at_end,
-            shapes: Shapes::default(),
+            shapes: FileShapes::default(),
             rows_left,
             missing: VecDeque::new(),
         }
@@ -207,13 +207,13 @@ impl Planner {
 
 /// Shapes of the file that is planned and of files that follow it.
 #[derive(Debug, Default)]
-struct Shapes {
+struct FileShapes {
     by_file: HashMap<String, FileShape>,
     /// Number of following files to read beside the next one whose shape is not known.
     ahead: usize,
 }
 
-impl Shapes {
+impl FileShapes {
     /// Returns the shape of a part's file. If the file has to be read, some of the files that follow it are read at the
     /// same time: of a batch that takes many small files, each time twice as many.
     async fn of(&mut self, source: &Source, part: &FileRange) -> Result<&FileShape, SourceError> {

@@ -1,6 +1,6 @@
 //! The gate at which tests hold requests.
 
-/// What a simulator does to requests from the moment that it is told, beyond what its settings say.
+/// Whether a simulator holds requests or breaks their connections. A test changes it while the simulator runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Gate {
     /// Nothing.

@@ -39,13 +39,13 @@ pub(super) struct FolderCatalog {
     /// Descriptions of what is left out of the source, with the reasons.
     left_out: Vec<String>,
     /// The search for an unread file that found one last.
-    search: Option<Search>,
+    search: Option<UnreadSearch>,
     known_footers: KnownFooters,
 }
 
 /// A search for the first unread file after a position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Search {
+struct UnreadSearch {
     /// Number of files in the position.
     seen: usize,
     /// Index of the file that was found.
@@ -148,7 +148,7 @@ impl FolderCatalog {
             }
             match &file.footer {
                 Footer::Whole { .. } => {
-                    self.search = Some(Search { seen: seen.len(), found });
+                    self.search = Some(UnreadSearch { seen: seen.len(), found });
                     return Ok(Some(part(file, 0)));
                 }
                 Footer::Damaged(message) => {
@@ -162,7 +162,7 @@ impl FolderCatalog {
 
     /// Returns at most `most` files that come after the file that the last search found.
     pub(super) fn following(&self, most: usize) -> Vec<FileRange> {
-        let Some(Search { found, .. }) = self.search else { return Vec::new() };
+        let Some(UnreadSearch { found, .. }) = self.search else { return Vec::new() };
         let whole =
             self.files.iter().skip(found + 1).filter(|file| matches!(file.footer, Footer::Whole { .. }));
         whole.take(most).map(|file| part(file, 0)).collect()
@@ -174,7 +174,7 @@ impl FolderCatalog {
     /// The positions of one process follow each other in the order of the files. One that has the file that the last
     /// search found, and one file more than the position of that search, is the position after that file.
     fn first_candidate(&self, seen: &BTreeMap<String, u64>) -> usize {
-        let Some(Search { seen: before, found }) = self.search else { return 0 };
+        let Some(UnreadSearch { seen: before, found }) = self.search else { return 0 };
         match seen.len().checked_sub(before) {
             Some(0) if !seen.contains_key(&self.files[found].path) => found,
             Some(1) if seen.contains_key(&self.files[found].path) => found + 1,

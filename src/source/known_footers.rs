@@ -19,7 +19,7 @@ const NAME: &str = "footers.json";
 #[derive(Debug)]
 pub(super) struct KnownFooters {
     path: PathBuf,
-    stored: Stored,
+    stored: FootersFile,
     /// Places of columns in `stored.columns`.
     places: HashMap<Fields, usize>,
     /// Whether a footer was added that the file on disk lacks.
@@ -28,19 +28,19 @@ pub(super) struct KnownFooters {
 
 /// The contents of the file on disk.
 #[derive(Debug, Default, Serialize, Deserialize)]
-struct Stored {
+struct FootersFile {
     /// The folder of the files.
     root: String,
     /// How the files were read.
     format: String,
     /// The different columns that files have.
     columns: Vec<Fields>,
-    files: BTreeMap<String, KnownFile>,
+    files: BTreeMap<String, KnownFooter>,
 }
 
 /// A whole file, as it was when its footer was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct KnownFile {
+struct KnownFooter {
     size: u64,
     modified_ms: u64,
     rows: u64,
@@ -54,9 +54,9 @@ impl KnownFooters {
         let path = state.join(NAME);
         let (root, format) = (root.to_string(), format!("{format:?}"));
         let found = store::read(&path).ok().flatten();
-        let found = found.and_then(|bytes| serde_json::from_slice::<Stored>(&bytes).ok());
+        let found = found.and_then(|bytes| serde_json::from_slice::<FootersFile>(&bytes).ok());
         let found = found.filter(|stored| (&stored.root, &stored.format) == (&root, &format));
-        let stored = found.unwrap_or_else(|| Stored { root, format, ..Stored::default() });
+        let stored = found.unwrap_or_else(|| FootersFile { root, format, ..FootersFile::default() });
         let places = stored.columns.iter().cloned().zip(0..).collect();
         KnownFooters { path, stored, places, has_changed: false }
     }
@@ -78,7 +78,8 @@ impl KnownFooters {
             all.len() - 1
         });
         *columns = all[place].clone();
-        let known = KnownFile { size: file.size, modified_ms: file.modified_ms, rows: *rows, columns: place };
+        let known =
+            KnownFooter { size: file.size, modified_ms: file.modified_ms, rows: *rows, columns: place };
         self.has_changed |= self.stored.files.insert(file.path.clone(), known) != Some(known);
     }
 

@@ -16,22 +16,22 @@ pub enum Vector {
 impl<'de> Deserialize<'de> for Vector {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Ok(match deserializer.deserialize_any(ValueVisitor)? {
-            Item::Text(text) => Vector::Base64(text),
-            Item::List(numbers) => Vector::Numbers(numbers),
-            Item::Number(_) | Item::Other => Vector::Other,
+            JsonItem::Text(text) => Vector::Base64(text),
+            JsonItem::List(numbers) => Vector::Numbers(numbers),
+            JsonItem::Number(_) | JsonItem::Other => Vector::Other,
         })
     }
 }
 
 /// A JSON value, as far as a vector may have it.
-enum Item {
+enum JsonItem {
     Text(String),
     Number(f32),
     List(Vec<f32>),
     Other,
 }
 
-impl<'de> Deserialize<'de> for Item {
+impl<'de> Deserialize<'de> for JsonItem {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(ValueVisitor)
     }
@@ -40,64 +40,64 @@ impl<'de> Deserialize<'de> for Item {
 struct ValueVisitor;
 
 impl<'de> Visitor<'de> for ValueVisitor {
-    type Value = Item;
+    type Value = JsonItem;
 
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("a list of numbers, or such a list in base64")
     }
 
-    fn visit_str<E: Error>(self, text: &str) -> Result<Item, E> {
-        Ok(Item::Text(text.to_owned()))
+    fn visit_str<E: Error>(self, text: &str) -> Result<JsonItem, E> {
+        Ok(JsonItem::Text(text.to_owned()))
     }
 
-    fn visit_string<E: Error>(self, text: String) -> Result<Item, E> {
-        Ok(Item::Text(text))
+    fn visit_string<E: Error>(self, text: String) -> Result<JsonItem, E> {
+        Ok(JsonItem::Text(text))
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "a target's vectors have 32-bit floats")]
-    fn visit_f64<E: Error>(self, number: f64) -> Result<Item, E> {
-        Ok(Item::Number(number as f32))
+    fn visit_f64<E: Error>(self, number: f64) -> Result<JsonItem, E> {
+        Ok(JsonItem::Number(number as f32))
     }
 
     #[expect(clippy::cast_precision_loss, reason = "as for any number of a vector")]
-    fn visit_i64<E: Error>(self, number: i64) -> Result<Item, E> {
-        Ok(Item::Number(number as f32))
+    fn visit_i64<E: Error>(self, number: i64) -> Result<JsonItem, E> {
+        Ok(JsonItem::Number(number as f32))
     }
 
     #[expect(clippy::cast_precision_loss, reason = "as for any number of a vector")]
-    fn visit_u64<E: Error>(self, number: u64) -> Result<Item, E> {
-        Ok(Item::Number(number as f32))
+    fn visit_u64<E: Error>(self, number: u64) -> Result<JsonItem, E> {
+        Ok(JsonItem::Number(number as f32))
     }
 
-    fn visit_bool<E: Error>(self, _: bool) -> Result<Item, E> {
-        Ok(Item::Other)
+    fn visit_bool<E: Error>(self, _: bool) -> Result<JsonItem, E> {
+        Ok(JsonItem::Other)
     }
 
-    fn visit_unit<E: Error>(self) -> Result<Item, E> {
-        Ok(Item::Other)
+    fn visit_unit<E: Error>(self) -> Result<JsonItem, E> {
+        Ok(JsonItem::Other)
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Item, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<JsonItem, A::Error> {
         while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(Item::Other)
+        Ok(JsonItem::Other)
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Item, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<JsonItem, A::Error> {
         let (mut numbers, mut only, mut others) = (Vec::new(), None, 0_usize);
-        while let Some(item) = list.next_element::<Item>()? {
+        while let Some(item) = list.next_element::<JsonItem>()? {
             match item {
-                Item::Number(number) => numbers.push(number),
-                Item::List(list) => {
+                JsonItem::Number(number) => numbers.push(number),
+                JsonItem::List(list) => {
                     others += 1;
                     only = Some(list);
                 }
-                Item::Text(_) | Item::Other => others += 2,
+                JsonItem::Text(_) | JsonItem::Other => others += 2,
             }
         }
         Ok(match (only, others) {
-            (None, 0) => Item::List(numbers),
-            (Some(list), 1) if numbers.is_empty() => Item::List(list),
-            _ => Item::Other,
+            (None, 0) => JsonItem::List(numbers),
+            (Some(list), 1) if numbers.is_empty() => JsonItem::List(list),
+            _ => JsonItem::Other,
         })
     }
 }

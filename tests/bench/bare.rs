@@ -12,7 +12,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
-use crate::cases::Bodies;
+use crate::cases::RequestKind;
 
 const URL: &str = "ENRICH_BENCH_BARE_URL";
 const ROWS: &str = "ENRICH_BENCH_BARE_ROWS";
@@ -64,7 +64,7 @@ struct BareVector<T> {
 }
 
 /// The command that starts this benchmark as the bare client, on one core.
-pub(crate) fn command(core: usize, url: &str, rows: i64, bodies: Bodies) -> Command {
+pub(crate) fn command(core: usize, url: &str, rows: i64, bodies: RequestKind) -> Command {
     let mut command = Command::new("taskset");
     command.args(["--cpu-list", &core.to_string()]);
     command.arg(std::env::current_exe().expect("this benchmark")).env(URL, url).env(ROWS, rows.to_string());
@@ -80,8 +80,8 @@ pub(crate) fn acts(concurrency: u32, prompt: &'static str, text: fn(i64) -> Stri
     let rows = rows.parse().expect("a number of rows");
     let bodies = serde_json::from_str(&std::env::var(BODIES).expect("bodies")).expect("bodies");
     let (path, together) = match bodies {
-        Bodies::Chat => ("chat/completions", 1),
-        Bodies::Vectors { together, .. } => ("embeddings", together),
+        RequestKind::Chat => ("chat/completions", 1),
+        RequestKind::Vectors { together, .. } => ("embeddings", together),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
@@ -112,14 +112,14 @@ pub(crate) fn acts(concurrency: u32, prompt: &'static str, text: fn(i64) -> Stri
 }
 
 /// The body of the request about the rows from `row` on.
-fn body(bodies: Bodies, row: i64, prompt: &str, text: fn(i64) -> String) -> Vec<u8> {
+fn body(bodies: RequestKind, row: i64, prompt: &str, text: fn(i64) -> String) -> Vec<u8> {
     match bodies {
-        Bodies::Chat => {
+        RequestKind::Chat => {
             let content = format!("{prompt}{}", text(row));
             let messages = [BareMessage { role: "user", content: &content }];
             serde_json::to_vec(&ChatRequest { model: "m", messages })
         }
-        Bodies::Vectors { together, is_base64 } => {
+        RequestKind::Vectors { together, is_base64 } => {
             let input: Vec<String> = (row..row + together).map(text).collect();
             let encoding_format = if is_base64 { "base64" } else { "float" };
             serde_json::to_vec(&VectorsRequest {
@@ -134,19 +134,19 @@ fn body(bodies: Bodies, row: i64, prompt: &str, text: fn(i64) -> String) -> Vec<
 }
 
 /// Reads an answer and returns how many characters or numbers it has.
-fn read(bodies: Bodies, body: &[u8]) -> usize {
+fn read(bodies: RequestKind, body: &[u8]) -> usize {
     match bodies {
-        Bodies::Chat => {
+        RequestKind::Chat => {
             let response: ChatResponse = serde_json::from_slice(body).expect("an answer");
             response.choices[0].message.content.len()
         }
-        Bodies::Vectors { is_base64: true, .. } => {
+        RequestKind::Vectors { is_base64: true, .. } => {
             let response: VectorsResponse<&str> = serde_json::from_slice(body).expect("vectors");
             let bytes =
                 response.data.iter().map(|vector| BASE64_STANDARD.decode(vector.embedding).expect("base64"));
             bytes.map(|bytes| bytes.len() / 4).sum()
         }
-        Bodies::Vectors { is_base64: false, .. } => {
+        RequestKind::Vectors { is_base64: false, .. } => {
             let response: VectorsResponse<Vec<f32>> = serde_json::from_slice(body).expect("vectors");
             response.data.iter().map(|vector| vector.embedding.len()).sum()
         }

@@ -14,8 +14,9 @@ use serde::{Deserialize, Serialize};
 use crate::measure::{Server, Used, pinned, watch};
 
 pub(crate) const CONCURRENCY: u32 = 64;
-/// The core of the simulator, and that of the clients.
+/// Number of the core that the simulator runs on.
 pub(crate) const SERVING: usize = 0;
+/// Number of the core that the clients run on.
 pub(crate) const RUNNING: usize = 1;
 /// The default.
 pub(crate) const BATCH: u32 = 10_000;
@@ -23,7 +24,7 @@ pub(crate) const BATCH: u32 = 10_000;
 pub(crate) const SOURCE_ROWS: i64 = 400_000;
 /// The bodies of a case's requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Bodies {
+pub(crate) enum RequestKind {
     /// A prompt, and its answer.
     Chat,
     /// So many texts, and their vectors of 256 numbers, in base64 or not.
@@ -31,7 +32,7 @@ pub(crate) enum Bodies {
 }
 
 /// What is measured.
-pub(crate) struct Case {
+pub(crate) struct BenchCase {
     pub(crate) name: &'static str,
     /// Lines of the step.
     pub(crate) step: &'static str,
@@ -39,7 +40,7 @@ pub(crate) struct Case {
     pub(crate) simulator: &'static str,
     /// Number of providers, each of which answers for a step of its own.
     pub(crate) providers: usize,
-    pub(crate) bodies: Bodies,
+    pub(crate) bodies: RequestKind,
     pub(crate) rows: i64,
 }
 
@@ -52,68 +53,68 @@ pub(crate) const LONG_ANSWERS: &str = "completion_tokens = 100\nanswers = [\"The
                             dark in the kitchen, and the cord is short. It was bought as a present, arrived a day late, \
                             and would be bought again at this price by four of five people who were asked about it.\"]";
 
-pub(crate) const CASES: [Case; 6] = [
-    Case {
+pub(crate) const CASES: [BenchCase; 6] = [
+    BenchCase {
         name: "short answers",
         step: CHAT,
         simulator: "",
         providers: 1,
-        bodies: Bodies::Chat,
+        bodies: RequestKind::Chat,
         rows: 100_000,
     },
-    Case {
+    BenchCase {
         name: "answers of 100 tokens",
         step: CHAT,
         simulator: LONG_ANSWERS,
         providers: 1,
-        bodies: Bodies::Chat,
+        bodies: RequestKind::Chat,
         rows: 100_000,
     },
-    Case {
+    BenchCase {
         name: "typed answers",
         step: "fields = { mood = [\"good\", \"bad\"], urgency = \"int\", tags = \"[string]\" }\n\
                prompt = \"Summarize in one sentence: {{ text }}\"",
         simulator: "",
         providers: 1,
-        bodies: Bodies::Chat,
+        bodies: RequestKind::Chat,
         rows: 100_000,
     },
-    Case {
+    BenchCase {
         name: "two providers",
         step: CHAT,
         simulator: "",
         providers: 2,
-        bodies: Bodies::Chat,
+        bodies: RequestKind::Chat,
         rows: 50_000,
     },
-    Case {
+    BenchCase {
         name: "vectors in base64",
         step: VECTORS,
         simulator: "",
         providers: 1,
-        bodies: Bodies::Vectors { together: 32, is_base64: true },
+        bodies: RequestKind::Vectors { together: 32, is_base64: true },
         rows: 200_000,
     },
-    Case {
+    BenchCase {
         name: "vectors as numbers",
         step: VECTORS,
         simulator: "",
         providers: 1,
-        bodies: Bodies::Vectors { together: 32, is_base64: false },
+        bodies: RequestKind::Vectors { together: 32, is_base64: false },
         rows: 200_000,
     },
 ];
 
-impl Case {
+impl BenchCase {
     pub(crate) fn job(&self, url: &str, batch: u32) -> String {
         let mut text = format!(
             "app_id = \"bench\"\n[source]\npath = \"source.parquet\"\n[target]\npath = \"target\"\n\
              [batch]\nmax_rows = {batch}\n"
         );
         let (together, encoding) = match self.bodies {
-            Bodies::Chat => (1, ""),
-            Bodies::Vectors { together, is_base64: true } => (together, "encoding = \"base64\"\n"),
-            Bodies::Vectors { together, is_base64: false } => (together, "encoding = \"float\"\n"),
+            RequestKind::Chat => (1, ""),
+            RequestKind::Vectors { together, is_base64: true } => (together, "encoding = \"base64\"\n"),
+            RequestKind::Vectors { together, is_base64: false } => (together, "encoding = \"float\"\n"),
         };
         for provider in 0..self.providers {
             let _ = write!(
@@ -175,7 +176,7 @@ pub(crate) fn run(folder: &Path, job_text: &str, rows: i64) -> Used {
 }
 
 /// Starts a simulator on a core of its own.
-pub(crate) fn server(folder: &Path, case: &Case, simulator: &str) -> Server {
+pub(crate) fn server(folder: &Path, case: &BenchCase, simulator: &str) -> Server {
     let text = case.job("simulator", BATCH) + simulator;
     Server::start(pinned(SERVING), folder, &text)
 }

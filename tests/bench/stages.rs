@@ -13,7 +13,7 @@ mod measure;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use cases::{BATCH, CASES, Case, RUNNING, SOURCE_ROWS, make_source, run, server};
+use cases::{BATCH, BenchCase, CASES, RUNNING, SOURCE_ROWS, make_source, run, server};
 use measure::{enrich, median};
 
 /// The stages, each with parts of the names of its functions. Earlier ones come first where a name fits several.
@@ -50,7 +50,7 @@ const STAGES: [(&str, &[&str]); 17] = [
 const OTHER: usize = STAGES.len();
 
 /// Samples of a run by stage.
-fn profile(folder: &Path, case: &Case, job_text: &str) -> Vec<u64> {
+fn profile(folder: &Path, case: &BenchCase, job_text: &str) -> Vec<u64> {
     let _ = std::fs::remove_dir_all(folder.join("target"));
     let (job, data) = (folder.join("job.toml"), folder.join("perf.data"));
     std::fs::write(&job, job_text).expect("a job file");

@@ -102,7 +102,7 @@ fn journal_cost(folder: &Path) -> f64 {
 
 /// What the runs of a case used, and those of the bare client.
 #[derive(Default)]
-struct Measured {
+struct CaseFigures {
     rates: Vec<f64>,
     cpus: Vec<f64>,
     bare_rates: Vec<f64>,
@@ -117,7 +117,7 @@ fn main() {
     let folder = folder.path();
     make_source(folder, SOURCE_ROWS);
     let servers: Vec<Server> = CASES.iter().map(|case| server(folder, case, "")).collect();
-    let mut measured: Vec<Measured> = CASES.iter().map(|_| Measured::default()).collect();
+    let mut measured: Vec<CaseFigures> = CASES.iter().map(|_| CaseFigures::default()).collect();
     let (mut loads, mut name, mut journal) = (Vec::new(), None, Vec::new());
     for _ in 0..ROUNDS {
         for ((case, server), measured) in CASES.iter().zip(&servers).zip(&mut measured) {
@@ -143,7 +143,7 @@ fn main() {
     println!("                          answers/s  bare reqwest  share  CPU µs  bare µs  share");
     let mut cpus = Vec::new();
     for (case, measured) in CASES.iter().zip(measured) {
-        let Measured { rates, cpus: own, bare_rates, bare_cpus } = measured;
+        let CaseFigures { rates, cpus: own, bare_rates, bare_cpus } = measured;
         let (rate, cpu, bare, bare_cpu) = (median(rates), median(own), median(bare_rates), median(bare_cpus));
         println!(
             "  {:<22}  {rate:>9.0}  {bare:>12.0}  {:>5.2}  {cpu:>6.1}  {bare_cpu:>7.1}  {:>5.2}",

@@ -33,7 +33,7 @@ pub struct Trouble {
     pub ignores_conditions: bool,
 }
 
-/// What a gateway does to requests from the moment that it is told.
+/// Whether a gateway passes requests on. A test changes it while the gateway runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Passage {
     /// They get through, as far as its trouble lets them.
