@@ -244,7 +244,10 @@ impl<A: RequestSender> Dispatcher<A> {
             let Ok(request) = self.io.inbox.try_recv() else { break };
             self.ready.push_back(PendingRequest::new(request, &self.policy));
         }
-        self.io.capacity_freed.notify_one();
+        // The enricher is woken once for many rows, not for each.
+        if self.io.inbox.len() <= self.io.inbox.max_capacity() / 2 {
+            self.io.capacity_freed.notify_one();
+        }
     }
 
     /// Reports whether this provider takes rows. While it does not, hands back those that another provider can take.

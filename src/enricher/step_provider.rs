@@ -1,5 +1,6 @@
 //! A provider as the steps see it: the inbox of its executor, its health, and its limit on prompts.
 
+use std::panic::resume_unwind;
 use std::sync::Arc;
 
 use tokio::runtime;
@@ -103,7 +104,16 @@ impl ExecutorStarter<'_> {
         // A thread of its own: a request stays on the thread that sends it, and wakes no other one.
         let runtime = runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| EnricherError::Task(format!("cannot start: {error}")))?;
-        executors.spawn_blocking(move || runtime.block_on(dispatcher.run()));
+        executors.spawn_blocking(move || {
+            // A task, since each wake of the future that a runtime blocks on is a system call.
+            let mut task = JoinSet::new();
+            task.spawn_on(dispatcher.run(), runtime.handle());
+            if let Some(Err(error)) = runtime.block_on(task.join_next())
+                && let Ok(panic) = error.try_into_panic()
+            {
+                resume_unwind(panic);
+            }
+        });
         let window = provider.context_window.map(|tokens| ContextWindow::new(tokens, &model));
         Ok(StepProvider {
             window,

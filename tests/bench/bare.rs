@@ -6,17 +6,21 @@
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use enrich::clock;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
+use tokio::time::sleep_until;
 
 use crate::cases::RequestKind;
 
 const URL: &str = "ENRICH_BENCH_BARE_URL";
 const ROWS: &str = "ENRICH_BENCH_BARE_ROWS";
 const BODIES: &str = "ENRICH_BENCH_BARE_BODIES";
+const PER_SECOND: &str = "ENRICH_BENCH_BARE_PER_SECOND";
 
 #[derive(Serialize)]
 struct ChatRequest<'a> {
@@ -73,12 +77,22 @@ pub(crate) fn command(core: usize, url: &str, rows: i64, bodies: RequestKind) ->
     command
 }
 
+/// Makes the bare client send so many requests a second, each when its time has come.
+#[allow(dead_code, reason = "not every benchmark paces it")]
+pub(crate) fn paced(mut command: Command, per_second: u32) -> Command {
+    command.env(PER_SECOND, per_second.to_string());
+    command
+}
+
 /// Acts as the bare client if this process was started as one. Returns whether it was. `text` is that of a row, and
 /// `prompt` what its prompt begins with.
 pub(crate) fn acts(concurrency: u32, prompt: &'static str, text: fn(i64) -> String) -> bool {
     let (Ok(url), Ok(rows)) = (std::env::var(URL), std::env::var(ROWS)) else { return false };
     let rows = rows.parse().expect("a number of rows");
     let bodies = serde_json::from_str(&std::env::var(BODIES).expect("bodies")).expect("bodies");
+    let between =
+        std::env::var(PER_SECOND).map(|number| number.parse::<u32>().expect("a number of requests"));
+    let between = between.map_or(Duration::ZERO, |per_second| Duration::from_secs(1) / per_second);
     let (path, together) = match bodies {
         RequestKind::Chat => ("chat/completions", 1),
         RequestKind::Vectors { together, .. } => ("embeddings", together),
@@ -89,6 +103,7 @@ pub(crate) fn acts(concurrency: u32, prompt: &'static str, text: fn(i64) -> Stri
         let address = Arc::<str>::from(format!("{url}/{path}"));
         let next = Arc::new(AtomicI64::new(0));
         let mut tasks = JoinSet::new();
+        let started = clock::now();
         for _ in 0..concurrency {
             let (client, address, next) = (client.clone(), Arc::clone(&address), Arc::clone(&next));
             tasks.spawn(async move {
@@ -97,6 +112,10 @@ pub(crate) fn acts(concurrency: u32, prompt: &'static str, text: fn(i64) -> Stri
                     let row = next.fetch_add(together, Ordering::Relaxed);
                     if row >= rows {
                         return received;
+                    }
+                    if !between.is_zero() {
+                        let requests_before = u32::try_from(row / together).expect("few");
+                        sleep_until(started + between * requests_before).await;
                     }
                     let request = client.post(&*address).header("content-type", "application/json");
                     let request = request.body(body(bodies, row, prompt, text));
