@@ -267,6 +267,34 @@ impl fmt::Display for Lineage {
     }
 }
 
+/// Id of a submission, the requests that go to a provider's Batch API in one file; ids of later ones sort after those of
+/// earlier ones (UUID v7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SubmissionId(Uuid);
+
+impl SubmissionId {
+    /// Creates a new id.
+    #[must_use]
+    pub fn random() -> Self {
+        SubmissionId(Uuid::now_v7())
+    }
+}
+
+impl FromStr for SubmissionId {
+    type Err = uuid::Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(SubmissionId)
+    }
+}
+
+impl fmt::Display for SubmissionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// 128 bits of a BLAKE3 hash, printed as 32 hexadecimal digits.
 ///
 /// Identifies the content of a request (its fingerprint) or of a batch (its digest).
@@ -428,7 +456,7 @@ impl std::ops::Mul<u64> for Money {
 }
 
 /// An amount that was, or may be, spent.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spend {
     /// Cost.
     pub money: Money,

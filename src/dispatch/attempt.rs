@@ -7,6 +7,7 @@ use std::pin::pin;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
+use tokio::task::JoinError;
 
 use super::request_sender::{RequestSender, harmless_question};
 use super::retry::PendingRequest;
@@ -345,5 +346,15 @@ pub(super) fn keep_answers(ended: &mut [EndedAttempt]) {
             // One of them reports the error, which ends the run.
             attempt.result = error.take().map_or(AttemptResult::LostToo, AttemptResult::Lost);
         }
+    }
+}
+
+/// Returns an attempt that has ended, or `None` if it was cut off because the run ends.
+pub(super) fn joined(result: Result<EndedAttempt, JoinError>) -> Option<EndedAttempt> {
+    match result {
+        Ok(ended) => Some(ended),
+        // The row would never come back: it is better that the run ends.
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => None,
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::sleep_until;
 
-use super::attempt::{AttemptResult, EndedAttempt, ProviderClient, keep_answers};
+use super::attempt::{AttemptResult, EndedAttempt, ProviderClient, joined, keep_answers};
 use super::learned_limits::LearnedLimits;
 use super::request_batcher::RequestBatcher;
 use super::request_sender::RequestSender;
@@ -565,16 +565,6 @@ impl<A: RequestSender> Dispatcher<A> {
             return Ok(());
         }
         self.io.outbox.send(std::mem::take(&mut self.replies)).await.map_err(|_| Gone)
-    }
-}
-
-/// Returns an attempt that has ended, or `None` if it was cut off because the run ends.
-fn joined(result: Result<EndedAttempt, JoinError>) -> Option<EndedAttempt> {
-    match result {
-        Ok(ended) => Some(ended),
-        // The row would never come back: it is better that the run ends.
-        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-        Err(_) => None,
     }
 }
 

@@ -25,7 +25,7 @@ use crate::checkpoint::PlannedBatch;
 use crate::event::{Event, Hold, Voice};
 use crate::executor::{Mode, Reply, Request};
 use crate::ident::{BatchId, Cell, Lineage};
-use crate::journal::{JournalFolder, JournalHeader, Record, StrayAnswers};
+use crate::journal::{JournalEntry, JournalFolder, JournalHeader, Record, StrayAnswers};
 use crate::ledger::{Ledger, LedgerTask};
 use crate::rows::Chunk;
 use crate::rows::{ConstraintErrors, FilledBatch, RowResult};
@@ -151,7 +151,15 @@ impl Enricher {
 
     /// Returns the next task of the caller, or `None` if there is none until something happens.
     pub fn next_task(&mut self) -> Option<LedgerTask> {
-        self.ledger.next_task()
+        loop {
+            match self.ledger.next_task() {
+                Some(LedgerTask::Unload(id)) => {
+                    self.open.remove(&id);
+                    self.ledger.unloaded(id);
+                }
+                other => return other,
+            }
+        }
     }
 
     /// Reports that a batch is durably planned. It is to be opened next.
@@ -175,7 +183,11 @@ impl Enricher {
         let (id, decoded, deleted) = (plan.id, *decoded, *deleted);
         let header = JournalHeader { lineage: self.lineage, batch: id, digest: plan.digest() };
         let mut recovered = RecoveredAnswers::new(self.journal.path(), self.ledger.room_for_answers());
-        let writer = self.journal.writer(&header, |record| recovered.push(record))?;
+        let writer = self.journal.writer(&header, |entry| {
+            if let JournalEntry::Record(record) = entry {
+                recovered.push(record);
+            }
+        })?;
         let (records, kept) = (recovered.len(), recovered.bytes_kept());
         let bytes = chunks.iter().map(Chunk::bytes).sum();
         let batch = OpenBatch::new(loaded, self.steps.len(), writer, recovered);

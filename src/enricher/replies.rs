@@ -397,6 +397,7 @@ impl Enricher {
             attempts,
             latency_ms: 0,
             shared: false,
+            submission: None,
             outcome: journal::RecordedOutcome::Failure(failure),
         }
     }
@@ -435,6 +436,7 @@ pub(super) fn shared_record(request: &Request, shared: &SharedAnswer) -> Record 
         attempts: 0,
         latency_ms: 0,
         shared: true,
+        submission: None,
         outcome: journal::RecordedOutcome::Response(shared.body.clone()),
     }
 }

@@ -80,6 +80,7 @@ impl Request {
             attempts,
             latency_ms: u64::try_from(latency.as_millis()).unwrap_or(u64::MAX),
             shared: false,
+            submission: None,
             outcome,
         }
     }

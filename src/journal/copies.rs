@@ -19,11 +19,13 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use uuid::Uuid;
 
-use super::format::{FRAME_LEN, HEADER_LEN, JournalHeader, Record, array, encode_header, path_of};
+use super::format::{
+    FRAME_LEN, HEADER_LEN, JournalEntry, JournalHeader, Record, array, encode_header, path_of,
+};
 use super::pending_copies::PendingCopies;
 use super::{Journal, JournalError, JournalReader};
 use crate::faultpoint::{self, Side};
-use crate::ident::{BatchId, Fingerprint, Lineage, RowKey};
+use crate::ident::{BatchId, Fingerprint, Lineage, RowKey, SubmissionId};
 use crate::store::{Objects, StoreError};
 
 /// Number of segments that are removed concurrently.
@@ -237,8 +239,8 @@ impl Copies {
             } else {
                 // This machine's own journals were put aside and still hold their records.
                 if parsed.machine != self.machine {
-                    let records = self.read(&name, |_| true, &mut restored.damaged).await?;
-                    restored.stray_answers.extend(records);
+                    let entries = self.read(&name, |_| true, &mut restored.damaged).await?;
+                    restored.stray_answers.extend(entries.into_iter().filter_map(record));
                 }
                 self.state().stray_answers.push(name);
             }
@@ -265,20 +267,26 @@ impl Copies {
         // A file that is shorter, or whose records end at other offsets, is not the file that was copied.
         let is_other = copied > 0 && !(path.exists() && has_record_end(&path, copied)?);
         self.state().copied.insert(header.batch, if is_other { 0 } else { copied });
-        let mut records = Vec::new();
+        let mut entries = Vec::new();
         for (name, parsed) in segments {
             if parsed.machine != self.machine || is_other {
-                records.extend(self.read(&name, |found| found == header, &mut restored.damaged).await?);
+                entries.extend(self.read(&name, |found| found == header, &mut restored.damaged).await?);
             }
         }
-        if records.is_empty() {
+        if entries.is_empty() {
             return Ok(());
         }
         let mut known = HashSet::new();
-        let mut writer = super::JournalWriter::open(&path, header, |record| {
-            known.insert(RecordIdentity::of(&record));
+        let mut writer = super::JournalWriter::open(&path, header, |entry| {
+            known.insert(EntryIdentity::of(&entry));
         })?;
-        records.retain(|record| known.insert(RecordIdentity::of(record)));
+        entries.retain(|entry| known.insert(EntryIdentity::of(entry)));
+        for entry in &entries {
+            if let JournalEntry::Submitted(submitted) = entry {
+                writer.append_submitted(submitted)?;
+            }
+        }
+        let records: Vec<Record> = entries.into_iter().filter_map(record).collect();
         writer.append(&records)?;
         restored.records += records.len() as u64;
         Ok(())
@@ -292,26 +300,27 @@ impl Copies {
         let copies = Copies::new(objects.join(&folder(header.lineage, header.batch)), &"", u64::MAX);
         let mut records = Vec::new();
         for name in copies.objects.list().await? {
-            records.extend(copies.read(&name, |found| found == header, &mut Vec::new()).await?);
+            let entries = copies.read(&name, |found| found == header, &mut Vec::new()).await?;
+            records.extend(entries.into_iter().filter_map(record));
         }
         Ok(records)
     }
 
-    /// Reads the intact records of a segment whose header `fits`. Adds a damaged segment to `damaged`.
+    /// Reads the intact entries of a segment whose header `fits`. Adds a damaged segment to `damaged`.
     async fn read(
         &self,
         name: &str,
         fits: impl Fn(&JournalHeader) -> bool,
         damaged: &mut Vec<String>,
-    ) -> Result<Vec<Record>, JournalError> {
+    ) -> Result<Vec<JournalEntry>, JournalError> {
         let Some(object) = self.objects.get(name).await? else { return Ok(Vec::new()) };
         let place = PathBuf::from(self.objects.place(name).to_string());
-        let mut records = Vec::new();
+        let mut entries = Vec::new();
         let read = || -> Result<(), JournalError> {
             let mut reader = JournalReader::of_bytes(&place, object.bytes)?;
             if reader.header().is_some_and(fits) {
-                while let Some(record) = reader.next_record()? {
-                    records.push(record);
+                while let Some(entry) = reader.next_entry()? {
+                    entries.push(entry);
                 }
             }
             Ok(())
@@ -321,18 +330,36 @@ impl Copies {
             Err(JournalError::Damaged { .. }) => damaged.push(place.display().to_string()),
             Err(error) => return Err(error),
         }
-        Ok(records)
+        Ok(entries)
     }
 }
 
-/// Identity of an answer: records with equal values hold the same answer.
-#[derive(PartialEq, Eq, Hash)]
-struct RecordIdentity(RowKey, Arc<str>, Fingerprint, Arc<str>, Arc<str>);
+fn record(entry: JournalEntry) -> Option<Record> {
+    match entry {
+        JournalEntry::Record(record) => Some(record),
+        JournalEntry::Submitted(_) => None,
+    }
+}
 
-impl RecordIdentity {
-    fn of(record: &Record) -> RecordIdentity {
-        let Record { key, step, fingerprint, provider, model, .. } = record;
-        RecordIdentity(key.clone(), Arc::clone(step), *fingerprint, Arc::clone(provider), Arc::clone(model))
+/// Identity of an entry: those with equal values hold the same answer, or the same rows.
+#[derive(PartialEq, Eq, Hash)]
+enum EntryIdentity {
+    Record(RowKey, Arc<str>, Fingerprint, Arc<str>, Arc<str>),
+    /// A submission has one entry in a journal for its own rows and one for those that follow them.
+    Submitted(SubmissionId, bool),
+}
+
+impl EntryIdentity {
+    fn of(entry: &JournalEntry) -> EntryIdentity {
+        match entry {
+            JournalEntry::Record(Record { key, step, fingerprint, provider, model, .. }) => {
+                let (step, provider, model) = (Arc::clone(step), Arc::clone(provider), Arc::clone(model));
+                EntryIdentity::Record(key.clone(), step, *fingerprint, provider, model)
+            }
+            JournalEntry::Submitted(submitted) => {
+                EntryIdentity::Submitted(submitted.submission, submitted.follows)
+            }
+        }
     }
 }
 
@@ -343,7 +370,7 @@ fn folder(lineage: Lineage, batch: BatchId) -> String {
 /// Whether a record ends at this byte offset of a journal.
 fn has_record_end(path: &Path, at: u64) -> Result<bool, JournalError> {
     let mut reader = JournalReader::open(path)?;
-    while reader.intact_len() < at && reader.next_record()?.is_some() {}
+    while reader.intact_len() < at && reader.next_entry()?.is_some() {}
     Ok(reader.intact_len() == at)
 }
 

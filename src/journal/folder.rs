@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::format::{ENDING, JournalHeader, Record, path_of};
+use super::format::{ENDING, JournalEntry, JournalHeader, Record, path_of};
 use super::{Copies, Journal, JournalError, JournalReader, JournalWriter, read_all};
 use crate::faultpoint::{self, Side};
 use crate::ident::{BatchId, Fingerprint, RowKey};
@@ -141,7 +141,11 @@ impl JournalFolder {
     ///
     /// # Errors
     /// As [`JournalWriter::open`].
-    pub fn writer(&self, header: &JournalHeader, take: impl FnMut(Record)) -> Result<Journal, JournalError> {
+    pub fn writer(
+        &self,
+        header: &JournalHeader,
+        take: impl FnMut(JournalEntry),
+    ) -> Result<Journal, JournalError> {
         let path = path_of(&self.path, header.batch);
         let writer = JournalWriter::open(&path, header, take)?;
         let journal = Journal::new(writer, self.copies.as_ref().map(Copies::pending));

@@ -1,4 +1,5 @@
-//! The journal: every paid response and every terminal outcome that is not in the target table yet.
+//! The journal: every paid response and every terminal outcome that is not in the target table yet, and which rows are
+//! in a submission to a provider's Batch API.
 //!
 //! There is one append-only file per batch, on a local disk. A record is written before anything else uses its
 //! content, so that after `kill -9` only requests that were in flight are sent again (test
@@ -20,7 +21,7 @@ mod writer;
 pub use copies::{Copies, Restored};
 pub use error::JournalError;
 pub use folder::{FormerJournal, JournalFolder, StrayAnswers};
-pub use format::{JournalHeader, Record, RecordedOutcome};
+pub use format::{JournalEntry, JournalHeader, Record, RecordedOutcome, SubmittedGroup, SubmittedRows};
 pub use reader::{JournalReader, read_all};
 pub use salvage::{Salvaged, salvage};
 pub use shared::Journal;

@@ -8,8 +8,8 @@ use bytes::Bytes;
 
 use super::JournalError;
 use super::format::{
-    BadHeader, FORMAT, FRAME_LEN, HEADER_LEN, JournalHeader, MAX_PAYLOAD, Record, array, decode,
-    decode_header,
+    BadHeader, FORMAT, FRAME_LEN, HEADER_LEN, JournalEntry, JournalHeader, MAX_PAYLOAD, Record, array,
+    decode, decode_header,
 };
 
 #[derive(Debug)]
@@ -33,6 +33,7 @@ pub struct JournalReader {
     path: PathBuf,
     input: JournalInput,
     header: Option<JournalHeader>,
+    format: u16,
     len: u64,
     offset: u64,
     records: u64,
@@ -66,16 +67,24 @@ impl JournalReader {
     }
 
     fn begin(path: &Path, input: JournalInput, len: u64) -> Result<Self, JournalError> {
-        let mut reader =
-            JournalReader { path: path.to_owned(), input, header: None, len, offset: 0, records: 0 };
+        let mut reader = JournalReader {
+            path: path.to_owned(),
+            input,
+            header: None,
+            format: FORMAT,
+            len,
+            offset: 0,
+            records: 0,
+        };
         let mut bytes = [0; HEADER_LEN];
         if reader.fill(&mut bytes)? && bytes.iter().any(|byte| *byte != 0) {
-            reader.header = Some(decode_header(&bytes).map_err(|bad| match bad {
+            let (header, format) = decode_header(&bytes).map_err(|bad| match bad {
                 BadHeader::Damaged => reader.damaged("the header is not that of a journal"),
                 BadHeader::Version(found) => {
                     JournalError::Version { path: path.to_owned(), found, known: FORMAT }
                 }
-            })?);
+            })?;
+            (reader.header, reader.format) = (Some(header), format);
             reader.offset = HEADER_LEN as u64;
         }
         Ok(reader)
@@ -87,17 +96,36 @@ impl JournalReader {
         self.header.as_ref()
     }
 
+    /// Returns the format of the file.
+    pub(super) fn format(&self) -> u16 {
+        self.format
+    }
+
     /// Returns where the last record that was read ends, in bytes from the start of the file.
     #[must_use]
     pub fn intact_len(&self) -> u64 {
         self.offset
     }
 
-    /// Reads the next record; `None` at the end, or where a torn tail begins.
+    /// Reads up to the next record, past rows that were submitted; `None` at the end, or where a torn tail begins.
     ///
     /// # Errors
     /// When the file cannot be read, or is damaged before its tail.
     pub fn next_record(&mut self) -> Result<Option<Record>, JournalError> {
+        loop {
+            match self.next_entry()? {
+                Some(JournalEntry::Record(record)) => return Ok(Some(record)),
+                Some(JournalEntry::Submitted(_)) => {}
+                None => return Ok(None),
+            }
+        }
+    }
+
+    /// Reads the next entry; `None` at the end, or where a torn tail begins.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or is damaged before its tail.
+    pub fn next_entry(&mut self) -> Result<Option<JournalEntry>, JournalError> {
         if self.header.is_none() {
             return Ok(None);
         }
@@ -133,11 +161,11 @@ impl JournalReader {
         if crc32fast::hash(&payload) != u32::from_le_bytes(array(&frame[8..])) {
             return if end == self.len { Ok(None) } else { Err(self.damaged("a record fails its checksum")) };
         }
-        let record = decode(&Bytes::from(payload))
+        let entry = decode(&Bytes::from(payload))
             .ok_or_else(|| self.damaged("a record is not one that this version knows"))?;
         self.offset = end;
         self.records += 1;
-        Ok(Some(record))
+        Ok(Some(entry))
     }
 
     fn damaged(&self, what: &'static str) -> JournalError {

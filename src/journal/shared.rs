@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::pending_copies::PendingCopies;
-use super::{JournalError, JournalWriter, Record};
+use super::{JournalError, JournalWriter, Record, SubmittedRows};
 
 /// The journal of an open batch. Clones write to the same file.
 ///
@@ -44,6 +44,14 @@ impl Journal {
     /// As [`JournalWriter::append_all`].
     pub fn append_all(&self, answers: &[&[Record]]) -> Result<(), JournalError> {
         self.write(|writer| writer.append_all(answers))
+    }
+
+    /// See [`JournalWriter::append_submitted`].
+    ///
+    /// # Errors
+    /// As [`JournalWriter::append_submitted`].
+    pub fn append_submitted(&self, submitted: &SubmittedRows) -> Result<(), JournalError> {
+        self.write(|writer| writer.append_submitted(submitted))
     }
 
     fn write(

@@ -2,9 +2,13 @@
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::format::{HEADER_LEN, JournalHeader, Record, encode, encode_header};
+use super::format::{
+    FORMAT, HEADER_LEN, JournalEntry, JournalHeader, Record, SubmittedRows, encode, encode_header,
+    encode_submitted,
+};
 use super::{JournalError, JournalReader};
 use crate::faultpoint::{self, Side};
 use crate::store;
@@ -14,13 +18,16 @@ use crate::store;
 pub struct JournalWriter {
     path: PathBuf,
     file: File,
+    header: JournalHeader,
+    /// Format of the file, which is older than what is written now if an earlier version began it.
+    format: u16,
     len: u64,
     buffer: Vec<u8>,
     poisoned: bool,
 }
 
 impl JournalWriter {
-    /// Opens a batch's journal, creating it if it is missing, and passes its records to `take`, oldest first. Cuts
+    /// Opens a batch's journal, creating it if it is missing, and passes its entries to `take`, oldest first. Cuts
     /// off a torn tail.
     ///
     /// # Errors
@@ -28,7 +35,7 @@ impl JournalWriter {
     pub fn open(
         path: &Path,
         header: &JournalHeader,
-        mut take: impl FnMut(Record),
+        mut take: impl FnMut(JournalEntry),
     ) -> Result<Self, JournalError> {
         let io = |action| move |source| JournalError::Io { action, path: path.to_owned(), source };
         let mut file = store::private_file().open(path).map_err(io("open"))?;
@@ -41,17 +48,18 @@ impl JournalWriter {
                 intact: 0,
             });
         }
-        while let Some(record) = reader.next_record()? {
-            take(record);
+        while let Some(entry) = reader.next_entry()? {
+            take(entry);
         }
-        let mut len = reader.intact_len();
+        let (mut len, mut format) = (reader.intact_len(), reader.format());
         file.set_len(len).map_err(io("cut"))?;
         file.seek(SeekFrom::Start(len)).map_err(io("open"))?;
         if len == 0 {
             file.write_all(&encode_header(header)).map_err(io("begin"))?;
-            len = HEADER_LEN as u64;
+            (len, format) = (HEADER_LEN as u64, FORMAT);
         }
-        Ok(JournalWriter { path: path.to_owned(), file, len, buffer: Vec::new(), poisoned: false })
+        let (path, header) = (path.to_owned(), *header);
+        Ok(JournalWriter { path, file, header, format, len, buffer: Vec::new(), poisoned: false })
     }
 
     /// Appends records with one write. When this returns, they survive the death of this process.
@@ -59,7 +67,7 @@ impl JournalWriter {
     /// # Errors
     /// When the write fails. The file is cut back to its former length; if that fails too, so do all later appends.
     pub fn append<'a>(&mut self, records: impl IntoIterator<Item = &'a Record>) -> Result<(), JournalError> {
-        self.write(records, 1)
+        self.write(1, |buffer| records.into_iter().for_each(|record| encode(record, buffer)))
     }
 
     /// Appends the records of several answers with one write.
@@ -67,15 +75,30 @@ impl JournalWriter {
     /// # Errors
     /// As [`JournalWriter::append`]; then none of them is written.
     pub fn append_all(&mut self, answers: &[&[Record]]) -> Result<(), JournalError> {
-        self.write(answers.iter().copied().flatten(), answers.len())
+        self.write(answers.len(), |buffer| {
+            answers.iter().copied().flatten().for_each(|record| encode(record, buffer));
+        })
     }
 
-    /// Writes records; the fault point counts each of the answers that they are of.
-    fn write<'a>(
-        &mut self,
-        records: impl IntoIterator<Item = &'a Record>,
-        answers: usize,
-    ) -> Result<(), JournalError> {
+    /// Appends submitted rows with one write. A file of an older format gets the header of the present one first.
+    ///
+    /// # Errors
+    /// As [`JournalWriter::append`].
+    pub fn append_submitted(&mut self, submitted: &SubmittedRows) -> Result<(), JournalError> {
+        if self.format != FORMAT {
+            let renewed = self.file.write_all_at(&encode_header(&self.header), 0);
+            renewed.and_then(|()| self.file.sync_data()).map_err(|source| JournalError::Io {
+                action: "renew the header of",
+                path: self.path.clone(),
+                source,
+            })?;
+            self.format = FORMAT;
+        }
+        self.write(1, |buffer| encode_submitted(submitted, buffer))
+    }
+
+    /// Writes what `encode` adds to the buffer; the fault point counts each of the answers.
+    fn write(&mut self, answers: usize, encode: impl FnOnce(&mut Vec<u8>)) -> Result<(), JournalError> {
         let pass = |side| (0..answers).try_for_each(|_| faultpoint::pass("journal-append", side));
         let io = |action, path: &Path| {
             let path = path.to_owned();
@@ -86,7 +109,7 @@ impl JournalWriter {
             return Err(io("append to", &self.path)(source));
         }
         self.buffer.clear();
-        records.into_iter().for_each(|record| encode(record, &mut self.buffer));
+        encode(&mut self.buffer);
         let written = pass(Side::Before).and_then(|()| self.file.write_all(&self.buffer));
         if let Err(source) = written {
             // A partial record must not remain before the next record.

@@ -11,6 +11,10 @@ pub(super) enum Phase {
     Loading,
     /// Its rows are being handed out.
     Open,
+    /// Its rows are being dropped from memory.
+    Unloading,
+    /// Its rows are not in memory; each of them is done or submitted.
+    Unloaded,
     /// Its commit is under way.
     Committing,
     /// It is in the table; its journal is being removed.
@@ -23,6 +27,8 @@ pub(super) enum RowState {
     Ready,
     /// Its current step is handed out and has no outcome yet.
     HandedOut,
+    /// Its current step is in a submission to a provider's Batch API.
+    Submitted,
     /// Every step has an outcome.
     Done,
 }
@@ -43,6 +49,12 @@ pub(super) struct LedgerBatch {
     pub(super) rows: Vec<LedgerRow>,
     /// Number of rows that are not done.
     pub(super) unfinished: u64,
+    /// Number of rows that are submitted.
+    pub(super) submitted: u64,
+    /// Whether it was dropped from memory with an outcome for every row.
+    pub(super) is_answered: bool,
+    /// Whether a submission of its rows came back while they were in memory.
+    pub(super) has_returned: bool,
     /// Index of the next row to look at for its first handing out. Earlier rows were handed out, or had an outcome
     /// before.
     pub(super) fresh: u32,
@@ -50,17 +62,34 @@ pub(super) struct LedgerBatch {
 
 impl LedgerBatch {
     pub(super) fn new(phase: Phase, size: u64, bytes: u64) -> Self {
-        LedgerBatch { phase, size, bytes, answers: 0, rows: Vec::new(), unfinished: size, fresh: 0 }
+        LedgerBatch {
+            phase,
+            size,
+            bytes,
+            answers: 0,
+            rows: Vec::new(),
+            unfinished: size,
+            submitted: 0,
+            is_answered: false,
+            has_returned: false,
+            fresh: 0,
+        }
     }
 
     /// Whether its rows take room in the window.
     pub(super) fn is_in_memory(&self) -> bool {
-        self.phase != Phase::Planned
+        !matches!(self.phase, Phase::Planned | Phase::Unloaded)
+    }
+
+    /// Whether nothing is left for it to do in memory: each row is done or submitted, and one is submitted.
+    pub(super) fn waits_for_submissions(&self) -> bool {
+        self.phase == Phase::Open && self.submitted > 0 && self.submitted == self.unfinished
     }
 
     pub(super) fn fill(&mut self, rows: u32) {
         self.size = u64::from(rows);
         self.unfinished = self.size;
+        (self.submitted, self.fresh, self.has_returned) = (0, 0, false);
         self.rows = vec![LedgerRow { step: StepId::FIRST, state: RowState::Ready }; rows as usize];
     }
 }

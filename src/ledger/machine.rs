@@ -1,6 +1,6 @@
 //! The state machine: which batch to plan, load or commit next, and which row to hand out.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::batch::{LedgerBatch, Phase, RowState};
 use crate::config::Job;
@@ -42,6 +42,8 @@ pub enum LedgerTask {
     Plan,
     /// Read the rows of a planned batch: [`Ledger::loaded`].
     Load(BatchId),
+    /// Drop the rows of a batch from memory: [`Ledger::unloaded`].
+    Unload(BatchId),
     /// Commit a batch whose rows all have outcomes: [`Ledger::committed`].
     Commit(BatchId),
     /// Remove the journal of a committed batch: [`Ledger::forgotten`].
@@ -71,7 +73,8 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Creates a ledger with the batches that are in the checkpoint and not in the log, as (id, rows, bytes).
+    /// Creates a ledger with the batches that are in the checkpoint and not in the log, as (id, rows, bytes). Those in
+    /// `unloaded` are loaded when a submission of their rows comes back.
     ///
     /// # Panics
     /// If their numbers have gaps.
@@ -81,10 +84,14 @@ impl Ledger {
         steps: usize,
         next_batch: BatchId,
         planned: impl IntoIterator<Item = (BatchId, u64, u64)>,
+        unloaded: &BTreeSet<BatchId>,
     ) -> Self {
         let batches: BTreeMap<BatchId, LedgerBatch> = planned
             .into_iter()
-            .map(|(id, rows, bytes)| (id, LedgerBatch::new(Phase::Planned, rows, bytes)))
+            .map(|(id, rows, bytes)| {
+                let phase = if unloaded.contains(&id) { Phase::Unloaded } else { Phase::Planned };
+                (id, LedgerBatch::new(phase, rows, bytes))
+            })
             .collect();
         let first = batches.keys().next().copied().unwrap_or(next_batch);
         let expected = (first.get()..next_batch.get()).map(BatchId::new);
@@ -110,22 +117,61 @@ impl Ledger {
             batch.phase = Phase::Committing;
             return Some(LedgerTask::Commit(id));
         }
-        if self.stopped || self.batches.values().any(|batch| batch.phase == Phase::Loading) {
+        if self.stopped {
             return None;
         }
-        if let Some((&id, batch)) = self.batches.iter().find(|(_, batch)| batch.phase == Phase::Planned) {
-            if !self.has_room(batch.size, batch.bytes) {
-                return None;
+        if let Some((&id, _)) = self.batches.iter().find(|(_, batch)| batch.waits_for_submissions()) {
+            return Some(self.unload(id));
+        }
+        if self.batches.values().any(|batch| batch.phase == Phase::Loading) {
+            return None;
+        }
+        let (planned, rows, bytes) = self.next_wanted()?;
+        if !self.has_room(rows, bytes) {
+            return self.full_behind_submissions().map(|id| self.unload(id));
+        }
+        Some(match planned {
+            Some(id) => {
+                self.batch_mut(id).phase = Phase::Loading;
+                LedgerTask::Load(id)
             }
-            self.batch_mut(id).phase = Phase::Loading;
-            return Some(LedgerTask::Load(id));
+            None => {
+                self.source = SourceState::Planning;
+                LedgerTask::Plan
+            }
+        })
+    }
+
+    /// The batch that is to be loaded next, or `None` for one that is to be planned, with its rows and bytes. `None` if
+    /// neither is left.
+    fn next_wanted(&self) -> Option<(Option<BatchId>, u64, u64)> {
+        let oldest = self.batches.keys().next();
+        // A batch that made room with an outcome for every row is needed only for its commit.
+        let is_wanted = |(id, batch): &(&BatchId, &LedgerBatch)| {
+            batch.phase == Phase::Planned && (!batch.is_answered || Some(*id) == oldest)
+        };
+        match self.batches.iter().find(is_wanted) {
+            Some((&id, batch)) => Some((Some(id), batch.size, batch.bytes)),
+            None => (self.source == SourceState::Open).then_some((
+                None,
+                self.window.batch_rows,
+                self.window.batch_bytes,
+            )),
         }
-        if self.source == SourceState::Open && self.has_room(self.window.batch_rows, self.window.batch_bytes)
-        {
-            self.source = SourceState::Planning;
-            return Some(LedgerTask::Plan);
-        }
-        None
+    }
+
+    /// The newest batch whose rows all have outcomes, if the oldest batch, which must be committed first, is not in
+    /// memory.
+    fn full_behind_submissions(&self) -> Option<BatchId> {
+        let oldest = self.batches.values().next()?;
+        let is_full = |batch: &LedgerBatch| batch.phase == Phase::Open && batch.unfinished == 0;
+        let mut newest_first = self.batches.iter().rev().filter(|_| !oldest.is_in_memory());
+        newest_first.find(|(_, batch)| is_full(batch)).map(|(&id, _)| id)
+    }
+
+    fn unload(&mut self, id: BatchId) -> LedgerTask {
+        self.batch_mut(id).phase = Phase::Unloading;
+        LedgerTask::Unload(id)
     }
 
     fn has_room(&self, rows: u64, bytes: u64) -> bool {
@@ -163,11 +209,7 @@ impl Ledger {
         if self.stopped || is_coming {
             return None;
         }
-        let (rows, bytes) = match self.batches.values().find(|batch| batch.phase == Phase::Planned) {
-            Some(batch) => (batch.size, batch.bytes),
-            None if self.source == SourceState::Open => (self.window.batch_rows, self.window.batch_bytes),
-            None => return None,
-        };
+        let (_, rows, bytes) = self.next_wanted()?;
         if self.has_room(rows, bytes) {
             return None;
         }
@@ -206,6 +248,31 @@ impl Ledger {
         batch.fill(rows);
         batch.bytes = bytes;
         batch.phase = Phase::Open;
+    }
+
+    /// Reports that a batch's rows are dropped from memory. It is loaded again once a submission of its rows came back,
+    /// or when there is room for it if all of its rows are done.
+    ///
+    /// # Panics
+    /// If the rows were not to be dropped.
+    pub fn unloaded(&mut self, id: BatchId) {
+        let batch = self.batch_mut(id);
+        assert_eq!(batch.phase, Phase::Unloading, "batch {id} was to be dropped");
+        batch.is_answered = batch.unfinished == 0;
+        let is_awaited = !batch.is_answered && !batch.has_returned;
+        batch.phase = if is_awaited { Phase::Unloaded } else { Phase::Planned };
+        (batch.rows, batch.answers, batch.has_returned) = (Vec::new(), 0, false);
+    }
+
+    /// Reports that a submission with rows of a batch came back: what it brought is in the batch's journal. A batch that
+    /// is not uncommitted is passed over.
+    pub fn returned(&mut self, id: BatchId) {
+        let Some(batch) = self.batches.get_mut(&id) else { return };
+        match batch.phase {
+            Phase::Unloaded => batch.phase = Phase::Planned,
+            Phase::Loading | Phase::Open | Phase::Unloading => batch.has_returned = true,
+            Phase::Planned | Phase::Committing | Phase::Forgetting => {}
+        }
     }
 
     /// Hands out the next row for a step: first rows that are past their first step or were given back, then, for the
@@ -259,6 +326,19 @@ impl Ledger {
         self.ready[cell.step.index()].push_front((cell.batch, cell.row));
     }
 
+    /// Records that the request of a row is in a submission. Its outcome is found in the journal when the batch is loaded
+    /// again.
+    ///
+    /// # Panics
+    /// If the row was not handed out.
+    pub fn submitted(&mut self, cell: Cell) {
+        let row = self.row_mut(cell);
+        assert_eq!(row.state, RowState::HandedOut, "{cell} was handed out");
+        row.state = RowState::Submitted;
+        self.handed_out -= 1;
+        self.batch_mut(cell.batch).submitted += 1;
+    }
+
     /// Records that a row has its outcome in a step, whether from a request or from the journal. The row goes on to
     /// its next step, if there is one.
     ///
@@ -267,7 +347,8 @@ impl Ledger {
     pub fn settle(&mut self, cell: Cell) {
         let steps = self.steps;
         let row = self.row_mut(cell);
-        assert!(row.step == cell.step && row.state != RowState::Done, "{cell} has no outcome yet");
+        let is_pending = matches!(row.state, RowState::Ready | RowState::HandedOut);
+        assert!(row.step == cell.step && is_pending, "{cell} has no outcome yet");
         let was_handed_out = row.state == RowState::HandedOut;
         let next = cell.step.next();
         let done = next.index() == steps;
@@ -323,6 +404,7 @@ impl Ledger {
                 );
                 batch.phase = Phase::Planned;
             }
+            LedgerTask::Unload(id) => self.unloaded(id),
             LedgerTask::Forget(id) => self.forgotten(id),
         }
     }
@@ -344,6 +426,12 @@ impl Ledger {
         self.handed_out
     }
 
+    /// Whether a submission has to come back before all batches can be committed.
+    #[must_use]
+    pub fn has_submitted(&self) -> bool {
+        self.batches.values().any(|batch| batch.phase == Phase::Unloaded || batch.submitted > 0)
+    }
+
     /// Whether every planned row of the source is in the table and nothing is left to plan.
     #[must_use]
     pub fn is_complete(&self) -> bool {
@@ -353,10 +441,9 @@ impl Ledger {
     /// Whether nothing is left to do: the ledger is complete, or it is stopped and no task or request is under way.
     #[must_use]
     pub fn is_finished(&self) -> bool {
-        let busy = self
-            .batches
-            .values()
-            .any(|batch| matches!(batch.phase, Phase::Loading | Phase::Committing | Phase::Forgetting));
+        let busy = self.batches.values().any(|batch| {
+            matches!(batch.phase, Phase::Loading | Phase::Unloading | Phase::Committing | Phase::Forgetting)
+        });
         let first_is_full = self
             .batches
             .values()

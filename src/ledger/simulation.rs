@@ -20,6 +20,8 @@ struct Disk {
     /// The committed rows in order: source row and its outputs.
     table: Vec<(u64, Vec<String>)>,
     committed: Option<BatchId>,
+    /// Rows that were submitted, by submission. Those of a submission that came back are removed.
+    submissions: BTreeMap<u64, BTreeSet<Cell>>,
 }
 
 struct World {
@@ -33,6 +35,8 @@ struct World {
     in_flight: BTreeSet<Cell>,
     stragglers: BTreeSet<Cell>,
     may_straggle: bool,
+    /// Whether rows are submitted, too.
+    submits: bool,
     /// (source row, step) → number of paid answers.
     paid: BTreeMap<(u64, usize), u64>,
     /// (source row, step) → number of kills while it was in flight.
@@ -53,7 +57,8 @@ impl World {
             source_rows: random.u64(0..120),
             window,
             disk: Disk::default(),
-            ledger: Ledger::new(window, STEPS, BatchId::FIRST, []),
+            ledger: Ledger::new(window, STEPS, BatchId::FIRST, [], &BTreeSet::new()),
+            submits: random.bool(),
             outputs: BTreeMap::new(),
             in_flight: BTreeSet::new(),
             stragglers: BTreeSet::new(),
@@ -87,7 +92,48 @@ impl World {
         let next = self.disk.plan.keys().last().map_or(BatchId::FIRST, |last| last.next());
         let left = self.disk.plan.iter().filter(|(id, _)| self.disk.committed.is_none_or(|done| **id > done));
         let left = left.map(|(id, rows)| (*id, rows.len() as u64, rows.len() as u64 * 10));
-        self.ledger = Ledger::new(self.window, STEPS, next, left);
+        // A batch with submitted rows need not be loaded; one that is may find all of them.
+        let submitted = self.disk.submissions.values().flatten().map(|cell| cell.batch);
+        let unloaded: BTreeSet<BatchId> = submitted.filter(|_| self.random.bool()).collect();
+        let left: Vec<_> = left.collect();
+        self.ledger = Ledger::new(self.window, STEPS, next, left, &unloaded);
+    }
+
+    /// Whether the request of a row is in a submission that has not come back.
+    fn is_submitted(&self, cell: Cell) -> bool {
+        self.disk.submissions.values().any(|cells| cells.contains(&cell))
+    }
+
+    /// Brings a submission back: its answers go into the journal, and what was not answered is ready again.
+    fn bring_back(&mut self) -> bool {
+        let Some(id) =
+            self.disk.submissions.keys().nth(self.random.usize(..self.disk.submissions.len().max(1)))
+        else {
+            return false;
+        };
+        let id = *id;
+        for cell in &self.disk.submissions[&id] {
+            if self.random.u8(..4) > 0 {
+                let (source_row, step) = (self.disk.plan[&cell.batch][cell.row as usize], cell.step.index());
+                *self.paid.entry((source_row, step)).or_default() += 1;
+                self.disk.journal.insert(*cell, format!("answer to {source_row} step {step}"));
+            }
+        }
+        if self.random.u8(..20) == 0 {
+            // What it brought is brought again.
+            for cell in &self.disk.submissions[&id] {
+                if self.disk.journal.remove(cell).is_some() {
+                    let key = (self.disk.plan[&cell.batch][cell.row as usize], cell.step.index());
+                    *self.paid.entry(key).or_default() -= 1;
+                }
+            }
+            self.kill();
+            return true;
+        }
+        let cells = self.disk.submissions.remove(&id).unwrap_or_default();
+        let batches: BTreeSet<BatchId> = cells.iter().map(|cell| cell.batch).collect();
+        batches.into_iter().for_each(|batch| self.ledger.returned(batch));
+        true
     }
 
     fn load(&mut self, id: BatchId) {
@@ -101,6 +147,13 @@ impl World {
         if let Some(answer) = self.disk.journal.get(&cell) {
             self.outputs.insert(cell, answer.clone());
             self.ledger.settle(cell);
+        } else if self.is_submitted(cell) {
+            self.ledger.submitted(cell);
+        } else if self.submits && self.random.bool() {
+            let newest = self.disk.submissions.keys().next_back().copied().unwrap_or_default();
+            let id = if self.random.u8(..8) == 0 { newest + 1 } else { newest };
+            self.disk.submissions.entry(id).or_default().insert(cell);
+            self.ledger.submitted(cell);
         } else {
             assert!(self.in_flight.insert(cell), "{cell} is sent once at a time");
             if self.may_straggle && self.random.u8(..20) == 0 {
@@ -129,6 +182,10 @@ impl World {
                 self.load(next);
             }
             LedgerTask::Load(id) => self.load(id),
+            LedgerTask::Unload(id) => {
+                self.outputs.retain(|cell, _| cell.batch != id);
+                self.ledger.unloaded(id);
+            }
             LedgerTask::Commit(id) => {
                 assert_eq!(id, self.disk.committed.map_or(BatchId::FIRST, BatchId::next), "in order, once");
                 if self.random.u8(..10) == 0 {
@@ -191,7 +248,10 @@ impl World {
                     self.carry_out(task);
                 }
             }
-            40..70 => {
+            40..42 => {
+                self.bring_back();
+            }
+            42..70 => {
                 let step = StepId::new(self.random.usize(..STEPS));
                 self.hand_out(step);
             }
@@ -256,6 +316,12 @@ impl World {
                 self.carry_out(task);
                 moved = true;
             }
+            if !moved {
+                // A batch whose submission came back is read again when its straggler is answered.
+                let has_submitted = self.ledger.has_submitted() && self.stragglers.is_empty();
+                assert!(has_submitted != self.disk.submissions.is_empty() || !self.stragglers.is_empty());
+                moved = self.bring_back();
+            }
             self.check();
             if !moved {
                 break;
@@ -302,7 +368,8 @@ fn a_failed_duty_ends_the_ledger_and_takes_nothing_with_it() {
     let window = Window { max_rows: 10, max_bytes: 100, batch_rows: 2, batch_bytes: 20 };
     for broken in [0, 1, 2] {
         let planned = [(BatchId::FIRST, 1, 10)].into_iter().take(broken.min(1));
-        let mut ledger = Ledger::new(window, 1, BatchId::new(broken.min(1) as u64), planned);
+        let mut ledger =
+            Ledger::new(window, 1, BatchId::new(broken.min(1) as u64), planned, &BTreeSet::new());
         match (broken, ledger.next_task().unwrap()) {
             (0, task @ LedgerTask::Plan) | (1, task @ LedgerTask::Load(_)) => ledger.failed(task),
             (_, LedgerTask::Load(id)) => {
@@ -323,7 +390,7 @@ fn a_failed_duty_ends_the_ledger_and_takes_nothing_with_it() {
 #[test]
 fn a_stopped_ledger_commits_what_is_full_and_ends() {
     let window = Window { max_rows: 10, max_bytes: 100, batch_rows: 2, batch_bytes: 20 };
-    let mut ledger = Ledger::new(window, 1, BatchId::FIRST, []);
+    let mut ledger = Ledger::new(window, 1, BatchId::FIRST, [], &BTreeSet::new());
     for _ in 0..2 {
         assert_eq!(ledger.next_task(), Some(LedgerTask::Plan));
         let id = ledger.planned(2, 20);

@@ -336,8 +336,8 @@ impl<F: Feed, D: Drain> Running<F, D> {
                     FinishedTask::Committed(drain, id, rows, committed)
                 });
             }
-            LedgerTask::Forget(id) => {
-                return Err(RunError::Task(format!("batch {id} was to be forgotten twice")));
+            LedgerTask::Unload(id) | LedgerTask::Forget(id) => {
+                return Err(RunError::Task(format!("batch {id} was not left to the enricher")));
             }
         }
         Ok(())

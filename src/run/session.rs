@@ -4,7 +4,7 @@
 //! caller has the checkpoint, it opens the metrics, then the journals with the enricher. A run, a retry and a pilot
 //! open the same things; a retry has folders of its own, below those of the run, so that both may go on at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use super::copier::Copier;
@@ -264,7 +264,7 @@ impl<'a> Session<'a> {
     /// Returns a ledger with the batches `planned`; the next batch to be planned gets the number `next`.
     fn ledger(&self, next: BatchId, planned: &[PlannedBatch]) -> Ledger {
         let planned = planned.iter().map(|batch| (batch.id, batch.rows(), batch.bytes));
-        Ledger::new(Window::of(self.job), self.job.steps.len(), next, planned)
+        Ledger::new(Window::of(self.job), self.job.steps.len(), next, planned, &BTreeSet::new())
     }
 
     fn learned(&self) -> LearnedFile {

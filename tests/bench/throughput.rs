@@ -88,6 +88,7 @@ fn journal_cost(folder: &Path) -> f64 {
         attempts: 1,
         latency_ms: 1,
         shared: false,
+        submission: None,
         outcome: RecordedOutcome::Response(Bytes::from(vec![b'x'; 420])),
     };
     let rows = 100_000;

@@ -144,6 +144,8 @@ async fn names_that_no_column_has_and_more_providers_than_there_can_be_are_mista
 async fn a_refusal_leaves_no_table_where_there_was_none() {
     let world = World::with_rows(20, 1).await;
     let job = world.usual_job("").replace("[batch]", "[checkpoint]\npath = \"state\"\n[batch]");
+    // One batch: nothing is in flight when it is committed.
+    let job = job.replace("max_rows = 10", "max_rows = 20");
     world.write_text(&job);
     // It dies before its first commit, and somebody removes the table.
     world.run_with(&[], &[("ENRICH_FAULT", "delta-commit.before=kill")]).await;

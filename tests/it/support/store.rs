@@ -195,7 +195,11 @@ impl Store {
             let is_same = std::fs::metadata(&place).is_ok_and(|found| found.len() == object.size);
             if !is_same || place.extension().is_none_or(|ending| ending == "json") {
                 std::fs::create_dir_all(place.parent().unwrap()).unwrap();
-                let bytes = store.get(&object.location).await.unwrap().bytes().await.unwrap();
+                let bytes = match store.get(&object.location).await {
+                    // It was removed since it was listed.
+                    Err(object_store::Error::NotFound { .. }) => continue,
+                    found => found.unwrap().bytes().await.unwrap(),
+                };
                 std::fs::write(&place, bytes).unwrap();
             }
             there.insert(place);
