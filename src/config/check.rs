@@ -14,6 +14,7 @@ use super::job::{
 use super::key::{self, ApiKey, KeySource};
 use super::raw::{RawCache, RawJob, RawProvider, RawSource};
 use super::simulated::{MOST_DIMENSIONS, SimulatorSpec};
+use super::simulated_batches::BatchesSpec;
 use super::units::{ByteSize, Span, moment};
 use crate::ident::Money;
 use crate::store::Location;
@@ -520,6 +521,9 @@ impl Checker<'_> {
                 return Err(wrong(field, "0 to 1,000,000"));
             }
         }
+        if let Some(batches) = &spec.batches {
+            self.simulated_batches(batches)?;
+        }
         let others = spec.phases.iter().filter_map(|phase| phase.other_client);
         if others.chain([spec.other_client]).any(|share| !(0.0..=1.0).contains(&share)) {
             return Err(self.wrong("simulator.other_client", "lies outside 0 to 1"));
@@ -542,6 +546,30 @@ impl Checker<'_> {
             }
         }
         Ok(())
+    }
+}
+
+impl Checker<'_> {
+    fn simulated_batches(&self, spec: &BatchesSpec) -> Result<(), ConfigError> {
+        let wrong =
+            |field: &str, what: &str| Err(self.wrong(format!("simulator.batches.{field}"), what.to_owned()));
+        if let Some((field, _)) = spec.shares().iter().find(|(_, share)| !(0.0..=1.0).contains(share)) {
+            return wrong(field, "lies outside 0 to 1");
+        }
+        if !(0.0..=10.0).contains(&spec.takes_sigma) {
+            return wrong("takes_sigma", "lies outside 0 to 10");
+        }
+        if spec.max_requests == Some(0) || spec.enqueued_tokens == Some(0) {
+            return wrong("max_requests", "and enqueued_tokens must be at least 1");
+        }
+        let prices = [
+            ("price_per_million_input", spec.price_per_million_input),
+            ("price_per_million_output", spec.price_per_million_output),
+        ];
+        match prices.iter().find(|(_, price)| Money::per_million(*price).is_none()) {
+            Some((field, _)) => wrong(field, "lies outside 0 to 1,000,000"),
+            None => Ok(()),
+        }
     }
 }
 

@@ -22,6 +22,7 @@ pub mod reference;
 mod shape;
 mod shared_limits;
 mod simulated;
+mod simulated_batches;
 mod step;
 mod steps;
 mod units;
@@ -44,6 +45,7 @@ pub use simulated::{
     DelayForm, FaultSpec, HeaderFamily, LimitSpec, LimitWindow, PhaseSpec, SchemaFormName, SimulatedCharge,
     SimulatorSpec, TierSpec, WrongForm,
 };
+pub use simulated_batches::{AnswerOrder, BatchFailure, BatchesSpec, StuckIn};
 pub use step::{
     Example, Form, NullInputs, OnError, OnTooLong, Params, Route, SchemaForm, StepKind, StepSpec, Typed,
     VectorEncoding, Vectors,

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::simulated_batches::BatchesSpec;
 use super::units::Span;
 
 /// Maximum length of an embedding vector.
@@ -108,6 +109,8 @@ pub struct SimulatorSpec {
     /// `service_tier` is ignored.
     #[serde(default)]
     pub tiers: BTreeMap<String, TierSpec>,
+    /// Files and batches. Default: the simulator has none.
+    pub batches: Option<BatchesSpec>,
     /// Number of answers after which the quota is used up and every request is refused. Default: no end.
     pub quota: Option<u64>,
     /// Periods of different behaviour. Default: none.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde::Serialize;
 
+use super::arrival::Arrival;
 use crate::ident::{Fingerprint, Money, Tokens};
 
 /// What the simulator has received and answered so far; served as JSON at `/simulator/counts`.
@@ -37,6 +38,8 @@ pub struct Counts {
     pub in_flight: u64,
     /// Connections that are open now.
     pub connections: u64,
+    /// Files and batches.
+    pub batches: BatchCounts,
     #[serde(skip)]
     ids: u64,
     #[serde(skip)]
@@ -45,6 +48,31 @@ pub struct Counts {
     embeddings: HashMap<Fingerprint, u32>,
     #[serde(skip)]
     prompts: HashMap<Fingerprint, u32>,
+}
+
+/// What the simulator has received about files and batches.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct BatchCounts {
+    /// Files that were uploaded.
+    pub uploads: u64,
+    /// Files that were not deleted.
+    pub files: u64,
+    /// Downloads that were begun.
+    pub downloads: u64,
+    /// Batches that were made.
+    pub created: u64,
+    /// Batches by the value `enrich` of their metadata.
+    pub by_id: BTreeMap<String, u64>,
+    /// Batches by their file.
+    pub by_file: BTreeMap<String, u64>,
+    /// Requests for one batch.
+    pub polls: u64,
+    /// Requests for a list of batches.
+    pub lists: u64,
+    /// Requests to cancel a batch.
+    pub cancellations: u64,
+    /// Lines that were worked on, also those that were refused.
+    pub lines: u64,
 }
 
 impl Counts {
@@ -68,11 +96,14 @@ impl Counts {
 
     /// Counts a request for a prompt. Returns its number among all requests, and the number of earlier ones for the
     /// prompt.
-    pub(super) fn count_request(&mut self, prompt: &str) -> (u64, u32) {
-        self.requests += 1;
+    pub(super) fn count_request(&mut self, prompt: &str, arrival: Arrival<'_>) -> (u64, u32) {
+        match arrival {
+            Arrival::Alone(_) => self.requests += 1,
+            Arrival::InBatch => self.batches.lines += 1,
+        }
         let times = self.prompts.entry(Fingerprint::of([prompt.as_bytes()])).or_default();
         *times += 1;
-        (self.requests, *times - 1)
+        (self.requests + self.batches.lines, *times - 1)
     }
 
     /// A number that no other response has.

@@ -1,6 +1,5 @@
 //! Embeddings: vectors that depend on the text alone.
 
-use axum::http::HeaderMap;
 use axum::response::Response;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -8,6 +7,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::answer::tokens_of;
+use super::arrival::Arrival;
 use super::gate::{GateRequest, bill, known, pass, read};
 use super::malformed::spoil_embeddings;
 use super::reply::{ErrorReply, add, invalid, success, usage};
@@ -93,7 +93,7 @@ fn next(state: &mut u64) -> f64 {
 /// Answers an embeddings request, or refuses it.
 pub(super) async fn answer(
     shared: &ServerShared,
-    headers: &HeaderMap,
+    arrival: Arrival<'_>,
     body: &[u8],
 ) -> Result<Response, ErrorReply> {
     let spec = &shared.spec;
@@ -101,7 +101,7 @@ pub(super) async fn answer(
     let inputs = request.input.into_texts();
     let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
     let prompt = inputs.join("\n");
-    let (number, nth) = shared.lock().counts.count_request(&prompt);
+    let (number, nth) = shared.lock().counts.count_request(&prompt, arrival);
     let question = GateRequest {
         number,
         prompt: &prompt,
@@ -110,11 +110,12 @@ pub(super) async fn answer(
         prompt_tokens: inputs.iter().map(|input| tokens_of(input)).sum(),
         max_tokens: None,
     };
-    known(shared, headers, &request.model)?;
+    known(shared, arrival, &request.model)?;
     check_inputs(spec, &inputs)?;
     let dimensions = dimensions(spec, request.dimensions)?;
-    let tier = AnsweringTier::of(shared, question.prompt, question.nth, request.service_tier.as_deref())?;
-    let wrong = pass(shared, &question).await?.and_then(|fault| fault.wrong);
+    let tier =
+        AnsweringTier::of(shared, arrival, question.prompt, question.nth, request.service_tier.as_deref())?;
+    let wrong = pass(shared, arrival, &question).await?.and_then(|fault| fault.wrong);
     let encoding = request.encoding_format.unwrap_or_default();
     let mut data =
         embed(&inputs, dimensions + usize::from(wrong == Some(WrongForm::OtherDimension)), encoding);

@@ -6,6 +6,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 use super::answer::chance;
+use super::arrival::Arrival;
 use super::hold::Gate;
 use super::model::ModelRefusal;
 use super::reply::{ErrorReply, add, fault_response, hang_up, invalid, refuse, refuse_as};
@@ -48,7 +49,19 @@ pub(super) fn read<T: DeserializeOwned>(shared: &ServerShared, body: &[u8]) -> R
 }
 
 /// Checks the key and the model of a request.
-pub(super) fn known(shared: &ServerShared, headers: &HeaderMap, model: &str) -> Result<(), ErrorReply> {
+pub(super) fn known(shared: &ServerShared, arrival: Arrival<'_>, model: &str) -> Result<(), ErrorReply> {
+    if let Arrival::Alone(headers) = arrival {
+        known_key(shared, headers)?;
+    }
+    if shared.spec.model.as_ref().is_some_and(|known| known != model) {
+        let message = format!("The model `{model}` does not exist");
+        return Err(Box::new(refuse(404, "model_not_found", &message)));
+    }
+    Ok(())
+}
+
+/// Checks the key of a request.
+pub(super) fn known_key(shared: &ServerShared, headers: &HeaderMap) -> Result<(), ErrorReply> {
     let spec = &shared.spec;
     let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let is_given = |key: &str| given.and_then(|given| given.strip_prefix("Bearer ")) == Some(key);
@@ -57,19 +70,20 @@ pub(super) fn known(shared: &ServerShared, headers: &HeaderMap, model: &str) -> 
     if is_refused || taken.is_some_and(|taken| !taken.lines().any(is_given)) {
         return Err(Box::new(refuse(401, "invalid_api_key", "Incorrect API key provided.")));
     }
-    if spec.model.as_ref().is_some_and(|known| known != model) {
-        let message = format!("The model `{model}` does not exist");
-        return Err(Box::new(refuse(404, "model_not_found", &message)));
-    }
     Ok(())
 }
 
 /// Waits until a request is due to be answered. Returns the fault that the answer must show, or an error response.
 pub(super) async fn pass(
     shared: &ServerShared,
+    arrival: Arrival<'_>,
     question: &GateRequest<'_>,
 ) -> Result<Option<FaultSpec>, ErrorReply> {
-    let duration = admit(shared, question)?.saturating_duration_since(clock::now());
+    let due = match arrival {
+        Arrival::Alone(_) => admit(shared, question)?,
+        Arrival::InBatch => clock::now(),
+    };
+    let duration = due.saturating_duration_since(clock::now());
     wait_at(&shared.gate, question).await?;
     let fault = match next_in_script(shared)? {
         Some(scripted) => Some(scripted),

@@ -5,10 +5,14 @@
 //! and answers. Unknown routes and values are refused, and the routes recorded.
 
 mod answer;
+mod arrival;
+mod batch_work;
+mod batches;
 mod chat;
 mod chat_request;
 mod counts;
 mod embeddings;
+mod files;
 mod gate;
 mod hold;
 mod instance;
@@ -18,11 +22,12 @@ mod model;
 mod reply;
 mod server;
 mod state;
+mod stored;
 mod structured;
 mod tiers;
 
 pub use answer::{answer_to, choose};
-pub use counts::Counts;
+pub use counts::{BatchCounts, Counts};
 pub use embeddings::embedding_of;
 pub use gate::fault_for;
 pub use hold::Gate;

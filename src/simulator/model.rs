@@ -291,7 +291,7 @@ impl StatedLimit {
 }
 
 /// Returns a log-normal factor with median 1, or 1 if `sigma` is 0 (Box and Muller, 1958).
-fn log_normal(sigma: f64, seed: u64, purpose: &str, prompt: &str, nth: u64) -> f64 {
+pub(super) fn log_normal(sigma: f64, seed: u64, purpose: &str, prompt: &str, nth: u64) -> f64 {
     if sigma == 0.0 {
         return 1.0;
     }

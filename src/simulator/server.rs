@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::connect_info::Connected;
-use axum::extract::{Path, State};
+use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::{HeaderMap, Method, Uri};
 use axum::response::Response;
 use axum::routing::{get, post};
@@ -17,12 +17,14 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use url::Url;
 
+use super::arrival::Arrival;
 use super::counts::Counts;
 use super::hold::Gate;
 use super::model::SimulatedModel;
 use super::reply::{HangUp, refuse, success};
 use super::state::{ServerShared, ServerState};
-use super::{chat, embeddings};
+use super::stored::StoredBatches;
+use super::{batches, chat, embeddings, files};
 use crate::clock;
 use crate::config::{Prices, SimulatorSpec};
 use crate::ident::Money;
@@ -51,6 +53,8 @@ impl Simulator {
                 counts: Counts::default(),
                 model: SimulatedModel::new(&spec, clock::now()),
                 next_in_script: 0,
+                batches: StoredBatches::default(),
+                batch_draws: 0,
                 tasks: JoinSet::new(),
             }),
             gate: watch::Sender::default(),
@@ -62,9 +66,15 @@ impl Simulator {
             .route("/v1/embeddings", post(embed))
             .route("/v1/models", get(models))
             .route("/v1/models/{id}", get(model))
+            .route("/v1/files", post(files::upload).get(files::list).layer(DefaultBodyLimit::disable()))
+            .route("/v1/files/{id}", get(files::get).delete(files::delete))
+            .route("/v1/files/{id}/content", get(files::download))
+            .route("/v1/batches", post(batches::create).get(batches::list))
+            .route("/v1/batches/{id}", get(batches::get))
+            .route("/v1/batches/{id}/cancel", post(batches::cancel))
             .route("/simulator/counts", get(counts))
             .fallback(unknown)
-            .layer(axum::extract::DefaultBodyLimit::max(MAX_REQUEST_BYTES))
+            .layer(DefaultBodyLimit::max(MAX_REQUEST_BYTES))
             .with_state(Arc::clone(&shared))
             .into_make_service_with_connect_info::<Connection>();
         let listener = CountingListener { listener, shared: Arc::clone(&shared) };
@@ -201,8 +211,8 @@ async fn finish(
 async fn work(in_flight: InFlight, interface: Interface, headers: HeaderMap, body: Bytes) -> Response {
     let shared = &in_flight.0;
     let answered = match interface {
-        Interface::Chat => chat::answer(shared, &headers, &body).await,
-        Interface::Embeddings => embeddings::answer(shared, &headers, &body).await,
+        Interface::Chat => chat::answer(shared, Arrival::Alone(&headers), &body).await,
+        Interface::Embeddings => embeddings::answer(shared, Arrival::Alone(&headers), &body).await,
     };
     let response = answered.unwrap_or_else(|refused| *refused);
     let status = if response.extensions().get::<HangUp>().is_some() { 0 } else { response.status().as_u16() };

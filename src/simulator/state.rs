@@ -5,9 +5,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::answer::chance;
 use super::counts::Counts;
 use super::hold::Gate;
 use super::model::SimulatedModel;
+use super::stored::StoredBatches;
 use crate::config::{Prices, SimulatorSpec};
 
 /// Settings and state that all requests share.
@@ -25,6 +27,9 @@ pub(super) struct ServerState {
     pub(super) counts: Counts,
     pub(super) model: SimulatedModel,
     pub(super) next_in_script: usize,
+    pub(super) batches: StoredBatches,
+    /// Number of draws for faults of files and batches.
+    pub(super) batch_draws: u64,
     /// Requests that are processed even if their clients disconnect.
     pub(super) tasks: JoinSet<()>,
 }
@@ -32,5 +37,18 @@ pub(super) struct ServerState {
 impl ServerShared {
     pub(super) fn lock(&self) -> MutexGuard<'_, ServerState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Draws whether a fault applies to a request about files or batches.
+    pub(super) fn draws_batch_fault(&self, purpose: &str, share: f64) -> bool {
+        if share == 0.0 {
+            return false;
+        }
+        let nth = {
+            let mut state = self.lock();
+            state.batch_draws += 1;
+            state.batch_draws
+        };
+        chance(self.spec.seed, purpose, "", nth) < share
     }
 }

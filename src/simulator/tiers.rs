@@ -1,9 +1,10 @@
 //! Service tiers: which one answers a request, and at what price.
 
 use super::answer::chance;
+use super::arrival::Arrival;
 use super::reply::{ErrorReply, invalid, refuse};
 use super::state::ServerShared;
-use crate::config::{Prices, TierSpec};
+use crate::config::Prices;
 use crate::ident::Money;
 
 /// The standard tier, and the name of a request's wish to leave the choice to the server.
@@ -15,20 +16,26 @@ const ANY: &str = "auto";
 pub(super) struct AnsweringTier<'a> {
     /// The name that the answer states; `None` if it states none.
     pub(super) stated: Option<&'a str>,
-    /// Settings of the tier; `None` for the standard one.
-    spec: Option<&'a TierSpec>,
+    /// US dollars for a million tokens of prompts and of answers; `None` for the standard tier.
+    dollars: Option<(f64, f64)>,
 }
 
 impl<'a> AnsweringTier<'a> {
     /// Returns the tier for the `nth` request for a prompt, which asks for the tier `requested`, or an error response.
+    /// A line of a batch has a price of its own and states no tier.
     pub(super) fn of(
         shared: &'a ServerShared,
+        arrival: Arrival<'_>,
         prompt: &str,
         nth: u32,
         requested: Option<&str>,
     ) -> Result<Self, ErrorReply> {
+        if let (Arrival::InBatch, Some(spec)) = (arrival, &shared.spec.batches) {
+            let dollars = (spec.price_per_million_input, spec.price_per_million_output);
+            return Ok(AnsweringTier { stated: None, dollars: Some(dollars) });
+        }
         let tiers = &shared.spec.tiers;
-        let standard = AnsweringTier { stated: (!tiers.is_empty()).then_some(STANDARD), spec: None };
+        let standard = AnsweringTier { stated: (!tiers.is_empty()).then_some(STANDARD), dollars: None };
         let requested = match requested {
             Some(tier) if !tiers.is_empty() && tier != STANDARD && tier != ANY => tier,
             _ => return Ok(standard),
@@ -45,14 +52,14 @@ impl<'a> AnsweringTier<'a> {
         if draw("standard") < spec.by_standard {
             return Ok(standard);
         }
-        Ok(AnsweringTier { stated: Some(name.as_str()).filter(|_| !spec.silent), spec: Some(spec) })
+        let dollars = (spec.price_per_million_input, spec.price_per_million_output);
+        Ok(AnsweringTier { stated: Some(name.as_str()).filter(|_| !spec.silent), dollars: Some(dollars) })
     }
 
     /// Returns the prices of the tier.
     pub(super) fn prices(&self, standard: Prices) -> Prices {
-        let Some(spec) = self.spec else { return standard };
+        let Some((input, output)) = self.dollars else { return standard };
         let price = |dollars| Money::per_million(dollars).unwrap_or_default();
-        let input = price(spec.price_per_million_input);
-        Prices { input, cached_input: input, output: price(spec.price_per_million_output) }
+        Prices { input: price(input), cached_input: price(input), output: price(output) }
     }
 }

@@ -7,7 +7,7 @@ use std::error::Error;
 use bytes::{Bytes, BytesMut};
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::redirect::Policy;
-use reqwest::{Certificate, Client, ClientBuilder, Identity, Response};
+use reqwest::{Certificate, Client, ClientBuilder, Identity, Method, RequestBuilder, Response};
 use url::Url;
 
 use super::classify::ResponseHeaders;
@@ -71,6 +71,11 @@ impl ProviderConnection {
         })
     }
 
+    /// Begins a request, to be sent with [`ProviderConnection::exchange`] or [`ProviderConnection::send`].
+    pub(super) fn begin(&self, method: Method, url: &Url) -> RequestBuilder {
+        self.client.request(method, url.clone())
+    }
+
     /// Posts a body and reads the whole response, with secrets replaced. `head` is filled in even if the response's
     /// body does not arrive.
     pub(super) async fn post(
@@ -79,14 +84,37 @@ impl ProviderConnection {
         body: Bytes,
         head: &mut ResponseHead,
     ) -> Result<Bytes, Failure> {
-        let mut headers = self.headers.clone();
+        self.exchange(self.begin(Method::POST, url).body(body), head).await
+    }
+
+    /// Sends a request and reads the whole response, like [`ProviderConnection::post`].
+    pub(super) async fn exchange(
+        &self,
+        request: RequestBuilder,
+        head: &mut ResponseHead,
+    ) -> Result<Bytes, Failure> {
+        let mut response = self.send(request, head).await?;
+        Ok(self.redact_body(self.read(&mut response).await?))
+    }
+
+    /// Sends a request with the provider's headers and the key. Returns the response before its body is read.
+    pub(super) async fn send(
+        &self,
+        request: RequestBuilder,
+        head: &mut ResponseHead,
+    ) -> Result<Response, Failure> {
+        let mut request = request.build().map_err(|error| failed(&error))?;
+        let headers = request.headers_mut();
+        for (name, value) in &self.headers {
+            // A form has a content type of its own.
+            headers.entry(name).or_insert_with(|| value.clone());
+        }
         if let Some(key) = &self.key {
             let (name, value, number) = key.header();
             headers.insert(name, value);
             head.key = number;
         }
-        let request = self.client.post(url.clone()).headers(headers).body(body);
-        let mut response = request.send().await.map_err(|error| {
+        let response = self.client.execute(request).await.map_err(|error| {
             head.was_refused = error.is_connect();
             failed(&error)
         })?;
@@ -100,10 +128,11 @@ impl ProviderConnection {
             head.headers = ResponseHeaders::read(find, clock::wall());
         }
         head.was_refused = !(200..300).contains(&head.status) && !MAYBE_WORKED_ON.contains(&head.status);
-        Ok(self.redact_body(self.read(&mut response).await?))
+        Ok(response)
     }
 
-    async fn read(&self, response: &mut Response) -> Result<Bytes, Failure> {
+    /// Reads the whole body of a response.
+    pub(super) async fn read(&self, response: &mut Response) -> Result<Bytes, Failure> {
         let too_long = || {
             let most = self.max_response_bytes;
             Failure::new(Class::InvalidResponse, format!("the answer is longer than {most} bytes"))
@@ -218,7 +247,7 @@ fn headers(provider: &Provider) -> Result<HeaderMap, EndpointError> {
     Ok(headers)
 }
 
-fn failed(error: &reqwest::Error) -> Failure {
+pub(super) fn failed(error: &reqwest::Error) -> Failure {
     let class = if error.is_timeout() && !error.is_connect() {
         Class::Timeout
     } else if error.is_decode() {

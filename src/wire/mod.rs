@@ -1,5 +1,6 @@
 //! The OpenAI-compatible interface: its bodies as serde types, and its rate limit headers.
 
+mod batches;
 mod chat;
 mod events;
 mod lenient;
@@ -7,6 +8,10 @@ mod limits;
 mod odd_json;
 mod vector;
 
+pub use batches::{
+    AnswerLine, BatchError, BatchErrors, BatchRequest, BatchStatus, BatchUsage, LineResponse, RemoteBatch,
+    RemoteFile, RemoteList, RequestCounts, RequestLine, read_batch, read_list,
+};
 pub(crate) use chat::text;
 pub use chat::{
     AssistantMessage, CLASSES_WORDS, COMPLAINT, CalledFunction, ChatRequest, ChatResponse, Choice,

@@ -7,6 +7,7 @@
 mod anomalies;
 mod answers;
 mod bare;
+mod batch_files;
 mod budget;
 mod changes;
 mod chosen;

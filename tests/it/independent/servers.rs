@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use enrich::config::SimulatorSpec;
+use enrich::config::{BatchesSpec, SimulatorSpec};
 use enrich::simulator::Simulator;
 
 use crate::packages;
@@ -159,6 +159,7 @@ async fn openais_own_client_finds_the_simulator_to_be_as_it_expects() {
     let spec = SimulatorSpec {
         api_key: Some("right".into()),
         model: Some("gpt-test".into()),
+        batches: Some(BatchesSpec::default()),
         ..SimulatorSpec::default()
     };
     let simulator = Simulator::start(spec, 0).await.unwrap();

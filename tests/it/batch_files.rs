@@ -1,0 +1,309 @@
+//! Files and batches at a provider: what is uploaded, made, looked for, cancelled and downloaded, and what goes wrong.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use enrich::config::{BatchFailure, BatchesSpec, Job, SimulatorSpec, Span, StuckIn};
+use enrich::fault::Class;
+use enrich::simulator::{Simulator, answer_to};
+use enrich::transport::{BatchApi, Creation};
+use enrich::wire::{AnswerLine, BatchRequest, BatchStatus, RemoteBatch};
+use serde_json::json;
+use tempfile::TempDir;
+use url::Url;
+
+const CHAT: &str = "/v1/chat/completions";
+
+/// A simulator, and the Batch API of a provider that it plays.
+struct Bench {
+    simulator: Simulator,
+    api: BatchApi,
+    folder: TempDir,
+}
+
+impl Bench {
+    async fn new(batches: BatchesSpec) -> Bench {
+        Bench::of(SimulatorSpec { batches: Some(batches), ..SimulatorSpec::default() }).await
+    }
+
+    async fn of(spec: SimulatorSpec) -> Bench {
+        let folder = tempfile::tempdir().unwrap();
+        let simulator = Simulator::start(spec, 0).await.unwrap();
+        let api = api(folder.path(), simulator.url());
+        Bench { simulator, api, folder }
+    }
+
+    /// Writes a file of requests about these texts, and uploads it until it is there.
+    async fn upload(&self, texts: &[String]) -> String {
+        let path = self.folder.path().join("questions.jsonl");
+        std::fs::write(&path, lines(texts)).unwrap();
+        let bytes = std::fs::metadata(&path).unwrap().len();
+        loop {
+            if let Ok(file) = self.api.upload(&path, "enrich-test.jsonl").await {
+                return file.id;
+            }
+            if let Ok(Some(file)) = self.api.find_file("enrich-test.jsonl", bytes).await {
+                return file.id;
+            }
+        }
+    }
+
+    async fn create(&self, file: &str) -> Creation {
+        let metadata = BTreeMap::from([("enrich", "id-1".to_owned())]);
+        let request = BatchRequest {
+            input_file_id: file,
+            endpoint: CHAT,
+            completion_window: "24h",
+            metadata: &metadata,
+        };
+        self.api.create(&request, "id-1").await
+    }
+
+    async fn made(&self, file: &str) -> RemoteBatch {
+        match self.create(file).await {
+            Creation::Made(batch) => *batch,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Waits until a batch has ended.
+    async fn ended(&self, id: &str) -> RemoteBatch {
+        for _ in 0..1_000 {
+            if let Ok(Some(batch)) = self.api.get(id).await
+                && batch.status.is_end()
+            {
+                return batch;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{id} does not end");
+    }
+
+    /// Downloads a file, going on as often as it is cut off. Returns it, and how often that was.
+    async fn download(&self, id: &str) -> (String, u32) {
+        let path = self.folder.path().join(format!("{id}.jsonl"));
+        for cut in 0..100 {
+            if self.api.download(id, &path).await.is_ok() {
+                return (std::fs::read_to_string(&path).unwrap(), cut);
+            }
+            assert!(!path.exists(), "a part is no file");
+        }
+        panic!("{id} is never whole");
+    }
+}
+
+fn api(folder: &Path, url: &Url) -> BatchApi {
+    let job = folder.join("job.toml");
+    let text = format!(
+        "app_id = \"test\"\n[source]\npath = \"s\"\n[target]\npath = \"t\"\n[provider.p]\nbase_url = \"{url}\"\n\
+         model = \"m\"\nrequest_timeout = \"5s\"\n[[step]]\noutput = \"o\"\nprompt = \"p\"\n"
+    );
+    std::fs::write(&job, text).unwrap();
+    let job = Job::load(&job).unwrap();
+    BatchApi::new(&job.providers[0], url).unwrap()
+}
+
+fn texts(count: usize) -> Vec<String> {
+    (0..count).map(|row| format!("Row {row}: what is it?\u{2028}")).collect()
+}
+
+fn lines(texts: &[String]) -> String {
+    let line = |(at, text): (usize, &String)| {
+        let body = json!({"model": "m", "messages": [{"role": "user", "content": text}]});
+        format!(
+            "{}\n",
+            json!({"custom_id": format!("row-{at}"), "method": "POST", "url": CHAT, "body": body})
+        )
+    };
+    texts.iter().enumerate().map(line).collect()
+}
+
+/// The answers in a file, by the id of their request.
+fn answers(file: &str) -> BTreeMap<String, String> {
+    let lines = file.split('\n').filter(|line| !line.is_empty());
+    let answer = |line: &str| {
+        let line: AnswerLine<'_> = serde_json::from_str(line).unwrap();
+        let response = line.response.unwrap();
+        assert_eq!(response.status_code, Some(200));
+        let body: serde_json::Value = serde_json::from_str(response.body.unwrap().get()).unwrap();
+        let text = body["choices"][0]["message"]["content"].as_str().unwrap().to_owned();
+        (line.custom_id.unwrap(), text)
+    };
+    lines.map(answer).collect()
+}
+
+fn expected(texts: &[String]) -> BTreeMap<String, String> {
+    texts.iter().enumerate().map(|(at, text)| (format!("row-{at}"), answer_to(text))).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_goes_out_and_comes_back_with_every_answer() {
+    let bench = Bench::new(BatchesSpec::default()).await;
+    let texts = texts(500);
+    let file = bench.upload(&texts).await;
+    let batch = bench.made(&file).await;
+    assert_eq!((&batch.status, batch.input_file_id.as_deref()), (&BatchStatus::Validating, Some(&*file)));
+    let ended = bench.ended(&batch.id).await;
+    assert_eq!((ended.status, ended.error_file_id), (BatchStatus::Completed, None));
+    let (output, _) = bench.download(&ended.output_file_id.unwrap()).await;
+    assert_eq!(answers(&output), expected(&texts));
+    let listed = bench.api.list(None).await.unwrap();
+    assert_eq!((listed.items.len(), listed.next), (1, None));
+    assert_eq!(listed.items[0].metadata.as_ref().unwrap()["enrich"], "id-1");
+    bench.api.delete_file(&file).await.unwrap();
+    bench.api.delete_file(&file).await.unwrap();
+    assert!(bench.api.get("batch_none").await.unwrap().is_none());
+    let counts = bench.simulator.counts();
+    assert_eq!((counts.answered, counts.paid_again(), counts.batches.lines), (500, 0, 500));
+    assert_eq!(counts.requests, 0, "a line is no request");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_answer_is_unclear_and_a_refusal_is_not() {
+    let lost = Bench::new(BatchesSpec { lost_creations: 1.0, ..BatchesSpec::default() }).await;
+    let file = lost.upload(&texts(1)).await;
+    assert!(matches!(lost.create(&file).await, Creation::Unclear(_)));
+    assert_eq!(lost.api.list(None).await.unwrap().items.len(), 1);
+    let failing = Bench::new(BatchesSpec { refused_creations: 1.0, ..BatchesSpec::default() }).await;
+    let file = failing.upload(&texts(1)).await;
+    // A gateway may have passed on what it answers with 500.
+    assert!(matches!(failing.create(&file).await, Creation::Unclear(_)));
+    assert!(failing.api.list(None).await.unwrap().items.is_empty());
+    let busy = Bench::new(BatchesSpec::default()).await;
+    match busy.create("file-none").await {
+        Creation::Refused(refusal) => {
+            assert!(refusal.is_about_file && refusal.failure.class == Class::BadRequest, "{refusal:?}");
+        }
+        other => panic!("{other:?}"),
+    }
+    let throttled = Bench::new(BatchesSpec { throttled_requests: 1.0, ..BatchesSpec::default() }).await;
+    match throttled.create("file-none").await {
+        Creation::Refused(refusal) => {
+            assert!(!refusal.is_about_file && refusal.failure.class == Class::RateLimited);
+            assert_eq!(refusal.failure.delay, Some(Duration::from_secs(1)));
+        }
+        other => panic!("{other:?}"),
+    }
+    let gone = api(lost.folder.path(), &Url::parse("http://127.0.0.1:1/v1").unwrap());
+    let metadata = BTreeMap::new();
+    let request =
+        BatchRequest { input_file_id: "f", endpoint: CHAT, completion_window: "24h", metadata: &metadata };
+    assert!(matches!(gone.create(&request, "id").await, Creation::Refused(_)), "nothing was sent");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_is_made_late_is_made_once() {
+    let late_by = Some(Span(Duration::from_millis(200)));
+    let spec = BatchesSpec { late_creations: 1.0, late_by, ..BatchesSpec::default() };
+    let bench = Bench::new(spec).await;
+    let file = bench.upload(&texts(1)).await;
+    assert!(matches!(bench.create(&file).await, Creation::Unclear(_)));
+    assert!(bench.api.list(None).await.unwrap().items.is_empty());
+    while bench.api.list(None).await.unwrap().items.is_empty() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(bench.simulator.counts().batches.created, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_upload_is_found_by_its_name_and_size() {
+    let bench = Bench::new(BatchesSpec { lost_uploads: 1.0, ..BatchesSpec::default() }).await;
+    let file = bench.upload(&texts(3)).await;
+    assert_eq!(bench.simulator.counts().batches.uploads, 1);
+    assert!(matches!(bench.create(&file).await, Creation::Made(_)));
+    assert!(bench.api.find_file("enrich-test.jsonl", 1).await.unwrap().is_none());
+    assert!(bench.api.find_file("other.jsonl", 1).await.unwrap().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_download_that_is_cut_goes_on_where_it_ended() {
+    for ignores_ranges in [false, true] {
+        let spec = BatchesSpec { cut_downloads: 0.7, ignores_ranges, ..BatchesSpec::default() };
+        let bench = Bench::new(spec).await;
+        let texts = texts(300);
+        let batch = bench.made(&bench.upload(&texts).await).await;
+        let output = bench.ended(&batch.id).await.output_file_id.unwrap();
+        let (whole, cut) = bench.download(&output).await;
+        assert!(cut > 0, "it is cut off at least once");
+        assert_eq!(answers(&whole), expected(&texts));
+    }
+    // One that ends without a sign is seen by its last line.
+    let bench = Bench::new(BatchesSpec { short_downloads: 0.7, ..BatchesSpec::default() }).await;
+    let texts = texts(300);
+    let batch = bench.made(&bench.upload(&texts).await).await;
+    let output = bench.ended(&batch.id).await.output_file_id.unwrap();
+    let (whole, cut) = bench.download(&output).await;
+    assert!(cut > 0);
+    assert_eq!(answers(&whole), expected(&texts));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_end_brings_what_was_answered() {
+    let texts = texts(200);
+    let expiring = Bench::new(BatchesSpec { expired_lines: 0.3, ..BatchesSpec::default() }).await;
+    let batch = expiring.made(&expiring.upload(&texts).await).await;
+    let ended = expiring.ended(&batch.id).await;
+    assert_eq!(ended.status, BatchStatus::Expired);
+    let answered = answers(&expiring.download(&ended.output_file_id.unwrap()).await.0);
+    let (errors, _) = expiring.download(&ended.error_file_id.unwrap()).await;
+    let expired = errors.lines().count();
+    assert!(expired > 20 && answered.len() + expired == 200, "{expired}");
+    assert!(errors.lines().all(|line| line.contains("batch_expired")));
+    let stuck = Bench::new(BatchesSpec { stuck: Some(StuckIn::InProgress), ..BatchesSpec::default() }).await;
+    let batch = stuck.made(&stuck.upload(&texts).await).await;
+    while stuck.api.get(&batch.id).await.unwrap().unwrap().request_counts.unwrap().completed < 100 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    stuck.api.cancel(&batch.id).await.unwrap();
+    let ended = stuck.ended(&batch.id).await;
+    assert_eq!(ended.status, BatchStatus::Cancelled);
+    assert_eq!(answers(&stuck.download(&ended.output_file_id.unwrap()).await.0).len(), 100);
+    assert!(stuck.api.cancel(&batch.id).await.is_err());
+    let line = BatchFailure { code: Some("invalid_request".into()), line: Some(7), times: None };
+    let failing = Bench::new(BatchesSpec { failure: Some(line), ..BatchesSpec::default() }).await;
+    let batch = failing.made(&failing.upload(&texts).await).await;
+    let ended = failing.ended(&batch.id).await;
+    assert_eq!((ended.status, ended.output_file_id), (BatchStatus::Failed, None));
+    assert_eq!(ended.errors.unwrap().data[0].line, Some(7));
+    assert_eq!(failing.simulator.counts().answered, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_beyond_the_limit_fails_in_its_validation() {
+    let spec = BatchesSpec {
+        enqueued_tokens: Some(6_000),
+        takes: Some(Span(Duration::from_millis(300))),
+        ..BatchesSpec::default()
+    };
+    let bench = Bench::new(spec).await;
+    let file = bench.upload(&texts(200)).await;
+    let first = bench.made(&file).await;
+    while bench.api.get(&first.id).await.unwrap().unwrap().status == BatchStatus::Validating {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let second = bench.ended(&bench.made(&file).await.id).await;
+    assert_eq!(second.errors.unwrap().data[0].code.as_deref(), Some("token_limit_exceeded"));
+    bench.ended(&first.id).await;
+    let third = bench.ended(&bench.made(&file).await.id).await;
+    assert_eq!(third.status, BatchStatus::Completed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_is_found_with_the_key_that_made_it() {
+    let bench = Bench::new(BatchesSpec { each_key_apart: true, ..BatchesSpec::default() }).await;
+    let file = bench.upload(&texts(1)).await;
+    let batch = bench.made(&file).await;
+    let url = bench.simulator.url().as_str();
+    let text = format!(
+        "app_id = \"test\"\n[source]\npath = \"s\"\n[target]\npath = \"t\"\n[provider.p]\nbase_url = \"{url}\"\n\
+         model = \"m\"\napi_key_file = \"key\"\n[[step]]\noutput = \"o\"\nprompt = \"p\"\n"
+    );
+    std::fs::write(bench.folder.path().join("key"), "another").unwrap();
+    std::fs::write(bench.folder.path().join("other.toml"), text).unwrap();
+    let job = Job::load(&bench.folder.path().join("other.toml")).unwrap();
+    let other = BatchApi::new(&job.providers[0], bench.simulator.url()).unwrap();
+    assert!(other.get(&batch.id).await.unwrap().is_none());
+    assert!(other.list(None).await.unwrap().items.is_empty());
+    assert!(bench.api.get(&batch.id).await.unwrap().is_some());
+}
