@@ -36,6 +36,7 @@ pub mod sink;
 pub mod source;
 pub mod spill;
 pub mod store;
+pub mod submitter;
 pub mod table;
 pub mod tally;
 pub mod tokens;

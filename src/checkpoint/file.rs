@@ -1,33 +1,30 @@
-//! The checkpoint file: one JSON document, replaced as a whole.
-//!
-//! ```json
-//! {"format":1,"checksum":"<32 hex digits>","checkpoint":{…}}
-//! ```
-//! The checksum is the [`Fingerprint`] of the bytes of the inner document as stored: without it, a flipped digit in
-//! a row range would lose rows silently.
+//! The checkpoint: the planned batches of a job, and how far its source is read.
 //!
 //! In an object store a run replaces the file only if it is still the version that this run read or wrote last. So the
 //! later one of two concurrent runs of a job fails before it has planned anything, and a batch number always stands
 //! for the same batch.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 
+use super::checked_file::{CheckedFile, CheckedFileKind};
+use super::error::CheckpointError;
 use super::plan::{PlannedBatch, Position, SourceId};
-use crate::faultpoint::{self, Side};
-use crate::ident::{AppId, BatchId, Fingerprint, Lineage};
+use crate::ident::{AppId, BatchId, Lineage};
 use crate::passed::PassedOver;
-use crate::store::{self, Folder, Location, Objects, PutCondition, PutError, StoreError, Version};
+use crate::store::{Folder, Location};
 
-const FORMAT: u32 = 1;
-const NAME: &str = "checkpoint.json";
-const ASIDE: &str = "checkpoint.damaged";
+const KIND: CheckedFileKind = CheckedFileKind {
+    what: "checkpoint",
+    name: "checkpoint.json",
+    aside: "checkpoint.damaged",
+    key: "checkpoint",
+    format: 1,
+    action: "checkpoint",
+};
 
 /// The planned batches of a job, and how far its source is read. `P` is the type of the position: [`Position`] for a
 /// run, [`Retrying`](super::Retrying) for a retry of failed rows.
@@ -98,66 +95,21 @@ pub struct Paused {
     pub cause: String,
 }
 
-/// Why a checkpoint cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum CheckpointError {
-    /// The file or its folder cannot be read or written.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The content is not that of a checkpoint, or does not match its checksum.
-    #[error("the checkpoint {at} is damaged: {what}")]
-    Damaged {
-        /// Location of the file.
-        at: Location,
-        /// The fault, in words.
-        what: String,
-    },
-    /// The file was written by a later version of this program.
-    #[error("the checkpoint {at} has format {found}, and this version reads {FORMAT}")]
-    Version {
-        /// Location of the file.
-        at: Location,
-        /// Format number of the file.
-        found: u32,
-    },
-    /// Another run has replaced the file since it was read or written last.
-    #[error("another run of this job has changed the checkpoint {at} meanwhile")]
-    Changed {
-        /// Location of the file.
-        at: Location,
-    },
-}
-
-#[derive(Serialize, Deserialize)]
-struct Envelope<'a> {
-    format: u32,
-    checksum: String,
-    #[serde(borrow)]
-    checkpoint: &'a RawValue,
-}
-
 /// The file of a checkpoint, on a disk or in an object store.
 #[derive(Clone, Debug)]
-pub struct CheckpointFile {
-    folder: Folder,
-    /// The version in an object store that was read or written last; `None` if there was no file.
-    known: Arc<Mutex<Option<Version>>>,
-}
+pub struct CheckpointFile(CheckedFile);
 
 impl CheckpointFile {
     /// Returns the checkpoint file of a folder, without reading it.
     #[must_use]
     pub fn in_folder(folder: &Folder) -> Self {
-        CheckpointFile { folder: folder.clone(), known: Arc::default() }
+        CheckpointFile(CheckedFile::in_folder(folder, KIND))
     }
 
     /// Returns the location of the file.
     #[must_use]
     pub fn at(&self) -> Location {
-        match &self.folder {
-            Folder::Local(path) => path.join(NAME).into(),
-            Folder::Remote(objects) => objects.place(NAME),
-        }
+        self.0.at()
     }
 
     /// Reads the checkpoint; `None` if there is no file.
@@ -165,15 +117,7 @@ impl CheckpointFile {
     /// # Errors
     /// When the file cannot be read, is damaged, or has a later format.
     pub async fn load<P: DeserializeOwned>(&self) -> Result<Option<Checkpoint<P>>, CheckpointError> {
-        let bytes = match &self.folder {
-            Folder::Local(path) => store::read(&path.join(NAME))?.map(Bytes::from),
-            Folder::Remote(objects) => {
-                let found = objects.get(NAME).await?;
-                self.knows(found.as_ref().map(|object| object.version.clone()));
-                found.map(|object| object.bytes)
-            }
-        };
-        bytes.map(|bytes| self.decode(&bytes)).transpose()
+        self.0.load().await
     }
 
     /// Notes which version of the file is in the object store without decoding it, so that [`CheckpointFile::save`]
@@ -182,25 +126,7 @@ impl CheckpointFile {
     /// # Errors
     /// When the file cannot be read.
     pub async fn look(&self) -> Result<(), CheckpointError> {
-        if let Folder::Remote(objects) = &self.folder {
-            let found = objects.get(NAME).await?;
-            self.knows(found.map(|object| object.version));
-        }
-        Ok(())
-    }
-
-    fn decode<P: DeserializeOwned>(&self, bytes: &[u8]) -> Result<Checkpoint<P>, CheckpointError> {
-        let damaged =
-            |what: &dyn ToString| CheckpointError::Damaged { at: self.at(), what: what.to_string() };
-        let envelope: Envelope<'_> = serde_json::from_slice(bytes).map_err(|error| damaged(&error))?;
-        if envelope.format != FORMAT {
-            return Err(CheckpointError::Version { at: self.at(), found: envelope.format });
-        }
-        let body = envelope.checkpoint.get();
-        if checksum(body) != envelope.checksum {
-            return Err(damaged(&"its checksum does not match its content"));
-        }
-        serde_json::from_str(body).map_err(|error| damaged(&error))
+        self.0.look().await
     }
 
     /// Replaces the checkpoint. When this returns, the new one is durable on the disk or in the store.
@@ -209,50 +135,7 @@ impl CheckpointFile {
     /// When the file cannot be written, which leaves the old one in place. [`CheckpointError::Changed`] when the
     /// store holds another version than the one that was read or written last.
     pub async fn save<P: Serialize>(&self, checkpoint: &Checkpoint<P>) -> Result<(), CheckpointError> {
-        let body = serde_json::value::to_raw_value(checkpoint).expect("a checkpoint has only string keys");
-        let envelope = Envelope { format: FORMAT, checksum: checksum(body.get()), checkpoint: &body };
-        let bytes = serde_json::to_vec(&envelope).expect("writing JSON to memory does not fail");
-        let pass = |side| faultpoint::pass("checkpoint", side).map_err(StoreError::of("write", self.at()));
-        pass(Side::Before)?;
-        match &self.folder {
-            Folder::Local(path) => {
-                let path = path.join(NAME);
-                let task = tokio::task::spawn_blocking(move || store::replace(&path, &bytes));
-                let replaced = task.await.map_err(|error| std::io::Error::other(error.to_string()));
-                replaced.map_err(StoreError::of("write", self.at()))??;
-            }
-            Folder::Remote(objects) => self.swap(objects, bytes.into()).await?,
-        }
-        pass(Side::After)?;
-        Ok(())
-    }
-
-    async fn swap(&self, objects: &Objects, bytes: Bytes) -> Result<(), CheckpointError> {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let expected = known.as_ref().map_or(PutCondition::Absent, PutCondition::Version);
-        let error = match objects.put_if(NAME, bytes.clone(), expected).await {
-            Ok(version) => {
-                self.knows(Some(version));
-                return Ok(());
-            }
-            Err(error) => error,
-        };
-        // The put may have succeeded all the same: its response was lost, or the client repeated it and the repetition
-        // was refused.
-        if let Ok(Some(found)) = objects.get(NAME).await
-            && found.bytes == bytes
-        {
-            self.knows(Some(found.version));
-            return Ok(());
-        }
-        Err(match error {
-            PutError::Changed => CheckpointError::Changed { at: self.at() },
-            PutError::Store(error) => error.into(),
-        })
-    }
-
-    fn knows(&self, version: Option<Version>) {
-        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = version;
+        self.0.save(checkpoint).await
     }
 
     /// Moves a checkpoint that cannot be read aside, and returns its new location.
@@ -260,31 +143,16 @@ impl CheckpointFile {
     /// # Errors
     /// When the file cannot be moved.
     pub async fn put_aside(&self) -> Result<Location, CheckpointError> {
-        match &self.folder {
-            Folder::Local(path) => {
-                let aside = path.join(ASIDE);
-                std::fs::rename(path.join(NAME), &aside).map_err(StoreError::of("put aside", self.at()))?;
-                Ok(aside.into())
-            }
-            Folder::Remote(objects) => {
-                if let Some(found) = objects.get(NAME).await? {
-                    objects.put(ASIDE, found.bytes).await?;
-                    objects.delete(NAME).await?;
-                }
-                self.knows(None);
-                Ok(objects.place(ASIDE))
-            }
-        }
+        self.0.put_aside().await
     }
-}
-
-fn checksum(body: &str) -> String {
-    Fingerprint::of([body.as_bytes()]).to_string()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::store::Objects;
 
     fn sample() -> Checkpoint {
         Checkpoint {
@@ -312,16 +180,16 @@ mod tests {
         let file = CheckpointFile::in_folder(&Folder::Local(folder.path().to_owned()));
         let checkpoint = sample();
         file.save(&checkpoint).await.unwrap();
-        let bytes = std::fs::read(folder.path().join(NAME)).unwrap();
+        let bytes = std::fs::read(folder.path().join(KIND.name)).unwrap();
         for at in 0..bytes.len() {
             for mask in [1, 0x20, 0x80] {
                 let mut flipped = bytes.clone();
                 flipped[at] ^= mask;
-                if let Ok(read) = file.decode(&flipped) {
+                if let Ok(read) = file.0.decode::<Checkpoint>(&flipped) {
                     assert_eq!(read, checkpoint, "byte {at}");
                 }
             }
-            assert!(file.decode::<Position>(&bytes[..at]).is_err(), "cut at {at}");
+            assert!(file.0.decode::<Checkpoint>(&bytes[..at]).is_err(), "cut at {at}");
         }
     }
 

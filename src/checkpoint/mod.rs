@@ -4,6 +4,8 @@
 //! a batch is durable here before the batch's first request, so that a restart runs the same rows under the same
 //! number.
 
+mod checked_file;
+mod error;
 mod file;
 mod history;
 mod lease;
@@ -12,8 +14,10 @@ mod machine;
 mod plan;
 mod recovery;
 mod retrying;
+mod submissions;
 
-pub use file::{Checkpoint, CheckpointError, CheckpointFile, Paused, TargetRestore};
+pub use error::CheckpointError;
+pub use file::{Checkpoint, CheckpointFile, Paused, TargetRestore};
 pub use history::{LastRun, note_without_commit, runs_without_commit};
 pub use lease::{Lease, LeaseError};
 pub use lock::{Lock, LockError};
@@ -21,3 +25,6 @@ pub use machine::MachineId;
 pub use plan::{FileRange, PlannedBatch, Position, SourceId};
 pub use recovery::{NewestCommitted, Recovery, RecoveryRefusal, recover};
 pub use retrying::{Retrying, Selection};
+pub use submissions::{
+    ClosedSubmissions, EnqueuedLimit, RemoteCopy, Submission, SubmissionState, Submissions, SubmissionsFile,
+};

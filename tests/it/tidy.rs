@@ -40,6 +40,7 @@ const LAYERS: &[&[(&str, &[&str])]] = &[
         ("plan", &["source"]),
         ("executor", &[]),
         ("dispatch", &["executor"]),
+        ("submitter", &[]),
         ("metrics", &[]),
     ],
     &[("enricher", &[])],

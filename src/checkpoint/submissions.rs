@@ -1,0 +1,323 @@
+//! The list of submissions: what a job has handed to providers' Batch APIs, and what that may cost.
+//!
+//! It stands beside the checkpoint and outlives it: a checkpoint that is lost is rebuilt from the target, and a job that
+//! starts over has spent what it has spent. No batch is made at a provider before the list says, durably, that it is
+//! about to be made; so a run that begins knows of every batch that may exist.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::checked_file::{CheckedFile, CheckedFileKind};
+use super::error::CheckpointError;
+use super::machine::MachineId;
+use crate::ident::{AppId, BatchId, Lineage, RunId, Spend, SubmissionId};
+use crate::store::{Folder, Location};
+use crate::wire::RequestCounts;
+
+const KIND: CheckedFileKind = CheckedFileKind {
+    what: "list of submissions",
+    name: "submissions.json",
+    aside: "submissions.damaged",
+    key: "submissions",
+    format: 1,
+    action: "submission-save",
+};
+
+/// All submissions of a job that are not done with, and the sum of those that are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Submissions {
+    /// Name of the job.
+    pub app_id: AppId,
+    /// The submissions that are done with.
+    #[serde(default)]
+    pub closed: ClosedSubmissions,
+    /// The others, oldest first.
+    pub open: Vec<Submission>,
+    /// Planned batches each of whose rows was done or submitted, with the digest of what decides about that: they need
+    /// not be read before a submission of their rows comes back.
+    #[serde(default)]
+    pub unloaded: BTreeMap<BatchId, String>,
+    /// What was learned of the number of tokens that a provider lets wait, by the provider's name.
+    #[serde(default)]
+    pub limits: BTreeMap<String, EnqueuedLimit>,
+}
+
+/// Submissions that are done with, together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClosedSubmissions {
+    /// Number of submissions.
+    pub submissions: u64,
+    /// Number of requests in them.
+    pub lines: u64,
+    /// What they cost.
+    pub took: Spend,
+}
+
+/// The tokens that a provider lets wait in batches, as it was learned from its refusals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnqueuedLimit {
+    /// Tokens of prompts.
+    pub tokens: u64,
+    /// Until when nothing is submitted.
+    pub pause_until: DateTime<Utc>,
+    /// Number of refusals since the last batch that passed its validation.
+    pub refusals: u32,
+}
+
+/// Requests that go to a provider's Batch API in one file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Submission {
+    /// Its id, which the provider's batch carries in its metadata.
+    pub id: SubmissionId,
+    /// Its number in the job, counted from 1, for people.
+    pub number: u64,
+    /// Lineage of the checkpoint that planned its batches.
+    pub lineage: Lineage,
+    /// The machine that has its file.
+    pub machine: MachineId,
+    /// The run that made it.
+    pub run: RunId,
+    /// Name of the provider.
+    pub provider: String,
+    /// The model that its requests name.
+    pub model: String,
+    /// Address of the provider's interface, without anything secret.
+    pub address: String,
+    /// Eight hexadecimal digits of the hash of the key it was made with; `None` without a key.
+    pub key: Option<String>,
+    /// Path of the interface that answers its requests.
+    pub endpoint: String,
+    /// The output columns of its requests' steps, in the order to which the requests' ids refer.
+    pub steps: Vec<String>,
+    /// Files of the source that its requests' rows are in.
+    pub files: Vec<String>,
+    /// Number of its requests by the batch of their rows.
+    pub batches: BTreeMap<BatchId, u64>,
+    /// Number of its requests.
+    pub lines: u64,
+    /// Size of its file.
+    pub bytes: u64,
+    /// Tokens of its prompts, estimated.
+    pub prompt_tokens: u64,
+    /// What it may cost at most.
+    pub worst: Spend,
+    /// How far it has come.
+    pub state: SubmissionState,
+    /// When it came to this state.
+    pub since: DateTime<Utc>,
+    /// Id of its file at the provider.
+    #[serde(default)]
+    pub file: Option<String>,
+    /// When its file was uploaded.
+    #[serde(default)]
+    pub uploaded_at: Option<DateTime<Utc>>,
+    /// Ids of its batches at the provider: more than one only if the answer to a creation was lost.
+    #[serde(default)]
+    pub remote: Vec<RemoteCopy>,
+    /// Number of times that its batch was looked for since its creation, with an answer.
+    #[serde(default)]
+    pub looks: u32,
+    /// What it cost, once its answers are collected.
+    #[serde(default)]
+    pub took: Option<Spend>,
+}
+
+/// A batch at the provider that was made of a submission.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoteCopy {
+    /// Its id.
+    pub id: String,
+    /// Its state, as it was seen last.
+    pub status: String,
+    /// When it was made.
+    #[serde(default)]
+    pub created_at: Option<DateTime<Utc>>,
+    /// When it expires.
+    #[serde(default)]
+    pub expires_at: Option<DateTime<Utc>>,
+    /// Numbers of its requests.
+    #[serde(default)]
+    pub counts: Option<RequestCounts>,
+    /// Id of the file of its answers.
+    #[serde(default)]
+    pub output: Option<String>,
+    /// Id of the file of its failed requests.
+    #[serde(default)]
+    pub errors: Option<String>,
+    /// When it was asked to be cancelled.
+    #[serde(default)]
+    pub cancelled_at: Option<DateTime<Utc>>,
+    /// Whether it has ended.
+    #[serde(default)]
+    pub has_ended: bool,
+    /// When it was first seen as ended.
+    #[serde(default)]
+    pub ended_at: Option<DateTime<Utc>>,
+    /// Since when the provider does not find it.
+    #[serde(default)]
+    pub missing_since: Option<DateTime<Utc>>,
+}
+
+/// How far a submission has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SubmissionState {
+    /// Its file is complete on the disk of its machine, and perhaps at the provider.
+    Sealed,
+    /// Its file is at the provider.
+    Uploaded,
+    /// Its batch is about to be made, and may exist.
+    Creating,
+    /// The answer to the creation of its batch was lost: it may exist.
+    Unclear,
+    /// Its batch exists.
+    Created,
+    /// Its batch has ended; the answers are to be collected.
+    Ended,
+    /// The answers are in the journals of its batches.
+    Collected,
+    /// A person gave it up: what it cost at most counts as spent.
+    GivenUp,
+    /// It was never made: its rows are asked again.
+    Dropped,
+}
+
+impl SubmissionState {
+    /// Whether a batch of the submission may be at the provider and may bring answers. Its rows are not asked elsewhere.
+    #[must_use]
+    pub fn may_bring_answers(self) -> bool {
+        matches!(
+            self,
+            SubmissionState::Creating
+                | SubmissionState::Unclear
+                | SubmissionState::Created
+                | SubmissionState::Ended
+        )
+    }
+
+    /// Whether its rows wait for it, in this run or on this machine.
+    #[must_use]
+    pub fn is_open(self) -> bool {
+        !matches!(self, SubmissionState::Collected | SubmissionState::GivenUp | SubmissionState::Dropped)
+    }
+
+    /// Returns the name that people read.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            SubmissionState::Sealed => "sealed",
+            SubmissionState::Uploaded => "uploaded",
+            SubmissionState::Creating => "creating",
+            SubmissionState::Unclear => "unclear",
+            SubmissionState::Created => "created",
+            SubmissionState::Ended => "ended",
+            SubmissionState::Collected => "collected",
+            SubmissionState::GivenUp => "given up",
+            SubmissionState::Dropped => "dropped",
+        }
+    }
+}
+
+impl Submission {
+    /// What counts as spent for it: what it cost, or may cost at most while that is not known.
+    #[must_use]
+    pub fn counts_as(&self) -> Spend {
+        match self.state {
+            SubmissionState::Dropped => Spend::default(),
+            SubmissionState::Collected => self.took.unwrap_or(self.worst),
+            _ => self.worst,
+        }
+    }
+}
+
+impl Submissions {
+    /// Creates an empty list.
+    #[must_use]
+    pub fn new(app_id: AppId) -> Self {
+        Submissions {
+            app_id,
+            closed: ClosedSubmissions::default(),
+            open: Vec::new(),
+            unloaded: BTreeMap::new(),
+            limits: BTreeMap::new(),
+        }
+    }
+
+    /// Returns the submission with this id.
+    #[must_use]
+    pub fn get(&self, id: SubmissionId) -> Option<&Submission> {
+        self.open.iter().find(|submission| submission.id == id)
+    }
+
+    /// Returns the submission with this id, to be changed.
+    pub fn get_mut(&mut self, id: SubmissionId) -> Option<&mut Submission> {
+        self.open.iter_mut().find(|submission| submission.id == id)
+    }
+
+    /// The number of the next submission.
+    #[must_use]
+    pub fn next_number(&self) -> u64 {
+        self.open.iter().map(|submission| submission.number).max().unwrap_or(self.closed.submissions) + 1
+    }
+
+    /// What counts as spent by all submissions together.
+    #[must_use]
+    pub fn spent(&self) -> Spend {
+        self.open.iter().fold(self.closed.took, |sum, submission| sum + submission.counts_as())
+    }
+
+    /// Removes submissions whose answers are collected or that were given up, and whose batches `is_committed`; what they
+    /// cost stays counted. Returns them.
+    pub fn close(&mut self, is_committed: impl Fn(Lineage, BatchId) -> bool) -> Vec<Submission> {
+        let is_done = |submission: &mut Submission| {
+            let lineage = submission.lineage;
+            !submission.state.is_open()
+                && submission.batches.keys().all(|batch| is_committed(lineage, *batch))
+        };
+        let done: Vec<Submission> = self.open.extract_if(.., is_done).collect();
+        for submission in &done {
+            self.closed.submissions = self.closed.submissions.max(submission.number);
+            self.closed.lines += submission.lines;
+            self.closed.took = self.closed.took + submission.counts_as();
+        }
+        let open = &self.open;
+        self.unloaded.retain(|batch, _| open.iter().any(|submission| submission.batches.contains_key(batch)));
+        done
+    }
+}
+
+/// The file of a job's submissions, on a disk or in an object store.
+#[derive(Clone, Debug)]
+pub struct SubmissionsFile(CheckedFile);
+
+impl SubmissionsFile {
+    /// Returns the file in the folder of a checkpoint, without reading it.
+    #[must_use]
+    pub fn in_folder(folder: &Folder) -> Self {
+        SubmissionsFile(CheckedFile::in_folder(folder, KIND))
+    }
+
+    /// Returns the location of the file.
+    #[must_use]
+    pub fn at(&self) -> Location {
+        self.0.at()
+    }
+
+    /// Reads the list; `None` if there is no file.
+    ///
+    /// # Errors
+    /// When the file cannot be read, is damaged, or has a later format.
+    pub async fn load(&self) -> Result<Option<Submissions>, CheckpointError> {
+        self.0.load().await
+    }
+
+    /// Replaces the list. When this returns, the new one is durable on the disk or in the store.
+    ///
+    /// # Errors
+    /// When the file cannot be written, which leaves the old one in place, or another run has changed it.
+    pub async fn save(&self, submissions: &Submissions) -> Result<(), CheckpointError> {
+        self.0.save(submissions).await
+    }
+}

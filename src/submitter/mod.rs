@@ -1,0 +1,12 @@
+//! The executor of a provider's Batch API: requests go out in files and come back within a day, at half the price.
+//!
+//! A file of requests is a submission. Which rows are in it is in the journals of their batches, and that it exists in the
+//! list of submissions, before it is handed to the provider; its answers go into those journals.
+
+mod line_id;
+#[cfg(test)]
+mod simulation;
+mod submission;
+
+pub use line_id::{LineId, NoLineId};
+pub use submission::{CreationResult, NextStep, SubmissionDriver, SubmissionPolicy};
