@@ -415,6 +415,12 @@ impl Money {
         Self::from_dollars(dollars).map(|million| Money(million.0.div_ceil(1_000_000)))
     }
 
+    /// Returns one of so many equal parts, rounded up.
+    #[must_use]
+    pub const fn share(self, parts: u64) -> Self {
+        Money(self.0.div_ceil(if parts == 0 { 1 } else { parts }))
+    }
+
     /// Returns the amount in dollars, for people and charts.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "it is shown, not reckoned with")]

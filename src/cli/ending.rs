@@ -87,6 +87,11 @@ impl EndDetails<'_> {
                 words
             }
             End::Complete => self.good("done", None),
+            End::Waiting => {
+                let mut words = self.good("waiting for batches", None);
+                words.lines.push(format!("rows are in batches at a provider; what comes back is taken in by: {again}"));
+                words
+            }
             End::MaxRows => {
                 let limit = if matches!(self.kind, SessionKind::Run { .. }) { "--max-rows" } else { "--limit" };
                 self.good(&format!("stopped after {limit}"), Some(&again))

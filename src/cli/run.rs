@@ -36,6 +36,9 @@ pub(super) struct RunArguments {
     /// Run although the job is paused: it stopped at an anomaly or too many errors, and nothing was changed since
     #[arg(long, conflicts_with = "restart")]
     unpause: bool,
+    /// Stay until every row has come back that is in a batch at a provider
+    #[arg(long)]
+    wait: bool,
     /// Answer yes to every confirmation question
     #[arg(long)]
     yes: bool,
@@ -46,8 +49,19 @@ pub(super) struct RunArguments {
 }
 
 pub(super) async fn run(arguments: RunArguments) -> anyhow::Result<Exit> {
-    let RunArguments { job, set, max_rows, restart, keep_paid, refill, unpause, yes, session, direct } =
-        arguments;
+    let RunArguments {
+        job,
+        set,
+        max_rows,
+        restart,
+        keep_paid,
+        refill,
+        unpause,
+        wait: waits,
+        yes,
+        session,
+        direct,
+    } = arguments;
     let load = || {
         let file = match job {
             Some(file) => file,
@@ -68,7 +82,7 @@ pub(super) async fn run(arguments: RunArguments) -> anyhow::Result<Exit> {
         (.., true) => Begin::Unpaused,
         _ => Begin::Continue,
     };
-    let kind = SessionKind::Run { max_rows, begin, confirmed: yes, keep_paid };
+    let kind = SessionKind::Run { max_rows, begin, confirmed: yes, keep_paid, waits };
     session::attend(&session, &kind, load).await
 }
 

@@ -56,11 +56,11 @@ async fn attempt(
         let served = served.with_context(|| format!("--metrics-addr: cannot listen at {address}"))?;
         tracing::info!("figures are at http://{served}/metrics");
     }
-    let (max_rows, begin, confirmed, keep_paid) = match kind {
-        SessionKind::Run { max_rows, begin, confirmed, keep_paid } => {
-            (*max_rows, *begin, *confirmed, *keep_paid)
+    let (max_rows, begin, confirmed, keep_paid, waits) = match kind {
+        SessionKind::Run { max_rows, begin, confirmed, keep_paid, waits } => {
+            (*max_rows, *begin, *confirmed, *keep_paid, *waits)
         }
-        SessionKind::Retry { limit, .. } => (*limit, Begin::Continue, true, true),
+        SessionKind::Retry { limit, .. } => (*limit, Begin::Continue, true, true, false),
     };
     let options = RunOptions {
         grace: arguments.grace,
@@ -69,6 +69,7 @@ async fn attempt(
         begin,
         confirmed,
         keep_paid,
+        waits,
     };
     let log = if console.has_display() { Log::default() } else { Log::with_reasons() };
     let url = simulator.as_ref().map(Simulator::url);

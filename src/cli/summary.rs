@@ -156,7 +156,9 @@ impl<'a> Summary<'a> {
             summary.end = end.word();
         }
         match ended {
-            CommandEnd::Run(End::Complete | End::MaxRows | End::MaxDuration | End::Stopped) => {}
+            CommandEnd::Run(
+                End::Complete | End::Waiting | End::MaxRows | End::MaxDuration | End::Stopped,
+            ) => {}
             CommandEnd::Run(End::Budget(limit)) => summary.message = Some(limit.to_string()),
             CommandEnd::Run(End::Errors { errors, .. }) => {
                 summary.step = Some(&errors.step);

@@ -88,6 +88,12 @@ impl PriceTable {
         }
     }
 
+    /// Returns the cost of a request of a batch: at the price of the Batch API, else at the standard one.
+    #[must_use]
+    pub fn cost_in_batch(&self, tokens: Tokens) -> Money {
+        self.tiers.get(BATCH_TIER).unwrap_or(&self.standard).cost(tokens)
+    }
+
     /// Returns the prices that the requested tier has.
     #[must_use]
     pub fn expected(&self) -> Prices {

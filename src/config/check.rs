@@ -14,7 +14,6 @@ use super::job::{
 use super::key::{self, ApiKey, KeySource};
 use super::raw::{RawCache, RawJob, RawProvider, RawSource};
 use super::simulated::{MOST_DIMENSIONS, SimulatorSpec};
-use super::simulated_batches::BatchesSpec;
 use super::units::{ByteSize, Span, moment};
 use crate::ident::Money;
 use crate::store::Location;
@@ -145,6 +144,7 @@ impl Checker<'_> {
         let cache = raw.cache.map(|cache| self.cache(&cache)).transpose()?;
         let steps = self.steps(raw.step, &providers, target.metadata_column.as_deref())?;
         let budget = self.budget(&raw.budget, &providers, &steps)?;
+        self.around_batch_apis(&providers, &budget, &places)?;
         Ok(Job {
             file: self.file.to_owned(),
             app_id: raw.app_id.into(),
@@ -302,6 +302,8 @@ impl Checker<'_> {
             ));
         }
         let prices = self.prices(&name, &raw)?;
+        let batch =
+            raw.batch.as_ref().map(|batch| self.batch_api(&name, batch, endpoint.as_ref())).transpose()?;
         let service_tier = raw.service_tier.clone().filter(|tier| !tier.is_empty());
         let tier_fallback_after = match raw.tier_fallback_after {
             Some(_) if service_tier.is_none() => {
@@ -361,6 +363,7 @@ impl Checker<'_> {
             prices,
             service_tier,
             tier_fallback_after,
+            batch,
             learns_concurrency: raw.max_concurrency.is_none(),
             max_concurrency: self.positive(&key("max_concurrency"), raw.max_concurrency, 64)?,
             connect_timeout: self.positive_span(
@@ -546,30 +549,6 @@ impl Checker<'_> {
             }
         }
         Ok(())
-    }
-}
-
-impl Checker<'_> {
-    fn simulated_batches(&self, spec: &BatchesSpec) -> Result<(), ConfigError> {
-        let wrong =
-            |field: &str, what: &str| Err(self.wrong(format!("simulator.batches.{field}"), what.to_owned()));
-        if let Some((field, _)) = spec.shares().iter().find(|(_, share)| !(0.0..=1.0).contains(share)) {
-            return wrong(field, "lies outside 0 to 1");
-        }
-        if !(0.0..=10.0).contains(&spec.takes_sigma) {
-            return wrong("takes_sigma", "lies outside 0 to 10");
-        }
-        if spec.max_requests == Some(0) || spec.enqueued_tokens == Some(0) {
-            return wrong("max_requests", "and enqueued_tokens must be at least 1");
-        }
-        let prices = [
-            ("price_per_million_input", spec.price_per_million_input),
-            ("price_per_million_output", spec.price_per_million_output),
-        ];
-        match prices.iter().find(|(_, price)| Money::per_million(*price).is_none()) {
-            Some((field, _)) => wrong(field, "lies outside 0 to 1,000,000"),
-            None => Ok(()),
-        }
     }
 }
 

@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 use url::Url;
 
 use super::anomalies::Anomalies;
+use super::batch_api::BatchApiSettings;
 use super::budget::{Budget, PriceTable};
 use super::key::ApiKey;
 use super::simulated::SimulatorSpec;
@@ -227,6 +228,8 @@ pub struct Provider {
     pub service_tier: Option<String>,
     /// How long a row may wait for room in the service tier before it is sent without one; `None` for ever.
     pub tier_fallback_after: Option<Duration>,
+    /// How its Batch API is used; `None` if each request is sent by itself.
+    pub batch: Option<BatchApiSettings>,
     /// Maximum number of requests in flight.
     pub max_concurrency: u32,
     /// Whether the number of requests in flight is learned, because the job file sets none: fewer are kept in flight

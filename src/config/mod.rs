@@ -6,8 +6,10 @@
 //! ([`reference`]).
 
 mod anomalies;
+mod batch_api;
 mod budget;
 mod check;
+mod check_batches;
 mod check_bounds;
 mod error;
 mod job;
@@ -28,6 +30,7 @@ mod steps;
 mod units;
 
 pub use anomalies::Anomalies;
+pub use batch_api::BatchApiSettings;
 pub use budget::{Allowance, Budget, PriceTable, Prices};
 pub use error::ConfigError;
 pub(crate) use error::nearest;

@@ -11,6 +11,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::batch_api::RawBatchApi;
 use super::raw_bounds::{RawAnomalies, RawBudget, RawMetrics};
 use super::simulated::SimulatorSpec;
 use super::units::{ByteSize, Span};
@@ -346,6 +347,9 @@ pub(super) struct RawProvider {
     /// How long a row may wait because the service tier has no room (429 `resource_unavailable`, 498) before it is
     /// sent without `service_tier`. Needs `service_tier`. Default: for ever.
     pub(super) tier_fallback_after: Option<Span>,
+    /// Asks the provider through its Batch API: requests go out in files, and their answers come within a day, at the
+    /// price `tier_prices.batch`. Default: each request is sent by itself.
+    pub(super) batch: Option<RawBatchApi>,
     /// Maximum number of requests in flight; at least 1. If the process is killed, these may be paid for twice.
     /// Default: 64; fewer where more do not make the provider any faster.
     #[schemars(range(min = 1))]

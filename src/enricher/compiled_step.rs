@@ -6,6 +6,7 @@ use super::condition::When;
 use super::step_provider::{StepProvider, bit};
 use crate::config::{Params, StepSpec};
 use crate::decode::Content;
+use crate::executor::Request;
 use crate::fault::{Class, Failure};
 use crate::prompt::Prompt;
 use crate::rows::OutputColumns;
@@ -88,6 +89,12 @@ impl CompiledStep {
             up.next()
         };
         provider.map(|provider| (provider, Purpose::Answer))
+    }
+
+    /// Returns a provider of a request's list that has tried it, or `None` if none has.
+    pub(super) fn provider_tried(&self, request: &Request) -> Option<usize> {
+        let mut own = self.providers_of(request.route).iter().copied();
+        own.find(|provider| request.tried & bit(*provider) != 0)
     }
 
     /// Whether a provider outside `without` takes rows.

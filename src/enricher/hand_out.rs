@@ -18,10 +18,11 @@ use super::stop::Stop;
 use crate::config::PriceTable;
 use crate::event::{self, Event};
 use crate::executor::{Earlier, Receipt, Request};
-use crate::fault::Class;
+use crate::fault::{Class, Failure};
 use crate::ident::{Cell, StepId};
 use crate::journal::{self, JournalReader, Record};
 use crate::rows::Outcome;
+use crate::wording::counted;
 
 /// Number of outcomes that are settled in one go before the enricher takes in replies again.
 const SETTLED_AT_ONCE: usize = 1_024;
@@ -112,8 +113,20 @@ impl Enricher {
         if let Some(left) = self.sends_left.as_mut().filter(|_| step == StepId::FIRST) {
             *left -= 1;
         }
+        if request.tried & bit(provider) != 0 {
+            self.unanswered_at(request, provider);
+            return Handed::Waits;
+        }
         permit.send(request);
         Handed::Sent
+    }
+
+    /// Sends a row to another provider that has been in too many batches of this one without an answer, or settles it as
+    /// failed.
+    fn unanswered_at(&mut self, request: Request, provider: usize) {
+        let batches = self.providers[provider].max_submissions;
+        let text = format!("no answer in {}", counted(batches.into(), "batch"));
+        self.failed_at(request, provider, 0, Failure::new(Class::Timeout, text));
     }
 
     /// Stops the run if a row is left whose providers are all ruled out.
@@ -156,7 +169,10 @@ impl Enricher {
             }
             let Some(cell) = self.ledger.hand_out_next(step) else { return (settled, true) };
             match self.prepare(cell) {
-                Ok(request) => self.send_or_keep(request),
+                Ok(request) => match self.steps[step.index()].provider_tried(&request) {
+                    Some(provider) => self.unanswered_at(request, provider),
+                    None => self.send_or_keep(request),
+                },
                 Err(_) => {
                     settled += 1;
                     continue;
@@ -205,6 +221,10 @@ impl Enricher {
                 _ => self.settle(cell, *settled, origin),
             },
             PriorState::Waits => return Err(Handed::Waits),
+            PriorState::Submitted => {
+                self.ledger.submitted(cell);
+                return Err(Handed::Waits);
+            }
             PriorState::Lost(error) => {
                 self.put_back(cell);
                 self.halt(Stop::Journal(error));
@@ -259,12 +279,20 @@ impl Enricher {
                 Judged::Unread => {}
             }
         }
-        let key = sharing::in_step(step, route, question.fingerprint());
-        let receipt = Receipt {
-            journal: batch.journal.clone(),
-            key: batch.key(cell.row),
-            step: Arc::clone(&step.output),
+        let row_key = batch.key(cell.row);
+        if batch.is_submitted(&row_key, &step.output, question.fingerprint()) {
+            return PriorState::Submitted;
+        }
+        // Submissions that brought no answer count like attempts: the step's next provider gets the row.
+        let own = step.providers_of(route).iter().copied();
+        let is_spent = |provider: &usize| {
+            let StepProvider { name, max_submissions, .. } = &providers[*provider];
+            *max_submissions > 0 && batch.unanswered(&row_key, &step.output, name) >= *max_submissions
         };
+        let tried = own.filter(is_spent).fold(0, |tried, provider| tried | bit(provider));
+        let key = sharing::in_step(step, route, question.fingerprint());
+        let receipt =
+            Receipt { journal: batch.journal.clone(), key: row_key, step: Arc::clone(&step.output) };
         let request = Request {
             cell,
             question: Arc::new(question),
@@ -273,7 +301,7 @@ impl Enricher {
             receipt,
             route,
             excluded_providers,
-            tried: 0,
+            tried,
             earlier,
         };
         if !step.spec.shares || earlier.answers > 0 {

@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use super::learned_file::LearnedFile;
 use crate::budget::Account;
 use crate::cache::Store;
-use crate::checkpoint::PlannedBatch;
-use crate::ident::Lineage;
+use crate::checkpoint::{MachineId, PlannedBatch};
+use crate::ident::{AppId, Lineage, RunId};
 use crate::journal::{JournalFolder, StrayAnswers};
 use crate::rows::Chunk;
 use crate::rows::UnchangedStep;
+use crate::submitter::SharedSubmissions;
 
 /// The journals of a lineage, and other state that outlives a run.
 #[derive(Debug)]
@@ -28,6 +29,23 @@ pub struct Journals {
     pub cache: Option<Store>,
     /// Journals of the planned, uncommitted batches.
     pub open: Vec<PathBuf>,
+    /// The submissions to providers' Batch APIs; `None` if every request is sent by itself.
+    pub submissions: Option<JobSubmissions>,
+}
+
+/// The submissions of a job, and what submitters need besides.
+#[derive(Clone, Debug)]
+pub struct JobSubmissions {
+    /// Name of the job.
+    pub app_id: AppId,
+    /// The run.
+    pub run: RunId,
+    /// The machine, whose disk has the files of requests.
+    pub machine: MachineId,
+    /// The list of submissions.
+    pub list: SharedSubmissions,
+    /// Folder of the files of requests and of the downloads.
+    pub folder: PathBuf,
 }
 
 /// A batch with its rows.

@@ -13,12 +13,13 @@ use super::error_rate::ErrorRate;
 use super::input::Journals;
 use super::input::LoadedBatch;
 use super::learned_file::LearnedFile;
-use super::open_batch::{OpenBatch, RecoveredAnswers};
+use super::open_batch::{OpenBatch, RecoveredAnswers, SubmittedCells};
 use super::prepare::Prepared;
 use super::probation::{Probation, Strictness};
 use super::sharing::Sharing;
 use super::step_provider::{ExecutorStarter, ProviderRole, StepProvider};
 use super::stop::Stop;
+use super::submitter_link::SubmitterLink;
 use crate::admission::QuotaGroups;
 use crate::budget::Account;
 use crate::checkpoint::PlannedBatch;
@@ -72,6 +73,8 @@ pub struct Enricher {
     /// The hold that was reported last.
     pub(super) hold: Option<Hold>,
     pub(super) stop: Option<Stop>,
+    /// The submissions to providers' Batch APIs; `None` if every request is sent by itself.
+    pub(super) submissions: Option<SubmitterLink>,
     pub(super) voice: Voice,
 }
 
@@ -94,7 +97,10 @@ impl Enricher {
         let mut executors = JoinSet::new();
         let steps = prepared.steps;
         let places = prepared.endpoints.iter().map(|(provider, _)| u64::from(provider.max_concurrency)).sum();
+        let (submissions, context) =
+            journals.submissions.clone().map(|own| SubmitterLink::new(own, &journals)).unzip();
         let starter = ExecutorStarter {
+            context,
             outbox,
             mode: watching,
             capacity_freed: &capacity_freed,
@@ -102,7 +108,8 @@ impl Enricher {
             groups: &QuotaGroups::default(),
             voice: &voice,
         };
-        let providers = prepared.endpoints.into_iter().enumerate().map(|(index, (provider, endpoint))| {
+        let endpoints = prepared.endpoints.into_iter().zip(prepared.batch_apis).enumerate();
+        let providers = endpoints.map(|(index, ((provider, endpoint), batch_api))| {
             let own: Vec<&CompiledStep> =
                 steps.iter().filter(|step| step.spec.all_providers().any(|own| own == index)).collect();
             let embeds = own.iter().filter(|step| step.params.vectors.is_some()).count();
@@ -111,10 +118,19 @@ impl Enricher {
                 embeds: embeds > 0,
                 only_embeds: embeds > 0 && embeds == own.len(),
             };
-            starter.start(index, &provider, endpoint, role, &mut executors)
+            starter.start(index, &provider, endpoint, batch_api, role, &mut executors)
         });
         let providers = providers.collect::<Result<_, _>>()?;
-        let Journals { lineage, folder: journal, stray_answers, learned, account, cache, open: _ } = journals;
+        let Journals {
+            lineage,
+            folder: journal,
+            stray_answers,
+            learned,
+            account,
+            cache,
+            open: _,
+            submissions: _,
+        } = journals;
         // All rows of a retry may fail again.
         let rate = if strictness == Strictness::RowByRow { 1.0 } else { prepared.max_error_rate };
         let error_rates = steps.iter().map(|step| ErrorRate::new(&*step.output, rate)).collect();
@@ -145,6 +161,7 @@ impl Enricher {
             places,
             hold: None,
             stop: None,
+            submissions,
             voice,
         })
     }
@@ -183,14 +200,19 @@ impl Enricher {
         let (id, decoded, deleted) = (plan.id, *decoded, *deleted);
         let header = JournalHeader { lineage: self.lineage, batch: id, digest: plan.digest() };
         let mut recovered = RecoveredAnswers::new(self.journal.path(), self.ledger.room_for_answers());
-        let writer = self.journal.writer(&header, |entry| {
-            if let JournalEntry::Record(record) = entry {
-                recovered.push(record);
+        // A submission that comes back from here on is not seen by this batch, and has it read again.
+        let open = self.submissions.as_ref().map(SubmitterLink::open_ids).unwrap_or_default();
+        let mut submitted = SubmittedCells::default();
+        let writer = self.journal.writer(&header, |entry| match entry {
+            JournalEntry::Record(record) => recovered.push(record),
+            JournalEntry::Submitted(rows) => {
+                let is_open = open.contains(&rows.submission);
+                submitted.push(rows, is_open);
             }
         })?;
         let (records, kept) = (recovered.len(), recovered.bytes_kept());
         let bytes = chunks.iter().map(Chunk::bytes).sum();
-        let batch = OpenBatch::new(loaded, self.steps.len(), writer, recovered);
+        let batch = OpenBatch::new(loaded, self.steps.len(), writer, recovered, submitted);
         let rows = batch.rows();
         self.ledger.loaded(id, rows, bytes);
         self.ledger.keep_answer(id, kept);
@@ -269,6 +291,7 @@ impl Enricher {
                 }
                 None => Err(EnricherError::Task("every executor has ended".into())),
             },
+            () = SubmitterLink::news(&mut self.submissions) => Ok(()),
             () = self.capacity_freed.notified() => Ok(()),
             ended = self.executors.join_next() => {
                 Err(EnricherError::Task(format!("an executor has ended: {ended:?}")))

@@ -28,6 +28,8 @@ pub(super) enum PriorState {
     Lost(JournalError),
     /// It waits for a row with the same question.
     Waits,
+    /// Its request is in a submission that has not come back.
+    Submitted,
 }
 
 impl PriorState {

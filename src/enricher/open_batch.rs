@@ -1,6 +1,6 @@
 //! A batch whose rows are in memory, with the outcomes so far and the answers that its journal held.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,8 +12,8 @@ use chrono::{DateTime, Utc};
 use super::input::LoadedBatch;
 use crate::checkpoint::PlannedBatch;
 use crate::clock;
-use crate::ident::{Cell, RowKey};
-use crate::journal::{self, Journal, JournalError, Record};
+use crate::ident::{Cell, Fingerprint, RowKey};
+use crate::journal::{self, Journal, JournalError, Record, SubmittedRows};
 use crate::prompt::Rows;
 use crate::rows::Chunk;
 use crate::rows::{FilledBatch, Outcome, RowResult, UnchangedStep};
@@ -31,6 +31,40 @@ pub(super) struct OpenBatch {
     pub(super) journal: Journal,
     /// Records that its journal held when it was opened.
     recovered: RecoveredAnswers,
+    /// Requests that were in submissions when it was opened.
+    submitted: SubmittedCells,
+}
+
+/// Numbers of submissions by provider.
+type SubmissionCounts = Vec<(Arc<str>, u32)>;
+
+/// What the journal of a batch said of submissions when the batch was opened.
+#[derive(Debug, Default)]
+pub(super) struct SubmittedCells {
+    /// Requests in submissions that have not come back.
+    open: HashSet<(RowKey, Arc<str>, Fingerprint)>,
+    /// Number of submissions without an answer, by row and step, for each provider.
+    unanswered: HashMap<(RowKey, Arc<str>), SubmissionCounts>,
+}
+
+impl SubmittedCells {
+    /// Takes in the rows of one submission, which `is_open` if it has not come back.
+    pub(super) fn push(&mut self, rows: SubmittedRows, is_open: bool) {
+        for group in rows.groups {
+            for (row, fingerprint) in group.rows {
+                let key = RowKey { file: Arc::clone(&group.file), row };
+                if is_open {
+                    self.open.insert((key, Arc::clone(&group.step), fingerprint));
+                    continue;
+                }
+                let counts = self.unanswered.entry((key, Arc::clone(&group.step))).or_default();
+                match counts.iter_mut().find(|(provider, _)| *provider == rows.provider) {
+                    Some((_, count)) => *count += 1,
+                    None => counts.push((Arc::clone(&rows.provider), 1)),
+                }
+            }
+        }
+    }
 }
 
 /// Records that a journal held. Large answers beyond a number of bytes are spilled to a file.
@@ -131,6 +165,7 @@ impl OpenBatch {
         steps: usize,
         journal: Journal,
         recovered: RecoveredAnswers,
+        submitted: SubmittedCells,
     ) -> Self {
         let LoadedBatch { plan, chunks, kept, .. } = loaded;
         let mut first = 0;
@@ -144,7 +179,7 @@ impl OpenBatch {
             })
             .collect();
         let outcomes = vec![vec![None; first as usize]; steps];
-        OpenBatch { plan, opened_at: clock::wall(), chunks, outcomes, kept, journal, recovered }
+        OpenBatch { plan, opened_at: clock::wall(), chunks, outcomes, kept, journal, recovered, submitted }
     }
 
     pub(super) fn rows(&self) -> u32 {
@@ -190,6 +225,22 @@ impl OpenBatch {
             Some(Outcome::Unchanged) => self.kept.get(step).is_some_and(|step| step.failed[row as usize]),
             Some(Outcome::Answer(_) | Outcome::Skipped) | None => false,
         }
+    }
+
+    /// Whether a request of a row was in a submission that had not come back when the batch was opened.
+    pub(super) fn is_submitted(&self, key: &RowKey, step: &Arc<str>, fingerprint: Fingerprint) -> bool {
+        !self.submitted.open.is_empty()
+            && self.submitted.open.contains(&(key.clone(), Arc::clone(step), fingerprint))
+    }
+
+    /// Number of submissions to a provider in which a row and step had no answer.
+    pub(super) fn unanswered(&self, key: &RowKey, step: &Arc<str>, provider: &Arc<str>) -> u32 {
+        if self.submitted.unanswered.is_empty() {
+            return 0;
+        }
+        let counts = self.submitted.unanswered.get(&(key.clone(), Arc::clone(step)));
+        let own = counts.and_then(|counts| counts.iter().find(|(name, _)| name == provider));
+        own.map_or(0, |(_, count)| *count)
     }
 
     pub(super) fn has_recovered(&self) -> bool {

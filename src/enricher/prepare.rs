@@ -13,7 +13,7 @@ use crate::config::{Anomalies, Form, Job, Provider, StepSpec, Typed};
 use crate::prompt::{Prompt, PromptError};
 use crate::rows::OutputColumns;
 use crate::table::Condition;
-use crate::transport::Endpoint;
+use crate::transport::{BatchApi, Endpoint};
 
 /// A job that fits its source. Everything that needs neither target nor network is checked.
 #[derive(Debug)]
@@ -21,6 +21,8 @@ pub struct Prepared {
     pub(crate) steps: Vec<CompiledStep>,
     /// The providers with their endpoints, in the job's order.
     pub endpoints: Vec<(Provider, Endpoint)>,
+    /// The Batch API of each provider that is asked through it.
+    pub(crate) batch_apis: Vec<Option<BatchApi>>,
     /// Largest share of errors that is allowed.
     pub max_error_rate: f64,
     /// Largest shares of unusual outcomes that are allowed.
@@ -45,7 +47,18 @@ pub fn prepare(job: &Job, source: &Schema, simulator: Option<&Url>) -> Result<Pr
             Ok((provider.clone(), Endpoint::new(provider, base)?))
         })
         .collect::<Result<_, EnricherError>>()?;
-    Ok(Prepared { steps, endpoints, max_error_rate: job.max_error_rate, anomalies: job.anomalies })
+    let batch_apis = job.providers.iter().map(|provider| {
+        let base = provider.endpoint.as_ref().or(simulator).filter(|_| provider.batch.is_some());
+        Ok(base.map(|base| BatchApi::new(provider, base)).transpose()?)
+    });
+    let batch_apis = batch_apis.collect::<Result<_, EnricherError>>()?;
+    Ok(Prepared {
+        steps,
+        endpoints,
+        batch_apis,
+        max_error_rate: job.max_error_rate,
+        anomalies: job.anomalies,
+    })
 }
 
 /// Checks the templates and conditions of a job against the columns of its source.

@@ -22,6 +22,7 @@ use crate::rows::{Outcome, RowResult};
 impl Enricher {
     /// Handles the replies that have arrived. Paid answers are in the journal already; refusals are journalled first.
     pub fn take_in(&mut self) {
+        self.take_news();
         let replies = std::mem::take(&mut self.buffer);
         let mut kept = PendingOutcomes::new();
         for reply in replies {
@@ -82,6 +83,13 @@ impl Enricher {
                     // Every provider shares the budget.
                     self.put_back(cell);
                     self.halt(Stop::Budget(limit));
+                }
+                Verdict::Submitted => {
+                    self.unshare(cell);
+                    self.ledger.submitted(cell);
+                    if let Some(submissions) = &mut self.submissions {
+                        submissions.row_was_submitted();
+                    }
                 }
                 Verdict::Elsewhere => self.hand_back(request),
                 Verdict::Unsent => self.put_back(cell),

@@ -3,7 +3,7 @@
 use std::panic::resume_unwind;
 use std::sync::Arc;
 
-use tokio::runtime;
+use tokio::runtime::{self, Runtime};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -17,7 +17,8 @@ use crate::dispatch::Dispatcher;
 use crate::event::Voice;
 use crate::executor::{ExecutorIo, Mode, ProviderHealth, Reply, Request};
 use crate::fault::Failure;
-use crate::transport::Endpoint;
+use crate::submitter::{Submitter, SubmitterContext, SubmitterRest};
+use crate::transport::{BatchApi, Endpoint};
 
 /// A provider that steps send rows to.
 #[derive(Debug)]
@@ -31,6 +32,10 @@ pub(super) struct StepProvider {
     pub(super) has_fallback: bool,
     pub(super) prices: Option<Arc<PriceTable>>,
     pub(super) inbox: mpsc::Sender<Request>,
+    /// Whether its submitter has nothing to do; `None` if its requests are sent by themselves.
+    pub(super) rest: Option<SubmitterRest>,
+    /// Number of submissions that a row may be in without an answer; 0 if its requests are sent by themselves.
+    pub(super) max_submissions: u32,
     pub(super) health: ProviderHealth,
     /// The failure that ruled it out for the rest of the run, if one did.
     pub(super) out: Option<Failure>,
@@ -52,6 +57,8 @@ pub(super) struct ProviderRole {
 
 /// What all executors of a run share.
 pub(super) struct ExecutorStarter<'a> {
+    /// What submitters share; `None` if every request is sent by itself.
+    pub(super) context: Option<SubmitterContext>,
     pub(super) outbox: mpsc::Sender<Vec<Reply>>,
     pub(super) mode: watch::Receiver<Mode>,
     pub(super) capacity_freed: &'a Arc<Notify>,
@@ -67,6 +74,7 @@ impl ExecutorStarter<'_> {
         index: usize,
         provider: &Provider,
         endpoint: Endpoint,
+        batch_api: Option<BatchApi>,
         role: ProviderRole,
         executors: &mut JoinSet<()>,
     ) -> Result<StepProvider, EnricherError> {
@@ -76,7 +84,11 @@ impl ExecutorStarter<'_> {
             if provider.endpoint.is_none() { "simulator".into() } else { endpoint.address().into() };
         let ProviderRole { has_fallback, only_embeds, embeds } = role;
         let together = if embeds { provider.inputs_per_request as usize } else { 1 };
-        let capacity = (provider.max_concurrency as usize * together).min(MOST_READY);
+        let usual = match &provider.batch {
+            Some(_) => MOST_READY,
+            None => provider.max_concurrency as usize * together,
+        };
+        let capacity = usual.min(MOST_READY);
         let (sender, inbox) = mpsc::channel(capacity);
         let health = ProviderHealth::default();
         let io = ExecutorIo {
@@ -93,27 +105,25 @@ impl ExecutorStarter<'_> {
             jitter: Jitter::from_entropy(),
             voice: self.voice.clone(),
         };
+        let endpoint = Arc::new(endpoint);
         // Here alone it is chosen which executor a provider has.
-        let dispatcher = Dispatcher::new(
-            provider,
-            Arc::new(endpoint),
-            self.journals.learned.learned_limits(),
-            self.groups,
-            io,
-        );
-        // A thread of its own: a request stays on the thread that sends it, and wakes no other one.
-        let runtime = runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(|error| EnricherError::Task(format!("cannot start: {error}")))?;
-        executors.spawn_blocking(move || {
-            // A task, since each wake of the future that a runtime blocks on is a system call.
-            let mut task = JoinSet::new();
-            task.spawn_on(dispatcher.run(), runtime.handle());
-            if let Some(Err(error)) = runtime.block_on(task.join_next())
-                && let Ok(panic) = error.try_into_panic()
-            {
-                resume_unwind(panic);
+        let rest = match (&provider.batch, batch_api, &self.context) {
+            (Some(settings), Some(api), Some(context)) => {
+                let (settings, context) = (settings.clone(), context.clone());
+                let submitter = Submitter::new(provider, settings, api, endpoint, context, io);
+                let rest = submitter.rest();
+                let runtime = new_runtime()?;
+                executors.spawn_blocking(move || runtime.block_on(submitter.run()));
+                Some(rest)
             }
-        });
+            _ => {
+                let learned = self.journals.learned.learned_limits();
+                let dispatcher = Dispatcher::new(provider, endpoint, learned, self.groups, io);
+                run_on_thread(new_runtime()?, dispatcher.run(), executors);
+                None
+            }
+        };
+        let max_submissions = provider.batch.as_ref().filter(|_| rest.is_some());
         let window = provider.context_window.map(|tokens| ContextWindow::new(tokens, &model));
         Ok(StepProvider {
             window,
@@ -124,9 +134,34 @@ impl ExecutorStarter<'_> {
             address,
             prices: provider.prices.clone(),
             inbox: sender,
+            rest,
+            max_submissions: max_submissions.map_or(0, |batch| batch.max_submissions),
             health,
         })
     }
+}
+
+/// Runs an executor on a thread of its own: a request stays on the thread that sends it, and wakes no other one.
+fn run_on_thread(
+    runtime: Runtime,
+    executor: impl Future<Output = ()> + Send + 'static,
+    executors: &mut JoinSet<()>,
+) {
+    executors.spawn_blocking(move || {
+        // A task, since each wake of the future that a runtime blocks on is a system call.
+        let mut task = JoinSet::new();
+        task.spawn_on(executor, runtime.handle());
+        if let Some(Err(error)) = runtime.block_on(task.join_next())
+            && let Ok(panic) = error.try_into_panic()
+        {
+            resume_unwind(panic);
+        }
+    });
+}
+
+fn new_runtime() -> Result<Runtime, EnricherError> {
+    let runtime = runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| EnricherError::Task(format!("cannot start: {error}")))
 }
 
 impl StepProvider {

@@ -5,6 +5,7 @@ use super::error_rate::TooManyErrors;
 use crate::config::BudgetLimit;
 use crate::fault::Failure;
 use crate::journal::JournalError;
+use crate::submitter::SubmitterError;
 
 /// Reason why no new requests are sent.
 #[derive(Debug)]
@@ -24,8 +25,12 @@ pub enum Stop {
     Anomaly(Anomaly),
     /// The journal failed to keep or return an answer.
     Journal(JournalError),
+    /// A file of requests, or the list of submissions, cannot be written.
+    Submitter(SubmitterError),
     /// The row limit of the run is reached.
     MaxRows,
+    /// Nothing is left to do before a submission comes back.
+    Waiting,
     /// The caller requested it, or could not carry out a task.
     Requested,
 }
@@ -39,7 +44,8 @@ impl Stop {
             Stop::Errors(errors) => Some(format!("too many errors: {errors}")),
             Stop::Anomaly(anomaly) => Some(format!("something is wrong with the answers: {anomaly}")),
             Stop::Journal(error) => Some(error.to_string()),
-            Stop::MaxRows | Stop::Requested => None,
+            Stop::Submitter(error) => Some(error.to_string()),
+            Stop::MaxRows | Stop::Waiting | Stop::Requested => None,
         }
     }
 
@@ -48,9 +54,13 @@ impl Stop {
         match self {
             Stop::Anomaly(anomaly) => Some(anomaly.to_string()),
             Stop::Errors(errors) => Some(errors.to_string()),
-            Stop::Provider { .. } | Stop::Budget(_) | Stop::Journal(_) | Stop::MaxRows | Stop::Requested => {
-                None
-            }
+            Stop::Provider { .. }
+            | Stop::Budget(_)
+            | Stop::Journal(_)
+            | Stop::Submitter(_)
+            | Stop::MaxRows
+            | Stop::Waiting
+            | Stop::Requested => None,
         }
     }
 
@@ -58,7 +68,7 @@ impl Stop {
     /// journal is never hidden, and an anomaly, which shows what is wrong, replaces too many errors.
     pub(super) fn outranks(&self, before: Option<&Stop>) -> bool {
         match before {
-            None | Some(Stop::MaxRows) => true,
+            None | Some(Stop::MaxRows | Stop::Waiting) => true,
             Some(Stop::Errors(_)) if matches!(self, Stop::Anomaly(_)) => true,
             Some(_) => matches!(self, Stop::Journal(_)),
         }

@@ -13,6 +13,7 @@ use crate::ident::{Spend, Tokens};
 use crate::prompt::Question;
 use crate::store::StoreError;
 use crate::transport::Paid;
+use crate::wire::ChatResponse;
 
 /// Bytes around a schema, in whatever form it is sent.
 const AROUND_SCHEMA: usize = 300;
@@ -130,6 +131,15 @@ impl Billing {
             );
             self.voice.say(&Event::Notice(&text));
         }
+    }
+
+    /// Returns what an answer of a batch took, at the price of the Batch API if the job states one.
+    #[must_use]
+    pub fn cost_in_batch(&self, response: &ChatResponse, worst: Spend) -> Spend {
+        let facts = decode::facts(response);
+        let tokens = facts.tokens.map_or(worst.tokens, Tokens::total);
+        let listed = || Some(self.prices.as_ref()?.cost_in_batch(facts.tokens?));
+        Spend { money: facts.cost.or_else(listed).unwrap_or(worst.money), tokens, requests: 1 }
     }
 
     /// Returns what an answer took: as the provider states it, else by the prices, else the worst case.

@@ -125,6 +125,8 @@ pub enum Verdict {
     BudgetSpent(BudgetLimit),
     /// No result: the provider is left alone for a while, and another one could take the row.
     Elsewhere,
+    /// No result for now: the request is in a submission.
+    Submitted,
     /// No result: the run ends, and the row counts as not sent.
     Unsent,
 }

@@ -123,7 +123,8 @@ impl Copies {
 
     pub(super) fn follow(&self, header: &JournalHeader, path: PathBuf, journal: &Journal) {
         let mut state = self.state();
-        let copied = state.copied.remove(&header.batch).unwrap_or_default();
+        let before = state.open.get(&header.batch).map(|followed| followed.copied);
+        let copied = before.or_else(|| state.copied.remove(&header.batch)).unwrap_or_default();
         let followed = Followed { header: *header, path, journal: journal.clone(), copied };
         state.open.insert(header.batch, followed);
     }

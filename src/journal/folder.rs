@@ -2,10 +2,11 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use super::format::{ENDING, JournalEntry, JournalHeader, Record, path_of};
+use super::shared::WeakJournal;
 use super::{Copies, Journal, JournalError, JournalReader, JournalWriter, read_all};
 use crate::faultpoint::{self, Side};
 use crate::ident::{BatchId, Fingerprint, RowKey};
@@ -19,7 +20,12 @@ pub struct JournalFolder {
     path: PathBuf,
     /// Where the journals are copied to; `None` if they are not copied.
     copies: Option<Copies>,
+    /// The journals that are open for writing.
+    open: OpenJournals,
 }
+
+/// Journals that are open for writing, by batch. Clones share it.
+type OpenJournals = Arc<Mutex<HashMap<BatchId, WeakJournal>>>;
 
 /// A journal that an earlier run left.
 #[derive(Clone, Debug)]
@@ -58,7 +64,7 @@ impl JournalFolder {
             path: path.to_owned(),
             source,
         })?;
-        Ok(JournalFolder { path: path.to_owned(), copies: None })
+        Ok(JournalFolder { path: path.to_owned(), copies: None, open: OpenJournals::default() })
     }
 
     /// Makes `copies` copy the journals that are opened from now on.
@@ -92,7 +98,7 @@ impl JournalFolder {
         copied: Vec<Record>,
         is_outcome: impl Fn(&Record) -> bool,
     ) -> (u64, Option<JournalError>) {
-        let folder = JournalFolder { path: folder.to_owned(), copies: None };
+        let folder = JournalFolder { path: folder.to_owned(), copies: None, open: OpenJournals::default() };
         let mut settled: HashMap<RowKey, HashSet<Arc<str>>> = HashMap::new();
         let mut settle = |record: Record| {
             if is_outcome(&record) {
@@ -137,7 +143,7 @@ impl JournalFolder {
         Ok(found)
     }
 
-    /// Opens the journal of a batch for writing; see [`JournalWriter::open`].
+    /// Opens the journal of a batch for writing; see [`JournalWriter::open`]. While it is open it is the same for all.
     ///
     /// # Errors
     /// As [`JournalWriter::open`].
@@ -147,12 +153,35 @@ impl JournalFolder {
         take: impl FnMut(JournalEntry),
     ) -> Result<Journal, JournalError> {
         let path = path_of(&self.path, header.batch);
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(journal) = open.get(&header.batch).and_then(WeakJournal::upgrade) {
+            journal.read(&path, take)?;
+            return Ok(journal);
+        }
         let writer = JournalWriter::open(&path, header, take)?;
         let journal = Journal::new(writer, self.copies.as_ref().map(Copies::pending));
+        open.insert(header.batch, journal.downgrade());
+        drop(open);
         if let Some(copies) = &self.copies {
             copies.follow(header, path, &journal);
         }
         Ok(journal)
+    }
+
+    /// Opens the journal of a batch for writing, by the header in its file, and returns it with its entries. `None` if
+    /// there is no such journal.
+    ///
+    /// # Errors
+    /// As [`JournalWriter::open`].
+    pub fn reopen(&self, batch: BatchId) -> Result<Option<(Journal, Vec<JournalEntry>)>, JournalError> {
+        let path = path_of(&self.path, batch);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let Some(header) = JournalReader::open(&path)?.header().copied() else { return Ok(None) };
+        let mut entries = Vec::new();
+        let journal = self.writer(&header, |entry| entries.push(entry))?;
+        Ok(Some((journal, entries)))
     }
 
     /// Removes the journal of a committed batch.

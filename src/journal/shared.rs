@@ -1,9 +1,10 @@
 //! A journal that the concurrent requests of a batch write to.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::pending_copies::PendingCopies;
-use super::{JournalError, JournalWriter, Record, SubmittedRows};
+use super::{JournalEntry, JournalError, JournalReader, JournalWriter, Record, SubmittedRows};
 
 /// The journal of an open batch. Clones write to the same file.
 ///
@@ -15,9 +16,37 @@ pub struct Journal {
     pending: Option<PendingCopies>,
 }
 
+/// A journal that is open as long as somebody else has it.
+#[derive(Clone, Debug)]
+pub(super) struct WeakJournal {
+    writer: Weak<Mutex<JournalWriter>>,
+    pending: Option<PendingCopies>,
+}
+
+impl WeakJournal {
+    pub(super) fn upgrade(&self) -> Option<Journal> {
+        Some(Journal { writer: self.writer.upgrade()?, pending: self.pending.clone() })
+    }
+}
+
 impl Journal {
     pub(super) fn new(writer: JournalWriter, pending: Option<PendingCopies>) -> Self {
         Journal { writer: Arc::new(Mutex::new(writer)), pending }
+    }
+
+    pub(super) fn downgrade(&self) -> WeakJournal {
+        WeakJournal { writer: Arc::downgrade(&self.writer), pending: self.pending.clone() }
+    }
+
+    /// Passes the entries of the file to `take`, oldest first.
+    pub(super) fn read(&self, path: &Path, mut take: impl FnMut(JournalEntry)) -> Result<(), JournalError> {
+        // Nothing is appended meanwhile.
+        let _writer = self.writer();
+        let mut reader = JournalReader::open(path)?;
+        while let Some(entry) = reader.next_entry()? {
+            take(entry);
+        }
+        Ok(())
     }
 
     /// Whether both are one journal.

@@ -10,6 +10,8 @@ use crate::fault::{Class, Failure};
 pub enum End {
     /// Everything that the source had when the run started is in the target.
     Complete,
+    /// Everything else is done, and rows are in submissions to a provider's Batch API: a later run goes on.
+    Waiting,
     /// As many rows as `max_rows` allows were sent.
     MaxRows,
     /// The time `max_duration` has passed.
@@ -68,6 +70,7 @@ impl End {
             // A failing template is no failure of the provider.
             End::Provider { failure, .. } if failure.class == Class::Template => "error",
             End::Complete => "complete",
+            End::Waiting => "waiting",
             End::MaxRows => "max_rows",
             End::MaxDuration => "max_duration",
             End::Stopped => "interrupted",
@@ -83,7 +86,7 @@ impl End {
     pub fn kind(&self) -> EndKind {
         match self {
             End::Complete => EndKind::Complete,
-            End::MaxRows | End::MaxDuration => EndKind::Limited,
+            End::Waiting | End::MaxRows | End::MaxDuration => EndKind::Limited,
             End::Stopped => EndKind::Interrupted,
             End::Provider { failure, .. } if failure.class == Class::Template => EndKind::Template,
             End::Provider { .. } => EndKind::Provider,
@@ -103,7 +106,7 @@ impl End {
             End::Budget(limit) => Some(format!("the budget is spent: {limit}")),
             End::Errors { errors, .. } => Some(errors.to_string()),
             End::Anomaly { anomaly, .. } => Some(anomaly.to_string()),
-            End::Complete | End::MaxRows | End::MaxDuration | End::Stopped => None,
+            End::Complete | End::Waiting | End::MaxRows | End::MaxDuration | End::Stopped => None,
         }
     }
 }

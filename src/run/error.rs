@@ -14,6 +14,7 @@ use crate::prompt::PromptError;
 use crate::sink::{FailedError, TargetError};
 use crate::source::SourceError;
 use crate::store::{self, Location, StoreError};
+use crate::submitter::SubmitterError;
 use crate::table::TableError;
 use crate::transport::EndpointError;
 
@@ -41,6 +42,9 @@ pub enum RunError {
     /// The journal cannot be used.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// The submissions to a provider's Batch API cannot be gone on with.
+    #[error(transparent)]
+    Submitter(#[from] SubmitterError),
     /// What the job has spent cannot be determined.
     #[error(transparent)]
     Spending(#[from] SpendingError),
@@ -208,6 +212,9 @@ impl RunError {
             | RunError::Failed(FailedError::Table(_)) => {
                 Some("see to the disk or the permissions and run again: what is answered is kept")
             }
+            RunError::Submitter(_) => {
+                Some("see to the disk or the permissions and run again: what was submitted is found again")
+            }
             RunError::Lock(LockError::Held { .. }) => Some("wait for it to end; nothing was changed"),
             RunError::Lock(LockError::Store(_)) => {
                 Some("see to the disk or the permissions and run again: nothing was changed")
@@ -270,6 +277,7 @@ impl RunError {
             RunError::PilotEnded(end) => ErrorKind::PilotEnded(end.kind()),
             RunError::Table(_)
             | RunError::Journal(_)
+            | RunError::Submitter(_)
             | RunError::Spending(_)
             | RunError::Store(_)
             | RunError::Cache(_) => ErrorKind::Environment,

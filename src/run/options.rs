@@ -19,6 +19,8 @@ pub struct RunOptions {
     pub begin: Begin,
     /// Whether the user has confirmed that rows which the target has under another `app_id` are sent again.
     pub confirmed: bool,
+    /// Whether the run stays until every submission to a provider's Batch API has come back.
+    pub waits: bool,
     /// Whether a job that starts over uses answers that were paid for earlier.
     pub keep_paid: bool,
 }

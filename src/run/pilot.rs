@@ -146,6 +146,7 @@ pub(crate) async fn send_pilot(
         begin: Begin::Continue,
         confirmed: true,
         keep_paid: true,
+        waits: false,
     };
     let end = running.run(options, stop).await;
     // This is done for a pilot that was cut short or failed, too: other machines must know what is spent.

@@ -18,7 +18,7 @@ use super::options::{RunOptions, StopRequest};
 use crate::budget::Account;
 use crate::checkpoint::LeaseError;
 use crate::clock::{self, Instant};
-use crate::enricher::{Anomaly, Enricher, EnricherError, LoadedBatch, Stop};
+use crate::enricher::{Anomaly, Enricher, EnricherError, LoadedBatch, Stop, Wait};
 use crate::event::{Event, Voice};
 use crate::ident::{BatchId, Lineage};
 use crate::ledger::LedgerTask;
@@ -173,8 +173,13 @@ impl<F: Feed, D: Drain> Running<F, D> {
                     // The released rows may have filled a batch, or are to be sent again.
                     continue;
                 }
-                if self.enricher.is_finished() {
+                let wait = self.enricher.waits();
+                if wait != Wait::Soon && self.enricher.is_finished() {
                     return self.end(options, LAST_COPIES).await;
+                }
+                if wait == Wait::ForSubmissions && !options.waits {
+                    self.enricher.halt(Stop::Waiting);
+                    continue;
                 }
             }
             let event = self.next_event(&mut stop).await;
@@ -276,7 +281,7 @@ impl<F: Feed, D: Drain> Running<F, D> {
     /// of its limits.
     async fn pause_for_late_anomaly(&mut self) {
         let is_end = match self.enricher.stopped_by() {
-            None | Some(Stop::MaxRows) => true,
+            None | Some(Stop::MaxRows | Stop::Waiting) => true,
             Some(Stop::Requested) => self.deadlines.timed_out,
             Some(_) => false,
         };
@@ -445,7 +450,9 @@ impl<F: Feed, D: Drain> Running<F, D> {
             Some(Stop::Errors(errors)) => End::Errors { errors, pauses: self.pauses == Some(true) },
             Some(Stop::Anomaly(anomaly)) => End::Anomaly { anomaly, pauses: self.pauses == Some(true) },
             Some(Stop::Journal(error)) => return Err(error.into()),
+            Some(Stop::Submitter(error)) => return Err(error.into()),
             Some(Stop::MaxRows) => End::MaxRows,
+            Some(Stop::Waiting) => End::Waiting,
             Some(Stop::Requested) if self.deadlines.timed_out => End::MaxDuration,
             Some(Stop::Requested) => End::Stopped,
             None if options.max_rows.is_some() && !planned_all => End::MaxRows,

@@ -14,21 +14,25 @@ use super::feed::{CommitLog, figures_wait};
 use super::run_budget::RunBudget;
 use super::writable::check_writable;
 use crate::cache::{CacheLimits, Store};
-use crate::checkpoint::{Checkpoint, MachineId, PlannedBatch};
+use crate::checkpoint::{Checkpoint, MachineId, PlannedBatch, Submissions, SubmissionsFile};
 use crate::config::Job;
-use crate::enricher::{Enricher, Journals, LearnedFile, Prepared, Strictness};
+use crate::enricher::{Enricher, JobSubmissions, Journals, LearnedFile, Prepared, Strictness};
 use crate::event::{Event, Voice};
 use crate::ident::{BatchId, Lineage, RunId};
 use crate::journal::{self, Copies, JournalFolder, JournalHeader, Restored, StrayAnswers};
 use crate::ledger::{Ledger, Window};
 use crate::metrics::{Counters, MetricsOwner, MetricsWriter, ProviderOfStep, RunKind};
 use crate::store::{self, Folder};
+use crate::submitter::SharedSubmissions;
 use crate::wording::counted;
 
 /// Folder of a retry's checkpoint, lock and journal, below those of the run.
 pub(crate) const RETRY_FOLDER: &str = "retry";
 /// Folder of the copies of the journals, in the folder of the checkpoint.
 pub(crate) const COPIES: &str = "journal";
+
+/// Folder of the files of requests for Batch APIs, in the local folder of state.
+const SPOOL: &str = "spool";
 
 /// Lowest number for a batch that is in no checkpoint, far above those that a checkpoint reaches.
 const FIRST_OUTSIDE: u64 = 1 << 62;
@@ -217,6 +221,7 @@ impl<'a> Session<'a> {
         let ledger = self.ledger(checkpoint.next_batch, outstanding);
         let (mut journals, copier) = self.journals(checkpoint, outstanding, budget, voice).await?;
         let open = std::mem::take(&mut journals.open);
+        journals.submissions = self.submissions(checkpoint.lineage).await?;
         let strictness = match self.scope {
             Scope::Run => Strictness::Probation,
             // Failed rows may all fail again, which shows nothing about the run.
@@ -253,8 +258,16 @@ impl<'a> Session<'a> {
         let ledger = self.ledger(next, planned);
         let account = budget.account.clone();
         let (learned, open) = (self.learned(), Vec::new());
-        let journals =
-            Journals { lineage, folder: folder.clone(), stray_answers, learned, account, cache, open };
+        let journals = Journals {
+            lineage,
+            folder: folder.clone(),
+            stray_answers,
+            learned,
+            account,
+            cache,
+            open,
+            submissions: None,
+        };
         let mut enricher =
             Enricher::start(prepared, ledger, journals, None, Strictness::Probation, voice.clone())?;
         enricher.seed(&[])?;
@@ -265,6 +278,34 @@ impl<'a> Session<'a> {
     fn ledger(&self, next: BatchId, planned: &[PlannedBatch]) -> Ledger {
         let planned = planned.iter().map(|batch| (batch.id, batch.rows(), batch.bytes));
         Ledger::new(Window::of(self.job), self.job.steps.len(), next, planned, &BTreeSet::new())
+    }
+
+    /// Opens the list of submissions, if a provider is asked through its Batch API. A retry sends each request by itself.
+    async fn submissions(&self, lineage: Lineage) -> Result<Option<JobSubmissions>, RunError> {
+        let uses = self.job.providers.iter().any(|provider| provider.batch.is_some());
+        if self.scope == Scope::Retry || !uses {
+            return Ok(None);
+        }
+        let file = SubmissionsFile::in_folder(&self.folders.home);
+        let list = file.load().await?.unwrap_or_else(|| Submissions::new(self.job.app_id.clone()));
+        let other = list.open.iter().filter(|own| own.lineage != lineage && own.state.may_bring_answers());
+        let rows: u64 = other.map(|submission| submission.lines).sum();
+        if rows > 0 {
+            return Err(RunError::Mismatch {
+                what: format!(
+                    "batches at a provider hold {} that an earlier checkpoint of this job has planned",
+                    counted(rows, "row")
+                ),
+                hint: "take them in first: put that checkpoint back and use enrich run JOB --wait",
+            });
+        }
+        Ok(Some(JobSubmissions {
+            app_id: self.job.app_id.clone(),
+            run: self.run,
+            machine: MachineId::of(&self.folders.journal)?,
+            list: SharedSubmissions::new(file, list),
+            folder: self.folders.state.join(SPOOL),
+        }))
     }
 
     fn learned(&self) -> LearnedFile {
@@ -343,7 +384,9 @@ impl<'a> Session<'a> {
         };
         let cache = self.job.cache.as_ref().map(|spec| Store::open(&spec.path, limits(spec))).transpose()?;
         let (learned, account) = (self.learned(), budget.account);
-        Ok((Journals { lineage, folder, stray_answers, learned, account, cache, open }, copier))
+        let journals =
+            Journals { lineage, folder, stray_answers, learned, account, cache, open, submissions: None };
+        Ok((journals, copier))
     }
 }
 

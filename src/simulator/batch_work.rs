@@ -40,7 +40,7 @@ struct ReceivedLine<'a> {
 
 /// Where a line stands in its file.
 #[derive(Clone, Copy, Debug)]
-struct LinePlace {
+struct InputPlace {
     offset: u64,
     len: u64,
 }
@@ -138,7 +138,7 @@ impl<'a> BatchWork<'a> {
     }
 
     /// Checks the file, as a provider does before it answers any line. Returns where its lines stand.
-    fn validate(&self) -> Result<Vec<LinePlace>, Invalid> {
+    fn validate(&self) -> Result<Vec<InputPlace>, Invalid> {
         let invalid =
             |code: &str, message: String, line: Option<u64>| Invalid { code: code.to_owned(), message, line };
         if let Some(failure) = &self.spec.failure
@@ -150,7 +150,7 @@ impl<'a> BatchWork<'a> {
         let mut places = Vec::new();
         let mut ids = HashSet::new();
         let (mut model, mut tokens) = (None, 0);
-        let mut check = |place: LinePlace, line: &[u8]| {
+        let mut check = |place: InputPlace, line: &[u8]| {
             places.push(place);
             let number = Some(places.len() as u64);
             let read = |_| {
@@ -217,7 +217,7 @@ impl<'a> BatchWork<'a> {
     /// Calls `check` with each line that is not empty and its place, until it fails.
     fn each_line<E>(
         &self,
-        check: &mut impl FnMut(LinePlace, &[u8]) -> Result<(), E>,
+        check: &mut impl FnMut(InputPlace, &[u8]) -> Result<(), E>,
     ) -> io::Result<Result<(), E>> {
         let (mut offset, mut line_offset, mut line) = (0, 0, Vec::new());
         while offset < self.input.len {
@@ -231,7 +231,8 @@ impl<'a> BatchWork<'a> {
                 let len = line.len() as u64;
                 let text = line.trim_ascii_end();
                 if !text.is_empty()
-                    && let Err(error) = check(LinePlace { offset: line_offset, len: text.len() as u64 }, text)
+                    && let Err(error) =
+                        check(InputPlace { offset: line_offset, len: text.len() as u64 }, text)
                 {
                     return Ok(Err(error));
                 }
@@ -253,7 +254,7 @@ impl<'a> BatchWork<'a> {
     }
 
     /// Answers the lines in the time that the batch takes, and ends it.
-    async fn answer_lines(&self, mut places: Vec<LinePlace>, mut files: AnswerFiles) {
+    async fn answer_lines(&self, mut places: Vec<InputPlace>, mut files: AnswerFiles) {
         let spec = self.spec;
         match spec.order {
             AnswerOrder::Kept => {}
@@ -293,7 +294,7 @@ impl<'a> BatchWork<'a> {
     }
 
     /// Answers a line. Returns `false` if it is left until the batch expires.
-    async fn answer_line(&self, place: LinePlace, files: &mut AnswerFiles) -> bool {
+    async fn answer_line(&self, place: InputPlace, files: &mut AnswerFiles) -> bool {
         let Ok(bytes) = self.input.read(place.offset, place.len) else { return true };
         let Ok(line) = serde_json::from_slice::<ReceivedLine<'_>>(&bytes) else { return true };
         let id = line.custom_id.as_str();

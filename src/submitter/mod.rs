@@ -3,10 +3,22 @@
 //! A file of requests is a submission. Which rows are in it is in the journals of their batches, and that it exists in the
 //! list of submissions, before it is handed to the provider; its answers go into those journals.
 
+mod collect;
+mod context;
+mod error;
 mod line_id;
+mod shared;
 #[cfg(test)]
 mod simulation;
+mod spool;
+mod steps;
 mod submission;
+mod task;
 
+pub use collect::{CollectError, Collected};
+pub use context::{SubmitterContext, SubmitterNews, SubmitterRest};
+pub use error::SubmitterError;
 pub use line_id::{LineId, NoLineId};
+pub use shared::SharedSubmissions;
 pub use submission::{CreationResult, NextStep, SubmissionDriver, SubmissionPolicy};
+pub use task::Submitter;

@@ -121,6 +121,17 @@ impl Endpoint {
         self.forms.begin_with(form);
     }
 
+    /// Returns the body of a request in a file for the Batch API, where the schema form cannot be found out: it is the one
+    /// that is known, or the first of those that would be tried.
+    #[must_use]
+    pub fn body_in_file(&self, question: &Arc<Question>, params: &Params) -> Vec<u8> {
+        if params.vectors.is_some() {
+            return self.bodies.embeddings(std::slice::from_ref(question), params);
+        }
+        let form = self.forms.settled().or_else(|| self.forms.to_try().first().copied());
+        self.bodies.chat(question, params, form.unwrap_or(SchemaForm::Auto))
+    }
+
     /// Sends a question, or texts to be embedded, and reads the whole answer. All attempts together may take `most`, each
     /// as long as the request timeout. While the schema form is unknown, a refused request is sent again in the
     /// next form.

@@ -8,6 +8,7 @@ mod anomalies;
 mod answers;
 mod bare;
 mod batch_files;
+mod batches;
 mod budget;
 mod changes;
 mod chosen;

@@ -136,10 +136,16 @@ fn every_key_of_the_schema_is_read() {
     job["step"][0]["kind"] = "chat".into();
     job["step"][0]["max_tokens_retry"] = 2.into();
     job["step"][0]["fields"] = serde_json::json!({ "any": "int" });
-    let text = toml::to_string(&job).unwrap();
-    judge_text(&text).unwrap();
-    let read = Job::parse(Path::new("/job.toml"), &text, |_| Some("key".to_owned()));
-    assert!(read.is_ok(), "{}\n{text}", read.unwrap_err());
+    // A batch section and a budget do not go together.
+    let (mut without_budget, mut without_batch) = (job.clone(), job);
+    without_budget.as_object_mut().unwrap().shift_remove("budget");
+    without_batch["provider"]["any"].as_object_mut().unwrap().shift_remove("batch");
+    for job in [without_budget, without_batch] {
+        let text = toml::to_string(&job).unwrap();
+        judge_text(&text).unwrap();
+        let read = Job::parse(Path::new("/job.toml"), &text, |_| Some("key".to_owned()));
+        assert!(read.is_ok(), "{}\n{text}", read.unwrap_err());
+    }
 }
 
 #[test]

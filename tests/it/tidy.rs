@@ -40,7 +40,7 @@ const LAYERS: &[&[(&str, &[&str])]] = &[
         ("plan", &["source"]),
         ("executor", &[]),
         ("dispatch", &["executor"]),
-        ("submitter", &[]),
+        ("submitter", &["executor"]),
         ("metrics", &[]),
     ],
     &[("enricher", &[])],

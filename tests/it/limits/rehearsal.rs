@@ -590,6 +590,7 @@ impl Played {
                 self.answered += 1;
                 self.lost_attempts += u64::from(reply.attempts - 1);
             }
+            Verdict::Submitted => unreachable!("no dispatcher submits"),
             Verdict::Failed(failure) => {
                 self.failed += 1;
                 self.failure = Some(failure);

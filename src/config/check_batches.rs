@@ -1,0 +1,116 @@
+//! The checks of the sections about Batch APIs: a provider's, and the simulator's.
+
+use std::time::Duration;
+
+use url::Url;
+
+use super::batch_api::{BatchApiSettings, RawBatchApi};
+use super::budget::Budget;
+use super::check::Checker;
+use super::error::ConfigError;
+use super::job::{Provider, StatePlaces};
+use super::simulated_batches::BatchesSpec;
+use super::units::{ByteSize, Span};
+use crate::ident::Money;
+
+const WINDOW: &str = "24h";
+const BATCH_DEADLINE: Duration = Duration::from_secs(26 * 3600);
+const POLL: Duration = Duration::from_secs(60);
+const LEAST_POLL: Duration = Duration::from_secs(10);
+const RECREATE_AFTER: Duration = Duration::from_secs(900);
+const LEAST_RECREATE_AFTER: Duration = Duration::from_secs(300);
+const MAX_FILE_BYTES: u64 = 190_000_000;
+const LEAST_FILE_BYTES: u64 = 64_000;
+
+impl Checker<'_> {
+    pub(super) fn batch_api(
+        &self,
+        name: &str,
+        raw: &RawBatchApi,
+        endpoint: Option<&Url>,
+    ) -> Result<BatchApiSettings, ConfigError> {
+        let key = |field: &str| format!("provider.{name}.batch.{field}");
+        let span = |field: &str, written: Option<Span>, usual: Duration| {
+            self.positive_span(&key(field), written, usual)
+        };
+        let poll = span("poll", raw.poll, POLL)?;
+        let is_here = endpoint.is_none_or(|url| {
+            matches!(url.host(), Some(url::Host::Ipv4(address)) if address.is_loopback())
+                || url.host_str() == Some("localhost")
+        });
+        if poll < LEAST_POLL && !is_here {
+            return Err(self.wrong(key("poll"), "is less than 10s"));
+        }
+        let recreate_after = span("recreate_after", raw.recreate_after, RECREATE_AFTER)?;
+        if recreate_after < LEAST_RECREATE_AFTER && !raw.idempotent && !is_here {
+            return Err(self.wrong(
+                key("recreate_after"),
+                "is less than 5m: a batch that the list shows late would be made twice",
+            ));
+        }
+        let window = raw.window.clone().unwrap_or_else(|| WINDOW.to_owned());
+        if window.is_empty() {
+            return Err(self.wrong(key("window"), "is empty"));
+        }
+        let max_bytes = raw.max_bytes.map_or(MAX_FILE_BYTES, ByteSize::get);
+        if max_bytes < LEAST_FILE_BYTES {
+            return Err(self.wrong(key("max_bytes"), "is less than 64KB"));
+        }
+        Ok(BatchApiSettings {
+            window,
+            max_requests: self.positive(&key("max_requests"), raw.max_requests, 50_000)?,
+            max_bytes,
+            max_outstanding: self.positive(&key("max_outstanding"), raw.max_outstanding, 500_000)?.into(),
+            deadline: span("deadline", raw.deadline, BATCH_DEADLINE)?,
+            max_submissions: self.positive(&key("max_submissions"), raw.max_submissions, 3)?,
+            poll,
+            is_idempotent: raw.idempotent,
+            recreate_after,
+            keeps_files: raw.keep_files,
+        })
+    }
+
+    /// Refuses what a Batch API does not go with.
+    pub(super) fn around_batch_apis(
+        &self,
+        providers: &[Provider],
+        budget: &Budget,
+        places: &StatePlaces,
+    ) -> Result<(), ConfigError> {
+        let Some(provider) = providers.iter().find(|provider| provider.batch.is_some()) else {
+            return Ok(());
+        };
+        let key = format!("provider.{}.batch", provider.name);
+        if *budget != Budget::default() {
+            return Err(
+                self.wrong(key, "does not go with a budget: set max_requests in it, and use --max-rows")
+            );
+        }
+        if places.checkpoint.path().is_none() {
+            return Err(self.wrong(key, "needs a checkpoint on a local disk"));
+        }
+        Ok(())
+    }
+
+    pub(super) fn simulated_batches(&self, spec: &BatchesSpec) -> Result<(), ConfigError> {
+        let wrong =
+            |field: &str, what: &str| Err(self.wrong(format!("simulator.batches.{field}"), what.to_owned()));
+        if let Some((field, _)) = spec.shares().iter().find(|(_, share)| !(0.0..=1.0).contains(share)) {
+            return wrong(field, "lies outside 0 to 1");
+        }
+        if !(0.0..=10.0).contains(&spec.takes_sigma) {
+            return wrong("takes_sigma", "lies outside 0 to 10");
+        }
+        if spec.max_requests == Some(0) || spec.enqueued_tokens == Some(0) {
+            return wrong("max_requests", "and enqueued_tokens must be at least 1");
+        }
+        let prices = [
+            ("price_per_million_input", spec.price_per_million_input),
+            ("price_per_million_output", spec.price_per_million_output),
+        ];
+        match prices.iter().find(|(_, price)| Money::per_million(*price).is_none()) {
+            Some((field, _)) => wrong(field, "lies outside 0 to 1,000,000"),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! The connection between the enricher and the submitters of a run.
+
+use std::collections::BTreeSet;
+
+use tokio::sync::{mpsc, watch};
+
+use super::input::{JobSubmissions, Journals};
+use crate::ident::SubmissionId;
+use crate::submitter::{SharedSubmissions, SubmitterContext, SubmitterNews};
+
+/// The submissions of a run, and the connection to its submitters.
+#[derive(Debug)]
+pub(super) struct SubmitterLink {
+    list: SharedSubmissions,
+    pub(super) news: mpsc::UnboundedReceiver<SubmitterNews>,
+    /// News that are not handled yet.
+    pub(super) waiting: Vec<SubmitterNews>,
+    /// Asks submitters to hand in files that are not full, with each new number.
+    pub(super) drain: watch::Sender<u64>,
+    /// Whether they were asked since the last row went into a file.
+    pub(super) has_drained: bool,
+}
+
+impl SubmitterLink {
+    /// Returns the enricher's part and that of the submitters.
+    pub(super) fn new(own: JobSubmissions, journals: &Journals) -> (Self, SubmitterContext) {
+        let (sender, news) = mpsc::unbounded_channel();
+        let (drain, draining) = watch::channel(0);
+        let JobSubmissions { app_id, run, machine, list, folder } = own;
+        let context = SubmitterContext {
+            app_id,
+            lineage: journals.lineage,
+            run,
+            machine,
+            submissions: list.clone(),
+            folder,
+            journals: journals.folder.clone(),
+            news: sender,
+            drain: draining,
+        };
+        (SubmitterLink { list, news, waiting: Vec::new(), drain, has_drained: false }, context)
+    }
+
+    /// The submissions that have not come back.
+    pub(super) fn open_ids(&self) -> BTreeSet<SubmissionId> {
+        self.list.open_ids()
+    }
+
+    /// Notes that a row went into a file.
+    pub(super) fn row_was_submitted(&mut self) {
+        self.has_drained = false;
+    }
+
+    /// Waits for news, for ever if there are no submitters.
+    pub(super) async fn news(submissions: &mut Option<SubmitterLink>) {
+        let Some(submissions) = submissions else { return std::future::pending().await };
+        match submissions.news.recv().await {
+            Some(news) => submissions.waiting.push(news),
+            None => std::future::pending().await,
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! What submitters tell the enricher, and whether a run has nothing to do before a submission comes back.
+
+use super::interface::Enricher;
+use super::step_provider::StepProvider;
+use super::stop::Stop;
+use crate::submitter::SubmitterNews;
+
+/// Whether a run has nothing to do before a submission comes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// There is something to do.
+    No,
+    /// Its submitters still hand in what there is, or look for what is unclear.
+    Soon,
+    /// Nothing.
+    ForSubmissions,
+}
+
+impl Enricher {
+    /// Handles what submitters have told.
+    pub(super) fn take_news(&mut self) {
+        let Some(submissions) = &mut self.submissions else { return };
+        let mut waiting = std::mem::take(&mut submissions.waiting);
+        while let Ok(news) = submissions.news.try_recv() {
+            waiting.push(news);
+        }
+        for news in waiting {
+            match news {
+                SubmitterNews::Collected { batches, .. } => {
+                    batches.into_iter().for_each(|batch| self.ledger.returned(batch));
+                }
+                SubmitterNews::Stop { provider, failure } => {
+                    let provider = self.providers[provider].name.to_string();
+                    self.halt(Stop::Provider { provider, failure });
+                }
+                SubmitterNews::Broken(error) => self.halt(Stop::Submitter(error)),
+            }
+        }
+    }
+
+    /// Whether the run has nothing to do before a submission comes back. To be asked when no task is under way and no row
+    /// can be handed out. Has the submitters hand in what they have.
+    pub fn waits(&mut self) -> Wait {
+        let Some(submissions) = &mut self.submissions else { return Wait::No };
+        // A submitter that is full leaves rows in its inbox.
+        let held = |provider: &StepProvider| match &provider.rest {
+            Some(rest) if rest.is_full() => {
+                (provider.inbox.max_capacity() - provider.inbox.capacity()) as u64
+            }
+            _ => 0,
+        };
+        let held: u64 = self.providers.iter().map(held).sum();
+        // Rows within the row limit are handed in, too.
+        let is_stopped = self.stop.as_ref().is_some_and(|stop| !matches!(stop, Stop::MaxRows));
+        if is_stopped || self.ledger.handed_out() > held || !self.ledger.has_submitted() {
+            return Wait::No;
+        }
+        if !submissions.has_drained {
+            submissions.has_drained = true;
+            submissions.drain.send_modify(|number| *number += 1);
+            return Wait::Soon;
+        }
+        let rest = self.providers.iter().filter_map(|provider| provider.rest.as_ref());
+        if rest.into_iter().all(|rest| rest.is_at_rest(*submissions.drain.borrow())) {
+            Wait::ForSubmissions
+        } else {
+            Wait::Soon
+        }
+    }
+}

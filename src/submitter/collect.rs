@@ -1,0 +1,259 @@
+//! Answers of a submission, from its downloaded files into the journals of its batches. From there they are found like
+//! those of a run that was killed: there is no second path from an answer to the table.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::line_id::LineId;
+use crate::checkpoint::Submission;
+use crate::decode;
+use crate::executor::Billing;
+use crate::fault::{Failure, Policy};
+use crate::ident::{BatchId, RowKey, Spend};
+use crate::journal::{
+    JournalEntry, JournalError, JournalFolder, Record, RecordedOutcome, SubmittedGroup, SubmittedRows,
+};
+use crate::transport::{BatchApi, ResponseHeaders, classify};
+use crate::wire::AnswerLine;
+
+/// Longest line that is read, in bytes.
+const LONGEST_LINE: u64 = 64 << 20;
+
+/// What the answers of a submission were.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Collected {
+    /// Requests that were answered.
+    pub answered: u64,
+    /// Requests that were refused, as they would be again.
+    pub refused: u64,
+    /// Requests without an answer: their rows are asked again.
+    pub unanswered: u64,
+    /// Lines that belong to no request of the submission.
+    pub foreign: u64,
+    /// Further answers to a request.
+    pub repeated: u64,
+    /// Lines that could not be read.
+    pub unreadable: u64,
+    /// What the answers cost.
+    pub took: Spend,
+    /// A failure that every further request would meet, if a line shows one.
+    pub stop: Option<Failure>,
+}
+
+/// Why answers cannot be collected.
+#[derive(Debug, thiserror::Error)]
+pub enum CollectError {
+    /// A journal cannot be read or written.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// A downloaded file cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Download {
+        /// Path of the file.
+        path: PathBuf,
+        /// Error of the operating system.
+        source: std::io::Error,
+    },
+}
+
+/// Where a line stands in the downloaded files.
+#[derive(Clone, Copy)]
+struct LinePlace {
+    file: usize,
+    offset: u64,
+    len: u64,
+}
+
+/// What brings the answers of a submission into journals.
+pub(super) struct Collector<'a> {
+    pub(super) submission: &'a Submission,
+    pub(super) journals: &'a JournalFolder,
+    pub(super) api: &'a BatchApi,
+    pub(super) billing: &'a Billing,
+    /// The most that one request can have cost, for answers without a usage.
+    pub(super) worst: Spend,
+}
+
+impl Collector<'_> {
+    /// Reads the downloaded files and appends what they hold to the journals of the batches, as far as they lack it.
+    pub(super) fn collect(&self, files: &[PathBuf]) -> Result<Collected, CollectError> {
+        let mut collected = Collected::default();
+        let (opened, index) = self.index(files, &mut collected)?;
+        let mut used = HashSet::new();
+        for batch in self.submission.batches.keys() {
+            self.fill(*batch, &opened, &index, &mut used, &mut collected)?;
+        }
+        collected.foreign += index.keys().filter(|id| !used.contains(*id)).count() as u64;
+        Ok(collected)
+    }
+
+    /// Finds where the first line for each request stands.
+    fn index(
+        &self,
+        files: &[PathBuf],
+        collected: &mut Collected,
+    ) -> Result<(Vec<File>, HashMap<LineId, LinePlace>), CollectError> {
+        let mut opened = Vec::new();
+        let mut index = HashMap::new();
+        for (number, path) in files.iter().enumerate() {
+            let failed = |source| CollectError::Download { path: path.clone(), source };
+            let file = File::open(path).map_err(failed)?;
+            let mut reader = BufReader::with_capacity(1 << 20, file.try_clone().map_err(failed)?);
+            let (mut offset, mut line) = (0, Vec::new());
+            loop {
+                line.clear();
+                let read = reader.read_until(b'\n', &mut line).map_err(failed)? as u64;
+                if read == 0 {
+                    break;
+                }
+                let place = LinePlace { file: number, offset, len: read };
+                offset += read;
+                if line.trim_ascii().is_empty() {
+                    continue;
+                }
+                let parsed = serde_json::from_slice::<AnswerLine<'_>>(&line).ok();
+                let Some(parsed) = parsed.filter(|_| read <= LONGEST_LINE) else {
+                    collected.unreadable += 1;
+                    continue;
+                };
+                match parsed.custom_id.and_then(|id| id.parse::<LineId>().ok()) {
+                    None => collected.foreign += 1,
+                    Some(id) => match index.entry(id) {
+                        std::collections::hash_map::Entry::Occupied(_) => collected.repeated += 1,
+                        std::collections::hash_map::Entry::Vacant(vacant) => {
+                            vacant.insert(place);
+                        }
+                    },
+                }
+            }
+            opened.push(file);
+        }
+        Ok((opened, index))
+    }
+
+    /// Appends the answers for rows of one batch to its journal.
+    fn fill(
+        &self,
+        batch: BatchId,
+        files: &[File],
+        index: &HashMap<LineId, LinePlace>,
+        used: &mut HashSet<LineId>,
+        collected: &mut Collected,
+    ) -> Result<(), CollectError> {
+        let Some((journal, entries)) = self.journals.reopen(batch)? else { return Ok(()) };
+        let mut have = HashSet::new();
+        let mut submitted: Vec<SubmittedRows> = Vec::new();
+        for entry in entries {
+            match entry {
+                JournalEntry::Record(record) if record.submission == Some(self.submission.id) => {
+                    have.insert((record.key, record.step));
+                }
+                JournalEntry::Record(_) => {}
+                JournalEntry::Submitted(rows) if rows.submission == self.submission.id && !rows.follows => {
+                    submitted.push(rows);
+                }
+                JournalEntry::Submitted(_) => {}
+            }
+        }
+        let mut records = Vec::new();
+        for rows in &submitted {
+            for group in &rows.groups {
+                let Some(step) = self.submission.steps.iter().position(|known| **known == *group.step) else {
+                    continue;
+                };
+                for (row, fingerprint) in &group.rows {
+                    let id = LineId {
+                        file: LineId::file_number(&group.file),
+                        row: *row,
+                        step: u16::try_from(step).unwrap_or(u16::MAX),
+                        fingerprint: *fingerprint,
+                    };
+                    used.insert(id);
+                    let outcome = match index.get(&id) {
+                        Some(place) => self.outcome(&files[place.file], *place, collected),
+                        None => None,
+                    };
+                    let Some(outcome) = outcome else {
+                        collected.unanswered += 1;
+                        continue;
+                    };
+                    let record = self.record(rows, group, *row, id, outcome);
+                    if !have.contains(&(record.key.clone(), Arc::clone(&record.step))) {
+                        records.push(record);
+                    }
+                }
+            }
+        }
+        journal.append(&records)?;
+        journal.sync()?;
+        Ok(())
+    }
+
+    fn record(
+        &self,
+        rows: &SubmittedRows,
+        group: &SubmittedGroup,
+        row: u64,
+        id: LineId,
+        outcome: RecordedOutcome,
+    ) -> Record {
+        Record {
+            key: RowKey { file: Arc::clone(&group.file), row },
+            step: Arc::clone(&group.step),
+            fingerprint: id.fingerprint,
+            provider: Arc::clone(&rows.provider),
+            model: Arc::clone(&rows.model),
+            attempts: 1,
+            latency_ms: 0,
+            shared: false,
+            submission: Some(self.submission.id),
+            outcome,
+        }
+    }
+
+    /// The outcome that a line shows, or `None` if its row is to be asked again.
+    fn outcome(&self, file: &File, place: LinePlace, collected: &mut Collected) -> Option<RecordedOutcome> {
+        let mut bytes = vec![0; usize::try_from(place.len).ok()?];
+        file.read_exact_at(&mut bytes, place.offset).ok()?;
+        let bytes = self.api.redact_line(Bytes::from(bytes));
+        let line: AnswerLine<'_> = serde_json::from_slice(&bytes).ok()?;
+        let response = line.response?;
+        let body = response.body?.get().as_bytes();
+        let status = response.status_code?;
+        if (200..300).contains(&status) {
+            let body = Bytes::copy_from_slice(body);
+            let Ok(parsed) = decode::parse(&body) else {
+                collected.unreadable += 1;
+                return None;
+            };
+            let has_answer = !parsed.choices.is_empty() || !parsed.data.is_empty();
+            if !has_answer || parsed.error.as_ref().is_some_and(|error| !error.is_empty()) {
+                return None;
+            }
+            collected.answered += 1;
+            collected.took = collected.took + self.billing.cost_in_batch(&parsed, self.worst);
+            return Some(RecordedOutcome::Response(body));
+        }
+        if status == 0 {
+            return None;
+        }
+        let failure = classify(status, body, &self.submission.model, &ResponseHeaders::default());
+        match failure.class.policy() {
+            Policy::Reject => {
+                collected.refused += 1;
+                Some(RecordedOutcome::Failure(failure))
+            }
+            Policy::Retry | Policy::Wait => None,
+            Policy::Stop => {
+                collected.stop.get_or_insert(failure);
+                None
+            }
+        }
+    }
+}

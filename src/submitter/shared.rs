@@ -1,0 +1,56 @@
+//! The list of submissions of a run, shared by its submitters and the enricher.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::checkpoint::{CheckpointError, Submissions, SubmissionsFile};
+use crate::ident::SubmissionId;
+
+/// The list of submissions. Clones share it.
+#[derive(Clone, Debug)]
+pub struct SharedSubmissions {
+    file: SubmissionsFile,
+    list: Arc<Mutex<Submissions>>,
+    /// Lets one change be saved at a time.
+    turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl SharedSubmissions {
+    /// Shares a list that was read from this file.
+    #[must_use]
+    pub fn new(file: SubmissionsFile, list: Submissions) -> Self {
+        SharedSubmissions { file, list: Arc::new(Mutex::new(list)), turn: Arc::default() }
+    }
+
+    fn list(&self) -> MutexGuard<'_, Submissions> {
+        self.list.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks at the list.
+    pub fn read<T>(&self, look: impl FnOnce(&Submissions) -> T) -> T {
+        look(&self.list())
+    }
+
+    /// Changes the list. When this returns, the change is durable.
+    ///
+    /// # Errors
+    /// When the list cannot be saved; then it is not changed.
+    pub async fn change<T>(&self, change: impl FnOnce(&mut Submissions) -> T) -> Result<T, CheckpointError> {
+        let _turn = self.turn.lock().await;
+        let mut changed = self.list().clone();
+        let result = change(&mut changed);
+        if changed != *self.list() {
+            self.file.save(&changed).await?;
+            *self.list() = changed;
+        }
+        Ok(result)
+    }
+
+    /// The submissions whose rows wait for them.
+    #[must_use]
+    pub fn open_ids(&self) -> BTreeSet<SubmissionId> {
+        let list = self.list();
+        let open = list.open.iter().filter(|submission| submission.state.is_open());
+        open.map(|submission| submission.id).collect()
+    }
+}

@@ -1,0 +1,338 @@
+//! The steps that a submitter takes for a submission: upload, creation, looks, polls and collection.
+
+use std::path::{Path, PathBuf};
+
+use chrono::{DateTime, Utc};
+
+use super::collect::{CollectError, Collected, Collector};
+use super::context::SubmitterNews;
+use super::spool::path_of;
+use super::submission::{CreationResult, NextStep, SubmissionDriver};
+use super::task::{Ended, Submitter};
+use crate::checkpoint::{Submission, SubmissionState};
+use crate::clock;
+use crate::event::Event;
+use crate::fault::{Failure, Policy};
+use crate::faultpoint::Side;
+use crate::ident::{Spend, SubmissionId};
+use crate::transport::Creation;
+use crate::wire::{BatchRequest, RemoteBatch};
+use crate::wording::counted;
+
+/// Number of pages of a list that are looked through for a batch.
+const MOST_PAGES: u32 = 20;
+/// Prefix of the names of uploaded files.
+const NAME: &str = "enrich";
+
+impl Submitter {
+    /// Takes the steps that are due. Returns whether there were any.
+    pub(super) async fn take_steps(&mut self) -> Result<bool, Ended> {
+        let now = clock::wall();
+        let mut due: Vec<(SubmissionId, NextStep)> = self
+            .drivers
+            .iter()
+            .filter_map(|(id, driver)| Some((*id, driver.next(&self.submission(*id)?, now))))
+            .filter(|(_, step)| !matches!(step, NextStep::Wait(_) | NextStep::Nothing))
+            .collect();
+        due.sort_by_key(|(id, _)| *id);
+        let polled: Vec<SubmissionId> =
+            due.iter().filter(|(_, step)| *step == NextStep::Poll).map(|(id, _)| *id).collect();
+        if !polled.is_empty() {
+            self.poll(&polled).await?;
+            return Ok(true);
+        }
+        let Some((id, step)) = due.into_iter().next() else { return Ok(false) };
+        self.rest.set(None, false);
+        self.take_step(id, step).await?;
+        Ok(true)
+    }
+
+    async fn take_step(&mut self, id: SubmissionId, step: NextStep) -> Result<(), Ended> {
+        let Some(submission) = self.submission(id) else { return Ok(()) };
+        match step {
+            NextStep::FindFile => {
+                let found = self.api.find_file(&self.file_name(id), submission.bytes).await;
+                self.update(id, |driver, submission, now| match found {
+                    Ok(Some(file)) => driver.uploaded(submission, &file.id, now),
+                    Ok(None) => driver.file_not_found(),
+                    Err(failure) => driver.failed(failure.delay, now),
+                })
+                .await
+            }
+            NextStep::Upload => {
+                self.pass("upload", Side::Before)?;
+                let uploaded = self.api.upload(&path_of(&self.context.folder, id), &self.file_name(id)).await;
+                self.pass("upload", Side::After)?;
+                if let Err(failure) = &uploaded
+                    && matches!(failure.class.policy(), Policy::Stop | Policy::Reject)
+                {
+                    return self.refused(failure.clone());
+                }
+                self.update(id, |driver, submission, now| match uploaded {
+                    Ok(file) => driver.uploaded(submission, &file.id, now),
+                    Err(_) => driver.upload_failed(true, now),
+                })
+                .await
+            }
+            NextStep::Create => self.create(id, submission).await,
+            NextStep::Look => {
+                self.pass("batch-look", Side::Before)?;
+                let found = self.look_for(&submission).await;
+                self.pass("batch-look", Side::After)?;
+                self.update(id, |driver, submission, now| match found {
+                    Ok(found) => driver.looked(submission, &found, now),
+                    Err(failure) => driver.failed(failure.delay, now),
+                })
+                .await
+            }
+            NextStep::Cancel(remote) => {
+                let cancelled = self.api.cancel(&remote).await;
+                self.update(id, |driver, submission, now| match cancelled {
+                    Err(failure) if failure.class.policy() != Policy::Reject => {
+                        driver.failed(failure.delay, now);
+                    }
+                    // One that has ended in the meantime cannot be cancelled.
+                    _ => driver.cancelled(submission, &remote, now),
+                })
+                .await
+            }
+            NextStep::Collect => self.collect(submission).await,
+            NextStep::Poll | NextStep::Wait(_) | NextStep::Nothing => Ok(()),
+        }
+    }
+
+    fn file_name(&self, id: SubmissionId) -> String {
+        format!("{NAME}-{}-{id}.jsonl", self.context.app_id)
+    }
+
+    /// Changes a submission through its driver, and saves it.
+    async fn update(
+        &mut self,
+        id: SubmissionId,
+        change: impl FnOnce(&mut SubmissionDriver, &mut Submission, DateTime<Utc>),
+    ) -> Result<(), Ended> {
+        let Some(driver) = self.drivers.get_mut(&id) else { return Ok(()) };
+        let saved = self.context.submissions.change(|list| {
+            if let Some(submission) = list.get_mut(id) {
+                change(driver, submission, clock::wall());
+            }
+        });
+        Ok(saved.await?)
+    }
+
+    /// Makes the batch of a submission.
+    async fn create(&mut self, id: SubmissionId, submission: Submission) -> Result<(), Ended> {
+        let Some(file) = submission.file else { return Ok(()) };
+        self.update(id, SubmissionDriver::creating).await?;
+        let metadata = [
+            ("enrich", id.to_string()),
+            ("enrich_app", self.context.app_id.to_string()),
+            ("enrich_lineage", submission.lineage.to_string()),
+        ];
+        let request = BatchRequest {
+            input_file_id: &file,
+            endpoint: &submission.endpoint,
+            completion_window: &self.settings.window,
+            metadata: &metadata.into_iter().collect(),
+        };
+        self.pass("batch-create", Side::Before)?;
+        let creation = self.api.create(&request, &id.to_string()).await;
+        self.pass("batch-create", Side::After)?;
+        let rows = counted(submission.lines, "row");
+        match &creation {
+            Creation::Made(batch) => {
+                let text = format!("{rows} submitted to {}, {}", self.name, batch.id);
+                self.io.voice.say(&Event::Notice(&text));
+                // The file is needed no longer: the provider has it.
+                let _ = std::fs::remove_file(path_of(&self.context.folder, id));
+            }
+            Creation::Unclear(failure) => {
+                let text = format!(
+                    "the answer to the creation of the batch of {rows} at {} was lost: {failure}; it is looked for",
+                    self.name
+                );
+                self.io.voice.say(&Event::Notice(&text));
+            }
+            Creation::Refused(_) => {}
+        }
+        let result = match &creation {
+            Creation::Made(batch) => CreationResult::Made(batch),
+            Creation::Refused(refusal) => CreationResult::Refused {
+                again_after: refusal.failure.delay,
+                is_about_file: refusal.is_about_file,
+            },
+            Creation::Unclear(_) => CreationResult::Unclear,
+        };
+        self.update(id, |driver, submission, now| driver.created(submission, &result, now)).await?;
+        match creation {
+            Creation::Refused(refusal)
+                if !refusal.is_about_file
+                    && matches!(refusal.failure.class.policy(), Policy::Stop | Policy::Reject) =>
+            {
+                self.refused(refusal.failure)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The provider refuses what every further file would meet, too.
+    fn refused(&mut self, failure: Failure) -> Result<(), Ended> {
+        let provider = self.io.provider;
+        let _ = self.context.news.send(SubmitterNews::Stop { provider, failure });
+        self.io.capacity_freed.notify_one();
+        Ok(())
+    }
+
+    /// Looks for the batches of a submission in the list.
+    async fn look_for(&self, submission: &Submission) -> Result<Vec<RemoteBatch>, Failure> {
+        let (mut found, mut after) = (Vec::new(), None);
+        for _ in 0..MOST_PAGES {
+            let page = self.api.list(after.as_deref()).await?;
+            let own = page.items.into_iter().filter(|batch| belongs(batch, submission));
+            found.extend(own);
+            match page.next {
+                Some(next) => after = Some(next),
+                None => break,
+            }
+        }
+        Ok(found)
+    }
+
+    /// Asks for the states of the batches of some submissions: by one list, and one by one for those that it lacks.
+    async fn poll(&mut self, ids: &[SubmissionId]) -> Result<(), Ended> {
+        let listed = match self.api.list(None).await {
+            Ok(page) => page.items,
+            Err(failure) => {
+                for id in ids {
+                    self.update(*id, |driver, _, now| driver.failed(failure.delay, now)).await?;
+                }
+                return Ok(());
+            }
+        };
+        for id in ids {
+            let Some(submission) = self.submission(*id) else { continue };
+            let own = listed.iter().filter(|batch| belongs(batch, &submission));
+            let mut asked: Vec<(String, Option<RemoteBatch>)> =
+                own.map(|batch| (batch.id.clone(), Some(batch.clone()))).collect();
+            let mut failed = None;
+            for copy in &submission.remote {
+                if copy.has_ended || asked.iter().any(|(id, _)| *id == copy.id) {
+                    continue;
+                }
+                match self.api.get(&copy.id).await {
+                    Ok(found) => asked.push((copy.id.clone(), found)),
+                    Err(failure) => failed = Some(failure),
+                }
+            }
+            let missing: Vec<String> =
+                asked.iter().filter(|(_, found)| found.is_none()).map(|(id, _)| id.clone()).collect();
+            for id in missing {
+                let text = format!(
+                    "provider {} does not know {id}: was its key changed? The rows of the batch are not asked again",
+                    self.name
+                );
+                self.io.voice.say(&Event::Notice(&text));
+            }
+            self.update(*id, |driver, submission, now| match failed {
+                Some(failure) => driver.failed(failure.delay, now),
+                None => driver.polled(submission, &asked, now),
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// Brings the answers of a submission into the journals.
+    async fn collect(&mut self, submission: Submission) -> Result<(), Ended> {
+        let id = submission.id;
+        let mut files = Vec::new();
+        for copy in &submission.remote {
+            for remote in copy.output.iter().chain(&copy.errors) {
+                let path = download_path(&self.context.folder, id, remote);
+                self.pass("download", Side::Before)?;
+                if !path.exists()
+                    && let Err(failure) = self.api.download(remote, &path).await
+                {
+                    self.update(id, |driver, _, now| driver.failed(failure.delay, now)).await?;
+                    return Ok(());
+                }
+                self.pass("download", Side::After)?;
+                files.push(path);
+            }
+        }
+        self.pass("collect", Side::Before)?;
+        let collected = self.gather(&submission, &files)?;
+        self.pass("collect", Side::After)?;
+        let took = collected.took;
+        let saved = self.context.submissions.change(|list| {
+            if let Some(submission) = list.get_mut(id) {
+                (submission.state, submission.since) = (SubmissionState::Collected, clock::wall());
+                submission.took = Some(took);
+            }
+        });
+        saved.await?;
+        for path in files {
+            // A download that stays is swept at the next start.
+            let _ = std::fs::remove_file(path);
+        }
+        self.report_collected(&submission, &collected);
+        self.drivers.remove(&id);
+        if let Some(failure) = collected.stop {
+            self.refused(failure)?;
+        }
+        let batches = submission.batches.into_keys().collect();
+        let news = SubmitterNews::Collected { provider: self.io.provider, batches };
+        let _ = self.context.news.send(news);
+        self.io.capacity_freed.notify_one();
+        Ok(())
+    }
+
+    fn gather(&self, submission: &Submission, files: &[PathBuf]) -> Result<Collected, CollectError> {
+        let each = submission.lines.max(1);
+        let Spend { money, tokens, .. } = submission.worst;
+        let worst = Spend { money: money.share(each), tokens: tokens.div_ceil(each), requests: 1 };
+        let collector = Collector {
+            submission,
+            journals: &self.context.journals,
+            api: &self.api,
+            billing: &self.billing,
+            worst,
+        };
+        collector.collect(files)
+    }
+
+    fn report_collected(&self, submission: &Submission, collected: &Collected) {
+        let Collected { answered, refused, unanswered, foreign, repeated, unreadable, .. } = collected;
+        let mut text = format!(
+            "{answered} of {} collected from {}",
+            counted(submission.lines, "row"),
+            submission.remote.iter().map(|copy| copy.id.as_str()).collect::<Vec<_>>().join(", ")
+        );
+        let more = [
+            (*refused, "refused"),
+            (*unanswered, "not answered"),
+            (*foreign, "for rows that were not in it"),
+            (*repeated, "more than once"),
+            (*unreadable, "unreadable"),
+        ];
+        for (count, what) in more.into_iter().filter(|(count, _)| *count > 0) {
+            text.push_str(&format!(", {count} {what}"));
+        }
+        self.io.voice.say(&Event::Notice(&text));
+    }
+}
+
+/// Whether a batch at the provider was made of a submission.
+fn belongs(batch: &RemoteBatch, submission: &Submission) -> bool {
+    let id = batch.metadata.as_ref().and_then(|metadata| metadata.get("enrich"));
+    match id {
+        Some(id) => *id == submission.id.to_string(),
+        None => batch.input_file_id.is_some() && batch.input_file_id == submission.file,
+    }
+}
+
+/// Where a file of a submission is downloaded to. Ids of gateways may hold characters that a name cannot.
+fn download_path(folder: &Path, id: SubmissionId, remote: &str) -> PathBuf {
+    let name: String = remote.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+    folder.join(format!("{id}-{name}.answers"))
+}
