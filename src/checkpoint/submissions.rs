@@ -268,12 +268,17 @@ impl Submissions {
         self.open.iter().fold(self.closed.took, |sum, submission| sum + submission.counts_as())
     }
 
-    /// Removes submissions whose answers are collected or that were given up, and whose batches `is_committed`; what they
-    /// cost stays counted. Returns them.
-    pub fn close(&mut self, is_committed: impl Fn(Lineage, BatchId) -> bool) -> Vec<Submission> {
+    /// Removes submissions to a provider whose answers are collected or that were given up, and whose batches
+    /// `is_committed`; what they cost stays counted. Returns them.
+    pub fn close(
+        &mut self,
+        provider: &str,
+        is_committed: impl Fn(Lineage, BatchId) -> bool,
+    ) -> Vec<Submission> {
         let is_done = |submission: &mut Submission| {
             let lineage = submission.lineage;
-            !submission.state.is_open()
+            submission.provider == provider
+                && !submission.state.is_open()
                 && submission.batches.keys().all(|batch| is_committed(lineage, *batch))
         };
         let done: Vec<Submission> = self.open.extract_if(.., is_done).collect();

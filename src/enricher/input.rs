@@ -6,7 +6,7 @@ use super::learned_file::LearnedFile;
 use crate::budget::Account;
 use crate::cache::Store;
 use crate::checkpoint::{MachineId, PlannedBatch};
-use crate::ident::{AppId, Lineage, RunId};
+use crate::ident::{AppId, BatchId, Lineage, RunId};
 use crate::journal::{JournalFolder, StrayAnswers};
 use crate::rows::Chunk;
 use crate::rows::UnchangedStep;
@@ -46,6 +46,8 @@ pub struct JobSubmissions {
     pub list: SharedSubmissions,
     /// Folder of the files of requests and of the downloads.
     pub folder: PathBuf,
+    /// The first batch that is not committed.
+    pub first_uncommitted: BatchId,
 }
 
 /// A batch with its rows.

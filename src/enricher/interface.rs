@@ -202,13 +202,16 @@ impl Enricher {
         let mut recovered = RecoveredAnswers::new(self.journal.path(), self.ledger.room_for_answers());
         // A submission that comes back from here on is not seen by this batch, and has it read again.
         let open = self.submissions.as_ref().map(SubmitterLink::open_ids).unwrap_or_default();
+        let collected = self.submissions.as_ref().map(SubmitterLink::collected_ids).unwrap_or_default();
         let mut submitted = SubmittedCells::default();
         let writer = self.journal.writer(&header, |entry| match entry {
             JournalEntry::Record(record) => recovered.push(record),
-            JournalEntry::Submitted(rows) => {
-                let is_open = open.contains(&rows.submission);
-                submitted.push(rows, is_open);
+            JournalEntry::Submitted(rows) if open.contains(&rows.submission) => submitted.push_open(rows),
+            JournalEntry::Submitted(rows) if collected.contains(&rows.submission) => {
+                submitted.push_collected(rows);
             }
+            // It never came to be, or failed in its validation.
+            JournalEntry::Submitted(_) => {}
         })?;
         let (records, kept) = (recovered.len(), recovered.bytes_kept());
         let bytes = chunks.iter().map(Chunk::bytes).sum();

@@ -48,15 +48,20 @@ pub(super) struct SubmittedCells {
 }
 
 impl SubmittedCells {
-    /// Takes in the rows of one submission, which `is_open` if it has not come back.
-    pub(super) fn push(&mut self, rows: SubmittedRows, is_open: bool) {
+    /// Takes in the rows of a submission that has not come back.
+    pub(super) fn push_open(&mut self, rows: SubmittedRows) {
         for group in rows.groups {
-            for (row, fingerprint) in group.rows {
+            let key = |row| RowKey { file: Arc::clone(&group.file), row };
+            let own = group.rows.iter();
+            self.open.extend(own.map(|(row, print)| (key(*row), Arc::clone(&group.step), *print)));
+        }
+    }
+
+    /// Takes in the rows of a submission that has come back.
+    pub(super) fn push_collected(&mut self, rows: SubmittedRows) {
+        for group in rows.groups {
+            for (row, _) in group.rows {
                 let key = RowKey { file: Arc::clone(&group.file), row };
-                if is_open {
-                    self.open.insert((key, Arc::clone(&group.step), fingerprint));
-                    continue;
-                }
                 let counts = self.unanswered.entry((key, Arc::clone(&group.step))).or_default();
                 match counts.iter_mut().find(|(provider, _)| *provider == rows.provider) {
                     Some((_, count)) => *count += 1,

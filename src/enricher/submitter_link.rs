@@ -26,7 +26,7 @@ impl SubmitterLink {
     pub(super) fn new(own: JobSubmissions, journals: &Journals) -> (Self, SubmitterContext) {
         let (sender, news) = mpsc::unbounded_channel();
         let (drain, draining) = watch::channel(0);
-        let JobSubmissions { app_id, run, machine, list, folder } = own;
+        let JobSubmissions { app_id, run, machine, list, folder, first_uncommitted } = own;
         let context = SubmitterContext {
             app_id,
             lineage: journals.lineage,
@@ -34,6 +34,7 @@ impl SubmitterLink {
             machine,
             submissions: list.clone(),
             folder,
+            first_uncommitted,
             journals: journals.folder.clone(),
             news: sender,
             drain: draining,
@@ -44,6 +45,11 @@ impl SubmitterLink {
     /// The submissions that have not come back.
     pub(super) fn open_ids(&self) -> BTreeSet<SubmissionId> {
         self.list.open_ids()
+    }
+
+    /// The submissions that have come back.
+    pub(super) fn collected_ids(&self) -> BTreeSet<SubmissionId> {
+        self.list.collected_ids()
     }
 
     /// Notes that a row went into a file.

@@ -221,7 +221,8 @@ impl<'a> Session<'a> {
         let ledger = self.ledger(checkpoint.next_batch, outstanding);
         let (mut journals, copier) = self.journals(checkpoint, outstanding, budget, voice).await?;
         let open = std::mem::take(&mut journals.open);
-        journals.submissions = self.submissions(checkpoint.lineage).await?;
+        let first = outstanding.first().map_or(checkpoint.next_batch, |batch| batch.id);
+        journals.submissions = self.submissions(checkpoint.lineage, first).await?;
         let strictness = match self.scope {
             Scope::Run => Strictness::Probation,
             // Failed rows may all fail again, which shows nothing about the run.
@@ -281,7 +282,11 @@ impl<'a> Session<'a> {
     }
 
     /// Opens the list of submissions, if a provider is asked through its Batch API. A retry sends each request by itself.
-    async fn submissions(&self, lineage: Lineage) -> Result<Option<JobSubmissions>, RunError> {
+    async fn submissions(
+        &self,
+        lineage: Lineage,
+        first_uncommitted: BatchId,
+    ) -> Result<Option<JobSubmissions>, RunError> {
         let uses = self.job.providers.iter().any(|provider| provider.batch.is_some());
         if self.scope == Scope::Retry || !uses {
             return Ok(None);
@@ -305,6 +310,7 @@ impl<'a> Session<'a> {
             machine: MachineId::of(&self.folders.journal)?,
             list: SharedSubmissions::new(file, list),
             folder: self.folders.state.join(SPOOL),
+            first_uncommitted,
         }))
     }
 

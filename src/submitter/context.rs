@@ -28,6 +28,8 @@ pub struct SubmitterContext {
     pub submissions: SharedSubmissions,
     /// Folder of the files of requests and of the downloads.
     pub folder: PathBuf,
+    /// The first batch that was not committed when the run began.
+    pub first_uncommitted: BatchId,
     /// The journals of the lineage.
     pub journals: JournalFolder,
     /// Receives what is to be known outside.

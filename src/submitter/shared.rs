@@ -3,8 +3,11 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::checkpoint::{CheckpointError, Submissions, SubmissionsFile};
+use crate::checkpoint::{
+    CheckpointError, RemoteCopy, Submission, SubmissionState, Submissions, SubmissionsFile,
+};
 use crate::ident::SubmissionId;
+use crate::wire::BatchStatus;
 
 /// The list of submissions. Clones share it.
 #[derive(Clone, Debug)]
@@ -49,8 +52,21 @@ impl SharedSubmissions {
     /// The submissions whose rows wait for them.
     #[must_use]
     pub fn open_ids(&self) -> BTreeSet<SubmissionId> {
+        self.ids(|submission| submission.state.is_open())
+    }
+
+    /// The submissions whose answers are in the journals: a row of them without an answer was not answered. One that failed
+    /// in its validation shows nothing about its rows.
+    #[must_use]
+    pub fn collected_ids(&self) -> BTreeSet<SubmissionId> {
+        let was_worked_on = |copy: &RemoteCopy| copy.status != BatchStatus::Failed.name();
+        self.ids(|submission| {
+            submission.state == SubmissionState::Collected && submission.remote.iter().any(was_worked_on)
+        })
+    }
+
+    fn ids(&self, is_wanted: impl Fn(&Submission) -> bool) -> BTreeSet<SubmissionId> {
         let list = self.list();
-        let open = list.open.iter().filter(|submission| submission.state.is_open());
-        open.map(|submission| submission.id).collect()
+        list.open.iter().filter(|submission| is_wanted(submission)).map(|submission| submission.id).collect()
     }
 }

@@ -105,8 +105,8 @@ impl ProviderWorld {
     }
 
     fn kill(&mut self) {
-        if self.live.state == SubmissionState::Creating {
-            // The answer to the creation, if it was sent, is lost with the process.
+        if self.saved.state == SubmissionState::Creating {
+            // The answer to the creation is lost with the process, if it was sent.
             self.lost_answers += 1;
         }
         self.live = self.saved.clone();

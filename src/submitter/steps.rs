@@ -12,11 +12,11 @@ use super::task::{Ended, Submitter};
 use crate::checkpoint::{Submission, SubmissionState};
 use crate::clock;
 use crate::event::Event;
-use crate::fault::{Failure, Policy};
+use crate::fault::{Class, Failure, Policy};
 use crate::faultpoint::Side;
 use crate::ident::{Spend, SubmissionId};
 use crate::transport::Creation;
-use crate::wire::{BatchRequest, RemoteBatch};
+use crate::wire::{BatchRequest, BatchStatus, RemoteBatch};
 use crate::wording::counted;
 
 /// Number of pages of a list that are looked through for a batch.
@@ -224,6 +224,15 @@ impl Submitter {
                     Err(failure) => failed = Some(failure),
                 }
             }
+            for (_, found) in &asked {
+                let failed = found.as_ref().filter(|batch| batch.status == BatchStatus::Failed);
+                let is_news = |batch: &&RemoteBatch| {
+                    submission.remote.iter().all(|copy| copy.id != batch.id || !copy.has_ended)
+                };
+                if let Some(batch) = failed.filter(is_news) {
+                    self.refused(failure_of(batch))?;
+                }
+            }
             let missing: Vec<String> =
                 asked.iter().filter(|(_, found)| found.is_none()).map(|(id, _)| id.clone()).collect();
             for id in missing {
@@ -320,6 +329,25 @@ impl Submitter {
         }
         self.io.voice.say(&Event::Notice(&text));
     }
+}
+
+/// Why a batch failed in its validation: nothing of it was answered or billed.
+fn failure_of(batch: &RemoteBatch) -> Failure {
+    let error = batch.errors.as_ref().and_then(|errors| errors.data.first()).cloned().unwrap_or_default();
+    let code = error.code.as_deref().unwrap_or("no reason");
+    let class = match code {
+        "token_limit_exceeded" => Class::Quota,
+        "model_not_found" => Class::UnknownModel,
+        _ => Class::BadRequest,
+    };
+    let mut detail = format!("{} failed in its validation: {code}", batch.id);
+    if let Some(message) = &error.message {
+        detail.push_str(&format!(": {message}"));
+    }
+    if let Some(line) = error.line {
+        detail.push_str(&format!(" (line {line})"));
+    }
+    Failure::new(class, detail)
 }
 
 /// Whether a batch at the provider was made of a submission.

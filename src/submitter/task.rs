@@ -171,7 +171,27 @@ impl Submitter {
         for id in kept.await? {
             self.drivers.insert(id, SubmissionDriver::new(policy, false));
         }
+        self.close().await?;
         self.has_looked = true;
+        Ok(())
+    }
+
+    /// Removes submissions from the list whose rows are all in the table, and their files from the provider. Until then the
+    /// files stay there, in case the journals are lost.
+    async fn close(&mut self) -> Result<(), Ended> {
+        let SubmitterContext { lineage, first_uncommitted: first, .. } = self.context;
+        let name = Arc::clone(&self.name);
+        let closed = self.context.submissions.change(|list| {
+            // Batches of another lineage are not read again.
+            list.close(&name, |own, batch| own != lineage || batch < first)
+        });
+        for submission in closed.await?.into_iter().filter(|_| !self.settings.keeps_files) {
+            let answers = submission.remote.iter().flat_map(|copy| copy.output.iter().chain(&copy.errors));
+            for file in submission.file.iter().chain(answers) {
+                // A file that stays costs nothing.
+                let _ = self.api.delete_file(file).await;
+            }
+        }
         Ok(())
     }
 

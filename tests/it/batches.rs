@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use enrich::config::{BatchesSpec, SimulatorSpec, Span};
+use enrich::config::{BatchFailure, BatchesSpec, SimulatorSpec, Span};
 use enrich::simulator::answer_to;
 use serde_json::Value;
 
@@ -174,4 +174,30 @@ async fn what_a_batch_does_not_go_with_is_refused_before_anything_is_sent() {
     world.write_text(&job.replace("recreate_after = \"1s\"", "max_requests = 0"));
     world.run(&[]).await.assert_status(2).assert_says("provider.sim.batch.max_requests");
     assert_eq!(world.simulator.counts().batches.uploads, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_refused_stops_the_run_and_costs_no_row_anything() {
+    let failure = BatchFailure { code: Some("invalid_request".into()), line: Some(3), times: Some(4) };
+    let world = world(25, BatchesSpec { failure: Some(failure), ..BatchesSpec::default() }, BATCH).await;
+    for _ in 0..4 {
+        let run = world.run(&["--wait"]).await;
+        run.assert_status(4).assert_says("failed in its validation: invalid_request").assert_says("(line 3)");
+        assert_eq!(world.simulator.counts().answered, 0);
+    }
+    world.run(&["--wait"]).await.assert_status(0).assert_says("25 rows written");
+    assert_answered_once(&world, 25).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_are_deleted_when_their_rows_are_in_the_table() {
+    let world = world(25, BatchesSpec::default(), BATCH).await;
+    world.run(&["--wait"]).await.assert_status(0).assert_says("25 rows written");
+    assert_eq!(world.simulator.counts().batches.files, 2, "requests and answers");
+    world.run(&[]).await.assert_status(0).assert_says("nothing to do");
+    assert_eq!(world.simulator.counts().batches.files, 0);
+    let keeping = self::world(5, BatchesSpec::default(), &format!("{BATCH}\nkeep_files = true")).await;
+    keeping.run(&["--wait"]).await.assert_status(0);
+    keeping.run(&[]).await.assert_status(0);
+    assert_eq!(keeping.simulator.counts().batches.files, 2);
 }
