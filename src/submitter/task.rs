@@ -98,7 +98,8 @@ impl Submitter {
         let aborted = async move {
             while *mode.borrow_and_update() != Mode::Aborting {
                 if mode.changed().await.is_err() {
-                    return;
+                    // The run has ended in its order: what is under way is brought to an end.
+                    std::future::pending::<()>().await;
                 }
             }
         };
