@@ -10,14 +10,14 @@ use chrono::{DateTime, Utc};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::checked_file::{CheckedFile, CheckedFileKind};
+use super::checksummed_file::{ChecksummedFile, ChecksummedFileKind};
 use super::error::CheckpointError;
 use super::plan::{PlannedBatch, Position, SourceId};
 use crate::ident::{AppId, BatchId, Lineage};
 use crate::passed::PassedOver;
 use crate::store::{Folder, Location};
 
-const KIND: CheckedFileKind = CheckedFileKind {
+const KIND: ChecksummedFileKind = ChecksummedFileKind {
     what: "checkpoint",
     name: "checkpoint.json",
     aside: "checkpoint.damaged",
@@ -97,13 +97,13 @@ pub struct Paused {
 
 /// The file of a checkpoint, on a disk or in an object store.
 #[derive(Clone, Debug)]
-pub struct CheckpointFile(CheckedFile);
+pub struct CheckpointFile(ChecksummedFile);
 
 impl CheckpointFile {
     /// Returns the checkpoint file of a folder, without reading it.
     #[must_use]
     pub fn in_folder(folder: &Folder) -> Self {
-        CheckpointFile(CheckedFile::in_folder(folder, KIND))
+        CheckpointFile(ChecksummedFile::in_folder(folder, KIND))
     }
 
     /// Returns the location of the file.

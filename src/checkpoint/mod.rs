@@ -4,7 +4,7 @@
 //! a batch is durable here before the batch's first request, so that a restart runs the same rows under the same
 //! number.
 
-mod checked_file;
+mod checksummed_file;
 mod error;
 mod file;
 mod history;

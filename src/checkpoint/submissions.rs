@@ -9,14 +9,14 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::checked_file::{CheckedFile, CheckedFileKind};
+use super::checksummed_file::{ChecksummedFile, ChecksummedFileKind};
 use super::error::CheckpointError;
 use super::machine::MachineId;
 use crate::ident::{AppId, BatchId, Lineage, RunId, Spend, SubmissionId};
 use crate::store::{Folder, Location};
 use crate::wire::RequestCounts;
 
-const KIND: CheckedFileKind = CheckedFileKind {
+const KIND: ChecksummedFileKind = ChecksummedFileKind {
     what: "list of submissions",
     name: "submissions.json",
     aside: "submissions.damaged",
@@ -295,13 +295,13 @@ impl Submissions {
 
 /// The file of a job's submissions, on a disk or in an object store.
 #[derive(Clone, Debug)]
-pub struct SubmissionsFile(CheckedFile);
+pub struct SubmissionsFile(ChecksummedFile);
 
 impl SubmissionsFile {
     /// Returns the file in the folder of a checkpoint, without reading it.
     #[must_use]
     pub fn in_folder(folder: &Folder) -> Self {
-        SubmissionsFile(CheckedFile::in_folder(folder, KIND))
+        SubmissionsFile(ChecksummedFile::in_folder(folder, KIND))
     }
 
     /// Returns the location of the file.

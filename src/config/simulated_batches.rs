@@ -145,12 +145,12 @@ pub struct BatchesSpec {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AnswerOrder {
-    /// At random.
+    /// Random order.
     #[default]
     Shuffled,
-    /// That of the lines.
+    /// Order of the lines in the file of requests.
     Kept,
-    /// The last line first.
+    /// Reverse order of the lines.
     Reversed,
 }
 

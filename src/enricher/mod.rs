@@ -37,4 +37,4 @@ pub(crate) use prepare::template_inputs;
 pub use prepare::{Prepared, check_templates, prepare};
 pub use probation::Strictness;
 pub use stop::Stop;
-pub use waiting::Wait;
+pub use waiting::SubmissionWait;

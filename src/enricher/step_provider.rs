@@ -17,7 +17,7 @@ use crate::dispatch::Dispatcher;
 use crate::event::Voice;
 use crate::executor::{ExecutorIo, Mode, ProviderHealth, Reply, Request};
 use crate::fault::Failure;
-use crate::submitter::{Submitter, SubmitterContext, SubmitterRest};
+use crate::submitter::{Submitter, SubmitterContext, SubmitterStatus};
 use crate::transport::{BatchApi, Endpoint};
 
 /// A provider that steps send rows to.
@@ -33,7 +33,7 @@ pub(super) struct StepProvider {
     pub(super) prices: Option<Arc<PriceTable>>,
     pub(super) inbox: mpsc::Sender<Request>,
     /// Whether its submitter has nothing to do; `None` if its requests are sent by themselves.
-    pub(super) rest: Option<SubmitterRest>,
+    pub(super) rest: Option<SubmitterStatus>,
     /// Number of submissions that a row may be in without an answer; 0 if its requests are sent by themselves.
     pub(super) max_submissions: u32,
     pub(super) health: ProviderHealth,

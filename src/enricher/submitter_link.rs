@@ -22,7 +22,7 @@ pub(super) struct SubmitterLink {
 }
 
 impl SubmitterLink {
-    /// Returns the enricher's part and that of the submitters.
+    /// Creates both ends of the connection: the enricher's, and the context of the submitters.
     pub(super) fn new(own: JobSubmissions, journals: &Journals) -> (Self, SubmitterContext) {
         let (sender, news) = mpsc::unbounded_channel();
         let (drain, draining) = watch::channel(0);

@@ -7,7 +7,7 @@ use crate::submitter::SubmitterNews;
 
 /// Whether a run has nothing to do before a submission comes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wait {
+pub enum SubmissionWait {
     /// There is something to do.
     No,
     /// Its submitters still hand in what there is, or look for what is unclear.
@@ -40,8 +40,8 @@ impl Enricher {
 
     /// Whether the run has nothing to do before a submission comes back. To be asked when no task is under way and no row
     /// can be handed out. Has the submitters hand in what they have.
-    pub fn waits(&mut self) -> Wait {
-        let Some(submissions) = &mut self.submissions else { return Wait::No };
+    pub fn waits(&mut self) -> SubmissionWait {
+        let Some(submissions) = &mut self.submissions else { return SubmissionWait::No };
         // A submitter that is full leaves rows in its inbox.
         let held = |provider: &StepProvider| match &provider.rest {
             Some(rest) if rest.is_full() => {
@@ -53,18 +53,18 @@ impl Enricher {
         // Rows within the row limit are handed in, too.
         let is_stopped = self.stop.as_ref().is_some_and(|stop| !matches!(stop, Stop::MaxRows));
         if is_stopped || self.ledger.handed_out() > held || !self.ledger.has_submitted() {
-            return Wait::No;
+            return SubmissionWait::No;
         }
         if !submissions.has_drained {
             submissions.has_drained = true;
             submissions.drain.send_modify(|number| *number += 1);
-            return Wait::Soon;
+            return SubmissionWait::Soon;
         }
         let rest = self.providers.iter().filter_map(|provider| provider.rest.as_ref());
         if rest.into_iter().all(|rest| rest.is_at_rest(*submissions.drain.borrow())) {
-            Wait::ForSubmissions
+            SubmissionWait::ForSubmissions
         } else {
-            Wait::Soon
+            SubmissionWait::Soon
         }
     }
 }

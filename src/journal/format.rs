@@ -159,7 +159,7 @@ struct SubmittedHead<'a> {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     follows: bool,
     #[serde(borrow)]
-    groups: Vec<GroupHead<'a>>,
+    groups: Vec<SubmittedGroupHead<'a>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -169,7 +169,7 @@ enum SubmittedKind {
 }
 
 #[derive(Serialize, Deserialize)]
-struct GroupHead<'a> {
+struct SubmittedGroupHead<'a> {
     #[serde(borrow)]
     file: Cow<'a, str>,
     #[serde(borrow)]
@@ -253,7 +253,7 @@ pub(super) fn encode(record: &Record, buffer: &mut Vec<u8>) {
 /// Appends the frame of submitted rows to a buffer.
 pub(super) fn encode_submitted(submitted: &SubmittedRows, buffer: &mut Vec<u8>) {
     let SubmittedRows { submission, provider, model, follows, groups } = submitted;
-    let group = |group: &'_ SubmittedGroup| GroupHead {
+    let group = |group: &'_ SubmittedGroup| SubmittedGroupHead {
         file: Cow::Owned(group.file.to_string()),
         step: Cow::Owned(group.step.to_string()),
         rows: group.rows.len(),
@@ -311,7 +311,7 @@ fn decode_submitted(head: &[u8], body: &[u8]) -> Option<SubmittedRows> {
         let fingerprint = Fingerprint::from_bytes(array(&row[8..]));
         (u64::from_le_bytes(array(&row[..8])), fingerprint)
     });
-    let group = |group: GroupHead<'_>| {
+    let group = |group: SubmittedGroupHead<'_>| {
         let rows: Vec<_> = rows.by_ref().take(group.rows).collect();
         let is_whole = rows.len() == group.rows;
         is_whole.then(|| SubmittedGroup { file: group.file.into(), step: group.step.into(), rows })

@@ -18,7 +18,7 @@ use super::options::{RunOptions, StopRequest};
 use crate::budget::Account;
 use crate::checkpoint::LeaseError;
 use crate::clock::{self, Instant};
-use crate::enricher::{Anomaly, Enricher, EnricherError, LoadedBatch, Stop, Wait};
+use crate::enricher::{Anomaly, Enricher, EnricherError, LoadedBatch, Stop, SubmissionWait};
 use crate::event::{Event, Voice};
 use crate::ident::{BatchId, Lineage};
 use crate::ledger::LedgerTask;
@@ -174,10 +174,10 @@ impl<F: Feed, D: Drain> Running<F, D> {
                     continue;
                 }
                 let wait = self.enricher.waits();
-                if wait != Wait::Soon && self.enricher.is_finished() {
+                if wait != SubmissionWait::Soon && self.enricher.is_finished() {
                     return self.end(options, LAST_COPIES).await;
                 }
-                if wait == Wait::ForSubmissions && !options.waits {
+                if wait == SubmissionWait::ForSubmissions && !options.waits {
                     self.enricher.halt(Stop::Waiting);
                     continue;
                 }

@@ -11,11 +11,11 @@ use serde_json::{Value, json};
 use tokio::time::sleep_until;
 
 use super::answer::{chance, tokens_of};
-use super::arrival::Arrival;
+use super::api_kind::ApiKind;
 use super::gate::fault_for;
 use super::model::log_normal;
 use super::state::ServerShared;
-use super::stored::{Batch, BatchState, ContentWriter, FileContent, UploadedFile};
+use super::stored::{ContentWriter, FileContent, SimulatedBatch, SimulatedBatchState, UploadedFile};
 use super::{chat, embeddings};
 use crate::clock::{self, Instant};
 use crate::config::{AnswerOrder, BatchesSpec, StuckIn};
@@ -40,20 +40,20 @@ struct ReceivedLine<'a> {
 
 /// Where a line stands in its file.
 #[derive(Clone, Copy, Debug)]
-struct InputPlace {
+struct InputLineLocation {
     offset: u64,
     len: u64,
 }
 
 /// Why a batch fails in its validation.
-struct Invalid {
+struct ValidationError {
     code: String,
     message: String,
     line: Option<u64>,
 }
 
 /// The files of a batch's answers, as they are written.
-struct AnswerFiles {
+struct OutputFiles {
     output: ContentWriter,
     errors: ContentWriter,
 }
@@ -61,7 +61,7 @@ struct AnswerFiles {
 /// Works on a batch until it has ended.
 pub(super) async fn work_off(shared: Arc<ServerShared>, id: String) {
     let Some(spec) = &shared.spec.batches else { return };
-    let Some(work) = BatchWork::of(&shared, spec, &id) else { return };
+    let Some(work) = BatchWorker::of(&shared, spec, &id) else { return };
     tokio::time::sleep(spec.validation.map_or(Duration::ZERO, |time| time.0)).await;
     if spec.stuck == Some(StuckIn::Validating) {
         return work.end_when_stopped(None).await;
@@ -70,20 +70,20 @@ pub(super) async fn work_off(shared: Arc<ServerShared>, id: String) {
         Ok(places) => places,
         Err(invalid) => return work.fail(invalid),
     };
-    let Ok(files) = AnswerFiles::create() else {
-        return work.change(|batch| batch.state = BatchState::Failed);
+    let Ok(files) = OutputFiles::create() else {
+        return work.change(|batch| batch.state = SimulatedBatchState::Failed);
     };
     work.change(|batch| {
         batch.total = places.len() as u64;
-        if batch.state == BatchState::Validating {
-            batch.state = BatchState::InProgress;
+        if batch.state == SimulatedBatchState::Validating {
+            batch.state = SimulatedBatchState::InProgress;
         }
     });
     work.answer_lines(places, files).await;
 }
 
 /// A batch that is worked on.
-struct BatchWork<'a> {
+struct BatchWorker<'a> {
     shared: &'a ServerShared,
     spec: &'a BatchesSpec,
     id: &'a str,
@@ -93,12 +93,12 @@ struct BatchWork<'a> {
     expires: Instant,
 }
 
-impl<'a> BatchWork<'a> {
+impl<'a> BatchWorker<'a> {
     fn of(shared: &'a ServerShared, spec: &'a BatchesSpec, id: &'a str) -> Option<Self> {
         let mut state = shared.lock();
         let batch = state.batches.batch(id)?;
         let (number, endpoint) = (batch.number, batch.endpoint.clone());
-        Some(BatchWork {
+        Some(BatchWorker {
             shared,
             spec,
             id,
@@ -110,24 +110,24 @@ impl<'a> BatchWork<'a> {
     }
 
     /// Changes the stored batch.
-    fn change(&self, change: impl FnOnce(&mut Batch)) {
+    fn change(&self, change: impl FnOnce(&mut SimulatedBatch)) {
         if let Some(batch) = self.shared.lock().batches.batch(self.id) {
             change(batch);
         }
     }
 
     /// How the batch is to end before its work is done; `None` if it goes on.
-    fn stopped(&self) -> Option<BatchState> {
+    fn stopped(&self) -> Option<SimulatedBatchState> {
         let mut state = self.shared.lock();
         match state.batches.batch(self.id)?.state {
-            BatchState::Cancelling => Some(BatchState::Cancelled),
-            _ if clock::now() >= self.expires => Some(BatchState::Expired),
+            SimulatedBatchState::Cancelling => Some(SimulatedBatchState::Cancelled),
+            _ if clock::now() >= self.expires => Some(SimulatedBatchState::Expired),
             _ => None,
         }
     }
 
     /// Waits until the batch is cancelled or expires, and ends it.
-    async fn end_when_stopped(&self, files: Option<AnswerFiles>) {
+    async fn end_when_stopped(&self, files: Option<OutputFiles>) {
         let end = loop {
             if let Some(end) = self.stopped() {
                 break end;
@@ -138,19 +138,26 @@ impl<'a> BatchWork<'a> {
     }
 
     /// Checks the file, as a provider does before it answers any line. Returns where its lines stand.
-    fn validate(&self) -> Result<Vec<InputPlace>, Invalid> {
-        let invalid =
-            |code: &str, message: String, line: Option<u64>| Invalid { code: code.to_owned(), message, line };
+    fn validate(&self) -> Result<Vec<InputLineLocation>, ValidationError> {
+        let invalid = |code: &str, message: String, line: Option<u64>| ValidationError {
+            code: code.to_owned(),
+            message,
+            line,
+        };
         if let Some(failure) = &self.spec.failure
             && failure.times.is_none_or(|times| self.number < times)
         {
             let code = failure.code.clone().unwrap_or_default();
-            return Err(Invalid { code, message: "a configured failure".to_owned(), line: failure.line });
+            return Err(ValidationError {
+                code,
+                message: "a configured failure".to_owned(),
+                line: failure.line,
+            });
         }
         let mut places = Vec::new();
         let mut ids = HashSet::new();
         let (mut model, mut tokens) = (None, 0);
-        let mut check = |place: InputPlace, line: &[u8]| {
+        let mut check = |place: InputLineLocation, line: &[u8]| {
             places.push(place);
             let number = Some(places.len() as u64);
             let read = |_| {
@@ -217,7 +224,7 @@ impl<'a> BatchWork<'a> {
     /// Calls `check` with each line that is not empty and its place, until it fails.
     fn each_line<E>(
         &self,
-        check: &mut impl FnMut(InputPlace, &[u8]) -> Result<(), E>,
+        check: &mut impl FnMut(InputLineLocation, &[u8]) -> Result<(), E>,
     ) -> io::Result<Result<(), E>> {
         let (mut offset, mut line_offset, mut line) = (0, 0, Vec::new());
         while offset < self.input.len {
@@ -232,7 +239,7 @@ impl<'a> BatchWork<'a> {
                 let text = line.trim_ascii_end();
                 if !text.is_empty()
                     && let Err(error) =
-                        check(InputPlace { offset: line_offset, len: text.len() as u64 }, text)
+                        check(InputLineLocation { offset: line_offset, len: text.len() as u64 }, text)
                 {
                     return Ok(Err(error));
                 }
@@ -243,10 +250,10 @@ impl<'a> BatchWork<'a> {
         Ok(Ok(()))
     }
 
-    fn fail(&self, invalid: Invalid) {
-        let Invalid { code, message, line } = invalid;
+    fn fail(&self, invalid: ValidationError) {
+        let ValidationError { code, message, line } = invalid;
         self.change(|batch| {
-            batch.state = BatchState::Failed;
+            batch.state = SimulatedBatchState::Failed;
             batch.ended = Some(clock::now());
             let error = json!({"code": code, "message": message, "line": line, "param": null});
             batch.errors = (!code.is_empty()).then(|| json!({"object": "list", "data": [error]}));
@@ -254,7 +261,7 @@ impl<'a> BatchWork<'a> {
     }
 
     /// Answers the lines in the time that the batch takes, and ends it.
-    async fn answer_lines(&self, mut places: Vec<InputPlace>, mut files: AnswerFiles) {
+    async fn answer_lines(&self, mut places: Vec<InputLineLocation>, mut files: OutputFiles) {
         let spec = self.spec;
         match spec.order {
             AnswerOrder::Kept => {}
@@ -286,15 +293,18 @@ impl<'a> BatchWork<'a> {
             }
             is_short |= !self.answer_line(place, &mut files).await;
         }
-        self.change(|batch| batch.state = BatchState::Finalizing);
+        self.change(|batch| batch.state = SimulatedBatchState::Finalizing);
         if spec.stuck == Some(StuckIn::Finalizing) {
             return self.end_when_stopped(Some(files)).await;
         }
-        self.end(if is_short { BatchState::Expired } else { BatchState::Completed }, Some(files));
+        self.end(
+            if is_short { SimulatedBatchState::Expired } else { SimulatedBatchState::Completed },
+            Some(files),
+        );
     }
 
     /// Answers a line. Returns `false` if it is left until the batch expires.
-    async fn answer_line(&self, place: InputPlace, files: &mut AnswerFiles) -> bool {
+    async fn answer_line(&self, place: InputLineLocation, files: &mut OutputFiles) -> bool {
         let Ok(bytes) = self.input.read(place.offset, place.len) else { return true };
         let Ok(line) = serde_json::from_slice::<ReceivedLine<'_>>(&bytes) else { return true };
         let id = line.custom_id.as_str();
@@ -349,9 +359,9 @@ impl<'a> BatchWork<'a> {
     /// The status and body of the answer to a request.
     async fn answer(&self, request: &[u8]) -> (u16, Value) {
         let answered = if self.endpoint == "/v1/embeddings" {
-            embeddings::answer(self.shared, Arrival::InBatch, request).await
+            embeddings::answer(self.shared, ApiKind::InBatch, request).await
         } else {
-            chat::answer(self.shared, Arrival::InBatch, request).await
+            chat::answer(self.shared, ApiKind::InBatch, request).await
         };
         let response = answered.unwrap_or_else(|refused| *refused);
         let status = response.status().as_u16();
@@ -362,7 +372,7 @@ impl<'a> BatchWork<'a> {
     }
 
     /// Ends the batch and stores the files of its answers.
-    fn end(&self, end: BatchState, files: Option<AnswerFiles>) {
+    fn end(&self, end: SimulatedBatchState, files: Option<OutputFiles>) {
         let (output, errors) = files.and_then(|files| files.finish().ok()).unzip();
         let mut state = self.shared.lock();
         let key = state.batches.batch(self.id).map(|batch| batch.key.clone()).unwrap_or_default();
@@ -384,9 +394,9 @@ impl<'a> BatchWork<'a> {
     }
 }
 
-impl AnswerFiles {
+impl OutputFiles {
     fn create() -> io::Result<Self> {
-        Ok(AnswerFiles { output: ContentWriter::create()?, errors: ContentWriter::create()? })
+        Ok(OutputFiles { output: ContentWriter::create()?, errors: ContentWriter::create()? })
     }
 
     fn finish(self) -> io::Result<(FileContent, FileContent)> {

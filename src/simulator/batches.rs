@@ -15,7 +15,7 @@ use super::files::{enter, enter_again, list_page};
 use super::gate::read;
 use super::reply::{ErrorReply, hang_up, invalid, refuse, success};
 use super::state::ServerShared;
-use super::stored::{Batch, BatchState, FileContent};
+use super::stored::{FileContent, SimulatedBatch, SimulatedBatchState};
 use crate::clock::{self, Instant};
 
 /// Maximum and usual length of a list of batches.
@@ -57,7 +57,7 @@ fn try_create(shared: &Arc<ServerShared>, headers: &HeaderMap, body: &[u8]) -> R
     let (spec, key) = enter(shared, headers)?;
     let request: ReceivedBatch = read(shared, body)?;
     if !ENDPOINTS.contains(&request.endpoint.as_str()) {
-        let message = format!("Invalid value: '{}' cannot be batched.", request.endpoint);
+        let message = format!("ValidationError value: '{}' cannot be batched.", request.endpoint);
         return Err(invalid("invalid_value", &message, Some("endpoint")));
     }
     if request.completion_window.is_empty() {
@@ -118,7 +118,7 @@ fn make_batch(
     if let Some(id) = metadata["enrich"].as_str() {
         *counts.by_id.entry(id.to_owned()).or_default() += 1;
     }
-    let mut batch = Batch {
+    let mut batch = SimulatedBatch {
         id: format!("batch_{}", uuid::Uuid::new_v4().simple()),
         number: u32::try_from(state.batches.batches.len()).unwrap_or(u32::MAX),
         endpoint: request.endpoint,
@@ -128,7 +128,7 @@ fn make_batch(
         metadata,
         key,
         idempotency_key,
-        state: BatchState::Validating,
+        state: SimulatedBatchState::Validating,
         made: now,
         created: wall,
         expires: now + window,
@@ -197,7 +197,7 @@ pub(super) async fn cancel(
             let message = format!("Cannot cancel a batch with status '{}'.", batch.state.name());
             return Err(Box::new(refuse(409, "conflict", &message)));
         }
-        batch.state = BatchState::Cancelling;
+        batch.state = SimulatedBatchState::Cancelling;
         Ok(success(batch.show(spec).to_string()))
     };
     cancelled().unwrap_or_else(|refused: ErrorReply| *refused)

@@ -4,7 +4,7 @@ use axum::response::Response;
 use serde_json::{Value, json};
 
 use super::answer::{BYTES_OF_TOKEN, answer_to, choose, tokens_of};
-use super::arrival::Arrival;
+use super::api_kind::ApiKind;
 use super::chat_request::ReceivedChat;
 use super::gate::{GateRequest, bill, known, pass, read};
 use super::instance::instance_of;
@@ -30,13 +30,13 @@ struct ReplyMessage {
 /// Answers a chat completion request, or refuses it.
 pub(super) async fn answer(
     shared: &ServerShared,
-    arrival: Arrival<'_>,
+    api: ApiKind<'_>,
     body: &[u8],
 ) -> Result<Response, ErrorReply> {
     let spec = &shared.spec;
     let request: ReceivedChat = read(shared, body)?;
     let (prompt, words) = split_words(request.question());
-    let (number, nth) = shared.lock().counts.count_request(prompt, arrival);
+    let (number, nth) = shared.lock().counts.count_request(prompt, api);
     let question = GateRequest {
         number,
         prompt,
@@ -45,13 +45,13 @@ pub(super) async fn answer(
         prompt_tokens: request.prompt_tokens(),
         max_tokens: request.most_tokens(),
     };
-    known(shared, arrival, &request.model)?;
+    known(shared, api, &request.model)?;
     request.check()?;
     let shape = AnswerShape::of(&request, words, spec)?;
     within_context(spec, &question)?;
     let tier =
-        AnsweringTier::of(shared, arrival, question.prompt, question.nth, request.service_tier.as_deref())?;
-    let fault = pass(shared, arrival, &question).await?;
+        AnsweringTier::of(shared, api, question.prompt, question.nth, request.service_tier.as_deref())?;
+    let fault = pass(shared, api, &question).await?;
     let answer = ReplyMessage::new(spec, shape, prompt, fault.as_ref()).within(request.most_tokens());
     let completion_tokens = answer.text.as_ref().map_or(0, |text| {
         let drawn = shared.lock().model.completion_tokens(prompt, question.nth.into(), request.most_tokens());

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde::Serialize;
 
-use super::arrival::Arrival;
+use super::api_kind::ApiKind;
 use crate::ident::{Fingerprint, Money, Tokens};
 
 /// What the simulator has received and answered so far; served as JSON at `/simulator/counts`.
@@ -96,10 +96,10 @@ impl Counts {
 
     /// Counts a request for a prompt. Returns its number among all requests, and the number of earlier ones for the
     /// prompt.
-    pub(super) fn count_request(&mut self, prompt: &str, arrival: Arrival<'_>) -> (u64, u32) {
-        match arrival {
-            Arrival::Alone(_) => self.requests += 1,
-            Arrival::InBatch => self.batches.lines += 1,
+    pub(super) fn count_request(&mut self, prompt: &str, api: ApiKind<'_>) -> (u64, u32) {
+        match api {
+            ApiKind::Synchronous(_) => self.requests += 1,
+            ApiKind::InBatch => self.batches.lines += 1,
         }
         let times = self.prompts.entry(Fingerprint::of([prompt.as_bytes()])).or_default();
         *times += 1;

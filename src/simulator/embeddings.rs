@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::answer::tokens_of;
-use super::arrival::Arrival;
+use super::api_kind::ApiKind;
 use super::gate::{GateRequest, bill, known, pass, read};
 use super::malformed::spoil_embeddings;
 use super::reply::{ErrorReply, add, invalid, success, usage};
@@ -93,7 +93,7 @@ fn next(state: &mut u64) -> f64 {
 /// Answers an embeddings request, or refuses it.
 pub(super) async fn answer(
     shared: &ServerShared,
-    arrival: Arrival<'_>,
+    api: ApiKind<'_>,
     body: &[u8],
 ) -> Result<Response, ErrorReply> {
     let spec = &shared.spec;
@@ -101,7 +101,7 @@ pub(super) async fn answer(
     let inputs = request.input.into_texts();
     let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
     let prompt = inputs.join("\n");
-    let (number, nth) = shared.lock().counts.count_request(&prompt, arrival);
+    let (number, nth) = shared.lock().counts.count_request(&prompt, api);
     let question = GateRequest {
         number,
         prompt: &prompt,
@@ -110,12 +110,12 @@ pub(super) async fn answer(
         prompt_tokens: inputs.iter().map(|input| tokens_of(input)).sum(),
         max_tokens: None,
     };
-    known(shared, arrival, &request.model)?;
+    known(shared, api, &request.model)?;
     check_inputs(spec, &inputs)?;
     let dimensions = dimensions(spec, request.dimensions)?;
     let tier =
-        AnsweringTier::of(shared, arrival, question.prompt, question.nth, request.service_tier.as_deref())?;
-    let wrong = pass(shared, arrival, &question).await?.and_then(|fault| fault.wrong);
+        AnsweringTier::of(shared, api, question.prompt, question.nth, request.service_tier.as_deref())?;
+    let wrong = pass(shared, api, &question).await?.and_then(|fault| fault.wrong);
     let encoding = request.encoding_format.unwrap_or_default();
     let mut data =
         embed(&inputs, dimensions + usize::from(wrong == Some(WrongForm::OtherDimension)), encoding);

@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 use super::answer::chance;
-use super::arrival::Arrival;
+use super::api_kind::ApiKind;
 use super::hold::Gate;
 use super::model::ModelRefusal;
 use super::reply::{ErrorReply, add, fault_response, hang_up, invalid, refuse, refuse_as};
@@ -49,8 +49,8 @@ pub(super) fn read<T: DeserializeOwned>(shared: &ServerShared, body: &[u8]) -> R
 }
 
 /// Checks the key and the model of a request.
-pub(super) fn known(shared: &ServerShared, arrival: Arrival<'_>, model: &str) -> Result<(), ErrorReply> {
-    if let Arrival::Alone(headers) = arrival {
+pub(super) fn known(shared: &ServerShared, api: ApiKind<'_>, model: &str) -> Result<(), ErrorReply> {
+    if let ApiKind::Synchronous(headers) = api {
         known_key(shared, headers)?;
     }
     if shared.spec.model.as_ref().is_some_and(|known| known != model) {
@@ -76,12 +76,12 @@ pub(super) fn known_key(shared: &ServerShared, headers: &HeaderMap) -> Result<()
 /// Waits until a request is due to be answered. Returns the fault that the answer must show, or an error response.
 pub(super) async fn pass(
     shared: &ServerShared,
-    arrival: Arrival<'_>,
+    api: ApiKind<'_>,
     question: &GateRequest<'_>,
 ) -> Result<Option<FaultSpec>, ErrorReply> {
-    let due = match arrival {
-        Arrival::Alone(_) => admit(shared, question)?,
-        Arrival::InBatch => clock::now(),
+    let due = match api {
+        ApiKind::Synchronous(_) => admit(shared, question)?,
+        ApiKind::InBatch => clock::now(),
     };
     let duration = due.saturating_duration_since(clock::now());
     wait_at(&shared.gate, question).await?;

@@ -6,7 +6,7 @@ pub enum Gate {
     /// Nothing.
     #[default]
     Open,
-    /// The requests from this one on wait until the gate opens. They count from 1, in the order of their arrival.
+    /// The requests from this one on wait until the gate opens. They count from 1, in the order of their api.
     ShutFrom(u64),
     /// The requests with this text in them wait until the gate opens.
     ShutFor(String),

@@ -5,7 +5,7 @@
 //! and answers. Unknown routes and values are refused, and the routes recorded.
 
 mod answer;
-mod arrival;
+mod api_kind;
 mod batch_work;
 mod batches;
 mod chat;

@@ -17,7 +17,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use url::Url;
 
-use super::arrival::Arrival;
+use super::api_kind::ApiKind;
 use super::counts::Counts;
 use super::hold::Gate;
 use super::model::SimulatedModel;
@@ -211,8 +211,8 @@ async fn finish(
 async fn work(in_flight: InFlight, interface: Interface, headers: HeaderMap, body: Bytes) -> Response {
     let shared = &in_flight.0;
     let answered = match interface {
-        Interface::Chat => chat::answer(shared, Arrival::Alone(&headers), &body).await,
-        Interface::Embeddings => embeddings::answer(shared, Arrival::Alone(&headers), &body).await,
+        Interface::Chat => chat::answer(shared, ApiKind::Synchronous(&headers), &body).await,
+        Interface::Embeddings => embeddings::answer(shared, ApiKind::Synchronous(&headers), &body).await,
     };
     let response = answered.unwrap_or_else(|refused| *refused);
     let status = if response.extensions().get::<HangUp>().is_some() { 0 } else { response.status().as_u16() };

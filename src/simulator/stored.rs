@@ -17,12 +17,12 @@ use crate::config::BatchesSpec;
 #[derive(Debug, Default)]
 pub(super) struct StoredBatches {
     pub(super) files: Vec<UploadedFile>,
-    pub(super) batches: Vec<Batch>,
+    pub(super) batches: Vec<SimulatedBatch>,
 }
 
 /// The state of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum BatchState {
+pub(super) enum SimulatedBatchState {
     Validating,
     InProgress,
     Finalizing,
@@ -33,31 +33,34 @@ pub(super) enum BatchState {
     Cancelled,
 }
 
-impl BatchState {
+impl SimulatedBatchState {
     pub(super) fn name(self) -> &'static str {
         match self {
-            BatchState::Validating => "validating",
-            BatchState::InProgress => "in_progress",
-            BatchState::Finalizing => "finalizing",
-            BatchState::Completed => "completed",
-            BatchState::Failed => "failed",
-            BatchState::Expired => "expired",
-            BatchState::Cancelling => "cancelling",
-            BatchState::Cancelled => "cancelled",
+            SimulatedBatchState::Validating => "validating",
+            SimulatedBatchState::InProgress => "in_progress",
+            SimulatedBatchState::Finalizing => "finalizing",
+            SimulatedBatchState::Completed => "completed",
+            SimulatedBatchState::Failed => "failed",
+            SimulatedBatchState::Expired => "expired",
+            SimulatedBatchState::Cancelling => "cancelling",
+            SimulatedBatchState::Cancelled => "cancelled",
         }
     }
 
     pub(super) fn is_end(self) -> bool {
         matches!(
             self,
-            BatchState::Completed | BatchState::Failed | BatchState::Expired | BatchState::Cancelled
+            SimulatedBatchState::Completed
+                | SimulatedBatchState::Failed
+                | SimulatedBatchState::Expired
+                | SimulatedBatchState::Cancelled
         )
     }
 }
 
 /// A batch.
 #[derive(Debug)]
-pub(super) struct Batch {
+pub(super) struct SimulatedBatch {
     pub(super) id: String,
     /// Its number among all batches, from 0.
     pub(super) number: u32,
@@ -68,7 +71,7 @@ pub(super) struct Batch {
     pub(super) metadata: Value,
     pub(super) key: String,
     pub(super) idempotency_key: Option<String>,
-    pub(super) state: BatchState,
+    pub(super) state: SimulatedBatchState,
     pub(super) made: Instant,
     pub(super) created: DateTime<Utc>,
     pub(super) expires: Instant,
@@ -98,7 +101,7 @@ impl StoredBatches {
     }
 
     /// Returns the batch with this id.
-    pub(super) fn batch(&mut self, id: &str) -> Option<&mut Batch> {
+    pub(super) fn batch(&mut self, id: &str) -> Option<&mut SimulatedBatch> {
         self.batches.iter_mut().find(|batch| batch.id == id)
     }
 
@@ -108,7 +111,7 @@ impl StoredBatches {
     }
 }
 
-impl Batch {
+impl SimulatedBatch {
     pub(super) fn is_seen_with(&self, key: &str, spec: &BatchesSpec) -> bool {
         !spec.each_key_apart || self.key == key
     }
@@ -119,7 +122,7 @@ impl Batch {
         if state.is_end() {
             if spec.revives && self.was_seen_ended && !self.has_revived {
                 self.has_revived = true;
-                state = BatchState::InProgress;
+                state = SimulatedBatchState::InProgress;
             }
             self.was_seen_ended = true;
         }

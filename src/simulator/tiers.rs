@@ -1,7 +1,7 @@
 //! Service tiers: which one answers a request, and at what price.
 
 use super::answer::chance;
-use super::arrival::Arrival;
+use super::api_kind::ApiKind;
 use super::reply::{ErrorReply, invalid, refuse};
 use super::state::ServerShared;
 use crate::config::Prices;
@@ -25,12 +25,12 @@ impl<'a> AnsweringTier<'a> {
     /// A line of a batch has a price of its own and states no tier.
     pub(super) fn of(
         shared: &'a ServerShared,
-        arrival: Arrival<'_>,
+        api: ApiKind<'_>,
         prompt: &str,
         nth: u32,
         requested: Option<&str>,
     ) -> Result<Self, ErrorReply> {
-        if let (Arrival::InBatch, Some(spec)) = (arrival, &shared.spec.batches) {
+        if let (ApiKind::InBatch, Some(spec)) = (api, &shared.spec.batches) {
             let dollars = (spec.price_per_million_input, spec.price_per_million_output);
             return Ok(AnsweringTier { stated: None, dollars: Some(dollars) });
         }

@@ -27,7 +27,7 @@ const LONGEST_LINE: u64 = 64 << 20;
 
 /// What the answers of a submission were.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Collected {
+pub struct CollectionReport {
     /// Requests that were answered.
     pub answered: u64,
     /// Requests that were refused, as they would be again.
@@ -64,14 +64,14 @@ pub enum CollectError {
 
 /// Where a line stands in the downloaded files.
 #[derive(Clone, Copy)]
-struct LinePlace {
+struct LineLocation {
     file: usize,
     offset: u64,
     len: u64,
 }
 
 /// What brings the answers of a submission into journals.
-pub(super) struct Collector<'a> {
+pub(super) struct AnswerCollector<'a> {
     pub(super) submission: &'a Submission,
     pub(super) journals: &'a JournalFolder,
     pub(super) api: &'a BatchApi,
@@ -80,10 +80,10 @@ pub(super) struct Collector<'a> {
     pub(super) worst: Spend,
 }
 
-impl Collector<'_> {
+impl AnswerCollector<'_> {
     /// Reads the downloaded files and appends what they hold to the journals of the batches, as far as they lack it.
-    pub(super) fn collect(&self, files: &[PathBuf]) -> Result<Collected, CollectError> {
-        let mut collected = Collected::default();
+    pub(super) fn collect(&self, files: &[PathBuf]) -> Result<CollectionReport, CollectError> {
+        let mut collected = CollectionReport::default();
         let (opened, index) = self.index(files, &mut collected)?;
         let mut used = HashSet::new();
         for batch in self.submission.batches.keys() {
@@ -97,8 +97,8 @@ impl Collector<'_> {
     fn index(
         &self,
         files: &[PathBuf],
-        collected: &mut Collected,
-    ) -> Result<(Vec<File>, HashMap<LineId, LinePlace>), CollectError> {
+        collected: &mut CollectionReport,
+    ) -> Result<(Vec<File>, HashMap<LineId, LineLocation>), CollectError> {
         let mut opened = Vec::new();
         let mut index = HashMap::new();
         for (number, path) in files.iter().enumerate() {
@@ -112,7 +112,7 @@ impl Collector<'_> {
                 if read == 0 {
                     break;
                 }
-                let place = LinePlace { file: number, offset, len: read };
+                let place = LineLocation { file: number, offset, len: read };
                 offset += read;
                 if line.trim_ascii().is_empty() {
                     continue;
@@ -142,9 +142,9 @@ impl Collector<'_> {
         &self,
         batch: BatchId,
         files: &[File],
-        index: &HashMap<LineId, LinePlace>,
+        index: &HashMap<LineId, LineLocation>,
         used: &mut HashSet<LineId>,
-        collected: &mut Collected,
+        collected: &mut CollectionReport,
     ) -> Result<(), CollectError> {
         let Some((journal, entries)) = self.journals.reopen(batch)? else { return Ok(()) };
         let mut have = HashSet::new();
@@ -218,7 +218,12 @@ impl Collector<'_> {
     }
 
     /// The outcome that a line shows, or `None` if its row is to be asked again.
-    fn outcome(&self, file: &File, place: LinePlace, collected: &mut Collected) -> Option<RecordedOutcome> {
+    fn outcome(
+        &self,
+        file: &File,
+        place: LineLocation,
+        collected: &mut CollectionReport,
+    ) -> Option<RecordedOutcome> {
         let mut bytes = vec![0; usize::try_from(place.len).ok()?];
         file.read_exact_at(&mut bytes, place.offset).ok()?;
         let bytes = self.api.redact_line(Bytes::from(bytes));

@@ -61,13 +61,13 @@ pub enum SubmitterNews {
 
 /// Whether a submitter has nothing to do for a while. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct SubmitterRest {
+pub struct SubmitterStatus {
     /// One more than the number of the last request to hand in that it has followed; 0 while it is busy.
     drained: Arc<AtomicU64>,
     is_full: Arc<AtomicBool>,
 }
 
-impl SubmitterRest {
+impl SubmitterStatus {
     /// Whether it has nothing to do for a while, and has handed in what there was at the request of this number.
     #[must_use]
     pub fn is_at_rest(&self, drained: u64) -> bool {

@@ -58,23 +58,23 @@ impl fmt::Display for LineId {
 /// The text is not the id of a request of this program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not the id of a request of this program")]
-pub struct NoLineId;
+pub struct InvalidLineId;
 
 impl FromStr for LineId {
-    type Err = NoLineId;
+    type Err = InvalidLineId;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let mut parts = text.split('-').map(number);
-        let mut next = || parts.next().flatten().ok_or(NoLineId);
+        let mut next = || parts.next().flatten().ok_or(InvalidLineId);
         let (file, row, step, fingerprint) = (next()?, next()?, next()?, next()?);
         let id = LineId {
-            file: file.try_into().map_err(|_| NoLineId)?,
-            row: row.try_into().map_err(|_| NoLineId)?,
-            step: step.try_into().map_err(|_| NoLineId)?,
+            file: file.try_into().map_err(|_| InvalidLineId)?,
+            row: row.try_into().map_err(|_| InvalidLineId)?,
+            step: step.try_into().map_err(|_| InvalidLineId)?,
             fingerprint: Fingerprint::from_bytes(fingerprint.to_be_bytes()),
         };
         // One id has one text.
-        if id.to_string() == text { Ok(id) } else { Err(NoLineId) }
+        if id.to_string() == text { Ok(id) } else { Err(InvalidLineId) }
     }
 }
 

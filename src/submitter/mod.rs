@@ -15,10 +15,10 @@ mod steps;
 mod submission;
 mod task;
 
-pub use collect::{CollectError, Collected};
-pub use context::{SubmitterContext, SubmitterNews, SubmitterRest};
+pub use collect::{CollectError, CollectionReport};
+pub use context::{SubmitterContext, SubmitterNews, SubmitterStatus};
 pub use error::SubmitterError;
-pub use line_id::{LineId, NoLineId};
+pub use line_id::{InvalidLineId, LineId};
 pub use shared::SharedSubmissions;
-pub use submission::{CreationResult, NextStep, SubmissionDriver, SubmissionPolicy};
+pub use submission::{CreationResult, SubmissionAction, SubmissionDriver, SubmissionPolicy};
 pub use task::Submitter;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use proptest::prelude::*;
 
-use super::submission::{CreationResult, NextStep, SubmissionDriver, SubmissionPolicy};
+use super::submission::{CreationResult, SubmissionAction, SubmissionDriver, SubmissionPolicy};
 use crate::checkpoint::{MachineId, Submission, SubmissionState};
 use crate::ident::{Lineage, RunId, Spend, SubmissionId};
 use crate::wire::{BatchStatus, RemoteBatch, RequestCounts};
@@ -15,7 +15,7 @@ use crate::wire::{BatchStatus, RemoteBatch, RequestCounts};
 const MINUTE: TimeDelta = TimeDelta::minutes(1);
 
 /// A batch at the provider.
-struct Made {
+struct ProviderBatch {
     id: String,
     at: DateTime<Utc>,
     ends_at: DateTime<Utc>,
@@ -31,7 +31,7 @@ struct ProviderWorld {
     driver: SubmissionDriver,
     policy: SubmissionPolicy,
     has_file: bool,
-    batches: Vec<Made>,
+    batches: Vec<ProviderBatch>,
     /// Times at which batches are made whose creation was cut off.
     late: Vec<DateTime<Utc>>,
     /// Time for which the list does not show a batch.
@@ -124,7 +124,7 @@ impl ProviderWorld {
     fn make(&mut self) {
         let id = format!("batch_{}", self.batches.len());
         let ends_at = self.now + self.takes;
-        self.batches.push(Made { id, at: self.now, ends_at, is_cancelled: false });
+        self.batches.push(ProviderBatch { id, at: self.now, ends_at, is_cancelled: false });
     }
 
     fn advance(&mut self, to: DateTime<Utc>) {
@@ -139,7 +139,7 @@ impl ProviderWorld {
         self.now = self.now.max(to);
     }
 
-    fn shown(&self, made: &Made) -> RemoteBatch {
+    fn shown(&self, made: &ProviderBatch) -> RemoteBatch {
         let has_ended = made.is_cancelled || made.ends_at <= self.now;
         let status = match (made.is_cancelled, has_ended) {
             (true, _) => BatchStatus::Cancelled,
@@ -171,22 +171,27 @@ impl ProviderWorld {
         let next = self.driver.next(&self.live, self.now);
         let fails = self.happens(6);
         match next {
-            NextStep::Wait(until) => {
+            SubmissionAction::Wait(until) => {
                 assert!(until > self.now, "it waits for the past");
                 self.advance(until);
             }
-            NextStep::Nothing => return false,
-            _ if fails && !matches!(next, NextStep::Create | NextStep::Upload | NextStep::Collect) => {
+            SubmissionAction::Nothing => return false,
+            _ if fails
+                && !matches!(
+                    next,
+                    SubmissionAction::Create | SubmissionAction::Upload | SubmissionAction::Collect
+                ) =>
+            {
                 self.driver.failed(None, self.now);
             }
-            NextStep::FindFile => {
+            SubmissionAction::FindFile => {
                 if self.has_file {
                     self.driver.uploaded(&mut self.live, "file", self.now);
                 } else {
                     self.driver.file_not_found();
                 }
             }
-            NextStep::Upload => {
+            SubmissionAction::Upload => {
                 let is_lost = self.happens(4);
                 self.has_file |= is_lost || !fails;
                 if is_lost || fails {
@@ -195,7 +200,7 @@ impl ProviderWorld {
                     self.driver.uploaded(&mut self.live, "file", self.now);
                 }
             }
-            NextStep::Create => {
+            SubmissionAction::Create => {
                 assert!(self.live.file.is_some());
                 self.driver.creating(&mut self.live, self.now);
                 let before = self.saved.state;
@@ -206,11 +211,11 @@ impl ProviderWorld {
                 }
                 self.create(fails);
             }
-            NextStep::Look => {
+            SubmissionAction::Look => {
                 let listed = self.listed();
                 self.driver.looked(&mut self.live, &listed, self.now);
             }
-            NextStep::Poll => {
+            SubmissionAction::Poll => {
                 let listed = self.listed();
                 let known: Vec<String> = self.live.remote.iter().map(|copy| copy.id.clone()).collect();
                 let mut asked: Vec<(String, Option<RemoteBatch>)> =
@@ -225,12 +230,12 @@ impl ProviderWorld {
                 }
                 self.driver.polled(&mut self.live, &asked, self.now);
             }
-            NextStep::Cancel(id) => {
+            SubmissionAction::Cancel(id) => {
                 let made = self.batches.iter_mut().find(|made| made.id == id).expect("it was made");
                 made.is_cancelled |= made.ends_at > self.now;
                 self.driver.cancelled(&mut self.live, &id, self.now);
             }
-            NextStep::Collect => {
+            SubmissionAction::Collect => {
                 self.live.state = SubmissionState::Collected;
             }
         }

@@ -4,18 +4,18 @@ use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
 
-use super::collect::{CollectError, Collected, Collector};
+use super::collect::{AnswerCollector, CollectError, CollectionReport};
 use super::context::SubmitterNews;
 use super::spool::path_of;
-use super::submission::{CreationResult, NextStep, SubmissionDriver};
-use super::task::{Ended, Submitter};
+use super::submission::{CreationResult, SubmissionAction, SubmissionDriver};
+use super::task::{Submitter, SubmitterEnd};
 use crate::checkpoint::{Submission, SubmissionState};
 use crate::clock;
 use crate::event::Event;
 use crate::fault::{Class, Failure, Policy};
 use crate::faultpoint::Side;
 use crate::ident::{Spend, SubmissionId};
-use crate::transport::Creation;
+use crate::transport::BatchCreation;
 use crate::wire::{BatchRequest, BatchStatus, RemoteBatch};
 use crate::wording::counted;
 
@@ -26,17 +26,17 @@ const NAME: &str = "enrich";
 
 impl Submitter {
     /// Takes the steps that are due. Returns whether there were any.
-    pub(super) async fn take_steps(&mut self) -> Result<bool, Ended> {
+    pub(super) async fn take_steps(&mut self) -> Result<bool, SubmitterEnd> {
         let now = clock::wall();
-        let mut due: Vec<(SubmissionId, NextStep)> = self
+        let mut due: Vec<(SubmissionId, SubmissionAction)> = self
             .drivers
             .iter()
             .filter_map(|(id, driver)| Some((*id, driver.next(&self.submission(*id)?, now))))
-            .filter(|(_, step)| !matches!(step, NextStep::Wait(_) | NextStep::Nothing))
+            .filter(|(_, step)| !matches!(step, SubmissionAction::Wait(_) | SubmissionAction::Nothing))
             .collect();
         due.sort_by_key(|(id, _)| *id);
         let polled: Vec<SubmissionId> =
-            due.iter().filter(|(_, step)| *step == NextStep::Poll).map(|(id, _)| *id).collect();
+            due.iter().filter(|(_, step)| *step == SubmissionAction::Poll).map(|(id, _)| *id).collect();
         if !polled.is_empty() {
             self.poll(&polled).await?;
             return Ok(true);
@@ -47,10 +47,10 @@ impl Submitter {
         Ok(true)
     }
 
-    async fn take_step(&mut self, id: SubmissionId, step: NextStep) -> Result<(), Ended> {
+    async fn take_step(&mut self, id: SubmissionId, step: SubmissionAction) -> Result<(), SubmitterEnd> {
         let Some(submission) = self.submission(id) else { return Ok(()) };
         match step {
-            NextStep::FindFile => {
+            SubmissionAction::FindFile => {
                 let found = self.api.find_file(&self.file_name(id), submission.bytes).await;
                 self.update(id, |driver, submission, now| match found {
                     Ok(Some(file)) => driver.uploaded(submission, &file.id, now),
@@ -59,7 +59,7 @@ impl Submitter {
                 })
                 .await
             }
-            NextStep::Upload => {
+            SubmissionAction::Upload => {
                 self.pass("upload", Side::Before)?;
                 let uploaded = self.api.upload(&path_of(&self.context.folder, id), &self.file_name(id)).await;
                 self.pass("upload", Side::After)?;
@@ -74,8 +74,8 @@ impl Submitter {
                 })
                 .await
             }
-            NextStep::Create => self.create(id, submission).await,
-            NextStep::Look => {
+            SubmissionAction::Create => self.create(id, submission).await,
+            SubmissionAction::Look => {
                 self.pass("batch-look", Side::Before)?;
                 let found = self.look_for(&submission).await;
                 self.pass("batch-look", Side::After)?;
@@ -85,7 +85,7 @@ impl Submitter {
                 })
                 .await
             }
-            NextStep::Cancel(remote) => {
+            SubmissionAction::Cancel(remote) => {
                 let cancelled = self.api.cancel(&remote).await;
                 self.update(id, |driver, submission, now| match cancelled {
                     Err(failure) if failure.class.policy() != Policy::Reject => {
@@ -96,8 +96,8 @@ impl Submitter {
                 })
                 .await
             }
-            NextStep::Collect => self.collect(submission).await,
-            NextStep::Poll | NextStep::Wait(_) | NextStep::Nothing => Ok(()),
+            SubmissionAction::Collect => self.collect(submission).await,
+            SubmissionAction::Poll | SubmissionAction::Wait(_) | SubmissionAction::Nothing => Ok(()),
         }
     }
 
@@ -110,7 +110,7 @@ impl Submitter {
         &mut self,
         id: SubmissionId,
         change: impl FnOnce(&mut SubmissionDriver, &mut Submission, DateTime<Utc>),
-    ) -> Result<(), Ended> {
+    ) -> Result<(), SubmitterEnd> {
         let Some(driver) = self.drivers.get_mut(&id) else { return Ok(()) };
         let saved = self.context.submissions.change(|list| {
             if let Some(submission) = list.get_mut(id) {
@@ -121,7 +121,7 @@ impl Submitter {
     }
 
     /// Makes the batch of a submission.
-    async fn create(&mut self, id: SubmissionId, submission: Submission) -> Result<(), Ended> {
+    async fn create(&mut self, id: SubmissionId, submission: Submission) -> Result<(), SubmitterEnd> {
         let Some(file) = submission.file else { return Ok(()) };
         self.update(id, SubmissionDriver::creating).await?;
         let metadata = [
@@ -140,32 +140,32 @@ impl Submitter {
         self.pass("batch-create", Side::After)?;
         let rows = counted(submission.lines, "row");
         match &creation {
-            Creation::Made(batch) => {
+            BatchCreation::Made(batch) => {
                 let text = format!("{rows} submitted to {}, {}", self.name, batch.id);
                 self.io.voice.say(&Event::Notice(&text));
                 // The file is needed no longer: the provider has it.
                 let _ = std::fs::remove_file(path_of(&self.context.folder, id));
             }
-            Creation::Unclear(failure) => {
+            BatchCreation::Unclear(failure) => {
                 let text = format!(
                     "the answer to the creation of the batch of {rows} at {} was lost: {failure}; it is looked for",
                     self.name
                 );
                 self.io.voice.say(&Event::Notice(&text));
             }
-            Creation::Refused(_) => {}
+            BatchCreation::Refused(_) => {}
         }
         let result = match &creation {
-            Creation::Made(batch) => CreationResult::Made(batch),
-            Creation::Refused(refusal) => CreationResult::Refused {
+            BatchCreation::Made(batch) => CreationResult::Made(batch),
+            BatchCreation::Refused(refusal) => CreationResult::Refused {
                 again_after: refusal.failure.delay,
                 is_about_file: refusal.is_about_file,
             },
-            Creation::Unclear(_) => CreationResult::Unclear,
+            BatchCreation::Unclear(_) => CreationResult::Unclear,
         };
         self.update(id, |driver, submission, now| driver.created(submission, &result, now)).await?;
         match creation {
-            Creation::Refused(refusal)
+            BatchCreation::Refused(refusal)
                 if !refusal.is_about_file
                     && matches!(refusal.failure.class.policy(), Policy::Stop | Policy::Reject) =>
             {
@@ -176,7 +176,7 @@ impl Submitter {
     }
 
     /// The provider refuses what every further file would meet, too.
-    fn refused(&mut self, failure: Failure) -> Result<(), Ended> {
+    fn refused(&mut self, failure: Failure) -> Result<(), SubmitterEnd> {
         let provider = self.io.provider;
         let _ = self.context.news.send(SubmitterNews::Stop { provider, failure });
         self.io.capacity_freed.notify_one();
@@ -199,7 +199,7 @@ impl Submitter {
     }
 
     /// Asks for the states of the batches of some submissions: by one list, and one by one for those that it lacks.
-    async fn poll(&mut self, ids: &[SubmissionId]) -> Result<(), Ended> {
+    async fn poll(&mut self, ids: &[SubmissionId]) -> Result<(), SubmitterEnd> {
         let listed = match self.api.list(None).await {
             Ok(page) => page.items,
             Err(failure) => {
@@ -252,7 +252,7 @@ impl Submitter {
     }
 
     /// Brings the answers of a submission into the journals.
-    async fn collect(&mut self, submission: Submission) -> Result<(), Ended> {
+    async fn collect(&mut self, submission: Submission) -> Result<(), SubmitterEnd> {
         let id = submission.id;
         let mut files = Vec::new();
         for copy in &submission.remote {
@@ -296,11 +296,11 @@ impl Submitter {
         Ok(())
     }
 
-    fn gather(&self, submission: &Submission, files: &[PathBuf]) -> Result<Collected, CollectError> {
+    fn gather(&self, submission: &Submission, files: &[PathBuf]) -> Result<CollectionReport, CollectError> {
         let each = submission.lines.max(1);
         let Spend { money, tokens, .. } = submission.worst;
         let worst = Spend { money: money.share(each), tokens: tokens.div_ceil(each), requests: 1 };
-        let collector = Collector {
+        let collector = AnswerCollector {
             submission,
             journals: &self.context.journals,
             api: &self.api,
@@ -310,8 +310,8 @@ impl Submitter {
         collector.collect(files)
     }
 
-    fn report_collected(&self, submission: &Submission, collected: &Collected) {
-        let Collected { answered, refused, unanswered, foreign, repeated, unreadable, .. } = collected;
+    fn report_collected(&self, submission: &Submission, collected: &CollectionReport) {
+        let CollectionReport { answered, refused, unanswered, foreign, repeated, unreadable, .. } = collected;
         let mut text = format!(
             "{answered} of {} collected from {}",
             counted(submission.lines, "row"),

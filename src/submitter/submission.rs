@@ -1,5 +1,5 @@
 //! What is to be done next for a submission, as a pure state machine: the caller brings the time and the provider's
-//! answers, and saves the submission before it acts where [`NextStep`] says so.
+//! answers, and saves the submission before it acts where [`SubmissionAction`] says so.
 //!
 //! The one danger is a second batch of the same requests, which is paid for. A batch is made by one request, after the
 //! submission was saved as [`SubmissionState::Creating`]. If the answer to that request is lost, the batch is looked for,
@@ -40,7 +40,7 @@ pub struct SubmissionPolicy {
 
 /// What is to be done next for a submission.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NextStep {
+pub enum SubmissionAction {
     /// Look whether its file is at the provider.
     FindFile,
     /// Upload its file.
@@ -95,42 +95,42 @@ impl SubmissionDriver {
     }
 
     /// What is to be done at `now`.
-    pub fn next(&self, submission: &Submission, now: DateTime<Utc>) -> NextStep {
+    pub fn next(&self, submission: &Submission, now: DateTime<Utc>) -> SubmissionAction {
         if let Some(until) = self.not_before.filter(|until| *until > now) {
-            return NextStep::Wait(until);
+            return SubmissionAction::Wait(until);
         }
         match submission.state {
-            SubmissionState::Sealed if self.may_be_uploaded => NextStep::FindFile,
-            SubmissionState::Sealed => NextStep::Upload,
-            SubmissionState::Uploaded => NextStep::Create,
+            SubmissionState::Sealed if self.may_be_uploaded => SubmissionAction::FindFile,
+            SubmissionState::Sealed => SubmissionAction::Upload,
+            SubmissionState::Uploaded => SubmissionAction::Create,
             // This run makes it now, or an earlier one ended while it did.
             SubmissionState::Creating | SubmissionState::Unclear => self.next_look(submission, now),
             SubmissionState::Created => self.next_for_batches(submission, now),
-            SubmissionState::Ended => NextStep::Collect,
+            SubmissionState::Ended => SubmissionAction::Collect,
             SubmissionState::Collected | SubmissionState::GivenUp | SubmissionState::Dropped => {
-                NextStep::Nothing
+                SubmissionAction::Nothing
             }
         }
     }
 
-    fn next_look(&self, submission: &Submission, now: DateTime<Utc>) -> NextStep {
+    fn next_look(&self, submission: &Submission, now: DateTime<Utc>) -> SubmissionAction {
         let after = LOOKS.get(submission.looks as usize).copied();
         let due = match after {
             Some(after) => submission.since + after,
             // The last look is the one after which the batch may be made again.
             None => (submission.since + self.policy.recreate_after).max(now),
         };
-        if due <= now { NextStep::Look } else { NextStep::Wait(due) }
+        if due <= now { SubmissionAction::Look } else { SubmissionAction::Wait(due) }
     }
 
-    fn next_for_batches(&self, submission: &Submission, now: DateTime<Utc>) -> NextStep {
+    fn next_for_batches(&self, submission: &Submission, now: DateTime<Utc>) -> SubmissionAction {
         let running = || submission.remote.iter().filter(|copy| !copy.has_ended);
         let late = |copy: &&RemoteCopy| {
             let made = copy.created_at.unwrap_or(submission.since);
             copy.cancelled_at.is_none() && copy.missing_since.is_none() && made + self.policy.deadline <= now
         };
         if let Some(copy) = running().find(late) {
-            return NextStep::Cancel(copy.id.clone());
+            return SubmissionAction::Cancel(copy.id.clone());
         }
         // Of several batches of the same requests one goes on: the one that has come farthest.
         if running().filter(|copy| copy.cancelled_at.is_none()).count() > 1 || has_whole(submission) {
@@ -138,10 +138,10 @@ impl SubmissionDriver {
             let mut open: Vec<&RemoteCopy> = running().filter(|copy| copy.cancelled_at.is_none()).collect();
             open.sort_by_key(done);
             if let Some(least) = open.first() {
-                return NextStep::Cancel(least.id.clone());
+                return SubmissionAction::Cancel(least.id.clone());
             }
         }
-        NextStep::Poll
+        SubmissionAction::Poll
     }
 
     /// Records that its file is at the provider.

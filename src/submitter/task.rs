@@ -6,10 +6,10 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::context::{SubmitterContext, SubmitterNews, SubmitterRest};
+use super::context::{SubmitterContext, SubmitterNews, SubmitterStatus};
 use super::error::SubmitterError;
 use super::spool::{Spool, path_of};
-use super::submission::{NextStep, SubmissionDriver, SubmissionPolicy};
+use super::submission::{SubmissionAction, SubmissionDriver, SubmissionPolicy};
 use crate::checkpoint::{Submission, SubmissionState};
 use crate::clock;
 use crate::config::{BatchApiSettings, Provider};
@@ -38,7 +38,7 @@ pub struct Submitter {
     pub(super) endpoint: Arc<Endpoint>,
     pub(super) billing: Billing,
     pub(super) io: ExecutorIo,
-    pub(super) rest: SubmitterRest,
+    pub(super) rest: SubmitterStatus,
     pub(super) spool: Option<Spool>,
     pub(super) drivers: HashMap<SubmissionId, SubmissionDriver>,
     /// The number of the last request to hand in files that are not full.
@@ -48,14 +48,14 @@ pub struct Submitter {
 }
 
 /// Why the task ends.
-pub(super) enum Ended {
+pub(super) enum SubmitterEnd {
     Gone,
     Broken(SubmitterError),
 }
 
-impl<E: Into<SubmitterError>> From<E> for Ended {
+impl<E: Into<SubmitterError>> From<E> for SubmitterEnd {
     fn from(error: E) -> Self {
-        Ended::Broken(error.into())
+        SubmitterEnd::Broken(error.into())
     }
 }
 
@@ -78,7 +78,7 @@ impl Submitter {
             endpoint,
             billing: Billing::new(provider, io.voice.clone()),
             io,
-            rest: SubmitterRest::default(),
+            rest: SubmitterStatus::default(),
             spool: None,
             drivers: HashMap::new(),
             drained: 0,
@@ -88,7 +88,7 @@ impl Submitter {
 
     /// Whether it has nothing to do for a while.
     #[must_use]
-    pub fn rest(&self) -> SubmitterRest {
+    pub fn rest(&self) -> SubmitterStatus {
         self.rest.clone()
     }
 
@@ -106,10 +106,10 @@ impl Submitter {
         let worked = tokio::select! {
             biased;
             // What is cut off is found by the next run: before a batch is made, the list says so.
-            () = aborted => Err(Ended::Gone),
+            () = aborted => Err(SubmitterEnd::Gone),
             worked = self.work() => worked,
         };
-        if let Err(Ended::Broken(error)) = worked {
+        if let Err(SubmitterEnd::Broken(error)) = worked {
             let _ = self.context.news.send(SubmitterNews::Broken(error));
             self.io.capacity_freed.notify_one();
         }
@@ -117,7 +117,7 @@ impl Submitter {
         self.give_back_all().await;
     }
 
-    async fn work(&mut self) -> Result<(), Ended> {
+    async fn work(&mut self) -> Result<(), SubmitterEnd> {
         self.begin().await?;
         loop {
             let mode = *self.io.mode.borrow();
@@ -133,13 +133,13 @@ impl Submitter {
             let sleep = due.map_or(LONGEST_SLEEP, |due| (due - clock::wall()).to_std().unwrap_or_default());
             tokio::select! {
                 biased;
-                changed = self.io.mode.changed() => changed.map_err(|_| Ended::Gone)?,
+                changed = self.io.mode.changed() => changed.map_err(|_| SubmitterEnd::Gone)?,
                 request = self.io.inbox.recv(), if has_room => match request {
                     Some(request) => self.take(request).await?,
                     None => return self.end(),
                 },
                 changed = self.context.drain.changed() => {
-                    changed.map_err(|_| Ended::Gone)?;
+                    changed.map_err(|_| SubmitterEnd::Gone)?;
                     self.drained = *self.context.drain.borrow_and_update();
                     self.seal().await?;
                 }
@@ -150,7 +150,7 @@ impl Submitter {
 
     /// Looks at the submissions of earlier runs: those that never reached the provider, and whose file is not here, are
     /// dropped.
-    async fn begin(&mut self) -> Result<(), Ended> {
+    async fn begin(&mut self) -> Result<(), SubmitterEnd> {
         let (name, folder, machine) =
             (Arc::clone(&self.name), self.context.folder.clone(), self.context.machine);
         let policy = self.policy();
@@ -179,7 +179,7 @@ impl Submitter {
 
     /// Removes submissions from the list whose rows are all in the table, and their files from the provider. Until then the
     /// files stay there, in case the journals are lost.
-    async fn close(&mut self) -> Result<(), Ended> {
+    async fn close(&mut self) -> Result<(), SubmitterEnd> {
         let SubmitterContext { lineage, first_uncommitted: first, .. } = self.context;
         let name = Arc::clone(&self.name);
         let closed = self.context.submissions.change(|list| {
@@ -225,8 +225,8 @@ impl Submitter {
         let now = clock::wall();
         let next =
             self.drivers.iter().filter_map(|(id, driver)| match driver.next(&self.submission(*id)?, now) {
-                NextStep::Wait(until) => Some(until),
-                NextStep::Nothing => None,
+                SubmissionAction::Wait(until) => Some(until),
+                SubmissionAction::Nothing => None,
                 _ => Some(now),
             });
         next.min()
@@ -251,7 +251,7 @@ impl Submitter {
     }
 
     /// Takes a row: its request becomes a line of the file.
-    async fn take(&mut self, request: Request) -> Result<(), Ended> {
+    async fn take(&mut self, request: Request) -> Result<(), SubmitterEnd> {
         self.rest.set(None, false);
         let mut replies = vec![self.add(request).await?];
         while self.outstanding() < self.settings.max_outstanding
@@ -263,10 +263,10 @@ impl Submitter {
             }
         }
         self.io.capacity_freed.notify_one();
-        self.io.outbox.send(replies).await.map_err(|_| Ended::Gone)
+        self.io.outbox.send(replies).await.map_err(|_| SubmitterEnd::Gone)
     }
 
-    async fn add(&mut self, request: Request) -> Result<Reply, Ended> {
+    async fn add(&mut self, request: Request) -> Result<Reply, SubmitterEnd> {
         let endpoint =
             if request.params.vectors.is_some() { "/v1/embeddings" } else { "/v1/chat/completions" };
         let body = self.endpoint.body_in_file(&request.question, &request.params);
@@ -291,7 +291,7 @@ impl Submitter {
             let created = Spool::create(&self.context.folder, endpoint);
             self.spool = Some(created.map_err(|source| self.spool_error("begin", source))?);
         }
-        let Some(spool) = &mut self.spool else { return Err(Ended::Gone) };
+        let Some(spool) = &mut self.spool else { return Err(SubmitterEnd::Gone) };
         let added = spool.add(&request, body, worst);
         let is_full = spool.lines >= u64::from(self.settings.max_requests);
         added.map_err(|source| self.spool_error("write", source))?;
@@ -310,7 +310,7 @@ impl Submitter {
     }
 
     /// Makes a submission of the file that is being written. From then on its rows are asked nowhere else.
-    async fn seal(&mut self) -> Result<(), Ended> {
+    async fn seal(&mut self) -> Result<(), SubmitterEnd> {
         let Some(mut spool) = self.spool.take() else { return Ok(()) };
         self.pass("spool", Side::Before)?;
         spool.finish().map_err(|source| self.spool_error("flush", source))?;
@@ -353,7 +353,7 @@ impl Submitter {
     }
 
     /// Ends with the run. A file that is not full is given up: its rows are asked by the next run.
-    fn end(&mut self) -> Result<(), Ended> {
+    fn end(&mut self) -> Result<(), SubmitterEnd> {
         if let Some(spool) = self.spool.take() {
             spool.discard();
         }

@@ -51,18 +51,18 @@ pub struct BatchApi {
 
 /// What became of the creation of a batch.
 #[derive(Debug)]
-pub enum Creation {
+pub enum BatchCreation {
     /// The batch is made.
     Made(Box<RemoteBatch>),
     /// The batch is surely not made.
-    Refused(CreationRefusal),
+    Refused(BatchCreationRefusal),
     /// The answer was lost: the batch may be made or not.
     Unclear(Failure),
 }
 
 /// A refusal of the creation of a batch.
 #[derive(Debug)]
-pub struct CreationRefusal {
+pub struct BatchCreationRefusal {
     /// What the provider states.
     pub failure: Failure,
     /// Whether the refusal is about the file, which some providers do not find at once.
@@ -141,7 +141,7 @@ impl BatchApi {
 
     /// Makes a batch, with one request. `key` identifies the creation for providers that recognise it when it is made
     /// again.
-    pub async fn create(&self, request: &BatchRequest<'_>, key: &str) -> Creation {
+    pub async fn create(&self, request: &BatchRequest<'_>, key: &str) -> BatchCreation {
         let json = serde_json::to_vec(request).expect("writing JSON to memory does not fail");
         let mut head = ResponseHead::default();
         let called = self.call_with(&mut head, async |head| {
@@ -151,20 +151,20 @@ impl BatchApi {
         });
         match called.await {
             Ok(body) => match wire::read_batch(&body) {
-                Some(batch) => Creation::Made(Box::new(batch)),
-                None => Creation::Unclear(unreadable("batch", &body)),
+                Some(batch) => BatchCreation::Made(Box::new(batch)),
+                None => BatchCreation::Unclear(unreadable("batch", &body)),
             },
             Err(refused) => {
                 let Refused { failure, body } = refused;
                 // A gateway that gives up may have passed the request on.
                 let is_sure = head.was_refused && !matches!(head.status, 409 | 425 | 500..);
                 if !is_sure {
-                    return Creation::Unclear(failure);
+                    return BatchCreation::Unclear(failure);
                 }
                 let parsed = serde_json::from_slice::<ErrorBody>(&body).ok().and_then(|body| body.error);
                 let param = parsed.and_then(|error| error.param);
                 let is_about_file = head.status == 404 || param.is_some_and(|param| param.contains("file"));
-                Creation::Refused(CreationRefusal { failure, is_about_file })
+                BatchCreation::Refused(BatchCreationRefusal { failure, is_about_file })
             }
         }
     }

@@ -13,7 +13,7 @@ mod forms;
 mod key;
 mod request_body;
 
-pub use batch_api::{BatchApi, Creation, CreationRefusal};
+pub use batch_api::{BatchApi, BatchCreation, BatchCreationRefusal};
 pub use classify::{ResponseHeaders, classify};
 pub use endpoint::{Endpoint, Paid, SendResult};
 pub use error::EndpointError;

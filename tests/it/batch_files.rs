@@ -7,7 +7,7 @@ use std::time::Duration;
 use enrich::config::{BatchFailure, BatchesSpec, Job, SimulatorSpec, Span, StuckIn};
 use enrich::fault::Class;
 use enrich::simulator::{Simulator, answer_to};
-use enrich::transport::{BatchApi, Creation};
+use enrich::transport::{BatchApi, BatchCreation};
 use enrich::wire::{AnswerLine, BatchRequest, BatchStatus, RemoteBatch};
 use serde_json::json;
 use tempfile::TempDir;
@@ -16,22 +16,22 @@ use url::Url;
 const CHAT: &str = "/v1/chat/completions";
 
 /// A simulator, and the Batch API of a provider that it plays.
-struct Bench {
+struct BatchBench {
     simulator: Simulator,
     api: BatchApi,
     folder: TempDir,
 }
 
-impl Bench {
-    async fn new(batches: BatchesSpec) -> Bench {
-        Bench::of(SimulatorSpec { batches: Some(batches), ..SimulatorSpec::default() }).await
+impl BatchBench {
+    async fn new(batches: BatchesSpec) -> BatchBench {
+        BatchBench::of(SimulatorSpec { batches: Some(batches), ..SimulatorSpec::default() }).await
     }
 
-    async fn of(spec: SimulatorSpec) -> Bench {
+    async fn of(spec: SimulatorSpec) -> BatchBench {
         let folder = tempfile::tempdir().unwrap();
         let simulator = Simulator::start(spec, 0).await.unwrap();
         let api = api(folder.path(), simulator.url());
-        Bench { simulator, api, folder }
+        BatchBench { simulator, api, folder }
     }
 
     /// Writes a file of requests about these texts, and uploads it until it is there.
@@ -49,7 +49,7 @@ impl Bench {
         }
     }
 
-    async fn create(&self, file: &str) -> Creation {
+    async fn create(&self, file: &str) -> BatchCreation {
         let metadata = BTreeMap::from([("enrich", "id-1".to_owned())]);
         let request = BatchRequest {
             input_file_id: file,
@@ -62,7 +62,7 @@ impl Bench {
 
     async fn made(&self, file: &str) -> RemoteBatch {
         match self.create(file).await {
-            Creation::Made(batch) => *batch,
+            BatchCreation::Made(batch) => *batch,
             other => panic!("{other:?}"),
         }
     }
@@ -139,7 +139,7 @@ fn expected(texts: &[String]) -> BTreeMap<String, String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_goes_out_and_comes_back_with_every_answer() {
-    let bench = Bench::new(BatchesSpec::default()).await;
+    let bench = BatchBench::new(BatchesSpec::default()).await;
     let texts = texts(500);
     let file = bench.upload(&texts).await;
     let batch = bench.made(&file).await;
@@ -161,25 +161,25 @@ async fn a_batch_goes_out_and_comes_back_with_every_answer() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_answer_is_unclear_and_a_refusal_is_not() {
-    let lost = Bench::new(BatchesSpec { lost_creations: 1.0, ..BatchesSpec::default() }).await;
+    let lost = BatchBench::new(BatchesSpec { lost_creations: 1.0, ..BatchesSpec::default() }).await;
     let file = lost.upload(&texts(1)).await;
-    assert!(matches!(lost.create(&file).await, Creation::Unclear(_)));
+    assert!(matches!(lost.create(&file).await, BatchCreation::Unclear(_)));
     assert_eq!(lost.api.list(None).await.unwrap().items.len(), 1);
-    let failing = Bench::new(BatchesSpec { refused_creations: 1.0, ..BatchesSpec::default() }).await;
+    let failing = BatchBench::new(BatchesSpec { refused_creations: 1.0, ..BatchesSpec::default() }).await;
     let file = failing.upload(&texts(1)).await;
     // A gateway may have passed on what it answers with 500.
-    assert!(matches!(failing.create(&file).await, Creation::Unclear(_)));
+    assert!(matches!(failing.create(&file).await, BatchCreation::Unclear(_)));
     assert!(failing.api.list(None).await.unwrap().items.is_empty());
-    let busy = Bench::new(BatchesSpec::default()).await;
+    let busy = BatchBench::new(BatchesSpec::default()).await;
     match busy.create("file-none").await {
-        Creation::Refused(refusal) => {
+        BatchCreation::Refused(refusal) => {
             assert!(refusal.is_about_file && refusal.failure.class == Class::BadRequest, "{refusal:?}");
         }
         other => panic!("{other:?}"),
     }
-    let throttled = Bench::new(BatchesSpec { throttled_requests: 1.0, ..BatchesSpec::default() }).await;
+    let throttled = BatchBench::new(BatchesSpec { throttled_requests: 1.0, ..BatchesSpec::default() }).await;
     match throttled.create("file-none").await {
-        Creation::Refused(refusal) => {
+        BatchCreation::Refused(refusal) => {
             assert!(!refusal.is_about_file && refusal.failure.class == Class::RateLimited);
             assert_eq!(refusal.failure.delay, Some(Duration::from_secs(1)));
         }
@@ -189,16 +189,16 @@ async fn a_lost_answer_is_unclear_and_a_refusal_is_not() {
     let metadata = BTreeMap::new();
     let request =
         BatchRequest { input_file_id: "f", endpoint: CHAT, completion_window: "24h", metadata: &metadata };
-    assert!(matches!(gone.create(&request, "id").await, Creation::Refused(_)), "nothing was sent");
+    assert!(matches!(gone.create(&request, "id").await, BatchCreation::Refused(_)), "nothing was sent");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_that_is_made_late_is_made_once() {
     let late_by = Some(Span(Duration::from_millis(200)));
     let spec = BatchesSpec { late_creations: 1.0, late_by, ..BatchesSpec::default() };
-    let bench = Bench::new(spec).await;
+    let bench = BatchBench::new(spec).await;
     let file = bench.upload(&texts(1)).await;
-    assert!(matches!(bench.create(&file).await, Creation::Unclear(_)));
+    assert!(matches!(bench.create(&file).await, BatchCreation::Unclear(_)));
     assert!(bench.api.list(None).await.unwrap().items.is_empty());
     while bench.api.list(None).await.unwrap().items.is_empty() {
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -208,10 +208,10 @@ async fn a_batch_that_is_made_late_is_made_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_upload_is_found_by_its_name_and_size() {
-    let bench = Bench::new(BatchesSpec { lost_uploads: 1.0, ..BatchesSpec::default() }).await;
+    let bench = BatchBench::new(BatchesSpec { lost_uploads: 1.0, ..BatchesSpec::default() }).await;
     let file = bench.upload(&texts(3)).await;
     assert_eq!(bench.simulator.counts().batches.uploads, 1);
-    assert!(matches!(bench.create(&file).await, Creation::Made(_)));
+    assert!(matches!(bench.create(&file).await, BatchCreation::Made(_)));
     assert!(bench.api.find_file("enrich-test.jsonl", 1).await.unwrap().is_none());
     assert!(bench.api.find_file("other.jsonl", 1).await.unwrap().is_none());
 }
@@ -220,7 +220,7 @@ async fn a_lost_upload_is_found_by_its_name_and_size() {
 async fn a_download_that_is_cut_goes_on_where_it_ended() {
     for ignores_ranges in [false, true] {
         let spec = BatchesSpec { cut_downloads: 0.7, ignores_ranges, ..BatchesSpec::default() };
-        let bench = Bench::new(spec).await;
+        let bench = BatchBench::new(spec).await;
         let texts = texts(300);
         let batch = bench.made(&bench.upload(&texts).await).await;
         let output = bench.ended(&batch.id).await.output_file_id.unwrap();
@@ -229,7 +229,7 @@ async fn a_download_that_is_cut_goes_on_where_it_ended() {
         assert_eq!(answers(&whole), expected(&texts));
     }
     // One that ends without a sign is seen by its last line.
-    let bench = Bench::new(BatchesSpec { short_downloads: 0.7, ..BatchesSpec::default() }).await;
+    let bench = BatchBench::new(BatchesSpec { short_downloads: 0.7, ..BatchesSpec::default() }).await;
     let texts = texts(300);
     let batch = bench.made(&bench.upload(&texts).await).await;
     let output = bench.ended(&batch.id).await.output_file_id.unwrap();
@@ -241,7 +241,7 @@ async fn a_download_that_is_cut_goes_on_where_it_ended() {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_end_brings_what_was_answered() {
     let texts = texts(200);
-    let expiring = Bench::new(BatchesSpec { expired_lines: 0.3, ..BatchesSpec::default() }).await;
+    let expiring = BatchBench::new(BatchesSpec { expired_lines: 0.3, ..BatchesSpec::default() }).await;
     let batch = expiring.made(&expiring.upload(&texts).await).await;
     let ended = expiring.ended(&batch.id).await;
     assert_eq!(ended.status, BatchStatus::Expired);
@@ -250,7 +250,8 @@ async fn every_end_brings_what_was_answered() {
     let expired = errors.lines().count();
     assert!(expired > 20 && answered.len() + expired == 200, "{expired}");
     assert!(errors.lines().all(|line| line.contains("batch_expired")));
-    let stuck = Bench::new(BatchesSpec { stuck: Some(StuckIn::InProgress), ..BatchesSpec::default() }).await;
+    let stuck =
+        BatchBench::new(BatchesSpec { stuck: Some(StuckIn::InProgress), ..BatchesSpec::default() }).await;
     let batch = stuck.made(&stuck.upload(&texts).await).await;
     while stuck.api.get(&batch.id).await.unwrap().unwrap().request_counts.unwrap().completed < 100 {
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -261,7 +262,7 @@ async fn every_end_brings_what_was_answered() {
     assert_eq!(answers(&stuck.download(&ended.output_file_id.unwrap()).await.0).len(), 100);
     assert!(stuck.api.cancel(&batch.id).await.is_err());
     let line = BatchFailure { code: Some("invalid_request".into()), line: Some(7), times: None };
-    let failing = Bench::new(BatchesSpec { failure: Some(line), ..BatchesSpec::default() }).await;
+    let failing = BatchBench::new(BatchesSpec { failure: Some(line), ..BatchesSpec::default() }).await;
     let batch = failing.made(&failing.upload(&texts).await).await;
     let ended = failing.ended(&batch.id).await;
     assert_eq!((ended.status, ended.output_file_id), (BatchStatus::Failed, None));
@@ -276,7 +277,7 @@ async fn what_waits_beyond_the_limit_fails_in_its_validation() {
         takes: Some(Span(Duration::from_millis(300))),
         ..BatchesSpec::default()
     };
-    let bench = Bench::new(spec).await;
+    let bench = BatchBench::new(spec).await;
     let file = bench.upload(&texts(200)).await;
     let first = bench.made(&file).await;
     while bench.api.get(&first.id).await.unwrap().unwrap().status == BatchStatus::Validating {
@@ -291,7 +292,7 @@ async fn what_waits_beyond_the_limit_fails_in_its_validation() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_is_found_with_the_key_that_made_it() {
-    let bench = Bench::new(BatchesSpec { each_key_apart: true, ..BatchesSpec::default() }).await;
+    let bench = BatchBench::new(BatchesSpec { each_key_apart: true, ..BatchesSpec::default() }).await;
     let file = bench.upload(&texts(1)).await;
     let batch = bench.made(&file).await;
     let url = bench.simulator.url().as_str();

@@ -39,7 +39,7 @@ async fn world(flex: &TierSpec, provider: &str) -> World {
     .await
 }
 
-/// Spending of the job in dollars: by its own account, and by that of the server.
+/// Cost of the job in dollars. The first figure is the account of the job, the second the account of the server.
 async fn spent(world: &World) -> (f64, f64) {
     let status = world.on_job("status", &["--format", "json"]).await;
     let status: Value = serde_json::from_str(&status.assert_status(0).stdout).unwrap();

@@ -21,7 +21,7 @@ use crate::store::{self, Folder, Location, Objects, PutCondition, PutError, Stor
 
 /// What a file holds, and how it is called.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct CheckedFileKind {
+pub(super) struct ChecksummedFileKind {
     /// What it is, for messages.
     pub(super) what: &'static str,
     pub(super) name: &'static str,
@@ -36,16 +36,16 @@ pub(super) struct CheckedFileKind {
 
 /// A file with a checksum, on a disk or in an object store.
 #[derive(Clone, Debug)]
-pub(super) struct CheckedFile {
+pub(super) struct ChecksummedFile {
     folder: Folder,
-    kind: CheckedFileKind,
+    kind: ChecksummedFileKind,
     /// The version in an object store that was read or written last; `None` if there was no file.
     known: Arc<Mutex<Option<Version>>>,
 }
 
-impl CheckedFile {
-    pub(super) fn in_folder(folder: &Folder, kind: CheckedFileKind) -> Self {
-        CheckedFile { folder: folder.clone(), kind, known: Arc::default() }
+impl ChecksummedFile {
+    pub(super) fn in_folder(folder: &Folder, kind: ChecksummedFileKind) -> Self {
+        ChecksummedFile { folder: folder.clone(), kind, known: Arc::default() }
     }
 
     /// Returns the location of the file.
@@ -69,7 +69,7 @@ impl CheckedFile {
         bytes.map(|bytes| self.decode(&bytes)).transpose()
     }
 
-    /// Notes which version of the file is in the object store, so that [`CheckedFile::save`] may replace it.
+    /// Notes which version of the file is in the object store, so that [`ChecksummedFile::save`] may replace it.
     pub(super) async fn look(&self) -> Result<(), CheckpointError> {
         if let Folder::Remote(objects) = &self.folder {
             let found = objects.get(self.kind.name).await?;
@@ -79,7 +79,7 @@ impl CheckedFile {
     }
 
     pub(super) fn decode<T: DeserializeOwned>(&self, bytes: &[u8]) -> Result<T, CheckpointError> {
-        let CheckedFileKind { what: file, key, format, .. } = self.kind;
+        let ChecksummedFileKind { what: file, key, format, .. } = self.kind;
         let damaged =
             |what: &dyn ToString| CheckpointError::Damaged { file, at: self.at(), what: what.to_string() };
         let envelope: BTreeMap<&str, &RawValue> =
@@ -99,7 +99,7 @@ impl CheckedFile {
 
     /// Replaces the document. When this returns, the new one is durable on the disk or in the store.
     pub(super) async fn save<T: Serialize>(&self, document: &T) -> Result<(), CheckpointError> {
-        let CheckedFileKind { name, key, format, action, .. } = self.kind;
+        let ChecksummedFileKind { name, key, format, action, .. } = self.kind;
         let body = serde_json::value::to_raw_value(document).expect("the document has only string keys");
         let bytes =
             format!("{{\"format\":{format},\"checksum\":\"{}\",\"{key}\":{body}}}", checksum(body.get()));
@@ -119,7 +119,7 @@ impl CheckedFile {
     }
 
     async fn swap(&self, objects: &Objects, bytes: Bytes) -> Result<(), CheckpointError> {
-        let CheckedFileKind { what: file, name, .. } = self.kind;
+        let ChecksummedFileKind { what: file, name, .. } = self.kind;
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let expected = known.as_ref().map_or(PutCondition::Absent, PutCondition::Version);
         let error = match objects.put_if(name, bytes.clone(), expected).await {
@@ -149,7 +149,7 @@ impl CheckedFile {
 
     /// Moves a file that cannot be read aside, and returns its new location.
     pub(super) async fn put_aside(&self) -> Result<Location, CheckpointError> {
-        let CheckedFileKind { name, aside, .. } = self.kind;
+        let ChecksummedFileKind { name, aside, .. } = self.kind;
         match &self.folder {
             Folder::Local(path) => {
                 let aside = path.join(aside);

@@ -4,9 +4,9 @@ use axum::http::HeaderMap;
 
 /// How a request came.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Arrival<'a> {
+pub(super) enum ApiKind<'a> {
     /// By itself, with these headers.
-    Alone(&'a HeaderMap),
+    Synchronous(&'a HeaderMap),
     /// As a line of a batch, to which no limits apply and whose key was checked.
     InBatch,
 }
