@@ -35,13 +35,6 @@ pub struct Submissions {
     pub closed: ClosedSubmissions,
     /// The others, oldest first.
     pub open: Vec<Submission>,
-    /// Planned batches each of whose rows was done or submitted, with the digest of what decides about that: they need
-    /// not be read before a submission of their rows comes back.
-    #[serde(default)]
-    pub unloaded: BTreeMap<BatchId, String>,
-    /// What was learned of the number of tokens that a provider lets wait, by the provider's name.
-    #[serde(default)]
-    pub limits: BTreeMap<String, EnqueuedLimit>,
 }
 
 /// Submissions that are done with, together.
@@ -53,17 +46,6 @@ pub struct ClosedSubmissions {
     pub lines: u64,
     /// What they cost.
     pub took: Spend,
-}
-
-/// The tokens that a provider lets wait in batches, as it was learned from its refusals.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EnqueuedLimit {
-    /// Tokens of prompts.
-    pub tokens: u64,
-    /// Until when nothing is submitted.
-    pub pause_until: DateTime<Utc>,
-    /// Number of refusals since the last batch that passed its validation.
-    pub refusals: u32,
 }
 
 /// Requests that go to a provider's Batch API in one file.
@@ -85,8 +67,6 @@ pub struct Submission {
     pub model: String,
     /// Address of the provider's interface, without anything secret.
     pub address: String,
-    /// Eight hexadecimal digits of the hash of the key it was made with; `None` without a key.
-    pub key: Option<String>,
     /// Path of the interface that answers its requests.
     pub endpoint: String,
     /// The output columns of its requests' steps, in the order to which the requests' ids refer.
@@ -236,13 +216,7 @@ impl Submissions {
     /// Creates an empty list.
     #[must_use]
     pub fn new(app_id: AppId) -> Self {
-        Submissions {
-            app_id,
-            closed: ClosedSubmissions::default(),
-            open: Vec::new(),
-            unloaded: BTreeMap::new(),
-            limits: BTreeMap::new(),
-        }
+        Submissions { app_id, closed: ClosedSubmissions::default(), open: Vec::new() }
     }
 
     /// Returns the submission with this id.
@@ -287,8 +261,6 @@ impl Submissions {
             self.closed.lines += submission.lines;
             self.closed.took = self.closed.took + submission.counts_as();
         }
-        let open = &self.open;
-        self.unloaded.retain(|batch, _| open.iter().any(|submission| submission.batches.contains_key(batch)));
         done
     }
 }

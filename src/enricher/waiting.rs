@@ -26,7 +26,7 @@ impl Enricher {
         }
         for news in waiting {
             match news {
-                SubmitterNews::Collected { batches, .. } => {
+                SubmitterNews::Collected { batches } => {
                     batches.into_iter().for_each(|batch| self.ledger.returned(batch));
                 }
                 SubmitterNews::Stop { provider, failure } => {

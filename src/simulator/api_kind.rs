@@ -1,12 +1,12 @@
-//! How a request came to the simulator.
+//! The kind of interface by which a request reaches the simulator.
 
 use axum::http::HeaderMap;
 
-/// How a request came.
+/// The interface of a request.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum ApiKind<'a> {
-    /// By itself, with these headers.
+    /// The synchronous interface: one HTTP request, with these headers.
     Synchronous(&'a HeaderMap),
-    /// As a line of a batch, to which no limits apply and whose key was checked.
+    /// The Batch API: a line of a file. No rate limit applies to it, and the key of the batch was checked.
     InBatch,
 }

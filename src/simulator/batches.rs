@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use super::batch_work::work_off;
 use super::files::{enter, enter_again, list_page};
 use super::gate::read;
-use super::reply::{ErrorReply, hang_up, invalid, refuse, success};
+use super::reply::{ErrorReply, hang_up, invalid, refuse, respond, success};
 use super::state::ServerShared;
 use super::stored::{FileContent, SimulatedBatch, SimulatedBatchState};
 use crate::clock::{self, Instant};
@@ -50,14 +50,14 @@ pub(super) async fn create(
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    try_create(&shared, &headers, &body).unwrap_or_else(|refused| *refused)
+    respond(|| try_create(&shared, &headers, &body))
 }
 
 fn try_create(shared: &Arc<ServerShared>, headers: &HeaderMap, body: &[u8]) -> Result<Response, ErrorReply> {
     let (spec, key) = enter(shared, headers)?;
     let request: ReceivedBatch = read(shared, body)?;
     if !ENDPOINTS.contains(&request.endpoint.as_str()) {
-        let message = format!("ValidationError value: '{}' cannot be batched.", request.endpoint);
+        let message = format!("Invalid value: '{}' cannot be batched.", request.endpoint);
         return Err(invalid("invalid_value", &message, Some("endpoint")));
     }
     if request.completion_window.is_empty() {
@@ -153,7 +153,7 @@ fn make_batch(
 }
 
 pub(super) async fn list(State(shared): State<Arc<ServerShared>>, headers: HeaderMap, uri: Uri) -> Response {
-    let listed = || {
+    respond(|| {
         let (spec, key) = enter_again(&shared, &headers)?;
         let mut state = shared.lock();
         state.counts.batches.lists += 1;
@@ -162,8 +162,7 @@ pub(super) async fn list(State(shared): State<Arc<ServerShared>>, headers: Heade
             newest_first.filter(|batch| batch.is_seen_with(&key, spec) && is_over(spec.list_lag, batch.made));
         let shown: Vec<Value> = seen.map(|batch| batch.show(spec)).collect();
         Ok(success(list_page(&shown, &uri, LONGEST_LIST, USUAL_LIST)?.to_string()))
-    };
-    listed().unwrap_or_else(|refused: ErrorReply| *refused)
+    })
 }
 
 pub(super) async fn get(
@@ -171,15 +170,14 @@ pub(super) async fn get(
     headers: HeaderMap,
     Path(id): Path<String>,
 ) -> Response {
-    let got = || {
+    respond(|| {
         let (spec, key) = enter_again(&shared, &headers)?;
         let mut state = shared.lock();
         state.counts.batches.polls += 1;
         let batch = state.batches.batch(&id);
         let batch = batch.filter(|batch| batch.is_seen_with(&key, spec) && is_over(spec.get_lag, batch.made));
         Ok(success(batch.ok_or_else(|| no_batch(&id))?.show(spec).to_string()))
-    };
-    got().unwrap_or_else(|refused: ErrorReply| *refused)
+    })
 }
 
 pub(super) async fn cancel(
@@ -187,7 +185,7 @@ pub(super) async fn cancel(
     headers: HeaderMap,
     Path(id): Path<String>,
 ) -> Response {
-    let cancelled = || {
+    respond(|| {
         let (spec, key) = enter_again(&shared, &headers)?;
         let mut state = shared.lock();
         state.counts.batches.cancellations += 1;
@@ -199,6 +197,5 @@ pub(super) async fn cancel(
         }
         batch.state = SimulatedBatchState::Cancelling;
         Ok(success(batch.show(spec).to_string()))
-    };
-    cancelled().unwrap_or_else(|refused: ErrorReply| *refused)
+    })
 }

@@ -11,7 +11,7 @@ use futures::stream;
 use serde_json::{Value, json};
 
 use super::gate::known_key;
-use super::reply::{ErrorReply, hang_up, invalid, refuse, success};
+use super::reply::{ErrorReply, hang_up, invalid, refuse, respond, success};
 use super::state::ServerShared;
 use super::stored::{ContentWriter, UploadedFile};
 use crate::config::{BatchesSpec, ByteSize};
@@ -165,7 +165,7 @@ async fn take_upload(
 }
 
 pub(super) async fn list(State(shared): State<Arc<ServerShared>>, headers: HeaderMap, uri: Uri) -> Response {
-    let listed = || {
+    respond(|| {
         let (spec, key) = enter_again(&shared, &headers)?;
         let purpose = parameter(&uri, "purpose");
         let state = shared.lock();
@@ -176,8 +176,7 @@ pub(super) async fn list(State(shared): State<Arc<ServerShared>>, headers: Heade
             files.reverse();
         }
         Ok(success(list_page(&files, &uri, LONGEST_LIST, LONGEST_LIST)?.to_string()))
-    };
-    listed().unwrap_or_else(|refused: ErrorReply| *refused)
+    })
 }
 
 pub(super) async fn get(
@@ -185,13 +184,12 @@ pub(super) async fn get(
     headers: HeaderMap,
     Path(id): Path<String>,
 ) -> Response {
-    let got = || {
+    respond(|| {
         let (spec, key) = enter_again(&shared, &headers)?;
         let state = shared.lock();
         let file = state.batches.file(&id, &key, spec).ok_or_else(|| no_file(&id))?;
         Ok(success(file.to_json().to_string()))
-    };
-    got().unwrap_or_else(|refused: ErrorReply| *refused)
+    })
 }
 
 pub(super) async fn delete(
@@ -199,15 +197,14 @@ pub(super) async fn delete(
     headers: HeaderMap,
     Path(id): Path<String>,
 ) -> Response {
-    let deleted = || {
+    respond(|| {
         let (spec, key) = enter_again(&shared, &headers)?;
         let mut state = shared.lock();
         state.batches.file(&id, &key, spec).ok_or_else(|| no_file(&id))?;
         state.batches.files.retain(|file| file.id != id);
         state.counts.batches.files -= 1;
         Ok(success(json!({"id": id, "object": "file", "deleted": true}).to_string()))
-    };
-    deleted().unwrap_or_else(|refused: ErrorReply| *refused)
+    })
 }
 
 pub(super) async fn download(
@@ -215,7 +212,7 @@ pub(super) async fn download(
     headers: HeaderMap,
     Path(id): Path<String>,
 ) -> Response {
-    send_content(&shared, &headers, &id).unwrap_or_else(|refused| *refused)
+    respond(|| send_content(&shared, &headers, &id))
 }
 
 fn send_content(shared: &ServerShared, headers: &HeaderMap, id: &str) -> Result<Response, ErrorReply> {

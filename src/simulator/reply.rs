@@ -15,6 +15,11 @@ pub(super) type ErrorReply = Box<Response>;
 #[derive(Clone)]
 pub(super) struct HangUp;
 
+/// The response that a handler makes, or the one with which it refuses.
+pub(super) fn respond(handler: impl FnOnce() -> Result<Response, ErrorReply>) -> Response {
+    handler().unwrap_or_else(|refused| *refused)
+}
+
 /// A JSON response with status 200.
 pub(super) fn success(body: impl Into<Body>) -> Response {
     with_status(StatusCode::OK, body)

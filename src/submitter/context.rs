@@ -43,8 +43,6 @@ pub struct SubmitterContext {
 pub enum SubmitterNews {
     /// A submission came back: these batches are to be read again.
     Collected {
-        /// Index of the provider.
-        provider: usize,
         /// The batches.
         batches: Vec<BatchId>,
     },

@@ -54,7 +54,6 @@ fn submission() -> Submission {
         provider: "p".into(),
         model: "m".into(),
         address: "http://127.0.0.1/v1".into(),
-        key: None,
         endpoint: "/v1/chat/completions".into(),
         steps: vec!["answer".into()],
         files: Vec::new(),

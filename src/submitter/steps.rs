@@ -290,7 +290,7 @@ impl Submitter {
             self.refused(failure)?;
         }
         let batches = submission.batches.into_keys().collect();
-        let news = SubmitterNews::Collected { provider: self.io.provider, batches };
+        let news = SubmitterNews::Collected { batches };
         let _ = self.context.news.send(news);
         self.io.capacity_freed.notify_one();
         Ok(())

@@ -6,6 +6,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+
 use super::context::{SubmitterContext, SubmitterNews, SubmitterStatus};
 use super::error::SubmitterError;
 use super::spool::{Spool, path_of};
@@ -18,10 +20,11 @@ use crate::fault::{Class, Failure};
 use crate::faultpoint::{self, Side};
 use crate::ident::SubmissionId;
 use crate::transport::{BatchApi, Endpoint};
-use chrono::{DateTime, Utc};
 
 /// Share of `max_bytes` at which a file is full, in hundredths.
 const FULL_AT: u64 = 95;
+/// Most bytes of a line besides its body.
+const AROUND_BODY: u64 = 1_024;
 /// Time within which a next step keeps a run from ending.
 const SOON: Duration = Duration::from_secs(4 * 60);
 /// Longest time for which the task sleeps.
@@ -43,8 +46,6 @@ pub struct Submitter {
     pub(super) drivers: HashMap<SubmissionId, SubmissionDriver>,
     /// The number of the last request to hand in files that are not full.
     pub(super) drained: u64,
-    /// Whether the submissions of earlier runs were looked at.
-    pub(super) has_looked: bool,
 }
 
 /// Why the task ends.
@@ -82,7 +83,6 @@ impl Submitter {
             spool: None,
             drivers: HashMap::new(),
             drained: 0,
-            has_looked: false,
         }
     }
 
@@ -173,7 +173,6 @@ impl Submitter {
             self.drivers.insert(id, SubmissionDriver::new(policy, false));
         }
         self.close().await?;
-        self.has_looked = true;
         Ok(())
     }
 
@@ -243,7 +242,7 @@ impl Submitter {
         let is_soon = due.is_some_and(|due| {
             has_unclear && due - now < chrono::TimeDelta::from_std(SOON).unwrap_or_default()
         });
-        let rests = self.has_looked && self.spool.is_none() && !is_soon;
+        let rests = self.spool.is_none() && !is_soon;
         let is_full = self.outstanding() >= self.settings.max_outstanding;
         if self.rest.set(rests.then_some(self.drained), is_full) {
             self.io.capacity_freed.notify_one();
@@ -270,18 +269,16 @@ impl Submitter {
         let endpoint =
             if request.params.vectors.is_some() { "/v1/embeddings" } else { "/v1/chat/completions" };
         let body = self.endpoint.body_in_file(&request.question, &request.params);
-        let reply = |request, verdict| Reply { request, provider: self.io.provider, attempts: 0, verdict };
-        // The id and what else stands around the body.
         let most = self.settings.max_bytes / 100 * FULL_AT;
-        if body.len() as u64 + 1_024 > most {
+        if body.len() as u64 + AROUND_BODY > most {
             let failure = Failure::new(
                 Class::TooLarge,
                 format!("the request is larger than a file may be, {most} bytes"),
             );
-            return Ok(reply(request, Verdict::Failed(failure)));
+            return Ok(self.reply(request, Verdict::Failed(failure)));
         }
         let is_other = self.spool.as_ref().is_some_and(|spool| {
-            spool.endpoint != endpoint || spool.bytes + body.len() as u64 + 1_024 > most
+            spool.endpoint != endpoint || spool.bytes + body.len() as u64 + AROUND_BODY > most
         });
         if is_other {
             self.seal().await?;
@@ -298,7 +295,11 @@ impl Submitter {
         if is_full {
             self.seal().await?;
         }
-        Ok(Reply { request, provider: self.io.provider, attempts: 0, verdict: Verdict::Submitted })
+        Ok(self.reply(request, Verdict::Submitted))
+    }
+
+    fn reply(&self, request: Request, verdict: Verdict) -> Reply {
+        Reply { request, provider: self.io.provider, attempts: 0, verdict }
     }
 
     pub(super) fn pass(&self, action: &'static str, side: Side) -> Result<(), SubmitterError> {
@@ -326,7 +327,6 @@ impl Submitter {
             provider: self.name.to_string(),
             model: self.endpoint.model().to_string(),
             address: self.endpoint.address(),
-            key: None,
             endpoint: spool.endpoint.to_owned(),
             steps: spool.steps.iter().map(ToString::to_string).collect(),
             files: spool.files.iter().map(ToString::to_string).collect(),
@@ -371,7 +371,7 @@ impl Submitter {
                 request = self.io.inbox.recv() => request,
             };
             let Some(request) = request else { return };
-            let reply = Reply { request, provider: self.io.provider, attempts: 0, verdict: Verdict::Unsent };
+            let reply = self.reply(request, Verdict::Unsent);
             if self.io.outbox.send(vec![reply]).await.is_err() {
                 return;
             }

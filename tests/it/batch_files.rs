@@ -13,6 +13,8 @@ use serde_json::json;
 use tempfile::TempDir;
 use url::Url;
 
+use crate::support::until;
+
 const CHAT: &str = "/v1/chat/completions";
 
 /// A simulator, and the Batch API of a provider that it plays.
@@ -67,17 +69,22 @@ impl BatchBench {
         }
     }
 
-    /// Waits until a batch has ended.
-    async fn ended(&self, id: &str) -> RemoteBatch {
+    /// Waits until a batch is seen as it `is_wanted`.
+    async fn seen(&self, id: &str, is_wanted: impl Fn(&RemoteBatch) -> bool) -> RemoteBatch {
         for _ in 0..1_000 {
             if let Ok(Some(batch)) = self.api.get(id).await
-                && batch.status.is_end()
+                && is_wanted(&batch)
             {
                 return batch;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        panic!("{id} does not end");
+        panic!("{id} does not come to be as it is awaited");
+    }
+
+    /// Waits until a batch has ended.
+    async fn ended(&self, id: &str) -> RemoteBatch {
+        self.seen(id, |batch| batch.status.is_end()).await
     }
 
     /// Downloads a file, going on as often as it is cut off. Returns it, and how often that was.
@@ -200,9 +207,7 @@ async fn a_batch_that_is_made_late_is_made_once() {
     let file = bench.upload(&texts(1)).await;
     assert!(matches!(bench.create(&file).await, BatchCreation::Unclear(_)));
     assert!(bench.api.list(None).await.unwrap().items.is_empty());
-    while bench.api.list(None).await.unwrap().items.is_empty() {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    until(&bench.simulator, |counts| counts.batches.created == 1).await;
     assert_eq!(bench.simulator.counts().batches.created, 1);
 }
 
@@ -253,9 +258,7 @@ async fn every_end_brings_what_was_answered() {
     let stuck =
         BatchBench::new(BatchesSpec { stuck: Some(StuckIn::InProgress), ..BatchesSpec::default() }).await;
     let batch = stuck.made(&stuck.upload(&texts).await).await;
-    while stuck.api.get(&batch.id).await.unwrap().unwrap().request_counts.unwrap().completed < 100 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    stuck.seen(&batch.id, |batch| batch.request_counts.is_some_and(|counts| counts.completed >= 100)).await;
     stuck.api.cancel(&batch.id).await.unwrap();
     let ended = stuck.ended(&batch.id).await;
     assert_eq!(ended.status, BatchStatus::Cancelled);
@@ -280,9 +283,7 @@ async fn what_waits_beyond_the_limit_fails_in_its_validation() {
     let bench = BatchBench::new(spec).await;
     let file = bench.upload(&texts(200)).await;
     let first = bench.made(&file).await;
-    while bench.api.get(&first.id).await.unwrap().unwrap().status == BatchStatus::Validating {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    bench.seen(&first.id, |batch| batch.status != BatchStatus::Validating).await;
     let second = bench.ended(&bench.made(&file).await.id).await;
     assert_eq!(second.errors.unwrap().data[0].code.as_deref(), Some("token_limit_exceeded"));
     bench.ended(&first.id).await;
