@@ -91,7 +91,7 @@ impl Submitter {
                     Err(failure) if failure.class.policy() != Policy::Reject => {
                         driver.failed(failure.delay, now);
                     }
-                    // One that has ended in the meantime cannot be cancelled.
+                    // A provider that refuses has nothing to cancel.
                     _ => driver.cancelled(submission, &remote, now),
                 })
                 .await

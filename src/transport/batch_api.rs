@@ -200,17 +200,20 @@ impl BatchApi {
         }
     }
 
-    /// Asks for a batch to be cancelled, which takes some time.
+    /// Asks for a batch to be cancelled, which takes some time. One that has ended already counts as cancelled.
     ///
     /// # Errors
-    /// When the provider refuses, as for a batch that has ended, or the answer is lost.
+    /// When the provider refuses, or the answer is lost.
     pub async fn cancel(&self, id: &str) -> Result<(), Failure> {
-        self.call(async |head| {
+        let mut head = ResponseHead::default();
+        let called = self.call_with(&mut head, async |head| {
             let post = self.connection.begin(Method::POST, &below(&self.batches, &[id, "cancel"]));
             self.in_time(self.connection.exchange(post, head)).await
-        })
-        .await
-        .map(|_| ())
+        });
+        match called.await {
+            Err(refused) if head.status != 409 => Err(refused.failure),
+            _ => Ok(()),
+        }
     }
 
     /// Deletes a file. One that is not there counts as deleted.
