@@ -287,7 +287,8 @@ impl Enricher {
         let own = step.providers_of(route).iter().copied();
         let is_spent = |provider: &usize| {
             let StepProvider { name, max_submissions, .. } = &providers[*provider];
-            *max_submissions > 0 && batch.unanswered(&row_key, &step.output, name) >= *max_submissions
+            *max_submissions > 0
+                && batch.collected(&row_key, &step.output, question.fingerprint(), name) >= *max_submissions
         };
         let tried = own.filter(is_spent).fold(0, |tried, provider| tried | bit(provider));
         let key = sharing::in_step(step, route, question.fingerprint());

@@ -43,8 +43,8 @@ type SubmissionCounts = Vec<(Arc<str>, u32)>;
 pub(super) struct SubmittedCells {
     /// Requests in submissions that have not come back.
     open: HashSet<(RowKey, Arc<str>, Fingerprint)>,
-    /// Number of submissions without an answer, by row and step, for each provider.
-    unanswered: HashMap<(RowKey, Arc<str>), SubmissionCounts>,
+    /// Numbers of submissions that came back, by request.
+    collected: HashMap<(RowKey, Arc<str>, Fingerprint), SubmissionCounts>,
 }
 
 impl SubmittedCells {
@@ -60,9 +60,9 @@ impl SubmittedCells {
     /// Takes in the rows of a submission that has come back.
     pub(super) fn push_collected(&mut self, rows: SubmittedRows) {
         for group in rows.groups {
-            for (row, _) in group.rows {
+            for (row, fingerprint) in group.rows {
                 let key = RowKey { file: Arc::clone(&group.file), row };
-                let counts = self.unanswered.entry((key, Arc::clone(&group.step))).or_default();
+                let counts = self.collected.entry((key, Arc::clone(&group.step), fingerprint)).or_default();
                 match counts.iter_mut().find(|(provider, _)| *provider == rows.provider) {
                     Some((_, count)) => *count += 1,
                     None => counts.push((Arc::clone(&rows.provider), 1)),
@@ -238,12 +238,19 @@ impl OpenBatch {
             && self.submitted.open.contains(&(key.clone(), Arc::clone(step), fingerprint))
     }
 
-    /// Number of submissions to a provider in which a row and step had no answer.
-    pub(super) fn unanswered(&self, key: &RowKey, step: &Arc<str>, provider: &Arc<str>) -> u32 {
-        if self.submitted.unanswered.is_empty() {
+    /// Number of submissions to a provider that came back with a request of a row. If the journal has no answer to the
+    /// request, none of them brought one.
+    pub(super) fn collected(
+        &self,
+        key: &RowKey,
+        step: &Arc<str>,
+        fingerprint: Fingerprint,
+        provider: &Arc<str>,
+    ) -> u32 {
+        if self.submitted.collected.is_empty() {
             return 0;
         }
-        let counts = self.submitted.unanswered.get(&(key.clone(), Arc::clone(step)));
+        let counts = self.submitted.collected.get(&(key.clone(), Arc::clone(step), fingerprint));
         let own = counts.and_then(|counts| counts.iter().find(|(name, _)| name == provider));
         own.map_or(0, |(_, count)| *count)
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use enrich::config::{BatchFailure, BatchesSpec, SimulatorSpec, Span};
+use enrich::config::{BatchFailure, BatchesSpec, FaultSpec, SimulatorSpec, Span, WrongForm};
 use enrich::simulator::answer_to;
 use serde_json::Value;
 
@@ -121,7 +121,7 @@ async fn a_row_that_is_never_answered_goes_to_the_next_provider() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_row_is_an_error_row_and_the_others_are_answered() {
-    let fault = enrich::config::FaultSpec {
+    let fault = FaultSpec {
         contains: Some("Row 3 ".into()),
         status: Some(400),
         code: Some("content_filter".into()),
@@ -200,4 +200,24 @@ async fn files_are_deleted_when_their_rows_are_in_the_table() {
     keeping.run(&["--wait"]).await.assert_status(0);
     keeping.run(&[]).await.assert_status(0);
     assert_eq!(keeping.simulator.counts().batches.files, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_invalid_answer_is_repaired_in_the_next_batch() {
+    let wrong = FaultSpec { wrong: Some(WrongForm::Prose), times: Some(1), ..crate::support::fault() };
+    let simulator = SimulatorSpec { faults: vec![wrong], ..spec(BatchesSpec::default()) };
+    // An answer that is not valid is an answer all the same: the one batch that a row may be in without one is left.
+    let section = format!("{BATCH}\nmax_submissions = 1");
+    let step = "fields = { mood = [\"good\", \"bad\"] }";
+    let world = World::of(Setup { simulator, rows: 15, provider: &section, step, ..Setup::default() }).await;
+    let run = world.run(&["--wait", "--summary", "json"]).await;
+    run.assert_status(0);
+    let summary: Value = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!(
+        (&summary["end"], &summary["errors"]),
+        (&"complete".into(), &serde_json::json!({})),
+        "{summary}"
+    );
+    let counts = world.simulator.counts();
+    assert_eq!((counts.answered, counts.batches.created), (30, 2));
 }
