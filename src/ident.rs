@@ -496,6 +496,16 @@ impl std::ops::Sub for Spend {
     }
 }
 
+/// What requests in files for Batch APIs took, and may still take. It is known from the list of submissions, which is
+/// durable before a file is handed in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SubmittedSpend {
+    /// What those took that have come back.
+    pub settled: Spend,
+    /// The worst case of the others.
+    pub open: Spend,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

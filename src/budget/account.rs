@@ -7,27 +7,21 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::spending::Spending;
-use crate::config::{Budget, BudgetLimit, BudgetScope, PriceTable, Prices};
-use crate::ident::{Spend, Tokens};
+use crate::config::{Budget, BudgetLimit, BudgetScope, Prices};
+use crate::ident::{Spend, SubmittedSpend, Tokens};
 use crate::store::StoreError;
 
 /// Number of tokens that a provider's own template may add to each message, and once to a request.
 const MOST_ADDED: u64 = 16;
 
-/// Returns the most that a request can take. A token is at least one byte of the prompt. A chat request without
-/// `max_tokens` has no worst case; the configuration refuses it where a budget limits money or tokens.
+/// Returns the most that a request can take at these prices. A token is at least one byte of the prompt. A chat request
+/// without `max_tokens` has no worst case; the configuration refuses it where a budget limits money or tokens.
 #[must_use]
-pub fn worst_case(
-    prices: Option<&PriceTable>,
-    messages: usize,
-    bytes: usize,
-    max_tokens: Option<u32>,
-) -> Spend {
+pub fn worst_case(prices: Option<Prices>, messages: usize, bytes: usize, max_tokens: Option<u32>) -> Spend {
     let prompt = bytes as u64 + MOST_ADDED * (messages as u64 + 1);
     let completion = max_tokens.unwrap_or_default().into();
     let tokens = Tokens { prompt, cached: 0, completion, reasoning: 0 };
     let money = prices.map(|prices| {
-        let prices = prices.highest();
         let dearest = Prices { input: prices.input.max(prices.cached_input), ..prices };
         dearest.cost(tokens)
     });
@@ -49,6 +43,13 @@ struct Books {
     was_exceeded: bool,
     /// Spent by all runs together, if the budget covers all of them.
     job: Option<Spending>,
+    /// What submissions of all runs, and of this run, took and may take.
+    submitted: SubmittedSpend,
+    submitted_by_run: SubmittedSpend,
+    /// Worst cases of requests in files that are being written.
+    in_files: Spend,
+    /// Whether the last request was refused for now.
+    is_short: bool,
 }
 
 /// Why nothing can be reserved.
@@ -73,6 +74,10 @@ impl Account {
             reserved: Spend::default(),
             was_exceeded: false,
             job,
+            submitted: SubmittedSpend::default(),
+            submitted_by_run: SubmittedSpend::default(),
+            in_files: Spend::default(),
+            is_short: false,
         }))))
     }
 
@@ -99,10 +104,48 @@ impl Account {
         Ok(Reservation { books: Some(Arc::clone(books)), worst, took: worst, stage: Stage::Waits })
     }
 
+    /// Reserves the worst case of a request in a file that is being written.
+    ///
+    /// # Errors
+    /// When too little is left, for now or for good.
+    pub fn reserve_in_file(&self, worst: Spend) -> Result<(), BudgetRefusal> {
+        let Some(books) = &self.0 else { return Ok(()) };
+        let mut books = lock(books);
+        books.check(worst)?;
+        books.in_files = books.in_files + worst;
+        Ok(())
+    }
+
+    /// Releases what is reserved for the requests in a file: the list of submissions names it, or it is given up.
+    pub fn release_file(&self, worst: Spend) {
+        if let Some(books) = &self.0 {
+            let mut books = lock(books);
+            books.in_files = books.in_files - worst;
+        }
+    }
+
+    /// Replaces what submissions of all runs, and of this run, took and may take.
+    pub fn set_submitted(&self, of_job: SubmittedSpend, of_run: SubmittedSpend) {
+        if let Some(books) = &self.0 {
+            let mut books = lock(books);
+            (books.submitted, books.submitted_by_run) = (of_job, of_run);
+        }
+    }
+
+    /// Whether the last request was refused for now, and only the return of a submission can change that.
+    #[must_use]
+    pub fn waits_for_submissions(&self) -> bool {
+        let Some(books) = &self.0 else { return false };
+        let books = lock(books);
+        books.is_short && books.reserved == Spend::default()
+    }
+
     /// What this run spent so far.
     #[must_use]
     pub fn spent(&self) -> Spend {
-        self.0.as_ref().map(|books| lock(books).run).unwrap_or_default()
+        let Some(books) = &self.0 else { return Spend::default() };
+        let books = lock(books);
+        books.run + books.submitted_by_run.settled
     }
 
     /// What all runs spent on this machine, with requests in flight at their worst case; `None` if it is not counted.
@@ -128,19 +171,23 @@ fn lock(books: &Mutex<Books>) -> MutexGuard<'_, Books> {
 }
 
 impl Books {
-    fn check(&self, worst: Spend) -> Result<(), BudgetRefusal> {
+    fn check(&mut self, worst: Spend) -> Result<(), BudgetRefusal> {
         let job = self.job.as_ref().map(Spending::settled).unwrap_or_default();
-        let scopes =
-            [(BudgetScope::Job, &self.budget.job, job), (BudgetScope::Run, &self.budget.run, self.run)];
-        for (scope, allowance, spent) in scopes {
+        let scopes = [
+            (BudgetScope::Job, &self.budget.job, job, self.submitted),
+            (BudgetScope::Run, &self.budget.run, self.run, self.submitted_by_run),
+        ];
+        let mut is_short = false;
+        for (scope, allowance, spent, submitted) in scopes {
+            let spent = spent + submitted.settled;
             if let Some(limit) = BudgetLimit::broken(scope, allowance, spent, worst) {
                 return Err(BudgetRefusal::Spent(limit));
             }
+            let reserved = self.reserved + self.in_files + submitted.open;
+            is_short |= BudgetLimit::broken(scope, allowance, spent + reserved, worst).is_some();
         }
-        let is_short = |(scope, allowance, spent)| {
-            BudgetLimit::broken(scope, allowance, spent + self.reserved, worst).is_some()
-        };
-        if scopes.into_iter().any(is_short) { Err(BudgetRefusal::Later) } else { Ok(()) }
+        self.is_short = is_short;
+        if is_short { Err(BudgetRefusal::Later) } else { Ok(()) }
     }
 }
 
@@ -225,8 +272,6 @@ impl Drop for Reservation {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
     use crate::ident::Money;
 
@@ -279,6 +324,30 @@ mod tests {
     }
 
     #[test]
+    fn a_submission_counts_at_its_worst_until_it_comes_back() {
+        let account = account(100);
+        account.reserve_in_file(spend(50)).unwrap();
+        account.reserve_in_file(spend(40)).unwrap();
+        assert_eq!(account.reserve_in_file(spend(20)).unwrap_err(), BudgetRefusal::Later);
+        let two = spend(50) + spend(40);
+        let submitted = |settled, open| SubmittedSpend { settled, open };
+        account.set_submitted(SubmittedSpend::default(), submitted(Spend::default(), two));
+        account.release_file(two);
+        assert_eq!(account.reserve(spend(20)).unwrap_err(), BudgetRefusal::Later);
+        assert!(account.waits_for_submissions());
+        let single = account.reserve(spend(10)).unwrap();
+        assert_eq!(account.reserve(spend(1)).unwrap_err(), BudgetRefusal::Later);
+        assert!(!account.waits_for_submissions(), "a request in flight may bring something back");
+        drop(single);
+        assert!(account.waits_for_submissions());
+        account.set_submitted(SubmittedSpend::default(), submitted(spend(30), Spend::default()));
+        drop(account.reserve(spend(70)).unwrap());
+        assert_eq!(account.spent().tokens, 30);
+        let refused = account.reserve_in_file(spend(71)).unwrap_err();
+        assert!(matches!(refused, BudgetRefusal::Spent(_)), "for good");
+    }
+
+    #[test]
     fn without_a_budget_nothing_is_counted() {
         let account = Account::open(Budget::default(), None);
         assert!(!account.is_limited());
@@ -293,8 +362,7 @@ mod tests {
     fn the_worst_case_is_a_token_for_each_byte() {
         let price = |dollars| Money::per_million(dollars).unwrap();
         let prices = Prices { input: price(1.0), cached_input: price(0.5), output: price(2.0) };
-        let prices = PriceTable::new(prices, BTreeMap::new(), None);
-        let worst = worst_case(Some(&prices), 1, 1_000, Some(100));
+        let worst = worst_case(Some(prices), 1, 1_000, Some(100));
         assert_eq!((worst.tokens, worst.requests), (1_132, 1));
         assert_eq!(worst.money, Money::picodollars(1_032_000_000 + 200_000_000));
     }

@@ -26,5 +26,5 @@ pub use plan::{FileRange, PlannedBatch, Position, SourceId};
 pub use recovery::{NewestCommitted, Recovery, RecoveryRefusal, recover};
 pub use retrying::{Retrying, Selection};
 pub use submissions::{
-    ClosedSubmissions, RemoteCopy, Submission, SubmissionState, Submissions, SubmissionsFile,
+    BatchApiLimits, ClosedSubmissions, RemoteCopy, Submission, SubmissionState, Submissions, SubmissionsFile,
 };

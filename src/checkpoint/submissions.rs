@@ -4,7 +4,7 @@
 //! starts over has spent what it has spent. No batch is made at a provider before the list says, durably, that it is
 //! about to be made; so a run that begins knows of every batch that may exist.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -12,9 +12,9 @@ use serde::{Deserialize, Serialize};
 use super::checksummed_file::{ChecksummedFile, ChecksummedFileKind};
 use super::error::CheckpointError;
 use super::machine::MachineId;
-use crate::ident::{AppId, BatchId, Lineage, RunId, Spend, SubmissionId};
+use crate::ident::{AppId, BatchId, Lineage, RunId, Spend, SubmissionId, SubmittedSpend};
 use crate::store::{Folder, Location};
-use crate::wire::RequestCounts;
+use crate::wire::{BatchUsage, RequestCounts};
 
 const KIND: ChecksummedFileKind = ChecksummedFileKind {
     what: "list of submissions",
@@ -35,6 +35,29 @@ pub struct Submissions {
     pub closed: ClosedSubmissions,
     /// The others, oldest first.
     pub open: Vec<Submission>,
+    /// What is known of the providers' Batch APIs, by name.
+    #[serde(default)]
+    pub limits: BTreeMap<String, BatchApiLimits>,
+}
+
+/// What was learned of a provider's Batch API.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BatchApiLimits {
+    /// Number of prompt tokens that may be in its batches at the same time; `None` if no batch has failed for too many.
+    #[serde(default)]
+    pub enqueued_tokens: Option<u64>,
+    /// Number of batches in a row that failed for too many tokens.
+    #[serde(default)]
+    pub refusals: u32,
+    /// When the next batch may be made.
+    #[serde(default)]
+    pub not_before: Option<DateTime<Utc>>,
+    /// Number of batches in a row that failed in their validation and whose requests were submitted again.
+    #[serde(default)]
+    pub failures: u32,
+    /// The models and interfaces of which a batch has come through the validation.
+    #[serde(default)]
+    pub validated: BTreeSet<String>,
 }
 
 /// Submissions that are done with, together.
@@ -83,6 +106,9 @@ pub struct Submission {
     pub prompt_tokens: u64,
     /// What it may cost at most.
     pub worst: Spend,
+    /// The most that one of its requests may cost, separately for money and tokens.
+    #[serde(default)]
+    pub worst_request: Spend,
     /// How far it has come.
     pub state: SubmissionState,
     /// When it came to this state.
@@ -120,6 +146,9 @@ pub struct RemoteCopy {
     /// Numbers of its requests.
     #[serde(default)]
     pub counts: Option<RequestCounts>,
+    /// What all of its answers used, if the provider states it.
+    #[serde(default)]
+    pub usage: Option<BatchUsage>,
     /// Id of the file of its answers.
     #[serde(default)]
     pub output: Option<String>,
@@ -216,7 +245,12 @@ impl Submissions {
     /// Creates an empty list.
     #[must_use]
     pub fn new(app_id: AppId) -> Self {
-        Submissions { app_id, closed: ClosedSubmissions::default(), open: Vec::new() }
+        Submissions {
+            app_id,
+            closed: ClosedSubmissions::default(),
+            open: Vec::new(),
+            limits: BTreeMap::new(),
+        }
     }
 
     /// Returns the submission with this id.
@@ -236,10 +270,18 @@ impl Submissions {
         self.open.iter().map(|submission| submission.number).max().unwrap_or(self.closed.submissions) + 1
     }
 
-    /// What counts as spent by all submissions together.
+    /// What the submissions took that have come back or were given up, and what the others may take.
     #[must_use]
-    pub fn spent(&self) -> Spend {
-        self.open.iter().fold(self.closed.took, |sum, submission| sum + submission.counts_as())
+    pub fn spend(&self) -> SubmittedSpend {
+        let all = SubmittedSpend { settled: self.closed.took, open: Spend::default() };
+        self.open.iter().fold(all, add)
+    }
+
+    /// The same for the submissions that a run made.
+    #[must_use]
+    pub fn spend_of(&self, run: RunId) -> SubmittedSpend {
+        let own = self.open.iter().filter(|submission| submission.run == run);
+        own.fold(SubmittedSpend::default(), add)
     }
 
     /// Removes submissions to a provider whose answers are collected or that were given up, and whose batches
@@ -263,6 +305,12 @@ impl Submissions {
         }
         done
     }
+}
+
+fn add(mut sum: SubmittedSpend, submission: &Submission) -> SubmittedSpend {
+    let part = if submission.state.is_open() { &mut sum.open } else { &mut sum.settled };
+    *part = *part + submission.counts_as();
+    sum
 }
 
 /// The file of a job's submissions, on a disk or in an object store.

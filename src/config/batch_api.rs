@@ -22,6 +22,13 @@ pub(super) struct RawBatchApi {
     /// Maximum number of requests that are at the provider, at least 1. Default: 500,000.
     #[schemars(range(min = 1))]
     pub(super) max_outstanding: Option<u32>,
+    /// Maximum number of prompt tokens that are at the provider, estimated at four bytes each. Default: learned from
+    /// batches that fail because there are too many.
+    #[schemars(range(min = 1))]
+    pub(super) enqueued_tokens: Option<u64>,
+    /// Number of requests in the first batch of a model. The others follow when it has come through the provider's
+    /// validation, so that a wrong model costs one small file. 0 for no such batch. Default: 200.
+    pub(super) first_requests: Option<u32>,
     /// Time after the creation of a batch at which it is cancelled. What it has answered is used, and the other rows go to
     /// the step's next provider, or into the next batch. Default: 26h.
     pub(super) deadline: Option<Span>,
@@ -53,6 +60,10 @@ pub struct BatchApiSettings {
     pub max_bytes: u64,
     /// Maximum number of requests at the provider.
     pub max_outstanding: u64,
+    /// Maximum number of prompt tokens at the provider; `None` if it is learned.
+    pub enqueued_tokens: Option<u64>,
+    /// Number of requests in the first batch of a model; `None` for as many as in others.
+    pub first_requests: Option<u32>,
     /// Time after its creation at which a batch is cancelled.
     pub deadline: Duration,
     /// Number of submissions that a row may be in without an answer.

@@ -88,10 +88,16 @@ impl PriceTable {
         }
     }
 
-    /// Returns the cost of a request of a batch: at the price of the Batch API, else at the standard one.
+    /// Returns the prices of the Batch API: those that are stated for it, else the standard ones.
+    #[must_use]
+    pub fn in_batch(&self) -> Prices {
+        *self.tiers.get(BATCH_TIER).unwrap_or(&self.standard)
+    }
+
+    /// Returns the cost of a request of a batch.
     #[must_use]
     pub fn cost_in_batch(&self, tokens: Tokens) -> Money {
-        self.tiers.get(BATCH_TIER).unwrap_or(&self.standard).cost(tokens)
+        self.in_batch().cost(tokens)
     }
 
     /// Returns the prices that the requested tier has.

@@ -144,7 +144,6 @@ impl Checker<'_> {
         let cache = raw.cache.map(|cache| self.cache(&cache)).transpose()?;
         let steps = self.steps(raw.step, &providers, target.metadata_column.as_deref())?;
         let budget = self.budget(&raw.budget, &providers, &steps)?;
-        self.around_batch_apis(&providers, &budget, &places)?;
         Ok(Job {
             file: self.file.to_owned(),
             app_id: raw.app_id.into(),

@@ -5,10 +5,8 @@ use std::time::Duration;
 use url::Url;
 
 use super::batch_api::{BatchApiSettings, RawBatchApi};
-use super::budget::Budget;
 use super::check::Checker;
 use super::error::ConfigError;
-use super::job::{Provider, StatePlaces};
 use super::simulated_batches::BatchesSpec;
 use super::units::{ByteSize, Span};
 use crate::ident::Money;
@@ -19,6 +17,7 @@ const POLL: Duration = Duration::from_secs(60);
 const LEAST_POLL: Duration = Duration::from_secs(10);
 const RECREATE_AFTER: Duration = Duration::from_secs(900);
 const LEAST_RECREATE_AFTER: Duration = Duration::from_secs(300);
+const FIRST_REQUESTS: u32 = 200;
 const MAX_FILE_BYTES: u64 = 190_000_000;
 const LEAST_FILE_BYTES: u64 = 64_000;
 
@@ -56,11 +55,17 @@ impl Checker<'_> {
         if max_bytes < LEAST_FILE_BYTES {
             return Err(self.wrong(key("max_bytes"), "is less than 64KB"));
         }
+        if raw.enqueued_tokens == Some(0) {
+            return Err(self.wrong(key("enqueued_tokens"), "must be at least 1"));
+        }
         Ok(BatchApiSettings {
             window,
             max_requests: self.positive(&key("max_requests"), raw.max_requests, 50_000)?,
             max_bytes,
             max_outstanding: self.positive(&key("max_outstanding"), raw.max_outstanding, 500_000)?.into(),
+            enqueued_tokens: raw.enqueued_tokens,
+            first_requests: Some(raw.first_requests.unwrap_or(FIRST_REQUESTS))
+                .filter(|requests| *requests > 0),
             deadline: span("deadline", raw.deadline, BATCH_DEADLINE)?,
             max_submissions: self.positive(&key("max_submissions"), raw.max_submissions, 3)?,
             poll,
@@ -68,28 +73,6 @@ impl Checker<'_> {
             recreate_after,
             keeps_files: raw.keep_files,
         })
-    }
-
-    /// Refuses what a Batch API does not go with.
-    pub(super) fn around_batch_apis(
-        &self,
-        providers: &[Provider],
-        budget: &Budget,
-        places: &StatePlaces,
-    ) -> Result<(), ConfigError> {
-        let Some(provider) = providers.iter().find(|provider| provider.batch.is_some()) else {
-            return Ok(());
-        };
-        let key = format!("provider.{}.batch", provider.name);
-        if *budget != Budget::default() {
-            return Err(
-                self.wrong(key, "does not go with a budget: set max_requests in it, and use --max-rows")
-            );
-        }
-        if places.checkpoint.path().is_none() {
-            return Err(self.wrong(key, "needs a checkpoint on a local disk"));
-        }
-        Ok(())
     }
 
     pub(super) fn simulated_batches(&self, spec: &BatchesSpec) -> Result<(), ConfigError> {

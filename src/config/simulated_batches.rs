@@ -88,6 +88,9 @@ pub struct BatchesSpec {
     /// Whether a line that a fault answers with 400 fails its whole file. Default: false.
     #[serde(default)]
     pub bad_line_fails_file: bool,
+    /// Whether a batch that fails in its validation states no error. Default: false.
+    #[serde(default)]
+    pub hides_errors: bool,
     /// Share of the lines that are not worked on until their batch expires, 0 to 1; a batch with such a line ends as
     /// `expired` once the others are done. Default: 0.
     #[serde(default)]

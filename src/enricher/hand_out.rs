@@ -15,6 +15,7 @@ use super::replies::shared_record;
 use super::sharing::{self, SharedAnswer, Sharing, SharingState};
 use super::step_provider::{StepProvider, bit};
 use super::stop::Stop;
+use super::waiting::have_begun;
 use crate::config::PriceTable;
 use crate::event::{self, Event};
 use crate::executor::{Earlier, Receipt, Request};
@@ -47,6 +48,9 @@ enum Handed {
 impl Enricher {
     /// Hands out rows until the executors take no more, and settles those that need no request.
     pub fn hand_out_rows(&mut self) {
+        if !have_begun(&self.providers) {
+            return;
+        }
         let mut settled = 0;
         let mut is_short_of_rows = false;
         if let Some(error) = self.sharing.trouble() {

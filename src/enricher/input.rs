@@ -1,6 +1,7 @@
 //! The input of an enricher: the journals that it starts with, and the rows of each batch.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::learned_file::LearnedFile;
 use crate::budget::Account;
@@ -10,7 +11,7 @@ use crate::ident::{AppId, BatchId, Lineage, RunId};
 use crate::journal::{JournalFolder, StrayAnswers};
 use crate::rows::Chunk;
 use crate::rows::UnchangedStep;
-use crate::submitter::SharedSubmissions;
+use crate::submitter::{SharedSubmissions, SubmissionGuard};
 
 /// The journals of a lineage, and other state that outlives a run.
 #[derive(Debug)]
@@ -48,6 +49,8 @@ pub struct JobSubmissions {
     pub folder: PathBuf,
     /// The first batch that is not committed.
     pub first_uncommitted: BatchId,
+    /// What must hold on other machines before a batch is made.
+    pub guard: Arc<dyn SubmissionGuard>,
 }
 
 /// A batch with its rows.

@@ -200,13 +200,19 @@ impl Enricher {
         let (id, decoded, deleted) = (plan.id, *decoded, *deleted);
         let header = JournalHeader { lineage: self.lineage, batch: id, digest: plan.digest() };
         let mut recovered = RecoveredAnswers::new(self.journal.path(), self.ledger.room_for_answers());
-        // A submission that comes back from here on is not seen by this batch, and has it read again.
+        let mut submitted = SubmittedCells::default();
+        // In the order in which a row passes on: from a file to a submission, and with its answer into the journal. A
+        // submission that comes back from here on is not seen by this batch, and has it read again.
+        if let Some(submissions) = &self.submissions {
+            submitted.push_open(submissions.spooled(id));
+        }
         let open = self.submissions.as_ref().map(SubmitterLink::open_ids).unwrap_or_default();
         let collected = self.submissions.as_ref().map(SubmitterLink::collected_ids).unwrap_or_default();
-        let mut submitted = SubmittedCells::default();
         let writer = self.journal.writer(&header, |entry| match entry {
             JournalEntry::Record(record) => recovered.push(record),
-            JournalEntry::Submitted(rows) if open.contains(&rows.submission) => submitted.push_open(rows),
+            JournalEntry::Submitted(rows) if open.contains(&rows.submission) => {
+                submitted.push_open(rows.groups);
+            }
             JournalEntry::Submitted(rows) if collected.contains(&rows.submission) => {
                 submitted.push_collected(rows);
             }
@@ -265,6 +271,9 @@ impl Enricher {
         self.learned.save();
         // Other rows may share answers that are in no other file than this journal, which is removed next.
         self.sharing.flush();
+        if let Some(submissions) = &self.submissions {
+            submissions.committed(id);
+        }
         let task = self.ledger.committed(id);
         let removed = self.journal.forget(id);
         match removed {

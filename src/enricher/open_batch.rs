@@ -13,7 +13,7 @@ use super::input::LoadedBatch;
 use crate::checkpoint::PlannedBatch;
 use crate::clock;
 use crate::ident::{Cell, Fingerprint, RowKey};
-use crate::journal::{self, Journal, JournalError, Record, SubmittedRows};
+use crate::journal::{self, Journal, JournalError, Record, SubmittedGroup, SubmittedRows};
 use crate::prompt::Rows;
 use crate::rows::Chunk;
 use crate::rows::{FilledBatch, Outcome, RowResult, UnchangedStep};
@@ -49,8 +49,8 @@ pub(super) struct SubmittedCells {
 
 impl SubmittedCells {
     /// Takes in the rows of a submission that has not come back.
-    pub(super) fn push_open(&mut self, rows: SubmittedRows) {
-        for group in rows.groups {
+    pub(super) fn push_open(&mut self, groups: Vec<SubmittedGroup>) {
+        for group in groups {
             let key = |row| RowKey { file: Arc::clone(&group.file), row };
             let own = group.rows.iter();
             self.open.extend(own.map(|(row, print)| (key(*row), Arc::clone(&group.step), *print)));

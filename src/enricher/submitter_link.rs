@@ -1,17 +1,21 @@
 //! The connection between the enricher and the submitters of a run.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::{mpsc, watch};
 
 use super::input::{JobSubmissions, Journals};
-use crate::ident::SubmissionId;
+use crate::ident::{BatchId, SubmissionId};
+use crate::journal::SubmittedGroup;
 use crate::submitter::{SharedSubmissions, SubmitterContext, SubmitterNews};
 
 /// The submissions of a run, and the connection to its submitters.
 #[derive(Debug)]
 pub(super) struct SubmitterLink {
     list: SharedSubmissions,
+    first_uncommitted: Arc<AtomicU64>,
     pub(super) news: mpsc::UnboundedReceiver<SubmitterNews>,
     /// News that are not handled yet.
     pub(super) waiting: Vec<SubmitterNews>,
@@ -26,7 +30,8 @@ impl SubmitterLink {
     pub(super) fn new(own: JobSubmissions, journals: &Journals) -> (Self, SubmitterContext) {
         let (sender, news) = mpsc::unbounded_channel();
         let (drain, draining) = watch::channel(0);
-        let JobSubmissions { app_id, run, machine, list, folder, first_uncommitted } = own;
+        let JobSubmissions { app_id, run, machine, list, folder, first_uncommitted, guard } = own;
+        let first_uncommitted = Arc::new(AtomicU64::new(first_uncommitted.get()));
         let context = SubmitterContext {
             app_id,
             lineage: journals.lineage,
@@ -34,12 +39,21 @@ impl SubmitterLink {
             machine,
             submissions: list.clone(),
             folder,
-            first_uncommitted,
+            first_uncommitted: Arc::clone(&first_uncommitted),
+            guard,
             journals: journals.folder.clone(),
             news: sender,
             drain: draining,
         };
-        (SubmitterLink { list, news, waiting: Vec::new(), drain, has_drained: false }, context)
+        (
+            SubmitterLink { list, first_uncommitted, news, waiting: Vec::new(), drain, has_drained: false },
+            context,
+        )
+    }
+
+    /// The rows of a batch in files that are being written.
+    pub(super) fn spooled(&self, batch: BatchId) -> Vec<SubmittedGroup> {
+        self.list.spooled().of_batch(batch)
     }
 
     /// The submissions that have not come back.
@@ -50,6 +64,11 @@ impl SubmitterLink {
     /// The submissions that have come back.
     pub(super) fn collected_ids(&self) -> BTreeSet<SubmissionId> {
         self.list.collected_ids()
+    }
+
+    /// Notes that a batch, and all before it, is committed.
+    pub(super) fn committed(&self, batch: BatchId) {
+        self.first_uncommitted.fetch_max(batch.next().get(), Ordering::Release);
     }
 
     /// Notes that a row went into a file.

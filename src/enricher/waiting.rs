@@ -3,7 +3,7 @@
 use super::interface::Enricher;
 use super::step_provider::StepProvider;
 use super::stop::Stop;
-use crate::submitter::SubmitterNews;
+use crate::submitter::{SubmitterNews, SubmitterStatus};
 
 /// Whether a run has nothing to do before a submission comes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,17 +42,25 @@ impl Enricher {
     /// can be handed out. Has the submitters hand in what they have.
     pub fn waits(&mut self) -> SubmissionWait {
         let Some(submissions) = &mut self.submissions else { return SubmissionWait::No };
+        // Rows within the row limit are handed in, too.
+        let is_stopped = self.stop.as_ref().is_some_and(|stop| !matches!(stop, Stop::MaxRows));
+        if is_stopped {
+            return SubmissionWait::No;
+        }
+        if !have_begun(&self.providers) {
+            return SubmissionWait::Soon;
+        }
         // A submitter that is full leaves rows in its inbox.
         let held = |provider: &StepProvider| match &provider.rest {
             Some(rest) if rest.is_full() => {
-                (provider.inbox.max_capacity() - provider.inbox.capacity()) as u64
+                (provider.inbox.max_capacity() - provider.inbox.capacity()) as u64 + rest.held()
             }
             _ => 0,
         };
         let held: u64 = self.providers.iter().map(held).sum();
-        // Rows within the row limit are handed in, too.
-        let is_stopped = self.stop.as_ref().is_some_and(|stop| !matches!(stop, Stop::MaxRows));
-        if is_stopped || self.ledger.handed_out() > held || !self.ledger.has_submitted() {
+        // Every executor waits if nothing but the return of a submission leaves more of the budget.
+        let is_under_way = self.ledger.handed_out() > held && !self.account.waits_for_submissions();
+        if is_under_way || !self.ledger.has_submitted() {
             return SubmissionWait::No;
         }
         if !submissions.has_drained {
@@ -67,4 +75,10 @@ impl Enricher {
             SubmissionWait::Soon
         }
     }
+}
+
+/// Whether all submitters have collected what was ready when the run began.
+pub(super) fn have_begun(providers: &[StepProvider]) -> bool {
+    let mut rest = providers.iter().filter_map(|provider| provider.rest.as_ref());
+    rest.all(SubmitterStatus::has_begun)
 }

@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde_json::{Map, Value};
 
 use crate::budget::{Reservation, worst_case};
-use crate::config::{Params, PriceTable, Provider};
+use crate::config::{Params, PriceTable, Prices, Provider};
 use crate::decode;
 use crate::event::{Event, Voice};
-use crate::ident::{Spend, Tokens};
+use crate::ident::{Money, Spend, Tokens};
 use crate::prompt::Question;
 use crate::store::StoreError;
 use crate::transport::Paid;
@@ -59,6 +59,22 @@ impl Billing {
         questions: impl Iterator<Item = &'a Arc<Question>>,
         params: &Params,
     ) -> Spend {
+        self.worst_case_at(self.prices.as_deref().map(PriceTable::highest), questions, params)
+    }
+
+    /// Returns the worst case of a request of a batch.
+    #[must_use]
+    pub fn worst_case_in_batch(&self, question: &Arc<Question>, params: &Params) -> Spend {
+        let prices = self.prices.as_deref().map(PriceTable::in_batch);
+        self.worst_case_at(prices, std::iter::once(question), params)
+    }
+
+    fn worst_case_at<'a>(
+        &self,
+        prices: Option<Prices>,
+        questions: impl Iterator<Item = &'a Arc<Question>>,
+        params: &Params,
+    ) -> Spend {
         let (mut messages, mut bytes) = (0, 0);
         for question in questions {
             messages += question.messages().len();
@@ -67,7 +83,7 @@ impl Billing {
         // Tools and schemas are billed like a prompt.
         let schema = params.shape.as_ref().map_or(0, |shape| shape.text().len() + AROUND_SCHEMA);
         let bytes = bytes + self.extra_bytes + length_of(&params.extra_body) + schema;
-        worst_case(self.prices.as_deref(), messages, bytes, params.max_tokens)
+        worst_case(prices, messages, bytes, params.max_tokens)
     }
 
     /// Reports once that the usage of an answer cannot be read; it counts as unknown.
@@ -120,7 +136,10 @@ impl Billing {
     pub fn book(&self, reservation: &mut Reservation, paid: Option<&Paid>, may_be_billed: bool) {
         let worst = reservation.worst();
         let took = match paid {
-            Some(paid) => self.spend(paid, worst),
+            Some(paid) => {
+                let tier = paid.response.service_tier.as_deref();
+                self.spend(&paid.response, worst, |prices, used| prices.cost(used, tier))
+            }
             None if may_be_billed => worst,
             None => Spend::default(),
         };
@@ -133,23 +152,31 @@ impl Billing {
         }
     }
 
-    /// Returns what an answer of a batch took, at the price of the Batch API if the job states one.
+    /// Returns the price of tokens that a batch used; zero if the job states none.
+    #[must_use]
+    pub fn price_in_batch(&self, tokens: Tokens) -> Money {
+        self.prices.as_ref().map(|prices| prices.cost_in_batch(tokens)).unwrap_or_default()
+    }
+
+    /// Returns what an answer of a batch took.
     #[must_use]
     pub fn cost_in_batch(&self, response: &ChatResponse, worst: Spend) -> Spend {
-        let facts = decode::facts(response);
-        let tokens = facts.tokens.map_or(worst.tokens, Tokens::total);
-        let listed = || Some(self.prices.as_ref()?.cost_in_batch(facts.tokens?));
-        Spend { money: facts.cost.or_else(listed).unwrap_or(worst.money), tokens, requests: 1 }
+        self.spend(response, worst, PriceTable::cost_in_batch)
     }
 
     /// Returns what an answer took: as the provider states it, else by the prices, else the worst case.
-    fn spend(&self, paid: &Paid, worst: Spend) -> Spend {
-        let facts = decode::facts(&paid.response);
+    fn spend(
+        &self,
+        response: &ChatResponse,
+        worst: Spend,
+        cost: impl Fn(&PriceTable, Tokens) -> Money,
+    ) -> Spend {
+        let facts = decode::facts(response);
         // A usage far above anything that the request can have used is an error of the provider.
         let most = worst.tokens.saturating_mul(IMPLAUSIBLE).max(LEAST_IMPLAUSIBLE);
         let used = facts.tokens.filter(|tokens| worst.tokens == 0 || tokens.total() <= most);
         let tokens = used.map_or(worst.tokens, Tokens::total);
-        let listed = || Some(self.prices.as_ref()?.cost(used?, facts.service_tier.as_deref()));
+        let listed = || Some(cost(self.prices.as_ref()?, used?));
         Spend { money: facts.cost.or_else(listed).unwrap_or(worst.money), tokens, requests: 1 }
     }
 }

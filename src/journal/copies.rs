@@ -40,6 +40,8 @@ pub struct Copies {
     machine: String,
     pending: PendingCopies,
     state: Arc<Mutex<CopyState>>,
+    /// Lets one round go on at a time.
+    turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 #[derive(Debug, Default)]
@@ -105,7 +107,7 @@ impl Copies {
     #[must_use]
     pub fn new(objects: Objects, machine: &impl ToString, most_bytes: u64) -> Self {
         let pending = PendingCopies { bytes: Arc::default(), most: most_bytes, urgent: Arc::default() };
-        Copies { objects, machine: machine.to_string(), pending, state: Arc::default() }
+        Copies { objects, machine: machine.to_string(), pending, state: Arc::default(), turn: Arc::default() }
     }
 
     pub(super) fn pending(&self) -> PendingCopies {
@@ -149,6 +151,8 @@ impl Copies {
     /// # Errors
     /// When a journal cannot be read, or the store rejects an operation; the next round tries again.
     pub async fn round(&self) -> Result<(), JournalError> {
+        // Two rounds at once could put segments of the same name and other ends.
+        let _turn = self.turn.lock().await;
         self.pending.bytes.store(0, Ordering::Relaxed);
         let open: Vec<Followed> = self.state().open.values().cloned().collect();
         for mut followed in open {

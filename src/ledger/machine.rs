@@ -123,7 +123,9 @@ impl Ledger {
         if let Some((&id, _)) = self.batches.iter().find(|(_, batch)| batch.waits_for_submissions()) {
             return Some(self.unload(id));
         }
-        if self.batches.values().any(|batch| batch.phase == Phase::Loading) {
+        let is_loading = self.batches.values().any(|batch| batch.phase == Phase::Loading);
+        // One task at a time has the source.
+        if is_loading || self.source == SourceState::Planning {
             return None;
         }
         let (planned, rows, bytes) = self.next_wanted()?;

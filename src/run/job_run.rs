@@ -105,6 +105,7 @@ async fn start(
     let mut recoverer =
         Recoverer { job, source: &mut source, sink: &sink, file: &file, voice, confirmed, refills };
     if options.begin == Begin::Restart {
+        session.check_nothing_submitted().await?;
         // A retry at the same time would put its answers into the emptied table.
         let retry = Session::lock(job, Scope::Retry, run).await?;
         // If the budget is spent, the target stays as it is: its rows could not be sent again.

@@ -20,6 +20,7 @@ mod retry;
 mod run_budget;
 mod running;
 mod session;
+mod submission_guard;
 mod writable;
 
 pub use end::{End, EndKind};

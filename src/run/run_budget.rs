@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 use super::error::RunError;
 use super::exclusive::Exclusive;
 use crate::budget::{Account, BudgetRefusal, Spending, worst_case};
-use crate::checkpoint::MachineId;
-use crate::config::{Allowance, BudgetLimit, BudgetScope, Job};
-use crate::ident::{Money, RunId, Spend};
+use crate::checkpoint::{MachineId, SubmissionsFile};
+use crate::config::{Allowance, BudgetLimit, BudgetScope, Job, PriceTable};
+use crate::ident::{Money, RunId, Spend, SubmittedSpend};
 use crate::store::{Folder, Objects};
 use crate::wording::counted;
 
@@ -96,8 +96,16 @@ impl RunBudget {
         exclusive.during(work).await
     }
 
-    /// Opens the account of a job, to which the caller has exclusive access.
+    /// Opens the account of a job, to which the caller has exclusive access. `home` is the folder of the job's
+    /// checkpoint.
     pub(crate) async fn open(job: &Job, home: &Folder) -> Result<Self, RunError> {
+        let budget = Self::of_requests(job, home).await?;
+        budget.account.set_submitted(submitted(home).await?, SubmittedSpend::default());
+        Ok(budget)
+    }
+
+    /// Opens the account without what submissions to Batch APIs take.
+    async fn of_requests(job: &Job, home: &Folder) -> Result<Self, RunError> {
         if job.budget.job.is_unlimited() {
             return Ok(RunBudget { account: Account::open(job.budget, None), copy: None });
         }
@@ -128,6 +136,10 @@ impl RunBudget {
     pub(crate) async fn look(job: &Job, home: &Folder) -> Result<Option<Spent>, RunError> {
         let folder = folder(&job.places.journal);
         let mut found = Spending::read(&folder)?;
+        let SubmittedSpend { settled, open } = submitted(home).await?;
+        if settled + open != Spend::default() {
+            found = Some(found.unwrap_or_default() + settled + open);
+        }
         if let Some(objects) = home.join(FOLDER).objects() {
             let own = MachineId::found(&folder)?.map(copy_name).unwrap_or_default();
             let others = SpentCopy::of_others(objects, &own).await?;
@@ -206,7 +218,14 @@ impl fmt::Display for Spent {
 fn smallest_worst_case(job: &Job) -> Spend {
     let requests = job.steps.iter().flat_map(|step| {
         let providers = step.all_providers().map(|provider| &job.providers[provider]);
-        providers.map(|provider| worst_case(provider.prices.as_deref(), 1, 0, step.params.max_tokens))
+        providers.map(|provider| {
+            let prices = provider.prices.as_deref();
+            let prices = match provider.batch {
+                Some(_) => prices.map(PriceTable::in_batch),
+                None => prices.map(PriceTable::highest),
+            };
+            worst_case(prices, 1, 0, step.params.max_tokens)
+        })
     });
     let smaller = |a: Spend, b: Spend| Spend {
         money: a.money.min(b.money),
@@ -214,6 +233,12 @@ fn smallest_worst_case(job: &Job) -> Spend {
         requests: a.requests.min(b.requests),
     };
     requests.reduce(smaller).unwrap_or_default()
+}
+
+/// Returns what the job's submissions to Batch APIs took and may take.
+async fn submitted(home: &Folder) -> Result<SubmittedSpend, RunError> {
+    let list = SubmissionsFile::in_folder(home).load().await?;
+    Ok(list.map(|list| list.spend()).unwrap_or_default())
 }
 
 fn folder(journal: &Path) -> PathBuf {

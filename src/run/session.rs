@@ -6,15 +6,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::copier::Copier;
 use super::error::RunError;
 use super::exclusive::{Exclusive, LeaseGuard, home};
 use super::feed::{CommitLog, figures_wait};
 use super::run_budget::RunBudget;
+use super::submission_guard::RunGuard;
 use super::writable::check_writable;
+use crate::budget::Account;
 use crate::cache::{CacheLimits, Store};
-use crate::checkpoint::{Checkpoint, MachineId, PlannedBatch, Submissions, SubmissionsFile};
+use crate::checkpoint::{Checkpoint, MachineId, PlannedBatch, Submission, Submissions, SubmissionsFile};
 use crate::config::Job;
 use crate::enricher::{Enricher, JobSubmissions, Journals, LearnedFile, Prepared, Strictness};
 use crate::event::{Event, Voice};
@@ -23,7 +26,7 @@ use crate::journal::{self, Copies, JournalFolder, JournalHeader, Restored, Stray
 use crate::ledger::{Ledger, Window};
 use crate::metrics::{Counters, MetricsOwner, MetricsWriter, ProviderOfStep, RunKind};
 use crate::store::{self, Folder};
-use crate::submitter::SharedSubmissions;
+use crate::submitter::{self, SharedSubmissions};
 use crate::wording::counted;
 
 /// Folder of a retry's checkpoint, lock and journal, below those of the run.
@@ -222,7 +225,12 @@ impl<'a> Session<'a> {
         let (mut journals, copier) = self.journals(checkpoint, outstanding, budget, voice).await?;
         let open = std::mem::take(&mut journals.open);
         let first = outstanding.first().map_or(checkpoint.next_batch, |batch| batch.id);
-        journals.submissions = self.submissions(checkpoint.lineage, first).await?;
+        let guard = RunGuard {
+            lease: self.lease_guard(),
+            copies: copier.as_ref().map(|copier| copier.copies.clone()),
+        };
+        let account = &journals.account;
+        journals.submissions = self.submissions(checkpoint.lineage, first, account, guard).await?;
         let strictness = match self.scope {
             Scope::Run => Strictness::Probation,
             // Failed rows may all fail again, which shows nothing about the run.
@@ -281,11 +289,24 @@ impl<'a> Session<'a> {
         Ledger::new(Window::of(self.job), self.job.steps.len(), next, planned, &BTreeSet::new())
     }
 
+    /// Checks that no batch at a provider holds rows of the job, before it starts over.
+    ///
+    /// # Errors
+    /// When one does, and when the list of submissions cannot be read.
+    pub(crate) async fn check_nothing_submitted(&self) -> Result<(), RunError> {
+        match SubmissionsFile::in_folder(&self.folders.home).load().await? {
+            Some(list) => refuse_submitted(&list, |_| true),
+            None => Ok(()),
+        }
+    }
+
     /// Opens the list of submissions, if a provider is asked through its Batch API. A retry sends each request by itself.
     async fn submissions(
         &self,
         lineage: Lineage,
         first_uncommitted: BatchId,
+        account: &Account,
+        guard: RunGuard,
     ) -> Result<Option<JobSubmissions>, RunError> {
         let uses = self.job.providers.iter().any(|provider| provider.batch.is_some());
         if self.scope == Scope::Retry || !uses {
@@ -293,24 +314,17 @@ impl<'a> Session<'a> {
         }
         let file = SubmissionsFile::in_folder(&self.folders.home);
         let list = file.load().await?.unwrap_or_else(|| Submissions::new(self.job.app_id.clone()));
-        let other = list.open.iter().filter(|own| own.lineage != lineage && own.state.may_bring_answers());
-        let rows: u64 = other.map(|submission| submission.lines).sum();
-        if rows > 0 {
-            return Err(RunError::Mismatch {
-                what: format!(
-                    "batches at a provider hold {} that an earlier checkpoint of this job has planned",
-                    counted(rows, "row")
-                ),
-                hint: "take them in first: put that checkpoint back and use enrich run JOB --wait",
-            });
-        }
+        refuse_submitted(&list, |submission| submission.lineage != lineage)?;
+        let folder = self.folders.state.join(SPOOL);
+        submitter::sweep(&folder, &list);
         Ok(Some(JobSubmissions {
             app_id: self.job.app_id.clone(),
             run: self.run,
             machine: MachineId::of(&self.folders.journal)?,
-            list: SharedSubmissions::new(file, list),
-            folder: self.folders.state.join(SPOOL),
+            list: SharedSubmissions::new(file, list, self.run, account.clone()),
+            folder,
             first_uncommitted,
+            guard: Arc::new(guard),
         }))
     }
 
@@ -394,6 +408,22 @@ impl<'a> Session<'a> {
             Journals { lineage, folder, stray_answers, learned, account, cache, open, submissions: None };
         Ok((journals, copier))
     }
+}
+
+/// Refuses to go on while batches at a provider hold rows that this run would ask again.
+fn refuse_submitted(list: &Submissions, is_other: impl Fn(&Submission) -> bool) -> Result<(), RunError> {
+    let other = list.open.iter().filter(|own| is_other(own) && own.state.may_bring_answers());
+    let rows: u64 = other.map(|submission| submission.lines).sum();
+    if rows == 0 {
+        return Ok(());
+    }
+    Err(RunError::Mismatch {
+        what: format!(
+            "{} of this job wait for batches at a provider, and would be paid for twice",
+            counted(rows, "row")
+        ),
+        hint: "take them in with enrich run JOB --wait, or see enrich batches JOB",
+    })
 }
 
 /// Returns a random number for a batch that is in no checkpoint; no job has enough batches to reach it.

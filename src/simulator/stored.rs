@@ -134,7 +134,7 @@ impl SimulatedBatch {
             "id": self.id,
             "object": "batch",
             "endpoint": self.endpoint,
-            "errors": self.errors,
+            "errors": self.errors.as_ref().filter(|_| !spec.hides_errors),
             "input_file_id": self.input_id,
             "completion_window": self.completion_window,
             "status": state.name(),

@@ -14,14 +14,16 @@ use super::line_id::LineId;
 use crate::checkpoint::Submission;
 use crate::decode;
 use crate::executor::Billing;
-use crate::fault::{Failure, Policy};
-use crate::ident::{BatchId, RowKey, Spend};
+use crate::fault::{Class, Failure, Policy};
+use crate::ident::{BatchId, RowKey, Spend, Tokens};
 use crate::journal::{
     JournalEntry, JournalError, JournalFolder, Record, RecordedOutcome, SubmittedGroup, SubmittedRows,
 };
 use crate::transport::{BatchApi, ResponseHeaders, classify};
-use crate::wire::AnswerLine;
+use crate::wire::{AnswerLine, BatchUsage, ChatResponse};
 
+/// Smallest number of lines of which it shows something that all are refused alike.
+const FEWEST_ALIKE: usize = 20;
 /// Longest line that is read, in bytes.
 const LONGEST_LINE: u64 = 64 << 20;
 
@@ -42,6 +44,8 @@ pub struct CollectionReport {
     pub unreadable: u64,
     /// What the answers cost.
     pub took: Spend,
+    /// Tokens that they used.
+    pub used: BatchUsage,
     /// A failure that every further request would meet, if a line shows one.
     pub stop: Option<Failure>,
 }
@@ -70,6 +74,14 @@ struct LineLocation {
     len: u64,
 }
 
+/// A downloaded file of a batch.
+#[derive(Clone, Debug)]
+pub(super) struct Download {
+    pub(super) path: PathBuf,
+    /// Index of the batch in those of the submission.
+    pub(super) batch: usize,
+}
+
 /// What brings the answers of a submission into journals.
 pub(super) struct AnswerCollector<'a> {
     pub(super) submission: &'a Submission,
@@ -82,26 +94,33 @@ pub(super) struct AnswerCollector<'a> {
 
 impl AnswerCollector<'_> {
     /// Reads the downloaded files and appends what they hold to the journals of the batches, as far as they lack it.
-    pub(super) fn collect(&self, files: &[PathBuf]) -> Result<CollectionReport, CollectError> {
+    pub(super) fn collect(&self, files: &[Download]) -> Result<CollectionReport, CollectError> {
         let mut collected = CollectionReport::default();
         let (opened, index) = self.index(files, &mut collected)?;
+        if let Some(failure) = self.common_refusal(&opened, &index) {
+            // It is about the run: every row would be refused again, and keeps its place.
+            collected.stop = Some(failure);
+            collected.unanswered = self.submission.lines;
+            return Ok(collected);
+        }
         let mut used = HashSet::new();
         for batch in self.submission.batches.keys() {
             self.fill(*batch, &opened, &index, &mut used, &mut collected)?;
         }
         collected.foreign += index.keys().filter(|id| !used.contains(*id)).count() as u64;
+        self.book_lost_answers(&mut collected);
         Ok(collected)
     }
 
     /// Finds where the first line for each request stands.
     fn index(
         &self,
-        files: &[PathBuf],
+        files: &[Download],
         collected: &mut CollectionReport,
     ) -> Result<(Vec<File>, HashMap<LineId, LineLocation>), CollectError> {
         let mut opened = Vec::new();
-        let mut index = HashMap::new();
-        for (number, path) in files.iter().enumerate() {
+        let mut index: HashMap<LineId, LineLocation> = HashMap::new();
+        for (number, Download { path, batch }) in files.iter().enumerate() {
             let failed = |source| CollectError::Download { path: path.clone(), source };
             let file = File::open(path).map_err(failed)?;
             let mut reader = BufReader::with_capacity(1 << 20, file.try_clone().map_err(failed)?);
@@ -122,10 +141,16 @@ impl AnswerCollector<'_> {
                     collected.unreadable += 1;
                     continue;
                 };
-                match parsed.custom_id.and_then(|id| id.parse::<LineId>().ok()) {
+                match parsed.custom_id.as_deref().and_then(|id| id.parse::<LineId>().ok()) {
                     None => collected.foreign += 1,
                     Some(id) => match index.entry(id) {
-                        std::collections::hash_map::Entry::Occupied(_) => collected.repeated += 1,
+                        std::collections::hash_map::Entry::Occupied(first) => {
+                            collected.repeated += 1;
+                            // Another batch has answered it, too, and is paid as well.
+                            if files[first.get().file].batch != *batch {
+                                self.book_line(&parsed, collected);
+                            }
+                        }
                         std::collections::hash_map::Entry::Vacant(vacant) => {
                             vacant.insert(place);
                         }
@@ -135,6 +160,28 @@ impl AnswerCollector<'_> {
             opened.push(file);
         }
         Ok((opened, index))
+    }
+
+    /// The refusal that all lines have met alike, if there are enough of them and none was answered.
+    fn common_refusal(&self, files: &[File], index: &HashMap<LineId, LineLocation>) -> Option<Failure> {
+        if index.len() < FEWEST_ALIKE {
+            return None;
+        }
+        let mut common: Option<Failure> = None;
+        // Nothing is counted here.
+        let mut uncounted = CollectionReport::default();
+        for place in index.values() {
+            let outcome = self.outcome(&files[place.file], *place, &mut uncounted)?;
+            let RecordedOutcome::Failure(failure) = outcome else { return None };
+            match &common {
+                Some(known) if known.class != failure.class => return None,
+                Some(_) => {}
+                None => common = Some(failure),
+            }
+        }
+        let Failure { class, detail, .. } = common?;
+        let detail = format!("all {} rows of a batch were refused alike ({class}): {detail}", index.len());
+        Some(Failure::new(Class::SameRefusal, detail))
     }
 
     /// Appends the answers for rows of one batch to its journal.
@@ -195,6 +242,42 @@ impl AnswerCollector<'_> {
         Ok(())
     }
 
+    fn book(&self, response: &ChatResponse, collected: &mut CollectionReport) {
+        collected.took = collected.took + self.billing.cost_in_batch(response, self.worst);
+        if let Some(tokens) = decode::facts(response).tokens {
+            collected.used.input_tokens += tokens.prompt;
+            collected.used.output_tokens += tokens.completion;
+        }
+    }
+
+    /// Books an answer that is not used.
+    fn book_line(&self, line: &AnswerLine<'_>, collected: &mut CollectionReport) {
+        let Some(response) = &line.response else { return };
+        let is_answer = response.status_code.is_some_and(|status| (200..300).contains(&status));
+        let (true, Some(body)) = (is_answer, response.body) else { return };
+        match decode::parse(&Bytes::copy_from_slice(body.get().as_bytes())) {
+            Ok(parsed) => self.book(&parsed, collected),
+            Err(_) => collected.took = collected.took + self.worst,
+        }
+    }
+
+    /// Books what the provider counts beyond the answers that it gave back: they were billed, and are lost.
+    fn book_lost_answers(&self, collected: &mut CollectionReport) {
+        let stated = self.submission.remote.iter().filter_map(|copy| copy.usage);
+        let (input, output) = stated.fold((0, 0), |(input, output), usage| {
+            (input + usage.input_tokens, output + usage.output_tokens)
+        });
+        let tokens = Tokens {
+            prompt: input.saturating_sub(collected.used.input_tokens),
+            completion: output.saturating_sub(collected.used.output_tokens),
+            ..Tokens::default()
+        };
+        if tokens.total() > 0 {
+            let money = self.billing.price_in_batch(tokens);
+            collected.took = collected.took + Spend { money, tokens: tokens.total(), requests: 0 };
+        }
+    }
+
     fn record(
         &self,
         rows: &SubmittedRows,
@@ -235,14 +318,18 @@ impl AnswerCollector<'_> {
             let body = Bytes::copy_from_slice(body);
             let Ok(parsed) = decode::parse(&body) else {
                 collected.unreadable += 1;
+                collected.took = collected.took + self.worst;
                 return None;
             };
             let has_answer = !parsed.choices.is_empty() || !parsed.data.is_empty();
-            if !has_answer || parsed.error.as_ref().is_some_and(|error| !error.is_empty()) {
+            let has_error = parsed.error.as_ref().is_some_and(|error| !error.is_empty());
+            if !has_error || parsed.usage.is_some() {
+                self.book(&parsed, collected);
+            }
+            if !has_answer || has_error {
                 return None;
             }
             collected.answered += 1;
-            collected.took = collected.took + self.billing.cost_in_batch(&parsed, self.worst);
             return Some(RecordedOutcome::Response(body));
         }
         if status == 0 {

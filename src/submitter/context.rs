@@ -1,6 +1,8 @@
 //! What submitters share with each other and with the enricher.
 
+use std::fmt;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -12,6 +14,18 @@ use crate::checkpoint::MachineId;
 use crate::fault::Failure;
 use crate::ident::{AppId, BatchId, Lineage, RunId};
 use crate::journal::JournalFolder;
+
+/// Why a submitter may not do what it is about to do.
+pub type GuardError = Box<dyn std::error::Error + Send + Sync>;
+
+/// What must hold on other machines before a submitter goes on.
+pub trait SubmissionGuard: fmt::Debug + Send + Sync {
+    /// Checks, before a batch is made, that the job is still this run's.
+    fn confirm_held(&self) -> Pin<Box<dyn Future<Output = Result<(), GuardError>> + Send + '_>>;
+
+    /// Copies the journals to where the checkpoint is, so that this machine is not the only one that knows them.
+    fn copy_journals(&self) -> Pin<Box<dyn Future<Output = Result<(), GuardError>> + Send + '_>>;
+}
 
 /// What the submitters of a run have in common.
 #[derive(Clone, Debug)]
@@ -28,8 +42,10 @@ pub struct SubmitterContext {
     pub submissions: SharedSubmissions,
     /// Folder of the files of requests and of the downloads.
     pub folder: PathBuf,
-    /// The first batch that was not committed when the run began.
-    pub first_uncommitted: BatchId,
+    /// The first batch that is not committed.
+    pub first_uncommitted: Arc<AtomicU64>,
+    /// What must hold on other machines.
+    pub guard: Arc<dyn SubmissionGuard>,
     /// The journals of the lineage.
     pub journals: JournalFolder,
     /// Receives what is to be known outside.
@@ -60,9 +76,13 @@ pub enum SubmitterNews {
 /// Whether a submitter has nothing to do for a while. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct SubmitterStatus {
+    /// Whether it has collected what was ready when the run began.
+    has_begun: Arc<AtomicBool>,
     /// One more than the number of the last request to hand in that it has followed; 0 while it is busy.
     drained: Arc<AtomicU64>,
     is_full: Arc<AtomicBool>,
+    /// Whether it holds a row for which the budget leaves too little before something comes back.
+    holds_row: Arc<AtomicBool>,
 }
 
 impl SubmitterStatus {
@@ -76,6 +96,28 @@ impl SubmitterStatus {
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.is_full.load(Ordering::Acquire)
+    }
+
+    /// Whether it has collected what was ready when the run began. Before that no row should be handed out: it may be
+    /// answered already.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        self.has_begun.load(Ordering::Acquire)
+    }
+
+    /// Number of rows that it holds because the budget leaves too little for them.
+    #[must_use]
+    pub fn held(&self) -> u64 {
+        self.holds_row.load(Ordering::Acquire).into()
+    }
+
+    pub(super) fn set_begun(&self) {
+        self.has_begun.store(true, Ordering::Release);
+    }
+
+    /// Sets whether it holds a row.
+    pub(super) fn set_holding(&self, holds_row: bool) {
+        self.holds_row.store(holds_row, Ordering::Release);
     }
 
     /// Sets the number of the last request that it has followed, or `None` while it is busy, and whether it is full.

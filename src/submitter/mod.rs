@@ -6,19 +6,24 @@
 mod collect;
 mod context;
 mod error;
+mod limits;
 mod line_id;
 mod shared;
 #[cfg(test)]
 mod simulation;
 mod spool;
+mod spooled;
 mod steps;
 mod submission;
 mod task;
+mod validation;
 
 pub use collect::{CollectError, CollectionReport};
-pub use context::{SubmitterContext, SubmitterNews, SubmitterStatus};
+pub use context::{GuardError, SubmissionGuard, SubmitterContext, SubmitterNews, SubmitterStatus};
 pub use error::SubmitterError;
 pub use line_id::{InvalidLineId, LineId};
 pub use shared::SharedSubmissions;
+pub use spool::sweep;
+pub use spooled::SpooledRows;
 pub use submission::{CreationResult, SubmissionAction, SubmissionDriver, SubmissionPolicy};
 pub use task::Submitter;

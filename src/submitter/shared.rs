@@ -3,10 +3,12 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::spooled::SpooledRows;
+use crate::budget::Account;
 use crate::checkpoint::{
     CheckpointError, RemoteCopy, Submission, SubmissionState, Submissions, SubmissionsFile,
 };
-use crate::ident::SubmissionId;
+use crate::ident::{RunId, SubmissionId};
 use crate::wire::BatchStatus;
 
 /// The list of submissions. Clones share it.
@@ -14,19 +16,31 @@ use crate::wire::BatchStatus;
 pub struct SharedSubmissions {
     file: SubmissionsFile,
     list: Arc<Mutex<Submissions>>,
+    /// The run, and its account, in which the submissions count.
+    run: RunId,
+    account: Account,
+    spooled: SpooledRows,
     /// Lets one change be saved at a time.
     turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl SharedSubmissions {
-    /// Shares a list that was read from this file.
+    /// Shares a list that was read from this file. Its submissions count in the account of the run.
     #[must_use]
-    pub fn new(file: SubmissionsFile, list: Submissions) -> Self {
-        SharedSubmissions { file, list: Arc::new(Mutex::new(list)), turn: Arc::default() }
+    pub fn new(file: SubmissionsFile, list: Submissions, run: RunId, account: Account) -> Self {
+        account.set_submitted(list.spend(), list.spend_of(run));
+        let (spooled, turn) = (SpooledRows::default(), Arc::default());
+        SharedSubmissions { file, list: Arc::new(Mutex::new(list)), run, account, spooled, turn }
     }
 
     fn list(&self) -> MutexGuard<'_, Submissions> {
         self.list.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The rows in files that are being written.
+    #[must_use]
+    pub fn spooled(&self) -> &SpooledRows {
+        &self.spooled
     }
 
     /// Looks at the list.
@@ -44,6 +58,7 @@ impl SharedSubmissions {
         let result = change(&mut changed);
         if changed != *self.list() {
             self.file.save(&changed).await?;
+            self.account.set_submitted(changed.spend(), changed.spend_of(self.run));
             *self.list() = changed;
         }
         Ok(result)

@@ -62,6 +62,7 @@ fn submission() -> Submission {
         bytes: 1_000,
         prompt_tokens: 100,
         worst: Spend::default(),
+        worst_request: Spend::default(),
         state: SubmissionState::Sealed,
         since: DateTime::UNIX_EPOCH,
         file: None,

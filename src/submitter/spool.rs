@@ -1,6 +1,6 @@
 //! The file of requests that is being written: it becomes a submission when it is full, or nothing more is to come.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -9,14 +9,18 @@ use std::sync::Arc;
 use serde_json::value::RawValue;
 
 use super::line_id::LineId;
+use super::spooled::SpooledRows;
+use crate::checkpoint::{Submission, Submissions};
 use crate::executor::Request;
-use crate::ident::{BatchId, Spend, SubmissionId};
+use crate::ident::{BatchId, Fingerprint, RowKey, Spend, SubmissionId};
 use crate::journal::{Journal, JournalError, SubmittedGroup, SubmittedRows};
 use crate::store;
 use crate::wire::RequestLine;
 
 const ENDING: &str = "jsonl";
 const BUFFER: usize = 1 << 20;
+/// Bytes per token, where an estimate is enough.
+pub(super) const BYTES_PER_TOKEN: u64 = 4;
 
 /// A file of requests that is being written.
 #[derive(Debug)]
@@ -31,17 +35,25 @@ pub(super) struct Spool {
     /// Bytes of the prompts.
     pub(super) prompt_bytes: u64,
     pub(super) worst: Spend,
+    /// The most that one request may cost, separately for money and tokens.
+    pub(super) worst_request: Spend,
     /// Output columns of the steps, in the order to which the ids of the lines refer.
     pub(super) steps: Vec<Arc<str>>,
     pub(super) files: BTreeSet<Arc<str>>,
-    batches: BTreeMap<BatchId, SpooledBatch>,
+    /// Journals of the batches whose rows are in it.
+    journals: HashMap<BatchId, Journal>,
+    rows: SpooledRows,
 }
 
-/// Rows of one batch in a spool, and the journal of the batch.
-#[derive(Debug)]
-struct SpooledBatch {
-    journal: Journal,
-    groups: Vec<SubmittedGroup>,
+/// A row whose request is a line of a file.
+#[derive(Clone, Debug)]
+pub(super) struct SpooledRow {
+    pub(super) batch: BatchId,
+    /// The journal of the batch.
+    pub(super) journal: Journal,
+    pub(super) key: RowKey,
+    pub(super) step: Arc<str>,
+    pub(super) fingerprint: Fingerprint,
 }
 
 /// Returns the path of a submission's file of requests in a folder.
@@ -49,9 +61,24 @@ pub(super) fn path_of(folder: &Path, id: SubmissionId) -> PathBuf {
     folder.join(format!("{id}.{ENDING}"))
 }
 
+/// Removes what submissions left behind in their folder that wait for nothing any more.
+pub fn sweep(folder: &Path, list: &Submissions) {
+    let Ok(found) = std::fs::read_dir(folder) else { return };
+    for path in found.filter_map(|entry| Some(entry.ok()?.path())) {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let is_open = |submission: &&Submission| {
+            submission.state.may_bring_answers() && name.starts_with(&submission.id.to_string())
+        };
+        if !list.open.iter().any(|submission| is_open(&submission)) {
+            // A file that stays costs room on the disk, and nothing else.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
 impl Spool {
-    /// Begins a file in a folder, which is created if it is missing.
-    pub(super) fn create(folder: &Path, endpoint: &'static str) -> io::Result<Self> {
+    /// Begins a file in a folder, which is created if it is missing. Its rows are in `rows` until it is dropped.
+    pub(super) fn create(folder: &Path, endpoint: &'static str, rows: SpooledRows) -> io::Result<Self> {
         store::create_private_folder(folder)?;
         let id = SubmissionId::random();
         let path = path_of(folder, id);
@@ -65,9 +92,11 @@ impl Spool {
             bytes: 0,
             prompt_bytes: 0,
             worst: Spend::default(),
+            worst_request: Spend::default(),
             steps: Vec::new(),
             files: BTreeSet::new(),
-            batches: BTreeMap::new(),
+            journals: HashMap::new(),
+            rows,
         })
     }
 
@@ -89,27 +118,35 @@ impl Spool {
         let body = RawValue::from_string(escaped(body))?;
         let custom_id = id.to_string();
         let line = RequestLine { custom_id: &custom_id, method: "POST", url: self.endpoint, body: &body };
-        let mut text = serde_json::to_vec(&line)?;
-        text.push(b'\n');
-        self.file.write_all(&text)?;
-        self.lines += 1;
-        self.bytes += text.len() as u64;
+        let text = serde_json::to_vec(&line)?;
         self.prompt_bytes += request.question.bytes() as u64;
+        let row = SpooledRow {
+            batch: request.cell.batch,
+            journal: request.receipt.journal.clone(),
+            key: key.clone(),
+            step: Arc::clone(step),
+            fingerprint,
+        };
+        self.add_line(&row, &text, worst)
+    }
+
+    /// Writes a line that is complete but for its end.
+    pub(super) fn add_line(&mut self, row: &SpooledRow, line: &[u8], worst: Spend) -> io::Result<()> {
+        self.file.write_all(line)?;
+        self.file.write_all(b"\n")?;
+        self.lines += 1;
+        self.bytes += line.len() as u64 + 1;
         self.worst = self.worst + worst;
+        let most = self.worst_request;
+        self.worst_request = Spend {
+            money: most.money.max(worst.money),
+            tokens: most.tokens.max(worst.tokens),
+            requests: worst.requests,
+        };
+        let SpooledRow { batch, journal, key, step, fingerprint } = row;
         self.files.insert(Arc::clone(&key.file));
-        let batch = self
-            .batches
-            .entry(request.cell.batch)
-            .or_insert_with(|| SpooledBatch { journal: request.receipt.journal.clone(), groups: Vec::new() });
-        let is_same = |group: &SubmittedGroup| group.file == key.file && group.step == *step;
-        match batch.groups.iter_mut().find(|group| is_same(group)) {
-            Some(group) => group.rows.push((key.row, fingerprint)),
-            None => batch.groups.push(SubmittedGroup {
-                file: Arc::clone(&key.file),
-                step: Arc::clone(step),
-                rows: vec![(key.row, fingerprint)],
-            }),
-        }
+        self.journals.entry(*batch).or_insert_with(|| journal.clone());
+        self.rows.add(self.id, *batch, key, step, *fingerprint);
         Ok(())
     }
 
@@ -121,23 +158,25 @@ impl Spool {
 
     /// Writes into the journals of the batches which of their rows are in the file, and flushes them.
     pub(super) fn record(&self, provider: &Arc<str>, model: &Arc<str>) -> Result<(), JournalError> {
-        for batch in self.batches.values() {
-            batch.journal.append_submitted(&SubmittedRows {
+        for (batch, groups) in self.rows.of_file(self.id) {
+            let Some(journal) = self.journals.get(&batch) else { continue };
+            journal.append_submitted(&SubmittedRows {
                 submission: self.id,
                 provider: Arc::clone(provider),
                 model: Arc::clone(model),
                 follows: false,
-                groups: batch.groups.clone(),
+                groups,
             })?;
-            batch.journal.sync()?;
+            journal.sync()?;
         }
         Ok(())
     }
 
     /// Number of rows by batch.
     pub(super) fn rows_by_batch(&self) -> BTreeMap<BatchId, u64> {
-        let rows = |batch: &SpooledBatch| batch.groups.iter().map(|group| group.rows.len() as u64).sum();
-        self.batches.iter().map(|(id, batch)| (*id, rows(batch))).collect()
+        let rows =
+            |groups: Vec<SubmittedGroup>| groups.iter().map(|group| group.rows.len() as u64).sum::<u64>();
+        self.rows.of_file(self.id).into_iter().map(|(id, groups)| (id, rows(groups))).collect()
     }
 
     /// Removes the file.
@@ -145,6 +184,17 @@ impl Spool {
         // A file that stays is swept at the next start.
         let _ = std::fs::remove_file(&self.path);
     }
+}
+
+impl Drop for Spool {
+    fn drop(&mut self) {
+        self.rows.remove(self.id);
+    }
+}
+
+/// Returns the number of tokens in a prompt of so many bytes, estimated.
+pub(super) fn tokens_in(bytes: u64) -> u64 {
+    bytes / BYTES_PER_TOKEN
 }
 
 /// Escapes characters that readers of lines take for the end of one.

@@ -1,18 +1,20 @@
 //! The steps that a submitter takes for a submission: upload, creation, looks, polls and collection.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
-use super::collect::{AnswerCollector, CollectError, CollectionReport};
-use super::context::SubmitterNews;
+use super::collect::{AnswerCollector, CollectError, CollectionReport, Download};
+use super::context::{GuardError, SubmitterNews};
+use super::limits::is_validated;
 use super::spool::path_of;
 use super::submission::{CreationResult, SubmissionAction, SubmissionDriver};
 use super::task::{Submitter, SubmitterEnd};
 use crate::checkpoint::{Submission, SubmissionState};
 use crate::clock;
 use crate::event::Event;
-use crate::fault::{Class, Failure, Policy};
+use crate::fault::{Failure, Policy};
 use crate::faultpoint::Side;
 use crate::ident::{Spend, SubmissionId};
 use crate::transport::BatchCreation;
@@ -123,6 +125,14 @@ impl Submitter {
     /// Makes the batch of a submission.
     async fn create(&mut self, id: SubmissionId, submission: Submission) -> Result<(), SubmitterEnd> {
         let Some(file) = submission.file else { return Ok(()) };
+        let guard = Arc::clone(&self.context.guard);
+        let allowed = match guard.copy_journals().await {
+            Ok(()) => guard.confirm_held().await,
+            failed => failed,
+        };
+        if let Err(error) = allowed {
+            return self.hold_back(id, "no batch is made", &error).await;
+        }
         self.update(id, SubmissionDriver::creating).await?;
         let metadata = [
             ("enrich", id.to_string()),
@@ -143,8 +153,6 @@ impl Submitter {
             BatchCreation::Made(batch) => {
                 let text = format!("{rows} submitted to {}, {}", self.name, batch.id);
                 self.io.voice.say(&Event::Notice(&text));
-                // The file is needed no longer: the provider has it.
-                let _ = std::fs::remove_file(path_of(&self.context.folder, id));
             }
             BatchCreation::Unclear(failure) => {
                 let text = format!(
@@ -175,8 +183,19 @@ impl Submitter {
         }
     }
 
+    /// Puts a step off that other machines must be able to follow, and says so.
+    async fn hold_back(
+        &mut self,
+        id: SubmissionId,
+        what: &str,
+        error: &GuardError,
+    ) -> Result<(), SubmitterEnd> {
+        self.io.voice.say(&Event::Notice(&format!("{what} for now: {error}")));
+        self.update(id, |driver, _, now| driver.failed(None, now)).await
+    }
+
     /// The provider refuses what every further file would meet, too.
-    fn refused(&mut self, failure: Failure) -> Result<(), SubmitterEnd> {
+    pub(super) fn refused(&mut self, failure: Failure) -> Result<(), SubmitterEnd> {
         let provider = self.io.provider;
         let _ = self.context.news.send(SubmitterNews::Stop { provider, failure });
         self.io.capacity_freed.notify_one();
@@ -224,15 +243,6 @@ impl Submitter {
                     Err(failure) => failed = Some(failure),
                 }
             }
-            for (_, found) in &asked {
-                let failed = found.as_ref().filter(|batch| batch.status == BatchStatus::Failed);
-                let is_news = |batch: &&RemoteBatch| {
-                    submission.remote.iter().all(|copy| copy.id != batch.id || !copy.has_ended)
-                };
-                if let Some(batch) = failed.filter(is_news) {
-                    self.refused(failure_of(batch))?;
-                }
-            }
             let missing: Vec<String> =
                 asked.iter().filter(|(_, found)| found.is_none()).map(|(id, _)| id.clone()).collect();
             for id in missing {
@@ -247,6 +257,28 @@ impl Submitter {
                 None => driver.polled(submission, &asked, now),
             })
             .await?;
+            self.follow_validation(&submission, &asked).await?;
+        }
+        Ok(())
+    }
+
+    /// Follows what a poll has shown of the validation of a submission's batches; `before` is the submission before it.
+    async fn follow_validation(
+        &mut self,
+        before: &Submission,
+        asked: &[(String, Option<RemoteBatch>)],
+    ) -> Result<(), SubmitterEnd> {
+        let Some(submission) = self.submission(before.id) else { return Ok(()) };
+        if is_validated(&submission) && !is_validated(before) {
+            // The file is needed no longer.
+            let _ = std::fs::remove_file(path_of(&self.context.folder, before.id));
+            self.learn_validated(&submission).await?;
+        }
+        for batch in asked.iter().filter_map(|(_, found)| found.as_ref()) {
+            let is_news = before.remote.iter().all(|copy| copy.id != batch.id || !copy.has_ended);
+            if batch.status == BatchStatus::Failed && is_news {
+                self.handle_invalid(&submission, batch).await?;
+            }
         }
         Ok(())
     }
@@ -255,7 +287,7 @@ impl Submitter {
     async fn collect(&mut self, submission: Submission) -> Result<(), SubmitterEnd> {
         let id = submission.id;
         let mut files = Vec::new();
-        for copy in &submission.remote {
+        for (batch, copy) in submission.remote.iter().enumerate() {
             for remote in copy.output.iter().chain(&copy.errors) {
                 let path = download_path(&self.context.folder, id, remote);
                 self.pass("download", Side::Before)?;
@@ -266,21 +298,32 @@ impl Submitter {
                     return Ok(());
                 }
                 self.pass("download", Side::After)?;
-                files.push(path);
+                files.push(Download { path, batch });
             }
         }
         self.pass("collect", Side::Before)?;
         let collected = self.gather(&submission, &files)?;
         self.pass("collect", Side::After)?;
+        if let Err(error) = Arc::clone(&self.context.guard).copy_journals().await {
+            return self.hold_back(id, "the answers of a batch stay on this machine", &error).await;
+        }
         let took = collected.took;
         let saved = self.context.submissions.change(|list| {
             if let Some(submission) = list.get_mut(id) {
-                (submission.state, submission.since) = (SubmissionState::Collected, clock::wall());
+                // Rows that were not asked keep the number of batches that they may be in.
+                let state = match &collected.stop {
+                    Some(_) if collected.answered + collected.refused == 0 && took == Spend::default() => {
+                        SubmissionState::Dropped
+                    }
+                    _ => SubmissionState::Collected,
+                };
+                (submission.state, submission.since) = (state, clock::wall());
                 submission.took = Some(took);
             }
         });
         saved.await?;
-        for path in files {
+        let _ = std::fs::remove_file(path_of(&self.context.folder, id));
+        for Download { path, .. } in files {
             // A download that stays is swept at the next start.
             let _ = std::fs::remove_file(path);
         }
@@ -296,10 +339,8 @@ impl Submitter {
         Ok(())
     }
 
-    fn gather(&self, submission: &Submission, files: &[PathBuf]) -> Result<CollectionReport, CollectError> {
-        let each = submission.lines.max(1);
-        let Spend { money, tokens, .. } = submission.worst;
-        let worst = Spend { money: money.share(each), tokens: tokens.div_ceil(each), requests: 1 };
+    fn gather(&self, submission: &Submission, files: &[Download]) -> Result<CollectionReport, CollectError> {
+        let worst = Spend { requests: 1, ..submission.worst_request };
         let collector = AnswerCollector {
             submission,
             journals: &self.context.journals,
@@ -329,25 +370,6 @@ impl Submitter {
         }
         self.io.voice.say(&Event::Notice(&text));
     }
-}
-
-/// Why a batch failed in its validation: nothing of it was answered or billed.
-fn failure_of(batch: &RemoteBatch) -> Failure {
-    let error = batch.errors.as_ref().and_then(|errors| errors.data.first()).cloned().unwrap_or_default();
-    let code = error.code.as_deref().unwrap_or("no reason");
-    let class = match code {
-        "token_limit_exceeded" => Class::Quota,
-        "model_not_found" => Class::UnknownModel,
-        _ => Class::BadRequest,
-    };
-    let mut detail = format!("{} failed in its validation: {code}", batch.id);
-    if let Some(message) = &error.message {
-        detail.push_str(&format!(": {message}"));
-    }
-    if let Some(line) = error.line {
-        detail.push_str(&format!(" (line {line})"));
-    }
-    Failure::new(class, detail)
 }
 
 /// Whether a batch at the provider was made of a submission.

@@ -12,9 +12,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 use crate::checkpoint::{RemoteCopy, Submission, SubmissionState};
 use crate::wire::{BatchStatus, RemoteBatch};
 
-/// Times after the loss of an answer at which the batch is looked for.
-const LOOKS: [Duration; 4] =
-    [Duration::from_secs(5), Duration::from_secs(15), Duration::from_secs(60), Duration::from_secs(180)];
+/// Times after the loss of an answer at which the batch is looked for, as one in so many parts of the time after which it
+/// may be made again: of a quarter of an hour 5, 15, 60 and 180 seconds.
+const LOOKS: [u32; 4] = [180, 60, 15, 5];
 /// Number of looks that must not have shown a batch before it is made again.
 const FEWEST_LOOKS: u32 = 3;
 /// First and longest time to wait after a call that failed.
@@ -114,9 +114,9 @@ impl SubmissionDriver {
     }
 
     fn next_look(&self, submission: &Submission, now: DateTime<Utc>) -> SubmissionAction {
-        let after = LOOKS.get(submission.looks as usize).copied();
-        let due = match after {
-            Some(after) => submission.since + after,
+        let part = LOOKS.get(submission.looks as usize).copied();
+        let due = match part {
+            Some(part) => submission.since + self.policy.recreate_after / part,
             // The last look is the one after which the batch may be made again.
             None => (submission.since + self.policy.recreate_after).max(now),
         };
@@ -299,6 +299,7 @@ fn note(submission: &mut Submission, batch: &RemoteBatch, now: DateTime<Utc>) {
                 created_at: None,
                 expires_at: None,
                 counts: None,
+                usage: None,
                 output: None,
                 errors: None,
                 cancelled_at: None,
@@ -320,6 +321,7 @@ fn note(submission: &mut Submission, batch: &RemoteBatch, now: DateTime<Utc>) {
     copy.created_at = batch.created_at.or(copy.created_at);
     copy.expires_at = batch.expires_at.or(copy.expires_at);
     copy.counts = batch.request_counts.or(copy.counts);
+    copy.usage = batch.usage.or(copy.usage);
     copy.output = batch.output_file_id.clone().or_else(|| copy.output.take());
     copy.errors = batch.error_file_id.clone().or_else(|| copy.errors.take());
     copy.missing_since = None;

@@ -4,23 +4,29 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use tokio::time::timeout;
 
 use super::context::{SubmitterContext, SubmitterNews, SubmitterStatus};
 use super::error::SubmitterError;
-use super::spool::{Spool, path_of};
+use super::spool::{Spool, tokens_in};
 use super::submission::{SubmissionAction, SubmissionDriver, SubmissionPolicy};
+use crate::budget::BudgetRefusal;
 use crate::checkpoint::{Submission, SubmissionState};
 use crate::clock;
 use crate::config::{BatchApiSettings, Provider};
 use crate::executor::{Billing, ExecutorIo, Mode, Reply, Request, Verdict};
 use crate::fault::{Class, Failure};
 use crate::faultpoint::{self, Side};
-use crate::ident::SubmissionId;
+use crate::ident::{BatchId, SubmissionId};
 use crate::transport::{BatchApi, Endpoint};
 
+/// Paths of the interfaces that answer lines.
+const CHAT: &str = "/v1/chat/completions";
+const EMBEDDINGS: &str = "/v1/embeddings";
 /// Share of `max_bytes` at which a file is full, in hundredths.
 const FULL_AT: u64 = 95;
 /// Most bytes of a line besides its body.
@@ -29,8 +35,10 @@ const AROUND_BODY: u64 = 1_024;
 const SOON: Duration = Duration::from_secs(4 * 60);
 /// Longest time for which the task sleeps.
 const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
-/// Bytes per token, where an estimate is enough.
-const BYTES_PER_TOKEN: u64 = 4;
+/// Time until the budget is checked again: a request in flight may cost less than was reserved for it.
+const BUDGET_LOOK: Duration = Duration::from_secs(1);
+/// Longest time for removing files from the provider at the end of a run.
+const CLOSING: Duration = Duration::from_secs(20);
 
 /// One provider's submitter.
 pub struct Submitter {
@@ -43,6 +51,8 @@ pub struct Submitter {
     pub(super) io: ExecutorIo,
     pub(super) rest: SubmitterStatus,
     pub(super) spool: Option<Spool>,
+    /// A row that cannot be taken before something comes back.
+    pub(super) held: Option<Request>,
     pub(super) drivers: HashMap<SubmissionId, SubmissionDriver>,
     /// The number of the last request to hand in files that are not full.
     pub(super) drained: u64,
@@ -81,6 +91,7 @@ impl Submitter {
             io,
             rest: SubmitterStatus::default(),
             spool: None,
+            held: None,
             drivers: HashMap::new(),
             drained: 0,
         }
@@ -109,31 +120,51 @@ impl Submitter {
             () = aborted => Err(SubmitterEnd::Gone),
             worked = self.work() => worked,
         };
+        let has_ended_in_order = worked.is_ok();
         if let Err(SubmitterEnd::Broken(error)) = worked {
             let _ = self.context.news.send(SubmitterNews::Broken(error));
-            self.io.capacity_freed.notify_one();
         }
+        self.rest.set_begun();
+        self.io.capacity_freed.notify_one();
         // Rows that still come are given back, so that the run can end.
         self.give_back_all().await;
+        if has_ended_in_order {
+            // What is left is closed by the next run.
+            let _ = timeout(CLOSING, self.close()).await;
+        }
     }
 
     async fn work(&mut self) -> Result<(), SubmitterEnd> {
         self.begin().await?;
         loop {
-            let mode = *self.io.mode.borrow();
-            if mode != Mode::Running {
+            if *self.io.mode.borrow() != Mode::Running {
                 return self.end();
             }
             if self.take_steps().await? {
                 continue;
             }
+            if !self.rest.has_begun() {
+                self.rest.set_begun();
+                self.io.capacity_freed.notify_one();
+            }
+            if let Some(request) = self.held.take() {
+                self.take(request).await?;
+            }
             let due = self.next_due();
             self.report_rest(due);
-            let has_room = self.outstanding() < self.settings.max_outstanding;
-            let sleep = due.map_or(LONGEST_SLEEP, |due| (due - clock::wall()).to_std().unwrap_or_default());
+            let has_room = self.has_room();
+            let due = due.into_iter().chain(self.opens_at()).min();
+            let mut sleep =
+                due.map_or(LONGEST_SLEEP, |due| (due - clock::wall()).to_std().unwrap_or_default());
+            if self.held.is_some() {
+                sleep = sleep.min(BUDGET_LOOK);
+            }
             tokio::select! {
                 biased;
-                changed = self.io.mode.changed() => changed.map_err(|_| SubmitterEnd::Gone)?,
+                changed = self.io.mode.changed() => match changed {
+                    Ok(()) => {}
+                    Err(_) => return self.end(),
+                },
                 request = self.io.inbox.recv(), if has_room => match request {
                     Some(request) => self.take(request).await?,
                     None => return self.end(),
@@ -148,19 +179,15 @@ impl Submitter {
         }
     }
 
-    /// Looks at the submissions of earlier runs: those that never reached the provider, and whose file is not here, are
-    /// dropped.
+    /// Looks at the submissions of earlier runs. Those that never reached the provider are dropped: their rows may be
+    /// asked something else by now.
     async fn begin(&mut self) -> Result<(), SubmitterEnd> {
-        let (name, folder, machine) =
-            (Arc::clone(&self.name), self.context.folder.clone(), self.context.machine);
-        let policy = self.policy();
+        let (name, policy) = (Arc::clone(&self.name), self.policy());
         let kept = self.context.submissions.change(|list| {
             let mut kept = Vec::new();
             let now = clock::wall();
             for submission in list.open.iter_mut().filter(|submission| submission.provider == *name) {
-                let has_file = submission.machine == machine && path_of(&folder, submission.id).exists();
-                let was_made = submission.state.may_bring_answers();
-                if submission.state.is_open() && !was_made && !has_file {
+                if submission.state.is_open() && !submission.state.may_bring_answers() {
                     (submission.state, submission.since) = (SubmissionState::Dropped, now);
                 }
                 if submission.state.is_open() {
@@ -179,7 +206,8 @@ impl Submitter {
     /// Removes submissions from the list whose rows are all in the table, and their files from the provider. Until then the
     /// files stay there, in case the journals are lost.
     async fn close(&mut self) -> Result<(), SubmitterEnd> {
-        let SubmitterContext { lineage, first_uncommitted: first, .. } = self.context;
+        let lineage = self.context.lineage;
+        let first = BatchId::new(self.context.first_uncommitted.load(Ordering::Acquire));
         let name = Arc::clone(&self.name);
         let closed = self.context.submissions.change(|list| {
             // Batches of another lineage are not read again.
@@ -202,17 +230,6 @@ impl Submitter {
             poll: self.settings.poll,
             deadline: self.settings.deadline,
         }
-    }
-
-    /// Number of requests at the provider, and in the file that is being written.
-    fn outstanding(&self) -> u64 {
-        let open = self.context.submissions.read(|list| {
-            let own = list.open.iter().filter(|submission| submission.provider == *self.name);
-            own.filter(|submission| submission.state.is_open())
-                .map(|submission| submission.lines)
-                .sum::<u64>()
-        });
-        open + self.spool.as_ref().map_or(0, |spool| spool.lines)
     }
 
     pub(super) fn submission(&self, id: SubmissionId) -> Option<Submission> {
@@ -242,8 +259,8 @@ impl Submitter {
         let is_soon = due.is_some_and(|due| {
             has_unclear && due - now < chrono::TimeDelta::from_std(SOON).unwrap_or_default()
         });
-        let rests = self.spool.is_none() && !is_soon;
-        let is_full = self.outstanding() >= self.settings.max_outstanding;
+        let rests = self.spool.is_none() && !is_soon && !self.lingers();
+        let is_full = !self.has_room();
         if self.rest.set(rests.then_some(self.drained), is_full) {
             self.io.capacity_freed.notify_one();
         }
@@ -252,22 +269,23 @@ impl Submitter {
     /// Takes a row: its request becomes a line of the file.
     async fn take(&mut self, request: Request) -> Result<(), SubmitterEnd> {
         self.rest.set(None, false);
-        let mut replies = vec![self.add(request).await?];
-        while self.outstanding() < self.settings.max_outstanding
-            && let Ok(request) = self.io.inbox.try_recv()
-        {
-            replies.push(self.add(request).await?);
-            if replies.len() >= self.io.capacity {
-                break;
+        let mut replies = Vec::new();
+        let mut next = Some(request);
+        while let Some(request) = next.take() {
+            replies.extend(self.add(request).await?);
+            if self.has_room() && replies.len() < self.io.capacity {
+                next = self.io.inbox.try_recv().ok();
             }
         }
+        self.rest.set_holding(self.held.is_some());
         self.io.capacity_freed.notify_one();
         self.io.outbox.send(replies).await.map_err(|_| SubmitterEnd::Gone)
     }
 
-    async fn add(&mut self, request: Request) -> Result<Reply, SubmitterEnd> {
-        let endpoint =
-            if request.params.vectors.is_some() { "/v1/embeddings" } else { "/v1/chat/completions" };
+    /// Writes a request into the file. Returns the reply, or `None` if the request is held: the budget leaves too little
+    /// for it before something comes back.
+    async fn add(&mut self, request: Request) -> Result<Option<Reply>, SubmitterEnd> {
+        let endpoint = if request.params.vectors.is_some() { EMBEDDINGS } else { CHAT };
         let body = self.endpoint.body_in_file(&request.question, &request.params);
         let most = self.settings.max_bytes / 100 * FULL_AT;
         if body.len() as u64 + AROUND_BODY > most {
@@ -275,7 +293,7 @@ impl Submitter {
                 Class::TooLarge,
                 format!("the request is larger than a file may be, {most} bytes"),
             );
-            return Ok(self.reply(request, Verdict::Failed(failure)));
+            return Ok(Some(self.reply(request, Verdict::Failed(failure))));
         }
         let is_other = self.spool.as_ref().is_some_and(|spool| {
             spool.endpoint != endpoint || spool.bytes + body.len() as u64 + AROUND_BODY > most
@@ -283,19 +301,41 @@ impl Submitter {
         if is_other {
             self.seal().await?;
         }
-        let worst = self.billing.worst_case(std::iter::once(&request.question), &request.params);
+        if self.is_over_tokens(request.question.bytes() as u64) {
+            self.seal().await?;
+            self.held = Some(request);
+            return Ok(None);
+        }
+        let worst = self.billing.worst_case_in_batch(&request.question, &request.params);
+        match self.io.account.reserve_in_file(worst) {
+            Ok(()) => {}
+            Err(BudgetRefusal::Later) => {
+                // What the file has set aside comes back only once it is handed in.
+                self.seal().await?;
+                self.held = Some(request);
+                return Ok(None);
+            }
+            Err(BudgetRefusal::Spent(limit)) => {
+                return Ok(Some(self.reply(request, Verdict::BudgetSpent(limit))));
+            }
+        }
         if self.spool.is_none() {
-            let created = Spool::create(&self.context.folder, endpoint);
+            let created =
+                Spool::create(&self.context.folder, endpoint, self.context.submissions.spooled().clone());
             self.spool = Some(created.map_err(|source| self.spool_error("begin", source))?);
         }
         let Some(spool) = &mut self.spool else { return Err(SubmitterEnd::Gone) };
         let added = spool.add(&request, body, worst);
-        let is_full = spool.lines >= u64::from(self.settings.max_requests);
         added.map_err(|source| self.spool_error("write", source))?;
-        if is_full {
+        if self.spool.as_ref().is_some_and(|spool| spool.lines >= self.most_lines()) {
             self.seal().await?;
         }
-        Ok(self.reply(request, Verdict::Submitted))
+        Ok(Some(self.reply(request, Verdict::Submitted)))
+    }
+
+    /// Path of the interface that answers a submission's lines.
+    pub(super) fn endpoint_of(&self, submission: &Submission) -> &'static str {
+        if submission.endpoint == EMBEDDINGS { EMBEDDINGS } else { CHAT }
     }
 
     fn reply(&self, request: Request, verdict: Verdict) -> Reply {
@@ -306,7 +346,7 @@ impl Submitter {
         faultpoint::pass(action, side).map_err(|source| self.spool_error(action, source))
     }
 
-    fn spool_error(&self, action: &'static str, source: io::Error) -> SubmitterError {
+    pub(super) fn spool_error(&self, action: &'static str, source: io::Error) -> SubmitterError {
         SubmitterError::Spool { action, folder: self.context.folder.clone(), source }
     }
 
@@ -317,8 +357,20 @@ impl Submitter {
         spool.finish().map_err(|source| self.spool_error("flush", source))?;
         spool.record(&self.name, self.endpoint.model())?;
         self.pass("spool", Side::After)?;
-        let now = clock::wall();
-        let submission = Submission {
+        let submission = self.submission_of(&spool);
+        let saved = self.context.submissions.change(|list| {
+            let number = list.next_number();
+            list.open.push(Submission { number, ..submission });
+        });
+        saved.await?;
+        self.io.account.release_file(spool.worst);
+        self.drive(spool.id);
+        Ok(())
+    }
+
+    /// The submission of a complete file. Its number is not set yet.
+    pub(super) fn submission_of(&self, spool: &Spool) -> Submission {
+        Submission {
             id: spool.id,
             number: 0,
             lineage: self.context.lineage,
@@ -333,28 +385,28 @@ impl Submitter {
             batches: spool.rows_by_batch(),
             lines: spool.lines,
             bytes: spool.bytes,
-            prompt_tokens: spool.prompt_bytes / BYTES_PER_TOKEN,
+            prompt_tokens: tokens_in(spool.prompt_bytes),
             worst: spool.worst,
+            worst_request: spool.worst_request,
             state: SubmissionState::Sealed,
-            since: now,
+            since: clock::wall(),
             file: None,
             uploaded_at: None,
             remote: Vec::new(),
             looks: 0,
             took: None,
-        };
-        let saved = self.context.submissions.change(|list| {
-            let number = list.next_number();
-            list.open.push(Submission { number, ..submission });
-        });
-        saved.await?;
-        self.drivers.insert(spool.id, SubmissionDriver::new(self.policy(), true));
-        Ok(())
+        }
+    }
+
+    /// Drives a submission that this run has made.
+    pub(super) fn drive(&mut self, id: SubmissionId) {
+        self.drivers.insert(id, SubmissionDriver::new(self.policy(), true));
     }
 
     /// Ends with the run. A file that is not full is given up: its rows are asked by the next run.
     fn end(&mut self) -> Result<(), SubmitterEnd> {
         if let Some(spool) = self.spool.take() {
+            self.io.account.release_file(spool.worst);
             spool.discard();
         }
         Ok(())
@@ -362,6 +414,12 @@ impl Submitter {
 
     /// Gives back rows that still come, until the run has ended.
     async fn give_back_all(&mut self) {
+        if let Some(request) = self.held.take() {
+            let reply = self.reply(request, Verdict::Unsent);
+            if self.io.outbox.send(vec![reply]).await.is_err() {
+                return;
+            }
+        }
         loop {
             let request = tokio::select! {
                 changed = self.io.mode.changed() => match changed {

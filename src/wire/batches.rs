@@ -166,7 +166,7 @@ pub struct BatchError {
 }
 
 /// What all answers of a batch used.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BatchUsage {
     /// Tokens of prompts.
     #[serde(default)]

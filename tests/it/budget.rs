@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
-use enrich::config::{FaultSpec, SimulatorSpec, Span, TierSpec};
+use enrich::config::{BatchesSpec, FaultSpec, SimulatorSpec, Span, TierSpec};
 use enrich::simulator::Gate;
 use enrich::table::{Table, TableError};
 use serde_json::Value;
@@ -213,6 +213,36 @@ const FLEX: &str = "\nservice_tier = \"flex\"\n\
 const PRIORITY: &str = "\nservice_tier = \"priority\"\n\
                         tier_prices.priority = { price_per_million_input = 4.0, price_per_million_output = 16.0 }";
 
+/// The section of a provider that is asked through its Batch API.
+const BATCH: &str = "
+tier_prices.batch = { price_per_million_input = 1.0, price_per_million_output = 4.0 }
+[provider.sim.batch]
+poll = \"50ms\"
+recreate_after = \"300ms\"
+max_requests = 90
+max_submissions = 100
+first_requests = 0
+deadline = \"2s\"";
+
+/// Batches that are lost, late, refused, answered in part, and paid for without an answer.
+fn batches() -> BatchesSpec {
+    BatchesSpec {
+        takes: Some(Span(Duration::from_millis(100))),
+        takes_sigma: 1.0,
+        lost_creations: 0.1,
+        refused_creations: 0.1,
+        lost_uploads: 0.1,
+        failing_requests: 0.02,
+        expired_lines: 0.02,
+        lost_lines: 0.02,
+        twice_lines: 0.02,
+        window: Some(Span(Duration::from_millis(600))),
+        price_per_million_input: 1.0,
+        price_per_million_output: 4.0,
+        ..BatchesSpec::default()
+    }
+}
+
 /// Tiers that have no room for some requests and answer others by the standard tier.
 fn tiers() -> BTreeMap<String, TierSpec> {
     let tier = |price: f64| TierSpec {
@@ -235,6 +265,7 @@ fn troubled(seed: u64) -> SimulatorSpec {
         completion_sigma: 1.0,
         seed,
         tiers: tiers(),
+        batches: Some(batches()),
         tells_cost: seed.is_multiple_of(2),
         bills_the_gone: true,
         faults: vec![
@@ -253,9 +284,10 @@ async fn spend_all(seed: u64, sessions: u32) -> u32 {
     println!("seed {seed}");
     let mut random = fastrand::Rng::with_seed(seed);
     let concurrency = random.u32(1..24);
+    let lane = ["", FLEX, PRIORITY, BATCH][usize::try_from(seed % 4).unwrap()];
     let prices = format!("{PRICES}\nrequest_timeout = \"600ms\"")
         + if random.bool() { "\nmax_attempts = 2" } else { "" }
-        + ["", FLEX, PRIORITY][random.usize(0..3)];
+        + lane;
     let world = World::of(Setup {
         simulator: troubled(seed),
         rows: 1_000,
@@ -264,7 +296,7 @@ async fn spend_all(seed: u64, sessions: u32) -> u32 {
         ..short()
     })
     .await;
-    if seed % 4 == 1 {
+    if seed % 4 == 1 && lane != BATCH {
         // Two providers draw on one account.
         let job = std::fs::read_to_string(world.job()).unwrap();
         let url = world.simulator.url();
@@ -277,13 +309,17 @@ async fn spend_all(seed: u64, sessions: u32) -> u32 {
     for session in 0..sessions {
         let more = format!("budget.max_cost_usd={budget:.6}");
         let places = format!("provider.sim.max_concurrency={concurrency}");
+        let set = ["--wait", "--set", &more, "--set", &places];
         let mut run = world
-            .job_command("run", &["--set", &more, "--set", &places])
+            .job_command("run", &set[usize::from(random.bool())..])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        if random.bool() {
+        if lane == BATCH && random.bool() {
+            tokio::time::sleep(Duration::from_millis(random.u64(20..1_500))).await;
+            run.kill().unwrap();
+        } else if random.bool() {
             let (before, requests) = (world.simulator.counts().requests, random.u64(10..120));
             while run.try_wait().unwrap().is_none() && world.simulator.counts().requests < before + requests {
                 tokio::time::sleep(Duration::from_micros(500)).await;
@@ -305,9 +341,12 @@ async fn spend_all(seed: u64, sessions: u32) -> u32 {
                 stops += 1;
                 budget += f64::from(random.u32(1..30_000)) / 1e6;
             }
+            // Rows wait for batches, or all is done.
             status => {
                 assert_eq!(status, Some(0));
-                return stops;
+                if world.target().await.len() == 1_000 {
+                    return stops;
+                }
             }
         }
     }

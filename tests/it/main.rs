@@ -7,7 +7,9 @@
 mod anomalies;
 mod answers;
 mod bare;
+mod batch_budget;
 mod batch_files;
+mod batch_limits;
 mod batches;
 mod budget;
 mod changes;
