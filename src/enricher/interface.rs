@@ -117,6 +117,9 @@ impl Enricher {
                 has_fallback: own.iter().any(|step| step.has_fallback(index)),
                 embeds: embeds > 0,
                 only_embeds: embeds > 0 && embeds == own.len(),
+                limits_tokens: own
+                    .iter()
+                    .all(|step| step.params.vectors.is_some() || step.params.max_tokens.is_some()),
             };
             starter.start(index, &provider, endpoint, batch_api, role, &mut executors)
         });

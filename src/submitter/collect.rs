@@ -15,7 +15,7 @@ use crate::checkpoint::Submission;
 use crate::decode;
 use crate::executor::Billing;
 use crate::fault::{Failure, Policy};
-use crate::ident::{BatchId, RowKey, Spend};
+use crate::ident::{BatchId, Money, RowKey, Spend, Tokens};
 use crate::journal::{
     JournalEntry, JournalError, JournalFolder, Record, RecordedOutcome, SubmittedGroup, SubmittedRows,
 };
@@ -42,6 +42,10 @@ pub struct CollectionReport {
     pub unreadable: u64,
     /// What the answers cost.
     pub took: Spend,
+    /// Tokens of the answers, as far as they state them.
+    pub tokens: Tokens,
+    /// Cost of the answers, as far as it is known; `None` if that of none is.
+    pub cost: Option<Money>,
     /// A failure that every further request would meet, if a line shows one.
     pub stop: Option<Failure>,
 }
@@ -242,6 +246,11 @@ impl AnswerCollector<'_> {
                 return None;
             }
             collected.answered += 1;
+            let facts = decode::facts(&parsed);
+            collected.tokens += facts.tokens.unwrap_or_default();
+            if let Some(cost) = facts.cost_in_batch(self.billing.prices()) {
+                collected.cost = Some(collected.cost.unwrap_or_default() + cost);
+            }
             collected.took = collected.took + self.billing.cost_in_batch(&parsed, self.worst);
             return Some(RecordedOutcome::Response(body));
         }

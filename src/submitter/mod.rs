@@ -13,6 +13,7 @@ mod simulation;
 mod spool;
 mod steps;
 mod submission;
+mod submission_events;
 mod task;
 
 pub use collect::{CollectError, CollectionReport};

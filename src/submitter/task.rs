@@ -15,6 +15,7 @@ use super::submission::{SubmissionAction, SubmissionDriver, SubmissionPolicy};
 use crate::checkpoint::{Submission, SubmissionState};
 use crate::clock;
 use crate::config::{BatchApiSettings, Provider};
+use crate::event::OpenSubmissions;
 use crate::executor::{Billing, ExecutorIo, Mode, Reply, Request, Verdict};
 use crate::fault::{Class, Failure};
 use crate::faultpoint::{self, Side};
@@ -46,6 +47,8 @@ pub struct Submitter {
     pub(super) drivers: HashMap<SubmissionId, SubmissionDriver>,
     /// The number of the last request to hand in files that are not full.
     pub(super) drained: u64,
+    /// The open submissions that were reported last.
+    pub(super) reported: Option<OpenSubmissions>,
 }
 
 /// Why the task ends.
@@ -83,6 +86,7 @@ impl Submitter {
             spool: None,
             drivers: HashMap::new(),
             drained: 0,
+            reported: None,
         }
     }
 
@@ -109,6 +113,7 @@ impl Submitter {
             () = aborted => Err(SubmitterEnd::Gone),
             worked = self.work() => worked,
         };
+        self.report_open();
         if let Err(SubmitterEnd::Broken(error)) = worked {
             let _ = self.context.news.send(SubmitterNews::Broken(error));
             self.io.capacity_freed.notify_one();
@@ -129,6 +134,7 @@ impl Submitter {
             }
             let due = self.next_due();
             self.report_rest(due);
+            self.report_open();
             let has_room = self.outstanding() < self.settings.max_outstanding;
             let sleep = due.map_or(LONGEST_SLEEP, |due| (due - clock::wall()).to_std().unwrap_or_default());
             tokio::select! {
