@@ -4,7 +4,7 @@
 //! starts over has spent what it has spent. No batch is made at a provider before the list says, durably, that it is
 //! about to be made; so a run that begins knows of every batch that may exist.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -102,6 +102,9 @@ pub struct Submission {
     /// What it cost, once its answers are collected.
     #[serde(default)]
     pub took: Option<Spend>,
+    /// The batches in which its answers are in the figures of a run that has ended, and were judged there.
+    #[serde(default)]
+    pub counted: BTreeSet<BatchId>,
 }
 
 /// A batch at the provider that was made of a submission.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use tokio::sync::{mpsc, watch};
 
 use super::input::{JobSubmissions, Journals};
-use crate::ident::SubmissionId;
+use crate::ident::{BatchId, SubmissionId};
 use crate::submitter::{SharedSubmissions, SubmitterContext, SubmitterNews};
 
 /// The submissions of a run, and the connection to its submitters.
@@ -50,6 +50,27 @@ impl SubmitterLink {
     /// The submissions that have come back.
     pub(super) fn collected_ids(&self) -> BTreeSet<SubmissionId> {
         self.list.collected_ids()
+    }
+
+    /// The submissions with rows of a batch whose answers there count as this run's: no earlier one has counted them.
+    pub(super) fn new_in(&self, batch: BatchId) -> BTreeSet<SubmissionId> {
+        self.list.read(|list| {
+            let own = list.open.iter().filter(|submission| submission.batches.contains_key(&batch));
+            own.filter(|submission| !submission.counted.contains(&batch)).map(|own| own.id).collect()
+        })
+    }
+
+    /// Marks the answers of submissions in some batches as counted by this run.
+    pub(super) async fn mark_counted(&self, counted: &[(BatchId, BTreeSet<SubmissionId>)]) {
+        let marked = self.list.change(|list| {
+            for (batch, ids) in counted {
+                for submission in list.open.iter_mut().filter(|submission| ids.contains(&submission.id)) {
+                    submission.counted.insert(*batch);
+                }
+            }
+        });
+        // What is not marked counts in the next run, too.
+        let _ = marked.await;
     }
 
     /// Notes that a row went into a file.

@@ -1,7 +1,7 @@
 //! The submitter of a provider: one task that writes requests into a file, hands full files to the Batch API, and brings
 //! the answers into the journals.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -348,6 +348,7 @@ impl Submitter {
             remote: Vec::new(),
             looks: 0,
             took: None,
+            counted: BTreeSet::new(),
         };
         let saved = self.context.submissions.change(|list| {
             let number = list.next_number();
