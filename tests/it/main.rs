@@ -7,6 +7,7 @@
 mod anomalies;
 mod answers;
 mod bare;
+mod batch_figures;
 mod batch_files;
 mod batches;
 mod budget;
