@@ -4,8 +4,11 @@
 //! listener must return quickly: it is called from the engine's own task.
 
 use std::fmt;
+use std::ops::AddAssign;
 use std::sync::Arc;
 use std::time::Duration;
+
+use chrono::{DateTime, Utc};
 
 use crate::fault::{Class, Failure, Scarce};
 use crate::ident::{BatchId, Money, RunId, Tokens};
@@ -38,6 +41,8 @@ pub enum Origin {
     Request,
     /// The journal of an earlier run.
     Journal,
+    /// A submission to a provider's Batch API, which this run has collected.
+    Collected,
     /// No request was needed.
     NoRequest,
 }
@@ -95,6 +100,71 @@ pub struct LimitShare {
     pub used: f64,
 }
 
+/// Submissions to a provider's Batch API that have not come back.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OpenSubmissions {
+    /// Number of rows in them.
+    pub rows: u64,
+    /// What they cost at most, or `None` if that is unknown.
+    pub worst: Option<Money>,
+    /// Number of submissions in each state that one may be in.
+    pub by_state: Vec<(&'static str, u64)>,
+    /// Since when the oldest of them has been on its way.
+    pub oldest: Option<DateTime<Utc>>,
+}
+
+impl OpenSubmissions {
+    /// Returns the number of submissions.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.by_state.iter().map(|(_, count)| count).sum()
+    }
+}
+
+/// Numbers of requests in collected submissions, and of lines in their files, by outcome.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LineOutcomes {
+    /// Requests that were answered.
+    pub answered: u64,
+    /// Requests that were refused, as they would be again.
+    pub refused: u64,
+    /// Requests without an answer.
+    pub unanswered: u64,
+    /// Lines that belong to no request.
+    pub foreign: u64,
+    /// Further answers to a request.
+    pub repeated: u64,
+    /// Lines that could not be read.
+    pub unreadable: u64,
+}
+
+impl LineOutcomes {
+    /// Returns the numbers with the names of their outcomes.
+    #[must_use]
+    pub fn by_name(&self) -> [(&'static str, u64); 6] {
+        let LineOutcomes { answered, refused, unanswered, foreign, repeated, unreadable } = *self;
+        [
+            ("answered", answered),
+            ("refused", refused),
+            ("unanswered", unanswered),
+            ("foreign", foreign),
+            ("repeated", repeated),
+            ("unreadable", unreadable),
+        ]
+    }
+}
+
+impl AddAssign for LineOutcomes {
+    fn add_assign(&mut self, other: Self) {
+        self.answered += other.answered;
+        self.refused += other.refused;
+        self.unanswered += other.unanswered;
+        self.foreign += other.foreign;
+        self.repeated += other.repeated;
+        self.unreadable += other.unreadable;
+    }
+}
+
 /// Something that happened in a run.
 #[derive(Debug)]
 pub enum Event<'a> {
@@ -129,7 +199,7 @@ pub enum Event<'a> {
         recovered: u64,
         /// Number of rows decoded from Parquet for this batch, including those before it in its row group.
         decoded: u64,
-        /// Number of rows of its plan that are deleted in the source.
+        /// Number of rows of its plan that are deleted in the source; 0 if this run had read the batch before.
         deleted: u64,
     },
     /// An attempt failed and will be retried.
@@ -197,7 +267,52 @@ pub enum Event<'a> {
         /// Length of the pause.
         pause: Duration,
     },
-    /// A step of a row has its outcome.
+    /// A submission was made: the provider has a batch of it.
+    SubmissionMade {
+        /// Name of the provider.
+        provider: &'a str,
+        /// Number of rows.
+        rows: u64,
+        /// Id of the batch at the provider.
+        remote: &'a str,
+        /// What it costs at most, or `None` if that is unknown.
+        worst: Option<Money>,
+    },
+    /// A second batch of the same submission exists at the provider, since the answer to a creation was lost.
+    DuplicateBatch {
+        /// Name of the provider.
+        provider: &'a str,
+        /// Id of the first batch.
+        first: &'a str,
+        /// Id of the other one.
+        second: &'a str,
+        /// What the other one costs at most, or `None` if that is unknown.
+        worst: Option<Money>,
+    },
+    /// The answers of a submission are in the journals. The outcomes of its rows follow, as [`Event::Settled`].
+    SubmissionCollected {
+        /// Name of the provider.
+        provider: &'a str,
+        /// Number of rows.
+        rows: u64,
+        /// Ids of its batches at the provider.
+        remote: &'a str,
+        /// What its lines were.
+        lines: LineOutcomes,
+        /// Tokens that the answers used.
+        tokens: Tokens,
+        /// Their cost, or `None` if unknown.
+        cost: Option<Money>,
+    },
+    /// The submissions to a provider that have not come back are others than before, or in other states. Sent for each
+    /// provider at the start, too.
+    Submitted {
+        /// Name of the provider.
+        provider: &'a str,
+        /// The submissions.
+        open: &'a OpenSubmissions,
+    },
+    /// A step of a row has its outcome. Sent once in a run for each step of a row.
     Settled {
         /// Kind of the outcome.
         ending: Ending,
@@ -206,7 +321,7 @@ pub enum Event<'a> {
         /// Origin of the outcome.
         origin: Origin,
     },
-    /// An answer was paid for, whatever the row's outcome.
+    /// An answer was paid for, whatever the row's outcome. Answers of submissions are in [`Event::SubmissionCollected`].
     Paid {
         /// Tokens that it used.
         tokens: Tokens,

@@ -128,6 +128,9 @@ pub struct Submission {
     /// What it cost, once its answers are collected.
     #[serde(default)]
     pub took: Option<Spend>,
+    /// The batches in which its answers are in the figures of a run that has ended, and were judged there.
+    #[serde(default)]
+    pub counted: BTreeSet<BatchId>,
 }
 
 /// A batch at the provider that was made of a submission.

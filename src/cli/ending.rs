@@ -61,11 +61,11 @@ impl EndDetails<'_> {
         self.arguments.fail_on_errors && self.totals.error_count() > 0
     }
 
-    /// Whether this run sent rows and every one of them ended with an error.
+    /// Whether this run sent or collected rows and every one of them ended with an error.
     fn has_no_answer(&self) -> bool {
         let totals = self.totals;
         matches!(self.kind, SessionKind::Run { .. })
-            && totals.sent_rows > 0
+            && totals.sent_rows + totals.collected_rows > 0
             && totals.answers == 0
             && totals.error_count() > 0
     }
@@ -88,8 +88,18 @@ impl EndDetails<'_> {
             }
             End::Complete => self.good("done", None),
             End::Waiting => {
-                let mut words = self.good("waiting for batches", None);
-                words.lines.push(format!("rows are in batches at a provider; what comes back is taken in by: {again}"));
+                let mut words = self.good("waiting for batches", Some(&again));
+                let written = HumanCount(self.totals.committed_rows);
+                words.lines.insert(
+                    0,
+                    match self.totals.submissions.in_words() {
+                        Some(places) => {
+                            format!("done for now: {places}, {written} written; run again, or use --wait")
+                        }
+                        // The last one came back while the run ended.
+                        None => format!("done for now: {written} written; run again for what has come back"),
+                    },
+                );
                 words
             }
             End::MaxRows => {
@@ -209,6 +219,9 @@ impl EndDetails<'_> {
         }
         if totals.recovered > 0 {
             line.push_str(&format!(", {} from the journal", totals.recovered));
+        }
+        if totals.collected > 0 {
+            line.push_str(&format!(", {} from batches", totals.collected));
         }
         let mut cost = totals.cost.map_or_else(String::new, |cost| format!(", {cost}"));
         if totals.other_tier > 0 {

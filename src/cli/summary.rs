@@ -11,7 +11,7 @@ use crate::fault::{Class, Scarce};
 use crate::ident::Money;
 use crate::passed::PassedOver;
 use crate::run::{End, RunError};
-use crate::tally::ProviderFigures;
+use crate::tally::{ProviderFigures, Totals};
 
 /// Result of a run.
 #[derive(Debug, Serialize)]
@@ -48,6 +48,9 @@ pub(super) struct Summary<'a> {
     /// Cost of this run's answers, or `None` if no price is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     cost_usd: Option<f64>,
+    /// What was handed to providers' Batch APIs; `None` if no provider is asked through one.
+    #[serde(flatten)]
+    submissions: Option<SubmissionSummary>,
     /// Requests and limits of each provider, by name.
     providers: BTreeMap<&'a str, ProviderSummary>,
     duration_seconds: f64,
@@ -61,6 +64,26 @@ pub(super) struct Summary<'a> {
     class: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     message: Option<String>,
+}
+
+/// Rows that providers' Batch APIs have, and what came back in this run.
+#[derive(Debug, Serialize)]
+struct SubmissionSummary {
+    submitted: SubmittedSummary,
+    /// Number of outcomes that came with submissions which this run has collected.
+    collected: u64,
+    /// Number of batches at providers beyond the first of their submissions.
+    duplicates: u64,
+}
+
+/// Submissions that have not come back.
+#[derive(Debug, Serialize)]
+struct SubmittedSummary {
+    rows: u64,
+    submissions: u64,
+    /// What they cost at most, or `None` if that is unknown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    worst_usd: Option<f64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -114,6 +137,21 @@ impl ProviderSummary {
     }
 }
 
+impl SubmissionSummary {
+    fn new(totals: &Totals) -> Self {
+        let submissions = &totals.submissions;
+        SubmissionSummary {
+            submitted: SubmittedSummary {
+                rows: submissions.rows(),
+                submissions: submissions.count(),
+                worst_usd: submissions.worst().map(Money::dollars),
+            },
+            collected: totals.collected,
+            duplicates: submissions.duplicates,
+        }
+    }
+}
+
 impl<'a> Summary<'a> {
     pub(super) fn new(ended: &'a CommandEnd, exit: Exit, facts: &EndDetails<'a>) -> Self {
         let totals = facts.totals;
@@ -141,6 +179,7 @@ impl<'a> Summary<'a> {
                 completion: totals.tokens.completion,
             },
             cost_usd: totals.cost.map(Money::dollars),
+            submissions: (!totals.submissions.is_empty()).then(|| SubmissionSummary::new(totals)),
             providers: totals
                 .providers
                 .iter()

@@ -30,6 +30,12 @@ impl ResponseMetadata {
     pub fn cost_at(&self, prices: Option<&PriceTable>) -> Option<Money> {
         self.cost.or_else(|| Some(prices?.cost(self.tokens?, self.service_tier.as_deref())))
     }
+
+    /// As [`ResponseMetadata::cost_at`], for the answer to a line of a batch.
+    #[must_use]
+    pub fn cost_in_batch(&self, prices: Option<&PriceTable>) -> Option<Money> {
+        self.cost.or_else(|| Some(prices?.cost_in_batch(self.tokens?)))
+    }
 }
 
 /// The metadata of a response.

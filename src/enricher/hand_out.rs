@@ -275,7 +275,11 @@ impl Enricher {
             };
             let origin = ResultOrigin::of_record(&record, prices_of(providers, &record), earlier);
             match origin.judged_record(&record.outcome, step) {
-                Judged::Settled(settled) => return PriorState::Settled(settled, event::Origin::Journal),
+                Judged::Settled(settled) => {
+                    let is_new = record.submission.is_some_and(|id| batch.is_new(id));
+                    let origin = if is_new { event::Origin::Collected } else { event::Origin::Journal };
+                    return PriorState::Settled(settled, origin);
+                }
                 Judged::Again(again) => {
                     (question, params) = again.question(&question, &params);
                     earlier = again.earlier;

@@ -1,6 +1,6 @@
 //! [`Enricher`] and the methods that the loop of a run calls. It knows neither source nor sink.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use tokio::sync::{Notify, mpsc, watch};
@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 
 use super::anomalies::{Anomaly, Watch};
 use super::compiled_step::CompiledStep;
+use super::counted_cells::CountedCells;
 use super::error::EnricherError;
 use super::error_rate::ErrorRate;
 use super::input::Journals;
@@ -25,7 +26,7 @@ use crate::budget::Account;
 use crate::checkpoint::PlannedBatch;
 use crate::event::{Event, Hold, Voice};
 use crate::executor::{Mode, Reply, Request};
-use crate::ident::{BatchId, Cell, Lineage};
+use crate::ident::{BatchId, Cell, Lineage, SubmissionId};
 use crate::journal::{JournalEntry, JournalFolder, JournalHeader, Record, StrayAnswers};
 use crate::ledger::{Ledger, LedgerTask};
 use crate::rows::Chunk;
@@ -47,6 +48,8 @@ pub struct Enricher {
     pub(super) providers: Vec<StepProvider>,
     pub(super) ledger: Ledger,
     pub(super) open: BTreeMap<BatchId, OpenBatch>,
+    /// Outcomes of unloaded batches that are counted in the figures of the run.
+    counted: BTreeMap<BatchId, CountedCells>,
     pub(super) lineage: Lineage,
     pub(super) journal: JournalFolder,
     pub(super) learned: LearnedFile,
@@ -117,6 +120,9 @@ impl Enricher {
                 has_fallback: own.iter().any(|step| step.has_fallback(index)),
                 embeds: embeds > 0,
                 only_embeds: embeds > 0 && embeds == own.len(),
+                limits_tokens: own
+                    .iter()
+                    .all(|step| step.params.vectors.is_some() || step.params.max_tokens.is_some()),
             };
             starter.start(index, &provider, endpoint, batch_api, role, &mut executors)
         });
@@ -142,6 +148,7 @@ impl Enricher {
             providers,
             ledger,
             open: BTreeMap::new(),
+            counted: BTreeMap::new(),
             lineage,
             journal,
             learned,
@@ -171,7 +178,7 @@ impl Enricher {
         loop {
             match self.ledger.next_task() {
                 Some(LedgerTask::Unload(id)) => {
-                    self.open.remove(&id);
+                    self.counted.extend(self.open.remove(&id).map(|batch| (id, batch.counted)));
                     self.ledger.unloaded(id);
                 }
                 other => return other,
@@ -208,6 +215,9 @@ impl Enricher {
         }
         let open = self.submissions.as_ref().map(SubmitterLink::open_ids).unwrap_or_default();
         let collected = self.submissions.as_ref().map(SubmitterLink::collected_ids).unwrap_or_default();
+        let new = self.submissions.as_ref().map(|link| link.new_in(id)).unwrap_or_default();
+        let counting: BTreeSet<SubmissionId> = new.intersection(&collected).copied().collect();
+        submitted.count_as_new(new);
         let writer = self.journal.writer(&header, |entry| match entry {
             JournalEntry::Record(record) => recovered.push(record),
             JournalEntry::Submitted(rows) if open.contains(&rows.submission) => {
@@ -221,7 +231,10 @@ impl Enricher {
         })?;
         let (records, kept) = (recovered.len(), recovered.bytes_kept());
         let bytes = chunks.iter().map(Chunk::bytes).sum();
-        let batch = OpenBatch::new(loaded, self.steps.len(), writer, recovered, submitted);
+        let counted = self.counted.remove(&id);
+        let deleted = if counted.is_some() { 0 } else { deleted };
+        let mut batch = OpenBatch::new(loaded, self.steps.len(), writer, recovered, submitted, counted);
+        batch.counted.submissions = counting;
         let rows = batch.rows();
         self.ledger.loaded(id, rows, bytes);
         self.ledger.keep_answer(id, kept);
@@ -395,6 +408,12 @@ impl Enricher {
         drop(self.mode);
         drop(self.replies);
         while self.executors.join_next().await.is_some() {}
+        if let Some(link) = &self.submissions {
+            let open = self.open.iter().map(|(id, batch)| (*id, &batch.counted));
+            let counted = open.chain(self.counted.iter().map(|(id, counted)| (*id, counted)));
+            let counted: Vec<_> = counted.map(|(id, counted)| (id, counted.submissions.clone())).collect();
+            link.mark_counted(&counted).await;
+        }
         self.learned.save();
         let is_done = reached_end && self.ledger.is_complete();
         self.account.sync()?;

@@ -1,6 +1,7 @@
 //! Judges a response, or its record in a journal: it gives the row its outcome, or the row is sent again. Nothing here
 //! sends, journals or settles.
 
+use std::ops::Add;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -93,6 +94,8 @@ pub(super) struct ResultOrigin<'a> {
     pub(super) earlier: Earlier,
     /// Whether the answer was another row's first.
     pub(super) shared: bool,
+    /// Whether it came with a submission: at a price of its own, and without a latency.
+    pub(super) submitted: bool,
 }
 
 impl<'a> ResultOrigin<'a> {
@@ -102,11 +105,13 @@ impl<'a> ResultOrigin<'a> {
             provider: &record.provider,
             model: &record.model,
             attempts: record.attempts,
-            latency: is_answer.then(|| Duration::from_millis(record.latency_ms)),
+            latency: (is_answer && record.submission.is_none())
+                .then(|| Duration::from_millis(record.latency_ms)),
             fingerprint: record.fingerprint,
             prices,
             earlier,
             shared: record.shared,
+            submitted: record.submission.is_some(),
         }
     }
 
@@ -183,14 +188,15 @@ impl<'a> ResultOrigin<'a> {
             had_longer_retry: self.earlier.had_longer_retry,
             first: self.earlier.first.or(Some(self.fingerprint)),
             attempts: self.attempts + self.earlier.attempts,
+            lines: u32::from(self.submitted) + self.earlier.lines,
             tokens: sum(self.earlier.tokens, facts.tokens),
             cost: total(self.earlier.cost, self.cost(facts)),
-            latency: self.latency.unwrap_or_default() + self.earlier.latency,
+            latency: total(self.earlier.latency, self.latency),
         }
     }
 
     fn cost(&self, facts: &decode::ResponseMetadata) -> Option<Money> {
-        facts.cost_at(self.prices)
+        if self.submitted { facts.cost_in_batch(self.prices) } else { facts.cost_at(self.prices) }
     }
 
     pub(super) fn settled(
@@ -204,10 +210,7 @@ impl<'a> ResultOrigin<'a> {
             false => (self.cost(&facts), facts.tokens),
         };
         let cost = total(earlier.cost, own.0);
-        let latency = match (self.latency, earlier.answers) {
-            (None, 0) => None,
-            (latency, _) => Some(latency.unwrap_or_default() + earlier.latency),
-        };
+        let latency = total(earlier.latency, self.latency);
         let model = facts.model.filter(|named| **named != **self.model);
         RowResult {
             outcome: match answer {
@@ -217,6 +220,7 @@ impl<'a> ResultOrigin<'a> {
             provider: Some(Arc::clone(self.provider)),
             model: Some(model.map_or_else(|| Arc::clone(self.model), Into::into)),
             attempts: self.attempts + earlier.attempts,
+            lines: u32::from(self.submitted) + earlier.lines,
             finish_reason: facts.finish_reason.map(Into::into),
             tokens: sum(earlier.tokens, own.1),
             cost,
@@ -257,9 +261,9 @@ fn sum(before: Option<Tokens>, tokens: Option<Tokens>) -> Option<Tokens> {
     }
 }
 
-fn total(before: Option<Money>, cost: Option<Money>) -> Option<Money> {
-    match (before, cost) {
-        (Some(before), Some(cost)) => Some(before + cost),
-        (before, cost) => before.or(cost),
+fn total<T: Add<Output = T>>(before: Option<T>, own: Option<T>) -> Option<T> {
+    match (before, own) {
+        (Some(before), Some(own)) => Some(before + own),
+        (before, own) => before.or(own),
     }
 }

@@ -8,6 +8,7 @@ mod anomalies;
 mod compiled_step;
 mod condition;
 mod context_window;
+mod counted_cells;
 mod error;
 mod error_rate;
 mod hand_out;

@@ -1,6 +1,6 @@
 //! A batch whose rows are in memory, with the outcomes so far and the answers that its journal held.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,10 +9,11 @@ use arrow::array::ArrayRef;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
+use super::counted_cells::CountedCells;
 use super::input::LoadedBatch;
 use crate::checkpoint::PlannedBatch;
 use crate::clock;
-use crate::ident::{Cell, Fingerprint, RowKey};
+use crate::ident::{Cell, Fingerprint, RowKey, SubmissionId};
 use crate::journal::{self, Journal, JournalError, Record, SubmittedGroup, SubmittedRows};
 use crate::prompt::Rows;
 use crate::rows::Chunk;
@@ -33,6 +34,8 @@ pub(super) struct OpenBatch {
     recovered: RecoveredAnswers,
     /// Requests that were in submissions when it was opened.
     submitted: SubmittedCells,
+    /// Outcomes that count in the figures of the run.
+    pub(super) counted: CountedCells,
 }
 
 /// Numbers of submissions by provider.
@@ -45,9 +48,16 @@ pub(super) struct SubmittedCells {
     open: HashSet<(RowKey, Arc<str>, Fingerprint)>,
     /// Numbers of submissions that came back, by request.
     collected: HashMap<(RowKey, Arc<str>, Fingerprint), SubmissionCounts>,
+    /// Submissions whose answers count as this run's: no earlier one has counted them.
+    new: BTreeSet<SubmissionId>,
 }
 
 impl SubmittedCells {
+    /// Has the answers of these submissions count as this run's.
+    pub(super) fn count_as_new(&mut self, new: BTreeSet<SubmissionId>) {
+        self.new = new;
+    }
+
     /// Takes in the rows of a submission that has not come back.
     pub(super) fn push_open(&mut self, groups: Vec<SubmittedGroup>) {
         for group in groups {
@@ -171,6 +181,7 @@ impl OpenBatch {
         journal: Journal,
         recovered: RecoveredAnswers,
         submitted: SubmittedCells,
+        counted: Option<CountedCells>,
     ) -> Self {
         let LoadedBatch { plan, chunks, kept, .. } = loaded;
         let mut first = 0;
@@ -184,7 +195,10 @@ impl OpenBatch {
             })
             .collect();
         let outcomes = vec![vec![None; first as usize]; steps];
-        OpenBatch { plan, opened_at: clock::wall(), chunks, outcomes, kept, journal, recovered, submitted }
+        let counted = counted.filter(|counted| counted.rows() == first);
+        let counted = counted.unwrap_or_else(|| CountedCells::new(first, steps));
+        let opened_at = clock::wall();
+        OpenBatch { plan, opened_at, chunks, outcomes, kept, journal, recovered, submitted, counted }
     }
 
     pub(super) fn rows(&self) -> u32 {
@@ -253,6 +267,11 @@ impl OpenBatch {
         let counts = self.submitted.collected.get(&(key.clone(), Arc::clone(step), fingerprint));
         let own = counts.and_then(|counts| counts.iter().find(|(name, _)| name == provider));
         own.map_or(0, |(_, count)| *count)
+    }
+
+    /// Whether the answers that a submission brought count as this run's.
+    pub(super) fn is_new(&self, submission: SubmissionId) -> bool {
+        self.submitted.new.contains(&submission)
     }
 
     pub(super) fn has_recovered(&self) -> bool {

@@ -45,6 +45,7 @@ impl Enricher {
                         prices: provider.prices.as_deref(),
                         earlier: request.earlier,
                         shared: false,
+                        submitted: false,
                     };
                     let first = request.earlier.first.unwrap_or(question.fingerprint());
                     let route = request.route;
@@ -347,8 +348,11 @@ impl Enricher {
             Outcome::Failed(failure) => (Some(Ending::Failed(failure.class)), Some(failure)),
             Outcome::Unchanged => (None, None),
         };
-        // Outcomes from the journal were judged in the run that sent them.
-        let is_news = origin != event::Origin::Journal
+        let batch = self.open.get_mut(&cell.batch).expect("a batch is open until all its rows are settled");
+        let is_first = batch.counted.insert(cell);
+        // Outcomes from the journal were judged in the run that sent them, or when this run read the batch before.
+        let is_news = is_first
+            && origin != event::Origin::Journal
             && !matches!(ending, None | Some(Ending::Skipped | Ending::Failed(Class::Upstream)));
         let errors = if is_news { self.error_rates[cell.step.index()].note(failure) } else { None };
         let anomaly =
@@ -374,7 +378,7 @@ impl Enricher {
         batch.settle(cell, settled);
         self.ledger.settle(cell);
         self.unshare(cell);
-        if let Some(ending) = ending {
+        if let Some(ending) = ending.filter(|_| is_first) {
             self.voice.say(&Event::Settled { ending, extent, origin });
         }
         if let Some(errors) = errors {
@@ -427,6 +431,7 @@ impl Enricher {
             prices: None,
             earlier: request.earlier,
             shared: false,
+            submitted: false,
         };
         origin.settled(decode::ResponseMetadata::default(), Err(failure))
     }

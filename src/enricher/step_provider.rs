@@ -53,6 +53,8 @@ pub(super) struct ProviderRole {
     pub(super) embeds: bool,
     /// Whether it is sent nothing else.
     pub(super) only_embeds: bool,
+    /// Whether each of its requests limits the tokens of its answer.
+    pub(super) limits_tokens: bool,
 }
 
 /// What all executors of a run share.
@@ -82,7 +84,7 @@ impl ExecutorStarter<'_> {
         // The built-in simulator has another port each time.
         let address =
             if provider.endpoint.is_none() { "simulator".into() } else { endpoint.address().into() };
-        let ProviderRole { has_fallback, only_embeds, embeds } = role;
+        let ProviderRole { has_fallback, only_embeds, embeds, limits_tokens } = role;
         let together = if embeds { provider.inputs_per_request as usize } else { 1 };
         let usual = match &provider.batch {
             Some(_) => MOST_READY,
@@ -100,6 +102,7 @@ impl ExecutorStarter<'_> {
             health: health.clone(),
             capacity,
             only_embeds,
+            limits_tokens,
             has_fallback,
             account: self.journals.account.clone(),
             jitter: Jitter::from_entropy(),

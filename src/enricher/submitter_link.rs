@@ -71,6 +71,27 @@ impl SubmitterLink {
         self.first_uncommitted.fetch_max(batch.next().get(), Ordering::Release);
     }
 
+    /// The submissions with rows of a batch whose answers there count as this run's: no earlier one has counted them.
+    pub(super) fn new_in(&self, batch: BatchId) -> BTreeSet<SubmissionId> {
+        self.list.read(|list| {
+            let own = list.open.iter().filter(|submission| submission.batches.contains_key(&batch));
+            own.filter(|submission| !submission.counted.contains(&batch)).map(|own| own.id).collect()
+        })
+    }
+
+    /// Marks the answers of submissions in some batches as counted by this run.
+    pub(super) async fn mark_counted(&self, counted: &[(BatchId, BTreeSet<SubmissionId>)]) {
+        let marked = self.list.change(|list| {
+            for (batch, ids) in counted {
+                for submission in list.open.iter_mut().filter(|submission| ids.contains(&submission.id)) {
+                    submission.counted.insert(*batch);
+                }
+            }
+        });
+        // What is not marked counts in the next run, too.
+        let _ = marked.await;
+    }
+
     /// Notes that a row went into a file.
     pub(super) fn row_was_submitted(&mut self) {
         self.has_drained = false;

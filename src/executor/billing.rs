@@ -52,6 +52,12 @@ impl Billing {
         }
     }
 
+    /// Returns the prices of the provider, if they are known.
+    #[must_use]
+    pub fn prices(&self) -> Option<&PriceTable> {
+        self.prices.as_deref()
+    }
+
     /// Returns the worst case of a request with these questions.
     #[must_use]
     pub fn worst_case<'a>(

@@ -29,6 +29,8 @@ pub struct ExecutorIo {
     pub capacity: usize,
     /// Whether the provider is sent nothing but requests for vectors.
     pub only_embeds: bool,
+    /// Whether each request limits the tokens of its answer, so that its worst case is known.
+    pub limits_tokens: bool,
     /// Whether another provider can take its rows; then they are handed back while this one fails.
     pub has_fallback: bool,
     /// The account of the budget.

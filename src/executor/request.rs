@@ -46,12 +46,14 @@ pub struct Earlier {
     pub first: Option<Fingerprint>,
     /// Attempts that the answers took.
     pub attempts: u32,
+    /// Number of these that were lines of submissions.
+    pub lines: u32,
     /// Tokens that the answers used, or `None` if not known.
     pub tokens: Option<Tokens>,
     /// Cost of the answers, or `None` if not known.
     pub cost: Option<Money>,
-    /// Time that the answers took.
-    pub latency: Duration,
+    /// Time that the answers took, or `None` if all of them came with submissions.
+    pub latency: Option<Duration>,
 }
 
 impl Request {

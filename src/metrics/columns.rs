@@ -133,7 +133,7 @@ fn column(all: &[MetricsRow], field: &Field) -> ArrayRef {
         "latency_ms_p99" => latency(|latency| latency.p99),
         "latency_ms_max" => latency(|latency| latency.max),
         "attempts" => count(&|row| row.attempts),
-        "requests" => count(&|row| row.load.requests),
+        "requests" => count(&MetricsRow::requests),
         "throttled" => count(&|row| row.load.throttled),
         "requests_share" => share(|load| load.requests_share),
         "tokens_share" => share(|load| load.tokens_share),
@@ -243,6 +243,7 @@ pub(super) fn from_rows(rows: &RecordBatch) -> Option<Vec<MetricsRow>> {
             cost: cost("cost_usd"),
             latency: latency(),
             attempts: count("attempts"),
+            lines: 0,
             load: Load {
                 requests: count("requests"),
                 throttled: count("throttled"),

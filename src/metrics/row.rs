@@ -136,10 +136,14 @@ pub struct MetricsRow {
     pub tokens: Tokens,
     /// Cost of the answers in picodollars; `None` if neither the provider nor the job's prices give it.
     pub cost: Option<u64>,
-    /// Latency of the answers that are not shared, invalid answers included; `None` if there are none.
+    /// Latency of the answers that are not shared and came with no submission, invalid answers included; `None` if
+    /// there are none.
     pub latency: Option<LatencyQuantiles>,
     /// Number of attempts at rows, without those that a rate limit refused.
     pub attempts: u64,
+    /// Number of attempts that were lines of submissions. In the table they are among the requests.
+    #[serde(default)]
+    pub lines: u64,
     /// Load of the provider since the previous batch. Only one row of a batch and provider has it.
     pub load: Load,
     /// Id of the [`Counters`](super::Counters) that `load` is from; not in the table.
@@ -184,6 +188,7 @@ impl BatchIdentity<'_> {
             cost: None,
             latency: None,
             attempts: 0,
+            lines: 0,
             load: Load::default(),
             counters: 0,
         }
@@ -234,6 +239,7 @@ impl MetricsRow {
         }
         self.shared += u64::from(settled.shared);
         self.attempts += u64::from(settled.attempts);
+        self.lines += u64::from(settled.lines);
         if let Some(tokens) = settled.tokens {
             self.tokens += tokens;
         }
@@ -254,10 +260,16 @@ impl MetricsRow {
         self.money().map(Money::microdollars)
     }
 
-    /// Returns the number of answers to requests of their own, each with a latency.
+    /// Returns the number of answers to requests of their own.
     #[must_use]
     pub fn own_answers(&self) -> u64 {
         self.answers.saturating_sub(self.shared)
+    }
+
+    /// Returns the number of requests, lines of submissions included.
+    #[must_use]
+    pub fn requests(&self) -> u64 {
+        self.load.requests.saturating_add(self.lines)
     }
 
     /// Returns the number of rows with an answer or an error.

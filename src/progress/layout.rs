@@ -202,6 +202,7 @@ mod tests {
             errors: [("bad_request", 1_012), ("content_filter", 77), ("timeout", 3)].into(),
             retries: 4_321,
             throttled: 17,
+            submitted: None,
             tokens: Tokens { prompt: 123_456_789, cached: 0, completion: 45_678_901, reasoning: 0 },
             providers: vec!["openrouter: 99% of 500 requests/min, 64 at once, 429s 17".into()],
             waiting: Some("requests per minute of openrouter".into()),

@@ -4,8 +4,12 @@ use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::event::{Event, Listener};
+use indicatif::HumanCount;
+
+use crate::event::{Event, LineOutcomes, Listener};
 use crate::fault::Failure;
+use crate::ident::Money;
+use crate::wording::counted;
 
 /// Maximum number of reasons for a further attempt that are logged, each once.
 const MAX_REASONS: usize = 20;
@@ -89,9 +93,66 @@ impl Listener for Log {
                 );
             }
             Event::AlreadyCommitted { batch } => tracing::info!(%batch, "batch was committed before"),
+            Event::SubmissionMade { provider, rows, remote, worst } => {
+                let rows = counted(*rows, "row");
+                tracing::info!("submitted   {rows} to {provider}, {remote}{}", at_most(*worst));
+            }
+            Event::DuplicateBatch { provider, first, second, worst } => {
+                tracing::warn!(
+                    "{first} at {provider} exists twice, since the answer to a creation was lost: {second} has the same rows, and what is done of it is paid, too{}",
+                    at_most(*worst)
+                );
+            }
+            Event::SubmissionCollected { rows, remote, lines, .. } => {
+                tracing::info!("collected   {}", collected(*rows, remote, lines));
+            }
+            Event::Submitted { provider, open } => {
+                tracing::debug!(provider, rows = open.rows, submissions = open.count(), "submitted");
+            }
             Event::Notice(text) => tracing::info!("{text}"),
             // The command reports the reason when it ends; until then requests in flight go on.
             Event::Stopping(why) => tracing::info!("stopping: {why}"),
         }
+    }
+}
+
+fn at_most(worst: Option<Money>) -> String {
+    worst.map_or_else(String::new, |worst| format!(" (at most {worst})"))
+}
+
+/// Returns what a submission of so many rows brought.
+fn collected(rows: u64, remote: &str, lines: &LineOutcomes) -> String {
+    let mut text = format!("{} of {} of {remote}", HumanCount(lines.answered), counted(rows, "row"));
+    let others = [
+        (lines.unanswered, "not answered"),
+        (lines.refused, "refused"),
+        (lines.foreign, "for rows that were not in it"),
+        (lines.repeated, "more than once"),
+        (lines.unreadable, "unreadable"),
+    ];
+    let others = others.into_iter().filter(|(count, _)| *count > 0);
+    let others: Vec<String> = others.map(|(count, what)| format!("{} {what}", HumanCount(count))).collect();
+    if !others.is_empty() {
+        text.push_str(&format!(": {}", others.join(", ")));
+    }
+    if lines.unanswered > 0 {
+        text.push_str(&format!("; {} go again", HumanCount(lines.unanswered)));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_came_back_is_told_in_a_line() {
+        let lines = LineOutcomes { answered: 49_981, refused: 5, unanswered: 14, ..LineOutcomes::default() };
+        assert_eq!(
+            collected(50_000, "batch_68e", &lines),
+            "49,981 of 50,000 rows of batch_68e: 14 not answered, 5 refused; 14 go again"
+        );
+        let lines = LineOutcomes { answered: 1, ..LineOutcomes::default() };
+        assert_eq!(collected(1, "batch_68e", &lines), "1 of 1 row of batch_68e");
     }
 }

@@ -41,6 +41,7 @@ fn log(figures: &RunProgress) {
         errors_by_class = by_class,
         retries = figures.retries,
         throttled = figures.throttled,
+        submitted = figures.submitted,
         prompt_tokens = figures.tokens.prompt,
         completion_tokens = figures.tokens.completion,
         waiting = figures.waiting,

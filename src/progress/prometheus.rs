@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use prometheus::core::Collector;
 use prometheus::{CounterVec, GaugeVec, Opts, Registry, TextEncoder};
 
+use crate::clock;
 use crate::event::LimitShare;
 use crate::fault::Scarce;
 use crate::ident::Money;
@@ -40,6 +41,9 @@ pub fn prometheus(
     page.rows(totals)?;
     page.usage(totals)?;
     page.providers(totals)?;
+    if !totals.submissions.is_empty() {
+        page.submissions(totals)?;
+    }
     if let Some(ended) = ended {
         page.end(ended)?;
     }
@@ -202,6 +206,35 @@ impl MetricsText<'_> {
         Ok(())
     }
 
+    fn submissions(&self, totals: &Totals) -> Result<(), prometheus::Error> {
+        let open = &totals.submissions.open;
+        let rows: Vec<([&str; 1], f64)> =
+            open.iter().map(|(name, open)| ([name.as_str()], float(open.rows))).collect();
+        let states: Vec<([&str; 2], f64)> = open
+            .iter()
+            .flat_map(|(name, open)| {
+                open.by_state.iter().map(|(state, count)| ([name.as_str(), *state], float(*count)))
+            })
+            .collect();
+        let now = clock::wall();
+        let age = |since: DateTime<Utc>| (now - since).to_std().unwrap_or_default().as_secs_f64();
+        let ages: Vec<([&str; 1], f64)> =
+            open.iter().map(|(name, open)| ([name.as_str()], open.oldest.map_or(0.0, age))).collect();
+        let rows: Vec<(&[&str], f64)> = rows.iter().map(|(of, value)| (&of[..], *value)).collect();
+        let help = "Rows in batches at a provider that have not come back.";
+        self.gauge("enrich_submitted_rows", help, &["provider"], &rows)?;
+        let states: Vec<(&[&str], f64)> = states.iter().map(|(of, value)| (&of[..], *value)).collect();
+        let help = "Files of requests for a Batch API whose answers are not collected, by state.";
+        self.gauge("enrich_submissions", help, &["provider", "state"], &states)?;
+        let ages: Vec<(&[&str], f64)> = ages.iter().map(|(of, value)| (&of[..], *value)).collect();
+        let help = "Age of the oldest of them, 0 if there is none.";
+        self.gauge("enrich_submission_age_seconds", help, &["provider"], &ages)?;
+        let lines = totals.submissions.lines.by_name().map(|(outcome, count)| ([outcome], float(count)));
+        let lines: Vec<(&[&str], f64)> = lines.iter().map(|(of, value)| (&of[..], *value)).collect();
+        let help = "Lines of batches that were collected, by outcome.";
+        self.counter("enrich_batch_lines_total", help, &["outcome"], &lines)
+    }
+
     fn end(&self, ended: RunResult) -> Result<(), prometheus::Error> {
         let at = ended.at.timestamp_millis();
         #[expect(clippy::cast_precision_loss, reason = "milliseconds since 1970 are exact")]
@@ -228,7 +261,7 @@ fn float(count: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{Event, LimitGauge, LimitShare, Listener};
+    use crate::event::{Event, LimitGauge, LimitShare, LineOutcomes, Listener, OpenSubmissions};
     use crate::fault::{Class, Failure};
     use crate::ident::Tokens;
     use crate::tally::Tally;
@@ -249,17 +282,34 @@ mod tests {
         tally.on(&retried);
         let tokens = Tokens { prompt: 5, cached: 2, completion: 7, reasoning: 1 };
         tally.on(&Event::Paid { tokens, cost: Money::from_dollars(0.25) });
+        let open = OpenSubmissions { rows: 20, by_state: vec![("created", 2)], ..OpenSubmissions::default() };
+        tally.on(&Event::Submitted { provider: "b", open: &open });
+        tally.on(&Event::SubmissionCollected {
+            provider: "b",
+            rows: 10,
+            remote: "batch_1",
+            lines: LineOutcomes { answered: 9, unanswered: 1, ..LineOutcomes::default() },
+            tokens: Tokens { reasoning: 2, ..Tokens::default() },
+            cost: Money::from_dollars(0.5),
+        });
         let ended = RunResult { at: DateTime::UNIX_EPOCH, took: Duration::from_millis(1_500), status: 4 };
         let text = prometheus("job", &tally.totals(), Some(ended)).unwrap();
         for line in [
+            "# TYPE enrich_submitted_rows gauge",
+            "enrich_submitted_rows{app_id=\"job\",provider=\"b\"} 20",
+            "enrich_submissions{app_id=\"job\",provider=\"b\",state=\"created\"} 2",
+            "enrich_submission_age_seconds{app_id=\"job\",provider=\"b\"} 0",
+            "# TYPE enrich_batch_lines_total counter",
+            "enrich_batch_lines_total{app_id=\"job\",outcome=\"answered\"} 9",
+            "enrich_batch_lines_total{app_id=\"job\",outcome=\"unanswered\"} 1",
             "# TYPE enrich_requests_total counter",
             "enrich_requests_total{app_id=\"job\",provider=\"a \\\"b\\\"\"} 12",
             "enrich_throttled_total{app_id=\"job\",provider=\"a \\\"b\\\"\"} 3",
             "enrich_retries_total{app_id=\"job\",provider=\"a \\\"b\\\"\"} 1",
             "enrich_breaker_open{app_id=\"job\",provider=\"a \\\"b\\\"\"} 1",
             "enrich_quota_used_ratio{app_id=\"job\",limit=\"tokens\",provider=\"a \\\"b\\\"\"} 0.5",
-            "enrich_tokens_total{app_id=\"job\",kind=\"reasoning\"} 1",
-            "enrich_cost_usd_total{app_id=\"job\"} 0.25",
+            "enrich_tokens_total{app_id=\"job\",kind=\"reasoning\"} 3",
+            "enrich_cost_usd_total{app_id=\"job\"} 0.75",
             "# TYPE enrich_last_run_exit_status gauge",
             "enrich_last_run_exit_status{app_id=\"job\"} 4",
             "enrich_last_run_duration_seconds{app_id=\"job\"} 1.5",

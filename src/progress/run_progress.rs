@@ -23,8 +23,10 @@ pub(super) struct RunProgress {
     pub(super) errors: BTreeMap<&'static str, u64>,
     pub(super) retries: u64,
     pub(super) throttled: u64,
+    /// Number of rows in submissions that have not come back; `None` if there is no Batch API.
+    pub(super) submitted: Option<u64>,
     pub(super) tokens: Tokens,
-    /// State of each provider's limits, in words.
+    /// Where rows are that were submitted, and the state of each provider's limits, in words.
     pub(super) providers: Vec<String>,
     /// What the run waits for, in words.
     pub(super) waiting: Option<String>,
@@ -40,13 +42,19 @@ impl RunProgress {
             _ => None,
         };
         RunProgress {
+            submitted: (!totals.submissions.is_empty()).then(|| totals.submissions.rows()),
             rows: totals.rows,
             of,
             per_second: pace,
             left,
             in_flight: totals.in_flight(),
             waiting: totals.waiting(now),
-            providers: totals.providers.iter().map(|(name, figures)| figures.in_words(name)).collect(),
+            providers: totals
+                .submissions
+                .in_words()
+                .into_iter()
+                .chain(totals.providers.iter().map(|(name, figures)| figures.in_words(name)))
+                .collect(),
             errors: totals.errors,
             retries: totals.retries,
             throttled: totals.throttled,
@@ -83,8 +91,8 @@ impl ProgressGauge {
     pub(super) fn read(&mut self, now: Instant) -> Option<RunProgress> {
         let totals = self.tally.totals();
         totals.run?;
-        // Outcomes from the journal take no time and would distort the rate.
-        let pace = self.pace.note(now, totals.rows - totals.recovered_rows);
+        // Outcomes from the journal take no time and would distort the rate, and those of a submission come all at once.
+        let pace = self.pace.note(now, totals.rows - totals.recovered_rows - totals.collected_rows);
         Some(RunProgress::new(totals, pace, now))
     }
 }

@@ -64,7 +64,7 @@ const REQUESTS_HEADING: (&str, &str) = ("requests", "Requests");
 /// The chart of requests over time.
 pub(super) fn requests_figure(work: &Work<'_>) -> Result<Figure, DrawingError> {
     let buckets = &work.buckets;
-    let (requests, throttled) = (work.sum(|row| row.load.requests), work.sum(|row| row.load.throttled));
+    let (requests, throttled) = (work.sum(MetricsRow::requests), work.sum(|row| row.load.throttled));
     if requests == 0 {
         return Ok(Figure::empty(REQUESTS_HEADING, "No request was sent."));
     }
@@ -80,7 +80,7 @@ pub(super) fn requests_figure(work: &Work<'_>) -> Result<Figure, DrawingError> {
     if work.is_instant() {
         return Ok(Figure::empty(REQUESTS_HEADING, reading));
     }
-    let sent = buckets.sums_of(work.metrics, |row| row.load.requests);
+    let sent = buckets.sums_of(work.metrics, MetricsRow::requests);
     let refused = buckets.sums_of(work.metrics, |row| row.load.throttled);
     let per = Per::for_rate(highest(sent.iter().copied()) / buckets.seconds());
     let rates = |sums: &[f64]| -> Vec<f64> {
@@ -170,7 +170,10 @@ pub(super) fn latency_figure(work: &Work<'_>) -> Result<Figure, DrawingError> {
     });
     let all = || curves.iter().flat_map(|(_, _, values)| values).flatten().copied();
     let (Some(least), most) = (all().reduce(f64::min), highest(all())) else {
-        return Ok(Figure::empty(LATENCY_HEADING, "No request was sent, so nothing is known of latency."));
+        return Ok(Figure::empty(
+            LATENCY_HEADING,
+            "No request was sent by itself, so nothing is known of latency.",
+        ));
     };
     let is_far_apart = most > least.max(1.0) * FAR_APART;
     let scale =

@@ -55,6 +55,7 @@ pub(crate) fn metrics_row(batch: u64, step: &str, provider: &str) -> MetricsRow 
         cost: Some(31_200 * PICODOLLARS),
         latency: Some(LatencyQuantiles { p50: 640, p90: 1_420, p99: 3_100, max: 5_200 }),
         attempts: 510,
+        lines: 0,
         load: Load {
             requests: 510,
             throttled: 0,

@@ -38,13 +38,15 @@ pub struct RowResult {
     pub model: Option<Arc<str>>,
     /// Number of attempts; 0 if no request was sent.
     pub attempts: u32,
+    /// Number of these that were lines of submissions to a Batch API.
+    pub lines: u32,
     /// Why the model stopped, as the provider states it.
     pub finish_reason: Option<Arc<str>>,
     /// Tokens that the request used.
     pub tokens: Option<Tokens>,
     /// Cost as the provider states it, else computed from the tokens and the job's prices.
     pub cost: Option<Money>,
-    /// Time that the answer took, in milliseconds.
+    /// Time that the answer took, in milliseconds; `None` if it came with a submission.
     pub latency_ms: Option<u64>,
     /// Whether the answer was taken from another row, run or job, at no cost.
     pub shared: bool,
@@ -65,6 +67,7 @@ impl RowResult {
             provider: None,
             model: None,
             attempts: 0,
+            lines: 0,
             finish_reason: None,
             tokens: None,
             cost: None,

@@ -15,12 +15,12 @@ use crate::checkpoint::Submission;
 use crate::decode;
 use crate::executor::Billing;
 use crate::fault::{Class, Failure, Policy};
-use crate::ident::{BatchId, RowKey, Spend, Tokens};
+use crate::ident::{BatchId, Money, RowKey, Spend, Tokens};
 use crate::journal::{
     JournalEntry, JournalError, JournalFolder, Record, RecordedOutcome, SubmittedGroup, SubmittedRows,
 };
 use crate::transport::{BatchApi, ResponseHeaders, classify};
-use crate::wire::{AnswerLine, BatchUsage, ChatResponse};
+use crate::wire::{AnswerLine, ChatResponse};
 
 /// Smallest number of lines of which it shows something that all are refused alike.
 const FEWEST_ALIKE: usize = 20;
@@ -44,8 +44,10 @@ pub struct CollectionReport {
     pub unreadable: u64,
     /// What the answers cost.
     pub took: Spend,
-    /// Tokens that they used.
-    pub used: BatchUsage,
+    /// Tokens of the answers, as far as they state them.
+    pub tokens: Tokens,
+    /// Cost of the answers, as far as it is known; `None` if that of none is.
+    pub cost: Option<Money>,
     /// A failure that every further request would meet, if a line shows one.
     pub stop: Option<Failure>,
 }
@@ -244,9 +246,10 @@ impl AnswerCollector<'_> {
 
     fn book(&self, response: &ChatResponse, collected: &mut CollectionReport) {
         collected.took = collected.took + self.billing.cost_in_batch(response, self.worst);
-        if let Some(tokens) = decode::facts(response).tokens {
-            collected.used.input_tokens += tokens.prompt;
-            collected.used.output_tokens += tokens.completion;
+        let facts = decode::facts(response);
+        collected.tokens += facts.tokens.unwrap_or_default();
+        if let Some(cost) = facts.cost_in_batch(self.billing.prices()) {
+            collected.cost = Some(collected.cost.unwrap_or_default() + cost);
         }
     }
 
@@ -268,12 +271,14 @@ impl AnswerCollector<'_> {
             (input + usage.input_tokens, output + usage.output_tokens)
         });
         let tokens = Tokens {
-            prompt: input.saturating_sub(collected.used.input_tokens),
-            completion: output.saturating_sub(collected.used.output_tokens),
+            prompt: input.saturating_sub(collected.tokens.prompt),
+            completion: output.saturating_sub(collected.tokens.completion),
             ..Tokens::default()
         };
         if tokens.total() > 0 {
             let money = self.billing.price_in_batch(tokens);
+            collected.tokens += tokens;
+            collected.cost = collected.cost.map(|cost| cost + money);
             collected.took = collected.took + Spend { money, tokens: tokens.total(), requests: 0 };
         }
     }

@@ -15,6 +15,7 @@ mod spool;
 mod spooled;
 mod steps;
 mod submission;
+mod submission_events;
 mod task;
 mod validation;
 

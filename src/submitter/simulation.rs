@@ -1,7 +1,7 @@
 //! Drives a submission through lost answers, lists that lag and kills, with a model of the provider, and checks that its
 //! requests are paid for once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -70,6 +70,7 @@ fn submission() -> Submission {
         remote: Vec::new(),
         looks: 0,
         took: None,
+        counted: BTreeSet::new(),
     }
 }
 

@@ -115,11 +115,15 @@ impl Submitter {
     ) -> Result<(), SubmitterEnd> {
         let Some(driver) = self.drivers.get_mut(&id) else { return Ok(()) };
         let saved = self.context.submissions.change(|list| {
-            if let Some(submission) = list.get_mut(id) {
-                change(driver, submission, clock::wall());
-            }
+            let submission = list.get_mut(id)?;
+            let before = submission.clone();
+            change(driver, submission, clock::wall());
+            Some((before, submission.clone()))
         });
-        Ok(saved.await?)
+        if let Some((before, after)) = saved.await? {
+            self.report_batches(&before, &after);
+        }
+        Ok(())
     }
 
     /// Makes the batch of a submission.
@@ -148,20 +152,13 @@ impl Submitter {
         self.pass("batch-create", Side::Before)?;
         let creation = self.api.create(&request, &id.to_string()).await;
         self.pass("batch-create", Side::After)?;
-        let rows = counted(submission.lines, "row");
-        match &creation {
-            BatchCreation::Made(batch) => {
-                let text = format!("{rows} submitted to {}, {}", self.name, batch.id);
-                self.io.voice.say(&Event::Notice(&text));
-            }
-            BatchCreation::Unclear(failure) => {
-                let text = format!(
-                    "the answer to the creation of the batch of {rows} at {} was lost: {failure}; it is looked for",
-                    self.name
-                );
-                self.io.voice.say(&Event::Notice(&text));
-            }
-            BatchCreation::Refused(_) => {}
+        if let BatchCreation::Unclear(failure) = &creation {
+            let rows = counted(submission.lines, "row");
+            let text = format!(
+                "the answer to the creation of the batch of {rows} at {} was lost: {failure}; it is looked for",
+                self.name
+            );
+            self.io.voice.say(&Event::Notice(&text));
         }
         let result = match &creation {
             BatchCreation::Made(batch) => CreationResult::Made(batch),
@@ -349,26 +346,6 @@ impl Submitter {
             worst,
         };
         collector.collect(files)
-    }
-
-    fn report_collected(&self, submission: &Submission, collected: &CollectionReport) {
-        let CollectionReport { answered, refused, unanswered, foreign, repeated, unreadable, .. } = collected;
-        let mut text = format!(
-            "{answered} of {} collected from {}",
-            counted(submission.lines, "row"),
-            submission.remote.iter().map(|copy| copy.id.as_str()).collect::<Vec<_>>().join(", ")
-        );
-        let more = [
-            (*refused, "refused"),
-            (*unanswered, "not answered"),
-            (*foreign, "for rows that were not in it"),
-            (*repeated, "more than once"),
-            (*unreadable, "unreadable"),
-        ];
-        for (count, what) in more.into_iter().filter(|(count, _)| *count > 0) {
-            text.push_str(&format!(", {count} {what}"));
-        }
-        self.io.voice.say(&Event::Notice(&text));
     }
 }
 

@@ -1,7 +1,7 @@
 //! The submitter of a provider: one task that writes requests into a file, hands full files to the Batch API, and brings
 //! the answers into the journals.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,6 +18,7 @@ use crate::budget::BudgetRefusal;
 use crate::checkpoint::{Submission, SubmissionState};
 use crate::clock;
 use crate::config::{BatchApiSettings, Provider};
+use crate::event::OpenSubmissions;
 use crate::executor::{Billing, ExecutorIo, Mode, Reply, Request, Verdict};
 use crate::fault::{Class, Failure};
 use crate::faultpoint::{self, Side};
@@ -56,6 +57,8 @@ pub struct Submitter {
     pub(super) drivers: HashMap<SubmissionId, SubmissionDriver>,
     /// The number of the last request to hand in files that are not full.
     pub(super) drained: u64,
+    /// The open submissions that were reported last.
+    pub(super) reported: Option<OpenSubmissions>,
 }
 
 /// Why the task ends.
@@ -94,6 +97,7 @@ impl Submitter {
             held: None,
             drivers: HashMap::new(),
             drained: 0,
+            reported: None,
         }
     }
 
@@ -121,6 +125,7 @@ impl Submitter {
             worked = self.work() => worked,
         };
         let has_ended_in_order = worked.is_ok();
+        self.report_open();
         if let Err(SubmitterEnd::Broken(error)) = worked {
             let _ = self.context.news.send(SubmitterNews::Broken(error));
         }
@@ -152,6 +157,7 @@ impl Submitter {
             }
             let due = self.next_due();
             self.report_rest(due);
+            self.report_open();
             let has_room = self.has_room();
             let due = due.into_iter().chain(self.opens_at()).min();
             let mut sleep =
@@ -395,6 +401,7 @@ impl Submitter {
             remote: Vec::new(),
             looks: 0,
             took: None,
+            counted: BTreeSet::new(),
         }
     }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::provider::ProviderFigures;
+use super::submissions::SubmissionFigures;
 use super::waits::Waits;
 use crate::clock::{self, Instant};
 use crate::event::{Ending, Event, Extent, Listener, Origin};
@@ -30,6 +31,8 @@ pub struct Totals {
     pub sent_rows: u64,
     /// Number of these whose last outcome an earlier run had paid for.
     pub recovered_rows: u64,
+    /// Number of these whose last outcome came with a submission to a provider's Batch API.
+    pub collected_rows: u64,
     /// Number of outcomes, those from the journal included. Each step of a row counts.
     pub settled: u64,
     /// Number of answers among the outcomes.
@@ -41,6 +44,8 @@ pub struct Totals {
     pub errors: BTreeMap<&'static str, u64>,
     /// Number of outcomes that an earlier run had paid for.
     pub recovered: u64,
+    /// Number of outcomes that came with submissions which this run has collected.
+    pub collected: u64,
     /// Number of rows decoded from Parquet.
     pub decoded: u64,
     /// Number of planned rows that are deleted in the source.
@@ -67,6 +72,8 @@ pub struct Totals {
     pub cost: Option<Money>,
     /// Figures of each provider, by name.
     pub providers: BTreeMap<String, ProviderFigures>,
+    /// Submissions to providers' Batch APIs.
+    pub submissions: SubmissionFigures,
     /// Requests in flight, and what the run waits for.
     waits: Waits,
 }
@@ -104,6 +111,13 @@ impl Totals {
     pub fn error_count(&self) -> u64 {
         self.errors.values().sum()
     }
+
+    fn paid(&mut self, tokens: Tokens, cost: Option<Money>) {
+        self.tokens += tokens;
+        if let Some(cost) = cost {
+            self.cost = Some(self.cost.unwrap_or_default() + cost);
+        }
+    }
 }
 
 impl Tally {
@@ -128,20 +142,21 @@ impl Listener for Tally {
                 totals.decoded += decoded;
                 totals.deleted += deleted;
             }
-            Event::Paid { tokens, cost } => {
-                totals.tokens += *tokens;
-                if let Some(cost) = cost {
-                    totals.cost = Some(totals.cost.unwrap_or_default() + *cost);
-                }
+            Event::Paid { tokens, cost } => totals.paid(*tokens, *cost),
+            Event::SubmissionCollected { tokens, cost, .. } => {
+                totals.paid(*tokens, *cost);
+                totals.submissions.note(event);
             }
             Event::Settled { ending, extent, origin } => {
                 if *extent == Extent::Row {
                     totals.rows += 1;
                     totals.sent_rows += u64::from(*origin == Origin::Request);
                     totals.recovered_rows += u64::from(*origin == Origin::Journal);
+                    totals.collected_rows += u64::from(*origin == Origin::Collected);
                 }
                 totals.settled += 1;
                 totals.recovered += u64::from(*origin == Origin::Journal);
+                totals.collected += u64::from(*origin == Origin::Collected);
                 match ending {
                     Ending::Answer => totals.answers += 1,
                     Ending::Skipped => totals.skipped += 1,
@@ -169,10 +184,12 @@ impl Listener for Tally {
             Event::Gauged { provider, gauge } => totals.provider(provider).gauge = (*gauge).clone(),
             Event::Throttled { .. } => totals.throttled += 1,
             Event::Paused { .. } => totals.pauses += 1,
+            Event::Submitted { .. } | Event::DuplicateBatch { .. } => totals.submissions.note(event),
             Event::InFlight { .. } | Event::Waiting { .. } | Event::Held(_) => {
                 totals.waits.note(event, clock::now());
             }
             Event::Planned { .. }
+            | Event::SubmissionMade { .. }
             | Event::Sent { .. }
             | Event::AlreadyCommitted { .. }
             | Event::Notice(_)

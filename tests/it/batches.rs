@@ -50,7 +50,10 @@ async fn rows_go_out_in_one_run_and_come_back_in_another() {
     let takes = Some(Span(Duration::from_millis(800)));
     let world = world(25, BatchesSpec { takes, ..BatchesSpec::default() }, BATCH).await;
     let first = world.run(&[]).await;
-    first.assert_status(0).assert_says("25 rows submitted to sim").assert_says("waiting for batches");
+    first
+        .assert_status(0)
+        .assert_says("submitted   25 rows to sim")
+        .assert_says("done for now: 25 rows are at sim in 1 batch");
     assert!(world.target().await.is_empty());
     assert_eq!(world.simulator.counts().batches.created, 1);
     assert!(run_to_the_end(&world).await > 1);

@@ -8,6 +8,7 @@ mod anomalies;
 mod answers;
 mod bare;
 mod batch_budget;
+mod batch_figures;
 mod batch_files;
 mod batch_limits;
 mod batches;

@@ -318,6 +318,7 @@ impl Scenario {
         let wires = ExecutorIo {
             capacity: job.providers[0].max_concurrency as usize,
             only_embeds: false,
+            limits_tokens: false,
             provider: 0,
             inbox,
             outbox,
