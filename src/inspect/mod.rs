@@ -8,7 +8,7 @@ mod forecast;
 mod status;
 
 pub use check::{Finding, check, salvage};
-pub use forecast::{Estimate, Forecast, ForecastOptions, PartForecast, ShownPrompt, forecast};
+pub use forecast::{BatchForecast, Estimate, Forecast, ForecastOptions, PartForecast, ShownPrompt, forecast};
 pub use status::{
     CheckpointStatus, NextCommand, OutstandingBatch, PausedStatus, SourceStatus, Status, TargetStatus,
     status, target_before,
