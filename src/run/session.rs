@@ -301,7 +301,7 @@ impl<'a> Session<'a> {
                     "batches at a provider hold {} that an earlier checkpoint of this job has planned",
                     counted(rows, "row")
                 ),
-                hint: "take them in first: put that checkpoint back and use enrich run JOB --wait",
+                hint: "take them in first: put that checkpoint back and use enrich run JOB --wait; or have their rows sent again: enrich batches JOB --give-up with the number of each",
             });
         }
         Ok(Some(JobSubmissions {
