@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use serde::Deserialize;
 
-use crate::config::Prices;
+use crate::config::{BATCH_TIER, Prices};
 use crate::ident::Money;
 
 static LIST: LazyLock<List> =
@@ -23,6 +23,8 @@ struct List {
 #[serde(deny_unknown_fields)]
 struct Host {
     name: String,
+    /// What its Batch API costs, as a share of the standard prices.
+    batch_share: Option<f64>,
     models: Vec<ListedModel>,
 }
 
@@ -67,9 +69,11 @@ pub fn listed(host: &str, model: &str, tier: Option<&str>) -> Option<Listed> {
         rest.is_some_and(|rest| rest.is_empty() || is_date(rest))
     };
     let found = host.models.iter().find(|known| is_version_of(known))?;
-    let (input, cached_input, output) = match tier.and_then(|tier| found.tiers.get(tier)) {
-        Some(tier) => (tier.input, tier.cached_input, tier.output),
-        None => (found.input, found.cached_input, found.output),
+    let batch_share = host.batch_share.filter(|_| tier == Some(BATCH_TIER));
+    let (input, cached_input, output) = match (tier.and_then(|tier| found.tiers.get(tier)), batch_share) {
+        (Some(tier), _) => (tier.input, tier.cached_input, tier.output),
+        (None, Some(share)) => (found.input * share, None, found.output * share),
+        (None, None) => (found.input, found.cached_input, found.output),
     };
     let (input, output) = (Money::per_million(input)?, Money::per_million(output)?);
     let cached_input = cached_input.map_or(Some(input), Money::per_million)?;
@@ -95,6 +99,7 @@ mod tests {
         assert_eq!(mini.as_of.len(), "2026-06".len());
         let input = |tier| listed("api.openai.com", "gpt-5-mini", tier).unwrap().prices.input;
         assert_eq!(input(Some("flex")), Money::per_million(0.125).unwrap());
+        assert_eq!(input(Some("batch")), Money::per_million(0.125).unwrap());
         assert_eq!((input(None), input(Some("auto"))), (input(Some("default")), input(None)));
         for (host, model) in [
             ("openrouter.ai", "gpt-4o-mini"),

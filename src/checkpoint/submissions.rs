@@ -63,7 +63,7 @@ pub struct BatchApiLimits {
 /// Submissions that are done with, together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClosedSubmissions {
-    /// Number of submissions.
+    /// The highest of their numbers.
     pub submissions: u64,
     /// Number of requests in them.
     pub lines: u64,
@@ -270,7 +270,8 @@ impl Submissions {
     /// The number of the next submission.
     #[must_use]
     pub fn next_number(&self) -> u64 {
-        self.open.iter().map(|submission| submission.number).max().unwrap_or(self.closed.submissions) + 1
+        let newest = self.open.iter().map(|submission| submission.number).max().unwrap_or_default();
+        newest.max(self.closed.submissions) + 1
     }
 
     /// What the submissions took that have come back or were given up, and what the others may take.

@@ -194,7 +194,8 @@ fn shortened(text: &str, most: usize) -> String {
     short
 }
 
-fn new_table(header: &[&str]) -> Table {
+/// Creates a table as wide as the terminal.
+pub(super) fn new_table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_header(header);
     let terminal = console::Term::stdout();
@@ -205,7 +206,8 @@ fn new_table(header: &[&str]) -> Table {
     table
 }
 
-fn show(table: &Table) -> anyhow::Result<()> {
+/// Writes a table to standard output.
+pub(super) fn show(table: &Table) -> anyhow::Result<()> {
     let narrow = table.width().filter(|width| *width < NARROW);
     let text = if narrow.is_some() { stacked(table) } else { table.trim_fmt() };
     output::data(text).context("the list could not be written")?;

@@ -2,6 +2,7 @@
 //!
 //! Data goes to standard output, messages to standard error. Either may be closed without harm.
 
+mod batches;
 mod check;
 mod confirm;
 mod direct;
@@ -59,6 +60,8 @@ enum Command {
     Retry(retry::RetryArguments),
     /// Show the state of a job: what is left to do, what failed, which run is active
     Status(status::StatusArguments),
+    /// List what was handed to providers' Batch APIs; cancel it, or give it up
+    Batches(batches::BatchesArguments),
     /// Send a few rows and show them beside their answers; writes nothing to the target
     Try(trial::TrialArguments),
     /// Estimate what a run would take before anything is spent: rows, tokens, cost, time
@@ -127,6 +130,7 @@ async fn command(command: Command) -> anyhow::Result<Exit> {
         Command::Errors(arguments) => Box::pin(errors::errors(arguments)).await,
         Command::Retry(arguments) => Box::pin(retry::retry(arguments)).await,
         Command::Status(arguments) => Box::pin(status::status(arguments)).await,
+        Command::Batches(arguments) => Box::pin(batches::batches(arguments)).await,
         Command::Try(arguments) => Box::pin(trial::trial(arguments)).await,
         Command::Plan(arguments) => Box::pin(plan::plan(arguments)).await,
         Command::Report(arguments) => Box::pin(report::report(arguments)).await,

@@ -13,7 +13,7 @@ use crate::config::Keys;
 use crate::event::Voice;
 use crate::fault::is_format_control;
 use crate::ident::Money;
-use crate::inspect::{Estimate, Forecast, ForecastOptions, PartForecast};
+use crate::inspect::{BatchForecast, Estimate, Forecast, ForecastOptions, PartForecast};
 use crate::progress::Log;
 use crate::run::Pilot;
 use crate::simulator::Simulator;
@@ -114,6 +114,7 @@ fn text(forecast: &Forecast, typed: &str) -> String {
         "cost         {}",
         cost.map_or_else(|| "unknown".to_owned(), |cost| in_words(cost, dollars))
     ));
+    lines.extend(forecast.batch.iter().map(by_batch));
     let time = forecast.seconds.as_ref().map(|seconds| in_words(seconds, span));
     let by = forecast.bound_by.as_ref().map_or_else(String::new, |what| format!(", by {what}"));
     let time =
@@ -153,6 +154,37 @@ fn lines_of(part: &PartForecast) -> Vec<String> {
         lines.push(format!("  time       {}", in_words(seconds, span)));
     }
     lines
+}
+
+/// Describes what goes through a Batch API.
+fn by_batch(batch: &BatchForecast) -> String {
+    let BatchForecast { provider, cost_usd, online_cost_usd, files, steps, window } = batch;
+    let figure = |estimate: &Estimate| estimate.expected.or(estimate.high);
+    let known = cost_usd.as_ref().filter(|cost| figure(cost).is_some());
+    let cost = known.map_or_else(|| "at an unknown cost".to_owned(), |cost| shortly(cost, dollars));
+    let online = online_cost_usd.as_ref().and_then(figure);
+    let share = known.and_then(figure).zip(online).map(|(cost, online)| (cost / online, online));
+    let saving = match share {
+        Some((share, online)) if (share - 0.5).abs() < NO_WIDTH => format!(" (half of {})", dollars(online)),
+        Some((share, online)) if share < 1.0 - NO_WIDTH => format!(" (instead of {})", dollars(online)),
+        _ => String::new(),
+    };
+    let number = shortly(files, count);
+    let files = if number.rsplit(' ').next() == Some("1") { "file" } else { "files" };
+    let time = match steps {
+        1 => format!("within {window}"),
+        _ => format!("up to {steps} x {window}"),
+    };
+    format!("by batch     {cost}{saving}, {number} {files} at {provider}, {time}")
+}
+
+/// Formats an estimate without its interval: `1,234`, `up to 5,000`.
+fn shortly(estimate: &Estimate, show: fn(f64) -> String) -> String {
+    match (estimate.expected, estimate.high) {
+        (Some(expected), _) => show(expected),
+        (None, Some(high)) => format!("up to {}", show(high)),
+        (None, None) => "unknown".to_owned(),
+    }
 }
 
 fn tokens(estimate: &Estimate) -> String {

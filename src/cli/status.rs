@@ -3,6 +3,7 @@
 use clap::{Args, ValueEnum};
 use indicatif::{HumanBytes, HumanCount};
 
+use super::batches;
 use super::exit::Exit;
 use super::job::JobArguments;
 use super::output;
@@ -94,10 +95,12 @@ fn text(job: &Job, status: &Status, typed: &str) -> String {
         ("restored", what)
     }));
     lines.extend(status.older.iter().map(|older| ("older", older.to_string())));
-    lines.push(("open", batches(&status.open_batches)));
+    let has_submitted = status.open_submissions().next().is_some();
+    lines.push(("open", open(&status.open_batches, has_submitted)));
     if !status.open_retry_batches.is_empty() {
-        lines.push(("open retry", batches(&status.open_retry_batches)));
+        lines.push(("open retry", open(&status.open_retry_batches, false)));
     }
+    lines.extend(batches::submitted(job, status));
     lines.push(("journal", HumanBytes(status.journal_bytes).to_string()));
     lines.extend(status.journal_error().map(|error| ("", error.to_owned())));
     lines.extend(status.spent.as_ref().map(|spent| ("budget", spent.to_string())));
@@ -146,7 +149,8 @@ fn source(status: &Status) -> String {
     }
 }
 
-fn batches(open: &[OutstandingBatch]) -> String {
+/// Describes the batches that are planned and not in the target.
+fn open(open: &[OutstandingBatch], has_submitted: bool) -> String {
     let (Some(first), Some(last)) = (open.first(), open.last()) else { return "no batch".to_owned() };
     let rows: u64 = open.iter().map(|batch| batch.rows).sum();
     let answered: u64 = open.iter().map(|batch| batch.answered).sum();
@@ -154,8 +158,9 @@ fn batches(open: &[OutstandingBatch]) -> String {
         1 => first.batch.to_string(),
         _ => format!("{} to {}", first.batch, last.batch),
     };
+    let rest = if has_submitted { "submitted or to be sent" } else { "to be sent" };
     format!(
-        "{} ({numbers}), {}: {} answered and to be written, {} to be sent",
+        "{} ({numbers}), {}: {} answered and to be written, {} {rest}",
         counted(open.len() as u64, "batch"),
         counted(rows, "row"),
         HumanCount(answered),

@@ -63,7 +63,7 @@ pub struct PriceTable {
 /// Names of the standard tier in answers.
 const STANDARD_TIERS: [&str; 3] = ["default", "standard", "standard_only"];
 /// The tier of prices for a provider's Batch API, which answers no single request.
-const BATCH_TIER: &str = "batch";
+pub(crate) const BATCH_TIER: &str = "batch";
 
 impl PriceTable {
     /// Creates the table of a provider whose requests ask for the tier `requested`; `None` leaves the tier to the
@@ -98,6 +98,12 @@ impl PriceTable {
     #[must_use]
     pub fn cost_in_batch(&self, tokens: Tokens) -> Money {
         self.in_batch().cost(tokens)
+    }
+
+    /// Whether prices of the Batch API are stated.
+    #[must_use]
+    pub fn states_batch_prices(&self) -> bool {
+        self.tiers.contains_key(BATCH_TIER)
     }
 
     /// Returns the prices that the requested tier has.

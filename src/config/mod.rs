@@ -31,6 +31,7 @@ mod units;
 
 pub use anomalies::Anomalies;
 pub use batch_api::BatchApiSettings;
+pub(crate) use budget::BATCH_TIER;
 pub use budget::{Allowance, Budget, PriceTable, Prices};
 pub use error::ConfigError;
 pub(crate) use error::nearest;

@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
+use super::batches::{SubmissionReport, SubmissionsReport, submissions_in};
 use crate::checkpoint::{
     Checkpoint, CheckpointFile, LastRun, Paused, PlannedBatch, Position, Recovery, Retrying, Selection,
     recover,
@@ -44,6 +45,9 @@ pub struct Status {
     pub open_batches: Vec<OutstandingBatch>,
     /// Batches of a retry that are planned and not committed.
     pub open_retry_batches: Vec<OutstandingBatch>,
+    /// What was handed to Batch APIs and is not all in the target, or `None` if the job uses none and nothing was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub submissions: Option<Vec<SubmissionReport>>,
     /// Bytes of all journals.
     pub journal_bytes: u64,
     /// What was spent of the budget for all runs, or `None` if there is none.
@@ -71,6 +75,11 @@ impl Status {
     pub fn journal_error(&self) -> Option<&str> {
         let mut open = self.open_batches.iter().chain(&self.open_retry_batches);
         open.find_map(|batch| batch.journal_error.as_deref())
+    }
+
+    /// Returns the submissions that have not come back.
+    pub fn open_submissions(&self) -> impl Iterator<Item = &SubmissionReport> {
+        self.submissions.iter().flatten().filter(|submission| submission.state.is_open())
     }
 }
 
@@ -204,6 +213,7 @@ pub async fn status(job: &Job) -> Result<Status, RunError> {
         open_batches: open_batches(job, &home, &job.places.journal, run.as_ref(), &open).await?,
         open_retry_batches: open_batches(job, &retry_home, &retry_journal, retried.as_ref(), &open_retry)
             .await?,
+        submissions: of_interest(submissions_in(job, &home).await?),
         journal_bytes: JournalFolder::bytes_in(&job.places.journal) + JournalFolder::bytes_in(&retry_journal),
         spent: RunBudget::look(job, &home).await?,
         target: target(job, table.as_ref()).await?,
@@ -231,7 +241,9 @@ pub async fn status(job: &Job) -> Result<Status, RunError> {
     let is_exhausted = status.spent.as_ref().is_some_and(|spent| {
         spent.limit.is_some() || newest.is_some_and(|limit| spent.still_ends_at(&limit))
     });
-    if is_exhausted && matches!(status.next, Some(NextCommand::Run | NextCommand::Retry)) {
+    let is_next = matches!(status.next, Some(NextCommand::Run | NextCommand::Retry));
+    // What comes back is collected without a budget, and may cost less than was set aside.
+    if is_exhausted && is_next && status.open_submissions().next().is_none() {
         status.next = Some(NextCommand::Budget);
     }
     Ok(status)
@@ -404,6 +416,12 @@ async fn target(job: &Job, table: Option<&Table>) -> Result<Option<TargetStatus>
     Ok(Some(TargetStatus { version: table.version(), rows, files: files.len() as u64, failed }))
 }
 
+/// Returns the submissions, or `None` if the job uses no Batch API and there were none.
+fn of_interest(report: SubmissionsReport) -> Option<Vec<SubmissionReport>> {
+    let has_any = !report.submissions.is_empty() || report.closed.submissions > 0;
+    (has_any || !report.providers.is_empty()).then_some(report.submissions)
+}
+
 fn next(status: &Status) -> Option<NextCommand> {
     let needs_rebuilding = matches!(status.checkpoint, CheckpointStatus::Missing | CheckpointStatus::Old);
     if status.running.is_some() || status.retrying.is_some() {
@@ -418,6 +436,7 @@ fn next(status: &Status) -> Option<NextCommand> {
     } else if status.target.is_none()
         || needs_rebuilding
         || !status.open_batches.is_empty()
+        || status.open_submissions().next().is_some()
         || status.source.is_some_and(|source| source.rows > 0)
     {
         Some(NextCommand::Run)

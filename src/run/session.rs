@@ -37,6 +37,11 @@ pub(crate) const COPIES: &str = "journal";
 /// Folder of the files of requests for Batch APIs, in the local folder of state.
 const SPOOL: &str = "spool";
 
+/// What to do about rows at a provider before a job starts over.
+const STILL_OUT: &str = "take them in: enrich run JOB --wait; or let go of each batch: enrich batches JOB --cancel or --give-up with its number";
+/// What to do about rows at a provider whose checkpoint is lost.
+const LOST_CHECKPOINT: &str = "put the checkpoint back that planned them, and take them in: enrich run JOB --wait; or have them sent again: enrich batches JOB --give-up with the number of each batch";
+
 /// Lowest number for a batch that is in no checkpoint, far above those that a checkpoint reaches.
 const FIRST_OUTSIDE: u64 = 1 << 62;
 
@@ -295,7 +300,7 @@ impl<'a> Session<'a> {
     /// When one does, and when the list of submissions cannot be read.
     pub(crate) async fn check_nothing_submitted(&self) -> Result<(), RunError> {
         match SubmissionsFile::in_folder(&self.folders.home).load().await? {
-            Some(list) => refuse_submitted(&list, |_| true),
+            Some(list) => refuse_submitted(&list, |_| true, STILL_OUT),
             None => Ok(()),
         }
     }
@@ -314,7 +319,7 @@ impl<'a> Session<'a> {
         }
         let file = SubmissionsFile::in_folder(&self.folders.home);
         let list = file.load().await?.unwrap_or_else(|| Submissions::new(self.job.app_id.clone()));
-        refuse_submitted(&list, |submission| submission.lineage != lineage)?;
+        refuse_submitted(&list, |submission| submission.lineage != lineage, LOST_CHECKPOINT)?;
         let folder = self.folders.state.join(SPOOL);
         submitter::sweep(&folder, &list);
         Ok(Some(JobSubmissions {
@@ -411,7 +416,11 @@ impl<'a> Session<'a> {
 }
 
 /// Refuses to go on while batches at a provider hold rows that this run would ask again.
-fn refuse_submitted(list: &Submissions, is_other: impl Fn(&Submission) -> bool) -> Result<(), RunError> {
+fn refuse_submitted(
+    list: &Submissions,
+    is_other: impl Fn(&Submission) -> bool,
+    hint: &'static str,
+) -> Result<(), RunError> {
     let other = list.open.iter().filter(|own| is_other(own) && own.state.may_bring_answers());
     let rows: u64 = other.map(|submission| submission.lines).sum();
     if rows == 0 {
@@ -422,7 +431,7 @@ fn refuse_submitted(list: &Submissions, is_other: impl Fn(&Submission) -> bool) 
             "{} of this job wait for batches at a provider, and would be paid for twice",
             counted(rows, "row")
         ),
-        hint: "take them in with enrich run JOB --wait, or see enrich batches JOB",
+        hint,
     })
 }
 

@@ -100,28 +100,27 @@ impl BatchApi {
         };
         let len = tokio::fs::metadata(path).await.map_err(io)?.len();
         let sent = Arc::new(AtomicU64::new(0));
-        let (body, _) = self
-            .call(async |head| {
-                let file = tokio::fs::File::open(path).await.map_err(io)?;
-                let counted = Arc::clone(&sent);
-                let pieces = futures::stream::try_unfold(file, move |mut file| {
-                    let counted = Arc::clone(&counted);
-                    async move {
-                        let mut piece = vec![0; PIECE];
-                        let read = file.read(&mut piece).await?;
-                        piece.truncate(read);
-                        counted.fetch_add(read as u64, Ordering::Relaxed);
-                        std::io::Result::Ok((read > 0).then(|| (Bytes::from(piece), file)))
-                    }
-                });
-                let part =
-                    Part::stream_with_length(Body::wrap_stream(pieces), len).file_name(name.to_owned());
-                let part = part.mime_str("application/jsonl").map_err(|error| failed(&error))?;
-                let form = Form::new().text("purpose", "batch").part("file", part);
-                let request = self.connection.begin(Method::POST, &self.files).multipart(form);
-                while_moving(&sent, self.connection.exchange(request, head)).await
-            })
-            .await?;
+        let mut head = ResponseHead::default();
+        let called = self.call_with(&mut head, async |head| {
+            let file = tokio::fs::File::open(path).await.map_err(io)?;
+            let counted = Arc::clone(&sent);
+            let pieces = futures::stream::try_unfold(file, move |mut file| {
+                let counted = Arc::clone(&counted);
+                async move {
+                    let mut piece = vec![0; PIECE];
+                    let read = file.read(&mut piece).await?;
+                    piece.truncate(read);
+                    counted.fetch_add(read as u64, Ordering::Relaxed);
+                    std::io::Result::Ok((read > 0).then(|| (Bytes::from(piece), file)))
+                }
+            });
+            let part = Part::stream_with_length(Body::wrap_stream(pieces), len).file_name(name.to_owned());
+            let part = part.mime_str("application/jsonl").map_err(|error| failed(&error))?;
+            let form = Form::new().text("purpose", "batch").part("file", part);
+            let request = self.connection.begin(Method::POST, &self.files).multipart(form);
+            while_moving(&sent, self.connection.exchange(request, head)).await
+        });
+        let body = called.await.map_err(|refused| refused.failure)?;
         serde_json::from_slice(&body).map_err(|_| unreadable("file", &body))
     }
 
@@ -144,10 +143,9 @@ impl BatchApi {
     pub async fn create(&self, request: &BatchRequest<'_>, key: &str) -> BatchCreation {
         let json = serde_json::to_vec(request).expect("writing JSON to memory does not fail");
         let mut head = ResponseHead::default();
-        let called = self.call_with(&mut head, async |head| {
-            let post = self.connection.begin(Method::POST, &self.batches).body(json.clone());
-            let exchange = self.connection.exchange(post.header(IDEMPOTENCY_KEY, key), head);
-            self.in_time(exchange).await
+        let called = self.call(&mut head, || {
+            let post = self.connection.begin(Method::POST, &self.batches);
+            post.body(json.clone()).header(IDEMPOTENCY_KEY, key)
         });
         match called.await {
             Ok(body) => match wire::read_batch(&body) {
@@ -189,10 +187,8 @@ impl BatchApi {
     /// When the provider refuses for another reason, or the answer is lost.
     pub async fn get(&self, id: &str) -> Result<Option<RemoteBatch>, Failure> {
         let mut head = ResponseHead::default();
-        let called = self.call_with(&mut head, async |head| {
-            let get = self.connection.begin(Method::GET, &below(&self.batches, &[id]));
-            self.in_time(self.connection.exchange(get, head)).await
-        });
+        let url = below(&self.batches, &[id]);
+        let called = self.call(&mut head, || self.connection.begin(Method::GET, &url));
         match called.await {
             Ok(body) => wire::read_batch(&body).map(Some).ok_or_else(|| unreadable("batch", &body)),
             Err(_) if head.status == 404 => Ok(None),
@@ -206,10 +202,8 @@ impl BatchApi {
     /// When the provider refuses, or the answer is lost.
     pub async fn cancel(&self, id: &str) -> Result<(), Failure> {
         let mut head = ResponseHead::default();
-        let called = self.call_with(&mut head, async |head| {
-            let post = self.connection.begin(Method::POST, &below(&self.batches, &[id, "cancel"]));
-            self.in_time(self.connection.exchange(post, head)).await
-        });
+        let url = below(&self.batches, &[id, "cancel"]);
+        let called = self.call(&mut head, || self.connection.begin(Method::POST, &url));
         match called.await {
             Err(refused) if head.status != 409 => Err(refused.failure),
             _ => Ok(()),
@@ -222,10 +216,8 @@ impl BatchApi {
     /// When the provider refuses, or the answer is lost.
     pub async fn delete_file(&self, id: &str) -> Result<(), Failure> {
         let mut head = ResponseHead::default();
-        let called = self.call_with(&mut head, async |head| {
-            let delete = self.connection.begin(Method::DELETE, &below(&self.files, &[id]));
-            self.in_time(self.connection.exchange(delete, head)).await
-        });
+        let url = below(&self.files, &[id]);
+        let called = self.call(&mut head, || self.connection.begin(Method::DELETE, &url));
         match called.await {
             Err(refused) if head.status != 404 => Err(refused.failure),
             _ => Ok(()),
@@ -312,39 +304,49 @@ impl BatchApi {
     }
 
     async fn get_whole(&self, url: &Url) -> Result<Bytes, Failure> {
-        let (body, _) = self
-            .call(async |head| {
-                let get = self.connection.begin(Method::GET, url);
-                self.in_time(self.connection.exchange(get, head)).await
-            })
-            .await?;
-        Ok(body)
+        let mut head = ResponseHead::default();
+        let called = self.call(&mut head, || self.connection.begin(Method::GET, url));
+        called.await.map_err(|refused| refused.failure)
     }
 
-    /// Makes a call, once more with a renewed key if the key was refused. Returns the body and the head of a success.
+    /// Sends a request, once more with a renewed key if the key was refused. Returns the body of a success.
     async fn call(
         &self,
-        send: impl AsyncFn(&mut ResponseHead) -> Result<Bytes, Failure>,
-    ) -> Result<(Bytes, ResponseHead), Failure> {
-        let mut head = ResponseHead::default();
-        let body = self.call_with(&mut head, send).await.map_err(|refused| refused.failure)?;
-        Ok((body, head))
+        head: &mut ResponseHead,
+        request: impl Fn() -> RequestBuilder,
+    ) -> Result<Bytes, Refused> {
+        let sent = self.in_time(self.connection.exchange(request(), head)).await;
+        let result = self.judged(sent, head);
+        if !self.has_new_key(&result, head).await {
+            return result;
+        }
+        *head = ResponseHead::default();
+        let sent = self.in_time(self.connection.exchange(request(), head)).await;
+        self.judged(sent, head)
     }
 
+    /// As [`BatchApi::call`], with a request that is sent in its own way.
     async fn call_with(
         &self,
         head: &mut ResponseHead,
         send: impl AsyncFn(&mut ResponseHead) -> Result<Bytes, Failure>,
     ) -> Result<Bytes, Refused> {
-        let mut result = self.judged(send(head).await, head);
-        if let (Err(refused), Some(key)) = (&result, &self.connection.key)
-            && refused.failure.class == Class::Auth
-            && key.renew(head.key).await == Ok(true)
-        {
-            *head = ResponseHead::default();
-            result = self.judged(send(head).await, head);
+        let result = self.judged(send(head).await, head);
+        if !self.has_new_key(&result, head).await {
+            return result;
         }
-        result
+        *head = ResponseHead::default();
+        self.judged(send(head).await, head)
+    }
+
+    /// Whether a call was refused for its key, and there is a new one.
+    async fn has_new_key(&self, result: &Result<Bytes, Refused>, head: &ResponseHead) -> bool {
+        match (result, &self.connection.key) {
+            (Err(refused), Some(key)) if refused.failure.class == Class::Auth => {
+                key.renew(head.key).await == Ok(true)
+            }
+            _ => false,
+        }
     }
 
     fn judged(&self, sent: Result<Bytes, Failure>, head: &ResponseHead) -> Result<Bytes, Refused> {

@@ -54,6 +54,7 @@ mod status;
 mod steps;
 mod stops;
 mod stores;
+mod submissions;
 mod support;
 mod tables;
 mod targets;

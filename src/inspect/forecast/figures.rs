@@ -23,6 +23,9 @@ pub struct Forecast {
     pub parts: Vec<PartForecast>,
     /// Total cost in US dollars, or `None` if a price is not known.
     pub cost_usd: Option<Estimate>,
+    /// What goes through Batch APIs, by provider.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub batch: Vec<BatchForecast>,
     /// Seconds at the job's limits, or `None` if no limit is known.
     pub seconds: Option<Estimate>,
     /// The limit that decides the duration, in words.
@@ -56,6 +59,23 @@ pub struct PartForecast {
     pub cost_usd: Option<Estimate>,
     /// Seconds at the provider's limits, as if the step were alone there, or `None` if no limit is known.
     pub seconds: Option<Estimate>,
+}
+
+/// What goes through the Batch API of a provider.
+#[derive(Debug, Serialize)]
+pub struct BatchForecast {
+    /// Name of the provider.
+    pub provider: String,
+    /// US dollars at the price of the Batch API, or `None` if it is not known.
+    pub cost_usd: Option<Estimate>,
+    /// US dollars of the same requests, each sent by itself, or `None` if the price is not known.
+    pub online_cost_usd: Option<Estimate>,
+    /// Number of files of requests.
+    pub files: Estimate,
+    /// Number of steps whose rows go there, one after the other.
+    pub steps: u64,
+    /// Time in which the provider is to answer each file.
+    pub window: String,
 }
 
 /// A figure with bounds that hold the truth nine times in ten.

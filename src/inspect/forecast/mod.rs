@@ -2,6 +2,7 @@
 //! each with an interval. Nothing is written and no request is sent, unless a pilot is requested
 //! ([`Pilot`](crate::run::Pilot)).
 
+mod batch;
 mod figures;
 mod interval;
 mod reckon;
@@ -12,7 +13,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use url::Url;
 
-pub use self::figures::{Estimate, Forecast, PartForecast, ShownPrompt};
+pub use self::figures::{BatchForecast, Estimate, Forecast, PartForecast, ShownPrompt};
 use self::reckon::{Before, Reckoning};
 use self::sample::Looked;
 use super::status::{Outlook, outlook};
@@ -120,7 +121,7 @@ async fn tell(
         learned: &learned,
     };
     let parts = reckoning.parts();
-    let (seconds, bound_by) = reckoning.time().unzip();
+    let (seconds, bound_by) = reckoning.time_with_batches().unzip();
     let mut notes = reckoning.notes(seconds, retention);
     notes.extend(paused.map(|paused| {
         format!(
@@ -135,6 +136,7 @@ async fn tell(
         batches,
         sampled: looked.len() as u64,
         cost_usd: reckoning.cost(),
+        batch: reckoning.by_batch(),
         notes,
         older,
         parts,

@@ -7,7 +7,7 @@ use super::figures::{Estimate, PartForecast};
 use super::interval::{Interval, SampledRow, counted_total, estimate_total};
 use super::sample::{Looked, SampleRequest};
 use crate::budget::{Listed, listed};
-use crate::config::{Job, Prices, Provider, TokenCharge};
+use crate::config::{BATCH_TIER, Job, Prices, Provider, TokenCharge};
 use crate::dispatch::LearnedProvider;
 use crate::ident::{Money, Tokens};
 use crate::metrics::{MetricsRow, RunKind};
@@ -85,7 +85,7 @@ impl From<Interval> for Estimate {
 }
 
 impl Estimate {
-    const NOTHING: Estimate = Estimate { low: 0.0, expected: Some(0.0), high: Some(0.0) };
+    pub(super) const NOTHING: Estimate = Estimate { low: 0.0, expected: Some(0.0), high: Some(0.0) };
 
     /// An estimate between 0 and `high`.
     fn up_to(high: Option<f64>) -> Self {
@@ -102,12 +102,12 @@ impl Estimate {
         Estimate { low: self.low.min(most), expected: bounded(self.expected), high: bounded(self.high) }
     }
 
-    fn times(self, factor: f64) -> Self {
+    pub(super) fn times(self, factor: f64) -> Self {
         let scaled = |value: Option<f64>| value.map(|value| value * factor);
         Estimate { low: self.low * factor, expected: scaled(self.expected), high: scaled(self.high) }
     }
 
-    fn plus(self, other: Estimate) -> Self {
+    pub(super) fn plus(self, other: Estimate) -> Self {
         let sum = |a: Option<f64>, b: Option<f64>| Some(a? + b?);
         Estimate {
             low: self.low + other.low,
@@ -216,7 +216,7 @@ impl Reckoning<'_> {
     }
 
     /// Estimates the total, over all rows and steps, of what `of` measures on the rows of the pilot.
-    fn measured(&self, of: &dyn Fn(usize, &RowResult) -> f64) -> Estimate {
+    pub(super) fn measured(&self, of: &dyn Fn(usize, &RowResult) -> f64) -> Estimate {
         let Some(pilot) = self.pilot else { return Estimate::up_to(None) };
         let counts: Vec<f64> = self.looked.iter().map(counted_tokens).collect();
         let rows: Vec<SampledRow> = pilot
@@ -290,6 +290,10 @@ impl Reckoning<'_> {
 
     /// Returns the durations that follow from each limit of a provider.
     fn times(&self, of: &Provider, only: Option<usize>) -> Vec<(Estimate, &'static str)> {
+        // These limits are about requests that are sent by themselves.
+        if of.batch.is_some() {
+            return Vec::new();
+        }
         let is_meant = |step: usize| only.is_none_or(|only| only == step);
         let minute = 60.0;
         let at = self.job.providers.iter().position(|known| known.name == of.name).unwrap_or_default();
@@ -378,7 +382,8 @@ impl Reckoning<'_> {
             if provider.prices.is_none() {
                 notes.extend(self.price_note(provider));
             }
-            if provider.hedge_share > 0.0 {
+            notes.extend(batch_price_note(provider));
+            if provider.hedge_share > 0.0 && provider.batch.is_none() {
                 notes.push(format!(
                     "second requests beside those that take far longer than others may add up to {} % to what {} bills \
                      (hedge = \"off\" sends none)",
@@ -536,26 +541,44 @@ fn counted_tokens(row: &Looked) -> f64 {
     float(tokens.sum())
 }
 
-fn is_of(settled: &RowResult, provider: &Provider) -> bool {
+pub(super) fn is_of(settled: &RowResult, provider: &Provider) -> bool {
     settled.provider.as_deref() == Some(provider.name.as_str())
 }
 
-/// Returns what an answer cost: as the provider states it, else its tokens at the known prices.
-fn dollars(settled: &RowResult, of: &Provider) -> Option<f64> {
+/// Returns what an answer costs: as the provider states it, else its tokens at the known prices. A pilot's answer, which
+/// came by itself, does not state what it costs in a batch.
+pub(super) fn dollars(settled: &RowResult, of: &Provider) -> Option<f64> {
     let reckoned = || Some(prices(of)?.cost(settled.tokens.unwrap_or_default()));
-    settled.cost.or_else(reckoned).map(Money::dollars)
+    let stated = settled.cost.filter(|_| of.batch.is_none());
+    stated.or_else(reckoned).or(settled.cost).map(Money::dollars)
 }
 
-fn prices(of: &Provider) -> Option<Prices> {
-    let stated = of.prices.as_ref().map(|prices| prices.expected());
+/// Returns the known prices of a provider: those of its Batch API, if it is asked through that.
+pub(super) fn prices(of: &Provider) -> Option<Prices> {
+    let stated = of.prices.as_ref().map(|prices| match of.batch {
+        Some(_) => prices.in_batch(),
+        None => prices.expected(),
+    });
     stated.or_else(|| list_price(of).map(|listed| listed.prices))
 }
 
 fn list_price(of: &Provider) -> Option<Listed> {
-    listed(of.endpoint.as_ref()?.host_str()?, &of.model, of.service_tier.as_deref())
+    let tier = if of.batch.is_some() { Some(BATCH_TIER) } else { of.service_tier.as_deref() };
+    listed(of.endpoint.as_ref()?.host_str()?, &of.model, tier)
+}
+
+fn batch_price_note(of: &Provider) -> Option<String> {
+    let lacks = of.batch.is_some() && of.prices.as_ref().is_some_and(|prices| !prices.states_batch_prices());
+    lacks.then(|| {
+        format!(
+            "what {0} costs in a batch is not stated: it is reckoned at the standard price; set \
+             [provider.{0}.tier_prices.batch]",
+            of.name
+        )
+    })
 }
 
 #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-fn float(count: u64) -> f64 {
+pub(super) fn float(count: u64) -> f64 {
     count as f64
 }
