@@ -46,6 +46,8 @@ pub struct Submitter {
     pub(super) drivers: HashMap<SubmissionId, SubmissionDriver>,
     /// The number of the last request to hand in files that are not full.
     pub(super) drained: u64,
+    /// Number of polls, which decides whose turn it is to be asked for by itself.
+    pub(super) turn: usize,
 }
 
 /// Why the task ends.
@@ -83,6 +85,7 @@ impl Submitter {
             spool: None,
             drivers: HashMap::new(),
             drained: 0,
+            turn: 0,
         }
     }
 
