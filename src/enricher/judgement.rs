@@ -93,6 +93,8 @@ pub(super) struct ResultOrigin<'a> {
     pub(super) earlier: Earlier,
     /// Whether the answer was another row's first.
     pub(super) shared: bool,
+    /// Whether it came from a Batch API, at the price of that.
+    pub(super) is_from_batch: bool,
 }
 
 impl<'a> ResultOrigin<'a> {
@@ -107,6 +109,7 @@ impl<'a> ResultOrigin<'a> {
             prices,
             earlier,
             shared: record.shared,
+            is_from_batch: record.submission.is_some(),
         }
     }
 
@@ -190,7 +193,10 @@ impl<'a> ResultOrigin<'a> {
     }
 
     fn cost(&self, facts: &decode::ResponseMetadata) -> Option<Money> {
-        facts.cost_at(self.prices)
+        match self.is_from_batch {
+            true => facts.cost.or_else(|| Some(self.prices?.cost_in_batch(facts.tokens?))),
+            false => facts.cost_at(self.prices),
+        }
     }
 
     pub(super) fn settled(

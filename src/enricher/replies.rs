@@ -45,6 +45,7 @@ impl Enricher {
                         prices: provider.prices.as_deref(),
                         earlier: request.earlier,
                         shared: false,
+                        is_from_batch: false,
                     };
                     let first = request.earlier.first.unwrap_or(question.fingerprint());
                     let route = request.route;
@@ -427,6 +428,7 @@ impl Enricher {
             prices: None,
             earlier: request.earlier,
             shared: false,
+            is_from_batch: false,
         };
         origin.settled(decode::ResponseMetadata::default(), Err(failure))
     }
