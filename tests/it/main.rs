@@ -8,6 +8,7 @@ mod anomalies;
 mod answers;
 mod bare;
 mod batch_files;
+mod batch_lanes;
 mod batches;
 mod budget;
 mod changes;
