@@ -17,8 +17,10 @@ endpoint: copy the one that is nearest, and change `app_id`, the two paths and t
 | file | endpoint | key from |
 | --- | --- | --- |
 | [`quickstart.toml`](quickstart.toml) | the built-in simulator, with some faults | no key |
+| [`quickstart-batch.toml`](quickstart-batch.toml) | the same through a Batch API, at half the price | no key |
 | [`openai.toml`](openai.toml) | OpenAI | `OPENAI_API_KEY` |
-| [`openai-flex.toml`](openai-flex.toml) | OpenAI at half the price, for rows that can wait | `OPENAI_API_KEY` |
+| [`openai-flex.toml`](openai-flex.toml) | OpenAI at half the price, for rows that can wait for minutes | `OPENAI_API_KEY` |
+| [`openai-batch.toml`](openai-batch.toml) | OpenAI at half the price, for rows that can wait for hours | `OPENAI_API_KEY` |
 | [`openrouter.toml`](openrouter.toml) | OpenRouter, the cheapest host first | `OPENROUTER_API_KEY` |
 | [`mistral.toml`](mistral.toml) | Mistral | `MISTRAL_API_KEY` |
 | [`anthropic.toml`](anthropic.toml) | Anthropic, by its OpenAI-compatible interface | `ANTHROPIC_API_KEY` |

@@ -216,7 +216,7 @@ impl Submitter {
 
     /// Asks for the states of the batches of some submissions: by one list, and one by one for those that it lacks.
     async fn poll(&mut self, ids: &[SubmissionId]) -> Result<(), SubmitterEnd> {
-        let listed = match self.api.list(None).await {
+        let mut listed = match self.api.list(None).await {
             Ok(page) => page.items,
             Err(failure) => {
                 for id in ids {
@@ -225,6 +225,7 @@ impl Submitter {
                 return Ok(());
             }
         };
+        self.renew_one(ids, &mut listed).await;
         for id in ids {
             let Some(submission) = self.submission(*id) else { continue };
             let own = listed.iter().filter(|batch| belongs(batch, &submission));
@@ -278,6 +279,21 @@ impl Submitter {
             }
         }
         Ok(())
+    }
+
+    /// Asks for one of the listed batches that have not ended by itself, each in turn: there are servers whose list shows a
+    /// batch as it was when it was asked for last.
+    async fn renew_one(&mut self, ids: &[SubmissionId], listed: &mut [RemoteBatch]) {
+        let own: Vec<Submission> = ids.iter().filter_map(|id| self.submission(*id)).collect();
+        let is_open = |batch: &&mut RemoteBatch| {
+            !batch.status.is_end() && own.iter().any(|submission| belongs(batch, submission))
+        };
+        let mut open: Vec<&mut RemoteBatch> = listed.iter_mut().filter(is_open).collect();
+        self.turn = self.turn.wrapping_add(1);
+        let Some(at) = self.turn.checked_rem(open.len()) else { return };
+        if let Ok(Some(batch)) = self.api.get(&open[at].id).await {
+            *open[at] = batch;
+        }
     }
 
     /// Brings the answers of a submission into the journals.

@@ -59,6 +59,8 @@ pub struct Submitter {
     pub(super) drained: u64,
     /// The open submissions that were reported last.
     pub(super) reported: Option<OpenSubmissions>,
+    /// Number of polls, which decides whose turn it is to be asked for by itself.
+    pub(super) turn: usize,
 }
 
 /// Why the task ends.
@@ -98,6 +100,7 @@ impl Submitter {
             drivers: HashMap::new(),
             drained: 0,
             reported: None,
+            turn: 0,
         }
     }
 

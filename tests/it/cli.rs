@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use enrich::table::Table;
 
-use crate::support::{Outcome, World, plain, without_files, without_times};
+use crate::support::{Outcome, World, plain, rows_of, without_files, without_times};
 
 // For `pipelines` and `readme`.
 pub use crate::support::clone;
@@ -45,6 +45,23 @@ async fn the_quickstart_shows_what_the_readme_says() {
         .await
         .unwrap();
     assert_eq!(count, 60);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_quickstart_by_batch_goes_from_submission_to_table_at_half_the_price() {
+    let (_folder, root) = clone();
+    let ran = run_in(&root, &["run", "config/quickstart-batch.toml", "--wait"]);
+    ran.assert_status(0)
+        .assert_says("submitted   59 rows to local")
+        .assert_says("collected   59 of 59 rows of");
+    ran.assert_says("done: 60 rows written, 59 answers, 0 errors");
+    let sql = "SELECT count(*), count(summary), \
+               sum(_enrich['summary_step']['cost_micro_usd']) = \
+               sum(_enrich['summary_step']['prompt_tokens'] + 4 * _enrich['summary_step']['completion_tokens']) \
+               FROM target";
+    assert_eq!(rows_of(&root.join("out/reviews_in_a_batch"), sql).await, [["60", "59", "true"]]);
+    let again = run_in(&root, &["run", "config/quickstart-batch.toml"]);
+    again.assert_status(0).assert_says("nothing to do");
 }
 
 #[test]

@@ -8,8 +8,11 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, StringArray};
 use arrow::record_batch::RecordBatch;
-use enrich::config::Job;
+use enrich::config::{BatchesSpec, Job, SimulatorSpec};
+use enrich::simulator::Simulator;
+use enrich::transport::BatchApi;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use crate::endpoint::{plain, serve};
 use crate::support::{Outcome, append_delta};
@@ -173,8 +176,8 @@ fn name(path: &Path) -> &str {
     path.file_name().unwrap().to_str().unwrap()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn each_job_sends_what_its_provider_expects() {
+/// A folder with a source of one row where the jobs look for theirs.
+async fn with_one_review() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let columns: [(&str, ArrayRef); 2] = [
         ("product", Arc::new(StringArray::from(vec!["kettle"]))),
@@ -183,6 +186,12 @@ async fn each_job_sends_what_its_provider_expects() {
     let source = folder.path().join("examples/data/reviews");
     append_delta(&source, &RecordBatch::try_from_iter(columns).unwrap()).await;
     fs::create_dir(folder.path().join("config")).unwrap();
+    folder
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_job_sends_what_its_provider_expects() {
+    let folder = with_one_review().await;
     let (url, seen, _tasks) = serve(plain).await;
     for expected in expected() {
         let file = expected.file;
@@ -223,11 +232,46 @@ async fn each_job_sends_what_its_provider_expects() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_job_in_batches_sends_a_file_and_what_is_left_of_it_by_itself() {
+    let body = asked("gpt-5-mini", json!({"max_completion_tokens": 400, "reasoning_effort": "minimal"}));
+    for (missing_lines, own_requests) in [(0.0, 0), (1.0, 1)] {
+        let spec = SimulatorSpec {
+            api_key: Some("key-of-the-test".to_owned()),
+            model: Some("gpt-5-mini".to_owned()),
+            batches: Some(BatchesSpec { missing_lines, ..BatchesSpec::default() }),
+            ..SimulatorSpec::default()
+        };
+        let simulator = Simulator::start(spec, 0).await.unwrap();
+        let folder = with_one_review().await;
+        let text = fs::read_to_string(project().join("config/openai-batch.toml")).unwrap();
+        let text = text.replace("https://api.openai.com/v1", simulator.url().as_str());
+        let file = folder.path().join("config/openai-batch.toml");
+        fs::write(&file, &text).unwrap();
+
+        let mut command = Command::new(env!("CARGO_BIN_EXE_enrich"));
+        command.arg("run").arg(&file).args(["--wait", "--set", "provider.openai_batch.batch.poll=\"100ms\""]);
+        command.env("OPENAI_API_KEY", "key-of-the-test").env_remove("RUST_LOG");
+        let ran = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        Outcome::of(&ran).assert_status(0).assert_says("done: 1 row written, 1 answer, 0 errors");
+        let counts = simulator.counts();
+        assert_eq!((counts.batches.created, counts.requests, counts.answered), (1, own_requests, 1));
+
+        let job = Job::parse(&file, &text, |_| Some("key-of-the-test".to_owned())).unwrap();
+        let api = BatchApi::new(&job.providers[0], simulator.url()).unwrap();
+        let batch = api.list(None).await.unwrap().items.remove(0);
+        let sent = folder.path().join("sent.jsonl");
+        api.download(&batch.input_file_id.unwrap(), &sent).await.unwrap();
+        let sent: Value = serde_json::from_str(&fs::read_to_string(sent).unwrap()).unwrap();
+        assert_eq!((&sent["url"], &sent["body"]), (&json!("/v1/chat/completions"), &body));
+    }
+}
+
 #[test]
 fn no_job_is_shipped_without_an_expectation() {
-    // The quickstart asks the simulator; the test of its own is in `cli`.
+    // The quickstarts ask the simulator; tests of their own are in `cli`, and the one of the job in batches is above.
     let mut known: Vec<&str> = expected().iter().map(|expected| expected.file).collect();
-    known.push("quickstart.toml");
+    known.extend(["openai-batch.toml", "quickstart-batch.toml", "quickstart.toml"]);
     known.sort_unstable();
     assert_eq!(shipped().iter().map(|path| name(path)).collect::<Vec<_>>(), known);
 }

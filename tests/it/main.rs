@@ -10,6 +10,7 @@ mod bare;
 mod batch_budget;
 mod batch_figures;
 mod batch_files;
+mod batch_lanes;
 mod batch_limits;
 mod batches;
 mod budget;

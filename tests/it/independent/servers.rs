@@ -106,21 +106,30 @@ async fn llama_cpp_gives_vectors_and_refuses_a_wrong_key() {
     assert_eq!(rows_of(&world.path("target"), sql).await[0], ["12"]);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn aimock_in_bad_weather_answers_every_row() {
-    let Some(package) = packages::of_npm("@copilotkit/aimock", "@copilotkit/aimock@1.43.0") else { return };
-    let folder = tempfile::tempdir().unwrap();
-    let fixtures = folder.path().join("fixtures.json");
+/// aimock, which takes the key `right`; none where it cannot be had.
+async fn aimock(folder: &Path, settings: impl IntoIterator<Item = &str>) -> Option<Server> {
+    let package = packages::of_npm("@copilotkit/aimock", "@copilotkit/aimock@1.43.0")?;
+    let fixtures = folder.join("fixtures.json");
     let fixture =
         r#"{"fixtures":[{"match":{"userMessage":"Row"},"response":{"content":"a fixture's answer"}}]}"#;
     std::fs::write(&fixtures, fixture).unwrap();
     let port = free_port();
     let mut command = Command::new(package.parent().unwrap().parent().unwrap().join(".bin/llmock"));
-    command.args(["-p", &port.to_string(), "-f"]).arg(&fixtures).env("AIMOCK_API_KEYS", "right");
+    command
+        .args(["-p", &port.to_string(), "-f"])
+        .arg(&fixtures)
+        .args(settings)
+        .env("AIMOCK_API_KEYS", "right");
+    Some(at_port(command, port).await)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn aimock_in_bad_weather_answers_every_row() {
+    let folder = tempfile::tempdir().unwrap();
     // It states a limit of 60 a minute with each refusal, and has none.
-    command.args(["--chaos-drop", "0.05", "--chaos-ratelimit", "0.03", "--chaos-disconnect", "0.02"]);
-    command.args(["--chaos-malformed", "0.01"]);
-    let server = at_port(command, port).await;
+    let weather = ["--chaos-drop", "0.05", "--chaos-ratelimit", "0.03", "--chaos-disconnect", "0.02"];
+    let weather = weather.into_iter().chain(["--chaos-malformed", "0.01"]);
+    let Some(server) = aimock(folder.path(), weather).await else { return };
     let world = world(&server, 400, "api_key_file = \"key\"", "").await;
     std::fs::write(world.path("key"), "wrong").unwrap();
     world.run(&[]).await.assert_status(4).assert_says("auth: HTTP 401 invalid_api_key");
@@ -136,6 +145,64 @@ async fn aimock_in_bad_weather_answers_every_row() {
         serde_json::json!([]),
         "nothing holds it to 60 a minute"
     );
+}
+
+/// Lines of a provider that asks aimock through its Batch API, whose batches end as this header has it.
+fn by_batch(outcome: &str) -> String {
+    format!(
+        "api_key_file = \"key\"\nheaders = {{ X-AIMock-Batch-Outcome = \"{outcome}\" }}\n\
+         [provider.sim.batch]\npoll = \"100ms\"\nmax_requests = 40\nmax_submissions = 1"
+    )
+}
+
+/// Number of rows with this answer.
+async fn answered(world: &World, answer: &str) -> String {
+    let sql = format!("SELECT COUNT(*) FROM target WHERE answer = '{}'", answer.replace('\'', "''"));
+    rows_of(&world.path("target"), &sql).await.remove(0).remove(0)
+}
+
+/// What aimock answers to every line of a batch.
+const IN_BATCH: &str = "Mock batch completion";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn aimock_takes_files_of_requests_and_answers_them_in_batches() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(server) = aimock(folder.path(), []).await else { return };
+    let world = world(&server, 100, &by_batch("completed"), "").await;
+    std::fs::write(world.path("key"), "wrong").unwrap();
+    world.run(&["--wait"]).await.assert_status(4).assert_says("auth: HTTP 401 invalid_api_key");
+    std::fs::write(world.path("key"), "right").unwrap();
+    let ran = world.run(&["--wait"]).await;
+    ran.assert_status(0).assert_says("100 rows written").assert_says("100 answers, 0 errors");
+    assert_eq!(answered(&world, IN_BATCH).await, "100");
+    world.run(&[]).await.assert_status(0).assert_says("nothing to do");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn batches_that_aimock_ends_without_answers_are_told_or_go_on_elsewhere() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(server) = aimock(folder.path(), []).await else { return };
+    let failing = world(&server, 20, &by_batch("failed"), "").await;
+    std::fs::write(failing.path("key"), "right").unwrap();
+    failing.run(&["--wait"]).await.assert_status(4).assert_says("failed in its validation: mock_failure");
+    let text = std::fs::read_to_string(failing.job()).unwrap();
+    failing.write_text(&text.replace("\"failed\"", "\"completed\""));
+    failing.run(&["--wait"]).await.assert_status(0).assert_says("20 answers, 0 errors");
+    assert_eq!(answered(&failing, IN_BATCH).await, "20");
+
+    for outcome in ["expired", "cancelled"] {
+        let ending = world(&server, 20, &by_batch(outcome), "provider = [\"sim\", \"online\"]").await;
+        std::fs::write(ending.path("key"), "right").unwrap();
+        let online = format!(
+            "[provider.online]\nbase_url = \"{}/v1\"\nmodel = \"simulated\"\napi_key_file = \"key\"\n",
+            server.address
+        );
+        let text = std::fs::read_to_string(ending.job()).unwrap();
+        ending.write_text(&format!("{text}{online}"));
+        let ran = ending.run(&["--wait"]).await;
+        ran.assert_status(0).assert_says("20 not answered").assert_says("20 answers, 0 errors");
+        assert_eq!(answered(&ending, "a fixture's answer").await, "20");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
