@@ -13,7 +13,7 @@ use crate::support::{Outcome, Setup, World, fault, figures, rows_of};
 /// A provider at twice the price of its Batch API, and the section for that.
 const BATCH: &str = "price_per_million_input = 2.0\nprice_per_million_output = 8.0\n\
                      tier_prices.batch = { price_per_million_input = 1.0, price_per_million_output = 4.0 }\n\
-                     [provider.sim.batch]\npoll = \"100ms\"\nrecreate_after = \"1s\"\nmax_submissions = 100";
+                     [provider.sim.batch]\npoll = \"100ms\"\nrecreate_after = \"1s\"\nmax_submissions = 100\nfirst_requests = 0";
 
 /// A simulator that bills what [`BATCH`] says, with faults.
 fn spec(batches: BatchesSpec, faults: Vec<FaultSpec>) -> SimulatorSpec {

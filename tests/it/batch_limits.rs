@@ -43,7 +43,7 @@ async fn the_first_batch_of_a_model_is_small_and_the_others_wait_for_its_validat
     let validation = Some(Span(Duration::from_millis(300)));
     let world = world(100, BatchesSpec { validation, ..BatchesSpec::default() }, &section).await;
     let waits = world.run(&[]).await;
-    waits.assert_status(0).assert_says("7 rows submitted").assert_says("50 rows submitted");
+    waits.assert_status(0).assert_says("7 rows to sim").assert_says("50 rows to sim");
     world.run(&["--wait"]).await.assert_status(0);
     assert_eq!((answered(&world, 100).await, world.simulator.counts().batches.created), (0, 3));
     // What has come through once is known.

@@ -250,7 +250,9 @@ async fn the_job_in_batches_sends_a_file_and_what_is_left_of_it_by_itself() {
         fs::write(&file, &text).unwrap();
 
         let mut command = Command::new(env!("CARGO_BIN_EXE_enrich"));
-        command.arg("run").arg(&file).args(["--wait", "--set", "provider.openai_batch.batch.poll=\"100ms\""]);
+        let set =
+            ["provider.openai_batch.batch.poll=\"100ms\"", "provider.openai_batch.batch.keep_files=true"];
+        command.arg("run").arg(&file).args(["--wait", "--set", set[0], "--set", set[1]]);
         command.env("OPENAI_API_KEY", "key-of-the-test").env_remove("RUST_LOG");
         let ran = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
         Outcome::of(&ran).assert_status(0).assert_says("done: 1 row written, 1 answer, 0 errors");
